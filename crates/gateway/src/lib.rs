@@ -1,1 +1,55 @@
-//! stub
+//! A realtime gateway as a library.
+//!
+//! Socket.IO v4 clients and plain WebSocket clients connect to a [`Gateway`];
+//! it knows who is there, on which device and in which rooms, finds out when
+//! they are gone, and brings events to them. An app adds [handlers](handler):
+//!
+//! ```no_run
+//! use heartline::{Config, Gateway, Json, Socket};
+//!
+//! #[tokio::main]
+//! async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//!     let gateway = Gateway::builder(Config::default())
+//!         .on("shout", |socket: Socket, Json(text): Json<String>| async move {
+//!             socket.publish("lobby", "shouted", &text.to_uppercase()).await
+//!         })
+//!         .build()?;
+//!     let listener = tokio::net::TcpListener::bind("127.0.0.1:8080").await?;
+//!     gateway.serve(listener).await?;
+//!     Ok(())
+//! }
+//! ```
+//!
+//! [`engineio`] is the transport layer by itself, without Socket.IO.
+
+mod api;
+pub mod auth;
+pub mod backplane;
+mod builtin;
+pub mod config;
+mod engine;
+pub mod engineio;
+pub mod entries;
+mod gateway;
+pub mod handler;
+mod housekeeping;
+mod hub;
+mod intern;
+mod metrics;
+mod presence;
+mod publication;
+mod random;
+mod rate_limit;
+pub mod reason;
+mod rooms;
+mod socket;
+pub mod store;
+
+pub use api::{BadCursor, Broadcast, Publish, PublishError, Published};
+pub use config::Config;
+pub use gateway::{BuildError, Gateway, GatewayBuilder, HttpRequest, HttpResponse};
+pub use handler::{Args, Event, EventError, EventName, FromEvent, Handler, IntoReply, Json};
+pub use presence::{Admitted, DeviceLimitReached, Edge, EdgeSink, Newcomer, Presence, SocketAddress};
+pub use reason::Reason;
+pub use socket::Socket;
+pub use tokio_rustls::rustls;

@@ -1,1 +1,24 @@
-//! stub
+//! Codecs for what Heartline speaks on the wire.
+//!
+//! | module | protocol |
+//! |---|---|
+//! | [`ws`] | WebSocket frames, RFC 6455 |
+//! | [`engineio`] | Engine.IO protocol 4: packets and polling payloads |
+//! | [`socketio`] | Socket.IO protocol 5 with the default parser |
+//! | [`msgpack`] | Socket.IO protocol 5 with `socket.io-msgpack-parser` |
+//! | [`live`] | Heartline's own JSON protocol over plain WebSocket |
+//! | [`json`] | JSON as text: validated, split and quoted, never built into a tree |
+//!
+//! Nothing here does I/O, reads a clock or awaits. A decoder borrows from what
+//! it is given wherever it can; JSON payloads stay text from one end to the
+//! other. No input makes a decoder panic, and a length that a peer merely
+//! claims is never allocated: buffers grow with the bytes that have arrived.
+
+#![forbid(unsafe_code)]
+
+pub mod engineio;
+pub mod json;
+pub mod live;
+pub mod msgpack;
+pub mod socketio;
+pub mod ws;

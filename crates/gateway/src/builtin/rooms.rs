@@ -1,0 +1,170 @@
+//! `join`, `leave`, their short forms, and `publish`.
+
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use crate::api::is_valid_event;
+use crate::handler::{Args, Event, EventError, FromEvent, Json};
+use crate::hub::Op;
+use crate::publication::Message;
+use crate::rooms::{self, RoomError};
+use crate::socket::Socket;
+
+/// `{ room }`, or the room's name alone.
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+pub(super) enum RoomArgument {
+    Object { room: String },
+    Name(String),
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct RoomReply {
+    ok: bool,
+    room: String,
+}
+
+#[derive(Serialize)]
+struct RoomEvent<'a> {
+    room: &'a str,
+}
+
+/// The room an event is about; what names none is `INVALID_ROOM`.
+pub(super) struct Wanted(String);
+
+impl FromEvent for Wanted {
+    fn from_event(event: &Event<'_>) -> Result<Self, EventError> {
+        match serde_json::from_str(event.first()) {
+            Ok(RoomArgument::Object { room } | RoomArgument::Name(room)) => Ok(Wanted(room)),
+            Err(_) => Err(RoomError::Invalid.into()),
+        }
+    }
+}
+
+/// The room of `join:KIND` with an id: the id itself, or the only or the
+/// best-named member of an object; without one, the kind alone.
+pub(super) struct KindRoom(String);
+
+impl FromEvent for KindRoom {
+    fn from_event(event: &Event<'_>) -> Result<Self, EventError> {
+        let kind = event.name().split_once(':').map_or("", |(_, kind)| kind);
+        let value: serde_json::Value = serde_json::from_str(event.first()).unwrap_or_default();
+        let text = |value: &serde_json::Value| match value {
+            serde_json::Value::String(text) if !text.is_empty() => Some(text.clone()),
+            serde_json::Value::Number(number) => Some(number.to_string()),
+            _ => None,
+        };
+        let id = match &value {
+            serde_json::Value::Object(members) => {
+                let own = format!("{kind}Id");
+                [own.as_str(), "id"]
+                    .into_iter()
+                    .find_map(|name| members.get(name).and_then(text))
+                    .or_else(|| members.values().find_map(text).filter(|_| members.len() == 1))
+            }
+            value => text(value),
+        };
+        let unusable = id.is_none() && !(value.is_null() || value.as_object().is_some_and(serde_json::Map::is_empty));
+        if kind.is_empty() || unusable {
+            return Err(RoomError::Invalid.into());
+        }
+        Ok(KindRoom(match id {
+            Some(id) => format!("{kind}:{id}"),
+            None => kind.to_owned(),
+        }))
+    }
+}
+
+pub(super) async fn join(socket: Socket, Wanted(room): Wanted) -> Result<Json<RoomReply>, EventError> {
+    enter(socket, room).await
+}
+
+pub(super) async fn join_kind(socket: Socket, KindRoom(room): KindRoom) -> Result<Json<RoomReply>, EventError> {
+    enter(socket, room).await
+}
+
+async fn enter(socket: Socket, room: String) -> Result<Json<RoomReply>, EventError> {
+    // A token that grants rooms is not needed for open ones, but what its
+    // patterns leave out is out, and private rooms are their owners'.
+    rooms::may_join(&room, socket.identity())?;
+    let (reply, answer) = tokio::sync::oneshot::channel();
+    socket.post(Op::TryJoin {
+        to: socket.address(),
+        room: room.as_str().into(),
+        reply,
+    });
+    answer
+        .await
+        .map_err(|_| EventError::new("DISCONNECTED", "The socket is gone"))??;
+    socket.emit("room:joined", &RoomEvent { room: &room })?;
+    Ok(Json(RoomReply { ok: true, room }))
+}
+
+pub(super) async fn leave(socket: Socket, Wanted(room): Wanted) -> Result<Json<RoomReply>, EventError> {
+    exit(socket, room).await
+}
+
+pub(super) async fn leave_kind(socket: Socket, KindRoom(room): KindRoom) -> Result<Json<RoomReply>, EventError> {
+    exit(socket, room).await
+}
+
+async fn exit(socket: Socket, room: String) -> Result<Json<RoomReply>, EventError> {
+    if !rooms::is_valid_name(&room) {
+        return Err(RoomError::Invalid.into());
+    }
+    if room.starts_with(rooms::PRIVATE) {
+        return Err(EventError::new("FORBIDDEN", "A user's own room cannot be left"));
+    }
+    socket.leave(&room).await?;
+    socket.emit("room:left", &RoomEvent { room: &room })?;
+    Ok(Json(RoomReply { ok: true, room }))
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct Publication {
+    room: String,
+    event: String,
+    #[serde(default)]
+    data: Option<Box<RawValue>>,
+    #[serde(default)]
+    key: Option<String>,
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct PublishReply {
+    ok: bool,
+    room: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    offset: Option<u64>,
+}
+
+/// Longest conflation key, bytes.
+const MAX_KEY: usize = 256;
+
+pub(super) async fn publish(
+    socket: Socket,
+    Json(publication): Json<Publication>,
+    args: Args,
+) -> Result<Json<PublishReply>, EventError> {
+    let Publication { room, event, data, key } = publication;
+    rooms::may_publish(&room, socket.identity())?;
+    if !is_valid_event(&event) {
+        return Err(EventError::new(
+            "INVALID_EVENT",
+            "An event's name has 1 to 128 bytes and is none of the protocols' own types",
+        ));
+    }
+    if key.as_ref().is_some_and(|key| key.len() > MAX_KEY) {
+        return Err(EventError::new("INVALID_DATA", "A key has at most 256 bytes"));
+    }
+    let data = data.as_ref().map_or("null", |data| data.get());
+    let message = Message {
+        event: event.as_str().into(),
+        args: data.into(),
+        // Placeholders in the data keep their numbers.
+        attachments: args.attachments,
+    };
+    let offset = socket.publish_message(&room, message, key.as_deref()).await?;
+    Ok(Json(PublishReply { ok: true, room, offset }))
+}
+

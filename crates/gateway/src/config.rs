@@ -1,0 +1,277 @@
+//! What a gateway can be told. Plain data with the contract's defaults; parsing
+//! files and environments is the binary's business.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+/// Settings of one gateway.
+///
+/// ```
+/// use std::time::Duration;
+/// let mut config = heartline::Config::default();
+/// config.heartbeat.interval = Duration::from_secs(5);
+/// assert_eq!(config.max_payload, 1_000_000);
+/// ```
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Path of the Engine.IO endpoint, with both slashes (`/socket.io/`).
+    pub socketio_path: String,
+    /// Path of the live endpoint (`/live`); `None` switches the live protocol off.
+    pub live_path: Option<String>,
+    /// Origins beyond the server's own from which browsers may connect.
+    pub allowed_origins: AllowedOrigins,
+    /// Peers whose `X-Forwarded-For` is believed.
+    pub trusted_proxies: Vec<IpNet>,
+    /// Largest message in bytes; a larger one closes with 1009 or gets HTTP 413.
+    pub max_payload: usize,
+    /// Name of this node, unique in its cluster: `[A-Za-z0-9_-]{1,32}`.
+    pub node_id: String,
+    /// Most connections at once; more get HTTP 503.
+    pub max_connections: Option<usize>,
+    /// Most connections at once from one address; more get HTTP 429.
+    pub max_connections_per_ip: Option<usize>,
+    /// How long a Socket.IO connection may stay without joining a namespace.
+    pub connect_timeout: Duration,
+    /// How long an upgrade from polling to WebSocket may take.
+    pub upgrade_timeout: Duration,
+    /// How long a live connection that must authenticate may take to do so.
+    pub auth_timeout: Duration,
+    /// How long a drain waits for peers and handlers before it forces the rest.
+    pub drain_timeout: Duration,
+    /// Over how long a drain lets connections go; `None` lets all go at once.
+    pub drain_spread: Option<Duration>,
+    /// Bound in bytes on what waits for one slow connection.
+    pub send_buffer: usize,
+    /// Threads that own connections; 0 means one per core.
+    pub worker_threads: usize,
+    /// Pings, sweeps and idleness.
+    pub heartbeat: HeartbeatConfig,
+    /// Most rooms one socket may be in, its private `user:ID` room not counted.
+    pub max_rooms_per_socket: usize,
+    /// How long a user stays online after the last connection went.
+    pub offline_grace: Duration,
+    /// New connections per address.
+    pub connects_per_ip: ConnectLimit,
+    /// The namespaces that exist. Always holds `/`.
+    pub namespaces: BTreeMap<String, NamespaceConfig>,
+    /// Whether `server:hello` and `connection:success` are sent.
+    pub hello: bool,
+    /// Whether the contract's own events (`join`, `message:send`, …) are handled.
+    pub builtin_events: bool,
+    /// Most handlers of one connection that may be running at once; reading
+    /// from the connection pauses there.
+    pub max_handlers_in_flight: usize,
+    /// How long a handler may run before it is dropped and its event refused.
+    pub handler_timeout: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Config {
+            socketio_path: "/socket.io/".into(),
+            live_path: Some("/live".into()),
+            allowed_origins: AllowedOrigins::default(),
+            trusted_proxies: Vec::new(),
+            max_payload: 1_000_000,
+            node_id: random_node_id(),
+            max_connections: None,
+            max_connections_per_ip: None,
+            connect_timeout: Duration::from_secs(45),
+            upgrade_timeout: Duration::from_secs(10),
+            auth_timeout: Duration::from_secs(10),
+            drain_timeout: Duration::from_secs(5),
+            drain_spread: None,
+            send_buffer: 1_000_000,
+            worker_threads: 0,
+            heartbeat: HeartbeatConfig::default(),
+            max_rooms_per_socket: 100,
+            offline_grace: Duration::ZERO,
+            connects_per_ip: ConnectLimit::Default,
+            namespaces: BTreeMap::from([("/".into(), NamespaceConfig::default())]),
+            hello: true,
+            builtin_events: true,
+            max_handlers_in_flight: 64,
+            handler_timeout: Duration::from_secs(30),
+        }
+    }
+}
+
+/// A random node name, `node-` and eight hexadecimal digits.
+pub fn random_node_id() -> String {
+    let mut bytes = [0u8; 4];
+    crate::random::fill(&mut bytes);
+    format!("node-{:08x}", u32::from_be_bytes(bytes))
+}
+
+/// Which browser origins may connect.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AllowedOrigins {
+    /// Any origin.
+    Any,
+    /// The server's own origin and these, each `scheme://host[:port]`.
+    List(Vec<String>),
+}
+
+impl Default for AllowedOrigins {
+    fn default() -> Self {
+        AllowedOrigins::List(Vec::new())
+    }
+}
+
+/// Liveness settings. See the contract, "Heartbeats and staleness".
+#[derive(Debug, Clone)]
+pub struct HeartbeatConfig {
+    /// Time between pings.
+    pub interval: Duration,
+    /// Time a peer has to answer one.
+    pub timeout: Duration,
+    /// When set, each socket also gets the event `heartbeat {timestamp}` this often.
+    pub app_interval: Option<Duration>,
+    /// Age of `lastSeenAt` past which the sweep disconnects an entry;
+    /// `None` means interval + timeout + 5 s.
+    pub stale_after: Option<Duration>,
+    /// Time between sweeps.
+    pub sweep_interval: Duration,
+    /// When set, a socket with no application event in this long is closed.
+    pub idle_timeout: Option<Duration>,
+}
+
+impl HeartbeatConfig {
+    /// Age past which the sweep disconnects an entry.
+    pub fn stale_after(&self) -> Duration {
+        self.stale_after
+            .unwrap_or(self.interval + self.timeout + Duration::from_secs(5))
+    }
+}
+
+impl Default for HeartbeatConfig {
+    fn default() -> Self {
+        HeartbeatConfig {
+            interval: Duration::from_secs(25),
+            timeout: Duration::from_secs(10),
+            app_interval: None,
+            stale_after: None,
+            sweep_interval: Duration::from_secs(30),
+            idle_timeout: None,
+        }
+    }
+}
+
+/// Settings that may differ from namespace to namespace.
+#[derive(Debug, Clone, Default)]
+pub struct NamespaceConfig {
+    /// Who may connect.
+    pub auth_mode: AuthMode,
+    /// How many devices a user may have.
+    pub devices: DevicePolicy,
+    /// Rate limits.
+    pub limits: LimitsConfig,
+    /// Who hears `user:online` and `user:offline`.
+    pub announce: Announce,
+}
+
+/// Who may connect to a namespace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum AuthMode {
+    /// Only sockets with a valid token.
+    #[default]
+    Required,
+    /// Anonymous sockets too; a token that is presented must be valid.
+    Optional,
+    /// Everybody is anonymous; tokens are not looked at.
+    Off,
+}
+
+/// What happens when a user connects another device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum DevicePolicy {
+    /// Any number of devices.
+    #[default]
+    Unlimited,
+    /// One device: the newcomer wins.
+    Replace,
+    /// At most `max` devices.
+    Limit {
+        /// Devices a user may have at once; at least 1.
+        max: usize,
+        /// What happens to the one too many.
+        on_excess: OnExcess,
+    },
+}
+
+/// What happens to the device over the limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum OnExcess {
+    /// The newcomer is refused with `DEVICE_LIMIT`.
+    #[default]
+    Reject,
+    /// The device connected longest goes.
+    EvictOldest,
+}
+
+/// Who hears presence edges.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Announce {
+    /// Every socket of the namespace and tenant.
+    #[default]
+    Namespace,
+    /// Those who share a room with the user.
+    Rooms,
+    /// Nobody.
+    Off,
+}
+
+/// At most `count` in any `window`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limit {
+    /// How many; at least 1.
+    pub count: u32,
+    /// In how long.
+    pub window: Duration,
+}
+
+impl Limit {
+    /// A limit of `count` per `seconds`.
+    pub const fn per(count: u32, seconds: u64) -> Limit {
+        Limit {
+            count,
+            window: Duration::from_secs(seconds),
+        }
+    }
+}
+
+/// The limit on new connections per address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ConnectLimit {
+    /// 1 000 in 10 s, loopback addresses excepted: behind a local proxy that
+    /// is not in `trusted_proxies`, everybody has the same one.
+    #[default]
+    Default,
+    /// As given, for every address.
+    Limit(Limit),
+    /// None.
+    Off,
+}
+
+/// Rate limits of a namespace; `None` switches one off.
+#[derive(Debug, Clone)]
+pub struct LimitsConfig {
+    /// `message:send` and `chat:send`, per user key, per socket when anonymous.
+    pub messages: Option<Limit>,
+    /// Every application event, per socket.
+    pub events: Option<Limit>,
+    /// Joins, per socket.
+    pub joins: Option<Limit>,
+}
+
+impl Default for LimitsConfig {
+    fn default() -> Self {
+        LimitsConfig {
+            messages: Some(Limit::per(10, 10)),
+            events: Some(Limit::per(10_000, 10)),
+            joins: Some(Limit::per(500, 10)),
+        }
+    }
+}

@@ -1,0 +1,634 @@
+//! HTTP in front of the shards: handshakes, polling requests, and the upgrade
+//! after which a socket is HTTP's no more.
+//!
+//! What can be refused is refused before the upgrade. Errors carry CORS headers
+//! like everything else, or a browser would hide them from its page.
+
+use std::convert::Infallible;
+use std::io;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use heartline_wire::engineio::RequestError;
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use hyper::body::{Body, Incoming};
+use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
+use hyper::{Method, Request as HttpRequest, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use ipnet::IpNet;
+use sha1::{Digest, Sha1};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{oneshot, watch};
+use tokio_rustls::TlsAcceptor;
+
+use super::conn::Kind;
+use super::cors::{self, Origin};
+use super::id::Name;
+use super::polling::{Reply, RequestId};
+use super::remote::client_address;
+use super::requests::{PostStart, Request, Upgraded};
+use super::shard::{Door, Post};
+use super::slots::{ConnectionSlots, Refused, SlotGuard};
+use super::{App, Handshake};
+use crate::auth::BoxFuture;
+use crate::config::AllowedOrigins;
+
+/// How long a client may take to send a request's headers, or to finish TLS.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a POST's body may take.
+const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+/// Bound on a request's headers.
+const HEADER_BYTES: usize = 16 * 1024;
+/// Connections that may speak HTTP at once, upgraded ones not counted.
+const MAX_HTTP_CONNECTIONS: usize = 65_536;
+
+type Answer = Response<Full<Bytes>>;
+
+/// Answers what is neither Socket.IO nor live.
+pub(crate) type Fallback =
+    Arc<dyn Fn(HttpRequest<()>) -> BoxFuture<Response<Bytes>> + Send + Sync + 'static>;
+/// Says whether an address may open one more connection now; else after how many
+/// milliseconds.
+pub(crate) type ConnectLimiter = Arc<dyn Fn(IpAddr) -> Result<(), u64> + Send + Sync + 'static>;
+
+pub(crate) struct FrontSettings {
+    pub(crate) engineio_path: String,
+    pub(crate) live_path: Option<String>,
+    pub(crate) origins: AllowedOrigins,
+    pub(crate) trusted_proxies: Vec<IpNet>,
+    pub(crate) max_payload: usize,
+}
+
+/// The HTTP side of a gateway.
+pub(crate) struct Front<A: App> {
+    pub(crate) settings: FrontSettings,
+    pub(crate) doors: Vec<Door<A>>,
+    pub(crate) slots: Arc<ConnectionSlots>,
+    pub(crate) fallback: Option<Fallback>,
+    pub(crate) connect_limiter: Option<ConnectLimiter>,
+    /// True once the gateway drains.
+    pub(crate) draining: watch::Receiver<bool>,
+    pub(crate) requests: AtomicU64,
+    pub(crate) http_connections: AtomicUsize,
+    pub(crate) next_door: AtomicUsize,
+}
+
+impl<A: App> Front<A> {
+    /// Accepts connections until the drain begins.
+    pub(crate) async fn serve(
+        self: Arc<Self>,
+        listener: TcpListener,
+        tls: Option<TlsAcceptor>,
+    ) -> io::Result<()> {
+        let mut draining = self.draining.clone();
+        loop {
+            let accepted = tokio::select! {
+                accepted = listener.accept() => accepted,
+                _ = draining.wait_for(|draining| *draining) => return Ok(()),
+            };
+            let (tcp, peer) = match accepted {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    // Out of descriptors, or a connection that died in the
+                    // queue: neither ends the listener.
+                    tracing::warn!(%error, "a connection could not be accepted");
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                    continue;
+                }
+            };
+            if self.http_connections.load(Ordering::Relaxed) >= MAX_HTTP_CONNECTIONS {
+                continue;
+            }
+            let _ = tcp.set_nodelay(true);
+            let front = self.clone();
+            let tls = tls.clone();
+            tokio::spawn(async move {
+                front.http_connections.fetch_add(1, Ordering::Relaxed);
+                let counted = Counted(front.clone());
+                match tls {
+                    None => front.connection(tcp, peer.ip(), take_plain).await,
+                    Some(tls) => {
+                        let handshake = tokio::time::timeout(HEADER_TIMEOUT, tls.accept(tcp));
+                        if let Ok(Ok(stream)) = handshake.await {
+                            front.connection(stream, peer.ip(), take_tls).await;
+                        }
+                    }
+                }
+                drop(counted);
+            });
+        }
+    }
+
+    async fn connection<S>(self: &Arc<Self>, stream: S, peer: IpAddr, take: TakeBack)
+    where
+        S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
+    {
+        let service = hyper::service::service_fn(move |request| {
+            let front = self.clone();
+            async move { Ok::<_, Infallible>(front.answer(request, peer, take).await) }
+        });
+        // How a connection of HTTP ends is nobody's concern here: what matters
+        // of it is told by the requests that were dropped with it.
+        let _ = hyper::server::conn::http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEADER_TIMEOUT)
+            .max_buf_size(HEADER_BYTES)
+            .serve_connection(TokioIo::new(stream), service)
+            .with_upgrades()
+            .await;
+    }
+
+    async fn answer(self: Arc<Self>, request: HttpRequest<Incoming>, peer: IpAddr, take: TakeBack) -> Answer {
+        let path = request.uri().path();
+        if path.starts_with(&self.settings.engineio_path) {
+            let origin = cors::judge(request.headers(), &self.settings.origins);
+            let mut answer = if request.method() == Method::OPTIONS {
+                let mut answer = status(StatusCode::NO_CONTENT);
+                origin.apply_preflight(request.headers(), answer.headers_mut());
+                answer
+            } else {
+                self.engineio(request, peer, take, &origin).await
+            };
+            origin.apply(answer.headers_mut());
+            return answer;
+        }
+        if self.settings.live_path.as_deref() == Some(path) {
+            return self.live(request, peer, take).await;
+        }
+        let Some(fallback) = &self.fallback else {
+            return text(StatusCode::NOT_FOUND, "not found");
+        };
+        let (parts, _) = request.into_parts();
+        fallback(HttpRequest::from_parts(parts, ())).await.map(Full::new)
+    }
+
+    // --- Engine.IO -------------------------------------------------------
+
+    async fn engineio(
+        self: &Arc<Self>,
+        request: HttpRequest<Incoming>,
+        peer: IpAddr,
+        take: TakeBack,
+        origin: &Origin,
+    ) -> Answer {
+        let query = Query::of(&request);
+        let websocket = match query.get("transport").as_deref() {
+            Some("websocket") => true,
+            Some("polling") => false,
+            _ => return refusal(RequestError::UnknownTransport, wants_upgrade(&request)),
+        };
+        let upgrade = wants_upgrade(&request);
+        match origin {
+            Origin::Malformed => return refusal(RequestError::BadRequest, upgrade),
+            Origin::Foreign => return refusal(RequestError::Forbidden, upgrade),
+            Origin::Absent | Origin::Allowed(_) => {}
+        }
+        if let Some(sid) = query.get("sid") {
+            let Some(name) = Name::decode(&sid) else {
+                return refusal(RequestError::UnknownSid, upgrade);
+            };
+            return match (websocket, upgrade) {
+                (true, true) => self.upgrade(request, name, take).await,
+                (true, false) => refusal(RequestError::BadRequest, false),
+                (false, _) => self.poll(request, name).await,
+            };
+        }
+        if request.method() != Method::GET {
+            return refusal(RequestError::BadHandshakeMethod, upgrade);
+        }
+        if websocket != upgrade {
+            return refusal(RequestError::BadRequest, upgrade);
+        }
+        if query.get("EIO").as_deref() != Some("4") {
+            return refusal(RequestError::UnsupportedProtocolVersion, upgrade);
+        }
+        let guard = match self.admit(peer, request.headers()) {
+            Ok(guard) => guard,
+            Err(answer) => return *answer,
+        };
+        let base64 = query.get("b64").is_some_and(|value| value == "1" || value == "true");
+        let handshake = handshake(request.headers());
+        if websocket {
+            return self.open_websocket(request, Kind::EngineIo, base64, handshake, guard, take);
+        }
+        let (reply, answer) = oneshot::channel();
+        self.least_loaded().push(Post::Http(Request::OpenPolling {
+            base64,
+            handshake,
+            guard,
+            reply,
+        }));
+        reply_to_answer(answer.await, Method::GET)
+    }
+
+    async fn poll(self: &Arc<Self>, request: HttpRequest<Incoming>, name: Name) -> Answer {
+        let Some(door) = self.door(&name) else {
+            return refusal(RequestError::UnknownSid, false);
+        };
+        let id = self.requests.fetch_add(1, Ordering::Relaxed);
+        let method = request.method().clone();
+        if method == Method::GET {
+            let abort = Abort::<A>::new(door, name, id);
+            let (reply, answer) = oneshot::channel();
+            door.push(Post::Http(Request::Get { name, id, reply }));
+            let answer = answer.await;
+            abort.disarm();
+            return reply_to_answer(answer, method);
+        }
+        if method != Method::POST {
+            let (reply, exists) = oneshot::channel();
+            door.push(Post::Http(Request::Exists { name, reply }));
+            return match exists.await {
+                Ok(true) => status(StatusCode::METHOD_NOT_ALLOWED),
+                _ => refusal(RequestError::UnknownSid, false),
+            };
+        }
+        let (reply, start) = oneshot::channel();
+        door.push(Post::Http(Request::PostBegins { name, id, reply }));
+        let mut ended = match start.await {
+            Ok(PostStart::Read(ended)) => ended,
+            Ok(PostStart::Refuse(reply)) => return reply_to_answer(Ok(reply), method),
+            Err(_) => return refusal(RequestError::UnknownSid, false),
+        };
+        let abort = Abort::<A>::new(door, name, id);
+        let octets = request
+            .headers()
+            .get(header::CONTENT_TYPE)
+            .is_some_and(|kind| kind == "application/octet-stream");
+        if octets {
+            return status(StatusCode::BAD_REQUEST);
+        }
+        let too_large = || {
+            abort.disarm();
+            door.push(Post::Http(Request::PostRefused { name, id }));
+            let mut answer = status(StatusCode::PAYLOAD_TOO_LARGE);
+            // The rest of the body is not read.
+            answer
+                .headers_mut()
+                .insert(header::CONNECTION, HeaderValue::from_static("close"));
+            answer
+        };
+        let limit = self.settings.max_payload;
+        if request.body().size_hint().lower() > limit as u64 {
+            return too_large();
+        }
+        let body = tokio::select! {
+            body = Limited::new(request.into_body(), limit).collect() => body,
+            // Ended meanwhile, by a second POST for instance.
+            _ = &mut ended => return status(StatusCode::BAD_REQUEST),
+            () = tokio::time::sleep(BODY_TIMEOUT) => return status(StatusCode::REQUEST_TIMEOUT),
+        };
+        let body = match body {
+            Ok(body) => body.to_bytes(),
+            Err(error) if error.is::<LengthLimitError>() => return too_large(),
+            Err(_) => return status(StatusCode::BAD_REQUEST),
+        };
+        let (reply, answer) = oneshot::channel();
+        door.push(Post::Http(Request::Post {
+            name,
+            id,
+            body,
+            reply,
+        }));
+        let answer = answer.await;
+        abort.disarm();
+        reply_to_answer(answer, method)
+    }
+
+    async fn upgrade(self: &Arc<Self>, mut request: HttpRequest<Incoming>, name: Name, take: TakeBack) -> Answer {
+        let Some(door) = self.door(&name).cloned() else {
+            return refusal(RequestError::UnknownSid, true);
+        };
+        let (reply, exists) = oneshot::channel();
+        door.push(Post::Http(Request::Exists { name, reply }));
+        if !matches!(exists.await, Ok(true)) {
+            return refusal(RequestError::UnknownSid, true);
+        }
+        switch(&mut request, take, move |upgraded| {
+            door.push(Post::Http(Request::Upgrade { name, upgraded }));
+        })
+    }
+
+    // --- live ------------------------------------------------------------
+
+    async fn live(self: &Arc<Self>, request: HttpRequest<Incoming>, peer: IpAddr, take: TakeBack) -> Answer {
+        match cors::judge(request.headers(), &self.settings.origins) {
+            Origin::Malformed => return text(StatusCode::BAD_REQUEST, "the Origin header is malformed"),
+            Origin::Foreign => {
+                return text(
+                    StatusCode::FORBIDDEN,
+                    "this origin is not in server.allowed_origins",
+                );
+            }
+            Origin::Absent | Origin::Allowed(_) => {}
+        }
+        if !wants_upgrade(&request) {
+            let mut answer = text(
+                StatusCode::UPGRADE_REQUIRED,
+                "connect to this path with a WebSocket",
+            );
+            let headers = answer.headers_mut();
+            headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+            headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+            return answer;
+        }
+        let guard = match self.admit(peer, request.headers()) {
+            Ok(guard) => guard,
+            Err(answer) => return *answer,
+        };
+        let mut handshake = handshake(request.headers());
+        handshake.query_token = Query::of(&request).get("token").map(Into::into);
+        self.open_websocket(request, Kind::Plain, false, handshake, guard, take)
+    }
+
+    // --- both ------------------------------------------------------------
+
+    fn open_websocket(
+        self: &Arc<Self>,
+        mut request: HttpRequest<Incoming>,
+        kind: Kind,
+        base64: bool,
+        handshake: Handshake,
+        guard: SlotGuard,
+        take: TakeBack,
+    ) -> Answer {
+        let front = self.clone();
+        switch(&mut request, take, move |upgraded| {
+            front.least_loaded().push(Post::Http(Request::OpenWebSocket {
+                kind,
+                base64,
+                upgraded,
+                handshake,
+                guard,
+            }));
+        })
+    }
+
+    /// A place for a new connection, or why not.
+    fn admit(&self, peer: IpAddr, headers: &HeaderMap) -> Result<SlotGuard, Box<Answer>> {
+        if *self.draining.borrow() {
+            let mut answer = text(StatusCode::SERVICE_UNAVAILABLE, "this node is going away");
+            answer
+                .headers_mut()
+                .insert(header::RETRY_AFTER, HeaderValue::from_static("2"));
+            return Err(Box::new(answer));
+        }
+        let client = client_address(peer, headers, &self.settings.trusted_proxies);
+        if let Some(limiter) = &self.connect_limiter {
+            if let Err(wait) = limiter(client) {
+                let mut answer = text(
+                    StatusCode::TOO_MANY_REQUESTS,
+                    "too many new connections from this address",
+                );
+                answer
+                    .headers_mut()
+                    .insert(header::RETRY_AFTER, HeaderValue::from(wait.div_ceil(1000)));
+                return Err(Box::new(answer));
+            }
+        }
+        self.slots.take(client).map_err(|refused| {
+            Box::new(match refused {
+                Refused::Full => text(StatusCode::SERVICE_UNAVAILABLE, "no more connections here"),
+                Refused::Address => text(
+                    StatusCode::TOO_MANY_REQUESTS,
+                    "too many connections from this address",
+                ),
+            })
+        })
+    }
+
+    fn door(&self, name: &Name) -> Option<&Door<A>> {
+        self.doors.get(usize::from(name.conn.shard))
+    }
+
+    fn least_loaded(&self) -> &Door<A> {
+        // Loads are told once a turn: among equals, the next in turn.
+        let start = self.next_door.fetch_add(1, Ordering::Relaxed);
+        let count = self.doors.len();
+        let index = (0..count)
+            .map(|step| (start + step) % count)
+            .min_by_key(|&index| self.doors[index].load.load(Ordering::Relaxed) / 16)
+            .unwrap_or(0);
+        &self.doors[index]
+    }
+}
+
+struct Counted<A: App>(Arc<Front<A>>);
+
+impl<A: App> Drop for Counted<A> {
+    fn drop(&mut self) {
+        self.0.http_connections.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Tells the shard if the request it belongs to is dropped unanswered.
+struct Abort<'a, A: App> {
+    door: &'a Door<A>,
+    name: Name,
+    id: RequestId,
+    armed: AtomicBool,
+}
+
+impl<'a, A: App> Abort<'a, A> {
+    fn new(door: &'a Door<A>, name: Name, id: RequestId) -> Self {
+        Abort {
+            door,
+            name,
+            id,
+            armed: AtomicBool::new(true),
+        }
+    }
+
+    fn disarm(&self) {
+        self.armed.store(false, Ordering::Relaxed);
+    }
+}
+
+impl<A: App> Drop for Abort<'_, A> {
+    fn drop(&mut self) {
+        if *self.armed.get_mut() {
+            self.door.push(Post::Http(Request::Aborted {
+                name: self.name,
+                id: self.id,
+            }));
+        }
+    }
+}
+
+// --- the upgrade ---------------------------------------------------------
+
+/// Takes the raw socket back from HTTP.
+type TakeBack = fn(hyper::upgrade::Upgraded) -> io::Result<Upgraded>;
+
+fn take_plain(upgraded: hyper::upgrade::Upgraded) -> io::Result<Upgraded> {
+    let parts = upgraded
+        .downcast::<TokioIo<TcpStream>>()
+        .map_err(|_| io::Error::other("not the stream that was served"))?;
+    Ok(Upgraded {
+        tcp: parts.io.into_inner().into_std()?,
+        tls: None,
+        leftover: parts.read_buf,
+    })
+}
+
+fn take_tls(upgraded: hyper::upgrade::Upgraded) -> io::Result<Upgraded> {
+    let parts = upgraded
+        .downcast::<TokioIo<tokio_rustls::server::TlsStream<TcpStream>>>()
+        .map_err(|_| io::Error::other("not the stream that was served"))?;
+    let (tcp, session) = parts.io.into_inner().into_inner();
+    Ok(Upgraded {
+        tcp: tcp.into_std()?,
+        tls: Some(Box::new(session)),
+        leftover: parts.read_buf,
+    })
+}
+
+fn wants_upgrade<B>(request: &HttpRequest<B>) -> bool {
+    let has = |name: HeaderName, word: &str| {
+        request
+            .headers()
+            .get_all(name)
+            .iter()
+            .filter_map(|value| value.to_str().ok())
+            .flat_map(|value| value.split(','))
+            .any(|token| token.trim().eq_ignore_ascii_case(word))
+    };
+    has(header::UPGRADE, "websocket") && has(header::CONNECTION, "upgrade")
+}
+
+/// Answers 101 and gives the socket to `then` (RFC 6455 §4.2.2).
+fn switch(
+    request: &mut HttpRequest<Incoming>,
+    take: TakeBack,
+    then: impl FnOnce(Upgraded) + Send + 'static,
+) -> Answer {
+    if request.method() != Method::GET {
+        return text(StatusCode::METHOD_NOT_ALLOWED, "a WebSocket begins with GET");
+    }
+    let headers = request.headers();
+    if headers.get(header::SEC_WEBSOCKET_VERSION).is_none_or(|version| version != "13") {
+        let mut answer = text(StatusCode::UPGRADE_REQUIRED, "WebSocket version 13 is spoken here");
+        answer
+            .headers_mut()
+            .insert(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
+        return answer;
+    }
+    let key = headers.get(header::SEC_WEBSOCKET_KEY);
+    let Some(key) = key.filter(|key| STANDARD.decode(key).is_ok_and(|key| key.len() == 16)) else {
+        return text(StatusCode::BAD_REQUEST, "the Sec-WebSocket-Key header is missing or malformed");
+    };
+    let mut hash = Sha1::new();
+    hash.update(key.as_bytes());
+    hash.update(b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11");
+    let accept = STANDARD.encode(hash.finalize());
+    let mut answer = status(StatusCode::SWITCHING_PROTOCOLS);
+    let out = answer.headers_mut();
+    out.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+    out.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+    if let Ok(accept) = HeaderValue::from_str(&accept) {
+        out.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
+    }
+    let upgrade = hyper::upgrade::on(request);
+    tokio::spawn(async move {
+        match upgrade.await.map_err(io::Error::other).and_then(take) {
+            Ok(upgraded) => then(upgraded),
+            Err(error) => tracing::debug!(%error, "an upgrade was not completed"),
+        }
+    });
+    answer
+}
+
+// --- small things --------------------------------------------------------
+
+struct Query(String);
+
+impl Query {
+    fn of<B>(request: &HttpRequest<B>) -> Query {
+        Query(request.uri().query().unwrap_or_default().to_owned())
+    }
+
+    fn get(&self, name: &str) -> Option<String> {
+        form_urlencoded::parse(self.0.as_bytes())
+            .find(|(key, _)| key == name)
+            .map(|(_, value)| value.into_owned())
+    }
+}
+
+fn handshake(headers: &HeaderMap) -> Handshake {
+    let text = |name| headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
+    let user_agent = text(header::USER_AGENT).map(|agent| agent[..agent.len().min(256)].into());
+    let bearer = text(header::AUTHORIZATION)
+        .and_then(|value| value.split_once(' '))
+        .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
+        .map(|(_, token)| token.trim().into());
+    Handshake {
+        user_agent,
+        bearer,
+        query_token: None,
+    }
+}
+
+fn reply_to_answer(reply: Result<Reply, oneshot::error::RecvError>, method: Method) -> Answer {
+    let payload = match reply {
+        Ok(Reply::Payload(payload)) => payload,
+        Ok(Reply::Accepted) => b"ok".to_vec(),
+        Ok(Reply::Status(code)) => {
+            return status(StatusCode::from_u16(code).unwrap_or(StatusCode::BAD_REQUEST));
+        }
+        Ok(Reply::Error(error)) => return refusal(error, false),
+        // The session ended while the request waited.
+        Err(_) => return refusal(RequestError::UnknownSid, false),
+    };
+    let kind = if method == Method::POST {
+        "text/html"
+    } else {
+        "text/plain; charset=UTF-8"
+    };
+    let mut answer = Response::new(Full::new(payload.into()));
+    let headers = answer.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    answer
+}
+
+/// The protocol's error: JSON to a polling request, text to an upgrade.
+fn refusal(error: RequestError, upgrade: bool) -> Answer {
+    if upgrade {
+        let code = if matches!(error, RequestError::Forbidden) { 403 } else { 400 };
+        let mut answer = text(
+            StatusCode::from_u16(code).unwrap_or(StatusCode::BAD_REQUEST),
+            error.message(),
+        );
+        let headers = answer.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/html"));
+        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        return answer;
+    }
+    let mut answer = Response::new(Full::new(error.body().into()));
+    *answer.status_mut() = StatusCode::from_u16(error.http_status()).unwrap_or(StatusCode::BAD_REQUEST);
+    let headers = answer.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    answer
+}
+
+fn status(status: StatusCode) -> Answer {
+    let mut answer = Response::new(Full::default());
+    *answer.status_mut() = status;
+    answer
+}
+
+fn text(code: StatusCode, body: &'static str) -> Answer {
+    let mut answer = Response::new(Full::new(Bytes::from_static(body.as_bytes())));
+    *answer.status_mut() = code;
+    answer.headers_mut().insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("text/plain; charset=UTF-8"),
+    );
+    answer
+}

@@ -1,0 +1,717 @@
+//! The connection engine: transports and their liveness, below any meaning of
+//! what is said.
+//!
+//! A gateway has a few **shards**, each a thread with an epoll, the
+//! connections it owns, a timing wheel and a mailbox. HTTP (hyper, on the
+//! control runtime) does the handshakes; an upgraded socket is taken from it
+//! and given to the shard with the fewest connections, where it stays. What
+//! one turn of a shard's loop produces for a connection leaves in one call at
+//! the turn's end.
+//!
+//! **Architecture invariant:** nothing in here knows of Socket.IO, users or
+//! rooms. An [`App`] is told of connections and messages, and answers through
+//! [`Engine`]; the two are fields of the same shard and share no lock.
+
+pub(crate) mod conn;
+pub(crate) mod cors;
+pub(crate) mod heartbeat;
+pub(crate) mod http;
+pub(crate) mod id;
+pub(crate) mod mailbox;
+pub(crate) mod outbound;
+pub(crate) mod polling;
+pub(crate) mod remote;
+pub(crate) mod requests;
+pub(crate) mod shard;
+pub(crate) mod slots;
+pub(crate) mod stream;
+pub(crate) mod tasks;
+pub(crate) mod websocket;
+pub(crate) mod wheel;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use heartline_wire::ws;
+use mio::{Interest, Registry, Token};
+
+use crate::random::{SecretSource, Spread};
+use crate::reason::Reason;
+use conn::{Conn, Kind, Phase, Slab, Transport, TransportName, WebSocket};
+use heartbeat::{Beat, Heartbeat, Rhythm};
+use id::{ConnId, Name};
+use outbound::{ConflationKey, Outbound};
+use polling::{Polling, Reply};
+use slots::SlotGuard;
+use stream::Stream;
+use wheel::{Micros, Wheel};
+
+/// How long a peer has to finish a closing handshake.
+const CLOSE_WAIT: Micros = 5_000_000;
+/// The same for a slow consumer, who first has to read what the kernel holds.
+const SLOW_CLOSE_WAIT: Micros = 15_000_000;
+/// How long a closed polling session waits for the GET that takes the news
+/// (Engine.IO's `closeTimeout`).
+const POLLING_CLOSE_WAIT: Micros = 30_000_000;
+/// Deadlines in one tick of the wheel above which a first ping moves away.
+const CROWD: u32 = 4;
+/// Queues kept for reuse per shard.
+const POOL: usize = 1024;
+
+/// A message as the application sees it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Data<'a> {
+    Text(&'a str),
+    Binary(&'a [u8]),
+}
+
+/// What is known of a connection when it begins.
+#[derive(Debug, Default)]
+pub(crate) struct Handshake {
+    pub(crate) user_agent: Option<Box<str>>,
+    /// The bearer token of the `Authorization` header.
+    pub(crate) bearer: Option<Box<str>>,
+    /// The `token` parameter of the query (live only).
+    pub(crate) query_token: Option<Box<str>>,
+}
+
+/// What a shard carries above the engine.
+pub(crate) trait App: Send + 'static {
+    /// What other threads may ask of it.
+    type Op: Send + 'static;
+
+    /// A connection has begun.
+    fn opened(&mut self, engine: &mut Engine, slot: u32, handshake: Handshake);
+    /// A message has come. Not called while the connection is paused or closing.
+    fn message(&mut self, engine: &mut Engine, slot: u32, data: Data<'_>);
+    /// The connection is over; exactly once for each that was opened.
+    fn closed(&mut self, engine: &mut Engine, slot: u32, reason: Reason);
+    /// A polling session travels over WebSocket from now on.
+    fn upgraded(&mut self, _engine: &mut Engine, _slot: u32) {}
+    /// The deadline set with [`Engine::set_app_deadline`] has come.
+    fn deadline(&mut self, engine: &mut Engine, slot: u32);
+    /// Somebody asks.
+    fn op(&mut self, engine: &mut Engine, op: Self::Op);
+    /// Once in each turn of the loop, before output leaves.
+    fn turn(&mut self, _engine: &mut Engine) {}
+    /// When `turn` wants to be called next, if nothing else happens.
+    fn next_wake(&self) -> Option<Micros> {
+        None
+    }
+}
+
+/// Time as the engine sees it: monotonic microseconds since the gateway
+/// started, and what Unix time that was.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Clock {
+    start: Instant,
+    unix_start: Duration,
+}
+
+impl Clock {
+    pub(crate) fn start() -> Self {
+        Clock {
+            start: Instant::now(),
+            unix_start: SystemTime::now()
+                .duration_since(UNIX_EPOCH)
+                .unwrap_or_default(),
+        }
+    }
+
+    /// Microseconds since the start; never 0.
+    pub(crate) fn now(&self) -> Micros {
+        self.start.elapsed().as_micros() as Micros + 1
+    }
+
+    /// The Unix time in milliseconds of a moment of this clock.
+    pub(crate) fn unix_millis(&self, at: Micros) -> u64 {
+        (self.unix_start.as_micros() as u64 + at) / 1000
+    }
+
+    /// The moment of this clock at a Unix time in milliseconds.
+    pub(crate) fn at_unix_millis(&self, unix: u64) -> Micros {
+        (unix.saturating_mul(1000)).saturating_sub(self.unix_start.as_micros() as u64)
+    }
+}
+
+/// What the engine has to know of the configuration.
+#[derive(Debug, Clone)]
+pub(crate) struct Settings {
+    pub(crate) rhythm: Rhythm,
+    pub(crate) max_payload: usize,
+    pub(crate) send_buffer: usize,
+    pub(crate) upgrade_timeout: Micros,
+}
+
+/// The connections of one shard and what can be done to them.
+pub(crate) struct Engine {
+    pub(crate) shard: u16,
+    pub(crate) clock: Clock,
+    /// Read once per turn.
+    pub(crate) now: Micros,
+    pub(crate) settings: Arc<Settings>,
+    conns: Slab,
+    wheel: Wheel,
+    registry: Registry,
+    random: Spread,
+    secrets: SecretSource,
+    /// Connections with output of this turn.
+    dirty: Vec<u32>,
+    /// Connections that ended and whose application does not know yet.
+    closed: Vec<(u32, Reason)>,
+    /// Connections to read again although no event will come.
+    again: Vec<u32>,
+    app_due: Vec<u32>,
+    pool: Vec<Box<Outbound>>,
+    pub(crate) stats: Stats,
+}
+
+/// What the engine counts; read and reset by the application's metrics.
+#[derive(Debug, Default)]
+pub(crate) struct Stats {
+    pub(crate) conflated: u64,
+    pub(crate) volatile_dropped: u64,
+    /// Round trips measured since they were last taken, µs.
+    pub(crate) rtts: Vec<u32>,
+}
+
+impl Engine {
+    pub(crate) fn new(shard: u16, clock: Clock, settings: Arc<Settings>, registry: Registry) -> Self {
+        let now = clock.now();
+        Engine {
+            shard,
+            clock,
+            now,
+            settings,
+            conns: Slab::default(),
+            wheel: Wheel::new(now),
+            registry,
+            random: Spread::from_os(),
+            secrets: SecretSource::new(),
+            dirty: Vec::new(),
+            closed: Vec::new(),
+            again: Vec::new(),
+            app_due: Vec::new(),
+            pool: Vec::new(),
+            stats: Stats::default(),
+        }
+    }
+
+    // --- questions -------------------------------------------------------
+
+    /// The connection, while it is open.
+    pub(crate) fn conn(&self, slot: u32) -> Option<&Conn> {
+        self.conns.get(slot).filter(|conn| conn.phase == Phase::Open)
+    }
+
+    /// The slot of an open connection, if it is still that connection.
+    pub(crate) fn find(&self, id: ConnId) -> Option<u32> {
+        let conn = self.conns.get(id.slot)?;
+        (conn.generation == id.generation && conn.phase == Phase::Open).then_some(id.slot)
+    }
+
+    /// Name and place of a connection.
+    pub(crate) fn id(&self, slot: u32) -> Option<ConnId> {
+        Some(ConnId {
+            shard: self.shard,
+            slot,
+            generation: self.conns.get(slot)?.generation,
+        })
+    }
+
+    /// How many connections there are, closing ones included.
+    pub(crate) fn len(&self) -> usize {
+        self.conns.len()
+    }
+
+    /// The slots of open connections.
+    pub(crate) fn open_slots(&self) -> Vec<u32> {
+        self.conns
+            .slots()
+            .filter(|&slot| self.conn(slot).is_some())
+            .collect()
+    }
+
+    /// A random secret for a name.
+    pub(crate) fn secret(&mut self) -> [u8; 12] {
+        self.secrets.take()
+    }
+
+    /// A random number in `0..bound`.
+    pub(crate) fn random_below(&mut self, bound: u64) -> u64 {
+        self.random.below(bound)
+    }
+
+    // --- beginnings ------------------------------------------------------
+
+    /// Takes in a connection; its slot.
+    fn open(&mut self, kind: Kind, base64: bool, transport: Transport, guard: SlotGuard) -> u32 {
+        let (slot, generation) = self.conns.reserve();
+        let first_ping = self.first_ping();
+        let secret = self.secret();
+        self.conns.put(
+            slot,
+            Conn {
+                generation,
+                kind,
+                phase: Phase::Open,
+                paused: false,
+                dirty: false,
+                base64,
+                gone: false,
+                told: false,
+                transport,
+                out: None,
+                heartbeat: Heartbeat::new(first_ping),
+                rtt: 0,
+                last_seen: self.now,
+                connected_at: self.now,
+                app_deadline: Micros::MAX,
+                close_deadline: Micros::MAX,
+                secret,
+                guard,
+            },
+        );
+        self.rearm(slot);
+        slot
+    }
+
+    fn open_websocket(&mut self, kind: Kind, base64: bool, stream: Stream, guard: SlotGuard) -> Option<u32> {
+        let slot = self.open(kind, base64, Transport::WebSocket(WebSocket::new(stream)), guard);
+        let conn = self.conns.get_mut(slot)?;
+        if let Transport::WebSocket(websocket) = &mut conn.transport {
+            let interest = Interest::READABLE | Interest::WRITABLE;
+            if let Err(error) =
+                self.registry
+                    .register(websocket.stream.socket(), Token(slot as usize), interest)
+            {
+                tracing::warn!(%error, "a connection could not be registered with the poller");
+                self.forget(slot);
+                return None;
+            }
+        }
+        Some(slot)
+    }
+
+    fn open_polling(&mut self, base64: bool, guard: SlotGuard) -> u32 {
+        self.open(Kind::EngineIo, base64, Transport::Polling(Box::default()), guard)
+    }
+
+    /// After `interval`, or earlier where too many would be pinged together.
+    fn first_ping(&mut self) -> Micros {
+        let interval = self.settings.rhythm.interval;
+        let mut best = self.now + interval;
+        let mut crowd = self.wheel.crowd(best);
+        for _ in 0..6 {
+            if crowd <= CROWD {
+                break;
+            }
+            let candidate = self.now + interval - self.random.below(interval / 2 + 1);
+            let there = self.wheel.crowd(candidate);
+            if there < crowd {
+                (best, crowd) = (candidate, there);
+            }
+        }
+        best
+    }
+
+    /// The `sid` of a connection.
+    fn sid(&self, slot: u32) -> Option<String> {
+        let conn = self.conns.get(slot)?;
+        let name = Name {
+            conn: self.id(slot)?,
+            part: 0,
+            secret: conn.secret,
+        };
+        Some(name.encode())
+    }
+
+    /// The Engine.IO open packet.
+    fn open_packet(&self, slot: u32, upgrades: &[&str]) -> Option<String> {
+        let settings = &self.settings;
+        Some(heartline_wire::engineio::open_packet(
+            &self.sid(slot)?,
+            upgrades,
+            settings.rhythm.interval / 1000,
+            settings.rhythm.timeout / 1000,
+            settings.max_payload,
+        ))
+    }
+
+    // --- output ----------------------------------------------------------
+
+    /// Lets `write` append whole WebSocket frames to what leaves next.
+    pub(crate) fn send_with(&mut self, slot: u32, write: impl FnOnce(&mut Vec<u8>)) {
+        let base64 = self.conns.get(slot).is_some_and(|conn| conn.base64);
+        self.enqueue(slot, |out| {
+            if base64 {
+                let mut frames = Vec::new();
+                write(&mut frames);
+                out.append(|buffer| polling::base64_frames(&frames, buffer));
+            } else {
+                out.append(write);
+            }
+        });
+    }
+
+    /// Sends frames that other connections share.
+    pub(crate) fn send(&mut self, slot: u32, frames: &Bytes) {
+        let base64 = self.conns.get(slot).is_some_and(|conn| conn.base64);
+        self.enqueue(slot, |out| {
+            if base64 {
+                out.append(|buffer| polling::base64_frames(frames, buffer));
+            } else {
+                out.push(frames);
+            }
+        });
+    }
+
+    /// Sends a publication of which only the newest per key is worth keeping.
+    pub(crate) fn send_keyed(&mut self, slot: u32, key: &ConflationKey, frames: &Bytes) {
+        let mut replaced = false;
+        self.enqueue(slot, |out| replaced = out.push_keyed(key, frames));
+        self.stats.conflated += u64::from(replaced);
+    }
+
+    /// Whether something sent now would leave at once.
+    pub(crate) fn is_writable(&self, slot: u32) -> bool {
+        self.conn(slot).is_some_and(|conn| match &conn.transport {
+            Transport::Polling(polling) => polling.get.is_some(),
+            Transport::WebSocket(_) => !conn.out.as_ref().is_some_and(|out| out.blocked),
+        })
+    }
+
+    fn enqueue(&mut self, slot: u32, push: impl FnOnce(&mut Outbound)) {
+        let Some(conn) = self.conns.get_mut(slot) else {
+            return;
+        };
+        if conn.phase != Phase::Open {
+            return;
+        }
+        let out = conn
+            .out
+            .get_or_insert_with(|| self.pool.pop().unwrap_or_default());
+        let before = out.waiting();
+        push(out);
+        let waiting = out.waiting();
+        if !conn.dirty {
+            conn.dirty = true;
+            self.dirty.push(slot);
+        }
+        // One message may always wait, however large; a second one over the
+        // bound means that the peer does not keep up.
+        if before > 0 && waiting > self.settings.send_buffer {
+            self.flush(slot);
+            let still = self
+                .conn(slot)
+                .and_then(|conn| conn.out.as_ref())
+                .map_or(0, |out| out.waiting());
+            if still > self.settings.send_buffer {
+                self.close(slot, Reason::SlowConsumer);
+            }
+        }
+    }
+
+    /// Writes what waits, as far as the transport takes it.
+    fn flush(&mut self, slot: u32) {
+        let Some(conn) = self.conns.get_mut(slot) else {
+            return;
+        };
+        conn.dirty = false;
+        match &mut conn.transport {
+            Transport::WebSocket(_) => self.flush_websocket(slot),
+            Transport::Polling(_) => self.flush_polling(slot),
+        }
+    }
+
+    fn recycle(&mut self, mut out: Box<Outbound>) {
+        if self.pool.len() < POOL && out.recycle() {
+            self.pool.push(out);
+        }
+    }
+
+    // --- input -----------------------------------------------------------
+
+    /// Stops taking in what the peer says, until [`resume`](Self::resume).
+    pub(crate) fn pause(&mut self, slot: u32) {
+        if let Some(conn) = self.conns.get_mut(slot) {
+            conn.paused = true;
+        }
+    }
+
+    /// Goes on where [`pause`](Self::pause) stopped.
+    pub(crate) fn resume(&mut self, slot: u32) {
+        if let Some(conn) = self.conns.get_mut(slot) {
+            if std::mem::take(&mut conn.paused) {
+                self.again.push(slot);
+            }
+        }
+    }
+
+    fn pong(&mut self, slot: u32) {
+        let now = self.now;
+        if let Some(conn) = self.conns.get_mut(slot) {
+            if let Some(rtt) = conn.heartbeat.pong(now) {
+                conn.rtt = rtt.clamp(1, u64::from(u32::MAX)) as u32;
+                self.stats.rtts.push(conn.rtt);
+            }
+        }
+    }
+
+    // --- time ------------------------------------------------------------
+
+    /// When the application wants to be asked about this connection.
+    pub(crate) fn set_app_deadline(&mut self, slot: u32, deadline: Micros) {
+        if let Some(conn) = self.conns.get_mut(slot) {
+            if conn.app_deadline != deadline {
+                conn.app_deadline = deadline;
+                self.rearm(slot);
+            }
+        }
+    }
+
+    fn rearm(&mut self, slot: u32) {
+        let Some(conn) = self.conns.get(slot) else {
+            return;
+        };
+        let deadline = match conn.phase {
+            Phase::Closing(_) => conn.close_deadline,
+            Phase::Open => {
+                let probe = match &conn.transport {
+                    Transport::Polling(polling) => {
+                        polling.probe.as_ref().map_or(Micros::MAX, |probe| probe.deadline)
+                    }
+                    Transport::WebSocket(_) => Micros::MAX,
+                };
+                conn.heartbeat
+                    .deadline(self.settings.rhythm)
+                    .min(conn.app_deadline)
+                    .min(probe)
+            }
+        };
+        if deadline == Micros::MAX {
+            self.wheel.cancel(slot);
+        } else {
+            self.wheel.set(slot, deadline);
+        }
+    }
+
+    /// A connection's deadline has come: finds out which, and acts.
+    fn deadline(&mut self, slot: u32) {
+        let now = self.now;
+        let Some(conn) = self.conns.get_mut(slot) else {
+            return;
+        };
+        if matches!(conn.phase, Phase::Closing(_)) {
+            if now >= conn.close_deadline {
+                self.end_transport(slot);
+            } else {
+                self.rearm(slot);
+            }
+            return;
+        }
+        let deaf = conn.paused;
+        match conn.heartbeat.beat(now, self.settings.rhythm, deaf) {
+            Beat::Nothing => {}
+            Beat::Ping => self.ping(slot),
+            Beat::Dead => {
+                self.close(slot, Reason::HeartbeatTimeout);
+                return;
+            }
+        }
+        let Some(conn) = self.conns.get_mut(slot) else {
+            return;
+        };
+        if let Transport::Polling(polling) = &mut conn.transport {
+            if polling.probe.as_ref().is_some_and(|probe| now >= probe.deadline) {
+                polling.probe = None;
+            }
+        }
+        if conn.app_deadline <= now {
+            conn.app_deadline = Micros::MAX;
+            self.app_due.push(slot);
+        }
+        self.rearm(slot);
+    }
+
+    fn ping(&mut self, slot: u32) {
+        let Some(conn) = self.conns.get_mut(slot) else {
+            return;
+        };
+        // `2` as a text frame; an empty ping frame.
+        let frame: &[u8] = match conn.kind {
+            Kind::EngineIo => b"\x81\x012",
+            Kind::Plain => b"\x89\x00",
+        };
+        let out = conn
+            .out
+            .get_or_insert_with(|| self.pool.pop().unwrap_or_default());
+        out.push_urgent(frame);
+        if !conn.dirty {
+            conn.dirty = true;
+            self.dirty.push(slot);
+        }
+    }
+
+    // --- ends ------------------------------------------------------------
+
+    /// Ends a connection in good order: the peer is told, then the transport
+    /// closes. The application hears of it in this turn.
+    pub(crate) fn close(&mut self, slot: u32, reason: Reason) {
+        self.close_with(slot, reason, reason.close_code(), "");
+    }
+
+    /// The same with a close code and text of its own.
+    pub(crate) fn close_with(&mut self, slot: u32, reason: Reason, code: u16, text: &str) {
+        let now = self.now;
+        let Some(conn) = self.conns.get_mut(slot) else {
+            return;
+        };
+        if conn.phase != Phase::Open {
+            return;
+        }
+        conn.phase = Phase::Closing(reason);
+        self.closed.push((slot, reason));
+        match &mut conn.transport {
+            Transport::WebSocket(websocket) => {
+                websocket.stash = None;
+                conn.close_deadline = now + CLOSE_WAIT;
+                let out = conn
+                    .out
+                    .get_or_insert_with(|| self.pool.pop().unwrap_or_default());
+                if reason == Reason::SlowConsumer {
+                    conn.close_deadline = now + SLOW_CLOSE_WAIT;
+                    out.keep_frame_in_flight();
+                }
+                out.append(|buffer| ws::push_close(code, text, buffer));
+                if !conn.dirty {
+                    conn.dirty = true;
+                    self.dirty.push(slot);
+                }
+            }
+            Transport::Polling(polling) => {
+                polling.probe = None;
+                polling.held = None;
+                polling.post = None;
+                conn.close_deadline = now + POLLING_CLOSE_WAIT;
+                if reason == Reason::SlowConsumer {
+                    if let Some(out) = &mut conn.out {
+                        out.keep_frame_in_flight();
+                    }
+                }
+                let lingers = !matches!(
+                    reason,
+                    Reason::ProtocolViolation
+                        | Reason::ClientLeft
+                        | Reason::HeartbeatTimeout
+                        | Reason::StaleSweep
+                        | Reason::TransportClosed
+                        | Reason::TransportError
+                );
+                if polling.get.is_some() || !lingers {
+                    self.finish_polling(slot);
+                    return;
+                }
+            }
+        }
+        self.rearm(slot);
+    }
+
+    /// The transport has ended by itself, or must end now.
+    fn lost(&mut self, slot: u32, reason: Reason) {
+        if let Some(conn) = self.conns.get_mut(slot) {
+            if conn.phase == Phase::Open {
+                conn.phase = Phase::Closing(reason);
+                self.closed.push((slot, reason));
+            }
+        }
+        self.end_transport(slot);
+    }
+
+    /// Frees the slot, as soon as the application knows.
+    fn end_transport(&mut self, slot: u32) {
+        if let Some(conn) = self.conns.get_mut(slot) {
+            conn.gone = true;
+            self.wheel.cancel(slot);
+            if conn.told {
+                self.forget(slot);
+            }
+        }
+    }
+
+    fn forget(&mut self, slot: u32) {
+        self.wheel.cancel(slot);
+        if let Some(conn) = self.conns.remove(slot) {
+            if let Some(out) = conn.out {
+                self.recycle(out);
+            }
+        }
+    }
+
+    /// Writes what waits on every connection, without waiting for the turn's end.
+    pub(crate) fn flush_all(&mut self) {
+        for slot in std::mem::take(&mut self.dirty) {
+            self.flush(slot);
+        }
+    }
+
+    /// Ends all transports that still wait for their peers.
+    pub(crate) fn force_closing(&mut self) {
+        let closing: Vec<u32> = self
+            .conns
+            .slots()
+            .filter(|&slot| {
+                self.conns
+                    .get(slot)
+                    .is_some_and(|conn| matches!(conn.phase, Phase::Closing(_)))
+            })
+            .collect();
+        for slot in closing {
+            self.end_transport(slot);
+        }
+    }
+
+    /// Answers a polling session's last GET and forgets the session.
+    fn finish_polling(&mut self, slot: u32) {
+        let Some(conn) = self.conns.get_mut(slot) else {
+            return;
+        };
+        if let Transport::Polling(polling) = &mut conn.transport {
+            if let Some(get) = polling.get.take() {
+                let left = matches!(conn.phase, Phase::Closing(Reason::ClientLeft));
+                let mut payload = Polling::drain(&mut conn.out);
+                if !payload.is_empty() {
+                    payload.push(0x1e);
+                }
+                payload.push(if left { b'6' } else { b'1' });
+                let _ = get.reply.send(Reply::Payload(payload));
+            }
+        }
+        self.end_transport(slot);
+    }
+
+    /// The client's address, also of a connection that is closing.
+    pub(crate) fn address(&self, slot: u32) -> Option<std::net::IpAddr> {
+        self.conns.get(slot).map(|conn| conn.guard.ip())
+    }
+
+    /// How a connection travels at present.
+    pub(crate) fn transport_name(&self, slot: u32) -> Option<TransportName> {
+        self.conns.get(slot).map(Conn::transport_name)
+    }
+}
+
+impl Polling {
+    /// Everything that waits, as a payload.
+    fn drain(out: &mut Option<Box<Outbound>>) -> Vec<u8> {
+        match out {
+            Some(out) if !out.is_empty() => {
+                let mut frames = Vec::with_capacity(out.waiting());
+                out.take_all(&mut frames);
+                polling::payload_from_frames(&frames)
+            }
+            _ => Vec::new(),
+        }
+    }
+}

@@ -1,0 +1,345 @@
+//! What the HTTP side asks of a shard, and how a shard answers polling requests.
+
+use bytes::Bytes;
+use heartline_wire::engineio::{self, RequestError};
+use tokio::sync::oneshot;
+use tokio_rustls::rustls::ServerConnection;
+
+use super::conn::{Kind, Phase, Transport};
+use super::id::Name;
+use super::polling::{Held, Pending, Polling, Reply, RequestId};
+use super::shard::Shard;
+use super::slots::SlotGuard;
+use super::stream::Stream;
+use super::{App, Engine, Handshake};
+use crate::reason::Reason;
+
+/// A socket that HTTP has let go, with what it had read ahead.
+pub(crate) struct Upgraded {
+    pub(crate) tcp: std::net::TcpStream,
+    pub(crate) tls: Option<Box<ServerConnection>>,
+    pub(crate) leftover: Bytes,
+}
+
+impl Upgraded {
+    fn into_stream(self) -> (Stream, Bytes) {
+        let tls = self.tls.map(|session| *session);
+        (Stream::new(self.tcp, tls), self.leftover)
+    }
+}
+
+/// How the body of a POST may be read.
+#[derive(Debug)]
+pub(crate) enum PostStart {
+    /// Go on; the receiver ends when the session does.
+    Read(oneshot::Receiver<()>),
+    /// Answer this.
+    Refuse(Reply),
+}
+
+/// A request of the HTTP side.
+pub(crate) enum Request {
+    /// A new WebSocket connection.
+    OpenWebSocket {
+        kind: Kind,
+        base64: bool,
+        upgraded: Upgraded,
+        handshake: Handshake,
+        guard: SlotGuard,
+    },
+    /// A new polling session.
+    OpenPolling {
+        base64: bool,
+        handshake: Handshake,
+        guard: SlotGuard,
+        reply: oneshot::Sender<Reply>,
+    },
+    /// Is this session there?
+    Exists {
+        name: Name,
+        reply: oneshot::Sender<bool>,
+    },
+    /// A WebSocket for an existing session.
+    Upgrade { name: Name, upgraded: Upgraded },
+    Get {
+        name: Name,
+        id: RequestId,
+        reply: oneshot::Sender<Reply>,
+    },
+    PostBegins {
+        name: Name,
+        id: RequestId,
+        reply: oneshot::Sender<PostStart>,
+    },
+    Post {
+        name: Name,
+        id: RequestId,
+        body: Bytes,
+        reply: oneshot::Sender<Reply>,
+    },
+    /// The POST was refused by its size; the session goes on.
+    PostRefused { name: Name, id: RequestId },
+    /// The request's connection went away, or its body was no good.
+    Aborted { name: Name, id: RequestId },
+}
+
+impl Engine {
+    /// The slot of the session `name`, closing ones included.
+    fn session(&self, name: &Name) -> Option<u32> {
+        let conn = self.conns.get(name.conn.slot)?;
+        let same = conn.generation == name.conn.generation
+            && conn.secret == name.secret
+            && conn.kind == Kind::EngineIo
+            && name.part == 0;
+        (same && !conn.gone).then_some(name.conn.slot)
+    }
+
+    fn polling(&mut self, name: &Name) -> Result<(u32, &mut Polling), Reply> {
+        let slot = self
+            .session(name)
+            .ok_or(Reply::Error(RequestError::UnknownSid))?;
+        match self.conns.get_mut(slot).map(|conn| &mut conn.transport) {
+            Some(Transport::Polling(polling)) => Ok((slot, polling)),
+            _ => Err(Reply::Error(RequestError::BadRequest)),
+        }
+    }
+
+    pub(crate) fn flush_polling(&mut self, slot: u32) {
+        let Some(conn) = self.conns.get_mut(slot) else {
+            return;
+        };
+        if let Phase::Closing(_) = conn.phase {
+            return;
+        }
+        let Transport::Polling(polling) = &mut conn.transport else {
+            return;
+        };
+        if polling.get.is_none() || conn.out.as_ref().is_none_or(|out| out.is_empty()) {
+            return;
+        }
+        let payload = Polling::drain(&mut conn.out);
+        if let Some(get) = polling.get.take() {
+            // A failure means that the request was dropped in this moment;
+            // its abort is on its way and ends the session.
+            let _ = get.reply.send(Reply::Payload(payload));
+        }
+        if let Some(out) = conn.out.take() {
+            self.recycle(out);
+        }
+    }
+}
+
+impl<A: App> Shard<A> {
+    pub(crate) fn request(&mut self, request: Request) {
+        match request {
+            Request::OpenWebSocket {
+                kind,
+                base64,
+                upgraded,
+                handshake,
+                guard,
+            } => self.open_websocket(kind, base64, upgraded, handshake, guard),
+            Request::OpenPolling {
+                base64,
+                handshake,
+                guard,
+                reply,
+            } => {
+                let slot = self.engine.open_polling(base64, guard);
+                self.app.opened(&mut self.engine, slot, handshake);
+                let answer = match self.engine.open_packet(slot, &["websocket"]) {
+                    Some(packet) => Reply::Payload(packet.into_bytes()),
+                    None => Reply::Status(500),
+                };
+                if reply.send(answer).is_err() {
+                    self.engine.lost(slot, Reason::TransportClosed);
+                }
+            }
+            Request::Exists { name, reply } => {
+                let _ = reply.send(self.engine.session(&name).is_some());
+            }
+            Request::Upgrade { name, upgraded } => {
+                if let Some(slot) = self.engine.session(&name) {
+                    let (stream, leftover) = upgraded.into_stream();
+                    self.begin_probe(slot, stream, &leftover);
+                }
+            }
+            Request::Get { name, id, reply } => self.get(&name, id, reply),
+            Request::PostBegins { name, id, reply } => self.post_begins(&name, id, reply),
+            Request::Post {
+                name,
+                id,
+                body,
+                reply,
+            } => self.post(&name, id, body, reply),
+            Request::PostRefused { name, id } => {
+                if let Ok((_, polling)) = self.engine.polling(&name) {
+                    if polling.post.as_ref().is_some_and(|(post, _)| *post == id) {
+                        polling.post = None;
+                    }
+                }
+            }
+            Request::Aborted { name, id } => self.aborted(&name, id),
+        }
+    }
+
+    fn open_websocket(
+        &mut self,
+        kind: Kind,
+        base64: bool,
+        upgraded: Upgraded,
+        handshake: Handshake,
+        guard: SlotGuard,
+    ) {
+        let (stream, leftover) = upgraded.into_stream();
+        let Some(slot) = self.engine.open_websocket(kind, base64, stream, guard) else {
+            return;
+        };
+        if kind == Kind::EngineIo {
+            if let Some(packet) = self.engine.open_packet(slot, &[]) {
+                self.engine.send_with(slot, |out| {
+                    heartline_wire::ws::push_frame(
+                        heartline_wire::ws::OpCode::Text,
+                        packet.as_bytes(),
+                        out,
+                    );
+                });
+            }
+        }
+        if !leftover.is_empty() {
+            if let Some(conn) = self.engine.conns.get_mut(slot) {
+                if let Transport::WebSocket(websocket) = &mut conn.transport {
+                    websocket.stash = Some(Box::new(leftover.to_vec()));
+                }
+            }
+            self.engine.again.push(slot);
+        }
+        self.app.opened(&mut self.engine, slot, handshake);
+    }
+
+    fn get(&mut self, name: &Name, id: RequestId, reply: oneshot::Sender<Reply>) {
+        let now = self.engine.now;
+        let (slot, polling) = match self.engine.polling(name) {
+            Ok(found) => found,
+            Err(answer) => return drop(reply.send(answer)),
+        };
+        if polling.get.is_some() {
+            // Two GETs at once: the first is let go with a close, the second refused.
+            let _ = reply.send(Reply::Status(400));
+            self.engine.close(slot, Reason::ProtocolViolation);
+            return;
+        }
+        let upgrading = polling.probe.as_ref().is_some_and(|probe| probe.probed);
+        polling.get = Some(Pending { id, reply });
+        let Some(conn) = self.engine.conns.get_mut(slot) else {
+            return;
+        };
+        conn.last_seen = now;
+        if let Phase::Closing(_) = conn.phase {
+            self.engine.finish_polling(slot);
+            return;
+        }
+        self.engine.flush_polling(slot);
+        if upgrading {
+            if let Ok((_, polling)) = self.engine.polling(name) {
+                if let Some(get) = polling.get.take() {
+                    let _ = get.reply.send(Reply::Payload(b"6".to_vec()));
+                }
+            }
+        }
+    }
+
+    fn post_begins(&mut self, name: &Name, id: RequestId, reply: oneshot::Sender<PostStart>) {
+        let (slot, polling) = match self.engine.polling(name) {
+            Ok(found) => found,
+            Err(answer) => return drop(reply.send(PostStart::Refuse(answer))),
+        };
+        if polling.post.is_some() || polling.held.is_some() {
+            let _ = reply.send(PostStart::Refuse(Reply::Status(400)));
+            self.engine.close(slot, Reason::ProtocolViolation);
+            return;
+        }
+        let (alive, ended) = oneshot::channel();
+        polling.post = Some((id, alive));
+        let _ = reply.send(PostStart::Read(ended));
+    }
+
+    fn post(&mut self, name: &Name, id: RequestId, body: Bytes, reply: oneshot::Sender<Reply>) {
+        let now = self.engine.now;
+        let (slot, polling) = match self.engine.polling(name) {
+            Ok(found) => found,
+            Err(answer) => return drop(reply.send(answer)),
+        };
+        if polling.post.as_ref().is_none_or(|(post, _)| *post != id) {
+            return drop(reply.send(Reply::Status(400)));
+        }
+        polling.post = None;
+        if let Some(conn) = self.engine.conns.get_mut(slot) {
+            conn.last_seen = now;
+        }
+        self.payload(slot, Held { body, at: 0, reply });
+    }
+
+    /// Processes a payload's packets until it ends or the session is paused.
+    fn payload(&mut self, slot: u32, mut held: Held) {
+        let body = held.body.clone();
+        let Ok(text) = std::str::from_utf8(&body) else {
+            let _ = held.reply.send(Reply::Status(400));
+            self.engine.close(slot, Reason::ProtocolViolation);
+            return;
+        };
+        loop {
+            let Some(conn) = self.engine.conn(slot) else {
+                // The session ended by what the payload said; that was read all the same.
+                let _ = held.reply.send(Reply::Accepted);
+                return;
+            };
+            if conn.paused {
+                if let Some(conn) = self.engine.conns.get_mut(slot) {
+                    if let Transport::Polling(polling) = &mut conn.transport {
+                        polling.held = Some(held);
+                    }
+                }
+                return;
+            }
+            if held.at > text.len() {
+                let _ = held.reply.send(Reply::Accepted);
+                return;
+            }
+            let rest = &text[held.at..];
+            let end = rest.find(engineio::SEPARATOR).unwrap_or(rest.len());
+            held.at += end + 1;
+            match engineio::decode_text(&rest[..end]) {
+                Ok(packet) => self.engineio_packet(slot, packet),
+                Err(_) => {
+                    let _ = held.reply.send(Reply::Status(400));
+                    self.engine.close(slot, Reason::ProtocolViolation);
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Goes on with a payload that was held by a pause.
+    pub(crate) fn resume_polling(&mut self, slot: u32) {
+        if let Some(conn) = self.engine.conns.get_mut(slot) {
+            if let Transport::Polling(polling) = &mut conn.transport {
+                if let Some(held) = polling.held.take() {
+                    self.payload(slot, held);
+                }
+            }
+        }
+    }
+
+    fn aborted(&mut self, name: &Name, id: RequestId) {
+        let Ok((slot, polling)) = self.engine.polling(name) else {
+            return;
+        };
+        let get = polling.get.as_ref().is_some_and(|get| get.id == id);
+        let post = polling.post.as_ref().is_some_and(|(post, _)| *post == id);
+        if get || post {
+            polling.get = None;
+            self.engine.lost(slot, Reason::TransportClosed);
+        }
+    }
+}

@@ -1,0 +1,205 @@
+//! The loop of one shard: events, mailbox, deadlines, then everything that is
+//! to leave leaves.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use mio::{Events, Poll, Token};
+
+use super::conn::{Phase, Transport};
+use super::mailbox::Mailbox;
+use super::requests::Request;
+use super::websocket::PROBE;
+use super::{App, Clock, Engine, Settings};
+
+/// One read of a connection goes into this, whoever's it is.
+const READ_BUFFER: usize = 64 * 1024;
+const EVENTS: usize = 1024;
+const WAKER: Token = Token(usize::MAX);
+/// Rounds of mailbox and closures before output leaves; what comes later has
+/// its turn next.
+const ROUNDS: usize = 16;
+
+/// A message to a shard.
+pub(crate) enum Post<Op> {
+    Http(Request),
+    App(Op),
+    Stop,
+}
+
+/// The way to a shard.
+pub(crate) type Door<A> = Arc<Mailbox<Post<<A as App>::Op>>>;
+
+pub(crate) struct Shard<A: App> {
+    pub(crate) engine: Engine,
+    pub(crate) app: A,
+    pub(crate) read_buffer: Vec<u8>,
+    poll: Poll,
+    door: Door<A>,
+}
+
+/// A shard that has its poller and mailbox, but no thread yet.
+pub(crate) struct Prepared<A: App> {
+    poll: Poll,
+    pub(crate) door: Door<A>,
+}
+
+impl<A: App> Prepared<A> {
+    pub(crate) fn new() -> io::Result<Self> {
+        let poll = Poll::new()?;
+        let waker = mio::Waker::new(poll.registry(), WAKER)?;
+        Ok(Prepared {
+            poll,
+            door: Arc::new(Mailbox::new(waker)),
+        })
+    }
+
+    /// Starts the shard's thread, within the control runtime's context so that
+    /// handlers may use its timers and sockets.
+    pub(crate) fn start(
+        self,
+        number: u16,
+        clock: Clock,
+        settings: Arc<Settings>,
+        runtime: tokio::runtime::Handle,
+        app: A,
+    ) -> io::Result<std::thread::JoinHandle<()>> {
+        let registry = self.poll.registry().try_clone()?;
+        let mut shard = Shard {
+            engine: Engine::new(number, clock, settings, registry),
+            app,
+            read_buffer: vec![0; READ_BUFFER],
+            poll: self.poll,
+            door: self.door,
+        };
+        std::thread::Builder::new()
+            .name(format!("shard-{number}"))
+            .spawn(move || {
+                let _runtime = runtime.enter();
+                shard.run();
+            })
+    }
+}
+
+impl<A: App> Shard<A> {
+    fn run(&mut self) {
+        let mut events = Events::with_capacity(EVENTS);
+        let mut batch = Vec::new();
+        let mut due = Vec::new();
+        let mut again = Vec::new();
+        loop {
+            let timeout = self.timeout();
+            if let Err(error) = self.poll.poll(&mut events, timeout) {
+                if error.kind() != io::ErrorKind::Interrupted {
+                    tracing::error!(%error, "the poller of a shard failed");
+                }
+            }
+            self.door.awake();
+            self.engine.now = self.engine.clock.now();
+
+            for event in &events {
+                let token = event.token().0;
+                if event.token() == WAKER {
+                    continue;
+                }
+                if token & PROBE != 0 {
+                    self.probe_readable((token & !PROBE) as u32);
+                    continue;
+                }
+                let slot = token as u32;
+                if event.is_writable() {
+                    self.engine.writable(slot);
+                }
+                if event.is_readable() || event.is_read_closed() || event.is_error() {
+                    self.readable(slot);
+                }
+            }
+            again.append(&mut self.engine.again);
+            for slot in again.drain(..) {
+                self.read_again(slot);
+            }
+
+            self.engine.wheel.advance(self.engine.now, &mut due);
+            for slot in due.drain(..) {
+                self.engine.deadline(slot);
+            }
+            while let Some(slot) = self.engine.app_due.pop() {
+                if self.engine.conn(slot).is_some() {
+                    self.app.deadline(&mut self.engine, slot);
+                }
+            }
+
+            for _ in 0..ROUNDS {
+                let mut quiet = true;
+                if self.door.take(&mut batch) {
+                    quiet = false;
+                    for post in batch.drain(..) {
+                        match post {
+                            Post::App(op) => self.app.op(&mut self.engine, op),
+                            Post::Http(request) => self.request(request),
+                            Post::Stop => return,
+                        }
+                    }
+                }
+                if !self.engine.closed.is_empty() {
+                    quiet = false;
+                    self.tell_closed();
+                }
+                if quiet {
+                    break;
+                }
+            }
+            self.app.turn(&mut self.engine);
+
+            let mut dirty = std::mem::take(&mut self.engine.dirty);
+            for slot in dirty.drain(..) {
+                self.engine.flush(slot);
+            }
+            // What flushing made dirty again waits for the next turn.
+            std::mem::swap(&mut dirty, &mut self.engine.dirty);
+            self.engine.dirty.append(&mut dirty);
+            self.door
+                .load
+                .store(self.engine.len(), std::sync::atomic::Ordering::Relaxed);
+        }
+    }
+
+    /// How long the poller may sleep.
+    fn timeout(&mut self) -> Option<Duration> {
+        let engine = &self.engine;
+        let busy = !engine.again.is_empty() || !engine.closed.is_empty() || !engine.dirty.is_empty();
+        if busy || !self.door.may_sleep() {
+            return Some(Duration::ZERO);
+        }
+        let wake = match (engine.wheel.next_wake(), self.app.next_wake()) {
+            (Some(a), Some(b)) => a.min(b),
+            (a, b) => a.or(b)?,
+        };
+        Some(Duration::from_micros(wake.saturating_sub(engine.clock.now())))
+    }
+
+    fn tell_closed(&mut self) {
+        let mut closed = std::mem::take(&mut self.engine.closed);
+        for (slot, reason) in closed.drain(..) {
+            self.app.closed(&mut self.engine, slot, reason);
+            if let Some(conn) = self.engine.conns.get_mut(slot) {
+                conn.told = true;
+                if conn.gone {
+                    self.engine.forget(slot);
+                }
+            }
+        }
+    }
+
+    fn read_again(&mut self, slot: u32) {
+        let Some(conn) = self.engine.conns.get(slot) else {
+            return;
+        };
+        match (&conn.transport, conn.phase) {
+            (Transport::WebSocket(_), _) => self.readable(slot),
+            (Transport::Polling(_), Phase::Open) => self.resume_polling(slot),
+            (Transport::Polling(_), Phase::Closing(_)) => {}
+        }
+    }
+}

@@ -1,0 +1,127 @@
+//! How many connections there may be, in all and per address, and how fast
+//! new ones may come.
+
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use hashbrown::HashMap;
+
+/// Why a connection was refused before it began.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Refused {
+    /// `server.max_connections` are there: HTTP 503.
+    Full,
+    /// Too many from this address: HTTP 429.
+    Address,
+}
+
+/// Counts the connections of a gateway.
+pub(crate) struct ConnectionSlots {
+    total: AtomicUsize,
+    max: Option<usize>,
+    max_per_ip: Option<usize>,
+    per_ip: Mutex<HashMap<IpAddr, usize>>,
+    /// Told when the last place is given back.
+    emptied: tokio::sync::Notify,
+}
+
+impl ConnectionSlots {
+    pub(crate) fn new(max: Option<usize>, max_per_ip: Option<usize>) -> Arc<Self> {
+        Arc::new(ConnectionSlots {
+            total: AtomicUsize::new(0),
+            max,
+            max_per_ip,
+            per_ip: Mutex::default(),
+            emptied: tokio::sync::Notify::new(),
+        })
+    }
+
+    pub(crate) fn total(&self) -> usize {
+        self.total.load(Ordering::Acquire)
+    }
+
+    /// Resolves once no place is taken.
+    pub(crate) async fn empty(&self) {
+        loop {
+            let emptied = self.emptied.notified();
+            tokio::pin!(emptied);
+            emptied.as_mut().enable();
+            if self.total() == 0 {
+                return;
+            }
+            emptied.await;
+        }
+    }
+
+    /// Takes a place, or says why there is none.
+    pub(crate) fn take(self: &Arc<Self>, ip: IpAddr) -> Result<SlotGuard, Refused> {
+        let before = self.total.fetch_add(1, Ordering::Relaxed);
+        if self.max.is_some_and(|max| before >= max) {
+            self.total.fetch_sub(1, Ordering::Relaxed);
+            return Err(Refused::Full);
+        }
+        if let Some(max) = self.max_per_ip {
+            let mut per_ip = self.per_ip.lock().unwrap_or_else(PoisonError::into_inner);
+            let count = per_ip.entry(ip).or_default();
+            if *count >= max {
+                self.total.fetch_sub(1, Ordering::Relaxed);
+                return Err(Refused::Address);
+            }
+            *count += 1;
+        }
+        Ok(SlotGuard {
+            slots: self.clone(),
+            ip,
+        })
+    }
+}
+
+/// A place taken; dropping it gives it back.
+pub(crate) struct SlotGuard {
+    slots: Arc<ConnectionSlots>,
+    ip: IpAddr,
+}
+
+impl SlotGuard {
+    /// The address it was taken for.
+    pub(crate) fn ip(&self) -> IpAddr {
+        self.ip
+    }
+}
+
+impl Drop for SlotGuard {
+    fn drop(&mut self) {
+        if self.slots.total.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.slots.emptied.notify_waiters();
+        }
+        if self.slots.max_per_ip.is_some() {
+            let mut per_ip = self.slots.per_ip.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(count) = per_ip.get_mut(&self.ip) {
+                *count -= 1;
+                if *count == 0 {
+                    per_ip.remove(&self.ip);
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_are_counted_and_given_back() {
+        let slots = ConnectionSlots::new(Some(3), Some(2));
+        let (a, b) = (IpAddr::from([127, 0, 0, 1]), IpAddr::from([127, 0, 0, 2]));
+        let first = slots.take(a).ok().unwrap();
+        let _second = slots.take(a).ok().unwrap();
+        assert_eq!(slots.take(a).err(), Some(Refused::Address));
+        let _third = slots.take(b).ok().unwrap();
+        assert_eq!(slots.take(b).err(), Some(Refused::Full));
+        drop(first);
+        assert!(slots.take(a).is_ok());
+        assert_eq!(slots.total(), 2);
+    }
+}

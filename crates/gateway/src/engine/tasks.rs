@@ -1,0 +1,243 @@
+//! Futures that a shard carries: handlers, authentications.
+//!
+//! A future is polled at once, on the shard, where it was made; most are ready
+//! then and never enter a table. The others wait here and are polled again when
+//! their waker has posted their number to the shard's mailbox. Panics stay
+//! inside.
+
+use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, Wake, Waker};
+
+use super::wheel::Micros;
+
+pub(crate) type Work = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// Number of a task that waits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct TaskId {
+    slot: u32,
+    generation: u32,
+}
+
+/// Posts a woken task's number to where its shard will find it.
+pub(crate) trait Post: Send + Sync + 'static {
+    fn post(&self, task: TaskId);
+}
+
+struct TaskWaker<P> {
+    to: Arc<P>,
+    task: TaskId,
+    posted: AtomicBool,
+}
+
+impl<P: Post> Wake for TaskWaker<P> {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        if !self.posted.swap(true, Ordering::AcqRel) {
+            self.to.post(self.task);
+        }
+    }
+}
+
+struct Task<P, M> {
+    work: Work,
+    waker: Arc<TaskWaker<P>>,
+    meta: M,
+    deadline: Micros,
+}
+
+struct Entry<P, M> {
+    generation: u32,
+    task: Option<Task<P, M>>,
+}
+
+/// How a poll ended.
+pub(crate) enum Ended<M> {
+    /// It goes on.
+    Waiting,
+    /// It is done.
+    Done(M),
+    /// It panicked.
+    Panicked(M),
+}
+
+/// `M` is what the owner wants to know of a task when it ends.
+pub(crate) struct Tasks<P, M> {
+    to: Arc<P>,
+    entries: Vec<Entry<P, M>>,
+    free: Vec<u32>,
+    /// The waker for the next task; a task that is ready at once leaves it be.
+    spare: Option<(TaskId, Arc<TaskWaker<P>>)>,
+}
+
+impl<P: Post, M> Tasks<P, M> {
+    pub(crate) fn new(to: Arc<P>) -> Self {
+        Tasks {
+            to,
+            entries: Vec::new(),
+            free: Vec::new(),
+            spare: None,
+        }
+    }
+
+    /// How many wait.
+    pub(crate) fn waiting(&self) -> usize {
+        self.entries.len() - self.free.len() - usize::from(self.spare.is_some())
+    }
+
+    /// Polls `work` for the first time.
+    pub(crate) fn start(&mut self, mut work: Work, meta: M, deadline: Micros) -> Ended<M> {
+        let (id, waker) = self.spare.take().unwrap_or_else(|| self.reserve());
+        match poll(&mut work, &waker) {
+            Ok(Poll::Ready(())) => {
+                if Arc::strong_count(&waker) == 1 {
+                    self.spare = Some((id, waker));
+                } else {
+                    self.release(id.slot);
+                }
+                Ended::Done(meta)
+            }
+            Ok(Poll::Pending) => {
+                self.entries[id.slot as usize].task = Some(Task {
+                    work,
+                    waker,
+                    meta,
+                    deadline,
+                });
+                Ended::Waiting
+            }
+            Err(()) => {
+                self.release(id.slot);
+                Ended::Panicked(meta)
+            }
+        }
+    }
+
+    /// Polls a task that was woken. `None`: it is gone.
+    pub(crate) fn resume(&mut self, id: TaskId) -> Option<Ended<M>> {
+        let entry = self.entries.get_mut(id.slot as usize)?;
+        if entry.generation != id.generation {
+            return None;
+        }
+        let task = entry.task.as_mut()?;
+        task.waker.posted.store(false, Ordering::Release);
+        let waker = task.waker.clone();
+        let polled = poll(&mut task.work, &waker);
+        if matches!(polled, Ok(Poll::Pending)) {
+            return Some(Ended::Waiting);
+        }
+        let meta = entry.task.take()?.meta;
+        self.release(id.slot);
+        Some(match polled {
+            Ok(_) => Ended::Done(meta),
+            Err(()) => Ended::Panicked(meta),
+        })
+    }
+
+    /// Drops the tasks whose deadline has passed and hands out their metas.
+    pub(crate) fn expire(&mut self, now: Micros, mut each: impl FnMut(M)) {
+        for slot in 0..self.entries.len() {
+            let entry = &mut self.entries[slot];
+            if entry.task.as_ref().is_some_and(|task| task.deadline <= now) {
+                if let Some(task) = entry.task.take() {
+                    // A destructor that panics is the handler's fault as well.
+                    let work = task.work;
+                    let _ = catch_unwind(AssertUnwindSafe(move || drop(work)));
+                    self.release(slot as u32);
+                    each(task.meta);
+                }
+            }
+        }
+    }
+
+    fn reserve(&mut self) -> (TaskId, Arc<TaskWaker<P>>) {
+        let slot = self.free.pop().unwrap_or_else(|| {
+            self.entries.push(Entry {
+                generation: 0,
+                task: None,
+            });
+            self.entries.len() as u32 - 1
+        });
+        let task = TaskId {
+            slot,
+            generation: self.entries[slot as usize].generation,
+        };
+        let waker = Arc::new(TaskWaker {
+            to: self.to.clone(),
+            task,
+            posted: AtomicBool::new(false),
+        });
+        (task, waker)
+    }
+
+    fn release(&mut self, slot: u32) {
+        let entry = &mut self.entries[slot as usize];
+        entry.generation = entry.generation.wrapping_add(1);
+        self.free.push(slot);
+    }
+}
+
+fn poll<P: Post>(work: &mut Work, waker: &Arc<TaskWaker<P>>) -> Result<Poll<()>, ()> {
+    let waker = Waker::from(waker.clone());
+    let mut context = Context::from_waker(&waker);
+    catch_unwind(AssertUnwindSafe(|| work.as_mut().poll(&mut context))).map_err(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Mutex;
+    use tokio::sync::oneshot;
+
+    #[derive(Default)]
+    struct Posted(Mutex<Vec<TaskId>>);
+    impl Post for Posted {
+        fn post(&self, task: TaskId) {
+            self.0.lock().unwrap().push(task);
+        }
+    }
+
+    #[test]
+    fn a_ready_future_leaves_nothing_behind() {
+        let mut tasks = Tasks::new(Arc::new(Posted::default()));
+        for _ in 0..3 {
+            assert!(matches!(tasks.start(Box::pin(async {}), 7, 0), Ended::Done(7)));
+        }
+        assert_eq!((tasks.waiting(), tasks.entries.len()), (0, 1));
+    }
+
+    #[test]
+    fn a_waiting_future_is_resumed_by_its_waker() {
+        let posted = Arc::new(Posted::default());
+        let mut tasks = Tasks::new(posted.clone());
+        let (sender, receiver) = oneshot::channel::<()>();
+        let work = Box::pin(async move { drop(receiver.await) });
+        assert!(matches!(tasks.start(work, 1, 100), Ended::Waiting));
+        assert_eq!(tasks.waiting(), 1);
+        sender.send(()).unwrap();
+        let woken = posted.0.lock().unwrap().pop().unwrap();
+        assert!(matches!(tasks.resume(woken), Some(Ended::Done(1))));
+        assert!(tasks.resume(woken).is_none());
+        assert_eq!(tasks.waiting(), 0);
+    }
+
+    #[test]
+    fn panics_and_endless_futures_end_alone() {
+        let mut tasks = Tasks::new(Arc::new(Posted::default()));
+        let bad: Work = Box::pin(async { panic!("a handler's fault") });
+        assert!(matches!(tasks.start(bad, 1, 0), Ended::Panicked(1)));
+        tasks.start(Box::pin(std::future::pending()), 2, 50);
+        let mut expired = Vec::new();
+        tasks.expire(49, |meta| expired.push(meta));
+        assert!(expired.is_empty());
+        tasks.expire(50, |meta| expired.push(meta));
+        assert_eq!(expired, [2]);
+    }
+}

@@ -1,0 +1,238 @@
+//! One timing wheel per shard: the next deadline of each of its connections.
+//!
+//! A hashed wheel: a deadline hangs in the list of its tick modulo the number
+//! of lists; a list's visitor leaves alone what belongs to a later turn. Arming,
+//! re-arming and cancelling are a few writes. A deadline fires at most one tick
+//! (8 ms) late and never early.
+
+/// Microseconds of the shard's monotonic clock.
+pub(crate) type Micros = u64;
+
+const TICK_SHIFT: u32 = 13; // 8 192 µs
+const SLOTS: usize = 2048; // one turn is 16.8 s
+const NONE: u32 = u32::MAX;
+
+#[derive(Clone, Copy)]
+struct Node {
+    next: u32,
+    prev: u32,
+    /// The tick that it fires in; `u32::MAX` when not armed.
+    tick: u32,
+}
+
+const UNARMED: Node = Node {
+    next: NONE,
+    prev: NONE,
+    tick: u32::MAX,
+};
+
+pub(crate) struct Wheel {
+    heads: Box<[u32]>,
+    counts: Box<[u32]>,
+    occupied: [u64; SLOTS / 64],
+    nodes: Vec<Node>,
+    /// The first tick that has not been visited.
+    current: u32,
+    armed: usize,
+}
+
+impl Wheel {
+    pub(crate) fn new(now: Micros) -> Self {
+        Wheel {
+            heads: vec![NONE; SLOTS].into_boxed_slice(),
+            counts: vec![0; SLOTS].into_boxed_slice(),
+            occupied: [0; SLOTS / 64],
+            nodes: Vec::new(),
+            current: tick_of(now),
+            armed: 0,
+        }
+    }
+
+    /// Arms `key` for `deadline`, in place of what it was armed for.
+    pub(crate) fn set(&mut self, key: u32, deadline: Micros) {
+        // Rounded up: a deadline never fires early.
+        let tick = tick_of(deadline.saturating_add((1 << TICK_SHIFT) - 1)).max(self.current);
+        if self.nodes.len() <= key as usize {
+            self.nodes.resize(key as usize + 1, UNARMED);
+        }
+        if self.nodes[key as usize].tick == tick {
+            return;
+        }
+        self.cancel(key);
+        let slot = tick as usize % SLOTS;
+        let head = self.heads[slot];
+        self.nodes[key as usize] = Node {
+            next: head,
+            prev: NONE,
+            tick,
+        };
+        if head != NONE {
+            self.nodes[head as usize].prev = key;
+        }
+        self.heads[slot] = key;
+        self.counts[slot] += 1;
+        self.occupied[slot / 64] |= 1 << (slot % 64);
+        self.armed += 1;
+    }
+
+    /// Disarms `key`, if it is armed.
+    pub(crate) fn cancel(&mut self, key: u32) {
+        let Some(&node) = self.nodes.get(key as usize) else {
+            return;
+        };
+        if node.tick == u32::MAX {
+            return;
+        }
+        let slot = node.tick as usize % SLOTS;
+        if node.prev == NONE {
+            self.heads[slot] = node.next;
+        } else {
+            self.nodes[node.prev as usize].next = node.next;
+        }
+        if node.next != NONE {
+            self.nodes[node.next as usize].prev = node.prev;
+        }
+        self.counts[slot] -= 1;
+        if self.counts[slot] == 0 {
+            self.occupied[slot / 64] &= !(1 << (slot % 64));
+        }
+        self.nodes[key as usize] = UNARMED;
+        self.armed -= 1;
+    }
+
+    /// Moves to `now` and appends the keys whose deadlines have come, disarmed.
+    pub(crate) fn advance(&mut self, now: Micros, due: &mut Vec<u32>) {
+        let target = tick_of(now);
+        if target < self.current {
+            return;
+        }
+        let steps = (target - self.current + 1).min(SLOTS as u32);
+        if self.armed > 0 {
+            let first = target + 1 - steps;
+            for tick in first..=target {
+                let slot = tick as usize % SLOTS;
+                if self.occupied[slot / 64] >> (slot % 64) & 1 == 0 {
+                    continue;
+                }
+                let mut key = self.heads[slot];
+                while key != NONE {
+                    let node = self.nodes[key as usize];
+                    if node.tick <= target {
+                        self.cancel(key);
+                        due.push(key);
+                    }
+                    key = node.next;
+                }
+            }
+        }
+        self.current = target + 1;
+    }
+
+    /// When `advance` should be called next; `None` when nothing is armed. May
+    /// be early (a list whose entries belong to a later turn), never late.
+    pub(crate) fn next_wake(&self) -> Option<Micros> {
+        if self.armed == 0 {
+            return None;
+        }
+        let start = self.current as usize % SLOTS;
+        let words = SLOTS / 64;
+        for step in 0..=words {
+            let word = (start / 64 + step) % words;
+            let mut bits = self.occupied[word];
+            if step == 0 {
+                bits &= u64::MAX << (start % 64);
+            } else if step == words {
+                bits &= !(u64::MAX << (start % 64));
+            }
+            if bits != 0 {
+                let slot = word * 64 + bits.trailing_zeros() as usize;
+                let ahead = (slot + SLOTS - start) % SLOTS;
+                return Some((u64::from(self.current) + ahead as u64) << TICK_SHIFT);
+            }
+        }
+        None
+    }
+
+    /// How many deadlines hang in the list that `deadline` belongs to: the
+    /// measure by which first pings are spread.
+    pub(crate) fn crowd(&self, deadline: Micros) -> u32 {
+        self.counts[tick_of(deadline.saturating_add((1 << TICK_SHIFT) - 1)) as usize % SLOTS]
+    }
+}
+
+fn tick_of(time: Micros) -> u32 {
+    // 2^32 ticks of 8 ms are 407 days; a deadline beyond that is clamped, and
+    // its owner arms again when it fires.
+    (time >> TICK_SHIFT).min(u64::from(u32::MAX - 1)) as u32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn fired(wheel: &mut Wheel, now: Micros) -> Vec<u32> {
+        let mut due = Vec::new();
+        wheel.advance(now, &mut due);
+        due.sort_unstable();
+        due
+    }
+
+    #[test]
+    fn fires_once_and_never_early() {
+        let mut wheel = Wheel::new(0);
+        wheel.set(3, 100_000);
+        assert_eq!(fired(&mut wheel, 99_000), []);
+        assert_eq!(fired(&mut wheel, 100_000 + 8_192), [3]);
+        assert_eq!(fired(&mut wheel, 90_000_000), []);
+    }
+
+    #[test]
+    fn a_later_turn_is_left_alone() {
+        let mut wheel = Wheel::new(0);
+        wheel.set(0, 60_000_000);
+        for second in 1..60 {
+            assert_eq!(fired(&mut wheel, second * 1_000_000), []);
+        }
+        assert_eq!(fired(&mut wheel, 60_010_000), [0]);
+    }
+
+    #[test]
+    fn a_long_sleep_misses_nothing() {
+        let mut wheel = Wheel::new(0);
+        for key in 0..100 {
+            wheel.set(key, u64::from(key) * 700_000);
+        }
+        assert_eq!(fired(&mut wheel, 3_600_000_000).len(), 100);
+    }
+
+    proptest! {
+        #[test]
+        fn behaves_like_a_sorted_list(ops in prop::collection::vec((0u32..40, 0u64..40_000_000, prop::bool::ANY), 1..200)) {
+            let mut wheel = Wheel::new(0);
+            let mut model = std::collections::HashMap::new();
+            let mut now = 0u64;
+            for (key, delay, cancel) in ops {
+                if cancel {
+                    wheel.cancel(key);
+                    model.remove(&key);
+                } else {
+                    wheel.set(key, now + delay);
+                    model.insert(key, now + delay);
+                }
+                if let Some(wake) = wheel.next_wake() {
+                    let earliest = model.values().min().copied().expect("armed");
+                    prop_assert!(wake <= earliest + 2 * 8_192, "{wake} {earliest}");
+                } else {
+                    prop_assert!(model.is_empty());
+                }
+                now += delay / 3;
+                for key in fired(&mut wheel, now) {
+                    let deadline = model.remove(&key).expect("was armed");
+                    prop_assert!(deadline <= now);
+                }
+                prop_assert!(model.values().all(|&deadline| deadline + 8_192 > now));
+            }
+        }
+    }
+}

@@ -1,0 +1,310 @@
+//! The transport layer by itself: Engine.IO 4 over polling and WebSocket, with
+//! heartbeats, the upgrade, and bounded buffers, but no Socket.IO on top.
+//!
+//! ```no_run
+//! use heartline::engineio::{Connection, Handler, Message, Options, Server};
+//!
+//! struct Echo;
+//! impl Handler for Echo {
+//!     fn message(&self, connection: &Connection, message: Message) {
+//!         connection.send(message);
+//!     }
+//! }
+//!
+//! # async fn run() -> Result<(), Box<dyn std::error::Error>> {
+//! let server = Server::new(Options::default(), Echo)?;
+//! let listener = tokio::net::TcpListener::bind("127.0.0.1:8080").await?;
+//! server.serve(listener).await?;
+//! # Ok(())
+//! # }
+//! ```
+
+use std::io;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize};
+use std::time::Duration;
+
+use bytes::Bytes;
+use heartline_wire::ws;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+
+use crate::config::AllowedOrigins;
+use crate::engine::heartbeat::Rhythm;
+use crate::engine::http::{Front, FrontSettings};
+use crate::engine::id::{ConnId, Name};
+use crate::engine::shard::{Door, Post, Prepared};
+use crate::engine::slots::ConnectionSlots;
+use crate::engine::{App, Clock, Data, Engine, Handshake, Settings};
+use crate::reason::Reason;
+
+/// A message of either kind.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Message {
+    /// Text.
+    Text(String),
+    /// Binary.
+    Binary(Bytes),
+}
+
+/// What an app does with connections. The calls come on the thread that owns
+/// the connection, in order, and must not block it.
+pub trait Handler: Send + Sync + 'static {
+    /// A connection has begun.
+    fn opened(&self, _connection: &Connection) {}
+    /// A message has come.
+    fn message(&self, connection: &Connection, message: Message);
+    /// The connection is over.
+    fn closed(&self, _connection: &Connection, _reason: Reason) {}
+}
+
+/// Settings of a [`Server`].
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Path of the endpoint, with both slashes.
+    pub path: String,
+    /// Time between pings.
+    pub ping_interval: Duration,
+    /// Time a client has to answer one.
+    pub ping_timeout: Duration,
+    /// Largest message, bytes.
+    pub max_payload: usize,
+    /// Bound on what waits for one slow client, bytes.
+    pub send_buffer: usize,
+    /// How long an upgrade may take.
+    pub upgrade_timeout: Duration,
+    /// Origins from which browsers may connect.
+    pub allowed_origins: AllowedOrigins,
+    /// Threads; 0 means one per core.
+    pub worker_threads: usize,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options {
+            path: "/engine.io/".into(),
+            ping_interval: Duration::from_secs(25),
+            ping_timeout: Duration::from_secs(20),
+            max_payload: 1_000_000,
+            send_buffer: 1_000_000,
+            upgrade_timeout: Duration::from_secs(10),
+            allowed_origins: AllowedOrigins::default(),
+            worker_threads: 0,
+        }
+    }
+}
+
+/// A handle to one connection; cheap to clone, usable from any thread, and
+/// without effect once the connection is over.
+#[derive(Clone)]
+pub struct Connection {
+    door: Door<Relay>,
+    id: ConnId,
+    secret: [u8; 12],
+    remote: IpAddr,
+}
+
+impl std::fmt::Debug for Connection {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Connection")
+            .field("remote", &self.remote)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Connection {
+    /// The connection's `sid`. It is a secret of its client: whoever has it can
+    /// act for it.
+    pub fn sid(&self) -> String {
+        let name = Name {
+            conn: self.id,
+            part: 0,
+            secret: self.secret,
+        };
+        name.encode()
+    }
+
+    /// The client's address.
+    pub fn remote_addr(&self) -> IpAddr {
+        self.remote
+    }
+
+    /// Sends a message.
+    pub fn send(&self, message: Message) {
+        self.door.push(Post::App(Order::Send(self.id, message)));
+    }
+
+    /// Ends the connection.
+    pub fn close(&self) {
+        self.door.push(Post::App(Order::Close(self.id)));
+    }
+}
+
+enum Order {
+    Send(ConnId, Message),
+    Close(ConnId),
+}
+
+/// Brings a shard's connections to the handler.
+struct Relay {
+    handler: Arc<dyn Handler>,
+    door: Door<Relay>,
+    connections: Vec<Option<Connection>>,
+}
+
+impl App for Relay {
+    type Op = Order;
+
+    fn opened(&mut self, engine: &mut Engine, slot: u32, _: Handshake) {
+        let (Some(id), Some(conn)) = (engine.id(slot), engine.conn(slot)) else {
+            return;
+        };
+        let connection = Connection {
+            door: self.door.clone(),
+            id,
+            secret: conn.secret,
+            remote: conn.guard.ip(),
+        };
+        if self.connections.len() <= slot as usize {
+            self.connections.resize_with(slot as usize + 1, || None);
+        }
+        self.handler.opened(&connection);
+        self.connections[slot as usize] = Some(connection);
+    }
+
+    fn message(&mut self, _: &mut Engine, slot: u32, data: Data<'_>) {
+        if let Some(Some(connection)) = self.connections.get(slot as usize) {
+            let message = match data {
+                Data::Text(text) => Message::Text(text.to_owned()),
+                Data::Binary(bytes) => Message::Binary(Bytes::copy_from_slice(bytes)),
+            };
+            self.handler.message(connection, message);
+        }
+    }
+
+    fn closed(&mut self, _: &mut Engine, slot: u32, reason: Reason) {
+        let connection = self.connections.get_mut(slot as usize).and_then(Option::take);
+        if let Some(connection) = connection {
+            self.handler.closed(&connection, reason);
+        }
+    }
+
+    fn deadline(&mut self, _: &mut Engine, _: u32) {}
+
+    fn op(&mut self, engine: &mut Engine, order: Order) {
+        match order {
+            Order::Send(id, message) => {
+                if let Some(slot) = engine.find(id) {
+                    engine.send_with(slot, |out| match message {
+                        Message::Text(text) => {
+                            ws::push_header(ws::OpCode::Text, text.len() + 1, out);
+                            out.push(b'4');
+                            out.extend_from_slice(text.as_bytes());
+                        }
+                        Message::Binary(bytes) => ws::push_frame(ws::OpCode::Binary, &bytes, out),
+                    });
+                }
+            }
+            Order::Close(id) => {
+                if let Some(slot) = engine.find(id) {
+                    engine.close(slot, Reason::Kicked);
+                }
+            }
+        }
+    }
+}
+
+/// An Engine.IO endpoint.
+pub struct Server {
+    front: Arc<Front<Relay>>,
+    draining: watch::Sender<bool>,
+}
+
+impl std::fmt::Debug for Server {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Server")
+    }
+}
+
+impl Server {
+    /// Starts the threads. Call it within a tokio runtime.
+    ///
+    /// # Errors
+    /// When threads or pollers cannot be made.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
+    pub fn new(options: Options, handler: impl Handler) -> io::Result<Server> {
+        let handler: Arc<dyn Handler> = Arc::new(handler);
+        let micros = |duration: Duration| duration.as_micros() as u64;
+        let settings = Arc::new(Settings {
+            rhythm: Rhythm {
+                interval: micros(options.ping_interval),
+                timeout: micros(options.ping_timeout),
+            },
+            max_payload: options.max_payload,
+            send_buffer: options.send_buffer,
+            upgrade_timeout: micros(options.upgrade_timeout),
+        });
+        let shards = match options.worker_threads {
+            0 => std::thread::available_parallelism().map_or(1, usize::from),
+            threads => threads,
+        };
+        let clock = Clock::start();
+        let runtime = tokio::runtime::Handle::current();
+        let mut doors = Vec::new();
+        for number in 0..shards {
+            let prepared = Prepared::<Relay>::new()?;
+            let relay = Relay {
+                handler: handler.clone(),
+                door: prepared.door.clone(),
+                connections: Vec::new(),
+            };
+            doors.push(prepared.door.clone());
+            prepared.start(number as u16, clock, settings.clone(), runtime.clone(), relay)?;
+        }
+        let (draining, is_draining) = watch::channel(false);
+        Ok(Server {
+            front: Arc::new(Front {
+                settings: FrontSettings {
+                    engineio_path: options.path,
+                    live_path: None,
+                    origins: options.allowed_origins,
+                    trusted_proxies: Vec::new(),
+                    max_payload: options.max_payload,
+                },
+                doors,
+                slots: ConnectionSlots::new(None, None),
+                fallback: None,
+                connect_limiter: None,
+                draining: is_draining,
+                requests: AtomicU64::new(1),
+                http_connections: AtomicUsize::new(0),
+                next_door: AtomicUsize::new(0),
+            }),
+            draining,
+        })
+    }
+
+    /// Accepts connections until [`stop`](Server::stop).
+    ///
+    /// # Errors
+    /// None at present.
+    pub async fn serve(&self, listener: TcpListener) -> io::Result<()> {
+        self.front.clone().serve(listener, None).await
+    }
+
+    /// Accepts no more connections.
+    pub fn stop(&self) {
+        self.draining.send_replace(true);
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        for door in &self.front.doors {
+            door.push(Post::Stop);
+        }
+    }
+}

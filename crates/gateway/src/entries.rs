@@ -1,0 +1,107 @@
+//! What the gateway tells of its connections, rooms and users: the shapes that
+//! the API, hooks and the dashboard share.
+
+use serde::Serialize;
+
+/// One socket as the registry knows it.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SocketEntry {
+    /// The socket's id.
+    pub socket_id: String,
+    /// The user, if authenticated.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub user_id: Option<String>,
+    /// The kind of user.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub user_type: Option<String>,
+    /// The tenant.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tenant_id: Option<String>,
+    /// The device.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub device_id: Option<String>,
+    /// The wallet address.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub wallet_address: Option<String>,
+    /// The node that holds it.
+    pub node_id: String,
+    /// `websocket`, `polling` or `live`.
+    pub transport: &'static str,
+    /// The namespace.
+    pub namespace: String,
+    /// The peer's address.
+    pub remote_addr: String,
+    /// The `User-Agent` header, cut to 256 bytes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub user_agent: Option<String>,
+    /// `connected`.
+    pub state: &'static str,
+    /// Unix milliseconds.
+    pub connected_at: u64,
+    /// Unix milliseconds of the last packet of any kind from the client.
+    pub last_seen_at: u64,
+    /// Unix milliseconds of the last application event from the client.
+    pub last_activity_at: u64,
+    /// The last ping's round trip, milliseconds; absent before the first.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rtt_ms: Option<f64>,
+    /// Rooms it is in, its `user:ID` room included.
+    pub rooms: Vec<String>,
+}
+
+/// One room.
+#[derive(Debug, Clone, Serialize, PartialEq, Eq, PartialOrd, Ord)]
+#[serde(rename_all = "camelCase")]
+pub struct RoomEntry {
+    /// The room's name.
+    pub room: String,
+    /// The namespace.
+    pub namespace: String,
+    /// The tenant.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tenant_id: Option<String>,
+    /// Sockets in it on this node.
+    pub members: usize,
+}
+
+/// Whether a user is there.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct UserPresence {
+    /// The user.
+    pub user_id: String,
+    /// Whether any connection of the user is live (or within its grace).
+    pub online: bool,
+    /// How many devices are connected.
+    pub devices: usize,
+    /// Unix milliseconds; absent for a user never seen by this node.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_seen_at: Option<u64>,
+}
+
+/// A part of a list and where the next part begins.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Page<T> {
+    /// This part.
+    pub items: Vec<T>,
+    /// Give this back to get the next part; absent at the end.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub next_cursor: Option<String>,
+}
+
+/// Which sockets to list; all fields must fit.
+#[derive(Debug, Clone, Default)]
+pub struct SocketFilter {
+    /// Only this user's.
+    pub user_id: Option<String>,
+    /// Only this kind of user.
+    pub user_type: Option<String>,
+    /// Only this tenant's.
+    pub tenant_id: Option<String>,
+    /// Only in this namespace.
+    pub namespace: Option<String>,
+    /// Only in this room.
+    pub room: Option<String>,
+}

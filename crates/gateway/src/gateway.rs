@@ -1,0 +1,714 @@
+//! The gateway: its parts put together, and what the outside may ask of it.
+
+use std::fmt;
+use std::io;
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use hashbrown::HashMap;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::ServerConfig;
+
+use crate::auth::{Authenticator, BoxFuture, Identity, NoAuthenticator, UserKey};
+use crate::backplane::{Backplane, LocalBackplane};
+use crate::config::{Announce, Config, ConnectLimit, Limit, NamespaceConfig};
+use crate::engine::heartbeat::Rhythm;
+use crate::engine::http::{ConnectLimiter, Fallback, Front, FrontSettings};
+use crate::engine::outbound::ConflationKey;
+use crate::engine::shard::{Door, Post, Prepared};
+use crate::engine::slots::ConnectionSlots;
+use crate::engine::{Clock, Settings};
+use crate::handler::{Erased, Handler, Handlers};
+use crate::hub::{Hub, Op};
+use crate::intern::Interner;
+use crate::metrics::{Gauges, Metrics};
+use crate::presence::Edge;
+use crate::publication::{Message, NsId, Publication};
+use crate::rate_limit::{KeyedLimiter, Verdict};
+use crate::reason::Reason;
+use crate::rooms::{PRIVATE, Room, RoomDirectory, RoomRef};
+use crate::socket::Socket;
+use crate::store::{MemoryStore, MessageStore};
+
+/// A request on the public port that is neither Socket.IO nor live.
+pub type HttpRequest = hyper::http::Request<()>;
+/// Its answer.
+pub type HttpResponse = hyper::http::Response<Bytes>;
+
+/// A namespace that exists.
+pub(crate) struct Namespace {
+    pub(crate) name: Arc<str>,
+    pub(crate) config: NamespaceConfig,
+}
+
+/// Whose messages are counted together.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) enum Sender {
+    User(Arc<UserKey>),
+    Socket(crate::presence::SocketAddress),
+}
+
+/// What all shards and handles of a gateway have in common.
+pub(crate) struct Shared {
+    pub(crate) config: Config,
+    pub(crate) clock: Clock,
+    pub(crate) namespaces: Vec<Namespace>,
+    pub(crate) handlers: Handlers,
+    pub(crate) authenticator: Arc<dyn Authenticator>,
+    pub(crate) backplane: Arc<dyn Backplane>,
+    pub(crate) store: Arc<dyn MessageStore>,
+    pub(crate) rooms: Arc<RoomDirectory>,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) messages: KeyedLimiter<Sender>,
+    pub(crate) connects: Arc<KeyedLimiter<IpAddr>>,
+    pub(crate) tenants: Interner,
+    pub(crate) user_agents: Interner,
+    pub(crate) anonymous: Arc<Identity>,
+    pub(crate) slots: Arc<ConnectionSlots>,
+    pub(crate) draining: watch::Sender<bool>,
+    doors: Vec<Door<Hub>>,
+    /// Tells this run's rooms from another's.
+    run: u32,
+    /// Rooms that users of `presence.announce = rooms` were in last.
+    last_rooms: Mutex<HashMap<Arc<UserKey>, (NsId, Vec<Arc<Room>>)>>,
+}
+
+impl Shared {
+    pub(crate) fn post(&self, shard: u16, op: Op) {
+        if let Some(door) = self.doors.get(usize::from(shard)) {
+            door.push(Post::App(op));
+        }
+    }
+
+    pub(crate) fn namespace_id(&self, name: &str) -> Option<NsId> {
+        self.namespaces
+            .iter()
+            .position(|namespace| *namespace.name == *name)
+            .map(|index| index as NsId)
+    }
+
+    pub(crate) fn is_draining(&self) -> bool {
+        *self.draining.borrow()
+    }
+
+    /// Over how many milliseconds drained clients should come back: one for
+    /// each connection, between 2 s and 60 s.
+    pub(crate) fn reconnect_spread_ms(&self) -> u64 {
+        (self.slots.total() as u64).clamp(2_000, 60_000)
+    }
+
+    /// The epoch of a room's incarnation: offsets of different epochs do not compare.
+    pub(crate) fn epoch(&self, incarnation: u64) -> String {
+        format!("{:08x}-{incarnation:x}", self.run)
+    }
+
+    /// Gives a publication to the members of a room. Its offset, if the room
+    /// has members.
+    pub(crate) fn publish_to_room(
+        &self,
+        namespace: NsId,
+        tenant: Option<&str>,
+        name: &str,
+        message: Message,
+        key: Option<&str>,
+    ) -> Option<u64> {
+        if let Some(user) = name.strip_prefix(PRIVATE) {
+            self.send_to_user(namespace, tenant, user, None, message, Some(name));
+            return None;
+        }
+        let room = self.rooms.find(&RoomRef {
+            namespace,
+            tenant,
+            name,
+        })?;
+        let offset = room.publish(
+            |offset| {
+                let conflate = key.map(|key| ConflationKey {
+                    room: room.incarnation,
+                    key: key.into(),
+                });
+                let name = self.namespaces[usize::from(namespace)].name.clone();
+                let topic = Some(room.key.name.clone());
+                (
+                    offset,
+                    Arc::new(Publication::new(name, message, topic, Some(offset), conflate)),
+                )
+            },
+            |shard, (offset, publication)| {
+                self.post(
+                    shard as u16,
+                    Op::Deliver {
+                        room: room.clone(),
+                        offset: *offset,
+                        publication: publication.clone(),
+                    },
+                );
+            },
+        );
+        Some(offset)
+    }
+
+    /// Gives a message to a user's sockets in a namespace; to how many.
+    pub(crate) fn send_to_user(
+        &self,
+        namespace: NsId,
+        tenant: Option<&str>,
+        user: &str,
+        only: Option<&UserKey>,
+        message: Message,
+        topic: Option<&str>,
+    ) -> usize {
+        let name = self.namespaces[usize::from(namespace)].name.clone();
+        let topic = topic.map(Into::into);
+        let publication = Arc::new(Publication::new(name, message, topic, None, None));
+        let mut sockets = self.backplane.local().sockets(tenant, user, only);
+        sockets.retain(|socket| socket.namespace() == namespace);
+        for &to in &sockets {
+            let op = Op::Send {
+                to,
+                publication: publication.clone(),
+                unless_in: None,
+            };
+            self.post(to.0.conn.shard, op);
+        }
+        sockets.len()
+    }
+
+    /// Gives a message to a user's sockets that are not in `room`.
+    pub(crate) fn notify_user(&self, namespace: NsId, user: &UserKey, room: &str, message: Message) {
+        let name = self.namespaces[usize::from(namespace)].name.clone();
+        let publication = Arc::new(Publication::new(name, message, None, None, None));
+        let tenant = user.tenant_id.as_deref();
+        let room: Arc<str> = room.into();
+        for to in self.backplane.local().sockets(tenant, &user.user_id, Some(user)) {
+            if to.namespace() == namespace {
+                let op = Op::Send {
+                    to,
+                    publication: publication.clone(),
+                    unless_in: Some(room.clone()),
+                };
+                self.post(to.0.conn.shard, op);
+            }
+        }
+    }
+
+    /// Gives a message to all sockets of a namespace and tenant.
+    pub(crate) fn broadcast(&self, namespace: NsId, tenant: Option<Arc<str>>, message: Message) {
+        let name = self.namespaces[usize::from(namespace)].name.clone();
+        let publication = Arc::new(Publication::new(name, message, None, None, None));
+        for door in &self.doors {
+            door.push(Post::App(Op::Broadcast {
+                namespace,
+                tenant: tenant.clone(),
+                publication: publication.clone(),
+            }));
+        }
+    }
+
+    // --- presence --------------------------------------------------------
+
+    fn edge_message(user: &UserKey, online: bool, at: u64) -> Message {
+        let data = serde_json::json!({
+            "userId": &*user.user_id,
+            "userType": user.user_type.as_deref(),
+            "at": at,
+        });
+        let event = if online { "user:online" } else { "user:offline" };
+        Message::new(event, &data.to_string())
+    }
+
+    /// Tells those who are to know of a change of presence.
+    fn announce(&self, edge: &Edge) {
+        for (index, namespace) in self.namespaces.iter().enumerate() {
+            if namespace.config.announce == Announce::Namespace {
+                let message = Shared::edge_message(&edge.user, edge.online, edge.at);
+                self.broadcast(index as NsId, edge.user.tenant_id.clone(), message);
+            }
+        }
+        let last = {
+            let mut last_rooms = self.last_rooms.lock().unwrap_or_else(PoisonError::into_inner);
+            last_rooms.remove(&edge.user)
+        };
+        if let (false, Some((namespace, rooms))) = (edge.online, last) {
+            self.around(&edge.user, false, namespace, rooms, Vec::new(), edge.at);
+        }
+    }
+
+    /// A user's first socket has come into a room: those there hear of it who
+    /// have not met it in another.
+    pub(crate) fn announce_in_room(
+        &self,
+        user: &Arc<UserKey>,
+        namespace: NsId,
+        room: Arc<Room>,
+        others: Vec<Arc<Room>>,
+        at: u64,
+    ) {
+        let sockets = self
+            .backplane
+            .local()
+            .sockets(user.tenant_id.as_deref(), &user.user_id, Some(user));
+        if sockets.len() <= 1 {
+            self.around(user, true, namespace, vec![room], others, at);
+        }
+    }
+
+    fn around(
+        &self,
+        user: &UserKey,
+        online: bool,
+        namespace: NsId,
+        rooms: Vec<Arc<Room>>,
+        except: Vec<Arc<Room>>,
+        at: u64,
+    ) {
+        let name = self.namespaces[usize::from(namespace)].name.clone();
+        let message = Shared::edge_message(user, online, at);
+        let publication = Arc::new(Publication::new(name, message, None, None, None));
+        for door in &self.doors {
+            door.push(Post::App(Op::DeliverAround {
+                rooms: rooms.clone(),
+                except: except.clone(),
+                publication: publication.clone(),
+            }));
+        }
+    }
+
+    /// Keeps the rooms of a socket that ends, for the offline edge that may follow.
+    pub(crate) fn remember_rooms(&self, user: &Arc<UserKey>, namespace: NsId, rooms: Vec<Arc<Room>>) {
+        let mut last_rooms = self.last_rooms.lock().unwrap_or_else(PoisonError::into_inner);
+        last_rooms.insert(user.clone(), (namespace, rooms));
+    }
+
+    // --- limits ----------------------------------------------------------
+
+    /// Whether a sender may send one more message; else after how many
+    /// milliseconds, and how many refusals in a row that makes.
+    pub(crate) fn take_message(&self, socket: &Socket) -> Result<(), (u64, u32)> {
+        let namespace = usize::from(socket.address().namespace());
+        let Some(limit) = self.namespaces[namespace].config.limits.messages else {
+            return Ok(());
+        };
+        let sender = match &socket.identity.user {
+            Some(user) => Sender::User(user.clone()),
+            None => Sender::Socket(socket.address()),
+        };
+        match self.messages.take(sender, limit, self.clock.now()) {
+            Verdict::Allowed => Ok(()),
+            Verdict::Refused { again_in, refused } => {
+                self.metrics.limited_messages.fetch_add(1, Ordering::Relaxed);
+                Err((again_in.div_ceil(1000), refused))
+            }
+        }
+    }
+
+    fn connect_limiter(self: &Arc<Self>) -> Option<ConnectLimiter> {
+        let (limit, spare_loopback) = match self.config.connects_per_ip {
+            ConnectLimit::Off => return None,
+            ConnectLimit::Limit(limit) => (limit, false),
+            ConnectLimit::Default => (Limit::per(1000, 10), true),
+        };
+        let shared = self.clone();
+        Some(Arc::new(move |ip: IpAddr| {
+            if spare_loopback && ip.is_loopback() {
+                return Ok(());
+            }
+            match shared.connects.take(ip, limit, shared.clock.now()) {
+                Verdict::Allowed => Ok(()),
+                Verdict::Refused { again_in, .. } => {
+                    shared.metrics.limited_connects.fetch_add(1, Ordering::Relaxed);
+                    Err(again_in.div_ceil(1000))
+                }
+            }
+        }))
+    }
+
+    pub(crate) fn unix_millis(&self) -> u64 {
+        self.clock.unix_millis(self.clock.now())
+    }
+
+    pub(crate) fn rate_limit_entries(&self) -> usize {
+        self.messages.len() + self.connects.len()
+    }
+
+    /// The number of shards.
+    pub(crate) fn shards(&self) -> u16 {
+        self.doors.len() as u16
+    }
+}
+
+/// A running gateway. Cheap to clone; all clones are the same gateway.
+///
+/// ```no_run
+/// # use heartline::{Config, Gateway, Json, Socket};
+/// # #[tokio::main]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let gateway = Gateway::builder(Config::default())
+///     .on("shout", |socket: Socket, Json(text): Json<String>| async move {
+///         socket.publish("lobby", "shouted", &text).await
+///     })
+///     .build()?;
+/// let listener = tokio::net::TcpListener::bind("127.0.0.1:8080").await?;
+/// gateway.serve(listener).await?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct Gateway {
+    pub(crate) shared: Arc<Shared>,
+    front: Arc<Front<Hub>>,
+    _stop: Arc<StopOnDrop>,
+}
+
+impl fmt::Debug for Gateway {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Gateway")
+            .field("node_id", &self.shared.config.node_id)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Ends the shards when the last handle to the gateway goes.
+struct StopOnDrop(Vec<Door<Hub>>, tokio::task::AbortHandle);
+
+impl Drop for StopOnDrop {
+    fn drop(&mut self) {
+        self.1.abort();
+        for door in &self.0 {
+            door.push(Post::Stop);
+        }
+    }
+}
+
+/// Why a gateway could not be built.
+#[derive(Debug)]
+pub enum BuildError {
+    /// The configuration contradicts itself.
+    Config(String),
+    /// The operating system refused threads or pollers.
+    Io(io::Error),
+}
+
+impl fmt::Display for BuildError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            BuildError::Config(what) => f.write_str(what),
+            BuildError::Io(error) => write!(f, "the shards could not be started: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for BuildError {}
+
+impl From<io::Error> for BuildError {
+    fn from(error: io::Error) -> Self {
+        BuildError::Io(error)
+    }
+}
+
+/// Makes a [`Gateway`].
+pub struct GatewayBuilder {
+    config: Config,
+    authenticator: Arc<dyn Authenticator>,
+    backplane: Option<Arc<dyn Backplane>>,
+    store: Arc<dyn MessageStore>,
+    handlers: Handlers,
+    fallback: Option<Fallback>,
+}
+
+impl GatewayBuilder {
+    pub(crate) fn new(config: Config) -> Self {
+        GatewayBuilder {
+            config,
+            authenticator: Arc::new(NoAuthenticator),
+            backplane: None,
+            store: Arc::new(MemoryStore::default()),
+            handlers: Handlers::default(),
+            fallback: None,
+        }
+    }
+
+    /// Who verifies tokens; without one, all are refused.
+    pub fn authenticator(mut self, authenticator: impl Authenticator) -> Self {
+        self.authenticator = Arc::new(authenticator);
+        self
+    }
+
+    /// Where presence is kept; without one, on this node alone.
+    pub fn backplane(mut self, backplane: impl Backplane) -> Self {
+        self.backplane = Some(Arc::new(backplane));
+        self
+    }
+
+    /// Where messages are kept; without one, in memory.
+    pub fn store(mut self, store: impl MessageStore) -> Self {
+        self.store = Arc::new(store);
+        self
+    }
+
+    /// Handles an event, in every namespace and on both transports. A name
+    /// that ends in `:*` handles all events that begin with what stands before,
+    /// unless they have a handler of their own.
+    pub fn on<A: 'static>(mut self, event: &str, handler: impl Handler<A>) -> Self {
+        self.handlers.insert(event, Erased::boxed(handler));
+        self
+    }
+
+    /// Runs for each socket that has connected. The CONNECT payload is the
+    /// event's first argument.
+    pub fn on_connect<A: 'static>(mut self, handler: impl Handler<A>) -> Self {
+        self.handlers.connect.push(Erased::boxed(handler));
+        self
+    }
+
+    /// Runs for each socket that has gone.
+    pub fn on_disconnect<F, Fut>(mut self, handler: F) -> Self
+    where
+        F: Fn(Socket, Reason) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = ()> + Send + 'static,
+    {
+        self.handlers
+            .disconnect
+            .push(Box::new(move |socket, reason| Box::pin(handler(socket, reason))));
+        self
+    }
+
+    /// Answers requests on the public port that are neither Socket.IO nor
+    /// live; without it they get 404.
+    pub fn http_fallback(
+        mut self,
+        fallback: impl Fn(HttpRequest) -> BoxFuture<HttpResponse> + Send + Sync + 'static,
+    ) -> Self {
+        self.fallback = Some(Arc::new(fallback));
+        self
+    }
+
+    /// Starts the shards. Call it within a tokio runtime, which handlers and
+    /// the HTTP side then use.
+    ///
+    /// # Errors
+    /// When the configuration contradicts itself, or threads cannot be started.
+    pub fn build(self) -> Result<Gateway, BuildError> {
+        let config = self.config;
+        check(&config).map_err(BuildError::Config)?;
+        let runtime = tokio::runtime::Handle::try_current()
+            .map_err(|_| BuildError::Config("build() must be called within a tokio runtime".into()))?;
+        let mut handlers = self.handlers;
+        if config.builtin_events {
+            crate::builtin::register(&mut handlers);
+        }
+        let clock = Clock::start();
+        let shards = match config.worker_threads {
+            0 => std::thread::available_parallelism().map_or(1, usize::from),
+            threads => threads,
+        };
+        let mut prepared = Vec::new();
+        for _ in 0..shards {
+            prepared.push(Prepared::<Hub>::new()?);
+        }
+        let doors: Vec<Door<Hub>> = prepared.iter().map(|shard| shard.door.clone()).collect();
+        // `/` comes first: it is the namespace of live connections.
+        let mut namespaces: Vec<Namespace> = config
+            .namespaces
+            .iter()
+            .map(|(name, config)| Namespace {
+                name: name.as_str().into(),
+                config: config.clone(),
+            })
+            .collect();
+        namespaces.sort_by_key(|namespace| &*namespace.name != "/");
+        let names = namespaces.iter().map(|namespace| namespace.name.clone()).collect();
+        let backplane = self
+            .backplane
+            .unwrap_or_else(|| Arc::new(LocalBackplane::new(config.offline_grace, clock)));
+        let (draining, is_draining) = watch::channel(false);
+        let mut run = [0; 4];
+        crate::random::fill(&mut run);
+        let slots = ConnectionSlots::new(config.max_connections, config.max_connections_per_ip);
+        let settings = Arc::new(Settings {
+            rhythm: Rhythm {
+                interval: micros(config.heartbeat.interval),
+                timeout: micros(config.heartbeat.timeout),
+            },
+            max_payload: config.max_payload,
+            send_buffer: config.send_buffer,
+            upgrade_timeout: micros(config.upgrade_timeout),
+        });
+        let front_settings = FrontSettings {
+            engineio_path: config.socketio_path.clone(),
+            live_path: config.live_path.clone(),
+            origins: config.allowed_origins.clone(),
+            trusted_proxies: config.trusted_proxies.clone(),
+            max_payload: config.max_payload,
+        };
+        let shared = Arc::new(Shared {
+            clock,
+            namespaces,
+            handlers,
+            authenticator: self.authenticator,
+            backplane,
+            store: self.store,
+            rooms: Arc::new(RoomDirectory::new(shards)),
+            metrics: Arc::new(Metrics::new(shards, names)),
+            messages: KeyedLimiter::new(),
+            connects: Arc::new(KeyedLimiter::new()),
+            tenants: Interner::default(),
+            user_agents: Interner::default(),
+            anonymous: Arc::default(),
+            slots: slots.clone(),
+            draining,
+            doors: doors.clone(),
+            run: u32::from_ne_bytes(run),
+            last_rooms: Mutex::default(),
+            config,
+        });
+        let announcer = Arc::downgrade(&shared);
+        shared.backplane.attach(Box::new(move |edge| {
+            if let Some(shared) = announcer.upgrade() {
+                shared.announce(edge);
+            }
+        }));
+        for (number, shard) in prepared.into_iter().enumerate() {
+            let number = number as u16;
+            let hub = Hub::new(shared.clone(), number);
+            shard.start(number, clock, settings.clone(), runtime.clone(), hub)?;
+        }
+        let front = Arc::new(Front {
+            settings: front_settings,
+            doors: doors.clone(),
+            slots,
+            fallback: self.fallback,
+            connect_limiter: shared.connect_limiter(),
+            draining: is_draining,
+            requests: AtomicU64::new(1),
+            http_connections: AtomicUsize::new(0),
+            next_door: AtomicUsize::new(0),
+        });
+        let keeper = tokio::spawn(crate::housekeeping::run(shared.clone()));
+        Ok(Gateway {
+            _stop: Arc::new(StopOnDrop(doors, keeper.abort_handle())),
+            shared,
+            front,
+        })
+    }
+}
+
+fn micros(duration: Duration) -> u64 {
+    duration.as_micros() as u64
+}
+
+/// What no gateway can work with.
+fn check(config: &Config) -> Result<(), String> {
+    if !config.namespaces.contains_key("/") {
+        return Err("the namespace / must exist".into());
+    }
+    if config.namespaces.len() > usize::from(NsId::MAX) {
+        return Err("there are too many namespaces".into());
+    }
+    if config.namespaces.keys().any(|name| !name.starts_with('/')) {
+        return Err("a namespace's name begins with a slash".into());
+    }
+    if config.heartbeat.interval.is_zero() || config.heartbeat.timeout.is_zero() {
+        return Err("heartbeat.interval and heartbeat.timeout must be more than 0".into());
+    }
+    if config.max_payload == 0 || config.send_buffer == 0 {
+        return Err("server.max_payload and server.send_buffer must be more than 0".into());
+    }
+    Ok(())
+}
+
+impl Gateway {
+    /// Begins to make a gateway.
+    pub fn builder(config: Config) -> GatewayBuilder {
+        GatewayBuilder::new(config)
+    }
+
+    /// Accepts connections until the drain begins.
+    ///
+    /// # Errors
+    /// None at present; a listener that fails is retried.
+    pub async fn serve(&self, listener: TcpListener) -> io::Result<()> {
+        self.front.clone().serve(listener, None).await
+    }
+
+    /// The same over TLS.
+    ///
+    /// # Errors
+    /// None at present.
+    pub async fn serve_tls(&self, listener: TcpListener, tls: Arc<ServerConfig>) -> io::Result<()> {
+        self.front
+            .clone()
+            .serve(listener, Some(TlsAcceptor::from(tls)))
+            .await
+    }
+
+    /// Lets everybody go: new connections are refused, clients are told when to
+    /// come back, running handlers may finish. Resolves when all are gone, at
+    /// the latest `drain_timeout` after the last was let go.
+    pub async fn drain(&self) {
+        let shared = &self.shared;
+        let first = !shared.draining.send_replace(true);
+        let spread = shared.config.drain_spread.unwrap_or_default();
+        if first {
+            for door in &shared.doors {
+                door.push(Post::App(Op::Drain {
+                    spread: micros(spread),
+                }));
+            }
+        }
+        let time = spread + shared.config.drain_timeout;
+        if tokio::time::timeout(time, shared.slots.empty()).await.is_err() {
+            for door in &shared.doors {
+                door.push(Post::App(Op::Force));
+            }
+            // What is forced goes within a turn of each shard.
+            let _ = tokio::time::timeout(Duration::from_millis(500), shared.slots.empty()).await;
+        }
+        shared.store.close().await;
+    }
+
+    /// Whether the drain has begun.
+    pub fn is_draining(&self) -> bool {
+        self.shared.is_draining()
+    }
+
+    /// The configuration it was built with.
+    pub fn config(&self) -> &Config {
+        &self.shared.config
+    }
+
+    /// Time since it was built.
+    pub fn uptime(&self) -> Duration {
+        Duration::from_micros(self.shared.clock.now())
+    }
+
+    /// Transport sessions there are.
+    pub fn connection_count(&self) -> usize {
+        self.shared.slots.total()
+    }
+
+    /// Users that are online.
+    pub fn users_online(&self) -> usize {
+        self.shared.backplane.local().online()
+    }
+
+    /// All metrics as OpenMetrics text.
+    pub fn encode_metrics(&self) -> String {
+        let shared = &self.shared;
+        shared.metrics.encode(Gauges {
+            rooms: shared.rooms.len() as u64,
+            users_online: self.users_online() as u64,
+            transports: shared.slots.total() as u64,
+            rate_limit_entries: shared.rate_limit_entries() as u64,
+            uptime_seconds: self.uptime().as_secs_f64(),
+            draining: shared.is_draining(),
+            limited_messages: shared.metrics.limited_messages.load(Ordering::Relaxed),
+            limited_connects: shared.metrics.limited_connects.load(Ordering::Relaxed),
+        })
+    }
+}

@@ -1,0 +1,70 @@
+//! What has to be done now and then, whatever happens: sweeps, graces that
+//! end, limiters that forget.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+
+use crate::gateway::Shared;
+use crate::hub::Op;
+
+/// How often graces are looked at while any runs, and limiters otherwise.
+const PULSE: Duration = Duration::from_millis(100);
+const FORGET: Duration = Duration::from_secs(5);
+
+/// Runs until it is aborted.
+pub(crate) async fn run(shared: Arc<Shared>) {
+    let shared_in_graces = shared.clone();
+    let graces = async move {
+        if shared_in_graces.config.offline_grace.is_zero() {
+            return std::future::pending::<()>().await;
+        }
+        loop {
+            let now = shared_in_graces.clock.now();
+            let at = shared_in_graces.clock.unix_millis(now);
+            shared_in_graces.backplane.local().expire(now, at);
+            tokio::time::sleep(PULSE.min(shared_in_graces.config.offline_grace)).await;
+        }
+    };
+    let shared_in_limits = shared.clone();
+    let limits = async move {
+        loop {
+            tokio::time::sleep(FORGET).await;
+            let now = shared_in_limits.clock.now();
+            shared_in_limits.messages.forget_idle(now);
+            shared_in_limits.connects.forget_idle(now);
+        }
+    };
+    let sweeps = async move {
+        loop {
+            tokio::time::sleep(shared.config.heartbeat.sweep_interval).await;
+            let removed = sweep(&shared).await;
+            if removed > 0 {
+                tracing::info!(removed, "the sweep removed entries");
+            }
+        }
+    };
+    tokio::join!(graces, limits, sweeps);
+}
+
+/// Sweeps all shards; how many entries were removed.
+pub(crate) async fn sweep(shared: &Arc<Shared>) -> usize {
+    let mut answers = Vec::new();
+    for shard in 0..shared.shards() {
+        let (reply, answer) = oneshot::channel();
+        shared.post(
+            shard,
+            Op::Ask(Box::new(move |hub, engine| {
+                let _ = reply.send(hub.sweep(engine));
+            })),
+        );
+        answers.push(answer);
+    }
+    let mut removed = 0;
+    for answer in answers {
+        // A shard that has stopped has nothing to sweep.
+        removed += answer.await.unwrap_or(0);
+    }
+    removed
+}

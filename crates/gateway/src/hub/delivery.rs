@@ -1,0 +1,364 @@
+//! Getting things to sockets: one, a room, a namespace.
+
+use std::sync::Arc;
+
+use heartline_wire::ws;
+use tokio::sync::oneshot;
+
+use super::Hub;
+use super::link::{MAX_PENDING_ACKS, PendingAcks};
+use crate::config::Announce;
+use crate::engine::Engine;
+use crate::handler::{Args, EventError, to_json};
+use crate::metrics::Outbound;
+use crate::presence::SocketAddress;
+use crate::publication::{self, AckId, Form, Message, NsId, Publication};
+use crate::rooms::{Joined, Membership, Room, RoomError};
+
+impl Hub {
+    /// An event to one socket of this shard.
+    pub(super) fn emit_here(&mut self, engine: &mut Engine, slot: u32, namespace: NsId, message: &Message) {
+        let Some(form) = self.link(slot).map(|link| link.form) else {
+            return;
+        };
+        self.metrics.outbound(Outbound::Event).add(1);
+        let name = self.namespace_name(namespace).clone();
+        engine.send_with(slot, |out| {
+            publication::push_event(form, &name, None, message, None, None, out);
+        });
+    }
+
+    pub(super) fn emit(&mut self, engine: &mut Engine, to: &SocketAddress, message: &Message, volatile: bool) {
+        let Some(slot) = self.locate(engine, to) else {
+            return;
+        };
+        if volatile && !engine.is_writable(slot) {
+            engine.stats.volatile_dropped += 1;
+            return;
+        }
+        self.emit_here(engine, slot, to.namespace(), message);
+    }
+
+    pub(super) fn emit_with_ack(
+        &mut self,
+        engine: &mut Engine,
+        to: &SocketAddress,
+        message: &Message,
+        reply: oneshot::Sender<Result<Args, EventError>>,
+    ) {
+        let Some(slot) = self.locate(engine, to) else {
+            return;
+        };
+        let Some(link) = self.link_mut(slot) else {
+            return;
+        };
+        let form = link.form;
+        if form == Form::Live {
+            let error = EventError::new("NOT_SUPPORTED", "The live protocol has no acknowledgements from clients");
+            let _ = reply.send(Err(error));
+            return;
+        }
+        let Some(socket) = link.socket_mut(to.namespace()) else {
+            return;
+        };
+        let acks = socket.acks.get_or_insert_with(|| Box::new(PendingAcks::default()));
+        // Those whose caller has given up make room first.
+        if acks.waiting.len() >= MAX_PENDING_ACKS {
+            acks.waiting.retain(|_, waiting| !waiting.is_closed());
+        }
+        if acks.waiting.len() >= MAX_PENDING_ACKS {
+            let error = EventError::new("TOO_MANY_ACKS", "The client owes too many acknowledgements");
+            let _ = reply.send(Err(error));
+            return;
+        }
+        let id = acks.next;
+        acks.next += 1;
+        acks.waiting.insert(id, reply);
+        self.metrics.outbound(Outbound::Event).add(1);
+        let name = self.namespace_name(to.namespace()).clone();
+        engine.send_with(slot, |out| {
+            publication::push_event(form, &name, Some(id), message, None, None, out);
+        });
+    }
+
+    pub(super) fn send_to(
+        &mut self,
+        engine: &mut Engine,
+        to: &SocketAddress,
+        publication: &Publication,
+        unless_in: Option<&str>,
+    ) {
+        let Some(slot) = self.locate(engine, to) else {
+            return;
+        };
+        let Some(link) = self.link(slot) else {
+            return;
+        };
+        if let (Some(room), Some(socket)) = (unless_in, link.socket(to.namespace())) {
+            let in_it = |member: &Membership| {
+                self.rooms
+                    .room(*member)
+                    .is_some_and(|there| *there.key.name == *room)
+            };
+            if socket.rooms.iter().any(in_it) {
+                return;
+            }
+        }
+        engine.send(slot, publication.frames(link.form));
+        self.metrics.deliveries.add(1);
+        self.metrics.outbound(Outbound::Event).add(1);
+    }
+
+    pub(super) fn ack(&mut self, engine: &mut Engine, to: &SocketAddress, ack: &AckId, args: &Args) {
+        let Some(slot) = self.locate(engine, to) else {
+            return;
+        };
+        let Some(form) = self.link(slot).map(|link| link.form) else {
+            return;
+        };
+        self.metrics.outbound(Outbound::Ack).add(1);
+        let name = self.namespace_name(to.namespace()).clone();
+        engine.send_with(slot, |out| {
+            publication::push_ack(form, &name, ack, &args.json, &args.attachments, out);
+        });
+    }
+
+    /// An event was refused: the answer says so, or an event of its own does.
+    pub(super) fn refuse(&mut self, engine: &mut Engine, to: &SocketAddress, ack: Option<&AckId>, error: &EventError) {
+        self.metrics.outbound(Outbound::Error).add(1);
+        let Ok(json) = to_json(error) else {
+            return;
+        };
+        if ack.is_none() || error.announced {
+            if let Some(slot) = self.locate(engine, to) {
+                let live = self.link(slot).is_some_and(|link| link.form == Form::Live);
+                if live && !error.announced {
+                    self.live_error(engine, slot, &error.code, &error.error, None);
+                } else {
+                    let data = json.replacen(r#""ok":false,"#, "", 1);
+                    self.emit_here(engine, slot, to.namespace(), &Message::new("message:error", &data));
+                }
+            }
+        }
+        if let Some(ack) = ack {
+            let args = Args {
+                json,
+                attachments: Vec::new(),
+            };
+            self.ack(engine, to, ack, &args);
+        }
+    }
+
+    // --- rooms -----------------------------------------------------------
+
+    /// Puts a socket into a room; permissions have been looked at.
+    pub(super) fn join(
+        &mut self,
+        engine: &mut Engine,
+        slot: u32,
+        namespace: NsId,
+        name: &str,
+    ) -> Result<Joined, RoomError> {
+        let max = self.shared.config.max_rooms_per_socket;
+        let announce = self.shared.namespaces[usize::from(namespace)].config.announce;
+        let Some(socket) = self
+            .links
+            .get_mut(slot as usize)
+            .and_then(Option::as_mut)
+            .and_then(|link| link.socket_mut(namespace))
+        else {
+            return Err(RoomError::Invalid);
+        };
+        // A user's own room is no list of members: it is the directory of users.
+        if Self::private_room(&socket.identity).as_deref() == Some(name) {
+            return Ok(Joined {
+                incarnation: 0,
+                offset: 0,
+            });
+        }
+        if socket.rooms.len() >= max {
+            let there = socket.rooms.iter().any(|member| {
+                self.rooms
+                    .room(*member)
+                    .is_some_and(|room| *room.key.name == *name)
+            });
+            if !there {
+                return Err(RoomError::Limit);
+            }
+        }
+        let before = socket.rooms.clone();
+        let tenant = socket.identity.tenant_id().cloned();
+        let joined = self
+            .rooms
+            .join(namespace, tenant.as_ref(), name, slot, &mut socket.rooms);
+        let identity = socket.identity.clone();
+        if announce == Announce::Rooms && socket.rooms.len() > before.len() {
+            let room = socket.rooms.last().and_then(|member| self.rooms.room(*member)).cloned();
+            let others = before
+                .iter()
+                .filter_map(|member| self.rooms.room(*member).cloned())
+                .collect();
+            if let (Some(user), Some(room)) = (&identity.user, room) {
+                let at = engine.clock.unix_millis(engine.now);
+                self.shared
+                    .announce_in_room(user, namespace, room, others, at);
+            }
+        }
+        Ok(joined)
+    }
+
+    /// The same at a client's wish, which the limit on joins counts.
+    pub(super) fn try_join(
+        &mut self,
+        engine: &mut Engine,
+        slot: u32,
+        namespace: NsId,
+        name: &str,
+    ) -> Result<(), EventError> {
+        self.count_join(engine, slot, namespace)?;
+        self.join(engine, slot, namespace, name)?;
+        self.note_joined(engine, slot, namespace, name);
+        Ok(())
+    }
+
+    /// One more join, if the limit allows.
+    pub(super) fn count_join(&mut self, engine: &mut Engine, slot: u32, namespace: NsId) -> Result<(), EventError> {
+        let limit = self.shared.namespaces[usize::from(namespace)].config.limits.joins;
+        let now = engine.now;
+        let taken = match (self.link_mut(slot), limit) {
+            (Some(link), Some(limit)) => link.joins.take(limit, now),
+            _ => Ok(()),
+        };
+        taken.map_err(|wait| {
+            self.metrics.rate_limited_joins.add(1);
+            EventError::rate_limited(wait)
+        })
+    }
+
+    /// How many sockets a broadcast to a namespace and tenant is for.
+    pub(crate) fn population(&self, namespace: NsId, tenant: Option<&str>) -> usize {
+        self.links
+            .iter()
+            .flatten()
+            .filter_map(|link| link.socket(namespace))
+            .filter(|socket| socket.identity.tenant_id().map(|tenant| &**tenant) == tenant)
+            .count()
+    }
+
+    pub(super) fn leave(&mut self, slot: u32, namespace: NsId, name: &str) {
+        let Some(socket) = self.link(slot).and_then(|link| link.socket(namespace)) else {
+            return;
+        };
+        let found = socket.rooms.iter().position(|member| {
+            self.rooms
+                .room(*member)
+                .is_some_and(|room| *room.key.name == *name)
+        });
+        if let Some(index) = found {
+            let socket = self.link_mut(slot).and_then(|link| link.socket_mut(namespace));
+            if let Some(membership) = socket.map(|socket| socket.rooms.swap_remove(index)) {
+                self.leave_membership(membership, namespace);
+            }
+        }
+    }
+
+    /// Takes a membership out of its room and keeps the moved member's position true.
+    pub(super) fn leave_membership(&mut self, membership: Membership, namespace: NsId) {
+        let links = &mut self.links;
+        self.rooms.leave(membership, |moved, from, to| {
+            let socket = links
+                .get_mut(moved as usize)
+                .and_then(Option::as_mut)
+                .and_then(|link| link.socket_mut(namespace));
+            if let Some(entry) = socket.and_then(|socket| socket.rooms.iter_mut().find(|member| **member == from)) {
+                *entry = to;
+            }
+        });
+    }
+
+    // --- many ------------------------------------------------------------
+
+    /// The hot path: one publication to the members of a room here.
+    pub(super) fn deliver(&mut self, engine: &mut Engine, room: &Arc<Room>, offset: u64, publication: &Publication) {
+        let Some(members) = self.rooms.deliver(room, offset) else {
+            return;
+        };
+        for &slot in &members {
+            let Some(form) = self.link(slot).map(|link| link.form) else {
+                continue;
+            };
+            let frames = publication.frames(form);
+            match &publication.conflate {
+                None => engine.send(slot, frames),
+                Some(key) => engine.send_keyed(slot, key, frames),
+            }
+        }
+        self.metrics.deliveries.add(members.len() as u64);
+        self.metrics.outbound(Outbound::Event).add(members.len() as u64);
+        self.rooms.restore(room, members);
+    }
+
+    pub(super) fn broadcast(
+        &mut self,
+        engine: &mut Engine,
+        namespace: NsId,
+        tenant: Option<&str>,
+        publication: &Publication,
+    ) {
+        let mut sent = 0;
+        for slot in 0..self.links.len() as u32 {
+            let Some(link) = self.link(slot) else {
+                continue;
+            };
+            let fits = link
+                .socket(namespace)
+                .is_some_and(|socket| socket.identity.tenant_id().map(|tenant| &**tenant) == tenant);
+            if fits {
+                engine.send(slot, publication.frames(link.form));
+                sent += 1;
+            }
+        }
+        self.metrics.deliveries.add(sent);
+        self.metrics.outbound(Outbound::Event).add(sent);
+    }
+
+    /// To whoever is in any of `rooms` but in none of `except`, once each.
+    pub(super) fn deliver_around(
+        &mut self,
+        engine: &mut Engine,
+        rooms: &[Arc<Room>],
+        except: &[Arc<Room>],
+        publication: &Publication,
+    ) {
+        let members = |hub: &Hub, rooms: &[Arc<Room>]| {
+            let mut slots: Vec<u32> = Vec::new();
+            for room in rooms {
+                if let Some((_, members)) = hub.rooms.iter().find(|(there, _)| Arc::ptr_eq(there, room)) {
+                    slots.extend_from_slice(members);
+                }
+            }
+            slots.sort_unstable();
+            slots.dedup();
+            slots
+        };
+        let excluded = members(self, except);
+        for slot in members(self, rooms) {
+            if excluded.binary_search(&slot).is_err() {
+                if let Some(link) = self.link(slot) {
+                    engine.send(slot, publication.frames(link.form));
+                    self.metrics.deliveries.add(1);
+                }
+            }
+        }
+    }
+
+    /// A live `error` frame.
+    pub(super) fn live_error(&mut self, engine: &mut Engine, slot: u32, code: &str, message: &str, id: Option<&str>) {
+        self.metrics.outbound(Outbound::Error).add(1);
+        engine.send_with(slot, |out| {
+            let mut text = String::new();
+            heartline_wire::live::push_error(code, message, id, &mut text);
+            ws::push_frame(ws::OpCode::Text, text.as_bytes(), out);
+        });
+    }
+}

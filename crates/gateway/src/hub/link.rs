@@ -1,0 +1,119 @@
+//! What the hub remembers of a connection and of its sockets.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use hashbrown::HashMap;
+use tokio::sync::oneshot;
+
+use crate::auth::Identity;
+use crate::engine::wheel::Micros;
+use crate::handler::{Args, EventError};
+use crate::publication::{Form, NsId};
+use crate::rate_limit::Gcra;
+use crate::rooms::Membership;
+
+/// One connection above its transport.
+pub(crate) struct Link {
+    pub(crate) form: Form,
+    /// The parser is settled: the first message has come.
+    pub(crate) settled: bool,
+    /// It has been in a namespace at some time.
+    pub(crate) ever_joined: bool,
+    /// Live: frames in a row that fit nothing.
+    pub(crate) violations: u8,
+    /// Handlers that are running.
+    pub(crate) in_flight: u16,
+    /// It is let go as soon as its handlers are done.
+    pub(crate) leaving: bool,
+    pub(crate) sockets: Vec<Sock>,
+    /// The namespace that is being joined.
+    pub(crate) joining: Option<Box<Joining>>,
+    /// A packet that waits for its attachments.
+    pub(crate) partial: Option<Box<Partial>>,
+    /// When a spread-out drain lets it go; `Micros::MAX` when there is none.
+    pub(crate) drain_at: Micros,
+    pub(crate) events: Gcra,
+    pub(crate) joins: Gcra,
+    /// Events refused since one was allowed.
+    pub(crate) refused: u32,
+    pub(crate) user_agent: Option<Arc<str>>,
+    /// The bearer token of the handshake, for namespaces joined without one.
+    pub(crate) bearer: Option<Box<str>>,
+}
+
+impl Link {
+    pub(crate) fn new(form: Form) -> Self {
+        Link {
+            form,
+            settled: form == Form::Live,
+            ever_joined: false,
+            violations: 0,
+            in_flight: 0,
+            leaving: false,
+            sockets: Vec::new(),
+            joining: None,
+            partial: None,
+            drain_at: Micros::MAX,
+            events: Gcra::default(),
+            joins: Gcra::default(),
+            refused: 0,
+            user_agent: None,
+            bearer: None,
+        }
+    }
+
+    pub(crate) fn socket(&self, namespace: NsId) -> Option<&Sock> {
+        self.sockets.iter().find(|socket| socket.namespace == namespace)
+    }
+
+    pub(crate) fn socket_mut(&mut self, namespace: NsId) -> Option<&mut Sock> {
+        self.sockets
+            .iter_mut()
+            .find(|socket| socket.namespace == namespace)
+    }
+}
+
+/// One socket: the connection's place in a namespace.
+pub(crate) struct Sock {
+    pub(crate) namespace: NsId,
+    pub(crate) secret: [u8; 12],
+    pub(crate) identity: Arc<Identity>,
+    pub(crate) connected_at: Micros,
+    pub(crate) last_activity: Micros,
+    /// When the next `heartbeat` event is due; `Micros::MAX` when none is.
+    pub(crate) next_heartbeat: Micros,
+    /// When the token expires on this clock; `Micros::MAX` for never.
+    pub(crate) expires: Micros,
+    pub(crate) rooms: Vec<Membership>,
+    pub(crate) acks: Option<Box<PendingAcks>>,
+}
+
+/// Events that wait for the client's acknowledgement.
+#[derive(Default)]
+pub(crate) struct PendingAcks {
+    pub(crate) next: u64,
+    pub(crate) waiting: HashMap<u64, oneshot::Sender<Result<Args, EventError>>>,
+}
+
+/// Most acknowledgements one socket may owe.
+pub(crate) const MAX_PENDING_ACKS: usize = 1024;
+
+/// A namespace on its way to being joined.
+pub(crate) struct Joining {
+    pub(crate) namespace: NsId,
+    pub(crate) secret: [u8; 12],
+    /// The CONNECT payload, for connect handlers.
+    pub(crate) payload: Option<String>,
+    /// The id of a live `auth` frame.
+    pub(crate) id: Option<Box<str>>,
+}
+
+/// A binary event or acknowledgement, its attachments still coming.
+pub(crate) struct Partial {
+    pub(crate) text: String,
+    pub(crate) expected: usize,
+    pub(crate) attachments: Vec<Bytes>,
+    /// Bytes so far; bounded by the largest message.
+    pub(crate) size: usize,
+}

@@ -1,0 +1,236 @@
+//! The live protocol: frames of a plain WebSocket.
+
+use heartline_wire::live::{self, ClientFrame};
+use heartline_wire::{json, ws};
+
+use super::Hub;
+use crate::engine::Engine;
+use crate::handler::EventError;
+use crate::metrics::Inbound;
+use crate::publication::{AckId, Message, NsId};
+use crate::reason::Reason;
+use crate::rooms;
+
+/// A live connection's only namespace.
+const ROOT: NsId = 0;
+/// Frames in a row that fit nothing, after which the connection is closed.
+const MAX_VIOLATIONS: u8 = 20;
+
+impl Hub {
+    pub(super) fn live_frame(&mut self, engine: &mut Engine, slot: u32, text: &str) {
+        let frame = match live::decode(text) {
+            Ok(frame) => frame,
+            Err(error) => {
+                let id = match &error {
+                    live::FrameError::Missing { id, .. } => *id,
+                    _ => None,
+                };
+                return self.violation(engine, slot, &error.message(), id);
+            }
+        };
+        let Some(link) = self.link_mut(slot) else {
+            return;
+        };
+        link.violations = 0;
+        if link.sockets.is_empty() {
+            match frame {
+                ClientFrame::Auth { .. } | ClientFrame::Ping { .. } => {}
+                _ => {
+                    let reason = Reason::AuthFailed;
+                    engine.close_with(slot, reason, reason.close_code(), "AUTH_REQUIRED");
+                    return;
+                }
+            }
+        }
+        match frame {
+            ClientFrame::Auth { token, id } => {
+                self.count_inbound(Inbound::Auth);
+                self.live_auth(engine, slot, &token, id);
+            }
+            ClientFrame::Ping { id } => {
+                self.count_inbound(Inbound::Ping);
+                let now = engine.clock.unix_millis(engine.now);
+                engine.send_with(slot, |out| {
+                    let mut text = String::new();
+                    live::push_pong(id, now, &mut text);
+                    ws::push_frame(ws::OpCode::Text, text.as_bytes(), out);
+                });
+            }
+            ClientFrame::Subscribe { topic, id, .. } => {
+                self.count_inbound(Inbound::Subscribe);
+                self.subscribe(engine, slot, &topic, id);
+            }
+            ClientFrame::Unsubscribe { topic, id } => {
+                self.count_inbound(Inbound::Unsubscribe);
+                self.active(engine, slot);
+                self.leave(slot, ROOT, &topic);
+                engine.send_with(slot, |out| {
+                    let mut text = String::new();
+                    live::push_unsubscribed(&topic, id, &mut text);
+                    ws::push_frame(ws::OpCode::Text, text.as_bytes(), out);
+                });
+            }
+            ClientFrame::Publish {
+                topic,
+                event,
+                data,
+                key,
+                id,
+            } => {
+                self.count_inbound(Inbound::Publish);
+                self.live_publish(engine, slot, &topic, &event, data, key.as_deref(), id);
+            }
+            ClientFrame::Emit { event, data, id } => {
+                self.count_inbound(Inbound::Event);
+                let ack = id.map(|id| AckId::Raw(id.into()));
+                self.event(engine, slot, ROOT, &event, data, &[], ack);
+            }
+        }
+    }
+
+    fn violation(&mut self, engine: &mut Engine, slot: u32, message: &str, id: Option<&str>) {
+        let Some(link) = self.link_mut(slot) else {
+            return;
+        };
+        link.violations += 1;
+        if link.violations > MAX_VIOLATIONS {
+            engine.close(slot, Reason::ProtocolViolation);
+            return;
+        }
+        self.live_error(engine, slot, "protocol-violation", message, id);
+    }
+
+    fn active(&mut self, engine: &Engine, slot: u32) {
+        let now = engine.now;
+        if let Some(socket) = self.link_mut(slot).and_then(|link| link.socket_mut(ROOT)) {
+            socket.last_activity = now;
+        }
+    }
+
+    /// First identity of a connection, or a new token for the one it has.
+    fn live_auth(&mut self, engine: &mut Engine, slot: u32, token: &str, id: Option<&str>) {
+        let Some(link) = self.link(slot) else {
+            return;
+        };
+        let known = link.socket(ROOT).is_some_and(|socket| socket.identity.user.is_some());
+        if !known {
+            self.connect(engine, slot, ROOT, Some(token.to_owned()), None, id);
+            return;
+        }
+        // The same as `auth:refresh` on Socket.IO.
+        let data = format!(r#"{{"token":{}}}"#, json::quote(token));
+        let ack = id.map(|id| AckId::Raw(id.into()));
+        self.event(engine, slot, ROOT, "auth:refresh", &data, &[], ack);
+    }
+
+    fn subscribe(&mut self, engine: &mut Engine, slot: u32, topic: &str, id: Option<&str>) {
+        self.active(engine, slot);
+        if let Err(error) = self.count_join(engine, slot, ROOT) {
+            self.live_error(engine, slot, &error.code, &error.error, id);
+            return;
+        }
+        let Some(link) = self.link(slot) else {
+            return;
+        };
+        let Some(socket) = link.socket(ROOT) else {
+            return;
+        };
+        let joined = rooms::may_join(topic, &socket.identity).and_then(|()| self.join(engine, slot, ROOT, topic));
+        match joined {
+            Ok(joined) => {
+                self.note_joined(engine, slot, ROOT, topic);
+                let epoch = self.shared.epoch(joined.incarnation);
+                engine.send_with(slot, |out| {
+                    let mut text = String::new();
+                    live::push_subscribed(topic, id, &epoch, joined.offset, "[]", false, &mut text);
+                    ws::push_frame(ws::OpCode::Text, text.as_bytes(), out);
+                });
+            }
+            Err(error) => self.live_error(engine, slot, error.code(), error.message(), id),
+        }
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "the frame's fields")]
+    fn live_publish(
+        &mut self,
+        engine: &mut Engine,
+        slot: u32,
+        topic: &str,
+        event: &str,
+        data: &str,
+        key: Option<&str>,
+        id: Option<&str>,
+    ) {
+        // The same handler as Socket.IO's `publish`, fed with the frame's fields.
+        if live::is_reserved(event) {
+            let error = EventError::new("INVALID_EVENT", "This name is one of the protocol's own types");
+            if let Some(address) = self.address(engine, slot, ROOT) {
+                let ack = id.map(|id| AckId::Raw(id.into()));
+                self.refuse(engine, &address, ack.as_ref(), &error);
+            }
+            return;
+        }
+        let limit = self.shared.namespaces[usize::from(ROOT)].config.limits.events;
+        let now = engine.now;
+        self.active(engine, slot);
+        let Some(link) = self.link_mut(slot) else {
+            return;
+        };
+        let limited = limit.and_then(|limit| link.events.take(limit, now).err());
+        let Some(socket) = link.socket(ROOT) else {
+            return;
+        };
+        let identity = socket.identity.clone();
+        let reply = if let Some(wait) = limited {
+            self.metrics.rate_limited_events.add(1);
+            Err(EventError::rate_limited(wait))
+        } else {
+            rooms::may_publish(topic, &identity)
+                .map_err(EventError::from)
+                .map(|()| {
+                    let tenant = identity.tenant_id().map(|tenant| &**tenant);
+                    self.shared
+                        .publish_to_room(ROOT, tenant, topic, Message::new(event, data), key)
+                })
+        };
+        let Some(address) = self.address(engine, slot, ROOT) else {
+            return;
+        };
+        let ack = id.map(|id| AckId::Raw(id.into()));
+        match (reply, ack) {
+            (Ok(offset), Some(ack)) => {
+                let json = match offset {
+                    Some(offset) => format!(r#"{{"ok":true,"offset":{offset}}}"#),
+                    None => r#"{"ok":true}"#.to_owned(),
+                };
+                let args = crate::handler::Args {
+                    json,
+                    attachments: Vec::new(),
+                };
+                self.ack(engine, &address, &ack, &args);
+            }
+            (Ok(_), None) => {}
+            (Err(error), ack) => self.refuse(engine, &address, ack.as_ref(), &error),
+        }
+    }
+
+    /// Whoever joins a conversation's room is one of its members from then on.
+    pub(super) fn note_joined(&mut self, engine: &mut Engine, slot: u32, namespace: NsId, room: &str) {
+        let Some(conversation) = room.strip_prefix("conversation:") else {
+            return;
+        };
+        let user = self
+            .link(slot)
+            .and_then(|link| link.socket(namespace))
+            .and_then(|socket| socket.identity.user.clone());
+        if let Some(user) = user {
+            let noted = self.shared.store.add_member(conversation, &user);
+            let work = async move {
+                if let Err(error) = noted.await {
+                    tracing::warn!(%error, "a conversation's member could not be stored");
+                }
+            };
+            self.start(engine, Box::pin(work), super::TaskKind::Detached, 10_000_000);
+        }
+    }
+}

@@ -1,0 +1,425 @@
+//! What is said on the connections of one shard, and what it means.
+//!
+//! Both protocols end in the same event and start from the same publication:
+//! `socketio` and `live` translate, `events` decides who handles, `connect`
+//! lets sockets in, `lifecycle` lets them go, `delivery` fans out, `query`
+//! answers the API.
+//!
+//! Everything that another thread (or a handler) wants of a socket comes as an
+//! [`Op`] through the shard's mailbox, so a connection's state has one owner
+//! and no lock.
+
+mod connect;
+mod delivery;
+mod events;
+mod lifecycle;
+pub(crate) mod link;
+mod live;
+pub(crate) mod query;
+mod socketio;
+
+use std::sync::Arc;
+
+use tokio::sync::oneshot;
+
+use crate::auth::Identity;
+use crate::engine::conn::{Kind, TransportName};
+use crate::engine::id::{ConnId, Name};
+use crate::engine::tasks::{Ended, TaskId, Tasks, Work};
+use crate::engine::wheel::Micros;
+use crate::engine::{App, Data, Engine, Handshake};
+use crate::gateway::Shared;
+use crate::handler::{Args, EventError};
+use crate::metrics::{Inbound, ShardMetrics};
+use crate::presence::SocketAddress;
+use crate::publication::{AckId, Form, Message, NsId, Publication};
+use crate::reason::Reason;
+use crate::rooms::{LocalRooms, Room, RoomError};
+use crate::socket::Socket;
+pub(crate) use connect::Outcome;
+pub(crate) use events::{FAR_OVER, FAR_OVER_AT_LEAST};
+use link::Link;
+
+/// How often tasks that ran out of time are looked for.
+const TASK_SWEEP: Micros = 250_000;
+
+/// A question that is answered where the connections are.
+pub(crate) type Question = Box<dyn FnOnce(&mut Hub, &mut Engine) + Send>;
+
+/// What may be asked of a shard.
+pub(crate) enum Op {
+    /// A future can go on.
+    Wake(TaskId),
+    /// An authentication has ended.
+    Connecting {
+        socket: SocketAddress,
+        outcome: Outcome,
+    },
+    Emit {
+        to: SocketAddress,
+        message: Message,
+        volatile: bool,
+    },
+    EmitWithAck {
+        to: SocketAddress,
+        message: Message,
+        reply: oneshot::Sender<Result<Args, EventError>>,
+    },
+    /// Something that many get, to one of them.
+    Send {
+        to: SocketAddress,
+        publication: Arc<Publication>,
+        /// Not if the socket is in this room.
+        unless_in: Option<Arc<str>>,
+    },
+    Ack {
+        to: SocketAddress,
+        ack: AckId,
+        args: Args,
+    },
+    Refuse {
+        to: SocketAddress,
+        ack: Option<AckId>,
+        error: Box<EventError>,
+    },
+    Join {
+        to: SocketAddress,
+        room: Box<str>,
+        reply: oneshot::Sender<Result<(), RoomError>>,
+    },
+    /// A client's own wish to join: counted by the limit on joins.
+    TryJoin {
+        to: SocketAddress,
+        room: Box<str>,
+        reply: oneshot::Sender<Result<(), EventError>>,
+    },
+    Leave {
+        to: SocketAddress,
+        room: Box<str>,
+        reply: oneshot::Sender<()>,
+    },
+    /// A publication to the members of a room.
+    Deliver {
+        room: Arc<Room>,
+        offset: u64,
+        publication: Arc<Publication>,
+    },
+    /// A publication to a namespace's sockets of one tenant.
+    Broadcast {
+        namespace: NsId,
+        tenant: Option<Arc<str>>,
+        publication: Arc<Publication>,
+    },
+    /// A publication to whoever is in any of the rooms, and in none of the others.
+    DeliverAround {
+        rooms: Vec<Arc<Room>>,
+        except: Vec<Arc<Room>>,
+        publication: Arc<Publication>,
+    },
+    Disconnect {
+        to: SocketAddress,
+        reason: Reason,
+        reply: Option<oneshot::Sender<bool>>,
+    },
+    /// A newer connection took this one's place.
+    Replaced {
+        to: SocketAddress,
+        by: Option<Arc<str>>,
+        reason: Reason,
+    },
+    /// The socket has a new token.
+    Refresh {
+        to: SocketAddress,
+        identity: Arc<Identity>,
+    },
+    /// The node is going away: everybody is let go, over this many microseconds.
+    Drain { spread: Micros },
+    /// Whoever has not gone yet goes now.
+    Force,
+    Ask(Question),
+}
+
+/// What the hub wants to know of a task when it ends.
+pub(crate) enum TaskKind {
+    Handler(ConnId),
+    Connect(SocketAddress),
+    Detached,
+}
+
+pub(crate) struct HubPost {
+    shared: Arc<Shared>,
+    shard: u16,
+}
+
+impl crate::engine::tasks::Post for HubPost {
+    fn post(&self, task: TaskId) {
+        self.shared.post(self.shard, Op::Wake(task));
+    }
+}
+
+/// The sockets of one shard.
+pub(crate) struct Hub {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) shard: u16,
+    links: Vec<Option<Link>>,
+    pub(crate) rooms: LocalRooms,
+    tasks: Tasks<HubPost, TaskKind>,
+    next_task_sweep: Micros,
+    pub(crate) metrics: Arc<ShardMetrics>,
+}
+
+impl Hub {
+    pub(crate) fn new(shared: Arc<Shared>, shard: u16) -> Self {
+        let metrics = shared.metrics.shards[usize::from(shard)].clone();
+        let post = Arc::new(HubPost {
+            shared: shared.clone(),
+            shard,
+        });
+        Hub {
+            rooms: LocalRooms::new(shared.rooms.clone(), shard),
+            tasks: Tasks::new(post),
+            links: Vec::new(),
+            next_task_sweep: 0,
+            shared,
+            shard,
+            metrics,
+        }
+    }
+
+    fn link(&self, slot: u32) -> Option<&Link> {
+        self.links.get(slot as usize)?.as_ref()
+    }
+
+    fn link_mut(&mut self, slot: u32) -> Option<&mut Link> {
+        self.links.get_mut(slot as usize)?.as_mut()
+    }
+
+    /// Where a socket is, if it is still there.
+    fn locate(&self, engine: &Engine, address: &SocketAddress) -> Option<u32> {
+        let slot = engine.find(address.0.conn)?;
+        let socket = self.link(slot)?.socket(address.namespace())?;
+        (socket.secret == address.0.secret).then_some(slot)
+    }
+
+    fn address(&self, engine: &Engine, slot: u32, namespace: NsId) -> Option<SocketAddress> {
+        let socket = self.link(slot)?.socket(namespace)?;
+        Some(SocketAddress(Name {
+            conn: engine.id(slot)?,
+            part: namespace,
+            secret: socket.secret,
+        }))
+    }
+
+    /// A handle for handlers.
+    fn handle(&self, engine: &Engine, slot: u32, namespace: NsId) -> Option<Socket> {
+        let socket = self.link(slot)?.socket(namespace)?;
+        let conn = engine.conn(slot)?;
+        Some(Socket {
+            shared: self.shared.clone(),
+            address: SocketAddress(Name {
+                conn: engine.id(slot)?,
+                part: namespace,
+                secret: socket.secret,
+            }),
+            identity: socket.identity.clone(),
+            remote: conn.guard.ip(),
+        })
+    }
+
+    fn namespace_name(&self, namespace: NsId) -> &Arc<str> {
+        &self.shared.namespaces[usize::from(namespace)].name
+    }
+
+    // --- tasks -----------------------------------------------------------
+
+    /// Runs `work` now, and goes on with it later if it waits.
+    fn start(&mut self, engine: &mut Engine, work: Work, kind: TaskKind, time: Micros) {
+        let ended = self.tasks.start(work, kind, engine.now + time);
+        self.ended(engine, ended);
+    }
+
+    fn ended(&mut self, engine: &mut Engine, ended: Ended<TaskKind>) {
+        match ended {
+            Ended::Waiting => {}
+            Ended::Done(kind) => self.task_done(engine, kind),
+            Ended::Panicked(kind) => {
+                tracing::error!("a handler panicked; its event was refused");
+                self.metrics.handler_panics.add(1);
+                self.task_failed(engine, kind);
+            }
+        }
+    }
+
+    fn task_done(&mut self, engine: &mut Engine, kind: TaskKind) {
+        if let TaskKind::Handler(conn) = kind {
+            self.handler_done(engine, conn);
+        }
+    }
+
+    fn task_failed(&mut self, engine: &mut Engine, kind: TaskKind) {
+        match kind {
+            TaskKind::Handler(conn) => self.handler_done(engine, conn),
+            TaskKind::Connect(socket) => self.connect_failed(engine, socket),
+            TaskKind::Detached => {}
+        }
+    }
+
+    fn expire_tasks(&mut self, engine: &mut Engine) {
+        let mut expired = Vec::new();
+        self.tasks.expire(engine.now, |kind| expired.push(kind));
+        for kind in expired {
+            if matches!(kind, TaskKind::Handler(_)) {
+                tracing::warn!("a handler ran out of time; its event was refused");
+                self.metrics.handler_timeouts.add(1);
+            }
+            self.task_failed(engine, kind);
+        }
+    }
+}
+
+impl App for Hub {
+    type Op = Op;
+
+    fn opened(&mut self, engine: &mut Engine, slot: u32, handshake: Handshake) {
+        if self.links.len() <= slot as usize {
+            self.links.resize_with(slot as usize + 1, || None);
+        }
+        let live = engine.conn(slot).is_some_and(|conn| conn.kind == Kind::Plain);
+        let mut link = Link::new(if live { Form::Live } else { Form::Text });
+        link.user_agent = handshake
+            .user_agent
+            .as_deref()
+            .map(|agent| self.shared.user_agents.intern(agent));
+        if !live {
+            link.bearer = handshake.bearer.clone();
+        }
+        self.links[slot as usize] = Some(link);
+        self.metrics.connects.add(1);
+        if live {
+            self.live_opened(engine, slot, handshake);
+        }
+        self.rearm(engine, slot);
+    }
+
+    fn message(&mut self, engine: &mut Engine, slot: u32, data: Data<'_>) {
+        match self.link(slot).map(|link| link.form) {
+            Some(Form::Live) => match data {
+                Data::Text(text) => self.live_frame(engine, slot, text),
+                Data::Binary(_) => {}
+            },
+            Some(Form::Text | Form::Msgpack) => self.socketio_message(engine, slot, data),
+            None => {}
+        }
+    }
+
+    fn closed(&mut self, engine: &mut Engine, slot: u32, reason: Reason) {
+        self.link_closed(engine, slot, reason);
+    }
+
+    fn upgraded(&mut self, _engine: &mut Engine, slot: u32) {
+        if let Some(link) = self.link(slot) {
+            for socket in &link.sockets {
+                self.metrics
+                    .connections(TransportName::Polling, socket.namespace)
+                    .sub(1);
+                self.metrics
+                    .connections(TransportName::WebSocket, socket.namespace)
+                    .add(1);
+            }
+        }
+    }
+
+    fn deadline(&mut self, engine: &mut Engine, slot: u32) {
+        self.link_deadline(engine, slot);
+    }
+
+    fn op(&mut self, engine: &mut Engine, op: Op) {
+        match op {
+            Op::Wake(task) => {
+                if let Some(ended) = self.tasks.resume(task) {
+                    self.ended(engine, ended);
+                }
+            }
+            Op::Connecting { socket, outcome } => self.connecting(engine, socket, outcome),
+            Op::Emit {
+                to,
+                message,
+                volatile,
+            } => self.emit(engine, &to, &message, volatile),
+            Op::EmitWithAck { to, message, reply } => self.emit_with_ack(engine, &to, &message, reply),
+            Op::Send {
+                to,
+                publication,
+                unless_in,
+            } => self.send_to(engine, &to, &publication, unless_in.as_deref()),
+            Op::Ack { to, ack, args } => self.ack(engine, &to, &ack, &args),
+            Op::Refuse { to, ack, error } => self.refuse(engine, &to, ack.as_ref(), &error),
+            Op::Join { to, room, reply } => {
+                if let Some(slot) = self.locate(engine, &to) {
+                    let joined = self.join(engine, slot, to.namespace(), &room);
+                    let _ = reply.send(joined.map(drop));
+                }
+            }
+            Op::TryJoin { to, room, reply } => {
+                if let Some(slot) = self.locate(engine, &to) {
+                    let _ = reply.send(self.try_join(engine, slot, to.namespace(), &room));
+                }
+            }
+            Op::Leave { to, room, reply } => {
+                if let Some(slot) = self.locate(engine, &to) {
+                    self.leave(slot, to.namespace(), &room);
+                    let _ = reply.send(());
+                }
+            }
+            Op::Deliver {
+                room,
+                offset,
+                publication,
+            } => self.deliver(engine, &room, offset, &publication),
+            Op::Broadcast {
+                namespace,
+                tenant,
+                publication,
+            } => self.broadcast(engine, namespace, tenant.as_deref(), &publication),
+            Op::DeliverAround {
+                rooms,
+                except,
+                publication,
+            } => self.deliver_around(engine, &rooms, &except, &publication),
+            Op::Disconnect { to, reason, reply } => {
+                let there = self.locate(engine, &to);
+                if let Some(slot) = there {
+                    self.end_socket(engine, slot, to.namespace(), reason);
+                }
+                if let Some(reply) = reply {
+                    let _ = reply.send(there.is_some());
+                }
+            }
+            Op::Replaced { to, by, reason } => self.replaced(engine, &to, by.as_deref(), reason),
+            Op::Refresh { to, identity } => self.refresh(engine, &to, identity),
+            Op::Drain { spread } => self.drain(engine, spread),
+            Op::Force => self.force(engine),
+            Op::Ask(question) => question(self, engine),
+        }
+    }
+
+    fn turn(&mut self, engine: &mut Engine) {
+        if engine.now >= self.next_task_sweep {
+            self.next_task_sweep = engine.now + TASK_SWEEP;
+            if self.tasks.waiting() > 0 {
+                self.expire_tasks(engine);
+            }
+        }
+        self.metrics.take_engine_stats(&mut engine.stats);
+    }
+
+    fn next_wake(&self) -> Option<Micros> {
+        (self.tasks.waiting() > 0).then_some(self.next_task_sweep)
+    }
+}
+
+impl Hub {
+    fn count_inbound(&self, kind: Inbound) {
+        self.metrics.inbound(kind).add(1);
+    }
+}

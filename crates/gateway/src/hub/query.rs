@@ -1,0 +1,88 @@
+//! What the API wants to know of a shard's sockets.
+
+use super::Hub;
+use crate::engine::Engine;
+use crate::entries::{SocketEntry, SocketFilter};
+use crate::presence::SocketAddress;
+use crate::publication::{NsId, address_text};
+
+impl Hub {
+    /// Entries from `from` on that fit, at most `limit`; and the slot to go on from.
+    pub(crate) fn list(
+        &self,
+        engine: &Engine,
+        filter: &SocketFilter,
+        from: u32,
+        limit: usize,
+    ) -> (Vec<SocketEntry>, Option<u32>) {
+        let mut found = Vec::new();
+        for slot in from..self.links.len() as u32 {
+            if found.len() >= limit {
+                return (found, Some(slot));
+            }
+            let Some(link) = self.link(slot) else {
+                continue;
+            };
+            for socket in &link.sockets {
+                if let Some(entry) = self.entry(engine, slot, socket.namespace) {
+                    if fits(&entry, filter) {
+                        found.push(entry);
+                    }
+                }
+            }
+        }
+        (found, None)
+    }
+
+    /// The entry of one socket.
+    pub(crate) fn inspect(&self, engine: &Engine, address: &SocketAddress) -> Option<SocketEntry> {
+        let slot = self.locate(engine, address)?;
+        self.entry(engine, slot, address.namespace())
+    }
+
+    fn entry(&self, engine: &Engine, slot: u32, namespace: NsId) -> Option<SocketEntry> {
+        let conn = engine.conn(slot)?;
+        let link = self.link(slot)?;
+        let socket = link.socket(namespace)?;
+        let identity = &socket.identity;
+        let user = identity.user.as_deref();
+        let text = |value: Option<&std::sync::Arc<str>>| value.map(ToString::to_string);
+        let mut rooms: Vec<String> = socket
+            .rooms
+            .iter()
+            .filter_map(|member| self.rooms.room(*member))
+            .map(|room| room.key.name.to_string())
+            .chain(Hub::private_room(identity))
+            .collect();
+        rooms.sort_unstable();
+        let unix = |at| engine.clock.unix_millis(at);
+        Some(SocketEntry {
+            socket_id: self.address(engine, slot, namespace)?.0.encode(),
+            user_id: user.map(|user| user.user_id.to_string()),
+            user_type: text(user.and_then(|user| user.user_type.as_ref())),
+            tenant_id: text(identity.tenant_id()),
+            device_id: text(identity.device_id.as_ref()),
+            wallet_address: text(identity.wallet_address.as_ref()),
+            node_id: self.shared.config.node_id.clone(),
+            transport: conn.transport_name().word(),
+            namespace: self.namespace_name(namespace).to_string(),
+            remote_addr: address_text(conn.guard.ip()),
+            user_agent: text(link.user_agent.as_ref()),
+            state: "connected",
+            connected_at: unix(socket.connected_at),
+            last_seen_at: unix(conn.last_seen),
+            last_activity_at: unix(socket.last_activity),
+            rtt_ms: (conn.rtt > 0).then(|| f64::from(conn.rtt) / 1000.0),
+            rooms,
+        })
+    }
+}
+
+fn fits(entry: &SocketEntry, filter: &SocketFilter) -> bool {
+    let same = |wanted: &Option<String>, value: Option<&String>| wanted.is_none() || wanted.as_ref() == value;
+    same(&filter.user_id, entry.user_id.as_ref())
+        && same(&filter.user_type, entry.user_type.as_ref())
+        && same(&filter.tenant_id, entry.tenant_id.as_ref())
+        && same(&filter.namespace, Some(&entry.namespace))
+        && filter.room.as_ref().is_none_or(|room| entry.rooms.contains(room))
+}

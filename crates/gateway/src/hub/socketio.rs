@@ -1,0 +1,255 @@
+//! Socket.IO packets, in the default parser's text and in msgpack.
+
+use bytes::Bytes;
+use heartline_wire::socketio::{self, PacketType};
+use heartline_wire::{json, msgpack, ws};
+
+use super::Hub;
+use super::link::Partial;
+use crate::engine::{Data, Engine};
+use crate::handler::Args;
+use crate::metrics::Inbound;
+use crate::publication::{AckId, Form, NsId};
+use crate::reason::Reason;
+
+impl Hub {
+    pub(super) fn socketio_message(&mut self, engine: &mut Engine, slot: u32, data: Data<'_>) {
+        let Some(link) = self.link_mut(slot) else {
+            return;
+        };
+        if !link.settled {
+            // A msgpack client's first packet, as all of its packets, is
+            // binary; the default parser's is text.
+            link.settled = true;
+            if matches!(data, Data::Binary(_)) {
+                link.form = Form::Msgpack;
+            }
+        }
+        let fine = match (link.form, data) {
+            (Form::Msgpack, Data::Binary(bytes)) => self.msgpack_packet(engine, slot, bytes),
+            (Form::Text, Data::Text(text)) => self.text_packet(engine, slot, text),
+            (Form::Text, Data::Binary(bytes)) => self.attachment(engine, slot, bytes),
+            _ => None,
+        };
+        if fine.is_none() {
+            engine.close(slot, Reason::ProtocolViolation);
+        }
+    }
+
+    /// `None` is a violation of the protocol, here and below.
+    fn text_packet(&mut self, engine: &mut Engine, slot: u32, text: &str) -> Option<()> {
+        if self.link(slot)?.partial.is_some() {
+            // Text where attachments were promised.
+            return None;
+        }
+        let packet = socketio::decode(text).ok()?;
+        match packet.kind {
+            PacketType::BinaryEvent | PacketType::BinaryAck => {
+                self.link_mut(slot)?.partial = Some(Box::new(Partial {
+                    text: text.to_owned(),
+                    expected: packet.attachments,
+                    attachments: Vec::new(),
+                    size: text.len(),
+                }));
+                Some(())
+            }
+            kind => self.packet(engine, slot, kind, packet.namespace, packet.id, packet.data, &[]),
+        }
+    }
+
+    fn attachment(&mut self, engine: &mut Engine, slot: u32, bytes: &[u8]) -> Option<()> {
+        let max = engine.settings.max_payload;
+        let link = self.link_mut(slot)?;
+        let partial = link.partial.as_mut()?;
+        partial.size += bytes.len();
+        if partial.size > max {
+            engine.close(slot, Reason::PayloadTooLarge);
+            return Some(());
+        }
+        partial.attachments.push(Bytes::copy_from_slice(bytes));
+        if partial.attachments.len() < partial.expected {
+            return Some(());
+        }
+        let partial = link.partial.take()?;
+        let packet = socketio::decode(&partial.text).ok()?;
+        let data = packet.data?;
+        if !socketio::check_placeholders(data, partial.expected) {
+            return None;
+        }
+        let kind = match packet.kind {
+            PacketType::BinaryEvent => PacketType::Event,
+            _ => PacketType::Ack,
+        };
+        let (namespace, id) = (packet.namespace, packet.id);
+        self.packet(engine, slot, kind, namespace, id, Some(data), &partial.attachments)
+    }
+
+    fn msgpack_packet(&mut self, engine: &mut Engine, slot: u32, bytes: &[u8]) -> Option<()> {
+        let packet = msgpack::decode(bytes).ok()?;
+        self.packet(
+            engine,
+            slot,
+            packet.kind,
+            &packet.namespace,
+            packet.id,
+            packet.data.as_deref(),
+            &packet.attachments,
+        )
+    }
+
+    fn packet(
+        &mut self,
+        engine: &mut Engine,
+        slot: u32,
+        kind: PacketType,
+        namespace: &str,
+        id: Option<u64>,
+        data: Option<&str>,
+        attachments: &[Bytes],
+    ) -> Option<()> {
+        let known = self.shared.namespace_id(namespace);
+        match kind {
+            PacketType::Connect => {
+                self.count_inbound(Inbound::Connect);
+                self.socketio_connect(engine, slot, namespace, known, data)
+            }
+            PacketType::Disconnect => {
+                self.count_inbound(Inbound::Disconnect);
+                if let Some(namespace) = self.joined(slot, known)? {
+                    self.leave_namespace(engine, slot, namespace, Reason::ClientLeft);
+                }
+                Some(())
+            }
+            PacketType::Event => {
+                self.count_inbound(Inbound::Event);
+                let Some(namespace) = self.joined(slot, known)? else {
+                    return Some(());
+                };
+                let (name, args) = socketio::split_event(data?)?;
+                let ack = id.map(AckId::Number);
+                self.event(engine, slot, namespace, &name, args, attachments, ack);
+                Some(())
+            }
+            PacketType::Ack => {
+                self.count_inbound(Inbound::Ack);
+                let Some(namespace) = self.joined(slot, known)? else {
+                    return Some(());
+                };
+                let args = Args {
+                    json: socketio::array_inside(data?)?.to_owned(),
+                    attachments: attachments.to_vec(),
+                };
+                let acks = self.link_mut(slot)?.socket_mut(namespace)?.acks.as_mut();
+                if let Some(waiting) = acks.and_then(|acks| acks.waiting.remove(&id.unwrap_or(u64::MAX))) {
+                    let _ = waiting.send(Ok(args));
+                }
+                Some(())
+            }
+            PacketType::ConnectError | PacketType::BinaryEvent | PacketType::BinaryAck => None,
+        }
+    }
+
+    /// The namespace, if the connection is in it. A packet for one that it has
+    /// just been removed from is ignored; one before any CONNECT is a violation.
+    fn joined(&self, slot: u32, namespace: Option<NsId>) -> Option<Option<NsId>> {
+        let link = self.link(slot)?;
+        if !link.ever_joined {
+            return None;
+        }
+        Some(namespace.filter(|&namespace| link.socket(namespace).is_some()))
+    }
+
+    fn socketio_connect(
+        &mut self,
+        engine: &mut Engine,
+        slot: u32,
+        name: &str,
+        namespace: Option<NsId>,
+        payload: Option<&str>,
+    ) -> Option<()> {
+        let link = self.link(slot)?;
+        let Some(namespace) = namespace else {
+            let refusal = (name, "Invalid namespace", None);
+            self.connect_error(engine, slot, refusal.0, refusal.1, refusal.2);
+            return Some(());
+        };
+        if link.joining.is_some() || link.socket(namespace).is_some() {
+            return None;
+        }
+        if self.shared.is_draining() {
+            self.connect_error(
+                engine,
+                slot,
+                name,
+                "This node is going away",
+                Some(r#"{"code":"DRAINING"}"#),
+            );
+            return Some(());
+        }
+        let token = payload
+            .and_then(|payload| json::field(payload, "token"))
+            .and_then(json::unquote)
+            .map(|token| token.strip_prefix("Bearer ").unwrap_or(&token).to_owned())
+            .filter(|token| !token.is_empty())
+            .or_else(|| link.bearer.as_deref().map(ToOwned::to_owned));
+        self.connect(engine, slot, namespace, token, payload.map(ToOwned::to_owned), None);
+        Some(())
+    }
+
+    /// CONNECT_ERROR; the connection stays and may try again.
+    pub(super) fn connect_error(
+        &mut self,
+        engine: &mut Engine,
+        slot: u32,
+        namespace: &str,
+        message: &str,
+        data: Option<&str>,
+    ) {
+        let msgpack = self.link(slot).is_some_and(|link| link.form == Form::Msgpack);
+        engine.send_with(slot, |out| {
+            if msgpack {
+                let mut packet = Vec::new();
+                msgpack::encode_connect_error(namespace, message, data, &mut packet);
+                ws::push_frame(ws::OpCode::Binary, &packet, out);
+            } else {
+                let mut text = String::from("4");
+                socketio::push_connect_error(namespace, message, data, &mut text);
+                ws::push_frame(ws::OpCode::Text, text.as_bytes(), out);
+            }
+        });
+    }
+
+    /// CONNECT's answer.
+    pub(super) fn connect_reply(&mut self, engine: &mut Engine, slot: u32, namespace: NsId, sid: &str) {
+        let name = self.namespace_name(namespace).clone();
+        let msgpack = self.link(slot).is_some_and(|link| link.form == Form::Msgpack);
+        engine.send_with(slot, |out| {
+            if msgpack {
+                let mut packet = Vec::new();
+                msgpack::encode_connect(&name, sid, &mut packet);
+                ws::push_frame(ws::OpCode::Binary, &packet, out);
+            } else {
+                let mut text = String::from("4");
+                socketio::push_connect(&name, sid, None, &mut text);
+                ws::push_frame(ws::OpCode::Text, text.as_bytes(), out);
+            }
+        });
+    }
+
+    /// A namespace DISCONNECT: its client will not come back by itself.
+    pub(super) fn disconnect_packet(&mut self, engine: &mut Engine, slot: u32, namespace: NsId) {
+        let name = self.namespace_name(namespace).clone();
+        let msgpack = self.link(slot).is_some_and(|link| link.form == Form::Msgpack);
+        engine.send_with(slot, |out| {
+            if msgpack {
+                let mut packet = Vec::new();
+                msgpack::encode_disconnect(&name, &mut packet);
+                ws::push_frame(ws::OpCode::Binary, &packet, out);
+            } else {
+                let mut text = String::from("4");
+                socketio::push_disconnect(&name, &mut text);
+                ws::push_frame(ws::OpCode::Text, text.as_bytes(), out);
+            }
+        });
+    }
+}

@@ -1,0 +1,579 @@
+//! Who is online, and what the device policy makes of a newcomer: the state of
+//! one node, as a pure structure with time as an argument.
+//!
+//! An entry is a socket, never a user or a device, so the end of an old socket
+//! cannot remove what a new one registered. A user is online from the first
+//! socket until the last is gone and the grace is over. Each change is an
+//! [`Edge`], announced while the user's entry is locked: once per change, in
+//! order.
+
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, VecDeque};
+use std::hash::{BuildHasher, Hash, Hasher};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use hashbrown::{DefaultHashBuilder, Equivalent, HashMap};
+
+use crate::auth::UserKey;
+use crate::config::{DevicePolicy, OnExcess};
+use crate::engine::id::Name;
+use crate::engine::wheel::Micros;
+use crate::entries::UserPresence;
+use crate::publication::NsId;
+
+const PARTS: usize = 64;
+/// Offline users whose `lastSeenAt` is remembered, per part.
+const REMEMBERED: usize = 1024;
+
+/// A change of a user's presence.
+#[derive(Debug, Clone)]
+pub struct Edge {
+    /// Whose.
+    pub user: Arc<UserKey>,
+    /// Online now, or offline now.
+    pub online: bool,
+    /// Counts edges; of two edges of a user, the one with the greater `rev` is
+    /// the later.
+    pub rev: u64,
+    /// Unix milliseconds.
+    pub at: u64,
+}
+
+/// Hears edges, in order for each user, while that user's entry is locked: it
+/// must not call back.
+pub type EdgeSink = Box<dyn Fn(&Edge) + Send + Sync>;
+
+/// A socket, wherever it is in this process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct SocketAddress(pub(crate) Name);
+
+impl SocketAddress {
+    pub(crate) fn namespace(&self) -> NsId {
+        self.0.part
+    }
+}
+
+/// A newcomer.
+#[derive(Debug, Clone)]
+pub struct Newcomer {
+    /// Whose socket.
+    pub user: Arc<UserKey>,
+    /// Which.
+    pub socket: SocketAddress,
+    /// On which device.
+    pub device_id: Option<Arc<str>>,
+    /// What its namespace allows.
+    pub policy: DevicePolicy,
+}
+
+/// What letting a newcomer in means for others.
+#[derive(Debug, Clone, Default)]
+pub struct Admitted {
+    /// Sockets whose place was taken: a newer one of the same device, or of the
+    /// same user under `replace`.
+    pub replaced: Vec<SocketAddress>,
+    /// Sockets that went so that the newcomer fits under the limit.
+    pub evicted: Vec<SocketAddress>,
+}
+
+/// The device limit is reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DeviceLimitReached;
+
+#[derive(Debug)]
+struct Entry {
+    socket: SocketAddress,
+    device_id: Option<Arc<str>>,
+}
+
+#[derive(Debug)]
+struct User {
+    key: Arc<UserKey>,
+    /// Oldest first.
+    sockets: Vec<Entry>,
+    /// When the grace of a user without sockets is over.
+    grace: Option<Micros>,
+}
+
+/// Tenant and user id: what the API and clients ask by, whatever the type.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Id {
+    tenant: Option<Arc<str>>,
+    user: Arc<str>,
+}
+
+struct IdRef<'a> {
+    tenant: Option<&'a str>,
+    user: &'a str,
+}
+
+impl Hash for IdRef<'_> {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.tenant.hash(state);
+        self.user.hash(state);
+    }
+}
+
+impl Equivalent<Id> for IdRef<'_> {
+    fn equivalent(&self, id: &Id) -> bool {
+        self.tenant == id.tenant.as_deref() && *self.user == *id.user
+    }
+}
+
+#[derive(Default)]
+struct Part {
+    /// One entry per user type, almost always one.
+    users: HashMap<Id, Vec<User>>,
+    last_seen: HashMap<Id, u64>,
+    remembered: VecDeque<Id>,
+}
+
+/// The users of this node.
+pub struct Presence {
+    parts: Vec<Mutex<Part>>,
+    hasher: DefaultHashBuilder,
+    grace: Micros,
+    graces: Mutex<BinaryHeap<Reverse<(Micros, Arc<UserKey>)>>>,
+    sink: EdgeSink,
+    rev: AtomicU64,
+    online: AtomicUsize,
+}
+
+impl Presence {
+    /// Nobody is online. `grace` is `presence.offline_grace` in microseconds.
+    pub(crate) fn new(grace: Micros, sink: EdgeSink) -> Self {
+        Presence {
+            parts: (0..PARTS).map(|_| Mutex::default()).collect(),
+            hasher: DefaultHashBuilder::default(),
+            grace,
+            graces: Mutex::default(),
+            sink,
+            rev: AtomicU64::new(0),
+            online: AtomicUsize::new(0),
+        }
+    }
+
+    fn part(&self, tenant: Option<&str>, user: &str) -> MutexGuard<'_, Part> {
+        let hash = self.hasher.hash_one(IdRef { tenant, user });
+        self.parts[(hash >> 48) as usize % PARTS]
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Lets a socket in, or not. `at` is the Unix time in milliseconds.
+    pub(crate) fn connect(&self, newcomer: Newcomer, at: u64) -> Result<Admitted, DeviceLimitReached> {
+        let Newcomer {
+            user: key,
+            socket,
+            device_id,
+            policy,
+        } = newcomer;
+        let mut part = self.part(key.tenant_id.as_deref(), &key.user_id);
+        let id = Id {
+            tenant: key.tenant_id.clone(),
+            user: key.user_id.clone(),
+        };
+        let users = part.users.entry(id).or_default();
+        let index = match users.iter().position(|user| *user.key == *key) {
+            Some(index) => index,
+            None => {
+                users.push(User {
+                    key: key.clone(),
+                    sockets: Vec::new(),
+                    grace: None,
+                });
+                users.len() - 1
+            }
+        };
+        let user = &mut users[index];
+        let was_online = !user.sockets.is_empty() || user.grace.is_some();
+        let admitted = user.make_room(&socket, device_id.as_ref(), policy)?;
+        user.sockets.push(Entry { socket, device_id });
+        user.grace = None;
+        if !was_online {
+            self.online.fetch_add(1, Ordering::Relaxed);
+            self.announce(&key, true, at);
+        }
+        Ok(admitted)
+    }
+
+    /// A socket is gone. What it no longer stands for (it was replaced) is left alone.
+    pub(crate) fn disconnect(&self, key: &Arc<UserKey>, socket: SocketAddress, now: Micros, at: u64) {
+        let mut part = self.part(key.tenant_id.as_deref(), &key.user_id);
+        let Some(user) = part.user(key) else {
+            return;
+        };
+        let before = user.sockets.len();
+        user.sockets.retain(|entry| entry.socket != socket);
+        if before == 0 || !user.sockets.is_empty() {
+            return;
+        }
+        if self.grace > 0 {
+            let until = now + self.grace;
+            user.grace = Some(until);
+            self.graces
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .push(Reverse((until, key.clone())));
+        } else {
+            self.depart(&mut part, key, at);
+        }
+    }
+
+    /// Ends the graces that are over; when the next one is.
+    pub(crate) fn expire(&self, now: Micros, at: u64) -> Option<Micros> {
+        loop {
+            let key = {
+                let mut graces = self.graces.lock().unwrap_or_else(PoisonError::into_inner);
+                match graces.peek() {
+                    None => return None,
+                    Some(Reverse((until, _))) if *until > now => return Some(*until),
+                    Some(_) => graces.pop().map(|Reverse((_, key))| key)?,
+                }
+            };
+            let mut part = self.part(key.tenant_id.as_deref(), &key.user_id);
+            let over = part
+                .user(&key)
+                .is_some_and(|user| user.grace.is_some_and(|until| until <= now));
+            if over {
+                self.depart(&mut part, &key, at);
+            }
+        }
+    }
+
+    fn depart(&self, part: &mut Part, key: &Arc<UserKey>, at: u64) {
+        let id = IdRef {
+            tenant: key.tenant_id.as_deref(),
+            user: &key.user_id,
+        };
+        if let Some(users) = part.users.get_mut(&id) {
+            users.retain(|user| *user.key != **key);
+            if users.is_empty() {
+                part.users.remove(&id);
+            }
+        }
+        part.remember(key, at);
+        self.online.fetch_sub(1, Ordering::Relaxed);
+        self.announce(key, false, at);
+    }
+
+    fn announce(&self, user: &Arc<UserKey>, online: bool, at: u64) {
+        (self.sink)(&Edge {
+            user: user.clone(),
+            online,
+            rev: self.rev.fetch_add(1, Ordering::Relaxed) + 1,
+            at,
+        });
+    }
+
+    /// Users that are online.
+    pub(crate) fn online(&self) -> usize {
+        self.online.load(Ordering::Relaxed)
+    }
+
+    /// Whether a user of any type is online; `now` is for `lastSeenAt`.
+    pub(crate) fn get(&self, tenant: Option<&str>, user: &str, now: u64) -> UserPresence {
+        let part = self.part(tenant, user);
+        let id = IdRef { tenant, user };
+        let users = part.users.get(&id).map_or(&[][..], |users| users);
+        let sockets = users.iter().flat_map(|user| &user.sockets);
+        let mut devices: Vec<&Arc<str>> = sockets
+            .clone()
+            .filter_map(|entry| entry.device_id.as_ref())
+            .collect();
+        devices.sort_unstable();
+        devices.dedup();
+        let unnamed = sockets.filter(|entry| entry.device_id.is_none()).count();
+        let online = !users.is_empty();
+        UserPresence {
+            user_id: user.to_owned(),
+            online,
+            devices: devices.len() + unnamed,
+            last_seen_at: if online {
+                Some(now)
+            } else {
+                part.last_seen.get(&id).copied()
+            },
+        }
+    }
+
+    /// The online users with this id, one for each user type.
+    pub(crate) fn find(&self, tenant: Option<&str>, user: &str) -> Vec<Arc<UserKey>> {
+        let part = self.part(tenant, user);
+        let users = part.users.get(&IdRef { tenant, user });
+        users
+            .into_iter()
+            .flatten()
+            .map(|user| user.key.clone())
+            .collect()
+    }
+
+    /// The sockets of the users with this id, of one type or of any.
+    pub(crate) fn sockets(&self, tenant: Option<&str>, user: &str, only: Option<&UserKey>) -> Vec<SocketAddress> {
+        let part = self.part(tenant, user);
+        let users = part.users.get(&IdRef { tenant, user });
+        users
+            .into_iter()
+            .flatten()
+            .filter(|user| only.is_none_or(|only| *user.key == *only))
+            .flat_map(|user| user.sockets.iter().map(|entry| entry.socket))
+            .collect()
+    }
+
+    /// Up to `limit` online users.
+    pub(crate) fn some(&self, limit: usize) -> Vec<Arc<UserKey>> {
+        let mut found = Vec::new();
+        for part in &self.parts {
+            let part = part.lock().unwrap_or_else(PoisonError::into_inner);
+            for user in part.users.values().flatten() {
+                if found.len() == limit {
+                    return found;
+                }
+                found.push(user.key.clone());
+            }
+        }
+        found
+    }
+
+    /// Entries of a shard whose sockets are not there any more, by `alive`.
+    pub(crate) fn orphans(
+        &self,
+        shard: u16,
+        alive: impl Fn(&SocketAddress) -> bool,
+    ) -> Vec<(Arc<UserKey>, SocketAddress)> {
+        let mut orphans = Vec::new();
+        for part in &self.parts {
+            let part = part.lock().unwrap_or_else(PoisonError::into_inner);
+            for user in part.users.values().flatten() {
+                for entry in &user.sockets {
+                    if entry.socket.0.conn.shard == shard && !alive(&entry.socket) {
+                        orphans.push((user.key.clone(), entry.socket));
+                    }
+                }
+            }
+        }
+        orphans
+    }
+}
+
+impl Part {
+    fn user(&mut self, key: &UserKey) -> Option<&mut User> {
+        let id = IdRef {
+            tenant: key.tenant_id.as_deref(),
+            user: &key.user_id,
+        };
+        self.users
+            .get_mut(&id)?
+            .iter_mut()
+            .find(|user| *user.key == *key)
+    }
+
+    fn remember(&mut self, key: &UserKey, at: u64) {
+        let id = Id {
+            tenant: key.tenant_id.clone(),
+            user: key.user_id.clone(),
+        };
+        if self.last_seen.insert(id.clone(), at).is_none() {
+            self.remembered.push_back(id);
+            if self.remembered.len() > REMEMBERED {
+                if let Some(oldest) = self.remembered.pop_front() {
+                    self.last_seen.remove(&oldest);
+                }
+            }
+        }
+    }
+}
+
+impl User {
+    /// Applies the device rules; takes out whoever has to go.
+    fn make_room(
+        &mut self,
+        socket: &SocketAddress,
+        device: Option<&Arc<str>>,
+        policy: DevicePolicy,
+    ) -> Result<Admitted, DeviceLimitReached> {
+        let here = |entry: &Entry| entry.socket.namespace() == socket.namespace();
+        let same = |entry: &Entry| device.is_some() && entry.device_id.as_ref() == device;
+        let others = self
+            .sockets
+            .iter()
+            .filter(|entry| here(entry) && !same(entry))
+            .count();
+        let mut admitted = Admitted::default();
+        let mut excess = 0;
+        if let DevicePolicy::Limit { max, on_excess } = policy {
+            excess = (others + 1).saturating_sub(max.max(1));
+            if excess > 0 && on_excess == OnExcess::Reject {
+                return Err(DeviceLimitReached);
+            }
+        }
+        self.sockets.retain(|entry| {
+            if !here(entry) {
+                return true;
+            }
+            if same(entry) || policy == DevicePolicy::Replace {
+                admitted.replaced.push(entry.socket);
+                return false;
+            }
+            if excess > 0 {
+                excess -= 1;
+                admitted.evicted.push(entry.socket);
+                return false;
+            }
+            true
+        });
+        Ok(admitted)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::id::ConnId;
+    use proptest::prelude::*;
+
+    type Edges = Arc<Mutex<Vec<(String, bool)>>>;
+
+    fn presence(grace: Micros) -> (Presence, Edges) {
+        let edges = Edges::default();
+        let heard = edges.clone();
+        let sink: EdgeSink = Box::new(move |edge| {
+            heard
+                .lock()
+                .unwrap()
+                .push((edge.user.user_id.to_string(), edge.online));
+        });
+        (Presence::new(grace, sink), edges)
+    }
+
+    fn user(id: &str) -> Arc<UserKey> {
+        Arc::new(UserKey {
+            tenant_id: None,
+            user_id: id.into(),
+            user_type: None,
+        })
+    }
+
+    fn socket(slot: u32) -> SocketAddress {
+        SocketAddress(Name {
+            conn: ConnId { shard: 0, slot, generation: 0 },
+            part: 0,
+            secret: [0; 12],
+        })
+    }
+
+    fn newcomer(id: &str, slot: u32, device: Option<&str>, policy: DevicePolicy) -> Newcomer {
+        Newcomer {
+            user: user(id),
+            socket: socket(slot),
+            device_id: device.map(Into::into),
+            policy,
+        }
+    }
+
+    const LIMIT_2: DevicePolicy = DevicePolicy::Limit { max: 2, on_excess: OnExcess::Reject };
+    const EVICT_2: DevicePolicy = DevicePolicy::Limit { max: 2, on_excess: OnExcess::EvictOldest };
+
+    #[test]
+    fn two_devices_are_one_user_until_the_last_leaves() {
+        let (presence, edges) = presence(0);
+        for slot in [1, 2] {
+            presence.connect(newcomer("a", slot, None, DevicePolicy::Unlimited), 0).unwrap();
+        }
+        presence.disconnect(&user("a"), socket(1), 0, 0);
+        assert_eq!(presence.get(None, "a", 0).devices, 1);
+        presence.disconnect(&user("a"), socket(2), 0, 9);
+        presence.disconnect(&user("a"), socket(2), 0, 9);
+        assert_eq!(*edges.lock().unwrap(), [("a".into(), true), ("a".into(), false)]);
+        assert_eq!(presence.get(None, "a", 0).last_seen_at, Some(9));
+        assert_eq!(presence.online(), 0);
+    }
+
+    #[test]
+    fn an_old_sockets_end_does_not_remove_its_replacement() {
+        let (presence, edges) = presence(0);
+        presence.connect(newcomer("a", 1, Some("d"), DevicePolicy::Unlimited), 0).unwrap();
+        let admitted = presence.connect(newcomer("a", 2, Some("d"), DevicePolicy::Unlimited), 0).unwrap();
+        assert_eq!(admitted.replaced, [socket(1)]);
+        presence.disconnect(&user("a"), socket(1), 0, 0);
+        assert!(presence.get(None, "a", 0).online);
+        assert_eq!(edges.lock().unwrap().len(), 1);
+    }
+
+    #[test]
+    fn the_limit_refuses_or_evicts_the_oldest() {
+        let (presence, _) = presence(0);
+        for slot in [1, 2] {
+            presence.connect(newcomer("a", slot, None, LIMIT_2), 0).unwrap();
+        }
+        assert_eq!(presence.connect(newcomer("a", 3, None, LIMIT_2), 0).err(), Some(DeviceLimitReached));
+        let admitted = presence.connect(newcomer("a", 3, None, EVICT_2), 0).unwrap();
+        assert_eq!(admitted.evicted, [socket(1)]);
+        assert_eq!(presence.get(None, "a", 0).devices, 2);
+    }
+
+    #[test]
+    fn a_refused_first_device_leaves_no_ghost_user() {
+        let (presence, edges) = presence(0);
+        presence.connect(newcomer("a", 1, None, LIMIT_2), 0).unwrap();
+        presence.disconnect(&user("a"), socket(1), 0, 0);
+        assert_eq!(edges.lock().unwrap().len(), 2);
+        assert!(presence.some(10).is_empty());
+    }
+
+    #[test]
+    fn racing_devices_never_both_stay() {
+        let (presence, _) = presence(0);
+        let presence = Arc::new(presence);
+        let threads: Vec<_> = (0..8)
+            .map(|slot| {
+                let presence = presence.clone();
+                std::thread::spawn(move || presence.connect(newcomer("a", slot, None, LIMIT_2), 0).is_ok())
+            })
+            .collect();
+        let admitted = threads.into_iter().map(|thread| thread.join().unwrap());
+        assert_eq!(admitted.filter(|admitted| *admitted).count(), 2);
+    }
+
+    #[test]
+    fn who_is_back_within_the_grace_was_never_away() {
+        let (presence, edges) = presence(100);
+        presence.connect(newcomer("a", 1, None, DevicePolicy::Unlimited), 0).unwrap();
+        presence.disconnect(&user("a"), socket(1), 0, 0);
+        assert_eq!(presence.expire(50, 0), Some(100));
+        presence.connect(newcomer("a", 2, None, DevicePolicy::Unlimited), 0).unwrap();
+        assert_eq!(presence.expire(150, 0), None);
+        assert_eq!(edges.lock().unwrap().len(), 1);
+        presence.disconnect(&user("a"), socket(2), 200, 0);
+        presence.expire(300, 0);
+        assert_eq!(edges.lock().unwrap().len(), 2);
+    }
+
+    proptest! {
+        #[test]
+        fn edges_alternate_and_agree_with_the_sockets(ops in prop::collection::vec((0u32..6, 0usize..2, prop::bool::ANY, 0u64..80), 1..120)) {
+            let (presence, edges) = presence(100);
+            let mut there = std::collections::HashSet::new();
+            let mut now = 0;
+            for (slot, who, connect, gap) in ops {
+                now += gap;
+                presence.expire(now, 0);
+                let id = ["a", "b"][who];
+                if connect && there.insert((slot, who)) {
+                    presence.connect(newcomer(id, slot * 2 + who as u32, None, DevicePolicy::Unlimited), 0).unwrap();
+                } else if there.remove(&(slot, who)) {
+                    presence.disconnect(&user(id), socket(slot * 2 + who as u32), now, 0);
+                }
+            }
+            presence.expire(now + 1000, 0);
+            for (who, id) in ["a", "b"].into_iter().enumerate() {
+                let mine: Vec<bool> = edges.lock().unwrap().iter().filter(|e| e.0 == id).map(|e| e.1).collect();
+                prop_assert!(mine.iter().enumerate().all(|(i, online)| *online == (i % 2 == 0)));
+                let online = there.iter().any(|(_, w)| *w == who);
+                prop_assert_eq!(mine.last().copied().unwrap_or(false), online);
+                prop_assert_eq!(presence.get(None, id, 0).online, online);
+            }
+        }
+    }
+}

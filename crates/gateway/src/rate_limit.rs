@@ -1,0 +1,218 @@
+//! How often something may happen. Time is an argument.
+//!
+//! Two shapes of one rule, "at most `count` in any `window`":
+//! [`Gcra`] is a single number, kept in the connection, for limits that are
+//! per socket; it allows a burst of `count` and then one every `window/count`.
+//! [`KeyedLimiter`] remembers the moments themselves, so the rule holds exactly
+//! in every window, also across the edge of two; it is shared by all
+//! connections of a key (a user's devices, an address), survives
+//! reconnections, is bounded, and forgets keys that rest.
+
+use std::collections::VecDeque;
+use std::hash::{BuildHasher, Hash};
+use std::sync::{Mutex, PoisonError};
+
+use hashbrown::{DefaultHashBuilder, HashMap};
+
+use crate::config::Limit;
+use crate::engine::wheel::Micros;
+
+/// Generic cell rate algorithm: the theoretical arrival time of the next event.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Gcra(Micros);
+
+impl Gcra {
+    /// Whether one more may happen at `now`; else how long to wait.
+    pub(crate) fn take(&mut self, limit: Limit, now: Micros) -> Result<(), Micros> {
+        let window = limit.window.as_micros() as Micros;
+        let step = (window / Micros::from(limit.count.max(1))).max(1);
+        let arrival = self.0.max(now) + step;
+        if arrival > now + window {
+            return Err(arrival - window - now);
+        }
+        self.0 = arrival;
+        Ok(())
+    }
+}
+
+const PARTS: usize = 64;
+/// Keys remembered per part; the bound of the whole is 64 times that.
+const KEYS_PER_PART: usize = 4096;
+
+struct Recent {
+    moments: VecDeque<Micros>,
+    window: Micros,
+    /// Refusals since something was last allowed.
+    refused: u32,
+}
+
+/// What a limiter says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    Allowed,
+    /// Not now; `again_in` microseconds. `refused` refusals in a row by now.
+    Refused { again_in: Micros, refused: u32 },
+}
+
+pub(crate) struct KeyedLimiter<K> {
+    parts: Vec<Mutex<HashMap<K, Recent>>>,
+    hasher: DefaultHashBuilder,
+}
+
+impl<K: Hash + Eq> KeyedLimiter<K> {
+    pub(crate) fn new() -> Self {
+        KeyedLimiter {
+            parts: (0..PARTS).map(|_| Mutex::default()).collect(),
+            hasher: DefaultHashBuilder::default(),
+        }
+    }
+
+    /// Whether one more may happen for `key` at `now`. A refusal is not counted
+    /// as an event.
+    pub(crate) fn take(&self, key: K, limit: Limit, now: Micros) -> Verdict {
+        let window = limit.window.as_micros() as Micros;
+        let part = (self.hasher.hash_one(&key) >> 32) as usize % PARTS;
+        let mut part = self.parts[part].lock().unwrap_or_else(PoisonError::into_inner);
+        if part.len() >= KEYS_PER_PART && !part.contains_key(&key) {
+            part.retain(|_, recent| !recent.is_idle(now));
+            if part.len() >= KEYS_PER_PART {
+                // Full of keys that are all busy: the one heard from longest
+                // ago is forgotten, which errs on the side of the user.
+                let oldest = part
+                    .iter()
+                    .map(|(_, recent)| recent.moments.back().copied().unwrap_or(0))
+                    .min()
+                    .unwrap_or(0);
+                part.retain(|_, recent| recent.moments.back().copied().unwrap_or(0) > oldest);
+            }
+        }
+        let recent = part.entry(key).or_insert_with(|| Recent {
+            moments: VecDeque::new(),
+            window,
+            refused: 0,
+        });
+        while recent
+            .moments
+            .front()
+            .is_some_and(|&moment| moment + window <= now)
+        {
+            recent.moments.pop_front();
+        }
+        if recent.moments.len() >= limit.count as usize {
+            recent.refused = recent.refused.saturating_add(1);
+            let oldest = recent.moments.front().copied().unwrap_or(now);
+            return Verdict::Refused {
+                again_in: (oldest + window).saturating_sub(now).max(1),
+                refused: recent.refused,
+            };
+        }
+        recent.moments.push_back(now);
+        recent.refused = 0;
+        Verdict::Allowed
+    }
+
+    /// Forgets keys whose last event no longer counts.
+    pub(crate) fn forget_idle(&self, now: Micros) {
+        for part in &self.parts {
+            let mut part = part.lock().unwrap_or_else(PoisonError::into_inner);
+            part.retain(|_, recent| !recent.is_idle(now));
+            if part.is_empty() {
+                part.shrink_to_fit();
+            }
+        }
+    }
+
+    /// How many keys are remembered.
+    pub(crate) fn len(&self) -> usize {
+        self.parts
+            .iter()
+            .map(|part| part.lock().unwrap_or_else(PoisonError::into_inner).len())
+            .sum()
+    }
+}
+
+impl Recent {
+    fn is_idle(&self, now: Micros) -> bool {
+        self.moments
+            .back()
+            .is_none_or(|&moment| moment + self.window <= now)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const SECOND: Micros = 1_000_000;
+    const TEN: Limit = Limit::per(10, 10);
+
+    #[test]
+    fn the_eleventh_in_ten_seconds_is_refused_and_told_when() {
+        let limiter = KeyedLimiter::new();
+        for i in 0..10 {
+            assert_eq!(limiter.take("u", TEN, i * SECOND / 2), Verdict::Allowed);
+        }
+        let refused = limiter.take("u", TEN, 6 * SECOND);
+        assert_eq!(
+            refused,
+            Verdict::Refused {
+                again_in: 4 * SECOND,
+                refused: 1
+            }
+        );
+        assert_eq!(limiter.take("u", TEN, 10 * SECOND), Verdict::Allowed);
+        assert_eq!(limiter.take("other", TEN, 6 * SECOND), Verdict::Allowed);
+    }
+
+    #[test]
+    fn a_thousand_idle_keys_are_forgotten() {
+        let limiter = KeyedLimiter::new();
+        for key in 0..1000 {
+            limiter.take(key, TEN, 0);
+        }
+        assert_eq!(limiter.len(), 1000);
+        limiter.forget_idle(10 * SECOND);
+        assert_eq!(limiter.len(), 0);
+    }
+
+    #[test]
+    fn the_number_of_keys_is_bounded() {
+        let limiter = KeyedLimiter::new();
+        for key in 0..(PARTS * KEYS_PER_PART * 2) {
+            limiter.take(key, TEN, key as Micros % 1000);
+        }
+        assert!(limiter.len() <= PARTS * KEYS_PER_PART);
+    }
+
+    proptest! {
+        #[test]
+        fn no_window_ever_holds_more_than_count(gaps in prop::collection::vec(0u64..3_000_000, 1..200)) {
+            let limiter = KeyedLimiter::new();
+            let mut now = 0;
+            let mut allowed: Vec<Micros> = Vec::new();
+            for gap in gaps {
+                now += gap;
+                if limiter.take((), TEN, now) == Verdict::Allowed {
+                    allowed.push(now);
+                }
+                let inside = allowed.iter().filter(|&&at| at + 10 * SECOND > now).count();
+                prop_assert!(inside <= 10);
+            }
+        }
+
+        #[test]
+        fn gcra_allows_a_burst_and_then_the_rate(gaps in prop::collection::vec(0u64..2_000_000, 1..200)) {
+            let mut gcra = Gcra::default();
+            let (mut now, mut allowed) = (0, 0u64);
+            for gap in gaps {
+                now += gap;
+                match gcra.take(TEN, now) {
+                    Ok(()) => allowed += 1,
+                    Err(wait) => prop_assert!(gcra.clone().take(TEN, now + wait).is_ok()),
+                }
+            }
+            prop_assert!(allowed <= 10 + now / SECOND);
+        }
+    }
+}

@@ -1,0 +1,202 @@
+//! A handle to one socket, for handlers and whoever they share it with.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Serialize;
+use tokio::sync::oneshot;
+
+use crate::auth::Identity;
+use crate::gateway::Shared;
+use crate::handler::{Args, EventError, to_json};
+use crate::hub::Op;
+use crate::presence::SocketAddress;
+use crate::publication::Message;
+use crate::reason::Reason;
+use crate::rooms::{self, RoomError};
+
+/// One client's place in one namespace.
+///
+/// Cheap to clone and valid for ever: what is asked of a socket that has gone
+/// does nothing, and what waits for its answer is told so.
+#[derive(Clone)]
+pub struct Socket {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) address: SocketAddress,
+    pub(crate) identity: Arc<Identity>,
+    pub(crate) remote: IpAddr,
+}
+
+impl std::fmt::Debug for Socket {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Socket")
+            .field("id", &self.id())
+            .field("namespace", &self.namespace())
+            .finish_non_exhaustive()
+    }
+}
+
+impl From<RoomError> for EventError {
+    fn from(error: RoomError) -> Self {
+        EventError::new(error.code(), error.message())
+    }
+}
+
+fn gone() -> EventError {
+    EventError::new("DISCONNECTED", "The socket is gone")
+}
+
+impl Socket {
+    /// The socket's id.
+    pub fn id(&self) -> String {
+        self.address.0.encode()
+    }
+
+    /// The namespace's name.
+    pub fn namespace(&self) -> &str {
+        &self.shared.namespaces[usize::from(self.address.namespace())].name
+    }
+
+    /// Whose it is, as of when this handle was made.
+    pub fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// The client's address.
+    pub fn remote_addr(&self) -> IpAddr {
+        self.remote
+    }
+
+    pub(crate) fn address(&self) -> SocketAddress {
+        self.address
+    }
+
+    pub(crate) fn post(&self, op: Op) {
+        self.shared.post(self.address.0.conn.shard, op);
+    }
+
+    /// Sends an event with one argument.
+    ///
+    /// # Errors
+    /// When `data` cannot be written as JSON.
+    pub fn emit<T: Serialize + ?Sized>(&self, event: &str, data: &T) -> Result<(), EventError> {
+        self.emit_message(Message::new(event, &to_json(data)?), false);
+        Ok(())
+    }
+
+    /// Sends an event with the arguments as they are.
+    pub fn emit_args(&self, event: &str, args: &Args) {
+        self.emit_message(message(event, args), false);
+    }
+
+    /// Sends an event only if it can leave at once.
+    ///
+    /// # Errors
+    /// When `data` cannot be written as JSON.
+    pub fn emit_volatile<T: Serialize + ?Sized>(&self, event: &str, data: &T) -> Result<(), EventError> {
+        self.emit_message(Message::new(event, &to_json(data)?), true);
+        Ok(())
+    }
+
+    fn emit_message(&self, message: Message, volatile: bool) {
+        self.post(Op::Emit {
+            to: self.address,
+            message,
+            volatile,
+        });
+    }
+
+    /// Sends an event and waits for the client's acknowledgement.
+    ///
+    /// # Errors
+    /// `TIMEOUT` when none came in time, `DISCONNECTED` when the socket went,
+    /// `NOT_SUPPORTED` on the live protocol, which has none.
+    pub async fn emit_with_ack(&self, event: &str, args: &Args, timeout: Duration) -> Result<Args, EventError> {
+        let (reply, answer) = oneshot::channel();
+        self.post(Op::EmitWithAck {
+            to: self.address,
+            message: message(event, args),
+            reply,
+        });
+        match tokio::time::timeout(timeout, answer).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(_)) => Err(gone()),
+            Err(_) => Err(EventError::new("TIMEOUT", "No acknowledgement in time")),
+        }
+    }
+
+    /// Joins a room, whatever the socket's token says of it. Joining twice
+    /// changes nothing.
+    ///
+    /// # Errors
+    /// `INVALID_ROOM`, `ROOM_LIMIT`, or `DISCONNECTED`.
+    pub async fn join(&self, room: &str) -> Result<(), EventError> {
+        if !rooms::is_valid_name(room) {
+            return Err(RoomError::Invalid.into());
+        }
+        let (reply, answer) = oneshot::channel();
+        self.post(Op::Join {
+            to: self.address,
+            room: room.into(),
+            reply,
+        });
+        answer.await.map_err(|_| gone())??;
+        Ok(())
+    }
+
+    /// Leaves a room. Leaving one it is not in changes nothing.
+    ///
+    /// # Errors
+    /// `DISCONNECTED`.
+    pub async fn leave(&self, room: &str) -> Result<(), EventError> {
+        let (reply, answer) = oneshot::channel();
+        self.post(Op::Leave {
+            to: self.address,
+            room: room.into(),
+            reply,
+        });
+        answer.await.map_err(|_| gone())
+    }
+
+    /// Publishes an event to a room of the socket's tenant and namespace.
+    ///
+    /// # Errors
+    /// `INVALID_ROOM`, or when `data` cannot be written as JSON.
+    pub async fn publish<T: Serialize + ?Sized>(&self, room: &str, event: &str, data: &T) -> Result<(), EventError> {
+        let message = Message::new(event, &to_json(data)?);
+        self.publish_message(room, message, None).await.map(drop)
+    }
+
+    pub(crate) async fn publish_message(
+        &self,
+        room: &str,
+        message: Message,
+        key: Option<&str>,
+    ) -> Result<Option<u64>, EventError> {
+        if !rooms::is_valid_name(room) {
+            return Err(RoomError::Invalid.into());
+        }
+        let tenant = self.identity.tenant_id().map(|tenant| &**tenant);
+        Ok(self
+            .shared
+            .publish_to_room(self.address.namespace(), tenant, room, message, key))
+    }
+
+    /// Ends the socket and tells its client not to come back.
+    pub fn disconnect(&self) {
+        self.post(Op::Disconnect {
+            to: self.address,
+            reason: Reason::Kicked,
+            reply: None,
+        });
+    }
+}
+
+fn message(event: &str, args: &Args) -> Message {
+    Message {
+        event: event.into(),
+        args: args.json.as_str().into(),
+        attachments: args.attachments.clone(),
+    }
+}

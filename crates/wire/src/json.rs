@@ -1,0 +1,48 @@
+//! JSON (RFC 8259) as text.
+//!
+//! Payloads pass through Heartline without being understood, so nothing here
+//! builds a tree: a value is checked once with [`is_valid`] or [`skip_value`]
+//! and is from then on a `&str` that [`elements`], [`members`] and [`field`]
+//! take apart.
+//!
+//! ```
+//! use heartline_wire::json;
+//!
+//! let text = r#"{"lat":52.5,"tags":["a","b"]}"#;
+//! assert!(json::is_valid(text));
+//! assert_eq!(json::field(text, "lat"), Some("52.5"));
+//! assert_eq!(json::quote("a\"b"), r#""a\"b""#);
+//! ```
+
+mod string;
+mod tokens;
+mod validate;
+mod walk;
+
+pub use string::{quote, quote_into, unquote};
+pub(crate) use tokens::{Token, Tokens};
+pub use validate::{MAX_DEPTH, is_valid, skip_value};
+pub(crate) use validate::{skip_space, skip_string};
+pub(crate) use walk::names;
+pub use walk::{Elements, Members, elements, field, members};
+
+/// JSON's whitespace (RFC 8259 §2), which is narrower than Unicode's.
+pub(crate) fn trim(text: &str) -> &str {
+    text.trim_matches([' ', '\t', '\n', '\r'])
+}
+
+/// Appends a number in decimal.
+pub(crate) fn push_u64(number: u64, out: &mut String) {
+    let mut digits = [0u8; 20];
+    let mut at = digits.len();
+    let mut rest = number;
+    loop {
+        at -= 1;
+        digits[at] = b'0' + (rest % 10) as u8;
+        rest /= 10;
+        if rest == 0 {
+            break;
+        }
+    }
+    out.push_str(std::str::from_utf8(&digits[at..]).unwrap_or_default());
+}

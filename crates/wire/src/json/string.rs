@@ -1,0 +1,138 @@
+//! String literals (RFC 8259 §7).
+
+use std::borrow::Cow;
+
+use super::validate::{plain_until, skip_string};
+
+/// Decodes a string literal, quotes included.
+///
+/// Borrows when the literal has no escapes. An escaped surrogate without its
+/// partner cannot be expressed in UTF-8 and becomes U+FFFD. `None` if
+/// `literal` is anything but one valid literal.
+///
+/// ```
+/// use heartline_wire::json::unquote;
+///
+/// assert_eq!(unquote(r#""caf\u00e9""#).as_deref(), Some("café"));
+/// assert_eq!(unquote("42"), None);
+/// ```
+pub fn unquote(literal: &str) -> Option<Cow<'_, str>> {
+    let bytes = literal.as_bytes();
+    if skip_string(bytes, 0)? != bytes.len() {
+        return None;
+    }
+    let inner = &literal[1..literal.len() - 1];
+    match inner.find('\\') {
+        None => Some(Cow::Borrowed(inner)),
+        Some(escape) => Some(Cow::Owned(unescape(inner, escape))),
+    }
+}
+
+/// Resolves the escapes of a valid literal's inside; `escape` is the first.
+fn unescape(inner: &str, mut escape: usize) -> String {
+    // An escape is never shorter than what it stands for.
+    let mut out = String::with_capacity(inner.len());
+    let mut rest = inner;
+    loop {
+        out.push_str(&rest[..escape]);
+        rest = &rest[escape + 1..];
+        let mut chars = rest.chars();
+        match chars.next() {
+            Some('b') => out.push('\u{8}'),
+            Some('f') => out.push('\u{c}'),
+            Some('n') => out.push('\n'),
+            Some('r') => out.push('\r'),
+            Some('t') => out.push('\t'),
+            Some('u') => {
+                let (character, used) = unescape_unicode(rest);
+                out.push(character);
+                chars = rest.get(used..).unwrap_or_default().chars();
+            }
+            Some(literal) => out.push(literal),
+            None => return out,
+        }
+        rest = chars.as_str();
+        match rest.find('\\') {
+            Some(next) => escape = next,
+            None => {
+                out.push_str(rest);
+                return out;
+            }
+        }
+    }
+}
+
+/// Reads `uXXXX`, or `uXXXX\uXXXX` for a surrogate pair; returns the
+/// character and how many bytes it took.
+fn unescape_unicode(text: &str) -> (char, usize) {
+    let unit = |at: usize| {
+        let digits = text.get(at..at + 4)?;
+        u32::from_str_radix(digits, 16).ok()
+    };
+    let Some(first) = unit(1) else {
+        return (char::REPLACEMENT_CHARACTER, 5);
+    };
+    let is_high = (0xd800..0xdc00).contains(&first);
+    if is_high
+        && text.get(5..7) == Some("\\u")
+        && let Some(second @ 0xdc00..0xe000) = unit(7)
+    {
+        let code = 0x1_0000 + ((first - 0xd800) << 10) + (second - 0xdc00);
+        return (
+            char::from_u32(code).unwrap_or(char::REPLACEMENT_CHARACTER),
+            11,
+        );
+    }
+    (
+        char::from_u32(first).unwrap_or(char::REPLACEMENT_CHARACTER),
+        5,
+    )
+}
+
+/// Appends `text` as a string literal, quotes included.
+///
+/// Only what RFC 8259 §7 demands is escaped: the quote, the backslash and the
+/// control characters below U+0020.
+pub fn quote_into(text: &str, out: &mut String) {
+    let bytes = text.as_bytes();
+    out.reserve(bytes.len() + 2);
+    out.push('"');
+    let mut start = 0;
+    loop {
+        // A byte that needs an escape is ASCII, so both ends are boundaries.
+        let end = plain_until(bytes, start);
+        out.push_str(&text[start..end]);
+        let Some(&byte) = bytes.get(end) else { break };
+        push_escape(byte, out);
+        start = end + 1;
+    }
+    out.push('"');
+}
+
+fn push_escape(byte: u8, out: &mut String) {
+    const HEX: &[u8; 16] = b"0123456789abcdef";
+    let short = match byte {
+        b'"' => '"',
+        b'\\' => '\\',
+        b'\n' => 'n',
+        b'\r' => 'r',
+        b'\t' => 't',
+        0x08 => 'b',
+        0x0c => 'f',
+        _ => {
+            out.push_str("\\u00");
+            out.push(char::from(HEX[usize::from(byte >> 4)]));
+            out.push(char::from(HEX[usize::from(byte & 15)]));
+            return;
+        }
+    };
+    out.push('\\');
+    out.push(short);
+}
+
+/// `text` as a string literal; see [`quote_into`].
+pub fn quote(text: &str) -> String {
+    let mut out = String::with_capacity(text.len() + 2);
+    quote_into(text, &mut out);
+    out
+}

@@ -1,0 +1,216 @@
+//! The validator: one pass, no recursion, no allocation.
+
+/// How many arrays and objects may be open at once.
+///
+/// RFC 8259 §9 leaves the limit to the implementation. Heartline's own code
+/// does not recurse, but the peers that parse a relayed payload may.
+pub const MAX_DEPTH: u32 = 128;
+
+/// Index behind the value that starts at `start`, after optional whitespace.
+///
+/// Strict RFC 8259: no comments, no trailing commas, no bare control
+/// characters in strings, at most [`MAX_DEPTH`] open arrays and objects.
+/// `None` if there is no valid value. Whitespace behind the value is not
+/// consumed.
+///
+/// ```
+/// use heartline_wire::json::skip_value;
+///
+/// assert_eq!(skip_value(r#" [1,"a"] tail"#, 0), Some(8));
+/// assert_eq!(skip_value("[1,]", 0), None);
+/// ```
+pub fn skip_value(text: &str, start: usize) -> Option<usize> {
+    let bytes = text.as_bytes();
+    let mut at = start;
+    let mut depth = 0;
+    // One bit per open container, the innermost lowest: 1 for an object.
+    let mut objects = 0u128;
+    loop {
+        // A value begins here.
+        at = skip_space(bytes, at);
+        match *bytes.get(at)? {
+            b'"' => at = skip_string(bytes, at)?,
+            open @ (b'{' | b'[') => {
+                let is_object = open == b'{';
+                // The closing brackets lie two above the opening ones in ASCII.
+                let close = open + 2;
+                at = skip_space(bytes, at + 1);
+                if depth == MAX_DEPTH {
+                    return None;
+                }
+                if bytes.get(at) == Some(&close) {
+                    at += 1;
+                } else {
+                    depth += 1;
+                    objects = objects << 1 | u128::from(is_object);
+                    if is_object {
+                        at = skip_key(bytes, at)?;
+                    }
+                    continue;
+                }
+            }
+            b'-' | b'0'..=b'9' => at = skip_number(bytes, at)?,
+            b't' => at = skip_word(bytes, at, b"true")?,
+            b'f' => at = skip_word(bytes, at, b"false")?,
+            b'n' => at = skip_word(bytes, at, b"null")?,
+            _ => return None,
+        }
+        // A value has ended: close what ends with it, or find the next.
+        loop {
+            if depth == 0 {
+                return Some(at);
+            }
+            at = skip_space(bytes, at);
+            let in_object = objects & 1 == 1;
+            match (*bytes.get(at)?, in_object) {
+                (b',', false) => {
+                    at += 1;
+                    break;
+                }
+                (b',', true) => {
+                    at = skip_key(bytes, skip_space(bytes, at + 1))?;
+                    break;
+                }
+                (b']', false) | (b'}', true) => {
+                    at += 1;
+                    depth -= 1;
+                    objects >>= 1;
+                }
+                _ => return None,
+            }
+        }
+    }
+}
+
+/// Whether `text` is exactly one JSON value, whitespace around it allowed.
+///
+/// ```
+/// use heartline_wire::json::is_valid;
+///
+/// assert!(is_valid(" {\"a\":[1,2.5e3,null]}\n"));
+/// assert!(!is_valid("{'a':1}"));
+/// ```
+pub fn is_valid(text: &str) -> bool {
+    skip_value(text, 0).is_some_and(|end| skip_space(text.as_bytes(), end) == text.len())
+}
+
+/// First index at or after `at` that holds no JSON whitespace.
+#[inline]
+pub(crate) fn skip_space(bytes: &[u8], mut at: usize) -> usize {
+    while let Some(b' ' | b'\t' | b'\n' | b'\r') = bytes.get(at) {
+        at += 1;
+    }
+    at
+}
+
+/// Behind the string literal whose opening quote is at `at`.
+#[inline]
+pub(crate) fn skip_string(bytes: &[u8], at: usize) -> Option<usize> {
+    if bytes.get(at) != Some(&b'"') {
+        return None;
+    }
+    let mut at = at + 1;
+    loop {
+        at = plain_until(bytes, at);
+        match *bytes.get(at)? {
+            b'"' => return Some(at + 1),
+            b'\\' => match *bytes.get(at + 1)? {
+                b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't' => at += 2,
+                b'u' => {
+                    let digits = bytes.get(at + 2..at + 6)?;
+                    if !digits.iter().all(u8::is_ascii_hexdigit) {
+                        return None;
+                    }
+                    at += 6;
+                }
+                _ => return None,
+            },
+            // A bare control character (RFC 8259 §7).
+            _ => return None,
+        }
+    }
+}
+
+/// First index at or after `at` whose byte ends a run of plain characters in
+/// a string literal (quote, backslash or control character); the length if
+/// there is none. Eight bytes at a time, as most of a payload is such runs.
+#[inline]
+pub(super) fn plain_until(bytes: &[u8], mut at: usize) -> usize {
+    while let Some(chunk) = bytes.get(at..).and_then(<[u8]>::first_chunk::<8>) {
+        let hits = special_bytes(u64::from_le_bytes(*chunk));
+        if hits != 0 {
+            return at + hits.trailing_zeros() as usize / 8;
+        }
+        at += 8;
+    }
+    while let Some(byte) = bytes.get(at) {
+        if matches!(byte, b'"' | b'\\' | 0..0x20) {
+            break;
+        }
+        at += 1;
+    }
+    at
+}
+
+/// High bit set in each byte of `word` that is a quote, a backslash or below
+/// 0x20. Subtraction may carry into bytes above a hit, so only the lowest set
+/// bit counts.
+#[inline]
+fn special_bytes(word: u64) -> u64 {
+    const ONES: u64 = u64::from_ne_bytes([1; 8]);
+    const HIGH: u64 = ONES << 7;
+    let quotes = word ^ (ONES * b'"' as u64);
+    let slashes = word ^ (ONES * b'\\' as u64);
+    let hits = (quotes.wrapping_sub(ONES) & !quotes)
+        | (slashes.wrapping_sub(ONES) & !slashes)
+        | (word.wrapping_sub(ONES * 0x20) & !word);
+    hits & HIGH
+}
+
+/// Behind `"key" :`, given the index of the key's quote.
+#[inline]
+fn skip_key(bytes: &[u8], at: usize) -> Option<usize> {
+    let colon = skip_space(bytes, skip_string(bytes, at)?);
+    (bytes.get(colon) == Some(&b':')).then_some(colon + 1)
+}
+
+/// RFC 8259 §6: `-`, an integer without leading zeros, fraction, exponent.
+#[inline]
+fn skip_number(bytes: &[u8], mut at: usize) -> Option<usize> {
+    if bytes.get(at) == Some(&b'-') {
+        at += 1;
+    }
+    at = match bytes.get(at)? {
+        b'0' => at + 1,
+        _ => skip_digits(bytes, at)?,
+    };
+    if bytes.get(at) == Some(&b'.') {
+        at = skip_digits(bytes, at + 1)?;
+    }
+    if let Some(b'e' | b'E') = bytes.get(at) {
+        at += 1;
+        if let Some(b'+' | b'-') = bytes.get(at) {
+            at += 1;
+        }
+        at = skip_digits(bytes, at)?;
+    }
+    Some(at)
+}
+
+/// Behind a run of at least one digit.
+#[inline]
+fn skip_digits(bytes: &[u8], start: usize) -> Option<usize> {
+    let mut at = start;
+    while let Some(b'0'..=b'9') = bytes.get(at) {
+        at += 1;
+    }
+    (at > start).then_some(at)
+}
+
+#[inline]
+fn skip_word(bytes: &[u8], at: usize, word: &[u8]) -> Option<usize> {
+    bytes
+        .get(at..)?
+        .starts_with(word)
+        .then_some(at + word.len())
+}

@@ -1,0 +1,151 @@
+//! Heartline's live protocol: one JSON object per WebSocket text frame.
+//!
+//! Source: Heartline's contract, "Transports". A frame has a `type`; an `id`
+//! that the client sends, a string or a number, comes back in the answer.
+//! Payloads and ids stay raw JSON.
+//!
+//! ```
+//! use heartline_wire::live::{self, ClientFrame};
+//!
+//! let frame = live::decode(r#"{"type":"subscribe","topic":"room:7","id":1}"#);
+//! let Ok(ClientFrame::Subscribe { topic, id, .. }) = frame else { panic!() };
+//!
+//! let mut answer = String::new();
+//! live::push_subscribed(&topic, id, "e1", 9, "[]", false, &mut answer);
+//! assert_eq!(
+//!     answer,
+//!     r#"{"type":"subscribed","topic":"room:7","id":1,"epoch":"e1","offset":9,"snapshot":[],"recovered":false}"#
+//! );
+//! ```
+
+mod decode;
+mod encode;
+
+use std::borrow::Cow;
+use std::fmt;
+
+pub use decode::decode;
+pub use encode::{
+    push_ack, push_error, push_event, push_hello, push_pong, push_subscribed, push_unsubscribed,
+};
+
+/// Names that an event may not take, as its `type` would read as one of the
+/// protocol's own frames.
+pub const RESERVED_TYPES: &[&str] = &[
+    "hello",
+    "subscribed",
+    "unsubscribed",
+    "ack",
+    "pong",
+    "error",
+    "auth",
+    "subscribe",
+    "unsubscribe",
+    "publish",
+    "emit",
+    "ping",
+];
+
+/// Whether `name` is one of [`RESERVED_TYPES`].
+pub fn is_reserved(name: &str) -> bool {
+    RESERVED_TYPES.contains(&name)
+}
+
+/// What a client can send. Ids and data are raw JSON.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ClientFrame<'a> {
+    /// Authenticates the connection.
+    Auth {
+        /// The token.
+        token: Cow<'a, str>,
+        /// Comes back in the answer.
+        id: Option<&'a str>,
+    },
+    /// Joins a topic.
+    Subscribe {
+        /// The topic's name.
+        topic: Cow<'a, str>,
+        /// Comes back in the answer.
+        id: Option<&'a str>,
+        /// Epoch and offset of the last event that was received.
+        recover: Option<(Cow<'a, str>, u64)>,
+    },
+    /// Leaves a topic.
+    Unsubscribe {
+        /// The topic's name.
+        topic: Cow<'a, str>,
+        /// Comes back in the answer.
+        id: Option<&'a str>,
+    },
+    /// Publishes an event to a topic.
+    Publish {
+        /// The topic's name.
+        topic: Cow<'a, str>,
+        /// The event's name.
+        event: Cow<'a, str>,
+        /// The payload; `null` if the frame has none.
+        data: &'a str,
+        /// Of events with the same key only the last one matters.
+        key: Option<Cow<'a, str>>,
+        /// Comes back in the answer.
+        id: Option<&'a str>,
+    },
+    /// Calls the handler of an event.
+    Emit {
+        /// The event's name.
+        event: Cow<'a, str>,
+        /// The payload; `null` if the frame has none.
+        data: &'a str,
+        /// Comes back in the answer.
+        id: Option<&'a str>,
+    },
+    /// Asks for a sign of life.
+    Ping {
+        /// Comes back in the answer.
+        id: Option<&'a str>,
+    },
+}
+
+/// Why a frame was not understood. The connection stays open.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FrameError<'a> {
+    /// The text is not one JSON object.
+    NotJson,
+    /// The object has no `type`, or one that is no string.
+    NoType,
+    /// There is no such `type`.
+    UnknownType(Cow<'a, str>),
+    /// A field is missing or is no string.
+    Missing {
+        /// The frame's `type`.
+        kind: &'static str,
+        /// The field.
+        field: &'static str,
+        /// Comes back in the answer.
+        id: Option<&'a str>,
+    },
+}
+
+impl FrameError<'_> {
+    /// The sentence for the answer. It repeats at most 32 characters of what
+    /// the client sent.
+    pub fn message(&self) -> String {
+        self.to_string()
+    }
+}
+
+impl fmt::Display for FrameError<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotJson => f.write_str("the frame is not a JSON object"),
+            Self::NoType => f.write_str("the frame has no type"),
+            // A precision cuts at characters.
+            Self::UnknownType(name) => write!(f, "unknown type {name:.32}"),
+            Self::Missing { kind, field, .. } => {
+                write!(f, "{kind} needs {field}, which must be a string")
+            }
+        }
+    }
+}
+
+impl std::error::Error for FrameError<'_> {}

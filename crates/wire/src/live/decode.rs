@@ -1,0 +1,120 @@
+//! From text to frames.
+
+use std::borrow::Cow;
+
+use super::{ClientFrame, FrameError};
+use crate::json;
+
+/// The members that mean something, as raw JSON.
+#[derive(Default)]
+struct Fields<'a> {
+    kind: Option<&'a str>,
+    id: Option<&'a str>,
+    topic: Option<&'a str>,
+    event: Option<&'a str>,
+    data: Option<&'a str>,
+    key: Option<&'a str>,
+    token: Option<&'a str>,
+    recover: Option<&'a str>,
+}
+
+impl<'a> Fields<'a> {
+    /// Reads and validates the object in one pass; `None` if it is none.
+    fn read(text: &'a str) -> Option<Self> {
+        let mut fields = Self::default();
+        let mut members = json::members(text);
+        for (name, value) in &mut members {
+            // Almost every name is a literal without escapes and borrowed.
+            let slot = match json::unquote(name)?.as_ref() {
+                "type" => &mut fields.kind,
+                "id" => &mut fields.id,
+                "topic" => &mut fields.topic,
+                "event" => &mut fields.event,
+                "data" => &mut fields.data,
+                "key" => &mut fields.key,
+                "token" => &mut fields.token,
+                "recover" => &mut fields.recover,
+                _ => continue,
+            };
+            *slot = Some(value);
+        }
+        members.is_complete().then_some(fields)
+    }
+
+    /// The id, if it is a string or a number.
+    fn id(&self) -> Option<&'a str> {
+        self.id
+            .filter(|id| matches!(id.as_bytes().first(), Some(b'"' | b'-' | b'0'..=b'9')))
+    }
+
+    fn data(&self) -> &'a str {
+        self.data.unwrap_or("null")
+    }
+}
+
+/// Decodes a client's frame.
+///
+/// Unknown members are ignored, and of members with the same name the last
+/// one counts. An `id` that is neither string nor number is ignored, and so
+/// is a `recover` that is not `{"epoch":<string>,"offset":<integer>}`: the
+/// answer then says that nothing was recovered.
+///
+/// # Errors
+///
+/// See [`FrameError`].
+pub fn decode(text: &str) -> Result<ClientFrame<'_>, FrameError<'_>> {
+    let fields = Fields::read(text).ok_or(FrameError::NotJson)?;
+    let kind = fields.kind.and_then(json::unquote);
+    let kind = kind.ok_or(FrameError::NoType)?;
+    let id = fields.id();
+    let need = |kind, field, raw| text_field(kind, field, raw, id);
+    Ok(match kind.as_ref() {
+        "auth" => ClientFrame::Auth {
+            token: need("auth", "token", fields.token)?,
+            id,
+        },
+        "subscribe" => ClientFrame::Subscribe {
+            topic: need("subscribe", "topic", fields.topic)?,
+            id,
+            recover: fields.recover.and_then(position),
+        },
+        "unsubscribe" => ClientFrame::Unsubscribe {
+            topic: need("unsubscribe", "topic", fields.topic)?,
+            id,
+        },
+        "publish" => ClientFrame::Publish {
+            topic: need("publish", "topic", fields.topic)?,
+            event: need("publish", "event", fields.event)?,
+            data: fields.data(),
+            key: match fields.key {
+                None | Some("null") => None,
+                key => Some(need("publish", "key", key)?),
+            },
+            id,
+        },
+        "emit" => ClientFrame::Emit {
+            event: need("emit", "event", fields.event)?,
+            data: fields.data(),
+            id,
+        },
+        "ping" => ClientFrame::Ping { id },
+        _ => return Err(FrameError::UnknownType(kind)),
+    })
+}
+
+fn text_field<'a>(
+    kind: &'static str,
+    field: &'static str,
+    raw: Option<&'a str>,
+    id: Option<&'a str>,
+) -> Result<Cow<'a, str>, FrameError<'a>> {
+    raw.and_then(json::unquote)
+        .ok_or(FrameError::Missing { kind, field, id })
+}
+
+/// Reads `{"epoch":…,"offset":…}`.
+fn position(raw: &str) -> Option<(Cow<'_, str>, u64)> {
+    let epoch = json::unquote(json::field(raw, "epoch")?)?;
+    let offset = json::field(raw, "offset")?.parse().ok()?;
+    Some((epoch, offset))
+}

@@ -1,0 +1,130 @@
+//! From frames to text.
+
+use crate::json;
+
+/// Opens a frame: `{"type":"<kind>"`; `kind` needs no escapes.
+#[inline]
+fn open(kind: &str, out: &mut String) {
+    out.push_str("{\"type\":\"");
+    out.push_str(kind);
+    out.push('"');
+}
+
+#[inline]
+fn push_text(name: &str, value: &str, out: &mut String) {
+    push_name(name, out);
+    json::quote_into(value, out);
+}
+
+#[inline]
+fn push_raw(name: &str, value: &str, out: &mut String) {
+    push_name(name, out);
+    out.push_str(value);
+}
+
+#[inline]
+fn push_number(name: &str, value: u64, out: &mut String) {
+    push_name(name, out);
+    json::push_u64(value, out);
+}
+
+#[inline]
+fn push_name(name: &str, out: &mut String) {
+    out.push_str(",\"");
+    out.push_str(name);
+    out.push_str("\":");
+}
+
+#[inline]
+fn push_id(id: Option<&str>, out: &mut String) {
+    if let Some(id) = id {
+        push_raw("id", id, out);
+    }
+}
+
+/// Appends an event: `{"type":E,"topic":T,"data":D,"offset":N}`, absent parts
+/// left out. `data` is raw JSON.
+pub fn push_event(
+    event: &str,
+    topic: Option<&str>,
+    data: &str,
+    offset: Option<u64>,
+    out: &mut String,
+) {
+    out.reserve(event.len() + topic.map_or(0, str::len) + data.len() + 64);
+    out.push_str("{\"type\":");
+    json::quote_into(event, out);
+    if let Some(topic) = topic {
+        push_text("topic", topic, out);
+    }
+    push_raw("data", data, out);
+    if let Some(offset) = offset {
+        push_number("offset", offset, out);
+    }
+    out.push('}');
+}
+
+/// Appends the answer to `subscribe`. `snapshot` is a raw JSON array.
+pub fn push_subscribed(
+    topic: &str,
+    id: Option<&str>,
+    epoch: &str,
+    offset: u64,
+    snapshot: &str,
+    recovered: bool,
+    out: &mut String,
+) {
+    open("subscribed", out);
+    push_text("topic", topic, out);
+    push_id(id, out);
+    push_text("epoch", epoch, out);
+    push_number("offset", offset, out);
+    push_raw("snapshot", snapshot, out);
+    push_raw("recovered", if recovered { "true" } else { "false" }, out);
+    out.push('}');
+}
+
+/// Appends the answer to `unsubscribe`.
+pub fn push_unsubscribed(topic: &str, id: Option<&str>, out: &mut String) {
+    open("unsubscribed", out);
+    push_text("topic", topic, out);
+    push_id(id, out);
+    out.push('}');
+}
+
+/// Appends the answer to `publish` or `emit`. `data` is raw JSON.
+pub fn push_ack(id: Option<&str>, data: &str, out: &mut String) {
+    open("ack", out);
+    push_id(id, out);
+    push_raw("data", data, out);
+    out.push('}');
+}
+
+/// Appends the answer to `ping`; the time in milliseconds since 1970.
+pub fn push_pong(id: Option<&str>, timestamp_ms: u64, out: &mut String) {
+    open("pong", out);
+    push_id(id, out);
+    push_number("timestamp", timestamp_ms, out);
+    out.push('}');
+}
+
+/// Appends an error: `{"type":"error","code":…,"message":…,"id":…}`.
+pub fn push_error(code: &str, message: &str, id: Option<&str>, out: &mut String) {
+    open("error", out);
+    push_text("code", code, out);
+    push_text("message", message, out);
+    push_id(id, out);
+    out.push('}');
+}
+
+/// Appends the answer to `auth`. `fields` is the hello's raw JSON members
+/// without braces.
+pub fn push_hello(fields: &str, id: Option<&str>, out: &mut String) {
+    open("hello", out);
+    if !fields.is_empty() {
+        out.push(',');
+        out.push_str(fields);
+    }
+    push_id(id, out);
+    out.push('}');
+}

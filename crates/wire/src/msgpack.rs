@@ -1,0 +1,98 @@
+//! Socket.IO protocol 5 with `socket.io-msgpack-parser` 3.0.2.
+//!
+//! Every packet is one binary message: a map with `type`, `data`, `nsp` and
+//! perhaps `id`, in the dialect of `notepack.io` 2.2 (the msgpack
+//! specification, with `undefined` and dates as extensions of type 0). There
+//! are no placeholders and no binary kinds; binary is a msgpack bin in its
+//! place.
+//!
+//! Packets are transcoded into the shape of the default parser: the payload
+//! becomes JSON text with placeholders, bins become attachments. So the rest of
+//! Heartline knows only one form, and the two parsers' clients can meet in a
+//! room.
+//!
+//! Reader and writer are our own: the JSON text is the tree, so a msgpack crate
+//! would only contribute the marker bytes.
+
+mod date;
+mod json_writer;
+mod marker;
+mod read;
+mod transcode;
+mod write;
+
+use std::fmt;
+
+use bytes::Bytes;
+
+use crate::socketio::{self, PacketType};
+
+pub use transcode::decode;
+pub use write::{
+    encode_ack, encode_connect, encode_connect_error, encode_disconnect, encode_event,
+};
+
+/// A decoded packet, in the shape of the default parser.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Packet {
+    /// What it is. Never one of the binary kinds, attachments or not.
+    pub kind: PacketType,
+    /// The namespace; a query string is cut off.
+    pub namespace: String,
+    /// Of an event: the answer it wants. Of an ack: what it answers.
+    pub id: Option<u64>,
+    /// The payload as JSON text, each bin replaced by a placeholder.
+    pub data: Option<String>,
+    /// The bins, in the order of their placeholders.
+    pub attachments: Vec<Bytes>,
+}
+
+/// Why a message is no packet. The reference's answer is to close the
+/// connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DecodeError {
+    /// A length points behind the end of the message.
+    Truncated,
+    /// Bytes follow the packet.
+    TrailingBytes,
+    /// A string is not UTF-8.
+    InvalidUtf8,
+    /// A marker that msgpack does not define, or a map key that is neither a
+    /// string nor an integer.
+    InvalidValue,
+    /// Arrays and maps are nested too deeply ([`crate::json::MAX_DEPTH`]).
+    TooDeep,
+    /// The message is no map, or `type`, `nsp` or `id` is missing or wrong.
+    InvalidPacket,
+    /// The packet breaks a rule that both parsers share.
+    Packet(socketio::DecodeError),
+}
+
+impl fmt::Display for DecodeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Truncated => "msgpack ends early",
+            Self::TrailingBytes => "bytes follow the packet",
+            Self::InvalidUtf8 => "msgpack string is not UTF-8",
+            Self::InvalidValue => "invalid msgpack value",
+            Self::TooDeep => "msgpack is nested too deeply",
+            Self::InvalidPacket => "invalid packet type, namespace or id",
+            Self::Packet(error) => return error.fmt(f),
+        })
+    }
+}
+
+impl std::error::Error for DecodeError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Packet(error) => Some(error),
+            _ => None,
+        }
+    }
+}
+
+impl From<socketio::DecodeError> for DecodeError {
+    fn from(error: socketio::DecodeError) -> Self {
+        Self::Packet(error)
+    }
+}

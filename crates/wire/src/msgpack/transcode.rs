@@ -1,0 +1,275 @@
+//! From msgpack to a packet with JSON text.
+
+use std::fmt::Write;
+
+use bytes::Bytes;
+
+use super::read::{Reader, Value};
+use super::{DecodeError, Packet, date};
+use crate::json;
+use crate::socketio::{PacketType, check_data, check_placeholders, without_query};
+
+/// Decodes a packet.
+///
+/// The payload is held to the same rules as
+/// [`socketio::decode`](crate::socketio::decode) holds the default parser's,
+/// except that any number of bins is allowed. `undefined` becomes `null` (and
+/// counts as absent for `data` and `id`), a date its ISO 8601 string, and a
+/// number that JSON cannot express `null`. An extension nobody knows becomes
+/// the array of its type and its bytes, as the reference reads it.
+///
+/// # Errors
+///
+/// See [`DecodeError`].
+pub fn decode(bytes: &[u8]) -> Result<Packet, DecodeError> {
+    let mut source = Transcoder {
+        reader: Reader::new(bytes),
+        json: String::new(),
+        attachments: Vec::new(),
+    };
+    let fields = source.packet()?;
+    if !source.reader.is_empty() {
+        return Err(DecodeError::TrailingBytes);
+    }
+    let kind = fields
+        .kind
+        .and_then(PacketType::from_number)
+        .filter(|kind| !kind.is_binary())
+        .ok_or(DecodeError::InvalidPacket)?;
+    let namespace = fields.namespace.ok_or(DecodeError::InvalidPacket)?;
+    let data = fields.has_data.then_some(source.json);
+    check_data(kind, data.as_deref())?;
+    // A map may claim to be a placeholder. Where it would be one to the
+    // default parser's clients, it must at least be a valid one.
+    let attachments = source.attachments;
+    if !attachments.is_empty()
+        && !check_placeholders(data.as_deref().unwrap_or_default(), attachments.len())
+    {
+        return Err(crate::socketio::DecodeError::InvalidPlaceholder.into());
+    }
+    Ok(Packet {
+        kind,
+        namespace: without_query(namespace).to_owned(),
+        id: fields.id,
+        data,
+        attachments,
+    })
+}
+
+/// The packet's members, of equal ones the last.
+#[derive(Default)]
+struct Fields<'a> {
+    kind: Option<u64>,
+    namespace: Option<&'a str>,
+    id: Option<u64>,
+    has_data: bool,
+}
+
+struct Transcoder<'a> {
+    reader: Reader<'a>,
+    /// The payload's text so far.
+    json: String,
+    attachments: Vec<Bytes>,
+}
+
+/// `undefined` in notepack: a fixext 1 of type 0.
+fn is_undefined(value: &Value<'_>) -> bool {
+    matches!(value, Value::Ext(0, [_]))
+}
+
+impl<'a> Transcoder<'a> {
+    fn packet(&mut self) -> Result<Fields<'a>, DecodeError> {
+        let Value::Map(count) = self.reader.value()? else {
+            return Err(DecodeError::InvalidPacket);
+        };
+        let mut fields = Fields::default();
+        for _ in 0..count {
+            let Value::Str(key) = self.reader.value()? else {
+                return Err(DecodeError::InvalidPacket);
+            };
+            match key {
+                "type" => match self.reader.value()? {
+                    Value::Unsigned(kind) => fields.kind = Some(kind),
+                    _ => return Err(DecodeError::InvalidPacket),
+                },
+                "nsp" => match self.reader.value()? {
+                    Value::Str(namespace) => fields.namespace = Some(namespace),
+                    _ => return Err(DecodeError::InvalidPacket),
+                },
+                "id" => match self.reader.value()? {
+                    Value::Unsigned(id) => fields.id = Some(id),
+                    value if is_undefined(&value) => fields.id = None,
+                    _ => return Err(DecodeError::InvalidPacket),
+                },
+                "data" => {
+                    self.json.clear();
+                    self.attachments.clear();
+                    let value = self.reader.value()?;
+                    fields.has_data = !is_undefined(&value);
+                    self.push(value, 0)?;
+                }
+                // `options` of the reference's clients, for one.
+                _ => self.skip()?,
+            }
+        }
+        Ok(fields)
+    }
+
+    /// Passes over a value of whatever depth.
+    fn skip(&mut self) -> Result<(), DecodeError> {
+        // Each count is bounded by the bytes that follow it, and their sum by
+        // the loop's end at the first missing byte.
+        let mut left = 1u64;
+        while left > 0 {
+            left -= 1;
+            left = left.saturating_add(match self.reader.value()? {
+                Value::Array(count) => count as u64,
+                Value::Map(count) => count as u64 * 2,
+                _ => 0,
+            });
+        }
+        Ok(())
+    }
+
+    /// Appends a value, whose head has been read, to the JSON text. Recursion
+    /// ends at the depth that JSON is allowed.
+    fn push(&mut self, value: Value<'a>, depth: u32) -> Result<(), DecodeError> {
+        match value {
+            Value::Array(count) => {
+                let depth = deeper(depth)?;
+                self.json.push('[');
+                for index in 0..count {
+                    self.separate(index);
+                    let element = self.reader.value()?;
+                    self.push(element, depth)?;
+                }
+                self.json.push(']');
+            }
+            Value::Map(count) => {
+                let depth = deeper(depth)?;
+                self.json.push('{');
+                for index in 0..count {
+                    self.separate(index);
+                    self.push_key()?;
+                    let member = self.reader.value()?;
+                    self.push(member, depth)?;
+                }
+                self.json.push('}');
+            }
+            Value::Ext(kind, bytes) => self.push_ext(kind, bytes, depth)?,
+            Value::Bin(bytes) => {
+                deeper(depth)?;
+                self.push_bin(bytes);
+            }
+            Value::Nil => self.json.push_str("null"),
+            Value::Bool(true) => self.json.push_str("true"),
+            Value::Bool(false) => self.json.push_str("false"),
+            Value::Unsigned(number) => json::push_u64(number, &mut self.json),
+            Value::Signed(number) => self.push_display(number),
+            Value::Float(number) => self.push_float(number),
+            Value::Str(text) => json::quote_into(text, &mut self.json),
+        }
+        Ok(())
+    }
+
+    fn separate(&mut self, index: usize) {
+        if index > 0 {
+            self.json.push(',');
+        }
+    }
+
+    /// A member's name; JavaScript turns integers into strings.
+    fn push_key(&mut self) -> Result<(), DecodeError> {
+        match self.reader.value()? {
+            Value::Str(key) => json::quote_into(key, &mut self.json),
+            key @ (Value::Unsigned(_) | Value::Signed(_)) => {
+                self.json.push('"');
+                self.push(key, 0)?;
+                self.json.push('"');
+            }
+            _ => return Err(DecodeError::InvalidValue),
+        }
+        self.json.push(':');
+        Ok(())
+    }
+
+    fn push_bin(&mut self, bytes: &[u8]) {
+        self.json.push_str("{\"_placeholder\":true,\"num\":");
+        json::push_u64(self.attachments.len() as u64, &mut self.json);
+        self.json.push('}');
+        self.attachments.push(Bytes::copy_from_slice(bytes));
+    }
+
+    /// notepack 2 keeps `undefined` and dates in type 0, notepack 3 dates in
+    /// msgpack's own timestamps of type -1.
+    fn push_ext(&mut self, kind: i8, bytes: &[u8], depth: u32) -> Result<(), DecodeError> {
+        match (kind, timestamp(kind, bytes)) {
+            (0, _) if bytes.len() == 1 => self.json.push_str("null"),
+            (_, Some(ms)) => date::push_iso(ms, &mut self.json),
+            _ => {
+                deeper(deeper(depth)?)?;
+                self.json.push('[');
+                self.push_display(kind);
+                self.json.push(',');
+                self.push_bin(bytes);
+                self.json.push(']');
+            }
+        }
+        Ok(())
+    }
+
+    /// As JavaScript writes numbers, except that the exponent has no plus:
+    /// digits alone where they are few, an exponent beyond.
+    fn push_float(&mut self, number: f64) {
+        let size = number.abs();
+        if !number.is_finite() {
+            self.json.push_str("null");
+        } else if size == 0.0 || (1e-6..1e21).contains(&size) {
+            self.push_display(number);
+        } else {
+            // Writing to a string cannot fail.
+            let _ = write!(self.json, "{number:e}");
+        }
+    }
+
+    fn push_display(&mut self, number: impl std::fmt::Display) {
+        // Writing to a string cannot fail.
+        let _ = write!(self.json, "{number}");
+    }
+}
+
+/// One level down, if the JSON may be that deep.
+fn deeper(depth: u32) -> Result<u32, DecodeError> {
+    if depth == json::MAX_DEPTH {
+        return Err(DecodeError::TooDeep);
+    }
+    Ok(depth + 1)
+}
+
+/// Milliseconds since 1970 of a date; `None` if the extension is none.
+fn timestamp(kind: i8, bytes: &[u8]) -> Option<i64> {
+    const NANOS_PER_MS: i64 = 1_000_000;
+    let ms = |seconds: i64, nanos: u32| {
+        seconds
+            .saturating_mul(1000)
+            .saturating_add(i64::from(nanos) / NANOS_PER_MS)
+    };
+    match kind {
+        0 => Some(i64::from_be_bytes(bytes.try_into().ok()?)),
+        -1 => match *bytes {
+            [a, b, c, d] => Some(ms(u32::from_be_bytes([a, b, c, d]).into(), 0)),
+            [_, _, _, _, _, _, _, _] => {
+                // 30 bits of nanoseconds, 34 bits of seconds.
+                let word = u64::from_be_bytes(bytes.try_into().ok()?);
+                let seconds = i64::try_from(word & 0x3_ffff_ffff).ok()?;
+                Some(ms(seconds, u32::try_from(word >> 34).ok()?))
+            }
+            [a, b, c, d, ref seconds @ ..] => {
+                let seconds = i64::from_be_bytes(seconds.try_into().ok()?);
+                Some(ms(seconds, u32::from_be_bytes([a, b, c, d])))
+            }
+            _ => None,
+        },
+        _ => None,
+    }
+}

@@ -1,0 +1,171 @@
+//! Frame headers (RFC 6455 §5.2), read and written, and masking (§5.3).
+
+use super::{Error, MAX_CONTROL_PAYLOAD, OpCode, Role};
+
+/// Two bytes, eight of length, four of mask.
+pub(super) const MAX_HEADER: usize = 14;
+
+const FIN: u8 = 0x80;
+const RESERVED: u8 = 0x70;
+const MASKED: u8 = 0x80;
+
+/// What a header says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Header {
+    pub(super) fin: bool,
+    pub(super) opcode: OpCode,
+    /// All zero for an unmasked frame.
+    pub(super) mask: [u8; 4],
+    /// Length of the payload, as the peer claims it.
+    pub(super) len: u64,
+}
+
+/// Reads the header at the front of `bytes` and how long it is; `None` if it
+/// is not all there. What can be refused is refused as early as its byte
+/// arrives.
+///
+/// A length in more bytes than needed is accepted, as other servers do,
+/// although §5.2 tells senders to be brief.
+#[inline]
+pub(super) fn parse(bytes: &[u8], role: Role) -> Result<Option<(Header, usize)>, Error> {
+    let Some(&first) = bytes.first() else {
+        return Ok(None);
+    };
+    if first & RESERVED != 0 {
+        return Err(Error::Protocol("reserved bits are set"));
+    }
+    let Some(opcode) = OpCode::from_bits(first & 0x0f) else {
+        return Err(Error::Protocol("unknown opcode"));
+    };
+    let fin = first & FIN != 0;
+    if opcode.is_control() && !fin {
+        return Err(Error::Protocol("fragmented control frame"));
+    }
+    let Some(&second) = bytes.get(1) else {
+        return Ok(None);
+    };
+    let masked = second & MASKED != 0;
+    match (role, masked) {
+        (Role::Server, false) => return Err(Error::Protocol("frame is not masked")),
+        (Role::Client, true) => return Err(Error::Protocol("frame is masked")),
+        _ => {}
+    }
+    let short = second & 0x7f;
+    if opcode.is_control() && usize::from(short) > MAX_CONTROL_PAYLOAD {
+        return Err(Error::Protocol("control frame is too long"));
+    }
+    let rest = &bytes[2..];
+    let (len, rest) = match short {
+        126 => match rest.split_first_chunk::<2>() {
+            Some((len, rest)) => (u64::from(u16::from_be_bytes(*len)), rest),
+            None => return Ok(None),
+        },
+        127 => match rest.split_first_chunk::<8>() {
+            Some((len, rest)) => (u64::from_be_bytes(*len), rest),
+            None => return Ok(None),
+        },
+        short => (u64::from(short), rest),
+    };
+    if len >> 63 != 0 {
+        return Err(Error::Protocol("length has its top bit set"));
+    }
+    let (mask, rest) = if masked {
+        match rest.split_first_chunk::<4>() {
+            Some((mask, rest)) => (*mask, rest),
+            None => return Ok(None),
+        }
+    } else {
+        ([0; 4], rest)
+    };
+    let header = Header {
+        fin,
+        opcode,
+        mask,
+        len,
+    };
+    Ok(Some((header, bytes.len() - rest.len())))
+}
+
+/// Masks or unmasks, which is the same (RFC 6455 §5.3).
+#[inline]
+pub(super) fn apply_mask(payload: &mut [u8], mask: [u8; 4]) {
+    let word = u32::from_ne_bytes(mask);
+    let (words, rest) = payload.as_chunks_mut::<4>();
+    for chunk in words {
+        *chunk = (u32::from_ne_bytes(*chunk) ^ word).to_ne_bytes();
+    }
+    for (byte, mask) in rest.iter_mut().zip(mask) {
+        *byte ^= mask;
+    }
+}
+
+/// Appends the header of an unmasked, unfragmented frame of `len` bytes.
+pub fn push_header(opcode: OpCode, len: usize, out: &mut Vec<u8>) {
+    push_any_header(opcode, len, 0, out);
+}
+
+/// Appends an unmasked, unfragmented frame: what a server sends.
+pub fn push_frame(opcode: OpCode, payload: &[u8], out: &mut Vec<u8>) {
+    push_header(opcode, payload.len(), out);
+    out.extend_from_slice(payload);
+}
+
+/// Appends a masked, unfragmented frame: what a client sends.
+///
+/// The mask must be unpredictable (RFC 6455 §10.3); choosing it is the
+/// caller's part.
+pub fn push_masked_frame(opcode: OpCode, payload: &[u8], mask: [u8; 4], out: &mut Vec<u8>) {
+    push_any_header(opcode, payload.len(), MASKED, out);
+    out.extend_from_slice(&mask);
+    let start = out.len();
+    out.extend_from_slice(payload);
+    apply_mask(&mut out[start..], mask);
+}
+
+#[inline]
+fn push_any_header(opcode: OpCode, len: usize, mask_bit: u8, out: &mut Vec<u8>) {
+    let first = FIN | opcode as u8;
+    if len <= 125 {
+        out.extend_from_slice(&[first, mask_bit | len as u8]);
+    } else if let Ok(len) = u16::try_from(len) {
+        let [high, low] = len.to_be_bytes();
+        out.extend_from_slice(&[first, mask_bit | 126, high, low]);
+    } else {
+        out.extend_from_slice(&[first, mask_bit | 127]);
+        out.extend_from_slice(&(len as u64).to_be_bytes());
+    }
+}
+
+/// Where the frame in flight ends.
+///
+/// `bytes` begins at a frame boundary and holds whole unmasked frames, as the
+/// `push_` functions wrote them. Given that `written` bytes of it have left,
+/// the answer is the first boundary at or behind them: what lies before it
+/// must still be sent, what lies behind it may be dropped or overtaken. Never
+/// more than `bytes.len()`.
+///
+/// ```
+/// use heartline_wire::ws::{OpCode, frame_boundary, push_frame};
+///
+/// let mut bytes = Vec::new();
+/// push_frame(OpCode::Text, b"one", &mut bytes);
+/// push_frame(OpCode::Text, b"three", &mut bytes);
+/// assert_eq!(frame_boundary(&bytes, 0), 0);
+/// assert_eq!(frame_boundary(&bytes, 2), 5);
+/// assert_eq!(frame_boundary(&bytes, 5), 5);
+/// assert_eq!(frame_boundary(&bytes, 6), 12);
+/// ```
+pub fn frame_boundary(bytes: &[u8], written: usize) -> usize {
+    let mut at = 0;
+    while at < written {
+        let len = bytes
+            .get(at..)
+            .and_then(|frame| parse(frame, Role::Client).ok().flatten())
+            .and_then(|(header, size)| usize::try_from(header.len).ok()?.checked_add(size));
+        at = match len.and_then(|len| at.checked_add(len)) {
+            Some(end) if end < bytes.len() => end,
+            _ => return bytes.len(),
+        };
+    }
+    at
+}
