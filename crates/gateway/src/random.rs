@@ -23,7 +23,7 @@ impl Spread {
     pub(crate) fn from_os() -> Self {
         let mut seed = [0; 8];
         fill(&mut seed);
-        Spread(u64::from_ne_bytes(seed))
+        Spread::new(u64::from_ne_bytes(seed))
     }
 
     pub(crate) fn next(&mut self) -> u64 {

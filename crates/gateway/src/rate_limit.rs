@@ -76,14 +76,7 @@ impl<K: Hash + Eq> KeyedLimiter<K> {
         if part.len() >= KEYS_PER_PART && !part.contains_key(&key) {
             part.retain(|_, recent| !recent.is_idle(now));
             if part.len() >= KEYS_PER_PART {
-                // Full of keys that are all busy: the one heard from longest
-                // ago is forgotten, which errs on the side of the user.
-                let oldest = part
-                    .iter()
-                    .map(|(_, recent)| recent.moments.back().copied().unwrap_or(0))
-                    .min()
-                    .unwrap_or(0);
-                part.retain(|_, recent| recent.moments.back().copied().unwrap_or(0) > oldest);
+                forget_oldest_quarter(&mut part);
             }
         }
         let recent = part.entry(key).or_insert_with(|| Recent {
@@ -129,6 +122,16 @@ impl<K: Hash + Eq> KeyedLimiter<K> {
             .map(|part| part.lock().unwrap_or_else(PoisonError::into_inner).len())
             .sum()
     }
+}
+
+/// Makes room where all keys are busy, which errs on the side of the users
+/// forgotten. A quarter at once, so that the search is paid for by many.
+fn forget_oldest_quarter<K: Hash + Eq>(part: &mut HashMap<K, Recent>) {
+    let last = |recent: &Recent| recent.moments.back().copied().unwrap_or(0);
+    let mut moments: Vec<Micros> = part.values().map(last).collect();
+    let quarter = moments.len() / 4;
+    let (_, &mut threshold, _) = moments.select_nth_unstable(quarter);
+    part.retain(|_, recent| last(recent) > threshold);
 }
 
 impl Recent {

@@ -22,7 +22,6 @@ mod walk;
 pub use string::{quote, quote_into, unquote};
 pub(crate) use tokens::{Token, Tokens};
 pub use validate::{MAX_DEPTH, is_valid, skip_value};
-pub(crate) use validate::{skip_space, skip_string};
 pub(crate) use walk::names;
 pub use walk::{Elements, Members, elements, field, members};
 

@@ -182,9 +182,9 @@ mod tests {
     fn fires_once_and_never_early() {
         let mut wheel = Wheel::new(0);
         wheel.set(3, 100_000);
-        assert_eq!(fired(&mut wheel, 99_000), []);
+        assert_eq!(fired(&mut wheel, 99_000), [0u32; 0]);
         assert_eq!(fired(&mut wheel, 100_000 + 8_192), [3]);
-        assert_eq!(fired(&mut wheel, 90_000_000), []);
+        assert_eq!(fired(&mut wheel, 90_000_000), [0u32; 0]);
     }
 
     #[test]
@@ -192,7 +192,7 @@ mod tests {
         let mut wheel = Wheel::new(0);
         wheel.set(0, 60_000_000);
         for second in 1..60 {
-            assert_eq!(fired(&mut wheel, second * 1_000_000), []);
+            assert_eq!(fired(&mut wheel, second * 1_000_000), [0u32; 0]);
         }
         assert_eq!(fired(&mut wheel, 60_010_000), [0]);
     }

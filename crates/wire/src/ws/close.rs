@@ -26,7 +26,11 @@ pub fn is_valid_close_code(code: u16) -> bool {
 /// The reason is cut at a character boundary so that it and the code fit into
 /// a control frame: 123 bytes.
 pub fn push_close(code: u16, reason: &str, out: &mut Vec<u8>) {
-    let reason = &reason[..reason.floor_char_boundary(MAX_CONTROL_PAYLOAD - 2)];
+    let mut end = reason.len().min(MAX_CONTROL_PAYLOAD - 2);
+    while !reason.is_char_boundary(end) {
+        end -= 1;
+    }
+    let reason = &reason[..end];
     push_header(OpCode::Close, 2 + reason.len(), out);
     out.extend_from_slice(&code.to_be_bytes());
     out.extend_from_slice(reason.as_bytes());

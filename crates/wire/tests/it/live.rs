@@ -1,0 +1,347 @@
+//! The live protocol.
+
+use heartline_wire::json;
+use heartline_wire::live::{
+    ClientFrame, FrameError, RESERVED_TYPES, decode, is_reserved, push_ack, push_error, push_event,
+    push_hello, push_pong, push_subscribed, push_unsubscribed,
+};
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+use crate::strategies;
+
+#[test]
+fn frames() {
+    use ClientFrame::*;
+    let cow = |text: &'static str| text.into();
+    for (text, expected) in [
+        (
+            r#"{"type":"auth","token":"t"}"#,
+            Auth {
+                token: cow("t"),
+                id: None,
+            },
+        ),
+        (
+            r#" { "token" : "t\n" , "type" : "auth" , "id" : 1 } "#,
+            Auth {
+                token: cow("t\n"),
+                id: Some("1"),
+            },
+        ),
+        (
+            r#"{"type":"subscribe","topic":"a","id":"x"}"#,
+            Subscribe {
+                topic: cow("a"),
+                id: Some("\"x\""),
+                recover: None,
+            },
+        ),
+        (
+            r#"{"type":"subscribe","topic":"a","recover":{"epoch":"e","offset":7}}"#,
+            Subscribe {
+                topic: cow("a"),
+                id: None,
+                recover: Some((cow("e"), 7)),
+            },
+        ),
+        // A position that is none recovers nothing.
+        (
+            r#"{"type":"subscribe","topic":"a","recover":{"epoch":null,"offset":7}}"#,
+            Subscribe {
+                topic: cow("a"),
+                id: None,
+                recover: None,
+            },
+        ),
+        (
+            r#"{"type":"subscribe","topic":"a","recover":{"epoch":"e","offset":-7}}"#,
+            Subscribe {
+                topic: cow("a"),
+                id: None,
+                recover: None,
+            },
+        ),
+        (
+            r#"{"type":"subscribe","topic":"a","recover":null}"#,
+            Subscribe {
+                topic: cow("a"),
+                id: None,
+                recover: None,
+            },
+        ),
+        (
+            r#"{"type":"unsubscribe","topic":"a","id":-1.5}"#,
+            Unsubscribe {
+                topic: cow("a"),
+                id: Some("-1.5"),
+            },
+        ),
+        (
+            r#"{"type":"publish","topic":"a","event":"e","data":{"x":[1]},"key":"k","id":2}"#,
+            Publish {
+                topic: cow("a"),
+                event: cow("e"),
+                data: "{\"x\":[1]}",
+                key: Some(cow("k")),
+                id: Some("2"),
+            },
+        ),
+        (
+            r#"{"type":"publish","topic":"a","event":"e","key":null}"#,
+            Publish {
+                topic: cow("a"),
+                event: cow("e"),
+                data: "null",
+                key: None,
+                id: None,
+            },
+        ),
+        (
+            r#"{"type":"emit","event":"e","data": [ 1 ] }"#,
+            Emit {
+                event: cow("e"),
+                data: "[ 1 ]",
+                id: None,
+            },
+        ),
+        (
+            r#"{"type":"emit","event":"e"}"#,
+            Emit {
+                event: cow("e"),
+                data: "null",
+                id: None,
+            },
+        ),
+        (r#"{"type":"ping"}"#, Ping { id: None }),
+        // Ids that are neither string nor number are ignored, so are strangers.
+        (r#"{"type":"ping","id":null,"foo":{}}"#, Ping { id: None }),
+        (r#"{"type":"ping","id":{"a":1}}"#, Ping { id: None }),
+        // The last one counts.
+        (
+            r#"{"type":"auth","type":"ping","id":1,"id":2}"#,
+            Ping { id: Some("2") },
+        ),
+        // Names and types may be escaped.
+        (r#"{"ty\u0070e":"p\u0069ng"}"#, Ping { id: None }),
+    ] {
+        assert_eq!(decode(text), Ok(expected), "{text}");
+    }
+}
+
+#[test]
+fn wrong_frames() {
+    use FrameError::*;
+    let missing = |kind, field, id| Missing { kind, field, id };
+    for (text, expected) in [
+        ("", NotJson),
+        ("hello", NotJson),
+        ("[]", NotJson),
+        ("null", NotJson),
+        ("{", NotJson),
+        (r#"{"type":"ping"}x"#, NotJson),
+        (r#"{"type":"ping",}"#, NotJson),
+        (r#"{"type":"emit","event":"e","data":[1,]}"#, NotJson),
+        ("{}", NoType),
+        (r#"{"type":1}"#, NoType),
+        (r#"{"type":null}"#, NoType),
+        (r#"{"type":"hello"}"#, UnknownType("hello".into())),
+        (r#"{"type":"Ping"}"#, UnknownType("Ping".into())),
+        (
+            r#"{"type":"auth","id":1}"#,
+            missing("auth", "token", Some("1")),
+        ),
+        (
+            r#"{"type":"auth","token":5}"#,
+            missing("auth", "token", None),
+        ),
+        (
+            r#"{"type":"subscribe"}"#,
+            missing("subscribe", "topic", None),
+        ),
+        (
+            r#"{"type":"unsubscribe","id":"a"}"#,
+            missing("unsubscribe", "topic", Some("\"a\"")),
+        ),
+        (
+            r#"{"type":"publish","event":"e"}"#,
+            missing("publish", "topic", None),
+        ),
+        (
+            r#"{"type":"publish","topic":"t"}"#,
+            missing("publish", "event", None),
+        ),
+        (
+            r#"{"type":"publish","topic":"t","event":"e","key":1}"#,
+            missing("publish", "key", None),
+        ),
+        (
+            r#"{"type":"emit","event":null}"#,
+            missing("emit", "event", None),
+        ),
+    ] {
+        assert_eq!(decode(text), Err(expected), "{text}");
+    }
+}
+
+#[test]
+fn errors_do_not_echo_payloads() {
+    let long = format!(r#"{{"type":"{}"}}"#, "é".repeat(1000));
+    let message = decode(&long).unwrap_err().message();
+    assert_eq!(message, format!("unknown type {}", "é".repeat(32)));
+    assert_eq!(
+        decode(r#"{"type":"emit"}"#).unwrap_err().message(),
+        "emit needs event, which must be a string"
+    );
+    assert_eq!(
+        FrameError::NotJson.message(),
+        "the frame is not a JSON object"
+    );
+    assert_eq!(FrameError::NoType.message(), "the frame has no type");
+}
+
+#[test]
+fn reserved() {
+    assert!(RESERVED_TYPES.iter().all(|name| is_reserved(name)));
+    assert_eq!(RESERVED_TYPES.len(), 12);
+    for name in ["position", "", "Hello", "pings"] {
+        assert!(!is_reserved(name), "{name}");
+    }
+}
+
+/// Runs an encoder on an empty string and checks that it wrote JSON.
+fn encoded(push: impl FnOnce(&mut String)) -> String {
+    let mut out = String::new();
+    push(&mut out);
+    assert!(json::is_valid(&out), "{out}");
+    out
+}
+
+#[test]
+fn encoders() {
+    for (text, expected) in [
+        (
+            encoded(|o| push_event("e", Some("t"), "{\"a\":1}", Some(9), o)),
+            r#"{"type":"e","topic":"t","data":{"a":1},"offset":9}"#,
+        ),
+        (
+            encoded(|o| push_event("e\"", None, "null", None, o)),
+            r#"{"type":"e\"","data":null}"#,
+        ),
+        (
+            encoded(|o| push_subscribed("t", Some("1"), "e", 3, "[1]", true, o)),
+            r#"{"type":"subscribed","topic":"t","id":1,"epoch":"e","offset":3,"snapshot":[1],"recovered":true}"#,
+        ),
+        (
+            encoded(|o| push_unsubscribed("t", None, o)),
+            r#"{"type":"unsubscribed","topic":"t"}"#,
+        ),
+        (
+            encoded(|o| push_unsubscribed("t", Some("\"x\""), o)),
+            r#"{"type":"unsubscribed","topic":"t","id":"x"}"#,
+        ),
+        (
+            encoded(|o| push_ack(Some("1"), "[]", o)),
+            r#"{"type":"ack","id":1,"data":[]}"#,
+        ),
+        (
+            encoded(|o| push_ack(None, "null", o)),
+            r#"{"type":"ack","data":null}"#,
+        ),
+        (
+            encoded(|o| push_pong(Some("1"), 17, o)),
+            r#"{"type":"pong","id":1,"timestamp":17}"#,
+        ),
+        (
+            encoded(|o| push_pong(None, 17, o)),
+            r#"{"type":"pong","timestamp":17}"#,
+        ),
+        (
+            encoded(|o| push_error("protocol-violation", "no \"x\"", None, o)),
+            r#"{"type":"error","code":"protocol-violation","message":"no \"x\""}"#,
+        ),
+        (
+            encoded(|o| push_error("c", "m", Some("5"), o)),
+            r#"{"type":"error","code":"c","message":"m","id":5}"#,
+        ),
+        (
+            encoded(|o| push_hello("\"a\":1,\"b\":2", Some("1"), o)),
+            r#"{"type":"hello","a":1,"b":2,"id":1}"#,
+        ),
+        (encoded(|o| push_hello("", None, o)), r#"{"type":"hello"}"#),
+    ] {
+        assert_eq!(text, expected);
+    }
+}
+
+proptest! {
+    #[test]
+    fn frames_round_trip(
+        topic in strategies::text(),
+        event in strategies::text(),
+        data in strategies::value(),
+        id in strategies::number(),
+        epoch in strategies::text(),
+        offset: u64,
+    ) {
+        let id = id.to_string();
+        let data = data.to_string();
+        let whole = |members: Value| {
+            let mut text = members.to_string();
+            text.pop();
+            format!("{text},\"id\":{id},\"data\":{data}}}")
+        };
+        let text = whole(json!({"type": "publish", "topic": topic, "event": event, "key": epoch}));
+        let expected = ClientFrame::Publish {
+            topic: topic.as_str().into(),
+            event: event.as_str().into(),
+            data: &data,
+            key: Some(epoch.as_str().into()),
+            id: Some(&id),
+        };
+        prop_assert_eq!(decode(&text), Ok(expected));
+
+        let text = whole(json!({"type": "subscribe", "topic": topic, "recover": {"epoch": epoch, "offset": offset}}));
+        let expected = ClientFrame::Subscribe {
+            topic: topic.as_str().into(),
+            id: Some(&id),
+            recover: Some((epoch.as_str().into(), offset)),
+        };
+        prop_assert_eq!(decode(&text), Ok(expected));
+
+        let text = whole(json!({"type": "emit", "event": event}));
+        let expected = ClientFrame::Emit { event: event.as_str().into(), data: &data, id: Some(&id) };
+        prop_assert_eq!(decode(&text), Ok(expected));
+    }
+
+    #[test]
+    fn events_round_trip(
+        event in strategies::text(),
+        topic in prop::option::of(strategies::text()),
+        data in strategies::value(),
+        offset: Option<u64>,
+    ) {
+        let data = data.to_string();
+        let text = encoded(|out| push_event(&event, topic.as_deref(), &data, offset, out));
+        let unquoted = |key| json::field(&text, key).map(|raw| json::unquote(raw).unwrap().into_owned());
+        prop_assert_eq!(unquoted("type"), Some(event));
+        prop_assert_eq!(unquoted("topic"), topic);
+        prop_assert_eq!(json::field(&text, "data"), Some(data.as_str()));
+        prop_assert_eq!(json::field(&text, "offset").map(|raw| raw.parse().unwrap()), offset);
+    }
+
+    #[test]
+    fn nothing_panics(text: String, json in strategies::almost_json(), kind in prop::sample::select(RESERVED_TYPES)) {
+        let _ = decode(&text).map_err(|error| error.message());
+        let _ = decode(&json).map_err(|error| error.message());
+        let _ = decode(&format!("{{\"type\":\"{kind}\",{json}}}")).map_err(|error| error.message());
+        let _ = decode(&format!("{{\"type\":\"{kind}\",\"topic\":{json}}}")).map_err(|error| error.message());
+    }
+
+    /// One pass finds what two would.
+    #[test]
+    fn only_objects_decode(json in strategies::almost_json()) {
+        let object = json::is_valid(&json) && json.trim_start().starts_with('{');
+        prop_assert_eq!(decode(&json) == Err(FrameError::NotJson), !object);
+    }
+}
