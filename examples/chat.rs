@@ -65,7 +65,9 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
             }
             socket.join(ROOM).await?;
             names.with(|names| names.insert(socket.id(), enter.name));
-            Ok(Json(names.with(|names| names.values().cloned().collect::<Vec<_>>())))
+            Ok(Json(
+                names.with(|names| names.values().cloned().collect::<Vec<_>>()),
+            ))
         }
     };
 
@@ -74,7 +76,10 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         let name = saying.with(|names| names.get(&socket.id()).cloned());
         async move {
             let name = name.ok_or_else(|| EventError::new("NOT_HERE", "Enter first"))?;
-            let said = Said { name, text: say.text };
+            let said = Said {
+                name,
+                text: say.text,
+            };
             socket.publish(ROOM, "said", &said).await
         }
     };

@@ -15,7 +15,11 @@ mod flags;
 
 async fn connected(socket: Socket, Json(auth): Json<serde_json::Value>) -> Result<(), EventError> {
     // Without a payload the reference's auth object is an empty one.
-    let auth = if auth.is_null() { serde_json::json!({}) } else { auth };
+    let auth = if auth.is_null() {
+        serde_json::json!({})
+    } else {
+        auth
+    };
     socket.emit("auth", &auth)
 }
 

@@ -18,7 +18,12 @@ impl Handler for Echo {
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let flags = flags::Flags::read(&["--listen", "--ping-interval", "--ping-timeout", "--max-payload"]);
+    let flags = flags::Flags::read(&[
+        "--listen",
+        "--ping-interval",
+        "--ping-timeout",
+        "--max-payload",
+    ]);
     let listen = flags.text("--listen", "127.0.0.1:3000");
     let options = Options {
         ping_interval: flags.duration("--ping-interval", "25s"),
@@ -31,7 +36,10 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let listener = tokio::net::TcpListener::bind(&listen)
         .await
         .unwrap_or_else(|error| flags::fail(&format!("cannot listen on {listen}: {error}")));
-    println!("Engine.IO echo on http://{}/engine.io/", listener.local_addr()?);
+    println!(
+        "Engine.IO echo on http://{}/engine.io/",
+        listener.local_addr()?
+    );
     server.serve(listener).await?;
     Ok(())
 }

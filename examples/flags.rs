@@ -22,7 +22,10 @@ impl Flags {
             let value = value.or_else(|| words.next());
             match (known.contains(&name.as_str()), value) {
                 (true, Some(value)) => pairs.push((name, value)),
-                _ => fail(&format!("cannot make sense of {name}; the flags are {}, each with a value", known.join(", "))),
+                _ => fail(&format!(
+                    "cannot make sense of {name}; the flags are {}, each with a value",
+                    known.join(", ")
+                )),
             }
         }
         Flags(pairs)
@@ -37,18 +40,24 @@ impl Flags {
     /// The flag's duration: `300ms`, `25s`, or plain milliseconds.
     pub(crate) fn duration(&self, name: &str, default: &str) -> Duration {
         let text = self.text(name, default);
-        let (digits, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
+        let (digits, unit) = text.split_at(
+            text.find(|c: char| !c.is_ascii_digit())
+                .unwrap_or(text.len()),
+        );
         match (digits.parse::<u64>(), unit) {
             (Ok(number), "" | "ms") => Duration::from_millis(number),
             (Ok(number), "s") => Duration::from_secs(number),
-            _ => fail(&format!("{name} {text}: give milliseconds, or a number with ms or s")),
+            _ => fail(&format!(
+                "{name} {text}: give milliseconds, or a number with ms or s"
+            )),
         }
     }
 
     /// The flag's number.
     pub(crate) fn number(&self, name: &str, default: usize) -> usize {
         let text = self.text(name, &default.to_string());
-        text.parse().unwrap_or_else(|_| fail(&format!("{name} {text}: give a number")))
+        text.parse()
+            .unwrap_or_else(|_| fail(&format!("{name} {text}: give a number")))
     }
 }
 

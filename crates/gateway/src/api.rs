@@ -113,7 +113,10 @@ const SOCKETIO_RESERVED: [&str; 6] = [
 
 /// Whether clients of both protocols can be sent an event of this name.
 pub(crate) fn is_valid_event(name: &str) -> bool {
-    !name.is_empty() && name.len() <= MAX_EVENT && !live::is_reserved(name) && !SOCKETIO_RESERVED.contains(&name)
+    !name.is_empty()
+        && name.len() <= MAX_EVENT
+        && !live::is_reserved(name)
+        && !SOCKETIO_RESERVED.contains(&name)
 }
 
 impl Gateway {
@@ -155,7 +158,9 @@ impl Gateway {
         while shard < self.shared.shards() {
             let (filter, rest) = (filter.clone(), limit - items.len());
             let found = self
-                .ask(shard, move |hub, engine| hub.list(engine, &filter, slot, rest))
+                .ask(shard, move |hub, engine| {
+                    hub.list(engine, &filter, slot, rest)
+                })
                 .await;
             let (mut found, next) = found.unwrap_or_default();
             items.append(&mut found);
@@ -217,12 +222,17 @@ impl Gateway {
     ) -> Result<Page<RoomEntry>, BadCursor> {
         let after: Option<(String, String, Option<String>)> = match &cursor {
             None => None,
-            Some(cursor) => Some(serde_json::from_str(&decode_cursor(cursor)?).map_err(|_| BadCursor)?),
+            Some(cursor) => {
+                Some(serde_json::from_str(&decode_cursor(cursor)?).map_err(|_| BadCursor)?)
+            }
         };
         let mut all: std::collections::BTreeMap<(String, String, Option<String>), usize> =
             std::collections::BTreeMap::new();
         for shard in 0..self.shared.shards() {
-            let (namespace, tenant) = (namespace.map(ToOwned::to_owned), tenant.map(ToOwned::to_owned));
+            let (namespace, tenant) = (
+                namespace.map(ToOwned::to_owned),
+                tenant.map(ToOwned::to_owned),
+            );
             let after = after.clone();
             let found = self
                 .ask(shard, move |hub, _| {
@@ -238,7 +248,9 @@ impl Gateway {
                         .filter(|(key, _)| {
                             after.as_ref().is_none_or(|after| key > after)
                                 && namespace.as_ref().is_none_or(|wanted| *wanted == key.1)
-                                && tenant.as_ref().is_none_or(|wanted| Some(wanted) == key.2.as_ref())
+                                && tenant
+                                    .as_ref()
+                                    .is_none_or(|wanted| Some(wanted) == key.2.as_ref())
                         })
                         .collect();
                     // No more than one page and the beginning of the next.
@@ -271,7 +283,12 @@ impl Gateway {
         Ok(Page { items, next_cursor })
     }
 
-    fn message(&self, namespace: &str, event: &str, data: &str) -> Result<(NsId, Message), PublishError> {
+    fn message(
+        &self,
+        namespace: &str,
+        event: &str,
+        data: &str,
+    ) -> Result<(NsId, Message), PublishError> {
         let id = self
             .shared
             .namespace_id(namespace)
@@ -290,7 +307,8 @@ impl Gateway {
     /// # Errors
     /// When the namespace, room, event or data is none.
     pub async fn publish(&self, publish: Publish) -> Result<Published, PublishError> {
-        let (namespace, message) = self.message(&publish.namespace, &publish.event, &publish.data)?;
+        let (namespace, message) =
+            self.message(&publish.namespace, &publish.event, &publish.data)?;
         if !rooms::is_valid_name(&publish.room) {
             return Err(PublishError::InvalidRoom);
         }
@@ -340,13 +358,16 @@ impl Gateway {
     /// # Errors
     /// When the namespace, event or data is none.
     pub async fn broadcast(&self, broadcast: Broadcast) -> Result<Published, PublishError> {
-        let (namespace, message) = self.message(&broadcast.namespace, &broadcast.event, &broadcast.data)?;
+        let (namespace, message) =
+            self.message(&broadcast.namespace, &broadcast.event, &broadcast.data)?;
         let tenant: Option<Arc<str>> = broadcast.tenant_id.map(Into::into);
         let mut delivered = 0;
         for shard in 0..self.shared.shards() {
             let tenant = tenant.clone();
             let here = self
-                .ask(shard, move |hub, _| hub.population(namespace, tenant.as_deref()))
+                .ask(shard, move |hub, _| {
+                    hub.population(namespace, tenant.as_deref())
+                })
                 .await;
             delivered += here.unwrap_or(0);
         }
@@ -377,19 +398,25 @@ impl Gateway {
         let tenant = user.tenant_id.as_deref();
         Ok(namespaces
             .map(|namespace| {
-                self.shared
-                    .send_to_user(namespace, tenant, &user.user_id, Some(&user), message.clone(), None)
+                self.shared.send_to_user(
+                    namespace,
+                    tenant,
+                    &user.user_id,
+                    Some(&user),
+                    message.clone(),
+                    None,
+                )
             })
             .sum())
     }
 
     /// Ends all of a user's sockets; how many there were.
     pub async fn disconnect_user(&self, user: &UserKey) -> usize {
-        let sockets =
-            self.shared
-                .backplane
-                .local()
-                .sockets(user.tenant_id.as_deref(), &user.user_id, Some(user));
+        let sockets = self.shared.backplane.local().sockets(
+            user.tenant_id.as_deref(),
+            &user.user_id,
+            Some(user),
+        );
         let mut ended = 0;
         for socket in sockets {
             ended += usize::from(self.kick(socket).await);
@@ -399,15 +426,17 @@ impl Gateway {
 
     /// A user's sockets.
     pub async fn user_connections(&self, user: &UserKey) -> Vec<SocketEntry> {
-        let sockets =
-            self.shared
-                .backplane
-                .local()
-                .sockets(user.tenant_id.as_deref(), &user.user_id, Some(user));
+        let sockets = self.shared.backplane.local().sockets(
+            user.tenant_id.as_deref(),
+            &user.user_id,
+            Some(user),
+        );
         let mut entries = Vec::new();
         for socket in sockets {
             let found = self
-                .ask(socket.0.conn.shard, move |hub, engine| hub.inspect(engine, &socket))
+                .ask(socket.0.conn.shard, move |hub, engine| {
+                    hub.inspect(engine, &socket)
+                })
                 .await;
             entries.extend(found.flatten());
         }

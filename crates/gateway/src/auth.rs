@@ -62,8 +62,14 @@ impl RoomPattern {
     /// A pattern; a `*` at the end stands for any rest.
     pub fn new(pattern: &str) -> Self {
         match pattern.strip_suffix('*') {
-            Some(prefix) => RoomPattern { text: prefix.into(), prefix: true },
-            None => RoomPattern { text: pattern.into(), prefix: false },
+            Some(prefix) => RoomPattern {
+                text: prefix.into(),
+                prefix: true,
+            },
+            None => RoomPattern {
+                text: pattern.into(),
+                prefix: false,
+            },
         }
     }
 

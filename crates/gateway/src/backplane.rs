@@ -24,7 +24,11 @@ pub trait Backplane: Send + Sync + 'static {
     fn disconnect(&self, user: &Arc<UserKey>, socket: SocketAddress);
 
     /// Presence of many users at once, in the order asked.
-    fn presence(&self, tenant: Option<Arc<str>>, users: Vec<String>) -> BoxFuture<Vec<UserPresence>>;
+    fn presence(
+        &self,
+        tenant: Option<Arc<str>>,
+        users: Vec<String>,
+    ) -> BoxFuture<Vec<UserPresence>>;
 
     /// The users of this node.
     fn local(&self) -> &Presence;
@@ -63,7 +67,11 @@ impl Backplane for LocalBackplane {
             .disconnect(user, socket, now, self.clock.unix_millis(now));
     }
 
-    fn presence(&self, tenant: Option<Arc<str>>, users: Vec<String>) -> BoxFuture<Vec<UserPresence>> {
+    fn presence(
+        &self,
+        tenant: Option<Arc<str>>,
+        users: Vec<String>,
+    ) -> BoxFuture<Vec<UserPresence>> {
         let now = self.clock.unix_millis(self.clock.now());
         let local = self.local();
         let found = users

@@ -184,7 +184,10 @@ impl App for Relay {
     }
 
     fn closed(&mut self, _: &mut Engine, slot: u32, reason: Reason) {
-        let connection = self.connections.get_mut(slot as usize).and_then(Option::take);
+        let connection = self
+            .connections
+            .get_mut(slot as usize)
+            .and_then(Option::take);
         if let Some(connection) = connection {
             self.handler.closed(&connection, reason);
         }
@@ -262,7 +265,13 @@ impl Server {
                 connections: Vec::new(),
             };
             doors.push(prepared.door.clone());
-            prepared.start(number as u16, clock, settings.clone(), runtime.clone(), relay)?;
+            prepared.start(
+                number as u16,
+                clock,
+                settings.clone(),
+                runtime.clone(),
+                relay,
+            )?;
         }
         let (draining, is_draining) = watch::channel(false);
         Ok(Server {

@@ -136,7 +136,13 @@ impl Shared {
                 let topic = Some(room.key.name.clone());
                 (
                     offset,
-                    Arc::new(Publication::new(name, message, topic, Some(offset), conflate)),
+                    Arc::new(Publication::new(
+                        name,
+                        message,
+                        topic,
+                        Some(offset),
+                        conflate,
+                    )),
                 )
             },
             |shard, (offset, publication)| {
@@ -180,12 +186,22 @@ impl Shared {
     }
 
     /// Gives a message to a user's sockets that are not in `room`.
-    pub(crate) fn notify_user(&self, namespace: NsId, user: &UserKey, room: &str, message: Message) {
+    pub(crate) fn notify_user(
+        &self,
+        namespace: NsId,
+        user: &UserKey,
+        room: &str,
+        message: Message,
+    ) {
         let name = self.namespaces[usize::from(namespace)].name.clone();
         let publication = Arc::new(Publication::new(name, message, None, None, None));
         let tenant = user.tenant_id.as_deref();
         let room: Arc<str> = room.into();
-        for to in self.backplane.local().sockets(tenant, &user.user_id, Some(user)) {
+        for to in self
+            .backplane
+            .local()
+            .sockets(tenant, &user.user_id, Some(user))
+        {
             if to.namespace() == namespace {
                 let op = Op::Send {
                     to,
@@ -218,7 +234,11 @@ impl Shared {
             "userType": user.user_type.as_deref(),
             "at": at,
         });
-        let event = if online { "user:online" } else { "user:offline" };
+        let event = if online {
+            "user:online"
+        } else {
+            "user:offline"
+        };
         Message::new(event, &data.to_string())
     }
 
@@ -231,7 +251,10 @@ impl Shared {
             }
         }
         let last = {
-            let mut last_rooms = self.last_rooms.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut last_rooms = self
+                .last_rooms
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
             last_rooms.remove(&edge.user)
         };
         if let (false, Some((namespace, rooms))) = (edge.online, last) {
@@ -249,10 +272,10 @@ impl Shared {
         others: Vec<Arc<Room>>,
         at: u64,
     ) {
-        let sockets = self
-            .backplane
-            .local()
-            .sockets(user.tenant_id.as_deref(), &user.user_id, Some(user));
+        let sockets =
+            self.backplane
+                .local()
+                .sockets(user.tenant_id.as_deref(), &user.user_id, Some(user));
         if sockets.len() <= 1 {
             self.around(user, true, namespace, vec![room], others, at);
         }
@@ -280,8 +303,16 @@ impl Shared {
     }
 
     /// Keeps the rooms of a socket that ends, for the offline edge that may follow.
-    pub(crate) fn remember_rooms(&self, user: &Arc<UserKey>, namespace: NsId, rooms: Vec<Arc<Room>>) {
-        let mut last_rooms = self.last_rooms.lock().unwrap_or_else(PoisonError::into_inner);
+    pub(crate) fn remember_rooms(
+        &self,
+        user: &Arc<UserKey>,
+        namespace: NsId,
+        rooms: Vec<Arc<Room>>,
+    ) {
+        let mut last_rooms = self
+            .last_rooms
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         last_rooms.insert(user.clone(), (namespace, rooms));
     }
 
@@ -301,7 +332,9 @@ impl Shared {
         match self.messages.take(sender, limit, self.clock.now()) {
             Verdict::Allowed => Ok(()),
             Verdict::Refused { again_in, refused } => {
-                self.metrics.limited_messages.fetch_add(1, Ordering::Relaxed);
+                self.metrics
+                    .limited_messages
+                    .fetch_add(1, Ordering::Relaxed);
                 Err((again_in.div_ceil(1000), refused))
             }
         }
@@ -321,7 +354,10 @@ impl Shared {
             match shared.connects.take(ip, limit, shared.clock.now()) {
                 Verdict::Allowed => Ok(()),
                 Verdict::Refused { again_in, .. } => {
-                    shared.metrics.limited_connects.fetch_add(1, Ordering::Relaxed);
+                    shared
+                        .metrics
+                        .limited_connects
+                        .fetch_add(1, Ordering::Relaxed);
                     Err(again_in.div_ceil(1000))
                 }
             }
@@ -474,7 +510,9 @@ impl GatewayBuilder {
     {
         self.handlers
             .disconnect
-            .push(Box::new(move |socket, reason| Box::pin(handler(socket, reason))));
+            .push(Box::new(move |socket, reason| {
+                Box::pin(handler(socket, reason))
+            }));
         self
     }
 
@@ -496,8 +534,9 @@ impl GatewayBuilder {
     pub fn build(self) -> Result<Gateway, BuildError> {
         let config = self.config;
         check(&config).map_err(BuildError::Config)?;
-        let runtime = tokio::runtime::Handle::try_current()
-            .map_err(|_| BuildError::Config("build() must be called within a tokio runtime".into()))?;
+        let runtime = tokio::runtime::Handle::try_current().map_err(|_| {
+            BuildError::Config("build() must be called within a tokio runtime".into())
+        })?;
         let mut handlers = self.handlers;
         if config.builtin_events {
             crate::builtin::register(&mut handlers);
@@ -522,7 +561,10 @@ impl GatewayBuilder {
             })
             .collect();
         namespaces.sort_by_key(|namespace| &*namespace.name != "/");
-        let names = namespaces.iter().map(|namespace| namespace.name.clone()).collect();
+        let names = namespaces
+            .iter()
+            .map(|namespace| namespace.name.clone())
+            .collect();
         let backplane = self
             .backplane
             .unwrap_or_else(|| Arc::new(LocalBackplane::new(config.offline_grace, clock)));
@@ -662,7 +704,10 @@ impl Gateway {
             }
         }
         let time = spread + shared.config.drain_timeout;
-        if tokio::time::timeout(time, shared.slots.empty()).await.is_err() {
+        if tokio::time::timeout(time, shared.slots.empty())
+            .await
+            .is_err()
+        {
             for door in &shared.doors {
                 door.push(Post::App(Op::Force));
             }

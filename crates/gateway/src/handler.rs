@@ -82,7 +82,12 @@ impl<T: DeserializeOwned> FromEvent for Json<T> {
     fn from_event(event: &Event<'_>) -> Result<Self, EventError> {
         serde_json::from_str(event.first())
             .map(Json)
-            .map_err(|error| EventError::new("INVALID_DATA", format!("The event's data does not fit: {error}")))
+            .map_err(|error| {
+                EventError::new(
+                    "INVALID_DATA",
+                    format!("The event's data does not fit: {error}"),
+                )
+            })
     }
 }
 
@@ -262,7 +267,10 @@ impl Drop for Responder {
     /// The handler panicked or ran out of time: the client is told all the same.
     fn drop(&mut self) {
         if !self.done {
-            self.send(Err(EventError::new("INTERNAL", "The event could not be processed")));
+            self.send(Err(EventError::new(
+                "INTERNAL",
+                "The event could not be processed",
+            )));
         }
     }
 }
@@ -347,7 +355,8 @@ pub(crate) struct Handlers {
     pub(crate) disconnect: Vec<DisconnectHandler>,
 }
 
-pub(crate) type DisconnectHandler = Box<dyn Fn(Socket, crate::reason::Reason) -> Work + Send + Sync>;
+pub(crate) type DisconnectHandler =
+    Box<dyn Fn(Socket, crate::reason::Reason) -> Work + Send + Sync>;
 
 impl Handlers {
     /// Registers; a later handler takes an earlier one's place.

@@ -49,7 +49,9 @@ pub use api::{BadCursor, Broadcast, Publish, PublishError, Published};
 pub use config::Config;
 pub use gateway::{BuildError, Gateway, GatewayBuilder, HttpRequest, HttpResponse};
 pub use handler::{Args, Event, EventError, EventName, FromEvent, Handler, IntoReply, Json};
-pub use presence::{Admitted, DeviceLimitReached, Edge, EdgeSink, Newcomer, Presence, SocketAddress};
+pub use presence::{
+    Admitted, DeviceLimitReached, Edge, EdgeSink, Newcomer, Presence, SocketAddress,
+};
 pub use reason::Reason;
 pub use socket::Socket;
 pub use tokio_rustls::rustls;

@@ -25,14 +25,12 @@ pub(crate) struct Count(AtomicU64);
 impl Count {
     /// Only by the owning shard: no read-modify-write, hence no bus lock.
     pub(crate) fn add(&self, n: u64) {
-        self.0
-            .store(self.get().wrapping_add(n), Ordering::Relaxed);
+        self.0.store(self.get().wrapping_add(n), Ordering::Relaxed);
     }
 
     /// Only by the owning shard.
     pub(crate) fn sub(&self, n: u64) {
-        self.0
-            .store(self.get().wrapping_sub(n), Ordering::Relaxed);
+        self.0.store(self.get().wrapping_sub(n), Ordering::Relaxed);
     }
 
     pub(crate) fn get(&self) -> u64 {
@@ -134,7 +132,8 @@ impl ShardMetrics {
     }
 
     pub(crate) fn take_engine_stats(&self, stats: &mut Stats) {
-        self.dropped_conflated.add(std::mem::take(&mut stats.conflated));
+        self.dropped_conflated
+            .add(std::mem::take(&mut stats.conflated));
         self.dropped_volatile
             .add(std::mem::take(&mut stats.volatile_dropped));
         self.heartbeats.add(stats.rtts.len() as u64);
@@ -270,20 +269,56 @@ impl Collector for Snapshot {
             )?;
             for (index, namespace) in metrics.namespaces.iter().enumerate() {
                 for transport in TransportName::ALL {
-                    let value = metrics.sum(|shard| shard.connections[index][transport as usize].get());
+                    let value =
+                        metrics.sum(|shard| shard.connections[index][transport as usize].get());
                     let labels = [("transport", transport.word()), ("namespace", &**namespace)];
                     ConstGauge::new(value as i64).encode(encoder.encode_family(&labels)?)?;
                 }
             }
         }
         let to = &mut to;
-        gauge(to, "transports", "Transport sessions, joined to a namespace or not", gauges.transports as f64)?;
-        gauge(to, "rooms", "Rooms with members on this node", gauges.rooms as f64)?;
-        gauge(to, "users_online", "Users online", gauges.users_online as f64)?;
-        gauge(to, "rate_limit_entries", "Keys the rate limiters remember", gauges.rate_limit_entries as f64)?;
-        gauge(to, "uptime_seconds", "Time since this node started", gauges.uptime_seconds)?;
-        gauge(to, "draining", "1 while this node is going away", f64::from(u8::from(gauges.draining)))?;
-        counter(to, "connects", "Transport sessions begun", metrics.sum(|shard| shard.connects.get()))?;
+        gauge(
+            to,
+            "transports",
+            "Transport sessions, joined to a namespace or not",
+            gauges.transports as f64,
+        )?;
+        gauge(
+            to,
+            "rooms",
+            "Rooms with members on this node",
+            gauges.rooms as f64,
+        )?;
+        gauge(
+            to,
+            "users_online",
+            "Users online",
+            gauges.users_online as f64,
+        )?;
+        gauge(
+            to,
+            "rate_limit_entries",
+            "Keys the rate limiters remember",
+            gauges.rate_limit_entries as f64,
+        )?;
+        gauge(
+            to,
+            "uptime_seconds",
+            "Time since this node started",
+            gauges.uptime_seconds,
+        )?;
+        gauge(
+            to,
+            "draining",
+            "1 while this node is going away",
+            f64::from(u8::from(gauges.draining)),
+        )?;
+        counter(
+            to,
+            "connects",
+            "Transport sessions begun",
+            metrics.sum(|shard| shard.connects.get()),
+        )?;
         counters(
             to,
             "connect_refusals",
@@ -324,7 +359,12 @@ impl Collector for Snapshot {
                 .enumerate()
                 .map(|(index, word)| (*word, metrics.sum(|shard| shard.outbound[index].get()))),
         )?;
-        counter(to, "deliveries", "Publications given to sockets", metrics.sum(|shard| shard.deliveries.get()))?;
+        counter(
+            to,
+            "deliveries",
+            "Publications given to sockets",
+            metrics.sum(|shard| shard.deliveries.get()),
+        )?;
         let slow = Reason::SlowConsumer as usize;
         counters(
             to,
@@ -332,9 +372,18 @@ impl Collector for Snapshot {
             "Deliveries that did not happen; slow_consumer counts connections",
             "reason",
             [
-                ("conflated", metrics.sum(|shard| shard.dropped_conflated.get())),
-                ("volatile", metrics.sum(|shard| shard.dropped_volatile.get())),
-                ("slow_consumer", metrics.sum(|shard| shard.disconnects[slow].get())),
+                (
+                    "conflated",
+                    metrics.sum(|shard| shard.dropped_conflated.get()),
+                ),
+                (
+                    "volatile",
+                    metrics.sum(|shard| shard.dropped_volatile.get()),
+                ),
+                (
+                    "slow_consumer",
+                    metrics.sum(|shard| shard.disconnects[slow].get()),
+                ),
             ]
             .into_iter(),
         )?;
@@ -345,13 +394,21 @@ impl Collector for Snapshot {
             "limit",
             [
                 ("messages", gauges.limited_messages),
-                ("events", metrics.sum(|shard| shard.rate_limited_events.get())),
+                (
+                    "events",
+                    metrics.sum(|shard| shard.rate_limited_events.get()),
+                ),
                 ("joins", metrics.sum(|shard| shard.rate_limited_joins.get())),
                 ("connects_per_ip", gauges.limited_connects),
             ]
             .into_iter(),
         )?;
-        counter(to, "heartbeats", "Pongs that answered a ping", metrics.heartbeats())?;
+        counter(
+            to,
+            "heartbeats",
+            "Pongs that answered a ping",
+            metrics.heartbeats(),
+        )?;
         counters(
             to,
             "handler_failures",

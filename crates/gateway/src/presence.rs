@@ -162,7 +162,11 @@ impl Presence {
     }
 
     /// Lets a socket in, or not. `at` is the Unix time in milliseconds.
-    pub(crate) fn connect(&self, newcomer: Newcomer, at: u64) -> Result<Admitted, DeviceLimitReached> {
+    pub(crate) fn connect(
+        &self,
+        newcomer: Newcomer,
+        at: u64,
+    ) -> Result<Admitted, DeviceLimitReached> {
         let Newcomer {
             user: key,
             socket,
@@ -199,7 +203,13 @@ impl Presence {
     }
 
     /// A socket is gone. What it no longer stands for (it was replaced) is left alone.
-    pub(crate) fn disconnect(&self, key: &Arc<UserKey>, socket: SocketAddress, now: Micros, at: u64) {
+    pub(crate) fn disconnect(
+        &self,
+        key: &Arc<UserKey>,
+        socket: SocketAddress,
+        now: Micros,
+        at: u64,
+    ) {
         let mut part = self.part(key.tenant_id.as_deref(), &key.user_id);
         let Some(user) = part.user(key) else {
             return;
@@ -310,7 +320,12 @@ impl Presence {
     }
 
     /// The sockets of the users with this id, of one type or of any.
-    pub(crate) fn sockets(&self, tenant: Option<&str>, user: &str, only: Option<&UserKey>) -> Vec<SocketAddress> {
+    pub(crate) fn sockets(
+        &self,
+        tenant: Option<&str>,
+        user: &str,
+        only: Option<&UserKey>,
+    ) -> Vec<SocketAddress> {
         let part = self.part(tenant, user);
         let users = part.users.get(&IdRef { tenant, user });
         users
@@ -457,7 +472,11 @@ mod tests {
 
     fn socket(slot: u32) -> SocketAddress {
         SocketAddress(Name {
-            conn: ConnId { shard: 0, slot, generation: 0 },
+            conn: ConnId {
+                shard: 0,
+                slot,
+                generation: 0,
+            },
             part: 0,
             secret: [0; 12],
         })
@@ -472,20 +491,31 @@ mod tests {
         }
     }
 
-    const LIMIT_2: DevicePolicy = DevicePolicy::Limit { max: 2, on_excess: OnExcess::Reject };
-    const EVICT_2: DevicePolicy = DevicePolicy::Limit { max: 2, on_excess: OnExcess::EvictOldest };
+    const LIMIT_2: DevicePolicy = DevicePolicy::Limit {
+        max: 2,
+        on_excess: OnExcess::Reject,
+    };
+    const EVICT_2: DevicePolicy = DevicePolicy::Limit {
+        max: 2,
+        on_excess: OnExcess::EvictOldest,
+    };
 
     #[test]
     fn two_devices_are_one_user_until_the_last_leaves() {
         let (presence, edges) = presence(0);
         for slot in [1, 2] {
-            presence.connect(newcomer("a", slot, None, DevicePolicy::Unlimited), 0).unwrap();
+            presence
+                .connect(newcomer("a", slot, None, DevicePolicy::Unlimited), 0)
+                .unwrap();
         }
         presence.disconnect(&user("a"), socket(1), 0, 0);
         assert_eq!(presence.get(None, "a", 0).devices, 1);
         presence.disconnect(&user("a"), socket(2), 0, 9);
         presence.disconnect(&user("a"), socket(2), 0, 9);
-        assert_eq!(*edges.lock().unwrap(), [("a".into(), true), ("a".into(), false)]);
+        assert_eq!(
+            *edges.lock().unwrap(),
+            [("a".into(), true), ("a".into(), false)]
+        );
         assert_eq!(presence.get(None, "a", 0).last_seen_at, Some(9));
         assert_eq!(presence.online(), 0);
     }
@@ -493,8 +523,12 @@ mod tests {
     #[test]
     fn an_old_sockets_end_does_not_remove_its_replacement() {
         let (presence, edges) = presence(0);
-        presence.connect(newcomer("a", 1, Some("d"), DevicePolicy::Unlimited), 0).unwrap();
-        let admitted = presence.connect(newcomer("a", 2, Some("d"), DevicePolicy::Unlimited), 0).unwrap();
+        presence
+            .connect(newcomer("a", 1, Some("d"), DevicePolicy::Unlimited), 0)
+            .unwrap();
+        let admitted = presence
+            .connect(newcomer("a", 2, Some("d"), DevicePolicy::Unlimited), 0)
+            .unwrap();
         assert_eq!(admitted.replaced, [socket(1)]);
         presence.disconnect(&user("a"), socket(1), 0, 0);
         assert!(presence.get(None, "a", 0).online);
@@ -505,10 +539,17 @@ mod tests {
     fn the_limit_refuses_or_evicts_the_oldest() {
         let (presence, _) = presence(0);
         for slot in [1, 2] {
-            presence.connect(newcomer("a", slot, None, LIMIT_2), 0).unwrap();
+            presence
+                .connect(newcomer("a", slot, None, LIMIT_2), 0)
+                .unwrap();
         }
-        assert_eq!(presence.connect(newcomer("a", 3, None, LIMIT_2), 0).err(), Some(DeviceLimitReached));
-        let admitted = presence.connect(newcomer("a", 3, None, EVICT_2), 0).unwrap();
+        assert_eq!(
+            presence.connect(newcomer("a", 3, None, LIMIT_2), 0).err(),
+            Some(DeviceLimitReached)
+        );
+        let admitted = presence
+            .connect(newcomer("a", 3, None, EVICT_2), 0)
+            .unwrap();
         assert_eq!(admitted.evicted, [socket(1)]);
         assert_eq!(presence.get(None, "a", 0).devices, 2);
     }
@@ -516,7 +557,9 @@ mod tests {
     #[test]
     fn a_refused_first_device_leaves_no_ghost_user() {
         let (presence, edges) = presence(0);
-        presence.connect(newcomer("a", 1, None, LIMIT_2), 0).unwrap();
+        presence
+            .connect(newcomer("a", 1, None, LIMIT_2), 0)
+            .unwrap();
         presence.disconnect(&user("a"), socket(1), 0, 0);
         assert_eq!(edges.lock().unwrap().len(), 2);
         assert!(presence.some(10).is_empty());
@@ -529,7 +572,11 @@ mod tests {
         let threads: Vec<_> = (0..8)
             .map(|slot| {
                 let presence = presence.clone();
-                std::thread::spawn(move || presence.connect(newcomer("a", slot, None, LIMIT_2), 0).is_ok())
+                std::thread::spawn(move || {
+                    presence
+                        .connect(newcomer("a", slot, None, LIMIT_2), 0)
+                        .is_ok()
+                })
             })
             .collect();
         let admitted = threads.into_iter().map(|thread| thread.join().unwrap());
@@ -539,10 +586,14 @@ mod tests {
     #[test]
     fn who_is_back_within_the_grace_was_never_away() {
         let (presence, edges) = presence(100);
-        presence.connect(newcomer("a", 1, None, DevicePolicy::Unlimited), 0).unwrap();
+        presence
+            .connect(newcomer("a", 1, None, DevicePolicy::Unlimited), 0)
+            .unwrap();
         presence.disconnect(&user("a"), socket(1), 0, 0);
         assert_eq!(presence.expire(50, 0), Some(100));
-        presence.connect(newcomer("a", 2, None, DevicePolicy::Unlimited), 0).unwrap();
+        presence
+            .connect(newcomer("a", 2, None, DevicePolicy::Unlimited), 0)
+            .unwrap();
         assert_eq!(presence.expire(150, 0), None);
         assert_eq!(edges.lock().unwrap().len(), 1);
         presence.disconnect(&user("a"), socket(2), 200, 0);

@@ -128,7 +128,13 @@ pub(crate) fn push_event(
         }
         Form::Live => {
             let mut text = String::with_capacity(args.len() + 64);
-            live::push_event(event, topic, &live_data(args, attachments), offset, &mut text);
+            live::push_event(
+                event,
+                topic,
+                &live_data(args, attachments),
+                offset,
+                &mut text,
+            );
             ws::push_frame(ws::OpCode::Text, text.as_bytes(), out);
         }
     }
@@ -246,7 +252,10 @@ mod tests {
             Some(7),
             None,
         );
-        assert_eq!(text(publication.frames(Form::Text)), r#"42["position",{"x":1}]"#);
+        assert_eq!(
+            text(publication.frames(Form::Text)),
+            r#"42["position",{"x":1}]"#
+        );
         assert_eq!(
             text(publication.frames(Form::Live)),
             r#"{"type":"position","topic":"map","data":{"x":1},"offset":7}"#

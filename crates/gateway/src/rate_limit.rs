@@ -51,7 +51,10 @@ struct Recent {
 pub(crate) enum Verdict {
     Allowed,
     /// Not now; `again_in` microseconds. `refused` refusals in a row by now.
-    Refused { again_in: Micros, refused: u32 },
+    Refused {
+        again_in: Micros,
+        refused: u32,
+    },
 }
 
 pub(crate) struct KeyedLimiter<K> {
@@ -72,7 +75,9 @@ impl<K: Hash + Eq> KeyedLimiter<K> {
     pub(crate) fn take(&self, key: K, limit: Limit, now: Micros) -> Verdict {
         let window = limit.window.as_micros() as Micros;
         let part = (self.hasher.hash_one(&key) >> 32) as usize % PARTS;
-        let mut part = self.parts[part].lock().unwrap_or_else(PoisonError::into_inner);
+        let mut part = self.parts[part]
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         if part.len() >= KEYS_PER_PART && !part.contains_key(&key) {
             part.retain(|_, recent| !recent.is_idle(now));
             if part.len() >= KEYS_PER_PART {

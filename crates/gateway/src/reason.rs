@@ -52,7 +52,11 @@ struct Entry {
 
 const TABLE: [Entry; 17] = {
     const fn entry(reason: Reason, word: &'static str, close_code: u16) -> Entry {
-        Entry { reason, word, close_code }
+        Entry {
+            reason,
+            word,
+            close_code,
+        }
     }
     use Reason::*;
     [
@@ -98,7 +102,10 @@ impl Reason {
     /// Whether a Socket.IO client is told not to come back: it gets a
     /// namespace DISCONNECT before its transport closes.
     pub fn is_final(self) -> bool {
-        matches!(self, Reason::Kicked | Reason::Replaced | Reason::DeviceLimit)
+        matches!(
+            self,
+            Reason::Kicked | Reason::Replaced | Reason::DeviceLimit
+        )
     }
 }
 

@@ -45,7 +45,9 @@ impl Hash for RoomRef<'_> {
 
 impl Equivalent<RoomKey> for RoomRef<'_> {
     fn equivalent(&self, key: &RoomKey) -> bool {
-        self.namespace == key.namespace && self.tenant == key.tenant.as_deref() && *self.name == *key.name
+        self.namespace == key.namespace
+            && self.tenant == key.tenant.as_deref()
+            && *self.name == *key.name
     }
 }
 
@@ -119,14 +121,26 @@ impl RoomDirectory {
 
     /// The room, if it has members.
     pub(crate) fn find(&self, room: &RoomRef<'_>) -> Option<Arc<Room>> {
-        let part = self.part(room).lock().unwrap_or_else(PoisonError::into_inner);
+        let part = self
+            .part(room)
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         part.get(room).cloned()
     }
 
     /// Announces that a shard has members under `local`. Answers the room and
     /// how many publications it has had: the first this shard will get is the next.
-    fn enter(&self, room: &RoomRef<'_>, tenant: Option<&Arc<str>>, shard: u16, local: u32) -> (Arc<Room>, u64) {
-        let mut part = self.part(room).lock().unwrap_or_else(PoisonError::into_inner);
+    fn enter(
+        &self,
+        room: &RoomRef<'_>,
+        tenant: Option<&Arc<str>>,
+        shard: u16,
+        local: u32,
+    ) -> (Arc<Room>, u64) {
+        let mut part = self
+            .part(room)
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         let found = match part.get(room) {
             Some(found) => found.clone(),
             None => {
@@ -146,7 +160,10 @@ impl RoomDirectory {
             }
         };
         let offset = {
-            let sequence = found.sequence.lock().unwrap_or_else(PoisonError::into_inner);
+            let sequence = found
+                .sequence
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
             found.locals[usize::from(shard)].store(local, Ordering::Release);
             *sequence
         };
@@ -160,7 +177,10 @@ impl RoomDirectory {
             tenant: room.key.tenant.as_deref(),
             name: &room.key.name,
         };
-        let mut part = self.part(&key).lock().unwrap_or_else(PoisonError::into_inner);
+        let mut part = self
+            .part(&key)
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         room.locals[usize::from(shard)].store(NONE, Ordering::Release);
         if room.is_empty() {
             part.remove(&key);
@@ -268,7 +288,11 @@ impl LocalRooms {
     }
 
     /// Takes a member out. `moved` is told which slot has another position now.
-    pub(crate) fn leave(&mut self, membership: Membership, mut moved: impl FnMut(u32, Membership, Membership)) {
+    pub(crate) fn leave(
+        &mut self,
+        membership: Membership,
+        mut moved: impl FnMut(u32, Membership, Membership),
+    ) {
         let Some(local) = &mut self.rooms[membership.room as usize] else {
             return;
         };
@@ -279,20 +303,29 @@ impl LocalRooms {
                 room: membership.room,
                 position: last,
             };
-            moved(local.members[membership.position as usize], from, membership);
+            moved(
+                local.members[membership.position as usize],
+                from,
+                membership,
+            );
         }
         if local.members.is_empty() {
             self.directory.exit(&local.room, self.shard);
             self.rooms[membership.room as usize] = None;
             self.free.push(membership.room);
-        } else if local.members.capacity() > 64 && local.members.len() < local.members.capacity() / 4 {
+        } else if local.members.capacity() > 64
+            && local.members.len() < local.members.capacity() / 4
+        {
             local.members.shrink_to(local.members.len() * 2);
         }
     }
 
     /// The members of a room here; marks `offset` as handed to them.
     pub(crate) fn deliver(&mut self, room: &Room, offset: u64) -> Option<Vec<u32>> {
-        let local = self.rooms.get_mut(room.local(self.shard)? as usize)?.as_mut()?;
+        let local = self
+            .rooms
+            .get_mut(room.local(self.shard)? as usize)?
+            .as_mut()?;
         if local.room.incarnation != room.incarnation {
             return None;
         }
@@ -370,7 +403,11 @@ pub(crate) fn is_valid_name(name: &str) -> bool {
 }
 
 /// Whether `identity` may do what `patterns` of its token are about.
-fn allowed(name: &str, identity: &Identity, patterns: Option<&Arc<[RoomPattern]>>) -> Result<(), RoomError> {
+fn allowed(
+    name: &str,
+    identity: &Identity,
+    patterns: Option<&Arc<[RoomPattern]>>,
+) -> Result<(), RoomError> {
     if !is_valid_name(name) {
         return Err(RoomError::Invalid);
     }
@@ -435,7 +472,13 @@ mod tests {
         let directory = Arc::new(RoomDirectory::new(1));
         let mut rooms = LocalRooms::new(directory.clone(), 0);
         assert_eq!(rooms.join(0, None, "r", 1, &mut Vec::new()).offset, 0);
-        let room = directory.find(&RoomRef { namespace: 0, tenant: None, name: "r" }).unwrap();
+        let room = directory
+            .find(&RoomRef {
+                namespace: 0,
+                tenant: None,
+                name: "r",
+            })
+            .unwrap();
         let offset = room.publish(|offset| offset, |_, _| {});
         // Published, but still in the mailbox: the joiner will get it.
         assert_eq!(rooms.join(0, None, "r", 2, &mut Vec::new()).offset, 0);
@@ -458,7 +501,10 @@ mod tests {
         };
         assert_eq!(may_join("user:7", &owner), Ok(()));
         assert_eq!(may_join("user:8", &owner), Err(RoomError::Forbidden));
-        assert_eq!(may_join("user:7", &Identity::default()), Err(RoomError::Forbidden));
+        assert_eq!(
+            may_join("user:7", &Identity::default()),
+            Err(RoomError::Forbidden)
+        );
         assert_eq!(may_join("lobby", &Identity::default()), Ok(()));
         assert_eq!(may_join("", &owner), Err(RoomError::Invalid));
         assert_eq!(may_join("a\nb", &owner), Err(RoomError::Invalid));

@@ -94,7 +94,11 @@ impl Socket {
     ///
     /// # Errors
     /// When `data` cannot be written as JSON.
-    pub fn emit_volatile<T: Serialize + ?Sized>(&self, event: &str, data: &T) -> Result<(), EventError> {
+    pub fn emit_volatile<T: Serialize + ?Sized>(
+        &self,
+        event: &str,
+        data: &T,
+    ) -> Result<(), EventError> {
         self.emit_message(Message::new(event, &to_json(data)?), true);
         Ok(())
     }
@@ -112,7 +116,12 @@ impl Socket {
     /// # Errors
     /// `TIMEOUT` when none came in time, `DISCONNECTED` when the socket went,
     /// `NOT_SUPPORTED` on the live protocol, which has none.
-    pub async fn emit_with_ack(&self, event: &str, args: &Args, timeout: Duration) -> Result<Args, EventError> {
+    pub async fn emit_with_ack(
+        &self,
+        event: &str,
+        args: &Args,
+        timeout: Duration,
+    ) -> Result<Args, EventError> {
         let (reply, answer) = oneshot::channel();
         self.post(Op::EmitWithAck {
             to: self.address,
@@ -163,7 +172,12 @@ impl Socket {
     ///
     /// # Errors
     /// `INVALID_ROOM`, or when `data` cannot be written as JSON.
-    pub async fn publish<T: Serialize + ?Sized>(&self, room: &str, event: &str, data: &T) -> Result<(), EventError> {
+    pub async fn publish<T: Serialize + ?Sized>(
+        &self,
+        room: &str,
+        event: &str,
+        data: &T,
+    ) -> Result<(), EventError> {
         let message = Message::new(event, &to_json(data)?);
         self.publish_message(room, message, None).await.map(drop)
     }

@@ -76,7 +76,11 @@ pub trait MessageStore: Send + Sync + 'static {
     fn append(&self, message: NewMessage) -> BoxFuture<Result<Stored, StoreError>>;
 
     /// Notes that a user belongs to a conversation.
-    fn add_member(&self, conversation_id: &str, user: &Arc<UserKey>) -> BoxFuture<Result<(), StoreError>>;
+    fn add_member(
+        &self,
+        conversation_id: &str,
+        user: &Arc<UserKey>,
+    ) -> BoxFuture<Result<(), StoreError>>;
 
     /// Who belongs to a conversation of a tenant.
     fn members(
@@ -122,7 +126,11 @@ impl MessageStore for MemoryStore {
         Box::pin(std::future::ready(Ok(memory.append(new))))
     }
 
-    fn add_member(&self, conversation_id: &str, user: &Arc<UserKey>) -> BoxFuture<Result<(), StoreError>> {
+    fn add_member(
+        &self,
+        conversation_id: &str,
+        user: &Arc<UserKey>,
+    ) -> BoxFuture<Result<(), StoreError>> {
         let mut memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
         memory.add_member(conversation_id, user);
         Box::pin(std::future::ready(Ok(())))
@@ -135,14 +143,23 @@ impl MessageStore for MemoryStore {
     ) -> BoxFuture<Result<Vec<Arc<UserKey>>, StoreError>> {
         let memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
         let key = (tenant.map(Arc::from), conversation_id.to_owned());
-        let members = memory.members.get(&key).into_iter().flatten().cloned().collect();
+        let members = memory
+            .members
+            .get(&key)
+            .into_iter()
+            .flatten()
+            .cloned()
+            .collect();
         Box::pin(std::future::ready(Ok(members)))
     }
 }
 
 impl Memory {
     fn append(&mut self, new: NewMessage) -> Stored {
-        let repeated = new.temp_id.clone().map(|temp_id| (new.sender.clone(), temp_id));
+        let repeated = new
+            .temp_id
+            .clone()
+            .map(|temp_id| (new.sender.clone(), temp_id));
         if let Some(message) = repeated.as_ref().and_then(|key| self.by_temp_id.get(key)) {
             return Stored {
                 message: message.clone(),

@@ -23,7 +23,10 @@ pub(super) struct Refreshed {
 }
 
 /// It must be the same user: a socket never changes hands.
-pub(super) async fn refresh(socket: Socket, Json(request): Json<Refresh>) -> Result<Json<Refreshed>, EventError> {
+pub(super) async fn refresh(
+    socket: Socket,
+    Json(request): Json<Refresh>,
+) -> Result<Json<Refreshed>, EventError> {
     let credentials = Credentials {
         token: Some(request.token),
         payload: None,
@@ -51,5 +54,8 @@ pub(super) async fn refresh(socket: Socket, Json(request): Json<Refresh>) -> Res
         to: socket.address(),
         identity: Arc::new(identity),
     });
-    Ok(Json(Refreshed { ok: true, expires_at }))
+    Ok(Json(Refreshed {
+        ok: true,
+        expires_at,
+    }))
 }

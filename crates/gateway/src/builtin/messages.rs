@@ -87,7 +87,8 @@ pub(super) async fn message_send(socket: Socket, draft: Draft) -> Result<Json<Se
     let conversation =
         conversation.ok_or_else(|| refuse("INVALID_ROOM", "conversationId is missing"))?;
     let room = format!("conversation:{conversation}");
-    rooms::may_join(&room, socket.identity()).map_err(|error| refuse(error.code(), error.message()))?;
+    rooms::may_join(&room, socket.identity())
+        .map_err(|error| refuse(error.code(), error.message()))?;
     send(socket, user, conversation, room, content, temp_id).await
 }
 
@@ -104,7 +105,8 @@ pub(super) async fn chat_send(socket: Socket, draft: Draft) -> Result<Json<Sent>
         .filter(|content| !content.trim().is_empty() && content.chars().count() <= MAX_CHAT)
         .ok_or_else(|| refuse("INVALID_CONTENT", "A message has 1 to 500 characters"))?;
     let room = room.unwrap_or_else(|| OPEN_ROOM.to_owned());
-    rooms::may_publish(&room, socket.identity()).map_err(|error| refuse(error.code(), error.message()))?;
+    rooms::may_publish(&room, socket.identity())
+        .map_err(|error| refuse(error.code(), error.message()))?;
     send(socket, user, room.clone(), room, content, temp_id).await
 }
 
@@ -140,11 +142,12 @@ fn allowed(socket: &Socket, refuse: &Refuse) -> Result<Arc<UserKey>, EventError>
         error.retry_after_ms = Some(retry_after_ms);
         return Err(error);
     }
-    socket
-        .identity
-        .user
-        .clone()
-        .ok_or_else(|| refuse("AUTH_REQUIRED", "Only authenticated users may send messages"))
+    socket.identity.user.clone().ok_or_else(|| {
+        refuse(
+            "AUTH_REQUIRED",
+            "Only authenticated users may send messages",
+        )
+    })
 }
 
 #[derive(Serialize)]
@@ -192,7 +195,13 @@ async fn send(
         let json = to_json(&message)?;
         let namespace = socket.address().namespace();
         let tenant = socket.identity.tenant_id().map(|tenant| &**tenant);
-        shared.publish_to_room(namespace, tenant, &room, Message::new("message:new", &json), None);
+        shared.publish_to_room(
+            namespace,
+            tenant,
+            &room,
+            Message::new("message:new", &json),
+            None,
+        );
         match shared.store.members(tenant, &conversation).await {
             Ok(members) => {
                 let notification = to_json(&Notification {

@@ -25,10 +25,17 @@ pub(super) async fn presence_get(
     Json(question): Json<Question>,
 ) -> Result<Json<Answer>, EventError> {
     if question.users.len() > MAX_USERS {
-        return Err(EventError::new("INVALID_DATA", "Ask about at most 1000 users at once"));
+        return Err(EventError::new(
+            "INVALID_DATA",
+            "Ask about at most 1000 users at once",
+        ));
     }
     let tenant = socket.identity.tenant_id().cloned();
-    let users = socket.shared.backplane.presence(tenant, question.users).await;
+    let users = socket
+        .shared
+        .backplane
+        .presence(tenant, question.users)
+        .await;
     Ok(Json(Answer { users }))
 }
 

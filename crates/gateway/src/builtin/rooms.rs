@@ -60,11 +60,17 @@ impl FromEvent for KindRoom {
                 [own.as_str(), "id"]
                     .into_iter()
                     .find_map(|name| members.get(name).and_then(text))
-                    .or_else(|| members.values().find_map(text).filter(|_| members.len() == 1))
+                    .or_else(|| {
+                        members
+                            .values()
+                            .find_map(text)
+                            .filter(|_| members.len() == 1)
+                    })
             }
             value => text(value),
         };
-        let unusable = id.is_none() && !(value.is_null() || value.as_object().is_some_and(serde_json::Map::is_empty));
+        let unusable = id.is_none()
+            && !(value.is_null() || value.as_object().is_some_and(serde_json::Map::is_empty));
         if kind.is_empty() || unusable {
             return Err(RoomError::Invalid.into());
         }
@@ -75,11 +81,17 @@ impl FromEvent for KindRoom {
     }
 }
 
-pub(super) async fn join(socket: Socket, Wanted(room): Wanted) -> Result<Json<RoomReply>, EventError> {
+pub(super) async fn join(
+    socket: Socket,
+    Wanted(room): Wanted,
+) -> Result<Json<RoomReply>, EventError> {
     enter(socket, room).await
 }
 
-pub(super) async fn join_kind(socket: Socket, KindRoom(room): KindRoom) -> Result<Json<RoomReply>, EventError> {
+pub(super) async fn join_kind(
+    socket: Socket,
+    KindRoom(room): KindRoom,
+) -> Result<Json<RoomReply>, EventError> {
     enter(socket, room).await
 }
 
@@ -100,11 +112,17 @@ async fn enter(socket: Socket, room: String) -> Result<Json<RoomReply>, EventErr
     Ok(Json(RoomReply { ok: true, room }))
 }
 
-pub(super) async fn leave(socket: Socket, Wanted(room): Wanted) -> Result<Json<RoomReply>, EventError> {
+pub(super) async fn leave(
+    socket: Socket,
+    Wanted(room): Wanted,
+) -> Result<Json<RoomReply>, EventError> {
     exit(socket, room).await
 }
 
-pub(super) async fn leave_kind(socket: Socket, KindRoom(room): KindRoom) -> Result<Json<RoomReply>, EventError> {
+pub(super) async fn leave_kind(
+    socket: Socket,
+    KindRoom(room): KindRoom,
+) -> Result<Json<RoomReply>, EventError> {
     exit(socket, room).await
 }
 
@@ -113,7 +131,10 @@ async fn exit(socket: Socket, room: String) -> Result<Json<RoomReply>, EventErro
         return Err(RoomError::Invalid.into());
     }
     if room.starts_with(rooms::PRIVATE) {
-        return Err(EventError::new("FORBIDDEN", "A user's own room cannot be left"));
+        return Err(EventError::new(
+            "FORBIDDEN",
+            "A user's own room cannot be left",
+        ));
     }
     socket.leave(&room).await?;
     socket.emit("room:left", &RoomEvent { room: &room })?;
@@ -146,7 +167,12 @@ pub(super) async fn publish(
     Json(publication): Json<Publication>,
     args: Args,
 ) -> Result<Json<PublishReply>, EventError> {
-    let Publication { room, event, data, key } = publication;
+    let Publication {
+        room,
+        event,
+        data,
+        key,
+    } = publication;
     rooms::may_publish(&room, socket.identity())?;
     if !is_valid_event(&event) {
         return Err(EventError::new(
@@ -155,7 +181,10 @@ pub(super) async fn publish(
         ));
     }
     if key.as_ref().is_some_and(|key| key.len() > MAX_KEY) {
-        return Err(EventError::new("INVALID_DATA", "A key has at most 256 bytes"));
+        return Err(EventError::new(
+            "INVALID_DATA",
+            "A key has at most 256 bytes",
+        ));
     }
     let data = data.as_ref().map_or("null", |data| data.get());
     let message = Message {
@@ -164,7 +193,12 @@ pub(super) async fn publish(
         // Placeholders in the data keep their numbers.
         attachments: args.attachments,
     };
-    let offset = socket.publish_message(&room, message, key.as_deref()).await?;
-    Ok(Json(PublishReply { ok: true, room, offset }))
+    let offset = socket
+        .publish_message(&room, message, key.as_deref())
+        .await?;
+    Ok(Json(PublishReply {
+        ok: true,
+        room,
+        offset,
+    }))
 }
-

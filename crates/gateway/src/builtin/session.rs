@@ -31,7 +31,9 @@ pub(super) async fn heartbeat_response(
     socket: Socket,
     Json(response): Json<serde_json::Value>,
 ) -> Json<Latency> {
-    let sent = response.get("timestamp").and_then(serde_json::Value::as_u64);
+    let sent = response
+        .get("timestamp")
+        .and_then(serde_json::Value::as_u64);
     Json(Latency {
         latency_ms: sent.and_then(|sent| socket.shared.unix_millis().checked_sub(sent)),
     })

@@ -48,7 +48,7 @@ pub(crate) struct WebSocket {
     pub(crate) stream: Stream,
     pub(crate) decoder: Decoder,
     /// Bytes that were read while the connection was paused.
-    pub(crate) stash: Option<Box<Vec<u8>>>,
+    pub(crate) stash: Option<Box<[u8]>>,
 }
 
 impl WebSocket {

@@ -40,7 +40,10 @@ pub(crate) fn judge(headers: &HeaderMap, allowed: &AllowedOrigins) -> Origin {
 
 /// Whether the page came from the host that the request goes to.
 fn is_own(origin: &str, headers: &HeaderMap) -> bool {
-    let Some(host) = headers.get(header::HOST).and_then(|host| host.to_str().ok()) else {
+    let Some(host) = headers
+        .get(header::HOST)
+        .and_then(|host| host.to_str().ok())
+    else {
         return false;
     };
     let Some((scheme, authority)) = origin.split_once("://") else {
@@ -51,7 +54,11 @@ fn is_own(origin: &str, headers: &HeaderMap) -> bool {
         "https" => ":443",
         _ => return false,
     };
-    let bare = |name: &str| name.strip_suffix(default_port).unwrap_or(name).to_ascii_lowercase();
+    let bare = |name: &str| {
+        name.strip_suffix(default_port)
+            .unwrap_or(name)
+            .to_ascii_lowercase()
+    };
     bare(authority) == bare(host)
 }
 

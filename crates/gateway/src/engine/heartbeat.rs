@@ -109,7 +109,10 @@ mod tests {
 
     #[test]
     fn pings_go_on_while_an_answer_is_awaited() {
-        let slow = Rhythm { interval: 100, timeout: 350 };
+        let slow = Rhythm {
+            interval: 100,
+            timeout: 350,
+        };
         let mut heart = Heartbeat::new(100);
         for now in [100, 200, 300, 400] {
             assert_eq!(heart.beat(now, slow, false), Beat::Ping);

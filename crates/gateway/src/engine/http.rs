@@ -143,7 +143,12 @@ impl<A: App> Front<A> {
             .await;
     }
 
-    async fn answer(self: Arc<Self>, request: HttpRequest<Incoming>, peer: IpAddr, take: TakeBack) -> Answer {
+    async fn answer(
+        self: Arc<Self>,
+        request: HttpRequest<Incoming>,
+        peer: IpAddr,
+        take: TakeBack,
+    ) -> Answer {
         let path = request.uri().path();
         if path.starts_with(&self.settings.engineio_path) {
             let origin = cors::judge(request.headers(), &self.settings.origins);
@@ -164,7 +169,9 @@ impl<A: App> Front<A> {
             return text(StatusCode::NOT_FOUND, "not found");
         };
         let (parts, _) = request.into_parts();
-        fallback(HttpRequest::from_parts(parts, ())).await.map(Full::new)
+        fallback(HttpRequest::from_parts(parts, ()))
+            .await
+            .map(Full::new)
     }
 
     // --- Engine.IO -------------------------------------------------------
@@ -211,7 +218,9 @@ impl<A: App> Front<A> {
             Ok(guard) => guard,
             Err(answer) => return *answer,
         };
-        let base64 = query.get("b64").is_some_and(|value| value == "1" || value == "true");
+        let base64 = query
+            .get("b64")
+            .is_some_and(|value| value == "1" || value == "true");
         let handshake = handshake(request.headers());
         if websocket {
             return self.open_websocket(request, Kind::EngineIo, base64, handshake, guard, take);
@@ -300,7 +309,12 @@ impl<A: App> Front<A> {
         reply_to_answer(answer, method)
     }
 
-    async fn upgrade(self: &Arc<Self>, mut request: HttpRequest<Incoming>, name: Name, take: TakeBack) -> Answer {
+    async fn upgrade(
+        self: &Arc<Self>,
+        mut request: HttpRequest<Incoming>,
+        name: Name,
+        take: TakeBack,
+    ) -> Answer {
         let Some(door) = self.door(&name).cloned() else {
             return refusal(RequestError::UnknownSid, true);
         };
@@ -316,9 +330,16 @@ impl<A: App> Front<A> {
 
     // --- live ------------------------------------------------------------
 
-    async fn live(self: &Arc<Self>, request: HttpRequest<Incoming>, peer: IpAddr, take: TakeBack) -> Answer {
+    async fn live(
+        self: &Arc<Self>,
+        request: HttpRequest<Incoming>,
+        peer: IpAddr,
+        take: TakeBack,
+    ) -> Answer {
         match cors::judge(request.headers(), &self.settings.origins) {
-            Origin::Malformed => return text(StatusCode::BAD_REQUEST, "the Origin header is malformed"),
+            Origin::Malformed => {
+                return text(StatusCode::BAD_REQUEST, "the Origin header is malformed");
+            }
             Origin::Foreign => {
                 return text(
                     StatusCode::FORBIDDEN,
@@ -359,13 +380,15 @@ impl<A: App> Front<A> {
     ) -> Answer {
         let front = self.clone();
         switch(&mut request, take, move |upgraded| {
-            front.least_loaded().push(Post::Http(Request::OpenWebSocket {
-                kind,
-                base64,
-                upgraded,
-                handshake,
-                guard,
-            }));
+            front
+                .least_loaded()
+                .push(Post::Http(Request::OpenWebSocket {
+                    kind,
+                    base64,
+                    upgraded,
+                    handshake,
+                    guard,
+                }));
         })
     }
 
@@ -508,19 +531,32 @@ fn switch(
     then: impl FnOnce(Upgraded) + Send + 'static,
 ) -> Answer {
     if request.method() != Method::GET {
-        return text(StatusCode::METHOD_NOT_ALLOWED, "a WebSocket begins with GET");
+        return text(
+            StatusCode::METHOD_NOT_ALLOWED,
+            "a WebSocket begins with GET",
+        );
     }
     let headers = request.headers();
-    if headers.get(header::SEC_WEBSOCKET_VERSION).is_none_or(|version| version != "13") {
-        let mut answer = text(StatusCode::UPGRADE_REQUIRED, "WebSocket version 13 is spoken here");
-        answer
-            .headers_mut()
-            .insert(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
+    if headers
+        .get(header::SEC_WEBSOCKET_VERSION)
+        .is_none_or(|version| version != "13")
+    {
+        let mut answer = text(
+            StatusCode::UPGRADE_REQUIRED,
+            "WebSocket version 13 is spoken here",
+        );
+        answer.headers_mut().insert(
+            header::SEC_WEBSOCKET_VERSION,
+            HeaderValue::from_static("13"),
+        );
         return answer;
     }
     let key = headers.get(header::SEC_WEBSOCKET_KEY);
     let Some(key) = key.filter(|key| STANDARD.decode(key).is_ok_and(|key| key.len() == 16)) else {
-        return text(StatusCode::BAD_REQUEST, "the Sec-WebSocket-Key header is missing or malformed");
+        return text(
+            StatusCode::BAD_REQUEST,
+            "the Sec-WebSocket-Key header is missing or malformed",
+        );
     };
     let mut hash = Sha1::new();
     hash.update(key.as_bytes());
@@ -560,7 +596,11 @@ impl Query {
 }
 
 fn handshake(headers: &HeaderMap) -> Handshake {
-    let text = |name| headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
+    let text = |name| {
+        headers
+            .get(name)
+            .and_then(|value: &HeaderValue| value.to_str().ok())
+    };
     let user_agent = text(header::USER_AGENT).map(|agent| agent[..agent.len().min(256)].into());
     let bearer = text(header::AUTHORIZATION)
         .and_then(|value| value.split_once(' '))
@@ -599,7 +639,11 @@ fn reply_to_answer(reply: Result<Reply, oneshot::error::RecvError>, method: Meth
 /// The protocol's error: JSON to a polling request, text to an upgrade.
 fn refusal(error: RequestError, upgrade: bool) -> Answer {
     if upgrade {
-        let code = if matches!(error, RequestError::Forbidden) { 403 } else { 400 };
+        let code = if matches!(error, RequestError::Forbidden) {
+            403
+        } else {
+            400
+        };
         let mut answer = text(
             StatusCode::from_u16(code).unwrap_or(StatusCode::BAD_REQUEST),
             error.message(),
@@ -610,9 +654,13 @@ fn refusal(error: RequestError, upgrade: bool) -> Answer {
         return answer;
     }
     let mut answer = Response::new(Full::new(error.body().into()));
-    *answer.status_mut() = StatusCode::from_u16(error.http_status()).unwrap_or(StatusCode::BAD_REQUEST);
+    *answer.status_mut() =
+        StatusCode::from_u16(error.http_status()).unwrap_or(StatusCode::BAD_REQUEST);
     let headers = answer.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("application/json"),
+    );
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     answer
 }

@@ -44,7 +44,9 @@ impl Name {
         let mut bytes = [0u8; 24];
         URL_SAFE_NO_PAD.decode_slice(text, &mut bytes).ok()?;
         let u16_at = |at: usize| u16::from_be_bytes([bytes[at], bytes[at + 1]]);
-        let u32_at = |at: usize| u32::from_be_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
+        let u32_at = |at: usize| {
+            u32::from_be_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
+        };
         let mut secret = [0; 12];
         secret.copy_from_slice(&bytes[..12]);
         Some(Name {

@@ -163,6 +163,10 @@ pub(crate) struct Engine {
     /// Connections to read again although no event will come.
     again: Vec<u32>,
     app_due: Vec<u32>,
+    #[expect(
+        clippy::vec_box,
+        reason = "a queue moves between pool and connection as its box"
+    )]
     pool: Vec<Box<Outbound>>,
     pub(crate) stats: Stats,
 }
@@ -177,7 +181,12 @@ pub(crate) struct Stats {
 }
 
 impl Engine {
-    pub(crate) fn new(shard: u16, clock: Clock, settings: Arc<Settings>, registry: Registry) -> Self {
+    pub(crate) fn new(
+        shard: u16,
+        clock: Clock,
+        settings: Arc<Settings>,
+        registry: Registry,
+    ) -> Self {
         let now = clock.now();
         Engine {
             shard,
@@ -202,7 +211,9 @@ impl Engine {
 
     /// The connection, while it is open.
     pub(crate) fn conn(&self, slot: u32) -> Option<&Conn> {
-        self.conns.get(slot).filter(|conn| conn.phase == Phase::Open)
+        self.conns
+            .get(slot)
+            .filter(|conn| conn.phase == Phase::Open)
     }
 
     /// The slot of an open connection, if it is still that connection.
@@ -277,8 +288,19 @@ impl Engine {
         slot
     }
 
-    fn open_websocket(&mut self, kind: Kind, base64: bool, stream: Stream, guard: SlotGuard) -> Option<u32> {
-        let slot = self.open(kind, base64, Transport::WebSocket(WebSocket::new(stream)), guard);
+    fn open_websocket(
+        &mut self,
+        kind: Kind,
+        base64: bool,
+        stream: Stream,
+        guard: SlotGuard,
+    ) -> Option<u32> {
+        let slot = self.open(
+            kind,
+            base64,
+            Transport::WebSocket(WebSocket::new(stream)),
+            guard,
+        );
         let conn = self.conns.get_mut(slot)?;
         if let Transport::WebSocket(websocket) = &mut conn.transport {
             let interest = Interest::READABLE | Interest::WRITABLE;
@@ -295,7 +317,12 @@ impl Engine {
     }
 
     fn open_polling(&mut self, base64: bool, guard: SlotGuard) -> u32 {
-        self.open(Kind::EngineIo, base64, Transport::Polling(Box::default()), guard)
+        self.open(
+            Kind::EngineIo,
+            base64,
+            Transport::Polling(Box::default()),
+            guard,
+        )
     }
 
     /// After `interval`, or earlier where too many would be pinged together.
@@ -479,9 +506,10 @@ impl Engine {
             Phase::Closing(_) => conn.close_deadline,
             Phase::Open => {
                 let probe = match &conn.transport {
-                    Transport::Polling(polling) => {
-                        polling.probe.as_ref().map_or(Micros::MAX, |probe| probe.deadline)
-                    }
+                    Transport::Polling(polling) => polling
+                        .probe
+                        .as_ref()
+                        .map_or(Micros::MAX, |probe| probe.deadline),
                     Transport::WebSocket(_) => Micros::MAX,
                 };
                 conn.heartbeat
@@ -524,7 +552,11 @@ impl Engine {
             return;
         };
         if let Transport::Polling(polling) = &mut conn.transport {
-            if polling.probe.as_ref().is_some_and(|probe| now >= probe.deadline) {
+            if polling
+                .probe
+                .as_ref()
+                .is_some_and(|probe| now >= probe.deadline)
+            {
                 polling.probe = None;
             }
         }

@@ -133,8 +133,7 @@ impl Outbound {
     pub(crate) fn push_urgent(&mut self, frame: &[u8]) {
         if self.written == 0 || self.segments.is_empty() {
             self.waiting += frame.len();
-            self.segments
-                .push_front(Segment::Buffer(frame.to_vec()));
+            self.segments.push_front(Segment::Buffer(frame.to_vec()));
             self.renumber();
             return;
         }
@@ -151,8 +150,7 @@ impl Outbound {
         if !rest.is_empty() {
             self.segments.push_front(Segment::Shared(rest));
         }
-        self.segments
-            .push_front(Segment::Buffer(frame.to_vec()));
+        self.segments.push_front(Segment::Buffer(frame.to_vec()));
         self.segments
             .push_front(Segment::Shared(front.slice(..boundary)));
         self.waiting += frame.len();
@@ -286,7 +284,10 @@ mod tests {
     }
 
     fn key(name: &str) -> ConflationKey {
-        ConflationKey { room: 1, key: name.into() }
+        ConflationKey {
+            room: 1,
+            key: name.into(),
+        }
     }
 
     #[test]
@@ -322,15 +323,19 @@ mod tests {
         queue.push_urgent(&frame("2"));
         assert!(queue.push_keyed(&key("b"), &frame("b2")));
         let all = drain(&mut queue);
-        let expected = ["2", "begin", "a2", "b2"].map(|text| frame(text).to_vec()).concat();
+        let expected = ["2", "begin", "a2", "b2"]
+            .map(|text| frame(text).to_vec())
+            .concat();
         assert_eq!(all, expected);
         assert!(queue.is_empty());
     }
 
     #[test]
     fn a_frame_in_flight_is_never_replaced_or_cut() {
-        let mut queue = Outbound::default();
-        queue.blocked = true;
+        let mut queue = Outbound {
+            blocked: true,
+            ..Outbound::default()
+        };
         queue.push_keyed(&key("a"), &frame("one"));
         queue.advance(2);
         assert!(!queue.push_keyed(&key("a"), &frame("two")));

@@ -209,7 +209,7 @@ impl<A: App> Shard<A> {
         if !leftover.is_empty() {
             if let Some(conn) = self.engine.conns.get_mut(slot) {
                 if let Transport::WebSocket(websocket) = &mut conn.transport {
-                    websocket.stash = Some(Box::new(leftover.to_vec()));
+                    websocket.stash = Some(leftover.to_vec().into_boxed_slice());
                 }
             }
             self.engine.again.push(slot);

@@ -168,7 +168,8 @@ impl<A: App> Shard<A> {
     /// How long the poller may sleep.
     fn timeout(&mut self) -> Option<Duration> {
         let engine = &self.engine;
-        let busy = !engine.again.is_empty() || !engine.closed.is_empty() || !engine.dirty.is_empty();
+        let busy =
+            !engine.again.is_empty() || !engine.closed.is_empty() || !engine.dirty.is_empty();
         if busy || !self.door.may_sleep() {
             return Some(Duration::ZERO);
         }
@@ -176,7 +177,9 @@ impl<A: App> Shard<A> {
             (Some(a), Some(b)) => a.min(b),
             (a, b) => a.or(b)?,
         };
-        Some(Duration::from_micros(wake.saturating_sub(engine.clock.now())))
+        Some(Duration::from_micros(
+            wake.saturating_sub(engine.clock.now()),
+        ))
     }
 
     fn tell_closed(&mut self) {

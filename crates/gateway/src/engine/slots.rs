@@ -96,7 +96,11 @@ impl Drop for SlotGuard {
             self.slots.emptied.notify_waiters();
         }
         if self.slots.max_per_ip.is_some() {
-            let mut per_ip = self.slots.per_ip.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut per_ip = self
+                .slots
+                .per_ip
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
             if let Some(count) = per_ip.get_mut(&self.ip) {
                 *count -= 1;
                 if *count == 0 {

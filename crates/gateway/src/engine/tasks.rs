@@ -208,7 +208,10 @@ mod tests {
     fn a_ready_future_leaves_nothing_behind() {
         let mut tasks = Tasks::new(Arc::new(Posted::default()));
         for _ in 0..3 {
-            assert!(matches!(tasks.start(Box::pin(async {}), 7, 0), Ended::Done(7)));
+            assert!(matches!(
+                tasks.start(Box::pin(async {}), 7, 0),
+                Ended::Done(7)
+            ));
         }
         assert_eq!((tasks.waiting(), tasks.entries.len()), (0, 1));
     }

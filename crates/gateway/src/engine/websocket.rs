@@ -46,7 +46,10 @@ impl Engine {
                 let count = out.gather(&mut slices);
                 match websocket.stream.write(&slices[..count]) {
                     Ok(written) => {
-                        let all = slices[..count].iter().map(|slice| slice.len()).sum::<usize>();
+                        let all = slices[..count]
+                            .iter()
+                            .map(|slice| slice.len())
+                            .sum::<usize>();
                         out.advance(written);
                         // A short write says the socket is full; asking again
                         // would only hear WouldBlock, and the event comes anyway.
@@ -95,9 +98,9 @@ impl Engine {
 
 fn reason_of(error: &io::Error) -> Reason {
     match error.kind() {
-        io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe | io::ErrorKind::UnexpectedEof => {
-            Reason::TransportClosed
-        }
+        io::ErrorKind::ConnectionReset
+        | io::ErrorKind::BrokenPipe
+        | io::ErrorKind::UnexpectedEof => Reason::TransportClosed,
         _ => Reason::TransportError,
     }
 }
@@ -185,8 +188,7 @@ impl<A: App> Shard<A> {
                         ws::Error::TooBig => Reason::PayloadTooLarge,
                         _ => Reason::ProtocolViolation,
                     };
-                    self.engine
-                        .close_with(slot, reason, error.close_code(), "");
+                    self.engine.close_with(slot, reason, error.close_code(), "");
                     return false;
                 }
             }
@@ -196,7 +198,7 @@ impl<A: App> Shard<A> {
                 if let Transport::WebSocket(websocket) = &mut conn.transport {
                     websocket.decoder = decoder;
                     if !rest.is_empty() && conn.paused {
-                        websocket.stash = Some(Box::new(rest.to_vec()));
+                        websocket.stash = Some(rest.to_vec().into_boxed_slice());
                     }
                 }
             }
@@ -222,7 +224,9 @@ impl<A: App> Shard<A> {
                 Kind::Plain => self.app.message(&mut self.engine, slot, Data::Text(text)),
             },
             Message::Binary(bytes) => match kind {
-                Kind::EngineIo => self.app.message(&mut self.engine, slot, Data::Binary(bytes)),
+                Kind::EngineIo => self
+                    .app
+                    .message(&mut self.engine, slot, Data::Binary(bytes)),
                 Kind::Plain => self.engine.close_with(
                     slot,
                     Reason::ProtocolViolation,
@@ -263,7 +267,9 @@ impl<A: App> Shard<A> {
     pub(crate) fn engineio_packet(&mut self, slot: u32, packet: Packet<'_>) {
         match packet {
             Packet::Message(text) => self.app.message(&mut self.engine, slot, Data::Text(text)),
-            Packet::Binary(bytes) => self.app.message(&mut self.engine, slot, Data::Binary(&bytes)),
+            Packet::Binary(bytes) => self
+                .app
+                .message(&mut self.engine, slot, Data::Binary(&bytes)),
             Packet::Pong(_) => self.engine.pong(slot),
             Packet::Close => self.engine.close(slot, Reason::ClientLeft),
             // Only servers ping in protocol 4.
@@ -312,10 +318,7 @@ impl<A: App> Shard<A> {
 
     pub(crate) fn probe_readable(&mut self, slot: u32) {
         let mut buffer = std::mem::take(&mut self.read_buffer);
-        loop {
-            let Some(probe) = self.probe(slot) else {
-                break;
-            };
+        while let Some(probe) = self.probe(slot) {
             match probe.websocket.stream.read(&mut buffer) {
                 Ok((n, _)) if n > 0 => {
                     if !self.probe_input(slot, &mut buffer[..n]) {
@@ -426,7 +429,7 @@ impl<A: App> Shard<A> {
         let mut websocket = probe.websocket;
         websocket.decoder = decoder;
         if !rest.is_empty() {
-            websocket.stash = Some(Box::new(rest.to_vec()));
+            websocket.stash = Some(rest.to_vec().into_boxed_slice());
         }
         let interest = Interest::READABLE | Interest::WRITABLE;
         let registered = self.engine.registry.reregister(

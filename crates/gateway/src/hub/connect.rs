@@ -84,7 +84,9 @@ async fn authenticate(
         user: user.clone(),
         socket,
         device_id: identity.device_id.clone(),
-        policy: shared.namespaces[usize::from(socket.namespace())].config.devices,
+        policy: shared.namespaces[usize::from(socket.namespace())]
+            .config
+            .devices,
     };
     match shared.backplane.connect(newcomer).await {
         Ok(admitted) => Ok((identity, admitted)),
@@ -104,8 +106,10 @@ impl Hub {
         id: Option<&str>,
     ) {
         let secret = engine.secret();
-        let (Some(conn), Some(remote)) = (engine.id(slot), engine.conn(slot).map(|conn| conn.guard.ip()))
-        else {
+        let (Some(conn), Some(remote)) = (
+            engine.id(slot),
+            engine.conn(slot).map(|conn| conn.guard.ip()),
+        ) else {
             return;
         };
         let shared = self.shared.clone();
@@ -115,7 +119,9 @@ impl Hub {
         link.joining = Some(Box::new(Joining {
             namespace,
             secret,
-            payload: payload.clone().filter(|_| !shared.handlers.connect.is_empty()),
+            payload: payload
+                .clone()
+                .filter(|_| !shared.handlers.connect.is_empty()),
             id: id.map(Into::into),
         }));
         engine.pause(slot);
@@ -146,7 +152,12 @@ impl Hub {
     }
 
     /// The authentication has ended.
-    pub(super) fn connecting(&mut self, engine: &mut Engine, socket: SocketAddress, outcome: Outcome) {
+    pub(super) fn connecting(
+        &mut self,
+        engine: &mut Engine,
+        socket: SocketAddress,
+        outcome: Outcome,
+    ) {
         if let Ok((identity, admitted)) = &outcome {
             self.make_way(admitted, identity);
         }
@@ -195,7 +206,13 @@ impl Hub {
         }
     }
 
-    fn refuse_connection(&mut self, engine: &mut Engine, slot: u32, joining: &Joining, refusal: Refusal) {
+    fn refuse_connection(
+        &mut self,
+        engine: &mut Engine,
+        slot: u32,
+        joining: &Joining,
+        refusal: Refusal,
+    ) {
         self.metrics.refused(refusal.code()).add(1);
         if self.link(slot).is_some_and(|link| link.form == Form::Live) {
             let (reason, text) = (refusal.reason(), refusal.code());
@@ -208,7 +225,13 @@ impl Hub {
     }
 
     /// The socket exists from here on.
-    fn establish(&mut self, engine: &mut Engine, slot: u32, joining: Joining, identity: Arc<Identity>) {
+    fn establish(
+        &mut self,
+        engine: &mut Engine,
+        slot: u32,
+        joining: Joining,
+        identity: Arc<Identity>,
+    ) {
         let now = engine.now;
         let Joining {
             namespace,
@@ -234,13 +257,14 @@ impl Hub {
         link.sockets.push(Sock {
             namespace,
             secret,
-            expires: identity
-                .expires_at
-                .map_or(Micros::MAX, |at| engine.clock.at_unix_millis(at).saturating_add(jitter)),
+            expires: identity.expires_at.map_or(Micros::MAX, |at| {
+                engine.clock.at_unix_millis(at).saturating_add(jitter)
+            }),
             identity: identity.clone(),
             connected_at: now,
             last_activity: now,
-            next_heartbeat: app_interval.map_or(Micros::MAX, |every| now + every.as_micros() as Micros),
+            next_heartbeat: app_interval
+                .map_or(Micros::MAX, |every| now + every.as_micros() as Micros),
             rooms: Vec::new(),
             acks: None,
         });
@@ -261,7 +285,14 @@ impl Hub {
             self.connect_reply(engine, slot, namespace, &socket_id);
         }
         if shared.config.hello {
-            self.hello(engine, slot, namespace, &identity, &socket_id, id.as_deref());
+            self.hello(
+                engine,
+                slot,
+                namespace,
+                &identity,
+                &socket_id,
+                id.as_deref(),
+            );
         }
         self.note_memberships(engine, &identity);
         for handler in &shared.handlers.connect {
@@ -305,7 +336,10 @@ impl Hub {
                 json::quote_into(value, &mut fields);
             }
         };
-        let user_type = identity.user.as_ref().and_then(|user| user.user_type.as_deref());
+        let user_type = identity
+            .user
+            .as_ref()
+            .and_then(|user| user.user_type.as_deref());
         member("userId", identity.user_id());
         member("userType", user_type);
         member("deviceId", identity.device_id.as_deref());
@@ -328,7 +362,12 @@ impl Hub {
                 json::quote(&user.user_id),
                 user.user_type.as_deref().map_or("null".into(), json::quote),
             );
-            self.emit_here(engine, slot, namespace, &Message::new("connection:success", &success));
+            self.emit_here(
+                engine,
+                slot,
+                namespace,
+                &Message::new("connection:success", &success),
+            );
         }
     }
 
@@ -353,7 +392,13 @@ impl Hub {
     }
 
     /// Another connection of the user has taken this socket's place.
-    pub(super) fn replaced(&mut self, engine: &mut Engine, to: &SocketAddress, by: Option<&str>, reason: Reason) {
+    pub(super) fn replaced(
+        &mut self,
+        engine: &mut Engine,
+        to: &SocketAddress,
+        by: Option<&str>,
+        reason: Reason,
+    ) {
         let Some(slot) = self.locate(engine, to) else {
             return;
         };
@@ -372,14 +417,22 @@ impl Hub {
     }
 
     /// A socket's token was renewed.
-    pub(super) fn refresh(&mut self, engine: &mut Engine, to: &SocketAddress, identity: Arc<Identity>) {
+    pub(super) fn refresh(
+        &mut self,
+        engine: &mut Engine,
+        to: &SocketAddress,
+        identity: Arc<Identity>,
+    ) {
         let Some(slot) = self.locate(engine, to) else {
             return;
         };
         let expires = identity
             .expires_at
             .map_or(Micros::MAX, |at| engine.clock.at_unix_millis(at));
-        if let Some(socket) = self.link_mut(slot).and_then(|link| link.socket_mut(to.namespace())) {
+        if let Some(socket) = self
+            .link_mut(slot)
+            .and_then(|link| link.socket_mut(to.namespace()))
+        {
             socket.identity = identity;
             socket.expires = expires;
         }
@@ -388,7 +441,12 @@ impl Hub {
 
     /// A live connection has begun: who brought a token is looked at, who may
     /// come without one is let in, the others have `auth_timeout`.
-    pub(super) fn live_opened(&mut self, engine: &mut Engine, slot: u32, handshake: crate::engine::Handshake) {
+    pub(super) fn live_opened(
+        &mut self,
+        engine: &mut Engine,
+        slot: u32,
+        handshake: crate::engine::Handshake,
+    ) {
         let token = handshake.bearer.or(handshake.query_token).map(String::from);
         let mode = self.shared.namespaces[0].config.auth_mode;
         if token.is_some() || mode != AuthMode::Required {

@@ -17,7 +17,13 @@ use crate::rooms::{Joined, Membership, Room, RoomError};
 
 impl Hub {
     /// An event to one socket of this shard.
-    pub(super) fn emit_here(&mut self, engine: &mut Engine, slot: u32, namespace: NsId, message: &Message) {
+    pub(super) fn emit_here(
+        &mut self,
+        engine: &mut Engine,
+        slot: u32,
+        namespace: NsId,
+        message: &Message,
+    ) {
         let Some(form) = self.link(slot).map(|link| link.form) else {
             return;
         };
@@ -28,7 +34,13 @@ impl Hub {
         });
     }
 
-    pub(super) fn emit(&mut self, engine: &mut Engine, to: &SocketAddress, message: &Message, volatile: bool) {
+    pub(super) fn emit(
+        &mut self,
+        engine: &mut Engine,
+        to: &SocketAddress,
+        message: &Message,
+        volatile: bool,
+    ) {
         let Some(slot) = self.locate(engine, to) else {
             return;
         };
@@ -54,20 +66,26 @@ impl Hub {
         };
         let form = link.form;
         if form == Form::Live {
-            let error = EventError::new("NOT_SUPPORTED", "The live protocol has no acknowledgements from clients");
+            let error = EventError::new(
+                "NOT_SUPPORTED",
+                "The live protocol has no acknowledgements from clients",
+            );
             let _ = reply.send(Err(error));
             return;
         }
         let Some(socket) = link.socket_mut(to.namespace()) else {
             return;
         };
-        let acks = socket.acks.get_or_insert_with(|| Box::new(PendingAcks::default()));
+        let acks = socket
+            .acks
+            .get_or_insert_with(|| Box::new(PendingAcks::default()));
         // Those whose caller has given up make room first.
         if acks.waiting.len() >= MAX_PENDING_ACKS {
             acks.waiting.retain(|_, waiting| !waiting.is_closed());
         }
         if acks.waiting.len() >= MAX_PENDING_ACKS {
-            let error = EventError::new("TOO_MANY_ACKS", "The client owes too many acknowledgements");
+            let error =
+                EventError::new("TOO_MANY_ACKS", "The client owes too many acknowledgements");
             let _ = reply.send(Err(error));
             return;
         }
@@ -109,7 +127,13 @@ impl Hub {
         self.metrics.outbound(Outbound::Event).add(1);
     }
 
-    pub(super) fn ack(&mut self, engine: &mut Engine, to: &SocketAddress, ack: &AckId, args: &Args) {
+    pub(super) fn ack(
+        &mut self,
+        engine: &mut Engine,
+        to: &SocketAddress,
+        ack: &AckId,
+        args: &Args,
+    ) {
         let Some(slot) = self.locate(engine, to) else {
             return;
         };
@@ -124,7 +148,13 @@ impl Hub {
     }
 
     /// An event was refused: the answer says so, or an event of its own does.
-    pub(super) fn refuse(&mut self, engine: &mut Engine, to: &SocketAddress, ack: Option<&AckId>, error: &EventError) {
+    pub(super) fn refuse(
+        &mut self,
+        engine: &mut Engine,
+        to: &SocketAddress,
+        ack: Option<&AckId>,
+        error: &EventError,
+    ) {
         self.metrics.outbound(Outbound::Error).add(1);
         let Ok(json) = to_json(error) else {
             return;
@@ -136,7 +166,12 @@ impl Hub {
                     self.live_error(engine, slot, &error.code, &error.error, None);
                 } else {
                     let data = json.replacen(r#""ok":false,"#, "", 1);
-                    self.emit_here(engine, slot, to.namespace(), &Message::new("message:error", &data));
+                    self.emit_here(
+                        engine,
+                        slot,
+                        to.namespace(),
+                        &Message::new("message:error", &data),
+                    );
                 }
             }
         }
@@ -160,7 +195,9 @@ impl Hub {
         name: &str,
     ) -> Result<Joined, RoomError> {
         let max = self.shared.config.max_rooms_per_socket;
-        let announce = self.shared.namespaces[usize::from(namespace)].config.announce;
+        let announce = self.shared.namespaces[usize::from(namespace)]
+            .config
+            .announce;
         let Some(socket) = self
             .links
             .get_mut(slot as usize)
@@ -193,7 +230,11 @@ impl Hub {
             .join(namespace, tenant.as_ref(), name, slot, &mut socket.rooms);
         let identity = socket.identity.clone();
         if announce == Announce::Rooms && socket.rooms.len() > before.len() {
-            let room = socket.rooms.last().and_then(|member| self.rooms.room(*member)).cloned();
+            let room = socket
+                .rooms
+                .last()
+                .and_then(|member| self.rooms.room(*member))
+                .cloned();
             let others = before
                 .iter()
                 .filter_map(|member| self.rooms.room(*member).cloned())
@@ -222,8 +263,16 @@ impl Hub {
     }
 
     /// One more join, if the limit allows.
-    pub(super) fn count_join(&mut self, engine: &mut Engine, slot: u32, namespace: NsId) -> Result<(), EventError> {
-        let limit = self.shared.namespaces[usize::from(namespace)].config.limits.joins;
+    pub(super) fn count_join(
+        &mut self,
+        engine: &mut Engine,
+        slot: u32,
+        namespace: NsId,
+    ) -> Result<(), EventError> {
+        let limit = self.shared.namespaces[usize::from(namespace)]
+            .config
+            .limits
+            .joins;
         let now = engine.now;
         let taken = match (self.link_mut(slot), limit) {
             (Some(link), Some(limit)) => link.joins.take(limit, now),
@@ -255,7 +304,9 @@ impl Hub {
                 .is_some_and(|room| *room.key.name == *name)
         });
         if let Some(index) = found {
-            let socket = self.link_mut(slot).and_then(|link| link.socket_mut(namespace));
+            let socket = self
+                .link_mut(slot)
+                .and_then(|link| link.socket_mut(namespace));
             if let Some(membership) = socket.map(|socket| socket.rooms.swap_remove(index)) {
                 self.leave_membership(membership, namespace);
             }
@@ -270,7 +321,9 @@ impl Hub {
                 .get_mut(moved as usize)
                 .and_then(Option::as_mut)
                 .and_then(|link| link.socket_mut(namespace));
-            if let Some(entry) = socket.and_then(|socket| socket.rooms.iter_mut().find(|member| **member == from)) {
+            if let Some(entry) =
+                socket.and_then(|socket| socket.rooms.iter_mut().find(|member| **member == from))
+            {
                 *entry = to;
             }
         });
@@ -279,7 +332,13 @@ impl Hub {
     // --- many ------------------------------------------------------------
 
     /// The hot path: one publication to the members of a room here.
-    pub(super) fn deliver(&mut self, engine: &mut Engine, room: &Arc<Room>, offset: u64, publication: &Publication) {
+    pub(super) fn deliver(
+        &mut self,
+        engine: &mut Engine,
+        room: &Arc<Room>,
+        offset: u64,
+        publication: &Publication,
+    ) {
         let Some(members) = self.rooms.deliver(room, offset) else {
             return;
         };
@@ -294,7 +353,9 @@ impl Hub {
             }
         }
         self.metrics.deliveries.add(members.len() as u64);
-        self.metrics.outbound(Outbound::Event).add(members.len() as u64);
+        self.metrics
+            .outbound(Outbound::Event)
+            .add(members.len() as u64);
         self.rooms.restore(room, members);
     }
 
@@ -310,9 +371,9 @@ impl Hub {
             let Some(link) = self.link(slot) else {
                 continue;
             };
-            let fits = link
-                .socket(namespace)
-                .is_some_and(|socket| socket.identity.tenant_id().map(|tenant| &**tenant) == tenant);
+            let fits = link.socket(namespace).is_some_and(|socket| {
+                socket.identity.tenant_id().map(|tenant| &**tenant) == tenant
+            });
             if fits {
                 engine.send(slot, publication.frames(link.form));
                 sent += 1;
@@ -333,7 +394,9 @@ impl Hub {
         let members = |hub: &Hub, rooms: &[Arc<Room>]| {
             let mut slots: Vec<u32> = Vec::new();
             for room in rooms {
-                if let Some((_, members)) = hub.rooms.iter().find(|(there, _)| Arc::ptr_eq(there, room)) {
+                if let Some((_, members)) =
+                    hub.rooms.iter().find(|(there, _)| Arc::ptr_eq(there, room))
+                {
                     slots.extend_from_slice(members);
                 }
             }
@@ -353,7 +416,14 @@ impl Hub {
     }
 
     /// A live `error` frame.
-    pub(super) fn live_error(&mut self, engine: &mut Engine, slot: u32, code: &str, message: &str, id: Option<&str>) {
+    pub(super) fn live_error(
+        &mut self,
+        engine: &mut Engine,
+        slot: u32,
+        code: &str,
+        message: &str,
+        id: Option<&str>,
+    ) {
         self.metrics.outbound(Outbound::Error).add(1);
         engine.send_with(slot, |out| {
             let mut text = String::new();

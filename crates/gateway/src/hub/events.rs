@@ -28,7 +28,10 @@ impl Hub {
         ack: Option<AckId>,
     ) {
         let now = engine.now;
-        let limit = self.shared.namespaces[usize::from(namespace)].config.limits.events;
+        let limit = self.shared.namespaces[usize::from(namespace)]
+            .config
+            .limits
+            .events;
         let Some(link) = self.link_mut(slot) else {
             return;
         };
@@ -40,7 +43,8 @@ impl Hub {
         if let Some(limit) = limit {
             if let Err(wait) = link.events.take(limit, now) {
                 link.refused = link.refused.saturating_add(1);
-                let far = link.refused >= (limit.count.saturating_mul(FAR_OVER)).max(FAR_OVER_AT_LEAST);
+                let far =
+                    link.refused >= (limit.count.saturating_mul(FAR_OVER)).max(FAR_OVER_AT_LEAST);
                 self.metrics.rate_limited_events.add(1);
                 if far {
                     engine.close(slot, Reason::RateLimited);
@@ -82,7 +86,14 @@ impl Hub {
     }
 
     /// Nobody is there for this event: whoever asked for an answer gets one.
-    fn unhandled(&mut self, engine: &mut Engine, slot: u32, namespace: NsId, form: Form, ack: Option<AckId>) {
+    fn unhandled(
+        &mut self,
+        engine: &mut Engine,
+        slot: u32,
+        namespace: NsId,
+        form: Form,
+        ack: Option<AckId>,
+    ) {
         let code = match form {
             Form::Live => "not-implemented",
             _ if ack.is_some() => "NOT_IMPLEMENTED",

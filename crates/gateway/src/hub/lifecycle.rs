@@ -70,7 +70,10 @@ impl Hub {
             self.let_go(engine, slot);
             return;
         }
-        if self.join_deadline(engine, slot, link).is_some_and(|until| until <= now) {
+        if self
+            .join_deadline(engine, slot, link)
+            .is_some_and(|until| until <= now)
+        {
             let reason = Reason::AuthFailed;
             if link.form == Form::Live {
                 engine.close_with(slot, reason, reason.close_code(), "AUTH_REQUIRED");
@@ -110,7 +113,10 @@ impl Hub {
             let data = format!(r#"{{"timestamp":{}}}"#, engine.clock.unix_millis(now));
             for namespace in beating {
                 self.emit_here(engine, slot, namespace, &Message::new("heartbeat", &data));
-                if let Some(socket) = self.link_mut(slot).and_then(|link| link.socket_mut(namespace)) {
+                if let Some(socket) = self
+                    .link_mut(slot)
+                    .and_then(|link| link.socket_mut(namespace))
+                {
                     socket.next_heartbeat = (socket.next_heartbeat + every).max(now + every / 2);
                 }
             }
@@ -122,7 +128,13 @@ impl Hub {
 
     /// Ends a socket from this side. Its client is told not to come back if
     /// the reason is of that kind; the transport ends with its last socket.
-    pub(super) fn end_socket(&mut self, engine: &mut Engine, slot: u32, namespace: NsId, reason: Reason) {
+    pub(super) fn end_socket(
+        &mut self,
+        engine: &mut Engine,
+        slot: u32,
+        namespace: NsId,
+        reason: Reason,
+    ) {
         let Some(link) = self.link(slot) else {
             return;
         };
@@ -139,7 +151,13 @@ impl Hub {
     }
 
     /// The client has left a namespace; the connection stays.
-    pub(super) fn leave_namespace(&mut self, engine: &mut Engine, slot: u32, namespace: NsId, reason: Reason) {
+    pub(super) fn leave_namespace(
+        &mut self,
+        engine: &mut Engine,
+        slot: u32,
+        namespace: NsId,
+        reason: Reason,
+    ) {
         self.forget_socket(engine, slot, namespace, reason);
         self.rearm(engine, slot);
     }
@@ -183,7 +201,12 @@ impl Hub {
         };
         let socket = link.sockets.swap_remove(index);
         let config = &shared.namespaces[usize::from(namespace)].config;
-        if let Some(user) = socket.identity.user.as_ref().filter(|_| config.announce == Announce::Rooms) {
+        if let Some(user) = socket
+            .identity
+            .user
+            .as_ref()
+            .filter(|_| config.announce == Announce::Rooms)
+        {
             let rooms = socket
                 .rooms
                 .iter()
@@ -192,7 +215,9 @@ impl Hub {
             shared.remember_rooms(user, namespace, rooms);
         }
         self.leave_all(socket.rooms, namespace);
-        let transport = engine.transport_name(slot).unwrap_or(TransportName::WebSocket);
+        let transport = engine
+            .transport_name(slot)
+            .unwrap_or(TransportName::WebSocket);
         self.metrics.connections(transport, namespace).sub(1);
         self.metrics.disconnects(reason).add(1);
         let id = engine.id(slot);
@@ -206,13 +231,24 @@ impl Hub {
         }
         let connected_for_ms = engine.now.saturating_sub(socket.connected_at) / 1000;
         let user_id = socket.identity.user_id().unwrap_or("");
-        let socket_id = handle.as_ref().map(crate::socket::Socket::id).unwrap_or_default();
+        let socket_id = handle
+            .as_ref()
+            .map(crate::socket::Socket::id)
+            .unwrap_or_default();
         match reason {
             Reason::ClientLeft | Reason::TransportClosed | Reason::Drained => tracing::debug!(
-                socket_id, user_id, reason = reason.word(), connected_for_ms, "disconnected"
+                socket_id,
+                user_id,
+                reason = reason.word(),
+                connected_for_ms,
+                "disconnected"
             ),
             _ => tracing::info!(
-                socket_id, user_id, reason = reason.word(), connected_for_ms, "disconnected"
+                socket_id,
+                user_id,
+                reason = reason.word(),
+                connected_for_ms,
+                "disconnected"
             ),
         }
         let Some(handle) = handle else {
@@ -226,7 +262,12 @@ impl Hub {
     }
 
     /// A handle for what is said about a socket that ends.
-    fn closing_handle(&self, engine: &Engine, slot: u32, namespace: NsId) -> Option<crate::socket::Socket> {
+    fn closing_handle(
+        &self,
+        engine: &Engine,
+        slot: u32,
+        namespace: NsId,
+    ) -> Option<crate::socket::Socket> {
         let socket = self.link(slot)?.socket(namespace)?;
         Some(crate::socket::Socket {
             shared: self.shared.clone(),
@@ -261,7 +302,9 @@ impl Hub {
             let idle = engine.now.saturating_sub(conn.last_seen);
             if idle > limit && !conn.paused {
                 tracing::info!(
-                    user_id = self.link(slot).and_then(|link| link.sockets.first()?.identity.user_id()),
+                    user_id =
+                        self.link(slot)
+                            .and_then(|link| link.sockets.first()?.identity.user_id()),
                     idle_ms = idle / 1000,
                     "the sweep removed a stale connection"
                 );
@@ -271,13 +314,20 @@ impl Hub {
         }
         let shared: Arc<_> = self.shared.clone();
         let alive = |address: &SocketAddress| {
-            let joining = engine
-                .find(address.0.conn)
-                .and_then(|slot| self.link(slot)?.joining.as_ref().map(|joining| joining.secret));
+            let joining = engine.find(address.0.conn).and_then(|slot| {
+                self.link(slot)?
+                    .joining
+                    .as_ref()
+                    .map(|joining| joining.secret)
+            });
             self.locate(engine, address).is_some() || joining == Some(address.0.secret)
         };
         for (user, socket) in shared.backplane.local().orphans(self.shard, alive) {
-            tracing::warn!(user_id = &*user.user_id, socket_id = socket.0.encode(), "the sweep removed an orphaned entry");
+            tracing::warn!(
+                user_id = &*user.user_id,
+                socket_id = socket.0.encode(),
+                "the sweep removed an orphaned entry"
+            );
             shared.backplane.disconnect(&user, socket);
             removed += 1;
         }
@@ -305,7 +355,10 @@ impl Hub {
     /// handlers are done.
     fn let_go(&mut self, engine: &mut Engine, slot: u32) {
         let range = self.shared.reconnect_spread_ms();
-        let data = format!(r#"{{"reconnectInMs":{}}}"#, 250 + engine.random_below(range));
+        let data = format!(
+            r#"{{"reconnectInMs":{}}}"#,
+            250 + engine.random_below(range)
+        );
         let Some(link) = self.link_mut(slot) else {
             return;
         };
@@ -314,7 +367,12 @@ impl Hub {
         let busy = link.in_flight > 0;
         let namespaces: Vec<NsId> = link.sockets.iter().map(|socket| socket.namespace).collect();
         for namespace in namespaces {
-            self.emit_here(engine, slot, namespace, &Message::new("server:drain", &data));
+            self.emit_here(
+                engine,
+                slot,
+                namespace,
+                &Message::new("server:drain", &data),
+            );
         }
         if busy {
             self.rearm(engine, slot);

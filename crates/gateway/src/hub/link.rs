@@ -64,7 +64,9 @@ impl Link {
     }
 
     pub(crate) fn socket(&self, namespace: NsId) -> Option<&Sock> {
-        self.sockets.iter().find(|socket| socket.namespace == namespace)
+        self.sockets
+            .iter()
+            .find(|socket| socket.namespace == namespace)
     }
 
     pub(crate) fn socket_mut(&mut self, namespace: NsId) -> Option<&mut Sock> {

@@ -112,7 +112,9 @@ impl Hub {
         let Some(link) = self.link(slot) else {
             return;
         };
-        let known = link.socket(ROOT).is_some_and(|socket| socket.identity.user.is_some());
+        let known = link
+            .socket(ROOT)
+            .is_some_and(|socket| socket.identity.user.is_some());
         if !known {
             self.connect(engine, slot, ROOT, Some(token.to_owned()), None, id);
             return;
@@ -135,7 +137,8 @@ impl Hub {
         let Some(socket) = link.socket(ROOT) else {
             return;
         };
-        let joined = rooms::may_join(topic, &socket.identity).and_then(|()| self.join(engine, slot, ROOT, topic));
+        let joined = rooms::may_join(topic, &socket.identity)
+            .and_then(|()| self.join(engine, slot, ROOT, topic));
         match joined {
             Ok(joined) => {
                 self.note_joined(engine, slot, ROOT, topic);
@@ -163,14 +166,20 @@ impl Hub {
     ) {
         // The same handler as Socket.IO's `publish`, fed with the frame's fields.
         if live::is_reserved(event) {
-            let error = EventError::new("INVALID_EVENT", "This name is one of the protocol's own types");
+            let error = EventError::new(
+                "INVALID_EVENT",
+                "This name is one of the protocol's own types",
+            );
             if let Some(address) = self.address(engine, slot, ROOT) {
                 let ack = id.map(|id| AckId::Raw(id.into()));
                 self.refuse(engine, &address, ack.as_ref(), &error);
             }
             return;
         }
-        let limit = self.shared.namespaces[usize::from(ROOT)].config.limits.events;
+        let limit = self.shared.namespaces[usize::from(ROOT)]
+            .config
+            .limits
+            .events;
         let now = engine.now;
         self.active(engine, slot);
         let Some(link) = self.link_mut(slot) else {
@@ -215,7 +224,13 @@ impl Hub {
     }
 
     /// Whoever joins a conversation's room is one of its members from then on.
-    pub(super) fn note_joined(&mut self, engine: &mut Engine, slot: u32, namespace: NsId, room: &str) {
+    pub(super) fn note_joined(
+        &mut self,
+        engine: &mut Engine,
+        slot: u32,
+        namespace: NsId,
+        room: &str,
+    ) {
         let Some(conversation) = room.strip_prefix("conversation:") else {
             return;
         };
@@ -230,7 +245,12 @@ impl Hub {
                     tracing::warn!(%error, "a conversation's member could not be stored");
                 }
             };
-            self.start(engine, Box::pin(work), super::TaskKind::Detached, 10_000_000);
+            self.start(
+                engine,
+                Box::pin(work),
+                super::TaskKind::Detached,
+                10_000_000,
+            );
         }
     }
 }

@@ -133,7 +133,9 @@ pub(crate) enum Op {
         identity: Arc<Identity>,
     },
     /// The node is going away: everybody is let go, over this many microseconds.
-    Drain { spread: Micros },
+    Drain {
+        spread: Micros,
+    },
     /// Whoever has not gone yet goes now.
     Force,
     Ask(Question),
@@ -284,7 +286,9 @@ impl App for Hub {
         if self.links.len() <= slot as usize {
             self.links.resize_with(slot as usize + 1, || None);
         }
-        let live = engine.conn(slot).is_some_and(|conn| conn.kind == Kind::Plain);
+        let live = engine
+            .conn(slot)
+            .is_some_and(|conn| conn.kind == Kind::Plain);
         let mut link = Link::new(if live { Form::Live } else { Form::Text });
         link.user_agent = handshake
             .user_agent
@@ -346,7 +350,9 @@ impl App for Hub {
                 message,
                 volatile,
             } => self.emit(engine, &to, &message, volatile),
-            Op::EmitWithAck { to, message, reply } => self.emit_with_ack(engine, &to, &message, reply),
+            Op::EmitWithAck { to, message, reply } => {
+                self.emit_with_ack(engine, &to, &message, reply)
+            }
             Op::Send {
                 to,
                 publication,

@@ -79,10 +79,15 @@ impl Hub {
 }
 
 fn fits(entry: &SocketEntry, filter: &SocketFilter) -> bool {
-    let same = |wanted: &Option<String>, value: Option<&String>| wanted.is_none() || wanted.as_ref() == value;
+    let same = |wanted: &Option<String>, value: Option<&String>| {
+        wanted.is_none() || wanted.as_ref() == value
+    };
     same(&filter.user_id, entry.user_id.as_ref())
         && same(&filter.user_type, entry.user_type.as_ref())
         && same(&filter.tenant_id, entry.tenant_id.as_ref())
         && same(&filter.namespace, Some(&entry.namespace))
-        && filter.room.as_ref().is_none_or(|room| entry.rooms.contains(room))
+        && filter
+            .room
+            .as_ref()
+            .is_none_or(|room| entry.rooms.contains(room))
 }

@@ -53,7 +53,15 @@ impl Hub {
                 }));
                 Some(())
             }
-            kind => self.packet(engine, slot, kind, packet.namespace, packet.id, packet.data, &[]),
+            kind => self.packet(
+                engine,
+                slot,
+                kind,
+                packet.namespace,
+                packet.id,
+                packet.data,
+                &[],
+            ),
         }
     }
 
@@ -81,7 +89,15 @@ impl Hub {
             _ => PacketType::Ack,
         };
         let (namespace, id) = (packet.namespace, packet.id);
-        self.packet(engine, slot, kind, namespace, id, Some(data), &partial.attachments)
+        self.packet(
+            engine,
+            slot,
+            kind,
+            namespace,
+            id,
+            Some(data),
+            &partial.attachments,
+        )
     }
 
     fn msgpack_packet(&mut self, engine: &mut Engine, slot: u32, bytes: &[u8]) -> Option<()> {
@@ -140,7 +156,9 @@ impl Hub {
                     attachments: attachments.to_vec(),
                 };
                 let acks = self.link_mut(slot)?.socket_mut(namespace)?.acks.as_mut();
-                if let Some(waiting) = acks.and_then(|acks| acks.waiting.remove(&id.unwrap_or(u64::MAX))) {
+                if let Some(waiting) =
+                    acks.and_then(|acks| acks.waiting.remove(&id.unwrap_or(u64::MAX)))
+                {
                     let _ = waiting.send(Ok(args));
                 }
                 Some(())
@@ -192,7 +210,14 @@ impl Hub {
             .map(|token| token.strip_prefix("Bearer ").unwrap_or(&token).to_owned())
             .filter(|token| !token.is_empty())
             .or_else(|| link.bearer.as_deref().map(ToOwned::to_owned));
-        self.connect(engine, slot, namespace, token, payload.map(ToOwned::to_owned), None);
+        self.connect(
+            engine,
+            slot,
+            namespace,
+            token,
+            payload.map(ToOwned::to_owned),
+            None,
+        );
         Some(())
     }
 
@@ -205,7 +230,9 @@ impl Hub {
         message: &str,
         data: Option<&str>,
     ) {
-        let msgpack = self.link(slot).is_some_and(|link| link.form == Form::Msgpack);
+        let msgpack = self
+            .link(slot)
+            .is_some_and(|link| link.form == Form::Msgpack);
         engine.send_with(slot, |out| {
             if msgpack {
                 let mut packet = Vec::new();
@@ -220,9 +247,17 @@ impl Hub {
     }
 
     /// CONNECT's answer.
-    pub(super) fn connect_reply(&mut self, engine: &mut Engine, slot: u32, namespace: NsId, sid: &str) {
+    pub(super) fn connect_reply(
+        &mut self,
+        engine: &mut Engine,
+        slot: u32,
+        namespace: NsId,
+        sid: &str,
+    ) {
         let name = self.namespace_name(namespace).clone();
-        let msgpack = self.link(slot).is_some_and(|link| link.form == Form::Msgpack);
+        let msgpack = self
+            .link(slot)
+            .is_some_and(|link| link.form == Form::Msgpack);
         engine.send_with(slot, |out| {
             if msgpack {
                 let mut packet = Vec::new();
@@ -239,7 +274,9 @@ impl Hub {
     /// A namespace DISCONNECT: its client will not come back by itself.
     pub(super) fn disconnect_packet(&mut self, engine: &mut Engine, slot: u32, namespace: NsId) {
         let name = self.namespace_name(namespace).clone();
-        let msgpack = self.link(slot).is_some_and(|link| link.form == Form::Msgpack);
+        let msgpack = self
+            .link(slot)
+            .is_some_and(|link| link.form == Form::Msgpack);
         engine.send_with(slot, |out| {
             if msgpack {
                 let mut packet = Vec::new();

@@ -1,0 +1,36 @@
+# The two commands of this repository are `make serve` and `make test`.
+
+.PHONY: help release serve test test-rust test-protocol test-e2e lint fuzz
+
+help:
+	@echo "make serve   build Heartline and run it for development on 127.0.0.1:8080"
+	@echo "make test    install what the tests need and run all of them"
+	@echo "make lint    formatting and lints, as CI checks them"
+	@echo "make fuzz    run each decoder's fuzz target for a minute (needs a nightly toolchain and cargo-fuzz)"
+
+serve:
+	cargo run --release -p heartline-server -- serve --dev
+
+test: test-rust test-protocol test-e2e
+
+test-rust:
+	cargo test --workspace
+
+# What follows runs the release binaries as they are shipped.
+release:
+	cargo build --release -p heartline-server
+	cargo build --release -p heartline --examples
+
+test-protocol: release
+	scripts/node-tests tests/protocol
+
+test-e2e: release
+	scripts/install-test-tools
+	scripts/node-tests tests/e2e
+
+lint:
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- -D warnings
+
+fuzz:
+	scripts/fuzz 60
