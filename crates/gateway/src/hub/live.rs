@@ -153,7 +153,6 @@ impl Hub {
         }
     }
 
-    #[expect(clippy::too_many_arguments, reason = "the frame's fields")]
     fn live_publish(
         &mut self,
         engine: &mut Engine,
