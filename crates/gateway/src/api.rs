@@ -334,6 +334,26 @@ impl Gateway {
         Ok(Published { delivered, offset })
     }
 
+    /// Whether an event could be sent.
+    ///
+    /// # Errors
+    /// When the namespace, event or data is none.
+    pub fn check_event(&self, namespace: Option<&str>, event: &str, data: &str) -> Result<(), PublishError> {
+        self.message(namespace.unwrap_or("/"), event, data).map(drop)
+    }
+
+    /// One room, if it has members here.
+    pub async fn room(&self, namespace: &str, tenant: Option<&str>, room: &str) -> Option<RoomEntry> {
+        let id = self.shared.namespace_id(namespace)?;
+        let members = self.members(id, tenant, room).await;
+        (members > 0).then(|| RoomEntry {
+            room: room.to_owned(),
+            namespace: namespace.to_owned(),
+            tenant_id: tenant.map(ToOwned::to_owned),
+            members,
+        })
+    }
+
     /// How many sockets of this node are in a room.
     async fn members(&self, namespace: NsId, tenant: Option<&str>, name: &str) -> usize {
         let room = self.shared.rooms.find(&rooms::RoomRef {

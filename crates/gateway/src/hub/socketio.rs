@@ -102,6 +102,10 @@ impl Hub {
 
     fn msgpack_packet(&mut self, engine: &mut Engine, slot: u32, bytes: &[u8]) -> Option<()> {
         let packet = msgpack::decode(bytes).ok()?;
+        // The default parser's clients refuse more, and could be sent these.
+        if packet.attachments.len() > socketio::MAX_ATTACHMENTS {
+            return None;
+        }
         self.packet(
             engine,
             slot,

@@ -16,16 +16,22 @@ use super::validate::{plain_until, skip_string};
 /// assert_eq!(unquote(r#""caf\u00e9""#).as_deref(), Some("café"));
 /// assert_eq!(unquote("42"), None);
 /// ```
+#[inline]
 pub fn unquote(literal: &str) -> Option<Cow<'_, str>> {
     let bytes = literal.as_bytes();
+    if bytes.first() != Some(&b'"') {
+        return None;
+    }
+    let plain = plain_until(bytes, 1);
+    if bytes.get(plain) == Some(&b'"') {
+        return (plain + 1 == bytes.len()).then(|| Cow::Borrowed(&literal[1..plain]));
+    }
     if skip_string(bytes, 0)? != bytes.len() {
         return None;
     }
     let inner = &literal[1..literal.len() - 1];
-    match inner.find('\\') {
-        None => Some(Cow::Borrowed(inner)),
-        Some(escape) => Some(Cow::Owned(unescape(inner, escape))),
-    }
+    // The run of plain characters ended at the first escape.
+    Some(Cow::Owned(unescape(inner, plain - 1)))
 }
 
 /// Resolves the escapes of a valid literal's inside; `escape` is the first.

@@ -24,7 +24,7 @@ use crate::socketio::{PacketType, check_data, check_placeholders, without_query}
 pub fn decode(bytes: &[u8]) -> Result<Packet, DecodeError> {
     let mut source = Transcoder {
         reader: Reader::new(bytes),
-        json: String::new(),
+        json: String::with_capacity(bytes.len()),
         attachments: Vec::new(),
     };
     let fields = source.packet()?;

@@ -1,0 +1,82 @@
+//! `/v1/connections`.
+
+use axum::Json;
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Path, Query, State as With};
+use axum::http::StatusCode;
+use heartline::entries::{Page, SocketEntry, SocketFilter};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::State;
+use super::problem::Problem;
+
+const DEFAULT_LIMIT: usize = 100;
+const MAX_LIMIT: usize = 1000;
+
+/// How much of a list, and from where.
+#[derive(Debug, Deserialize)]
+pub(super) struct Part {
+    cursor: Option<String>,
+    limit: Option<usize>,
+}
+
+impl Part {
+    /// The cursor and the bounded limit.
+    pub(super) fn split(self) -> Result<(Option<String>, usize), Problem> {
+        let limit = self.limit.unwrap_or(DEFAULT_LIMIT);
+        match (1..=MAX_LIMIT).contains(&limit) {
+            true => Ok((self.cursor.filter(|cursor| !cursor.is_empty()), limit)),
+            false => Err(Problem::new(StatusCode::BAD_REQUEST, "limit must be between 1 and 1000")),
+        }
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Wanted {
+    user_id: Option<String>,
+    user_type: Option<String>,
+    tenant_id: Option<String>,
+    namespace: Option<String>,
+    room: Option<String>,
+}
+
+pub(super) async fn list(
+    With(state): With<State>,
+    part: Result<Query<Part>, QueryRejection>,
+    wanted: Result<Query<Wanted>, QueryRejection>,
+) -> Result<Json<Page<SocketEntry>>, Problem> {
+    let (cursor, limit) = part?.0.split()?;
+    let wanted = wanted?.0;
+    let filter = SocketFilter {
+        user_id: wanted.user_id,
+        user_type: wanted.user_type,
+        tenant_id: wanted.tenant_id,
+        namespace: wanted.namespace,
+        room: wanted.room,
+    };
+    Ok(Json(state.gateway.connections(filter, cursor, limit).await?))
+}
+
+fn missing() -> Problem {
+    Problem::new(StatusCode::NOT_FOUND, "There is no such connection here")
+}
+
+pub(super) async fn inspect(
+    With(state): With<State>,
+    Path(socket_id): Path<String>,
+) -> Result<Json<SocketEntry>, Problem> {
+    let found = state.gateway.connection(&socket_id).await;
+    found.map(Json).ok_or_else(missing)
+}
+
+pub(super) async fn disconnect(
+    With(state): With<State>,
+    Path(socket_id): Path<String>,
+) -> Result<Json<Value>, Problem> {
+    match state.gateway.disconnect(&socket_id).await {
+        true => Ok(Json(json!({ "disconnected": 1 }))),
+        false => Err(missing()),
+    }
+}

@@ -1,0 +1,120 @@
+//! What operators and backends ask over HTTP.
+//!
+//! Health and metrics are open to whoever reaches the listener. `/v1` wants
+//! the bearer token `admin.token`; without one it answers only on a loopback
+//! listener, and then only requests that no foreign web page can have sent.
+
+mod connections;
+mod guard;
+mod openapi;
+mod problem;
+mod rooms;
+mod users;
+
+use std::sync::Arc;
+
+use axum::extract::DefaultBodyLimit;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router, middleware};
+use heartline::Gateway;
+use serde_json::json;
+use tokio::net::TcpListener;
+
+use crate::config::{Settings, is_loopback};
+use problem::Problem;
+
+/// Largest request body, bytes.
+const MAX_BODY: usize = 2_000_000;
+
+/// What the handlers share.
+#[derive(Clone)]
+pub(crate) struct State {
+    gateway: Gateway,
+    token: Option<Arc<str>>,
+    loopback: bool,
+    drain: tokio::sync::mpsc::Sender<()>,
+}
+
+impl State {
+    pub(crate) fn new(gateway: Gateway, settings: &Settings, drain: tokio::sync::mpsc::Sender<()>) -> Self {
+        State {
+            gateway,
+            token: settings.admin_token.as_deref().map(Into::into),
+            loopback: is_loopback(&settings.admin_listen),
+            drain,
+        }
+    }
+}
+
+/// Answers until it is aborted.
+pub(crate) async fn serve(listener: TcpListener, state: State) {
+    if let Err(error) = axum::serve(listener, router(state)).await {
+        tracing::error!(%error, "the operators' listener failed");
+    }
+}
+
+fn router(state: State) -> Router {
+    let v1 = Router::new()
+        .route("/connections", get(connections::list))
+        .route("/connections/{socket_id}", get(connections::inspect).delete(connections::disconnect))
+        .route("/connections/{socket_id}/disconnect", post(connections::disconnect))
+        .route("/users/{user_id}", get(users::inspect))
+        .route("/users/{user_id}/presence", get(users::presence))
+        .route("/users/{user_id}/connections", get(users::connections).delete(users::disconnect))
+        .route("/users/{user_id}/emit", post(users::emit))
+        .route("/users/{user_id}/disconnect", post(users::disconnect))
+        .route("/presence", post(users::presence_of_many))
+        .route("/rooms", get(rooms::list))
+        .route("/rooms/{room}", get(rooms::inspect))
+        .route("/rooms/{room}/publish", post(rooms::publish))
+        .route("/broadcast", post(rooms::broadcast))
+        .route("/nodes", get(nodes))
+        .route("/drain", post(drain))
+        .layer(middleware::from_fn_with_state(state.clone(), guard::check))
+        .layer(DefaultBodyLimit::max(MAX_BODY));
+    Router::new()
+        .route("/healthz", get(healthz))
+        .route("/readyz", get(readyz))
+        .route("/metrics", get(metrics))
+        .route("/openapi.json", get(openapi::document))
+        .nest("/v1", v1)
+        .method_not_allowed_fallback(async || Problem::new(StatusCode::METHOD_NOT_ALLOWED, "This path has other methods"))
+        .fallback(async || Problem::new(StatusCode::NOT_FOUND, "There is nothing at this path; see /openapi.json"))
+        .with_state(state)
+}
+
+async fn healthz() -> Json<serde_json::Value> {
+    Json(json!({ "status": "ok" }))
+}
+
+async fn readyz(axum::extract::State(state): axum::extract::State<State>) -> Response {
+    match state.gateway.is_draining() {
+        false => Json(json!({ "status": "ready" })).into_response(),
+        true => (StatusCode::SERVICE_UNAVAILABLE, Json(json!({ "status": "draining" }))).into_response(),
+    }
+}
+
+async fn metrics(axum::extract::State(state): axum::extract::State<State>) -> Response {
+    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    ([(header::CONTENT_TYPE, kind)], state.gateway.encode_metrics()).into_response()
+}
+
+async fn nodes(axum::extract::State(state): axum::extract::State<State>) -> Json<serde_json::Value> {
+    let gateway = &state.gateway;
+    Json(json!({ "nodes": [{
+        "nodeId": gateway.config().node_id,
+        "state": if gateway.is_draining() { "draining" } else { "ready" },
+        "connections": gateway.connection_count(),
+        "users": gateway.users_online(),
+        "uptimeSeconds": gateway.uptime().as_secs(),
+        "version": env!("CARGO_PKG_VERSION"),
+    }] }))
+}
+
+async fn drain(axum::extract::State(state): axum::extract::State<State>) -> Response {
+    // Full means that it has been asked for already.
+    let _ = state.drain.try_send(());
+    (StatusCode::ACCEPTED, Json(json!({ "draining": true }))).into_response()
+}

@@ -1,0 +1,145 @@
+//! `/v1/users` and `/v1/presence`.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::rejection::{JsonRejection, QueryRejection};
+use axum::extract::{Path, Query, State as With};
+use axum::http::StatusCode;
+use heartline::auth::UserKey;
+use heartline::entries::{SocketEntry, UserPresence};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use serde_json::{Value, json};
+
+use super::State;
+use super::problem::Problem;
+
+/// Most users in one question.
+const MAX_USERS: usize = 1000;
+
+/// Which of the users with an id.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Which {
+    tenant_id: Option<String>,
+    user_type: Option<String>,
+}
+
+/// The online users that are meant: of one type, or of any.
+fn meant(state: &State, user_id: &str, which: &Which) -> Vec<Arc<UserKey>> {
+    let mut users = state.gateway.find_users(which.tenant_id.as_deref(), user_id);
+    if let Some(user_type) = &which.user_type {
+        users.retain(|user| user.user_type.as_deref() == Some(user_type));
+    }
+    users
+}
+
+async fn presence_of(state: &State, user_id: &str, which: &Which) -> Result<UserPresence, Problem> {
+    let users = [user_id.to_owned()];
+    let mut found = state.gateway.presence(which.tenant_id.as_deref(), &users).await;
+    found
+        .pop()
+        .ok_or_else(|| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "Presence had no answer"))
+}
+
+async fn sockets_of(state: &State, user_id: &str, which: &Which) -> Vec<SocketEntry> {
+    let mut sockets = Vec::new();
+    for user in meant(state, user_id, which) {
+        sockets.append(&mut state.gateway.user_connections(&user).await);
+    }
+    sockets
+}
+
+pub(super) async fn inspect(
+    With(state): With<State>,
+    Path(user_id): Path<String>,
+    which: Result<Query<Which>, QueryRejection>,
+) -> Result<Json<Value>, Problem> {
+    let which = which?.0;
+    let presence = presence_of(&state, &user_id, &which).await?;
+    let mut answer = serde_json::to_value(presence)
+        .map_err(|error| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?;
+    answer["connections"] = json!(sockets_of(&state, &user_id, &which).await);
+    Ok(Json(answer))
+}
+
+pub(super) async fn presence(
+    With(state): With<State>,
+    Path(user_id): Path<String>,
+    which: Result<Query<Which>, QueryRejection>,
+) -> Result<Json<UserPresence>, Problem> {
+    presence_of(&state, &user_id, &which?.0).await.map(Json)
+}
+
+pub(super) async fn connections(
+    With(state): With<State>,
+    Path(user_id): Path<String>,
+    which: Result<Query<Which>, QueryRejection>,
+) -> Result<Json<Value>, Problem> {
+    let sockets = sockets_of(&state, &user_id, &which?.0).await;
+    Ok(Json(json!({ "items": sockets })))
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct Outgoing {
+    event: String,
+    #[serde(default)]
+    data: Option<Box<RawValue>>,
+    #[serde(default)]
+    namespace: Option<String>,
+}
+
+pub(super) async fn emit(
+    With(state): With<State>,
+    Path(user_id): Path<String>,
+    which: Result<Query<Which>, QueryRejection>,
+    body: Result<Json<Outgoing>, JsonRejection>,
+) -> Result<Json<Value>, Problem> {
+    let (which, Json(out)) = (which?.0, body?);
+    let data = out.data.as_ref().map_or("null", |data| data.get());
+    // Checked even if nobody is there to hear it.
+    state.gateway.check_event(out.namespace.as_deref(), &out.event, data)?;
+    let mut delivered = 0;
+    for user in meant(&state, &user_id, &which) {
+        let user = UserKey::clone(&user);
+        let sent = state.gateway.emit_to_user(user, out.namespace.as_deref(), &out.event, data);
+        delivered += sent.await?;
+    }
+    Ok(Json(json!({ "delivered": delivered })))
+}
+
+pub(super) async fn disconnect(
+    With(state): With<State>,
+    Path(user_id): Path<String>,
+    which: Result<Query<Which>, QueryRejection>,
+) -> Result<Json<Value>, Problem> {
+    let mut disconnected = 0;
+    for user in meant(&state, &user_id, &which?.0) {
+        disconnected += state.gateway.disconnect_user(&user).await;
+    }
+    Ok(Json(json!({ "disconnected": disconnected })))
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Question {
+    users: Vec<String>,
+    #[serde(default)]
+    tenant_id: Option<String>,
+}
+
+pub(super) async fn presence_of_many(
+    With(state): With<State>,
+    body: Result<Json<Question>, JsonRejection>,
+) -> Result<Json<Value>, Problem> {
+    let Json(question) = body?;
+    if question.users.len() > MAX_USERS {
+        return Err(Problem::new(StatusCode::BAD_REQUEST, "Ask about at most 1000 users at once"));
+    }
+    let users = state
+        .gateway
+        .presence(question.tenant_id.as_deref(), &question.users)
+        .await;
+    Ok(Json(json!({ "users": users })))
+}

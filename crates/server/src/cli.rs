@@ -1,0 +1,166 @@
+//! The command line.
+
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::Exit;
+use crate::auth::jwt::system_clock;
+use crate::auth::sign::{Claims, sign};
+use crate::config::{self, Loaded, Sources};
+
+/// A self-hosted realtime gateway that always knows who is really there.
+#[derive(Debug, Parser)]
+#[command(name = "heartline", version, arg_required_else_help = true)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run a node in the foreground until SIGTERM or SIGINT
+    Serve {
+        #[command(flatten)]
+        given: Given,
+        /// For development: this machine only, a random secret, anonymous
+        /// sockets, any origin, the demo page at /
+        #[arg(long)]
+        dev: bool,
+    },
+    /// Check or show the configuration
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Print a token signed with the configured secret
+    Token(Token),
+}
+
+#[derive(Debug, Subcommand)]
+enum ConfigCommand {
+    /// Say what is wrong with the configuration, if anything
+    Check {
+        #[command(flatten)]
+        given: Given,
+        /// As `serve --dev` would read it
+        #[arg(long)]
+        dev: bool,
+    },
+    /// Print the effective configuration, secrets masked
+    Show {
+        #[command(flatten)]
+        given: Given,
+        /// As `serve --dev` would read it
+        #[arg(long)]
+        dev: bool,
+    },
+    /// Print the reference of all keys, as Markdown
+    #[command(hide = true)]
+    Docs,
+}
+
+#[derive(Debug, Args)]
+struct Given {
+    /// Configuration file (TOML)
+    #[arg(long, value_name = "FILE")]
+    config: Option<String>,
+    /// Set one key, over file and environment; may be repeated
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+}
+
+impl Given {
+    fn load(self, dev: bool) -> Result<Loaded, Exit> {
+        let sources = Sources {
+            file: self.config,
+            set: self.set,
+            dev,
+        };
+        config::load(&sources, std::env::vars()).map_err(|errors| {
+            for error in &errors.0 {
+                eprintln!("heartline: {error}");
+            }
+            Exit::BadConfiguration
+        })
+    }
+}
+
+#[derive(Debug, Args)]
+struct Token {
+    /// The user's id
+    #[arg(long, value_name = "ID")]
+    user: String,
+    /// The kind of user
+    #[arg(long = "type", value_name = "T")]
+    user_type: Option<String>,
+    /// The user's tenant
+    #[arg(long, value_name = "T")]
+    tenant: Option<String>,
+    /// The device the token is for
+    #[arg(long, value_name = "D")]
+    device: Option<String>,
+    /// The user's wallet address
+    #[arg(long, value_name = "W")]
+    wallet: Option<String>,
+    /// Rooms that may be joined: a name, or a prefix with * at its end; may be repeated
+    #[arg(long = "room", value_name = "PATTERN")]
+    rooms: Vec<String>,
+    /// Rooms that may be published to; may be repeated
+    #[arg(long, value_name = "PATTERN")]
+    publish: Vec<String>,
+    /// May ask for metrics
+    #[arg(long)]
+    admin: bool,
+    /// How long the token is good for
+    #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = ttl)]
+    ttl: Duration,
+    #[command(flatten)]
+    given: Given,
+}
+
+fn ttl(text: &str) -> Result<Duration, String> {
+    config::parse_duration(text).ok_or_else(|| "write it like 1h, 30m or 90s".into())
+}
+
+/// Does what was asked.
+pub(crate) fn run(cli: Cli) -> Exit {
+    let done = match cli.command {
+        Command::Serve { given, dev } => given.load(dev).and_then(|loaded| crate::serve::run(loaded.settings, dev)),
+        Command::Config(ConfigCommand::Check { given, dev }) => given.load(dev).and_then(|loaded| {
+            crate::serve::check(&loaded.settings, dev)?;
+            println!("the configuration is good");
+            Ok(())
+        }),
+        Command::Config(ConfigCommand::Show { given, dev }) => given.load(dev).map(|loaded| print!("{}", loaded.show())),
+        Command::Config(ConfigCommand::Docs) => {
+            print!("{}", config::reference());
+            Ok(())
+        }
+        Command::Token(token) => print_token(token),
+    };
+    done.err().unwrap_or(Exit::Clean)
+}
+
+fn print_token(token: Token) -> Result<(), Exit> {
+    let loaded = token.given.load(false)?;
+    let claims = Claims {
+        user: token.user,
+        user_type: token.user_type,
+        tenant: token.tenant,
+        device: token.device,
+        wallet: token.wallet,
+        rooms: token.rooms,
+        publish: token.publish,
+        admin: token.admin,
+    };
+    let expires = system_clock() + token.ttl.as_secs();
+    match sign(&loaded.settings.jwt, &claims, expires) {
+        Ok(token) => {
+            println!("{token}");
+            Ok(())
+        }
+        Err(error) => {
+            eprintln!("heartline: {error}");
+            Err(Exit::BadConfiguration)
+        }
+    }
+}

@@ -1,0 +1,406 @@
+//! Configuration: a file, then the environment, then `--set`; the later wins.
+//!
+//! All sources become one list of keys and values; the table in [`keys`] says
+//! what each means. All that is wrong is said at once, a sentence each.
+
+mod keys;
+mod settings;
+mod value;
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use heartline::config::NamespaceConfig;
+use toml::Value;
+
+use keys::{Apply, KEYS, Key};
+pub(crate) use settings::{ClaimNames, JwtSettings, LogFormat, Settings};
+pub(crate) use value::parse_duration;
+
+/// Where configuration comes from.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Sources {
+    pub(crate) file: Option<String>,
+    pub(crate) set: Vec<String>,
+    /// `--dev`: other defaults, and loopback only.
+    pub(crate) dev: bool,
+}
+
+/// What is wrong with it, a sentence each.
+#[derive(Debug)]
+pub(crate) struct Errors(pub(crate) Vec<String>);
+
+impl std::fmt::Display for Errors {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0.join("\n"))
+    }
+}
+
+struct Given {
+    value: Value,
+    origin: String,
+}
+
+type All = BTreeMap<String, Given>;
+
+/// The configuration, understood, and as text for `config show`.
+pub(crate) struct Loaded {
+    pub(crate) settings: Settings,
+    given: All,
+}
+
+const ENVIRONMENT: &str = "HEARTLINE__";
+const NAMESPACES: &str = "namespaces.";
+
+/// Reads all sources.
+pub(crate) fn load(sources: &Sources, environment: impl Iterator<Item = (String, String)>) -> Result<Loaded, Errors> {
+    let mut errors = Vec::new();
+    let mut given = All::new();
+    if sources.dev {
+        for (key, value) in [
+            ("server.listen", "\"127.0.0.1:8080\""),
+            ("server.allowed_origins", "[\"*\"]"),
+            ("auth.mode", "\"optional\""),
+        ] {
+            put(&mut given, key, value::literal(value), "--dev");
+        }
+    }
+    if let Some(file) = &sources.file {
+        match std::fs::read_to_string(file) {
+            Ok(text) => match text.parse::<toml::Table>() {
+                Ok(table) => flatten("", &table, file, &mut given),
+                Err(error) => errors.push(format!("{file} is not TOML: {error}")),
+            },
+            Err(error) => errors.push(format!("{file} cannot be read: {error}")),
+        }
+    }
+    for (name, text) in environment {
+        if let Some(path) = name.strip_prefix(ENVIRONMENT) {
+            let key = path.to_ascii_lowercase().replace("__", ".");
+            put(&mut given, &key, value::literal(&text), &name);
+        }
+    }
+    for pair in &sources.set {
+        match pair.split_once('=') {
+            Some((key, text)) => put(&mut given, key.trim(), value::literal(text.trim()), "--set"),
+            None => errors.push(format!("--set {pair} must be KEY=VALUE")),
+        }
+    }
+    let settings = understand(&given, &mut errors);
+    check(&settings, sources, &mut errors);
+    if errors.is_empty() {
+        Ok(Loaded { settings, given })
+    } else {
+        Err(Errors(errors))
+    }
+}
+
+fn put(given: &mut All, key: &str, value: Value, origin: &str) {
+    let origin = origin.to_owned();
+    given.insert(key.to_owned(), Given { value, origin });
+}
+
+/// Turns nested tables into dotted names, down to the keys that are known.
+fn flatten(prefix: &str, table: &toml::Table, origin: &str, given: &mut All) {
+    for (name, value) in table {
+        let name = match name.starts_with('/') {
+            true => format!("{prefix}\"{name}\""),
+            false => format!("{prefix}{name}"),
+        };
+        match value {
+            Value::Table(members) if find(&name).is_none() => {
+                if members.is_empty() && name.starts_with(NAMESPACES) {
+                    // A namespace that is named exists, even if nothing differs in it.
+                    put(given, &format!("{name}."), Value::Boolean(true), origin);
+                }
+                flatten(&format!("{name}."), members, origin, given);
+            }
+            value => put(given, &name, value.clone(), origin),
+        }
+    }
+}
+
+/// The namespace and the key of `namespaces."/chat".auth.mode`.
+fn namespace_key(name: &str) -> Option<(String, &str)> {
+    let rest = name.strip_prefix(NAMESPACES)?;
+    let (namespace, key) = match rest.strip_prefix('"') {
+        Some(quoted) => quoted.split_once('"')?,
+        // Shells eat quotes: the name then ends at the first dot.
+        None => rest.split_at(rest.find('.').unwrap_or(rest.len())),
+    };
+    let key = key.strip_prefix('.').unwrap_or(key);
+    namespace.starts_with('/').then(|| (namespace.to_owned(), key))
+}
+
+/// The key of this name, in a namespace or not.
+fn find(name: &str) -> Option<&'static Key> {
+    let by_name = |name: &str| KEYS.iter().find(|key| key.name == name);
+    by_name(name).or_else(|| {
+        let (_, key) = namespace_key(name)?;
+        by_name(key).filter(|key| matches!(key.apply, Apply::Namespace(_)))
+    })
+}
+
+fn understand(given: &All, errors: &mut Vec<String>) -> Settings {
+    let mut settings = Settings::default();
+    for name in given.keys().filter(|name| find(name).is_none() && !is_bare_namespace(name)) {
+        errors.push(unknown(name, &given[name].origin));
+    }
+    let mut wrong = |name: &str, origin: &str, what: String| {
+        errors.push(format!("{name} {what} (from {origin})"));
+    };
+    let value_of = |key: &Key| match given.get(key.name) {
+        Some(Given { value, origin }) => (value.clone(), origin.clone()),
+        None => (value::literal(key.default), "the defaults".to_owned()),
+    };
+    // In the order of the table: `devices.policy` comes before its details.
+    for key in KEYS {
+        let (value, origin) = value_of(key);
+        let applied = match key.apply {
+            Apply::Node(apply) => apply(&mut settings, &value),
+            Apply::Namespace(apply) => apply(&mut settings.namespace, &value),
+        };
+        if let Err(what) = applied {
+            wrong(key.name, &origin, what);
+        }
+    }
+    let mut namespaces = BTreeMap::from([("/".to_owned(), settings.namespace.clone())]);
+    for (name, _) in given.keys().filter_map(|name| namespace_key(name)) {
+        namespaces.entry(name).or_insert_with(|| settings.namespace.clone());
+    }
+    for key in KEYS {
+        let Apply::Namespace(apply) = key.apply else {
+            continue;
+        };
+        for (name, Given { value, origin }) in given {
+            let Some((namespace, of)) = namespace_key(name) else {
+                continue;
+            };
+            let config: Option<&mut NamespaceConfig> = namespaces.get_mut(&namespace);
+            if let (true, Some(config)) = (of == key.name, config) {
+                if let Err(what) = apply(config, value) {
+                    wrong(name, origin, what);
+                }
+                // A policy set here brings the limit's details from outside along.
+                if key.name == "devices.policy" {
+                    for detail in KEYS.iter().filter(|key| ["devices.max", "devices.on_excess"].contains(&key.name)) {
+                        if let Apply::Namespace(apply) = detail.apply {
+                            let _ = apply(config, &value_of(detail).0);
+                        }
+                    }
+                }
+            }
+        }
+    }
+    settings.gateway.namespaces = namespaces;
+    settings
+}
+
+fn is_bare_namespace(name: &str) -> bool {
+    namespace_key(name).is_some_and(|(_, key)| key.is_empty())
+}
+
+/// An unknown key, and the one that was probably meant.
+fn unknown(name: &str, origin: &str) -> String {
+    let (prefix, asked) = match namespace_key(name) {
+        Some((namespace, key)) => (format!("{NAMESPACES}\"{namespace}\"."), key.to_owned()),
+        None => (String::new(), name.to_owned()),
+    };
+    let candidates = KEYS
+        .iter()
+        .filter(|key| prefix.is_empty() || matches!(key.apply, Apply::Namespace(_)));
+    let nearest = candidates.min_by_key(|key| strsim::damerau_levenshtein(key.name, &asked));
+    let hint = nearest.map_or(String::new(), |key| format!("; did you mean {prefix}{}?", key.name));
+    format!("unknown key {name} (from {origin}){hint}")
+}
+
+/// What no single key can know.
+fn check(settings: &Settings, sources: &Sources, errors: &mut Vec<String>) {
+    if settings.lease_refresh >= settings.lease_ttl {
+        errors.push("cluster.lease_refresh must be shorter than cluster.lease_ttl".into());
+    }
+    if settings.tls_cert.is_some() != settings.tls_key.is_some() {
+        errors.push("server.tls.cert and server.tls.key belong together: set both or none".into());
+    }
+    for (key, address) in [("server.listen", &settings.listen), ("admin.listen", &settings.admin_listen)] {
+        if !address.contains(':') {
+            errors.push(format!("{key} must be an address and a port like \"127.0.0.1:8080\", not {address:?}"));
+        }
+    }
+    if sources.dev && !is_loopback(&settings.listen) {
+        errors.push(format!(
+            "--dev listens on this machine only, and server.listen is {:?}: use 127.0.0.1, or leave --dev out",
+            settings.listen
+        ));
+    }
+}
+
+/// Whether an address is one that only this machine can reach.
+pub(crate) fn is_loopback(address: &str) -> bool {
+    let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
+    let host = host.trim_matches(['[', ']']);
+    host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
+}
+
+impl Loaded {
+    /// The effective configuration as TOML, secrets masked.
+    pub(crate) fn show(&self) -> String {
+        let mut out = String::new();
+        let mut section = "";
+        for key in KEYS {
+            let (head, name) = key.name.rsplit_once('.').unwrap_or(("", key.name));
+            if head != section {
+                section = head;
+                let gap = if out.is_empty() { "" } else { "\n" };
+                let _ = writeln!(out, "{gap}[{section}]");
+            }
+            let (value, note) = match self.given.get(key.name) {
+                Some(given) => (masked(key, &given.value), format!("  # from {}", given.origin)),
+                None if key.name == "server.node_id" => (format!("{:?}", self.settings.gateway.node_id), String::new()),
+                None => (key.default.to_owned(), String::new()),
+            };
+            let _ = writeln!(out, "{name} = {value}{note}");
+        }
+        let mut namespace = String::new();
+        for (name, given) in &self.given {
+            let (Some((of, key)), Some(found)) = (namespace_key(name), find(name)) else {
+                continue;
+            };
+            if of != namespace {
+                let _ = writeln!(out, "\n[namespaces.\"{of}\"]");
+                namespace = of;
+            }
+            let _ = writeln!(out, "{key} = {}  # from {}", masked(found, &given.value), given.origin);
+        }
+        out
+    }
+}
+
+fn masked(key: &Key, value: &Value) -> String {
+    if key.secret && !value::is_off(value) {
+        return "\"********\"".into();
+    }
+    if let Some((scheme, rest)) = value.as_str().and_then(|text| text.split_once("://")) {
+        if let Some((_, host)) = rest.split_once('@') {
+            return format!("\"{scheme}://********@{host}\"");
+        }
+    }
+    value.to_string()
+}
+
+/// The reference, in Markdown.
+pub(crate) fn reference() -> String {
+    let mut out = String::from(
+        "# Configuration\n\n\
+         A TOML file (`--config FILE`), then the environment, then `--set KEY=VALUE`; the later\n\
+         wins. In the environment `server.max_payload` is `HEARTLINE__SERVER__MAX_PAYLOAD`.\n\
+         Durations are `\"25s\"`, sizes `\"1MB\"` (a million bytes); `\"off\"` switches off what can be.\n\n\
+         Keys marked † can differ from namespace to namespace: `namespaces.\"/chat\".auth.mode`.\n\
+         Only `/` and the namespaces that are named exist.\n\n\
+         This page is printed by `heartline config docs`.\n\n\
+         | key | default | meaning |\n|---|---|---|\n",
+    );
+    for key in KEYS {
+        let mark = if matches!(key.apply, Apply::Namespace(_)) { " †" } else { "" };
+        let _ = writeln!(out, "| `{}`{mark} | `{}` | {} |", key.name, key.default, key.help);
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use heartline::config::{AuthMode, DevicePolicy, Limit, OnExcess};
+    use std::time::Duration;
+
+    fn set(pairs: &[&str]) -> Result<Loaded, Errors> {
+        let sources = Sources {
+            set: pairs.iter().map(ToString::to_string).collect(),
+            ..Sources::default()
+        };
+        load(&sources, std::iter::empty())
+    }
+
+    #[test]
+    fn the_defaults_are_the_contracts() {
+        let settings = set(&[]).unwrap_or_else(|errors| panic!("{errors}")).settings;
+        assert_eq!(settings.listen, "0.0.0.0:8080");
+        assert_eq!(settings.gateway.max_payload, 1_000_000);
+        assert_eq!(settings.gateway.heartbeat.interval, Duration::from_secs(25));
+        assert_eq!(settings.gateway.heartbeat.timeout, Duration::from_secs(10));
+        assert_eq!(settings.gateway.namespaces["/"].limits.messages, Some(Limit::per(10, 10)));
+        assert_eq!(settings.gateway.namespaces["/"].auth_mode, AuthMode::Required);
+        assert_eq!(settings.jwt.claims.user, "sub");
+        assert_eq!(settings.jwt.leeway, Duration::from_secs(5));
+    }
+
+    #[test]
+    fn an_unknown_key_names_the_nearest() {
+        let Err(errors) = set(&["heartbeat.intervall=5s"]) else {
+            panic!("it was accepted");
+        };
+        assert!(errors.0[0].contains("heartbeat.interval?"), "{errors}");
+    }
+
+    #[test]
+    fn all_errors_are_told_at_once() {
+        let Err(errors) = set(&["heartbeat.interval=soon", "server.max_payload=big", "devices.policy=some"]) else {
+            panic!("it was accepted");
+        };
+        assert_eq!(errors.0.len(), 3);
+    }
+
+    #[test]
+    fn namespaces_override() {
+        let loaded = set(&[
+            "limits.messages=off",
+            "namespaces.\"/chat\".auth.mode=optional",
+            "namespaces.\"/chat\".devices.policy=limit",
+            "namespaces.\"/chat\".devices.max=2",
+            "devices.on_excess=evict_oldest",
+            "namespaces./bare.limits.joins={count=1,window=\"1s\"}",
+        ]);
+        let namespaces = loaded.unwrap_or_else(|errors| panic!("{errors}")).settings.gateway.namespaces;
+        let chat = &namespaces["/chat"];
+        assert_eq!(chat.auth_mode, AuthMode::Optional);
+        let policy = DevicePolicy::Limit {
+            max: 2,
+            on_excess: OnExcess::EvictOldest,
+        };
+        assert_eq!(chat.devices, policy);
+        assert_eq!(chat.limits.messages, None);
+        assert_eq!(namespaces["/bare"].limits.joins, Some(Limit::per(1, 1)));
+        assert_eq!(namespaces["/"].auth_mode, AuthMode::Required);
+    }
+
+    #[test]
+    fn later_sources_win() {
+        let sources = Sources {
+            set: vec!["server.send_buffer=3KB".into()],
+            ..Sources::default()
+        };
+        let environment = [
+            ("HEARTLINE__SERVER__SEND_BUFFER".to_owned(), "2KB".to_owned()),
+            ("HEARTLINE__AUTH__JWT__SECRET".to_owned(), "0123".to_owned()),
+        ];
+        let loaded = load(&sources, environment.into_iter()).unwrap_or_else(|errors| panic!("{errors}"));
+        assert_eq!(loaded.settings.gateway.send_buffer, 3000);
+        assert!(!loaded.show().contains("0123"));
+    }
+
+    #[test]
+    fn dev_stays_at_home() {
+        let sources = Sources {
+            set: vec!["server.listen=0.0.0.0:80".into()],
+            dev: true,
+            ..Sources::default()
+        };
+        assert!(load(&sources, std::iter::empty()).is_err());
+    }
+
+    #[test]
+    fn the_reference_is_up_to_date() {
+        let written = include_str!("../../../../docs/configuration.md");
+        assert!(written == reference(), "run: cargo run -p heartline-server -- config docs > docs/configuration.md");
+    }
+}

@@ -1,0 +1,75 @@
+//! The configuration once it is understood.
+
+use std::time::Duration;
+
+use heartline::config::NamespaceConfig;
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum LogFormat {
+    #[default]
+    Text,
+    Json,
+}
+
+/// Everything a node is told.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Settings {
+    /// What the gateway itself needs.
+    pub(crate) gateway: heartline::Config,
+    /// What namespaces have that say nothing else.
+    pub(crate) namespace: NamespaceConfig,
+    pub(crate) listen: String,
+    pub(crate) admin_listen: String,
+    pub(crate) admin_token: Option<String>,
+    pub(crate) tls_cert: Option<String>,
+    pub(crate) tls_key: Option<String>,
+    pub(crate) jwt: JwtSettings,
+    pub(crate) lease_ttl: Duration,
+    pub(crate) lease_refresh: Duration,
+    pub(crate) log_format: LogFormat,
+    pub(crate) log_level: String,
+    pub(crate) demo_page: bool,
+}
+
+/// How tokens are verified.
+#[derive(Clone, Default)]
+pub(crate) struct JwtSettings {
+    pub(crate) secret: Option<String>,
+    pub(crate) public_key: Option<String>,
+    pub(crate) jwks_url: Option<String>,
+    pub(crate) issuer: Option<String>,
+    pub(crate) audience: Option<String>,
+    pub(crate) leeway: Duration,
+    pub(crate) claims: ClaimNames,
+}
+
+impl std::fmt::Debug for JwtSettings {
+    /// Without key material.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("JwtSettings")
+            .field("has_secret", &self.secret.is_some())
+            .field("has_public_key", &self.public_key.is_some())
+            .field("jwks_url", &self.jwks_url)
+            .finish_non_exhaustive()
+    }
+}
+
+impl JwtSettings {
+    /// Whether any way to verify a token is configured.
+    pub(crate) fn is_configured(&self) -> bool {
+        self.secret.is_some() || self.public_key.is_some() || self.jwks_url.is_some()
+    }
+}
+
+/// Which claim carries what.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct ClaimNames {
+    pub(crate) user: String,
+    pub(crate) user_type: String,
+    pub(crate) tenant: String,
+    pub(crate) device: String,
+    pub(crate) wallet: String,
+    pub(crate) rooms: String,
+    pub(crate) publish: String,
+}

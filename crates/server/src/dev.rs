@@ -1,0 +1,84 @@
+//! What `--dev` adds: a secret for the run, the demo page, ready-made tokens.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use bytes::Bytes;
+use heartline::{Gateway, HttpRequest, HttpResponse};
+use serde_json::json;
+
+use crate::auth::jwt::system_clock;
+use crate::auth::sign::{Claims, sign};
+use crate::config::{JwtSettings, Settings};
+
+const PAGE: &str = include_str!("../assets/demo.html");
+/// How long the demo's tokens are good for, seconds.
+const TOKEN_TTL: u64 = 12 * 3600;
+/// Users listed by `/dev/online`.
+const LISTED: usize = 500;
+
+/// Gives the run a secret, unless it has a way to verify tokens already.
+pub(crate) fn prepare(settings: &mut Settings) {
+    if !settings.jwt.is_configured() {
+        let mut secret = [0u8; 32];
+        getrandom::fill(&mut secret).expect("the operating system gives randomness");
+        settings.jwt.secret = Some(URL_SAFE_NO_PAD.encode(secret));
+    }
+}
+
+/// A token for a user of the demo.
+pub(crate) fn token(jwt: &JwtSettings, user: &str, device: Option<&str>) -> Result<(String, u64), String> {
+    let expires = system_clock() + TOKEN_TTL;
+    let claims = Claims {
+        user: user.to_owned(),
+        device: device.map(ToOwned::to_owned),
+        ..Claims::default()
+    };
+    Ok((sign(jwt, &claims, expires)?, expires * 1000))
+}
+
+/// Answers `/`, `/dev/token` and `/dev/online`; `None` for other paths.
+pub(crate) fn answer(settings: &Settings, gateway: &Gateway, request: &HttpRequest) -> Option<HttpResponse> {
+    match request.uri().path() {
+        "/" if settings.demo_page => {
+            let live = settings.gateway.live_path.as_deref().unwrap_or("/live");
+            let page = PAGE.replace("__LIVE_PATH__", live);
+            Some(respond(200, "text/html; charset=utf-8", page))
+        }
+        "/dev/token" => {
+            let parameter = |name: &str| {
+                let query = request.uri().query().unwrap_or_default();
+                form_urlencoded::parse(query.as_bytes())
+                    .find(|(key, value)| key == name && !value.is_empty())
+                    .map(|(_, value)| value.into_owned())
+            };
+            let Some(user) = parameter("user").filter(|user| user.len() <= 64) else {
+                return Some(respond(400, "text/plain; charset=utf-8", "give ?user=NAME of at most 64 bytes".into()));
+            };
+            let answer = match token(&settings.jwt, &user, parameter("device").as_deref()) {
+                Ok((token, expires_at)) => json!({ "token": token, "expiresAt": expires_at }),
+                Err(error) => return Some(respond(503, "text/plain; charset=utf-8", error)),
+            };
+            Some(respond(200, "application/json", answer.to_string()))
+        }
+        "/dev/online" => {
+            let users: Vec<_> = gateway
+                .online_users(LISTED)
+                .iter()
+                .map(|user| json!({ "userId": &*user.user_id }))
+                .collect();
+            Some(respond(200, "application/json", json!({ "users": users }).to_string()))
+        }
+        _ => None,
+    }
+}
+
+/// A response of the public port.
+pub(crate) fn respond(status: u16, kind: &'static str, body: String) -> HttpResponse {
+    let mut response = HttpResponse::new(Bytes::from(body));
+    *response.status_mut() = axum::http::StatusCode::from_u16(status).unwrap_or_default();
+    let headers = response.headers_mut();
+    headers.insert("content-type", axum::http::HeaderValue::from_static(kind));
+    headers.insert("cache-control", axum::http::HeaderValue::from_static("no-store"));
+    headers.insert("x-content-type-options", axum::http::HeaderValue::from_static("nosniff"));
+    response
+}
