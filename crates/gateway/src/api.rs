@@ -338,12 +338,23 @@ impl Gateway {
     ///
     /// # Errors
     /// When the namespace, event or data is none.
-    pub fn check_event(&self, namespace: Option<&str>, event: &str, data: &str) -> Result<(), PublishError> {
-        self.message(namespace.unwrap_or("/"), event, data).map(drop)
+    pub fn check_event(
+        &self,
+        namespace: Option<&str>,
+        event: &str,
+        data: &str,
+    ) -> Result<(), PublishError> {
+        self.message(namespace.unwrap_or("/"), event, data)
+            .map(drop)
     }
 
     /// One room, if it has members here.
-    pub async fn room(&self, namespace: &str, tenant: Option<&str>, room: &str) -> Option<RoomEntry> {
+    pub async fn room(
+        &self,
+        namespace: &str,
+        tenant: Option<&str>,
+        room: &str,
+    ) -> Option<RoomEntry> {
         let id = self.shared.namespace_id(namespace)?;
         let members = self.members(id, tenant, room).await;
         (members > 0).then(|| RoomEntry {

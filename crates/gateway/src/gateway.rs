@@ -750,7 +750,7 @@ impl Gateway {
             users_online: self.users_online() as u64,
             transports: shared.slots.total() as u64,
             rate_limit_entries: shared.rate_limit_entries() as u64,
-            uptime_seconds: self.uptime().as_secs_f64(),
+            uptime_seconds: self.uptime().as_secs(),
             draining: shared.is_draining(),
             limited_messages: shared.metrics.limited_messages.load(Ordering::Relaxed),
             limited_connects: shared.metrics.limited_connects.load(Ordering::Relaxed),

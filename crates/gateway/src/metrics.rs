@@ -149,7 +149,7 @@ pub(crate) struct Gauges {
     pub(crate) users_online: u64,
     pub(crate) transports: u64,
     pub(crate) rate_limit_entries: u64,
-    pub(crate) uptime_seconds: f64,
+    pub(crate) uptime_seconds: u64,
     pub(crate) draining: bool,
     /// Shared limiters' refusals: messages, connects.
     pub(crate) limited_messages: u64,
@@ -236,8 +236,8 @@ fn counter(to: &mut DescriptorEncoder<'_>, name: &str, help: &str, value: u64) -
     metric.encode(encoder)
 }
 
-fn gauge(to: &mut DescriptorEncoder<'_>, name: &str, help: &str, value: f64) -> Encoded {
-    let metric = ConstGauge::new(value);
+fn gauge(to: &mut DescriptorEncoder<'_>, name: &str, help: &str, value: u64) -> Encoded {
+    let metric = ConstGauge::new(value as i64);
     let encoder = to.encode_descriptor(name, help, None, MetricType::Gauge)?;
     metric.encode(encoder)
 }
@@ -281,25 +281,15 @@ impl Collector for Snapshot {
             to,
             "transports",
             "Transport sessions, joined to a namespace or not",
-            gauges.transports as f64,
+            gauges.transports,
         )?;
-        gauge(
-            to,
-            "rooms",
-            "Rooms with members on this node",
-            gauges.rooms as f64,
-        )?;
-        gauge(
-            to,
-            "users_online",
-            "Users online",
-            gauges.users_online as f64,
-        )?;
+        gauge(to, "rooms", "Rooms with members on this node", gauges.rooms)?;
+        gauge(to, "users_online", "Users online", gauges.users_online)?;
         gauge(
             to,
             "rate_limit_entries",
             "Keys the rate limiters remember",
-            gauges.rate_limit_entries as f64,
+            gauges.rate_limit_entries,
         )?;
         gauge(
             to,
@@ -311,7 +301,7 @@ impl Collector for Snapshot {
             to,
             "draining",
             "1 while this node is going away",
-            f64::from(u8::from(gauges.draining)),
+            u64::from(gauges.draining),
         )?;
         counter(
             to,

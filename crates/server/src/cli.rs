@@ -124,13 +124,19 @@ fn ttl(text: &str) -> Result<Duration, String> {
 /// Does what was asked.
 pub(crate) fn run(cli: Cli) -> Exit {
     let done = match cli.command {
-        Command::Serve { given, dev } => given.load(dev).and_then(|loaded| crate::serve::run(loaded.settings, dev)),
-        Command::Config(ConfigCommand::Check { given, dev }) => given.load(dev).and_then(|loaded| {
-            crate::serve::check(&loaded.settings, dev)?;
-            println!("the configuration is good");
-            Ok(())
-        }),
-        Command::Config(ConfigCommand::Show { given, dev }) => given.load(dev).map(|loaded| print!("{}", loaded.show())),
+        Command::Serve { given, dev } => given
+            .load(dev)
+            .and_then(|loaded| crate::serve::run(loaded.settings, dev)),
+        Command::Config(ConfigCommand::Check { given, dev }) => {
+            given.load(dev).and_then(|loaded| {
+                crate::serve::check(&loaded.settings, dev)?;
+                println!("the configuration is good");
+                Ok(())
+            })
+        }
+        Command::Config(ConfigCommand::Show { given, dev }) => {
+            given.load(dev).map(|loaded| print!("{}", loaded.show()))
+        }
         Command::Config(ConfigCommand::Docs) => {
             print!("{}", config::reference());
             Ok(())

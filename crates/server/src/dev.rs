@@ -26,7 +26,11 @@ pub(crate) fn prepare(settings: &mut Settings) {
 }
 
 /// A token for a user of the demo.
-pub(crate) fn token(jwt: &JwtSettings, user: &str, device: Option<&str>) -> Result<(String, u64), String> {
+pub(crate) fn token(
+    jwt: &JwtSettings,
+    user: &str,
+    device: Option<&str>,
+) -> Result<(String, u64), String> {
     let expires = system_clock() + TOKEN_TTL;
     let claims = Claims {
         user: user.to_owned(),
@@ -37,7 +41,11 @@ pub(crate) fn token(jwt: &JwtSettings, user: &str, device: Option<&str>) -> Resu
 }
 
 /// Answers `/`, `/dev/token` and `/dev/online`; `None` for other paths.
-pub(crate) fn answer(settings: &Settings, gateway: &Gateway, request: &HttpRequest) -> Option<HttpResponse> {
+pub(crate) fn answer(
+    settings: &Settings,
+    gateway: &Gateway,
+    request: &HttpRequest,
+) -> Option<HttpResponse> {
     match request.uri().path() {
         "/" if settings.demo_page => {
             let live = settings.gateway.live_path.as_deref().unwrap_or("/live");
@@ -52,7 +60,11 @@ pub(crate) fn answer(settings: &Settings, gateway: &Gateway, request: &HttpReque
                     .map(|(_, value)| value.into_owned())
             };
             let Some(user) = parameter("user").filter(|user| user.len() <= 64) else {
-                return Some(respond(400, "text/plain; charset=utf-8", "give ?user=NAME of at most 64 bytes".into()));
+                return Some(respond(
+                    400,
+                    "text/plain; charset=utf-8",
+                    "give ?user=NAME of at most 64 bytes".into(),
+                ));
             };
             let answer = match token(&settings.jwt, &user, parameter("device").as_deref()) {
                 Ok((token, expires_at)) => json!({ "token": token, "expiresAt": expires_at }),
@@ -66,7 +78,11 @@ pub(crate) fn answer(settings: &Settings, gateway: &Gateway, request: &HttpReque
                 .iter()
                 .map(|user| json!({ "userId": &*user.user_id }))
                 .collect();
-            Some(respond(200, "application/json", json!({ "users": users }).to_string()))
+            Some(respond(
+                200,
+                "application/json",
+                json!({ "users": users }).to_string(),
+            ))
         }
         _ => None,
     }
@@ -78,7 +94,13 @@ pub(crate) fn respond(status: u16, kind: &'static str, body: String) -> HttpResp
     *response.status_mut() = axum::http::StatusCode::from_u16(status).unwrap_or_default();
     let headers = response.headers_mut();
     headers.insert("content-type", axum::http::HeaderValue::from_static(kind));
-    headers.insert("cache-control", axum::http::HeaderValue::from_static("no-store"));
-    headers.insert("x-content-type-options", axum::http::HeaderValue::from_static("nosniff"));
+    headers.insert(
+        "cache-control",
+        axum::http::HeaderValue::from_static("no-store"),
+    );
+    headers.insert(
+        "x-content-type-options",
+        axum::http::HeaderValue::from_static("nosniff"),
+    );
     response
 }

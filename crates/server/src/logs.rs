@@ -8,8 +8,9 @@ use crate::config::{LogFormat, Settings};
 /// Begins to log. `RUST_LOG` overrides the configured level.
 pub(crate) fn start(settings: &Settings) {
     let level = settings.log_level.clone();
-    let filter = EnvFilter::try_from_default_env()
-        .unwrap_or_else(|_| EnvFilter::new(format!("warn,heartline={level},heartline_server={level}")));
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| {
+        EnvFilter::new(format!("warn,heartline={level},heartline_server={level}"))
+    });
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_span_events(FmtSpan::NONE)

@@ -56,11 +56,20 @@ pub(crate) fn run(mut settings: Settings, dev: bool) -> Result<(), Exit> {
     check(&settings, dev)?;
     crate::logs::start(&settings);
     let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(std::thread::available_parallelism().map_or(2, usize::from).min(4))
+        .worker_threads(
+            std::thread::available_parallelism()
+                .map_or(2, usize::from)
+                .min(4),
+        )
         .thread_name("control")
         .enable_all()
         .build()
-        .map_err(|error| refuse(Exit::Failed, format!("the runtime could not be started: {error}")))?;
+        .map_err(|error| {
+            refuse(
+                Exit::Failed,
+                format!("the runtime could not be started: {error}"),
+            )
+        })?;
     let done = runtime.block_on(node(settings, dev));
     // Nothing that still runs is worth waiting for: the drain has done that.
     runtime.shutdown_background();
@@ -70,12 +79,21 @@ pub(crate) fn run(mut settings: Settings, dev: bool) -> Result<(), Exit> {
 async fn listen(key: &str, address: &str) -> Result<TcpListener, Exit> {
     TcpListener::bind(address).await.map_err(|error| {
         let advice = match error.kind() {
-            std::io::ErrorKind::AddrInUse => format!("another program has it; stop that, or set {key} to another port"),
-            std::io::ErrorKind::PermissionDenied => format!("ports below 1024 need a privilege; set {key} to a higher one"),
-            std::io::ErrorKind::AddrNotAvailable => format!("this machine has no such address; set {key} to one it has"),
+            std::io::ErrorKind::AddrInUse => {
+                format!("another program has it; stop that, or set {key} to another port")
+            }
+            std::io::ErrorKind::PermissionDenied => {
+                format!("ports below 1024 need a privilege; set {key} to a higher one")
+            }
+            std::io::ErrorKind::AddrNotAvailable => {
+                format!("this machine has no such address; set {key} to one it has")
+            }
             _ => error.to_string(),
         };
-        refuse(Exit::Failed, format!("cannot listen on {address}: {advice}"))
+        refuse(
+            Exit::Failed,
+            format!("cannot listen on {address}: {advice}"),
+        )
     })
 }
 
@@ -101,7 +119,9 @@ async fn node(settings: Settings, dev: bool) -> Result<(), Exit> {
         (Some(cert), Some(key)) => Some(Certificate::load(cert, key).map_err(failed)?),
         _ => None,
     };
-    let address = public.local_addr().map_or(settings.listen.clone(), |address| address.to_string());
+    let address = public
+        .local_addr()
+        .map_or(settings.listen.clone(), |address| address.to_string());
     let admin_address = operators
         .local_addr()
         .map_or(settings.admin_listen.clone(), |address| address.to_string());
@@ -117,7 +137,11 @@ async fn node(settings: Settings, dev: bool) -> Result<(), Exit> {
     }
     let serving = {
         let gateway = gateway.clone();
-        let config = certificate.as_ref().map(Certificate::server_config).transpose().map_err(failed)?;
+        let config = certificate
+            .as_ref()
+            .map(Certificate::server_config)
+            .transpose()
+            .map_err(failed)?;
         tokio::spawn(async move {
             match config {
                 Some(config) => gateway.serve_tls(public, config).await,
@@ -150,8 +174,8 @@ async fn until_told(
             signal(SignalKind::hangup())?,
         ))
     };
-    let (mut terminate, mut interrupt, mut hangup) =
-        signals().map_err(|error| refuse(Exit::Failed, format!("signals cannot be heard: {error}")))?;
+    let (mut terminate, mut interrupt, mut hangup) = signals()
+        .map_err(|error| refuse(Exit::Failed, format!("signals cannot be heard: {error}")))?;
     loop {
         tokio::select! {
             _ = terminate.recv() => break,
@@ -176,7 +200,12 @@ async fn until_told(
 }
 
 /// What the public port serves besides Socket.IO and live.
-fn page(settings: &Settings, gateway: Option<&Gateway>, dev: bool, request: &HttpRequest) -> HttpResponse {
+fn page(
+    settings: &Settings,
+    gateway: Option<&Gateway>,
+    dev: bool,
+    request: &HttpRequest,
+) -> HttpResponse {
     if request.uri().path() == "/healthz" {
         return dev::respond(200, "application/json", r#"{"status":"ok"}"#.into());
     }
@@ -188,11 +217,21 @@ fn page(settings: &Settings, gateway: Option<&Gateway>, dev: bool, request: &Htt
 
 /// What `--dev` prints.
 fn greet(settings: &Settings, address: &str, admin_address: &str, tls: bool) {
-    let (http, ws) = if tls { ("https", "wss") } else { ("http", "ws") };
+    let (http, ws) = if tls {
+        ("https", "wss")
+    } else {
+        ("http", "ws")
+    };
     let live = settings.gateway.live_path.as_deref().unwrap_or("(off)");
-    println!("Heartline {} for development on this machine\n", env!("CARGO_PKG_VERSION"));
+    println!(
+        "Heartline {} for development on this machine\n",
+        env!("CARGO_PKG_VERSION")
+    );
     println!("  demo page   {http}://{address}/");
-    println!("  Socket.IO   {http}://{address}  (path {})", settings.gateway.socketio_path);
+    println!(
+        "  Socket.IO   {http}://{address}  (path {})",
+        settings.gateway.socketio_path
+    );
     println!("  live        {ws}://{address}{live}");
     println!("  API         http://{admin_address}/v1/connections");
     println!("  metrics     http://{admin_address}/metrics\n");

@@ -2,12 +2,12 @@
 
 use std::sync::{Arc, PoisonError, RwLock};
 
+use heartline::rustls::ServerConfig;
 use heartline::rustls::crypto::aws_lc_rs;
 use heartline::rustls::pki_types::pem::PemObject;
 use heartline::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use heartline::rustls::server::{ClientHello, ResolvesServerCert};
 use heartline::rustls::sign::CertifiedKey;
-use heartline::rustls::ServerConfig;
 
 /// The certificate in use; connections that stand keep theirs.
 #[derive(Debug)]
@@ -56,7 +56,12 @@ impl Certificate {
 
 impl ResolvesServerCert for Certificate {
     fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        Some(self.current.read().unwrap_or_else(PoisonError::into_inner).clone())
+        Some(
+            self.current
+                .read()
+                .unwrap_or_else(PoisonError::into_inner)
+                .clone(),
+        )
     }
 }
 
@@ -67,7 +72,8 @@ fn read(cert: &str, key: &str) -> Result<CertifiedKey, String> {
     if chain.is_empty() {
         return Err(format!("server.tls.cert: {cert} holds no certificate"));
     }
-    let private = PrivateKeyDer::from_pem_file(key).map_err(|error| format!("server.tls.key: {key}: {error}"))?;
+    let private = PrivateKeyDer::from_pem_file(key)
+        .map_err(|error| format!("server.tls.key: {key}: {error}"))?;
     CertifiedKey::from_der(chain, private, &aws_lc_rs::default_provider())
         .map_err(|error| format!("server.tls.key: {key} does not fit the certificate: {error}"))
 }

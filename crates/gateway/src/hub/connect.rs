@@ -245,10 +245,15 @@ impl Hub {
         let Some(link) = self.link_mut(slot) else {
             return;
         };
-        // A live connection that was anonymous so far has one socket, now another.
         let form = link.form;
-        if form == Form::Live && link.socket(namespace).is_some() {
-            self.forget_socket(engine, slot, namespace, Reason::Replaced);
+        // A live connection that was anonymous so far becomes somebody: what
+        // the nobody had joined is left behind.
+        if let Some(index) = link.sockets.iter().position(|socket| socket.namespace == namespace) {
+            let nobody = link.sockets.swap_remove(index);
+            self.leave_all(nobody.rooms, namespace);
+            if let Some(transport) = engine.transport_name(slot) {
+                self.metrics.connections(transport, namespace).sub(1);
+            }
         }
         let Some(link) = self.link_mut(slot) else {
             return;

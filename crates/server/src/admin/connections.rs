@@ -27,7 +27,10 @@ impl Part {
         let limit = self.limit.unwrap_or(DEFAULT_LIMIT);
         match (1..=MAX_LIMIT).contains(&limit) {
             true => Ok((self.cursor.filter(|cursor| !cursor.is_empty()), limit)),
-            false => Err(Problem::new(StatusCode::BAD_REQUEST, "limit must be between 1 and 1000")),
+            false => Err(Problem::new(
+                StatusCode::BAD_REQUEST,
+                "limit must be between 1 and 1000",
+            )),
         }
     }
 }
@@ -56,7 +59,9 @@ pub(super) async fn list(
         namespace: wanted.namespace,
         room: wanted.room,
     };
-    Ok(Json(state.gateway.connections(filter, cursor, limit).await?))
+    Ok(Json(
+        state.gateway.connections(filter, cursor, limit).await?,
+    ))
 }
 
 fn missing() -> Problem {

@@ -44,8 +44,11 @@ fn refusal(state: &State, headers: &HeaderMap) -> Option<Problem> {
     let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
     let local = |host: &str| is_loopback(host) || is_loopback(&format!("{host}:0"));
     let host = text(header::HOST).is_none_or(local);
-    let origin = text(header::ORIGIN)
-        .is_none_or(|origin| origin.split_once("://").is_some_and(|(_, host)| local(host)));
+    let origin = text(header::ORIGIN).is_none_or(|origin| {
+        origin
+            .split_once("://")
+            .is_some_and(|(_, host)| local(host))
+    });
     match host && origin {
         true => None,
         false => Some(Problem::new(

@@ -38,7 +38,11 @@ pub(crate) struct State {
 }
 
 impl State {
-    pub(crate) fn new(gateway: Gateway, settings: &Settings, drain: tokio::sync::mpsc::Sender<()>) -> Self {
+    pub(crate) fn new(
+        gateway: Gateway,
+        settings: &Settings,
+        drain: tokio::sync::mpsc::Sender<()>,
+    ) -> Self {
         State {
             gateway,
             token: settings.admin_token.as_deref().map(Into::into),
@@ -58,11 +62,20 @@ pub(crate) async fn serve(listener: TcpListener, state: State) {
 fn router(state: State) -> Router {
     let v1 = Router::new()
         .route("/connections", get(connections::list))
-        .route("/connections/{socket_id}", get(connections::inspect).delete(connections::disconnect))
-        .route("/connections/{socket_id}/disconnect", post(connections::disconnect))
+        .route(
+            "/connections/{socket_id}",
+            get(connections::inspect).delete(connections::disconnect),
+        )
+        .route(
+            "/connections/{socket_id}/disconnect",
+            post(connections::disconnect),
+        )
         .route("/users/{user_id}", get(users::inspect))
         .route("/users/{user_id}/presence", get(users::presence))
-        .route("/users/{user_id}/connections", get(users::connections).delete(users::disconnect))
+        .route(
+            "/users/{user_id}/connections",
+            get(users::connections).delete(users::disconnect),
+        )
         .route("/users/{user_id}/emit", post(users::emit))
         .route("/users/{user_id}/disconnect", post(users::disconnect))
         .route("/presence", post(users::presence_of_many))
@@ -80,8 +93,18 @@ fn router(state: State) -> Router {
         .route("/metrics", get(metrics))
         .route("/openapi.json", get(openapi::document))
         .nest("/v1", v1)
-        .method_not_allowed_fallback(async || Problem::new(StatusCode::METHOD_NOT_ALLOWED, "This path has other methods"))
-        .fallback(async || Problem::new(StatusCode::NOT_FOUND, "There is nothing at this path; see /openapi.json"))
+        .method_not_allowed_fallback(async || {
+            Problem::new(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "This path has other methods",
+            )
+        })
+        .fallback(async || {
+            Problem::new(
+                StatusCode::NOT_FOUND,
+                "There is nothing at this path; see /openapi.json",
+            )
+        })
         .with_state(state)
 }
 
@@ -92,16 +115,26 @@ async fn healthz() -> Json<serde_json::Value> {
 async fn readyz(axum::extract::State(state): axum::extract::State<State>) -> Response {
     match state.gateway.is_draining() {
         false => Json(json!({ "status": "ready" })).into_response(),
-        true => (StatusCode::SERVICE_UNAVAILABLE, Json(json!({ "status": "draining" }))).into_response(),
+        true => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            Json(json!({ "status": "draining" })),
+        )
+            .into_response(),
     }
 }
 
 async fn metrics(axum::extract::State(state): axum::extract::State<State>) -> Response {
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    ([(header::CONTENT_TYPE, kind)], state.gateway.encode_metrics()).into_response()
+    (
+        [(header::CONTENT_TYPE, kind)],
+        state.gateway.encode_metrics(),
+    )
+        .into_response()
 }
 
-async fn nodes(axum::extract::State(state): axum::extract::State<State>) -> Json<serde_json::Value> {
+async fn nodes(
+    axum::extract::State(state): axum::extract::State<State>,
+) -> Json<serde_json::Value> {
     let gateway = &state.gateway;
     Json(json!({ "nodes": [{
         "nodeId": gateway.config().node_id,

@@ -4,31 +4,135 @@ use axum::Json;
 use serde_json::{Map, Value, json};
 
 /// Method, path, what it does, parameters of the query, members of the body.
-type Route = (&'static str, &'static str, &'static str, &'static [&'static str], &'static [&'static str]);
+type Route = (
+    &'static str,
+    &'static str,
+    &'static str,
+    &'static [&'static str],
+    &'static [&'static str],
+);
 
 const WHICH: &[&str] = &["tenantId", "userType"];
 
 /// All routes of the operators' listener.
 pub(super) const ROUTES: &[Route] = &[
     ("get", "/healthz", "Whether the process answers", &[], &[]),
-    ("get", "/readyz", "Whether the node takes connections; 503 while it drains", &[], &[]),
+    (
+        "get",
+        "/readyz",
+        "Whether the node takes connections; 503 while it drains",
+        &[],
+        &[],
+    ),
     ("get", "/metrics", "Metrics as OpenMetrics text", &[], &[]),
     ("get", "/openapi.json", "This document", &[], &[]),
-    ("get", "/v1/connections", "Sockets, a page at a time", &["cursor", "limit", "userId", "userType", "tenantId", "namespace", "room"], &[]),
+    (
+        "get",
+        "/v1/connections",
+        "Sockets, a page at a time",
+        &[
+            "cursor",
+            "limit",
+            "userId",
+            "userType",
+            "tenantId",
+            "namespace",
+            "room",
+        ],
+        &[],
+    ),
     ("get", "/v1/connections/{socketId}", "One socket", &[], &[]),
-    ("delete", "/v1/connections/{socketId}", "End a socket; its client does not come back by itself", &[], &[]),
-    ("post", "/v1/connections/{socketId}/disconnect", "The same", &[], &[]),
-    ("get", "/v1/users/{userId}", "A user's presence and sockets", WHICH, &[]),
-    ("get", "/v1/users/{userId}/presence", "A user's presence", WHICH, &[]),
-    ("get", "/v1/users/{userId}/connections", "A user's sockets", WHICH, &[]),
-    ("delete", "/v1/users/{userId}/connections", "End all of a user's sockets", WHICH, &[]),
-    ("post", "/v1/users/{userId}/emit", "Send an event to all of a user's sockets", WHICH, &["event", "data", "namespace"]),
-    ("post", "/v1/users/{userId}/disconnect", "End all of a user's sockets", WHICH, &[]),
-    ("post", "/v1/presence", "Presence of up to 1000 users", &[], &["users", "tenantId"]),
-    ("get", "/v1/rooms", "Rooms by name, a page at a time", &["cursor", "limit", "namespace", "tenantId"], &[]),
-    ("get", "/v1/rooms/{room}", "One room", &["namespace", "tenantId"], &[]),
-    ("post", "/v1/rooms/{room}/publish", "Send an event to a room's members", &[], &["event", "data", "key", "namespace", "tenantId"]),
-    ("post", "/v1/broadcast", "Send an event to all sockets of a namespace and tenant", &[], &["event", "data", "namespace", "tenantId"]),
+    (
+        "delete",
+        "/v1/connections/{socketId}",
+        "End a socket; its client does not come back by itself",
+        &[],
+        &[],
+    ),
+    (
+        "post",
+        "/v1/connections/{socketId}/disconnect",
+        "The same",
+        &[],
+        &[],
+    ),
+    (
+        "get",
+        "/v1/users/{userId}",
+        "A user's presence and sockets",
+        WHICH,
+        &[],
+    ),
+    (
+        "get",
+        "/v1/users/{userId}/presence",
+        "A user's presence",
+        WHICH,
+        &[],
+    ),
+    (
+        "get",
+        "/v1/users/{userId}/connections",
+        "A user's sockets",
+        WHICH,
+        &[],
+    ),
+    (
+        "delete",
+        "/v1/users/{userId}/connections",
+        "End all of a user's sockets",
+        WHICH,
+        &[],
+    ),
+    (
+        "post",
+        "/v1/users/{userId}/emit",
+        "Send an event to all of a user's sockets",
+        WHICH,
+        &["event", "data", "namespace"],
+    ),
+    (
+        "post",
+        "/v1/users/{userId}/disconnect",
+        "End all of a user's sockets",
+        WHICH,
+        &[],
+    ),
+    (
+        "post",
+        "/v1/presence",
+        "Presence of up to 1000 users",
+        &[],
+        &["users", "tenantId"],
+    ),
+    (
+        "get",
+        "/v1/rooms",
+        "Rooms by name, a page at a time",
+        &["cursor", "limit", "namespace", "tenantId"],
+        &[],
+    ),
+    (
+        "get",
+        "/v1/rooms/{room}",
+        "One room",
+        &["namespace", "tenantId"],
+        &[],
+    ),
+    (
+        "post",
+        "/v1/rooms/{room}/publish",
+        "Send an event to a room's members",
+        &[],
+        &["event", "data", "key", "namespace", "tenantId"],
+    ),
+    (
+        "post",
+        "/v1/broadcast",
+        "Send an event to all sockets of a namespace and tenant",
+        &[],
+        &["event", "data", "namespace", "tenantId"],
+    ),
     ("get", "/v1/nodes", "The nodes", &[], &[]),
     ("post", "/v1/drain", "Let everybody go, then stop", &[], &[]),
 ];
@@ -47,7 +151,11 @@ fn build() -> Value {
             .map(|(name, _)| json!({ "name": name, "in": "path", "required": true, "schema": { "type": "string" } }))
             .collect();
         parameters.extend(query.iter().map(|name| {
-            let kind = if *name == "limit" { "integer" } else { "string" };
+            let kind = if *name == "limit" {
+                "integer"
+            } else {
+                "string"
+            };
             json!({ "name": name, "in": "query", "schema": { "type": kind } })
         }));
         let mut operation = json!({
@@ -109,7 +217,9 @@ mod tests {
         assert_eq!(described, ROUTES.len());
         // The router's own list, read from its source.
         let source = include_str!("mod.rs");
-        let routed = source.matches("get(").count() + source.matches("post(").count() + source.matches(".delete(").count();
+        let routed = source.matches("get(").count()
+            + source.matches("post(").count()
+            + source.matches(".delete(").count();
         assert_eq!(routed, ROUTES.len());
     }
 }

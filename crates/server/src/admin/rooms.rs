@@ -28,9 +28,12 @@ pub(super) async fn list(
 ) -> Result<Json<Page<RoomEntry>>, Problem> {
     let (cursor, limit) = part?.0.split()?;
     let place = place?.0;
-    let rooms = state
-        .gateway
-        .rooms(place.namespace.as_deref(), place.tenant_id.as_deref(), cursor, limit);
+    let rooms = state.gateway.rooms(
+        place.namespace.as_deref(),
+        place.tenant_id.as_deref(),
+        cursor,
+        limit,
+    );
     Ok(Json(rooms.await?))
 }
 
@@ -41,7 +44,10 @@ pub(super) async fn inspect(
 ) -> Result<Json<RoomEntry>, Problem> {
     let place = place?.0;
     let namespace = place.namespace.unwrap_or_else(|| "/".into());
-    let found = state.gateway.room(&namespace, place.tenant_id.as_deref(), &room).await;
+    let found = state
+        .gateway
+        .room(&namespace, place.tenant_id.as_deref(), &room)
+        .await;
     found
         .map(Json)
         .ok_or_else(|| Problem::new(StatusCode::NOT_FOUND, "This room has no members here"))
@@ -64,7 +70,10 @@ pub(super) struct Outgoing {
 
 impl Outgoing {
     fn data(&self) -> String {
-        self.data.as_ref().map_or("null", |data| data.get()).to_owned()
+        self.data
+            .as_ref()
+            .map_or("null", |data| data.get())
+            .to_owned()
     }
 
     fn namespace(&self) -> String {

@@ -28,7 +28,9 @@ pub(super) struct Which {
 
 /// The online users that are meant: of one type, or of any.
 fn meant(state: &State, user_id: &str, which: &Which) -> Vec<Arc<UserKey>> {
-    let mut users = state.gateway.find_users(which.tenant_id.as_deref(), user_id);
+    let mut users = state
+        .gateway
+        .find_users(which.tenant_id.as_deref(), user_id);
     if let Some(user_type) = &which.user_type {
         users.retain(|user| user.user_type.as_deref() == Some(user_type));
     }
@@ -37,7 +39,10 @@ fn meant(state: &State, user_id: &str, which: &Which) -> Vec<Arc<UserKey>> {
 
 async fn presence_of(state: &State, user_id: &str, which: &Which) -> Result<UserPresence, Problem> {
     let users = [user_id.to_owned()];
-    let mut found = state.gateway.presence(which.tenant_id.as_deref(), &users).await;
+    let mut found = state
+        .gateway
+        .presence(which.tenant_id.as_deref(), &users)
+        .await;
     found
         .pop()
         .ok_or_else(|| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "Presence had no answer"))
@@ -99,11 +104,15 @@ pub(super) async fn emit(
     let (which, Json(out)) = (which?.0, body?);
     let data = out.data.as_ref().map_or("null", |data| data.get());
     // Checked even if nobody is there to hear it.
-    state.gateway.check_event(out.namespace.as_deref(), &out.event, data)?;
+    state
+        .gateway
+        .check_event(out.namespace.as_deref(), &out.event, data)?;
     let mut delivered = 0;
     for user in meant(&state, &user_id, &which) {
         let user = UserKey::clone(&user);
-        let sent = state.gateway.emit_to_user(user, out.namespace.as_deref(), &out.event, data);
+        let sent = state
+            .gateway
+            .emit_to_user(user, out.namespace.as_deref(), &out.event, data);
         delivered += sent.await?;
     }
     Ok(Json(json!({ "delivered": delivered })))
@@ -135,7 +144,10 @@ pub(super) async fn presence_of_many(
 ) -> Result<Json<Value>, Problem> {
     let Json(question) = body?;
     if question.users.len() > MAX_USERS {
-        return Err(Problem::new(StatusCode::BAD_REQUEST, "Ask about at most 1000 users at once"));
+        return Err(Problem::new(
+            StatusCode::BAD_REQUEST,
+            "Ask about at most 1000 users at once",
+        ));
     }
     let users = state
         .gateway

@@ -51,7 +51,11 @@ impl KeySet {
     }
 
     /// The key for a token's header.
-    pub(crate) async fn key(&self, id: Option<&str>, algorithm: Algorithm) -> Result<Key, AuthError> {
+    pub(crate) async fn key(
+        &self,
+        id: Option<&str>,
+        algorithm: Algorithm,
+    ) -> Result<Key, AuthError> {
         if let Some(key) = self.find(id, algorithm) {
             return Ok(key);
         }
@@ -60,14 +64,22 @@ impl KeySet {
         if let Some(key) = self.find(id, algorithm) {
             return Ok(key);
         }
-        if state.last_fetch.is_none_or(|last| last.elapsed() >= FETCH_INTERVAL) {
+        if state
+            .last_fetch
+            .is_none_or(|last| last.elapsed() >= FETCH_INTERVAL)
+        {
             state.last_fetch = Some(Instant::now());
             match self.fetch().await {
                 Ok(keys) => {
-                    let mut current = self.current.write().unwrap_or_else(std::sync::PoisonError::into_inner);
+                    let mut current = self
+                        .current
+                        .write()
+                        .unwrap_or_else(std::sync::PoisonError::into_inner);
                     *current = Arc::new(keys);
                 }
-                Err(error) => tracing::warn!(%error, url = %self.url, "the key set could not be fetched; known keys stay"),
+                Err(error) => {
+                    tracing::warn!(%error, url = %self.url, "the key set could not be fetched; known keys stay")
+                }
             }
         }
         match self.find(id, algorithm) {
@@ -88,7 +100,11 @@ impl KeySet {
         let known = self.known();
         let fits = |key: &&NamedKey| key.key.algorithms.contains(&algorithm);
         let named = |key: &&NamedKey| id.is_none() || key.id.as_deref() == id;
-        known.iter().filter(fits).find(named).map(|found| found.key.clone())
+        known
+            .iter()
+            .filter(fits)
+            .find(named)
+            .map(|found| found.key.clone())
     }
 
     async fn fetch(&self) -> Result<Vec<NamedKey>, String> {
@@ -107,7 +123,8 @@ impl KeySet {
             }
             body.extend_from_slice(&chunk);
         }
-        let set: JwkSet = serde_json::from_slice(&body).map_err(|error| format!("it is no key set: {error}"))?;
+        let set: JwkSet =
+            serde_json::from_slice(&body).map_err(|error| format!("it is no key set: {error}"))?;
         Ok(set.keys.iter().filter_map(named_key).collect())
     }
 }
@@ -130,7 +147,11 @@ fn named_key(jwk: &Jwk) -> Option<NamedKey> {
         _ => return None,
     };
     // A key that names its algorithm is for no other.
-    if let Some(only) = jwk.common.key_algorithm.and_then(|named| named.to_string().parse::<Algorithm>().ok()) {
+    if let Some(only) = jwk
+        .common
+        .key_algorithm
+        .and_then(|named| named.to_string().parse::<Algorithm>().ok())
+    {
         algorithms.retain(|algorithm| *algorithm == only);
     }
     let key = DecodingKey::from_jwk(jwk).ok()?;
@@ -159,7 +180,9 @@ mod tests {
                 let mut request = [0; 2048];
                 let _ = socket.read(&mut request).await;
                 let length = body.len();
-                let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{body}");
+                let answer = format!(
+                    "HTTP/1.1 200 OK\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{body}"
+                );
                 let _ = socket.write_all(answer.as_bytes()).await;
             }
         });
@@ -177,7 +200,10 @@ mod tests {
         let set = KeySet::new(url);
         for _ in 0..3 {
             assert!(set.key(Some("a"), Algorithm::EdDSA).await.is_ok());
-            assert_eq!(set.key(Some("zzz"), Algorithm::EdDSA).await.err(), Some(AuthError::Invalid));
+            assert_eq!(
+                set.key(Some("zzz"), Algorithm::EdDSA).await.err(),
+                Some(AuthError::Invalid)
+            );
         }
         assert_eq!(served.load(Ordering::SeqCst), 1);
     }
@@ -186,13 +212,22 @@ mod tests {
     async fn a_symmetric_key_in_a_public_set_verifies_nothing() {
         let (url, _) = serve(SET).await;
         let set = KeySet::new(url);
-        assert_eq!(set.key(Some("b"), Algorithm::HS256).await.err(), Some(AuthError::Invalid));
-        assert_eq!(set.key(Some("a"), Algorithm::ES256).await.err(), Some(AuthError::Invalid));
+        assert_eq!(
+            set.key(Some("b"), Algorithm::HS256).await.err(),
+            Some(AuthError::Invalid)
+        );
+        assert_eq!(
+            set.key(Some("a"), Algorithm::ES256).await.err(),
+            Some(AuthError::Invalid)
+        );
     }
 
     #[tokio::test]
     async fn without_any_key_it_is_unavailable() {
         let set = KeySet::new("http://127.0.0.1:1/keys".into());
-        assert_eq!(set.key(None, Algorithm::RS256).await.err(), Some(AuthError::Unavailable));
+        assert_eq!(
+            set.key(None, Algorithm::RS256).await.err(),
+            Some(AuthError::Unavailable)
+        );
     }
 }

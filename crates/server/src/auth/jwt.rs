@@ -8,7 +8,9 @@
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use heartline::auth::{AuthError, Authenticator, BoxFuture, Credentials, Identity, RoomPattern, UserKey};
+use heartline::auth::{
+    AuthError, Authenticator, BoxFuture, Credentials, Identity, RoomPattern, UserKey,
+};
 use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode, decode_header};
 use serde_json::{Map, Value};
 
@@ -82,14 +84,17 @@ impl JwtAuthenticator {
 fn public_key(given: &str) -> Result<Key, String> {
     let pem = match given.contains("-----BEGIN") {
         true => given.as_bytes().to_vec(),
-        false => std::fs::read(given).map_err(|error| format!("auth.jwt.public_key: {given} cannot be read: {error}"))?,
+        false => std::fs::read(given)
+            .map_err(|error| format!("auth.jwt.public_key: {given} cannot be read: {error}"))?,
     };
     use Algorithm::{ES256, ES384, EdDSA, PS256, PS384, PS512, RS256, RS384, RS512};
-    let rsa = DecodingKey::from_rsa_pem(&pem).map(|key| (key, vec![RS256, RS384, RS512, PS256, PS384, PS512]));
+    let rsa = DecodingKey::from_rsa_pem(&pem)
+        .map(|key| (key, vec![RS256, RS384, RS512, PS256, PS384, PS512]));
     let ec = || DecodingKey::from_ec_pem(&pem).map(|key| (key, vec![ES256, ES384]));
     let ed = || DecodingKey::from_ed_pem(&pem).map(|key| (key, vec![EdDSA]));
     let (key, algorithms) = rsa.or_else(|_| ec()).or_else(|_| ed()).map_err(|_| {
-        "auth.jwt.public_key must be the PEM of an RSA, EC (P-256, P-384) or Ed25519 public key".to_owned()
+        "auth.jwt.public_key must be the PEM of an RSA, EC (P-256, P-384) or Ed25519 public key"
+            .to_owned()
     })?;
     Ok(Key { key, algorithms })
 }
@@ -127,7 +132,12 @@ impl Inner {
     }
 
     /// The claims of a token whose signature, issuer and audience are right.
-    fn open(&self, token: &str, key: &Key, algorithm: Algorithm) -> Result<Map<String, Value>, AuthError> {
+    fn open(
+        &self,
+        token: &str,
+        key: &Key,
+        algorithm: Algorithm,
+    ) -> Result<Map<String, Value>, AuthError> {
         if !key.algorithms.contains(&algorithm) {
             return Err(AuthError::Invalid);
         }
@@ -169,7 +179,9 @@ impl Inner {
         let id = |name: &str| -> Result<Option<Arc<str>>, AuthError> {
             match claims.get(name) {
                 None | Some(Value::Null) => Ok(None),
-                Some(Value::String(text)) if !text.is_empty() && text.len() <= MAX_ID => Ok(Some(text.as_str().into())),
+                Some(Value::String(text)) if !text.is_empty() && text.len() <= MAX_ID => {
+                    Ok(Some(text.as_str().into()))
+                }
                 Some(Value::Number(number)) => Ok(Some(number.to_string().into())),
                 Some(_) => Err(AuthError::Invalid),
             }
@@ -198,9 +210,12 @@ impl Inner {
 /// A NumericDate (RFC 7519 §2), fractions cut off.
 fn seconds(value: Option<&Value>) -> Option<u64> {
     let value = value?;
-    value
-        .as_u64()
-        .or_else(|| value.as_f64().filter(|at| *at >= 0.0 && *at < 1e15).map(|at| at as u64))
+    value.as_u64().or_else(|| {
+        value
+            .as_f64()
+            .filter(|at| *at >= 0.0 && *at < 1e15)
+            .map(|at| at as u64)
+    })
 }
 
 fn patterns(value: Option<&Value>) -> Result<Option<Arc<[RoomPattern]>>, AuthError> {
@@ -209,10 +224,15 @@ fn patterns(value: Option<&Value>) -> Result<Option<Arc<[RoomPattern]>>, AuthErr
         Some(Value::Array(list)) if list.len() <= MAX_PATTERNS => list,
         Some(_) => return Err(AuthError::Invalid),
     };
-    let patterns = list
-        .iter()
-        .map(|pattern| pattern.as_str().map(RoomPattern::new).ok_or(AuthError::Invalid));
-    patterns.collect::<Result<Vec<_>, _>>().map(|patterns| Some(patterns.into()))
+    let patterns = list.iter().map(|pattern| {
+        pattern
+            .as_str()
+            .map(RoomPattern::new)
+            .ok_or(AuthError::Invalid)
+    });
+    patterns
+        .collect::<Result<Vec<_>, _>>()
+        .map(|patterns| Some(patterns.into()))
 }
 
 #[cfg(test)]
@@ -264,12 +284,19 @@ mod tests {
 
     fn verify(settings: &JwtSettings, token: &str) -> Result<Identity, AuthError> {
         let authenticator = JwtAuthenticator::new(settings, || NOW).unwrap();
-        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .build()
+            .unwrap();
         runtime.block_on(authenticator.0.verify(token))
     }
 
     fn hmac(claims: &Value) -> String {
-        encode(&Header::default(), claims, &EncodingKey::from_secret(b"secret")).unwrap()
+        encode(
+            &Header::default(),
+            claims,
+            &EncodingKey::from_secret(b"secret"),
+        )
+        .unwrap()
     }
 
     fn good() -> Value {
@@ -284,7 +311,14 @@ mod tests {
         }));
         let identity = verify(&with_secret(), &token).unwrap();
         let user = identity.user.unwrap();
-        assert_eq!((&*user.user_id, user.user_type.as_deref(), user.tenant_id.as_deref()), ("7", Some("driver"), Some("acme")));
+        assert_eq!(
+            (
+                &*user.user_id,
+                user.user_type.as_deref(),
+                user.tenant_id.as_deref()
+            ),
+            ("7", Some("driver"), Some("acme"))
+        );
         assert_eq!(identity.device_id.as_deref(), Some("d1"));
         assert!(identity.rooms.unwrap()[0].matches("conversation:42"));
         assert!(identity.admin && identity.publish.is_none());
@@ -293,7 +327,11 @@ mod tests {
 
     #[test]
     fn user_id_stands_in_for_sub_and_numbers_are_ids() {
-        let identity = verify(&with_secret(), &hmac(&json!({ "userId": 42, "exp": NOW + 60 }))).unwrap();
+        let identity = verify(
+            &with_secret(),
+            &hmac(&json!({ "userId": 42, "exp": NOW + 60 })),
+        )
+        .unwrap();
         assert_eq!(identity.user_id(), Some("42"));
     }
 
@@ -301,8 +339,15 @@ mod tests {
     fn alg_none_is_no_algorithm() {
         let part = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
         for alg in ["none", "None", "NONE"] {
-            let token = format!("{}.{}.", part(&json!({ "alg": alg, "typ": "JWT" })), part(&good()));
-            assert_eq!(verify(&with_secret(), &token).err(), Some(AuthError::Invalid));
+            let token = format!(
+                "{}.{}.",
+                part(&json!({ "alg": alg, "typ": "JWT" })),
+                part(&good())
+            );
+            assert_eq!(
+                verify(&with_secret(), &token).err(),
+                Some(AuthError::Invalid)
+            );
         }
     }
 
@@ -310,21 +355,40 @@ mod tests {
     fn a_public_key_is_no_hmac_secret() {
         let key = EncodingKey::from_secret(RSA_PUBLIC.as_bytes());
         let token = encode(&Header::default(), &good(), &key).unwrap();
-        assert_eq!(verify(&with_public(RSA_PUBLIC), &token).err(), Some(AuthError::Invalid));
+        assert_eq!(
+            verify(&with_public(RSA_PUBLIC), &token).err(),
+            Some(AuthError::Invalid)
+        );
     }
 
     #[test]
     fn each_kind_of_key_verifies_its_own() {
         let keys = [
-            (RSA_PUBLIC, EncodingKey::from_rsa_pem(RSA_PRIVATE.as_bytes()).unwrap(), vec![Algorithm::RS256, Algorithm::PS384]),
-            (EC_PUBLIC, EncodingKey::from_ec_pem(EC_PRIVATE.as_bytes()).unwrap(), vec![Algorithm::ES256]),
-            (ED_PUBLIC, EncodingKey::from_ed_pem(ED_PRIVATE.as_bytes()).unwrap(), vec![Algorithm::EdDSA]),
+            (
+                RSA_PUBLIC,
+                EncodingKey::from_rsa_pem(RSA_PRIVATE.as_bytes()).unwrap(),
+                vec![Algorithm::RS256, Algorithm::PS384],
+            ),
+            (
+                EC_PUBLIC,
+                EncodingKey::from_ec_pem(EC_PRIVATE.as_bytes()).unwrap(),
+                vec![Algorithm::ES256],
+            ),
+            (
+                ED_PUBLIC,
+                EncodingKey::from_ed_pem(ED_PRIVATE.as_bytes()).unwrap(),
+                vec![Algorithm::EdDSA],
+            ),
         ];
         for (public, private, algorithms) in &keys {
             for algorithm in algorithms {
                 let token = encode(&Header::new(*algorithm), &good(), private).unwrap();
                 for (other, _, _) in &keys {
-                    assert_eq!(verify(&with_public(other), &token).is_ok(), other == public, "{algorithm:?}");
+                    assert_eq!(
+                        verify(&with_public(other), &token).is_ok(),
+                        other == public,
+                        "{algorithm:?}"
+                    );
                 }
             }
         }
@@ -335,7 +399,13 @@ mod tests {
         let at = |exp: u64| verify(&with_secret(), &hmac(&json!({ "sub": "7", "exp": exp }))).err();
         assert_eq!(at(NOW - 4), None);
         assert_eq!(at(NOW - 5), Some(AuthError::Expired));
-        let begins = |nbf: u64| verify(&with_secret(), &hmac(&json!({ "sub": "7", "exp": NOW + 60, "nbf": nbf }))).err();
+        let begins = |nbf: u64| {
+            verify(
+                &with_secret(),
+                &hmac(&json!({ "sub": "7", "exp": NOW + 60, "nbf": nbf })),
+            )
+            .err()
+        };
         assert_eq!(begins(NOW + 5), None);
         assert_eq!(begins(NOW + 6), Some(AuthError::Invalid));
     }
@@ -348,15 +418,33 @@ mod tests {
             ..with_secret()
         };
         let check = |claims: Value| verify(&settings, &hmac(&claims)).is_ok();
-        assert!(check(json!({ "sub": "7", "exp": NOW + 60, "iss": "us", "aud": ["here", "there"] })));
-        assert!(!check(json!({ "sub": "7", "exp": NOW + 60, "iss": "them", "aud": "here" })));
-        assert!(!check(json!({ "sub": "7", "exp": NOW + 60, "iss": "us", "aud": "there" })));
-        assert!(!check(json!({ "sub": "7", "exp": NOW + 60, "aud": "here" })));
+        assert!(check(
+            json!({ "sub": "7", "exp": NOW + 60, "iss": "us", "aud": ["here", "there"] })
+        ));
+        assert!(!check(
+            json!({ "sub": "7", "exp": NOW + 60, "iss": "them", "aud": "here" })
+        ));
+        assert!(!check(
+            json!({ "sub": "7", "exp": NOW + 60, "iss": "us", "aud": "there" })
+        ));
+        assert!(!check(
+            json!({ "sub": "7", "exp": NOW + 60, "aud": "here" })
+        ));
         assert!(!check(json!({ "sub": "7", "exp": NOW + 60, "iss": "us" })));
-        for claims in [json!({ "sub": "7" }), json!({ "exp": NOW + 60 }), json!({ "sub": "", "exp": NOW + 60 }),
-            json!({ "sub": {}, "exp": NOW + 60 }), json!({ "sub": "7", "exp": "soon" }),
-            json!({ "sub": "x".repeat(300), "exp": NOW + 60 }), json!({ "sub": "7", "exp": NOW + 60, "rooms": "all" })] {
-            assert_eq!(verify(&with_secret(), &hmac(&claims)).err(), Some(AuthError::Invalid), "{claims}");
+        for claims in [
+            json!({ "sub": "7" }),
+            json!({ "exp": NOW + 60 }),
+            json!({ "sub": "", "exp": NOW + 60 }),
+            json!({ "sub": {}, "exp": NOW + 60 }),
+            json!({ "sub": "7", "exp": "soon" }),
+            json!({ "sub": "x".repeat(300), "exp": NOW + 60 }),
+            json!({ "sub": "7", "exp": NOW + 60, "rooms": "all" }),
+        ] {
+            assert_eq!(
+                verify(&with_secret(), &hmac(&claims)).err(),
+                Some(AuthError::Invalid),
+                "{claims}"
+            );
         }
     }
 
@@ -366,16 +454,32 @@ mod tests {
         let (head, signature) = token.rsplit_once('.').unwrap();
         let (header, _) = head.split_once('.').unwrap();
         let other = URL_SAFE_NO_PAD.encode(json!({ "sub": "8", "exp": NOW + 60 }).to_string());
-        for forged in [format!("{header}.{other}.{signature}"), format!("{head}."), "x".into(), String::new(), "a.b.c".into()] {
-            assert_eq!(verify(&with_secret(), &forged).err(), Some(AuthError::Invalid));
+        for forged in [
+            format!("{header}.{other}.{signature}"),
+            format!("{head}."),
+            "x".into(),
+            String::new(),
+            "a.b.c".into(),
+        ] {
+            assert_eq!(
+                verify(&with_secret(), &forged).err(),
+                Some(AuthError::Invalid)
+            );
         }
-        let elsewhere = JwtSettings { secret: Some("another".into()), ..settings() };
+        let elsewhere = JwtSettings {
+            secret: Some("another".into()),
+            ..settings()
+        };
         assert_eq!(verify(&elsewhere, &token).err(), Some(AuthError::Invalid));
     }
 
     #[test]
     fn our_own_tokens_are_good() {
-        let claims = Claims { user: "7".into(), device: Some("d".into()), ..Claims::default() };
+        let claims = Claims {
+            user: "7".into(),
+            device: Some("d".into()),
+            ..Claims::default()
+        };
         let token = sign(&with_secret(), &claims, NOW + 60).unwrap();
         let identity = verify(&with_secret(), &token).unwrap();
         assert_eq!(identity.device_id.as_deref(), Some("d"));

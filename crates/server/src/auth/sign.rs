@@ -22,7 +22,11 @@ pub(crate) struct Claims {
 ///
 /// # Errors
 /// A sentence, when no secret is configured.
-pub(crate) fn sign(settings: &JwtSettings, claims: &Claims, expires: u64) -> Result<String, String> {
+pub(crate) fn sign(
+    settings: &JwtSettings,
+    claims: &Claims,
+    expires: u64,
+) -> Result<String, String> {
     let secret = settings
         .secret
         .as_ref()
@@ -41,7 +45,10 @@ pub(crate) fn sign(settings: &JwtSettings, claims: &Claims, expires: u64) -> Res
     put(&names.wallet, claims.wallet.as_ref());
     put("iss", settings.issuer.as_ref());
     put("aud", settings.audience.as_ref());
-    for (name, patterns) in [(&names.rooms, &claims.rooms), (&names.publish, &claims.publish)] {
+    for (name, patterns) in [
+        (&names.rooms, &claims.rooms),
+        (&names.publish, &claims.publish),
+    ] {
         if !patterns.is_empty() {
             body.insert(name.clone(), Value::from(patterns.clone()));
         }

@@ -9,7 +9,8 @@ use toml::Value;
 
 use super::settings::{LogFormat, Settings};
 use super::value::{
-    Wrong, count, duration, is_off, limit, list, optional, positive_duration, size, text, truth, whole,
+    Wrong, count, duration, is_off, limit, list, optional, positive_duration, size, text, truth,
+    whole,
 };
 
 /// Puts a value where it belongs.
@@ -122,24 +123,44 @@ macro_rules! claim {
 
 /// All keys, in the order of the reference.
 pub(crate) static KEYS: &[Key] = &[
-    node("server.listen", "\"0.0.0.0:8080\"", "public address: Socket.IO, live, `/healthz`", |s, v| {
-        Ok(s.listen = text(v)?)
-    }),
-    node("server.socketio_path", "\"/socket.io/\"", "path of Socket.IO, with both slashes", |s, v| {
-        let path = path(v)?;
-        Ok(s.gateway.socketio_path = if path.ends_with('/') { path } else { path + "/" })
-    }),
-    node("server.live_path", "\"/live\"", "path of the live protocol", |s, v| {
-        Ok(s.gateway.live_path = optional(v, path)?)
-    }),
+    node(
+        "server.listen",
+        "\"0.0.0.0:8080\"",
+        "public address: Socket.IO, live, `/healthz`",
+        |s, v| Ok(s.listen = text(v)?),
+    ),
+    node(
+        "server.socketio_path",
+        "\"/socket.io/\"",
+        "path of Socket.IO, with both slashes",
+        |s, v| {
+            let path = path(v)?;
+            Ok(s.gateway.socketio_path = if path.ends_with('/') {
+                path
+            } else {
+                path + "/"
+            })
+        },
+    ),
+    node(
+        "server.live_path",
+        "\"/live\"",
+        "path of the live protocol",
+        |s, v| Ok(s.gateway.live_path = optional(v, path)?),
+    ),
     node(
         "server.allowed_origins",
         "[]",
         "origins from which browsers may connect, besides the server's own; `[\"*\"]` allows all",
         |s, v| {
             let origins = list(v)?;
-            if let Some(bad) = origins.iter().find(|origin| *origin != "*" && !origin.contains("://")) {
-                return Err(format!("holds {bad:?}, which is no origin like \"https://app.example\""));
+            if let Some(bad) = origins
+                .iter()
+                .find(|origin| *origin != "*" && !origin.contains("://"))
+            {
+                return Err(format!(
+                    "holds {bad:?}, which is no origin like \"https://app.example\""
+                ));
             }
             s.gateway.allowed_origins = match origins.iter().any(|origin| origin == "*") {
                 true => AllowedOrigins::Any,
@@ -157,120 +178,229 @@ pub(crate) static KEYS: &[Key] = &[
                 .iter()
                 .map(|net| {
                     let whole = net.parse().map(|ip: std::net::IpAddr| ip.into());
-                    net.parse().or(whole).map_err(|_| format!("holds {net:?}, which is no network like \"10.0.0.0/8\""))
+                    net.parse().or(whole).map_err(|_| {
+                        format!("holds {net:?}, which is no network like \"10.0.0.0/8\"")
+                    })
                 })
                 .collect::<Result<_, _>>()?;
             Ok(())
         },
     ),
-    node("server.max_payload", "\"1MB\"", "largest message; a larger one closes with 1009 (WebSocket) or gets 413 (polling)", |s, v| {
-        Ok(s.gateway.max_payload = size(v)?)
-    }),
-    node("server.node_id", "\"random\"", "this node's name, unique in the cluster: `[A-Za-z0-9_-]{1,32}`", |s, v| {
-        let id = text(v)?;
-        if id == "random" {
-            return Ok(());
-        }
-        let fits = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
-        match !id.is_empty() && id.len() <= 32 && id.chars().all(fits) {
-            true => Ok(s.gateway.node_id = id),
-            false => Err("must have 1 to 32 letters, digits, _ or -".into()),
-        }
-    }),
-    node("server.max_connections", "\"off\"", "connections at once; more get HTTP 503", |s, v| {
-        Ok(s.gateway.max_connections = optional(v, count)?)
-    }),
-    node("server.max_connections_per_ip", "\"off\"", "connections at once from one address; more get HTTP 429", |s, v| {
-        Ok(s.gateway.max_connections_per_ip = optional(v, count)?)
-    }),
-    node("server.connect_timeout", "\"45s\"", "a Socket.IO connection that joins no namespace in this time is closed", |s, v| {
-        Ok(s.gateway.connect_timeout = positive_duration(v)?)
-    }),
-    node("server.upgrade_timeout", "\"10s\"", "time for the upgrade from polling to WebSocket", |s, v| {
-        Ok(s.gateway.upgrade_timeout = positive_duration(v)?)
-    }),
-    node("server.auth_timeout", "\"10s\"", "a live connection that must authenticate and has not in this time is closed", |s, v| {
-        Ok(s.gateway.auth_timeout = positive_duration(v)?)
-    }),
-    node("server.drain_timeout", "\"5s\"", "time for clients and handlers to finish at shutdown", |s, v| {
-        Ok(s.gateway.drain_timeout = positive_duration(v)?)
-    }),
-    node("server.drain_spread", "\"off\"", "let connections go evenly over this time, before `drain_timeout` counts", |s, v| {
-        Ok(s.gateway.drain_spread = optional(v, positive_duration)?)
-    }),
-    node("server.send_buffer", "\"1MB\"", "bound on what waits for one slow connection; past it the connection is closed with 4413", |s, v| {
-        Ok(s.gateway.send_buffer = size(v)?)
-    }),
-    node("server.worker_threads", "0", "threads that own connections; 0 means one per core", |s, v| {
-        let threads = whole(v)?;
-        match threads <= 1024 {
-            true => Ok(s.gateway.worker_threads = threads),
-            false => Err("must be at most 1024".into()),
-        }
-    }),
-    node("server.max_handlers_in_flight", "64", "handlers of one connection that may run at once; its input waits beyond", |s, v| {
-        Ok(s.gateway.max_handlers_in_flight = count(v)?)
-    }),
-    node("server.handler_timeout", "\"30s\"", "a handler that takes longer is dropped and its event refused", |s, v| {
-        Ok(s.gateway.handler_timeout = positive_duration(v)?)
-    }),
-    node("server.tls.cert", "\"off\"", "PEM file with the certificate chain; re-read on SIGHUP", |s, v| {
-        Ok(s.tls_cert = optional(v, text)?)
-    }),
-    node("server.tls.key", "\"off\"", "PEM file with the private key; re-read on SIGHUP", |s, v| {
-        Ok(s.tls_key = optional(v, text)?)
-    }),
-    node("admin.listen", "\"127.0.0.1:9090\"", "operators' address: metrics, health, API", |s, v| {
-        Ok(s.admin_listen = text(v)?)
-    }),
-    secret("admin.token", "bearer token for `/v1`; without one it answers only on a loopback listener", |s, v| {
-        Ok(s.admin_token = optional(v, text)?)
-    }),
-    node("heartbeat.interval", "\"25s\"", "time between pings", |s, v| {
-        Ok(s.gateway.heartbeat.interval = positive_duration(v)?)
-    }),
-    node("heartbeat.timeout", "\"10s\"", "time to answer a ping", |s, v| {
-        Ok(s.gateway.heartbeat.timeout = positive_duration(v)?)
-    }),
-    node("heartbeat.app_interval", "\"off\"", "when set, each socket also gets the event `heartbeat {timestamp}` this often", |s, v| {
-        Ok(s.gateway.heartbeat.app_interval = optional(v, positive_duration)?)
-    }),
-    node("heartbeat.stale_after", "\"auto\"", "silence after which the sweep disconnects; `auto` is interval + timeout + 5 s", |s, v| {
-        if v.as_str() == Some("auto") {
-            return Ok(());
-        }
-        Ok(s.gateway.heartbeat.stale_after = Some(positive_duration(v)?))
-    }),
-    node("heartbeat.sweep_interval", "\"30s\"", "time between sweeps", |s, v| {
-        Ok(s.gateway.heartbeat.sweep_interval = positive_duration(v)?)
-    }),
-    node("heartbeat.idle_timeout", "\"off\"", "when set, a socket with no application event in this long is closed", |s, v| {
-        Ok(s.gateway.heartbeat.idle_timeout = optional(v, positive_duration)?)
-    }),
-    space("auth.mode", "\"required\"", "`required`, `optional` (anonymous sockets allowed) or `off`", |n, v| {
-        let modes = [("required", AuthMode::Required), ("optional", AuthMode::Optional), ("off", AuthMode::Off)];
-        Ok(n.auth_mode = one_of(v, &modes)?)
-    }),
-    secret("auth.jwt.secret", "secret of HS256, HS384 and HS512 tokens", |s, v| {
-        Ok(s.jwt.secret = optional(v, text)?)
-    }),
-    node("auth.jwt.public_key", "\"off\"", "PEM file (or PEM text) of the public key of RS*, PS*, ES* and EdDSA tokens", |s, v| {
-        Ok(s.jwt.public_key = optional(v, text)?)
-    }),
-    node("auth.jwt.jwks_url", "\"off\"", "URL of a key set; cached, and fetched again for a `kid` it does not hold", |s, v| {
-        let url = optional(v, text)?;
-        match url.as_ref().is_none_or(|url| url.starts_with("http://") || url.starts_with("https://")) {
-            true => Ok(s.jwt.jwks_url = url),
-            false => Err("must be an http or https URL".into()),
-        }
-    }),
-    node("auth.jwt.issuer", "\"off\"", "the `iss` that tokens must have", |s, v| {
-        Ok(s.jwt.issuer = optional(v, text)?)
-    }),
-    node("auth.jwt.audience", "\"off\"", "the `aud` that tokens must have", |s, v| {
-        Ok(s.jwt.audience = optional(v, text)?)
-    }),
-    node("auth.jwt.leeway", "\"5s\"", "how far clocks may differ", |s, v| Ok(s.jwt.leeway = duration(v)?)),
+    node(
+        "server.max_payload",
+        "\"1MB\"",
+        "largest message; a larger one closes with 1009 (WebSocket) or gets 413 (polling)",
+        |s, v| Ok(s.gateway.max_payload = size(v)?),
+    ),
+    node(
+        "server.node_id",
+        "\"random\"",
+        "this node's name, unique in the cluster: `[A-Za-z0-9_-]{1,32}`",
+        |s, v| {
+            let id = text(v)?;
+            if id == "random" {
+                return Ok(());
+            }
+            let fits = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+            match !id.is_empty() && id.len() <= 32 && id.chars().all(fits) {
+                true => Ok(s.gateway.node_id = id),
+                false => Err("must have 1 to 32 letters, digits, _ or -".into()),
+            }
+        },
+    ),
+    node(
+        "server.max_connections",
+        "\"off\"",
+        "connections at once; more get HTTP 503",
+        |s, v| Ok(s.gateway.max_connections = optional(v, count)?),
+    ),
+    node(
+        "server.max_connections_per_ip",
+        "\"off\"",
+        "connections at once from one address; more get HTTP 429",
+        |s, v| Ok(s.gateway.max_connections_per_ip = optional(v, count)?),
+    ),
+    node(
+        "server.connect_timeout",
+        "\"45s\"",
+        "a Socket.IO connection that joins no namespace in this time is closed",
+        |s, v| Ok(s.gateway.connect_timeout = positive_duration(v)?),
+    ),
+    node(
+        "server.upgrade_timeout",
+        "\"10s\"",
+        "time for the upgrade from polling to WebSocket",
+        |s, v| Ok(s.gateway.upgrade_timeout = positive_duration(v)?),
+    ),
+    node(
+        "server.auth_timeout",
+        "\"10s\"",
+        "a live connection that must authenticate and has not in this time is closed",
+        |s, v| Ok(s.gateway.auth_timeout = positive_duration(v)?),
+    ),
+    node(
+        "server.drain_timeout",
+        "\"5s\"",
+        "time for clients and handlers to finish at shutdown",
+        |s, v| Ok(s.gateway.drain_timeout = positive_duration(v)?),
+    ),
+    node(
+        "server.drain_spread",
+        "\"off\"",
+        "let connections go evenly over this time, before `drain_timeout` counts",
+        |s, v| Ok(s.gateway.drain_spread = optional(v, positive_duration)?),
+    ),
+    node(
+        "server.send_buffer",
+        "\"1MB\"",
+        "bound on what waits for one slow connection; past it the connection is closed with 4413",
+        |s, v| Ok(s.gateway.send_buffer = size(v)?),
+    ),
+    node(
+        "server.worker_threads",
+        "0",
+        "threads that own connections; 0 means one per core",
+        |s, v| {
+            let threads = whole(v)?;
+            match threads <= 1024 {
+                true => Ok(s.gateway.worker_threads = threads),
+                false => Err("must be at most 1024".into()),
+            }
+        },
+    ),
+    node(
+        "server.max_handlers_in_flight",
+        "64",
+        "handlers of one connection that may run at once; its input waits beyond",
+        |s, v| Ok(s.gateway.max_handlers_in_flight = count(v)?),
+    ),
+    node(
+        "server.handler_timeout",
+        "\"30s\"",
+        "a handler that takes longer is dropped and its event refused",
+        |s, v| Ok(s.gateway.handler_timeout = positive_duration(v)?),
+    ),
+    node(
+        "server.tls.cert",
+        "\"off\"",
+        "PEM file with the certificate chain; re-read on SIGHUP",
+        |s, v| Ok(s.tls_cert = optional(v, text)?),
+    ),
+    node(
+        "server.tls.key",
+        "\"off\"",
+        "PEM file with the private key; re-read on SIGHUP",
+        |s, v| Ok(s.tls_key = optional(v, text)?),
+    ),
+    node(
+        "admin.listen",
+        "\"127.0.0.1:9090\"",
+        "operators' address: metrics, health, API",
+        |s, v| Ok(s.admin_listen = text(v)?),
+    ),
+    secret(
+        "admin.token",
+        "bearer token for `/v1`; without one it answers only on a loopback listener",
+        |s, v| Ok(s.admin_token = optional(v, text)?),
+    ),
+    node(
+        "heartbeat.interval",
+        "\"25s\"",
+        "time between pings",
+        |s, v| Ok(s.gateway.heartbeat.interval = positive_duration(v)?),
+    ),
+    node(
+        "heartbeat.timeout",
+        "\"10s\"",
+        "time to answer a ping",
+        |s, v| Ok(s.gateway.heartbeat.timeout = positive_duration(v)?),
+    ),
+    node(
+        "heartbeat.app_interval",
+        "\"off\"",
+        "when set, each socket also gets the event `heartbeat {timestamp}` this often",
+        |s, v| Ok(s.gateway.heartbeat.app_interval = optional(v, positive_duration)?),
+    ),
+    node(
+        "heartbeat.stale_after",
+        "\"auto\"",
+        "silence after which the sweep disconnects; `auto` is interval + timeout + 5 s",
+        |s, v| {
+            if v.as_str() == Some("auto") {
+                return Ok(());
+            }
+            Ok(s.gateway.heartbeat.stale_after = Some(positive_duration(v)?))
+        },
+    ),
+    node(
+        "heartbeat.sweep_interval",
+        "\"30s\"",
+        "time between sweeps",
+        |s, v| Ok(s.gateway.heartbeat.sweep_interval = positive_duration(v)?),
+    ),
+    node(
+        "heartbeat.idle_timeout",
+        "\"off\"",
+        "when set, a socket with no application event in this long is closed",
+        |s, v| Ok(s.gateway.heartbeat.idle_timeout = optional(v, positive_duration)?),
+    ),
+    space(
+        "auth.mode",
+        "\"required\"",
+        "`required`, `optional` (anonymous sockets allowed) or `off`",
+        |n, v| {
+            let modes = [
+                ("required", AuthMode::Required),
+                ("optional", AuthMode::Optional),
+                ("off", AuthMode::Off),
+            ];
+            Ok(n.auth_mode = one_of(v, &modes)?)
+        },
+    ),
+    secret(
+        "auth.jwt.secret",
+        "secret of HS256, HS384 and HS512 tokens",
+        |s, v| Ok(s.jwt.secret = optional(v, text)?),
+    ),
+    node(
+        "auth.jwt.public_key",
+        "\"off\"",
+        "PEM file (or PEM text) of the public key of RS*, PS*, ES* and EdDSA tokens",
+        |s, v| Ok(s.jwt.public_key = optional(v, text)?),
+    ),
+    node(
+        "auth.jwt.jwks_url",
+        "\"off\"",
+        "URL of a key set; cached, and fetched again for a `kid` it does not hold",
+        |s, v| {
+            let url = optional(v, text)?;
+            match url
+                .as_ref()
+                .is_none_or(|url| url.starts_with("http://") || url.starts_with("https://"))
+            {
+                true => Ok(s.jwt.jwks_url = url),
+                false => Err("must be an http or https URL".into()),
+            }
+        },
+    ),
+    node(
+        "auth.jwt.issuer",
+        "\"off\"",
+        "the `iss` that tokens must have",
+        |s, v| Ok(s.jwt.issuer = optional(v, text)?),
+    ),
+    node(
+        "auth.jwt.audience",
+        "\"off\"",
+        "the `aud` that tokens must have",
+        |s, v| Ok(s.jwt.audience = optional(v, text)?),
+    ),
+    node(
+        "auth.jwt.leeway",
+        "\"5s\"",
+        "how far clocks may differ",
+        |s, v| Ok(s.jwt.leeway = duration(v)?),
+    ),
     claim!("user", "\"sub\"", user),
     claim!("user_type", "\"userType\"", user_type),
     claim!("tenant", "\"tenantId\"", tenant),
@@ -278,76 +408,161 @@ pub(crate) static KEYS: &[Key] = &[
     claim!("wallet", "\"walletAddress\"", wallet),
     claim!("rooms", "\"rooms\"", rooms),
     claim!("publish", "\"publish\"", publish),
-    space("devices.policy", "\"unlimited\"", "`unlimited`, `replace` (the newcomer wins) or `limit`", |n, v| {
-        let (max, on_excess) = device_limit(n);
-        let limit = DevicePolicy::Limit { max, on_excess };
-        let policies = [("unlimited", DevicePolicy::Unlimited), ("replace", DevicePolicy::Replace), ("limit", limit)];
-        Ok(n.devices = one_of(v, &policies)?)
-    }),
-    space("devices.max", "5", "devices a user may have, for `limit`", |n, v| {
-        let max = count(v)?;
-        if let DevicePolicy::Limit { max: there, .. } = &mut n.devices {
-            *there = max;
-        }
-        Ok(())
-    }),
-    space("devices.on_excess", "\"reject\"", "for `limit`: `reject` the newcomer, or `evict_oldest`", |n, v| {
-        let choices = [("reject", OnExcess::Reject), ("evict_oldest", OnExcess::EvictOldest)];
-        let choice = one_of(v, &choices)?;
-        if let DevicePolicy::Limit { on_excess, .. } = &mut n.devices {
-            *on_excess = choice;
-        }
-        Ok(())
-    }),
-    space("limits.messages", "{ count = 10, window = \"10s\" }", "`message:send` and `chat:send`, per user, per socket when anonymous", |n, v| {
-        Ok(n.limits.messages = optional(v, limit)?)
-    }),
-    space("limits.events", "{ count = 10000, window = \"10s\" }", "every application event, per socket", |n, v| {
-        Ok(n.limits.events = optional(v, limit)?)
-    }),
-    space("limits.joins", "{ count = 500, window = \"10s\" }", "joins, per socket", |n, v| {
-        Ok(n.limits.joins = optional(v, limit)?)
-    }),
-    node("limits.connects_per_ip", "\"default\"", "new connections per address; `default` is { count = 1000, window = \"10s\" }, loopback excepted", |s, v| {
-        s.gateway.connects_per_ip = match v.as_str() {
-            Some("default") => ConnectLimit::Default,
-            _ => optional(v, limit)?.map_or(ConnectLimit::Off, ConnectLimit::Limit),
-        };
-        Ok(())
-    }),
-    node("rooms.max_per_socket", "100", "rooms one socket may be in", |s, v| {
-        Ok(s.gateway.max_rooms_per_socket = count(v)?)
-    }),
-    space("presence.announce", "\"namespace\"", "who hears `user:online` and `user:offline`: `namespace`, `rooms` (those who share a room) or `off`", |n, v| {
-        let choices = [("namespace", Announce::Namespace), ("rooms", Announce::Rooms), ("off", Announce::Off)];
-        Ok(n.announce = one_of(v, &choices)?)
-    }),
-    node("presence.offline_grace", "\"0s\"", "a user who is back within this long was never away", |s, v| {
-        Ok(s.gateway.offline_grace = duration(v)?)
-    }),
-    node("recovery.window", "\"off\"", "how long a lost session can be resumed; only `off` in this version", |_, v| {
-        not_yet(v, "off", "resuming sessions is")
-    }),
-    node("store.url", "\"memory:\"", "where messages are kept; only `memory:` in this version", |_, v| {
-        not_yet(v, "memory:", "sqlite:// and postgres:// are")
-    }),
-    node("cluster.url", "\"off\"", "Redis of a cluster; only `off` in this version: this node is the whole cluster", |_, v| {
-        not_yet(v, "off", "clusters are")
-    }),
-    node("cluster.lease_ttl", "\"15s\"", "how long a node is believed after it was last heard of", |s, v| {
-        Ok(s.lease_ttl = positive_duration(v)?)
-    }),
-    node("cluster.lease_refresh", "\"5s\"", "how often a node renews its lease", |s, v| {
-        Ok(s.lease_refresh = positive_duration(v)?)
-    }),
-    node("log.format", "\"text\"", "`text` or `json`, one event a line, on standard error", |s, v| {
-        Ok(s.log_format = one_of(v, &[("text", LogFormat::Text), ("json", LogFormat::Json)])?)
-    }),
-    node("log.level", "\"info\"", "`error`, `warn`, `info`, `debug` or `trace`", |s, v| {
-        let levels = [("error", "error"), ("warn", "warn"), ("info", "info"), ("debug", "debug"), ("trace", "trace")];
-        Ok(s.log_level = one_of(v, &levels)?.to_owned())
-    }),
-    node("dev.builtin_page", "true", "with `--dev`: whether the demo page is served at `/`", |s, v| {
-        Ok(s.demo_page = truth(v)?)
-    }),
+    space(
+        "devices.policy",
+        "\"unlimited\"",
+        "`unlimited`, `replace` (the newcomer wins) or `limit`",
+        |n, v| {
+            let (max, on_excess) = device_limit(n);
+            let limit = DevicePolicy::Limit { max, on_excess };
+            let policies = [
+                ("unlimited", DevicePolicy::Unlimited),
+                ("replace", DevicePolicy::Replace),
+                ("limit", limit),
+            ];
+            Ok(n.devices = one_of(v, &policies)?)
+        },
+    ),
+    space(
+        "devices.max",
+        "5",
+        "devices a user may have, for `limit`",
+        |n, v| {
+            let max = count(v)?;
+            if let DevicePolicy::Limit { max: there, .. } = &mut n.devices {
+                *there = max;
+            }
+            Ok(())
+        },
+    ),
+    space(
+        "devices.on_excess",
+        "\"reject\"",
+        "for `limit`: `reject` the newcomer, or `evict_oldest`",
+        |n, v| {
+            let choices = [
+                ("reject", OnExcess::Reject),
+                ("evict_oldest", OnExcess::EvictOldest),
+            ];
+            let choice = one_of(v, &choices)?;
+            if let DevicePolicy::Limit { on_excess, .. } = &mut n.devices {
+                *on_excess = choice;
+            }
+            Ok(())
+        },
+    ),
+    space(
+        "limits.messages",
+        "{ count = 10, window = \"10s\" }",
+        "`message:send` and `chat:send`, per user, per socket when anonymous",
+        |n, v| Ok(n.limits.messages = optional(v, limit)?),
+    ),
+    space(
+        "limits.events",
+        "{ count = 10000, window = \"10s\" }",
+        "every application event, per socket",
+        |n, v| Ok(n.limits.events = optional(v, limit)?),
+    ),
+    space(
+        "limits.joins",
+        "{ count = 500, window = \"10s\" }",
+        "joins, per socket",
+        |n, v| Ok(n.limits.joins = optional(v, limit)?),
+    ),
+    node(
+        "limits.connects_per_ip",
+        "\"default\"",
+        "new connections per address; `default` is { count = 1000, window = \"10s\" }, loopback excepted",
+        |s, v| {
+            s.gateway.connects_per_ip = match v.as_str() {
+                Some("default") => ConnectLimit::Default,
+                _ => optional(v, limit)?.map_or(ConnectLimit::Off, ConnectLimit::Limit),
+            };
+            Ok(())
+        },
+    ),
+    node(
+        "rooms.max_per_socket",
+        "100",
+        "rooms one socket may be in",
+        |s, v| Ok(s.gateway.max_rooms_per_socket = count(v)?),
+    ),
+    space(
+        "presence.announce",
+        "\"namespace\"",
+        "who hears `user:online` and `user:offline`: `namespace`, `rooms` (those who share a room) or `off`",
+        |n, v| {
+            let choices = [
+                ("namespace", Announce::Namespace),
+                ("rooms", Announce::Rooms),
+                ("off", Announce::Off),
+            ];
+            Ok(n.announce = one_of(v, &choices)?)
+        },
+    ),
+    node(
+        "presence.offline_grace",
+        "\"0s\"",
+        "a user who is back within this long was never away",
+        |s, v| Ok(s.gateway.offline_grace = duration(v)?),
+    ),
+    node(
+        "recovery.window",
+        "\"off\"",
+        "how long a lost session can be resumed; only `off` in this version",
+        |_, v| not_yet(v, "off", "resuming sessions is"),
+    ),
+    node(
+        "store.url",
+        "\"memory:\"",
+        "where messages are kept; only `memory:` in this version",
+        |_, v| not_yet(v, "memory:", "sqlite:// and postgres:// are"),
+    ),
+    node(
+        "cluster.url",
+        "\"off\"",
+        "Redis of a cluster; only `off` in this version: this node is the whole cluster",
+        |_, v| not_yet(v, "off", "clusters are"),
+    ),
+    node(
+        "cluster.lease_ttl",
+        "\"15s\"",
+        "how long a node is believed after it was last heard of",
+        |s, v| Ok(s.lease_ttl = positive_duration(v)?),
+    ),
+    node(
+        "cluster.lease_refresh",
+        "\"5s\"",
+        "how often a node renews its lease",
+        |s, v| Ok(s.lease_refresh = positive_duration(v)?),
+    ),
+    node(
+        "log.format",
+        "\"text\"",
+        "`text` or `json`, one event a line, on standard error",
+        |s, v| {
+            Ok(s.log_format = one_of(v, &[("text", LogFormat::Text), ("json", LogFormat::Json)])?)
+        },
+    ),
+    node(
+        "log.level",
+        "\"info\"",
+        "`error`, `warn`, `info`, `debug` or `trace`",
+        |s, v| {
+            let levels = [
+                ("error", "error"),
+                ("warn", "warn"),
+                ("info", "info"),
+                ("debug", "debug"),
+                ("trace", "trace"),
+            ];
+            Ok(s.log_level = one_of(v, &levels)?.to_owned())
+        },
+    ),
+    node(
+        "dev.builtin_page",
+        "true",
+        "with `--dev`: whether the demo page is served at `/`",
+        |s, v| Ok(s.demo_page = truth(v)?),
+    ),
 ];

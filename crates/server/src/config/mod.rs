@@ -53,7 +53,10 @@ const ENVIRONMENT: &str = "HEARTLINE__";
 const NAMESPACES: &str = "namespaces.";
 
 /// Reads all sources.
-pub(crate) fn load(sources: &Sources, environment: impl Iterator<Item = (String, String)>) -> Result<Loaded, Errors> {
+pub(crate) fn load(
+    sources: &Sources,
+    environment: impl Iterator<Item = (String, String)>,
+) -> Result<Loaded, Errors> {
     let mut errors = Vec::new();
     let mut given = All::new();
     if sources.dev {
@@ -129,7 +132,9 @@ fn namespace_key(name: &str) -> Option<(String, &str)> {
         None => rest.split_at(rest.find('.').unwrap_or(rest.len())),
     };
     let key = key.strip_prefix('.').unwrap_or(key);
-    namespace.starts_with('/').then(|| (namespace.to_owned(), key))
+    namespace
+        .starts_with('/')
+        .then(|| (namespace.to_owned(), key))
 }
 
 /// The key of this name, in a namespace or not.
@@ -143,7 +148,10 @@ fn find(name: &str) -> Option<&'static Key> {
 
 fn understand(given: &All, errors: &mut Vec<String>) -> Settings {
     let mut settings = Settings::default();
-    for name in given.keys().filter(|name| find(name).is_none() && !is_bare_namespace(name)) {
+    for name in given
+        .keys()
+        .filter(|name| find(name).is_none() && !is_bare_namespace(name))
+    {
         errors.push(unknown(name, &given[name].origin));
     }
     let mut wrong = |name: &str, origin: &str, what: String| {
@@ -166,7 +174,9 @@ fn understand(given: &All, errors: &mut Vec<String>) -> Settings {
     }
     let mut namespaces = BTreeMap::from([("/".to_owned(), settings.namespace.clone())]);
     for (name, _) in given.keys().filter_map(|name| namespace_key(name)) {
-        namespaces.entry(name).or_insert_with(|| settings.namespace.clone());
+        namespaces
+            .entry(name)
+            .or_insert_with(|| settings.namespace.clone());
     }
     for key in KEYS {
         let Apply::Namespace(apply) = key.apply else {
@@ -183,7 +193,10 @@ fn understand(given: &All, errors: &mut Vec<String>) -> Settings {
                 }
                 // A policy set here brings the limit's details from outside along.
                 if key.name == "devices.policy" {
-                    for detail in KEYS.iter().filter(|key| ["devices.max", "devices.on_excess"].contains(&key.name)) {
+                    for detail in KEYS
+                        .iter()
+                        .filter(|key| ["devices.max", "devices.on_excess"].contains(&key.name))
+                    {
                         if let Apply::Namespace(apply) = detail.apply {
                             let _ = apply(config, &value_of(detail).0);
                         }
@@ -210,7 +223,9 @@ fn unknown(name: &str, origin: &str) -> String {
         .iter()
         .filter(|key| prefix.is_empty() || matches!(key.apply, Apply::Namespace(_)));
     let nearest = candidates.min_by_key(|key| strsim::damerau_levenshtein(key.name, &asked));
-    let hint = nearest.map_or(String::new(), |key| format!("; did you mean {prefix}{}?", key.name));
+    let hint = nearest.map_or(String::new(), |key| {
+        format!("; did you mean {prefix}{}?", key.name)
+    });
     format!("unknown key {name} (from {origin}){hint}")
 }
 
@@ -222,9 +237,14 @@ fn check(settings: &Settings, sources: &Sources, errors: &mut Vec<String>) {
     if settings.tls_cert.is_some() != settings.tls_key.is_some() {
         errors.push("server.tls.cert and server.tls.key belong together: set both or none".into());
     }
-    for (key, address) in [("server.listen", &settings.listen), ("admin.listen", &settings.admin_listen)] {
+    for (key, address) in [
+        ("server.listen", &settings.listen),
+        ("admin.listen", &settings.admin_listen),
+    ] {
         if !address.contains(':') {
-            errors.push(format!("{key} must be an address and a port like \"127.0.0.1:8080\", not {address:?}"));
+            errors.push(format!(
+                "{key} must be an address and a port like \"127.0.0.1:8080\", not {address:?}"
+            ));
         }
     }
     if sources.dev && !is_loopback(&settings.listen) {
@@ -239,7 +259,10 @@ fn check(settings: &Settings, sources: &Sources, errors: &mut Vec<String>) {
 pub(crate) fn is_loopback(address: &str) -> bool {
     let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
     let host = host.trim_matches(['[', ']']);
-    host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
+    host == "localhost"
+        || host
+            .parse::<std::net::IpAddr>()
+            .is_ok_and(|ip| ip.is_loopback())
 }
 
 impl Loaded {
@@ -255,8 +278,14 @@ impl Loaded {
                 let _ = writeln!(out, "{gap}[{section}]");
             }
             let (value, note) = match self.given.get(key.name) {
-                Some(given) => (masked(key, &given.value), format!("  # from {}", given.origin)),
-                None if key.name == "server.node_id" => (format!("{:?}", self.settings.gateway.node_id), String::new()),
+                Some(given) => (
+                    masked(key, &given.value),
+                    format!("  # from {}", given.origin),
+                ),
+                None if key.name == "server.node_id" => (
+                    format!("{:?}", self.settings.gateway.node_id),
+                    String::new(),
+                ),
                 None => (key.default.to_owned(), String::new()),
             };
             let _ = writeln!(out, "{name} = {value}{note}");
@@ -270,7 +299,12 @@ impl Loaded {
                 let _ = writeln!(out, "\n[namespaces.\"{of}\"]");
                 namespace = of;
             }
-            let _ = writeln!(out, "{key} = {}  # from {}", masked(found, &given.value), given.origin);
+            let _ = writeln!(
+                out,
+                "{key} = {}  # from {}",
+                masked(found, &given.value),
+                given.origin
+            );
         }
         out
     }
@@ -301,8 +335,16 @@ pub(crate) fn reference() -> String {
          | key | default | meaning |\n|---|---|---|\n",
     );
     for key in KEYS {
-        let mark = if matches!(key.apply, Apply::Namespace(_)) { " †" } else { "" };
-        let _ = writeln!(out, "| `{}`{mark} | `{}` | {} |", key.name, key.default, key.help);
+        let mark = if matches!(key.apply, Apply::Namespace(_)) {
+            " †"
+        } else {
+            ""
+        };
+        let _ = writeln!(
+            out,
+            "| `{}`{mark} | `{}` | {} |",
+            key.name, key.default, key.help
+        );
     }
     out
 }
@@ -323,13 +365,21 @@ mod tests {
 
     #[test]
     fn the_defaults_are_the_contracts() {
-        let settings = set(&[]).unwrap_or_else(|errors| panic!("{errors}")).settings;
+        let settings = set(&[])
+            .unwrap_or_else(|errors| panic!("{errors}"))
+            .settings;
         assert_eq!(settings.listen, "0.0.0.0:8080");
         assert_eq!(settings.gateway.max_payload, 1_000_000);
         assert_eq!(settings.gateway.heartbeat.interval, Duration::from_secs(25));
         assert_eq!(settings.gateway.heartbeat.timeout, Duration::from_secs(10));
-        assert_eq!(settings.gateway.namespaces["/"].limits.messages, Some(Limit::per(10, 10)));
-        assert_eq!(settings.gateway.namespaces["/"].auth_mode, AuthMode::Required);
+        assert_eq!(
+            settings.gateway.namespaces["/"].limits.messages,
+            Some(Limit::per(10, 10))
+        );
+        assert_eq!(
+            settings.gateway.namespaces["/"].auth_mode,
+            AuthMode::Required
+        );
         assert_eq!(settings.jwt.claims.user, "sub");
         assert_eq!(settings.jwt.leeway, Duration::from_secs(5));
     }
@@ -344,7 +394,11 @@ mod tests {
 
     #[test]
     fn all_errors_are_told_at_once() {
-        let Err(errors) = set(&["heartbeat.interval=soon", "server.max_payload=big", "devices.policy=some"]) else {
+        let Err(errors) = set(&[
+            "heartbeat.interval=soon",
+            "server.max_payload=big",
+            "devices.policy=some",
+        ]) else {
             panic!("it was accepted");
         };
         assert_eq!(errors.0.len(), 3);
@@ -360,7 +414,11 @@ mod tests {
             "devices.on_excess=evict_oldest",
             "namespaces./bare.limits.joins={count=1,window=\"1s\"}",
         ]);
-        let namespaces = loaded.unwrap_or_else(|errors| panic!("{errors}")).settings.gateway.namespaces;
+        let namespaces = loaded
+            .unwrap_or_else(|errors| panic!("{errors}"))
+            .settings
+            .gateway
+            .namespaces;
         let chat = &namespaces["/chat"];
         assert_eq!(chat.auth_mode, AuthMode::Optional);
         let policy = DevicePolicy::Limit {
@@ -380,10 +438,14 @@ mod tests {
             ..Sources::default()
         };
         let environment = [
-            ("HEARTLINE__SERVER__SEND_BUFFER".to_owned(), "2KB".to_owned()),
+            (
+                "HEARTLINE__SERVER__SEND_BUFFER".to_owned(),
+                "2KB".to_owned(),
+            ),
             ("HEARTLINE__AUTH__JWT__SECRET".to_owned(), "0123".to_owned()),
         ];
-        let loaded = load(&sources, environment.into_iter()).unwrap_or_else(|errors| panic!("{errors}"));
+        let loaded =
+            load(&sources, environment.into_iter()).unwrap_or_else(|errors| panic!("{errors}"));
         assert_eq!(loaded.settings.gateway.send_buffer, 3000);
         assert!(!loaded.show().contains("0123"));
     }
@@ -401,6 +463,9 @@ mod tests {
     #[test]
     fn the_reference_is_up_to_date() {
         let written = include_str!("../../../../docs/configuration.md");
-        assert!(written == reference(), "run: cargo run -p heartline-server -- config docs > docs/configuration.md");
+        assert!(
+            written == reference(),
+            "run: cargo run -p heartline-server -- config docs > docs/configuration.md"
+        );
     }
 }

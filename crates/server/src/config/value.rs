@@ -28,7 +28,10 @@ pub(crate) fn is_off(value: &Value) -> bool {
 }
 
 /// `None` where the value is `off`.
-pub(crate) fn optional<T>(value: &Value, read: fn(&Value) -> Result<T, Wrong>) -> Result<Option<T>, Wrong> {
+pub(crate) fn optional<T>(
+    value: &Value,
+    read: fn(&Value) -> Result<T, Wrong>,
+) -> Result<Option<T>, Wrong> {
     if is_off(value) {
         return Ok(None);
     }
@@ -38,7 +41,9 @@ pub(crate) fn optional<T>(value: &Value, read: fn(&Value) -> Result<T, Wrong>) -
 /// `25s`, `300ms`, `1m30s`, `0s`.
 pub(crate) fn duration(value: &Value) -> Result<Duration, Wrong> {
     let text = text(value)?;
-    parse_duration(&text).ok_or_else(|| format!("must be a duration like \"25s\", \"300ms\" or \"1m30s\", not {text:?}"))
+    parse_duration(&text).ok_or_else(|| {
+        format!("must be a duration like \"25s\", \"300ms\" or \"1m30s\", not {text:?}")
+    })
 }
 
 /// The same from text.
@@ -52,7 +57,9 @@ pub(crate) fn parse_duration(text: &str) -> Option<Duration> {
         let digits = rest.find(|c: char| !c.is_ascii_digit())?;
         let number: u64 = rest[..digits].parse().ok()?;
         let after = &rest[digits..];
-        let letters = after.find(|c: char| c.is_ascii_digit()).unwrap_or(after.len());
+        let letters = after
+            .find(|c: char| c.is_ascii_digit())
+            .unwrap_or(after.len());
         let (unit, later) = after.split_at(letters);
         let millis = match unit.trim() {
             "ms" => 1,
@@ -81,8 +88,11 @@ pub(crate) fn positive_duration(value: &Value) -> Result<Duration, Wrong> {
 /// `1MB` (a million), `1MiB`, `64KB`, or plain bytes.
 pub(crate) fn size(value: &Value) -> Result<usize, Wrong> {
     let text = text(value)?;
-    let wrong = || format!("must be a size like \"1MB\", \"64KiB\" or a number of bytes, not {text:?}");
-    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let wrong =
+        || format!("must be a size like \"1MB\", \"64KiB\" or a number of bytes, not {text:?}");
+    let digits = text
+        .find(|c: char| !c.is_ascii_digit())
+        .unwrap_or(text.len());
     let number: usize = text[..digits].parse().map_err(|_| wrong())?;
     let unit = match text[digits..].trim().to_ascii_lowercase().as_str() {
         "" | "b" => 1,
@@ -111,7 +121,8 @@ pub(crate) fn count(value: &Value) -> Result<usize, Wrong> {
 /// A whole number.
 pub(crate) fn whole(value: &Value) -> Result<usize, Wrong> {
     let text = text(value)?;
-    text.parse().map_err(|_| format!("must be a whole number, not {text:?}"))
+    text.parse()
+        .map_err(|_| format!("must be a whole number, not {text:?}"))
 }
 
 /// `true` or `false`.
@@ -141,7 +152,10 @@ pub(crate) fn limit(value: &Value) -> Result<Limit, Wrong> {
     let Value::Table(members) = value else {
         return Err(wrong());
     };
-    if let Some(unknown) = members.keys().find(|key| !["count", "window"].contains(&key.as_str())) {
+    if let Some(unknown) = members
+        .keys()
+        .find(|key| !["count", "window"].contains(&key.as_str()))
+    {
         return Err(format!("has no member {unknown:?}; it {}", wrong()));
     }
     let (Some(number), Some(window)) = (members.get("count"), members.get("window")) else {
