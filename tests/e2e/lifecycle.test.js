@@ -213,7 +213,8 @@ describe("the drain", () => {
     const ends = all.map((socket) => socket.closed.then(() => Date.now()));
     node.child.kill("SIGTERM");
     await until(async () => (await node.api("/readyz")).status === 503, "readyz 503");
-    await assert.rejects(fetch(`${node.http}/healthz`));
+    const late = new WebSocket(node.live);
+    await within(new Promise((resolve) => late.on("error", resolve)), "the refusal of a newcomer");
     const times = await within(Promise.all(ends), "all gone", 5000);
     assert.ok(Math.max(...times) - Math.min(...times) > 400);
     const delays = new Set(await Promise.all(all.map(async (socket) => (await socket.hear("server:drain")).data.reconnectInMs)));

@@ -283,7 +283,7 @@ impl Shared {
 
     fn around(
         &self,
-        user: &UserKey,
+        user: &Arc<UserKey>,
         online: bool,
         namespace: NsId,
         rooms: Vec<Arc<Room>>,
@@ -295,6 +295,7 @@ impl Shared {
         let publication = Arc::new(Publication::new(name, message, None, None, None));
         for door in &self.doors {
             door.push(Post::App(Op::DeliverAround {
+                user: user.clone(),
                 rooms: rooms.clone(),
                 except: except.clone(),
                 publication: publication.clone(),

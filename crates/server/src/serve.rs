@@ -154,8 +154,8 @@ async fn node(settings: Settings, dev: bool) -> Result<(), Exit> {
     let administering = tokio::spawn(admin::serve(operators, state));
 
     let done = until_told(&gateway, certificate, &mut drain_wanted).await;
-    // The public listener closes as the drain begins; the operators' stays to
-    // the end, so that the drain can be watched.
+    // The public listener has closed by itself; the operators' stays to the
+    // end, so that the drain can be watched.
     serving.abort();
     administering.abort();
     done

@@ -79,17 +79,26 @@ pub(crate) struct Front<A: App> {
 }
 
 impl<A: App> Front<A> {
-    /// Accepts connections until the drain begins.
+    /// Accepts connections until the drain begins, and as long as polling
+    /// sessions are left: their clients come by new connections, to be told.
     pub(crate) async fn serve(
         self: Arc<Self>,
         listener: TcpListener,
         tls: Option<TlsAcceptor>,
     ) -> io::Result<()> {
         let mut draining = self.draining.clone();
+        let slots = self.slots.clone();
+        let drained = async move {
+            // An error says that the gateway is gone.
+            let _ = draining.wait_for(|draining| *draining).await;
+            slots.no_polling().await;
+        };
+        tokio::pin!(drained);
         loop {
             let accepted = tokio::select! {
+                biased;
+                () = &mut drained => return Ok(()),
                 accepted = listener.accept() => accepted,
-                _ = draining.wait_for(|draining| *draining) => return Ok(()),
             };
             let (tcp, peer) = match accepted {
                 Ok(accepted) => accepted,
@@ -144,6 +153,22 @@ impl<A: App> Front<A> {
     }
 
     async fn answer(
+        self: Arc<Self>,
+        request: HttpRequest<Incoming>,
+        peer: IpAddr,
+        take: TakeBack,
+    ) -> Answer {
+        let front = self.clone();
+        let mut answer = front.route(request, peer, take).await;
+        if *self.draining.borrow() && answer.status() != StatusCode::SWITCHING_PROTOCOLS {
+            answer
+                .headers_mut()
+                .insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        answer
+    }
+
+    async fn route(
         self: Arc<Self>,
         request: HttpRequest<Incoming>,
         peer: IpAddr,

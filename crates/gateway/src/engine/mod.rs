@@ -316,7 +316,8 @@ impl Engine {
         Some(slot)
     }
 
-    fn open_polling(&mut self, base64: bool, guard: SlotGuard) -> u32 {
+    fn open_polling(&mut self, base64: bool, mut guard: SlotGuard) -> u32 {
+        guard.set_polling(true);
         self.open(
             Kind::EngineIo,
             base64,
@@ -704,20 +705,25 @@ impl Engine {
         }
     }
 
-    /// Answers a polling session's last GET and forgets the session.
+    /// Answers a closing session's GET: with what still waits, or, that done,
+    /// with the close packet, and then the session is forgotten. They never
+    /// travel together: a client that sees a close in a payload drops the
+    /// events beside it.
     fn finish_polling(&mut self, slot: u32) {
         let Some(conn) = self.conns.get_mut(slot) else {
             return;
         };
         if let Transport::Polling(polling) = &mut conn.transport {
             if let Some(get) = polling.get.take() {
+                let payload = Polling::drain(&mut conn.out);
                 let left = matches!(conn.phase, Phase::Closing(Reason::ClientLeft));
-                let mut payload = Polling::drain(&mut conn.out);
-                if !payload.is_empty() {
-                    payload.push(0x1e);
+                if !payload.is_empty() && !left {
+                    let _ = get.reply.send(Reply::Payload(payload));
+                    self.rearm(slot);
+                    return;
                 }
-                payload.push(if left { b'6' } else { b'1' });
-                let _ = get.reply.send(Reply::Payload(payload));
+                let last = if left { b'6' } else { b'1' };
+                let _ = get.reply.send(Reply::Payload(vec![last]));
             }
         }
         self.end_transport(slot);

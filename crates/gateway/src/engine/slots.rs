@@ -19,10 +19,12 @@ pub(crate) enum Refused {
 /// Counts the connections of a gateway.
 pub(crate) struct ConnectionSlots {
     total: AtomicUsize,
+    /// Those that travel over HTTP, request by request.
+    polling: AtomicUsize,
     max: Option<usize>,
     max_per_ip: Option<usize>,
     per_ip: Mutex<HashMap<IpAddr, usize>>,
-    /// Told when the last place is given back.
+    /// Told when the last place, or the last polling session, is given back.
     emptied: tokio::sync::Notify,
 }
 
@@ -30,6 +32,7 @@ impl ConnectionSlots {
     pub(crate) fn new(max: Option<usize>, max_per_ip: Option<usize>) -> Arc<Self> {
         Arc::new(ConnectionSlots {
             total: AtomicUsize::new(0),
+            polling: AtomicUsize::new(0),
             max,
             max_per_ip,
             per_ip: Mutex::default(),
@@ -43,11 +46,20 @@ impl ConnectionSlots {
 
     /// Resolves once no place is taken.
     pub(crate) async fn empty(&self) {
+        self.until_none(&self.total).await;
+    }
+
+    /// Resolves once there is no polling session.
+    pub(crate) async fn no_polling(&self) {
+        self.until_none(&self.polling).await;
+    }
+
+    async fn until_none(&self, count: &AtomicUsize) {
         loop {
             let emptied = self.emptied.notified();
             tokio::pin!(emptied);
             emptied.as_mut().enable();
-            if self.total() == 0 {
+            if count.load(Ordering::Acquire) == 0 {
                 return;
             }
             emptied.await;
@@ -73,6 +85,7 @@ impl ConnectionSlots {
         Ok(SlotGuard {
             slots: self.clone(),
             ip,
+            polling: false,
         })
     }
 }
@@ -81,9 +94,23 @@ impl ConnectionSlots {
 pub(crate) struct SlotGuard {
     slots: Arc<ConnectionSlots>,
     ip: IpAddr,
+    polling: bool,
 }
 
 impl SlotGuard {
+    /// Whether the connection needs the HTTP listener to live.
+    pub(crate) fn set_polling(&mut self, polling: bool) {
+        if self.polling == polling {
+            return;
+        }
+        self.polling = polling;
+        if polling {
+            self.slots.polling.fetch_add(1, Ordering::AcqRel);
+        } else if self.slots.polling.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.slots.emptied.notify_waiters();
+        }
+    }
+
     /// The address it was taken for.
     pub(crate) fn ip(&self) -> IpAddr {
         self.ip
@@ -92,6 +119,7 @@ impl SlotGuard {
 
 impl Drop for SlotGuard {
     fn drop(&mut self) {
+        self.set_polling(false);
         if self.slots.total.fetch_sub(1, Ordering::AcqRel) == 1 {
             self.slots.emptied.notify_waiters();
         }

@@ -438,6 +438,7 @@ impl<A: App> Shard<A> {
             interest,
         );
         conn.transport = Transport::WebSocket(websocket);
+        conn.guard.set_polling(false);
         if registered.is_err() {
             self.engine.lost(slot, Reason::TransportError);
             return;

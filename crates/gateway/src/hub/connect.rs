@@ -248,7 +248,11 @@ impl Hub {
         let form = link.form;
         // A live connection that was anonymous so far becomes somebody: what
         // the nobody had joined is left behind.
-        if let Some(index) = link.sockets.iter().position(|socket| socket.namespace == namespace) {
+        if let Some(index) = link
+            .sockets
+            .iter()
+            .position(|socket| socket.namespace == namespace)
+        {
             let nobody = link.sockets.swap_remove(index);
             self.leave_all(nobody.rooms, namespace);
             if let Some(transport) = engine.transport_name(slot) {

@@ -6,7 +6,8 @@ use heartline_wire::ws;
 use tokio::sync::oneshot;
 
 use super::Hub;
-use super::link::{MAX_PENDING_ACKS, PendingAcks};
+use super::link::{MAX_PENDING_ACKS, PendingAcks, Sock};
+use crate::auth::UserKey;
 use crate::config::Announce;
 use crate::engine::Engine;
 use crate::handler::{Args, EventError, to_json};
@@ -383,10 +384,11 @@ impl Hub {
         self.metrics.outbound(Outbound::Event).add(sent);
     }
 
-    /// To whoever is in any of `rooms` but in none of `except`, once each.
+    /// To whoever but `user` is in any of `rooms` and in none of `except`, once each.
     pub(super) fn deliver_around(
         &mut self,
         engine: &mut Engine,
+        user: &UserKey,
         rooms: &[Arc<Room>],
         except: &[Arc<Room>],
         publication: &Publication,
@@ -407,7 +409,11 @@ impl Hub {
         let excluded = members(self, except);
         for slot in members(self, rooms) {
             if excluded.binary_search(&slot).is_err() {
-                if let Some(link) = self.link(slot) {
+                let Some(link) = self.link(slot) else {
+                    continue;
+                };
+                let own = |socket: &Sock| socket.identity.user.as_deref() == Some(user);
+                if !link.sockets.iter().any(own) {
                     engine.send(slot, publication.frames(link.form));
                     self.metrics.deliveries.add(1);
                 }

@@ -281,7 +281,11 @@ impl Hub {
         })
     }
 
-    pub(super) fn leave_all(&mut self, mut memberships: Vec<crate::rooms::Membership>, namespace: NsId) {
+    pub(super) fn leave_all(
+        &mut self,
+        mut memberships: Vec<crate::rooms::Membership>,
+        namespace: NsId,
+    ) {
         while let Some(membership) = memberships.pop() {
             self.leave_membership(membership, namespace);
         }

@@ -22,7 +22,7 @@ use std::sync::Arc;
 
 use tokio::sync::oneshot;
 
-use crate::auth::Identity;
+use crate::auth::{Identity, UserKey};
 use crate::engine::conn::{Kind, TransportName};
 use crate::engine::id::{ConnId, Name};
 use crate::engine::tasks::{Ended, TaskId, Tasks, Work};
@@ -110,8 +110,10 @@ pub(crate) enum Op {
         tenant: Option<Arc<str>>,
         publication: Arc<Publication>,
     },
-    /// A publication to whoever is in any of the rooms, and in none of the others.
+    /// A publication about a user to whoever else is in any of the rooms, and in
+    /// none of the others.
     DeliverAround {
+        user: Arc<UserKey>,
         rooms: Vec<Arc<Room>>,
         except: Vec<Arc<Room>>,
         publication: Arc<Publication>,
@@ -388,10 +390,11 @@ impl App for Hub {
                 publication,
             } => self.broadcast(engine, namespace, tenant.as_deref(), &publication),
             Op::DeliverAround {
+                user,
                 rooms,
                 except,
                 publication,
-            } => self.deliver_around(engine, &rooms, &except, &publication),
+            } => self.deliver_around(engine, &user, &rooms, &except, &publication),
             Op::Disconnect { to, reason, reply } => {
                 let there = self.locate(engine, &to);
                 if let Some(slot) = there {
