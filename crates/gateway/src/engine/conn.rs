@@ -78,6 +78,8 @@ pub(crate) struct Conn {
     pub(crate) dirty: bool,
     /// Binary messages travel as base64 text (`b64=1`).
     pub(crate) base64: bool,
+    /// What still comes in is not even decoded: the peer broke the framing.
+    pub(crate) discard: bool,
     /// The transport has ended; the slot is freed once the application knows.
     pub(crate) gone: bool,
     /// The application knows that the connection is over.

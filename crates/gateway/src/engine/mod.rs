@@ -270,6 +270,7 @@ impl Engine {
                 paused: false,
                 dirty: false,
                 base64,
+                discard: false,
                 gone: false,
                 told: false,
                 transport,

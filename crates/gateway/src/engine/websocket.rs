@@ -77,6 +77,14 @@ impl Engine {
             return;
         }
         if done {
+            if conn.discard {
+                // Nothing sensible will come from the peer; its answer is that
+                // it ends the stream as well.
+                let _ = websocket
+                    .stream
+                    .socket()
+                    .shutdown(std::net::Shutdown::Write);
+            }
             if let Some(out) = conn.out.take() {
                 self.recycle(out);
             }
@@ -139,9 +147,12 @@ impl<A: App> Shard<A> {
                     self.engine.lost(slot, Reason::TransportClosed);
                     false
                 }
+                Ok((_, more)) if conn.discard => more,
                 Ok((n, more)) => {
                     conn.last_seen = self.engine.now;
-                    self.take_in(slot, &mut buffer[..n]) && more
+                    let going = self.take_in(slot, &mut buffer[..n]);
+                    let discard = self.engine.conns.get(slot).is_some_and(|conn| conn.discard);
+                    (going || discard) && more
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => false,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => true,
@@ -189,6 +200,9 @@ impl<A: App> Shard<A> {
                         _ => Reason::ProtocolViolation,
                     };
                     self.engine.close_with(slot, reason, error.close_code(), "");
+                    if let Some(conn) = self.engine.conns.get_mut(slot) {
+                        conn.discard = true;
+                    }
                     return false;
                 }
             }

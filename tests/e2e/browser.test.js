@@ -1,0 +1,78 @@
+// The demo page in a real browser.
+import assert from "node:assert/strict";
+import { mkdirSync } from "node:fs";
+import { fileURLToPath } from "node:url";
+import { after, before, it } from "node:test";
+import { chromium } from "playwright-core";
+import { freePort, serve, until } from "./lib/server.js";
+
+const artifacts = fileURLToPath(new URL("./artifacts/", import.meta.url));
+let browser, port, node;
+const problems = [];
+
+before(async () => {
+  mkdirSync(artifacts, { recursive: true });
+  port = await freePort();
+  node = await serve({}, { dev: true, port });
+  browser = await chromium.launch({
+    executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium",
+    args: ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run"],
+  });
+});
+after(async () => {
+  await browser?.close();
+  if (node.child.exitCode === null) assert.equal(await node.stop(), 0);
+});
+
+async function visit(name, options) {
+  const context = await browser.newContext(options);
+  const page = await context.newPage();
+  await page.addInitScript((name) => (localStorage.name ??= name), name);
+  page.on("pageerror", (error) => problems.push(error.message));
+  page.on("request", (request) => {
+    const { protocol, hostname } = new URL(request.url());
+    if (protocol !== "data:" && hostname !== "127.0.0.1") problems.push(`a request to ${request.url()}`);
+  });
+  await page.goto(node.http);
+  await page.waitForFunction(() => document.getElementById("state").dataset.state === "connected");
+  return page;
+}
+const text = (page, id) => page.locator(id).innerText();
+
+it("two people see each other, talk, and come back after the server died", async () => {
+  const ann = await visit("ann", { viewport: { width: 1280, height: 800 } });
+  const bob = await visit("bob", { viewport: { width: 390, height: 844 }, colorScheme: "dark" });
+  await until(async () => /bob/.test(await text(ann, "#online")), "bob at ann's");
+  assert.match(await text(bob, "#online"), /ann/);
+
+  await ann.fill("#text", "Hello Bob, can you hear me?");
+  await ann.press("#text", "Enter");
+  await bob.locator("#messages", { hasText: "Hello Bob" }).waitFor();
+  await bob.fill("#text", "Loud and clear.");
+  await bob.click("#send");
+  await ann.locator("#messages", { hasText: "Loud and clear" }).waitFor();
+  await until(async () => /ms/.test(await text(ann, "#latency")), "a round trip");
+
+  await bob.fill("#room", "kitchen");
+  await bob.press("#room", "Enter");
+  await bob.locator("#story", { hasText: "Joined room kitchen" }).waitFor();
+  await bob.fill("#text", "anybody here?");
+  await bob.press("#text", "Enter");
+  await bob.locator("#messages", { hasText: "anybody here?" }).waitFor();
+  assert.equal(await ann.locator("#messages", { hasText: "anybody" }).count(), 0);
+  const wide = await bob.evaluate(() => document.documentElement.scrollWidth > innerWidth);
+  assert.equal(wide, false, "the phone's page scrolls sideways");
+  await ann.screenshot({ path: `${artifacts}demo-desktop.png` });
+  await bob.screenshot({ path: `${artifacts}demo-phone.png`, fullPage: true });
+
+  await node.kill();
+  await ann.waitForFunction(() => document.getElementById("state").dataset.state === "reconnecting");
+  await ann.screenshot({ path: `${artifacts}demo-reconnecting.png` });
+  node = await serve({}, { dev: true, port });
+  await ann.waitForFunction(() => document.getElementById("state").dataset.state === "connected", undefined, { timeout: 20000 });
+  assert.match(await text(ann, "#story"), /Back after/);
+
+  await bob.close();
+  await until(async () => !/bob/.test(await text(ann, "#online")), "bob's end at ann's", 15000);
+  assert.deepEqual(problems, []);
+});

@@ -1,0 +1,275 @@
+// What operators and backends ask, and what the command line says.
+import assert from "node:assert/strict";
+import { execFile } from "node:child_process";
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { after, before, describe, it } from "node:test";
+import { Live, socketIo } from "./lib/clients.js";
+import { BINARY, SECRET, serve, token, until } from "./lib/server.js";
+
+let node, io, live;
+before(async () => {
+  node = await serve({ "server.node_id": "n1" });
+  io = await socketIo(node.http, {
+    auth: { token: token("ann", { deviceId: "phone", tenantId: "acme", userType: "driver", walletAddress: "0x1" }) },
+    transports: ["websocket"],
+    extraHeaders: { "user-agent": "test-agent" },
+  }).connection();
+  await io.ask("join", { room: "lobby" });
+  live = await Live.connect(node.live, token("bob"));
+  await live.ask({ type: "subscribe", topic: "lobby" });
+});
+after(async () => {
+  io.close();
+  live.close();
+  if (node.child.exitCode === null) assert.equal(await node.stop(), 0);
+});
+
+function heartline(...args) {
+  return new Promise((resolve) => {
+    execFile(BINARY, args, { timeout: 10000 }, (error, stdout, stderr) => {
+      resolve({ code: error ? error.code : 0, stdout, stderr });
+    });
+  });
+}
+
+describe("health and metrics", () => {
+  it("are there for probes and scrapers", async () => {
+    assert.equal((await fetch(`${node.http}/healthz`)).status, 200);
+    assert.equal((await node.api("/healthz")).status, 200);
+    assert.equal((await node.api("/readyz")).body.status, "ready");
+    const { text, headers } = await node.api("/metrics");
+    assert.match(headers.get("content-type"), /openmetrics-text|text\/plain/);
+    for (const line of [
+      'heartline_connections{transport="websocket",namespace="/"} 1',
+      'heartline_connections{transport="live",namespace="/"} 1',
+      "heartline_users_online 2",
+      "heartline_rooms 2",
+    ]) {
+      assert.ok(text.includes(`${line}\n`), `${line}\n---\n${text}`);
+    }
+    for (const name of ["connects_total", "disconnects_total{", "messages_inbound_total{", "messages_outbound_total{", "deliveries_total",
+      "deliveries_dropped_total{", "heartbeat_rtt_seconds_bucket{", "rate_limited_total{limit="]) {
+      assert.ok(text.includes(`\nheartline_${name}`), name);
+    }
+  });
+
+  it("the API describes itself", async () => {
+    const { body } = await node.api("/openapi.json");
+    assert.ok(body.openapi.startsWith("3."));
+    assert.ok(body.paths["/v1/connections"].get);
+  });
+});
+
+describe("/v1", () => {
+  it("lists and inspects connections", async () => {
+    const { body } = await node.api("/v1/connections");
+    assert.equal(body.items.length, 2);
+    const ann = body.items.find((one) => one.userId === "ann");
+    assert.deepEqual(
+      [ann.socketId, ann.userType, ann.tenantId, ann.deviceId, ann.walletAddress, ann.nodeId, ann.transport, ann.namespace, ann.state],
+      [io.id, "driver", "acme", "phone", "0x1", "n1", "websocket", "/", "connected"],
+    );
+    assert.deepEqual([ann.remoteAddr, ann.userAgent, ann.rooms], ["127.0.0.1", "test-agent", ["lobby", "user:ann"]]);
+    assert.ok(ann.connectedAt <= ann.lastSeenAt && ann.lastActivityAt <= Date.now() + 1000);
+    assert.deepEqual((await node.api(`/v1/connections/${io.id}`)).body.userId, "ann");
+    const filtered = await node.api("/v1/connections?userId=bob");
+    assert.deepEqual(filtered.body.items.map((one) => one.transport), ["live"]);
+  });
+
+  it("pages through them", async () => {
+    const extra = await Promise.all(Array.from({ length: 23 }, (_, i) => Live.connect(node.live, token(`page${i}`))));
+    const seen = [];
+    let cursor = "";
+    do {
+      const { body } = await node.api(`/v1/connections?limit=5&cursor=${cursor}`);
+      assert.ok(body.items.length <= 5);
+      seen.push(...body.items.map((one) => one.socketId));
+      cursor = body.nextCursor ?? "";
+    } while (cursor);
+    assert.equal(new Set(seen).size, 25);
+    assert.equal(seen.length, 25);
+    for (const one of extra) one.close();
+    await until(async () => (await node.api("/v1/nodes")).body.nodes[0].connections === 2, "the extra ones' end");
+    for (const query of ["cursor=zzz", "limit=0", "limit=many"]) {
+      assert.equal((await node.api(`/v1/connections?${query}`)).status, 400);
+    }
+  });
+
+  it("knows users", async () => {
+    const { body } = await node.api("/v1/users/ann?tenantId=acme");
+    assert.deepEqual([body.userId, body.online, body.devices, body.connections.length], ["ann", true, 1, 1]);
+    assert.equal((await node.api("/v1/users/ann")).body.online, false);
+    assert.equal((await node.api("/v1/users/bob/presence")).body.online, true);
+    assert.equal((await node.api("/v1/users/bob/connections")).body.items.length, 1);
+    const many = await node.api("/v1/presence", { method: "POST", body: { users: ["bob", "carl"] } });
+    assert.deepEqual(many.body.users.map((user) => user.online), [true, false]);
+  });
+
+  it("emits, publishes and broadcasts", async () => {
+    const emitted = await node.api("/v1/users/bob/emit", { method: "POST", body: { event: "note", data: { a: 1 } } });
+    assert.deepEqual([emitted.status, emitted.body.delivered], [200, 1]);
+    assert.deepEqual((await live.hear("note")).data, { a: 1 });
+    const published = await node.api("/v1/rooms/lobby/publish", { method: "POST", body: { event: "news", data: [1], tenantId: "acme" } });
+    assert.deepEqual([published.body.delivered, published.body.offset], [1, 1]);
+    assert.deepEqual(await io.hear("news"), [1]);
+    assert.equal(live.count("news"), 0);
+    const all = await node.api("/v1/broadcast", { method: "POST", body: { event: "all", data: null } });
+    assert.equal(all.body.delivered, 1);
+    await live.hear("all");
+    const nobody = await node.api("/v1/rooms/empty/publish", { method: "POST", body: { event: "news" } });
+    assert.deepEqual([nobody.status, nobody.body.delivered], [200, 0]);
+    const toUser = await node.api(`/v1/rooms/${encodeURIComponent("user:bob")}/publish`, { method: "POST", body: { event: "private", data: 1 } });
+    assert.equal(toUser.body.delivered, 1);
+    await live.hear("private");
+  });
+
+  it("lists rooms", async () => {
+    const { body } = await node.api("/v1/rooms");
+    assert.deepEqual(body.items.map(({ room, tenantId, members }) => [room, tenantId, members]), [["lobby", undefined, 1], ["lobby", "acme", 1]]);
+    const first = await node.api("/v1/rooms?limit=1");
+    const second = await node.api(`/v1/rooms?limit=1&cursor=${first.body.nextCursor}`);
+    assert.deepEqual([...first.body.items, ...second.body.items], body.items);
+    assert.equal(second.body.nextCursor, undefined);
+    assert.equal((await node.api("/v1/rooms/lobby")).body.members, 1);
+    assert.equal((await node.api("/v1/rooms/none")).status, 404);
+  });
+
+  it("says what is wrong as problem details", async () => {
+    const cases = [
+      ["/v1/connections/nobody", {}, 404],
+      ["/v1/nothing", {}, 404],
+      ["/v1/connections", { method: "PUT" }, 405],
+      ["/v1/broadcast", { method: "POST", body: { event: "" } }, 400],
+      ["/v1/broadcast", { method: "POST", body: { event: "ack" } }, 400],
+      ["/v1/broadcast", { method: "POST", body: { nothing: 1 } }, 400],
+      ["/v1/broadcast", { method: "POST", body: { event: "e", namespace: "/none" } }, 400],
+      ["/v1/connections", { headers: { origin: "http://evil.example" } }, 403],
+    ];
+    for (const [path, options, status] of cases) {
+      const answer = await node.api(path, options);
+      assert.equal(answer.status, status, path);
+      assert.equal(answer.headers.get("content-type"), "application/problem+json");
+      assert.deepEqual([answer.body.status, typeof answer.body.title, typeof answer.body.detail], [status, "string", "string"]);
+    }
+  });
+
+  it("disconnects, and clients stay away", async () => {
+    const kicked = await socketIo(node.http, { auth: { token: token("kick") } }).connection();
+    const ended = kicked.ending();
+    assert.equal((await node.api(`/v1/connections/${kicked.id}`, { method: "DELETE" })).body.disconnected, 1);
+    assert.equal(await ended, "io server disconnect");
+    const onLive = await Live.connect(node.live, token("kick"));
+    assert.equal((await node.api("/v1/users/kick/disconnect", { method: "POST" })).body.disconnected, 1);
+    assert.equal((await onLive.end()).code, 4403);
+    assert.equal((await node.api(`/v1/connections/${kicked.id}`, { method: "DELETE" })).status, 404);
+  });
+
+  it("wants the token, where there is one", async () => {
+    const guarded = await serve({ "admin.token": "sesame" });
+    assert.equal((await guarded.api("/v1/nodes")).status, 401);
+    assert.equal((await guarded.api("/v1/nodes", { headers: { authorization: "Bearer wrong" } })).status, 401);
+    assert.equal((await guarded.api("/v1/nodes", { headers: { authorization: "Bearer sesame" } })).status, 200);
+    assert.equal((await guarded.api("/metrics")).status, 200);
+    assert.equal(await guarded.stop(), 0);
+  });
+
+  it("limits connections, in all and per address and time", async () => {
+    const small = await serve({ "server.max_connections": 2 });
+    const held = [await Live.connect(small.live, token("a")), await Live.connect(small.live, token("b"))];
+    await assert.rejects(new Live(small.live).opened, /503/);
+    held[0].close();
+    await until(async () => (await small.api("/v1/nodes")).body.nodes[0].connections === 1, "a free place");
+    held.push(await Live.connect(small.live, token("c")));
+    for (const one of held) one.close();
+    await small.stop();
+    const proxied = await serve({ "server.max_connections_per_ip": 1, "server.trusted_proxies": '["127.0.0.0/8"]' });
+    const from = (ip) => new Live(`${proxied.live}?token=${token(ip)}`, { headers: { "x-forwarded-for": ip } });
+    const first = from("192.0.2.1");
+    await first.hear("hello");
+    await assert.rejects(from("192.0.2.1").opened, /429/);
+    const other = from("192.0.2.2");
+    await other.hear("hello");
+    assert.deepEqual((await proxied.api("/v1/connections")).body.items.map((one) => one.remoteAddr).sort(), ["192.0.2.1", "192.0.2.2"]);
+    first.close();
+    other.close();
+    await proxied.stop();
+    const slow = await serve({ "limits.connects_per_ip": '{count=3,window="60s"}' });
+    for (let i = 0; i < 3; i++) (await Live.connect(slow.live, token("x"))).close();
+    await assert.rejects(new Live(slow.live).opened, /429/);
+    await slow.stop();
+  });
+
+  it("drains", async () => {
+    const going = await serve();
+    const client = await Live.connect(going.live, token("u"));
+    assert.equal((await going.api("/v1/drain", { method: "POST" })).status, 202);
+    assert.equal((await client.end()).code, 1001);
+    assert.equal((await going.exited).code, 0);
+  });
+});
+
+describe("the command line", () => {
+  const folder = mkdtempSync(join(tmpdir(), "heartline-"));
+  after(() => rmSync(folder, { recursive: true }));
+
+  it("refuses to serve without authentication, and names both ways out", async () => {
+    const { code, stderr } = await heartline("serve");
+    assert.equal(code, 2);
+    assert.match(stderr, /auth\.jwt/);
+    assert.match(stderr, /--dev/);
+  });
+
+  it("names the key that was probably meant", async () => {
+    const file = join(folder, "bad.toml");
+    writeFileSync(file, '[heartbeat]\nintervall = "5s"\n');
+    const { code, stderr } = await heartline("config", "check", "--config", file);
+    assert.equal(code, 2);
+    assert.match(stderr, /heartbeat\.interval\b/);
+    assert.match(stderr, /bad\.toml/);
+  });
+
+  it("checks and shows, secrets masked", async () => {
+    const file = join(folder, "good.toml");
+    writeFileSync(file, `[auth.jwt]\nsecret = "${SECRET}"\n[limits]\nmessages = { count = 5, window = "1s" }\n[namespaces."/chat".auth]\nmode = "optional"\n`);
+    assert.equal((await heartline("config", "check", "--config", file)).code, 0);
+    const { code, stdout } = await heartline("config", "show", "--config", file, "--set", "server.max_payload=2MB");
+    assert.equal(code, 0);
+    assert.ok(!stdout.includes(SECRET));
+    assert.match(stdout, /max_payload = "2MB"/);
+    assert.match(stdout, /\[namespaces\."\/chat"\]/);
+  });
+
+  it("makes tokens that are accepted", async () => {
+    const made = await heartline("token", "--user", "cli", "--type", "bot", "--device", "d", "--room", "a:*", "--ttl", "5m", "--set", `auth.jwt.secret=${SECRET}`);
+    assert.equal(made.code, 0);
+    const client = await Live.connect(node.live, made.stdout.trim());
+    const hello = await client.hear("hello");
+    assert.deepEqual([hello.userId, hello.userType, hello.deviceId], ["cli", "bot", "d"]);
+    assert.equal((await client.ask({ type: "subscribe", topic: "b" })).code, "FORBIDDEN");
+    client.close();
+    assert.equal((await heartline("token", "--user", "x")).code, 2);
+    assert.equal((await heartline("token")).code, 2);
+    assert.equal((await heartline("fly")).code, 2);
+  });
+
+  it("says who has the port", async () => {
+    const { code, stderr } = await heartline("serve", "--dev", "--set", `server.listen=127.0.0.1:${node.port}`);
+    assert.equal(code, 1);
+    assert.match(stderr, /server\.listen/);
+  });
+
+  it("--dev prints the URLs and a token that works", async () => {
+    const dev = await serve({ "auth.jwt.secret": "" }, { dev: true });
+    const [made] = dev.out.match(/eyJ[\w.-]+/);
+    const client = await Live.connect(dev.live, made);
+    assert.equal((await client.hear("hello")).userId, "alice");
+    const anonymous = await Live.connect(dev.live);
+    assert.equal((await anonymous.hear("hello")).authenticated, false);
+    assert.ok(dev.out.includes(dev.http));
+    client.close();
+    anonymous.close();
+    assert.equal(await dev.stop(), 0);
+  });
+});
