@@ -49,7 +49,7 @@ export function token(user, claims = {}, secret = SECRET) {
 }
 
 /** Starts a node; `set` are configuration keys. */
-export async function serve(set = {}, { port, dev = false, env = {} } = {}) {
+export async function serve(set = {}, { port, dev = false, env = {}, scheme = "http" } = {}) {
   port ??= await freePort();
   const adminPort = await freePort();
   const given = {
@@ -70,7 +70,7 @@ export async function serve(set = {}, { port, dev = false, env = {} } = {}) {
   const exited = once(child, "exit").then(([code, signal]) => ({ code, signal }));
   let ended = false;
   exited.then(() => (ended = true));
-  const http = `http://127.0.0.1:${port}`, admin = `http://127.0.0.1:${adminPort}`;
+  const http = `${scheme}://127.0.0.1:${port}`, admin = `http://127.0.0.1:${adminPort}`;
   await until(async () => {
     if (ended) throw new Error(`the node ended before it listened: ${log}`);
     return fetch(`${http}/healthz`).then((response) => response.ok, () => false);

@@ -2,6 +2,8 @@
 //! together here and nowhere else. The reference in docs/configuration.md is
 //! printed from this table.
 
+#![expect(clippy::unit_arg, reason = "in the table a setter is one line")]
+
 use heartline::config::{
     AllowedOrigins, Announce, AuthMode, ConnectLimit, DevicePolicy, NamespaceConfig, OnExcess,
 };

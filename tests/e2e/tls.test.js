@@ -1,0 +1,72 @@
+// TLS, and certificates read again on SIGHUP.
+import assert from "node:assert/strict";
+import { execFileSync } from "node:child_process";
+import { copyFileSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { after, before, it } from "node:test";
+import tls from "node:tls";
+import { Live, socketIo } from "./lib/clients.js";
+import { serve, token, until } from "./lib/server.js";
+
+const folder = mkdtempSync(join(tmpdir(), "heartline-tls-"));
+const cert = join(folder, "cert.pem"), key = join(folder, "key.pem");
+const make = () =>
+  execFileSync("openssl", ["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-keyout", key, "-out", cert,
+    "-days", "2", "-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"], { stdio: "ignore" });
+let node;
+
+before(async () => {
+  make();
+  process.env.NODE_TLS_REJECT_UNAUTHORIZED = "0";
+  node = await serve({ "server.tls.cert": cert, "server.tls.key": key }, { scheme: "https" });
+});
+after(async () => {
+  if (node) assert.equal(await node.stop(), 0);
+  rmSync(folder, { recursive: true });
+});
+
+const fingerprint = () =>
+  new Promise((resolve, reject) => {
+    const socket = tls.connect({ port: node.port, host: "127.0.0.1", rejectUnauthorized: false }, () => {
+      resolve(socket.getPeerX509Certificate().fingerprint256);
+      socket.destroy();
+    });
+    socket.on("error", reject);
+  });
+
+it("carries both protocols, large messages and bursts", async () => {
+  const url = `https://127.0.0.1:${node.port}`;
+  const clients = [{}, { transports: ["polling"] }, { transports: ["websocket"] }].map((options) =>
+    socketIo(url, { auth: { token: token("tls") }, rejectUnauthorized: false, ...options }),
+  );
+  const live = new Live(`wss://127.0.0.1:${node.port}/live?token=${token("live")}`, { rejectUnauthorized: false });
+  await live.hear("hello");
+  await live.ask({ type: "subscribe", topic: "t" });
+  for (const client of clients) {
+    await client.connection();
+    await client.ask("join", { room: "t" });
+  }
+  const large = "x".repeat(400_000);
+  await clients[2].ask("publish", { room: "t", event: "large", data: large });
+  assert.equal((await live.hear("large")).data.length, large.length);
+  for (const client of clients) assert.equal((await client.hear("large")).length, large.length);
+  for (let i = 0; i < 200; i++) live.send({ type: "publish", topic: "t", event: "n", data: i });
+  await until(() => live.count("n") === 200, "all of the burst");
+  assert.deepEqual(live.heard.filter((frame) => frame.type === "n").map((frame) => frame.data), [...Array(200).keys()]);
+  for (const client of clients) client.close();
+  live.close();
+});
+
+it("reads its certificate again on SIGHUP, and keeps the old one if the new is none", async () => {
+  const first = await fingerprint();
+  make();
+  node.child.kill("SIGHUP");
+  await until(async () => (await fingerprint()) !== first, "the new certificate");
+  const second = await fingerprint();
+  copyFileSync(key, cert);
+  assert.ok(readFileSync(cert, "utf8").includes("PRIVATE KEY"));
+  node.child.kill("SIGHUP");
+  await until(() => /old certificates stay/.test(node.log), "the complaint");
+  assert.equal(await fingerprint(), second);
+});
