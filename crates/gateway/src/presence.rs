@@ -182,6 +182,7 @@ impl Presence {
         let index = match users.iter().position(|user| *user.key == *key) {
             Some(index) => index,
             None => {
+                users.reserve_exact(1);
                 users.push(User {
                     key: key.clone(),
                     sockets: Vec::new(),
@@ -193,6 +194,7 @@ impl Presence {
         let user = &mut users[index];
         let was_online = !user.sockets.is_empty() || user.grace.is_some();
         let admitted = user.make_room(&socket, device_id.as_ref(), policy)?;
+        user.sockets.reserve_exact(1);
         user.sockets.push(Entry { socket, device_id });
         user.grace = None;
         if !was_online {

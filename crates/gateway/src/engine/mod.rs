@@ -610,6 +610,10 @@ impl Engine {
         match &mut conn.transport {
             Transport::WebSocket(websocket) => {
                 websocket.stash = None;
+                // The peer's own close must be heard.
+                if std::mem::take(&mut conn.paused) {
+                    self.again.push(slot);
+                }
                 conn.close_deadline = now + CLOSE_WAIT;
                 let out = conn
                     .out

@@ -263,6 +263,8 @@ impl Hub {
             return;
         };
         link.ever_joined = true;
+        // Almost always the only one.
+        link.sockets.reserve_exact(1);
         link.sockets.push(Sock {
             namespace,
             secret,

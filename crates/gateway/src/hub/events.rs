@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::{Hub, TaskKind};
+use super::{Hub, Op, TaskKind};
 use crate::engine::Engine;
 use crate::engine::id::ConnId;
 use crate::handler::{Event, EventError, Responder};
@@ -123,7 +123,8 @@ impl Hub {
         };
         link.in_flight = link.in_flight.saturating_sub(1);
         if link.leaving && link.in_flight == 0 {
-            engine.close(slot, Reason::Drained);
+            // Behind the handler's own answer, which is in the mailbox.
+            self.shared.post(self.shard, Op::Finish(conn));
         } else if link.joining.is_none() {
             engine.resume(slot);
         }

@@ -138,11 +138,13 @@ impl Hub {
         let Some(link) = self.link(slot) else {
             return;
         };
-        let (form, alone) = (link.form, link.sockets.len() == 1);
+        let form = link.form;
+        // What is no fault of one namespace alone ends the connection.
+        let ends_all = link.sockets.len() == 1 || !reason.is_final();
         if form != Form::Live && reason.is_final() {
             self.disconnect_packet(engine, slot, namespace);
         }
-        if alone {
+        if ends_all {
             engine.close(slot, reason);
         } else {
             self.forget_socket(engine, slot, namespace, reason);

@@ -138,6 +138,8 @@ pub(crate) enum Op {
     Drain {
         spread: Micros,
     },
+    /// A connection that was only kept for its handlers can go.
+    Finish(ConnId),
     /// Whoever has not gone yet goes now.
     Force,
     Ask(Question),
@@ -407,6 +409,11 @@ impl App for Hub {
             Op::Replaced { to, by, reason } => self.replaced(engine, &to, by.as_deref(), reason),
             Op::Refresh { to, identity } => self.refresh(engine, &to, identity),
             Op::Drain { spread } => self.drain(engine, spread),
+            Op::Finish(conn) => {
+                if let Some(slot) = engine.find(conn) {
+                    engine.close(slot, Reason::Drained);
+                }
+            }
             Op::Force => self.force(engine),
             Op::Ask(question) => question(self, engine),
         }
