@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use heartline_wire::{json, live};
+use heartline_wire::{json, live, socketio};
 use tokio::sync::oneshot;
 
 use crate::auth::UserKey;
@@ -101,22 +101,12 @@ impl std::error::Error for BadCursor {}
 
 /// Longest event name, bytes.
 const MAX_EVENT: usize = 128;
-/// Names that Socket.IO's decoders refuse.
-const SOCKETIO_RESERVED: [&str; 6] = [
-    "connect",
-    "connect_error",
-    "disconnect",
-    "disconnecting",
-    "newListener",
-    "removeListener",
-];
-
 /// Whether clients of both protocols can be sent an event of this name.
 pub(crate) fn is_valid_event(name: &str) -> bool {
     !name.is_empty()
         && name.len() <= MAX_EVENT
         && !live::is_reserved(name)
-        && !SOCKETIO_RESERVED.contains(&name)
+        && !socketio::RESERVED_EVENTS.contains(&name)
 }
 
 impl Gateway {

@@ -40,7 +40,7 @@ pub use placeholder::check_placeholders;
 pub const MAX_ATTACHMENTS: usize = 10;
 
 /// Event names that belong to the library and may not be sent.
-const RESERVED_EVENTS: [&str; 6] = [
+pub const RESERVED_EVENTS: [&str; 6] = [
     "connect",
     "connect_error",
     "disconnect",

@@ -190,7 +190,7 @@ impl Hub {
         reason: Reason,
     ) {
         let shared = self.shared.clone();
-        let handle = self.closing_handle(engine, slot, namespace);
+        let handle = self.handle(engine, slot, namespace);
         let Some(link) = self.link_mut(slot) else {
             return;
         };
@@ -261,26 +261,6 @@ impl Hub {
             let time = shared.config.handler_timeout.as_micros() as Micros;
             self.start(engine, work, TaskKind::Detached, time);
         }
-    }
-
-    /// A handle for what is said about a socket that ends.
-    fn closing_handle(
-        &self,
-        engine: &Engine,
-        slot: u32,
-        namespace: NsId,
-    ) -> Option<crate::socket::Socket> {
-        let socket = self.link(slot)?.socket(namespace)?;
-        Some(crate::socket::Socket {
-            shared: self.shared.clone(),
-            address: SocketAddress(Name {
-                conn: engine.id(slot)?,
-                part: namespace,
-                secret: socket.secret,
-            }),
-            identity: socket.identity.clone(),
-            remote: engine.address(slot)?,
-        })
     }
 
     pub(super) fn leave_all(

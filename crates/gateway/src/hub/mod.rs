@@ -216,19 +216,14 @@ impl Hub {
         }))
     }
 
-    /// A handle for handlers.
+    /// A handle for handlers; also of a socket whose connection is closing.
     fn handle(&self, engine: &Engine, slot: u32, namespace: NsId) -> Option<Socket> {
         let socket = self.link(slot)?.socket(namespace)?;
-        let conn = engine.conn(slot)?;
         Some(Socket {
             shared: self.shared.clone(),
-            address: SocketAddress(Name {
-                conn: engine.id(slot)?,
-                part: namespace,
-                secret: socket.secret,
-            }),
+            address: self.address(engine, slot, namespace)?,
             identity: socket.identity.clone(),
-            remote: conn.guard.ip(),
+            remote: engine.address(slot)?,
         })
     }
 
@@ -303,6 +298,11 @@ impl App for Hub {
         }
         self.links[slot as usize] = Some(link);
         self.metrics.connects.add(1);
+        if self.shared.is_draining() {
+            // Its handshake began before the drain did.
+            engine.close(slot, Reason::Drained);
+            return;
+        }
         if live {
             self.live_opened(engine, slot, handshake);
         }

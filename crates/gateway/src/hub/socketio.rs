@@ -191,13 +191,18 @@ impl Hub {
     ) -> Option<()> {
         let link = self.link(slot)?;
         let Some(namespace) = namespace else {
-            let refusal = (name, "Invalid namespace", None);
-            self.connect_error(engine, slot, refusal.0, refusal.1, refusal.2);
+            self.connect_error(engine, slot, name, "Invalid namespace", None);
             return Some(());
         };
         if link.joining.is_some() || link.socket(namespace).is_some() {
             return None;
         }
+        // Coming and going costs a verification and tells everybody each time.
+        if self.count_join(engine, slot, namespace).is_err() {
+            engine.close(slot, Reason::RateLimited);
+            return Some(());
+        }
+        let link = self.link(slot)?;
         if self.shared.is_draining() {
             self.connect_error(
                 engine,
@@ -225,6 +230,30 @@ impl Hub {
         Some(())
     }
 
+    /// Sends a packet in the connection's parser.
+    fn send_packet(
+        &self,
+        engine: &mut Engine,
+        slot: u32,
+        as_text: impl FnOnce(&mut String),
+        as_msgpack: impl FnOnce(&mut Vec<u8>),
+    ) {
+        let msgpack = self
+            .link(slot)
+            .is_some_and(|link| link.form == Form::Msgpack);
+        engine.send_with(slot, |out| {
+            if msgpack {
+                let mut packet = Vec::new();
+                as_msgpack(&mut packet);
+                ws::push_frame(ws::OpCode::Binary, &packet, out);
+            } else {
+                let mut text = String::from("4");
+                as_text(&mut text);
+                ws::push_frame(ws::OpCode::Text, text.as_bytes(), out);
+            }
+        });
+    }
+
     /// CONNECT_ERROR; the connection stays and may try again.
     pub(super) fn connect_error(
         &mut self,
@@ -234,20 +263,12 @@ impl Hub {
         message: &str,
         data: Option<&str>,
     ) {
-        let msgpack = self
-            .link(slot)
-            .is_some_and(|link| link.form == Form::Msgpack);
-        engine.send_with(slot, |out| {
-            if msgpack {
-                let mut packet = Vec::new();
-                msgpack::encode_connect_error(namespace, message, data, &mut packet);
-                ws::push_frame(ws::OpCode::Binary, &packet, out);
-            } else {
-                let mut text = String::from("4");
-                socketio::push_connect_error(namespace, message, data, &mut text);
-                ws::push_frame(ws::OpCode::Text, text.as_bytes(), out);
-            }
-        });
+        self.send_packet(
+            engine,
+            slot,
+            |out| socketio::push_connect_error(namespace, message, data, out),
+            |out| msgpack::encode_connect_error(namespace, message, data, out),
+        );
     }
 
     /// CONNECT's answer.
@@ -259,38 +280,22 @@ impl Hub {
         sid: &str,
     ) {
         let name = self.namespace_name(namespace).clone();
-        let msgpack = self
-            .link(slot)
-            .is_some_and(|link| link.form == Form::Msgpack);
-        engine.send_with(slot, |out| {
-            if msgpack {
-                let mut packet = Vec::new();
-                msgpack::encode_connect(&name, sid, &mut packet);
-                ws::push_frame(ws::OpCode::Binary, &packet, out);
-            } else {
-                let mut text = String::from("4");
-                socketio::push_connect(&name, sid, None, &mut text);
-                ws::push_frame(ws::OpCode::Text, text.as_bytes(), out);
-            }
-        });
+        self.send_packet(
+            engine,
+            slot,
+            |out| socketio::push_connect(&name, sid, None, out),
+            |out| msgpack::encode_connect(&name, sid, out),
+        );
     }
 
     /// A namespace DISCONNECT: its client will not come back by itself.
     pub(super) fn disconnect_packet(&mut self, engine: &mut Engine, slot: u32, namespace: NsId) {
         let name = self.namespace_name(namespace).clone();
-        let msgpack = self
-            .link(slot)
-            .is_some_and(|link| link.form == Form::Msgpack);
-        engine.send_with(slot, |out| {
-            if msgpack {
-                let mut packet = Vec::new();
-                msgpack::encode_disconnect(&name, &mut packet);
-                ws::push_frame(ws::OpCode::Binary, &packet, out);
-            } else {
-                let mut text = String::from("4");
-                socketio::push_disconnect(&name, &mut text);
-                ws::push_frame(ws::OpCode::Text, text.as_bytes(), out);
-            }
-        });
+        self.send_packet(
+            engine,
+            slot,
+            |out| socketio::push_disconnect(&name, out),
+            |out| msgpack::encode_disconnect(&name, out),
+        );
     }
 }
