@@ -85,6 +85,18 @@ impl Shared {
         }
     }
 
+    /// The same for something that holds `bytes` of payload.
+    fn post_with(&self, shard: u16, op: Op, bytes: usize) {
+        if let Some(door) = self.doors.get(usize::from(shard)) {
+            door.push_with(Post::App(op), bytes);
+        }
+    }
+
+    /// Whether any shard has more to work off than it should.
+    pub(crate) fn is_overloaded(&self) -> bool {
+        self.doors.iter().any(|door| door.is_high())
+    }
+
     pub(crate) fn namespace_id(&self, name: &str) -> Option<NsId> {
         self.namespaces
             .iter()
@@ -146,14 +158,12 @@ impl Shared {
                 )
             },
             |shard, (offset, publication)| {
-                self.post(
-                    shard as u16,
-                    Op::Deliver {
-                        room: room.clone(),
-                        offset: *offset,
-                        publication: publication.clone(),
-                    },
-                );
+                let op = Op::Deliver {
+                    room: room.clone(),
+                    offset: *offset,
+                    publication: publication.clone(),
+                };
+                self.post_with(shard as u16, op, publication.message.args.len());
             },
         );
         Some(offset)

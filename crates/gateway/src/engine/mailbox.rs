@@ -3,12 +3,22 @@
 //! One lock around a vector, taken for a push or a swap. A push wakes the
 //! shard only if it sleeps, so what a shard says to itself, or what arrives
 //! while it works, costs no system call.
+//!
+//! A mailbox has no bound of its own, for what is in it must not be lost. The
+//! bound is upstream: while any shard's backlog is [`HIGH`], no shard reads from
+//! its connections, so that what clients send waits in their kernels.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
+/// The backlog at which reading stops: in units of a message, or of a KiB of a
+/// message's payload where that is more.
+pub(crate) const HIGH: usize = 16_384;
+
 pub(crate) struct Mailbox<T> {
     items: Mutex<Vec<T>>,
+    /// Weight of what waits.
+    backlog: AtomicUsize,
     sleeping: AtomicBool,
     waker: mio::Waker,
     /// Connections the shard holds: new ones go where there are fewest.
@@ -19,6 +29,7 @@ impl<T> Mailbox<T> {
     pub(crate) fn new(waker: mio::Waker) -> Self {
         Mailbox {
             items: Mutex::new(Vec::new()),
+            backlog: AtomicUsize::new(0),
             sleeping: AtomicBool::new(false),
             waker,
             load: AtomicUsize::new(0),
@@ -26,11 +37,23 @@ impl<T> Mailbox<T> {
     }
 
     pub(crate) fn push(&self, item: T) {
-        self.items
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(item);
+        self.push_with(item, 0);
+    }
+
+    /// Pushes something that holds `bytes` of payload.
+    pub(crate) fn push_with(&self, item: T, bytes: usize) {
+        {
+            let mut items = self.items.lock().unwrap_or_else(PoisonError::into_inner);
+            items.push(item);
+            // Under the lock, like the reset in `take`.
+            self.backlog.fetch_add(1 + bytes / 1024, Ordering::Relaxed);
+        }
         self.wake();
+    }
+
+    /// Whether more waits than should.
+    pub(crate) fn is_high(&self) -> bool {
+        self.backlog.load(Ordering::Relaxed) >= HIGH
     }
 
     fn wake(&self) {
@@ -44,6 +67,7 @@ impl<T> Mailbox<T> {
     pub(crate) fn take(&self, empty: &mut Vec<T>) -> bool {
         let mut items = self.items.lock().unwrap_or_else(PoisonError::into_inner);
         std::mem::swap(&mut *items, empty);
+        self.backlog.store(0, Ordering::Relaxed);
         !empty.is_empty()
     }
 
@@ -65,5 +89,26 @@ impl<T> Mailbox<T> {
     /// The shard is awake.
     pub(crate) fn awake(&self) {
         self.sleeping.store(false, Ordering::SeqCst);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_backlog_is_high_by_number_or_by_payload_and_ends_when_taken() {
+        let poll = mio::Poll::new().unwrap();
+        let mailbox = Mailbox::new(mio::Waker::new(poll.registry(), mio::Token(0)).unwrap());
+        for number in 0..HIGH {
+            assert!(!mailbox.is_high());
+            mailbox.push(number);
+        }
+        assert!(mailbox.is_high());
+        let mut taken = Vec::new();
+        assert!(mailbox.take(&mut taken) && !mailbox.is_high());
+        assert_eq!(taken.len(), HIGH);
+        mailbox.push_with(1, HIGH * 1024);
+        assert!(mailbox.is_high());
     }
 }

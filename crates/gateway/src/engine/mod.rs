@@ -93,6 +93,11 @@ pub(crate) trait App: Send + 'static {
     fn deadline(&mut self, engine: &mut Engine, slot: u32);
     /// Somebody asks.
     fn op(&mut self, engine: &mut Engine, op: Self::Op);
+    /// Whether what clients send must wait, because somewhere too much is
+    /// waiting to be worked off.
+    fn is_overloaded(&self) -> bool {
+        false
+    }
     /// Once in each turn of the loop, before output leaves.
     fn turn(&mut self, _engine: &mut Engine) {}
     /// When `turn` wants to be called next, if nothing else happens.

@@ -20,6 +20,8 @@ const WAKER: Token = Token(usize::MAX);
 /// Rounds of mailbox and closures before output leaves; what comes later has
 /// its turn next.
 const ROUNDS: usize = 16;
+/// How long an overloaded gateway's shard sleeps before it looks again.
+const BREATH: Duration = Duration::from_millis(1);
 
 /// A message to a shard.
 pub(crate) enum Post<Op> {
@@ -97,6 +99,7 @@ impl<A: App> Shard<A> {
             }
             self.door.awake();
             self.engine.now = self.engine.clock.now();
+            let overloaded = self.app.is_overloaded();
 
             for event in &events {
                 let token = event.token().0;
@@ -112,12 +115,18 @@ impl<A: App> Shard<A> {
                     self.engine.writable(slot);
                 }
                 if event.is_readable() || event.is_read_closed() || event.is_error() {
-                    self.readable(slot);
+                    if overloaded {
+                        self.engine.again.push(slot);
+                    } else {
+                        self.readable(slot);
+                    }
                 }
             }
-            again.append(&mut self.engine.again);
-            for slot in again.drain(..) {
-                self.read_again(slot);
+            if !overloaded {
+                again.append(&mut self.engine.again);
+                for slot in again.drain(..) {
+                    self.read_again(slot);
+                }
             }
 
             self.engine.wheel.advance(self.engine.now, &mut due);
@@ -168,10 +177,13 @@ impl<A: App> Shard<A> {
     /// How long the poller may sleep.
     fn timeout(&mut self) -> Option<Duration> {
         let engine = &self.engine;
-        let busy =
-            !engine.again.is_empty() || !engine.closed.is_empty() || !engine.dirty.is_empty();
-        if busy || !self.door.may_sleep() {
+        let unread = !engine.again.is_empty();
+        let busy = !engine.closed.is_empty() || !engine.dirty.is_empty();
+        if busy || (unread && !self.app.is_overloaded()) || !self.door.may_sleep() {
             return Some(Duration::ZERO);
+        }
+        if unread {
+            return Some(BREATH);
         }
         let wake = match (engine.wheel.next_wake(), self.app.next_wake()) {
             (Some(a), Some(b)) => a.min(b),

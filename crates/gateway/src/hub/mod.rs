@@ -419,6 +419,10 @@ impl App for Hub {
         }
     }
 
+    fn is_overloaded(&self) -> bool {
+        self.shared.is_overloaded()
+    }
+
     fn turn(&mut self, engine: &mut Engine) {
         if engine.now >= self.next_task_sweep {
             self.next_task_sweep = engine.now + TASK_SWEEP;
