@@ -129,8 +129,13 @@ pub(crate) fn run(cli: Cli) -> Exit {
             .and_then(|loaded| crate::serve::run(loaded.settings, dev)),
         Command::Config(ConfigCommand::Check { given, dev }) => {
             given.load(dev).and_then(|loaded| {
-                crate::serve::check(&loaded.settings, dev)?;
+                crate::serve::check(&loaded.settings)?;
                 println!("the configuration is good");
+                if let (Some(what), false) =
+                    (crate::serve::missing_authentication(&loaded.settings), dev)
+                {
+                    eprintln!("heartline: `serve` will refuse it all the same: {what}");
+                }
                 Ok(())
             })
         }

@@ -20,24 +20,25 @@ fn refuse(exit: Exit, what: impl std::fmt::Display) -> Exit {
     exit
 }
 
-/// What `serve` would refuse before it listens.
-///
-/// # Errors
-/// The exit code; the reason is on standard error.
-pub(crate) fn check(settings: &Settings, dev: bool) -> Result<(), Exit> {
-    let bad = |what: String| refuse(Exit::BadConfiguration, what);
+/// Whether sockets can be told apart: `serve` refuses to start if not.
+pub(crate) fn missing_authentication(settings: &Settings) -> Option<&'static str> {
     let needs_tokens = settings
         .gateway
         .namespaces
         .values()
         .any(|namespace| namespace.auth_mode != AuthMode::Off);
-    if needs_tokens && !settings.jwt.is_configured() && !dev {
-        return Err(bad(
-            "no authentication is configured. Either set auth.jwt.secret, auth.jwt.public_key or \
-             auth.jwt.jwks_url, or run `heartline serve --dev` to try it on this machine"
-                .into(),
-        ));
-    }
+    (needs_tokens && !settings.jwt.is_configured()).then_some(
+        "no authentication is configured. Either set auth.jwt.secret, auth.jwt.public_key or \
+         auth.jwt.jwks_url, or run `heartline serve --dev` to try it on this machine",
+    )
+}
+
+/// Looks at the files that the configuration names.
+///
+/// # Errors
+/// The exit code; the reason is on standard error.
+pub(crate) fn check(settings: &Settings) -> Result<(), Exit> {
+    let bad = |what: String| refuse(Exit::BadConfiguration, what);
     JwtAuthenticator::new(&settings.jwt, system_clock).map_err(bad)?;
     if let (Some(cert), Some(key)) = (&settings.tls_cert, &settings.tls_key) {
         Certificate::load(cert, key).map_err(bad)?;
@@ -53,7 +54,10 @@ pub(crate) fn run(mut settings: Settings, dev: bool) -> Result<(), Exit> {
     if dev {
         dev::prepare(&mut settings);
     }
-    check(&settings, dev)?;
+    if let Some(what) = missing_authentication(&settings) {
+        return Err(refuse(Exit::BadConfiguration, what));
+    }
+    check(&settings)?;
     crate::logs::start(&settings);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(
