@@ -2,24 +2,21 @@
 
 use std::fmt;
 use std::io;
-use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use hashbrown::HashMap;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 
-use crate::auth::{Authenticator, BoxFuture, Identity, NoAuthenticator, UserKey};
+use crate::auth::{Authenticator, BoxFuture, NoAuthenticator};
 use crate::backplane::{Backplane, LocalBackplane};
-use crate::config::{Announce, Config, ConnectLimit, Limit, NamespaceConfig};
+use crate::config::Config;
 use crate::engine::heartbeat::Rhythm;
-use crate::engine::http::{ConnectLimiter, Fallback, Front, FrontSettings};
-use crate::engine::outbound::ConflationKey;
+use crate::engine::http::{Fallback, Front, FrontSettings};
 use crate::engine::shard::{Door, Post, Prepared};
 use crate::engine::slots::ConnectionSlots;
 use crate::engine::{Clock, Settings};
@@ -27,11 +24,11 @@ use crate::handler::{Erased, Handler, Handlers};
 use crate::hub::{Hub, Op};
 use crate::intern::Interner;
 use crate::metrics::{Gauges, Metrics};
-use crate::presence::Edge;
-use crate::publication::{Message, NsId, Publication};
-use crate::rate_limit::{KeyedLimiter, Verdict};
+use crate::publication::NsId;
+use crate::rate_limit::KeyedLimiter;
 use crate::reason::Reason;
-use crate::rooms::{PRIVATE, Room, RoomDirectory, RoomRef};
+use crate::rooms::RoomDirectory;
+use crate::shared::{Namespace, Shared};
 use crate::socket::Socket;
 use crate::store::{MemoryStore, MessageStore};
 
@@ -39,355 +36,6 @@ use crate::store::{MemoryStore, MessageStore};
 pub type HttpRequest = hyper::http::Request<()>;
 /// Its answer.
 pub type HttpResponse = hyper::http::Response<Bytes>;
-
-/// A namespace that exists.
-pub(crate) struct Namespace {
-    pub(crate) name: Arc<str>,
-    pub(crate) config: NamespaceConfig,
-}
-
-/// Whose messages are counted together.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(crate) enum Sender {
-    User(Arc<UserKey>),
-    Socket(crate::presence::SocketAddress),
-}
-
-/// What all shards and handles of a gateway have in common.
-pub(crate) struct Shared {
-    pub(crate) config: Config,
-    pub(crate) clock: Clock,
-    pub(crate) namespaces: Vec<Namespace>,
-    pub(crate) handlers: Handlers,
-    pub(crate) authenticator: Arc<dyn Authenticator>,
-    pub(crate) backplane: Arc<dyn Backplane>,
-    pub(crate) store: Arc<dyn MessageStore>,
-    pub(crate) rooms: Arc<RoomDirectory>,
-    pub(crate) metrics: Arc<Metrics>,
-    pub(crate) messages: KeyedLimiter<Sender>,
-    pub(crate) connects: Arc<KeyedLimiter<IpAddr>>,
-    pub(crate) tenants: Interner,
-    pub(crate) user_agents: Interner,
-    pub(crate) anonymous: Arc<Identity>,
-    pub(crate) slots: Arc<ConnectionSlots>,
-    pub(crate) draining: watch::Sender<bool>,
-    doors: Vec<Door<Hub>>,
-    /// Tells this run's rooms from another's.
-    run: u32,
-    /// Rooms that users of `presence.announce = rooms` were in last.
-    last_rooms: Mutex<HashMap<Arc<UserKey>, (NsId, Vec<Arc<Room>>)>>,
-}
-
-impl Shared {
-    pub(crate) fn post(&self, shard: u16, op: Op) {
-        if let Some(door) = self.doors.get(usize::from(shard)) {
-            door.push(Post::App(op));
-        }
-    }
-
-    /// The same for something that holds `bytes` of payload.
-    fn post_with(&self, shard: u16, op: Op, bytes: usize) {
-        if let Some(door) = self.doors.get(usize::from(shard)) {
-            door.push_with(Post::App(op), bytes);
-        }
-    }
-
-    /// Whether any shard has more to work off than it should.
-    pub(crate) fn is_overloaded(&self) -> bool {
-        self.doors.iter().any(|door| door.is_high())
-    }
-
-    pub(crate) fn namespace_id(&self, name: &str) -> Option<NsId> {
-        self.namespaces
-            .iter()
-            .position(|namespace| *namespace.name == *name)
-            .map(|index| index as NsId)
-    }
-
-    pub(crate) fn is_draining(&self) -> bool {
-        *self.draining.borrow()
-    }
-
-    /// Over how many milliseconds drained clients should come back: one for
-    /// each connection, between 2 s and 60 s.
-    pub(crate) fn reconnect_spread_ms(&self) -> u64 {
-        (self.slots.total() as u64).clamp(2_000, 60_000)
-    }
-
-    /// The epoch of a room's incarnation: offsets of different epochs do not compare.
-    pub(crate) fn epoch(&self, incarnation: u64) -> String {
-        format!("{:08x}-{incarnation:x}", self.run)
-    }
-
-    /// Gives a publication to the members of a room. Its offset, if the room
-    /// has members.
-    pub(crate) fn publish_to_room(
-        &self,
-        namespace: NsId,
-        tenant: Option<&str>,
-        name: &str,
-        message: Message,
-        key: Option<&str>,
-    ) -> Option<u64> {
-        if let Some(user) = name.strip_prefix(PRIVATE) {
-            self.send_to_user(namespace, tenant, user, None, message, Some(name));
-            return None;
-        }
-        let room = self.rooms.find(&RoomRef {
-            namespace,
-            tenant,
-            name,
-        })?;
-        let offset = room.publish(
-            |offset| {
-                let conflate = key.map(|key| ConflationKey {
-                    room: room.incarnation,
-                    key: key.into(),
-                });
-                let name = self.namespaces[usize::from(namespace)].name.clone();
-                let topic = Some(room.key.name.clone());
-                (
-                    offset,
-                    Arc::new(Publication::new(
-                        name,
-                        message,
-                        topic,
-                        Some(offset),
-                        conflate,
-                    )),
-                )
-            },
-            |shard, (offset, publication)| {
-                let op = Op::Deliver {
-                    room: room.clone(),
-                    offset: *offset,
-                    publication: publication.clone(),
-                };
-                self.post_with(shard as u16, op, publication.message.args.len());
-            },
-        );
-        Some(offset)
-    }
-
-    /// Gives a message to a user's sockets in a namespace; to how many.
-    pub(crate) fn send_to_user(
-        &self,
-        namespace: NsId,
-        tenant: Option<&str>,
-        user: &str,
-        only: Option<&UserKey>,
-        message: Message,
-        topic: Option<&str>,
-    ) -> usize {
-        let name = self.namespaces[usize::from(namespace)].name.clone();
-        let topic = topic.map(Into::into);
-        let publication = Arc::new(Publication::new(name, message, topic, None, None));
-        let mut sockets = self.backplane.local().sockets(tenant, user, only);
-        sockets.retain(|socket| socket.namespace() == namespace);
-        for &to in &sockets {
-            let op = Op::Send {
-                to,
-                publication: publication.clone(),
-                unless_in: None,
-            };
-            self.post(to.0.conn.shard, op);
-        }
-        sockets.len()
-    }
-
-    /// Gives a message to a user's sockets that are not in `room`.
-    pub(crate) fn notify_user(
-        &self,
-        namespace: NsId,
-        user: &UserKey,
-        room: &str,
-        message: Message,
-    ) {
-        let name = self.namespaces[usize::from(namespace)].name.clone();
-        let publication = Arc::new(Publication::new(name, message, None, None, None));
-        let tenant = user.tenant_id.as_deref();
-        let room: Arc<str> = room.into();
-        for to in self
-            .backplane
-            .local()
-            .sockets(tenant, &user.user_id, Some(user))
-        {
-            if to.namespace() == namespace {
-                let op = Op::Send {
-                    to,
-                    publication: publication.clone(),
-                    unless_in: Some(room.clone()),
-                };
-                self.post(to.0.conn.shard, op);
-            }
-        }
-    }
-
-    /// Gives a message to all sockets of a namespace and tenant.
-    pub(crate) fn broadcast(&self, namespace: NsId, tenant: Option<Arc<str>>, message: Message) {
-        let name = self.namespaces[usize::from(namespace)].name.clone();
-        let publication = Arc::new(Publication::new(name, message, None, None, None));
-        for door in &self.doors {
-            door.push(Post::App(Op::Broadcast {
-                namespace,
-                tenant: tenant.clone(),
-                publication: publication.clone(),
-            }));
-        }
-    }
-
-    // --- presence --------------------------------------------------------
-
-    fn edge_message(user: &UserKey, online: bool, at: u64) -> Message {
-        let data = serde_json::json!({
-            "userId": &*user.user_id,
-            "userType": user.user_type.as_deref(),
-            "at": at,
-        });
-        let event = if online {
-            "user:online"
-        } else {
-            "user:offline"
-        };
-        Message::new(event, &data.to_string())
-    }
-
-    /// Tells those who are to know of a change of presence.
-    fn announce(&self, edge: &Edge) {
-        for (index, namespace) in self.namespaces.iter().enumerate() {
-            if namespace.config.announce == Announce::Namespace {
-                let message = Shared::edge_message(&edge.user, edge.online, edge.at);
-                self.broadcast(index as NsId, edge.user.tenant_id.clone(), message);
-            }
-        }
-        let last = {
-            let mut last_rooms = self
-                .last_rooms
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
-            last_rooms.remove(&edge.user)
-        };
-        if let (false, Some((namespace, rooms))) = (edge.online, last) {
-            self.around(&edge.user, false, namespace, rooms, Vec::new(), edge.at);
-        }
-    }
-
-    /// A user's first socket has come into a room: those there hear of it who
-    /// have not met it in another.
-    pub(crate) fn announce_in_room(
-        &self,
-        user: &Arc<UserKey>,
-        namespace: NsId,
-        room: Arc<Room>,
-        others: Vec<Arc<Room>>,
-        at: u64,
-    ) {
-        let sockets =
-            self.backplane
-                .local()
-                .sockets(user.tenant_id.as_deref(), &user.user_id, Some(user));
-        if sockets.len() <= 1 {
-            self.around(user, true, namespace, vec![room], others, at);
-        }
-    }
-
-    fn around(
-        &self,
-        user: &Arc<UserKey>,
-        online: bool,
-        namespace: NsId,
-        rooms: Vec<Arc<Room>>,
-        except: Vec<Arc<Room>>,
-        at: u64,
-    ) {
-        let name = self.namespaces[usize::from(namespace)].name.clone();
-        let message = Shared::edge_message(user, online, at);
-        let publication = Arc::new(Publication::new(name, message, None, None, None));
-        for door in &self.doors {
-            door.push(Post::App(Op::DeliverAround {
-                user: user.clone(),
-                rooms: rooms.clone(),
-                except: except.clone(),
-                publication: publication.clone(),
-            }));
-        }
-    }
-
-    /// Keeps the rooms of a socket that ends, for the offline edge that may follow.
-    pub(crate) fn remember_rooms(
-        &self,
-        user: &Arc<UserKey>,
-        namespace: NsId,
-        rooms: Vec<Arc<Room>>,
-    ) {
-        let mut last_rooms = self
-            .last_rooms
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        last_rooms.insert(user.clone(), (namespace, rooms));
-    }
-
-    // --- limits ----------------------------------------------------------
-
-    /// Whether a sender may send one more message; else after how many
-    /// milliseconds, and how many refusals in a row that makes.
-    pub(crate) fn take_message(&self, socket: &Socket) -> Result<(), (u64, u32)> {
-        let namespace = usize::from(socket.address().namespace());
-        let Some(limit) = self.namespaces[namespace].config.limits.messages else {
-            return Ok(());
-        };
-        let sender = match &socket.identity.user {
-            Some(user) => Sender::User(user.clone()),
-            None => Sender::Socket(socket.address()),
-        };
-        match self.messages.take(sender, limit, self.clock.now()) {
-            Verdict::Allowed => Ok(()),
-            Verdict::Refused { again_in, refused } => {
-                self.metrics
-                    .limited_messages
-                    .fetch_add(1, Ordering::Relaxed);
-                Err((again_in.div_ceil(1000), refused))
-            }
-        }
-    }
-
-    fn connect_limiter(self: &Arc<Self>) -> Option<ConnectLimiter> {
-        let (limit, spare_loopback) = match self.config.connects_per_ip {
-            ConnectLimit::Off => return None,
-            ConnectLimit::Limit(limit) => (limit, false),
-            ConnectLimit::Default => (Limit::per(1000, 10), true),
-        };
-        let shared = self.clone();
-        Some(Arc::new(move |ip: IpAddr| {
-            if spare_loopback && ip.is_loopback() {
-                return Ok(());
-            }
-            match shared.connects.take(ip, limit, shared.clock.now()) {
-                Verdict::Allowed => Ok(()),
-                Verdict::Refused { again_in, .. } => {
-                    shared
-                        .metrics
-                        .limited_connects
-                        .fetch_add(1, Ordering::Relaxed);
-                    Err(again_in.div_ceil(1000))
-                }
-            }
-        }))
-    }
-
-    pub(crate) fn unix_millis(&self) -> u64 {
-        self.clock.unix_millis(self.clock.now())
-    }
-
-    pub(crate) fn rate_limit_entries(&self) -> usize {
-        self.messages.len() + self.connects.len()
-    }
-
-    /// The number of shards.
-    pub(crate) fn shards(&self) -> u16 {
-        self.doors.len() as u16
-    }
-}
 
 /// A running gateway. Cheap to clone; all clones are the same gateway.
 ///

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
-use crate::gateway::Shared;
 use crate::hub::Op;
+use crate::shared::Shared;
 
 /// How often graces are looked at while any runs, and limiters otherwise.
 const PULSE: Duration = Duration::from_millis(100);

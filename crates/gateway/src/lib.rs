@@ -42,6 +42,7 @@ mod random;
 mod rate_limit;
 pub mod reason;
 mod rooms;
+mod shared;
 mod socket;
 pub mod store;
 

@@ -8,13 +8,13 @@ use serde::Serialize;
 use tokio::sync::oneshot;
 
 use crate::auth::Identity;
-use crate::gateway::Shared;
 use crate::handler::{Args, EventError, to_json};
 use crate::hub::Op;
 use crate::presence::SocketAddress;
 use crate::publication::Message;
 use crate::reason::Reason;
 use crate::rooms::{self, RoomError};
+use crate::shared::Shared;
 
 /// One client's place in one namespace.
 ///

@@ -17,12 +17,12 @@ use crate::config::AuthMode;
 use crate::engine::Engine;
 use crate::engine::id::Name;
 use crate::engine::wheel::Micros;
-use crate::gateway::Shared;
 use crate::handler::{Event, Responder};
 use crate::presence::{Admitted, DeviceLimitReached, Newcomer, SocketAddress};
 use crate::publication::{Form, Message, NsId};
 use crate::reason::Reason;
 use crate::rooms::PRIVATE;
+use crate::shared::Shared;
 
 /// Why a socket was refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
