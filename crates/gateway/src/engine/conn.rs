@@ -78,6 +78,9 @@ pub(crate) struct Conn {
     pub(crate) dirty: bool,
     /// Binary messages travel as base64 text (`b64=1`).
     pub(crate) base64: bool,
+    /// The poller has told of the stream's end, which it does once: reading goes
+    /// on until the end itself is read.
+    pub(crate) hup: bool,
     /// What still comes in is not even decoded: the peer broke the framing.
     pub(crate) discard: bool,
     /// The transport has ended; the slot is freed once the application knows.

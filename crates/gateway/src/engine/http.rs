@@ -282,14 +282,17 @@ impl<A: App> Front<A> {
                 _ => refusal(RequestError::UnknownSid, false),
             };
         }
+        let abort = Abort::<A>::new(door, name, id);
         let (reply, start) = oneshot::channel();
         door.push(Post::Http(Request::PostBegins { name, id, reply }));
         let mut ended = match start.await {
             Ok(PostStart::Read(ended)) => ended,
-            Ok(PostStart::Refuse(reply)) => return reply_to_answer(Ok(reply), method),
+            Ok(PostStart::Refuse(reply)) => {
+                abort.disarm();
+                return reply_to_answer(Ok(reply), method);
+            }
             Err(_) => return refusal(RequestError::UnknownSid, false),
         };
-        let abort = Abort::<A>::new(door, name, id);
         let octets = request
             .headers()
             .get(header::CONTENT_TYPE)

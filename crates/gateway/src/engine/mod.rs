@@ -275,6 +275,7 @@ impl Engine {
                 paused: false,
                 dirty: false,
                 base64,
+                hup: false,
                 discard: false,
                 gone: false,
                 told: false,
@@ -403,6 +404,9 @@ impl Engine {
 
     /// Sends a publication of which only the newest per key is worth keeping.
     pub(crate) fn send_keyed(&mut self, slot: u32, key: &ConflationKey, frames: &Bytes) {
+        if self.conns.get(slot).is_some_and(|conn| conn.base64) {
+            return self.send(slot, frames);
+        }
         let mut replaced = false;
         self.enqueue(slot, |out| replaced = out.push_keyed(key, frames));
         self.stats.conflated += u64::from(replaced);
@@ -613,8 +617,7 @@ impl Engine {
         conn.phase = Phase::Closing(reason);
         self.closed.push((slot, reason));
         match &mut conn.transport {
-            Transport::WebSocket(websocket) => {
-                websocket.stash = None;
+            Transport::WebSocket(_) => {
                 // The peer's own close must be heard.
                 if std::mem::take(&mut conn.paused) {
                     self.again.push(slot);

@@ -61,6 +61,8 @@ pub(crate) struct Outbound {
     /// Number of the first segment.
     first: u64,
     spare: Vec<u8>,
+    /// Places that were taken since the last tidying.
+    gone: usize,
 }
 
 impl Outbound {
@@ -120,12 +122,19 @@ impl Outbound {
             if let (false, Some(segment)) = (begun, self.segments.get_mut(index as usize)) {
                 self.waiting -= segment.bytes().len();
                 *segment = Segment::Gone;
+                self.gone += 1;
                 replaced = true;
             }
         }
         self.waiting += frames.len();
         self.segments
             .push_back(Segment::Keyed(frames.clone(), key.clone()));
+        if self.gone > 64 && self.gone > self.segments.len() / 2 {
+            self.segments
+                .retain(|segment| !matches!(segment, Segment::Gone));
+            self.gone = 0;
+            self.renumber();
+        }
         replaced
     }
 
@@ -263,6 +272,7 @@ impl Outbound {
         self.blocked = false;
         self.keyed = None;
         self.first = 0;
+        self.gone = 0;
         self.segments.capacity() <= 16
     }
 }
@@ -328,6 +338,22 @@ mod tests {
             .concat();
         assert_eq!(all, expected);
         assert!(queue.is_empty());
+    }
+
+    #[test]
+    fn a_reader_that_stopped_does_not_make_the_queue_grow() {
+        let mut queue = Outbound::default();
+        queue.push(&frame("begin"));
+        queue.blocked = true;
+        for _ in 0..10_000 {
+            queue.push_keyed(&key("a"), &frame("a"));
+            queue.push_keyed(&key("b"), &frame("b"));
+        }
+        assert!(queue.segments.len() < 300);
+        let expected = ["begin", "a", "b"]
+            .map(|text| frame(text).to_vec())
+            .concat();
+        assert_eq!(drain(&mut queue), expected);
     }
 
     #[test]

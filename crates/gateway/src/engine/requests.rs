@@ -119,9 +119,12 @@ impl Engine {
         }
         let payload = Polling::drain(&mut conn.out);
         if let Some(get) = polling.get.take() {
-            // A failure means that the request was dropped in this moment;
-            // its abort is on its way and ends the session.
-            let _ = get.reply.send(Reply::Payload(payload));
+            if get.reply.send(Reply::Payload(payload)).is_err() {
+                // Dropped in this moment, and the payload with it: a session
+                // with a hole in it must not go on.
+                self.lost(slot, Reason::TransportClosed);
+                return;
+            }
         }
         if let Some(out) = conn.out.take() {
             self.recycle(out);

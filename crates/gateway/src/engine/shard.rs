@@ -114,6 +114,11 @@ impl<A: App> Shard<A> {
                 if event.is_writable() {
                     self.engine.writable(slot);
                 }
+                if event.is_read_closed() || event.is_error() {
+                    if let Some(conn) = self.engine.conns.get_mut(slot) {
+                        conn.hup = true;
+                    }
+                }
                 if event.is_readable() || event.is_read_closed() || event.is_error() {
                     if overloaded {
                         self.engine.again.push(slot);

@@ -97,7 +97,7 @@ impl<P: Post, M> Tasks<P, M> {
         let (id, waker) = self.spare.take().unwrap_or_else(|| self.reserve());
         match poll(&mut work, &waker) {
             Ok(Poll::Ready(())) => {
-                if Arc::strong_count(&waker) == 1 {
+                if Arc::strong_count(&waker) == 1 && !waker.posted.load(Ordering::Acquire) {
                     self.spare = Some((id, waker));
                 } else {
                     self.release(id.slot);
@@ -127,7 +127,7 @@ impl<P: Post, M> Tasks<P, M> {
             return None;
         }
         let task = entry.task.as_mut()?;
-        task.waker.posted.store(false, Ordering::Release);
+        task.waker.posted.swap(false, Ordering::AcqRel);
         let waker = task.waker.clone();
         let polled = poll(&mut task.work, &waker);
         if matches!(polled, Ok(Poll::Pending)) {

@@ -135,7 +135,7 @@ impl<A: App> Shard<A> {
                 return;
             };
             if let Some(mut stash) = websocket.stash.take() {
-                if !self.take_in(slot, &mut stash) {
+                if !self.take_in(slot, &mut stash) && !self.discards(slot) {
                     return;
                 }
                 continue;
@@ -147,12 +147,11 @@ impl<A: App> Shard<A> {
                     self.engine.lost(slot, Reason::TransportClosed);
                     false
                 }
-                Ok((_, more)) if conn.discard => more,
+                Ok((_, more)) if conn.discard => more || conn.hup,
                 Ok((n, more)) => {
                     conn.last_seen = self.engine.now;
-                    let going = self.take_in(slot, &mut buffer[..n]);
-                    let discard = self.engine.conns.get(slot).is_some_and(|conn| conn.discard);
-                    (going || discard) && more
+                    let more = more || conn.hup;
+                    (self.take_in(slot, &mut buffer[..n]) || self.discards(slot)) && more
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => false,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => true,
@@ -167,6 +166,11 @@ impl<A: App> Shard<A> {
             }
         }
         self.engine.again.push(slot);
+    }
+
+    fn discards(&self, slot: u32) -> bool {
+        let conn = self.engine.conns.get(slot);
+        conn.is_some_and(|conn| conn.discard)
     }
 
     /// Decodes `input`; false when reading must stop.
