@@ -33,6 +33,8 @@ enum Command {
     Config(ConfigCommand),
     /// Print a token signed with the configured secret
     Token(Token),
+    /// Load a server and measure it: this one, or any Socket.IO server
+    Load(crate::load::Load),
 }
 
 #[derive(Debug, Subcommand)]
@@ -58,8 +60,9 @@ enum ConfigCommand {
     Docs,
 }
 
-#[derive(Debug, Args)]
-struct Given {
+/// Where the configuration comes from.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Given {
     /// Configuration file (TOML)
     #[arg(long, value_name = "FILE")]
     config: Option<String>,
@@ -69,7 +72,7 @@ struct Given {
 }
 
 impl Given {
-    fn load(self, dev: bool) -> Result<Loaded, Exit> {
+    pub(crate) fn load(self, dev: bool) -> Result<Loaded, Exit> {
         let sources = Sources {
             file: self.config,
             set: self.set,
@@ -147,6 +150,7 @@ pub(crate) fn run(cli: Cli) -> Exit {
             Ok(())
         }
         Command::Token(token) => print_token(token),
+        Command::Load(load) => crate::load::run(load),
     };
     done.err().unwrap_or(Exit::Clean)
 }

@@ -9,6 +9,7 @@ mod auth;
 mod cli;
 mod config;
 mod dev;
+mod load;
 mod logs;
 mod serve;
 mod tls;

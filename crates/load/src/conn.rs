@@ -1,0 +1,290 @@
+//! One client connection: its sockets and what waits to be sent on them.
+
+use std::io::{self, Read, Write};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use heartline_wire::ws::{self, Decoder, OpCode};
+use mio::net::TcpStream;
+
+use crate::plan::{Plan, Protocol};
+
+/// Masks need be unpredictable where a browser sends what a page says; here
+/// any will do that is not zero.
+const MASK: [u8; 4] = [0x5a, 0xc3, 0x17, 0x9e];
+/// Connections from one source address, well under the number of ports.
+const PER_ADDRESS: usize = 8_192;
+
+/// How far a connection has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stage {
+    /// TCP, then HTTP or the WebSocket handshake, then the protocol's own.
+    Connecting,
+    Joining,
+    Ready,
+    /// It has said that it leaves.
+    Leaving,
+}
+
+pub(crate) struct Conn {
+    /// Its number among all connections of the run.
+    pub(crate) index: usize,
+    pub(crate) stage: Stage,
+    /// Is in its room, and does not read.
+    pub(crate) deaf: bool,
+    /// In the list of those with something to send.
+    pub(crate) dirty: bool,
+    /// When it was begun, microseconds.
+    pub(crate) begun: u64,
+    pub(crate) link: Link,
+}
+
+pub(crate) enum Link {
+    WebSocket(WebSocket),
+    Polling(Box<Polling>),
+}
+
+pub(crate) struct WebSocket {
+    pub(crate) channel: Channel,
+    pub(crate) decoder: Decoder,
+    /// The response to the handshake, as far as it has come.
+    pub(crate) head: Option<Vec<u8>>,
+}
+
+/// A session over HTTP: one socket for its GETs, one for its POSTs.
+pub(crate) struct Polling {
+    pub(crate) get: Channel,
+    pub(crate) post: Channel,
+    pub(crate) get_input: Vec<u8>,
+    pub(crate) post_input: Vec<u8>,
+    pub(crate) sid: String,
+    /// Packets for the next POST.
+    pub(crate) packets: String,
+    pub(crate) posting: bool,
+}
+
+/// A socket with what it could not take yet.
+pub(crate) struct Channel {
+    pub(crate) stream: TcpStream,
+    pub(crate) out: Vec<u8>,
+}
+
+impl Channel {
+    pub(crate) fn connect(to: SocketAddr, index: usize) -> io::Result<Self> {
+        use socket2::{Domain, Protocol, Socket, Type};
+        let socket = Socket::new(Domain::for_address(to), Type::STREAM, Some(Protocol::TCP))?;
+        socket.set_nonblocking(true)?;
+        socket.set_tcp_nodelay(true)?;
+        if let Some(source) = source(to.ip(), index) {
+            socket.bind(&SocketAddr::new(source, 0).into())?;
+        }
+        match socket.connect(&to.into()) {
+            Ok(()) => {}
+            Err(error) if error.raw_os_error() == Some(IN_PROGRESS) => {}
+            Err(error) => return Err(error),
+        }
+        Ok(Channel {
+            stream: TcpStream::from_std(socket.into()),
+            out: Vec::new(),
+        })
+    }
+
+    /// Writes what waits, as far as the socket takes it.
+    pub(crate) fn flush(&mut self) -> io::Result<()> {
+        while !self.out.is_empty() {
+            match self.stream.write(&self.out) {
+                Ok(n) if n == self.out.len() => {
+                    // Idle connections keep no buffer.
+                    if self.out.capacity() > 64 * 1024 {
+                        self.out = Vec::new();
+                    }
+                    self.out.clear();
+                }
+                Ok(n) => {
+                    self.out.drain(..n);
+                }
+                Err(error) => match error.kind() {
+                    // Not connected yet: the writable event comes when it is.
+                    io::ErrorKind::WouldBlock | io::ErrorKind::NotConnected => return Ok(()),
+                    io::ErrorKind::Interrupted => {}
+                    _ => return Err(error),
+                },
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads what is there; `None` if nothing is. The flag says whether there
+    /// may be more.
+    pub(crate) fn read(&mut self, buffer: &mut [u8]) -> io::Result<Option<(usize, bool)>> {
+        loop {
+            match self.stream.read(buffer) {
+                Ok(n) => return Ok(Some((n, n == buffer.len() || n == 0))),
+                Err(error) => match error.kind() {
+                    io::ErrorKind::WouldBlock | io::ErrorKind::NotConnected => return Ok(None),
+                    io::ErrorKind::Interrupted => {}
+                    _ => return Err(error),
+                },
+            }
+        }
+    }
+}
+
+/// `EINPROGRESS` of Linux.
+const IN_PROGRESS: i32 = 115;
+
+/// Connections to this machine come from many of its addresses
+/// (127.0.0.0/8), or ports would run out.
+fn source(to: IpAddr, index: usize) -> Option<IpAddr> {
+    let block = (index / PER_ADDRESS) as u32;
+    let first = u32::from(Ipv4Addr::new(127, 1, 0, 1));
+    to.is_loopback()
+        .then(|| IpAddr::V4(Ipv4Addr::from(first + block)))
+        .filter(|_| to.is_ipv4())
+}
+
+impl Conn {
+    /// Begins a connection; `token` goes where its protocol wants it.
+    pub(crate) fn begin(
+        plan: &Plan,
+        index: usize,
+        token: Option<&str>,
+        now: u64,
+    ) -> io::Result<Self> {
+        let link = match plan.protocol {
+            Protocol::Polling => Link::Polling(Box::new(Polling::begin(plan, index)?)),
+            _ => Link::WebSocket(WebSocket::begin(plan, index, token)?),
+        };
+        Ok(Conn {
+            index,
+            stage: Stage::Connecting,
+            deaf: false,
+            dirty: false,
+            begun: now,
+            link,
+        })
+    }
+
+    /// Puts a text message into what leaves next.
+    pub(crate) fn say(&mut self, text: &str) {
+        match &mut self.link {
+            Link::WebSocket(websocket) => {
+                let out = &mut websocket.channel.out;
+                ws::push_masked_frame(OpCode::Text, text.as_bytes(), MASK, out);
+            }
+            Link::Polling(polling) => {
+                if !polling.packets.is_empty() {
+                    polling.packets.push('\x1e');
+                }
+                polling.packets.push_str(text);
+            }
+        }
+    }
+
+    /// Sends what waits.
+    pub(crate) fn flush(&mut self, plan: &Plan) -> io::Result<()> {
+        match &mut self.link {
+            Link::WebSocket(websocket) => websocket.channel.flush(),
+            Link::Polling(polling) => polling.flush(plan),
+        }
+    }
+}
+
+impl WebSocket {
+    fn begin(plan: &Plan, index: usize, token: Option<&str>) -> io::Result<Self> {
+        let mut channel = Channel::connect(plan.target.address, index)?;
+        let path = plan.target.path(plan.protocol);
+        let query = match plan.protocol {
+            Protocol::SocketIo => "?EIO=4&transport=websocket",
+            _ => "",
+        };
+        let authorization = match (plan.protocol, token) {
+            (Protocol::Live, Some(token)) => format!("Authorization: Bearer {token}\r\n"),
+            _ => String::new(),
+        };
+        // The key is the one of RFC 6455 §1.3: nothing hangs on it here.
+        write!(
+            channel.out,
+            "GET {path}{query} HTTP/1.1\r\nHost: {}\r\nUpgrade: websocket\r\n\
+             Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n\
+             Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n{authorization}\r\n",
+            plan.target.authority
+        )?;
+        Ok(WebSocket {
+            channel,
+            decoder: Decoder::default(),
+            head: Some(Vec::new()),
+        })
+    }
+
+    /// Answers a ping frame.
+    pub(crate) fn pong(&mut self, payload: &[u8]) {
+        ws::push_masked_frame(OpCode::Pong, payload, MASK, &mut self.channel.out);
+    }
+
+    /// Begins the closing handshake.
+    pub(crate) fn close(&mut self) {
+        let code = 1000_u16.to_be_bytes();
+        ws::push_masked_frame(OpCode::Close, &code, MASK, &mut self.channel.out);
+    }
+}
+
+impl Polling {
+    fn begin(plan: &Plan, index: usize) -> io::Result<Self> {
+        let mut polling = Polling {
+            get: Channel::connect(plan.target.address, index)?,
+            post: Channel::connect(plan.target.address, index)?,
+            get_input: Vec::new(),
+            post_input: Vec::new(),
+            sid: String::new(),
+            packets: String::new(),
+            posting: false,
+        };
+        polling.ask(plan)?;
+        Ok(polling)
+    }
+
+    /// Sends the next GET: the first of them opens the session.
+    pub(crate) fn ask(&mut self, plan: &Plan) -> io::Result<()> {
+        let path = plan.target.path(plan.protocol);
+        let sid = if self.sid.is_empty() { "" } else { "&sid=" };
+        write!(
+            self.get.out,
+            "GET {path}?EIO=4&transport=polling{sid}{} HTTP/1.1\r\nHost: {}\r\n\r\n",
+            self.sid, plan.target.authority
+        )
+    }
+
+    fn flush(&mut self, plan: &Plan) -> io::Result<()> {
+        if !self.packets.is_empty() && !self.posting {
+            self.posting = true;
+            let path = plan.target.path(plan.protocol);
+            write!(
+                self.post.out,
+                "POST {path}?EIO=4&transport=polling&sid={} HTTP/1.1\r\nHost: {}\r\n\
+                 Content-Type: text/plain;charset=UTF-8\r\nContent-Length: {}\r\n\r\n{}",
+                self.sid,
+                plan.target.authority,
+                self.packets.len(),
+                self.packets
+            )?;
+            self.packets.clear();
+        }
+        self.post.flush()?;
+        self.get.flush()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn local_connections_spread_over_local_addresses() {
+        let local = |index| source("127.0.0.1".parse().unwrap(), index).unwrap();
+        assert_eq!(local(0), local(PER_ADDRESS - 1));
+        assert_ne!(local(0), local(PER_ADDRESS));
+        assert!(local(20_000_000).is_loopback());
+        assert_eq!(source("192.0.2.1".parse().unwrap(), 0), None);
+        assert_eq!(source("::1".parse().unwrap(), 0), None);
+    }
+}

@@ -1,0 +1,390 @@
+//! A run from its first connection to its report.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::io;
+use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use hdrhistogram::Histogram;
+
+use crate::flights::Flights;
+use crate::plan::{Plan, Scenario};
+use crate::process::{self, Usage};
+use crate::report::{Latency, Progress, Report, ServerCost, Stage, rate};
+use crate::worker::{self, Worker};
+
+/// How often the run is looked at.
+const GLANCE: Duration = Duration::from_millis(20);
+/// How long the server is left alone before its memory is read.
+const SETTLE: Duration = Duration::from_millis(1500);
+/// How long after the measurement what is on its way may make no progress.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// Why there is no report.
+#[derive(Debug)]
+pub enum Error {
+    /// The plan cannot be carried out; why.
+    Plan(&'static str),
+    /// No connection came about; how many failed, by reason.
+    NoConnection(BTreeMap<String, u64>),
+    /// No process has this id, or it may not be looked at.
+    NoProcess,
+    /// A thread or a poller could not be made.
+    Io(io::Error),
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Plan(why) => f.write_str(why),
+            Self::NoConnection(failures) => {
+                f.write_str("no connection came about")?;
+                for (reason, count) in failures {
+                    write!(f, "; {count} × {reason}")?;
+                }
+                Ok(())
+            }
+            Self::NoProcess => f.write_str("a process given as the server's is not there"),
+            Self::Io(error) => write!(f, "the client could not start: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for Error {}
+
+/// What threads do; the coordinator alone moves it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd)]
+#[repr(u8)]
+pub(crate) enum Phase {
+    Connecting,
+    Running,
+    Measuring,
+    Draining,
+    Over,
+}
+
+impl Phase {
+    fn from_number(number: u8) -> Self {
+        [
+            Self::Connecting,
+            Self::Running,
+            Self::Measuring,
+            Self::Draining,
+        ]
+        .into_iter()
+        .find(|phase| *phase as u8 == number)
+        .unwrap_or(Self::Over)
+    }
+}
+
+/// Gives the token of a connection by its number.
+pub(crate) type Tokens<'a> = &'a (dyn Fn(usize) -> Option<String> + Sync);
+
+/// What the threads share.
+pub(crate) struct Shared<'a> {
+    pub(crate) plan: &'a Plan,
+    pub(crate) tokens: Tokens<'a>,
+    pub(crate) base: Instant,
+    phase: AtomicU8,
+    /// Connections that may be begun.
+    pub(crate) allowed: AtomicUsize,
+    pub(crate) ready: AtomicUsize,
+    pub(crate) failed: AtomicU64,
+    pub(crate) disconnected: AtomicU64,
+    /// Measured.
+    pub(crate) operations: AtomicU64,
+    /// Of the whole run: what should arrive, what has arrived.
+    pub(crate) expected: AtomicU64,
+    pub(crate) received: AtomicU64,
+    pub(crate) flights: Flights,
+    pub(crate) failures: Mutex<BTreeMap<String, u64>>,
+    pub(crate) close_codes: Mutex<BTreeMap<u16, u64>>,
+    pub(crate) doors: Vec<worker::Door>,
+}
+
+impl Shared<'_> {
+    pub(crate) fn phase(&self) -> Phase {
+        Phase::from_number(self.phase.load(Ordering::Acquire))
+    }
+
+    pub(crate) fn now(&self) -> u64 {
+        self.base.elapsed().as_micros() as u64
+    }
+
+    fn enter(&self, phase: Phase) {
+        self.phase.store(phase as u8, Ordering::Release);
+        self.wake();
+    }
+
+    fn wake(&self) {
+        for door in &self.doors {
+            door.wake();
+        }
+    }
+
+    fn progress(&self, stage: Stage, done: f64) -> Progress {
+        Progress {
+            stage,
+            done: done.clamp(0.0, 1.0),
+            connected: self.ready.load(Ordering::Relaxed),
+            operations: self.operations.load(Ordering::Relaxed),
+            failed: self.failed.load(Ordering::Relaxed) + self.disconnected.load(Ordering::Relaxed),
+        }
+    }
+}
+
+/// Carries out `plan`.
+///
+/// `tokens` gives the token of each connection by its number, or `None` to
+/// connect without; `watch` is told how it goes, some times a second.
+///
+/// # Errors
+///
+/// Only if there is nothing to report: see [`Error`]. Connections that fail
+/// or break are part of the report.
+pub fn run(
+    plan: &Plan,
+    tokens: &(dyn Fn(usize) -> Option<String> + Sync),
+    watch: &mut dyn FnMut(Progress),
+) -> Result<Report, Error> {
+    check(plan)?;
+    if process::usage(&plan.pids).is_none() {
+        return Err(Error::NoProcess);
+    }
+    let mut polls = Vec::new();
+    let mut doors = Vec::new();
+    for _ in 0..plan.threads {
+        let (poll, door) = worker::prepare().map_err(Error::Io)?;
+        polls.push(poll);
+        doors.push(door);
+    }
+    let shared = Shared {
+        plan,
+        tokens,
+        base: Instant::now(),
+        phase: AtomicU8::new(Phase::Connecting as u8),
+        allowed: AtomicUsize::new(0),
+        ready: AtomicUsize::new(0),
+        failed: AtomicU64::new(0),
+        disconnected: AtomicU64::new(0),
+        operations: AtomicU64::new(0),
+        expected: AtomicU64::new(0),
+        received: AtomicU64::new(0),
+        flights: Flights::new(plan.rooms, plan.in_flight.max(1)),
+        failures: Mutex::default(),
+        close_codes: Mutex::default(),
+        doors,
+    };
+    std::thread::scope(|scope| {
+        let shared = &shared;
+        let threads: Vec<_> = polls
+            .into_iter()
+            .enumerate()
+            .map(|(number, poll)| scope.spawn(move || Worker::new(shared, number, poll).run()))
+            .collect();
+        let report = coordinate(shared, watch);
+        shared.enter(Phase::Over);
+        let mut histogram = worker::histogram();
+        for thread in threads {
+            if let Ok(own) = thread.join() {
+                // Same bounds, so it cannot fail.
+                let _ = histogram.add(own);
+            }
+        }
+        report.map(|report| finish(shared, report, &histogram))
+    })
+}
+
+fn check(plan: &Plan) -> Result<(), Error> {
+    let publishes = matches!(plan.scenario, Scenario::Broadcast | Scenario::Slow);
+    Err(Error::Plan(if plan.connections == 0 {
+        "at least one connection is needed"
+    } else if plan.threads == 0 || plan.concurrency == 0 {
+        "at least one thread and one handshake at a time are needed"
+    } else if publishes && plan.rooms == 0 {
+        "publications need a room: give at least one"
+    } else if plan.rooms > plan.connections {
+        "there are more rooms than connections"
+    } else if plan.in_flight == 0 && plan.publish_rate <= 0.0 {
+        "give events in flight, or a rate"
+    } else if plan.scenario == Scenario::Slow && plan.publish_rate <= 0.0 {
+        "slow members need a rate of publications, not a number in flight"
+    } else {
+        return Ok(());
+    }))
+}
+
+/// What is measured outside the threads.
+struct Measured {
+    seconds: Duration,
+    connecting: Duration,
+    connected: usize,
+    operations: u64,
+    server: Option<ServerCost>,
+}
+
+fn coordinate(shared: &Shared<'_>, watch: &mut dyn FnMut(Progress)) -> Result<Measured, Error> {
+    let plan = shared.plan;
+    let usage = || process::usage(&plan.pids).unwrap_or_default();
+    let before = usage();
+    let mut cost = ServerCost {
+        resident_before: before.resident,
+        ..ServerCost::default()
+    };
+    let mut connecting = Duration::ZERO;
+    let mut connected = 0;
+    if plan.scenario != Scenario::Churn {
+        let eighth = (plan.connections / 8).max(1);
+        connecting += connect(shared, eighth, watch);
+        settle(shared, plan.connections, watch);
+        cost.resident_at_eighth = usage().resident;
+        let paused = usage().cpu;
+        connecting += connect(shared, plan.connections, watch);
+        cost.cpu_connecting = seconds(usage().cpu - paused);
+        settle(shared, plan.connections, watch);
+        cost.resident_connected = usage().resident;
+        connected = shared.ready.load(Ordering::Relaxed);
+        if connected == 0 {
+            let failures = shared
+                .failures
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            return Err(Error::NoConnection(failures.clone()));
+        }
+        let rise = cost.resident_connected as i64 - cost.resident_at_eighth as i64;
+        cost.bytes_per_connection = rise / (connected.saturating_sub(eighth)).max(1) as i64;
+    } else {
+        shared.allowed.store(plan.connections, Ordering::Relaxed);
+    }
+
+    shared.enter(Phase::Running);
+    wait(shared, plan.warmup, Stage::WarmingUp, watch);
+    let start: Usage = usage();
+    let began = Instant::now();
+    shared.enter(Phase::Measuring);
+    wait(shared, plan.duration, Stage::Measuring, watch);
+    shared.enter(Phase::Draining);
+    let measured = began.elapsed();
+    let end = usage();
+    let operations = shared.operations.load(Ordering::Relaxed);
+    if plan.scenario != Scenario::Churn {
+        drain(shared, watch);
+    }
+    cost.resident_after = usage().resident;
+    cost.cpu = seconds(end.cpu.saturating_sub(start.cpu));
+    cost.cpu_share = (cost.cpu / measured.as_secs_f64() * 1e4).round() / 1e4;
+    cost.cpu_per_million =
+        (operations > 0).then(|| (cost.cpu / operations as f64 * 1e9).round() / 1e3);
+    Ok(Measured {
+        seconds: measured,
+        connecting,
+        connected,
+        operations,
+        server: (!plan.pids.is_empty()).then_some(cost),
+    })
+}
+
+fn seconds(micros: u64) -> f64 {
+    micros as f64 / 1e6
+}
+
+/// Opens connections until there are `number`, or as many as there will be.
+fn connect(shared: &Shared<'_>, number: usize, watch: &mut dyn FnMut(Progress)) -> Duration {
+    let began = Instant::now();
+    shared.allowed.store(number, Ordering::Relaxed);
+    shared.wake();
+    loop {
+        let there = shared.ready.load(Ordering::Relaxed);
+        let lost =
+            shared.failed.load(Ordering::Relaxed) + shared.disconnected.load(Ordering::Relaxed);
+        if there as u64 + lost >= number as u64 {
+            return began.elapsed();
+        }
+        let done = there as f64 / shared.plan.connections as f64;
+        watch(shared.progress(Stage::Connecting, done));
+        std::thread::sleep(if began.elapsed() < GLANCE * 5 {
+            GLANCE / 20
+        } else {
+            GLANCE
+        });
+    }
+}
+
+fn settle(shared: &Shared<'_>, of: usize, watch: &mut dyn FnMut(Progress)) {
+    if shared.plan.pids.is_empty() {
+        return;
+    }
+    let done = shared.ready.load(Ordering::Relaxed) as f64 / of as f64;
+    watch(shared.progress(Stage::Connecting, done));
+    std::thread::sleep(SETTLE);
+}
+
+fn wait(shared: &Shared<'_>, time: Duration, stage: Stage, watch: &mut dyn FnMut(Progress)) {
+    let began = Instant::now();
+    loop {
+        let elapsed = began.elapsed();
+        let Some(left) = time.checked_sub(elapsed).filter(|left| !left.is_zero()) else {
+            return;
+        };
+        watch(shared.progress(stage, elapsed.as_secs_f64() / time.as_secs_f64()));
+        std::thread::sleep(GLANCE.min(left));
+    }
+}
+
+/// Waits for what is on its way, as long as some of it arrives.
+fn drain(shared: &Shared<'_>, watch: &mut dyn FnMut(Progress)) {
+    let mut progress = (Instant::now(), 0);
+    loop {
+        let received = shared.received.load(Ordering::Relaxed);
+        if received >= shared.expected.load(Ordering::Relaxed)
+            && (shared.plan.scenario != Scenario::Slow || progress.0.elapsed() > PATIENCE)
+        {
+            return;
+        }
+        if progress.1 != received {
+            progress = (Instant::now(), received);
+        }
+        if progress.0.elapsed() > PATIENCE {
+            return;
+        }
+        watch(shared.progress(Stage::Draining, 0.5));
+        std::thread::sleep(GLANCE);
+    }
+}
+
+fn finish(shared: &Shared<'_>, measured: Measured, histogram: &Histogram<u64>) -> Report {
+    let plan = shared.plan;
+    let expected = shared.expected.load(Ordering::Relaxed);
+    let received = shared.received.load(Ordering::Relaxed);
+    let churn = plan.scenario == Scenario::Churn;
+    Report {
+        scenario: plan.scenario.word(),
+        protocol: plan.protocol.word(),
+        connections: plan.connections,
+        connected: measured.connected,
+        failures: shared
+            .failures
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone(),
+        disconnected: shared.disconnected.load(Ordering::Relaxed),
+        close_codes: shared
+            .close_codes
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone(),
+        connects_per_second: if churn {
+            rate(measured.operations, measured.seconds)
+        } else {
+            rate(measured.connected as u64, measured.connecting)
+        },
+        seconds: measured.seconds.as_secs_f64(),
+        operations: measured.operations,
+        per_second: rate(measured.operations, measured.seconds),
+        lost: expected.saturating_sub(received),
+        latency_us: Latency::of(histogram),
+        server: measured.server,
+    }
+}

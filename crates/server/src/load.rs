@@ -1,0 +1,270 @@
+//! `heartline load`: the load generator, with a line that says how it goes.
+
+use std::io::{IsTerminal, Write};
+use std::num::NonZero;
+use std::time::{Duration, Instant};
+
+use clap::{Args, ValueEnum};
+use heartline_load::{Plan, Progress, Protocol, Scenario, Stage, Target};
+
+use crate::Exit;
+use crate::auth::jwt::system_clock;
+use crate::auth::sign::{Claims, sign};
+use crate::cli::Given;
+use crate::config::parse_duration;
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum ScenarioName {
+    /// Connections that do nothing but answer pings
+    Idle,
+    /// Events with acknowledgements, some in flight on each connection
+    Echo,
+    /// One member of each room publishes, all receive
+    Broadcast,
+    /// Connections that leave as soon as they have come
+    Churn,
+    /// A broadcast during which some members do not read
+    Slow,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum ProtocolName {
+    /// Socket.IO v4 over WebSocket
+    Socketio,
+    /// Socket.IO v4 over HTTP long-polling
+    Polling,
+    /// Heartline's live protocol
+    Live,
+    /// Frames without a protocol, for the limits in bench/
+    Raw,
+}
+
+/// The load generator's command line.
+#[derive(Debug, Args)]
+pub(crate) struct Load {
+    /// What the connections do
+    scenario: ScenarioName,
+    /// The server: http://HOST:PORT, with a path where it is not the usual one
+    #[arg(long, default_value = "http://127.0.0.1:8080")]
+    url: String,
+    /// What the connections speak
+    #[arg(long, default_value = "socketio")]
+    protocol: ProtocolName,
+    /// How many connections
+    #[arg(long, short = 'c', default_value_t = 100)]
+    connections: usize,
+    /// Client threads; as many as there are processors if not given
+    #[arg(long)]
+    threads: Option<NonZero<usize>>,
+    /// Handshakes under way at once
+    #[arg(long, default_value_t = 128)]
+    concurrency: usize,
+    /// Most new connections a second (the ramp); 0 for as many as there can be
+    #[arg(long, default_value_t = 0)]
+    connect_rate: u32,
+    /// How long is measured
+    #[arg(long, short = 'd', default_value = "10s", value_parser = duration)]
+    duration: Duration,
+    /// How long the same is done before it is measured
+    #[arg(long, default_value = "1s", value_parser = duration)]
+    warmup: Duration,
+    /// Rooms, over which the connections are spread evenly; 0 to join none
+    #[arg(long, default_value_t = 1)]
+    rooms: usize,
+    /// Events on their way at once: of a connection (echo), of a room (broadcast)
+    #[arg(long, default_value_t = 1)]
+    in_flight: usize,
+    /// Publications a second over all rooms, instead of --in-flight
+    #[arg(long, default_value_t = 0.0, hide_default_value = true)]
+    publish_rate: f64,
+    /// Bytes of padding in each event
+    #[arg(long, default_value_t = 128)]
+    size: usize,
+    /// The event that the server acknowledges (echo)
+    #[arg(long, default_value = "ping")]
+    event: String,
+    /// Publish with a key: of what waits for a slow member only the newest is kept
+    #[arg(long)]
+    keyed: bool,
+    /// The share of members that stop reading, in percent (slow)
+    #[arg(long, default_value_t = 10)]
+    slow_percent: usize,
+    /// A process of the server on this machine, for its memory and CPU; may be repeated
+    #[arg(long = "pid")]
+    pids: Vec<u32>,
+    /// Connect with tokens, signed with the configured secret as `token` does it,
+    /// for users user-0, user-1, …
+    #[arg(long)]
+    tokens: bool,
+    /// How many users the tokens are for; as many as connections if not given
+    #[arg(long, requires = "tokens")]
+    users: Option<NonZero<usize>>,
+    #[command(flatten)]
+    given: Given,
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    parse_duration(text).ok_or_else(|| "write it like 10s or 500ms".into())
+}
+
+/// Runs it: the result is one line of JSON on standard output.
+pub(crate) fn run(load: Load) -> Result<(), Exit> {
+    let target: Target = load.url.parse().map_err(usage)?;
+    let users = load.users;
+    let settings = match load.tokens {
+        true => Some(load.given.clone().load(false)?.settings.jwt),
+        false => None,
+    };
+    if let Some(settings) = &settings {
+        sign(settings, &Claims::default(), 0).map_err(usage)?;
+    }
+    let plan = plan(load, target);
+    let expires = system_clock() + 24 * 3600;
+    let tokens = |index: usize| {
+        let user = users.map_or(index, |users| index % users);
+        let claims = Claims {
+            user: format!("user-{user}"),
+            device: Some(format!("device-{index}")),
+            ..Claims::default()
+        };
+        sign(settings.as_ref()?, &claims, expires).ok()
+    };
+    let mut line = Line::new();
+    let report = heartline_load::run(&plan, &tokens, &mut |progress| line.show(&progress));
+    line.clear();
+    let report = report.map_err(|error| {
+        eprintln!("heartline: {error}");
+        match error {
+            heartline_load::Error::Plan(_) => Exit::BadConfiguration,
+            _ => Exit::Failed,
+        }
+    })?;
+    println!("{}", report.to_json());
+    Ok(())
+}
+
+fn usage(error: impl std::fmt::Display) -> Exit {
+    eprintln!("heartline: {error}");
+    Exit::BadConfiguration
+}
+
+fn plan(load: Load, target: Target) -> Plan {
+    let scenario = match load.scenario {
+        ScenarioName::Idle => Scenario::Idle,
+        ScenarioName::Echo => Scenario::Echo,
+        ScenarioName::Broadcast => Scenario::Broadcast,
+        ScenarioName::Churn => Scenario::Churn,
+        ScenarioName::Slow => Scenario::Slow,
+    };
+    let mut plan = Plan::new(scenario, target);
+    plan.protocol = match load.protocol {
+        ProtocolName::Socketio => Protocol::SocketIo,
+        ProtocolName::Polling => Protocol::Polling,
+        ProtocolName::Live => Protocol::Live,
+        ProtocolName::Raw => Protocol::Raw,
+    };
+    plan.connections = load.connections;
+    plan.threads = load
+        .threads
+        .or_else(|| std::thread::available_parallelism().ok())
+        .map_or(1, NonZero::get);
+    plan.concurrency = load.concurrency;
+    plan.connect_rate = load.connect_rate;
+    plan.duration = load.duration;
+    plan.warmup = load.warmup;
+    plan.rooms = load.rooms;
+    plan.in_flight = load.in_flight;
+    plan.publish_rate = load.publish_rate;
+    plan.size = load.size;
+    plan.event = load.event;
+    plan.keyed = load.keyed;
+    plan.slow_percent = load.slow_percent;
+    plan.pids = load.pids;
+    plan
+}
+
+/// The progress line, on standard error if that is a terminal.
+struct Line {
+    terminal: bool,
+    shown: Option<Instant>,
+    before: (Instant, u64),
+    rate: f64,
+}
+
+/// How often the line changes.
+const REFRESH: Duration = Duration::from_millis(200);
+const BAR: usize = 24;
+
+impl Line {
+    fn new() -> Self {
+        Line {
+            terminal: std::io::stderr().is_terminal(),
+            shown: None,
+            before: (Instant::now(), 0),
+            rate: 0.0,
+        }
+    }
+
+    fn show(&mut self, progress: &Progress) {
+        let early = self.shown.is_some_and(|shown| shown.elapsed() < REFRESH);
+        if !self.terminal || early {
+            return;
+        }
+        self.shown = Some(Instant::now());
+        let (then, count) = self.before;
+        let done = progress.operations.saturating_sub(count);
+        self.rate = done as f64 / then.elapsed().as_secs_f64().max(0.001);
+        self.before = (Instant::now(), progress.operations);
+        let mut stderr = std::io::stderr();
+        // A terminal that cannot be written to is no reason to stop.
+        let _ = write!(stderr, "\r\x1b[K{}", text(progress, self.rate));
+        let _ = stderr.flush();
+    }
+
+    fn clear(&self) {
+        if self.shown.is_some() {
+            let _ = write!(std::io::stderr(), "\r\x1b[K");
+        }
+    }
+}
+
+fn text(progress: &Progress, rate: f64) -> String {
+    let full = (progress.done * BAR as f64).round() as usize;
+    let bar: String = (0..BAR)
+        .map(|place| if place < full { '█' } else { '·' })
+        .collect();
+    let stage = match progress.stage {
+        Stage::Connecting => "connecting",
+        Stage::WarmingUp => "warming up",
+        Stage::Measuring => "measuring",
+        Stage::Draining => "draining",
+    };
+    let mut text = format!("{stage:<10} {bar} {} connected", progress.connected);
+    if progress.operations > 0 {
+        text += &format!(", {} done, {rate:.0}/s", progress.operations);
+    }
+    if progress.failed > 0 {
+        text += &format!(", {} failed", progress.failed);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_line_says_how_it_goes() {
+        let progress = Progress {
+            stage: Stage::Measuring,
+            done: 0.5,
+            connected: 10,
+            operations: 1200,
+            failed: 1,
+        };
+        assert_eq!(
+            text(&progress, 600.4),
+            "measuring  ████████████············ 10 connected, 1200 done, 600/s, 1 failed"
+        );
+    }
+}
