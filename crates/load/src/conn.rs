@@ -1,7 +1,8 @@
 //! One client connection: its sockets and what waits to be sent on them.
 
 use std::io::{self, Read, Write};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use heartline_wire::ws::{self, Decoder, OpCode};
 use mio::net::TcpStream;
@@ -11,8 +12,12 @@ use crate::plan::{Plan, Protocol};
 /// Masks need be unpredictable where a browser sends what a page says; here
 /// any will do that is not zero.
 const MASK: [u8; 4] = [0x5a, 0xc3, 0x17, 0x9e];
-/// Connections from one source address, well under the number of ports.
-const PER_ADDRESS: usize = 8_192;
+/// Source ports that are used: below those that Linux gives out by itself.
+const PORTS: std::ops::Range<u16> = 10_000..32_000;
+/// Source addresses that are used, from 127.1.0.1 on.
+const ADDRESSES: usize = 1_000;
+/// Sources that may be found in use before that is an error.
+const TRIES: usize = 64;
 
 /// How far a connection has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,13 +74,26 @@ pub(crate) struct Channel {
 }
 
 impl Channel {
-    pub(crate) fn connect(to: SocketAddr, index: usize) -> io::Result<Self> {
+    /// Begins to connect. Connections to this machine come from many of its
+    /// addresses (127.0.0.0/8), or ports would run out; which, is counted in
+    /// `sources`: a search by the kernel becomes slow among connections that
+    /// have just ended.
+    pub(crate) fn connect(to: SocketAddr, sources: &AtomicUsize) -> io::Result<Self> {
         use socket2::{Domain, Protocol, Socket, Type};
         let socket = Socket::new(Domain::for_address(to), Type::STREAM, Some(Protocol::TCP))?;
         socket.set_nonblocking(true)?;
         socket.set_tcp_nodelay(true)?;
-        if let Some(source) = source(to.ip(), index) {
-            socket.bind(&SocketAddr::new(source, 0).into())?;
+        if to.is_ipv4() && to.ip().is_loopback() {
+            socket.set_reuse_address(true)?;
+            let mut tries = 0;
+            loop {
+                let source = source(sources.fetch_add(1, Ordering::Relaxed));
+                match socket.bind(&source.into()) {
+                    Ok(()) => break,
+                    Err(error) if tries == TRIES => return Err(error),
+                    Err(_) => tries += 1,
+                }
+            }
         }
         match socket.connect(&to.into()) {
             Ok(()) => {}
@@ -132,14 +150,12 @@ impl Channel {
 /// `EINPROGRESS` of Linux.
 const IN_PROGRESS: i32 = 115;
 
-/// Connections to this machine come from many of its addresses
-/// (127.0.0.0/8), or ports would run out.
-fn source(to: IpAddr, index: usize) -> Option<IpAddr> {
-    let block = (index / PER_ADDRESS) as u32;
+/// The source that has this number.
+fn source(number: usize) -> SocketAddr {
+    let ports = PORTS.len();
     let first = u32::from(Ipv4Addr::new(127, 1, 0, 1));
-    to.is_loopback()
-        .then(|| IpAddr::V4(Ipv4Addr::from(first + block)))
-        .filter(|_| to.is_ipv4())
+    let address = Ipv4Addr::from(first + (number / ports % ADDRESSES) as u32);
+    SocketAddr::from((address, PORTS.start + (number % ports) as u16))
 }
 
 impl Conn {
@@ -147,12 +163,13 @@ impl Conn {
     pub(crate) fn begin(
         plan: &Plan,
         index: usize,
+        sources: &AtomicUsize,
         token: Option<&str>,
         now: u64,
     ) -> io::Result<Self> {
         let link = match plan.protocol {
-            Protocol::Polling => Link::Polling(Box::new(Polling::begin(plan, index)?)),
-            _ => Link::WebSocket(WebSocket::begin(plan, index, token)?),
+            Protocol::Polling => Link::Polling(Box::new(Polling::begin(plan, sources)?)),
+            _ => Link::WebSocket(WebSocket::begin(plan, sources, token)?),
         };
         Ok(Conn {
             index,
@@ -190,8 +207,8 @@ impl Conn {
 }
 
 impl WebSocket {
-    fn begin(plan: &Plan, index: usize, token: Option<&str>) -> io::Result<Self> {
-        let mut channel = Channel::connect(plan.target.address, index)?;
+    fn begin(plan: &Plan, sources: &AtomicUsize, token: Option<&str>) -> io::Result<Self> {
+        let mut channel = Channel::connect(plan.target.address, sources)?;
         let path = plan.target.path(plan.protocol);
         let query = match plan.protocol {
             Protocol::SocketIo => "?EIO=4&transport=websocket",
@@ -229,10 +246,10 @@ impl WebSocket {
 }
 
 impl Polling {
-    fn begin(plan: &Plan, index: usize) -> io::Result<Self> {
+    fn begin(plan: &Plan, sources: &AtomicUsize) -> io::Result<Self> {
         let mut polling = Polling {
-            get: Channel::connect(plan.target.address, index)?,
-            post: Channel::connect(plan.target.address, index)?,
+            get: Channel::connect(plan.target.address, sources)?,
+            post: Channel::connect(plan.target.address, sources)?,
             get_input: Vec::new(),
             post_input: Vec::new(),
             sid: String::new(),
@@ -279,12 +296,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn local_connections_spread_over_local_addresses() {
-        let local = |index| source("127.0.0.1".parse().unwrap(), index).unwrap();
-        assert_eq!(local(0), local(PER_ADDRESS - 1));
-        assert_ne!(local(0), local(PER_ADDRESS));
-        assert!(local(20_000_000).is_loopback());
-        assert_eq!(source("192.0.2.1".parse().unwrap(), 0), None);
-        assert_eq!(source("::1".parse().unwrap(), 0), None);
+    fn sources_are_many_and_local() {
+        let ports = PORTS.len();
+        assert_eq!(source(0), "127.1.0.1:10000".parse().unwrap());
+        assert_eq!(source(ports - 1), "127.1.0.1:31999".parse().unwrap());
+        assert_eq!(source(ports), "127.1.0.2:10000".parse().unwrap());
+        assert_eq!(source(ports * ADDRESSES), source(0));
+        assert!(source(usize::MAX).ip().is_loopback());
     }
 }

@@ -88,6 +88,8 @@ pub(crate) struct Shared<'a> {
     pub(crate) tokens: Tokens<'a>,
     pub(crate) base: Instant,
     phase: AtomicU8,
+    /// The next source to connect from.
+    pub(crate) sources: AtomicUsize,
     /// Connections that may be begun.
     pub(crate) allowed: AtomicUsize,
     pub(crate) ready: AtomicUsize,
@@ -165,6 +167,8 @@ pub fn run(
         tokens,
         base: Instant::now(),
         phase: AtomicU8::new(Phase::Connecting as u8),
+        // Runs that follow each other begin at different places.
+        sources: AtomicUsize::new(std::process::id() as usize * 7_919),
         allowed: AtomicUsize::new(0),
         ready: AtomicUsize::new(0),
         failed: AtomicU64::new(0),

@@ -269,19 +269,20 @@ impl<'a> Worker<'a> {
         self.connecting += 1;
         let registry = self.poll.registry();
         let both = Interest::READABLE | Interest::WRITABLE;
-        let begun =
-            Conn::begin(self.plan, index, token.as_deref(), self.now).and_then(|mut conn| {
-                match &mut conn.link {
-                    Link::WebSocket(websocket) => {
-                        registry.register(&mut websocket.channel.stream, Token(slot * 2), both)?;
-                    }
-                    Link::Polling(polling) => {
-                        registry.register(&mut polling.get.stream, Token(slot * 2), both)?;
-                        registry.register(&mut polling.post.stream, Token(slot * 2 + 1), both)?;
-                    }
+        let sources = &self.shared.sources;
+        let conn = Conn::begin(self.plan, index, sources, token.as_deref(), self.now);
+        let begun = conn.and_then(|mut conn| {
+            match &mut conn.link {
+                Link::WebSocket(websocket) => {
+                    registry.register(&mut websocket.channel.stream, Token(slot * 2), both)?;
                 }
-                Ok(conn)
-            });
+                Link::Polling(polling) => {
+                    registry.register(&mut polling.get.stream, Token(slot * 2), both)?;
+                    registry.register(&mut polling.post.stream, Token(slot * 2 + 1), both)?;
+                }
+            }
+            Ok(conn)
+        });
         match begun {
             Ok(conn) => self.conns[slot] = Some(conn),
             Err(error) => {
