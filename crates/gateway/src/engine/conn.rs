@@ -47,8 +47,23 @@ pub(crate) enum Transport {
 pub(crate) struct WebSocket {
     pub(crate) stream: Stream,
     pub(crate) decoder: Decoder,
-    /// Bytes that were read while the connection was paused.
-    pub(crate) stash: Option<Box<[u8]>>,
+    /// Bytes that were read before the connection was paused.
+    pub(crate) stash: Option<Box<Stash>>,
+}
+
+/// What was read and is not decoded yet.
+pub(crate) struct Stash {
+    pub(crate) bytes: Vec<u8>,
+    /// How many of them are done with.
+    pub(crate) at: usize,
+}
+
+impl Stash {
+    /// `None` if there is nothing to keep.
+    pub(crate) fn of(bytes: &[u8]) -> Option<Box<Self>> {
+        let bytes = bytes.to_vec();
+        (!bytes.is_empty()).then(|| Box::new(Stash { bytes, at: 0 }))
+    }
 }
 
 impl WebSocket {

@@ -37,14 +37,18 @@ impl Heartbeat {
         }
     }
 
-    /// What is to be done at `now`. `deaf` says that the peer's bytes are not
-    /// being read at present: its silence then proves nothing.
-    pub(crate) fn beat(&mut self, now: Micros, rhythm: Rhythm, deaf: bool) -> Beat {
+    /// What is to be done at `now`. What the peer sent before `heard` has been
+    /// read, so its silence proves something up to then: after an overload or
+    /// a freeze of the process, the pong may lie in the socket. 0 says that the
+    /// peer is not listened to at all; its time then begins anew.
+    pub(crate) fn beat(&mut self, now: Micros, rhythm: Rhythm, heard: Micros) -> Beat {
         if self.unanswered != 0 && now >= self.unanswered + rhythm.timeout {
-            if !deaf {
+            if heard >= self.unanswered + rhythm.timeout {
                 return Beat::Dead;
             }
-            self.unanswered = now;
+            if heard == 0 {
+                self.unanswered = now;
+            }
         }
         if now < self.next_ping {
             return Beat::Nothing;
@@ -89,22 +93,22 @@ mod tests {
     #[test]
     fn silence_is_death_at_interval_plus_timeout() {
         let mut heart = Heartbeat::new(300);
-        assert_eq!(heart.beat(299, RHYTHM, false), Beat::Nothing);
-        assert_eq!(heart.beat(300, RHYTHM, false), Beat::Ping);
+        assert_eq!(heart.beat(299, RHYTHM, 299), Beat::Nothing);
+        assert_eq!(heart.beat(300, RHYTHM, 300), Beat::Ping);
         assert_eq!(heart.deadline(RHYTHM), 500);
-        assert_eq!(heart.beat(499, RHYTHM, false), Beat::Nothing);
-        assert_eq!(heart.beat(500, RHYTHM, false), Beat::Dead);
+        assert_eq!(heart.beat(499, RHYTHM, 499), Beat::Nothing);
+        assert_eq!(heart.beat(500, RHYTHM, 500), Beat::Dead);
     }
 
     #[test]
     fn pongs_that_come_twice_early_or_late_are_no_error() {
         let mut heart = Heartbeat::new(300);
         assert_eq!(heart.pong(100), None);
-        assert_eq!(heart.beat(300, RHYTHM, false), Beat::Ping);
+        assert_eq!(heart.beat(300, RHYTHM, 300), Beat::Ping);
         assert_eq!(heart.pong(350), Some(50));
         assert_eq!(heart.pong(351), None);
-        assert_eq!(heart.beat(550, RHYTHM, false), Beat::Nothing);
-        assert_eq!(heart.beat(600, RHYTHM, false), Beat::Ping);
+        assert_eq!(heart.beat(550, RHYTHM, 550), Beat::Nothing);
+        assert_eq!(heart.beat(600, RHYTHM, 600), Beat::Ping);
     }
 
     #[test]
@@ -115,24 +119,36 @@ mod tests {
         };
         let mut heart = Heartbeat::new(100);
         for now in [100, 200, 300, 400] {
-            assert_eq!(heart.beat(now, slow, false), Beat::Ping);
+            assert_eq!(heart.beat(now, slow, now), Beat::Ping);
         }
-        assert_eq!(heart.beat(450, slow, false), Beat::Dead);
+        assert_eq!(heart.beat(450, slow, 450), Beat::Dead);
     }
 
     #[test]
     fn a_peer_we_do_not_listen_to_is_not_dead() {
         let mut heart = Heartbeat::new(300);
-        assert_eq!(heart.beat(300, RHYTHM, true), Beat::Ping);
-        assert_eq!(heart.beat(500, RHYTHM, true), Beat::Nothing);
+        assert_eq!(heart.beat(300, RHYTHM, 0), Beat::Ping);
+        assert_eq!(heart.beat(500, RHYTHM, 0), Beat::Nothing);
         assert_eq!(heart.deadline(RHYTHM), 600);
+    }
+
+    #[test]
+    fn silence_counts_only_as_far_as_was_listened() {
+        let mut heart = Heartbeat::new(300);
+        assert_eq!(heart.beat(300, RHYTHM, 300), Beat::Ping);
+        // Frozen until 560, and not everything is read yet.
+        assert_eq!(heart.beat(560, RHYTHM, 310), Beat::Nothing);
+        assert_eq!(heart.pong(561), Some(261));
+        assert_eq!(heart.beat(600, RHYTHM, 600), Beat::Ping);
+        assert_eq!(heart.beat(800, RHYTHM, 799), Beat::Nothing);
+        assert_eq!(heart.beat(801, RHYTHM, 800), Beat::Dead);
     }
 
     #[test]
     fn a_frozen_process_does_not_ping_in_bursts_when_it_wakes() {
         let mut heart = Heartbeat::new(300);
-        assert_eq!(heart.beat(10_000, RHYTHM, false), Beat::Ping);
+        assert_eq!(heart.beat(10_000, RHYTHM, 10_000), Beat::Ping);
         assert_eq!(heart.pong(10_001), Some(1));
-        assert_eq!(heart.beat(10_002, RHYTHM, false), Beat::Nothing);
+        assert_eq!(heart.beat(10_002, RHYTHM, 10_002), Beat::Nothing);
     }
 }

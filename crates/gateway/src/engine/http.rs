@@ -29,6 +29,7 @@ use tokio_rustls::TlsAcceptor;
 use super::conn::Kind;
 use super::cors::{self, Origin};
 use super::id::Name;
+use super::patience::Patience;
 use super::polling::{Reply, RequestId};
 use super::remote::client_address;
 use super::requests::{PostStart, Request, Upgraded};
@@ -42,6 +43,8 @@ use crate::config::AllowedOrigins;
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a POST's body may take.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a response may make no progress towards a client that does not read.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Bound on a request's headers.
 const HEADER_BYTES: usize = 16 * 1024;
 /// Connections that may speak HTTP at once, upgraded ones not counted.
@@ -147,7 +150,7 @@ impl<A: App> Front<A> {
             .timer(TokioTimer::new())
             .header_read_timeout(HEADER_TIMEOUT)
             .max_buf_size(HEADER_BYTES)
-            .serve_connection(TokioIo::new(stream), service)
+            .serve_connection(TokioIo::new(Patience::new(stream, WRITE_TIMEOUT)), service)
             .with_upgrades()
             .await;
     }
@@ -518,10 +521,10 @@ type TakeBack = fn(hyper::upgrade::Upgraded) -> io::Result<Upgraded>;
 
 fn take_plain(upgraded: hyper::upgrade::Upgraded) -> io::Result<Upgraded> {
     let parts = upgraded
-        .downcast::<TokioIo<TcpStream>>()
+        .downcast::<TokioIo<Patience<TcpStream>>>()
         .map_err(|_| io::Error::other("not the stream that was served"))?;
     Ok(Upgraded {
-        tcp: parts.io.into_inner().into_std()?,
+        tcp: parts.io.into_inner().into_inner().into_std()?,
         tls: None,
         leftover: parts.read_buf,
     })
@@ -529,9 +532,9 @@ fn take_plain(upgraded: hyper::upgrade::Upgraded) -> io::Result<Upgraded> {
 
 fn take_tls(upgraded: hyper::upgrade::Upgraded) -> io::Result<Upgraded> {
     let parts = upgraded
-        .downcast::<TokioIo<tokio_rustls::server::TlsStream<TcpStream>>>()
+        .downcast::<TokioIo<Patience<tokio_rustls::server::TlsStream<TcpStream>>>>()
         .map_err(|_| io::Error::other("not the stream that was served"))?;
-    let (tcp, session) = parts.io.into_inner().into_inner();
+    let (tcp, session) = parts.io.into_inner().into_inner().into_inner();
     Ok(Upgraded {
         tcp: tcp.into_std()?,
         tls: Some(Box::new(session)),

@@ -19,6 +19,7 @@ pub(crate) mod http;
 pub(crate) mod id;
 pub(crate) mod mailbox;
 pub(crate) mod outbound;
+pub(crate) mod patience;
 pub(crate) mod polling;
 pub(crate) mod remote;
 pub(crate) mod requests;
@@ -155,6 +156,9 @@ pub(crate) struct Engine {
     pub(crate) clock: Clock,
     /// Read once per turn.
     pub(crate) now: Micros,
+    /// What peers sent before this moment has been read, unless their
+    /// connection is paused. Silence proves nothing beyond it.
+    pub(crate) heard_until: Micros,
     pub(crate) settings: Arc<Settings>,
     conns: Slab,
     wheel: Wheel,
@@ -197,6 +201,7 @@ impl Engine {
             shard,
             clock,
             now,
+            heard_until: 0,
             settings,
             conns: Slab::default(),
             wheel: Wheel::new(now),
@@ -420,7 +425,7 @@ impl Engine {
         })
     }
 
-    fn enqueue(&mut self, slot: u32, push: impl FnOnce(&mut Outbound)) {
+    pub(crate) fn enqueue(&mut self, slot: u32, push: impl FnOnce(&mut Outbound)) {
         let Some(conn) = self.conns.get_mut(slot) else {
             return;
         };
@@ -550,8 +555,8 @@ impl Engine {
             }
             return;
         }
-        let deaf = conn.paused;
-        match conn.heartbeat.beat(now, self.settings.rhythm, deaf) {
+        let heard = if conn.paused { 0 } else { self.heard_until };
+        match conn.heartbeat.beat(now, self.settings.rhythm, heard) {
             Beat::Nothing => {}
             Beat::Ping => self.ping(slot),
             Beat::Dead => {

@@ -5,7 +5,6 @@
 //! answered at once if there is something to say, a session that ends with its
 //! aborted request. Source: Engine.IO protocol 4, "HTTP long-polling".
 
-use bytes::Bytes;
 use heartline_wire::{engineio, ws};
 use tokio::sync::oneshot;
 
@@ -35,7 +34,7 @@ pub(crate) struct Pending {
 
 /// A POST whose packets are not all processed, because the session was paused.
 pub(crate) struct Held {
-    pub(crate) body: Bytes,
+    pub(crate) text: String,
     pub(crate) at: usize,
     pub(crate) reply: oneshot::Sender<Reply>,
 }

@@ -5,7 +5,7 @@ use heartline_wire::engineio::{self, RequestError};
 use tokio::sync::oneshot;
 use tokio_rustls::rustls::ServerConnection;
 
-use super::conn::{Kind, Phase, Transport};
+use super::conn::{Kind, Phase, Stash, Transport};
 use super::id::Name;
 use super::polling::{Held, Pending, Polling, Reply, RequestId};
 use super::shard::Shard;
@@ -212,7 +212,7 @@ impl<A: App> Shard<A> {
         if !leftover.is_empty() {
             if let Some(conn) = self.engine.conns.get_mut(slot) {
                 if let Transport::WebSocket(websocket) = &mut conn.transport {
-                    websocket.stash = Some(leftover.to_vec().into_boxed_slice());
+                    websocket.stash = Stash::of(&leftover);
                 }
             }
             self.engine.again.push(slot);
@@ -280,17 +280,17 @@ impl<A: App> Shard<A> {
         if let Some(conn) = self.engine.conns.get_mut(slot) {
             conn.last_seen = now;
         }
-        self.payload(slot, Held { body, at: 0, reply });
+        match String::from_utf8(body.into()) {
+            Ok(text) => self.payload(slot, Held { text, at: 0, reply }),
+            Err(_) => {
+                let _ = reply.send(Reply::Status(400));
+                self.engine.close(slot, Reason::ProtocolViolation);
+            }
+        }
     }
 
     /// Processes a payload's packets until it ends or the session is paused.
     fn payload(&mut self, slot: u32, mut held: Held) {
-        let body = held.body.clone();
-        let Ok(text) = std::str::from_utf8(&body) else {
-            let _ = held.reply.send(Reply::Status(400));
-            self.engine.close(slot, Reason::ProtocolViolation);
-            return;
-        };
         loop {
             let Some(conn) = self.engine.conn(slot) else {
                 // The session ended by what the payload said; that was read all the same.
@@ -305,11 +305,11 @@ impl<A: App> Shard<A> {
                 }
                 return;
             }
-            if held.at > text.len() {
+            if held.at > held.text.len() {
                 let _ = held.reply.send(Reply::Accepted);
                 return;
             }
-            let rest = &text[held.at..];
+            let rest = &held.text[held.at..];
             let end = rest.find(engineio::SEPARATOR).unwrap_or(rest.len());
             held.at += end + 1;
             match engineio::decode_text(&rest[..end]) {

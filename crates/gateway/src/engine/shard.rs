@@ -92,10 +92,12 @@ impl<A: App> Shard<A> {
         let mut again = Vec::new();
         loop {
             let timeout = self.timeout();
+            let asked = self.engine.clock.now();
             if let Err(error) = self.poll.poll(&mut events, timeout) {
-                if error.kind() != io::ErrorKind::Interrupted {
-                    tracing::error!(%error, "the poller of a shard failed");
+                if error.kind() == io::ErrorKind::Interrupted {
+                    continue;
                 }
+                tracing::error!(%error, "the poller of a shard failed");
             }
             self.door.awake();
             self.engine.now = self.engine.clock.now();
@@ -126,6 +128,9 @@ impl<A: App> Shard<A> {
                         self.readable(slot);
                     }
                 }
+            }
+            if !overloaded && events.iter().count() < EVENTS {
+                self.engine.heard_until = asked;
             }
             if !overloaded {
                 again.append(&mut self.engine.again);

@@ -8,7 +8,7 @@ use heartline_wire::ws::{self, Message, Role};
 use heartline_wire::{engineio, ws::OpCode};
 use mio::{Interest, Token};
 
-use super::conn::{Kind, Phase, Transport, WebSocket};
+use super::conn::{Kind, Phase, Stash, Transport, WebSocket};
 use super::polling::{Probe, Reply};
 use super::shard::Shard;
 use super::stream::Stream;
@@ -135,7 +135,13 @@ impl<A: App> Shard<A> {
                 return;
             };
             if let Some(mut stash) = websocket.stash.take() {
-                if !self.take_in(slot, &mut stash) && !self.discards(slot) {
+                let generation = conn.generation;
+                let (going, left) = self.take_in(slot, &mut stash.bytes[stash.at..]);
+                if left > 0 {
+                    stash.at = stash.bytes.len() - left;
+                    self.put_back(slot, generation, stash);
+                }
+                if !going && !self.discards(slot) {
                     return;
                 }
                 continue;
@@ -151,7 +157,12 @@ impl<A: App> Shard<A> {
                 Ok((n, more)) => {
                     conn.last_seen = self.engine.now;
                     let more = more || conn.hup;
-                    (self.take_in(slot, &mut buffer[..n]) || self.discards(slot)) && more
+                    let generation = conn.generation;
+                    let (going, left) = self.take_in(slot, &mut buffer[..n]);
+                    if let Some(stash) = Stash::of(&buffer[n - left..n]) {
+                        self.put_back(slot, generation, stash);
+                    }
+                    (going || self.discards(slot)) && more
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => false,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => true,
@@ -173,15 +184,27 @@ impl<A: App> Shard<A> {
         conn.is_some_and(|conn| conn.discard)
     }
 
-    /// Decodes `input`; false when reading must stop.
-    fn take_in(&mut self, slot: u32, input: &mut [u8]) -> bool {
+    /// Keeps what a paused connection has not decoded.
+    fn put_back(&mut self, slot: u32, generation: u32, stash: Box<Stash>) {
+        if let Some(conn) = self.engine.conns.get_mut(slot) {
+            if conn.generation == generation && conn.paused {
+                if let Transport::WebSocket(websocket) = &mut conn.transport {
+                    websocket.stash = Some(stash);
+                }
+            }
+        }
+    }
+
+    /// Decodes `input`. Answers whether reading goes on, and how many bytes at
+    /// the end of `input` are not decoded.
+    fn take_in(&mut self, slot: u32, input: &mut [u8]) -> (bool, usize) {
         let max = self.engine.settings.max_payload;
         let Some(conn) = self.engine.conns.get_mut(slot) else {
-            return false;
+            return (false, 0);
         };
         let kind = conn.kind;
         let Transport::WebSocket(websocket) = &mut conn.transport else {
-            return false;
+            return (false, 0);
         };
         // Out of the connection while messages borrow from it: the
         // application may change or end the connection meanwhile.
@@ -207,7 +230,7 @@ impl<A: App> Shard<A> {
                     if let Some(conn) = self.engine.conns.get_mut(slot) {
                         conn.discard = true;
                     }
-                    return false;
+                    return (false, 0);
                 }
             }
         }
@@ -215,13 +238,10 @@ impl<A: App> Shard<A> {
             if conn.generation == generation {
                 if let Transport::WebSocket(websocket) = &mut conn.transport {
                     websocket.decoder = decoder;
-                    if !rest.is_empty() && conn.paused {
-                        websocket.stash = Some(rest.to_vec().into_boxed_slice());
-                    }
                 }
             }
         }
-        going
+        (going, rest.len())
     }
 
     fn frame(&mut self, slot: u32, kind: Kind, message: Message<'_>) -> Next {
@@ -253,9 +273,10 @@ impl<A: App> Shard<A> {
                 ),
             },
             Message::Ping(payload) => {
-                let payload = payload.to_vec();
-                self.engine
-                    .send_with(slot, |out| ws::push_frame(OpCode::Pong, &payload, out));
+                // Past what `b64=1` does to messages: this is none.
+                self.engine.enqueue(slot, |out| {
+                    out.append(|buffer| ws::push_frame(OpCode::Pong, payload, buffer));
+                });
             }
             Message::Pong(_) => self.engine.pong(slot),
             Message::Close(frame) => {
@@ -336,7 +357,14 @@ impl<A: App> Shard<A> {
 
     pub(crate) fn probe_readable(&mut self, slot: u32) {
         let mut buffer = std::mem::take(&mut self.read_buffer);
+        let mut reads = 0;
         while let Some(probe) = self.probe(slot) {
+            reads += 1;
+            if reads > READS_PER_TURN {
+                // A probe says a dozen bytes.
+                self.drop_probe(slot);
+                break;
+            }
             match probe.websocket.stream.read(&mut buffer) {
                 Ok((n, _)) if n > 0 => {
                     if !self.probe_input(slot, &mut buffer[..n]) {
@@ -444,11 +472,14 @@ impl<A: App> Shard<A> {
         let Some(probe) = polling.probe.take() else {
             return;
         };
+        if polling.post.is_some() || polling.held.is_some() {
+            // Clients change over when their POST is answered. What it says must
+            // not be lost, so the session stays where it is.
+            return;
+        }
         let mut websocket = probe.websocket;
         websocket.decoder = decoder;
-        if !rest.is_empty() {
-            websocket.stash = Some(rest.to_vec().into_boxed_slice());
-        }
+        websocket.stash = Stash::of(rest);
         let interest = Interest::READABLE | Interest::WRITABLE;
         let registered = self.engine.registry.reregister(
             websocket.stream.socket(),
