@@ -26,6 +26,9 @@ pub struct Config {
     pub trusted_proxies: Vec<IpNet>,
     /// Largest message in bytes; a larger one closes with 1009 or gets HTTP 413.
     pub max_payload: usize,
+    /// Smallest message that is compressed, bytes, where the client offers
+    /// permessage-deflate (RFC 7692); `None` to decline every offer.
+    pub compression: Option<usize>,
     /// Name of this node, unique in its cluster: `[A-Za-z0-9_-]{1,32}`.
     pub node_id: String,
     /// Most connections at once; more get HTTP 503.
@@ -75,6 +78,7 @@ impl Default for Config {
             allowed_origins: AllowedOrigins::default(),
             trusted_proxies: Vec::new(),
             max_payload: 1_000_000,
+            compression: None,
             node_id: random_node_id(),
             max_connections: None,
             max_connections_per_ip: None,

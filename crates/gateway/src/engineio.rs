@@ -70,6 +70,9 @@ pub struct Options {
     pub ping_timeout: Duration,
     /// Largest message, bytes.
     pub max_payload: usize,
+    /// Smallest message that is compressed, bytes, where the client offers
+    /// permessage-deflate (RFC 7692); `None` to decline every offer.
+    pub compression: Option<usize>,
     /// Bound on what waits for one slow client, bytes.
     pub send_buffer: usize,
     /// How long an upgrade may take.
@@ -87,6 +90,7 @@ impl Default for Options {
             ping_interval: Duration::from_secs(25),
             ping_timeout: Duration::from_secs(20),
             max_payload: 1_000_000,
+            compression: None,
             send_buffer: 1_000_000,
             upgrade_timeout: Duration::from_secs(10),
             allowed_origins: AllowedOrigins::default(),
@@ -248,6 +252,7 @@ impl Server {
             },
             max_payload: options.max_payload,
             send_buffer: options.send_buffer,
+            compress_from: options.compression.unwrap_or(usize::MAX),
             upgrade_timeout: micros(options.upgrade_timeout),
         });
         let shards = match options.worker_threads {
@@ -282,6 +287,7 @@ impl Server {
                     origins: options.allowed_origins,
                     trusted_proxies: Vec::new(),
                     max_payload: options.max_payload,
+                    compression: options.compression.is_some(),
                 },
                 doors,
                 slots: ConnectionSlots::new(None, None),

@@ -239,6 +239,7 @@ impl GatewayBuilder {
             max_payload: config.max_payload,
             send_buffer: config.send_buffer,
             upgrade_timeout: micros(config.upgrade_timeout),
+            compress_from: config.compression.unwrap_or(usize::MAX),
         });
         let front_settings = FrontSettings {
             engineio_path: config.socketio_path.clone(),
@@ -246,6 +247,7 @@ impl GatewayBuilder {
             origins: config.allowed_origins.clone(),
             trusted_proxies: config.trusted_proxies.clone(),
             max_payload: config.max_payload,
+            compression: config.compression.is_some(),
         };
         let shared = Arc::new(Shared {
             clock,

@@ -6,6 +6,7 @@ use std::sync::{Arc, OnceLock};
 use bytes::Bytes;
 use heartline_wire::{json, live, msgpack, socketio, ws};
 
+use crate::engine::frames::Frames;
 use crate::engine::outbound::ConflationKey;
 
 /// Number of a namespace in the gateway's list.
@@ -51,9 +52,9 @@ pub(crate) struct Publication {
     pub(crate) offset: Option<u64>,
     /// Set when only the newest per key is worth delivering.
     pub(crate) conflate: Option<ConflationKey>,
-    text: OnceLock<Bytes>,
-    msgpack: OnceLock<Bytes>,
-    live: OnceLock<Bytes>,
+    text: OnceLock<Frames>,
+    msgpack: OnceLock<Frames>,
+    live: OnceLock<Frames>,
 }
 
 impl Publication {
@@ -77,7 +78,7 @@ impl Publication {
     }
 
     /// The WebSocket frames that carry it in `form`.
-    pub(crate) fn frames(&self, form: Form) -> &Bytes {
+    pub(crate) fn frames(&self, form: Form) -> &Frames {
         let cell = match form {
             Form::Text => &self.text,
             Form::Msgpack => &self.msgpack,
@@ -253,14 +254,14 @@ mod tests {
             None,
         );
         assert_eq!(
-            text(publication.frames(Form::Text)),
+            text(publication.frames(Form::Text).plain()),
             r#"42["position",{"x":1}]"#
         );
         assert_eq!(
-            text(publication.frames(Form::Live)),
+            text(publication.frames(Form::Live).plain()),
             r#"{"type":"position","topic":"map","data":{"x":1},"offset":7}"#
         );
-        assert_eq!(publication.frames(Form::Msgpack)[0], 0x82);
+        assert_eq!(publication.frames(Form::Msgpack).plain()[0], 0x82);
     }
 
     #[test]

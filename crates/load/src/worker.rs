@@ -507,7 +507,7 @@ impl<'a> Worker<'a> {
                 Ok(Some(Message::Close(close))) => {
                     break Err(End::Closed(close.map(|close| close.code)));
                 }
-                Ok(Some(Message::Binary(_) | Message::Pong(_))) => {}
+                Ok(Some(Message::Binary(_) | Message::Pong(_) | Message::Compressed { .. })) => {}
                 Err(error) => break Err(End::Failed(error.to_string())),
             }
         };

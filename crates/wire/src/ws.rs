@@ -26,6 +26,7 @@
 
 mod close;
 mod decoder;
+pub mod deflate;
 mod header;
 mod state;
 
@@ -128,6 +129,14 @@ pub enum Message<'a> {
     Text(&'a str),
     /// A binary message.
     Binary(&'a [u8]),
+    /// A message to be [inflated](deflate::Inflater), and, if it is text, to be
+    /// checked then (RFC 7692 §6.2).
+    Compressed {
+        /// Text, or else binary.
+        text: bool,
+        /// As it came.
+        payload: &'a [u8],
+    },
     /// A ping and its payload.
     Ping(&'a [u8]),
     /// A pong and its payload.

@@ -2,6 +2,7 @@
 
 use heartline_wire::ws::Decoder;
 
+use super::frames::Shape;
 use super::heartbeat::Heartbeat;
 use super::outbound::Outbound;
 use super::polling::Polling;
@@ -47,6 +48,8 @@ pub(crate) enum Transport {
 pub(crate) struct WebSocket {
     pub(crate) stream: Stream,
     pub(crate) decoder: Decoder,
+    /// permessage-deflate was negotiated: messages may come compressed.
+    pub(crate) deflate: bool,
     /// Bytes that were read before the connection was paused.
     pub(crate) stash: Option<Box<Stash>>,
 }
@@ -67,10 +70,11 @@ impl Stash {
 }
 
 impl WebSocket {
-    pub(crate) fn new(stream: Stream) -> Self {
+    pub(crate) fn new(stream: Stream, deflate: bool) -> Self {
         WebSocket {
             stream,
             decoder: Decoder::default(),
+            deflate,
             stash: None,
         }
     }
@@ -91,8 +95,7 @@ pub(crate) struct Conn {
     pub(crate) paused: bool,
     /// It is in the list of connections to flush.
     pub(crate) dirty: bool,
-    /// Binary messages travel as base64 text (`b64=1`).
-    pub(crate) base64: bool,
+    pub(crate) shape: Shape,
     /// The poller has told of the stream's end, which it does once: reading goes
     /// on until the end itself is read.
     pub(crate) hup: bool,

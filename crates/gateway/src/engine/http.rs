@@ -15,6 +15,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use heartline_wire::engineio::RequestError;
+use heartline_wire::ws::deflate::{Agreement, negotiate};
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::{Body, Incoming};
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
@@ -65,6 +66,8 @@ pub(crate) struct FrontSettings {
     pub(crate) origins: AllowedOrigins,
     pub(crate) trusted_proxies: Vec<IpNet>,
     pub(crate) max_payload: usize,
+    /// Whether permessage-deflate is negotiated with clients that offer it.
+    pub(crate) compression: bool,
 }
 
 /// The HTTP side of a gateway.
@@ -354,9 +357,14 @@ impl<A: App> Front<A> {
         if !matches!(exists.await, Ok(true)) {
             return refusal(RequestError::UnknownSid, true);
         }
-        switch(&mut request, take, move |upgraded| {
-            door.push(Post::Http(Request::Upgrade { name, upgraded }));
-        })
+        switch(
+            &mut request,
+            self.settings.compression,
+            take,
+            move |upgraded| {
+                door.push(Post::Http(Request::Upgrade { name, upgraded }));
+            },
+        )
     }
 
     // --- live ------------------------------------------------------------
@@ -410,17 +418,22 @@ impl<A: App> Front<A> {
         take: TakeBack,
     ) -> Answer {
         let front = self.clone();
-        switch(&mut request, take, move |upgraded| {
-            front
-                .least_loaded()
-                .push(Post::Http(Request::OpenWebSocket {
-                    kind,
-                    base64,
-                    upgraded,
-                    handshake,
-                    guard,
-                }));
-        })
+        switch(
+            &mut request,
+            self.settings.compression,
+            take,
+            move |upgraded| {
+                front
+                    .least_loaded()
+                    .push(Post::Http(Request::OpenWebSocket {
+                        kind,
+                        base64,
+                        upgraded,
+                        handshake,
+                        guard,
+                    }));
+            },
+        )
     }
 
     /// A place for a new connection, or why not.
@@ -527,6 +540,7 @@ fn take_plain(upgraded: hyper::upgrade::Upgraded) -> io::Result<Upgraded> {
         tcp: parts.io.into_inner().into_inner().into_std()?,
         tls: None,
         leftover: parts.read_buf,
+        deflate: None,
     })
 }
 
@@ -539,6 +553,7 @@ fn take_tls(upgraded: hyper::upgrade::Upgraded) -> io::Result<Upgraded> {
         tcp: tcp.into_std()?,
         tls: Some(Box::new(session)),
         leftover: parts.read_buf,
+        deflate: None,
     })
 }
 
@@ -555,9 +570,19 @@ fn wants_upgrade<B>(request: &HttpRequest<B>) -> bool {
     has(header::UPGRADE, "websocket") && has(header::CONNECTION, "upgrade")
 }
 
+/// What is agreed on of the extensions that a client offers.
+fn offers(headers: &HeaderMap) -> Option<Agreement> {
+    headers
+        .get_all(header::SEC_WEBSOCKET_EXTENSIONS)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .find_map(negotiate)
+}
+
 /// Answers 101 and gives the socket to `then` (RFC 6455 §4.2.2).
 fn switch(
     request: &mut HttpRequest<Incoming>,
+    compression: bool,
     take: TakeBack,
     then: impl FnOnce(Upgraded) + Send + 'static,
 ) -> Answer {
@@ -600,10 +625,20 @@ fn switch(
     if let Ok(accept) = HeaderValue::from_str(&accept) {
         out.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
     }
+    let agreed = compression.then(|| offers(request.headers())).flatten();
+    if let Some(agreed) = agreed {
+        if let Ok(value) = HeaderValue::from_str(&agreed.header()) {
+            out.insert(header::SEC_WEBSOCKET_EXTENSIONS, value);
+        }
+    }
+    let deflate = agreed.map(|agreed| agreed.server_window_bits);
     let upgrade = hyper::upgrade::on(request);
     tokio::spawn(async move {
         match upgrade.await.map_err(io::Error::other).and_then(take) {
-            Ok(upgraded) => then(upgraded),
+            Ok(upgraded) => then(Upgraded {
+                deflate,
+                ..upgraded
+            }),
             Err(error) => tracing::debug!(%error, "an upgrade was not completed"),
         }
     });

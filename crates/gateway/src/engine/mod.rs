@@ -14,6 +14,7 @@
 
 pub(crate) mod conn;
 pub(crate) mod cors;
+pub(crate) mod frames;
 pub(crate) mod heartbeat;
 pub(crate) mod http;
 pub(crate) mod id;
@@ -33,19 +34,19 @@ pub(crate) mod wheel;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use bytes::Bytes;
 use heartline_wire::ws;
+use heartline_wire::ws::deflate::Inflater;
 use mio::{Interest, Registry, Token};
 
 use crate::random::{SecretSource, Spread};
 use crate::reason::Reason;
 use conn::{Conn, Kind, Phase, Slab, Transport, TransportName, WebSocket};
+use frames::{Frames, Shape, Shaper};
 use heartbeat::{Beat, Heartbeat, Rhythm};
 use id::{ConnId, Name};
 use outbound::{ConflationKey, Outbound};
 use polling::{Polling, Reply};
 use slots::SlotGuard;
-use stream::Stream;
 use wheel::{Micros, Wheel};
 
 /// How long a peer has to finish a closing handshake.
@@ -148,6 +149,8 @@ pub(crate) struct Settings {
     pub(crate) max_payload: usize,
     pub(crate) send_buffer: usize,
     pub(crate) upgrade_timeout: Micros,
+    /// Smallest message that is compressed, where the client understands it.
+    pub(crate) compress_from: usize,
 }
 
 /// The connections of one shard and what can be done to them.
@@ -177,6 +180,8 @@ pub(crate) struct Engine {
         reason = "a queue moves between pool and connection as its box"
     )]
     pool: Vec<Box<Outbound>>,
+    shaper: Shaper,
+    pub(crate) inflater: Inflater,
     pub(crate) stats: Stats,
 }
 
@@ -197,6 +202,7 @@ impl Engine {
         registry: Registry,
     ) -> Self {
         let now = clock.now();
+        let compress_from = settings.compress_from;
         Engine {
             shard,
             clock,
@@ -213,6 +219,8 @@ impl Engine {
             again: Vec::new(),
             app_due: Vec::new(),
             pool: Vec::new(),
+            shaper: Shaper::new(compress_from),
+            inflater: Inflater::default(),
             stats: Stats::default(),
         }
     }
@@ -267,7 +275,7 @@ impl Engine {
     // --- beginnings ------------------------------------------------------
 
     /// Takes in a connection; its slot.
-    fn open(&mut self, kind: Kind, base64: bool, transport: Transport, guard: SlotGuard) -> u32 {
+    fn open(&mut self, kind: Kind, shape: Shape, transport: Transport, guard: SlotGuard) -> u32 {
         let (slot, generation) = self.conns.reserve();
         let first_ping = self.first_ping();
         let secret = self.secret();
@@ -279,7 +287,7 @@ impl Engine {
                 phase: Phase::Open,
                 paused: false,
                 dirty: false,
-                base64,
+                shape,
                 hup: false,
                 discard: false,
                 gone: false,
@@ -303,16 +311,11 @@ impl Engine {
     fn open_websocket(
         &mut self,
         kind: Kind,
-        base64: bool,
-        stream: Stream,
+        shape: Shape,
+        websocket: WebSocket,
         guard: SlotGuard,
     ) -> Option<u32> {
-        let slot = self.open(
-            kind,
-            base64,
-            Transport::WebSocket(WebSocket::new(stream)),
-            guard,
-        );
+        let slot = self.open(kind, shape, Transport::WebSocket(websocket), guard);
         let conn = self.conns.get_mut(slot)?;
         if let Transport::WebSocket(websocket) = &mut conn.transport {
             let interest = Interest::READABLE | Interest::WRITABLE;
@@ -328,11 +331,11 @@ impl Engine {
         Some(slot)
     }
 
-    fn open_polling(&mut self, base64: bool, mut guard: SlotGuard) -> u32 {
+    fn open_polling(&mut self, shape: Shape, mut guard: SlotGuard) -> u32 {
         guard.set_polling(true);
         self.open(
             Kind::EngineIo,
-            base64,
+            shape,
             Transport::Polling(Box::default()),
             guard,
         )
@@ -383,38 +386,47 @@ impl Engine {
 
     /// Lets `write` append whole WebSocket frames to what leaves next.
     pub(crate) fn send_with(&mut self, slot: u32, write: impl FnOnce(&mut Vec<u8>)) {
-        let base64 = self.conns.get(slot).is_some_and(|conn| conn.base64);
-        self.enqueue(slot, |out| {
-            if base64 {
+        match self.shape(slot) {
+            Shape::Plain => self.enqueue(slot, |out| out.append(write)),
+            shape => {
                 let mut frames = Vec::new();
                 write(&mut frames);
-                out.append(|buffer| polling::base64_frames(&frames, buffer));
-            } else {
-                out.append(write);
+                let frames = self.shaper.shape(&frames, shape);
+                self.enqueue(slot, |out| {
+                    out.append(|buffer| buffer.extend_from_slice(&frames));
+                });
             }
-        });
+        }
     }
 
     /// Sends frames that other connections share.
-    pub(crate) fn send(&mut self, slot: u32, frames: &Bytes) {
-        let base64 = self.conns.get(slot).is_some_and(|conn| conn.base64);
-        self.enqueue(slot, |out| {
-            if base64 {
-                out.append(|buffer| polling::base64_frames(frames, buffer));
-            } else {
-                out.push(frames);
+    pub(crate) fn send(&mut self, slot: u32, frames: &Frames) {
+        match self.shape(slot) {
+            Shape::Plain => self.enqueue(slot, |out| out.push(frames.plain())),
+            shape => {
+                let shaped = self.shaper.shared(frames, shape);
+                self.enqueue(slot, |out| out.push(&shaped));
             }
-        });
+        }
     }
 
     /// Sends a publication of which only the newest per key is worth keeping.
-    pub(crate) fn send_keyed(&mut self, slot: u32, key: &ConflationKey, frames: &Bytes) {
-        if self.conns.get(slot).is_some_and(|conn| conn.base64) {
-            return self.send(slot, frames);
-        }
+    pub(crate) fn send_keyed(&mut self, slot: u32, key: &ConflationKey, frames: &Frames) {
         let mut replaced = false;
-        self.enqueue(slot, |out| replaced = out.push_keyed(key, frames));
+        match self.shape(slot) {
+            Shape::Plain => {
+                self.enqueue(slot, |out| replaced = out.push_keyed(key, frames.plain()));
+            }
+            shape => {
+                let shaped = self.shaper.shared(frames, shape);
+                self.enqueue(slot, |out| replaced = out.push_keyed(key, &shaped));
+            }
+        }
         self.stats.conflated += u64::from(replaced);
+    }
+
+    fn shape(&self, slot: u32) -> Shape {
+        self.conns.get(slot).map_or(Shape::Plain, |conn| conn.shape)
     }
 
     /// Whether something sent now would leave at once.

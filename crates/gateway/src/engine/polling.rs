@@ -42,6 +42,8 @@ pub(crate) struct Held {
 /// A WebSocket that wants to take over from polling.
 pub(crate) struct Probe {
     pub(crate) websocket: WebSocket,
+    /// The window of permessage-deflate, if that was negotiated.
+    pub(crate) deflate: Option<u8>,
     pub(crate) deadline: Micros,
     /// `2probe` came and was answered.
     pub(crate) probed: bool,
@@ -87,7 +89,7 @@ pub(crate) fn base64_frames(frames: &[u8], out: &mut Vec<u8>) {
 }
 
 /// Walks over whole unmasked data frames.
-fn each_frame(mut frames: &[u8], mut each: impl FnMut(bool, &[u8])) {
+pub(crate) fn each_frame(mut frames: &[u8], mut each: impl FnMut(bool, &[u8])) {
     while frames.len() >= 2 {
         let binary = frames[0] & 0x0f == 2;
         let (header, length) = match frames[1] & 0x7f {

@@ -5,7 +5,8 @@ use heartline_wire::engineio::{self, RequestError};
 use tokio::sync::oneshot;
 use tokio_rustls::rustls::ServerConnection;
 
-use super::conn::{Kind, Phase, Stash, Transport};
+use super::conn::{Kind, Phase, Stash, Transport, WebSocket};
+use super::frames::Shape;
 use super::id::Name;
 use super::polling::{Held, Pending, Polling, Reply, RequestId};
 use super::shard::Shard;
@@ -19,6 +20,8 @@ pub(crate) struct Upgraded {
     pub(crate) tcp: std::net::TcpStream,
     pub(crate) tls: Option<Box<ServerConnection>>,
     pub(crate) leftover: Bytes,
+    /// The window of permessage-deflate, if that was negotiated.
+    pub(crate) deflate: Option<u8>,
 }
 
 impl Upgraded {
@@ -81,6 +84,16 @@ pub(crate) enum Request {
     PostRefused { name: Name, id: RequestId },
     /// The request's connection went away, or its body was no good.
     Aborted { name: Name, id: RequestId },
+}
+
+/// How a connection's messages leave. Who asked for base64 gets text in all
+/// its frames, compressed or not.
+pub(crate) fn shape(base64: bool, deflate: Option<u8>) -> Shape {
+    match (base64, deflate) {
+        (true, _) => Shape::Base64,
+        (false, Some(bits)) => Shape::Deflated(bits),
+        (false, None) => Shape::Plain,
+    }
 }
 
 impl Engine {
@@ -148,7 +161,7 @@ impl<A: App> Shard<A> {
                 guard,
                 reply,
             } => {
-                let slot = self.engine.open_polling(base64, guard);
+                let slot = self.engine.open_polling(shape(base64, None), guard);
                 self.app.opened(&mut self.engine, slot, handshake);
                 let answer = match self.engine.open_packet(slot, &["websocket"]) {
                     Some(packet) => Reply::Payload(packet.into_bytes()),
@@ -163,8 +176,9 @@ impl<A: App> Shard<A> {
             }
             Request::Upgrade { name, upgraded } => {
                 if let Some(slot) = self.engine.session(&name) {
+                    let deflate = upgraded.deflate;
                     let (stream, leftover) = upgraded.into_stream();
-                    self.begin_probe(slot, stream, &leftover);
+                    self.begin_probe(slot, stream, deflate, &leftover);
                 }
             }
             Request::Get { name, id, reply } => self.get(&name, id, reply),
@@ -194,8 +208,11 @@ impl<A: App> Shard<A> {
         handshake: Handshake,
         guard: SlotGuard,
     ) {
+        let shape = shape(base64, upgraded.deflate);
+        let deflate = upgraded.deflate.is_some();
         let (stream, leftover) = upgraded.into_stream();
-        let Some(slot) = self.engine.open_websocket(kind, base64, stream, guard) else {
+        let websocket = WebSocket::new(stream, deflate);
+        let Some(slot) = self.engine.open_websocket(kind, shape, websocket, guard) else {
             return;
         };
         if kind == Kind::EngineIo {

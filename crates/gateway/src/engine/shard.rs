@@ -14,7 +14,7 @@ use super::websocket::PROBE;
 use super::{App, Clock, Engine, Settings};
 
 /// One read of a connection goes into this, whoever's it is.
-const READ_BUFFER: usize = 64 * 1024;
+pub(crate) const READ_BUFFER: usize = 64 * 1024;
 const EVENTS: usize = 1024;
 const WAKER: Token = Token(usize::MAX);
 /// Rounds of mailbox and closures before output leaves; what comes later has
@@ -37,6 +37,8 @@ pub(crate) struct Shard<A: App> {
     pub(crate) engine: Engine,
     pub(crate) app: A,
     pub(crate) read_buffer: Vec<u8>,
+    /// A message that came compressed.
+    pub(crate) inflated: Vec<u8>,
     poll: Poll,
     door: Door<A>,
 }
@@ -72,6 +74,7 @@ impl<A: App> Prepared<A> {
             engine: Engine::new(number, clock, settings, registry),
             app,
             read_buffer: vec![0; READ_BUFFER],
+            inflated: Vec::new(),
             poll: self.poll,
             door: self.door,
         };

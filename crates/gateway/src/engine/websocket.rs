@@ -9,8 +9,10 @@ use heartline_wire::{engineio, ws::OpCode};
 use mio::{Interest, Token};
 
 use super::conn::{Kind, Phase, Stash, Transport, WebSocket};
+use super::frames::Shape;
 use super::polling::{Probe, Reply};
-use super::shard::Shard;
+use super::requests;
+use super::shard::{READ_BUFFER, Shard};
 use super::stream::Stream;
 use super::{App, Data, Engine};
 use crate::reason::Reason;
@@ -19,6 +21,8 @@ use crate::reason::Reason;
 const SLICES: usize = 64;
 /// Reads of one connection per turn; then the others come first.
 const READS_PER_TURN: usize = 4;
+/// Longest message of an upgrade: `2probe`.
+const PROBE_MESSAGE: usize = 16;
 /// Marks the poller's token of a probing WebSocket.
 pub(crate) const PROBE: usize = 1 << 40;
 
@@ -209,11 +213,12 @@ impl<A: App> Shard<A> {
         // Out of the connection while messages borrow from it: the
         // application may change or end the connection meanwhile.
         let mut decoder = std::mem::take(&mut websocket.decoder);
+        let deflate = websocket.deflate;
         let generation = conn.generation;
         let mut rest = input;
         let mut going = true;
         loop {
-            match decoder.decode(&mut rest, Role::Server, max) {
+            match decoder.decode_extended(&mut rest, Role::Server, deflate, max) {
                 Ok(Some(message)) => {
                     if let Next::Stop = self.frame(slot, kind, message) {
                         going = false;
@@ -222,14 +227,7 @@ impl<A: App> Shard<A> {
                 }
                 Ok(None) => break,
                 Err(error) => {
-                    let reason = match error {
-                        ws::Error::TooBig => Reason::PayloadTooLarge,
-                        _ => Reason::ProtocolViolation,
-                    };
-                    self.engine.close_with(slot, reason, error.close_code(), "");
-                    if let Some(conn) = self.engine.conns.get_mut(slot) {
-                        conn.discard = true;
-                    }
+                    self.fail(slot, error);
                     return (false, 0);
                 }
             }
@@ -242,6 +240,42 @@ impl<A: App> Shard<A> {
             }
         }
         (going, rest.len())
+    }
+
+    /// The peer broke the framing: nothing that follows can be understood.
+    fn fail(&mut self, slot: u32, error: ws::Error) {
+        let reason = match error {
+            ws::Error::TooBig => Reason::PayloadTooLarge,
+            _ => Reason::ProtocolViolation,
+        };
+        self.engine.close_with(slot, reason, error.close_code(), "");
+        if let Some(conn) = self.engine.conns.get_mut(slot) {
+            conn.discard = true;
+        }
+    }
+
+    /// A compressed message: what it was before.
+    fn compressed(&mut self, slot: u32, kind: Kind, text: bool, payload: &[u8]) -> Next {
+        let mut inflated = std::mem::take(&mut self.inflated);
+        inflated.clear();
+        let max = self.engine.settings.max_payload;
+        let found = self.engine.inflater.inflate(payload, max, &mut inflated);
+        let message = found.and_then(|()| match text {
+            true => std::str::from_utf8(&inflated)
+                .map(Message::Text)
+                .map_err(|_| ws::Error::InvalidUtf8),
+            false => Ok(Message::Binary(&inflated)),
+        });
+        let next = match message {
+            Ok(message) => self.frame(slot, kind, message),
+            Err(error) => {
+                self.fail(slot, error);
+                Next::Stop
+            }
+        };
+        inflated.shrink_to(READ_BUFFER);
+        self.inflated = inflated;
+        next
     }
 
     fn frame(&mut self, slot: u32, kind: Kind, message: Message<'_>) -> Next {
@@ -272,6 +306,9 @@ impl<A: App> Shard<A> {
                     "only text frames are understood here",
                 ),
             },
+            Message::Compressed { text, payload } => {
+                return self.compressed(slot, kind, text, payload);
+            }
             Message::Ping(payload) => {
                 // Past what `b64=1` does to messages: this is none.
                 self.engine.enqueue(slot, |out| {
@@ -321,7 +358,13 @@ impl<A: App> Shard<A> {
     // --- the upgrade -----------------------------------------------------
 
     /// A WebSocket wants to take over from the polling session `slot`.
-    pub(crate) fn begin_probe(&mut self, slot: u32, mut stream: Stream, leftover: &[u8]) {
+    pub(crate) fn begin_probe(
+        &mut self,
+        slot: u32,
+        mut stream: Stream,
+        deflate: Option<u8>,
+        leftover: &[u8],
+    ) {
         let deadline = self.engine.now + self.engine.settings.upgrade_timeout;
         let Some(conn) = self.engine.conns.get_mut(slot) else {
             return;
@@ -343,7 +386,8 @@ impl<A: App> Shard<A> {
             return;
         }
         polling.probe = Some(Box::new(Probe {
-            websocket: WebSocket::new(stream),
+            websocket: WebSocket::new(stream, deflate.is_some()),
+            deflate,
             deadline,
             probed: false,
         }));
@@ -404,9 +448,19 @@ impl<A: App> Shard<A> {
             return false;
         };
         let mut decoder = std::mem::take(&mut probe.websocket.decoder);
+        let deflate = probe.websocket.deflate;
         let mut rest = input;
         loop {
-            let message = match decoder.decode(&mut rest, Role::Server, 1024) {
+            let mut inflated = Vec::new();
+            let message = match decoder.decode_extended(&mut rest, Role::Server, deflate, 1024) {
+                Ok(Some(Message::Compressed { payload, .. })) => {
+                    // What no client says stays empty, and is refused as such.
+                    let _ = self
+                        .engine
+                        .inflater
+                        .inflate(payload, PROBE_MESSAGE, &mut inflated);
+                    Message::Text(std::str::from_utf8(&inflated).unwrap_or_default())
+                }
                 Ok(Some(message)) => message,
                 Ok(None) => break,
                 Err(_) => {
@@ -476,6 +530,9 @@ impl<A: App> Shard<A> {
             // Clients change over when their POST is answered. What it says must
             // not be lost, so the session stays where it is.
             return;
+        }
+        if conn.shape == Shape::Plain {
+            conn.shape = requests::shape(false, probe.deflate);
         }
         let mut websocket = probe.websocket;
         websocket.decoder = decoder;

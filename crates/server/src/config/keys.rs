@@ -195,6 +195,12 @@ pub(crate) static KEYS: &[Key] = &[
         |s, v| Ok(s.gateway.max_payload = size(v)?),
     ),
     node(
+        "server.compression",
+        "\"off\"",
+        "smallest message that is compressed, for example `\"1KB\"`, where a client offers permessage-deflate; `off` declines it",
+        |s, v| Ok(s.gateway.compression = optional(v, size)?),
+    ),
+    node(
         "server.node_id",
         "\"random\"",
         "this node's name, unique in the cluster: `[A-Za-z0-9_-]{1,32}`",

@@ -16,7 +16,7 @@ pub struct Decoder {
 /// What a step has found, before it is turned into a [`Message`].
 enum Found<'b> {
     /// A message that lies whole in the input, unmasked.
-    InInput(OpCode, &'b [u8]),
+    InInput(OpCode, bool, &'b [u8]),
     /// A message that was assembled in the state.
     InState(OpCode),
 }
@@ -44,10 +44,27 @@ impl Decoder {
         role: Role,
         max: usize,
     ) -> Result<Option<Message<'s>>, Error> {
+        self.decode_extended(input, role, false, max)
+    }
+
+    /// The same for a connection that may have negotiated permessage-deflate:
+    /// with `deflate`, a message may come as [`Message::Compressed`]. `max`
+    /// then bounds what has come, and inflating it needs a bound of its own.
+    ///
+    /// # Errors
+    ///
+    /// As [`Decoder::decode`].
+    pub fn decode_extended<'s, 'b: 's>(
+        &'s mut self,
+        input: &mut &'b mut [u8],
+        role: Role,
+        deflate: bool,
+        max: usize,
+    ) -> Result<Option<Message<'s>>, Error> {
         if let Some(state) = &mut self.state {
             state.release();
         }
-        let found = match self.step(input, role, max) {
+        let found = match self.step(input, role, deflate, max) {
             Ok(found) => found,
             Err(error) => {
                 self.state = None;
@@ -55,9 +72,14 @@ impl Decoder {
             }
         };
         match found {
-            Some(Found::InInput(opcode, payload)) => message(opcode, payload).map(Some),
+            Some(Found::InInput(opcode, compressed, payload)) => {
+                message(opcode, compressed, payload).map(Some)
+            }
             Some(Found::InState(opcode)) => match &self.state {
-                Some(state) => message(opcode, state.completed(opcode)).map(Some),
+                Some(state) => {
+                    let compressed = state.is_compressed(opcode);
+                    message(opcode, compressed, state.completed(opcode)).map(Some)
+                }
                 None => Ok(None),
             },
             None => {
@@ -87,6 +109,7 @@ impl Decoder {
         &mut self,
         input: &mut &'b mut [u8],
         role: Role,
+        deflate: bool,
         max: usize,
     ) -> Result<Option<Found<'b>>, Error> {
         loop {
@@ -99,7 +122,7 @@ impl Decoder {
             if input.is_empty() {
                 return Ok(None);
             }
-            let Some(header) = self.next_header(input, role)? else {
+            let Some(header) = self.next_header(input, role, deflate)? else {
                 return Ok(None);
             };
             let len = self.check(&header, max)?;
@@ -110,7 +133,11 @@ impl Decoder {
                 if role == Role::Server {
                     apply_mask(payload, header.mask);
                 }
-                return Ok(Some(Found::InInput(header.opcode, payload)));
+                return Ok(Some(Found::InInput(
+                    header.opcode,
+                    header.compressed,
+                    payload,
+                )));
             }
             self.state.get_or_insert_default().begin(&header, len);
         }
@@ -118,13 +145,18 @@ impl Decoder {
 
     /// Reads a header from the input; an incomplete one goes to the state.
     #[inline]
-    fn next_header(&mut self, input: &mut &mut [u8], role: Role) -> Result<Option<Header>, Error> {
+    fn next_header(
+        &mut self,
+        input: &mut &mut [u8],
+        role: Role,
+        deflate: bool,
+    ) -> Result<Option<Header>, Error> {
         if let Some(state) = &mut self.state
             && !state.header().is_empty()
         {
-            return resume_header(state, input, role);
+            return resume_header(state, input, role, deflate);
         }
-        if let Some((header, size)) = header::parse(input, role)? {
+        if let Some((header, size)) = header::parse(input, role, deflate)? {
             advance(input, size);
             return Ok(Some(header));
         }
@@ -169,11 +201,12 @@ fn resume_header(
     state: &mut State,
     input: &mut &mut [u8],
     role: Role,
+    deflate: bool,
 ) -> Result<Option<Header>, Error> {
     while let Some(&byte) = input.first() {
         state.push_header_byte(byte);
         advance(input, 1);
-        if let Some((header, _)) = header::parse(state.header(), role)? {
+        if let Some((header, _)) = header::parse(state.header(), role, deflate)? {
             state.clear_header();
             return Ok(Some(header));
         }
@@ -187,7 +220,11 @@ fn advance(input: &mut &mut [u8], count: usize) {
 }
 
 #[inline]
-fn message(opcode: OpCode, payload: &[u8]) -> Result<Message<'_>, Error> {
+fn message(opcode: OpCode, compressed: bool, payload: &[u8]) -> Result<Message<'_>, Error> {
+    if compressed {
+        let text = opcode == OpCode::Text;
+        return Ok(Message::Compressed { text, payload });
+    }
     Ok(match opcode {
         // An assembled text was checked as it came, and is checked once more:
         // safe code has no other way from bytes to text.

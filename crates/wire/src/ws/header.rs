@@ -7,12 +7,15 @@ pub(super) const MAX_HEADER: usize = 14;
 
 const FIN: u8 = 0x80;
 const RESERVED: u8 = 0x70;
+/// Marks a compressed message on its first frame (RFC 7692 §6).
+pub(super) const COMPRESSED: u8 = 0x40;
 const MASKED: u8 = 0x80;
 
 /// What a header says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Header {
     pub(super) fin: bool,
+    pub(super) compressed: bool,
     pub(super) opcode: OpCode,
     /// All zero for an unmasked frame.
     pub(super) mask: [u8; 4],
@@ -27,16 +30,26 @@ pub(super) struct Header {
 /// A length in more bytes than needed is accepted, as other servers do,
 /// although §5.2 tells senders to be brief.
 #[inline]
-pub(super) fn parse(bytes: &[u8], role: Role) -> Result<Option<(Header, usize)>, Error> {
+pub(super) fn parse(
+    bytes: &[u8],
+    role: Role,
+    deflate: bool,
+) -> Result<Option<(Header, usize)>, Error> {
     let Some(&first) = bytes.first() else {
         return Ok(None);
     };
-    if first & RESERVED != 0 {
+    let compressed = deflate && first & RESERVED == COMPRESSED;
+    if first & RESERVED != 0 && !compressed {
         return Err(Error::Protocol("reserved bits are set"));
     }
     let Some(opcode) = OpCode::from_bits(first & 0x0f) else {
         return Err(Error::Protocol("unknown opcode"));
     };
+    if compressed && !matches!(opcode, OpCode::Text | OpCode::Binary) {
+        return Err(Error::Protocol(
+            "compression is marked on a first frame only",
+        ));
+    }
     let fin = first & FIN != 0;
     if opcode.is_control() && !fin {
         return Err(Error::Protocol("fragmented control frame"));
@@ -79,6 +92,7 @@ pub(super) fn parse(bytes: &[u8], role: Role) -> Result<Option<(Header, usize)>,
     };
     let header = Header {
         fin,
+        compressed,
         opcode,
         mask,
         len,
@@ -160,7 +174,7 @@ pub fn frame_boundary(bytes: &[u8], written: usize) -> usize {
     while at < written {
         let len = bytes
             .get(at..)
-            .and_then(|frame| parse(frame, Role::Client).ok().flatten())
+            .and_then(|frame| parse(frame, Role::Client, true).ok().flatten())
             .and_then(|(header, size)| usize::try_from(header.len).ok()?.checked_add(size));
         at = match len.and_then(|len| at.checked_add(len)) {
             Some(end) if end < bytes.len() => end,

@@ -16,6 +16,8 @@ pub(super) struct State {
     frame: Option<Frame>,
     /// Text or binary, from the first fragment to the last.
     message: Option<OpCode>,
+    /// The message is compressed, so its text cannot be checked as it comes.
+    compressed: bool,
     /// The data message so far, unmasked.
     data: Vec<u8>,
     /// How much of `data` is known to be UTF-8; only kept for text. Less than
@@ -103,6 +105,7 @@ impl State {
     pub(super) fn begin(&mut self, header: &Header, len: usize) {
         if let OpCode::Text | OpCode::Binary = header.opcode {
             self.message = Some(header.opcode);
+            self.compressed = header.compressed;
         }
         self.frame = Some(Frame {
             opcode: header.opcode,
@@ -132,7 +135,7 @@ impl State {
             self.control.extend_from_slice(piece);
         } else {
             self.data.extend_from_slice(piece);
-            if self.message == Some(OpCode::Text) {
+            if self.message == Some(OpCode::Text) && !self.compressed {
                 self.check_utf8()?;
             }
         }
@@ -144,7 +147,8 @@ impl State {
             self.handed_out = Some(opcode);
         } else if fin {
             self.handed_out = self.message.take();
-            if self.handed_out == Some(OpCode::Text) && self.valid < self.data.len() {
+            let unchecked = self.compressed || self.handed_out != Some(OpCode::Text);
+            if !unchecked && self.valid < self.data.len() {
                 return Err(Error::InvalidUtf8);
             }
         }
@@ -160,6 +164,11 @@ impl State {
             Err(_) => return Err(Error::InvalidUtf8),
         }
         Ok(())
+    }
+
+    /// Whether what [`State::consume`] reported complete is compressed.
+    pub(super) fn is_compressed(&self, opcode: OpCode) -> bool {
+        self.compressed && !opcode.is_control()
     }
 
     /// The payload of what [`State::consume`] reported complete.

@@ -57,6 +57,7 @@ pub(crate) fn line(message: &Message<'_>) -> String {
     match message {
         Message::Text(text) => format!("text {text}"),
         Message::Binary(bytes) => format!("binary {bytes:?}"),
+        Message::Compressed { text, payload } => format!("compressed {text} {payload:?}"),
         Message::Ping(bytes) => format!("ping {}", bytes.escape_ascii()),
         Message::Pong(bytes) => format!("pong {}", bytes.escape_ascii()),
         Message::Close(None) => "close".to_owned(),
