@@ -1,10 +1,11 @@
 # The two commands of this repository are `make serve` and `make test`.
 
-.PHONY: help release serve test test-rust test-protocol test-e2e lint fuzz
+.PHONY: help release serve test test-rust test-protocol test-e2e bench lint fuzz
 
 help:
 	@echo "make serve   build Heartline and run it for development on 127.0.0.1:8080"
 	@echo "make test    install what the tests need and run all of them"
+	@echo "make bench   measure Heartline beside its peers, half an hour; QUICK=1 for a smoke run"
 	@echo "make lint    formatting and lints, as CI checks them"
 	@echo "make fuzz    run each decoder's fuzz target for a minute (needs a nightly toolchain and cargo-fuzz)"
 
@@ -27,6 +28,9 @@ test-protocol: release
 test-e2e: release
 	scripts/install-test-tools
 	scripts/node-tests tests/e2e
+
+bench:
+	scripts/bench
 
 lint:
 	cargo fmt --all --check

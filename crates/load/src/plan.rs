@@ -179,6 +179,8 @@ pub struct Plan {
     pub slow_percent: usize,
     /// The server's processes on this machine, for its memory and CPU.
     pub pids: Vec<u32>,
+    /// How long the server is left alone before its memory is read.
+    pub settle: Duration,
     /// How long one handshake may take.
     pub connect_timeout: Duration,
 }
@@ -204,6 +206,7 @@ impl Plan {
             keyed: false,
             slow_percent: 10,
             pids: Vec::new(),
+            settle: Duration::from_millis(1500),
             connect_timeout: Duration::from_secs(20),
         }
     }

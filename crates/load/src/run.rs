@@ -17,8 +17,6 @@ use crate::worker::{self, Worker};
 
 /// How often the run is looked at.
 const GLANCE: Duration = Duration::from_millis(20);
-/// How long the server is left alone before its memory is read.
-const SETTLE: Duration = Duration::from_millis(1500);
 /// How long after the measurement what is on its way may make no progress.
 const PATIENCE: Duration = Duration::from_secs(3);
 
@@ -322,7 +320,7 @@ fn settle(shared: &Shared<'_>, of: usize, watch: &mut dyn FnMut(Progress)) {
     }
     let done = shared.ready.load(Ordering::Relaxed) as f64 / of as f64;
     watch(shared.progress(Stage::Connecting, done));
-    std::thread::sleep(SETTLE);
+    std::thread::sleep(shared.plan.settle);
 }
 
 fn wait(shared: &Shared<'_>, time: Duration, stage: Stage, watch: &mut dyn FnMut(Progress)) {

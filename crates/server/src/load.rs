@@ -92,6 +92,9 @@ pub(crate) struct Load {
     /// A process of the server on this machine, for its memory and CPU; may be repeated
     #[arg(long = "pid")]
     pids: Vec<u32>,
+    /// How long the server is left alone before its memory is read
+    #[arg(long, default_value = "1500ms", value_parser = duration)]
+    settle: Duration,
     /// Connect with tokens, signed with the configured secret as `token` does it,
     /// for users user-0, user-1, …
     #[arg(long)]
@@ -180,6 +183,7 @@ fn plan(load: Load, target: Target) -> Plan {
     plan.keyed = load.keyed;
     plan.slow_percent = load.slow_percent;
     plan.pids = load.pids;
+    plan.settle = load.settle;
     plan
 }
 

@@ -1,0 +1,128 @@
+// What is measured, and the budgets that Heartline is held to.
+
+/** The peers that speak Socket.IO or less and can be asked for everything. */
+const ALL = ["live", "socketio", "bunLive", "bun", "node", "socketioxide", "bare"];
+
+/** Options for `heartline load`; `quick` is what a smoke run makes of them. */
+const load = (scenario, connections, options = {}) => ({ scenario, connections, ...options });
+
+const perSecond = (report) => report.per_second;
+const cpu = (report) => report.server.cpu_per_million;
+const p99 = (report) => report.latency_us.p99 / 1000;
+
+// `value` reads a figure from a report; `better` says which way is up.
+export const FIGURES = [
+  {
+    key: "memory", title: "resident bytes per idle connection (slope, an eighth to all of 16 000)",
+    load: load("idle", 16000, { duration: "1s", tokens: true }), peers: ALL, fresh: true,
+    value: (report) => report.server.bytes_per_connection, better: "lower", unit: "B",
+  },
+  {
+    key: "connects", title: "connections/s, each closed once it is there (Heartline: with its token checked)",
+    load: load("churn", 64, { tokens: true }), peers: ALL,
+    value: perSecond, better: "higher", unit: "/s", also: { "CPU s per million": cpu },
+  },
+  {
+    key: "echo1", title: "acknowledged events/s, 50 connections, one in flight on each",
+    load: load("echo", 50, { event: "echo" }), peers: ALL,
+    value: perSecond, better: "higher", unit: "/s", also: { "CPU s per million": cpu },
+  },
+  {
+    key: "echo8", title: "acknowledged events/s, 50 connections, eight in flight on each",
+    load: load("echo", 50, { event: "echo", "in-flight": 8 }), peers: ALL,
+    value: perSecond, better: "higher", unit: "/s", also: { "CPU s per million": cpu },
+  },
+  {
+    key: "broadcast1k", title: "deliveries/s, 1 000 members, one publication in flight",
+    load: load("broadcast", 1000), peers: ALL,
+    value: perSecond, better: "higher", unit: "/s", also: { "CPU s per million": cpu },
+  },
+  {
+    key: "broadcast16", title: "deliveries/s, 1 000 members, 16 publications in flight",
+    load: load("broadcast", 1000, { "in-flight": 16 }), peers: ALL,
+    value: perSecond, better: "higher", unit: "/s", also: { "CPU s per million": cpu },
+  },
+  {
+    key: "broadcast10k", title: "deliveries/s, 10 000 members, one publication in flight",
+    load: load("broadcast", 10000), peers: ALL,
+    value: perSecond, better: "higher", unit: "/s", also: { "CPU s per million": cpu },
+  },
+  {
+    key: "latency", title: "p99 at 40 000 deliveries/s, 1 000 members",
+    load: load("broadcast", 1000, { "publish-rate": 40 }), peers: ALL,
+    value: p99, better: "lower", unit: "ms",
+  },
+  {
+    key: "heartbeats", title: "one processor's share with 16 000 idle connections, a ping each every 5 s",
+    load: load("idle", 16000, { duration: "15s" }), peers: ["live", "socketio", "bare"], fresh: true,
+    options: { pingInterval: 5000, set: ["heartbeat.interval=5s"] },
+    value: (report) => report.server.cpu_share * 100, better: "lower", unit: "%",
+  },
+  {
+    key: "slow", title: "p99 of 100 publications/s to 400 members, one in ten of whom does not read",
+    load: load("slow", 400, { "publish-rate": 100 }), peers: ["live", "socketio"],
+    value: p99, better: "lower", unit: "ms",
+  },
+  {
+    key: "slowNone", title: "the same, all of whom read",
+    load: load("slow", 400, { "publish-rate": 100, "slow-percent": 0 }), peers: ["live", "socketio"],
+    value: p99, better: "lower", unit: "ms",
+  },
+  ...["echo8", "broadcast1k"].map((key) => ({
+    key: `${key}Threads`, title: `CPU seconds per million, two worker threads instead of one: ${key === "echo8" ? "events, eight in flight" : "deliveries, 1 000 members"}`,
+    load: key === "echo8" ? load("echo", 50, { event: "echo", "in-flight": 8 }) : load("broadcast", 1000),
+    peers: ["live", "socketio"], options: { threads: 2 }, value: cpu, better: "lower", unit: "s",
+  })),
+];
+
+/** How a figure grows. Each point is a load; Heartline alone. */
+export const GROWTH = [
+  {
+    key: "growthMemory", title: "Resident bytes per connection", x: "connections", unit: "B",
+    points: [1000, 4000, 16000].map((n) => ({ x: n, load: load("idle", n, { duration: "1s", tokens: true }) })),
+    fresh: true, value: (report) => report.server.bytes_per_connection,
+  },
+  {
+    key: "growthMembers", title: "CPU per delivery, by members of one room", x: "members", unit: "µs",
+    points: [1000, 4000, 16000].map((n) => ({ x: n, load: load("broadcast", n) })),
+    value: cpu,
+  },
+  {
+    key: "growthRooms", title: "CPU per delivery, 4 000 connections, by rooms", x: "rooms", unit: "µs",
+    points: [1, 10, 1000].map((n) => ({ x: n, load: load("broadcast", 4000, { rooms: n }) })),
+    value: cpu,
+  },
+];
+
+/**
+ * The budgets: `measured` gives the figure from the medians, as the ratio or size
+ * that `holds` judges. `m(figure, peer)` is a median, `c` its CPU per million.
+ */
+export const BUDGETS = [
+  ["memory of an idle Socket.IO connection, authenticated, in one room", "under 2 048 B", ({ m }) => m("memory", "socketio"), (v) => v < 2048],
+  ["memory of an idle live connection, the same", "under 1 280 B", ({ m }) => m("memory", "live"), (v) => v < 1280],
+  ...["broadcast1k", "broadcast10k"].flatMap((figure) => {
+    const members = figure === "broadcast1k" ? "1 000" : "10 000";
+    return [
+      [`deliveries/s, ${members} members: live to Bun's`, "at least 1", ({ m }) => m(figure, "live") / m(figure, "bunLive"), (v) => v >= 1],
+      [`deliveries/s, ${members} members: Socket.IO to Bun's`, "at least 0.9", ({ m }) => m(figure, "socketio") / m(figure, "bunLive"), (v) => v >= 0.9],
+      [`deliveries/s, ${members} members: the slower of both to socketioxide's`, "over 1.6", ({ m }) => Math.min(m(figure, "live"), m(figure, "socketio")) / m(figure, "socketioxide"), (v) => v > 1.6],
+      [`deliveries/s, ${members} members: the slower of both to Node's`, "over 2", ({ m }) => Math.min(m(figure, "live"), m(figure, "socketio")) / m(figure, "node"), (v) => v > 2],
+    ];
+  }),
+  ["deliveries/s, 16 in flight: live to Bun's", "at least 1.3", ({ m }) => m("broadcast16", "live") / m("broadcast16", "bunLive"), (v) => v >= 1.3],
+  ["deliveries/s, 16 in flight: Socket.IO to socketioxide's", "over 1", ({ m }) => m("broadcast16", "socketio") / m("broadcast16", "socketioxide"), (v) => v > 1],
+  ["events/s, one in flight: live to Bun's", "at least 0.85", ({ m }) => m("echo1", "live") / m("echo1", "bunLive"), (v) => v >= 0.85],
+  ["events/s, one in flight: Socket.IO to socketioxide's", "at least 1.2", ({ m }) => m("echo1", "socketio") / m("echo1", "socketioxide"), (v) => v >= 1.2],
+  ["events/s, eight in flight: live to Bun's", "at least 1.5", ({ m }) => m("echo8", "live") / m("echo8", "bunLive"), (v) => v >= 1.5],
+  ["events/s, eight in flight: Socket.IO to socketioxide's", "at least 1.5", ({ m }) => m("echo8", "socketio") / m("echo8", "socketioxide"), (v) => v >= 1.5],
+  ["CPU per delivery, one in flight: live to Bun's", "at most 1.1", ({ c }) => c("broadcast1k", "live") / c("broadcast1k", "bunLive"), (v) => v <= 1.1],
+  ["CPU per event, one in flight: live to Bun's", "at most 1.1", ({ c }) => c("echo1", "live") / c("echo1", "bunLive"), (v) => v <= 1.1],
+  ["CPU per event, eight in flight: live to Bun's", "at most 1.1", ({ c }) => c("echo8", "live") / c("echo8", "bunLive"), (v) => v <= 1.1],
+  ["idle CPU, 16 000 heartbeats every 5 s: live to the bare loop's", "at most 1.5", ({ m }) => m("heartbeats", "live") / m("heartbeats", "bare"), (v) => v <= 1.5],
+  ["connections/s with a token: Socket.IO to socketioxide's without", "over 1.2", ({ m }) => m("connects", "socketio") / m("connects", "socketioxide"), (v) => v > 1.2],
+  ["p99 with one slow member in ten to that without: live", "at most 1.2", ({ m }) => m("slow", "live") / m("slowNone", "live"), (v) => v <= 1.2],
+  ["p99 with one slow member in ten to that without: Socket.IO", "at most 1.2", ({ m }) => m("slow", "socketio") / m("slowNone", "socketio"), (v) => v <= 1.2],
+  ["CPU per event, two threads to one: live", "at most 1.15", ({ m, c }) => m("echo8Threads", "live") / c("echo8", "live"), (v) => v <= 1.15],
+  ["CPU per delivery, two threads to one: live", "at most 1.15", ({ m, c }) => m("broadcast1kThreads", "live") / c("broadcast1k", "live"), (v) => v <= 1.15],
+].map(([what, budget, measured, holds]) => ({ what, budget, measured, holds }));

@@ -1,0 +1,93 @@
+// The servers that are compared: how each is started, and what it speaks.
+import { spawn } from "node:child_process";
+import { once } from "node:events";
+import { connect, createServer } from "node:net";
+import { fileURLToPath } from "node:url";
+
+const here = (path) => fileURLToPath(new URL(path, import.meta.url));
+export const BINARY = here("../target/release/heartline");
+export const SECRET = "a-secret-that-the-benchmarks-alone-use";
+
+// Limits are off, as none of the peers has any; heartbeats, registry, presence
+// and metrics are on, as they always are.
+const OFF = ["limits.messages=off", "limits.events=off", "limits.joins=off", "limits.connects_per_ip=off"];
+
+/** Heartline as shipped. `announce` is off: the other servers know no presence. */
+const heartline = (threads, set = []) => (port, admin) => [
+  BINARY, "serve",
+  ...[`server.listen=0.0.0.0:${port}`, `admin.listen=127.0.0.1:${admin}`, `server.worker_threads=${threads}`,
+    `auth.jwt.secret=${SECRET}`, "auth.mode=optional", "presence.announce=off", "log.level=warn", ...OFF, ...set,
+  ].flatMap((pair) => ["--set", pair]),
+];
+
+const echo = (threads) => (port) => [here("../target/release/examples/echo"), "--listen", `0.0.0.0:${port}`, "--threads", `${threads}`];
+const bun = (port) => [here("peers/bun/node_modules/.bin/bun"), here("peers/bun/server.js"), `${port}`];
+const node = (port) => ["node", here("peers/node/server.js"), `${port}`];
+const socketioxide = (port) => [here("peers/socketioxide/target/release/bench-peer-socketioxide"), `${port}`];
+const bare = (port) => [here("peers/bare/target/release/bench-peer-bare"), `${port}`];
+
+/** By key: a name, a protocol, and the command for everything but `echo`. */
+export const PEERS = {
+  live: { name: "Heartline, live", protocol: "live", command: heartline(1), echo: echo(1), ours: true },
+  socketio: { name: "Heartline, Socket.IO", protocol: "socketio", command: heartline(1), echo: echo(1), ours: true },
+  bunLive: { name: "Bun, the same JSON", protocol: "live", command: bun },
+  bun: { name: "Bun, plain frames", protocol: "raw", command: bun },
+  node: { name: "Socket.IO on Node", protocol: "socketio", command: node },
+  socketioxide: { name: "socketioxide", protocol: "socketio", command: socketioxide },
+  bare: { name: "bare loop", protocol: "raw", command: bare },
+};
+
+/** Heartline with its own variations. */
+export const variant = (key, { threads = 1, set = [] }) => ({
+  ...PEERS[key],
+  command: heartline(threads, set),
+  echo: echo(threads),
+});
+
+async function freePort() {
+  const server = createServer();
+  server.listen(0, "127.0.0.1");
+  await once(server, "listening");
+  const { port } = server.address();
+  server.close();
+  await once(server, "close");
+  return port;
+}
+
+const listens = (port) =>
+  new Promise((resolve) => {
+    const socket = connect({ port, host: "127.0.0.1" }, () => resolve(true));
+    socket.on("error", () => resolve(false));
+    socket.on("connect", () => socket.destroy());
+  });
+
+/** Starts a server, pinned to `cpu` where there is one to spare. */
+export async function start(command, { cpu, pingInterval } = {}) {
+  const port = await freePort();
+  const [program, ...args] = [...(cpu === undefined ? [] : ["taskset", "-c", `${cpu}`]), ...command(port, await freePort())];
+  const child = spawn(program, args, {
+    stdio: ["ignore", "ignore", "pipe"],
+    env: { ...process.env, ...(pingInterval && { PING_INTERVAL_MS: `${pingInterval}` }) },
+  });
+  let log = "";
+  child.stderr.on("data", (data) => (log += data));
+  let ended = false;
+  const exit = new Promise((resolve) => {
+    child.on("error", (error) => (log += error.message));
+    child.on("close", () => resolve((ended = true)));
+  });
+  for (const end = Date.now() + 15000; ; ) {
+    if ((await listens(port)) && !ended) break;
+    if (ended || Date.now() > end) throw new Error(`${program} ${args.join(" ")} does not listen: ${log}`);
+    await new Promise((resolve) => setTimeout(resolve, 25));
+  }
+  return {
+    port,
+    // taskset becomes the program.
+    pid: child.pid,
+    async stop() {
+      child.kill("SIGKILL");
+      await exit;
+    },
+  };
+}

@@ -1,0 +1,135 @@
+// Measures Heartline and its peers, interleaved, and writes RESULTS.md.
+//
+//   node bench/run.js            all of it, about half an hour
+//   QUICK=1 node bench/run.js    a smoke run: everything once, small, no claims
+//   ONLY=echo8,memory …          some figures only, to look at; writes nothing
+import { spawn } from "node:child_process";
+import { once } from "node:events";
+import { mkdirSync, writeFileSync } from "node:fs";
+import { availableParallelism } from "node:os";
+import { fileURLToPath } from "node:url";
+import { BUDGETS, FIGURES, GROWTH } from "./figures.js";
+import { BINARY, PEERS, SECRET, start, variant } from "./peers.js";
+import { document } from "./report.js";
+
+const QUICK = Boolean(process.env.QUICK);
+const ONLY = process.env.ONLY?.split(",");
+const ROUNDS = QUICK ? 1 : Number(process.env.ROUNDS ?? 3);
+// With two processors, one is the server's and one the client's.
+const [SERVER, CLIENT] = availableParallelism() >= 2 ? [0, 1] : [];
+
+const median = (values) => {
+  const sorted = [...values].sort((a, b) => a - b);
+  const middle = sorted.length >> 1;
+  return sorted.length % 2 ? sorted[middle] : (sorted[middle - 1] + sorted[middle]) / 2;
+};
+
+/** Runs `heartline load` against a server; its report. */
+async function loadOnce(server, peer, load) {
+  const { scenario, connections, tokens, ...options } = load;
+  const given = {
+    duration: "4s", warmup: "1s", ...options,
+    ...(QUICK && { duration: "200ms", warmup: "50ms", settle: "20ms" }),
+  };
+  const count = QUICK ? Math.min(connections, 200) : connections;
+  const args = [
+    "load", scenario, "--url", `http://127.0.0.1:${server.port}`, "--protocol", peer.protocol,
+    "--connections", `${count}`, "--threads", "1", "--pid", `${server.pid}`,
+    ...Object.entries(given).flatMap(([name, value]) => [`--${name}`, `${QUICK && name === "rooms" ? Math.min(value, 50) : value}`]),
+    ...(tokens && peer.ours ? ["--tokens", "--set", `auth.jwt.secret=${SECRET}`] : []),
+  ];
+  const pinned = CLIENT === undefined ? [BINARY, ...args] : ["taskset", "-c", `${CLIENT}`, BINARY, ...args];
+  const child = spawn(pinned[0], pinned.slice(1), { stdio: ["ignore", "pipe", "pipe"] });
+  let out = "", log = "";
+  child.stdout.on("data", (data) => (out += data));
+  child.stderr.on("data", (data) => (log += data));
+  const [code] = await once(child, "close");
+  if (code !== 0) throw new Error(`${pinned.join(" ")}: exit ${code}: ${log}`);
+  return JSON.parse(out);
+}
+
+function subject(key, figure) {
+  const peer = figure.options && PEERS[key].ours ? variant(key, figure.options) : PEERS[key];
+  const echoes = figure.load?.event === "echo" && peer.echo;
+  // Two threads need the processor that the client leaves over as well.
+  const cpu = figure.options?.threads > 1 ? undefined : SERVER;
+  return { peer, command: echoes || peer.command, options: { cpu, pingInterval: figure.options?.pingInterval } };
+}
+
+async function measure(key, figure, load = figure.load) {
+  const { peer, command, options } = subject(key, figure);
+  const server = await start(command, options);
+  try {
+    const report = await loadOnce(server, peer, load);
+    if (report.lost > 0 || Object.keys(report.failures).length > 0) {
+      note(`${key} ${figure.key}: ${report.lost} lost, ${JSON.stringify(report.failures)}`);
+    }
+    return report;
+  } finally {
+    await server.stop();
+  }
+}
+
+const remarks = [];
+function note(text) {
+  remarks.push(text);
+  console.error(`  ${text}`);
+}
+
+const began = Date.now();
+const figures = FIGURES.filter((figure) => !ONLY || ONLY.includes(figure.key));
+const growth = GROWTH.filter((figure) => !ONLY || ONLY.includes(figure.key));
+const reports = {};
+const record = (figure, key, report) => ((reports[figure] ??= {})[key] ??= []).push(report);
+
+const total = ROUNDS * (figures.reduce((sum, figure) => sum + figure.peers.length, 0) + growth.reduce((sum, figure) => sum + figure.points.length * 2, 0));
+let done = 0;
+const step = (what) => {
+  done += 1;
+  const minutes = ((Date.now() - began) / 60000).toFixed(1);
+  console.error(`[${done}/${total}, ${minutes} min] ${what}`);
+};
+
+for (let round = 1; round <= ROUNDS; round += 1) {
+  for (const figure of figures) {
+    for (const key of figure.peers) {
+      const report = await measure(key, figure);
+      record(figure.key, key, report);
+      step(`round ${round}, ${figure.key}, ${PEERS[key].name}: ${Number(figure.value(report)?.toPrecision(4))} ${figure.unit}`);
+    }
+  }
+  for (const figure of growth) {
+    for (const key of ["live", "socketio"]) {
+      for (const point of figure.points) {
+        const report = await measure(key, figure, point.load);
+        record(figure.key, `${key} ${point.x}`, report);
+        step(`round ${round}, ${figure.key}, ${PEERS[key].name}, ${point.x}: ${Number(figure.value(report)?.toPrecision(4))} ${figure.unit}`);
+      }
+    }
+  }
+}
+
+const all = [...figures, ...growth];
+const of = (figure, key, read) => {
+  const values = (reports[figure]?.[key] ?? []).map(read).filter((value) => Number.isFinite(value));
+  return values.length > 0 ? median(values) : undefined;
+};
+const m = (figure, key) => of(figure, key, all.find((one) => one.key === figure)?.value);
+const c = (figure, key) => of(figure, key, (report) => report.server.cpu_per_million);
+const budgets = BUDGETS.map(({ what, budget, measured, holds }) => {
+  const value = measured({ m, c });
+  return { what, budget, value, reached: holds(value) };
+}).filter(({ value }) => Number.isFinite(value));
+
+// A smoke run has no say in budgets.
+for (const { what, budget, value, reached } of QUICK ? [] : budgets) {
+  console.log(`${reached ? "reached    " : "NOT reached"} ${value.toFixed(2).padStart(9)}  ${budget.padEnd(14)} ${what}`);
+}
+if (!ONLY) {
+  const folder = new URL(QUICK ? "../target/bench/" : "./", import.meta.url);
+  mkdirSync(folder, { recursive: true });
+  const { markdown, plots } = await document({ figures, growth, budgets, m, c, reports, remarks, rounds: ROUNDS, quick: QUICK, minutes: (Date.now() - began) / 60000 });
+  writeFileSync(new URL("RESULTS.md", folder), markdown);
+  for (const [name, svg] of Object.entries(plots)) writeFileSync(new URL(name, folder), svg);
+  console.error(`written: ${fileURLToPath(new URL("RESULTS.md", folder))}`);
+}
