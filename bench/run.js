@@ -51,9 +51,7 @@ async function loadOnce(server, peer, load) {
 function subject(key, figure) {
   const peer = figure.options && PEERS[key].ours ? variant(key, figure.options) : PEERS[key];
   const echoes = figure.load?.event === "echo" && peer.echo;
-  // Two threads need the processor that the client leaves over as well.
-  const cpu = figure.options?.threads > 1 ? undefined : SERVER;
-  return { peer, command: echoes || peer.command, options: { cpu, pingInterval: figure.options?.pingInterval } };
+  return { peer, command: echoes || peer.command, options: { cpu: SERVER, pingInterval: figure.options?.pingInterval } };
 }
 
 async function measure(key, figure, load = figure.load) {

@@ -9,12 +9,11 @@ use tokio::sync::oneshot;
 
 use crate::auth::Identity;
 use crate::handler::{Args, EventError, to_json};
-use crate::hub::Op;
+use crate::hub::{Op, OwnShared};
 use crate::presence::SocketAddress;
 use crate::publication::Message;
 use crate::reason::Reason;
 use crate::rooms::{self, RoomError};
-use crate::shared::Shared;
 
 /// One client's place in one namespace.
 ///
@@ -22,7 +21,7 @@ use crate::shared::Shared;
 /// does nothing, and what waits for its answer is told so.
 #[derive(Clone)]
 pub struct Socket {
-    pub(crate) shared: Arc<Shared>,
+    pub(crate) shared: OwnShared,
     pub(crate) address: SocketAddress,
     pub(crate) identity: Arc<Identity>,
     pub(crate) remote: IpAddr,

@@ -93,6 +93,8 @@ pub(crate) struct Conn {
     pub(crate) phase: Phase,
     /// Its input waits until the application has caught up.
     pub(crate) paused: bool,
+    /// The socket may hold bytes of which no event will tell.
+    pub(crate) unread: bool,
     /// It is in the list of connections to flush.
     pub(crate) dirty: bool,
     pub(crate) shape: Shape,

@@ -30,10 +30,10 @@ use tokio_rustls::TlsAcceptor;
 use super::conn::Kind;
 use super::cors::{self, Origin};
 use super::id::Name;
-use super::patience::Patience;
 use super::polling::{Reply, RequestId};
 use super::remote::client_address;
 use super::requests::{PostStart, Request, Upgraded};
+use super::served::Served;
 use super::shard::{Door, Post};
 use super::slots::{ConnectionSlots, Refused, SlotGuard};
 use super::{App, Handshake};
@@ -92,6 +92,8 @@ impl<A: App> Front<A> {
         listener: TcpListener,
         tls: Option<TlsAcceptor>,
     ) -> io::Result<()> {
+        // Inherited by what it accepts. Without it, events only arrive later.
+        let _ = socket2::SockRef::from(&listener).set_tcp_nodelay(true);
         let mut draining = self.draining.clone();
         let slots = self.slots.clone();
         let drained = async move {
@@ -119,7 +121,6 @@ impl<A: App> Front<A> {
             if self.http_connections.load(Ordering::Relaxed) >= MAX_HTTP_CONNECTIONS {
                 continue;
             }
-            let _ = tcp.set_nodelay(true);
             let front = self.clone();
             let tls = tls.clone();
             tokio::spawn(async move {
@@ -153,7 +154,7 @@ impl<A: App> Front<A> {
             .timer(TokioTimer::new())
             .header_read_timeout(HEADER_TIMEOUT)
             .max_buf_size(HEADER_BYTES)
-            .serve_connection(TokioIo::new(Patience::new(stream, WRITE_TIMEOUT)), service)
+            .serve_connection(TokioIo::new(Served::new(stream, WRITE_TIMEOUT)), service)
             .with_upgrades()
             .await;
     }
@@ -534,11 +535,13 @@ type TakeBack = fn(hyper::upgrade::Upgraded) -> io::Result<Upgraded>;
 
 fn take_plain(upgraded: hyper::upgrade::Upgraded) -> io::Result<Upgraded> {
     let parts = upgraded
-        .downcast::<TokioIo<Patience<TcpStream>>>()
+        .downcast::<TokioIo<Served<TcpStream>>>()
         .map_err(|_| io::Error::other("not the stream that was served"))?;
+    let (tcp, preface) = parts.io.into_inner().into_parts();
     Ok(Upgraded {
-        tcp: parts.io.into_inner().into_inner().into_std()?,
+        tcp: tcp.into_std()?,
         tls: None,
+        preface,
         leftover: parts.read_buf,
         deflate: None,
     })
@@ -546,12 +549,14 @@ fn take_plain(upgraded: hyper::upgrade::Upgraded) -> io::Result<Upgraded> {
 
 fn take_tls(upgraded: hyper::upgrade::Upgraded) -> io::Result<Upgraded> {
     let parts = upgraded
-        .downcast::<TokioIo<Patience<tokio_rustls::server::TlsStream<TcpStream>>>>()
+        .downcast::<TokioIo<Served<tokio_rustls::server::TlsStream<TcpStream>>>>()
         .map_err(|_| io::Error::other("not the stream that was served"))?;
-    let (tcp, session) = parts.io.into_inner().into_inner().into_inner();
+    let (stream, preface) = parts.io.into_inner().into_parts();
+    let (tcp, session) = stream.into_inner();
     Ok(Upgraded {
         tcp: tcp.into_std()?,
         tls: Some(Box::new(session)),
+        preface,
         leftover: parts.read_buf,
         deflate: None,
     })

@@ -20,10 +20,10 @@ pub(crate) mod http;
 pub(crate) mod id;
 pub(crate) mod mailbox;
 pub(crate) mod outbound;
-pub(crate) mod patience;
 pub(crate) mod polling;
 pub(crate) mod remote;
 pub(crate) mod requests;
+pub(crate) mod served;
 pub(crate) mod shard;
 pub(crate) mod slots;
 pub(crate) mod stream;
@@ -286,6 +286,7 @@ impl Engine {
                 kind,
                 phase: Phase::Open,
                 paused: false,
+                unread: false,
                 dirty: false,
                 shape,
                 hup: false,
@@ -313,6 +314,7 @@ impl Engine {
         kind: Kind,
         shape: Shape,
         websocket: WebSocket,
+        preface: Vec<u8>,
         guard: SlotGuard,
     ) -> Option<u32> {
         let slot = self.open(kind, shape, Transport::WebSocket(websocket), guard);
@@ -328,6 +330,11 @@ impl Engine {
                 return None;
             }
         }
+        let mut out = self.pool.pop().unwrap_or_default();
+        out.set_preface(preface);
+        conn.out = Some(out);
+        conn.dirty = true;
+        self.dirty.push(slot);
         Some(slot)
     }
 
@@ -498,7 +505,11 @@ impl Engine {
     /// Goes on where [`pause`](Self::pause) stopped.
     pub(crate) fn resume(&mut self, slot: u32) {
         if let Some(conn) = self.conns.get_mut(slot) {
-            if std::mem::take(&mut conn.paused) {
+            let more = match &conn.transport {
+                Transport::WebSocket(websocket) => conn.unread || websocket.stash.is_some(),
+                Transport::Polling(polling) => polling.held.is_some(),
+            };
+            if std::mem::take(&mut conn.paused) && more {
                 self.again.push(slot);
             }
         }

@@ -49,6 +49,8 @@ pub(crate) struct ConflationKey {
 
 #[derive(Default)]
 pub(crate) struct Outbound {
+    /// What leaves before the first frame and is none; not counted as waiting.
+    preface: Vec<u8>,
     segments: VecDeque<Segment>,
     /// How many bytes of the first segment have left.
     written: usize,
@@ -72,7 +74,12 @@ impl Outbound {
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.waiting == 0
+        self.waiting == 0 && self.preface.is_empty()
+    }
+
+    /// Puts `preface` before the first frame.
+    pub(crate) fn set_preface(&mut self, preface: Vec<u8>) {
+        self.preface = preface;
     }
 
     /// Lets `write` append whole frames to the buffer at the end.
@@ -205,6 +212,10 @@ impl Outbound {
     /// The next bytes to write, as many slices as fit.
     pub(crate) fn gather<'a>(&'a self, slices: &mut [IoSlice<'a>]) -> usize {
         let mut count = 0;
+        if let (false, Some(first)) = (self.preface.is_empty(), slices.first_mut()) {
+            *first = IoSlice::new(&self.preface);
+            count = 1;
+        }
         let mut skip = self.written;
         for segment in &self.segments {
             let bytes = &segment.bytes()[skip..];
@@ -222,7 +233,12 @@ impl Outbound {
     }
 
     /// `n` bytes have left.
-    pub(crate) fn advance(&mut self, n: usize) {
+    pub(crate) fn advance(&mut self, mut n: usize) {
+        if !self.preface.is_empty() {
+            let first = n.min(self.preface.len());
+            self.preface.drain(..first);
+            n -= first;
+        }
         self.waiting -= n;
         self.written += n;
         while let Some(front) = self.segments.front() {
@@ -266,6 +282,7 @@ impl Outbound {
 
     /// Ready for another connection; whether it is worth keeping.
     pub(crate) fn recycle(&mut self) -> bool {
+        self.preface = Vec::new();
         self.segments.clear();
         self.written = 0;
         self.waiting = 0;
@@ -280,6 +297,26 @@ impl Outbound {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_preface_leaves_first_and_in_pieces() {
+        let mut queue = Outbound::default();
+        queue.set_preface(b"HTTP".to_vec());
+        assert!(!queue.is_empty() && queue.waiting() == 0);
+        queue.push(&frame("one"));
+        queue.push_urgent(b"\x89\x00");
+        let mut left = Vec::new();
+        while !queue.is_empty() {
+            let mut slices = [IoSlice::new(&[]); 4];
+            let count = queue.gather(&mut slices);
+            assert!(count > 0);
+            let some = &slices[0][..slices[0].len().min(3)];
+            left.extend_from_slice(some);
+            let taken = some.len();
+            queue.advance(taken);
+        }
+        assert_eq!(left, b"HTTP\x89\x00\x81\x03one");
+    }
 
     fn frame(text: &str) -> Bytes {
         let mut out = Vec::new();

@@ -1,5 +1,7 @@
 //! What the HTTP side asks of a shard, and how a shard answers polling requests.
 
+use std::io::IoSlice;
+
 use bytes::Bytes;
 use heartline_wire::engineio::{self, RequestError};
 use tokio::sync::oneshot;
@@ -19,6 +21,8 @@ use crate::reason::Reason;
 pub(crate) struct Upgraded {
     pub(crate) tcp: std::net::TcpStream,
     pub(crate) tls: Option<Box<ServerConnection>>,
+    /// What must be written before the first frame: HTTP's last response.
+    pub(crate) preface: Vec<u8>,
     pub(crate) leftover: Bytes,
     /// The window of permessage-deflate, if that was negotiated.
     pub(crate) deflate: Option<u8>,
@@ -174,10 +178,15 @@ impl<A: App> Shard<A> {
             Request::Exists { name, reply } => {
                 let _ = reply.send(self.engine.session(&name).is_some());
             }
-            Request::Upgrade { name, upgraded } => {
+            Request::Upgrade { name, mut upgraded } => {
                 if let Some(slot) = self.engine.session(&name) {
                     let deflate = upgraded.deflate;
-                    let (stream, leftover) = upgraded.into_stream();
+                    let preface = std::mem::take(&mut upgraded.preface);
+                    let (mut stream, leftover) = upgraded.into_stream();
+                    // A fresh socket takes it whole.
+                    if stream.write(&[IoSlice::new(&preface)]).is_err() {
+                        return;
+                    }
                     self.begin_probe(slot, stream, deflate, &leftover);
                 }
             }
@@ -204,15 +213,19 @@ impl<A: App> Shard<A> {
         &mut self,
         kind: Kind,
         base64: bool,
-        upgraded: Upgraded,
+        mut upgraded: Upgraded,
         handshake: Handshake,
         guard: SlotGuard,
     ) {
         let shape = shape(base64, upgraded.deflate);
         let deflate = upgraded.deflate.is_some();
+        let preface = std::mem::take(&mut upgraded.preface);
         let (stream, leftover) = upgraded.into_stream();
         let websocket = WebSocket::new(stream, deflate);
-        let Some(slot) = self.engine.open_websocket(kind, shape, websocket, guard) else {
+        let opened = self
+            .engine
+            .open_websocket(kind, shape, websocket, preface, guard);
+        let Some(slot) = opened else {
             return;
         };
         if kind == Kind::EngineIo {

@@ -132,7 +132,8 @@ impl<A: App> Shard<A> {
                 return;
             };
             if conn.paused {
-                // What is unread is read on resume.
+                // It is read on resume.
+                conn.unread = true;
                 return;
             }
             let Transport::WebSocket(websocket) = &mut conn.transport else {
@@ -150,6 +151,7 @@ impl<A: App> Shard<A> {
                 }
                 continue;
             }
+            conn.unread = false;
             let mut buffer = std::mem::take(&mut self.read_buffer);
             let read = websocket.stream.read(&mut buffer);
             let more = match read {
@@ -165,6 +167,11 @@ impl<A: App> Shard<A> {
                     let (going, left) = self.take_in(slot, &mut buffer[..n]);
                     if let Some(stash) = Stash::of(&buffer[n - left..n]) {
                         self.put_back(slot, generation, stash);
+                    }
+                    if more && !going {
+                        if let Some(conn) = self.engine.conns.get_mut(slot) {
+                            conn.unread = true;
+                        }
                     }
                     (going || self.discards(slot)) && more
                 }

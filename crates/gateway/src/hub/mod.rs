@@ -152,8 +152,13 @@ pub(crate) enum TaskKind {
     Detached,
 }
 
+/// What the shards share, by a count of references that one shard has to itself:
+/// every event clones it, and a count that all shards change would be passed
+/// between the processors' caches each time.
+pub(crate) type OwnShared = Arc<Arc<Shared>>;
+
 pub(crate) struct HubPost {
-    shared: Arc<Shared>,
+    shared: OwnShared,
     shard: u16,
 }
 
@@ -165,7 +170,7 @@ impl crate::engine::tasks::Post for HubPost {
 
 /// The sockets of one shard.
 pub(crate) struct Hub {
-    pub(crate) shared: Arc<Shared>,
+    pub(crate) shared: OwnShared,
     pub(crate) shard: u16,
     links: Vec<Option<Link>>,
     pub(crate) rooms: LocalRooms,
@@ -176,6 +181,7 @@ pub(crate) struct Hub {
 
 impl Hub {
     pub(crate) fn new(shared: Arc<Shared>, shard: u16) -> Self {
+        let shared = Arc::new(shared);
         let metrics = shared.metrics.shards[usize::from(shard)].clone();
         let post = Arc::new(HubPost {
             shared: shared.clone(),

@@ -1,7 +1,12 @@
-//! A stream that does not wait for ever for a peer who does not read.
+//! The stream that HTTP is served on, with two things that hyper does not do.
 //!
-//! hyper bounds how long a request may take to come, not how long a response may
-//! take to leave; an unread response would hold its memory and its descriptor.
+//! It does not wait for ever for a peer who does not read: hyper bounds how long a
+//! request may take to come, not how long a response may take to leave, and an
+//! unread one would hold its memory and its descriptor.
+//!
+//! And it holds back the response that ends HTTP (`101 Switching Protocols`), so
+//! that it leaves together with the first frames: one packet less for every
+//! WebSocket that is opened.
 
 use std::future::Future;
 use std::io::{self, IoSlice};
@@ -13,12 +18,17 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Sleep, sleep};
 
 /// Fails a write that has made no progress for `limit`.
-pub(crate) struct Patience<S> {
+pub(crate) struct Served<S> {
     inner: S,
+    /// The response that ended HTTP.
+    held: Vec<u8>,
     limit: Duration,
     /// Runs while something waits.
     timer: Option<(Step, Pin<Box<Sleep>>)>,
 }
+
+/// How that response begins.
+const SWITCHING: &[u8] = b"HTTP/1.1 101 ";
 
 /// What waits. A TCP stream is always flushed, which is no progress of a write.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -27,18 +37,23 @@ enum Step {
     Flush,
 }
 
-impl<S> Patience<S> {
+impl<S> Served<S> {
     pub(crate) fn new(inner: S, limit: Duration) -> Self {
-        Patience {
+        Served {
             inner,
+            held: Vec::new(),
             limit,
             timer: None,
         }
     }
 
-    /// The stream, without its limit.
-    pub(crate) fn into_inner(self) -> S {
-        self.inner
+    /// The stream, and what must be written to it before anything else.
+    pub(crate) fn into_parts(self) -> (S, Vec<u8>) {
+        (self.inner, self.held)
+    }
+
+    fn holds(&self, bytes: &[u8]) -> bool {
+        !self.held.is_empty() || bytes.starts_with(SWITCHING)
     }
 
     fn judge<T>(
@@ -64,7 +79,7 @@ impl<S> Patience<S> {
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Patience<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for Served<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -74,12 +89,16 @@ impl<S: AsyncRead + Unpin> AsyncRead for Patience<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Patience<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for Served<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
+        if self.holds(bytes) {
+            self.held.extend_from_slice(bytes);
+            return Poll::Ready(Ok(bytes.len()));
+        }
         let progress = Pin::new(&mut self.inner).poll_write(cx, bytes);
         self.judge(Step::Write, progress, cx)
     }
@@ -89,6 +108,10 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Patience<S> {
         cx: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        if self.holds(slices.first().map_or(&[], |first| first)) {
+            self.held.extend(slices.iter().flat_map(|slice| &**slice));
+            return Poll::Ready(Ok(slices.iter().map(|slice| slice.len()).sum()));
+        }
         let progress = Pin::new(&mut self.inner).poll_write_vectored(cx, slices);
         self.judge(Step::Write, progress, cx)
     }
@@ -118,16 +141,31 @@ mod tests {
     #[tokio::test]
     async fn who_does_not_read_is_not_waited_for() {
         let (near, far) = tokio::io::duplex(16);
-        let mut near = Patience::new(near, LIMIT);
+        let mut near = Served::new(near, LIMIT);
         let error = near.write_all(&[0; 17]).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
         drop(far);
     }
 
     #[tokio::test]
+    async fn the_end_of_http_is_held_back() {
+        let (near, mut far) = tokio::io::duplex(1000);
+        let mut near = Served::new(near, LIMIT);
+        near.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.unwrap();
+        near.write_all(b"HTTP/1.1 101 Switching").await.unwrap();
+        near.write_all(b" Protocols\r\n\r\n").await.unwrap();
+        let (near, held) = near.into_parts();
+        assert_eq!(held, b"HTTP/1.1 101 Switching Protocols\r\n\r\n");
+        drop(near);
+        let mut all = Vec::new();
+        far.read_to_end(&mut all).await.unwrap();
+        assert_eq!(all, b"HTTP/1.1 200 OK\r\n\r\n");
+    }
+
+    #[tokio::test]
     async fn who_reads_is() {
         let (near, mut far) = tokio::io::duplex(16);
-        let mut near = Patience::new(near, Duration::from_secs(60));
+        let mut near = Served::new(near, Duration::from_secs(60));
         let reads = async {
             let mut all = vec![0; 1000];
             far.read_exact(&mut all).await
