@@ -59,6 +59,12 @@ impl Flags {
         text.parse()
             .unwrap_or_else(|_| fail(&format!("{name} {text}: give a number")))
     }
+
+    /// The flag's number, if it is given.
+    pub(crate) fn optional(&self, name: &str) -> Option<usize> {
+        let given = self.0.iter().any(|(flag, _)| flag == name);
+        given.then(|| self.number(name, 0))
+    }
 }
 
 /// One sentence, and exit code 2.

@@ -1,5 +1,6 @@
 //! The transport layer by itself: Engine.IO 4 over polling and WebSocket, with
-//! heartbeats, the upgrade, and bounded buffers, but no Socket.IO on top.
+//! heartbeats, the upgrade, and bounded buffers, but no Socket.IO on top. Plain
+//! WebSockets as well, where a path is given for them.
 //!
 //! ```no_run
 //! use heartline::engineio::{Connection, Handler, Message, Options, Server};
@@ -31,6 +32,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use crate::config::AllowedOrigins;
+use crate::engine::conn::Kind;
 use crate::engine::heartbeat::Rhythm;
 use crate::engine::http::{Front, FrontSettings};
 use crate::engine::id::{ConnId, Name};
@@ -64,6 +66,9 @@ pub trait Handler: Send + Sync + 'static {
 pub struct Options {
     /// Path of the endpoint, with both slashes.
     pub path: String,
+    /// Path of plain WebSockets beside it: no Engine.IO packets, messages as they
+    /// are, heartbeats by ping frames.
+    pub websocket_path: Option<String>,
     /// Time between pings.
     pub ping_interval: Duration,
     /// Time a client has to answer one.
@@ -87,6 +92,7 @@ impl Default for Options {
     fn default() -> Self {
         Options {
             path: "/engine.io/".into(),
+            websocket_path: None,
             ping_interval: Duration::from_secs(25),
             ping_timeout: Duration::from_secs(20),
             max_payload: 1_000_000,
@@ -199,11 +205,19 @@ impl App for Relay {
 
     fn deadline(&mut self, _: &mut Engine, _: u32) {}
 
+    fn plain_binary(&self) -> bool {
+        true
+    }
+
     fn op(&mut self, engine: &mut Engine, order: Order) {
         match order {
             Order::Send(id, message) => {
                 if let Some(slot) = engine.find(id) {
+                    let plain = engine.conn(slot).map(|conn| conn.kind) == Some(Kind::Plain);
                     engine.send_with(slot, |out| match message {
+                        Message::Text(text) if plain => {
+                            ws::push_frame(ws::OpCode::Text, text.as_bytes(), out);
+                        }
                         Message::Text(text) => {
                             ws::push_header(ws::OpCode::Text, text.len() + 1, out);
                             out.push(b'4');
@@ -283,7 +297,7 @@ impl Server {
             front: Arc::new(Front {
                 settings: FrontSettings {
                     engineio_path: options.path,
-                    live_path: None,
+                    live_path: options.websocket_path,
                     origins: options.allowed_origins,
                     trusted_proxies: Vec::new(),
                     max_payload: options.max_payload,

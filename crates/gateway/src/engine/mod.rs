@@ -95,6 +95,10 @@ pub(crate) trait App: Send + 'static {
     fn deadline(&mut self, engine: &mut Engine, slot: u32);
     /// Somebody asks.
     fn op(&mut self, engine: &mut Engine, op: Self::Op);
+    /// Whether plain WebSockets may send binary messages; else they end with 1003.
+    fn plain_binary(&self) -> bool {
+        false
+    }
     /// Whether what clients send must wait, because somewhere too much is
     /// waiting to be worked off.
     fn is_overloaded(&self) -> bool {

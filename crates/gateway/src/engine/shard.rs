@@ -37,6 +37,8 @@ pub(crate) struct Shard<A: App> {
     pub(crate) engine: Engine,
     pub(crate) app: A,
     pub(crate) read_buffer: Vec<u8>,
+    /// Connections whose peers broke the framing in this turn.
+    pub(crate) failed: Vec<(u32, u32, heartline_wire::ws::Error)>,
     /// A message that came compressed.
     pub(crate) inflated: Vec<u8>,
     poll: Poll,
@@ -74,6 +76,7 @@ impl<A: App> Prepared<A> {
             engine: Engine::new(number, clock, settings, registry),
             app,
             read_buffer: vec![0; READ_BUFFER],
+            failed: Vec::new(),
             inflated: Vec::new(),
             poll: self.poll,
             door: self.door,
@@ -172,6 +175,7 @@ impl<A: App> Shard<A> {
                     break;
                 }
             }
+            self.close_failed();
             self.app.turn(&mut self.engine);
 
             let mut dirty = std::mem::take(&mut self.engine.dirty);

@@ -81,7 +81,7 @@ impl Engine {
             return;
         }
         if done {
-            if conn.discard {
+            if conn.discard && conn.phase != Phase::Open {
                 // Nothing sensible will come from the peer; its answer is that
                 // it ends the stream as well.
                 let _ = websocket
@@ -249,15 +249,27 @@ impl<A: App> Shard<A> {
         (going, rest.len())
     }
 
-    /// The peer broke the framing: nothing that follows can be understood.
+    /// The peer broke the framing: nothing that follows can be understood. What it
+    /// said before that is answered first.
     fn fail(&mut self, slot: u32, error: ws::Error) {
-        let reason = match error {
-            ws::Error::TooBig => Reason::PayloadTooLarge,
-            _ => Reason::ProtocolViolation,
-        };
-        self.engine.close_with(slot, reason, error.close_code(), "");
         if let Some(conn) = self.engine.conns.get_mut(slot) {
-            conn.discard = true;
+            if !std::mem::replace(&mut conn.discard, true) {
+                self.failed.push((slot, conn.generation, error));
+            }
+        }
+    }
+
+    /// Closes the connections whose peers broke the framing in this turn.
+    pub(crate) fn close_failed(&mut self) {
+        for (slot, generation, error) in std::mem::take(&mut self.failed) {
+            let conn = self.engine.conns.get(slot);
+            if conn.is_some_and(|conn| conn.generation == generation) {
+                let reason = match error {
+                    ws::Error::TooBig => Reason::PayloadTooLarge,
+                    _ => Reason::ProtocolViolation,
+                };
+                self.engine.close_with(slot, reason, error.close_code(), "");
+            }
         }
     }
 
@@ -303,15 +315,16 @@ impl<A: App> Shard<A> {
                 Kind::Plain => self.app.message(&mut self.engine, slot, Data::Text(text)),
             },
             Message::Binary(bytes) => match kind {
-                Kind::EngineIo => self
-                    .app
-                    .message(&mut self.engine, slot, Data::Binary(bytes)),
-                Kind::Plain => self.engine.close_with(
+                Kind::Plain if !self.app.plain_binary() => self.engine.close_with(
                     slot,
                     Reason::ProtocolViolation,
                     1003,
                     "only text frames are understood here",
                 ),
+                Kind::EngineIo | Kind::Plain => {
+                    self.app
+                        .message(&mut self.engine, slot, Data::Binary(bytes));
+                }
             },
             Message::Compressed { text, payload } => {
                 return self.compressed(slot, kind, text, payload);
