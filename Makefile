@@ -1,11 +1,13 @@
 # The two commands of this repository are `make serve` and `make test`.
 
-.PHONY: help release serve test test-rust test-protocol test-e2e bench lint fuzz
+.PHONY: help release serve test test-rust test-protocol test-e2e bench conformance soak lint fuzz
 
 help:
 	@echo "make serve   build Heartline and run it for development on 127.0.0.1:8080"
 	@echo "make test    install what the tests need and run all of them"
 	@echo "make bench   measure Heartline beside its peers, half an hour; QUICK=1 for a smoke run"
+	@echo "make soak    churn, broadcast and slow consumers for SECONDS (120); then nothing may be left"
+	@echo "make conformance  Autobahn's fuzzing client against the WebSocket layer (needs a Python 2.7)"
 	@echo "make lint    formatting and lints, as CI checks them"
 	@echo "make fuzz    run each decoder's fuzz target for a minute (needs a nightly toolchain and cargo-fuzz)"
 
@@ -31,6 +33,13 @@ test-e2e: release
 
 bench:
 	scripts/bench
+
+SECONDS ?= 120
+soak: release
+	node tests/soak/run.js $(SECONDS)
+
+conformance:
+	scripts/conformance
 
 lint:
 	cargo fmt --all --check

@@ -28,7 +28,7 @@ const median = (values) => {
 async function loadOnce(server, peer, load) {
   const { scenario, connections, tokens, ...options } = load;
   const given = {
-    duration: "4s", warmup: "1s", ...options,
+    duration: "3s", warmup: "700ms", settle: scenario === "idle" ? "1500ms" : "200ms", ...options,
     ...(QUICK && { duration: "200ms", warmup: "50ms", settle: "20ms" }),
   };
   const count = QUICK ? Math.min(connections, 200) : connections;

@@ -102,6 +102,10 @@ pub(crate) struct Load {
     /// How many users the tokens are for; as many as connections if not given
     #[arg(long, requires = "tokens")]
     users: Option<NonZero<usize>>,
+    /// What the users' names begin with: two loads at once need two, or their
+    /// devices replace each other's connections
+    #[arg(long, default_value = "user", requires = "tokens")]
+    user_prefix: String,
     #[command(flatten)]
     given: Given,
 }
@@ -114,6 +118,7 @@ fn duration(text: &str) -> Result<Duration, String> {
 pub(crate) fn run(load: Load) -> Result<(), Exit> {
     let target: Target = load.url.parse().map_err(usage)?;
     let users = load.users;
+    let prefix = load.user_prefix.clone();
     let settings = match load.tokens {
         true => Some(load.given.clone().load(false)?.settings.jwt),
         false => None,
@@ -126,7 +131,7 @@ pub(crate) fn run(load: Load) -> Result<(), Exit> {
     let tokens = |index: usize| {
         let user = users.map_or(index, |users| index % users);
         let claims = Claims {
-            user: format!("user-{user}"),
+            user: format!("{prefix}-{user}"),
             device: Some(format!("device-{index}")),
             ..Claims::default()
         };
