@@ -1,5 +1,6 @@
 //! One event on its way to many: encoded at most once per wire form.
 
+use std::borrow::Cow;
 use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
 
@@ -189,12 +190,12 @@ pub(crate) enum AckId {
 
 /// A live frame has one value: the only argument, `null`, or all as an array.
 /// Binary becomes base64.
-fn live_data(args: &str, attachments: &[Bytes]) -> String {
+fn live_data<'a>(args: &'a str, attachments: &[Bytes]) -> Cow<'a, str> {
     let mut elements = json::elements(args);
     let data = match (elements.next(), elements.next()) {
-        (None, _) => "null".to_owned(),
-        (Some(only), None) => only.to_owned(),
-        (Some(_), Some(_)) => format!("[{args}]"),
+        (None, _) => Cow::Borrowed("null"),
+        (Some(only), None) => Cow::Borrowed(only),
+        (Some(_), Some(_)) => Cow::Owned(format!("[{args}]")),
     };
     if attachments.is_empty() {
         return data;
@@ -202,7 +203,7 @@ fn live_data(args: &str, attachments: &[Bytes]) -> String {
     match serde_json::from_str(&data) {
         Ok(mut value) => {
             inline_attachments(&mut value, attachments);
-            value.to_string()
+            Cow::Owned(value.to_string())
         }
         Err(_) => data,
     }

@@ -1,0 +1,108 @@
+// The load generator, against a node.
+import assert from "node:assert/strict";
+import { spawn } from "node:child_process";
+import { once } from "node:events";
+import { after, before, describe, it } from "node:test";
+import { BINARY, SECRET, freePort, serve } from "./lib/server.js";
+
+let node;
+before(async () => {
+  node = await serve({
+    "auth.mode": "optional", "limits.events": "off", "limits.joins": "off", "limits.connects_per_ip": "off",
+    "presence.announce": "off", "server.send_buffer": "100KB",
+  });
+});
+after(async () => assert.equal(await node.stop(), 0));
+
+/** Runs `heartline load …`; its exit code, what it said, and its report. */
+async function load(scenario, options = {}) {
+  const given = { url: node.http, connections: 20, threads: 2, duration: "300ms", warmup: "50ms", settle: "0ms", ...options };
+  const args = Object.entries(given).flatMap(([name, value]) => (value === true ? [`--${name}`] : [`--${name}`, `${value}`]));
+  const child = spawn(BINARY, ["load", scenario, ...args], { stdio: ["ignore", "pipe", "pipe"] });
+  let out = "", log = "";
+  child.stdout.on("data", (data) => (out += data));
+  child.stderr.on("data", (data) => (log += data));
+  const [code] = await once(child, "close");
+  const lines = out.split("\n").filter(Boolean);
+  return { code, log, lines, report: lines.length === 1 ? JSON.parse(lines[0]) : undefined };
+}
+
+async function good(scenario, options) {
+  const { code, log, report } = await load(scenario, options);
+  assert.equal(code, 0, log);
+  assert.equal(report.scenario, scenario);
+  assert.deepEqual(report.failures, {});
+  return report;
+}
+
+for (const protocol of ["socketio", "polling", "live"]) {
+  describe(`over ${protocol}`, () => {
+    it("idle connections are there, with tokens and in rooms, and are measured", async () => {
+      const report = await good("idle", { protocol, tokens: true, set: `auth.jwt.secret=${SECRET}`, rooms: 3, pid: node.child.pid });
+      assert.deepEqual([report.connected, report.disconnected], [20, 0]);
+      assert.ok(report.connects_per_second > 0 && report.server.resident_connected > 1e6);
+    });
+
+    it("events are acknowledged, all of them", async () => {
+      const report = await good("echo", { protocol, "in-flight": 3 });
+      assert.ok(report.operations > 20 && report.lost === 0);
+      assert.ok(report.latency_us.p50 > 0 && report.latency_us.p50 <= report.latency_us.p99);
+    });
+
+    for (const [what, options] of [["in flight", { "in-flight": 4 }], ["by a rate", { "publish-rate": 200 }]]) {
+      it(`publications ${what} reach every member of every room`, async () => {
+        const report = await good("broadcast", { protocol, rooms: 5, ...options });
+        assert.ok(report.operations > 20 && report.lost === 0, JSON.stringify(report));
+      });
+    }
+
+    it("connections come and go", async () => {
+      const report = await good("churn", { protocol });
+      assert.ok(report.operations > 20 && report.connects_per_second > 0);
+    });
+  });
+}
+
+it("members who stop reading are let go, and nobody else loses anything", async () => {
+  const options = { protocol: "live", connections: 40, "publish-rate": 1000, size: 20000, duration: "1s" };
+  const report = await good("slow", options);
+  assert.ok(report.close_codes[4413] > 0, JSON.stringify(report));
+  assert.equal(report.lost, 0);
+});
+
+it("keyed publications keep them", async () => {
+  const options = { protocol: "live", connections: 40, "publish-rate": 1000, size: 20000, duration: "1s", keyed: true };
+  assert.deepEqual((await good("slow", options)).close_codes, {});
+});
+
+describe("what cannot be done", () => {
+  for (const [what, scenario, options, code, says] of [
+    ["an address without a scheme", "idle", { url: "127.0.0.1" }, 2, /http:\/\/127\.0\.0\.1:8080/],
+    ["TLS", "idle", { url: "https://127.0.0.1" }, 2, /TLS/],
+    ["more rooms than connections", "broadcast", { rooms: 50 }, 2, /more rooms than connections/],
+    ["slow members without a rate", "slow", {}, 2, /rate/],
+    ["tokens without a secret", "idle", { tokens: true }, 2, /auth\.jwt\.secret/],
+    ["a process that is not there", "idle", { pid: 4_000_000_000 }, 1, /process/],
+  ]) {
+    it(`${what} ends with ${code} and says so`, async () => {
+      const result = await load(scenario, options);
+      assert.equal(result.code, code);
+      assert.match(result.log, says);
+      assert.deepEqual(result.lines, []);
+    });
+  }
+
+  it("a server that is not there ends with 1 and says why", async () => {
+    const result = await load("idle", { url: `http://127.0.0.1:${await freePort()}` });
+    assert.equal(result.code, 1);
+    assert.match(result.log, /no connection came about.*refused/s);
+  });
+
+  it("a server that refuses is part of the message", async () => {
+    const strict = await serve();
+    const result = await load("idle", { url: strict.http });
+    assert.equal(result.code, 1);
+    assert.match(result.log, /AUTH_REQUIRED|required/i);
+    await strict.stop();
+  });
+});
