@@ -59,6 +59,9 @@ function bars(figures, m) {
   return svg(760, y + 10, lines);
 }
 
+/** Whose growth is measured. */
+export const growthPeers = (figure) => ["live", "socketio", ...(figure.limit ? ["bare"] : [])];
+
 /** A figure's growth: logarithmic across, from zero up. */
 function curves(growth, m) {
   const lines = [];
@@ -66,7 +69,7 @@ function curves(growth, m) {
     const left = 60 + index * 300, top = 40, width = 210, height = 150;
     const xs = figure.points.map(({ x }) => x);
     const read = (key) => xs.map((x) => [x, m(figure.key, `${key} ${x}`)]).filter(([, value]) => value !== undefined);
-    const series = { live: read("live"), socketio: read("socketio") };
+    const series = Object.fromEntries(growthPeers(figure).map((key) => [key, read(key)]));
     const most = Math.max(...Object.values(series).flat().map(([, value]) => value), 1e-9) * 1.15;
     const px = (x) => left + (Math.log(x / xs[0]) / Math.log(xs.at(-1) / xs[0])) * width;
     const py = (value) => top + height - (Math.max(0, value) / most) * height;
@@ -83,7 +86,7 @@ function curves(growth, m) {
       for (const [x, value] of points) lines.push(`<circle cx="${px(x).toFixed(1)}" cy="${py(value).toFixed(1)}" r="3" fill="${COLORS[key]}"/>`);
     }
   });
-  ["live", "socketio"].forEach((key, index) => {
+  ["live", "socketio", "bare"].forEach((key, index) => {
     lines.push(`<rect x="${20 + index * 170}" y="236" width="12" height="12" fill="${COLORS[key]}"/><text x="${38 + index * 170}" y="246">${PEERS[key].name}</text>`);
   });
   return svg(60 + growth.length * 300, 260, lines);
@@ -138,7 +141,7 @@ ${table(["", ...shown.map((key) => PEERS[key].name)], rows)}
 
 ![Memory and cost per delivery as connections and rooms grow](growth.svg)
 
-${growth.map((figure) => table([`${figure.title}`, ...figure.points.map(({ x }) => `${number(x, "B")} ${figure.x}`)], ["live", "socketio"].map((key) => [PEERS[key].name, ...figure.points.map(({ x }) => number(m(figure.key, `${key} ${x}`), figure.unit))]))).join("\n\n")}
+${growth.map((figure) => table([`${figure.title}`, ...figure.points.map(({ x }) => `${number(x, "B")} ${figure.x}`)], growthPeers(figure).map((key) => [PEERS[key].name, ...figure.points.map(({ x }) => number(m(figure.key, `${key} ${x}`), figure.unit))]))).join("\n\n")}
 
 ## What was run
 

@@ -10,7 +10,7 @@ import { availableParallelism } from "node:os";
 import { fileURLToPath } from "node:url";
 import { BUDGETS, FIGURES, GROWTH } from "./figures.js";
 import { BINARY, PEERS, SECRET, start, variant } from "./peers.js";
-import { document } from "./report.js";
+import { document, growthPeers } from "./report.js";
 
 const QUICK = Boolean(process.env.QUICK);
 const ONLY = process.env.ONLY?.split(",");
@@ -80,7 +80,7 @@ const growth = GROWTH.filter((figure) => !ONLY || ONLY.includes(figure.key));
 const reports = {};
 const record = (figure, key, report) => ((reports[figure] ??= {})[key] ??= []).push(report);
 
-const total = ROUNDS * (figures.reduce((sum, figure) => sum + figure.peers.length, 0) + growth.reduce((sum, figure) => sum + figure.points.length * 2, 0));
+const total = ROUNDS * (figures.reduce((sum, figure) => sum + figure.peers.length, 0) + growth.reduce((sum, figure) => sum + figure.points.length * growthPeers(figure).length, 0));
 let done = 0;
 const step = (what) => {
   done += 1;
@@ -97,7 +97,7 @@ for (let round = 1; round <= ROUNDS; round += 1) {
     }
   }
   for (const figure of growth) {
-    for (const key of ["live", "socketio"]) {
+    for (const key of growthPeers(figure)) {
       for (const point of figure.points) {
         const report = await measure(key, figure, point.load);
         record(figure.key, `${key} ${point.x}`, report);

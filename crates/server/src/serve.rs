@@ -1,10 +1,11 @@
 //! Running a node: from settings to listeners, and from a signal to the end.
 
+use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 
 use heartline::config::AuthMode;
 use heartline::{Gateway, HttpRequest, HttpResponse};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::Exit;
@@ -80,8 +81,30 @@ pub(crate) fn run(mut settings: Settings, dev: bool) -> Result<(), Exit> {
     done
 }
 
+/// Connections that may wait to be accepted; the kernel takes the smaller of this
+/// and `net.core.somaxconn`. Everybody comes back at once after an outage.
+const BACKLOG: u32 = 65_535;
+
+/// Listens on the first address of `address` that can be listened on.
+async fn bind(address: &str) -> std::io::Result<TcpListener> {
+    let mut error = std::io::ErrorKind::AddrNotAvailable.into();
+    for address in tokio::net::lookup_host(address).await? {
+        let socket = match address {
+            SocketAddr::V4(_) => TcpSocket::new_v4()?,
+            SocketAddr::V6(_) => TcpSocket::new_v6()?,
+        };
+        // Or a restart would have to wait for what the last run has closed.
+        socket.set_reuseaddr(true)?;
+        match socket.bind(address).and_then(|()| socket.listen(BACKLOG)) {
+            Ok(listener) => return Ok(listener),
+            Err(failed) => error = failed,
+        }
+    }
+    Err(error)
+}
+
 async fn listen(key: &str, address: &str) -> Result<TcpListener, Exit> {
-    TcpListener::bind(address).await.map_err(|error| {
+    bind(address).await.map_err(|error| {
         let advice = match error.kind() {
             std::io::ErrorKind::AddrInUse => {
                 format!("another program has it; stop that, or set {key} to another port")
