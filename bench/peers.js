@@ -1,8 +1,8 @@
 // The servers that are compared: how each is started, and what it speaks.
 import { spawn } from "node:child_process";
-import { once } from "node:events";
-import { connect, createServer } from "node:net";
+import { connect } from "node:net";
 import { fileURLToPath } from "node:url";
+import { freePort } from "../tests/e2e/lib/server.js";
 
 const here = (path) => fileURLToPath(new URL(path, import.meta.url));
 export const BINARY = here("../target/release/heartline");
@@ -43,16 +43,6 @@ export const variant = (key, { threads = 1, set = [] }) => ({
   command: heartline(threads, set),
   echo: echo(threads),
 });
-
-async function freePort() {
-  const server = createServer();
-  server.listen(0, "127.0.0.1");
-  await once(server, "listening");
-  const { port } = server.address();
-  server.close();
-  await once(server, "close");
-  return port;
-}
 
 const listens = (port) =>
   new Promise((resolve) => {

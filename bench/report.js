@@ -6,7 +6,7 @@ import { BINARY, PEERS } from "./peers.js";
 
 const number = (value, unit) => {
   if (value === undefined) return "";
-  const digits = Math.abs(value) >= 100 ? 0 : Math.abs(value) >= 10 ? 1 : 2;
+  const digits = Number.isInteger(value) || Math.abs(value) >= 100 ? 0 : Math.abs(value) >= 10 ? 1 : 2;
   return `${value.toFixed(digits).replace(/\B(?=(\d{3})+$)/g, " ")}${unit === "B" || unit === "/s" ? "" : ` ${unit}`}`;
 };
 
@@ -66,7 +66,7 @@ export const growthPeers = (figure) => ["live", "socketio", ...(figure.limit ? [
 function curves(growth, m) {
   const lines = [];
   growth.forEach((figure, index) => {
-    const left = 60 + index * 300, top = 40, width = 210, height = 150;
+    const left = 60 + index * 330, top = 40, width = 210, height = 150;
     const xs = figure.points.map(({ x }) => x);
     const read = (key) => xs.map((x) => [x, m(figure.key, `${key} ${x}`)]).filter(([, value]) => value !== undefined);
     const series = Object.fromEntries(growthPeers(figure).map((key) => [key, read(key)]));
@@ -89,7 +89,7 @@ function curves(growth, m) {
   ["live", "socketio", "bare"].forEach((key, index) => {
     lines.push(`<rect x="${20 + index * 170}" y="236" width="12" height="12" fill="${COLORS[key]}"/><text x="${38 + index * 170}" y="246">${PEERS[key].name}</text>`);
   });
-  return svg(60 + growth.length * 300, 260, lines);
+  return svg(30 + growth.length * 330, 260, lines);
 }
 
 const svg = (width, height, lines) =>

@@ -4,9 +4,9 @@
 import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { readFileSync, rmSync, writeFileSync } from "node:fs";
-import { createServer } from "node:net";
 import { join, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
+import { freePort } from "../e2e/lib/server.js";
 
 const [python, packages, folder] = process.argv.slice(2);
 const here = (path) => fileURLToPath(new URL(path, import.meta.url));
@@ -14,14 +14,6 @@ const GROUPS = {
   1: "framing", 2: "pings and pongs", 3: "reserved bits", 4: "opcodes", 5: "fragmentation", 6: "UTF-8",
   7: "close handshake", 9: "limits and performance", 10: "automatic fragmentation", 12: "compression", 13: "compression, negotiated",
 };
-
-async function freePort() {
-  const server = createServer().listen(0, "127.0.0.1");
-  await once(server, "listening");
-  const { port } = server.address();
-  server.close();
-  return port;
-}
 
 const port = await freePort();
 const echo = spawn(here("../../target/release/examples/engineio_echo"), [
