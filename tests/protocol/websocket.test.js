@@ -7,12 +7,15 @@ import { after, before, describe, it } from "node:test";
 import { deflateRawSync, inflateRawSync } from "node:zlib";
 import { MAX_PAYLOAD, start, within } from "./lib.js";
 
-let server, compressing;
+// Heartbeats are tested elsewhere; here they would end the connections of a client that is held up.
+const PATIENT = ["--ping-interval", "25s", "--ping-timeout", "20s"];
+let server, compressing, roomy;
 before(async () => {
-  server = await start("engineio_echo");
-  compressing = await start("engineio_echo", ["--compress-from", "0"]);
+  server = await start("engineio_echo", PATIENT);
+  compressing = await start("engineio_echo", [...PATIENT, "--compress-from", "0"]);
+  roomy = await start("engineio_echo", [...PATIENT, "--max-payload", "20000000", "--send-buffer", "40000000"]);
 });
-after(() => Promise.all([server.stop(), compressing.stop()]));
+after(() => Promise.all([server, compressing, roomy].map((one) => one.stop())));
 
 // --- what is sent ----------------------------------------------------------
 
@@ -95,7 +98,7 @@ function words(input) {
     const mark = compressed ? "compressed " : "";
     if (opcode === TEXT) said.push(`${mark}text ${data}`);
     else if (opcode === BINARY) said.push(`${mark}binary ${data.toString("hex")}`);
-    else if (opcode === PONG) said.push(`pong ${payload}`);
+    else if (opcode === PONG) said.push(`pong ${payload.toString("latin1")}`);
     else if (opcode === CLOSE) said.push(payload.length === 0 ? "close" : `close ${payload.readUInt16BE(0)}`);
     else assert.equal(opcode, PING);
     input = input.subarray(at + length);
@@ -113,7 +116,7 @@ async function converse(bytes, { chop, to, headers, answers } = {}) {
   const all = Buffer.concat(bytes.flat());
   const size = chop ?? (all.length || 1);
   for (let at = 0; at < all.length; at += size) {
-    if (!connection.socket.write(all.subarray(at, at + size))) await Promise.race([once(connection.socket, "drain"), connection.ended]);
+    if (!connection.socket.write(all.subarray(at, at + size))) await within(Promise.race([once(connection.socket, "drain"), connection.ended]), 5000, "room to write");
   }
   if (answers !== undefined) {
     while (count(connection.input) < answers) await within(once(connection.socket, "data"), 5000, "answer");
@@ -152,22 +155,29 @@ describe("framing", () => {
     ["a long message in pieces of 997 bytes", [frame(TEXT, x(65536))], [`text ${x(65536)}`], { chop: 997 }],
     ["many messages in one piece", Array.from({ length: 50 }, (_, n) => frame(TEXT, `${n}`)), Array.from({ length: 50 }, (_, n) => `text ${n}`)],
     ["a length in more bytes than it needs", [frame(TEXT, "hi", { size: 2 }), frame(TEXT, "ho", { size: 8 })], ["text hi", "text ho"]],
+    ["a length in more bytes than it needs, in pieces of one byte", [frame(TEXT, "hi", { size: 8 })], ["text hi"], { chop: 1 }],
     ["a frame without a mask", [frame(TEXT, "hi", { masked: false })], BROKEN],
+    ["a control frame without a mask", [frame(PING, "hi", { masked: false })], BROKEN],
     ["a length with its top bit set", [Buffer.from([0x81, 0xff, 0x80, 0, 0, 0, 0, 0, 0, 1])], BROKEN],
   ]);
 });
 
 describe("pings and pongs", () => {
-  const most = x(125);
+  const most = x(125), odd = Buffer.from([0x00, 0xff, 0xfe, 0xfd, 0xfc, 0xfb, 0x00, 0xff]);
+  const ten = Array.from({ length: 10 }, (_, n) => frame(PING, `${n}`)), answers = ten.map((_, n) => `pong ${n}`);
   table([
     ["a ping without payload", [frame(PING)], ["pong "]],
     ["a ping with payload", [frame(PING, "hello")], ["pong hello"]],
     ["a ping with 125 bytes", [frame(PING, most)], [`pong ${most}`]],
     ["a ping in pieces of one byte", [frame(PING, most)], [`pong ${most}`], { chop: 1 }],
+    ["a ping with bytes that are no text", [frame(PING, odd)], [`pong ${odd.toString("latin1")}`]],
     ["a ping with 126 bytes", [frame(PING, x(126))], BROKEN],
+    ["a short ping with a long length", [frame(PING, "hello", { size: 2 })], BROKEN],
     ["a pong nobody asked for", [frame(PONG)], []],
     ["one with payload, and a ping behind it", [frame(PONG, "unasked"), frame(PING, "asked")], ["pong asked"]],
-    ["ten pings", Array.from({ length: 10 }, (_, n) => frame(PING, `${n}`)), Array.from({ length: 10 }, (_, n) => `pong ${n}`)],
+    ["ten pings", ten, answers],
+    ["ten pings in pieces of one byte", ten, answers, { chop: 1 }],
+    ["a ping right before a close", [frame(PING, "last"), close()], ["pong last", "close 1000"]],
   ]);
 });
 
@@ -177,11 +187,19 @@ describe("reserved bits, where nothing was negotiated", () => {
       table([[`${reserved} on opcode ${opcode}`, [frame(TEXT, "before"), frame(opcode, "", { reserved })], ["text before", ...BROKEN]]]);
     }
   }
+  table([
+    ["on a continuation", [part(TEXT, "x"), frame(CONTINUATION, "y", { reserved: 4 })], BROKEN],
+    ["in pieces of one byte", [frame(TEXT, "before"), frame(TEXT, "x", { reserved: 2 })], ["text before", ...BROKEN], { chop: 1 }],
+    ["a ping behind them is not answered", [frame(TEXT, "x", { reserved: 1 }), frame(PING)], BROKEN],
+  ]);
 });
 
 describe("reserved opcodes", () => {
   for (const opcode of [3, 4, 5, 6, 7, 11, 12, 13, 14, 15]) {
-    table([[`${opcode}`, [frame(TEXT, "before"), frame(opcode, "x"), frame(PING)], ["text before", ...BROKEN]]]);
+    table([
+      [`${opcode}`, [frame(TEXT, "before"), frame(opcode, "x"), frame(PING)], ["text before", ...BROKEN]],
+      [`${opcode}, without payload and in pieces of one byte`, [frame(opcode)], BROKEN, { chop: 1 }],
+    ]);
   }
 });
 
@@ -193,6 +211,7 @@ describe("fragmentation", () => {
     ["binary fragments", [part(BINARY, "a"), part(CONTINUATION, "b"), frame(CONTINUATION, "c")], ["binary 616263"]],
     ["a ping between fragments", [part(TEXT, "one"), frame(PING, "p"), frame(CONTINUATION, "two")], ["pong p", "text onetwo"]],
     ["many pings between fragments", [part(TEXT, "1"), frame(PING, "a"), part(CONTINUATION, "2"), frame(PING, "b"), frame(CONTINUATION, "3")], ["pong a", "pong b", "text 123"]],
+    ["a ping between fragments, in pieces of one byte", [part(TEXT, "one"), frame(PING, "p"), frame(CONTINUATION, "two")], ["pong p", "text onetwo"], { chop: 1 }],
     ["a pong between fragments", [part(TEXT, "one"), frame(PONG), frame(CONTINUATION, "two")], ["text onetwo"]],
     ["a ping in fragments", [part(PING, "one"), frame(CONTINUATION, "two")], BROKEN],
     ["a pong in fragments", [part(PONG, "one"), frame(CONTINUATION, "two")], BROKEN],
@@ -200,9 +219,11 @@ describe("fragmentation", () => {
     ["a continuation of nothing", [frame(CONTINUATION, "x"), frame(TEXT, "y")], BROKEN],
     ["an unfinished continuation of nothing", [part(CONTINUATION, "x"), frame(TEXT, "y")], BROKEN],
     ["a continuation of what is finished", [frame(TEXT, "x"), frame(CONTINUATION, "y")], ["text x", ...BROKEN]],
+    ["a continuation of nothing, behind a message in fragments", [part(TEXT, "one"), frame(CONTINUATION, "two"), part(CONTINUATION, "x"), frame(TEXT, "y")], ["text onetwo", ...BROKEN]],
     ["a new message within one", [part(TEXT, "x"), frame(TEXT, "y")], BROKEN],
     ["a new message within one, of another kind", [part(TEXT, "x"), part(BINARY, "y")], BROKEN],
     ["a close between fragments", [part(TEXT, "x"), close(1000)], ["close 1000"]],
+    ["fragments of 1 300 bytes", fragments(TEXT, x(65536), 1300), [`text ${x(65536)}`]],
   ]);
 });
 
@@ -240,8 +261,12 @@ describe("UTF-8", () => {
     const bad = Buffer.concat([whole, Buffer.from([0xf4, 0x90])]);
     // The frame claims more than it brings, and the message a further fragment.
     const unfinished = frame(TEXT, Buffer.concat([bad, Buffer.alloc(100)])).subarray(0, -100);
-    for (const bytes of [[unfinished], [part(TEXT, bad)]]) assert.deepEqual(await converse(bytes), NOT_UTF8);
+    for (const bytes of [[unfinished], [part(TEXT, bad)], [part(TEXT, whole), part(CONTINUATION, [0xf4]), part(CONTINUATION, [0x90])]]) {
+      for (const chop of [undefined, 1]) assert.deepEqual(await converse(bytes, { chop }), NOT_UTF8);
+    }
   });
+
+  table([["a ping between the halves of a character", [part(TEXT, [0xc3]), frame(PING, "p"), frame(CONTINUATION, [0x9f])], ["pong p", "text ß"]]]);
 
   it("is not asked of binary messages", async () => {
     assert.deepEqual(await converse([frame(BINARY, Buffer.from([0xff]))], { answers: 1 }), ["binary ff", "close 1000"]);
@@ -249,7 +274,7 @@ describe("UTF-8", () => {
 });
 
 describe("the closing handshake", () => {
-  for (const number of [1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 3000, 3999, 4000, 4999]) {
+  for (const number of [1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 1012, 1013, 1014, 3000, 3999, 4000, 4999]) {
     table([[`with ${number} is answered with it`, [close(number)], [`close ${number}`]]]);
   }
   for (const number of [0, 999, 1004, 1005, 1006, 1015, 1016, 1100, 2000, 2999, 5000, 65535]) {
@@ -267,6 +292,18 @@ describe("the closing handshake", () => {
     ["nothing behind it counts: a ping", [close(), frame(PING, "late")], ["close 1000"]],
     ["nothing behind it counts: a second close", [close(), close(1001)], ["close 1000"]],
   ]);
+
+  it("answers also when earlier messages are still on their way out", async () => {
+    // More than the kernel takes for a client that does not read.
+    const connection = await open(roomy), size = 16_000_000;
+    connection.socket.write(frame(BINARY, Buffer.alloc(size)));
+    await within(once(connection.socket, "data"), 5000, "begin of the answer");
+    connection.socket.write(close());
+    await within(connection.ended, 5000, "end of the stream");
+    connection.socket.destroy();
+    assert.equal(connection.input.length, 10 + size + 4, "the whole answer and a close");
+    assert.deepEqual([...connection.input.subarray(-4)], [0x88, 2, 0x03, 0xe8]);
+  });
 });
 
 describe("limits", () => {
@@ -274,8 +311,13 @@ describe("limits", () => {
     ["the largest message", [frame(BINARY, x(MAX_PAYLOAD))], [`binary ${"78".repeat(MAX_PAYLOAD)}`]],
     ["the same in fragments of 64 bytes", fragments(BINARY, x(MAX_PAYLOAD), 64), [`binary ${"78".repeat(MAX_PAYLOAD)}`]],
     ["the same in pieces of 1 447 bytes", [frame(BINARY, x(MAX_PAYLOAD))], [`binary ${"78".repeat(MAX_PAYLOAD)}`], { chop: 1447 }],
+    ["the largest text", [frame(TEXT, x(MAX_PAYLOAD))], [`text ${x(MAX_PAYLOAD)}`]],
+    ["the largest text in fragments of 64 bytes", fragments(TEXT, x(MAX_PAYLOAD), 64), [`text ${x(MAX_PAYLOAD)}`]],
     ["one byte more", [frame(BINARY, x(MAX_PAYLOAD + 1))], ["close 1009"]],
     ["one byte more, in fragments", [part(TEXT, x(MAX_PAYLOAD)), frame(CONTINUATION, "x")], ["close 1009"]],
+    ["one byte more claimed by a last fragment, which is not waited for", [part(BINARY, x(MAX_PAYLOAD)), frame(CONTINUATION, "x").subarray(0, 6)], ["close 1009"]],
+    ["the longest claim there is", [Buffer.from([0x82, 0xff, 0x7f, 255, 255, 255, 255, 255, 255, 255, 1, 2, 3, 4])], ["close 1009"]],
+    ["the longest claim by a last fragment", [part(BINARY, "x"), Buffer.from([0x80, 0xff, 0x7f, 255, 255, 255, 255, 255, 255, 255, 1, 2, 3, 4])], ["close 1009"]],
     ["a claim of 4 GB, which is not waited for", [Buffer.from([0x82, 0xff, 0, 0, 0, 1, 0, 0, 0, 0, 1, 2, 3, 4])], ["close 1009"]],
   ]);
 });

@@ -32,6 +32,9 @@ use crate::shared::{Namespace, Shared};
 use crate::socket::Socket;
 use crate::store::{MemoryStore, MessageStore};
 
+/// How long a drain waits for its last responses to leave.
+const LAST_RESPONSES: Duration = Duration::from_millis(250);
+
 /// A request on the public port that is neither Socket.IO nor live.
 pub type HttpRequest = hyper::http::Request<()>;
 /// Its answer.
@@ -375,6 +378,9 @@ impl Gateway {
             // What is forced goes within a turn of each shard.
             let _ = tokio::time::timeout(Duration::from_millis(500), shared.slots.empty()).await;
         }
+        // The last responses to polling clients are on their way: they tell of the
+        // close, and each ends its connection.
+        let _ = tokio::time::timeout(LAST_RESPONSES, self.front.no_http()).await;
         shared.store.close().await;
     }
 

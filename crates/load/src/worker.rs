@@ -353,12 +353,16 @@ impl<'a> Worker<'a> {
         let timeout = self.plan.connect_timeout.as_micros() as u64;
         if self.connecting > 0 {
             for slot in 0..self.conns.len() {
-                let late = self.conns[slot].as_ref().is_some_and(|conn| {
-                    conn.stage != Stage::Ready && conn.begun + timeout < self.now
-                });
-                if late {
-                    self.end(slot, End::Failed("no answer in time".into()));
-                }
+                let late = self.conns[slot]
+                    .as_ref()
+                    .filter(|conn| conn.begun + timeout < self.now)
+                    .map(|conn| conn.stage);
+                let missing = match late {
+                    None | Some(Stage::Ready) => continue,
+                    Some(Stage::Joining) => "join was not acknowledged in time",
+                    Some(Stage::Connecting | Stage::Leaving) => "no answer in time",
+                };
+                self.end(slot, End::Failed(missing.into()));
             }
         }
         if matches!(self.phase, Phase::Running | Phase::Measuring)

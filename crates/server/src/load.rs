@@ -68,9 +68,11 @@ pub(crate) struct Load {
     /// How long the same is done before it is measured
     #[arg(long, default_value = "1s", value_parser = duration)]
     warmup: Duration,
-    /// Rooms, over which the connections are spread evenly; 0 to join none
-    #[arg(long, default_value_t = 1)]
-    rooms: usize,
+    /// Rooms, over which the connections are spread evenly; 1 for broadcast and
+    /// slow, else none, if not given. They are joined by the event `join { room }`,
+    /// published to by `publish { room, event, data }`
+    #[arg(long)]
+    rooms: Option<usize>,
     /// Events on their way at once: of a connection (echo), of a room (broadcast)
     #[arg(long, default_value_t = 1)]
     in_flight: usize,
@@ -180,7 +182,8 @@ fn plan(load: Load, target: Target) -> Plan {
     plan.connect_rate = load.connect_rate;
     plan.duration = load.duration;
     plan.warmup = load.warmup;
-    plan.rooms = load.rooms;
+    let publishes = matches!(scenario, Scenario::Broadcast | Scenario::Slow);
+    plan.rooms = load.rooms.unwrap_or(usize::from(publishes));
     plan.in_flight = load.in_flight;
     plan.publish_rate = load.publish_rate;
     plan.size = load.size;

@@ -85,6 +85,13 @@ pub(crate) struct Front<A: App> {
 }
 
 impl<A: App> Front<A> {
+    /// Resolves when no connection speaks HTTP.
+    pub(crate) async fn no_http(&self) {
+        while self.http_connections.load(Ordering::Relaxed) > 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
     /// Accepts connections until the drain begins, and as long as polling
     /// sessions are left: their clients come by new connections, to be told.
     pub(crate) async fn serve(
