@@ -101,7 +101,8 @@ pub(crate) struct Conn {
     /// The poller has told of the stream's end, which it does once: reading goes
     /// on until the end itself is read.
     pub(crate) hup: bool,
-    /// What still comes in is not even decoded: the peer broke the framing.
+    /// What still comes in is not even decoded: the peer broke the framing, or has
+    /// closed.
     pub(crate) discard: bool,
     /// The transport has ended; the slot is freed once the application knows.
     pub(crate) gone: bool,

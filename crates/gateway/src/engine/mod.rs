@@ -718,6 +718,15 @@ impl Engine {
         }
     }
 
+    /// Both sides have closed: the transport ends once what waits is written, the
+    /// close frame behind it, or the deadline for that has passed.
+    fn end_when_written(&mut self, slot: u32) {
+        match self.conns.get_mut(slot) {
+            Some(conn) if conn.out.is_some() => conn.discard = true,
+            _ => self.end_transport(slot),
+        }
+    }
+
     fn forget(&mut self, slot: u32) {
         self.wheel.cancel(slot);
         if let Some(conn) = self.conns.remove(slot) {

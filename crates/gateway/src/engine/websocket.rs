@@ -304,7 +304,7 @@ impl<A: App> Shard<A> {
         if let Phase::Closing(_) = conn.phase {
             // Nothing counts any more but the peer's own close.
             if let Message::Close(_) = message {
-                self.engine.end_transport(slot);
+                self.engine.end_when_written(slot);
                 return Next::Stop;
             }
             return Next::Go;
@@ -341,7 +341,7 @@ impl<A: App> Shard<A> {
                 self.engine.close_with(slot, Reason::ClientLeft, code, "");
                 // Both closes are under way: nothing is waited for but the write.
                 self.engine.flush(slot);
-                self.engine.end_transport(slot);
+                self.engine.end_when_written(slot);
                 return Next::Stop;
             }
         }
