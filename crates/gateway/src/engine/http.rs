@@ -84,6 +84,11 @@ pub(crate) struct Front<A: App> {
     pub(crate) next_door: AtomicUsize,
 }
 
+/// Bytes of a connection that may wait in the kernel to be sent. The megabytes that it
+/// would take for who does not read are better kept here, where newer events of the
+/// same key replace older ones and `server.send_buffer` bounds them all.
+const MAX_UNSENT: u32 = 128 << 10;
+
 impl<A: App> Front<A> {
     /// Resolves when no connection speaks HTTP.
     pub(crate) async fn no_http(&self) {
@@ -99,8 +104,10 @@ impl<A: App> Front<A> {
         listener: TcpListener,
         tls: Option<TlsAcceptor>,
     ) -> io::Result<()> {
-        // Inherited by what it accepts. Without it, events only arrive later.
-        let _ = socket2::SockRef::from(&listener).set_tcp_nodelay(true);
+        // Inherited by what it accepts. Without them, events only arrive later.
+        let socket = socket2::SockRef::from(&listener);
+        let _ = socket.set_tcp_nodelay(true);
+        let _ = socket.set_tcp_notsent_lowat(MAX_UNSENT);
         let mut draining = self.draining.clone();
         let slots = self.slots.clone();
         let drained = async move {
