@@ -1,12 +1,14 @@
 # The two commands of this repository are `make serve` and `make test`.
 
-.PHONY: help release serve test test-rust test-protocol test-e2e bench conformance soak lint fuzz
+.PHONY: help release serve test test-rust test-protocol test-e2e bench bench-cluster conformance soak simulate lint fuzz
 
 help:
 	@echo "make serve   build Heartline and run it for development on 127.0.0.1:8080"
 	@echo "make test    install what the tests need and run all of them"
 	@echo "make bench   measure Heartline beside its peers, half an hour; QUICK=1 for a smoke run"
 	@echo "make soak    churn, broadcast and slow consumers for SECONDS (120); then nothing may be left"
+	@echo "make bench-cluster  what a cluster costs Redis and gives, six minutes"
+	@echo "make simulate  120 000 runs of the cluster's protocol with everything going wrong"
 	@echo "make conformance  Autobahn's fuzzing client against the WebSocket layer (needs a Python 2.7)"
 	@echo "make lint    formatting and lints, as CI checks them"
 	@echo "make fuzz    run each decoder's fuzz target for a minute (needs a nightly toolchain and cargo-fuzz)"
@@ -17,6 +19,7 @@ serve:
 test: test-rust test-protocol test-e2e
 
 test-rust:
+	scripts/install-test-tools
 	cargo test --workspace
 
 # What follows runs the release binaries as they are shipped.
@@ -38,8 +41,17 @@ SECONDS ?= 120
 soak: release
 	node tests/soak/run.js $(SECONDS)
 
+bench-cluster: release
+	scripts/install-test-tools
+	npm ci --prefix bench/peers/adapter --no-audit --no-fund --loglevel=error
+	node bench/cluster.js
+
 conformance:
 	scripts/conformance
+
+# 120 000 runs of the cluster's protocol under a virtual clock.
+simulate:
+	HEARTLINE_SIMULATIONS=40000 cargo test --release -p heartline-cluster simulation -- --nocapture
 
 lint:
 	cargo fmt --all --check

@@ -2,16 +2,18 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use heartline_wire::{json, live, socketio};
 use tokio::sync::oneshot;
 
 use crate::auth::UserKey;
-use crate::engine::Engine;
 use crate::engine::id::Name;
+use crate::engine::{App, Engine};
 use crate::entries::{Page, RoomEntry, SocketEntry, SocketFilter, UserPresence};
 use crate::gateway::Gateway;
 use crate::hub::{Hub, Op};
+use crate::peers::{EmitError, Emitted};
 use crate::presence::SocketAddress;
 use crate::publication::{Message, NsId};
 use crate::reason::Reason;
@@ -126,11 +128,8 @@ impl Gateway {
         answer.await.ok()
     }
 
-    /// Sockets that fit `filter`, at most `limit` of them from `cursor` on.
-    ///
-    /// # Errors
-    /// When the cursor is none.
-    pub async fn connections(
+    /// Sockets of this node that fit `filter`, at most `limit` of them from `cursor` on.
+    pub(crate) async fn connections_here(
         &self,
         filter: SocketFilter,
         cursor: Option<String>,
@@ -166,11 +165,12 @@ impl Gateway {
         Ok(Page {
             items,
             next_cursor: more.then(|| format!("{shard}.{slot}")),
+            unreachable: Vec::new(),
         })
     }
 
     /// One socket, if it is here.
-    pub async fn connection(&self, socket_id: &str) -> Option<SocketEntry> {
+    pub(crate) async fn connection_here(&self, socket_id: &str) -> Option<SocketEntry> {
         let name = Name::decode(socket_id)?;
         self.ask(name.conn.shard, move |hub, engine| {
             hub.inspect(engine, &SocketAddress(name))
@@ -178,8 +178,8 @@ impl Gateway {
         .await?
     }
 
-    /// Ends a socket and tells its client not to come back; whether it was there.
-    pub async fn disconnect(&self, socket_id: &str) -> bool {
+    /// Ends a socket and tells its client not to come back; whether it was here.
+    pub(crate) async fn disconnect_here(&self, socket_id: &str) -> bool {
         match Name::decode(socket_id) {
             Some(name) => self.kick(SocketAddress(name)).await,
             None => false,
@@ -199,11 +199,8 @@ impl Gateway {
         answer.await.unwrap_or(false)
     }
 
-    /// Rooms in the order of their names, at most `limit` from `cursor` on.
-    ///
-    /// # Errors
-    /// When the cursor is none.
-    pub async fn rooms(
+    /// Rooms of this node in the order of their names, at most `limit` from `cursor` on.
+    pub(crate) async fn rooms_here(
         &self,
         namespace: Option<&str>,
         tenant: Option<&str>,
@@ -270,7 +267,11 @@ impl Gateway {
             let key = (&last.room, &last.namespace, &last.tenant_id);
             encode_cursor(&serde_json::to_string(&key).unwrap_or_default())
         });
-        Ok(Page { items, next_cursor })
+        Ok(Page {
+            items,
+            next_cursor,
+            unreachable: Vec::new(),
+        })
     }
 
     fn message(
@@ -307,7 +308,7 @@ impl Gateway {
             let room = Some(&*publish.room);
             let delivered = self
                 .shared
-                .send_to_user(namespace, tenant, user, None, message, room);
+                .send_to_user(namespace, tenant, user, None, message, room, None);
             return Ok(Published {
                 delivered,
                 offset: None,
@@ -338,21 +339,17 @@ impl Gateway {
             .map(drop)
     }
 
-    /// One room, if it has members here.
-    pub async fn room(
+    /// How many sockets of this node are in a room of a namespace.
+    pub(crate) async fn members_here(
         &self,
         namespace: &str,
         tenant: Option<&str>,
         room: &str,
-    ) -> Option<RoomEntry> {
-        let id = self.shared.namespace_id(namespace)?;
-        let members = self.members(id, tenant, room).await;
-        (members > 0).then(|| RoomEntry {
-            room: room.to_owned(),
-            namespace: namespace.to_owned(),
-            tenant_id: tenant.map(ToOwned::to_owned),
-            members,
-        })
+    ) -> usize {
+        match self.shared.namespace_id(namespace) {
+            Some(id) => self.members(id, tenant, room).await,
+            None => 0,
+        }
     }
 
     /// How many sockets of this node are in a room.
@@ -417,7 +414,8 @@ impl Gateway {
             None => 0..self.shared.namespaces.len() as NsId,
         };
         let tenant = user.tenant_id.as_deref();
-        Ok(namespaces
+        let elsewhere = self.count_elsewhere(&user, namespace).await;
+        let here: usize = namespaces
             .map(|namespace| {
                 self.shared.send_to_user(
                     namespace,
@@ -426,42 +424,52 @@ impl Gateway {
                     Some(&user),
                     message.clone(),
                     None,
+                    None,
                 )
             })
-            .sum())
+            .sum();
+        Ok(here + elsewhere)
     }
 
-    /// Ends all of a user's sockets; how many there were.
-    pub async fn disconnect_user(&self, user: &UserKey) -> usize {
-        let sockets = self.shared.backplane.local().sockets(
-            user.tenant_id.as_deref(),
-            &user.user_id,
-            Some(user),
-        );
-        let mut ended = 0;
-        for socket in sockets {
-            ended += usize::from(self.kick(socket).await);
+    /// Gives an event to one socket of this node; its acknowledgement, if one is
+    /// waited for.
+    pub(crate) async fn emit_here(
+        &self,
+        socket_id: &str,
+        event: &str,
+        data: &str,
+        ack_within: Option<Duration>,
+    ) -> Emitted {
+        let gone = || EmitError::new("DISCONNECTED", "The socket is gone");
+        let to = SocketAddress::parse(socket_id).ok_or_else(gone)?;
+        let message = Message::new(event, data);
+        let shard = to.0.conn.shard;
+        let Some(time) = ack_within else {
+            let there = self.ask(shard, move |hub, engine| {
+                hub.op(
+                    engine,
+                    Op::Emit {
+                        to,
+                        message,
+                        volatile: false,
+                    },
+                );
+                hub.inspect(engine, &to).is_some()
+            });
+            return match there.await {
+                Some(true) => Ok(None),
+                _ => Err(gone()),
+            };
+        };
+        let (reply, answer) = oneshot::channel();
+        self.shared
+            .post(shard, Op::EmitWithAck { to, message, reply });
+        match tokio::time::timeout(time, answer).await {
+            Ok(Ok(Ok(args))) => Ok(Some(args.json)),
+            Ok(Ok(Err(error))) => Err(EmitError::new(&error.code, &error.error)),
+            Ok(Err(_)) => Err(gone()),
+            Err(_) => Err(EmitError::new("TIMEOUT", "No acknowledgement in time")),
         }
-        ended
-    }
-
-    /// A user's sockets.
-    pub async fn user_connections(&self, user: &UserKey) -> Vec<SocketEntry> {
-        let sockets = self.shared.backplane.local().sockets(
-            user.tenant_id.as_deref(),
-            &user.user_id,
-            Some(user),
-        );
-        let mut entries = Vec::new();
-        for socket in sockets {
-            let found = self
-                .ask(socket.0.conn.shard, move |hub, engine| {
-                    hub.inspect(engine, &socket)
-                })
-                .await;
-            entries.extend(found.flatten());
-        }
-        entries
     }
 
     /// Presence of users of any type, in the order asked.
@@ -472,12 +480,7 @@ impl Gateway {
             .await
     }
 
-    /// The online users with this id, one for each user type.
-    pub fn find_users(&self, tenant: Option<&str>, user_id: &str) -> Vec<Arc<UserKey>> {
-        self.shared.backplane.local().find(tenant, user_id)
-    }
-
-    /// Up to `limit` of the users that are online.
+    /// Up to `limit` of the users that are online on this node.
     pub fn online_users(&self, limit: usize) -> Vec<Arc<UserKey>> {
         self.shared.backplane.local().some(limit)
     }
@@ -488,12 +491,12 @@ impl Gateway {
     }
 }
 
-fn encode_cursor(key: &str) -> String {
+pub(crate) fn encode_cursor(key: &str) -> String {
     use base64::Engine as _;
     base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(key)
 }
 
-fn decode_cursor(cursor: &str) -> Result<String, BadCursor> {
+pub(crate) fn decode_cursor(cursor: &str) -> Result<String, BadCursor> {
     use base64::Engine as _;
     let bytes = base64::engine::general_purpose::URL_SAFE_NO_PAD
         .decode(cursor)

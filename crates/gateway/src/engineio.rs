@@ -268,6 +268,7 @@ impl Server {
             send_buffer: options.send_buffer,
             compress_from: options.compression.unwrap_or(usize::MAX),
             upgrade_timeout: micros(options.upgrade_timeout),
+            tag: None,
         });
         let shards = match options.worker_threads {
             0 => std::thread::available_parallelism().map_or(1, usize::from),
@@ -311,6 +312,7 @@ impl Server {
                 requests: AtomicU64::new(1),
                 http_connections: AtomicUsize::new(0),
                 next_door: AtomicUsize::new(0),
+                forwarder: None,
             }),
             draining,
         })

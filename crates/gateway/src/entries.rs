@@ -1,10 +1,12 @@
 //! What the gateway tells of its connections, rooms and users: the shapes that
 //! the API, hooks and the dashboard share.
 
-use serde::Serialize;
+use std::borrow::Cow;
+
+use serde::{Deserialize, Serialize};
 
 /// One socket as the registry knows it.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct SocketEntry {
     /// The socket's id.
@@ -27,7 +29,7 @@ pub struct SocketEntry {
     /// The node that holds it.
     pub node_id: String,
     /// `websocket`, `polling` or `live`.
-    pub transport: &'static str,
+    pub transport: Cow<'static, str>,
     /// The namespace.
     pub namespace: String,
     /// The peer's address.
@@ -36,7 +38,7 @@ pub struct SocketEntry {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub user_agent: Option<String>,
     /// `connected`.
-    pub state: &'static str,
+    pub state: Cow<'static, str>,
     /// Unix milliseconds.
     pub connected_at: u64,
     /// Unix milliseconds of the last packet of any kind from the client.
@@ -51,7 +53,7 @@ pub struct SocketEntry {
 }
 
 /// One room.
-#[derive(Debug, Clone, Serialize, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Serialize, Deserialize, PartialEq, Eq, PartialOrd, Ord)]
 #[serde(rename_all = "camelCase")]
 pub struct RoomEntry {
     /// The room's name.
@@ -61,7 +63,7 @@ pub struct RoomEntry {
     /// The tenant.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tenant_id: Option<String>,
-    /// Sockets in it on this node.
+    /// Sockets in it.
     pub members: usize,
 }
 
@@ -78,10 +80,36 @@ pub struct UserPresence {
     /// Unix milliseconds; absent for a user never seen by this node.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_seen_at: Option<u64>,
+    /// Only what this node knows: the cluster's store could not be asked. Absent
+    /// otherwise.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub stale: bool,
+}
+
+/// One node.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeEntry {
+    /// Its id.
+    pub node_id: String,
+    /// `ready`, `degraded`, `draining`, or `unreachable` for one that does not answer.
+    pub state: Cow<'static, str>,
+    /// Transport sessions there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub connections: Option<usize>,
+    /// Users with connections there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub users: Option<usize>,
+    /// Since it started.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub uptime_seconds: Option<u64>,
+    /// What it runs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
 }
 
 /// A part of a list and where the next part begins.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Page<T> {
     /// This part.
@@ -89,10 +117,13 @@ pub struct Page<T> {
     /// Give this back to get the next part; absent at the end.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub next_cursor: Option<String>,
+    /// Nodes that did not answer: what is there is missing.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unreachable: Vec<String>,
 }
 
 /// Which sockets to list; all fields must fit.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct SocketFilter {
     /// Only this user's.
     pub user_id: Option<String>,

@@ -13,8 +13,9 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 
 use crate::auth::{Authenticator, BoxFuture, NoAuthenticator};
-use crate::backplane::{Backplane, LocalBackplane};
+use crate::backplane::{Backplane, ClusterStatus, LocalBackplane, Node, Peer};
 use crate::config::Config;
+use crate::engine::forward::Forwarder;
 use crate::engine::heartbeat::Rhythm;
 use crate::engine::http::{Fallback, Front, FrontSettings};
 use crate::engine::shard::{Door, Post, Prepared};
@@ -24,6 +25,7 @@ use crate::handler::{Erased, Handler, Handlers};
 use crate::hub::{Hub, Op};
 use crate::intern::Interner;
 use crate::metrics::{Gauges, Metrics};
+use crate::peers::Peers;
 use crate::publication::NsId;
 use crate::rate_limit::KeyedLimiter;
 use crate::reason::Reason;
@@ -72,11 +74,13 @@ impl fmt::Debug for Gateway {
 }
 
 /// Ends the shards when the last handle to the gateway goes.
-struct StopOnDrop(Vec<Door<Hub>>, tokio::task::AbortHandle);
+struct StopOnDrop(Vec<Door<Hub>>, [tokio::task::AbortHandle; 2]);
 
 impl Drop for StopOnDrop {
     fn drop(&mut self) {
-        self.1.abort();
+        for task in &self.1 {
+            task.abort();
+        }
         for door in &self.0 {
             door.push(Post::Stop);
         }
@@ -243,6 +247,7 @@ impl GatewayBuilder {
             send_buffer: config.send_buffer,
             upgrade_timeout: micros(config.upgrade_timeout),
             compress_from: config.compression.unwrap_or(usize::MAX),
+            tag: backplane.tag(),
         });
         let front_settings = FrontSettings {
             engineio_path: config.socketio_path.clone(),
@@ -271,20 +276,36 @@ impl GatewayBuilder {
             doors: doors.clone(),
             run: u32::from_ne_bytes(run),
             last_rooms: Mutex::default(),
+            announcer: Arc::default(),
+            node_id: config.node_id.as_str().into(),
+            peers: Peers::new(),
             config,
         });
-        let announcer = Arc::downgrade(&shared);
-        shared.backplane.attach(Box::new(move |edge| {
-            if let Some(shared) = announcer.upgrade() {
-                shared.announce(edge);
-            }
-        }));
+        shared.backplane.attach(Node::new(&shared));
+        let subscriber = Arc::downgrade(&shared);
+        shared.rooms.on_open(move |room| {
+            let shared = subscriber.upgrade()?;
+            let namespace = &shared.namespaces[usize::from(room.namespace)].name;
+            let tenant = room.tenant.as_deref();
+            shared.backplane.subscribe(namespace, tenant, &room.name)
+        });
         for (number, shard) in prepared.into_iter().enumerate() {
             let number = number as u16;
             let hub = Hub::new(shared.clone(), number);
             shard.start(number, clock, settings.clone(), runtime.clone(), hub)?;
         }
+        let forwarder = shared.backplane.tag().map(|tag| {
+            let finder = Arc::downgrade(&shared);
+            let find = move |tag| -> BoxFuture<Option<Peer>> {
+                match finder.upgrade() {
+                    Some(shared) => shared.backplane.peer(tag),
+                    None => Box::pin(std::future::ready(None)),
+                }
+            };
+            Forwarder::new(tag, Arc::new(find))
+        });
         let front = Arc::new(Front {
+            forwarder,
             settings: front_settings,
             doors: doors.clone(),
             slots,
@@ -296,8 +317,13 @@ impl GatewayBuilder {
             next_door: AtomicUsize::new(0),
         });
         let keeper = tokio::spawn(crate::housekeeping::run(shared.clone()));
+        let announcing = crate::announcer::run(shared.announcer.clone(), Arc::downgrade(&shared));
+        let tasks = [
+            keeper.abort_handle(),
+            tokio::spawn(announcing).abort_handle(),
+        ];
         Ok(Gateway {
-            _stop: Arc::new(StopOnDrop(doors, keeper.abort_handle())),
+            _stop: Arc::new(StopOnDrop(doors, tasks)),
             shared,
             front,
         })
@@ -353,6 +379,21 @@ impl Gateway {
             .await
     }
 
+    /// Serves other nodes of the cluster on a listener of its own, until the runtime
+    /// ends. Every request has to show the cluster's secret.
+    pub async fn serve_nodes(&self, listener: TcpListener) {
+        let shared = Arc::downgrade(&self.shared);
+        let proof = move || shared.upgrade()?.backplane.secret();
+        let gateway = self.clone();
+        let answerer = move |question| -> BoxFuture<Vec<u8>> {
+            Box::pin(crate::peers::answer(gateway.clone(), question))
+        };
+        self.front
+            .clone()
+            .serve_nodes(listener, proof, Arc::new(answerer))
+            .await;
+    }
+
     /// Lets everybody go: new connections are refused, clients are told when to
     /// come back, running handlers may finish. Resolves when all are gone, at
     /// the latest `drain_timeout` after the last was let go.
@@ -381,6 +422,7 @@ impl Gateway {
         // The last responses to polling clients are on their way: they tell of the
         // close, and each ends its connection.
         let _ = tokio::time::timeout(LAST_RESPONSES, self.front.no_http()).await;
+        shared.backplane.close().await;
         shared.store.close().await;
     }
 
@@ -409,6 +451,11 @@ impl Gateway {
         self.shared.backplane.local().online()
     }
 
+    /// How this node fares in its cluster; `None`: it is alone.
+    pub fn cluster_status(&self) -> Option<ClusterStatus> {
+        self.shared.backplane.status()
+    }
+
     /// All metrics as OpenMetrics text.
     pub fn encode_metrics(&self) -> String {
         let shared = &self.shared;
@@ -421,6 +468,7 @@ impl Gateway {
             draining: shared.is_draining(),
             limited_messages: shared.metrics.limited_messages.load(Ordering::Relaxed),
             limited_connects: shared.metrics.limited_connects.load(Ordering::Relaxed),
+            cluster: self.cluster_status(),
         })
     }
 }

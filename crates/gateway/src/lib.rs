@@ -22,6 +22,7 @@
 //!
 //! [`engineio`] is the transport layer by itself, without Socket.IO.
 
+mod announcer;
 mod api;
 pub mod auth;
 pub mod backplane;
@@ -30,12 +31,14 @@ pub mod config;
 mod engine;
 pub mod engineio;
 pub mod entries;
+mod everywhere;
 mod gateway;
 pub mod handler;
 mod housekeeping;
 mod hub;
 mod intern;
 mod metrics;
+mod peers;
 mod presence;
 mod publication;
 mod random;
@@ -50,6 +53,7 @@ pub use api::{BadCursor, Broadcast, Publish, PublishError, Published};
 pub use config::Config;
 pub use gateway::{BuildError, Gateway, GatewayBuilder, HttpRequest, HttpResponse};
 pub use handler::{Args, Event, EventError, EventName, FromEvent, Handler, IntoReply, Json};
+pub use peers::EmitError;
 pub use presence::{
     Admitted, DeviceLimitReached, Edge, EdgeSink, Newcomer, Presence, SocketAddress,
 };

@@ -13,6 +13,7 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
+use crate::backplane::ClusterStatus;
 use crate::engine::Stats;
 use crate::engine::conn::TransportName;
 use crate::publication::NsId;
@@ -154,6 +155,7 @@ pub(crate) struct Gauges {
     /// Shared limiters' refusals: messages, connects.
     pub(crate) limited_messages: u64,
     pub(crate) limited_connects: u64,
+    pub(crate) cluster: Option<ClusterStatus>,
 }
 
 /// The counters of a gateway.
@@ -253,6 +255,84 @@ fn counters(
     for (word, value) in values {
         let labels = [(label, word)];
         ConstCounter::new(value).encode(encoder.encode_family(&labels)?)?;
+    }
+    Ok(())
+}
+
+fn encode_cluster(to: &mut DescriptorEncoder<'_>, cluster: &ClusterStatus) -> Encoded {
+    let age = cluster.lease_age.unwrap_or_default().as_secs_f64();
+    let encoder = to.encode_descriptor(
+        "cluster_lease_age_seconds",
+        "Since this node's lease was renewed",
+        None,
+        MetricType::Gauge,
+    )?;
+    ConstGauge::new(age).encode(encoder)?;
+    gauge(
+        to,
+        "cluster_degraded",
+        "1 while this node serves alone: its cluster's store is away",
+        u64::from(cluster.degraded),
+    )?;
+    gauge(
+        to,
+        "cluster_publications_queued",
+        "Publications that wait to be sent to other nodes",
+        cluster.queued as u64,
+    )?;
+    for (name, help, value) in [
+        (
+            "cluster_errors",
+            "Errors of the cluster's store or the way to it",
+            cluster.errors,
+        ),
+        (
+            "cluster_incarnations",
+            "Times this node joined",
+            cluster.incarnations,
+        ),
+        (
+            "cluster_repairs",
+            "Entries that were missing or too many; should stay at 0",
+            cluster.repairs,
+        ),
+        (
+            "cluster_swept",
+            "Entries of dead nodes that this one removed",
+            cluster.swept,
+        ),
+        (
+            "cluster_presence_edges",
+            "Changes of presence heard of",
+            cluster.edges,
+        ),
+        (
+            "cluster_unregistered_connects",
+            "Sockets admitted while the store was away",
+            cluster.unregistered,
+        ),
+        (
+            "cluster_publications_sent",
+            "Publications sent to other nodes",
+            cluster.sent,
+        ),
+        (
+            "cluster_publications_received",
+            "Publications that came from other nodes",
+            cluster.received,
+        ),
+        (
+            "cluster_publications_undelivered",
+            "What other nodes could not be told",
+            cluster.undelivered,
+        ),
+        (
+            "cluster_subscription_gaps",
+            "Times this node was cut off from the others' publications",
+            cluster.gaps,
+        ),
+    ] {
+        counter(to, name, help, value)?;
     }
     Ok(())
 }
@@ -409,6 +489,10 @@ impl Collector for Snapshot {
                 ("timeout", metrics.sum(|shard| shard.handler_timeouts.get())),
             ]
             .into_iter(),
-        )
+        )?;
+        match &gauges.cluster {
+            Some(cluster) => encode_cluster(to, cluster),
+            None => Ok(()),
+        }
     }
 }

@@ -52,6 +52,16 @@ impl SocketAddress {
     pub(crate) fn namespace(&self) -> NsId {
         self.0.part
     }
+
+    /// The socket's id.
+    pub fn id(&self) -> String {
+        self.0.encode()
+    }
+
+    /// The socket of an id; `None` for what is none.
+    pub fn parse(id: &str) -> Option<SocketAddress> {
+        Name::decode(id).map(SocketAddress)
+    }
 }
 
 /// A newcomer.
@@ -84,7 +94,19 @@ pub struct DeviceLimitReached;
 #[derive(Debug)]
 struct Entry {
     socket: SocketAddress,
+    /// When it connected, in units of [`SINCE_UNIT`]; fills what would be padding.
+    since: u32,
     device_id: Option<Arc<str>>,
+}
+
+/// Milliseconds. 32 bits of them are two years: nobody is connected for longer.
+const SINCE_UNIT: u64 = 16;
+
+/// When somebody connected, in Unix milliseconds, of the lower bits of it.
+fn since_millis(since: u32, now: u64) -> u64 {
+    let units = now / SINCE_UNIT;
+    let age = (units as u32).wrapping_sub(since);
+    units.wrapping_sub(u64::from(age)) * SINCE_UNIT
 }
 
 #[derive(Debug)]
@@ -138,6 +160,7 @@ pub struct Presence {
     sink: EdgeSink,
     rev: AtomicU64,
     online: AtomicUsize,
+    next_part: AtomicUsize,
 }
 
 impl Presence {
@@ -151,7 +174,13 @@ impl Presence {
             sink,
             rev: AtomicU64::new(0),
             online: AtomicUsize::new(0),
+            next_part: AtomicUsize::new(0),
         }
+    }
+
+    /// The table of a node whose cluster decides who is online.
+    pub fn of_one_node_of_many() -> Self {
+        Presence::new(0, Box::new(|_| {}))
     }
 
     fn part(&self, tenant: Option<&str>, user: &str) -> MutexGuard<'_, Part> {
@@ -162,10 +191,23 @@ impl Presence {
     }
 
     /// Lets a socket in, or not. `at` is the Unix time in milliseconds.
-    pub(crate) fn connect(
+    ///
+    /// # Errors
+    /// When its namespace's device limit is reached.
+    pub fn connect(&self, newcomer: Newcomer, at: u64) -> Result<Admitted, DeviceLimitReached> {
+        self.insert(newcomer, at, true)
+    }
+
+    /// Enters a socket that was let in elsewhere.
+    pub fn enter(&self, newcomer: Newcomer, at: u64) {
+        let _ = self.insert(newcomer, at, false);
+    }
+
+    fn insert(
         &self,
         newcomer: Newcomer,
         at: u64,
+        decide: bool,
     ) -> Result<Admitted, DeviceLimitReached> {
         let Newcomer {
             user: key,
@@ -193,15 +235,27 @@ impl Presence {
         };
         let user = &mut users[index];
         let was_online = !user.sockets.is_empty() || user.grace.is_some();
-        let admitted = user.make_room(&socket, device_id.as_ref(), policy)?;
+        let admitted = match decide {
+            true => user.make_room(&socket, device_id.as_ref(), policy)?,
+            false => Admitted::default(),
+        };
         user.sockets.reserve_exact(1);
-        user.sockets.push(Entry { socket, device_id });
+        user.sockets.push(Entry {
+            socket,
+            since: (at / SINCE_UNIT) as u32,
+            device_id,
+        });
         user.grace = None;
         if !was_online {
             self.online.fetch_add(1, Ordering::Relaxed);
             self.announce(&key, true, at);
         }
         Ok(admitted)
+    }
+
+    /// A socket that was entered is gone.
+    pub fn leave(&self, key: &Arc<UserKey>, socket: SocketAddress) {
+        self.disconnect(key, socket, 0, 0);
     }
 
     /// A socket is gone. What it no longer stands for (it was replaced) is left alone.
@@ -285,7 +339,7 @@ impl Presence {
     }
 
     /// Whether a user of any type is online; `now` is for `lastSeenAt`.
-    pub(crate) fn get(&self, tenant: Option<&str>, user: &str, now: u64) -> UserPresence {
+    pub fn get(&self, tenant: Option<&str>, user: &str, now: u64) -> UserPresence {
         let part = self.part(tenant, user);
         let id = IdRef { tenant, user };
         let users = part.users.get(&id).map_or(&[][..], |users| users);
@@ -307,6 +361,7 @@ impl Presence {
             } else {
                 part.last_seen.get(&id).copied()
             },
+            stale: false,
         }
     }
 
@@ -336,6 +391,44 @@ impl Presence {
             .filter(|user| only.is_none_or(|only| *user.key == *only))
             .flat_map(|user| user.sockets.iter().map(|entry| entry.socket))
             .collect()
+    }
+
+    /// Visits everybody who is online.
+    pub fn each_user(&self, mut visit: impl FnMut(&Arc<UserKey>)) {
+        for part in &self.parts {
+            let part = part.lock().unwrap_or_else(PoisonError::into_inner);
+            for user in part.users.values().flatten() {
+                visit(&user.key);
+            }
+        }
+    }
+
+    /// Visits a user's sockets: where, on which device, and since when in Unix
+    /// milliseconds, rounded down to a multiple of 16. `now` is the Unix time.
+    pub fn each_socket(
+        &self,
+        key: &UserKey,
+        now: u64,
+        mut visit: impl FnMut(SocketAddress, Option<&Arc<str>>, u64),
+    ) {
+        let mut part = self.part(key.tenant_id.as_deref(), &key.user_id);
+        if let Some(user) = part.user(key) {
+            for entry in &user.sockets {
+                let since = since_millis(entry.since, now);
+                visit(entry.socket, entry.device_id.as_ref(), since);
+            }
+        }
+    }
+
+    /// Up to `limit` online users, others at each call.
+    pub fn next_users(&self, limit: usize) -> Vec<Arc<UserKey>> {
+        let turn = self.next_part.fetch_add(1, Ordering::Relaxed);
+        let part = self.parts[turn % PARTS]
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let start = (turn / PARTS * limit) % part.users.len().max(1);
+        let users = part.users.values().skip(start).flatten();
+        users.take(limit).map(|user| user.key.clone()).collect()
     }
 
     /// Up to `limit` online users.
@@ -601,6 +694,17 @@ mod tests {
         presence.disconnect(&user("a"), socket(2), 200, 0);
         presence.expire(300, 0);
         assert_eq!(edges.lock().unwrap().len(), 2);
+    }
+
+    #[test]
+    fn ages_survive_their_rounding() {
+        for now in [0, 15, 16, 1 << 36, 1_700_000_000_000] {
+            for age in [0, 1, 17, 1_000_000, 3_000_000_000] {
+                let since: u64 = now.max(age) - age;
+                let kept = since_millis((since / SINCE_UNIT) as u32, now.max(age));
+                assert_eq!(kept, since / SINCE_UNIT * SINCE_UNIT);
+            }
+        }
     }
 
     proptest! {

@@ -27,10 +27,13 @@ pub(crate) enum Form {
 /// What is said: a name and its arguments as the inside of a JSON array, with
 /// placeholders for the binary attachments.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Message {
-    pub(crate) event: Arc<str>,
-    pub(crate) args: Arc<str>,
-    pub(crate) attachments: Vec<Bytes>,
+pub struct Message {
+    /// The event's name.
+    pub event: Arc<str>,
+    /// The arguments: JSON values with commas between them.
+    pub args: Arc<str>,
+    /// What the placeholders stand for.
+    pub attachments: Vec<Bytes>,
 }
 
 impl Message {
@@ -48,6 +51,8 @@ impl Message {
 pub(crate) struct Publication {
     pub(crate) namespace: Arc<str>,
     pub(crate) message: Message,
+    /// What is said after it in the same breath.
+    also: Vec<Message>,
     /// The room, where it goes to one.
     pub(crate) topic: Option<Arc<str>>,
     pub(crate) offset: Option<u64>,
@@ -69,6 +74,7 @@ impl Publication {
         Publication {
             namespace,
             message,
+            also: Vec::new(),
             topic,
             offset,
             conflate,
@@ -76,6 +82,26 @@ impl Publication {
             msgpack: OnceLock::new(),
             live: OnceLock::new(),
         }
+    }
+
+    /// Several events one after the other, to no room.
+    pub(crate) fn of_many(namespace: Arc<str>, mut messages: Vec<Message>) -> Self {
+        let also = messages.split_off(messages.len().min(1));
+        let message = messages.pop().unwrap_or_default();
+        Publication {
+            also,
+            ..Publication::new(namespace, message, None, None, None)
+        }
+    }
+
+    /// How many events it is.
+    pub(crate) fn len(&self) -> u64 {
+        1 + self.also.len() as u64
+    }
+
+    /// The events.
+    pub(crate) fn messages(&self) -> impl Iterator<Item = &Message> {
+        std::iter::once(&self.message).chain(&self.also)
     }
 
     /// The WebSocket frames that carry it in `form`.
@@ -87,15 +113,17 @@ impl Publication {
         };
         cell.get_or_init(|| {
             let mut out = Vec::new();
-            push_event(
-                form,
-                &self.namespace,
-                None,
-                &self.message,
-                self.topic.as_deref(),
-                self.offset,
-                &mut out,
-            );
+            for message in self.messages() {
+                push_event(
+                    form,
+                    &self.namespace,
+                    None,
+                    message,
+                    self.topic.as_deref(),
+                    self.offset,
+                    &mut out,
+                );
+            }
             out.into()
         })
     }

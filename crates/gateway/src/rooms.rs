@@ -8,11 +8,12 @@
 
 use std::hash::{BuildHasher, Hash, Hasher};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use hashbrown::{DefaultHashBuilder, Equivalent, HashMap};
 
 use crate::auth::{Identity, RoomPattern};
+use crate::backplane::Subscription;
 use crate::publication::NsId;
 
 /// Longest room name, bytes.
@@ -59,6 +60,8 @@ pub(crate) struct Room {
     pub(crate) incarnation: u64,
     /// Publications so far. Held while one is handed to the shards.
     sequence: Mutex<u64>,
+    /// Other nodes' publications come as long as the room is there.
+    subscription: Option<Arc<dyn Subscription>>,
     /// Index of the member list in each shard.
     locals: Box<[AtomicU32]>,
 }
@@ -103,7 +106,11 @@ pub(crate) struct RoomDirectory {
     hasher: DefaultHashBuilder,
     shards: usize,
     incarnations: std::sync::atomic::AtomicU64,
+    subscribe: OnceLock<Subscribe>,
 }
+
+/// Tells the backplane of a room that has members from now on.
+type Subscribe = Box<dyn Fn(&RoomKey) -> Option<Arc<dyn Subscription>> + Send + Sync>;
 
 impl RoomDirectory {
     pub(crate) fn new(shards: usize) -> Self {
@@ -112,7 +119,16 @@ impl RoomDirectory {
             hasher: DefaultHashBuilder::default(),
             shards,
             incarnations: std::sync::atomic::AtomicU64::new(1),
+            subscribe: OnceLock::new(),
         }
+    }
+
+    /// Has `subscribe` called for each room that comes to be.
+    pub(crate) fn on_open(
+        &self,
+        subscribe: impl Fn(&RoomKey) -> Option<Arc<dyn Subscription>> + Send + Sync + 'static,
+    ) {
+        let _ = self.subscribe.set(Box::new(subscribe));
     }
 
     fn part(&self, room: &RoomRef<'_>) -> &Part {
@@ -149,7 +165,9 @@ impl RoomDirectory {
                     tenant: tenant.cloned(),
                     name: room.name.into(),
                 };
+                let subscribe = self.subscribe.get();
                 let made = Arc::new(Room {
+                    subscription: subscribe.and_then(|subscribe| subscribe(&key)),
                     key: key.clone(),
                     incarnation: self.incarnations.fetch_add(1, Ordering::Relaxed),
                     sequence: Mutex::new(0),
@@ -227,6 +245,8 @@ pub(crate) struct Joined {
     pub(crate) incarnation: u64,
     /// The first publication the new member gets is the one after this.
     pub(crate) offset: u64,
+    /// Where those of other nodes come from.
+    pub(crate) held: Option<Arc<dyn Subscription>>,
 }
 
 impl LocalRooms {
@@ -284,6 +304,7 @@ impl LocalRooms {
         Joined {
             incarnation: local.room.incarnation,
             offset: local.delivered,
+            held: local.room.subscription.clone(),
         }
     }
 
@@ -349,6 +370,13 @@ impl LocalRooms {
         room.local(self.shard)
             .and_then(|index| self.rooms.get(index as usize)?.as_ref())
             .map_or(0, |local| local.members.len())
+    }
+
+    /// The members of a room here.
+    pub(crate) fn members(&self, room: &Room) -> &[u32] {
+        room.local(self.shard)
+            .and_then(|index| self.rooms.get(index as usize)?.as_ref())
+            .map_or(&[], |local| &local.members)
     }
 
     /// The room of a membership.

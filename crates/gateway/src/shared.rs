@@ -8,8 +8,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use hashbrown::HashMap;
 use tokio::sync::watch;
 
+use crate::announcer::{Announcer, News};
 use crate::auth::{Authenticator, Identity, UserKey};
-use crate::backplane::Backplane;
+use crate::backplane::{Action, Backplane, Target};
 use crate::config::{Announce, Config, ConnectLimit, Limit, NamespaceConfig};
 use crate::engine::Clock;
 use crate::engine::http::ConnectLimiter;
@@ -17,15 +18,20 @@ use crate::engine::outbound::ConflationKey;
 use crate::engine::shard::{Door, Post};
 use crate::engine::slots::ConnectionSlots;
 use crate::handler::Handlers;
+use crate::hub::select::{Deed, Places, Selection};
 use crate::hub::{Hub, Op};
 use crate::intern::Interner;
 use crate::metrics::Metrics;
-use crate::presence::Edge;
+use crate::peers::Peers;
+use crate::presence::{Edge, SocketAddress};
 use crate::publication::{Message, NsId, Publication};
 use crate::rate_limit::{KeyedLimiter, Verdict};
 use crate::rooms::{PRIVATE, Room, RoomDirectory, RoomRef};
 use crate::socket::Socket;
 use crate::store::MessageStore;
+
+/// Changes of presence in one write: a bound on what a client has to take at once.
+const MAX_BREATH: usize = 256;
 
 /// A namespace that exists.
 pub(crate) struct Namespace {
@@ -63,6 +69,10 @@ pub(crate) struct Shared {
     pub(crate) run: u32,
     /// Rooms that users of `presence.announce = rooms` were in last.
     pub(crate) last_rooms: Mutex<HashMap<Arc<UserKey>, (NsId, Vec<Arc<Room>>)>>,
+    pub(crate) announcer: Arc<Announcer>,
+    /// `server.node_id`.
+    pub(crate) node_id: Arc<str>,
+    pub(crate) peers: Peers,
 }
 
 impl Shared {
@@ -106,8 +116,12 @@ impl Shared {
         format!("{:08x}-{incarnation:x}", self.run)
     }
 
-    /// Gives a publication to the members of a room. Its offset, if the room
-    /// has members.
+    fn namespace_name(&self, namespace: NsId) -> &Arc<str> {
+        &self.namespaces[usize::from(namespace)].name
+    }
+
+    /// Gives a publication to the members of a room, on all nodes. Its offset, if the
+    /// room has members here.
     pub(crate) fn publish_to_room(
         &self,
         namespace: NsId,
@@ -117,9 +131,28 @@ impl Shared {
         key: Option<&str>,
     ) -> Option<u64> {
         if let Some(user) = name.strip_prefix(PRIVATE) {
-            self.send_to_user(namespace, tenant, user, None, message, Some(name));
+            let only = None;
+            self.send_to_user(namespace, tenant, user, only, message, Some(name), None);
             return None;
         }
+        let target = Target::Room {
+            namespace: self.namespace_name(namespace),
+            tenant,
+            room: name,
+            key,
+        };
+        self.backplane.publish(&target, &message);
+        self.publish_here(namespace, tenant, name, message, key)
+    }
+
+    fn publish_here(
+        &self,
+        namespace: NsId,
+        tenant: Option<&str>,
+        name: &str,
+        message: Message,
+        key: Option<&str>,
+    ) -> Option<u64> {
         let room = self.rooms.find(&RoomRef {
             namespace,
             tenant,
@@ -131,7 +164,7 @@ impl Shared {
                     room: room.incarnation,
                     key: key.into(),
                 });
-                let name = self.namespaces[usize::from(namespace)].name.clone();
+                let name = self.namespace_name(namespace).clone();
                 let topic = Some(room.key.name.clone());
                 (
                     offset,
@@ -156,7 +189,8 @@ impl Shared {
         Some(offset)
     }
 
-    /// Gives a message to a user's sockets in a namespace; to how many.
+    /// Gives a message to a user's sockets in a namespace, on all nodes, but not to
+    /// those in the room `unless_in`; to how many here.
     pub(crate) fn send_to_user(
         &self,
         namespace: NsId,
@@ -165,62 +199,158 @@ impl Shared {
         only: Option<&UserKey>,
         message: Message,
         topic: Option<&str>,
+        unless_in: Option<&str>,
     ) -> usize {
-        let name = self.namespaces[usize::from(namespace)].name.clone();
+        let target = Target::User {
+            namespace: self.namespace_name(namespace),
+            tenant,
+            user,
+            user_type: only.map(|only| only.user_type.as_deref()),
+            topic,
+            unless_in,
+        };
+        self.backplane.publish(&target, &message);
+        self.send_here(namespace, tenant, user, only, message, topic, unless_in)
+    }
+
+    fn send_here(
+        &self,
+        namespace: NsId,
+        tenant: Option<&str>,
+        user: &str,
+        only: Option<&UserKey>,
+        message: Message,
+        topic: Option<&str>,
+        unless_in: Option<&str>,
+    ) -> usize {
+        let name = self.namespace_name(namespace).clone();
         let topic = topic.map(Into::into);
         let publication = Arc::new(Publication::new(name, message, topic, None, None));
+        let unless_in: Option<Arc<str>> = unless_in.map(Into::into);
         let mut sockets = self.backplane.local().sockets(tenant, user, only);
         sockets.retain(|socket| socket.namespace() == namespace);
         for &to in &sockets {
             let op = Op::Send {
                 to,
                 publication: publication.clone(),
-                unless_in: None,
+                unless_in: unless_in.clone(),
             };
             self.post(to.0.conn.shard, op);
         }
         sockets.len()
     }
 
-    /// Gives a message to a user's sockets that are not in `room`.
-    pub(crate) fn notify_user(
-        &self,
-        namespace: NsId,
-        user: &UserKey,
-        room: &str,
-        message: Message,
-    ) {
-        let name = self.namespaces[usize::from(namespace)].name.clone();
-        let publication = Arc::new(Publication::new(name, message, None, None, None));
-        let tenant = user.tenant_id.as_deref();
-        let room: Arc<str> = room.into();
-        for to in self
-            .backplane
-            .local()
-            .sockets(tenant, &user.user_id, Some(user))
-        {
-            if to.namespace() == namespace {
-                let op = Op::Send {
-                    to,
-                    publication: publication.clone(),
-                    unless_in: Some(room.clone()),
-                };
-                self.post(to.0.conn.shard, op);
-            }
-        }
+    /// Gives a message to all sockets of a namespace and tenant, on all nodes.
+    pub(crate) fn broadcast(&self, namespace: NsId, tenant: Option<Arc<str>>, message: Message) {
+        let target = Target::All {
+            namespace: self.namespace_name(namespace),
+            tenant: tenant.as_deref(),
+        };
+        self.backplane.publish(&target, &message);
+        self.broadcast_here(namespace, tenant, message);
     }
 
-    /// Gives a message to all sockets of a namespace and tenant.
-    pub(crate) fn broadcast(&self, namespace: NsId, tenant: Option<Arc<str>>, message: Message) {
-        let name = self.namespaces[usize::from(namespace)].name.clone();
+    fn broadcast_here(&self, namespace: NsId, tenant: Option<Arc<str>>, message: Message) {
+        let name = self.namespace_name(namespace).clone();
         let publication = Arc::new(Publication::new(name, message, None, None, None));
         for door in &self.doors {
             door.push(Post::App(Op::Broadcast {
                 namespace,
                 tenant: tenant.clone(),
                 publication: publication.clone(),
+                about: None,
             }));
         }
+    }
+
+    /// Gives a publication of another node to those here whom it is for.
+    pub(crate) fn deliver(&self, target: &Target<'_>, message: Message) {
+        let (Target::Room { namespace, .. }
+        | Target::All { namespace, .. }
+        | Target::User { namespace, .. }) = *target;
+        // Nodes of another configuration may know more namespaces.
+        let Some(namespace) = self.namespace_id(namespace) else {
+            return;
+        };
+        match *target {
+            Target::Room {
+                tenant, room, key, ..
+            } => {
+                self.publish_here(namespace, tenant, room, message, key);
+            }
+            Target::All { tenant, .. } => {
+                self.broadcast_here(namespace, tenant.map(Into::into), message);
+            }
+            Target::User {
+                tenant,
+                user,
+                user_type,
+                topic,
+                unless_in,
+                ..
+            } => {
+                let only = user_type.map(|user_type| UserKey {
+                    tenant_id: tenant.map(Into::into),
+                    user_id: user.into(),
+                    user_type: user_type.map(Into::into),
+                });
+                let only = only.as_ref();
+                self.send_here(namespace, tenant, user, only, message, topic, unless_in);
+            }
+        }
+    }
+
+    /// Does something to sockets of this node that are chosen by their rooms.
+    pub(crate) fn select(
+        &self,
+        namespace: &str,
+        rooms: &[String],
+        except: &[String],
+        action: Action,
+    ) {
+        let Some(namespace) = self.namespace_id(namespace) else {
+            return;
+        };
+        let selection = Arc::new(Selection {
+            namespace,
+            all: rooms.is_empty(),
+            among: self.places(namespace, rooms),
+            except: self.places(namespace, except),
+        });
+        let action = match action {
+            Action::Emit(message) => {
+                let name = self.namespace_name(namespace).clone();
+                Deed::Send(Arc::new(Publication::new(name, message, None, None, None)))
+            }
+            Action::Join(rooms) => Deed::Join(rooms.into()),
+            Action::Leave(rooms) => Deed::Leave(rooms.into()),
+            Action::Disconnect => Deed::Disconnect,
+        };
+        for door in &self.doors {
+            door.push(Post::App(Op::Select {
+                selection: selection.clone(),
+                deed: action.clone(),
+            }));
+        }
+    }
+
+    /// Rooms and sockets by the names that Socket.IO has for both.
+    fn places(&self, namespace: NsId, names: &[String]) -> Places {
+        let mut places = Places::default();
+        for name in names {
+            if let Some(user) = name.strip_prefix(PRIVATE) {
+                let sockets = self.backplane.local().sockets(None, user, None);
+                places.sockets.extend(sockets);
+            } else if let Some(socket) = SocketAddress::parse(name) {
+                places.sockets.push(socket);
+            }
+            places.rooms.extend(self.rooms.find(&RoomRef {
+                namespace,
+                tenant: None,
+                name,
+            }));
+        }
+        places
     }
 
     // --- presence --------------------------------------------------------
@@ -239,24 +369,80 @@ impl Shared {
         Message::new(event, &data.to_string())
     }
 
-    /// Tells those who are to know of a change of presence.
-    pub(crate) fn announce(&self, edge: &Edge) {
-        for (index, namespace) in self.namespaces.iter().enumerate() {
-            if namespace.config.announce == Announce::Namespace {
-                let message = Shared::edge_message(&edge.user, edge.online, edge.at);
-                self.broadcast(index as NsId, edge.user.tenant_id.clone(), message);
+    /// Tells those here who are to know of changes of presence: everybody but the
+    /// user's own sockets.
+    pub(crate) fn announce(&self, news: Vec<News>) {
+        let mut tenants: HashMap<Option<&Arc<str>>, Vec<&Edge>> = HashMap::new();
+        for one in &news {
+            let News::Changed { edge, .. } = one else {
+                continue;
+            };
+            let tenant = edge.user.tenant_id.as_ref();
+            tenants.entry(tenant).or_default().push(edge);
+        }
+        let announcing = self.namespaces.iter().enumerate();
+        for (index, namespace) in
+            announcing.filter(|(_, namespace)| namespace.config.announce == Announce::Namespace)
+        {
+            for (tenant, edges) in &tenants {
+                for edges in edges.chunks(MAX_BREATH) {
+                    self.announce_some(index as NsId, &namespace.name, *tenant, edges);
+                }
             }
         }
-        let last = {
+        drop(tenants);
+        for one in news {
+            match one {
+                News::Changed {
+                    edge,
+                    rooms: Some((namespace, rooms)),
+                } => self.around(&edge.user, false, namespace, rooms, Vec::new(), edge.at),
+                News::Changed { .. } => {}
+                News::Arrived {
+                    user,
+                    namespace,
+                    room,
+                    others,
+                    at,
+                } => self.around(&user, true, namespace, vec![room], others, at),
+            }
+        }
+    }
+
+    fn announce_some(
+        &self,
+        namespace: NsId,
+        name: &Arc<str>,
+        tenant: Option<&Arc<str>>,
+        edges: &[&Edge],
+    ) {
+        let messages = edges
+            .iter()
+            .map(|edge| Shared::edge_message(&edge.user, edge.online, edge.at))
+            .collect();
+        let publication = Arc::new(Publication::of_many(name.clone(), messages));
+        let about: Arc<[Arc<UserKey>]> = edges.iter().map(|edge| edge.user.clone()).collect();
+        for door in &self.doors {
+            door.push(Post::App(Op::Broadcast {
+                namespace,
+                tenant: tenant.cloned(),
+                publication: publication.clone(),
+                about: Some(about.clone()),
+            }));
+        }
+    }
+
+    /// Puts a change of presence in line.
+    pub(crate) fn presence_changed(&self, edge: Edge) {
+        let mut rooms = None;
+        if !edge.online {
             let mut last_rooms = self
                 .last_rooms
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner);
-            last_rooms.remove(&edge.user)
-        };
-        if let (false, Some((namespace, rooms))) = (edge.online, last) {
-            self.around(&edge.user, false, namespace, rooms, Vec::new(), edge.at);
+            rooms = last_rooms.remove(&edge.user);
         }
+        self.announcer.push([News::Changed { edge, rooms }]);
     }
 
     /// A user's first socket has come into a room: those there hear of it who
@@ -274,7 +460,13 @@ impl Shared {
                 .local()
                 .sockets(user.tenant_id.as_deref(), &user.user_id, Some(user));
         if sockets.len() <= 1 {
-            self.around(user, true, namespace, vec![room], others, at);
+            self.announcer.push([News::Arrived {
+                user: user.clone(),
+                namespace,
+                room,
+                others,
+                at,
+            }]);
         }
     }
 
@@ -287,7 +479,7 @@ impl Shared {
         except: Vec<Arc<Room>>,
         at: u64,
     ) {
-        let name = self.namespaces[usize::from(namespace)].name.clone();
+        let name = self.namespace_name(namespace).clone();
         let message = Shared::edge_message(user, online, at);
         let publication = Arc::new(Publication::new(name, message, None, None, None));
         for door in &self.doors {

@@ -149,7 +149,10 @@ impl Socket {
             room: room.into(),
             reply,
         });
-        answer.await.map_err(|_| gone())??;
+        let held = answer.await.map_err(|_| gone())??;
+        if let Some(ready) = held.and_then(|held| held.ready()) {
+            ready.await;
+        }
         Ok(())
     }
 

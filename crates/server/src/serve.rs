@@ -2,9 +2,11 @@
 
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use heartline::config::AuthMode;
 use heartline::{Gateway, HttpRequest, HttpResponse};
+use heartline_cluster::{Cluster, Timing};
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -81,6 +83,9 @@ pub(crate) fn run(mut settings: Settings, dev: bool) -> Result<(), Exit> {
     done
 }
 
+/// How long a node that starts waits for its cluster.
+const FIRST_JOIN: Duration = Duration::from_secs(2);
+
 /// Connections that may wait to be accepted; the kernel takes the smaller of this
 /// and `net.core.somaxconn`. Everybody comes back at once after an outage.
 const BACKLOG: u32 = 65_535;
@@ -124,6 +129,46 @@ async fn listen(key: &str, address: &str) -> Result<TcpListener, Exit> {
     })
 }
 
+/// The backplane of a node that is one of many, and the listener for the others.
+async fn cluster(settings: &Settings) -> Result<Option<(Cluster, TcpListener)>, Exit> {
+    let Some(url) = settings.cluster_url.clone() else {
+        return Ok(None);
+    };
+    let failed = |what: String| refuse(Exit::Failed, what);
+    let address = match &settings.cluster_listen {
+        Some(address) => address.clone(),
+        None => {
+            let own = heartline_cluster::own_address(&url).await;
+            let own = own.unwrap_or_else(|| std::net::Ipv4Addr::LOCALHOST.into());
+            SocketAddr::new(own, 0).to_string()
+        }
+    };
+    let listener = listen("cluster.listen", &address).await?;
+    let advertise = match (&settings.cluster_advertise, listener.local_addr()) {
+        (Some(address), _) => address.clone(),
+        (None, Ok(address)) => address.to_string(),
+        (None, Err(error)) => return Err(failed(error.to_string())),
+    };
+    let mut tag = [0; 4];
+    getrandom::fill(&mut tag).map_err(|error| failed(error.to_string()))?;
+    let cluster = Cluster::new(heartline_cluster::Settings {
+        url,
+        prefix: settings.cluster_prefix.clone(),
+        timing: Timing {
+            ttl: settings.lease_ttl,
+            refresh: settings.lease_refresh,
+            grace: settings.gateway.offline_grace,
+        },
+        node_id: settings.gateway.node_id.clone(),
+        tag: u32::from_ne_bytes(tag),
+        address: advertise,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        socketio_adapter: settings.socketio_adapter,
+    });
+    let cluster = cluster.map_err(|error| failed(error.to_string()))?;
+    Ok(Some((cluster, listener)))
+}
+
 async fn node(settings: Settings, dev: bool) -> Result<(), Exit> {
     let settings = Arc::new(settings);
     let failed = |what: String| refuse(Exit::Failed, what);
@@ -132,7 +177,13 @@ async fn node(settings: Settings, dev: bool) -> Result<(), Exit> {
     let authenticator = JwtAuthenticator::new(&settings.jwt, system_clock).map_err(failed)?;
     let handle: Arc<OnceLock<Gateway>> = Arc::default();
     let (for_pages, known) = (settings.clone(), handle.clone());
-    let gateway = Gateway::builder(settings.gateway.clone())
+    let mut builder = Gateway::builder(settings.gateway.clone());
+    let mut for_nodes = None;
+    if let Some((cluster, listener)) = cluster(&settings).await? {
+        builder = builder.backplane(cluster);
+        for_nodes = Some(listener);
+    }
+    let gateway = builder
         .authenticator(authenticator)
         .http_fallback(move |request| {
             let response = page(&for_pages, known.get(), dev, &request);
@@ -176,6 +227,11 @@ async fn node(settings: Settings, dev: bool) -> Result<(), Exit> {
             }
         })
     };
+    if let Some(listener) = for_nodes {
+        let serving = gateway.clone();
+        tokio::spawn(async move { serving.serve_nodes(listener).await });
+        joined(&gateway).await;
+    }
     let (drain_asked, mut drain_wanted) = tokio::sync::mpsc::channel::<()>(1);
     let state = admin::State::new(gateway.clone(), &settings, drain_asked);
     let administering = tokio::spawn(admin::serve(operators, state));
@@ -186,6 +242,22 @@ async fn node(settings: Settings, dev: bool) -> Result<(), Exit> {
     serving.abort();
     administering.abort();
     done
+}
+
+/// Waits until the node is one of its cluster, but not for long: without Redis it serves
+/// alone.
+async fn joined(gateway: &Gateway) {
+    let until = tokio::time::Instant::now() + FIRST_JOIN;
+    while gateway
+        .cluster_status()
+        .is_some_and(|status| status.degraded)
+    {
+        if tokio::time::Instant::now() > until {
+            tracing::warn!("the cluster's Redis does not answer yet; this node serves alone");
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
 }
 
 /// Waits for a signal (or the API) and drains; a second signal ends at once.

@@ -27,9 +27,9 @@ use bytes::Bytes;
 
 use crate::socketio::{self, PacketType};
 
-pub use transcode::decode;
+pub use transcode::{decode, decode_value};
 pub use write::{
-    encode_ack, encode_connect, encode_connect_error, encode_disconnect, encode_event,
+    encode_ack, encode_connect, encode_connect_error, encode_disconnect, encode_event, encode_value,
 };
 
 /// A decoded packet, in the shape of the default parser.

@@ -210,7 +210,15 @@ async fn send(
                 })?;
                 for member in members.iter().filter(|member| **member != sender) {
                     let message = Message::new("message:notification", &notification);
-                    shared.notify_user(namespace, member, &room, message);
+                    shared.send_to_user(
+                        namespace,
+                        member.tenant_id.as_deref(),
+                        &member.user_id,
+                        Some(member),
+                        message,
+                        None,
+                        Some(&room),
+                    );
                 }
             }
             Err(error) => tracing::error!(%error, "a conversation's members could not be read"),

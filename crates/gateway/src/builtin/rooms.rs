@@ -105,9 +105,12 @@ async fn enter(socket: Socket, room: String) -> Result<Json<RoomReply>, EventErr
         room: room.as_str().into(),
         reply,
     });
-    answer
+    let held = answer
         .await
         .map_err(|_| EventError::new("DISCONNECTED", "The socket is gone"))??;
+    if let Some(ready) = held.and_then(|held| held.ready()) {
+        ready.await;
+    }
     socket.emit("room:joined", &RoomEvent { room: &room })?;
     Ok(Json(RoomReply { ok: true, room }))
 }

@@ -29,6 +29,7 @@ use tokio_rustls::TlsAcceptor;
 
 use super::conn::Kind;
 use super::cors::{self, Origin};
+use super::forward::{self, Duplex, Forwarder, Nobody, PROOF, Spliced};
 use super::id::Name;
 use super::polling::{Reply, RequestId};
 use super::remote::client_address;
@@ -70,6 +71,14 @@ pub(crate) struct FrontSettings {
     pub(crate) compression: bool,
 }
 
+/// Answers what another node asks.
+pub(crate) type Answerer = Arc<dyn Fn(Bytes) -> BoxFuture<Vec<u8>> + Send + Sync>;
+
+/// Where nodes ask each other.
+pub(crate) const ASK: &str = "/heartline/ask";
+/// Longest question, bytes.
+const MAX_QUESTION: usize = 1 << 20;
+
 /// The HTTP side of a gateway.
 pub(crate) struct Front<A: App> {
     pub(crate) settings: FrontSettings,
@@ -82,12 +91,24 @@ pub(crate) struct Front<A: App> {
     pub(crate) requests: AtomicU64,
     pub(crate) http_connections: AtomicUsize,
     pub(crate) next_door: AtomicUsize,
+    /// Where there are other nodes.
+    pub(crate) forwarder: Option<Forwarder>,
 }
 
-/// Bytes of a connection that may wait in the kernel to be sent. The megabytes that it
-/// would take for who does not read are better kept here, where newer events of the
-/// same key replace older ones and `server.send_buffer` bounds them all.
-const MAX_UNSENT: u32 = 128 << 10;
+/// Who sends a request.
+#[derive(Clone, Copy)]
+struct Sender {
+    ip: IpAddr,
+    /// A node that hands on what it was asked: this is the owner, or nobody is.
+    is_node: bool,
+    take: TakeBack,
+}
+
+/// Bytes of a connection that may wait in the kernel to be sent: enough for a burst to a
+/// healthy client. The megabytes more that it would take for who does not read are
+/// better kept here, where newer events of the same key replace older ones and
+/// `server.send_buffer` bounds them all.
+const MAX_UNSENT: u32 = 1 << 20;
 
 impl<A: App> Front<A> {
     /// Resolves when no connection speaks HTTP.
@@ -141,11 +162,11 @@ impl<A: App> Front<A> {
                 front.http_connections.fetch_add(1, Ordering::Relaxed);
                 let counted = Counted(front.clone());
                 match tls {
-                    None => front.connection(tcp, peer.ip(), take_plain).await,
+                    None => front.connection(tcp, peer.ip(), PLAIN).await,
                     Some(tls) => {
                         let handshake = tokio::time::timeout(HEADER_TIMEOUT, tls.accept(tcp));
                         if let Ok(Ok(stream)) = handshake.await {
-                            front.connection(stream, peer.ip(), take_tls).await;
+                            front.connection(stream, peer.ip(), TLS).await;
                         }
                     }
                 }
@@ -158,9 +179,14 @@ impl<A: App> Front<A> {
     where
         S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
     {
+        let sender = Sender {
+            ip: peer,
+            is_node: false,
+            take,
+        };
         let service = hyper::service::service_fn(move |request| {
             let front = self.clone();
-            async move { Ok::<_, Infallible>(front.answer(request, peer, take).await) }
+            async move { Ok::<_, Infallible>(front.answer(request, sender).await) }
         });
         // How a connection of HTTP ends is nobody's concern here: what matters
         // of it is told by the requests that were dropped with it.
@@ -173,14 +199,55 @@ impl<A: App> Front<A> {
             .await;
     }
 
-    async fn answer(
+    /// Serves other nodes: what they hand on, and what they ask.
+    pub(crate) async fn serve_nodes(
         self: Arc<Self>,
-        request: HttpRequest<Incoming>,
-        peer: IpAddr,
-        take: TakeBack,
-    ) -> Answer {
+        listener: TcpListener,
+        proof: impl Fn() -> Option<Arc<str>> + Send + Sync + 'static,
+        answerer: Answerer,
+    ) {
+        let _ = socket2::SockRef::from(&listener).set_tcp_nodelay(true);
+        let proof = Arc::new(proof);
+        loop {
+            let (tcp, peer) = match listener.accept().await {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    tracing::warn!(%error, "another node's connection could not be accepted");
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                    continue;
+                }
+            };
+            let (front, proof, answerer) = (self.clone(), proof.clone(), answerer.clone());
+            tokio::spawn(async move {
+                let service = hyper::service::service_fn(move |request| {
+                    let (front, proof, answerer) = (front.clone(), proof.clone(), answerer.clone());
+                    let sender = Sender {
+                        ip: peer.ip(),
+                        is_node: true,
+                        take: PLAIN,
+                    };
+                    async move {
+                        let answer = match is_proven(request.headers(), proof().as_deref()) {
+                            false => text(StatusCode::FORBIDDEN, "nodes of the cluster only"),
+                            true if request.uri().path() == ASK => ask(request, &answerer).await,
+                            true => front.route(request, sender).await,
+                        };
+                        Ok::<_, Infallible>(answer)
+                    }
+                });
+                let _ = hyper::server::conn::http1::Builder::new()
+                    .timer(TokioTimer::new())
+                    .max_buf_size(HEADER_BYTES)
+                    .serve_connection(TokioIo::new(Served::new(tcp, WRITE_TIMEOUT)), service)
+                    .with_upgrades()
+                    .await;
+            });
+        }
+    }
+
+    async fn answer(self: Arc<Self>, request: HttpRequest<Incoming>, sender: Sender) -> Answer {
         let front = self.clone();
-        let mut answer = front.route(request, peer, take).await;
+        let mut answer = front.route(request, sender).await;
         if *self.draining.borrow() && answer.status() != StatusCode::SWITCHING_PROTOCOLS {
             answer
                 .headers_mut()
@@ -189,12 +256,7 @@ impl<A: App> Front<A> {
         answer
     }
 
-    async fn route(
-        self: Arc<Self>,
-        request: HttpRequest<Incoming>,
-        peer: IpAddr,
-        take: TakeBack,
-    ) -> Answer {
+    async fn route(self: Arc<Self>, request: HttpRequest<Incoming>, sender: Sender) -> Answer {
         let path = request.uri().path();
         if path.starts_with(&self.settings.engineio_path) {
             let origin = cors::judge(request.headers(), &self.settings.origins);
@@ -203,13 +265,13 @@ impl<A: App> Front<A> {
                 origin.apply_preflight(request.headers(), answer.headers_mut());
                 answer
             } else {
-                self.engineio(request, peer, take, &origin).await
+                self.engineio(request, sender, &origin).await
             };
             origin.apply(answer.headers_mut());
             return answer;
         }
         if self.settings.live_path.as_deref() == Some(path) {
-            return self.live(request, peer, take).await;
+            return self.live(request, sender).await;
         }
         let Some(fallback) = &self.fallback else {
             return text(StatusCode::NOT_FOUND, "not found");
@@ -225,8 +287,7 @@ impl<A: App> Front<A> {
     async fn engineio(
         self: &Arc<Self>,
         request: HttpRequest<Incoming>,
-        peer: IpAddr,
-        take: TakeBack,
+        sender: Sender,
         origin: &Origin,
     ) -> Answer {
         let query = Query::of(&request);
@@ -245,8 +306,11 @@ impl<A: App> Front<A> {
             let Some(name) = Name::decode(&sid) else {
                 return refusal(RequestError::UnknownSid, upgrade);
             };
+            if let Some(forwarder) = self.forwarder(&name, sender) {
+                return forward(forwarder, request, &name, sender.take).await;
+            }
             return match (websocket, upgrade) {
-                (true, true) => self.upgrade(request, name, take).await,
+                (true, true) => self.upgrade(request, name, sender.take).await,
                 (true, false) => refusal(RequestError::BadRequest, false),
                 (false, _) => self.poll(request, name).await,
             };
@@ -260,7 +324,7 @@ impl<A: App> Front<A> {
         if query.get("EIO").as_deref() != Some("4") {
             return refusal(RequestError::UnsupportedProtocolVersion, upgrade);
         }
-        let guard = match self.admit(peer, request.headers()) {
+        let guard = match self.admit(sender.ip, request.headers()) {
             Ok(guard) => guard,
             Err(answer) => return *answer,
         };
@@ -269,6 +333,7 @@ impl<A: App> Front<A> {
             .is_some_and(|value| value == "1" || value == "true");
         let handshake = handshake(request.headers());
         if websocket {
+            let take = sender.take;
             return self.open_websocket(request, Kind::EngineIo, base64, handshake, guard, take);
         }
         let (reply, answer) = oneshot::channel();
@@ -279,6 +344,12 @@ impl<A: App> Front<A> {
             reply,
         }));
         reply_to_answer(answer.await, Method::GET)
+    }
+
+    /// Who hands a request on, if it is not for this node.
+    fn forwarder(&self, name: &Name, sender: Sender) -> Option<&Forwarder> {
+        let forwarder = self.forwarder.as_ref()?;
+        (!sender.is_node && forwarder.is_foreign(name)).then_some(forwarder)
     }
 
     async fn poll(self: &Arc<Self>, request: HttpRequest<Incoming>, name: Name) -> Answer {
@@ -375,7 +446,7 @@ impl<A: App> Front<A> {
         switch(
             &mut request,
             self.settings.compression,
-            take,
+            take.raw,
             move |upgraded| {
                 door.push(Post::Http(Request::Upgrade { name, upgraded }));
             },
@@ -384,12 +455,7 @@ impl<A: App> Front<A> {
 
     // --- live ------------------------------------------------------------
 
-    async fn live(
-        self: &Arc<Self>,
-        request: HttpRequest<Incoming>,
-        peer: IpAddr,
-        take: TakeBack,
-    ) -> Answer {
+    async fn live(self: &Arc<Self>, request: HttpRequest<Incoming>, sender: Sender) -> Answer {
         match cors::judge(request.headers(), &self.settings.origins) {
             Origin::Malformed => {
                 return text(StatusCode::BAD_REQUEST, "the Origin header is malformed");
@@ -412,12 +478,13 @@ impl<A: App> Front<A> {
             headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
             return answer;
         }
-        let guard = match self.admit(peer, request.headers()) {
+        let guard = match self.admit(sender.ip, request.headers()) {
             Ok(guard) => guard,
             Err(answer) => return *answer,
         };
         let mut handshake = handshake(request.headers());
         handshake.query_token = Query::of(&request).get("token").map(Into::into);
+        let take = sender.take;
         self.open_websocket(request, Kind::Plain, false, handshake, guard, take)
     }
 
@@ -436,7 +503,7 @@ impl<A: App> Front<A> {
         switch(
             &mut request,
             self.settings.compression,
-            take,
+            take.raw,
             move |upgraded| {
                 front
                     .least_loaded()
@@ -545,7 +612,33 @@ impl<A: App> Drop for Abort<'_, A> {
 // --- the upgrade ---------------------------------------------------------
 
 /// Takes the raw socket back from HTTP.
-type TakeBack = fn(hyper::upgrade::Upgraded) -> io::Result<Upgraded>;
+type TakeRaw = fn(hyper::upgrade::Upgraded) -> io::Result<Upgraded>;
+
+/// The ways to take a connection back from HTTP.
+#[derive(Clone, Copy)]
+struct TakeBack {
+    /// For a shard.
+    raw: TakeRaw,
+    /// For passing on what it says.
+    spliced: fn(hyper::upgrade::Upgraded) -> io::Result<Spliced>,
+}
+
+const PLAIN: TakeBack = TakeBack {
+    raw: take_plain,
+    spliced: take_spliced::<TcpStream>,
+};
+const TLS: TakeBack = TakeBack {
+    raw: take_tls,
+    spliced: take_spliced::<tokio_rustls::server::TlsStream<TcpStream>>,
+};
+
+fn take_spliced<S: Duplex + 'static>(upgraded: hyper::upgrade::Upgraded) -> io::Result<Spliced> {
+    let parts = upgraded
+        .downcast::<TokioIo<Served<S>>>()
+        .map_err(|_| io::Error::other("not the stream that was served"))?;
+    let (stream, preface) = parts.io.into_inner().into_parts();
+    Ok((Box::new(stream), preface, parts.read_buf))
+}
 
 fn take_plain(upgraded: hyper::upgrade::Upgraded) -> io::Result<Upgraded> {
     let parts = upgraded
@@ -602,7 +695,7 @@ fn offers(headers: &HeaderMap) -> Option<Agreement> {
 fn switch(
     request: &mut HttpRequest<Incoming>,
     compression: bool,
-    take: TakeBack,
+    take: TakeRaw,
     then: impl FnOnce(Upgraded) + Send + 'static,
 ) -> Answer {
     if request.method() != Method::GET {
@@ -662,6 +755,53 @@ fn switch(
         }
     });
     answer
+}
+
+// --- other nodes ---------------------------------------------------------
+
+/// Whether a request comes from a node of the cluster.
+fn is_proven(headers: &HeaderMap, secret: Option<&str>) -> bool {
+    let (Some(given), Some(secret)) = (headers.get(PROOF), secret) else {
+        return false;
+    };
+    let (given, secret) = (given.as_bytes(), secret.as_bytes());
+    // As long for a wrong one as for the right one.
+    let differs = given
+        .iter()
+        .zip(secret)
+        .fold(0, |all, (a, b)| all | (a ^ b));
+    !secret.is_empty() && given.len() == secret.len() && differs == 0
+}
+
+async fn ask(request: HttpRequest<Incoming>, answerer: &Answerer) -> Answer {
+    let body = Limited::new(request.into_body(), MAX_QUESTION).collect();
+    match body.await {
+        Ok(body) => Response::new(Full::new(answerer(body.to_bytes()).await.into())),
+        Err(_) => status(StatusCode::BAD_REQUEST),
+    }
+}
+
+/// Has the owner of a session answer.
+async fn forward(
+    forwarder: &Forwarder,
+    mut request: HttpRequest<Incoming>,
+    name: &Name,
+    take: TakeBack,
+) -> Answer {
+    let upgrade = wants_upgrade(&request);
+    let client = upgrade.then(|| hyper::upgrade::on(&mut request));
+    let response = match forwarder.send(request, name).await {
+        Ok(response) => response,
+        Err(Nobody) => return refusal(RequestError::UnknownSid, upgrade),
+    };
+    match client {
+        Some(client) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
+            forward::splice(client, response, take.spliced)
+        }
+        _ => forward::relay(response)
+            .await
+            .unwrap_or_else(|Nobody| refusal(RequestError::UnknownSid, upgrade)),
+    }
 }
 
 // --- small things --------------------------------------------------------

@@ -2,7 +2,8 @@
 //!
 //! A name carries its shard, slot and generation, so finding its bearer is an
 //! index and a comparison, and no map of names exists. The other 96 bits are
-//! random: a name cannot be guessed from another.
+//! random, or 64 of them in a cluster, where the rest names the node: a name cannot be
+//! guessed from another.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -25,6 +26,12 @@ pub(crate) struct Name {
 }
 
 impl Name {
+    /// The node, where there are others.
+    pub(crate) fn tag(&self) -> u32 {
+        let [a, b, c, d, ..] = self.secret;
+        u32::from_be_bytes([a, b, c, d])
+    }
+
     /// The name as text.
     pub(crate) fn encode(&self) -> String {
         let mut bytes = [0u8; 24];

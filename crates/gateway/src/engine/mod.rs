@@ -14,6 +14,7 @@
 
 pub(crate) mod conn;
 pub(crate) mod cors;
+pub(crate) mod forward;
 pub(crate) mod frames;
 pub(crate) mod heartbeat;
 pub(crate) mod http;
@@ -155,6 +156,8 @@ pub(crate) struct Settings {
     pub(crate) upgrade_timeout: Micros,
     /// Smallest message that is compressed, where the client understands it.
     pub(crate) compress_from: usize,
+    /// What names of connections begin with, so that other nodes know whose they are.
+    pub(crate) tag: Option<u32>,
 }
 
 /// The connections of one shard and what can be done to them.
@@ -268,7 +271,11 @@ impl Engine {
 
     /// A random secret for a name.
     pub(crate) fn secret(&mut self) -> [u8; 12] {
-        self.secrets.take()
+        let mut secret = self.secrets.take();
+        if let Some(tag) = self.settings.tag {
+            secret[..4].copy_from_slice(&tag.to_be_bytes());
+        }
+        secret
     }
 
     /// A random number in `0..bound`.

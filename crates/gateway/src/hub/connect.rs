@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use heartline_wire::{json, live, ws};
 
-use super::link::{Joining, Sock};
+use super::link::{Joining, Ousted, Sock};
 use super::{Hub, Op, TaskKind};
 use crate::auth::{AuthError, Credentials, Identity};
 use crate::config::AuthMode;
@@ -123,6 +123,7 @@ impl Hub {
                 .clone()
                 .filter(|_| !shared.handlers.connect.is_empty()),
             id: id.map(Into::into),
+            ousted: None,
         }));
         engine.pause(slot);
         let mode = shared.namespaces[usize::from(namespace)].config.auth_mode;
@@ -179,7 +180,14 @@ impl Hub {
             return;
         };
         match outcome {
-            Ok((identity, _)) => self.establish(engine, slot, *joining, identity),
+            Ok((identity, _)) => {
+                let mut joining = *joining;
+                let ousted = joining.ousted.take();
+                self.establish(engine, slot, joining, identity);
+                if let Some(Ousted { by, node, reason }) = ousted {
+                    self.replaced(engine, &socket, by.as_deref(), &node, reason);
+                }
+            }
             Err(refusal) => self.refuse_connection(engine, slot, &joining, refusal),
         }
         if self.link(slot).is_some_and(|link| link.joining.is_none()) {
@@ -199,6 +207,7 @@ impl Hub {
                 let op = Op::Replaced {
                     to,
                     by: by.clone(),
+                    node: self.shared.node_id.clone(),
                     reason,
                 };
                 self.shared.post(to.0.conn.shard, op);
@@ -238,6 +247,7 @@ impl Hub {
             secret,
             payload,
             id,
+            ousted: _,
         } = joining;
         let shared = self.shared.clone();
         let jitter = engine.random_below(1_000_000);
@@ -408,9 +418,20 @@ impl Hub {
         engine: &mut Engine,
         to: &SocketAddress,
         by: Option<&str>,
+        node: &str,
         reason: Reason,
     ) {
         let Some(slot) = self.locate(engine, to) else {
+            // It was let in, and does not know it yet.
+            let link = engine.find(to.0.conn).and_then(|slot| self.link_mut(slot));
+            let joining = link.and_then(|link| link.joining.as_mut());
+            if let Some(joining) = joining.filter(|joining| joining.secret == to.0.secret) {
+                joining.ousted = Some(Ousted {
+                    by: by.map(Into::into),
+                    node: node.into(),
+                    reason,
+                });
+            }
             return;
         };
         let message = match reason {
@@ -420,7 +441,7 @@ impl Hub {
         let data = format!(
             r#"{{"message":"{message}","by":{{"deviceId":{},"nodeId":{}}}}}"#,
             by.map_or("null".into(), json::quote),
-            json::quote(&self.shared.config.node_id),
+            json::quote(node),
         );
         let message = Message::new("connection:replaced", &data);
         self.emit_here(engine, slot, to.namespace(), &message);

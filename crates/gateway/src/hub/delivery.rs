@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
+use hashbrown::HashSet;
 use heartline_wire::ws;
 use tokio::sync::oneshot;
 
-use super::Hub;
 use super::link::{MAX_PENDING_ACKS, PendingAcks, Sock};
+use super::{Held, Hub};
 use crate::auth::UserKey;
 use crate::config::Announce;
 use crate::engine::Engine;
@@ -212,6 +213,7 @@ impl Hub {
             return Ok(Joined {
                 incarnation: 0,
                 offset: 0,
+                held: None,
             });
         }
         if socket.rooms.len() >= max {
@@ -256,11 +258,11 @@ impl Hub {
         slot: u32,
         namespace: NsId,
         name: &str,
-    ) -> Result<(), EventError> {
+    ) -> Result<Held, EventError> {
         self.count_join(engine, slot, namespace)?;
-        self.join(engine, slot, namespace, name)?;
+        let joined = self.join(engine, slot, namespace, name)?;
         self.note_joined(engine, slot, namespace, name);
-        Ok(())
+        Ok(joined.held)
     }
 
     /// One more join, if the limit allows.
@@ -366,18 +368,37 @@ impl Hub {
         namespace: NsId,
         tenant: Option<&str>,
         publication: &Publication,
+        about: Option<&[Arc<UserKey>]>,
     ) {
+        let subjects: HashSet<&UserKey> = about.into_iter().flatten().map(|user| &**user).collect();
         let mut sent = 0;
         for slot in 0..self.links.len() as u32 {
             let Some(link) = self.link(slot) else {
                 continue;
             };
-            let fits = link.socket(namespace).is_some_and(|socket| {
-                socket.identity.tenant_id().map(|tenant| &**tenant) == tenant
-            });
-            if fits {
-                engine.send(slot, publication.frames(link.form));
-                sent += 1;
+            let Some(socket) = link.socket(namespace) else {
+                continue;
+            };
+            if socket.identity.tenant_id().map(|tenant| &**tenant) != tenant {
+                continue;
+            }
+            let user = socket.identity.user.as_deref();
+            let own = user.filter(|user| subjects.contains(user));
+            match (own.cloned(), about) {
+                (Some(own), Some(about)) => {
+                    for (message, _) in publication
+                        .messages()
+                        .zip(about)
+                        .filter(|(_, about)| ***about != own)
+                    {
+                        self.emit_here(engine, slot, namespace, message);
+                        sent += 1;
+                    }
+                }
+                _ => {
+                    engine.send(slot, publication.frames(link.form));
+                    sent += publication.len();
+                }
             }
         }
         self.metrics.deliveries.add(sent);

@@ -11,6 +11,7 @@ use crate::engine::wheel::Micros;
 use crate::handler::{Args, EventError};
 use crate::publication::{Form, NsId};
 use crate::rate_limit::Gcra;
+use crate::reason::Reason;
 use crate::rooms::Membership;
 
 /// One connection above its transport.
@@ -109,6 +110,15 @@ pub(crate) struct Joining {
     pub(crate) payload: Option<String>,
     /// The id of a live `auth` frame.
     pub(crate) id: Option<Box<str>>,
+    /// Another one took its place before it had it.
+    pub(crate) ousted: Option<Ousted>,
+}
+
+/// How a socket lost its place.
+pub(crate) struct Ousted {
+    pub(crate) by: Option<Box<str>>,
+    pub(crate) node: Box<str>,
+    pub(crate) reason: Reason,
 }
 
 /// A binary event or acknowledgement, its attachments still coming.

@@ -3,8 +3,9 @@
 use heartline_wire::live::{self, ClientFrame};
 use heartline_wire::{json, ws};
 
-use super::Hub;
+use super::{Hub, Op, TaskKind};
 use crate::engine::Engine;
+use crate::engine::wheel::Micros;
 use crate::handler::EventError;
 use crate::metrics::Inbound;
 use crate::publication::{AckId, Message, NsId};
@@ -13,6 +14,8 @@ use crate::rooms;
 
 /// A live connection's only namespace.
 const ROOT: NsId = 0;
+/// How long a subscription may take, microseconds.
+const SUBSCRIBE: Micros = 5_000_000;
 /// Frames in a row that fit nothing, after which the connection is closed.
 const MAX_VIOLATIONS: u8 = 20;
 
@@ -131,15 +134,51 @@ impl Hub {
             self.live_error(engine, slot, &error.code, &error.error, id);
             return;
         }
-        let Some(link) = self.link(slot) else {
+        let Some(socket) = self.link(slot).and_then(|link| link.socket(ROOT)) else {
             return;
         };
-        let Some(socket) = link.socket(ROOT) else {
+        if let Err(error) = rooms::may_join(topic, &socket.identity) {
+            self.live_error(engine, slot, error.code(), error.message(), id);
+            return;
+        }
+        let tenant = socket.identity.tenant_id().cloned();
+        let name = self.namespace_name(ROOT);
+        let held = self
+            .shared
+            .backplane
+            .subscribe(name, tenant.as_deref(), topic);
+        let ready = held.as_ref().and_then(|held| held.ready());
+        let (Some(ready), Some(to)) = (ready, self.address(engine, slot, ROOT)) else {
+            self.subscribe_now(engine, slot, topic, id);
             return;
         };
-        let joined = rooms::may_join(topic, &socket.identity)
-            .and_then(|()| self.join(engine, slot, ROOT, topic));
-        match joined {
+        // What comes from other nodes is to arrive before the answer says that it
+        // does, and nothing of the topic before the answer.
+        engine.pause(slot);
+        let (shared, shard) = (self.shared.clone(), self.shard);
+        let (topic, id) = (topic.into(), id.map(Into::into));
+        let work = async move {
+            ready.await;
+            let op = Op::Subscribe {
+                to,
+                topic,
+                id,
+                held,
+            };
+            shared.post(shard, op);
+        };
+        self.start(engine, Box::pin(work), TaskKind::Subscribe(to), SUBSCRIBE);
+    }
+
+    /// Puts a live connection into a topic that it may join.
+    pub(super) fn subscribe_now(
+        &mut self,
+        engine: &mut Engine,
+        slot: u32,
+        topic: &str,
+        id: Option<&str>,
+    ) {
+        match self.join(engine, slot, ROOT, topic) {
             Ok(joined) => {
                 self.note_joined(engine, slot, ROOT, topic);
                 let epoch = self.shared.epoch(joined.incarnation);

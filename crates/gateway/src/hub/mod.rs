@@ -16,6 +16,7 @@ mod lifecycle;
 pub(crate) mod link;
 mod live;
 pub(crate) mod query;
+pub(crate) mod select;
 mod socketio;
 
 use std::sync::Arc;
@@ -23,6 +24,7 @@ use std::sync::Arc;
 use tokio::sync::oneshot;
 
 use crate::auth::{Identity, UserKey};
+use crate::backplane::Subscription;
 use crate::engine::conn::{Kind, TransportName};
 use crate::engine::id::{ConnId, Name};
 use crate::engine::tasks::{Ended, TaskId, Tasks, Work};
@@ -39,12 +41,16 @@ use crate::socket::Socket;
 pub(crate) use connect::Outcome;
 pub(crate) use events::{FAR_OVER, FAR_OVER_AT_LEAST};
 use link::Link;
+use select::{Deed, Selection};
 
 /// How often tasks that ran out of time are looked for.
 const TASK_SWEEP: Micros = 250_000;
 
 /// A question that is answered where the connections are.
 pub(crate) type Question = Box<dyn FnOnce(&mut Hub, &mut Engine) + Send>;
+
+/// Keeps a room's publications of other nodes coming; absent without other nodes.
+pub(crate) type Held = Option<Arc<dyn Subscription>>;
 
 /// What may be asked of a shard.
 pub(crate) enum Op {
@@ -85,13 +91,21 @@ pub(crate) enum Op {
     Join {
         to: SocketAddress,
         room: Box<str>,
-        reply: oneshot::Sender<Result<(), RoomError>>,
+        reply: oneshot::Sender<Result<Held, RoomError>>,
     },
     /// A client's own wish to join: counted by the limit on joins.
     TryJoin {
         to: SocketAddress,
         room: Box<str>,
-        reply: oneshot::Sender<Result<(), EventError>>,
+        reply: oneshot::Sender<Result<Held, EventError>>,
+    },
+    /// A live connection joins a topic whose publications arrive from now on.
+    Subscribe {
+        to: SocketAddress,
+        topic: Box<str>,
+        id: Option<Box<str>>,
+        /// Kept until then.
+        held: Held,
     },
     Leave {
         to: SocketAddress,
@@ -109,6 +123,8 @@ pub(crate) enum Op {
         namespace: NsId,
         tenant: Option<Arc<str>>,
         publication: Arc<Publication>,
+        /// Whom each of its events is about: users are not told of themselves.
+        about: Option<Arc<[Arc<UserKey>]>>,
     },
     /// A publication about a user to whoever else is in any of the rooms, and in
     /// none of the others.
@@ -117,6 +133,11 @@ pub(crate) enum Op {
         rooms: Vec<Arc<Room>>,
         except: Vec<Arc<Room>>,
         publication: Arc<Publication>,
+    },
+    /// Something happens to sockets that are chosen by their rooms.
+    Select {
+        selection: Arc<Selection>,
+        deed: Deed,
     },
     Disconnect {
         to: SocketAddress,
@@ -127,6 +148,8 @@ pub(crate) enum Op {
     Replaced {
         to: SocketAddress,
         by: Option<Arc<str>>,
+        /// The newer one's node.
+        node: Arc<str>,
         reason: Reason,
     },
     /// The socket has a new token.
@@ -149,6 +172,8 @@ pub(crate) enum Op {
 pub(crate) enum TaskKind {
     Handler(ConnId),
     Connect(SocketAddress),
+    /// The connection waits for it.
+    Subscribe(SocketAddress),
     Detached,
 }
 
@@ -267,6 +292,11 @@ impl Hub {
         match kind {
             TaskKind::Handler(conn) => self.handler_done(engine, conn),
             TaskKind::Connect(socket) => self.connect_failed(engine, socket),
+            TaskKind::Subscribe(socket) => {
+                if let Some(slot) = self.locate(engine, &socket) {
+                    engine.resume(slot);
+                }
+            }
             TaskKind::Detached => {}
         }
     }
@@ -373,13 +403,25 @@ impl App for Hub {
             Op::Join { to, room, reply } => {
                 if let Some(slot) = self.locate(engine, &to) {
                     let joined = self.join(engine, slot, to.namespace(), &room);
-                    let _ = reply.send(joined.map(drop));
+                    let _ = reply.send(joined.map(|joined| joined.held));
                 }
             }
             Op::TryJoin { to, room, reply } => {
                 if let Some(slot) = self.locate(engine, &to) {
                     let _ = reply.send(self.try_join(engine, slot, to.namespace(), &room));
                 }
+            }
+            Op::Subscribe {
+                to,
+                topic,
+                id,
+                held,
+            } => {
+                if let Some(slot) = self.locate(engine, &to) {
+                    self.subscribe_now(engine, slot, &topic, id.as_deref());
+                    engine.resume(slot);
+                }
+                drop(held);
             }
             Op::Leave { to, room, reply } => {
                 if let Some(slot) = self.locate(engine, &to) {
@@ -396,13 +438,21 @@ impl App for Hub {
                 namespace,
                 tenant,
                 publication,
-            } => self.broadcast(engine, namespace, tenant.as_deref(), &publication),
+                about,
+            } => self.broadcast(
+                engine,
+                namespace,
+                tenant.as_deref(),
+                &publication,
+                about.as_deref(),
+            ),
             Op::DeliverAround {
                 user,
                 rooms,
                 except,
                 publication,
             } => self.deliver_around(engine, &user, &rooms, &except, &publication),
+            Op::Select { selection, deed } => self.select(engine, &selection, &deed),
             Op::Disconnect { to, reason, reply } => {
                 let there = self.locate(engine, &to);
                 if let Some(slot) = there {
@@ -412,7 +462,12 @@ impl App for Hub {
                     let _ = reply.send(there.is_some());
                 }
             }
-            Op::Replaced { to, by, reason } => self.replaced(engine, &to, by.as_deref(), reason),
+            Op::Replaced {
+                to,
+                by,
+                node,
+                reason,
+            } => self.replaced(engine, &to, by.as_deref(), &node, reason),
             Op::Refresh { to, identity } => self.refresh(engine, &to, identity),
             Op::Drain { spread } => self.drain(engine, spread),
             Op::Finish(conn) => {

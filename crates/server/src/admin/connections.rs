@@ -1,11 +1,14 @@
 //! `/v1/connections`.
 
+use std::time::Duration;
+
 use axum::Json;
-use axum::extract::rejection::QueryRejection;
+use axum::extract::rejection::{JsonRejection, QueryRejection};
 use axum::extract::{Path, Query, State as With};
 use axum::http::StatusCode;
 use heartline::entries::{Page, SocketEntry, SocketFilter};
 use serde::Deserialize;
+use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use super::State;
@@ -65,7 +68,7 @@ pub(super) async fn list(
 }
 
 fn missing() -> Problem {
-    Problem::new(StatusCode::NOT_FOUND, "There is no such connection here")
+    Problem::new(StatusCode::NOT_FOUND, "There is no such connection")
 }
 
 pub(super) async fn inspect(
@@ -74,6 +77,58 @@ pub(super) async fn inspect(
 ) -> Result<Json<SocketEntry>, Problem> {
     let found = state.gateway.connection(&socket_id).await;
     found.map(Json).ok_or_else(missing)
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Outgoing {
+    event: String,
+    #[serde(default)]
+    data: Option<Box<RawValue>>,
+    /// Wait for an acknowledgement, so many milliseconds.
+    #[serde(default)]
+    ack_within_ms: Option<u64>,
+}
+
+/// Longest wait for an acknowledgement.
+const MAX_ACK: Duration = Duration::from_secs(60);
+
+pub(super) async fn emit(
+    With(state): With<State>,
+    Path(socket_id): Path<String>,
+    body: Result<Json<Outgoing>, JsonRejection>,
+) -> Result<Json<Value>, Problem> {
+    let Json(out) = body?;
+    let data = out.data.as_ref().map_or("null", |data| data.get());
+    let ack_within = out.ack_within_ms.map(Duration::from_millis);
+    if ack_within.is_some_and(|time| time > MAX_ACK) {
+        return Err(Problem::new(
+            StatusCode::BAD_REQUEST,
+            "ackWithinMs is at most 60000",
+        ));
+    }
+    let emitted = state
+        .gateway
+        .emit(&socket_id, &out.event, data, ack_within)
+        .await?;
+    match emitted {
+        Ok(None) => Ok(Json(json!({ "delivered": 1 }))),
+        Ok(Some(args)) => {
+            let ack: Value = serde_json::from_str(&format!("[{args}]")).map_err(|_| {
+                Problem::new(StatusCode::BAD_GATEWAY, "The acknowledgement is no JSON")
+            })?;
+            Ok(Json(json!({ "delivered": 1, "ack": ack })))
+        }
+        Err(error) if &*error.code == "DISCONNECTED" => Err(missing()),
+        Err(error) => {
+            let status = match &*error.code {
+                "TIMEOUT" => StatusCode::GATEWAY_TIMEOUT,
+                "NODE_UNREACHABLE" => StatusCode::BAD_GATEWAY,
+                _ => StatusCode::CONFLICT,
+            };
+            Err(Problem::new(status, error.error))
+        }
+    }
 }
 
 pub(super) async fn disconnect(

@@ -70,6 +70,7 @@ fn router(state: State) -> Router {
             "/connections/{socket_id}/disconnect",
             post(connections::disconnect),
         )
+        .route("/connections/{socket_id}/emit", post(connections::emit))
         .route("/users/{user_id}", get(users::inspect))
         .route("/users/{user_id}/presence", get(users::presence))
         .route(
@@ -113,7 +114,12 @@ async fn healthz() -> Json<serde_json::Value> {
 }
 
 async fn readyz(axum::extract::State(state): axum::extract::State<State>) -> Response {
+    let cluster = state.gateway.cluster_status();
     match state.gateway.is_draining() {
+        // It goes on serving: a node taken out for its Redis would take all out.
+        false if cluster.is_some_and(|cluster| cluster.degraded) => {
+            Json(json!({ "status": "degraded", "cluster": "unreachable" })).into_response()
+        }
         false => Json(json!({ "status": "ready" })).into_response(),
         true => (
             StatusCode::SERVICE_UNAVAILABLE,
@@ -135,15 +141,7 @@ async fn metrics(axum::extract::State(state): axum::extract::State<State>) -> Re
 async fn nodes(
     axum::extract::State(state): axum::extract::State<State>,
 ) -> Json<serde_json::Value> {
-    let gateway = &state.gateway;
-    Json(json!({ "nodes": [{
-        "nodeId": gateway.config().node_id,
-        "state": if gateway.is_draining() { "draining" } else { "ready" },
-        "connections": gateway.connection_count(),
-        "users": gateway.users_online(),
-        "uptimeSeconds": gateway.uptime().as_secs(),
-        "version": env!("CARGO_PKG_VERSION"),
-    }] }))
+    Json(json!({ "nodes": state.gateway.nodes().await }))
 }
 
 async fn drain(axum::extract::State(state): axum::extract::State<State>) -> Response {

@@ -57,6 +57,13 @@ pub(super) const ROUTES: &[Route] = &[
         &[],
     ),
     (
+        "post",
+        "/v1/connections/{socketId}/emit",
+        "Send an event to one socket; with ackWithinMs, wait for its acknowledgement",
+        &[],
+        &["event", "data", "ackWithinMs"],
+    ),
+    (
         "get",
         "/v1/users/{userId}",
         "A user's presence and sockets",
@@ -173,6 +180,7 @@ fn build() -> Value {
                 .map(|name| {
                     let schema = match *name {
                         "data" => json!({}),
+                        "ackWithinMs" => json!({ "type": "integer" }),
                         "users" => json!({ "type": "array", "items": { "type": "string" } }),
                         _ => json!({ "type": "string" }),
                     };

@@ -50,7 +50,7 @@ pub(super) async fn inspect(
         .await;
     found
         .map(Json)
-        .ok_or_else(|| Problem::new(StatusCode::NOT_FOUND, "This room has no members here"))
+        .ok_or_else(|| Problem::new(StatusCode::NOT_FOUND, "This room has no members"))
 }
 
 /// An event as a backend sends it.

@@ -27,10 +27,11 @@ pub(super) struct Which {
 }
 
 /// The online users that are meant: of one type, or of any.
-fn meant(state: &State, user_id: &str, which: &Which) -> Vec<Arc<UserKey>> {
+async fn meant(state: &State, user_id: &str, which: &Which) -> Vec<Arc<UserKey>> {
     let mut users = state
         .gateway
-        .find_users(which.tenant_id.as_deref(), user_id);
+        .find_users(which.tenant_id.as_deref(), user_id)
+        .await;
     if let Some(user_type) = &which.user_type {
         users.retain(|user| user.user_type.as_deref() == Some(user_type));
     }
@@ -50,7 +51,7 @@ async fn presence_of(state: &State, user_id: &str, which: &Which) -> Result<User
 
 async fn sockets_of(state: &State, user_id: &str, which: &Which) -> Vec<SocketEntry> {
     let mut sockets = Vec::new();
-    for user in meant(state, user_id, which) {
+    for user in meant(state, user_id, which).await {
         sockets.append(&mut state.gateway.user_connections(&user).await);
     }
     sockets
@@ -108,7 +109,7 @@ pub(super) async fn emit(
         .gateway
         .check_event(out.namespace.as_deref(), &out.event, data)?;
     let mut delivered = 0;
-    for user in meant(&state, &user_id, &which) {
+    for user in meant(&state, &user_id, &which).await {
         let user = UserKey::clone(&user);
         let sent = state
             .gateway
@@ -124,7 +125,7 @@ pub(super) async fn disconnect(
     which: Result<Query<Which>, QueryRejection>,
 ) -> Result<Json<Value>, Problem> {
     let mut disconnected = 0;
-    for user in meant(&state, &user_id, &which?.0) {
+    for user in meant(&state, &user_id, &which?.0).await {
         disconnected += state.gateway.disconnect_user(&user).await;
     }
     Ok(Json(json!({ "disconnected": disconnected })))

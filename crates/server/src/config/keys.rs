@@ -529,8 +529,55 @@ pub(crate) static KEYS: &[Key] = &[
     node(
         "cluster.url",
         "\"off\"",
-        "Redis of a cluster; only `off` in this version: this node is the whole cluster",
-        |_, v| not_yet(v, "off", "clusters are"),
+        "Redis or Valkey that makes nodes one gateway: `redis://[USER:PASSWORD@]HOST:PORT[/DB]`, \
+         `redis+sentinel://HOST:PORT,HOST:PORT/MASTER`, `redis+cluster://HOST:PORT,HOST:PORT`, \
+         `rediss` for TLS; `off`: this node is the whole cluster",
+        |s, v| {
+            s.cluster_url = optional(v, text)?;
+            match &s.cluster_url {
+                Some(url) => heartline_cluster::check_url(url).map_err(|error| error.to_string()),
+                None => Ok(()),
+            }
+        },
+    ),
+    node(
+        "cluster.prefix",
+        "\"hl\"",
+        "what keys and channels begin with: clusters with different ones share a Redis",
+        |s, v| {
+            let prefix = text(v)?;
+            let fits = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+            match !prefix.is_empty() && prefix.len() <= 32 && prefix.chars().all(fits) {
+                true => Ok(s.cluster_prefix = prefix),
+                false => Err("must have 1 to 32 letters, digits, _ or -".into()),
+            }
+        },
+    ),
+    node(
+        "cluster.listen",
+        "\"auto\"",
+        "where other nodes reach this one, for requests of sessions that are here; `auto`: a free \
+         port of the address by which this node reaches Redis",
+        |s, v| {
+            s.cluster_listen = Some(text(v)?).filter(|address| address != "auto");
+            Ok(())
+        },
+    ),
+    node(
+        "cluster.advertise",
+        "\"auto\"",
+        "the host and port that other nodes are told, if it is not that of `cluster.listen`",
+        |s, v| {
+            s.cluster_advertise = Some(text(v)?).filter(|address| address != "auto");
+            Ok(())
+        },
+    ),
+    node(
+        "cluster.socketio_adapter",
+        "false",
+        "exchange broadcasts with Socket.IO servers on Node that use `@socket.io/redis-adapter`, \
+         and obey `@socket.io/redis-emitter`",
+        |s, v| Ok(s.socketio_adapter = truth(v)?),
     ),
     node(
         "cluster.lease_ttl",

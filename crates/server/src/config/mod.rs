@@ -315,7 +315,7 @@ fn masked(key: &Key, value: &Value) -> String {
         return "\"********\"".into();
     }
     if let Some((scheme, rest)) = value.as_str().and_then(|text| text.split_once("://")) {
-        if let Some((_, host)) = rest.split_once('@') {
+        if let Some((_, host)) = rest.rsplit_once('@') {
             return format!("\"{scheme}://********@{host}\"");
         }
     }

@@ -13,7 +13,7 @@ pub(crate) enum LogFormat {
 }
 
 /// Everything a node is told.
-#[derive(Debug, Clone, Default)]
+#[derive(Clone, Default)]
 pub(crate) struct Settings {
     /// What the gateway itself needs.
     pub(crate) gateway: heartline::Config,
@@ -25,6 +25,11 @@ pub(crate) struct Settings {
     pub(crate) tls_cert: Option<String>,
     pub(crate) tls_key: Option<String>,
     pub(crate) jwt: JwtSettings,
+    pub(crate) cluster_url: Option<String>,
+    pub(crate) cluster_prefix: String,
+    pub(crate) socketio_adapter: bool,
+    pub(crate) cluster_listen: Option<String>,
+    pub(crate) cluster_advertise: Option<String>,
     pub(crate) lease_ttl: Duration,
     pub(crate) lease_refresh: Duration,
     pub(crate) log_format: LogFormat,

@@ -56,6 +56,26 @@ pub fn decode(bytes: &[u8]) -> Result<Packet, DecodeError> {
     })
 }
 
+/// Decodes a value that is no packet: its JSON text, and the bins that its
+/// placeholders stand for.
+///
+/// # Errors
+///
+/// See [`DecodeError`].
+pub fn decode_value(bytes: &[u8]) -> Result<(String, Vec<Bytes>), DecodeError> {
+    let mut source = Transcoder {
+        reader: Reader::new(bytes),
+        json: String::with_capacity(bytes.len()),
+        attachments: Vec::new(),
+    };
+    let value = source.reader.value()?;
+    source.push(value, 0)?;
+    match source.reader.is_empty() {
+        true => Ok((source.json, source.attachments)),
+        false => Err(DecodeError::TrailingBytes),
+    }
+}
+
 /// The packet's members, of equal ones the last.
 #[derive(Default)]
 struct Fields<'a> {

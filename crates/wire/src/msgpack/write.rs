@@ -34,6 +34,12 @@ pub fn encode_ack(namespace: &str, id: u64, args: &str, attachments: &[Bytes], o
     push_tail(namespace, Some(id), out);
 }
 
+/// Appends a value that is no packet. Placeholders in its JSON become the attachments
+/// they point at.
+pub fn encode_value(json: &str, attachments: &[Bytes], out: &mut Vec<u8>) {
+    push_json(json, &Shapes::of(json, attachments.len()), attachments, out);
+}
+
 /// Appends the confirmation of a `CONNECT`.
 pub fn encode_connect(namespace: &str, sid: &str, out: &mut Vec<u8>) {
     push_head(PacketType::Connect, true, None, out);

@@ -1,0 +1,515 @@
+//! The backplane of a node that is one of many.
+
+use std::collections::BTreeSet;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
+
+use heartline::auth::{BoxFuture, UserKey};
+use heartline::backplane::{
+    Backplane, ClusterStatus, Message, Node, Peer, Subscription, Target, UserSocket,
+};
+use heartline::config::{DevicePolicy, OnExcess};
+use heartline::entries::UserPresence;
+use heartline::{Admitted, DeviceLimitReached, Edge, Newcomer, Presence, Reason, SocketAddress};
+
+use tokio::time::Instant;
+
+use crate::member::{Local, Member, Requests, Timing};
+use crate::names;
+use crate::redis::{BadUrl, Calls, Fanout, Foreign, Incoming, Queue, RedisRegistry, Server};
+use crate::registry::{
+    self, Admission, Entry, Known, Loser, Loss, Millis, NodeInfo, NodeState, Policy, UserName, Who,
+};
+
+/// What a node of a cluster is told.
+#[derive(Clone)]
+pub struct Settings {
+    /// `cluster.url`.
+    pub url: String,
+    /// `cluster.prefix`: clusters with different ones share a server.
+    pub prefix: String,
+    /// `cluster.lease_ttl`, `cluster.lease_refresh` and `presence.offline_grace`.
+    pub timing: Timing,
+    /// `server.node_id`.
+    pub node_id: String,
+    /// The process's number; see [`NodeInfo::tag`].
+    pub tag: u32,
+    /// Where other nodes reach this one; empty if they cannot.
+    pub address: String,
+    /// The version this node runs.
+    pub version: String,
+    /// `cluster.socketio_adapter`.
+    pub socketio_adapter: bool,
+}
+
+/// This node's table of sockets as the member sees it.
+struct Table {
+    node: OnceLock<Node>,
+    presence: Presence,
+}
+
+impl Table {
+    fn now(&self) -> Millis {
+        self.node.get().map_or(0, Node::unix_millis)
+    }
+
+    fn entry(
+        &self,
+        socket: SocketAddress,
+        device: Option<&Arc<str>>,
+        since: Millis,
+    ) -> Option<Entry> {
+        let node = self.node.get()?;
+        let namespace = node.namespace(&socket)?;
+        Some(Entry {
+            socket: socket.id().into(),
+            policy: policy(node.device_policy(&socket)?),
+            namespace,
+            device: device.cloned().unwrap_or_default(),
+            since,
+        })
+    }
+}
+
+fn policy(policy: DevicePolicy) -> Policy {
+    match policy {
+        DevicePolicy::Unlimited => Policy::Unlimited,
+        DevicePolicy::Replace => Policy::Replace,
+        DevicePolicy::Limit { max, on_excess } => {
+            let max = u32::try_from(max).unwrap_or(u32::MAX);
+            match on_excess {
+                OnExcess::Reject => Policy::Limit(max),
+                OnExcess::EvictOldest => Policy::Evict(max),
+            }
+        }
+    }
+}
+
+fn reason(why: Loss) -> Reason {
+    match why {
+        Loss::Replaced => Reason::Replaced,
+        Loss::Limit => Reason::DeviceLimit,
+    }
+}
+
+impl Local for Table {
+    fn users(&self) -> Vec<Who> {
+        let mut users = Vec::new();
+        self.presence.each_user(|user| users.push(names::who(user)));
+        users
+    }
+
+    fn some_users(&self, count: usize) -> Vec<Who> {
+        let users = self.presence.next_users(count);
+        users.iter().map(|user| names::who(user)).collect()
+    }
+
+    fn entries(&self, who: &Who) -> Vec<Entry> {
+        let Some(user) = names::user_key(who) else {
+            return Vec::new();
+        };
+        let mut entries = Vec::new();
+        self.presence
+            .each_socket(&user, self.now(), |socket, device, since| {
+                entries.extend(self.entry(socket, device, since));
+            });
+        entries
+    }
+
+    fn has(&self, who: &Who, socket: &str) -> bool {
+        let (Some(user), Some(socket)) = (names::user_key(who), SocketAddress::parse(socket))
+        else {
+            return false;
+        };
+        let mut there = false;
+        self.presence
+            .each_socket(&user, 0, |one, _, _| there |= one == socket);
+        there
+    }
+
+    fn oust(&self, loser: &Loser) {
+        if let (Some(node), Some(socket)) = (self.node.get(), SocketAddress::parse(&loser.socket)) {
+            let device = Some(&loser.device).filter(|device| !device.is_empty());
+            node.oust(socket, reason(loser.why), device.cloned(), &loser.node);
+        }
+    }
+
+    fn announce(&self, edges: &[registry::Edge]) {
+        let Some(node) = self.node.get() else {
+            return;
+        };
+        node.announce(edges.iter().filter_map(|edge| {
+            Some(Edge {
+                user: Arc::new(names::user_key(&edge.who)?),
+                online: edge.online,
+                rev: edge.rev,
+                at: edge.at,
+            })
+        }));
+    }
+}
+
+/// Tells the registry that a socket which never came to be has gone.
+struct Unless<'a> {
+    member: &'a Member<RedisRegistry, Table>,
+    who: Option<(Who, Arc<str>)>,
+}
+
+impl Drop for Unless<'_> {
+    fn drop(&mut self) {
+        if let Some((who, socket)) = self.who.take() {
+            self.member.disconnect(who, socket);
+        }
+    }
+}
+
+/// What starts when the gateway is there.
+struct Parts {
+    requests: Requests,
+    queue: Queue,
+}
+
+fn peer(node: &NodeState, secret: Arc<str>) -> Option<Peer> {
+    let NodeInfo {
+        tag,
+        node_id,
+        address,
+        ..
+    } = &node.info;
+    (!address.is_empty() && node.lease > -FORGOTTEN).then(|| Peer {
+        tag: *tag,
+        node_id: node_id.clone(),
+        address: address.clone(),
+        secret,
+    })
+}
+
+/// How many milliseconds after the end of its lease a node is asked nevertheless: it
+/// may only be cut off from the store.
+const FORGOTTEN: i64 = 60_000;
+/// For how long what is known of the nodes is good enough for an answer.
+const FRESH: Duration = Duration::from_millis(200);
+
+/// What is known of the nodes, so that not every request asks the store.
+#[derive(Default)]
+struct Nodes(tokio::sync::Mutex<Option<(Instant, Arc<Vec<NodeState>>)>>);
+
+impl Nodes {
+    /// The nodes; with `newer`, not older than a moment. The last known ones while the
+    /// store is away.
+    async fn get(&self, member: &Member<RedisRegistry, Table>, newer: bool) -> Arc<Vec<NodeState>> {
+        let mut known = self.0.lock().await;
+        if let Some((at, nodes)) = &*known {
+            if !newer || at.elapsed() < FRESH {
+                return nodes.clone();
+            }
+        }
+        let before = known.as_ref().map(|(_, nodes)| nodes.clone());
+        let nodes = match member.nodes().await {
+            Ok(nodes) => Arc::new(nodes),
+            Err(_) => before.unwrap_or_default(),
+        };
+        *known = Some((Instant::now(), nodes.clone()));
+        nodes
+    }
+}
+
+/// One node of a cluster on Redis.
+pub struct Cluster {
+    member: Arc<Member<RedisRegistry, Table>>,
+    fanout: Arc<Fanout>,
+    parts: Mutex<Option<Parts>>,
+    tasks: Mutex<Vec<tokio::task::AbortHandle>>,
+    nodes: Arc<Nodes>,
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        for task in self.tasks().iter() {
+            task.abort();
+        }
+    }
+}
+
+impl Cluster {
+    /// A node that has not joined yet: it does when the gateway is built, and goes on
+    /// trying for as long as there is no server.
+    ///
+    /// # Errors
+    /// When the URL names no server.
+    pub fn new(settings: Settings) -> Result<Cluster, BadUrl> {
+        let server = Arc::new(Server::parse(&settings.url)?);
+        let calls = Calls::new(&settings.prefix);
+        let info = NodeInfo {
+            node_id: settings.node_id.into(),
+            tag: settings.tag,
+            address: settings.address.into(),
+            version: settings.version.into(),
+        };
+        let (fanout, queue) = Fanout::new(
+            server.clone(),
+            calls.clone(),
+            info.process(),
+            settings.tag,
+            settings.socketio_adapter,
+        );
+        let table = Table {
+            node: OnceLock::new(),
+            presence: Presence::of_one_node_of_many(),
+        };
+        let registry = RedisRegistry::new(server, calls);
+        let (member, requests) = Member::new(registry, table, info, settings.timing);
+        Ok(Cluster {
+            member,
+            fanout,
+            parts: Mutex::new(Some(Parts { requests, queue })),
+            tasks: Mutex::default(),
+            nodes: Arc::default(),
+        })
+    }
+
+    fn tasks(&self) -> std::sync::MutexGuard<'_, Vec<tokio::task::AbortHandle>> {
+        self.tasks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn presence_of(user: &str, known: &Known, now: Millis) -> UserPresence {
+        let named: BTreeSet<&str> = known
+            .sockets
+            .iter()
+            .map(|socket| &*socket.device)
+            .filter(|device| !device.is_empty())
+            .collect();
+        let unnamed = known
+            .sockets
+            .iter()
+            .filter(|socket| socket.device.is_empty());
+        UserPresence {
+            user_id: user.to_owned(),
+            online: known.online,
+            devices: named.len() + unnamed.count(),
+            last_seen_at: if known.online {
+                Some(now)
+            } else {
+                known.last_seen
+            },
+            stale: false,
+        }
+    }
+}
+
+impl Backplane for Cluster {
+    fn attach(&self, node: Node) {
+        let _ = self.member.local().node.set(node.clone());
+        let parts = self
+            .parts
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        let Some(Parts { requests, queue }) = parts else {
+            return;
+        };
+        let living = tokio::spawn(self.member.clone().run(requests));
+        let member = self.member.clone();
+        let fanning = tokio::spawn(self.fanout.clone().run(
+            queue,
+            move |incoming| match incoming {
+                Incoming::Nudge => member.nudge(),
+                Incoming::Publication(target, message) => node.deliver(&target, message),
+                Incoming::Foreign(foreign) => {
+                    let Foreign {
+                        namespace,
+                        rooms,
+                        except,
+                        action,
+                    } = foreign;
+                    node.select(&namespace, &rooms, &except, action);
+                }
+            },
+        ));
+        self.tasks()
+            .extend([living.abort_handle(), fanning.abort_handle()]);
+    }
+
+    fn connect(&self, newcomer: Newcomer) -> BoxFuture<Result<Admitted, DeviceLimitReached>> {
+        let member = self.member.clone();
+        Box::pin(async move {
+            let table = member.local();
+            // As coarse as the node's own table has it.
+            let since = table.now() / 16 * 16;
+            let Newcomer { user, socket, .. } = &newcomer;
+            let Some(entry) = table.entry(*socket, newcomer.device_id.as_ref(), since) else {
+                return Err(DeviceLimitReached);
+            };
+            let who = names::who(user);
+            let mut unless = Unless {
+                member: &member,
+                who: Some((who.clone(), entry.socket.clone())),
+            };
+            let asked = registry::Newcomer { who, entry };
+            let enter = |admission| match admission {
+                None => table.presence.connect(newcomer, since),
+                Some(Admission::Refused) => Err(DeviceLimitReached),
+                Some(Admission::Admitted(losers)) => {
+                    let mut admitted = Admitted::default();
+                    for loser in losers {
+                        if let Some(socket) = SocketAddress::parse(&loser.socket) {
+                            match loser.why {
+                                Loss::Replaced => admitted.replaced.push(socket),
+                                Loss::Limit => admitted.evicted.push(socket),
+                            }
+                        }
+                    }
+                    table.presence.enter(newcomer, since);
+                    Ok(admitted)
+                }
+            };
+            let entered = member.connect(asked, enter).await;
+            // Refused or entered, but not lost on the way.
+            unless.who = None;
+            entered
+        })
+    }
+
+    fn disconnect(&self, user: &Arc<UserKey>, socket: SocketAddress) {
+        self.member.local().presence.leave(user, socket);
+        self.member.disconnect(names::who(user), socket.id().into());
+    }
+
+    fn presence(
+        &self,
+        tenant: Option<Arc<str>>,
+        users: Vec<String>,
+    ) -> BoxFuture<Vec<UserPresence>> {
+        let member = self.member.clone();
+        Box::pin(async move {
+            let now = member.local().now();
+            let names: Vec<UserName> = users
+                .iter()
+                .map(|user| names::user_name(tenant.as_deref(), user))
+                .collect();
+            match member.look_up(&names).await {
+                Ok(known) => users
+                    .iter()
+                    .zip(&known)
+                    .map(|(user, known)| Cluster::presence_of(user, known, now))
+                    .collect(),
+                Err(_) => users
+                    .iter()
+                    .map(|user| UserPresence {
+                        stale: true,
+                        ..member.local().presence.get(tenant.as_deref(), user, now)
+                    })
+                    .collect(),
+            }
+        })
+    }
+
+    fn local(&self) -> &Presence {
+        &self.member.local().presence
+    }
+
+    fn subscribe(
+        &self,
+        namespace: &str,
+        tenant: Option<&str>,
+        room: &str,
+    ) -> Option<Arc<dyn Subscription>> {
+        Some(self.fanout.subscribe(namespace, tenant, room))
+    }
+
+    fn publish(&self, target: &Target<'_>, message: &Message) {
+        self.fanout.publish(target, message);
+    }
+
+    fn tag(&self) -> Option<u32> {
+        Some(self.member.info().tag)
+    }
+
+    fn secret(&self) -> Option<Arc<str>> {
+        self.member.secret()
+    }
+
+    fn peer(&self, tag: u32) -> BoxFuture<Option<Peer>> {
+        let (member, nodes) = (self.member.clone(), self.nodes.clone());
+        Box::pin(async move {
+            // A node that nobody knows may have come a moment ago.
+            for newer in [false, true] {
+                let known = nodes.get(&member, newer).await;
+                let found = known.iter().find(|node| node.info.tag == tag);
+                if let Some(found) = found {
+                    return peer(found, member.secret()?);
+                }
+            }
+            None
+        })
+    }
+
+    fn peers(&self) -> BoxFuture<(Vec<Peer>, Vec<Arc<str>>)> {
+        let (member, nodes) = (self.member.clone(), self.nodes.clone());
+        Box::pin(async move {
+            let Some(secret) = member.secret() else {
+                return Default::default();
+            };
+            let (mut peers, mut suspect) = (Vec::new(), Vec::new());
+            for node in nodes.get(&member, true).await.iter() {
+                // A node that was gone for so long is no node any more.
+                if node.info.tag == member.info().tag || node.lease <= -FORGOTTEN {
+                    continue;
+                }
+                match peer(node, secret.clone()).filter(|_| node.lease >= 0) {
+                    Some(peer) => peers.push(peer),
+                    None => suspect.push(node.info.node_id.clone()),
+                }
+            }
+            (peers, suspect)
+        })
+    }
+
+    fn sockets(&self, tenant: Option<&str>, user: &str) -> BoxFuture<Option<Vec<UserSocket>>> {
+        let member = self.member.clone();
+        let name = names::user_name(tenant, user);
+        Box::pin(async move {
+            let known = member.look_up(std::slice::from_ref(&name)).await.ok()?;
+            let sockets = known.into_iter().flat_map(|known| known.sockets);
+            let sockets = sockets.filter_map(|socket| {
+                let who = Who {
+                    user: name.clone(),
+                    kind: socket.kind,
+                };
+                Some(UserSocket {
+                    id: socket.socket,
+                    namespace: socket.namespace,
+                    user: Arc::new(names::user_key(&who)?),
+                })
+            });
+            Some(sockets.collect())
+        })
+    }
+
+    fn status(&self) -> Option<ClusterStatus> {
+        let member = self.member.counters();
+        let fanout = self.fanout.counters();
+        let read = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
+        Some(ClusterStatus {
+            degraded: !self.member.is_trusted() || !self.fanout.is_connected(),
+            lease_age: self.member.lease_age(),
+            errors: read(&member.errors) + read(&fanout.errors),
+            incarnations: read(&member.joins),
+            repairs: read(&member.repairs),
+            swept: read(&member.swept),
+            edges: read(&member.edges),
+            unregistered: read(&member.unregistered),
+            sent: read(&fanout.sent),
+            received: read(&fanout.received),
+            undelivered: read(&fanout.undelivered) + read(&member.forgotten),
+            gaps: read(&fanout.gaps),
+            queued: self.fanout.queued(),
+        })
+    }
+
+    fn close(&self) -> BoxFuture<()> {
+        let member = self.member.clone();
+        Box::pin(async move { member.leave().await })
+    }
+}

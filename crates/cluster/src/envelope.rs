@@ -1,0 +1,268 @@
+//! A publication on its way to other nodes, as bytes.
+//!
+//! One byte of version, one of kind, the sender's tag and its running number, then the
+//! target's and the message's texts, each behind its length. Numbers are big-endian.
+
+use bytes::Bytes;
+use heartline::backplane::{Message, Target};
+
+const VERSION: u8 = 1;
+/// The length of a text that is not there.
+const NONE: u32 = u32::MAX;
+/// Attachments of one message; more than any parser lets in.
+const MAX_ATTACHMENTS: u32 = 1 << 16;
+
+/// Whose publication it is: a process, and how many it had sent before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Origin {
+    /// The process's tag.
+    pub tag: u32,
+    /// Its running number, from 1 on.
+    pub number: u64,
+}
+
+fn put(text: Option<&[u8]>, out: &mut Vec<u8>) {
+    match text {
+        None => out.extend_from_slice(&NONE.to_be_bytes()),
+        Some(text) => {
+            out.extend_from_slice(&(text.len() as u32).to_be_bytes());
+            out.extend_from_slice(text);
+        }
+    }
+}
+
+/// Writes a publication.
+pub fn encode(origin: Origin, target: &Target<'_>, message: &Message) -> Vec<u8> {
+    let attached: usize = message
+        .attachments
+        .iter()
+        .map(|bytes| bytes.len() + 4)
+        .sum();
+    let mut out = Vec::with_capacity(message.args.len() + attached + 160);
+    let (kind, texts): (u8, [Option<&str>; 6]) = match *target {
+        Target::Room {
+            namespace,
+            tenant,
+            room,
+            key,
+        } => (0, [Some(namespace), tenant, Some(room), key, None, None]),
+        Target::All { namespace, tenant } => (1, [Some(namespace), tenant, None, None, None, None]),
+        Target::User {
+            namespace,
+            tenant,
+            user,
+            user_type,
+            topic,
+            unless_in,
+        } => (
+            if user_type.is_some() { 3 } else { 2 },
+            [
+                Some(namespace),
+                tenant,
+                Some(user),
+                user_type.flatten(),
+                topic,
+                unless_in,
+            ],
+        ),
+    };
+    out.push(VERSION);
+    out.push(kind);
+    out.extend_from_slice(&origin.tag.to_be_bytes());
+    out.extend_from_slice(&origin.number.to_be_bytes());
+    for text in texts {
+        put(text.map(str::as_bytes), &mut out);
+    }
+    put(Some(message.event.as_bytes()), &mut out);
+    put(Some(message.args.as_bytes()), &mut out);
+    out.extend_from_slice(&(message.attachments.len() as u32).to_be_bytes());
+    for attachment in &message.attachments {
+        put(Some(attachment), &mut out);
+    }
+    out
+}
+
+struct Reader<'a>(&'a [u8]);
+
+impl<'a> Reader<'a> {
+    fn take(&mut self, count: usize) -> Option<&'a [u8]> {
+        let (taken, rest) = self.0.split_at_checked(count)?;
+        self.0 = rest;
+        Some(taken)
+    }
+
+    fn u32(&mut self) -> Option<u32> {
+        Some(u32::from_be_bytes(self.take(4)?.try_into().ok()?))
+    }
+
+    fn bytes(&mut self) -> Option<Option<&'a [u8]>> {
+        match self.u32()? {
+            NONE => Some(None),
+            length => self.take(length as usize).map(Some),
+        }
+    }
+
+    fn text(&mut self) -> Option<Option<&'a str>> {
+        match self.bytes()? {
+            None => Some(None),
+            Some(bytes) => std::str::from_utf8(bytes).ok().map(Some),
+        }
+    }
+}
+
+/// Reads a publication; `None` for whatever is none.
+pub fn decode(bytes: &[u8]) -> Option<(Origin, Target<'_>, Message)> {
+    let mut reader = Reader(bytes);
+    let [version, kind] = *reader.take(2)? else {
+        return None;
+    };
+    if version != VERSION {
+        return None;
+    }
+    let tag = reader.u32()?;
+    let number = u64::from_be_bytes(reader.take(8)?.try_into().ok()?);
+    let namespace = reader.text()??;
+    let tenant = reader.text()?;
+    let (name, third) = (reader.text()?, reader.text()?);
+    let (topic, unless_in) = (reader.text()?, reader.text()?);
+    let target = match kind {
+        0 => Target::Room {
+            namespace,
+            tenant,
+            room: name?,
+            key: third,
+        },
+        1 => Target::All { namespace, tenant },
+        2 | 3 => Target::User {
+            namespace,
+            tenant,
+            user: name?,
+            user_type: (kind == 3).then_some(third),
+            topic,
+            unless_in,
+        },
+        _ => return None,
+    };
+    let event = reader.text()??;
+    let args = reader.text()??;
+    let count = reader.u32()?;
+    if count > MAX_ATTACHMENTS {
+        return None;
+    }
+    let mut attachments = Vec::new();
+    for _ in 0..count {
+        attachments.push(Bytes::copy_from_slice(reader.bytes()??));
+    }
+    if !reader.0.is_empty() {
+        return None;
+    }
+    let message = Message {
+        event: event.into(),
+        args: args.into(),
+        attachments,
+    };
+    Some((Origin { tag, number }, target, message))
+}
+
+/// Tells publications that came before, also out of order, from new ones.
+#[derive(Debug, Clone, Default)]
+pub struct Seen {
+    highest: u64,
+    /// Of the numbers below `highest`, those that came; bit 0 is `highest` itself.
+    window: u128,
+}
+
+impl Seen {
+    /// Whether `number` is new; it is not from here on. What is further back than
+    /// the window is taken for old.
+    pub fn is_new(&mut self, number: u64) -> bool {
+        if number > self.highest {
+            let ahead = number - self.highest;
+            self.window = match u32::try_from(ahead) {
+                Ok(ahead) if ahead < u128::BITS => self.window << ahead | 1,
+                _ => 1,
+            };
+            self.highest = number;
+            return true;
+        }
+        let behind = self.highest - number;
+        if behind >= u64::from(u128::BITS) {
+            return false;
+        }
+        let bit = 1 << behind;
+        let new = self.window & bit == 0;
+        self.window |= bit;
+        new
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn text() -> impl Strategy<Value = String> {
+        "\\PC{0,12}"
+    }
+
+    proptest! {
+        #[test]
+        fn publications_survive_the_journey(
+            kind in 0..4, tag: u32, number: u64,
+            texts in prop::collection::vec(text(), 5),
+            optional in prop::collection::vec(prop::option::of(text()), 4),
+            attachments in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..20), 0..3),
+        ) {
+            let (namespace, name) = (&*texts[0], &*texts[1]);
+            let [tenant, third, topic, unless_in] =
+                [0, 1, 2, 3].map(|at| optional[at].as_deref());
+            let target = match kind {
+                0 => Target::Room { namespace, tenant, room: name, key: third },
+                1 => Target::All { namespace, tenant },
+                kind => Target::User {
+                    namespace, tenant, user: name,
+                    user_type: (kind == 3).then_some(third), topic, unless_in,
+                },
+            };
+            let message = Message {
+                event: texts[2].as_str().into(),
+                args: texts[3].as_str().into(),
+                attachments: attachments.into_iter().map(Into::into).collect(),
+            };
+            let origin = Origin { tag, number };
+            let bytes = encode(origin, &target, &message);
+            let (from, to, what) = decode(&bytes).unwrap();
+            prop_assert_eq!((from, &to), (origin, &target));
+            prop_assert_eq!(what.event, message.event);
+            prop_assert_eq!(what.args, message.args);
+            prop_assert_eq!(what.attachments, message.attachments);
+            for length in 0..bytes.len() {
+                prop_assert!(decode(&bytes[..length]).is_none());
+            }
+        }
+
+        #[test]
+        fn any_bytes_are_refused_or_read(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            let _ = decode(&bytes);
+        }
+
+        #[test]
+        fn each_number_is_new_once(numbers in prop::collection::vec(1u64..100, 1..200)) {
+            let mut seen = Seen::default();
+            let mut there = std::collections::HashSet::new();
+            for number in numbers {
+                prop_assert_eq!(seen.is_new(number), there.insert(number));
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_too_far_back_is_old() {
+        let mut seen = Seen::default();
+        assert!(seen.is_new(1000));
+        assert!(seen.is_new(1000 - 127));
+        assert!(!seen.is_new(1000 - 128));
+        assert!(seen.is_new(5000));
+        assert!(!seen.is_new(1000));
+    }
+}

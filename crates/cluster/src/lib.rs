@@ -1,0 +1,25 @@
+//! Many Heartline nodes as one gateway.
+//!
+//! [`Cluster`] is the [`Backplane`](heartline::backplane::Backplane) that does it, on
+//! Redis or Valkey. Its parts, from the pure to the real:
+//!
+//! * [`registry`]: what nodes keep together, as a trait of a dozen atomic operations
+//!   and the rules they follow;
+//! * [`member`]: one node's part in it: leases, recovery, batches;
+//! * [`names`], [`envelope`]: how users are named, and publications written;
+//! * [`redis`]: the registry as a script, and the fan-out over pub/sub.
+
+mod cluster;
+pub mod envelope;
+pub mod member;
+#[cfg(test)]
+mod model;
+pub mod names;
+pub mod redis;
+pub mod registry;
+#[cfg(test)]
+mod simulation;
+
+pub use cluster::{Cluster, Settings};
+pub use member::Timing;
+pub use redis::{BadUrl, check_url, own_address};

@@ -1,0 +1,737 @@
+//! The registry as a structure in memory, with time as an argument: what the
+//! scripts are held to, and what the simulation runs on.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use crate::registry::{
+    Admission, Audit, Departure, Edge, Edges, Entry, Fenced, Joined, Known, Loser, Loss, Millis,
+    Newcomer, NodeInfo, NodeState, Policy, Renewed, Restored, Seen, Tended, UserName, Who,
+};
+
+/// Edges that are kept for readers that fell behind.
+pub(crate) const KEPT_EDGES: usize = 65_536;
+
+#[derive(Debug, Clone)]
+struct Held {
+    entry: Entry,
+    incarnation: Arc<str>,
+    kind: Arc<str>,
+}
+
+#[derive(Debug, Clone, Default)]
+struct State {
+    online: bool,
+    rev: u64,
+    count: u32,
+    seen: Option<Millis>,
+    /// The last socket was swept: no node knows of the grace that follows.
+    swept: bool,
+}
+
+#[derive(Debug, Clone, Default)]
+struct User {
+    sockets: BTreeMap<Arc<str>, Held>,
+    states: BTreeMap<Arc<str>, State>,
+}
+
+/// The store's memory.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Model {
+    epoch: Option<Arc<str>>,
+    /// Which run of the store the registry has seen last.
+    run: Option<u64>,
+    /// Until when nobody is taken for gone.
+    hold: Millis,
+    /// Until when nobody is taken for new either; 0: that is over, and was noticed.
+    blind: Millis,
+    /// Somebody has said that this memory is not the one there was.
+    is_successor: bool,
+    /// Leases; 0: dead, whatever the hold.
+    nodes: BTreeMap<Arc<str>, Millis>,
+    infos: BTreeMap<Arc<str>, NodeInfo>,
+    /// The incarnation that each process has now.
+    owners: BTreeMap<Arc<str>, Arc<str>>,
+    users: BTreeMap<UserName, User>,
+    indexes: BTreeMap<Arc<str>, BTreeMap<Arc<str>, Who>>,
+    inboxes: BTreeMap<Arc<str>, BTreeMap<Arc<str>, Loser>>,
+    due: BTreeSet<(Millis, Who)>,
+    dues: BTreeMap<Who, Millis>,
+    edges: Vec<(u64, Edge)>,
+    edge_number: u64,
+}
+
+/// The process that an incarnation is a life of.
+pub(crate) fn process_of(incarnation: &str) -> &str {
+    incarnation
+        .rsplit_once('.')
+        .map_or(incarnation, |(process, _)| process)
+}
+
+fn node_of(incarnation: &str) -> &str {
+    process_of(process_of(incarnation))
+}
+
+impl Model {
+    fn alive(&self, now: Millis, incarnation: &str) -> bool {
+        self.nodes
+            .get(incarnation)
+            .is_some_and(|&until| until >= now || (until > 0 && self.hold > now))
+    }
+
+    fn guard(&self, now: Millis, incarnation: &str) -> Result<(), Fenced> {
+        let owner = self.owners.get(process_of(incarnation));
+        let owns = owner.is_some_and(|owner| **owner == *incarnation);
+        (owns && self.alive(now, incarnation))
+            .then_some(())
+            .ok_or(Fenced)
+    }
+
+    fn schedule(&mut self, who: &Who, at: Millis) {
+        if let Some(before) = self.dues.insert(who.clone(), at) {
+            self.due.remove(&(before, who.clone()));
+        }
+        self.due.insert((at, who.clone()));
+    }
+
+    fn settle(&mut self, now: Millis, who: &Who, grace: Millis) {
+        let (hold, blind) = (self.hold, self.blind);
+        let Some(state) = self
+            .users
+            .get_mut(&who.user)
+            .and_then(|user| user.states.get_mut(&who.kind))
+        else {
+            return;
+        };
+        let online = state.count > 0;
+        if online == state.online {
+            return;
+        }
+        if online && blind > now {
+            self.schedule(who, blind);
+            return;
+        }
+        if !online && hold > now {
+            self.schedule(who, hold.max(now + grace));
+            return;
+        }
+        if !online && grace > 0 {
+            self.schedule(who, now + grace);
+            return;
+        }
+        state.online = online;
+        state.rev = (state.rev + 1).max(now);
+        let edge = Edge {
+            who: who.clone(),
+            online,
+            rev: state.rev,
+            at: now,
+        };
+        self.edge_number += 1;
+        self.edges.push((self.edge_number, edge));
+        if self.edges.len() > KEPT_EDGES {
+            self.edges.remove(0);
+        }
+    }
+
+    fn add(&mut self, now: Millis, incarnation: &Arc<str>, who: &Who, entry: &Entry) {
+        let user = self.users.entry(who.user.clone()).or_default();
+        let held = Held {
+            entry: entry.clone(),
+            incarnation: incarnation.clone(),
+            kind: who.kind.clone(),
+        };
+        let before = user.sockets.insert(entry.socket.clone(), held);
+        let state = user.states.entry(who.kind.clone()).or_default();
+        state.swept = false;
+        match before {
+            None => state.count += 1,
+            Some(before) if before.incarnation != *incarnation => {
+                if let Some(index) = self.indexes.get_mut(&before.incarnation) {
+                    index.remove(&entry.socket);
+                }
+            }
+            Some(_) => {}
+        }
+        self.indexes
+            .entry(incarnation.clone())
+            .or_default()
+            .insert(entry.socket.clone(), who.clone());
+        self.settle(now, who, 0);
+    }
+
+    /// Takes a socket out, without settling.
+    fn remove(&mut self, now: Millis, who: &Who, socket: &str) -> Option<Held> {
+        let user = self.users.get_mut(&who.user)?;
+        let held = user.sockets.remove(socket)?;
+        let state = user.states.entry(held.kind.clone()).or_default();
+        state.count = state.count.saturating_sub(1);
+        state.seen = Some(now);
+        if let Some(index) = self.indexes.get_mut(&held.incarnation) {
+            index.remove(socket);
+        }
+        Some(held)
+    }
+
+    /// Others of the user in the same namespace whose leases live.
+    fn rivals(&self, now: Millis, who: &Who, entry: &Entry) -> Vec<Held> {
+        let Some(user) = self.users.get(&who.user) else {
+            return Vec::new();
+        };
+        let mut rivals: Vec<Held> = user
+            .sockets
+            .values()
+            .filter(|held| {
+                held.kind == who.kind
+                    && held.entry.namespace == entry.namespace
+                    && held.entry.socket != entry.socket
+                    && self.alive(now, &held.incarnation)
+            })
+            .cloned()
+            .collect();
+        rivals.sort_by_key(|held| (held.entry.since, held.entry.socket.clone()));
+        rivals
+    }
+
+    /// A socket loses its place; told to its node, or answered if that asks.
+    #[allow(clippy::too_many_arguments)]
+    fn oust(
+        &mut self,
+        now: Millis,
+        who: &Who,
+        held: &Held,
+        why: Loss,
+        by: &Entry,
+        winner: &str,
+        mine: &mut Vec<Loser>,
+    ) {
+        self.remove(now, who, &held.entry.socket);
+        let loser = Loser {
+            socket: held.entry.socket.clone(),
+            why,
+            device: by.device.clone(),
+            node: node_of(winner).into(),
+        };
+        let process = process_of(&held.incarnation);
+        if process == process_of(winner) {
+            mine.push(loser);
+        } else {
+            self.inboxes
+                .entry(process.into())
+                .or_default()
+                .insert(loser.socket.clone(), loser);
+        }
+    }
+
+    /// The store has restarted, with its memory or without.
+    pub(crate) fn restarted(&mut self, wiped: bool) {
+        if wiped {
+            *self = Model {
+                edge_number: self.edge_number,
+                ..Model::default()
+            };
+        }
+    }
+
+    fn watch_run(&mut self, now: Millis, run: u64, ttl: Millis) {
+        if self.run.replace(run).is_some_and(|before| before != run) {
+            self.blind = now + ttl;
+            self.hold = now + ttl;
+        }
+        // Nobody could reach the store for so long that all leases are over.
+        let live = |until: &Millis| *until >= now || (*until > 0 && self.hold > now);
+        let expired = self.nodes.values().any(|&until| until > 0);
+        if expired && !self.nodes.values().any(live) {
+            self.hold = now + ttl;
+            if self.blind > 0 {
+                self.blind = now + ttl;
+            }
+        }
+    }
+
+    pub(crate) fn join(
+        &mut self,
+        now: Millis,
+        run: u64,
+        info: &NodeInfo,
+        ttl: Millis,
+        known: Option<&str>,
+        fresh: &str,
+    ) -> Joined {
+        self.watch_run(now, run, ttl);
+        let process = info.process();
+        let epoch = self.epoch.get_or_insert_with(|| fresh.into()).clone();
+        if known.is_some_and(|known| *known != *epoch) && !self.is_successor {
+            self.is_successor = true;
+            self.blind = now + ttl;
+            self.hold = now + ttl;
+        }
+        let mut earlier = Vec::new();
+        for (incarnation, until) in &mut self.nodes {
+            if process_of(incarnation) == &*process {
+                earlier.push(incarnation.clone());
+            } else if known.is_none() && node_of(incarnation) == &*info.node_id {
+                *until = 0;
+            }
+        }
+        let incarnation: Arc<str> = format!("{process}.{fresh}").into();
+        self.nodes.insert(incarnation.clone(), now + ttl);
+        self.infos.insert(incarnation.clone(), info.clone());
+        self.owners.insert(process, incarnation.clone());
+        Joined {
+            incarnation,
+            epoch,
+            secret: "".into(),
+            last_edge: self.edge_number.to_string().into(),
+            earlier,
+        }
+    }
+
+    pub(crate) fn renew(
+        &mut self,
+        now: Millis,
+        run: u64,
+        incarnation: &str,
+        ttl: Millis,
+        done: &[Arc<str>],
+    ) -> Result<Renewed, Fenced> {
+        self.watch_run(now, run, ttl);
+        self.guard(now, incarnation)?;
+        self.nodes.insert(incarnation.into(), now + ttl);
+        let process = process_of(incarnation);
+        let mut losers = Vec::new();
+        if let Some(inbox) = self.inboxes.get_mut(process) {
+            for socket in done {
+                inbox.remove(socket);
+            }
+            losers = inbox.values().cloned().collect();
+        }
+        let rank = self.rank(incarnation);
+        Ok(Renewed {
+            losers,
+            next_due: self.next_due(now),
+            rank,
+        })
+    }
+
+    fn rank(&self, incarnation: &str) -> u32 {
+        let mine = (self.nodes.get(incarnation), incarnation);
+        self.nodes
+            .iter()
+            .filter(|(name, until)| (Some(*until), &***name) < mine)
+            .count() as u32
+    }
+
+    fn next_due(&self, now: Millis) -> Option<Millis> {
+        if self.hold > now {
+            return Some(self.hold - now);
+        }
+        // The first moment at which the lease is no more.
+        let lease = self.nodes.values().min().map(|&until| until + 1);
+        let due = self.due.first().map(|(at, _)| *at);
+        let first = match (lease, due) {
+            (Some(a), Some(b)) => a.min(b),
+            (a, b) => a.or(b)?,
+        };
+        Some(first.saturating_sub(now))
+    }
+
+    pub(crate) fn connect(
+        &mut self,
+        now: Millis,
+        incarnation: &str,
+        newcomers: &[Newcomer],
+    ) -> Result<Vec<Admission>, Fenced> {
+        self.guard(now, incarnation)?;
+        let incarnation: Arc<str> = incarnation.into();
+        let mut answers = Vec::new();
+        for Newcomer { who, entry } in newcomers {
+            let rivals = self.rivals(now, who, entry);
+            let same = |held: &Held| !entry.device.is_empty() && held.entry.device == entry.device;
+            let others = rivals.iter().filter(|held| !same(held)).count() as u32;
+            let mut excess = 0;
+            if let Policy::Limit(max) | Policy::Evict(max) = entry.policy {
+                excess = (others + 1).saturating_sub(max.max(1));
+            }
+            if excess > 0 && matches!(entry.policy, Policy::Limit(_)) {
+                answers.push(Admission::Refused);
+                continue;
+            }
+            let mut mine = Vec::new();
+            for held in &rivals {
+                let why = if same(held) || entry.policy == Policy::Replace {
+                    Loss::Replaced
+                } else if excess > 0 {
+                    excess -= 1;
+                    Loss::Limit
+                } else {
+                    continue;
+                };
+                self.oust(now, who, held, why, entry, &incarnation, &mut mine);
+            }
+            self.add(now, &incarnation, who, entry);
+            answers.push(Admission::Admitted(mine));
+        }
+        Ok(answers)
+    }
+
+    fn believe(&mut self, now: Millis, who: &Who) {
+        let user = self.users.entry(who.user.clone()).or_default();
+        let state = user.states.entry(who.kind.clone()).or_default();
+        if !state.online {
+            state.online = true;
+            state.rev = (state.rev + 1).max(now);
+        }
+    }
+
+    pub(crate) fn depart(
+        &mut self,
+        now: Millis,
+        incarnation: &str,
+        departures: &[Departure],
+        grace: Millis,
+    ) -> Result<(), Fenced> {
+        self.guard(now, incarnation)?;
+        for departure in departures {
+            self.remove(now, &departure.who, &departure.socket);
+            self.settle(now, &departure.who, grace);
+        }
+        Ok(())
+    }
+
+    pub(crate) fn restore(
+        &mut self,
+        now: Millis,
+        incarnation: &str,
+        users: &[Restored],
+    ) -> Result<Vec<Loser>, Fenced> {
+        self.guard(now, incarnation)?;
+        let incarnation: Arc<str> = incarnation.into();
+        let process = process_of(&incarnation).to_owned();
+        let mut lost = Vec::new();
+        for Restored {
+            who,
+            believed,
+            entries,
+        } in users
+        {
+            if *believed {
+                self.believe(now, who);
+            }
+            for entry in entries {
+                let told = self
+                    .inboxes
+                    .get(&*process)
+                    .and_then(|inbox| inbox.get(&entry.socket));
+                if let Some(loser) = told {
+                    lost.push(loser.clone());
+                    continue;
+                }
+                let there = self
+                    .users
+                    .get(&who.user)
+                    .and_then(|user| user.sockets.get(&entry.socket))
+                    .is_some_and(|held| self.alive(now, &held.incarnation));
+                if there {
+                    // It has kept its place; only its incarnation is new.
+                    self.add(now, &incarnation, who, entry);
+                    continue;
+                }
+                let mut mine = Vec::new();
+                let stays = self.contend(now, &incarnation, who, entry, &mut mine);
+                lost.append(&mut mine);
+                if let Err(loser) = stays {
+                    lost.push(loser);
+                } else {
+                    self.add(now, &incarnation, who, entry);
+                }
+            }
+            self.settle(now, who, 0);
+        }
+        Ok(lost)
+    }
+
+    /// Finds a place for a socket that lives already: the later one wins, as if all
+    /// had come in the order in which they did.
+    fn contend(
+        &mut self,
+        now: Millis,
+        incarnation: &Arc<str>,
+        who: &Who,
+        entry: &Entry,
+        mine: &mut Vec<Loser>,
+    ) -> Result<(), Loser> {
+        let rivals = self.rivals(now, who, entry);
+        let age = |entry: &Entry| (entry.since, entry.socket.clone());
+        let lost = |why, by: &Held| Loser {
+            socket: entry.socket.clone(),
+            why,
+            device: by.entry.device.clone(),
+            node: node_of(&by.incarnation).into(),
+        };
+        let same = |held: &Held| {
+            entry.policy == Policy::Replace
+                || (!entry.device.is_empty() && held.entry.device == entry.device)
+        };
+        if let Some(later) = rivals
+            .iter()
+            .find(|held| same(held) && age(&held.entry) > age(entry))
+        {
+            return Err(lost(Loss::Replaced, later));
+        }
+        let mut others: Vec<&Held> = rivals.iter().filter(|held| !same(held)).collect();
+        let max = match entry.policy {
+            Policy::Limit(max) | Policy::Evict(max) => max.max(1) as usize,
+            _ => usize::MAX,
+        };
+        let mut out = Vec::new();
+        while others.len() >= max {
+            let index = match entry.policy {
+                Policy::Evict(_) => 0,
+                _ => others.len() - 1,
+            };
+            let rival = others[index];
+            let rival_goes = match entry.policy {
+                Policy::Evict(_) => age(&rival.entry) < age(entry),
+                _ => age(&rival.entry) > age(entry),
+            };
+            if !rival_goes {
+                return Err(lost(Loss::Limit, rival));
+            }
+            out.push(others.remove(index).clone());
+        }
+        for held in rivals.iter().filter(|held| same(held)) {
+            self.oust(now, who, held, Loss::Replaced, entry, incarnation, mine);
+        }
+        for held in &out {
+            self.oust(now, who, held, Loss::Limit, entry, incarnation, mine);
+        }
+        Ok(())
+    }
+
+    pub(crate) fn retire(&mut self, incarnations: &[Arc<str>]) {
+        for incarnation in incarnations {
+            if let Some(until) = self.nodes.get_mut(incarnation) {
+                *until = 0;
+            }
+        }
+    }
+
+    pub(crate) fn tend(
+        &mut self,
+        now: Millis,
+        run: u64,
+        limit: u32,
+        grace: Millis,
+        ttl: Millis,
+    ) -> Tended {
+        self.watch_run(now, run, ttl);
+        let mut tended = Tended::default();
+        if self.hold > now {
+            tended.next_due = Some(self.hold - now);
+            return tended;
+        }
+        self.blind = 0;
+        let dead = self
+            .nodes
+            .iter()
+            .filter(|(_, until)| **until < now)
+            .min_by_key(|(name, until)| (**until, (*name).clone()))
+            .map(|(name, _)| name.clone());
+        if let Some(incarnation) = dead {
+            let index = self.indexes.entry(incarnation.clone()).or_default();
+            let batch: Vec<(Arc<str>, Who)> = index
+                .iter()
+                .take(limit as usize)
+                .map(|(socket, who)| (socket.clone(), who.clone()))
+                .collect();
+            for (socket, who) in &batch {
+                self.remove(now, who, socket);
+                let user = self.users.get_mut(&who.user);
+                if let Some(state) = user.and_then(|user| user.states.get_mut(&who.kind)) {
+                    state.swept = true;
+                }
+                self.settle(now, who, grace);
+                tended.swept += 1;
+            }
+            if self
+                .indexes
+                .get(&incarnation)
+                .is_none_or(BTreeMap::is_empty)
+            {
+                self.indexes.remove(&incarnation);
+                self.nodes.remove(&incarnation);
+                self.infos.remove(&incarnation);
+                let process = process_of(&incarnation);
+                if self
+                    .owners
+                    .get(process)
+                    .is_some_and(|owner| *owner == incarnation)
+                {
+                    self.owners.remove(process);
+                    self.inboxes.remove(process);
+                }
+                tended.ended.push(incarnation);
+            }
+        }
+        for _ in 0..limit {
+            let Some((at, who)) = self.due.first().cloned().filter(|(at, _)| *at <= now) else {
+                break;
+            };
+            self.due.remove(&(at, who.clone()));
+            self.dues.remove(&who);
+            self.settle(now, &who, 0);
+        }
+        tended.next_due = self.next_due(now);
+        tended
+    }
+
+    pub(crate) fn edges(&self, last: &str) -> Edges {
+        let last: u64 = last.parse().unwrap_or(0);
+        let new: Vec<&(u64, Edge)> = self
+            .edges
+            .iter()
+            .filter(|(number, _)| *number > last)
+            .collect();
+        Edges {
+            edges: new.iter().map(|(_, edge)| edge.clone()).collect(),
+            last: new.last().map(|(number, _)| number.to_string().into()),
+        }
+    }
+
+    pub(crate) fn look_up(&self, now: Millis, users: &[UserName]) -> Vec<Known> {
+        users
+            .iter()
+            .map(|name| {
+                let Some(user) = self.users.get(name) else {
+                    return Known::default();
+                };
+                let sockets: Vec<Seen> = user
+                    .sockets
+                    .values()
+                    .filter(|held| self.alive(now, &held.incarnation))
+                    .map(|held| Seen {
+                        socket: held.entry.socket.clone(),
+                        process: process_of(&held.incarnation).into(),
+                        namespace: held.entry.namespace.clone(),
+                        device: held.entry.device.clone(),
+                        kind: held.kind.clone(),
+                    })
+                    .collect();
+                // Announced, and to be looked at later.
+                let lingers = user.states.iter().any(|(kind, state)| {
+                    let who = Who {
+                        user: name.clone(),
+                        kind: kind.clone(),
+                    };
+                    state.online
+                        && state.count == 0
+                        && self.dues.get(&who).is_some_and(|&at| at > now)
+                });
+                Known {
+                    online: !sockets.is_empty() || lingers,
+                    sockets,
+                    last_seen: user.states.values().filter_map(|state| state.seen).max(),
+                }
+            })
+            .collect()
+    }
+
+    pub(crate) fn audit(&self, incarnation: &str, users: &[UserName], sample: u32) -> Audit {
+        let asked = users
+            .iter()
+            .map(|name| {
+                let sockets = self.users.get(name).into_iter().flat_map(|user| {
+                    user.sockets
+                        .iter()
+                        .filter(|(_, held)| *held.incarnation == *incarnation)
+                });
+                sockets.map(|(socket, _)| socket.clone()).collect()
+            })
+            .collect();
+        let sample = self
+            .indexes
+            .get(incarnation)
+            .into_iter()
+            .flatten()
+            .take(sample as usize)
+            .map(|(socket, who)| (socket.clone(), who.clone()))
+            .collect();
+        Audit { asked, sample }
+    }
+
+    pub(crate) fn nodes(&self, now: Millis) -> Vec<NodeState> {
+        let mut nodes: Vec<NodeState> = self
+            .nodes
+            .iter()
+            .map(|(incarnation, &until)| NodeState {
+                incarnation: incarnation.clone(),
+                lease: until as i64 - now as i64,
+                info: self.infos[incarnation].clone(),
+                sockets: self.indexes.get(incarnation).map_or(0, BTreeMap::len) as u64,
+            })
+            .collect();
+        nodes.sort_by_key(|node| (node.lease, node.incarnation.clone()));
+        nodes
+    }
+
+    /// Whether not everybody has had the chance to say who is there.
+    pub(crate) fn is_held(&self, now: Millis) -> bool {
+        self.hold > now || self.blind > 0
+    }
+
+    /// Whether somebody is there who is not announced yet, or was swept and is in the
+    /// grace.
+    pub(crate) fn has_unsettled(&self) -> bool {
+        let mut states = self.users.values().flat_map(|user| user.states.values());
+        states.any(|state| match state.online {
+            true => state.count == 0 && state.swept,
+            false => state.count > 0,
+        })
+    }
+
+    /// Whether nobody has joined since the memory was lost.
+    pub(crate) fn is_blank(&self) -> bool {
+        self.epoch.is_none()
+    }
+
+    /// Users that are announced as online.
+    pub(crate) fn announced(&self) -> Vec<Who> {
+        let mut all = Vec::new();
+        for (name, user) in &self.users {
+            for (kind, state) in &user.states {
+                if state.online {
+                    all.push(Who {
+                        user: name.clone(),
+                        kind: kind.clone(),
+                    });
+                }
+            }
+        }
+        all
+    }
+
+    /// Sockets that are registered.
+    pub(crate) fn sockets(&self) -> BTreeSet<Arc<str>> {
+        let all = self.users.values().flat_map(|user| user.sockets.keys());
+        all.cloned().collect()
+    }
+
+    /// Processes that have a lease or had one and were not swept yet.
+    pub(crate) fn processes(&self) -> BTreeSet<Arc<str>> {
+        let all = self.nodes.keys().map(|name| process_of(name).into());
+        all.collect()
+    }
+
+    /// Edges after the first `known`.
+    pub(crate) fn edges_from(&self, known: u64) -> Vec<Edge> {
+        let new = self.edges.iter().filter(|(number, _)| *number > known);
+        new.map(|(_, edge)| edge.clone()).collect()
+    }
+
+    /// Goes on counting edges from `known` on.
+    pub(crate) fn renumber_edges(&mut self, known: u64) {
+        self.edges.clear();
+        self.edge_number = known;
+    }
+}

@@ -1,0 +1,86 @@
+//! How the cluster names tenants, users and user types: text that cannot be taken
+//! for another's.
+
+use std::sync::Arc;
+
+use heartline::auth::UserKey;
+
+use crate::registry::{UserName, Who};
+
+/// Optional text: nothing, or `=` and the text.
+fn push_optional(value: Option<&str>, out: &mut String) {
+    if let Some(value) = value {
+        out.push('=');
+        for char in value.chars() {
+            match char {
+                '%' => out.push_str("%25"),
+                ':' => out.push_str("%3A"),
+                char => out.push(char),
+            }
+        }
+    }
+}
+
+fn optional(text: &str) -> Option<Arc<str>> {
+    let text = text.strip_prefix('=')?;
+    Some(text.replace("%3A", ":").replace("%25", "%").into())
+}
+
+/// Tenant and user in one: `=TENANT:USER`, or `:USER` without a tenant.
+pub fn user_name(tenant: Option<&str>, user: &str) -> UserName {
+    let mut name = String::with_capacity(user.len() + 8);
+    push_optional(tenant, &mut name);
+    name.push(':');
+    name.push_str(user);
+    name.into()
+}
+
+/// A tenant by itself, encoded as in [`user_name`].
+pub fn tenant_name(tenant: Option<&str>) -> String {
+    let mut name = String::new();
+    push_optional(tenant, &mut name);
+    name
+}
+
+/// The name of a user key.
+pub fn who(key: &UserKey) -> Who {
+    let mut kind = String::new();
+    push_optional(key.user_type.as_deref(), &mut kind);
+    Who {
+        user: user_name(key.tenant_id.as_deref(), &key.user_id),
+        kind: kind.into(),
+    }
+}
+
+/// The user key of a name; `None` for what is none.
+pub fn user_key(who: &Who) -> Option<UserKey> {
+    let (tenant, user) = who.user.split_once(':')?;
+    Some(UserKey {
+        tenant_id: optional(tenant),
+        user_id: user.into(),
+        user_type: optional(&who.kind),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn names_survive_the_journey_and_differ(
+            a in prop::option::of("[a:%=]{0,3}"), b in "[a:%=]{0,3}", c in prop::option::of("[a:%=]{0,3}"),
+            x in prop::option::of("[a:%=]{0,3}"), y in "[a:%=]{0,3}", z in prop::option::of("[a:%=]{0,3}"),
+        ) {
+            let key = |tenant: &Option<String>, user: &String, kind: &Option<String>| UserKey {
+                tenant_id: tenant.as_deref().map(Into::into),
+                user_id: user.as_str().into(),
+                user_type: kind.as_deref().map(Into::into),
+            };
+            let (one, other) = (key(&a, &b, &c), key(&x, &y, &z));
+            prop_assert_eq!(user_key(&who(&one)), Some(one.clone()));
+            prop_assert_eq!(who(&one) == who(&other), one == other);
+        }
+    }
+}

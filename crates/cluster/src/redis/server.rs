@@ -1,0 +1,410 @@
+//! Which server the URL names, and connections to it.
+
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use redis::aio::{ConnectionLike, MultiplexedConnection};
+use redis::cluster::ClusterClient;
+use redis::cluster_async::ClusterConnection;
+use redis::sentinel::{SentinelClient, SentinelClientBuilder, SentinelServerType};
+use redis::{
+    AsyncConnectionConfig, Client, Cmd, ConnectionInfo, FromRedisValue, IntoConnectionInfo,
+    Pipeline, ProtocolVersion, PushInfo, RedisError, RedisFuture, RedisResult, Value,
+};
+
+/// How long a connection may take to be established.
+const CONNECT: Duration = Duration::from_secs(1);
+/// How long any answer may take, unless the caller is less patient.
+const RESPONSE: Duration = Duration::from_secs(5);
+
+/// A URL that names no server. Its text never repeats the URL, which may hold a
+/// password.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BadUrl(String);
+
+impl fmt::Display for BadUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{}; expected redis://[USER:PASSWORD@]HOST:PORT[/DB], \
+             redis+sentinel://HOST:PORT,HOST:PORT/MASTER[/DB] or \
+             redis+cluster://HOST:PORT,HOST:PORT, with rediss for TLS",
+            self.0
+        )
+    }
+}
+
+impl std::error::Error for BadUrl {}
+
+/// A Redis or Valkey: one server, one behind Sentinels, or a Cluster.
+pub struct Server(Target);
+
+enum Target {
+    Single(Box<ConnectionInfo>),
+    /// The client, and one of the Sentinels.
+    Sentinel(Box<tokio::sync::Mutex<SentinelClient>>, Box<ConnectionInfo>),
+    Cluster(Vec<ConnectionInfo>),
+}
+
+impl fmt::Debug for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.0 {
+            Target::Single(_) => "Server(single)",
+            Target::Sentinel(..) => "Server(sentinel)",
+            Target::Cluster(_) => "Server(cluster)",
+        })
+    }
+}
+
+/// What pushed messages are given to; it must not block.
+pub type Pushed = Arc<dyn Fn(PushInfo) + Send + Sync>;
+
+impl Server {
+    /// Reads a URL, connects to nothing.
+    ///
+    /// # Errors
+    /// When it names no server.
+    pub fn parse(url: &str) -> Result<Server, BadUrl> {
+        let bad = |what: &str| BadUrl(what.to_owned());
+        let (scheme, rest) = url.split_once("://").ok_or_else(|| bad("no URL"))?;
+        let (family, kind) = scheme.split_once('+').unwrap_or((scheme, ""));
+        if !matches!(family, "redis" | "rediss" | "valkey" | "valkeys") {
+            return Err(bad("unknown scheme"));
+        }
+        let (credentials, place) = match rest.rsplit_once('@') {
+            Some((credentials, place)) => (format!("{credentials}@"), place),
+            None => (String::new(), rest),
+        };
+        let one = |host: &str, path: &str| {
+            let url = format!("{family}://{credentials}{host}{path}");
+            let info = url.into_connection_info();
+            // The crate's own words may repeat what is in the URL.
+            let info =
+                info.map_err(|_| bad("no host, port or database that could be understood"))?;
+            let redis = info.redis_settings().clone();
+            Ok(info.set_redis_settings(redis.set_protocol(ProtocolVersion::RESP3)))
+        };
+        match kind {
+            "" => {
+                if place.split('/').next().is_none_or(str::is_empty) {
+                    return Err(bad("no host"));
+                }
+                Ok(Server(Target::Single(Box::new(one(place, "")?))))
+            }
+            "cluster" => {
+                let (hosts, path) = place.split_once('/').unwrap_or((place, ""));
+                if !matches!(path, "" | "0") {
+                    return Err(bad("a Redis Cluster has only database 0"));
+                }
+                let nodes: Result<_, _> = hosts.split(',').map(|host| one(host, "")).collect();
+                Ok(Server(Target::Cluster(nodes?)))
+            }
+            "sentinel" => {
+                let (hosts, path) = place.split_once('/').unwrap_or((place, ""));
+                let (master, db) = path.split_once('/').unwrap_or((path, "0"));
+                if master.is_empty() {
+                    return Err(bad("no master's name"));
+                }
+                let nodes: Vec<ConnectionInfo> = hosts
+                    .split(',')
+                    .map(|host| one(host, ""))
+                    .collect::<Result<_, _>>()?;
+                let settings = one("unused", &format!("/{db}"))?.redis_settings().clone();
+                let addresses: Vec<_> = nodes.iter().map(|node| node.addr().clone()).collect();
+                let mut builder =
+                    SentinelClientBuilder::new(addresses, master, SentinelServerType::Master)
+                        .map_err(|_| bad("no Sentinels"))?
+                        .set_client_to_redis_db(settings.db())
+                        .set_client_to_redis_protocol(ProtocolVersion::RESP3);
+                if matches!(family, "rediss" | "valkeys") {
+                    builder = builder
+                        .set_client_to_redis_tls_mode(redis::TlsMode::Secure)
+                        .set_client_to_sentinel_tls_mode(redis::TlsMode::Secure);
+                }
+                if let Some(user) = settings.username() {
+                    builder = builder.set_client_to_redis_username(user);
+                }
+                if let Some(password) = settings.password() {
+                    builder = builder.set_client_to_redis_password(password);
+                }
+                let client = builder.build().map_err(|_| bad("no Sentinels"))?;
+                let first = nodes
+                    .into_iter()
+                    .next()
+                    .ok_or_else(|| bad("no Sentinels"))?;
+                Ok(Server(Target::Sentinel(
+                    Box::new(client.into()),
+                    Box::new(first),
+                )))
+            }
+            _ => Err(bad("unknown scheme")),
+        }
+    }
+
+    /// Whether it is a Redis Cluster.
+    pub fn is_cluster(&self) -> bool {
+        matches!(self.0, Target::Cluster(_))
+    }
+
+    /// Where it is, for one to find out by which of its own addresses it is reached.
+    pub fn some_address(&self) -> Option<(String, u16)> {
+        let info = match &self.0 {
+            Target::Single(info) => &**info,
+            Target::Cluster(nodes) => nodes.first()?,
+            Target::Sentinel(_, first) => first,
+        };
+        match info.addr() {
+            redis::ConnectionAddr::Tcp(host, port)
+            | redis::ConnectionAddr::TcpTls { host, port, .. } => Some((host.clone(), *port)),
+            _ => None,
+        }
+    }
+
+    /// A new connection. `patience`: how long answers may take.
+    ///
+    /// # Errors
+    /// When there is no server, or it does not let this one in.
+    pub async fn open(
+        &self,
+        patience: Option<Duration>,
+        pushed: Option<Pushed>,
+    ) -> RedisResult<Connection> {
+        let mut config = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(CONNECT))
+            .set_response_timeout(patience);
+        let push = pushed.map(|pushed| {
+            move |info: PushInfo| -> Result<(), ()> {
+                pushed(info);
+                Ok(())
+            }
+        });
+        if let (Some(push), false) = (push.clone(), self.is_cluster()) {
+            config = config.set_push_sender(push);
+        }
+        match &self.0 {
+            Target::Single(info) => {
+                let client = Client::open((**info).clone())?;
+                let connection = client.get_multiplexed_async_connection_with_config(&config);
+                Ok(Connection::Single(connection.await?))
+            }
+            Target::Sentinel(client, _) => {
+                let mut client = client.lock().await;
+                let connection = client.get_async_connection_with_config(&config);
+                Ok(Connection::Single(connection.await?))
+            }
+            Target::Cluster(nodes) => {
+                let mut builder = ClusterClient::builder(nodes.clone())
+                    .use_protocol(ProtocolVersion::RESP3)
+                    .connection_timeout(CONNECT)
+                    // A member tries again by itself, and with a new incarnation.
+                    .retries(2);
+                if let Some(patience) = patience {
+                    builder = builder.response_timeout(patience);
+                }
+                if let Some(push) = push {
+                    builder = builder.push_sender(push);
+                }
+                let connection = builder.build()?.get_async_connection().await?;
+                Ok(Connection::Cluster(connection))
+            }
+        }
+    }
+}
+
+/// A connection that many may use at once.
+#[derive(Clone)]
+pub enum Connection {
+    /// To one server.
+    Single(MultiplexedConnection),
+    /// To all of a Redis Cluster.
+    Cluster(ClusterConnection),
+}
+
+impl ConnectionLike for Connection {
+    fn req_packed_command<'a>(&'a mut self, command: &'a Cmd) -> RedisFuture<'a, Value> {
+        match self {
+            Connection::Single(connection) => connection.req_packed_command(command),
+            Connection::Cluster(connection) => connection.req_packed_command(command),
+        }
+    }
+
+    fn req_packed_commands<'a>(
+        &'a mut self,
+        pipeline: &'a Pipeline,
+        offset: usize,
+        count: usize,
+    ) -> RedisFuture<'a, Vec<Value>> {
+        match self {
+            Connection::Single(connection) => {
+                connection.req_packed_commands(pipeline, offset, count)
+            }
+            Connection::Cluster(connection) => {
+                connection.req_packed_commands(pipeline, offset, count)
+            }
+        }
+    }
+
+    fn get_db(&self) -> i64 {
+        match self {
+            Connection::Single(connection) => connection.get_db(),
+            Connection::Cluster(connection) => connection.get_db(),
+        }
+    }
+}
+
+/// Commands over one connection, which is opened when it is needed and given up at
+/// the first doubt: an error, or a caller that did not wait for the answer.
+pub struct Commands {
+    server: Arc<Server>,
+    patience: Option<Duration>,
+    current: Mutex<Option<(u64, Connection)>>,
+    opening: tokio::sync::Mutex<()>,
+    number: AtomicU64,
+}
+
+/// Gives a connection up unless it has proved good.
+struct Doubt<'a> {
+    commands: &'a Commands,
+    number: u64,
+}
+
+impl Doubt<'_> {
+    fn unless(self, error: Option<&RedisError>) {
+        if error.is_none_or(is_harmless) {
+            std::mem::forget(self);
+        }
+    }
+}
+
+impl Drop for Doubt<'_> {
+    fn drop(&mut self) {
+        let mut current = self.commands.current();
+        if current
+            .as_ref()
+            .is_some_and(|(number, _)| *number == self.number)
+        {
+            *current = None;
+        }
+    }
+}
+
+impl Commands {
+    /// Nothing is opened yet.
+    pub fn new(server: Arc<Server>) -> Commands {
+        Commands {
+            server,
+            patience: Some(RESPONSE),
+            current: Mutex::default(),
+            opening: tokio::sync::Mutex::default(),
+            number: AtomicU64::new(0),
+        }
+    }
+
+    /// The same for commands that wait at the server.
+    pub fn that_wait(server: Arc<Server>) -> Commands {
+        Commands {
+            patience: None,
+            ..Commands::new(server)
+        }
+    }
+
+    fn current(&self) -> MutexGuard<'_, Option<(u64, Connection)>> {
+        self.current.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn connection(&self) -> RedisResult<(u64, Connection)> {
+        if let Some(current) = self.current().clone() {
+            return Ok(current);
+        }
+        let _one_at_a_time = self.opening.lock().await;
+        if let Some(current) = self.current().clone() {
+            return Ok(current);
+        }
+        let connection = self.server.open(self.patience, None).await?;
+        let number = self.number.fetch_add(1, Ordering::Relaxed);
+        *self.current() = Some((number, connection.clone()));
+        Ok((number, connection))
+    }
+
+    /// Runs a command.
+    ///
+    /// # Errors
+    /// When it failed, or nobody knows.
+    pub async fn query<T: FromRedisValue>(&self, command: &Cmd) -> RedisResult<T> {
+        let (number, mut connection) = self.connection().await?;
+        let doubt = Doubt {
+            commands: self,
+            number,
+        };
+        let result = command.query_async(&mut connection).await;
+        doubt.unless(result.as_ref().err());
+        result
+    }
+
+    /// Runs commands in one write, and looks for errors among their answers.
+    ///
+    /// # Errors
+    /// When one failed, or nobody knows.
+    pub async fn pipeline(&self, pipeline: &Pipeline) -> RedisResult<()> {
+        let (number, mut connection) = self.connection().await?;
+        let doubt = Doubt {
+            commands: self,
+            number,
+        };
+        let result = pipeline.exec_async(&mut connection).await;
+        doubt.unless(result.as_ref().err());
+        result
+    }
+}
+
+/// Whether the connection is as good as before.
+fn is_harmless(error: &RedisError) -> bool {
+    is_unknown_script(error)
+}
+
+/// Whether the server does not know the script (any more).
+pub(super) fn is_unknown_script(error: &RedisError) -> bool {
+    error.kind() == redis::ErrorKind::Server(redis::ServerErrorKind::NoScript)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls_name_servers() {
+        for (url, cluster) in [
+            ("redis://127.0.0.1:6379", false),
+            ("redis://localhost", false),
+            ("rediss://user:p%40ss@redis.example:6380/3", false),
+            ("valkey://[::1]:6379/0", false),
+            ("redis+cluster://a:1,b:2,c:3", true),
+            ("rediss+cluster://:secret@a:1,b:2/0", true),
+            ("redis+sentinel://a:26379,b:26379/main", false),
+            ("redis+sentinel://u:p@a:26379/main/2", false),
+        ] {
+            let server = Server::parse(url).unwrap_or_else(|error| panic!("{url}: {error}"));
+            assert_eq!(server.is_cluster(), cluster, "{url}");
+        }
+    }
+
+    #[test]
+    fn other_urls_are_refused_without_repeating_them() {
+        for url in [
+            "",
+            "localhost:6379",
+            "http://a",
+            "redis://",
+            "redis://:hunter2@a/x",
+            "redis+sentinel://a:1",
+            "redis+cluster://a:1/4",
+            "redis+ring://hunter2@a",
+        ] {
+            let error = Server::parse(url).expect_err(url).to_string();
+            assert!(!error.contains("hunter2"), "{error}");
+            assert!(error.contains("redis+sentinel://"), "{error}");
+        }
+    }
+}

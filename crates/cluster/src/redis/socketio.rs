@@ -1,0 +1,224 @@
+//! Socket.IO servers on Node that use `@socket.io/redis-adapter` on the same Redis, and
+//! programs that use `@socket.io/redis-emitter`: a team can move over node by node.
+//!
+//! Broadcasts go both ways (`socket.io#NAMESPACE#ROOM#`, msgpack). Requests to join,
+//! leave or disconnect sockets come in (`socket.io-request#NAMESPACE#`, JSON); those
+//! that want answers are the Node servers' among themselves. Both are heard by pattern:
+//! who subscribes to the request channel itself would be counted as a server that has
+//! to answer.
+
+use bytes::Bytes;
+use heartline::backplane::{Action, Message, Target};
+use heartline_wire::{json, msgpack};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+/// What is listened to.
+pub(super) const PATTERNS: [&str; 2] = ["socket.io#*", "socket.io-request#*"];
+/// What Heartline's nodes call themselves: they hear each other by other channels.
+const OWN: &str = "heartline-";
+
+/// Something that a Node server or an emitter wants of this node's sockets.
+#[derive(Debug)]
+pub struct Foreign {
+    /// The namespace.
+    pub namespace: String,
+    /// Sockets in any of these rooms, or with these ids; none: all sockets.
+    pub rooms: Vec<String>,
+    /// But in none of these.
+    pub except: Vec<String>,
+    /// What becomes of them.
+    pub action: Action,
+}
+
+/// A publication as the adapter writes it: channel and body. `None` for what Node
+/// servers have no name for: they know of no tenants.
+pub(super) fn encode(
+    tag: u32,
+    target: &Target<'_>,
+    message: &Message,
+) -> Option<(String, Vec<u8>)> {
+    let (namespace, room) = match *target {
+        Target::Room {
+            namespace,
+            tenant: None,
+            room,
+            ..
+        } => (namespace, Some(room.to_owned())),
+        Target::All {
+            namespace,
+            tenant: None,
+        } => (namespace, None),
+        Target::User {
+            namespace,
+            tenant: None,
+            user,
+            unless_in: None,
+            ..
+        } => (namespace, Some(format!("user:{user}"))),
+        _ => return None,
+    };
+    let quoted = room.as_deref().map(json::quote).unwrap_or_default();
+    let comma = if message.args.is_empty() { "" } else { "," };
+    let text = format!(
+        r#"["{OWN}{tag:08x}",{{"type":2,"data":[{}{comma}{}],"nsp":{}}},{{"rooms":[{quoted}],"except":[],"flags":{{}}}}]"#,
+        json::quote(&message.event),
+        message.args,
+        json::quote(namespace),
+    );
+    let mut body = Vec::with_capacity(text.len());
+    msgpack::encode_value(&text, &message.attachments, &mut body);
+    let channel = match room {
+        Some(room) => format!("socket.io#{namespace}#{room}#"),
+        None => format!("socket.io#{namespace}#"),
+    };
+    Some((channel, body))
+}
+
+#[derive(Default, Deserialize)]
+struct Options {
+    #[serde(default)]
+    rooms: Vec<String>,
+    #[serde(default)]
+    except: Vec<String>,
+}
+
+#[derive(Deserialize)]
+struct Packet {
+    #[serde(rename = "type")]
+    kind: u8,
+    data: Vec<Box<RawValue>>,
+    nsp: String,
+}
+
+#[derive(Deserialize)]
+struct Request {
+    #[serde(default)]
+    uid: String,
+    #[serde(rename = "type")]
+    kind: u8,
+    #[serde(default)]
+    opts: Options,
+    #[serde(default)]
+    rooms: Vec<String>,
+}
+
+/// Reads what came by one of the [`PATTERNS`]; `None` for what is not for this node.
+pub(super) fn decode(channel: &[u8], body: &[u8]) -> Option<Foreign> {
+    let channel = std::str::from_utf8(channel).ok()?;
+    match channel.strip_prefix("socket.io-request#") {
+        Some(rest) => decode_request(rest.strip_suffix('#')?, body),
+        None => decode_broadcast(body),
+    }
+}
+
+fn decode_broadcast(body: &[u8]) -> Option<Foreign> {
+    let (text, attachments) = msgpack::decode_value(body).ok()?;
+    let (uid, packet, options): (String, Packet, Options) = serde_json::from_str(&text).ok()?;
+    // 2 is an event; binary ones are not told apart here.
+    if uid.starts_with(OWN) || packet.kind != 2 {
+        return None;
+    }
+    let (event, args) = packet.data.split_first()?;
+    let event: String = serde_json::from_str(event.get()).ok()?;
+    let args: Vec<&str> = args.iter().map(|arg| arg.get()).collect();
+    Some(Foreign {
+        namespace: packet.nsp,
+        rooms: options.rooms,
+        except: options.except,
+        action: Action::Emit(Message {
+            event: event.into(),
+            args: args.join(",").into(),
+            attachments: attachments as Vec<Bytes>,
+        }),
+    })
+}
+
+fn decode_request(namespace: &str, body: &[u8]) -> Option<Foreign> {
+    // Broadcasts that want acknowledgements are msgpack, and not for us.
+    let request: Request = serde_json::from_slice(body).ok()?;
+    if request.uid.starts_with(OWN) {
+        return None;
+    }
+    let action = match request.kind {
+        2 => Action::Join(request.rooms),
+        3 => Action::Leave(request.rooms),
+        4 => Action::Disconnect,
+        _ => return None,
+    };
+    Some(Foreign {
+        namespace: namespace.to_owned(),
+        rooms: request.opts.rooms,
+        except: request.opts.except,
+        action,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_broadcast_looks_like_the_adapters() {
+        let message = Message {
+            event: "hi".into(),
+            args: r#"{"a":{"_placeholder":true,"num":0}},2"#.into(),
+            attachments: vec![Bytes::from_static(&[1, 2])],
+        };
+        let target = Target::Room {
+            namespace: "/",
+            tenant: None,
+            room: "r",
+            key: None,
+        };
+        let (channel, body) = encode(7, &target, &message).unwrap();
+        assert_eq!(channel, "socket.io#/#r#");
+        // Our own nodes leave it alone.
+        assert!(decode(channel.as_bytes(), &body).is_none());
+        let (text, attachments) = msgpack::decode_value(&body).unwrap();
+        assert_eq!(
+            text,
+            r#"["heartline-00000007",{"type":2,"data":["hi",{"a":{"_placeholder":true,"num":0}},2],"nsp":"/"},{"rooms":["r"],"except":[],"flags":{}}]"#
+        );
+        assert_eq!(attachments, message.attachments);
+        // As a Node server would have sent it.
+        let mut theirs = Vec::new();
+        let text = text.replace("heartline-00000007", "nXPT41");
+        msgpack::encode_value(&text, &attachments, &mut theirs);
+        let foreign = decode(channel.as_bytes(), &theirs).unwrap();
+        assert_eq!(
+            (&*foreign.namespace, &*foreign.rooms),
+            ("/", &["r".to_owned()][..])
+        );
+        let Action::Emit(heard) = foreign.action else {
+            panic!("an event");
+        };
+        assert_eq!((heard.event, heard.args), (message.event, message.args));
+        assert_eq!(heard.attachments, message.attachments);
+    }
+
+    #[test]
+    fn what_has_a_tenant_stays_here() {
+        let message = Message::default();
+        let target = Target::All {
+            namespace: "/",
+            tenant: Some("t"),
+        };
+        assert!(encode(7, &target, &message).is_none());
+    }
+
+    #[test]
+    fn requests_are_read_and_others_left_alone() {
+        let read = |body: &str| decode(b"socket.io-request#/chat#", body.as_bytes());
+        let join = r#"{"type":2,"opts":{"rooms":["r1"],"except":[]},"rooms":["r2"]}"#;
+        let foreign = read(join).unwrap();
+        assert_eq!((&*foreign.namespace, &*foreign.rooms[0]), ("/chat", "r1"));
+        assert!(matches!(foreign.action, Action::Join(rooms) if rooms == ["r2"]));
+        let leave = read(&join.replace("\"type\":2", "\"type\":3")).unwrap();
+        assert!(matches!(leave.action, Action::Leave(_)));
+        let end = read(r#"{"uid":"x","type":4,"opts":{"rooms":[],"except":["r"]},"close":true}"#);
+        assert!(matches!(end.unwrap().action, Action::Disconnect));
+        assert!(read(r#"{"uid":"x","requestId":"y","type":0,"rooms":[]}"#).is_none());
+        assert!(read("nonsense").is_none());
+    }
+}

@@ -1,0 +1,313 @@
+//! The script against the model that the simulation runs on, on a real server: the
+//! same operations, the same answers.
+
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use super::*;
+use crate::model::Model;
+use crate::registry::{Entry, Policy};
+use crate::simulation::Dice;
+
+/// A server of this test's own.
+struct Redis {
+    child: Child,
+    url: String,
+}
+
+impl Redis {
+    fn start() -> Redis {
+        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = free.local_addr().unwrap().port();
+        drop(free);
+        let child = Command::new("redis-server")
+            .args(["--port", &port.to_string(), "--bind", "127.0.0.1"])
+            .args(["--save", "", "--appendonly", "no"])
+            .stdout(Stdio::null())
+            .spawn()
+            .expect("redis-server is needed for this test; scripts/install-test-tools installs it");
+        let until = Instant::now() + Duration::from_secs(10);
+        while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
+            assert!(Instant::now() < until, "redis-server does not answer");
+            std::thread::yield_now();
+        }
+        Redis {
+            child,
+            url: format!("redis://127.0.0.1:{port}"),
+        }
+    }
+}
+
+impl Drop for Redis {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+const TTL: Millis = 15_000;
+
+struct Pair {
+    registry: RedisRegistry,
+    model: Model,
+    dice: Dice,
+    clock: Arc<Mutex<(Millis, u64)>>,
+    incarnations: Vec<Arc<str>>,
+    /// Sockets there were, and whose.
+    sockets: Vec<(Who, Arc<str>)>,
+    policy: Policy,
+}
+
+fn sorted<T, K: Ord>(mut items: Vec<T>, key: impl Fn(&T) -> K) -> Vec<T> {
+    items.sort_by_key(|item| key(item));
+    items
+}
+
+impl Pair {
+    fn new(server: &Arc<Server>, seed: u64) -> Pair {
+        let clock = Arc::new(Mutex::new((1_700_000_000_000, 1)));
+        let told = clock.clone();
+        let calls = Calls::new(&format!("test{seed}"));
+        let registry = RedisRegistry::new(server.clone(), calls).with_clock(move || {
+            let (now, run) = *told.lock().unwrap();
+            (now, format!("{run:x}"))
+        });
+        let mut dice = Dice(seed);
+        let policy = match dice.below(4) {
+            0 => Policy::Replace,
+            1 => Policy::Limit(2),
+            2 => Policy::Evict(2),
+            _ => Policy::Unlimited,
+        };
+        Pair {
+            registry,
+            model: Model::default(),
+            dice,
+            clock,
+            incarnations: Vec::new(),
+            sockets: Vec::new(),
+            policy,
+        }
+    }
+
+    fn time(&self) -> (Millis, u64) {
+        *self.clock.lock().unwrap()
+    }
+
+    fn who(&mut self) -> Who {
+        Who {
+            user: format!("=t%3A:u{}", self.dice.below(4)).into(),
+            kind: if self.dice.chance(20) { "=k" } else { "" }.into(),
+        }
+    }
+
+    fn entry(&mut self) -> Entry {
+        Entry {
+            socket: format!("s{}", self.dice.below(1 << 40)).into(),
+            namespace: if self.dice.chance(20) { "/x" } else { "/" }.into(),
+            device: match self.dice.below(3) {
+                0 => "".into(),
+                device => format!("d\"{device}").into(),
+            },
+            since: self.time().0 - self.dice.below(100),
+            policy: self.policy,
+        }
+    }
+
+    fn incarnation(&mut self) -> Arc<str> {
+        match self.incarnations.len() as u64 {
+            0 => "n.00000000.x".into(),
+            // Mostly a late one.
+            count => {
+                let back = self.dice.below(count.min(4));
+                self.incarnations[(count - 1 - back) as usize].clone()
+            }
+        }
+    }
+
+    fn departed(&mut self) -> (Who, Arc<str>) {
+        match self.sockets.len() as u64 {
+            0 => (self.who(), "nobody".into()),
+            count => self.sockets[self.dice.below(count) as usize].clone(),
+        }
+    }
+
+    async fn step(&mut self) {
+        let grace = if self.dice.chance(50) { 3_000 } else { 0 };
+        let (now, run) = self.time();
+        match self.dice.below(16) {
+            0 | 1 => {
+                let number = self.dice.below(3);
+                let info = NodeInfo {
+                    node_id: format!("n{number}").into(),
+                    tag: self.dice.below(2) as u32,
+                    address: "a:1".into(),
+                    version: "1".into(),
+                };
+                let known = match self.dice.below(3) {
+                    0 => Some("another"),
+                    _ => None,
+                };
+                let joined = self.registry.join(&info, TTL, known).await.unwrap();
+                let fresh = joined.incarnation.rsplit_once('.').unwrap().1;
+                let expected = self.model.join(now, run, &info, TTL, known, fresh);
+                assert_eq!(joined.incarnation, expected.incarnation);
+                assert_eq!(joined.epoch, expected.epoch);
+                assert_eq!(
+                    sorted(joined.earlier, Arc::clone),
+                    sorted(expected.earlier, Arc::clone)
+                );
+                self.incarnations.push(joined.incarnation);
+            }
+            2 | 3 => {
+                let incarnation = self.incarnation();
+                let (_, done) = self.departed();
+                let real = self
+                    .registry
+                    .renew(&incarnation, TTL, std::slice::from_ref(&done));
+                let real = real.await.unwrap();
+                let expected = self.model.renew(now, run, &incarnation, TTL, &[done]);
+                let tidy = |renewed: Renewed| Renewed {
+                    losers: sorted(renewed.losers, |loser| loser.socket.clone()),
+                    ..renewed
+                };
+                assert_eq!(real.map(tidy), expected.map(tidy));
+            }
+            4..=7 => {
+                let incarnation = self.incarnation();
+                let newcomers: Vec<Newcomer> = (0..=self.dice.below(3))
+                    .map(|_| Newcomer {
+                        who: self.who(),
+                        entry: self.entry(),
+                    })
+                    .collect();
+                let real = self
+                    .registry
+                    .connect(&incarnation, &newcomers)
+                    .await
+                    .unwrap();
+                let expected = self.model.connect(now, &incarnation, &newcomers);
+                assert_eq!(real, expected);
+                let names = newcomers
+                    .into_iter()
+                    .map(|newcomer| (newcomer.who, newcomer.entry.socket));
+                self.sockets.extend(names);
+            }
+            8 | 9 => {
+                let incarnation = self.incarnation();
+                let (who, socket) = self.departed();
+                let departures = [Departure { who, socket }];
+                let real = self.registry.depart(&incarnation, &departures, grace).await;
+                let expected = self.model.depart(now, &incarnation, &departures, grace);
+                assert_eq!(real.unwrap(), expected);
+            }
+            10 => {
+                let incarnation = self.incarnation();
+                let (who, socket) = self.departed();
+                let mut known = self.entry();
+                known.socket = socket;
+                let mut entries = vec![self.entry(), self.entry()];
+                if self.dice.chance(50) {
+                    entries.push(known);
+                }
+                let names: Vec<_> = entries
+                    .iter()
+                    .map(|entry| (who.clone(), entry.socket.clone()))
+                    .collect();
+                let users = [Restored {
+                    who,
+                    believed: self.dice.chance(30),
+                    entries,
+                }];
+                let real = self.registry.restore(&incarnation, &users).await.unwrap();
+                let expected = self.model.restore(now, &incarnation, &users);
+                assert_eq!(real, expected);
+                self.sockets.extend(names);
+            }
+            11 => {
+                let incarnation = self.incarnation();
+                let all = [incarnation];
+                self.registry.retire(&all).await.unwrap();
+                self.model.retire(&all);
+            }
+            12 => {
+                let real = self.registry.tend(1000, grace, TTL).await.unwrap();
+                let expected = self.model.tend(now, run, 1000, grace, TTL);
+                assert_eq!(real, expected);
+            }
+            13 => {
+                let mut clock = self.clock.lock().unwrap();
+                clock.0 += self.dice.below(12_000);
+                clock.1 += u64::from(self.dice.chance(10));
+            }
+            _ => self.clock.lock().unwrap().0 += self.dice.below(200),
+        }
+        self.compare().await;
+    }
+
+    async fn compare(&mut self) {
+        let (now, _) = self.time();
+        let users: Vec<UserName> = (0..4).map(|user| format!("=t%3A:u{user}").into()).collect();
+        let tidy = |known: Vec<Known>| -> Vec<Known> {
+            let tidy = known.into_iter().map(|known| Known {
+                sockets: sorted(known.sockets, |seen| seen.socket.clone()),
+                ..known
+            });
+            tidy.collect()
+        };
+        let real = self.registry.look_up(&users).await.unwrap();
+        assert_eq!(tidy(real), tidy(self.model.look_up(now, &users)));
+        let incarnation = self.incarnation();
+        let tidy = |audit: Audit| {
+            let asked = audit.asked.into_iter();
+            Audit {
+                asked: asked.map(|all| sorted(all, Arc::clone)).collect(),
+                sample: sorted(audit.sample, Clone::clone),
+            }
+        };
+        let real = self
+            .registry
+            .audit(&incarnation, &users, 10_000)
+            .await
+            .unwrap();
+        let expected = self.model.audit(&incarnation, &users, 10_000);
+        assert_eq!(tidy(real), tidy(expected));
+        assert_eq!(self.registry.nodes().await.unwrap(), self.model.nodes(now));
+    }
+
+    async fn compare_edges(&self) {
+        let expected = self.model.edges("0").edges;
+        if expected.is_empty() {
+            return;
+        }
+        let key = |edge: &Edge| (edge.who.clone(), edge.rev);
+        let real = self.registry.edges(&"0-0".into()).await.unwrap();
+        assert_eq!(sorted(real.edges, key), sorted(expected, key));
+    }
+}
+
+/// Says where it was when a comparison fails.
+struct Place(u64, u32);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("seed {}, step {}", self.0, self.1);
+        }
+    }
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn the_script_does_what_the_model_says() {
+    let redis = Redis::start();
+    let server = Arc::new(Server::parse(&redis.url).unwrap());
+    for seed in 0..20 {
+        let mut pair = Pair::new(&server, seed);
+        for step in 0..250 {
+            let _place = Place(seed, step);
+            pair.step().await;
+        }
+        pair.compare_edges().await;
+    }
+}

@@ -1,0 +1,464 @@
+//! The API over all nodes: who has it is asked, and who does not answer is named.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::api::{BadCursor, PublishError, decode_cursor};
+use crate::auth::UserKey;
+use crate::backplane::{Peer, UserSocket};
+use crate::engine::id::Name;
+use crate::entries::{NodeEntry, Page, RoomEntry, SocketEntry, SocketFilter};
+use crate::gateway::Gateway;
+use crate::peers::{EmitError, Emitted, Question, Silent};
+
+/// Rooms by name, namespace and tenant.
+type RoomsByKey = BTreeMap<(String, String, Option<String>), usize>;
+
+impl Gateway {
+    async fn ask_peer<T: serde::de::DeserializeOwned>(
+        &self,
+        peer: &Peer,
+        question: &Question,
+    ) -> Result<T, Silent> {
+        let extra = match question {
+            Question::Emit { ack_within, .. } => Duration::from_millis(ack_within.unwrap_or(0)),
+            _ => Duration::ZERO,
+        };
+        self.shared.peers.ask(peer, question, extra).await
+    }
+
+    /// Asks all other nodes at once. Answers, and the ids of those that had none.
+    async fn ask_all<T: serde::de::DeserializeOwned + Send + 'static>(
+        &self,
+        question: Question,
+    ) -> (Vec<T>, Vec<String>) {
+        let (peers, suspect) = self.shared.backplane.peers().await;
+        let question = Arc::new(question);
+        let asked: Vec<_> = peers
+            .into_iter()
+            .map(|peer| {
+                let (gateway, question) = (self.clone(), question.clone());
+                let node = peer.node_id.to_string();
+                let answer = tokio::spawn(async move { gateway.ask_peer(&peer, &question).await });
+                (node, answer)
+            })
+            .collect();
+        let mut silent: Vec<String> = suspect.iter().map(ToString::to_string).collect();
+        let mut answers = Vec::new();
+        for (node, answer) in asked {
+            match answer.await {
+                Ok(Ok(answer)) => answers.push(answer),
+                _ => silent.push(node),
+            }
+        }
+        (answers, silent)
+    }
+
+    /// The node that holds a socket, if it is another one.
+    async fn holder(&self, socket_id: &str) -> Option<Peer> {
+        let own = self.shared.backplane.tag()?;
+        let tag = Name::decode(socket_id)?.tag();
+        if tag == own {
+            return None;
+        }
+        self.shared.backplane.peer(tag).await
+    }
+
+    /// Sockets that fit `filter`, at most `limit` of them from `cursor` on.
+    ///
+    /// # Errors
+    /// When the cursor is none.
+    pub async fn connections(
+        &self,
+        filter: SocketFilter,
+        cursor: Option<String>,
+        limit: usize,
+    ) -> Result<Page<SocketEntry>, BadCursor> {
+        let Some(own) = self.shared.backplane.tag() else {
+            return self.connections_here(filter, cursor, limit).await;
+        };
+        let (first, mut inner) = match &cursor {
+            None => (0, None),
+            Some(cursor) => {
+                let (tag, inner) = cursor.split_once('.').ok_or(BadCursor)?;
+                let tag = u32::from_str_radix(tag, 16).map_err(|_| BadCursor)?;
+                (
+                    tag,
+                    Some(inner.to_owned()).filter(|inner| !inner.is_empty()),
+                )
+            }
+        };
+        let (mut nodes, suspect) = self.shared.backplane.peers().await;
+        nodes.push(Peer {
+            tag: own,
+            node_id: self.shared.node_id.clone(),
+            address: "".into(),
+            secret: "".into(),
+        });
+        nodes.sort_by_key(|node| node.tag);
+        let mut page = Page {
+            items: Vec::new(),
+            next_cursor: None,
+            unreachable: suspect.iter().map(ToString::to_string).collect(),
+        };
+        for node in nodes.iter().filter(|node| node.tag >= first) {
+            let rest = limit - page.items.len();
+            if rest == 0 {
+                page.next_cursor = Some(format!("{:08x}.", node.tag));
+                break;
+            }
+            // One for another node starts that from its beginning.
+            let cursor = inner.take().filter(|_| node.tag == first);
+            let filter = filter.clone();
+            let found = if node.tag == own {
+                Some(self.connections_here(filter, cursor, rest).await?)
+            } else {
+                let limit = rest;
+                let question = Question::Connections {
+                    filter,
+                    cursor,
+                    limit,
+                };
+                match self
+                    .ask_peer::<Option<Page<SocketEntry>>>(node, &question)
+                    .await
+                {
+                    Ok(found) => Some(found.ok_or(BadCursor)?),
+                    Err(Silent) => None,
+                }
+            };
+            match found {
+                Some(mut found) => {
+                    page.items.append(&mut found.items);
+                    if let Some(inner) = found.next_cursor {
+                        page.next_cursor = Some(format!("{:08x}.{inner}", node.tag));
+                        break;
+                    }
+                }
+                None => page.unreachable.push(node.node_id.to_string()),
+            }
+        }
+        Ok(page)
+    }
+
+    /// One socket, wherever it is.
+    pub async fn connection(&self, socket_id: &str) -> Option<SocketEntry> {
+        match self.holder(socket_id).await {
+            None => self.connection_here(socket_id).await,
+            Some(peer) => {
+                let socket_id = socket_id.to_owned();
+                let question = Question::Connection { socket_id };
+                self.ask_peer(&peer, &question).await.ok()?
+            }
+        }
+    }
+
+    /// Ends a socket, wherever it is, and tells its client not to come back; whether
+    /// it was there.
+    pub async fn disconnect(&self, socket_id: &str) -> bool {
+        match self.holder(socket_id).await {
+            None => self.disconnect_here(socket_id).await,
+            Some(peer) => {
+                let socket_id = socket_id.to_owned();
+                let question = Question::Disconnect { socket_id };
+                self.ask_peer(&peer, &question).await.unwrap_or(false)
+            }
+        }
+    }
+
+    /// Gives an event to one socket, wherever it is. With `ack_within`, waits so long
+    /// for its acknowledgement: the arguments as JSON with commas between them.
+    ///
+    /// # Errors
+    /// When the event or data is none: `Ok(Err(_))` says what became of a good one.
+    pub async fn emit(
+        &self,
+        socket_id: &str,
+        event: &str,
+        data: &str,
+        ack_within: Option<Duration>,
+    ) -> Result<Emitted, PublishError> {
+        self.check_event(None, event, data)?;
+        let Some(peer) = self.holder(socket_id).await else {
+            return Ok(self.emit_here(socket_id, event, data, ack_within).await);
+        };
+        let question = Question::Emit {
+            socket_id: socket_id.to_owned(),
+            event: event.to_owned(),
+            data: data.to_owned(),
+            ack_within: ack_within.map(|time| time.as_millis() as u64),
+        };
+        let emitted = self.ask_peer(&peer, &question).await;
+        Ok(emitted.unwrap_or_else(|Silent| {
+            Err(EmitError::new(
+                "NODE_UNREACHABLE",
+                "The socket's node does not answer",
+            ))
+        }))
+    }
+
+    /// Rooms in the order of their names, at most `limit` from `cursor` on.
+    ///
+    /// # Errors
+    /// When the cursor is none.
+    pub async fn rooms(
+        &self,
+        namespace: Option<&str>,
+        tenant: Option<&str>,
+        cursor: Option<String>,
+        limit: usize,
+    ) -> Result<Page<RoomEntry>, BadCursor> {
+        if let Some(cursor) = &cursor {
+            decode_cursor(cursor)?;
+        }
+        let question = Question::Rooms {
+            namespace: namespace.map(ToOwned::to_owned),
+            tenant: tenant.map(ToOwned::to_owned),
+            cursor: cursor.clone(),
+            limit,
+        };
+        let here = self.rooms_here(namespace, tenant, cursor, limit).await?;
+        let (answers, unreachable) = self.ask_all::<Option<Page<RoomEntry>>>(question).await;
+        let mut pages: Vec<Page<RoomEntry>> = answers.into_iter().flatten().collect();
+        pages.push(here);
+        Ok(merge_rooms(pages, limit, unreachable))
+    }
+
+    /// One room, if it has members.
+    pub async fn room(
+        &self,
+        namespace: &str,
+        tenant: Option<&str>,
+        room: &str,
+    ) -> Option<RoomEntry> {
+        let question = Question::Members {
+            namespace: namespace.to_owned(),
+            tenant: tenant.map(ToOwned::to_owned),
+            room: room.to_owned(),
+        };
+        let (elsewhere, _) = self.ask_all::<usize>(question).await;
+        let here = self.members_here(namespace, tenant, room).await;
+        let members = here + elsewhere.iter().sum::<usize>();
+        (members > 0).then(|| RoomEntry {
+            room: room.to_owned(),
+            namespace: namespace.to_owned(),
+            tenant_id: tenant.map(ToOwned::to_owned),
+            members,
+        })
+    }
+
+    /// All nodes, this one first.
+    pub async fn nodes(&self) -> Vec<NodeEntry> {
+        let mut nodes = vec![self.node_here()];
+        let (mut others, silent) = self.ask_all::<NodeEntry>(Question::Node).await;
+        others.sort_by(|a, b| a.node_id.cmp(&b.node_id));
+        nodes.append(&mut others);
+        nodes.extend(silent.into_iter().map(|node_id| NodeEntry {
+            node_id,
+            state: "unreachable".into(),
+            connections: None,
+            users: None,
+            uptime_seconds: None,
+            version: None,
+        }));
+        nodes
+    }
+
+    /// What this node says of itself.
+    pub(crate) fn node_here(&self) -> NodeEntry {
+        let degraded = self.cluster_status().is_some_and(|status| status.degraded);
+        let state = match (self.is_draining(), degraded) {
+            (true, _) => "draining",
+            (false, true) => "degraded",
+            (false, false) => "ready",
+        };
+        NodeEntry {
+            node_id: self.shared.node_id.to_string(),
+            state: state.into(),
+            connections: Some(self.connection_count()),
+            users: Some(self.users_online()),
+            uptime_seconds: Some(self.uptime().as_secs()),
+            version: Some(env!("CARGO_PKG_VERSION").to_owned()),
+        }
+    }
+
+    // --- users -----------------------------------------------------------
+
+    /// Sockets of the users with this id, of all types and on all nodes.
+    async fn sockets_of(&self, tenant: Option<&str>, user_id: &str) -> Vec<UserSocket> {
+        let backplane = &self.shared.backplane;
+        if let Some(known) = backplane.sockets(tenant, user_id).await {
+            return known;
+        }
+        let mut sockets = Vec::new();
+        for user in backplane.local().find(tenant, user_id) {
+            for socket in backplane.local().sockets(tenant, user_id, Some(&user)) {
+                let namespace = usize::from(socket.namespace());
+                sockets.push(UserSocket {
+                    id: socket.id().into(),
+                    namespace: self.shared.namespaces[namespace].name.clone(),
+                    user: user.clone(),
+                });
+            }
+        }
+        sockets
+    }
+
+    /// The users with this id that have sockets, one for each user type.
+    pub async fn find_users(&self, tenant: Option<&str>, user_id: &str) -> Vec<Arc<UserKey>> {
+        let mut users: Vec<Arc<UserKey>> = Vec::new();
+        for socket in self.sockets_of(tenant, user_id).await {
+            if !users.contains(&socket.user) {
+                users.push(socket.user);
+            }
+        }
+        users
+    }
+
+    /// How many sockets of a user other nodes have, in one namespace or in all.
+    pub(crate) async fn count_elsewhere(&self, user: &UserKey, namespace: Option<&str>) -> usize {
+        let Some(own) = self.shared.backplane.tag() else {
+            return 0;
+        };
+        let tenant = user.tenant_id.as_deref();
+        let sockets = self.shared.backplane.sockets(tenant, &user.user_id).await;
+        let elsewhere = |socket: &&UserSocket| {
+            *socket.user == *user
+                && namespace.is_none_or(|namespace| *socket.namespace == *namespace)
+                && Name::decode(&socket.id).is_some_and(|name| name.tag() != own)
+        };
+        sockets.unwrap_or_default().iter().filter(elsewhere).count()
+    }
+
+    /// A user's sockets.
+    pub async fn user_connections(&self, user: &UserKey) -> Vec<SocketEntry> {
+        let mut entries = Vec::new();
+        for socket in self
+            .sockets_of(user.tenant_id.as_deref(), &user.user_id)
+            .await
+        {
+            if *socket.user == *user {
+                entries.extend(self.connection(&socket.id).await);
+            }
+        }
+        entries
+    }
+
+    /// Ends all of a user's sockets; how many there were.
+    pub async fn disconnect_user(&self, user: &UserKey) -> usize {
+        let mut ended = 0;
+        for socket in self
+            .sockets_of(user.tenant_id.as_deref(), &user.user_id)
+            .await
+        {
+            if *socket.user == *user {
+                ended += usize::from(self.disconnect(&socket.id).await);
+            }
+        }
+        ended
+    }
+}
+
+/// One page of several nodes' pages. A node's page that was cut says nothing of the
+/// rooms after its last one.
+fn merge_rooms(
+    pages: Vec<Page<RoomEntry>>,
+    limit: usize,
+    unreachable: Vec<String>,
+) -> Page<RoomEntry> {
+    let key = |room: &RoomEntry| {
+        (
+            room.room.clone(),
+            room.namespace.clone(),
+            room.tenant_id.clone(),
+        )
+    };
+    let known_to = pages
+        .iter()
+        .filter(|page| page.next_cursor.is_some())
+        .filter_map(|page| page.items.last().map(key))
+        .min();
+    let mut all = RoomsByKey::new();
+    for room in pages.iter().flat_map(|page| &page.items) {
+        *all.entry(key(room)).or_default() += room.members;
+    }
+    let before = all.len();
+    if let Some(known_to) = &known_to {
+        all.retain(|key, _| key <= known_to);
+    }
+    let more = known_to.is_some() || before > limit;
+    let items: Vec<RoomEntry> = all
+        .into_iter()
+        .take(limit)
+        .map(|((room, namespace, tenant_id), members)| RoomEntry {
+            room,
+            namespace,
+            tenant_id,
+            members,
+        })
+        .collect();
+    let next_cursor = items.last().filter(|_| more).map(|last| {
+        let key = (&last.room, &last.namespace, &last.tenant_id);
+        crate::api::encode_cursor(&serde_json::to_string(&key).unwrap_or_default())
+    });
+    Page {
+        items,
+        next_cursor,
+        unreachable,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn page(rooms: &[(&str, usize)], more: bool) -> Page<RoomEntry> {
+        Page {
+            items: rooms
+                .iter()
+                .map(|(room, members)| RoomEntry {
+                    room: (*room).to_owned(),
+                    namespace: "/".to_owned(),
+                    tenant_id: None,
+                    members: *members,
+                })
+                .collect(),
+            next_cursor: more.then(|| "c".to_owned()),
+            unreachable: Vec::new(),
+        }
+    }
+
+    fn names(page: &Page<RoomEntry>) -> Vec<(&str, usize)> {
+        page.items
+            .iter()
+            .map(|room| (&*room.room, room.members))
+            .collect()
+    }
+
+    #[test]
+    fn rooms_of_several_nodes_are_one_list() {
+        let pages = vec![
+            page(&[("a", 1), ("c", 2)], false),
+            page(&[("b", 1), ("c", 3)], false),
+        ];
+        let merged = merge_rooms(pages, 10, Vec::new());
+        assert_eq!(names(&merged), [("a", 1), ("b", 1), ("c", 5)]);
+        assert!(merged.next_cursor.is_none());
+    }
+
+    #[test]
+    fn what_a_cut_page_does_not_say_waits_for_the_next() {
+        let pages = vec![
+            page(&[("a", 1), ("b", 1)], true),
+            page(&[("b", 1), ("d", 1)], true),
+        ];
+        let merged = merge_rooms(pages, 2, Vec::new());
+        assert_eq!(names(&merged), [("a", 1), ("b", 2)]);
+        assert!(merged.next_cursor.is_some());
+        let pages = vec![page(&[("a", 1), ("b", 1)], true), page(&[("c", 1)], false)];
+        let merged = merge_rooms(pages, 2, Vec::new());
+        assert_eq!(names(&merged), [("a", 1), ("b", 1)]);
+        assert!(merged.next_cursor.is_some());
+    }
+}

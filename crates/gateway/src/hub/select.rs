@@ -1,0 +1,98 @@
+//! Sockets chosen by their rooms, and what becomes of them: the wishes of Socket.IO
+//! servers on Node.
+
+use std::sync::Arc;
+
+use hashbrown::HashSet;
+
+use super::Hub;
+use crate::engine::Engine;
+use crate::metrics::Outbound;
+use crate::presence::SocketAddress;
+use crate::publication::{NsId, Publication};
+use crate::reason::Reason;
+use crate::rooms::Room;
+
+/// Rooms, and sockets that are named themselves.
+#[derive(Default)]
+pub(crate) struct Places {
+    pub(crate) rooms: Vec<Arc<Room>>,
+    pub(crate) sockets: Vec<SocketAddress>,
+}
+
+/// Sockets without a tenant, by where they are.
+pub(crate) struct Selection {
+    pub(crate) namespace: NsId,
+    /// Wherever they are.
+    pub(crate) all: bool,
+    pub(crate) among: Places,
+    pub(crate) except: Places,
+}
+
+/// What becomes of them.
+#[derive(Clone)]
+pub(crate) enum Deed {
+    Send(Arc<Publication>),
+    Join(Arc<[String]>),
+    Leave(Arc<[String]>),
+    Disconnect,
+}
+
+impl Hub {
+    pub(super) fn select(&mut self, engine: &mut Engine, selection: &Selection, deed: &Deed) {
+        let namespace = selection.namespace;
+        let except = self.slots_of(engine, namespace, &selection.except);
+        let mut chosen: Vec<u32> = match selection.all {
+            true => (0..self.links.len() as u32).collect(),
+            false => self
+                .slots_of(engine, namespace, &selection.among)
+                .into_iter()
+                .collect(),
+        };
+        chosen.retain(|slot| !except.contains(slot) && self.is_without_tenant(*slot, namespace));
+        for slot in chosen {
+            match deed {
+                Deed::Send(publication) => {
+                    if let Some(form) = self.link(slot).map(|link| link.form) {
+                        engine.send(slot, publication.frames(form));
+                        self.metrics.deliveries.add(1);
+                        self.metrics.outbound(Outbound::Event).add(1);
+                    }
+                }
+                Deed::Join(rooms) => {
+                    for room in rooms.iter() {
+                        // What is no room's name, or one too many, is not joined.
+                        if crate::rooms::is_valid_name(room) {
+                            let _ = self.join(engine, slot, namespace, room);
+                        }
+                    }
+                }
+                Deed::Leave(rooms) => {
+                    for room in rooms.iter() {
+                        self.leave(slot, namespace, room);
+                    }
+                }
+                Deed::Disconnect => self.end_socket(engine, slot, namespace, Reason::Kicked),
+            }
+        }
+    }
+
+    fn slots_of(&self, engine: &Engine, namespace: NsId, places: &Places) -> HashSet<u32> {
+        let mut slots = HashSet::new();
+        for room in &places.rooms {
+            slots.extend(self.rooms.members(room));
+        }
+        for socket in &places.sockets {
+            if socket.namespace() == namespace && socket.0.conn.shard == self.shard {
+                slots.extend(self.locate(engine, socket));
+            }
+        }
+        slots
+    }
+
+    fn is_without_tenant(&self, slot: u32, namespace: NsId) -> bool {
+        self.link(slot)
+            .and_then(|link| link.socket(namespace))
+            .is_some_and(|socket| socket.identity.tenant_id().is_none())
+    }
+}
