@@ -175,7 +175,8 @@ async function crossNode() {
     const child = spawn("node", [here("peers/adapter/server.js"), `${port}`, store.url], { stdio: "inherit" });
     started.push({ kill: () => child.kill("SIGKILL") });
     const url = `http://127.0.0.1:${port}`;
-    await until(() => fetch(url).then(() => true, () => false), "the peer listens", 10000);
+    // An answer of any kind: it takes WebSockets only.
+    await until(() => fetch(`${url}/socket.io/?EIO=4&transport=polling`).then(() => true, () => false), "the peer listens", 10000);
     theirs.push({ http: url });
   }
   const rows = [];

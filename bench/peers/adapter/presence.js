@@ -4,7 +4,7 @@ import { createClient } from "redis";
 
 const [url, count] = process.argv.slice(2);
 const HEARTBEAT = 25_000, SWEEP = 30_000;
-const client = await createClient({ url }).connect();
+const client = await createClient({ url }).on("error", () => {}).connect();
 const users = Array.from({ length: Number(count) }, (_, index) => `presence:user${index}`);
 for (const [index, user] of users.entries()) {
   const beat = () => client.set(user, "1", { EX: 35 });

@@ -6,7 +6,8 @@ import { createClient } from "redis";
 import { Server } from "socket.io";
 
 const [port, url] = process.argv.slice(2);
-const [publisher, subscriber] = await Promise.all([0, 1].map(() => createClient({ url }).connect()));
+// The Redis of a measurement ends before its servers.
+const [publisher, subscriber] = await Promise.all([0, 1].map(() => createClient({ url }).on("error", () => {}).connect()));
 const http = createServer();
 const io = new Server(http, { adapter: createAdapter(publisher, subscriber), transports: ["websocket"], perMessageDeflate: false });
 io.on("connection", (socket) => {

@@ -19,7 +19,7 @@ use std::time::Duration;
 use hashbrown::HashMap;
 use heartline::auth::BoxFuture;
 use heartline::backplane::{Message, Subscription, Target};
-use redis::{Cmd, Pipeline, PushInfo, PushKind, RedisResult, Value};
+use redis::{Cmd, Pipeline, PushInfo, PushKind, RedisError, RedisResult, Value};
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::Instant;
 
@@ -45,6 +45,8 @@ const PING: Duration = Duration::from_secs(3);
 const PATIENCE: Duration = Duration::from_secs(2);
 /// The longest pause between attempts to connect.
 const MAX_PAUSE: Duration = Duration::from_secs(1);
+/// How often errors are logged at most.
+const COMPLAIN: Duration = Duration::from_secs(10);
 /// Senders whose numbers are remembered.
 const MAX_ORIGINS: usize = 1024;
 
@@ -111,6 +113,7 @@ pub struct Fanout {
     work: Notify,
     seen: Arc<Mutex<HashMap<u32, Seen>>>,
     counters: Arc<Counters>,
+    complained: Mutex<Option<Instant>>,
 }
 
 /// What [`Fanout::run`] reads from.
@@ -180,6 +183,7 @@ impl Fanout {
             work: Notify::new(),
             seen: Arc::default(),
             counters: Arc::default(),
+            complained: Mutex::default(),
         };
         (Arc::new(fanout), Queue(queued))
     }
@@ -353,7 +357,7 @@ impl Fanout {
                     self.counters
                         .undelivered
                         .fetch_add(lost as u64, Ordering::Relaxed);
-                    tracing::debug!(%error, lost, "publications did not reach other nodes");
+                    self.complain(&error, "publications did not reach other nodes");
                 }
                 self.release(lost, bytes);
                 if batch.is_empty() {
@@ -365,6 +369,18 @@ impl Fanout {
             let bytes = batch.iter().map(|outgoing| outgoing.size).sum();
             self.release(batch.len(), bytes);
             batch.clear();
+        }
+    }
+
+    /// Logs an error, unless one was logged a moment ago: all are counted.
+    fn complain(&self, error: &RedisError, what: &str) {
+        let mut complained = self
+            .complained
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if complained.is_none_or(|at| at.elapsed() > COMPLAIN) {
+            *complained = Some(Instant::now());
+            tracing::warn!(%error, "{what}");
         }
     }
 
@@ -401,7 +417,7 @@ impl Fanout {
             let started = Instant::now();
             if let Err(error) = self.receive(&deliver).await {
                 self.counters.errors.fetch_add(1, Ordering::Relaxed);
-                tracing::debug!(%error, "other nodes' publications do not arrive");
+                self.complain(&error, "other nodes' publications do not arrive");
             }
             let was_connected = {
                 let mut table = self.table();

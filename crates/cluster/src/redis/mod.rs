@@ -104,7 +104,11 @@ impl Calls {
 /// A [`Registry`] in Redis 6.2 or later, or Valkey.
 pub struct RedisRegistry {
     calls: Arc<Calls>,
+    /// What the member says, one operation after the other.
     commands: Commands,
+    /// Questions. Who gives up waiting for an answer puts only their connection in
+    /// doubt.
+    questions: Commands,
     reader: Commands,
     /// Only tests say what time it is, and which run of the server this is.
     clock: Option<Clock>,
@@ -118,6 +122,7 @@ impl RedisRegistry {
         RedisRegistry {
             calls,
             commands: Commands::new(server.clone()),
+            questions: Commands::new(server.clone()),
             reader: Commands::that_wait(server),
             clock: None,
         }
@@ -133,7 +138,16 @@ impl RedisRegistry {
         self
     }
 
-    async fn call(&self, operation: &str, mut arguments: Json) -> Result<Value, Unavailable> {
+    async fn call(&self, operation: &str, arguments: Json) -> Result<Value, Unavailable> {
+        self.call_on(&self.commands, operation, arguments).await
+    }
+
+    async fn call_on(
+        &self,
+        commands: &Commands,
+        operation: &str,
+        mut arguments: Json,
+    ) -> Result<Value, Unavailable> {
         let mut now = 0;
         if let Some(clock) = &self.clock {
             let (time, run) = clock();
@@ -143,10 +157,10 @@ impl RedisRegistry {
         let arguments = arguments.to_string();
         let hash = self.calls.script.get_hash();
         let mut known = self.calls.command("EVALSHA", hash, operation, now);
-        match self.commands.query(known.arg(&arguments)).await {
+        match commands.query(known.arg(&arguments)).await {
             Err(error) if is_unknown_script(&error) => {
                 let mut whole = self.calls.command("EVAL", SOURCE, operation, now);
-                let answer = self.commands.query(whole.arg(&arguments));
+                let answer = commands.query(whole.arg(&arguments));
                 answer.await.map_err(unavailable)
             }
             result => result.map_err(unavailable),
@@ -400,7 +414,8 @@ impl Registry for RedisRegistry {
     }
 
     async fn look_up(&self, users: &[UserName]) -> Result<Vec<Known>, Unavailable> {
-        let answer = Answer::of(self.call("look_up", json!({ "users": users })).await?)?;
+        let question = self.call_on(&self.questions, "look_up", json!({ "users": users }));
+        let answer = Answer::of(question.await?)?;
         let mut all = Vec::with_capacity(users.len());
         for known in answer.0 {
             let mut known = Answer::of(known)?;
@@ -436,7 +451,8 @@ impl Registry for RedisRegistry {
     }
 
     async fn nodes(&self) -> Result<Vec<NodeState>, Unavailable> {
-        let answer = Answer::of(self.call("nodes", json!({})).await?)?;
+        let question = self.call_on(&self.questions, "nodes", json!({}));
+        let answer = Answer::of(question.await?)?;
         let mut nodes = Vec::new();
         for node in answer.0 {
             let mut node = Answer::of(node)?;
