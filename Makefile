@@ -56,6 +56,7 @@ simulate:
 lint:
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
+	cargo check -p heartline # by itself: without the features that others ask for
 
 fuzz:
 	scripts/fuzz 60

@@ -509,12 +509,8 @@ impl<R: Registry, L: Local> Member<R, L> {
             };
             let all = here.iter().chain(&left);
             believed.extend(all.filter(|who| was_announced(who)).cloned());
-            let graces = std::mem::take(in_grace).into_iter();
-            believed.extend(
-                graces
-                    .filter(|(_, until)| *until > asked)
-                    .map(|(who, _)| who),
-            );
+            // However long ago: no offline edge has been heard since.
+            believed.extend(std::mem::take(in_grace).into_keys());
         }
         // Some may have left since they were announced.
         here.extend(state.believed.iter().cloned());

@@ -663,7 +663,10 @@ impl World {
                     // Nobody else could have said who was online there.
                     let store = locked(&self.store);
                     let model = &store.model;
-                    self.amnesia |= model.is_blank() || model.is_held(store.now());
+                    let unknown = !model
+                        .processes()
+                        .contains(&process(&self.nodes[number].member));
+                    self.amnesia |= unknown || model.is_blank() || model.is_held(store.now());
                     drop(store);
                     self.nodes[number].kill();
                 }
