@@ -29,7 +29,20 @@ use crate::registry::{
 };
 
 /// Seeds that failed once.
-const SEEDS: &[u64] = &[];
+const SEEDS: &[u64] = &[
+    (1 << 32) + 6,
+    (1 << 32) + 69,
+    (1 << 32) + 100,
+    (1 << 32) + 249,
+    (1 << 32) + 390,
+    (1 << 32) + 435,
+    (1 << 32) + 584,
+    (1 << 32) + 1154,
+    (1 << 32) + 1742,
+    (2 << 32) + 268,
+    (2 << 32) + 2676,
+    (2 << 32) + 6066,
+];
 
 const TTL: Duration = Duration::from_secs(15);
 const REFRESH: Duration = Duration::from_secs(5);
