@@ -142,6 +142,16 @@ impl RedisRegistry {
         self.call_on(&self.commands, operation, arguments).await
     }
 
+    /// A question. It may be put twice: the connection may have ended since the last
+    /// one without anybody noticing, after a failover for instance.
+    async fn ask(&self, question: &str, arguments: Json) -> Result<Value, Unavailable> {
+        let asked = self.call_on(&self.questions, question, arguments.clone());
+        match asked.await {
+            Ok(answer) => Ok(answer),
+            Err(_) => self.call_on(&self.questions, question, arguments).await,
+        }
+    }
+
     async fn call_on(
         &self,
         commands: &Commands,
@@ -414,8 +424,7 @@ impl Registry for RedisRegistry {
     }
 
     async fn look_up(&self, users: &[UserName]) -> Result<Vec<Known>, Unavailable> {
-        let question = self.call_on(&self.questions, "look_up", json!({ "users": users }));
-        let answer = Answer::of(question.await?)?;
+        let answer = Answer::of(self.ask("look_up", json!({ "users": users })).await?)?;
         let mut all = Vec::with_capacity(users.len());
         for known in answer.0 {
             let mut known = Answer::of(known)?;
@@ -451,8 +460,7 @@ impl Registry for RedisRegistry {
     }
 
     async fn nodes(&self) -> Result<Vec<NodeState>, Unavailable> {
-        let question = self.call_on(&self.questions, "nodes", json!({}));
-        let answer = Answer::of(question.await?)?;
+        let answer = Answer::of(self.ask("nodes", json!({})).await?)?;
         let mut nodes = Vec::new();
         for node in answer.0 {
             let mut node = Answer::of(node)?;
