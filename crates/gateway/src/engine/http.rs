@@ -108,7 +108,7 @@ struct Sender {
 /// healthy client. The megabytes more that it would take for who does not read are
 /// better kept here, where newer events of the same key replace older ones and
 /// `server.send_buffer` bounds them all.
-const MAX_UNSENT: u32 = 1 << 20;
+const MAX_UNSENT: u32 = 4 << 20;
 
 impl<A: App> Front<A> {
     /// Resolves when no connection speaks HTTP.
