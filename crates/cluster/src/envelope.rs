@@ -164,34 +164,58 @@ pub fn decode(bytes: &[u8]) -> Option<(Origin, Target<'_>, Message)> {
     Some((Origin { tag, number }, target, message))
 }
 
-/// Tells publications that came before, also out of order, from new ones.
-#[derive(Debug, Clone, Default)]
+/// How far back a publication may come and still be taken for new. A sender waits for
+/// the answers to a batch before it sends the next; on a Redis Cluster its parts come by
+/// different ways, of which one may be slower than the others for a while.
+const WINDOW: u64 = 4096;
+
+/// Tells publications that came before, also out of order, from new ones. 512 bytes for
+/// each sender.
+#[derive(Debug, Clone)]
 pub struct Seen {
     highest: u64,
-    /// Of the numbers below `highest`, those that came; bit 0 is `highest` itself.
-    window: u128,
+    /// Which of the last [`WINDOW`] numbers came: a ring of bits.
+    window: Box<[u64; (WINDOW / 64) as usize]>,
+}
+
+impl Default for Seen {
+    fn default() -> Self {
+        Seen {
+            highest: 0,
+            window: Box::new([0; (WINDOW / 64) as usize]),
+        }
+    }
 }
 
 impl Seen {
+    fn bit(&mut self, number: u64) -> (&mut u64, u64) {
+        let place = number % WINDOW;
+        (&mut self.window[(place / 64) as usize], 1 << (place % 64))
+    }
+
     /// Whether `number` is new; it is not from here on. What is further back than
     /// the window is taken for old.
     pub fn is_new(&mut self, number: u64) -> bool {
         if number > self.highest {
-            let ahead = number - self.highest;
-            self.window = match u32::try_from(ahead) {
-                Ok(ahead) if ahead < u128::BITS => self.window << ahead | 1,
-                _ => 1,
-            };
+            if number - self.highest >= WINDOW {
+                self.window.fill(0);
+            } else {
+                for skipped in self.highest + 1..number {
+                    let (word, bit) = self.bit(skipped);
+                    *word &= !bit;
+                }
+            }
             self.highest = number;
+            let (word, bit) = self.bit(number);
+            *word |= bit;
             return true;
         }
-        let behind = self.highest - number;
-        if behind >= u64::from(u128::BITS) {
+        if self.highest - number >= WINDOW {
             return false;
         }
-        let bit = 1 << behind;
-        let new = self.window & bit == 0;
-        self.window |= bit;
+        let (word, bit) = self.bit(number);
+        let new = *word & bit == 0;
+        *word |= bit;
         new
     }
 }
@@ -247,10 +271,14 @@ mod tests {
         }
 
         #[test]
-        fn each_number_is_new_once(numbers in prop::collection::vec(1u64..100, 1..200)) {
+        fn each_number_is_new_once(
+            base in 0u64..3 * WINDOW,
+            numbers in prop::collection::vec(1u64..WINDOW, 1..200),
+        ) {
             let mut seen = Seen::default();
             let mut there = std::collections::HashSet::new();
             for number in numbers {
+                let number = base + number;
                 prop_assert_eq!(seen.is_new(number), there.insert(number));
             }
         }
@@ -259,10 +287,11 @@ mod tests {
     #[test]
     fn what_is_too_far_back_is_old() {
         let mut seen = Seen::default();
-        assert!(seen.is_new(1000));
-        assert!(seen.is_new(1000 - 127));
-        assert!(!seen.is_new(1000 - 128));
-        assert!(seen.is_new(5000));
-        assert!(!seen.is_new(1000));
+        assert!(seen.is_new(10_000));
+        assert!(seen.is_new(10_000 - (WINDOW - 1)));
+        assert!(!seen.is_new(10_000 - WINDOW));
+        assert!(seen.is_new(50_000));
+        assert!(seen.is_new(50_000 - 1));
+        assert!(!seen.is_new(10_000));
     }
 }

@@ -62,8 +62,6 @@ pub trait Local: Send + Sync + 'static {
     fn oust(&self, loser: &Loser);
     /// Users came or went, somewhere in the cluster.
     fn announce(&self, edges: &[Edge]);
-    /// Other nodes are gone for good.
-    fn ended(&self, _incarnations: &[Arc<str>]) {}
 }
 
 /// The rhythm of a member.
@@ -233,11 +231,6 @@ impl<R: Registry, L: Local> Member<R, L> {
     /// The node's knowledge of its own.
     pub fn local(&self) -> &L {
         &self.local
-    }
-
-    /// The store.
-    pub fn registry(&self) -> &R {
-        &self.registry
     }
 
     /// What happened so far.
@@ -411,11 +404,17 @@ impl<R: Registry, L: Local> Member<R, L> {
             let end = match self.patiently(self.begin(&mut epoch)).await {
                 Ok(mut life) => {
                     if failures > 0 {
-                        tracing::info!("the cluster's store is back");
+                        tracing::info!("this node is one of its cluster again");
                     }
-                    failures = 0;
+                    let begun = Instant::now();
                     self.away.store(false, Ordering::Relaxed);
-                    match self.go_on(&mut life, requests).await {
+                    let end = self.go_on(&mut life, requests).await;
+                    // A short life is one more failure: it costs a pause, and no
+                    // further line in the log.
+                    if begun.elapsed() > MAX_PAUSE {
+                        failures = 0;
+                    }
+                    match end {
                         Ok(()) => End::Left,
                         Err(end) => end,
                     }
@@ -424,10 +423,12 @@ impl<R: Registry, L: Local> Member<R, L> {
             };
             match end {
                 End::Left => return,
-                End::Fenced => {
+                End::Fenced if failures == 0 => {
                     tracing::warn!("this node's lease was over; its sockets register again");
+                    failures = 1;
                     continue;
                 }
+                End::Fenced => {}
                 End::Unavailable(error) => {
                     self.away.store(true, Ordering::Relaxed);
                     if failures == 0 {
@@ -633,8 +634,8 @@ impl<R: Registry, L: Local> Member<R, L> {
         self.counters
             .swept
             .fetch_add(u64::from(swept), Ordering::Relaxed);
-        if !ended.is_empty() {
-            self.local.ended(&ended);
+        for incarnation in ended {
+            tracing::info!(%incarnation, "swept what a node left behind");
         }
         self.schedule(life, next_due);
         // What is left over is due now.

@@ -285,22 +285,6 @@ impl Fanout {
         }
     }
 
-    /// The same to one process.
-    pub fn publish_to_process(&self, process: &str, target: &Target<'_>, message: &Message) {
-        let number = self.number.fetch_add(1, Ordering::Relaxed) + 1;
-        let origin = Origin {
-            tag: self.tag,
-            number,
-        };
-        let bytes = envelope::encode(origin, target, message);
-        let size = bytes.len();
-        let mut command = redis::cmd("PUBLISH");
-        command
-            .arg(format!("{}:n:{process}", self.prefix))
-            .arg(bytes);
-        self.enqueue(command, size);
-    }
-
     fn enqueue(&self, command: Cmd, size: usize) {
         let queued = self.queued.fetch_add(1, Ordering::Relaxed);
         let bytes = self.queued_bytes.fetch_add(size, Ordering::Relaxed);
@@ -542,14 +526,14 @@ impl Fanout {
             }
         }
         for names in unwanted.chunks(CHANNELS) {
-            unsubscribe(connection, names).await?;
+            switch(connection, names, false).await?;
         }
         self.confirm(connection, &wanted).await
     }
 
     async fn confirm(&self, connection: &mut Connection, wanted: &[Arc<str>]) -> RedisResult<()> {
         for names in wanted.chunks(CHANNELS) {
-            subscribe(connection, names).await?;
+            switch(connection, names, true).await?;
             let mut table = self.table();
             for name in names {
                 if let Some(channel) = table.channels.get_mut(name) {
@@ -607,31 +591,23 @@ async fn subscribe_plain(connection: &mut Connection, names: &[String]) -> Redis
     }
 }
 
-async fn subscribe(connection: &mut Connection, names: &[Arc<str>]) -> RedisResult<()> {
+/// Subscribes to rooms' channels, or ends that.
+async fn switch(connection: &mut Connection, names: &[Arc<str>], on: bool) -> RedisResult<()> {
     match connection {
         Connection::Single(connection) => {
             let names: Vec<&str> = names.iter().map(|name| &**name).collect();
-            connection.subscribe(names).await
+            match on {
+                true => connection.subscribe(names).await,
+                false => connection.unsubscribe(names).await,
+            }
         }
         Connection::Cluster(connection) => {
             // Channels of one command must be of one slot.
             for name in names {
-                connection.ssubscribe(&**name).await?;
-            }
-            Ok(())
-        }
-    }
-}
-
-async fn unsubscribe(connection: &mut Connection, names: &[Arc<str>]) -> RedisResult<()> {
-    match connection {
-        Connection::Single(connection) => {
-            let names: Vec<&str> = names.iter().map(|name| &**name).collect();
-            connection.unsubscribe(names).await
-        }
-        Connection::Cluster(connection) => {
-            for name in names {
-                connection.sunsubscribe(&**name).await?;
+                match on {
+                    true => connection.ssubscribe(&**name).await?,
+                    false => connection.sunsubscribe(&**name).await?,
+                }
             }
             Ok(())
         }
