@@ -1,5 +1,6 @@
 //! What an app backend asks of a gateway: who is there, and tell them this.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -213,8 +214,7 @@ impl Gateway {
                 Some(serde_json::from_str(&decode_cursor(cursor)?).map_err(|_| BadCursor)?)
             }
         };
-        let mut all: std::collections::BTreeMap<(String, String, Option<String>), usize> =
-            std::collections::BTreeMap::new();
+        let mut all = RoomsByKey::new();
         for shard in 0..self.shared.shards() {
             let (namespace, tenant) = (
                 namespace.map(ToOwned::to_owned),
@@ -253,25 +253,7 @@ impl Gateway {
             }
         }
         let more = all.len() > limit;
-        let items: Vec<RoomEntry> = all
-            .into_iter()
-            .take(limit)
-            .map(|((room, namespace, tenant_id), members)| RoomEntry {
-                room,
-                namespace,
-                tenant_id,
-                members,
-            })
-            .collect();
-        let next_cursor = items.last().filter(|_| more).map(|last| {
-            let key = (&last.room, &last.namespace, &last.tenant_id);
-            encode_cursor(&serde_json::to_string(&key).unwrap_or_default())
-        });
-        Ok(Page {
-            items,
-            next_cursor,
-            unreachable: Vec::new(),
-        })
+        Ok(rooms_page(all, limit, more))
     }
 
     fn message(
@@ -491,7 +473,33 @@ impl Gateway {
     }
 }
 
-pub(crate) fn encode_cursor(key: &str) -> String {
+/// Rooms by name, namespace and tenant, and how many are in them.
+pub(crate) type RoomsByKey = BTreeMap<(String, String, Option<String>), usize>;
+
+/// The first rooms as a page; with `more`, there are others behind them.
+pub(crate) fn rooms_page(all: RoomsByKey, limit: usize, more: bool) -> Page<RoomEntry> {
+    let items: Vec<RoomEntry> = all
+        .into_iter()
+        .take(limit)
+        .map(|((room, namespace, tenant_id), members)| RoomEntry {
+            room,
+            namespace,
+            tenant_id,
+            members,
+        })
+        .collect();
+    let next_cursor = items.last().filter(|_| more).map(|last| {
+        let key = (&last.room, &last.namespace, &last.tenant_id);
+        encode_cursor(&serde_json::to_string(&key).unwrap_or_default())
+    });
+    Page {
+        items,
+        next_cursor,
+        unreachable: Vec::new(),
+    }
+}
+
+fn encode_cursor(key: &str) -> String {
     use base64::Engine as _;
     base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(key)
 }

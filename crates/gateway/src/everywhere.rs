@@ -1,19 +1,15 @@
 //! The API over all nodes: who has it is asked, and who does not answer is named.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::api::{BadCursor, PublishError, decode_cursor};
+use crate::api::{BadCursor, PublishError, RoomsByKey, decode_cursor, rooms_page};
 use crate::auth::UserKey;
 use crate::backplane::{Peer, UserSocket};
 use crate::engine::id::Name;
 use crate::entries::{NodeEntry, Page, RoomEntry, SocketEntry, SocketFilter};
 use crate::gateway::Gateway;
 use crate::peers::{EmitError, Emitted, Question, Silent};
-
-/// Rooms by name, namespace and tenant.
-type RoomsByKey = BTreeMap<(String, String, Option<String>), usize>;
 
 impl Gateway {
     async fn ask_peer<T: serde::de::DeserializeOwned>(
@@ -388,24 +384,9 @@ fn merge_rooms(
         all.retain(|key, _| key <= known_to);
     }
     let more = known_to.is_some() || before > limit;
-    let items: Vec<RoomEntry> = all
-        .into_iter()
-        .take(limit)
-        .map(|((room, namespace, tenant_id), members)| RoomEntry {
-            room,
-            namespace,
-            tenant_id,
-            members,
-        })
-        .collect();
-    let next_cursor = items.last().filter(|_| more).map(|last| {
-        let key = (&last.room, &last.namespace, &last.tenant_id);
-        crate::api::encode_cursor(&serde_json::to_string(&key).unwrap_or_default())
-    });
     Page {
-        items,
-        next_cursor,
         unreachable,
+        ..rooms_page(all, limit, more)
     }
 }
 

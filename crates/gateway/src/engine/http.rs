@@ -24,7 +24,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use ipnet::IpNet;
 use sha1::{Digest, Sha1};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{Semaphore, oneshot, watch};
 use tokio_rustls::TlsAcceptor;
 
 use super::conn::Kind;
@@ -76,6 +76,11 @@ pub(crate) type Answerer = Arc<dyn Fn(Bytes) -> BoxFuture<Vec<u8>> + Send + Sync
 
 /// Where nodes ask each other.
 pub(crate) const ASK: &str = "/heartline/ask";
+/// Connections of other nodes at once; a forwarded WebSocket counts until it is upgraded.
+const MAX_NODE_CONNECTIONS: usize = 4096;
+/// How long another node's connection may wait for its next request: longer than the
+/// other side keeps it.
+const IDLE_NODE: Duration = Duration::from_secs(60);
 /// Longest question, bytes.
 const MAX_QUESTION: usize = 1 << 20;
 
@@ -208,7 +213,13 @@ impl<A: App> Front<A> {
     ) {
         let _ = socket2::SockRef::from(&listener).set_tcp_nodelay(true);
         let proof = Arc::new(proof);
+        let room = Arc::new(Semaphore::new(MAX_NODE_CONNECTIONS));
         loop {
+            // Whoever comes without the proof has a place only for as long as a request's
+            // headers may take. The semaphore is never closed.
+            let Ok(place) = room.clone().acquire_owned().await else {
+                return;
+            };
             let (tcp, peer) = match listener.accept().await {
                 Ok(accepted) => accepted,
                 Err(error) => {
@@ -237,10 +248,12 @@ impl<A: App> Front<A> {
                 });
                 let _ = hyper::server::conn::http1::Builder::new()
                     .timer(TokioTimer::new())
+                    .header_read_timeout(IDLE_NODE)
                     .max_buf_size(HEADER_BYTES)
                     .serve_connection(TokioIo::new(Served::new(tcp, WRITE_TIMEOUT)), service)
                     .with_upgrades()
                     .await;
+                drop(place);
             });
         }
     }

@@ -391,8 +391,9 @@ impl Hub {
                         .zip(about)
                         .filter(|(_, about)| ***about != own)
                     {
+                        // Counts as outbound by itself.
                         self.emit_here(engine, slot, namespace, message);
-                        sent += 1;
+                        self.metrics.deliveries.add(1);
                     }
                 }
                 _ => {
