@@ -112,7 +112,7 @@ const of = (figure, key, read) => {
   const values = (reports[figure]?.[key] ?? []).map(read).filter((value) => Number.isFinite(value));
   return values.length > 0 ? median(values) : undefined;
 };
-const m = (figure, key) => of(figure, key, all.find((one) => one.key === figure)?.value);
+const m = (figure, key) => of(figure, key, all.find((one) => one.key === figure)?.value ?? (() => NaN));
 const c = (figure, key) => of(figure, key, (report) => report.server.cpu_per_million);
 const budgets = BUDGETS.map(({ what, budget, measured, holds }) => {
   const value = measured({ m, c });

@@ -137,6 +137,38 @@ describe("a cluster's users", { timeout: 60000 }, () => {
     assert.equal(about(watchers[0], "user:online", "w1"), 0);
   });
 
+  it("are told to those who share a room, where that is wanted, after kill -9 too", async () => {
+    const [one, two, three] = await nodes(3, { "presence.announce": "rooms" });
+    const friend = await io(one, "friend"), mate = await live(two, "mate"), stranger = await io(one, "stranger");
+    await friend.ask("join", { room: "a" });
+    await friend.ask("join", { room: "b" });
+    await mate.ask({ type: "subscribe", topic: "b" });
+    await stranger.ask("join", { room: "c" });
+
+    // Two devices on two nodes: each room hears once that he is there.
+    const phone = await io(two, "him"), laptop = await io(three, "him");
+    await phone.ask("join", { room: "a" });
+    await friend.hear("user:online", (user) => user.userId === "him");
+    for (const device of [phone, laptop]) await device.ask("join", { room: "b" });
+    await mate.hear("user:online", (frame) => frame.data.userId === "him");
+    // Who stays in no room with him, and comes to one late, hears that he goes.
+    const late = await io(one, "late");
+    await late.ask("join", { room: "a" });
+    phone.close();
+    await until(async () => (await presence(one, "him"))[0].devices === 1, "one device is left");
+    assert.equal(about(friend, "user:offline", "him"), 0);
+    await three.kill();
+    await Promise.all([
+      friend.hear("user:offline", (user) => user.userId === "him"),
+      late.hear("user:offline", (user) => user.userId === "him"),
+      mate.hear("user:offline", (frame) => frame.data.userId === "him"),
+    ]);
+    assert.deepEqual([about(friend, "user:online", "him"), about(friend, "user:offline", "him")], [1, 1]);
+    assert.equal(about(late, "user:online", "him"), 0);
+    assert.deepEqual(["user:online", "user:offline"].map((event) => mate.count(event)), [1, 1]);
+    assert.equal(stranger.heard.some((one) => one.event.startsWith("user:")), false);
+  });
+
   it("who come back within the grace were never away", async () => {
     const [one, two] = await nodes(2, { "presence.offline_grace": "1s" });
     const watcher = await io(one, "watcher"), ann = await io(one, "ann");

@@ -5,8 +5,9 @@ import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, describe, it } from "node:test";
+import WebSocket from "ws";
 import { Live, socketIo } from "./lib/clients.js";
-import { BINARY, SECRET, serve, token, until } from "./lib/server.js";
+import { BINARY, SECRET, serve, token, until, within } from "./lib/server.js";
 
 let node, io, live;
 before(async () => {
@@ -164,6 +165,27 @@ describe("/v1", () => {
     assert.equal((await node.api("/v1/users/kick/disconnect", { method: "POST" })).body.disconnected, 1);
     assert.equal((await onLive.end()).code, 4403);
     assert.equal((await node.api(`/v1/connections/${kicked.id}`, { method: "DELETE" })).status, 404);
+  });
+
+  it("disconnects a client in the middle of its upgrade, which hears why", async () => {
+    const url = `${node.http}/socket.io/?EIO=4&transport=polling`;
+    const { sid } = JSON.parse((await (await fetch(url)).text()).slice(1));
+    const session = `${url}&sid=${sid}`;
+    await fetch(session, { method: "POST", body: `40${JSON.stringify({ token: token("mid") })}` });
+    let heard = "";
+    while (!heard.includes("40{")) heard += await (await fetch(session)).text();
+    const socket = new WebSocket(session.replace("http", "ws").replace("polling", "websocket"));
+    const frames = [];
+    const next = () => within(new Promise((resolve) => socket.once("message", (data) => resolve(frames.push(String(data))))), "a frame");
+    const closed = new Promise((resolve) => socket.once("close", resolve));
+    await within(new Promise((resolve) => socket.once("open", resolve)), "open");
+    socket.send("2probe");
+    await next();
+    assert.equal((await node.api("/v1/users/mid/disconnect", { method: "POST" })).body.disconnected, 1);
+    socket.on("message", (data) => frames.push(String(data)));
+    socket.send("5");
+    await within(closed, "the close");
+    assert.deepEqual([frames[0], frames.at(-1)], ["3probe", "41"]);
   });
 
   it("wants the token, where there is one", async () => {

@@ -11,7 +11,9 @@ use heartline::backplane::{
 };
 use heartline::config::{DevicePolicy, OnExcess};
 use heartline::entries::UserPresence;
-use heartline::{Admitted, DeviceLimitReached, Edge, Newcomer, Presence, Reason, SocketAddress};
+use heartline::{
+    Admitted, DeviceLimitReached, Edge, Newcomer, Place, Presence, Reason, SocketAddress,
+};
 
 use tokio::time::Instant;
 
@@ -19,7 +21,8 @@ use crate::member::{Local, Member, Requests, Timing};
 use crate::names;
 use crate::redis::{BadUrl, Calls, Fanout, Foreign, Incoming, Queue, RedisRegistry, Server};
 use crate::registry::{
-    self, Admission, Entry, Known, Loser, Loss, Millis, NodeInfo, NodeState, Policy, UserName, Who,
+    self, Admission, Entry, Known, Loser, Loss, Millis, NodeInfo, NodeState, Policy, RoomName,
+    UserName, Who,
 };
 
 /// What a node of a cluster is told.
@@ -68,6 +71,7 @@ impl Table {
             namespace,
             device: device.cloned().unwrap_or_default(),
             since,
+            rooms: Vec::new(),
         })
     }
 }
@@ -114,6 +118,13 @@ impl Local for Table {
             .each_socket(&user, self.now(), |socket, device, since| {
                 entries.extend(self.entry(socket, device, since));
             });
+        for (socket, place) in self.presence.rooms(&user) {
+            let id = socket.id();
+            let entry = entries.iter_mut().find(|entry| *entry.socket == *id);
+            if let Some(entry) = entry {
+                entry.rooms.push(names::room_name(&place));
+            }
+        }
         entries
     }
 
@@ -145,9 +156,15 @@ impl Local for Table {
                 online: edge.online,
                 rev: edge.rev,
                 at: edge.at,
+                rooms: places(&edge.rooms),
+                others: edge.others.as_deref().map(places),
             })
         }));
     }
+}
+
+fn places(rooms: &[RoomName]) -> Vec<Place> {
+    rooms.iter().filter_map(|room| names::place(room)).collect()
 }
 
 /// Tells the registry that a socket which never came to be has gone.
@@ -374,6 +391,17 @@ impl Backplane for Cluster {
     fn disconnect(&self, user: &Arc<UserKey>, socket: SocketAddress) {
         self.member.local().presence.leave(user, socket);
         self.member.disconnect(names::who(user), socket.id().into());
+    }
+
+    fn enter_room(&self, user: &Arc<UserKey>, socket: SocketAddress, place: Place) {
+        let table = self.member.local();
+        table.presence.enter_room(user, socket, place, table.now());
+        self.member.roamed(names::who(user));
+    }
+
+    fn leave_room(&self, user: &Arc<UserKey>, socket: SocketAddress, place: &Place) {
+        self.member.local().presence.leave_room(user, socket, place);
+        self.member.roamed(names::who(user));
     }
 
     fn presence(

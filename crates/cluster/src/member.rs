@@ -36,6 +36,8 @@ use crate::registry::{
 /// Newcomers, departures or users in one operation: a few milliseconds of the store's
 /// time at most.
 const BATCH: usize = 200;
+/// Rooms in one operation, beyond those of one user.
+const ROOMS: usize = 5_000;
 /// Entries swept, and verdicts worked off, in one operation.
 const TEND: u32 = 200;
 /// Departures that wait for the store. Those beyond it are found by the sweep.
@@ -105,8 +107,8 @@ pub struct Counters {
 /// A departure that is to be told.
 struct Leaving {
     departure: Departure,
-    /// Whether the user was registered when the socket left.
-    registered: bool,
+    /// Whether the user was announced when the socket left, as far as is known.
+    announced: bool,
 }
 
 struct Request {
@@ -121,9 +123,13 @@ type Outcome = Result<(Admission, u64), bool>;
 #[derive(Default)]
 struct State {
     departures: VecDeque<Leaving>,
+    /// Those that are being told.
+    telling: Vec<Leaving>,
     /// Users with sockets that may be unregistered; whether they were announced all
     /// the same, for another socket.
     unregistered: BTreeMap<Who, bool>,
+    /// Users whose sockets have changed their rooms.
+    roamed: BTreeSet<Who>,
     /// Users who were announced before the registry lost its memory, and whom it
     /// has not heard of since.
     believed: BTreeSet<Who>,
@@ -333,9 +339,9 @@ impl<R: Registry, L: Local> Member<R, L> {
     /// A socket has left the node's own table.
     pub fn disconnect(&self, who: Who, socket: Arc<str>) {
         let mut state = self.state();
-        let registered = !state.unregistered.contains_key(&who);
+        let announced = state.unregistered.get(&who).copied().unwrap_or(true);
         state.departures.push_back(Leaving {
-            registered,
+            announced,
             departure: Departure { who, socket },
         });
         if state.departures.len() > MAX_DEPARTURES {
@@ -343,6 +349,12 @@ impl<R: Registry, L: Local> Member<R, L> {
             self.counters.forgotten.fetch_add(1, Ordering::Relaxed);
         }
         drop(state);
+        self.work.notify_one();
+    }
+
+    /// Sockets of the user have come into rooms or left them.
+    pub fn roamed(&self, who: Who) {
+        self.state().roamed.insert(who);
         self.work.notify_one();
     }
 
@@ -490,6 +502,7 @@ impl<R: Registry, L: Local> Member<R, L> {
         state.secret = Some(joined.secret);
         state.first_edge.get_or_insert(joined.last_edge);
         let doubtful = std::mem::take(&mut state.unregistered);
+        state.roamed.clear();
         let mut here: BTreeSet<Who> = self.local.users().into_iter().collect();
         if forgot {
             let State {
@@ -501,7 +514,7 @@ impl<R: Registry, L: Local> Member<R, L> {
             } = &mut *state;
             let left: HashSet<Who> = departures
                 .iter()
-                .filter(|leaving| leaving.registered)
+                .filter(|leaving| leaving.announced)
                 .map(|leaving| leaving.departure.who.clone())
                 .collect();
             let was_announced = |who: &Who| {
@@ -682,13 +695,17 @@ impl<R: Registry, L: Local> Member<R, L> {
 
     /// Tells some of those who went. False: there was nobody.
     async fn tell_departures(&self, life: &mut Life) -> Result<bool, End> {
-        let (batch, registered): (Vec<Departure>, Vec<bool>) = {
+        let batch: Vec<Departure> = {
             let mut state = self.state();
-            let count = state.departures.len().min(BATCH);
-            let batch = state.departures.drain(..count);
-            batch
-                .map(|leaving| (leaving.departure, leaving.registered))
-                .unzip()
+            let State {
+                departures,
+                telling,
+                ..
+            } = &mut *state;
+            let count = departures.len().min(BATCH);
+            telling.extend(departures.drain(..count));
+            let batch = telling.iter().map(|leaving| leaving.departure.clone());
+            batch.collect()
         };
         if batch.is_empty() {
             return Ok(false);
@@ -697,28 +714,36 @@ impl<R: Registry, L: Local> Member<R, L> {
         let told = self
             .patiently(self.registry.depart(&life.incarnation, &batch, grace))
             .await;
-        if !matches!(told, Ok(Ok(()))) {
-            let mut state = self.state();
-            for (departure, registered) in batch.into_iter().zip(registered).rev() {
-                state.departures.push_front(Leaving {
-                    departure,
-                    registered,
+        let telling = std::mem::take(&mut self.state().telling);
+        let linger = match told {
+            Ok(Ok(linger)) => linger,
+            failed => {
+                let mut state = self.state();
+                for leaving in telling.into_iter().rev() {
+                    state.departures.push_front(leaving);
+                }
+                drop(state);
+                return Err(match failed {
+                    Err(error) => error.into(),
+                    Ok(_) => End::Fenced,
                 });
             }
-            drop(state);
-            return Err(match told {
-                Err(error) => error.into(),
-                Ok(_) => End::Fenced,
-            });
-        }
+        };
         {
             let mut state = self.state();
-            for departure in &batch {
-                state.offline.remove(&departure.who);
+            for Departure { who, .. } in &batch {
+                let more = |leaving: &Leaving| leaving.departure.who == *who;
+                if state.offline.contains(who)
+                    && !state.departures.iter().any(more)
+                    && self.local.entries(who).is_empty()
+                {
+                    state.offline.remove(who);
+                }
             }
         }
+        let departed = batch.into_iter().zip(linger);
+        self.remember_graces(departed.filter(|(_, lingers)| *lingers));
         if !self.timing.grace.is_zero() {
-            self.remember_graces(batch);
             let verdict = Instant::now() + self.timing.grace;
             life.tend_at = Some(life.tend_at.map_or(verdict, |at| at.min(verdict)));
         }
@@ -726,21 +751,30 @@ impl<R: Registry, L: Local> Member<R, L> {
     }
 
     /// Should the store lose its memory now, nobody else would end these graces.
-    fn remember_graces(&self, batch: Vec<Departure>) {
+    fn remember_graces(&self, departed: impl Iterator<Item = (Departure, bool)>) {
         let now = Instant::now();
+        let until = now + self.timing.grace + self.timing.ttl;
         let mut state = self.state();
         state.in_grace.retain(|_, until| *until > now);
-        if state.in_grace.len() + batch.len() <= MAX_DEPARTURES {
-            let until = now + self.timing.grace + self.timing.ttl;
-            let graces = batch.into_iter();
-            let graces = graces.map(|departure| (departure.who, until));
-            state.in_grace.extend(graces);
-        }
+        let room = MAX_DEPARTURES.saturating_sub(state.in_grace.len());
+        let graces = departed.map(|(departure, _)| (departure.who, until));
+        state.in_grace.extend(graces.take(room));
     }
 
     /// Registers some of those who are not. False: there was nobody.
     async fn restore(&self, life: &mut Life) -> Result<bool, End> {
-        let doubtful = std::mem::take(&mut self.state().unregistered);
+        let (doubtful, roamed) = {
+            let mut state = self.state();
+            let state = &mut *state;
+            (
+                std::mem::take(&mut state.unregistered),
+                std::mem::take(&mut state.roamed),
+            )
+        };
+        let roamed = roamed.into_iter();
+        let there = roamed.filter(|who| !self.local.entries(who).is_empty());
+        life.restore
+            .extend(there.map(|who| Pending { who, doubt: None }));
         life.restore
             .extend(doubtful.into_iter().map(|(who, announced)| Pending {
                 who,
@@ -755,18 +789,21 @@ impl<R: Registry, L: Local> Member<R, L> {
             life.tend_at = Some(Instant::now());
             return Ok(true);
         }
-        let count = life.restore.len().min(BATCH);
-        let batch: Vec<Restored> = {
-            let state = self.state();
-            let pending = life.restore.iter().take(count);
-            pending
-                .map(|Pending { who, .. }| Restored {
-                    entries: self.local.entries(who),
-                    who: who.clone(),
-                    believed: state.believed.contains(who),
-                })
-                .collect()
-        };
+        let mut batch: Vec<Restored> = Vec::new();
+        let mut rooms = 0;
+        for Pending { who, .. } in life.restore.iter().take(BATCH) {
+            let entries = self.local.entries(who);
+            rooms += entries.iter().map(|entry| entry.rooms.len()).sum::<usize>();
+            batch.push(Restored {
+                entries,
+                who: who.clone(),
+                believed: self.state().believed.contains(who),
+            });
+            if rooms > ROOMS {
+                break;
+            }
+        }
+        let count = batch.len();
         let result = self
             .patiently(self.registry.restore(&life.incarnation, &batch))
             .await;
@@ -816,12 +853,14 @@ impl<R: Registry, L: Local> Member<R, L> {
             )
             .await?;
         for (who, there) in asked.into_iter().zip(audit.asked) {
-            let missing = self
-                .local
-                .entries(&who)
-                .iter()
-                .any(|entry| !there.contains(&entry.socket));
-            if missing {
+            let differs = |mut entry: Entry| {
+                entry.rooms.sort_unstable();
+                let known = there.iter().find(|(socket, _)| *socket == entry.socket);
+                known.is_none_or(|(_, rooms)| *rooms != entry.rooms)
+            };
+            let missing = self.local.entries(&who).into_iter().any(differs);
+            // Who roams is said again in a moment.
+            if missing && !self.state().roamed.contains(&who) {
                 self.counters.repairs.fetch_add(1, Ordering::Relaxed);
                 life.restore.push_back(Pending { who, doubt: None });
             }
@@ -858,7 +897,8 @@ impl<R: Registry, L: Local> Member<R, L> {
             }
             state.in_grace.remove(who);
             let leaves = |leaving: &Leaving| leaving.departure.who == *who;
-            if state.departures.iter().any(leaves) || !self.local.entries(who).is_empty() {
+            let mut leaving = state.departures.iter().chain(&state.telling);
+            if leaving.any(leaves) || !self.local.entries(who).is_empty() {
                 state.offline.insert(who.clone());
             }
         }

@@ -6,11 +6,15 @@ use std::sync::Arc;
 
 use crate::registry::{
     Admission, Audit, Departure, Edge, Edges, Entry, Fenced, Joined, Known, Loser, Loss, Millis,
-    Newcomer, NodeInfo, NodeState, Policy, Renewed, Restored, Seen, Tended, UserName, Who,
+    Newcomer, NodeInfo, NodeState, Policy, Renewed, Restored, RoomName, Seen, Tended, UserName,
+    Who,
 };
 
 /// Edges that are kept for readers that fell behind.
 pub(crate) const KEPT_EDGES: usize = 65_536;
+/// Rooms of an online user, beyond which those that its ended sockets were in are not
+/// told when it goes.
+const KEPT_ROOMS: usize = 1000;
 
 #[derive(Debug, Clone)]
 struct Held {
@@ -27,6 +31,37 @@ struct State {
     seen: Option<Millis>,
     /// The last socket was swept: no node knows of the grace that follows.
     swept: bool,
+    /// Rooms whose members were told, or will be when the user is; and how many of its
+    /// sockets are in each.
+    rooms: BTreeMap<RoomName, u32>,
+}
+
+impl State {
+    /// A socket has changed its rooms. Those that the user is new in.
+    fn change_rooms(&mut self, before: &[RoomName], after: &[RoomName]) -> Vec<RoomName> {
+        let mut new = Vec::new();
+        for room in after.iter().filter(|room| !before.contains(room)) {
+            let sockets = self.rooms.entry(room.clone()).or_insert_with(|| {
+                new.push(room.clone());
+                0
+            });
+            *sockets += 1;
+        }
+        for room in before.iter().filter(|room| !after.contains(room)) {
+            self.drop_room(room, false);
+        }
+        new.sort_unstable();
+        new
+    }
+
+    fn drop_room(&mut self, room: &RoomName, keep: bool) {
+        if let Some(sockets) = self.rooms.get_mut(room) {
+            *sockets = sockets.saturating_sub(1);
+            if *sockets == 0 && !keep {
+                self.rooms.remove(room);
+            }
+        }
+    }
 }
 
 #[derive(Debug, Clone, Default)]
@@ -94,30 +129,32 @@ impl Model {
         self.due.insert((at, who.clone()));
     }
 
-    fn settle(&mut self, now: Millis, who: &Who, grace: Millis) {
+    /// Compares what was announced with who is there. True: a user who is gone is to
+    /// be announced later.
+    fn settle(&mut self, now: Millis, who: &Who, grace: Millis) -> bool {
         let (hold, blind) = (self.hold, self.blind);
         let Some(state) = self
             .users
             .get_mut(&who.user)
             .and_then(|user| user.states.get_mut(&who.kind))
         else {
-            return;
+            return false;
         };
         let online = state.count > 0;
         if online == state.online {
-            return;
+            return false;
         }
         if online && blind > now {
             self.schedule(who, blind);
-            return;
+            return false;
         }
         if !online && hold > now {
             self.schedule(who, hold.max(now + grace));
-            return;
+            return true;
         }
         if !online && grace > 0 {
             self.schedule(who, now + grace);
-            return;
+            return true;
         }
         state.online = online;
         state.rev = (state.rev + 1).max(now);
@@ -126,7 +163,17 @@ impl Model {
             online,
             rev: state.rev,
             at: now,
+            rooms: state.rooms.keys().cloned().collect(),
+            others: None,
         };
+        if !online {
+            state.rooms.clear();
+        }
+        self.push_edge(edge);
+        false
+    }
+
+    fn push_edge(&mut self, edge: Edge) {
         self.edge_number += 1;
         self.edges.push((self.edge_number, edge));
         if self.edges.len() > KEPT_EDGES {
@@ -134,7 +181,8 @@ impl Model {
         }
     }
 
-    fn add(&mut self, now: Millis, incarnation: &Arc<str>, who: &Who, entry: &Entry) {
+    /// `told`: the members of its rooms know of the user.
+    fn add(&mut self, now: Millis, incarnation: &Arc<str>, who: &Who, entry: &Entry, told: bool) {
         let user = self.users.entry(who.user.clone()).or_default();
         let held = Held {
             entry: entry.clone(),
@@ -144,6 +192,18 @@ impl Model {
         let before = user.sockets.insert(entry.socket.clone(), held);
         let state = user.states.entry(who.kind.clone()).or_default();
         state.swept = false;
+        let others: Vec<RoomName> = state.rooms.keys().cloned().collect();
+        let rooms = before.as_ref().map_or(&[][..], |held| &held.entry.rooms);
+        let new = state.change_rooms(rooms, &entry.rooms);
+        let arrival = Edge {
+            who: who.clone(),
+            online: true,
+            rev: state.rev,
+            at: now,
+            rooms: new,
+            others: Some(others),
+        };
+        let arrives = state.online && !told && !arrival.rooms.is_empty();
         match before {
             None => state.count += 1,
             Some(before) if before.incarnation != *incarnation => {
@@ -157,6 +217,9 @@ impl Model {
             .entry(incarnation.clone())
             .or_default()
             .insert(entry.socket.clone(), who.clone());
+        if arrives {
+            self.push_edge(arrival);
+        }
         self.settle(now, who, 0);
     }
 
@@ -167,6 +230,11 @@ impl Model {
         let state = user.states.entry(held.kind.clone()).or_default();
         state.count = state.count.saturating_sub(1);
         state.seen = Some(now);
+        for room in &held.entry.rooms {
+            // Its members are told when the user goes, if they heard that it came.
+            let keep = state.online && state.rooms.len() <= KEPT_ROOMS;
+            state.drop_room(room, keep);
+        }
         if let Some(index) = self.indexes.get_mut(&held.incarnation) {
             index.remove(socket);
         }
@@ -369,7 +437,7 @@ impl Model {
                 };
                 self.oust(now, who, held, why, entry, &incarnation, &mut mine);
             }
-            self.add(now, &incarnation, who, entry);
+            self.add(now, &incarnation, who, entry, false);
             answers.push(Admission::Admitted(mine));
         }
         Ok(answers)
@@ -390,13 +458,14 @@ impl Model {
         incarnation: &str,
         departures: &[Departure],
         grace: Millis,
-    ) -> Result<(), Fenced> {
+    ) -> Result<Vec<bool>, Fenced> {
         self.guard(now, incarnation)?;
+        let mut linger = Vec::with_capacity(departures.len());
         for departure in departures {
             self.remove(now, &departure.who, &departure.socket);
-            self.settle(now, &departure.who, grace);
+            linger.push(self.settle(now, &departure.who, grace));
         }
-        Ok(())
+        Ok(linger)
     }
 
     pub(crate) fn restore(
@@ -434,7 +503,7 @@ impl Model {
                     .is_some_and(|held| self.alive(now, &held.incarnation));
                 if there {
                     // It has kept its place; only its incarnation is new.
-                    self.add(now, &incarnation, who, entry);
+                    self.add(now, &incarnation, who, entry, *believed);
                     continue;
                 }
                 let mut mine = Vec::new();
@@ -443,7 +512,7 @@ impl Model {
                 if let Err(loser) = stays {
                     lost.push(loser);
                 } else {
-                    self.add(now, &incarnation, who, entry);
+                    self.add(now, &incarnation, who, entry, *believed);
                 }
             }
             self.settle(now, who, 0);
@@ -646,7 +715,11 @@ impl Model {
                         .iter()
                         .filter(|(_, held)| *held.incarnation == *incarnation)
                 });
-                sockets.map(|(socket, _)| socket.clone()).collect()
+                let with_rooms = sockets.map(|(socket, held)| {
+                    let rooms: BTreeSet<RoomName> = held.entry.rooms.iter().cloned().collect();
+                    (socket.clone(), rooms.into_iter().collect())
+                });
+                with_rooms.collect()
             })
             .collect();
         let sample = self
@@ -709,6 +782,15 @@ impl Model {
             }
         }
         all
+    }
+
+    /// The rooms that a user is in, by its sockets.
+    pub(crate) fn rooms_of(&self, who: &Who) -> BTreeSet<RoomName> {
+        let state = self.users.get(&who.user);
+        let state = state.and_then(|user| user.states.get(&who.kind));
+        let rooms = state.into_iter().flat_map(|state| &state.rooms);
+        let taken = rooms.filter(|(_, sockets)| **sockets > 0);
+        taken.map(|(room, _)| room.clone()).collect()
     }
 
     /// Sockets that are registered.

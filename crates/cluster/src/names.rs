@@ -3,9 +3,10 @@
 
 use std::sync::Arc;
 
+use heartline::Place;
 use heartline::auth::UserKey;
 
-use crate::registry::{UserName, Who};
+use crate::registry::{RoomName, UserName, Who};
 
 /// Optional text: nothing, or `=` and the text.
 fn push_optional(value: Option<&str>, out: &mut String) {
@@ -59,6 +60,20 @@ pub fn user_key(who: &Who) -> Option<UserKey> {
         tenant_id: optional(tenant),
         user_id: user.into(),
         user_type: optional(&who.kind),
+    })
+}
+
+/// The name of a room: its namespace, a line's end, and itself.
+pub fn room_name(place: &Place) -> RoomName {
+    format!("{}\n{}", place.namespace, place.room).into()
+}
+
+/// The room of a name; `None` for what is none.
+pub fn place(name: &str) -> Option<Place> {
+    let (namespace, room) = name.split_once('\n')?;
+    Some(Place {
+        namespace: namespace.into(),
+        room: room.into(),
     })
 }
 

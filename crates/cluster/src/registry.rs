@@ -83,6 +83,9 @@ pub struct Who {
     pub kind: Arc<str>,
 }
 
+/// A room as the store names it, with its namespace; see [`names`](crate::names).
+pub type RoomName = Arc<str>;
+
 /// A socket of a user.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {
@@ -101,6 +104,9 @@ pub struct Entry {
     /// What its namespace allows.
     #[serde(rename = "p")]
     pub policy: Policy,
+    /// Its rooms whose members are to know that the user is online.
+    #[serde(rename = "r", default, skip_serializing_if = "Vec::is_empty")]
+    pub rooms: Vec<RoomName>,
 }
 
 /// A socket that is to be registered.
@@ -250,6 +256,11 @@ pub struct Edge {
     pub rev: u64,
     /// When.
     pub at: Millis,
+    /// The rooms that the user is in, or was in while online.
+    pub rooms: Vec<RoomName>,
+    /// Set if this is no change: the user is online and has come into `rooms`. Who is
+    /// in these others as well has heard of it.
+    pub others: Option<Vec<RoomName>>,
 }
 
 /// Edges in their order.
@@ -295,8 +306,9 @@ pub struct Known {
 /// What the registry has of an incarnation, in part.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Audit {
-    /// For each user asked about, its sockets under the incarnation.
-    pub asked: Vec<Vec<Arc<str>>>,
+    /// For each user asked about, its sockets under the incarnation, and their rooms in
+    /// the order of their names.
+    pub asked: Vec<Vec<(Arc<str>, Vec<RoomName>)>>,
     /// Some entries, by chance: sockets and whose they are.
     pub sample: Vec<(Arc<str>, Who)>,
 }
@@ -344,15 +356,17 @@ pub trait Registry: Send + Sync + 'static {
         newcomers: &[Newcomer],
     ) -> impl Future<Output = Guarded<Vec<Admission>>> + Send;
 
-    /// Removes sockets. After `grace` without any, a user is offline.
+    /// Removes sockets. After `grace` without any, a user is offline. Answers for each
+    /// whether its user is without a socket and announced as online still.
     fn depart(
         &self,
         incarnation: &str,
         departures: &[Departure],
         grace: Millis,
-    ) -> impl Future<Output = Guarded<()>> + Send;
+    ) -> impl Future<Output = Guarded<Vec<bool>>> + Send;
 
-    /// Registers sockets that live already. Answers those that lost against others.
+    /// Registers sockets that live already, or their rooms, which may have changed.
+    /// Answers those that lost against others.
     fn restore(
         &self,
         incarnation: &str,

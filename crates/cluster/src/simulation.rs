@@ -24,8 +24,8 @@ use crate::member::{Local, Member, Timing};
 use crate::model::Model;
 use crate::registry::{
     Admission, Audit, Departure, Edge, EdgeId, Edges, Entry, Guarded, Joined, Known, Loser, Millis,
-    Newcomer, NodeInfo, NodeState, Policy, Registry, Renewed, Restored, Tended, Unavailable,
-    UserName, Who,
+    Newcomer, NodeInfo, NodeState, Policy, Registry, Renewed, Restored, RoomName, Tended,
+    Unavailable, UserName, Who,
 };
 
 /// Seeds that failed once.
@@ -39,6 +39,7 @@ const SEEDS: &[u64] = &[
     (1 << 32) + 584,
     (1 << 32) + 1154,
     (1 << 32) + 1742,
+    (1 << 32) + 2033,
     (2 << 32) + 268,
     (2 << 32) + 2676,
     (2 << 32) + 6066,
@@ -97,6 +98,9 @@ impl Store {
 struct Link {
     store: Arc<Mutex<Store>>,
     cut: Arc<AtomicBool>,
+    /// The node has been cut off, stopped, or left without an answer, and was not heard
+    /// of since.
+    in_doubt: Arc<AtomicBool>,
 }
 
 /// `HEARTLINE_TRACE` shows every operation.
@@ -124,6 +128,9 @@ impl Link {
             let (lost, late) = (dice.below(1000) < 3, dice.below(1000) < 3);
             (there, back, lost && !store.calm, late && !store.calm)
         };
+        if lost || late {
+            self.in_doubt.store(true, Ordering::Relaxed);
+        }
         if self.cut.load(Ordering::Relaxed) {
             // Refused at once, or never answered.
             if there == 1 {
@@ -153,6 +160,9 @@ impl Link {
                 let known = store.edges.len() as u64;
                 let new = store.model.edges_from(known);
                 if !new.is_empty() {
+                    if is_traced() {
+                        eprintln!("{} edges {new:?}", now % 1_000_000);
+                    }
                     store.edges.extend(new);
                     let count = store.edges.len() as u64;
                     store.changed.send_replace(count);
@@ -191,6 +201,7 @@ impl Registry for Link {
             model.join(now, run, &info, ttl, known.as_deref(), &fresh)
         })
         .await
+        .inspect(|_| self.in_doubt.store(false, Ordering::Relaxed))
     }
 
     async fn renew(&self, incarnation: &str, ttl: Millis, done: &[Arc<str>]) -> Guarded<Renewed> {
@@ -201,6 +212,7 @@ impl Registry for Link {
             move |model, now, run, _| model.renew(now, run, &incarnation, ttl, &done),
         )
         .await
+        .inspect(|_| self.in_doubt.store(false, Ordering::Relaxed))
     }
 
     async fn connect(&self, incarnation: &str, newcomers: &[Newcomer]) -> Guarded<Vec<Admission>> {
@@ -218,7 +230,7 @@ impl Registry for Link {
         incarnation: &str,
         departures: &[Departure],
         grace: Millis,
-    ) -> Guarded<()> {
+    ) -> Guarded<Vec<bool>> {
         let (incarnation, departures) = (incarnation.to_owned(), departures.to_vec());
         let name = format!("depart {incarnation} {departures:?}");
         self.call(
@@ -392,6 +404,7 @@ impl Node {
         let link = Link {
             store: store.clone(),
             cut: Arc::default(),
+            in_doubt: Arc::default(),
         };
         let sockets: Arc<Mutex<Sockets>> = Arc::default();
         let info = NodeInfo {
@@ -530,6 +543,10 @@ struct World {
     sockets: u64,
     grace: Duration,
     policy: Policy,
+    /// Whether sockets leave rooms before they end.
+    rooms_are_left: bool,
+    /// The store has lost its memory: who has heard of whom was not told again.
+    was_wiped: bool,
     /// Something happened that no protocol can announce rightly: the store forgot
     /// while a node could not speak, or went back in time.
     amnesia: bool,
@@ -559,6 +576,7 @@ impl World {
             2 => Policy::Evict(2),
             _ => Policy::Unlimited,
         };
+        let rooms_are_left = dice.chance(50);
         let nodes = (0..NODES)
             .map(|number| Node::start(number, number as u32, &store, grace))
             .collect();
@@ -570,6 +588,8 @@ impl World {
             sockets: 0,
             grace,
             policy,
+            rooms_are_left,
+            was_wiped: false,
             amnesia: false,
         }
     }
@@ -595,6 +615,7 @@ impl World {
                 device: device.into(),
                 since: locked(&self.store).now(),
                 policy: self.policy,
+                rooms: Vec::new(),
             },
         };
         let gives_up = self.dice.chance(5);
@@ -632,12 +653,42 @@ impl World {
         }
     }
 
+    /// A socket comes into a room, or leaves one.
+    fn roam(&mut self) {
+        let number = self.dice.below(NODES as u64) as usize;
+        let node = &self.nodes[number];
+        if !node.alive || node.is_stopped() {
+            return;
+        }
+        let room: RoomName = format!("r{}", self.dice.below(3)).into();
+        let mut table = locked(&node.sockets);
+        let count = table.users.len().max(1) as u64;
+        let chosen = self.dice.below(count) as usize;
+        let Some((who, entries)) = table.users.iter_mut().nth(chosen) else {
+            return;
+        };
+        let who = who.clone();
+        let chosen = self.dice.below(entries.len() as u64) as usize;
+        let rooms = &mut entries[chosen].rooms;
+        match rooms.iter().position(|one| *one == room) {
+            None => rooms.push(room),
+            Some(index) if self.rooms_are_left => {
+                rooms.remove(index);
+            }
+            Some(_) => return,
+        }
+        drop(table);
+        node.member.roamed(who);
+    }
+
     fn all_calm(&self) -> bool {
         self.nodes.iter().all(Node::is_calm)
     }
 
     fn restart_store(&mut self, wiped: bool) {
-        let calm = self.all_calm();
+        // What was announced meanwhile, it has not heard of.
+        let doubts = |node: &Node| node.alive && node.link.in_doubt.load(Ordering::Relaxed);
+        let calm = self.all_calm() && !self.nodes.iter().any(doubts);
         let mut store = locked(&self.store);
         store.run += 1;
         if wiped {
@@ -658,8 +709,21 @@ impl World {
             // Who came during a hold was not announced, and nobody knows that.
             let held = store.model.is_held(store.now()) || store.model.has_unsettled();
             self.amnesia |= !calm || ghosts || strangers || held;
+            self.was_wiped = true;
         }
         store.model.restarted(wiped);
+    }
+
+    /// Whether the store has lost its memory of a node, and nobody else could say who
+    /// was online there.
+    fn is_forgotten(&self, number: usize) -> bool {
+        let node = &self.nodes[number];
+        let store = locked(&self.store);
+        let (model, now) = (&store.model, store.now());
+        // It may have joined, and not said yet who is there.
+        let is_held = self.was_wiped && model.is_held(now);
+        let is_known = model.processes().contains(&process(&node.member));
+        node.alive && (model.is_blank() || is_held || !is_known)
     }
 
     /// Something goes wrong.
@@ -673,14 +737,10 @@ impl World {
         match kind {
             0 | 1 => {
                 if self.nodes[number].alive {
-                    // Nobody else could have said who was online there.
                     let store = locked(&self.store);
-                    let model = &store.model;
-                    let unknown = !model
-                        .processes()
-                        .contains(&process(&self.nodes[number].member));
-                    self.amnesia |= unknown || model.is_blank() || model.is_held(store.now());
+                    let held = store.model.is_held(store.now());
                     drop(store);
+                    self.amnesia |= held || self.is_forgotten(number);
                     self.nodes[number].kill();
                 }
             }
@@ -691,11 +751,18 @@ impl World {
                     self.nodes[number] = Node::start(number, self.tags, &self.store, self.grace);
                 }
             }
-            4 => self.nodes[number].stop(),
+            4 => {
+                self.amnesia |= self.is_forgotten(number);
+                let node = &self.nodes[number];
+                node.link.in_doubt.store(true, Ordering::Relaxed);
+                node.stop();
+            }
             5 | 6 => self.nodes[number].go_on(),
             7 => {
-                let cut = &self.nodes[number].link.cut;
-                cut.store(true, Ordering::Relaxed);
+                self.amnesia |= self.is_forgotten(number);
+                let link = &self.nodes[number].link;
+                link.in_doubt.store(true, Ordering::Relaxed);
+                link.cut.store(true, Ordering::Relaxed);
             }
             8 => {
                 let cut = &self.nodes[number].link.cut;
@@ -771,10 +838,14 @@ impl World {
         assert_eq!(registered, sockets, "registered and there");
         for (who, entries) in &there {
             self.check_devices(who, entries);
+            let rooms = entries.iter().flat_map(|entry| entry.rooms.clone());
+            let rooms: BTreeSet<RoomName> = rooms.collect();
+            assert_eq!(store.model.rooms_of(who), rooms, "rooms of {who:?}");
         }
+        self.check_rooms(&there, &store.edges);
         // Edges: revisions grow; each is a change; the last is the truth.
         let mut last: BTreeMap<&Who, &Edge> = BTreeMap::new();
-        for edge in &store.edges {
+        for edge in store.edges.iter().filter(|edge| edge.others.is_none()) {
             let before = last.insert(&edge.who, edge);
             if let Some(before) = before {
                 assert!(
@@ -798,6 +869,38 @@ impl World {
             let all = &store.edges[store.edges.len() - heard.len()..];
             assert!(store.edges.len() - heard.len() >= node.from);
             assert_eq!(heard, all, "edges heard");
+        }
+    }
+
+    /// The members of a room hear once that a user is online there, and once that it
+    /// has gone.
+    fn check_rooms(&self, there: &BTreeMap<Who, Vec<Entry>>, edges: &[Edge]) {
+        if self.amnesia || self.was_wiped {
+            return;
+        }
+        let mut told: BTreeMap<&Who, BTreeSet<&RoomName>> = BTreeMap::new();
+        for edge in edges {
+            let rooms = told.entry(&edge.who).or_default();
+            if edge.online {
+                for room in &edge.rooms {
+                    let is_new = rooms.insert(room);
+                    assert!(is_new || self.rooms_are_left, "told again: {edge:?}");
+                }
+            } else {
+                let gone: BTreeSet<&RoomName> = edge.rooms.iter().collect();
+                assert!(gone.is_subset(rooms), "never told: {edge:?}");
+                assert!(
+                    self.rooms_are_left || gone == *rooms,
+                    "not told that it has gone: {edge:?} {rooms:?}"
+                );
+                rooms.clear();
+            }
+        }
+        for (who, entries) in there {
+            for room in entries.iter().flat_map(|entry| &entry.rooms) {
+                let heard = told.get(who).is_some_and(|rooms| rooms.contains(room));
+                assert!(heard, "{room} was not told of {who:?}");
+            }
         }
     }
 
@@ -848,6 +951,8 @@ async fn run(seed: u64, trouble: u64) {
         sleep(Duration::from_millis(pause)).await;
         if world.dice.chance(trouble) {
             world.mishap();
+        } else if world.dice.chance(25) {
+            world.roam();
         } else if world.dice.chance(60) {
             world.connect();
         } else {

@@ -9,52 +9,30 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 
-use crate::auth::UserKey;
 use crate::presence::Edge;
-use crate::publication::NsId;
-use crate::rooms::Room;
 use crate::shared::Shared;
 
 /// How long changes are gathered after some have left.
 const WINDOW: Duration = Duration::from_millis(50);
 
-/// What is told of a user.
-pub(crate) enum News {
-    /// Online now, or offline now.
-    Changed {
-        edge: Edge,
-        /// The rooms that the user was in last, where those are who is told.
-        rooms: Option<(NsId, Vec<Arc<Room>>)>,
-    },
-    /// The first socket has come into a room: those who know the user from the other
-    /// rooms are not told.
-    Arrived {
-        user: Arc<UserKey>,
-        namespace: NsId,
-        room: Arc<Room>,
-        others: Vec<Arc<Room>>,
-        at: u64,
-    },
-}
-
-/// News that wait to be told.
+/// Changes that wait to be told.
 #[derive(Default)]
 pub(crate) struct Announcer {
-    waiting: Mutex<Vec<News>>,
+    waiting: Mutex<Vec<Edge>>,
     work: Notify,
 }
 
 impl Announcer {
     /// Tells these after those that came before. Does not wait, and calls nobody.
-    pub(crate) fn push(&self, news: impl IntoIterator<Item = News>) {
+    pub(crate) fn push(&self, edges: impl IntoIterator<Item = Edge>) {
         self.waiting
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .extend(news);
+            .extend(edges);
         self.work.notify_one();
     }
 
-    fn take(&self) -> Vec<News> {
+    fn take(&self) -> Vec<Edge> {
         std::mem::take(&mut self.waiting.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
@@ -62,13 +40,13 @@ impl Announcer {
 /// Tells until it is aborted, or the gateway has gone.
 pub(crate) async fn run(announcer: Arc<Announcer>, shared: Weak<Shared>) {
     loop {
-        let news = announcer.take();
-        if news.is_empty() {
+        let edges = announcer.take();
+        if edges.is_empty() {
             announcer.work.notified().await;
             continue;
         }
         match shared.upgrade() {
-            Some(shared) => shared.announce(news),
+            Some(shared) => shared.announce(&edges),
             None => return,
         }
         tokio::time::sleep(WINDOW).await;

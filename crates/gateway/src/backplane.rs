@@ -14,7 +14,9 @@ use crate::config::DevicePolicy;
 use crate::engine::Clock;
 use crate::entries::UserPresence;
 use crate::hub::Op;
-use crate::presence::{Admitted, DeviceLimitReached, Edge, Newcomer, Presence, SocketAddress};
+use crate::presence::{
+    Admitted, DeviceLimitReached, Edge, Newcomer, Place, Presence, SocketAddress,
+};
 pub use crate::publication::Message;
 use crate::reason::Reason;
 use crate::shared::Shared;
@@ -150,6 +152,13 @@ pub trait Backplane: Send + Sync + 'static {
     /// A socket is gone, or was admitted too late to live.
     fn disconnect(&self, user: &Arc<UserKey>, socket: SocketAddress);
 
+    /// A user's socket has come into a room whose members are to know that the user is
+    /// online.
+    fn enter_room(&self, user: &Arc<UserKey>, socket: SocketAddress, place: Place);
+
+    /// A socket has left such a room and goes on. One that ends leaves nothing.
+    fn leave_room(&self, user: &Arc<UserKey>, socket: SocketAddress, place: &Place);
+
     /// Presence of many users at once, in the order asked.
     fn presence(
         &self,
@@ -224,9 +233,7 @@ impl Node {
     /// Tells those who are to know of changes of presence, in this order.
     pub fn announce(&self, edges: impl IntoIterator<Item = Edge>) {
         if let Some(shared) = self.0.upgrade() {
-            edges
-                .into_iter()
-                .for_each(|edge| shared.presence_changed(edge));
+            shared.announcer.push(edges);
         }
     }
 
@@ -317,6 +324,15 @@ impl Backplane for LocalBackplane {
         let now = self.clock.now();
         self.local()
             .disconnect(user, socket, now, self.clock.unix_millis(now));
+    }
+
+    fn enter_room(&self, user: &Arc<UserKey>, socket: SocketAddress, place: Place) {
+        let at = self.clock.unix_millis(self.clock.now());
+        self.local().enter_room(user, socket, place, at);
+    }
+
+    fn leave_room(&self, user: &Arc<UserKey>, socket: SocketAddress, place: &Place) {
+        self.local().leave_room(user, socket, place);
     }
 
     fn presence(

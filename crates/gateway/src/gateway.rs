@@ -2,8 +2,8 @@
 
 use std::fmt;
 use std::io;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -275,7 +275,6 @@ impl GatewayBuilder {
             draining,
             doors: doors.clone(),
             run: u32::from_ne_bytes(run),
-            last_rooms: Mutex::default(),
             announcer: Arc::default(),
             node_id: config.node_id.as_str().into(),
             peers: Peers::new(),

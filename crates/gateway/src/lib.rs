@@ -55,7 +55,7 @@ pub use gateway::{BuildError, Gateway, GatewayBuilder, HttpRequest, HttpResponse
 pub use handler::{Args, Event, EventError, EventName, FromEvent, Handler, IntoReply, Json};
 pub use peers::EmitError;
 pub use presence::{
-    Admitted, DeviceLimitReached, Edge, EdgeSink, Newcomer, Presence, SocketAddress,
+    Admitted, DeviceLimitReached, Edge, EdgeSink, Newcomer, Place, Presence, SocketAddress,
 };
 pub use reason::Reason;
 pub use socket::Socket;

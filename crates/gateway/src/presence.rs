@@ -8,7 +8,7 @@
 //! order.
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, VecDeque};
+use std::collections::{BTreeSet, BinaryHeap, VecDeque};
 use std::hash::{BuildHasher, Hash, Hasher};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -26,6 +26,15 @@ const PARTS: usize = 64;
 /// Offline users whose `lastSeenAt` is remembered, per part.
 const REMEMBERED: usize = 1024;
 
+/// A room, within the tenant of whoever is in it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Place {
+    /// The room's namespace.
+    pub namespace: Arc<str>,
+    /// Its name.
+    pub room: Arc<str>,
+}
+
 /// A change of a user's presence.
 #[derive(Debug, Clone)]
 pub struct Edge {
@@ -38,6 +47,11 @@ pub struct Edge {
     pub rev: u64,
     /// Unix milliseconds.
     pub at: u64,
+    /// The rooms whose members are to know, where `presence.announce` is `rooms`.
+    pub rooms: Vec<Place>,
+    /// Set if this is no change: an online user has come into `rooms`. Who is in these
+    /// others as well has heard of it.
+    pub others: Option<Vec<Place>>,
 }
 
 /// Hears edges, in order for each user, while that user's entry is locked: it
@@ -99,6 +113,54 @@ struct Entry {
     device_id: Option<Arc<str>>,
 }
 
+/// Rooms that a user's ended sockets were in, as long as it is online: so many are
+/// told when it goes.
+const MAX_LEFT: usize = 1000;
+
+/// The rooms whose members have heard that a user is online.
+#[derive(Debug, Default)]
+struct Scope {
+    sockets: Vec<(SocketAddress, Place)>,
+    /// Rooms that sockets were in when they ended.
+    left: BTreeSet<Place>,
+}
+
+impl Scope {
+    fn places(&self) -> BTreeSet<Place> {
+        let here = self.sockets.iter().map(|(_, place)| place);
+        here.chain(&self.left).cloned().collect()
+    }
+
+    /// A socket has come into a room. The other rooms, if the user is new there.
+    fn enter(&mut self, socket: SocketAddress, place: &Place) -> Option<Vec<Place>> {
+        let others = self.places();
+        self.left.remove(place);
+        let membership = (socket, place.clone());
+        if !self.sockets.contains(&membership) {
+            self.sockets.push(membership);
+        }
+        (!others.contains(place)).then(|| others.into_iter().collect())
+    }
+
+    fn leave(&mut self, socket: SocketAddress, place: &Place) {
+        self.sockets
+            .retain(|(one, room)| *one != socket || room != place);
+    }
+
+    fn end(&mut self, socket: SocketAddress) {
+        let (ended, others): (Vec<_>, Vec<_>) = std::mem::take(&mut self.sockets)
+            .into_iter()
+            .partition(|(one, _)| *one == socket);
+        self.sockets = others;
+        for (_, place) in ended {
+            let is_there = self.sockets.iter().any(|(_, other)| *other == place);
+            if !is_there && self.left.len() < MAX_LEFT {
+                self.left.insert(place);
+            }
+        }
+    }
+}
+
 /// Milliseconds. 32 bits of them are two years: nobody is connected for longer.
 const SINCE_UNIT: u64 = 16;
 
@@ -116,6 +178,8 @@ struct User {
     sockets: Vec<Entry>,
     /// When the grace of a user without sockets is over.
     grace: Option<Micros>,
+    /// Only where presence is told to rooms.
+    scope: Option<Box<Scope>>,
 }
 
 /// Tenant and user id: what the API and clients ask by, whatever the type.
@@ -229,6 +293,7 @@ impl Presence {
                     key: key.clone(),
                     sockets: Vec::new(),
                     grace: None,
+                    scope: None,
                 });
                 users.len() - 1
             }
@@ -248,7 +313,7 @@ impl Presence {
         user.grace = None;
         if !was_online {
             self.online.fetch_add(1, Ordering::Relaxed);
-            self.announce(&key, true, at);
+            self.announce(&key, true, at, None);
         }
         Ok(admitted)
     }
@@ -272,6 +337,9 @@ impl Presence {
         };
         let before = user.sockets.len();
         user.sockets.retain(|entry| entry.socket != socket);
+        if let Some(scope) = &mut user.scope {
+            scope.end(socket);
+        }
         if before == 0 || !user.sockets.is_empty() {
             return;
         }
@@ -313,24 +381,78 @@ impl Presence {
             tenant: key.tenant_id.as_deref(),
             user: &key.user_id,
         };
+        let mut scope = None;
         if let Some(users) = part.users.get_mut(&id) {
-            users.retain(|user| *user.key != **key);
+            if let Some(index) = users.iter().position(|user| *user.key == **key) {
+                scope = users.swap_remove(index).scope;
+            }
             if users.is_empty() {
                 part.users.remove(&id);
             }
         }
         part.remember(key, at);
         self.online.fetch_sub(1, Ordering::Relaxed);
-        self.announce(key, false, at);
+        self.announce(key, false, at, scope);
     }
 
-    fn announce(&self, user: &Arc<UserKey>, online: bool, at: u64) {
+    fn announce(&self, user: &Arc<UserKey>, online: bool, at: u64, scope: Option<Box<Scope>>) {
+        let rooms = scope.map(|scope| scope.places().into_iter().collect());
         (self.sink)(&Edge {
             user: user.clone(),
             online,
             rev: self.rev.fetch_add(1, Ordering::Relaxed) + 1,
             at,
+            rooms: rooms.unwrap_or_default(),
+            others: None,
         });
+    }
+
+    /// A socket has come into a room whose members are to know of its user. Whether
+    /// the user is new there.
+    pub fn enter_room(
+        &self,
+        key: &Arc<UserKey>,
+        socket: SocketAddress,
+        place: Place,
+        at: u64,
+    ) -> bool {
+        let mut part = self.part(key.tenant_id.as_deref(), &key.user_id);
+        let Some(user) = part.user(key) else {
+            return false;
+        };
+        // Who lost its place is on the way out.
+        if !user.sockets.iter().any(|entry| entry.socket == socket) {
+            return false;
+        }
+        let others = user.scope.get_or_insert_default().enter(socket, &place);
+        let is_new = others.is_some();
+        if is_new {
+            (self.sink)(&Edge {
+                user: key.clone(),
+                online: true,
+                rev: self.rev.load(Ordering::Relaxed),
+                at,
+                rooms: vec![place],
+                others,
+            });
+        }
+        is_new
+    }
+
+    /// A socket has left a room of which [`enter_room`](Self::enter_room) was told, and
+    /// goes on.
+    pub fn leave_room(&self, key: &UserKey, socket: SocketAddress, place: &Place) {
+        let mut part = self.part(key.tenant_id.as_deref(), &key.user_id);
+        if let Some(scope) = part.user(key).and_then(|user| user.scope.as_mut()) {
+            scope.leave(socket, place);
+        }
+    }
+
+    /// The rooms of a user's sockets of which [`enter_room`](Self::enter_room) was told.
+    pub fn rooms(&self, key: &UserKey) -> Vec<(SocketAddress, Place)> {
+        let mut part = self.part(key.tenant_id.as_deref(), &key.user_id);
+        let scope = part.user(key).and_then(|user| user.scope.as_ref());
+        scope.map_or_else(Vec::new, |scope| scope.sockets.clone())
     }
 
     /// Users that are online.
@@ -694,6 +816,48 @@ mod tests {
         presence.disconnect(&user("a"), socket(2), 200, 0);
         presence.expire(300, 0);
         assert_eq!(edges.lock().unwrap().len(), 2);
+    }
+
+    #[test]
+    fn rooms_hear_of_a_user_once_until_it_goes() {
+        let heard: Arc<Mutex<Vec<String>>> = Arc::default();
+        let log = heard.clone();
+        let sink: EdgeSink = Box::new(move |edge| {
+            let names =
+                |places: &[Place]| -> String { places.iter().map(|place| &*place.room).collect() };
+            let others = edge.others.as_deref().map(names);
+            let line = format!("{} {} {others:?}", edge.online, names(&edge.rooms));
+            log.lock().unwrap().push(line);
+        });
+        let presence = Presence::new(0, sink);
+        let him = user("a");
+        let place = |room: &str| Place {
+            namespace: "/".into(),
+            room: room.into(),
+        };
+        for slot in [1, 2] {
+            let newcomer = newcomer("a", slot, None, DevicePolicy::Unlimited);
+            presence.connect(newcomer, 0).unwrap();
+        }
+        assert!(presence.enter_room(&him, socket(1), place("x"), 0));
+        assert!(!presence.enter_room(&him, socket(2), place("x"), 0));
+        assert!(presence.enter_room(&him, socket(2), place("y"), 0));
+        presence.enter_room(&him, socket(2), place("z"), 0);
+        presence.leave_room(&him, socket(2), &place("z"));
+        presence.disconnect(&him, socket(2), 0, 0);
+        // Its members have heard of the user, and not that it has gone.
+        assert!(!presence.enter_room(&him, socket(1), place("y"), 0));
+        presence.leave_room(&him, socket(1), &place("x"));
+        assert!(!presence.enter_room(&him, socket(9), place("q"), 0));
+        presence.disconnect(&him, socket(1), 0, 0);
+        let expected = [
+            "true  None",
+            "true x Some(\"\")",
+            "true y Some(\"x\")",
+            "true z Some(\"xy\")",
+            "false y None",
+        ];
+        assert_eq!(*heard.lock().unwrap(), expected);
     }
 
     #[test]

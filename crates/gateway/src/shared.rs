@@ -2,13 +2,13 @@
 //! which something reaches other sockets: a room, a user, a namespace.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, PoisonError};
 
 use hashbrown::HashMap;
 use tokio::sync::watch;
 
-use crate::announcer::{Announcer, News};
+use crate::announcer::Announcer;
 use crate::auth::{Authenticator, Identity, UserKey};
 use crate::backplane::{Action, Backplane, Target};
 use crate::config::{Announce, Config, ConnectLimit, Limit, NamespaceConfig};
@@ -23,7 +23,7 @@ use crate::hub::{Hub, Op};
 use crate::intern::Interner;
 use crate::metrics::Metrics;
 use crate::peers::Peers;
-use crate::presence::{Edge, SocketAddress};
+use crate::presence::{Edge, Place, SocketAddress};
 use crate::publication::{Message, NsId, Publication};
 use crate::rate_limit::{KeyedLimiter, Verdict};
 use crate::rooms::{PRIVATE, Room, RoomDirectory, RoomRef};
@@ -67,8 +67,6 @@ pub(crate) struct Shared {
     pub(crate) doors: Vec<Door<Hub>>,
     /// Tells this run's rooms from another's.
     pub(crate) run: u32,
-    /// Rooms that users of `presence.announce = rooms` were in last.
-    pub(crate) last_rooms: Mutex<HashMap<Arc<UserKey>, (NsId, Vec<Arc<Room>>)>>,
     pub(crate) announcer: Arc<Announcer>,
     /// `server.node_id`.
     pub(crate) node_id: Arc<str>,
@@ -371,40 +369,28 @@ impl Shared {
 
     /// Tells those here who are to know of changes of presence: everybody but the
     /// user's own sockets.
-    pub(crate) fn announce(&self, news: Vec<News>) {
+    pub(crate) fn announce(&self, edges: &[Edge]) {
         let mut tenants: HashMap<Option<&Arc<str>>, Vec<&Edge>> = HashMap::new();
-        for one in &news {
-            let News::Changed { edge, .. } = one else {
-                continue;
-            };
+        for edge in edges.iter().filter(|edge| edge.others.is_none()) {
             let tenant = edge.user.tenant_id.as_ref();
             tenants.entry(tenant).or_default().push(edge);
         }
-        let announcing = self.namespaces.iter().enumerate();
-        for (index, namespace) in
-            announcing.filter(|(_, namespace)| namespace.config.announce == Announce::Namespace)
-        {
-            for (tenant, edges) in &tenants {
-                for edges in edges.chunks(MAX_BREATH) {
-                    self.announce_some(index as NsId, &namespace.name, *tenant, edges);
+        for (index, namespace) in self.namespaces.iter().enumerate() {
+            let id = index as NsId;
+            match namespace.config.announce {
+                Announce::Namespace => {
+                    for (tenant, edges) in &tenants {
+                        for edges in edges.chunks(MAX_BREATH) {
+                            self.announce_some(id, &namespace.name, *tenant, edges);
+                        }
+                    }
                 }
-            }
-        }
-        drop(tenants);
-        for one in news {
-            match one {
-                News::Changed {
-                    edge,
-                    rooms: Some((namespace, rooms)),
-                } => self.around(&edge.user, false, namespace, rooms, Vec::new(), edge.at),
-                News::Changed { .. } => {}
-                News::Arrived {
-                    user,
-                    namespace,
-                    room,
-                    others,
-                    at,
-                } => self.around(&user, true, namespace, vec![room], others, at),
+                Announce::Rooms => {
+                    for edge in edges {
+                        self.announce_around(id, &namespace.name, edge);
+                    }
+                }
+                Announce::Off => {}
             }
         }
     }
@@ -432,78 +418,34 @@ impl Shared {
         }
     }
 
-    /// Puts a change of presence in line.
-    pub(crate) fn presence_changed(&self, edge: Edge) {
-        let mut rooms = None;
-        if !edge.online {
-            let mut last_rooms = self
-                .last_rooms
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
-            rooms = last_rooms.remove(&edge.user);
+    /// Tells the members of the rooms that a change concerns.
+    fn announce_around(&self, namespace: NsId, name: &Arc<str>, edge: &Edge) {
+        let find = |places: &[Place]| -> Vec<Arc<Room>> {
+            let here = places.iter().filter(|place| place.namespace == *name);
+            here.filter_map(|place| {
+                self.rooms.find(&RoomRef {
+                    namespace,
+                    tenant: edge.user.tenant_id.as_deref(),
+                    name: &place.room,
+                })
+            })
+            .collect()
+        };
+        let rooms = find(&edge.rooms);
+        if rooms.is_empty() {
+            return;
         }
-        self.announcer.push([News::Changed { edge, rooms }]);
-    }
-
-    /// A user's first socket has come into a room: those there hear of it who
-    /// have not met it in another.
-    pub(crate) fn announce_in_room(
-        &self,
-        user: &Arc<UserKey>,
-        namespace: NsId,
-        room: Arc<Room>,
-        others: Vec<Arc<Room>>,
-        at: u64,
-    ) {
-        let sockets =
-            self.backplane
-                .local()
-                .sockets(user.tenant_id.as_deref(), &user.user_id, Some(user));
-        if sockets.len() <= 1 {
-            self.announcer.push([News::Arrived {
-                user: user.clone(),
-                namespace,
-                room,
-                others,
-                at,
-            }]);
-        }
-    }
-
-    fn around(
-        &self,
-        user: &Arc<UserKey>,
-        online: bool,
-        namespace: NsId,
-        rooms: Vec<Arc<Room>>,
-        except: Vec<Arc<Room>>,
-        at: u64,
-    ) {
-        let name = self.namespace_name(namespace).clone();
-        let message = Shared::edge_message(user, online, at);
-        let publication = Arc::new(Publication::new(name, message, None, None, None));
+        let except = edge.others.as_deref().map(find).unwrap_or_default();
+        let message = Shared::edge_message(&edge.user, edge.online, edge.at);
+        let publication = Arc::new(Publication::new(name.clone(), message, None, None, None));
         for door in &self.doors {
             door.push(Post::App(Op::DeliverAround {
-                user: user.clone(),
+                user: edge.user.clone(),
                 rooms: rooms.clone(),
                 except: except.clone(),
                 publication: publication.clone(),
             }));
         }
-    }
-
-    /// Keeps the rooms of a socket that ends, for the offline edge that may follow.
-    pub(crate) fn remember_rooms(
-        &self,
-        user: &Arc<UserKey>,
-        namespace: NsId,
-        rooms: Vec<Arc<Room>>,
-    ) {
-        let mut last_rooms = self
-            .last_rooms
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        last_rooms.insert(user.clone(), (namespace, rooms));
     }
 
     // --- limits ----------------------------------------------------------

@@ -15,8 +15,8 @@ use serde_json::{Value as Json, json};
 
 use crate::registry::{
     Admission, Audit, Departure, Edge, EdgeId, Edges, Fenced, Guarded, Joined, Known, Loser,
-    Millis, Newcomer, NodeInfo, NodeState, Registry, Renewed, Restored, Seen, Tended, Unavailable,
-    UserName, Who,
+    Millis, Newcomer, NodeInfo, NodeState, Registry, Renewed, Restored, RoomName, Seen, Tended,
+    Unavailable, UserName, Who,
 };
 
 pub use fanout::{Counters as FanoutCounters, Fanout, Incoming, Queue};
@@ -263,6 +263,7 @@ fn who(name: &str) -> Result<Who, Unavailable> {
 fn edge(fields: Value) -> Result<Edge, Unavailable> {
     let mut fields = Answer::of(fields)?;
     let (mut whose, mut online, mut rev, mut at) = (None, false, 0, 0);
+    let (mut rooms, mut others) = (Vec::new(), None);
     while let Ok(name) = fields.text() {
         let value = fields.text()?;
         let number = || value.parse().map_err(|_| nonsense("number"));
@@ -271,6 +272,8 @@ fn edge(fields: Value) -> Result<Edge, Unavailable> {
             "o" => online = &*value == "1",
             "r" => rev = number()?,
             "t" => at = number()?,
+            "m" => rooms = room_names(&value)?,
+            "k" => others = Some(room_names(&value)?),
             _ => {}
         }
     }
@@ -279,7 +282,16 @@ fn edge(fields: Value) -> Result<Edge, Unavailable> {
         online,
         rev,
         at,
+        rooms,
+        others,
     })
+}
+
+/// In their order, whatever it was.
+fn room_names(json: &str) -> Result<Vec<RoomName>, Unavailable> {
+    let mut rooms: Vec<RoomName> = serde_json::from_str(json).map_err(|_| nonsense("rooms"))?;
+    rooms.sort_unstable();
+    Ok(rooms)
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -359,12 +371,19 @@ impl Registry for RedisRegistry {
         incarnation: &str,
         departures: &[Departure],
         grace: Millis,
-    ) -> Guarded<()> {
+    ) -> Guarded<Vec<bool>> {
         let arguments = json!({
             "incarnation": incarnation, "departures": list(departures), "grace": grace,
         });
-        let answer = self.guarded("depart", arguments).await?;
-        Ok(answer.map(|_| ()))
+        let mut answer = match self.guarded("depart", arguments).await? {
+            Ok(mut answer) => answer.list()?,
+            Err(Fenced) => return Ok(Err(Fenced)),
+        };
+        let mut linger = Vec::with_capacity(departures.len());
+        for _ in departures {
+            linger.push(answer.number()? == 1);
+        }
+        Ok(Ok(linger))
     }
 
     async fn restore(&self, incarnation: &str, users: &[Restored]) -> Guarded<Vec<Loser>> {
@@ -450,7 +469,15 @@ impl Registry for RedisRegistry {
         let mut answer = Answer::of(self.call("audit", arguments).await?)?;
         let mut audit = Audit::default();
         for sockets in answer.list()?.0 {
-            audit.asked.push(Answer::of(sockets)?.texts()?);
+            let mut there = Vec::new();
+            for socket in Answer::of(sockets)?.0 {
+                let mut socket = Answer::of(socket)?;
+                let name = socket.text()?;
+                let mut rooms = socket.texts()?;
+                rooms.sort_unstable();
+                there.push((name, rooms));
+            }
+            audit.asked.push(there);
         }
         let mut sample = answer.list()?;
         while let Ok(socket) = sample.text() {

@@ -34,6 +34,7 @@ local NODES, INFO, OWNER = prefix .. ':nodes', prefix .. ':info', prefix .. ':ow
 local DUE, EDGES = prefix .. ':due', prefix .. ':edges'
 local HOLD, BLIND = prefix .. ':hold', prefix .. ':blind'
 local KEPT_EDGES = 65536
+local KEPT_ROOMS = 1000
 -- Who was not there for so long is forgotten, in seconds.
 local REMEMBERED = 7 * 24 * 3600
 
@@ -117,7 +118,9 @@ local function watch_run(ttl)
     end
 end
 
--- States: whether announced as online, revision, number of sockets, last seen.
+-- States: whether announced as online, revision, number of sockets, last seen; and, of
+-- the rooms whose members were told or will be when the user is, how many of its
+-- sockets are in each.
 local function get_state(user, kind)
     local raw = call('HGET', user_key(user), 't:' .. kind)
     return raw and cjson.decode(raw)
@@ -129,6 +132,69 @@ end
 
 local function schedule(user, kind, at)
     call('ZADD', DUE, at, join_who(user, kind))
+end
+
+local function room_names(state)
+    local names = {}
+    for room in pairs(state[5] or {}) do
+        names[#names + 1] = room
+    end
+    return names
+end
+
+local function drop_room(state, room, keep)
+    local rooms = state[5]
+    if rooms and rooms[room] then
+        rooms[room] = math.max(rooms[room] - 1, 0)
+        if rooms[room] == 0 and not keep then
+            rooms[room] = nil
+            if next(rooms) == nil then
+                state[5] = nil
+            end
+        end
+    end
+end
+
+local function as_set(list)
+    local set = {}
+    for _, item in ipairs(list or {}) do
+        set[item] = true
+    end
+    return set
+end
+
+-- A socket has changed its rooms. Returns those that the user is new in.
+local function change_rooms(state, before, after)
+    local old, wanted, new = as_set(before), as_set(after), {}
+    for room in pairs(wanted) do
+        if not old[room] then
+            state[5] = state[5] or {}
+            if not state[5][room] then
+                new[#new + 1] = room
+            end
+            state[5][room] = (state[5][room] or 0) + 1
+        end
+    end
+    for room in pairs(old) do
+        if not wanted[room] then
+            drop_room(state, room, false)
+        end
+    end
+    return new
+end
+
+local function write_edge(user, kind, online, rev, rooms, others)
+    local fields = {
+        'w', join_who(user, kind), 'o', online, 'r', string.format('%.0f', rev),
+        't', string.format('%.0f', now),
+    }
+    for name, list in pairs({ m = rooms, k = others }) do
+        if #list > 0 or name == 'k' then
+            fields[#fields + 1] = name
+            fields[#fields + 1] = #list > 0 and cjson.encode(list) or '[]'
+        end
+    end
+    call('XADD', EDGES, 'MAXLEN', '~', KEPT_EDGES, '*', unpack(fields))
 end
 
 local function forget_later(user)
@@ -145,6 +211,7 @@ local function forget_later(user)
     call('EXPIRE', user_key(user), REMEMBERED)
 end
 
+-- True: a user who is gone is to be announced later.
 local function settle(user, kind, grace)
     local state = get_state(user, kind)
     if not state then
@@ -163,18 +230,20 @@ local function settle(user, kind, grace)
     end
     if online == 0 and hold > now then
         schedule(user, kind, math.max(hold, now + grace))
-        return
+        return true
     end
     if online == 0 and grace > 0 then
         schedule(user, kind, now + grace)
-        return
+        return true
     end
     state[1] = online
     state[2] = math.max(state[2] + 1, now)
+    local rooms = room_names(state)
+    if online == 0 then
+        state[5] = nil
+    end
     put_state(user, kind, state)
-    call('XADD', EDGES, 'MAXLEN', '~', KEPT_EDGES, '*',
-        'w', join_who(user, kind), 'o', online, 'r', string.format('%.0f', state[2]),
-        't', string.format('%.0f', now))
+    write_edge(user, kind, online, state[2], rooms)
     if online == 0 then
         forget_later(user)
     end
@@ -186,16 +255,19 @@ local function get_entry(user, socket)
         return nil
     end
     local e = cjson.decode(raw)
-    return { s = socket, i = e[1], y = e[2], n = e[3], d = e[4], a = e[5] }
+    return { s = socket, i = e[1], y = e[2], n = e[3], d = e[4], a = e[5], r = e[6] }
 end
 
--- `entry`: s socket, n namespace, d device, a since, p policy.
-local function add(incarnation, user, kind, entry)
+-- `entry`: s socket, n namespace, d device, a since, p policy, r rooms. `told`: the
+-- members of its rooms know of the user.
+local function add(incarnation, user, kind, entry, told)
     local before = get_entry(user, entry.s)
     call('HSET', user_key(user), 's:' .. entry.s,
-        cjson.encode({ incarnation, kind, entry.n, entry.d, entry.a }))
+        cjson.encode({ incarnation, kind, entry.n, entry.d, entry.a, entry.r }))
     call('PERSIST', user_key(user))
     local state = get_state(user, kind) or { 0, 0, 0, 0 }
+    local others = room_names(state)
+    local new = change_rooms(state, before and before.r, entry.r)
     if not before then
         state[3] = state[3] + 1
     elseif before.i ~= incarnation then
@@ -203,6 +275,9 @@ local function add(incarnation, user, kind, entry)
     end
     put_state(user, kind, state)
     call('HSET', index_key(incarnation), entry.s, join_who(user, kind))
+    if state[1] == 1 and not told and #new > 0 then
+        write_edge(user, kind, 1, state[2], new, others)
+    end
     settle(user, kind, 0)
 end
 
@@ -216,6 +291,11 @@ local function remove(user, socket)
     local state = get_state(user, entry.y) or { 0, 0, 0, 0 }
     state[3] = math.max(state[3] - 1, 0)
     state[4] = now
+    for _, room in ipairs(entry.r or {}) do
+        -- Its members are told when the user goes, if they heard that it came.
+        local keep = state[1] == 1 and #room_names(state) <= KEPT_ROOMS
+        drop_room(state, room, keep)
+    end
     put_state(user, entry.y, state)
     return true
 end
@@ -387,11 +467,12 @@ function operations.depart()
     if not owns(arguments.incarnation) then
         return { 0 }
     end
-    for _, departure in ipairs(arguments.departures) do
+    local linger = {}
+    for number, departure in ipairs(arguments.departures) do
         remove(departure.u, departure.s)
-        settle(departure.u, departure.y, arguments.grace)
+        linger[number] = settle(departure.u, departure.y, arguments.grace) and 1 or 0
     end
-    return { 1 }
+    return { 1, linger }
 end
 
 -- Finds a place for a socket that lives already: the later one wins, as if all had
@@ -452,14 +533,14 @@ function operations.restore()
             if told then
                 lost[#lost + 1] = told
             elseif held and alive(held.i) then
-                -- It has kept its place; only its incarnation is new.
-                add(incarnation, user, kind, entry)
+                -- It has kept its place; only its incarnation or its rooms are new.
+                add(incarnation, user, kind, entry, restored.b)
             else
                 local how = contend(incarnation, user, kind, entry, lost)
                 if how then
                     lost[#lost + 1] = how
                 else
-                    add(incarnation, user, kind, entry)
+                    add(incarnation, user, kind, entry, restored.b)
                 end
             end
         end
@@ -567,8 +648,13 @@ function operations.audit()
         local there = {}
         local all = call('HGETALL', user_key(user))
         for i = 1, #all, 2 do
-            if string.sub(all[i], 1, 2) == 's:' and cjson.decode(all[i + 1])[1] == incarnation then
-                there[#there + 1] = string.sub(all[i], 3)
+            local entry = string.sub(all[i], 1, 2) == 's:' and cjson.decode(all[i + 1])
+            if entry and entry[1] == incarnation then
+                local found = { string.sub(all[i], 3) }
+                for _, room in ipairs(entry[6] or {}) do
+                    found[#found + 1] = room
+                end
+                there[#there + 1] = found
             end
         end
         asked[number] = there

@@ -112,7 +112,15 @@ impl Pair {
             },
             since: self.time().0 - self.dice.below(100),
             policy: self.policy,
+            rooms: self.rooms(),
         }
+    }
+
+    fn rooms(&mut self) -> Vec<RoomName> {
+        (0..4)
+            .filter(|_| self.dice.chance(30))
+            .map(|room| format!("/\nr{room}").into())
+            .collect()
     }
 
     fn incarnation(&mut self) -> Arc<str> {
@@ -136,7 +144,7 @@ impl Pair {
     async fn step(&mut self) {
         let grace = if self.dice.chance(50) { 3_000 } else { 0 };
         let (now, run) = self.time();
-        match self.dice.below(16) {
+        match self.dice.below(18) {
             0 | 1 => {
                 let number = self.dice.below(3);
                 let info = NodeInfo {
@@ -202,12 +210,15 @@ impl Pair {
                 let expected = self.model.depart(now, &incarnation, &departures, grace);
                 assert_eq!(real.unwrap(), expected);
             }
-            10 => {
+            10 | 14 | 15 => {
                 let incarnation = self.incarnation();
                 let (who, socket) = self.departed();
                 let mut known = self.entry();
                 known.socket = socket;
-                let mut entries = vec![self.entry(), self.entry()];
+                let mut entries = Vec::new();
+                if self.dice.chance(50) {
+                    entries.extend([self.entry(), self.entry()]);
+                }
                 if self.dice.chance(50) {
                     entries.push(known);
                 }
@@ -262,7 +273,7 @@ impl Pair {
         let tidy = |audit: Audit| {
             let asked = audit.asked.into_iter();
             Audit {
-                asked: asked.map(|all| sorted(all, Arc::clone)).collect(),
+                asked: asked.map(|all| sorted(all, Clone::clone)).collect(),
                 sample: sorted(audit.sample, Clone::clone),
             }
         };
@@ -281,7 +292,10 @@ impl Pair {
         if expected.is_empty() {
             return;
         }
-        let key = |edge: &Edge| (edge.who.clone(), edge.rev);
+        let key = |edge: &Edge| {
+            let rooms = (edge.rooms.clone(), edge.others.clone());
+            (edge.who.clone(), edge.rev, rooms)
+        };
         let real = self.registry.edges(&"0-0".into()).await.unwrap();
         assert_eq!(sorted(real.edges, key), sorted(expected, key));
     }

@@ -109,11 +109,10 @@ struct Sender {
     take: TakeBack,
 }
 
-/// Bytes of a connection that may wait in the kernel to be sent: enough for a burst to a
-/// healthy client. The megabytes more that it would take for who does not read are
+/// Bytes of a connection that may wait in the kernel to be sent. The megabytes more that it would take for who does not read are
 /// better kept here, where newer events of the same key replace older ones and
 /// `server.send_buffer` bounds them all.
-const MAX_UNSENT: u32 = 4 << 20;
+const MAX_UNSENT: u32 = 128 << 10;
 
 impl<A: App> Front<A> {
     /// Resolves when no connection speaks HTTP.

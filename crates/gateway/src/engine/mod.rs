@@ -473,14 +473,17 @@ impl Engine {
             self.dirty.push(slot);
         }
         // One message may always wait, however large; a second one over the
-        // bound means that the peer does not keep up.
-        if before > 0 && waiting > self.settings.send_buffer {
+        // bound may mean that the peer does not keep up.
+        let bound = self.settings.send_buffer;
+        if before > 0 && waiting > bound {
             self.flush(slot);
-            let still = self
-                .conn(slot)
-                .and_then(|conn| conn.out.as_ref())
-                .map_or(0, |out| out.waiting());
-            if still > self.settings.send_buffer {
+            let now = self.now;
+            let is_over = |conn: &Conn| match (&conn.transport, &conn.out) {
+                (_, None) => false,
+                (Transport::WebSocket(_), Some(out)) => out.is_over(bound, now),
+                (Transport::Polling(_), Some(out)) => out.waiting() > bound,
+            };
+            if self.conn(slot).is_some_and(is_over) {
                 self.close(slot, Reason::SlowConsumer);
             }
         }
@@ -662,29 +665,15 @@ impl Engine {
                     self.again.push(slot);
                 }
                 conn.close_deadline = now + CLOSE_WAIT;
-                let out = conn
-                    .out
-                    .get_or_insert_with(|| self.pool.pop().unwrap_or_default());
                 if reason == Reason::SlowConsumer {
                     conn.close_deadline = now + SLOW_CLOSE_WAIT;
-                    out.keep_frame_in_flight();
-                }
-                out.append(|buffer| ws::push_close(code, text, buffer));
-                if !conn.dirty {
-                    conn.dirty = true;
-                    self.dirty.push(slot);
-                }
-            }
-            Transport::Polling(polling) => {
-                polling.probe = None;
-                polling.held = None;
-                polling.post = None;
-                conn.close_deadline = now + POLLING_CLOSE_WAIT;
-                if reason == Reason::SlowConsumer {
                     if let Some(out) = &mut conn.out {
                         out.keep_frame_in_flight();
                     }
                 }
+                self.append_close(slot, code, text);
+            }
+            Transport::Polling(polling) => {
                 let lingers = !matches!(
                     reason,
                     Reason::ProtocolViolation
@@ -694,6 +683,20 @@ impl Engine {
                         | Reason::TransportClosed
                         | Reason::TransportError
                 );
+                // A client that is changing over polls no more: it hears the last on
+                // its WebSocket.
+                let changes = polling.probe.as_ref().is_some_and(|probe| probe.probed);
+                if !(lingers && changes) {
+                    polling.probe = None;
+                }
+                polling.held = None;
+                polling.post = None;
+                conn.close_deadline = now + POLLING_CLOSE_WAIT;
+                if reason == Reason::SlowConsumer {
+                    if let Some(out) = &mut conn.out {
+                        out.keep_frame_in_flight();
+                    }
+                }
                 if polling.get.is_some() || !lingers {
                     self.finish_polling(slot);
                     return;
@@ -701,6 +704,19 @@ impl Engine {
             }
         }
         self.rearm(slot);
+    }
+
+    /// A close frame behind all that waits.
+    fn append_close(&mut self, slot: u32, code: u16, text: &str) {
+        if let Some(conn) = self.conns.get_mut(slot) {
+            conn.out
+                .get_or_insert_with(|| self.pool.pop().unwrap_or_default())
+                .append(|buffer| ws::push_close(code, text, buffer));
+            if !conn.dirty {
+                conn.dirty = true;
+                self.dirty.push(slot);
+            }
+        }
     }
 
     /// The transport has ended by itself, or must end now.

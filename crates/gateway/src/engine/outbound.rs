@@ -14,9 +14,17 @@ use bytes::Bytes;
 use hashbrown::HashMap;
 use heartline_wire::ws;
 
+use super::wheel::Micros;
+
 /// Frames up to this long are copied into the shared buffer: cheaper than a
 /// reference count and another entry in the vector of one `writev`.
 const COPY_BELOW: usize = 2048;
+/// So much waits before keyed publications take each other's places although the
+/// transport has not refused anything yet: within one turn more can be published than
+/// it will take.
+const CONFLATE_BEYOND: usize = 64 * 1024;
+/// How long what a peer was sent at once may take to leave.
+const BURST: Micros = 100_000;
 /// A buffer that grew beyond this is not kept for reuse.
 const KEEP_BUFFER: usize = 4096;
 
@@ -58,6 +66,8 @@ pub(crate) struct Outbound {
     waiting: usize,
     /// The transport would block; a writable event continues.
     pub(crate) blocked: bool,
+    /// When it last began to.
+    blocked_at: Micros,
     /// Where the newest of each key stands: its number since the queue began.
     keyed: Option<Box<HashMap<ConflationKey, u64>>>,
     /// Number of the first segment.
@@ -75,6 +85,26 @@ impl Outbound {
 
     pub(crate) fn is_empty(&self) -> bool {
         self.waiting == 0 && self.preface.is_empty()
+    }
+
+    /// The transport has taken no more.
+    pub(crate) fn block(&mut self, now: Micros) {
+        if !self.blocked {
+            self.blocked = true;
+            self.blocked_at = now;
+        }
+    }
+
+    /// Whether more than `bound` waits for a peer that does not keep up. A burst is not
+    /// that peer's fault: for a moment, up to four times as much may wait.
+    pub(crate) fn is_over(&self, bound: usize, now: Micros) -> bool {
+        let is_burst = !self.blocked || now.saturating_sub(self.blocked_at) < BURST;
+        self.waiting
+            > if is_burst {
+                bound.saturating_mul(4)
+            } else {
+                bound
+            }
     }
 
     /// Puts `preface` before the first frame.
@@ -113,10 +143,10 @@ impl Outbound {
     }
 
     /// Appends a keyed publication, in place of an older one that still waits.
-    /// Returns whether one was replaced. While the transport takes everything,
-    /// there is nothing to replace and it is like [`push`](Self::push).
+    /// Returns whether one was replaced. While little waits and the transport takes
+    /// everything, it is like [`push`](Self::push).
     pub(crate) fn push_keyed(&mut self, key: &ConflationKey, frames: &Bytes) -> bool {
-        if !self.blocked {
+        if !self.blocked && self.waiting < CONFLATE_BEYOND {
             self.push(frames);
             return false;
         }
@@ -391,6 +421,32 @@ mod tests {
             .map(|text| frame(text).to_vec())
             .concat();
         assert_eq!(drain(&mut queue), expected);
+    }
+
+    #[test]
+    fn a_burst_of_one_turn_does_not_make_the_queue_grow() {
+        let mut queue = Outbound::default();
+        let all = |text: &str| frame(&text.repeat(1000));
+        for _ in 0..10_000 {
+            queue.push_keyed(&key("a"), &all("a"));
+            queue.push_keyed(&key("b"), &all("b"));
+        }
+        assert!(queue.waiting() < CONFLATE_BEYOND + 4000);
+        queue.push_keyed(&key("a"), &all("c"));
+        let left = drain(&mut queue);
+        assert!(left.ends_with(&[all("b"), all("c")].concat()));
+    }
+
+    #[test]
+    fn a_burst_may_leave_in_a_moment_and_a_slow_peer_may_not() {
+        let mut queue = Outbound::default();
+        queue.push(&frame(&"x".repeat(3000)));
+        assert!(!queue.is_over(1000, 7));
+        queue.block(7);
+        assert!(!queue.is_over(1000, 7 + BURST - 1) && queue.is_over(1000, 7 + BURST));
+        assert!(queue.is_over(700, 7));
+        queue.block(BURST);
+        assert!(queue.is_over(1000, 7 + BURST));
     }
 
     #[test]

@@ -14,7 +14,7 @@ use super::polling::{Probe, Reply};
 use super::requests;
 use super::shard::{READ_BUFFER, Shard};
 use super::stream::Stream;
-use super::{App, Data, Engine};
+use super::{App, CLOSE_WAIT, Data, Engine};
 use crate::reason::Reason;
 
 /// Slices given to one `writev`.
@@ -58,13 +58,13 @@ impl Engine {
                         // A short write says the socket is full; asking again
                         // would only hear WouldBlock, and the event comes anyway.
                         if written < all && matches!(websocket.stream, Stream::Plain(_)) {
-                            out.blocked = true;
+                            out.block(self.now);
                             done = false;
                             break;
                         }
                     }
                     Err(failed) if failed.kind() == io::ErrorKind::WouldBlock => {
-                        out.blocked = true;
+                        out.block(self.now);
                         done = false;
                         break;
                     }
@@ -570,7 +570,12 @@ impl<A: App> Shard<A> {
             return;
         }
         conn.last_seen = self.engine.now;
-        self.app.upgraded(&mut self.engine, slot);
+        if let Phase::Closing(reason) = conn.phase {
+            conn.close_deadline = self.engine.now + CLOSE_WAIT;
+            self.engine.append_close(slot, reason.close_code(), "");
+        } else {
+            self.app.upgraded(&mut self.engine, slot);
+        }
         self.engine.flush(slot);
         self.engine.rearm(slot);
         self.engine.again.push(slot);

@@ -11,9 +11,10 @@ use super::{Held, Hub};
 use crate::auth::UserKey;
 use crate::config::Announce;
 use crate::engine::Engine;
+use crate::engine::id::Name;
 use crate::handler::{Args, EventError, to_json};
 use crate::metrics::Outbound;
-use crate::presence::SocketAddress;
+use crate::presence::{Place, SocketAddress};
 use crate::publication::{self, AckId, Form, Message, NsId, Publication};
 use crate::rooms::{Joined, Membership, Room, RoomError};
 
@@ -197,9 +198,6 @@ impl Hub {
         name: &str,
     ) -> Result<Joined, RoomError> {
         let max = self.shared.config.max_rooms_per_socket;
-        let announce = self.shared.namespaces[usize::from(namespace)]
-            .config
-            .announce;
         let Some(socket) = self
             .links
             .get_mut(slot as usize)
@@ -226,29 +224,43 @@ impl Hub {
                 return Err(RoomError::Limit);
             }
         }
-        let before = socket.rooms.clone();
+        let before = socket.rooms.len();
         let tenant = socket.identity.tenant_id().cloned();
         let joined = self
             .rooms
             .join(namespace, tenant.as_ref(), name, slot, &mut socket.rooms);
-        let identity = socket.identity.clone();
-        if announce == Announce::Rooms && socket.rooms.len() > before.len() {
-            let room = socket
-                .rooms
-                .last()
-                .and_then(|member| self.rooms.room(*member))
-                .cloned();
-            let others = before
-                .iter()
-                .filter_map(|member| self.rooms.room(*member).cloned())
-                .collect();
-            if let (Some(user), Some(room)) = (&identity.user, room) {
-                let at = engine.clock.unix_millis(engine.now);
-                self.shared
-                    .announce_in_room(user, namespace, room, others, at);
+        if socket.rooms.len() > before {
+            if let Some((user, address, place)) = self.followed(engine, slot, namespace, name) {
+                self.shared.backplane.enter_room(&user, address, place);
             }
         }
         Ok(joined)
+    }
+
+    /// A user's socket and a room of it, if the room's members are told of the user's
+    /// presence.
+    fn followed(
+        &self,
+        engine: &Engine,
+        slot: u32,
+        namespace: NsId,
+        room: &str,
+    ) -> Option<(Arc<UserKey>, SocketAddress, Place)> {
+        let there = &self.shared.namespaces[usize::from(namespace)];
+        if there.config.announce != Announce::Rooms {
+            return None;
+        }
+        let socket = self.link(slot)?.socket(namespace)?;
+        let address = SocketAddress(Name {
+            conn: engine.id(slot)?,
+            part: namespace,
+            secret: socket.secret,
+        });
+        let place = Place {
+            namespace: there.name.clone(),
+            room: room.into(),
+        };
+        Some((socket.identity.user.clone()?, address, place))
     }
 
     /// The same at a client's wish, which the limit on joins counts.
@@ -297,7 +309,7 @@ impl Hub {
             .count()
     }
 
-    pub(super) fn leave(&mut self, slot: u32, namespace: NsId, name: &str) {
+    pub(super) fn leave(&mut self, engine: &Engine, slot: u32, namespace: NsId, name: &str) {
         let Some(socket) = self.link(slot).and_then(|link| link.socket(namespace)) else {
             return;
         };
@@ -312,6 +324,9 @@ impl Hub {
                 .and_then(|link| link.socket_mut(namespace));
             if let Some(membership) = socket.map(|socket| socket.rooms.swap_remove(index)) {
                 self.leave_membership(membership, namespace);
+                if let Some((user, address, place)) = self.followed(engine, slot, namespace, name) {
+                    self.shared.backplane.leave_room(&user, address, &place);
+                }
             }
         }
     }

@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use super::link::{Link, Sock};
 use super::{Hub, TaskKind};
-use crate::config::Announce;
 use crate::engine::Engine;
 use crate::engine::conn::TransportName;
 use crate::engine::id::Name;
@@ -202,20 +201,6 @@ impl Hub {
             return;
         };
         let socket = link.sockets.swap_remove(index);
-        let config = &shared.namespaces[usize::from(namespace)].config;
-        if let Some(user) = socket
-            .identity
-            .user
-            .as_ref()
-            .filter(|_| config.announce == Announce::Rooms)
-        {
-            let rooms = socket
-                .rooms
-                .iter()
-                .filter_map(|member| self.rooms.room(*member).cloned())
-                .collect();
-            shared.remember_rooms(user, namespace, rooms);
-        }
         self.leave_all(socket.rooms, namespace);
         let transport = engine
             .transport_name(slot)

@@ -66,7 +66,7 @@ impl Hub {
             ClientFrame::Unsubscribe { topic, id } => {
                 self.count_inbound(Inbound::Unsubscribe);
                 self.active(engine, slot);
-                self.leave(slot, ROOT, &topic);
+                self.leave(engine, slot, ROOT, &topic);
                 engine.send_with(slot, |out| {
                     let mut text = String::new();
                     live::push_unsubscribed(&topic, id, &mut text);

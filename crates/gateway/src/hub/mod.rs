@@ -425,7 +425,7 @@ impl App for Hub {
             }
             Op::Leave { to, room, reply } => {
                 if let Some(slot) = self.locate(engine, &to) {
-                    self.leave(slot, to.namespace(), &room);
+                    self.leave(engine, slot, to.namespace(), &room);
                     let _ = reply.send(());
                 }
             }

@@ -69,7 +69,7 @@ impl Hub {
                 }
                 Deed::Leave(rooms) => {
                     for room in rooms.iter() {
-                        self.leave(slot, namespace, room);
+                        self.leave(engine, slot, namespace, room);
                     }
                 }
                 Deed::Disconnect => self.end_socket(engine, slot, namespace, Reason::Kicked),
