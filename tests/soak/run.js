@@ -44,6 +44,13 @@ async function empty() {
   }
 }
 
+/** The allocator gives pages back in the background, for some seconds. */
+async function settled() {
+  const before = Math.min(...sizes);
+  await until(() => resident() <= before + SLACK / 2, "the pages", 30_000).catch(() => {});
+  return resident();
+}
+
 const sizes = [];
 let rounds = 0, slow = 0, problems = [];
 const end = Date.now() + SECONDS * 1000;
@@ -70,19 +77,16 @@ while (Date.now() < end || rounds < 3) {
     }
   }
   await empty();
-  // The allocator gives pages back in the background.
-  const before = resident();
-  await until(() => resident() <= before, "a quiet process", 20_000);
-  sizes.push(resident());
+  sizes.push(await settled());
   console.log(`round ${rounds}: ${runs.map((run) => `${run.scenario} ${Math.round(run.per_second)}/s`).join(", ")}; ${slow} slow ones let go; ${megabytes(sizes.at(-1))} resident`);
 }
 
 // The first rounds fill the pools and the allocator's arenas.
-const settled = sizes.slice(Math.floor(sizes.length / 3));
-const growth = settled.at(-1) - Math.min(...settled);
-console.log(`${rounds} rounds; memory once settled: ${settled.map(megabytes).join(", ")}`);
+const late = sizes.slice(Math.floor(sizes.length / 3));
+const growth = late.at(-1) - Math.min(...late);
+console.log(`${rounds} rounds; memory once settled: ${late.map(megabytes).join(", ")}`);
 if (slow === 0) problems.push("no slow consumer was ever let go: the load is too small to show anything");
-if (growth > SLACK + settled.length * 2 ** 18) problems.push(`memory has grown by ${megabytes(growth)}`);
+if (growth > SLACK + late.length * 2 ** 18) problems.push(`memory has grown by ${megabytes(growth)}`);
 if ((await node.stop()) !== 0) problems.push("the node did not end in good order");
 for (const problem of problems) console.error(problem);
 console.log(problems.length === 0 ? "nothing is left" : "FAILED");
