@@ -1,6 +1,6 @@
 # The two commands of this repository are `make serve` and `make test`.
 
-.PHONY: help release serve test test-rust test-protocol test-e2e bench bench-cluster conformance soak simulate lint fuzz
+.PHONY: help release serve test test-rust test-client test-protocol test-e2e bench bench-cluster conformance soak simulate lint fuzz
 
 help:
 	@echo "make serve   build Heartline and run it for development on 127.0.0.1:8080"
@@ -16,7 +16,7 @@ help:
 serve:
 	cargo run --release -p heartline-server -- serve --dev
 
-test: test-rust test-protocol test-e2e
+test: test-rust test-client test-protocol test-e2e
 
 test-rust:
 	scripts/install-test-tools
@@ -27,10 +27,13 @@ release:
 	cargo build --release -p heartline-server
 	cargo build --release -p heartline --examples
 
+test-client:
+	scripts/node-tests clients/js
+
 test-protocol: release
 	scripts/node-tests tests/protocol
 
-test-e2e: release
+test-e2e: release test-client
 	scripts/install-test-tools
 	scripts/node-tests tests/e2e
 

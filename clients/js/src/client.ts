@@ -1,0 +1,624 @@
+import { browser } from "./platform.js";
+import {
+  HeartlineError,
+  type Dial,
+  type End,
+  type Hello,
+  type Link,
+  type Platform,
+  type Presence,
+  type Reason,
+  type Reply,
+  type ServerEvents,
+  type State,
+} from "./types.js";
+
+/** A token, or how to get one: asked before every attempt, and before the last one expires. */
+export type Token = string | (() => string | Promise<string>);
+
+export interface Options {
+  token?: Token;
+  /** Connects at once. Default: true. */
+  autoConnect?: boolean;
+  /** Attempts in a row before giving up. Default: no end. */
+  attempts?: number;
+  /** Milliseconds before the second attempt; each further pause is twice as long. Default: 1 000. */
+  backoff?: number;
+  /** The longest pause in milliseconds. Default: 10 000. */
+  maxBackoff?: number;
+  /** How long an attempt may take, in milliseconds. Default: 12 000, more than servers wait for a token. */
+  connectTimeout?: number;
+  /** How many messages may wait to be sent. Default: 100. */
+  queue?: number;
+  /** For tests. */
+  platform?: Platform;
+}
+
+export interface SendOptions {
+  /** How long to wait for an acknowledgement, in milliseconds. Default: 10 000. */
+  timeout?: number;
+  /** How often to send again without one. Default: 5. */
+  retries?: number;
+}
+
+type Handler = (data: never) => void;
+type TimerName = "attempt" | "retry" | "watch" | "stable" | "token" | "send";
+
+interface Waiting {
+  resolve(reply: Reply): void;
+  reject(error: HeartlineError): void;
+}
+
+interface Message extends Waiting {
+  event: string;
+  data: unknown;
+  timeout: number;
+  retries: number;
+  sent: number;
+}
+
+/** What is silent for less than this after a sleep is asked whether it lives, in milliseconds. */
+const PROBE = 2_000;
+/** How often silence is looked at, at least. */
+const TICK = 5_000;
+/** A connection that lasted so long counts as a good one. */
+const STABLE = 5_000;
+/** Tokens are renewed so long before they expire, or in the last fifth of their time. */
+const REFRESH_AHEAD = 60_000;
+const REQUEST_TIMEOUT = 10_000;
+/** Longest time that a timer can be set to. */
+const MAX_TIMER = 2 ** 31 - 1;
+
+/** When a JSON Web Token expires, in Unix milliseconds. */
+function expiry(token: string): number | undefined {
+  try {
+    const payload = token.split(".")[1]!.replace(/-/g, "+").replace(/_/g, "/");
+    const { exp } = JSON.parse(atob(payload));
+    return typeof exp === "number" ? exp * 1000 : undefined;
+  } catch {
+    return undefined;
+  }
+}
+
+const failure = (reply: Reply) =>
+  new HeartlineError(reply.code ?? "FAILED", reply.error ?? "the server refused", reply.retryAfterMs);
+const disconnected = (reason: Reason) => new HeartlineError("DISCONNECTED", `not connected: ${reason}`);
+
+/**
+ * A connection to Heartline that says what is true of it, comes back by itself, and
+ * loses nothing that it was given to send.
+ *
+ * `Incoming` names the events of the application and their data, `Outgoing` those that
+ * it sends.
+ */
+export class Client<
+  Incoming extends object = Record<string, any>,
+  Outgoing extends object = Record<string, unknown>,
+> {
+  readonly #dial: Dial;
+  readonly #options: Required<Omit<Options, "token" | "platform" | "autoConnect">>;
+  readonly #token: Token | undefined;
+  readonly #platform: Platform;
+
+  #state: State = { status: "disconnected", reason: "not_started" };
+  #listeners = new Set<(state: State) => void>();
+  #handlers = new Map<string, Set<Handler>>();
+  /** Rooms to be in, and who waits to be. */
+  #rooms = new Map<string, Waiting[]>();
+  #queue: Message[] = [];
+  /** Requests that wait for their replies. */
+  #requests = new Set<Waiting>();
+
+  /** Counts attempts: what belongs to another one comes too late. */
+  #attempt = 0;
+  #link: Link | undefined;
+  #failures = 0;
+  #renewals = 0;
+  #hello: Hello | undefined;
+  /** The rooms are joined: what waits may be sent. */
+  #isOpen = false;
+  #heardAt = 0;
+  /** Counts signs of life. */
+  #signs = 0;
+  #drainMs: number | undefined;
+  #why: Reason | undefined;
+  #latency: number | undefined;
+  #unwatch: (() => void) | undefined;
+  /** The two clocks when they were last compared: apart by more, the machine has slept. */
+  #clocks = { now: 0, unix: 0 };
+  #loose = new Set<unknown>();
+  #timers: { [name in TimerName]?: unknown } = {};
+
+  constructor(dial: Dial, options: Options = {}) {
+    this.#dial = dial;
+    this.#token = options.token;
+    this.#platform = options.platform ?? browser;
+    const { attempts = Infinity, backoff = 1_000, maxBackoff = 10_000, connectTimeout = 12_000, queue = 100 } = options;
+    this.#options = { attempts, backoff, maxBackoff, connectTimeout, queue };
+    if (options.autoConnect ?? true) this.connect();
+  }
+
+  // --- state -----------------------------------------------------------
+
+  /** What is true now. */
+  get state(): State {
+    return this.#state;
+  }
+
+  /** Milliseconds there and back, as measured last. */
+  get latency(): number | undefined {
+    return this.#latency;
+  }
+
+  /** Calls `listener` with the state now and each one that follows. Returns what ends that. */
+  subscribe(listener: (state: State) => void): () => void {
+    // Its own function, so that one that subscribes twice is told twice.
+    const own = (state: State) => listener(state);
+    this.#listeners.add(own);
+    own(this.#state);
+    return () => void this.#listeners.delete(own);
+  }
+
+  #become(state: State): void {
+    this.#state = state;
+    for (const listener of [...this.#listeners]) this.#guarded(() => listener(state));
+  }
+
+  /** An error of the application is its own: nobody else is disturbed. */
+  #guarded(call: () => void): void {
+    try {
+      call();
+    } catch (error) {
+      queueMicrotask(() => {
+        throw error;
+      });
+    }
+  }
+
+  // --- connecting ------------------------------------------------------
+
+  /** Connects, or tries again at once if it was about to. */
+  connect(): void {
+    const { status } = this.#state;
+    if (status === "connected" || status === "connecting") return;
+    if (status === "reconnecting") {
+      if (this.#timers.retry !== undefined) this.#begin();
+      return;
+    }
+    this.#failures = 0;
+    this.#renewals = 0;
+    this.#unwatch ??= this.#platform.watch((to) => this.#surroundings(to));
+    this.#become({ status: "connecting" });
+    this.#begin();
+  }
+
+  /** Ends the connection, and whatever waits for it. Nothing is left behind. */
+  disconnect(): void {
+    if (this.#state.status === "disconnected") return;
+    this.#stop({ status: "disconnected", reason: "client" });
+  }
+
+  #stop(state: State & { reason: Reason }): void {
+    this.#drop();
+    this.#clear("retry");
+    this.#unwatch?.();
+    this.#unwatch = undefined;
+    this.#drainMs = undefined;
+    const error = disconnected(state.reason);
+    for (const message of this.#queue.splice(0)) message.reject(error);
+    for (const waiting of this.#rooms.values()) for (const one of waiting.splice(0)) one.reject(error);
+    this.#become(state);
+  }
+
+  /** Lets go of the connection or the attempt. */
+  #drop(): void {
+    this.#attempt++;
+    const link = this.#link;
+    this.#link = undefined;
+    this.#hello = undefined;
+    this.#isOpen = false;
+    for (const timer of ["attempt", "watch", "stable", "token", "send"] as const) this.#clear(timer);
+    for (const timer of this.#loose) this.#platform.clearTimeout(timer);
+    this.#loose.clear();
+    link?.close();
+    for (const request of [...this.#requests]) request.reject(disconnected("transport"));
+  }
+
+  #begin(): void {
+    this.#drop();
+    this.#clear("retry");
+    const attempt = this.#attempt;
+    const current = () => attempt === this.#attempt;
+    this.#why = undefined;
+    this.#set("attempt", this.#options.connectTimeout, () => this.#ended({ kind: "retry", reason: "connect_timeout" }));
+    const go = (token: string | undefined) => {
+      if (!current()) return;
+      const link = this.#dial(token, {
+        hello: (hello) => current() && this.#opened(hello, token),
+        event: (name, data) => current() && this.#event(name, data),
+        alive: () => current() && this.#alive(),
+        end: (end) => current() && this.#ended(end),
+      });
+      // It may have ended already.
+      if (current()) this.#link = link;
+      else link.close();
+    };
+    if (typeof this.#token !== "function") return go(this.#token);
+    new Promise<string>((resolve) => resolve((this.#token as () => string)())).then(go, () => {
+      if (current()) this.#ended({ kind: "retry", reason: "token_unavailable" });
+    });
+  }
+
+  #opened(hello: Hello, token: string | undefined): void {
+    if (this.#hello) return;
+    this.#hello = hello;
+    this.#clear("attempt");
+    this.#drainMs = undefined;
+    this.#heardAt = this.#platform.now();
+    this.#clocks = { now: this.#platform.now(), unix: this.#platform.unix() };
+    this.#set("stable", STABLE, () => {
+      this.#failures = 0;
+      this.#renewals = 0;
+    });
+    this.#watch();
+    if (token !== undefined) this.#renewBefore(expiry(token));
+    this.#become({
+      status: "connected",
+      socketId: hello.socketId,
+      recovered: hello.recovered,
+      ...(hello.userId !== undefined && { userId: hello.userId }),
+    });
+    if (this.#hello !== hello) return;
+    const rooms = [...this.#rooms].filter(([, waiting]) => waiting.length > 0 || !hello.recovered);
+    if (rooms.length === 0) return this.#open();
+    // What is sent may be for a room: its own sender is to hear it there.
+    const attempt = this.#attempt;
+    void Promise.all(rooms.map(([room]) => this.#enter(room))).then(() => attempt === this.#attempt && this.#open());
+  }
+
+  #open(): void {
+    this.#isOpen = true;
+    this.#pump();
+  }
+
+  #ended(end: End): void {
+    const reason = this.#why ?? end.reason;
+    const kind = this.#why === "replaced" ? "final" : this.#why === "auth_expired" ? "token" : end.kind;
+    this.#drop();
+    if (kind === "final") return this.#stop({ status: "failed", reason });
+    let pause = end.afterMs ?? this.#drainMs;
+    if (kind === "token") {
+      // A new token may be had once at once; one that is refused too is the last.
+      if (typeof this.#token !== "function" || this.#renewals > 0) return this.#stop({ status: "failed", reason });
+      this.#renewals++;
+      pause = 0;
+    }
+    this.#failures++;
+    if (this.#failures > this.#options.attempts) return this.#stop({ status: "failed", reason: "attempts_exhausted" });
+    this.#drainMs = undefined;
+    this.#retry(pause ?? this.#pause(this.#failures), reason);
+  }
+
+  /** Doubles up to the cap; half of it is chance, so that not all come back together. */
+  #pause(failures: number): number {
+    const { backoff, maxBackoff } = this.#options;
+    const most = Math.min(maxBackoff, backoff * 2 ** Math.min(failures - 1, 30));
+    return most * (0.5 + this.#platform.random() / 2);
+  }
+
+  #retry(pause: number, reason: Reason): void {
+    // Before the state is told: a listener may call `connect` or `disconnect`.
+    this.#set("retry", pause, () => this.#begin());
+    this.#become({
+      status: "reconnecting",
+      attempt: this.#failures,
+      nextRetryAt: this.#platform.unix() + pause,
+      reason,
+    });
+  }
+
+  #surroundings(to: "online" | "offline" | "awake"): void {
+    if (to === "offline") {
+      if (this.#link) this.#ended({ kind: "retry", reason: "offline" });
+    } else if (this.#timers.retry !== undefined) {
+      this.#begin();
+    } else if (this.#hello) {
+      this.#look();
+    }
+  }
+
+  // --- silence ---------------------------------------------------------
+
+  #watch(): void {
+    const { pingInterval, pingTimeout } = this.#hello!;
+    const silence = this.#platform.now() - this.#heardAt;
+    const asks = this.#link?.isDeaf && silence < pingInterval;
+    const next = Math.min(TICK, (asks ? pingInterval : pingInterval + pingTimeout) - silence);
+    this.#set("watch", Math.max(next, 0), () => this.#look());
+  }
+
+  /** Looks whether the connection is as alive as the server promised. */
+  #look(): void {
+    const now = this.#platform.now(), unix = this.#platform.unix();
+    const hello = this.#hello!;
+    const silence = now - this.#heardAt;
+    if (silence >= hello.pingInterval + hello.pingTimeout) {
+      return this.#ended({ kind: "retry", reason: "heartbeat_timeout" });
+    }
+    const slept = Math.abs(unix - this.#clocks.unix - (now - this.#clocks.now)) > PROBE || now - this.#clocks.now > TICK + PROBE;
+    this.#clocks = { now, unix };
+    if (slept) {
+      // Or a clock was set: only an answer can tell.
+      const signs = this.#signs;
+      this.#ping();
+      this.#set("watch", PROBE, () => {
+        if (this.#signs === signs) this.#ended({ kind: "retry", reason: "heartbeat_timeout" });
+        else this.#watch();
+      });
+      return;
+    }
+    if (this.#link?.isDeaf && silence >= hello.pingInterval) this.#ping();
+    this.#watch();
+  }
+
+  #alive(): void {
+    this.#heardAt = this.#platform.now();
+    this.#signs++;
+  }
+
+  #ping(): void {
+    const asked = this.#platform.now();
+    const attempt = this.#attempt;
+    this.#link?.ping(() => {
+      if (attempt !== this.#attempt) return;
+      this.#alive();
+      this.#latency = this.#heardAt - asked;
+    });
+  }
+
+  // --- the token -------------------------------------------------------
+
+  #renewBefore(expires: number | undefined): void {
+    this.#clear("token");
+    if (expires === undefined || typeof this.#token !== "function") return;
+    const left = expires - this.#platform.unix();
+    const ahead = Math.min(REFRESH_AHEAD, left / 5);
+    if (left - ahead > MAX_TIMER) return;
+    this.#set("token", Math.max(left - ahead, 0), () => void this.#renew());
+  }
+
+  /** A new token for the connection that is. If that fails, the old one expires. */
+  async #renew(): Promise<void> {
+    const attempt = this.#attempt;
+    try {
+      const token = await (this.#token as () => string | Promise<string>)();
+      if (attempt !== this.#attempt) return;
+      await this.request("auth:refresh", { token });
+      const expires = expiry(token);
+      if (attempt === this.#attempt && expires !== undefined && expires > this.#platform.unix()) this.#renewBefore(expires);
+    } catch {
+      // The server says when it has expired.
+    }
+  }
+
+  // --- events ----------------------------------------------------------
+
+  #event(name: string, data: any): void {
+    if (name === "server:drain") this.#drainMs = Number(data?.reconnectInMs) || 0;
+    else if (name === "connection:replaced") this.#why = "replaced";
+    else if (name === "auth:error" && data?.code === "AUTH_TOKEN_EXPIRED") this.#why = "auth_expired";
+    else if (name === "heartbeat") {
+      this.#link?.emit("heartbeat:response", { timestamp: data?.timestamp }, ({ latencyMs }) => {
+        if (typeof latencyMs === "number") this.#latency = latencyMs;
+      });
+    }
+    for (const handler of [...(this.#handlers.get(name) ?? [])]) this.#guarded(() => handler(data as never));
+  }
+
+  /** Hears events of this name, over all reconnections. Returns what ends that. */
+  on<K extends keyof (Incoming & ServerEvents) & string>(
+    event: K,
+    handler: (data: (Incoming & ServerEvents)[K]) => void,
+  ): () => void {
+    let handlers = this.#handlers.get(event);
+    if (!handlers) this.#handlers.set(event, (handlers = new Set()));
+    handlers.add(handler as Handler);
+    return () => this.off(event, handler);
+  }
+
+  /** Ends what `on` began. */
+  off<K extends keyof (Incoming & ServerEvents) & string>(
+    event: K,
+    handler: (data: (Incoming & ServerEvents)[K]) => void,
+  ): void {
+    const handlers = this.#handlers.get(event);
+    if (handlers?.delete(handler as Handler) && handlers.size === 0) this.#handlers.delete(event);
+  }
+
+  // --- rooms -----------------------------------------------------------
+
+  /**
+   * Joins a room, and joins it again after each reconnection until `leave`. Resolves
+   * when the server has let this client in; rejects when it does not, or at the end.
+   */
+  join(room: string): Promise<void> {
+    return new Promise((resolve, reject) => {
+      let waiting = this.#rooms.get(room);
+      if (!waiting) this.#rooms.set(room, (waiting = []));
+      waiting.push({ resolve: () => resolve(), reject });
+      if (this.#hello) void this.#enter(room);
+    });
+  }
+
+  /** Leaves a room, for good. */
+  leave(room: string): void {
+    const waiting = this.#rooms.get(room);
+    if (!waiting) return;
+    this.#rooms.delete(room);
+    for (const one of waiting) one.reject(new HeartlineError("LEFT", `room ${room} was left`));
+    if (this.#hello) this.#link?.leave(room);
+  }
+
+  #enter(room: string): Promise<void> {
+    return this.#ask((reply) => this.#link?.join(room, reply), REQUEST_TIMEOUT).then(
+      () => {
+        for (const one of this.#rooms.get(room)?.splice(0) ?? []) one.resolve({});
+      },
+      (error: HeartlineError) => {
+        const waiting = this.#rooms.get(room);
+        // What is lost with the connection is joined with the next one.
+        if (!waiting || error.code === "DISCONNECTED") return;
+        if (error.code === "RATE_LIMITED" || error.code === "TIMEOUT") {
+          return this.#later(error.retryAfterMs ?? this.#options.backoff, () => this.#rooms.has(room) && void this.#enter(room));
+        }
+        this.#rooms.delete(room);
+        for (const one of waiting) one.reject(error);
+        this.#event("room:lost", { room, code: error.code });
+      },
+    );
+  }
+
+  // --- requests --------------------------------------------------------
+
+  /** A promise of a reply that settles with the connection at the latest. */
+  #ask(put: (reply: (reply: Reply) => void) => void, timeout: number): Promise<Reply> {
+    return new Promise((resolve, reject) => {
+      if (!this.#hello) return reject(disconnected(this.#reason()));
+      const finish = () => {
+        this.#platform.clearTimeout(timer);
+        this.#requests.delete(waiting);
+      };
+      const waiting: Waiting = {
+        resolve(reply) {
+          finish();
+          resolve(reply);
+        },
+        reject(error) {
+          finish();
+          reject(error);
+        },
+      };
+      const late = () => waiting.reject(new HeartlineError("TIMEOUT", `no answer within ${timeout} ms`));
+      const timer = this.#platform.setTimeout(late, timeout);
+      this.#requests.add(waiting);
+      put((reply) => (reply?.ok === false ? waiting.reject(failure(reply)) : waiting.resolve(reply ?? {})));
+    });
+  }
+
+  #reason(): Reason {
+    const state = this.#state;
+    return "reason" in state ? state.reason : "transport";
+  }
+
+  /** Sends an event now, or not at all: false says that there is no connection. */
+  emit<K extends keyof Outgoing & string>(event: K, data: Outgoing[K]): boolean {
+    if (!this.#hello) return false;
+    this.#link?.emit(event, data);
+    return true;
+  }
+
+  /** Sends an event now and waits for its acknowledgement. Never sends twice, and rejects at once without a connection. */
+  request(event: string, data: unknown, timeout = REQUEST_TIMEOUT): Promise<Reply> {
+    return this.#ask((reply) => this.#link?.emit(event, data, reply), timeout);
+  }
+
+  /** Publishes to a room; with a `key`, a slow reader gets only the newest of each. */
+  publish(room: string, event: string, data: unknown, key?: string): Promise<Reply> {
+    return this.request("publish", { room, event, data, ...(key !== undefined && { key }) });
+  }
+
+  /** Presence of users. */
+  async presence(users: readonly string[]): Promise<readonly Presence[]> {
+    return (await this.request("presence:get", { users })).users as Presence[];
+  }
+
+  // --- sending, surely -------------------------------------------------
+
+  /**
+   * Sends an event until it is acknowledged, in the order of the calls, waiting for a
+   * connection if there is none. An object gets a `tempId`, the same at each try, by
+   * which the server knows a message that it has had: `message:send` and `chat:send`
+   * are stored once, however often they were sent.
+   *
+   * Rejects when the server refuses, when `retries` were in vain (`UNCONFIRMED`), when
+   * too much waits (`QUEUE_FULL`), and at `disconnect()` or failure (`DISCONNECTED`).
+   */
+  send<K extends keyof Outgoing & string>(event: K, data: Outgoing[K], options: SendOptions = {}): Promise<Reply> {
+    const { status } = this.#state;
+    if (status === "failed" || status === "disconnected") return Promise.reject(disconnected(this.#reason()));
+    if (this.#queue.length >= this.#options.queue) {
+      return Promise.reject(new HeartlineError("QUEUE_FULL", `${this.#queue.length} messages wait already`));
+    }
+    const { timeout = 10_000, retries = 5 } = options;
+    const isObject = typeof data === "object" && data !== null && !Array.isArray(data) && !("tempId" in data);
+    return new Promise((resolve, reject) => {
+      this.#queue.push({
+        event,
+        data: isObject ? { ...data, tempId: this.#unique() } : data,
+        timeout,
+        retries,
+        sent: 0,
+        resolve,
+        reject,
+      });
+      if (this.#queue.length === 1) this.#pump();
+    });
+  }
+
+  #unique(): string {
+    const part = () => Math.floor(this.#platform.random() * 2 ** 32).toString(36);
+    return `${this.#platform.unix().toString(36)}-${part()}${part()}`;
+  }
+
+  /** Sends the first that waits; the next one follows its answer. */
+  #pump(): void {
+    const message = this.#queue[0];
+    if (!message || !this.#isOpen) return;
+    const attempt = this.#attempt;
+    const done = (settle: () => void) => {
+      this.#queue.shift();
+      settle();
+      this.#pump();
+    };
+    if (message.sent > message.retries) {
+      return done(() => message.reject(new HeartlineError("UNCONFIRMED", "sent, and never acknowledged")));
+    }
+    const again = (ms: number) => this.#set("send", ms, () => this.#pump());
+    message.sent++;
+    const unanswered = () => again(this.#pause(message.sent));
+    this.#set("send", message.timeout, unanswered);
+    this.#link?.emit(message.event, message.data, (reply) => {
+      // An answer to an earlier try is one too, as long as nobody has given up.
+      if (attempt !== this.#attempt || this.#queue[0] !== message) return;
+      this.#clear("send");
+      if (reply?.ok !== false) done(() => message.resolve(reply ?? {}));
+      else if (reply.retryAfterMs !== undefined && message.sent <= message.retries) again(reply.retryAfterMs);
+      else done(() => message.reject(failure(reply)));
+    });
+  }
+
+  // --- timers ----------------------------------------------------------
+
+  /** Once, if this connection lasts so long. */
+  #later(ms: number, call: () => void): void {
+    const timer = this.#platform.setTimeout(() => {
+      this.#loose.delete(timer);
+      call();
+    }, ms);
+    this.#loose.add(timer);
+  }
+
+  #set(timer: TimerName, ms: number, call: () => void): void {
+    this.#clear(timer);
+    this.#timers[timer] = this.#platform.setTimeout(() => {
+      this.#timers[timer] = undefined;
+      call();
+    }, ms);
+  }
+
+  #clear(timer: TimerName): void {
+    if (this.#timers[timer] === undefined) return;
+    this.#platform.clearTimeout(this.#timers[timer]);
+    this.#timers[timer] = undefined;
+  }
+}

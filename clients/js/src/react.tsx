@@ -1,0 +1,235 @@
+/**
+ * React: the state of the connection, rooms and presence as hooks, and a status light.
+ *
+ * @module
+ */
+import {
+  createContext,
+  useCallback,
+  useContext,
+  useEffect,
+  useRef,
+  useState,
+  useSyncExternalStore,
+  type CSSProperties,
+  type ReactNode,
+} from "react";
+import type { Client } from "./client.js";
+import type { Presence, Reason, State } from "./types.js";
+
+type AnyClient = Client<any, any>;
+
+const Context = createContext<AnyClient | null>(null);
+
+/** What a server renders: nobody is connected yet. */
+const AT_FIRST: State = { status: "connecting" };
+
+/**
+ * Gives a client to all that is within, connects it when it is shown, and disconnects
+ * it when it is not any more. Make the client once, with `autoConnect: false`:
+ *
+ * ```tsx
+ * const heartline = createClient(url, { token, autoConnect: false });
+ * <HeartlineProvider client={heartline}>…</HeartlineProvider>
+ * ```
+ */
+export function HeartlineProvider({ client, children }: { client: AnyClient; children?: ReactNode }) {
+  useEffect(() => {
+    client.connect();
+    return () => client.disconnect();
+  }, [client]);
+  return <Context.Provider value={client}>{children}</Context.Provider>;
+}
+
+/** The client of the provider around. */
+export function useHeartline<T extends AnyClient = AnyClient>(): T {
+  const client = useContext(Context);
+  if (!client) throw new Error("useHeartline needs a <HeartlineProvider> around it");
+  return client as T;
+}
+
+/** What is true of the connection, and a new render with each change. */
+export function useConnectionStatus(): State {
+  const client = useHeartline();
+  const subscribe = useCallback((changed: () => void) => client.subscribe(changed), [client]);
+  return useSyncExternalStore(
+    subscribe,
+    () => client.state,
+    () => AT_FIRST,
+  );
+}
+
+/** Hears an event for as long as the component is there. The handler may be new at each render. */
+export function useEvent(event: string, handler: (data: any) => void): void {
+  const client = useHeartline();
+  const latest = useRef(handler);
+  useEffect(() => {
+    latest.current = handler;
+  });
+  useEffect(() => client.on(event, (data: any) => latest.current(data)), [client, event]);
+}
+
+/** How a client and the components that use a room agree on who leaves it. */
+const users = new WeakMap<AnyClient, Map<string, number>>();
+
+/**
+ * Is in a room for as long as the component is there, over all reconnections. Returns
+ * whether the server has let this client in, and if not, why.
+ */
+export function useRoom(room: string): { joined: boolean; error?: Error } {
+  const client = useHeartline();
+  const { status } = useConnectionStatus();
+  const [result, setResult] = useState<{ joined: boolean; error?: Error }>({ joined: false });
+  const wanted = status !== "disconnected" && status !== "failed";
+  useEffect(() => {
+    if (!wanted) return;
+    let there = true;
+    const counts = users.get(client) ?? new Map<string, number>();
+    users.set(client, counts);
+    counts.set(room, (counts.get(room) ?? 0) + 1);
+    client.join(room).then(
+      () => there && setResult({ joined: true }),
+      (error: Error) => there && setResult({ joined: false, error }),
+    );
+    const off = client.on("room:lost", (lost: { room: string; code: string }) => {
+      if (lost.room === room) setResult({ joined: false, error: new Error(lost.code) });
+    });
+    return () => {
+      there = false;
+      off();
+      setResult({ joined: false });
+      const left = (counts.get(room) ?? 1) - 1;
+      counts.set(room, left);
+      if (left === 0) {
+        counts.delete(room);
+        client.leave(room);
+      }
+    };
+  }, [client, room, wanted]);
+  return result;
+}
+
+/** Presence of users by their ids, kept up to date. */
+export function usePresence(ids: readonly string[]): ReadonlyMap<string, Presence> {
+  const client = useHeartline();
+  const { status } = useConnectionStatus();
+  const [known, setKnown] = useState<ReadonlyMap<string, Presence>>(new Map());
+  const names = JSON.stringify(ids);
+  useEffect(() => {
+    const wanted: string[] = JSON.parse(names);
+    if (status !== "connected" || wanted.length === 0) return;
+    let there = true;
+    const ask = (users: string[]) =>
+      client.presence(users).then(
+        (presence) => {
+          if (!there) return;
+          setKnown((before) => {
+            const all = new Map([...before].filter(([id]) => wanted.includes(id)));
+            for (const one of presence) all.set(one.userId, one);
+            return all;
+          });
+        },
+        // What was known stays, until the next change or reconnection.
+        () => {},
+      );
+    void ask(wanted);
+    const changed = ({ userId }: { userId: string }) => void (wanted.includes(userId) && ask([userId]));
+    const offs = [client.on("user:online", changed), client.on("user:offline", changed)];
+    return () => {
+      there = false;
+      for (const off of offs) off();
+    };
+  }, [client, names, status]);
+  return known;
+}
+
+const COLORS: Record<State["status"], string> = {
+  connecting: "var(--heartline-reconnecting, #9a6700)",
+  connected: "var(--heartline-connected, #1a7f37)",
+  reconnecting: "var(--heartline-reconnecting, #9a6700)",
+  failed: "var(--heartline-failed, #b42318)",
+  disconnected: "var(--heartline-disconnected, #57606a)",
+};
+
+const REASONS: Partial<Record<Reason, string>> = {
+  replaced: "opened in another place",
+  device_limit: "too many devices",
+  kicked: "disconnected by the server",
+  auth_required: "please sign in",
+  auth_invalid: "please sign in again",
+  auth_expired: "please sign in again",
+  attempts_exhausted: "the server cannot be reached",
+};
+
+/** A state in words. */
+export function describe(state: State): string {
+  switch (state.status) {
+    case "connecting":
+      return "Connecting…";
+    case "connected":
+      return "Connected";
+    case "reconnecting":
+      return `Reconnecting, attempt ${state.attempt}`;
+    case "failed":
+      return `Connection failed: ${REASONS[state.reason] ?? state.reason.replaceAll("_", " ")}`;
+    case "disconnected":
+      return "Disconnected";
+  }
+}
+
+/**
+ * The status light: a shape and a text, which screen readers are told of, and a button
+ * when it takes somebody to try again. Colours, sizes and fonts are CSS variables:
+ * `--heartline-connected`, `-reconnecting`, `-failed`, `-disconnected`, `-text`, `-gap`
+ * and `-dot`.
+ */
+export function ConnectionStatus({
+  className,
+  style,
+  labels = describe,
+}: {
+  className?: string;
+  style?: CSSProperties;
+  /** The words, in another language. */
+  labels?: (state: State) => string;
+}) {
+  const client = useHeartline();
+  const state = useConnectionStatus();
+  const color = COLORS[state.status];
+  const isFull = state.status === "connected";
+  return (
+    <span
+      className={`heartline-status${className ? ` ${className}` : ""}`}
+      data-status={state.status}
+      style={{
+        display: "inline-flex",
+        alignItems: "center",
+        gap: "var(--heartline-gap, 0.5em)",
+        color: "var(--heartline-text, inherit)",
+        ...style,
+      }}
+    >
+      <span
+        aria-hidden="true"
+        style={{
+          width: "var(--heartline-dot, 0.7em)",
+          height: "var(--heartline-dot, 0.7em)",
+          boxSizing: "border-box",
+          flex: "none",
+          border: `0.15em solid ${color}`,
+          // Full, hollow or square: not by colour alone.
+          background: isFull ? color : "transparent",
+          borderRadius: state.status === "failed" ? 0 : "50%",
+        }}
+      />
+      <span role="status" aria-live="polite">
+        {labels(state)}
+      </span>
+      {(state.status === "failed" || state.status === "disconnected") && (
+        <button type="button" onClick={() => client.connect()}>
+          {state.status === "failed" ? "Try again" : "Connect"}
+        </button>
+      )}
+    </span>
+  );
+}

@@ -1,0 +1,84 @@
+// What the public surface must and must not accept: compiled, never run.
+import { createClient, HeartlineError, type State } from "../dist/index.js";
+import { createClient as createLive } from "../dist/live.js";
+import { ConnectionStatus, HeartlineProvider, useConnectionStatus, useHeartline, usePresence, useRoom } from "../dist/react.js";
+
+interface Incoming {
+  "message:new": { id: string; content: string };
+}
+interface Outgoing {
+  "message:send": { conversationId: string; content: string };
+}
+
+const typed = createClient<Incoming, Outgoing>("https://example.com", { token: async () => "t", attempts: 3 });
+typed.on("message:new", (message) => message.content.length);
+typed.on("user:online", ({ userId, at }) => `${userId} ${at + 1}`);
+// @ts-expect-error: no such member
+typed.on("message:new", (message) => message.nothing);
+// @ts-expect-error: no such event
+typed.on("message:old", () => {});
+const off: () => void = typed.on("heartbeat", ({ timestamp }) => timestamp.toFixed());
+off();
+void typed.send("message:send", { conversationId: "1", content: "hi" }, { timeout: 1, retries: 0 }).then(({ ok }) => ok);
+// @ts-expect-error: the content is missing
+void typed.send("message:send", { conversationId: "1" });
+// @ts-expect-error: no such event
+typed.emit("message:sent", {});
+const sent: boolean = typed.emit("message:send", { conversationId: "1", content: "hi" });
+void sent;
+
+function inWords(state: State): string {
+  switch (state.status) {
+    case "connecting":
+      return "";
+    case "connected":
+      return state.socketId;
+    case "reconnecting":
+      return `${state.attempt} ${state.nextRetryAt}`;
+    case "failed":
+    case "disconnected":
+      return state.reason;
+  }
+}
+typed.subscribe((state) => {
+  inWords(state);
+  // @ts-expect-error: only some states have a reason
+  state.reason;
+  // @ts-expect-error: states are not to be changed
+  state.status = "failed";
+});
+
+// Without names for events, any will do.
+const loose = createLive("wss://example.com/live");
+loose.on("anything", (data) => data.whatever);
+loose.emit("anything", 1);
+// @ts-expect-error: the queue is a number
+createLive("wss://example.com/live", { queue: "long" });
+// @ts-expect-error: what socket.io-client takes is its own
+createLive("wss://example.com/live", { socketio: {} });
+createClient("https://example.com", { socketio: { transports: ["polling"] } });
+
+loose.presence(["a"]).then(
+  ([one]) => one?.online,
+  (error: unknown) => error instanceof HeartlineError && error.code,
+);
+
+function Page() {
+  const state = useConnectionStatus();
+  const { joined, error } = useRoom("lobby");
+  const online: boolean | undefined = usePresence(["ann"]).get("ann")?.online;
+  const client = useHeartline<typeof typed>();
+  client.on("message:new", ({ id }) => id);
+  return (
+    <p title={error?.message ?? inWords(state)}>
+      {String(joined && online)} <ConnectionStatus className="x" labels={({ status }) => status} />
+    </p>
+  );
+}
+export const app = (
+  <HeartlineProvider client={typed}>
+    <Page />
+  </HeartlineProvider>
+);
+// @ts-expect-error: a client is needed
+export const none = <HeartlineProvider />;

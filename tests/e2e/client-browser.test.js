@@ -1,0 +1,187 @@
+// @heartline/client and its React binding in a real browser, against the release binary.
+import assert from "node:assert/strict";
+import { once } from "node:events";
+import { mkdirSync, readFileSync } from "node:fs";
+import { createServer } from "node:http";
+import { createRequire } from "node:module";
+import { fileURLToPath } from "node:url";
+import { after, afterEach, before, describe, it } from "node:test";
+import { chromium } from "playwright-core";
+import { freePort, serve, token, until } from "./lib/server.js";
+
+const artifacts = fileURLToPath(new URL("./artifacts/", import.meta.url));
+const root = fileURLToPath(new URL("../../clients/js/", import.meta.url));
+const its = createRequire(`${root}package.json`);
+const axe = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
+
+let browser, site, port, node, origin;
+let tokens = 0;
+const problems = [];
+const open = [];
+
+before(async () => {
+  mkdirSync(artifacts, { recursive: true });
+  const { outputFiles } = await its("esbuild").build({
+    entryPoints: [fileURLToPath(new URL("./pages/client.jsx", import.meta.url))],
+    bundle: true,
+    write: false,
+    format: "esm",
+    jsx: "automatic",
+    define: { "process.env.NODE_ENV": '"development"' },
+    alias: Object.fromEntries(["", "/live", "/react"].map((entry) => [`@heartline/client${entry}`, `${root}dist${entry || "/index"}.js`])),
+    nodePaths: [`${root}node_modules`],
+  });
+  const page = `<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>Lobby</title>
+    <style>body { font: 16px/1.5 system-ui, sans-serif; margin: 2rem; max-width: 40rem } button { font: inherit; padding: .2em .8em }</style>
+    </head><body><div id="app"></div><script type="module" src="/page.js"></script></body></html>`;
+  site = createServer((request, response) => {
+    const { pathname, searchParams } = new URL(request.url, "http://x");
+    if (pathname === "/token") {
+      tokens++;
+      const exp = Math.floor(Date.now() / 1000) + Number(searchParams.get("seconds"));
+      return response.end(token(searchParams.get("user"), { exp }));
+    }
+    const isScript = pathname === "/page.js";
+    response.setHeader("content-type", isScript ? "text/javascript" : "text/html");
+    response.end(isScript ? outputFiles[0].contents : page);
+  }).listen(0, "127.0.0.1");
+  await once(site, "listening");
+  origin = `http://127.0.0.1:${site.address().port}`;
+  browser = await chromium.launch({
+    executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium",
+    args: ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run"],
+  });
+});
+afterEach(async () => {
+  await Promise.all(open.splice(0).map((one) => one.close?.() ?? one.kill()));
+  assert.deepEqual(problems.splice(0), []);
+});
+after(async () => {
+  await browser?.close();
+  site?.close();
+});
+
+async function start(set = {}) {
+  port ??= await freePort();
+  const allowed = { "server.allowed_origins": `["${origin}"]`, "heartbeat.interval": "2s", "heartbeat.timeout": "1s", "auth.jwt.leeway": "0s" };
+  node = await serve({ ...allowed, ...set }, { port });
+  open.push(node);
+  return node;
+}
+
+/** Opens the page as somebody. */
+async function visit(user, more = {}, options = {}) {
+  const context = await browser.newContext(options);
+  open.push(context);
+  const page = await context.newPage();
+  page.on("pageerror", (error) => problems.push(error.message));
+  page.on("console", (message) => message.type() === "error" && !/net::ERR_|WebSocket connection|40[0-9]|Failed to load/.test(message.text()) && problems.push(message.text()));
+  page.on("request", (request) => {
+    if (new URL(request.url()).hostname !== "127.0.0.1") problems.push(`a request to ${request.url()}`);
+  });
+  const query = new URLSearchParams({ user, seconds: 3600, node: node.http, ...more });
+  await page.goto(`${origin}/?${query}`);
+  return page;
+}
+const reached = (page, status) => page.locator(`.heartline-status[data-status=${status}]`).waitFor({ timeout: 15000 });
+const messages = (page) => page.locator("#messages li").allInnerTexts();
+const state = (page) => page.evaluate(() => window.heartline.state);
+
+for (const transport of ["socketio", "live"]) {
+  describe(`in a browser, over ${transport}`, { timeout: 90000 }, () => {
+    it("shows who is there, connects once, and leaves nothing when it is not shown any more", async () => {
+      await start();
+      const ann = await visit("ann", { transport });
+      await reached(ann, "connected");
+      await ann.locator("#joined", { hasText: "in the room" }).waitFor();
+      await ann.locator("#presence", { hasText: "bob is offline" }).waitFor();
+      const bob = await visit("bob", { transport });
+      await ann.locator("#presence", { hasText: "bob is online" }).waitFor();
+      // Strict mode shows everything twice; in the end there is one connection.
+      await until(async () => (await node.api("/v1/users/ann/connections")).body.items.length === 1, "one connection");
+      await bob.evaluate(() => window.show(false));
+      await ann.locator("#presence", { hasText: "bob is offline" }).waitFor();
+      assert.equal((await state(bob)).status, "disconnected");
+    });
+
+    it("comes back by itself when the network does, at once", async () => {
+      await start();
+      const ann = await visit("ann", { transport });
+      await reached(ann, "connected");
+      await ann.context().setOffline(true);
+      await reached(ann, "reconnecting");
+      assert.equal((await state(ann)).reason, "offline");
+      await ann.context().setOffline(false);
+      await reached(ann, "connected");
+      await ann.locator("#joined", { hasText: "in the room" }).waitFor();
+    });
+
+    it("delivers what was sent while the server was dead, once and in order", async () => {
+      const first = await start();
+      const [ann, bob] = [await visit("ann", { transport }), await visit("bob", { transport })];
+      for (const page of [ann, bob]) await page.locator("#joined", { hasText: "in the room" }).waitFor();
+      await first.kill();
+      for (const page of [ann, bob]) await reached(page, "reconnecting");
+      const sent = ann.evaluate(() =>
+        Promise.all(["one", "two", "three"].map((content) => window.heartline.send("message:send", { conversationId: "lobby", content }))).then((replies) => replies.map(({ ok }) => ok)),
+      );
+      await start();
+      await reached(bob, "connected");
+      assert.deepEqual(await sent, [true, true, true]);
+      await until(async () => (await messages(ann)).length === 3, "her own messages");
+      assert.deepEqual(await messages(ann), ["one", "two", "three"]);
+    });
+
+    it("renews its token in time, and stays", async () => {
+      await start();
+      const ann = await visit("ann", { transport, seconds: 4 });
+      await reached(ann, "connected");
+      // Three tokens later it is the same connection.
+      const { socketId } = await state(ann);
+      const before = tokens;
+      await until(() => tokens >= before + 3, "three tokens", 15000);
+      assert.equal((await state(ann)).socketId, socketId);
+      assert.equal(await node.metric('heartline_disconnects_total{reason="token_expired"}'), 0);
+    });
+
+    it("gives its place up to another tab, and takes it back when asked", async () => {
+      await start({ "devices.policy": "replace" });
+      const first = await visit("ann", { transport });
+      await reached(first, "connected");
+      const second = await visit("ann", { transport });
+      await reached(first, "failed");
+      await first.getByRole("status").getByText("opened in another place").waitFor();
+      await first.getByRole("button", { name: "Try again" }).click();
+      await reached(first, "connected");
+      await reached(second, "failed");
+    });
+  });
+}
+
+describe("the status light", { timeout: 90000 }, () => {
+  const SIZES = { desktop: { width: 1280, height: 720 }, phone: { width: 390, height: 844 } };
+
+  it("is accessible in all states, and fits a phone", async () => {
+    await start();
+    for (const [size, viewport] of Object.entries(SIZES)) {
+      const look = async (page, status) => {
+        await reached(page, status);
+        await page.evaluate(axe);
+        const { violations } = await page.evaluate(() => window.axe.run());
+        assert.deepEqual(violations.map(({ id, nodes }) => [id, nodes.map(({ html }) => html)]), []);
+        assert.equal(await page.evaluate(() => document.documentElement.scrollWidth > innerWidth), false);
+        await page.screenshot({ path: `${artifacts}client-${status}-${size}.png` });
+      };
+      const page = await visit("ann", { transport: "live" }, { viewport });
+      await look(page, "connected");
+      await page.context().setOffline(true);
+      await look(page, "reconnecting");
+      await page.context().setOffline(false);
+      await reached(page, "connected");
+      await page.evaluate(() => window.heartline.disconnect());
+      await look(page, "disconnected");
+      const refused = await visit("ann", { transport: "live", token: "nonsense" }, { viewport });
+      await look(refused, "failed");
+    }
+  });
+});

@@ -1,0 +1,139 @@
+// @heartline/client against real nodes, on both transports.
+import assert from "node:assert/strict";
+import { afterEach, describe, it } from "node:test";
+import WebSocket from "ws";
+import { Client } from "../../clients/js/dist/client.js";
+import { socketIo } from "../../clients/js/dist/index.js";
+import { live } from "../../clients/js/dist/live.js";
+import { freePort, serve, token, until } from "./lib/server.js";
+
+const open = [];
+afterEach(async () => {
+  for (const one of open.splice(0).reverse()) await (one.disconnect ? one.disconnect() : one.kill());
+});
+
+async function node(set = {}, options = {}) {
+  const started = await serve({ "heartbeat.interval": "1s", "heartbeat.timeout": "500ms", ...set }, options);
+  open.push(started);
+  return started;
+}
+const FAST = { backoff: 50, maxBackoff: 200 };
+const TRANSPORTS = {
+  "Socket.IO": ({ http }, options) => new Client(socketIo(http), { ...FAST, ...options }),
+  "Socket.IO, polling": ({ http }, options) => new Client(socketIo(http, { transports: ["polling"] }), { ...FAST, ...options }),
+  live: (to, options) => new Client(live(to.live, (url) => new WebSocket(url)), { ...FAST, ...options }),
+};
+const reached = (client, status, ms) => until(() => client.state.status === status, `${status}; it is ${JSON.stringify(client.state)}`, ms);
+const claims = (seconds) => ({ exp: Math.floor(Date.now() / 1000) + seconds });
+
+for (const [name, make] of Object.entries(TRANSPORTS)) {
+  const connect = async (to, options) => {
+    const client = make(to, options);
+    open.push(client);
+    await reached(client, "connected");
+    return client;
+  };
+
+  describe(`the client over ${name}`, { timeout: 60000 }, () => {
+    it("connects, joins, talks and knows who is there", async () => {
+      const one = await node();
+      const ann = await connect(one, { token: token("ann") }), bob = await connect(one, { token: () => token("bob") });
+      assert.deepEqual([ann.state.userId, ann.state.recovered], ["ann", false]);
+      await Promise.all([ann.join("lobby"), bob.join("lobby")]);
+      const heard = [];
+      bob.on("hi", (data) => heard.push(data));
+      assert.equal((await ann.publish("lobby", "hi", { n: 1 })).ok, true);
+      await until(() => heard.length === 1, "the event");
+      assert.deepEqual(heard, [{ n: 1 }]);
+      const [known] = await ann.presence(["bob"]);
+      assert.deepEqual([known.userId, known.online, known.devices], ["bob", true, 1]);
+      const gone = new Promise((resolve) => ann.on("user:offline", resolve));
+      bob.disconnect();
+      assert.equal((await gone).userId, "bob");
+    });
+
+    it("comes back when the node was killed, is in its rooms, and loses nothing it was given", async () => {
+      const port = await freePort();
+      const first = await node({}, { port });
+      const ann = await connect(first, { token: token("ann") });
+      await ann.join("conversation:1");
+      const heard = [];
+      ann.on("message:new", ({ content }) => heard.push(content));
+      await ann.send("message:send", { conversationId: "1", content: "zero" });
+      await first.kill();
+      await reached(ann, "reconnecting");
+      const waiting = ["one", "two", "three"].map((content) => ann.send("message:send", { conversationId: "1", content }));
+      await node({}, { port });
+      await Promise.all(waiting);
+      await until(() => heard.length >= 4, "the messages", 10000);
+      assert.deepEqual(heard, ["zero", "one", "two", "three"]);
+    });
+
+    it("obeys a drain", async () => {
+      const one = await node();
+      const ann = await connect(one, { token: token("ann") });
+      const drain = new Promise((resolve) => ann.on("server:drain", resolve));
+      one.child.kill("SIGTERM");
+      const { reconnectInMs } = await drain;
+      await reached(ann, "reconnecting");
+      const pause = ann.state.nextRetryAt - Date.now();
+      assert.ok(Math.abs(pause - reconnectInMs) < 200 || ann.state.attempt > 1, `${pause} of ${reconnectInMs}`);
+    });
+
+    it("does not fight over its place", async () => {
+      const one = await node({ "devices.policy": "replace" });
+      const ann = await connect(one, { token: token("ann") });
+      const again = await connect(one, { token: token("ann") });
+      await reached(ann, "failed");
+      assert.equal(ann.state.reason, "replaced");
+      assert.equal(again.state.status, "connected");
+      assert.equal(await one.metric('heartline_disconnects_total{reason="replaced"}'), 1);
+    });
+
+    it("says why it is not wanted, and stays away", async () => {
+      const one = await node({ "devices.policy": "limit", "devices.max": "1", "server.auth_timeout": "1s", "auth.jwt.leeway": "0s" });
+      await connect(one, { token: token("ann") });
+      const refusals = {
+        auth_required: undefined,
+        auth_invalid: token("x", {}, "another secret"),
+        auth_expired: token("x", claims(-100)),
+        device_limit: token("ann"),
+      };
+      for (const [reason, bad] of Object.entries(refusals)) {
+        const client = make(one, { ...(bad && { token: bad }) });
+        open.push(client);
+        await reached(client, "failed");
+        assert.equal(client.state.reason, reason);
+      }
+      const kicked = await connect(one, { token: token("bob") });
+      await one.api("/v1/users/bob/disconnect", { method: "POST" });
+      await reached(kicked, "failed");
+      assert.equal(kicked.state.reason, "kicked");
+    });
+
+    it("has a new token in time, and when it was late", async () => {
+      const one = await node({ "auth.jwt.leeway": "0s" });
+      let asked = 0;
+      const states = [];
+      const ann = await connect(one, { token: () => (asked++, token("ann", claims(asked === 1 ? 3 : 3600))) });
+      ann.subscribe(({ status }) => states.push(status));
+      await until(() => asked === 2, "the renewal", 6000);
+      await until(async () => Date.now() > 0 && asked === 2 && ann.state.status === "connected", "the connection");
+      const late = await connect(one, { token: token("bob", claims(2)) });
+      await reached(late, "failed", 6000);
+      assert.equal(late.state.reason, "auth_expired");
+      // Three seconds are over by now.
+      assert.deepEqual([states, asked], [["connected"], 2]);
+    });
+
+    it("notices a node that stands still", async () => {
+      const one = await node();
+      const ann = await connect(one, { token: token("ann"), connectTimeout: 1000 });
+      one.child.kill("SIGSTOP");
+      await reached(ann, "reconnecting", 9000);
+      assert.equal(ann.state.reason, "heartbeat_timeout");
+      one.child.kill("SIGCONT");
+      await reached(ann, "connected", 9000);
+    });
+  });
+}
