@@ -93,7 +93,7 @@ for (const transport of ["socketio", "live"]) {
       await start();
       const ann = await visit("ann", { transport });
       await reached(ann, "connected");
-      await ann.locator("#joined", { hasText: "in the room" }).waitFor();
+      await ann.locator("#joined", { hasText: /^in the room/ }).waitFor();
       await ann.locator("#presence", { hasText: "bob is offline" }).waitFor();
       const bob = await visit("bob", { transport });
       await ann.locator("#presence", { hasText: "bob is online" }).waitFor();
@@ -111,15 +111,16 @@ for (const transport of ["socketio", "live"]) {
       await ann.context().setOffline(true);
       await reached(ann, "reconnecting");
       assert.equal((await state(ann)).reason, "offline");
+      await ann.locator("#joined", { hasText: "not in the room yet" }).waitFor();
       await ann.context().setOffline(false);
       await reached(ann, "connected");
-      await ann.locator("#joined", { hasText: "in the room" }).waitFor();
+      await ann.locator("#joined", { hasText: /^in the room/ }).waitFor();
     });
 
     it("delivers what was sent while the server was dead, once and in order", async () => {
       const first = await start();
       const [ann, bob] = [await visit("ann", { transport }), await visit("bob", { transport })];
-      for (const page of [ann, bob]) await page.locator("#joined", { hasText: "in the room" }).waitFor();
+      for (const page of [ann, bob]) await page.locator("#joined", { hasText: /^in the room/ }).waitFor();
       await first.kill();
       for (const page of [ann, bob]) await reached(page, "reconnecting");
       const sent = ann.evaluate(() =>

@@ -105,6 +105,8 @@ export class Client<
   #handlers = new Map<string, Set<Handler>>();
   /** Rooms to be in, and who waits to be. */
   #rooms = new Map<string, Waiting[]>();
+  /** Rooms that the server has let this client into. */
+  #joined = new Set<string>();
   #queue: Message[] = [];
   /** Requests that wait for their replies. */
   #requests = new Set<Waiting>();
@@ -262,6 +264,7 @@ export class Client<
     });
     this.#watch();
     if (token !== undefined) this.#renewBefore(expiry(token));
+    if (!hello.recovered) this.#joined.clear();
     this.#become({
       status: "connected",
       socketId: hello.socketId,
@@ -450,11 +453,17 @@ export class Client<
     });
   }
 
+  /** Whether this client is in a room now. */
+  isIn(room: string): boolean {
+    return this.#hello !== undefined && this.#joined.has(room);
+  }
+
   /** Leaves a room, for good. */
   leave(room: string): void {
     const waiting = this.#rooms.get(room);
     if (!waiting) return;
     this.#rooms.delete(room);
+    this.#joined.delete(room);
     for (const one of waiting) one.reject(new HeartlineError("LEFT", `room ${room} was left`));
     if (this.#hello) this.#link?.leave(room);
   }
@@ -462,7 +471,11 @@ export class Client<
   #enter(room: string): Promise<void> {
     return this.#ask((reply) => this.#link?.join(room, reply), REQUEST_TIMEOUT).then(
       () => {
-        for (const one of this.#rooms.get(room)?.splice(0) ?? []) one.resolve({});
+        const waiting = this.#rooms.get(room);
+        if (!waiting) return;
+        this.#joined.add(room);
+        for (const one of waiting.splice(0)) one.resolve({});
+        this.#event("room:in", { room });
       },
       (error: HeartlineError) => {
         const waiting = this.#rooms.get(room);

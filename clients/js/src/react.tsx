@@ -74,12 +74,12 @@ const users = new WeakMap<AnyClient, Map<string, number>>();
 
 /**
  * Is in a room for as long as the component is there, over all reconnections. Returns
- * whether the server has let this client in, and if not, why.
+ * whether it is in there now, and if the server has refused, why.
  */
 export function useRoom(room: string): { joined: boolean; error?: Error } {
   const client = useHeartline();
   const { status } = useConnectionStatus();
-  const [result, setResult] = useState<{ joined: boolean; error?: Error }>({ joined: false });
+  const [error, setError] = useState<Error>();
   const wanted = status !== "disconnected" && status !== "failed";
   useEffect(() => {
     if (!wanted) return;
@@ -87,17 +87,14 @@ export function useRoom(room: string): { joined: boolean; error?: Error } {
     const counts = users.get(client) ?? new Map<string, number>();
     users.set(client, counts);
     counts.set(room, (counts.get(room) ?? 0) + 1);
-    client.join(room).then(
-      () => there && setResult({ joined: true }),
-      (error: Error) => there && setResult({ joined: false, error }),
-    );
+    client.join(room).catch((error: Error) => there && setError(error));
     const off = client.on("room:lost", (lost: { room: string; code: string }) => {
-      if (lost.room === room) setResult({ joined: false, error: new Error(lost.code) });
+      if (lost.room === room) setError(new Error(lost.code));
     });
     return () => {
       there = false;
       off();
-      setResult({ joined: false });
+      setError(undefined);
       const left = (counts.get(room) ?? 1) - 1;
       counts.set(room, left);
       if (left === 0) {
@@ -106,7 +103,15 @@ export function useRoom(room: string): { joined: boolean; error?: Error } {
       }
     };
   }, [client, room, wanted]);
-  return result;
+  const subscribe = useCallback(
+    (changed: () => void) => {
+      const offs = [client.subscribe(changed), client.on("room:in", changed), client.on("room:lost", changed)];
+      return () => offs.forEach((off) => off());
+    },
+    [client],
+  );
+  const joined = useSyncExternalStore(subscribe, () => client.isIn(room), () => false);
+  return error ? { joined, error } : { joined };
 }
 
 /** Presence of users by their ids, kept up to date. */
@@ -226,7 +231,7 @@ export function ConnectionStatus({
         {labels(state)}
       </span>
       {(state.status === "failed" || state.status === "disconnected") && (
-        <button type="button" onClick={() => client.connect()}>
+        <button type="button" style={{ flex: "none" }} onClick={() => client.connect()}>
           {state.status === "failed" ? "Try again" : "Connect"}
         </button>
       )}

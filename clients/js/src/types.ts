@@ -104,6 +104,8 @@ export interface ServerEvents {
   "user:offline": PresenceChange;
   "room:joined": { readonly room: string };
   "room:left": { readonly room: string };
+  /** This client's own: a room was joined, or joined again. */
+  "room:in": { readonly room: string };
   /** This client's own: a room that was joined could not be joined again. */
   "room:lost": { readonly room: string; readonly code: string };
 }

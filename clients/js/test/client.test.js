@@ -337,10 +337,13 @@ describe("rooms", () => {
     const joined = all.client.join("a");
     all.link.find("join")[0].reply({ ok: true, room: "a" });
     assert.equal(await outcome(joined), "done");
+    assert.ok(all.client.isIn("a"));
     for (const [recovered, joins] of [[false, ["a"]], [true, []]]) {
       all.link.events.end(RETRY);
       await all.clock.pass(10_000);
+      assert.equal(all.client.isIn("a"), false);
       all.link.events.hello({ ...HELLO, recovered });
+      assert.equal(all.client.isIn("a"), recovered);
       assert.deepEqual(all.link.find("join").map(({ data }) => data), joins);
       all.link.find("join")[0]?.reply({ ok: true });
       await settled();
