@@ -1,9 +1,10 @@
 # The two commands of this repository are `make serve` and `make test`.
 
-.PHONY: help release serve test test-rust test-client test-protocol test-e2e bench bench-cluster conformance soak simulate lint fuzz
+.PHONY: help release serve demo demo-parts test test-rust test-client test-protocol test-e2e bench bench-cluster conformance soak simulate lint fuzz
 
 help:
 	@echo "make serve   build Heartline and run it for development on 127.0.0.1:8080"
+	@echo "make demo    a chat in React, in front of a node that it starts itself"
 	@echo "make test    install what the tests need and run all of them"
 	@echo "make bench   measure Heartline beside its peers, half an hour; QUICK=1 for a smoke run"
 	@echo "make soak    churn, broadcast and slow consumers for SECONDS (120); then nothing may be left"
@@ -33,7 +34,16 @@ test-client:
 test-protocol: release
 	scripts/node-tests tests/protocol
 
-test-e2e: release test-client
+# The demo and what it runs on.
+demo-parts: release
+	npm ci --prefix clients/js --no-audit --no-fund --loglevel=error
+	npm run build --prefix clients/js --silent
+	npm ci --prefix examples/demo --no-audit --no-fund --loglevel=error
+
+demo: demo-parts
+	node examples/demo/run.js
+
+test-e2e: release test-client demo-parts
 	scripts/install-test-tools
 	scripts/node-tests tests/e2e
 

@@ -370,13 +370,16 @@ export class Client<
   }
 
   #ping(): void {
+    // What becomes of it is seen by the silence.
+    this.ping().catch(() => {});
+  }
+
+  /** Milliseconds to the server and back. */
+  async ping(): Promise<number> {
     const asked = this.#platform.now();
-    const attempt = this.#attempt;
-    this.#link?.ping(() => {
-      if (attempt !== this.#attempt) return;
-      this.#alive();
-      this.#latency = this.#heardAt - asked;
-    });
+    await this.#ask((reply) => this.#link?.ping(() => reply({})), REQUEST_TIMEOUT);
+    this.#alive();
+    return (this.#latency = this.#heardAt - asked);
   }
 
   // --- the token -------------------------------------------------------

@@ -114,8 +114,11 @@ export function useRoom(room: string): { joined: boolean; error?: Error } {
   return error ? { joined, error } : { joined };
 }
 
-/** Presence of users by their ids, kept up to date. */
-export function usePresence(ids: readonly string[]): ReadonlyMap<string, Presence> {
+/**
+ * Presence of users by their ids, kept up to date. How many devices they have is not
+ * announced: `refresh` asks for it again every so many milliseconds.
+ */
+export function usePresence(ids: readonly string[], { refresh }: { refresh?: number } = {}): ReadonlyMap<string, Presence> {
   const client = useHeartline();
   const { status } = useConnectionStatus();
   const [known, setKnown] = useState<ReadonlyMap<string, Presence>>(new Map());
@@ -140,11 +143,13 @@ export function usePresence(ids: readonly string[]): ReadonlyMap<string, Presenc
     void ask(wanted);
     const changed = ({ userId }: { userId: string }) => void (wanted.includes(userId) && ask([userId]));
     const offs = [client.on("user:online", changed), client.on("user:offline", changed)];
+    const timer = refresh === undefined ? undefined : setInterval(() => void ask(wanted), refresh);
     return () => {
       there = false;
+      clearInterval(timer);
       for (const off of offs) off();
     };
-  }, [client, names, status]);
+  }, [client, names, status, refresh]);
   return known;
 }
 
