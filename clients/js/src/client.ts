@@ -20,7 +20,7 @@ export interface Options {
   token?: Token;
   /** Connects at once. Default: true. */
   autoConnect?: boolean;
-  /** Attempts in a row before giving up. Default: no end. */
+  /** How often to try again, in a row, before giving up. Default: for ever. */
   attempts?: number;
   /** Milliseconds before the second attempt; each further pause is twice as long. Default: 1 000. */
   backoff?: number;
@@ -163,7 +163,11 @@ export class Client<
 
   #become(state: State): void {
     this.#state = state;
-    for (const listener of [...this.#listeners]) this.#guarded(() => listener(state));
+    for (const listener of [...this.#listeners]) {
+      this.#guarded(() => listener(state));
+      // What a listener did about it has been told to all by now.
+      if (this.#state !== state) return;
+    }
   }
 
   /** An error of the application is its own: nobody else is disturbed. */
@@ -190,8 +194,9 @@ export class Client<
     this.#failures = 0;
     this.#renewals = 0;
     this.#unwatch ??= this.#platform.watch((to) => this.#surroundings(to));
-    this.#become({ status: "connecting" });
-    this.#begin();
+    const state: State = { status: "connecting" };
+    this.#become(state);
+    if (this.state === state) this.#begin();
   }
 
   /** Ends the connection, and whatever waits for it. Nothing is left behind. */
@@ -345,13 +350,11 @@ export class Client<
     const now = this.#platform.now(), unix = this.#platform.unix();
     const hello = this.#hello!;
     const silence = now - this.#heardAt;
-    if (silence >= hello.pingInterval + hello.pingTimeout) {
-      return this.#ended({ kind: "retry", reason: "heartbeat_timeout" });
-    }
     const slept = Math.abs(unix - this.#clocks.unix - (now - this.#clocks.now)) > PROBE || now - this.#clocks.now > TICK + PROBE;
     this.#clocks = { now, unix };
     if (slept) {
-      // Or a clock was set: only an answer can tell.
+      // Or a clock was set, or the browser keeps a hidden tab's timers waiting: only an
+      // answer can tell.
       const signs = this.#signs;
       this.#ping();
       this.#set("watch", PROBE, () => {
@@ -359,6 +362,9 @@ export class Client<
         else this.#watch();
       });
       return;
+    }
+    if (silence >= hello.pingInterval + hello.pingTimeout) {
+      return this.#ended({ kind: "retry", reason: "heartbeat_timeout" });
     }
     if (this.#link?.isDeaf && silence >= hello.pingInterval) this.#ping();
     this.#watch();
@@ -448,12 +454,15 @@ export class Client<
    * when the server has let this client in; rejects when it does not, or at the end.
    */
   join(room: string): Promise<void> {
-    return new Promise((resolve, reject) => {
+    const joined = new Promise<void>((resolve, reject) => {
       let waiting = this.#rooms.get(room);
       if (!waiting) this.#rooms.set(room, (waiting = []));
       waiting.push({ resolve: () => resolve(), reject });
       if (this.#hello) void this.#enter(room);
     });
+    // Who does not wait for it does not have to hear that it came to nothing.
+    joined.catch(() => {});
+    return joined;
   }
 
   /** Whether this client is in a room now. */

@@ -108,6 +108,19 @@ describe("the state", () => {
     assert.deepEqual(client.state, { status: "reconnecting", attempt: 1, nextRetryAt: clock.unix() + 1000, reason: "transport" });
   });
 
+  it("that a listener has changed is told in order", () => {
+    for (const when of ["connecting", "connected"]) {
+      const all = start({ autoConnect: false });
+      const heard = [];
+      all.client.subscribe(({ status }) => status === when && all.client.disconnect());
+      all.client.subscribe(({ status }) => heard.push(status));
+      all.client.connect();
+      all.link?.events.hello(HELLO);
+      assert.deepEqual([heard.at(-1), all.status, all.links.length], ["disconnected", "disconnected", when === "connecting" ? 0 : 1]);
+      assert.ok(all.isClean());
+    }
+  });
+
   it("ignores what another attempt says too late", async () => {
     const { client, clock, links } = connected();
     links[0].events.end(RETRY);
@@ -226,13 +239,23 @@ describe("silence", () => {
       const { clock, client, link, links } = connected();
       clock[how](3_600_000);
       clock.tell("awake");
-      if (how === "sleep") {
-        assert.equal(link.find("ping").length, 1);
-        await clock.pass(2000);
-      }
+      assert.equal(link.find("ping").length, 1);
+      await clock.pass(2000);
       assert.deepEqual([client.state.status, client.state.reason], ["reconnecting", "heartbeat_timeout"]);
       clock.tell("online");
       assert.equal(links.length, 2);
+    }
+  });
+
+  it("of a hidden tab, whose timers wait for a minute, is asked about", async () => {
+    const { clock, client, link } = connected({}, { isDeaf: true });
+    for (let minute = 1; minute <= 3; minute++) {
+      clock.oversleep(60_000);
+      await clock.pass(0);
+      link.find("ping").at(-1).reply();
+      clock.oversleep(60_000);
+      await clock.pass(0);
+      assert.equal(client.state.status, "connected");
     }
   });
 
@@ -374,6 +397,18 @@ describe("rooms", () => {
     assert.equal(await outcome(early), "pending");
     all.client.disconnect();
     assert.deepEqual([await outcome(early), await outcome(second)], ["DISCONNECTED", "DISCONNECTED"]);
+  });
+
+  it("need nobody who waits for them", async () => {
+    const unhandled = [];
+    const hear = (error) => unhandled.push(error);
+    process.on("unhandledRejection", hear);
+    const { client } = connected();
+    client.join("a");
+    client.disconnect();
+    await new Promise((resolve) => setImmediate(resolve));
+    process.off("unhandledRejection", hear);
+    assert.deepEqual(unhandled, []);
   });
 
   it("are tried again when the server asks for a pause, and said to be lost when it refuses", async () => {
