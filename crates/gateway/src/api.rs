@@ -19,6 +19,7 @@ use crate::presence::SocketAddress;
 use crate::publication::{Message, NsId};
 use crate::reason::Reason;
 use crate::rooms::{self, PRIVATE};
+use crate::shared::ToUser;
 
 /// An event for the members of a room.
 #[derive(Debug, Clone)]
@@ -287,10 +288,15 @@ impl Gateway {
         }
         let tenant = publish.tenant_id.as_deref();
         if let Some(user) = publish.room.strip_prefix(PRIVATE) {
-            let room = Some(&*publish.room);
-            let delivered = self
-                .shared
-                .send_to_user(namespace, tenant, user, None, message, room, None);
+            let to = ToUser {
+                namespace,
+                tenant,
+                user,
+                only: None,
+                topic: Some(&publish.room),
+                unless_in: None,
+            };
+            let delivered = self.shared.send_to_user(&to, message);
             return Ok(Published {
                 delivered,
                 offset: None,
@@ -399,15 +405,15 @@ impl Gateway {
         let elsewhere = self.count_elsewhere(&user, namespace).await;
         let here: usize = namespaces
             .map(|namespace| {
-                self.shared.send_to_user(
+                let to = ToUser {
                     namespace,
                     tenant,
-                    &user.user_id,
-                    Some(&user),
-                    message.clone(),
-                    None,
-                    None,
-                )
+                    user: &user.user_id,
+                    only: Some(&user),
+                    topic: None,
+                    unless_in: None,
+                };
+                self.shared.send_to_user(&to, message.clone())
             })
             .sum();
         Ok(here + elsewhere)

@@ -329,30 +329,47 @@ impl Gateway {
 
     /// A user's sockets.
     pub async fn user_connections(&self, user: &UserKey) -> Vec<SocketEntry> {
-        let mut entries = Vec::new();
-        for socket in self
-            .sockets_of(user.tenant_id.as_deref(), &user.user_id)
-            .await
-        {
-            if *socket.user == *user {
-                entries.extend(self.connection(&socket.id).await);
-            }
-        }
-        entries
+        let found =
+            self.for_each_socket(
+                user,
+                |gateway, id| async move { gateway.connection(&id).await },
+            );
+        found.await.into_iter().flatten().collect()
     }
 
     /// Ends all of a user's sockets; how many there were.
     pub async fn disconnect_user(&self, user: &UserKey) -> usize {
-        let mut ended = 0;
-        for socket in self
+        let ended =
+            self.for_each_socket(
+                user,
+                |gateway, id| async move { gateway.disconnect(&id).await },
+            );
+        ended.await.into_iter().filter(|ended| *ended).count()
+    }
+
+    /// Does something about each of a user's sockets, all at once: a node that does not
+    /// answer is waited for once.
+    async fn for_each_socket<T, F>(
+        &self,
+        user: &UserKey,
+        act: impl Fn(Gateway, Arc<str>) -> F,
+    ) -> Vec<T>
+    where
+        T: Send + 'static,
+        F: Future<Output = T> + Send + 'static,
+    {
+        let sockets = self
             .sockets_of(user.tenant_id.as_deref(), &user.user_id)
-            .await
-        {
-            if *socket.user == *user {
-                ended += usize::from(self.disconnect(&socket.id).await);
-            }
+            .await;
+        let theirs = sockets.into_iter().filter(|socket| *socket.user == *user);
+        let acting: Vec<_> = theirs
+            .map(|socket| tokio::spawn(act(self.clone(), socket.id)))
+            .collect();
+        let mut done = Vec::with_capacity(acting.len());
+        for one in acting {
+            done.extend(one.await.ok());
         }
-        ended
+        done
     }
 }
 

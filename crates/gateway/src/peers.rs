@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::backplane::Peer;
 use crate::engine::forward::{PROOF, connector};
-use crate::engine::http::ASK;
+use crate::engine::nodes::ASK;
 use crate::entries::SocketFilter;
 use crate::gateway::Gateway;
 

@@ -33,6 +33,19 @@ use crate::store::MessageStore;
 /// Changes of presence in one write: a bound on what a client has to take at once.
 const MAX_BREATH: usize = 256;
 
+/// A user's sockets in a namespace.
+pub(crate) struct ToUser<'a> {
+    pub(crate) namespace: NsId,
+    pub(crate) tenant: Option<&'a str>,
+    pub(crate) user: &'a str,
+    /// Only this type of user.
+    pub(crate) only: Option<&'a UserKey>,
+    /// The room as which clients know it.
+    pub(crate) topic: Option<&'a str>,
+    /// Not those in this room.
+    pub(crate) unless_in: Option<&'a str>,
+}
+
 /// A namespace that exists.
 pub(crate) struct Namespace {
     pub(crate) name: Arc<str>,
@@ -129,8 +142,15 @@ impl Shared {
         key: Option<&str>,
     ) -> Option<u64> {
         if let Some(user) = name.strip_prefix(PRIVATE) {
-            let only = None;
-            self.send_to_user(namespace, tenant, user, only, message, Some(name), None);
+            let to = ToUser {
+                namespace,
+                tenant,
+                user,
+                only: None,
+                topic: Some(name),
+                unless_in: None,
+            };
+            self.send_to_user(&to, message);
             return None;
         }
         let target = Target::Room {
@@ -187,40 +207,29 @@ impl Shared {
         Some(offset)
     }
 
-    /// Gives a message to a user's sockets in a namespace, on all nodes, but not to
-    /// those in the room `unless_in`; to how many here.
-    pub(crate) fn send_to_user(
-        &self,
-        namespace: NsId,
-        tenant: Option<&str>,
-        user: &str,
-        only: Option<&UserKey>,
-        message: Message,
-        topic: Option<&str>,
-        unless_in: Option<&str>,
-    ) -> usize {
+    /// Gives a message to a user's sockets, on all nodes; to how many here.
+    pub(crate) fn send_to_user(&self, to: &ToUser<'_>, message: Message) -> usize {
         let target = Target::User {
-            namespace: self.namespace_name(namespace),
-            tenant,
-            user,
-            user_type: only.map(|only| only.user_type.as_deref()),
-            topic,
-            unless_in,
+            namespace: self.namespace_name(to.namespace),
+            tenant: to.tenant,
+            user: to.user,
+            user_type: to.only.map(|only| only.user_type.as_deref()),
+            topic: to.topic,
+            unless_in: to.unless_in,
         };
         self.backplane.publish(&target, &message);
-        self.send_here(namespace, tenant, user, only, message, topic, unless_in)
+        self.send_here(to, message)
     }
 
-    fn send_here(
-        &self,
-        namespace: NsId,
-        tenant: Option<&str>,
-        user: &str,
-        only: Option<&UserKey>,
-        message: Message,
-        topic: Option<&str>,
-        unless_in: Option<&str>,
-    ) -> usize {
+    fn send_here(&self, to: &ToUser<'_>, message: Message) -> usize {
+        let ToUser {
+            namespace,
+            tenant,
+            user,
+            only,
+            topic,
+            unless_in,
+        } = *to;
         let name = self.namespace_name(namespace).clone();
         let topic = topic.map(Into::into);
         let publication = Arc::new(Publication::new(name, message, topic, None, None));
@@ -292,8 +301,15 @@ impl Shared {
                     user_id: user.into(),
                     user_type: user_type.map(Into::into),
                 });
-                let only = only.as_ref();
-                self.send_here(namespace, tenant, user, only, message, topic, unless_in);
+                let to = ToUser {
+                    namespace,
+                    tenant,
+                    user,
+                    only: only.as_ref(),
+                    topic,
+                    unless_in,
+                };
+                self.send_here(&to, message);
             }
         }
     }

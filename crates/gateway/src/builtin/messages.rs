@@ -10,6 +10,7 @@ use crate::hub::{FAR_OVER, FAR_OVER_AT_LEAST, Op};
 use crate::publication::Message;
 use crate::reason::Reason;
 use crate::rooms;
+use crate::shared::ToUser;
 use crate::socket::Socket;
 use crate::store::{NewMessage, StoredMessage};
 
@@ -210,15 +211,15 @@ async fn send(
                 })?;
                 for member in members.iter().filter(|member| **member != sender) {
                     let message = Message::new("message:notification", &notification);
-                    shared.send_to_user(
+                    let to = ToUser {
                         namespace,
-                        member.tenant_id.as_deref(),
-                        &member.user_id,
-                        Some(member),
-                        message,
-                        None,
-                        Some(&room),
-                    );
+                        tenant: member.tenant_id.as_deref(),
+                        user: &member.user_id,
+                        only: Some(member),
+                        topic: None,
+                        unless_in: Some(&room),
+                    };
+                    shared.send_to_user(&to, message);
                 }
             }
             Err(error) => tracing::error!(%error, "a conversation's members could not be read"),

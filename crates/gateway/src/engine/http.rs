@@ -11,32 +11,30 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use heartline_wire::engineio::RequestError;
-use heartline_wire::ws::deflate::{Agreement, negotiate};
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::{Body, Incoming};
-use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
+use hyper::header::{self, HeaderMap, HeaderValue};
 use hyper::{Method, Request as HttpRequest, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use ipnet::IpNet;
-use sha1::{Digest, Sha1};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, oneshot, watch};
+use tokio::net::TcpListener;
+use tokio::sync::{oneshot, watch};
 use tokio_rustls::TlsAcceptor;
 
 use super::conn::Kind;
 use super::cors::{self, Origin};
-use super::forward::{self, Duplex, Forwarder, Nobody, PROOF, Spliced};
+use super::forward::Forwarder;
 use super::id::Name;
+use super::nodes::forward;
 use super::polling::{Reply, RequestId};
 use super::remote::client_address;
-use super::requests::{PostStart, Request, Upgraded};
+use super::requests::{PostStart, Request};
 use super::served::Served;
 use super::shard::{Door, Post};
 use super::slots::{ConnectionSlots, Refused, SlotGuard};
+use super::upgrade::{PLAIN, TLS, TakeBack, switch, wants_upgrade};
 use super::{App, Handshake};
 use crate::auth::BoxFuture;
 use crate::config::AllowedOrigins;
@@ -46,13 +44,13 @@ const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a POST's body may take.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a response may make no progress towards a client that does not read.
-const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
+pub(super) const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Bound on a request's headers.
-const HEADER_BYTES: usize = 16 * 1024;
+pub(super) const HEADER_BYTES: usize = 16 * 1024;
 /// Connections that may speak HTTP at once, upgraded ones not counted.
 const MAX_HTTP_CONNECTIONS: usize = 65_536;
 
-type Answer = Response<Full<Bytes>>;
+pub(super) type Answer = Response<Full<Bytes>>;
 
 /// Answers what is neither Socket.IO nor live.
 pub(crate) type Fallback =
@@ -70,19 +68,6 @@ pub(crate) struct FrontSettings {
     /// Whether permessage-deflate is negotiated with clients that offer it.
     pub(crate) compression: bool,
 }
-
-/// Answers what another node asks.
-pub(crate) type Answerer = Arc<dyn Fn(Bytes) -> BoxFuture<Vec<u8>> + Send + Sync>;
-
-/// Where nodes ask each other.
-pub(crate) const ASK: &str = "/heartline/ask";
-/// Connections of other nodes at once; a forwarded WebSocket counts until it is upgraded.
-const MAX_NODE_CONNECTIONS: usize = 4096;
-/// How long another node's connection may wait for its next request: longer than the
-/// other side keeps it.
-const IDLE_NODE: Duration = Duration::from_secs(60);
-/// Longest question, bytes.
-const MAX_QUESTION: usize = 1 << 20;
 
 /// The HTTP side of a gateway.
 pub(crate) struct Front<A: App> {
@@ -102,11 +87,11 @@ pub(crate) struct Front<A: App> {
 
 /// Who sends a request.
 #[derive(Clone, Copy)]
-struct Sender {
-    ip: IpAddr,
+pub(super) struct Sender {
+    pub(super) ip: IpAddr,
     /// A node that hands on what it was asked: this is the owner, or nobody is.
-    is_node: bool,
-    take: TakeBack,
+    pub(super) is_node: bool,
+    pub(super) take: TakeBack,
 }
 
 /// Bytes of a connection that may wait in the kernel to be sent. The megabytes more that it would take for who does not read are
@@ -203,60 +188,6 @@ impl<A: App> Front<A> {
             .await;
     }
 
-    /// Serves other nodes: what they hand on, and what they ask.
-    pub(crate) async fn serve_nodes(
-        self: Arc<Self>,
-        listener: TcpListener,
-        proof: impl Fn() -> Option<Arc<str>> + Send + Sync + 'static,
-        answerer: Answerer,
-    ) {
-        let _ = socket2::SockRef::from(&listener).set_tcp_nodelay(true);
-        let proof = Arc::new(proof);
-        let room = Arc::new(Semaphore::new(MAX_NODE_CONNECTIONS));
-        loop {
-            // Whoever comes without the proof has a place only for as long as a request's
-            // headers may take. The semaphore is never closed.
-            let Ok(place) = room.clone().acquire_owned().await else {
-                return;
-            };
-            let (tcp, peer) = match listener.accept().await {
-                Ok(accepted) => accepted,
-                Err(error) => {
-                    tracing::warn!(%error, "another node's connection could not be accepted");
-                    tokio::time::sleep(Duration::from_millis(20)).await;
-                    continue;
-                }
-            };
-            let (front, proof, answerer) = (self.clone(), proof.clone(), answerer.clone());
-            tokio::spawn(async move {
-                let service = hyper::service::service_fn(move |request| {
-                    let (front, proof, answerer) = (front.clone(), proof.clone(), answerer.clone());
-                    let sender = Sender {
-                        ip: peer.ip(),
-                        is_node: true,
-                        take: PLAIN,
-                    };
-                    async move {
-                        let answer = match is_proven(request.headers(), proof().as_deref()) {
-                            false => text(StatusCode::FORBIDDEN, "nodes of the cluster only"),
-                            true if request.uri().path() == ASK => ask(request, &answerer).await,
-                            true => front.route(request, sender).await,
-                        };
-                        Ok::<_, Infallible>(answer)
-                    }
-                });
-                let _ = hyper::server::conn::http1::Builder::new()
-                    .timer(TokioTimer::new())
-                    .header_read_timeout(IDLE_NODE)
-                    .max_buf_size(HEADER_BYTES)
-                    .serve_connection(TokioIo::new(Served::new(tcp, WRITE_TIMEOUT)), service)
-                    .with_upgrades()
-                    .await;
-                drop(place);
-            });
-        }
-    }
-
     async fn answer(self: Arc<Self>, request: HttpRequest<Incoming>, sender: Sender) -> Answer {
         let front = self.clone();
         let mut answer = front.route(request, sender).await;
@@ -268,7 +199,11 @@ impl<A: App> Front<A> {
         answer
     }
 
-    async fn route(self: Arc<Self>, request: HttpRequest<Incoming>, sender: Sender) -> Answer {
+    pub(super) async fn route(
+        self: Arc<Self>,
+        request: HttpRequest<Incoming>,
+        sender: Sender,
+    ) -> Answer {
         let path = request.uri().path();
         if path.starts_with(&self.settings.engineio_path) {
             let origin = cors::judge(request.headers(), &self.settings.origins);
@@ -621,201 +556,6 @@ impl<A: App> Drop for Abort<'_, A> {
     }
 }
 
-// --- the upgrade ---------------------------------------------------------
-
-/// Takes the raw socket back from HTTP.
-type TakeRaw = fn(hyper::upgrade::Upgraded) -> io::Result<Upgraded>;
-
-/// The ways to take a connection back from HTTP.
-#[derive(Clone, Copy)]
-struct TakeBack {
-    /// For a shard.
-    raw: TakeRaw,
-    /// For passing on what it says.
-    spliced: fn(hyper::upgrade::Upgraded) -> io::Result<Spliced>,
-}
-
-const PLAIN: TakeBack = TakeBack {
-    raw: take_plain,
-    spliced: take_spliced::<TcpStream>,
-};
-const TLS: TakeBack = TakeBack {
-    raw: take_tls,
-    spliced: take_spliced::<tokio_rustls::server::TlsStream<TcpStream>>,
-};
-
-fn take_spliced<S: Duplex + 'static>(upgraded: hyper::upgrade::Upgraded) -> io::Result<Spliced> {
-    let parts = upgraded
-        .downcast::<TokioIo<Served<S>>>()
-        .map_err(|_| io::Error::other("not the stream that was served"))?;
-    let (stream, preface) = parts.io.into_inner().into_parts();
-    Ok((Box::new(stream), preface, parts.read_buf))
-}
-
-fn take_plain(upgraded: hyper::upgrade::Upgraded) -> io::Result<Upgraded> {
-    let parts = upgraded
-        .downcast::<TokioIo<Served<TcpStream>>>()
-        .map_err(|_| io::Error::other("not the stream that was served"))?;
-    let (tcp, preface) = parts.io.into_inner().into_parts();
-    Ok(Upgraded {
-        tcp: tcp.into_std()?,
-        tls: None,
-        preface,
-        leftover: parts.read_buf,
-        deflate: None,
-    })
-}
-
-fn take_tls(upgraded: hyper::upgrade::Upgraded) -> io::Result<Upgraded> {
-    let parts = upgraded
-        .downcast::<TokioIo<Served<tokio_rustls::server::TlsStream<TcpStream>>>>()
-        .map_err(|_| io::Error::other("not the stream that was served"))?;
-    let (stream, preface) = parts.io.into_inner().into_parts();
-    let (tcp, session) = stream.into_inner();
-    Ok(Upgraded {
-        tcp: tcp.into_std()?,
-        tls: Some(Box::new(session)),
-        preface,
-        leftover: parts.read_buf,
-        deflate: None,
-    })
-}
-
-fn wants_upgrade<B>(request: &HttpRequest<B>) -> bool {
-    let has = |name: HeaderName, word: &str| {
-        request
-            .headers()
-            .get_all(name)
-            .iter()
-            .filter_map(|value| value.to_str().ok())
-            .flat_map(|value| value.split(','))
-            .any(|token| token.trim().eq_ignore_ascii_case(word))
-    };
-    has(header::UPGRADE, "websocket") && has(header::CONNECTION, "upgrade")
-}
-
-/// What is agreed on of the extensions that a client offers.
-fn offers(headers: &HeaderMap) -> Option<Agreement> {
-    headers
-        .get_all(header::SEC_WEBSOCKET_EXTENSIONS)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .find_map(negotiate)
-}
-
-/// Answers 101 and gives the socket to `then` (RFC 6455 §4.2.2).
-fn switch(
-    request: &mut HttpRequest<Incoming>,
-    compression: bool,
-    take: TakeRaw,
-    then: impl FnOnce(Upgraded) + Send + 'static,
-) -> Answer {
-    if request.method() != Method::GET {
-        return text(
-            StatusCode::METHOD_NOT_ALLOWED,
-            "a WebSocket begins with GET",
-        );
-    }
-    let headers = request.headers();
-    if headers
-        .get(header::SEC_WEBSOCKET_VERSION)
-        .is_none_or(|version| version != "13")
-    {
-        let mut answer = text(
-            StatusCode::UPGRADE_REQUIRED,
-            "WebSocket version 13 is spoken here",
-        );
-        answer.headers_mut().insert(
-            header::SEC_WEBSOCKET_VERSION,
-            HeaderValue::from_static("13"),
-        );
-        return answer;
-    }
-    let key = headers.get(header::SEC_WEBSOCKET_KEY);
-    let Some(key) = key.filter(|key| STANDARD.decode(key).is_ok_and(|key| key.len() == 16)) else {
-        return text(
-            StatusCode::BAD_REQUEST,
-            "the Sec-WebSocket-Key header is missing or malformed",
-        );
-    };
-    let mut hash = Sha1::new();
-    hash.update(key.as_bytes());
-    hash.update(b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11");
-    let accept = STANDARD.encode(hash.finalize());
-    let mut answer = status(StatusCode::SWITCHING_PROTOCOLS);
-    let out = answer.headers_mut();
-    out.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
-    out.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
-    if let Ok(accept) = HeaderValue::from_str(&accept) {
-        out.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
-    }
-    let agreed = compression.then(|| offers(request.headers())).flatten();
-    if let Some(agreed) = agreed {
-        if let Ok(value) = HeaderValue::from_str(&agreed.header()) {
-            out.insert(header::SEC_WEBSOCKET_EXTENSIONS, value);
-        }
-    }
-    let deflate = agreed.map(|agreed| agreed.server_window_bits);
-    let upgrade = hyper::upgrade::on(request);
-    tokio::spawn(async move {
-        match upgrade.await.map_err(io::Error::other).and_then(take) {
-            Ok(upgraded) => then(Upgraded {
-                deflate,
-                ..upgraded
-            }),
-            Err(error) => tracing::debug!(%error, "an upgrade was not completed"),
-        }
-    });
-    answer
-}
-
-// --- other nodes ---------------------------------------------------------
-
-/// Whether a request comes from a node of the cluster.
-fn is_proven(headers: &HeaderMap, secret: Option<&str>) -> bool {
-    let (Some(given), Some(secret)) = (headers.get(PROOF), secret) else {
-        return false;
-    };
-    let (given, secret) = (given.as_bytes(), secret.as_bytes());
-    // As long for a wrong one as for the right one.
-    let differs = given
-        .iter()
-        .zip(secret)
-        .fold(0, |all, (a, b)| all | (a ^ b));
-    !secret.is_empty() && given.len() == secret.len() && differs == 0
-}
-
-async fn ask(request: HttpRequest<Incoming>, answerer: &Answerer) -> Answer {
-    let body = Limited::new(request.into_body(), MAX_QUESTION).collect();
-    match body.await {
-        Ok(body) => Response::new(Full::new(answerer(body.to_bytes()).await.into())),
-        Err(_) => status(StatusCode::BAD_REQUEST),
-    }
-}
-
-/// Has the owner of a session answer.
-async fn forward(
-    forwarder: &Forwarder,
-    mut request: HttpRequest<Incoming>,
-    name: &Name,
-    take: TakeBack,
-) -> Answer {
-    let upgrade = wants_upgrade(&request);
-    let client = upgrade.then(|| hyper::upgrade::on(&mut request));
-    let response = match forwarder.send(request, name).await {
-        Ok(response) => response,
-        Err(Nobody) => return refusal(RequestError::UnknownSid, upgrade),
-    };
-    match client {
-        Some(client) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
-            forward::splice(client, response, take.spliced)
-        }
-        _ => forward::relay(response)
-            .await
-            .unwrap_or_else(|Nobody| refusal(RequestError::UnknownSid, upgrade)),
-    }
-}
-
 // --- small things --------------------------------------------------------
 
 struct Query(String);
@@ -874,7 +614,7 @@ fn reply_to_answer(reply: Result<Reply, oneshot::error::RecvError>, method: Meth
 }
 
 /// The protocol's error: JSON to a polling request, text to an upgrade.
-fn refusal(error: RequestError, upgrade: bool) -> Answer {
+pub(super) fn refusal(error: RequestError, upgrade: bool) -> Answer {
     if upgrade {
         let code = if matches!(error, RequestError::Forbidden) {
             403
@@ -902,13 +642,13 @@ fn refusal(error: RequestError, upgrade: bool) -> Answer {
     answer
 }
 
-fn status(status: StatusCode) -> Answer {
+pub(super) fn status(status: StatusCode) -> Answer {
     let mut answer = Response::new(Full::default());
     *answer.status_mut() = status;
     answer
 }
 
-fn text(code: StatusCode, body: &'static str) -> Answer {
+pub(super) fn text(code: StatusCode, body: &'static str) -> Answer {
     let mut answer = Response::new(Full::new(Bytes::from_static(body.as_bytes())));
     *answer.status_mut() = code;
     answer.headers_mut().insert(

@@ -20,6 +20,7 @@ pub(crate) mod heartbeat;
 pub(crate) mod http;
 pub(crate) mod id;
 pub(crate) mod mailbox;
+pub(crate) mod nodes;
 pub(crate) mod outbound;
 pub(crate) mod polling;
 pub(crate) mod remote;
@@ -29,6 +30,7 @@ pub(crate) mod shard;
 pub(crate) mod slots;
 pub(crate) mod stream;
 pub(crate) mod tasks;
+pub(crate) mod upgrade;
 pub(crate) mod websocket;
 pub(crate) mod wheel;
 

@@ -1,0 +1,165 @@
+//! From an HTTP request to a WebSocket: the handshake of RFC 6455 §4.2, and taking the
+//! socket back from HTTP.
+
+use std::io;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use heartline_wire::ws::deflate::{Agreement, negotiate};
+use hyper::body::Incoming;
+use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
+use hyper::{Method, Request as HttpRequest, StatusCode};
+use hyper_util::rt::TokioIo;
+use sha1::{Digest, Sha1};
+use tokio::net::TcpStream;
+
+use super::forward::{Duplex, Spliced};
+use super::http::{Answer, status, text};
+use super::requests::Upgraded;
+use super::served::Served;
+
+/// Takes the raw socket back from HTTP.
+pub(super) type TakeRaw = fn(hyper::upgrade::Upgraded) -> io::Result<Upgraded>;
+
+/// The ways to take a connection back from HTTP.
+#[derive(Clone, Copy)]
+pub(super) struct TakeBack {
+    /// For a shard.
+    pub(super) raw: TakeRaw,
+    /// For passing on what it says.
+    pub(super) spliced: fn(hyper::upgrade::Upgraded) -> io::Result<Spliced>,
+}
+
+pub(super) const PLAIN: TakeBack = TakeBack {
+    raw: take_plain,
+    spliced: take_spliced::<TcpStream>,
+};
+pub(super) const TLS: TakeBack = TakeBack {
+    raw: take_tls,
+    spliced: take_spliced::<tokio_rustls::server::TlsStream<TcpStream>>,
+};
+
+fn take_spliced<S: Duplex + 'static>(upgraded: hyper::upgrade::Upgraded) -> io::Result<Spliced> {
+    let parts = upgraded
+        .downcast::<TokioIo<Served<S>>>()
+        .map_err(|_| io::Error::other("not the stream that was served"))?;
+    let (stream, preface) = parts.io.into_inner().into_parts();
+    Ok((Box::new(stream), preface, parts.read_buf))
+}
+
+fn take_plain(upgraded: hyper::upgrade::Upgraded) -> io::Result<Upgraded> {
+    let parts = upgraded
+        .downcast::<TokioIo<Served<TcpStream>>>()
+        .map_err(|_| io::Error::other("not the stream that was served"))?;
+    let (tcp, preface) = parts.io.into_inner().into_parts();
+    Ok(Upgraded {
+        tcp: tcp.into_std()?,
+        tls: None,
+        preface,
+        leftover: parts.read_buf,
+        deflate: None,
+    })
+}
+
+fn take_tls(upgraded: hyper::upgrade::Upgraded) -> io::Result<Upgraded> {
+    let parts = upgraded
+        .downcast::<TokioIo<Served<tokio_rustls::server::TlsStream<TcpStream>>>>()
+        .map_err(|_| io::Error::other("not the stream that was served"))?;
+    let (stream, preface) = parts.io.into_inner().into_parts();
+    let (tcp, session) = stream.into_inner();
+    Ok(Upgraded {
+        tcp: tcp.into_std()?,
+        tls: Some(Box::new(session)),
+        preface,
+        leftover: parts.read_buf,
+        deflate: None,
+    })
+}
+
+pub(super) fn wants_upgrade<B>(request: &HttpRequest<B>) -> bool {
+    let has = |name: HeaderName, word: &str| {
+        request
+            .headers()
+            .get_all(name)
+            .iter()
+            .filter_map(|value| value.to_str().ok())
+            .flat_map(|value| value.split(','))
+            .any(|token| token.trim().eq_ignore_ascii_case(word))
+    };
+    has(header::UPGRADE, "websocket") && has(header::CONNECTION, "upgrade")
+}
+
+/// What is agreed on of the extensions that a client offers.
+fn offers(headers: &HeaderMap) -> Option<Agreement> {
+    headers
+        .get_all(header::SEC_WEBSOCKET_EXTENSIONS)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .find_map(negotiate)
+}
+
+/// Answers 101 and gives the socket to `then` (RFC 6455 §4.2.2).
+pub(super) fn switch(
+    request: &mut HttpRequest<Incoming>,
+    compression: bool,
+    take: TakeRaw,
+    then: impl FnOnce(Upgraded) + Send + 'static,
+) -> Answer {
+    if request.method() != Method::GET {
+        return text(
+            StatusCode::METHOD_NOT_ALLOWED,
+            "a WebSocket begins with GET",
+        );
+    }
+    let headers = request.headers();
+    if headers
+        .get(header::SEC_WEBSOCKET_VERSION)
+        .is_none_or(|version| version != "13")
+    {
+        let mut answer = text(
+            StatusCode::UPGRADE_REQUIRED,
+            "WebSocket version 13 is spoken here",
+        );
+        answer.headers_mut().insert(
+            header::SEC_WEBSOCKET_VERSION,
+            HeaderValue::from_static("13"),
+        );
+        return answer;
+    }
+    let key = headers.get(header::SEC_WEBSOCKET_KEY);
+    let Some(key) = key.filter(|key| STANDARD.decode(key).is_ok_and(|key| key.len() == 16)) else {
+        return text(
+            StatusCode::BAD_REQUEST,
+            "the Sec-WebSocket-Key header is missing or malformed",
+        );
+    };
+    let mut hash = Sha1::new();
+    hash.update(key.as_bytes());
+    hash.update(b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11");
+    let accept = STANDARD.encode(hash.finalize());
+    let mut answer = status(StatusCode::SWITCHING_PROTOCOLS);
+    let out = answer.headers_mut();
+    out.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+    out.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+    if let Ok(accept) = HeaderValue::from_str(&accept) {
+        out.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
+    }
+    let agreed = compression.then(|| offers(request.headers())).flatten();
+    if let Some(agreed) = agreed {
+        if let Ok(value) = HeaderValue::from_str(&agreed.header()) {
+            out.insert(header::SEC_WEBSOCKET_EXTENSIONS, value);
+        }
+    }
+    let deflate = agreed.map(|agreed| agreed.server_window_bits);
+    let upgrade = hyper::upgrade::on(request);
+    tokio::spawn(async move {
+        match upgrade.await.map_err(io::Error::other).and_then(take) {
+            Ok(upgraded) => then(Upgraded {
+                deflate,
+                ..upgraded
+            }),
+            Err(error) => tracing::debug!(%error, "an upgrade was not completed"),
+        }
+    });
+    answer
+}
