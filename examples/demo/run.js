@@ -22,25 +22,29 @@ process.env.HEARTLINE = `http://127.0.0.1:${port}`;
 const set = { "server.listen": `127.0.0.1:${port}`, "admin.listen": `127.0.0.1:${adminPort}`, "server.allowed_origins": '["*"]' };
 const flags = Object.entries(set).flatMap(([key, value]) => ["--set", `${key}=${value}`]);
 const node = spawn(binary, ["serve", "--dev", ...flags], { stdio: ["ignore", "ignore", "inherit"] });
-const page = await createServer({ configFile: fileURLToPath(new URL("vite.config.js", import.meta.url)) });
-// It would end the process before the node has ended.
-process.removeAllListeners("SIGTERM");
+let page;
+let ending = false;
 
 async function stop(code) {
-  await page.close();
-  if (node.exitCode === null) {
+  if (ending) return;
+  ending = true;
+  await page?.close();
+  if (node.pid !== undefined && node.exitCode === null) {
     node.kill("SIGTERM");
     await once(node, "exit");
   }
   process.exit(code);
 }
 node.once("error", (error) => {
-  console.error(`cannot start ${binary}: ${error.message}; build it with \`make release\``);
+  console.error(`cannot start ${binary}: ${error.message}\nBuild it with \`make release\`.`);
   void stop(1);
 });
 node.once("exit", (code) => void stop(code ?? 1));
-for (const signal of ["SIGINT", "SIGTERM"]) process.once(signal, () => void stop(0));
 
+page = await createServer({ configFile: fileURLToPath(new URL("vite.config.js", import.meta.url)) });
+// It would end the process before the node has ended.
+process.removeAllListeners("SIGTERM");
+for (const signal of ["SIGINT", "SIGTERM"]) process.once(signal, () => void stop(0));
 await page.listen();
 console.log(`
   The demo: ${page.resolvedUrls.local[0]}
