@@ -433,11 +433,7 @@ impl Hub {
         let members = |hub: &Hub, rooms: &[Arc<Room>]| {
             let mut slots: Vec<u32> = Vec::new();
             for room in rooms {
-                if let Some((_, members)) =
-                    hub.rooms.iter().find(|(there, _)| Arc::ptr_eq(there, room))
-                {
-                    slots.extend_from_slice(members);
-                }
+                slots.extend_from_slice(hub.rooms.members(room));
             }
             slots.sort_unstable();
             slots.dedup();
