@@ -7,8 +7,10 @@
 //! [`Edge`], announced while the user's entry is locked: once per change, in
 //! order.
 
+mod scope;
+
 use std::cmp::Reverse;
-use std::collections::{BTreeSet, BinaryHeap, VecDeque};
+use std::collections::{BinaryHeap, VecDeque};
 use std::hash::{BuildHasher, Hash, Hasher};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -21,19 +23,12 @@ use crate::engine::id::Name;
 use crate::engine::wheel::Micros;
 use crate::entries::UserPresence;
 use crate::publication::NsId;
+pub use scope::Place;
+use scope::Scope;
 
 const PARTS: usize = 64;
 /// Offline users whose `lastSeenAt` is remembered, per part.
 const REMEMBERED: usize = 1024;
-
-/// A room, within the tenant of whoever is in it.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Place {
-    /// The room's namespace.
-    pub namespace: Arc<str>,
-    /// Its name.
-    pub room: Arc<str>,
-}
 
 /// A change of a user's presence.
 #[derive(Debug, Clone)]
@@ -111,54 +106,6 @@ struct Entry {
     /// When it connected, in units of [`SINCE_UNIT`]; fills what would be padding.
     since: u32,
     device_id: Option<Arc<str>>,
-}
-
-/// Rooms that a user's ended sockets were in, as long as it is online: so many are
-/// told when it goes.
-const MAX_LEFT: usize = 1000;
-
-/// The rooms whose members have heard that a user is online.
-#[derive(Debug, Default)]
-struct Scope {
-    sockets: Vec<(SocketAddress, Place)>,
-    /// Rooms that sockets were in when they ended.
-    left: BTreeSet<Place>,
-}
-
-impl Scope {
-    fn places(&self) -> BTreeSet<Place> {
-        let here = self.sockets.iter().map(|(_, place)| place);
-        here.chain(&self.left).cloned().collect()
-    }
-
-    /// A socket has come into a room. The other rooms, if the user is new there.
-    fn enter(&mut self, socket: SocketAddress, place: &Place) -> Option<Vec<Place>> {
-        let others = self.places();
-        self.left.remove(place);
-        let membership = (socket, place.clone());
-        if !self.sockets.contains(&membership) {
-            self.sockets.push(membership);
-        }
-        (!others.contains(place)).then(|| others.into_iter().collect())
-    }
-
-    fn leave(&mut self, socket: SocketAddress, place: &Place) {
-        self.sockets
-            .retain(|(one, room)| *one != socket || room != place);
-    }
-
-    fn end(&mut self, socket: SocketAddress) {
-        let (ended, others): (Vec<_>, Vec<_>) = std::mem::take(&mut self.sockets)
-            .into_iter()
-            .partition(|(one, _)| *one == socket);
-        self.sockets = others;
-        for (_, place) in ended {
-            let is_there = self.sockets.iter().any(|(_, other)| *other == place);
-            if !is_there && self.left.len() < MAX_LEFT {
-                self.left.insert(place);
-            }
-        }
-    }
 }
 
 /// Milliseconds. 32 bits of them are two years: nobody is connected for longer.

@@ -449,6 +449,7 @@ impl Hub {
                 if !link.sockets.iter().any(own) {
                     engine.send(slot, publication.frames(link.form));
                     self.metrics.deliveries.add(1);
+                    self.metrics.outbound(Outbound::Event).add(1);
                 }
             }
         }

@@ -261,7 +261,7 @@ pub(crate) static KEYS: &[Key] = &[
     node(
         "server.send_buffer",
         "\"1MB\"",
-        "bound on what waits for one slow connection; past it the connection is closed with 4413",
+        "bound on what waits for one slow connection; past it the connection is closed with 4413 (a burst may be four times as much for a tenth of a second)",
         |s, v| Ok(s.gateway.send_buffer = size(v)?),
     ),
     node(

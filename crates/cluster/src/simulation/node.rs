@@ -1,0 +1,244 @@
+//! A node of a simulation: a real member, the sockets it has, and the ways in which it
+//! stops.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use tokio::time::sleep;
+
+use super::store::{Link, Store, locked};
+use super::{REFRESH, TTL};
+use crate::member::{Local, Member, Timing};
+use crate::registry::{Admission, Edge, Entry, Loser, Newcomer, NodeInfo, Who};
+
+/// Stops what it wraps while `stopped`, as SIGSTOP does.
+pub(super) struct Stoppable<F> {
+    pub(super) future: Pin<Box<F>>,
+    pub(super) switch: Rc<RefCell<Switch>>,
+}
+
+#[derive(Default)]
+pub(super) struct Switch {
+    pub(super) stopped: bool,
+    pub(super) waiting: Vec<Waker>,
+}
+
+impl<F: Future> Future for Stoppable<F> {
+    type Output = F::Output;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
+        let mut switch = self.switch.borrow_mut();
+        if switch.stopped {
+            switch.waiting.push(context.waker().clone());
+            return Poll::Pending;
+        }
+        drop(switch);
+        self.future.as_mut().poll(context)
+    }
+}
+
+#[derive(Default)]
+pub(super) struct Sockets {
+    pub(super) users: BTreeMap<Who, Vec<Entry>>,
+    pub(super) heard: Vec<Edge>,
+    pub(super) turn: usize,
+    /// Ousted: told to go, and not gone yet.
+    pub(super) leaving: Vec<Arc<str>>,
+    pub(super) told: Arc<tokio::sync::Notify>,
+}
+
+pub(super) struct Table(Arc<Mutex<Sockets>>);
+
+impl Local for Table {
+    fn users(&self) -> Vec<Who> {
+        locked(&self.0).users.keys().cloned().collect()
+    }
+
+    fn some_users(&self, count: usize) -> Vec<Who> {
+        let mut sockets = locked(&self.0);
+        sockets.turn += 1;
+        let skip = sockets.turn;
+        let all = sockets.users.len().max(1);
+        let users = sockets.users.keys();
+        users
+            .cycle()
+            .skip(skip % all)
+            .take(count.min(all))
+            .cloned()
+            .collect()
+    }
+
+    fn entries(&self, who: &Who) -> Vec<Entry> {
+        locked(&self.0).users.get(who).cloned().unwrap_or_default()
+    }
+
+    fn has(&self, who: &Who, socket: &str) -> bool {
+        self.entries(who)
+            .iter()
+            .any(|entry| *entry.socket == *socket)
+    }
+
+    fn oust(&self, loser: &Loser) {
+        let mut sockets = locked(&self.0);
+        sockets.leaving.push(loser.socket.clone());
+        sockets.told.notify_one();
+    }
+
+    fn announce(&self, edges: &[Edge]) {
+        locked(&self.0).heard.extend_from_slice(edges);
+    }
+}
+
+pub(super) struct Node {
+    pub(super) member: Arc<Member<Link, Table>>,
+    pub(super) sockets: Arc<Mutex<Sockets>>,
+    pub(super) link: Link,
+    pub(super) switch: Rc<RefCell<Switch>>,
+    pub(super) tasks: Vec<tokio::task::JoinHandle<()>>,
+    pub(super) alive: bool,
+    /// Edges before it began.
+    pub(super) from: usize,
+}
+
+impl Node {
+    pub(super) fn start(
+        number: usize,
+        tag: u32,
+        store: &Arc<Mutex<Store>>,
+        grace: Duration,
+    ) -> Node {
+        let link = Link {
+            store: store.clone(),
+            cut: Arc::default(),
+            in_doubt: Arc::default(),
+        };
+        let sockets: Arc<Mutex<Sockets>> = Arc::default();
+        let info = NodeInfo {
+            node_id: format!("n{number}").into(),
+            tag,
+            address: "".into(),
+            version: "".into(),
+        };
+        let timing = Timing {
+            ttl: TTL,
+            refresh: REFRESH,
+            grace,
+        };
+        let (member, requests) = Member::new(link.clone(), Table(sockets.clone()), info, timing);
+        let mut node = Node {
+            member: member.clone(),
+            sockets: sockets.clone(),
+            link,
+            switch: Rc::default(),
+            tasks: Vec::new(),
+            alive: true,
+            from: locked(store).edges.len(),
+        };
+        node.spawn(member.clone().run(requests));
+        // Ousted sockets go a moment later.
+        node.spawn(async move {
+            loop {
+                let told = locked(&sockets).told.clone();
+                told.notified().await;
+                sleep(Duration::from_millis(7)).await;
+                let leaving = std::mem::take(&mut locked(&sockets).leaving);
+                for socket in leaving {
+                    close(&member, &sockets, &socket);
+                }
+            }
+        });
+        node
+    }
+
+    pub(super) fn spawn(&mut self, work: impl Future<Output = ()> + 'static) {
+        self.tasks.push(tokio::task::spawn_local(Stoppable {
+            future: Box::pin(work),
+            switch: self.switch.clone(),
+        }));
+    }
+
+    pub(super) fn stop(&self) {
+        self.switch.borrow_mut().stopped = true;
+    }
+
+    pub(super) fn go_on(&self) {
+        let waiting = {
+            let mut switch = self.switch.borrow_mut();
+            switch.stopped = false;
+            std::mem::take(&mut switch.waiting)
+        };
+        waiting.into_iter().for_each(Waker::wake);
+    }
+
+    pub(super) fn is_stopped(&self) -> bool {
+        self.switch.borrow().stopped
+    }
+
+    pub(super) fn kill(&mut self) {
+        self.alive = false;
+        self.go_on();
+        for task in self.tasks.drain(..) {
+            task.abort();
+        }
+    }
+
+    pub(super) fn is_calm(&self) -> bool {
+        self.alive && !self.is_stopped() && !self.link.cut.load(Ordering::Relaxed)
+    }
+}
+
+/// A socket ends.
+pub(super) fn close(member: &Member<Link, Table>, sockets: &Mutex<Sockets>, socket: &str) -> bool {
+    let mut table = locked(sockets);
+    let found = table
+        .users
+        .iter()
+        .find(|(_, entries)| entries.iter().any(|entry| *entry.socket == *socket))
+        .map(|(who, _)| who.clone());
+    let Some(who) = found else {
+        return false;
+    };
+    let entries = table.users.get_mut(&who).unwrap();
+    let index = entries
+        .iter()
+        .position(|entry| *entry.socket == *socket)
+        .unwrap();
+    let entry = entries.remove(index);
+    if entries.is_empty() {
+        table.users.remove(&who);
+    }
+    drop(table);
+    member.disconnect(who, entry.socket);
+    true
+}
+
+/// Enters a socket that was admitted, or decides by what this node knows.
+pub(super) fn enter(
+    sockets: &Mutex<Sockets>,
+    newcomer: &Newcomer,
+    admission: Option<Admission>,
+) -> Result<(), ()> {
+    let mut table = locked(sockets);
+    match admission {
+        Some(Admission::Refused) => return Err(()),
+        Some(Admission::Admitted(losers)) => {
+            let sockets = losers.into_iter().map(|loser| loser.socket);
+            table.leaving.extend(sockets);
+            table.told.notify_one();
+        }
+        None => {}
+    }
+    table
+        .users
+        .entry(newcomer.who.clone())
+        .or_default()
+        .push(newcomer.entry.clone());
+    Ok(())
+}

@@ -1,0 +1,422 @@
+//! Who comes and goes in a simulation, what goes wrong, and what must be true in the end.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use super::Dice;
+use super::node::{Node, Table, close, enter};
+use super::store::{Link, Store, is_traced, locked};
+use crate::member::Member;
+use crate::model::Model;
+use crate::registry::{Edge, Entry, Newcomer, Policy, RoomName, Who};
+
+pub(super) const USERS: u64 = 6;
+pub(super) const NODES: usize = 3;
+
+pub(super) struct World {
+    pub(super) dice: Dice,
+    pub(super) store: Arc<Mutex<Store>>,
+    pub(super) nodes: Vec<Node>,
+    pub(super) tags: u32,
+    pub(super) sockets: u64,
+    pub(super) grace: Duration,
+    pub(super) policy: Policy,
+    /// Whether sockets leave rooms before they end.
+    pub(super) rooms_are_left: bool,
+    /// The store has lost its memory: who has heard of whom was not told again.
+    pub(super) was_wiped: bool,
+    /// Something happened that no protocol can announce rightly: the store forgot
+    /// while a node could not speak, or went back in time.
+    pub(super) amnesia: bool,
+}
+
+impl World {
+    pub(super) fn new(seed: u64) -> World {
+        let mut dice = Dice(seed);
+        let store = Arc::new(Mutex::new(Store {
+            model: Model::default(),
+            run: 1,
+            up: true,
+            dice: Dice(dice.roll()),
+            edges: Vec::new(),
+            changed: watch::channel(0).0,
+            started: Instant::now(),
+            snapshot: None,
+            calm: false,
+        }));
+        let grace = match dice.below(3) {
+            0 => Duration::from_secs(3),
+            _ => Duration::ZERO,
+        };
+        let policy = match dice.below(4) {
+            0 => Policy::Replace,
+            1 => Policy::Limit(2),
+            2 => Policy::Evict(2),
+            _ => Policy::Unlimited,
+        };
+        let rooms_are_left = dice.chance(50);
+        let nodes = (0..NODES)
+            .map(|number| Node::start(number, number as u32, &store, grace))
+            .collect();
+        World {
+            dice,
+            store,
+            nodes,
+            tags: NODES as u32,
+            sockets: 0,
+            grace,
+            policy,
+            rooms_are_left,
+            was_wiped: false,
+            amnesia: false,
+        }
+    }
+
+    pub(super) fn connect(&mut self) {
+        let number = self.dice.below(NODES as u64) as usize;
+        if !self.nodes[number].alive || self.nodes[number].is_stopped() {
+            return;
+        }
+        self.sockets += 1;
+        let device = match self.dice.below(3) {
+            0 => String::new(),
+            device => format!("d{device}"),
+        };
+        let newcomer = Newcomer {
+            who: Who {
+                user: format!(":u{}", self.dice.below(USERS)).into(),
+                kind: if self.dice.chance(10) { "=k" } else { "" }.into(),
+            },
+            entry: Entry {
+                socket: format!("s{}", self.sockets).into(),
+                namespace: "/".into(),
+                device: device.into(),
+                since: locked(&self.store).now(),
+                policy: self.policy,
+                rooms: Vec::new(),
+            },
+        };
+        let gives_up = self.dice.chance(5);
+        let node = &mut self.nodes[number];
+        let (member, sockets) = (node.member.clone(), node.sockets.clone());
+        node.spawn(async move {
+            let asked = newcomer.clone();
+            let entering = member.connect(asked, |admission| enter(&sockets, &newcomer, admission));
+            if gives_up {
+                // As a client does that ends while it is admitted: it is entered, and
+                // ends at once.
+                if entering.await.is_ok() {
+                    close(&member, &sockets, &newcomer.entry.socket);
+                }
+            } else {
+                let _ = entering.await;
+            }
+        });
+    }
+
+    pub(super) fn disconnect(&mut self) {
+        let number = self.dice.below(NODES as u64) as usize;
+        let node = &self.nodes[number];
+        if !node.alive || node.is_stopped() {
+            return;
+        }
+        let all: Vec<Arc<str>> = {
+            let table = locked(&node.sockets);
+            let entries = table.users.values().flatten();
+            entries.map(|entry| entry.socket.clone()).collect()
+        };
+        if !all.is_empty() {
+            let socket = all[self.dice.below(all.len() as u64) as usize].clone();
+            close(&node.member, &node.sockets, &socket);
+        }
+    }
+
+    /// A socket comes into a room, or leaves one.
+    pub(super) fn roam(&mut self) {
+        let number = self.dice.below(NODES as u64) as usize;
+        let node = &self.nodes[number];
+        if !node.alive || node.is_stopped() {
+            return;
+        }
+        let room: RoomName = format!("r{}", self.dice.below(3)).into();
+        let mut table = locked(&node.sockets);
+        let count = table.users.len().max(1) as u64;
+        let chosen = self.dice.below(count) as usize;
+        let Some((who, entries)) = table.users.iter_mut().nth(chosen) else {
+            return;
+        };
+        let who = who.clone();
+        let chosen = self.dice.below(entries.len() as u64) as usize;
+        let rooms = &mut entries[chosen].rooms;
+        match rooms.iter().position(|one| *one == room) {
+            None => rooms.push(room),
+            Some(index) if self.rooms_are_left => {
+                rooms.remove(index);
+            }
+            Some(_) => return,
+        }
+        drop(table);
+        node.member.roamed(who);
+    }
+
+    pub(super) fn all_calm(&self) -> bool {
+        self.nodes.iter().all(Node::is_calm)
+    }
+
+    pub(super) fn restart_store(&mut self, wiped: bool) {
+        // What was announced meanwhile, it has not heard of.
+        let doubts = |node: &Node| node.alive && node.link.in_doubt.load(Ordering::Relaxed);
+        let calm = self.all_calm() && !self.nodes.iter().any(doubts);
+        let mut store = locked(&self.store);
+        store.run += 1;
+        if wiped {
+            // A node that died within the last lease and was not swept: nobody is
+            // left who knows of its users.
+            let processes: BTreeSet<Arc<str>> = self
+                .nodes
+                .iter()
+                .map(|node| process(&node.member))
+                .collect();
+            let ghosts = store
+                .model
+                .processes()
+                .iter()
+                .any(|one| !processes.contains(one));
+            // A node that has not joined yet would take the empty store for a new one.
+            let strangers = processes.contains("");
+            // Who came during a hold was not announced, and nobody knows that.
+            let held = store.model.is_held(store.now()) || store.model.has_unsettled();
+            self.amnesia |= !calm || ghosts || strangers || held;
+            self.was_wiped = true;
+        }
+        store.model.restarted(wiped);
+    }
+
+    /// Whether the store has lost its memory of a node, and nobody else could say who
+    /// was online there.
+    pub(super) fn is_forgotten(&self, number: usize) -> bool {
+        let node = &self.nodes[number];
+        let store = locked(&self.store);
+        let (model, now) = (&store.model, store.now());
+        // It may have joined, and not said yet who is there.
+        let is_held = self.was_wiped && model.is_held(now);
+        let is_known = model.processes().contains(&process(&node.member));
+        node.alive && (model.is_blank() || is_held || !is_known)
+    }
+
+    /// Something goes wrong.
+    pub(super) fn mishap(&mut self) {
+        let number = self.dice.below(NODES as u64) as usize;
+        let kind = self.dice.below(12);
+        if is_traced() {
+            let now = locked(&self.store).now() % 1_000_000;
+            eprintln!("{now} mishap {kind} to node {number}");
+        }
+        match kind {
+            0 | 1 => {
+                if self.nodes[number].alive {
+                    let store = locked(&self.store);
+                    let held = store.model.is_held(store.now());
+                    drop(store);
+                    self.amnesia |= held || self.is_forgotten(number);
+                    self.nodes[number].kill();
+                }
+            }
+            2 | 3 => {
+                if !self.nodes[number].alive {
+                    self.amnesia |= locked(&self.store).model.is_blank();
+                    self.tags += 1;
+                    self.nodes[number] = Node::start(number, self.tags, &self.store, self.grace);
+                }
+            }
+            4 => {
+                self.amnesia |= self.is_forgotten(number);
+                let node = &self.nodes[number];
+                node.link.in_doubt.store(true, Ordering::Relaxed);
+                node.stop();
+            }
+            5 | 6 => self.nodes[number].go_on(),
+            7 => {
+                self.amnesia |= self.is_forgotten(number);
+                let link = &self.nodes[number].link;
+                link.in_doubt.store(true, Ordering::Relaxed);
+                link.cut.store(true, Ordering::Relaxed);
+            }
+            8 => {
+                let cut = &self.nodes[number].link.cut;
+                cut.store(false, Ordering::Relaxed);
+            }
+            9 => {
+                let mut store = locked(&self.store);
+                store.up = !store.up;
+            }
+            10 => {
+                // Restarts: as it was, or empty.
+                let wiped = self.dice.chance(50);
+                self.restart_store(wiped);
+                locked(&self.store).up = true;
+            }
+            _ => {
+                // Goes back in time, as a replica may that was behind.
+                let mut store = locked(&self.store);
+                if let Some(snapshot) = store.snapshot.take() {
+                    let edges = store.edges.len() as u64;
+                    store.model = snapshot;
+                    store.model.renumber_edges(edges);
+                    store.run += 1;
+                    self.amnesia = true;
+                } else {
+                    store.snapshot = Some(store.model.clone());
+                }
+            }
+        }
+    }
+
+    pub(super) fn heal(&mut self) {
+        {
+            let mut store = locked(&self.store);
+            store.up = true;
+            store.calm = true;
+        }
+        for number in 0..NODES {
+            let node = &mut self.nodes[number];
+            node.link.cut.store(false, Ordering::Relaxed);
+            node.go_on();
+            // Somebody has to be there to notice that nobody else is.
+            if !node.alive && (number == 0 || self.dice.chance(50)) {
+                self.tags += 1;
+                self.nodes[number] = Node::start(number, self.tags, &self.store, self.grace);
+            }
+        }
+    }
+
+    /// What is true when everything works again.
+    pub(super) fn check(&self) {
+        let mut there: BTreeMap<Who, Vec<Entry>> = BTreeMap::new();
+        for node in self.nodes.iter().filter(|node| node.alive) {
+            let table = locked(&node.sockets);
+            for (who, entries) in &table.users {
+                there
+                    .entry(who.clone())
+                    .or_default()
+                    .extend(entries.clone());
+            }
+            assert!(node.member.is_trusted(), "a member is still out");
+        }
+        let store = locked(&self.store);
+        let online: BTreeSet<Who> = there.keys().cloned().collect();
+        let announced: BTreeSet<Who> = store.model.announced().into_iter().collect();
+        assert_eq!(announced, online, "announced and there");
+        let registered = store.model.sockets();
+        let sockets: BTreeSet<Arc<str>> = there
+            .values()
+            .flatten()
+            .map(|entry| entry.socket.clone())
+            .collect();
+        assert_eq!(registered, sockets, "registered and there");
+        for (who, entries) in &there {
+            self.check_devices(who, entries);
+            let rooms = entries.iter().flat_map(|entry| entry.rooms.clone());
+            let rooms: BTreeSet<RoomName> = rooms.collect();
+            assert_eq!(store.model.rooms_of(who), rooms, "rooms of {who:?}");
+        }
+        self.check_rooms(&there, &store.edges);
+        // Edges: revisions grow; each is a change; the last is the truth.
+        let mut last: BTreeMap<&Who, &Edge> = BTreeMap::new();
+        for edge in store.edges.iter().filter(|edge| edge.others.is_none()) {
+            let before = last.insert(&edge.who, edge);
+            if let Some(before) = before {
+                assert!(
+                    self.amnesia || before.rev < edge.rev,
+                    "revisions grow: {before:?} {edge:?}"
+                );
+            }
+            let was = before.is_some_and(|before| before.online);
+            assert!(self.amnesia || was != edge.online, "a change: {edge:?}");
+        }
+        for who in users_and_kinds() {
+            let said = last.get(&who).is_some_and(|edge| edge.online);
+            assert!(
+                self.amnesia || said == online.contains(&who),
+                "the last edge of {who:?} is the truth"
+            );
+        }
+        // Everybody heard all of them, in order, once.
+        for node in self.nodes.iter().filter(|node| node.alive) {
+            let heard = &locked(&node.sockets).heard;
+            let all = &store.edges[store.edges.len() - heard.len()..];
+            assert!(store.edges.len() - heard.len() >= node.from);
+            assert_eq!(heard, all, "edges heard");
+        }
+    }
+
+    /// The members of a room hear once that a user is online there, and once that it
+    /// has gone.
+    pub(super) fn check_rooms(&self, there: &BTreeMap<Who, Vec<Entry>>, edges: &[Edge]) {
+        if self.amnesia || self.was_wiped {
+            return;
+        }
+        let mut told: BTreeMap<&Who, BTreeSet<&RoomName>> = BTreeMap::new();
+        for edge in edges {
+            let rooms = told.entry(&edge.who).or_default();
+            if edge.online {
+                for room in &edge.rooms {
+                    let is_new = rooms.insert(room);
+                    assert!(is_new || self.rooms_are_left, "told again: {edge:?}");
+                }
+            } else {
+                let gone: BTreeSet<&RoomName> = edge.rooms.iter().collect();
+                assert!(gone.is_subset(rooms), "never told: {edge:?}");
+                assert!(
+                    self.rooms_are_left || gone == *rooms,
+                    "not told that it has gone: {edge:?} {rooms:?}"
+                );
+                rooms.clear();
+            }
+        }
+        for (who, entries) in there {
+            for room in entries.iter().flat_map(|entry| &entry.rooms) {
+                let heard = told.get(who).is_some_and(|rooms| rooms.contains(room));
+                assert!(heard, "{room} was not told of {who:?}");
+            }
+        }
+    }
+
+    pub(super) fn check_devices(&self, who: &Who, entries: &[Entry]) {
+        let mut devices = BTreeSet::new();
+        for entry in entries.iter().filter(|entry| !entry.device.is_empty()) {
+            assert!(
+                devices.insert(entry.device.clone()),
+                "two sockets of one device: {who:?} {entries:?}"
+            );
+        }
+        let most = match self.policy {
+            Policy::Unlimited => usize::MAX,
+            Policy::Replace => 1,
+            Policy::Limit(max) | Policy::Evict(max) => max as usize,
+        };
+        assert!(entries.len() <= most, "too many: {who:?} {entries:?}");
+    }
+}
+
+pub(super) fn process(member: &Member<Link, Table>) -> Arc<str> {
+    member
+        .incarnation()
+        .map_or("".into(), |name| crate::model::process_of(&name).into())
+}
+
+pub(super) fn users_and_kinds() -> Vec<Who> {
+    (0..USERS)
+        .flat_map(|user| {
+            ["", "=k"].map(|kind| Who {
+                user: format!(":u{user}").into(),
+                kind: kind.into(),
+            })
+        })
+        .collect()
+}

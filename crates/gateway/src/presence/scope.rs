@@ -1,0 +1,63 @@
+//! Which rooms are told of a user's presence, where `presence.announce` is `rooms`.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use super::SocketAddress;
+
+/// A room, within the tenant of whoever is in it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Place {
+    /// The room's namespace.
+    pub namespace: Arc<str>,
+    /// Its name.
+    pub room: Arc<str>,
+}
+
+/// Rooms that a user's ended sockets were in, as long as it is online: so many are
+/// told when it goes.
+const MAX_LEFT: usize = 1000;
+
+/// The rooms whose members have heard that a user is online.
+#[derive(Debug, Default)]
+pub(super) struct Scope {
+    pub(super) sockets: Vec<(SocketAddress, Place)>,
+    /// Rooms that sockets were in when they ended.
+    left: BTreeSet<Place>,
+}
+
+impl Scope {
+    pub(super) fn places(&self) -> BTreeSet<Place> {
+        let here = self.sockets.iter().map(|(_, place)| place);
+        here.chain(&self.left).cloned().collect()
+    }
+
+    /// A socket has come into a room. The other rooms, if the user is new there.
+    pub(super) fn enter(&mut self, socket: SocketAddress, place: &Place) -> Option<Vec<Place>> {
+        let others = self.places();
+        self.left.remove(place);
+        let membership = (socket, place.clone());
+        if !self.sockets.contains(&membership) {
+            self.sockets.push(membership);
+        }
+        (!others.contains(place)).then(|| others.into_iter().collect())
+    }
+
+    pub(super) fn leave(&mut self, socket: SocketAddress, place: &Place) {
+        self.sockets
+            .retain(|(one, room)| *one != socket || room != place);
+    }
+
+    pub(super) fn end(&mut self, socket: SocketAddress) {
+        let (ended, others): (Vec<_>, Vec<_>) = std::mem::take(&mut self.sockets)
+            .into_iter()
+            .partition(|(one, _)| *one == socket);
+        self.sockets = others;
+        for (_, place) in ended {
+            let is_there = self.sockets.iter().any(|(_, other)| *other == place);
+            if !is_there && self.left.len() < MAX_LEFT {
+                self.left.insert(place);
+            }
+        }
+    }
+}
