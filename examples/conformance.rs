@@ -52,7 +52,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let gateway = Gateway::builder(config)
         .on_connect(connected)
         .on("message", |socket: Socket, args: Args| async move {
-            socket.emit_args("message-back", &args);
+            socket.emit_args("message-back", &args)
         })
         .on("message-with-ack", |args: Args| async move { args })
         .build()?;

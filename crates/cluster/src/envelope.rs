@@ -53,7 +53,7 @@ pub fn encode(origin: Origin, target: &Target<'_>, message: &Message) -> Vec<u8>
             user,
             user_type,
             topic,
-            unless_in,
+            instead_of,
         } => (
             if user_type.is_some() { 3 } else { 2 },
             [
@@ -62,7 +62,7 @@ pub fn encode(origin: Origin, target: &Target<'_>, message: &Message) -> Vec<u8>
                 Some(user),
                 user_type.flatten(),
                 topic,
-                unless_in,
+                instead_of,
             ],
         ),
     };
@@ -124,7 +124,7 @@ pub fn decode(bytes: &[u8]) -> Option<(Origin, Target<'_>, Message)> {
     let namespace = reader.text()??;
     let tenant = reader.text()?;
     let (name, third) = (reader.text()?, reader.text()?);
-    let (topic, unless_in) = (reader.text()?, reader.text()?);
+    let (topic, instead_of) = (reader.text()?, reader.text()?);
     let target = match kind {
         0 => Target::Room {
             namespace,
@@ -139,7 +139,7 @@ pub fn decode(bytes: &[u8]) -> Option<(Origin, Target<'_>, Message)> {
             user: name?,
             user_type: (kind == 3).then_some(third),
             topic,
-            unless_in,
+            instead_of,
         },
         _ => return None,
     };
@@ -238,14 +238,14 @@ mod tests {
             attachments in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..20), 0..3),
         ) {
             let (namespace, name) = (&*texts[0], &*texts[1]);
-            let [tenant, third, topic, unless_in] =
+            let [tenant, third, topic, instead_of] =
                 [0, 1, 2, 3].map(|at| optional[at].as_deref());
             let target = match kind {
                 0 => Target::Room { namespace, tenant, room: name, key: third },
                 1 => Target::All { namespace, tenant },
                 kind => Target::User {
                     namespace, tenant, user: name,
-                    user_type: (kind == 3).then_some(third), topic, unless_in,
+                    user_type: (kind == 3).then_some(third), topic, instead_of,
                 },
             };
             let message = Message {

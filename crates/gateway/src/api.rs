@@ -5,7 +5,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use heartline_wire::{json, live, socketio};
+use heartline_wire::json;
+use heartline_wire::names::{self, Speaker};
 use tokio::sync::oneshot;
 
 use crate::auth::UserKey;
@@ -102,16 +103,6 @@ impl fmt::Display for BadCursor {
 }
 
 impl std::error::Error for BadCursor {}
-
-/// Longest event name, bytes.
-const MAX_EVENT: usize = 128;
-/// Whether clients of both protocols can be sent an event of this name.
-pub(crate) fn is_valid_event(name: &str) -> bool {
-    !name.is_empty()
-        && name.len() <= MAX_EVENT
-        && !live::is_reserved(name)
-        && !socketio::RESERVED_EVENTS.contains(&name)
-}
 
 impl Gateway {
     /// Asks one shard.
@@ -267,7 +258,7 @@ impl Gateway {
             .shared
             .namespace_id(namespace)
             .ok_or_else(|| PublishError::UnknownNamespace(namespace.to_owned()))?;
-        if !is_valid_event(event) {
+        if !names::may_say(Speaker::Backend, event) {
             return Err(PublishError::InvalidEvent);
         }
         if !json::is_valid(data) {
@@ -294,7 +285,7 @@ impl Gateway {
                 user,
                 only: None,
                 topic: Some(&publish.room),
-                unless_in: None,
+                instead_of: None,
             };
             let delivered = self.shared.send_to_user(&to, message);
             return Ok(Published {
@@ -411,7 +402,7 @@ impl Gateway {
                     user: &user.user_id,
                     only: Some(&user),
                     topic: None,
-                    unless_in: None,
+                    instead_of: None,
                 };
                 self.shared.send_to_user(&to, message.clone())
             })

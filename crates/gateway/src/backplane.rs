@@ -54,8 +54,9 @@ pub enum Target<'a> {
         user_type: Option<Option<&'a str>>,
         /// The room as which clients know it.
         topic: Option<&'a str>,
-        /// Not to sockets that are in this room.
-        unless_in: Option<&'a str>,
+        /// Told instead of this room's events: only to sockets that are not in the room and
+        /// may join it.
+        instead_of: Option<&'a str>,
     },
 }
 

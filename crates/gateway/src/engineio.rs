@@ -33,11 +33,13 @@ use tokio::sync::watch;
 
 use crate::config::AllowedOrigins;
 use crate::engine::conn::Kind;
+use crate::engine::failure::Failure;
 use crate::engine::heartbeat::Rhythm;
 use crate::engine::http::{Front, FrontSettings};
 use crate::engine::id::{ConnId, Name};
 use crate::engine::shard::{Door, Post, Prepared};
 use crate::engine::slots::ConnectionSlots;
+use crate::engine::tasks::guarded;
 use crate::engine::{App, Clock, Data, Engine, Handshake, Settings};
 use crate::reason::Reason;
 
@@ -156,6 +158,13 @@ enum Order {
     Close(ConnId),
 }
 
+/// Calls the app; a panic costs what it was called for alone.
+fn call(handler: impl FnOnce()) {
+    if guarded(handler).is_none() {
+        tracing::error!("a handler of a connection panicked");
+    }
+}
+
 /// Brings a shard's connections to the handler.
 struct Relay {
     handler: Arc<dyn Handler>,
@@ -179,7 +188,7 @@ impl App for Relay {
         if self.connections.len() <= slot as usize {
             self.connections.resize_with(slot as usize + 1, || None);
         }
-        self.handler.opened(&connection);
+        call(|| self.handler.opened(&connection));
         self.connections[slot as usize] = Some(connection);
     }
 
@@ -189,7 +198,7 @@ impl App for Relay {
                 Data::Text(text) => Message::Text(text.to_owned()),
                 Data::Binary(bytes) => Message::Binary(Bytes::copy_from_slice(bytes)),
             };
-            self.handler.message(connection, message);
+            call(|| self.handler.message(connection, message));
         }
     }
 
@@ -199,7 +208,7 @@ impl App for Relay {
             .get_mut(slot as usize)
             .and_then(Option::take);
         if let Some(connection) = connection {
-            self.handler.closed(&connection, reason);
+            call(|| self.handler.closed(&connection, reason));
         }
     }
 
@@ -276,6 +285,7 @@ impl Server {
         };
         let clock = Clock::start();
         let runtime = tokio::runtime::Handle::current();
+        let failure = Failure::new();
         let mut doors = Vec::new();
         for number in 0..shards {
             let prepared = Prepared::<Relay>::new()?;
@@ -291,6 +301,7 @@ impl Server {
                 settings.clone(),
                 runtime.clone(),
                 relay,
+                &failure,
             )?;
         }
         let (draining, is_draining) = watch::channel(false);
@@ -312,6 +323,7 @@ impl Server {
                 requests: AtomicU64::new(1),
                 http_connections: AtomicUsize::new(0),
                 next_door: AtomicUsize::new(0),
+                failure,
                 forwarder: None,
             }),
             draining,
@@ -321,7 +333,7 @@ impl Server {
     /// Accepts connections until [`stop`](Server::stop).
     ///
     /// # Errors
-    /// None at present.
+    /// When a panic has ended one of the threads.
     pub async fn serve(&self, listener: TcpListener) -> io::Result<()> {
         self.front.clone().serve(listener, None).await
     }

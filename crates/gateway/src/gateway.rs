@@ -15,6 +15,7 @@ use tokio_rustls::rustls::ServerConfig;
 use crate::auth::{Authenticator, BoxFuture, NoAuthenticator};
 use crate::backplane::{Backplane, ClusterStatus, LocalBackplane, Node, Peer};
 use crate::config::Config;
+use crate::engine::failure::Failure;
 use crate::engine::forward::Forwarder;
 use crate::engine::heartbeat::Rhythm;
 use crate::engine::http::{Fallback, Front, FrontSettings};
@@ -288,10 +289,18 @@ impl GatewayBuilder {
             let tenant = room.tenant.as_deref();
             shared.backplane.subscribe(namespace, tenant, &room.name)
         });
+        let failure = Failure::new();
         for (number, shard) in prepared.into_iter().enumerate() {
             let number = number as u16;
             let hub = Hub::new(shared.clone(), number);
-            shard.start(number, clock, settings.clone(), runtime.clone(), hub)?;
+            shard.start(
+                number,
+                clock,
+                settings.clone(),
+                runtime.clone(),
+                hub,
+                &failure,
+            )?;
         }
         let forwarder = shared.backplane.tag().map(|tag| {
             let finder = Arc::downgrade(&shared);
@@ -304,6 +313,7 @@ impl GatewayBuilder {
             Forwarder::new(tag, Arc::new(find))
         });
         let front = Arc::new(Front {
+            failure,
             forwarder,
             settings: front_settings,
             doors: doors.clone(),
@@ -362,7 +372,8 @@ impl Gateway {
     /// Accepts connections until the drain begins.
     ///
     /// # Errors
-    /// None at present; a listener that fails is retried.
+    /// When the thread of a shard has ended by a panic: the connections that it had are
+    /// dead, and the process should end. A listener that fails is retried.
     pub async fn serve(&self, listener: TcpListener) -> io::Result<()> {
         self.front.clone().serve(listener, None).await
     }
@@ -370,12 +381,16 @@ impl Gateway {
     /// The same over TLS.
     ///
     /// # Errors
-    /// None at present.
+    /// As [`serve`](Self::serve).
     pub async fn serve_tls(&self, listener: TcpListener, tls: Arc<ServerConfig>) -> io::Result<()> {
-        self.front
-            .clone()
-            .serve(listener, Some(TlsAcceptor::from(tls)))
-            .await
+        let tls = Some(TlsAcceptor::from(tls));
+        self.front.clone().serve(listener, tls).await
+    }
+
+    /// Resolves when the gateway can work no more: the thread of a shard has ended by a
+    /// panic. The error's sentence says so.
+    pub async fn failure(&self) -> io::Error {
+        self.front.failure.happens().await
     }
 
     /// Serves other nodes of the cluster on a listener of its own, until the runtime

@@ -19,6 +19,7 @@
 //! block its thread: the thread is shared with many connections.
 
 use std::borrow::Cow;
+use std::cell::OnceCell;
 use std::fmt;
 use std::future::Future;
 
@@ -36,8 +37,58 @@ use crate::socket::Socket;
 pub struct Event<'a> {
     pub(crate) socket: &'a Socket,
     pub(crate) name: &'a str,
-    pub(crate) args: &'a str,
+    pub(crate) body: Body<'a>,
     pub(crate) attachments: &'a [Bytes],
+}
+
+/// What an event says.
+#[derive(Clone, Copy)]
+pub(crate) enum Body<'a> {
+    /// The arguments as the inside of a JSON array.
+    Args(&'a str),
+    /// A live `publish` frame, taken apart already.
+    Publish(&'a PublishFrame<'a>),
+}
+
+/// The fields of a live `publish` frame. They are the event `publish`, which takes them
+/// as they are; only a handler that asks for arguments has them written as JSON.
+pub(crate) struct PublishFrame<'a> {
+    pub(crate) topic: &'a str,
+    pub(crate) event: &'a str,
+    /// JSON.
+    pub(crate) data: &'a str,
+    pub(crate) key: Option<&'a str>,
+    args: OnceCell<String>,
+}
+
+impl<'a> PublishFrame<'a> {
+    pub(crate) fn new(topic: &'a str, event: &'a str, data: &'a str, key: Option<&'a str>) -> Self {
+        PublishFrame {
+            topic,
+            event,
+            data,
+            key,
+            args: OnceCell::new(),
+        }
+    }
+
+    /// The same as the argument of a Socket.IO client's `publish`.
+    fn args(&self) -> &str {
+        self.args.get_or_init(|| {
+            let mut args = String::from(r#"{"room":"#);
+            json::quote_into(self.topic, &mut args);
+            args.push_str(r#","event":"#);
+            json::quote_into(self.event, &mut args);
+            if let Some(key) = self.key {
+                args.push_str(r#","key":"#);
+                json::quote_into(key, &mut args);
+            }
+            args.push_str(r#","data":"#);
+            args.push_str(self.data);
+            args.push('}');
+            args
+        })
+    }
 }
 
 impl<'a> Event<'a> {
@@ -53,12 +104,15 @@ impl<'a> Event<'a> {
 
     /// The arguments as the inside of a JSON array: `1,{"a":2}`.
     pub fn args(&self) -> &'a str {
-        self.args
+        match self.body {
+            Body::Args(args) => args,
+            Body::Publish(frame) => frame.args(),
+        }
     }
 
     /// The first argument's JSON, `null` if there is none.
     pub fn first(&self) -> &'a str {
-        json::elements(self.args).next().unwrap_or("null")
+        json::elements(self.args()).next().unwrap_or("null")
     }
 }
 
@@ -82,12 +136,7 @@ impl<T: DeserializeOwned> FromEvent for Json<T> {
     fn from_event(event: &Event<'_>) -> Result<Self, EventError> {
         serde_json::from_str(event.first())
             .map(Json)
-            .map_err(|error| {
-                EventError::new(
-                    "INVALID_DATA",
-                    format!("The event's data does not fit: {error}"),
-                )
-            })
+            .map_err(EventError::misfit)
     }
 }
 
@@ -122,7 +171,7 @@ impl Args {
 impl FromEvent for Args {
     fn from_event(event: &Event<'_>) -> Result<Self, EventError> {
         Ok(Args {
-            json: event.args.to_owned(),
+            json: event.args().to_owned(),
             attachments: event.attachments.to_vec(),
         })
     }
@@ -166,6 +215,14 @@ impl EventError {
             temp_id: None,
             announced: false,
         }
+    }
+
+    /// The event's data is not what its handler takes.
+    pub(crate) fn misfit(error: serde_json::Error) -> Self {
+        EventError::new(
+            "INVALID_DATA",
+            format!("The event's data does not fit: {error}"),
+        )
     }
 
     /// Over a limit; the wait is in microseconds.

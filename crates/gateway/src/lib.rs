@@ -36,6 +36,7 @@ mod gateway;
 pub mod handler;
 mod housekeeping;
 mod hub;
+mod in_order;
 mod intern;
 mod metrics;
 mod peers;

@@ -18,6 +18,8 @@ use crate::publication::NsId;
 
 /// Longest room name, bytes.
 pub(crate) const MAX_NAME: usize = 256;
+/// Longest conflation key, bytes.
+pub(crate) const MAX_KEY: usize = 256;
 const PARTS: usize = 64;
 const NONE: u32 = u32::MAX;
 
@@ -424,6 +426,19 @@ impl RoomError {
 
 /// The prefix of rooms that belong to one user.
 pub(crate) const PRIVATE: &str = "user:";
+
+/// The prefix of rooms that belong to conversations.
+const CONVERSATION: &str = "conversation:";
+
+/// The room of a conversation.
+pub(crate) fn of_conversation(id: &str) -> String {
+    format!("{CONVERSATION}{id}")
+}
+
+/// The conversation whose room this is.
+pub(crate) fn conversation_of(room: &str) -> Option<&str> {
+    room.strip_prefix(CONVERSATION)
+}
 
 /// Whether `name` can be a room's name.
 pub(crate) fn is_valid_name(name: &str) -> bool {

@@ -6,6 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use hashbrown::HashMap;
+use heartline_wire::names::{self, Speaker};
+use heartline_wire::socketio;
 use tokio::sync::watch;
 
 use crate::announcer::Announcer;
@@ -42,8 +44,9 @@ pub(crate) struct ToUser<'a> {
     pub(crate) only: Option<&'a UserKey>,
     /// The room as which clients know it.
     pub(crate) topic: Option<&'a str>,
-    /// Not those in this room.
-    pub(crate) unless_in: Option<&'a str>,
+    /// It is told instead of this room's events: only to sockets that are not in the room
+    /// and may join it.
+    pub(crate) instead_of: Option<&'a str>,
 }
 
 /// A namespace that exists.
@@ -148,7 +151,7 @@ impl Shared {
                 user,
                 only: None,
                 topic: Some(name),
-                unless_in: None,
+                instead_of: None,
             };
             self.send_to_user(&to, message);
             return None;
@@ -215,7 +218,7 @@ impl Shared {
             user: to.user,
             user_type: to.only.map(|only| only.user_type.as_deref()),
             topic: to.topic,
-            unless_in: to.unless_in,
+            instead_of: to.instead_of,
         };
         self.backplane.publish(&target, &message);
         self.send_here(to, message)
@@ -228,19 +231,19 @@ impl Shared {
             user,
             only,
             topic,
-            unless_in,
+            instead_of,
         } = *to;
         let name = self.namespace_name(namespace).clone();
         let topic = topic.map(Into::into);
         let publication = Arc::new(Publication::new(name, message, topic, None, None));
-        let unless_in: Option<Arc<str>> = unless_in.map(Into::into);
+        let instead_of: Option<Arc<str>> = instead_of.map(Into::into);
         let mut sockets = self.backplane.local().sockets(tenant, user, only);
         sockets.retain(|socket| socket.namespace() == namespace);
         for &to in &sockets {
             let op = Op::Send {
                 to,
                 publication: publication.clone(),
-                unless_in: unless_in.clone(),
+                instead_of: instead_of.clone(),
             };
             self.post(to.0.conn.shard, op);
         }
@@ -279,6 +282,10 @@ impl Shared {
         let Some(namespace) = self.namespace_id(namespace) else {
             return;
         };
+        if !names::may_say(Speaker::Backend, &message.event) {
+            tracing::debug!("another server's event has a name of a protocol's own");
+            return;
+        }
         match *target {
             Target::Room {
                 tenant, room, key, ..
@@ -293,7 +300,7 @@ impl Shared {
                 user,
                 user_type,
                 topic,
-                unless_in,
+                instead_of,
                 ..
             } => {
                 let only = user_type.map(|user_type| UserKey {
@@ -307,7 +314,7 @@ impl Shared {
                     user,
                     only: only.as_ref(),
                     topic,
-                    unless_in,
+                    instead_of,
                 };
                 self.send_here(&to, message);
             }
@@ -332,6 +339,11 @@ impl Shared {
             except: self.places(namespace, except),
         });
         let action = match action {
+            Action::Emit(message) if socketio::RESERVED_EVENTS.contains(&&*message.event) => {
+                // It would break every client that hears it.
+                tracing::debug!("another server's event has a name of the protocol's own");
+                return;
+            }
             Action::Emit(message) => {
                 let name = self.namespace_name(namespace).clone();
                 Deed::Send(Arc::new(Publication::new(name, message, None, None, None)))

@@ -4,12 +4,14 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use heartline_wire::names::{self, Speaker};
 use serde::Serialize;
 use tokio::sync::oneshot;
 
 use crate::auth::Identity;
 use crate::handler::{Args, EventError, to_json};
 use crate::hub::{Op, OwnShared};
+use crate::in_order;
 use crate::presence::SocketAddress;
 use crate::publication::Message;
 use crate::reason::Reason;
@@ -75,30 +77,52 @@ impl Socket {
         self.shared.post(self.address.0.conn.shard, op);
     }
 
+    /// The same for a change of the socket's rooms, which the client's next event is to
+    /// find done.
+    pub(crate) fn post_in_order(&self, op: Op) {
+        in_order::ask();
+        self.post(op);
+    }
+
     /// Sends an event with one argument.
     ///
     /// # Errors
-    /// When `data` cannot be written as JSON.
+    /// `INVALID_EVENT` when the name is one of the protocols' own (`connect`), empty or
+    /// longer than 128 bytes; `INTERNAL` when `data` cannot be written as JSON.
     pub fn emit<T: Serialize + ?Sized>(&self, event: &str, data: &T) -> Result<(), EventError> {
+        self.emit_message(said(event, &to_json(data)?)?, false);
+        Ok(())
+    }
+
+    /// The gateway's own word, under whatever name the contract gives it.
+    pub(crate) fn emit_own<T: Serialize + ?Sized>(
+        &self,
+        event: &str,
+        data: &T,
+    ) -> Result<(), EventError> {
         self.emit_message(Message::new(event, &to_json(data)?), false);
         Ok(())
     }
 
     /// Sends an event with the arguments as they are.
-    pub fn emit_args(&self, event: &str, args: &Args) {
-        self.emit_message(message(event, args), false);
+    ///
+    /// # Errors
+    /// `INVALID_EVENT`, as for [`emit`](Self::emit).
+    pub fn emit_args(&self, event: &str, args: &Args) -> Result<(), EventError> {
+        self.emit_message(message(event, args)?, false);
+        Ok(())
     }
 
     /// Sends an event only if it can leave at once.
     ///
     /// # Errors
-    /// When `data` cannot be written as JSON.
+    /// As [`emit`](Self::emit).
     pub fn emit_volatile<T: Serialize + ?Sized>(
         &self,
         event: &str,
         data: &T,
     ) -> Result<(), EventError> {
-        self.emit_message(Message::new(event, &to_json(data)?), true);
+        self.emit_message(said(event, &to_json(data)?)?, true);
         Ok(())
     }
 
@@ -114,17 +138,19 @@ impl Socket {
     ///
     /// # Errors
     /// `TIMEOUT` when none came in time, `DISCONNECTED` when the socket went,
-    /// `NOT_SUPPORTED` on the live protocol, which has none.
+    /// `NOT_SUPPORTED` on the live protocol, which has none, `INVALID_EVENT` as for
+    /// [`emit`](Self::emit).
     pub async fn emit_with_ack(
         &self,
         event: &str,
         args: &Args,
         timeout: Duration,
     ) -> Result<Args, EventError> {
+        let message = message(event, args)?;
         let (reply, answer) = oneshot::channel();
         self.post(Op::EmitWithAck {
             to: self.address,
-            message: message(event, args),
+            message,
             reply,
         });
         match tokio::time::timeout(timeout, answer).await {
@@ -144,7 +170,7 @@ impl Socket {
             return Err(RoomError::Invalid.into());
         }
         let (reply, answer) = oneshot::channel();
-        self.post(Op::Join {
+        self.post_in_order(Op::Join {
             to: self.address,
             room: room.into(),
             reply,
@@ -162,7 +188,7 @@ impl Socket {
     /// `DISCONNECTED`.
     pub async fn leave(&self, room: &str) -> Result<(), EventError> {
         let (reply, answer) = oneshot::channel();
-        self.post(Op::Leave {
+        self.post_in_order(Op::Leave {
             to: self.address,
             room: room.into(),
             reply,
@@ -173,18 +199,18 @@ impl Socket {
     /// Publishes an event to a room of the socket's tenant and namespace.
     ///
     /// # Errors
-    /// `INVALID_ROOM`, or when `data` cannot be written as JSON.
+    /// `INVALID_ROOM`, or as for [`emit`](Self::emit).
     pub async fn publish<T: Serialize + ?Sized>(
         &self,
         room: &str,
         event: &str,
         data: &T,
     ) -> Result<(), EventError> {
-        let message = Message::new(event, &to_json(data)?);
-        self.publish_message(room, message, None).await.map(drop)
+        let message = said(event, &to_json(data)?)?;
+        self.publish_message(room, message, None).map(drop)
     }
 
-    pub(crate) async fn publish_message(
+    pub(crate) fn publish_message(
         &self,
         room: &str,
         message: Message,
@@ -209,10 +235,20 @@ impl Socket {
     }
 }
 
-fn message(event: &str, args: &Args) -> Message {
-    Message {
-        event: event.into(),
-        args: args.json.as_str().into(),
+fn message(event: &str, args: &Args) -> Result<Message, EventError> {
+    Ok(Message {
         attachments: args.attachments.clone(),
+        ..said(event, &args.json)?
+    })
+}
+
+/// An event of the app's: under any name but those that would break a client's parser.
+fn said(event: &str, args: &str) -> Result<Message, EventError> {
+    if !names::may_say(Speaker::Backend, event) {
+        return Err(EventError::new(
+            "INVALID_EVENT",
+            "An event's name has 1 to 128 bytes and is none of the protocols' own",
+        ));
     }
+    Ok(Message::new(event, args))
 }

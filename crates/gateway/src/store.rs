@@ -9,16 +9,35 @@ use serde::Serialize;
 
 use crate::auth::{BoxFuture, UserKey};
 
+/// Where a message is said. A conversation and an open room of the same name are
+/// different places: whoever writes in one has no part in the other.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Channel {
+    /// A conversation, by its id: it has members, and its writers are among them.
+    Conversation(String),
+    /// An open room, by its name: it has no members but those who are in it.
+    Room(String),
+}
+
+impl Channel {
+    /// The id of the conversation, or the name of the open room.
+    pub fn name(&self) -> &str {
+        match self {
+            Channel::Conversation(name) | Channel::Room(name) => name,
+        }
+    }
+}
+
 /// A message that is to be stored.
 #[derive(Debug, Clone)]
 pub struct NewMessage {
     /// The sender.
     pub sender: Arc<UserKey>,
-    /// The conversation or open room.
-    pub conversation_id: String,
+    /// Where it is said.
+    pub channel: Channel,
     /// The text.
     pub content: String,
-    /// The sender's own name for it: the same twice is one message.
+    /// The sender's own name for it: the same twice in one channel is one message.
     pub temp_id: Option<String>,
     /// Unix milliseconds.
     pub created_at: u64,
@@ -72,7 +91,8 @@ impl std::error::Error for StoreError {}
 /// What [`append`](MessageStore::append) has answered is kept: only then are
 /// others told.
 pub trait MessageStore: Send + Sync + 'static {
-    /// Stores a message, or finds the one stored under its `temp_id`.
+    /// Stores a message, or finds the one that this sender stored in this channel under
+    /// the same `temp_id`. Who writes in a conversation is a member of it from then on.
     fn append(&self, message: NewMessage) -> BoxFuture<Result<Stored, StoreError>>;
 
     /// Notes that a user belongs to a conversation.
@@ -103,12 +123,14 @@ const CONVERSATIONS: usize = 65_536;
 const MEMBERS: usize = 4_096;
 
 type Conversation = (Option<Arc<str>>, String);
+/// What one message is known by, however often it is sent.
+type Attempt = (Arc<UserKey>, Channel, String);
 
 #[derive(Default)]
 struct Memory {
     last_id: u64,
-    by_temp_id: HashMap<(Arc<UserKey>, String), StoredMessage>,
-    order: VecDeque<(Arc<UserKey>, String)>,
+    by_temp_id: HashMap<Attempt, StoredMessage>,
+    order: VecDeque<Attempt>,
     members: HashMap<Conversation, BTreeSet<Arc<UserKey>>>,
 }
 
@@ -159,19 +181,21 @@ impl Memory {
         let repeated = new
             .temp_id
             .clone()
-            .map(|temp_id| (new.sender.clone(), temp_id));
+            .map(|temp_id| (new.sender.clone(), new.channel.clone(), temp_id));
         if let Some(message) = repeated.as_ref().and_then(|key| self.by_temp_id.get(key)) {
             return Stored {
                 message: message.clone(),
                 duplicate: true,
             };
         }
-        self.add_member(&new.conversation_id, &new.sender);
+        if let Channel::Conversation(id) = &new.channel {
+            self.add_member(id, &new.sender);
+        }
         // Ids go on rising across a restart.
         self.last_id = (self.last_id + 1).max(new.created_at * 1000);
         let message = StoredMessage {
             id: self.last_id.to_string(),
-            conversation_id: new.conversation_id,
+            conversation_id: new.channel.name().to_owned(),
             sender_id: new.sender.user_id.to_string(),
             sender_type: new.sender.user_type.as_ref().map(ToString::to_string),
             content: new.content,
@@ -216,7 +240,7 @@ mod tests {
                 user_id: "u".into(),
                 user_type: None,
             }),
-            conversation_id: "c".into(),
+            channel: Channel::Conversation("c".into()),
             content: "hello".into(),
             temp_id: Some(temp_id.into()),
             created_at: 1,
@@ -232,6 +256,37 @@ mod tests {
         assert!(!first.duplicate && second.duplicate && !third.duplicate);
         assert_eq!(first.message, second.message);
         assert!(third.message.id > first.message.id);
+    }
+
+    #[test]
+    fn the_same_temp_id_elsewhere_is_another_message() {
+        let mut memory = Memory::default();
+        let first = memory.append(message("t1"));
+        for channel in ["d", "e"].map(|name| Channel::Conversation(name.into())) {
+            let elsewhere = NewMessage {
+                channel,
+                ..message("t1")
+            };
+            assert!(!memory.append(elsewhere).duplicate);
+        }
+        let room = NewMessage {
+            channel: Channel::Room("c".into()),
+            ..message("t1")
+        };
+        let in_room = memory.append(room);
+        assert!(!in_room.duplicate && in_room.message.id != first.message.id);
+    }
+
+    #[test]
+    fn writing_in_an_open_room_makes_nobody_a_member_of_a_conversation() {
+        let mut memory = Memory::default();
+        memory.append(NewMessage {
+            channel: Channel::Room("c".into()),
+            ..message("t1")
+        });
+        assert!(memory.members.is_empty());
+        memory.append(message("t2"));
+        assert_eq!(memory.members.len(), 1);
     }
 
     #[test]

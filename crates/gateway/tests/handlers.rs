@@ -3,124 +3,20 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::sync::{Arc, OnceLock};
 
 use heartline::auth::{AuthError, Authenticator, BoxFuture, Credentials, Identity, UserKey};
-use heartline::config::{AuthMode, NamespaceConfig};
-use heartline::{Args, Config, EventError, Gateway, GatewayBuilder, Json, Reason, Socket};
-use heartline_wire::ws::{Decoder, Message, OpCode, Role, push_masked_frame};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use heartline::backplane::{Backplane, Node};
+use heartline::entries::UserPresence;
+use heartline::{
+    Admitted, Args, Config, DeviceLimitReached, Event, EventError, FromEvent, Gateway, Json,
+    Newcomer, Place, Presence, Reason, Socket, SocketAddress,
+};
+use support::{Client, DEADLINE, config, start, until};
 use tokio::sync::Notify;
 
-const DEADLINE: Duration = Duration::from_secs(5);
-
-fn config() -> Config {
-    let open = NamespaceConfig {
-        auth_mode: AuthMode::Optional,
-        ..NamespaceConfig::default()
-    };
-    Config {
-        namespaces: [("/".to_owned(), open)].into(),
-        hello: false,
-        worker_threads: 1,
-        handler_timeout: Duration::from_millis(400),
-        ..Config::default()
-    }
-}
-
-async fn start(builder: GatewayBuilder) -> (Gateway, String) {
-    let gateway = builder.build().unwrap();
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap().to_string();
-    let serving = gateway.clone();
-    tokio::spawn(async move { serving.serve(listener).await });
-    (gateway, address)
-}
-
-/// A Socket.IO client made of text frames.
-struct Client {
-    stream: TcpStream,
-    decoder: Decoder,
-    unread: Vec<String>,
-}
-
-impl Client {
-    async fn open(address: &str) -> Client {
-        let mut stream = TcpStream::connect(address).await.unwrap();
-        let request = format!(
-            "GET /socket.io/?EIO=4&transport=websocket HTTP/1.1\r\nhost: {address}\r\nconnection: upgrade\r\n\
-             upgrade: websocket\r\nsec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
-        );
-        stream.write_all(request.as_bytes()).await.unwrap();
-        let mut head = Vec::new();
-        while !head.ends_with(b"\r\n\r\n") {
-            head.push(stream.read_u8().await.unwrap());
-        }
-        assert!(head.starts_with(b"HTTP/1.1 101"));
-        let mut client = Client {
-            stream,
-            decoder: Decoder::default(),
-            unread: Vec::new(),
-        };
-        assert!(client.next().await.starts_with('0'));
-        client
-    }
-
-    async fn connect(address: &str, payload: &str) -> Client {
-        let mut client = Client::open(address).await;
-        client.send(&format!("40{payload}")).await;
-        let reply = client.next().await;
-        assert!(reply.starts_with("40{"), "{reply}");
-        client
-    }
-
-    async fn send(&mut self, text: &str) {
-        let mut frame = Vec::new();
-        push_masked_frame(OpCode::Text, text.as_bytes(), [1, 2, 3, 4], &mut frame);
-        self.stream.write_all(&frame).await.unwrap();
-    }
-
-    async fn next(&mut self) -> String {
-        let reading = async {
-            loop {
-                if !self.unread.is_empty() {
-                    return self.unread.remove(0);
-                }
-                let mut buffer = [0; 4096];
-                let n = self.stream.read(&mut buffer).await.unwrap();
-                assert!(n > 0, "the connection ended");
-                let mut rest = &mut buffer[..n];
-                while let Some(message) = self
-                    .decoder
-                    .decode(&mut rest, Role::Client, 1 << 20)
-                    .unwrap()
-                {
-                    if let Message::Text(text) = message {
-                        self.unread.push(text.to_owned());
-                    }
-                }
-            }
-        };
-        tokio::time::timeout(DEADLINE, reading)
-            .await
-            .expect("a message in time")
-    }
-}
-
-/// Waits until `condition` holds.
-async fn until(condition: impl Fn() -> bool) {
-    let waiting = async {
-        while !condition() {
-            tokio::time::sleep(Duration::from_millis(2)).await;
-        }
-    };
-    tokio::time::timeout(DEADLINE, waiting)
-        .await
-        .expect("the condition in time");
-}
+mod support;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_handler_that_panics_or_never_returns_costs_its_own_event_only() {
@@ -158,6 +54,133 @@ async fn a_handler_that_panics_or_never_returns_costs_its_own_event_only() {
     );
     client.send("425[\"echo\"]").await;
     assert_eq!(client.next().await, "435[]");
+}
+
+/// Panics when it is dropped, as no destructor should.
+struct Bomb;
+
+impl Drop for Bomb {
+    fn drop(&mut self) {
+        assert_eq!(std::env::args().count(), 0, "a destructor's fault");
+    }
+}
+
+fn explode<T>(value: T) -> T {
+    assert_eq!(std::env::args().count(), 0, "a handler's fault");
+    value
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_handler_that_panics_outside_of_its_future_costs_its_own_event_only() {
+    struct Unreadable;
+    impl FromEvent for Unreadable {
+        fn from_event(_: &Event<'_>) -> Result<Self, EventError> {
+            Ok(explode(Unreadable))
+        }
+    }
+    let gone = Arc::new(AtomicUsize::new(0));
+    let count = gone.clone();
+    let builder = Gateway::builder(config())
+        .on_connect(|| explode(std::future::ready(())))
+        .on("begins", || explode(std::future::ready(())))
+        .on("takes", |_: Unreadable| async {})
+        .on("drops", || async {
+            let _bomb = Bomb;
+            std::future::pending::<()>().await;
+        })
+        .on("echo", |args: Args| async move { args })
+        .on_disconnect(|_, _: Reason| explode(std::future::ready(())))
+        .on_disconnect(move |_, _: Reason| {
+            count.fetch_add(1, Ordering::SeqCst);
+            async {}
+        });
+    let (_gateway, address) = start(builder).await;
+    // The only shard's thread takes them all, one after the other.
+    for round in 1..=3 {
+        let mut client = Client::connect(&address, "").await;
+        assert!(client.next().await.contains("INTERNAL"), "on_connect");
+        for name in ["begins", "takes", "drops"] {
+            client.send(&format!("421[\"{name}\"]")).await;
+            let refused = client.next().await;
+            assert!(
+                refused.starts_with("431[{\"ok\":false") && refused.contains("INTERNAL"),
+                "{name}: {refused}"
+            );
+        }
+        client.send("422[\"echo\",7]").await;
+        assert_eq!(client.next().await, "432[7]");
+        drop(client);
+        until(|| gone.load(Ordering::SeqCst) == round).await;
+    }
+}
+
+/// Presence on one node, which panics where the gateway cannot go on.
+#[derive(Default)]
+struct Broken(OnceLock<Presence>);
+
+impl Backplane for Broken {
+    fn attach(&self, _: Node) {
+        let _ = self.0.set(Presence::of_one_node_of_many());
+    }
+    fn connect(&self, newcomer: Newcomer) -> BoxFuture<Result<Admitted, DeviceLimitReached>> {
+        Box::pin(std::future::ready(self.local().connect(newcomer, 0)))
+    }
+    fn disconnect(&self, _: &Arc<UserKey>, _: SocketAddress) {
+        explode(());
+    }
+    fn enter_room(&self, _: &Arc<UserKey>, _: SocketAddress, _: Place) {}
+    fn leave_room(&self, _: &Arc<UserKey>, _: SocketAddress, _: &Place) {}
+    fn presence(&self, _: Option<Arc<str>>, _: Vec<String>) -> BoxFuture<Vec<UserPresence>> {
+        Box::pin(std::future::ready(Vec::new()))
+    }
+    fn local(&self) -> &Presence {
+        self.0.get().unwrap()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gateway_whose_thread_has_ended_says_so_instead_of_living_on_as_a_zombie() {
+    let gate = Arc::new(Notify::new());
+    let builder = Gateway::builder(config())
+        .authenticator(Slow(gate.clone(), Arc::default()))
+        .backplane(Broken::default());
+    let gateway = builder.build().unwrap();
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let serving = gateway.clone();
+    let served = tokio::spawn(async move { serving.serve(listener).await });
+    gate.notify_one();
+    let client = Client::connect(&address, "{\"token\":\"somebody\"}").await;
+    drop(client);
+    let failed = tokio::time::timeout(DEADLINE, served).await.unwrap();
+    let sentence = failed.unwrap().unwrap_err().to_string();
+    assert!(sentence.contains("shard-0 ended by a panic"), "{sentence}");
+    assert_eq!(gateway.failure().await.to_string(), sentence);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_app_cannot_send_what_would_break_its_clients() {
+    let builder = Gateway::builder(config()).on("try", |socket: Socket| async move {
+        let long = "x".repeat(129);
+        for name in ["connect", "disconnect", "newListener", "ack", "", &long] {
+            let one = Args::one(&1)?;
+            let refusals = [
+                socket.emit(name, &1),
+                socket.emit_args(name, &one),
+                socket.emit_volatile(name, &1),
+                socket.emit_with_ack(name, &one, DEADLINE).await.map(drop),
+                socket.publish("r", name, &1).await,
+            ];
+            for refused in refusals {
+                assert_eq!(refused.unwrap_err().code(), "INVALID_EVENT", "{name:?}");
+            }
+        }
+        Ok::<_, EventError>(Json("all refused"))
+    });
+    let (_gateway, address) = start(builder).await;
+    let mut client = Client::connect(&address, "").await;
+    client.send("421[\"try\"]").await;
+    assert_eq!(client.next().await, r#"431["all refused"]"#);
 }
 
 #[tokio::test(flavor = "multi_thread")]

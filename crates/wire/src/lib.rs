@@ -20,5 +20,6 @@ pub mod engineio;
 pub mod json;
 pub mod live;
 pub mod msgpack;
+pub mod names;
 pub mod socketio;
 pub mod ws;

@@ -35,6 +35,7 @@ pub const RESERVED_TYPES: &[&str] = &[
     "hello",
     "subscribed",
     "unsubscribed",
+    "gap",
     "ack",
     "pong",
     "error",

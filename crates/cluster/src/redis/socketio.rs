@@ -53,7 +53,7 @@ pub(super) fn encode(
             namespace,
             tenant: None,
             user,
-            unless_in: None,
+            instead_of: None,
             ..
         } => (namespace, Some(format!("user:{user}"))),
         _ => return None,

@@ -50,7 +50,7 @@ pub(super) async fn refresh(
     identity.user = socket.identity.user.clone();
     identity.device_id = socket.identity.device_id.clone();
     let expires_at = identity.expires_at;
-    socket.post(Op::Refresh {
+    socket.post_in_order(Op::Refresh {
         to: socket.address(),
         identity: Arc::new(identity),
     });

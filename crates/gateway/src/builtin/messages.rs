@@ -12,7 +12,7 @@ use crate::reason::Reason;
 use crate::rooms;
 use crate::shared::ToUser;
 use crate::socket::Socket;
-use crate::store::{NewMessage, StoredMessage};
+use crate::store::{Channel, NewMessage, StoredMessage};
 
 /// Longest content of `chat:send`, characters.
 const MAX_CHAT: usize = 500;
@@ -87,10 +87,12 @@ pub(super) async fn message_send(socket: Socket, draft: Draft) -> Result<Json<Se
         .ok_or_else(|| refuse("INVALID_CONTENT", "A message has 1 to 10000 characters"))?;
     let conversation =
         conversation.ok_or_else(|| refuse("INVALID_ROOM", "conversationId is missing"))?;
-    let room = format!("conversation:{conversation}");
+    let room = rooms::of_conversation(&conversation);
     rooms::may_join(&room, socket.identity())
+        .and_then(|()| rooms::may_publish(&room, socket.identity()))
         .map_err(|error| refuse(error.code(), error.message()))?;
-    send(socket, user, conversation, room, content, temp_id).await
+    let channel = Channel::Conversation(conversation);
+    send(socket, user, channel, room, content, temp_id).await
 }
 
 pub(super) async fn chat_send(socket: Socket, draft: Draft) -> Result<Json<Sent>, EventError> {
@@ -106,9 +108,14 @@ pub(super) async fn chat_send(socket: Socket, draft: Draft) -> Result<Json<Sent>
         .filter(|content| !content.trim().is_empty() && content.chars().count() <= MAX_CHAT)
         .ok_or_else(|| refuse("INVALID_CONTENT", "A message has 1 to 500 characters"))?;
     let room = room.unwrap_or_else(|| OPEN_ROOM.to_owned());
+    if rooms::conversation_of(&room).is_some() {
+        let advice = "A conversation is no open room; write in it with message:send";
+        return Err(refuse("INVALID_ROOM", advice));
+    }
     rooms::may_publish(&room, socket.identity())
         .map_err(|error| refuse(error.code(), error.message()))?;
-    send(socket, user, room.clone(), room, content, temp_id).await
+    let channel = Channel::Room(room.clone());
+    send(socket, user, channel, room, content, temp_id).await
 }
 
 type Refuse = Box<dyn Fn(&'static str, &'static str) -> EventError + Send + Sync>;
@@ -168,7 +175,7 @@ struct Confirmation<'a> {
 async fn send(
     socket: Socket,
     sender: Arc<UserKey>,
-    conversation: String,
+    channel: Channel,
     room: String,
     content: String,
     temp_id: Option<String>,
@@ -179,7 +186,7 @@ async fn send(
         .store
         .append(NewMessage {
             sender: sender.clone(),
-            conversation_id: conversation.clone(),
+            channel: channel.clone(),
             content,
             temp_id: temp_id.clone(),
             created_at: shared.unix_millis(),
@@ -194,35 +201,9 @@ async fn send(
     // sender's error. A repetition is only answered, everybody else knows.
     if !stored.duplicate {
         let json = to_json(&message)?;
-        let namespace = socket.address().namespace();
-        let tenant = socket.identity.tenant_id().map(|tenant| &**tenant);
-        shared.publish_to_room(
-            namespace,
-            tenant,
-            &room,
-            Message::new("message:new", &json),
-            None,
-        );
-        match shared.store.members(tenant, &conversation).await {
-            Ok(members) => {
-                let notification = to_json(&Notification {
-                    conversation_id: &conversation,
-                    message: &message,
-                })?;
-                for member in members.iter().filter(|member| **member != sender) {
-                    let message = Message::new("message:notification", &notification);
-                    let to = ToUser {
-                        namespace,
-                        tenant: member.tenant_id.as_deref(),
-                        user: &member.user_id,
-                        only: Some(member),
-                        topic: None,
-                        unless_in: Some(&room),
-                    };
-                    shared.send_to_user(&to, message);
-                }
-            }
-            Err(error) => tracing::error!(%error, "a conversation's members could not be read"),
+        socket.publish_message(&room, Message::new("message:new", &json), None)?;
+        if let Channel::Conversation(conversation) = &channel {
+            notify(&socket, &sender, conversation, &room, &message).await?;
         }
     }
     socket.emit(
@@ -237,4 +218,41 @@ async fn send(
         temp_id,
         message,
     }))
+}
+
+/// Tells a conversation's members who are not in its room. Which of their sockets may
+/// hear of it is decided where each of them is, by what its token grants at that moment.
+async fn notify(
+    socket: &Socket,
+    sender: &Arc<UserKey>,
+    conversation: &str,
+    room: &str,
+    message: &StoredMessage,
+) -> Result<(), EventError> {
+    let shared = &socket.shared;
+    let tenant = socket.identity.tenant_id().map(|tenant| &**tenant);
+    let members = match shared.store.members(tenant, conversation).await {
+        Ok(members) => members,
+        Err(error) => {
+            tracing::error!(%error, "a conversation's members could not be read");
+            return Ok(());
+        }
+    };
+    let notification = to_json(&Notification {
+        conversation_id: conversation,
+        message,
+    })?;
+    for member in members.iter().filter(|member| *member != sender) {
+        let to = ToUser {
+            namespace: socket.address().namespace(),
+            tenant: member.tenant_id.as_deref(),
+            user: &member.user_id,
+            only: Some(member),
+            topic: None,
+            instead_of: Some(room),
+        };
+        let message = Message::new("message:notification", &notification);
+        shared.send_to_user(&to, message);
+    }
+    Ok(())
 }

@@ -1,10 +1,10 @@
 //! `join`, `leave`, their short forms, and `publish`.
 
+use heartline_wire::names::{self, Speaker};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use crate::api::is_valid_event;
-use crate::handler::{Args, Event, EventError, FromEvent, Json};
+use crate::handler::{Body, Event, EventError, FromEvent, Json};
 use crate::hub::Op;
 use crate::publication::Message;
 use crate::rooms::{self, RoomError};
@@ -100,7 +100,7 @@ async fn enter(socket: Socket, room: String) -> Result<Json<RoomReply>, EventErr
     // patterns leave out is out, and private rooms are their owners'.
     rooms::may_join(&room, socket.identity())?;
     let (reply, answer) = tokio::sync::oneshot::channel();
-    socket.post(Op::TryJoin {
+    socket.post_in_order(Op::TryJoin {
         to: socket.address(),
         room: room.as_str().into(),
         reply,
@@ -144,14 +144,43 @@ async fn exit(socket: Socket, room: String) -> Result<Json<RoomReply>, EventErro
     Ok(Json(RoomReply { ok: true, room }))
 }
 
-#[derive(Debug, Deserialize)]
+/// What is to be published: the argument of `publish`, or a live `publish` frame.
 pub(super) struct Publication {
     room: String,
-    event: String,
-    #[serde(default)]
-    data: Option<Box<RawValue>>,
-    #[serde(default)]
     key: Option<String>,
+    message: Message,
+}
+
+impl FromEvent for Publication {
+    fn from_event(event: &Event<'_>) -> Result<Self, EventError> {
+        #[derive(Deserialize)]
+        struct Raw<'a> {
+            room: String,
+            event: String,
+            #[serde(default, borrow)]
+            data: Option<&'a RawValue>,
+            #[serde(default)]
+            key: Option<String>,
+        }
+        if let Body::Publish(frame) = event.body {
+            return Ok(Publication {
+                room: frame.topic.to_owned(),
+                key: frame.key.map(ToOwned::to_owned),
+                message: Message::new(frame.event, frame.data),
+            });
+        }
+        let raw: Raw<'_> = serde_json::from_str(event.first()).map_err(EventError::misfit)?;
+        Ok(Publication {
+            room: raw.room,
+            key: raw.key,
+            message: Message {
+                event: raw.event.into(),
+                args: raw.data.map_or("null", RawValue::get).into(),
+                // Placeholders in the data keep their numbers.
+                attachments: event.attachments.to_vec(),
+            },
+        })
+    }
 }
 
 #[derive(Debug, Serialize)]
@@ -162,43 +191,25 @@ pub(super) struct PublishReply {
     offset: Option<u64>,
 }
 
-/// Longest conflation key, bytes.
-const MAX_KEY: usize = 256;
-
+/// The only way on which a client's words reach a room, whatever its protocol.
 pub(super) async fn publish(
     socket: Socket,
-    Json(publication): Json<Publication>,
-    args: Args,
+    Publication { room, key, message }: Publication,
 ) -> Result<Json<PublishReply>, EventError> {
-    let Publication {
-        room,
-        event,
-        data,
-        key,
-    } = publication;
     rooms::may_publish(&room, socket.identity())?;
-    if !is_valid_event(&event) {
+    if !names::may_say(Speaker::Client, &message.event) {
         return Err(EventError::new(
             "INVALID_EVENT",
-            "An event's name has 1 to 128 bytes and is none of the protocols' own types",
+            "An event's name has 1 to 128 bytes and is neither the gateway's nor a protocol's own",
         ));
     }
-    if key.as_ref().is_some_and(|key| key.len() > MAX_KEY) {
+    if key.as_ref().is_some_and(|key| key.len() > rooms::MAX_KEY) {
         return Err(EventError::new(
             "INVALID_DATA",
             "A key has at most 256 bytes",
         ));
     }
-    let data = data.as_ref().map_or("null", |data| data.get());
-    let message = Message {
-        event: event.as_str().into(),
-        args: data.into(),
-        // Placeholders in the data keep their numbers.
-        attachments: args.attachments,
-    };
-    let offset = socket
-        .publish_message(&room, message, key.as_deref())
-        .await?;
+    let offset = socket.publish_message(&room, message, key.as_deref())?;
     Ok(Json(PublishReply {
         ok: true,
         room,

@@ -15,7 +15,7 @@ pub(super) async fn ping(socket: Socket) -> Result<Json<Timestamp>, EventError> 
     let now = Timestamp {
         timestamp: socket.shared.unix_millis(),
     };
-    socket.emit("pong", &now)?;
+    socket.emit_own("pong", &now)?;
     Ok(Json(now))
 }
 

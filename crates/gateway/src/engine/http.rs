@@ -25,6 +25,7 @@ use tokio_rustls::TlsAcceptor;
 
 use super::conn::Kind;
 use super::cors::{self, Origin};
+use super::failure::Failure;
 use super::forward::Forwarder;
 use super::id::Name;
 use super::nodes::forward;
@@ -83,6 +84,8 @@ pub(crate) struct Front<A: App> {
     pub(crate) next_door: AtomicUsize,
     /// Where there are other nodes.
     pub(crate) forwarder: Option<Forwarder>,
+    /// Ends the listener.
+    pub(crate) failure: Failure,
 }
 
 /// Who sends a request.
@@ -120,15 +123,18 @@ impl<A: App> Front<A> {
         let _ = socket.set_tcp_notsent_lowat(MAX_UNSENT);
         let mut draining = self.draining.clone();
         let slots = self.slots.clone();
+        let failure = self.failure.clone();
         let drained = async move {
             // An error says that the gateway is gone.
             let _ = draining.wait_for(|draining| *draining).await;
             slots.no_polling().await;
         };
-        tokio::pin!(drained);
+        let failed = failure.happens();
+        tokio::pin!(drained, failed);
         loop {
             let accepted = tokio::select! {
                 biased;
+                error = &mut failed => return Err(error),
                 () = &mut drained => return Ok(()),
                 accepted = listener.accept() => accepted,
             };

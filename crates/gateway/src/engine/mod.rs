@@ -14,6 +14,7 @@
 
 pub(crate) mod conn;
 pub(crate) mod cors;
+pub(crate) mod failure;
 pub(crate) mod forward;
 pub(crate) mod frames;
 pub(crate) mod heartbeat;

@@ -8,8 +8,10 @@ use std::time::Duration;
 use mio::{Events, Poll, Token};
 
 use super::conn::{Phase, Transport};
+use super::failure::Failure;
 use super::mailbox::Mailbox;
 use super::requests::Request;
+use super::tasks::guarded;
 use super::websocket::PROBE;
 use super::{App, Clock, Engine, Settings};
 
@@ -62,7 +64,7 @@ impl<A: App> Prepared<A> {
     }
 
     /// Starts the shard's thread, within the control runtime's context so that
-    /// handlers may use its timers and sockets.
+    /// handlers may use its timers and sockets. `failure` is told if a panic ends it.
     pub(crate) fn start(
         self,
         number: u16,
@@ -70,6 +72,7 @@ impl<A: App> Prepared<A> {
         settings: Arc<Settings>,
         runtime: tokio::runtime::Handle,
         app: A,
+        failure: &Failure,
     ) -> io::Result<std::thread::JoinHandle<()>> {
         let registry = self.poll.registry().try_clone()?;
         let mut shard = Shard {
@@ -81,11 +84,16 @@ impl<A: App> Prepared<A> {
             poll: self.poll,
             door: self.door,
         };
+        let failure = failure.clone();
         std::thread::Builder::new()
             .name(format!("shard-{number}"))
             .spawn(move || {
                 let _runtime = runtime.enter();
-                shard.run();
+                if guarded(|| shard.run()).is_none() {
+                    // What the panic left behind may be broken: nothing of it is touched.
+                    std::mem::forget(shard);
+                    failure.report(number);
+                }
             })
     }
 }

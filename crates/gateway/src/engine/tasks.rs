@@ -60,8 +60,8 @@ struct Entry<P, M> {
 
 /// How a poll ended.
 pub(crate) enum Ended<M> {
-    /// It goes on.
-    Waiting,
+    /// It goes on under this number.
+    Waiting(TaskId),
     /// It is done.
     Done(M),
     /// It panicked.
@@ -97,6 +97,7 @@ impl<P: Post, M> Tasks<P, M> {
         let (id, waker) = self.spare.take().unwrap_or_else(|| self.reserve());
         match poll(&mut work, &waker) {
             Ok(Poll::Ready(())) => {
+                discard(work);
                 if Arc::strong_count(&waker) == 1 && !waker.posted.load(Ordering::Acquire) {
                     self.spare = Some((id, waker));
                 } else {
@@ -111,9 +112,10 @@ impl<P: Post, M> Tasks<P, M> {
                     meta,
                     deadline,
                 });
-                Ended::Waiting
+                Ended::Waiting(id)
             }
             Err(()) => {
+                discard(work);
                 self.release(id.slot);
                 Ended::Panicked(meta)
             }
@@ -131,14 +133,22 @@ impl<P: Post, M> Tasks<P, M> {
         let waker = task.waker.clone();
         let polled = poll(&mut task.work, &waker);
         if matches!(polled, Ok(Poll::Pending)) {
-            return Some(Ended::Waiting);
+            return Some(Ended::Waiting(id));
         }
-        let meta = entry.task.take()?.meta;
+        let Task { work, meta, .. } = entry.task.take()?;
+        discard(work);
         self.release(id.slot);
         Some(match polled {
             Ok(_) => Ended::Done(meta),
             Err(()) => Ended::Panicked(meta),
         })
+    }
+
+    /// What the owner knows of a task that waits.
+    pub(crate) fn meta_mut(&mut self, id: TaskId) -> Option<&mut M> {
+        let entry = self.entries.get_mut(id.slot as usize)?;
+        let task = entry.task.as_mut()?;
+        (entry.generation == id.generation).then_some(&mut task.meta)
     }
 
     /// Drops the tasks whose deadline has passed and hands out their metas.
@@ -147,9 +157,7 @@ impl<P: Post, M> Tasks<P, M> {
             let entry = &mut self.entries[slot];
             if entry.task.as_ref().is_some_and(|task| task.deadline <= now) {
                 if let Some(task) = entry.task.take() {
-                    // A destructor that panics is the handler's fault as well.
-                    let work = task.work;
-                    let _ = catch_unwind(AssertUnwindSafe(move || drop(work)));
+                    discard(task.work);
                     self.release(slot as u32);
                     each(task.meta);
                 }
@@ -182,6 +190,16 @@ impl<P: Post, M> Tasks<P, M> {
         entry.generation = entry.generation.wrapping_add(1);
         self.free.push(slot);
     }
+}
+
+/// Calls code that is not ours; `None` if it panicked.
+pub(crate) fn guarded<T>(call: impl FnOnce() -> T) -> Option<T> {
+    catch_unwind(AssertUnwindSafe(call)).ok()
+}
+
+/// Drops a future. A destructor that panics is the future's own fault.
+fn discard(work: Work) {
+    guarded(move || drop(work));
 }
 
 fn poll<P: Post>(work: &mut Work, waker: &Arc<TaskWaker<P>>) -> Result<Poll<()>, ()> {
@@ -222,13 +240,37 @@ mod tests {
         let mut tasks = Tasks::new(posted.clone());
         let (sender, receiver) = oneshot::channel::<()>();
         let work = Box::pin(async move { drop(receiver.await) });
-        assert!(matches!(tasks.start(work, 1, 100), Ended::Waiting));
+        assert!(matches!(tasks.start(work, 1, 100), Ended::Waiting(_)));
         assert_eq!(tasks.waiting(), 1);
         sender.send(()).unwrap();
         let woken = posted.0.lock().unwrap().pop().unwrap();
         assert!(matches!(tasks.resume(woken), Some(Ended::Done(1))));
         assert!(tasks.resume(woken).is_none());
         assert_eq!(tasks.waiting(), 0);
+    }
+
+    #[test]
+    fn a_destructor_that_panics_ends_only_its_own_future() {
+        struct Bomb(Poll<()>);
+        impl Future for Bomb {
+            type Output = ();
+            fn poll(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<()> {
+                self.0
+            }
+        }
+        impl Drop for Bomb {
+            fn drop(&mut self) {
+                panic!("a destructor's fault");
+            }
+        }
+        let mut tasks = Tasks::new(Arc::new(Posted::default()));
+        let ready = Box::pin(Bomb(Poll::Ready(())));
+        assert!(matches!(tasks.start(ready, 1, 0), Ended::Done(1)));
+        let endless = Box::pin(Bomb(Poll::Pending));
+        assert!(matches!(tasks.start(endless, 2, 50), Ended::Waiting(_)));
+        let mut expired = Vec::new();
+        tasks.expire(50, |meta| expired.push(meta));
+        assert_eq!((expired, tasks.waiting()), (vec![2], 0));
     }
 
     #[test]

@@ -17,11 +17,11 @@ use crate::config::AuthMode;
 use crate::engine::Engine;
 use crate::engine::id::Name;
 use crate::engine::wheel::Micros;
-use crate::handler::{Event, Responder};
+use crate::handler::{Body, Event};
 use crate::presence::{Admitted, DeviceLimitReached, Newcomer, SocketAddress};
 use crate::publication::{Form, Message, NsId};
 use crate::reason::Reason;
-use crate::rooms::PRIVATE;
+use crate::rooms::{self, PRIVATE};
 use crate::shared::Shared;
 
 /// Why a socket was refused.
@@ -190,9 +190,7 @@ impl Hub {
             }
             Err(refusal) => self.refuse_connection(engine, slot, &joining, refusal),
         }
-        if self.link(slot).is_some_and(|link| link.joining.is_none()) {
-            engine.resume(slot);
-        }
+        self.listen_again(engine, slot);
         self.rearm(engine, slot);
     }
 
@@ -320,17 +318,10 @@ impl Hub {
             let event = Event {
                 socket: &handle,
                 name: "connect",
-                args: payload.as_deref().unwrap_or(""),
+                body: Body::Args(payload.as_deref().unwrap_or("")),
                 attachments: &[],
             };
-            let responder = Responder::new(handle.clone(), None);
-            if let (Some(work), Some(conn)) = (handler.call(&event, responder), engine.id(slot)) {
-                if let Some(link) = self.link_mut(slot) {
-                    link.in_flight += 1;
-                }
-                let time = shared.config.handler_timeout.as_micros() as Micros;
-                self.start(engine, work, TaskKind::Handler(conn), time);
-            }
+            self.handle_event(engine, slot, &**handler, &event, None);
         }
     }
 
@@ -400,15 +391,9 @@ impl Hub {
         for conversation in patterns
             .iter()
             .filter_map(|pattern| pattern.exact())
-            .filter_map(|room| room.strip_prefix("conversation:"))
+            .filter_map(rooms::conversation_of)
         {
-            let noted = self.shared.store.add_member(conversation, user);
-            let work = async move {
-                if let Err(error) = noted.await {
-                    tracing::warn!(%error, "a conversation's member could not be stored");
-                }
-            };
-            self.start(engine, Box::pin(work), TaskKind::Detached, 10_000_000);
+            self.remember_member(engine, conversation, user);
         }
     }
 
@@ -461,14 +446,58 @@ impl Hub {
         let expires = identity
             .expires_at
             .map_or(Micros::MAX, |at| engine.clock.at_unix_millis(at));
-        if let Some(socket) = self
+        let Some(socket) = self
             .link_mut(slot)
             .and_then(|link| link.socket_mut(to.namespace()))
-        {
-            socket.identity = identity;
-            socket.expires = expires;
-        }
+        else {
+            return;
+        };
+        let before = std::mem::replace(&mut socket.identity, identity);
+        socket.expires = expires;
+        self.leave_what_was_taken(engine, slot, to.namespace(), &before);
         self.rearm(engine, slot);
+    }
+
+    /// A socket leaves the rooms which its token has granted `before` and does not any
+    /// more, and is told so. Rooms into which the app has put it against its token stay.
+    fn leave_what_was_taken(
+        &mut self,
+        engine: &mut Engine,
+        slot: u32,
+        namespace: NsId,
+        before: &Identity,
+    ) {
+        let Some(link) = self.link(slot) else {
+            return;
+        };
+        let form = link.form;
+        let Some(socket) = link.socket(namespace) else {
+            return;
+        };
+        let taken: Vec<Arc<str>> = socket
+            .rooms
+            .iter()
+            .filter_map(|member| self.rooms.room(*member))
+            .map(|room| &room.key.name)
+            .filter(|room| rooms::may_join(room, before).is_ok())
+            .filter(|room| rooms::may_join(room, &socket.identity).is_err())
+            .cloned()
+            .collect();
+        for room in taken {
+            self.leave(engine, slot, namespace, &room);
+            if form == Form::Live {
+                engine.send_with(slot, |out| {
+                    let mut text = String::new();
+                    live::push_unsubscribed(&room, None, Some("forbidden"), &mut text);
+                    ws::push_frame(ws::OpCode::Text, text.as_bytes(), out);
+                });
+            } else {
+                let mut data = String::from(r#"{"room":"#);
+                json::quote_into(&room, &mut data);
+                data.push_str(r#","reason":"forbidden"}"#);
+                self.emit_here(engine, slot, namespace, &Message::new("room:left", &data));
+            }
+        }
     }
 
     /// A live connection has begun: who brought a token is looked at, who may

@@ -16,7 +16,7 @@ use crate::handler::{Args, EventError, to_json};
 use crate::metrics::Outbound;
 use crate::presence::{Place, SocketAddress};
 use crate::publication::{self, AckId, Form, Message, NsId, Publication};
-use crate::rooms::{Joined, Membership, Room, RoomError};
+use crate::rooms::{self, Joined, Membership, Room, RoomError};
 
 impl Hub {
     /// An event to one socket of this shard.
@@ -107,7 +107,7 @@ impl Hub {
         engine: &mut Engine,
         to: &SocketAddress,
         publication: &Publication,
-        unless_in: Option<&str>,
+        instead_of: Option<&str>,
     ) {
         let Some(slot) = self.locate(engine, to) else {
             return;
@@ -115,13 +115,14 @@ impl Hub {
         let Some(link) = self.link(slot) else {
             return;
         };
-        if let (Some(room), Some(socket)) = (unless_in, link.socket(to.namespace())) {
+        if let (Some(room), Some(socket)) = (instead_of, link.socket(to.namespace())) {
             let in_it = |member: &Membership| {
                 self.rooms
                     .room(*member)
                     .is_some_and(|there| *there.key.name == *room)
             };
-            if socket.rooms.iter().any(in_it) {
+            let may_hear = rooms::may_join(room, &socket.identity).is_ok();
+            if !may_hear || socket.rooms.iter().any(in_it) {
                 return;
             }
         }

@@ -5,7 +5,8 @@ use bytes::Bytes;
 use super::{Hub, Op, TaskKind};
 use crate::engine::Engine;
 use crate::engine::id::ConnId;
-use crate::handler::{Event, EventError, Responder};
+use crate::engine::tasks::{TaskId, guarded};
+use crate::handler::{Body, ErasedHandler, Event, EventError, Responder};
 use crate::publication::{AckId, Form, NsId};
 use crate::reason::Reason;
 
@@ -15,23 +16,21 @@ pub(crate) const FAR_OVER: u32 = 10;
 /// The least such number.
 pub(crate) const FAR_OVER_AT_LEAST: u32 = 100;
 
+/// An application event of a client.
+pub(super) struct InboundEvent<'a> {
+    pub(super) namespace: NsId,
+    pub(super) name: &'a str,
+    pub(super) body: Body<'a>,
+    pub(super) attachments: &'a [Bytes],
+    /// Where the answer goes, if one is wanted.
+    pub(super) ack: Option<AckId>,
+}
+
 impl Hub {
-    /// An application event has come for the socket of `namespace`.
-    pub(super) fn event(
-        &mut self,
-        engine: &mut Engine,
-        slot: u32,
-        namespace: NsId,
-        name: &str,
-        args: &str,
-        attachments: &[Bytes],
-        ack: Option<AckId>,
-    ) {
+    /// An application event has come for the socket of a namespace.
+    pub(super) fn event(&mut self, engine: &mut Engine, slot: u32, inbound: InboundEvent<'_>) {
+        let namespace = inbound.namespace;
         let now = engine.now;
-        let limit = self.shared.namespaces[usize::from(namespace)]
-            .config
-            .limits
-            .events;
         let Some(link) = self.link_mut(slot) else {
             return;
         };
@@ -40,49 +39,79 @@ impl Hub {
             return;
         };
         socket.last_activity = now;
-        if let Some(limit) = limit {
-            if let Err(wait) = link.events.take(limit, now) {
-                link.refused = link.refused.saturating_add(1);
-                let far =
-                    link.refused >= (limit.count.saturating_mul(FAR_OVER)).max(FAR_OVER_AT_LEAST);
-                self.metrics.rate_limited_events.add(1);
-                if far {
-                    engine.close(slot, Reason::RateLimited);
-                    return;
-                }
-                let error = EventError::rate_limited(wait);
-                if let Some(address) = self.address(engine, slot, namespace) {
-                    self.refuse(engine, &address, ack.as_ref(), &error);
-                }
-                return;
-            }
-            link.refused = 0;
+        if !self.is_within_limit(engine, slot, &inbound) {
+            return;
         }
         let Some(handle) = self.handle(engine, slot, namespace) else {
             return;
         };
         let shared = self.shared.clone();
-        let Some(handler) = shared.handlers.find(name) else {
-            return self.unhandled(engine, slot, namespace, form, ack);
+        let Some(handler) = shared.handlers.find(inbound.name) else {
+            return self.unhandled(engine, slot, namespace, form, inbound.ack);
         };
         let event = Event {
             socket: &handle,
-            name,
-            args,
-            attachments,
+            name: inbound.name,
+            body: inbound.body,
+            attachments: inbound.attachments,
         };
-        let work = handler.call(&event, Responder::new(handle.clone(), ack));
-        let (Some(work), Some(conn)) = (work, engine.id(slot)) else {
+        self.handle_event(engine, slot, handler, &event, inbound.ack);
+    }
+
+    /// Whether the limit on events allows this one; a refusal has been answered.
+    fn is_within_limit(
+        &mut self,
+        engine: &mut Engine,
+        slot: u32,
+        inbound: &InboundEvent<'_>,
+    ) -> bool {
+        let namespace = &self.shared.namespaces[usize::from(inbound.namespace)];
+        let limit = namespace.config.limits.events;
+        let (Some(limit), Some(link)) = (limit, self.link_mut(slot)) else {
+            return true;
+        };
+        let Err(wait) = link.events.take(limit, engine.now) else {
+            link.refused = 0;
+            return true;
+        };
+        link.refused = link.refused.saturating_add(1);
+        let far = link.refused >= limit.count.saturating_mul(FAR_OVER).max(FAR_OVER_AT_LEAST);
+        self.metrics.rate_limited_events.add(1);
+        if far {
+            engine.close(slot, Reason::RateLimited);
+        } else if let Some(address) = self.address(engine, slot, inbound.namespace) {
+            let error = EventError::rate_limited(wait);
+            self.refuse(engine, &address, inbound.ack.as_ref(), &error);
+        }
+        false
+    }
+
+    /// Runs a handler for an event of this connection. A panic costs the event alone.
+    pub(super) fn handle_event(
+        &mut self,
+        engine: &mut Engine,
+        slot: u32,
+        handler: &dyn ErasedHandler,
+        event: &Event<'_>,
+        ack: Option<AckId>,
+    ) {
+        let responder = Responder::new(event.socket.clone(), ack);
+        let Some(called) = guarded(|| handler.call(event, responder)) else {
+            return self.note_panic();
+        };
+        let (Some(work), Some(conn)) = (called, engine.id(slot)) else {
             return;
         };
+        let max = self.shared.config.max_handlers_in_flight;
         if let Some(link) = self.link_mut(slot) {
             link.in_flight += 1;
-            if usize::from(link.in_flight) >= shared.config.max_handlers_in_flight {
+            if usize::from(link.in_flight) >= max {
                 engine.pause(slot);
             }
         }
-        let time = shared.config.handler_timeout.as_micros() as u64;
-        self.start(engine, work, TaskKind::Handler(conn), time);
+        let time = self.shared.config.handler_timeout.as_micros() as u64;
+        let kind = TaskKind::Handler { conn, holds: false };
+        self.start(engine, work, kind, time);
     }
 
     /// Nobody is there for this event: whoever asked for an answer gets one.
@@ -113,8 +142,43 @@ impl Hub {
         }
     }
 
+    /// What the client sends waits until the handler that runs under `task` has ended:
+    /// it has asked for a change of rooms, and what follows is to find that done.
+    pub(super) fn hold_input(&mut self, engine: &mut Engine, task: TaskId) {
+        let Some(TaskKind::Handler { conn, holds }) = self.tasks.meta_mut(task) else {
+            return;
+        };
+        *holds = true;
+        let conn = *conn;
+        if let Some(slot) = engine.find(conn) {
+            if let Some(link) = self.link_mut(slot) {
+                link.holding += 1;
+                engine.pause(slot);
+            }
+        }
+    }
+
+    /// One thing less that the client's next event has to wait for.
+    pub(super) fn release_input(&mut self, engine: &mut Engine, slot: u32) {
+        if let Some(link) = self.link_mut(slot) {
+            link.holding = link.holding.saturating_sub(1);
+        }
+        self.listen_again(engine, slot);
+    }
+
+    /// Takes in what the client says, unless something is in the way.
+    pub(super) fn listen_again(&mut self, engine: &mut Engine, slot: u32) {
+        let max = self.shared.config.max_handlers_in_flight;
+        let is_free = self.link(slot).is_some_and(|link| {
+            link.joining.is_none() && link.holding == 0 && usize::from(link.in_flight) < max
+        });
+        if is_free {
+            engine.resume(slot);
+        }
+    }
+
     /// A handler of this connection has ended.
-    pub(super) fn handler_done(&mut self, engine: &mut Engine, conn: ConnId) {
+    pub(super) fn handler_done(&mut self, engine: &mut Engine, conn: ConnId, holds: bool) {
         let Some(slot) = engine.find(conn) else {
             return;
         };
@@ -125,8 +189,10 @@ impl Hub {
         if link.leaving && link.in_flight == 0 {
             // Behind the handler's own answer, which is in the mailbox.
             self.shared.post(self.shard, Op::Finish(conn));
-        } else if link.joining.is_none() {
-            engine.resume(slot);
+        } else if holds {
+            self.release_input(engine, slot);
+        } else {
+            self.listen_again(engine, slot);
         }
     }
 }

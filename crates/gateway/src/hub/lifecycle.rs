@@ -8,6 +8,7 @@ use super::{Hub, TaskKind};
 use crate::engine::Engine;
 use crate::engine::conn::TransportName;
 use crate::engine::id::Name;
+use crate::engine::tasks::guarded;
 use crate::engine::wheel::Micros;
 use crate::presence::SocketAddress;
 use crate::publication::{Form, Message, NsId};
@@ -242,7 +243,10 @@ impl Hub {
             return;
         };
         for handler in &shared.handlers.disconnect {
-            let work = handler(handle.clone(), reason);
+            let Some(work) = guarded(|| handler(handle.clone(), reason)) else {
+                self.note_panic();
+                continue;
+            };
             let time = shared.config.handler_timeout.as_micros() as Micros;
             self.start(engine, work, TaskKind::Detached, time);
         }

@@ -25,6 +25,9 @@ pub(crate) struct Link {
     pub(crate) violations: u8,
     /// Handlers that are running.
     pub(crate) in_flight: u16,
+    /// What its next event has to wait for: handlers that change its rooms, and
+    /// subscriptions that are not there yet.
+    pub(crate) holding: u16,
     /// It is let go as soon as its handlers are done.
     pub(crate) leaving: bool,
     pub(crate) sockets: Vec<Sock>,
@@ -51,6 +54,7 @@ impl Link {
             ever_joined: false,
             violations: 0,
             in_flight: 0,
+            holding: 0,
             leaving: false,
             sockets: Vec::new(),
             joining: None,

@@ -1,14 +1,18 @@
 //! The live protocol: frames of a plain WebSocket.
 
+use std::sync::Arc;
+
 use heartline_wire::live::{self, ClientFrame};
 use heartline_wire::{json, ws};
 
+use super::events::InboundEvent;
 use super::{Hub, Op, TaskKind};
+use crate::auth::UserKey;
 use crate::engine::Engine;
 use crate::engine::wheel::Micros;
-use crate::handler::EventError;
+use crate::handler::{Body, PublishFrame};
 use crate::metrics::Inbound;
-use crate::publication::{AckId, Message, NsId};
+use crate::publication::{AckId, NsId};
 use crate::reason::Reason;
 use crate::rooms;
 
@@ -16,6 +20,8 @@ use crate::rooms;
 const ROOT: NsId = 0;
 /// How long a subscription may take, microseconds.
 const SUBSCRIBE: Micros = 5_000_000;
+/// How long the store may take to keep a member, microseconds.
+const REMEMBER: Micros = 10_000_000;
 /// Frames in a row that fit nothing, after which the connection is closed.
 const MAX_VIOLATIONS: u8 = 20;
 
@@ -69,7 +75,7 @@ impl Hub {
                 self.leave(engine, slot, ROOT, &topic);
                 engine.send_with(slot, |out| {
                     let mut text = String::new();
-                    live::push_unsubscribed(&topic, id, &mut text);
+                    live::push_unsubscribed(&topic, id, None, &mut text);
                     ws::push_frame(ws::OpCode::Text, text.as_bytes(), out);
                 });
             }
@@ -81,12 +87,12 @@ impl Hub {
                 id,
             } => {
                 self.count_inbound(Inbound::Publish);
-                self.live_publish(engine, slot, &topic, &event, data, key.as_deref(), id);
+                let frame = PublishFrame::new(&topic, &event, data, key.as_deref());
+                self.live_event(engine, slot, "publish", Body::Publish(&frame), id);
             }
             ClientFrame::Emit { event, data, id } => {
                 self.count_inbound(Inbound::Event);
-                let ack = id.map(|id| AckId::Raw(id.into()));
-                self.event(engine, slot, ROOT, &event, data, &[], ack);
+                self.live_event(engine, slot, &event, Body::Args(data), id);
             }
         }
     }
@@ -124,8 +130,26 @@ impl Hub {
         }
         // The same as `auth:refresh` on Socket.IO.
         let data = format!(r#"{{"token":{}}}"#, json::quote(token));
-        let ack = id.map(|id| AckId::Raw(id.into()));
-        self.event(engine, slot, ROOT, "auth:refresh", &data, &[], ack);
+        self.live_event(engine, slot, "auth:refresh", Body::Args(&data), id);
+    }
+
+    /// The same event as a Socket.IO client's.
+    fn live_event(
+        &mut self,
+        engine: &mut Engine,
+        slot: u32,
+        name: &str,
+        body: Body<'_>,
+        id: Option<&str>,
+    ) {
+        let inbound = InboundEvent {
+            namespace: ROOT,
+            name,
+            body,
+            attachments: &[],
+            ack: id.map(|id| AckId::Raw(id.into())),
+        };
+        self.event(engine, slot, inbound);
     }
 
     fn subscribe(&mut self, engine: &mut Engine, slot: u32, topic: &str, id: Option<&str>) {
@@ -154,6 +178,9 @@ impl Hub {
         };
         // What comes from other nodes is to arrive before the answer says that it
         // does, and nothing of the topic before the answer.
+        if let Some(link) = self.link_mut(slot) {
+            link.holding += 1;
+        }
         engine.pause(slot);
         let (shared, shard) = (self.shared.clone(), self.shard);
         let (topic, id) = (topic.into(), id.map(Into::into));
@@ -192,75 +219,6 @@ impl Hub {
         }
     }
 
-    fn live_publish(
-        &mut self,
-        engine: &mut Engine,
-        slot: u32,
-        topic: &str,
-        event: &str,
-        data: &str,
-        key: Option<&str>,
-        id: Option<&str>,
-    ) {
-        // The same handler as Socket.IO's `publish`, fed with the frame's fields.
-        if live::is_reserved(event) {
-            let error = EventError::new(
-                "INVALID_EVENT",
-                "This name is one of the protocol's own types",
-            );
-            if let Some(address) = self.address(engine, slot, ROOT) {
-                let ack = id.map(|id| AckId::Raw(id.into()));
-                self.refuse(engine, &address, ack.as_ref(), &error);
-            }
-            return;
-        }
-        let limit = self.shared.namespaces[usize::from(ROOT)]
-            .config
-            .limits
-            .events;
-        let now = engine.now;
-        self.active(engine, slot);
-        let Some(link) = self.link_mut(slot) else {
-            return;
-        };
-        let limited = limit.and_then(|limit| link.events.take(limit, now).err());
-        let Some(socket) = link.socket(ROOT) else {
-            return;
-        };
-        let identity = socket.identity.clone();
-        let reply = if let Some(wait) = limited {
-            self.metrics.rate_limited_events.add(1);
-            Err(EventError::rate_limited(wait))
-        } else {
-            rooms::may_publish(topic, &identity)
-                .map_err(EventError::from)
-                .map(|()| {
-                    let tenant = identity.tenant_id().map(|tenant| &**tenant);
-                    self.shared
-                        .publish_to_room(ROOT, tenant, topic, Message::new(event, data), key)
-                })
-        };
-        let Some(address) = self.address(engine, slot, ROOT) else {
-            return;
-        };
-        let ack = id.map(|id| AckId::Raw(id.into()));
-        match (reply, ack) {
-            (Ok(offset), Some(ack)) => {
-                let json = match offset {
-                    Some(offset) => format!(r#"{{"ok":true,"offset":{offset}}}"#),
-                    None => r#"{"ok":true}"#.to_owned(),
-                };
-                let args = crate::handler::Args {
-                    json,
-                    attachments: Vec::new(),
-                };
-                self.ack(engine, &address, &ack, &args);
-            }
-            (Ok(_), None) => {}
-            (Err(error), ack) => self.refuse(engine, &address, ack.as_ref(), &error),
-        }
-    }
-
     /// Whoever joins a conversation's room is one of its members from then on.
     pub(super) fn note_joined(
         &mut self,
@@ -269,7 +227,7 @@ impl Hub {
         namespace: NsId,
         room: &str,
     ) {
-        let Some(conversation) = room.strip_prefix("conversation:") else {
+        let Some(conversation) = rooms::conversation_of(room) else {
             return;
         };
         let user = self
@@ -277,18 +235,24 @@ impl Hub {
             .and_then(|link| link.socket(namespace))
             .and_then(|socket| socket.identity.user.clone());
         if let Some(user) = user {
-            let noted = self.shared.store.add_member(conversation, &user);
-            let work = async move {
-                if let Err(error) = noted.await {
-                    tracing::warn!(%error, "a conversation's member could not be stored");
-                }
-            };
-            self.start(
-                engine,
-                Box::pin(work),
-                super::TaskKind::Detached,
-                10_000_000,
-            );
+            self.remember_member(engine, conversation, &user);
         }
+    }
+
+    /// The user belongs to the conversation from now on.
+    pub(super) fn remember_member(
+        &mut self,
+        engine: &mut Engine,
+        conversation: &str,
+        user: &Arc<UserKey>,
+    ) {
+        let store = self.shared.store.clone();
+        let (conversation, user) = (conversation.to_owned(), user.clone());
+        let work = async move {
+            if let Err(error) = store.add_member(&conversation, &user).await {
+                tracing::warn!(%error, "a conversation's member could not be stored");
+            }
+        };
+        self.start(engine, Box::pin(work), TaskKind::Detached, REMEMBER);
     }
 }

@@ -31,6 +31,7 @@ use crate::engine::tasks::{Ended, TaskId, Tasks, Work};
 use crate::engine::wheel::Micros;
 use crate::engine::{App, Data, Engine, Handshake};
 use crate::handler::{Args, EventError};
+use crate::in_order;
 use crate::metrics::{Inbound, ShardMetrics};
 use crate::presence::SocketAddress;
 use crate::publication::{AckId, Form, Message, NsId, Publication};
@@ -75,8 +76,8 @@ pub(crate) enum Op {
     Send {
         to: SocketAddress,
         publication: Arc<Publication>,
-        /// Not if the socket is in this room.
-        unless_in: Option<Arc<str>>,
+        /// Only if the socket is not in this room and may join it.
+        instead_of: Option<Arc<str>>,
     },
     Ack {
         to: SocketAddress,
@@ -170,7 +171,11 @@ pub(crate) enum Op {
 
 /// What the hub wants to know of a task when it ends.
 pub(crate) enum TaskKind {
-    Handler(ConnId),
+    /// A handler of this connection; with `holds`, its further input waits for it.
+    Handler {
+        conn: ConnId,
+        holds: bool,
+    },
     Connect(SocketAddress),
     /// The connection waits for it.
     Subscribe(SocketAddress),
@@ -266,35 +271,44 @@ impl Hub {
 
     /// Runs `work` now, and goes on with it later if it waits.
     fn start(&mut self, engine: &mut Engine, work: Work, kind: TaskKind, time: Micros) {
+        let asked = in_order::Watch::begin();
         let ended = self.tasks.start(work, kind, engine.now + time);
+        if let (Ended::Waiting(task), true) = (&ended, asked.anything()) {
+            self.hold_input(engine, *task);
+        }
         self.ended(engine, ended);
+    }
+
+    /// Code that is not ours has panicked.
+    fn note_panic(&self) {
+        tracing::error!("a handler panicked; its event was refused");
+        self.metrics.handler_panics.add(1);
     }
 
     fn ended(&mut self, engine: &mut Engine, ended: Ended<TaskKind>) {
         match ended {
-            Ended::Waiting => {}
+            Ended::Waiting(_) => {}
             Ended::Done(kind) => self.task_done(engine, kind),
             Ended::Panicked(kind) => {
-                tracing::error!("a handler panicked; its event was refused");
-                self.metrics.handler_panics.add(1);
+                self.note_panic();
                 self.task_failed(engine, kind);
             }
         }
     }
 
     fn task_done(&mut self, engine: &mut Engine, kind: TaskKind) {
-        if let TaskKind::Handler(conn) = kind {
-            self.handler_done(engine, conn);
+        if let TaskKind::Handler { conn, holds } = kind {
+            self.handler_done(engine, conn, holds);
         }
     }
 
     fn task_failed(&mut self, engine: &mut Engine, kind: TaskKind) {
         match kind {
-            TaskKind::Handler(conn) => self.handler_done(engine, conn),
+            TaskKind::Handler { conn, holds } => self.handler_done(engine, conn, holds),
             TaskKind::Connect(socket) => self.connect_failed(engine, socket),
             TaskKind::Subscribe(socket) => {
                 if let Some(slot) = self.locate(engine, &socket) {
-                    engine.resume(slot);
+                    self.release_input(engine, slot);
                 }
             }
             TaskKind::Detached => {}
@@ -305,7 +319,7 @@ impl Hub {
         let mut expired = Vec::new();
         self.tasks.expire(engine.now, |kind| expired.push(kind));
         for kind in expired {
-            if matches!(kind, TaskKind::Handler(_)) {
+            if matches!(kind, TaskKind::Handler { .. }) {
                 tracing::warn!("a handler ran out of time; its event was refused");
                 self.metrics.handler_timeouts.add(1);
             }
@@ -396,8 +410,8 @@ impl App for Hub {
             Op::Send {
                 to,
                 publication,
-                unless_in,
-            } => self.send_to(engine, &to, &publication, unless_in.as_deref()),
+                instead_of,
+            } => self.send_to(engine, &to, &publication, instead_of.as_deref()),
             Op::Ack { to, ack, args } => self.ack(engine, &to, &ack, &args),
             Op::Refuse { to, ack, error } => self.refuse(engine, &to, ack.as_ref(), &error),
             Op::Join { to, room, reply } => {
@@ -419,7 +433,7 @@ impl App for Hub {
             } => {
                 if let Some(slot) = self.locate(engine, &to) {
                     self.subscribe_now(engine, slot, &topic, id.as_deref());
-                    engine.resume(slot);
+                    self.release_input(engine, slot);
                 }
                 drop(held);
             }

@@ -4,12 +4,13 @@
 use std::sync::Arc;
 
 use hashbrown::HashSet;
+use heartline_wire::live;
 
 use super::Hub;
 use crate::engine::Engine;
 use crate::metrics::Outbound;
 use crate::presence::SocketAddress;
-use crate::publication::{NsId, Publication};
+use crate::publication::{Form, NsId, Publication};
 use crate::reason::Reason;
 use crate::rooms::Room;
 
@@ -53,7 +54,10 @@ impl Hub {
         for slot in chosen {
             match deed {
                 Deed::Send(publication) => {
-                    if let Some(form) = self.link(slot).map(|link| link.form) {
+                    let form = self.link(slot).map(|link| link.form);
+                    // On Node any name may be one of the live protocol's own types.
+                    let is_live = live::is_reserved(&publication.message.event);
+                    if let Some(form) = form.filter(|form| !is_live || *form != Form::Live) {
                         engine.send(slot, publication.frames(form));
                         self.metrics.deliveries.add(1);
                         self.metrics.outbound(Outbound::Event).add(1);

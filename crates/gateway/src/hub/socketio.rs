@@ -5,9 +5,10 @@ use heartline_wire::socketio::{self, PacketType};
 use heartline_wire::{json, msgpack, ws};
 
 use super::Hub;
+use super::events::InboundEvent;
 use super::link::Partial;
 use crate::engine::{Data, Engine};
-use crate::handler::Args;
+use crate::handler::{Args, Body};
 use crate::metrics::Inbound;
 use crate::publication::{AckId, Form, NsId};
 use crate::reason::Reason;
@@ -146,8 +147,14 @@ impl Hub {
                     return Some(());
                 };
                 let (name, args) = socketio::split_event(data?)?;
-                let ack = id.map(AckId::Number);
-                self.event(engine, slot, namespace, &name, args, attachments, ack);
+                let inbound = InboundEvent {
+                    namespace,
+                    name: &name,
+                    body: Body::Args(args),
+                    attachments,
+                    ack: id.map(AckId::Number),
+                };
+                self.event(engine, slot, inbound);
                 Some(())
             }
             PacketType::Ack => {

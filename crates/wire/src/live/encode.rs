@@ -84,11 +84,15 @@ pub fn push_subscribed(
     out.push('}');
 }
 
-/// Appends the answer to `unsubscribe`.
-pub fn push_unsubscribed(topic: &str, id: Option<&str>, out: &mut String) {
+/// Appends the answer to `unsubscribe`; with a `reason`, what the server says when it ends
+/// a subscription by itself.
+pub fn push_unsubscribed(topic: &str, id: Option<&str>, reason: Option<&str>, out: &mut String) {
     open("unsubscribed", out);
     push_text("topic", topic, out);
     push_id(id, out);
+    if let Some(reason) = reason {
+        push_text("reason", reason, out);
+    }
     out.push('}');
 }
 

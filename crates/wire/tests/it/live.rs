@@ -233,11 +233,11 @@ fn encoders() {
             r#"{"type":"subscribed","topic":"t","id":1,"epoch":"e","offset":3,"snapshot":[1],"recovered":true}"#,
         ),
         (
-            encoded(|o| push_unsubscribed("t", None, o)),
-            r#"{"type":"unsubscribed","topic":"t"}"#,
+            encoded(|o| push_unsubscribed("t", None, Some("forbidden"), o)),
+            r#"{"type":"unsubscribed","topic":"t","reason":"forbidden"}"#,
         ),
         (
-            encoded(|o| push_unsubscribed("t", Some("\"x\""), o)),
+            encoded(|o| push_unsubscribed("t", Some("\"x\""), None, o)),
             r#"{"type":"unsubscribed","topic":"t","id":"x"}"#,
         ),
         (

@@ -1,0 +1,326 @@
+//! Who may say what to whom, and in which order it takes effect.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
+
+use std::sync::Arc;
+
+use heartline::auth::{
+    AuthError, Authenticator, BoxFuture, Credentials, Identity, RoomPattern, UserKey,
+};
+use heartline::{Config, Gateway, GatewayBuilder, Json, Socket};
+use heartline_wire::{live, names, socketio};
+use support::{Client, config, start};
+
+mod support;
+
+/// Tokens are `USER` or `USER/ROOM,ROOM`: a user, and the rooms that it may join.
+struct Names;
+
+impl Authenticator for Names {
+    fn authenticate(&self, credentials: Credentials) -> BoxFuture<Result<Identity, AuthError>> {
+        let token = credentials.token.unwrap_or_default();
+        let (user, rooms) = match token.split_once('/') {
+            Some((user, rooms)) => (user, Some(rooms.split(',').map(RoomPattern::new).collect())),
+            None => (&*token, None),
+        };
+        let user = UserKey {
+            tenant_id: None,
+            user_id: user.into(),
+            user_type: None,
+        };
+        Box::pin(std::future::ready(Ok(Identity {
+            user: Some(Arc::new(user)),
+            rooms,
+            ..Identity::default()
+        })))
+    }
+}
+
+fn gateway() -> GatewayBuilder {
+    Gateway::builder(Config {
+        hello: true,
+        ..config()
+    })
+    .authenticator(Names)
+}
+
+async fn socketio(address: &str, token: &str) -> Client {
+    let mut client = Client::connect(address, &format!(r#"{{"token":"{token}"}}"#)).await;
+    client.hear("connection:success").await;
+    client
+}
+
+async fn live(address: &str, token: &str) -> Client {
+    let mut client = Client::live(address, &format!("?token={token}")).await;
+    client.hear("connection:success").await;
+    client
+}
+
+/// Nothing that has `part` in it has come by the time a question is answered.
+async fn hears_nothing_of(client: &mut Client, part: &str) {
+    client.send(r#"4277["heartbeat:response",{}]"#).await;
+    loop {
+        let message = client.next().await;
+        assert!(!message.contains(part), "{message}");
+        if message.starts_with("4377[") {
+            return;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_member_of_a_room_can_break_the_others_or_speak_as_the_gateway() {
+    let (_gateway, address) = start(gateway()).await;
+    let mut member = socketio(&address, "member").await;
+    member.send(r#"421["join","r"]"#).await;
+    member.hear("431[").await;
+    let mut bad = live(&address, "bad").await;
+    let mut also_bad = socketio(&address, "also-bad").await;
+    let long = "x".repeat(names::MAX_EVENT + 1);
+    let none = ["", &long];
+    let own = names::GATEWAY_EVENTS
+        .iter()
+        .chain(&["connection:replaced", "server:drain", "auth:error"])
+        .chain(&["session:resume", "presence:change"])
+        .chain(&socketio::RESERVED_EVENTS)
+        .chain(live::RESERVED_TYPES)
+        .chain(&none);
+    for name in own {
+        let frame =
+            format!(r#"{{"type":"publish","topic":"r","event":"{name}","data":"forged","id":1}}"#);
+        bad.send(&frame).await;
+        let answer = bad.hear(r#""id":1"#).await;
+        assert!(answer.contains("INVALID_EVENT"), "{name}: {answer}");
+        let packet = format!(r#"421["publish",{{"room":"r","event":"{name}","data":"forged"}}]"#);
+        also_bad.send(&packet).await;
+        let answer = also_bad.hear("431[").await;
+        assert!(answer.contains("INVALID_EVENT"), "{name}: {answer}");
+    }
+    hears_nothing_of(&mut member, "forged").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_has_a_bound_on_both_transports() {
+    let (_gateway, address) = start(gateway()).await;
+    let mut live = live(&address, "a").await;
+    let mut socketio = socketio(&address, "b").await;
+    for (length, answer) in [(256, r#""ok":true"#), (257, "INVALID_DATA")] {
+        let key = "k".repeat(length);
+        live.send(&format!(
+            r#"{{"type":"publish","topic":"r","event":"e","data":1,"key":"{key}","id":1}}"#
+        ))
+        .await;
+        assert!(live.hear(r#""id":1"#).await.contains(answer));
+        socketio
+            .send(&format!(
+                r#"421["publish",{{"room":"r","event":"e","data":1,"key":"{key}"}}]"#
+            ))
+            .await;
+        assert!(socketio.hear("431[").await.contains(answer));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_publishes_over_the_limit_by_far_is_closed_on_live_too() {
+    let mut config = config();
+    let root = config.namespaces.get_mut("/").unwrap();
+    root.limits.events = Some(heartline::config::Limit::per(1, 1));
+    let (_gateway, address) = start(Gateway::builder(config)).await;
+    let mut client = Client::live(&address, "").await;
+    let frame = r#"{"type":"publish","topic":"r","event":"e","data":1,"id":1}"#;
+    client.send_all(&[frame; 110]).await;
+    client.hear("RATE_LIMITED").await;
+    assert_eq!(client.close_code().await, 4429);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_app_that_handles_publish_itself_gets_the_same_from_both_transports() {
+    let builder = gateway().on(
+        "publish",
+        |Json(what): Json<serde_json::Value>| async move { Json(what) },
+    );
+    let (_gateway, address) = start(builder).await;
+    let mut live = live(&address, "a").await;
+    live.send(r#"{"type":"publish","topic":"a\"b","event":"e","data":{"x":1},"key":"k","id":1}"#)
+        .await;
+    assert_eq!(
+        live.hear(r#""id":1"#).await,
+        r#"{"type":"ack","id":1,"data":{"data":{"x":1},"event":"e","key":"k","room":"a\"b"}}"#
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_follows_a_join_finds_it_done() {
+    let (_gateway, address) =
+        start(gateway().on(
+            "enter",
+            |socket: Socket| async move { socket.join("own").await },
+        ))
+        .await;
+    for round in 0..30 {
+        let mut client = socketio(&address, &format!("s{round}")).await;
+        client
+            .send_all(&[
+                r#"421["join",{"room":"x"}]"#,
+                r#"422["publish",{"room":"x","event":"e","data":1}]"#,
+                r#"423["join:round","7"]"#,
+                r#"424["chat:send",{"room":"round:7","content":"hi"}]"#,
+                r#"425["enter"]"#,
+                r#"426["publish",{"room":"own","event":"e","data":2}]"#,
+                r#"427["leave",{"room":"x"}]"#,
+                r#"428["publish",{"room":"x","event":"e","data":3}]"#,
+            ])
+            .await;
+        let mut heard = Vec::new();
+        while heard
+            .last()
+            .is_none_or(|last: &String| !last.starts_with("438"))
+        {
+            heard.push(client.next().await);
+        }
+        let acks: Vec<&str> = heard
+            .iter()
+            .filter(|one| one.starts_with("43"))
+            .map(|one| &one[..3])
+            .collect();
+        assert_eq!(
+            acks,
+            ["431", "432", "433", "434", "435", "436", "437", "438"]
+        );
+        let told: Vec<&String> = heard
+            .iter()
+            .filter(|one| one.contains(r#"["e","#))
+            .collect();
+        assert_eq!(told, [r#"42["e",1]"#, r#"42["e",2]"#], "round {round}");
+        assert!(heard.iter().any(|one| one.contains("message:new")));
+
+        let mut client = live(&address, &format!("l{round}")).await;
+        client
+            .send_all(&[
+                r#"{"type":"emit","event":"join","data":"x","id":1}"#,
+                r#"{"type":"publish","topic":"x","event":"e","data":1,"id":2}"#,
+            ])
+            .await;
+        assert!(client.hear(r#""type":"ack""#).await.contains(r#""id":1"#));
+        assert!(client.hear(r#""type":"#).await.contains(r#""type":"e""#));
+        assert!(client.hear(r#""type":"#).await.contains(r#""id":2"#));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_socket_that_its_connect_handler_puts_into_a_room_is_there_at_its_first_event() {
+    let builder = gateway().on_connect(|socket: Socket| async move { socket.join("all").await });
+    let (_gateway, address) = start(builder).await;
+    for _ in 0..30 {
+        let mut client = Client::open(&address).await;
+        client
+            .send_all(&[
+                "40",
+                r#"421["publish",{"room":"all","event":"e","data":1}]"#,
+            ])
+            .await;
+        client.hear(r#"42["e",1]"#).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn writing_in_an_open_room_opens_no_conversation() {
+    let (_gateway, address) = start(gateway()).await;
+    let mut writer = socketio(&address, "writer").await;
+    let mut spy = socketio(&address, "spy/chat,42").await;
+    spy.send(r#"421["join","conversation:42"]"#).await;
+    assert!(spy.hear("431[").await.contains("FORBIDDEN"));
+    spy.send(r#"422["chat:send",{"room":"42","content":"hello"}]"#)
+        .await;
+    assert!(spy.hear("432[").await.contains(r#""ok":true"#));
+    spy.send(r#"423["chat:send",{"room":"conversation:42","content":"hello"}]"#)
+        .await;
+    assert!(spy.hear("433[").await.contains("INVALID_ROOM"));
+    writer
+        .send(r#"421["message:send",{"conversationId":"42","content":"a secret"}]"#)
+        .await;
+    assert!(writer.hear("431[").await.contains(r#""ok":true"#));
+    hears_nothing_of(&mut spy, "a secret").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_grant_that_is_gone_opens_nothing_more() {
+    let (_gateway, address) = start(gateway()).await;
+    let mut writer = socketio(&address, "writer").await;
+    let mut reader = socketio(&address, "reader/conversation:*,r,s").await;
+    let mut listener = live(&address, "listener/r,s").await;
+    reader
+        .send_all(&[
+            r#"421["join","conversation:1"]"#,
+            r#"422["join","r"]"#,
+            r#"423["join","s"]"#,
+        ])
+        .await;
+    assert!(reader.hear("433[").await.contains(r#""ok":true"#));
+    for topic in ["r", "s"] {
+        listener
+            .send(&format!(r#"{{"type":"subscribe","topic":"{topic}"}}"#))
+            .await;
+        listener.hear("subscribed").await;
+    }
+
+    // A member that is not in the room hears of what is said there.
+    reader.send(r#"424["leave","conversation:1"]"#).await;
+    reader.hear("434[").await;
+    let say = |content: &str| {
+        format!(r#"421["message:send",{{"conversationId":"1","content":"{content}"}}]"#)
+    };
+    writer.send(&say("before")).await;
+    assert!(reader.hear("message:notification").await.contains("before"));
+
+    reader
+        .send(r#"425["auth:refresh",{"token":"reader/s"}]"#)
+        .await;
+    assert_eq!(
+        reader.hear("room:left").await,
+        r#"42["room:left",{"room":"r","reason":"forbidden"}]"#
+    );
+    reader.hear("435[").await;
+    listener
+        .send(r#"{"type":"auth","token":"listener/s","id":9}"#)
+        .await;
+    assert_eq!(
+        listener.hear("unsubscribed").await,
+        r#"{"type":"unsubscribed","topic":"r","reason":"forbidden"}"#
+    );
+    writer
+        .send_all(&[
+            &say("after"),
+            r#"422["publish",{"room":"r","event":"e","data":"after"}]"#,
+            r#"423["publish",{"room":"s","event":"e","data":"still"}]"#,
+        ])
+        .await;
+    for client in [&mut reader, &mut listener] {
+        loop {
+            let message = client.next().await;
+            assert!(!message.contains("after"), "{message}");
+            if message.contains("still") {
+                break;
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_same_temp_id_in_another_conversation_is_another_message() {
+    let (_gateway, address) = start(gateway()).await;
+    let mut client = socketio(&address, "writer").await;
+    let mut ids = Vec::new();
+    for conversation in [1, 2, 1] {
+        client
+            .send(&format!(
+                r#"421["message:send",{{"conversationId":"{conversation}","content":"{conversation}","tempId":"t"}}]"#
+            ))
+            .await;
+        let ack = client.hear("431[").await;
+        let at = ack.find(r#""id":""#).unwrap() + 6;
+        ids.push(ack[at..].split('"').next().unwrap().to_owned());
+    }
+    assert_ne!(ids[0], ids[1]);
+    assert_eq!(ids[0], ids[2]);
+}
