@@ -1,11 +1,11 @@
 // What a client says takes effect in the order in which it was said, on polling too.
 import assert from "node:assert/strict";
 import { after, before, describe, it } from "node:test";
-import { Node } from "./lib/server.js";
+import { serve } from "./lib/server.js";
 
 describe("events of one polling client", () => {
   let node;
-  before(async () => (node = await Node.start()));
+  before(async () => (node = await serve({ "auth.mode": "optional" })));
   after(() => node.stop());
 
   it("find the join before them done, though one request brought both", async () => {
