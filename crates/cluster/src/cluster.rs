@@ -48,13 +48,13 @@ pub struct Settings {
 
 /// This node's table of sockets as the member sees it.
 struct Table {
-    node: OnceLock<Node>,
+    node: OnceLock<Arc<dyn Node>>,
     presence: Presence,
 }
 
 impl Table {
     fn now(&self) -> Millis {
-        self.node.get().map_or(0, Node::unix_millis)
+        self.node.get().map_or(0, |node| node.unix_millis())
     }
 
     fn entry(
@@ -142,7 +142,7 @@ impl Local for Table {
     fn oust(&self, loser: &Loser) {
         if let (Some(node), Some(socket)) = (self.node.get(), SocketAddress::parse(&loser.socket)) {
             let device = Some(&loser.device).filter(|device| !device.is_empty());
-            node.oust(socket, reason(loser.why), device.cloned(), &loser.node);
+            node.replace(socket, reason(loser.why), device.cloned(), &loser.node);
         }
     }
 
@@ -150,7 +150,7 @@ impl Local for Table {
         let Some(node) = self.node.get() else {
             return;
         };
-        node.announce(edges.iter().filter_map(|edge| {
+        let known = edges.iter().filter_map(|edge| {
             Some(Edge {
                 user: Arc::new(names::user_key(&edge.who)?),
                 online: edge.online,
@@ -159,7 +159,8 @@ impl Local for Table {
                 rooms: places(&edge.rooms),
                 others: edge.others.as_deref().map(places),
             })
-        }));
+        });
+        node.announce(known.collect());
     }
 }
 
@@ -316,7 +317,7 @@ impl Cluster {
 }
 
 impl Backplane for Cluster {
-    fn attach(&self, node: Node) {
+    fn attach(&self, node: Arc<dyn Node>) {
         let _ = self.member.local().node.set(node.clone());
         let parts = self
             .parts

@@ -7,13 +7,23 @@
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
+use hashbrown::HashMap;
 use tokio::sync::Notify;
 
-use crate::presence::Edge;
-use crate::shared::Shared;
+use crate::auth::UserKey;
+use crate::config::Announce;
+use crate::engine::shard::Post;
+use crate::fanout::Fanout;
+use crate::namespaces::NamespaceId;
+use crate::op::Op;
+use crate::presence::{Edge, Place};
+use crate::publication::{Message, Publication};
+use crate::rooms::{Room, RoomRef};
 
 /// How long changes are gathered after some have left.
 const WINDOW: Duration = Duration::from_millis(50);
+/// Changes of presence in one write: a bound on what a client has to take at once.
+const MAX_EDGES_PER_WRITE: usize = 256;
 
 /// Changes that wait to be told.
 #[derive(Default)]
@@ -38,17 +48,111 @@ impl Announcer {
 }
 
 /// Tells until it is aborted, or the gateway has gone.
-pub(crate) async fn run(announcer: Arc<Announcer>, shared: Weak<Shared>) {
+pub(crate) async fn run(announcer: Arc<Announcer>, fanout: Weak<Fanout>) {
     loop {
         let edges = announcer.take();
         if edges.is_empty() {
             announcer.work.notified().await;
             continue;
         }
-        match shared.upgrade() {
-            Some(shared) => shared.announce(&edges),
+        match fanout.upgrade() {
+            Some(fanout) => announce(&fanout, &edges),
             None => return,
         }
         tokio::time::sleep(WINDOW).await;
+    }
+}
+
+fn edge_message(user: &UserKey, online: bool, at: u64) -> Message {
+    let data = serde_json::json!({
+        "userId": &*user.user_id,
+        "userType": user.user_type.as_deref(),
+        "at": at,
+    });
+    let event = if online {
+        "user:online"
+    } else {
+        "user:offline"
+    };
+    Message::new(event, &data.to_string())
+}
+
+/// Tells those here who are to know of changes of presence: everybody but the
+/// user's own sockets.
+fn announce(fanout: &Fanout, edges: &[Edge]) {
+    let mut tenants: HashMap<Option<&Arc<str>>, Vec<&Edge>> = HashMap::new();
+    for edge in edges.iter().filter(|edge| edge.others.is_none()) {
+        let tenant = edge.user.tenant_id.as_ref();
+        tenants.entry(tenant).or_default().push(edge);
+    }
+    for (id, namespace) in fanout.namespaces.iter() {
+        match namespace.config.announce {
+            Announce::Namespace => {
+                for (tenant, edges) in &tenants {
+                    for edges in edges.chunks(MAX_EDGES_PER_WRITE) {
+                        announce_some(fanout, id, &namespace.name, *tenant, edges);
+                    }
+                }
+            }
+            Announce::Rooms => {
+                for edge in edges {
+                    announce_around(fanout, id, &namespace.name, edge);
+                }
+            }
+            Announce::Off => {}
+        }
+    }
+}
+
+fn announce_some(
+    fanout: &Fanout,
+    namespace: NamespaceId,
+    name: &Arc<str>,
+    tenant: Option<&Arc<str>>,
+    edges: &[&Edge],
+) {
+    let messages = edges
+        .iter()
+        .map(|edge| edge_message(&edge.user, edge.online, edge.at))
+        .collect();
+    let publication = Arc::new(Publication::of_many(name.clone(), messages));
+    let about: Arc<[Arc<UserKey>]> = edges.iter().map(|edge| edge.user.clone()).collect();
+    for door in &fanout.doors {
+        door.push(Post::App(Op::Broadcast {
+            namespace,
+            tenant: tenant.cloned(),
+            publication: publication.clone(),
+            about: Some(about.clone()),
+        }));
+    }
+}
+
+/// Tells the members of the rooms that a change concerns.
+fn announce_around(fanout: &Fanout, namespace: NamespaceId, name: &Arc<str>, edge: &Edge) {
+    let find = |places: &[Place]| -> Vec<Arc<Room>> {
+        let here = places.iter().filter(|place| place.namespace == *name);
+        here.filter_map(|place| {
+            fanout.rooms.find(&RoomRef {
+                namespace,
+                tenant: edge.user.tenant_id.as_deref(),
+                name: &place.room,
+            })
+        })
+        .collect()
+    };
+    let rooms = find(&edge.rooms);
+    if rooms.is_empty() {
+        return;
+    }
+    let except = edge.others.as_deref().map(find).unwrap_or_default();
+    let message = edge_message(&edge.user, edge.online, edge.at);
+    let publication = Arc::new(Publication::new(name.clone(), message, None, None, None));
+    for door in &fanout.doors {
+        door.push(Post::App(Op::DeliverAround {
+            user: edge.user.clone(),
+            rooms: rooms.clone(),
+            except: except.clone(),
+            publication: publication.clone(),
+        }));
     }
 }

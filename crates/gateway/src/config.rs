@@ -244,6 +244,14 @@ impl Limit {
             window: Duration::from_secs(seconds),
         }
     }
+
+    /// Whether so many refusals in a row are over the limit by far: the connection is
+    /// closed then. Ten times the count, and at least 100, so that a client which only
+    /// retries eagerly is not thrown out.
+    pub const fn is_far_over(&self, refused: u32) -> bool {
+        let far = self.count.saturating_mul(10);
+        refused >= if far > 100 { far } else { 100 }
+    }
 }
 
 /// The limit on new connections per address.

@@ -111,7 +111,7 @@ impl Default for Options {
 /// without effect once the connection is over.
 #[derive(Clone)]
 pub struct Connection {
-    door: Door<Relay>,
+    door: Door<Order>,
     id: ConnId,
     secret: [u8; 12],
     remote: IpAddr,
@@ -168,7 +168,7 @@ fn call(handler: impl FnOnce()) {
 /// Brings a shard's connections to the handler.
 struct Relay {
     handler: Arc<dyn Handler>,
-    door: Door<Relay>,
+    door: Door<Order>,
     connections: Vec<Option<Connection>>,
 }
 
@@ -247,7 +247,7 @@ impl App for Relay {
 
 /// An Engine.IO endpoint.
 pub struct Server {
-    front: Arc<Front<Relay>>,
+    front: Arc<Front<Order>>,
     draining: watch::Sender<bool>,
 }
 

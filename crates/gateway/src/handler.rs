@@ -18,9 +18,7 @@
 //! is the acknowledgement, if the client asked for one. A handler must not
 //! block its thread: the thread is shared with many connections.
 
-use std::borrow::Cow;
 use std::cell::OnceCell;
-use std::fmt;
 use std::future::Future;
 
 use bytes::Bytes;
@@ -29,7 +27,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::engine::tasks::Work;
-use crate::hub::Op;
+use crate::event::{Args, EventError};
+use crate::op::Op;
 use crate::publication::AckId;
 use crate::socket::Socket;
 
@@ -140,34 +139,6 @@ impl<T: DeserializeOwned> FromEvent for Json<T> {
     }
 }
 
-/// All arguments as they came, binary attachments included.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Args {
-    pub(crate) json: String,
-    pub(crate) attachments: Vec<Bytes>,
-}
-
-impl Args {
-    /// The arguments as the inside of a JSON array; an attachment is
-    /// `{"_placeholder":true,"num":N}`.
-    pub fn json(&self) -> &str {
-        &self.json
-    }
-
-    /// The binary attachments.
-    pub fn attachments(&self) -> &[Bytes] {
-        &self.attachments
-    }
-
-    /// One argument.
-    pub fn one<T: Serialize + ?Sized>(value: &T) -> Result<Args, EventError> {
-        Ok(Args {
-            json: to_json(value)?,
-            attachments: Vec::new(),
-        })
-    }
-}
-
 impl FromEvent for Args {
     fn from_event(event: &Event<'_>) -> Result<Self, EventError> {
         Ok(Args {
@@ -186,65 +157,6 @@ impl FromEvent for EventName {
         Ok(EventName(event.name.to_owned()))
     }
 }
-
-/// Why an event was refused. It becomes the acknowledgement
-/// `{ ok: false, error, code }`, or, where none was asked for, the event
-/// `message:error` (live: an `error` frame).
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct EventError {
-    ok: bool,
-    pub(crate) error: Cow<'static, str>,
-    pub(crate) code: Cow<'static, str>,
-    #[serde(rename = "retryAfterMs", skip_serializing_if = "Option::is_none")]
-    pub(crate) retry_after_ms: Option<u64>,
-    #[serde(rename = "tempId", skip_serializing_if = "Option::is_none")]
-    pub(crate) temp_id: Option<String>,
-    /// The `message:error` goes out even if an acknowledgement does.
-    #[serde(skip)]
-    pub(crate) announced: bool,
-}
-
-impl EventError {
-    /// An error with one of the app's codes (`NOT_FOUND`) and a sentence.
-    pub fn new(code: impl Into<Cow<'static, str>>, error: impl Into<Cow<'static, str>>) -> Self {
-        EventError {
-            ok: false,
-            error: error.into(),
-            code: code.into(),
-            retry_after_ms: None,
-            temp_id: None,
-            announced: false,
-        }
-    }
-
-    /// The event's data is not what its handler takes.
-    pub(crate) fn misfit(error: serde_json::Error) -> Self {
-        EventError::new(
-            "INVALID_DATA",
-            format!("The event's data does not fit: {error}"),
-        )
-    }
-
-    /// Over a limit; the wait is in microseconds.
-    pub(crate) fn rate_limited(wait: u64) -> Self {
-        let mut error = EventError::new("RATE_LIMITED", "Rate limit exceeded. Please slow down.");
-        error.retry_after_ms = Some(wait.div_ceil(1000));
-        error
-    }
-
-    /// The code.
-    pub fn code(&self) -> &str {
-        &self.code
-    }
-}
-
-impl fmt::Display for EventError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} ({})", self.error, self.code)
-    }
-}
-
-impl std::error::Error for EventError {}
 
 /// What a handler's return value is on the wire.
 pub trait IntoReply {
@@ -274,11 +186,6 @@ impl<T: IntoReply> IntoReply for Result<T, EventError> {
     fn into_reply(self) -> Result<Args, EventError> {
         self?.into_reply()
     }
-}
-
-pub(crate) fn to_json<T: Serialize + ?Sized>(value: &T) -> Result<String, EventError> {
-    serde_json::to_string(value)
-        .map_err(|error| EventError::new("INTERNAL", format!("the value is no JSON: {error}")))
 }
 
 /// Sends a handler's answer, whatever becomes of the handler.

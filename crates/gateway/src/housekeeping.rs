@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
-use crate::hub::Op;
+use crate::op::{Op, Query};
 use crate::shared::Shared;
 
 /// How often graces are looked at while any runs, and limiters otherwise.
@@ -23,7 +23,7 @@ pub(crate) async fn run(shared: Arc<Shared>) {
         loop {
             let now = shared_in_graces.clock.now();
             let at = shared_in_graces.clock.unix_millis(now);
-            shared_in_graces.backplane.local().expire(now, at);
+            shared_in_graces.fanout.backplane.local().expire(now, at);
             tokio::time::sleep(PULSE.min(shared_in_graces.config.offline_grace)).await;
         }
     };
@@ -32,8 +32,7 @@ pub(crate) async fn run(shared: Arc<Shared>) {
         loop {
             tokio::time::sleep(FORGET).await;
             let now = shared_in_limits.clock.now();
-            shared_in_limits.messages.forget_idle(now);
-            shared_in_limits.connects.forget_idle(now);
+            shared_in_limits.limits.forget_idle(now);
         }
     };
     let sweeps = async move {
@@ -51,14 +50,9 @@ pub(crate) async fn run(shared: Arc<Shared>) {
 /// Sweeps all shards; how many entries were removed.
 pub(crate) async fn sweep(shared: &Arc<Shared>) -> usize {
     let mut answers = Vec::new();
-    for shard in 0..shared.shards() {
+    for shard in 0..shared.fanout.shards() {
         let (reply, answer) = oneshot::channel();
-        shared.post(
-            shard,
-            Op::Ask(Box::new(move |hub, engine| {
-                let _ = reply.send(hub.sweep(engine));
-            })),
-        );
+        shared.fanout.post(shard, Op::Query(Query::Sweep { reply }));
         answers.push(answer);
     }
     let mut removed = 0;

@@ -16,7 +16,7 @@ use prometheus_client::registry::Registry;
 use crate::backplane::ClusterStatus;
 use crate::engine::Stats;
 use crate::engine::conn::TransportName;
-use crate::publication::NsId;
+use crate::namespaces::NamespaceId;
 use crate::reason::Reason;
 
 /// A number that one thread writes and any may read.
@@ -111,8 +111,8 @@ impl ShardMetrics {
         }
     }
 
-    pub(crate) fn connections(&self, transport: TransportName, namespace: NsId) -> &Count {
-        &self.connections[usize::from(namespace)][transport as usize]
+    pub(crate) fn connections(&self, transport: TransportName, namespace: NamespaceId) -> &Count {
+        &self.connections[usize::from(namespace.0)][transport as usize]
     }
 
     pub(crate) fn disconnects(&self, reason: Reason) -> &Count {
@@ -163,8 +163,6 @@ pub(crate) struct Metrics {
     pub(crate) shards: Vec<Arc<ShardMetrics>>,
     namespaces: Vec<Arc<str>>,
     rtt: Histogram,
-    pub(crate) limited_messages: AtomicU64,
-    pub(crate) limited_connects: AtomicU64,
 }
 
 impl Metrics {
@@ -178,8 +176,6 @@ impl Metrics {
                 .collect(),
             namespaces,
             rtt,
-            limited_messages: AtomicU64::new(0),
-            limited_connects: AtomicU64::new(0),
         }
     }
 

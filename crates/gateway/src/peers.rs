@@ -1,4 +1,5 @@
-//! What nodes of a cluster ask each other, one question a request.
+//! What nodes of a cluster ask each other, one question a request, each with the type of
+//! its answer.
 
 use std::time::Duration;
 
@@ -15,45 +16,118 @@ use serde::{Deserialize, Serialize};
 use crate::backplane::Peer;
 use crate::engine::forward::{PROOF, connector};
 use crate::engine::nodes::ASK;
-use crate::entries::SocketFilter;
-use crate::gateway::Gateway;
+use crate::entries::{NodeEntry, Page, RoomEntry, SocketEntry, SocketFilter};
 
-/// How long an answer may take.
-const PATIENCE: Duration = Duration::from_secs(3);
+/// How long an answer may take, besides what the question itself waits for.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// A question to one node, about what is there.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub(crate) enum Question {
+pub(crate) trait Asked: Clone + Into<Question> + Send + Sync + 'static {
+    /// What it is answered with.
+    type Answer: Serialize + DeserializeOwned + Send + 'static;
+
+    /// How long the answer waits for something besides the node.
+    fn extra_time(&self) -> Duration {
+        Duration::ZERO
+    }
+}
+
+macro_rules! questions {
+    ($($(#[$doc:meta])* $name:ident { $($field:ident: $type:ty),* $(,)? })*) => {
+        $(
+            $(#[$doc])*
+            #[derive(Debug, Clone, Serialize, Deserialize)]
+            pub(crate) struct $name {
+                $(pub(crate) $field: $type,)*
+            }
+
+            impl From<$name> for Question {
+                fn from(asked: $name) -> Question {
+                    Question::$name(asked)
+                }
+            }
+        )*
+
+        /// All questions, as they travel.
+        #[derive(Debug, Clone, Serialize, Deserialize)]
+        pub(crate) enum Question {
+            $($name($name),)*
+        }
+    };
+}
+
+questions! {
+    /// Sockets that fit a filter, a page of them.
     Connections {
         filter: SocketFilter,
         cursor: Option<String>,
         limit: usize,
-    },
+    }
+    /// One socket.
     Connection {
         socket_id: String,
-    },
+    }
+    /// End a socket.
     Disconnect {
         socket_id: String,
-    },
+    }
+    /// Give an event to a socket, and wait so many milliseconds for an acknowledgement.
     Emit {
         socket_id: String,
         event: String,
         data: String,
-        /// Wait so many milliseconds for an acknowledgement.
         ack_within: Option<u64>,
-    },
+    }
+    /// Rooms in the order of their names, a page of them.
     Rooms {
         namespace: Option<String>,
         tenant: Option<String>,
         cursor: Option<String>,
         limit: usize,
-    },
+    }
+    /// How many members a room has.
     Members {
         namespace: String,
         tenant: Option<String>,
         room: String,
-    },
-    Node,
+    }
+    /// The node itself.
+    AboutNode {}
+}
+
+impl Asked for Connections {
+    /// `None`: the cursor is not one that the node gave out.
+    type Answer = Option<Page<SocketEntry>>;
+}
+
+impl Asked for Connection {
+    type Answer = Option<SocketEntry>;
+}
+
+impl Asked for Disconnect {
+    /// Whether it was there.
+    type Answer = bool;
+}
+
+impl Asked for Emit {
+    type Answer = Emitted;
+
+    fn extra_time(&self) -> Duration {
+        Duration::from_millis(self.ack_within.unwrap_or(0))
+    }
+}
+
+impl Asked for Rooms {
+    /// `None`: the cursor is not one that a node gave out.
+    type Answer = Option<Page<RoomEntry>>;
+}
+
+impl Asked for Members {
+    type Answer = usize;
+}
+
+impl Asked for AboutNode {
+    type Answer = NodeEntry;
 }
 
 /// A node did not answer.
@@ -76,14 +150,11 @@ impl Peers {
     }
 
     /// A node's answer.
-    pub(crate) async fn ask<T: DeserializeOwned>(
-        &self,
-        peer: &Peer,
-        question: &Question,
-        extra: Duration,
-    ) -> Result<T, Silent> {
-        let asked = async {
-            let body = serde_json::to_vec(question).map_err(|error| error.to_string())?;
+    pub(crate) async fn ask<Q: Asked>(&self, peer: &Peer, asked: Q) -> Result<Q::Answer, Silent> {
+        let time = ANSWER_TIMEOUT + asked.extra_time();
+        let exchange = async {
+            let question: Question = asked.into();
+            let body = serde_json::to_vec(&question).map_err(|error| error.to_string())?;
             let proof = HeaderValue::from_str(&peer.secret).map_err(|error| error.to_string())?;
             let request = Request::post(format!("http://{}{ASK}", peer.address))
                 .header(PROOF, proof)
@@ -98,61 +169,12 @@ impl Peers {
             let body = body.map_err(|error| error.to_string())?.to_bytes();
             serde_json::from_slice(&body).map_err(|error| error.to_string())
         };
-        let answered = tokio::time::timeout(PATIENCE + extra, asked);
-        let answered = answered
-            .await
-            .unwrap_or_else(|_| Err("it did not answer in time".into()));
+        let answered = tokio::time::timeout(time, exchange).await;
+        let answered = answered.unwrap_or_else(|_| Err("it did not answer in time".into()));
         answered.map_err(|error| {
             tracing::warn!(node_id = %peer.node_id, error, "another node could not be asked");
             Silent
         })
-    }
-}
-
-/// Answers another node.
-pub(crate) async fn answer(gateway: Gateway, question: Bytes) -> Vec<u8> {
-    fn write<T: Serialize>(answer: &T) -> Vec<u8> {
-        serde_json::to_vec(answer).unwrap_or_default()
-    }
-    let Ok(question) = serde_json::from_slice(&question) else {
-        return Vec::new();
-    };
-    match question {
-        Question::Connections {
-            filter,
-            cursor,
-            limit,
-        } => write(&gateway.connections_here(filter, cursor, limit).await.ok()),
-        Question::Connection { socket_id } => write(&gateway.connection_here(&socket_id).await),
-        Question::Disconnect { socket_id } => write(&gateway.disconnect_here(&socket_id).await),
-        Question::Emit {
-            socket_id,
-            event,
-            data,
-            ack_within,
-        } => {
-            let ack_within = ack_within.map(Duration::from_millis);
-            let emitted = gateway.emit_here(&socket_id, &event, &data, ack_within);
-            write(&emitted.await)
-        }
-        Question::Rooms {
-            namespace,
-            tenant,
-            cursor,
-            limit,
-        } => {
-            let rooms = gateway.rooms_here(namespace.as_deref(), tenant.as_deref(), cursor, limit);
-            write(&rooms.await.ok())
-        }
-        Question::Members {
-            namespace,
-            tenant,
-            room,
-        } => {
-            let members = gateway.members_here(&namespace, tenant.as_deref(), &room);
-            write(&members.await)
-        }
-        Question::Node => write(&gateway.node_here()),
     }
 }
 

@@ -19,10 +19,10 @@ use hashbrown::{DefaultHashBuilder, Equivalent, HashMap};
 
 use crate::auth::UserKey;
 use crate::config::{DevicePolicy, OnExcess};
-use crate::engine::id::Name;
+use crate::engine::id::{ConnId, Name};
 use crate::engine::wheel::Micros;
 use crate::entries::UserPresence;
-use crate::publication::NsId;
+use crate::namespaces::NamespaceId;
 pub use scope::Place;
 use scope::Scope;
 
@@ -58,8 +58,17 @@ pub type EdgeSink = Box<dyn Fn(&Edge) + Send + Sync>;
 pub struct SocketAddress(pub(crate) Name);
 
 impl SocketAddress {
-    pub(crate) fn namespace(&self) -> NsId {
-        self.0.part
+    /// The socket of a connection in a namespace.
+    pub(crate) fn new(conn: ConnId, namespace: NamespaceId, secret: [u8; 12]) -> Self {
+        SocketAddress(Name {
+            conn,
+            part: namespace.0,
+            secret,
+        })
+    }
+
+    pub(crate) fn namespace(&self) -> NamespaceId {
+        NamespaceId(self.0.part)
     }
 
     /// The socket's id.

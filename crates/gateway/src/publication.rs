@@ -10,9 +10,6 @@ use heartline_wire::{json, live, msgpack, socketio, ws};
 use crate::engine::frames::Frames;
 use crate::engine::outbound::ConflationKey;
 
-/// Number of a namespace in the gateway's list.
-pub(crate) type NsId = u16;
-
 /// How a connection's messages are encoded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Form {

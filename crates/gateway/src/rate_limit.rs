@@ -62,14 +62,16 @@ pub(crate) struct KeyedLimiter<K> {
     hasher: DefaultHashBuilder,
 }
 
-impl<K: Hash + Eq> KeyedLimiter<K> {
-    pub(crate) fn new() -> Self {
+impl<K> Default for KeyedLimiter<K> {
+    fn default() -> Self {
         KeyedLimiter {
             parts: (0..PARTS).map(|_| Mutex::default()).collect(),
             hasher: DefaultHashBuilder::default(),
         }
     }
+}
 
+impl<K: Hash + Eq> KeyedLimiter<K> {
     /// Whether one more may happen for `key` at `now`. A refusal is not counted
     /// as an event.
     pub(crate) fn take(&self, key: K, limit: Limit, now: Micros) -> Verdict {
@@ -157,7 +159,7 @@ mod tests {
 
     #[test]
     fn the_eleventh_in_ten_seconds_is_refused_and_told_when() {
-        let limiter = KeyedLimiter::new();
+        let limiter = KeyedLimiter::default();
         for i in 0..10 {
             assert_eq!(limiter.take("u", TEN, i * SECOND / 2), Verdict::Allowed);
         }
@@ -175,7 +177,7 @@ mod tests {
 
     #[test]
     fn a_thousand_idle_keys_are_forgotten() {
-        let limiter = KeyedLimiter::new();
+        let limiter = KeyedLimiter::default();
         for key in 0..1000 {
             limiter.take(key, TEN, 0);
         }
@@ -186,7 +188,7 @@ mod tests {
 
     #[test]
     fn the_number_of_keys_is_bounded() {
-        let limiter = KeyedLimiter::new();
+        let limiter = KeyedLimiter::default();
         for key in 0..(PARTS * KEYS_PER_PART * 2) {
             limiter.take(key, TEN, key as Micros % 1000);
         }
@@ -196,7 +198,7 @@ mod tests {
     proptest! {
         #[test]
         fn no_window_ever_holds_more_than_count(gaps in prop::collection::vec(0u64..3_000_000, 1..200)) {
-            let limiter = KeyedLimiter::new();
+            let limiter = KeyedLimiter::default();
             let mut now = 0;
             let mut allowed: Vec<Micros> = Vec::new();
             for gap in gaps {

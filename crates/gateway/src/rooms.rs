@@ -14,7 +14,7 @@ use hashbrown::{DefaultHashBuilder, Equivalent, HashMap};
 
 use crate::auth::{Identity, RoomPattern};
 use crate::backplane::Subscription;
-use crate::publication::NsId;
+use crate::namespaces::NamespaceId;
 
 /// Longest room name, bytes.
 pub(crate) const MAX_NAME: usize = 256;
@@ -26,14 +26,14 @@ const NONE: u32 = u32::MAX;
 /// A room's name within its tenant and namespace.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct RoomKey {
-    pub(crate) namespace: NsId,
+    pub(crate) namespace: NamespaceId,
     pub(crate) tenant: Option<Arc<str>>,
     pub(crate) name: Arc<str>,
 }
 
 /// The same, borrowed, for looking up.
 pub(crate) struct RoomRef<'a> {
-    pub(crate) namespace: NsId,
+    pub(crate) namespace: NamespaceId,
     pub(crate) tenant: Option<&'a str>,
     pub(crate) name: &'a str,
 }
@@ -265,7 +265,7 @@ impl LocalRooms {
     /// twice changes nothing.
     pub(crate) fn join(
         &mut self,
-        namespace: NsId,
+        namespace: NamespaceId,
         tenant: Option<&Arc<str>>,
         name: &str,
         slot: u32,
@@ -487,9 +487,9 @@ mod tests {
         let directory = Arc::new(RoomDirectory::new(1));
         let mut rooms = LocalRooms::new(directory.clone(), 0);
         let (mut a, mut b) = (Vec::new(), Vec::new());
-        rooms.join(0, None, "r", 1, &mut a);
-        rooms.join(0, None, "r", 2, &mut b);
-        rooms.join(0, None, "r", 2, &mut b);
+        rooms.join(NamespaceId::ROOT, None, "r", 1, &mut a);
+        rooms.join(NamespaceId::ROOT, None, "r", 2, &mut b);
+        rooms.join(NamespaceId::ROOT, None, "r", 2, &mut b);
         assert_eq!((directory.len(), b.len()), (1, 1));
         rooms.leave(a[0], |slot, from, to| {
             assert_eq!((slot, from), (2, b[0]));
@@ -504,9 +504,9 @@ mod tests {
         let directory = Arc::new(RoomDirectory::new(1));
         let mut rooms = LocalRooms::new(directory.clone(), 0);
         let tenant: Arc<str> = "t".into();
-        rooms.join(0, None, "r", 1, &mut Vec::new());
-        rooms.join(0, Some(&tenant), "r", 2, &mut Vec::new());
-        rooms.join(1, None, "r", 3, &mut Vec::new());
+        rooms.join(NamespaceId::ROOT, None, "r", 1, &mut Vec::new());
+        rooms.join(NamespaceId::ROOT, Some(&tenant), "r", 2, &mut Vec::new());
+        rooms.join(NamespaceId(1), None, "r", 3, &mut Vec::new());
         assert_eq!(directory.len(), 3);
     }
 
@@ -514,21 +514,36 @@ mod tests {
     fn a_joiner_learns_the_offset_its_shard_has_reached() {
         let directory = Arc::new(RoomDirectory::new(1));
         let mut rooms = LocalRooms::new(directory.clone(), 0);
-        assert_eq!(rooms.join(0, None, "r", 1, &mut Vec::new()).offset, 0);
+        assert_eq!(
+            rooms
+                .join(NamespaceId::ROOT, None, "r", 1, &mut Vec::new())
+                .offset,
+            0
+        );
         let room = directory
             .find(&RoomRef {
-                namespace: 0,
+                namespace: NamespaceId::ROOT,
                 tenant: None,
                 name: "r",
             })
             .unwrap();
         let offset = room.publish(|offset| offset, |_, _| {});
         // Published, but still in the mailbox: the joiner will get it.
-        assert_eq!(rooms.join(0, None, "r", 2, &mut Vec::new()).offset, 0);
+        assert_eq!(
+            rooms
+                .join(NamespaceId::ROOT, None, "r", 2, &mut Vec::new())
+                .offset,
+            0
+        );
         let members = rooms.deliver(&room, offset).unwrap();
         assert_eq!(members, [1, 2]);
         rooms.restore(&room, members);
-        assert_eq!(rooms.join(0, None, "r", 3, &mut Vec::new()).offset, 1);
+        assert_eq!(
+            rooms
+                .join(NamespaceId::ROOT, None, "r", 3, &mut Vec::new())
+                .offset,
+            1
+        );
     }
 
     #[test]
@@ -563,7 +578,7 @@ mod tests {
             for (slot, room, join) in ops {
                 let name = ["a", "b", "c", "d"][room];
                 if join {
-                    rooms.join(0, None, name, slot, &mut sockets[slot as usize]);
+                    rooms.join(NamespaceId::ROOT, None, name, slot, &mut sockets[slot as usize]);
                     model.insert((name, slot));
                 } else if model.remove(&(name, slot)) {
                     let index = sockets[slot as usize].iter()

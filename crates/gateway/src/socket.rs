@@ -9,13 +9,14 @@ use serde::Serialize;
 use tokio::sync::oneshot;
 
 use crate::auth::Identity;
-use crate::handler::{Args, EventError, to_json};
-use crate::hub::{Op, OwnShared};
+use crate::event::{Args, EventError, to_json};
 use crate::in_order;
+use crate::op::Op;
 use crate::presence::SocketAddress;
 use crate::publication::Message;
 use crate::reason::Reason;
 use crate::rooms::{self, RoomError};
+use crate::shared::OwnShared;
 
 /// One client's place in one namespace.
 ///
@@ -38,12 +39,6 @@ impl std::fmt::Debug for Socket {
     }
 }
 
-impl From<RoomError> for EventError {
-    fn from(error: RoomError) -> Self {
-        EventError::new(error.code(), error.message())
-    }
-}
-
 fn gone() -> EventError {
     EventError::new("DISCONNECTED", "The socket is gone")
 }
@@ -56,7 +51,12 @@ impl Socket {
 
     /// The namespace's name.
     pub fn namespace(&self) -> &str {
-        &self.shared.namespaces[usize::from(self.address.namespace())].name
+        &self
+            .shared
+            .fanout
+            .namespaces
+            .get(self.address.namespace())
+            .name
     }
 
     /// Whose it is, as of when this handle was made.
@@ -74,7 +74,7 @@ impl Socket {
     }
 
     pub(crate) fn post(&self, op: Op) {
-        self.shared.post(self.address.0.conn.shard, op);
+        self.shared.fanout.post(self.address.0.conn.shard, op);
     }
 
     /// The same for a change of the socket's rooms, which the client's next event is to
@@ -222,6 +222,7 @@ impl Socket {
         let tenant = self.identity.tenant_id().map(|tenant| &**tenant);
         Ok(self
             .shared
+            .fanout
             .publish_to_room(self.address.namespace(), tenant, room, message, key))
     }
 

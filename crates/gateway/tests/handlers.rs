@@ -119,7 +119,7 @@ async fn a_handler_that_panics_outside_of_its_future_costs_its_own_event_only() 
 struct Broken(OnceLock<Presence>);
 
 impl Backplane for Broken {
-    fn attach(&self, _: Node) {
+    fn attach(&self, _: Arc<dyn Node>) {
         let _ = self.0.set(Presence::of_one_node_of_many());
     }
     fn connect(&self, newcomer: Newcomer) -> BoxFuture<Result<Admitted, DeviceLimitReached>> {

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::auth::Credentials;
-use crate::handler::{EventError, Json};
-use crate::hub::Op;
+use crate::event::EventError;
+use crate::handler::Json;
+use crate::op::Op;
 use crate::socket::Socket;
 
 #[derive(Debug, Deserialize)]

@@ -5,12 +5,14 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::auth::UserKey;
-use crate::handler::{Event, EventError, FromEvent, Json, to_json};
-use crate::hub::{FAR_OVER, FAR_OVER_AT_LEAST, Op};
+use crate::event::{EventError, to_json};
+use crate::fanout::ToUser;
+use crate::handler::{Event, FromEvent, Json};
+use crate::limits::{OverLimit, Sender};
+use crate::op::Op;
 use crate::publication::Message;
 use crate::reason::Reason;
 use crate::rooms;
-use crate::shared::ToUser;
 use crate::socket::Socket;
 use crate::store::{Channel, NewMessage, StoredMessage};
 
@@ -132,22 +134,9 @@ fn refusals(temp_id: Option<String>) -> Refuse {
 
 /// The sender, if it may send one more message now.
 fn allowed(socket: &Socket, refuse: &Refuse) -> Result<Arc<UserKey>, EventError> {
-    if let Err((retry_after_ms, refused)) = socket.shared.take_message(socket) {
-        let namespace = usize::from(socket.address().namespace());
-        let count = socket.shared.namespaces[namespace]
-            .config
-            .limits
-            .messages
-            .map_or(0, |limit| limit.count);
-        if refused >= count.saturating_mul(FAR_OVER).max(FAR_OVER_AT_LEAST) {
-            socket.post(Op::Disconnect {
-                to: socket.address(),
-                reason: Reason::RateLimited,
-                reply: None,
-            });
-        }
+    if let Err(over) = take(socket) {
         let mut error = refuse("RATE_LIMITED", "Rate limit exceeded. Please slow down.");
-        error.retry_after_ms = Some(retry_after_ms);
+        error.retry_after_ms = Some(over.retry_after_ms);
         return Err(error);
     }
     socket.identity.user.clone().ok_or_else(|| {
@@ -156,6 +145,31 @@ fn allowed(socket: &Socket, refuse: &Refuse) -> Result<Arc<UserKey>, EventError>
             "Only authenticated users may send messages",
         )
     })
+}
+
+/// One more message of the user, or of the anonymous socket; who is over the limit by
+/// far is let go.
+fn take(socket: &Socket) -> Result<(), OverLimit> {
+    let shared = &socket.shared;
+    let namespace = shared.fanout.namespaces.get(socket.address().namespace());
+    let Some(limit) = namespace.config.limits.messages else {
+        return Ok(());
+    };
+    let sender = match &socket.identity.user {
+        Some(user) => Sender::User(user.clone()),
+        None => Sender::Socket(socket.address()),
+    };
+    let taken = shared
+        .limits
+        .take_message(sender, limit, shared.clock.now());
+    if taken.is_err_and(|over| limit.is_far_over(over.refused)) {
+        socket.post(Op::Disconnect {
+            to: socket.address(),
+            reason: Reason::RateLimited,
+            reply: None,
+        });
+    }
+    taken
 }
 
 #[derive(Serialize)]
@@ -252,7 +266,7 @@ async fn notify(
             instead_of: Some(room),
         };
         let message = Message::new("message:notification", &notification);
-        shared.send_to_user(&to, message);
+        shared.fanout.send_to_user(&to, message);
     }
     Ok(())
 }

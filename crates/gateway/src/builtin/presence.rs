@@ -3,7 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use crate::entries::UserPresence;
-use crate::handler::{EventError, Json};
+use crate::event::EventError;
+use crate::handler::Json;
 use crate::socket::Socket;
 
 /// Most users one question may be about.
@@ -33,6 +34,7 @@ pub(super) async fn presence_get(
     let tenant = socket.identity.tenant_id().cloned();
     let users = socket
         .shared
+        .fanout
         .backplane
         .presence(tenant, question.users)
         .await;
@@ -59,10 +61,10 @@ pub(super) async fn metrics_request(socket: Socket) -> Result<Json<serde_json::V
     }
     let shared = &socket.shared;
     let response = MetricsResponse {
-        connected_users: shared.backplane.local().online(),
+        connected_users: shared.fanout.backplane.local().online(),
         connections: shared.metrics.sockets(),
         heartbeats: shared.metrics.heartbeats(),
-        rate_limit_entries: shared.rate_limit_entries(),
+        rate_limit_entries: shared.limits.entries(),
         uptime: shared.clock.now() / 1_000_000,
     };
     socket.emit("metrics:response", &response)?;

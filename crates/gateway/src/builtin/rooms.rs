@@ -4,8 +4,9 @@ use heartline_wire::names::{self, Speaker};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use crate::handler::{Body, Event, EventError, FromEvent, Json};
-use crate::hub::Op;
+use crate::event::EventError;
+use crate::handler::{Body, Event, FromEvent, Json};
+use crate::op::Op;
 use crate::publication::Message;
 use crate::rooms::{self, RoomError};
 use crate::socket::Socket;

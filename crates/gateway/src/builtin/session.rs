@@ -2,7 +2,8 @@
 
 use serde::Serialize;
 
-use crate::handler::{EventError, Json};
+use crate::event::EventError;
+use crate::handler::Json;
 use crate::socket::Socket;
 
 #[derive(Debug, Serialize)]

@@ -16,8 +16,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 
 use super::id::Name;
-use crate::auth::BoxFuture;
-use crate::backplane::Peer;
+use super::tasks::BoxFuture;
 
 /// What proves that a request comes from a node of the same cluster.
 pub(crate) const PROOF: HeaderName = HeaderName::from_static("heartline-cluster");
@@ -26,8 +25,19 @@ const CONNECT: Duration = Duration::from_secs(1);
 /// How long a connection to another node is kept for the next request.
 const IDLE: Duration = Duration::from_secs(30);
 
-/// Finds the node of a tag.
-pub(crate) type FindPeer = Arc<dyn Fn(u32) -> BoxFuture<Option<Peer>> + Send + Sync>;
+/// The node that has a session.
+#[derive(Debug, Clone)]
+pub(crate) struct Owner {
+    /// What operators call it.
+    pub(crate) node_id: Arc<str>,
+    /// Host and port of its listener for nodes.
+    pub(crate) address: Arc<str>,
+    /// What it wants to be shown.
+    pub(crate) secret: Arc<str>,
+}
+
+/// Finds the node whose connections' ids begin with a tag.
+pub(crate) type FindOwner = Arc<dyn Fn(u32) -> BoxFuture<Option<Owner>> + Send + Sync>;
 
 /// A stream to splice, what must be written to it first, and what was read already.
 pub(crate) type Spliced = (Box<dyn Duplex>, Vec<u8>, Bytes);
@@ -39,7 +49,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Duplex for S {}
 /// Hands requests on to other nodes.
 pub(crate) struct Forwarder {
     tag: u32,
-    find: FindPeer,
+    find: FindOwner,
     client: Client<HttpConnector, Incoming>,
 }
 
@@ -49,7 +59,7 @@ pub(crate) struct Nobody;
 
 impl Forwarder {
     /// `tag` is this node's own.
-    pub(crate) fn new(tag: u32, find: FindPeer) -> Forwarder {
+    pub(crate) fn new(tag: u32, find: FindOwner) -> Forwarder {
         Forwarder {
             tag,
             find,
@@ -71,17 +81,17 @@ impl Forwarder {
         mut request: Request<Incoming>,
         name: &Name,
     ) -> Result<Response<Incoming>, Nobody> {
-        let peer = (self.find)(name.tag()).await.ok_or(Nobody)?;
+        let owner = (self.find)(name.tag()).await.ok_or(Nobody)?;
         let path = request
             .uri()
             .path_and_query()
             .map_or("/", |path| path.as_str());
-        let uri = format!("http://{}{path}", peer.address);
+        let uri = format!("http://{}{path}", owner.address);
         *request.uri_mut() = uri.parse::<Uri>().map_err(|_| Nobody)?;
-        let proof = HeaderValue::from_str(&peer.secret).map_err(|_| Nobody)?;
+        let proof = HeaderValue::from_str(&owner.secret).map_err(|_| Nobody)?;
         request.headers_mut().insert(PROOF, proof);
         self.client.request(request).await.map_err(|error| {
-            tracing::debug!(node_id = %peer.node_id, %error, "a request could not be handed on");
+            tracing::debug!(node_id = %owner.node_id, %error, "a request could not be handed on");
             Nobody
         })
     }

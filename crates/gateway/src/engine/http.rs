@@ -23,6 +23,7 @@ use tokio::net::TcpListener;
 use tokio::sync::{oneshot, watch};
 use tokio_rustls::TlsAcceptor;
 
+use super::Handshake;
 use super::conn::Kind;
 use super::cors::{self, Origin};
 use super::failure::Failure;
@@ -35,9 +36,8 @@ use super::requests::{PostStart, Request};
 use super::served::Served;
 use super::shard::{Door, Post};
 use super::slots::{ConnectionSlots, Refused, SlotGuard};
+use super::tasks::BoxFuture;
 use super::upgrade::{PLAIN, TLS, TakeBack, switch, wants_upgrade};
-use super::{App, Handshake};
-use crate::auth::BoxFuture;
 use crate::config::AllowedOrigins;
 
 /// How long a client may take to send a request's headers, or to finish TLS.
@@ -71,9 +71,9 @@ pub(crate) struct FrontSettings {
 }
 
 /// The HTTP side of a gateway.
-pub(crate) struct Front<A: App> {
+pub(crate) struct Front<Op> {
     pub(crate) settings: FrontSettings,
-    pub(crate) doors: Vec<Door<A>>,
+    pub(crate) doors: Vec<Door<Op>>,
     pub(crate) slots: Arc<ConnectionSlots>,
     pub(crate) fallback: Option<Fallback>,
     pub(crate) connect_limiter: Option<ConnectLimiter>,
@@ -102,7 +102,7 @@ pub(super) struct Sender {
 /// `server.send_buffer` bounds them all.
 const MAX_UNSENT: u32 = 128 << 10;
 
-impl<A: App> Front<A> {
+impl<Op: Send + 'static> Front<Op> {
     /// Resolves when no connection speaks HTTP.
     pub(crate) async fn no_http(&self) {
         while self.http_connections.load(Ordering::Relaxed) > 0 {
@@ -312,7 +312,7 @@ impl<A: App> Front<A> {
         let id = self.requests.fetch_add(1, Ordering::Relaxed);
         let method = request.method().clone();
         if method == Method::GET {
-            let abort = Abort::<A>::new(door, name, id);
+            let abort = Abort::new(door, name, id);
             let (reply, answer) = oneshot::channel();
             door.push(Post::Http(Request::Get { name, id, reply }));
             let answer = answer.await;
@@ -327,7 +327,7 @@ impl<A: App> Front<A> {
                 _ => refusal(RequestError::UnknownSid, false),
             };
         }
-        let abort = Abort::<A>::new(door, name, id);
+        let abort = Abort::new(door, name, id);
         let (reply, start) = oneshot::channel();
         door.push(Post::Http(Request::PostBegins { name, id, reply }));
         let mut ended = match start.await {
@@ -504,11 +504,11 @@ impl<A: App> Front<A> {
         })
     }
 
-    fn door(&self, name: &Name) -> Option<&Door<A>> {
+    fn door(&self, name: &Name) -> Option<&Door<Op>> {
         self.doors.get(usize::from(name.conn.shard))
     }
 
-    fn least_loaded(&self) -> &Door<A> {
+    fn least_loaded(&self) -> &Door<Op> {
         // Loads are told once a turn: among equals, the next in turn.
         let start = self.next_door.fetch_add(1, Ordering::Relaxed);
         let count = self.doors.len();
@@ -520,24 +520,24 @@ impl<A: App> Front<A> {
     }
 }
 
-struct Counted<A: App>(Arc<Front<A>>);
+struct Counted<Op>(Arc<Front<Op>>);
 
-impl<A: App> Drop for Counted<A> {
+impl<Op> Drop for Counted<Op> {
     fn drop(&mut self) {
         self.0.http_connections.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
 /// Tells the shard if the request it belongs to is dropped unanswered.
-struct Abort<'a, A: App> {
-    door: &'a Door<A>,
+struct Abort<'a, Op> {
+    door: &'a Door<Op>,
     name: Name,
     id: RequestId,
     armed: AtomicBool,
 }
 
-impl<'a, A: App> Abort<'a, A> {
-    fn new(door: &'a Door<A>, name: Name, id: RequestId) -> Self {
+impl<'a, Op> Abort<'a, Op> {
+    fn new(door: &'a Door<Op>, name: Name, id: RequestId) -> Self {
         Abort {
             door,
             name,
@@ -551,7 +551,7 @@ impl<'a, A: App> Abort<'a, A> {
     }
 }
 
-impl<A: App> Drop for Abort<'_, A> {
+impl<Op> Drop for Abort<'_, Op> {
     fn drop(&mut self) {
         if *self.armed.get_mut() {
             self.door.push(Post::Http(Request::Aborted {

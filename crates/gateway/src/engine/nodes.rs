@@ -15,13 +15,12 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
-use super::App;
 use super::forward::{self, Forwarder, Nobody, PROOF};
 use super::http::{Answer, Front, HEADER_BYTES, Sender, WRITE_TIMEOUT, refusal, status, text};
 use super::id::Name;
 use super::served::Served;
+use super::tasks::BoxFuture;
 use super::upgrade::{PLAIN, TakeBack, wants_upgrade};
-use crate::auth::BoxFuture;
 
 /// Answers what another node asks.
 pub(crate) type Answerer = Arc<dyn Fn(Bytes) -> BoxFuture<Vec<u8>> + Send + Sync>;
@@ -36,7 +35,7 @@ const IDLE_NODE: Duration = Duration::from_secs(60);
 /// Longest question, bytes.
 const MAX_QUESTION: usize = 1 << 20;
 
-impl<A: App> Front<A> {
+impl<Op: Send + 'static> Front<Op> {
     /// Serves other nodes: what they hand on, and what they ask.
     pub(crate) async fn serve_nodes(
         self: Arc<Self>,

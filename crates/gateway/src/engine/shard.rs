@@ -33,7 +33,7 @@ pub(crate) enum Post<Op> {
 }
 
 /// The way to a shard.
-pub(crate) type Door<A> = Arc<Mailbox<Post<<A as App>::Op>>>;
+pub(crate) type Door<Op> = Arc<Mailbox<Post<Op>>>;
 
 pub(crate) struct Shard<A: App> {
     pub(crate) engine: Engine,
@@ -44,13 +44,13 @@ pub(crate) struct Shard<A: App> {
     /// A message that came compressed.
     pub(crate) inflated: Vec<u8>,
     poll: Poll,
-    door: Door<A>,
+    door: Door<A::Op>,
 }
 
 /// A shard that has its poller and mailbox, but no thread yet.
 pub(crate) struct Prepared<A: App> {
     poll: Poll,
-    pub(crate) door: Door<A>,
+    pub(crate) door: Door<A::Op>,
 }
 
 impl<A: App> Prepared<A> {

@@ -14,6 +14,10 @@ use std::task::{Context, Poll, Wake, Waker};
 
 use super::wheel::Micros;
 
+/// A boxed future that may move between threads.
+pub(crate) type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+
+/// Work whose result is sent by itself, wherever it has to go.
 pub(crate) type Work = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// Number of a task that waits.

@@ -11,52 +11,19 @@ use std::sync::Arc;
 use heartline_wire::{json, live, ws};
 
 use super::link::{Joining, Ousted, Sock};
-use super::{Hub, Op, TaskKind};
+use super::{Hub, TaskKind};
 use crate::auth::{AuthError, Credentials, Identity};
 use crate::config::AuthMode;
 use crate::engine::Engine;
-use crate::engine::id::Name;
 use crate::engine::wheel::Micros;
 use crate::handler::{Body, Event};
+use crate::namespaces::NamespaceId;
+use crate::op::{Op, Outcome, Refusal};
 use crate::presence::{Admitted, DeviceLimitReached, Newcomer, SocketAddress};
-use crate::publication::{Form, Message, NsId};
+use crate::publication::{Form, Message};
 use crate::reason::Reason;
 use crate::rooms::{self, PRIVATE};
 use crate::shared::Shared;
-
-/// Why a socket was refused.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Refusal {
-    Auth(AuthError),
-    DeviceLimit,
-}
-
-impl Refusal {
-    fn code(self) -> &'static str {
-        match self {
-            Refusal::Auth(error) => error.code(),
-            Refusal::DeviceLimit => "DEVICE_LIMIT",
-        }
-    }
-
-    fn message(self) -> &'static str {
-        match self {
-            Refusal::Auth(error) => error.message(),
-            Refusal::DeviceLimit => "Too many devices are connected",
-        }
-    }
-
-    fn reason(self) -> Reason {
-        match self {
-            Refusal::Auth(AuthError::Expired) => Reason::TokenExpired,
-            Refusal::Auth(_) => Reason::AuthFailed,
-            Refusal::DeviceLimit => Reason::DeviceLimit,
-        }
-    }
-}
-
-/// What became of credentials.
-pub(crate) type Outcome = Result<(Arc<Identity>, Admitted), Refusal>;
 
 /// Verifies credentials and asks the backplane for admission.
 async fn authenticate(
@@ -84,11 +51,14 @@ async fn authenticate(
         user: user.clone(),
         socket,
         device_id: identity.device_id.clone(),
-        policy: shared.namespaces[usize::from(socket.namespace())]
+        policy: shared
+            .fanout
+            .namespaces
+            .get(socket.namespace())
             .config
             .devices,
     };
-    match shared.backplane.connect(newcomer).await {
+    match shared.fanout.backplane.connect(newcomer).await {
         Ok(admitted) => Ok((identity, admitted)),
         Err(DeviceLimitReached) => Err(Refusal::DeviceLimit),
     }
@@ -100,7 +70,7 @@ impl Hub {
         &mut self,
         engine: &mut Engine,
         slot: u32,
-        namespace: NsId,
+        namespace: NamespaceId,
         token: Option<String>,
         payload: Option<String>,
         id: Option<&str>,
@@ -113,35 +83,32 @@ impl Hub {
             return;
         };
         let shared = self.shared.clone();
+        let has_connect_handlers = !self.handlers.connect.is_empty();
         let Some(link) = self.link_mut(slot) else {
             return;
         };
         link.joining = Some(Box::new(Joining {
             namespace,
             secret,
-            payload: payload
-                .clone()
-                .filter(|_| !shared.handlers.connect.is_empty()),
+            payload: payload.clone().filter(|_| has_connect_handlers),
             id: id.map(Into::into),
             ousted: None,
         }));
         engine.pause(slot);
-        let mode = shared.namespaces[usize::from(namespace)].config.auth_mode;
+        let mode = shared.fanout.namespaces.get(namespace).config.auth_mode;
         let credentials = Credentials {
             token,
             payload,
-            namespace: shared.namespaces[usize::from(namespace)].name.to_string(),
+            namespace: shared.fanout.namespaces.get(namespace).name.to_string(),
             remote_addr: remote,
         };
-        let socket = SocketAddress(Name {
-            conn,
-            part: namespace,
-            secret,
-        });
+        let socket = SocketAddress::new(conn, namespace, secret);
         let time = shared.config.auth_timeout.as_micros() as Micros;
         let work = async move {
             let outcome = authenticate(&shared, mode, credentials, socket).await;
-            shared.post(conn.shard, Op::Connecting { socket, outcome });
+            shared
+                .fanout
+                .post(conn.shard, Op::Connecting { socket, outcome });
         };
         self.start(engine, Box::pin(work), TaskKind::Connect(socket), time);
     }
@@ -174,7 +141,7 @@ impl Hub {
             // The connection ended meanwhile, or was refused for its slowness.
             if let Ok((identity, _)) = &outcome {
                 if let Some(user) = &identity.user {
-                    self.shared.backplane.disconnect(user, socket);
+                    self.shared.fanout.backplane.disconnect(user, socket);
                 }
             }
             return;
@@ -208,7 +175,7 @@ impl Hub {
                     node: self.shared.node_id.clone(),
                     reason,
                 };
-                self.shared.post(to.0.conn.shard, op);
+                self.shared.fanout.post(to.0.conn.shard, op);
             }
         }
     }
@@ -314,7 +281,8 @@ impl Hub {
             );
         }
         self.note_memberships(engine, &identity);
-        for handler in &shared.handlers.connect {
+        let handlers = self.handlers.clone();
+        for handler in &handlers.connect {
             let event = Event {
                 socket: &handle,
                 name: "connect",
@@ -329,7 +297,7 @@ impl Hub {
         &mut self,
         engine: &mut Engine,
         slot: u32,
-        namespace: NsId,
+        namespace: NamespaceId,
         identity: &Identity,
         socket_id: &str,
         id: Option<&str>,
@@ -464,7 +432,7 @@ impl Hub {
         &mut self,
         engine: &mut Engine,
         slot: u32,
-        namespace: NsId,
+        namespace: NamespaceId,
         before: &Identity,
     ) {
         let Some(link) = self.link(slot) else {
@@ -509,9 +477,15 @@ impl Hub {
         handshake: crate::engine::Handshake,
     ) {
         let token = handshake.bearer.or(handshake.query_token).map(String::from);
-        let mode = self.shared.namespaces[0].config.auth_mode;
+        let mode = self
+            .shared
+            .fanout
+            .namespaces
+            .get(NamespaceId::ROOT)
+            .config
+            .auth_mode;
         if token.is_some() || mode != AuthMode::Required {
-            self.connect(engine, slot, 0, token, None, None);
+            self.connect(engine, slot, NamespaceId::ROOT, token, None, None);
         }
     }
 

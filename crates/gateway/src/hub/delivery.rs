@@ -6,16 +6,17 @@ use hashbrown::HashSet;
 use heartline_wire::ws;
 use tokio::sync::oneshot;
 
+use super::Hub;
 use super::link::{MAX_PENDING_ACKS, PendingAcks, Sock};
-use super::{Held, Hub};
 use crate::auth::UserKey;
 use crate::config::Announce;
 use crate::engine::Engine;
-use crate::engine::id::Name;
-use crate::handler::{Args, EventError, to_json};
+use crate::event::{Args, EventError, to_json};
 use crate::metrics::Outbound;
+use crate::namespaces::NamespaceId;
+use crate::op::Held;
 use crate::presence::{Place, SocketAddress};
-use crate::publication::{self, AckId, Form, Message, NsId, Publication};
+use crate::publication::{self, AckId, Form, Message, Publication};
 use crate::rooms::{self, Joined, Membership, Room, RoomError};
 
 impl Hub {
@@ -24,7 +25,7 @@ impl Hub {
         &mut self,
         engine: &mut Engine,
         slot: u32,
-        namespace: NsId,
+        namespace: NamespaceId,
         message: &Message,
     ) {
         let Some(form) = self.link(slot).map(|link| link.form) else {
@@ -195,7 +196,7 @@ impl Hub {
         &mut self,
         engine: &mut Engine,
         slot: u32,
-        namespace: NsId,
+        namespace: NamespaceId,
         name: &str,
     ) -> Result<Joined, RoomError> {
         let max = self.shared.config.max_rooms_per_socket;
@@ -232,7 +233,10 @@ impl Hub {
             .join(namespace, tenant.as_ref(), name, slot, &mut socket.rooms);
         if socket.rooms.len() > before {
             if let Some((user, address, place)) = self.followed(engine, slot, namespace, name) {
-                self.shared.backplane.enter_room(&user, address, place);
+                self.shared
+                    .fanout
+                    .backplane
+                    .enter_room(&user, address, place);
             }
         }
         Ok(joined)
@@ -244,19 +248,15 @@ impl Hub {
         &self,
         engine: &Engine,
         slot: u32,
-        namespace: NsId,
+        namespace: NamespaceId,
         room: &str,
     ) -> Option<(Arc<UserKey>, SocketAddress, Place)> {
-        let there = &self.shared.namespaces[usize::from(namespace)];
+        let there = &self.shared.fanout.namespaces.get(namespace);
         if there.config.announce != Announce::Rooms {
             return None;
         }
         let socket = self.link(slot)?.socket(namespace)?;
-        let address = SocketAddress(Name {
-            conn: engine.id(slot)?,
-            part: namespace,
-            secret: socket.secret,
-        });
+        let address = SocketAddress::new(engine.id(slot)?, namespace, socket.secret);
         let place = Place {
             namespace: there.name.clone(),
             room: room.into(),
@@ -269,7 +269,7 @@ impl Hub {
         &mut self,
         engine: &mut Engine,
         slot: u32,
-        namespace: NsId,
+        namespace: NamespaceId,
         name: &str,
     ) -> Result<Held, EventError> {
         self.count_join(engine, slot, namespace)?;
@@ -283,9 +283,13 @@ impl Hub {
         &mut self,
         engine: &mut Engine,
         slot: u32,
-        namespace: NsId,
+        namespace: NamespaceId,
     ) -> Result<(), EventError> {
-        let limit = self.shared.namespaces[usize::from(namespace)]
+        let limit = self
+            .shared
+            .fanout
+            .namespaces
+            .get(namespace)
             .config
             .limits
             .joins;
@@ -300,17 +304,7 @@ impl Hub {
         })
     }
 
-    /// How many sockets a broadcast to a namespace and tenant is for.
-    pub(crate) fn population(&self, namespace: NsId, tenant: Option<&str>) -> usize {
-        self.links
-            .iter()
-            .flatten()
-            .filter_map(|link| link.socket(namespace))
-            .filter(|socket| socket.identity.tenant_id().map(|tenant| &**tenant) == tenant)
-            .count()
-    }
-
-    pub(super) fn leave(&mut self, engine: &Engine, slot: u32, namespace: NsId, name: &str) {
+    pub(super) fn leave(&mut self, engine: &Engine, slot: u32, namespace: NamespaceId, name: &str) {
         let Some(socket) = self.link(slot).and_then(|link| link.socket(namespace)) else {
             return;
         };
@@ -326,14 +320,17 @@ impl Hub {
             if let Some(membership) = socket.map(|socket| socket.rooms.swap_remove(index)) {
                 self.leave_membership(membership, namespace);
                 if let Some((user, address, place)) = self.followed(engine, slot, namespace, name) {
-                    self.shared.backplane.leave_room(&user, address, &place);
+                    self.shared
+                        .fanout
+                        .backplane
+                        .leave_room(&user, address, &place);
                 }
             }
         }
     }
 
     /// Takes a membership out of its room and keeps the moved member's position true.
-    pub(super) fn leave_membership(&mut self, membership: Membership, namespace: NsId) {
+    pub(super) fn leave_membership(&mut self, membership: Membership, namespace: NamespaceId) {
         let links = &mut self.links;
         self.rooms.leave(membership, |moved, from, to| {
             let socket = links
@@ -381,7 +378,7 @@ impl Hub {
     pub(super) fn broadcast(
         &mut self,
         engine: &mut Engine,
-        namespace: NsId,
+        namespace: NamespaceId,
         tenant: Option<&str>,
         publication: &Publication,
         about: Option<&[Arc<UserKey>]>,

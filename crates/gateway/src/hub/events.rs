@@ -2,23 +2,20 @@
 
 use bytes::Bytes;
 
-use super::{Hub, Op, TaskKind};
+use super::{Hub, TaskKind};
 use crate::engine::Engine;
 use crate::engine::id::ConnId;
 use crate::engine::tasks::{TaskId, guarded};
-use crate::handler::{Body, ErasedHandler, Event, EventError, Responder};
-use crate::publication::{AckId, Form, NsId};
+use crate::event::EventError;
+use crate::handler::{Body, ErasedHandler, Event, Responder};
+use crate::namespaces::NamespaceId;
+use crate::op::Op;
+use crate::publication::{AckId, Form};
 use crate::reason::Reason;
-
-/// Refusals in a row, as a multiple of a limit's count, after which the
-/// connection is closed: it is over the limit by far.
-pub(crate) const FAR_OVER: u32 = 10;
-/// The least such number.
-pub(crate) const FAR_OVER_AT_LEAST: u32 = 100;
 
 /// An application event of a client.
 pub(super) struct InboundEvent<'a> {
-    pub(super) namespace: NsId,
+    pub(super) namespace: NamespaceId,
     pub(super) name: &'a str,
     pub(super) body: Body<'a>,
     pub(super) attachments: &'a [Bytes],
@@ -45,8 +42,8 @@ impl Hub {
         let Some(handle) = self.handle(engine, slot, namespace) else {
             return;
         };
-        let shared = self.shared.clone();
-        let Some(handler) = shared.handlers.find(inbound.name) else {
+        let handlers = self.handlers.clone();
+        let Some(handler) = handlers.find(inbound.name) else {
             return self.unhandled(engine, slot, namespace, form, inbound.ack);
         };
         let event = Event {
@@ -65,7 +62,7 @@ impl Hub {
         slot: u32,
         inbound: &InboundEvent<'_>,
     ) -> bool {
-        let namespace = &self.shared.namespaces[usize::from(inbound.namespace)];
+        let namespace = &self.shared.fanout.namespaces.get(inbound.namespace);
         let limit = namespace.config.limits.events;
         let (Some(limit), Some(link)) = (limit, self.link_mut(slot)) else {
             return true;
@@ -75,7 +72,7 @@ impl Hub {
             return true;
         };
         link.refused = link.refused.saturating_add(1);
-        let far = link.refused >= limit.count.saturating_mul(FAR_OVER).max(FAR_OVER_AT_LEAST);
+        let far = limit.is_far_over(link.refused);
         self.metrics.rate_limited_events.add(1);
         if far {
             engine.close(slot, Reason::RateLimited);
@@ -119,7 +116,7 @@ impl Hub {
         &mut self,
         engine: &mut Engine,
         slot: u32,
-        namespace: NsId,
+        namespace: NamespaceId,
         form: Form,
         ack: Option<AckId>,
     ) {
@@ -188,7 +185,7 @@ impl Hub {
         link.in_flight = link.in_flight.saturating_sub(1);
         if link.leaving && link.in_flight == 0 {
             // Behind the handler's own answer, which is in the mailbox.
-            self.shared.post(self.shard, Op::Finish(conn));
+            self.shared.fanout.post(self.shard, Op::Finish(conn));
         } else if holds {
             self.release_input(engine, slot);
         } else {

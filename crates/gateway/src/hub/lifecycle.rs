@@ -7,11 +7,11 @@ use super::link::{Link, Sock};
 use super::{Hub, TaskKind};
 use crate::engine::Engine;
 use crate::engine::conn::TransportName;
-use crate::engine::id::Name;
 use crate::engine::tasks::guarded;
 use crate::engine::wheel::Micros;
+use crate::namespaces::NamespaceId;
 use crate::presence::SocketAddress;
-use crate::publication::{Form, Message, NsId};
+use crate::publication::{Form, Message};
 use crate::reason::Reason;
 
 impl Hub {
@@ -87,7 +87,7 @@ impl Hub {
                 .iter()
                 .filter(|socket| at(socket) <= now)
                 .map(|socket| socket.namespace)
-                .collect::<Vec<NsId>>()
+                .collect::<Vec<NamespaceId>>()
         };
         let expired = due(|socket| socket.expires);
         let beating = due(|socket| socket.next_heartbeat);
@@ -132,7 +132,7 @@ impl Hub {
         &mut self,
         engine: &mut Engine,
         slot: u32,
-        namespace: NsId,
+        namespace: NamespaceId,
         reason: Reason,
     ) {
         let Some(link) = self.link(slot) else {
@@ -157,7 +157,7 @@ impl Hub {
         &mut self,
         engine: &mut Engine,
         slot: u32,
-        namespace: NsId,
+        namespace: NamespaceId,
         reason: Reason,
     ) {
         self.forget_socket(engine, slot, namespace, reason);
@@ -186,7 +186,7 @@ impl Hub {
         &mut self,
         engine: &mut Engine,
         slot: u32,
-        namespace: NsId,
+        namespace: NamespaceId,
         reason: Reason,
     ) {
         let shared = self.shared.clone();
@@ -210,12 +210,8 @@ impl Hub {
         self.metrics.disconnects(reason).add(1);
         let id = engine.id(slot);
         if let (Some(user), Some(conn)) = (&socket.identity.user, id) {
-            let address = SocketAddress(Name {
-                conn,
-                part: namespace,
-                secret: socket.secret,
-            });
-            shared.backplane.disconnect(user, address);
+            let address = SocketAddress::new(conn, namespace, socket.secret);
+            shared.fanout.backplane.disconnect(user, address);
         }
         let connected_for_ms = engine.now.saturating_sub(socket.connected_at) / 1000;
         let user_id = socket.identity.user_id().unwrap_or("");
@@ -242,7 +238,8 @@ impl Hub {
         let Some(handle) = handle else {
             return;
         };
-        for handler in &shared.handlers.disconnect {
+        let handlers = self.handlers.clone();
+        for handler in &handlers.disconnect {
             let Some(work) = guarded(|| handler(handle.clone(), reason)) else {
                 self.note_panic();
                 continue;
@@ -255,7 +252,7 @@ impl Hub {
     pub(super) fn leave_all(
         &mut self,
         mut memberships: Vec<crate::rooms::Membership>,
-        namespace: NsId,
+        namespace: NamespaceId,
     ) {
         while let Some(membership) = memberships.pop() {
             self.leave_membership(membership, namespace);
@@ -265,7 +262,7 @@ impl Hub {
     // --- the sweep -------------------------------------------------------
 
     /// Finds what the timers missed; how many entries it removed.
-    pub(crate) fn sweep(&mut self, engine: &mut Engine) -> usize {
+    pub(super) fn sweep(&mut self, engine: &mut Engine) -> usize {
         let stale_after = self.shared.config.heartbeat.stale_after();
         let limit = stale_after.as_micros() as Micros;
         let mut removed = 0;
@@ -297,13 +294,13 @@ impl Hub {
             });
             self.locate(engine, address).is_some() || joining == Some(address.0.secret)
         };
-        for (user, socket) in shared.backplane.local().orphans(self.shard, alive) {
+        for (user, socket) in shared.fanout.backplane.local().orphans(self.shard, alive) {
             tracing::warn!(
                 user_id = &*user.user_id,
                 socket_id = socket.0.encode(),
                 "the sweep removed an orphaned entry"
             );
-            shared.backplane.disconnect(&user, socket);
+            shared.fanout.backplane.disconnect(&user, socket);
             removed += 1;
         }
         removed
@@ -340,7 +337,8 @@ impl Hub {
         link.drain_at = Micros::MAX;
         link.leaving = true;
         let busy = link.in_flight > 0;
-        let namespaces: Vec<NsId> = link.sockets.iter().map(|socket| socket.namespace).collect();
+        let namespaces: Vec<NamespaceId> =
+            link.sockets.iter().map(|socket| socket.namespace).collect();
         for namespace in namespaces {
             self.emit_here(
                 engine,

@@ -8,8 +8,9 @@ use tokio::sync::oneshot;
 
 use crate::auth::Identity;
 use crate::engine::wheel::Micros;
-use crate::handler::{Args, EventError};
-use crate::publication::{Form, NsId};
+use crate::event::{Args, EventError};
+use crate::namespaces::NamespaceId;
+use crate::publication::Form;
 use crate::rate_limit::Gcra;
 use crate::reason::Reason;
 use crate::rooms::Membership;
@@ -68,13 +69,13 @@ impl Link {
         }
     }
 
-    pub(crate) fn socket(&self, namespace: NsId) -> Option<&Sock> {
+    pub(crate) fn socket(&self, namespace: NamespaceId) -> Option<&Sock> {
         self.sockets
             .iter()
             .find(|socket| socket.namespace == namespace)
     }
 
-    pub(crate) fn socket_mut(&mut self, namespace: NsId) -> Option<&mut Sock> {
+    pub(crate) fn socket_mut(&mut self, namespace: NamespaceId) -> Option<&mut Sock> {
         self.sockets
             .iter_mut()
             .find(|socket| socket.namespace == namespace)
@@ -83,7 +84,7 @@ impl Link {
 
 /// One socket: the connection's place in a namespace.
 pub(crate) struct Sock {
-    pub(crate) namespace: NsId,
+    pub(crate) namespace: NamespaceId,
     pub(crate) secret: [u8; 12],
     pub(crate) identity: Arc<Identity>,
     pub(crate) connected_at: Micros,
@@ -108,7 +109,7 @@ pub(crate) const MAX_PENDING_ACKS: usize = 1024;
 
 /// A namespace on its way to being joined.
 pub(crate) struct Joining {
-    pub(crate) namespace: NsId,
+    pub(crate) namespace: NamespaceId,
     pub(crate) secret: [u8; 12],
     /// The CONNECT payload, for connect handlers.
     pub(crate) payload: Option<String>,

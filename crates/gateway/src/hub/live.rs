@@ -6,18 +6,20 @@ use heartline_wire::live::{self, ClientFrame};
 use heartline_wire::{json, ws};
 
 use super::events::InboundEvent;
-use super::{Hub, Op, TaskKind};
+use super::{Hub, TaskKind};
 use crate::auth::UserKey;
 use crate::engine::Engine;
 use crate::engine::wheel::Micros;
 use crate::handler::{Body, PublishFrame};
 use crate::metrics::Inbound;
-use crate::publication::{AckId, NsId};
+use crate::namespaces::NamespaceId;
+use crate::op::Op;
+use crate::publication::AckId;
 use crate::reason::Reason;
 use crate::rooms;
 
 /// A live connection's only namespace.
-const ROOT: NsId = 0;
+const ROOT: NamespaceId = NamespaceId::ROOT;
 /// How long a subscription may take, microseconds.
 const SUBSCRIBE: Micros = 5_000_000;
 /// How long the store may take to keep a member, microseconds.
@@ -169,6 +171,7 @@ impl Hub {
         let name = self.namespace_name(ROOT);
         let held = self
             .shared
+            .fanout
             .backplane
             .subscribe(name, tenant.as_deref(), topic);
         let ready = held.as_ref().and_then(|held| held.ready());
@@ -192,7 +195,7 @@ impl Hub {
                 id,
                 held,
             };
-            shared.post(shard, op);
+            shared.fanout.post(shard, op);
         };
         self.start(engine, Box::pin(work), TaskKind::Subscribe(to), SUBSCRIBE);
     }
@@ -208,7 +211,7 @@ impl Hub {
         match self.join(engine, slot, ROOT, topic) {
             Ok(joined) => {
                 self.note_joined(engine, slot, ROOT, topic);
-                let epoch = self.shared.epoch(joined.incarnation);
+                let epoch = self.shared.fanout.epoch(joined.incarnation);
                 engine.send_with(slot, |out| {
                     let mut text = String::new();
                     live::push_subscribed(topic, id, &epoch, joined.offset, "[]", false, &mut text);
@@ -224,7 +227,7 @@ impl Hub {
         &mut self,
         engine: &mut Engine,
         slot: u32,
-        namespace: NsId,
+        namespace: NamespaceId,
         room: &str,
     ) {
         let Some(conversation) = rooms::conversation_of(room) else {

@@ -21,153 +21,26 @@ mod socketio;
 
 use std::sync::Arc;
 
-use tokio::sync::oneshot;
-
-use crate::auth::{Identity, UserKey};
-use crate::backplane::Subscription;
 use crate::engine::conn::{Kind, TransportName};
-use crate::engine::id::{ConnId, Name};
+use crate::engine::id::ConnId;
 use crate::engine::tasks::{Ended, TaskId, Tasks, Work};
 use crate::engine::wheel::Micros;
 use crate::engine::{App, Data, Engine, Handshake};
-use crate::handler::{Args, EventError};
+use crate::handler::Handlers;
 use crate::in_order;
 use crate::metrics::{Inbound, ShardMetrics};
+use crate::namespaces::NamespaceId;
+use crate::op::Op;
 use crate::presence::SocketAddress;
-use crate::publication::{AckId, Form, Message, NsId, Publication};
+use crate::publication::Form;
 use crate::reason::Reason;
-use crate::rooms::{LocalRooms, Room, RoomError};
-use crate::shared::Shared;
+use crate::rooms::LocalRooms;
+use crate::shared::{OwnShared, Shared};
 use crate::socket::Socket;
-pub(crate) use connect::Outcome;
-pub(crate) use events::{FAR_OVER, FAR_OVER_AT_LEAST};
 use link::Link;
-use select::{Deed, Selection};
 
 /// How often tasks that ran out of time are looked for.
 const TASK_SWEEP: Micros = 250_000;
-
-/// A question that is answered where the connections are.
-pub(crate) type Question = Box<dyn FnOnce(&mut Hub, &mut Engine) + Send>;
-
-/// Keeps a room's publications of other nodes coming; absent without other nodes.
-pub(crate) type Held = Option<Arc<dyn Subscription>>;
-
-/// What may be asked of a shard.
-pub(crate) enum Op {
-    /// A future can go on.
-    Wake(TaskId),
-    /// An authentication has ended.
-    Connecting {
-        socket: SocketAddress,
-        outcome: Outcome,
-    },
-    Emit {
-        to: SocketAddress,
-        message: Message,
-        volatile: bool,
-    },
-    EmitWithAck {
-        to: SocketAddress,
-        message: Message,
-        reply: oneshot::Sender<Result<Args, EventError>>,
-    },
-    /// Something that many get, to one of them.
-    Send {
-        to: SocketAddress,
-        publication: Arc<Publication>,
-        /// Only if the socket is not in this room and may join it.
-        instead_of: Option<Arc<str>>,
-    },
-    Ack {
-        to: SocketAddress,
-        ack: AckId,
-        args: Args,
-    },
-    Refuse {
-        to: SocketAddress,
-        ack: Option<AckId>,
-        error: Box<EventError>,
-    },
-    Join {
-        to: SocketAddress,
-        room: Box<str>,
-        reply: oneshot::Sender<Result<Held, RoomError>>,
-    },
-    /// A client's own wish to join: counted by the limit on joins.
-    TryJoin {
-        to: SocketAddress,
-        room: Box<str>,
-        reply: oneshot::Sender<Result<Held, EventError>>,
-    },
-    /// A live connection joins a topic whose publications arrive from now on.
-    Subscribe {
-        to: SocketAddress,
-        topic: Box<str>,
-        id: Option<Box<str>>,
-        /// Kept until then.
-        held: Held,
-    },
-    Leave {
-        to: SocketAddress,
-        room: Box<str>,
-        reply: oneshot::Sender<()>,
-    },
-    /// A publication to the members of a room.
-    Deliver {
-        room: Arc<Room>,
-        offset: u64,
-        publication: Arc<Publication>,
-    },
-    /// A publication to a namespace's sockets of one tenant.
-    Broadcast {
-        namespace: NsId,
-        tenant: Option<Arc<str>>,
-        publication: Arc<Publication>,
-        /// Whom each of its events is about: users are not told of themselves.
-        about: Option<Arc<[Arc<UserKey>]>>,
-    },
-    /// A publication about a user to whoever else is in any of the rooms, and in
-    /// none of the others.
-    DeliverAround {
-        user: Arc<UserKey>,
-        rooms: Vec<Arc<Room>>,
-        except: Vec<Arc<Room>>,
-        publication: Arc<Publication>,
-    },
-    /// Something happens to sockets that are chosen by their rooms.
-    Select {
-        selection: Arc<Selection>,
-        deed: Deed,
-    },
-    Disconnect {
-        to: SocketAddress,
-        reason: Reason,
-        reply: Option<oneshot::Sender<bool>>,
-    },
-    /// A newer connection took this one's place.
-    Replaced {
-        to: SocketAddress,
-        by: Option<Arc<str>>,
-        /// The newer one's node.
-        node: Arc<str>,
-        reason: Reason,
-    },
-    /// The socket has a new token.
-    Refresh {
-        to: SocketAddress,
-        identity: Arc<Identity>,
-    },
-    /// The node is going away: everybody is let go, over this many microseconds.
-    Drain {
-        spread: Micros,
-    },
-    /// A connection that was only kept for its handlers can go.
-    Finish(ConnId),
-    /// Whoever has not gone yet goes now.
-    Force,
-    Ask(Question),
-}
 
 /// What the hub wants to know of a task when it ends.
 pub(crate) enum TaskKind {
@@ -182,11 +55,6 @@ pub(crate) enum TaskKind {
     Detached,
 }
 
-/// What the shards share, by a count of references that one shard has to itself:
-/// every event clones it, and a count that all shards change would be passed
-/// between the processors' caches each time.
-pub(crate) type OwnShared = Arc<Arc<Shared>>;
-
 pub(crate) struct HubPost {
     shared: OwnShared,
     shard: u16,
@@ -194,13 +62,17 @@ pub(crate) struct HubPost {
 
 impl crate::engine::tasks::Post for HubPost {
     fn post(&self, task: TaskId) {
-        self.shared.post(self.shard, Op::Wake(task));
+        self.shared.fanout.post(self.shard, Op::Wake(task));
     }
 }
+
+/// As [`OwnShared`]: the outer count of references is the shard's own.
+type OwnHandlers = Arc<Arc<Handlers>>;
 
 /// The sockets of one shard.
 pub(crate) struct Hub {
     pub(crate) shared: OwnShared,
+    handlers: OwnHandlers,
     pub(crate) shard: u16,
     links: Vec<Option<Link>>,
     pub(crate) rooms: LocalRooms,
@@ -210,7 +82,7 @@ pub(crate) struct Hub {
 }
 
 impl Hub {
-    pub(crate) fn new(shared: Arc<Shared>, shard: u16) -> Self {
+    pub(crate) fn new(shared: Arc<Shared>, handlers: Arc<Handlers>, shard: u16) -> Self {
         let shared = Arc::new(shared);
         let metrics = shared.metrics.shards[usize::from(shard)].clone();
         let post = Arc::new(HubPost {
@@ -218,8 +90,9 @@ impl Hub {
             shard,
         });
         Hub {
-            rooms: LocalRooms::new(shared.rooms.clone(), shard),
+            rooms: LocalRooms::new(shared.fanout.rooms.clone(), shard),
             tasks: Tasks::new(post),
+            handlers: Arc::new(handlers),
             links: Vec::new(),
             next_task_sweep: 0,
             shared,
@@ -243,17 +116,17 @@ impl Hub {
         (socket.secret == address.0.secret).then_some(slot)
     }
 
-    fn address(&self, engine: &Engine, slot: u32, namespace: NsId) -> Option<SocketAddress> {
+    fn address(&self, engine: &Engine, slot: u32, namespace: NamespaceId) -> Option<SocketAddress> {
         let socket = self.link(slot)?.socket(namespace)?;
-        Some(SocketAddress(Name {
-            conn: engine.id(slot)?,
-            part: namespace,
-            secret: socket.secret,
-        }))
+        Some(SocketAddress::new(
+            engine.id(slot)?,
+            namespace,
+            socket.secret,
+        ))
     }
 
     /// A handle for handlers; also of a socket whose connection is closing.
-    fn handle(&self, engine: &Engine, slot: u32, namespace: NsId) -> Option<Socket> {
+    fn handle(&self, engine: &Engine, slot: u32, namespace: NamespaceId) -> Option<Socket> {
         let socket = self.link(slot)?.socket(namespace)?;
         Some(Socket {
             shared: self.shared.clone(),
@@ -263,8 +136,8 @@ impl Hub {
         })
     }
 
-    fn namespace_name(&self, namespace: NsId) -> &Arc<str> {
-        &self.shared.namespaces[usize::from(namespace)].name
+    fn namespace_name(&self, namespace: NamespaceId) -> &Arc<str> {
+        &self.shared.fanout.namespaces.get(namespace).name
     }
 
     // --- tasks -----------------------------------------------------------
@@ -490,12 +363,12 @@ impl App for Hub {
                 }
             }
             Op::Force => self.force(engine),
-            Op::Ask(question) => question(self, engine),
+            Op::Query(query) => self.answer(engine, query),
         }
     }
 
     fn is_overloaded(&self) -> bool {
-        self.shared.is_overloaded()
+        self.shared.fanout.is_overloaded()
     }
 
     fn turn(&mut self, engine: &mut Engine) {

@@ -3,12 +3,79 @@
 use super::Hub;
 use crate::engine::Engine;
 use crate::entries::{SocketEntry, SocketFilter};
+use crate::namespaces::NamespaceId;
+use crate::op::{Query, RoomFilter, RoomPlace};
 use crate::presence::SocketAddress;
-use crate::publication::{NsId, address_text};
+use crate::publication::address_text;
+use crate::rooms::Room;
 
 impl Hub {
+    /// Answers a question of the API's. Nobody may be left who waits for it.
+    pub(super) fn answer(&mut self, engine: &mut Engine, query: Query) {
+        match query {
+            Query::List {
+                filter,
+                from,
+                limit,
+                reply,
+            } => drop(reply.send(self.list(engine, &filter, from, limit))),
+            Query::Inspect { socket, reply } => drop(reply.send(self.inspect(engine, &socket))),
+            Query::Rooms {
+                filter,
+                limit,
+                reply,
+            } => drop(reply.send(self.list_rooms(&filter, limit))),
+            Query::Count { room, reply } => drop(reply.send(self.rooms.count(&room))),
+            Query::Population {
+                namespace,
+                tenant,
+                reply,
+            } => drop(reply.send(self.population(namespace, tenant.as_deref()))),
+            Query::Sweep { reply } => drop(reply.send(self.sweep(engine))),
+        }
+    }
+
+    /// The first rooms that fit, in no order: one page and the beginning of the next.
+    fn list_rooms(&self, filter: &RoomFilter, limit: usize) -> Vec<(RoomPlace, usize)> {
+        let place = |room: &Room| -> RoomPlace {
+            let namespace = self.namespace_name(room.key.namespace).to_string();
+            let tenant = room.key.tenant.as_ref().map(ToString::to_string);
+            (room.key.name.to_string(), namespace, tenant)
+        };
+        let fits = |place: &RoomPlace| {
+            let (_, namespace, tenant) = place;
+            filter.after.as_ref().is_none_or(|after| place > after)
+                && filter
+                    .namespace
+                    .as_ref()
+                    .is_none_or(|wanted| wanted == namespace)
+                && (filter.tenant.is_none() || filter.tenant == *tenant)
+        };
+        let mut found: Vec<_> = self
+            .rooms
+            .iter()
+            .map(|(room, members)| (place(room), members.len()))
+            .filter(|(place, _)| fits(place))
+            .collect();
+        if found.len() > limit + 1 {
+            found.select_nth_unstable(limit);
+            found.truncate(limit + 1);
+        }
+        found
+    }
+
+    /// How many sockets a broadcast to a namespace and tenant is for.
+    fn population(&self, namespace: NamespaceId, tenant: Option<&str>) -> usize {
+        self.links
+            .iter()
+            .flatten()
+            .filter_map(|link| link.socket(namespace))
+            .filter(|socket| socket.identity.tenant_id().map(|tenant| &**tenant) == tenant)
+            .count()
+    }
+
     /// Entries from `from` on that fit, at most `limit`; and the slot to go on from.
-    pub(crate) fn list(
+    fn list(
         &self,
         engine: &Engine,
         filter: &SocketFilter,
@@ -35,12 +102,12 @@ impl Hub {
     }
 
     /// The entry of one socket.
-    pub(crate) fn inspect(&self, engine: &Engine, address: &SocketAddress) -> Option<SocketEntry> {
+    fn inspect(&self, engine: &Engine, address: &SocketAddress) -> Option<SocketEntry> {
         let slot = self.locate(engine, address)?;
         self.entry(engine, slot, address.namespace())
     }
 
-    fn entry(&self, engine: &Engine, slot: u32, namespace: NsId) -> Option<SocketEntry> {
+    fn entry(&self, engine: &Engine, slot: u32, namespace: NamespaceId) -> Option<SocketEntry> {
         let conn = engine.conn(slot)?;
         let link = self.link(slot)?;
         let socket = link.socket(namespace)?;

@@ -1,43 +1,16 @@
 //! Sockets chosen by their rooms, and what becomes of them: the wishes of Socket.IO
 //! servers on Node.
 
-use std::sync::Arc;
-
 use hashbrown::HashSet;
 use heartline_wire::live;
 
 use super::Hub;
 use crate::engine::Engine;
 use crate::metrics::Outbound;
-use crate::presence::SocketAddress;
-use crate::publication::{Form, NsId, Publication};
+use crate::namespaces::NamespaceId;
+use crate::op::{Deed, Places, Selection};
+use crate::publication::Form;
 use crate::reason::Reason;
-use crate::rooms::Room;
-
-/// Rooms, and sockets that are named themselves.
-#[derive(Default)]
-pub(crate) struct Places {
-    pub(crate) rooms: Vec<Arc<Room>>,
-    pub(crate) sockets: Vec<SocketAddress>,
-}
-
-/// Sockets without a tenant, by where they are.
-pub(crate) struct Selection {
-    pub(crate) namespace: NsId,
-    /// Wherever they are.
-    pub(crate) all: bool,
-    pub(crate) among: Places,
-    pub(crate) except: Places,
-}
-
-/// What becomes of them.
-#[derive(Clone)]
-pub(crate) enum Deed {
-    Send(Arc<Publication>),
-    Join(Arc<[String]>),
-    Leave(Arc<[String]>),
-    Disconnect,
-}
 
 impl Hub {
     pub(super) fn select(&mut self, engine: &mut Engine, selection: &Selection, deed: &Deed) {
@@ -81,7 +54,7 @@ impl Hub {
         }
     }
 
-    fn slots_of(&self, engine: &Engine, namespace: NsId, places: &Places) -> HashSet<u32> {
+    fn slots_of(&self, engine: &Engine, namespace: NamespaceId, places: &Places) -> HashSet<u32> {
         let mut slots = HashSet::new();
         for room in &places.rooms {
             slots.extend(self.rooms.members(room));
@@ -94,7 +67,7 @@ impl Hub {
         slots
     }
 
-    fn is_without_tenant(&self, slot: u32, namespace: NsId) -> bool {
+    fn is_without_tenant(&self, slot: u32, namespace: NamespaceId) -> bool {
         self.link(slot)
             .and_then(|link| link.socket(namespace))
             .is_some_and(|socket| socket.identity.tenant_id().is_none())

@@ -8,9 +8,11 @@ use super::Hub;
 use super::events::InboundEvent;
 use super::link::Partial;
 use crate::engine::{Data, Engine};
-use crate::handler::{Args, Body};
+use crate::event::Args;
+use crate::handler::Body;
 use crate::metrics::Inbound;
-use crate::publication::{AckId, Form, NsId};
+use crate::namespaces::NamespaceId;
+use crate::publication::{AckId, Form};
 use crate::reason::Reason;
 
 impl Hub {
@@ -128,7 +130,7 @@ impl Hub {
         data: Option<&str>,
         attachments: &[Bytes],
     ) -> Option<()> {
-        let known = self.shared.namespace_id(namespace);
+        let known = self.shared.fanout.namespaces.find(namespace);
         match kind {
             PacketType::Connect => {
                 self.count_inbound(Inbound::Connect);
@@ -180,7 +182,7 @@ impl Hub {
 
     /// The namespace, if the connection is in it. A packet for one that it has
     /// just been removed from is ignored; one before any CONNECT is a violation.
-    fn joined(&self, slot: u32, namespace: Option<NsId>) -> Option<Option<NsId>> {
+    fn joined(&self, slot: u32, namespace: Option<NamespaceId>) -> Option<Option<NamespaceId>> {
         let link = self.link(slot)?;
         if !link.ever_joined {
             return None;
@@ -193,7 +195,7 @@ impl Hub {
         engine: &mut Engine,
         slot: u32,
         name: &str,
-        namespace: Option<NsId>,
+        namespace: Option<NamespaceId>,
         payload: Option<&str>,
     ) -> Option<()> {
         let link = self.link(slot)?;
@@ -283,7 +285,7 @@ impl Hub {
         &mut self,
         engine: &mut Engine,
         slot: u32,
-        namespace: NsId,
+        namespace: NamespaceId,
         sid: &str,
     ) {
         let name = self.namespace_name(namespace).clone();
@@ -296,7 +298,12 @@ impl Hub {
     }
 
     /// A namespace DISCONNECT: its client will not come back by itself.
-    pub(super) fn disconnect_packet(&mut self, engine: &mut Engine, slot: u32, namespace: NsId) {
+    pub(super) fn disconnect_packet(
+        &mut self,
+        engine: &mut Engine,
+        slot: u32,
+        namespace: NamespaceId,
+    ) {
         let name = self.namespace_name(namespace).clone();
         self.send_packet(
             engine,

@@ -3,46 +3,31 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::api::{BadCursor, PublishError, RoomsByKey, decode_cursor, rooms_page};
+use super::pages::{RoomsByKey, decode_cursor, rooms_page};
+use super::{BadCursor, PublishError};
 use crate::auth::UserKey;
 use crate::backplane::{Peer, UserSocket};
 use crate::engine::id::Name;
 use crate::entries::{NodeEntry, Page, RoomEntry, SocketEntry, SocketFilter};
 use crate::gateway::Gateway;
-use crate::peers::{EmitError, Emitted, Question, Silent};
+use crate::peers::{self, Asked, EmitError, Emitted, Silent};
 
 impl Gateway {
-    async fn ask_peer<T: serde::de::DeserializeOwned>(
-        &self,
-        peer: &Peer,
-        question: &Question,
-    ) -> Result<T, Silent> {
-        let extra = match question {
-            Question::Emit { ack_within, .. } => Duration::from_millis(ack_within.unwrap_or(0)),
-            _ => Duration::ZERO,
-        };
-        self.shared.peers.ask(peer, question, extra).await
-    }
-
     /// Asks all other nodes at once. Answers, and the ids of those that had none.
-    async fn ask_all<T: serde::de::DeserializeOwned + Send + 'static>(
-        &self,
-        question: Question,
-    ) -> (Vec<T>, Vec<String>) {
-        let (peers, suspect) = self.shared.backplane.peers().await;
-        let question = Arc::new(question);
-        let asked: Vec<_> = peers
+    async fn ask_all<Q: Asked>(&self, asked: Q) -> (Vec<Q::Answer>, Vec<String>) {
+        let (peers, suspect) = self.shared.fanout.backplane.peers().await;
+        let asking: Vec<_> = peers
             .into_iter()
             .map(|peer| {
-                let (gateway, question) = (self.clone(), question.clone());
+                let (all, asked) = (self.peers.clone(), asked.clone());
                 let node = peer.node_id.to_string();
-                let answer = tokio::spawn(async move { gateway.ask_peer(&peer, &question).await });
+                let answer = tokio::spawn(async move { all.ask(&peer, asked).await });
                 (node, answer)
             })
             .collect();
         let mut silent: Vec<String> = suspect.iter().map(ToString::to_string).collect();
         let mut answers = Vec::new();
-        for (node, answer) in asked {
+        for (node, answer) in asking {
             match answer.await {
                 Ok(Ok(answer)) => answers.push(answer),
                 _ => silent.push(node),
@@ -53,12 +38,12 @@ impl Gateway {
 
     /// The node that holds a socket, if it is another one.
     async fn holder(&self, socket_id: &str) -> Option<Peer> {
-        let own = self.shared.backplane.tag()?;
+        let own = self.shared.fanout.backplane.tag()?;
         let tag = Name::decode(socket_id)?.tag();
         if tag == own {
             return None;
         }
-        self.shared.backplane.peer(tag).await
+        self.shared.fanout.backplane.peer(tag).await
     }
 
     /// Sockets that fit `filter`, at most `limit` of them from `cursor` on.
@@ -71,7 +56,7 @@ impl Gateway {
         cursor: Option<String>,
         limit: usize,
     ) -> Result<Page<SocketEntry>, BadCursor> {
-        let Some(own) = self.shared.backplane.tag() else {
+        let Some(own) = self.shared.fanout.backplane.tag() else {
             return self.connections_here(filter, cursor, limit).await;
         };
         let (first, mut inner) = match &cursor {
@@ -85,7 +70,7 @@ impl Gateway {
                 )
             }
         };
-        let (mut nodes, suspect) = self.shared.backplane.peers().await;
+        let (mut nodes, suspect) = self.shared.fanout.backplane.peers().await;
         nodes.push(Peer {
             tag: own,
             node_id: self.shared.node_id.clone(),
@@ -111,15 +96,12 @@ impl Gateway {
                 Some(self.connections_here(filter, cursor, rest).await?)
             } else {
                 let limit = rest;
-                let question = Question::Connections {
+                let asked = peers::Connections {
                     filter,
                     cursor,
                     limit,
                 };
-                match self
-                    .ask_peer::<Option<Page<SocketEntry>>>(node, &question)
-                    .await
-                {
+                match self.peers.ask(node, asked).await {
                     Ok(found) => Some(found.ok_or(BadCursor)?),
                     Err(Silent) => None,
                 }
@@ -144,8 +126,8 @@ impl Gateway {
             None => self.connection_here(socket_id).await,
             Some(peer) => {
                 let socket_id = socket_id.to_owned();
-                let question = Question::Connection { socket_id };
-                self.ask_peer(&peer, &question).await.ok()?
+                let asked = peers::Connection { socket_id };
+                self.peers.ask(&peer, asked).await.ok()?
             }
         }
     }
@@ -157,8 +139,8 @@ impl Gateway {
             None => self.disconnect_here(socket_id).await,
             Some(peer) => {
                 let socket_id = socket_id.to_owned();
-                let question = Question::Disconnect { socket_id };
-                self.ask_peer(&peer, &question).await.unwrap_or(false)
+                let asked = peers::Disconnect { socket_id };
+                self.peers.ask(&peer, asked).await.unwrap_or(false)
             }
         }
     }
@@ -179,13 +161,13 @@ impl Gateway {
         let Some(peer) = self.holder(socket_id).await else {
             return Ok(self.emit_here(socket_id, event, data, ack_within).await);
         };
-        let question = Question::Emit {
+        let asked = peers::Emit {
             socket_id: socket_id.to_owned(),
             event: event.to_owned(),
             data: data.to_owned(),
             ack_within: ack_within.map(|time| time.as_millis() as u64),
         };
-        let emitted = self.ask_peer(&peer, &question).await;
+        let emitted = self.peers.ask(&peer, asked).await;
         Ok(emitted.unwrap_or_else(|Silent| {
             Err(EmitError::new(
                 "NODE_UNREACHABLE",
@@ -208,14 +190,14 @@ impl Gateway {
         if let Some(cursor) = &cursor {
             decode_cursor(cursor)?;
         }
-        let question = Question::Rooms {
+        let asked = peers::Rooms {
             namespace: namespace.map(ToOwned::to_owned),
             tenant: tenant.map(ToOwned::to_owned),
             cursor: cursor.clone(),
             limit,
         };
         let here = self.rooms_here(namespace, tenant, cursor, limit).await?;
-        let (answers, unreachable) = self.ask_all::<Option<Page<RoomEntry>>>(question).await;
+        let (answers, unreachable) = self.ask_all(asked).await;
         let mut pages: Vec<Page<RoomEntry>> = answers.into_iter().flatten().collect();
         pages.push(here);
         Ok(merge_rooms(pages, limit, unreachable))
@@ -228,12 +210,12 @@ impl Gateway {
         tenant: Option<&str>,
         room: &str,
     ) -> Option<RoomEntry> {
-        let question = Question::Members {
+        let asked = peers::Members {
             namespace: namespace.to_owned(),
             tenant: tenant.map(ToOwned::to_owned),
             room: room.to_owned(),
         };
-        let (elsewhere, _) = self.ask_all::<usize>(question).await;
+        let (elsewhere, _) = self.ask_all(asked).await;
         let here = self.members_here(namespace, tenant, room).await;
         let members = here + elsewhere.iter().sum::<usize>();
         (members > 0).then(|| RoomEntry {
@@ -247,7 +229,7 @@ impl Gateway {
     /// All nodes, this one first.
     pub async fn nodes(&self) -> Vec<NodeEntry> {
         let mut nodes = vec![self.node_here()];
-        let (mut others, silent) = self.ask_all::<NodeEntry>(Question::Node).await;
+        let (mut others, silent) = self.ask_all(peers::AboutNode {}).await;
         others.sort_by(|a, b| a.node_id.cmp(&b.node_id));
         nodes.append(&mut others);
         nodes.extend(silent.into_iter().map(|node_id| NodeEntry {
@@ -283,17 +265,17 @@ impl Gateway {
 
     /// Sockets of the users with this id, of all types and on all nodes.
     async fn sockets_of(&self, tenant: Option<&str>, user_id: &str) -> Vec<UserSocket> {
-        let backplane = &self.shared.backplane;
+        let backplane = &self.shared.fanout.backplane;
         if let Some(known) = backplane.sockets(tenant, user_id).await {
             return known;
         }
         let mut sockets = Vec::new();
         for user in backplane.local().find(tenant, user_id) {
             for socket in backplane.local().sockets(tenant, user_id, Some(&user)) {
-                let namespace = usize::from(socket.namespace());
+                let namespace = self.shared.fanout.namespaces.get(socket.namespace());
                 sockets.push(UserSocket {
                     id: socket.id().into(),
-                    namespace: self.shared.namespaces[namespace].name.clone(),
+                    namespace: namespace.name.clone(),
                     user: user.clone(),
                 });
             }
@@ -314,11 +296,16 @@ impl Gateway {
 
     /// How many sockets of a user other nodes have, in one namespace or in all.
     pub(crate) async fn count_elsewhere(&self, user: &UserKey, namespace: Option<&str>) -> usize {
-        let Some(own) = self.shared.backplane.tag() else {
+        let Some(own) = self.shared.fanout.backplane.tag() else {
             return 0;
         };
         let tenant = user.tenant_id.as_deref();
-        let sockets = self.shared.backplane.sockets(tenant, &user.user_id).await;
+        let sockets = self
+            .shared
+            .fanout
+            .backplane
+            .sockets(tenant, &user.user_id)
+            .await;
         let elsewhere = |socket: &&UserSocket| {
             *socket.user == *user
                 && namespace.is_none_or(|namespace| *socket.namespace == *namespace)

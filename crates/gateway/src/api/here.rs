@@ -1,7 +1,5 @@
-//! What an app backend asks of a gateway: who is there, and tell them this.
+//! The API of one node: who is there, and tell them this.
 
-use std::collections::BTreeMap;
-use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,115 +7,30 @@ use heartline_wire::json;
 use heartline_wire::names::{self, Speaker};
 use tokio::sync::oneshot;
 
+use super::pages::{RoomsByKey, decode_cursor, rooms_page};
+use super::{BadCursor, Broadcast, Publish, PublishError, Published};
 use crate::auth::UserKey;
 use crate::engine::id::Name;
-use crate::engine::{App, Engine};
 use crate::entries::{Page, RoomEntry, SocketEntry, SocketFilter, UserPresence};
+use crate::fanout::ToUser;
 use crate::gateway::Gateway;
-use crate::hub::{Hub, Op};
+use crate::namespaces::NamespaceId;
+use crate::op::{Op, Query, RoomFilter};
 use crate::peers::{EmitError, Emitted};
 use crate::presence::SocketAddress;
-use crate::publication::{Message, NsId};
+use crate::publication::Message;
 use crate::reason::Reason;
 use crate::rooms::{self, PRIVATE};
-use crate::shared::ToUser;
-
-/// An event for the members of a room.
-#[derive(Debug, Clone)]
-pub struct Publish {
-    /// The room's tenant.
-    pub tenant_id: Option<String>,
-    /// The room's namespace.
-    pub namespace: String,
-    /// The room.
-    pub room: String,
-    /// The event's name.
-    pub event: String,
-    /// Its data, JSON text.
-    pub data: String,
-    /// Set where only the newest per room and key matters to a slow reader.
-    pub key: Option<String>,
-}
-
-/// An event for all sockets of a namespace and tenant.
-#[derive(Debug, Clone)]
-pub struct Broadcast {
-    /// The tenant.
-    pub tenant_id: Option<String>,
-    /// The namespace.
-    pub namespace: String,
-    /// The event's name.
-    pub event: String,
-    /// Its data, JSON text.
-    pub data: String,
-}
-
-/// What became of a publication.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Published {
-    /// Sockets of this node that it was for.
-    pub delivered: usize,
-    /// Its number in its room; absent if the room has no members.
-    pub offset: Option<u64>,
-}
-
-/// Why something could not be published.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum PublishError {
-    /// There is no such namespace.
-    UnknownNamespace(String),
-    /// The room's name has no byte, more than 256, or control characters.
-    InvalidRoom,
-    /// The event's name is empty, longer than 128 bytes, or one of the
-    /// protocols' own.
-    InvalidEvent,
-    /// The data is no JSON.
-    InvalidData,
-}
-
-impl fmt::Display for PublishError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            PublishError::UnknownNamespace(name) => write!(f, "there is no namespace {name}"),
-            PublishError::InvalidRoom => {
-                f.write_str("a room's name has 1 to 256 bytes and no control characters")
-            }
-            PublishError::InvalidEvent => f.write_str(
-                "an event's name has 1 to 128 bytes and is none of the protocols' own types",
-            ),
-            PublishError::InvalidData => f.write_str("the data is no JSON"),
-        }
-    }
-}
-
-impl std::error::Error for PublishError {}
-
-/// A cursor that this gateway did not make.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct BadCursor;
-
-impl fmt::Display for BadCursor {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the cursor is not one that this node gave out")
-    }
-}
-
-impl std::error::Error for BadCursor {}
 
 impl Gateway {
-    /// Asks one shard.
-    async fn ask<T: Send + 'static>(
+    /// Asks one shard; `None` if it has ended.
+    async fn ask<T>(
         &self,
         shard: u16,
-        question: impl FnOnce(&mut Hub, &mut Engine) -> T + Send + 'static,
+        question: impl FnOnce(oneshot::Sender<T>) -> Query,
     ) -> Option<T> {
         let (reply, answer) = oneshot::channel();
-        self.shared.post(
-            shard,
-            Op::Ask(Box::new(move |hub, engine| {
-                let _ = reply.send(question(hub, engine));
-            })),
-        );
+        self.shared.fanout.post(shard, Op::Query(question(reply)));
         answer.await.ok()
     }
 
@@ -137,11 +50,14 @@ impl Gateway {
             }
         };
         let mut items = Vec::new();
-        while shard < self.shared.shards() {
+        while shard < self.shared.fanout.shards() {
             let (filter, rest) = (filter.clone(), limit - items.len());
             let found = self
-                .ask(shard, move |hub, engine| {
-                    hub.list(engine, &filter, slot, rest)
+                .ask(shard, |reply| Query::List {
+                    filter,
+                    from: slot,
+                    limit: rest,
+                    reply,
                 })
                 .await;
             let (mut found, next) = found.unwrap_or_default();
@@ -154,7 +70,7 @@ impl Gateway {
                 break;
             }
         }
-        let more = shard < self.shared.shards();
+        let more = shard < self.shared.fanout.shards();
         Ok(Page {
             items,
             next_cursor: more.then(|| format!("{shard}.{slot}")),
@@ -164,11 +80,14 @@ impl Gateway {
 
     /// One socket, if it is here.
     pub(crate) async fn connection_here(&self, socket_id: &str) -> Option<SocketEntry> {
-        let name = Name::decode(socket_id)?;
-        self.ask(name.conn.shard, move |hub, engine| {
-            hub.inspect(engine, &SocketAddress(name))
-        })
-        .await?
+        let socket = SocketAddress::parse(socket_id)?;
+        self.inspect(socket).await
+    }
+
+    async fn inspect(&self, socket: SocketAddress) -> Option<SocketEntry> {
+        let shard = socket.0.conn.shard;
+        self.ask(shard, |reply| Query::Inspect { socket, reply })
+            .await?
     }
 
     /// Ends a socket and tells its client not to come back; whether it was here.
@@ -181,7 +100,7 @@ impl Gateway {
 
     async fn kick(&self, to: SocketAddress) -> bool {
         let (reply, answer) = oneshot::channel();
-        self.shared.post(
+        self.shared.fanout.post(
             to.0.conn.shard,
             Op::Disconnect {
                 to,
@@ -200,44 +119,25 @@ impl Gateway {
         cursor: Option<String>,
         limit: usize,
     ) -> Result<Page<RoomEntry>, BadCursor> {
-        let after: Option<(String, String, Option<String>)> = match &cursor {
+        let after = match &cursor {
             None => None,
             Some(cursor) => {
                 Some(serde_json::from_str(&decode_cursor(cursor)?).map_err(|_| BadCursor)?)
             }
         };
+        let filter = RoomFilter {
+            namespace: namespace.map(ToOwned::to_owned),
+            tenant: tenant.map(ToOwned::to_owned),
+            after,
+        };
         let mut all = RoomsByKey::new();
-        for shard in 0..self.shared.shards() {
-            let (namespace, tenant) = (
-                namespace.map(ToOwned::to_owned),
-                tenant.map(ToOwned::to_owned),
-            );
-            let after = after.clone();
+        for shard in 0..self.shared.fanout.shards() {
+            let filter = filter.clone();
             let found = self
-                .ask(shard, move |hub, _| {
-                    let names = &hub.shared.namespaces;
-                    let mut found: Vec<_> = hub
-                        .rooms
-                        .iter()
-                        .map(|(room, members)| {
-                            let space = names[usize::from(room.key.namespace)].name.to_string();
-                            let tenant = room.key.tenant.as_ref().map(ToString::to_string);
-                            ((room.key.name.to_string(), space, tenant), members.len())
-                        })
-                        .filter(|(key, _)| {
-                            after.as_ref().is_none_or(|after| key > after)
-                                && namespace.as_ref().is_none_or(|wanted| *wanted == key.1)
-                                && tenant
-                                    .as_ref()
-                                    .is_none_or(|wanted| Some(wanted) == key.2.as_ref())
-                        })
-                        .collect();
-                    // No more than one page and the beginning of the next.
-                    if found.len() > limit + 1 {
-                        found.select_nth_unstable(limit);
-                        found.truncate(limit + 1);
-                    }
-                    found
+                .ask(shard, |reply| Query::Rooms {
+                    filter,
+                    limit,
+                    reply,
                 })
                 .await;
             for (key, members) in found.unwrap_or_default() {
@@ -253,10 +153,12 @@ impl Gateway {
         namespace: &str,
         event: &str,
         data: &str,
-    ) -> Result<(NsId, Message), PublishError> {
+    ) -> Result<(NamespaceId, Message), PublishError> {
         let id = self
             .shared
-            .namespace_id(namespace)
+            .fanout
+            .namespaces
+            .find(namespace)
             .ok_or_else(|| PublishError::UnknownNamespace(namespace.to_owned()))?;
         if !names::may_say(Speaker::Backend, event) {
             return Err(PublishError::InvalidEvent);
@@ -287,14 +189,14 @@ impl Gateway {
                 topic: Some(&publish.room),
                 instead_of: None,
             };
-            let delivered = self.shared.send_to_user(&to, message);
+            let delivered = self.shared.fanout.send_to_user(&to, message);
             return Ok(Published {
                 delivered,
                 offset: None,
             });
         }
         let delivered = self.members(namespace, tenant, &publish.room).await;
-        let offset = self.shared.publish_to_room(
+        let offset = self.shared.fanout.publish_to_room(
             namespace,
             tenant,
             &publish.room,
@@ -325,15 +227,15 @@ impl Gateway {
         tenant: Option<&str>,
         room: &str,
     ) -> usize {
-        match self.shared.namespace_id(namespace) {
+        match self.shared.fanout.namespaces.find(namespace) {
             Some(id) => self.members(id, tenant, room).await,
             None => 0,
         }
     }
 
     /// How many sockets of this node are in a room.
-    async fn members(&self, namespace: NsId, tenant: Option<&str>, name: &str) -> usize {
-        let room = self.shared.rooms.find(&rooms::RoomRef {
+    async fn members(&self, namespace: NamespaceId, tenant: Option<&str>, name: &str) -> usize {
+        let room = self.shared.fanout.rooms.find(&rooms::RoomRef {
             namespace,
             tenant,
             name,
@@ -342,9 +244,9 @@ impl Gateway {
             return 0;
         };
         let mut members = 0;
-        for shard in (0..self.shared.shards()).filter(|&shard| room.local(shard).is_some()) {
+        for shard in (0..self.shared.fanout.shards()).filter(|&shard| room.local(shard).is_some()) {
             let room = room.clone();
-            let here = self.ask(shard, move |hub, _| hub.rooms.count(&room)).await;
+            let here = self.ask(shard, |reply| Query::Count { room, reply }).await;
             members += here.unwrap_or(0);
         }
         members
@@ -359,16 +261,18 @@ impl Gateway {
             self.message(&broadcast.namespace, &broadcast.event, &broadcast.data)?;
         let tenant: Option<Arc<str>> = broadcast.tenant_id.map(Into::into);
         let mut delivered = 0;
-        for shard in 0..self.shared.shards() {
+        for shard in 0..self.shared.fanout.shards() {
             let tenant = tenant.clone();
             let here = self
-                .ask(shard, move |hub, _| {
-                    hub.population(namespace, tenant.as_deref())
+                .ask(shard, |reply| Query::Population {
+                    namespace,
+                    tenant,
+                    reply,
                 })
                 .await;
             delivered += here.unwrap_or(0);
         }
-        self.shared.broadcast(namespace, tenant, message);
+        self.shared.fanout.broadcast(namespace, tenant, message);
         Ok(Published {
             delivered,
             offset: None,
@@ -388,13 +292,14 @@ impl Gateway {
         data: &str,
     ) -> Result<usize, PublishError> {
         let (id, message) = self.message(namespace.unwrap_or("/"), event, data)?;
-        let namespaces = match namespace {
-            Some(_) => id..id + 1,
-            None => 0..self.shared.namespaces.len() as NsId,
-        };
+        let namespaces = &self.shared.fanout.namespaces;
+        let wanted = namespaces
+            .iter()
+            .map(|(id, _)| id)
+            .filter(|other| namespace.is_none() || *other == id);
         let tenant = user.tenant_id.as_deref();
         let elsewhere = self.count_elsewhere(&user, namespace).await;
-        let here: usize = namespaces
+        let here: usize = wanted
             .map(|namespace| {
                 let to = ToUser {
                     namespace,
@@ -404,7 +309,7 @@ impl Gateway {
                     topic: None,
                     instead_of: None,
                 };
-                self.shared.send_to_user(&to, message.clone())
+                self.shared.fanout.send_to_user(&to, message.clone())
             })
             .sum();
         Ok(here + elsewhere)
@@ -424,24 +329,23 @@ impl Gateway {
         let message = Message::new(event, data);
         let shard = to.0.conn.shard;
         let Some(time) = ack_within else {
-            let there = self.ask(shard, move |hub, engine| {
-                hub.op(
-                    engine,
-                    Op::Emit {
-                        to,
-                        message,
-                        volatile: false,
-                    },
-                );
-                hub.inspect(engine, &to).is_some()
-            });
+            self.shared.fanout.post(
+                shard,
+                Op::Emit {
+                    to,
+                    message,
+                    volatile: false,
+                },
+            );
+            let there = self.inspect(to);
             return match there.await {
-                Some(true) => Ok(None),
+                Some(_) => Ok(None),
                 _ => Err(gone()),
             };
         };
         let (reply, answer) = oneshot::channel();
         self.shared
+            .fanout
             .post(shard, Op::EmitWithAck { to, message, reply });
         match tokio::time::timeout(time, answer).await {
             Ok(Ok(Ok(args))) => Ok(Some(args.json)),
@@ -454,6 +358,7 @@ impl Gateway {
     /// Presence of users of any type, in the order asked.
     pub async fn presence(&self, tenant: Option<&str>, users: &[String]) -> Vec<UserPresence> {
         self.shared
+            .fanout
             .backplane
             .presence(tenant.map(Into::into), users.to_vec())
             .await
@@ -461,50 +366,11 @@ impl Gateway {
 
     /// Up to `limit` of the users that are online on this node.
     pub fn online_users(&self, limit: usize) -> Vec<Arc<UserKey>> {
-        self.shared.backplane.local().some(limit)
+        self.shared.fanout.backplane.local().some(limit)
     }
 
     /// Looks for entries that the timers missed, and removes them; how many.
     pub async fn sweep(&self) -> usize {
         crate::housekeeping::sweep(&self.shared).await
     }
-}
-
-/// Rooms by name, namespace and tenant, and how many are in them.
-pub(crate) type RoomsByKey = BTreeMap<(String, String, Option<String>), usize>;
-
-/// The first rooms as a page; with `more`, there are others behind them.
-pub(crate) fn rooms_page(all: RoomsByKey, limit: usize, more: bool) -> Page<RoomEntry> {
-    let items: Vec<RoomEntry> = all
-        .into_iter()
-        .take(limit)
-        .map(|((room, namespace, tenant_id), members)| RoomEntry {
-            room,
-            namespace,
-            tenant_id,
-            members,
-        })
-        .collect();
-    let next_cursor = items.last().filter(|_| more).map(|last| {
-        let key = (&last.room, &last.namespace, &last.tenant_id);
-        encode_cursor(&serde_json::to_string(&key).unwrap_or_default())
-    });
-    Page {
-        items,
-        next_cursor,
-        unreachable: Vec::new(),
-    }
-}
-
-fn encode_cursor(key: &str) -> String {
-    use base64::Engine as _;
-    base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(key)
-}
-
-pub(crate) fn decode_cursor(cursor: &str) -> Result<String, BadCursor> {
-    use base64::Engine as _;
-    let bytes = base64::engine::general_purpose::URL_SAFE_NO_PAD
-        .decode(cursor)
-        .map_err(|_| BadCursor)?;
-    String::from_utf8(bytes).map_err(|_| BadCursor)
 }

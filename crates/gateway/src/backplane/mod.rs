@@ -6,20 +6,21 @@
 //! the node alone. What a backplane hears from other nodes it gives to its
 //! [`Node`].
 
-use std::sync::{Arc, OnceLock, Weak};
+mod local;
+
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::auth::{BoxFuture, UserKey};
 use crate::config::DevicePolicy;
-use crate::engine::Clock;
 use crate::entries::UserPresence;
-use crate::hub::Op;
 use crate::presence::{
     Admitted, DeviceLimitReached, Edge, Newcomer, Place, Presence, SocketAddress,
 };
+pub use local::LocalBackplane;
+
 pub use crate::publication::Message;
 use crate::reason::Reason;
-use crate::shared::Shared;
 
 /// Whom a publication is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -144,7 +145,7 @@ pub struct UserSocket {
 pub trait Backplane: Send + Sync + 'static {
     /// Called once, before anything else and within a tokio runtime: what other
     /// nodes say, and changes of presence, are for `node`.
-    fn attach(&self, node: Node);
+    fn attach(&self, node: Arc<dyn Node>);
 
     /// Registers a socket and applies its namespace's device policy, as one
     /// step: of two newcomers that race, the later sees the earlier.
@@ -221,138 +222,38 @@ pub trait Backplane: Send + Sync + 'static {
     }
 }
 
-/// What a backplane may ask of the node that it works for. Does nothing when the
-/// node has gone.
-#[derive(Clone)]
-pub struct Node(Weak<Shared>);
-
-impl Node {
-    pub(crate) fn new(shared: &Arc<Shared>) -> Node {
-        Node(Arc::downgrade(shared))
-    }
-
+/// What a backplane may ask of the node that it works for.
+///
+/// Calls never wait, come in any number from any thread, and do nothing when the node has
+/// gone. What is said of one user or room in one order is told in that order.
+pub trait Node: Send + Sync + 'static {
     /// Tells those who are to know of changes of presence, in this order.
-    pub fn announce(&self, edges: impl IntoIterator<Item = Edge>) {
-        if let Some(shared) = self.0.upgrade() {
-            shared.announcer.push(edges);
-        }
-    }
+    fn announce(&self, edges: Vec<Edge>);
 
-    /// A socket lost its place to one on another node.
-    pub fn oust(
+    /// A socket of this node lost its place to one on another node, whose device and node
+    /// these are.
+    fn replace(
         &self,
         socket: SocketAddress,
         reason: Reason,
         device_id: Option<Arc<str>>,
         node_id: &Arc<str>,
-    ) {
-        if let Some(shared) = self.0.upgrade() {
-            let op = Op::Replaced {
-                to: socket,
-                by: device_id,
-                node: node_id.clone(),
-                reason,
-            };
-            shared.post(socket.0.conn.shard, op);
-        }
-    }
+    );
 
     /// Gives a publication of another node to those it is for.
-    pub fn deliver(&self, target: &Target<'_>, message: Message) {
-        if let Some(shared) = self.0.upgrade() {
-            shared.deliver(target, message);
-        }
-    }
+    fn deliver(&self, target: &Target<'_>, message: Message);
 
     /// Does something to the sockets here that have no tenant and are in any of `rooms`
     /// (all, if there are none) but in none of `except`. A socket's id counts as a
     /// room that it is in, as in Socket.IO.
-    pub fn select(&self, namespace: &str, rooms: &[String], except: &[String], action: Action) {
-        if let Some(shared) = self.0.upgrade() {
-            shared.select(namespace, rooms, except, action);
-        }
-    }
+    fn select(&self, namespace: &str, rooms: &[String], except: &[String], action: Action);
 
-    /// A socket's namespace.
-    pub fn namespace(&self, socket: &SocketAddress) -> Option<Arc<str>> {
-        let shared = self.0.upgrade()?;
-        let namespace = shared.namespaces.get(usize::from(socket.namespace()))?;
-        Some(namespace.name.clone())
-    }
+    /// A socket's namespace; `None` once the node has gone.
+    fn namespace(&self, socket: &SocketAddress) -> Option<Arc<str>>;
 
-    /// What a socket's namespace allows of devices.
-    pub fn device_policy(&self, socket: &SocketAddress) -> Option<DevicePolicy> {
-        let shared = self.0.upgrade()?;
-        let namespace = shared.namespaces.get(usize::from(socket.namespace()))?;
-        Some(namespace.config.devices)
-    }
+    /// What a socket's namespace allows of devices; `None` once the node has gone.
+    fn device_policy(&self, socket: &SocketAddress) -> Option<DevicePolicy>;
 
-    /// The time by this node's clock.
-    pub fn unix_millis(&self) -> u64 {
-        self.0.upgrade().map_or(0, |shared| shared.unix_millis())
-    }
-}
-
-/// One node on its own.
-pub struct LocalBackplane {
-    presence: Arc<OnceLock<Presence>>,
-    grace: u64,
-    clock: Clock,
-}
-
-impl LocalBackplane {
-    pub(crate) fn new(grace: Duration, clock: Clock) -> Self {
-        LocalBackplane {
-            presence: Arc::default(),
-            grace: grace.as_micros() as u64,
-            clock,
-        }
-    }
-}
-
-impl Backplane for LocalBackplane {
-    fn attach(&self, node: Node) {
-        let sink = move |edge: &Edge| node.announce([edge.clone()]);
-        let _ = self.presence.set(Presence::new(self.grace, Box::new(sink)));
-    }
-
-    fn connect(&self, newcomer: Newcomer) -> BoxFuture<Result<Admitted, DeviceLimitReached>> {
-        let at = self.clock.unix_millis(self.clock.now());
-        Box::pin(std::future::ready(self.local().connect(newcomer, at)))
-    }
-
-    fn disconnect(&self, user: &Arc<UserKey>, socket: SocketAddress) {
-        let now = self.clock.now();
-        self.local()
-            .disconnect(user, socket, now, self.clock.unix_millis(now));
-    }
-
-    fn enter_room(&self, user: &Arc<UserKey>, socket: SocketAddress, place: Place) {
-        let at = self.clock.unix_millis(self.clock.now());
-        self.local().enter_room(user, socket, place, at);
-    }
-
-    fn leave_room(&self, user: &Arc<UserKey>, socket: SocketAddress, place: &Place) {
-        self.local().leave_room(user, socket, place);
-    }
-
-    fn presence(
-        &self,
-        tenant: Option<Arc<str>>,
-        users: Vec<String>,
-    ) -> BoxFuture<Vec<UserPresence>> {
-        let now = self.clock.unix_millis(self.clock.now());
-        let local = self.local();
-        let found = users
-            .iter()
-            .map(|user| local.get(tenant.as_deref(), user, now))
-            .collect();
-        Box::pin(std::future::ready(found))
-    }
-
-    fn local(&self) -> &Presence {
-        self.presence
-            .get()
-            .expect("a gateway attaches its backplane before it uses it")
-    }
+    /// The time by this node's clock, Unix milliseconds.
+    fn unix_millis(&self) -> u64;
 }

@@ -1,0 +1,69 @@
+//! What other nodes are answered.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::net::TcpListener;
+
+use crate::auth::BoxFuture;
+use crate::gateway::Gateway;
+use crate::peers::{Asked, Question};
+
+impl Gateway {
+    /// Serves other nodes of the cluster on a listener of its own, until the runtime
+    /// ends. Every request has to show the cluster's secret.
+    pub async fn serve_nodes(&self, listener: TcpListener) {
+        let shared = Arc::downgrade(&self.shared);
+        let proof = move || shared.upgrade()?.fanout.backplane.secret();
+        let gateway = self.clone();
+        let answerer = move |question| -> BoxFuture<Vec<u8>> {
+            let gateway = gateway.clone();
+            Box::pin(async move { gateway.answer(question).await })
+        };
+        self.front
+            .clone()
+            .serve_nodes(listener, proof, Arc::new(answerer))
+            .await;
+    }
+
+    /// Nothing, if the question is not one of this version's.
+    async fn answer(&self, question: Bytes) -> Vec<u8> {
+        let Ok(question) = serde_json::from_slice(&question) else {
+            return Vec::new();
+        };
+        match question {
+            Question::Connections(asked) => {
+                let (filter, cursor) = (asked.filter.clone(), asked.cursor.clone());
+                let found = self.connections_here(filter, cursor, asked.limit).await;
+                write(&asked, found.ok())
+            }
+            Question::Connection(asked) => {
+                write(&asked, self.connection_here(&asked.socket_id).await)
+            }
+            Question::Disconnect(asked) => {
+                write(&asked, self.disconnect_here(&asked.socket_id).await)
+            }
+            Question::Emit(asked) => {
+                let within = asked.ack_within.map(Duration::from_millis);
+                let emitted = self.emit_here(&asked.socket_id, &asked.event, &asked.data, within);
+                write(&asked, emitted.await)
+            }
+            Question::Rooms(asked) => {
+                let (namespace, tenant) = (asked.namespace.as_deref(), asked.tenant.as_deref());
+                let rooms = self.rooms_here(namespace, tenant, asked.cursor.clone(), asked.limit);
+                write(&asked, rooms.await.ok())
+            }
+            Question::Members(asked) => {
+                let tenant = asked.tenant.as_deref();
+                let members = self.members_here(&asked.namespace, tenant, &asked.room);
+                write(&asked, members.await)
+            }
+            Question::AboutNode(asked) => write(&asked, self.node_here()),
+        }
+    }
+}
+
+fn write<Q: Asked>(_: &Q, answer: Q::Answer) -> Vec<u8> {
+    serde_json::to_vec(&answer).unwrap_or_default()
+}

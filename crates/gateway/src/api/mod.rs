@@ -1,0 +1,91 @@
+//! What operators and an app's backend ask of a gateway: of this node (`here`), of all
+//! nodes (`everywhere`), and what other nodes are answered (`answers`).
+
+mod answers;
+mod everywhere;
+mod here;
+mod pages;
+
+use std::fmt;
+
+/// An event for the members of a room.
+#[derive(Debug, Clone)]
+pub struct Publish {
+    /// The room's tenant.
+    pub tenant_id: Option<String>,
+    /// The room's namespace.
+    pub namespace: String,
+    /// The room.
+    pub room: String,
+    /// The event's name.
+    pub event: String,
+    /// Its data, JSON text.
+    pub data: String,
+    /// Set where only the newest per room and key matters to a slow reader.
+    pub key: Option<String>,
+}
+
+/// An event for all sockets of a namespace and tenant.
+#[derive(Debug, Clone)]
+pub struct Broadcast {
+    /// The tenant.
+    pub tenant_id: Option<String>,
+    /// The namespace.
+    pub namespace: String,
+    /// The event's name.
+    pub event: String,
+    /// Its data, JSON text.
+    pub data: String,
+}
+
+/// What became of a publication.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Published {
+    /// Sockets of this node that it was for.
+    pub delivered: usize,
+    /// Its number in its room; absent if the room has no members.
+    pub offset: Option<u64>,
+}
+
+/// Why something could not be published.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PublishError {
+    /// There is no such namespace.
+    UnknownNamespace(String),
+    /// The room's name has no byte, more than 256, or control characters.
+    InvalidRoom,
+    /// The event's name is empty, longer than 128 bytes, or one of the
+    /// protocols' own.
+    InvalidEvent,
+    /// The data is no JSON.
+    InvalidData,
+}
+
+impl fmt::Display for PublishError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            PublishError::UnknownNamespace(name) => write!(f, "there is no namespace {name}"),
+            PublishError::InvalidRoom => {
+                f.write_str("a room's name has 1 to 256 bytes and no control characters")
+            }
+            PublishError::InvalidEvent => f.write_str(
+                "an event's name has 1 to 128 bytes and is none of the protocols' own types",
+            ),
+            PublishError::InvalidData => f.write_str("the data is no JSON"),
+        }
+    }
+}
+
+impl std::error::Error for PublishError {}
+
+/// A cursor that this gateway did not make.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BadCursor;
+
+impl fmt::Display for BadCursor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the cursor is not one that this node gave out")
+    }
+}
+
+impl std::error::Error for BadCursor {}

@@ -1,0 +1,351 @@
+//! How a gateway is made: settings and handlers, then the parts put together.
+
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize};
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+
+use crate::announcer::Announcer;
+use crate::auth::{Authenticator, BoxFuture, NoAuthenticator};
+use crate::backplane::{Backplane, LocalBackplane};
+use crate::config::{Config, ConnectLimit};
+use crate::engine::failure::Failure;
+use crate::engine::forward::{Forwarder, Owner};
+use crate::engine::heartbeat::Rhythm;
+use crate::engine::http::{ConnectLimiter, Fallback, Front, FrontSettings};
+use crate::engine::shard::{Door, Prepared};
+use crate::engine::slots::ConnectionSlots;
+use crate::engine::{Clock, Settings};
+use crate::fanout::Fanout;
+use crate::gateway::{Gateway, HttpRequest, HttpResponse};
+use crate::handler::{Erased, Handler, Handlers};
+use crate::hub::Hub;
+use crate::intern::Interner;
+use crate::metrics::Metrics;
+use crate::namespaces::Namespaces;
+use crate::node::ThisNode;
+use crate::op::Op;
+use crate::reason::Reason;
+use crate::rooms::RoomDirectory;
+use crate::shared::Shared;
+use crate::socket::Socket;
+use crate::store::{MemoryStore, MessageStore};
+
+impl Gateway {
+    /// Begins to make a gateway.
+    pub fn builder(config: Config) -> GatewayBuilder {
+        GatewayBuilder::new(config)
+    }
+}
+
+/// Why a gateway could not be built.
+#[derive(Debug)]
+pub enum BuildError {
+    /// The configuration contradicts itself.
+    Config(String),
+    /// The operating system refused threads or pollers.
+    Io(io::Error),
+}
+
+impl fmt::Display for BuildError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            BuildError::Config(what) => f.write_str(what),
+            BuildError::Io(error) => write!(f, "the shards could not be started: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for BuildError {}
+
+impl From<io::Error> for BuildError {
+    fn from(error: io::Error) -> Self {
+        BuildError::Io(error)
+    }
+}
+
+/// Makes a [`Gateway`].
+pub struct GatewayBuilder {
+    config: Config,
+    authenticator: Arc<dyn Authenticator>,
+    backplane: Option<Arc<dyn Backplane>>,
+    store: Arc<dyn MessageStore>,
+    handlers: Handlers,
+    fallback: Option<Fallback>,
+}
+
+impl GatewayBuilder {
+    pub(crate) fn new(config: Config) -> Self {
+        GatewayBuilder {
+            config,
+            authenticator: Arc::new(NoAuthenticator),
+            backplane: None,
+            store: Arc::new(MemoryStore::default()),
+            handlers: Handlers::default(),
+            fallback: None,
+        }
+    }
+
+    /// Who verifies tokens; without one, all are refused.
+    pub fn authenticator(mut self, authenticator: impl Authenticator) -> Self {
+        self.authenticator = Arc::new(authenticator);
+        self
+    }
+
+    /// Where presence is kept; without one, on this node alone.
+    pub fn backplane(mut self, backplane: impl Backplane) -> Self {
+        self.backplane = Some(Arc::new(backplane));
+        self
+    }
+
+    /// Where messages are kept; without one, in memory.
+    pub fn store(mut self, store: impl MessageStore) -> Self {
+        self.store = Arc::new(store);
+        self
+    }
+
+    /// Handles an event, in every namespace and on both transports. A name
+    /// that ends in `:*` handles all events that begin with what stands before,
+    /// unless they have a handler of their own.
+    pub fn on<A: 'static>(mut self, event: &str, handler: impl Handler<A>) -> Self {
+        self.handlers.insert(event, Erased::boxed(handler));
+        self
+    }
+
+    /// Runs for each socket that has connected. The CONNECT payload is the
+    /// event's first argument.
+    pub fn on_connect<A: 'static>(mut self, handler: impl Handler<A>) -> Self {
+        self.handlers.connect.push(Erased::boxed(handler));
+        self
+    }
+
+    /// Runs for each socket that has gone.
+    pub fn on_disconnect<F, Fut>(mut self, handler: F) -> Self
+    where
+        F: Fn(Socket, Reason) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = ()> + Send + 'static,
+    {
+        self.handlers
+            .disconnect
+            .push(Box::new(move |socket, reason| {
+                Box::pin(handler(socket, reason))
+            }));
+        self
+    }
+
+    /// Answers requests on the public port that are neither Socket.IO nor
+    /// live; without it they get 404.
+    pub fn http_fallback(
+        mut self,
+        fallback: impl Fn(HttpRequest) -> BoxFuture<HttpResponse> + Send + Sync + 'static,
+    ) -> Self {
+        self.fallback = Some(Arc::new(fallback));
+        self
+    }
+
+    /// Starts the shards. Call it within a tokio runtime, which handlers and
+    /// the HTTP side then use.
+    ///
+    /// # Errors
+    /// When the configuration contradicts itself, or threads cannot be started.
+    pub fn build(mut self) -> Result<Gateway, BuildError> {
+        check(&self.config).map_err(BuildError::Config)?;
+        let runtime = Handle::try_current().map_err(|_| {
+            BuildError::Config("build() must be called within a tokio runtime".into())
+        })?;
+        if self.config.builtin_events {
+            crate::builtin::register(&mut self.handlers);
+        }
+        let clock = Clock::start();
+        let shards = match self.config.worker_threads {
+            0 => std::thread::available_parallelism().map_or(1, usize::from),
+            threads => threads,
+        };
+        let mut prepared = Vec::new();
+        for _ in 0..shards {
+            prepared.push(Prepared::<Hub>::new()?);
+        }
+        let doors = prepared.iter().map(|shard| shard.door.clone()).collect();
+        let backplane = self
+            .backplane
+            .take()
+            .unwrap_or_else(|| Arc::new(LocalBackplane::new(self.config.offline_grace, clock)));
+        let fanout = fanout(&self.config, doors, backplane);
+        let announcer = Arc::new(Announcer::default());
+        fanout.backplane.attach(Arc::new(ThisNode {
+            fanout: Arc::downgrade(&fanout),
+            announcer: announcer.clone(),
+            clock,
+        }));
+        let handlers = Arc::new(std::mem::take(&mut self.handlers));
+        let fallback = self.fallback.take();
+        let shared = self.shared(clock, fanout);
+        let settings = Arc::new(engine_settings(&shared));
+        let failure = Failure::new();
+        for (number, shard) in prepared.into_iter().enumerate() {
+            let number = number as u16;
+            let hub = Hub::new(shared.clone(), handlers.clone(), number);
+            shard.start(
+                number,
+                clock,
+                settings.clone(),
+                runtime.clone(),
+                hub,
+                &failure,
+            )?;
+        }
+        let front = Arc::new(front(&shared, fallback, failure));
+        let announcing = crate::announcer::run(announcer, Arc::downgrade(&shared.fanout));
+        let tasks = [
+            tokio::spawn(crate::housekeeping::run(shared.clone())).abort_handle(),
+            tokio::spawn(announcing).abort_handle(),
+        ];
+        Ok(Gateway::new(shared, front, tasks))
+    }
+
+    /// What the shards and the handles have in common.
+    fn shared(self, clock: Clock, fanout: Arc<Fanout>) -> Arc<Shared> {
+        let config = self.config;
+        let names = fanout
+            .namespaces
+            .iter()
+            .map(|(_, namespace)| namespace.name.clone())
+            .collect();
+        Arc::new(Shared {
+            clock,
+            authenticator: self.authenticator,
+            store: self.store,
+            metrics: Arc::new(Metrics::new(fanout.doors.len(), names)),
+            limits: Arc::default(),
+            tenants: Interner::default(),
+            user_agents: Interner::default(),
+            anonymous: Arc::default(),
+            slots: ConnectionSlots::new(config.max_connections, config.max_connections_per_ip),
+            draining: watch::Sender::new(false),
+            node_id: config.node_id.as_str().into(),
+            fanout,
+            config,
+        })
+    }
+}
+
+/// The ways to sockets; rooms that come to be are told to the backplane.
+fn fanout(config: &Config, doors: Vec<Door<Op>>, backplane: Arc<dyn Backplane>) -> Arc<Fanout> {
+    let mut run = [0; 4];
+    crate::random::fill(&mut run);
+    let fanout = Arc::new(Fanout {
+        namespaces: Namespaces::new(&config.namespaces),
+        rooms: Arc::new(RoomDirectory::new(doors.len())),
+        backplane,
+        doors,
+        run: u32::from_ne_bytes(run),
+    });
+    let subscriber = Arc::downgrade(&fanout);
+    fanout.rooms.on_open(move |room| {
+        let fanout = subscriber.upgrade()?;
+        let namespace = &fanout.namespaces.get(room.namespace).name;
+        let tenant = room.tenant.as_deref();
+        fanout.backplane.subscribe(namespace, tenant, &room.name)
+    });
+    fanout
+}
+
+/// What the engine has to know of the configuration.
+fn engine_settings(shared: &Shared) -> Settings {
+    let config = &shared.config;
+    Settings {
+        rhythm: Rhythm {
+            interval: micros(config.heartbeat.interval),
+            timeout: micros(config.heartbeat.timeout),
+        },
+        max_payload: config.max_payload,
+        send_buffer: config.send_buffer,
+        upgrade_timeout: micros(config.upgrade_timeout),
+        compress_from: config.compression.unwrap_or(usize::MAX),
+        tag: shared.fanout.backplane.tag(),
+    }
+}
+
+/// The HTTP side.
+fn front(shared: &Arc<Shared>, fallback: Option<Fallback>, failure: Failure) -> Front<Op> {
+    let config = &shared.config;
+    Front {
+        failure,
+        forwarder: forwarder(shared),
+        settings: FrontSettings {
+            engineio_path: config.socketio_path.clone(),
+            live_path: config.live_path.clone(),
+            origins: config.allowed_origins.clone(),
+            trusted_proxies: config.trusted_proxies.clone(),
+            max_payload: config.max_payload,
+            compression: config.compression.is_some(),
+        },
+        doors: shared.fanout.doors.clone(),
+        slots: shared.slots.clone(),
+        fallback,
+        connect_limiter: connect_limiter(shared),
+        draining: shared.draining.subscribe(),
+        requests: AtomicU64::new(1),
+        http_connections: AtomicUsize::new(0),
+        next_door: AtomicUsize::new(0),
+    }
+}
+
+/// Hands on requests for sessions of other nodes, if there are other nodes.
+fn forwarder(shared: &Arc<Shared>) -> Option<Forwarder> {
+    let tag = shared.fanout.backplane.tag()?;
+    let finder = Arc::downgrade(&shared.fanout);
+    let find = move |tag| -> BoxFuture<Option<Owner>> {
+        let finder = finder.clone();
+        Box::pin(async move {
+            let peer = finder.upgrade()?.backplane.peer(tag).await?;
+            Some(Owner {
+                node_id: peer.node_id,
+                address: peer.address,
+                secret: peer.secret,
+            })
+        })
+    };
+    Some(Forwarder::new(tag, Arc::new(find)))
+}
+
+/// Counts new connections by address, if there is a limit on them.
+fn connect_limiter(shared: &Arc<Shared>) -> Option<ConnectLimiter> {
+    let (limits, clock) = (shared.limits.clone(), shared.clock);
+    let limit = match shared.config.connects_per_ip {
+        ConnectLimit::Off => return None,
+        limit => limit,
+    };
+    Some(Arc::new(move |ip| {
+        let taken = limits.take_connect(ip, limit, clock.now());
+        taken.map_err(|over| over.retry_after_ms)
+    }))
+}
+
+fn micros(duration: Duration) -> u64 {
+    duration.as_micros() as u64
+}
+
+/// What no gateway can work with.
+fn check(config: &Config) -> Result<(), String> {
+    if !config.namespaces.contains_key("/") {
+        return Err("the namespace / must exist".into());
+    }
+    if config.namespaces.len() > usize::from(u16::MAX) {
+        return Err("there are too many namespaces".into());
+    }
+    if config.namespaces.keys().any(|name| !name.starts_with('/')) {
+        return Err("a namespace's name begins with a slash".into());
+    }
+    if config.heartbeat.interval.is_zero() || config.heartbeat.timeout.is_zero() {
+        return Err("heartbeat.interval and heartbeat.timeout must be more than 0".into());
+    }
+    if config.max_payload == 0 || config.send_buffer == 0 {
+        return Err("server.max_payload and server.send_buffer must be more than 0".into());
+    }
+    Ok(())
+}

@@ -1,0 +1,330 @@
+//! The ways to sockets: a room, a user, a namespace; on this node or on all.
+//!
+//! Whatever is said to somebody starts or arrives here, and is posted to the shards whose
+//! sockets it is for.
+
+use std::sync::Arc;
+
+use heartline_wire::names::{self, Speaker};
+use heartline_wire::socketio;
+
+use crate::auth::UserKey;
+use crate::backplane::{Action, Backplane, Target};
+use crate::engine::outbound::ConflationKey;
+use crate::engine::shard::{Door, Post};
+use crate::namespaces::{NamespaceId, Namespaces};
+use crate::op::{Deed, Op, Places, Selection};
+use crate::presence::SocketAddress;
+use crate::publication::{Message, Publication};
+use crate::rooms::{PRIVATE, RoomDirectory, RoomRef};
+
+/// A user's sockets in a namespace.
+pub(crate) struct ToUser<'a> {
+    pub(crate) namespace: NamespaceId,
+    pub(crate) tenant: Option<&'a str>,
+    pub(crate) user: &'a str,
+    /// Only this type of user.
+    pub(crate) only: Option<&'a UserKey>,
+    /// The room as which clients know it.
+    pub(crate) topic: Option<&'a str>,
+    /// It is told instead of this room's events: only to sockets that are not in the room
+    /// and may join it.
+    pub(crate) instead_of: Option<&'a str>,
+}
+
+/// What it takes to reach a socket.
+pub(crate) struct Fanout {
+    pub(crate) namespaces: Namespaces,
+    /// The rooms that have members on this node.
+    pub(crate) rooms: Arc<RoomDirectory>,
+    /// The other nodes, and this node's users.
+    pub(crate) backplane: Arc<dyn Backplane>,
+    /// The mailboxes of this node's shards.
+    pub(crate) doors: Vec<Door<Op>>,
+    /// Tells this run's rooms from another's.
+    pub(crate) run: u32,
+}
+
+impl Fanout {
+    pub(crate) fn post(&self, shard: u16, op: Op) {
+        if let Some(door) = self.doors.get(usize::from(shard)) {
+            door.push(Post::App(op));
+        }
+    }
+
+    /// The same for something that holds `bytes` of payload.
+    fn post_with(&self, shard: u16, op: Op, bytes: usize) {
+        if let Some(door) = self.doors.get(usize::from(shard)) {
+            door.push_with(Post::App(op), bytes);
+        }
+    }
+
+    /// Whether any shard has more to work off than it should.
+    pub(crate) fn is_overloaded(&self) -> bool {
+        self.doors.iter().any(|door| door.is_high())
+    }
+
+    /// The epoch of a room's incarnation: offsets of different epochs do not compare.
+    pub(crate) fn epoch(&self, incarnation: u64) -> String {
+        format!("{:08x}-{incarnation:x}", self.run)
+    }
+
+    fn namespace_name(&self, namespace: NamespaceId) -> &Arc<str> {
+        &self.namespaces.get(namespace).name
+    }
+
+    /// Gives a publication to the members of a room, on all nodes. Its offset, if the
+    /// room has members here.
+    pub(crate) fn publish_to_room(
+        &self,
+        namespace: NamespaceId,
+        tenant: Option<&str>,
+        name: &str,
+        message: Message,
+        key: Option<&str>,
+    ) -> Option<u64> {
+        if let Some(user) = name.strip_prefix(PRIVATE) {
+            let to = ToUser {
+                namespace,
+                tenant,
+                user,
+                only: None,
+                topic: Some(name),
+                instead_of: None,
+            };
+            self.send_to_user(&to, message);
+            return None;
+        }
+        let target = Target::Room {
+            namespace: self.namespace_name(namespace),
+            tenant,
+            room: name,
+            key,
+        };
+        self.backplane.publish(&target, &message);
+        self.publish_here(namespace, tenant, name, message, key)
+    }
+
+    fn publish_here(
+        &self,
+        namespace: NamespaceId,
+        tenant: Option<&str>,
+        name: &str,
+        message: Message,
+        key: Option<&str>,
+    ) -> Option<u64> {
+        let room = self.rooms.find(&RoomRef {
+            namespace,
+            tenant,
+            name,
+        })?;
+        let offset = room.publish(
+            |offset| {
+                let conflate = key.map(|key| ConflationKey {
+                    room: room.incarnation,
+                    key: key.into(),
+                });
+                let name = self.namespace_name(namespace).clone();
+                let topic = Some(room.key.name.clone());
+                (
+                    offset,
+                    Arc::new(Publication::new(
+                        name,
+                        message,
+                        topic,
+                        Some(offset),
+                        conflate,
+                    )),
+                )
+            },
+            |shard, (offset, publication)| {
+                let op = Op::Deliver {
+                    room: room.clone(),
+                    offset: *offset,
+                    publication: publication.clone(),
+                };
+                self.post_with(shard as u16, op, publication.message.args.len());
+            },
+        );
+        Some(offset)
+    }
+
+    /// Gives a message to a user's sockets, on all nodes; to how many here.
+    pub(crate) fn send_to_user(&self, to: &ToUser<'_>, message: Message) -> usize {
+        let target = Target::User {
+            namespace: self.namespace_name(to.namespace),
+            tenant: to.tenant,
+            user: to.user,
+            user_type: to.only.map(|only| only.user_type.as_deref()),
+            topic: to.topic,
+            instead_of: to.instead_of,
+        };
+        self.backplane.publish(&target, &message);
+        self.send_here(to, message)
+    }
+
+    fn send_here(&self, to: &ToUser<'_>, message: Message) -> usize {
+        let ToUser {
+            namespace,
+            tenant,
+            user,
+            only,
+            topic,
+            instead_of,
+        } = *to;
+        let name = self.namespace_name(namespace).clone();
+        let topic = topic.map(Into::into);
+        let publication = Arc::new(Publication::new(name, message, topic, None, None));
+        let instead_of: Option<Arc<str>> = instead_of.map(Into::into);
+        let mut sockets = self.backplane.local().sockets(tenant, user, only);
+        sockets.retain(|socket| socket.namespace() == namespace);
+        for &to in &sockets {
+            let op = Op::Send {
+                to,
+                publication: publication.clone(),
+                instead_of: instead_of.clone(),
+            };
+            self.post(to.0.conn.shard, op);
+        }
+        sockets.len()
+    }
+
+    /// Gives a message to all sockets of a namespace and tenant, on all nodes.
+    pub(crate) fn broadcast(
+        &self,
+        namespace: NamespaceId,
+        tenant: Option<Arc<str>>,
+        message: Message,
+    ) {
+        let target = Target::All {
+            namespace: self.namespace_name(namespace),
+            tenant: tenant.as_deref(),
+        };
+        self.backplane.publish(&target, &message);
+        self.broadcast_here(namespace, tenant, message);
+    }
+
+    fn broadcast_here(&self, namespace: NamespaceId, tenant: Option<Arc<str>>, message: Message) {
+        let name = self.namespace_name(namespace).clone();
+        let publication = Arc::new(Publication::new(name, message, None, None, None));
+        for door in &self.doors {
+            door.push(Post::App(Op::Broadcast {
+                namespace,
+                tenant: tenant.clone(),
+                publication: publication.clone(),
+                about: None,
+            }));
+        }
+    }
+
+    /// Gives a publication of another node to those here whom it is for.
+    pub(crate) fn deliver(&self, target: &Target<'_>, message: Message) {
+        let (Target::Room { namespace, .. }
+        | Target::All { namespace, .. }
+        | Target::User { namespace, .. }) = *target;
+        // Nodes of another configuration may know more namespaces.
+        let Some(namespace) = self.namespaces.find(namespace) else {
+            return;
+        };
+        if !names::may_say(Speaker::Backend, &message.event) {
+            tracing::debug!("another server's event has a name of a protocol's own");
+            return;
+        }
+        match *target {
+            Target::Room {
+                tenant, room, key, ..
+            } => {
+                self.publish_here(namespace, tenant, room, message, key);
+            }
+            Target::All { tenant, .. } => {
+                self.broadcast_here(namespace, tenant.map(Into::into), message);
+            }
+            Target::User {
+                tenant,
+                user,
+                user_type,
+                topic,
+                instead_of,
+                ..
+            } => {
+                let only = user_type.map(|user_type| UserKey {
+                    tenant_id: tenant.map(Into::into),
+                    user_id: user.into(),
+                    user_type: user_type.map(Into::into),
+                });
+                let to = ToUser {
+                    namespace,
+                    tenant,
+                    user,
+                    only: only.as_ref(),
+                    topic,
+                    instead_of,
+                };
+                self.send_here(&to, message);
+            }
+        }
+    }
+
+    /// Does something to sockets of this node that are chosen by their rooms.
+    pub(crate) fn select(
+        &self,
+        namespace: &str,
+        rooms: &[String],
+        except: &[String],
+        action: Action,
+    ) {
+        let Some(namespace) = self.namespaces.find(namespace) else {
+            return;
+        };
+        let selection = Arc::new(Selection {
+            namespace,
+            all: rooms.is_empty(),
+            among: self.places(namespace, rooms),
+            except: self.places(namespace, except),
+        });
+        let action = match action {
+            Action::Emit(message) if socketio::RESERVED_EVENTS.contains(&&*message.event) => {
+                // It would break every client that hears it.
+                tracing::debug!("another server's event has a name of the protocol's own");
+                return;
+            }
+            Action::Emit(message) => {
+                let name = self.namespace_name(namespace).clone();
+                Deed::Send(Arc::new(Publication::new(name, message, None, None, None)))
+            }
+            Action::Join(rooms) => Deed::Join(rooms.into()),
+            Action::Leave(rooms) => Deed::Leave(rooms.into()),
+            Action::Disconnect => Deed::Disconnect,
+        };
+        for door in &self.doors {
+            door.push(Post::App(Op::Select {
+                selection: selection.clone(),
+                deed: action.clone(),
+            }));
+        }
+    }
+
+    /// Rooms and sockets by the names that Socket.IO has for both.
+    fn places(&self, namespace: NamespaceId, names: &[String]) -> Places {
+        let mut places = Places::default();
+        for name in names {
+            if let Some(user) = name.strip_prefix(PRIVATE) {
+                let sockets = self.backplane.local().sockets(None, user, None);
+                places.sockets.extend(sockets);
+            } else if let Some(socket) = SocketAddress::parse(name) {
+                places.sockets.push(socket);
+            }
+            places.rooms.extend(self.rooms.find(&RoomRef {
+                namespace,
+                tenant: None,
+                name,
+            }));
+        }
+        places
+    }
+
+    /// The number of shards.
+    pub(crate) fn shards(&self) -> u16 {
+        self.doors.len() as u16
+    }
+}

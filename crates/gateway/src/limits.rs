@@ -1,0 +1,96 @@
+//! Limits that several connections share: messages of a user, connections of an address.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::auth::UserKey;
+use crate::config::{ConnectLimit, Limit};
+use crate::engine::wheel::Micros;
+use crate::rate_limit::{KeyedLimiter, Verdict};
+
+/// Whose messages are counted together.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) enum Sender {
+    User(Arc<UserKey>),
+    Socket(crate::presence::SocketAddress),
+}
+
+/// A refusal by a limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct OverLimit {
+    /// When it is worth trying again, milliseconds from now.
+    pub(crate) retry_after_ms: u64,
+    /// Refusals in a row, this one included.
+    pub(crate) refused: u32,
+}
+
+/// What is counted for several connections together.
+#[derive(Default)]
+pub(crate) struct Limits {
+    messages: KeyedLimiter<Sender>,
+    connects: KeyedLimiter<IpAddr>,
+    /// Messages refused since the start.
+    pub(crate) refused_messages: AtomicU64,
+    /// Connections refused since the start.
+    pub(crate) refused_connects: AtomicU64,
+}
+
+impl Limits {
+    /// One more message of this sender, if the limit allows.
+    pub(crate) fn take_message(
+        &self,
+        sender: Sender,
+        limit: Limit,
+        now: Micros,
+    ) -> Result<(), OverLimit> {
+        take(&self.messages, sender, limit, now, &self.refused_messages)
+    }
+
+    /// One more connection of this address, if the limit allows. By default loopback is
+    /// spared: behind a proxy on the same machine everybody has that address.
+    pub(crate) fn take_connect(
+        &self,
+        ip: IpAddr,
+        limit: ConnectLimit,
+        now: Micros,
+    ) -> Result<(), OverLimit> {
+        let limit = match limit {
+            ConnectLimit::Off => return Ok(()),
+            ConnectLimit::Default if ip.is_loopback() => return Ok(()),
+            ConnectLimit::Default => Limit::per(1000, 10),
+            ConnectLimit::Limit(limit) => limit,
+        };
+        take(&self.connects, ip, limit, now, &self.refused_connects)
+    }
+
+    /// How many senders and addresses are remembered.
+    pub(crate) fn entries(&self) -> usize {
+        self.messages.len() + self.connects.len()
+    }
+
+    /// Forgets those that have been quiet for long enough.
+    pub(crate) fn forget_idle(&self, now: Micros) {
+        self.messages.forget_idle(now);
+        self.connects.forget_idle(now);
+    }
+}
+
+fn take<K: std::hash::Hash + Eq>(
+    limiter: &KeyedLimiter<K>,
+    key: K,
+    limit: Limit,
+    now: Micros,
+    refusals: &AtomicU64,
+) -> Result<(), OverLimit> {
+    match limiter.take(key, limit, now) {
+        Verdict::Allowed => Ok(()),
+        Verdict::Refused { again_in, refused } => {
+            refusals.fetch_add(1, Ordering::Relaxed);
+            Err(OverLimit {
+                retry_after_ms: again_in.div_ceil(1000),
+                refused,
+            })
+        }
+    }
+}

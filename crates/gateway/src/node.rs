@@ -1,0 +1,70 @@
+//! What a backplane may ask of this node.
+
+use std::sync::{Arc, Weak};
+
+use crate::announcer::Announcer;
+use crate::backplane::{Action, Message, Node, Target};
+use crate::config::DevicePolicy;
+use crate::engine::Clock;
+use crate::fanout::Fanout;
+use crate::op::Op;
+use crate::presence::{Edge, SocketAddress};
+use crate::reason::Reason;
+
+/// The node as its backplane knows it. Does not keep the node alive, which owns the
+/// backplane.
+pub(crate) struct ThisNode {
+    pub(crate) fanout: Weak<Fanout>,
+    pub(crate) announcer: Arc<Announcer>,
+    pub(crate) clock: Clock,
+}
+
+impl Node for ThisNode {
+    fn announce(&self, edges: Vec<Edge>) {
+        self.announcer.push(edges);
+    }
+
+    fn replace(
+        &self,
+        socket: SocketAddress,
+        reason: Reason,
+        device_id: Option<Arc<str>>,
+        node_id: &Arc<str>,
+    ) {
+        if let Some(fanout) = self.fanout.upgrade() {
+            let op = Op::Replaced {
+                to: socket,
+                by: device_id,
+                node: node_id.clone(),
+                reason,
+            };
+            fanout.post(socket.0.conn.shard, op);
+        }
+    }
+
+    fn deliver(&self, target: &Target<'_>, message: Message) {
+        if let Some(fanout) = self.fanout.upgrade() {
+            fanout.deliver(target, message);
+        }
+    }
+
+    fn select(&self, namespace: &str, rooms: &[String], except: &[String], action: Action) {
+        if let Some(fanout) = self.fanout.upgrade() {
+            fanout.select(namespace, rooms, except, action);
+        }
+    }
+
+    fn namespace(&self, socket: &SocketAddress) -> Option<Arc<str>> {
+        let fanout = self.fanout.upgrade()?;
+        Some(fanout.namespaces.get(socket.namespace()).name.clone())
+    }
+
+    fn device_policy(&self, socket: &SocketAddress) -> Option<DevicePolicy> {
+        let fanout = self.fanout.upgrade()?;
+        Some(fanout.namespaces.get(socket.namespace()).config.devices)
+    }
+
+    fn unix_millis(&self) -> u64 {
+        self.clock.unix_millis(self.clock.now())
+    }
+}

@@ -1,0 +1,244 @@
+//! What may be asked of a shard's sockets: data, which any thread makes and only the
+//! shard carries out.
+
+use std::sync::Arc;
+
+use tokio::sync::oneshot;
+
+use crate::auth::{AuthError, Identity, UserKey};
+use crate::backplane::Subscription;
+use crate::engine::id::ConnId;
+use crate::engine::tasks::TaskId;
+use crate::engine::wheel::Micros;
+use crate::entries::{SocketEntry, SocketFilter};
+use crate::event::{Args, EventError};
+use crate::namespaces::NamespaceId;
+use crate::presence::{Admitted, SocketAddress};
+use crate::publication::{AckId, Message, Publication};
+use crate::reason::Reason;
+use crate::rooms::{Room, RoomError};
+
+/// Keeps a room's publications of other nodes coming; absent without other nodes.
+pub(crate) type Held = Option<Arc<dyn Subscription>>;
+
+/// What may be asked of a shard.
+pub(crate) enum Op {
+    /// A future can go on.
+    Wake(TaskId),
+    /// An authentication has ended.
+    Connecting {
+        socket: SocketAddress,
+        outcome: Outcome,
+    },
+    Emit {
+        to: SocketAddress,
+        message: Message,
+        volatile: bool,
+    },
+    EmitWithAck {
+        to: SocketAddress,
+        message: Message,
+        reply: oneshot::Sender<Result<Args, EventError>>,
+    },
+    /// Something that many get, to one of them.
+    Send {
+        to: SocketAddress,
+        publication: Arc<Publication>,
+        /// Only if the socket is not in this room and may join it.
+        instead_of: Option<Arc<str>>,
+    },
+    Ack {
+        to: SocketAddress,
+        ack: AckId,
+        args: Args,
+    },
+    Refuse {
+        to: SocketAddress,
+        ack: Option<AckId>,
+        error: Box<EventError>,
+    },
+    Join {
+        to: SocketAddress,
+        room: Box<str>,
+        reply: oneshot::Sender<Result<Held, RoomError>>,
+    },
+    /// A client's own wish to join: counted by the limit on joins.
+    TryJoin {
+        to: SocketAddress,
+        room: Box<str>,
+        reply: oneshot::Sender<Result<Held, EventError>>,
+    },
+    /// A live connection joins a topic whose publications arrive from now on.
+    Subscribe {
+        to: SocketAddress,
+        topic: Box<str>,
+        id: Option<Box<str>>,
+        /// Kept until then.
+        held: Held,
+    },
+    Leave {
+        to: SocketAddress,
+        room: Box<str>,
+        reply: oneshot::Sender<()>,
+    },
+    /// A publication to the members of a room.
+    Deliver {
+        room: Arc<Room>,
+        offset: u64,
+        publication: Arc<Publication>,
+    },
+    /// A publication to a namespace's sockets of one tenant.
+    Broadcast {
+        namespace: NamespaceId,
+        tenant: Option<Arc<str>>,
+        publication: Arc<Publication>,
+        /// Whom each of its events is about: users are not told of themselves.
+        about: Option<Arc<[Arc<UserKey>]>>,
+    },
+    /// A publication about a user to whoever else is in any of the rooms, and in
+    /// none of the others.
+    DeliverAround {
+        user: Arc<UserKey>,
+        rooms: Vec<Arc<Room>>,
+        except: Vec<Arc<Room>>,
+        publication: Arc<Publication>,
+    },
+    /// Something happens to sockets that are chosen by their rooms.
+    Select {
+        selection: Arc<Selection>,
+        deed: Deed,
+    },
+    Disconnect {
+        to: SocketAddress,
+        reason: Reason,
+        reply: Option<oneshot::Sender<bool>>,
+    },
+    /// A newer connection took this one's place.
+    Replaced {
+        to: SocketAddress,
+        by: Option<Arc<str>>,
+        /// The newer one's node.
+        node: Arc<str>,
+        reason: Reason,
+    },
+    /// The socket has a new token.
+    Refresh {
+        to: SocketAddress,
+        identity: Arc<Identity>,
+    },
+    /// The node is going away: everybody is let go, over this many microseconds.
+    Drain { spread: Micros },
+    /// A connection that was only kept for its handlers can go.
+    Finish(ConnId),
+    /// Whoever has not gone yet goes now.
+    Force,
+    /// A question of the API's.
+    Query(Query),
+}
+
+/// Why a socket was refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    Auth(AuthError),
+    DeviceLimit,
+}
+
+impl Refusal {
+    pub(crate) fn code(self) -> &'static str {
+        match self {
+            Refusal::Auth(error) => error.code(),
+            Refusal::DeviceLimit => "DEVICE_LIMIT",
+        }
+    }
+
+    pub(crate) fn message(self) -> &'static str {
+        match self {
+            Refusal::Auth(error) => error.message(),
+            Refusal::DeviceLimit => "Too many devices are connected",
+        }
+    }
+
+    pub(crate) fn reason(self) -> Reason {
+        match self {
+            Refusal::Auth(AuthError::Expired) => Reason::TokenExpired,
+            Refusal::Auth(_) => Reason::AuthFailed,
+            Refusal::DeviceLimit => Reason::DeviceLimit,
+        }
+    }
+}
+
+/// What became of credentials.
+pub(crate) type Outcome = Result<(Arc<Identity>, Admitted), Refusal>;
+
+/// Rooms, and sockets that are named themselves.
+#[derive(Default)]
+pub(crate) struct Places {
+    pub(crate) rooms: Vec<Arc<Room>>,
+    pub(crate) sockets: Vec<SocketAddress>,
+}
+
+/// Sockets without a tenant, by where they are.
+pub(crate) struct Selection {
+    pub(crate) namespace: NamespaceId,
+    /// Wherever they are.
+    pub(crate) all: bool,
+    pub(crate) among: Places,
+    pub(crate) except: Places,
+}
+
+/// What becomes of them.
+#[derive(Clone)]
+pub(crate) enum Deed {
+    Send(Arc<Publication>),
+    Join(Arc<[String]>),
+    Leave(Arc<[String]>),
+    Disconnect,
+}
+
+/// What the API wants to know of a shard's sockets.
+pub(crate) enum Query {
+    /// Entries from the slot `from` on that fit, at most `limit` and those of one
+    /// connection more; and the slot to go on from.
+    List {
+        filter: SocketFilter,
+        from: u32,
+        limit: usize,
+        reply: oneshot::Sender<(Vec<SocketEntry>, Option<u32>)>,
+    },
+    /// The entry of one socket.
+    Inspect {
+        socket: SocketAddress,
+        reply: oneshot::Sender<Option<SocketEntry>>,
+    },
+    /// The rooms which have members here, with how many.
+    Rooms {
+        filter: RoomFilter,
+        limit: usize,
+        reply: oneshot::Sender<Vec<(RoomPlace, usize)>>,
+    },
+    /// How many members a room has here.
+    Count {
+        room: Arc<Room>,
+        reply: oneshot::Sender<usize>,
+    },
+    /// How many sockets a broadcast to a namespace and tenant is for.
+    Population {
+        namespace: NamespaceId,
+        tenant: Option<Arc<str>>,
+        reply: oneshot::Sender<usize>,
+    },
+    /// Remove what the timers missed; the number of entries removed.
+    Sweep { reply: oneshot::Sender<usize> },
+}
+
+/// A room's name, its namespace's, and its tenant's.
+pub(crate) type RoomPlace = (String, String, Option<String>);
+
+/// Which rooms are listed.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct RoomFilter {
+    pub(crate) namespace: Option<String>,
+    pub(crate) tenant: Option<String>,
+    /// Only those that come after this one.
+    pub(crate) after: Option<RoomPlace>,
+}
