@@ -204,7 +204,8 @@ test("files of a folder with rows of their own are held to them", (t) => {
   const upward = { "high/part.rs": "use super::High;\n", "high.rs": "mod part;\n" };
   const up = tree(t, { ...files, ...upward }, { rows });
   refuses(up, "crates/a/src/high/part.rs:1:", "`high/part` (row 1) uses `high` (row 2)");
-  const inner = { "high.rs": "mod part;\nmod inner {}\n", "low.rs": "use crate::high::inner::A;\n" };
+  const low = "use crate::high::inner::A;\n";
+  const inner = { "high.rs": "mod part;\nmod inner {}\n", "low.rs": low };
   refuses(tree(t, { ...files, ...inner }, { rows }), "`low` (row 1) uses `high` (row 2)");
   const more = { "high.rs": "mod part;\nmod more;\n", "high/more.rs": "" };
   const left = tree(t, { ...files, ...more }, { rows });
