@@ -319,7 +319,8 @@ export function check(root) {
  *  modules that use each other in one row; then what ties those. */
 export function propose(root, crate, folders = []) {
   const sources = readCrate(root, crate);
-  const listed = JSON.parse(read(root, TABLE))[crate]?.rows.flat() ?? [];
+  const table = existsSync(join(root, TABLE)) ? JSON.parse(read(root, TABLE)) : {};
+  const listed = table[crate]?.rows.flat() ?? [];
   const alone = listed.filter((name) => !listed.some((other) => other.startsWith(`${name}/`)));
   const whole = new Map([...folders, ...alone].map((folder) => [folder, 0]));
   const unit = (module) => module && (unitOf(module, whole) ?? module);
