@@ -1,6 +1,6 @@
 # The two commands of this repository are `make serve` and `make test`.
 
-.PHONY: help release serve demo demo-parts test test-rust test-client test-protocol test-e2e bench bench-cluster conformance soak simulate lint fuzz
+.PHONY: help release serve demo demo-parts test test-rust test-client test-protocol test-e2e bench bench-cluster conformance soak simulate lint layers fuzz
 
 help:
 	@echo "make serve   build Heartline and run it for development on 127.0.0.1:8080"
@@ -12,6 +12,7 @@ help:
 	@echo "make simulate  120 000 runs of the cluster's protocol with everything going wrong"
 	@echo "make conformance  Autobahn's fuzzing client against the WebSocket layer (needs a Python 2.7)"
 	@echo "make lint    formatting and lints, as CI checks them"
+	@echo "make layers  that no arrow between modules points up (scripts/layers.json), and the map is true"
 	@echo "make fuzz    run each decoder's fuzz target for a minute (needs a nightly toolchain and cargo-fuzz)"
 
 serve:
@@ -70,6 +71,11 @@ lint:
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
 	cargo check -p heartline # by itself: without the features that others ask for
+
+# The rows of scripts/layers.json against the code, then the tests of that check itself.
+layers:
+	node scripts/layers.mjs
+	node --test tests/layers/layers.test.mjs
 
 fuzz:
 	scripts/fuzz 60
