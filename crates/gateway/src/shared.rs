@@ -55,12 +55,6 @@ impl Shared {
         *self.draining.borrow()
     }
 
-    /// Over how many milliseconds drained clients should come back: one for
-    /// each connection, between 2 s and 60 s.
-    pub(crate) fn reconnect_spread_ms(&self) -> u64 {
-        (self.slots.total() as u64).clamp(2_000, 60_000)
-    }
-
     pub(crate) fn unix_millis(&self) -> u64 {
         self.clock.unix_millis(self.clock.now())
     }

@@ -8,10 +8,9 @@
 
 use std::sync::Arc;
 
-use heartline_wire::{json, live, ws};
-
+use super::Hub;
 use super::link::{Joining, Ousted, Sock};
-use super::{Hub, TaskKind};
+use super::tasks::TaskKind;
 use crate::auth::{AuthError, Credentials, Identity};
 use crate::config::AuthMode;
 use crate::engine::Engine;
@@ -20,9 +19,8 @@ use crate::handler::{Body, Event};
 use crate::namespaces::NamespaceId;
 use crate::op::{Op, Outcome, Refusal};
 use crate::presence::{Admitted, DeviceLimitReached, Newcomer, SocketAddress};
-use crate::publication::{Form, Message};
+use crate::publication::Form;
 use crate::reason::Reason;
-use crate::rooms::{self, PRIVATE};
 use crate::shared::Shared;
 
 /// Verifies credentials and asks the backplane for admission.
@@ -293,114 +291,6 @@ impl Hub {
         }
     }
 
-    fn hello(
-        &mut self,
-        engine: &mut Engine,
-        slot: u32,
-        namespace: NamespaceId,
-        identity: &Identity,
-        socket_id: &str,
-        id: Option<&str>,
-    ) {
-        let config = &self.shared.config;
-        let server_time = engine.clock.unix_millis(engine.now);
-        let mut fields = format!(
-            r#""socketId":"{socket_id}","pingInterval":{},"pingTimeout":{},"authenticated":{}"#,
-            config.heartbeat.interval.as_millis(),
-            config.heartbeat.timeout.as_millis(),
-            identity.user.is_some(),
-        );
-        let mut member = |name: &str, value: Option<&str>| {
-            if let Some(value) = value {
-                fields.push_str(&format!(r#","{name}":"#));
-                json::quote_into(value, &mut fields);
-            }
-        };
-        let user_type = identity
-            .user
-            .as_ref()
-            .and_then(|user| user.user_type.as_deref());
-        member("userId", identity.user_id());
-        member("userType", user_type);
-        member("deviceId", identity.device_id.as_deref());
-        member("nodeId", Some(&config.node_id));
-        fields.push_str(&format!(r#","serverTime":{server_time},"recovered":false"#));
-        let live = self.link(slot).is_some_and(|link| link.form == Form::Live);
-        if live {
-            engine.send_with(slot, |out| {
-                let mut text = String::new();
-                live::push_hello(&fields, id, &mut text);
-                ws::push_frame(ws::OpCode::Text, text.as_bytes(), out);
-            });
-        } else {
-            let message = Message::new("server:hello", &format!("{{{fields}}}"));
-            self.emit_here(engine, slot, namespace, &message);
-        }
-        if let Some(user) = &identity.user {
-            let success = format!(
-                r#"{{"userId":{},"userType":{},"socketId":"{socket_id}","serverTime":{server_time}}}"#,
-                json::quote(&user.user_id),
-                user.user_type.as_deref().map_or("null".into(), json::quote),
-            );
-            self.emit_here(
-                engine,
-                slot,
-                namespace,
-                &Message::new("connection:success", &success),
-            );
-        }
-    }
-
-    /// A token that names a conversation makes its bearer a member of it.
-    fn note_memberships(&mut self, engine: &mut Engine, identity: &Identity) {
-        let (Some(user), Some(patterns)) = (&identity.user, &identity.rooms) else {
-            return;
-        };
-        for conversation in patterns
-            .iter()
-            .filter_map(|pattern| pattern.exact())
-            .filter_map(rooms::conversation_of)
-        {
-            self.remember_member(engine, conversation, user);
-        }
-    }
-
-    /// Another connection of the user has taken this socket's place.
-    pub(super) fn replaced(
-        &mut self,
-        engine: &mut Engine,
-        to: &SocketAddress,
-        by: Option<&str>,
-        node: &str,
-        reason: Reason,
-    ) {
-        let Some(slot) = self.locate(engine, to) else {
-            // It was let in, and does not know it yet.
-            let link = engine.find(to.0.conn).and_then(|slot| self.link_mut(slot));
-            let joining = link.and_then(|link| link.joining.as_mut());
-            if let Some(joining) = joining.filter(|joining| joining.secret == to.0.secret) {
-                joining.ousted = Some(Ousted {
-                    by: by.map(Into::into),
-                    node: node.into(),
-                    reason,
-                });
-            }
-            return;
-        };
-        let message = match reason {
-            Reason::DeviceLimit => "Another device took this one's place",
-            _ => "A newer connection took this one's place",
-        };
-        let data = format!(
-            r#"{{"message":"{message}","by":{{"deviceId":{},"nodeId":{}}}}}"#,
-            by.map_or("null".into(), json::quote),
-            json::quote(node),
-        );
-        let message = Message::new("connection:replaced", &data);
-        self.emit_here(engine, slot, to.namespace(), &message);
-        self.end_socket(engine, slot, to.namespace(), reason);
-    }
-
     /// A socket's token was renewed.
     pub(super) fn refresh(
         &mut self,
@@ -426,48 +316,6 @@ impl Hub {
         self.rearm(engine, slot);
     }
 
-    /// A socket leaves the rooms which its token has granted `before` and does not any
-    /// more, and is told so. Rooms into which the app has put it against its token stay.
-    fn leave_what_was_taken(
-        &mut self,
-        engine: &mut Engine,
-        slot: u32,
-        namespace: NamespaceId,
-        before: &Identity,
-    ) {
-        let Some(link) = self.link(slot) else {
-            return;
-        };
-        let form = link.form;
-        let Some(socket) = link.socket(namespace) else {
-            return;
-        };
-        let taken: Vec<Arc<str>> = socket
-            .rooms
-            .iter()
-            .filter_map(|member| self.rooms.room(*member))
-            .map(|room| &room.key.name)
-            .filter(|room| rooms::may_join(room, before).is_ok())
-            .filter(|room| rooms::may_join(room, &socket.identity).is_err())
-            .cloned()
-            .collect();
-        for room in taken {
-            self.leave(engine, slot, namespace, &room);
-            if form == Form::Live {
-                engine.send_with(slot, |out| {
-                    let mut text = String::new();
-                    live::push_unsubscribed(&room, None, Some("forbidden"), &mut text);
-                    ws::push_frame(ws::OpCode::Text, text.as_bytes(), out);
-                });
-            } else {
-                let mut data = String::from(r#"{"room":"#);
-                json::quote_into(&room, &mut data);
-                data.push_str(r#","reason":"forbidden"}"#);
-                self.emit_here(engine, slot, namespace, &Message::new("room:left", &data));
-            }
-        }
-    }
-
     /// A live connection has begun: who brought a token is looked at, who may
     /// come without one is let in, the others have `auth_timeout`.
     pub(super) fn live_opened(
@@ -487,10 +335,5 @@ impl Hub {
         if token.is_some() || mode != AuthMode::Required {
             self.connect(engine, slot, NamespaceId::ROOT, token, None, None);
         }
-    }
-
-    /// The private room of a user, in a list of rooms.
-    pub(super) fn private_room(identity: &Identity) -> Option<String> {
-        identity.user_id().map(|user| format!("{PRIVATE}{user}"))
     }
 }

@@ -3,21 +3,18 @@
 use std::sync::Arc;
 
 use hashbrown::HashSet;
-use heartline_wire::ws;
 use tokio::sync::oneshot;
 
 use super::Hub;
 use super::link::{MAX_PENDING_ACKS, PendingAcks, Sock};
 use crate::auth::UserKey;
-use crate::config::Announce;
 use crate::engine::Engine;
 use crate::event::{Args, EventError, to_json};
 use crate::metrics::Outbound;
 use crate::namespaces::NamespaceId;
-use crate::op::Held;
-use crate::presence::{Place, SocketAddress};
+use crate::presence::SocketAddress;
 use crate::publication::{self, AckId, Form, Message, Publication};
-use crate::rooms::{self, Joined, Membership, Room, RoomError};
+use crate::rooms::{self, Membership, Room};
 
 impl Hub {
     /// An event to one socket of this shard.
@@ -191,160 +188,6 @@ impl Hub {
 
     // --- rooms -----------------------------------------------------------
 
-    /// Puts a socket into a room; permissions have been looked at.
-    pub(super) fn join(
-        &mut self,
-        engine: &mut Engine,
-        slot: u32,
-        namespace: NamespaceId,
-        name: &str,
-    ) -> Result<Joined, RoomError> {
-        let max = self.shared.config.max_rooms_per_socket;
-        let Some(socket) = self
-            .links
-            .get_mut(slot as usize)
-            .and_then(Option::as_mut)
-            .and_then(|link| link.socket_mut(namespace))
-        else {
-            return Err(RoomError::Invalid);
-        };
-        // A user's own room is no list of members: it is the directory of users.
-        if Self::private_room(&socket.identity).as_deref() == Some(name) {
-            return Ok(Joined {
-                incarnation: 0,
-                offset: 0,
-                held: None,
-            });
-        }
-        if socket.rooms.len() >= max {
-            let there = socket.rooms.iter().any(|member| {
-                self.rooms
-                    .room(*member)
-                    .is_some_and(|room| *room.key.name == *name)
-            });
-            if !there {
-                return Err(RoomError::Limit);
-            }
-        }
-        let before = socket.rooms.len();
-        let tenant = socket.identity.tenant_id().cloned();
-        let joined = self
-            .rooms
-            .join(namespace, tenant.as_ref(), name, slot, &mut socket.rooms);
-        if socket.rooms.len() > before {
-            if let Some((user, address, place)) = self.followed(engine, slot, namespace, name) {
-                self.shared
-                    .fanout
-                    .backplane
-                    .enter_room(&user, address, place);
-            }
-        }
-        Ok(joined)
-    }
-
-    /// A user's socket and a room of it, if the room's members are told of the user's
-    /// presence.
-    fn followed(
-        &self,
-        engine: &Engine,
-        slot: u32,
-        namespace: NamespaceId,
-        room: &str,
-    ) -> Option<(Arc<UserKey>, SocketAddress, Place)> {
-        let there = &self.shared.fanout.namespaces.get(namespace);
-        if there.config.announce != Announce::Rooms {
-            return None;
-        }
-        let socket = self.link(slot)?.socket(namespace)?;
-        let address = SocketAddress::new(engine.id(slot)?, namespace, socket.secret);
-        let place = Place {
-            namespace: there.name.clone(),
-            room: room.into(),
-        };
-        Some((socket.identity.user.clone()?, address, place))
-    }
-
-    /// The same at a client's wish, which the limit on joins counts.
-    pub(super) fn try_join(
-        &mut self,
-        engine: &mut Engine,
-        slot: u32,
-        namespace: NamespaceId,
-        name: &str,
-    ) -> Result<Held, EventError> {
-        self.count_join(engine, slot, namespace)?;
-        let joined = self.join(engine, slot, namespace, name)?;
-        self.note_joined(engine, slot, namespace, name);
-        Ok(joined.held)
-    }
-
-    /// One more join, if the limit allows.
-    pub(super) fn count_join(
-        &mut self,
-        engine: &mut Engine,
-        slot: u32,
-        namespace: NamespaceId,
-    ) -> Result<(), EventError> {
-        let limit = self
-            .shared
-            .fanout
-            .namespaces
-            .get(namespace)
-            .config
-            .limits
-            .joins;
-        let now = engine.now;
-        let taken = match (self.link_mut(slot), limit) {
-            (Some(link), Some(limit)) => link.joins.take(limit, now),
-            _ => Ok(()),
-        };
-        taken.map_err(|wait| {
-            self.metrics.rate_limited_joins.add(1);
-            EventError::rate_limited(wait)
-        })
-    }
-
-    pub(super) fn leave(&mut self, engine: &Engine, slot: u32, namespace: NamespaceId, name: &str) {
-        let Some(socket) = self.link(slot).and_then(|link| link.socket(namespace)) else {
-            return;
-        };
-        let found = socket.rooms.iter().position(|member| {
-            self.rooms
-                .room(*member)
-                .is_some_and(|room| *room.key.name == *name)
-        });
-        if let Some(index) = found {
-            let socket = self
-                .link_mut(slot)
-                .and_then(|link| link.socket_mut(namespace));
-            if let Some(membership) = socket.map(|socket| socket.rooms.swap_remove(index)) {
-                self.leave_membership(membership, namespace);
-                if let Some((user, address, place)) = self.followed(engine, slot, namespace, name) {
-                    self.shared
-                        .fanout
-                        .backplane
-                        .leave_room(&user, address, &place);
-                }
-            }
-        }
-    }
-
-    /// Takes a membership out of its room and keeps the moved member's position true.
-    pub(super) fn leave_membership(&mut self, membership: Membership, namespace: NamespaceId) {
-        let links = &mut self.links;
-        self.rooms.leave(membership, |moved, from, to| {
-            let socket = links
-                .get_mut(moved as usize)
-                .and_then(Option::as_mut)
-                .and_then(|link| link.socket_mut(namespace));
-            if let Some(entry) =
-                socket.and_then(|socket| socket.rooms.iter_mut().find(|member| **member == from))
-            {
-                *entry = to;
-            }
-        });
-    }
-
     // --- many ------------------------------------------------------------
 
     /// The hot path: one publication to the members of a room here.
@@ -463,10 +306,8 @@ impl Hub {
         id: Option<&str>,
     ) {
         self.metrics.outbound(Outbound::Error).add(1);
-        engine.send_with(slot, |out| {
-            let mut text = String::new();
-            heartline_wire::live::push_error(code, message, id, &mut text);
-            ws::push_frame(ws::OpCode::Text, text.as_bytes(), out);
+        self.send_live(engine, slot, |text| {
+            heartline_wire::live::push_error(code, message, id, text)
         });
     }
 }

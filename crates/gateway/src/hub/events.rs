@@ -2,14 +2,13 @@
 
 use bytes::Bytes;
 
-use super::{Hub, TaskKind};
+use super::Hub;
+use super::tasks::TaskKind;
 use crate::engine::Engine;
-use crate::engine::id::ConnId;
-use crate::engine::tasks::{TaskId, guarded};
+use crate::engine::tasks::guarded;
 use crate::event::EventError;
 use crate::handler::{Body, ErasedHandler, Event, Responder};
 use crate::namespaces::NamespaceId;
-use crate::op::Op;
 use crate::publication::{AckId, Form};
 use crate::reason::Reason;
 
@@ -136,60 +135,6 @@ impl Hub {
         let error = EventError::new(code, "Nobody here handles this event");
         if let Some(address) = self.address(engine, slot, namespace) {
             self.refuse(engine, &address, ack.as_ref(), &error);
-        }
-    }
-
-    /// What the client sends waits until the handler that runs under `task` has ended:
-    /// it has asked for a change of rooms, and what follows is to find that done.
-    pub(super) fn hold_input(&mut self, engine: &mut Engine, task: TaskId) {
-        let Some(TaskKind::Handler { conn, holds }) = self.tasks.meta_mut(task) else {
-            return;
-        };
-        *holds = true;
-        let conn = *conn;
-        if let Some(slot) = engine.find(conn) {
-            if let Some(link) = self.link_mut(slot) {
-                link.holding += 1;
-                engine.pause(slot);
-            }
-        }
-    }
-
-    /// One thing less that the client's next event has to wait for.
-    pub(super) fn release_input(&mut self, engine: &mut Engine, slot: u32) {
-        if let Some(link) = self.link_mut(slot) {
-            link.holding = link.holding.saturating_sub(1);
-        }
-        self.listen_again(engine, slot);
-    }
-
-    /// Takes in what the client says, unless something is in the way.
-    pub(super) fn listen_again(&mut self, engine: &mut Engine, slot: u32) {
-        let max = self.shared.config.max_handlers_in_flight;
-        let is_free = self.link(slot).is_some_and(|link| {
-            link.joining.is_none() && link.holding == 0 && usize::from(link.in_flight) < max
-        });
-        if is_free {
-            engine.resume(slot);
-        }
-    }
-
-    /// A handler of this connection has ended.
-    pub(super) fn handler_done(&mut self, engine: &mut Engine, conn: ConnId, holds: bool) {
-        let Some(slot) = engine.find(conn) else {
-            return;
-        };
-        let Some(link) = self.link_mut(slot) else {
-            return;
-        };
-        link.in_flight = link.in_flight.saturating_sub(1);
-        if link.leaving && link.in_flight == 0 {
-            // Behind the handler's own answer, which is in the mailbox.
-            self.shared.fanout.post(self.shard, Op::Finish(conn));
-        } else if holds {
-            self.release_input(engine, slot);
-        } else {
-            self.listen_again(engine, slot);
         }
     }
 }

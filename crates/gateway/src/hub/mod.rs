@@ -1,33 +1,38 @@
 //! What is said on the connections of one shard, and what it means.
 //!
 //! Both protocols end in the same event and start from the same publication:
-//! `socketio` and `live` translate, `events` decides who handles, `connect`
-//! lets sockets in, `lifecycle` lets them go, `delivery` fans out, `query`
-//! answers the API.
+//! `socketio` and `live` translate, `events` decides who handles and `tasks` carries the
+//! handlers, `connect` lets sockets in and `hello` greets them, `rooms` knows where they
+//! are, `delivery` and `select` bring things to them, `deadlines` and `sweep` watch them,
+//! `ends` and `drain` let them go, `query` answers the API.
 //!
 //! Everything that another thread (or a handler) wants of a socket comes as an
 //! [`Op`] through the shard's mailbox, so a connection's state has one owner
 //! and no lock.
 
 mod connect;
+mod deadlines;
 mod delivery;
+mod drain;
+mod ends;
 mod events;
-mod lifecycle;
-pub(crate) mod link;
+mod hello;
+mod link;
 mod live;
-pub(crate) mod query;
-pub(crate) mod select;
+mod query;
+mod rooms;
+mod select;
 mod socketio;
+mod sweep;
+mod tasks;
 
 use std::sync::Arc;
 
 use crate::engine::conn::{Kind, TransportName};
-use crate::engine::id::ConnId;
-use crate::engine::tasks::{Ended, TaskId, Tasks, Work};
+use crate::engine::tasks::Tasks;
 use crate::engine::wheel::Micros;
 use crate::engine::{App, Data, Engine, Handshake};
 use crate::handler::Handlers;
-use crate::in_order;
 use crate::metrics::{Inbound, ShardMetrics};
 use crate::namespaces::NamespaceId;
 use crate::op::Op;
@@ -38,33 +43,10 @@ use crate::rooms::LocalRooms;
 use crate::shared::{OwnShared, Shared};
 use crate::socket::Socket;
 use link::Link;
+use tasks::{HubPost, TaskKind};
 
 /// How often tasks that ran out of time are looked for.
 const TASK_SWEEP: Micros = 250_000;
-
-/// What the hub wants to know of a task when it ends.
-pub(crate) enum TaskKind {
-    /// A handler of this connection; with `holds`, its further input waits for it.
-    Handler {
-        conn: ConnId,
-        holds: bool,
-    },
-    Connect(SocketAddress),
-    /// The connection waits for it.
-    Subscribe(SocketAddress),
-    Detached,
-}
-
-pub(crate) struct HubPost {
-    shared: OwnShared,
-    shard: u16,
-}
-
-impl crate::engine::tasks::Post for HubPost {
-    fn post(&self, task: TaskId) {
-        self.shared.fanout.post(self.shard, Op::Wake(task));
-    }
-}
 
 /// As [`OwnShared`]: the outer count of references is the shard's own.
 type OwnHandlers = Arc<Arc<Handlers>>;
@@ -139,66 +121,6 @@ impl Hub {
     fn namespace_name(&self, namespace: NamespaceId) -> &Arc<str> {
         &self.shared.fanout.namespaces.get(namespace).name
     }
-
-    // --- tasks -----------------------------------------------------------
-
-    /// Runs `work` now, and goes on with it later if it waits.
-    fn start(&mut self, engine: &mut Engine, work: Work, kind: TaskKind, time: Micros) {
-        let asked = in_order::Watch::begin();
-        let ended = self.tasks.start(work, kind, engine.now + time);
-        if let (Ended::Waiting(task), true) = (&ended, asked.anything()) {
-            self.hold_input(engine, *task);
-        }
-        self.ended(engine, ended);
-    }
-
-    /// Code that is not ours has panicked.
-    fn note_panic(&self) {
-        tracing::error!("a handler panicked; its event was refused");
-        self.metrics.handler_panics.add(1);
-    }
-
-    fn ended(&mut self, engine: &mut Engine, ended: Ended<TaskKind>) {
-        match ended {
-            Ended::Waiting(_) => {}
-            Ended::Done(kind) => self.task_done(engine, kind),
-            Ended::Panicked(kind) => {
-                self.note_panic();
-                self.task_failed(engine, kind);
-            }
-        }
-    }
-
-    fn task_done(&mut self, engine: &mut Engine, kind: TaskKind) {
-        if let TaskKind::Handler { conn, holds } = kind {
-            self.handler_done(engine, conn, holds);
-        }
-    }
-
-    fn task_failed(&mut self, engine: &mut Engine, kind: TaskKind) {
-        match kind {
-            TaskKind::Handler { conn, holds } => self.handler_done(engine, conn, holds),
-            TaskKind::Connect(socket) => self.connect_failed(engine, socket),
-            TaskKind::Subscribe(socket) => {
-                if let Some(slot) = self.locate(engine, &socket) {
-                    self.release_input(engine, slot);
-                }
-            }
-            TaskKind::Detached => {}
-        }
-    }
-
-    fn expire_tasks(&mut self, engine: &mut Engine) {
-        let mut expired = Vec::new();
-        self.tasks.expire(engine.now, |kind| expired.push(kind));
-        for kind in expired {
-            if matches!(kind, TaskKind::Handler { .. }) {
-                tracing::warn!("a handler ran out of time; its event was refused");
-                self.metrics.handler_timeouts.add(1);
-            }
-            self.task_failed(engine, kind);
-        }
-    }
 }
 
 impl App for Hub {
@@ -266,11 +188,7 @@ impl App for Hub {
 
     fn op(&mut self, engine: &mut Engine, op: Op) {
         match op {
-            Op::Wake(task) => {
-                if let Some(ended) = self.tasks.resume(task) {
-                    self.ended(engine, ended);
-                }
-            }
+            Op::Wake(task) => self.wake(engine, task),
             Op::Connecting { socket, outcome } => self.connecting(engine, socket, outcome),
             Op::Emit {
                 to,
@@ -287,35 +205,15 @@ impl App for Hub {
             } => self.send_to(engine, &to, &publication, instead_of.as_deref()),
             Op::Ack { to, ack, args } => self.ack(engine, &to, &ack, &args),
             Op::Refuse { to, ack, error } => self.refuse(engine, &to, ack.as_ref(), &error),
-            Op::Join { to, room, reply } => {
-                if let Some(slot) = self.locate(engine, &to) {
-                    let joined = self.join(engine, slot, to.namespace(), &room);
-                    let _ = reply.send(joined.map(|joined| joined.held));
-                }
-            }
-            Op::TryJoin { to, room, reply } => {
-                if let Some(slot) = self.locate(engine, &to) {
-                    let _ = reply.send(self.try_join(engine, slot, to.namespace(), &room));
-                }
-            }
+            Op::Join { to, room, reply } => self.join_asked(engine, &to, &room, reply),
+            Op::TryJoin { to, room, reply } => self.try_join(engine, &to, &room, reply),
             Op::Subscribe {
                 to,
                 topic,
                 id,
                 held,
-            } => {
-                if let Some(slot) = self.locate(engine, &to) {
-                    self.subscribe_now(engine, slot, &topic, id.as_deref());
-                    self.release_input(engine, slot);
-                }
-                drop(held);
-            }
-            Op::Leave { to, room, reply } => {
-                if let Some(slot) = self.locate(engine, &to) {
-                    self.leave(engine, slot, to.namespace(), &room);
-                    let _ = reply.send(());
-                }
-            }
+            } => self.subscription_ready(engine, &to, &topic, id.as_deref(), held),
+            Op::Leave { to, room, reply } => self.leave_asked(engine, &to, &room, reply),
             Op::Deliver {
                 room,
                 offset,
@@ -340,15 +238,7 @@ impl App for Hub {
                 publication,
             } => self.deliver_around(engine, &user, &rooms, &except, &publication),
             Op::Select { selection, deed } => self.select(engine, &selection, &deed),
-            Op::Disconnect { to, reason, reply } => {
-                let there = self.locate(engine, &to);
-                if let Some(slot) = there {
-                    self.end_socket(engine, slot, to.namespace(), reason);
-                }
-                if let Some(reply) = reply {
-                    let _ = reply.send(there.is_some());
-                }
-            }
+            Op::Disconnect { to, reason, reply } => self.disconnect(engine, &to, reason, reply),
             Op::Replaced {
                 to,
                 by,
@@ -357,11 +247,7 @@ impl App for Hub {
             } => self.replaced(engine, &to, by.as_deref(), &node, reason),
             Op::Refresh { to, identity } => self.refresh(engine, &to, identity),
             Op::Drain { spread } => self.drain(engine, spread),
-            Op::Finish(conn) => {
-                if let Some(slot) = engine.find(conn) {
-                    engine.close(slot, Reason::Drained);
-                }
-            }
+            Op::Finish(conn) => self.finish(engine, conn),
             Op::Force => self.force(engine),
             Op::Query(query) => self.answer(engine, query),
         }

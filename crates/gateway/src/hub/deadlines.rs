@@ -1,0 +1,118 @@
+//! When something is due on a connection, and what is done then.
+
+use super::Hub;
+use super::link::{Link, Sock};
+use crate::engine::Engine;
+use crate::engine::wheel::Micros;
+use crate::namespaces::NamespaceId;
+use crate::publication::{Form, Message};
+use crate::reason::Reason;
+
+impl Hub {
+    /// Sets the connection's next deadline to the earliest of all that it has.
+    pub(super) fn rearm(&mut self, engine: &mut Engine, slot: u32) {
+        let Some(link) = self.link(slot) else {
+            return;
+        };
+        let deadline = self.next_deadline(engine, slot, link);
+        engine.set_app_deadline(slot, deadline);
+    }
+
+    pub(super) fn next_deadline(&self, engine: &Engine, slot: u32, link: &Link) -> Micros {
+        let idle = self.idle_timeout();
+        let mut deadline = link.drain_at;
+        if let Some(until) = self.join_deadline(engine, slot, link) {
+            deadline = deadline.min(until);
+        }
+        for socket in &link.sockets {
+            deadline = deadline
+                .min(socket.expires)
+                .min(socket.next_heartbeat)
+                .min(socket.last_activity.saturating_add(idle));
+        }
+        deadline
+    }
+
+    pub(super) fn idle_timeout(&self) -> Micros {
+        let idle = self.shared.config.heartbeat.idle_timeout;
+        idle.map_or(Micros::MAX, |idle| idle.as_micros() as Micros)
+    }
+
+    /// Until when a connection must have joined something.
+    pub(super) fn join_deadline(&self, engine: &Engine, slot: u32, link: &Link) -> Option<Micros> {
+        if link.ever_joined || link.joining.is_some() {
+            return None;
+        }
+        let config = &self.shared.config;
+        let time = match link.form {
+            Form::Live => config.auth_timeout,
+            Form::Text | Form::Msgpack => config.connect_timeout,
+        };
+        Some(engine.conn(slot)?.connected_at + time.as_micros() as Micros)
+    }
+
+    /// A deadline has come: finds out which, and acts.
+    pub(super) fn link_deadline(&mut self, engine: &mut Engine, slot: u32) {
+        let now = engine.now;
+        let idle = self.idle_timeout();
+        let Some(link) = self.link(slot) else {
+            return;
+        };
+        if link.drain_at <= now {
+            self.let_go(engine, slot);
+            return;
+        }
+        if self
+            .join_deadline(engine, slot, link)
+            .is_some_and(|until| until <= now)
+        {
+            let reason = Reason::AuthFailed;
+            if link.form == Form::Live {
+                engine.close_with(slot, reason, reason.close_code(), "AUTH_REQUIRED");
+            } else {
+                engine.close(slot, reason);
+            }
+            return;
+        }
+        let due = |at: fn(&Sock) -> Micros| {
+            link.sockets
+                .iter()
+                .filter(|socket| at(socket) <= now)
+                .map(|socket| socket.namespace)
+                .collect::<Vec<NamespaceId>>()
+        };
+        let expired = due(|socket| socket.expires);
+        let beating = due(|socket| socket.next_heartbeat);
+        let is_idle = link
+            .sockets
+            .iter()
+            .any(|socket| socket.last_activity.saturating_add(idle) <= now);
+        if !expired.is_empty() {
+            let data = r#"{"code":"AUTH_TOKEN_EXPIRED","message":"The token has expired; come back with a new one"}"#;
+            for namespace in expired {
+                self.emit_here(engine, slot, namespace, &Message::new("auth:error", data));
+            }
+            // No namespace DISCONNECT: the client is to come back.
+            engine.close(slot, Reason::TokenExpired);
+            return;
+        }
+        if is_idle {
+            engine.close(slot, Reason::IdleTimeout);
+            return;
+        }
+        if let Some(every) = self.shared.config.heartbeat.app_interval {
+            let every = every.as_micros() as Micros;
+            let data = format!(r#"{{"timestamp":{}}}"#, engine.clock.unix_millis(now));
+            for namespace in beating {
+                self.emit_here(engine, slot, namespace, &Message::new("heartbeat", &data));
+                if let Some(socket) = self
+                    .link_mut(slot)
+                    .and_then(|link| link.socket_mut(namespace))
+                {
+                    socket.next_heartbeat = (socket.next_heartbeat + every).max(now + every / 2);
+                }
+            }
+        }
+        self.rearm(engine, slot);
+    }
+}

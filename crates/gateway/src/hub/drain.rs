@@ -1,0 +1,107 @@
+//! The end of a node, told on one page.
+//!
+//! What happens, in this order, and who sees what of it:
+//!
+//! 1. **The signal.** `heartline serve` gets SIGTERM or SIGINT, or `POST /v1/nodes/drain`
+//!    comes; an embedding program calls [`Gateway::drain`](crate::Gateway::drain). The flag
+//!    `draining` goes up and never down. A second signal ends the process at once.
+//! 2. **The doors close** (`engine/http.rs`). The public listener accepts nobody new; while
+//!    polling sessions are left it stays for their requests, and everybody else gets 503.
+//!    `/readyz` says 503, so a load balancer takes the node out. A handshake that was under
+//!    way when the flag went up is closed as soon as its connection opens; a CONNECT to one
+//!    more namespace is refused with `DRAINING`. Operators' API and metrics go on to the end.
+//! 3. **Everybody is told** (`drain`, `let_go`). Each socket hears `server:drain
+//!    { reconnectInMs }`, with a time of its own that is spread at random over 2 to 60
+//!    seconds, longer the more connections there are. With `server.drain_spread` this
+//!    happens to one connection after the other, in random order over that time.
+//! 4. **Work is finished.** A connection that has handlers at work stays until the last of
+//!    them has answered, and is then let go (`finish`). Nothing new is read from it that
+//!    would start another: its client has been told.
+//! 5. **The close.** WebSockets get 1001 with the reason `drained`, live clients the same,
+//!    polling clients their last events in one response and the close packet in the next.
+//!    The socket's rooms and presence are given back as at every end (`ends`), disconnect
+//!    handlers run, and the reason `drained` is in the log, the metrics and the timeline.
+//! 6. **Other nodes** hear of each departure through the backplane; the node's lease is
+//!    given back last ([`Backplane::close`](crate::backplane::Backplane::close)), so nobody
+//!    has to sweep after it, and the store keeps what it has accepted.
+//! 7. **The time is up** (`force`): `server.drain_timeout` after the last was let go,
+//!    whoever is still there is closed as in 5 without waiting for handlers. The process
+//!    exits with 0, at the latest a second after that.
+
+use super::Hub;
+use crate::engine::Engine;
+use crate::engine::id::ConnId;
+use crate::engine::wheel::Micros;
+use crate::namespaces::NamespaceId;
+use crate::publication::Message;
+use crate::reason::Reason;
+
+impl Hub {
+    /// Begins to let everybody go.
+    pub(super) fn drain(&mut self, engine: &mut Engine, spread: Micros) {
+        for slot in engine.open_slots() {
+            if spread == 0 {
+                self.let_go(engine, slot);
+                continue;
+            }
+            let at = engine.now + engine.random_below(spread);
+            if let Some(link) = self.link_mut(slot) {
+                link.drain_at = at;
+            }
+            self.rearm(engine, slot);
+        }
+    }
+
+    /// Tells a client when to come back, and lets it go as soon as its
+    /// handlers are done.
+    pub(super) fn let_go(&mut self, engine: &mut Engine, slot: u32) {
+        let range = self.reconnect_spread_ms();
+        let data = format!(
+            r#"{{"reconnectInMs":{}}}"#,
+            250 + engine.random_below(range)
+        );
+        let Some(link) = self.link_mut(slot) else {
+            return;
+        };
+        link.drain_at = Micros::MAX;
+        link.leaving = true;
+        let busy = link.in_flight > 0;
+        let namespaces: Vec<NamespaceId> =
+            link.sockets.iter().map(|socket| socket.namespace).collect();
+        for namespace in namespaces {
+            self.emit_here(
+                engine,
+                slot,
+                namespace,
+                &Message::new("server:drain", &data),
+            );
+        }
+        if busy {
+            self.rearm(engine, slot);
+        } else {
+            engine.close(slot, Reason::Drained);
+        }
+    }
+
+    /// A connection that was only kept for its handlers can go.
+    pub(super) fn finish(&mut self, engine: &mut Engine, conn: ConnId) {
+        if let Some(slot) = engine.find(conn) {
+            engine.close(slot, Reason::Drained);
+        }
+    }
+
+    /// The drain's time is up.
+    pub(super) fn force(&mut self, engine: &mut Engine) {
+        for slot in engine.open_slots() {
+            engine.close(slot, Reason::Drained);
+        }
+        engine.flush_all();
+        engine.force_closing();
+    }
+
+    /// Over how many milliseconds drained clients should come back: one for
+    /// each connection, between 2 s and 60 s.
+    fn reconnect_spread_ms(&self) -> u64 {
+        (self.shared.slots.total() as u64).clamp(2_000, 60_000)
+    }
+}

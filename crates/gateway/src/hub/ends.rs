@@ -1,0 +1,194 @@
+//! How one socket ends, and the one place where everything it had is given back.
+
+use heartline_wire::json;
+use tokio::sync::oneshot;
+
+use super::Hub;
+use super::link::Ousted;
+use super::tasks::TaskKind;
+use crate::engine::Engine;
+use crate::engine::conn::TransportName;
+use crate::engine::tasks::guarded;
+use crate::engine::wheel::Micros;
+use crate::namespaces::NamespaceId;
+use crate::presence::SocketAddress;
+use crate::publication::{Form, Message};
+use crate::reason::Reason;
+
+impl Hub {
+    /// Somebody wants a socket to end; tells whether it was there.
+    pub(super) fn disconnect(
+        &mut self,
+        engine: &mut Engine,
+        to: &SocketAddress,
+        reason: Reason,
+        reply: Option<oneshot::Sender<bool>>,
+    ) {
+        let there = self.locate(engine, to);
+        if let Some(slot) = there {
+            self.end_socket(engine, slot, to.namespace(), reason);
+        }
+        if let Some(reply) = reply {
+            let _ = reply.send(there.is_some());
+        }
+    }
+
+    /// Ends a socket from this side. Its client is told not to come back if
+    /// the reason is of that kind; the transport ends with its last socket.
+    pub(super) fn end_socket(
+        &mut self,
+        engine: &mut Engine,
+        slot: u32,
+        namespace: NamespaceId,
+        reason: Reason,
+    ) {
+        let Some(link) = self.link(slot) else {
+            return;
+        };
+        let form = link.form;
+        // What is no fault of one namespace alone ends the connection.
+        let ends_all = link.sockets.len() == 1 || !reason.is_final();
+        if form != Form::Live && reason.is_final() {
+            self.disconnect_packet(engine, slot, namespace);
+        }
+        if ends_all {
+            engine.close(slot, reason);
+        } else {
+            self.forget_socket(engine, slot, namespace, reason);
+            self.rearm(engine, slot);
+        }
+    }
+
+    /// The client has left a namespace; the connection stays.
+    pub(super) fn leave_namespace(
+        &mut self,
+        engine: &mut Engine,
+        slot: u32,
+        namespace: NamespaceId,
+        reason: Reason,
+    ) {
+        self.forget_socket(engine, slot, namespace, reason);
+        self.rearm(engine, slot);
+    }
+
+    /// The connection is over: so are all of its sockets.
+    pub(super) fn link_closed(&mut self, engine: &mut Engine, slot: u32, reason: Reason) {
+        while let Some(namespace) = self
+            .link(slot)
+            .and_then(|link| link.sockets.last())
+            .map(|socket| socket.namespace)
+        {
+            self.forget_socket(engine, slot, namespace, reason);
+        }
+        if let Some(link) = self.links.get_mut(slot as usize) {
+            let never_joined = link.take().is_some_and(|link| !link.ever_joined);
+            if never_joined {
+                self.metrics.disconnects(reason).add(1);
+            }
+        }
+    }
+
+    /// Gives back everything that a socket had.
+    pub(super) fn forget_socket(
+        &mut self,
+        engine: &mut Engine,
+        slot: u32,
+        namespace: NamespaceId,
+        reason: Reason,
+    ) {
+        let shared = self.shared.clone();
+        let handle = self.handle(engine, slot, namespace);
+        let Some(link) = self.link_mut(slot) else {
+            return;
+        };
+        let Some(index) = link
+            .sockets
+            .iter()
+            .position(|socket| socket.namespace == namespace)
+        else {
+            return;
+        };
+        let socket = link.sockets.swap_remove(index);
+        self.leave_all(socket.rooms, namespace);
+        let transport = engine
+            .transport_name(slot)
+            .unwrap_or(TransportName::WebSocket);
+        self.metrics.connections(transport, namespace).sub(1);
+        self.metrics.disconnects(reason).add(1);
+        let id = engine.id(slot);
+        if let (Some(user), Some(conn)) = (&socket.identity.user, id) {
+            let address = SocketAddress::new(conn, namespace, socket.secret);
+            shared.fanout.backplane.disconnect(user, address);
+        }
+        let connected_for_ms = engine.now.saturating_sub(socket.connected_at) / 1000;
+        let user_id = socket.identity.user_id().unwrap_or("");
+        let socket_id = handle
+            .as_ref()
+            .map(crate::socket::Socket::id)
+            .unwrap_or_default();
+        match reason {
+            Reason::ClientLeft | Reason::TransportClosed | Reason::Drained => tracing::debug!(
+                socket_id,
+                user_id,
+                reason = reason.word(),
+                connected_for_ms,
+                "disconnected"
+            ),
+            _ => tracing::info!(
+                socket_id,
+                user_id,
+                reason = reason.word(),
+                connected_for_ms,
+                "disconnected"
+            ),
+        }
+        let Some(handle) = handle else {
+            return;
+        };
+        let handlers = self.handlers.clone();
+        for handler in &handlers.disconnect {
+            let Some(work) = guarded(|| handler(handle.clone(), reason)) else {
+                self.note_panic();
+                continue;
+            };
+            let time = shared.config.handler_timeout.as_micros() as Micros;
+            self.start(engine, work, TaskKind::Detached, time);
+        }
+    }
+
+    /// Another connection of the user has taken this socket's place.
+    pub(super) fn replaced(
+        &mut self,
+        engine: &mut Engine,
+        to: &SocketAddress,
+        by: Option<&str>,
+        node: &str,
+        reason: Reason,
+    ) {
+        let Some(slot) = self.locate(engine, to) else {
+            // It was let in, and does not know it yet.
+            let link = engine.find(to.0.conn).and_then(|slot| self.link_mut(slot));
+            let joining = link.and_then(|link| link.joining.as_mut());
+            if let Some(joining) = joining.filter(|joining| joining.secret == to.0.secret) {
+                joining.ousted = Some(Ousted {
+                    by: by.map(Into::into),
+                    node: node.into(),
+                    reason,
+                });
+            }
+            return;
+        };
+        let message = match reason {
+            Reason::DeviceLimit => "Another device took this one's place",
+            _ => "A newer connection took this one's place",
+        };
+        let data = format!(
+            r#"{{"message":"{message}","by":{{"deviceId":{},"nodeId":{}}}}}"#,
+            by.map_or("null".into(), json::quote),
+            json::quote(node),
+        );
+        let message = Message::new("connection:replaced", &data);
+        self.emit_here(engine, slot, to.namespace(), &message);
+        self.end_socket(engine, slot, to.namespace(), reason);
+    }
+}

@@ -1,0 +1,56 @@
+//! The sweep: what the timers missed.
+
+use std::sync::Arc;
+
+use super::Hub;
+use crate::engine::Engine;
+use crate::engine::wheel::Micros;
+use crate::presence::SocketAddress;
+use crate::reason::Reason;
+
+impl Hub {
+    /// Finds what the timers missed; how many entries it removed.
+    pub(super) fn sweep(&mut self, engine: &mut Engine) -> usize {
+        let stale_after = self.shared.config.heartbeat.stale_after();
+        let limit = stale_after.as_micros() as Micros;
+        let mut removed = 0;
+        for slot in engine.open_slots() {
+            let Some(conn) = engine.conn(slot) else {
+                continue;
+            };
+            // Whom we do not listen to at present cannot be heard from.
+            let idle = engine.now.saturating_sub(conn.last_seen);
+            if idle > limit && !conn.paused {
+                tracing::info!(
+                    user_id =
+                        self.link(slot)
+                            .and_then(|link| link.sockets.first()?.identity.user_id()),
+                    idle_ms = idle / 1000,
+                    "the sweep removed a stale connection"
+                );
+                engine.close(slot, Reason::StaleSweep);
+                removed += 1;
+            }
+        }
+        let shared: Arc<_> = self.shared.clone();
+        let alive = |address: &SocketAddress| {
+            let joining = engine.find(address.0.conn).and_then(|slot| {
+                self.link(slot)?
+                    .joining
+                    .as_ref()
+                    .map(|joining| joining.secret)
+            });
+            self.locate(engine, address).is_some() || joining == Some(address.0.secret)
+        };
+        for (user, socket) in shared.fanout.backplane.local().orphans(self.shard, alive) {
+            tracing::warn!(
+                user_id = &*user.user_id,
+                socket_id = socket.0.encode(),
+                "the sweep removed an orphaned entry"
+            );
+            shared.fanout.backplane.disconnect(&user, socket);
+            removed += 1;
+        }
+        removed
+    }
+}
