@@ -14,6 +14,7 @@ use crate::engine::{App, Engine};
 use crate::entries::{Page, RoomEntry, SocketEntry, SocketFilter, UserPresence};
 use crate::gateway::Gateway;
 use crate::hub::{Hub, Op};
+use crate::names::is_valid_key;
 use crate::peers::{EmitError, Emitted};
 use crate::presence::SocketAddress;
 use crate::publication::{Message, NsId};
@@ -72,6 +73,10 @@ pub enum PublishError {
     InvalidEvent,
     /// The data is no JSON.
     InvalidData,
+    /// The data has more bytes than `server.max_payload`, which is this.
+    TooLarge(usize),
+    /// The key has more than 256 bytes.
+    InvalidKey,
 }
 
 impl fmt::Display for PublishError {
@@ -85,6 +90,8 @@ impl fmt::Display for PublishError {
                 "an event's name has 1 to 128 bytes and is none of the protocols' own types",
             ),
             PublishError::InvalidData => f.write_str("the data is no JSON"),
+            PublishError::TooLarge(max) => write!(f, "the data has at most {max} bytes"),
+            PublishError::InvalidKey => f.write_str("a key has at most 256 bytes"),
         }
     }
 }
@@ -270,6 +277,11 @@ impl Gateway {
         if !is_valid_event(event) {
             return Err(PublishError::InvalidEvent);
         }
+        // As much as a client may say: to receivers it makes no difference who did.
+        let max = self.shared.config.max_payload;
+        if data.len() > max {
+            return Err(PublishError::TooLarge(max));
+        }
         if !json::is_valid(data) {
             return Err(PublishError::InvalidData);
         }
@@ -279,12 +291,15 @@ impl Gateway {
     /// Gives an event to the members of a room; `user:ID` is a user's devices.
     ///
     /// # Errors
-    /// When the namespace, room, event or data is none.
+    /// When the namespace, room, event, data or key is none, or the data is too large.
     pub async fn publish(&self, publish: Publish) -> Result<Published, PublishError> {
         let (namespace, message) =
             self.message(&publish.namespace, &publish.event, &publish.data)?;
         if !rooms::is_valid_name(&publish.room) {
             return Err(PublishError::InvalidRoom);
+        }
+        if !publish.key.as_deref().is_none_or(is_valid_key) {
+            return Err(PublishError::InvalidKey);
         }
         let tenant = publish.tenant_id.as_deref();
         if let Some(user) = publish.room.strip_prefix(PRIVATE) {

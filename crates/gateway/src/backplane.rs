@@ -17,7 +17,7 @@ use crate::hub::Op;
 use crate::presence::{
     Admitted, DeviceLimitReached, Edge, Newcomer, Place, Presence, SocketAddress,
 };
-pub use crate::publication::Message;
+pub use crate::publication::{Message, MessageError, check, check_key};
 use crate::reason::Reason;
 use crate::shared::Shared;
 
@@ -284,6 +284,14 @@ impl Node {
         let shared = self.0.upgrade()?;
         let namespace = shared.namespaces.get(usize::from(socket.namespace()))?;
         Some(namespace.config.devices)
+    }
+
+    /// Bytes that an event may have, as JSON text and attachments ([`check`]): what other
+    /// nodes say is held to it too. Nothing, when the node has gone.
+    pub fn max_payload(&self) -> usize {
+        self.0
+            .upgrade()
+            .map_or(0, |shared| shared.config.max_payload)
     }
 
     /// The time by this node's clock.

@@ -105,6 +105,11 @@ impl Args {
         &self.json
     }
 
+    /// Bytes of the arguments and the attachments.
+    pub(crate) fn size(&self) -> usize {
+        self.json.len() + self.attachments.iter().map(Bytes::len).sum::<usize>()
+    }
+
     /// The binary attachments.
     pub fn attachments(&self) -> &[Bytes] {
         &self.attachments

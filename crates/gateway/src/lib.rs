@@ -38,6 +38,7 @@ mod housekeeping;
 mod hub;
 mod intern;
 mod metrics;
+mod names;
 mod peers;
 mod presence;
 mod publication;

@@ -1,14 +1,36 @@
 //! One event on its way to many: encoded at most once per wire form.
+//!
+//! Whatever way a message comes in by, [`check`] holds it to `server.max_payload`: the
+//! JSON text of its arguments and its attachments together, as many attachments as
+//! clients take, and none that is named twice. msgpack is measured as the JSON it
+//! becomes, and no more of it than that is written (`heartline_wire::msgpack`).
+//!
+//! What a message becomes on its way out is then bounded by the bytes it has:
+//!
+//! - text: the arguments as they are, the attachments as they are;
+//! - live: the arguments as they are, and 4/3 of the attachments, as base64;
+//! - msgpack: 9/4 of the arguments (short floats; [`msgpack::packet_bound`]), the
+//!   attachments as they are;
+//! - polling and `b64=1`: 4/3 of the attachments again, as base64.
+//!
+//! Arguments are never parsed and written anew, so escapes (`\u0001` for one character)
+//! and numbers (`1e20`) grow nowhere but from msgpack to JSON, where the limit is. Only
+//! names are quoted, up to six bytes for one: an event has 128 of them, a room 256. And the
+//! encoders write each attachment once, whether somebody has checked or not.
 
 use std::borrow::Cow;
+use std::fmt;
 use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
+use heartline_wire::socketio::{MAX_ATTACHMENTS, PlaceholderError, check_placeholders};
 use heartline_wire::{json, live, msgpack, socketio, ws};
 
 use crate::engine::frames::Frames;
 use crate::engine::outbound::ConflationKey;
+use crate::handler::EventError;
+use crate::names::{MAX_KEY, is_valid_key};
 
 /// Number of a namespace in the gateway's list.
 pub(crate) type NsId = u16;
@@ -36,7 +58,93 @@ pub struct Message {
     pub attachments: Vec<Bytes>,
 }
 
+/// Why a message is not passed on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MessageError {
+    /// Arguments and attachments have more bytes than this.
+    TooLarge(usize),
+    /// Clients refuse packets with so many attachments, and close.
+    TooManyAttachments,
+    /// Several placeholders are for the same attachment.
+    RepeatedAttachment,
+    /// A placeholder is for no attachment: clients close.
+    MissingAttachment,
+    /// The conflation key is too long.
+    InvalidKey,
+}
+
+impl fmt::Display for MessageError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::TooLarge(max) => write!(
+                f,
+                "An event has at most {max} bytes, as JSON text and attachments"
+            ),
+            Self::TooManyAttachments => {
+                write!(f, "An event has at most {MAX_ATTACHMENTS} attachments")
+            }
+            Self::RepeatedAttachment => f.write_str("An attachment has one placeholder"),
+            Self::MissingAttachment => f.write_str("A placeholder has an attachment"),
+            Self::InvalidKey => write!(f, "A key has at most {MAX_KEY} bytes"),
+        }
+    }
+}
+
+impl std::error::Error for MessageError {}
+
+impl From<MessageError> for EventError {
+    /// `PAYLOAD_TOO_LARGE` tells who sent it that less would have passed; everything else
+    /// is malformed however small it is, which is `INVALID_DATA`.
+    fn from(error: MessageError) -> Self {
+        let code = match error {
+            MessageError::TooLarge(_) => "PAYLOAD_TOO_LARGE",
+            _ => "INVALID_DATA",
+        };
+        EventError::new(code, error.to_string())
+    }
+}
+
+/// Whether a message of these parts may be passed on. `args` is JSON: the inside of an
+/// array; `max` bytes is what all of it may have.
+///
+/// # Errors
+/// See [`MessageError`].
+pub fn check(args: &str, attachments: &[impl AsRef<[u8]>], max: usize) -> Result<(), MessageError> {
+    let attached = attachments.iter().map(|bytes| bytes.as_ref().len());
+    if args.len() + attached.sum::<usize>() > max {
+        return Err(MessageError::TooLarge(max));
+    }
+    if attachments.is_empty() {
+        // Whatever looks like a placeholder is an object like any other.
+        return Ok(());
+    }
+    if attachments.len() > MAX_ATTACHMENTS {
+        return Err(MessageError::TooManyAttachments);
+    }
+    check_placeholders(args, attachments.len()).map_err(|error| match error {
+        PlaceholderError::Repeated => MessageError::RepeatedAttachment,
+        PlaceholderError::Dangling => MessageError::MissingAttachment,
+    })
+}
+
+/// Whether publications may be conflated by this key, if there is one.
+///
+/// # Errors
+/// [`MessageError::InvalidKey`] for more than 256 bytes.
+pub fn check_key(key: Option<&str>) -> Result<(), MessageError> {
+    match key.is_none_or(is_valid_key) {
+        true => Ok(()),
+        false => Err(MessageError::InvalidKey),
+    }
+}
+
 impl Message {
+    /// Bytes of name, arguments and attachments.
+    pub(crate) fn size(&self) -> usize {
+        let attached: usize = self.attachments.iter().map(Bytes::len).sum();
+        self.event.len() + self.args.len() + attached
+    }
+
     pub(crate) fn new(event: &str, args: &str) -> Self {
         Message {
             event: event.into(),
@@ -102,6 +210,12 @@ impl Publication {
     /// The events.
     pub(crate) fn messages(&self) -> impl Iterator<Item = &Message> {
         std::iter::once(&self.message).chain(&self.also)
+    }
+
+    /// Bytes of the events and the key, as they wait in a mailbox.
+    pub(crate) fn size(&self) -> usize {
+        let key = self.conflate.as_ref().map_or(0, |key| key.key.len());
+        self.messages().map(Message::size).sum::<usize>() + key
     }
 
     /// The WebSocket frames that carry it in `form`.
@@ -228,36 +342,9 @@ fn live_data<'a>(args: &'a str, attachments: &[Bytes]) -> Cow<'a, str> {
     if attachments.is_empty() {
         return data;
     }
-    match serde_json::from_str(&data) {
-        Ok(mut value) => {
-            inline_attachments(&mut value, attachments);
-            Cow::Owned(value.to_string())
-        }
-        Err(_) => data,
-    }
-}
-
-fn inline_attachments(value: &mut serde_json::Value, attachments: &[Bytes]) {
-    use base64::Engine as _;
-    use serde_json::Value;
-    match value {
-        Value::Object(map) if map.get("_placeholder") == Some(&Value::Bool(true)) => {
-            let number = map.get("num").and_then(Value::as_u64).unwrap_or(u64::MAX);
-            let bytes = usize::try_from(number)
-                .ok()
-                .and_then(|number| attachments.get(number));
-            *value = bytes.map_or(Value::Null, |bytes| {
-                Value::String(base64::engine::general_purpose::STANDARD.encode(bytes))
-            });
-        }
-        Value::Object(map) => map
-            .values_mut()
-            .for_each(|value| inline_attachments(value, attachments)),
-        Value::Array(list) => list
-            .iter_mut()
-            .for_each(|value| inline_attachments(value, attachments)),
-        _ => {}
-    }
+    let mut inlined = String::new();
+    socketio::inline_attachments(&data, attachments, &mut inlined);
+    Cow::Owned(inlined)
 }
 
 /// The address part of a registry entry.
@@ -268,6 +355,7 @@ pub(crate) fn address_text(ip: IpAddr) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     fn text(frames: &[u8]) -> &str {
         std::str::from_utf8(&frames[2..]).unwrap()
@@ -303,5 +391,87 @@ mod tests {
             live_data(r#"{"a":{"_placeholder":true,"num":0}}"#, &bin),
             r#"{"a":"AQID"}"#
         );
+        // The rest stays as it was written.
+        assert_eq!(
+            live_data(r#"{"_placeholder":true,"num":0}, [1e400, "\u00e9"]"#, &bin),
+            r#"["AQID", [1e400, "\u00e9"]]"#
+        );
+    }
+
+    const P: &str = r#"{"_placeholder":true,"num":0}"#;
+
+    #[test]
+    fn an_attachment_that_is_named_twice_is_refused() {
+        let bins = [Bytes::from_static(b"one")];
+        assert_eq!(check(&format!("1,{P}"), &bins, 100), Ok(()));
+        let twice = format!("{P},[{{\"deep\":{P}}}]");
+        let refused = check(&twice, &bins, 1000).unwrap_err();
+        assert_eq!(refused, MessageError::RepeatedAttachment);
+        assert_eq!(EventError::from(refused).code(), "INVALID_DATA");
+        // Without attachments they are objects like any other.
+        assert_eq!(check(&twice, &[] as &[Bytes], 1000), Ok(()));
+        assert_eq!(
+            check(&P.replace('0', "1"), &bins, 1000),
+            Err(MessageError::MissingAttachment)
+        );
+        let many = vec![Bytes::new(); MAX_ATTACHMENTS + 1];
+        assert_eq!(
+            check("1", &many, 1000),
+            Err(MessageError::TooManyAttachments)
+        );
+    }
+
+    #[test]
+    fn arguments_and_attachments_have_one_bound() {
+        let bins = [Bytes::from_static(b"four"), Bytes::from_static(b"bins")];
+        assert_eq!(check("12", &bins, 10), Ok(()));
+        let refused = check("123", &bins, 10).unwrap_err();
+        assert_eq!(EventError::from(refused).code(), "PAYLOAD_TOO_LARGE");
+    }
+
+    #[test]
+    fn keys_have_256_bytes() {
+        assert_eq!(check_key(None), Ok(()));
+        assert_eq!(check_key(Some(&"k".repeat(256))), Ok(()));
+        let refused = check_key(Some(&"k".repeat(257)));
+        assert_eq!(refused, Err(MessageError::InvalidKey));
+    }
+
+    /// Whatever a message says: checked or not, what it becomes has a bound.
+    #[test]
+    fn no_form_is_longer_than_its_parts_allow() {
+        let value = prop_oneof![
+            Just(P.to_owned()),
+            Just(format!("{{\"x\":[{P},{P}]}}")),
+            Just(r#"{"_placeholder":true,"num":1,"x":{"_placeholder":true,"num":0}}"#.to_owned()),
+            Just("1e5".to_owned()),
+            Just("[1.5,1e5,0.1]".to_owned()),
+            Just(r#""\u0001\u00e9""#.to_owned()),
+            "\"[a-z]{0,300}\"",
+        ];
+        let attachment = prop::collection::vec(any::<u8>(), 0..2000).prop_map(Bytes::from);
+        let given = (
+            prop::collection::vec(value, 0..40),
+            prop::collection::vec(attachment, 0..3),
+        );
+        proptest!(|((args, attachments) in given)| {
+            let message = Message {
+                event: "e".into(),
+                args: args.join(",").into(),
+                attachments,
+            };
+            let (text, bins) = (message.args.len(), message.size() - message.args.len() - 1);
+            let parts = message.attachments.len();
+            let bounds = [
+                (Form::Text, text + bins + 40 + 10 * parts),
+                (Form::Live, text + bins.div_ceil(3) * 4 + 4 * parts + 60),
+                (Form::Msgpack, 10 + msgpack::packet_bound("/", "e", &message.args, &message.attachments)),
+            ];
+            for (form, bound) in bounds {
+                let mut frames = Vec::new();
+                push_event(form, "/", None, &message, None, None, &mut frames);
+                prop_assert!(frames.len() <= bound, "{form:?}: {} > {bound}", frames.len());
+            }
+        });
     }
 }

@@ -86,17 +86,37 @@ pub(crate) struct Shared {
     pub(crate) peers: Peers,
 }
 
+/// Bytes of payload that something in a mailbox holds: arguments, attachments, keys.
+/// A publication to many shards or sockets counts in each of their posts, though it is
+/// there once: reading stops too early rather than too late.
+fn payload(op: &Op) -> usize {
+    match op {
+        Op::Emit { message, .. } | Op::EmitWithAck { message, .. } => message.size(),
+        Op::Ack { args, .. } => args.size(),
+        Op::Send { publication, .. }
+        | Op::Deliver { publication, .. }
+        | Op::Broadcast { publication, .. }
+        | Op::DeliverAround { publication, .. }
+        | Op::Select {
+            deed: Deed::Send(publication),
+            ..
+        } => publication.size(),
+        _ => 0,
+    }
+}
+
 impl Shared {
     pub(crate) fn post(&self, shard: u16, op: Op) {
         if let Some(door) = self.doors.get(usize::from(shard)) {
-            door.push(Post::App(op));
+            let bytes = payload(&op);
+            door.push_with(Post::App(op), bytes);
         }
     }
 
-    /// The same for something that holds `bytes` of payload.
-    fn post_with(&self, shard: u16, op: Op, bytes: usize) {
-        if let Some(door) = self.doors.get(usize::from(shard)) {
-            door.push_with(Post::App(op), bytes);
+    /// The same for all shards.
+    fn post_to_all(&self, op: impl Fn() -> Op) {
+        for shard in 0..self.shards() {
+            self.post(shard, op());
         }
     }
 
@@ -201,7 +221,7 @@ impl Shared {
                     offset: *offset,
                     publication: publication.clone(),
                 };
-                self.post_with(shard as u16, op, publication.message.args.len());
+                self.post(shard as u16, op);
             },
         );
         Some(offset)
@@ -260,14 +280,12 @@ impl Shared {
     fn broadcast_here(&self, namespace: NsId, tenant: Option<Arc<str>>, message: Message) {
         let name = self.namespace_name(namespace).clone();
         let publication = Arc::new(Publication::new(name, message, None, None, None));
-        for door in &self.doors {
-            door.push(Post::App(Op::Broadcast {
-                namespace,
-                tenant: tenant.clone(),
-                publication: publication.clone(),
-                about: None,
-            }));
-        }
+        self.post_to_all(|| Op::Broadcast {
+            namespace,
+            tenant: tenant.clone(),
+            publication: publication.clone(),
+            about: None,
+        });
     }
 
     /// Gives a publication of another node to those here whom it is for.
@@ -340,12 +358,10 @@ impl Shared {
             Action::Leave(rooms) => Deed::Leave(rooms.into()),
             Action::Disconnect => Deed::Disconnect,
         };
-        for door in &self.doors {
-            door.push(Post::App(Op::Select {
-                selection: selection.clone(),
-                deed: action.clone(),
-            }));
-        }
+        self.post_to_all(|| Op::Select {
+            selection: selection.clone(),
+            deed: action.clone(),
+        });
     }
 
     /// Rooms and sockets by the names that Socket.IO has for both.
@@ -424,14 +440,12 @@ impl Shared {
             .collect();
         let publication = Arc::new(Publication::of_many(name.clone(), messages));
         let about: Arc<[Arc<UserKey>]> = edges.iter().map(|edge| edge.user.clone()).collect();
-        for door in &self.doors {
-            door.push(Post::App(Op::Broadcast {
-                namespace,
-                tenant: tenant.cloned(),
-                publication: publication.clone(),
-                about: Some(about.clone()),
-            }));
-        }
+        self.post_to_all(|| Op::Broadcast {
+            namespace,
+            tenant: tenant.cloned(),
+            publication: publication.clone(),
+            about: Some(about.clone()),
+        });
     }
 
     /// Tells the members of the rooms that a change concerns.
@@ -454,14 +468,12 @@ impl Shared {
         let except = edge.others.as_deref().map(find).unwrap_or_default();
         let message = Shared::edge_message(&edge.user, edge.online, edge.at);
         let publication = Arc::new(Publication::new(name.clone(), message, None, None, None));
-        for door in &self.doors {
-            door.push(Post::App(Op::DeliverAround {
-                user: edge.user.clone(),
-                rooms: rooms.clone(),
-                except: except.clone(),
-                publication: publication.clone(),
-            }));
-        }
+        self.post_to_all(|| Op::DeliverAround {
+            user: edge.user.clone(),
+            rooms: rooms.clone(),
+            except: except.clone(),
+            publication: publication.clone(),
+        });
     }
 
     // --- limits ----------------------------------------------------------
