@@ -11,7 +11,7 @@ use crate::auth::Identity;
 use crate::handler::{Args, EventError, to_json};
 use crate::hub::{Op, OwnShared};
 use crate::presence::SocketAddress;
-use crate::publication::Message;
+use crate::publication::{Message, check, check_key};
 use crate::reason::Reason;
 use crate::rooms::{self, RoomError};
 
@@ -173,7 +173,8 @@ impl Socket {
     /// Publishes an event to a room of the socket's tenant and namespace.
     ///
     /// # Errors
-    /// `INVALID_ROOM`, or when `data` cannot be written as JSON.
+    /// `INVALID_ROOM`, `PAYLOAD_TOO_LARGE` for more than `max_payload`, or when `data`
+    /// cannot be written as JSON.
     pub async fn publish<T: Serialize + ?Sized>(
         &self,
         room: &str,
@@ -193,6 +194,10 @@ impl Socket {
         if !rooms::is_valid_name(room) {
             return Err(RoomError::Invalid.into());
         }
+        // Other nodes would drop it.
+        check_key(key)?;
+        let max = self.shared.config.max_payload;
+        check(&message.args, &message.attachments, max)?;
         let tenant = self.identity.tenant_id().map(|tenant| &**tenant);
         Ok(self
             .shared
