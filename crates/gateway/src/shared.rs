@@ -537,3 +537,26 @@ impl Shared {
         self.doors.len() as u16
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whatever_a_publication_holds_weighs_in_a_mailbox() {
+        let mut message = Message::new("e", "123");
+        message.attachments = vec![vec![0; 1000].into(), vec![0; 200].into()];
+        let key = ConflationKey {
+            room: 1,
+            key: "four".into(),
+        };
+        let publication = Arc::new(Publication::new("/".into(), message, None, None, Some(key)));
+        let op = Op::Broadcast {
+            namespace: 0,
+            tenant: None,
+            publication,
+            about: None,
+        };
+        assert_eq!(payload(&op), 1 + 3 + 1200 + 4);
+    }
+}
