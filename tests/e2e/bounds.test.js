@@ -1,7 +1,7 @@
 // What a message becomes on its way is bounded as the message is: a few bytes that stand
 // for many cost nobody but their sender.
 import assert from "node:assert/strict";
-import { readFileSync } from "node:fs";
+import { readFileSync, writeFileSync } from "node:fs";
 import { after, before, describe, it } from "node:test";
 import * as msgpack from "socket.io-msgpack-parser";
 import WebSocket from "ws";
@@ -36,6 +36,8 @@ const peak = () => Number(/^VmHWM:\s+(\d+) kB$/m.exec(readFileSync(`/proc/${node
 
 /** Does something that may not cost the node more than [`ENOUGH`]. */
 async function cheaply(work) {
+  // From here on the peak is counted anew.
+  writeFileSync(`/proc/${node.child.pid}/clear_refs`, "5");
   const earlier = peak();
   const result = await work();
   const grown = peak() - earlier;
@@ -178,6 +180,10 @@ describe("keys", () => {
     await slow.ask({ type: "subscribe", topic: "keys2" });
     slow.ws._socket.pause();
     const sender = await Live.connect(node.live, token("sender2"));
+    // More than the kernels take; one of them waits, as only the newest of a key does.
+    for (let more = 0; more < 30; more++) {
+      await sender.ask({ type: "publish", topic: "keys2", event: "e", data: "x".repeat(500_000), key: "same" });
+    }
     await cheaply(async () => {
       for (let number = 0; number < 200; number++) {
         await sender.ask({ type: "publish", topic: "keys2", event: "e", data: 1, key: `${number}`.padStart(900_000, "k") });
