@@ -1,11 +1,14 @@
-//! What decodes can be relayed: encoded again it decodes to the same.
+//! What decodes can be relayed: encoded again it decodes to the same and is as long, and
+//! in the other forms it keeps their bounds.
 
 #![no_main]
 
-use heartline_wire::json;
+use bytes::Bytes;
 use heartline_wire::socketio::{
-    PacketType, array_inside, check_placeholders, decode, push_ack, push_event, split_event,
+    PacketType, PlaceholderError, array_inside, check_placeholders, decode, inline_attachments,
+    push_ack, push_event, split_event,
 };
+use heartline_wire::{json, msgpack};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|text: &str| {
@@ -15,12 +18,24 @@ fuzz_target!(|text: &str| {
     let Ok(packet) = decode(text) else { return };
     let data = packet.data.unwrap_or("null");
     assert!(json::is_valid(data));
-    assert!(packet.attachments == 0 || check_placeholders(data, packet.attachments));
+    assert!(
+        packet.attachments == 0
+            || check_placeholders(data, packet.attachments) != Err(PlaceholderError::Dangling)
+    );
+    let bins = vec![Bytes::from_static(&[7; 100]); packet.attachments];
+    let attached = 100 * bins.len();
+    let mut inlined = String::new();
+    inline_attachments(data, &bins, &mut inlined);
+    assert!(json::is_valid(&inlined));
+    assert!(inlined.len() <= data.len() + attached.div_ceil(3) * 4 + 4 * bins.len());
 
     let mut again = String::new();
     match packet.kind {
         PacketType::Event | PacketType::BinaryEvent => {
             let (name, args) = split_event(data).expect("an event has a name");
+            let mut packed = Vec::new();
+            msgpack::encode_event(packet.namespace, None, &name, args, &bins, &mut packed);
+            assert!(packed.len() <= msgpack::packet_bound(packet.namespace, &name, args, &bins));
             push_event(
                 packet.namespace,
                 packet.id,
@@ -37,6 +52,8 @@ fuzz_target!(|text: &str| {
         }
         _ => return,
     }
+    // Only the name is quoted anew, and whatever needs an escape had one.
+    assert!(again.len() <= text.len() + 32);
     let back = decode(&again).expect("what was relayed decodes");
     assert_eq!(
         (back.kind, back.namespace, back.id, back.attachments),

@@ -331,6 +331,7 @@ impl Backplane for Cluster {
         let member = self.member.clone();
         let fanning = tokio::spawn(self.fanout.clone().run(
             queue,
+            node.max_payload(),
             move |incoming| match incoming {
                 Incoming::Nudge => member.nudge(),
                 Incoming::Publication(target, message) => node.deliver(&target, message),

@@ -4,13 +4,12 @@
 //! target's and the message's texts, each behind its length. Numbers are big-endian.
 
 use bytes::Bytes;
-use heartline::backplane::{Message, Target};
+use heartline::backplane::{Message, MessageError, Target, check, check_key};
+use heartline_wire::socketio::MAX_ATTACHMENTS;
 
 const VERSION: u8 = 1;
 /// The length of a text that is not there.
 const NONE: u32 = u32::MAX;
-/// Attachments of one message; more than any parser lets in.
-const MAX_ATTACHMENTS: u32 = 1 << 16;
 
 /// Whose publication it is: a process, and how many it had sent before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -110,8 +109,54 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// Reads a publication; `None` for whatever is none.
-pub fn decode(bytes: &[u8]) -> Option<(Origin, Target<'_>, Message)> {
+/// Why something from another node is not delivered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unread {
+    /// It is no publication, or none for this node.
+    Nothing,
+    /// A node that holds its clients to the same bounds would not have sent it.
+    Refused(MessageError),
+}
+
+impl From<MessageError> for Unread {
+    fn from(error: MessageError) -> Self {
+        Unread::Refused(error)
+    }
+}
+
+/// Reads a publication whose arguments and attachments have at most `max` bytes.
+///
+/// # Errors
+/// Whatever is no publication, and what [`check`] or [`check_key`] refuses; nothing has
+/// been copied then.
+pub fn decode(bytes: &[u8], max: usize) -> Result<(Origin, Target<'_>, Message), Unread> {
+    let read = read(bytes).ok_or(Unread::Nothing)?;
+    let attachments = read.attachments?;
+    if let Target::Room { key, .. } = read.target {
+        check_key(key)?;
+    }
+    check(read.args, &attachments, max)?;
+    let message = Message {
+        event: read.event.into(),
+        args: read.args.into(),
+        attachments: attachments
+            .into_iter()
+            .map(Bytes::copy_from_slice)
+            .collect(),
+    };
+    Ok((read.origin, read.target, message))
+}
+
+/// A publication's parts, borrowed.
+struct Read<'a> {
+    origin: Origin,
+    target: Target<'a>,
+    event: &'a str,
+    args: &'a str,
+    attachments: Result<Vec<&'a [u8]>, MessageError>,
+}
+
+fn read(bytes: &[u8]) -> Option<Read<'_>> {
     let mut reader = Reader(bytes);
     let [version, kind] = *reader.take(2)? else {
         return None;
@@ -145,23 +190,27 @@ pub fn decode(bytes: &[u8]) -> Option<(Origin, Target<'_>, Message)> {
     };
     let event = reader.text()??;
     let args = reader.text()??;
-    let count = reader.u32()?;
-    if count > MAX_ATTACHMENTS {
-        return None;
-    }
-    let mut attachments = Vec::new();
-    for _ in 0..count {
-        attachments.push(Bytes::copy_from_slice(reader.bytes()??));
-    }
-    if !reader.0.is_empty() {
-        return None;
-    }
-    let message = Message {
-        event: event.into(),
-        args: args.into(),
-        attachments,
+    let attachments = match reader.u32()? as usize {
+        // How many there are is not believed before they are there.
+        count if count > MAX_ATTACHMENTS => Err(MessageError::TooManyAttachments),
+        count => {
+            let mut attachments = Vec::with_capacity(count);
+            for _ in 0..count {
+                attachments.push(reader.bytes()??);
+            }
+            if !reader.0.is_empty() {
+                return None;
+            }
+            Ok(attachments)
+        }
     };
-    Some((Origin { tag, number }, target, message))
+    Some(Read {
+        origin: Origin { tag, number },
+        target,
+        event,
+        args,
+        attachments,
+    })
 }
 
 /// How far back a publication may come and still be taken for new. A sender waits for
@@ -255,19 +304,19 @@ mod tests {
             };
             let origin = Origin { tag, number };
             let bytes = encode(origin, &target, &message);
-            let (from, to, what) = decode(&bytes).unwrap();
+            let (from, to, what) = decode(&bytes, usize::MAX).unwrap();
             prop_assert_eq!((from, &to), (origin, &target));
             prop_assert_eq!(what.event, message.event);
             prop_assert_eq!(what.args, message.args);
             prop_assert_eq!(what.attachments, message.attachments);
             for length in 0..bytes.len() {
-                prop_assert!(decode(&bytes[..length]).is_none());
+                prop_assert_eq!(decode(&bytes[..length], usize::MAX).unwrap_err(), Unread::Nothing);
             }
         }
 
         #[test]
         fn any_bytes_are_refused_or_read(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
-            let _ = decode(&bytes);
+            let _ = decode(&bytes, usize::MAX);
         }
 
         #[test]
@@ -281,6 +330,48 @@ mod tests {
                 let number = base + number;
                 prop_assert_eq!(seen.is_new(number), there.insert(number));
             }
+        }
+    }
+
+    #[test]
+    fn what_no_client_may_say_no_node_may_either() {
+        let origin = Origin { tag: 1, number: 1 };
+        let placeholder = r#"{"_placeholder":true,"num":0}"#;
+        let said = |key: &str, args: &str, attachments: &[&'static str]| {
+            let target = Target::Room {
+                namespace: "/",
+                tenant: None,
+                room: "r",
+                key: Some(key),
+            };
+            let message = Message {
+                event: "e".into(),
+                args: args.into(),
+                attachments: attachments.iter().copied().map(Bytes::from).collect(),
+            };
+            let bytes = encode(origin, &target, &message);
+            decode(&bytes, 100).map(|(_, _, message)| message.attachments.len())
+        };
+        assert_eq!(said("k", placeholder, &["bin"]), Ok(1));
+        let twice = format!("{placeholder},[{placeholder}]");
+        // Without attachments they are objects like any other.
+        assert_eq!(said("k", &twice, &[]), Ok(0));
+        for (refused, why) in [
+            (said(&"k".repeat(257), "1", &[]), MessageError::InvalidKey),
+            (
+                said("k", &twice, &["bin"]),
+                MessageError::RepeatedAttachment,
+            ),
+            (
+                said("k", placeholder, &["x"; 11]),
+                MessageError::TooManyAttachments,
+            ),
+            (
+                said("k", &format!("\"{}\"", "x".repeat(99)), &[]),
+                MessageError::TooLarge(100),
+            ),
+        ] {
+            assert_eq!(refused, Err(Unread::Refused(why)));
         }
     }
 

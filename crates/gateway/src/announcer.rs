@@ -12,12 +12,12 @@ use tokio::sync::Notify;
 
 use crate::auth::UserKey;
 use crate::config::Announce;
-use crate::engine::shard::Post;
 use crate::fanout::Fanout;
+use crate::message::Message;
 use crate::namespaces::NamespaceId;
 use crate::op::Op;
 use crate::presence::{Edge, Place};
-use crate::publication::{Message, Publication};
+use crate::publication::Publication;
 use crate::rooms::{Room, RoomRef};
 
 /// How long changes are gathered after some have left.
@@ -117,14 +117,12 @@ fn announce_some(
         .collect();
     let publication = Arc::new(Publication::of_many(name.clone(), messages));
     let about: Arc<[Arc<UserKey>]> = edges.iter().map(|edge| edge.user.clone()).collect();
-    for door in &fanout.doors {
-        door.push(Post::App(Op::Broadcast {
-            namespace,
-            tenant: tenant.cloned(),
-            publication: publication.clone(),
-            about: Some(about.clone()),
-        }));
-    }
+    fanout.post_to_all(|| Op::Broadcast {
+        namespace,
+        tenant: tenant.cloned(),
+        publication: publication.clone(),
+        about: Some(about.clone()),
+    });
 }
 
 /// Tells the members of the rooms that a change concerns.
@@ -147,12 +145,10 @@ fn announce_around(fanout: &Fanout, namespace: NamespaceId, name: &Arc<str>, edg
     let except = edge.others.as_deref().map(find).unwrap_or_default();
     let message = edge_message(&edge.user, edge.online, edge.at);
     let publication = Arc::new(Publication::new(name.clone(), message, None, None, None));
-    for door in &fanout.doors {
-        door.push(Post::App(Op::DeliverAround {
-            user: edge.user.clone(),
-            rooms: rooms.clone(),
-            except: except.clone(),
-            publication: publication.clone(),
-        }));
-    }
+    fanout.post_to_all(|| Op::DeliverAround {
+        user: edge.user.clone(),
+        rooms: rooms.clone(),
+        except: except.clone(),
+        publication: publication.clone(),
+    });
 }

@@ -180,6 +180,7 @@ impl GatewayBuilder {
             fanout: Arc::downgrade(&fanout),
             announcer: announcer.clone(),
             clock,
+            max_payload: self.config.max_payload,
         }));
         let handlers = Arc::new(std::mem::take(&mut self.handlers));
         let fallback = self.fallback.take();

@@ -6,6 +6,7 @@ use std::fmt;
 use bytes::Bytes;
 use serde::Serialize;
 
+use crate::message::MessageError;
 use crate::rooms::RoomError;
 
 /// All arguments as they came, binary attachments included.
@@ -20,6 +21,11 @@ impl Args {
     /// `{"_placeholder":true,"num":N}`.
     pub fn json(&self) -> &str {
         &self.json
+    }
+
+    /// Bytes of the arguments and the attachments.
+    pub(crate) fn size(&self) -> usize {
+        self.json.len() + self.attachments.iter().map(Bytes::len).sum::<usize>()
     }
 
     /// The binary attachments.
@@ -98,6 +104,18 @@ impl std::error::Error for EventError {}
 impl From<RoomError> for EventError {
     fn from(error: RoomError) -> Self {
         EventError::new(error.code(), error.message())
+    }
+}
+
+impl From<MessageError> for EventError {
+    /// `PAYLOAD_TOO_LARGE` tells who sent it that less would have passed; everything else
+    /// is malformed however small it is, which is `INVALID_DATA`.
+    fn from(error: MessageError) -> Self {
+        let code = match error {
+            MessageError::TooLarge(_) => "PAYLOAD_TOO_LARGE",
+            _ => "INVALID_DATA",
+        };
+        EventError::new(code, error.to_string())
     }
 }
 

@@ -12,10 +12,11 @@ use crate::auth::UserKey;
 use crate::backplane::{Action, Backplane, Target};
 use crate::engine::outbound::ConflationKey;
 use crate::engine::shard::{Door, Post};
+use crate::message::Message;
 use crate::namespaces::{NamespaceId, Namespaces};
 use crate::op::{Deed, Op, Places, Selection};
 use crate::presence::SocketAddress;
-use crate::publication::{Message, Publication};
+use crate::publication::Publication;
 use crate::rooms::{PRIVATE, RoomDirectory, RoomRef};
 
 /// A user's sockets in a namespace.
@@ -45,17 +46,38 @@ pub(crate) struct Fanout {
     pub(crate) run: u32,
 }
 
+/// Bytes of payload that something in a mailbox holds: arguments, attachments, keys.
+/// A publication to many shards or sockets counts in each of their posts, though it is
+/// there once: reading stops too early rather than too late.
+fn payload(op: &Op) -> usize {
+    match op {
+        Op::Emit { message, .. } | Op::EmitWithAck { message, .. } => message.size(),
+        Op::Ack { args, .. } => args.size(),
+        Op::Send { publication, .. }
+        | Op::Deliver { publication, .. }
+        | Op::Broadcast { publication, .. }
+        | Op::DeliverAround { publication, .. }
+        | Op::Select {
+            deed: Deed::Send(publication),
+            ..
+        } => publication.size(),
+        _ => 0,
+    }
+}
+
 impl Fanout {
+    /// Asks something of a shard.
     pub(crate) fn post(&self, shard: u16, op: Op) {
         if let Some(door) = self.doors.get(usize::from(shard)) {
-            door.push(Post::App(op));
+            let bytes = payload(&op);
+            door.push_with(Post::App(op), bytes);
         }
     }
 
-    /// The same for something that holds `bytes` of payload.
-    fn post_with(&self, shard: u16, op: Op, bytes: usize) {
-        if let Some(door) = self.doors.get(usize::from(shard)) {
-            door.push_with(Post::App(op), bytes);
+    /// The same for all shards.
+    pub(crate) fn post_to_all(&self, op: impl Fn() -> Op) {
+        for shard in 0..self.shards() {
+            self.post(shard, op());
         }
     }
 
@@ -143,7 +165,7 @@ impl Fanout {
                     offset: *offset,
                     publication: publication.clone(),
                 };
-                self.post_with(shard as u16, op, publication.message.args.len());
+                self.post(shard as u16, op);
             },
         );
         Some(offset)
@@ -207,14 +229,12 @@ impl Fanout {
     fn broadcast_here(&self, namespace: NamespaceId, tenant: Option<Arc<str>>, message: Message) {
         let name = self.namespace_name(namespace).clone();
         let publication = Arc::new(Publication::new(name, message, None, None, None));
-        for door in &self.doors {
-            door.push(Post::App(Op::Broadcast {
-                namespace,
-                tenant: tenant.clone(),
-                publication: publication.clone(),
-                about: None,
-            }));
-        }
+        self.post_to_all(|| Op::Broadcast {
+            namespace,
+            tenant: tenant.clone(),
+            publication: publication.clone(),
+            about: None,
+        });
     }
 
     /// Gives a publication of another node to those here whom it is for.
@@ -296,12 +316,10 @@ impl Fanout {
             Action::Leave(rooms) => Deed::Leave(rooms.into()),
             Action::Disconnect => Deed::Disconnect,
         };
-        for door in &self.doors {
-            door.push(Post::App(Op::Select {
-                selection: selection.clone(),
-                deed: action.clone(),
-            }));
-        }
+        self.post_to_all(|| Op::Select {
+            selection: selection.clone(),
+            deed: action.clone(),
+        });
     }
 
     /// Rooms and sockets by the names that Socket.IO has for both.
@@ -326,5 +344,28 @@ impl Fanout {
     /// The number of shards.
     pub(crate) fn shards(&self) -> u16 {
         self.doors.len() as u16
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whatever_a_publication_holds_weighs_in_a_mailbox() {
+        let mut message = Message::new("e", "123");
+        message.attachments = vec![vec![0; 1000].into(), vec![0; 200].into()];
+        let key = ConflationKey {
+            room: 1,
+            key: "four".into(),
+        };
+        let publication = Arc::new(Publication::new("/".into(), message, None, None, Some(key)));
+        let op = Op::Broadcast {
+            namespace: NamespaceId::ROOT,
+            tenant: None,
+            publication,
+            about: None,
+        };
+        assert_eq!(payload(&op), 1 + 3 + 1200 + 4);
     }
 }

@@ -41,6 +41,7 @@ mod hub;
 mod in_order;
 mod intern;
 mod limits;
+mod message;
 mod metrics;
 mod namespaces;
 mod node;

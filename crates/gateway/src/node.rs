@@ -17,6 +17,7 @@ pub(crate) struct ThisNode {
     pub(crate) fanout: Weak<Fanout>,
     pub(crate) announcer: Arc<Announcer>,
     pub(crate) clock: Clock,
+    pub(crate) max_payload: usize,
 }
 
 impl Node for ThisNode {
@@ -62,6 +63,10 @@ impl Node for ThisNode {
     fn device_policy(&self, socket: &SocketAddress) -> Option<DevicePolicy> {
         let fanout = self.fanout.upgrade()?;
         Some(fanout.namespaces.get(socket.namespace()).config.devices)
+    }
+
+    fn max_payload(&self) -> usize {
+        self.max_payload
     }
 
     fn unix_millis(&self) -> u64 {

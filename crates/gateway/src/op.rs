@@ -12,9 +12,10 @@ use crate::engine::tasks::TaskId;
 use crate::engine::wheel::Micros;
 use crate::entries::{SocketEntry, SocketFilter};
 use crate::event::{Args, EventError};
+use crate::message::Message;
 use crate::namespaces::NamespaceId;
 use crate::presence::{Admitted, SocketAddress};
-use crate::publication::{AckId, Message, Publication};
+use crate::publication::{AckId, Publication};
 use crate::reason::Reason;
 use crate::rooms::{Room, RoomError};
 

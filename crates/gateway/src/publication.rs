@@ -1,4 +1,22 @@
 //! One event on its way to many: encoded at most once per wire form.
+//!
+//! Whatever way a message comes in by, [`check`](crate::message::check) holds it to `server.max_payload`: the
+//! JSON text of its arguments and its attachments together, as many attachments as
+//! clients take, and none that is named twice. msgpack is measured as the JSON it
+//! becomes, and no more of it than that is written (`heartline_wire::msgpack`).
+//!
+//! What a message becomes on its way out is then bounded by the bytes it has:
+//!
+//! - text: the arguments as they are, the attachments as they are;
+//! - live: the arguments as they are, and 4/3 of the attachments, as base64;
+//! - msgpack: 9/4 of the arguments (short floats; [`msgpack::packet_bound`]), the
+//!   attachments as they are;
+//! - polling and `b64=1`: 4/3 of the attachments again, as base64.
+//!
+//! Arguments are never parsed and written anew, so escapes (`\u0001` for one character)
+//! and numbers (`1e20`) grow nowhere but from msgpack to JSON, where the limit is. Only
+//! names are quoted, up to six bytes for one: an event has 128 of them, a room 256. And the
+//! encoders write each attachment once, whether somebody has checked or not.
 
 use std::borrow::Cow;
 use std::net::IpAddr;
@@ -9,6 +27,7 @@ use heartline_wire::{json, live, msgpack, socketio, ws};
 
 use crate::engine::frames::Frames;
 use crate::engine::outbound::ConflationKey;
+use crate::message::Message;
 
 /// How a connection's messages are encoded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,28 +38,6 @@ pub(crate) enum Form {
     Msgpack,
     /// The live protocol.
     Live,
-}
-
-/// What is said: a name and its arguments as the inside of a JSON array, with
-/// placeholders for the binary attachments.
-#[derive(Debug, Clone, Default)]
-pub struct Message {
-    /// The event's name.
-    pub event: Arc<str>,
-    /// The arguments: JSON values with commas between them.
-    pub args: Arc<str>,
-    /// What the placeholders stand for.
-    pub attachments: Vec<Bytes>,
-}
-
-impl Message {
-    pub(crate) fn new(event: &str, args: &str) -> Self {
-        Message {
-            event: event.into(),
-            args: args.into(),
-            attachments: Vec::new(),
-        }
-    }
 }
 
 /// A message with everything that decides how it looks on the wire.
@@ -99,6 +96,12 @@ impl Publication {
     /// The events.
     pub(crate) fn messages(&self) -> impl Iterator<Item = &Message> {
         std::iter::once(&self.message).chain(&self.also)
+    }
+
+    /// Bytes of the events and the key, as they wait in a mailbox.
+    pub(crate) fn size(&self) -> usize {
+        let key = self.conflate.as_ref().map_or(0, |key| key.key.len());
+        self.messages().map(Message::size).sum::<usize>() + key
     }
 
     /// The WebSocket frames that carry it in `form`.
@@ -225,36 +228,9 @@ fn live_data<'a>(args: &'a str, attachments: &[Bytes]) -> Cow<'a, str> {
     if attachments.is_empty() {
         return data;
     }
-    match serde_json::from_str(&data) {
-        Ok(mut value) => {
-            inline_attachments(&mut value, attachments);
-            Cow::Owned(value.to_string())
-        }
-        Err(_) => data,
-    }
-}
-
-fn inline_attachments(value: &mut serde_json::Value, attachments: &[Bytes]) {
-    use base64::Engine as _;
-    use serde_json::Value;
-    match value {
-        Value::Object(map) if map.get("_placeholder") == Some(&Value::Bool(true)) => {
-            let number = map.get("num").and_then(Value::as_u64).unwrap_or(u64::MAX);
-            let bytes = usize::try_from(number)
-                .ok()
-                .and_then(|number| attachments.get(number));
-            *value = bytes.map_or(Value::Null, |bytes| {
-                Value::String(base64::engine::general_purpose::STANDARD.encode(bytes))
-            });
-        }
-        Value::Object(map) => map
-            .values_mut()
-            .for_each(|value| inline_attachments(value, attachments)),
-        Value::Array(list) => list
-            .iter_mut()
-            .for_each(|value| inline_attachments(value, attachments)),
-        _ => {}
-    }
+    let mut inlined = String::new();
+    socketio::inline_attachments(&data, attachments, &mut inlined);
+    Cow::Owned(inlined)
 }
 
 /// The address part of a registry entry.
@@ -265,6 +241,7 @@ pub(crate) fn address_text(ip: IpAddr) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     fn text(frames: &[u8]) -> &str {
         std::str::from_utf8(&frames[2..]).unwrap()
@@ -300,5 +277,50 @@ mod tests {
             live_data(r#"{"a":{"_placeholder":true,"num":0}}"#, &bin),
             r#"{"a":"AQID"}"#
         );
+        // The rest stays as it was written.
+        assert_eq!(
+            live_data(r#"{"_placeholder":true,"num":0}, [1e400, "\u00e9"]"#, &bin),
+            r#"["AQID", [1e400, "\u00e9"]]"#
+        );
+    }
+
+    const P: &str = r#"{"_placeholder":true,"num":0}"#;
+
+    /// Whatever a message says: checked or not, what it becomes has a bound.
+    #[test]
+    fn no_form_is_longer_than_its_parts_allow() {
+        let value = prop_oneof![
+            Just(P.to_owned()),
+            Just(format!("{{\"x\":[{P},{P}]}}")),
+            Just(r#"{"_placeholder":true,"num":1,"x":{"_placeholder":true,"num":0}}"#.to_owned()),
+            Just("1e5".to_owned()),
+            Just("[1.5,1e5,0.1]".to_owned()),
+            Just(r#""\u0001\u00e9""#.to_owned()),
+            "\"[a-z]{0,300}\"",
+        ];
+        let attachment = prop::collection::vec(any::<u8>(), 0..2000).prop_map(Bytes::from);
+        let given = (
+            prop::collection::vec(value, 0..40),
+            prop::collection::vec(attachment, 0..3),
+        );
+        proptest!(|((args, attachments) in given)| {
+            let message = Message {
+                event: "e".into(),
+                args: args.join(",").into(),
+                attachments,
+            };
+            let (text, bins) = (message.args.len(), message.size() - message.args.len() - 1);
+            let parts = message.attachments.len();
+            let bounds = [
+                (Form::Text, text + bins + 40 + 10 * parts),
+                (Form::Live, text + bins.div_ceil(3) * 4 + 4 * parts + 60),
+                (Form::Msgpack, 10 + msgpack::packet_bound("/", "e", &message.args, &message.attachments)),
+            ];
+            for (form, bound) in bounds {
+                let mut frames = Vec::new();
+                push_event(form, "/", None, &message, None, None, &mut frames);
+                prop_assert!(frames.len() <= bound, "{form:?}: {} > {bound}", frames.len());
+            }
+        });
     }
 }

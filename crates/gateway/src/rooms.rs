@@ -18,8 +18,6 @@ use crate::namespaces::NamespaceId;
 
 /// Longest room name, bytes.
 pub(crate) const MAX_NAME: usize = 256;
-/// Longest conflation key, bytes.
-pub(crate) const MAX_KEY: usize = 256;
 const PARTS: usize = 64;
 const NONE: u32 = u32::MAX;
 

@@ -11,9 +11,9 @@ use tokio::sync::oneshot;
 use crate::auth::Identity;
 use crate::event::{Args, EventError, to_json};
 use crate::in_order;
+use crate::message::{Message, check, check_key};
 use crate::op::Op;
 use crate::presence::SocketAddress;
-use crate::publication::Message;
 use crate::reason::Reason;
 use crate::rooms::{self, RoomError};
 use crate::shared::OwnShared;
@@ -199,7 +199,7 @@ impl Socket {
     /// Publishes an event to a room of the socket's tenant and namespace.
     ///
     /// # Errors
-    /// `INVALID_ROOM`, or as for [`emit`](Self::emit).
+    /// `INVALID_ROOM`, `PAYLOAD_TOO_LARGE` for more than `max_payload`, or as for [`emit`](Self::emit).
     pub async fn publish<T: Serialize + ?Sized>(
         &self,
         room: &str,
@@ -219,6 +219,10 @@ impl Socket {
         if !rooms::is_valid_name(room) {
             return Err(RoomError::Invalid.into());
         }
+        // Other nodes would drop it.
+        check_key(key)?;
+        let max = self.shared.config.max_payload;
+        check(&message.args, &message.attachments, max)?;
         let tenant = self.identity.tenant_id().map(|tenant| &**tenant);
         Ok(self
             .shared

@@ -19,6 +19,7 @@ mod tokens;
 mod validate;
 mod walk;
 
+pub(crate) use string::{longest_quoted, quoted_len};
 pub use string::{quote, quote_into, unquote};
 pub(crate) use tokens::{Token, Tokens};
 pub use validate::{MAX_DEPTH, is_valid, skip_value};

@@ -11,6 +11,15 @@
 //! Heartline knows only one form, and the two parsers' clients can meet in a
 //! room.
 //!
+//! Transcoding multiplies, so each direction has its bound. A byte of msgpack may be
+//! six of JSON (a control character in a string is `\\u0001`, `false` is a word; an
+//! integer is up to four with its comma, a float or a date six for each of its bytes) and
+//! two bytes of an empty bin are a placeholder of 35: [`decode`] takes a limit, and nothing
+//! is written beyond it. The other way JSON text can only become 9/4 as long (`,1e5` is a
+//! float of nine bytes; an integer, a word, a string with or without escapes and a
+//! bracket are shorter than their text, but for heads of four bytes where it is longer
+//! than 255), and each attachment is written at most once: see [`encode_event`].
+//!
 //! Reader and writer are our own: the JSON text is the tree, so a msgpack crate
 //! would only contribute the marker bytes.
 
@@ -29,7 +38,8 @@ use crate::socketio::{self, PacketType};
 
 pub use transcode::{decode, decode_value};
 pub use write::{
-    encode_ack, encode_connect, encode_connect_error, encode_disconnect, encode_event, encode_value,
+    encode_ack, encode_connect, encode_connect_error, encode_disconnect, encode_event,
+    encode_value, packet_bound,
 };
 
 /// A decoded packet, in the shape of the default parser.
@@ -45,6 +55,8 @@ pub struct Packet {
     pub data: Option<String>,
     /// The bins, in the order of their placeholders.
     pub attachments: Vec<Bytes>,
+    /// The payload was over the limit, and is left out with its bins.
+    pub is_too_large: bool,
 }
 
 /// Why a message is no packet. The reference's answer is to close the
@@ -62,6 +74,8 @@ pub enum DecodeError {
     InvalidValue,
     /// Arrays and maps are nested too deeply ([`crate::json::MAX_DEPTH`]).
     TooDeep,
+    /// A value is over the limit of [`decode_value`].
+    TooLarge,
     /// The message is no map, or `type`, `nsp` or `id` is missing or wrong.
     InvalidPacket,
     /// The packet breaks a rule that both parsers share.
@@ -76,6 +90,7 @@ impl fmt::Display for DecodeError {
             Self::InvalidUtf8 => "msgpack string is not UTF-8",
             Self::InvalidValue => "invalid msgpack value",
             Self::TooDeep => "msgpack is nested too deeply",
+            Self::TooLarge => "msgpack is too large as JSON",
             Self::InvalidPacket => "invalid packet type, namespace or id",
             Self::Packet(error) => return error.fmt(f),
         })

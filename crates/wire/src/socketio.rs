@@ -32,8 +32,8 @@ use std::fmt;
 pub use decode::{array_inside, decode, split_event};
 pub(crate) use decode::{check_data, without_query};
 pub use encode::{push_ack, push_connect, push_connect_error, push_disconnect, push_event};
-pub(crate) use placeholder::Candidate;
-pub use placeholder::check_placeholders;
+pub(crate) use placeholder::{Candidate, Named};
+pub use placeholder::{PlaceholderError, check_placeholders, inline_attachments};
 
 /// The most attachments a binary packet may announce (`maxAttachments` of
 /// `socket.io-parser` 4.2.6 and later; it bounds what a receiver waits for).

@@ -19,14 +19,14 @@ use std::time::Duration;
 use hashbrown::HashMap;
 use heartline::auth::BoxFuture;
 use heartline::backplane::{Message, Subscription, Target};
-use redis::{Cmd, Pipeline, PushInfo, PushKind, RedisError, RedisResult, Value};
+use redis::{Cmd, Pipeline, PushInfo, PushKind, RedisResult, Value};
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::Instant;
 
 use super::Calls;
 use super::server::{Commands, Connection, Server};
 use super::socketio::{self, Foreign, PATTERNS};
-use crate::envelope::{self, Origin, Seen};
+use crate::envelope::{self, Origin, Seen, Unread};
 use crate::names;
 
 /// Bytes and publications that wait to be sent.
@@ -113,7 +113,23 @@ pub struct Fanout {
     work: Notify,
     seen: Arc<Mutex<HashMap<u32, Seen>>>,
     counters: Arc<Counters>,
-    complained: Mutex<Option<Instant>>,
+    complained: Complaints,
+    refused: Arc<Complaints>,
+}
+
+/// Logs what goes wrong again and again, now and then.
+#[derive(Default)]
+struct Complaints(Mutex<Option<Instant>>);
+
+impl Complaints {
+    /// Logs, unless something was logged a moment ago.
+    fn warn(&self, error: &dyn std::fmt::Display, what: &str) {
+        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if last.is_none_or(|at| at.elapsed() > COMPLAIN) {
+            *last = Some(Instant::now());
+            tracing::warn!(%error, "{what}");
+        }
+    }
 }
 
 /// What [`Fanout::run`] reads from.
@@ -183,7 +199,8 @@ impl Fanout {
             work: Notify::new(),
             seen: Arc::default(),
             counters: Arc::default(),
-            complained: Mutex::default(),
+            complained: Complaints::default(),
+            refused: Arc::default(),
         };
         (Arc::new(fanout), Queue(queued))
     }
@@ -300,14 +317,15 @@ impl Fanout {
         }
     }
 
-    /// Sends and receives until it is dropped.
+    /// Sends and receives until it is dropped. What comes in is held to `max_payload`.
     pub async fn run(
         self: Arc<Self>,
         queue: Queue,
+        max_payload: usize,
         deliver: impl Fn(Incoming<'_>) + Send + Sync + 'static,
     ) {
         let deliver: Arc<dyn Fn(Incoming<'_>) + Send + Sync> = Arc::new(deliver);
-        tokio::join!(self.send_all(queue), self.receive_all(deliver));
+        tokio::join!(self.send_all(queue), self.receive_all(max_payload, deliver));
     }
 
     // --- sending ---------------------------------------------------------
@@ -341,7 +359,8 @@ impl Fanout {
                     self.counters
                         .undelivered
                         .fetch_add(lost as u64, Ordering::Relaxed);
-                    self.complain(&error, "publications did not reach other nodes");
+                    self.complained
+                        .warn(&error, "publications did not reach other nodes");
                 }
                 self.release(lost, bytes);
                 if batch.is_empty() {
@@ -353,18 +372,6 @@ impl Fanout {
             let bytes = batch.iter().map(|outgoing| outgoing.size).sum();
             self.release(batch.len(), bytes);
             batch.clear();
-        }
-    }
-
-    /// Logs an error, unless one was logged a moment ago: all are counted.
-    fn complain(&self, error: &RedisError, what: &str) {
-        let mut complained = self
-            .complained
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        if complained.is_none_or(|at| at.elapsed() > COMPLAIN) {
-            *complained = Some(Instant::now());
-            tracing::warn!(%error, "{what}");
         }
     }
 
@@ -395,13 +402,18 @@ impl Fanout {
 
     // --- receiving -------------------------------------------------------
 
-    async fn receive_all(&self, deliver: Arc<dyn Fn(Incoming<'_>) + Send + Sync>) {
+    async fn receive_all(
+        &self,
+        max_payload: usize,
+        deliver: Arc<dyn Fn(Incoming<'_>) + Send + Sync>,
+    ) {
         let mut pause = Duration::from_millis(20);
         loop {
             let started = Instant::now();
-            if let Err(error) = self.receive(&deliver).await {
+            if let Err(error) = self.receive(max_payload, &deliver).await {
                 self.counters.errors.fetch_add(1, Ordering::Relaxed);
-                self.complain(&error, "other nodes' publications do not arrive");
+                self.complained
+                    .warn(&error, "other nodes' publications do not arrive");
             }
             let was_connected = {
                 let mut table = self.table();
@@ -423,11 +435,16 @@ impl Fanout {
     }
 
     /// One connection, to its end.
-    async fn receive(&self, deliver: &Arc<dyn Fn(Incoming<'_>) + Send + Sync>) -> RedisResult<()> {
+    async fn receive(
+        &self,
+        max_payload: usize,
+        deliver: &Arc<dyn Fn(Incoming<'_>) + Send + Sync>,
+    ) -> RedisResult<()> {
         let broken = Arc::new((Notify::new(), AtomicBool::new(false)));
         let (on_break, to) = (broken.clone(), deliver.clone());
         let nodes_channel = format!("{}:n:", self.prefix);
         let (own, seen, counters) = (self.tag, self.seen.clone(), self.counters.clone());
+        let refused = self.refused.clone();
         let mut connection = self
             .server
             .open(
@@ -446,11 +463,19 @@ impl Fanout {
                         };
                         if payload.is_empty() && channel.starts_with(nodes_channel.as_bytes()) {
                             to(Incoming::Nudge);
-                        } else if let Some((origin, target, message)) = envelope::decode(&payload) {
-                            if origin.tag != own && is_new(&seen, origin) {
-                                counters.received.fetch_add(1, Ordering::Relaxed);
-                                to(Incoming::Publication(target, message));
+                            return;
+                        }
+                        match envelope::decode(&payload, max_payload) {
+                            Ok((origin, target, message)) => {
+                                if origin.tag != own && is_new(&seen, origin) {
+                                    counters.received.fetch_add(1, Ordering::Relaxed);
+                                    to(Incoming::Publication(target, message));
+                                }
                             }
+                            Err(Unread::Refused(error)) => {
+                                refused.warn(&error, "another node's publication was dropped");
+                            }
+                            Err(Unread::Nothing) => {}
                         }
                     }
                     PushKind::PMessage => {
@@ -460,9 +485,15 @@ impl Fanout {
                         else {
                             return;
                         };
-                        if let Some(foreign) = socketio::decode(&channel, &payload) {
-                            counters.received.fetch_add(1, Ordering::Relaxed);
-                            to(Incoming::Foreign(foreign));
+                        match socketio::decode(&channel, &payload, max_payload) {
+                            Ok(foreign) => {
+                                counters.received.fetch_add(1, Ordering::Relaxed);
+                                to(Incoming::Foreign(foreign));
+                            }
+                            Err(Unread::Refused(error)) => {
+                                refused.warn(&error, "a Socket.IO server's event was dropped");
+                            }
+                            Err(Unread::Nothing) => {}
                         }
                     }
                     _ => {}

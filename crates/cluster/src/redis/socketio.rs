@@ -8,10 +8,12 @@
 //! to answer.
 
 use bytes::Bytes;
-use heartline::backplane::{Action, Message, Target};
+use heartline::backplane::{Action, Message, MessageError, Target, check};
 use heartline_wire::{json, msgpack};
 use serde::Deserialize;
 use serde_json::value::RawValue;
+
+use crate::envelope::Unread;
 
 /// What is listened to.
 pub(super) const PATTERNS: [&str; 2] = ["socket.io#*", "socket.io-request#*"];
@@ -103,18 +105,35 @@ struct Request {
     rooms: Vec<String>,
 }
 
-/// Reads what came by one of the [`PATTERNS`]; `None` for what is not for this node.
-pub(super) fn decode(channel: &[u8], body: &[u8]) -> Option<Foreign> {
-    let channel = std::str::from_utf8(channel).ok()?;
+/// Reads what came by one of the [`PATTERNS`]. An event has at most `max` bytes, as JSON
+/// text and attachments; the rooms that it is for, as many again.
+///
+/// # Errors
+/// Whatever is not for this node, and what [`check`] refuses.
+pub(super) fn decode(channel: &[u8], body: &[u8], max: usize) -> Result<Foreign, Unread> {
+    let channel = std::str::from_utf8(channel).map_err(|_| Unread::Nothing)?;
     match channel.strip_prefix("socket.io-request#") {
-        Some(rest) => decode_request(rest.strip_suffix('#')?, body),
-        None => decode_broadcast(body),
+        Some(rest) => rest
+            .strip_suffix('#')
+            .and_then(|namespace| decode_request(namespace, body))
+            .ok_or(Unread::Nothing),
+        None => {
+            let value = msgpack::decode_value(body, max.saturating_mul(2));
+            let (text, attachments) = value.map_err(|error| match error {
+                msgpack::DecodeError::TooLarge => Unread::Refused(MessageError::TooLarge(max)),
+                _ => Unread::Nothing,
+            })?;
+            let foreign = broadcast(&text, attachments).ok_or(Unread::Nothing)?;
+            if let Action::Emit(message) = &foreign.action {
+                check(&message.args, &message.attachments, max)?;
+            }
+            Ok(foreign)
+        }
     }
 }
 
-fn decode_broadcast(body: &[u8]) -> Option<Foreign> {
-    let (text, attachments) = msgpack::decode_value(body).ok()?;
-    let (uid, packet, options): (String, Packet, Options) = serde_json::from_str(&text).ok()?;
+fn broadcast(text: &str, attachments: Vec<Bytes>) -> Option<Foreign> {
+    let (uid, packet, options): (String, Packet, Options) = serde_json::from_str(text).ok()?;
     // 2 is an event; binary ones are not told apart here.
     if uid.starts_with(OWN) || packet.kind != 2 {
         return None;
@@ -129,7 +148,7 @@ fn decode_broadcast(body: &[u8]) -> Option<Foreign> {
         action: Action::Emit(Message {
             event: event.into(),
             args: args.join(",").into(),
-            attachments: attachments as Vec<Bytes>,
+            attachments,
         }),
     })
 }
@@ -158,6 +177,8 @@ fn decode_request(namespace: &str, body: &[u8]) -> Option<Foreign> {
 mod tests {
     use super::*;
 
+    const MAX: usize = 1_000_000;
+
     #[test]
     fn a_broadcast_looks_like_the_adapters() {
         let message = Message {
@@ -174,8 +195,9 @@ mod tests {
         let (channel, body) = encode(7, &target, &message).unwrap();
         assert_eq!(channel, "socket.io#/#r#");
         // Our own nodes leave it alone.
-        assert!(decode(channel.as_bytes(), &body).is_none());
-        let (text, attachments) = msgpack::decode_value(&body).unwrap();
+        let heard = decode(channel.as_bytes(), &body, MAX);
+        assert_eq!(heard.unwrap_err(), Unread::Nothing);
+        let (text, attachments) = msgpack::decode_value(&body, MAX).unwrap();
         assert_eq!(
             text,
             r#"["heartline-00000007",{"type":2,"data":["hi",{"a":{"_placeholder":true,"num":0}},2],"nsp":"/"},{"rooms":["r"],"except":[],"flags":{}}]"#
@@ -185,7 +207,7 @@ mod tests {
         let mut theirs = Vec::new();
         let text = text.replace("heartline-00000007", "nXPT41");
         msgpack::encode_value(&text, &attachments, &mut theirs);
-        let foreign = decode(channel.as_bytes(), &theirs).unwrap();
+        let foreign = decode(channel.as_bytes(), &theirs, MAX).unwrap();
         assert_eq!(
             (&*foreign.namespace, &*foreign.rooms),
             ("/", &["r".to_owned()][..])
@@ -195,6 +217,31 @@ mod tests {
         };
         assert_eq!((heard.event, heard.args), (message.event, message.args));
         assert_eq!(heard.attachments, message.attachments);
+    }
+
+    #[test]
+    fn what_no_client_may_say_no_server_may_either() {
+        let read = |args: &str, attachments: &[Bytes]| {
+            let text = format!(
+                r#"["nXPT41",{{"type":2,"data":["e",{args}],"nsp":"/"}},{{"rooms":["r"],"except":[]}}]"#
+            );
+            let mut body = Vec::new();
+            msgpack::encode_value(&text, attachments, &mut body);
+            decode(b"socket.io#/#r#", &body, 200).map(drop)
+        };
+        let placeholder = r#"{"_placeholder":true,"num":0}"#;
+        let bin = [Bytes::from_static(b"bin")];
+        assert_eq!(read(placeholder, &bin), Ok(()));
+        let twice = format!("{placeholder},{placeholder}");
+        let refused = |why| Err(Unread::Refused(why));
+        assert_eq!(
+            read(&twice, &bin),
+            refused(MessageError::RepeatedAttachment)
+        );
+        for length in [199, 10_000] {
+            let long = format!("\"{}\"", "x".repeat(length));
+            assert_eq!(read(&long, &[]), refused(MessageError::TooLarge(200)));
+        }
     }
 
     #[test]
@@ -209,7 +256,7 @@ mod tests {
 
     #[test]
     fn requests_are_read_and_others_left_alone() {
-        let read = |body: &str| decode(b"socket.io-request#/chat#", body.as_bytes());
+        let read = |body: &str| decode(b"socket.io-request#/chat#", body.as_bytes(), MAX);
         let join = r#"{"type":2,"opts":{"rooms":["r1"],"except":[]},"rooms":["r2"]}"#;
         let foreign = read(join).unwrap();
         assert_eq!((&*foreign.namespace, &*foreign.rooms[0]), ("/chat", "r1"));
@@ -218,7 +265,7 @@ mod tests {
         assert!(matches!(leave.action, Action::Leave(_)));
         let end = read(r#"{"uid":"x","type":4,"opts":{"rooms":[],"except":["r"]},"close":true}"#);
         assert!(matches!(end.unwrap().action, Action::Disconnect));
-        assert!(read(r#"{"uid":"x","requestId":"y","type":0,"rooms":[]}"#).is_none());
-        assert!(read("nonsense").is_none());
+        assert!(read(r#"{"uid":"x","requestId":"y","type":0,"rooms":[]}"#).is_err());
+        assert!(read("nonsense").is_err());
     }
 }

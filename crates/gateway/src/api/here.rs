@@ -14,11 +14,11 @@ use crate::engine::id::Name;
 use crate::entries::{Page, RoomEntry, SocketEntry, SocketFilter, UserPresence};
 use crate::fanout::ToUser;
 use crate::gateway::Gateway;
+use crate::message::{Message, check_key};
 use crate::namespaces::NamespaceId;
 use crate::op::{Op, Query, RoomFilter};
 use crate::peers::{EmitError, Emitted};
 use crate::presence::SocketAddress;
-use crate::publication::Message;
 use crate::reason::Reason;
 use crate::rooms::{self, PRIVATE};
 
@@ -163,6 +163,11 @@ impl Gateway {
         if !names::may_say(Speaker::Backend, event) {
             return Err(PublishError::InvalidEvent);
         }
+        // As much as a client may say: to receivers it makes no difference who did.
+        let max = self.shared.config.max_payload;
+        if data.len() > max {
+            return Err(PublishError::TooLarge(max));
+        }
         if !json::is_valid(data) {
             return Err(PublishError::InvalidData);
         }
@@ -172,13 +177,14 @@ impl Gateway {
     /// Gives an event to the members of a room; `user:ID` is a user's devices.
     ///
     /// # Errors
-    /// When the namespace, room, event or data is none.
+    /// When the namespace, room, event, data or key is none, or the data is too large.
     pub async fn publish(&self, publish: Publish) -> Result<Published, PublishError> {
         let (namespace, message) =
             self.message(&publish.namespace, &publish.event, &publish.data)?;
         if !rooms::is_valid_name(&publish.room) {
             return Err(PublishError::InvalidRoom);
         }
+        check_key(publish.key.as_deref()).map_err(|_| PublishError::InvalidKey)?;
         let tenant = publish.tenant_id.as_deref();
         if let Some(user) = publish.room.strip_prefix(PRIVATE) {
             let to = ToUser {

@@ -59,6 +59,10 @@ pub enum PublishError {
     InvalidEvent,
     /// The data is no JSON.
     InvalidData,
+    /// The data has more bytes than `server.max_payload`, which is this.
+    TooLarge(usize),
+    /// The key has more than 256 bytes.
+    InvalidKey,
 }
 
 impl fmt::Display for PublishError {
@@ -72,6 +76,8 @@ impl fmt::Display for PublishError {
                 "an event's name has 1 to 128 bytes and is none of the protocols' own types",
             ),
             PublishError::InvalidData => f.write_str("the data is no JSON"),
+            PublishError::TooLarge(max) => write!(f, "the data has at most {max} bytes"),
+            PublishError::InvalidKey => f.write_str("a key has at most 256 bytes"),
         }
     }
 }

@@ -19,7 +19,7 @@ use crate::presence::{
 };
 pub use local::LocalBackplane;
 
-pub use crate::publication::Message;
+pub use crate::message::{Message, MessageError, check, check_key};
 use crate::reason::Reason;
 
 /// Whom a publication is for.
@@ -253,6 +253,10 @@ pub trait Node: Send + Sync + 'static {
 
     /// What a socket's namespace allows of devices; `None` once the node has gone.
     fn device_policy(&self, socket: &SocketAddress) -> Option<DevicePolicy>;
+
+    /// Bytes that an event may have, as JSON text and attachments ([`check`]): what other
+    /// nodes say is held to it too. Nothing, when the node has gone.
+    fn max_payload(&self) -> usize;
 
     /// The time by this node's clock, Unix milliseconds.
     fn unix_millis(&self) -> u64;

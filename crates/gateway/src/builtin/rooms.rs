@@ -6,8 +6,8 @@ use serde_json::value::RawValue;
 
 use crate::event::EventError;
 use crate::handler::{Body, Event, FromEvent, Json};
+use crate::message::Message;
 use crate::op::Op;
-use crate::publication::Message;
 use crate::rooms::{self, RoomError};
 use crate::socket::Socket;
 
@@ -202,12 +202,6 @@ pub(super) async fn publish(
         return Err(EventError::new(
             "INVALID_EVENT",
             "An event's name has 1 to 128 bytes and is neither the gateway's nor a protocol's own",
-        ));
-    }
-    if key.as_ref().is_some_and(|key| key.len() > rooms::MAX_KEY) {
-        return Err(EventError::new(
-            "INVALID_DATA",
-            "A key has at most 256 bytes",
         ));
     }
     let offset = socket.publish_message(&room, message, key.as_deref())?;

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 /// The backlog at which reading stops: in units of a message, or of a KiB of a
-/// message's payload where that is more.
+/// message's payload (arguments, attachments, keys) where that is more.
 pub(crate) const HIGH: usize = 16_384;
 
 pub(crate) struct Mailbox<T> {

@@ -23,6 +23,18 @@ const COPY_BELOW: usize = 2048;
 /// transport has not refused anything yet: within one turn more can be published than
 /// it will take.
 const CONFLATE_BEYOND: usize = 64 * 1024;
+/// Keys that may wait at once, each with its newest publication; one with another key
+/// waits as if it had none. A ping that jumps the queue looks all of them up anew
+/// ([`Outbound::renumber`]): so many take a millisecond. The usual bound of 1 MB has room
+/// for some 6 000; this one is for those who raise it.
+const MAX_KEYS: usize = 16_384;
+/// The counts of references before a shared text.
+const COUNTS: usize = 2 * size_of::<usize>();
+/// What a segment costs besides its bytes and its key's text.
+const SEGMENT: usize = size_of::<Segment>() + COUNTS;
+/// What a key costs besides its text: its place in the map, with what that keeps free (an
+/// eighth at least).
+const KEY: usize = size_of::<(ConflationKey, u64)>() * 8 / 7 + COUNTS;
 /// How long what a peer was sent at once may take to leave.
 const BURST: Micros = 100_000;
 /// A buffer that grew beyond this is not kept for reuse.
@@ -45,6 +57,14 @@ impl Segment {
             Segment::Gone => &[],
         }
     }
+
+    /// Bytes of its key's text.
+    fn key_bytes(&self) -> usize {
+        match self {
+            Segment::Keyed(_, key) => key.key.len(),
+            _ => 0,
+        }
+    }
 }
 
 /// Room and key of a publication of which only the newest is kept.
@@ -64,6 +84,9 @@ pub(crate) struct Outbound {
     written: usize,
     /// Bytes that wait, all segments together.
     waiting: usize,
+    /// Bytes of the keys' texts: in the segments, and in `keyed`. The two may be equal and
+    /// not the same, when the map has kept the one that came first.
+    key_bytes: usize,
     /// The transport would block; a writable event continues.
     pub(crate) blocked: bool,
     /// When it last began to.
@@ -78,9 +101,12 @@ pub(crate) struct Outbound {
 }
 
 impl Outbound {
-    /// Bytes that wait.
+    /// Bytes that are held for the peer: those that wait, and what it costs to keep
+    /// them (segments, keys, their map). What grows by doubling may keep as much again
+    /// free. None if nothing waits.
     pub(crate) fn waiting(&self) -> usize {
-        self.waiting
+        let keys = self.keyed.as_ref().map_or(0, |keyed| keyed.len());
+        self.waiting + self.segments.len() * SEGMENT + keys * KEY + self.key_bytes
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -95,11 +121,11 @@ impl Outbound {
         }
     }
 
-    /// Whether more than `bound` waits for a peer that does not keep up. A burst is not
+    /// Whether more than `bound` is held for a peer that does not keep up. A burst is not
     /// that peer's fault: for a moment, up to four times as much may wait.
     pub(crate) fn is_over(&self, bound: usize, now: Micros) -> bool {
         let is_burst = !self.blocked || now.saturating_sub(self.blocked_at) < BURST;
-        self.waiting
+        self.waiting()
             > if is_burst {
                 bound.saturating_mul(4)
             } else {
@@ -152,18 +178,28 @@ impl Outbound {
         }
         let number = self.first + self.segments.len() as u64;
         let keyed = self.keyed.get_or_insert_default();
+        // Only a full map is asked twice.
+        if keyed.len() >= MAX_KEYS && !keyed.contains_key(key) {
+            self.push(frames);
+            return false;
+        }
         let older = keyed.insert(key.clone(), number);
+        if older.is_none() {
+            self.key_bytes += key.key.len();
+        }
         let mut replaced = false;
         if let Some(index) = older.and_then(|older| older.checked_sub(self.first)) {
             let begun = index == 0 && self.written > 0;
             if let (false, Some(segment)) = (begun, self.segments.get_mut(index as usize)) {
                 self.waiting -= segment.bytes().len();
+                self.key_bytes -= segment.key_bytes();
                 *segment = Segment::Gone;
                 self.gone += 1;
                 replaced = true;
             }
         }
         self.waiting += frames.len();
+        self.key_bytes += key.key.len();
         self.segments
             .push_back(Segment::Keyed(frames.clone(), key.clone()));
         if self.gone > 64 && self.gone > self.segments.len() / 2 {
@@ -187,6 +223,7 @@ impl Outbound {
             return;
         };
         let boundary = ws::frame_boundary(front.bytes(), self.written);
+        self.key_bytes -= front.key_bytes();
         let front = match front {
             Segment::Buffer(buffer) => Bytes::from(buffer),
             Segment::Shared(bytes) | Segment::Keyed(bytes, _) => bytes,
@@ -206,10 +243,16 @@ impl Outbound {
     /// Positions have moved: find the keyed ones again.
     fn renumber(&mut self) {
         if let Some(keyed) = &mut self.keyed {
+            self.key_bytes -= keyed.keys().map(|key| key.key.len()).sum::<usize>();
             keyed.clear();
             for (index, segment) in self.segments.iter().enumerate() {
                 if let Segment::Keyed(_, key) = segment {
-                    keyed.insert(key.clone(), self.first + index as u64);
+                    if keyed
+                        .insert(key.clone(), self.first + index as u64)
+                        .is_none()
+                    {
+                        self.key_bytes += key.key.len();
+                    }
                 }
             }
         }
@@ -227,6 +270,7 @@ impl Outbound {
         };
         self.segments.clear();
         self.keyed = None;
+        self.key_bytes = 0;
         self.written = 0;
         self.waiting = 0;
         if let Some(rest) = in_flight.filter(|rest| !rest.is_empty()) {
@@ -279,9 +323,11 @@ impl Outbound {
             self.written -= length;
             match self.segments.pop_front() {
                 Some(Segment::Keyed(_, key)) => {
+                    self.key_bytes -= key.key.len();
                     if let Some(keyed) = &mut self.keyed {
                         if keyed.get(&key) == Some(&self.first) {
                             keyed.remove(&key);
+                            self.key_bytes -= key.key.len();
                         }
                     }
                 }
@@ -296,6 +342,7 @@ impl Outbound {
         if self.segments.is_empty() {
             self.written = 0;
             self.keyed = None;
+            self.key_bytes = 0;
         }
     }
 
@@ -318,6 +365,7 @@ impl Outbound {
         self.waiting = 0;
         self.blocked = false;
         self.keyed = None;
+        self.key_bytes = 0;
         self.first = 0;
         self.gone = 0;
         self.segments.capacity() <= 16
@@ -327,6 +375,7 @@ impl Outbound {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn the_preface_leaves_first_and_in_pieces() {
@@ -431,7 +480,7 @@ mod tests {
             queue.push_keyed(&key("a"), &all("a"));
             queue.push_keyed(&key("b"), &all("b"));
         }
-        assert!(queue.waiting() < CONFLATE_BEYOND + 4000);
+        assert!(queue.waiting() < CONFLATE_BEYOND + 10_000);
         queue.push_keyed(&key("a"), &all("c"));
         let left = drain(&mut queue);
         assert!(left.ends_with(&[all("b"), all("c")].concat()));
@@ -447,6 +496,108 @@ mod tests {
         assert!(queue.is_over(700, 7));
         queue.block(BURST);
         assert!(queue.is_over(1000, 7 + BURST));
+    }
+
+    #[test]
+    fn keys_count_as_much_as_what_they_are_for() {
+        let mut queue = Outbound::default();
+        queue.push(&frame("begin"));
+        queue.block(0);
+        let mut published = 0;
+        while !queue.is_over(1_000_000, BURST) {
+            let key = key(&format!("{published:0>250}"));
+            queue.push_keyed(&key, &frame("1"));
+            published += 1;
+        }
+        assert!(queue.waiting < 10_000 && published < 2000);
+    }
+
+    #[test]
+    fn one_key_too_many_waits_as_if_it_had_none() {
+        let mut queue = Outbound::default();
+        queue.push(&frame("begin"));
+        queue.block(0);
+        for number in 0..MAX_KEYS + 100 {
+            queue.push_keyed(&key(&number.to_string()), &frame("1"));
+        }
+        let keys = |queue: &Outbound| queue.keyed.as_ref().unwrap().len();
+        assert_eq!(keys(&queue), MAX_KEYS);
+        let last = key(&(MAX_KEYS + 99).to_string());
+        assert!(!queue.push_keyed(&last, &frame("2")));
+        assert!(queue.push_keyed(&key("7"), &frame("3")));
+        assert_eq!(keys(&queue), MAX_KEYS);
+        let all = drain(&mut queue);
+        let frames = MAX_KEYS + 101;
+        assert_eq!(all.len(), frame("begin").len() + frames * frame("1").len());
+        assert!(all.ends_with(&[frame("2"), frame("3")].concat()));
+        assert_eq!(queue.waiting(), 0);
+    }
+
+    #[derive(Debug, Clone)]
+    enum Step {
+        Push(usize),
+        Keyed(usize, usize),
+        Urgent,
+        Leave(usize),
+        Cut,
+    }
+
+    impl Outbound {
+        /// What is held, counted one by one.
+        fn held(&self) -> usize {
+            let segments = self.segments.iter().map(|segment| match segment {
+                Segment::Keyed(bytes, key) => bytes.len() + key.key.len() + COUNTS,
+                segment => segment.bytes().len(),
+            });
+            let keys = self.keyed.iter().flat_map(|keyed| keyed.keys());
+            let keys = keys.map(|key| size_of_val(key) + size_of::<u64>() + COUNTS + key.key.len());
+            segments.sum::<usize>() - self.written
+                + self.segments.len() * size_of::<Segment>()
+                + keys.sum::<usize>()
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_more_is_held_than_is_counted(
+            steps in prop::collection::vec(
+                prop_oneof![
+                    2 => (0usize..5000).prop_map(Step::Push),
+                    6 => (0usize..12, 0usize..300).prop_map(|(key, len)| Step::Keyed(key, len)),
+                    1 => Just(Step::Urgent),
+                    3 => (0usize..3000).prop_map(Step::Leave),
+                    1 => Just(Step::Cut),
+                ],
+                0..300,
+            ),
+            bound in 0usize..20_000,
+        ) {
+            let mut queue = Outbound::default();
+            for step in steps {
+                queue.block(0);
+                match step {
+                    Step::Push(len) => queue.push(&frame(&"x".repeat(len))),
+                    Step::Keyed(number, len) => {
+                        // The same texts, each time in a place of their own.
+                        let key = key(&"k".repeat(number * 23));
+                        queue.push_keyed(&key, &frame(&"x".repeat(len)));
+                    }
+                    Step::Urgent => queue.push_urgent(&frame("2")),
+                    Step::Leave(count) => queue.advance(count.min(queue.waiting)),
+                    Step::Cut => {
+                        if queue.written > 0 {
+                            queue.keep_frame_in_flight();
+                        }
+                    }
+                }
+                prop_assert!(queue.held() <= queue.waiting());
+                prop_assert!(queue.is_over(bound, BURST) || queue.held() <= bound);
+                prop_assert!(queue.waiting() <= 2 * queue.held());
+                prop_assert_eq!(queue.is_empty(), queue.waiting() == 0);
+            }
+            drain(&mut queue);
+            prop_assert_eq!(queue.waiting(), 0);
+        }
     }
 
     #[test]

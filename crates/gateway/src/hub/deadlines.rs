@@ -4,8 +4,9 @@ use super::Hub;
 use super::link::{Link, Sock};
 use crate::engine::Engine;
 use crate::engine::wheel::Micros;
+use crate::message::Message;
 use crate::namespaces::NamespaceId;
-use crate::publication::{Form, Message};
+use crate::publication::Form;
 use crate::reason::Reason;
 
 impl Hub {

@@ -10,10 +10,11 @@ use super::link::{MAX_PENDING_ACKS, PendingAcks, Sock};
 use crate::auth::UserKey;
 use crate::engine::Engine;
 use crate::event::{Args, EventError, to_json};
+use crate::message::Message;
 use crate::metrics::Outbound;
 use crate::namespaces::NamespaceId;
 use crate::presence::SocketAddress;
-use crate::publication::{self, AckId, Form, Message, Publication};
+use crate::publication::{self, AckId, Form, Publication};
 use crate::rooms::{self, Membership, Room};
 
 impl Hub {

@@ -32,8 +32,8 @@ use super::Hub;
 use crate::engine::Engine;
 use crate::engine::id::ConnId;
 use crate::engine::wheel::Micros;
+use crate::message::Message;
 use crate::namespaces::NamespaceId;
-use crate::publication::Message;
 use crate::reason::Reason;
 
 impl Hub {

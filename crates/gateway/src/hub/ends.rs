@@ -10,9 +10,10 @@ use crate::engine::Engine;
 use crate::engine::conn::TransportName;
 use crate::engine::tasks::guarded;
 use crate::engine::wheel::Micros;
+use crate::message::Message;
 use crate::namespaces::NamespaceId;
 use crate::presence::SocketAddress;
-use crate::publication::{Form, Message};
+use crate::publication::Form;
 use crate::reason::Reason;
 
 impl Hub {

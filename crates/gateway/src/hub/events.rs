@@ -8,6 +8,7 @@ use crate::engine::Engine;
 use crate::engine::tasks::guarded;
 use crate::event::EventError;
 use crate::handler::{Body, ErasedHandler, Event, Responder};
+use crate::message::check;
 use crate::namespaces::NamespaceId;
 use crate::publication::{AckId, Form};
 use crate::reason::Reason;
@@ -35,7 +36,13 @@ impl Hub {
             return;
         };
         socket.last_activity = now;
-        if !self.is_within_limit(engine, slot, &inbound) {
+        if let Body::Args(args) = inbound.body {
+            let max = engine.settings.max_payload;
+            if let Err(error) = check(args, inbound.attachments, max) {
+                return self.refuse_event(engine, slot, namespace, inbound.ack, error.into());
+            }
+        }
+        if !self.is_within_limit(engine, slot, namespace, inbound.ack.as_ref()) {
             return;
         }
         let Some(handle) = self.handle(engine, slot, namespace) else {
@@ -59,10 +66,11 @@ impl Hub {
         &mut self,
         engine: &mut Engine,
         slot: u32,
-        inbound: &InboundEvent<'_>,
+        namespace: NamespaceId,
+        ack: Option<&AckId>,
     ) -> bool {
-        let namespace = &self.shared.fanout.namespaces.get(inbound.namespace);
-        let limit = namespace.config.limits.events;
+        let limits = &self.shared.fanout.namespaces.get(namespace).config.limits;
+        let limit = limits.events;
         let (Some(limit), Some(link)) = (limit, self.link_mut(slot)) else {
             return true;
         };
@@ -75,11 +83,28 @@ impl Hub {
         self.metrics.rate_limited_events.add(1);
         if far {
             engine.close(slot, Reason::RateLimited);
-        } else if let Some(address) = self.address(engine, slot, inbound.namespace) {
+        } else if let Some(address) = self.address(engine, slot, namespace) {
             let error = EventError::rate_limited(wait);
-            self.refuse(engine, &address, inbound.ack.as_ref(), &error);
+            self.refuse(engine, &address, ack, &error);
         }
         false
+    }
+
+    /// An event that cannot be passed on: its sender hears why. It counts as an event, so
+    /// that refusals cannot be had without a limit.
+    pub(super) fn refuse_event(
+        &mut self,
+        engine: &mut Engine,
+        slot: u32,
+        namespace: NamespaceId,
+        ack: Option<AckId>,
+        error: EventError,
+    ) {
+        if self.is_within_limit(engine, slot, namespace, ack.as_ref()) {
+            if let Some(address) = self.address(engine, slot, namespace) {
+                self.refuse(engine, &address, ack.as_ref(), &error);
+            }
+        }
     }
 
     /// Runs a handler for an event of this connection. A panic costs the event alone.

@@ -5,8 +5,9 @@ use heartline_wire::{json, live};
 use super::Hub;
 use crate::auth::Identity;
 use crate::engine::Engine;
+use crate::message::Message;
 use crate::namespaces::NamespaceId;
-use crate::publication::{Form, Message};
+use crate::publication::Form;
 
 impl Hub {
     pub(super) fn hello(

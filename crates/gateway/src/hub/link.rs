@@ -129,8 +129,10 @@ pub(crate) struct Ousted {
 /// A binary event or acknowledgement, its attachments still coming.
 pub(crate) struct Partial {
     pub(crate) text: String,
+    /// Attachments that are still to come.
     pub(crate) expected: usize,
+    /// Those that came; none once they are over the bound.
     pub(crate) attachments: Vec<Bytes>,
-    /// Bytes so far; bounded by the largest message.
+    /// Bytes so far, whether they are kept or not.
     pub(crate) size: usize,
 }

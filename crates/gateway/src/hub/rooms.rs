@@ -13,10 +13,11 @@ use crate::config::Announce;
 use crate::engine::Engine;
 use crate::engine::wheel::Micros;
 use crate::event::EventError;
+use crate::message::Message;
 use crate::namespaces::NamespaceId;
 use crate::op::{Held, Op};
 use crate::presence::{Place, SocketAddress};
-use crate::publication::{Form, Message};
+use crate::publication::Form;
 use crate::rooms::{self, Joined, Membership, PRIVATE, RoomError};
 
 /// How long the store may take to keep a member, microseconds.

@@ -8,8 +8,9 @@ use super::Hub;
 use super::events::InboundEvent;
 use super::link::Partial;
 use crate::engine::{Data, Engine};
-use crate::event::Args;
+use crate::event::{Args, EventError};
 use crate::handler::Body;
+use crate::message::{MessageError, check};
 use crate::metrics::Inbound;
 use crate::namespaces::NamespaceId;
 use crate::publication::{AckId, Form};
@@ -68,46 +69,47 @@ impl Hub {
         }
     }
 
+    /// One of the attachments that the text before has announced. Together they may have
+    /// `max_payload` bytes: beyond that they are counted and not kept, and at the last of
+    /// them the event is refused.
     fn attachment(&mut self, engine: &mut Engine, slot: u32, bytes: &[u8]) -> Option<()> {
         let max = engine.settings.max_payload;
         let link = self.link_mut(slot)?;
         let partial = link.partial.as_mut()?;
-        partial.size += bytes.len();
+        partial.size = partial.size.saturating_add(bytes.len());
         if partial.size > max {
-            engine.close(slot, Reason::PayloadTooLarge);
-            return Some(());
+            partial.attachments = Vec::new();
+        } else {
+            partial.attachments.push(Bytes::copy_from_slice(bytes));
         }
-        partial.attachments.push(Bytes::copy_from_slice(bytes));
-        if partial.attachments.len() < partial.expected {
+        partial.expected -= 1;
+        if partial.expected > 0 {
             return Some(());
         }
         let partial = link.partial.take()?;
         let packet = socketio::decode(&partial.text).ok()?;
-        let data = packet.data?;
-        if !socketio::check_placeholders(data, partial.expected) {
-            return None;
-        }
         let kind = match packet.kind {
             PacketType::BinaryEvent => PacketType::Event,
             _ => PacketType::Ack,
         };
-        let (namespace, id) = (packet.namespace, packet.id);
+        if partial.size > max {
+            return self.too_large(engine, slot, kind, packet.namespace, packet.id);
+        }
         self.packet(
             engine,
             slot,
             kind,
-            namespace,
-            id,
-            Some(data),
+            packet.namespace,
+            packet.id,
+            packet.data,
             &partial.attachments,
         )
     }
 
     fn msgpack_packet(&mut self, engine: &mut Engine, slot: u32, bytes: &[u8]) -> Option<()> {
-        let packet = msgpack::decode(bytes).ok()?;
-        // The default parser's clients refuse more, and could be sent these.
-        if packet.attachments.len() > socketio::MAX_ATTACHMENTS {
-            return None;
+        let packet = msgpack::decode(bytes, engine.settings.max_payload).ok()?;
+        if packet.is_too_large {
+            return self.too_large(engine, slot, packet.kind, &packet.namespace, packet.id);
         }
         self.packet(
             engine,
@@ -118,6 +120,51 @@ impl Hub {
             packet.data.as_deref(),
             &packet.attachments,
         )
+    }
+
+    /// A packet whose payload, as JSON text and attachments, is over `max_payload`.
+    fn too_large(
+        &mut self,
+        engine: &mut Engine,
+        slot: u32,
+        kind: PacketType,
+        namespace: &str,
+        id: Option<u64>,
+    ) -> Option<()> {
+        let error = MessageError::TooLarge(engine.settings.max_payload);
+        let known = self.shared.fanout.namespaces.find(namespace);
+        match kind {
+            PacketType::Event => {
+                self.count_inbound(Inbound::Event);
+                if let Some(namespace) = self.joined(slot, known)? {
+                    self.refuse_event(engine, slot, namespace, id.map(AckId::Number), error.into());
+                }
+            }
+            PacketType::Ack => {
+                self.count_inbound(Inbound::Ack);
+                if let Some(namespace) = self.joined(slot, known)? {
+                    self.acknowledged(slot, namespace, id, Err(error.into()))?;
+                }
+            }
+            _ => engine.close(slot, Reason::PayloadTooLarge),
+        }
+        Some(())
+    }
+
+    /// An answer to one of this side's events.
+    fn acknowledged(
+        &mut self,
+        slot: u32,
+        namespace: NamespaceId,
+        id: Option<u64>,
+        answer: Result<Args, EventError>,
+    ) -> Option<()> {
+        let acks = self.link_mut(slot)?.socket_mut(namespace)?.acks.as_mut();
+        let waiting = acks.and_then(|acks| acks.waiting.remove(&id.unwrap_or(u64::MAX)));
+        if let Some(waiting) = waiting {
+            let _ = waiting.send(answer);
+        }
+        Some(())
     }
 
     fn packet(
@@ -164,17 +211,14 @@ impl Hub {
                 let Some(namespace) = self.joined(slot, known)? else {
                     return Some(());
                 };
-                let args = Args {
-                    json: socketio::array_inside(data?)?.to_owned(),
-                    attachments: attachments.to_vec(),
-                };
-                let acks = self.link_mut(slot)?.socket_mut(namespace)?.acks.as_mut();
-                if let Some(waiting) =
-                    acks.and_then(|acks| acks.waiting.remove(&id.unwrap_or(u64::MAX)))
-                {
-                    let _ = waiting.send(Ok(args));
-                }
-                Some(())
+                let json = socketio::array_inside(data?)?;
+                let answer = check(json, attachments, engine.settings.max_payload)
+                    .map(|()| Args {
+                        json: json.to_owned(),
+                        attachments: attachments.to_vec(),
+                    })
+                    .map_err(EventError::from);
+                self.acknowledged(slot, namespace, id, answer)
             }
             PacketType::ConnectError | PacketType::BinaryEvent | PacketType::BinaryAck => None,
         }

@@ -52,7 +52,11 @@ impl From<BadCursor> for Problem {
 
 impl From<PublishError> for Problem {
     fn from(error: PublishError) -> Self {
-        Problem::new(StatusCode::BAD_REQUEST, error.to_string())
+        let status = match error {
+            PublishError::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
+            _ => StatusCode::BAD_REQUEST,
+        };
+        Problem::new(status, error.to_string())
     }
 }
 

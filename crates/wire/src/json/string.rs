@@ -115,6 +115,22 @@ pub fn quote_into(text: &str, out: &mut String) {
     out.push('"');
 }
 
+/// The most bytes that `text` can take as a string literal, without a look at it: a
+/// control character takes six.
+pub(crate) fn longest_quoted(text: &str) -> usize {
+    text.len().saturating_mul(6).saturating_add(2)
+}
+
+/// How many bytes [`quote_into`] appends for `text`.
+pub(crate) fn quoted_len(text: &str) -> usize {
+    let escapes = |byte: u8| match byte {
+        b'"' | b'\\' | b'\n' | b'\r' | b'\t' | 0x08 | 0x0c => 1,
+        0..0x20 => 5,
+        _ => 0,
+    };
+    2 + text.len() + text.bytes().map(escapes).sum::<usize>()
+}
+
 fn push_escape(byte: u8, out: &mut String) {
     const HEX: &[u8; 16] = b"0123456789abcdef";
     let short = match byte {

@@ -34,6 +34,11 @@ impl<'a> Tokens<'a> {
         Self { text, at: 0 }
     }
 
+    /// Where the text goes on behind the last token.
+    pub(crate) fn position(&self) -> usize {
+        self.at
+    }
+
     fn text_token(&mut self) -> Option<Token<'a>> {
         let bytes = self.text.as_bytes();
         let start = self.at;

@@ -6,7 +6,7 @@ use super::marker::{
     push_array, push_bin, push_f64, push_map, push_signed, push_str, push_unsigned,
 };
 use crate::json::{self, Token, Tokens};
-use crate::socketio::Candidate;
+use crate::socketio::{Candidate, Named};
 
 /// What an array or object of the JSON becomes.
 #[derive(Clone, Copy, Debug)]
@@ -35,13 +35,15 @@ struct Open {
 }
 
 impl Shapes {
-    /// Placeholders beyond the number of attachments stay plain objects.
+    /// Placeholders beyond the number of attachments, and those for one that has been
+    /// named before, stay plain objects.
     pub(super) fn of(text: &str, attachments: usize) -> Self {
         let mut shapes = Self {
             top: 0,
             all: Vec::new(),
         };
         let mut open: Vec<Open> = Vec::new();
+        let mut named = Named::new(attachments);
         for token in Tokens::new(text) {
             match token {
                 Token::Key(raw) => {
@@ -51,7 +53,7 @@ impl Shapes {
                 }
                 Token::ObjectEnd | Token::ArrayEnd => {
                     if let Some(closed) = open.pop() {
-                        shapes.all[closed.index] = closed.shape(attachments);
+                        shapes.all[closed.index] = closed.shape(&mut named);
                     }
                 }
                 value => {
@@ -79,9 +81,9 @@ impl Shapes {
 }
 
 impl Open {
-    fn shape(&self, attachments: usize) -> Shape {
+    fn shape(&self, named: &mut Named) -> Shape {
         match self.candidate.placeholder() {
-            Some(Some(num)) if num < attachments => Shape::Bin(num),
+            Some(Some(num)) if named.first(num) => Shape::Bin(num),
             _ if self.is_object => Shape::Map(self.count),
             _ => Shape::Array(self.count),
         }

@@ -20,6 +20,7 @@ pub(super) enum Value<'a> {
 }
 
 /// Reads values from the front of a message.
+#[derive(Clone, Copy)]
 pub(super) struct Reader<'a> {
     rest: &'a [u8],
 }

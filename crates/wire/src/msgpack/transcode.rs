@@ -7,13 +7,22 @@ use bytes::Bytes;
 use super::read::{Reader, Value};
 use super::{DecodeError, Packet, date};
 use crate::json;
-use crate::socketio::{PacketType, check_data, check_placeholders, without_query};
+use crate::socketio::{
+    PacketType, PlaceholderError, check_data, check_placeholders, without_query,
+};
 
-/// Decodes a packet.
+/// Decodes a packet whose payload, as JSON text and bins, has at most `limit` bytes.
+///
+/// A longer one is passed over: its packet says who sent it and what for, so that its
+/// sender can be told, and never more than `limit` bytes are written for it (the text's
+/// buffer may have twice that). An empty bin costs its placeholder's 29 bytes and more, so
+/// the limit also bounds how many there are.
 ///
 /// The payload is held to the same rules as
 /// [`socketio::decode`](crate::socketio::decode) holds the default parser's,
-/// except that any number of bins is allowed. `undefined` becomes `null` (and
+/// except that any number of bins is allowed. A map may claim to be a placeholder, and
+/// several may claim the same bin; see
+/// [`check_placeholders`](crate::socketio::check_placeholders). `undefined` becomes `null` (and
 /// counts as absent for `data` and `id`), a date its ISO 8601 string, and a
 /// number that JSON cannot express `null`. An extension nobody knows becomes
 /// the array of its type and its bytes, as the reference reads it.
@@ -21,12 +30,8 @@ use crate::socketio::{PacketType, check_data, check_placeholders, without_query}
 /// # Errors
 ///
 /// See [`DecodeError`].
-pub fn decode(bytes: &[u8]) -> Result<Packet, DecodeError> {
-    let mut source = Transcoder {
-        reader: Reader::new(bytes),
-        json: String::with_capacity(bytes.len()),
-        attachments: Vec::new(),
-    };
+pub fn decode(bytes: &[u8], limit: usize) -> Result<Packet, DecodeError> {
+    let mut source = Transcoder::new(bytes, limit);
     let fields = source.packet()?;
     if !source.reader.is_empty() {
         return Err(DecodeError::TrailingBytes);
@@ -38,12 +43,15 @@ pub fn decode(bytes: &[u8]) -> Result<Packet, DecodeError> {
         .ok_or(DecodeError::InvalidPacket)?;
     let namespace = fields.namespace.ok_or(DecodeError::InvalidPacket)?;
     let data = fields.has_data.then_some(source.json);
-    check_data(kind, data.as_deref())?;
+    if !fields.is_too_large {
+        check_data(kind, data.as_deref())?;
+    }
     // A map may claim to be a placeholder. Where it would be one to the
     // default parser's clients, it must at least be a valid one.
     let attachments = source.attachments;
     if !attachments.is_empty()
-        && !check_placeholders(data.as_deref().unwrap_or_default(), attachments.len())
+        && check_placeholders(data.as_deref().unwrap_or_default(), attachments.len())
+            == Err(PlaceholderError::Dangling)
     {
         return Err(crate::socketio::DecodeError::InvalidPlaceholder.into());
     }
@@ -53,21 +61,18 @@ pub fn decode(bytes: &[u8]) -> Result<Packet, DecodeError> {
         id: fields.id,
         data,
         attachments,
+        is_too_large: fields.is_too_large,
     })
 }
 
 /// Decodes a value that is no packet: its JSON text, and the bins that its
-/// placeholders stand for.
+/// placeholders stand for, together at most `limit` bytes.
 ///
 /// # Errors
 ///
-/// See [`DecodeError`].
-pub fn decode_value(bytes: &[u8]) -> Result<(String, Vec<Bytes>), DecodeError> {
-    let mut source = Transcoder {
-        reader: Reader::new(bytes),
-        json: String::with_capacity(bytes.len()),
-        attachments: Vec::new(),
-    };
+/// [`DecodeError::TooLarge`] for more than that, and see [`DecodeError`].
+pub fn decode_value(bytes: &[u8], limit: usize) -> Result<(String, Vec<Bytes>), DecodeError> {
+    let mut source = Transcoder::new(bytes, limit);
     let value = source.reader.value()?;
     source.push(value, 0)?;
     match source.reader.is_empty() {
@@ -83,6 +88,7 @@ struct Fields<'a> {
     namespace: Option<&'a str>,
     id: Option<u64>,
     has_data: bool,
+    is_too_large: bool,
 }
 
 struct Transcoder<'a> {
@@ -90,6 +96,10 @@ struct Transcoder<'a> {
     /// The payload's text so far.
     json: String,
     attachments: Vec<Bytes>,
+    /// Bytes that the text and the attachments may have together.
+    limit: usize,
+    /// Bytes of the attachments.
+    attached: usize,
 }
 
 /// `undefined` in notepack: a fixext 1 of type 0.
@@ -98,6 +108,24 @@ fn is_undefined(value: &Value<'_>) -> bool {
 }
 
 impl<'a> Transcoder<'a> {
+    fn new(bytes: &'a [u8], limit: usize) -> Self {
+        Self {
+            reader: Reader::new(bytes),
+            json: String::with_capacity(bytes.len().min(limit)),
+            attachments: Vec::new(),
+            limit,
+            attached: 0,
+        }
+    }
+
+    /// Room for `more` bytes of text or attachments.
+    fn spend(&self, more: usize) -> Result<(), DecodeError> {
+        match self.limit.checked_sub(self.json.len() + self.attached) {
+            Some(left) if more <= left => Ok(()),
+            _ => Err(DecodeError::TooLarge),
+        }
+    }
+
     fn packet(&mut self) -> Result<Fields<'a>, DecodeError> {
         let Value::Map(count) = self.reader.value()? else {
             return Err(DecodeError::InvalidPacket);
@@ -122,17 +150,33 @@ impl<'a> Transcoder<'a> {
                     _ => return Err(DecodeError::InvalidPacket),
                 },
                 "data" => {
-                    self.json.clear();
-                    self.attachments.clear();
+                    self.forget();
+                    let before = self.reader;
                     let value = self.reader.value()?;
                     fields.has_data = !is_undefined(&value);
-                    self.push(value, 0)?;
+                    fields.is_too_large = false;
+                    match self.push(value, 0) {
+                        Err(DecodeError::TooLarge) => {
+                            self.forget();
+                            (fields.has_data, fields.is_too_large) = (false, true);
+                            self.reader = before;
+                            self.skip()?;
+                        }
+                        pushed => pushed?,
+                    }
                 }
                 // `options` of the reference's clients, for one.
                 _ => self.skip()?,
             }
         }
         Ok(fields)
+    }
+
+    /// Drops the payload so far.
+    fn forget(&mut self) {
+        self.json.clear();
+        self.attachments.clear();
+        self.attached = 0;
     }
 
     /// Passes over a value of whatever depth.
@@ -179,7 +223,7 @@ impl<'a> Transcoder<'a> {
             Value::Ext(kind, bytes) => self.push_ext(kind, bytes, depth)?,
             Value::Bin(bytes) => {
                 deeper(depth)?;
-                self.push_bin(bytes);
+                self.push_bin(bytes)?;
             }
             Value::Nil => self.json.push_str("null"),
             Value::Bool(true) => self.json.push_str("true"),
@@ -187,8 +231,18 @@ impl<'a> Transcoder<'a> {
             Value::Unsigned(number) => json::push_u64(number, &mut self.json),
             Value::Signed(number) => self.push_display(number),
             Value::Float(number) => self.push_float(number),
-            Value::Str(text) => json::quote_into(text, &mut self.json),
+            Value::Str(text) => self.push_text(text)?,
         }
+        // Texts and bins are measured before; of the others none has more than 64 bytes.
+        self.spend(0)
+    }
+
+    fn push_text(&mut self, text: &str) -> Result<(), DecodeError> {
+        // Most are short enough whatever is in them, and need not be measured.
+        if self.spend(json::longest_quoted(text)).is_err() {
+            self.spend(json::quoted_len(text))?;
+        }
+        json::quote_into(text, &mut self.json);
         Ok(())
     }
 
@@ -201,7 +255,7 @@ impl<'a> Transcoder<'a> {
     /// A member's name; JavaScript turns integers into strings.
     fn push_key(&mut self) -> Result<(), DecodeError> {
         match self.reader.value()? {
-            Value::Str(key) => json::quote_into(key, &mut self.json),
+            Value::Str(key) => self.push_text(key)?,
             key @ (Value::Unsigned(_) | Value::Signed(_)) => {
                 self.json.push('"');
                 self.push(key, 0)?;
@@ -213,11 +267,14 @@ impl<'a> Transcoder<'a> {
         Ok(())
     }
 
-    fn push_bin(&mut self, bytes: &[u8]) {
+    fn push_bin(&mut self, bytes: &[u8]) -> Result<(), DecodeError> {
+        self.spend(bytes.len())?;
         self.json.push_str("{\"_placeholder\":true,\"num\":");
         json::push_u64(self.attachments.len() as u64, &mut self.json);
         self.json.push('}');
+        self.attached += bytes.len();
         self.attachments.push(Bytes::copy_from_slice(bytes));
+        Ok(())
     }
 
     /// notepack 2 keeps `undefined` and dates in type 0, notepack 3 dates in
@@ -231,7 +288,7 @@ impl<'a> Transcoder<'a> {
                 self.json.push('[');
                 self.push_display(kind);
                 self.json.push(',');
-                self.push_bin(bytes);
+                self.push_bin(bytes)?;
                 self.json.push(']');
             }
         }

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use super::placeholder::check_placeholders;
+use super::placeholder::{PlaceholderError, check_placeholders};
 use super::{DecodeError, MAX_ATTACHMENTS, Packet, PacketType, RESERVED_EVENTS};
 use crate::json;
 
@@ -10,7 +10,9 @@ use crate::json;
 ///
 /// A packet that passes is fit to be relayed: its payload is JSON of the
 /// shape its type demands, an event's name is not reserved, and placeholders
-/// point at attachments that follow. `CONNECT_ERROR` decodes although no
+/// point at attachments that follow. Several may point at the same: the packet is well
+/// formed, so whoever takes it refuses the event, and not the connection
+/// ([`check_placeholders`]). `CONNECT_ERROR` decodes although no
 /// client may send it; refusing it is the server's part. An ack without an id
 /// decodes as well: it answers nothing and the reference ignores it.
 ///
@@ -58,7 +60,10 @@ pub fn decode(text: &str) -> Result<Packet<'_>, DecodeError> {
         _ => return Err(DecodeError::InvalidJson),
     };
     check_data(kind, data)?;
-    if attachments > 0 && !check_placeholders(data.unwrap_or_default(), attachments) {
+    if attachments > 0
+        && check_placeholders(data.unwrap_or_default(), attachments)
+            == Err(PlaceholderError::Dangling)
+    {
         return Err(DecodeError::InvalidPlaceholder);
     }
     Ok(Packet {

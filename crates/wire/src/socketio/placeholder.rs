@@ -1,16 +1,51 @@
 //! Placeholders: where an attachment belongs in a payload.
 
+use std::fmt;
+use std::ops::Range;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+
 use crate::json::{self, Token, Tokens};
 
-/// Whether all placeholders of a binary packet point at its attachments.
+/// Why the placeholders of a payload do not fit its attachments.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PlaceholderError {
+    /// One points at no attachment. A receiver that finds such a placeholder closes its
+    /// connection ("illegal attachments").
+    Dangling,
+    /// Several point at the same attachment, which receivers would hold once and a
+    /// relay would write once for each: 30 bytes that stand for a megabyte.
+    /// `socket.io-parser` gives every attachment a placeholder of its own.
+    Repeated,
+}
+
+impl fmt::Display for PlaceholderError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Dangling => "placeholder without attachment",
+            Self::Repeated => "an attachment has several placeholders",
+        })
+    }
+}
+
+impl std::error::Error for PlaceholderError {}
+
+/// Checks that every placeholder of a payload points at an attachment of its own.
 ///
-/// `data` is validated JSON. A placeholder is any object, however deep, whose
-/// `_placeholder` is `true`; its `num` must be an integer below `attachments`.
-/// A receiver that finds another closes its connection ("illegal
-/// attachments"), so such a packet must not be relayed. Attachments without a
-/// placeholder are allowed.
-pub fn check_placeholders(data: &str, attachments: usize) -> bool {
+/// `data` is validated JSON, one value or several with commas between them. A
+/// placeholder is any object, however deep, whose `_placeholder` is `true`; its `num`
+/// must be an integer below `attachments`, and no other placeholder's. Attachments
+/// without a placeholder are allowed.
+///
+/// # Errors
+///
+/// [`PlaceholderError::Dangling`] where there is one of both kinds.
+pub fn check_placeholders(data: &str, attachments: usize) -> Result<(), PlaceholderError> {
     let mut open: Vec<Candidate> = Vec::new();
+    let mut named = Named::new(attachments);
+    let mut repeated = false;
     for token in Tokens::new(data) {
         if let Token::Key(raw) = token {
             if let Some(object) = open.last_mut() {
@@ -20,9 +55,11 @@ pub fn check_placeholders(data: &str, attachments: usize) -> bool {
         }
         match token {
             Token::ObjectEnd | Token::ArrayEnd => {
-                let closed = open.pop().and_then(Candidate::placeholder);
-                if closed.is_some_and(|num| num.is_none_or(|num| num >= attachments)) {
-                    return false;
+                if let Some(num) = open.pop().and_then(Candidate::placeholder) {
+                    let num = num
+                        .filter(|num| *num < attachments)
+                        .ok_or(PlaceholderError::Dangling)?;
+                    repeated |= !named.first(num);
                 }
             }
             value => {
@@ -35,7 +72,96 @@ pub fn check_placeholders(data: &str, attachments: usize) -> bool {
             }
         }
     }
-    true
+    match repeated {
+        true => Err(PlaceholderError::Repeated),
+        false => Ok(()),
+    }
+}
+
+/// Appends a payload in which each placeholder has become its attachment, as a string in
+/// base64; everything else stays as it is written.
+///
+/// `data` is validated JSON. An attachment is written once, whatever the payload says:
+/// at its first placeholder. Others, and those that point at none, become `null`. So
+/// what is appended has at most the bytes of `data`, and four for each three of the
+/// attachments (and two quotes, which a placeholder is longer than).
+pub fn inline_attachments(data: &str, attachments: &[Bytes], out: &mut String) {
+    let places = places(data);
+    let mut named = Named::new(attachments.len());
+    let mut at = 0;
+    out.reserve(data.len());
+    for (place, num) in places {
+        out.push_str(&data[at..place.start]);
+        at = place.end;
+        let attachment = num
+            .and_then(|num| Some((num, attachments.get(num)?)))
+            .filter(|(num, _)| named.first(*num));
+        match attachment {
+            Some((_, bytes)) => {
+                out.push('"');
+                STANDARD.encode_string(bytes, out);
+                out.push('"');
+            }
+            None => out.push_str("null"),
+        }
+    }
+    out.push_str(&data[at..]);
+}
+
+/// Where the placeholders of a payload stand, and their numbers. What is inside of a
+/// placeholder is none, as for receivers.
+fn places(data: &str) -> Vec<(Range<usize>, Option<usize>)> {
+    let mut places: Vec<(Range<usize>, Option<usize>)> = Vec::new();
+    let mut open: Vec<(usize, Candidate)> = Vec::new();
+    let mut tokens = Tokens::new(data);
+    while let Some(token) = tokens.next() {
+        match token {
+            Token::Key(raw) => {
+                if let Some((_, object)) = open.last_mut() {
+                    object.key(raw);
+                }
+            }
+            Token::ObjectEnd | Token::ArrayEnd => {
+                let Some((start, closed)) = open.pop() else {
+                    continue;
+                };
+                if let Some(num) = closed.placeholder() {
+                    let outside = |(place, _): &(Range<usize>, _)| place.start < start;
+                    while places.last().is_some_and(|place| !outside(place)) {
+                        places.pop();
+                    }
+                    places.push((start..tokens.position(), num));
+                }
+            }
+            value => {
+                if let Some((_, object)) = open.last_mut() {
+                    object.value(&value);
+                }
+                if let Token::ObjectStart | Token::ArrayStart = value {
+                    // The bracket is one byte, and the last that was read.
+                    open.push((tokens.position() - 1, Candidate::default()));
+                }
+            }
+        }
+    }
+    places
+}
+
+/// Which attachments have been named.
+pub(crate) struct Named(Vec<bool>);
+
+impl Named {
+    /// Of so many attachments none has been named.
+    pub(crate) fn new(attachments: usize) -> Self {
+        Self(vec![false; attachments])
+    }
+
+    /// Whether this attachment is there and had not been named; from here on it is.
+    pub(crate) fn first(&mut self, num: usize) -> bool {
+        self.0
+            .get_mut(num)
+            .is_some_and(|named| !std::mem::replace(named, true))
+    }
 }
 
 /// What is known of an open object: is it a placeholder?

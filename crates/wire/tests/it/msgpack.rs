@@ -3,14 +3,18 @@
 use bytes::Bytes;
 use heartline_wire::json;
 use heartline_wire::msgpack::{
-    DecodeError, decode, encode_ack, encode_connect, encode_connect_error, encode_disconnect,
-    encode_event,
+    self, DecodeError, Packet, decode_value, encode_ack, encode_connect, encode_connect_error,
+    encode_disconnect, encode_event, encode_value, packet_bound,
 };
 use heartline_wire::socketio::{self, PacketType, array_inside, split_event};
 use proptest::prelude::*;
 use serde_json::Value;
 
 use crate::strategies::{self, same};
+
+pub(crate) fn decode(bytes: &[u8]) -> Result<Packet, DecodeError> {
+    msgpack::decode(bytes, usize::MAX)
+}
 
 fn encoded(push: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
     let mut out = Vec::new();
@@ -102,8 +106,9 @@ fn bins_come_and_go() {
     // The placeholder beyond the attachments stays an object, and decoding
     // refuses it, as receivers would.
     assert!(decode(&bytes).is_err());
-    let args = args.replace("\"num\":2", "\"num\":0");
-    let bytes = encoded(|out| encode_event("/", None, "e", &args, &attachments, out));
+    let mut attachments = attachments.to_vec();
+    attachments.push(Bytes::from_static(b"3"));
+    let bytes = encoded(|out| encode_event("/", None, "e", args, &attachments, out));
     let packet = decode(&bytes).unwrap();
     assert_eq!(packet.kind, PacketType::Event);
     assert_eq!(
@@ -114,7 +119,7 @@ fn bins_come_and_go() {
     );
     assert_eq!(
         packet.attachments,
-        [&attachments[1], &attachments[0], &attachments[0]]
+        [&attachments[1], &attachments[0], &attachments[2]]
     );
 
     // More than the default parser's ten are fine.
@@ -124,6 +129,66 @@ fn bins_come_and_go() {
     let many = vec![Bytes::from_static(b"x"); 20];
     let bytes = encoded(|out| encode_ack("/", 1, &args.join(","), &many, out));
     assert_eq!(decode(&bytes).unwrap().attachments.len(), 20);
+}
+
+#[test]
+fn an_attachment_is_written_once() {
+    let attachments = [Bytes::from(vec![7; 10_000])];
+    let args = vec![r#"{"_placeholder":true,"num":0}"#; 1000].join(",");
+    let bytes = encoded(|out| encode_event("/", None, "e", &args, &attachments, out));
+    assert!(bytes.len() <= packet_bound("/", "e", &args, &attachments));
+    let packet = decode(&bytes).unwrap();
+    assert_eq!(packet.attachments, attachments);
+    // The others are objects; whoever takes the packet sees that they claim the bin too.
+    let data = packet.data.unwrap();
+    assert_eq!(
+        socketio::check_placeholders(&data, 1),
+        Err(socketio::PlaceholderError::Repeated)
+    );
+}
+
+/// Each multiplies on its way to JSON: a control character, an empty bin, words, small
+/// numbers, floats, an extension nobody knows.
+#[test]
+fn what_is_too_large_as_json_is_passed_over_and_its_sender_known() {
+    let array = |element: &[u8]| [&[0xdd, 0, 0, 0x27, 0x10][..], &element.repeat(10_000)].concat();
+    let mut text = vec![0xda, 0x27, 0x10];
+    text.extend([1; 10_000]);
+    let float = [&[0xcb][..], &0.000_001_234_567_890_123_45f64.to_be_bytes()].concat();
+    for (value, least) in [
+        (text, 60_002),
+        (array(&[0xc4, 0]), 300_000),
+        (array(&[0xc2]), 60_000),
+        (array(&[0x64]), 40_000),
+        (array(&float), 200_000),
+        (array(&[0xd4, 5, 1]), 330_000),
+    ] {
+        let packet = [
+            &[0x84, 0xa4][..],
+            b"type\x02\xa4data\x92\xa1e",
+            &value,
+            b"\xa3nsp\xa1/\xa2id\x07",
+        ]
+        .concat();
+        let whole = msgpack::decode(&packet, usize::MAX).unwrap();
+        let size = whole.data.as_ref().unwrap().len()
+            + whole.attachments.iter().map(Bytes::len).sum::<usize>();
+        assert!(size >= least && !whole.is_too_large);
+        assert_eq!(msgpack::decode(&packet, size).unwrap(), whole);
+        for limit in [0, 1, 100, size / 2, size - 1] {
+            let refused = msgpack::decode(&packet, limit).unwrap();
+            assert!(refused.is_too_large && refused.data.is_none());
+            assert!(refused.attachments.is_empty());
+            assert_eq!(
+                (refused.kind, &*refused.namespace, refused.id),
+                (PacketType::Event, "/", Some(7))
+            );
+        }
+        let (json, bins) = decode_value(&value, usize::MAX).unwrap();
+        let size = json.len() + bins.iter().map(Bytes::len).sum::<usize>();
+        assert!(decode_value(&value, size).is_ok());
+        assert_eq!(decode_value(&value, size - 1), Err(DecodeError::TooLarge));
+    }
 }
 
 #[test]
@@ -194,6 +259,44 @@ proptest! {
         prop_assert_eq!(packet.kind, PacketType::Connect);
         let data = packet.data.unwrap();
         prop_assert_eq!(json::unquote(json::field(&data, "sid").unwrap()).unwrap(), sid);
+    }
+
+    #[test]
+    fn packets_keep_their_bound(
+        name in strategies::text(),
+        args in prop::collection::vec(
+            prop_oneof![
+                strategies::value().prop_map(|value| value.to_string()),
+                Just("1e5".to_owned()),
+                Just("[0.1,1e5,-0e0]".to_owned()),
+                Just(r#"{"_placeholder":true,"num":0}"#.to_owned()),
+                Just(r#"[{"_placeholder":true,"num":1}]"#.to_owned()),
+            ],
+            0..30,
+        ),
+        bins in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..300), 0..3),
+    ) {
+        let args = args.join(",");
+        let bins: Vec<Bytes> = bins.into_iter().map(Bytes::from).collect();
+        let bytes = encoded(|out| encode_event("/", Some(u64::MAX), &name, &args, &bins, out));
+        prop_assert!(bytes.len() <= packet_bound("/", &name, &args, &bins));
+        let mut value = Vec::new();
+        encode_value(&format!("[{args}]"), &bins, &mut value);
+        prop_assert!(value.len() <= packet_bound("", "", &args, &bins));
+    }
+
+    #[test]
+    fn no_limit_is_passed(value in strategies::value(), limit in 0usize..400) {
+        let mut bytes = Vec::new();
+        encode_value(&value.to_string(), &[], &mut bytes);
+        match decode_value(&bytes, limit) {
+            Ok((json, bins)) => prop_assert!(bins.is_empty() && json.len() <= limit),
+            Err(error) => {
+                prop_assert_eq!(error, DecodeError::TooLarge);
+                let (json, _) = decode_value(&bytes, usize::MAX).unwrap();
+                prop_assert!(json.len() > limit);
+            }
+        }
     }
 
     /// The encoders take what was validated; on anything else they still must

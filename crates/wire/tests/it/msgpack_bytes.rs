@@ -1,9 +1,11 @@
 //! msgpack from strangers: other encoders' forms, wrong packets, lies.
 
 use heartline_wire::json;
-use heartline_wire::msgpack::{DecodeError, decode};
+use heartline_wire::msgpack::DecodeError;
 use heartline_wire::socketio::{self, PacketType};
 use proptest::prelude::*;
+
+use crate::msgpack::decode;
 
 fn bytes(hex: &str) -> Vec<u8> {
     let digits: Vec<u8> = hex

@@ -1,8 +1,10 @@
 //! Socket.IO protocol 5, default parser.
 
+use bytes::Bytes;
 use heartline_wire::socketio::{
-    DecodeError, Packet, PacketType, array_inside, check_placeholders, decode, push_ack,
-    push_connect, push_connect_error, push_disconnect, push_event, split_event,
+    DecodeError, Packet, PacketType, PlaceholderError, array_inside, check_placeholders, decode,
+    inline_attachments, push_ack, push_connect, push_connect_error, push_disconnect, push_event,
+    split_event,
 };
 
 fn packet<'a>(
@@ -206,49 +208,103 @@ fn invalid_packets() {
 
 #[test]
 fn placeholders() {
+    const FINE: Result<(), PlaceholderError> = Ok(());
+    const DANGLING: Result<(), PlaceholderError> = Err(PlaceholderError::Dangling);
+    const REPEATED: Result<(), PlaceholderError> = Err(PlaceholderError::Repeated);
     for (data, attachments, expected) in [
-        ("[]", 0, true),
-        (r#"[{"_placeholder":true,"num":0}]"#, 1, true),
-        (r#"[{"num":1,"_placeholder":true}]"#, 2, true),
+        ("[]", 0, FINE),
+        (r#"[{"_placeholder":true,"num":0}]"#, 1, FINE),
+        (r#"[{"num":1,"_placeholder":true}]"#, 2, FINE),
         (
             r#"[{"_placeholder":true,"num":0},{"a":[{"_placeholder":true,"num":1}]}]"#,
             2,
-            true,
+            FINE,
         ),
         (
             r#"[{"_placeholder":true,"num":0},{"a":[{"_placeholder":true,"num":2}]}]"#,
             2,
-            false,
+            DANGLING,
         ),
-        (r#"[{"_placeholder":false,"num":7}]"#, 1, true),
-        (r#"[{"_placeholder":1,"num":7}]"#, 1, true),
-        (r#"[{"_placeholder":"true","num":7}]"#, 1, true),
-        (r#"[{"_placeholder":true,"num":null}]"#, 1, false),
-        (r#"[{"_placeholder":true,"num":0.5}]"#, 1, false),
-        (r#"[{"_placeholder":true,"num":[0]}]"#, 1, false),
-        (r#"[{"_placeholder":true,"num":{"num":0}}]"#, 1, false),
+        (r#"[{"_placeholder":false,"num":7}]"#, 1, FINE),
+        (r#"[{"_placeholder":1,"num":7}]"#, 1, FINE),
+        (r#"[{"_placeholder":"true","num":7}]"#, 1, FINE),
+        (r#"[{"_placeholder":true,"num":null}]"#, 1, DANGLING),
+        (r#"[{"_placeholder":true,"num":0.5}]"#, 1, DANGLING),
+        (r#"[{"_placeholder":true,"num":[0]}]"#, 1, DANGLING),
+        (r#"[{"_placeholder":true,"num":{"num":0}}]"#, 1, DANGLING),
         (
             r#"[{"_placeholder":true,"num":99999999999999999999999}]"#,
             1,
-            false,
+            DANGLING,
+        ),
+        // Each has an attachment of its own.
+        (
+            r#"[{"_placeholder":true,"num":0},{"_placeholder":true,"num":0}]"#,
+            2,
+            REPEATED,
+        ),
+        (
+            r#"{"_placeholder":true,"num":1},[{"a":{"num":1,"_placeholder":true}}]"#,
+            2,
+            REPEATED,
+        ),
+        (
+            r#"[{"_placeholder":true,"num":0,"a":{"_placeholder":true,"num":0}}]"#,
+            1,
+            REPEATED,
+        ),
+        (
+            r#"[{"_placeholder":true,"num":0},{"_placeholder":true,"num":0},{"_placeholder":true,"num":1}]"#,
+            1,
+            DANGLING,
         ),
         // Escapes do not hide one.
-        (r#"[{"\u005fplaceholder":true,"n\u0075m":3}]"#, 1, false),
+        (r#"[{"\u005fplaceholder":true,"n\u0075m":3}]"#, 1, DANGLING),
         // Of equal names the last one counts.
         (
             r#"[{"_placeholder":true,"_placeholder":false,"num":3}]"#,
             1,
-            true,
+            FINE,
         ),
-        (r#"[{"num":0,"_placeholder":true,"num":3}]"#, 1, false),
+        (r#"[{"num":0,"_placeholder":true,"num":3}]"#, 1, DANGLING),
         // Names and values in strings and arrays are none.
-        (r#"["_placeholder",true,"num",7]"#, 1, true),
-        (r#"["{\"_placeholder\":true,\"num\":7}"]"#, 1, true),
-        (r#"[{"a":"_placeholder"},true]"#, 1, true),
+        (r#"["_placeholder",true,"num",7]"#, 1, FINE),
+        (r#"["{\"_placeholder\":true,\"num\":7}"]"#, 1, FINE),
+        (r#"[{"a":"_placeholder"},true]"#, 1, FINE),
         // Not even valid: no panic.
-        ("}}]]", 1, true),
+        ("}}]]", 1, FINE),
     ] {
         assert_eq!(check_placeholders(data, attachments), expected, "{data}");
+    }
+}
+
+#[test]
+fn attachments_take_the_places_of_their_placeholders() {
+    let bins = [
+        Bytes::from_static(b"\x01\x02\x03"),
+        Bytes::from_static(b"x"),
+    ];
+    for (data, expected) in [
+        ("", ""),
+        ("[1, 2e5]", "[1, 2e5]"),
+        (r#"{"_placeholder":true,"num":0}"#, r#""AQID""#),
+        (
+            r#"[ {"a" : { "num":1, "_placeholder" : true, "b":[{}] } },"\u0001" ]"#,
+            r#"[ {"a" : "eA==" },"\u0001" ]"#,
+        ),
+        // Once each, and what has no attachment is nothing.
+        (
+            r#"{"_placeholder":true,"num":1},{"_placeholder":true,"num":1},{"_placeholder":true,"num":2},{"_placeholder":true}"#,
+            r#""eA==",null,null,null"#,
+        ),
+        // The outer one counts.
+        (
+            r#"[[{"_placeholder":true,"a":{"_placeholder":true,"num":1},"num":0}],{"_placeholder":true,"num":1}]"#,
+            r#"[["AQID"],"eA=="]"#,
+        ),
+    ] {
+        let inlined = encoded(|out| inline_attachments(data, &bins, out));
+        assert_eq!(inlined, expected);
     }
 }
 

@@ -1,9 +1,10 @@
 //! Socket.IO protocol 5, default parser: what goes in comes out.
 
+use bytes::Bytes;
 use heartline_wire::json;
 use heartline_wire::socketio::{
-    DecodeError, PacketType, array_inside, check_placeholders, decode, push_ack, push_connect,
-    push_connect_error, push_event, split_event,
+    DecodeError, PacketType, array_inside, check_placeholders, decode, inline_attachments,
+    push_ack, push_connect, push_connect_error, push_event, split_event,
 };
 use proptest::prelude::*;
 use serde_json::Value;
@@ -86,6 +87,11 @@ proptest! {
         let _ = array_inside(&json);
         let _ = check_placeholders(&json, 1);
         let _ = check_placeholders(&text, 1);
+        let bins = [Bytes::from_static(b"x")];
+        for data in [&text, &json] {
+            let inlined = encoded(|out| inline_attachments(data, &bins, out));
+            prop_assert!(inlined.len() <= data.len() + 4);
+        }
     }
 
     /// Whatever decodes can be relayed: it is valid JSON of the right shape.

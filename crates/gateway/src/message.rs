@@ -1,0 +1,151 @@
+//! What is said, and what bounds hold for it, whoever says it.
+
+use std::fmt;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use heartline_wire::socketio::{MAX_ATTACHMENTS, PlaceholderError, check_placeholders};
+
+/// Longest conflation key, bytes. A key names a thing whose newest state matters, as a
+/// room names a place, so it may be as long as a room's name; every connection that cannot
+/// keep up holds the keys of what waits for it.
+pub(crate) const MAX_KEY: usize = 256;
+
+/// What is said: a name and its arguments as the inside of a JSON array, with
+/// placeholders for the binary attachments.
+#[derive(Debug, Clone, Default)]
+pub struct Message {
+    /// The event's name.
+    pub event: Arc<str>,
+    /// The arguments: JSON values with commas between them.
+    pub args: Arc<str>,
+    /// What the placeholders stand for.
+    pub attachments: Vec<Bytes>,
+}
+
+impl Message {
+    /// Bytes of name, arguments and attachments.
+    pub(crate) fn size(&self) -> usize {
+        let attached: usize = self.attachments.iter().map(Bytes::len).sum();
+        self.event.len() + self.args.len() + attached
+    }
+
+    pub(crate) fn new(event: &str, args: &str) -> Self {
+        Message {
+            event: event.into(),
+            args: args.into(),
+            attachments: Vec::new(),
+        }
+    }
+}
+
+/// Why a message is not passed on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MessageError {
+    /// Arguments and attachments have more bytes than this.
+    TooLarge(usize),
+    /// Clients refuse packets with so many attachments, and close.
+    TooManyAttachments,
+    /// Several placeholders are for the same attachment.
+    RepeatedAttachment,
+    /// A placeholder is for no attachment: clients close.
+    MissingAttachment,
+    /// The conflation key is too long.
+    InvalidKey,
+}
+
+impl fmt::Display for MessageError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::TooLarge(max) => write!(
+                f,
+                "An event has at most {max} bytes, as JSON text and attachments"
+            ),
+            Self::TooManyAttachments => {
+                write!(f, "An event has at most {MAX_ATTACHMENTS} attachments")
+            }
+            Self::RepeatedAttachment => f.write_str("An attachment has one placeholder"),
+            Self::MissingAttachment => f.write_str("A placeholder has an attachment"),
+            Self::InvalidKey => write!(f, "A key has at most {MAX_KEY} bytes"),
+        }
+    }
+}
+
+impl std::error::Error for MessageError {}
+
+/// Whether a message of these parts may be passed on. `args` is JSON: the inside of an
+/// array; `max` bytes is what all of it may have.
+///
+/// # Errors
+/// See [`MessageError`].
+pub fn check(args: &str, attachments: &[impl AsRef<[u8]>], max: usize) -> Result<(), MessageError> {
+    let attached = attachments.iter().map(|bytes| bytes.as_ref().len());
+    if args.len() + attached.sum::<usize>() > max {
+        return Err(MessageError::TooLarge(max));
+    }
+    if attachments.is_empty() {
+        // Whatever looks like a placeholder is an object like any other.
+        return Ok(());
+    }
+    if attachments.len() > MAX_ATTACHMENTS {
+        return Err(MessageError::TooManyAttachments);
+    }
+    check_placeholders(args, attachments.len()).map_err(|error| match error {
+        PlaceholderError::Repeated => MessageError::RepeatedAttachment,
+        PlaceholderError::Dangling => MessageError::MissingAttachment,
+    })
+}
+
+/// Whether publications may be conflated by this key, if there is one.
+///
+/// # Errors
+/// [`MessageError::InvalidKey`] for more than 256 bytes.
+pub fn check_key(key: Option<&str>) -> Result<(), MessageError> {
+    match key.is_none_or(|key| key.len() <= MAX_KEY) {
+        true => Ok(()),
+        false => Err(MessageError::InvalidKey),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const P: &str = r#"{"_placeholder":true,"num":0}"#;
+
+    #[test]
+    fn an_attachment_that_is_named_twice_is_refused() {
+        let bins = [Bytes::from_static(b"one")];
+        assert_eq!(check(&format!("1,{P}"), &bins, 100), Ok(()));
+        let twice = format!("{P},[{{\"deep\":{P}}}]");
+        let refused = check(&twice, &bins, 1000).unwrap_err();
+        assert_eq!(refused, MessageError::RepeatedAttachment);
+        // Without attachments they are objects like any other.
+        assert_eq!(check(&twice, &[] as &[Bytes], 1000), Ok(()));
+        assert_eq!(
+            check(&P.replace('0', "1"), &bins, 1000),
+            Err(MessageError::MissingAttachment)
+        );
+        let many = vec![Bytes::new(); MAX_ATTACHMENTS + 1];
+        assert_eq!(
+            check("1", &many, 1000),
+            Err(MessageError::TooManyAttachments)
+        );
+    }
+
+    #[test]
+    fn arguments_and_attachments_have_one_bound() {
+        let bins = [Bytes::from_static(b"four"), Bytes::from_static(b"bins")];
+        assert_eq!(check("12", &bins, 10), Ok(()));
+        let refused = check("123", &bins, 10).unwrap_err();
+        assert_eq!(refused, MessageError::TooLarge(10));
+    }
+
+    #[test]
+    fn keys_have_256_bytes() {
+        assert_eq!(check_key(None), Ok(()));
+        assert_eq!(check_key(Some(&"k".repeat(256))), Ok(()));
+        let refused = check_key(Some(&"k".repeat(257)));
+        assert_eq!(refused, Err(MessageError::InvalidKey));
+    }
+}
