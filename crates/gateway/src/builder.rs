@@ -1,11 +1,17 @@
 //! How a gateway is made: settings and handlers, then the parts put together.
 
-use std::fmt;
-use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize};
-use std::time::Duration;
+use std::{fmt, io};
 
+use heartline_engine::clock::{Clock, micros};
+use heartline_engine::failure::Failure;
+use heartline_engine::http::forward::{Forwarder, Owner};
+use heartline_engine::http::front::{ConnectLimiter, Fallback, Front, FrontParts, FrontSettings};
+use heartline_engine::shard::engine::Settings;
+use heartline_engine::shard::heartbeat::Rhythm;
+use heartline_engine::shard::{Prepared, ShardHandle};
+use heartline_engine::slots::ConnectionSlots;
+use heartline_wire::reason::Reason;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
@@ -13,13 +19,6 @@ use crate::announcer::Announcer;
 use crate::auth::{Authenticator, BoxFuture, NoAuthenticator};
 use crate::backplane::{Backplane, LocalBackplane};
 use crate::config::{Config, ConnectLimit};
-use crate::engine::failure::Failure;
-use crate::engine::forward::{Forwarder, Owner};
-use crate::engine::heartbeat::Rhythm;
-use crate::engine::http::{ConnectLimiter, Fallback, Front, FrontSettings};
-use crate::engine::shard::{Door, Prepared};
-use crate::engine::slots::ConnectionSlots;
-use crate::engine::{Clock, Settings};
 use crate::fanout::Fanout;
 use crate::gateway::{Gateway, HttpRequest, HttpResponse};
 use crate::handler::{Erased, Handler, Handlers};
@@ -29,7 +28,6 @@ use crate::metrics::Metrics;
 use crate::namespaces::Namespaces;
 use crate::node::ThisNode;
 use crate::op::Op;
-use crate::reason::Reason;
 use crate::rooms::RoomDirectory;
 use crate::shared::Shared;
 use crate::socket::Socket;
@@ -161,20 +159,20 @@ impl GatewayBuilder {
             crate::builtin::register(&mut self.handlers);
         }
         let clock = Clock::start();
-        let shards = match self.config.worker_threads {
+        let threads = match self.config.worker_threads {
             0 => std::thread::available_parallelism().map_or(1, usize::from),
             threads => threads,
         };
         let mut prepared = Vec::new();
-        for _ in 0..shards {
+        for _ in 0..threads {
             prepared.push(Prepared::<Hub>::new()?);
         }
-        let doors = prepared.iter().map(|shard| shard.door.clone()).collect();
+        let shards = prepared.iter().map(|shard| shard.handle.clone()).collect();
         let backplane = self
             .backplane
             .take()
             .unwrap_or_else(|| Arc::new(LocalBackplane::new(self.config.offline_grace, clock)));
-        let fanout = fanout(&self.config, doors, backplane);
+        let fanout = fanout(&self.config, shards, backplane);
         let announcer = Arc::new(Announcer::default());
         fanout.backplane.attach(Arc::new(ThisNode {
             fanout: Arc::downgrade(&fanout),
@@ -186,7 +184,7 @@ impl GatewayBuilder {
         let fallback = self.fallback.take();
         let shared = self.shared(clock, fanout);
         let settings = Arc::new(engine_settings(&shared));
-        let failure = Failure::new();
+        let failure = Failure::default();
         for (number, shard) in prepared.into_iter().enumerate() {
             let number = number as u16;
             let hub = Hub::new(shared.clone(), handlers.clone(), number);
@@ -220,7 +218,7 @@ impl GatewayBuilder {
             clock,
             authenticator: self.authenticator,
             store: self.store,
-            metrics: Arc::new(Metrics::new(fanout.doors.len(), names)),
+            metrics: Arc::new(Metrics::new(fanout.shards.len(), names)),
             limits: Arc::default(),
             tenants: Interner::default(),
             user_agents: Interner::default(),
@@ -235,14 +233,18 @@ impl GatewayBuilder {
 }
 
 /// The ways to sockets; rooms that come to be are told to the backplane.
-fn fanout(config: &Config, doors: Vec<Door<Op>>, backplane: Arc<dyn Backplane>) -> Arc<Fanout> {
+fn fanout(
+    config: &Config,
+    shards: Vec<ShardHandle<Op>>,
+    backplane: Arc<dyn Backplane>,
+) -> Arc<Fanout> {
     let mut run = [0; 4];
-    crate::random::fill(&mut run);
+    heartline_engine::random::fill(&mut run);
     let fanout = Arc::new(Fanout {
         namespaces: Namespaces::new(&config.namespaces),
-        rooms: Arc::new(RoomDirectory::new(doors.len())),
+        rooms: Arc::new(RoomDirectory::new(shards.len())),
         backplane,
-        doors,
+        shards,
         run: u32::from_ne_bytes(run),
     });
     let subscriber = Arc::downgrade(&fanout);
@@ -274,26 +276,24 @@ fn engine_settings(shared: &Shared) -> Settings {
 /// The HTTP side.
 fn front(shared: &Arc<Shared>, fallback: Option<Fallback>, failure: Failure) -> Front<Op> {
     let config = &shared.config;
-    Front {
-        failure,
-        forwarder: forwarder(shared),
-        settings: FrontSettings {
-            engineio_path: config.socketio_path.clone(),
-            live_path: config.live_path.clone(),
-            origins: config.allowed_origins.clone(),
-            trusted_proxies: config.trusted_proxies.clone(),
-            max_payload: config.max_payload,
-            compression: config.compression.is_some(),
-        },
-        doors: shared.fanout.doors.clone(),
+    let settings = FrontSettings {
+        engineio_path: config.socketio_path.clone(),
+        live_path: config.live_path.clone(),
+        origins: config.allowed_origins.clone(),
+        trusted_proxies: config.trusted_proxies.clone(),
+        max_payload: config.max_payload,
+        compression: config.compression.is_some(),
+    };
+    let parts = FrontParts {
+        shards: shared.fanout.shards.clone(),
         slots: shared.slots.clone(),
         fallback,
         connect_limiter: connect_limiter(shared),
         draining: shared.draining.subscribe(),
-        requests: AtomicU64::new(1),
-        http_connections: AtomicUsize::new(0),
-        next_door: AtomicUsize::new(0),
-    }
+        forwarder: forwarder(shared),
+        failure,
+    };
+    Front::new(settings, parts)
 }
 
 /// Hands on requests for sessions of other nodes, if there are other nodes.
@@ -325,10 +325,6 @@ fn connect_limiter(shared: &Arc<Shared>) -> Option<ConnectLimiter> {
         let taken = limits.take_connect(ip, limit, clock.now());
         taken.map_err(|over| over.retry_after_ms)
     }))
-}
-
-fn micros(duration: Duration) -> u64 {
-    duration.as_micros() as u64
 }
 
 /// What no gateway can work with.

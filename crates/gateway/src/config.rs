@@ -1,6 +1,8 @@
 //! What a gateway can be told. Plain data with the contract's defaults; parsing
 //! files and environments is the binary's business.
 
+pub use heartline_engine::http::cors::AllowedOrigins;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -105,23 +107,8 @@ impl Default for Config {
 /// A random node name, `node-` and eight hexadecimal digits.
 pub fn random_node_id() -> String {
     let mut bytes = [0u8; 4];
-    crate::random::fill(&mut bytes);
+    heartline_engine::random::fill(&mut bytes);
     format!("node-{:08x}", u32::from_be_bytes(bytes))
-}
-
-/// Which browser origins may connect.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum AllowedOrigins {
-    /// Any origin.
-    Any,
-    /// The server's own origin and these, each `scheme://host[:port]`.
-    List(Vec<String>),
-}
-
-impl Default for AllowedOrigins {
-    fn default() -> Self {
-        AllowedOrigins::List(Vec::new())
-    }
 }
 
 /// Liveness settings. See the contract, "Heartbeats and staleness".

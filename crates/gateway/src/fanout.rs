@@ -5,13 +5,13 @@
 
 use std::sync::Arc;
 
+use heartline_engine::shard::ShardHandle;
+use heartline_engine::shard::outbound::ConflationKey;
 use heartline_wire::names::{self, Speaker};
 use heartline_wire::socketio;
 
 use crate::auth::UserKey;
 use crate::backplane::{Action, Backplane, Target};
-use crate::engine::outbound::ConflationKey;
-use crate::engine::shard::{Door, Post};
 use crate::message::Message;
 use crate::namespaces::{NamespaceId, Namespaces};
 use crate::op::{Deed, Op, Places, Selection};
@@ -40,8 +40,8 @@ pub(crate) struct Fanout {
     pub(crate) rooms: Arc<RoomDirectory>,
     /// The other nodes, and this node's users.
     pub(crate) backplane: Arc<dyn Backplane>,
-    /// The mailboxes of this node's shards.
-    pub(crate) doors: Vec<Door<Op>>,
+    /// The ways to this node's shards.
+    pub(crate) shards: Vec<ShardHandle<Op>>,
     /// Tells this run's rooms from another's.
     pub(crate) run: u32,
 }
@@ -68,22 +68,22 @@ fn payload(op: &Op) -> usize {
 impl Fanout {
     /// Asks something of a shard.
     pub(crate) fn post(&self, shard: u16, op: Op) {
-        if let Some(door) = self.doors.get(usize::from(shard)) {
+        if let Some(shard) = self.shards.get(usize::from(shard)) {
             let bytes = payload(&op);
-            door.push_with(Post::App(op), bytes);
+            shard.post(op, bytes);
         }
     }
 
     /// The same for all shards.
     pub(crate) fn post_to_all(&self, op: impl Fn() -> Op) {
-        for shard in 0..self.shards() {
+        for shard in 0..self.shard_count() {
             self.post(shard, op());
         }
     }
 
     /// Whether any shard has more to work off than it should.
     pub(crate) fn is_overloaded(&self) -> bool {
-        self.doors.iter().any(|door| door.is_high())
+        self.shards.iter().any(ShardHandle::is_overloaded)
     }
 
     /// The epoch of a room's incarnation: offsets of different epochs do not compare.
@@ -143,7 +143,7 @@ impl Fanout {
         let offset = room.publish(
             |offset| {
                 let conflate = key.map(|key| ConflationKey {
-                    room: room.incarnation,
+                    scope: room.incarnation,
                     key: key.into(),
                 });
                 let name = self.namespace_name(namespace).clone();
@@ -342,8 +342,8 @@ impl Fanout {
     }
 
     /// The number of shards.
-    pub(crate) fn shards(&self) -> u16 {
-        self.doors.len() as u16
+    pub(crate) fn shard_count(&self) -> u16 {
+        self.shards.len() as u16
     }
 }
 
@@ -356,7 +356,7 @@ mod tests {
         let mut message = Message::new("e", "123");
         message.attachments = vec![vec![0; 1000].into(), vec![0; 200].into()];
         let key = ConflationKey {
-            room: 1,
+            scope: 1,
             key: "four".into(),
         };
         let publication = Arc::new(Publication::new("/".into(), message, None, None, Some(key)));

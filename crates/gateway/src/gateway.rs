@@ -1,12 +1,13 @@
 //! A running gateway: what the outside may ask of it as a whole.
 
-use std::fmt;
-use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
+use std::{fmt, io};
 
 use bytes::Bytes;
+use heartline_engine::clock::micros;
+use heartline_engine::http::front::Front;
 use tokio::net::TcpListener;
 use tokio::task::AbortHandle;
 use tokio_rustls::TlsAcceptor;
@@ -14,8 +15,6 @@ use tokio_rustls::rustls::ServerConfig;
 
 use crate::backplane::ClusterStatus;
 use crate::config::Config;
-use crate::engine::http::Front;
-use crate::engine::shard::Post;
 use crate::fanout::Fanout;
 use crate::metrics::Gauges;
 use crate::op::Op;
@@ -72,8 +71,8 @@ impl Drop for StopOnDrop {
         for task in &self.1 {
             task.abort();
         }
-        for door in &self.0.doors {
-            door.push(Post::Stop);
+        for shard in &self.0.shards {
+            shard.stop();
         }
     }
 }
@@ -110,7 +109,7 @@ impl Gateway {
     /// Resolves when the gateway can work no more: the thread of a shard has ended by a
     /// panic. The error's sentence says so.
     pub async fn failure(&self) -> io::Error {
-        self.front.failure.happens().await
+        self.front.failure().await
     }
 
     /// Lets everybody go: new connections are refused, clients are told when to
@@ -121,20 +120,16 @@ impl Gateway {
         let first = !shared.draining.send_replace(true);
         let spread = shared.config.drain_spread.unwrap_or_default();
         if first {
-            for door in &shared.fanout.doors {
-                door.push(Post::App(Op::Drain {
-                    spread: spread.as_micros() as u64,
-                }));
-            }
+            shared.fanout.post_to_all(|| Op::Drain {
+                spread: micros(spread),
+            });
         }
         let time = spread + shared.config.drain_timeout;
         if tokio::time::timeout(time, shared.slots.empty())
             .await
             .is_err()
         {
-            for door in &shared.fanout.doors {
-                door.push(Post::App(Op::Force));
-            }
+            shared.fanout.post_to_all(|| Op::Force);
             // What is forced goes within a turn of each shard.
             let _ = tokio::time::timeout(Duration::from_millis(500), shared.slots.empty()).await;
         }

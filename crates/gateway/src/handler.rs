@@ -22,11 +22,11 @@ use std::cell::OnceCell;
 use std::future::Future;
 
 use bytes::Bytes;
+use heartline_engine::tasks::Work;
 use heartline_wire::json;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::engine::tasks::Work;
 use crate::event::{Args, EventError};
 use crate::op::Op;
 use crate::publication::AckId;
@@ -320,7 +320,7 @@ pub(crate) struct Handlers {
 }
 
 pub(crate) type DisconnectHandler =
-    Box<dyn Fn(Socket, crate::reason::Reason) -> Work + Send + Sync>;
+    Box<dyn Fn(Socket, heartline_wire::reason::Reason) -> Work + Send + Sync>;
 
 impl Handlers {
     /// Registers; a later handler takes an earlier one's place.

@@ -50,7 +50,7 @@ pub(crate) async fn run(shared: Arc<Shared>) {
 /// Sweeps all shards; how many entries were removed.
 pub(crate) async fn sweep(shared: &Arc<Shared>) -> usize {
     let mut answers = Vec::new();
-    for shard in 0..shared.fanout.shards() {
+    for shard in 0..shared.fanout.shard_count() {
         let (reply, answer) = oneshot::channel();
         shared.fanout.post(shard, Op::Query(Query::Sweep { reply }));
         answers.push(answer);

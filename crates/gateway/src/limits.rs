@@ -4,9 +4,10 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use heartline_engine::clock::Micros;
+
 use crate::auth::UserKey;
 use crate::config::{ConnectLimit, Limit};
-use crate::engine::wheel::Micros;
 use crate::rate_limit::{KeyedLimiter, Verdict};
 
 /// Whose messages are counted together.

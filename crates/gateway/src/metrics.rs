@@ -5,6 +5,9 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use heartline_engine::shard::conn::TransportName;
+use heartline_engine::shard::engine::Stats;
+use heartline_wire::reason::Reason;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, text};
 use prometheus_client::metrics::MetricType;
@@ -14,10 +17,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
 use crate::backplane::ClusterStatus;
-use crate::engine::Stats;
-use crate::engine::conn::TransportName;
 use crate::namespaces::NamespaceId;
-use crate::reason::Reason;
 
 /// A number that one thread writes and any may read.
 #[derive(Debug, Default)]
@@ -347,7 +347,10 @@ impl Collector for Snapshot {
                 for transport in TransportName::ALL {
                     let value =
                         metrics.sum(|shard| shard.connections[index][transport as usize].get());
-                    let labels = [("transport", transport.word()), ("namespace", &**namespace)];
+                    let labels = [
+                        ("transport", transport.as_str()),
+                        ("namespace", &**namespace),
+                    ];
                     ConstGauge::new(value as i64).encode(encoder.encode_family(&labels)?)?;
                 }
             }

@@ -3,20 +3,20 @@
 
 use std::sync::Arc;
 
+use heartline_engine::clock::Micros;
+use heartline_engine::tasks::TaskId;
+use heartline_wire::id::ConnId;
+use heartline_wire::reason::Reason;
 use tokio::sync::oneshot;
 
 use crate::auth::{AuthError, Identity, UserKey};
 use crate::backplane::Subscription;
-use crate::engine::id::ConnId;
-use crate::engine::tasks::TaskId;
-use crate::engine::wheel::Micros;
 use crate::entries::{SocketEntry, SocketFilter};
 use crate::event::{Args, EventError};
 use crate::message::Message;
 use crate::namespaces::NamespaceId;
 use crate::presence::{Admitted, SocketAddress};
 use crate::publication::{AckId, Publication};
-use crate::reason::Reason;
 use crate::rooms::{Room, RoomError};
 
 /// Keeps a room's publications of other nodes coming; absent without other nodes.

@@ -4,6 +4,8 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use heartline_engine::http::forward::{PROOF, connector};
+use heartline_engine::http::nodes::ASK;
 use http_body_util::{BodyExt, Full};
 use hyper::Request;
 use hyper::header::HeaderValue;
@@ -14,8 +16,6 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::backplane::Peer;
-use crate::engine::forward::{PROOF, connector};
-use crate::engine::nodes::ASK;
 use crate::entries::{NodeEntry, Page, RoomEntry, SocketEntry, SocketFilter};
 
 /// How long an answer may take, besides what the question itself waits for.

@@ -16,15 +16,16 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use hashbrown::{DefaultHashBuilder, Equivalent, HashMap};
+use heartline_engine::clock::Micros;
+use heartline_wire::id::{ConnId, Sid};
+use scope::Scope;
 
 use crate::auth::UserKey;
 use crate::config::{DevicePolicy, OnExcess};
-use crate::engine::id::{ConnId, Name};
-use crate::engine::wheel::Micros;
 use crate::entries::UserPresence;
 use crate::namespaces::NamespaceId;
+
 pub use scope::Place;
-use scope::Scope;
 
 const PARTS: usize = 64;
 /// Offline users whose `lastSeenAt` is remembered, per part.
@@ -55,20 +56,20 @@ pub type EdgeSink = Box<dyn Fn(&Edge) + Send + Sync>;
 
 /// A socket, wherever it is in this process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct SocketAddress(pub(crate) Name);
+pub struct SocketAddress(pub(crate) Sid);
 
 impl SocketAddress {
     /// The socket of a connection in a namespace.
     pub(crate) fn new(conn: ConnId, namespace: NamespaceId, secret: [u8; 12]) -> Self {
-        SocketAddress(Name {
+        SocketAddress(Sid {
             conn,
-            part: namespace.0,
+            namespace: namespace.0,
             secret,
         })
     }
 
     pub(crate) fn namespace(&self) -> NamespaceId {
-        NamespaceId(self.0.part)
+        NamespaceId(self.0.namespace)
     }
 
     /// The socket's id.
@@ -78,7 +79,7 @@ impl SocketAddress {
 
     /// The socket of an id; `None` for what is none.
     pub fn parse(id: &str) -> Option<SocketAddress> {
-        Name::decode(id).map(SocketAddress)
+        Sid::decode(id).map(SocketAddress)
     }
 }
 
@@ -618,7 +619,7 @@ impl User {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::id::ConnId;
+    use heartline_wire::id::ConnId;
     use proptest::prelude::*;
 
     type Edges = Arc<Mutex<Vec<(String, bool)>>>;
@@ -644,13 +645,13 @@ mod tests {
     }
 
     fn socket(slot: u32) -> SocketAddress {
-        SocketAddress(Name {
+        SocketAddress(Sid {
             conn: ConnId {
                 shard: 0,
                 slot,
                 generation: 0,
             },
-            part: 0,
+            namespace: 0,
             secret: [0; 12],
         })
     }

@@ -23,10 +23,10 @@ use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
+use heartline_engine::shard::frames::Frames;
+use heartline_engine::shard::outbound::ConflationKey;
 use heartline_wire::{json, live, msgpack, socketio, ws};
 
-use crate::engine::frames::Frames;
-use crate::engine::outbound::ConflationKey;
 use crate::message::Message;
 
 /// How a connection's messages are encoded.

@@ -13,9 +13,9 @@ use std::hash::{BuildHasher, Hash};
 use std::sync::{Mutex, PoisonError};
 
 use hashbrown::{DefaultHashBuilder, HashMap};
+use heartline_engine::clock::Micros;
 
 use crate::config::Limit;
-use crate::engine::wheel::Micros;
 
 /// Generic cell rate algorithm: the theoretical arrival time of the next event.
 #[derive(Debug, Clone, Copy, Default)]

@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
+use heartline_engine::clock::Clock;
+use heartline_engine::slots::ConnectionSlots;
 use tokio::sync::watch;
 
 use crate::auth::{Authenticator, Identity};
 use crate::config::Config;
-use crate::engine::Clock;
-use crate::engine::slots::ConnectionSlots;
 use crate::fanout::Fanout;
 use crate::intern::Interner;
 use crate::limits::Limits;

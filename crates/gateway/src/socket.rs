@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use heartline_wire::names::{self, Speaker};
+use heartline_wire::reason::Reason;
 use serde::Serialize;
 use tokio::sync::oneshot;
 
@@ -14,7 +15,6 @@ use crate::in_order;
 use crate::message::{Message, check, check_key};
 use crate::op::Op;
 use crate::presence::SocketAddress;
-use crate::reason::Reason;
 use crate::rooms::{self, RoomError};
 use crate::shared::OwnShared;
 

@@ -7,6 +7,7 @@
 //! | [`socketio`] | Socket.IO protocol 5 with the default parser |
 //! | [`msgpack`] | Socket.IO protocol 5 with `socket.io-msgpack-parser` |
 //! | [`live`] | Heartline's own JSON protocol over plain WebSocket |
+//! | [`id`], [`names`], [`reason`] | ids of connections and sockets, names of events, why connections end |
 //! | [`json`] | JSON as text: validated, split and quoted, never built into a tree |
 //!
 //! Nothing here does I/O, reads a clock or awaits. A decoder borrows from what
@@ -17,9 +18,11 @@
 #![forbid(unsafe_code)]
 
 pub mod engineio;
+pub mod id;
 pub mod json;
 pub mod live;
 pub mod msgpack;
 pub mod names;
+pub mod reason;
 pub mod socketio;
 pub mod ws;

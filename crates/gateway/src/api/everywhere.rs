@@ -3,11 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use heartline_wire::id::Sid;
+
 use super::pages::{RoomsByKey, decode_cursor, rooms_page};
 use super::{BadCursor, PublishError};
 use crate::auth::UserKey;
 use crate::backplane::{Peer, UserSocket};
-use crate::engine::id::Name;
 use crate::entries::{NodeEntry, Page, RoomEntry, SocketEntry, SocketFilter};
 use crate::gateway::Gateway;
 use crate::peers::{self, Asked, EmitError, Emitted, Silent};
@@ -39,7 +40,7 @@ impl Gateway {
     /// The node that holds a socket, if it is another one.
     async fn holder(&self, socket_id: &str) -> Option<Peer> {
         let own = self.shared.fanout.backplane.tag()?;
-        let tag = Name::decode(socket_id)?.tag();
+        let tag = Sid::decode(socket_id)?.tag();
         if tag == own {
             return None;
         }
@@ -309,7 +310,7 @@ impl Gateway {
         let elsewhere = |socket: &&UserSocket| {
             *socket.user == *user
                 && namespace.is_none_or(|namespace| *socket.namespace == *namespace)
-                && Name::decode(&socket.id).is_some_and(|name| name.tag() != own)
+                && Sid::decode(&socket.id).is_some_and(|name| name.tag() != own)
         };
         sockets.unwrap_or_default().iter().filter(elsewhere).count()
     }

@@ -3,14 +3,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use heartline_wire::id::Sid;
 use heartline_wire::json;
 use heartline_wire::names::{self, Speaker};
+use heartline_wire::reason::Reason;
 use tokio::sync::oneshot;
 
 use super::pages::{RoomsByKey, decode_cursor, rooms_page};
 use super::{BadCursor, Broadcast, Publish, PublishError, Published};
 use crate::auth::UserKey;
-use crate::engine::id::Name;
 use crate::entries::{Page, RoomEntry, SocketEntry, SocketFilter, UserPresence};
 use crate::fanout::ToUser;
 use crate::gateway::Gateway;
@@ -19,7 +20,6 @@ use crate::namespaces::NamespaceId;
 use crate::op::{Op, Query, RoomFilter};
 use crate::peers::{EmitError, Emitted};
 use crate::presence::SocketAddress;
-use crate::reason::Reason;
 use crate::rooms::{self, PRIVATE};
 
 impl Gateway {
@@ -50,7 +50,7 @@ impl Gateway {
             }
         };
         let mut items = Vec::new();
-        while shard < self.shared.fanout.shards() {
+        while shard < self.shared.fanout.shard_count() {
             let (filter, rest) = (filter.clone(), limit - items.len());
             let found = self
                 .ask(shard, |reply| Query::List {
@@ -70,7 +70,7 @@ impl Gateway {
                 break;
             }
         }
-        let more = shard < self.shared.fanout.shards();
+        let more = shard < self.shared.fanout.shard_count();
         Ok(Page {
             items,
             next_cursor: more.then(|| format!("{shard}.{slot}")),
@@ -92,7 +92,7 @@ impl Gateway {
 
     /// Ends a socket and tells its client not to come back; whether it was here.
     pub(crate) async fn disconnect_here(&self, socket_id: &str) -> bool {
-        match Name::decode(socket_id) {
+        match Sid::decode(socket_id) {
             Some(name) => self.kick(SocketAddress(name)).await,
             None => false,
         }
@@ -131,7 +131,7 @@ impl Gateway {
             after,
         };
         let mut all = RoomsByKey::new();
-        for shard in 0..self.shared.fanout.shards() {
+        for shard in 0..self.shared.fanout.shard_count() {
             let filter = filter.clone();
             let found = self
                 .ask(shard, |reply| Query::Rooms {
@@ -250,7 +250,9 @@ impl Gateway {
             return 0;
         };
         let mut members = 0;
-        for shard in (0..self.shared.fanout.shards()).filter(|&shard| room.local(shard).is_some()) {
+        for shard in
+            (0..self.shared.fanout.shard_count()).filter(|&shard| room.local(shard).is_some())
+        {
             let room = room.clone();
             let here = self.ask(shard, |reply| Query::Count { room, reply }).await;
             members += here.unwrap_or(0);
@@ -267,7 +269,7 @@ impl Gateway {
             self.message(&broadcast.namespace, &broadcast.event, &broadcast.data)?;
         let tenant: Option<Arc<str>> = broadcast.tenant_id.map(Into::into);
         let mut delivered = 0;
-        for shard in 0..self.shared.fanout.shards() {
+        for shard in 0..self.shared.fanout.shard_count() {
             let tenant = tenant.clone();
             let here = self
                 .ask(shard, |reply| Query::Population {

@@ -3,9 +3,10 @@
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use heartline_engine::clock::Clock;
+
 use super::{Backplane, Node};
 use crate::auth::{BoxFuture, UserKey};
-use crate::engine::Clock;
 use crate::entries::UserPresence;
 use crate::presence::{
     Admitted, DeviceLimitReached, Edge, Newcomer, Place, Presence, SocketAddress,

@@ -11,16 +11,18 @@ mod local;
 use std::sync::Arc;
 use std::time::Duration;
 
+use heartline_wire::reason::Reason;
+
 use crate::auth::{BoxFuture, UserKey};
 use crate::config::DevicePolicy;
 use crate::entries::UserPresence;
 use crate::presence::{
     Admitted, DeviceLimitReached, Edge, Newcomer, Place, Presence, SocketAddress,
 };
+
 pub use local::LocalBackplane;
 
 pub use crate::message::{Message, MessageError, check, check_key};
-use crate::reason::Reason;
 
 /// Whom a publication is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use heartline_wire::reason::Reason;
 use serde::{Deserialize, Serialize};
 
 use crate::auth::UserKey;
@@ -11,7 +12,6 @@ use crate::handler::{Event, FromEvent, Json};
 use crate::limits::{OverLimit, Sender};
 use crate::message::Message;
 use crate::op::Op;
-use crate::reason::Reason;
 use crate::rooms;
 use crate::socket::Socket;
 use crate::store::{Channel, NewMessage, StoredMessage};

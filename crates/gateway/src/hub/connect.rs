@@ -8,19 +8,20 @@
 
 use std::sync::Arc;
 
+use heartline_engine::clock::Micros;
+use heartline_engine::shard::engine::Engine;
+use heartline_wire::reason::Reason;
+
 use super::Hub;
 use super::link::{Joining, Ousted, Sock};
 use super::tasks::TaskKind;
 use crate::auth::{AuthError, Credentials, Identity};
 use crate::config::AuthMode;
-use crate::engine::Engine;
-use crate::engine::wheel::Micros;
 use crate::handler::{Body, Event};
 use crate::namespaces::NamespaceId;
 use crate::op::{Op, Outcome, Refusal};
 use crate::presence::{Admitted, DeviceLimitReached, Newcomer, SocketAddress};
 use crate::publication::Form;
-use crate::reason::Reason;
 use crate::shared::Shared;
 
 /// Verifies credentials and asks the backplane for admission.
@@ -74,10 +75,8 @@ impl Hub {
         id: Option<&str>,
     ) {
         let secret = engine.secret();
-        let (Some(conn), Some(remote)) = (
-            engine.id(slot),
-            engine.conn(slot).map(|conn| conn.guard.ip()),
-        ) else {
+        let (Some(conn), Some(remote)) = (engine.id(slot), engine.conn(slot).map(|conn| conn.ip()))
+        else {
             return;
         };
         let shared = self.shared.clone();
@@ -322,7 +321,7 @@ impl Hub {
         &mut self,
         engine: &mut Engine,
         slot: u32,
-        handshake: crate::engine::Handshake,
+        handshake: heartline_engine::shard::request::Handshake,
     ) {
         let token = handshake.bearer.or(handshake.query_token).map(String::from);
         let mode = self

@@ -1,13 +1,14 @@
 //! When something is due on a connection, and what is done then.
 
+use heartline_engine::clock::Micros;
+use heartline_engine::shard::engine::Engine;
+use heartline_wire::reason::Reason;
+
 use super::Hub;
 use super::link::{Link, Sock};
-use crate::engine::Engine;
-use crate::engine::wheel::Micros;
 use crate::message::Message;
 use crate::namespaces::NamespaceId;
 use crate::publication::Form;
-use crate::reason::Reason;
 
 impl Hub {
     /// Sets the connection's next deadline to the earliest of all that it has.

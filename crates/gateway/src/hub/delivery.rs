@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use hashbrown::HashSet;
+use heartline_engine::shard::engine::Engine;
 use tokio::sync::oneshot;
 
 use super::Hub;
 use super::link::{MAX_PENDING_ACKS, PendingAcks, Sock};
 use crate::auth::UserKey;
-use crate::engine::Engine;
 use crate::event::{Args, EventError, to_json};
 use crate::message::Message;
 use crate::metrics::Outbound;

@@ -28,13 +28,14 @@
 //!    whoever is still there is closed as in 5 without waiting for handlers. The process
 //!    exits with 0, at the latest a second after that.
 
+use heartline_engine::clock::Micros;
+use heartline_engine::shard::engine::Engine;
+use heartline_wire::id::ConnId;
+use heartline_wire::reason::Reason;
+
 use super::Hub;
-use crate::engine::Engine;
-use crate::engine::id::ConnId;
-use crate::engine::wheel::Micros;
 use crate::message::Message;
 use crate::namespaces::NamespaceId;
-use crate::reason::Reason;
 
 impl Hub {
     /// Begins to let everybody go.

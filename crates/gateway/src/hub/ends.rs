@@ -1,20 +1,20 @@
 //! How one socket ends, and the one place where everything it had is given back.
 
+use heartline_engine::clock::Micros;
+use heartline_engine::shard::conn::TransportName;
+use heartline_engine::shard::engine::Engine;
+use heartline_engine::tasks::guarded;
 use heartline_wire::json;
+use heartline_wire::reason::Reason;
 use tokio::sync::oneshot;
 
 use super::Hub;
 use super::link::Ousted;
 use super::tasks::TaskKind;
-use crate::engine::Engine;
-use crate::engine::conn::TransportName;
-use crate::engine::tasks::guarded;
-use crate::engine::wheel::Micros;
 use crate::message::Message;
 use crate::namespaces::NamespaceId;
 use crate::presence::SocketAddress;
 use crate::publication::Form;
-use crate::reason::Reason;
 
 impl Hub {
     /// Somebody wants a socket to end; tells whether it was there.

@@ -1,17 +1,17 @@
 //! From an event to its handler, whichever protocol it came by.
 
 use bytes::Bytes;
+use heartline_engine::shard::engine::Engine;
+use heartline_engine::tasks::guarded;
+use heartline_wire::reason::Reason;
 
 use super::Hub;
 use super::tasks::TaskKind;
-use crate::engine::Engine;
-use crate::engine::tasks::guarded;
 use crate::event::EventError;
 use crate::handler::{Body, ErasedHandler, Event, Responder};
 use crate::message::check;
 use crate::namespaces::NamespaceId;
 use crate::publication::{AckId, Form};
-use crate::reason::Reason;
 
 /// An application event of a client.
 pub(super) struct InboundEvent<'a> {

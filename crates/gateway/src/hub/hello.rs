@@ -1,10 +1,10 @@
 //! The first thing that a socket is told.
 
+use heartline_engine::shard::engine::Engine;
 use heartline_wire::{json, live};
 
 use super::Hub;
 use crate::auth::Identity;
-use crate::engine::Engine;
 use crate::message::Message;
 use crate::namespaces::NamespaceId;
 use crate::publication::Form;

@@ -4,15 +4,15 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use hashbrown::HashMap;
+use heartline_engine::clock::Micros;
+use heartline_wire::reason::Reason;
 use tokio::sync::oneshot;
 
 use crate::auth::Identity;
-use crate::engine::wheel::Micros;
 use crate::event::{Args, EventError};
 use crate::namespaces::NamespaceId;
 use crate::publication::Form;
 use crate::rate_limit::Gcra;
-use crate::reason::Reason;
 use crate::rooms::Membership;
 
 /// One connection above its transport.

@@ -1,16 +1,16 @@
 //! The live protocol: frames of a plain WebSocket.
 
+use heartline_engine::shard::engine::Engine;
 use heartline_wire::live::{self, ClientFrame};
+use heartline_wire::reason::Reason;
 use heartline_wire::{json, ws};
 
 use super::Hub;
 use super::events::InboundEvent;
-use crate::engine::Engine;
 use crate::handler::{Body, PublishFrame};
 use crate::metrics::Inbound;
 use crate::namespaces::NamespaceId;
 use crate::publication::AckId;
-use crate::reason::Reason;
 
 /// A live connection's only namespace.
 const ROOT: NamespaceId = NamespaceId::ROOT;

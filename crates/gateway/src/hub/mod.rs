@@ -28,22 +28,25 @@ mod tasks;
 
 use std::sync::Arc;
 
-use crate::engine::conn::{Kind, TransportName};
-use crate::engine::tasks::Tasks;
-use crate::engine::wheel::Micros;
-use crate::engine::{App, Data, Engine, Handshake};
+use heartline_engine::app::{App, Data};
+use heartline_engine::clock::Micros;
+use heartline_engine::shard::conn::TransportName;
+use heartline_engine::shard::engine::Engine;
+use heartline_engine::shard::request::{Handshake, Kind};
+use heartline_engine::tasks::Tasks;
+use heartline_wire::reason::Reason;
+use link::Link;
+use tasks::{HubPost, TaskKind};
+
 use crate::handler::Handlers;
 use crate::metrics::{Inbound, ShardMetrics};
 use crate::namespaces::NamespaceId;
 use crate::op::Op;
 use crate::presence::SocketAddress;
 use crate::publication::Form;
-use crate::reason::Reason;
 use crate::rooms::LocalRooms;
 use crate::shared::{OwnShared, Shared};
 use crate::socket::Socket;
-use link::Link;
-use tasks::{HubPost, TaskKind};
 
 /// How often tasks that ran out of time are looked for.
 const TASK_SWEEP: Micros = 250_000;

@@ -1,7 +1,8 @@
 //! What the API wants to know of a shard's sockets.
 
+use heartline_engine::shard::engine::Engine;
+
 use super::Hub;
-use crate::engine::Engine;
 use crate::entries::{SocketEntry, SocketFilter};
 use crate::namespaces::NamespaceId;
 use crate::op::{Query, RoomFilter, RoomPlace};
@@ -131,9 +132,9 @@ impl Hub {
             device_id: text(identity.device_id.as_ref()),
             wallet_address: text(identity.wallet_address.as_ref()),
             node_id: self.shared.config.node_id.clone(),
-            transport: conn.transport_name().word().into(),
+            transport: conn.transport_name().as_str().into(),
             namespace: self.namespace_name(namespace).to_string(),
-            remote_addr: address_text(conn.guard.ip()),
+            remote_addr: address_text(conn.ip()),
             user_agent: text(link.user_agent.as_ref()),
             state: "connected".into(),
             connected_at: unix(socket.connected_at),

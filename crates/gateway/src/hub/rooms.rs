@@ -3,6 +3,8 @@
 
 use std::sync::Arc;
 
+use heartline_engine::clock::Micros;
+use heartline_engine::shard::engine::Engine;
 use heartline_wire::{json, live};
 use tokio::sync::oneshot;
 
@@ -10,8 +12,6 @@ use super::Hub;
 use super::tasks::TaskKind;
 use crate::auth::{Identity, UserKey};
 use crate::config::Announce;
-use crate::engine::Engine;
-use crate::engine::wheel::Micros;
 use crate::event::EventError;
 use crate::message::Message;
 use crate::namespaces::NamespaceId;

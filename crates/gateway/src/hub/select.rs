@@ -2,15 +2,15 @@
 //! servers on Node.
 
 use hashbrown::HashSet;
+use heartline_engine::shard::engine::Engine;
 use heartline_wire::live;
+use heartline_wire::reason::Reason;
 
 use super::Hub;
-use crate::engine::Engine;
 use crate::metrics::Outbound;
 use crate::namespaces::NamespaceId;
 use crate::op::{Deed, Places, Selection};
 use crate::publication::Form;
-use crate::reason::Reason;
 
 impl Hub {
     pub(super) fn select(&mut self, engine: &mut Engine, selection: &Selection, deed: &Deed) {

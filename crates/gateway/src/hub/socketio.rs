@@ -1,20 +1,21 @@
 //! Socket.IO packets, in the default parser's text and in msgpack.
 
 use bytes::Bytes;
+use heartline_engine::app::Data;
+use heartline_engine::shard::engine::Engine;
+use heartline_wire::reason::Reason;
 use heartline_wire::socketio::{self, PacketType};
 use heartline_wire::{json, msgpack, ws};
 
 use super::Hub;
 use super::events::InboundEvent;
 use super::link::Partial;
-use crate::engine::{Data, Engine};
 use crate::event::{Args, EventError};
 use crate::handler::Body;
 use crate::message::{MessageError, check};
 use crate::metrics::Inbound;
 use crate::namespaces::NamespaceId;
 use crate::publication::{AckId, Form};
-use crate::reason::Reason;
 
 impl Hub {
     pub(super) fn socketio_message(&mut self, engine: &mut Engine, slot: u32, data: Data<'_>) {

@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
+use heartline_engine::clock::Micros;
+use heartline_engine::shard::engine::Engine;
+use heartline_wire::reason::Reason;
+
 use super::Hub;
-use crate::engine::Engine;
-use crate::engine::wheel::Micros;
 use crate::presence::SocketAddress;
-use crate::reason::Reason;
 
 impl Hub {
     /// Finds what the timers missed; how many entries it removed.

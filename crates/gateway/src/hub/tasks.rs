@@ -1,10 +1,11 @@
 //! Handlers that are still at work, and what a connection's input waits for.
 
+use heartline_engine::clock::Micros;
+use heartline_engine::shard::engine::Engine;
+use heartline_engine::tasks::{Ended, TaskId, Work};
+use heartline_wire::id::ConnId;
+
 use super::Hub;
-use crate::engine::Engine;
-use crate::engine::id::ConnId;
-use crate::engine::tasks::{Ended, TaskId, Work};
-use crate::engine::wheel::Micros;
 use crate::in_order;
 use crate::op::Op;
 use crate::presence::SocketAddress;
@@ -28,8 +29,8 @@ pub(super) struct HubPost {
     pub(super) shard: u16,
 }
 
-impl crate::engine::tasks::Post for HubPost {
-    fn post(&self, task: TaskId) {
+impl heartline_engine::tasks::Wakes for HubPost {
+    fn wake(&self, task: TaskId) {
         self.shared.fanout.post(self.shard, Op::Wake(task));
     }
 }

@@ -203,7 +203,7 @@ fn errors_do_not_echo_payloads() {
 #[test]
 fn reserved() {
     assert!(RESERVED_TYPES.iter().all(|name| is_reserved(name)));
-    assert_eq!(RESERVED_TYPES.len(), 12);
+    assert_eq!(RESERVED_TYPES.len(), 13);
     for name in ["position", "", "Hello", "pings"] {
         assert!(!is_reserved(name), "{name}");
     }

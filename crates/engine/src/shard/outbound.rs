@@ -14,7 +14,7 @@ use bytes::Bytes;
 use hashbrown::HashMap;
 use heartline_wire::ws;
 
-use super::wheel::Micros;
+use crate::clock::Micros;
 
 /// Frames up to this long are copied into the shared buffer: cheaper than a
 /// reference count and another entry in the vector of one `writev`.
@@ -67,12 +67,13 @@ impl Segment {
     }
 }
 
-/// Room and key of a publication of which only the newest is kept.
+/// What a publication is about, where only the newest is worth keeping.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(crate) struct ConflationKey {
-    /// The room's incarnation number.
-    pub(crate) room: u64,
-    pub(crate) key: Arc<str>,
+pub struct ConflationKey {
+    /// Keys of different scopes are different; a room's incarnation number, say.
+    pub scope: u64,
+    /// The key within its scope.
+    pub key: Arc<str>,
 }
 
 #[derive(Default)]
@@ -411,7 +412,7 @@ mod tests {
 
     fn key(name: &str) -> ConflationKey {
         ConflationKey {
-            room: 1,
+            scope: 1,
             key: name.into(),
         }
     }

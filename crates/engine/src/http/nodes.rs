@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use heartline_wire::engineio::RequestError;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use hyper::header::HeaderMap;
@@ -15,18 +14,18 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
-use super::forward::{self, Forwarder, Nobody, PROOF};
-use super::http::{Answer, Front, HEADER_BYTES, Sender, WRITE_TIMEOUT, refusal, status, text};
-use super::id::Name;
-use super::served::Served;
-use super::tasks::BoxFuture;
-use super::upgrade::{PLAIN, TakeBack, wants_upgrade};
+use crate::http::answer::{Answer, status, text};
+use crate::http::forward::PROOF;
+use crate::http::front::{Front, HEADER_BYTES, Sender, WRITE_TIMEOUT};
+use crate::http::served::Served;
+use crate::http::upgrade::PLAIN;
+use crate::tasks::BoxFuture;
 
 /// Answers what another node asks.
-pub(crate) type Answerer = Arc<dyn Fn(Bytes) -> BoxFuture<Vec<u8>> + Send + Sync>;
+pub type Answerer = Arc<dyn Fn(Bytes) -> BoxFuture<Vec<u8>> + Send + Sync>;
 
 /// Where nodes ask each other.
-pub(crate) const ASK: &str = "/heartline/ask";
+pub const ASK: &str = "/heartline/ask";
 /// Connections of other nodes at once; a forwarded WebSocket counts until it is upgraded.
 const MAX_NODE_CONNECTIONS: usize = 4096;
 /// How long another node's connection may wait for its next request: longer than the
@@ -37,7 +36,7 @@ const MAX_QUESTION: usize = 1 << 20;
 
 impl<Op: Send + 'static> Front<Op> {
     /// Serves other nodes: what they hand on, and what they ask.
-    pub(crate) async fn serve_nodes(
+    pub async fn serve_nodes(
         self: Arc<Self>,
         listener: TcpListener,
         proof: impl Fn() -> Option<Arc<str>> + Send + Sync + 'static,
@@ -110,28 +109,5 @@ async fn ask(request: HttpRequest<Incoming>, answerer: &Answerer) -> Answer {
     match body.await {
         Ok(body) => Response::new(Full::new(answerer(body.to_bytes()).await.into())),
         Err(_) => status(StatusCode::BAD_REQUEST),
-    }
-}
-
-/// Has the owner of a session answer.
-pub(super) async fn forward(
-    forwarder: &Forwarder,
-    mut request: HttpRequest<Incoming>,
-    name: &Name,
-    take: TakeBack,
-) -> Answer {
-    let upgrade = wants_upgrade(&request);
-    let client = upgrade.then(|| hyper::upgrade::on(&mut request));
-    let response = match forwarder.send(request, name).await {
-        Ok(response) => response,
-        Err(Nobody) => return refusal(RequestError::UnknownSid, upgrade),
-    };
-    match client {
-        Some(client) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
-            forward::splice(client, response, take.spliced)
-        }
-        _ => forward::relay(response)
-            .await
-            .unwrap_or_else(|Nobody| refusal(RequestError::UnknownSid, upgrade)),
     }
 }

@@ -4,114 +4,32 @@ use std::io::IoSlice;
 
 use bytes::Bytes;
 use heartline_wire::engineio::{self, RequestError};
+use heartline_wire::id::Sid;
+use heartline_wire::reason::Reason;
 use tokio::sync::oneshot;
-use tokio_rustls::rustls::ServerConnection;
 
-use super::conn::{Kind, Phase, Stash, Transport, WebSocket};
-use super::frames::Shape;
-use super::id::Name;
-use super::polling::{Held, Pending, Polling, Reply, RequestId};
-use super::shard::Shard;
-use super::slots::SlotGuard;
-use super::stream::Stream;
-use super::{App, Engine, Handshake};
-use crate::reason::Reason;
-
-/// A socket that HTTP has let go, with what it had read ahead.
-pub(crate) struct Upgraded {
-    pub(crate) tcp: std::net::TcpStream,
-    pub(crate) tls: Option<Box<ServerConnection>>,
-    /// What must be written before the first frame: HTTP's last response.
-    pub(crate) preface: Vec<u8>,
-    pub(crate) leftover: Bytes,
-    /// The window of permessage-deflate, if that was negotiated.
-    pub(crate) deflate: Option<u8>,
-}
-
-impl Upgraded {
-    fn into_stream(self) -> (Stream, Bytes) {
-        let tls = self.tls.map(|session| *session);
-        (Stream::new(self.tcp, tls), self.leftover)
-    }
-}
-
-/// How the body of a POST may be read.
-#[derive(Debug)]
-pub(crate) enum PostStart {
-    /// Go on; the receiver ends when the session does.
-    Read(oneshot::Receiver<()>),
-    /// Answer this.
-    Refuse(Reply),
-}
-
-/// A request of the HTTP side.
-pub(crate) enum Request {
-    /// A new WebSocket connection.
-    OpenWebSocket {
-        kind: Kind,
-        base64: bool,
-        upgraded: Upgraded,
-        handshake: Handshake,
-        guard: SlotGuard,
-    },
-    /// A new polling session.
-    OpenPolling {
-        base64: bool,
-        handshake: Handshake,
-        guard: SlotGuard,
-        reply: oneshot::Sender<Reply>,
-    },
-    /// Is this session there?
-    Exists {
-        name: Name,
-        reply: oneshot::Sender<bool>,
-    },
-    /// A WebSocket for an existing session.
-    Upgrade { name: Name, upgraded: Upgraded },
-    Get {
-        name: Name,
-        id: RequestId,
-        reply: oneshot::Sender<Reply>,
-    },
-    PostBegins {
-        name: Name,
-        id: RequestId,
-        reply: oneshot::Sender<PostStart>,
-    },
-    Post {
-        name: Name,
-        id: RequestId,
-        body: Bytes,
-        reply: oneshot::Sender<Reply>,
-    },
-    /// The POST was refused by its size; the session goes on.
-    PostRefused { name: Name, id: RequestId },
-    /// The request's connection went away, or its body was no good.
-    Aborted { name: Name, id: RequestId },
-}
-
-/// How a connection's messages leave. Who asked for base64 gets text in all
-/// its frames, compressed or not.
-pub(crate) fn shape(base64: bool, deflate: Option<u8>) -> Shape {
-    match (base64, deflate) {
-        (true, _) => Shape::Base64,
-        (false, Some(bits)) => Shape::Deflated(bits),
-        (false, None) => Shape::Plain,
-    }
-}
+use crate::app::App;
+use crate::shard::Shard;
+use crate::shard::conn::{Phase, Transport};
+use crate::shard::engine::Engine;
+use crate::shard::frames::shape;
+use crate::shard::polling::{Held, Pending, Polling};
+use crate::shard::request::{Handshake, Kind, PostStart, Reply, Request, RequestId, Upgraded};
+use crate::shard::stream::{Stash, WebSocket};
+use crate::slots::SlotGuard;
 
 impl Engine {
     /// The slot of the session `name`, closing ones included.
-    fn session(&self, name: &Name) -> Option<u32> {
+    fn session(&self, name: &Sid) -> Option<u32> {
         let conn = self.conns.get(name.conn.slot)?;
         let same = conn.generation == name.conn.generation
             && conn.secret == name.secret
             && conn.kind == Kind::EngineIo
-            && name.part == 0;
+            && name.namespace == 0;
         (same && !conn.gone).then_some(name.conn.slot)
     }
 
-    fn polling(&mut self, name: &Name) -> Result<(u32, &mut Polling), Reply> {
+    fn polling(&mut self, name: &Sid) -> Result<(u32, &mut Polling), Reply> {
         let slot = self
             .session(name)
             .ok_or(Reply::Error(RequestError::UnknownSid))?;
@@ -250,7 +168,7 @@ impl<A: App> Shard<A> {
         self.app.opened(&mut self.engine, slot, handshake);
     }
 
-    fn get(&mut self, name: &Name, id: RequestId, reply: oneshot::Sender<Reply>) {
+    fn get(&mut self, name: &Sid, id: RequestId, reply: oneshot::Sender<Reply>) {
         let now = self.engine.now;
         let (slot, polling) = match self.engine.polling(name) {
             Ok(found) => found,
@@ -282,7 +200,7 @@ impl<A: App> Shard<A> {
         }
     }
 
-    fn post_begins(&mut self, name: &Name, id: RequestId, reply: oneshot::Sender<PostStart>) {
+    fn post_begins(&mut self, name: &Sid, id: RequestId, reply: oneshot::Sender<PostStart>) {
         let (slot, polling) = match self.engine.polling(name) {
             Ok(found) => found,
             Err(answer) => return drop(reply.send(PostStart::Refuse(answer))),
@@ -297,7 +215,7 @@ impl<A: App> Shard<A> {
         let _ = reply.send(PostStart::Read(ended));
     }
 
-    fn post(&mut self, name: &Name, id: RequestId, body: Bytes, reply: oneshot::Sender<Reply>) {
+    fn post(&mut self, name: &Sid, id: RequestId, body: Bytes, reply: oneshot::Sender<Reply>) {
         let now = self.engine.now;
         let (slot, polling) = match self.engine.polling(name) {
             Ok(found) => found,
@@ -364,7 +282,7 @@ impl<A: App> Shard<A> {
         }
     }
 
-    fn aborted(&mut self, name: &Name, id: RequestId) {
+    fn aborted(&mut self, name: &Sid, id: RequestId) {
         let Ok((slot, polling)) = self.engine.polling(name) else {
             return;
         };

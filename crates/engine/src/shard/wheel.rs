@@ -5,8 +5,7 @@
 //! re-arming and cancelling are a few writes. A deadline fires at most one tick
 //! (8 ms) late and never early.
 
-/// Microseconds of the shard's monotonic clock.
-pub(crate) type Micros = u64;
+use crate::clock::Micros;
 
 const TICK_SHIFT: u32 = 13; // 8 192 µs
 const SLOTS: usize = 2048; // one turn is 16.8 s

@@ -5,8 +5,7 @@ use std::sync::OnceLock;
 use bytes::Bytes;
 use heartline_wire::ws::OpCode;
 use heartline_wire::ws::deflate::{DEFAULT_WINDOW_BITS, Deflater};
-
-use super::polling;
+use heartline_wire::{engineio, ws};
 
 /// What becomes of a connection's data frames before they leave.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,7 +20,7 @@ pub(crate) enum Shape {
 
 /// Whole WebSocket frames, and the same compressed once somebody wants it so.
 #[derive(Debug)]
-pub(crate) struct Frames {
+pub struct Frames {
     plain: Bytes,
     deflated: OnceLock<Bytes>,
 }
@@ -37,7 +36,7 @@ impl From<Vec<u8>> for Frames {
 
 impl Frames {
     /// As they were made.
-    pub(crate) fn plain(&self) -> &Bytes {
+    pub fn plain(&self) -> &Bytes {
         &self.plain
     }
 }
@@ -63,7 +62,7 @@ impl Shaper {
         let mut out = Vec::with_capacity(frames.len());
         match shape {
             Shape::Plain => out.extend_from_slice(frames),
-            Shape::Base64 => polling::base64_frames(frames, &mut out),
+            Shape::Base64 => base64_frames(frames, &mut out),
             Shape::Deflated(bits) => self.deflate(frames, bits, &mut out),
         }
         out
@@ -93,7 +92,7 @@ impl Shaper {
             self.deflaters.len() - 1
         });
         let deflater = &mut self.deflaters[index];
-        polling::each_frame(frames, |binary, payload| {
+        each_frame(frames, |binary, payload| {
             let opcode = if binary { OpCode::Binary } else { OpCode::Text };
             if payload.len() >= self.threshold {
                 deflater.push_frame(opcode, payload, out);
@@ -101,6 +100,65 @@ impl Shaper {
                 heartline_wire::ws::push_frame(opcode, payload, out);
             }
         });
+    }
+}
+
+/// How a connection's messages leave. Who asked for base64 gets text in all
+/// its frames, compressed or not.
+pub(crate) fn shape(base64: bool, deflate: Option<u8>) -> Shape {
+    match (base64, deflate) {
+        (true, _) => Shape::Base64,
+        (false, Some(bits)) => Shape::Deflated(bits),
+        (false, None) => Shape::Plain,
+    }
+}
+
+/// Makes a polling payload of WebSocket frames that this side wrote: packets
+/// joined by the separator, binary as base64.
+pub(crate) fn payload_from_frames(frames: &[u8]) -> Vec<u8> {
+    let mut payload = String::with_capacity(frames.len() + 16);
+    each_frame(frames, |binary, data| {
+        if !payload.is_empty() {
+            payload.push(engineio::SEPARATOR);
+        }
+        if binary {
+            engineio::push_base64(data, &mut payload);
+        } else {
+            payload.push_str(&String::from_utf8_lossy(data));
+        }
+    });
+    payload.into_bytes()
+}
+
+/// Makes frames for a `b64=1` WebSocket: binary messages as base64 text.
+pub(crate) fn base64_frames(frames: &[u8], out: &mut Vec<u8>) {
+    each_frame(frames, |binary, data| {
+        if binary {
+            let mut text = String::new();
+            engineio::push_base64(data, &mut text);
+            ws::push_frame(ws::OpCode::Text, text.as_bytes(), out);
+        } else {
+            ws::push_frame(ws::OpCode::Text, data, out);
+        }
+    });
+}
+
+/// Walks over whole unmasked data frames.
+pub(crate) fn each_frame(mut frames: &[u8], mut each: impl FnMut(bool, &[u8])) {
+    while frames.len() >= 2 {
+        let binary = frames[0] & 0x0f == 2;
+        let (header, length) = match frames[1] & 0x7f {
+            126 => (4, usize::from(u16::from_be_bytes([frames[2], frames[3]]))),
+            127 => {
+                let mut wide = [0; 8];
+                wide.copy_from_slice(&frames[2..10]);
+                (10, u64::from_be_bytes(wide) as usize)
+            }
+            short => (2, usize::from(short)),
+        };
+        let (frame, rest) = frames.split_at(header + length);
+        each(binary, &frame[header..]);
+        frames = rest;
     }
 }
 
@@ -135,5 +193,16 @@ mod tests {
         let sent = shaper.shared(&small, Shape::Deflated(15));
         assert_eq!(sent.as_ptr(), small.plain().as_ptr());
         assert!(shaper.deflaters.is_empty());
+    }
+
+    #[test]
+    fn frames_become_packets() {
+        let mut frames = Vec::new();
+        ws::push_frame(ws::OpCode::Text, b"4hello", &mut frames);
+        ws::push_frame(ws::OpCode::Binary, &[1, 2, 3], &mut frames);
+        let long = "4".repeat(70_000);
+        ws::push_frame(ws::OpCode::Text, long.as_bytes(), &mut frames);
+        let payload = payload_from_frames(&frames);
+        assert_eq!(payload, format!("4hello\x1ebAQID\x1e{long}").into_bytes());
     }
 }

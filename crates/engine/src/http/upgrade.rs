@@ -5,18 +5,26 @@ use std::io;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
 use heartline_wire::ws::deflate::{Agreement, negotiate};
 use hyper::body::Incoming;
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Method, Request as HttpRequest, StatusCode};
 use hyper_util::rt::TokioIo;
 use sha1::{Digest, Sha1};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
-use super::forward::{Duplex, Spliced};
-use super::http::{Answer, status, text};
-use super::requests::Upgraded;
-use super::served::Served;
+use crate::http::answer::{Answer, status, text};
+use crate::http::served::Served;
+use crate::shard::request::Upgraded;
+
+/// A stream to splice, what must be written to it first, and what was read already.
+pub(crate) type Spliced = (Box<dyn Duplex>, Vec<u8>, Bytes);
+
+/// What can be read and written.
+pub(crate) trait Duplex: AsyncRead + AsyncWrite + Unpin + Send {}
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> Duplex for S {}
 
 /// Takes the raw socket back from HTTP.
 pub(super) type TakeRaw = fn(hyper::upgrade::Upgraded) -> io::Result<Upgraded>;

@@ -9,21 +9,17 @@ use std::io;
 use tokio::sync::watch;
 
 /// Tells of the first shard whose thread has ended so.
-#[derive(Clone)]
-pub(crate) struct Failure(watch::Sender<Option<u16>>);
+#[derive(Clone, Default)]
+pub struct Failure(watch::Sender<Option<u16>>);
 
 impl Failure {
-    pub(crate) fn new() -> Self {
-        Failure(watch::Sender::new(None))
-    }
-
     /// The thread of the shard `number` has ended.
-    pub(crate) fn report(&self, number: u16) {
+    pub fn report(&self, number: u16) {
         self.0.send_replace(Some(number));
     }
 
     /// Resolves when one has; the sentence is for the operator.
-    pub(crate) async fn happens(&self) -> io::Error {
+    pub async fn happens(&self) -> io::Error {
         let mut failed = self.0.subscribe();
         let seen = failed.wait_for(Option::is_some).await;
         // An error would say that the sender is gone, which is `self`.

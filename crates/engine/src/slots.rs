@@ -9,7 +9,7 @@ use hashbrown::HashMap;
 
 /// Why a connection was refused before it began.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Refused {
+pub enum Refused {
     /// `server.max_connections` are there: HTTP 503.
     Full,
     /// Too many from this address: HTTP 429.
@@ -17,7 +17,7 @@ pub(crate) enum Refused {
 }
 
 /// Counts the connections of a gateway.
-pub(crate) struct ConnectionSlots {
+pub struct ConnectionSlots {
     total: AtomicUsize,
     /// Those that travel over HTTP, request by request.
     polling: AtomicUsize,
@@ -29,7 +29,8 @@ pub(crate) struct ConnectionSlots {
 }
 
 impl ConnectionSlots {
-    pub(crate) fn new(max: Option<usize>, max_per_ip: Option<usize>) -> Arc<Self> {
+    /// At most `max` connections, and `max_per_ip` of one address; `None` for no bound.
+    pub fn new(max: Option<usize>, max_per_ip: Option<usize>) -> Arc<Self> {
         Arc::new(ConnectionSlots {
             total: AtomicUsize::new(0),
             polling: AtomicUsize::new(0),
@@ -40,17 +41,18 @@ impl ConnectionSlots {
         })
     }
 
-    pub(crate) fn total(&self) -> usize {
+    /// Connections there are.
+    pub fn total(&self) -> usize {
         self.total.load(Ordering::Acquire)
     }
 
     /// Resolves once no place is taken.
-    pub(crate) async fn empty(&self) {
+    pub async fn empty(&self) {
         self.until_none(&self.total).await;
     }
 
     /// Resolves once there is no polling session.
-    pub(crate) async fn no_polling(&self) {
+    pub async fn no_polling(&self) {
         self.until_none(&self.polling).await;
     }
 
@@ -67,7 +69,7 @@ impl ConnectionSlots {
     }
 
     /// Takes a place, or says why there is none.
-    pub(crate) fn take(self: &Arc<Self>, ip: IpAddr) -> Result<SlotGuard, Refused> {
+    pub fn take(self: &Arc<Self>, ip: IpAddr) -> Result<SlotGuard, Refused> {
         let before = self.total.fetch_add(1, Ordering::Relaxed);
         if self.max.is_some_and(|max| before >= max) {
             self.total.fetch_sub(1, Ordering::Relaxed);
@@ -91,7 +93,7 @@ impl ConnectionSlots {
 }
 
 /// A place taken; dropping it gives it back.
-pub(crate) struct SlotGuard {
+pub struct SlotGuard {
     slots: Arc<ConnectionSlots>,
     ip: IpAddr,
     polling: bool,
@@ -99,7 +101,7 @@ pub(crate) struct SlotGuard {
 
 impl SlotGuard {
     /// Whether the connection needs the HTTP listener to live.
-    pub(crate) fn set_polling(&mut self, polling: bool) {
+    pub fn set_polling(&mut self, polling: bool) {
         if self.polling == polling {
             return;
         }
@@ -112,7 +114,7 @@ impl SlotGuard {
     }
 
     /// The address it was taken for.
-    pub(crate) fn ip(&self) -> IpAddr {
+    pub fn ip(&self) -> IpAddr {
         self.ip
     }
 }

@@ -3,6 +3,7 @@
 //! WebSockets as well, where a path is given for them.
 //!
 //! ```no_run
+//! # extern crate heartline_engine as heartline;
 //! use heartline::engineio::{Connection, Handler, Message, Options, Server};
 //!
 //! struct Echo;
@@ -23,25 +24,26 @@
 use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize};
 use std::time::Duration;
 
 use bytes::Bytes;
+use heartline_wire::id::{ConnId, Sid};
+use heartline_wire::reason::Reason;
 use heartline_wire::ws;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
-use crate::config::AllowedOrigins;
-use crate::engine::conn::Kind;
-use crate::engine::failure::Failure;
-use crate::engine::heartbeat::Rhythm;
-use crate::engine::http::{Front, FrontSettings};
-use crate::engine::id::{ConnId, Name};
-use crate::engine::shard::{Door, Post, Prepared};
-use crate::engine::slots::ConnectionSlots;
-use crate::engine::tasks::guarded;
-use crate::engine::{App, Clock, Data, Engine, Handshake, Settings};
-use crate::reason::Reason;
+use crate::app::{App, Data};
+use crate::clock::Clock;
+use crate::failure::Failure;
+use crate::http::cors::AllowedOrigins;
+use crate::http::front::{Front, FrontParts, FrontSettings};
+use crate::shard::engine::{Engine, Settings};
+use crate::shard::heartbeat::Rhythm;
+use crate::shard::request::{Handshake, Kind};
+use crate::shard::{Prepared, ShardHandle};
+use crate::slots::ConnectionSlots;
+use crate::tasks::guarded;
 
 /// A message of either kind.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -111,7 +113,7 @@ impl Default for Options {
 /// without effect once the connection is over.
 #[derive(Clone)]
 pub struct Connection {
-    door: Door<Order>,
+    shard: ShardHandle<Order>,
     id: ConnId,
     secret: [u8; 12],
     remote: IpAddr,
@@ -129,9 +131,9 @@ impl Connection {
     /// The connection's `sid`. It is a secret of its client: whoever has it can
     /// act for it.
     pub fn sid(&self) -> String {
-        let name = Name {
+        let name = Sid {
             conn: self.id,
-            part: 0,
+            namespace: 0,
             secret: self.secret,
         };
         name.encode()
@@ -144,12 +146,16 @@ impl Connection {
 
     /// Sends a message.
     pub fn send(&self, message: Message) {
-        self.door.push(Post::App(Order::Send(self.id, message)));
+        let bytes = match &message {
+            Message::Text(text) => text.len(),
+            Message::Binary(bytes) => bytes.len(),
+        };
+        self.shard.post(Order::Send(self.id, message), bytes);
     }
 
     /// Ends the connection.
     pub fn close(&self) {
-        self.door.push(Post::App(Order::Close(self.id)));
+        self.shard.post(Order::Close(self.id), 0);
     }
 }
 
@@ -168,7 +174,7 @@ fn call(handler: impl FnOnce()) {
 /// Brings a shard's connections to the handler.
 struct Relay {
     handler: Arc<dyn Handler>,
-    door: Door<Order>,
+    shard: ShardHandle<Order>,
     connections: Vec<Option<Connection>>,
 }
 
@@ -180,7 +186,7 @@ impl App for Relay {
             return;
         };
         let connection = Connection {
-            door: self.door.clone(),
+            shard: self.shard.clone(),
             id,
             secret: conn.secret,
             remote: conn.guard.ip(),
@@ -279,22 +285,22 @@ impl Server {
             upgrade_timeout: micros(options.upgrade_timeout),
             tag: None,
         });
-        let shards = match options.worker_threads {
+        let threads = match options.worker_threads {
             0 => std::thread::available_parallelism().map_or(1, usize::from),
             threads => threads,
         };
         let clock = Clock::start();
         let runtime = tokio::runtime::Handle::current();
-        let failure = Failure::new();
-        let mut doors = Vec::new();
-        for number in 0..shards {
+        let failure = Failure::default();
+        let mut shards = Vec::new();
+        for number in 0..threads {
             let prepared = Prepared::<Relay>::new()?;
             let relay = Relay {
                 handler: handler.clone(),
-                door: prepared.door.clone(),
+                shard: prepared.handle.clone(),
                 connections: Vec::new(),
             };
-            doors.push(prepared.door.clone());
+            shards.push(prepared.handle.clone());
             prepared.start(
                 number as u16,
                 clock,
@@ -306,8 +312,8 @@ impl Server {
         }
         let (draining, is_draining) = watch::channel(false);
         Ok(Server {
-            front: Arc::new(Front {
-                settings: FrontSettings {
+            front: Arc::new(Front::new(
+                FrontSettings {
                     engineio_path: options.path,
                     live_path: options.websocket_path,
                     origins: options.allowed_origins,
@@ -315,17 +321,16 @@ impl Server {
                     max_payload: options.max_payload,
                     compression: options.compression.is_some(),
                 },
-                doors,
-                slots: ConnectionSlots::new(None, None),
-                fallback: None,
-                connect_limiter: None,
-                draining: is_draining,
-                requests: AtomicU64::new(1),
-                http_connections: AtomicUsize::new(0),
-                next_door: AtomicUsize::new(0),
-                failure,
-                forwarder: None,
-            }),
+                FrontParts {
+                    shards,
+                    slots: ConnectionSlots::new(None, None),
+                    fallback: None,
+                    connect_limiter: None,
+                    draining: is_draining,
+                    forwarder: None,
+                    failure,
+                },
+            )),
             draining,
         })
     }
@@ -346,8 +351,6 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        for door in &self.front.doors {
-            door.push(Post::Stop);
-        }
+        self.front.stop_shards();
     }
 }

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use heartline_wire::engineio::RequestError;
+use heartline_wire::id::Sid;
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::{Body, Incoming};
 use hyper::header::{self, HeaderMap, HeaderValue};
@@ -23,22 +24,18 @@ use tokio::net::TcpListener;
 use tokio::sync::{oneshot, watch};
 use tokio_rustls::TlsAcceptor;
 
-use super::Handshake;
-use super::conn::Kind;
-use super::cors::{self, Origin};
-use super::failure::Failure;
-use super::forward::Forwarder;
-use super::id::Name;
-use super::nodes::forward;
-use super::polling::{Reply, RequestId};
-use super::remote::client_address;
-use super::requests::{PostStart, Request};
-use super::served::Served;
-use super::shard::{Door, Post};
-use super::slots::{ConnectionSlots, Refused, SlotGuard};
-use super::tasks::BoxFuture;
-use super::upgrade::{PLAIN, TLS, TakeBack, switch, wants_upgrade};
-use crate::config::AllowedOrigins;
+use crate::failure::Failure;
+use crate::http::answer::{Answer, refusal, reply_to_answer, status, text};
+use crate::http::cors;
+use crate::http::cors::{AllowedOrigins, Origin};
+use crate::http::forward::{Forwarder, forward};
+use crate::http::remote::client_address;
+use crate::http::served::Served;
+use crate::http::upgrade::{PLAIN, TLS, TakeBack, switch, wants_upgrade};
+use crate::shard::ShardHandle;
+use crate::shard::request::{Handshake, Kind, PostStart, Request, RequestId};
+use crate::slots::{ConnectionSlots, Refused, SlotGuard};
+use crate::tasks::BoxFuture;
 
 /// How long a client may take to send a request's headers, or to finish TLS.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -51,41 +48,56 @@ pub(super) const HEADER_BYTES: usize = 16 * 1024;
 /// Connections that may speak HTTP at once, upgraded ones not counted.
 const MAX_HTTP_CONNECTIONS: usize = 65_536;
 
-pub(super) type Answer = Response<Full<Bytes>>;
-
 /// Answers what is neither Socket.IO nor live.
-pub(crate) type Fallback =
+pub type Fallback =
     Arc<dyn Fn(HttpRequest<()>) -> BoxFuture<Response<Bytes>> + Send + Sync + 'static>;
 /// Says whether an address may open one more connection now; else after how many
 /// milliseconds.
-pub(crate) type ConnectLimiter = Arc<dyn Fn(IpAddr) -> Result<(), u64> + Send + Sync + 'static>;
+pub type ConnectLimiter = Arc<dyn Fn(IpAddr) -> Result<(), u64> + Send + Sync + 'static>;
 
-pub(crate) struct FrontSettings {
-    pub(crate) engineio_path: String,
-    pub(crate) live_path: Option<String>,
-    pub(crate) origins: AllowedOrigins,
-    pub(crate) trusted_proxies: Vec<IpNet>,
-    pub(crate) max_payload: usize,
+/// What the front has to know of the configuration.
+pub struct FrontSettings {
+    /// Path of the Engine.IO endpoint, with both slashes.
+    pub engineio_path: String,
+    /// Path of plain WebSockets; none without it.
+    pub live_path: Option<String>,
+    /// From where browsers may come.
+    pub origins: AllowedOrigins,
+    /// Whose `X-Forwarded-For` is believed.
+    pub trusted_proxies: Vec<IpNet>,
+    /// Largest body of a POST, bytes.
+    pub max_payload: usize,
     /// Whether permessage-deflate is negotiated with clients that offer it.
-    pub(crate) compression: bool,
+    pub compression: bool,
+}
+
+/// What the front works with.
+pub struct FrontParts<Op> {
+    /// Where connections go; at least one.
+    pub shards: Vec<ShardHandle<Op>>,
+    /// How many there may be.
+    pub slots: Arc<ConnectionSlots>,
+    /// Who answers what is neither of the two endpoints; 404 without.
+    pub fallback: Option<Fallback>,
+    /// Counts new connections by address.
+    pub connect_limiter: Option<ConnectLimiter>,
+    /// True once nobody new is let in.
+    pub draining: watch::Receiver<bool>,
+    /// Where there are other nodes.
+    pub forwarder: Option<Forwarder>,
+    /// Ends the listener.
+    pub failure: Failure,
 }
 
 /// The HTTP side of a gateway.
-pub(crate) struct Front<Op> {
-    pub(crate) settings: FrontSettings,
-    pub(crate) doors: Vec<Door<Op>>,
-    pub(crate) slots: Arc<ConnectionSlots>,
-    pub(crate) fallback: Option<Fallback>,
-    pub(crate) connect_limiter: Option<ConnectLimiter>,
-    /// True once the gateway drains.
-    pub(crate) draining: watch::Receiver<bool>,
-    pub(crate) requests: AtomicU64,
-    pub(crate) http_connections: AtomicUsize,
-    pub(crate) next_door: AtomicUsize,
-    /// Where there are other nodes.
-    pub(crate) forwarder: Option<Forwarder>,
-    /// Ends the listener.
-    pub(crate) failure: Failure,
+pub struct Front<Op> {
+    settings: FrontSettings,
+    parts: FrontParts<Op>,
+    /// Numbers requests.
+    requests: AtomicU64,
+    http_connections: AtomicUsize,
+    /// Where the search for the shard with the fewest connections begins.
+    next_shard: AtomicUsize,
 }
 
 /// Who sends a request.
@@ -103,8 +115,31 @@ pub(super) struct Sender {
 const MAX_UNSENT: u32 = 128 << 10;
 
 impl<Op: Send + 'static> Front<Op> {
+    /// A front that serves nobody yet.
+    pub fn new(settings: FrontSettings, parts: FrontParts<Op>) -> Self {
+        Front {
+            settings,
+            parts,
+            requests: AtomicU64::new(1),
+            http_connections: AtomicUsize::new(0),
+            next_shard: AtomicUsize::new(0),
+        }
+    }
+
+    /// Resolves when the thread of a shard has ended by a panic.
+    pub async fn failure(&self) -> io::Error {
+        self.parts.failure.happens().await
+    }
+
+    /// Ends the shards, their connections with them.
+    pub fn stop_shards(&self) {
+        for shard in &self.parts.shards {
+            shard.stop();
+        }
+    }
+
     /// Resolves when no connection speaks HTTP.
-    pub(crate) async fn no_http(&self) {
+    pub async fn no_http(&self) {
         while self.http_connections.load(Ordering::Relaxed) > 0 {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
@@ -112,7 +147,7 @@ impl<Op: Send + 'static> Front<Op> {
 
     /// Accepts connections until the drain begins, and as long as polling
     /// sessions are left: their clients come by new connections, to be told.
-    pub(crate) async fn serve(
+    pub async fn serve(
         self: Arc<Self>,
         listener: TcpListener,
         tls: Option<TlsAcceptor>,
@@ -121,9 +156,9 @@ impl<Op: Send + 'static> Front<Op> {
         let socket = socket2::SockRef::from(&listener);
         let _ = socket.set_tcp_nodelay(true);
         let _ = socket.set_tcp_notsent_lowat(MAX_UNSENT);
-        let mut draining = self.draining.clone();
-        let slots = self.slots.clone();
-        let failure = self.failure.clone();
+        let mut draining = self.parts.draining.clone();
+        let slots = self.parts.slots.clone();
+        let failure = self.parts.failure.clone();
         let drained = async move {
             // An error says that the gateway is gone.
             let _ = draining.wait_for(|draining| *draining).await;
@@ -197,7 +232,7 @@ impl<Op: Send + 'static> Front<Op> {
     async fn answer(self: Arc<Self>, request: HttpRequest<Incoming>, sender: Sender) -> Answer {
         let front = self.clone();
         let mut answer = front.route(request, sender).await;
-        if *self.draining.borrow() && answer.status() != StatusCode::SWITCHING_PROTOCOLS {
+        if *self.parts.draining.borrow() && answer.status() != StatusCode::SWITCHING_PROTOCOLS {
             answer
                 .headers_mut()
                 .insert(header::CONNECTION, HeaderValue::from_static("close"));
@@ -226,7 +261,7 @@ impl<Op: Send + 'static> Front<Op> {
         if self.settings.live_path.as_deref() == Some(path) {
             return self.live(request, sender).await;
         }
-        let Some(fallback) = &self.fallback else {
+        let Some(fallback) = &self.parts.fallback else {
             return text(StatusCode::NOT_FOUND, "not found");
         };
         let (parts, _) = request.into_parts();
@@ -256,7 +291,7 @@ impl<Op: Send + 'static> Front<Op> {
             Origin::Absent | Origin::Allowed(_) => {}
         }
         if let Some(sid) = query.get("sid") {
-            let Some(name) = Name::decode(&sid) else {
+            let Some(name) = Sid::decode(&sid) else {
                 return refusal(RequestError::UnknownSid, upgrade);
             };
             if let Some(forwarder) = self.forwarder(&name, sender) {
@@ -290,46 +325,46 @@ impl<Op: Send + 'static> Front<Op> {
             return self.open_websocket(request, Kind::EngineIo, base64, handshake, guard, take);
         }
         let (reply, answer) = oneshot::channel();
-        self.least_loaded().push(Post::Http(Request::OpenPolling {
+        self.least_loaded().request(Request::OpenPolling {
             base64,
             handshake,
             guard,
             reply,
-        }));
+        });
         reply_to_answer(answer.await, Method::GET)
     }
 
     /// Who hands a request on, if it is not for this node.
-    fn forwarder(&self, name: &Name, sender: Sender) -> Option<&Forwarder> {
-        let forwarder = self.forwarder.as_ref()?;
+    fn forwarder(&self, name: &Sid, sender: Sender) -> Option<&Forwarder> {
+        let forwarder = self.parts.forwarder.as_ref()?;
         (!sender.is_node && forwarder.is_foreign(name)).then_some(forwarder)
     }
 
-    async fn poll(self: &Arc<Self>, request: HttpRequest<Incoming>, name: Name) -> Answer {
-        let Some(door) = self.door(&name) else {
+    async fn poll(self: &Arc<Self>, request: HttpRequest<Incoming>, name: Sid) -> Answer {
+        let Some(shard) = self.shard(&name) else {
             return refusal(RequestError::UnknownSid, false);
         };
         let id = self.requests.fetch_add(1, Ordering::Relaxed);
         let method = request.method().clone();
         if method == Method::GET {
-            let abort = Abort::new(door, name, id);
+            let abort = Abort::new(shard, name, id);
             let (reply, answer) = oneshot::channel();
-            door.push(Post::Http(Request::Get { name, id, reply }));
+            shard.request(Request::Get { name, id, reply });
             let answer = answer.await;
             abort.disarm();
             return reply_to_answer(answer, method);
         }
         if method != Method::POST {
             let (reply, exists) = oneshot::channel();
-            door.push(Post::Http(Request::Exists { name, reply }));
+            shard.request(Request::Exists { name, reply });
             return match exists.await {
                 Ok(true) => status(StatusCode::METHOD_NOT_ALLOWED),
                 _ => refusal(RequestError::UnknownSid, false),
             };
         }
-        let abort = Abort::new(door, name, id);
+        let abort = Abort::new(shard, name, id);
         let (reply, start) = oneshot::channel();
-        door.push(Post::Http(Request::PostBegins { name, id, reply }));
+        shard.request(Request::PostBegins { name, id, reply });
         let mut ended = match start.await {
             Ok(PostStart::Read(ended)) => ended,
             Ok(PostStart::Refuse(reply)) => {
@@ -347,7 +382,7 @@ impl<Op: Send + 'static> Front<Op> {
         }
         let too_large = || {
             abort.disarm();
-            door.push(Post::Http(Request::PostRefused { name, id }));
+            shard.request(Request::PostRefused { name, id });
             let mut answer = status(StatusCode::PAYLOAD_TOO_LARGE);
             // The rest of the body is not read.
             answer
@@ -371,12 +406,12 @@ impl<Op: Send + 'static> Front<Op> {
             Err(_) => return status(StatusCode::BAD_REQUEST),
         };
         let (reply, answer) = oneshot::channel();
-        door.push(Post::Http(Request::Post {
+        shard.request(Request::Post {
             name,
             id,
             body,
             reply,
-        }));
+        });
         let answer = answer.await;
         abort.disarm();
         reply_to_answer(answer, method)
@@ -385,14 +420,14 @@ impl<Op: Send + 'static> Front<Op> {
     async fn upgrade(
         self: &Arc<Self>,
         mut request: HttpRequest<Incoming>,
-        name: Name,
+        name: Sid,
         take: TakeBack,
     ) -> Answer {
-        let Some(door) = self.door(&name).cloned() else {
+        let Some(shard) = self.shard(&name).cloned() else {
             return refusal(RequestError::UnknownSid, true);
         };
         let (reply, exists) = oneshot::channel();
-        door.push(Post::Http(Request::Exists { name, reply }));
+        shard.request(Request::Exists { name, reply });
         if !matches!(exists.await, Ok(true)) {
             return refusal(RequestError::UnknownSid, true);
         }
@@ -401,7 +436,7 @@ impl<Op: Send + 'static> Front<Op> {
             self.settings.compression,
             take.raw,
             move |upgraded| {
-                door.push(Post::Http(Request::Upgrade { name, upgraded }));
+                shard.request(Request::Upgrade { name, upgraded });
             },
         )
     }
@@ -458,22 +493,20 @@ impl<Op: Send + 'static> Front<Op> {
             self.settings.compression,
             take.raw,
             move |upgraded| {
-                front
-                    .least_loaded()
-                    .push(Post::Http(Request::OpenWebSocket {
-                        kind,
-                        base64,
-                        upgraded,
-                        handshake,
-                        guard,
-                    }));
+                front.least_loaded().request(Request::OpenWebSocket {
+                    kind,
+                    base64,
+                    upgraded,
+                    handshake,
+                    guard,
+                });
             },
         )
     }
 
     /// A place for a new connection, or why not.
     fn admit(&self, peer: IpAddr, headers: &HeaderMap) -> Result<SlotGuard, Box<Answer>> {
-        if *self.draining.borrow() {
+        if *self.parts.draining.borrow() {
             let mut answer = text(StatusCode::SERVICE_UNAVAILABLE, "this node is going away");
             answer
                 .headers_mut()
@@ -481,7 +514,7 @@ impl<Op: Send + 'static> Front<Op> {
             return Err(Box::new(answer));
         }
         let client = client_address(peer, headers, &self.settings.trusted_proxies);
-        if let Some(limiter) = &self.connect_limiter {
+        if let Some(limiter) = &self.parts.connect_limiter {
             if let Err(wait) = limiter(client) {
                 let mut answer = text(
                     StatusCode::TOO_MANY_REQUESTS,
@@ -493,7 +526,7 @@ impl<Op: Send + 'static> Front<Op> {
                 return Err(Box::new(answer));
             }
         }
-        self.slots.take(client).map_err(|refused| {
+        self.parts.slots.take(client).map_err(|refused| {
             Box::new(match refused {
                 Refused::Full => text(StatusCode::SERVICE_UNAVAILABLE, "no more connections here"),
                 Refused::Address => text(
@@ -504,19 +537,19 @@ impl<Op: Send + 'static> Front<Op> {
         })
     }
 
-    fn door(&self, name: &Name) -> Option<&Door<Op>> {
-        self.doors.get(usize::from(name.conn.shard))
+    fn shard(&self, name: &Sid) -> Option<&ShardHandle<Op>> {
+        self.parts.shards.get(usize::from(name.conn.shard))
     }
 
-    fn least_loaded(&self) -> &Door<Op> {
+    fn least_loaded(&self) -> &ShardHandle<Op> {
         // Loads are told once a turn: among equals, the next in turn.
-        let start = self.next_door.fetch_add(1, Ordering::Relaxed);
-        let count = self.doors.len();
+        let start = self.next_shard.fetch_add(1, Ordering::Relaxed);
+        let count = self.parts.shards.len();
         let index = (0..count)
             .map(|step| (start + step) % count)
-            .min_by_key(|&index| self.doors[index].load.load(Ordering::Relaxed) / 16)
+            .min_by_key(|&index| self.parts.shards[index].0.load.load(Ordering::Relaxed) / 16)
             .unwrap_or(0);
-        &self.doors[index]
+        &self.parts.shards[index]
     }
 }
 
@@ -530,16 +563,16 @@ impl<Op> Drop for Counted<Op> {
 
 /// Tells the shard if the request it belongs to is dropped unanswered.
 struct Abort<'a, Op> {
-    door: &'a Door<Op>,
-    name: Name,
+    shard: &'a ShardHandle<Op>,
+    name: Sid,
     id: RequestId,
     armed: AtomicBool,
 }
 
 impl<'a, Op> Abort<'a, Op> {
-    fn new(door: &'a Door<Op>, name: Name, id: RequestId) -> Self {
+    fn new(shard: &'a ShardHandle<Op>, name: Sid, id: RequestId) -> Self {
         Abort {
-            door,
+            shard,
             name,
             id,
             armed: AtomicBool::new(true),
@@ -554,10 +587,10 @@ impl<'a, Op> Abort<'a, Op> {
 impl<Op> Drop for Abort<'_, Op> {
     fn drop(&mut self) {
         if *self.armed.get_mut() {
-            self.door.push(Post::Http(Request::Aborted {
+            self.shard.request(Request::Aborted {
                 name: self.name,
                 id: self.id,
-            }));
+            });
         }
     }
 }
@@ -594,72 +627,4 @@ fn handshake(headers: &HeaderMap) -> Handshake {
         bearer,
         query_token: None,
     }
-}
-
-fn reply_to_answer(reply: Result<Reply, oneshot::error::RecvError>, method: Method) -> Answer {
-    let payload = match reply {
-        Ok(Reply::Payload(payload)) => payload,
-        Ok(Reply::Accepted) => b"ok".to_vec(),
-        Ok(Reply::Status(code)) => {
-            return status(StatusCode::from_u16(code).unwrap_or(StatusCode::BAD_REQUEST));
-        }
-        Ok(Reply::Error(error)) => return refusal(error, false),
-        // The session ended while the request waited.
-        Err(_) => return refusal(RequestError::UnknownSid, false),
-    };
-    let kind = if method == Method::POST {
-        "text/html"
-    } else {
-        "text/plain; charset=UTF-8"
-    };
-    let mut answer = Response::new(Full::new(payload.into()));
-    let headers = answer.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    answer
-}
-
-/// The protocol's error: JSON to a polling request, text to an upgrade.
-pub(super) fn refusal(error: RequestError, upgrade: bool) -> Answer {
-    if upgrade {
-        let code = if matches!(error, RequestError::Forbidden) {
-            403
-        } else {
-            400
-        };
-        let mut answer = text(
-            StatusCode::from_u16(code).unwrap_or(StatusCode::BAD_REQUEST),
-            error.message(),
-        );
-        let headers = answer.headers_mut();
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/html"));
-        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
-        return answer;
-    }
-    let mut answer = Response::new(Full::new(error.body().into()));
-    *answer.status_mut() =
-        StatusCode::from_u16(error.http_status()).unwrap_or(StatusCode::BAD_REQUEST);
-    let headers = answer.headers_mut();
-    headers.insert(
-        header::CONTENT_TYPE,
-        HeaderValue::from_static("application/json"),
-    );
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    answer
-}
-
-pub(super) fn status(status: StatusCode) -> Answer {
-    let mut answer = Response::new(Full::default());
-    *answer.status_mut() = status;
-    answer
-}
-
-pub(super) fn text(code: StatusCode, body: &'static str) -> Answer {
-    let mut answer = Response::new(Full::new(Bytes::from_static(body.as_bytes())));
-    *answer.status_mut() = code;
-    answer.headers_mut().insert(
-        header::CONTENT_TYPE,
-        HeaderValue::from_static("text/plain; charset=UTF-8"),
-    );
-    answer
 }

@@ -2,7 +2,20 @@
 
 use hyper::header::{self, HeaderMap, HeaderValue};
 
-use crate::config::AllowedOrigins;
+/// Which browser origins may connect.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AllowedOrigins {
+    /// Any origin.
+    Any,
+    /// The server's own origin and these, each `scheme://host[:port]`.
+    List(Vec<String>),
+}
+
+impl Default for AllowedOrigins {
+    fn default() -> Self {
+        AllowedOrigins::List(Vec::new())
+    }
+}
 
 /// What a request's `Origin` header comes to.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -6,7 +6,7 @@
 /// # Panics
 /// When the operating system has no randomness to give; nothing that needs
 /// unguessable identifiers may go on then.
-pub(crate) fn fill(bytes: &mut [u8]) {
+pub fn fill(bytes: &mut [u8]) {
     getrandom::fill(bytes).expect("the operating system gives randomness");
 }
 

@@ -6,20 +6,23 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use heartline_wire::engineio::RequestError;
+use heartline_wire::id::Sid;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::header::{self, HeaderName, HeaderValue};
-use hyper::{Request, Response, StatusCode, Uri};
+use hyper::{Request, Request as HttpRequest, Response, StatusCode, Uri};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use tokio::io::AsyncWriteExt;
 
-use super::id::Name;
-use super::tasks::BoxFuture;
+use crate::http::answer::{Answer, refusal};
+use crate::http::upgrade::{Spliced, TakeBack, wants_upgrade};
+use crate::tasks::BoxFuture;
 
 /// What proves that a request comes from a node of the same cluster.
-pub(crate) const PROOF: HeaderName = HeaderName::from_static("heartline-cluster");
+pub const PROOF: HeaderName = HeaderName::from_static("heartline-cluster");
 /// How long a node may take to accept a connection.
 const CONNECT: Duration = Duration::from_secs(1);
 /// How long a connection to another node is kept for the next request.
@@ -27,27 +30,20 @@ const IDLE: Duration = Duration::from_secs(30);
 
 /// The node that has a session.
 #[derive(Debug, Clone)]
-pub(crate) struct Owner {
+pub struct Owner {
     /// What operators call it.
-    pub(crate) node_id: Arc<str>,
+    pub node_id: Arc<str>,
     /// Host and port of its listener for nodes.
-    pub(crate) address: Arc<str>,
+    pub address: Arc<str>,
     /// What it wants to be shown.
-    pub(crate) secret: Arc<str>,
+    pub secret: Arc<str>,
 }
 
 /// Finds the node whose connections' ids begin with a tag.
-pub(crate) type FindOwner = Arc<dyn Fn(u32) -> BoxFuture<Option<Owner>> + Send + Sync>;
-
-/// A stream to splice, what must be written to it first, and what was read already.
-pub(crate) type Spliced = (Box<dyn Duplex>, Vec<u8>, Bytes);
-
-/// What can be read and written.
-pub(crate) trait Duplex: AsyncRead + AsyncWrite + Unpin + Send {}
-impl<S: AsyncRead + AsyncWrite + Unpin + Send> Duplex for S {}
+pub type FindOwner = Arc<dyn Fn(u32) -> BoxFuture<Option<Owner>> + Send + Sync>;
 
 /// Hands requests on to other nodes.
-pub(crate) struct Forwarder {
+pub struct Forwarder {
     tag: u32,
     find: FindOwner,
     client: Client<HttpConnector, Incoming>,
@@ -55,11 +51,11 @@ pub(crate) struct Forwarder {
 
 /// No node has the session (any more).
 #[derive(Debug)]
-pub(crate) struct Nobody;
+pub struct Nobody;
 
 impl Forwarder {
     /// `tag` is this node's own.
-    pub(crate) fn new(tag: u32, find: FindOwner) -> Forwarder {
+    pub fn new(tag: u32, find: FindOwner) -> Forwarder {
         Forwarder {
             tag,
             find,
@@ -71,15 +67,15 @@ impl Forwarder {
     }
 
     /// Whether a session is another node's.
-    pub(crate) fn is_foreign(&self, name: &Name) -> bool {
+    pub fn is_foreign(&self, name: &Sid) -> bool {
         name.tag() != self.tag
     }
 
     /// The owner's response.
-    pub(crate) async fn send(
+    pub async fn send(
         &self,
         mut request: Request<Incoming>,
-        name: &Name,
+        name: &Sid,
     ) -> Result<Response<Incoming>, Nobody> {
         let owner = (self.find)(name.tag()).await.ok_or(Nobody)?;
         let path = request
@@ -98,7 +94,7 @@ impl Forwarder {
 }
 
 /// Connects to nodes.
-pub(crate) fn connector() -> HttpConnector {
+pub fn connector() -> HttpConnector {
     let mut connector = HttpConnector::new();
     connector.set_connect_timeout(Some(CONNECT));
     connector.set_nodelay(true);
@@ -106,7 +102,7 @@ pub(crate) fn connector() -> HttpConnector {
 }
 
 /// The owner's response as this node's.
-pub(crate) async fn relay(response: Response<Incoming>) -> Result<Response<Full<Bytes>>, Nobody> {
+pub(super) async fn relay(response: Response<Incoming>) -> Result<Response<Full<Bytes>>, Nobody> {
     let (mut parts, body) = response.into_parts();
     let body = body.collect().await.map_err(|_| Nobody)?.to_bytes();
     for name in [header::CONNECTION, header::TRANSFER_ENCODING, header::DATE] {
@@ -116,7 +112,7 @@ pub(crate) async fn relay(response: Response<Incoming>) -> Result<Response<Full<
 }
 
 /// Answers 101 as the owner did and lets bytes flow both ways.
-pub(crate) fn splice(
+pub(super) fn splice(
     client: hyper::upgrade::OnUpgrade,
     mut response: Response<Incoming>,
     take: fn(hyper::upgrade::Upgraded) -> io::Result<Spliced>,
@@ -141,4 +137,27 @@ pub(crate) fn splice(
     *answer.headers_mut() = parts.headers;
     answer.headers_mut().remove(header::DATE);
     answer
+}
+
+/// Has the owner of a session answer.
+pub(super) async fn forward(
+    forwarder: &Forwarder,
+    mut request: HttpRequest<Incoming>,
+    name: &Sid,
+    take: TakeBack,
+) -> Answer {
+    let upgrade = wants_upgrade(&request);
+    let client = upgrade.then(|| hyper::upgrade::on(&mut request));
+    let response = match forwarder.send(request, name).await {
+        Ok(response) => response,
+        Err(Nobody) => return refusal(RequestError::UnknownSid, upgrade),
+    };
+    match client {
+        Some(client) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
+            splice(client, response, take.spliced)
+        }
+        _ => relay(response)
+            .await
+            .unwrap_or_else(|Nobody| refusal(RequestError::UnknownSid, upgrade)),
+    }
 }

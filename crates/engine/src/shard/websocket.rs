@@ -3,28 +3,23 @@
 
 use std::io::{self, IoSlice};
 
+use heartline_wire::engineio;
 use heartline_wire::engineio::Packet;
-use heartline_wire::ws::{self, Message, Role};
-use heartline_wire::{engineio, ws::OpCode};
-use mio::{Interest, Token};
+use heartline_wire::reason::Reason;
+use heartline_wire::ws::{self, Message, OpCode, Role};
 
-use super::conn::{Kind, Phase, Stash, Transport, WebSocket};
-use super::frames::Shape;
-use super::polling::{Probe, Reply};
-use super::requests;
-use super::shard::{READ_BUFFER, Shard};
-use super::stream::Stream;
-use super::{App, CLOSE_WAIT, Data, Engine};
-use crate::reason::Reason;
+use crate::app::{App, Data};
+use crate::shard::conn::{Phase, Transport};
+use crate::shard::engine::Engine;
+use crate::shard::request::Kind;
+use crate::shard::stream::{Stash, Stream};
+use crate::shard::writes::Waits;
+use crate::shard::{READ_BUFFER, Shard};
 
 /// Slices given to one `writev`.
 const SLICES: usize = 64;
 /// Reads of one connection per turn; then the others come first.
-const READS_PER_TURN: usize = 4;
-/// Longest message of an upgrade: `2probe`.
-const PROBE_MESSAGE: usize = 16;
-/// Marks the poller's token of a probing WebSocket.
-pub(crate) const PROBE: usize = 1 << 40;
+pub(super) const READS_PER_TURN: usize = 4;
 
 impl Engine {
     pub(crate) fn flush_websocket(&mut self, slot: u32) {
@@ -331,7 +326,7 @@ impl<A: App> Shard<A> {
             }
             Message::Ping(payload) => {
                 // Past what `b64=1` does to messages: this is none.
-                self.engine.enqueue(slot, |out| {
+                self.engine.enqueue(slot, Waits::Alone, |out| {
                     out.append(|buffer| ws::push_frame(OpCode::Pong, payload, buffer));
                 });
             }
@@ -376,216 +371,4 @@ impl<A: App> Shard<A> {
     }
 
     // --- the upgrade -----------------------------------------------------
-
-    /// A WebSocket wants to take over from the polling session `slot`.
-    pub(crate) fn begin_probe(
-        &mut self,
-        slot: u32,
-        mut stream: Stream,
-        deflate: Option<u8>,
-        leftover: &[u8],
-    ) {
-        let deadline = self.engine.now + self.engine.settings.upgrade_timeout;
-        let Some(conn) = self.engine.conns.get_mut(slot) else {
-            return;
-        };
-        let Transport::Polling(polling) = &mut conn.transport else {
-            return refuse_probe(stream);
-        };
-        if polling.probe.is_some() || conn.phase != Phase::Open {
-            return refuse_probe(stream);
-        }
-        let token = Token(slot as usize | PROBE);
-        let interest = Interest::READABLE | Interest::WRITABLE;
-        if self
-            .engine
-            .registry
-            .register(stream.socket(), token, interest)
-            .is_err()
-        {
-            return;
-        }
-        polling.probe = Some(Box::new(Probe {
-            websocket: WebSocket::new(stream, deflate.is_some()),
-            deflate,
-            deadline,
-            probed: false,
-        }));
-        self.engine.rearm(slot);
-        let mut leftover = leftover.to_vec();
-        if !self.probe_input(slot, &mut leftover) {
-            return;
-        }
-        self.probe_readable(slot);
-    }
-
-    pub(crate) fn probe_readable(&mut self, slot: u32) {
-        let mut buffer = std::mem::take(&mut self.read_buffer);
-        let mut reads = 0;
-        while let Some(probe) = self.probe(slot) {
-            reads += 1;
-            if reads > READS_PER_TURN {
-                // A probe says a dozen bytes.
-                self.drop_probe(slot);
-                break;
-            }
-            match probe.websocket.stream.read(&mut buffer) {
-                Ok((n, _)) if n > 0 => {
-                    if !self.probe_input(slot, &mut buffer[..n]) {
-                        break;
-                    }
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                // It went away; the polling session lives on.
-                _ => {
-                    self.drop_probe(slot);
-                    break;
-                }
-            }
-        }
-        self.read_buffer = buffer;
-    }
-
-    fn probe(&mut self, slot: u32) -> Option<&mut Probe> {
-        match &mut self.engine.conns.get_mut(slot)?.transport {
-            Transport::Polling(polling) => polling.probe.as_deref_mut(),
-            Transport::WebSocket(_) => None,
-        }
-    }
-
-    fn drop_probe(&mut self, slot: u32) {
-        if let Some(conn) = self.engine.conns.get_mut(slot) {
-            if let Transport::Polling(polling) = &mut conn.transport {
-                polling.probe = None;
-            }
-        }
-    }
-
-    /// False when there is no probe any more.
-    fn probe_input(&mut self, slot: u32, input: &mut [u8]) -> bool {
-        let Some(probe) = self.probe(slot) else {
-            return false;
-        };
-        let mut decoder = std::mem::take(&mut probe.websocket.decoder);
-        let deflate = probe.websocket.deflate;
-        let mut rest = input;
-        loop {
-            let mut inflated = Vec::new();
-            let message = match decoder.decode_extended(&mut rest, Role::Server, deflate, 1024) {
-                Ok(Some(Message::Compressed { payload, .. })) => {
-                    // What no client says stays empty, and is refused as such.
-                    let _ = self
-                        .engine
-                        .inflater
-                        .inflate(payload, PROBE_MESSAGE, &mut inflated);
-                    Message::Text(std::str::from_utf8(&inflated).unwrap_or_default())
-                }
-                Ok(Some(message)) => message,
-                Ok(None) => break,
-                Err(_) => {
-                    self.drop_probe(slot);
-                    return false;
-                }
-            };
-            let Some(probe) = self.probe(slot) else {
-                return false;
-            };
-            match message {
-                Message::Text("2probe") if !probe.probed => {
-                    probe.probed = true;
-                    // A fresh socket takes eight bytes.
-                    if probe
-                        .websocket
-                        .stream
-                        .write(&[IoSlice::new(b"\x81\x063probe")])
-                        .is_err()
-                    {
-                        self.drop_probe(slot);
-                        return false;
-                    }
-                    self.release_poll(slot);
-                }
-                Message::Text("5") if probe.probed => {
-                    let decoder = std::mem::take(&mut decoder);
-                    self.complete_upgrade(slot, decoder, rest);
-                    return false;
-                }
-                Message::Ping(_) | Message::Pong(_) => {}
-                _ => {
-                    self.drop_probe(slot);
-                    return false;
-                }
-            }
-        }
-        if let Some(probe) = self.probe(slot) {
-            probe.websocket.decoder = decoder;
-        }
-        true
-    }
-
-    /// The poll that waits is let go, so that the client can switch.
-    fn release_poll(&mut self, slot: u32) {
-        if let Some(conn) = self.engine.conns.get_mut(slot) {
-            if let Transport::Polling(polling) = &mut conn.transport {
-                if let Some(get) = polling.get.take() {
-                    let _ = get.reply.send(Reply::Payload(b"6".to_vec()));
-                }
-            }
-        }
-    }
-
-    fn complete_upgrade(&mut self, slot: u32, decoder: ws::Decoder, rest: &mut [u8]) {
-        self.release_poll(slot);
-        let Some(conn) = self.engine.conns.get_mut(slot) else {
-            return;
-        };
-        let Transport::Polling(polling) = &mut conn.transport else {
-            return;
-        };
-        let Some(probe) = polling.probe.take() else {
-            return;
-        };
-        if polling.post.is_some() || polling.held.is_some() {
-            // Clients change over when their POST is answered. What it says must
-            // not be lost, so the session stays where it is.
-            return;
-        }
-        if conn.shape == Shape::Plain {
-            conn.shape = requests::shape(false, probe.deflate);
-        }
-        let mut websocket = probe.websocket;
-        websocket.decoder = decoder;
-        websocket.stash = Stash::of(rest);
-        let interest = Interest::READABLE | Interest::WRITABLE;
-        let registered = self.engine.registry.reregister(
-            websocket.stream.socket(),
-            Token(slot as usize),
-            interest,
-        );
-        conn.transport = Transport::WebSocket(websocket);
-        conn.guard.set_polling(false);
-        if registered.is_err() {
-            self.engine.lost(slot, Reason::TransportError);
-            return;
-        }
-        conn.last_seen = self.engine.now;
-        if let Phase::Closing(reason) = conn.phase {
-            conn.close_deadline = self.engine.now + CLOSE_WAIT;
-            self.engine.append_close(slot, reason.close_code(), "");
-        } else {
-            self.app.upgraded(&mut self.engine, slot);
-        }
-        self.engine.flush(slot);
-        self.engine.rearm(slot);
-        self.engine.again.push(slot);
-    }
-}
-
-/// The session is upgraded already, or is being upgraded: the newcomer is
-/// told to go; the session is left alone.
-fn refuse_probe(mut stream: Stream) {
-    let mut frame = Vec::new();
-    ws::push_close(1000, "", &mut frame);
-    let _ = stream.write(&[IoSlice::new(&frame)]);
 }

@@ -1,60 +1,29 @@
-//! The connection engine: transports and their liveness, below any meaning of
-//! what is said.
-//!
-//! A gateway has a few **shards**, each a thread with an epoll, the
-//! connections it owns, a timing wheel and a mailbox. HTTP (hyper, on the
-//! control runtime) does the handshakes; an upgraded socket is taken from it
-//! and given to the shard with the fewest connections, where it stays. What
-//! one turn of a shard's loop produces for a connection leaves in one call at
-//! the turn's end.
-//!
-//! **Architecture invariant:** nothing in here knows of Socket.IO, users or
-//! rooms. An [`App`] is told of connections and messages, and answers through
-//! [`Engine`]; the two are fields of the same shard and share no lock.
-
-pub(crate) mod conn;
-pub(crate) mod cors;
-pub(crate) mod failure;
-pub(crate) mod forward;
-pub(crate) mod frames;
-pub(crate) mod heartbeat;
-pub(crate) mod http;
-pub(crate) mod id;
-pub(crate) mod mailbox;
-pub(crate) mod nodes;
-pub(crate) mod outbound;
-pub(crate) mod polling;
-pub(crate) mod remote;
-pub(crate) mod requests;
-pub(crate) mod served;
-pub(crate) mod shard;
-pub(crate) mod slots;
-pub(crate) mod stream;
-pub(crate) mod tasks;
-pub(crate) mod upgrade;
-pub(crate) mod websocket;
-pub(crate) mod wheel;
+//! The connections of one shard, the lists they stand in, and all that an
+//! [`App`](crate::app::App) may do to them.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use heartline_wire::id::{ConnId, Sid};
+use heartline_wire::reason::Reason;
 use heartline_wire::ws;
 use heartline_wire::ws::deflate::Inflater;
 use mio::{Interest, Registry, Token};
 
+use crate::clock::{Clock, Micros};
 use crate::random::{SecretSource, Spread};
-use crate::reason::Reason;
-use conn::{Conn, Kind, Phase, Slab, Transport, TransportName, WebSocket};
-use frames::{Frames, Shape, Shaper};
-use heartbeat::{Beat, Heartbeat, Rhythm};
-use id::{ConnId, Name};
-use outbound::{ConflationKey, Outbound};
-use polling::{Polling, Reply};
-use slots::SlotGuard;
-use wheel::{Micros, Wheel};
+use crate::shard::conn::{Conn, Phase, Slab, Transport, TransportName};
+use crate::shard::frames::{Frames, Shape, Shaper};
+use crate::shard::heartbeat::{Beat, Heartbeat, Rhythm};
+use crate::shard::outbound::{ConflationKey, Outbound};
+use crate::shard::polling::Polling;
+use crate::shard::request::{Kind, Reply};
+use crate::shard::stream::WebSocket;
+use crate::shard::wheel::Wheel;
+use crate::shard::writes::{Waits, Writes};
+use crate::slots::SlotGuard;
 
 /// How long a peer has to finish a closing handshake.
-const CLOSE_WAIT: Micros = 5_000_000;
+pub(super) const CLOSE_WAIT: Micros = 5_000_000;
 /// The same for a slow consumer, who first has to read what the kernel holds.
 const SLOW_CLOSE_WAIT: Micros = 15_000_000;
 /// How long a closed polling session waits for the GET that takes the news
@@ -65,153 +34,81 @@ const CROWD: u32 = 4;
 /// Queues kept for reuse per shard.
 const POOL: usize = 1024;
 
-/// A message as the application sees it.
-#[derive(Debug, Clone, Copy)]
-pub(crate) enum Data<'a> {
-    Text(&'a str),
-    Binary(&'a [u8]),
-}
-
-/// What is known of a connection when it begins.
-#[derive(Debug, Default)]
-pub(crate) struct Handshake {
-    pub(crate) user_agent: Option<Box<str>>,
-    /// The bearer token of the `Authorization` header.
-    pub(crate) bearer: Option<Box<str>>,
-    /// The `token` parameter of the query (live only).
-    pub(crate) query_token: Option<Box<str>>,
-}
-
-/// What a shard carries above the engine.
-pub(crate) trait App: Send + 'static {
-    /// What other threads may ask of it.
-    type Op: Send + 'static;
-
-    /// A connection has begun.
-    fn opened(&mut self, engine: &mut Engine, slot: u32, handshake: Handshake);
-    /// A message has come. Not called while the connection is paused or closing.
-    fn message(&mut self, engine: &mut Engine, slot: u32, data: Data<'_>);
-    /// The connection is over; exactly once for each that was opened.
-    fn closed(&mut self, engine: &mut Engine, slot: u32, reason: Reason);
-    /// A polling session travels over WebSocket from now on.
-    fn upgraded(&mut self, _engine: &mut Engine, _slot: u32) {}
-    /// The deadline set with [`Engine::set_app_deadline`] has come.
-    fn deadline(&mut self, engine: &mut Engine, slot: u32);
-    /// Somebody asks.
-    fn op(&mut self, engine: &mut Engine, op: Self::Op);
-    /// Whether plain WebSockets may send binary messages; else they end with 1003.
-    fn plain_binary(&self) -> bool {
-        false
-    }
-    /// Whether what clients send must wait, because somewhere too much is
-    /// waiting to be worked off.
-    fn is_overloaded(&self) -> bool {
-        false
-    }
-    /// Once in each turn of the loop, before output leaves.
-    fn turn(&mut self, _engine: &mut Engine) {}
-    /// When `turn` wants to be called next, if nothing else happens.
-    fn next_wake(&self) -> Option<Micros> {
-        None
-    }
-}
-
-/// Time as the engine sees it: monotonic microseconds since the gateway
-/// started, and what Unix time that was.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Clock {
-    start: Instant,
-    unix_start: Duration,
-}
-
-impl Clock {
-    pub(crate) fn start() -> Self {
-        Clock {
-            start: Instant::now(),
-            unix_start: SystemTime::now()
-                .duration_since(UNIX_EPOCH)
-                .unwrap_or_default(),
-        }
-    }
-
-    /// Microseconds since the start; never 0.
-    pub(crate) fn now(&self) -> Micros {
-        self.start.elapsed().as_micros() as Micros + 1
-    }
-
-    /// The Unix time in milliseconds of a moment of this clock.
-    pub(crate) fn unix_millis(&self, at: Micros) -> u64 {
-        (self.unix_start.as_micros() as u64 + at) / 1000
-    }
-
-    /// The moment of this clock at a Unix time in milliseconds.
-    pub(crate) fn at_unix_millis(&self, unix: u64) -> Micros {
-        (unix.saturating_mul(1000)).saturating_sub(self.unix_start.as_micros() as u64)
-    }
-}
-
 /// What the engine has to know of the configuration.
 #[derive(Debug, Clone)]
-pub(crate) struct Settings {
-    pub(crate) rhythm: Rhythm,
-    pub(crate) max_payload: usize,
-    pub(crate) send_buffer: usize,
-    pub(crate) upgrade_timeout: Micros,
+pub struct Settings {
+    /// How often to ping, and when to give up.
+    pub rhythm: Rhythm,
+    /// Largest message from a client, bytes.
+    pub max_payload: usize,
+    /// Bytes that may wait for one client, bookkeeping included.
+    pub send_buffer: usize,
+    /// How long an upgrade from polling may take.
+    pub upgrade_timeout: Micros,
     /// Smallest message that is compressed, where the client understands it.
-    pub(crate) compress_from: usize,
+    pub compress_from: usize,
     /// What names of connections begin with, so that other nodes know whose they are.
-    pub(crate) tag: Option<u32>,
+    pub tag: Option<u32>,
 }
 
 /// The connections of one shard and what can be done to them.
-pub(crate) struct Engine {
-    pub(crate) shard: u16,
-    pub(crate) clock: Clock,
+pub struct Engine {
+    /// The number of the shard.
+    pub shard: u16,
+    /// What Unix time a moment is. The present moment is `now`.
+    pub clock: Clock,
     /// Read once per turn.
-    pub(crate) now: Micros,
+    pub now: Micros,
     /// What peers sent before this moment has been read, unless their
     /// connection is paused. Silence proves nothing beyond it.
-    pub(crate) heard_until: Micros,
-    pub(crate) settings: Arc<Settings>,
-    conns: Slab,
-    wheel: Wheel,
-    registry: Registry,
-    random: Spread,
-    secrets: SecretSource,
-    /// Connections with output of this turn.
-    dirty: Vec<u32>,
+    pub heard_until: Micros,
+    /// What was configured.
+    pub settings: Arc<Settings>,
+    pub(super) conns: Slab,
+    pub(super) wheel: Wheel,
+    pub(super) registry: Registry,
+    pub(super) random: Spread,
+    pub(super) secrets: SecretSource,
+    /// Connections that have something to write.
+    pub(super) writes: Writes,
     /// Connections that ended and whose application does not know yet.
-    closed: Vec<(u32, Reason)>,
+    pub(super) closed: Vec<(u32, Reason)>,
     /// Connections to read again although no event will come.
-    again: Vec<u32>,
-    app_due: Vec<u32>,
+    pub(super) again: Vec<u32>,
+    pub(super) app_due: Vec<u32>,
+    /// Kept for its memory.
+    pub(super) due: Vec<u32>,
     #[expect(
         clippy::vec_box,
         reason = "a queue moves between pool and connection as its box"
     )]
-    pool: Vec<Box<Outbound>>,
-    shaper: Shaper,
-    pub(crate) inflater: Inflater,
-    pub(crate) stats: Stats,
+    pub(super) pool: Vec<Box<Outbound>>,
+    pub(super) shaper: Shaper,
+    pub(super) inflater: Inflater,
+    /// What is counted.
+    pub stats: Stats,
 }
 
 /// What the engine counts; read and reset by the application's metrics.
 #[derive(Debug, Default)]
-pub(crate) struct Stats {
-    pub(crate) conflated: u64,
-    pub(crate) volatile_dropped: u64,
+pub struct Stats {
+    /// Publications that took the place of an older one.
+    pub conflated: u64,
+    /// Volatile events that could not leave at once.
+    pub volatile_dropped: u64,
     /// Round trips measured since they were last taken, µs.
-    pub(crate) rtts: Vec<u32>,
+    pub rtts: Vec<u32>,
 }
 
 impl Engine {
-    pub(crate) fn new(
+    /// No connections yet. `registry` is of the poller that the shard asks.
+    pub(super) fn new(
         shard: u16,
         clock: Clock,
+        now: Micros,
         settings: Arc<Settings>,
         registry: Registry,
     ) -> Self {
-        let now = clock.now();
         let compress_from = settings.compress_from;
         Engine {
             shard,
@@ -224,10 +121,11 @@ impl Engine {
             registry,
             random: Spread::from_os(),
             secrets: SecretSource::new(),
-            dirty: Vec::new(),
+            writes: Writes::default(),
             closed: Vec::new(),
             again: Vec::new(),
             app_due: Vec::new(),
+            due: Vec::new(),
             pool: Vec::new(),
             shaper: Shaper::new(compress_from),
             inflater: Inflater::default(),
@@ -238,20 +136,20 @@ impl Engine {
     // --- questions -------------------------------------------------------
 
     /// The connection, while it is open.
-    pub(crate) fn conn(&self, slot: u32) -> Option<&Conn> {
+    pub fn conn(&self, slot: u32) -> Option<&Conn> {
         self.conns
             .get(slot)
             .filter(|conn| conn.phase == Phase::Open)
     }
 
     /// The slot of an open connection, if it is still that connection.
-    pub(crate) fn find(&self, id: ConnId) -> Option<u32> {
+    pub fn find(&self, id: ConnId) -> Option<u32> {
         let conn = self.conns.get(id.slot)?;
         (conn.generation == id.generation && conn.phase == Phase::Open).then_some(id.slot)
     }
 
-    /// Name and place of a connection.
-    pub(crate) fn id(&self, slot: u32) -> Option<ConnId> {
+    /// Sid and place of a connection.
+    pub fn id(&self, slot: u32) -> Option<ConnId> {
         Some(ConnId {
             shard: self.shard,
             slot,
@@ -260,12 +158,12 @@ impl Engine {
     }
 
     /// How many connections there are, closing ones included.
-    pub(crate) fn len(&self) -> usize {
+    pub(super) fn connections(&self) -> usize {
         self.conns.len()
     }
 
     /// The slots of open connections.
-    pub(crate) fn open_slots(&self) -> Vec<u32> {
+    pub fn open_slots(&self) -> Vec<u32> {
         self.conns
             .slots()
             .filter(|&slot| self.conn(slot).is_some())
@@ -273,7 +171,7 @@ impl Engine {
     }
 
     /// A random secret for a name.
-    pub(crate) fn secret(&mut self) -> [u8; 12] {
+    pub fn secret(&mut self) -> [u8; 12] {
         let mut secret = self.secrets.take();
         if let Some(tag) = self.settings.tag {
             secret[..4].copy_from_slice(&tag.to_be_bytes());
@@ -282,14 +180,20 @@ impl Engine {
     }
 
     /// A random number in `0..bound`.
-    pub(crate) fn random_below(&mut self, bound: u64) -> u64 {
+    pub fn random_below(&mut self, bound: u64) -> u64 {
         self.random.below(bound)
     }
 
     // --- beginnings ------------------------------------------------------
 
     /// Takes in a connection; its slot.
-    fn open(&mut self, kind: Kind, shape: Shape, transport: Transport, guard: SlotGuard) -> u32 {
+    pub(super) fn open(
+        &mut self,
+        kind: Kind,
+        shape: Shape,
+        transport: Transport,
+        guard: SlotGuard,
+    ) -> u32 {
         let (slot, generation) = self.conns.reserve();
         let first_ping = self.first_ping();
         let secret = self.secret();
@@ -301,7 +205,7 @@ impl Engine {
                 phase: Phase::Open,
                 paused: false,
                 unread: false,
-                dirty: false,
+                waits: Waits::Nowhere,
                 shape,
                 hup: false,
                 discard: false,
@@ -323,7 +227,7 @@ impl Engine {
         slot
     }
 
-    fn open_websocket(
+    pub(super) fn open_websocket(
         &mut self,
         kind: Kind,
         shape: Shape,
@@ -347,12 +251,11 @@ impl Engine {
         let mut out = self.pool.pop().unwrap_or_default();
         out.set_preface(preface);
         conn.out = Some(out);
-        conn.dirty = true;
-        self.dirty.push(slot);
+        self.writes.push(slot, &mut conn.waits, Waits::Alone);
         Some(slot)
     }
 
-    fn open_polling(&mut self, shape: Shape, mut guard: SlotGuard) -> u32 {
+    pub(super) fn open_polling(&mut self, shape: Shape, mut guard: SlotGuard) -> u32 {
         guard.set_polling(true);
         self.open(
             Kind::EngineIo,
@@ -363,7 +266,7 @@ impl Engine {
     }
 
     /// After `interval`, or earlier where too many would be pinged together.
-    fn first_ping(&mut self) -> Micros {
+    pub(super) fn first_ping(&mut self) -> Micros {
         let interval = self.settings.rhythm.interval;
         let mut best = self.now + interval;
         let mut crowd = self.wheel.crowd(best);
@@ -381,18 +284,18 @@ impl Engine {
     }
 
     /// The `sid` of a connection.
-    fn sid(&self, slot: u32) -> Option<String> {
+    pub(super) fn sid(&self, slot: u32) -> Option<String> {
         let conn = self.conns.get(slot)?;
-        let name = Name {
+        let name = Sid {
             conn: self.id(slot)?,
-            part: 0,
+            namespace: 0,
             secret: conn.secret,
         };
         Some(name.encode())
     }
 
     /// The Engine.IO open packet.
-    fn open_packet(&self, slot: u32, upgrades: &[&str]) -> Option<String> {
+    pub(super) fn open_packet(&self, slot: u32, upgrades: &[&str]) -> Option<String> {
         let settings = &self.settings;
         Some(heartline_wire::engineio::open_packet(
             &self.sid(slot)?,
@@ -406,14 +309,14 @@ impl Engine {
     // --- output ----------------------------------------------------------
 
     /// Lets `write` append whole WebSocket frames to what leaves next.
-    pub(crate) fn send_with(&mut self, slot: u32, write: impl FnOnce(&mut Vec<u8>)) {
+    pub fn send_with(&mut self, slot: u32, write: impl FnOnce(&mut Vec<u8>)) {
         match self.shape(slot) {
-            Shape::Plain => self.enqueue(slot, |out| out.append(write)),
+            Shape::Plain => self.enqueue(slot, Waits::Alone, |out| out.append(write)),
             shape => {
                 let mut frames = Vec::new();
                 write(&mut frames);
                 let frames = self.shaper.shape(&frames, shape);
-                self.enqueue(slot, |out| {
+                self.enqueue(slot, Waits::Alone, |out| {
                     out.append(|buffer| buffer.extend_from_slice(&frames));
                 });
             }
@@ -421,44 +324,48 @@ impl Engine {
     }
 
     /// Sends frames that other connections share.
-    pub(crate) fn send(&mut self, slot: u32, frames: &Frames) {
+    pub fn send(&mut self, slot: u32, frames: &Frames) {
         match self.shape(slot) {
-            Shape::Plain => self.enqueue(slot, |out| out.push(frames.plain())),
+            Shape::Plain => self.enqueue(slot, Waits::WithMany, |out| out.push(frames.plain())),
             shape => {
                 let shaped = self.shaper.shared(frames, shape);
-                self.enqueue(slot, |out| out.push(&shaped));
+                self.enqueue(slot, Waits::WithMany, |out| out.push(&shaped));
             }
         }
     }
 
     /// Sends a publication of which only the newest per key is worth keeping.
-    pub(crate) fn send_keyed(&mut self, slot: u32, key: &ConflationKey, frames: &Frames) {
+    pub fn send_keyed(&mut self, slot: u32, key: &ConflationKey, frames: &Frames) {
         let mut replaced = false;
         match self.shape(slot) {
             Shape::Plain => {
-                self.enqueue(slot, |out| replaced = out.push_keyed(key, frames.plain()));
+                self.enqueue(slot, Waits::WithMany, |out| {
+                    replaced = out.push_keyed(key, frames.plain())
+                });
             }
             shape => {
                 let shaped = self.shaper.shared(frames, shape);
-                self.enqueue(slot, |out| replaced = out.push_keyed(key, &shaped));
+                self.enqueue(slot, Waits::WithMany, |out| {
+                    replaced = out.push_keyed(key, &shaped)
+                });
             }
         }
         self.stats.conflated += u64::from(replaced);
     }
 
-    fn shape(&self, slot: u32) -> Shape {
+    pub(super) fn shape(&self, slot: u32) -> Shape {
         self.conns.get(slot).map_or(Shape::Plain, |conn| conn.shape)
     }
 
     /// Whether something sent now would leave at once.
-    pub(crate) fn is_writable(&self, slot: u32) -> bool {
+    pub fn is_writable(&self, slot: u32) -> bool {
         self.conn(slot).is_some_and(|conn| match &conn.transport {
             Transport::Polling(polling) => polling.get.is_some(),
             Transport::WebSocket(_) => !conn.out.as_ref().is_some_and(|out| out.blocked),
         })
     }
 
-    pub(crate) fn enqueue(&mut self, slot: u32, push: impl FnOnce(&mut Outbound)) {
+    pub(crate) fn enqueue(&mut self, slot: u32, place: Waits, push: impl FnOnce(&mut Outbound)) {
         let Some(conn) = self.conns.get_mut(slot) else {
             return;
         };
@@ -471,10 +378,7 @@ impl Engine {
         let before = out.waiting();
         push(out);
         let waiting = out.waiting();
-        if !conn.dirty {
-            conn.dirty = true;
-            self.dirty.push(slot);
-        }
+        self.writes.push(slot, &mut conn.waits, place);
         // One message may always wait, however large; a second one over the
         // bound may mean that the peer does not keep up.
         let bound = self.settings.send_buffer;
@@ -493,18 +397,21 @@ impl Engine {
     }
 
     /// Writes what waits, as far as the transport takes it.
-    fn flush(&mut self, slot: u32) {
+    pub(super) fn flush(&mut self, slot: u32) {
         let Some(conn) = self.conns.get_mut(slot) else {
             return;
         };
-        conn.dirty = false;
+        if std::mem::take(&mut conn.waits) == Waits::Nowhere {
+            // It has been written since, or is another connection by now.
+            return;
+        }
         match &mut conn.transport {
             Transport::WebSocket(_) => self.flush_websocket(slot),
             Transport::Polling(_) => self.flush_polling(slot),
         }
     }
 
-    fn recycle(&mut self, mut out: Box<Outbound>) {
+    pub(super) fn recycle(&mut self, mut out: Box<Outbound>) {
         if self.pool.len() < POOL && out.recycle() {
             self.pool.push(out);
         }
@@ -513,14 +420,14 @@ impl Engine {
     // --- input -----------------------------------------------------------
 
     /// Stops taking in what the peer says, until [`resume`](Self::resume).
-    pub(crate) fn pause(&mut self, slot: u32) {
+    pub fn pause(&mut self, slot: u32) {
         if let Some(conn) = self.conns.get_mut(slot) {
             conn.paused = true;
         }
     }
 
     /// Goes on where [`pause`](Self::pause) stopped.
-    pub(crate) fn resume(&mut self, slot: u32) {
+    pub fn resume(&mut self, slot: u32) {
         if let Some(conn) = self.conns.get_mut(slot) {
             let more = match &conn.transport {
                 Transport::WebSocket(websocket) => conn.unread || websocket.stash.is_some(),
@@ -532,7 +439,7 @@ impl Engine {
         }
     }
 
-    fn pong(&mut self, slot: u32) {
+    pub(super) fn pong(&mut self, slot: u32) {
         let now = self.now;
         if let Some(conn) = self.conns.get_mut(slot) {
             if let Some(rtt) = conn.heartbeat.pong(now) {
@@ -545,7 +452,7 @@ impl Engine {
     // --- time ------------------------------------------------------------
 
     /// When the application wants to be asked about this connection.
-    pub(crate) fn set_app_deadline(&mut self, slot: u32, deadline: Micros) {
+    pub fn set_app_deadline(&mut self, slot: u32, deadline: Micros) {
         if let Some(conn) = self.conns.get_mut(slot) {
             if conn.app_deadline != deadline {
                 conn.app_deadline = deadline;
@@ -554,7 +461,22 @@ impl Engine {
         }
     }
 
-    fn rearm(&mut self, slot: u32) {
+    /// When the earliest deadline may come; `None` if there is none.
+    pub(super) fn next_wake(&self) -> Option<Micros> {
+        self.wheel.next_wake()
+    }
+
+    /// Acts on the deadlines that have come.
+    pub(super) fn fire(&mut self) {
+        let mut due = std::mem::take(&mut self.due);
+        self.wheel.advance(self.now, &mut due);
+        for slot in due.drain(..) {
+            self.deadline(slot);
+        }
+        self.due = due;
+    }
+
+    pub(super) fn rearm(&mut self, slot: u32) {
         let Some(conn) = self.conns.get(slot) else {
             return;
         };
@@ -582,7 +504,7 @@ impl Engine {
     }
 
     /// A connection's deadline has come: finds out which, and acts.
-    fn deadline(&mut self, slot: u32) {
+    pub(super) fn deadline(&mut self, slot: u32) {
         let now = self.now;
         let Some(conn) = self.conns.get_mut(slot) else {
             return;
@@ -623,7 +545,7 @@ impl Engine {
         self.rearm(slot);
     }
 
-    fn ping(&mut self, slot: u32) {
+    pub(super) fn ping(&mut self, slot: u32) {
         let Some(conn) = self.conns.get_mut(slot) else {
             return;
         };
@@ -636,22 +558,19 @@ impl Engine {
             .out
             .get_or_insert_with(|| self.pool.pop().unwrap_or_default());
         out.push_urgent(frame);
-        if !conn.dirty {
-            conn.dirty = true;
-            self.dirty.push(slot);
-        }
+        self.writes.push(slot, &mut conn.waits, Waits::Alone);
     }
 
     // --- ends ------------------------------------------------------------
 
     /// Ends a connection in good order: the peer is told, then the transport
     /// closes. The application hears of it in this turn.
-    pub(crate) fn close(&mut self, slot: u32, reason: Reason) {
+    pub fn close(&mut self, slot: u32, reason: Reason) {
         self.close_with(slot, reason, reason.close_code(), "");
     }
 
     /// The same with a close code and text of its own.
-    pub(crate) fn close_with(&mut self, slot: u32, reason: Reason, code: u16, text: &str) {
+    pub fn close_with(&mut self, slot: u32, reason: Reason, code: u16, text: &str) {
         let now = self.now;
         let Some(conn) = self.conns.get_mut(slot) else {
             return;
@@ -710,20 +629,17 @@ impl Engine {
     }
 
     /// A close frame behind all that waits.
-    fn append_close(&mut self, slot: u32, code: u16, text: &str) {
+    pub(super) fn append_close(&mut self, slot: u32, code: u16, text: &str) {
         if let Some(conn) = self.conns.get_mut(slot) {
             conn.out
                 .get_or_insert_with(|| self.pool.pop().unwrap_or_default())
                 .append(|buffer| ws::push_close(code, text, buffer));
-            if !conn.dirty {
-                conn.dirty = true;
-                self.dirty.push(slot);
-            }
+            self.writes.push(slot, &mut conn.waits, Waits::Alone);
         }
     }
 
     /// The transport has ended by itself, or must end now.
-    fn lost(&mut self, slot: u32, reason: Reason) {
+    pub(super) fn lost(&mut self, slot: u32, reason: Reason) {
         if let Some(conn) = self.conns.get_mut(slot) {
             if conn.phase == Phase::Open {
                 conn.phase = Phase::Closing(reason);
@@ -734,7 +650,7 @@ impl Engine {
     }
 
     /// Frees the slot, as soon as the application knows.
-    fn end_transport(&mut self, slot: u32) {
+    pub(super) fn end_transport(&mut self, slot: u32) {
         if let Some(conn) = self.conns.get_mut(slot) {
             conn.gone = true;
             self.wheel.cancel(slot);
@@ -746,14 +662,14 @@ impl Engine {
 
     /// Both sides have closed: the transport ends once what waits is written, the
     /// close frame behind it, or the deadline for that has passed.
-    fn end_when_written(&mut self, slot: u32) {
+    pub(super) fn end_when_written(&mut self, slot: u32) {
         match self.conns.get_mut(slot) {
             Some(conn) if conn.out.is_some() => conn.discard = true,
             _ => self.end_transport(slot),
         }
     }
 
-    fn forget(&mut self, slot: u32) {
+    pub(super) fn forget(&mut self, slot: u32) {
         self.wheel.cancel(slot);
         if let Some(conn) = self.conns.remove(slot) {
             if let Some(out) = conn.out {
@@ -763,14 +679,18 @@ impl Engine {
     }
 
     /// Writes what waits on every connection, without waiting for the turn's end.
-    pub(crate) fn flush_all(&mut self) {
-        for slot in std::mem::take(&mut self.dirty) {
+    pub fn flush_all(&mut self) {
+        while let Some(slot) = self
+            .writes
+            .pop_alone()
+            .or_else(|| self.writes.pop_with_many())
+        {
             self.flush(slot);
         }
     }
 
     /// Ends all transports that still wait for their peers.
-    pub(crate) fn force_closing(&mut self) {
+    pub fn force_closing(&mut self) {
         let closing: Vec<u32> = self
             .conns
             .slots()
@@ -789,7 +709,7 @@ impl Engine {
     /// with the close packet, and then the session is forgotten. They never
     /// travel together: a client that sees a close in a payload drops the
     /// events beside it.
-    fn finish_polling(&mut self, slot: u32) {
+    pub(super) fn finish_polling(&mut self, slot: u32) {
         let Some(conn) = self.conns.get_mut(slot) else {
             return;
         };
@@ -810,26 +730,12 @@ impl Engine {
     }
 
     /// The client's address, also of a connection that is closing.
-    pub(crate) fn address(&self, slot: u32) -> Option<std::net::IpAddr> {
+    pub fn address(&self, slot: u32) -> Option<std::net::IpAddr> {
         self.conns.get(slot).map(|conn| conn.guard.ip())
     }
 
     /// How a connection travels at present.
-    pub(crate) fn transport_name(&self, slot: u32) -> Option<TransportName> {
+    pub fn transport_name(&self, slot: u32) -> Option<TransportName> {
         self.conns.get(slot).map(Conn::transport_name)
-    }
-}
-
-impl Polling {
-    /// Everything that waits, as a payload.
-    fn drain(out: &mut Option<Box<Outbound>>) -> Vec<u8> {
-        match out {
-            Some(out) if !out.is_empty() => {
-                let mut frames = Vec::with_capacity(out.waiting());
-                out.take_all(&mut frames);
-                polling::payload_from_frames(&frames)
-            }
-            _ => Vec::new(),
-        }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::io::{self, IoSlice, Read, Write};
 
+use heartline_wire::ws::Decoder;
 use mio::net::TcpStream;
 use tokio_rustls::rustls::ServerConnection;
 
@@ -103,5 +104,40 @@ impl Tls {
             }
         }
         Ok(true)
+    }
+}
+
+pub(crate) struct WebSocket {
+    pub(crate) stream: Stream,
+    pub(crate) decoder: Decoder,
+    /// permessage-deflate was negotiated: messages may come compressed.
+    pub(crate) deflate: bool,
+    /// Bytes that were read before the connection was paused.
+    pub(crate) stash: Option<Box<Stash>>,
+}
+
+/// What was read and is not decoded yet.
+pub(crate) struct Stash {
+    pub(crate) bytes: Vec<u8>,
+    /// How many of them are done with.
+    pub(crate) at: usize,
+}
+
+impl Stash {
+    /// `None` if there is nothing to keep.
+    pub(crate) fn of(bytes: &[u8]) -> Option<Box<Self>> {
+        let bytes = bytes.to_vec();
+        (!bytes.is_empty()).then(|| Box::new(Stash { bytes, at: 0 }))
+    }
+}
+
+impl WebSocket {
+    pub(crate) fn new(stream: Stream, deflate: bool) -> Self {
+        WebSocket {
+            stream,
+            decoder: Decoder::default(),
+            deflate,
+            stash: None,
+        }
     }
 }

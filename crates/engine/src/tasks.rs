@@ -12,24 +12,25 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 
-use super::wheel::Micros;
+use crate::clock::Micros;
 
 /// A boxed future that may move between threads.
-pub(crate) type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+pub type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
 /// Work whose result is sent by itself, wherever it has to go.
-pub(crate) type Work = Pin<Box<dyn Future<Output = ()> + Send>>;
+pub type Work = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// Number of a task that waits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct TaskId {
+pub struct TaskId {
     slot: u32,
     generation: u32,
 }
 
 /// Posts a woken task's number to where its shard will find it.
-pub(crate) trait Post: Send + Sync + 'static {
-    fn post(&self, task: TaskId);
+pub trait Wakes: Send + Sync + 'static {
+    /// The task can go on; called from any thread.
+    fn wake(&self, task: TaskId);
 }
 
 struct TaskWaker<P> {
@@ -38,14 +39,14 @@ struct TaskWaker<P> {
     posted: AtomicBool,
 }
 
-impl<P: Post> Wake for TaskWaker<P> {
+impl<P: Wakes> Wake for TaskWaker<P> {
     fn wake(self: Arc<Self>) {
         self.wake_by_ref();
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
         if !self.posted.swap(true, Ordering::AcqRel) {
-            self.to.post(self.task);
+            self.to.wake(self.task);
         }
     }
 }
@@ -63,7 +64,7 @@ struct Entry<P, M> {
 }
 
 /// How a poll ended.
-pub(crate) enum Ended<M> {
+pub enum Ended<M> {
     /// It goes on under this number.
     Waiting(TaskId),
     /// It is done.
@@ -73,7 +74,7 @@ pub(crate) enum Ended<M> {
 }
 
 /// `M` is what the owner wants to know of a task when it ends.
-pub(crate) struct Tasks<P, M> {
+pub struct Tasks<P, M> {
     to: Arc<P>,
     entries: Vec<Entry<P, M>>,
     free: Vec<u32>,
@@ -81,8 +82,9 @@ pub(crate) struct Tasks<P, M> {
     spare: Option<(TaskId, Arc<TaskWaker<P>>)>,
 }
 
-impl<P: Post, M> Tasks<P, M> {
-    pub(crate) fn new(to: Arc<P>) -> Self {
+impl<P: Wakes, M> Tasks<P, M> {
+    /// `to` is told of tasks that can go on.
+    pub fn new(to: Arc<P>) -> Self {
         Tasks {
             to,
             entries: Vec::new(),
@@ -92,12 +94,12 @@ impl<P: Post, M> Tasks<P, M> {
     }
 
     /// How many wait.
-    pub(crate) fn waiting(&self) -> usize {
+    pub fn waiting(&self) -> usize {
         self.entries.len() - self.free.len() - usize::from(self.spare.is_some())
     }
 
     /// Polls `work` for the first time.
-    pub(crate) fn start(&mut self, mut work: Work, meta: M, deadline: Micros) -> Ended<M> {
+    pub fn start(&mut self, mut work: Work, meta: M, deadline: Micros) -> Ended<M> {
         let (id, waker) = self.spare.take().unwrap_or_else(|| self.reserve());
         match poll(&mut work, &waker) {
             Ok(Poll::Ready(())) => {
@@ -127,7 +129,7 @@ impl<P: Post, M> Tasks<P, M> {
     }
 
     /// Polls a task that was woken. `None`: it is gone.
-    pub(crate) fn resume(&mut self, id: TaskId) -> Option<Ended<M>> {
+    pub fn resume(&mut self, id: TaskId) -> Option<Ended<M>> {
         let entry = self.entries.get_mut(id.slot as usize)?;
         if entry.generation != id.generation {
             return None;
@@ -149,14 +151,14 @@ impl<P: Post, M> Tasks<P, M> {
     }
 
     /// What the owner knows of a task that waits.
-    pub(crate) fn meta_mut(&mut self, id: TaskId) -> Option<&mut M> {
+    pub fn meta_mut(&mut self, id: TaskId) -> Option<&mut M> {
         let entry = self.entries.get_mut(id.slot as usize)?;
         let task = entry.task.as_mut()?;
         (entry.generation == id.generation).then_some(&mut task.meta)
     }
 
     /// Drops the tasks whose deadline has passed and hands out their metas.
-    pub(crate) fn expire(&mut self, now: Micros, mut each: impl FnMut(M)) {
+    pub fn expire(&mut self, now: Micros, mut each: impl FnMut(M)) {
         for slot in 0..self.entries.len() {
             let entry = &mut self.entries[slot];
             if entry.task.as_ref().is_some_and(|task| task.deadline <= now) {
@@ -197,7 +199,7 @@ impl<P: Post, M> Tasks<P, M> {
 }
 
 /// Calls code that is not ours; `None` if it panicked.
-pub(crate) fn guarded<T>(call: impl FnOnce() -> T) -> Option<T> {
+pub fn guarded<T>(call: impl FnOnce() -> T) -> Option<T> {
     catch_unwind(AssertUnwindSafe(call)).ok()
 }
 
@@ -206,7 +208,7 @@ fn discard(work: Work) {
     guarded(move || drop(work));
 }
 
-fn poll<P: Post>(work: &mut Work, waker: &Arc<TaskWaker<P>>) -> Result<Poll<()>, ()> {
+fn poll<P: Wakes>(work: &mut Work, waker: &Arc<TaskWaker<P>>) -> Result<Poll<()>, ()> {
     let waker = Waker::from(waker.clone());
     let mut context = Context::from_waker(&waker);
     catch_unwind(AssertUnwindSafe(|| work.as_mut().poll(&mut context))).map_err(drop)
@@ -220,8 +222,8 @@ mod tests {
 
     #[derive(Default)]
     struct Posted(Mutex<Vec<TaskId>>);
-    impl Post for Posted {
-        fn post(&self, task: TaskId) {
+    impl Wakes for Posted {
+        fn wake(&self, task: TaskId) {
             self.0.lock().unwrap().push(task);
         }
     }

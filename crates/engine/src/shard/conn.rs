@@ -1,37 +1,34 @@
 //! One connection as its shard sees it.
 
-use heartline_wire::ws::Decoder;
+use heartline_wire::reason::Reason;
 
-use super::frames::Shape;
-use super::heartbeat::Heartbeat;
-use super::outbound::Outbound;
-use super::polling::Polling;
-use super::slots::SlotGuard;
-use super::stream::Stream;
-use super::wheel::Micros;
-use crate::reason::Reason;
-
-/// Which protocol a connection speaks below its messages.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Kind {
-    /// Engine.IO 4: packets with a type, text pings.
-    EngineIo,
-    /// Plain WebSocket: messages as they are, ping frames.
-    Plain,
-}
+use crate::clock::Micros;
+use crate::shard::frames::Shape;
+use crate::shard::heartbeat::Heartbeat;
+use crate::shard::outbound::Outbound;
+use crate::shard::polling::Polling;
+use crate::shard::request::Kind;
+use crate::shard::stream::WebSocket;
+use crate::shard::writes::Waits;
+use crate::slots::SlotGuard;
 
 /// How a connection's bytes travel, as the registry and the metrics name it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) enum TransportName {
+pub enum TransportName {
+    /// Engine.IO over HTTP long-polling.
     Polling,
+    /// Engine.IO over WebSocket.
     WebSocket,
+    /// Plain WebSocket.
     Live,
 }
 
 impl TransportName {
-    pub(crate) const ALL: [TransportName; 3] = [Self::Polling, Self::WebSocket, Self::Live];
+    /// All of them, in the order of their discriminants.
+    pub const ALL: [TransportName; 3] = [Self::Polling, Self::WebSocket, Self::Live];
 
-    pub(crate) fn word(self) -> &'static str {
+    /// The word for it in the registry and the metrics.
+    pub fn as_str(self) -> &'static str {
         match self {
             TransportName::Polling => "polling",
             TransportName::WebSocket => "websocket",
@@ -45,41 +42,6 @@ pub(crate) enum Transport {
     Polling(Box<Polling>),
 }
 
-pub(crate) struct WebSocket {
-    pub(crate) stream: Stream,
-    pub(crate) decoder: Decoder,
-    /// permessage-deflate was negotiated: messages may come compressed.
-    pub(crate) deflate: bool,
-    /// Bytes that were read before the connection was paused.
-    pub(crate) stash: Option<Box<Stash>>,
-}
-
-/// What was read and is not decoded yet.
-pub(crate) struct Stash {
-    pub(crate) bytes: Vec<u8>,
-    /// How many of them are done with.
-    pub(crate) at: usize,
-}
-
-impl Stash {
-    /// `None` if there is nothing to keep.
-    pub(crate) fn of(bytes: &[u8]) -> Option<Box<Self>> {
-        let bytes = bytes.to_vec();
-        (!bytes.is_empty()).then(|| Box::new(Stash { bytes, at: 0 }))
-    }
-}
-
-impl WebSocket {
-    pub(crate) fn new(stream: Stream, deflate: bool) -> Self {
-        WebSocket {
-            stream,
-            decoder: Decoder::default(),
-            deflate,
-            stash: None,
-        }
-    }
-}
-
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Phase {
     Open,
@@ -87,16 +49,18 @@ pub(crate) enum Phase {
     Closing(Reason),
 }
 
-pub(crate) struct Conn {
+/// One connection.
+pub struct Conn {
     pub(crate) generation: u32,
-    pub(crate) kind: Kind,
+    /// What it speaks.
+    pub kind: Kind,
     pub(crate) phase: Phase,
     /// Its input waits until the application has caught up.
-    pub(crate) paused: bool,
+    pub paused: bool,
     /// The socket may hold bytes of which no event will tell.
     pub(crate) unread: bool,
-    /// It is in the list of connections to flush.
-    pub(crate) dirty: bool,
+    /// Where it stands among those that have something to write.
+    pub(crate) waits: Waits,
     pub(crate) shape: Shape,
     /// The poller has told of the stream's end, which it does once: reading goes
     /// on until the end itself is read.
@@ -111,9 +75,12 @@ pub(crate) struct Conn {
     pub(crate) transport: Transport,
     pub(crate) out: Option<Box<Outbound>>,
     pub(crate) heartbeat: Heartbeat,
-    pub(crate) rtt: u32,
-    pub(crate) last_seen: Micros,
-    pub(crate) connected_at: Micros,
+    /// The last ping's round trip, µs; 0 while none has been measured.
+    pub rtt: u32,
+    /// When something was last heard from it.
+    pub last_seen: Micros,
+    /// When it began.
+    pub connected_at: Micros,
     /// When the application wants to be asked; `Micros::MAX` for never.
     pub(crate) app_deadline: Micros,
     pub(crate) close_deadline: Micros,
@@ -122,7 +89,13 @@ pub(crate) struct Conn {
 }
 
 impl Conn {
-    pub(crate) fn transport_name(&self) -> TransportName {
+    /// The client's address.
+    pub fn ip(&self) -> std::net::IpAddr {
+        self.guard.ip()
+    }
+
+    /// How it travels at present.
+    pub fn transport_name(&self) -> TransportName {
         match (&self.transport, self.kind) {
             (Transport::Polling(_), _) => TransportName::Polling,
             (_, Kind::EngineIo) => TransportName::WebSocket,

@@ -5,12 +5,15 @@
 //! gone unanswered for `timeout`; a pong that comes twice, early or unasked is
 //! no error.
 
-use super::wheel::Micros;
+use crate::clock::Micros;
 
+/// How often to ping, and when to give up.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Rhythm {
-    pub(crate) interval: Micros,
-    pub(crate) timeout: Micros,
+pub struct Rhythm {
+    /// Time between pings, µs.
+    pub interval: Micros,
+    /// Time a peer has to answer one, µs.
+    pub timeout: Micros,
 }
 
 #[derive(Debug, Clone, Copy)]

@@ -1,0 +1,83 @@
+//! What HTTP requests are answered with.
+
+use bytes::Bytes;
+use heartline_wire::engineio::RequestError;
+use http_body_util::Full;
+use hyper::header::{self, HeaderValue};
+use hyper::{Method, Response, StatusCode};
+use tokio::sync::oneshot;
+
+use crate::shard::request::Reply;
+
+pub(super) type Answer = Response<Full<Bytes>>;
+
+pub(super) fn reply_to_answer(
+    reply: Result<Reply, oneshot::error::RecvError>,
+    method: Method,
+) -> Answer {
+    let payload = match reply {
+        Ok(Reply::Payload(payload)) => payload,
+        Ok(Reply::Accepted) => b"ok".to_vec(),
+        Ok(Reply::Status(code)) => {
+            return status(StatusCode::from_u16(code).unwrap_or(StatusCode::BAD_REQUEST));
+        }
+        Ok(Reply::Error(error)) => return refusal(error, false),
+        // The session ended while the request waited.
+        Err(_) => return refusal(RequestError::UnknownSid, false),
+    };
+    let kind = if method == Method::POST {
+        "text/html"
+    } else {
+        "text/plain; charset=UTF-8"
+    };
+    let mut answer = Response::new(Full::new(payload.into()));
+    let headers = answer.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    answer
+}
+
+/// The protocol's error: JSON to a polling request, text to an upgrade.
+pub(super) fn refusal(error: RequestError, upgrade: bool) -> Answer {
+    if upgrade {
+        let code = if matches!(error, RequestError::Forbidden) {
+            403
+        } else {
+            400
+        };
+        let mut answer = text(
+            StatusCode::from_u16(code).unwrap_or(StatusCode::BAD_REQUEST),
+            error.message(),
+        );
+        let headers = answer.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/html"));
+        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        return answer;
+    }
+    let mut answer = Response::new(Full::new(error.body().into()));
+    *answer.status_mut() =
+        StatusCode::from_u16(error.http_status()).unwrap_or(StatusCode::BAD_REQUEST);
+    let headers = answer.headers_mut();
+    headers.insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("application/json"),
+    );
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    answer
+}
+
+pub(super) fn status(status: StatusCode) -> Answer {
+    let mut answer = Response::new(Full::default());
+    *answer.status_mut() = status;
+    answer
+}
+
+pub(super) fn text(code: StatusCode, body: &'static str) -> Answer {
+    let mut answer = Response::new(Full::new(Bytes::from_static(body.as_bytes())));
+    *answer.status_mut() = code;
+    answer.headers_mut().insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("text/plain; charset=UTF-8"),
+    );
+    answer
+}

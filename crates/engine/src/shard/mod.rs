@@ -1,0 +1,164 @@
+//! One shard: its connections, what it carries above them, its mailbox, and its thread.
+
+pub mod conn;
+pub mod engine;
+pub mod frames;
+pub mod heartbeat;
+pub mod mailbox;
+pub mod outbound;
+pub(crate) mod polling;
+pub(crate) mod probe;
+pub mod request;
+pub(crate) mod requests;
+pub(crate) mod stream;
+mod turn;
+pub(crate) mod websocket;
+pub(crate) mod wheel;
+pub(crate) mod writes;
+
+use std::io;
+use std::sync::Arc;
+
+use mio::{Poll, Registry, Token};
+
+use crate::app::App;
+use crate::clock::Clock;
+use crate::failure::Failure;
+use crate::shard::engine::{Engine, Settings};
+use crate::shard::mailbox::Mailbox;
+use crate::shard::request::Request;
+use crate::tasks::guarded;
+
+/// One read of a connection goes into this, whoever's it is.
+pub(crate) const READ_BUFFER: usize = 64 * 1024;
+/// What the mailbox's waker is called at the poller.
+pub(crate) const WAKER: Token = Token(usize::MAX);
+
+/// What other threads, and handlers, tell a shard.
+pub(crate) enum ShardMessage<Op> {
+    /// From the HTTP front.
+    Http(Request),
+    /// For what the shard carries.
+    App(Op),
+    /// The thread ends; its connections with it.
+    Stop,
+}
+
+/// The way to a shard, from any thread. Cheap to clone.
+pub struct ShardHandle<Op>(pub(crate) Arc<Mailbox<ShardMessage<Op>>>);
+
+impl<Op> Clone for ShardHandle<Op> {
+    fn clone(&self) -> Self {
+        ShardHandle(self.0.clone())
+    }
+}
+
+impl<Op> ShardHandle<Op> {
+    /// A mailbox whose pushes wake the poller of `registry`.
+    pub(crate) fn new(registry: &Registry) -> io::Result<Self> {
+        let mailbox = Mailbox::new(mio::Waker::new(registry, WAKER)?);
+        Ok(ShardHandle(Arc::new(mailbox)))
+    }
+
+    /// Asks something of what the shard carries, which holds `bytes` of payload. Never
+    /// waits, and is never refused: the bound is upstream ([`is_overloaded`](Self::is_overloaded)).
+    #[inline]
+    pub fn post(&self, op: Op, bytes: usize) {
+        self.0.push_with(ShardMessage::App(op), bytes);
+    }
+
+    /// Whether the shard has more to work off than it should: nobody is to read from
+    /// clients while it has.
+    #[inline]
+    pub fn is_overloaded(&self) -> bool {
+        self.0.is_high()
+    }
+
+    /// Ends the shard's thread, its connections with it.
+    pub fn stop(&self) {
+        self.0.push(ShardMessage::Stop);
+    }
+
+    /// Asks on behalf of HTTP.
+    pub(crate) fn request(&self, request: Request) {
+        self.0.push(ShardMessage::Http(request));
+    }
+}
+
+/// The connections of one thread and what they carry.
+pub(crate) struct Shard<A: App> {
+    pub(crate) engine: Engine,
+    pub(crate) app: A,
+    pub(crate) read_buffer: Vec<u8>,
+    /// Connections whose peers broke the framing in this turn.
+    pub(crate) failed: Vec<(u32, u32, heartline_wire::ws::Error)>,
+    /// A message that came compressed.
+    pub(crate) inflated: Vec<u8>,
+    pub(crate) mailbox: ShardHandle<A::Op>,
+    /// Kept for its memory: what the mailbox had, being worked off.
+    batch: Vec<ShardMessage<A::Op>>,
+}
+
+impl<A: App> Shard<A> {
+    pub(crate) fn new(engine: Engine, app: A, mailbox: ShardHandle<A::Op>) -> Self {
+        Shard {
+            engine,
+            app,
+            read_buffer: vec![0; READ_BUFFER],
+            failed: Vec::new(),
+            inflated: Vec::new(),
+            mailbox,
+            batch: Vec::new(),
+        }
+    }
+}
+
+/// A shard that has its poller and mailbox, but no thread yet.
+pub struct Prepared<A: App> {
+    poll: Poll,
+    /// The way to it.
+    pub handle: ShardHandle<A::Op>,
+}
+
+impl<A: App> Prepared<A> {
+    /// Makes the poller and the mailbox.
+    ///
+    /// # Errors
+    /// When the operating system refuses.
+    pub fn new() -> io::Result<Self> {
+        let poll = Poll::new()?;
+        let handle = ShardHandle::new(poll.registry())?;
+        Ok(Prepared { poll, handle })
+    }
+
+    /// Starts the shard's thread, within the control runtime's context so that
+    /// handlers may use its timers and sockets. `failure` is told if a panic ends it.
+    ///
+    /// # Errors
+    /// When the operating system refuses a thread.
+    pub fn start(
+        self,
+        number: u16,
+        clock: Clock,
+        settings: Arc<Settings>,
+        runtime: tokio::runtime::Handle,
+        app: A,
+        failure: &Failure,
+    ) -> io::Result<std::thread::JoinHandle<()>> {
+        let registry = self.poll.registry().try_clone()?;
+        let engine = Engine::new(number, clock, clock.now(), settings, registry);
+        let mut shard = Shard::new(engine, app, self.handle);
+        let mut poll = self.poll;
+        let failure = failure.clone();
+        std::thread::Builder::new()
+            .name(format!("shard-{number}"))
+            .spawn(move || {
+                let _runtime = runtime.enter();
+                if guarded(|| shard.run(&mut poll, clock)).is_none() {
+                    // What the panic left behind may be broken: nothing of it is touched.
+                    std::mem::forget(shard);
+                    failure.report(number);
+                }
+            })
+    }
+}

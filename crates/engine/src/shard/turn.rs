@@ -1,0 +1,234 @@
+//! One turn of a shard, as a function of what the poller tells and of the time; and the
+//! loop that waits between turns.
+//!
+//! A turn hears (reads what is ready, decodes, runs handlers to their first wait), fires
+//! deadlines, works off the mailbox, and writes to a slice of those who have something to
+//! write ([`writes`](super::writes)). It is bounded in each of these, and reads no clock.
+
+use std::io;
+use std::ops::ControlFlow;
+use std::time::Duration;
+
+use mio::event::Event;
+use mio::{Events, Poll};
+
+use crate::app::App;
+use crate::clock::{Clock, Micros};
+use crate::shard::conn::{Phase, Transport};
+use crate::shard::probe::PROBE;
+use crate::shard::writes::SLICE;
+use crate::shard::{Shard, ShardMessage, WAKER};
+
+/// Most connections that one turn hears of.
+const EVENTS: usize = 1024;
+/// Rounds of mailbox and closures before output leaves; what comes later has
+/// its turn next.
+const ROUNDS: usize = 16;
+/// How long an overloaded gateway's shard sleeps before it looks again.
+const OVERLOAD_PAUSE: Micros = 1_000;
+
+/// What the poller tells of one connection.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Readiness {
+    pub(crate) token: usize,
+    pub(crate) readable: bool,
+    pub(crate) writable: bool,
+    /// The peer has closed, or the socket has failed: told once.
+    pub(crate) ended: bool,
+}
+
+impl From<&Event> for Readiness {
+    fn from(event: &Event) -> Self {
+        Readiness {
+            token: event.token().0,
+            readable: event.is_readable(),
+            writable: event.is_writable(),
+            ended: event.is_read_closed() || event.is_error(),
+        }
+    }
+}
+
+impl<A: App> Shard<A> {
+    /// Turns until it is told to stop.
+    pub(super) fn run(&mut self, poll: &mut Poll, clock: Clock) {
+        let mut events = Events::with_capacity(EVENTS);
+        loop {
+            let asked = clock.now();
+            let timeout = self
+                .idle_until(asked)
+                .map(|until| until.saturating_sub(asked));
+            if let Err(error) = poll.poll(&mut events, timeout.map(Duration::from_micros)) {
+                if error.kind() == io::ErrorKind::Interrupted {
+                    continue;
+                }
+                tracing::error!(%error, "the poller of a shard failed");
+            }
+            let events = events.iter().map(Readiness::from);
+            if self.turn(events, asked, clock.now()).is_break() {
+                return;
+            }
+        }
+    }
+
+    /// One turn. The poller was asked at `asked` and told `events`; it is `now`.
+    pub(crate) fn turn(
+        &mut self,
+        events: impl Iterator<Item = Readiness>,
+        asked: Micros,
+        now: Micros,
+    ) -> ControlFlow<()> {
+        self.mailbox.0.awake();
+        self.engine.now = now;
+        self.hear(events, asked);
+        self.fire();
+        self.work_off()?;
+        self.close_failed();
+        self.app.turn(&mut self.engine);
+        self.write();
+        self.mailbox.0.load.store(
+            self.engine.connections(),
+            std::sync::atomic::Ordering::Relaxed,
+        );
+        ControlFlow::Continue(())
+    }
+
+    /// Reads what has come, unless too much waits to be worked off.
+    fn hear(&mut self, events: impl Iterator<Item = Readiness>, asked: Micros) {
+        let overloaded = self.app.is_overloaded();
+        let mut told = 0;
+        for event in events {
+            told += 1;
+            if event.token == WAKER.0 {
+                continue;
+            }
+            if event.token & PROBE != 0 {
+                self.probe_readable((event.token & !PROBE) as u32);
+                continue;
+            }
+            let slot = event.token as u32;
+            if event.writable {
+                self.engine.writable(slot);
+            }
+            if event.ended {
+                if let Some(conn) = self.engine.conns.get_mut(slot) {
+                    conn.hup = true;
+                }
+            }
+            if event.readable || event.ended {
+                if overloaded {
+                    self.engine.again.push(slot);
+                } else {
+                    self.readable(slot);
+                }
+            }
+        }
+        if overloaded {
+            return;
+        }
+        // With a full list there may be more of which the poller has not told.
+        if told < EVENTS {
+            self.engine.heard_until = asked;
+        }
+        let mut again = std::mem::take(&mut self.engine.again);
+        for slot in again.drain(..) {
+            self.read_again(slot);
+        }
+        // What asks for one more read by now has it in the next turn.
+        again.append(&mut self.engine.again);
+        self.engine.again = again;
+    }
+
+    /// Acts on the deadlines that have come.
+    fn fire(&mut self) {
+        self.engine.fire();
+        while let Some(slot) = self.engine.app_due.pop() {
+            if self.engine.conn(slot).is_some() {
+                self.app.deadline(&mut self.engine, slot);
+            }
+        }
+    }
+
+    /// Does what others ask, until the mailbox is quiet or has had its share of the turn.
+    fn work_off(&mut self) -> ControlFlow<()> {
+        let mut batch = std::mem::take(&mut self.batch);
+        for _ in 0..ROUNDS {
+            let mut quiet = true;
+            if self.mailbox.0.take(&mut batch) {
+                quiet = false;
+                for message in batch.drain(..) {
+                    match message {
+                        ShardMessage::App(op) => self.app.op(&mut self.engine, op),
+                        ShardMessage::Http(request) => self.request(request),
+                        ShardMessage::Stop => return ControlFlow::Break(()),
+                    }
+                }
+            }
+            if !self.engine.closed.is_empty() {
+                quiet = false;
+                self.tell_closed();
+            }
+            if quiet {
+                break;
+            }
+        }
+        self.batch = batch;
+        ControlFlow::Continue(())
+    }
+
+    /// Writes to a slice of those who have something to write.
+    fn write(&mut self) {
+        for _ in 0..SLICE {
+            match self.engine.writes.pop_alone() {
+                Some(slot) => self.engine.flush(slot),
+                None => break,
+            }
+        }
+        for _ in 0..SLICE {
+            match self.engine.writes.pop_with_many() {
+                Some(slot) => self.engine.flush(slot),
+                None => break,
+            }
+        }
+    }
+
+    /// Until when the poller may sleep; `None`: until something comes.
+    pub(crate) fn idle_until(&mut self, now: Micros) -> Option<Micros> {
+        let engine = &self.engine;
+        let unread = !engine.again.is_empty();
+        let busy = !engine.closed.is_empty() || !engine.writes.is_empty();
+        if busy || (unread && !self.app.is_overloaded()) || !self.mailbox.0.may_sleep() {
+            return Some(now);
+        }
+        if unread {
+            return Some(now + OVERLOAD_PAUSE);
+        }
+        match (engine.next_wake(), self.app.next_wake()) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        }
+    }
+
+    fn tell_closed(&mut self) {
+        let mut closed = std::mem::take(&mut self.engine.closed);
+        for (slot, reason) in closed.drain(..) {
+            self.app.closed(&mut self.engine, slot, reason);
+            if let Some(conn) = self.engine.conns.get_mut(slot) {
+                conn.told = true;
+                if conn.gone {
+                    self.engine.forget(slot);
+                }
+            }
+        }
+    }
+
+    fn read_again(&mut self, slot: u32) {
+        let Some(conn) = self.engine.conns.get(slot) else {
+            return;
+        };
+        match (&conn.transport, conn.phase) {
+            (Transport::WebSocket(_), _) => self.readable(slot),
+            (Transport::Polling(_), Phase::Open) => self.resume_polling(slot),
+            (Transport::Polling(_), Phase::Closing(_)) => {}
+        }
+    }
+}
