@@ -3,7 +3,8 @@
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// A place in the sky of a room: one publication at a time is in it.
+/// The publications on their way to the members of rooms. Each room has places, and
+/// in a place is one publication at a time.
 ///
 /// A publication's number is `generation × places + place`, so one that comes
 /// late is told from its successor.

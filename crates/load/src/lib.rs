@@ -27,6 +27,7 @@ mod plan;
 mod process;
 mod report;
 mod run;
+mod shared;
 mod speech;
 mod worker;
 

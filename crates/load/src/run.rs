@@ -3,22 +3,23 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
-use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
+use mio::Poll;
 
-use crate::flights::Flights;
 use crate::plan::{Plan, Scenario};
 use crate::process::{self, Usage};
 use crate::report::{Latency, Progress, Report, ServerCost, Stage, rate};
+use crate::shared::{Mailbox, Phase, Shared, Tokens};
 use crate::worker::{self, Worker};
 
 /// How often the run is looked at.
-const GLANCE: Duration = Duration::from_millis(20);
+const WATCH_INTERVAL: Duration = Duration::from_millis(20);
 /// How long after the measurement what is on its way may make no progress.
-const PATIENCE: Duration = Duration::from_secs(3);
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Why there is no report.
 #[derive(Debug)]
@@ -52,89 +53,6 @@ impl fmt::Display for Error {
 
 impl std::error::Error for Error {}
 
-/// What threads do; the coordinator alone moves it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd)]
-#[repr(u8)]
-pub(crate) enum Phase {
-    Connecting,
-    Running,
-    Measuring,
-    Draining,
-    Over,
-}
-
-impl Phase {
-    fn from_number(number: u8) -> Self {
-        [
-            Self::Connecting,
-            Self::Running,
-            Self::Measuring,
-            Self::Draining,
-        ]
-        .into_iter()
-        .find(|phase| *phase as u8 == number)
-        .unwrap_or(Self::Over)
-    }
-}
-
-/// Gives the token of a connection by its number.
-pub(crate) type Tokens<'a> = &'a (dyn Fn(usize) -> Option<String> + Sync);
-
-/// What the threads share.
-pub(crate) struct Shared<'a> {
-    pub(crate) plan: &'a Plan,
-    pub(crate) tokens: Tokens<'a>,
-    pub(crate) base: Instant,
-    phase: AtomicU8,
-    /// The next source to connect from.
-    pub(crate) sources: AtomicUsize,
-    /// Connections that may be begun.
-    pub(crate) allowed: AtomicUsize,
-    pub(crate) ready: AtomicUsize,
-    pub(crate) failed: AtomicU64,
-    pub(crate) disconnected: AtomicU64,
-    /// Measured.
-    pub(crate) operations: AtomicU64,
-    /// Of the whole run: what should arrive, what has arrived.
-    pub(crate) expected: AtomicU64,
-    pub(crate) received: AtomicU64,
-    pub(crate) flights: Flights,
-    pub(crate) failures: Mutex<BTreeMap<String, u64>>,
-    pub(crate) close_codes: Mutex<BTreeMap<u16, u64>>,
-    pub(crate) doors: Vec<worker::Door>,
-}
-
-impl Shared<'_> {
-    pub(crate) fn phase(&self) -> Phase {
-        Phase::from_number(self.phase.load(Ordering::Acquire))
-    }
-
-    pub(crate) fn now(&self) -> u64 {
-        self.base.elapsed().as_micros() as u64
-    }
-
-    fn enter(&self, phase: Phase) {
-        self.phase.store(phase as u8, Ordering::Release);
-        self.wake();
-    }
-
-    fn wake(&self) {
-        for door in &self.doors {
-            door.wake();
-        }
-    }
-
-    fn progress(&self, stage: Stage, done: f64) -> Progress {
-        Progress {
-            stage,
-            done: done.clamp(0.0, 1.0),
-            connected: self.ready.load(Ordering::Relaxed),
-            operations: self.operations.load(Ordering::Relaxed),
-            failed: self.failed.load(Ordering::Relaxed) + self.disconnected.load(Ordering::Relaxed),
-        }
-    }
-}
-
 /// Carries out `plan`.
 ///
 /// `tokens` gives the token of each connection by its number, or `None` to
@@ -146,7 +64,7 @@ impl Shared<'_> {
 /// or break are part of the report.
 pub fn run(
     plan: &Plan,
-    tokens: &(dyn Fn(usize) -> Option<String> + Sync),
+    tokens: Tokens<'_>,
     watch: &mut dyn FnMut(Progress),
 ) -> Result<Report, Error> {
     check(plan)?;
@@ -154,31 +72,13 @@ pub fn run(
         return Err(Error::NoProcess);
     }
     let mut polls = Vec::new();
-    let mut doors = Vec::new();
+    let mut mailboxes = Vec::new();
     for _ in 0..plan.threads {
-        let (poll, door) = worker::prepare().map_err(Error::Io)?;
+        let poll = Poll::new().map_err(Error::Io)?;
+        mailboxes.push(Mailbox::new(&poll).map_err(Error::Io)?);
         polls.push(poll);
-        doors.push(door);
     }
-    let shared = Shared {
-        plan,
-        tokens,
-        base: Instant::now(),
-        phase: AtomicU8::new(Phase::Connecting as u8),
-        // Runs that follow each other begin at different places.
-        sources: AtomicUsize::new(std::process::id() as usize * 7_919),
-        allowed: AtomicUsize::new(0),
-        ready: AtomicUsize::new(0),
-        failed: AtomicU64::new(0),
-        disconnected: AtomicU64::new(0),
-        operations: AtomicU64::new(0),
-        expected: AtomicU64::new(0),
-        received: AtomicU64::new(0),
-        flights: Flights::new(plan.rooms, plan.in_flight.max(1)),
-        failures: Mutex::default(),
-        close_codes: Mutex::default(),
-        doors,
-    };
+    let shared = Shared::new(plan, tokens, mailboxes);
     std::thread::scope(|scope| {
         let shared = &shared;
         let threads: Vec<_> = polls
@@ -306,10 +206,10 @@ fn connect(shared: &Shared<'_>, number: usize, watch: &mut dyn FnMut(Progress)) 
         }
         let done = there as f64 / shared.plan.connections as f64;
         watch(shared.progress(Stage::Connecting, done));
-        std::thread::sleep(if began.elapsed() < GLANCE * 5 {
-            GLANCE / 20
+        std::thread::sleep(if began.elapsed() < WATCH_INTERVAL * 5 {
+            WATCH_INTERVAL / 20
         } else {
-            GLANCE
+            WATCH_INTERVAL
         });
     }
 }
@@ -331,7 +231,7 @@ fn wait(shared: &Shared<'_>, time: Duration, stage: Stage, watch: &mut dyn FnMut
             return;
         };
         watch(shared.progress(stage, elapsed.as_secs_f64() / time.as_secs_f64()));
-        std::thread::sleep(GLANCE.min(left));
+        std::thread::sleep(WATCH_INTERVAL.min(left));
     }
 }
 
@@ -341,18 +241,18 @@ fn drain(shared: &Shared<'_>, watch: &mut dyn FnMut(Progress)) {
     loop {
         let received = shared.received.load(Ordering::Relaxed);
         if received >= shared.expected.load(Ordering::Relaxed)
-            && (shared.plan.scenario != Scenario::Slow || progress.0.elapsed() > PATIENCE)
+            && (shared.plan.scenario != Scenario::Slow || progress.0.elapsed() > DRAIN_TIMEOUT)
         {
             return;
         }
         if progress.1 != received {
             progress = (Instant::now(), received);
         }
-        if progress.0.elapsed() > PATIENCE {
+        if progress.0.elapsed() > DRAIN_TIMEOUT {
             return;
         }
         watch(shared.progress(Stage::Draining, 0.5));
-        std::thread::sleep(GLANCE);
+        std::thread::sleep(WATCH_INTERVAL);
     }
 }
 

@@ -1,8 +1,8 @@
 //! One thread of the client: a poller and its share of the connections.
 
 use std::io;
+use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
@@ -13,43 +13,19 @@ use crate::conn::{Conn, Link, Stage};
 use crate::flights::Arrivals;
 use crate::http;
 use crate::plan::{Plan, Protocol, Scenario};
-use crate::run::{Phase, Shared};
+use crate::shared::{Phase, Shared, WAKER};
 use crate::speech::{Heard, Speech};
 
 const READ_BUFFER: usize = 256 * 1024;
 const EVENTS: usize = 1024;
-const WAKER: Token = Token(usize::MAX);
 /// The largest message that is taken from a server.
 const MAX_MESSAGE: usize = 64 << 20;
-/// Longest sleep: deadlines are that coarse.
-const NAP: Duration = Duration::from_millis(50);
+/// Longest wait for an event: deadlines are that coarse.
+const MAX_SLEEP: Duration = Duration::from_millis(50);
 /// A publication that is this old will not be received by all any more.
 const STALLED: u64 = 5_000_000;
 /// Longest latency that is told from longer ones, microseconds.
 const LONGEST: u64 = 120_000_000;
-
-/// The way to a thread.
-pub(crate) struct Door {
-    waker: mio::Waker,
-    /// Places whose publication has arrived everywhere.
-    landed: Mutex<Vec<usize>>,
-}
-
-impl Door {
-    pub(crate) fn wake(&self) {
-        // Fails only where there is no thread to be woken.
-        let _ = self.waker.wake();
-    }
-}
-
-pub(crate) fn prepare() -> io::Result<(Poll, Door)> {
-    let poll = Poll::new()?;
-    let door = Door {
-        waker: mio::Waker::new(poll.registry(), WAKER)?,
-        landed: Mutex::default(),
-    };
-    Ok((poll, door))
-}
 
 pub(crate) fn histogram() -> Histogram<u64> {
     match Histogram::new_with_bounds(1, LONGEST, 3) {
@@ -128,7 +104,7 @@ impl<'a> Worker<'a> {
         let mut events = Events::with_capacity(EVENTS);
         loop {
             // A poller that fails has nothing more to tell.
-            if let Err(error) = self.poll.poll(&mut events, Some(self.nap())) {
+            if let Err(error) = self.poll.poll(&mut events, Some(self.sleep())) {
                 if error.kind() != io::ErrorKind::Interrupted {
                     return self.histogram;
                 }
@@ -161,13 +137,13 @@ impl<'a> Worker<'a> {
         }
     }
 
-    fn nap(&self) -> Duration {
+    fn sleep(&self) -> Duration {
         if self.publishes_by_rate() && self.phase >= Phase::Running {
             let left = (self.due - self.now as f64).max(0.0) / 1000.0;
             // Rounded down: the poller's clock has milliseconds.
-            return Duration::from_millis(left as u64).min(NAP);
+            return Duration::from_millis(left as u64).min(MAX_SLEEP);
         }
-        NAP
+        MAX_SLEEP
     }
 
     /// Adds what this turn has seen to what all have seen.
@@ -718,12 +694,7 @@ impl<'a> Worker<'a> {
                 if owner == self.number {
                     self.landed(place);
                 } else {
-                    let door = &self.shared.doors[owner];
-                    door.landed
-                        .lock()
-                        .unwrap_or_else(PoisonError::into_inner)
-                        .push(place);
-                    door.wake();
+                    self.shared.mailboxes[owner].post_landed(place);
                 }
             }
         }
@@ -741,10 +712,7 @@ impl<'a> Worker<'a> {
     }
 
     fn take_landed(&mut self) {
-        let door = &self.shared.doors[self.number];
-        let landed =
-            std::mem::take(&mut *door.landed.lock().unwrap_or_else(PoisonError::into_inner));
-        for place in landed {
+        for place in self.shared.mailboxes[self.number].take_landed() {
             self.landed(place);
         }
     }

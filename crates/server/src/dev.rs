@@ -88,6 +88,33 @@ pub(crate) fn answer(
     }
 }
 
+/// What `--dev` prints once the node listens at these addresses.
+pub(crate) fn greeting(settings: &Settings, address: &str, admin_address: &str) -> String {
+    let tls = settings.tls_cert.is_some();
+    let s = if tls { "s" } else { "" };
+    let live = settings.gateway.live_path.as_deref().unwrap_or("(off)");
+    let path = &settings.gateway.socketio_path;
+    let version = env!("CARGO_PKG_VERSION");
+    let token = match token(&settings.jwt, "alice", None) {
+        Ok((token, _)) => format!("a token for user alice, good for 12 hours:\n  {token}"),
+        Err(_) => "tokens are verified with your own key; sign one there".to_owned(),
+    };
+    format!(
+        "Heartline {version} for development on this machine
+
+  demo page   http{s}://{address}/
+  Socket.IO   http{s}://{address}  (path {path})
+  live        ws{s}://{address}{live}
+  API         http://{admin_address}/v1/connections
+  metrics     http://{admin_address}/metrics
+
+  {token}
+
+  Ctrl-C stops it.
+"
+    )
+}
+
 /// A response of the public port.
 pub(crate) fn respond(status: u16, kind: &'static str, body: String) -> HttpResponse {
     let mut response = HttpResponse::new(Bytes::from(body));

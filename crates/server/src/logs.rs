@@ -1,9 +1,16 @@
-//! Structured logs on standard error.
+//! Structured logs on standard error, which neither panic nor block.
 
+use std::backtrace::{Backtrace, BacktraceStatus};
+use std::io;
+use std::panic::PanicHookInfo;
+
+use tracing::{Level, Metadata};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::fmt::format::FmtSpan;
 
 use crate::config::{LogFormat, Settings};
+use crate::out;
 
 /// Begins to log. `RUST_LOG` overrides the configured level.
 pub(crate) fn start(settings: &Settings) {
@@ -15,11 +22,151 @@ pub(crate) fn start(settings: &Settings) {
         .with_env_filter(filter)
         .with_span_events(FmtSpan::NONE)
         .with_target(false)
-        .with_writer(std::io::stderr);
-    let ansi = std::io::IsTerminal::is_terminal(&std::io::stderr());
+        // It would print them with a macro that panics.
+        .log_internal_errors(false)
+        .with_writer(Lines);
+    let ansi = io::IsTerminal::is_terminal(&io::stderr());
+    out::start(note_lost);
     // A second start in one process (a test) changes nothing.
     let _ = match settings.log_format {
         LogFormat::Text => builder.with_ansi(ansi).try_init(),
         LogFormat::Json => builder.json().flatten_event(true).try_init(),
     };
+    std::panic::set_hook(Box::new(note_panic));
+}
+
+fn note_lost(lines: u64) {
+    tracing::warn!(lines, "lines of this log were lost: nobody read them");
+}
+
+/// What the standard library's hook says, as a line of the log: its own way would
+/// wait for a reader that has stopped reading.
+fn note_panic(panic: &PanicHookInfo<'_>) {
+    let thread = std::thread::current();
+    let thread = thread.name().unwrap_or("unnamed");
+    let payload = panic.payload();
+    let message = payload.downcast_ref::<&str>().copied();
+    let message = message.or_else(|| payload.downcast_ref().map(String::as_str));
+    let message = message.unwrap_or("(not a text)");
+    let place = panic.location().map(ToString::to_string);
+    let place = place.as_deref().unwrap_or("an unknown place");
+    let trace = Backtrace::capture();
+    let trace = (trace.status() == BacktraceStatus::Captured).then_some(trace);
+    if tracing::enabled!(Level::ERROR) {
+        let backtrace = trace.as_ref().map(tracing::field::display);
+        tracing::error!(thread, place, backtrace, "panicked: {message}");
+    } else {
+        // A filter that lets nothing of ours pass was not meant to hide this.
+        let trace = trace.map_or(String::new(), |trace| format!("\n{trace}"));
+        let line = format!("heartline: thread {thread} panicked at {place}: {message}{trace}\n");
+        out::urgent_line(line.as_bytes());
+    }
+}
+
+/// Makes writers of one line each.
+struct Lines;
+
+/// A line of the log, on its way to standard error.
+struct Line {
+    /// Errors are waited for: the process may be about to end because of one.
+    urgent: bool,
+}
+
+impl<'a> MakeWriter<'a> for Lines {
+    type Writer = Line;
+
+    fn make_writer(&'a self) -> Line {
+        Line { urgent: false }
+    }
+
+    fn make_writer_for(&'a self, metadata: &Metadata<'_>) -> Line {
+        Line {
+            urgent: *metadata.level() == Level::ERROR,
+        }
+    }
+}
+
+impl io::Write for Line {
+    /// Takes the line, which comes as one piece.
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        match self.urgent {
+            true => out::urgent_line(line),
+            false => out::line(line),
+        }
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Command, Stdio};
+
+    use super::*;
+
+    /// In a process of its own, this test does what it is to look at.
+    const ROLE: &str = "HEARTLINE_TEST_PANICS_IN";
+
+    /// A thread panics, and the process ends because of it.
+    fn panic_and_end(format: &str) -> ! {
+        let log_format = match format {
+            "json" => LogFormat::Json,
+            _ => LogFormat::Text,
+        };
+        let settings = Settings {
+            log_format,
+            log_level: "info".into(),
+            ..Settings::default()
+        };
+        start(&settings);
+        let shard = std::thread::Builder::new().name("shard-7".into());
+        let ended = shard.spawn(|| panic!("out of luck")).unwrap().join();
+        assert!(ended.is_err());
+        tracing::error!("a shard has ended, so this node ends");
+        std::process::exit(1);
+    }
+
+    #[test]
+    fn a_panic_and_why_the_process_ends_are_read_before_it_has_ended() {
+        if let Ok(format) = std::env::var(ROLE) {
+            panic_and_end(&format);
+        }
+        let run = |role: &str, filter: &str| {
+            let mut command = Command::new(std::env::current_exe().unwrap());
+            command
+                .args(["--nocapture", "--exact"])
+                .arg("logs::tests::a_panic_and_why_the_process_ends_are_read_before_it_has_ended")
+                .env(ROLE, role)
+                .env("RUST_LOG", filter)
+                .env("RUST_BACKTRACE", "0")
+                .stdout(Stdio::null())
+                .stderr(Stdio::piped());
+            command
+        };
+        for role in ["text", "json"] {
+            let output = run(role, "info").output().unwrap();
+            let log = String::from_utf8(output.stderr).unwrap();
+            let lines: Vec<_> = log.lines().collect();
+            assert_eq!((output.status.code(), lines.len()), (Some(1), 2));
+            let [panic, end] = [lines[0], lines[1]];
+            assert!(panic.contains("panicked: out of luck"), "{panic}");
+            assert!(panic.contains("shard-7"), "{panic}");
+            assert!(end.contains("a shard has ended"), "{end}");
+        }
+        // A filter for something else hides the log, but no panic.
+        let output = run("text", "hyper=debug").output().unwrap();
+        let log = String::from_utf8(output.stderr).unwrap();
+        assert!(
+            log.starts_with("heartline: thread shard-7 panicked at "),
+            "{log}"
+        );
+        assert_eq!(log.lines().count(), 1, "{log}");
+        // Without a reader the process ends the same way.
+        let mut child = run("text", "info").spawn().unwrap();
+        drop(child.stderr.take());
+        assert_eq!(child.wait().unwrap().code(), Some(1));
+    }
 }

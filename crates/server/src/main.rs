@@ -2,16 +2,23 @@
 //!
 //! `cli` says what may be typed, `config` what may be set, `serve` runs a node,
 //! `auth` verifies and signs tokens, `admin` answers operators and backends,
-//! `dev` is what `--dev` adds.
+//! `dev` is what `--dev` adds. `exit` has the exit codes, `out` and `logs` what is
+//! printed.
+
+// They panic when nobody reads what they print; `out` does not.
+#![deny(clippy::print_stdout, clippy::print_stderr)]
 
 mod admin;
 mod auth;
 mod cli;
 mod config;
 mod dev;
-mod load;
+mod exit;
+mod listen;
 mod logs;
+mod out;
 mod serve;
+mod signals;
 mod tls;
 
 use std::process::ExitCode;
@@ -23,15 +30,8 @@ use clap::Parser;
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
-/// The contract's exit codes.
-#[derive(Debug, Clone, Copy)]
-enum Exit {
-    Clean = 0,
-    Failed = 1,
-    BadConfiguration = 2,
-}
-
 fn main() -> ExitCode {
     let exit = cli::run(cli::Cli::parse());
+    out::flush();
     ExitCode::from(exit as u8)
 }

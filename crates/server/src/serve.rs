@@ -1,5 +1,6 @@
 //! Running a node: from settings to listeners, and from a signal to the end.
 
+use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -7,21 +8,19 @@ use std::time::Duration;
 use heartline::config::AuthMode;
 use heartline::{Gateway, HttpRequest, HttpResponse};
 use heartline_cluster::{Cluster, Timing};
-use tokio::net::{TcpListener, TcpSocket};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 
-use crate::Exit;
 use crate::admin;
 use crate::auth::jwt::{JwtAuthenticator, system_clock};
 use crate::config::Settings;
 use crate::dev;
+use crate::exit::{Exit, refuse};
+use crate::listen::listen;
+use crate::out;
+use crate::signals::Signals;
 use crate::tls::Certificate;
-
-/// One sentence on standard error, and the code to end with.
-fn refuse(exit: Exit, what: impl std::fmt::Display) -> Exit {
-    eprintln!("heartline: {what}");
-    exit
-}
 
 /// Whether sockets can be told apart: `serve` refuses to start if not.
 pub(crate) fn missing_authentication(settings: &Settings) -> Option<&'static str> {
@@ -86,49 +85,6 @@ pub(crate) fn run(mut settings: Settings, dev: bool) -> Result<(), Exit> {
 /// How long a node that starts waits for its cluster.
 const FIRST_JOIN: Duration = Duration::from_secs(2);
 
-/// Connections that may wait to be accepted; the kernel takes the smaller of this
-/// and `net.core.somaxconn`. Everybody comes back at once after an outage.
-const BACKLOG: u32 = 65_535;
-
-/// Listens on the first address of `address` that can be listened on.
-async fn bind(address: &str) -> std::io::Result<TcpListener> {
-    let mut error = std::io::ErrorKind::AddrNotAvailable.into();
-    for address in tokio::net::lookup_host(address).await? {
-        let socket = match address {
-            SocketAddr::V4(_) => TcpSocket::new_v4()?,
-            SocketAddr::V6(_) => TcpSocket::new_v6()?,
-        };
-        // Or a restart would have to wait for what the last run has closed.
-        socket.set_reuseaddr(true)?;
-        match socket.bind(address).and_then(|()| socket.listen(BACKLOG)) {
-            Ok(listener) => return Ok(listener),
-            Err(failed) => error = failed,
-        }
-    }
-    Err(error)
-}
-
-async fn listen(key: &str, address: &str) -> Result<TcpListener, Exit> {
-    bind(address).await.map_err(|error| {
-        let advice = match error.kind() {
-            std::io::ErrorKind::AddrInUse => {
-                format!("another program has it; stop that, or set {key} to another port")
-            }
-            std::io::ErrorKind::PermissionDenied => {
-                format!("ports below 1024 need a privilege; set {key} to a higher one")
-            }
-            std::io::ErrorKind::AddrNotAvailable => {
-                format!("this machine has no such address; set {key} to one it has")
-            }
-            _ => error.to_string(),
-        };
-        refuse(
-            Exit::Failed,
-            format!("cannot listen on {address}: {advice}"),
-        )
-    })
-}
-
 /// The backplane of a node that is one of many, and the listener for the others.
 async fn cluster(settings: &Settings) -> Result<Option<(Cluster, TcpListener)>, Exit> {
     let Some(url) = settings.cluster_url.clone() else {
@@ -169,19 +125,98 @@ async fn cluster(settings: &Settings) -> Result<Option<(Cluster, TcpListener)>, 
     Ok(Some((cluster, listener)))
 }
 
+/// Runs a node from its first listener to the end of its drain.
 async fn node(settings: Settings, dev: bool) -> Result<(), Exit> {
+    let mut signals = Signals::listen()?;
     let settings = Arc::new(settings);
+    let started = signals.until_ended(Node::start(&settings, dev)).await;
+    let Some(node) = started.transpose()? else {
+        tracing::info!("stopped while it started");
+        return Ok(());
+    };
+    if signals.until_ended(joined(&node.gateway)).await.is_none() {
+        return signals.drain(&node.gateway).await;
+    }
+    let (drain_asked, mut drain_wanted) = mpsc::channel(1);
+    let state = admin::State::new(node.gateway.clone(), &settings, drain_asked);
+    let administering = tokio::spawn(admin::serve(node.operators, state));
+    tokio::select! {
+        () = signals.until_told(node.certificate, &mut drain_wanted) => {}
+        error = failure(node.serving) => return Err(refuse(Exit::Failed, error)),
+    }
+    let done = signals.drain(&node.gateway).await;
+    // The public listener has closed by itself; the operators' stays to the
+    // end, so that the drain can be watched.
+    administering.abort();
+    done
+}
+
+/// A node whose clients can connect.
+struct Node {
+    gateway: Gateway,
+    certificate: Option<Arc<Certificate>>,
+    /// Nobody serves it yet: operators see a node that is one of its cluster.
+    operators: TcpListener,
+    /// What serves the public listener.
+    serving: JoinHandle<io::Result<()>>,
+}
+
+impl Node {
+    /// Opens the listeners, builds the gateway and serves the public listener and
+    /// the one for other nodes.
+    async fn start(settings: &Arc<Settings>, dev: bool) -> Result<Node, Exit> {
+        let failed = |what: String| refuse(Exit::Failed, what);
+        let public = listen("server.listen", &settings.listen).await?;
+        let operators = listen("admin.listen", &settings.admin_listen).await?;
+        let (cluster, for_nodes) = cluster(settings).await?.unzip();
+        let gateway = gateway(settings, cluster, dev)?;
+        let certificate = match (&settings.tls_cert, &settings.tls_key) {
+            (Some(cert), Some(key)) => Some(Certificate::load(cert, key).map_err(failed)?),
+            _ => None,
+        };
+        let tls = certificate.as_ref().map(Certificate::server_config);
+        let tls = tls.transpose().map_err(failed)?;
+        announce(settings, &public, &operators, dev);
+        let serving = gateway.clone();
+        let serving = tokio::spawn(async move {
+            match tls {
+                Some(config) => serving.serve_tls(public, config).await,
+                None => serving.serve(public).await,
+            }
+        });
+        if let Some(listener) = for_nodes {
+            let gateway = gateway.clone();
+            tokio::spawn(async move { gateway.serve_nodes(listener).await });
+        }
+        Ok(Node {
+            gateway,
+            certificate,
+            operators,
+            serving,
+        })
+    }
+}
+
+/// Waits until the public listener cannot be served any more, and says why. One that
+/// is closed for a drain is not a failure.
+async fn failure(serving: JoinHandle<io::Result<()>>) -> String {
+    let error = match serving.await {
+        Ok(Ok(())) => std::future::pending().await,
+        Ok(Err(error)) => error.to_string(),
+        Err(error) => error.to_string(),
+    };
+    format!("clients cannot be served any more: {error}")
+}
+
+/// The gateway that the settings ask for.
+fn gateway(settings: &Arc<Settings>, cluster: Option<Cluster>, dev: bool) -> Result<Gateway, Exit> {
     let failed = |what: String| refuse(Exit::Failed, what);
-    let public = listen("server.listen", &settings.listen).await?;
-    let operators = listen("admin.listen", &settings.admin_listen).await?;
     let authenticator = JwtAuthenticator::new(&settings.jwt, system_clock).map_err(failed)?;
     let handle: Arc<OnceLock<Gateway>> = Arc::default();
     let (for_pages, known) = (settings.clone(), handle.clone());
     let mut builder = Gateway::builder(settings.gateway.clone());
-    let mut for_nodes = None;
-    if let Some((cluster, listener)) = cluster(&settings).await? {
+    if let Some(cluster) = cluster {
         builder = builder.backplane(cluster);
-        for_nodes = Some(listener);
     }
     let gateway = builder
         .authenticator(authenticator)
@@ -192,56 +227,29 @@ async fn node(settings: Settings, dev: bool) -> Result<(), Exit> {
         .build()
         .map_err(|error| failed(error.to_string()))?;
     let _ = handle.set(gateway.clone());
+    Ok(gateway)
+}
 
-    let certificate = match (&settings.tls_cert, &settings.tls_key) {
-        (Some(cert), Some(key)) => Some(Certificate::load(cert, key).map_err(failed)?),
-        _ => None,
+/// Says where the node listens.
+fn announce(settings: &Settings, public: &TcpListener, operators: &TcpListener, dev: bool) {
+    let address = |listener: &TcpListener, configured: &String| {
+        let bound = listener.local_addr();
+        bound.map_or(configured.clone(), |address| address.to_string())
     };
-    let address = public
-        .local_addr()
-        .map_or(settings.listen.clone(), |address| address.to_string());
-    let admin_address = operators
-        .local_addr()
-        .map_or(settings.admin_listen.clone(), |address| address.to_string());
+    let listen_address = address(public, &settings.listen);
+    let admin_address = address(operators, &settings.admin_listen);
     tracing::info!(
         node_id = %settings.gateway.node_id,
-        listen = %address,
+        listen = %listen_address,
         admin = %admin_address,
         version = env!("CARGO_PKG_VERSION"),
         "ready"
     );
     if dev {
-        greet(&settings, &address, &admin_address, certificate.is_some());
+        let greeting = dev::greeting(settings, &listen_address, &admin_address);
+        // Not on this thread: nobody may be reading.
+        tokio::task::spawn_blocking(move || drop(out::print(&greeting)));
     }
-    let serving = {
-        let gateway = gateway.clone();
-        let config = certificate
-            .as_ref()
-            .map(Certificate::server_config)
-            .transpose()
-            .map_err(failed)?;
-        tokio::spawn(async move {
-            match config {
-                Some(config) => gateway.serve_tls(public, config).await,
-                None => gateway.serve(public).await,
-            }
-        })
-    };
-    if let Some(listener) = for_nodes {
-        let serving = gateway.clone();
-        tokio::spawn(async move { serving.serve_nodes(listener).await });
-        joined(&gateway).await;
-    }
-    let (drain_asked, mut drain_wanted) = tokio::sync::mpsc::channel::<()>(1);
-    let state = admin::State::new(gateway.clone(), &settings, drain_asked);
-    let administering = tokio::spawn(admin::serve(operators, state));
-
-    let done = until_told(&gateway, certificate, &mut drain_wanted).await;
-    // The public listener has closed by itself; the operators' stays to the
-    // end, so that the drain can be watched.
-    serving.abort();
-    administering.abort();
-    done
 }
 
 /// Waits until the node is one of its cluster, but not for long: without Redis it serves
@@ -260,44 +268,6 @@ async fn joined(gateway: &Gateway) {
     }
 }
 
-/// Waits for a signal (or the API) and drains; a second signal ends at once.
-async fn until_told(
-    gateway: &Gateway,
-    certificate: Option<Arc<Certificate>>,
-    drain_wanted: &mut tokio::sync::mpsc::Receiver<()>,
-) -> Result<(), Exit> {
-    let signals = || -> std::io::Result<_> {
-        Ok((
-            signal(SignalKind::terminate())?,
-            signal(SignalKind::interrupt())?,
-            signal(SignalKind::hangup())?,
-        ))
-    };
-    let (mut terminate, mut interrupt, mut hangup) = signals()
-        .map_err(|error| refuse(Exit::Failed, format!("signals cannot be heard: {error}")))?;
-    loop {
-        tokio::select! {
-            _ = terminate.recv() => break,
-            _ = interrupt.recv() => break,
-            Some(()) = drain_wanted.recv() => break,
-            _ = hangup.recv() => match certificate.as_ref().map(|certificate| certificate.reload()) {
-                None => tracing::info!("SIGHUP: there are no certificates to read again"),
-                Some(Ok(())) => tracing::info!("SIGHUP: certificates were read again"),
-                Some(Err(error)) => tracing::error!(%error, "SIGHUP: the old certificates stay in use"),
-            },
-        }
-    }
-    tracing::info!(connections = gateway.connection_count(), "draining");
-    tokio::select! {
-        () = gateway.drain() => {
-            tracing::info!("stopped");
-            Ok(())
-        }
-        _ = terminate.recv() => Err(refuse(Exit::Failed, "stopped at once by a second signal")),
-        _ = interrupt.recv() => Err(refuse(Exit::Failed, "stopped at once by a second signal")),
-    }
-}
-
 /// What the public port serves besides Socket.IO and live.
 fn page(
     settings: &Settings,
@@ -312,31 +282,4 @@ fn page(
         .filter(|_| dev)
         .and_then(|gateway| dev::answer(settings, gateway, request));
     answered.unwrap_or_else(|| dev::respond(404, "text/plain; charset=utf-8", "not found\n".into()))
-}
-
-/// What `--dev` prints.
-fn greet(settings: &Settings, address: &str, admin_address: &str, tls: bool) {
-    let (http, ws) = if tls {
-        ("https", "wss")
-    } else {
-        ("http", "ws")
-    };
-    let live = settings.gateway.live_path.as_deref().unwrap_or("(off)");
-    println!(
-        "Heartline {} for development on this machine\n",
-        env!("CARGO_PKG_VERSION")
-    );
-    println!("  demo page   {http}://{address}/");
-    println!(
-        "  Socket.IO   {http}://{address}  (path {})",
-        settings.gateway.socketio_path
-    );
-    println!("  live        {ws}://{address}{live}");
-    println!("  API         http://{admin_address}/v1/connections");
-    println!("  metrics     http://{admin_address}/metrics\n");
-    match dev::token(&settings.jwt, "alice", None) {
-        Ok((token, _)) => println!("  a token for user alice, good for 12 hours:\n  {token}\n"),
-        Err(_) => println!("  tokens are verified with your own key; sign one there\n"),
-    }
-    println!("  Ctrl-C stops it.");
 }

@@ -5,8 +5,8 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
-use super::State;
 use super::problem::Problem;
+use super::state::State;
 use crate::config::is_loopback;
 
 /// Lets a request through, or answers 401 or 403.

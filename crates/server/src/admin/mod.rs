@@ -9,48 +9,22 @@ mod guard;
 mod openapi;
 mod problem;
 mod rooms;
+mod state;
 mod users;
-
-use std::sync::Arc;
 
 use axum::extract::DefaultBodyLimit;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router, middleware};
-use heartline::Gateway;
 use serde_json::json;
 use tokio::net::TcpListener;
 
-use crate::config::{Settings, is_loopback};
 use problem::Problem;
+pub(crate) use state::State;
 
 /// Largest request body, bytes.
 const MAX_BODY: usize = 2_000_000;
-
-/// What the handlers share.
-#[derive(Clone)]
-pub(crate) struct State {
-    gateway: Gateway,
-    token: Option<Arc<str>>,
-    loopback: bool,
-    drain: tokio::sync::mpsc::Sender<()>,
-}
-
-impl State {
-    pub(crate) fn new(
-        gateway: Gateway,
-        settings: &Settings,
-        drain: tokio::sync::mpsc::Sender<()>,
-    ) -> Self {
-        State {
-            gateway,
-            token: settings.admin_token.as_deref().map(Into::into),
-            loopback: is_loopback(&settings.admin_listen),
-            drain,
-        }
-    }
-}
 
 /// Answers until it is aborted.
 pub(crate) async fn serve(listener: TcpListener, state: State) {

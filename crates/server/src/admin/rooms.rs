@@ -10,9 +10,9 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
-use super::State;
 use super::connections::Part;
 use super::problem::Problem;
+use super::state::State;
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]

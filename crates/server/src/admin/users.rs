@@ -12,8 +12,8 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
-use super::State;
 use super::problem::Problem;
+use super::state::State;
 
 /// Most users in one question.
 const MAX_USERS: usize = 1000;

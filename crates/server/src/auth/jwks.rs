@@ -12,7 +12,7 @@ use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, JwkSet, PublicK
 use jsonwebtoken::{Algorithm, DecodingKey};
 use tokio::sync::Mutex;
 
-use super::jwt::Key;
+use super::key::Key;
 
 const FETCH_TIMEOUT: Duration = Duration::from_secs(5);
 const FETCH_INTERVAL: Duration = Duration::from_secs(10);

@@ -11,10 +11,11 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use heartline::auth::{
     AuthError, Authenticator, BoxFuture, Credentials, Identity, RoomPattern, UserKey,
 };
-use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode, decode_header};
+use jsonwebtoken::{Algorithm, Validation, decode, decode_header};
 use serde_json::{Map, Value};
 
 use super::jwks::KeySet;
+use super::key::Key;
 use crate::config::{ClaimNames, JwtSettings};
 
 /// Unix time in seconds.
@@ -33,13 +34,6 @@ const MAX_ID: usize = 256;
 const MAX_TOKEN: usize = 16 * 1024;
 /// Most patterns in one claim.
 const MAX_PATTERNS: usize = 1000;
-
-/// A key and the algorithms that it may be used with.
-#[derive(Clone)]
-pub(crate) struct Key {
-    pub(crate) key: DecodingKey,
-    pub(crate) algorithms: Vec<Algorithm>,
-}
 
 /// Verifies tokens as the configuration says.
 #[derive(Clone)]
@@ -62,11 +56,12 @@ impl JwtAuthenticator {
     /// # Errors
     /// A sentence, when the key is none.
     pub(crate) fn new(settings: &JwtSettings, clock: Clock) -> Result<Self, String> {
-        let secret = settings.secret.as_ref().map(|secret| Key {
-            key: DecodingKey::from_secret(secret.as_bytes()),
-            algorithms: vec![Algorithm::HS256, Algorithm::HS384, Algorithm::HS512],
-        });
-        let public = settings.public_key.as_deref().map(public_key).transpose()?;
+        let secret = settings.secret.as_deref().map(Key::secret);
+        let public = settings
+            .public_key
+            .as_deref()
+            .map(Key::public)
+            .transpose()?;
         Ok(JwtAuthenticator(Arc::new(Inner {
             secret,
             public,
@@ -78,25 +73,6 @@ impl JwtAuthenticator {
             clock,
         })))
     }
-}
-
-/// A public key from PEM text or from the file of that name.
-fn public_key(given: &str) -> Result<Key, String> {
-    let pem = match given.contains("-----BEGIN") {
-        true => given.as_bytes().to_vec(),
-        false => std::fs::read(given)
-            .map_err(|error| format!("auth.jwt.public_key: {given} cannot be read: {error}"))?,
-    };
-    use Algorithm::{ES256, ES384, EdDSA, PS256, PS384, PS512, RS256, RS384, RS512};
-    let rsa = DecodingKey::from_rsa_pem(&pem)
-        .map(|key| (key, vec![RS256, RS384, RS512, PS256, PS384, PS512]));
-    let ec = || DecodingKey::from_ec_pem(&pem).map(|key| (key, vec![ES256, ES384]));
-    let ed = || DecodingKey::from_ed_pem(&pem).map(|key| (key, vec![EdDSA]));
-    let (key, algorithms) = rsa.or_else(|_| ec()).or_else(|_| ed()).map_err(|_| {
-        "auth.jwt.public_key must be the PEM of an RSA, EC (P-256, P-384) or Ed25519 public key"
-            .to_owned()
-    })?;
-    Ok(Key { key, algorithms })
 }
 
 impl Authenticator for JwtAuthenticator {

@@ -2,4 +2,5 @@
 
 pub(crate) mod jwks;
 pub(crate) mod jwt;
+mod key;
 pub(crate) mod sign;

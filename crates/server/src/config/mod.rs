@@ -3,11 +3,13 @@
 //! All sources become one list of keys and values; the table in [`keys`] says
 //! what each means. All that is wrong is said at once, a sentence each.
 
+pub(crate) mod given;
 mod keys;
 mod settings;
 mod value;
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fmt::Write as _;
 
 use heartline::config::NamespaceConfig;
@@ -36,12 +38,13 @@ impl std::fmt::Display for Errors {
     }
 }
 
-struct Given {
+/// A value, and the source that it is from.
+struct Sourced {
     value: Value,
     origin: String,
 }
 
-type All = BTreeMap<String, Given>;
+type All = BTreeMap<String, Sourced>;
 
 /// The configuration, understood, and as text for `config show`.
 pub(crate) struct Loaded {
@@ -53,9 +56,12 @@ const ENVIRONMENT: &str = "HEARTLINE__";
 const NAMESPACES: &str = "namespaces.";
 
 /// Reads all sources.
+///
+/// # Errors
+/// All that is wrong.
 pub(crate) fn load(
     sources: &Sources,
-    environment: impl Iterator<Item = (String, String)>,
+    environment: impl Iterator<Item = (OsString, OsString)>,
 ) -> Result<Loaded, Errors> {
     let mut errors = Vec::new();
     let mut given = All::new();
@@ -77,11 +83,24 @@ pub(crate) fn load(
             Err(error) => errors.push(format!("{file} cannot be read: {error}")),
         }
     }
-    for (name, text) in environment {
-        if let Some(path) = name.strip_prefix(ENVIRONMENT) {
-            let key = path.to_ascii_lowercase().replace("__", ".");
-            put(&mut given, &key, value::literal(&text), &name);
-        }
+    // Variables that are not ours may be of any bytes.
+    let ours = environment.filter(|(name, _)| {
+        let name = name.as_encoded_bytes();
+        name.starts_with(ENVIRONMENT.as_bytes())
+    });
+    for (name, text) in ours {
+        let (Some(name), Some(text)) = (name.to_str(), text.to_str()) else {
+            let name = name.to_string_lossy();
+            errors.push(format!("the environment variable {name} is not UTF-8"));
+            continue;
+        };
+        let key = name[ENVIRONMENT.len()..].to_ascii_lowercase();
+        put(
+            &mut given,
+            &key.replace("__", "."),
+            value::literal(text),
+            name,
+        );
     }
     for pair in &sources.set {
         match pair.split_once('=') {
@@ -100,7 +119,7 @@ pub(crate) fn load(
 
 fn put(given: &mut All, key: &str, value: Value, origin: &str) {
     let origin = origin.to_owned();
-    given.insert(key.to_owned(), Given { value, origin });
+    given.insert(key.to_owned(), Sourced { value, origin });
 }
 
 /// Turns nested tables into dotted names, down to the keys that are known.
@@ -158,7 +177,7 @@ fn understand(given: &All, errors: &mut Vec<String>) -> Settings {
         errors.push(format!("{name} {what} (from {origin})"));
     };
     let value_of = |key: &Key| match given.get(key.name) {
-        Some(Given { value, origin }) => (value.clone(), origin.clone()),
+        Some(Sourced { value, origin }) => (value.clone(), origin.clone()),
         None => (value::literal(key.default), "the defaults".to_owned()),
     };
     // In the order of the table: `devices.policy` comes before its details.
@@ -182,7 +201,7 @@ fn understand(given: &All, errors: &mut Vec<String>) -> Settings {
         let Apply::Namespace(apply) = key.apply else {
             continue;
         };
-        for (name, Given { value, origin }) in given {
+        for (name, Sourced { value, origin }) in given {
             let Some((namespace, of)) = namespace_key(name) else {
                 continue;
             };
@@ -438,16 +457,41 @@ mod tests {
             ..Sources::default()
         };
         let environment = [
-            (
-                "HEARTLINE__SERVER__SEND_BUFFER".to_owned(),
-                "2KB".to_owned(),
-            ),
-            ("HEARTLINE__AUTH__JWT__SECRET".to_owned(), "0123".to_owned()),
-        ];
+            ("HEARTLINE__SERVER__SEND_BUFFER", "2KB"),
+            ("HEARTLINE__AUTH__JWT__SECRET", "0123"),
+        ]
+        .map(|(name, text)| (name.into(), text.into()));
         let loaded =
             load(&sources, environment.into_iter()).unwrap_or_else(|errors| panic!("{errors}"));
         assert_eq!(loaded.settings.gateway.send_buffer, 3000);
         assert!(!loaded.show().contains("0123"));
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn only_our_own_variables_must_be_utf_8() {
+        use std::os::unix::ffi::OsStringExt as _;
+        let broken = || OsString::from_vec(b"\xff".to_vec());
+        let ours = |rest: OsString| {
+            let mut name = OsString::from("HEARTLINE__");
+            name.push(rest);
+            name
+        };
+        let others = [
+            (broken(), "1".into()),
+            ("PATH".into(), broken()),
+            ("HEARTLINE_X".into(), broken()),
+        ];
+        assert!(load(&Sources::default(), others.into_iter()).is_ok());
+        for (name, text) in [
+            (ours("LOG__LEVEL".into()), broken()),
+            (ours(broken()), "1".into()),
+        ] {
+            let Err(errors) = load(&Sources::default(), [(name, text)].into_iter()) else {
+                panic!("it was accepted");
+            };
+            assert!(errors.0[0].contains("is not UTF-8"), "{errors}");
+        }
     }
 
     #[test]

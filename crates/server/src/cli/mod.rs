@@ -1,13 +1,17 @@
 //! The command line.
 
+mod load;
+
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::Exit;
 use crate::auth::jwt::system_clock;
 use crate::auth::sign::{Claims, sign};
-use crate::config::{self, Loaded, Sources};
+use crate::config::given::Given;
+use crate::config::{self, parse_duration};
+use crate::exit::{Exit, print, refuse};
+use crate::{out, serve};
 
 /// A self-hosted realtime gateway that always knows who is really there.
 #[derive(Debug, Parser)]
@@ -34,7 +38,7 @@ enum Command {
     /// Print a token signed with the configured secret
     Token(Token),
     /// Load a server and measure it: this one, or any Socket.IO server
-    Load(crate::load::Load),
+    Load(load::Load),
 }
 
 #[derive(Debug, Subcommand)]
@@ -58,33 +62,6 @@ enum ConfigCommand {
     /// Print the reference of all keys, as Markdown
     #[command(hide = true)]
     Docs,
-}
-
-/// Where the configuration comes from.
-#[derive(Clone, Debug, Args)]
-pub(crate) struct Given {
-    /// Configuration file (TOML)
-    #[arg(long, value_name = "FILE")]
-    config: Option<String>,
-    /// Set one key, over file and environment; may be repeated
-    #[arg(long, value_name = "KEY=VALUE")]
-    set: Vec<String>,
-}
-
-impl Given {
-    pub(crate) fn load(self, dev: bool) -> Result<Loaded, Exit> {
-        let sources = Sources {
-            file: self.config,
-            set: self.set,
-            dev,
-        };
-        config::load(&sources, std::env::vars()).map_err(|errors| {
-            for error in &errors.0 {
-                eprintln!("heartline: {error}");
-            }
-            Exit::BadConfiguration
-        })
-    }
 }
 
 #[derive(Debug, Args)]
@@ -121,7 +98,7 @@ struct Token {
 }
 
 fn ttl(text: &str) -> Result<Duration, String> {
-    config::parse_duration(text).ok_or_else(|| "write it like 1h, 30m or 90s".into())
+    parse_duration(text).ok_or_else(|| "write it like 1h, 30m or 90s".into())
 }
 
 /// Does what was asked.
@@ -129,28 +106,24 @@ pub(crate) fn run(cli: Cli) -> Exit {
     let done = match cli.command {
         Command::Serve { given, dev } => given
             .load(dev)
-            .and_then(|loaded| crate::serve::run(loaded.settings, dev)),
+            .and_then(|loaded| serve::run(loaded.settings, dev)),
         Command::Config(ConfigCommand::Check { given, dev }) => {
             given.load(dev).and_then(|loaded| {
-                crate::serve::check(&loaded.settings)?;
-                println!("the configuration is good");
-                if let (Some(what), false) =
-                    (crate::serve::missing_authentication(&loaded.settings), dev)
+                serve::check(&loaded.settings)?;
+                print("the configuration is good\n")?;
+                if let (Some(what), false) = (serve::missing_authentication(&loaded.settings), dev)
                 {
-                    eprintln!("heartline: `serve` will refuse it all the same: {what}");
+                    out::complain(format!("`serve` will refuse it all the same: {what}"));
                 }
                 Ok(())
             })
         }
         Command::Config(ConfigCommand::Show { given, dev }) => {
-            given.load(dev).map(|loaded| print!("{}", loaded.show()))
+            given.load(dev).and_then(|loaded| print(&loaded.show()))
         }
-        Command::Config(ConfigCommand::Docs) => {
-            print!("{}", config::reference());
-            Ok(())
-        }
+        Command::Config(ConfigCommand::Docs) => print(&config::reference()),
         Command::Token(token) => print_token(token),
-        Command::Load(load) => crate::load::run(load),
+        Command::Load(load) => load::run(load),
     };
     done.err().unwrap_or(Exit::Clean)
 }
@@ -168,14 +141,7 @@ fn print_token(token: Token) -> Result<(), Exit> {
         admin: token.admin,
     };
     let expires = system_clock() + token.ttl.as_secs();
-    match sign(&loaded.settings.jwt, &claims, expires) {
-        Ok(token) => {
-            println!("{token}");
-            Ok(())
-        }
-        Err(error) => {
-            eprintln!("heartline: {error}");
-            Err(Exit::BadConfiguration)
-        }
-    }
+    let token = sign(&loaded.settings.jwt, &claims, expires)
+        .map_err(|error| refuse(Exit::BadConfiguration, error))?;
+    print(&format!("{token}\n"))
 }

@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 use clap::{Args, ValueEnum};
 use heartline_load::{Plan, Progress, Protocol, Scenario, Stage, Target};
 
-use crate::Exit;
 use crate::auth::jwt::system_clock;
 use crate::auth::sign::{Claims, sign};
-use crate::cli::Given;
+use crate::config::given::Given;
 use crate::config::parse_duration;
+use crate::exit::{Exit, print, refuse};
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum ScenarioName {
@@ -142,20 +142,15 @@ pub(crate) fn run(load: Load) -> Result<(), Exit> {
     let mut line = Line::new();
     let report = heartline_load::run(&plan, &tokens, &mut |progress| line.show(&progress));
     line.clear();
-    let report = report.map_err(|error| {
-        eprintln!("heartline: {error}");
-        match error {
-            heartline_load::Error::Plan(_) => Exit::BadConfiguration,
-            _ => Exit::Failed,
-        }
+    let report = report.map_err(|error| match error {
+        heartline_load::Error::Plan(_) => usage(error),
+        _ => refuse(Exit::Failed, error),
     })?;
-    println!("{}", report.to_json());
-    Ok(())
+    print(&format!("{}\n", report.to_json()))
 }
 
 fn usage(error: impl std::fmt::Display) -> Exit {
-    eprintln!("heartline: {error}");
-    Exit::BadConfiguration
+    refuse(Exit::BadConfiguration, error)
 }
 
 fn plan(load: Load, target: Target) -> Plan {

@@ -1,0 +1,32 @@
+//! What the handlers of the operators' API share.
+
+use std::sync::Arc;
+
+use heartline::Gateway;
+
+use crate::config::{Settings, is_loopback};
+
+/// What the handlers share.
+#[derive(Clone)]
+pub(crate) struct State {
+    pub(super) gateway: Gateway,
+    pub(super) token: Option<Arc<str>>,
+    pub(super) loopback: bool,
+    pub(super) drain: tokio::sync::mpsc::Sender<()>,
+}
+
+impl State {
+    /// A wish to drain goes to `drain`.
+    pub(crate) fn new(
+        gateway: Gateway,
+        settings: &Settings,
+        drain: tokio::sync::mpsc::Sender<()>,
+    ) -> Self {
+        State {
+            gateway,
+            token: settings.admin_token.as_deref().map(Into::into),
+            loopback: is_loopback(&settings.admin_listen),
+            drain,
+        }
+    }
+}
