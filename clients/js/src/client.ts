@@ -68,6 +68,31 @@ const REFRESH_AHEAD = 60_000;
 const REQUEST_TIMEOUT = 10_000;
 /** Longest time that a timer can be set to. */
 const MAX_TIMER = 2 ** 31 - 1;
+/** The longest pause that servers ask for before a reconnection, in milliseconds. */
+const MAX_PAUSE = 60_000;
+/** An end that was announced comes within this, in milliseconds; later it is another end. */
+const ANNOUNCED = 30_000;
+/**
+ * How often an event may make this client say something by itself, in milliseconds: over
+ * Socket.IO, whoever is in a room with it might be the one who sends the event.
+ */
+const SELDOM = 1_000;
+/** What the server says to one connection, and never in a room. */
+const PERSONAL = new Set([
+  "server:hello",
+  "server:drain",
+  "connection:success",
+  "connection:replaced",
+  "auth:error",
+  "session:resume",
+  "heartbeat",
+  "message:sent",
+  "message:error",
+  "metrics:response",
+  "room:joined",
+  "room:left",
+  "room:gap",
+]);
 
 /** When a JSON Web Token expires, in Unix milliseconds. */
 function expiry(token: string): number | undefined {
@@ -122,8 +147,12 @@ export class Client<
   #heardAt = 0;
   /** Counts signs of life. */
   #signs = 0;
-  #drainMs: number | undefined;
-  #why: Reason | undefined;
+  /** What was said of this connection's end, and when. Only the end itself can confirm it. */
+  #announced: { [name: string]: { at: number; afterMs?: number } | undefined } = {};
+  /** When the last of the server's heartbeats was answered. */
+  #answeredAt = -Infinity;
+  /** Rooms of which it was said, a moment ago, that this client is out of them. */
+  #doubted = new Set<string>();
   #latency: number | undefined;
   #unwatch: (() => void) | undefined;
   /** The two clocks when they were last compared: apart by more, the machine has slept. */
@@ -210,7 +239,6 @@ export class Client<
     this.#clear("retry");
     this.#unwatch?.();
     this.#unwatch = undefined;
-    this.#drainMs = undefined;
     const error = disconnected(state.reason);
     for (const message of this.#queue.splice(0)) message.reject(error);
     for (const waiting of this.#rooms.values()) for (const one of waiting.splice(0)) one.reject(error);
@@ -224,6 +252,9 @@ export class Client<
     this.#link = undefined;
     this.#hello = undefined;
     this.#isOpen = false;
+    this.#announced = {};
+    this.#answeredAt = -Infinity;
+    this.#doubted.clear();
     for (const timer of ["attempt", "watch", "stable", "token", "send"] as const) this.#clear(timer);
     for (const timer of this.#loose) this.#platform.clearTimeout(timer);
     this.#loose.clear();
@@ -236,13 +267,12 @@ export class Client<
     this.#clear("retry");
     const attempt = this.#attempt;
     const current = () => attempt === this.#attempt;
-    this.#why = undefined;
     this.#set("attempt", this.#options.connectTimeout, () => this.#ended({ kind: "retry", reason: "connect_timeout" }));
     const go = (token: string | undefined) => {
       if (!current()) return;
       const link = this.#dial(token, {
         hello: (hello) => current() && this.#opened(hello, token),
-        event: (name, data) => current() && this.#event(name, data),
+        event: (name, data, room) => current() && this.#event(name, data, room),
         alive: () => current() && this.#alive(),
         end: (end) => current() && this.#ended(end),
       });
@@ -260,7 +290,6 @@ export class Client<
     if (this.#hello) return;
     this.#hello = hello;
     this.#clear("attempt");
-    this.#drainMs = undefined;
     this.#heardAt = this.#platform.now();
     this.#clocks = { now: this.#platform.now(), unix: this.#platform.unix() };
     this.#set("stable", STABLE, () => {
@@ -290,11 +319,11 @@ export class Client<
   }
 
   #ended(end: End): void {
-    const reason = this.#why ?? end.reason;
-    const kind = this.#why === "replaced" ? "final" : this.#why === "auth_expired" ? "token" : end.kind;
+    const { kind } = end;
+    const reason = this.#explained(end);
+    let pause = end.afterMs ?? this.#foretold("server:drain")?.afterMs;
     this.#drop();
     if (kind === "final") return this.#stop({ status: "failed", reason });
-    let pause = end.afterMs ?? this.#drainMs;
     if (kind === "token") {
       // A new token may be had once at once; one that is refused too is the last.
       if (typeof this.#token !== "function" || this.#renewals > 0) return this.#stop({ status: "failed", reason });
@@ -303,8 +332,24 @@ export class Client<
     }
     this.#failures++;
     if (this.#failures > this.#options.attempts) return this.#stop({ status: "failed", reason: "attempts_exhausted" });
-    this.#drainMs = undefined;
     this.#retry(pause ?? this.#pause(this.#failures), reason);
+  }
+
+  /** What was announced by this event, if that is not too long ago to be about this end. */
+  #foretold(event: string): { at: number; afterMs?: number } | undefined {
+    const announced = this.#announced[event];
+    return announced && this.#platform.now() - announced.at <= ANNOUNCED ? announced : undefined;
+  }
+
+  /**
+   * The reason of an end, in the light of what was announced. An announcement never
+   * changes what becomes of the client: that follows from the end alone.
+   */
+  #explained({ kind, reason }: End): Reason {
+    const isTurnedOut = kind === "final" && (reason === "kicked" || reason === "device_limit");
+    if (isTurnedOut && this.#foretold("connection:replaced")) return "replaced";
+    if (kind === "retry" && reason === "transport" && this.#foretold("auth:error")) return "auth_expired";
+    return reason;
   }
 
   /** Doubles up to the cap; half of it is chance, so that not all come back together. */
@@ -415,15 +460,53 @@ export class Client<
 
   // --- events ----------------------------------------------------------
 
-  #event(name: string, data: any): void {
-    if (name === "server:drain") this.#drainMs = Number(data?.reconnectInMs) || 0;
-    else if (name === "connection:replaced") this.#why = "replaced";
-    else if (name === "auth:error" && data?.code === "AUTH_TOKEN_EXPIRED") this.#why = "auth_expired";
-    else if (name === "heartbeat") {
-      this.#link?.emit("heartbeat:response", { timestamp: data?.timestamp }, ({ latencyMs }) => {
-        if (typeof latencyMs === "number") this.#latency = latencyMs;
-      });
+  /** An event that the transport heard; with a `room`, if the transport knows it was said there. */
+  #event(name: string, data: any, room?: string): void {
+    // These are this client's own.
+    if (name === "room:in" || name === "room:lost") return;
+    if (room === undefined) this.#mind(name, data);
+    else if (PERSONAL.has(name)) return;
+    this.#tell(name, data);
+  }
+
+  /**
+   * What the server says, or, over Socket.IO, somebody in a room who speaks in its name.
+   * Nothing here ends or changes anything by itself.
+   */
+  #mind(name: string, data: any): void {
+    const at = this.#platform.now();
+    if (name === "server:drain") {
+      const asked = data?.reconnectInMs;
+      if (typeof asked === "number" && asked >= 0) this.#announced[name] = { at, afterMs: Math.min(asked, MAX_PAUSE) };
+    } else if (name === "connection:replaced" || (name === "auth:error" && data?.code === "AUTH_TOKEN_EXPIRED")) {
+      this.#announced[name] = { at };
+    } else if (name === "heartbeat") {
+      if (typeof data?.timestamp === "number") this.#answer(data.timestamp, at);
+    } else if (name === "room:left") {
+      if (data?.reason !== undefined) this.#doubt(data.room);
     }
+  }
+
+  /** Answers a heartbeat, and measures by this client's own clock how long that takes. */
+  #answer(timestamp: number, at: number): void {
+    if (at - this.#answeredAt < SELDOM) return;
+    this.#answeredAt = at;
+    this.#link?.emit("heartbeat:response", { timestamp }, (reply) => {
+      if (reply?.ok !== false) this.#latency = this.#platform.now() - at;
+    });
+  }
+
+  /** Asks the server for a room that it has perhaps taken away: its refusal would be the proof. */
+  #doubt(room: string): void {
+    if (!this.#joined.has(room) || this.#doubted.has(room)) return;
+    this.#doubted.add(room);
+    const attempt = this.#attempt;
+    void this.#enter(room).then(() => {
+      if (attempt === this.#attempt) this.#later(SELDOM, () => this.#doubted.delete(room));
+    });
+  }
+
+  #tell(name: string, data: unknown): void {
     for (const handler of [...(this.#handlers.get(name) ?? [])]) this.#guarded(() => handler(data as never));
   }
 
@@ -485,9 +568,10 @@ export class Client<
       () => {
         const waiting = this.#rooms.get(room);
         if (!waiting) return;
+        const isNew = !this.#joined.has(room);
         this.#joined.add(room);
         for (const one of waiting.splice(0)) one.resolve({});
-        this.#event("room:in", { room });
+        if (isNew) this.#tell("room:in", { room });
       },
       (error: HeartlineError) => {
         const waiting = this.#rooms.get(room);
@@ -497,8 +581,9 @@ export class Client<
           return this.#later(error.retryAfterMs ?? this.#options.backoff, () => this.#rooms.has(room) && void this.#enter(room));
         }
         this.#rooms.delete(room);
+        this.#joined.delete(room);
         for (const one of waiting) one.reject(error);
-        this.#event("room:lost", { room, code: error.code });
+        this.#tell("room:lost", { room, code: error.code });
       },
     );
   }

@@ -103,10 +103,13 @@ export interface ServerEvents {
   "user:online": PresenceChange;
   "user:offline": PresenceChange;
   "room:joined": { readonly room: string };
-  "room:left": { readonly room: string };
+  /** With a reason if the server has taken the room away; `room:lost` follows when it says so again. */
+  "room:left": { readonly room: string; readonly reason?: string };
+  /** Events of the room were lost on their way. */
+  "room:gap": { readonly room: string };
   /** This client's own: a room was joined, or joined again. */
   "room:in": { readonly room: string };
-  /** This client's own: a room that was joined could not be joined again. */
+  /** This client's own: a room that was joined was taken away, or could not be joined again. */
   "room:lost": { readonly room: string; readonly code: string };
 }
 
@@ -160,7 +163,8 @@ export interface End {
 /** What a transport tells. Nothing after `end`, which comes once. */
 export interface LinkEvents {
   hello(hello: Hello): void;
-  event(name: string, data: unknown): void;
+  /** `room` where the transport knows that it was said in one, and so not by the server for itself. */
+  event(name: string, data: unknown, room?: string): void;
   /** Something was heard. */
   alive(): void;
   end(end: End): void;

@@ -189,7 +189,7 @@ describe("reconnecting", () => {
   it("does not come back when another connection took its place", async () => {
     const { clock, client, link, links } = connected();
     link.events.event("connection:replaced", { message: "…", by: {} });
-    link.events.end(RETRY);
+    link.events.end({ kind: "final", reason: "kicked" });
     assert.deepEqual(client.state, { status: "failed", reason: "replaced" });
     await clock.pass(600_000);
     assert.equal(links.length, 1);
@@ -275,12 +275,14 @@ describe("silence", () => {
     assert.equal(clock.timers, 0);
   });
 
-  it("is answered to the server's heartbeat, which tells the latency", () => {
-    const { client, link } = connected();
+  it("is answered to the server's heartbeat, which tells the latency", async () => {
+    const { clock, client, link } = connected();
     link.events.event("heartbeat", { timestamp: 17 });
     const [{ data, reply }] = link.find("heartbeat:response");
     assert.deepEqual(data, { timestamp: 17 });
-    reply({ latencyMs: 42 });
+    await clock.pass(42);
+    // Whoever made up the timestamp: the time it took is measured here.
+    reply({ ok: true, latencyMs: 1_700_000_000_000 });
     assert.equal(client.latency, 42);
   });
 });
@@ -340,7 +342,7 @@ describe("tokens", () => {
     await settled();
     all.link.events.hello(HELLO);
     all.link.events.event("auth:error", { code: "AUTH_TOKEN_EXPIRED", message: "…" });
-    all.link.events.end(RETRY);
+    all.link.events.end({ kind: "token", reason: "auth_expired" });
     await all.clock.pass(0);
     assert.deepEqual([all.links.length, all.link.token], [2, "t2"]);
     all.link.events.end({ kind: "token", reason: "auth_expired" });
