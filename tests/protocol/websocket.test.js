@@ -59,7 +59,7 @@ async function open(to = server, headers = {}) {
     `GET /echo HTTP/1.1\r\nHost: here\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n` +
       `Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n${extra}\r\n`,
   );
-  while (!input.includes("\r\n\r\n")) await within(once(socket, "data"), 2000, "handshake");
+  while (!input.includes("\r\n\r\n")) await within(once(socket, "data"), "handshake", 2000);
   const end = input.indexOf("\r\n\r\n");
   const head = input.subarray(0, end).toString();
   assert.match(head, /^HTTP\/1\.1 101 /);
@@ -116,13 +116,13 @@ async function converse(bytes, { chop, to, headers, answers } = {}) {
   const all = Buffer.concat(bytes.flat());
   const size = chop ?? (all.length || 1);
   for (let at = 0; at < all.length; at += size) {
-    if (!connection.socket.write(all.subarray(at, at + size))) await within(Promise.race([once(connection.socket, "drain"), connection.ended]), 5000, "room to write");
+    if (!connection.socket.write(all.subarray(at, at + size))) await within(Promise.race([once(connection.socket, "drain"), connection.ended]), "room to write", 5000);
   }
   if (answers !== undefined) {
-    while (count(connection.input) < answers) await within(once(connection.socket, "data"), 5000, "answer");
+    while (count(connection.input) < answers) await within(once(connection.socket, "data"), "answer", 5000);
     connection.socket.write(close());
   }
-  await within(connection.ended, 5000, "end of the stream");
+  await within(connection.ended, "end of the stream", 5000);
   connection.socket.destroy();
   return words(connection.input);
 }
@@ -297,9 +297,9 @@ describe("the closing handshake", () => {
     // More than the kernel takes for a client that does not read.
     const connection = await open(roomy), size = 16_000_000;
     connection.socket.write(frame(BINARY, Buffer.alloc(size)));
-    await within(once(connection.socket, "data"), 5000, "begin of the answer");
+    await within(once(connection.socket, "data"), "begin of the answer", 5000);
     connection.socket.write(close());
-    await within(connection.ended, 5000, "end of the stream");
+    await within(connection.ended, "end of the stream", 5000);
     connection.socket.destroy();
     assert.equal(connection.input.length, 10 + size + 4, "the whole answer and a close");
     assert.deepEqual([...connection.input.subarray(-4)], [0x88, 2, 0x03, 0xe8]);
