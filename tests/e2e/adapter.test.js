@@ -76,7 +76,7 @@ describe("Socket.IO servers on Node beside Heartline", { timeout: 30000 }, () =>
     assert.deepEqual(Buffer.from((await node.hear("back")).raw), Buffer.from([3]));
     await two.hear("back");
 
-    // Who speaks does not hear himself; a room of one socket is that socket.
+    // A speaker does not hear themselves; a room of one socket is that socket.
     const other = await theirs();
     await other.ask("join", "r");
     other.emit("say", "r", "said", 1);

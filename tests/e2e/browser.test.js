@@ -59,6 +59,10 @@ it("two people see each other, talk, and come back after the server died", async
   await bob.fill("#text", "anybody here?");
   await bob.press("#text", "Enter");
   await bob.locator("#messages", { hasText: "anybody here?" }).waitFor();
+  // What ann says after that reaches her after that, and it alone.
+  await ann.fill("#text", "Did you say something?");
+  await ann.press("#text", "Enter");
+  await ann.locator("#messages", { hasText: "Did you say something?" }).waitFor();
   assert.equal(await ann.locator("#messages", { hasText: "anybody" }).count(), 0);
   const wide = await bob.evaluate(() => document.documentElement.scrollWidth > innerWidth);
   assert.equal(wide, false, "the phone's page scrolls sideways");

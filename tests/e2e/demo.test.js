@@ -81,6 +81,9 @@ it("is a chat with rooms, presence, typing, devices and a status light", { timeo
   await laptop.getByRole("button", { name: "kitchen" }).click();
   await say(laptop, "Only in the kitchen.");
   await there(laptop, "Only in the kitchen");
+  // What Ann says after that reaches her after that, and it alone.
+  await say(ann, "Where did you go?");
+  await there(ann, "Where did you go?");
   assert.equal(await ann.locator(".messages p", { hasText: "kitchen" }).count(), 0);
   await look(ann, "demo-chat-desktop");
   await look(bob, "demo-chat-phone");

@@ -85,8 +85,11 @@ describe("topics", () => {
     const late = await b.ask({ type: "subscribe", topic: "map" });
     assert.deepEqual([late.offset, late.epoch], [3, subscribed.epoch]);
     assert.deepEqual(await a.ask({ type: "unsubscribe", topic: "map" }), { type: "unsubscribed", topic: "map", id: "q2" });
+    // What b publishes reaches a in that order: the second event shows that the first is not to come.
+    await a.ask({ type: "subscribe", topic: "elsewhere" });
     await b.ask({ type: "publish", topic: "map", event: "position", data: { x: 4 } });
-    await b.hear("position");
+    await b.ask({ type: "publish", topic: "elsewhere", event: "marker", data: 1 });
+    await Promise.all([a.hear("marker"), b.hear("position")]);
     assert.equal(a.count("position"), 3);
   });
 
@@ -176,7 +179,14 @@ describe("slow consumers", () => {
     await until(() => quick.count("e") === sent, "everything at the quick one", 20000);
     slow.ws._socket.resume();
     assert.equal((await slow.end(20000)).code, 4413);
-    assert.equal(await node.metric("heartline_users_online"), (await node.api("/v1/nodes")).body.nodes[0].users);
+    const online = async (user) => (await node.api(`/v1/users/${user}`)).body.online;
+    await until(async () => !(await online("slow")), "the slow one is offline");
+    assert.deepEqual([await online("quick"), await online("pub")], [true, true]);
+    // Whoever is still connected to this test, and nobody else.
+    const there = open.filter((one) => (one.ws ? one.ws.readyState === WebSocket.OPEN : one.connected));
+    const users = there.map((one) => one.heard.find((frame) => frame.type === "hello" || frame.event === "server:hello"));
+    const ids = new Set(users.map((hello) => hello.userId ?? hello.args[0].userId));
+    await until(async () => (await node.metric("heartline_users_online")) === ids.size, `${ids.size} users are online`);
   });
 
   it("get fewer positions instead of older ones, where there is a key", async () => {

@@ -7,7 +7,7 @@ import { join } from "node:path";
 import { after, before, describe, it } from "node:test";
 import WebSocket from "ws";
 import { Live, socketIo } from "./lib/clients.js";
-import { BINARY, SECRET, serve, token, until, within } from "./lib/server.js";
+import { BINARY, SECRET, freePort, serve, token, until, within } from "./lib/server.js";
 
 let node, io, live;
 before(async () => {
@@ -115,10 +115,11 @@ describe("/v1", () => {
     const published = await node.api("/v1/rooms/lobby/publish", { method: "POST", body: { event: "news", data: [1], tenantId: "acme" } });
     assert.deepEqual([published.body.delivered, published.body.offset], [1, 1]);
     assert.deepEqual(await io.hear("news"), [1]);
-    assert.equal(live.count("news"), 0);
     const all = await node.api("/v1/broadcast", { method: "POST", body: { event: "all", data: null } });
     assert.equal(all.body.delivered, 1);
     await live.hear("all");
+    // The other tenant's news would have come before that.
+    assert.equal(live.count("news"), 0);
     const nobody = await node.api("/v1/rooms/empty/publish", { method: "POST", body: { event: "news" } });
     assert.deepEqual([nobody.status, nobody.body.delivered], [200, 0]);
     const toUser = await node.api(`/v1/rooms/${encodeURIComponent("user:bob")}/publish`, { method: "POST", body: { event: "private", data: 1 } });
@@ -195,6 +196,55 @@ describe("/v1", () => {
     assert.equal((await guarded.api("/v1/nodes", { headers: { authorization: "Bearer sesame" } })).status, 200);
     assert.equal((await guarded.api("/metrics")).status, 200);
     assert.equal(await guarded.stop(), 0);
+  });
+
+  for (const address of ["0.0.0.0", "[::]"]) {
+    it(`does not answer on ${address} without a token, whoever asks for what`, async () => {
+      const open = await serve({ "admin.listen": `${address}:${await freePort()}` });
+      const client = await Live.connect(open.live, token("u"));
+      const { socketId } = await client.hear("hello");
+      const body = { event: "e", data: 1 };
+      const requests = [
+        ["/v1/nodes"],
+        ["/v1/connections"],
+        ["/v1/users/u"],
+        ["/v1/rooms"],
+        ["/v1/presence", { method: "POST", body: { users: ["u"] } }],
+        ["/v1/broadcast", { method: "POST", body }],
+        ["/v1/rooms/r/publish", { method: "POST", body }],
+        ["/v1/users/u/emit", { method: "POST", body }],
+        ["/v1/users/u/disconnect", { method: "POST" }],
+        [`/v1/connections/${socketId}`, { method: "DELETE" }],
+        ["/v1/drain", { method: "POST" }],
+        ["/v1/nodes", { headers: { authorization: "Bearer " } }],
+        ["/v1/nodes", { headers: { authorization: "Bearer guess" } }],
+        ["/v1/nodes", { headers: { "x-forwarded-for": "127.0.0.1" } }],
+      ];
+      for (const [path, options] of requests) {
+        const answer = await open.api(path, options);
+        assert.equal(answer.status, 403, path);
+        assert.equal(answer.headers.get("content-type"), "application/problem+json");
+        assert.match(answer.body.detail, /admin\.token/);
+      }
+      for (const path of ["/healthz", "/readyz", "/metrics"]) {
+        assert.equal((await open.api(path)).status, 200, path);
+      }
+      // Nothing of what was asked for has happened.
+      assert.equal((await client.ask({ type: "ping" })).type, "pong");
+      assert.deepEqual([client.count("e"), client.count("server:drain")], [0, 0]);
+      client.close();
+      assert.equal(await open.stop(), 0);
+    });
+  }
+
+  it("answers on a public listener to the token alone", async () => {
+    const set = { "admin.listen": `0.0.0.0:${await freePort()}`, "admin.token": "sesame" };
+    const open = await serve(set);
+    const ask = async (headers) => (await open.api("/v1/nodes", { headers })).status;
+    assert.equal(await ask({}), 401);
+    assert.equal(await ask({ authorization: "Bearer sesam" }), 401);
+    assert.equal(await ask({ authorization: "Bearer sesame" }), 200);
+    assert.equal(await open.stop(), 0);
   });
 
   it("limits connections, in all and per address and time", async () => {

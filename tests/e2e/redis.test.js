@@ -67,7 +67,7 @@ describe("cluster.url", { timeout: 90000 }, () => {
 
   it("names Sentinels, and follows them to another master", async () => {
     const master = keep(await redis());
-    const replica = keep(await redis(undefined, ["--replicaof", "127.0.0.1", `${master.port}`]));
+    keep(await redis(undefined, ["--replicaof", "127.0.0.1", `${master.port}`]));
     const port = await freePort();
     const made = keep(await redis());
     const config = join(made.folder, "sentinel.conf");
@@ -80,7 +80,6 @@ describe("cluster.url", { timeout: 90000 }, () => {
     await master.kill();
     await until(async () => (await nodes[0].api("/readyz")).body.status === "degraded", "the master is missed", 10000);
     await Promise.all(nodes.map(ready));
-    assert.ok(replica);
     await check();
   });
 

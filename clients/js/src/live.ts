@@ -26,10 +26,13 @@ export function live(url: string, open: (url: string) => WebSocket = (url) => ne
     const close = () => {
       over = true;
       replies.clear();
-      socket.onmessage = socket.onclose = socket.onerror = null;
+      socket.onmessage = socket.onclose = null;
       // Also one that is opening; it says so in the console, and nothing else.
       socket.close(1000);
     };
+    // A close says the same; but Node's `ws` throws an error that nobody listens to, also one of a
+    // connection that was given up while it was opening.
+    socket.onerror = () => {};
     socket.onclose = ({ code, reason }) => {
       if (over) return;
       close();

@@ -20,6 +20,7 @@ function overLive(options) {
   return {
     client,
     clock,
+    sockets,
     say: (frame) => sockets.at(-1).onmessage({ data: JSON.stringify(frame) }),
     close: (code, reason = "") => sockets.at(-1).onclose({ code, reason }),
     get said() {
@@ -162,6 +163,17 @@ describe("the live transport", () => {
     all.say({ type: "unsubscribed", topic: "r" });
     assert.equal(left, 0);
     all.client.disconnect();
+  });
+
+  it("listens to errors, which would end a process on Node, for as long as there is a socket", async () => {
+    const all = overLive();
+    const [socket] = all.sockets;
+    for (const moment of [() => {}, () => all.close(1006), () => all.client.disconnect()]) {
+      moment();
+      assert.equal(typeof socket.onerror, "function");
+      socket.onerror({ message: "ECONNREFUSED" });
+    }
+    assert.equal(all.client.state.status, "disconnected");
   });
 
   const CODES = {
