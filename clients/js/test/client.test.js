@@ -38,21 +38,25 @@ const EVENTS = {
   offline: ({ clock }) => clock.tell("offline"),
   minute: ({ clock }) => clock.pass(60_000),
 };
-const R = "reconnecting";
+const [D, R, F] = ["disconnected", "reconnecting", "failed"];
 /** State after each event, and how many attempts were made by then. */
+// prettier-ignore
 const TABLE = {
-  //            connect             disconnect           hello              lost                final               token               online             offline             minute
-  disconnected: ["connecting 1", "disconnected 0", "disconnected 0", "disconnected 0", "disconnected 0", "disconnected 0", "disconnected 0", "disconnected 0", "disconnected 0"],
-  connecting: ["connecting 1", "disconnected 1", "connected 1", `${R} 1`, "failed 1", "failed 1", "connecting 1", `${R} 1`, `${R} 4`],
-  connected: ["connected 1", "disconnected 1", "connected 1", `${R} 1`, "failed 1", "failed 1", "connected 1", `${R} 1`, `${R} 3`],
-  waiting: [`${R} 2`, "disconnected 1", `${R} 1`, `${R} 1`, `${R} 1`, `${R} 1`, `${R} 2`, `${R} 1`, `${R} 5`],
-  trying: [`${R} 2`, "disconnected 2", "connected 2", `${R} 2`, "failed 2", "failed 2", `${R} 2`, `${R} 2`, `${R} 5`],
-  failed: ["connecting 2", "disconnected 1", "failed 1", "failed 1", "failed 1", "failed 1", "failed 1", "failed 1", "failed 1"],
+  //            disconnected    connecting      connected      waiting   trying         failed
+  connect:    ["connecting 1", "connecting 1", "connected 1", `${R} 2`, `${R} 2`,      "connecting 2"],
+  disconnect: [`${D} 0`,       `${D} 1`,       `${D} 1`,      `${D} 1`, `${D} 2`,      `${D} 1`],
+  hello:      [`${D} 0`,       "connected 1",  "connected 1", `${R} 1`, "connected 2", `${F} 1`],
+  lost:       [`${D} 0`,       `${R} 1`,       `${R} 1`,      `${R} 1`, `${R} 2`,      `${F} 1`],
+  final:      [`${D} 0`,       `${F} 1`,       `${F} 1`,      `${R} 1`, `${F} 2`,      `${F} 1`],
+  token:      [`${D} 0`,       `${F} 1`,       `${F} 1`,      `${R} 1`, `${F} 2`,      `${F} 1`],
+  online:     [`${D} 0`,       "connecting 1", "connected 1", `${R} 2`, `${R} 2`,      `${F} 1`],
+  offline:    [`${D} 0`,       `${R} 1`,       `${R} 1`,      `${R} 1`, `${R} 2`,      `${F} 1`],
+  minute:     [`${D} 0`,       `${R} 4`,       `${R} 3`,      `${R} 5`, `${R} 5`,      `${F} 1`],
 };
 
 describe("each state", () => {
-  for (const [state, row] of Object.entries(TABLE)) {
-    for (const [index, event] of Object.keys(EVENTS).entries()) {
+  for (const [event, row] of Object.entries(TABLE)) {
+    for (const [index, state] of Object.keys(INTO).entries()) {
       it(`${state}: ${event} → ${row[index]}`, async () => {
         const all = await INTO[state]();
         await EVENTS[event](all);

@@ -213,6 +213,7 @@ describe("the Socket.IO transport", () => {
   const lost = "reconnecting transport", away = "reconnecting unavailable";
   const expired = "failed auth_expired", silent = "reconnecting heartbeat_timeout";
   const unproven = "reconnecting auth_expired";
+  // prettier-ignore
   const TABLE = [
     //         nothing      DISCONNECT         no code   1006      1001  4401     4408
     [nothing, "connected", "failed kicked", lost, lost, away, expired, silent],
