@@ -39,7 +39,10 @@ const raw = (data, ms = 5000) =>
 describe("on HTTP", () => {
   it("nonsense is refused and closed", async () => {
     assert.match(await raw("\x16\x03\x01\x02\x00nonsense\r\n\r\n"), /^(HTTP\/1\.1 400|$)/);
-    assert.match(await raw(`GET / HTTP/1.1\r\nhost: x\r\nx: ${"y".repeat(100_000)}\r\n\r\n`), /^(HTTP\/1\.1 4|$)/);
+    assert.match(
+      await raw(`GET / HTTP/1.1\r\nhost: x\r\nx: ${"y".repeat(100_000)}\r\n\r\n`),
+      /^(HTTP\/1\.1 4|$)/,
+    );
   });
 
   it("headers that trickle in are given up on", async () => {
@@ -49,7 +52,9 @@ describe("on HTTP", () => {
   });
 
   it("a hundred half-open handshakes are in nobody's way", async () => {
-    const held = Array.from({ length: 100 }, () => net.connect(node.port, "127.0.0.1").on("error", () => {}));
+    const held = Array.from({ length: 100 }, () =>
+      net.connect(node.port, "127.0.0.1").on("error", () => {}),
+    );
     for (const socket of held) socket.write("GET /live HTTP/1.1\r\n");
     const client = await Live.connect(node.live, token("through"));
     client.close();
@@ -57,10 +62,19 @@ describe("on HTTP", () => {
   });
 
   it("WebSocket handshakes that are none are refused", async () => {
-    const ask = (headers) => raw(`GET /live HTTP/1.1\r\nhost: x\r\nconnection: upgrade, close\r\nupgrade: websocket\r\n${headers}\r\n\r\n`);
+    const ask = (headers) =>
+      raw(
+        "GET /live HTTP/1.1\r\nhost: x\r\nconnection: upgrade, close\r\nupgrade: websocket\r\n" +
+          `${headers}\r\n\r\n`,
+      );
     assert.match(await ask("sec-websocket-version: 13"), /^HTTP\/1\.1 400/);
-    assert.match(await ask("sec-websocket-version: 13\r\nsec-websocket-key: short"), /^HTTP\/1\.1 400/);
-    const old = await ask("sec-websocket-version: 8\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==");
+    assert.match(
+      await ask("sec-websocket-version: 13\r\nsec-websocket-key: short"),
+      /^HTTP\/1\.1 400/,
+    );
+    const old = await ask(
+      "sec-websocket-version: 8\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==",
+    );
     assert.match(old, /^HTTP\/1\.1 426/);
     assert.match(old, /sec-websocket-version: 13/i);
   });
@@ -116,13 +130,16 @@ describe("on Socket.IO", () => {
     for (const [packet, expected] of unique(table)) {
       const name = Buffer.isBuffer(packet) ? "binary" : JSON.stringify(packet.slice(0, 30));
       it(`${name} ${when} costs its sender ${expected}, and nobody else anything`, async (test) => {
-        const socket = new WebSocket(`ws://127.0.0.1:${node.port}/socket.io/?EIO=4&transport=websocket`);
+        const socket = new WebSocket(
+          `ws://127.0.0.1:${node.port}/socket.io/?EIO=4&transport=websocket`,
+        );
         test.after(() => socket.terminate());
         let fate;
         const heard = [];
         socket.on("close", (code) => (fate ??= `close ${code}`));
         socket.on("message", (data) => heard.push(String(data)));
-        const hears = (what) => until(() => heard.find((one) => what.test(one)), `${what}; heard ${heard}`);
+        const hears = (what) =>
+          until(() => heard.find((one) => what.test(one)), `${what}; heard ${heard}`);
         await hears(/^0\{/);
         if (index === 1) {
           socket.send(NEXT[0]());
@@ -132,7 +149,8 @@ describe("on Socket.IO", () => {
         socket.send(packet);
         // A connection that lives answers what comes next, and one that is closed never does.
         socket.send(NEXT[index]());
-        const answer = () => heard.slice(before).find((one) => expected.test?.(one) || GOOD[index].test(one));
+        const answer = () =>
+          heard.slice(before).find((one) => expected.test?.(one) || GOOD[index].test(one));
         await until(() => (fate ??= answer()), `an end of ${name}`);
         if (expected === "nothing") assert.match(fate, GOOD[index]);
         else if (typeof expected === "string") assert.equal(fate, expected);
@@ -145,15 +163,33 @@ describe("on Socket.IO", () => {
     }
   }
 
-  const ANSWERED = [null, 7, "", [], { room: { a: 1 } }, { users: "x" }, { room: "x".repeat(5000), event: "e" }, "\u0000"];
+  const ANSWERED = [
+    null,
+    7,
+    "",
+    [],
+    { room: { a: 1 } },
+    { users: "x" },
+    { room: "x".repeat(5000), event: "e" },
+    "\u0000",
+  ];
   /** Whether no such data could mean anything to it. */
   const EVENTS = {
-    join: false, leave: false, "join:round": false, "heartbeat:response": false,
-    publish: true, "message:send": true, "chat:send": true, "presence:get": true, "auth:refresh": true,
+    join: false,
+    leave: false,
+    "join:round": false,
+    "heartbeat:response": false,
+    publish: true,
+    "message:send": true,
+    "chat:send": true,
+    "presence:get": true,
+    "auth:refresh": true,
   };
   for (const [event, isRefused] of Object.entries(EVENTS)) {
     it(`bad data in ${event} is answered`, async () => {
-      const socket = await socketIo(node.http, { auth: { token: token(`bad-data-${event}`) } }).connection();
+      const socket = await socketIo(node.http, {
+        auth: { token: token(`bad-data-${event}`) },
+      }).connection();
       for (const data of ANSWERED) {
         const answer = await socket.ask(event, data);
         const what = `${event} ${JSON.stringify(data)?.slice(0, 30)}: ${JSON.stringify(answer)}`;
@@ -172,12 +208,15 @@ describe("on Socket.IO", () => {
 
   it("the hundred-and-first room is one too many", async () => {
     const socket = await socketIo(node.http, { auth: { token: token("joiner") } }).connection();
-    const answers = await Promise.all(Array.from({ length: 101 }, (_, i) => socket.ask("join", { room: `r${i}` })));
+    const answers = await Promise.all(
+      Array.from({ length: 101 }, (_, i) => socket.ask("join", { room: `r${i}` })),
+    );
     assert.equal(answers.filter((answer) => answer.ok).length, 100);
     assert.equal(answers[100].code, "ROOM_LIMIT");
     assert.equal((await socket.ask("join", { room: "r5" })).ok, true);
     let limited;
-    for (let i = 0; i < 600 && !limited; i++) limited = (await socket.ask("join", { room: "more" })).code === "RATE_LIMITED";
+    for (let i = 0; i < 600 && !limited; i++)
+      limited = (await socket.ask("join", { room: "more" })).code === "RATE_LIMITED";
     assert.ok(limited);
     socket.close();
     await until(async () => (await node.metric("heartline_rooms")) === 1, "the rooms' end");
@@ -185,7 +224,12 @@ describe("on Socket.IO", () => {
 
   it("whoever is over a limit by far is closed", async () => {
     const socket = await Live.connect(node.live, token("flooder"));
-    for (let i = 0; i < 300; i++) socket.send({ type: "emit", event: "message:send", data: { conversationId: "1", content: "x" } });
+    for (let i = 0; i < 300; i++)
+      socket.send({
+        type: "emit",
+        event: "message:send",
+        data: { conversationId: "1", content: "x" },
+      });
     assert.equal((await socket.end()).code, 4429);
   });
 });
@@ -193,12 +237,25 @@ describe("on Socket.IO", () => {
 describe("crowds", () => {
   it("of a thousand come and go and leave nothing behind", async () => {
     for (let round = 0; round < 5; round++) {
-      const crowd = await Promise.all(Array.from({ length: 200 }, (_, i) => Live.connect(node.live, token(`c${i}`))));
-      await Promise.all(crowd.map((one, i) => one.ask({ type: "subscribe", topic: `crowd-${i % 7}` })));
+      const crowd = await Promise.all(
+        Array.from({ length: 200 }, (_, i) => Live.connect(node.live, token(`c${i}`))),
+      );
+      await Promise.all(
+        crowd.map((one, i) => one.ask({ type: "subscribe", topic: `crowd-${i % 7}` })),
+      );
       crowd.forEach((one, i) => (i % 2 ? one.ws.close() : one.ws.terminate()));
     }
-    await until(async () => (await node.metric('heartline_connections{transport="live",namespace="/"}')) === 0, "no live connection", 10000);
-    for (const [name, value] of [["heartline_rooms", 1], ["heartline_users_online", 1], ["heartline_transports", 1]]) {
+    await until(
+      async () =>
+        (await node.metric('heartline_connections{transport="live",namespace="/"}')) === 0,
+      "no live connection",
+      10000,
+    );
+    for (const [name, value] of [
+      ["heartline_rooms", 1],
+      ["heartline_users_online", 1],
+      ["heartline_transports", 1],
+    ]) {
       await until(async () => (await node.metric(name)) === value, name);
     }
   });
@@ -206,15 +263,26 @@ describe("crowds", () => {
   it("are not pinged all at once", async () => {
     const own = await serve({ "heartbeat.interval": "2s" });
     const times = [];
-    const crowd = await Promise.all(Array.from({ length: 400 }, (_, i) => Live.connect(own.live, token(`p${i}`))));
+    const crowd = await Promise.all(
+      Array.from({ length: 400 }, (_, i) => Live.connect(own.live, token(`p${i}`))),
+    );
     await within(
-      Promise.all(crowd.map((one) => new Promise((resolve) => one.ws.once("ping", () => resolve(times.push(Date.now())))))),
+      Promise.all(
+        crowd.map(
+          (one) =>
+            new Promise((resolve) => one.ws.once("ping", () => resolve(times.push(Date.now())))),
+        ),
+      ),
       "everybody's ping",
       4000,
     );
     const slots = new Map();
-    for (const time of times) slots.set(Math.floor(time / 50), (slots.get(Math.floor(time / 50)) ?? 0) + 1);
-    assert.ok(Math.max(...slots.values()) < 120, `${Math.max(...slots.values())} of 400 pings in 50 ms`);
+    for (const time of times)
+      slots.set(Math.floor(time / 50), (slots.get(Math.floor(time / 50)) ?? 0) + 1);
+    assert.ok(
+      Math.max(...slots.values()) < 120,
+      `${Math.max(...slots.values())} of 400 pings in 50 ms`,
+    );
     for (const one of crowd) one.close();
     assert.equal(await own.stop(), 0);
   });

@@ -36,7 +36,13 @@ describe("handshake", () => {
     assert.match(response.headers.get("content-type"), /^text\/plain/);
     assert.equal(body[0], "0");
     const open = JSON.parse(body.slice(1));
-    assert.deepEqual(Object.keys(open), ["sid", "upgrades", "pingInterval", "pingTimeout", "maxPayload"]);
+    assert.deepEqual(Object.keys(open), [
+      "sid",
+      "upgrades",
+      "pingInterval",
+      "pingTimeout",
+      "maxPayload",
+    ]);
     assert.deepEqual(open.upgrades, ["websocket"]);
     assert.equal(open.pingInterval, INTERVAL);
     assert.equal(open.pingTimeout, TIMEOUT);
@@ -73,7 +79,11 @@ describe("handshake", () => {
     assert.deepEqual(await response.json(), { code: 2, message: "Bad handshake method" });
   });
 
-  for (const query of ["EIO=3&transport=websocket", "EIO=4&transport=abc", "EIO=4&transport=websocket&sid=unknown"]) {
+  for (const query of [
+    "EIO=3&transport=websocket",
+    "EIO=4&transport=abc",
+    "EIO=4&transport=websocket&sid=unknown",
+  ]) {
     it(`refuses a WebSocket with ?${query} before the upgrade`, async () => {
       const socket = new Socket(wsUrl(query));
       await assert.rejects(socket.opened, /400/);
@@ -237,7 +247,9 @@ describe("requests of one session", () => {
     const { sid } = await handshake();
     const slow = http.request(url(`EIO=4&transport=polling&sid=${sid}`), { method: "POST" });
     slow.on("error", () => {});
-    const answer = new Promise((resolve) => slow.on("response", (response) => resolve(response.statusCode)));
+    const answer = new Promise((resolve) =>
+      slow.on("response", (response) => resolve(response.statusCode)),
+    );
     slow.write("4x");
     let second;
     do {

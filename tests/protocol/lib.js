@@ -14,7 +14,9 @@ export const MAX_PAYLOAD = 1_000_000;
 
 /** Starts `name` from the release examples; `stop()` ends it. */
 export async function start(name, extra = []) {
-  const folder = process.env.EXAMPLES ?? fileURLToPath(new URL("../../target/release/examples", import.meta.url));
+  const folder =
+    process.env.EXAMPLES ??
+    fileURLToPath(new URL("../../target/release/examples", import.meta.url));
   const port = await freePort();
   const flags = ["--listen", `127.0.0.1:${port}`, "--ping-interval", `${INTERVAL}ms`];
   flags.push("--ping-timeout", `${TIMEOUT}ms`, "--max-payload", String(MAX_PAYLOAD), ...extra);
@@ -22,7 +24,9 @@ export async function start(name, extra = []) {
   const exited = once(child, "exit");
   await Promise.race([
     once(child.stdout, "data"),
-    exited.then(([code]) => Promise.reject(new Error(`${name} ended with ${code} before it listened`))),
+    exited.then(([code]) =>
+      Promise.reject(new Error(`${name} ended with ${code} before it listened`)),
+    ),
   ]);
   return {
     http: `http://127.0.0.1:${port}`,

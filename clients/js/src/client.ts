@@ -22,11 +22,14 @@ export interface Options {
   autoConnect?: boolean;
   /** How often to try again, in a row, before giving up. Default: for ever. */
   attempts?: number;
-  /** Milliseconds before the second attempt; each further pause is twice as long. Default: 1 000. */
+  /** Milliseconds before the second attempt; each later pause is twice as long. Default: 1 000. */
   backoff?: number;
   /** The longest pause in milliseconds. Default: 10 000. */
   maxBackoff?: number;
-  /** How long an attempt may take, in milliseconds. Default: 12 000, more than servers wait for a token. */
+  /**
+   * How long an attempt may take, in milliseconds. Default: 12 000, more than servers wait
+   * for a token.
+   */
   connectTimeout?: number;
   /** How many messages may wait to be sent. Default: 100. */
   queue?: number;
@@ -106,8 +109,13 @@ function expiry(token: string): number | undefined {
 }
 
 const failure = (reply: Reply) =>
-  new HeartlineError(reply.code ?? "FAILED", reply.error ?? "the server refused", reply.retryAfterMs);
-const disconnected = (reason: Reason) => new HeartlineError("DISCONNECTED", `not connected: ${reason}`);
+  new HeartlineError(
+    reply.code ?? "FAILED",
+    reply.error ?? "the server refused",
+    reply.retryAfterMs,
+  );
+const disconnected = (reason: Reason) =>
+  new HeartlineError("DISCONNECTED", `not connected: ${reason}`);
 
 /**
  * A connection to Heartline that says what is true of it, comes back by itself, and
@@ -164,7 +172,13 @@ export class Client<
     this.#dial = dial;
     this.#token = options.token;
     this.#platform = options.platform ?? browser;
-    const { attempts = Infinity, backoff = 1_000, maxBackoff = 10_000, connectTimeout = 12_000, queue = 100 } = options;
+    const {
+      attempts = Infinity,
+      backoff = 1_000,
+      maxBackoff = 10_000,
+      connectTimeout = 12_000,
+      queue = 100,
+    } = options;
     this.#options = { attempts, backoff, maxBackoff, connectTimeout, queue };
     if (options.autoConnect ?? true) this.connect();
   }
@@ -241,7 +255,8 @@ export class Client<
     this.#unwatch = undefined;
     const error = disconnected(state.reason);
     for (const message of this.#queue.splice(0)) message.reject(error);
-    for (const waiting of this.#rooms.values()) for (const one of waiting.splice(0)) one.reject(error);
+    for (const waiting of this.#rooms.values())
+      for (const one of waiting.splice(0)) one.reject(error);
     this.#become(state);
   }
 
@@ -255,7 +270,8 @@ export class Client<
     this.#announced = {};
     this.#answeredAt = -Infinity;
     this.#doubted.clear();
-    for (const timer of ["attempt", "watch", "stable", "token", "send"] as const) this.#clear(timer);
+    for (const timer of ["attempt", "watch", "stable", "token", "send"] as const)
+      this.#clear(timer);
     for (const timer of this.#loose) this.#platform.clearTimeout(timer);
     this.#loose.clear();
     link?.close();
@@ -267,7 +283,9 @@ export class Client<
     this.#clear("retry");
     const attempt = this.#attempt;
     const current = () => attempt === this.#attempt;
-    this.#set("attempt", this.#options.connectTimeout, () => this.#ended({ kind: "retry", reason: "connect_timeout" }));
+    this.#set("attempt", this.#options.connectTimeout, () =>
+      this.#ended({ kind: "retry", reason: "connect_timeout" }),
+    );
     const go = (token: string | undefined) => {
       if (!current()) return;
       const link = this.#dial(token, {
@@ -310,7 +328,9 @@ export class Client<
     if (rooms.length === 0) return this.#open();
     // What is sent may be for a room: its own sender is to hear it there.
     const attempt = this.#attempt;
-    void Promise.all(rooms.map(([room]) => this.#enter(room))).then(() => attempt === this.#attempt && this.#open());
+    void Promise.all(rooms.map(([room]) => this.#enter(room))).then(
+      () => attempt === this.#attempt && this.#open(),
+    );
   }
 
   #open(): void {
@@ -326,12 +346,14 @@ export class Client<
     if (kind === "final") return this.#stop({ status: "failed", reason });
     if (kind === "token") {
       // A new token may be had once at once; one that is refused too is the last.
-      if (typeof this.#token !== "function" || this.#renewals > 0) return this.#stop({ status: "failed", reason });
+      if (typeof this.#token !== "function" || this.#renewals > 0)
+        return this.#stop({ status: "failed", reason });
       this.#renewals++;
       pause = 0;
     }
     this.#failures++;
-    if (this.#failures > this.#options.attempts) return this.#stop({ status: "failed", reason: "attempts_exhausted" });
+    if (this.#failures > this.#options.attempts)
+      return this.#stop({ status: "failed", reason: "attempts_exhausted" });
     this.#retry(pause ?? this.#pause(this.#failures), reason);
   }
 
@@ -348,7 +370,8 @@ export class Client<
   #explained({ kind, reason }: End): Reason {
     const isTurnedOut = kind === "final" && (reason === "kicked" || reason === "device_limit");
     if (isTurnedOut && this.#foretold("connection:replaced")) return "replaced";
-    if (kind === "retry" && reason === "transport" && this.#foretold("auth:error")) return "auth_expired";
+    if (kind === "retry" && reason === "transport" && this.#foretold("auth:error"))
+      return "auth_expired";
     return reason;
   }
 
@@ -392,10 +415,13 @@ export class Client<
 
   /** Looks whether the connection is as alive as the server promised. */
   #look(): void {
-    const now = this.#platform.now(), unix = this.#platform.unix();
+    const now = this.#platform.now(),
+      unix = this.#platform.unix();
     const hello = this.#hello!;
     const silence = now - this.#heardAt;
-    const slept = Math.abs(unix - this.#clocks.unix - (now - this.#clocks.now)) > PROBE || now - this.#clocks.now > TICK + PROBE;
+    const slept =
+      Math.abs(unix - this.#clocks.unix - (now - this.#clocks.now)) > PROBE ||
+      now - this.#clocks.now > TICK + PROBE;
     this.#clocks = { now, unix };
     if (slept) {
       // Or a clock was set, or the browser keeps a hidden tab's timers waiting: only an
@@ -452,7 +478,8 @@ export class Client<
       if (attempt !== this.#attempt) return;
       await this.request("auth:refresh", { token });
       const expires = expiry(token);
-      if (attempt === this.#attempt && expires !== undefined && expires > this.#platform.unix()) this.#renewBefore(expires);
+      if (attempt === this.#attempt && expires !== undefined && expires > this.#platform.unix())
+        this.#renewBefore(expires);
     } catch {
       // The server says when it has expired.
     }
@@ -477,8 +504,12 @@ export class Client<
     const at = this.#platform.now();
     if (name === "server:drain") {
       const asked = data?.reconnectInMs;
-      if (typeof asked === "number" && asked >= 0) this.#announced[name] = { at, afterMs: Math.min(asked, MAX_PAUSE) };
-    } else if (name === "connection:replaced" || (name === "auth:error" && data?.code === "AUTH_TOKEN_EXPIRED")) {
+      if (typeof asked === "number" && asked >= 0)
+        this.#announced[name] = { at, afterMs: Math.min(asked, MAX_PAUSE) };
+    } else if (
+      name === "connection:replaced" ||
+      (name === "auth:error" && data?.code === "AUTH_TOKEN_EXPIRED")
+    ) {
       this.#announced[name] = { at };
     } else if (name === "heartbeat") {
       if (typeof data?.timestamp === "number") this.#answer(data.timestamp, at);
@@ -507,7 +538,8 @@ export class Client<
   }
 
   #tell(name: string, data: unknown): void {
-    for (const handler of [...(this.#handlers.get(name) ?? [])]) this.#guarded(() => handler(data as never));
+    for (const handler of [...(this.#handlers.get(name) ?? [])])
+      this.#guarded(() => handler(data as never));
   }
 
   /** Hears events of this name, over all reconnections. Returns what ends that. */
@@ -578,7 +610,10 @@ export class Client<
         // What is lost with the connection is joined with the next one.
         if (!waiting || error.code === "DISCONNECTED") return;
         if (error.code === "RATE_LIMITED" || error.code === "TIMEOUT") {
-          return this.#later(error.retryAfterMs ?? this.#options.backoff, () => this.#rooms.has(room) && void this.#enter(room));
+          return this.#later(
+            error.retryAfterMs ?? this.#options.backoff,
+            () => this.#rooms.has(room) && void this.#enter(room),
+          );
         }
         this.#rooms.delete(room);
         this.#joined.delete(room);
@@ -608,10 +643,13 @@ export class Client<
           reject(error);
         },
       };
-      const late = () => waiting.reject(new HeartlineError("TIMEOUT", `no answer within ${timeout} ms`));
+      const late = () =>
+        waiting.reject(new HeartlineError("TIMEOUT", `no answer within ${timeout} ms`));
       const timer = this.#platform.setTimeout(late, timeout);
       this.#requests.add(waiting);
-      put((reply) => (reply?.ok === false ? waiting.reject(failure(reply)) : waiting.resolve(reply ?? {})));
+      put((reply) =>
+        reply?.ok === false ? waiting.reject(failure(reply)) : waiting.resolve(reply ?? {}),
+      );
     });
   }
 
@@ -627,7 +665,10 @@ export class Client<
     return true;
   }
 
-  /** Sends an event now and waits for its acknowledgement. Never sends twice, and rejects at once without a connection. */
+  /**
+   * Sends an event now and waits for its acknowledgement. Never sends twice, and rejects at
+   * once without a connection.
+   */
   request(event: string, data: unknown, timeout = REQUEST_TIMEOUT): Promise<Reply> {
     return this.#ask((reply) => this.#link?.emit(event, data, reply), timeout);
   }
@@ -653,14 +694,22 @@ export class Client<
    * Rejects when the server refuses, when `retries` were in vain (`UNCONFIRMED`), when
    * too much waits (`QUEUE_FULL`), and at `disconnect()` or failure (`DISCONNECTED`).
    */
-  send<K extends keyof Outgoing & string>(event: K, data: Outgoing[K], options: SendOptions = {}): Promise<Reply> {
+  send<K extends keyof Outgoing & string>(
+    event: K,
+    data: Outgoing[K],
+    options: SendOptions = {},
+  ): Promise<Reply> {
     const { status } = this.#state;
-    if (status === "failed" || status === "disconnected") return Promise.reject(disconnected(this.#reason()));
+    if (status === "failed" || status === "disconnected")
+      return Promise.reject(disconnected(this.#reason()));
     if (this.#queue.length >= this.#options.queue) {
-      return Promise.reject(new HeartlineError("QUEUE_FULL", `${this.#queue.length} messages wait already`));
+      return Promise.reject(
+        new HeartlineError("QUEUE_FULL", `${this.#queue.length} messages wait already`),
+      );
     }
     const { timeout = 10_000, retries = 5 } = options;
-    const isObject = typeof data === "object" && data !== null && !Array.isArray(data) && !("tempId" in data);
+    const isObject =
+      typeof data === "object" && data !== null && !Array.isArray(data) && !("tempId" in data);
     return new Promise((resolve, reject) => {
       this.#queue.push({
         event,
@@ -691,7 +740,9 @@ export class Client<
       this.#pump();
     };
     if (message.sent > message.retries) {
-      return done(() => message.reject(new HeartlineError("UNCONFIRMED", "sent, and never acknowledged")));
+      return done(() =>
+        message.reject(new HeartlineError("UNCONFIRMED", "sent, and never acknowledged")),
+      );
     }
     const again = (ms: number) => this.#set("send", ms, () => this.#pump());
     message.sent++;
@@ -702,7 +753,8 @@ export class Client<
       if (attempt !== this.#attempt || this.#queue[0] !== message) return;
       this.#clear("send");
       if (reply?.ok !== false) done(() => message.resolve(reply ?? {}));
-      else if (reply.retryAfterMs !== undefined && message.sent <= message.retries) again(reply.retryAfterMs);
+      else if (reply.retryAfterMs !== undefined && message.sent <= message.retries)
+        again(reply.retryAfterMs);
       else done(() => message.reject(failure(reply)));
     });
   }

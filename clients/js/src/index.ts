@@ -51,20 +51,35 @@ export function socketIo(url: string, options: Partial<ManagerOptions & SocketOp
     };
     socket.io.on("open", () => socket.io.engine.on("packet", () => over || events.alive()));
     socket.io.on("error", () => end({ kind: "retry", reason: "transport" }));
-    socket.on("connect_error", (error: Error & { data?: { code?: string; retryAfterMs?: number } }) => {
-      const refusal = error.message === "Invalid namespace" ? INVALID_NAMESPACE : REFUSALS[error.data?.code ?? ""];
-      const afterMs = error.data?.retryAfterMs;
-      // What is said to pass is waited for, whatever it is.
-      if (afterMs !== undefined) end({ kind: "retry", reason: "unavailable", afterMs });
-      else end(refusal ?? { kind: "retry", reason: "transport" });
-    });
+    socket.on(
+      "connect_error",
+      (error: Error & { data?: { code?: string; retryAfterMs?: number } }) => {
+        const refusal =
+          error.message === "Invalid namespace"
+            ? INVALID_NAMESPACE
+            : REFUSALS[error.data?.code ?? ""];
+        const afterMs = error.data?.retryAfterMs;
+        // What is said to pass is waited for, whatever it is.
+        if (afterMs !== undefined) end({ kind: "retry", reason: "unavailable", afterMs });
+        else end(refusal ?? { kind: "retry", reason: "transport" });
+      },
+    );
     socket.on("disconnect", (why, details) => {
       if (why === "io server disconnect") return end({ kind: "final", reason: "kicked" });
       // It listens to the browser as well, and may have heard of it first.
-      const isOffline = details && "description" in details && details.description === "network connection lost";
-      // Over a WebSocket the server's close code says more than any event: nobody else can send one.
-      const closed = why === "transport close" && details && "context" in details ? (details.context as CloseEvent) : undefined;
-      end(CODES[closed?.code ?? 0] ?? { kind: "retry", reason: isOffline ? "offline" : (ENDS[why] ?? "transport") });
+      const isOffline =
+        details && "description" in details && details.description === "network connection lost";
+      // A WebSocket's close code says more than any event: nobody but the server can send one.
+      const closed =
+        why === "transport close" && details && "context" in details
+          ? (details.context as CloseEvent)
+          : undefined;
+      end(
+        CODES[closed?.code ?? 0] ?? {
+          kind: "retry",
+          reason: isOffline ? "offline" : (ENDS[why] ?? "transport"),
+        },
+      );
     });
     let isGreeted = false;
     socket.onAny((name: string, data: any) => {

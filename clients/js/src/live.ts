@@ -15,7 +15,10 @@ export * from "./types.js";
 const ABOUT_TOPICS = new Set(["subscribed", "unsubscribed", "gap"]);
 
 /** An attempt over a WebSocket. */
-export function live(url: string, open: (url: string) => WebSocket = (url) => new WebSocket(url)): Dial {
+export function live(
+  url: string,
+  open: (url: string) => WebSocket = (url) => new WebSocket(url),
+): Dial {
   return (token, events) => {
     const address = new URL(url.replace(/^http/, "ws"));
     if (token !== undefined) address.searchParams.set("token", token);
@@ -55,7 +58,8 @@ export function live(url: string, open: (url: string) => WebSocket = (url) => ne
         events.event("server:hello", hello);
       } else if (type === "unsubscribed") {
         // Without a reason it confirms what this client asked for.
-        if (frame.reason !== undefined) events.event("room:left", { room: topic, reason: frame.reason });
+        if (frame.reason !== undefined)
+          events.event("room:left", { room: topic, reason: frame.reason });
       } else if (type === "gap") {
         events.event("room:gap", { room: topic });
       } else if (type !== "pong" && type !== "ack") {

@@ -24,8 +24,14 @@ const ALONE = {
   limit: "failed device_limit",
   token: "reconnecting auth_expired 0",
 };
-const DRAINED = { lost: "reconnecting transport 7300", unavailable: "reconnecting unavailable 7300" };
-const CLAMPED = { lost: "reconnecting transport 60000", unavailable: "reconnecting unavailable 60000" };
+const DRAINED = {
+  lost: "reconnecting transport 7300",
+  unavailable: "reconnecting unavailable 7300",
+};
+const CLAMPED = {
+  lost: "reconnecting transport 60000",
+  unavailable: "reconnecting unavailable 60000",
+};
 const REPLACED = { kicked: "failed replaced", limit: "failed replaced" };
 const EXPIRED = { code: "AUTH_TOKEN_EXPIRED", message: "…" };
 
@@ -79,7 +85,10 @@ function inWords({ client, clock }) {
 }
 const short = (data) => (JSON.stringify(data) ?? "nothing").slice(0, 50);
 
-for (const [where, room] of [["from nobody knows where", undefined], ["in a room", "a"]]) {
+for (const [where, room] of [
+  ["from nobody knows where", undefined],
+  ["in a room", "a"],
+]) {
   for (const [name, data, instead = {}] of EVENTS) {
     describe(`${name} ${short(data)}, said ${where}`, () => {
       for (const [end, alone] of Object.entries(ALONE)) {
@@ -129,7 +138,8 @@ describe("an application", () => {
   it("hears in the server's name only what was not said in a room", async () => {
     const all = await inRoom();
     const heard = [];
-    for (const name of new Set(EVENTS.map(([name]) => name))) all.client.on(name, () => heard.push(name));
+    for (const name of new Set(EVENTS.map(([name]) => name)))
+      all.client.on(name, () => heard.push(name));
     const tell = (room) => {
       heard.length = 0;
       for (const [name, data] of EVENTS) all.link.events.event(name, data, room);

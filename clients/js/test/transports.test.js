@@ -12,7 +12,12 @@ function overLive(options) {
   const sockets = [];
   const clock = new Clock();
   const dial = live("ws://here/live", () => {
-    const socket = { readyState: 1, said: [], send: (text) => socket.said.push(JSON.parse(text)), close() {} };
+    const socket = {
+      readyState: 1,
+      said: [],
+      send: (text) => socket.said.push(JSON.parse(text)),
+      close() {},
+    };
     sockets.push(socket);
     return socket;
   });
@@ -29,7 +34,7 @@ function overLive(options) {
   };
 }
 
-/** The same over Socket.IO: `say` takes Socket.IO packets, and `close` the code of a WebSocket, or none. */
+/** The same over Socket.IO: `say` takes its packets, and `close` a WebSocket's code, or none. */
 async function overSocketIo(options) {
   const transports = [];
   class Told extends Transport {
@@ -51,7 +56,10 @@ async function overSocketIo(options) {
     doClose() {}
   }
   const clock = new Clock();
-  const client = new Client(socketIo("http://here", { transports: [Told] }), { ...options, platform: clock });
+  const client = new Client(socketIo("http://here", { transports: [Told] }), {
+    ...options,
+    platform: clock,
+  });
   const say = async (packet) => {
     transports.at(-1).onPacket({ type: "message", data: packet });
     // Socket.IO's client hears of a packet in a turn of its own.
@@ -69,20 +77,31 @@ async function overSocketIo(options) {
     },
   };
 }
-const inWords = ({ client }) => [client.state.status, client.state.reason].filter(Boolean).join(" ");
+const inWords = ({ client }) =>
+  [client.state.status, client.state.reason].filter(Boolean).join(" ");
 
 describe("the live transport", () => {
   async function inRoom() {
     const all = overLive({ token: "t" });
     all.say({ type: "hello", ...HELLO });
     all.client.join("r");
-    all.say({ type: "subscribed", topic: "r", id: "1", epoch: "e", offset: 0, snapshot: [], recovered: false });
+    all.say({
+      type: "subscribed",
+      topic: "r",
+      id: "1",
+      epoch: "e",
+      offset: 0,
+      snapshot: [],
+      recovered: false,
+    });
     await settled();
     assert.ok(all.client.isIn("r"));
     return all;
   }
 
-  const said = { data: { code: "AUTH_TOKEN_EXPIRED", reconnectInMs: 5000, timestamp: 1, room: "r", reason: "x" } };
+  const said = {
+    data: { code: "AUTH_TOKEN_EXPIRED", reconnectInMs: 5000, timestamp: 1, room: "r", reason: "x" },
+  };
   const hello = { ...said, ...HELLO, socketId: "forged" };
   const forged = {
     "connection:replaced": said,
@@ -129,10 +148,15 @@ describe("the live transport", () => {
   it("tells what was said in a room, whatever the data", async () => {
     const all = await inRoom();
     const heard = [];
-    for (const event of ["message:new", "position"]) all.client.on(event, (data) => heard.push([event, data]));
+    for (const event of ["message:new", "position"])
+      all.client.on(event, (data) => heard.push([event, data]));
     all.say({ type: "message:new", topic: "r", data: { content: "hi" }, offset: 1 });
-    for (const data of [null, 0, "", false]) all.say({ type: "position", topic: "r", data, offset: 2 });
-    const expected = [["message:new", { content: "hi" }], ...[null, 0, "", false].map((data) => ["position", data])];
+    for (const data of [null, 0, "", false])
+      all.say({ type: "position", topic: "r", data, offset: 2 });
+    const expected = [
+      ["message:new", { content: "hi" }],
+      ...[null, 0, "", false].map((data) => ["position", data]),
+    ];
     assert.deepEqual(heard, expected);
     all.client.disconnect();
   });
@@ -140,7 +164,8 @@ describe("the live transport", () => {
   it("says which room was taken away or has a gap", async () => {
     const all = await inRoom();
     const heard = [];
-    for (const event of ["room:left", "room:gap", "room:lost"]) all.client.on(event, (data) => heard.push([event, data]));
+    for (const event of ["room:left", "room:gap", "room:lost"])
+      all.client.on(event, (data) => heard.push([event, data]));
     all.say({ type: "gap", topic: "r", epoch: "e", offset: 7 });
     all.say({ type: "unsubscribed", topic: "r", reason: "forbidden" });
     assert.deepEqual(all.said.at(-1), { type: "subscribe", topic: "r", id: "2" });
@@ -165,7 +190,7 @@ describe("the live transport", () => {
     all.client.disconnect();
   });
 
-  it("listens to errors, which would end a process on Node, for as long as there is a socket", async () => {
+  it("listens to errors, which would end a process on Node, to the end and beyond", async () => {
     const all = overLive();
     const [socket] = all.sockets;
     for (const moment of [() => {}, () => all.close(1006), () => all.client.disconnect()]) {
@@ -210,8 +235,10 @@ describe("the Socket.IO transport", () => {
     ["a close without a code", ({ close }) => close()],
     ...[1006, 1001, 4401, 4408].map((code) => [`a close with ${code}`, ({ close }) => close(code)]),
   ];
-  const lost = "reconnecting transport", away = "reconnecting unavailable";
-  const expired = "failed auth_expired", silent = "reconnecting heartbeat_timeout";
+  const lost = "reconnecting transport",
+    away = "reconnecting unavailable";
+  const expired = "failed auth_expired",
+    silent = "reconnecting heartbeat_timeout";
   const unproven = "reconnecting auth_expired";
   // prettier-ignore
   const TABLE = [
@@ -256,7 +283,10 @@ describe("the Socket.IO transport", () => {
   });
 
   it("waits where a refusal is said to pass, and only there", async () => {
-    for (const [more, expected] of [["", "failed device_limit"], [',"retryAfterMs":900', away]]) {
+    for (const [more, expected] of [
+      ["", "failed device_limit"],
+      [',"retryAfterMs":900', away],
+    ]) {
       const all = await overSocketIo({ token: "t" });
       await all.say(`4{"message":"no","data":{"code":"DEVICE_LIMIT"${more}}}`);
       assert.equal(inWords(all), expected);

@@ -7,7 +7,9 @@ import { freePort, until, within } from "../../lib/wait.js";
 
 export { freePort, until, within };
 
-export const BINARY = process.env.HEARTLINE_BIN ?? fileURLToPath(new URL("../../../target/release/heartline", import.meta.url));
+export const BINARY =
+  process.env.HEARTLINE_BIN ??
+  fileURLToPath(new URL("../../../target/release/heartline", import.meta.url));
 export const SECRET = "an-e2e-secret";
 
 const part = (value) => Buffer.from(JSON.stringify(value)).toString("base64url");
@@ -35,7 +37,8 @@ export async function serve(set = {}, { port, dev = false, env = {}, scheme = "h
     stdio: ["ignore", "pipe", "pipe"],
     env: { ...process.env, ...env },
   });
-  let log = "", out = "";
+  let log = "",
+    out = "";
   child.stderr.on("data", (data) => (log += data));
   child.stdout.on("data", (data) => (out += data));
   const exited = once(child, "exit").then(([code, signal]) => ({ code, signal }));
@@ -45,20 +48,37 @@ export async function serve(set = {}, { port, dev = false, env = {}, scheme = "h
   const admin = `http://127.0.0.1:${given["admin.listen"].split(":").at(-1)}`;
   await until(async () => {
     if (ended) throw new Error(`the node ended before it listened: ${log}`);
-    return fetch(`${http}/healthz`).then((response) => response.ok, () => false);
+    return fetch(`${http}/healthz`).then(
+      (response) => response.ok,
+      () => false,
+    );
   }, "healthz");
   const api = async (path, options = {}) => {
     const body = options.body === undefined ? undefined : JSON.stringify(options.body);
     const headers = { ...(body && { "content-type": "application/json" }), ...options.headers };
     const response = await fetch(admin + path, { ...options, body, headers });
     const text = await response.text();
-    return { status: response.status, headers: response.headers, text, body: text.startsWith("{") ? JSON.parse(text) : undefined };
+    return {
+      status: response.status,
+      headers: response.headers,
+      text,
+      body: text.startsWith("{") ? JSON.parse(text) : undefined,
+    };
   };
   return {
-    port, http, admin, api, child, exited,
+    port,
+    http,
+    admin,
+    api,
+    child,
+    exited,
     live: `ws://127.0.0.1:${port}/live`,
-    get log() { return log; },
-    get out() { return out; },
+    get log() {
+      return log;
+    },
+    get out() {
+      return out;
+    },
     /** The value of a metric's line, labels included in the name; 0 if it is not there. */
     async metric(name) {
       const { text } = await api("/metrics");
