@@ -341,7 +341,9 @@ export class Client<
   #ended(end: End): void {
     const { kind } = end;
     const reason = this.#explained(end);
-    let pause = end.afterMs ?? this.#foretold("server:drain")?.afterMs;
+    // A server that goes away closes the connection.
+    const isClosed = end.reason === "transport" || end.reason === "unavailable";
+    let pause = end.afterMs ?? (isClosed ? this.#foretold("server:drain")?.afterMs : undefined);
     this.#drop();
     if (kind === "final") return this.#stop({ status: "failed", reason });
     if (kind === "token") {
