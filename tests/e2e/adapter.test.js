@@ -36,7 +36,8 @@ before(async () => {
   emitter = new Emitter(emitting);
   const set = { "cluster.url": store.url, "cluster.socketio_adapter": "true" };
   heartlines = await Promise.all(["h1", "h2"].map((id) => serve({ ...set, "server.node_id": id })));
-  for (const node of heartlines) await until(async () => (await node.api("/readyz")).body.status === "ready", "ready");
+  for (const node of heartlines)
+    await until(async () => (await node.api("/readyz")).body.status === "ready", "ready");
 });
 after(async () => {
   for (const client of clients) client.close();
@@ -47,7 +48,10 @@ after(async () => {
 });
 
 async function ours(node, user) {
-  const client = await socketIo(node.http, { auth: { token: token(user) }, transports: ["websocket"] }).connection();
+  const client = await socketIo(node.http, {
+    auth: { token: token(user) },
+    transports: ["websocket"],
+  }).connection();
   clients.push(client);
   return client;
 }
@@ -63,7 +67,12 @@ describe("Socket.IO servers on Node beside Heartline", { timeout: 30000 }, () =>
     const live = await Live.connect(heartlines[0].live, token("cid"));
     clients.push(live);
     const node = await theirs();
-    await Promise.all([one.ask("join", { room: "r" }), two.ask("join", { room: "r" }), live.ask({ type: "subscribe", topic: "r" }), node.ask("join", "r")]);
+    await Promise.all([
+      one.ask("join", { room: "r" }),
+      two.ask("join", { room: "r" }),
+      live.ask({ type: "subscribe", topic: "r" }),
+      node.ask("join", "r"),
+    ]);
 
     server.to("r").emit("hi", { from: "node" }, Buffer.from([1, 2]));
     for (const client of [one, two]) {
@@ -76,7 +85,7 @@ describe("Socket.IO servers on Node beside Heartline", { timeout: 30000 }, () =>
     assert.deepEqual(Buffer.from((await node.hear("back")).raw), Buffer.from([3]));
     await two.hear("back");
 
-    // Who speaks does not hear himself; a room of one socket is that socket.
+    // A speaker does not hear themselves; a room of one socket is that socket.
     const other = await theirs();
     await other.ask("join", "r");
     other.emit("say", "r", "said", 1);
@@ -84,8 +93,18 @@ describe("Socket.IO servers on Node beside Heartline", { timeout: 30000 }, () =>
     server.to(one.id).emit("direct", 1);
     server.emit("last", 1);
     await Promise.all([one, two, node, other].map((client) => client.hear("last")));
-    assert.deepEqual([one, two, node].map((client) => [client.count("hi"), client.count("back"), client.count("said")]), Array(3).fill([1, 1, 1]));
-    assert.deepEqual([one, two, node, other].map((client) => client.count("direct")), [1, 0, 0, 0]);
+    assert.deepEqual(
+      [one, two, node].map((client) => [
+        client.count("hi"),
+        client.count("back"),
+        client.count("said"),
+      ]),
+      Array(3).fill([1, 1, 1]),
+    );
+    assert.deepEqual(
+      [one, two, node, other].map((client) => client.count("direct")),
+      [1, 0, 0, 0],
+    );
     assert.equal(other.count("said"), 0);
     assert.equal(live.count("hi"), 1);
   });
@@ -107,7 +126,13 @@ describe("an emitter", { timeout: 30000 }, () => {
     emitter.emit("all", 4);
     await Promise.all([one.hear("all"), two.hear("all")]);
     const heard = (client) => ["room", "user", "except", "all"].map((event) => client.count(event));
-    assert.deepEqual([heard(one), heard(two)], [[1, 0, 0, 1], [1, 1, 1, 1]]);
+    assert.deepEqual(
+      [heard(one), heard(two)],
+      [
+        [1, 0, 0, 1],
+        [1, 1, 1, 1],
+      ],
+    );
   });
 
   it("makes sockets join, leave and go", async () => {

@@ -16,7 +16,14 @@ before(async () => {
   node = await serve({}, { dev: true, port });
   browser = await chromium.launch({
     executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium",
-    args: ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run"],
+    args: [
+      "--no-sandbox",
+      "--disable-gpu",
+      "--disable-background-networking",
+      "--disable-component-update",
+      "--disable-sync",
+      "--no-first-run",
+    ],
   });
 });
 after(async () => {
@@ -31,7 +38,8 @@ async function visit(name, options) {
   page.on("pageerror", (error) => problems.push(error.message));
   page.on("request", (request) => {
     const { protocol, hostname } = new URL(request.url());
-    if (protocol !== "data:" && hostname !== "127.0.0.1") problems.push(`a request to ${request.url()}`);
+    if (protocol !== "data:" && hostname !== "127.0.0.1")
+      problems.push(`a request to ${request.url()}`);
   });
   await page.goto(node.http);
   await page.waitForFunction(() => document.getElementById("state").dataset.state === "connected");
@@ -59,6 +67,10 @@ it("two people see each other, talk, and come back after the server died", async
   await bob.fill("#text", "anybody here?");
   await bob.press("#text", "Enter");
   await bob.locator("#messages", { hasText: "anybody here?" }).waitFor();
+  // What ann says after that reaches her after that, and it alone.
+  await ann.fill("#text", "Did you say something?");
+  await ann.press("#text", "Enter");
+  await ann.locator("#messages", { hasText: "Did you say something?" }).waitFor();
   assert.equal(await ann.locator("#messages", { hasText: "anybody" }).count(), 0);
   const wide = await bob.evaluate(() => document.documentElement.scrollWidth > innerWidth);
   assert.equal(wide, false, "the phone's page scrolls sideways");
@@ -66,10 +78,16 @@ it("two people see each other, talk, and come back after the server died", async
   await bob.screenshot({ path: `${artifacts}demo-phone.png`, fullPage: true });
 
   await node.kill();
-  await ann.waitForFunction(() => document.getElementById("state").dataset.state === "reconnecting");
+  await ann.waitForFunction(
+    () => document.getElementById("state").dataset.state === "reconnecting",
+  );
   await ann.screenshot({ path: `${artifacts}demo-reconnecting.png` });
   node = await serve({}, { dev: true, port });
-  await ann.waitForFunction(() => document.getElementById("state").dataset.state === "connected", undefined, { timeout: 20000 });
+  await ann.waitForFunction(
+    () => document.getElementById("state").dataset.state === "connected",
+    undefined,
+    { timeout: 20000 },
+  );
   assert.match(await text(ann, "#story"), /Back after/);
 
   await bob.close();

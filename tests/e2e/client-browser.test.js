@@ -28,11 +28,20 @@ before(async () => {
     format: "esm",
     jsx: "automatic",
     define: { "process.env.NODE_ENV": '"development"' },
-    alias: Object.fromEntries(["", "/live", "/react"].map((entry) => [`@heartline/client${entry}`, `${root}dist${entry || "/index"}.js`])),
+    alias: Object.fromEntries(
+      ["", "/live", "/react"].map((entry) => [
+        `@heartline/client${entry}`,
+        `${root}dist${entry || "/index"}.js`,
+      ]),
+    ),
     nodePaths: [`${root}node_modules`],
   });
-  const page = `<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>Lobby</title>
-    <style>body { font: 16px/1.5 system-ui, sans-serif; margin: 2rem; max-width: 40rem } button { font: inherit; padding: .2em .8em }</style>
+  const page = `<!doctype html><html lang="en"><head><meta charset="utf-8">
+    <meta name="viewport" content="width=device-width"><title>Lobby</title>
+    <style>
+      body { font: 16px/1.5 system-ui, sans-serif; margin: 2rem; max-width: 40rem }
+      button { font: inherit; padding: .2em .8em }
+    </style>
     </head><body><div id="app"></div><script type="module" src="/page.js"></script></body></html>`;
   site = createServer((request, response) => {
     const { pathname, searchParams } = new URL(request.url, "http://x");
@@ -49,7 +58,14 @@ before(async () => {
   origin = `http://127.0.0.1:${site.address().port}`;
   browser = await chromium.launch({
     executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium",
-    args: ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run"],
+    args: [
+      "--no-sandbox",
+      "--disable-gpu",
+      "--disable-background-networking",
+      "--disable-component-update",
+      "--disable-sync",
+      "--no-first-run",
+    ],
   });
 });
 afterEach(async () => {
@@ -63,7 +79,12 @@ after(async () => {
 
 async function start(set = {}) {
   port ??= await freePort();
-  const allowed = { "server.allowed_origins": `["${origin}"]`, "heartbeat.interval": "2s", "heartbeat.timeout": "1s", "auth.jwt.leeway": "0s" };
+  const allowed = {
+    "server.allowed_origins": `["${origin}"]`,
+    "heartbeat.interval": "2s",
+    "heartbeat.timeout": "1s",
+    "auth.jwt.leeway": "0s",
+  };
   node = await serve({ ...allowed, ...set }, { port });
   open.push(node);
   return node;
@@ -75,21 +96,29 @@ async function visit(user, more = {}, options = {}) {
   open.push(context);
   const page = await context.newPage();
   page.on("pageerror", (error) => problems.push(error.message));
-  page.on("console", (message) => message.type() === "error" && !/net::ERR_|WebSocket connection|40[0-9]|Failed to load/.test(message.text()) && problems.push(message.text()));
+  page.on(
+    "console",
+    (message) =>
+      message.type() === "error" &&
+      !/net::ERR_|WebSocket connection|40[0-9]|Failed to load/.test(message.text()) &&
+      problems.push(message.text()),
+  );
   page.on("request", (request) => {
-    if (new URL(request.url()).hostname !== "127.0.0.1") problems.push(`a request to ${request.url()}`);
+    if (new URL(request.url()).hostname !== "127.0.0.1")
+      problems.push(`a request to ${request.url()}`);
   });
   const query = new URLSearchParams({ user, seconds: 3600, node: node.http, ...more });
   await page.goto(`${origin}/?${query}`);
   return page;
 }
-const reached = (page, status) => page.locator(`.heartline-status[data-status=${status}]`).waitFor({ timeout: 15000 });
+const reached = (page, status) =>
+  page.locator(`.heartline-status[data-status=${status}]`).waitFor({ timeout: 15000 });
 const messages = (page) => page.locator("#messages li").allInnerTexts();
 const state = (page) => page.evaluate(() => window.heartline.state);
 
 for (const transport of ["socketio", "live"]) {
   describe(`in a browser, over ${transport}`, { timeout: 90000 }, () => {
-    it("shows who is there, connects once, and leaves nothing when it is not shown any more", async () => {
+    it("shows who is there, connects once, and leaves nothing when it is hidden", async () => {
       await start();
       const ann = await visit("ann", { transport });
       await reached(ann, "connected");
@@ -98,7 +127,10 @@ for (const transport of ["socketio", "live"]) {
       const bob = await visit("bob", { transport });
       await ann.locator("#presence", { hasText: "bob is online" }).waitFor();
       // Strict mode shows everything twice; in the end there is one connection.
-      await until(async () => (await node.api("/v1/users/ann/connections")).body.items.length === 1, "one connection");
+      await until(
+        async () => (await node.api("/v1/users/ann/connections")).body.items.length === 1,
+        "one connection",
+      );
       await bob.evaluate(() => window.show(false));
       await ann.locator("#presence", { hasText: "bob is offline" }).waitFor();
       assert.equal((await state(bob)).status, "disconnected");
@@ -120,11 +152,16 @@ for (const transport of ["socketio", "live"]) {
     it("delivers what was sent while the server was dead, once and in order", async () => {
       const first = await start();
       const [ann, bob] = [await visit("ann", { transport }), await visit("bob", { transport })];
-      for (const page of [ann, bob]) await page.locator("#joined", { hasText: /^in the room/ }).waitFor();
+      for (const page of [ann, bob])
+        await page.locator("#joined", { hasText: /^in the room/ }).waitFor();
       await first.kill();
       for (const page of [ann, bob]) await reached(page, "reconnecting");
       const sent = ann.evaluate(() =>
-        Promise.all(["one", "two", "three"].map((content) => window.heartline.send("message:send", { conversationId: "lobby", content }))).then((replies) => replies.map(({ ok }) => ok)),
+        Promise.all(
+          ["one", "two", "three"].map((content) =>
+            window.heartline.send("message:send", { conversationId: "lobby", content }),
+          ),
+        ).then((replies) => replies.map(({ ok }) => ok)),
       );
       await start();
       await reached(bob, "connected");
@@ -170,8 +207,14 @@ describe("the status light", { timeout: 90000 }, () => {
         await reached(page, status);
         await page.evaluate(axe);
         const { violations } = await page.evaluate(() => window.axe.run());
-        assert.deepEqual(violations.map(({ id, nodes }) => [id, nodes.map(({ html }) => html)]), []);
-        assert.equal(await page.evaluate(() => document.documentElement.scrollWidth > innerWidth), false);
+        assert.deepEqual(
+          violations.map(({ id, nodes }) => [id, nodes.map(({ html }) => html)]),
+          [],
+        );
+        assert.equal(
+          await page.evaluate(() => document.documentElement.scrollWidth > innerWidth),
+          false,
+        );
         await page.screenshot({ path: `${artifacts}client-${status}-${size}.png` });
       };
       const page = await visit("ann", { transport: "live" }, { viewport });

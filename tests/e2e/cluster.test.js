@@ -16,7 +16,11 @@ let store;
 const open = [];
 // What killed nodes leave behind is no other test's concern.
 let turn = 0;
-const cluster = (url = store.url) => ({ "cluster.url": url, "cluster.prefix": `t${turn}`, ...LEASES });
+const cluster = (url = store.url) => ({
+  "cluster.url": url,
+  "cluster.prefix": `t${turn}`,
+  ...LEASES,
+});
 /** Starts nodes `n1`, `n2`, … and waits until they are one cluster. */
 async function nodes(count, set = {}, url = () => store.url) {
   const started = await Promise.all(
@@ -29,7 +33,8 @@ async function nodes(count, set = {}, url = () => store.url) {
   return started;
 }
 const status = async (node) => (await node.api("/readyz")).body?.status;
-const ready = (node) => until(async () => (await status(node)) === "ready", "the node is ready", 10000);
+const ready = (node) =>
+  until(async () => (await status(node)) === "ready", "the node is ready", 10000);
 
 async function io(node, user, claims = {}, options = {}) {
   const auth = { token: token(user, claims) };
@@ -43,8 +48,10 @@ async function live(node, user, claims = {}) {
   return client;
 }
 /** Events of this name about this user. */
-const about = (client, event, user) => client.heard.filter((one) => one.event === event && one.args[0].userId === user).length;
-const presence = async (node, ...users) => (await node.api("/v1/presence", { method: "POST", body: { users } })).body.users;
+const about = (client, event, user) =>
+  client.heard.filter((one) => one.event === event && one.args[0].userId === user).length;
+const presence = async (node, ...users) =>
+  (await node.api("/v1/presence", { method: "POST", body: { users } })).body.users;
 const isOnline = async (node, user) => (await presence(node, user))[0].online;
 
 before(async () => {
@@ -52,53 +59,88 @@ before(async () => {
 });
 afterEach(async () => {
   turn++;
-  await Promise.all(open.splice(0).reverse().map((one) => one.kill()));
+  await Promise.all(
+    open
+      .splice(0)
+      .reverse()
+      .map((one) => one.kill()),
+  );
 });
 after(() => store.kill());
 
 describe("a cluster's rooms", { timeout: 60000 }, () => {
   it("are the same on all nodes, for both protocols", async () => {
     const [one, two, three] = await nodes(3);
-    const ann = await io(one, "ann"), bob = await live(two, "bob"), eve = await io(three, "eve");
+    const ann = await io(one, "ann"),
+      bob = await live(two, "bob"),
+      eve = await io(three, "eve");
     await ann.ask("join", { room: "lobby" });
     await bob.ask({ type: "subscribe", topic: "lobby" });
     await eve.ask("join", { room: "attic" });
 
     await bob.ask({ type: "publish", topic: "lobby", event: "hi", data: { from: "bob" } });
     assert.deepEqual(await ann.hear("hi"), { from: "bob" });
-    await ann.ask("publish", { room: "lobby", event: "bytes", data: { raw: Buffer.from([1, 2, 3]) } });
+    await ann.ask("publish", {
+      room: "lobby",
+      event: "bytes",
+      data: { raw: Buffer.from([1, 2, 3]) },
+    });
     assert.equal((await bob.hear("bytes")).data.raw, "AQID");
-    const published = await three.api("/v1/rooms/lobby/publish", { method: "POST", body: { event: "news", data: 1 } });
+    const published = await three.api("/v1/rooms/lobby/publish", {
+      method: "POST",
+      body: { event: "news", data: 1 },
+    });
     assert.equal(published.status, 200);
     await Promise.all([ann.hear("news"), bob.hear("news")]);
 
     await three.api("/v1/broadcast", { method: "POST", body: { event: "all", data: 2 } });
     await Promise.all([ann.hear("all"), bob.hear("all"), eve.hear("all")]);
-    assert.deepEqual([ann.count("hi"), ann.count("news"), bob.count("news"), eve.count("news")], [1, 1, 1, 0]);
+    assert.deepEqual(
+      [ann.count("hi"), ann.count("news"), bob.count("news"), eve.count("news")],
+      [1, 1, 1, 0],
+    );
     assert.deepEqual([ann.count("all"), bob.count("all"), eve.count("all")], [1, 1, 1]);
   });
 
   it("keep the order of what one publishes", async () => {
     const [one, two] = await nodes(2);
-    const ann = await io(one, "ann"), bob = await live(two, "bob");
+    const ann = await io(one, "ann"),
+      bob = await live(two, "bob");
     await bob.ask({ type: "subscribe", topic: "numbers" });
-    for (let number = 0; number < 500; number++) ann.emit("publish", { room: "numbers", event: "number", data: number });
+    for (let number = 0; number < 500; number++)
+      ann.emit("publish", { room: "numbers", event: "number", data: number });
     await bob.hear("number", (frame) => frame.data === 499);
     const numbers = bob.heard.filter((frame) => frame.type === "number").map((frame) => frame.data);
-    assert.deepEqual(numbers, Array.from({ length: 500 }, (_, number) => number));
+    assert.deepEqual(
+      numbers,
+      Array.from({ length: 500 }, (_, number) => number),
+    );
   });
 
   it("stay apart by tenant and namespace", async () => {
     const [one, two] = await nodes(2, { 'namespaces."/chat".auth.mode': "required" });
-    const a = await live(one, "ann", { tenantId: "a" }), b = await live(two, "bob", { tenantId: "b" });
+    const a = await live(one, "ann", { tenantId: "a" }),
+      b = await live(two, "bob", { tenantId: "b" });
     const same = await live(two, "cid", { tenantId: "a" });
-    const chat = socketIo(`${two.http}/chat`, { auth: { token: token("dan", { tenantId: "a" }) }, transports: ["websocket"] });
+    const chat = socketIo(`${two.http}/chat`, {
+      auth: { token: token("dan", { tenantId: "a" }) },
+      transports: ["websocket"],
+    });
     open.push({ kill: () => chat.close() });
     await chat.connection();
     await chat.ask("join", { room: "r" });
     for (const client of [a, b, same]) await client.ask({ type: "subscribe", topic: "r" });
     await a.ask({ type: "publish", topic: "r", event: "hi", data: 1 });
     await same.hear("hi");
+    // From the same node to the same ones, and later: what comes first did not come.
+    const other = await live(one, "eve", { tenantId: "b" });
+    await other.ask({ type: "publish", topic: "r", event: "marker", data: 1 });
+    const auth = { token: token("fay", { tenantId: "a" }) };
+    const chatting = socketIo(`${one.http}/chat`, { auth, transports: ["websocket"] });
+    open.push({ kill: () => chatting.close() });
+    await chatting.connection();
+    await chatting.ask("publish", { room: "r", event: "marker", data: 1 });
+    await Promise.all([b.hear("marker"), chat.hear("marker")]);
     assert.deepEqual([b.count("hi"), chat.count("hi")], [0, 0]);
   });
 });
@@ -106,19 +148,30 @@ describe("a cluster's rooms", { timeout: 60000 }, () => {
 describe("a cluster's users", { timeout: 60000 }, () => {
   it("are told wherever they are", async () => {
     const [one, two, three] = await nodes(3);
-    const phone = await io(one, "ann"), laptop = await live(two, "ann"), bob = await io(one, "bob");
+    const phone = await io(one, "ann"),
+      laptop = await live(two, "ann"),
+      bob = await io(one, "bob");
     await three.api("/v1/users/ann/emit", { method: "POST", body: { event: "mail", data: 1 } });
     await Promise.all([phone.hear("mail"), laptop.hear("mail")]);
-    await three.api("/v1/rooms/user:ann/publish", { method: "POST", body: { event: "post", data: 1 } });
+    await three.api("/v1/rooms/user:ann/publish", {
+      method: "POST",
+      body: { event: "post", data: 1 },
+    });
     await Promise.all([phone.hear("post"), laptop.hear("post")]);
-    assert.deepEqual([phone.count("mail"), laptop.count("mail"), bob.count("mail")], [1, 1, 0]);
+    // Whatever went astray would have come before this.
+    await three.api("/v1/users/bob/emit", { method: "POST", body: { event: "marker", data: 1 } });
+    await bob.hear("marker");
+    assert.deepEqual([phone.count("mail"), laptop.count("mail")], [1, 1]);
+    assert.deepEqual([bob.count("mail"), bob.count("post")], [0, 0]);
   });
 
   it("come and go once, whatever number of nodes and devices", async () => {
     const [one, two, three] = await nodes(3);
     const watchers = [await io(one, "w1"), await io(two, "w2"), await io(three, "w3")];
-    const first = await io(one, "ann"), second = await live(two, "ann");
-    for (const watcher of watchers) await watcher.hear("user:online", (user) => user.userId === "ann");
+    const first = await io(one, "ann"),
+      second = await live(two, "ann");
+    for (const watcher of watchers)
+      await watcher.hear("user:online", (user) => user.userId === "ann");
     const [known] = await presence(three, "ann");
     assert.deepEqual([known.online, known.devices], [true, 2]);
     assert.equal((await watchers[2].ask("presence:get", { users: ["ann"] })).users[0].devices, 2);
@@ -126,60 +179,84 @@ describe("a cluster's users", { timeout: 60000 }, () => {
     await until(async () => (await presence(three, "ann"))[0].devices === 1, "one device is left");
     assert.equal(about(watchers[2], "user:offline", "ann"), 0);
     second.close();
-    for (const watcher of watchers) await watcher.hear("user:offline", (user) => user.userId === "ann");
+    for (const watcher of watchers)
+      await watcher.hear("user:offline", (user) => user.userId === "ann");
     const [gone] = await presence(one, "ann");
     assert.equal(gone.online, false);
     assert.ok(Math.abs(gone.lastSeenAt - Date.now()) < 5000);
     for (const watcher of watchers) {
-      assert.deepEqual([about(watcher, "user:online", "ann"), about(watcher, "user:offline", "ann")], [1, 1]);
+      assert.deepEqual(
+        [about(watcher, "user:online", "ann"), about(watcher, "user:offline", "ann")],
+        [1, 1],
+      );
     }
-    // Nobody hears of himself.
+    // Nobody hears of themselves.
     assert.equal(about(watchers[0], "user:online", "w1"), 0);
   });
 
   it("are told to those who share a room, where that is wanted, after kill -9 too", async () => {
     const [one, two, three] = await nodes(3, { "presence.announce": "rooms" });
-    const friend = await io(one, "friend"), mate = await live(two, "mate"), stranger = await io(one, "stranger");
+    const friend = await io(one, "friend"),
+      mate = await live(two, "mate"),
+      stranger = await io(one, "stranger");
     await friend.ask("join", { room: "a" });
     await friend.ask("join", { room: "b" });
     await mate.ask({ type: "subscribe", topic: "b" });
     await stranger.ask("join", { room: "c" });
 
-    // Two devices on two nodes: each room hears once that he is there.
-    const phone = await io(two, "him"), laptop = await io(three, "him");
+    // Two devices on two nodes: each room hears once that their user is there.
+    const phone = await io(two, "guest"),
+      laptop = await io(three, "guest");
     await phone.ask("join", { room: "a" });
-    await friend.hear("user:online", (user) => user.userId === "him");
+    await friend.hear("user:online", (user) => user.userId === "guest");
     for (const device of [phone, laptop]) await device.ask("join", { room: "b" });
-    await mate.hear("user:online", (frame) => frame.data.userId === "him");
-    // Who stays in no room with him, and comes to one late, hears that he goes.
+    await mate.hear("user:online", (frame) => frame.data.userId === "guest");
+    // Somebody who comes to one of the guest's rooms late still hears that the guest goes.
     const late = await io(one, "late");
     await late.ask("join", { room: "a" });
     phone.close();
-    await until(async () => (await presence(one, "him"))[0].devices === 1, "one device is left");
-    assert.equal(about(friend, "user:offline", "him"), 0);
+    await until(async () => (await presence(one, "guest"))[0].devices === 1, "one device is left");
+    assert.equal(about(friend, "user:offline", "guest"), 0);
     await three.kill();
     await Promise.all([
-      friend.hear("user:offline", (user) => user.userId === "him"),
-      late.hear("user:offline", (user) => user.userId === "him"),
-      mate.hear("user:offline", (frame) => frame.data.userId === "him"),
+      friend.hear("user:offline", (user) => user.userId === "guest"),
+      late.hear("user:offline", (user) => user.userId === "guest"),
+      mate.hear("user:offline", (frame) => frame.data.userId === "guest"),
     ]);
-    assert.deepEqual([about(friend, "user:online", "him"), about(friend, "user:offline", "him")], [1, 1]);
-    assert.equal(about(late, "user:online", "him"), 0);
-    const heard = mate.heard.filter((frame) => frame.data?.userId === "him").map((frame) => frame.type);
+    assert.deepEqual(
+      [about(friend, "user:online", "guest"), about(friend, "user:offline", "guest")],
+      [1, 1],
+    );
+    assert.equal(about(late, "user:online", "guest"), 0);
+    const heard = mate.heard
+      .filter((frame) => frame.data?.userId === "guest")
+      .map((frame) => frame.type);
     assert.deepEqual(heard, ["user:online", "user:offline"]);
-    assert.equal(stranger.heard.some((one) => one.event.startsWith("user:")), false);
+    // Somebody whom the stranger may know of comes later, and is the first.
+    const neighbour = await io(two, "neighbour");
+    await neighbour.ask("join", { room: "c" });
+    await stranger.hear("user:online");
+    const known = stranger.heard.filter((one) => one.event.startsWith("user:"));
+    assert.deepEqual(
+      known.map((one) => one.args[0].userId),
+      ["neighbour"],
+    );
   });
 
   it("who come back within the grace were never away", async () => {
     const [one, two] = await nodes(2, { "presence.offline_grace": "1s" });
-    const watcher = await io(one, "watcher"), ann = await io(one, "ann");
+    const watcher = await io(one, "watcher"),
+      ann = await io(one, "ann");
     await watcher.hear("user:online", (user) => user.userId === "ann");
     ann.close();
     const again = await io(two, "ann");
     const bob = await io(two, "bob");
     bob.close();
     await watcher.hear("user:offline", (user) => user.userId === "bob");
-    assert.deepEqual([about(watcher, "user:online", "ann"), about(watcher, "user:offline", "ann")], [1, 0]);
+    assert.deepEqual(
+      [about(watcher, "user:online", "ann"), about(watcher, "user:offline", "ann")],
+      [1, 0],
+    );
     again.close();
     await watcher.hear("user:offline", (user) => user.userId === "ann");
   });
@@ -209,7 +286,9 @@ describe("a cluster's devices", { timeout: 60000 }, () => {
     const set = { "devices.policy": "limit", "devices.max": 2 };
     const three = await nodes(3, set);
     const attempts = await Promise.allSettled(
-      Array.from({ length: 18 }, (_, index) => io(three[index % 3], "ann", { deviceId: `d${index}` }, { reconnection: false })),
+      Array.from({ length: 18 }, (_, index) =>
+        io(three[index % 3], "ann", { deviceId: `d${index}` }, { reconnection: false }),
+      ),
     );
     assert.equal(attempts.filter((attempt) => attempt.status === "fulfilled").length, 2);
     for (const { reason } of attempts.filter((attempt) => attempt.status === "rejected")) {
@@ -221,7 +300,9 @@ describe("a cluster's devices", { timeout: 60000 }, () => {
   it("leave one standing under replace, though they race", async () => {
     const three = await nodes(3, { "devices.policy": "replace" });
     const clients = await Promise.all(
-      Array.from({ length: 12 }, (_, index) => io(three[index % 3], "ann", {}, { reconnection: false })),
+      Array.from({ length: 12 }, (_, index) =>
+        io(three[index % 3], "ann", {}, { reconnection: false }),
+      ),
     );
     await until(() => clients.filter((client) => client.connected).length === 1, "one is left");
     assert.equal((await presence(three[0], "ann"))[0].devices, 1);
@@ -235,10 +316,13 @@ async function roundRobin(targets) {
   const server = createServer((request, response) => {
     const { port } = targets[turn++ % targets.length];
     const { method, url, headers } = request;
-    const onward = httpRequest({ host: "127.0.0.1", port, method, path: url, headers }, (answer) => {
-      response.writeHead(answer.statusCode, answer.headers);
-      answer.pipe(response);
-    });
+    const onward = httpRequest(
+      { host: "127.0.0.1", port, method, path: url, headers },
+      (answer) => {
+        response.writeHead(answer.statusCode, answer.headers);
+        answer.pipe(response);
+      },
+    );
     onward.on("error", () => response.destroy());
     response.on("close", () => onward.destroy());
     request.pipe(onward);
@@ -246,7 +330,9 @@ async function roundRobin(targets) {
   server.on("upgrade", (request, near) => {
     const far = connect(targets[turn++ % targets.length].port, "127.0.0.1", () => {
       const { rawHeaders } = request;
-      const lines = rawHeaders.filter((_, index) => index % 2 === 0).map((name, index) => `${name}: ${rawHeaders[index * 2 + 1]}`);
+      const lines = rawHeaders
+        .filter((_, index) => index % 2 === 0)
+        .map((name, index) => `${name}: ${rawHeaders[index * 2 + 1]}`);
       far.write(`GET ${request.url} HTTP/1.1\r\n${lines.join("\r\n")}\r\n\r\n`);
       near.pipe(far);
       far.pipe(near);
@@ -277,39 +363,70 @@ describe("a cluster behind a proxy without sticky sessions", { timeout: 60000 },
     await bob.ask({ type: "subscribe", topic: "r" });
     await client.ask("join", { room: "r" });
     for (let number = 0; number < 20; number++) {
-      await client.ask("publish", { room: "r", event: "number", data: { number, bytes: Buffer.from([number]) } });
+      await client.ask("publish", {
+        room: "r",
+        event: "number",
+        data: { number, bytes: Buffer.from([number]) },
+      });
       await bob.ask({ type: "publish", topic: "r", event: "back", data: number });
     }
     await client.hear("back", (number) => number === 19);
-    const numbers = bob.heard.filter((frame) => frame.type === "number").map((frame) => frame.data.number);
-    assert.deepEqual(numbers, Array.from({ length: 20 }, (_, number) => number));
+    const numbers = bob.heard
+      .filter((frame) => frame.type === "number")
+      .map((frame) => frame.data.number);
+    assert.deepEqual(
+      numbers,
+      Array.from({ length: 20 }, (_, number) => number),
+    );
     assert.equal(client.io.engine.transport.name, "polling");
     assert.equal(client.connected, true);
-    const ids = (await Promise.all(three.map((node) => node.api("/v1/nodes")))).map(({ body }) => body.nodes.map((node) => node.nodeId).sort());
-    assert.deepEqual(ids, [["n1", "n2", "n3"], ["n1", "n2", "n3"], ["n1", "n2", "n3"]]);
+    const ids = (await Promise.all(three.map((node) => node.api("/v1/nodes")))).map(({ body }) =>
+      body.nodes.map((node) => node.nodeId).sort(),
+    );
+    assert.deepEqual(ids, [
+      ["n1", "n2", "n3"],
+      ["n1", "n2", "n3"],
+      ["n1", "n2", "n3"],
+    ]);
   });
 
   it("hands an upgrade to the node that has the session", async () => {
     const three = await nodes(3);
     const url = await roundRobin(three);
     const clients = await Promise.all(
-      Array.from({ length: 6 }, (_, index) => io({ http: url }, `user${index}`, {}, { transports: ["polling", "websocket"] })),
+      Array.from({ length: 6 }, (_, index) =>
+        io({ http: url }, `user${index}`, {}, { transports: ["polling", "websocket"] }),
+      ),
     );
-    await Promise.all(clients.map((client) => until(() => client.io.engine.transport.name === "websocket", "upgraded")));
+    await Promise.all(
+      clients.map((client) =>
+        until(() => client.io.engine.transport.name === "websocket", "upgraded"),
+      ),
+    );
     for (const client of clients) await client.ask("join", { room: "r" });
     await clients[0].ask("publish", { room: "r", event: "hi", data: "x".repeat(100000) });
     await Promise.all(clients.map((client) => client.hear("hi")));
     for (const client of clients) client.close();
-    await until(async () => (await presence(three[0], ...clients.map((_, index) => `user${index}`))).every((user) => !user.online), "all are gone");
+    await until(
+      async () =>
+        (await presence(three[0], ...clients.map((_, index) => `user${index}`))).every(
+          (user) => !user.online,
+        ),
+      "all are gone",
+    );
   });
 
   it("tells who brings the id of no session, or of a node that is gone", async () => {
     const [one, two] = await nodes(2);
     const opened = await (await fetch(`${two.http}/socket.io/?EIO=4&transport=polling`)).text();
     const { sid } = JSON.parse(opened.slice(1));
-    const ask = async (sid) => (await fetch(`${one.http}/socket.io/?EIO=4&transport=polling&sid=${sid}`)).json();
+    const ask = async (sid) =>
+      (await fetch(`${one.http}/socket.io/?EIO=4&transport=polling&sid=${sid}`)).json();
     assert.deepEqual(await ask("A".repeat(32)), { code: 1, message: "Session ID unknown" });
-    const post = await fetch(`${one.http}/socket.io/?EIO=4&transport=polling&sid=${sid}`, { method: "POST", body: `40${JSON.stringify({ token: token("ann") })}` });
+    const post = await fetch(`${one.http}/socket.io/?EIO=4&transport=polling&sid=${sid}`, {
+      method: "POST",
+      body: `40${JSON.stringify({ token: token("ann") })}`,
+    });
     assert.equal(await post.text(), "ok");
     await two.kill();
     assert.deepEqual(await ask(sid), { code: 1, message: "Session ID unknown" });
@@ -320,7 +437,11 @@ describe("a cluster behind a proxy without sticky sessions", { timeout: 60000 },
     const [node] = await nodes(1, { "cluster.listen": `127.0.0.1:${port}` });
     assert.ok(node);
     for (const headers of [{}, { "heartline-cluster": "guess" }]) {
-      const answer = await fetch(`http://127.0.0.1:${port}/heartline/ask`, { method: "POST", headers, body: '"Node"' });
+      const answer = await fetch(`http://127.0.0.1:${port}/heartline/ask`, {
+        method: "POST",
+        headers,
+        body: '"Node"',
+      });
       assert.equal(answer.status, 403);
     }
   });
@@ -330,7 +451,8 @@ describe("a cluster's operators", { timeout: 60000 }, () => {
   it("see the connections of all nodes, page by page", async () => {
     const three = await nodes(3);
     const clients = [];
-    for (let index = 0; index < 15; index++) clients.push(await live(three[index % 3], `user${index}`));
+    for (let index = 0; index < 15; index++)
+      clients.push(await live(three[index % 3], `user${index}`));
     for (const node of three) {
       const seen = [];
       let cursor = "";
@@ -353,26 +475,48 @@ describe("a cluster's operators", { timeout: 60000 }, () => {
     await ann.ask("join", { room: "r" });
     await (await live(one, "bob")).ask({ type: "subscribe", topic: "r" });
     const { body: entry } = await one.api(`/v1/connections/${ann.id}`);
-    assert.deepEqual([entry.userId, entry.nodeId, entry.transport, entry.rooms], ["ann", "n2", "websocket", ["r", "user:ann"]]);
+    assert.deepEqual(
+      [entry.userId, entry.nodeId, entry.transport, entry.rooms],
+      ["ann", "n2", "websocket", ["r", "user:ann"]],
+    );
     assert.equal((await one.api("/v1/users/ann")).body.connections[0].socketId, ann.id);
     assert.equal((await one.api("/v1/rooms/r")).body.members, 2);
-    assert.deepEqual((await one.api("/v1/rooms")).body.items.map((room) => [room.room, room.members]), [["r", 2]]);
+    assert.deepEqual(
+      (await one.api("/v1/rooms")).body.items.map((room) => [room.room, room.members]),
+      [["r", 2]],
+    );
 
     ann.on("question", (data, answer) => answer({ heard: data }, 2));
-    const asked = await one.api(`/v1/connections/${ann.id}/emit`, { method: "POST", body: { event: "question", data: 1, ackWithinMs: 2000 } });
+    const asked = await one.api(`/v1/connections/${ann.id}/emit`, {
+      method: "POST",
+      body: { event: "question", data: 1, ackWithinMs: 2000 },
+    });
     assert.deepEqual(asked.body, { delivered: 1, ack: [{ heard: 1 }, 2] });
-    const silent = await one.api(`/v1/connections/${ann.id}/emit`, { method: "POST", body: { event: "silence", ackWithinMs: 100 } });
+    const silent = await one.api(`/v1/connections/${ann.id}/emit`, {
+      method: "POST",
+      body: { event: "silence", ackWithinMs: 100 },
+    });
     assert.equal(silent.status, 504);
-    assert.equal((await one.api(`/v1/connections/${ann.id}/emit`, { method: "POST", body: { event: "told" } })).body.delivered, 1);
+    assert.equal(
+      (await one.api(`/v1/connections/${ann.id}/emit`, { method: "POST", body: { event: "told" } }))
+        .body.delivered,
+      1,
+    );
     await ann.hear("told");
-    assert.deepEqual((await one.api("/v1/users/ann/emit", { method: "POST", body: { event: "mail" } })).body, { delivered: 1 });
+    assert.deepEqual(
+      (await one.api("/v1/users/ann/emit", { method: "POST", body: { event: "mail" } })).body,
+      { delivered: 1 },
+    );
 
-    const { id } = ann, ending = ann.ending();
+    const { id } = ann,
+      ending = ann.ending();
     assert.equal((await one.api(`/v1/connections/${id}`, { method: "DELETE" })).status, 200);
     assert.equal(await ending, "io server disconnect");
     assert.equal((await one.api(`/v1/connections/${id}`)).status, 404);
     const again = await io(two, "ann");
-    assert.deepEqual((await one.api("/v1/users/ann/disconnect", { method: "POST" })).body, { disconnected: 1 });
+    assert.deepEqual((await one.api("/v1/users/ann/disconnect", { method: "POST" })).body, {
+      disconnected: 1,
+    });
     await until(() => !again.connected, "it is disconnected");
   });
 
@@ -380,42 +524,65 @@ describe("a cluster's operators", { timeout: 60000 }, () => {
     const [one, two] = await nodes(2);
     two.child.kill("SIGSTOP");
     const { body } = await one.api("/v1/nodes");
-    assert.deepEqual(body.nodes.map((node) => [node.nodeId, node.state]), [["n1", "ready"], ["n2", "unreachable"]]);
+    assert.deepEqual(
+      body.nodes.map((node) => [node.nodeId, node.state]),
+      [
+        ["n1", "ready"],
+        ["n2", "unreachable"],
+      ],
+    );
     assert.deepEqual((await one.api("/v1/connections")).body.unreachable, ["n2"]);
     two.child.kill("SIGCONT");
-    await until(async () => (await one.api("/v1/nodes")).body.nodes.every((node) => node.state === "ready"), "both are ready", LEASE);
+    await until(
+      async () => (await one.api("/v1/nodes")).body.nodes.every((node) => node.state === "ready"),
+      "both are ready",
+      LEASE,
+    );
   });
 });
 
 describe("a cluster in trouble", { timeout: 120000 }, () => {
   it("kill -9: everybody there is offline within a lease and a second, and told once", async () => {
     const [one, two, three] = await nodes(3);
-    const watcher = await io(one, "watcher"), other = await live(three, "other");
+    const watcher = await io(one, "watcher"),
+      other = await live(three, "other");
     const users = Array.from({ length: 1000 }, (_, index) => `user${index}`);
     for (let start = 0; start < users.length; start += 100) {
       await Promise.all(users.slice(start, start + 100).map((user) => live(two, user)));
     }
-    const gone = () => new Set(watcher.heard.filter((one) => one.event === "user:offline").map((one) => one.args[0].userId));
+    const gone = () =>
+      new Set(
+        watcher.heard
+          .filter((one) => one.event === "user:offline")
+          .map((one) => one.args[0].userId),
+      );
     await until(() => watcher.count("user:online") >= 1000, "all are online", 10000);
     const killed = Date.now();
     await two.kill();
     await until(() => gone().size === 1000, "all are offline", LEASE + 1000);
     assert.ok(Date.now() - killed < LEASE + 1000);
     for (const user of users) {
-      assert.deepEqual([about(watcher, "user:online", user), about(watcher, "user:offline", user)], [1, 1], user);
+      assert.deepEqual(
+        [about(watcher, "user:online", user), about(watcher, "user:offline", user)],
+        [1, 1],
+        user,
+      );
     }
     assert.ok((await presence(three, ...users.slice(0, 500))).every((user) => !user.online));
     assert.ok(watcher.connected);
     assert.equal(other.ws.readyState, 1);
     assert.equal(await isOnline(three, "other"), true);
-    const repairs = await Promise.all([one, three].map((node) => node.metric("heartline_cluster_repairs_total")));
+    const repairs = await Promise.all(
+      [one, three].map((node) => node.metric("heartline_cluster_repairs_total")),
+    );
     assert.deepEqual(repairs, [0, 0]);
   });
 
   it("SIGSTOP for two leases, then SIGCONT: no ghost, nobody lost", async () => {
     const [one, two] = await nodes(2);
     const watcher = await io(one, "watcher");
-    const stays = await live(two, "stays"), leaves = await live(two, "leaves");
+    const stays = await live(two, "stays"),
+      leaves = await live(two, "leaves");
     await watcher.hear("user:online", (user) => user.userId === "leaves");
     two.child.kill("SIGSTOP");
     const stopped = Date.now();
@@ -425,19 +592,26 @@ describe("a cluster in trouble", { timeout: 120000 }, () => {
     await until(() => Date.now() - stopped > 2 * LEASE, "two leases have passed", 2 * LEASE);
     two.child.kill("SIGCONT");
     await until(() => about(watcher, "user:online", "stays") === 2, "it is back");
-    await until(async () => !(await isOnline(one, "leaves")) && (await isOnline(one, "stays")), "presence is right");
+    await until(
+      async () => !(await isOnline(one, "leaves")) && (await isOnline(one, "stays")),
+      "presence is right",
+    );
     // Whatever else was on its way has come by the time that somebody new is seen.
     await live(two, "new");
     await watcher.hear("user:online", (user) => user.userId === "new");
     assert.equal(await isOnline(one, "leaves"), false);
     assert.equal(stays.ws.readyState, 1);
-    assert.deepEqual([about(watcher, "user:online", "stays"), about(watcher, "user:offline", "stays")], [2, 1]);
+    assert.deepEqual(
+      [about(watcher, "user:online", "stays"), about(watcher, "user:offline", "stays")],
+      [2, 1],
+    );
   });
 
-  it("a Redis that comes back empty: presence is right within a lease, and nobody is told", async () => {
+  it("a Redis that comes back empty: presence is right in a lease, nobody is told", async () => {
     const own = await redis();
     const [one, two] = await nodes(2, {}, () => own.url);
-    const watcher = await io(one, "watcher"), ann = await live(two, "ann");
+    const watcher = await io(one, "watcher"),
+      ann = await live(two, "ann");
     await ann.ask({ type: "subscribe", topic: "r" });
     await watcher.hear("user:online", (user) => user.userId === "ann");
     await own.kill();
@@ -451,14 +625,21 @@ describe("a cluster in trouble", { timeout: 120000 }, () => {
     const again = await redis(own.port);
     open.push(again);
     const back = Date.now();
-    await until(async () => (await isOnline(one, "ann")) && (await isOnline(two, "here")), "presence is right", LEASE);
+    await until(
+      async () => (await isOnline(one, "ann")) && (await isOnline(two, "here")),
+      "presence is right",
+      LEASE,
+    );
     assert.ok(Date.now() - back < LEASE);
     await Promise.all([one, two].map(ready));
     await watcher.hear("user:online", (user) => user.userId === "here", LEASE * 3);
     // Rooms work across nodes again.
     await watcher.ask("publish", { room: "r", event: "again", data: 1 });
     await ann.hear("again");
-    assert.deepEqual([about(watcher, "user:online", "ann"), about(watcher, "user:offline", "ann")], [1, 0]);
+    assert.deepEqual(
+      [about(watcher, "user:online", "ann"), about(watcher, "user:offline", "ann")],
+      [1, 0],
+    );
     ann.close();
     await watcher.hear("user:offline", (user) => user.userId === "ann");
   });
@@ -467,12 +648,18 @@ describe("a cluster in trouble", { timeout: 120000 }, () => {
     const cable = await link(store.port);
     open.push({ kill: () => cable.close() });
     const [one, two] = await nodes(2, {}, (index) => (index === 1 ? cable.url : store.url));
-    const watcher = await io(one, "watcher"), ann = await live(two, "ann"), bob = await live(two, "bob");
+    const watcher = await io(one, "watcher"),
+      ann = await live(two, "ann"),
+      bob = await live(two, "bob");
     await watcher.ask("join", { room: "r" });
     await watcher.hear("user:online", (user) => user.userId === "bob");
     cable.cut();
     await watcher.hear("user:offline", (user) => user.userId === "ann", LEASE * 2);
-    await until(async () => (await status(two)) === "degraded", "the node says that it is alone", LEASE);
+    await until(
+      async () => (await status(two)) === "degraded",
+      "the node says that it is alone",
+      LEASE,
+    );
     bob.close();
     // Those who are there are served, and new ones too.
     const late = await live(two, "late");

@@ -46,7 +46,10 @@ describe("where it is not configured", () => {
 
 describe("where it is configured", () => {
   let node;
-  before(async () => (node = await serve({ "server.compression": "1KB", "server.max_payload": "100KB" })));
+  before(
+    async () =>
+      (node = await serve({ "server.compression": "1KB", "server.max_payload": "100KB" })),
+  );
   after(async () => {
     for (const socket of open) socket.close();
     assert.equal(await node.stop(), 0);
@@ -60,7 +63,8 @@ describe("where it is configured", () => {
   });
 
   for (const serverMaxWindowBits of [undefined, 15, 10]) {
-    it(`with a server window of ${serverMaxWindowBits ?? "any"} bits, long messages shrink and short ones do not`, async () => {
+    const bits = serverMaxWindowBits ?? "any";
+    it(`with a server window of ${bits} bits, long messages shrink, short ones not`, async () => {
       const live = await connect(node, "w", { serverMaxWindowBits, threshold: 0 });
       assert.match(live.ws.extensions, /^permessage-deflate/);
       await live.ask({ type: "subscribe", topic: "window" });
@@ -81,12 +85,22 @@ describe("where it is configured", () => {
 
   it("Socket.IO works over it, upgraded sessions and binary included", async () => {
     for (const transports of [["websocket"], ["polling", "websocket"]]) {
-      const socket = keep(socketIo(node.http, { transports, auth: { token: token("s") }, perMessageDeflate: { threshold: 0 } }));
+      const socket = keep(
+        socketIo(node.http, {
+          transports,
+          auth: { token: token("s") },
+          perMessageDeflate: { threshold: 0 },
+        }),
+      );
       await socket.connection();
       await until(() => socket.io.engine.transport.name === "websocket", "the upgrade");
       await socket.ask("join", { room: "bin" });
       const bytes = Buffer.alloc(5000, 7);
-      assert.equal((await socket.ask("publish", { room: "bin", event: "bytes", data: { bytes, SENTENCE } })).ok, true);
+      assert.equal(
+        (await socket.ask("publish", { room: "bin", event: "bytes", data: { bytes, SENTENCE } }))
+          .ok,
+        true,
+      );
       const data = await socket.hear("bytes");
       assert.ok(bytes.equals(data.bytes) && data.SENTENCE === SENTENCE);
       assert.match(socket.io.engine.transport.ws.extensions, /^permessage-deflate/);

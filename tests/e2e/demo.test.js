@@ -11,22 +11,38 @@ import { BINARY, freePort, until } from "./lib/server.js";
 
 const artifacts = fileURLToPath(new URL("./artifacts/", import.meta.url));
 const axe = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
-let browser, demo, url, log = "";
+let browser,
+  demo,
+  url,
+  log = "";
 const problems = [];
 
 before(async () => {
   mkdirSync(artifacts, { recursive: true });
   const port = await freePort();
-  demo = spawn(process.execPath, [fileURLToPath(new URL("../../examples/demo/run.js", import.meta.url))], {
-    env: { ...process.env, PORT: String(port), HEARTLINE_BIN: BINARY },
-    stdio: ["ignore", "pipe", "pipe"],
-  });
+  demo = spawn(
+    process.execPath,
+    [fileURLToPath(new URL("../../examples/demo/run.js", import.meta.url))],
+    {
+      env: { ...process.env, PORT: String(port), HEARTLINE_BIN: BINARY },
+      stdio: ["ignore", "pipe", "pipe"],
+    },
+  );
   demo.stdout.on("data", (data) => (log += data));
   demo.stderr.on("data", (data) => (log += data));
-  url = await until(() => log.match(/The demo: (\S+)/)?.[1], "the demo's address", 30000).catch(() => assert.fail(log));
+  url = await until(() => log.match(/The demo: (\S+)/)?.[1], "the demo's address", 30000).catch(
+    () => assert.fail(log),
+  );
   browser = await chromium.launch({
     executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium",
-    args: ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run"],
+    args: [
+      "--no-sandbox",
+      "--disable-gpu",
+      "--disable-background-networking",
+      "--disable-component-update",
+      "--disable-sync",
+      "--no-first-run",
+    ],
   });
 });
 after(async () => {
@@ -40,7 +56,8 @@ async function enter(name, options) {
   page.on("pageerror", (error) => problems.push(error.message));
   page.on("request", (request) => {
     const { protocol, hostname } = new URL(request.url());
-    if (protocol !== "data:" && hostname !== "127.0.0.1") problems.push(`a request to ${request.url()}`);
+    if (protocol !== "data:" && hostname !== "127.0.0.1")
+      problems.push(`a request to ${request.url()}`);
   });
   await page.goto(url);
   await page.getByLabel("Your name").fill(name);
@@ -56,47 +73,67 @@ const there = (page, text) => page.locator(".messages p", { hasText: text }).wai
 async function look(page, name) {
   await page.evaluate(axe);
   const { violations } = await page.evaluate(() => window.axe.run());
-  assert.deepEqual(violations.map(({ id, nodes }) => [id, nodes.map(({ html }) => html)]), []);
-  assert.equal(await page.evaluate(() => document.documentElement.scrollWidth > innerWidth), false, `${name} scrolls sideways`);
+  assert.deepEqual(
+    violations.map(({ id, nodes }) => [id, nodes.map(({ html }) => html)]),
+    [],
+  );
+  assert.equal(
+    await page.evaluate(() => document.documentElement.scrollWidth > innerWidth),
+    false,
+    `${name} scrolls sideways`,
+  );
   await page.screenshot({ path: `${artifacts}${name}.png` });
 }
 
-it("is a chat with rooms, presence, typing, devices and a status light", { timeout: 90000 }, async () => {
-  const ann = await enter("Ann", { viewport: { width: 1280, height: 720 } });
-  const bob = await enter("Bob", { viewport: { width: 390, height: 844 }, colorScheme: "dark" });
-  await ann.locator("aside li[data-online=true]", { hasText: "Bob" }).waitFor();
-  await bob.locator("aside li[data-online=true]", { hasText: "Ann" }).waitFor();
+it(
+  "is a chat with rooms, presence, typing, devices and a status light",
+  { timeout: 90000 },
+  async () => {
+    const ann = await enter("Ann", { viewport: { width: 1280, height: 720 } });
+    const bob = await enter("Bob", { viewport: { width: 390, height: 844 }, colorScheme: "dark" });
+    await ann.locator("aside li[data-online=true]", { hasText: "Bob" }).waitFor();
+    await bob.locator("aside li[data-online=true]", { hasText: "Ann" }).waitFor();
 
-  await say(ann, "Did the deploy go through?");
-  await there(bob, "Did the deploy");
-  await bob.getByLabel("Message", { exact: true }).pressSequentially("Ye");
-  await ann.locator(".typing", { hasText: "Bob is typing" }).waitFor();
-  await say(bob, "Yes, and nobody noticed.");
-  await there(ann, "nobody noticed");
-  await until(async () => (await ann.locator(".typing").innerText()) === "", "Bob has stopped typing");
+    await say(ann, "Did the deploy go through?");
+    await there(bob, "Did the deploy");
+    await bob.getByLabel("Message", { exact: true }).pressSequentially("Ye");
+    await ann.locator(".typing", { hasText: "Bob is typing" }).waitFor();
+    await say(bob, "Yes, and nobody noticed.");
+    await there(ann, "nobody noticed");
+    await until(
+      async () => (await ann.locator(".typing").innerText()) === "",
+      "Bob has stopped typing",
+    );
 
-  // Another device of Bob's; another room.
-  const laptop = await enter("Bob");
-  await ann.locator("aside li", { hasText: "2 devices" }).waitFor();
-  await laptop.getByRole("button", { name: "kitchen" }).click();
-  await say(laptop, "Only in the kitchen.");
-  await there(laptop, "Only in the kitchen");
-  assert.equal(await ann.locator(".messages p", { hasText: "kitchen" }).count(), 0);
-  await look(ann, "demo-chat-desktop");
-  await look(bob, "demo-chat-phone");
+    // Another device of Bob's; another room.
+    const laptop = await enter("Bob");
+    await ann.locator("aside li", { hasText: "2 devices" }).waitFor();
+    await laptop.getByRole("button", { name: "kitchen" }).click();
+    await say(laptop, "Only in the kitchen.");
+    await there(laptop, "Only in the kitchen");
+    // What Ann says after that reaches her after that, and it alone.
+    await say(ann, "Where did you go?");
+    await there(ann, "Where did you go?");
+    assert.equal(await ann.locator(".messages p", { hasText: "kitchen" }).count(), 0);
+    await look(ann, "demo-chat-desktop");
+    await look(bob, "demo-chat-phone");
 
-  // Said without a network, delivered when it is back.
-  await bob.context().setOffline(true);
-  await bob.locator(".heartline-status[data-status=reconnecting]").waitFor();
-  await say(bob, "On the train.");
-  await bob.locator(".messages em", { hasText: "sending" }).waitFor();
-  await look(bob, "demo-offline-phone");
-  await bob.context().setOffline(false);
-  await there(ann, "On the train.");
-  await until(async () => (await bob.locator(".messages em").count()) === 0, "the message is sent");
-  assert.equal(await ann.locator(".messages p", { hasText: "On the train." }).count(), 1);
+    // Said without a network, delivered when it is back.
+    await bob.context().setOffline(true);
+    await bob.locator(".heartline-status[data-status=reconnecting]").waitFor();
+    await say(bob, "On the train.");
+    await bob.locator(".messages em", { hasText: "sending" }).waitFor();
+    await look(bob, "demo-offline-phone");
+    await bob.context().setOffline(false);
+    await there(ann, "On the train.");
+    await until(
+      async () => (await bob.locator(".messages em").count()) === 0,
+      "the message is sent",
+    );
+    assert.equal(await ann.locator(".messages p", { hasText: "On the train." }).count(), 1);
 
-  for (const page of [bob, laptop]) await page.getByRole("button", { name: "Leave" }).click();
-  await ann.locator("aside li[data-online=false]", { hasText: "Bob" }).waitFor();
-  assert.deepEqual(problems, []);
-});
+    for (const page of [bob, laptop]) await page.getByRole("button", { name: "Leave" }).click();
+    await ann.locator("aside li[data-online=false]", { hasText: "Bob" }).waitFor();
+    assert.deepEqual(problems, []);
+  },
+);

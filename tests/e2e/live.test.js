@@ -11,7 +11,12 @@ const keep = (socket) => (open.push(socket), socket);
 const live = async (user, claims) => keep(await Live.connect(node.live, token(user, claims)));
 
 before(async () => {
-  node = await serve({ "server.auth_timeout": "500ms", "limits.messages": "off", "limits.events": "off", "server.send_buffer": "200KB" });
+  node = await serve({
+    "server.auth_timeout": "500ms",
+    "limits.messages": "off",
+    "limits.events": "off",
+    "server.send_buffer": "200KB",
+  });
 });
 after(async () => {
   for (const socket of open) socket.close();
@@ -21,11 +26,17 @@ after(async () => {
 describe("authentication", () => {
   it("by query, header or first frame ends in a hello", async () => {
     const byQuery = keep(new Live(`${node.live}?token=${token("q")}`));
-    const byHeader = keep(new Live(node.live, { headers: { authorization: `Bearer ${token("h")}` } }));
+    const byHeader = keep(
+      new Live(node.live, { headers: { authorization: `Bearer ${token("h")}` } }),
+    );
     const byFrame = keep(new Live(node.live));
     await byFrame.opened;
     byFrame.send({ type: "auth", token: token("f"), id: "a1" });
-    for (const [socket, user] of [[byQuery, "q"], [byHeader, "h"], [byFrame, "f"]]) {
+    for (const [socket, user] of [
+      [byQuery, "q"],
+      [byHeader, "h"],
+      [byFrame, "f"],
+    ]) {
       const hello = await socket.hear("hello");
       assert.deepEqual([hello.userId, hello.authenticated, hello.recovered], [user, true, false]);
       assert.deepEqual([hello.pingInterval, hello.pingTimeout], [25000, 10000]);
@@ -37,7 +48,10 @@ describe("authentication", () => {
   });
 
   const expired = () => token("x", { exp: 1000 });
-  for (const [what, url] of [["a bad", () => "?token=junk"], ["an expired", () => `?token=${expired()}`]]) {
+  for (const [what, url] of [
+    ["a bad", () => "?token=junk"],
+    ["an expired", () => `?token=${expired()}`],
+  ]) {
     it(`with ${what} token is accepted, then closed with 4401`, async () => {
       const socket = new Live(node.live + url());
       await socket.opened;
@@ -64,7 +78,10 @@ describe("authentication", () => {
   it("again keeps the connection and its user", async () => {
     const socket = await live("again");
     assert.equal((await socket.ask({ type: "auth", token: token("again") })).data.ok, true);
-    assert.equal((await socket.ask({ type: "auth", token: token("another") })).data.code, "FORBIDDEN");
+    assert.equal(
+      (await socket.ask({ type: "auth", token: token("another") })).data.code,
+      "FORBIDDEN",
+    );
   });
 });
 
@@ -73,7 +90,10 @@ describe("topics", () => {
     const [a, b] = [await live("a"), await live("b")];
     const subscribed = await a.ask({ type: "subscribe", topic: "map" });
     assert.equal(subscribed.type, "subscribed");
-    assert.deepEqual([subscribed.topic, subscribed.offset, subscribed.recovered], ["map", 0, false]);
+    assert.deepEqual(
+      [subscribed.topic, subscribed.offset, subscribed.recovered],
+      ["map", 0, false],
+    );
     assert.ok(subscribed.epoch.length > 0 && Array.isArray(subscribed.snapshot));
     for (let x = 1; x <= 3; x++) {
       const ack = await b.ask({ type: "publish", topic: "map", event: "position", data: { x } });
@@ -81,12 +101,22 @@ describe("topics", () => {
     }
     await a.hear("position", (frame) => frame.data.x === 3);
     const positions = a.heard.filter((frame) => frame.type === "position");
-    assert.deepEqual(positions, [1, 2, 3].map((x) => ({ type: "position", topic: "map", data: { x }, offset: x })));
+    assert.deepEqual(
+      positions,
+      [1, 2, 3].map((x) => ({ type: "position", topic: "map", data: { x }, offset: x })),
+    );
     const late = await b.ask({ type: "subscribe", topic: "map" });
     assert.deepEqual([late.offset, late.epoch], [3, subscribed.epoch]);
-    assert.deepEqual(await a.ask({ type: "unsubscribe", topic: "map" }), { type: "unsubscribed", topic: "map", id: "q2" });
+    assert.deepEqual(await a.ask({ type: "unsubscribe", topic: "map" }), {
+      type: "unsubscribed",
+      topic: "map",
+      id: "q2",
+    });
+    // What b publishes reaches a in that order: the second shows that the first did not come.
+    await a.ask({ type: "subscribe", topic: "elsewhere" });
     await b.ask({ type: "publish", topic: "map", event: "position", data: { x: 4 } });
-    await b.hear("position");
+    await b.ask({ type: "publish", topic: "elsewhere", event: "marker", data: 1 });
+    await Promise.all([a.hear("marker"), b.hear("position")]);
     assert.equal(a.count("position"), 3);
   });
 
@@ -104,13 +134,23 @@ describe("topics", () => {
 
   it("that are not open are refused", async () => {
     const socket = await live("s", { rooms: ["a:*"] });
-    for (const [topic, code] of [["b", "FORBIDDEN"], ["user:other", "FORBIDDEN"], ["", "INVALID_ROOM"]]) {
+    for (const [topic, code] of [
+      ["b", "FORBIDDEN"],
+      ["user:other", "FORBIDDEN"],
+      ["", "INVALID_ROOM"],
+    ]) {
       const answer = await socket.ask({ type: "subscribe", topic });
       assert.deepEqual([answer.type, answer.code], ["error", code]);
     }
     assert.equal((await socket.ask({ type: "subscribe", topic: "a:1" })).type, "subscribed");
-    assert.equal((await socket.ask({ type: "publish", topic: "user:other", event: "e" })).data.code, "FORBIDDEN");
-    assert.equal((await socket.ask({ type: "publish", topic: "a:1", event: "ack", data: 1 })).data.ok, false);
+    assert.equal(
+      (await socket.ask({ type: "publish", topic: "user:other", event: "e" })).data.code,
+      "FORBIDDEN",
+    );
+    assert.equal(
+      (await socket.ask({ type: "publish", topic: "a:1", event: "ack", data: 1 })).data.ok,
+      false,
+    );
   });
 });
 
@@ -119,7 +159,11 @@ describe("frames", () => {
     const socket = await live("emit");
     const joined = await socket.ask({ type: "emit", event: "join", data: { room: "r" } });
     assert.deepEqual(joined.data, { ok: true, room: "r" });
-    const sent = await socket.ask({ type: "emit", event: "chat:send", data: { content: "hi", room: "r" } });
+    const sent = await socket.ask({
+      type: "emit",
+      event: "chat:send",
+      data: { content: "hi", room: "r" },
+    });
     assert.equal((await socket.hear("message:new")).data.id, sent.data.message.id);
     const answer = await socket.ask({ type: "emit", event: "nobody", data: 1 });
     assert.deepEqual([answer.type, answer.code], ["error", "not-implemented"]);
@@ -134,10 +178,22 @@ describe("frames", () => {
 
   it("that fit nothing are told so, twenty times", async () => {
     const socket = await live("v");
-    const bad = ["no json", "[]", "{}", '{"type":7}', '{"type":"what"}', '{"type":"subscribe"}', '{"type":"publish","topic":"x"}'];
+    const bad = [
+      "no json",
+      "[]",
+      "{}",
+      '{"type":7}',
+      '{"type":"what"}',
+      '{"type":"subscribe"}',
+      '{"type":"publish","topic":"x"}',
+    ];
     for (let i = 0; i < 20; i++) socket.send(bad[i % bad.length]);
     await until(() => socket.count("error") === 20, "twenty errors");
-    assert.ok(socket.heard.filter((frame) => frame.type === "error").every((frame) => frame.code === "protocol-violation"));
+    assert.ok(
+      socket.heard
+        .filter((frame) => frame.type === "error")
+        .every((frame) => frame.code === "protocol-violation"),
+    );
     await socket.ask({ type: "ping" });
     for (let i = 0; i < 21; i++) socket.send("x");
     assert.equal((await socket.end()).code, 1008);
@@ -147,8 +203,16 @@ describe("frames", () => {
     ["a message over the limit", 1009, (socket) => socket.send("x".repeat(1_000_001))],
     ["bad UTF-8", 1007, (socket) => socket.ws.send(Buffer.from([0x80, 0xff]), { binary: false })],
     ["binary", 1003, (socket) => socket.send(Buffer.from([1]))],
-    ["an unmasked frame", 1002, (socket) => socket.ws._socket.write(Buffer.from([0x81, 0x01, 0x78]))],
-    ["a reserved opcode", 1002, (socket) => socket.ws._socket.write(Buffer.from([0x83, 0x80, 0, 0, 0, 0]))],
+    [
+      "an unmasked frame",
+      1002,
+      (socket) => socket.ws._socket.write(Buffer.from([0x81, 0x01, 0x78])),
+    ],
+    [
+      "a reserved opcode",
+      1002,
+      (socket) => socket.ws._socket.write(Buffer.from([0x83, 0x80, 0, 0, 0, 0])),
+    ],
     ["its own close", 1000, (socket) => socket.ws.close(1000)],
   ];
   for (const [what, code, act] of closes) {
@@ -168,15 +232,34 @@ describe("slow consumers", () => {
     for (const socket of [slow, quick]) await socket.ask({ type: "subscribe", topic: "flood" });
     slow.ws._socket.pause();
     let sent = 0;
-    await until(async () => {
-      for (let i = 0; i < 50; i++) publisher.send({ type: "publish", topic: "flood", event: "e", data: filler }), sent++;
-      await publisher.ask({ type: "ping" });
-      return (await node.metric('heartline_disconnects_total{reason="slow_consumer"}')) === 1;
-    }, "the slow one's end", 20000);
+    await until(
+      async () => {
+        for (let i = 0; i < 50; i++)
+          (publisher.send({ type: "publish", topic: "flood", event: "e", data: filler }), sent++);
+        await publisher.ask({ type: "ping" });
+        return (await node.metric('heartline_disconnects_total{reason="slow_consumer"}')) === 1;
+      },
+      "the slow one's end",
+      20000,
+    );
     await until(() => quick.count("e") === sent, "everything at the quick one", 20000);
     slow.ws._socket.resume();
     assert.equal((await slow.end(20000)).code, 4413);
-    assert.equal(await node.metric("heartline_users_online"), (await node.api("/v1/nodes")).body.nodes[0].users);
+    const online = async (user) => (await node.api(`/v1/users/${user}`)).body.online;
+    await until(async () => !(await online("slow")), "the slow one is offline");
+    assert.deepEqual([await online("quick"), await online("pub")], [true, true]);
+    // Whoever is still connected to this test, and nobody else.
+    const there = open.filter((one) =>
+      one.ws ? one.ws.readyState === WebSocket.OPEN : one.connected,
+    );
+    const users = there.map((one) =>
+      one.heard.find((frame) => frame.type === "hello" || frame.event === "server:hello"),
+    );
+    const ids = new Set(users.map((hello) => hello.userId ?? hello.args[0].userId));
+    await until(
+      async () => (await node.metric("heartline_users_online")) === ids.size,
+      `${ids.size} users are online`,
+    );
   });
 
   it("get fewer positions instead of older ones, where there is a key", async () => {
@@ -185,19 +268,35 @@ describe("slow consumers", () => {
     slow.ws._socket.pause();
     let last = 0;
     const conflated = () => node.metric('heartline_deliveries_dropped_total{reason="conflated"}');
-    await until(async () => {
-      for (let i = 0; i < 100; i++) {
-        last++;
-        publisher.send({ type: "publish", topic: "vehicles", event: "position", key: `v${last % 3}`, data: { last, filler } });
-      }
-      await publisher.ask({ type: "ping" });
-      return (await conflated()) > 100;
-    }, "conflation", 20000);
+    await until(
+      async () => {
+        for (let i = 0; i < 100; i++) {
+          last++;
+          publisher.send({
+            type: "publish",
+            topic: "vehicles",
+            event: "position",
+            key: `v${last % 3}`,
+            data: { last, filler },
+          });
+        }
+        await publisher.ask({ type: "ping" });
+        return (await conflated()) > 100;
+      },
+      "conflation",
+      20000,
+    );
     slow.ws._socket.resume();
-    for (let v = 0; v < 3; v++) await slow.hear("position", (frame) => frame.data.last === last - v, 20000);
-    const order = slow.heard.filter((frame) => frame.type === "position").map((frame) => frame.data.last);
+    for (let v = 0; v < 3; v++)
+      await slow.hear("position", (frame) => frame.data.last === last - v, 20000);
+    const order = slow.heard
+      .filter((frame) => frame.type === "position")
+      .map((frame) => frame.data.last);
     assert.ok(order.length < last, `${order.length} of ${last}`);
-    assert.deepEqual(order, [...order].sort((a, b) => a - b));
+    assert.deepEqual(
+      order,
+      [...order].sort((a, b) => a - b),
+    );
     assert.equal(slow.ws.readyState, WebSocket.OPEN);
   });
 });
@@ -205,7 +304,9 @@ describe("slow consumers", () => {
 it("a foreign origin is refused before the upgrade, and no plain request served", async () => {
   const foreign = new Live(node.live, { origin: "http://evil.example" });
   await assert.rejects(foreign.opened, /403/);
-  const friendly = keep(new Live(`${node.live}?token=${token("o")}`, { origin: "http://app.example" }));
+  const friendly = keep(
+    new Live(`${node.live}?token=${token("o")}`, { origin: "http://app.example" }),
+  );
   await friendly.hear("hello");
   assert.equal((await fetch(`${node.http}/live`)).status, 426);
 });

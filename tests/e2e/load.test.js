@@ -8,18 +8,33 @@ import { BINARY, SECRET, freePort, serve } from "./lib/server.js";
 let node;
 before(async () => {
   node = await serve({
-    "auth.mode": "optional", "limits.events": "off", "limits.joins": "off", "limits.connects_per_ip": "off",
-    "presence.announce": "off", "server.send_buffer": "100KB",
+    "auth.mode": "optional",
+    "limits.events": "off",
+    "limits.joins": "off",
+    "limits.connects_per_ip": "off",
+    "presence.announce": "off",
+    "server.send_buffer": "100KB",
   });
 });
 after(async () => assert.equal(await node.stop(), 0));
 
 /** Runs `heartline load …`; its exit code, what it said, and its report. */
 async function load(scenario, options = {}) {
-  const given = { url: node.http, connections: 20, threads: 2, duration: "300ms", warmup: "50ms", settle: "0ms", ...options };
-  const args = Object.entries(given).flatMap(([name, value]) => (value === true ? [`--${name}`] : [`--${name}`, `${value}`]));
+  const given = {
+    url: node.http,
+    connections: 20,
+    threads: 2,
+    duration: "300ms",
+    warmup: "50ms",
+    settle: "0ms",
+    ...options,
+  };
+  const args = Object.entries(given).flatMap(([name, value]) =>
+    value === true ? [`--${name}`] : [`--${name}`, `${value}`],
+  );
   const child = spawn(BINARY, ["load", scenario, ...args], { stdio: ["ignore", "pipe", "pipe"] });
-  let out = "", log = "";
+  let out = "",
+    log = "";
   child.stdout.on("data", (data) => (out += data));
   child.stderr.on("data", (data) => (log += data));
   const [code] = await once(child, "close");
@@ -38,7 +53,13 @@ async function good(scenario, options) {
 for (const protocol of ["socketio", "polling", "live"]) {
   describe(`over ${protocol}`, () => {
     it("idle connections are there, with tokens and in rooms, and are measured", async () => {
-      const report = await good("idle", { protocol, tokens: true, set: `auth.jwt.secret=${SECRET}`, rooms: 3, pid: node.child.pid });
+      const report = await good("idle", {
+        protocol,
+        tokens: true,
+        set: `auth.jwt.secret=${SECRET}`,
+        rooms: 3,
+        pid: node.child.pid,
+      });
       assert.deepEqual([report.connected, report.disconnected], [20, 0]);
       assert.ok(report.connects_per_second > 0 && report.server.resident_connected > 1e6);
     });
@@ -49,7 +70,10 @@ for (const protocol of ["socketio", "polling", "live"]) {
       assert.ok(report.latency_us.p50 > 0 && report.latency_us.p50 <= report.latency_us.p99);
     });
 
-    for (const [what, options] of [["in flight", { "in-flight": 4 }], ["by a rate", { "publish-rate": 200 }]]) {
+    for (const [what, options] of [
+      ["in flight", { "in-flight": 4 }],
+      ["by a rate", { "publish-rate": 200 }],
+    ]) {
       it(`publications ${what} reach every member of every room`, async () => {
         const report = await good("broadcast", { protocol, rooms: 5, ...options });
         assert.ok(report.operations > 20 && report.lost === 0, JSON.stringify(report));
@@ -64,14 +88,27 @@ for (const protocol of ["socketio", "polling", "live"]) {
 }
 
 it("members who stop reading are let go, and nobody else loses anything", async () => {
-  const options = { protocol: "live", connections: 40, "publish-rate": 1000, size: 20000, duration: "1s" };
+  const options = {
+    protocol: "live",
+    connections: 40,
+    "publish-rate": 1000,
+    size: 20000,
+    duration: "1s",
+  };
   const report = await good("slow", options);
   assert.ok(report.close_codes[4413] > 0, JSON.stringify(report));
   assert.equal(report.lost, 0);
 });
 
 it("keyed publications keep them", async () => {
-  const options = { protocol: "live", connections: 40, "publish-rate": 1000, size: 20000, duration: "1s", keyed: true };
+  const options = {
+    protocol: "live",
+    connections: 40,
+    "publish-rate": 1000,
+    size: 20000,
+    duration: "1s",
+    keyed: true,
+  };
   assert.deepEqual((await good("slow", options)).close_codes, {});
 });
 

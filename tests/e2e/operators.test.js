@@ -7,13 +7,20 @@ import { join } from "node:path";
 import { after, before, describe, it } from "node:test";
 import WebSocket from "ws";
 import { Live, socketIo } from "./lib/clients.js";
-import { BINARY, SECRET, serve, token, until, within } from "./lib/server.js";
+import { BINARY, SECRET, freePort, serve, token, until, within } from "./lib/server.js";
 
 let node, io, live;
 before(async () => {
   node = await serve({ "server.node_id": "n1" });
   io = await socketIo(node.http, {
-    auth: { token: token("ann", { deviceId: "phone", tenantId: "acme", userType: "driver", walletAddress: "0x1" }) },
+    auth: {
+      token: token("ann", {
+        deviceId: "phone",
+        tenantId: "acme",
+        userType: "driver",
+        walletAddress: "0x1",
+      }),
+    },
     transports: ["websocket"],
     extraHeaders: { "user-agent": "test-agent" },
   }).connection();
@@ -50,8 +57,16 @@ describe("health and metrics", () => {
     ]) {
       assert.ok(text.includes(`${line}\n`), `${line}\n---\n${text}`);
     }
-    for (const name of ["connects_total", "disconnects_total{", "messages_inbound_total{", "messages_outbound_total{", "deliveries_total",
-      "deliveries_dropped_total{", "heartbeat_rtt_seconds_bucket{", "rate_limited_total{limit="]) {
+    for (const name of [
+      "connects_total",
+      "disconnects_total{",
+      "messages_inbound_total{",
+      "messages_outbound_total{",
+      "deliveries_total",
+      "deliveries_dropped_total{",
+      "heartbeat_rtt_seconds_bucket{",
+      "rate_limited_total{limit=",
+    ]) {
       assert.ok(text.includes(`\nheartline_${name}`), name);
     }
   });
@@ -69,18 +84,36 @@ describe("/v1", () => {
     assert.equal(body.items.length, 2);
     const ann = body.items.find((one) => one.userId === "ann");
     assert.deepEqual(
-      [ann.socketId, ann.userType, ann.tenantId, ann.deviceId, ann.walletAddress, ann.nodeId, ann.transport, ann.namespace, ann.state],
+      [
+        ann.socketId,
+        ann.userType,
+        ann.tenantId,
+        ann.deviceId,
+        ann.walletAddress,
+        ann.nodeId,
+        ann.transport,
+        ann.namespace,
+        ann.state,
+      ],
       [io.id, "driver", "acme", "phone", "0x1", "n1", "websocket", "/", "connected"],
     );
-    assert.deepEqual([ann.remoteAddr, ann.userAgent, ann.rooms], ["127.0.0.1", "test-agent", ["lobby", "user:ann"]]);
+    assert.deepEqual(
+      [ann.remoteAddr, ann.userAgent, ann.rooms],
+      ["127.0.0.1", "test-agent", ["lobby", "user:ann"]],
+    );
     assert.ok(ann.connectedAt <= ann.lastSeenAt && ann.lastActivityAt <= Date.now() + 1000);
     assert.deepEqual((await node.api(`/v1/connections/${io.id}`)).body.userId, "ann");
     const filtered = await node.api("/v1/connections?userId=bob");
-    assert.deepEqual(filtered.body.items.map((one) => one.transport), ["live"]);
+    assert.deepEqual(
+      filtered.body.items.map((one) => one.transport),
+      ["live"],
+    );
   });
 
   it("pages through them", async () => {
-    const extra = await Promise.all(Array.from({ length: 23 }, (_, i) => Live.connect(node.live, token(`page${i}`))));
+    const extra = await Promise.all(
+      Array.from({ length: 23 }, (_, i) => Live.connect(node.live, token(`page${i}`))),
+    );
     const seen = [];
     let cursor = "";
     do {
@@ -92,7 +125,10 @@ describe("/v1", () => {
     assert.equal(new Set(seen).size, 25);
     assert.equal(seen.length, 25);
     for (const one of extra) one.close();
-    await until(async () => (await node.api("/v1/nodes")).body.nodes[0].connections === 2, "the extra ones' end");
+    await until(
+      async () => (await node.api("/v1/nodes")).body.nodes[0].connections === 2,
+      "the extra ones' end",
+    );
     for (const query of ["cursor=zzz", "limit=0", "limit=many"]) {
       assert.equal((await node.api(`/v1/connections?${query}`)).status, 400);
     }
@@ -100,35 +136,66 @@ describe("/v1", () => {
 
   it("knows users", async () => {
     const { body } = await node.api("/v1/users/ann?tenantId=acme");
-    assert.deepEqual([body.userId, body.online, body.devices, body.connections.length], ["ann", true, 1, 1]);
+    assert.deepEqual(
+      [body.userId, body.online, body.devices, body.connections.length],
+      ["ann", true, 1, 1],
+    );
     assert.equal((await node.api("/v1/users/ann")).body.online, false);
     assert.equal((await node.api("/v1/users/bob/presence")).body.online, true);
     assert.equal((await node.api("/v1/users/bob/connections")).body.items.length, 1);
-    const many = await node.api("/v1/presence", { method: "POST", body: { users: ["bob", "carl"] } });
-    assert.deepEqual(many.body.users.map((user) => user.online), [true, false]);
+    const many = await node.api("/v1/presence", {
+      method: "POST",
+      body: { users: ["bob", "carl"] },
+    });
+    assert.deepEqual(
+      many.body.users.map((user) => user.online),
+      [true, false],
+    );
   });
 
   it("emits, publishes and broadcasts", async () => {
-    const emitted = await node.api("/v1/users/bob/emit", { method: "POST", body: { event: "note", data: { a: 1 } } });
+    const emitted = await node.api("/v1/users/bob/emit", {
+      method: "POST",
+      body: { event: "note", data: { a: 1 } },
+    });
     assert.deepEqual([emitted.status, emitted.body.delivered], [200, 1]);
     assert.deepEqual((await live.hear("note")).data, { a: 1 });
-    const published = await node.api("/v1/rooms/lobby/publish", { method: "POST", body: { event: "news", data: [1], tenantId: "acme" } });
+    const published = await node.api("/v1/rooms/lobby/publish", {
+      method: "POST",
+      body: { event: "news", data: [1], tenantId: "acme" },
+    });
     assert.deepEqual([published.body.delivered, published.body.offset], [1, 1]);
     assert.deepEqual(await io.hear("news"), [1]);
-    assert.equal(live.count("news"), 0);
-    const all = await node.api("/v1/broadcast", { method: "POST", body: { event: "all", data: null } });
+    const all = await node.api("/v1/broadcast", {
+      method: "POST",
+      body: { event: "all", data: null },
+    });
     assert.equal(all.body.delivered, 1);
     await live.hear("all");
-    const nobody = await node.api("/v1/rooms/empty/publish", { method: "POST", body: { event: "news" } });
+    // The other tenant's news would have come before that.
+    assert.equal(live.count("news"), 0);
+    const nobody = await node.api("/v1/rooms/empty/publish", {
+      method: "POST",
+      body: { event: "news" },
+    });
     assert.deepEqual([nobody.status, nobody.body.delivered], [200, 0]);
-    const toUser = await node.api(`/v1/rooms/${encodeURIComponent("user:bob")}/publish`, { method: "POST", body: { event: "private", data: 1 } });
+    const toUser = await node.api(`/v1/rooms/${encodeURIComponent("user:bob")}/publish`, {
+      method: "POST",
+      body: { event: "private", data: 1 },
+    });
     assert.equal(toUser.body.delivered, 1);
     await live.hear("private");
   });
 
   it("lists rooms", async () => {
     const { body } = await node.api("/v1/rooms");
-    assert.deepEqual(body.items.map(({ room, tenantId, members }) => [room, tenantId, members]), [["lobby", undefined, 1], ["lobby", "acme", 1]]);
+    assert.deepEqual(
+      body.items.map(({ room, tenantId, members }) => [room, tenantId, members]),
+      [
+        ["lobby", undefined, 1],
+        ["lobby", "acme", 1],
+      ],
+    );
     const first = await node.api("/v1/rooms?limit=1");
     const second = await node.api(`/v1/rooms?limit=1&cursor=${first.body.nextCursor}`);
     assert.deepEqual([...first.body.items, ...second.body.items], body.items);
@@ -152,19 +219,31 @@ describe("/v1", () => {
       const answer = await node.api(path, options);
       assert.equal(answer.status, status, path);
       assert.equal(answer.headers.get("content-type"), "application/problem+json");
-      assert.deepEqual([answer.body.status, typeof answer.body.title, typeof answer.body.detail], [status, "string", "string"]);
+      assert.deepEqual(
+        [answer.body.status, typeof answer.body.title, typeof answer.body.detail],
+        [status, "string", "string"],
+      );
     }
   });
 
   it("disconnects, and clients stay away", async () => {
     const kicked = await socketIo(node.http, { auth: { token: token("kick") } }).connection();
     const ended = kicked.ending();
-    assert.equal((await node.api(`/v1/connections/${kicked.id}`, { method: "DELETE" })).body.disconnected, 1);
+    assert.equal(
+      (await node.api(`/v1/connections/${kicked.id}`, { method: "DELETE" })).body.disconnected,
+      1,
+    );
     assert.equal(await ended, "io server disconnect");
     const onLive = await Live.connect(node.live, token("kick"));
-    assert.equal((await node.api("/v1/users/kick/disconnect", { method: "POST" })).body.disconnected, 1);
+    assert.equal(
+      (await node.api("/v1/users/kick/disconnect", { method: "POST" })).body.disconnected,
+      1,
+    );
     assert.equal((await onLive.end()).code, 4403);
-    assert.equal((await node.api(`/v1/connections/${kicked.id}`, { method: "DELETE" })).status, 404);
+    assert.equal(
+      (await node.api(`/v1/connections/${kicked.id}`, { method: "DELETE" })).status,
+      404,
+    );
   });
 
   it("disconnects a client in the middle of its upgrade, which hears why", async () => {
@@ -176,12 +255,21 @@ describe("/v1", () => {
     while (!heard.includes("40{")) heard += await (await fetch(session)).text();
     const socket = new WebSocket(session.replace("http", "ws").replace("polling", "websocket"));
     const frames = [];
-    const next = () => within(new Promise((resolve) => socket.once("message", (data) => resolve(frames.push(String(data))))), "a frame");
+    const next = () =>
+      within(
+        new Promise((resolve) =>
+          socket.once("message", (data) => resolve(frames.push(String(data)))),
+        ),
+        "a frame",
+      );
     const closed = new Promise((resolve) => socket.once("close", resolve));
     await within(new Promise((resolve) => socket.once("open", resolve)), "open");
     socket.send("2probe");
     await next();
-    assert.equal((await node.api("/v1/users/mid/disconnect", { method: "POST" })).body.disconnected, 1);
+    assert.equal(
+      (await node.api("/v1/users/mid/disconnect", { method: "POST" })).body.disconnected,
+      1,
+    );
     socket.on("message", (data) => frames.push(String(data)));
     socket.send("5");
     await within(closed, "the close");
@@ -191,29 +279,97 @@ describe("/v1", () => {
   it("wants the token, where there is one", async () => {
     const guarded = await serve({ "admin.token": "sesame" });
     assert.equal((await guarded.api("/v1/nodes")).status, 401);
-    assert.equal((await guarded.api("/v1/nodes", { headers: { authorization: "Bearer wrong" } })).status, 401);
-    assert.equal((await guarded.api("/v1/nodes", { headers: { authorization: "Bearer sesame" } })).status, 200);
+    assert.equal(
+      (await guarded.api("/v1/nodes", { headers: { authorization: "Bearer wrong" } })).status,
+      401,
+    );
+    assert.equal(
+      (await guarded.api("/v1/nodes", { headers: { authorization: "Bearer sesame" } })).status,
+      200,
+    );
     assert.equal((await guarded.api("/metrics")).status, 200);
     assert.equal(await guarded.stop(), 0);
   });
 
+  for (const address of ["0.0.0.0", "[::]"]) {
+    it(`does not answer on ${address} without a token, whoever asks for what`, async () => {
+      const open = await serve({ "admin.listen": `${address}:${await freePort()}` });
+      const client = await Live.connect(open.live, token("u"));
+      const { socketId } = await client.hear("hello");
+      const body = { event: "e", data: 1 };
+      const requests = [
+        ["/v1/nodes"],
+        ["/v1/connections"],
+        ["/v1/users/u"],
+        ["/v1/rooms"],
+        ["/v1/presence", { method: "POST", body: { users: ["u"] } }],
+        ["/v1/broadcast", { method: "POST", body }],
+        ["/v1/rooms/r/publish", { method: "POST", body }],
+        ["/v1/users/u/emit", { method: "POST", body }],
+        ["/v1/users/u/disconnect", { method: "POST" }],
+        [`/v1/connections/${socketId}`, { method: "DELETE" }],
+        ["/v1/drain", { method: "POST" }],
+        ["/v1/nodes", { headers: { authorization: "Bearer " } }],
+        ["/v1/nodes", { headers: { authorization: "Bearer guess" } }],
+        ["/v1/nodes", { headers: { "x-forwarded-for": "127.0.0.1" } }],
+      ];
+      for (const [path, options] of requests) {
+        const answer = await open.api(path, options);
+        assert.equal(answer.status, 403, path);
+        assert.equal(answer.headers.get("content-type"), "application/problem+json");
+        assert.match(answer.body.detail, /admin\.token/);
+      }
+      for (const path of ["/healthz", "/readyz", "/metrics"]) {
+        assert.equal((await open.api(path)).status, 200, path);
+      }
+      // Nothing of what was asked for has happened.
+      assert.equal((await client.ask({ type: "ping" })).type, "pong");
+      assert.deepEqual([client.count("e"), client.count("server:drain")], [0, 0]);
+      client.close();
+      assert.equal(await open.stop(), 0);
+    });
+  }
+
+  it("answers on a public listener to the token alone", async () => {
+    const set = { "admin.listen": `0.0.0.0:${await freePort()}`, "admin.token": "sesame" };
+    const open = await serve(set);
+    const ask = async (headers) => (await open.api("/v1/nodes", { headers })).status;
+    assert.equal(await ask({}), 401);
+    assert.equal(await ask({ authorization: "Bearer sesam" }), 401);
+    assert.equal(await ask({ authorization: "Bearer sesame" }), 200);
+    assert.equal(await open.stop(), 0);
+  });
+
   it("limits connections, in all and per address and time", async () => {
     const small = await serve({ "server.max_connections": 2 });
-    const held = [await Live.connect(small.live, token("a")), await Live.connect(small.live, token("b"))];
+    const held = [
+      await Live.connect(small.live, token("a")),
+      await Live.connect(small.live, token("b")),
+    ];
     await assert.rejects(new Live(small.live).opened, /503/);
     held[0].close();
-    await until(async () => (await small.api("/v1/nodes")).body.nodes[0].connections === 1, "a free place");
+    await until(
+      async () => (await small.api("/v1/nodes")).body.nodes[0].connections === 1,
+      "a free place",
+    );
     held.push(await Live.connect(small.live, token("c")));
     for (const one of held) one.close();
     await small.stop();
-    const proxied = await serve({ "server.max_connections_per_ip": 1, "server.trusted_proxies": '["127.0.0.0/8"]' });
-    const from = (ip) => new Live(`${proxied.live}?token=${token(ip)}`, { headers: { "x-forwarded-for": ip } });
+    const proxied = await serve({
+      "server.max_connections_per_ip": 1,
+      "server.trusted_proxies": '["127.0.0.0/8"]',
+    });
+    const from = (ip) =>
+      new Live(`${proxied.live}?token=${token(ip)}`, { headers: { "x-forwarded-for": ip } });
     const first = from("192.0.2.1");
     await first.hear("hello");
     await assert.rejects(from("192.0.2.1").opened, /429/);
     const other = from("192.0.2.2");
     await other.hear("hello");
-    assert.deepEqual((await proxied.api("/v1/connections")).body.items.map((one) => one.remoteAddr).sort(), ["192.0.2.1", "192.0.2.2"]);
+    assert.deepEqual(
+      (await proxied.api("/v1/connections")).body.items.map((one) => one.remoteAddr).sort(),
+      ["192.0.2.1", "192.0.2.2"],
+    );
     first.close();
     other.close();
     await proxied.stop();
@@ -254,9 +410,20 @@ describe("the command line", () => {
 
   it("checks and shows, secrets masked", async () => {
     const file = join(folder, "good.toml");
-    writeFileSync(file, `[auth.jwt]\nsecret = "${SECRET}"\n[limits]\nmessages = { count = 5, window = "1s" }\n[namespaces."/chat".auth]\nmode = "optional"\n`);
+    writeFileSync(
+      file,
+      `[auth.jwt]\nsecret = "${SECRET}"\n[limits]\nmessages = { count = 5, window = "1s" }\n` +
+        `[namespaces."/chat".auth]\nmode = "optional"\n`,
+    );
     assert.equal((await heartline("config", "check", "--config", file)).code, 0);
-    const { code, stdout } = await heartline("config", "show", "--config", file, "--set", "server.max_payload=2MB");
+    const { code, stdout } = await heartline(
+      "config",
+      "show",
+      "--config",
+      file,
+      "--set",
+      "server.max_payload=2MB",
+    );
     assert.equal(code, 0);
     assert.ok(!stdout.includes(SECRET));
     assert.match(stdout, /max_payload = "2MB"/);
@@ -264,7 +431,21 @@ describe("the command line", () => {
   });
 
   it("makes tokens that are accepted", async () => {
-    const made = await heartline("token", "--user", "cli", "--type", "bot", "--device", "d", "--room", "a:*", "--ttl", "5m", "--set", `auth.jwt.secret=${SECRET}`);
+    const made = await heartline(
+      "token",
+      "--user",
+      "cli",
+      "--type",
+      "bot",
+      "--device",
+      "d",
+      "--room",
+      "a:*",
+      "--ttl",
+      "5m",
+      "--set",
+      `auth.jwt.secret=${SECRET}`,
+    );
     assert.equal(made.code, 0);
     const client = await Live.connect(node.live, made.stdout.trim());
     const hello = await client.hear("hello");
@@ -277,7 +458,12 @@ describe("the command line", () => {
   });
 
   it("says who has the port", async () => {
-    const { code, stderr } = await heartline("serve", "--dev", "--set", `server.listen=127.0.0.1:${node.port}`);
+    const { code, stderr } = await heartline(
+      "serve",
+      "--dev",
+      "--set",
+      `server.listen=127.0.0.1:${node.port}`,
+    );
     assert.equal(code, 1);
     assert.match(stderr, /server\.listen/);
   });

@@ -10,10 +10,32 @@ import { Live, socketIo } from "./lib/clients.js";
 import { serve, token, until } from "./lib/server.js";
 
 const folder = mkdtempSync(join(tmpdir(), "heartline-tls-"));
-const cert = join(folder, "cert.pem"), key = join(folder, "key.pem");
+const cert = join(folder, "cert.pem"),
+  key = join(folder, "key.pem");
 const make = () =>
-  execFileSync("openssl", ["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-keyout", key, "-out", cert,
-    "-days", "2", "-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"], { stdio: "ignore" });
+  execFileSync(
+    "openssl",
+    [
+      "req",
+      "-x509",
+      "-newkey",
+      "ec",
+      "-pkeyopt",
+      "ec_paramgen_curve:P-256",
+      "-nodes",
+      "-keyout",
+      key,
+      "-out",
+      cert,
+      "-days",
+      "2",
+      "-subj",
+      "/CN=localhost",
+      "-addext",
+      "subjectAltName=IP:127.0.0.1",
+    ],
+    { stdio: "ignore" },
+  );
 let node;
 
 before(async () => {
@@ -28,10 +50,13 @@ after(async () => {
 
 const fingerprint = () =>
   new Promise((resolve, reject) => {
-    const socket = tls.connect({ port: node.port, host: "127.0.0.1", rejectUnauthorized: false }, () => {
-      resolve(socket.getPeerX509Certificate().fingerprint256);
-      socket.destroy();
-    });
+    const socket = tls.connect(
+      { port: node.port, host: "127.0.0.1", rejectUnauthorized: false },
+      () => {
+        resolve(socket.getPeerX509Certificate().fingerprint256);
+        socket.destroy();
+      },
+    );
     socket.on("error", reject);
   });
 
@@ -40,7 +65,9 @@ it("carries both protocols, large messages and bursts", async () => {
   const clients = [{}, { transports: ["polling"] }, { transports: ["websocket"] }].map((options) =>
     socketIo(url, { auth: { token: token("tls") }, rejectUnauthorized: false, ...options }),
   );
-  const live = new Live(`wss://127.0.0.1:${node.port}/live?token=${token("live")}`, { rejectUnauthorized: false });
+  const live = new Live(`wss://127.0.0.1:${node.port}/live?token=${token("live")}`, {
+    rejectUnauthorized: false,
+  });
   await live.hear("hello");
   await live.ask({ type: "subscribe", topic: "t" });
   for (const client of clients) {
@@ -53,7 +80,10 @@ it("carries both protocols, large messages and bursts", async () => {
   for (const client of clients) assert.equal((await client.hear("large")).length, large.length);
   for (let i = 0; i < 200; i++) live.send({ type: "publish", topic: "t", event: "n", data: i });
   await until(() => live.count("n") === 200, "all of the burst");
-  assert.deepEqual(live.heard.filter((frame) => frame.type === "n").map((frame) => frame.data), [...Array(200).keys()]);
+  assert.deepEqual(
+    live.heard.filter((frame) => frame.type === "n").map((frame) => frame.data),
+    [...Array(200).keys()],
+  );
   for (const client of clients) client.close();
   live.close();
 });

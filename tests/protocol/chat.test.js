@@ -8,8 +8,12 @@ import { Socket } from "./lib.js";
 
 let child, url;
 before(async () => {
-  const folder = process.env.EXAMPLES ?? fileURLToPath(new URL("../../target/release/examples", import.meta.url));
-  child = spawn(`${folder}/chat`, ["--listen", "127.0.0.1:0"], { stdio: ["ignore", "pipe", "inherit"] });
+  const folder =
+    process.env.EXAMPLES ??
+    fileURLToPath(new URL("../../target/release/examples", import.meta.url));
+  child = spawn(`${folder}/chat`, ["--listen", "127.0.0.1:0"], {
+    stdio: ["ignore", "pipe", "inherit"],
+  });
   const [line] = await once(child.stdout, "data");
   url = String(line).match(/127\.0\.0\.1:\d+/)[0];
 });
@@ -34,7 +38,8 @@ it("lets people enter, speak and leave", async () => {
   const bob = await enter("bob");
   assert.deepEqual(bob.here.sort(), ["ann", "bob"]);
   bob.socket.send('42["say",{"text":"hello"}]');
-  for (const { socket } of [ann, bob]) assert.equal(await socket.next(), '42["said",{"name":"bob","text":"hello"}]');
+  for (const { socket } of [ann, bob])
+    assert.equal(await socket.next(), '42["said",{"name":"bob","text":"hello"}]');
   bob.socket.terminate();
   assert.equal(await ann.socket.next(), '42["left","bob"]');
   ann.socket.send('421["say",{"nothing":1}]');

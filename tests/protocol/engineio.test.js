@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { after, before, describe, it } from "node:test";
 import http from "node:http";
-import { INTERVAL, MAX_PAYLOAD, Socket, TIMEOUT, start, within } from "./lib.js";
+import { INTERVAL, MAX_PAYLOAD, Socket, TIMEOUT, start, until, within } from "./lib.js";
 
 let server;
 const path = (query) => `/engine.io/?${query}`;
@@ -36,7 +36,13 @@ describe("handshake", () => {
     assert.match(response.headers.get("content-type"), /^text\/plain/);
     assert.equal(body[0], "0");
     const open = JSON.parse(body.slice(1));
-    assert.deepEqual(Object.keys(open), ["sid", "upgrades", "pingInterval", "pingTimeout", "maxPayload"]);
+    assert.deepEqual(Object.keys(open), [
+      "sid",
+      "upgrades",
+      "pingInterval",
+      "pingTimeout",
+      "maxPayload",
+    ]);
     assert.deepEqual(open.upgrades, ["websocket"]);
     assert.equal(open.pingInterval, INTERVAL);
     assert.equal(open.pingTimeout, TIMEOUT);
@@ -73,7 +79,11 @@ describe("handshake", () => {
     assert.deepEqual(await response.json(), { code: 2, message: "Bad handshake method" });
   });
 
-  for (const query of ["EIO=3&transport=websocket", "EIO=4&transport=abc", "EIO=4&transport=websocket&sid=unknown"]) {
+  for (const query of [
+    "EIO=3&transport=websocket",
+    "EIO=4&transport=abc",
+    "EIO=4&transport=websocket&sid=unknown",
+  ]) {
     it(`refuses a WebSocket with ?${query} before the upgrade`, async () => {
       const socket = new Socket(wsUrl(query));
       await assert.rejects(socket.opened, /400/);
@@ -237,7 +247,9 @@ describe("requests of one session", () => {
     const { sid } = await handshake();
     const slow = http.request(url(`EIO=4&transport=polling&sid=${sid}`), { method: "POST" });
     slow.on("error", () => {});
-    const answer = new Promise((resolve) => slow.on("response", (response) => resolve(response.statusCode)));
+    const answer = new Promise((resolve) =>
+      slow.on("response", (response) => resolve(response.statusCode)),
+    );
     slow.write("4x");
     let second;
     do {
@@ -245,34 +257,40 @@ describe("requests of one session", () => {
       second = await post(sid, "3");
     } while (second.status === 200);
     assert.equal(second.status, 400);
-    assert.equal(await within(answer, 1000, "answer to the first"), 400);
+    assert.equal(await within(answer, "answer to the first", 1000), 400);
     assert.equal((await poll(sid)).status, 400);
     slow.destroy();
   });
 
   it("an aborted GET ends it", async () => {
-    const { sid } = await handshake();
-    const controller = new AbortController();
-    const waiting = poll(sid, { signal: controller.signal });
-    // The GET is known to have arrived once the ping it carries is due.
-    await within(waiting.then((response) => response.text()), INTERVAL + 150, "ping");
-    await post(sid, "3");
-    const abandoned = poll(sid, { signal: controller.signal });
-    abandoned.catch(() => {});
-    await new Promise((resolve) => setTimeout(resolve, 50));
-    controller.abort();
-    let gone = false;
-    for (const until = Date.now() + 200; !gone && Date.now() < until; ) gone = !(await known(sid));
-    assert.ok(gone);
+    // From here nobody sees whether a GET has arrived before it is aborted. A session that
+    // has not seen it goes on, and another one is tried.
+    await until(async () => {
+      const { sid } = await handshake();
+      const controller = new AbortController();
+      const abandoned = poll(sid, { signal: controller.signal });
+      // A round trip behind it, on another connection.
+      assert.equal(await known(sid), true);
+      controller.abort();
+      await assert.rejects(abandoned, /abort/);
+      // Its silence would end it later.
+      const began = Date.now();
+      while (Date.now() - began < INTERVAL / 2) if (!(await known(sid))) return true;
+      return false;
+    }, "the end of a session whose GET was aborted");
   });
 
   it("a close packet lets the GET go and ends it", async () => {
-    const { sid } = await handshake();
-    const waiting = poll(sid);
-    await new Promise((resolve) => setTimeout(resolve, 20));
-    assert.equal((await post(sid, "1")).status, 200);
-    assert.equal(await (await waiting).text(), "6");
-    assert.equal((await poll(sid)).status, 400);
+    // A GET that comes behind the close packet finds no session; then another one is tried.
+    const answer = await until(async () => {
+      const { sid } = await handshake();
+      const waiting = poll(sid);
+      assert.equal((await post(sid, "1")).status, 200);
+      const response = await within(waiting, "an answer to the GET", INTERVAL);
+      assert.equal((await poll(sid)).status, 400);
+      return response.status === 200 && response.text();
+    }, "a GET that was there before the close packet");
+    assert.equal(answer, "6");
   });
 
   it("a close packet over WebSocket ends it at once", async () => {
@@ -307,9 +325,11 @@ describe("upgrade", () => {
   it("lets the waiting GET go", async () => {
     const { sid } = await handshake();
     const waiting = poll(sid);
-    await new Promise((resolve) => setTimeout(resolve, 10));
+    // A round trip behind it; but also a GET that comes during the probe is let go.
+    assert.equal(await known(sid), true);
     const socket = await probe(sid);
-    assert.equal(await (await waiting).text(), "6");
+    const answer = await within(waiting, "an answer to the GET", INTERVAL);
+    assert.equal(await answer.text(), "6");
     socket.send("5");
     socket.terminate();
   });

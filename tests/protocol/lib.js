@@ -1,28 +1,22 @@
 // Starts an example server on a free port, and speaks to it by hand.
 import { spawn } from "node:child_process";
-import { createServer } from "node:net";
 import { once } from "node:events";
 import { fileURLToPath } from "node:url";
 import WebSocket from "ws";
+import { freePort, until, within } from "../lib/wait.js";
+
+export { until, within };
 
 export const INTERVAL = 300;
 export const TIMEOUT = 200;
 export const CONNECT_TIMEOUT = 400;
 export const MAX_PAYLOAD = 1_000_000;
 
-async function freePort() {
-  const server = createServer();
-  server.listen(0, "127.0.0.1");
-  await once(server, "listening");
-  const { port } = server.address();
-  server.close();
-  await once(server, "close");
-  return port;
-}
-
 /** Starts `name` from the release examples; `stop()` ends it. */
 export async function start(name, extra = []) {
-  const folder = process.env.EXAMPLES ?? fileURLToPath(new URL("../../target/release/examples", import.meta.url));
+  const folder =
+    process.env.EXAMPLES ??
+    fileURLToPath(new URL("../../target/release/examples", import.meta.url));
   const port = await freePort();
   const flags = ["--listen", `127.0.0.1:${port}`, "--ping-interval", `${INTERVAL}ms`];
   flags.push("--ping-timeout", `${TIMEOUT}ms`, "--max-payload", String(MAX_PAYLOAD), ...extra);
@@ -30,7 +24,9 @@ export async function start(name, extra = []) {
   const exited = once(child, "exit");
   await Promise.race([
     once(child.stdout, "data"),
-    exited.then(([code]) => Promise.reject(new Error(`${name} ended with ${code} before it listened`))),
+    exited.then(([code]) =>
+      Promise.reject(new Error(`${name} ended with ${code} before it listened`)),
+    ),
   ]);
   return {
     http: `http://127.0.0.1:${port}`,
@@ -41,15 +37,6 @@ export async function start(name, extra = []) {
       await exited;
     },
   };
-}
-
-/** A promise that fails when `ms` have passed. */
-export function within(promise, ms, what) {
-  let timer;
-  const late = new Promise((_, reject) => {
-    timer = setTimeout(() => reject(new Error(`no ${what} within ${ms} ms`)), ms);
-  });
-  return Promise.race([promise, late]).finally(() => clearTimeout(timer));
 }
 
 /** A WebSocket whose messages can be awaited one after the other. */
@@ -82,7 +69,7 @@ export class Socket {
   /** The next message, whatever it is. */
   next(ms = 2000) {
     if (this.messages.length > 0) return Promise.resolve(this.messages.shift());
-    return within(new Promise((resolve) => this.waiting.push(resolve)), ms, "message");
+    return within(new Promise((resolve) => this.waiting.push(resolve)), "message", ms);
   }
 
   /** The next message but pings, which are answered. */
@@ -96,7 +83,7 @@ export class Socket {
 
   /** Resolves when the server has ended the connection. */
   end(ms = 2000) {
-    return within(this.closed, ms, "close");
+    return within(this.closed, "close", ms);
   }
 
   terminate() {

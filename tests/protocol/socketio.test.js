@@ -72,7 +72,17 @@ describe("connecting", () => {
     assert.ok(took >= CONNECT_TIMEOUT - 20 && took < CONNECT_TIMEOUT + 150, `${took} ms`);
   });
 
-  for (const packet of ["4abc", "40null", "40[]", '40"x"', "40{", "42", '42["message"]', "46", "4"]) {
+  for (const packet of [
+    "4abc",
+    "40null",
+    "40[]",
+    '40"x"',
+    "40{",
+    "42",
+    '42["message"]',
+    "46",
+    "4",
+  ]) {
     it(`${packet} before anything else closes`, async () => {
       const socket = await open();
       socket.send(packet);
@@ -165,16 +175,28 @@ describe("events", () => {
   });
 
   const bad = [
-    ["42{}"], ["42[]"], ["42[{}]"], ["42"], ['42["connect"]'], ['42["disconnect","x"]'], ['42abc["message"]'],
-    ["43[]x"], ['4399{"a":1}'], ['45["message"]'], ['450-["message"]'], ['4511-["message"]'],
+    ["42{}"],
+    ["42[]"],
+    ["42[{}]"],
+    ["42"],
+    ['42["connect"]'],
+    ['42["disconnect","x"]'],
+    ['42abc["message"]'],
+    ["43[]x"],
+    ['4399{"a":1}'],
+    ['45["message"]'],
+    ['450-["message"]'],
+    ['4511-["message"]'],
     [Buffer.from([1])],
     ['451-["message",{"_placeholder":true,"num":0}]', '42["message"]'],
     ['451-["message",{"_placeholder":true,"num":3}]', Buffer.from([1])],
     ['42["message",' + "[".repeat(500) + "]".repeat(500) + "]"],
-    ["44{}"], ["47"],
+    ["44{}"],
+    ["47"],
   ];
   for (const packets of bad) {
-    it(`${packets.map((packet) => String(packet).slice(0, 40)).join(" then ")} closes`, async () => {
+    const names = packets.map((packet) => String(packet).slice(0, 40));
+    it(`${names.join(" then ")} closes`, async () => {
       const socket = await connected();
       for (const packet of packets) socket.send(packet);
       await socket.end();

@@ -14,17 +14,39 @@ const ROUND = Math.min(20, SECONDS / 3);
 const SLACK = 3 * 2 ** 20;
 
 const node = await serve({
-  "presence.announce": "rooms", "auth.mode": "optional", "server.send_buffer": "100KB",
-  "limits.joins": "off", "limits.connects_per_ip": "off",
+  "presence.announce": "rooms",
+  "auth.mode": "optional",
+  "server.send_buffer": "100KB",
+  "limits.joins": "off",
+  "limits.connects_per_ip": "off",
 });
 
 /** Runs `heartline load`; its report. */
 async function load(scenario, protocol, options) {
-  const given = { "user-prefix": `${scenario}-${protocol}`, connections: 100, threads: 1, duration: `${ROUND}s`, warmup: "200ms", ...options };
-  const args = ["load", scenario, "--url", node.http, "--protocol", protocol, "--tokens", "--set", `auth.jwt.secret=${SECRET}`];
-  for (const [name, value] of Object.entries(given)) args.push(`--${name}`, ...(value === true ? [] : [`${value}`]));
+  const given = {
+    "user-prefix": `${scenario}-${protocol}`,
+    connections: 100,
+    threads: 1,
+    duration: `${ROUND}s`,
+    warmup: "200ms",
+    ...options,
+  };
+  const args = [
+    "load",
+    scenario,
+    "--url",
+    node.http,
+    "--protocol",
+    protocol,
+    "--tokens",
+    "--set",
+    `auth.jwt.secret=${SECRET}`,
+  ];
+  for (const [name, value] of Object.entries(given))
+    args.push(`--${name}`, ...(value === true ? [] : [`${value}`]));
   const child = spawn(BINARY, args, { stdio: ["ignore", "pipe", "pipe"] });
-  let out = "", log = "";
+  let out = "",
+    log = "";
   child.stdout.on("data", (data) => (out += data));
   child.stderr.on("data", (data) => (log += data));
   const [code] = await once(child, "close");
@@ -32,15 +54,27 @@ async function load(scenario, protocol, options) {
   return JSON.parse(out);
 }
 
-const resident = () => Number(readFileSync(`/proc/${node.child.pid}/status`, "utf8").match(/VmRSS:\s+(\d+)/)[1]) * 1024;
+const resident = () =>
+  Number(readFileSync(`/proc/${node.child.pid}/status`, "utf8").match(/VmRSS:\s+(\d+)/)[1]) * 1024;
 const megabytes = (bytes) => `${(bytes / 2 ** 20).toFixed(1)} MB`;
 
 /** Waits until everything is given back; limiter keys are forgotten last. */
 async function empty() {
-  const gauges = ["transports", "rooms", "users_online", "rate_limit_entries",
-    ...["polling", "websocket", "live"].map((transport) => `connections{transport="${transport}",namespace="/"}`)];
+  const gauges = [
+    "transports",
+    "rooms",
+    "users_online",
+    "rate_limit_entries",
+    ...["polling", "websocket", "live"].map(
+      (transport) => `connections{transport="${transport}",namespace="/"}`,
+    ),
+  ];
   for (const gauge of gauges) {
-    await until(async () => (await node.metric(`heartline_${gauge}`)) === 0, `${gauge} back at zero`, 120_000);
+    await until(
+      async () => (await node.metric(`heartline_${gauge}`)) === 0,
+      `${gauge} back at zero`,
+      120_000,
+    );
   }
 }
 
@@ -52,7 +86,9 @@ async function settled() {
 }
 
 const sizes = [];
-let rounds = 0, slow = 0, problems = [];
+let rounds = 0,
+  slow = 0,
+  problems = [];
 const end = Date.now() + SECONDS * 1000;
 while (Date.now() < end || rounds < 3) {
   const runs = await Promise.all([
@@ -61,8 +97,19 @@ while (Date.now() < end || rounds < 3) {
     load("churn", "live", { connections: 20, "connect-rate": 400 }),
     load("broadcast", "live", { connections: 300, rooms: 30, "publish-rate": 100 }),
     load("broadcast", "polling", { connections: 30, rooms: 3, "publish-rate": 30 }),
-    load("slow", "socketio", { connections: 100, "publish-rate": 100, size: 4000, "slow-percent": 20 }),
-    load("slow", "live", { connections: 100, "publish-rate": 100, size: 4000, "slow-percent": 20, keyed: true }),
+    load("slow", "socketio", {
+      connections: 100,
+      "publish-rate": 100,
+      size: 4000,
+      "slow-percent": 20,
+    }),
+    load("slow", "live", {
+      connections: 100,
+      "publish-rate": 100,
+      size: 4000,
+      "slow-percent": 20,
+      keyed: true,
+    }),
     load("echo", "socketio", { connections: 20 }),
   ]);
   rounds += 1;
@@ -73,20 +120,29 @@ while (Date.now() < end || rounds < 3) {
     const others = Object.entries(run.close_codes).filter(([code]) => code !== "4413");
     const refused = Object.keys(run.failures).filter((why) => why !== "RATE_LIMITED");
     if (others.length > 0 || refused.length > 0) {
-      problems.push(`round ${rounds}, ${run.scenario} ${run.protocol}: closed ${JSON.stringify(run.close_codes)}, failed ${JSON.stringify(run.failures)}`);
+      problems.push(
+        `round ${rounds}, ${run.scenario} ${run.protocol}: ` +
+          `closed ${JSON.stringify(run.close_codes)}, failed ${JSON.stringify(run.failures)}`,
+      );
     }
   }
   await empty();
   sizes.push(await settled());
-  console.log(`round ${rounds}: ${runs.map((run) => `${run.scenario} ${Math.round(run.per_second)}/s`).join(", ")}; ${slow} slow ones let go; ${megabytes(sizes.at(-1))} resident`);
+  console.log(
+    `round ${rounds}: ` +
+      runs.map((run) => `${run.scenario} ${Math.round(run.per_second)}/s`).join(", ") +
+      `; ${slow} slow ones let go; ${megabytes(sizes.at(-1))} resident`,
+  );
 }
 
 // The first rounds fill the pools and the allocator's arenas.
 const late = sizes.slice(Math.floor(sizes.length / 3));
 const growth = late.at(-1) - Math.min(...late);
 console.log(`${rounds} rounds; memory once settled: ${late.map(megabytes).join(", ")}`);
-if (slow === 0) problems.push("no slow consumer was ever let go: the load is too small to show anything");
-if (growth > SLACK + late.length * 2 ** 18) problems.push(`memory has grown by ${megabytes(growth)}`);
+if (slow === 0)
+  problems.push("no slow consumer was ever let go: the load is too small to show anything");
+if (growth > SLACK + late.length * 2 ** 18)
+  problems.push(`memory has grown by ${megabytes(growth)}`);
 if ((await node.stop()) !== 0) problems.push("the node did not end in good order");
 for (const problem of problems) console.error(problem);
 console.log(problems.length === 0 ? "nothing is left" : "FAILED");

@@ -22,11 +22,14 @@ export interface Options {
   autoConnect?: boolean;
   /** How often to try again, in a row, before giving up. Default: for ever. */
   attempts?: number;
-  /** Milliseconds before the second attempt; each further pause is twice as long. Default: 1 000. */
+  /** Milliseconds before the second attempt; each later pause is twice as long. Default: 1 000. */
   backoff?: number;
   /** The longest pause in milliseconds. Default: 10 000. */
   maxBackoff?: number;
-  /** How long an attempt may take, in milliseconds. Default: 12 000, more than servers wait for a token. */
+  /**
+   * How long an attempt may take, in milliseconds. Default: 12 000, more than servers wait
+   * for a token.
+   */
   connectTimeout?: number;
   /** How many messages may wait to be sent. Default: 100. */
   queue?: number;
@@ -68,6 +71,31 @@ const REFRESH_AHEAD = 60_000;
 const REQUEST_TIMEOUT = 10_000;
 /** Longest time that a timer can be set to. */
 const MAX_TIMER = 2 ** 31 - 1;
+/** The longest pause that servers ask for before a reconnection, in milliseconds. */
+const MAX_PAUSE = 60_000;
+/** An end that was announced comes within this, in milliseconds; later it is another end. */
+const ANNOUNCED = 30_000;
+/**
+ * How often an event may make this client say something by itself, in milliseconds: over
+ * Socket.IO, whoever is in a room with it might be the one who sends the event.
+ */
+const SELDOM = 1_000;
+/** What the server says to one connection, and never in a room. */
+const PERSONAL = new Set([
+  "server:hello",
+  "server:drain",
+  "connection:success",
+  "connection:replaced",
+  "auth:error",
+  "session:resume",
+  "heartbeat",
+  "message:sent",
+  "message:error",
+  "metrics:response",
+  "room:joined",
+  "room:left",
+  "room:gap",
+]);
 
 /** When a JSON Web Token expires, in Unix milliseconds. */
 function expiry(token: string): number | undefined {
@@ -81,8 +109,13 @@ function expiry(token: string): number | undefined {
 }
 
 const failure = (reply: Reply) =>
-  new HeartlineError(reply.code ?? "FAILED", reply.error ?? "the server refused", reply.retryAfterMs);
-const disconnected = (reason: Reason) => new HeartlineError("DISCONNECTED", `not connected: ${reason}`);
+  new HeartlineError(
+    reply.code ?? "FAILED",
+    reply.error ?? "the server refused",
+    reply.retryAfterMs,
+  );
+const disconnected = (reason: Reason) =>
+  new HeartlineError("DISCONNECTED", `not connected: ${reason}`);
 
 /**
  * A connection to Heartline that says what is true of it, comes back by itself, and
@@ -122,8 +155,12 @@ export class Client<
   #heardAt = 0;
   /** Counts signs of life. */
   #signs = 0;
-  #drainMs: number | undefined;
-  #why: Reason | undefined;
+  /** What was said of this connection's end, and when. Only the end itself can confirm it. */
+  #announced: { [name: string]: { at: number; afterMs?: number } | undefined } = {};
+  /** When the last of the server's heartbeats was answered. */
+  #answeredAt = -Infinity;
+  /** Rooms of which it was said, a moment ago, that this client is out of them. */
+  #doubted = new Set<string>();
   #latency: number | undefined;
   #unwatch: (() => void) | undefined;
   /** The two clocks when they were last compared: apart by more, the machine has slept. */
@@ -135,7 +172,13 @@ export class Client<
     this.#dial = dial;
     this.#token = options.token;
     this.#platform = options.platform ?? browser;
-    const { attempts = Infinity, backoff = 1_000, maxBackoff = 10_000, connectTimeout = 12_000, queue = 100 } = options;
+    const {
+      attempts = Infinity,
+      backoff = 1_000,
+      maxBackoff = 10_000,
+      connectTimeout = 12_000,
+      queue = 100,
+    } = options;
     this.#options = { attempts, backoff, maxBackoff, connectTimeout, queue };
     if (options.autoConnect ?? true) this.connect();
   }
@@ -210,10 +253,10 @@ export class Client<
     this.#clear("retry");
     this.#unwatch?.();
     this.#unwatch = undefined;
-    this.#drainMs = undefined;
     const error = disconnected(state.reason);
     for (const message of this.#queue.splice(0)) message.reject(error);
-    for (const waiting of this.#rooms.values()) for (const one of waiting.splice(0)) one.reject(error);
+    for (const waiting of this.#rooms.values())
+      for (const one of waiting.splice(0)) one.reject(error);
     this.#become(state);
   }
 
@@ -224,7 +267,11 @@ export class Client<
     this.#link = undefined;
     this.#hello = undefined;
     this.#isOpen = false;
-    for (const timer of ["attempt", "watch", "stable", "token", "send"] as const) this.#clear(timer);
+    this.#announced = {};
+    this.#answeredAt = -Infinity;
+    this.#doubted.clear();
+    for (const timer of ["attempt", "watch", "stable", "token", "send"] as const)
+      this.#clear(timer);
     for (const timer of this.#loose) this.#platform.clearTimeout(timer);
     this.#loose.clear();
     link?.close();
@@ -236,13 +283,14 @@ export class Client<
     this.#clear("retry");
     const attempt = this.#attempt;
     const current = () => attempt === this.#attempt;
-    this.#why = undefined;
-    this.#set("attempt", this.#options.connectTimeout, () => this.#ended({ kind: "retry", reason: "connect_timeout" }));
+    this.#set("attempt", this.#options.connectTimeout, () =>
+      this.#ended({ kind: "retry", reason: "connect_timeout" }),
+    );
     const go = (token: string | undefined) => {
       if (!current()) return;
       const link = this.#dial(token, {
         hello: (hello) => current() && this.#opened(hello, token),
-        event: (name, data) => current() && this.#event(name, data),
+        event: (name, data, room) => current() && this.#event(name, data, room),
         alive: () => current() && this.#alive(),
         end: (end) => current() && this.#ended(end),
       });
@@ -260,7 +308,6 @@ export class Client<
     if (this.#hello) return;
     this.#hello = hello;
     this.#clear("attempt");
-    this.#drainMs = undefined;
     this.#heardAt = this.#platform.now();
     this.#clocks = { now: this.#platform.now(), unix: this.#platform.unix() };
     this.#set("stable", STABLE, () => {
@@ -281,7 +328,9 @@ export class Client<
     if (rooms.length === 0) return this.#open();
     // What is sent may be for a room: its own sender is to hear it there.
     const attempt = this.#attempt;
-    void Promise.all(rooms.map(([room]) => this.#enter(room))).then(() => attempt === this.#attempt && this.#open());
+    void Promise.all(rooms.map(([room]) => this.#enter(room))).then(
+      () => attempt === this.#attempt && this.#open(),
+    );
   }
 
   #open(): void {
@@ -290,21 +339,42 @@ export class Client<
   }
 
   #ended(end: End): void {
-    const reason = this.#why ?? end.reason;
-    const kind = this.#why === "replaced" ? "final" : this.#why === "auth_expired" ? "token" : end.kind;
+    const { kind } = end;
+    const reason = this.#explained(end);
+    // A server that goes away closes the connection.
+    const isClosed = end.reason === "transport" || end.reason === "unavailable";
+    let pause = end.afterMs ?? (isClosed ? this.#foretold("server:drain")?.afterMs : undefined);
     this.#drop();
     if (kind === "final") return this.#stop({ status: "failed", reason });
-    let pause = end.afterMs ?? this.#drainMs;
     if (kind === "token") {
       // A new token may be had once at once; one that is refused too is the last.
-      if (typeof this.#token !== "function" || this.#renewals > 0) return this.#stop({ status: "failed", reason });
+      if (typeof this.#token !== "function" || this.#renewals > 0)
+        return this.#stop({ status: "failed", reason });
       this.#renewals++;
       pause = 0;
     }
     this.#failures++;
-    if (this.#failures > this.#options.attempts) return this.#stop({ status: "failed", reason: "attempts_exhausted" });
-    this.#drainMs = undefined;
+    if (this.#failures > this.#options.attempts)
+      return this.#stop({ status: "failed", reason: "attempts_exhausted" });
     this.#retry(pause ?? this.#pause(this.#failures), reason);
+  }
+
+  /** What was announced by this event, if that is not too long ago to be about this end. */
+  #foretold(event: string): { at: number; afterMs?: number } | undefined {
+    const announced = this.#announced[event];
+    return announced && this.#platform.now() - announced.at <= ANNOUNCED ? announced : undefined;
+  }
+
+  /**
+   * The reason of an end, in the light of what was announced. An announcement never
+   * changes what becomes of the client: that follows from the end alone.
+   */
+  #explained({ kind, reason }: End): Reason {
+    const isTurnedOut = kind === "final" && (reason === "kicked" || reason === "device_limit");
+    if (isTurnedOut && this.#foretold("connection:replaced")) return "replaced";
+    if (kind === "retry" && reason === "transport" && this.#foretold("auth:error"))
+      return "auth_expired";
+    return reason;
   }
 
   /** Doubles up to the cap; half of it is chance, so that not all come back together. */
@@ -347,10 +417,13 @@ export class Client<
 
   /** Looks whether the connection is as alive as the server promised. */
   #look(): void {
-    const now = this.#platform.now(), unix = this.#platform.unix();
+    const now = this.#platform.now(),
+      unix = this.#platform.unix();
     const hello = this.#hello!;
     const silence = now - this.#heardAt;
-    const slept = Math.abs(unix - this.#clocks.unix - (now - this.#clocks.now)) > PROBE || now - this.#clocks.now > TICK + PROBE;
+    const slept =
+      Math.abs(unix - this.#clocks.unix - (now - this.#clocks.now)) > PROBE ||
+      now - this.#clocks.now > TICK + PROBE;
     this.#clocks = { now, unix };
     if (slept) {
       // Or a clock was set, or the browser keeps a hidden tab's timers waiting: only an
@@ -407,7 +480,8 @@ export class Client<
       if (attempt !== this.#attempt) return;
       await this.request("auth:refresh", { token });
       const expires = expiry(token);
-      if (attempt === this.#attempt && expires !== undefined && expires > this.#platform.unix()) this.#renewBefore(expires);
+      if (attempt === this.#attempt && expires !== undefined && expires > this.#platform.unix())
+        this.#renewBefore(expires);
     } catch {
       // The server says when it has expired.
     }
@@ -415,16 +489,59 @@ export class Client<
 
   // --- events ----------------------------------------------------------
 
-  #event(name: string, data: any): void {
-    if (name === "server:drain") this.#drainMs = Number(data?.reconnectInMs) || 0;
-    else if (name === "connection:replaced") this.#why = "replaced";
-    else if (name === "auth:error" && data?.code === "AUTH_TOKEN_EXPIRED") this.#why = "auth_expired";
-    else if (name === "heartbeat") {
-      this.#link?.emit("heartbeat:response", { timestamp: data?.timestamp }, ({ latencyMs }) => {
-        if (typeof latencyMs === "number") this.#latency = latencyMs;
-      });
+  /** An event that the transport heard; with a `room`, if the transport knows it was said there. */
+  #event(name: string, data: any, room?: string): void {
+    // These are this client's own.
+    if (name === "room:in" || name === "room:lost") return;
+    if (room === undefined) this.#mind(name, data);
+    else if (PERSONAL.has(name)) return;
+    this.#tell(name, data);
+  }
+
+  /**
+   * What the server says, or, over Socket.IO, somebody in a room who speaks in its name.
+   * Nothing here ends or changes anything by itself.
+   */
+  #mind(name: string, data: any): void {
+    const at = this.#platform.now();
+    if (name === "server:drain") {
+      const asked = data?.reconnectInMs;
+      if (typeof asked === "number" && asked >= 0)
+        this.#announced[name] = { at, afterMs: Math.min(asked, MAX_PAUSE) };
+    } else if (
+      name === "connection:replaced" ||
+      (name === "auth:error" && data?.code === "AUTH_TOKEN_EXPIRED")
+    ) {
+      this.#announced[name] = { at };
+    } else if (name === "heartbeat") {
+      if (typeof data?.timestamp === "number") this.#answer(data.timestamp, at);
+    } else if (name === "room:left") {
+      if (data?.reason !== undefined) this.#doubt(data.room);
     }
-    for (const handler of [...(this.#handlers.get(name) ?? [])]) this.#guarded(() => handler(data as never));
+  }
+
+  /** Answers a heartbeat, and measures by this client's own clock how long that takes. */
+  #answer(timestamp: number, at: number): void {
+    if (at - this.#answeredAt < SELDOM) return;
+    this.#answeredAt = at;
+    this.#link?.emit("heartbeat:response", { timestamp }, (reply) => {
+      if (reply?.ok !== false) this.#latency = this.#platform.now() - at;
+    });
+  }
+
+  /** Asks the server for a room that it has perhaps taken away: its refusal would be the proof. */
+  #doubt(room: string): void {
+    if (!this.#joined.has(room) || this.#doubted.has(room)) return;
+    this.#doubted.add(room);
+    const attempt = this.#attempt;
+    void this.#enter(room).then(() => {
+      if (attempt === this.#attempt) this.#later(SELDOM, () => this.#doubted.delete(room));
+    });
+  }
+
+  #tell(name: string, data: unknown): void {
+    for (const handler of [...(this.#handlers.get(name) ?? [])])
+      this.#guarded(() => handler(data as never));
   }
 
   /** Hears events of this name, over all reconnections. Returns what ends that. */
@@ -485,20 +602,25 @@ export class Client<
       () => {
         const waiting = this.#rooms.get(room);
         if (!waiting) return;
+        const isNew = !this.#joined.has(room);
         this.#joined.add(room);
         for (const one of waiting.splice(0)) one.resolve({});
-        this.#event("room:in", { room });
+        if (isNew) this.#tell("room:in", { room });
       },
       (error: HeartlineError) => {
         const waiting = this.#rooms.get(room);
         // What is lost with the connection is joined with the next one.
         if (!waiting || error.code === "DISCONNECTED") return;
         if (error.code === "RATE_LIMITED" || error.code === "TIMEOUT") {
-          return this.#later(error.retryAfterMs ?? this.#options.backoff, () => this.#rooms.has(room) && void this.#enter(room));
+          return this.#later(
+            error.retryAfterMs ?? this.#options.backoff,
+            () => this.#rooms.has(room) && void this.#enter(room),
+          );
         }
         this.#rooms.delete(room);
+        this.#joined.delete(room);
         for (const one of waiting) one.reject(error);
-        this.#event("room:lost", { room, code: error.code });
+        this.#tell("room:lost", { room, code: error.code });
       },
     );
   }
@@ -523,10 +645,13 @@ export class Client<
           reject(error);
         },
       };
-      const late = () => waiting.reject(new HeartlineError("TIMEOUT", `no answer within ${timeout} ms`));
+      const late = () =>
+        waiting.reject(new HeartlineError("TIMEOUT", `no answer within ${timeout} ms`));
       const timer = this.#platform.setTimeout(late, timeout);
       this.#requests.add(waiting);
-      put((reply) => (reply?.ok === false ? waiting.reject(failure(reply)) : waiting.resolve(reply ?? {})));
+      put((reply) =>
+        reply?.ok === false ? waiting.reject(failure(reply)) : waiting.resolve(reply ?? {}),
+      );
     });
   }
 
@@ -542,7 +667,10 @@ export class Client<
     return true;
   }
 
-  /** Sends an event now and waits for its acknowledgement. Never sends twice, and rejects at once without a connection. */
+  /**
+   * Sends an event now and waits for its acknowledgement. Never sends twice, and rejects at
+   * once without a connection.
+   */
   request(event: string, data: unknown, timeout = REQUEST_TIMEOUT): Promise<Reply> {
     return this.#ask((reply) => this.#link?.emit(event, data, reply), timeout);
   }
@@ -568,14 +696,22 @@ export class Client<
    * Rejects when the server refuses, when `retries` were in vain (`UNCONFIRMED`), when
    * too much waits (`QUEUE_FULL`), and at `disconnect()` or failure (`DISCONNECTED`).
    */
-  send<K extends keyof Outgoing & string>(event: K, data: Outgoing[K], options: SendOptions = {}): Promise<Reply> {
+  send<K extends keyof Outgoing & string>(
+    event: K,
+    data: Outgoing[K],
+    options: SendOptions = {},
+  ): Promise<Reply> {
     const { status } = this.#state;
-    if (status === "failed" || status === "disconnected") return Promise.reject(disconnected(this.#reason()));
+    if (status === "failed" || status === "disconnected")
+      return Promise.reject(disconnected(this.#reason()));
     if (this.#queue.length >= this.#options.queue) {
-      return Promise.reject(new HeartlineError("QUEUE_FULL", `${this.#queue.length} messages wait already`));
+      return Promise.reject(
+        new HeartlineError("QUEUE_FULL", `${this.#queue.length} messages wait already`),
+      );
     }
     const { timeout = 10_000, retries = 5 } = options;
-    const isObject = typeof data === "object" && data !== null && !Array.isArray(data) && !("tempId" in data);
+    const isObject =
+      typeof data === "object" && data !== null && !Array.isArray(data) && !("tempId" in data);
     return new Promise((resolve, reject) => {
       this.#queue.push({
         event,
@@ -606,7 +742,9 @@ export class Client<
       this.#pump();
     };
     if (message.sent > message.retries) {
-      return done(() => message.reject(new HeartlineError("UNCONFIRMED", "sent, and never acknowledged")));
+      return done(() =>
+        message.reject(new HeartlineError("UNCONFIRMED", "sent, and never acknowledged")),
+      );
     }
     const again = (ms: number) => this.#set("send", ms, () => this.#pump());
     message.sent++;
@@ -617,7 +755,8 @@ export class Client<
       if (attempt !== this.#attempt || this.#queue[0] !== message) return;
       this.#clear("send");
       if (reply?.ok !== false) done(() => message.resolve(reply ?? {}));
-      else if (reply.retryAfterMs !== undefined && message.sent <= message.retries) again(reply.retryAfterMs);
+      else if (reply.retryAfterMs !== undefined && message.sent <= message.retries)
+        again(reply.retryAfterMs);
       else done(() => message.reject(failure(reply)));
     });
   }

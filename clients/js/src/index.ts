@@ -6,7 +6,7 @@
  */
 import { io, type ManagerOptions, type SocketOptions } from "socket.io-client";
 import { Client, type Options } from "./client.js";
-import { REFUSALS } from "./refusals.js";
+import { CODES, REFUSALS } from "./refusals.js";
 import type { Dial, End, Hello, Reason, Reply } from "./types.js";
 
 export { Client, type Options, type SendOptions, type Token } from "./client.js";
@@ -51,19 +51,44 @@ export function socketIo(url: string, options: Partial<ManagerOptions & SocketOp
     };
     socket.io.on("open", () => socket.io.engine.on("packet", () => over || events.alive()));
     socket.io.on("error", () => end({ kind: "retry", reason: "transport" }));
-    socket.on("connect_error", (error: Error & { data?: { code?: string; retryAfterMs?: number } }) => {
-      const refusal = error.message === "Invalid namespace" ? INVALID_NAMESPACE : REFUSALS[error.data?.code ?? ""];
-      const afterMs = error.data?.retryAfterMs;
-      end({ ...(refusal ?? { kind: "retry", reason: "transport" }), ...(afterMs !== undefined && { afterMs }) });
-    });
+    socket.on(
+      "connect_error",
+      (error: Error & { data?: { code?: string; retryAfterMs?: number } }) => {
+        const refusal =
+          error.message === "Invalid namespace"
+            ? INVALID_NAMESPACE
+            : REFUSALS[error.data?.code ?? ""];
+        const afterMs = error.data?.retryAfterMs;
+        // What is said to pass is waited for, whatever it is.
+        if (afterMs !== undefined) end({ kind: "retry", reason: "unavailable", afterMs });
+        else end(refusal ?? { kind: "retry", reason: "transport" });
+      },
+    );
     socket.on("disconnect", (why, details) => {
       if (why === "io server disconnect") return end({ kind: "final", reason: "kicked" });
       // It listens to the browser as well, and may have heard of it first.
-      const isOffline = details && "description" in details && details.description === "network connection lost";
-      end({ kind: "retry", reason: isOffline ? "offline" : (ENDS[why] ?? "transport") });
+      const isOffline =
+        details && "description" in details && details.description === "network connection lost";
+      // A WebSocket's close code says more than any event: nobody but the server can send one.
+      const closed =
+        why === "transport close" && details && "context" in details
+          ? (details.context as CloseEvent)
+          : undefined;
+      end(
+        CODES[closed?.code ?? 0] ?? {
+          kind: "retry",
+          reason: isOffline ? "offline" : (ENDS[why] ?? "transport"),
+        },
+      );
     });
-    socket.onAny((name: string, data: unknown) => {
-      if (name === "server:hello") events.hello(data as Hello);
+    let isGreeted = false;
+    socket.onAny((name: string, data: any) => {
+      if (name === "server:hello") {
+        // Anybody in a room can say it; only the server does so with the id that its CONNECT gave.
+        if (isGreeted || data?.socketId !== socket.id) return;
+        isGreeted = true;
+        events.hello(data as Hello);
+      }
       events.event(name, data);
     });
     const emit = (event: string, data: unknown, reply?: (reply: Reply) => void) => {

@@ -5,29 +5,20 @@
  * @module
  */
 import { Client, type Options } from "./client.js";
-import { REFUSALS } from "./refusals.js";
-import type { Dial, End, Hello, Reply } from "./types.js";
+import { CODES, REFUSALS } from "./refusals.js";
+import type { Dial, Hello, Reply } from "./types.js";
 
 export { Client, type Options, type SendOptions, type Token } from "./client.js";
 export * from "./types.js";
 
-/** What a close code means; the others are lost connections. */
-const CODES: Record<number, End> = {
-  1001: { kind: "retry", reason: "unavailable" },
-  1002: { kind: "final", reason: "protocol" },
-  1003: { kind: "final", reason: "protocol" },
-  1007: { kind: "final", reason: "protocol" },
-  1008: { kind: "final", reason: "protocol" },
-  1009: { kind: "final", reason: "protocol" },
-  4401: { kind: "token", reason: "auth_expired" },
-  4403: { kind: "final", reason: "kicked" },
-  4408: { kind: "retry", reason: "heartbeat_timeout" },
-  4409: { kind: "final", reason: "device_limit" },
-  4429: { kind: "retry", reason: "unavailable", afterMs: 10_000 },
-};
+/** The server's own frames about a topic; each other one with a topic was said in it. */
+const ABOUT_TOPICS = new Set(["subscribed", "unsubscribed", "gap"]);
 
 /** An attempt over a WebSocket. */
-export function live(url: string, open: (url: string) => WebSocket = (url) => new WebSocket(url)): Dial {
+export function live(
+  url: string,
+  open: (url: string) => WebSocket = (url) => new WebSocket(url),
+): Dial {
   return (token, events) => {
     const address = new URL(url.replace(/^http/, "ws"));
     if (token !== undefined) address.searchParams.set("token", token);
@@ -38,30 +29,41 @@ export function live(url: string, open: (url: string) => WebSocket = (url) => ne
     const close = () => {
       over = true;
       replies.clear();
-      socket.onmessage = socket.onclose = socket.onerror = null;
+      socket.onmessage = socket.onclose = null;
       // Also one that is opening; it says so in the console, and nothing else.
       socket.close(1000);
     };
+    // A close says the same; but Node's `ws` throws an error that nobody listens to, also one of a
+    // connection that was given up while it was opening.
+    socket.onerror = () => {};
     socket.onclose = ({ code, reason }) => {
       if (over) return;
       close();
       events.end(REFUSALS[reason] ?? CODES[code] ?? { kind: "retry", reason: "transport" });
     };
-    socket.onmessage = ({ data }) => {
+    socket.onmessage = ({ data: text }) => {
       events.alive();
-      const frame = JSON.parse(data);
-      const { type, id } = frame;
+      const frame = JSON.parse(text);
+      const { type, id, topic } = frame;
+      const data = "data" in frame ? frame.data : frame;
+      if (topic !== undefined && !ABOUT_TOPICS.has(type)) return events.event(type, data, topic);
       const reply = id !== undefined && replies.get(id);
       if (reply) {
         replies.delete(id);
         if (type === "error") reply({ ok: false, code: frame.code, error: frame.message });
         else reply(type === "ack" ? frame.data : frame);
       } else if (type === "hello") {
-        const hello: Hello = frame.data ?? frame;
+        const hello: Hello = data;
         events.hello(hello);
         events.event("server:hello", hello);
+      } else if (type === "unsubscribed") {
+        // Without a reason it confirms what this client asked for.
+        if (frame.reason !== undefined)
+          events.event("room:left", { room: topic, reason: frame.reason });
+      } else if (type === "gap") {
+        events.event("room:gap", { room: topic });
       } else if (type !== "pong" && type !== "ack") {
-        events.event(type, frame.data ?? frame);
+        events.event(type, data, topic);
       }
     };
     const say = (frame: object, reply?: (reply: Reply) => void) => {

@@ -33,7 +33,13 @@ const AT_FIRST: State = { status: "connecting" };
  * <HeartlineProvider client={heartline}>…</HeartlineProvider>
  * ```
  */
-export function HeartlineProvider({ client, children }: { client: AnyClient; children?: ReactNode }) {
+export function HeartlineProvider({
+  client,
+  children,
+}: {
+  client: AnyClient;
+  children?: ReactNode;
+}) {
   useEffect(() => {
     client.connect();
     return () => client.disconnect();
@@ -105,12 +111,20 @@ export function useRoom(room: string): { joined: boolean; error?: Error } {
   }, [client, room, wanted]);
   const subscribe = useCallback(
     (changed: () => void) => {
-      const offs = [client.subscribe(changed), client.on("room:in", changed), client.on("room:lost", changed)];
+      const offs = [
+        client.subscribe(changed),
+        client.on("room:in", changed),
+        client.on("room:lost", changed),
+      ];
       return () => offs.forEach((off) => off());
     },
     [client],
   );
-  const joined = useSyncExternalStore(subscribe, () => client.isIn(room), () => false);
+  const joined = useSyncExternalStore(
+    subscribe,
+    () => client.isIn(room),
+    () => false,
+  );
   return error ? { joined, error } : { joined };
 }
 
@@ -118,7 +132,10 @@ export function useRoom(room: string): { joined: boolean; error?: Error } {
  * Presence of users by their ids, kept up to date. How many devices they have is not
  * announced: `refresh` asks for it again every so many milliseconds.
  */
-export function usePresence(ids: readonly string[], { refresh }: { refresh?: number } = {}): ReadonlyMap<string, Presence> {
+export function usePresence(
+  ids: readonly string[],
+  { refresh }: { refresh?: number } = {},
+): ReadonlyMap<string, Presence> {
   const client = useHeartline();
   const { status } = useConnectionStatus();
   const [known, setKnown] = useState<ReadonlyMap<string, Presence>>(new Map());
@@ -141,7 +158,8 @@ export function usePresence(ids: readonly string[], { refresh }: { refresh?: num
         () => {},
       );
     void ask(wanted);
-    const changed = ({ userId }: { userId: string }) => void (wanted.includes(userId) && ask([userId]));
+    const changed = ({ userId }: { userId: string }) =>
+      void (wanted.includes(userId) && ask([userId]));
     const offs = [client.on("user:online", changed), client.on("user:offline", changed)];
     const timer = refresh === undefined ? undefined : setInterval(() => void ask(wanted), refresh);
     return () => {

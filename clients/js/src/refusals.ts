@@ -9,3 +9,19 @@ export const REFUSALS: Readonly<Record<string, End>> = {
   DRAINING: { kind: "retry", reason: "unavailable" },
   AUTH_UNAVAILABLE: { kind: "retry", reason: "unavailable" },
 };
+
+/** What the close code of a WebSocket means; the others are lost connections. */
+export const CODES: Readonly<Record<number, End>> = {
+  1001: { kind: "retry", reason: "unavailable" },
+  1002: { kind: "final", reason: "protocol" },
+  1003: { kind: "final", reason: "protocol" },
+  1007: { kind: "final", reason: "protocol" },
+  1008: { kind: "final", reason: "protocol" },
+  1009: { kind: "final", reason: "protocol" },
+  1013: { kind: "retry", reason: "unavailable" },
+  4401: { kind: "token", reason: "auth_expired" },
+  4403: { kind: "final", reason: "kicked" },
+  4408: { kind: "retry", reason: "heartbeat_timeout" },
+  4409: { kind: "final", reason: "device_limit" },
+  4429: { kind: "retry", reason: "unavailable", afterMs: 10_000 },
+};

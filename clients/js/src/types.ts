@@ -96,17 +96,27 @@ export interface PresenceChange {
 export interface ServerEvents {
   "server:hello": Hello;
   "server:drain": { readonly reconnectInMs: number };
-  "connection:success": { readonly userId: string; readonly socketId: string; readonly serverTime: number };
-  "connection:replaced": { readonly message: string; readonly by: { readonly deviceId: string | null; readonly nodeId: string } };
+  "connection:success": {
+    readonly userId: string;
+    readonly socketId: string;
+    readonly serverTime: number;
+  };
+  "connection:replaced": {
+    readonly message: string;
+    readonly by: { readonly deviceId: string | null; readonly nodeId: string };
+  };
   "auth:error": { readonly code: string; readonly message: string };
   heartbeat: { readonly timestamp: number };
   "user:online": PresenceChange;
   "user:offline": PresenceChange;
   "room:joined": { readonly room: string };
-  "room:left": { readonly room: string };
+  /** With a reason if the server has taken the room away; `room:lost` confirms it. */
+  "room:left": { readonly room: string; readonly reason?: string };
+  /** Events of the room were lost on their way. */
+  "room:gap": { readonly room: string };
   /** This client's own: a room was joined, or joined again. */
   "room:in": { readonly room: string };
-  /** This client's own: a room that was joined could not be joined again. */
+  /** This client's own: a room that was joined was taken away, or could not be joined again. */
   "room:lost": { readonly room: string; readonly code: string };
 }
 
@@ -160,7 +170,8 @@ export interface End {
 /** What a transport tells. Nothing after `end`, which comes once. */
 export interface LinkEvents {
   hello(hello: Hello): void;
-  event(name: string, data: unknown): void;
+  /** With the `room` that it was said in, where the transport knows: it is not the server's own. */
+  event(name: string, data: unknown, room?: string): void;
   /** Something was heard. */
   alive(): void;
   end(end: End): void;

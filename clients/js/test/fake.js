@@ -1,7 +1,14 @@
 // A clock that goes when it is told to, and a transport that does what the test says.
 import { Client } from "../dist/client.js";
 
-export const HELLO = { socketId: "s1", pingInterval: 25000, pingTimeout: 20000, authenticated: true, recovered: false, serverTime: 0 };
+export const HELLO = {
+  socketId: "s1",
+  pingInterval: 25000,
+  pingTimeout: 20000,
+  authenticated: true,
+  recovered: false,
+  serverTime: 0,
+};
 
 export class Clock {
   #now = 1000;
@@ -36,7 +43,9 @@ export class Clock {
     const until = this.#now + ms;
     await settled();
     for (;;) {
-      const due = [...this.#timers].filter(([, { at }]) => at <= until).sort(([a, x], [b, y]) => x.at - y.at || a - b)[0];
+      const due = [...this.#timers]
+        .filter(([, { at }]) => at <= until)
+        .sort(([a, x], [b, y]) => x.at - y.at || a - b)[0];
       if (!due) break;
       const [timer, { at, callback }] = due;
       this.#unix += Math.max(at - this.#now, 0);

@@ -3,7 +3,14 @@ import assert from "node:assert/strict";
 import { it } from "node:test";
 import { createElement as h, StrictMode } from "react";
 import { renderToString } from "react-dom/server";
-import { ConnectionStatus, HeartlineProvider, describe, useHeartline, usePresence, useRoom } from "../dist/react.js";
+import {
+  ConnectionStatus,
+  HeartlineProvider,
+  describe,
+  useHeartline,
+  usePresence,
+  useRoom,
+} from "../dist/react.js";
 import { start } from "./fake.js";
 
 function Page() {
@@ -13,7 +20,9 @@ function Page() {
 
 it("renders on a server, connects nothing there, and leaves nothing behind", () => {
   const all = start({ autoConnect: false });
-  const html = renderToString(h(StrictMode, null, h(HeartlineProvider, { client: all.client }, h(Page))));
+  const html = renderToString(
+    h(StrictMode, null, h(HeartlineProvider, { client: all.client }, h(Page))),
+  );
   assert.match(html, /false/);
   assert.match(html, /role="status" aria-live="polite">Connecting…</);
   assert.equal(all.links.length, 0);
@@ -29,7 +38,10 @@ it("has words for all states", () => {
   const states = [
     [{ status: "connecting" }, "Connecting…"],
     [{ status: "connected", socketId: "s", recovered: false }, "Connected"],
-    [{ status: "reconnecting", attempt: 3, nextRetryAt: 0, reason: "transport" }, "Reconnecting, attempt 3"],
+    [
+      { status: "reconnecting", attempt: 3, nextRetryAt: 0, reason: "transport" },
+      "Reconnecting, attempt 3",
+    ],
     [{ status: "failed", reason: "replaced" }, "Connection failed: opened in another place"],
     [{ status: "failed", reason: "invalid_namespace" }, "Connection failed: invalid namespace"],
     [{ status: "disconnected", reason: "client" }, "Disconnected"],

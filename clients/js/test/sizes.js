@@ -16,6 +16,9 @@ for (const [name, limit] of Object.entries(LIMITS)) {
     external: ["react", "react/jsx-runtime"],
   });
   const size = gzipSync(outputFiles[0].contents, { level: 9 }).length;
-  console.log(`@heartline/client${name === "index" ? "" : `/${name}`}: ${size} bytes compressed, at most ${limit}`);
+  console.log(
+    `@heartline/client${name === "index" ? "" : `/${name}`}: ` +
+      `${size} bytes compressed, at most ${limit}`,
+  );
   if (size > limit) process.exitCode = 1;
 }

@@ -1,7 +1,14 @@
 // What the public surface must and must not accept: compiled, never run.
 import { createClient, HeartlineError, type State } from "../dist/index.js";
 import { createClient as createLive } from "../dist/live.js";
-import { ConnectionStatus, HeartlineProvider, useConnectionStatus, useHeartline, usePresence, useRoom } from "../dist/react.js";
+import {
+  ConnectionStatus,
+  HeartlineProvider,
+  useConnectionStatus,
+  useHeartline,
+  usePresence,
+  useRoom,
+} from "../dist/react.js";
 
 interface Incoming {
   "message:new": { id: string; content: string };
@@ -10,7 +17,10 @@ interface Outgoing {
   "message:send": { conversationId: string; content: string };
 }
 
-const typed = createClient<Incoming, Outgoing>("https://example.com", { token: async () => "t", attempts: 3 });
+const typed = createClient<Incoming, Outgoing>("https://example.com", {
+  token: async () => "t",
+  attempts: 3,
+});
 typed.on("message:new", (message) => message.content.length);
 typed.on("user:online", ({ userId, at }) => `${userId} ${at + 1}`);
 // @ts-expect-error: no such member
@@ -19,7 +29,9 @@ typed.on("message:new", (message) => message.nothing);
 typed.on("message:old", () => {});
 const off: () => void = typed.on("heartbeat", ({ timestamp }) => timestamp.toFixed());
 off();
-void typed.send("message:send", { conversationId: "1", content: "hi" }, { timeout: 1, retries: 0 }).then(({ ok }) => ok);
+void typed
+  .send("message:send", { conversationId: "1", content: "hi" }, { timeout: 1, retries: 0 })
+  .then(({ ok }) => ok);
 // @ts-expect-error: the content is missing
 void typed.send("message:send", { conversationId: "1" });
 // @ts-expect-error: no such event

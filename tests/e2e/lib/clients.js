@@ -5,7 +5,12 @@ import { until, within } from "./server.js";
 
 /** A socket.io-client that remembers all that it heard. */
 export function socketIo(url, options = {}) {
-  const socket = io(url, { forceNew: true, reconnectionDelay: 100, reconnectionDelayMax: 300, ...options });
+  const socket = io(url, {
+    forceNew: true,
+    reconnectionDelay: 100,
+    reconnectionDelayMax: 300,
+    ...options,
+  });
   const heard = [];
   socket.onAny((event, ...args) => heard.push({ event, args, at: Date.now() }));
   return Object.assign(socket, {
@@ -13,7 +18,8 @@ export function socketIo(url, options = {}) {
     /** The first event of this name, come or still to come; its first argument. */
     hear: async (event, fits = () => true, ms = 5000) => {
       const find = () => heard.find((one) => one.event === event && fits(...one.args));
-      return (await until(find, `event ${event}; heard ${heard.map((one) => one.event)}`, ms)).args[0];
+      return (await until(find, `event ${event}; heard ${heard.map((one) => one.event)}`, ms))
+        .args[0];
     },
     count: (event) => heard.filter((one) => one.event === event).length,
     connection: () =>
@@ -25,8 +31,10 @@ export function socketIo(url, options = {}) {
         }),
         "connect",
       ),
-    refusal: () => within(new Promise((resolve) => socket.once("connect_error", resolve)), "connect_error"),
-    ending: () => within(new Promise((resolve) => socket.once("disconnect", resolve)), "disconnect"),
+    refusal: () =>
+      within(new Promise((resolve) => socket.once("connect_error", resolve)), "connect_error"),
+    ending: () =>
+      within(new Promise((resolve) => socket.once("disconnect", resolve)), "disconnect"),
     ask: (event, ...args) => socket.timeout(5000).emitWithAck(event, ...args),
   });
 }
@@ -56,7 +64,9 @@ export class Live {
   }
 
   send(frame) {
-    this.ws.send(typeof frame === "string" || Buffer.isBuffer(frame) ? frame : JSON.stringify(frame));
+    this.ws.send(
+      typeof frame === "string" || Buffer.isBuffer(frame) ? frame : JSON.stringify(frame),
+    );
   }
 
   /** The first frame of this type, come or still to come. */

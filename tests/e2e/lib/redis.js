@@ -10,21 +10,40 @@ import { freePort, until } from "./server.js";
 /** Starts a Redis that keeps nothing on disk. `args` are for its command line. */
 export async function redis(port, args = []) {
   port ??= await freePort();
-  const given = ["--port", `${port}`, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", ...args];
-  return { ...(await start(given, /Ready to accept connections/)), port, url: `redis://127.0.0.1:${port}` };
+  const given = [
+    "--port",
+    `${port}`,
+    "--bind",
+    "127.0.0.1",
+    "--save",
+    "",
+    "--appendonly",
+    "no",
+    ...args,
+  ];
+  return {
+    ...(await start(given, /Ready to accept connections/)),
+    port,
+    url: `redis://127.0.0.1:${port}`,
+  };
 }
 
 /** Starts `redis-server` in a folder of its own and waits for a line of its log. */
 export async function start(args, ready) {
   const folder = mkdtempSync(join(tmpdir(), "heartline-redis-"));
   const child = spawn("redis-server", args, { cwd: folder, stdio: ["ignore", "pipe", "inherit"] });
-  let log = "", failure;
+  let log = "",
+    failure;
   child.on("error", (error) => (failure = error));
   child.stdout.on("data", (data) => (log += data));
   const exited = once(child, "exit");
   exited.catch(() => {});
   const isReady = () => {
-    if (failure) throw new Error(`redis-server is needed for these tests; scripts/install-test-tools installs it: ${failure.message}`);
+    if (failure)
+      throw new Error(
+        "redis-server is needed for these tests; scripts/install-test-tools installs it: " +
+          failure.message,
+      );
     if (child.exitCode !== null) throw new Error(`redis-server ended: ${log}`);
     return ready.test(log);
   };

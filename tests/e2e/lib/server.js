@@ -1,42 +1,16 @@
 // Runs the release binary on free ports, and asks its API.
 import { spawn } from "node:child_process";
 import { once } from "node:events";
-import { createServer } from "node:net";
 import { createHmac } from "node:crypto";
 import { fileURLToPath } from "node:url";
+import { freePort, until, within } from "../../lib/wait.js";
 
-export const BINARY = process.env.HEARTLINE_BIN ?? fileURLToPath(new URL("../../../target/release/heartline", import.meta.url));
+export { freePort, until, within };
+
+export const BINARY =
+  process.env.HEARTLINE_BIN ??
+  fileURLToPath(new URL("../../../target/release/heartline", import.meta.url));
 export const SECRET = "an-e2e-secret";
-
-export async function freePort() {
-  const server = createServer();
-  server.listen(0, "127.0.0.1");
-  await once(server, "listening");
-  const { port } = server.address();
-  server.close();
-  await once(server, "close");
-  return port;
-}
-
-/** Waits until `condition` gives something true, and gives that. */
-export async function until(condition, what, ms = 5000) {
-  const end = Date.now() + ms;
-  for (;;) {
-    const value = await condition();
-    if (value) return value;
-    if (Date.now() > end) throw new Error(`not within ${ms} ms: ${what}`);
-    await new Promise((resolve) => setTimeout(resolve, 10));
-  }
-}
-
-/** A promise that fails when `ms` have passed. */
-export function within(promise, what, ms = 5000) {
-  let timer;
-  const late = new Promise((_, reject) => {
-    timer = setTimeout(() => reject(new Error(`not within ${ms} ms: ${what}`)), ms);
-  });
-  return Promise.race([promise, late]).finally(() => clearTimeout(timer));
-}
 
 const part = (value) => Buffer.from(JSON.stringify(value)).toString("base64url");
 
@@ -51,10 +25,9 @@ export function token(user, claims = {}, secret = SECRET) {
 /** Starts a node; `set` are configuration keys. */
 export async function serve(set = {}, { port, dev = false, env = {}, scheme = "http" } = {}) {
   port ??= await freePort();
-  const adminPort = await freePort();
   const given = {
     "server.listen": `127.0.0.1:${port}`,
-    "admin.listen": `127.0.0.1:${adminPort}`,
+    "admin.listen": `127.0.0.1:${await freePort()}`,
     "auth.jwt.secret": SECRET,
     "server.allowed_origins": '["http://app.example"]',
     ...set,
@@ -64,29 +37,48 @@ export async function serve(set = {}, { port, dev = false, env = {}, scheme = "h
     stdio: ["ignore", "pipe", "pipe"],
     env: { ...process.env, ...env },
   });
-  let log = "", out = "";
+  let log = "",
+    out = "";
   child.stderr.on("data", (data) => (log += data));
   child.stdout.on("data", (data) => (out += data));
   const exited = once(child, "exit").then(([code, signal]) => ({ code, signal }));
   let ended = false;
   exited.then(() => (ended = true));
-  const http = `${scheme}://127.0.0.1:${port}`, admin = `http://127.0.0.1:${adminPort}`;
+  const http = `${scheme}://127.0.0.1:${port}`;
+  const admin = `http://127.0.0.1:${given["admin.listen"].split(":").at(-1)}`;
   await until(async () => {
     if (ended) throw new Error(`the node ended before it listened: ${log}`);
-    return fetch(`${http}/healthz`).then((response) => response.ok, () => false);
+    return fetch(`${http}/healthz`).then(
+      (response) => response.ok,
+      () => false,
+    );
   }, "healthz");
   const api = async (path, options = {}) => {
     const body = options.body === undefined ? undefined : JSON.stringify(options.body);
     const headers = { ...(body && { "content-type": "application/json" }), ...options.headers };
     const response = await fetch(admin + path, { ...options, body, headers });
     const text = await response.text();
-    return { status: response.status, headers: response.headers, text, body: text.startsWith("{") ? JSON.parse(text) : undefined };
+    return {
+      status: response.status,
+      headers: response.headers,
+      text,
+      body: text.startsWith("{") ? JSON.parse(text) : undefined,
+    };
   };
   return {
-    port, http, admin, api, child, exited,
+    port,
+    http,
+    admin,
+    api,
+    child,
+    exited,
     live: `ws://127.0.0.1:${port}/live`,
-    get log() { return log; },
-    get out() { return out; },
+    get log() {
+      return log;
+    },
+    get out() {
+      return out;
+    },
     /** The value of a metric's line, labels included in the name; 0 if it is not there. */
     async metric(name) {
       const { text } = await api("/metrics");

@@ -3,13 +3,29 @@ import { StrictMode, useState } from "react";
 import { createRoot } from "react-dom/client";
 import { createClient as overSocketIo } from "@heartline/client";
 import { createClient as overLive } from "@heartline/client/live";
-import { ConnectionStatus, HeartlineProvider, useEvent, usePresence, useRoom } from "@heartline/client/react";
+import {
+  ConnectionStatus,
+  HeartlineProvider,
+  useEvent,
+  usePresence,
+  useRoom,
+} from "@heartline/client/react";
 
 const query = new URLSearchParams(location.search);
-const fetchToken = async () => (await fetch(`/token?user=${query.get("user")}&seconds=${query.get("seconds")}`)).text();
+const fetchToken = async () =>
+  (await fetch(`/token?user=${query.get("user")}&seconds=${query.get("seconds")}`)).text();
 const token = query.get("token") ?? fetchToken;
-const options = { token, autoConnect: false, backoff: 200, maxBackoff: 1000, ...(query.has("attempts") && { attempts: Number(query.get("attempts")) }) };
-const client = query.get("transport") === "live" ? overLive(`${query.get("node")}/live`, options) : overSocketIo(query.get("node"), options);
+const options = {
+  token,
+  autoConnect: false,
+  backoff: 200,
+  maxBackoff: 1000,
+  ...(query.has("attempts") && { attempts: Number(query.get("attempts")) }),
+};
+const client =
+  query.get("transport") === "live"
+    ? overLive(`${query.get("node")}/live`, options)
+    : overSocketIo(query.get("node"), options);
 window.heartline = client;
 window.states = [];
 client.subscribe((state) => window.states.push(state));
@@ -21,7 +37,13 @@ function Room({ name }) {
   useEvent("message:new", ({ content }) => setHeard((before) => [...before, content]));
   return (
     <section aria-label={`Room ${name}`}>
-      <p id="joined">{joined ? "in the room" : error ? `not in the room: ${error.message}` : "not in the room yet"}</p>
+      <p id="joined">
+        {joined
+          ? "in the room"
+          : error
+            ? `not in the room: ${error.message}`
+            : "not in the room yet"}
+      </p>
       <ul id="presence" aria-label="Who is there">
         {[...presence.values()].map(({ userId, online }) => (
           <li key={userId}>{`${userId} is ${online ? "online" : "offline"}`}</li>
