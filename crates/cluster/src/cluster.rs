@@ -1,29 +1,24 @@
 //! The backplane of a node that is one of many.
 
 use std::collections::BTreeSet;
-use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::time::Duration;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use heartline::auth::{BoxFuture, UserKey};
 use heartline::backplane::{
     Backplane, ClusterStatus, Message, Node, Peer, Subscription, Target, UserSocket,
 };
-use heartline::config::{DevicePolicy, OnExcess};
 use heartline::entries::UserPresence;
-use heartline::{
-    Admitted, DeviceLimitReached, Edge, Newcomer, Place, Presence, Reason, SocketAddress,
-};
+use heartline::{Admitted, DeviceLimitReached, Newcomer, Place, Presence, SocketAddress};
+use tokio::task::AbortHandle;
 
-use tokio::time::Instant;
-
-use crate::member::{Local, Member, Requests, Timing};
+use crate::local::Table;
+use crate::locked::locked;
+use crate::member::{Member, Requests, Timing};
 use crate::names;
+use crate::nodes::{Nodes, is_forgotten, peer};
 use crate::redis::{BadUrl, Calls, Fanout, Foreign, Incoming, Queue, RedisRegistry, Server};
-use crate::registry::{
-    self, Admission, Entry, Known, Loser, Loss, Millis, NodeInfo, NodeState, Policy, RoomName,
-    UserName, Who,
-};
+use crate::registry::{self, Admission, Known, Loss, Millis, NodeInfo, UserName, Who};
 
 /// What a node of a cluster is told.
 #[derive(Clone)]
@@ -46,136 +41,22 @@ pub struct Settings {
     pub socketio_adapter: bool,
 }
 
-/// This node's table of sockets as the member sees it.
-struct Table {
-    node: OnceLock<Node>,
-    presence: Presence,
-}
-
-impl Table {
-    fn now(&self) -> Millis {
-        self.node.get().map_or(0, Node::unix_millis)
-    }
-
-    fn entry(
-        &self,
-        socket: SocketAddress,
-        device: Option<&Arc<str>>,
-        since: Millis,
-    ) -> Option<Entry> {
-        let node = self.node.get()?;
-        let namespace = node.namespace(&socket)?;
-        Some(Entry {
-            socket: socket.id().into(),
-            policy: policy(node.device_policy(&socket)?),
-            namespace,
-            device: device.cloned().unwrap_or_default(),
-            since,
-            rooms: Vec::new(),
-        })
-    }
-}
-
-fn policy(policy: DevicePolicy) -> Policy {
-    match policy {
-        DevicePolicy::Unlimited => Policy::Unlimited,
-        DevicePolicy::Replace => Policy::Replace,
-        DevicePolicy::Limit { max, on_excess } => {
-            let max = u32::try_from(max).unwrap_or(u32::MAX);
-            match on_excess {
-                OnExcess::Reject => Policy::Limit(max),
-                OnExcess::EvictOldest => Policy::Evict(max),
-            }
-        }
-    }
-}
-
-fn reason(why: Loss) -> Reason {
-    match why {
-        Loss::Replaced => Reason::Replaced,
-        Loss::Limit => Reason::DeviceLimit,
-    }
-}
-
-impl Local for Table {
-    fn users(&self) -> Vec<Who> {
-        let mut users = Vec::new();
-        self.presence.each_user(|user| users.push(names::who(user)));
-        users
-    }
-
-    fn some_users(&self, count: usize) -> Vec<Who> {
-        let users = self.presence.next_users(count);
-        users.iter().map(|user| names::who(user)).collect()
-    }
-
-    fn entries(&self, who: &Who) -> Vec<Entry> {
-        let Some(user) = names::user_key(who) else {
-            return Vec::new();
-        };
-        let mut entries = Vec::new();
-        self.presence
-            .each_socket(&user, self.now(), |socket, device, since| {
-                entries.extend(self.entry(socket, device, since));
-            });
-        for (socket, place) in self.presence.rooms(&user) {
-            let id = socket.id();
-            let entry = entries.iter_mut().find(|entry| *entry.socket == *id);
-            if let Some(entry) = entry {
-                entry.rooms.push(names::room_name(&place));
-            }
-        }
-        entries
-    }
-
-    fn has(&self, who: &Who, socket: &str) -> bool {
-        let (Some(user), Some(socket)) = (names::user_key(who), SocketAddress::parse(socket))
-        else {
-            return false;
-        };
-        let mut there = false;
-        self.presence
-            .each_socket(&user, 0, |one, _, _| there |= one == socket);
-        there
-    }
-
-    fn oust(&self, loser: &Loser) {
-        if let (Some(node), Some(socket)) = (self.node.get(), SocketAddress::parse(&loser.socket)) {
-            let device = Some(&loser.device).filter(|device| !device.is_empty());
-            node.oust(socket, reason(loser.why), device.cloned(), &loser.node);
-        }
-    }
-
-    fn announce(&self, edges: &[registry::Edge]) {
-        let Some(node) = self.node.get() else {
-            return;
-        };
-        node.announce(edges.iter().filter_map(|edge| {
-            Some(Edge {
-                user: Arc::new(names::user_key(&edge.who)?),
-                online: edge.online,
-                rev: edge.rev,
-                at: edge.at,
-                rooms: places(&edge.rooms),
-                others: edge.others.as_deref().map(places),
-            })
-        }));
-    }
-}
-
-fn places(rooms: &[RoomName]) -> Vec<Place> {
-    rooms.iter().filter_map(|room| names::place(room)).collect()
-}
-
-/// Tells the registry that a socket which never came to be has gone.
-struct Unless<'a> {
+/// A socket on its way in: the registry may have it already. Tells the registry that it
+/// has gone, unless it was entered or refused.
+struct AdmissionGuard<'a> {
     member: &'a Member<RedisRegistry, Table>,
-    who: Option<(Who, Arc<str>)>,
+    socket: Option<(Who, Arc<str>)>,
 }
 
-impl Drop for Unless<'_> {
+impl AdmissionGuard<'_> {
+    fn disarm(mut self) {
+        self.socket = None;
+    }
+}
+
+impl Drop for AdmissionGuard<'_> {
     fn drop(&mut self) {
-        if let Some((who, socket)) = self.who.take() {
+        if let Some((who, socket)) = self.socket.take() {
             self.member.disconnect(who, socket);
         }
     }
@@ -187,63 +68,18 @@ struct Parts {
     queue: Queue,
 }
 
-fn peer(node: &NodeState, secret: Arc<str>) -> Option<Peer> {
-    let NodeInfo {
-        tag,
-        node_id,
-        address,
-        ..
-    } = &node.info;
-    (!address.is_empty() && node.lease > -FORGOTTEN).then(|| Peer {
-        tag: *tag,
-        node_id: node_id.clone(),
-        address: address.clone(),
-        secret,
-    })
-}
-
-/// How many milliseconds after the end of its lease a node is asked nevertheless: it
-/// may only be cut off from the store.
-const FORGOTTEN: i64 = 60_000;
-/// For how long what is known of the nodes is good enough for an answer.
-const FRESH: Duration = Duration::from_millis(200);
-
-/// What is known of the nodes, so that not every request asks the store.
-#[derive(Default)]
-struct Nodes(tokio::sync::Mutex<Option<(Instant, Arc<Vec<NodeState>>)>>);
-
-impl Nodes {
-    /// The nodes; with `newer`, not older than a moment. The last known ones while the
-    /// store is away.
-    async fn get(&self, member: &Member<RedisRegistry, Table>, newer: bool) -> Arc<Vec<NodeState>> {
-        let mut known = self.0.lock().await;
-        if let Some((at, nodes)) = &*known {
-            if !newer || at.elapsed() < FRESH {
-                return nodes.clone();
-            }
-        }
-        let before = known.as_ref().map(|(_, nodes)| nodes.clone());
-        let nodes = match member.nodes().await {
-            Ok(nodes) => Arc::new(nodes),
-            Err(_) => before.unwrap_or_default(),
-        };
-        *known = Some((Instant::now(), nodes.clone()));
-        nodes
-    }
-}
-
 /// One node of a cluster on Redis.
 pub struct Cluster {
     member: Arc<Member<RedisRegistry, Table>>,
     fanout: Arc<Fanout>,
     parts: Mutex<Option<Parts>>,
-    tasks: Mutex<Vec<tokio::task::AbortHandle>>,
+    tasks: Mutex<Vec<AbortHandle>>,
     nodes: Arc<Nodes>,
 }
 
 impl Drop for Cluster {
     fn drop(&mut self) {
-        for task in self.tasks().iter() {
+        for task in locked(&self.tasks).iter() {
             task.abort();
         }
     }
@@ -271,12 +107,8 @@ impl Cluster {
             settings.tag,
             settings.socketio_adapter,
         );
-        let table = Table {
-            node: OnceLock::new(),
-            presence: Presence::of_one_node_of_many(),
-        };
         let registry = RedisRegistry::new(server, calls);
-        let (member, requests) = Member::new(registry, table, info, settings.timing);
+        let (member, requests) = Member::new(registry, Table::new(), info, settings.timing);
         Ok(Cluster {
             member,
             fanout,
@@ -284,10 +116,6 @@ impl Cluster {
             tasks: Mutex::default(),
             nodes: Arc::default(),
         })
-    }
-
-    fn tasks(&self) -> std::sync::MutexGuard<'_, Vec<tokio::task::AbortHandle>> {
-        self.tasks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn presence_of(user: &str, known: &Known, now: Millis) -> UserPresence {
@@ -317,12 +145,8 @@ impl Cluster {
 
 impl Backplane for Cluster {
     fn attach(&self, node: Node) {
-        let _ = self.member.local().node.set(node.clone());
-        let parts = self
-            .parts
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
+        self.member.local().attach(node.clone());
+        let parts = locked(&self.parts).take();
         let Some(Parts { requests, queue }) = parts else {
             return;
         };
@@ -344,8 +168,7 @@ impl Backplane for Cluster {
                 }
             },
         ));
-        self.tasks()
-            .extend([living.abort_handle(), fanning.abort_handle()]);
+        locked(&self.tasks).extend([living.abort_handle(), fanning.abort_handle()]);
     }
 
     fn connect(&self, newcomer: Newcomer) -> BoxFuture<Result<Admitted, DeviceLimitReached>> {
@@ -359,13 +182,13 @@ impl Backplane for Cluster {
                 return Err(DeviceLimitReached);
             };
             let who = names::who(user);
-            let mut unless = Unless {
+            let guard = AdmissionGuard {
                 member: &member,
-                who: Some((who.clone(), entry.socket.clone())),
+                socket: Some((who.clone(), entry.socket.clone())),
             };
             let asked = registry::Newcomer { who, entry };
             let enter = |admission| match admission {
-                None => table.presence.connect(newcomer, since),
+                None => table.presence().connect(newcomer, since),
                 Some(Admission::Refused) => Err(DeviceLimitReached),
                 Some(Admission::Admitted(losers)) => {
                     let mut admitted = Admitted::default();
@@ -377,30 +200,34 @@ impl Backplane for Cluster {
                             }
                         }
                     }
-                    table.presence.enter(newcomer, since);
+                    table.presence().enter(newcomer, since);
                     Ok(admitted)
                 }
             };
             let entered = member.connect(asked, enter).await;
-            // Refused or entered, but not lost on the way.
-            unless.who = None;
+            guard.disarm();
             entered
         })
     }
 
     fn disconnect(&self, user: &Arc<UserKey>, socket: SocketAddress) {
-        self.member.local().presence.leave(user, socket);
+        self.member.local().presence().leave(user, socket);
         self.member.disconnect(names::who(user), socket.id().into());
     }
 
     fn enter_room(&self, user: &Arc<UserKey>, socket: SocketAddress, place: Place) {
         let table = self.member.local();
-        table.presence.enter_room(user, socket, place, table.now());
+        table
+            .presence()
+            .enter_room(user, socket, place, table.now());
         self.member.roamed(names::who(user));
     }
 
     fn leave_room(&self, user: &Arc<UserKey>, socket: SocketAddress, place: &Place) {
-        self.member.local().presence.leave_room(user, socket, place);
+        self.member
+            .local()
+            .presence()
+            .leave_room(user, socket, place);
         self.member.roamed(names::who(user));
     }
 
@@ -426,7 +253,7 @@ impl Backplane for Cluster {
                     .iter()
                     .map(|user| UserPresence {
                         stale: true,
-                        ..member.local().presence.get(tenant.as_deref(), user, now)
+                        ..member.local().presence().get(tenant.as_deref(), user, now)
                     })
                     .collect(),
             }
@@ -434,7 +261,7 @@ impl Backplane for Cluster {
     }
 
     fn local(&self) -> &Presence {
-        &self.member.local().presence
+        self.member.local().presence()
     }
 
     fn subscribe(
@@ -482,7 +309,7 @@ impl Backplane for Cluster {
             let (mut peers, mut suspect) = (Vec::new(), Vec::new());
             for node in nodes.get(&member, true).await.iter() {
                 // A node that was gone for so long is no node any more.
-                if node.info.tag == member.info().tag || node.lease <= -FORGOTTEN {
+                if node.info.tag == member.info().tag || is_forgotten(node) {
                     continue;
                 }
                 match peer(node, secret.clone()).filter(|_| node.lease >= 0) {
@@ -518,7 +345,7 @@ impl Backplane for Cluster {
     fn status(&self) -> Option<ClusterStatus> {
         let member = self.member.counters();
         let fanout = self.fanout.counters();
-        let read = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         Some(ClusterStatus {
             degraded: !self.member.is_trusted() || !self.fanout.is_connected(),
             lease_age: self.member.lease_age(),

@@ -5,10 +5,12 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use super::*;
-use crate::model::Model;
-use crate::registry::{Entry, Policy};
-use crate::simulation::Dice;
+use super::{Calls, RedisRegistry, Server};
+use crate::registry::{
+    Audit, Departure, Edge, Entry, Known, Millis, Newcomer, NodeInfo, Policy, Registry, Renewed,
+    Restored, RoomName, UserName, Who,
+};
+use crate::simulation::{Dice, Model};
 
 /// A server of this test's own.
 struct Redis {

@@ -7,6 +7,7 @@
 //! `HEARTLINE_SEED` runs a single one. A seed that failed is printed; keep it in
 //! `SEEDS`.
 
+mod model;
 mod node;
 mod store;
 mod world;
@@ -15,6 +16,7 @@ use std::time::Duration;
 
 use tokio::time::sleep;
 
+pub(crate) use model::Model;
 use world::World;
 
 /// Seeds that failed once.

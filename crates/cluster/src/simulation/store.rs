@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
 use super::Dice;
-use crate::model::Model;
+use super::model::Model;
 use crate::registry::{
     Admission, Audit, Departure, Edge, EdgeId, Edges, Guarded, Joined, Known, Loser, Millis,
     Newcomer, NodeInfo, NodeState, Registry, Renewed, Restored, Tended, Unavailable, UserName,

@@ -9,10 +9,10 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::Dice;
+use super::model::{self, Model};
 use super::node::{Node, Table, close, enter};
 use super::store::{Link, Store, is_traced, locked};
 use crate::member::Member;
-use crate::model::Model;
 use crate::registry::{Edge, Entry, Newcomer, Policy, RoomName, Who};
 
 pub(super) const USERS: u64 = 6;
@@ -407,7 +407,7 @@ impl World {
 pub(super) fn process(member: &Member<Link, Table>) -> Arc<str> {
     member
         .incarnation()
-        .map_or("".into(), |name| crate::model::process_of(&name).into())
+        .map_or("".into(), |name| model::process_of(&name).into())
 }
 
 pub(super) fn users_and_kinds() -> Vec<Who> {

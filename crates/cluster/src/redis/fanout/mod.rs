@@ -23,8 +23,8 @@ use redis::{Cmd, Pipeline, PushInfo, PushKind, RedisError, RedisResult, Value};
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::Instant;
 
-use super::Calls;
-use super::server::{Commands, Connection, Server};
+use super::calls::Calls;
+use super::server::{Commands, Connection, Server, is_unknown_script};
 use super::socketio::{self, Foreign, PATTERNS};
 use crate::envelope::{self, Origin, Seen};
 use crate::names;
@@ -387,7 +387,7 @@ impl Fanout {
         let result = result
             .await
             .unwrap_or_else(|_| Err((redis::ErrorKind::Io, "no answer in time").into()));
-        if result.as_ref().is_err_and(super::is_unknown_script) {
+        if result.as_ref().is_err_and(is_unknown_script) {
             self.calls.load(commands).await?;
         }
         result
