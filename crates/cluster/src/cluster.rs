@@ -17,7 +17,9 @@ use crate::locked::locked;
 use crate::member::{Member, Requests, Timing};
 use crate::names;
 use crate::nodes::{Nodes, is_forgotten, peer};
-use crate::redis::{BadUrl, Calls, Fanout, Foreign, Incoming, Queue, RedisRegistry, Server};
+use crate::redis::{
+    BadUrl, Calls, Fanout, Foreign, Incoming, Queue, RedisDriver, RedisRegistry, Server,
+};
 use crate::registry::{self, Admission, Known, Loss, Millis, NodeInfo, UserName, Who};
 
 /// What a node of a cluster is told.
@@ -65,6 +67,7 @@ impl Drop for AdmissionGuard<'_> {
 /// What starts when the gateway is there.
 struct Parts {
     requests: Requests,
+    driver: RedisDriver,
     queue: Queue,
 }
 
@@ -101,18 +104,22 @@ impl Cluster {
             version: settings.version.into(),
         };
         let (fanout, queue) = Fanout::new(
-            server.clone(),
-            calls.clone(),
+            calls.prefix(),
             info.process(),
             settings.tag,
             settings.socketio_adapter,
         );
+        let driver = RedisDriver::new(server.clone(), calls.clone(), info.process());
         let registry = RedisRegistry::new(server, calls);
         let (member, requests) = Member::new(registry, Table::new(), info, settings.timing);
         Ok(Cluster {
             member,
             fanout,
-            parts: Mutex::new(Some(Parts { requests, queue })),
+            parts: Mutex::new(Some(Parts {
+                requests,
+                driver,
+                queue,
+            })),
             tasks: Mutex::default(),
             nodes: Arc::default(),
         })
@@ -147,27 +154,27 @@ impl Backplane for Cluster {
     fn attach(&self, node: Node) {
         self.member.local().attach(node.clone());
         let parts = locked(&self.parts).take();
-        let Some(Parts { requests, queue }) = parts else {
+        let Some(Parts {
+            requests,
+            driver,
+            queue,
+        }) = parts
+        else {
             return;
         };
-        let living = tokio::spawn(self.member.clone().run(requests));
         let member = self.member.clone();
-        let fanning = tokio::spawn(self.fanout.clone().run(
-            queue,
-            move |incoming| match incoming {
-                Incoming::Nudge => member.nudge(),
-                Incoming::Publication(target, message) => node.deliver(&target, message),
-                Incoming::Foreign(foreign) => {
-                    let Foreign {
-                        namespace,
-                        rooms,
-                        except,
-                        action,
-                    } = foreign;
-                    node.select(&namespace, &rooms, &except, action);
-                }
-            },
-        ));
+        let deliver = move |incoming: Incoming<'_>| match incoming {
+            Incoming::Nudge => member.nudge(),
+            Incoming::Publication(target, message) => node.deliver(&target, message),
+            Incoming::Foreign(Foreign {
+                namespace,
+                rooms,
+                except,
+                action,
+            }) => node.select(&namespace, &rooms, &except, action),
+        };
+        let living = tokio::spawn(self.member.clone().run(requests));
+        let fanning = tokio::spawn(self.fanout.clone().run(driver, queue, deliver));
         locked(&self.tasks).extend([living.abort_handle(), fanning.abort_handle()]);
     }
 

@@ -11,7 +11,10 @@ mod socketio;
 mod tests;
 
 pub use calls::Calls;
-pub use fanout::{Counters as FanoutCounters, Fanout, Incoming, Queue};
+pub use fanout::{
+    Counters as FanoutCounters, Driver, Fanout, Heard, Incoming, Link, Listener, Outgoing, Queue,
+    Recipients, RedisDriver,
+};
 pub use registry::RedisRegistry;
 pub use server::{BadUrl, Commands, Connection, Pushed, Server};
 pub use socketio::Foreign;
