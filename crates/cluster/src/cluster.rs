@@ -227,7 +227,7 @@ impl Backplane for Cluster {
         table
             .presence()
             .enter_room(user, socket, place, table.now());
-        self.member.roamed(names::who(user));
+        self.member.rooms_changed(names::who(user));
     }
 
     fn leave_room(&self, user: &Arc<UserKey>, socket: SocketAddress, place: &Place) {
@@ -235,7 +235,7 @@ impl Backplane for Cluster {
             .local()
             .presence()
             .leave_room(user, socket, place);
-        self.member.roamed(names::who(user));
+        self.member.rooms_changed(names::who(user));
     }
 
     fn presence(

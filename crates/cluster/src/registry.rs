@@ -199,20 +199,20 @@ pub struct Joined {
 pub struct Renewed {
     /// Sockets of this node that lost their places.
     pub losers: Vec<Loser>,
-    /// In how many milliseconds there will be something to tend.
+    /// In how many milliseconds there will be something to maintain.
     pub next_due: Option<Millis>,
     /// This node's place among the living, from 0 on.
     pub rank: u32,
 }
 
-/// What tending came to.
+/// What maintenance came to.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Tended {
+pub struct Maintained {
     /// Entries of dead incarnations that were removed.
     pub swept: u32,
     /// Incarnations that ended with that.
     pub ended: Vec<Arc<str>>,
-    /// In how many milliseconds there will be something to tend; 0: now.
+    /// In how many milliseconds there will be something to maintain; 0: now.
     pub next_due: Option<Millis>,
 }
 
@@ -380,12 +380,12 @@ pub trait Registry: Send + Sync + 'static {
     ) -> impl Future<Output = Result<(), Unavailable>> + Send;
 
     /// Sweeps what dead incarnations left and settles what is due, up to `limit`.
-    fn tend(
+    fn maintain(
         &self,
         limit: u32,
         grace: Millis,
         ttl: Millis,
-    ) -> impl Future<Output = Result<Tended, Unavailable>> + Send;
+    ) -> impl Future<Output = Result<Maintained, Unavailable>> + Send;
 
     /// Edges after `last`, at once if there are any, else when there are.
     fn edges(&self, last: &EdgeId) -> impl Future<Output = Result<Edges, Unavailable>> + Send;

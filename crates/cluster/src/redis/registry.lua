@@ -557,7 +557,7 @@ function operations.retire()
     return { 1 }
 end
 
-function operations.tend()
+function operations.maintain()
     watch_run(arguments.ttl)
     if hold > now then
         return { 0, {}, hold - now }

@@ -11,15 +11,15 @@ use super::answer::{Answer, edge, nonsense, who};
 use super::calls::{Calls, SOURCE};
 use super::server::{Commands, Server, is_unknown_script};
 use crate::registry::{
-    Admission, Audit, Departure, EdgeId, Edges, Fenced, Guarded, Joined, Known, Loser, Millis,
-    Newcomer, NodeInfo, NodeState, Registry, Renewed, Restored, Seen, Tended, Unavailable,
+    Admission, Audit, Departure, EdgeId, Edges, Fenced, Guarded, Joined, Known, Loser, Maintained,
+    Millis, Newcomer, NodeInfo, NodeState, Registry, Renewed, Restored, Seen, Unavailable,
     UserName,
 };
 
 /// How long a read of the stream waits at the server.
-const BLOCK: Duration = Duration::from_secs(5);
+const MAX_WAIT_FOR_EDGES: Duration = Duration::from_secs(5);
 /// Edges in one read.
-const READ: usize = 4096;
+const MAX_EDGES_PER_READ: usize = 4096;
 
 /// A [`Registry`] in Redis 6.2 or later, or Valkey.
 pub struct RedisRegistry {
@@ -216,10 +216,15 @@ impl Registry for RedisRegistry {
         self.call("retire", arguments).await.map(|_| ())
     }
 
-    async fn tend(&self, limit: u32, grace: Millis, ttl: Millis) -> Result<Tended, Unavailable> {
+    async fn maintain(
+        &self,
+        limit: u32,
+        grace: Millis,
+        ttl: Millis,
+    ) -> Result<Maintained, Unavailable> {
         let arguments = json!({ "limit": limit, "grace": grace, "ttl": ttl });
-        let mut answer = Answer::of(self.call("tend", arguments).await?)?;
-        Ok(Tended {
+        let mut answer = Answer::of(self.call("maintain", arguments).await?)?;
+        Ok(Maintained {
             swept: answer.number()? as u32,
             ended: answer.list()?.texts()?,
             next_due: answer.millis()?,
@@ -228,14 +233,17 @@ impl Registry for RedisRegistry {
 
     async fn edges(&self, last: &EdgeId) -> Result<Edges, Unavailable> {
         let mut command: Cmd = redis::cmd("XREAD");
-        command.arg("COUNT").arg(READ);
-        command.arg("BLOCK").arg(BLOCK.as_millis() as u64);
+        command.arg("COUNT").arg(MAX_EDGES_PER_READ);
+        command
+            .arg("BLOCK")
+            .arg(MAX_WAIT_FOR_EDGES.as_millis() as u64);
         command
             .arg("STREAMS")
             .arg(format!("{}:edges", self.calls.prefix()))
             .arg(&**last);
         // No answer is one too, but a late one.
-        let answer = tokio::time::timeout(BLOCK * 2, self.reader.query::<Value>(&command));
+        let answer =
+            tokio::time::timeout(MAX_WAIT_FOR_EDGES * 2, self.reader.query::<Value>(&command));
         let answer = answer
             .await
             .map_err(|_| Unavailable("no answer in time".into()))?

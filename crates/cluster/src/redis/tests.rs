@@ -245,8 +245,8 @@ impl Pair {
                 self.model.retire(&all);
             }
             12 => {
-                let real = self.registry.tend(1000, grace, TTL).await.unwrap();
-                let expected = self.model.tend(now, run, 1000, grace, TTL);
+                let real = self.registry.maintain(1000, grace, TTL).await.unwrap();
+                let expected = self.model.maintain(now, run, 1000, grace, TTL);
                 assert_eq!(real, expected);
             }
             13 => {

@@ -85,7 +85,7 @@ async fn run(seed: u64, trouble: u64) {
         if world.dice.chance(trouble) {
             world.mishap();
         } else if world.dice.chance(25) {
-            world.roam();
+            world.change_rooms();
         } else if world.dice.chance(60) {
             world.connect();
         } else {

@@ -5,9 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::registry::{
-    Admission, Audit, Departure, Edge, Edges, Entry, Fenced, Joined, Known, Loser, Loss, Millis,
-    Newcomer, NodeInfo, NodeState, Policy, Renewed, Restored, RoomName, Seen, Tended, UserName,
-    Who,
+    Admission, Audit, Departure, Edge, Edges, Entry, Fenced, Joined, Known, Loser, Loss,
+    Maintained, Millis, Newcomer, NodeInfo, NodeState, Policy, Renewed, Restored, RoomName, Seen,
+    UserName, Who,
 };
 
 /// Edges that are kept for readers that fell behind.
@@ -586,19 +586,19 @@ impl Model {
         }
     }
 
-    pub(crate) fn tend(
+    pub(crate) fn maintain(
         &mut self,
         now: Millis,
         run: u64,
         limit: u32,
         grace: Millis,
         ttl: Millis,
-    ) -> Tended {
+    ) -> Maintained {
         self.watch_run(now, run, ttl);
-        let mut tended = Tended::default();
+        let mut maintained = Maintained::default();
         if self.hold > now {
-            tended.next_due = Some(self.hold - now);
-            return tended;
+            maintained.next_due = Some(self.hold - now);
+            return maintained;
         }
         self.blind = 0;
         let dead = self
@@ -621,7 +621,7 @@ impl Model {
                     state.swept = true;
                 }
                 self.settle(now, who, grace);
-                tended.swept += 1;
+                maintained.swept += 1;
             }
             if self
                 .indexes
@@ -640,7 +640,7 @@ impl Model {
                     self.owners.remove(process);
                     self.inboxes.remove(process);
                 }
-                tended.ended.push(incarnation);
+                maintained.ended.push(incarnation);
             }
         }
         for _ in 0..limit {
@@ -651,8 +651,8 @@ impl Model {
             self.dues.remove(&who);
             self.settle(now, &who, 0);
         }
-        tended.next_due = self.next_due(now);
-        tended
+        maintained.next_due = self.next_due(now);
+        maintained
     }
 
     pub(crate) fn edges(&self, last: &str) -> Edges {

@@ -11,8 +11,8 @@ use tokio::time::{Instant, sleep};
 use super::Dice;
 use super::model::Model;
 use crate::registry::{
-    Admission, Audit, Departure, Edge, EdgeId, Edges, Guarded, Joined, Known, Loser, Millis,
-    Newcomer, NodeInfo, NodeState, Registry, Renewed, Restored, Tended, Unavailable, UserName,
+    Admission, Audit, Departure, Edge, EdgeId, Edges, Guarded, Joined, Known, Loser, Maintained,
+    Millis, Newcomer, NodeInfo, NodeState, Registry, Renewed, Restored, Unavailable, UserName,
 };
 
 pub(super) struct Store {
@@ -200,10 +200,15 @@ impl Registry for Link {
             .await
     }
 
-    async fn tend(&self, limit: u32, grace: Millis, ttl: Millis) -> Result<Tended, Unavailable> {
+    async fn maintain(
+        &self,
+        limit: u32,
+        grace: Millis,
+        ttl: Millis,
+    ) -> Result<Maintained, Unavailable> {
         self.call(
-            || "tend".into(),
-            move |model, now, run, _| model.tend(now, run, limit.min(3), grace, ttl),
+            || "maintain".into(),
+            move |model, now, run, _| model.maintain(now, run, limit.min(3), grace, ttl),
         )
         .await
     }

@@ -137,7 +137,7 @@ impl World {
     }
 
     /// A socket comes into a room, or leaves one.
-    pub(super) fn roam(&mut self) {
+    pub(super) fn change_rooms(&mut self) {
         let number = self.dice.below(NODES as u64) as usize;
         let node = &self.nodes[number];
         if !node.alive || node.is_stopped() {
@@ -161,7 +161,7 @@ impl World {
             Some(_) => return,
         }
         drop(table);
-        node.member.roamed(who);
+        node.member.rooms_changed(who);
     }
 
     pub(super) fn all_calm(&self) -> bool {
