@@ -20,7 +20,7 @@ use crate::nodes::{Nodes, is_forgotten, peer};
 use crate::redis::{
     BadUrl, Calls, Fanout, Foreign, Incoming, Queue, RedisDriver, RedisRegistry, Server,
 };
-use crate::registry::{self, Admission, Known, Loss, Millis, NodeInfo, UserName, Who};
+use crate::registry::{self, Admission, Known, Loss, Millis, NodeInfo, TypedUser, UserName};
 
 /// What a node of a cluster is told.
 #[derive(Clone)]
@@ -47,7 +47,7 @@ pub struct Settings {
 /// has gone, unless it was entered or refused.
 struct AdmissionGuard<'a> {
     member: &'a Member<RedisRegistry, Table>,
-    socket: Option<(Who, Arc<str>)>,
+    socket: Option<(TypedUser, Arc<str>)>,
 }
 
 impl AdmissionGuard<'_> {
@@ -188,7 +188,7 @@ impl Backplane for Cluster {
             let Some(entry) = table.entry(*socket, newcomer.device_id.as_ref(), since) else {
                 return Err(DeviceLimitReached);
             };
-            let who = names::who(user);
+            let who = names::typed_user(user);
             let guard = AdmissionGuard {
                 member: &member,
                 socket: Some((who.clone(), entry.socket.clone())),
@@ -219,7 +219,8 @@ impl Backplane for Cluster {
 
     fn disconnect(&self, user: &Arc<UserKey>, socket: SocketAddress) {
         self.member.local().presence().leave(user, socket);
-        self.member.disconnect(names::who(user), socket.id().into());
+        self.member
+            .disconnect(names::typed_user(user), socket.id().into());
     }
 
     fn enter_room(&self, user: &Arc<UserKey>, socket: SocketAddress, place: Place) {
@@ -227,7 +228,7 @@ impl Backplane for Cluster {
         table
             .presence()
             .enter_room(user, socket, place, table.now());
-        self.member.rooms_changed(names::who(user));
+        self.member.rooms_changed(names::typed_user(user));
     }
 
     fn leave_room(&self, user: &Arc<UserKey>, socket: SocketAddress, place: &Place) {
@@ -235,7 +236,7 @@ impl Backplane for Cluster {
             .local()
             .presence()
             .leave_room(user, socket, place);
-        self.member.rooms_changed(names::who(user));
+        self.member.rooms_changed(names::typed_user(user));
     }
 
     fn presence(
@@ -335,7 +336,7 @@ impl Backplane for Cluster {
             let known = member.look_up(std::slice::from_ref(&name)).await.ok()?;
             let sockets = known.into_iter().flat_map(|known| known.sockets);
             let sockets = sockets.filter_map(|socket| {
-                let who = Who {
+                let who = TypedUser {
                     user: name.clone(),
                     kind: socket.kind,
                 };

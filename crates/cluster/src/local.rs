@@ -9,7 +9,7 @@ use heartline::{Edge, Place, Presence, Reason, SocketAddress};
 
 use crate::member::Local;
 use crate::names;
-use crate::registry::{self, Entry, Loser, Loss, Millis, Policy, RoomName, Who};
+use crate::registry::{self, Entry, Loser, Loss, Millis, Policy, RoomName, TypedUser};
 
 /// This node's table of sockets as the member sees it.
 pub(crate) struct Table {
@@ -33,7 +33,7 @@ impl Table {
         let _ = self.node.set(node);
     }
 
-    /// Who is online at this node, by itself.
+    /// Presence as this node alone knows it.
     pub(crate) fn presence(&self) -> &Presence {
         &self.presence
     }
@@ -86,18 +86,19 @@ fn reason(why: Loss) -> Reason {
 }
 
 impl Local for Table {
-    fn users(&self) -> Vec<Who> {
+    fn users(&self) -> Vec<TypedUser> {
         let mut users = Vec::new();
-        self.presence.each_user(|user| users.push(names::who(user)));
+        self.presence
+            .each_user(|user| users.push(names::typed_user(user)));
         users
     }
 
-    fn some_users(&self, count: usize) -> Vec<Who> {
+    fn some_users(&self, count: usize) -> Vec<TypedUser> {
         let users = self.presence.next_users(count);
-        users.iter().map(|user| names::who(user)).collect()
+        users.iter().map(|user| names::typed_user(user)).collect()
     }
 
-    fn entries(&self, who: &Who) -> Vec<Entry> {
+    fn entries(&self, who: &TypedUser) -> Vec<Entry> {
         let Some(user) = names::user_key(who) else {
             return Vec::new();
         };
@@ -116,7 +117,7 @@ impl Local for Table {
         entries
     }
 
-    fn has(&self, who: &Who, socket: &str) -> bool {
+    fn has(&self, who: &TypedUser, socket: &str) -> bool {
         let (Some(user), Some(socket)) = (names::user_key(who), SocketAddress::parse(socket))
         else {
             return false;

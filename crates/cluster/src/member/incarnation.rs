@@ -6,7 +6,7 @@ use std::sync::Arc;
 use hashbrown::HashSet;
 use tokio::time::Instant;
 
-use crate::registry::{Fenced, Guarded, Unavailable, Who};
+use crate::registry::{Fenced, Guarded, TypedUser, Unavailable};
 
 /// Why an incarnation ended.
 pub(super) enum End {
@@ -59,7 +59,7 @@ pub(super) struct Incarnation {
 
 /// A user whose sockets are to be registered.
 pub(super) struct Pending {
-    pub(super) who: Who,
+    pub(super) who: TypedUser,
     /// What [`State::unregistered`](super::State) knew.
     pub(super) doubt: Option<bool>,
 }

@@ -11,7 +11,9 @@ use tokio::time::Instant;
 
 use super::incarnation::{End, Incarnation, Pending};
 use super::{Local, MAX_PAUSE, MAX_PER_OPERATION, Member, Request, Requests, millis, pause_after};
-use crate::registry::{Entry, Joined, Maintained, Millis, Registry, Unavailable, UserName, Who};
+use crate::registry::{
+    Entry, Joined, Maintained, Millis, Registry, TypedUser, Unavailable, UserName,
+};
 
 /// Entries swept, and verdicts worked off, in one operation.
 const MAX_MAINTAINED_PER_OPERATION: u32 = 200;
@@ -130,7 +132,7 @@ impl<R: Registry, L: Local> Member<R, L> {
         state.first_edge.get_or_insert(joined.last_edge);
         let doubtful = std::mem::take(&mut state.unregistered);
         state.rooms_changed.clear();
-        let mut here: BTreeSet<Who> = self.local.users().into_iter().collect();
+        let mut here: BTreeSet<TypedUser> = self.local.users().into_iter().collect();
         if forgot {
             state.believe_announced(&here, &doubtful);
         }
@@ -211,8 +213,8 @@ impl<R: Registry, L: Local> Member<R, L> {
         if anybody_new {
             self.register(incarnation, newcomers).await?;
         }
-        // Who was online before the store lost its memory has to be known before
-        // it can be told that somebody went.
+        // The registry has to know of users who were online before it lost its memory,
+        // before it can be told that they went.
         let told = self.restore(incarnation).await? || self.tell_departures(incarnation).await?;
         Ok(told || anybody_new)
     }

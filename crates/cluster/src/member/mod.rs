@@ -36,7 +36,7 @@ use tokio::time::Instant;
 use crate::locked::locked;
 use crate::registry::{
     Admission, Departure, Edge, EdgeId, Entry, Known, Loser, Millis, Newcomer, NodeInfo, NodeState,
-    Registry, Unavailable, UserName, Who,
+    Registry, TypedUser, Unavailable, UserName,
 };
 
 /// Newcomers, departures or users in one operation: a few milliseconds of the store's
@@ -50,13 +50,13 @@ const MAX_PAUSE: Duration = Duration::from_secs(1);
 /// The node's own knowledge of its sockets.
 pub trait Local: Send + Sync + 'static {
     /// Everybody who has a socket here.
-    fn users(&self) -> Vec<Who>;
+    fn users(&self) -> Vec<TypedUser>;
     /// Up to `count` of them, others at each call.
-    fn some_users(&self, count: usize) -> Vec<Who>;
+    fn some_users(&self, count: usize) -> Vec<TypedUser>;
     /// A user's sockets.
-    fn entries(&self, who: &Who) -> Vec<Entry>;
+    fn entries(&self, who: &TypedUser) -> Vec<Entry>;
     /// Whether the socket is here.
-    fn has(&self, who: &Who, socket: &str) -> bool;
+    fn has(&self, who: &TypedUser, socket: &str) -> bool;
     /// A socket lost its place. It may be gone already.
     fn oust(&self, loser: &Loser);
     /// Users came or went, somewhere in the cluster.
@@ -124,20 +124,20 @@ struct State {
     telling: Vec<PendingDeparture>,
     /// Users with sockets that may be unregistered; whether they were announced all
     /// the same, for another socket.
-    unregistered: BTreeMap<Who, bool>,
+    unregistered: BTreeMap<TypedUser, bool>,
     /// Users whose sockets have changed their rooms.
-    rooms_changed: BTreeSet<Who>,
+    rooms_changed: BTreeSet<TypedUser>,
     /// Users who were announced before the registry lost its memory, and whom it
     /// has not heard of since.
-    believed: BTreeSet<Who>,
+    believed: BTreeSet<TypedUser>,
     /// Users who are in their grace as far as this node knows, and until when that is
     /// remembered.
-    in_grace: BTreeMap<Who, Instant>,
+    in_grace: BTreeMap<TypedUser, Instant>,
     /// Users who are being registered, and whether they were announced meanwhile.
-    asking: BTreeMap<Who, bool>,
+    asking: BTreeMap<TypedUser, bool>,
     /// Users who were announced as offline although they have sockets here or had a
     /// moment ago: those had lost their places.
-    offline: BTreeSet<Who>,
+    offline: BTreeSet<TypedUser>,
     /// Until when the lease is good, by this node's clock.
     valid_until: Option<Instant>,
     incarnation: Option<Arc<str>>,
@@ -151,14 +151,18 @@ impl State {
     /// The store has lost its memory: users of whom it was told are believed to have been
     /// announced. `here`: users with sockets; `doubtful`: those of them that may never
     /// have been told.
-    fn believe_announced(&mut self, here: &BTreeSet<Who>, doubtful: &BTreeMap<Who, bool>) {
-        let left: HashSet<Who> = self
+    fn believe_announced(
+        &mut self,
+        here: &BTreeSet<TypedUser>,
+        doubtful: &BTreeMap<TypedUser, bool>,
+    ) {
+        let left: HashSet<TypedUser> = self
             .departures
             .iter()
             .filter(|pending| pending.announced)
             .map(|pending| pending.departure.who.clone())
             .collect();
-        let was_announced = |who: &Who| {
+        let was_announced = |who: &TypedUser| {
             let known = doubtful.get(who).copied().unwrap_or(true);
             (known || left.contains(who)) && !self.offline.contains(who)
         };
@@ -325,7 +329,7 @@ impl<R: Registry, L: Local> Member<R, L> {
 
     /// The user's sockets may not be registered. The user may be announced as online
     /// nevertheless.
-    fn doubt(&self, who: Who, announced: bool) {
+    fn doubt(&self, who: TypedUser, announced: bool) {
         let others = self.local.entries(&who).len() > 1;
         let mut state = self.state();
         *state.unregistered.entry(who).or_insert(others) |= announced;
@@ -334,7 +338,7 @@ impl<R: Registry, L: Local> Member<R, L> {
     }
 
     /// A socket has left the node's own table.
-    pub fn disconnect(&self, who: Who, socket: Arc<str>) {
+    pub fn disconnect(&self, who: TypedUser, socket: Arc<str>) {
         let mut state = self.state();
         let announced = state.unregistered.get(&who).copied().unwrap_or(true);
         state.departures.push_back(PendingDeparture {
@@ -350,7 +354,7 @@ impl<R: Registry, L: Local> Member<R, L> {
     }
 
     /// Sockets of the user have come into rooms or left them.
-    pub fn rooms_changed(&self, who: Who) {
+    pub fn rooms_changed(&self, who: TypedUser) {
         self.state().rooms_changed.insert(who);
         self.work.notify_one();
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use redis::Value;
 
-use crate::registry::{Edge, Millis, RoomName, Unavailable, Who};
+use crate::registry::{Edge, Millis, RoomName, TypedUser, Unavailable};
 
 /// An answer that is not what the operation answers; `what` is missing.
 pub(super) fn nonsense(what: &str) -> Unavailable {
@@ -68,9 +68,9 @@ fn text(value: Value) -> Result<Arc<str>, Unavailable> {
 }
 
 /// Whose, as the script writes it: `TYPE:USER`.
-pub(super) fn who(name: &str) -> Result<Who, Unavailable> {
+pub(super) fn typed_user(name: &str) -> Result<TypedUser, Unavailable> {
     let (kind, user) = name.split_once(':').ok_or_else(|| nonsense("user"))?;
-    Ok(Who {
+    Ok(TypedUser {
         user: user.into(),
         kind: kind.into(),
     })
@@ -84,7 +84,7 @@ pub(super) fn edge(fields: Value) -> Result<Edge, Unavailable> {
         let value = fields.text()?;
         let number = || value.parse().map_err(|_| nonsense("number"));
         match &*name {
-            "w" => whose = Some(who(&value)?),
+            "w" => whose = Some(typed_user(&value)?),
             "o" => online = &*value == "1",
             "r" => rev = number()?,
             "t" => at = number()?,

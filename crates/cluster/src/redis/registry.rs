@@ -7,7 +7,7 @@ use redis::{Cmd, RedisError, Value};
 use serde::Serialize;
 use serde_json::{Value as Json, json};
 
-use super::answer::{Answer, edge, nonsense, who};
+use super::answer::{Answer, edge, nonsense, typed_user};
 use super::calls::{Calls, SOURCE};
 use super::server::{Commands, Server, is_unknown_script};
 use crate::registry::{
@@ -26,11 +26,11 @@ pub struct RedisRegistry {
     calls: Arc<Calls>,
     /// What the member says, one operation after the other.
     commands: Commands,
-    /// Questions. Who gives up waiting for an answer puts only their connection in
-    /// doubt.
+    /// Questions. A caller that gives up waiting for an answer puts only their
+    /// connection in doubt.
     questions: Commands,
     reader: Commands,
-    /// Only tests say what time it is, and which run of the server this is.
+    /// Set by tests alone: what time it is, and which run of the server this is.
     clock: Option<Clock>,
 }
 
@@ -306,7 +306,7 @@ impl Registry for RedisRegistry {
         }
         let mut sample = answer.list()?;
         while let Ok(socket) = sample.text() {
-            audit.sample.push((socket, who(&sample.text()?)?));
+            audit.sample.push((socket, typed_user(&sample.text()?)?));
         }
         Ok(audit)
     }

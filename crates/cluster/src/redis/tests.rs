@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use super::{Calls, RedisRegistry, Server};
 use crate::registry::{
     Audit, Departure, Edge, Entry, Known, Millis, Newcomer, NodeInfo, Policy, Registry, Renewed,
-    Restored, RoomName, UserName, Who,
+    Restored, RoomName, TypedUser, UserName,
 };
 use crate::simulation::{Dice, Model};
 
@@ -57,7 +57,7 @@ struct Pair {
     clock: Arc<Mutex<(Millis, u64)>>,
     incarnations: Vec<Arc<str>>,
     /// Sockets there were, and whose.
-    sockets: Vec<(Who, Arc<str>)>,
+    sockets: Vec<(TypedUser, Arc<str>)>,
     policy: Policy,
 }
 
@@ -97,8 +97,8 @@ impl Pair {
         *self.clock.lock().unwrap()
     }
 
-    fn who(&mut self) -> Who {
-        Who {
+    fn who(&mut self) -> TypedUser {
+        TypedUser {
             user: format!("=t%3A:u{}", self.dice.below(4)).into(),
             kind: if self.dice.chance(20) { "=k" } else { "" }.into(),
         }
@@ -136,7 +136,7 @@ impl Pair {
         }
     }
 
-    fn departed(&mut self) -> (Who, Arc<str>) {
+    fn departed(&mut self) -> (TypedUser, Arc<str>) {
         match self.sockets.len() as u64 {
             0 => (self.who(), "nobody".into()),
             count => self.sockets[self.dice.below(count) as usize].clone(),

@@ -7,6 +7,7 @@
 //! `HEARTLINE_SEED` runs a single one. A seed that failed is printed; keep it in
 //! `SEEDS`.
 
+mod dice;
 mod model;
 mod node;
 mod store;
@@ -16,7 +17,9 @@ use std::time::Duration;
 
 use tokio::time::sleep;
 
+pub(crate) use dice::Dice;
 pub(crate) use model::Model;
+use node::TTL;
 use world::World;
 
 /// Seeds that failed once.
@@ -45,31 +48,6 @@ const SEEDS: &[u64] = &[
     (2 << 32) + 6066,
     (2 << 32) + 137280,
 ];
-
-const TTL: Duration = Duration::from_secs(15);
-const REFRESH: Duration = Duration::from_secs(5);
-
-/// splitmix64.
-#[derive(Clone)]
-pub(crate) struct Dice(pub(crate) u64);
-
-impl Dice {
-    pub(crate) fn roll(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    pub(crate) fn below(&mut self, limit: u64) -> u64 {
-        self.roll() % limit.max(1)
-    }
-
-    pub(crate) fn chance(&mut self, percent: u64) -> bool {
-        self.below(100) < percent
-    }
-}
 
 /// One run. `trouble`: mishaps among a hundred events.
 async fn run(seed: u64, trouble: u64) {

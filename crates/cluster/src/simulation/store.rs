@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
-use super::Dice;
+use super::dice::Dice;
 use super::model::Model;
 use crate::registry::{
     Admission, Audit, Departure, Edge, EdgeId, Edges, Guarded, Joined, Known, Loser, Maintained,
@@ -51,6 +51,7 @@ pub(super) fn is_traced() -> bool {
     std::env::var_os("HEARTLINE_TRACE").is_some()
 }
 
+/// Locks; a holder that panicked has found a fault, which must end the run.
 pub(super) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap()
 }

@@ -8,12 +8,12 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::Dice;
+use super::dice::Dice;
 use super::model::{self, Model};
 use super::node::{Node, Table, close, enter};
 use super::store::{Link, Store, is_traced, locked};
 use crate::member::Member;
-use crate::registry::{Edge, Entry, Newcomer, Policy, RoomName, Who};
+use crate::registry::{Edge, Entry, Newcomer, Policy, RoomName, TypedUser};
 
 pub(super) const USERS: u64 = 6;
 pub(super) const NODES: usize = 3;
@@ -88,7 +88,7 @@ impl World {
             device => format!("d{device}"),
         };
         let newcomer = Newcomer {
-            who: Who {
+            who: TypedUser {
                 user: format!(":u{}", self.dice.below(USERS)).into(),
                 kind: if self.dice.chance(10) { "=k" } else { "" }.into(),
             },
@@ -189,7 +189,7 @@ impl World {
                 .any(|one| !processes.contains(one));
             // A node that has not joined yet would take the empty store for a new one.
             let strangers = processes.contains("");
-            // Who came during a hold was not announced, and nobody knows that.
+            // A user who came during a hold was not announced, and nobody knows that.
             let held = store.model.is_held(store.now()) || store.model.has_unsettled();
             self.amnesia |= !calm || ghosts || strangers || held;
             self.was_wiped = true;
@@ -297,7 +297,7 @@ impl World {
 
     /// What is true when everything works again.
     pub(super) fn check(&self) {
-        let mut there: BTreeMap<Who, Vec<Entry>> = BTreeMap::new();
+        let mut there: BTreeMap<TypedUser, Vec<Entry>> = BTreeMap::new();
         for node in self.nodes.iter().filter(|node| node.alive) {
             let table = locked(&node.sockets);
             for (who, entries) in &table.users {
@@ -309,8 +309,8 @@ impl World {
             assert!(node.member.is_trusted(), "a member is still out");
         }
         let store = locked(&self.store);
-        let online: BTreeSet<Who> = there.keys().cloned().collect();
-        let announced: BTreeSet<Who> = store.model.announced().into_iter().collect();
+        let online: BTreeSet<TypedUser> = there.keys().cloned().collect();
+        let announced: BTreeSet<TypedUser> = store.model.announced().into_iter().collect();
         assert_eq!(announced, online, "announced and there");
         let registered = store.model.sockets();
         let sockets: BTreeSet<Arc<str>> = there
@@ -327,7 +327,7 @@ impl World {
         }
         self.check_rooms(&there, &store.edges);
         // Edges: revisions grow; each is a change; the last is the truth.
-        let mut last: BTreeMap<&Who, &Edge> = BTreeMap::new();
+        let mut last: BTreeMap<&TypedUser, &Edge> = BTreeMap::new();
         for edge in store.edges.iter().filter(|edge| edge.others.is_none()) {
             let before = last.insert(&edge.who, edge);
             if let Some(before) = before {
@@ -357,11 +357,11 @@ impl World {
 
     /// The members of a room hear once that a user is online there, and once that it
     /// has gone.
-    pub(super) fn check_rooms(&self, there: &BTreeMap<Who, Vec<Entry>>, edges: &[Edge]) {
+    pub(super) fn check_rooms(&self, there: &BTreeMap<TypedUser, Vec<Entry>>, edges: &[Edge]) {
         if self.amnesia || self.was_wiped {
             return;
         }
-        let mut told: BTreeMap<&Who, BTreeSet<&RoomName>> = BTreeMap::new();
+        let mut told: BTreeMap<&TypedUser, BTreeSet<&RoomName>> = BTreeMap::new();
         for edge in edges {
             let rooms = told.entry(&edge.who).or_default();
             if edge.online {
@@ -387,7 +387,7 @@ impl World {
         }
     }
 
-    pub(super) fn check_devices(&self, who: &Who, entries: &[Entry]) {
+    pub(super) fn check_devices(&self, who: &TypedUser, entries: &[Entry]) {
         let mut devices = BTreeSet::new();
         for entry in entries.iter().filter(|entry| !entry.device.is_empty()) {
             assert!(
@@ -410,10 +410,10 @@ pub(super) fn process(member: &Member<Link, Table>) -> Arc<str> {
         .map_or("".into(), |name| model::process_of(&name).into())
 }
 
-pub(super) fn users_and_kinds() -> Vec<Who> {
+pub(super) fn users_and_kinds() -> Vec<TypedUser> {
     (0..USERS)
         .flat_map(|user| {
-            ["", "=k"].map(|kind| Who {
+            ["", "=k"].map(|kind| TypedUser {
                 user: format!(":u{user}").into(),
                 kind: kind.into(),
             })

@@ -29,7 +29,7 @@ struct Table {
     changed: Vec<Arc<str>>,
 }
 
-/// What is to be told to the server.
+/// Channels whose subscriptions are to be changed.
 #[derive(Debug, Default)]
 pub(super) struct Changes {
     pub(super) wanted: Vec<Arc<str>>,
