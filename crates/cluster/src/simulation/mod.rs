@@ -10,6 +10,8 @@
 mod dice;
 mod model;
 mod node;
+mod paused;
+mod scenarios;
 mod store;
 mod world;
 
@@ -20,6 +22,7 @@ use tokio::time::sleep;
 pub(crate) use dice::Dice;
 pub(crate) use model::Model;
 use node::TTL;
+use paused::paused;
 use world::World;
 
 /// Seeds that failed once.
@@ -80,13 +83,8 @@ async fn run(seed: u64, trouble: u64) {
 }
 
 fn simulate(seed: u64, trouble: u64) {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_time()
-        .start_paused(true)
-        .build()
-        .unwrap();
     let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-        tokio::task::LocalSet::new().block_on(&runtime, run(seed, trouble));
+        paused(run(seed, trouble));
     }));
     if let Err(panic) = result {
         eprintln!("the run with HEARTLINE_SEED={seed} and {trouble} % of mishaps failed");

@@ -31,6 +31,21 @@ pub(super) struct Store {
 }
 
 impl Store {
+    /// An empty store that has just started.
+    pub(super) fn new(dice: Dice) -> Store {
+        Store {
+            model: Model::default(),
+            run: 1,
+            up: true,
+            dice,
+            edges: Vec::new(),
+            changed: watch::channel(0).0,
+            started: Instant::now(),
+            snapshot: None,
+            calm: false,
+        }
+    }
+
     pub(super) fn now(&self) -> Millis {
         // Not near zero, as no clock is.
         1_700_000_000_000 + self.started.elapsed().as_millis() as Millis

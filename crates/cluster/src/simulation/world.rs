@@ -5,11 +5,8 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tokio::sync::watch;
-use tokio::time::Instant;
-
 use super::dice::Dice;
-use super::model::{self, Model};
+use super::model;
 use super::node::{Node, Table, close, enter};
 use super::store::{Link, Store, is_traced, locked};
 use crate::member::Member;
@@ -36,19 +33,10 @@ pub(super) struct World {
 }
 
 impl World {
+    /// Three nodes and a store, with what the seed makes of them.
     pub(super) fn new(seed: u64) -> World {
         let mut dice = Dice(seed);
-        let store = Arc::new(Mutex::new(Store {
-            model: Model::default(),
-            run: 1,
-            up: true,
-            dice: Dice(dice.roll()),
-            edges: Vec::new(),
-            changed: watch::channel(0).0,
-            started: Instant::now(),
-            snapshot: None,
-            calm: false,
-        }));
+        let store = Store::new(Dice(dice.roll()));
         let grace = match dice.below(3) {
             0 => Duration::from_secs(3),
             _ => Duration::ZERO,
@@ -60,6 +48,21 @@ impl World {
             _ => Policy::Unlimited,
         };
         let rooms_are_left = dice.chance(50);
+        World {
+            rooms_are_left,
+            ..World::of(dice, store, grace, policy)
+        }
+    }
+
+    /// The same, where nothing happens by chance.
+    pub(super) fn quiet(grace: Duration, policy: Policy) -> World {
+        let mut store = Store::new(Dice(1));
+        store.calm = true;
+        World::of(Dice(2), store, grace, policy)
+    }
+
+    fn of(dice: Dice, store: Store, grace: Duration, policy: Policy) -> World {
+        let store = Arc::new(Mutex::new(store));
         let nodes = (0..NODES)
             .map(|number| Node::start(number, number as u32, &store, grace))
             .collect();
@@ -71,7 +74,7 @@ impl World {
             sockets: 0,
             grace,
             policy,
-            rooms_are_left,
+            rooms_are_left: false,
             was_wiped: false,
             amnesia: false,
         }
@@ -102,14 +105,18 @@ impl World {
             },
         };
         let gives_up = self.dice.chance(5);
+        self.enter(number, newcomer, gives_up);
+    }
+
+    /// A socket comes to a node. `gives_up`: its client ends while it is admitted.
+    pub(super) fn enter(&mut self, number: usize, newcomer: Newcomer, gives_up: bool) {
         let node = &mut self.nodes[number];
         let (member, sockets) = (node.member.clone(), node.sockets.clone());
         node.spawn(async move {
             let asked = newcomer.clone();
             let entering = member.connect(asked, |admission| enter(&sockets, &newcomer, admission));
             if gives_up {
-                // As a client does that ends while it is admitted: it is entered, and
-                // ends at once.
+                // It is entered, and ends at once.
                 if entering.await.is_ok() {
                     close(&member, &sockets, &newcomer.entry.socket);
                 }
