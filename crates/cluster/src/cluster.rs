@@ -1,29 +1,26 @@
 //! The backplane of a node that is one of many.
 
 use std::collections::BTreeSet;
-use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::time::Duration;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use heartline::auth::{BoxFuture, UserKey};
 use heartline::backplane::{
     Backplane, ClusterStatus, Message, Node, Peer, Subscription, Target, UserSocket,
 };
-use heartline::config::{DevicePolicy, OnExcess};
 use heartline::entries::UserPresence;
-use heartline::{
-    Admitted, DeviceLimitReached, Edge, Newcomer, Place, Presence, Reason, SocketAddress,
-};
+use heartline::{Admitted, DeviceLimitReached, Newcomer, Place, Presence, SocketAddress};
+use tokio::task::AbortHandle;
 
-use tokio::time::Instant;
-
-use crate::member::{Local, Member, Requests, Timing};
+use crate::local::Table;
+use crate::locked::locked;
+use crate::member::{Member, Requests, Timing};
 use crate::names;
-use crate::redis::{BadUrl, Calls, Fanout, Foreign, Incoming, Queue, RedisRegistry, Server};
-use crate::registry::{
-    self, Admission, Entry, Known, Loser, Loss, Millis, NodeInfo, NodeState, Policy, RoomName,
-    UserName, Who,
+use crate::nodes::{Nodes, is_forgotten, peer};
+use crate::redis::{
+    BadUrl, Calls, Fanout, Foreign, Incoming, Queue, RedisDriver, RedisRegistry, Server,
 };
+use crate::registry::{self, Admission, Known, Loss, Millis, NodeInfo, TypedUser, UserName};
 
 /// What a node of a cluster is told.
 #[derive(Clone)]
@@ -46,137 +43,22 @@ pub struct Settings {
     pub socketio_adapter: bool,
 }
 
-/// This node's table of sockets as the member sees it.
-struct Table {
-    node: OnceLock<Arc<dyn Node>>,
-    presence: Presence,
-}
-
-impl Table {
-    fn now(&self) -> Millis {
-        self.node.get().map_or(0, |node| node.unix_millis())
-    }
-
-    fn entry(
-        &self,
-        socket: SocketAddress,
-        device: Option<&Arc<str>>,
-        since: Millis,
-    ) -> Option<Entry> {
-        let node = self.node.get()?;
-        let namespace = node.namespace(&socket)?;
-        Some(Entry {
-            socket: socket.id().into(),
-            policy: policy(node.device_policy(&socket)?),
-            namespace,
-            device: device.cloned().unwrap_or_default(),
-            since,
-            rooms: Vec::new(),
-        })
-    }
-}
-
-fn policy(policy: DevicePolicy) -> Policy {
-    match policy {
-        DevicePolicy::Unlimited => Policy::Unlimited,
-        DevicePolicy::Replace => Policy::Replace,
-        DevicePolicy::Limit { max, on_excess } => {
-            let max = u32::try_from(max).unwrap_or(u32::MAX);
-            match on_excess {
-                OnExcess::Reject => Policy::Limit(max),
-                OnExcess::EvictOldest => Policy::Evict(max),
-            }
-        }
-    }
-}
-
-fn reason(why: Loss) -> Reason {
-    match why {
-        Loss::Replaced => Reason::Replaced,
-        Loss::Limit => Reason::DeviceLimit,
-    }
-}
-
-impl Local for Table {
-    fn users(&self) -> Vec<Who> {
-        let mut users = Vec::new();
-        self.presence.each_user(|user| users.push(names::who(user)));
-        users
-    }
-
-    fn some_users(&self, count: usize) -> Vec<Who> {
-        let users = self.presence.next_users(count);
-        users.iter().map(|user| names::who(user)).collect()
-    }
-
-    fn entries(&self, who: &Who) -> Vec<Entry> {
-        let Some(user) = names::user_key(who) else {
-            return Vec::new();
-        };
-        let mut entries = Vec::new();
-        self.presence
-            .each_socket(&user, self.now(), |socket, device, since| {
-                entries.extend(self.entry(socket, device, since));
-            });
-        for (socket, place) in self.presence.rooms(&user) {
-            let id = socket.id();
-            let entry = entries.iter_mut().find(|entry| *entry.socket == *id);
-            if let Some(entry) = entry {
-                entry.rooms.push(names::room_name(&place));
-            }
-        }
-        entries
-    }
-
-    fn has(&self, who: &Who, socket: &str) -> bool {
-        let (Some(user), Some(socket)) = (names::user_key(who), SocketAddress::parse(socket))
-        else {
-            return false;
-        };
-        let mut there = false;
-        self.presence
-            .each_socket(&user, 0, |one, _, _| there |= one == socket);
-        there
-    }
-
-    fn oust(&self, loser: &Loser) {
-        if let (Some(node), Some(socket)) = (self.node.get(), SocketAddress::parse(&loser.socket)) {
-            let device = Some(&loser.device).filter(|device| !device.is_empty());
-            node.replace(socket, reason(loser.why), device.cloned(), &loser.node);
-        }
-    }
-
-    fn announce(&self, edges: &[registry::Edge]) {
-        let Some(node) = self.node.get() else {
-            return;
-        };
-        let known = edges.iter().filter_map(|edge| {
-            Some(Edge {
-                user: Arc::new(names::user_key(&edge.who)?),
-                online: edge.online,
-                rev: edge.rev,
-                at: edge.at,
-                rooms: places(&edge.rooms),
-                others: edge.others.as_deref().map(places),
-            })
-        });
-        node.announce(known.collect());
-    }
-}
-
-fn places(rooms: &[RoomName]) -> Vec<Place> {
-    rooms.iter().filter_map(|room| names::place(room)).collect()
-}
-
-/// Tells the registry that a socket which never came to be has gone.
-struct Unless<'a> {
+/// A socket on its way in: the registry may have it already. Tells the registry that it
+/// has gone, unless it was entered or refused.
+struct AdmissionGuard<'a> {
     member: &'a Member<RedisRegistry, Table>,
-    who: Option<(Who, Arc<str>)>,
+    socket: Option<(TypedUser, Arc<str>)>,
 }
 
-impl Drop for Unless<'_> {
+impl AdmissionGuard<'_> {
+    fn disarm(mut self) {
+        self.socket = None;
+    }
+}
+
+impl Drop for AdmissionGuard<'_> {
     fn drop(&mut self) {
-        if let Some((who, socket)) = self.who.take() {
+        if let Some((who, socket)) = self.socket.take() {
             self.member.disconnect(who, socket);
         }
     }
@@ -185,52 +67,8 @@ impl Drop for Unless<'_> {
 /// What starts when the gateway is there.
 struct Parts {
     requests: Requests,
+    driver: RedisDriver,
     queue: Queue,
-}
-
-fn peer(node: &NodeState, secret: Arc<str>) -> Option<Peer> {
-    let NodeInfo {
-        tag,
-        node_id,
-        address,
-        ..
-    } = &node.info;
-    (!address.is_empty() && node.lease > -FORGOTTEN).then(|| Peer {
-        tag: *tag,
-        node_id: node_id.clone(),
-        address: address.clone(),
-        secret,
-    })
-}
-
-/// How many milliseconds after the end of its lease a node is asked nevertheless: it
-/// may only be cut off from the store.
-const FORGOTTEN: i64 = 60_000;
-/// For how long what is known of the nodes is good enough for an answer.
-const FRESH: Duration = Duration::from_millis(200);
-
-/// What is known of the nodes, so that not every request asks the store.
-#[derive(Default)]
-struct Nodes(tokio::sync::Mutex<Option<(Instant, Arc<Vec<NodeState>>)>>);
-
-impl Nodes {
-    /// The nodes; with `newer`, not older than a moment. The last known ones while the
-    /// store is away.
-    async fn get(&self, member: &Member<RedisRegistry, Table>, newer: bool) -> Arc<Vec<NodeState>> {
-        let mut known = self.0.lock().await;
-        if let Some((at, nodes)) = &*known {
-            if !newer || at.elapsed() < FRESH {
-                return nodes.clone();
-            }
-        }
-        let before = known.as_ref().map(|(_, nodes)| nodes.clone());
-        let nodes = match member.nodes().await {
-            Ok(nodes) => Arc::new(nodes),
-            Err(_) => before.unwrap_or_default(),
-        };
-        *known = Some((Instant::now(), nodes.clone()));
-        nodes
-    }
 }
 
 /// One node of a cluster on Redis.
@@ -238,13 +76,13 @@ pub struct Cluster {
     member: Arc<Member<RedisRegistry, Table>>,
     fanout: Arc<Fanout>,
     parts: Mutex<Option<Parts>>,
-    tasks: Mutex<Vec<tokio::task::AbortHandle>>,
+    tasks: Mutex<Vec<AbortHandle>>,
     nodes: Arc<Nodes>,
 }
 
 impl Drop for Cluster {
     fn drop(&mut self) {
-        for task in self.tasks().iter() {
+        for task in locked(&self.tasks).iter() {
             task.abort();
         }
     }
@@ -266,29 +104,25 @@ impl Cluster {
             version: settings.version.into(),
         };
         let (fanout, queue) = Fanout::new(
-            server.clone(),
-            calls.clone(),
+            calls.prefix(),
             info.process(),
             settings.tag,
             settings.socketio_adapter,
         );
-        let table = Table {
-            node: OnceLock::new(),
-            presence: Presence::of_one_node_of_many(),
-        };
+        let driver = RedisDriver::new(server.clone(), calls.clone(), info.process());
         let registry = RedisRegistry::new(server, calls);
-        let (member, requests) = Member::new(registry, table, info, settings.timing);
+        let (member, requests) = Member::new(registry, Table::new(), info, settings.timing);
         Ok(Cluster {
             member,
             fanout,
-            parts: Mutex::new(Some(Parts { requests, queue })),
+            parts: Mutex::new(Some(Parts {
+                requests,
+                driver,
+                queue,
+            })),
             tasks: Mutex::default(),
             nodes: Arc::default(),
         })
-    }
-
-    fn tasks(&self) -> std::sync::MutexGuard<'_, Vec<tokio::task::AbortHandle>> {
-        self.tasks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn presence_of(user: &str, known: &Known, now: Millis) -> UserPresence {
@@ -318,36 +152,31 @@ impl Cluster {
 
 impl Backplane for Cluster {
     fn attach(&self, node: Arc<dyn Node>) {
-        let _ = self.member.local().node.set(node.clone());
-        let parts = self
-            .parts
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
-        let Some(Parts { requests, queue }) = parts else {
+        self.member.local().attach(node.clone());
+        let parts = locked(&self.parts).take();
+        let Some(Parts {
+            requests,
+            driver,
+            queue,
+        }) = parts
+        else {
             return;
         };
-        let living = tokio::spawn(self.member.clone().run(requests));
         let member = self.member.clone();
-        let fanning = tokio::spawn(self.fanout.clone().run(
-            queue,
-            node.max_payload(),
-            move |incoming| match incoming {
-                Incoming::Nudge => member.nudge(),
-                Incoming::Publication(target, message) => node.deliver(&target, message),
-                Incoming::Foreign(foreign) => {
-                    let Foreign {
-                        namespace,
-                        rooms,
-                        except,
-                        action,
-                    } = foreign;
-                    node.select(&namespace, &rooms, &except, action);
-                }
-            },
-        ));
-        self.tasks()
-            .extend([living.abort_handle(), fanning.abort_handle()]);
+        let max_payload = node.max_payload();
+        let deliver = move |incoming: Incoming<'_>| match incoming {
+            Incoming::Nudge => member.nudge(),
+            Incoming::Publication(target, message) => node.deliver(&target, message),
+            Incoming::Foreign(Foreign {
+                namespace,
+                rooms,
+                except,
+                action,
+            }) => node.select(&namespace, &rooms, &except, action),
+        };
+        let living = tokio::spawn(self.member.clone().run(requests));
+        let fanning = tokio::spawn(self.fanout.clone().run(driver, queue, max_payload, deliver));
+        locked(&self.tasks).extend([living.abort_handle(), fanning.abort_handle()]);
     }
 
     fn connect(&self, newcomer: Newcomer) -> BoxFuture<Result<Admitted, DeviceLimitReached>> {
@@ -360,14 +189,14 @@ impl Backplane for Cluster {
             let Some(entry) = table.entry(*socket, newcomer.device_id.as_ref(), since) else {
                 return Err(DeviceLimitReached);
             };
-            let who = names::who(user);
-            let mut unless = Unless {
+            let who = names::typed_user(user);
+            let guard = AdmissionGuard {
                 member: &member,
-                who: Some((who.clone(), entry.socket.clone())),
+                socket: Some((who.clone(), entry.socket.clone())),
             };
             let asked = registry::Newcomer { who, entry };
             let enter = |admission| match admission {
-                None => table.presence.connect(newcomer, since),
+                None => table.presence().connect(newcomer, since),
                 Some(Admission::Refused) => Err(DeviceLimitReached),
                 Some(Admission::Admitted(losers)) => {
                     let mut admitted = Admitted::default();
@@ -379,31 +208,36 @@ impl Backplane for Cluster {
                             }
                         }
                     }
-                    table.presence.enter(newcomer, since);
+                    table.presence().enter(newcomer, since);
                     Ok(admitted)
                 }
             };
             let entered = member.connect(asked, enter).await;
-            // Refused or entered, but not lost on the way.
-            unless.who = None;
+            guard.disarm();
             entered
         })
     }
 
     fn disconnect(&self, user: &Arc<UserKey>, socket: SocketAddress) {
-        self.member.local().presence.leave(user, socket);
-        self.member.disconnect(names::who(user), socket.id().into());
+        self.member.local().presence().leave(user, socket);
+        self.member
+            .disconnect(names::typed_user(user), socket.id().into());
     }
 
     fn enter_room(&self, user: &Arc<UserKey>, socket: SocketAddress, place: Place) {
         let table = self.member.local();
-        table.presence.enter_room(user, socket, place, table.now());
-        self.member.roamed(names::who(user));
+        table
+            .presence()
+            .enter_room(user, socket, place, table.now());
+        self.member.rooms_changed(names::typed_user(user));
     }
 
     fn leave_room(&self, user: &Arc<UserKey>, socket: SocketAddress, place: &Place) {
-        self.member.local().presence.leave_room(user, socket, place);
-        self.member.roamed(names::who(user));
+        self.member
+            .local()
+            .presence()
+            .leave_room(user, socket, place);
+        self.member.rooms_changed(names::typed_user(user));
     }
 
     fn presence(
@@ -428,7 +262,7 @@ impl Backplane for Cluster {
                     .iter()
                     .map(|user| UserPresence {
                         stale: true,
-                        ..member.local().presence.get(tenant.as_deref(), user, now)
+                        ..member.local().presence().get(tenant.as_deref(), user, now)
                     })
                     .collect(),
             }
@@ -436,7 +270,7 @@ impl Backplane for Cluster {
     }
 
     fn local(&self) -> &Presence {
-        &self.member.local().presence
+        self.member.local().presence()
     }
 
     fn subscribe(
@@ -484,7 +318,7 @@ impl Backplane for Cluster {
             let (mut peers, mut suspect) = (Vec::new(), Vec::new());
             for node in nodes.get(&member, true).await.iter() {
                 // A node that was gone for so long is no node any more.
-                if node.info.tag == member.info().tag || node.lease <= -FORGOTTEN {
+                if node.info.tag == member.info().tag || is_forgotten(node) {
                     continue;
                 }
                 match peer(node, secret.clone()).filter(|_| node.lease >= 0) {
@@ -503,7 +337,7 @@ impl Backplane for Cluster {
             let known = member.look_up(std::slice::from_ref(&name)).await.ok()?;
             let sockets = known.into_iter().flat_map(|known| known.sockets);
             let sockets = sockets.filter_map(|socket| {
-                let who = Who {
+                let who = TypedUser {
                     user: name.clone(),
                     kind: socket.kind,
                 };
@@ -520,7 +354,7 @@ impl Backplane for Cluster {
     fn status(&self) -> Option<ClusterStatus> {
         let member = self.member.counters();
         let fanout = self.fanout.counters();
-        let read = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         Some(ClusterStatus {
             degraded: !self.member.is_trusted() || !self.fanout.is_connected(),
             lease_age: self.member.lease_age(),

@@ -11,10 +11,11 @@
 
 mod cluster;
 pub mod envelope;
+mod local;
+mod locked;
 pub mod member;
-#[cfg(test)]
-mod model;
 pub mod names;
+mod nodes;
 pub mod redis;
 pub mod registry;
 #[cfg(test)]

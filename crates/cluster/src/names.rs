@@ -6,7 +6,7 @@ use std::sync::Arc;
 use heartline::Place;
 use heartline::auth::UserKey;
 
-use crate::registry::{RoomName, UserName, Who};
+use crate::registry::{RoomName, TypedUser, UserName};
 
 /// Optional text: nothing, or `=` and the text.
 fn push_optional(value: Option<&str>, out: &mut String) {
@@ -43,23 +43,23 @@ pub fn tenant_name(tenant: Option<&str>) -> String {
     name
 }
 
-/// The name of a user key.
-pub fn who(key: &UserKey) -> Who {
+/// A user key as the store has it.
+pub fn typed_user(key: &UserKey) -> TypedUser {
     let mut kind = String::new();
     push_optional(key.user_type.as_deref(), &mut kind);
-    Who {
+    TypedUser {
         user: user_name(key.tenant_id.as_deref(), &key.user_id),
         kind: kind.into(),
     }
 }
 
-/// The user key of a name; `None` for what is none.
-pub fn user_key(who: &Who) -> Option<UserKey> {
-    let (tenant, user) = who.user.split_once(':')?;
+/// The user key of a name; `None` if it is not one that [`typed_user`] gives.
+pub fn user_key(user: &TypedUser) -> Option<UserKey> {
+    let (tenant, user_id) = user.user.split_once(':')?;
     Some(UserKey {
         tenant_id: optional(tenant),
-        user_id: user.into(),
-        user_type: optional(&who.kind),
+        user_id: user_id.into(),
+        user_type: optional(&user.kind),
     })
 }
 
@@ -68,7 +68,7 @@ pub fn room_name(place: &Place) -> RoomName {
     format!("{}\n{}", place.namespace, place.room).into()
 }
 
-/// The room of a name; `None` for what is none.
+/// The room of a name; `None` if it is not one that [`room_name`] gives.
 pub fn place(name: &str) -> Option<Place> {
     let (namespace, room) = name.split_once('\n')?;
     Some(Place {
@@ -94,8 +94,8 @@ mod tests {
                 user_type: kind.as_deref().map(Into::into),
             };
             let (one, other) = (key(&a, &b, &c), key(&x, &y, &z));
-            prop_assert_eq!(user_key(&who(&one)), Some(one.clone()));
-            prop_assert_eq!(who(&one) == who(&other), one == other);
+            prop_assert_eq!(user_key(&typed_user(&one)), Some(one.clone()));
+            prop_assert_eq!(typed_user(&one) == typed_user(&other), one == other);
         }
     }
 }

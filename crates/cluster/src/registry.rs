@@ -64,7 +64,7 @@ pub enum Policy {
     /// The newest only.
     #[serde(rename = "r")]
     Replace,
-    /// So many; who comes too late is refused.
+    /// So many; a socket beyond that is refused.
     #[serde(rename = "l")]
     Limit(u32),
     /// So many; the oldest goes.
@@ -74,7 +74,7 @@ pub enum Policy {
 
 /// A user of one type: what presence is counted by.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct Who {
+pub struct TypedUser {
     /// Tenant and user.
     #[serde(rename = "u")]
     pub user: UserName,
@@ -112,10 +112,10 @@ pub struct Entry {
 /// A socket that is to be registered.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Newcomer {
-    /// Whose.
+    /// The user it belongs to.
     #[serde(flatten)]
-    pub who: Who,
-    /// Which.
+    pub who: TypedUser,
+    /// The socket.
     #[serde(flatten)]
     pub entry: Entry,
 }
@@ -134,7 +134,7 @@ pub enum Loss {
 /// A socket that lost its place to another.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Loser {
-    /// Which.
+    /// The socket's id.
     #[serde(rename = "s")]
     pub socket: Arc<str>,
     /// Why.
@@ -199,30 +199,30 @@ pub struct Joined {
 pub struct Renewed {
     /// Sockets of this node that lost their places.
     pub losers: Vec<Loser>,
-    /// In how many milliseconds there will be something to tend.
+    /// In how many milliseconds there will be something to maintain.
     pub next_due: Option<Millis>,
     /// This node's place among the living, from 0 on.
     pub rank: u32,
 }
 
-/// What tending came to.
+/// What maintenance came to.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Tended {
+pub struct Maintained {
     /// Entries of dead incarnations that were removed.
     pub swept: u32,
     /// Incarnations that ended with that.
     pub ended: Vec<Arc<str>>,
-    /// In how many milliseconds there will be something to tend; 0: now.
+    /// In how many milliseconds there will be something to maintain; 0: now.
     pub next_due: Option<Millis>,
 }
 
 /// A socket that has ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Departure {
-    /// Whose it was.
+    /// The user it belonged to.
     #[serde(flatten)]
-    pub who: Who,
-    /// Which.
+    pub who: TypedUser,
+    /// The socket's id.
     #[serde(rename = "s")]
     pub socket: Arc<str>,
 }
@@ -230,14 +230,14 @@ pub struct Departure {
 /// A user's sockets, said again.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Restored {
-    /// Whose.
+    /// The user.
     #[serde(flatten)]
-    pub who: Who,
+    pub who: TypedUser,
     /// Whether the user was announced in an earlier life of the registry: then
     /// this is no change.
     #[serde(rename = "b")]
     pub believed: bool,
-    /// Which.
+    /// All sockets of the user at this node.
     #[serde(rename = "e")]
     pub entries: Vec<Entry>,
 }
@@ -248,8 +248,8 @@ pub type EdgeId = Arc<str>;
 /// A change of a user's presence.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Edge {
-    /// Whose.
-    pub who: Who,
+    /// The user.
+    pub who: TypedUser,
     /// Online now, or offline now.
     pub online: bool,
     /// Grows with each edge of a user.
@@ -258,8 +258,8 @@ pub struct Edge {
     pub at: Millis,
     /// The rooms that the user is in, or was in while online.
     pub rooms: Vec<RoomName>,
-    /// Set if this is no change: the user is online and has come into `rooms`. Who is
-    /// in these others as well has heard of it.
+    /// `Some`: not a change; the user was online already and has come into `rooms`.
+    /// Members who share one of these other rooms with the user were told before.
     pub others: Option<Vec<RoomName>>,
 }
 
@@ -275,7 +275,7 @@ pub struct Edges {
 /// A socket as other nodes see it.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct Seen {
-    /// Which.
+    /// The socket's id.
     #[serde(rename = "s")]
     pub socket: Arc<str>,
     /// The process that holds it.
@@ -310,7 +310,7 @@ pub struct Audit {
     /// the order of their names.
     pub asked: Vec<Vec<(Arc<str>, Vec<RoomName>)>>,
     /// Some entries, by chance: sockets and whose they are.
-    pub sample: Vec<(Arc<str>, Who)>,
+    pub sample: Vec<(Arc<str>, TypedUser)>,
 }
 
 /// An incarnation as the registry has it.
@@ -380,12 +380,12 @@ pub trait Registry: Send + Sync + 'static {
     ) -> impl Future<Output = Result<(), Unavailable>> + Send;
 
     /// Sweeps what dead incarnations left and settles what is due, up to `limit`.
-    fn tend(
+    fn maintain(
         &self,
         limit: u32,
         grace: Millis,
         ttl: Millis,
-    ) -> impl Future<Output = Result<Tended, Unavailable>> + Send;
+    ) -> impl Future<Output = Result<Maintained, Unavailable>> + Send;
 
     /// Edges after `last`, at once if there are any, else when there are.
     fn edges(&self, last: &EdgeId) -> impl Future<Output = Result<Edges, Unavailable>> + Send;

@@ -35,7 +35,7 @@ local DUE, EDGES = prefix .. ':due', prefix .. ':edges'
 local HOLD, BLIND = prefix .. ':hold', prefix .. ':blind'
 local KEPT_EDGES = 65536
 local KEPT_ROOMS = 1000
--- Who was not there for so long is forgotten, in seconds.
+-- For how many seconds a user who is gone is remembered.
 local REMEMBERED = 7 * 24 * 3600
 
 local hold = tonumber(call('GET', HOLD) or 0)
@@ -370,8 +370,13 @@ local function next_due()
     return math.max(first - now, 0)
 end
 
+-- Above each operation: its arguments -> its answer, a list. `0`: the incarnation does not
+-- hold its lease. u: a user, y: its type, s: a socket; an entry is as in `add`, a loser as in
+-- `loser`, and of the asking node. `due`: in how many milliseconds something is to be
+-- maintained, -1 for nothing. Entries, losers and sockets are JSON. `edge`: the last one.
 local operations = {}
 
+-- { process, node, fresh, secret, ttl, info, known } -> incarnation, epoch, secret, edge, earlier
 function operations.join()
     watch_run(arguments.ttl)
     call('SET', prefix .. ':epoch', arguments.fresh, 'NX')
@@ -398,6 +403,7 @@ function operations.join()
     }
 end
 
+-- { incarnation, ttl, done = { s } } -> 0 | 1, { loser }, due, rank
 function operations.renew()
     watch_run(arguments.ttl)
     local incarnation = arguments.incarnation
@@ -412,6 +418,7 @@ function operations.renew()
     return { 1, call('HVALS', inbox), next_due(), call('ZRANK', NODES, incarnation) }
 end
 
+-- { incarnation, newcomers = { u, y, entry } } -> 0 | 1, { 0: refused | { loser } }
 function operations.connect()
     local incarnation = arguments.incarnation
     if not owns(incarnation) then
@@ -463,6 +470,7 @@ local function believe(user, kind)
     call('PERSIST', user_key(user))
 end
 
+-- { incarnation, departures = { u, y, s }, grace } -> 0 | 1, { 1: the user is settled later | 0 }
 function operations.depart()
     if not owns(arguments.incarnation) then
         return { 0 }
@@ -517,6 +525,7 @@ local function contend(incarnation, user, kind, entry, mine)
     end
 end
 
+-- { incarnation, users = { u, y, b = believed, e = { entry } } } -> 0 | 1, { loser }
 function operations.restore()
     local incarnation = arguments.incarnation
     if not owns(incarnation) then
@@ -550,6 +559,7 @@ function operations.restore()
     return { 1, lost }
 end
 
+-- { incarnations } -> 1
 function operations.retire()
     for _, incarnation in ipairs(arguments.incarnations) do
         call('ZADD', NODES, 'XX', 0, incarnation)
@@ -557,7 +567,8 @@ function operations.retire()
     return { 1 }
 end
 
-function operations.tend()
+-- { limit, grace, ttl } -> entries swept, { incarnation that ended }, due
+function operations.maintain()
     watch_run(arguments.ttl)
     if hold > now then
         return { 0, {}, hold - now }
@@ -598,6 +609,7 @@ function operations.tend()
     return { swept, ended, next_due() }
 end
 
+-- { users } -> { 1: in its grace | 0, last seen | 0, { socket: s, i = process, y, n, d } } each
 function operations.look_up()
     local answers = {}
     for number, user in ipairs(arguments.users) do
@@ -624,7 +636,7 @@ function operations.look_up()
     return answers
 end
 
--- Sends ARGV[4] to the processes that hold sockets of a user, but one.
+-- { user, except = process }, ARGV[4] = what its other processes are sent -> their number
 function operations.tell()
     local told, count = { [arguments.except] = true }, 0
     local all = call('HGETALL', user_key(arguments.user))
@@ -642,6 +654,7 @@ function operations.tell()
     return count
 end
 
+-- { incarnation, users, sample } -> { { s, room, .. } .. } each, { s, whose, s, whose .. }
 function operations.audit()
     local incarnation, asked = arguments.incarnation, {}
     for number, user in ipairs(arguments.users) do
@@ -662,6 +675,7 @@ function operations.audit()
     return { asked, call('HRANDFIELD', index_key(incarnation), arguments.sample, 'WITHVALUES') }
 end
 
+-- {} -> { incarnation, milliseconds left of its lease, info, number of sockets } each
 function operations.nodes()
     local answer = {}
     local nodes = call('ZRANGE', NODES, 0, -1, 'WITHSCORES')

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use redis::aio::{ConnectionLike, MultiplexedConnection};
@@ -11,13 +11,16 @@ use redis::cluster_async::ClusterConnection;
 use redis::sentinel::{SentinelClient, SentinelClientBuilder, SentinelServerType};
 use redis::{
     AsyncConnectionConfig, Client, Cmd, ConnectionInfo, FromRedisValue, IntoConnectionInfo,
-    Pipeline, ProtocolVersion, PushInfo, RedisError, RedisFuture, RedisResult, Value,
+    Pipeline, ProtocolVersion, PushInfo, RedisConnectionInfo, RedisError, RedisFuture, RedisResult,
+    Value,
 };
 
+use crate::locked::locked;
+
 /// How long a connection may take to be established.
-const CONNECT: Duration = Duration::from_secs(1);
-/// How long any answer may take, unless the caller is less patient.
-const RESPONSE: Duration = Duration::from_secs(5);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long any answer may take, unless the caller waits for less.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A URL that names no server. Its text never repeats the URL, which may hold a
 /// password.
@@ -61,86 +64,139 @@ impl fmt::Debug for Server {
 /// What pushed messages are given to; it must not block.
 pub type Pushed = Arc<dyn Fn(PushInfo) + Send + Sync>;
 
+/// A URL in parts, as far as all kinds have the same.
+struct Url<'a> {
+    /// `redis`, `valkey`, or one of them with an `s` for TLS.
+    family: &'a str,
+    /// Nothing, `cluster` or `sentinel`.
+    kind: &'a str,
+    /// Nothing, or `USER:PASSWORD@`.
+    credentials: &'a str,
+    /// Hosts, and what comes behind them.
+    place: &'a str,
+}
+
+fn bad(what: &str) -> BadUrl {
+    BadUrl(what.to_owned())
+}
+
+impl<'a> Url<'a> {
+    fn parse(url: &'a str) -> Result<Url<'a>, BadUrl> {
+        let (scheme, rest) = url.split_once("://").ok_or_else(|| bad("no URL"))?;
+        let (family, kind) = scheme.split_once('+').unwrap_or((scheme, ""));
+        if !matches!(family, "redis" | "rediss" | "valkey" | "valkeys") {
+            return Err(bad("unknown scheme"));
+        }
+        let (credentials, place) = rest.split_at(rest.rfind('@').map_or(0, |at| at + 1));
+        Ok(Url {
+            family,
+            kind,
+            credentials,
+            place,
+        })
+    }
+
+    fn is_secure(&self) -> bool {
+        matches!(self.family, "rediss" | "valkeys")
+    }
+
+    /// One server of those that the URL names; `path` is a slash and a database, or
+    /// nothing.
+    fn server(&self, host: &str, path: &str) -> Result<ConnectionInfo, BadUrl> {
+        let Url {
+            family,
+            credentials,
+            ..
+        } = self;
+        let url = format!("{family}://{credentials}{host}{path}");
+        let info = url.into_connection_info();
+        // The crate's own words may repeat what is in the URL.
+        let info = info.map_err(|_| bad("no host, port or database that could be understood"))?;
+        let redis = info.redis_settings().clone();
+        Ok(info.set_redis_settings(redis.set_protocol(ProtocolVersion::RESP3)))
+    }
+
+    /// `HOST:PORT[/DB]`.
+    fn single(&self) -> Result<Target, BadUrl> {
+        if self.place.split('/').next().is_none_or(str::is_empty) {
+            return Err(bad("no host"));
+        }
+        Ok(Target::Single(Box::new(self.server(self.place, "")?)))
+    }
+
+    /// `HOST:PORT,HOST:PORT`.
+    fn cluster(&self) -> Result<Target, BadUrl> {
+        let (hosts, path) = self.place.split_once('/').unwrap_or((self.place, ""));
+        if !matches!(path, "" | "0") {
+            return Err(bad("a Redis Cluster has only database 0"));
+        }
+        Ok(Target::Cluster(self.servers(hosts)?))
+    }
+
+    /// `HOST:PORT,HOST:PORT/MASTER[/DB]`.
+    fn sentinel(&self) -> Result<Target, BadUrl> {
+        let (hosts, path) = self.place.split_once('/').unwrap_or((self.place, ""));
+        let (master, db) = path.split_once('/').unwrap_or((path, "0"));
+        if master.is_empty() {
+            return Err(bad("no master's name"));
+        }
+        let sentinels = self.servers(hosts)?;
+        let first = sentinels
+            .first()
+            .cloned()
+            .ok_or_else(|| bad("no Sentinels"))?;
+        let database = self.server("unused", &format!("/{db}"))?;
+        let client = self.sentinel_client(&sentinels, master, database.redis_settings());
+        let client = client.map_err(|_| bad("no Sentinels"))?;
+        Ok(Target::Sentinel(Box::new(client.into()), Box::new(first)))
+    }
+
+    fn servers(&self, hosts: &str) -> Result<Vec<ConnectionInfo>, BadUrl> {
+        hosts.split(',').map(|host| self.server(host, "")).collect()
+    }
+
+    /// A client that asks the Sentinels for the master, and connects there with
+    /// `settings`.
+    fn sentinel_client(
+        &self,
+        sentinels: &[ConnectionInfo],
+        master: &str,
+        settings: &RedisConnectionInfo,
+    ) -> RedisResult<SentinelClient> {
+        let addresses: Vec<_> = sentinels.iter().map(|node| node.addr().clone()).collect();
+        let mut builder =
+            SentinelClientBuilder::new(addresses, master, SentinelServerType::Master)?
+                .set_client_to_redis_db(settings.db())
+                .set_client_to_redis_protocol(ProtocolVersion::RESP3);
+        if self.is_secure() {
+            builder = builder
+                .set_client_to_redis_tls_mode(redis::TlsMode::Secure)
+                .set_client_to_sentinel_tls_mode(redis::TlsMode::Secure);
+        }
+        if let Some(user) = settings.username() {
+            builder = builder.set_client_to_redis_username(user);
+        }
+        if let Some(password) = settings.password() {
+            builder = builder.set_client_to_redis_password(password);
+        }
+        builder.build()
+    }
+}
+
 impl Server {
     /// Reads a URL, connects to nothing.
     ///
     /// # Errors
     /// When it names no server.
     pub fn parse(url: &str) -> Result<Server, BadUrl> {
-        let bad = |what: &str| BadUrl(what.to_owned());
-        let (scheme, rest) = url.split_once("://").ok_or_else(|| bad("no URL"))?;
-        let (family, kind) = scheme.split_once('+').unwrap_or((scheme, ""));
-        if !matches!(family, "redis" | "rediss" | "valkey" | "valkeys") {
-            return Err(bad("unknown scheme"));
-        }
-        let (credentials, place) = match rest.rsplit_once('@') {
-            Some((credentials, place)) => (format!("{credentials}@"), place),
-            None => (String::new(), rest),
-        };
-        let one = |host: &str, path: &str| {
-            let url = format!("{family}://{credentials}{host}{path}");
-            let info = url.into_connection_info();
-            // The crate's own words may repeat what is in the URL.
-            let info =
-                info.map_err(|_| bad("no host, port or database that could be understood"))?;
-            let redis = info.redis_settings().clone();
-            Ok(info.set_redis_settings(redis.set_protocol(ProtocolVersion::RESP3)))
-        };
-        match kind {
-            "" => {
-                if place.split('/').next().is_none_or(str::is_empty) {
-                    return Err(bad("no host"));
-                }
-                Ok(Server(Target::Single(Box::new(one(place, "")?))))
-            }
-            "cluster" => {
-                let (hosts, path) = place.split_once('/').unwrap_or((place, ""));
-                if !matches!(path, "" | "0") {
-                    return Err(bad("a Redis Cluster has only database 0"));
-                }
-                let nodes: Result<_, _> = hosts.split(',').map(|host| one(host, "")).collect();
-                Ok(Server(Target::Cluster(nodes?)))
-            }
-            "sentinel" => {
-                let (hosts, path) = place.split_once('/').unwrap_or((place, ""));
-                let (master, db) = path.split_once('/').unwrap_or((path, "0"));
-                if master.is_empty() {
-                    return Err(bad("no master's name"));
-                }
-                let nodes: Vec<ConnectionInfo> = hosts
-                    .split(',')
-                    .map(|host| one(host, ""))
-                    .collect::<Result<_, _>>()?;
-                let settings = one("unused", &format!("/{db}"))?.redis_settings().clone();
-                let addresses: Vec<_> = nodes.iter().map(|node| node.addr().clone()).collect();
-                let mut builder =
-                    SentinelClientBuilder::new(addresses, master, SentinelServerType::Master)
-                        .map_err(|_| bad("no Sentinels"))?
-                        .set_client_to_redis_db(settings.db())
-                        .set_client_to_redis_protocol(ProtocolVersion::RESP3);
-                if matches!(family, "rediss" | "valkeys") {
-                    builder = builder
-                        .set_client_to_redis_tls_mode(redis::TlsMode::Secure)
-                        .set_client_to_sentinel_tls_mode(redis::TlsMode::Secure);
-                }
-                if let Some(user) = settings.username() {
-                    builder = builder.set_client_to_redis_username(user);
-                }
-                if let Some(password) = settings.password() {
-                    builder = builder.set_client_to_redis_password(password);
-                }
-                let client = builder.build().map_err(|_| bad("no Sentinels"))?;
-                let first = nodes
-                    .into_iter()
-                    .next()
-                    .ok_or_else(|| bad("no Sentinels"))?;
-                Ok(Server(Target::Sentinel(
-                    Box::new(client.into()),
-                    Box::new(first),
-                )))
-            }
+        let url = Url::parse(url)?;
+        let target = match url.kind {
+            "" => url.single(),
+            "cluster" => url.cluster(),
+            "sentinel" => url.sentinel(),
             _ => Err(bad("unknown scheme")),
-        }
+        };
+        target.map(Server)
     }
 
     /// Whether it is a Redis Cluster.
@@ -162,18 +218,19 @@ impl Server {
         }
     }
 
-    /// A new connection. `patience`: how long answers may take.
+    /// A new connection. `answer_timeout`: how long answers may take; `None` for commands
+    /// that wait at the server.
     ///
     /// # Errors
     /// When there is no server, or it does not let this one in.
     pub async fn open(
         &self,
-        patience: Option<Duration>,
+        answer_timeout: Option<Duration>,
         pushed: Option<Pushed>,
     ) -> RedisResult<Connection> {
         let mut config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(CONNECT))
-            .set_response_timeout(patience);
+            .set_connection_timeout(Some(CONNECT_TIMEOUT))
+            .set_response_timeout(answer_timeout);
         let push = pushed.map(|pushed| {
             move |info: PushInfo| -> Result<(), ()> {
                 pushed(info);
@@ -197,11 +254,11 @@ impl Server {
             Target::Cluster(nodes) => {
                 let mut builder = ClusterClient::builder(nodes.clone())
                     .use_protocol(ProtocolVersion::RESP3)
-                    .connection_timeout(CONNECT)
+                    .connection_timeout(CONNECT_TIMEOUT)
                     // A member tries again by itself, and with a new incarnation.
                     .retries(2);
-                if let Some(patience) = patience {
-                    builder = builder.response_timeout(patience);
+                if let Some(timeout) = answer_timeout {
+                    builder = builder.response_timeout(timeout);
                 }
                 if let Some(push) = push {
                     builder = builder.push_sender(push);
@@ -258,7 +315,7 @@ impl ConnectionLike for Connection {
 /// the first doubt: an error, or a caller that did not wait for the answer.
 pub struct Commands {
     server: Arc<Server>,
-    patience: Option<Duration>,
+    answer_timeout: Option<Duration>,
     current: Mutex<Option<(u64, Connection)>>,
     opening: tokio::sync::Mutex<()>,
     number: AtomicU64,
@@ -295,7 +352,7 @@ impl Commands {
     pub fn new(server: Arc<Server>) -> Commands {
         Commands {
             server,
-            patience: Some(RESPONSE),
+            answer_timeout: Some(ANSWER_TIMEOUT),
             current: Mutex::default(),
             opening: tokio::sync::Mutex::default(),
             number: AtomicU64::new(0),
@@ -305,13 +362,13 @@ impl Commands {
     /// The same for commands that wait at the server.
     pub fn that_wait(server: Arc<Server>) -> Commands {
         Commands {
-            patience: None,
+            answer_timeout: None,
             ..Commands::new(server)
         }
     }
 
     fn current(&self) -> MutexGuard<'_, Option<(u64, Connection)>> {
-        self.current.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.current)
     }
 
     async fn connection(&self) -> RedisResult<(u64, Connection)> {
@@ -322,7 +379,7 @@ impl Commands {
         if let Some(current) = self.current().clone() {
             return Ok(current);
         }
-        let connection = self.server.open(self.patience, None).await?;
+        let connection = self.server.open(self.answer_timeout, None).await?;
         let number = self.number.fetch_add(1, Ordering::Relaxed);
         *self.current() = Some((number, connection.clone()));
         Ok((number, connection))

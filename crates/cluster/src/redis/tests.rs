@@ -5,10 +5,12 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use super::*;
-use crate::model::Model;
-use crate::registry::{Entry, Policy};
-use crate::simulation::Dice;
+use super::{Calls, RedisRegistry, Server};
+use crate::registry::{
+    Audit, Departure, Edge, Entry, Known, Millis, Newcomer, NodeInfo, Policy, Registry, Renewed,
+    Restored, RoomName, TypedUser, UserName,
+};
+use crate::simulation::{Dice, Model};
 
 /// A server of this test's own.
 struct Redis {
@@ -55,7 +57,7 @@ struct Pair {
     clock: Arc<Mutex<(Millis, u64)>>,
     incarnations: Vec<Arc<str>>,
     /// Sockets there were, and whose.
-    sockets: Vec<(Who, Arc<str>)>,
+    sockets: Vec<(TypedUser, Arc<str>)>,
     policy: Policy,
 }
 
@@ -95,8 +97,8 @@ impl Pair {
         *self.clock.lock().unwrap()
     }
 
-    fn who(&mut self) -> Who {
-        Who {
+    fn who(&mut self) -> TypedUser {
+        TypedUser {
             user: format!("=t%3A:u{}", self.dice.below(4)).into(),
             kind: if self.dice.chance(20) { "=k" } else { "" }.into(),
         }
@@ -134,7 +136,7 @@ impl Pair {
         }
     }
 
-    fn departed(&mut self) -> (Who, Arc<str>) {
+    fn departed(&mut self) -> (TypedUser, Arc<str>) {
         match self.sockets.len() as u64 {
             0 => (self.who(), "nobody".into()),
             count => self.sockets[self.dice.below(count) as usize].clone(),
@@ -243,8 +245,8 @@ impl Pair {
                 self.model.retire(&all);
             }
             12 => {
-                let real = self.registry.tend(1000, grace, TTL).await.unwrap();
-                let expected = self.model.tend(now, run, 1000, grace, TTL);
+                let real = self.registry.maintain(1000, grace, TTL).await.unwrap();
+                let expected = self.model.maintain(now, run, 1000, grace, TTL);
                 assert_eq!(real, expected);
             }
             13 => {

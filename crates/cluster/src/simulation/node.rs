@@ -14,9 +14,12 @@ use std::time::Duration;
 use tokio::time::sleep;
 
 use super::store::{Link, Store, locked};
-use super::{REFRESH, TTL};
 use crate::member::{Local, Member, Timing};
-use crate::registry::{Admission, Edge, Entry, Loser, Newcomer, NodeInfo, Who};
+use crate::registry::{Admission, Edge, Entry, Loser, Newcomer, NodeInfo, TypedUser};
+
+/// `cluster.lease_ttl` and `cluster.lease_refresh` of all nodes.
+pub(super) const TTL: Duration = Duration::from_secs(15);
+const REFRESH: Duration = Duration::from_secs(5);
 
 /// Stops what it wraps while `stopped`, as SIGSTOP does.
 pub(super) struct Stoppable<F> {
@@ -46,7 +49,7 @@ impl<F: Future> Future for Stoppable<F> {
 
 #[derive(Default)]
 pub(super) struct Sockets {
-    pub(super) users: BTreeMap<Who, Vec<Entry>>,
+    pub(super) users: BTreeMap<TypedUser, Vec<Entry>>,
     pub(super) heard: Vec<Edge>,
     pub(super) turn: usize,
     /// Ousted: told to go, and not gone yet.
@@ -57,11 +60,11 @@ pub(super) struct Sockets {
 pub(super) struct Table(Arc<Mutex<Sockets>>);
 
 impl Local for Table {
-    fn users(&self) -> Vec<Who> {
+    fn users(&self) -> Vec<TypedUser> {
         locked(&self.0).users.keys().cloned().collect()
     }
 
-    fn some_users(&self, count: usize) -> Vec<Who> {
+    fn some_users(&self, count: usize) -> Vec<TypedUser> {
         let mut sockets = locked(&self.0);
         sockets.turn += 1;
         let skip = sockets.turn;
@@ -75,11 +78,11 @@ impl Local for Table {
             .collect()
     }
 
-    fn entries(&self, who: &Who) -> Vec<Entry> {
+    fn entries(&self, who: &TypedUser) -> Vec<Entry> {
         locked(&self.0).users.get(who).cloned().unwrap_or_default()
     }
 
-    fn has(&self, who: &Who, socket: &str) -> bool {
+    fn has(&self, who: &TypedUser, socket: &str) -> bool {
         self.entries(who)
             .iter()
             .any(|entry| *entry.socket == *socket)

@@ -8,11 +8,11 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
-use super::Dice;
-use crate::model::Model;
+use super::dice::Dice;
+use super::model::Model;
 use crate::registry::{
-    Admission, Audit, Departure, Edge, EdgeId, Edges, Guarded, Joined, Known, Loser, Millis,
-    Newcomer, NodeInfo, NodeState, Registry, Renewed, Restored, Tended, Unavailable, UserName,
+    Admission, Audit, Departure, Edge, EdgeId, Edges, Guarded, Joined, Known, Loser, Maintained,
+    Millis, Newcomer, NodeInfo, NodeState, Registry, Renewed, Restored, Unavailable, UserName,
 };
 
 pub(super) struct Store {
@@ -31,6 +31,21 @@ pub(super) struct Store {
 }
 
 impl Store {
+    /// An empty store that has just started.
+    pub(super) fn new(dice: Dice) -> Store {
+        Store {
+            model: Model::default(),
+            run: 1,
+            up: true,
+            dice,
+            edges: Vec::new(),
+            changed: watch::channel(0).0,
+            started: Instant::now(),
+            snapshot: None,
+            calm: false,
+        }
+    }
+
     pub(super) fn now(&self) -> Millis {
         // Not near zero, as no clock is.
         1_700_000_000_000 + self.started.elapsed().as_millis() as Millis
@@ -51,6 +66,7 @@ pub(super) fn is_traced() -> bool {
     std::env::var_os("HEARTLINE_TRACE").is_some()
 }
 
+/// Locks; a holder that panicked has found a fault, which must end the run.
 pub(super) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap()
 }
@@ -200,10 +216,15 @@ impl Registry for Link {
             .await
     }
 
-    async fn tend(&self, limit: u32, grace: Millis, ttl: Millis) -> Result<Tended, Unavailable> {
+    async fn maintain(
+        &self,
+        limit: u32,
+        grace: Millis,
+        ttl: Millis,
+    ) -> Result<Maintained, Unavailable> {
         self.call(
-            || "tend".into(),
-            move |model, now, run, _| model.tend(now, run, limit.min(3), grace, ttl),
+            || "maintain".into(),
+            move |model, now, run, _| model.maintain(now, run, limit.min(3), grace, ttl),
         )
         .await
     }

@@ -5,15 +5,12 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tokio::sync::watch;
-use tokio::time::Instant;
-
-use super::Dice;
+use super::dice::Dice;
+use super::model;
 use super::node::{Node, Table, close, enter};
 use super::store::{Link, Store, is_traced, locked};
 use crate::member::Member;
-use crate::model::Model;
-use crate::registry::{Edge, Entry, Newcomer, Policy, RoomName, Who};
+use crate::registry::{Edge, Entry, Newcomer, Policy, RoomName, TypedUser};
 
 pub(super) const USERS: u64 = 6;
 pub(super) const NODES: usize = 3;
@@ -36,19 +33,10 @@ pub(super) struct World {
 }
 
 impl World {
+    /// Three nodes and a store, with what the seed makes of them.
     pub(super) fn new(seed: u64) -> World {
         let mut dice = Dice(seed);
-        let store = Arc::new(Mutex::new(Store {
-            model: Model::default(),
-            run: 1,
-            up: true,
-            dice: Dice(dice.roll()),
-            edges: Vec::new(),
-            changed: watch::channel(0).0,
-            started: Instant::now(),
-            snapshot: None,
-            calm: false,
-        }));
+        let store = Store::new(Dice(dice.roll()));
         let grace = match dice.below(3) {
             0 => Duration::from_secs(3),
             _ => Duration::ZERO,
@@ -60,6 +48,21 @@ impl World {
             _ => Policy::Unlimited,
         };
         let rooms_are_left = dice.chance(50);
+        World {
+            rooms_are_left,
+            ..World::of(dice, store, grace, policy)
+        }
+    }
+
+    /// The same, where nothing happens by chance.
+    pub(super) fn quiet(grace: Duration, policy: Policy) -> World {
+        let mut store = Store::new(Dice(1));
+        store.calm = true;
+        World::of(Dice(2), store, grace, policy)
+    }
+
+    fn of(dice: Dice, store: Store, grace: Duration, policy: Policy) -> World {
+        let store = Arc::new(Mutex::new(store));
         let nodes = (0..NODES)
             .map(|number| Node::start(number, number as u32, &store, grace))
             .collect();
@@ -71,7 +74,7 @@ impl World {
             sockets: 0,
             grace,
             policy,
-            rooms_are_left,
+            rooms_are_left: false,
             was_wiped: false,
             amnesia: false,
         }
@@ -88,7 +91,7 @@ impl World {
             device => format!("d{device}"),
         };
         let newcomer = Newcomer {
-            who: Who {
+            who: TypedUser {
                 user: format!(":u{}", self.dice.below(USERS)).into(),
                 kind: if self.dice.chance(10) { "=k" } else { "" }.into(),
             },
@@ -102,14 +105,18 @@ impl World {
             },
         };
         let gives_up = self.dice.chance(5);
+        self.enter(number, newcomer, gives_up);
+    }
+
+    /// A socket comes to a node. `gives_up`: its client ends while it is admitted.
+    pub(super) fn enter(&mut self, number: usize, newcomer: Newcomer, gives_up: bool) {
         let node = &mut self.nodes[number];
         let (member, sockets) = (node.member.clone(), node.sockets.clone());
         node.spawn(async move {
             let asked = newcomer.clone();
             let entering = member.connect(asked, |admission| enter(&sockets, &newcomer, admission));
             if gives_up {
-                // As a client does that ends while it is admitted: it is entered, and
-                // ends at once.
+                // It is entered, and ends at once.
                 if entering.await.is_ok() {
                     close(&member, &sockets, &newcomer.entry.socket);
                 }
@@ -137,7 +144,7 @@ impl World {
     }
 
     /// A socket comes into a room, or leaves one.
-    pub(super) fn roam(&mut self) {
+    pub(super) fn change_rooms(&mut self) {
         let number = self.dice.below(NODES as u64) as usize;
         let node = &self.nodes[number];
         if !node.alive || node.is_stopped() {
@@ -161,7 +168,7 @@ impl World {
             Some(_) => return,
         }
         drop(table);
-        node.member.roamed(who);
+        node.member.rooms_changed(who);
     }
 
     pub(super) fn all_calm(&self) -> bool {
@@ -189,7 +196,7 @@ impl World {
                 .any(|one| !processes.contains(one));
             // A node that has not joined yet would take the empty store for a new one.
             let strangers = processes.contains("");
-            // Who came during a hold was not announced, and nobody knows that.
+            // A user who came during a hold was not announced, and nobody knows that.
             let held = store.model.is_held(store.now()) || store.model.has_unsettled();
             self.amnesia |= !calm || ghosts || strangers || held;
             self.was_wiped = true;
@@ -297,7 +304,7 @@ impl World {
 
     /// What is true when everything works again.
     pub(super) fn check(&self) {
-        let mut there: BTreeMap<Who, Vec<Entry>> = BTreeMap::new();
+        let mut there: BTreeMap<TypedUser, Vec<Entry>> = BTreeMap::new();
         for node in self.nodes.iter().filter(|node| node.alive) {
             let table = locked(&node.sockets);
             for (who, entries) in &table.users {
@@ -309,8 +316,8 @@ impl World {
             assert!(node.member.is_trusted(), "a member is still out");
         }
         let store = locked(&self.store);
-        let online: BTreeSet<Who> = there.keys().cloned().collect();
-        let announced: BTreeSet<Who> = store.model.announced().into_iter().collect();
+        let online: BTreeSet<TypedUser> = there.keys().cloned().collect();
+        let announced: BTreeSet<TypedUser> = store.model.announced().into_iter().collect();
         assert_eq!(announced, online, "announced and there");
         let registered = store.model.sockets();
         let sockets: BTreeSet<Arc<str>> = there
@@ -327,7 +334,7 @@ impl World {
         }
         self.check_rooms(&there, &store.edges);
         // Edges: revisions grow; each is a change; the last is the truth.
-        let mut last: BTreeMap<&Who, &Edge> = BTreeMap::new();
+        let mut last: BTreeMap<&TypedUser, &Edge> = BTreeMap::new();
         for edge in store.edges.iter().filter(|edge| edge.others.is_none()) {
             let before = last.insert(&edge.who, edge);
             if let Some(before) = before {
@@ -357,11 +364,11 @@ impl World {
 
     /// The members of a room hear once that a user is online there, and once that it
     /// has gone.
-    pub(super) fn check_rooms(&self, there: &BTreeMap<Who, Vec<Entry>>, edges: &[Edge]) {
+    pub(super) fn check_rooms(&self, there: &BTreeMap<TypedUser, Vec<Entry>>, edges: &[Edge]) {
         if self.amnesia || self.was_wiped {
             return;
         }
-        let mut told: BTreeMap<&Who, BTreeSet<&RoomName>> = BTreeMap::new();
+        let mut told: BTreeMap<&TypedUser, BTreeSet<&RoomName>> = BTreeMap::new();
         for edge in edges {
             let rooms = told.entry(&edge.who).or_default();
             if edge.online {
@@ -387,7 +394,7 @@ impl World {
         }
     }
 
-    pub(super) fn check_devices(&self, who: &Who, entries: &[Entry]) {
+    pub(super) fn check_devices(&self, who: &TypedUser, entries: &[Entry]) {
         let mut devices = BTreeSet::new();
         for entry in entries.iter().filter(|entry| !entry.device.is_empty()) {
             assert!(
@@ -407,13 +414,13 @@ impl World {
 pub(super) fn process(member: &Member<Link, Table>) -> Arc<str> {
     member
         .incarnation()
-        .map_or("".into(), |name| crate::model::process_of(&name).into())
+        .map_or("".into(), |name| model::process_of(&name).into())
 }
 
-pub(super) fn users_and_kinds() -> Vec<Who> {
+pub(super) fn users_and_kinds() -> Vec<TypedUser> {
     (0..USERS)
         .flat_map(|user| {
-            ["", "=k"].map(|kind| Who {
+            ["", "=k"].map(|kind| TypedUser {
                 user: format!(":u{user}").into(),
                 kind: kind.into(),
             })

@@ -5,9 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::registry::{
-    Admission, Audit, Departure, Edge, Edges, Entry, Fenced, Joined, Known, Loser, Loss, Millis,
-    Newcomer, NodeInfo, NodeState, Policy, Renewed, Restored, RoomName, Seen, Tended, UserName,
-    Who,
+    Admission, Audit, Departure, Edge, Edges, Entry, Fenced, Joined, Known, Loser, Loss,
+    Maintained, Millis, Newcomer, NodeInfo, NodeState, Policy, Renewed, Restored, RoomName, Seen,
+    TypedUser, UserName,
 };
 
 /// Edges that are kept for readers that fell behind.
@@ -88,10 +88,10 @@ pub(crate) struct Model {
     /// The incarnation that each process has now.
     owners: BTreeMap<Arc<str>, Arc<str>>,
     users: BTreeMap<UserName, User>,
-    indexes: BTreeMap<Arc<str>, BTreeMap<Arc<str>, Who>>,
+    indexes: BTreeMap<Arc<str>, BTreeMap<Arc<str>, TypedUser>>,
     inboxes: BTreeMap<Arc<str>, BTreeMap<Arc<str>, Loser>>,
-    due: BTreeSet<(Millis, Who)>,
-    dues: BTreeMap<Who, Millis>,
+    due: BTreeSet<(Millis, TypedUser)>,
+    dues: BTreeMap<TypedUser, Millis>,
     edges: Vec<(u64, Edge)>,
     edge_number: u64,
 }
@@ -122,7 +122,7 @@ impl Model {
             .ok_or(Fenced)
     }
 
-    fn schedule(&mut self, who: &Who, at: Millis) {
+    fn schedule(&mut self, who: &TypedUser, at: Millis) {
         if let Some(before) = self.dues.insert(who.clone(), at) {
             self.due.remove(&(before, who.clone()));
         }
@@ -131,7 +131,7 @@ impl Model {
 
     /// Compares what was announced with who is there. True: a user who is gone is to
     /// be announced later.
-    fn settle(&mut self, now: Millis, who: &Who, grace: Millis) -> bool {
+    fn settle(&mut self, now: Millis, who: &TypedUser, grace: Millis) -> bool {
         let (hold, blind) = (self.hold, self.blind);
         let Some(state) = self
             .users
@@ -182,7 +182,14 @@ impl Model {
     }
 
     /// `told`: the members of its rooms know of the user.
-    fn add(&mut self, now: Millis, incarnation: &Arc<str>, who: &Who, entry: &Entry, told: bool) {
+    fn add(
+        &mut self,
+        now: Millis,
+        incarnation: &Arc<str>,
+        who: &TypedUser,
+        entry: &Entry,
+        told: bool,
+    ) {
         let user = self.users.entry(who.user.clone()).or_default();
         let held = Held {
             entry: entry.clone(),
@@ -224,7 +231,7 @@ impl Model {
     }
 
     /// Takes a socket out, without settling.
-    fn remove(&mut self, now: Millis, who: &Who, socket: &str) -> Option<Held> {
+    fn remove(&mut self, now: Millis, who: &TypedUser, socket: &str) -> Option<Held> {
         let user = self.users.get_mut(&who.user)?;
         let held = user.sockets.remove(socket)?;
         let state = user.states.entry(held.kind.clone()).or_default();
@@ -242,7 +249,7 @@ impl Model {
     }
 
     /// Others of the user in the same namespace whose leases live.
-    fn rivals(&self, now: Millis, who: &Who, entry: &Entry) -> Vec<Held> {
+    fn rivals(&self, now: Millis, who: &TypedUser, entry: &Entry) -> Vec<Held> {
         let Some(user) = self.users.get(&who.user) else {
             return Vec::new();
         };
@@ -266,7 +273,7 @@ impl Model {
     fn oust(
         &mut self,
         now: Millis,
-        who: &Who,
+        who: &TypedUser,
         held: &Held,
         why: Loss,
         by: &Entry,
@@ -443,7 +450,7 @@ impl Model {
         Ok(answers)
     }
 
-    fn believe(&mut self, now: Millis, who: &Who) {
+    fn believe(&mut self, now: Millis, who: &TypedUser) {
         let user = self.users.entry(who.user.clone()).or_default();
         let state = user.states.entry(who.kind.clone()).or_default();
         if !state.online {
@@ -526,7 +533,7 @@ impl Model {
         &mut self,
         now: Millis,
         incarnation: &Arc<str>,
-        who: &Who,
+        who: &TypedUser,
         entry: &Entry,
         mine: &mut Vec<Loser>,
     ) -> Result<(), Loser> {
@@ -586,19 +593,19 @@ impl Model {
         }
     }
 
-    pub(crate) fn tend(
+    pub(crate) fn maintain(
         &mut self,
         now: Millis,
         run: u64,
         limit: u32,
         grace: Millis,
         ttl: Millis,
-    ) -> Tended {
+    ) -> Maintained {
         self.watch_run(now, run, ttl);
-        let mut tended = Tended::default();
+        let mut maintained = Maintained::default();
         if self.hold > now {
-            tended.next_due = Some(self.hold - now);
-            return tended;
+            maintained.next_due = Some(self.hold - now);
+            return maintained;
         }
         self.blind = 0;
         let dead = self
@@ -609,7 +616,7 @@ impl Model {
             .map(|(name, _)| name.clone());
         if let Some(incarnation) = dead {
             let index = self.indexes.entry(incarnation.clone()).or_default();
-            let batch: Vec<(Arc<str>, Who)> = index
+            let batch: Vec<(Arc<str>, TypedUser)> = index
                 .iter()
                 .take(limit as usize)
                 .map(|(socket, who)| (socket.clone(), who.clone()))
@@ -621,7 +628,7 @@ impl Model {
                     state.swept = true;
                 }
                 self.settle(now, who, grace);
-                tended.swept += 1;
+                maintained.swept += 1;
             }
             if self
                 .indexes
@@ -640,7 +647,7 @@ impl Model {
                     self.owners.remove(process);
                     self.inboxes.remove(process);
                 }
-                tended.ended.push(incarnation);
+                maintained.ended.push(incarnation);
             }
         }
         for _ in 0..limit {
@@ -651,8 +658,8 @@ impl Model {
             self.dues.remove(&who);
             self.settle(now, &who, 0);
         }
-        tended.next_due = self.next_due(now);
-        tended
+        maintained.next_due = self.next_due(now);
+        maintained
     }
 
     pub(crate) fn edges(&self, last: &str) -> Edges {
@@ -689,7 +696,7 @@ impl Model {
                     .collect();
                 // Announced, and to be looked at later.
                 let lingers = user.states.iter().any(|(kind, state)| {
-                    let who = Who {
+                    let who = TypedUser {
                         user: name.clone(),
                         kind: kind.clone(),
                     };
@@ -769,12 +776,12 @@ impl Model {
     }
 
     /// Users that are announced as online.
-    pub(crate) fn announced(&self) -> Vec<Who> {
+    pub(crate) fn announced(&self) -> Vec<TypedUser> {
         let mut all = Vec::new();
         for (name, user) in &self.users {
             for (kind, state) in &user.states {
                 if state.online {
-                    all.push(Who {
+                    all.push(TypedUser {
                         user: name.clone(),
                         kind: kind.clone(),
                     });
@@ -785,7 +792,7 @@ impl Model {
     }
 
     /// The rooms that a user is in, by its sockets.
-    pub(crate) fn rooms_of(&self, who: &Who) -> BTreeSet<RoomName> {
+    pub(crate) fn rooms_of(&self, who: &TypedUser) -> BTreeSet<RoomName> {
         let state = self.users.get(&who.user);
         let state = state.and_then(|user| user.states.get(&who.kind));
         let rooms = state.into_iter().flat_map(|state| &state.rooms);

@@ -1,0 +1,158 @@
+//! This node's table of sockets, as a member of the cluster sees it: names of the
+//! registry on one side, users and sockets of the gateway on the other.
+
+use std::sync::{Arc, OnceLock};
+
+use heartline::backplane::Node;
+use heartline::config::{DevicePolicy, OnExcess};
+use heartline::{Edge, Place, Presence, Reason, SocketAddress};
+
+use crate::member::Local;
+use crate::names;
+use crate::registry::{self, Entry, Loser, Loss, Millis, Policy, RoomName, TypedUser};
+
+/// This node's table of sockets as the member sees it.
+pub(crate) struct Table {
+    /// The node; not there before the gateway is built.
+    node: OnceLock<Arc<dyn Node>>,
+    presence: Presence,
+}
+
+impl Table {
+    /// The table of a node whose gateway is not built yet, without sockets.
+    pub(crate) fn new() -> Table {
+        Table {
+            node: OnceLock::new(),
+            presence: Presence::of_one_node_of_many(),
+        }
+    }
+
+    /// The gateway is built.
+    pub(crate) fn attach(&self, node: Arc<dyn Node>) {
+        // It is built once.
+        let _ = self.node.set(node);
+    }
+
+    /// Presence as this node alone knows it.
+    pub(crate) fn presence(&self) -> &Presence {
+        &self.presence
+    }
+
+    /// The node's clock, in milliseconds since 1970; 0 before the gateway is built.
+    pub(crate) fn now(&self) -> Millis {
+        self.node.get().map_or(0, |node| node.unix_millis())
+    }
+
+    /// A socket as the registry has it, without rooms; `None` if this node has no such
+    /// socket.
+    pub(crate) fn entry(
+        &self,
+        socket: SocketAddress,
+        device: Option<&Arc<str>>,
+        since: Millis,
+    ) -> Option<Entry> {
+        let node = self.node.get()?;
+        let namespace = node.namespace(&socket)?;
+        Some(Entry {
+            socket: socket.id().into(),
+            policy: policy(node.device_policy(&socket)?),
+            namespace,
+            device: device.cloned().unwrap_or_default(),
+            since,
+            rooms: Vec::new(),
+        })
+    }
+}
+
+fn policy(policy: DevicePolicy) -> Policy {
+    match policy {
+        DevicePolicy::Unlimited => Policy::Unlimited,
+        DevicePolicy::Replace => Policy::Replace,
+        DevicePolicy::Limit { max, on_excess } => {
+            let max = u32::try_from(max).unwrap_or(u32::MAX);
+            match on_excess {
+                OnExcess::Reject => Policy::Limit(max),
+                OnExcess::EvictOldest => Policy::Evict(max),
+            }
+        }
+    }
+}
+
+fn reason(why: Loss) -> Reason {
+    match why {
+        Loss::Replaced => Reason::Replaced,
+        Loss::Limit => Reason::DeviceLimit,
+    }
+}
+
+impl Local for Table {
+    fn users(&self) -> Vec<TypedUser> {
+        let mut users = Vec::new();
+        self.presence
+            .each_user(|user| users.push(names::typed_user(user)));
+        users
+    }
+
+    fn some_users(&self, count: usize) -> Vec<TypedUser> {
+        let users = self.presence.next_users(count);
+        users.iter().map(|user| names::typed_user(user)).collect()
+    }
+
+    fn entries(&self, who: &TypedUser) -> Vec<Entry> {
+        let Some(user) = names::user_key(who) else {
+            return Vec::new();
+        };
+        let mut entries = Vec::new();
+        self.presence
+            .each_socket(&user, self.now(), |socket, device, since| {
+                entries.extend(self.entry(socket, device, since));
+            });
+        for (socket, place) in self.presence.rooms(&user) {
+            let id = socket.id();
+            let entry = entries.iter_mut().find(|entry| *entry.socket == *id);
+            if let Some(entry) = entry {
+                entry.rooms.push(names::room_name(&place));
+            }
+        }
+        entries
+    }
+
+    fn has(&self, who: &TypedUser, socket: &str) -> bool {
+        let (Some(user), Some(socket)) = (names::user_key(who), SocketAddress::parse(socket))
+        else {
+            return false;
+        };
+        let mut there = false;
+        self.presence
+            .each_socket(&user, 0, |one, _, _| there |= one == socket);
+        there
+    }
+
+    fn oust(&self, loser: &Loser) {
+        if let (Some(node), Some(socket)) = (self.node.get(), SocketAddress::parse(&loser.socket)) {
+            let device = Some(&loser.device).filter(|device| !device.is_empty());
+            node.replace(socket, reason(loser.why), device.cloned(), &loser.node);
+        }
+    }
+
+    fn announce(&self, edges: &[registry::Edge]) {
+        let Some(node) = self.node.get() else {
+            return;
+        };
+        let known = edges.iter().filter_map(|edge| {
+            Some(Edge {
+                user: Arc::new(names::user_key(&edge.who)?),
+                online: edge.online,
+                rev: edge.rev,
+                at: edge.at,
+                rooms: places(&edge.rooms),
+                others: edge.others.as_deref().map(places),
+            })
+        });
+        node.announce(known.collect());
+    }
+}
+
+fn places(rooms: &[RoomName]) -> Vec<Place> {
+    rooms.iter().filter_map(|room| names::place(room)).collect()
+}

@@ -1,0 +1,409 @@
+//! One node's part in the cluster.
+//!
+//! A member lives in the registry as one incarnation after the other. It joins,
+//! says who is connected to it, renews its lease, and tells who comes and who goes.
+//! Everything it tells goes through one loop, one operation at a time, in batches: so
+//! nothing it says can overtake what it said before, and a storm of logins costs
+//! little more than its bytes.
+//!
+//! **When anything is in doubt, it begins a new incarnation.** An operation that
+//! failed or ran out of time may have happened or may happen yet; a lease may have
+//! run out while the process was stopped; the store may have lost its memory. In all
+//! of these cases the member joins again, which fences whatever is still on its way,
+//! registers its live sockets under the new name, and then retires the old one, whose
+//! leftovers are swept. There is no other way of recovery.
+//!
+//! **While the store is away**, sockets are admitted by what this node knows. They
+//! are registered, and conflicts resolved, when it is back.
+//!
+//! At shutdown the member tells the last departures and retires its incarnation. At
+//! a crash nothing is told: its lease ends, and any other member sweeps.
+
+mod edges;
+mod incarnation;
+mod life;
+mod telling;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use hashbrown::HashSet;
+use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::time::Instant;
+
+use crate::locked::locked;
+use crate::registry::{
+    Admission, Departure, Edge, EdgeId, Entry, Known, Loser, Millis, Newcomer, NodeInfo, NodeState,
+    Registry, TypedUser, Unavailable, UserName,
+};
+
+/// Newcomers, departures or users in one operation: a few milliseconds of the store's
+/// time at most.
+const MAX_PER_OPERATION: usize = 200;
+/// Departures that wait for the store. Those beyond it are found by the sweep.
+const MAX_DEPARTURES: usize = 262_144;
+/// The longest pause between attempts to reach the store.
+const MAX_PAUSE: Duration = Duration::from_secs(1);
+
+/// The node's own knowledge of its sockets.
+pub trait Local: Send + Sync + 'static {
+    /// Everybody who has a socket here.
+    fn users(&self) -> Vec<TypedUser>;
+    /// Up to `count` of them, others at each call.
+    fn some_users(&self, count: usize) -> Vec<TypedUser>;
+    /// A user's sockets.
+    fn entries(&self, who: &TypedUser) -> Vec<Entry>;
+    /// Whether the socket is here.
+    fn has(&self, who: &TypedUser, socket: &str) -> bool;
+    /// A socket lost its place. It may be gone already.
+    fn oust(&self, loser: &Loser);
+    /// Users came or went, somewhere in the cluster.
+    fn announce(&self, edges: &[Edge]);
+}
+
+/// The rhythm of a member.
+#[derive(Debug, Clone, Copy)]
+pub struct Timing {
+    /// `cluster.lease_ttl`.
+    pub ttl: Duration,
+    /// `cluster.lease_refresh`.
+    pub refresh: Duration,
+    /// `presence.offline_grace`.
+    pub grace: Duration,
+}
+
+impl Timing {
+    /// How long one operation may take before it counts as failed.
+    fn patience(&self) -> Duration {
+        (self.ttl.saturating_sub(self.refresh) / 3)
+            .clamp(Duration::from_millis(50), Duration::from_secs(2))
+    }
+}
+
+/// What happened so far; all of it grows.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// Operations that failed or ran out of time.
+    pub errors: AtomicU64,
+    /// Incarnations begun.
+    pub joins: AtomicU64,
+    /// Entries that were missing or too many, and were mended.
+    pub repairs: AtomicU64,
+    /// Entries of dead nodes that this one swept.
+    pub swept: AtomicU64,
+    /// Edges announced here.
+    pub edges: AtomicU64,
+    /// Sockets admitted while the store was away.
+    pub unregistered: AtomicU64,
+    /// Departures that could not be kept until the store is back.
+    pub forgotten: AtomicU64,
+}
+
+/// A departure that is to be told.
+struct PendingDeparture {
+    departure: Departure,
+    /// Whether the user was announced when the socket left, as far as is known.
+    announced: bool,
+}
+
+struct Request {
+    newcomer: Newcomer,
+    reply: oneshot::Sender<Outcome>,
+}
+
+/// The answer and the incarnation's number, or whether the user was announced all the
+/// same.
+type Outcome = Result<(Admission, u64), bool>;
+
+#[derive(Default)]
+struct State {
+    departures: VecDeque<PendingDeparture>,
+    /// Those that are being told.
+    telling: Vec<PendingDeparture>,
+    /// Users with sockets that may be unregistered; whether they were announced all
+    /// the same, for another socket.
+    unregistered: BTreeMap<TypedUser, bool>,
+    /// Users whose sockets have changed their rooms.
+    rooms_changed: BTreeSet<TypedUser>,
+    /// Users who were announced before the registry lost its memory, and whom it
+    /// has not heard of since.
+    believed: BTreeSet<TypedUser>,
+    /// Users who are in their grace as far as this node knows, and until when that is
+    /// remembered.
+    in_grace: BTreeMap<TypedUser, Instant>,
+    /// Users who are being registered, and whether they were announced meanwhile.
+    asking: BTreeMap<TypedUser, bool>,
+    /// Users who were announced as offline although they have sockets here or had a
+    /// moment ago: those had lost their places.
+    offline: BTreeSet<TypedUser>,
+    /// Until when the lease is good, by this node's clock.
+    valid_until: Option<Instant>,
+    incarnation: Option<Arc<str>>,
+    secret: Option<Arc<str>>,
+    first_edge: Option<EdgeId>,
+    nudged: bool,
+    leaving: bool,
+}
+
+impl State {
+    /// The store has lost its memory: users of whom it was told are believed to have been
+    /// announced. `here`: users with sockets; `doubtful`: those of them that may never
+    /// have been told.
+    fn believe_announced(
+        &mut self,
+        here: &BTreeSet<TypedUser>,
+        doubtful: &BTreeMap<TypedUser, bool>,
+    ) {
+        let left: HashSet<TypedUser> = self
+            .departures
+            .iter()
+            .filter(|pending| pending.announced)
+            .map(|pending| pending.departure.who.clone())
+            .collect();
+        let was_announced = |who: &TypedUser| {
+            let known = doubtful.get(who).copied().unwrap_or(true);
+            (known || left.contains(who)) && !self.offline.contains(who)
+        };
+        let all = here.iter().chain(&left);
+        let announced = all.filter(|who| was_announced(who)).cloned();
+        self.believed.extend(announced);
+        // However long ago: no offline edge has been heard since.
+        let in_grace = std::mem::take(&mut self.in_grace);
+        self.believed.extend(in_grace.into_keys());
+    }
+
+    /// Departures for one operation, the oldest first; they are being told from here on.
+    fn take_departures(&mut self) -> Vec<Departure> {
+        let count = self.departures.len().min(MAX_PER_OPERATION);
+        self.telling.extend(self.departures.drain(..count));
+        let batch = self.telling.iter().map(|pending| pending.departure.clone());
+        batch.collect()
+    }
+
+    /// They were not told, or nobody knows.
+    fn put_back_departures(&mut self, telling: Vec<PendingDeparture>) {
+        for pending in telling.into_iter().rev() {
+            self.departures.push_front(pending);
+        }
+    }
+}
+
+/// A node's membership of a cluster.
+pub struct Member<R, L> {
+    registry: R,
+    local: L,
+    info: NodeInfo,
+    timing: Timing,
+    state: Mutex<State>,
+    requests: mpsc::UnboundedSender<Request>,
+    /// Counts incarnations: what was answered under another may be void.
+    generation: AtomicU64,
+    away: AtomicBool,
+    work: Notify,
+    left: Notify,
+    joined: Notify,
+    counters: Counters,
+}
+
+/// What [`Member::run`] reads from.
+pub struct Requests(mpsc::UnboundedReceiver<Request>);
+
+impl<R: Registry, L: Local> Member<R, L> {
+    /// A member that has not joined yet; give the requests to [`run`](Self::run).
+    pub fn new(registry: R, local: L, info: NodeInfo, timing: Timing) -> (Arc<Self>, Requests) {
+        let (requests, received) = mpsc::unbounded_channel();
+        let member = Member {
+            registry,
+            local,
+            info,
+            timing,
+            state: Mutex::default(),
+            requests,
+            generation: AtomicU64::new(0),
+            away: AtomicBool::new(true),
+            work: Notify::new(),
+            left: Notify::new(),
+            joined: Notify::new(),
+            counters: Counters::default(),
+        };
+        (Arc::new(member), Requests(received))
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        locked(&self.state)
+    }
+
+    /// The node's knowledge of its own.
+    pub fn local(&self) -> &L {
+        &self.local
+    }
+
+    /// What happened so far.
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// Whether the lease is good: what this node believes of others may be believed.
+    pub fn is_trusted(&self) -> bool {
+        !self.away.load(Ordering::Relaxed)
+            && self
+                .state()
+                .valid_until
+                .is_some_and(|until| Instant::now() < until)
+    }
+
+    /// How old the lease is; `None` before there is one.
+    pub fn lease_age(&self) -> Option<Duration> {
+        let until = self.state().valid_until?;
+        let renewed = until.checked_sub(self.timing.ttl)?;
+        Some(Instant::now().saturating_duration_since(renewed))
+    }
+
+    /// The incarnation at present.
+    pub fn incarnation(&self) -> Option<Arc<str>> {
+        self.state().incarnation.clone()
+    }
+
+    /// What nodes show each other; `None` before the first join.
+    pub fn secret(&self) -> Option<Arc<str>> {
+        self.state().secret.clone()
+    }
+
+    /// What this node says of itself.
+    pub fn info(&self) -> &NodeInfo {
+        &self.info
+    }
+
+    /// All nodes that the registry has.
+    ///
+    /// # Errors
+    /// When it cannot be asked.
+    pub async fn nodes(&self) -> Result<Vec<NodeState>, Unavailable> {
+        if self.away.load(Ordering::Relaxed) {
+            return Err(Unavailable("it was left alone".into()));
+        }
+        self.patiently(self.registry.nodes()).await
+    }
+
+    /// Asks for admission. `enter` puts the socket into the node's own table, and is
+    /// called if it is admitted, or if nobody can be asked (`None`): then it decides
+    /// by itself.
+    ///
+    /// # Errors
+    /// What `enter` says.
+    pub async fn connect<T, E>(
+        &self,
+        newcomer: Newcomer,
+        enter: impl FnOnce(Option<Admission>) -> Result<T, E>,
+    ) -> Result<T, E> {
+        let who = newcomer.who.clone();
+        let outcome = if self.away.load(Ordering::Relaxed) {
+            Err(false)
+        } else {
+            let (reply, answer) = oneshot::channel();
+            let request = Request { newcomer, reply };
+            // Without a loop there is no answer either.
+            let _ = self.requests.send(request);
+            answer.await.unwrap_or(Err(false))
+        };
+        match outcome {
+            Ok((admission, generation)) => {
+                let entered = enter(Some(admission));
+                if entered.is_ok() && generation != self.generation.load(Ordering::SeqCst) {
+                    self.doubt(who, true);
+                }
+                entered
+            }
+            Err(announced) => {
+                let entered = enter(None);
+                if entered.is_ok() {
+                    self.counters.unregistered.fetch_add(1, Ordering::Relaxed);
+                    self.doubt(who, announced);
+                }
+                entered
+            }
+        }
+    }
+
+    /// The user's sockets may not be registered. The user may be announced as online
+    /// nevertheless.
+    fn doubt(&self, who: TypedUser, announced: bool) {
+        let others = self.local.entries(&who).len() > 1;
+        let mut state = self.state();
+        *state.unregistered.entry(who).or_insert(others) |= announced;
+        drop(state);
+        self.work.notify_one();
+    }
+
+    /// A socket has left the node's own table.
+    pub fn disconnect(&self, who: TypedUser, socket: Arc<str>) {
+        let mut state = self.state();
+        let announced = state.unregistered.get(&who).copied().unwrap_or(true);
+        state.departures.push_back(PendingDeparture {
+            announced,
+            departure: Departure { who, socket },
+        });
+        if state.departures.len() > MAX_DEPARTURES {
+            state.departures.pop_front();
+            self.counters.forgotten.fetch_add(1, Ordering::Relaxed);
+        }
+        drop(state);
+        self.work.notify_one();
+    }
+
+    /// Sockets of the user have come into rooms or left them.
+    pub fn rooms_changed(&self, who: TypedUser) {
+        self.state().rooms_changed.insert(who);
+        self.work.notify_one();
+    }
+
+    /// Something waits for this node in the registry.
+    pub fn nudge(&self) {
+        self.state().nudged = true;
+        self.work.notify_one();
+    }
+
+    /// What the registry knows of users.
+    ///
+    /// # Errors
+    /// When it cannot be asked.
+    pub async fn look_up(&self, users: &[UserName]) -> Result<Vec<Known>, Unavailable> {
+        if self.away.load(Ordering::Relaxed) {
+            return Err(Unavailable("it was left alone".into()));
+        }
+        self.patiently(self.registry.look_up(users)).await
+    }
+
+    /// Tells the last departures, gives the lease back and ends [`run`](Self::run).
+    pub async fn leave(&self) {
+        let left = self.left.notified();
+        self.state().leaving = true;
+        self.work.notify_one();
+        // The loop may be in a pause, or the store gone: the lease ends by itself.
+        let _ = tokio::time::timeout(self.timing.patience() * 2, left).await;
+    }
+
+    async fn patiently<T>(
+        &self,
+        operation: impl Future<Output = Result<T, Unavailable>>,
+    ) -> Result<T, Unavailable> {
+        let result = tokio::time::timeout(self.timing.patience(), operation)
+            .await
+            .unwrap_or_else(|_| Err(Unavailable("no answer in time".into())));
+        if result.is_err() {
+            self.counters.errors.fetch_add(1, Ordering::Relaxed);
+        }
+        result
+    }
+}
+
+fn millis(duration: Duration) -> Millis {
+    duration.as_millis() as Millis
+}
+
+/// How long to wait after so many failures in a row.
+fn pause_after(failures: u32) -> Duration {
+    (Duration::from_millis(20) * 2u32.pow(failures.min(8))).min(MAX_PAUSE)
+}

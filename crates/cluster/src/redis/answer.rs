@@ -1,0 +1,111 @@
+//! The script's answers, read from front to back.
+
+use std::sync::Arc;
+
+use redis::Value;
+
+use crate::registry::{Edge, Millis, RoomName, TypedUser, Unavailable};
+
+/// An answer that is not what the operation answers; `what` is missing.
+pub(super) fn nonsense(what: &str) -> Unavailable {
+    Unavailable(format!("its answer has no {what}"))
+}
+
+/// An answer of the script, read from front to back.
+pub(super) struct Answer(pub(super) std::vec::IntoIter<Value>);
+
+impl Answer {
+    pub(super) fn of(value: Value) -> Result<Answer, Unavailable> {
+        match value {
+            Value::Array(values) => Ok(Answer(values.into_iter())),
+            Value::Nil => Ok(Answer(Vec::new().into_iter())),
+            _ => Err(nonsense("list")),
+        }
+    }
+
+    pub(super) fn next(&mut self) -> Result<Value, Unavailable> {
+        self.0.next().ok_or_else(|| nonsense("more items"))
+    }
+
+    pub(super) fn number(&mut self) -> Result<i64, Unavailable> {
+        match self.next()? {
+            Value::Int(number) => Ok(number),
+            _ => Err(nonsense("number")),
+        }
+    }
+
+    pub(super) fn millis(&mut self) -> Result<Option<Millis>, Unavailable> {
+        Ok(Millis::try_from(self.number()?).ok())
+    }
+
+    pub(super) fn text(&mut self) -> Result<Arc<str>, Unavailable> {
+        text(self.next()?)
+    }
+
+    pub(super) fn list(&mut self) -> Result<Answer, Unavailable> {
+        Answer::of(self.next()?)
+    }
+
+    pub(super) fn texts(self) -> Result<Vec<Arc<str>>, Unavailable> {
+        self.0.map(text).collect()
+    }
+
+    pub(super) fn read<T: serde::de::DeserializeOwned>(self) -> Result<Vec<T>, Unavailable> {
+        self.0
+            .map(|value| serde_json::from_str(&text(value)?).map_err(|_| nonsense("JSON")))
+            .collect()
+    }
+}
+
+fn text(value: Value) -> Result<Arc<str>, Unavailable> {
+    match value {
+        Value::BulkString(bytes) => String::from_utf8(bytes)
+            .map(Into::into)
+            .map_err(|_| nonsense("UTF-8")),
+        Value::SimpleString(text) => Ok(text.into()),
+        _ => Err(nonsense("text")),
+    }
+}
+
+/// Whose, as the script writes it: `TYPE:USER`.
+pub(super) fn typed_user(name: &str) -> Result<TypedUser, Unavailable> {
+    let (kind, user) = name.split_once(':').ok_or_else(|| nonsense("user"))?;
+    Ok(TypedUser {
+        user: user.into(),
+        kind: kind.into(),
+    })
+}
+
+pub(super) fn edge(fields: Value) -> Result<Edge, Unavailable> {
+    let mut fields = Answer::of(fields)?;
+    let (mut whose, mut online, mut rev, mut at) = (None, false, 0, 0);
+    let (mut rooms, mut others) = (Vec::new(), None);
+    while let Ok(name) = fields.text() {
+        let value = fields.text()?;
+        let number = || value.parse().map_err(|_| nonsense("number"));
+        match &*name {
+            "w" => whose = Some(typed_user(&value)?),
+            "o" => online = &*value == "1",
+            "r" => rev = number()?,
+            "t" => at = number()?,
+            "m" => rooms = room_names(&value)?,
+            "k" => others = Some(room_names(&value)?),
+            _ => {}
+        }
+    }
+    Ok(Edge {
+        who: whose.ok_or_else(|| nonsense("user"))?,
+        online,
+        rev,
+        at,
+        rooms,
+        others,
+    })
+}
+
+/// Room names, sorted: the script has them in no order.
+fn room_names(json: &str) -> Result<Vec<RoomName>, Unavailable> {
+    let mut rooms: Vec<RoomName> = serde_json::from_str(json).map_err(|_| nonsense("rooms"))?;
+    rooms.sort_unstable();
+    Ok(rooms)
+}

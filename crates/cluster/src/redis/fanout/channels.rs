@@ -1,0 +1,168 @@
+//! The rooms' channels that this node listens to: which have users, and which the server
+//! has confirmed.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use hashbrown::HashMap;
+use heartline::auth::BoxFuture;
+use heartline::backplane::Subscription;
+use tokio::sync::{Notify, oneshot};
+
+use crate::locked::locked;
+
+/// How long a join waits for its room's subscription.
+const MAX_WAIT_OF_A_JOIN: Duration = Duration::from_secs(1);
+
+#[derive(Default)]
+struct Channel {
+    users: usize,
+    confirmed: bool,
+    waiting: Vec<oneshot::Sender<()>>,
+}
+
+#[derive(Default)]
+struct Table {
+    connected: bool,
+    channels: HashMap<Arc<str>, Channel>,
+    /// Channels to be subscribed to or left, if that is still so when they are looked at.
+    changed: Vec<Arc<str>>,
+}
+
+/// Channels whose subscriptions are to be changed.
+#[derive(Debug, Default)]
+pub(super) struct Changes {
+    pub(super) wanted: Vec<Arc<str>>,
+    pub(super) unwanted: Vec<Arc<str>>,
+}
+
+#[derive(Default)]
+pub(super) struct Channels {
+    table: Mutex<Table>,
+    work: Notify,
+}
+
+/// A room's channel, for as long as it is held.
+struct RoomChannel {
+    channels: Arc<Channels>,
+    name: Arc<str>,
+}
+
+impl Subscription for RoomChannel {
+    fn ready(&self) -> Option<BoxFuture<()>> {
+        let mut table = locked(&self.channels.table);
+        // Nobody waits for a server that is away.
+        if !table.connected {
+            return None;
+        }
+        let channel = table.channels.get_mut(&self.name)?;
+        if channel.confirmed {
+            return None;
+        }
+        let (confirmed, confirmation) = oneshot::channel();
+        channel.waiting.push(confirmed);
+        Some(Box::pin(async move {
+            let _ = tokio::time::timeout(MAX_WAIT_OF_A_JOIN, confirmation).await;
+        }))
+    }
+}
+
+impl Drop for RoomChannel {
+    fn drop(&mut self) {
+        let mut table = locked(&self.channels.table);
+        if let Some(channel) = table.channels.get_mut(&self.name) {
+            channel.users -= 1;
+            if channel.users == 0 {
+                table.changed.push(self.name.clone());
+                self.channels.work.notify_one();
+            }
+        }
+    }
+}
+
+impl Channels {
+    /// Holds a channel.
+    pub(super) fn hold(self: &Arc<Self>, name: Arc<str>) -> Arc<dyn Subscription> {
+        let mut table = locked(&self.table);
+        let channel = table.channels.entry(name.clone()).or_default();
+        channel.users += 1;
+        if channel.users == 1 {
+            table.changed.push(name.clone());
+            self.work.notify_one();
+        }
+        drop(table);
+        Arc::new(RoomChannel {
+            channels: self.clone(),
+            name,
+        })
+    }
+
+    /// Whether what is published in the channels arrives.
+    pub(super) fn is_connected(&self) -> bool {
+        locked(&self.table).connected
+    }
+
+    /// Returns when there may be [changes](Self::take_changes).
+    pub(super) async fn changed(&self) {
+        self.work.notified().await;
+    }
+
+    /// A new connection: all channels that have users are to be subscribed to.
+    pub(super) fn all_wanted(&self) -> Vec<Arc<str>> {
+        let mut table = locked(&self.table);
+        table.changed.clear();
+        table.channels.retain(|_, channel| channel.users > 0);
+        table.channels.keys().cloned().collect()
+    }
+
+    /// All channels that were wanted are subscribed to.
+    pub(super) fn set_connected(&self) {
+        locked(&self.table).connected = true;
+    }
+
+    /// The connection has ended; whoever waits for a confirmation waits no longer. Returns
+    /// whether [`set_connected`](Self::set_connected) was called before.
+    pub(super) fn set_disconnected(&self) -> bool {
+        let mut table = locked(&self.table);
+        for channel in table.channels.values_mut() {
+            channel.confirmed = false;
+            channel.waiting.clear();
+        }
+        std::mem::take(&mut table.connected)
+    }
+
+    /// What has changed since the last call. Channels without users are forgotten.
+    pub(super) fn take_changes(&self) -> Changes {
+        let mut table = locked(&self.table);
+        let mut changed = std::mem::take(&mut table.changed);
+        changed.sort_unstable();
+        changed.dedup();
+        let mut changes = Changes::default();
+        for name in changed {
+            match table.channels.get(&name) {
+                Some(channel) if channel.users > 0 && !channel.confirmed => {
+                    changes.wanted.push(name);
+                }
+                Some(channel) if channel.users == 0 => {
+                    table.channels.remove(&name);
+                    changes.unwanted.push(name);
+                }
+                _ => {}
+            }
+        }
+        changes
+    }
+
+    /// The server has confirmed subscriptions.
+    pub(super) fn confirm(&self, names: &[Arc<str>]) {
+        let mut table = locked(&self.table);
+        for name in names {
+            if let Some(channel) = table.channels.get_mut(name) {
+                channel.confirmed = true;
+                for waiting in channel.waiting.drain(..) {
+                    let _ = waiting.send(());
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,332 @@
+//! The registry in Redis: each operation is a call of the script.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use redis::{Cmd, RedisError, Value};
+use serde::Serialize;
+use serde_json::{Value as Json, json};
+
+use super::answer::{Answer, edge, nonsense, typed_user};
+use super::calls::{Calls, SOURCE};
+use super::server::{Commands, Server, is_unknown_script};
+use crate::registry::{
+    Admission, Audit, Departure, EdgeId, Edges, Fenced, Guarded, Joined, Known, Loser, Maintained,
+    Millis, Newcomer, NodeInfo, NodeState, Registry, Renewed, Restored, Seen, Unavailable,
+    UserName,
+};
+
+/// How long a read of the stream waits at the server.
+const MAX_WAIT_FOR_EDGES: Duration = Duration::from_secs(5);
+/// Edges in one read.
+const MAX_EDGES_PER_READ: usize = 4096;
+
+/// A [`Registry`] in Redis 6.2 or later, or Valkey.
+pub struct RedisRegistry {
+    calls: Arc<Calls>,
+    /// What the member says, one operation after the other.
+    commands: Commands,
+    /// Questions. A caller that gives up waiting for an answer puts only their
+    /// connection in doubt.
+    questions: Commands,
+    reader: Commands,
+    /// Set by tests alone: what time it is, and which run of the server this is.
+    clock: Option<Clock>,
+}
+
+type Clock = Box<dyn Fn() -> (Millis, String) + Send + Sync>;
+
+impl RedisRegistry {
+    /// Connects when it is first asked.
+    pub fn new(server: Arc<Server>, calls: Arc<Calls>) -> RedisRegistry {
+        RedisRegistry {
+            calls,
+            commands: Commands::new(server.clone()),
+            questions: Commands::new(server.clone()),
+            reader: Commands::that_wait(server),
+            clock: None,
+        }
+    }
+
+    /// The same, with the time and the server's run told by `clock`.
+    #[cfg(test)]
+    pub(super) fn with_clock(
+        mut self,
+        clock: impl Fn() -> (Millis, String) + Send + Sync + 'static,
+    ) -> RedisRegistry {
+        self.clock = Some(Box::new(clock));
+        self
+    }
+
+    async fn call(&self, operation: &str, arguments: Json) -> Result<Value, Unavailable> {
+        self.call_on(&self.commands, operation, arguments).await
+    }
+
+    /// A question. It may be put twice: the connection may have ended since the last
+    /// one without anybody noticing, after a failover for instance.
+    async fn ask(&self, question: &str, arguments: Json) -> Result<Value, Unavailable> {
+        let asked = self.call_on(&self.questions, question, arguments.clone());
+        match asked.await {
+            Ok(answer) => Ok(answer),
+            Err(_) => self.call_on(&self.questions, question, arguments).await,
+        }
+    }
+
+    async fn call_on(
+        &self,
+        commands: &Commands,
+        operation: &str,
+        mut arguments: Json,
+    ) -> Result<Value, Unavailable> {
+        let mut now = 0;
+        if let Some(clock) = &self.clock {
+            let (time, run) = clock();
+            now = time;
+            arguments["run"] = run.into();
+        }
+        let arguments = arguments.to_string();
+        let hash = self.calls.hash();
+        let mut known = self.calls.command("EVALSHA", hash, operation, now);
+        match commands.query(known.arg(&arguments)).await {
+            Err(error) if is_unknown_script(&error) => {
+                let mut whole = self.calls.command("EVAL", SOURCE, operation, now);
+                let answer = commands.query(whole.arg(&arguments));
+                answer.await.map_err(unavailable)
+            }
+            result => result.map_err(unavailable),
+        }
+    }
+
+    /// The same for an operation that only the holder of a lease may do.
+    async fn guarded(&self, operation: &str, arguments: Json) -> Guarded<Answer> {
+        let mut answer = Answer::of(self.call(operation, arguments).await?)?;
+        Ok(match answer.number()? {
+            0 => Err(Fenced),
+            _ => Ok(answer),
+        })
+    }
+}
+
+fn unavailable(error: RedisError) -> Unavailable {
+    Unavailable(error.to_string())
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn list<T: Serialize>(items: &[T]) -> Json {
+    // Only maps with other keys than text fail, and there are none.
+    serde_json::to_value(items).unwrap_or_default()
+}
+
+impl Registry for RedisRegistry {
+    async fn join(
+        &self,
+        info: &NodeInfo,
+        ttl: Millis,
+        known: Option<&str>,
+    ) -> Result<Joined, Unavailable> {
+        let mut fresh = [0; 20];
+        getrandom::fill(&mut fresh).map_err(|error| Unavailable(error.to_string()))?;
+        let mut arguments = json!({
+            "process": info.process(),
+            "node": info.node_id,
+            "fresh": hex(&fresh[..4]),
+            "secret": hex(&fresh[4..]),
+            "ttl": ttl,
+            "info": serde_json::to_string(info).unwrap_or_default(),
+        });
+        if let Some(known) = known {
+            arguments["known"] = known.into();
+        }
+        let mut answer = Answer::of(self.call("join", arguments).await?)?;
+        Ok(Joined {
+            incarnation: answer.text()?,
+            epoch: answer.text()?,
+            secret: answer.text()?,
+            last_edge: answer.text()?,
+            earlier: answer.list()?.texts()?,
+        })
+    }
+
+    async fn renew(&self, incarnation: &str, ttl: Millis, done: &[Arc<str>]) -> Guarded<Renewed> {
+        let arguments = json!({ "incarnation": incarnation, "ttl": ttl, "done": done });
+        let answer = self.guarded("renew", arguments).await?;
+        answer
+            .map(|mut answer| {
+                Ok(Renewed {
+                    losers: answer.list()?.read()?,
+                    next_due: answer.millis()?,
+                    rank: answer.number()? as u32,
+                })
+            })
+            .map_or_else(|fenced| Ok(Err(fenced)), |renewed| renewed.map(Ok))
+    }
+
+    async fn connect(&self, incarnation: &str, newcomers: &[Newcomer]) -> Guarded<Vec<Admission>> {
+        let arguments = json!({ "incarnation": incarnation, "newcomers": list(newcomers) });
+        let mut answer = match self.guarded("connect", arguments).await? {
+            Ok(answer) => answer,
+            Err(Fenced) => return Ok(Err(Fenced)),
+        };
+        let mut admissions = Vec::with_capacity(newcomers.len());
+        for value in answer.list()?.0 {
+            admissions.push(match value {
+                Value::Int(_) => Admission::Refused,
+                losers => Admission::Admitted(Answer::of(losers)?.read()?),
+            });
+        }
+        if admissions.len() != newcomers.len() {
+            return Err(nonsense("answer for everybody"));
+        }
+        Ok(Ok(admissions))
+    }
+
+    async fn depart(
+        &self,
+        incarnation: &str,
+        departures: &[Departure],
+        grace: Millis,
+    ) -> Guarded<Vec<bool>> {
+        let arguments = json!({
+            "incarnation": incarnation, "departures": list(departures), "grace": grace,
+        });
+        let mut answer = match self.guarded("depart", arguments).await? {
+            Ok(mut answer) => answer.list()?,
+            Err(Fenced) => return Ok(Err(Fenced)),
+        };
+        let mut linger = Vec::with_capacity(departures.len());
+        for _ in departures {
+            linger.push(answer.number()? == 1);
+        }
+        Ok(Ok(linger))
+    }
+
+    async fn restore(&self, incarnation: &str, users: &[Restored]) -> Guarded<Vec<Loser>> {
+        let arguments = json!({ "incarnation": incarnation, "users": list(users) });
+        match self.guarded("restore", arguments).await? {
+            Ok(mut answer) => Ok(Ok(answer.list()?.read()?)),
+            Err(Fenced) => Ok(Err(Fenced)),
+        }
+    }
+
+    async fn retire(&self, incarnations: &[Arc<str>]) -> Result<(), Unavailable> {
+        let arguments = json!({ "incarnations": incarnations });
+        self.call("retire", arguments).await.map(|_| ())
+    }
+
+    async fn maintain(
+        &self,
+        limit: u32,
+        grace: Millis,
+        ttl: Millis,
+    ) -> Result<Maintained, Unavailable> {
+        let arguments = json!({ "limit": limit, "grace": grace, "ttl": ttl });
+        let mut answer = Answer::of(self.call("maintain", arguments).await?)?;
+        Ok(Maintained {
+            swept: answer.number()? as u32,
+            ended: answer.list()?.texts()?,
+            next_due: answer.millis()?,
+        })
+    }
+
+    async fn edges(&self, last: &EdgeId) -> Result<Edges, Unavailable> {
+        let mut command: Cmd = redis::cmd("XREAD");
+        command.arg("COUNT").arg(MAX_EDGES_PER_READ);
+        command
+            .arg("BLOCK")
+            .arg(MAX_WAIT_FOR_EDGES.as_millis() as u64);
+        command
+            .arg("STREAMS")
+            .arg(format!("{}:edges", self.calls.prefix()))
+            .arg(&**last);
+        // No answer is one too, but a late one.
+        let answer =
+            tokio::time::timeout(MAX_WAIT_FOR_EDGES * 2, self.reader.query::<Value>(&command));
+        let answer = answer
+            .await
+            .map_err(|_| Unavailable("no answer in time".into()))?
+            .map_err(unavailable)?;
+        // RESP3: a map of streams; RESP2: a list of pairs.
+        let entries = match answer {
+            Value::Nil => return Ok(Edges::default()),
+            Value::Map(streams) => streams.into_iter().next().map(|(_, entries)| entries),
+            streams => {
+                let mut stream = Answer::of(streams)?.list()?;
+                stream.next()?;
+                Some(stream.next()?)
+            }
+        };
+        let mut edges = Edges::default();
+        for entry in Answer::of(entries.unwrap_or(Value::Nil))?.0 {
+            let mut entry = Answer::of(entry)?;
+            edges.last = Some(entry.text()?);
+            edges.edges.push(edge(entry.next()?)?);
+        }
+        Ok(edges)
+    }
+
+    async fn look_up(&self, users: &[UserName]) -> Result<Vec<Known>, Unavailable> {
+        let answer = Answer::of(self.ask("look_up", json!({ "users": users })).await?)?;
+        let mut all = Vec::with_capacity(users.len());
+        for known in answer.0 {
+            let mut known = Answer::of(known)?;
+            let lingers = known.number()? == 1;
+            let seen = known.millis()?.filter(|seen| *seen > 0);
+            let sockets: Vec<Seen> = known.list()?.read()?;
+            all.push(Known {
+                online: lingers || !sockets.is_empty(),
+                sockets,
+                last_seen: seen,
+            });
+        }
+        Ok(all)
+    }
+
+    async fn audit(
+        &self,
+        incarnation: &str,
+        users: &[UserName],
+        sample: u32,
+    ) -> Result<Audit, Unavailable> {
+        let arguments = json!({ "incarnation": incarnation, "users": users, "sample": sample });
+        let mut answer = Answer::of(self.call("audit", arguments).await?)?;
+        let mut audit = Audit::default();
+        for sockets in answer.list()?.0 {
+            let mut there = Vec::new();
+            for socket in Answer::of(sockets)?.0 {
+                let mut socket = Answer::of(socket)?;
+                let name = socket.text()?;
+                let mut rooms = socket.texts()?;
+                rooms.sort_unstable();
+                there.push((name, rooms));
+            }
+            audit.asked.push(there);
+        }
+        let mut sample = answer.list()?;
+        while let Ok(socket) = sample.text() {
+            audit.sample.push((socket, typed_user(&sample.text()?)?));
+        }
+        Ok(audit)
+    }
+
+    async fn nodes(&self) -> Result<Vec<NodeState>, Unavailable> {
+        let answer = Answer::of(self.ask("nodes", json!({})).await?)?;
+        let mut nodes = Vec::new();
+        for node in answer.0 {
+            let mut node = Answer::of(node)?;
+            let incarnation = node.text()?;
+            let lease = node.number()?;
+            let info: NodeInfo =
+                serde_json::from_str(&node.text()?).map_err(|_| nonsense("node's name"))?;
+            nodes.push(NodeState {
+                incarnation,
+                lease,
+                info,
+                sockets: node.number()? as u64,
+            });
+        }
+        Ok(nodes)
+    }
+}

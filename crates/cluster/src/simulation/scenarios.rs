@@ -1,0 +1,257 @@
+//! What failing runs have taught, told step by step: a seed means nothing any more once
+//! the order of draws changes.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+
+use super::node::{TTL, close};
+use super::paused::paused;
+use super::store::locked;
+use super::world::World;
+use crate::registry::{Entry, Newcomer, Policy, RoomName, TypedUser};
+
+/// A grace, where there is one.
+const GRACE: Duration = Duration::from_secs(3);
+/// Enough for nodes to join, and to notice what has changed.
+const MOMENT: Duration = Duration::from_secs(2);
+
+/// Three nodes that have joined, on a store that loses nothing by chance.
+async fn three_nodes(grace: Duration, policy: Policy) -> World {
+    let world = World::quiet(grace, policy);
+    sleep(MOMENT).await;
+    world
+}
+
+fn user(name: &str) -> TypedUser {
+    TypedUser {
+        user: format!(":{name}").into(),
+        kind: "".into(),
+    }
+}
+
+impl World {
+    /// A socket of a user comes to a node.
+    fn come(&mut self, number: usize, name: &str, device: &str) {
+        self.sockets += 1;
+        let newcomer = Newcomer {
+            who: user(name),
+            entry: Entry {
+                socket: format!("s{}", self.sockets).into(),
+                namespace: "/".into(),
+                device: device.into(),
+                since: locked(&self.store).now(),
+                policy: self.policy,
+                rooms: Vec::new(),
+            },
+        };
+        self.enter(number, newcomer, false);
+    }
+
+    /// All sockets of a user at a node end.
+    fn go(&self, number: usize, name: &str) {
+        let node = &self.nodes[number];
+        for socket in self.sockets_at(number, name) {
+            close(&node.member, &node.sockets, &socket);
+        }
+    }
+
+    /// All sockets of a user at a node come into a room.
+    fn come_into(&self, number: usize, name: &str, room: &str) {
+        let who = user(name);
+        let node = &self.nodes[number];
+        for entry in locked(&node.sockets).users.get_mut(&who).unwrap() {
+            entry.rooms.push(room.into());
+        }
+        node.member.rooms_changed(who);
+    }
+
+    fn sockets_at(&self, number: usize, name: &str) -> Vec<Arc<str>> {
+        let table = locked(&self.nodes[number].sockets);
+        let entries = table.users.get(&user(name)).into_iter().flatten();
+        entries.map(|entry| entry.socket.clone()).collect()
+    }
+
+    fn cut(&self, number: usize, is_cut: bool) {
+        self.nodes[number].link.cut.store(is_cut, Ordering::Relaxed);
+    }
+
+    fn store_is_up(&self, up: bool) {
+        locked(&self.store).up = up;
+    }
+
+    /// What was announced of a user: online or offline, in order.
+    fn told_of(&self, name: &str) -> Vec<bool> {
+        let store = locked(&self.store);
+        let edges = store.edges.iter().filter(|edge| edge.others.is_none());
+        let edges = edges.filter(|edge| edge.who == user(name));
+        edges.map(|edge| edge.online).collect()
+    }
+
+    /// Two leases, after which everything is settled; and what is true then.
+    async fn settle(&self) {
+        sleep(TTL * 3 + self.grace + MOMENT).await;
+        self.check();
+    }
+}
+
+async fn until(mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !condition() {
+        assert!(Instant::now() < deadline, "it does not come to be");
+        sleep(Duration::from_millis(1)).await;
+    }
+}
+
+#[test]
+fn a_user_of_a_crashed_node_is_offline_after_its_lease() {
+    paused(async {
+        let mut world = three_nodes(Duration::ZERO, Policy::Unlimited).await;
+        world.come(0, "ann", "");
+        sleep(MOMENT).await;
+        world.nodes[0].kill();
+        world.settle().await;
+        assert_eq!(world.told_of("ann"), [true, false]);
+    });
+}
+
+#[test]
+fn a_user_of_a_node_that_was_stopped_past_its_lease_is_online_again_when_it_goes_on() {
+    paused(async {
+        let mut world = three_nodes(Duration::ZERO, Policy::Unlimited).await;
+        world.come(0, "ann", "");
+        sleep(MOMENT).await;
+        world.nodes[0].stop();
+        sleep(TTL * 2).await;
+        assert_eq!(world.told_of("ann"), [true, false]);
+        world.nodes[0].go_on();
+        world.settle().await;
+        assert_eq!(world.told_of("ann"), [true, false, true]);
+    });
+}
+
+#[test]
+fn a_socket_replaced_while_its_node_was_stopped_ends_when_it_goes_on() {
+    paused(async {
+        let mut world = three_nodes(Duration::ZERO, Policy::Unlimited).await;
+        world.come(0, "ann", "phone");
+        sleep(MOMENT).await;
+        world.nodes[0].stop();
+        world.come(1, "ann", "phone");
+        sleep(TTL * 2).await;
+        world.nodes[0].go_on();
+        world.settle().await;
+        assert!(world.sockets_at(0, "ann").is_empty());
+        assert_eq!(world.sockets_at(1, "ann").len(), 1);
+        assert_eq!(world.told_of("ann"), [true]);
+    });
+}
+
+#[test]
+fn two_sockets_of_a_device_that_came_while_the_store_was_away_become_the_later_one() {
+    paused(async {
+        let mut world = three_nodes(Duration::ZERO, Policy::Unlimited).await;
+        world.store_is_up(false);
+        sleep(TTL).await;
+        world.come(1, "ann", "phone");
+        sleep(MOMENT).await;
+        world.come(0, "ann", "phone");
+        sleep(MOMENT).await;
+        world.store_is_up(true);
+        world.settle().await;
+        assert!(world.sockets_at(1, "ann").is_empty());
+        assert_eq!(world.sockets_at(0, "ann").len(), 1);
+        assert_eq!(world.told_of("ann"), [true]);
+    });
+}
+
+#[test]
+fn a_socket_whose_admission_was_never_answered_is_registered_and_announced_once() {
+    paused(async {
+        let mut world = three_nodes(Duration::ZERO, Policy::Unlimited).await;
+        world.come(0, "ann", "");
+        until(|| !locked(&world.store).model.sockets().is_empty()).await;
+        assert!(
+            world.sockets_at(0, "ann").is_empty(),
+            "the answer is on its way"
+        );
+        world.cut(0, true);
+        sleep(MOMENT * 2).await;
+        assert_eq!(
+            world.sockets_at(0, "ann").len(),
+            1,
+            "its node let it in by itself"
+        );
+        world.cut(0, false);
+        world.settle().await;
+        assert_eq!(world.told_of("ann"), [true]);
+        world.go(0, "ann");
+        world.settle().await;
+        assert_eq!(world.told_of("ann"), [true, false]);
+    });
+}
+
+#[test]
+fn a_user_who_went_while_the_store_was_away_is_offline_also_if_it_forgot_everything() {
+    paused(async {
+        let mut world = three_nodes(Duration::ZERO, Policy::Unlimited).await;
+        world.come(0, "ann", "");
+        sleep(MOMENT).await;
+        world.store_is_up(false);
+        sleep(MOMENT).await;
+        world.go(0, "ann");
+        world.restart_store(true);
+        world.store_is_up(true);
+        world.settle().await;
+        assert_eq!(world.told_of("ann"), [true, false]);
+    });
+}
+
+#[test]
+fn a_grace_ends_also_if_the_store_forgets_it() {
+    paused(async {
+        let mut world = three_nodes(GRACE, Policy::Unlimited).await;
+        world.come(0, "ann", "");
+        sleep(MOMENT).await;
+        world.go(0, "ann");
+        sleep(GRACE / 3).await;
+        world.restart_store(true);
+        world.settle().await;
+        assert_eq!(world.told_of("ann"), [true, false]);
+    });
+}
+
+#[test]
+fn users_who_stay_are_not_told_again_after_the_store_forgot_everything() {
+    paused(async {
+        let mut world = three_nodes(Duration::ZERO, Policy::Unlimited).await;
+        world.come(0, "ann", "");
+        world.come(1, "bob", "");
+        sleep(MOMENT).await;
+        world.restart_store(true);
+        world.settle().await;
+        assert_eq!(world.told_of("ann"), [true]);
+        assert_eq!(world.told_of("bob"), [true]);
+    });
+}
+
+#[test]
+fn a_room_that_a_user_came_into_while_its_node_was_cut_off_hears_of_the_user() {
+    paused(async {
+        let mut world = three_nodes(Duration::ZERO, Policy::Unlimited).await;
+        world.come(0, "ann", "");
+        sleep(MOMENT).await;
+        world.cut(0, true);
+        sleep(MOMENT).await;
+        world.come_into(0, "ann", "r");
+        sleep(MOMENT).await;
+        world.cut(0, false);
+        world.settle().await;
+        let store = locked(&world.store);
+        let edges = store.edges.iter().filter(|edge| edge.others.is_some());
+        let rooms: Vec<_> = edges.flat_map(|edge| edge.rooms.clone()).collect();
+        assert_eq!(rooms, [RoomName::from("r")]);
+    });
+}
