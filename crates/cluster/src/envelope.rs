@@ -4,7 +4,7 @@
 //! target's and the message's texts, each behind its length. Numbers are big-endian.
 
 use bytes::Bytes;
-use heartline::backplane::{Message, MessageError, Target, check, check_key};
+use heartline_core::backplane::{Message, MessageError, Target, check, check_key};
 use heartline_wire::socketio::MAX_ATTACHMENTS;
 
 const VERSION: u8 = 1;

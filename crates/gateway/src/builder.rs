@@ -3,6 +3,13 @@
 use std::sync::Arc;
 use std::{fmt, io};
 
+use heartline_core::auth::{Authenticator, BoxFuture, NoAuthenticator};
+use heartline_core::backplane::{Backplane, LocalBackplane};
+use heartline_core::namespaces::Namespaces;
+use heartline_core::policy::ConnectLimit;
+use heartline_core::rooms::RoomDirectory;
+use heartline_core::store::{MemoryStore, MessageStore};
+use heartline_core::time::Moment;
 use heartline_engine::clock::{Clock, micros};
 use heartline_engine::failure::Failure;
 use heartline_engine::http::forward::{Forwarder, Owner};
@@ -16,22 +23,17 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 
 use crate::announcer::Announcer;
-use crate::auth::{Authenticator, BoxFuture, NoAuthenticator};
-use crate::backplane::{Backplane, LocalBackplane};
-use crate::config::{Config, ConnectLimit};
+use crate::config::Config;
 use crate::fanout::Fanout;
 use crate::gateway::{Gateway, HttpRequest, HttpResponse};
 use crate::handler::{Erased, Handler, Handlers};
 use crate::hub::Hub;
 use crate::intern::Interner;
 use crate::metrics::Metrics;
-use crate::namespaces::Namespaces;
 use crate::node::ThisNode;
 use crate::op::Op;
-use crate::rooms::RoomDirectory;
 use crate::shared::Shared;
 use crate::socket::Socket;
-use crate::store::{MemoryStore, MessageStore};
 
 impl Gateway {
     /// Begins to make a gateway.
@@ -171,7 +173,7 @@ impl GatewayBuilder {
         let backplane = self
             .backplane
             .take()
-            .unwrap_or_else(|| Arc::new(LocalBackplane::new(self.config.offline_grace, clock)));
+            .unwrap_or_else(|| Arc::new(alone(&self.config, clock)));
         let fanout = fanout(&self.config, shards, backplane);
         let announcer = Arc::new(Announcer::default());
         fanout.backplane.attach(Arc::new(ThisNode {
@@ -230,6 +232,16 @@ impl GatewayBuilder {
             config,
         })
     }
+}
+
+/// The backplane of a node that is the whole cluster.
+fn alone(config: &Config, clock: Clock) -> LocalBackplane {
+    let now = move || {
+        let at = clock.now();
+        let unix_millis = clock.unix_millis(at);
+        Moment { at, unix_millis }
+    };
+    LocalBackplane::new(micros(config.offline_grace), Box::new(now))
 }
 
 /// The ways to sockets; rooms that come to be are told to the backplane.

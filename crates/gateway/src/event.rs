@@ -4,10 +4,9 @@ use std::borrow::Cow;
 use std::fmt;
 
 use bytes::Bytes;
+use heartline_core::message::MessageError;
+use heartline_core::rooms::RoomError;
 use serde::Serialize;
-
-use crate::message::MessageError;
-use crate::rooms::RoomError;
 
 /// All arguments as they came, binary attachments included.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

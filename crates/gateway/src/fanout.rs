@@ -5,19 +5,19 @@
 
 use std::sync::Arc;
 
+use heartline_core::auth::UserKey;
+use heartline_core::backplane::{Action, Backplane, Target};
+use heartline_core::message::Message;
+use heartline_core::namespaces::{NamespaceId, Namespaces};
+use heartline_core::presence::SocketAddress;
+use heartline_core::rooms::{PRIVATE, RoomDirectory, RoomRef};
 use heartline_engine::shard::ShardHandle;
 use heartline_engine::shard::outbound::ConflationKey;
 use heartline_wire::names::{self, Speaker};
 use heartline_wire::socketio;
 
-use crate::auth::UserKey;
-use crate::backplane::{Action, Backplane, Target};
-use crate::message::Message;
-use crate::namespaces::{NamespaceId, Namespaces};
 use crate::op::{Deed, Op, Places, Selection};
-use crate::presence::SocketAddress;
 use crate::publication::Publication;
-use crate::rooms::{PRIVATE, RoomDirectory, RoomRef};
 
 /// A user's sockets in a namespace.
 pub(crate) struct ToUser<'a> {

@@ -6,6 +6,7 @@ use std::time::Duration;
 use std::{fmt, io};
 
 use bytes::Bytes;
+use heartline_core::backplane::ClusterStatus;
 use heartline_engine::clock::micros;
 use heartline_engine::http::front::Front;
 use tokio::net::TcpListener;
@@ -13,7 +14,6 @@ use tokio::task::AbortHandle;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 
-use crate::backplane::ClusterStatus;
 use crate::config::Config;
 use crate::fanout::Fanout;
 use crate::metrics::Gauges;

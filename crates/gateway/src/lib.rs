@@ -24,12 +24,9 @@
 
 mod announcer;
 mod api;
-pub mod auth;
-pub mod backplane;
 mod builder;
 mod builtin;
 pub mod config;
-pub mod entries;
 mod event;
 mod fanout;
 mod gateway;
@@ -39,19 +36,13 @@ mod hub;
 mod in_order;
 mod intern;
 mod limits;
-mod message;
 mod metrics;
-mod namespaces;
 mod node;
 mod op;
 mod peers;
-mod presence;
 mod publication;
-mod rate_limit;
-mod rooms;
 mod shared;
 mod socket;
-pub mod store;
 
 pub use api::{BadCursor, Broadcast, Publish, PublishError, Published};
 pub use builder::{BuildError, GatewayBuilder};
@@ -59,11 +50,12 @@ pub use config::Config;
 pub use event::{Args, EventError};
 pub use gateway::{Gateway, HttpRequest, HttpResponse};
 pub use handler::{Event, EventName, FromEvent, Handler, IntoReply, Json};
+pub use heartline_core::presence::{
+    Admitted, DeviceLimitReached, Edge, EdgeSink, Newcomer, Place, Presence, SocketAddress,
+};
+pub use heartline_core::{auth, backplane, entries, store};
 pub use heartline_engine::engineio;
 pub use heartline_wire::reason::{self, Reason};
 pub use peers::EmitError;
-pub use presence::{
-    Admitted, DeviceLimitReached, Edge, EdgeSink, Newcomer, Place, Presence, SocketAddress,
-};
 pub use socket::Socket;
 pub use tokio_rustls::rustls;

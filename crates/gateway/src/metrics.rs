@@ -5,6 +5,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use heartline_core::backplane::ClusterStatus;
+use heartline_core::namespaces::NamespaceId;
 use heartline_engine::shard::conn::TransportName;
 use heartline_engine::shard::engine::Stats;
 use heartline_wire::reason::Reason;
@@ -15,9 +17,6 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
-
-use crate::backplane::ClusterStatus;
-use crate::namespaces::NamespaceId;
 
 /// A number that one thread writes and any may read.
 #[derive(Debug, Default)]

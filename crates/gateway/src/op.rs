@@ -3,21 +3,21 @@
 
 use std::sync::Arc;
 
+use heartline_core::auth::{AuthError, Identity, UserKey};
+use heartline_core::backplane::Subscription;
+use heartline_core::entries::{SocketEntry, SocketFilter};
+use heartline_core::message::Message;
+use heartline_core::namespaces::NamespaceId;
+use heartline_core::presence::{Admitted, SocketAddress};
+use heartline_core::rooms::{Room, RoomError};
 use heartline_engine::clock::Micros;
 use heartline_engine::tasks::TaskId;
 use heartline_wire::id::ConnId;
 use heartline_wire::reason::Reason;
 use tokio::sync::oneshot;
 
-use crate::auth::{AuthError, Identity, UserKey};
-use crate::backplane::Subscription;
-use crate::entries::{SocketEntry, SocketFilter};
 use crate::event::{Args, EventError};
-use crate::message::Message;
-use crate::namespaces::NamespaceId;
-use crate::presence::{Admitted, SocketAddress};
 use crate::publication::{AckId, Publication};
-use crate::rooms::{Room, RoomError};
 
 /// Keeps a room's publications of other nodes coming; absent without other nodes.
 pub(crate) type Held = Option<Arc<dyn Subscription>>;

@@ -2,17 +2,17 @@
 
 use std::sync::Arc;
 
+use heartline_core::auth::{Authenticator, Identity};
+use heartline_core::store::MessageStore;
 use heartline_engine::clock::Clock;
 use heartline_engine::slots::ConnectionSlots;
 use tokio::sync::watch;
 
-use crate::auth::{Authenticator, Identity};
 use crate::config::Config;
 use crate::fanout::Fanout;
 use crate::intern::Interner;
 use crate::limits::Limits;
 use crate::metrics::Metrics;
-use crate::store::MessageStore;
 
 /// What all shards and handles of a gateway have in common.
 pub(crate) struct Shared {
@@ -21,7 +21,7 @@ pub(crate) struct Shared {
     /// The only clock of the gateway; shards read it once a turn.
     pub(crate) clock: Clock,
     /// The ways to sockets, the rooms, and the other nodes: apart, because the announcer
-    /// and the backplane's [`Node`](crate::backplane::Node) need only this.
+    /// and the backplane's [`Node`](heartline_core::backplane::Node) need only this.
     pub(crate) fanout: Arc<Fanout>,
     /// Asked by each shard when a socket connects, and by `auth:refresh`.
     pub(crate) authenticator: Arc<dyn Authenticator>,

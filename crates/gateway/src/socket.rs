@@ -4,18 +4,18 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use heartline_core::auth::Identity;
+use heartline_core::message::{Message, check, check_key};
+use heartline_core::presence::SocketAddress;
+use heartline_core::rooms::{self, RoomError};
 use heartline_wire::names::{self, Speaker};
 use heartline_wire::reason::Reason;
 use serde::Serialize;
 use tokio::sync::oneshot;
 
-use crate::auth::Identity;
 use crate::event::{Args, EventError, to_json};
 use crate::in_order;
-use crate::message::{Message, check, check_key};
 use crate::op::Op;
-use crate::presence::SocketAddress;
-use crate::rooms::{self, RoomError};
 use crate::shared::OwnShared;
 
 /// One client's place in one namespace.

@@ -8,7 +8,7 @@
 //! to answer.
 
 use bytes::Bytes;
-use heartline::backplane::{Action, Message, MessageError, Target, check};
+use heartline_core::backplane::{Action, Message, MessageError, Target, check};
 use heartline_wire::{json, msgpack};
 use serde::Deserialize;
 use serde_json::value::RawValue;

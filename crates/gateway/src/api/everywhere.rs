@@ -3,13 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use heartline_core::auth::UserKey;
+use heartline_core::backplane::{Peer, UserSocket};
+use heartline_core::entries::{NodeEntry, Page, RoomEntry, SocketEntry, SocketFilter};
 use heartline_wire::id::Sid;
 
 use super::pages::{RoomsByKey, decode_cursor, rooms_page};
 use super::{BadCursor, PublishError};
-use crate::auth::UserKey;
-use crate::backplane::{Peer, UserSocket};
-use crate::entries::{NodeEntry, Page, RoomEntry, SocketEntry, SocketFilter};
 use crate::gateway::Gateway;
 use crate::peers::{self, Asked, EmitError, Emitted, Silent};
 

@@ -3,6 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use heartline_core::auth::UserKey;
+use heartline_core::entries::{Page, RoomEntry, SocketEntry, SocketFilter, UserPresence};
+use heartline_core::message::{Message, check_key};
+use heartline_core::namespaces::NamespaceId;
+use heartline_core::presence::SocketAddress;
+use heartline_core::rooms::{self, PRIVATE};
 use heartline_wire::id::Sid;
 use heartline_wire::json;
 use heartline_wire::names::{self, Speaker};
@@ -11,16 +17,10 @@ use tokio::sync::oneshot;
 
 use super::pages::{RoomsByKey, decode_cursor, rooms_page};
 use super::{BadCursor, Broadcast, Publish, PublishError, Published};
-use crate::auth::UserKey;
-use crate::entries::{Page, RoomEntry, SocketEntry, SocketFilter, UserPresence};
 use crate::fanout::ToUser;
 use crate::gateway::Gateway;
-use crate::message::{Message, check_key};
-use crate::namespaces::NamespaceId;
 use crate::op::{Op, Query, RoomFilter};
 use crate::peers::{EmitError, Emitted};
-use crate::presence::SocketAddress;
-use crate::rooms::{self, PRIVATE};
 
 impl Gateway {
     /// Asks one shard; `None` if it has ended.

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
+use heartline_core::auth::Credentials;
 use serde::{Deserialize, Serialize};
 
-use crate::auth::Credentials;
 use crate::event::EventError;
 use crate::handler::Json;
 use crate::op::Op;

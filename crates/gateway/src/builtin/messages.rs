@@ -2,19 +2,19 @@
 
 use std::sync::Arc;
 
+use heartline_core::auth::UserKey;
+use heartline_core::message::Message;
+use heartline_core::rooms;
+use heartline_core::store::{Channel, NewMessage, StoredMessage};
 use heartline_wire::reason::Reason;
 use serde::{Deserialize, Serialize};
 
-use crate::auth::UserKey;
 use crate::event::{EventError, to_json};
 use crate::fanout::ToUser;
 use crate::handler::{Event, FromEvent, Json};
 use crate::limits::{OverLimit, Sender};
-use crate::message::Message;
 use crate::op::Op;
-use crate::rooms;
 use crate::socket::Socket;
-use crate::store::{Channel, NewMessage, StoredMessage};
 
 /// Longest content of `chat:send`, characters.
 const MAX_CHAT: usize = 500;

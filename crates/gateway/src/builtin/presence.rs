@@ -1,8 +1,8 @@
 //! `presence:get` and `metrics:request`.
 
+use heartline_core::entries::UserPresence;
 use serde::{Deserialize, Serialize};
 
-use crate::entries::UserPresence;
 use crate::event::EventError;
 use crate::handler::Json;
 use crate::socket::Socket;

@@ -1,14 +1,14 @@
 //! `join`, `leave`, their short forms, and `publish`.
 
+use heartline_core::message::Message;
+use heartline_core::rooms::{self, RoomError};
 use heartline_wire::names::{self, Speaker};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::event::EventError;
 use crate::handler::{Body, Event, FromEvent, Json};
-use crate::message::Message;
 use crate::op::Op;
-use crate::rooms::{self, RoomError};
 use crate::socket::Socket;
 
 /// `{ room }`, or the room's name alone.

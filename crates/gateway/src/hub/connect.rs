@@ -8,6 +8,10 @@
 
 use std::sync::Arc;
 
+use heartline_core::auth::{AuthError, Credentials, Identity};
+use heartline_core::namespaces::NamespaceId;
+use heartline_core::policy::AuthMode;
+use heartline_core::presence::{Admitted, DeviceLimitReached, Newcomer, SocketAddress};
 use heartline_engine::clock::Micros;
 use heartline_engine::shard::engine::Engine;
 use heartline_wire::reason::Reason;
@@ -15,12 +19,8 @@ use heartline_wire::reason::Reason;
 use super::Hub;
 use super::link::{Joining, Ousted, Sock};
 use super::tasks::TaskKind;
-use crate::auth::{AuthError, Credentials, Identity};
-use crate::config::AuthMode;
 use crate::handler::{Body, Event};
-use crate::namespaces::NamespaceId;
 use crate::op::{Op, Outcome, Refusal};
-use crate::presence::{Admitted, DeviceLimitReached, Newcomer, SocketAddress};
 use crate::publication::Form;
 use crate::shared::Shared;
 

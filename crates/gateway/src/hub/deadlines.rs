@@ -1,13 +1,13 @@
 //! When something is due on a connection, and what is done then.
 
+use heartline_core::message::Message;
+use heartline_core::namespaces::NamespaceId;
 use heartline_engine::clock::Micros;
 use heartline_engine::shard::engine::Engine;
 use heartline_wire::reason::Reason;
 
 use super::Hub;
 use super::link::{Link, Sock};
-use crate::message::Message;
-use crate::namespaces::NamespaceId;
 use crate::publication::Form;
 
 impl Hub {

@@ -3,19 +3,19 @@
 use std::sync::Arc;
 
 use hashbrown::HashSet;
+use heartline_core::auth::UserKey;
+use heartline_core::message::Message;
+use heartline_core::namespaces::NamespaceId;
+use heartline_core::presence::SocketAddress;
+use heartline_core::rooms::{self, Membership, Room};
 use heartline_engine::shard::engine::Engine;
 use tokio::sync::oneshot;
 
 use super::Hub;
 use super::link::{MAX_PENDING_ACKS, PendingAcks, Sock};
-use crate::auth::UserKey;
 use crate::event::{Args, EventError, to_json};
-use crate::message::Message;
 use crate::metrics::Outbound;
-use crate::namespaces::NamespaceId;
-use crate::presence::SocketAddress;
 use crate::publication::{self, AckId, Form, Publication};
-use crate::rooms::{self, Membership, Room};
 
 impl Hub {
     /// An event to one socket of this shard.

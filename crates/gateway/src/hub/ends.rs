@@ -1,5 +1,8 @@
 //! How one socket ends, and the one place where everything it had is given back.
 
+use heartline_core::message::Message;
+use heartline_core::namespaces::NamespaceId;
+use heartline_core::presence::SocketAddress;
 use heartline_engine::clock::Micros;
 use heartline_engine::shard::conn::TransportName;
 use heartline_engine::shard::engine::Engine;
@@ -11,9 +14,6 @@ use tokio::sync::oneshot;
 use super::Hub;
 use super::link::Ousted;
 use super::tasks::TaskKind;
-use crate::message::Message;
-use crate::namespaces::NamespaceId;
-use crate::presence::SocketAddress;
 use crate::publication::Form;
 
 impl Hub {

@@ -1,6 +1,8 @@
 //! From an event to its handler, whichever protocol it came by.
 
 use bytes::Bytes;
+use heartline_core::message::check;
+use heartline_core::namespaces::NamespaceId;
 use heartline_engine::shard::engine::Engine;
 use heartline_engine::tasks::guarded;
 use heartline_wire::reason::Reason;
@@ -9,8 +11,6 @@ use super::Hub;
 use super::tasks::TaskKind;
 use crate::event::EventError;
 use crate::handler::{Body, ErasedHandler, Event, Responder};
-use crate::message::check;
-use crate::namespaces::NamespaceId;
 use crate::publication::{AckId, Form};
 
 /// An application event of a client.

@@ -4,16 +4,16 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use hashbrown::HashMap;
+use heartline_core::auth::Identity;
+use heartline_core::namespaces::NamespaceId;
+use heartline_core::rate_limit::Gcra;
+use heartline_core::rooms::Membership;
 use heartline_engine::clock::Micros;
 use heartline_wire::reason::Reason;
 use tokio::sync::oneshot;
 
-use crate::auth::Identity;
 use crate::event::{Args, EventError};
-use crate::namespaces::NamespaceId;
 use crate::publication::Form;
-use crate::rate_limit::Gcra;
-use crate::rooms::Membership;
 
 /// One connection above its transport.
 pub(crate) struct Link {

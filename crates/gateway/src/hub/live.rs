@@ -1,5 +1,6 @@
 //! The live protocol: frames of a plain WebSocket.
 
+use heartline_core::namespaces::NamespaceId;
 use heartline_engine::shard::engine::Engine;
 use heartline_wire::live::{self, ClientFrame};
 use heartline_wire::reason::Reason;
@@ -9,7 +10,6 @@ use super::Hub;
 use super::events::InboundEvent;
 use crate::handler::{Body, PublishFrame};
 use crate::metrics::Inbound;
-use crate::namespaces::NamespaceId;
 use crate::publication::AckId;
 
 /// A live connection's only namespace.

@@ -28,6 +28,9 @@ mod tasks;
 
 use std::sync::Arc;
 
+use heartline_core::namespaces::NamespaceId;
+use heartline_core::presence::SocketAddress;
+use heartline_core::rooms::LocalRooms;
 use heartline_engine::app::{App, Data};
 use heartline_engine::clock::Micros;
 use heartline_engine::shard::conn::TransportName;
@@ -40,11 +43,8 @@ use tasks::{HubPost, TaskKind};
 
 use crate::handler::Handlers;
 use crate::metrics::{Inbound, ShardMetrics};
-use crate::namespaces::NamespaceId;
 use crate::op::Op;
-use crate::presence::SocketAddress;
 use crate::publication::Form;
-use crate::rooms::LocalRooms;
 use crate::shared::{OwnShared, Shared};
 use crate::socket::Socket;
 

@@ -1,14 +1,14 @@
 //! What the API wants to know of a shard's sockets.
 
+use heartline_core::entries::{SocketEntry, SocketFilter};
+use heartline_core::namespaces::NamespaceId;
+use heartline_core::presence::SocketAddress;
+use heartline_core::rooms::Room;
 use heartline_engine::shard::engine::Engine;
 
 use super::Hub;
-use crate::entries::{SocketEntry, SocketFilter};
-use crate::namespaces::NamespaceId;
 use crate::op::{Query, RoomFilter, RoomPlace};
-use crate::presence::SocketAddress;
 use crate::publication::address_text;
-use crate::rooms::Room;
 
 impl Hub {
     /// Answers a question of the API's. Nobody may be left who waits for it.

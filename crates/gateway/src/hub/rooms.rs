@@ -3,6 +3,12 @@
 
 use std::sync::Arc;
 
+use heartline_core::auth::{Identity, UserKey};
+use heartline_core::message::Message;
+use heartline_core::namespaces::NamespaceId;
+use heartline_core::policy::Announce;
+use heartline_core::presence::{Place, SocketAddress};
+use heartline_core::rooms::{self, Joined, Membership, PRIVATE, RoomError};
 use heartline_engine::clock::Micros;
 use heartline_engine::shard::engine::Engine;
 use heartline_wire::{json, live};
@@ -10,15 +16,9 @@ use tokio::sync::oneshot;
 
 use super::Hub;
 use super::tasks::TaskKind;
-use crate::auth::{Identity, UserKey};
-use crate::config::Announce;
 use crate::event::EventError;
-use crate::message::Message;
-use crate::namespaces::NamespaceId;
 use crate::op::{Held, Op};
-use crate::presence::{Place, SocketAddress};
 use crate::publication::Form;
-use crate::rooms::{self, Joined, Membership, PRIVATE, RoomError};
 
 /// How long the store may take to keep a member, microseconds.
 const REMEMBER: Micros = 10_000_000;
@@ -237,7 +237,7 @@ impl Hub {
 
     pub(super) fn leave_all(
         &mut self,
-        mut memberships: Vec<crate::rooms::Membership>,
+        mut memberships: Vec<heartline_core::rooms::Membership>,
         namespace: NamespaceId,
     ) {
         while let Some(membership) = memberships.pop() {

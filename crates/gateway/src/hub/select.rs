@@ -2,13 +2,13 @@
 //! servers on Node.
 
 use hashbrown::HashSet;
+use heartline_core::namespaces::NamespaceId;
 use heartline_engine::shard::engine::Engine;
 use heartline_wire::live;
 use heartline_wire::reason::Reason;
 
 use super::Hub;
 use crate::metrics::Outbound;
-use crate::namespaces::NamespaceId;
 use crate::op::{Deed, Places, Selection};
 use crate::publication::Form;
 
@@ -39,7 +39,7 @@ impl Hub {
                 Deed::Join(rooms) => {
                     for room in rooms.iter() {
                         // What is no room's name, or one too many, is not joined.
-                        if crate::rooms::is_valid_name(room) {
+                        if heartline_core::rooms::is_valid_name(room) {
                             let _ = self.join(engine, slot, namespace, room);
                         }
                     }

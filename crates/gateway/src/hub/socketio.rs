@@ -1,6 +1,8 @@
 //! Socket.IO packets, in the default parser's text and in msgpack.
 
 use bytes::Bytes;
+use heartline_core::message::{MessageError, check};
+use heartline_core::namespaces::NamespaceId;
 use heartline_engine::app::Data;
 use heartline_engine::shard::engine::Engine;
 use heartline_wire::reason::Reason;
@@ -12,9 +14,7 @@ use super::events::InboundEvent;
 use super::link::Partial;
 use crate::event::{Args, EventError};
 use crate::handler::Body;
-use crate::message::{MessageError, check};
 use crate::metrics::Inbound;
-use crate::namespaces::NamespaceId;
 use crate::publication::{AckId, Form};
 
 impl Hub {

@@ -25,7 +25,7 @@ mod tests;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use heartline::backplane::{Message, Subscription, Target};
+use heartline_core::backplane::{Message, Subscription, Target};
 
 use super::socketio;
 use crate::envelope::{self, Origin};

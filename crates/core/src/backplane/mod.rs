@@ -14,8 +14,8 @@ use std::time::Duration;
 use heartline_wire::reason::Reason;
 
 use crate::auth::{BoxFuture, UserKey};
-use crate::config::DevicePolicy;
 use crate::entries::UserPresence;
+use crate::policy::DevicePolicy;
 use crate::presence::{
     Admitted, DeviceLimitReached, Edge, Newcomer, Place, Presence, SocketAddress,
 };
