@@ -128,7 +128,7 @@ impl<K: Hash + Eq> KeyedLimiter<K> {
     }
 
     /// How many keys are remembered.
-    pub fn len(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.parts
             .iter()
             .map(|part| part.lock().unwrap_or_else(PoisonError::into_inner).len())
@@ -186,9 +186,9 @@ mod tests {
         for key in 0..1000 {
             limiter.take(key, TEN, 0);
         }
-        assert_eq!(limiter.len(), 1000);
+        assert_eq!(limiter.count(), 1000);
         limiter.forget_idle(10 * SECOND);
-        assert_eq!(limiter.len(), 0);
+        assert_eq!(limiter.count(), 0);
     }
 
     #[test]
@@ -197,7 +197,7 @@ mod tests {
         for key in 0..(PARTS * KEYS_PER_PART * 2) {
             limiter.take(key, TEN, key as Micros % 1000);
         }
-        assert!(limiter.len() <= PARTS * KEYS_PER_PART);
+        assert!(limiter.count() <= PARTS * KEYS_PER_PART);
     }
 
     proptest! {

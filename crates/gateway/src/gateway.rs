@@ -174,7 +174,7 @@ impl Gateway {
     pub fn encode_metrics(&self) -> String {
         let shared = &self.shared;
         shared.metrics.encode(Gauges {
-            rooms: shared.fanout.rooms.len() as u64,
+            rooms: shared.fanout.rooms.count() as u64,
             users_online: self.users_online() as u64,
             transports: shared.slots.total() as u64,
             rate_limit_entries: shared.limits.entries() as u64,

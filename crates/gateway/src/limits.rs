@@ -66,7 +66,7 @@ impl Limits {
 
     /// How many senders and addresses are remembered.
     pub(crate) fn entries(&self) -> usize {
-        self.messages.len() + self.connects.len()
+        self.messages.count() + self.connects.count()
     }
 
     /// Forgets those that have been quiet for long enough.

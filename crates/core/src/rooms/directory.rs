@@ -209,7 +209,7 @@ impl RoomDirectory {
     }
 
     /// How many rooms there are.
-    pub fn len(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.parts
             .iter()
             .map(|part| part.lock().unwrap_or_else(PoisonError::into_inner).len())
