@@ -4,11 +4,11 @@ use std::sync::Arc;
 use std::{fmt, io};
 
 use heartline_core::auth::{Authenticator, BoxFuture, NoAuthenticator};
-use heartline_core::backplane::{Backplane, LocalBackplane};
+use heartline_core::backplane::{Backplane, local::LocalBackplane};
 use heartline_core::namespaces::Namespaces;
 use heartline_core::policy::ConnectLimit;
 use heartline_core::rooms::RoomDirectory;
-use heartline_core::store::{MemoryStore, MessageStore};
+use heartline_core::store::{MessageStore, memory::MemoryStore};
 use heartline_core::time::Moment;
 use heartline_engine::clock::{Clock, micros};
 use heartline_engine::failure::Failure;

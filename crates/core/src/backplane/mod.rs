@@ -2,11 +2,11 @@
 //! may stay, what is published.
 //!
 //! The gateway asks a [`Backplane`] and never looks at presence itself, so a
-//! node alone and a node of a cluster run the same code. [`LocalBackplane`] is
+//! node alone and a node of a cluster run the same code. [`LocalBackplane`](local::LocalBackplane) is
 //! the node alone. What a backplane hears from other nodes it gives to its
 //! [`Node`].
 
-mod local;
+pub mod local;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,7 +20,6 @@ use crate::presence::{
     Admitted, DeviceLimitReached, Edge, Newcomer, Place, Presence, SocketAddress,
 };
 
-pub use local::LocalBackplane;
 
 pub use crate::message::{Message, MessageError, check, check_key};
 

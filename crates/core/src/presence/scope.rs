@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::SocketAddress;
+use super::address::SocketAddress;
 use crate::presence::edge::Place;
 
 /// Rooms that a user's ended sockets were in, as long as it is online: so many are

@@ -1,8 +1,7 @@
 //! Where messages are kept before anybody is told of them.
 
-mod memory;
+pub mod memory;
 
-pub use memory::MemoryStore;
 
 use std::fmt;
 use std::sync::Arc;
