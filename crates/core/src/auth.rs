@@ -6,6 +6,8 @@ use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 
+use heartline_wire::handshake::Handshake;
+
 /// A boxed future that may move between threads.
 pub type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
@@ -100,6 +102,9 @@ pub struct Credentials {
     pub namespace: String,
     /// The client's address.
     pub remote_addr: IpAddr,
+    /// The HTTP request by which the connection began: kept only if the authenticator
+    /// [wants it](Authenticator::wants_handshake) or a handler does.
+    pub handshake: Option<Arc<Handshake>>,
 }
 
 /// Why a client is refused.
@@ -152,6 +157,12 @@ impl std::error::Error for AuthError {}
 pub trait Authenticator: Send + Sync + 'static {
     /// Verifies. Must not block: what has to wait (a key set over HTTP) awaits.
     fn authenticate(&self, credentials: Credentials) -> BoxFuture<Result<Identity, AuthError>>;
+
+    /// Whether [`Credentials::handshake`] is looked at: it costs each connection the memory
+    /// of its first request's head.
+    fn wants_handshake(&self) -> bool {
+        false
+    }
 }
 
 /// Refuses every token: what a gateway has when none was configured.

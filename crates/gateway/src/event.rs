@@ -4,9 +4,12 @@ use std::borrow::Cow;
 use std::fmt;
 
 use bytes::Bytes;
-use heartline_core::message::MessageError;
+use heartline_core::message::{Message, MessageError};
 use heartline_core::rooms::RoomError;
+use heartline_wire::names::{self, Speaker};
 use serde::Serialize;
+
+use crate::binary;
 
 /// All arguments as they came, binary attachments included.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -32,12 +35,73 @@ impl Args {
         &self.attachments
     }
 
-    /// One argument.
+    /// One argument. [`Binary`](crate::Binary) within it becomes an attachment.
+    ///
+    /// # Errors
+    /// `INTERNAL` when the value cannot be written as JSON.
     pub fn one<T: Serialize + ?Sized>(value: &T) -> Result<Args, EventError> {
-        Ok(Args {
-            json: to_json(value)?,
-            attachments: Vec::new(),
-        })
+        let (json, attachments) = binary::write(value).map_err(EventError::unwritable)?;
+        Ok(Args { json, attachments })
+    }
+
+    /// Several arguments, from a tuple or a list.
+    ///
+    /// ```
+    /// # use heartline::Args;
+    /// let args = Args::many(&("news", 1, [2, 3])).unwrap();
+    /// assert_eq!(args.json(), r#""news",1,[2,3]"#);
+    /// ```
+    ///
+    /// # Errors
+    /// `INTERNAL` when the value cannot be written as JSON, or is no tuple or list.
+    pub fn many<T: Serialize + ?Sized>(values: &T) -> Result<Args, EventError> {
+        let mut args = Args::one(values)?;
+        if args.json == "null" {
+            args.json.clear(); // The empty tuple.
+            return Ok(args);
+        }
+        let inside = args
+            .json
+            .strip_prefix('[')
+            .and_then(|json| json.strip_suffix(']'));
+        args.json = inside
+            .ok_or_else(|| EventError::new("INTERNAL", "the arguments are no tuple or list"))?
+            .to_owned();
+        Ok(args)
+    }
+
+    /// The arguments as a typed value: a tuple, or a list.
+    ///
+    /// # Errors
+    /// `INVALID_DATA` when they do not fit.
+    pub fn read<T: serde::de::DeserializeOwned>(&self) -> Result<T, EventError> {
+        binary::read(&format!("[{}]", self.json), &self.attachments).map_err(EventError::misfit)
+    }
+}
+
+/// Why an app does not let somebody in: CONNECT_ERROR's text and data; on the live protocol
+/// the close frame's text, with code 4403.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConnectRefused {
+    pub(crate) message: String,
+    /// JSON.
+    pub(crate) data: Option<String>,
+}
+
+impl ConnectRefused {
+    /// A refusal with this text.
+    pub fn new(message: impl Into<String>) -> Self {
+        ConnectRefused {
+            message: message.into(),
+            data: None,
+        }
+    }
+
+    /// The same with `data`, which Socket.IO clients find as `error.data`. Data that is no
+    /// JSON is left out.
+    pub fn with_data<T: serde::Serialize + ?Sized>(mut self, data: &T) -> Self {
+        self.data = serde_json::to_string(data).ok();
+        self
     }
 }
 
@@ -77,6 +141,29 @@ impl EventError {
             "INVALID_DATA",
             format!("The event's data does not fit: {error}"),
         )
+    }
+
+    /// What the app wants to say cannot be written.
+    fn unwritable(error: serde_json::Error) -> Self {
+        EventError::new("INTERNAL", format!("the value is no JSON: {error}"))
+    }
+
+    /// The same, told as `message:error` even if an acknowledgement says it.
+    pub fn announce(mut self) -> Self {
+        self.announced = true;
+        self
+    }
+
+    /// The same with the `tempId` of the message that it is about.
+    pub fn about(mut self, temp_id: Option<String>) -> Self {
+        self.temp_id = temp_id;
+        self
+    }
+
+    /// The same with the time after which trying again makes sense, milliseconds.
+    pub fn retry_after(mut self, milliseconds: u64) -> Self {
+        self.retry_after_ms = Some(milliseconds);
+        self
     }
 
     /// Over a limit; the wait is in microseconds.
@@ -119,6 +206,22 @@ impl From<MessageError> for EventError {
 }
 
 pub(crate) fn to_json<T: Serialize + ?Sized>(value: &T) -> Result<String, EventError> {
-    serde_json::to_string(value)
-        .map_err(|error| EventError::new("INTERNAL", format!("the value is no JSON: {error}")))
+    serde_json::to_string(value).map_err(EventError::unwritable)
+}
+
+/// An event of the app's, under any name but those that would break a client's parser.
+///
+/// # Errors
+/// `INVALID_EVENT`.
+pub(crate) fn said(event: &str, args: &Args) -> Result<Message, EventError> {
+    if !names::may_say(Speaker::Backend, event) {
+        return Err(EventError::new(
+            "INVALID_EVENT",
+            "An event's name has 1 to 128 bytes and is none of the protocols' own",
+        ));
+    }
+    Ok(Message {
+        attachments: args.attachments.clone(),
+        ..Message::new(event, &args.json)
+    })
 }

@@ -24,9 +24,11 @@
 
 mod announcer;
 mod api;
+mod binary;
 mod builder;
 mod builtin;
 pub mod config;
+mod data;
 mod event;
 mod fanout;
 mod gateway;
@@ -43,19 +45,27 @@ mod peers;
 mod publication;
 mod shared;
 mod socket;
+mod to;
 
 pub use api::{BadCursor, Broadcast, Publish, PublishError, Published};
+pub use binary::Binary;
 pub use builder::{BuildError, GatewayBuilder};
 pub use config::Config;
-pub use event::{Args, EventError};
-pub use gateway::{Gateway, HttpRequest, HttpResponse};
-pub use handler::{Event, EventName, FromEvent, Handler, IntoReply, Json};
+pub use data::SocketData;
+pub use event::{Args, ConnectRefused, EventError};
+pub use gateway::{Counts, Gateway, HandshakeRequest, HeaderMap, HttpRequest, HttpResponse};
+pub use handler::{
+    All, Arrival, Event, EventName, FromEvent, Handler, HandlerSet, IntoReply, Json, LeftRooms,
+    PublishRequest,
+};
 pub use heartline_core::presence::{
     Admitted, DeviceLimitReached, Edge, EdgeSink, Newcomer, Place, Presence, SocketAddress,
 };
 pub use heartline_core::{auth, backplane, entries, store};
 pub use heartline_engine::engineio;
+pub use heartline_wire::handshake::Handshake;
 pub use heartline_wire::reason::{self, Reason};
 pub use peers::EmitError;
 pub use socket::Socket;
+pub use to::To;
 pub use tokio_rustls::rustls;

@@ -62,12 +62,13 @@ kinds! {
     Outbound { Event = "event", Ack = "ack", Error = "error" }
 }
 
-const REFUSALS: [&str; 5] = [
+const REFUSALS: [&str; 6] = [
     "AUTH_REQUIRED",
     "AUTH_TOKEN_INVALID",
     "AUTH_TOKEN_EXPIRED",
     "AUTH_UNAVAILABLE",
     "DEVICE_LIMIT",
+    "REFUSED",
 ];
 
 /// The counters of one shard.

@@ -9,6 +9,7 @@ use heartline_engine::slots::ConnectionSlots;
 use tokio::sync::watch;
 
 use crate::config::Config;
+use crate::data::AllData;
 use crate::fanout::Fanout;
 use crate::intern::Interner;
 use crate::limits::Limits;
@@ -31,6 +32,8 @@ pub(crate) struct Shared {
     pub(crate) metrics: Arc<Metrics>,
     /// Limits that several connections share.
     pub(crate) limits: Arc<Limits>,
+    /// What apps remember of sockets: apart, because most sockets have none.
+    pub(crate) data: AllData,
     /// Tenants' names, once each however many users have them.
     pub(crate) tenants: Interner,
     /// The same of user agents.

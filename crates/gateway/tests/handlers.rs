@@ -11,7 +11,7 @@ use heartline::backplane::{Backplane, Node};
 use heartline::entries::UserPresence;
 use heartline::{
     Admitted, Args, Config, DeviceLimitReached, Event, EventError, FromEvent, Gateway, Json,
-    Newcomer, Place, Presence, Reason, Socket, SocketAddress,
+    Newcomer, Place, Presence, Socket, SocketAddress,
 };
 use support::{Client, DEADLINE, config, start, until};
 use tokio::sync::Notify;
@@ -89,8 +89,8 @@ async fn a_handler_that_panics_outside_of_its_future_costs_its_own_event_only() 
             std::future::pending::<()>().await;
         })
         .on("echo", |args: Args| async move { args })
-        .on_disconnect(|_, _: Reason| explode(std::future::ready(())))
-        .on_disconnect(move |_, _: Reason| {
+        .on_disconnect(|| explode(std::future::ready(())))
+        .on_disconnect(move || {
             count.fetch_add(1, Ordering::SeqCst);
             async {}
         });
@@ -267,7 +267,7 @@ async fn who_leaves_during_authentication_leaves_no_ghost_and_early_events_wait(
         .on("who", |socket: Socket| async move {
             Json(socket.identity().user_id().map(str::to_owned))
         })
-        .on_disconnect(move |_, _: Reason| {
+        .on_disconnect(move || {
             count.fetch_add(1, Ordering::SeqCst);
             async {}
         });

@@ -8,6 +8,7 @@
 //! | [`msgpack`] | Socket.IO protocol 5 with `socket.io-msgpack-parser` |
 //! | [`live`] | Heartline's own JSON protocol over plain WebSocket |
 //! | [`id`], [`names`], [`reason`] | ids of connections and sockets, names of events, why connections end |
+//! | [`handshake`] | the HTTP request by which a connection began |
 //! | [`json`] | JSON as text: validated, split and quoted, never built into a tree |
 //!
 //! Nothing here does I/O, reads a clock or awaits. A decoder borrows from what
@@ -18,6 +19,7 @@
 #![forbid(unsafe_code)]
 
 pub mod engineio;
+pub mod handshake;
 pub mod id;
 pub mod json;
 pub mod live;

@@ -20,8 +20,24 @@ use crate::presence::{
     Admitted, DeviceLimitReached, Edge, Newcomer, Place, Presence, SocketAddress,
 };
 
-
 pub use crate::message::{Message, MessageError, check, check_key};
+
+/// Names of rooms and ids of sockets in one text, with line feeds between them: names have no
+/// control characters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct NameList<'a>(pub &'a str);
+
+impl<'a> NameList<'a> {
+    /// The text of a list.
+    pub fn text(names: &[String]) -> String {
+        names.join("\n")
+    }
+
+    /// The names.
+    pub fn iter(self) -> impl Iterator<Item = &'a str> {
+        self.0.split('\n').filter(|name| !name.is_empty())
+    }
+}
 
 /// Whom a publication is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,6 +52,18 @@ pub enum Target<'a> {
         room: &'a str,
         /// Set where only the newest per room and key matters to a slow reader.
         key: Option<&'a str>,
+    },
+    /// Everybody in a namespace and tenant who is in any of several rooms (in all of the
+    /// namespace, if the list is empty) and in none of others.
+    Rooms {
+        /// The namespace.
+        namespace: &'a str,
+        /// The tenant.
+        tenant: Option<&'a str>,
+        /// The rooms' names.
+        rooms: NameList<'a>,
+        /// Whoever is in one of these is left out.
+        except: NameList<'a>,
     },
     /// Everybody in a namespace and tenant.
     All {

@@ -2,7 +2,6 @@
 
 pub mod memory;
 
-
 use std::fmt;
 use std::sync::Arc;
 

@@ -13,10 +13,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use heartline_wire::engineio::RequestError;
+use heartline_wire::handshake::Handshake as Head;
 use heartline_wire::id::Sid;
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::{Body, Incoming};
-use hyper::header::{self, HeaderMap, HeaderValue};
+use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Method, Request as HttpRequest, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use ipnet::IpNet;
@@ -24,6 +25,7 @@ use tokio::net::TcpListener;
 use tokio::sync::{oneshot, watch};
 use tokio_rustls::TlsAcceptor;
 
+use crate::clock::Clock;
 use crate::failure::Failure;
 use crate::http::answer::{Answer, refusal, reply_to_answer, status, text};
 use crate::http::cors;
@@ -48,9 +50,19 @@ pub(super) const HEADER_BYTES: usize = 16 * 1024;
 /// Connections that may speak HTTP at once, upgraded ones not counted.
 const MAX_HTTP_CONNECTIONS: usize = 65_536;
 
-/// Answers what is neither Socket.IO nor live.
+/// Answers what is neither Socket.IO nor live. The body has at most `max_payload` bytes.
 pub type Fallback =
-    Arc<dyn Fn(HttpRequest<()>) -> BoxFuture<Response<Bytes>> + Send + Sync + 'static>;
+    Arc<dyn Fn(HttpRequest<Bytes>) -> BoxFuture<Response<Bytes>> + Send + Sync + 'static>;
+
+/// Looks at the first request of a connection: lets it in, with headers for the response,
+/// or answers in its place.
+pub type Gatekeeper = Arc<
+    dyn Fn(HttpRequest<()>) -> BoxFuture<Result<HeaderMap, Response<Bytes>>>
+        + Send
+        + Sync
+        + 'static,
+>;
+
 /// Says whether an address may open one more connection now; else after how many
 /// milliseconds.
 pub type ConnectLimiter = Arc<dyn Fn(IpAddr) -> Result<(), u64> + Send + Sync + 'static>;
@@ -69,6 +81,8 @@ pub struct FrontSettings {
     pub max_payload: usize,
     /// Whether permessage-deflate is negotiated with clients that offer it.
     pub compression: bool,
+    /// Whether the head of a connection's first request is kept for the app.
+    pub keep_handshakes: bool,
 }
 
 /// What the front works with.
@@ -81,6 +95,10 @@ pub struct FrontParts<Op> {
     pub fallback: Option<Fallback>,
     /// Counts new connections by address.
     pub connect_limiter: Option<ConnectLimiter>,
+    /// Looks at the first request of each connection.
+    pub gatekeeper: Option<Gatekeeper>,
+    /// Tells the time of handshakes.
+    pub clock: Clock,
     /// True once nobody new is let in.
     pub draining: watch::Receiver<bool>,
     /// Where there are other nodes.
@@ -264,10 +282,49 @@ impl<Op: Send + 'static> Front<Op> {
         let Some(fallback) = &self.parts.fallback else {
             return text(StatusCode::NOT_FOUND, "not found");
         };
-        let (parts, _) = request.into_parts();
-        fallback(HttpRequest::from_parts(parts, ()))
+        let (parts, body) = request.into_parts();
+        let reading = Limited::new(body, self.settings.max_payload).collect();
+        let body = match tokio::time::timeout(BODY_TIMEOUT, reading).await {
+            Ok(Ok(body)) => body.to_bytes(),
+            Ok(Err(error)) if error.is::<LengthLimitError>() => {
+                return text(StatusCode::PAYLOAD_TOO_LARGE, "the body is too large");
+            }
+            Ok(Err(_)) => return text(StatusCode::BAD_REQUEST, "the body ended early"),
+            Err(_) => return text(StatusCode::REQUEST_TIMEOUT, "the body took too long"),
+        };
+        fallback(HttpRequest::from_parts(parts, body))
             .await
             .map(Full::new)
+    }
+
+    /// Asks whether a connection may begin so; headers for the response.
+    async fn gatekeep(&self, request: &HttpRequest<Incoming>) -> Result<HeaderMap, Answer> {
+        let Some(gatekeeper) = &self.parts.gatekeeper else {
+            return Ok(HeaderMap::new());
+        };
+        let mut head = HttpRequest::new(());
+        *head.method_mut() = request.method().clone();
+        *head.uri_mut() = request.uri().clone();
+        *head.headers_mut() = request.headers().clone();
+        let answer = gatekeeper(head).await;
+        answer.map_err(|refused| refused.map(Full::new))
+    }
+
+    /// What is told of a connection's first request.
+    fn handshake(&self, request: &HttpRequest<Incoming>) -> Handshake {
+        let mut handshake = handshake(request.headers());
+        if self.settings.keep_handshakes {
+            let text = |(name, value): (&HeaderName, &HeaderValue)| {
+                Some((name.as_str().to_owned(), value.to_str().ok()?.to_owned()))
+            };
+            let clock = self.parts.clock;
+            handshake.request = Some(Arc::new(Head {
+                query: request.uri().query().unwrap_or_default().to_owned(),
+                headers: request.headers().iter().filter_map(text).collect(),
+                at: clock.unix_millis(clock.now()),
+            }));
+        }
+        handshake
     }
 
     // --- Engine.IO -------------------------------------------------------
@@ -312,6 +369,10 @@ impl<Op: Send + 'static> Front<Op> {
         if query.get("EIO").as_deref() != Some("4") {
             return refusal(RequestError::UnsupportedProtocolVersion, upgrade);
         }
+        let headers = match self.gatekeep(&request).await {
+            Ok(headers) => headers,
+            Err(answer) => return answer,
+        };
         let guard = match self.admit(sender.ip, request.headers()) {
             Ok(guard) => guard,
             Err(answer) => return *answer,
@@ -319,10 +380,13 @@ impl<Op: Send + 'static> Front<Op> {
         let base64 = query
             .get("b64")
             .is_some_and(|value| value == "1" || value == "true");
-        let handshake = handshake(request.headers());
+        let handshake = self.handshake(&request);
         if websocket {
             let take = sender.take;
-            return self.open_websocket(request, Kind::EngineIo, base64, handshake, guard, take);
+            let mut answer =
+                self.open_websocket(request, Kind::EngineIo, base64, handshake, guard, take);
+            answer.headers_mut().extend(headers);
+            return answer;
         }
         let (reply, answer) = oneshot::channel();
         self.least_loaded().request(Request::OpenPolling {
@@ -331,7 +395,9 @@ impl<Op: Send + 'static> Front<Op> {
             guard,
             reply,
         });
-        reply_to_answer(answer.await, Method::GET)
+        let mut answer = reply_to_answer(answer.await, Method::GET);
+        answer.headers_mut().extend(headers);
+        answer
     }
 
     /// Who hands a request on, if it is not for this node.
@@ -466,14 +532,20 @@ impl<Op: Send + 'static> Front<Op> {
             headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
             return answer;
         }
+        let headers = match self.gatekeep(&request).await {
+            Ok(headers) => headers,
+            Err(answer) => return answer,
+        };
         let guard = match self.admit(sender.ip, request.headers()) {
             Ok(guard) => guard,
             Err(answer) => return *answer,
         };
-        let mut handshake = handshake(request.headers());
+        let mut handshake = self.handshake(&request);
         handshake.query_token = Query::of(&request).get("token").map(Into::into);
         let take = sender.take;
-        self.open_websocket(request, Kind::Plain, false, handshake, guard, take)
+        let mut answer = self.open_websocket(request, Kind::Plain, false, handshake, guard, take);
+        answer.headers_mut().extend(headers);
+        answer
     }
 
     // --- both ------------------------------------------------------------
@@ -626,5 +698,6 @@ fn handshake(headers: &HeaderMap) -> Handshake {
         user_agent,
         bearer,
         query_token: None,
+        request: None,
     }
 }

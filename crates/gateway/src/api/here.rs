@@ -17,7 +17,7 @@ use tokio::sync::oneshot;
 
 use super::pages::{RoomsByKey, decode_cursor, rooms_page};
 use super::{BadCursor, Broadcast, Publish, PublishError, Published};
-use crate::fanout::ToUser;
+use crate::fanout::{ToRoom, ToUser};
 use crate::gateway::Gateway;
 use crate::op::{Op, Query, RoomFilter};
 use crate::peers::{EmitError, Emitted};
@@ -194,6 +194,7 @@ impl Gateway {
                 only: None,
                 topic: Some(&publish.room),
                 instead_of: None,
+                skip: None,
             };
             let delivered = self.shared.fanout.send_to_user(&to, message);
             return Ok(Published {
@@ -202,13 +203,16 @@ impl Gateway {
             });
         }
         let delivered = self.members(namespace, tenant, &publish.room).await;
-        let offset = self.shared.fanout.publish_to_room(
-            namespace,
-            tenant,
-            &publish.room,
-            message,
-            publish.key.as_deref(),
-        );
+        let offset = {
+            let to = ToRoom {
+                namespace,
+                tenant,
+                room: &publish.room,
+                key: publish.key.as_deref(),
+                skip: None,
+            };
+            self.shared.fanout.publish_to_room(&to, message)
+        };
         Ok(Published { delivered, offset })
     }
 
@@ -316,6 +320,7 @@ impl Gateway {
                     only: Some(&user),
                     topic: None,
                     instead_of: None,
+                    skip: None,
                 };
                 self.shared.fanout.send_to_user(&to, message.clone())
             })

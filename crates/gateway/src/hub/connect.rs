@@ -19,7 +19,7 @@ use heartline_wire::reason::Reason;
 use super::Hub;
 use super::link::{Joining, Ousted, Sock};
 use super::tasks::TaskKind;
-use crate::handler::{Body, Event};
+use crate::handler::{Arrival, Body, Event, Handlers};
 use crate::op::{Op, Outcome, Refusal};
 use crate::publication::Form;
 use crate::shared::Shared;
@@ -27,10 +27,12 @@ use crate::shared::Shared;
 /// Verifies credentials and asks the backplane for admission.
 async fn authenticate(
     shared: &Shared,
+    handlers: &Handlers,
     mode: AuthMode,
     credentials: Credentials,
     socket: SocketAddress,
 ) -> Outcome {
+    let arrival = credentials.clone();
     let identity = match (mode, &credentials.token) {
         (AuthMode::Off, _) | (AuthMode::Optional, None) => shared.anonymous.clone(),
         (AuthMode::Required, None) => return Err(Refusal::Auth(AuthError::Required)),
@@ -43,6 +45,16 @@ async fn authenticate(
             Arc::new(shared.tenants.intern_identity(identity))
         }
     };
+    for decide in handlers.admissions(socket.namespace()) {
+        let arrival = Arrival {
+            identity: identity.clone(),
+            namespace: arrival.namespace.clone(),
+            payload: arrival.payload.clone(),
+            remote_addr: arrival.remote_addr,
+            handshake: arrival.handshake.clone().unwrap_or_default(),
+        };
+        decide(arrival).await.map_err(Refusal::App)?;
+    }
     let Some(user) = &identity.user else {
         return Ok((identity, Admitted::default()));
     };
@@ -80,7 +92,8 @@ impl Hub {
             return;
         };
         let shared = self.shared.clone();
-        let has_connect_handlers = !self.handlers.connect.is_empty();
+        let handlers = self.handlers.clone();
+        let has_connect_handlers = handlers.connect(namespace).next().is_some();
         let Some(link) = self.link_mut(slot) else {
             return;
         };
@@ -91,6 +104,7 @@ impl Hub {
             id: id.map(Into::into),
             ousted: None,
         }));
+        let handshake = link.handshake.clone();
         engine.pause(slot);
         let mode = shared.fanout.namespaces.get(namespace).config.auth_mode;
         let credentials = Credentials {
@@ -98,11 +112,12 @@ impl Hub {
             payload,
             namespace: shared.fanout.namespaces.get(namespace).name.to_string(),
             remote_addr: remote,
+            handshake,
         };
         let socket = SocketAddress::new(conn, namespace, secret);
         let time = shared.config.auth_timeout.as_micros() as Micros;
         let work = async move {
-            let outcome = authenticate(&shared, mode, credentials, socket).await;
+            let outcome = authenticate(&shared, &handlers, mode, credentials, socket).await;
             shared
                 .fanout
                 .post(conn.shard, Op::Connecting { socket, outcome });
@@ -186,13 +201,13 @@ impl Hub {
     ) {
         self.metrics.refused(refusal.code()).add(1);
         if self.link(slot).is_some_and(|link| link.form == Form::Live) {
-            let (reason, text) = (refusal.reason(), refusal.code());
-            engine.close_with(slot, reason, reason.close_code(), text);
+            let (reason, code, text) = refusal.closing();
+            engine.close_with(slot, reason, code, text);
             return;
         }
         let name = self.namespace_name(joining.namespace).clone();
-        let data = format!(r#"{{"code":"{}"}}"#, refusal.code());
-        self.connect_error(engine, slot, &name, refusal.message(), Some(&data));
+        let data = refusal.data();
+        self.connect_error(engine, slot, &name, refusal.message(), data.as_deref());
     }
 
     /// The socket exists from here on.
@@ -279,14 +294,18 @@ impl Hub {
         }
         self.note_memberships(engine, &identity);
         let handlers = self.handlers.clone();
-        for handler in &handlers.connect {
+        let handshake = self.link(slot).and_then(|link| link.handshake.clone());
+        for handler in handlers.connect(namespace) {
             let event = Event {
                 socket: &handle,
                 name: "connect",
                 body: Body::Args(payload.as_deref().unwrap_or("")),
                 attachments: &[],
+                gateway: &handlers.gateway,
+                handshake: handshake.as_ref(),
+                ending: None,
             };
-            self.handle_event(engine, slot, &**handler, &event, None);
+            self.handle_event(engine, slot, handler, &event, None);
         }
     }
 

@@ -198,11 +198,16 @@ impl Hub {
         room: &Arc<Room>,
         offset: u64,
         publication: &Publication,
+        skip: Option<&SocketAddress>,
     ) {
+        let skip = skip.and_then(|socket| self.locate(engine, socket));
         let Some(members) = self.rooms.deliver(room, offset) else {
             return;
         };
         for &slot in &members {
+            if Some(slot) == skip {
+                continue;
+            }
             let Some(form) = self.link(slot).map(|link| link.form) else {
                 continue;
             };

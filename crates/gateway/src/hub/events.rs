@@ -49,14 +49,18 @@ impl Hub {
             return;
         };
         let handlers = self.handlers.clone();
-        let Some(handler) = handlers.find(inbound.name) else {
+        let Some(handler) = handlers.find(namespace, inbound.name) else {
             return self.unhandled(engine, slot, namespace, form, inbound.ack);
         };
+        let handshake = self.link(slot).and_then(|link| link.handshake.clone());
         let event = Event {
             socket: &handle,
             name: inbound.name,
             body: inbound.body,
             attachments: inbound.attachments,
+            gateway: &handlers.gateway,
+            handshake: handshake.as_ref(),
+            ending: None,
         };
         self.handle_event(engine, slot, handler, &event, inbound.ack);
     }

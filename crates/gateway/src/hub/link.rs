@@ -9,6 +9,7 @@ use heartline_core::namespaces::NamespaceId;
 use heartline_core::rate_limit::Gcra;
 use heartline_core::rooms::Membership;
 use heartline_engine::clock::Micros;
+use heartline_wire::handshake::Handshake;
 use heartline_wire::reason::Reason;
 use tokio::sync::oneshot;
 
@@ -43,6 +44,8 @@ pub(crate) struct Link {
     /// Events refused since one was allowed.
     pub(crate) refused: u32,
     pub(crate) user_agent: Option<Arc<str>>,
+    /// The connection's first request, where an app looks at it.
+    pub(crate) handshake: Option<Arc<Handshake>>,
     /// The bearer token of the handshake, for namespaces joined without one.
     pub(crate) bearer: Option<Box<str>>,
 }
@@ -65,6 +68,7 @@ impl Link {
             joins: Gcra::default(),
             refused: 0,
             user_agent: None,
+            handshake: None,
             bearer: None,
         }
     }

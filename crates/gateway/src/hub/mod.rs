@@ -118,6 +118,7 @@ impl Hub {
             address: self.address(engine, slot, namespace)?,
             identity: socket.identity.clone(),
             remote: engine.address(slot)?,
+            ended: None,
         })
     }
 
@@ -141,6 +142,7 @@ impl App for Hub {
             .user_agent
             .as_deref()
             .map(|agent| self.shared.user_agents.intern(agent));
+        link.handshake = handshake.request.clone();
         if !live {
             link.bearer = handshake.bearer.clone();
         }
@@ -221,7 +223,8 @@ impl App for Hub {
                 room,
                 offset,
                 publication,
-            } => self.deliver(engine, &room, offset, &publication),
+                skip,
+            } => self.deliver(engine, &room, offset, &publication, skip.as_ref()),
             Op::Broadcast {
                 namespace,
                 tenant,

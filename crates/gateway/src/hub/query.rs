@@ -115,14 +115,7 @@ impl Hub {
         let identity = &socket.identity;
         let user = identity.user.as_deref();
         let text = |value: Option<&std::sync::Arc<str>>| value.map(ToString::to_string);
-        let mut rooms: Vec<String> = socket
-            .rooms
-            .iter()
-            .filter_map(|member| self.rooms.room(*member))
-            .map(|room| room.key.name.to_string())
-            .chain(Hub::private_room(identity))
-            .collect();
-        rooms.sort_unstable();
+        let rooms = self.room_names(&socket.rooms, identity);
         let unix = |at| engine.clock.unix_millis(at);
         Some(SocketEntry {
             socket_id: self.address(engine, slot, namespace)?.0.encode(),

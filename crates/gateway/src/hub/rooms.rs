@@ -299,6 +299,18 @@ impl Hub {
         }
     }
 
+    /// The rooms of a socket by their names, in the order of these.
+    pub(super) fn room_names(&self, members: &[Membership], identity: &Identity) -> Vec<String> {
+        let mut rooms: Vec<String> = members
+            .iter()
+            .filter_map(|member| self.rooms.room(*member))
+            .map(|room| room.key.name.to_string())
+            .chain(Hub::private_room(identity))
+            .collect();
+        rooms.sort_unstable();
+        rooms
+    }
+
     /// The private room of a user, in a list of rooms.
     pub(super) fn private_room(identity: &Identity) -> Option<String> {
         identity.user_id().map(|user| format!("{PRIVATE}{user}"))

@@ -52,6 +52,10 @@ impl Hub {
             shared.fanout.backplane.disconnect(&user, socket);
             removed += 1;
         }
+        let shard = self.shard;
+        shared
+            .data
+            .forget(|socket| socket.0.conn.shard == shard && !alive(socket));
         removed
     }
 }
