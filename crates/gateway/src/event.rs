@@ -209,12 +209,25 @@ pub(crate) fn to_json<T: Serialize + ?Sized>(value: &T) -> Result<String, EventE
     serde_json::to_string(value).map_err(EventError::unwritable)
 }
 
-/// An event of the app's, under any name but those that would break a client's parser.
+/// An event of the app's to many, under any name but those that would break a client's
+/// parser.
 ///
 /// # Errors
 /// `INVALID_EVENT`.
 pub(crate) fn said(event: &str, args: &Args) -> Result<Message, EventError> {
-    if !names::may_say(Speaker::Backend, event) {
+    message(event, args, names::may_say(Speaker::Backend, event))
+}
+
+/// The same to a single socket.
+///
+/// # Errors
+/// `INVALID_EVENT`.
+pub(crate) fn said_to_one(event: &str, args: &Args) -> Result<Message, EventError> {
+    message(event, args, names::may_emit(event))
+}
+
+fn message(event: &str, args: &Args, is_fine: bool) -> Result<Message, EventError> {
+    if !is_fine {
         return Err(EventError::new(
             "INVALID_EVENT",
             "An event's name has 1 to 128 bytes and is none of the protocols' own",

@@ -15,7 +15,7 @@ use serde::Serialize;
 use tokio::sync::oneshot;
 
 use crate::data::SocketData;
-use crate::event::{Args, EventError, said};
+use crate::event::{Args, EventError, said, said_to_one};
 use crate::fanout::ToRoom;
 use crate::handler::PublishRequest;
 use crate::in_order;
@@ -112,10 +112,10 @@ impl Socket {
     /// Sends an event with one argument.
     ///
     /// # Errors
-    /// `INVALID_EVENT` when the name is one of the protocols' own (`connect`), empty or
+    /// `INVALID_EVENT` when the name is one of Socket.IO's own (`connect`), empty or
     /// longer than 128 bytes; `INTERNAL` when `data` cannot be written as JSON.
     pub fn emit<T: Serialize + ?Sized>(&self, event: &str, data: &T) -> Result<(), EventError> {
-        self.emit_message(said(event, &Args::one(data)?)?, false);
+        self.emit_message(said_to_one(event, &Args::one(data)?)?, false);
         Ok(())
     }
 
@@ -130,7 +130,7 @@ impl Socket {
     /// # Errors
     /// `INVALID_EVENT`, as for [`emit`](Self::emit).
     pub fn emit_args(&self, event: &str, args: &Args) -> Result<(), EventError> {
-        self.emit_message(said(event, args)?, false);
+        self.emit_message(said_to_one(event, args)?, false);
         Ok(())
     }
 
@@ -143,7 +143,7 @@ impl Socket {
         event: &str,
         data: &T,
     ) -> Result<(), EventError> {
-        self.emit_message(said(event, &Args::one(data)?)?, true);
+        self.emit_message(said_to_one(event, &Args::one(data)?)?, true);
         Ok(())
     }
 
@@ -167,7 +167,7 @@ impl Socket {
         args: &Args,
         timeout: Duration,
     ) -> Result<Args, EventError> {
-        let message = said(event, args)?;
+        let message = said_to_one(event, args)?;
         let (reply, answer) = oneshot::channel();
         self.post(Op::EmitWithAck {
             to: self.address,

@@ -162,8 +162,12 @@ async fn a_gateway_whose_thread_has_ended_says_so_instead_of_living_on_as_a_zomb
 async fn an_app_cannot_send_what_would_break_its_clients() {
     let builder = Gateway::builder(config()).on("try", |socket: Socket| async move {
         let long = "x".repeat(129);
-        for name in ["connect", "disconnect", "newListener", "ack", "", &long] {
-            let one = Args::one(&1)?;
+        let one = Args::one(&1)?;
+        // A single client may have an event called so; members of a room may not.
+        socket.emit("ack", &1)?;
+        let refused = socket.publish("r", "ack", &1).await;
+        assert_eq!(refused.unwrap_err().code(), "INVALID_EVENT");
+        for name in ["connect", "disconnect", "newListener", "", &long] {
             let refusals = [
                 socket.emit(name, &1),
                 socket.emit_args(name, &one),
@@ -180,6 +184,7 @@ async fn an_app_cannot_send_what_would_break_its_clients() {
     let (_gateway, address) = start(builder).await;
     let mut client = Client::connect(&address, "").await;
     client.send("421[\"try\"]").await;
+    assert_eq!(client.next().await, r#"42["ack",1]"#);
     assert_eq!(client.next().await, r#"431["all refused"]"#);
 }
 

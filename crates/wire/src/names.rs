@@ -69,6 +69,13 @@ pub fn may_say(speaker: Speaker, name: &str) -> bool {
         && (speaker == Speaker::Backend || !is_gateways(name))
 }
 
+/// Whether the app may send an event of this name to a single socket: Socket.IO clients take
+/// the live protocol's types like any other name. A live client is not sent an event under
+/// one of these.
+pub fn may_emit(name: &str) -> bool {
+    !name.is_empty() && name.len() <= MAX_EVENT && !socketio::RESERVED_EVENTS.contains(&name)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

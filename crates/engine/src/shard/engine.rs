@@ -396,15 +396,21 @@ impl Engine {
         }
     }
 
+    /// Writes what waits on a connection that stood in line for it; it may have been written
+    /// since, or be another connection by now.
+    pub(super) fn flush_next(&mut self, slot: u32) {
+        let waits = self.conns.get(slot).map(|conn| conn.waits);
+        if waits.is_some_and(|waits| waits != Waits::Nowhere) {
+            self.flush(slot);
+        }
+    }
+
     /// Writes what waits, as far as the transport takes it.
     pub(super) fn flush(&mut self, slot: u32) {
         let Some(conn) = self.conns.get_mut(slot) else {
             return;
         };
-        if std::mem::take(&mut conn.waits) == Waits::Nowhere {
-            // It has been written since, or is another connection by now.
-            return;
-        }
+        conn.waits = Waits::Nowhere;
         match &mut conn.transport {
             Transport::WebSocket(_) => self.flush_websocket(slot),
             Transport::Polling(_) => self.flush_polling(slot),
@@ -685,7 +691,7 @@ impl Engine {
             .pop_alone()
             .or_else(|| self.writes.pop_with_many())
         {
-            self.flush(slot);
+            self.flush_next(slot);
         }
     }
 

@@ -179,13 +179,13 @@ impl<A: App> Shard<A> {
     fn write(&mut self) {
         for _ in 0..SLICE {
             match self.engine.writes.pop_alone() {
-                Some(slot) => self.engine.flush(slot),
+                Some(slot) => self.engine.flush_next(slot),
                 None => break,
             }
         }
         for _ in 0..SLICE {
             match self.engine.writes.pop_with_many() {
-                Some(slot) => self.engine.flush(slot),
+                Some(slot) => self.engine.flush_next(slot),
                 None => break,
             }
         }

@@ -9,6 +9,7 @@ use heartline_core::namespaces::NamespaceId;
 use heartline_core::presence::SocketAddress;
 use heartline_core::rooms::{self, Membership, Room};
 use heartline_engine::shard::engine::Engine;
+use heartline_wire::live;
 use tokio::sync::oneshot;
 
 use super::Hub;
@@ -46,6 +47,11 @@ impl Hub {
         let Some(slot) = self.locate(engine, to) else {
             return;
         };
+        let is_live = self.link(slot).is_some_and(|link| link.form == Form::Live);
+        if is_live && live::is_reserved(&message.event) && &*message.event != "pong" {
+            tracing::debug!("an event has the name of one of the live protocol's own frames");
+            return;
+        }
         if volatile && !engine.is_writable(slot) {
             engine.stats.volatile_dropped += 1;
             return;
