@@ -62,7 +62,7 @@ pub enum Message {
 pub trait Handler: Send + Sync + 'static {
     /// Looks at the first request of a connection: lets it in, with headers for the
     /// response (cookies, say), or answers in its place. Called on the HTTP side.
-    fn admits(&self, _request: &Request<()>) -> Result<HeaderMap, Response<Bytes>> {
+    fn admits(&self, _request: &Request<()>) -> Result<HeaderMap, Box<Response<Bytes>>> {
         Ok(HeaderMap::new())
     }
     /// A connection has begun.
@@ -327,7 +327,8 @@ impl Server {
         }
         let gatekeeper: Gatekeeper = {
             let handler = handler.clone();
-            Arc::new(move |request| Box::pin(std::future::ready(handler.admits(&request))))
+            Arc::new(move |request| let admitted = handler.admits(&request).map_err(|answer| *answer);
+                Box::pin(std::future::ready(admitted)))
         };
         let (draining, is_draining) = watch::channel(false);
         Ok(Server {
