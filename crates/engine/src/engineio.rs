@@ -327,8 +327,10 @@ impl Server {
         }
         let gatekeeper: Gatekeeper = {
             let handler = handler.clone();
-            Arc::new(move |request| let admitted = handler.admits(&request).map_err(|answer| *answer);
-                Box::pin(std::future::ready(admitted)))
+            Arc::new(move |request| {
+                let admitted = handler.admits(&request).map_err(|answer| *answer);
+                Box::pin(std::future::ready(admitted))
+            })
         };
         let (draining, is_draining) = watch::channel(false);
         Ok(Server {

@@ -79,6 +79,21 @@ impl Args {
     }
 }
 
+/// What a client wants to publish: the argument of `publish`, or a live `publish` frame.
+#[derive(Debug)]
+pub struct PublishRequest {
+    /// The room.
+    pub room: String,
+    /// The event's name.
+    pub event: String,
+    /// Its only argument.
+    pub data: Args,
+    /// Set where only the newest per room and key matters to a slow reader.
+    pub key: Option<String>,
+    /// Whether the publisher is to hear it too, if it is in the room.
+    pub to_self: bool,
+}
+
 /// Why an app does not let somebody in: CONNECT_ERROR's text and data; on the live protocol
 /// the close frame's text, with code 4403.
 #[derive(Debug, Clone, PartialEq, Eq)]

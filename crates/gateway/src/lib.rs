@@ -52,11 +52,10 @@ pub use binary::Binary;
 pub use builder::{BuildError, GatewayBuilder};
 pub use config::Config;
 pub use data::SocketData;
-pub use event::{Args, ConnectRefused, EventError};
+pub use event::{Args, ConnectRefused, EventError, PublishRequest};
 pub use gateway::{Counts, Gateway, HandshakeRequest, HeaderMap, HttpRequest, HttpResponse};
 pub use handler::{
     All, Arrival, Event, EventName, FromEvent, Handler, HandlerSet, IntoReply, Json, LeftRooms,
-    PublishRequest,
 };
 pub use heartline_core::presence::{
     Admitted, DeviceLimitReached, Edge, EdgeSink, Newcomer, Place, Presence, SocketAddress,

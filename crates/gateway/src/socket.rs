@@ -15,9 +15,8 @@ use serde::Serialize;
 use tokio::sync::oneshot;
 
 use crate::data::SocketData;
-use crate::event::{Args, EventError, said, said_to_one};
+use crate::event::{Args, EventError, PublishRequest, said, said_to_one};
 use crate::fanout::ToRoom;
-use crate::handler::PublishRequest;
 use crate::in_order;
 use crate::limits::Sender;
 use crate::op::{Op, Query};

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::binary;
-use crate::event::{Args, EventError};
+use crate::event::{Args, EventError, PublishRequest};
 use crate::gateway::{Gateway, GatewayCell, WeakGateway};
 use crate::socket::Socket;
 
@@ -191,21 +191,6 @@ impl<T: Serialize> IntoReply for All<T> {
     fn into_reply(self) -> Result<Args, EventError> {
         Args::many(&self.0)
     }
-}
-
-/// What a client wants to publish: the argument of `publish`, or a live `publish` frame.
-#[derive(Debug)]
-pub struct PublishRequest {
-    /// The room.
-    pub room: String,
-    /// The event's name.
-    pub event: String,
-    /// Its only argument.
-    pub data: Args,
-    /// Set where only the newest per room and key matters to a slow reader.
-    pub key: Option<String>,
-    /// Whether the publisher is to hear it too, if it is in the room.
-    pub to_self: bool,
 }
 
 impl FromEvent for PublishRequest {

@@ -30,7 +30,7 @@ use crate::op::Op;
 use crate::publication::AckId;
 use crate::socket::Socket;
 
-pub use extract::{All, Event, EventName, FromEvent, IntoReply, Json, LeftRooms, PublishRequest};
+pub use extract::{All, Event, EventName, FromEvent, IntoReply, Json, LeftRooms};
 pub(crate) use extract::{Body, Ending, PublishFrame};
 pub(crate) use table::Handlers;
 pub use table::{Arrival, HandlerSet};
