@@ -37,7 +37,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use crate::app::{App, Data};
-use crate::clock::Clock;
+use crate::clock::{Clock, micros};
 use crate::failure::Failure;
 use crate::http::cors::AllowedOrigins;
 use crate::http::front::{Front, FrontParts, FrontSettings, Gatekeeper};
@@ -288,18 +288,7 @@ impl Server {
     /// Outside of a tokio runtime.
     pub fn new(options: Options, handler: impl Handler) -> io::Result<Server> {
         let handler: Arc<dyn Handler> = Arc::new(handler);
-        let micros = |duration: Duration| duration.as_micros() as u64;
-        let settings = Arc::new(Settings {
-            rhythm: Rhythm {
-                interval: micros(options.ping_interval),
-                timeout: micros(options.ping_timeout),
-            },
-            max_payload: options.max_payload,
-            send_buffer: options.send_buffer,
-            compress_from: options.compression.unwrap_or(usize::MAX),
-            upgrade_timeout: micros(options.upgrade_timeout),
-            tag: None,
-        });
+        let settings = Arc::new(settings(&options));
         let threads = match options.worker_threads {
             0 => std::thread::available_parallelism().map_or(1, usize::from),
             threads => threads,
@@ -371,6 +360,21 @@ impl Server {
     /// Accepts no more connections.
     pub fn stop(&self) {
         self.draining.send_replace(true);
+    }
+}
+
+/// What the shards have to know of the options.
+fn settings(options: &Options) -> Settings {
+    Settings {
+        rhythm: Rhythm {
+            interval: micros(options.ping_interval),
+            timeout: micros(options.ping_timeout),
+        },
+        max_payload: options.max_payload,
+        send_buffer: options.send_buffer,
+        compress_from: options.compression.unwrap_or(usize::MAX),
+        upgrade_timeout: micros(options.upgrade_timeout),
+        tag: None,
     }
 }
 

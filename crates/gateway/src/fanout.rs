@@ -266,6 +266,26 @@ impl Fanout {
         self.select_here(to, Deed::Send(publication));
     }
 
+    fn deliver_to_rooms(
+        &self,
+        namespace: NamespaceId,
+        tenant: Option<&str>,
+        [rooms, except]: [NameList<'_>; 2],
+        message: Message,
+    ) {
+        let names =
+            |list: NameList<'_>| -> Vec<String> { list.iter().map(ToOwned::to_owned).collect() };
+        let tenant: Option<Arc<str>> = tenant.map(Into::into);
+        let to = ToRooms {
+            namespace,
+            tenant: tenant.as_ref(),
+            rooms: &names(rooms),
+            except: &names(except),
+            skip: None,
+        };
+        self.send_to_rooms_here(&to, message);
+    }
+
     fn select_here(&self, to: &ToRooms<'_>, deed: Deed) {
         let tenant = to.tenant.map(|tenant| &**tenant);
         let selection = Arc::new(Selection {
@@ -314,20 +334,7 @@ impl Fanout {
                 rooms,
                 except,
                 ..
-            } => {
-                let names = |list: NameList<'_>| -> Vec<String> {
-                    list.iter().map(ToOwned::to_owned).collect()
-                };
-                let tenant: Option<Arc<str>> = tenant.map(Into::into);
-                let to = ToRooms {
-                    namespace,
-                    tenant: tenant.as_ref(),
-                    rooms: &names(rooms),
-                    except: &names(except),
-                    skip: None,
-                };
-                self.send_to_rooms_here(&to, message);
-            }
+            } => self.deliver_to_rooms(namespace, tenant, [rooms, except], message),
             Target::All { tenant, .. } => {
                 self.broadcast_here(namespace, tenant.map(Into::into), message);
             }

@@ -60,6 +60,7 @@ pub use handler::{
 pub use heartline_core::presence::{
     Admitted, DeviceLimitReached, Edge, EdgeSink, Newcomer, Place, Presence, SocketAddress,
 };
+pub use heartline_core::rooms::access as rooms;
 pub use heartline_core::{auth, backplane, entries, store};
 pub use heartline_engine::engineio;
 pub use heartline_wire::handshake::Handshake;

@@ -410,24 +410,37 @@ impl<Op: Send + 'static> Front<Op> {
         let Some(shard) = self.shard(&name) else {
             return refusal(RequestError::UnknownSid, false);
         };
+        match *request.method() {
+            Method::GET => self.poll_get(shard, name).await,
+            Method::POST => self.poll_post(shard, request, name).await,
+            _ => {
+                let (reply, exists) = oneshot::channel();
+                shard.request(Request::Exists { name, reply });
+                match exists.await {
+                    Ok(true) => status(StatusCode::METHOD_NOT_ALLOWED),
+                    _ => refusal(RequestError::UnknownSid, false),
+                }
+            }
+        }
+    }
+
+    async fn poll_get(&self, shard: &ShardHandle<Op>, name: Sid) -> Answer {
         let id = self.requests.fetch_add(1, Ordering::Relaxed);
-        let method = request.method().clone();
-        if method == Method::GET {
-            let abort = Abort::new(shard, name, id);
-            let (reply, answer) = oneshot::channel();
-            shard.request(Request::Get { name, id, reply });
-            let answer = answer.await;
-            abort.disarm();
-            return reply_to_answer(answer, method);
-        }
-        if method != Method::POST {
-            let (reply, exists) = oneshot::channel();
-            shard.request(Request::Exists { name, reply });
-            return match exists.await {
-                Ok(true) => status(StatusCode::METHOD_NOT_ALLOWED),
-                _ => refusal(RequestError::UnknownSid, false),
-            };
-        }
+        let abort = Abort::new(shard, name, id);
+        let (reply, answer) = oneshot::channel();
+        shard.request(Request::Get { name, id, reply });
+        let answer = answer.await;
+        abort.disarm();
+        reply_to_answer(answer, Method::GET)
+    }
+
+    async fn poll_post(
+        &self,
+        shard: &ShardHandle<Op>,
+        request: HttpRequest<Incoming>,
+        name: Sid,
+    ) -> Answer {
+        let id = self.requests.fetch_add(1, Ordering::Relaxed);
         let abort = Abort::new(shard, name, id);
         let (reply, start) = oneshot::channel();
         shard.request(Request::PostBegins { name, id, reply });
@@ -435,15 +448,12 @@ impl<Op: Send + 'static> Front<Op> {
             Ok(PostStart::Read(ended)) => ended,
             Ok(PostStart::Refuse(reply)) => {
                 abort.disarm();
-                return reply_to_answer(Ok(reply), method);
+                return reply_to_answer(Ok(reply), Method::POST);
             }
             Err(_) => return refusal(RequestError::UnknownSid, false),
         };
-        let octets = request
-            .headers()
-            .get(header::CONTENT_TYPE)
-            .is_some_and(|kind| kind == "application/octet-stream");
-        if octets {
+        let kind = request.headers().get(header::CONTENT_TYPE);
+        if kind.is_some_and(|kind| kind == "application/octet-stream") {
             return status(StatusCode::BAD_REQUEST);
         }
         let too_large = || {
@@ -480,7 +490,7 @@ impl<Op: Send + 'static> Front<Op> {
         });
         let answer = answer.await;
         abort.disarm();
-        reply_to_answer(answer, method)
+        reply_to_answer(answer, Method::POST)
     }
 
     async fn upgrade(

@@ -2,12 +2,11 @@
 
 use std::sync::Arc;
 
-use heartline_core::rooms;
 use serde::{Deserialize, Serialize};
 
 use crate::auth::UserKey;
 use crate::store::{Channel, NewMessage, StoredMessage};
-use crate::{Event, EventError, FromEvent, Gateway, Json, Socket};
+use crate::{Event, EventError, FromEvent, Gateway, Json, Socket, rooms};
 
 /// Longest content of `chat:send`, characters.
 const MAX_CHAT: usize = 500;

@@ -1,8 +1,8 @@
 //! `join`, `leave`, their short forms, and `publish`.
 
-use heartline_core::rooms::{self, RoomError};
 use serde::{Deserialize, Serialize};
 
+use crate::rooms::{self, RoomError};
 use crate::{Event, EventError, FromEvent, Json, PublishRequest, Socket};
 
 /// `{ room }`, or the room's name alone.

@@ -23,6 +23,7 @@ use crate::handler::{Arrival, Body, Event, Handlers};
 use crate::op::{Op, Outcome, Refusal};
 use crate::publication::Form;
 use crate::shared::Shared;
+use crate::socket::Socket;
 
 /// Verifies credentials and asks the backplane for admission.
 async fn authenticate(
@@ -218,34 +219,61 @@ impl Hub {
         joining: Joining,
         identity: Arc<Identity>,
     ) {
-        let now = engine.now;
-        let Joining {
-            namespace,
-            secret,
-            payload,
-            id,
-            ousted: _,
-        } = joining;
-        let shared = self.shared.clone();
-        let jitter = engine.random_below(1_000_000);
-        let app_interval = shared.config.heartbeat.app_interval;
+        let namespace = joining.namespace;
+        self.forget_nobody(engine, slot, namespace);
+        self.add_socket(engine, slot, namespace, joining.secret, &identity);
+        let Some(handle) = self.handle(engine, slot, namespace) else {
+            return;
+        };
+        let socket_id = handle.id();
+        tracing::debug!(
+            socket_id,
+            user_id = identity.user_id(),
+            namespace = %self.namespace_name(namespace),
+            "connected"
+        );
+        if self.link(slot).is_some_and(|link| link.form != Form::Live) {
+            self.connect_reply(engine, slot, namespace, &socket_id);
+        }
+        if self.shared.config.hello {
+            let id = joining.id.as_deref();
+            self.hello(engine, slot, namespace, &identity, &socket_id, id);
+        }
+        self.note_memberships(engine, &identity);
+        self.run_connect_handlers(engine, slot, &handle, joining.payload.as_deref());
+    }
+
+    /// A live connection that was anonymous so far becomes somebody: what the nobody had
+    /// joined is left behind.
+    fn forget_nobody(&mut self, engine: &Engine, slot: u32, namespace: NamespaceId) {
         let Some(link) = self.link_mut(slot) else {
             return;
         };
-        let form = link.form;
-        // A live connection that was anonymous so far becomes somebody: what
-        // the nobody had joined is left behind.
-        if let Some(index) = link
+        let there = link
             .sockets
             .iter()
-            .position(|socket| socket.namespace == namespace)
-        {
+            .position(|socket| socket.namespace == namespace);
+        if let Some(index) = there {
             let nobody = link.sockets.swap_remove(index);
             self.leave_all(nobody.rooms, namespace);
             if let Some(transport) = engine.transport_name(slot) {
                 self.metrics.connections(transport, namespace).sub(1);
             }
         }
+    }
+
+    fn add_socket(
+        &mut self,
+        engine: &mut Engine,
+        slot: u32,
+        namespace: NamespaceId,
+        secret: [u8; 12],
+        identity: &Arc<Identity>,
+    ) {
+        let now = engine.now;
+        // Tokens of clients that came together do not expire together.
+        let jitter = engine.random_below(1_000_000);
+        let app_interval = self.shared.config.heartbeat.app_interval;
         let Some(link) = self.link_mut(slot) else {
             return;
         };
@@ -269,37 +297,22 @@ impl Hub {
         if let Some(transport) = engine.transport_name(slot) {
             self.metrics.connections(transport, namespace).add(1);
         }
-        let Some(handle) = self.handle(engine, slot, namespace) else {
-            return;
-        };
-        let socket_id = handle.id();
-        tracing::debug!(
-            socket_id,
-            user_id = identity.user_id(),
-            namespace = %self.namespace_name(namespace),
-            "connected"
-        );
-        if form != Form::Live {
-            self.connect_reply(engine, slot, namespace, &socket_id);
-        }
-        if shared.config.hello {
-            self.hello(
-                engine,
-                slot,
-                namespace,
-                &identity,
-                &socket_id,
-                id.as_deref(),
-            );
-        }
-        self.note_memberships(engine, &identity);
+    }
+
+    fn run_connect_handlers(
+        &mut self,
+        engine: &mut Engine,
+        slot: u32,
+        handle: &Socket,
+        payload: Option<&str>,
+    ) {
         let handlers = self.handlers.clone();
         let handshake = self.link(slot).and_then(|link| link.handshake.clone());
-        for handler in handlers.connect(namespace) {
+        for handler in handlers.connect(handle.address.namespace()) {
             let event = Event {
-                socket: &handle,
+                socket: handle,
                 name: "connect",
-                body: Body::Args(payload.as_deref().unwrap_or("")),
+                body: Body::Args(payload.unwrap_or("")),
                 attachments: &[],
                 gateway: &handlers.gateway,
                 handshake: handshake.as_ref(),
