@@ -15,8 +15,8 @@ use bytes::Bytes;
 use heartline_wire::engineio::RequestError;
 use heartline_wire::handshake::Handshake as Head;
 use heartline_wire::id::Sid;
-use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
-use hyper::body::{Body, Incoming};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Method, Request as HttpRequest, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -283,13 +283,15 @@ impl<Op: Send + 'static> Front<Op> {
             return text(StatusCode::NOT_FOUND, "not found");
         };
         let (parts, body) = request.into_parts();
-        let reading = Limited::new(body, self.settings.max_payload).collect();
+        let reading = read_body(body, self.settings.max_payload);
         let body = match tokio::time::timeout(BODY_TIMEOUT, reading).await {
-            Ok(Ok(body)) => body.to_bytes(),
-            Ok(Err(error)) if error.is::<LengthLimitError>() => {
+            Ok(Ok(body)) => body,
+            Ok(Err(BodyError::TooLarge)) => {
                 return text(StatusCode::PAYLOAD_TOO_LARGE, "the body is too large");
             }
-            Ok(Err(_)) => return text(StatusCode::BAD_REQUEST, "the body ended early"),
+            Ok(Err(BodyError::Broken)) => {
+                return text(StatusCode::BAD_REQUEST, "the body ended early");
+            }
             Err(_) => return text(StatusCode::REQUEST_TIMEOUT, "the body took too long"),
         };
         fallback(HttpRequest::from_parts(parts, body))
@@ -460,26 +462,22 @@ impl<Op: Send + 'static> Front<Op> {
             abort.disarm();
             shard.request(Request::PostRefused { name, id });
             let mut answer = status(StatusCode::PAYLOAD_TOO_LARGE);
-            // The rest of the body is not read.
+            // There may be more of the body than was read.
             answer
                 .headers_mut()
                 .insert(header::CONNECTION, HeaderValue::from_static("close"));
             answer
         };
-        let limit = self.settings.max_payload;
-        if request.body().size_hint().lower() > limit as u64 {
-            return too_large();
-        }
         let body = tokio::select! {
-            body = Limited::new(request.into_body(), limit).collect() => body,
+            body = read_body(request.into_body(), self.settings.max_payload) => body,
             // Ended meanwhile, by a second POST for instance.
             _ = &mut ended => return status(StatusCode::BAD_REQUEST),
             () = tokio::time::sleep(BODY_TIMEOUT) => return status(StatusCode::REQUEST_TIMEOUT),
         };
         let body = match body {
-            Ok(body) => body.to_bytes(),
-            Err(error) if error.is::<LengthLimitError>() => return too_large(),
-            Err(_) => return status(StatusCode::BAD_REQUEST),
+            Ok(body) => body,
+            Err(BodyError::TooLarge) => return too_large(),
+            Err(BodyError::Broken) => return status(StatusCode::BAD_REQUEST),
         };
         let (reply, answer) = oneshot::channel();
         shard.request(Request::Post {
@@ -678,6 +676,42 @@ impl<Op> Drop for Abort<'_, Op> {
 }
 
 // --- small things --------------------------------------------------------
+
+/// Bytes of a body over the bound that are read all the same, and thrown away: a client
+/// that is answered while it still sends may lose the answer to a reset.
+const DISCARDED: usize = 8 << 20;
+
+/// Why there is no body.
+enum BodyError {
+    TooLarge,
+    Broken,
+}
+
+/// Reads a body of at most `limit` bytes. Of a larger one, the rest is discarded first, up
+/// to a bound.
+async fn read_body(mut body: Incoming, limit: usize) -> Result<Bytes, BodyError> {
+    let mut kept = Vec::new();
+    let mut seen = 0;
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|_| BodyError::Broken)?;
+        let Ok(data) = frame.into_data() else {
+            continue;
+        };
+        seen += data.len();
+        if seen <= limit {
+            kept.extend_from_slice(&data);
+        } else {
+            kept = Vec::new();
+            if seen > limit + DISCARDED {
+                break;
+            }
+        }
+    }
+    match seen > limit {
+        true => Err(BodyError::TooLarge),
+        false => Ok(kept.into()),
+    }
+}
 
 struct Query(String);
 
