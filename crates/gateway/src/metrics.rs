@@ -405,7 +405,7 @@ impl Collector for Snapshot {
             "reason",
             Reason::all().map(|reason| {
                 let value = metrics.sum(|shard| shard.disconnects[reason as usize].get());
-                (reason.word(), value)
+                (reason.as_str(), value)
             }),
         )?;
         counters(
