@@ -184,7 +184,7 @@ const TABLE: [Entry; 17] = {
             (AuthFailed, "auth_failed", 4401),
             Gateway,
             WithNewToken,
-            "No token came in time, or one that is not accepted",
+            "No token came in time, or one that is not accepted, or the app did not let the client in (4403)",
         ),
         entry(
             (TokenExpired, "token_expired", 4401),
@@ -304,7 +304,8 @@ pub struct CloseCode {
     pub who: Who,
     /// Whether the client should come back.
     pub comes_back: Return,
-    /// The reasons under which such an end is counted.
+    /// The reasons whose close code this is; an end is counted under one of them, unless
+    /// `when` of another says so.
     pub reasons: &'static [Reason],
     /// When that happens: a sentence without its full stop.
     pub when: &'static str,
@@ -399,7 +400,7 @@ pub const CLOSE_CODES: &[CloseCode] = {
             Operator,
             Never,
             &[Kicked],
-            "An operator or the app disconnected the client",
+            "An operator or the app disconnected the client, or the app did not let it in",
         ),
         code(
             4408,
