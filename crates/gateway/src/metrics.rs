@@ -9,6 +9,7 @@ use heartline_core::backplane::ClusterStatus;
 use heartline_core::namespaces::NamespaceId;
 use heartline_engine::shard::conn::TransportName;
 use heartline_engine::shard::engine::Stats;
+use heartline_wire::codes::Code;
 use heartline_wire::reason::Reason;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, text};
@@ -63,11 +64,11 @@ kinds! {
 }
 
 const REFUSALS: [&str; 6] = [
-    "AUTH_REQUIRED",
-    "AUTH_TOKEN_INVALID",
-    "AUTH_TOKEN_EXPIRED",
-    "AUTH_UNAVAILABLE",
-    "DEVICE_LIMIT",
+    Code::AuthRequired.as_str(),
+    Code::AuthTokenInvalid.as_str(),
+    Code::AuthTokenExpired.as_str(),
+    Code::AuthUnavailable.as_str(),
+    Code::DeviceLimit.as_str(),
     "REFUSED",
 ];
 
