@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 
+use heartline_wire::codes::Code;
 use heartline_wire::handshake::Handshake;
 
 /// A boxed future that may move between threads.
@@ -122,23 +123,18 @@ pub enum AuthError {
 
 impl AuthError {
     /// The contract's code.
-    pub fn code(self) -> &'static str {
+    pub fn code(self) -> Code {
         match self {
-            AuthError::Required => "AUTH_REQUIRED",
-            AuthError::Invalid => "AUTH_TOKEN_INVALID",
-            AuthError::Expired => "AUTH_TOKEN_EXPIRED",
-            AuthError::Unavailable => "AUTH_UNAVAILABLE",
+            AuthError::Required => Code::AuthRequired,
+            AuthError::Invalid => Code::AuthTokenInvalid,
+            AuthError::Expired => Code::AuthTokenExpired,
+            AuthError::Unavailable => Code::AuthUnavailable,
         }
     }
 
     /// One sentence for people.
     pub fn message(self) -> &'static str {
-        match self {
-            AuthError::Required => "Authentication required",
-            AuthError::Invalid => "The token is not valid",
-            AuthError::Expired => "The token has expired",
-            AuthError::Unavailable => "The token cannot be checked at the moment",
-        }
+        self.code().sentence()
     }
 }
 

@@ -6,6 +6,7 @@ use std::fmt;
 use bytes::Bytes;
 use heartline_core::message::{Message, MessageError};
 use heartline_core::rooms::RoomError;
+use heartline_wire::codes::Code;
 use heartline_wire::names::{self, Speaker};
 use serde::Serialize;
 
@@ -65,7 +66,7 @@ impl Args {
             .strip_prefix('[')
             .and_then(|json| json.strip_suffix(']'));
         args.json = inside
-            .ok_or_else(|| EventError::new("INTERNAL", "the arguments are no tuple or list"))?
+            .ok_or_else(|| EventError::new(Code::Internal, "the arguments are no tuple or list"))?
             .to_owned();
         Ok(args)
     }
@@ -153,14 +154,14 @@ impl EventError {
     /// The event's data is not what its handler takes.
     pub(crate) fn misfit(error: serde_json::Error) -> Self {
         EventError::new(
-            "INVALID_DATA",
+            Code::InvalidData,
             format!("The event's data does not fit: {error}"),
         )
     }
 
     /// What the app wants to say cannot be written.
     fn unwritable(error: serde_json::Error) -> Self {
-        EventError::new("INTERNAL", format!("the value is no JSON: {error}"))
+        EventError::new(Code::Internal, format!("the value is no JSON: {error}"))
     }
 
     /// The same, told as `message:error` even if an acknowledgement says it.
@@ -183,7 +184,7 @@ impl EventError {
 
     /// Over a limit; the wait is in microseconds.
     pub(crate) fn rate_limited(wait: u64) -> Self {
-        let mut error = EventError::new("RATE_LIMITED", "Rate limit exceeded. Please slow down.");
+        let mut error = EventError::from(Code::RateLimited);
         error.retry_after_ms = Some(wait.div_ceil(1000));
         error
     }
@@ -202,9 +203,16 @@ impl fmt::Display for EventError {
 
 impl std::error::Error for EventError {}
 
+impl From<Code> for EventError {
+    /// One of the gateway's codes, with its own sentence.
+    fn from(code: Code) -> Self {
+        EventError::new(code, code.sentence())
+    }
+}
+
 impl From<RoomError> for EventError {
     fn from(error: RoomError) -> Self {
-        EventError::new(error.code(), error.message())
+        error.code().into()
     }
 }
 
@@ -213,8 +221,8 @@ impl From<MessageError> for EventError {
     /// is malformed however small it is, which is `INVALID_DATA`.
     fn from(error: MessageError) -> Self {
         let code = match error {
-            MessageError::TooLarge(_) => "PAYLOAD_TOO_LARGE",
-            _ => "INVALID_DATA",
+            MessageError::TooLarge(_) => Code::PayloadTooLarge,
+            _ => Code::InvalidData,
         };
         EventError::new(code, error.to_string())
     }
@@ -244,7 +252,7 @@ pub(crate) fn said_to_one(event: &str, args: &Args) -> Result<Message, EventErro
 fn message(event: &str, args: &Args, is_fine: bool) -> Result<Message, EventError> {
     if !is_fine {
         return Err(EventError::new(
-            "INVALID_EVENT",
+            Code::InvalidEvent,
             "An event's name has 1 to 128 bytes and is none of the protocols' own",
         ));
     }

@@ -63,6 +63,7 @@ pub use heartline_core::presence::{
 pub use heartline_core::rooms::access as rooms;
 pub use heartline_core::{auth, backplane, entries, store};
 pub use heartline_engine::engineio;
+pub use heartline_wire::codes::Code;
 pub use heartline_wire::handshake::Handshake;
 pub use heartline_wire::reason::{self, Reason};
 pub use peers::EmitError;

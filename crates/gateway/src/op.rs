@@ -12,6 +12,7 @@ use heartline_core::presence::{Admitted, SocketAddress};
 use heartline_core::rooms::{Room, RoomError};
 use heartline_engine::clock::Micros;
 use heartline_engine::tasks::TaskId;
+use heartline_wire::codes::Code;
 use heartline_wire::id::ConnId;
 use heartline_wire::reason::Reason;
 use tokio::sync::oneshot;
@@ -152,8 +153,8 @@ impl Refusal {
     /// The word for it in metrics, and the contract's code, where it has one.
     pub(crate) fn code(&self) -> &'static str {
         match self {
-            Refusal::Auth(error) => error.code(),
-            Refusal::DeviceLimit => "DEVICE_LIMIT",
+            Refusal::Auth(error) => error.code().as_str(),
+            Refusal::DeviceLimit => Code::DeviceLimit.as_str(),
             Refusal::App(_) => "REFUSED",
         }
     }
@@ -162,7 +163,7 @@ impl Refusal {
     pub(crate) fn message(&self) -> &str {
         match self {
             Refusal::Auth(error) => error.message(),
-            Refusal::DeviceLimit => "Too many devices are connected",
+            Refusal::DeviceLimit => Code::DeviceLimit.sentence(),
             Refusal::App(refused) => &refused.message,
         }
     }

@@ -8,6 +8,7 @@ use heartline_core::backplane::Peer;
 use heartline_core::entries::{NodeEntry, Page, RoomEntry, SocketEntry, SocketFilter};
 use heartline_engine::http::forward::{PROOF, connector};
 use heartline_engine::http::nodes::ASK;
+use heartline_wire::codes::Code;
 use http_body_util::{BodyExt, Full};
 use hyper::Request;
 use hyper::header::HeaderValue;
@@ -196,6 +197,12 @@ impl EmitError {
             code: code.to_owned(),
             error: error.to_owned(),
         }
+    }
+}
+
+impl From<Code> for EmitError {
+    fn from(code: Code) -> Self {
+        EmitError::new(code.as_str(), code.sentence())
     }
 }
 

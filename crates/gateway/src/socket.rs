@@ -9,6 +9,7 @@ use heartline_core::entries::SocketEntry;
 use heartline_core::message::{Message, check, check_key};
 use heartline_core::presence::SocketAddress;
 use heartline_core::rooms::{self, RoomError};
+use heartline_wire::codes::Code;
 use heartline_wire::names::{self, Speaker};
 use heartline_wire::reason::Reason;
 use serde::Serialize;
@@ -47,7 +48,7 @@ impl std::fmt::Debug for Socket {
 }
 
 fn gone() -> EventError {
-    EventError::new("DISCONNECTED", "The socket is gone")
+    Code::Disconnected.into()
 }
 
 impl Socket {
@@ -176,7 +177,7 @@ impl Socket {
         match tokio::time::timeout(timeout, answer).await {
             Ok(Ok(answer)) => answer,
             Ok(Err(_)) => Err(gone()),
-            Err(_) => Err(EventError::new("TIMEOUT", "No acknowledgement in time")),
+            Err(_) => Err(Code::Timeout.into()),
         }
     }
 
@@ -286,7 +287,7 @@ impl Socket {
         rooms::may_publish(&request.room, &self.identity)?;
         if !names::may_say(Speaker::Client, &request.event) {
             return Err(EventError::new(
-                "INVALID_EVENT",
+                Code::InvalidEvent,
                 "An event's name has 1 to 128 bytes and is neither the gateway's nor a protocol's own",
             ));
         }
@@ -324,8 +325,7 @@ impl Socket {
                 reply: None,
             });
         }
-        let sentence = "Rate limit exceeded. Please slow down.";
-        Err(EventError::new("RATE_LIMITED", sentence).retry_after(over.retry_after_ms))
+        Err(EventError::from(Code::RateLimited).retry_after(over.retry_after_ms))
     }
 
     /// Gives the socket a new token, which must be the same user's; when it expires, Unix
@@ -342,11 +342,11 @@ impl Socket {
             handshake: None,
         };
         let identity = self.shared.authenticator.authenticate(credentials).await;
-        let identity = identity.map_err(|error| EventError::new(error.code(), error.message()))?;
+        let identity = identity.map_err(|error| EventError::from(error.code()))?;
         let mut identity = self.shared.tenants.intern_identity(identity);
         if identity.user != self.identity.user || identity.user.is_none() {
             return Err(EventError::new(
-                "FORBIDDEN",
+                Code::Forbidden,
                 "The token must be for the user that is connected",
             ));
         }

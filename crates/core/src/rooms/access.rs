@@ -1,5 +1,6 @@
 //! Names of rooms, and who may join and publish.
 
+use heartline_wire::codes::Code;
 use std::sync::Arc;
 
 use crate::auth::{Identity, RoomPattern};
@@ -17,21 +18,17 @@ pub enum RoomError {
 
 impl RoomError {
     /// The contract's code.
-    pub fn code(self) -> &'static str {
+    pub fn code(self) -> Code {
         match self {
-            RoomError::Forbidden => "FORBIDDEN",
-            RoomError::Invalid => "INVALID_ROOM",
-            RoomError::Limit => "ROOM_LIMIT",
+            RoomError::Forbidden => Code::Forbidden,
+            RoomError::Invalid => Code::InvalidRoom,
+            RoomError::Limit => Code::RoomLimit,
         }
     }
 
     /// One sentence for people.
     pub fn message(self) -> &'static str {
-        match self {
-            RoomError::Forbidden => "This room is not open to you",
-            RoomError::Invalid => "A room's name has 1 to 256 bytes and no control characters",
-            RoomError::Limit => "You are in as many rooms as one socket may be in",
-        }
+        self.code().sentence()
     }
 }
 

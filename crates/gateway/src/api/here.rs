@@ -9,6 +9,7 @@ use heartline_core::message::{Message, check_key};
 use heartline_core::namespaces::NamespaceId;
 use heartline_core::presence::SocketAddress;
 use heartline_core::rooms::{self, PRIVATE};
+use heartline_wire::codes::Code;
 use heartline_wire::id::Sid;
 use heartline_wire::json;
 use heartline_wire::names::{self, Speaker};
@@ -337,7 +338,7 @@ impl Gateway {
         data: &str,
         ack_within: Option<Duration>,
     ) -> Emitted {
-        let gone = || EmitError::new("DISCONNECTED", "The socket is gone");
+        let gone = || EmitError::from(Code::Disconnected);
         let to = SocketAddress::parse(socket_id).ok_or_else(gone)?;
         let message = Message::new(event, data);
         let shard = to.0.conn.shard;
@@ -364,7 +365,7 @@ impl Gateway {
             Ok(Ok(Ok(args))) => Ok(Some(args.json)),
             Ok(Ok(Err(error))) => Err(EmitError::new(&error.code, &error.error)),
             Ok(Err(_)) => Err(gone()),
-            Err(_) => Err(EmitError::new("TIMEOUT", "No acknowledgement in time")),
+            Err(_) => Err(EmitError::from(Code::Timeout)),
         }
     }
 

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::auth::UserKey;
 use crate::store::{Channel, NewMessage, StoredMessage};
-use crate::{Event, EventError, FromEvent, Gateway, Json, Socket, rooms};
+use crate::{Code, Event, EventError, FromEvent, Gateway, Json, Socket, rooms};
 
 /// Longest content of `chat:send`, characters.
 const MAX_CHAT: usize = 500;
@@ -78,7 +78,7 @@ fn text_of(content: Option<String>, max: usize) -> Result<String, EventError> {
         .filter(|content| !content.trim().is_empty() && content.chars().count() <= max)
         .ok_or_else(|| {
             EventError::new(
-                "INVALID_CONTENT",
+                Code::InvalidContent,
                 format!("A message has 1 to {max} characters"),
             )
         })
@@ -89,7 +89,7 @@ fn sender(socket: &Socket) -> Result<Arc<UserKey>, EventError> {
     socket.take_message()?;
     socket.identity().user.clone().ok_or_else(|| {
         EventError::new(
-            "AUTH_REQUIRED",
+            Code::AuthRequired,
             "Only authenticated users may send messages",
         )
     })
@@ -108,7 +108,7 @@ fn check_message(socket: &Socket, draft: Draft) -> Result<Checked, EventError> {
     let content = text_of(draft.content, MAX_MESSAGE)?;
     let conversation = draft
         .conversation
-        .ok_or_else(|| EventError::new("INVALID_ROOM", "conversationId is missing"))?;
+        .ok_or_else(|| EventError::new(Code::InvalidRoom, "conversationId is missing"))?;
     let room = rooms::of_conversation(&conversation);
     rooms::may_join(&room, socket.identity())?;
     rooms::may_publish(&room, socket.identity())?;
@@ -126,7 +126,7 @@ fn check_chat(socket: &Socket, draft: Draft) -> Result<Checked, EventError> {
     let room = draft.room.unwrap_or_else(|| OPEN_ROOM.to_owned());
     if rooms::conversation_of(&room).is_some() {
         let advice = "A conversation is no open room; write in it with message:send";
-        return Err(EventError::new("INVALID_ROOM", advice));
+        return Err(EventError::new(Code::InvalidRoom, advice));
     }
     rooms::may_publish(&room, socket.identity())?;
     Ok(Checked {
@@ -192,8 +192,7 @@ async fn send(
     };
     let stored = gateway.store().append(new).await.map_err(|error| {
         tracing::error!(%error, "a message could not be stored");
-        let sentence = "The message could not be stored; try again";
-        refuse(&temp_id, EventError::new("SEND_FAILED", sentence))
+        refuse(&temp_id, Code::SendFailed)
     })?;
     let message = stored.message;
     // From here on the message exists: a failure to tell somebody is not the

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::entries::UserPresence;
-use crate::{EventError, Gateway, Json, Socket};
+use crate::{Code, EventError, Gateway, Json, Socket};
 
 /// Most users one question may be about.
 const MAX_USERS: usize = 1000;
@@ -26,7 +26,7 @@ pub(super) async fn presence_get(
 ) -> Result<Json<Answer>, EventError> {
     if question.users.len() > MAX_USERS {
         return Err(EventError::new(
-            "INVALID_DATA",
+            Code::InvalidData,
             "Ask about at most 1000 users at once",
         ));
     }
@@ -53,7 +53,7 @@ pub(super) async fn metrics_request(
 ) -> Result<Json<serde_json::Value>, EventError> {
     if !socket.identity().admin {
         let sentence = "Only an admin's token may ask for metrics";
-        return Err(EventError::new("FORBIDDEN", sentence).announce());
+        return Err(EventError::new(Code::Forbidden, sentence).announce());
     }
     let counts = gateway.counts();
     let response = MetricsResponse {
@@ -65,6 +65,6 @@ pub(super) async fn metrics_request(
     };
     socket.emit("metrics:response", &response)?;
     let value = serde_json::to_value(response)
-        .map_err(|error| EventError::new("INTERNAL", error.to_string()))?;
+        .map_err(|error| EventError::new(Code::Internal, error.to_string()))?;
     Ok(Json(value))
 }

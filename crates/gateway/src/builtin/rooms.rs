@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::rooms::{self, RoomError};
-use crate::{Event, EventError, FromEvent, Json, PublishRequest, Socket};
+use crate::{Code, Event, EventError, FromEvent, Json, PublishRequest, Socket};
 
 /// `{ room }`, or the room's name alone.
 #[derive(Debug, Deserialize)]
@@ -116,7 +116,7 @@ async fn exit(socket: Socket, room: String) -> Result<Json<RoomReply>, EventErro
     }
     if room.starts_with(rooms::PRIVATE) {
         return Err(EventError::new(
-            "FORBIDDEN",
+            Code::Forbidden,
             "A user's own room cannot be left",
         ));
     }

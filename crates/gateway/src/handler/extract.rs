@@ -4,6 +4,7 @@ use std::cell::OnceCell;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use heartline_wire::codes::Code;
 use heartline_wire::handshake::Handshake;
 use heartline_wire::json;
 use heartline_wire::reason::Reason;
@@ -123,7 +124,7 @@ pub trait FromEvent: Sized {
 impl FromEvent for Gateway {
     fn from_event(event: &Event<'_>) -> Result<Self, EventError> {
         let gateway = event.gateway.get().and_then(WeakGateway::upgrade);
-        gateway.ok_or_else(|| EventError::new("INTERNAL", "The gateway has ended"))
+        gateway.ok_or_else(|| EventError::new(Code::Internal, "The gateway has ended"))
     }
 }
 
@@ -140,7 +141,7 @@ impl FromEvent for Arc<Handshake> {
 impl FromEvent for Reason {
     fn from_event(event: &Event<'_>) -> Result<Self, EventError> {
         let ending = event.ending.map(|ending| ending.reason);
-        ending.ok_or_else(|| EventError::new("INTERNAL", "The socket has not ended"))
+        ending.ok_or_else(|| EventError::new(Code::Internal, "The socket has not ended"))
     }
 }
 

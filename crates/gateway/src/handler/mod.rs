@@ -24,6 +24,7 @@ mod table;
 use std::future::Future;
 
 use heartline_engine::tasks::Work;
+use heartline_wire::codes::Code;
 
 use crate::event::{Args, EventError};
 use crate::op::Op;
@@ -78,10 +79,7 @@ impl Drop for Responder {
     /// The handler panicked or ran out of time: the client is told all the same.
     fn drop(&mut self) {
         if !self.done {
-            self.send(Err(EventError::new(
-                "INTERNAL",
-                "The event could not be processed",
-            )));
+            self.send(Err(Code::Internal.into()));
         }
     }
 }

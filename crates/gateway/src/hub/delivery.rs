@@ -9,6 +9,7 @@ use heartline_core::namespaces::NamespaceId;
 use heartline_core::presence::SocketAddress;
 use heartline_core::rooms::{self, Membership, Room};
 use heartline_engine::shard::engine::Engine;
+use heartline_wire::codes::Code;
 use heartline_wire::live;
 use tokio::sync::oneshot;
 
@@ -74,10 +75,7 @@ impl Hub {
         };
         let form = link.form;
         if form == Form::Live {
-            let error = EventError::new(
-                "NOT_SUPPORTED",
-                "The live protocol has no acknowledgements from clients",
-            );
+            let error = EventError::from(Code::NotSupported);
             let _ = reply.send(Err(error));
             return;
         }
@@ -92,8 +90,7 @@ impl Hub {
             acks.waiting.retain(|_, waiting| !waiting.is_closed());
         }
         if acks.waiting.len() >= MAX_PENDING_ACKS {
-            let error =
-                EventError::new("TOO_MANY_ACKS", "The client owes too many acknowledgements");
+            let error = EventError::from(Code::TooManyAcks);
             let _ = reply.send(Err(error));
             return;
         }

@@ -141,14 +141,14 @@ impl Hub {
             Reason::ClientLeft | Reason::TransportClosed | Reason::Drained => tracing::debug!(
                 socket_id,
                 user_id,
-                reason = reason.word(),
+                reason = reason.as_str(),
                 connected_for_ms,
                 "disconnected"
             ),
             _ => tracing::info!(
                 socket_id,
                 user_id,
-                reason = reason.word(),
+                reason = reason.as_str(),
                 connected_for_ms,
                 "disconnected"
             ),

@@ -5,6 +5,7 @@ use heartline_core::message::check;
 use heartline_core::namespaces::NamespaceId;
 use heartline_engine::shard::engine::Engine;
 use heartline_engine::tasks::guarded;
+use heartline_wire::codes::Code;
 use heartline_wire::reason::Reason;
 
 use super::Hub;
@@ -149,8 +150,8 @@ impl Hub {
         ack: Option<AckId>,
     ) {
         let code = match form {
-            Form::Live => "not-implemented",
-            _ if ack.is_some() => "NOT_IMPLEMENTED",
+            Form::Live => Code::LiveNotImplemented,
+            _ if ack.is_some() => Code::NotImplemented,
             _ => return,
         };
         if form == Form::Live {
@@ -158,10 +159,10 @@ impl Hub {
                 Some(AckId::Raw(id)) => Some(&**id),
                 _ => None,
             };
-            self.live_error(engine, slot, code, "Nobody here handles this event", id);
+            self.live_error(engine, slot, code.as_str(), code.sentence(), id);
             return;
         }
-        let error = EventError::new(code, "Nobody here handles this event");
+        let error = EventError::from(code);
         if let Some(address) = self.address(engine, slot, namespace) {
             self.refuse(engine, &address, ack.as_ref(), &error);
         }

@@ -369,7 +369,7 @@ impl Hub {
             return;
         };
         if let Err(error) = rooms::may_join(topic, &socket.identity) {
-            self.live_error(engine, slot, error.code(), error.message(), id);
+            self.live_error(engine, slot, error.code().as_str(), error.message(), id);
             return;
         }
         let tenant = socket.identity.tenant_id().cloned();
@@ -421,7 +421,7 @@ impl Hub {
                     live::push_subscribed(topic, id, &epoch, joined.offset, "[]", false, text);
                 });
             }
-            Err(error) => self.live_error(engine, slot, error.code(), error.message(), id),
+            Err(error) => self.live_error(engine, slot, error.code().as_str(), error.message(), id),
         }
     }
 }

@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use heartline_core::namespaces::NamespaceId;
 use heartline_engine::shard::conn::TransportName;
 use heartline_engine::shard::engine::Stats;
+use heartline_wire::codes::Code;
 use heartline_wire::reason::Reason;
 use prometheus_client::metrics::histogram::Histogram;
 
@@ -60,11 +61,11 @@ kinds! {
 }
 
 const REFUSALS: [&str; 6] = [
-    "AUTH_REQUIRED",
-    "AUTH_TOKEN_INVALID",
-    "AUTH_TOKEN_EXPIRED",
-    "AUTH_UNAVAILABLE",
-    "DEVICE_LIMIT",
+    Code::AuthRequired.as_str(),
+    Code::AuthTokenInvalid.as_str(),
+    Code::AuthTokenExpired.as_str(),
+    Code::AuthUnavailable.as_str(),
+    Code::DeviceLimit.as_str(),
     "REFUSED",
 ];
 

@@ -91,7 +91,7 @@ const LABELLED: &[Labelled] = &[
     ("disconnects", "Sockets ended", "reason", |(metrics, _)| {
         let count = |reason: Reason| metrics.sum(|shard| shard.disconnects[reason as usize].get());
         Reason::all()
-            .map(|reason| (reason.word(), count(reason)))
+            .map(|reason| (reason.as_str(), count(reason)))
             .collect()
     }),
     (
