@@ -11,8 +11,9 @@ use tokio::time::{Instant, sleep};
 use super::dice::Dice;
 use super::model::Model;
 use crate::registry::{
-    Admission, Audit, Departure, Edge, EdgeId, Edges, Guarded, Joined, Known, Loser, Maintained,
-    Millis, Newcomer, NodeInfo, NodeState, Registry, Renewed, Restored, Unavailable, UserName,
+    Admission, Audit, Departure, Displaced, Edge, EdgeId, Edges, Guarded, Joined, Known,
+    Maintained, Millis, Newcomer, NodeInfo, NodeState, Registry, Renewed, Restored, Unavailable,
+    UserName,
 };
 
 pub(super) struct Store {
@@ -199,7 +200,7 @@ impl Registry for Link {
         .await
     }
 
-    async fn restore(&self, incarnation: &str, users: &[Restored]) -> Guarded<Vec<Loser>> {
+    async fn restore(&self, incarnation: &str, users: &[Restored]) -> Guarded<Vec<Displaced>> {
         let (incarnation, users) = (incarnation.to_owned(), users.to_vec());
         let name = format!("restore {incarnation} {users:?}");
         self.call(
