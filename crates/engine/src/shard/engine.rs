@@ -70,7 +70,7 @@ pub struct Engine {
     pub(super) random: Spread,
     pub(super) secrets: SecretSource,
     /// Connections that have something to write.
-    pub(super) writes: Writes,
+    pub(crate) writes: Writes,
     /// Connections that ended and whose application does not know yet.
     pub(super) closed: Vec<(u32, Reason)>,
     /// Connections to read again although no event will come.
@@ -102,7 +102,7 @@ pub struct Stats {
 
 impl Engine {
     /// No connections yet. `registry` is of the poller that the shard asks.
-    pub(super) fn new(
+    pub(crate) fn new(
         shard: u16,
         clock: Clock,
         now: Micros,

@@ -20,7 +20,7 @@ use crate::shard::writes::SLICE;
 use crate::shard::{Shard, ShardMessage, WAKER};
 
 /// Most connections that one turn hears of.
-const EVENTS: usize = 1024;
+pub(crate) const EVENTS: usize = 1024;
 /// Rounds of mailbox and closures before output leaves; what comes later has
 /// its turn next.
 const ROUNDS: usize = 16;
