@@ -11,6 +11,8 @@ pub(crate) mod probe;
 pub mod request;
 pub(crate) mod requests;
 pub(crate) mod stream;
+#[cfg(test)]
+mod tests;
 pub(crate) mod turn;
 pub(crate) mod websocket;
 pub(crate) mod wheel;
