@@ -67,7 +67,7 @@ conformance:
 simulate:
 	HEARTLINE_SIMULATIONS=40000 cargo test --release -p heartline-cluster simulation -- --nocapture
 
-lint:
+lint: layers
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
 	cargo check -p heartline # by itself: without the features that others ask for

@@ -13,14 +13,14 @@ export const SECRET = "a-secret-that-the-benchmarks-alone-use";
 const OFF = ["limits.messages=off", "limits.events=off", "limits.joins=off", "limits.connects_per_ip=off"];
 
 /** Heartline as shipped. `announce` is off: the other servers know no presence. */
-const heartline = (threads, set = []) => (port, admin) => [
-  BINARY, "serve",
+const heartline = (threads, set = [], binary = BINARY) => (port, admin) => [
+  binary, "serve",
   ...[`server.listen=0.0.0.0:${port}`, `admin.listen=127.0.0.1:${admin}`, `server.worker_threads=${threads}`,
     `auth.jwt.secret=${SECRET}`, "auth.mode=optional", "presence.announce=off", "log.level=warn", ...OFF, ...set,
   ].flatMap((pair) => ["--set", pair]),
 ];
 
-const echo = (threads) => (port) => [here("../target/release/examples/echo"), "--listen", `0.0.0.0:${port}`, "--threads", `${threads}`];
+const echo = (threads, program = here("../target/release/examples/echo")) => (port) => [program, "--listen", `0.0.0.0:${port}`, "--threads", `${threads}`];
 const bun = (port) => [here("peers/bun/node_modules/.bin/bun"), here("peers/bun/server.js"), `${port}`];
 const node = (port) => ["node", here("peers/node/server.js"), `${port}`];
 const socketioxide = (port) => [here("peers/socketioxide/target/release/bench-peer-socketioxide"), `${port}`];
@@ -36,6 +36,16 @@ export const PEERS = {
   socketioxide: { name: "socketioxide", protocol: "socketio", command: socketioxide },
   bare: { name: "bare loop", protocol: "raw", command: bare },
 };
+
+/** Heartline as an earlier build has it, in a folder like `target/release`. */
+export function before(key, folder, { threads = 1, set = [] } = {}) {
+  return {
+    ...PEERS[key],
+    name: `${PEERS[key].name}, before`,
+    command: heartline(threads, set, `${folder}/heartline`),
+    echo: echo(threads, `${folder}/examples/echo`),
+  };
+}
 
 /** Heartline with its own variations. */
 export const variant = (key, { threads = 1, set = [] }) => ({

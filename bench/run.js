@@ -3,17 +3,21 @@
 //   node bench/run.js            all of it, about half an hour
 //   QUICK=1 node bench/run.js    a smoke run: everything once, small, no claims
 //   ONLY=echo8,memory …          some figures only, to look at; writes nothing
+//   BASELINE=DIR ONLY=…          an earlier build beside this one, in place of the peers:
+//                                DIR is its target/release; prints after / before
 import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { mkdirSync, writeFileSync } from "node:fs";
 import { availableParallelism } from "node:os";
 import { fileURLToPath } from "node:url";
 import { BUDGETS, FIGURES, GROWTH } from "./figures.js";
-import { BINARY, PEERS, SECRET, start, variant } from "./peers.js";
+import { BINARY, PEERS, SECRET, before, start, variant } from "./peers.js";
 import { document, growthPeers } from "./report.js";
 
 const QUICK = Boolean(process.env.QUICK);
 const ONLY = process.env.ONLY?.split(",");
+const BASELINE = process.env.BASELINE;
+const BEFORE = " before";
 const ROUNDS = QUICK ? 1 : Number(process.env.ROUNDS ?? 3);
 // With two processors, one is the server's and one the client's.
 const [SERVER, CLIENT] = availableParallelism() >= 2 ? [0, 1] : [];
@@ -49,6 +53,11 @@ async function loadOnce(server, peer, load) {
 }
 
 function subject(key, figure) {
+  if (key.endsWith(BEFORE)) {
+    const peer = before(key.slice(0, -BEFORE.length), BASELINE, figure.options);
+    const command = figure.load?.event === "echo" ? peer.echo : peer.command;
+    return { peer, command, options: { cpu: SERVER, pingInterval: figure.options?.pingInterval } };
+  }
   const peer = figure.options && PEERS[key].ours ? variant(key, figure.options) : PEERS[key];
   const echoes = figure.load?.event === "echo" && peer.echo;
   return { peer, command: echoes || peer.command, options: { cpu: SERVER, pingInterval: figure.options?.pingInterval } };
@@ -75,8 +84,10 @@ function note(text) {
 }
 
 const began = Date.now();
-const figures = FIGURES.filter((figure) => !ONLY || ONLY.includes(figure.key));
-const growth = GROWTH.filter((figure) => !ONLY || ONLY.includes(figure.key));
+const ours = (peers) => peers.filter((key) => PEERS[key].ours).flatMap((key) => [key, key + BEFORE]);
+const figures = FIGURES.filter((figure) => !ONLY || ONLY.includes(figure.key))
+  .map((figure) => (BASELINE ? { ...figure, peers: ours(figure.peers) } : figure));
+const growth = BASELINE ? [] : GROWTH.filter((figure) => !ONLY || ONLY.includes(figure.key));
 const reports = {};
 const record = (figure, key, report) => ((reports[figure] ??= {})[key] ??= []).push(report);
 
@@ -93,7 +104,7 @@ for (let round = 1; round <= ROUNDS; round += 1) {
     for (const key of figure.peers) {
       const report = await measure(key, figure);
       record(figure.key, key, report);
-      step(`round ${round}, ${figure.key}, ${PEERS[key].name}: ${Number(figure.value(report)?.toPrecision(4))} ${figure.unit}`);
+      step(`round ${round}, ${figure.key}, ${PEERS[key]?.name ?? key}: ${Number(figure.value(report)?.toPrecision(4))} ${figure.unit}`);
     }
   }
   for (const figure of growth) {
@@ -119,11 +130,21 @@ const budgets = BUDGETS.map(({ what, budget, measured, holds }) => {
   return { what, budget, value, reached: holds(value) };
 }).filter(({ value }) => Number.isFinite(value));
 
+for (const figure of BASELINE ? figures : []) {
+  for (const key of figure.peers.filter((key) => key.endsWith(BEFORE))) {
+    const own = key.slice(0, -BEFORE.length);
+    const [now, then] = [m(figure.key, own), m(figure.key, key)];
+    const [cpu, cpuThen] = [c(figure.key, own), c(figure.key, key)];
+    const costs = cpu ? `, CPU ${(cpu / cpuThen).toFixed(3)}` : "";
+    console.log(`${figure.key.padEnd(14)} ${own.padEnd(9)} after/before ${(now / then).toFixed(3)}${costs}  (${Number(now.toPrecision(4))} / ${Number(then.toPrecision(4))} ${figure.unit}, ${figure.better} is better)`);
+  }
+}
+
 // A smoke run has no say in budgets.
 for (const { what, budget, value, reached } of QUICK ? [] : budgets) {
   console.log(`${reached ? "reached    " : "NOT reached"} ${value.toFixed(2).padStart(9)}  ${budget.padEnd(14)} ${what}`);
 }
-if (!ONLY) {
+if (!ONLY && !BASELINE) {
   const folder = new URL(QUICK ? "../target/bench/" : "./", import.meta.url);
   mkdirSync(folder, { recursive: true });
   const { markdown, plots } = await document({ figures, growth, budgets, m, c, reports, remarks, rounds: ROUNDS, quick: QUICK, minutes: (Date.now() - began) / 60000 });

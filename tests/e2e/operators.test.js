@@ -470,7 +470,7 @@ describe("the command line", () => {
 
   it("--dev prints the URLs and a token that works", async () => {
     const dev = await serve({ "auth.jwt.secret": "" }, { dev: true });
-    const [made] = dev.out.match(/eyJ[\w.-]+/);
+    const [made] = await until(() => dev.out.match(/eyJ[\w.-]+/), "a token in the greeting");
     const client = await Live.connect(dev.live, made);
     assert.equal((await client.hear("hello")).userId, "alice");
     const anonymous = await Live.connect(dev.live);

@@ -1,3 +1,4 @@
+import { PERSONAL } from "./names.js";
 import { browser } from "./platform.js";
 import {
   HeartlineError,
@@ -80,23 +81,6 @@ const ANNOUNCED = 30_000;
  * Socket.IO, whoever is in a room with it might be the one who sends the event.
  */
 const SELDOM = 1_000;
-/** What the server says to one connection, and never in a room. */
-const PERSONAL = new Set([
-  "server:hello",
-  "server:drain",
-  "connection:success",
-  "connection:replaced",
-  "auth:error",
-  "session:resume",
-  "heartbeat",
-  "message:sent",
-  "message:error",
-  "metrics:response",
-  "room:joined",
-  "room:left",
-  "room:gap",
-]);
-
 /** When a JSON Web Token expires, in Unix milliseconds. */
 function expiry(token: string): number | undefined {
   try {

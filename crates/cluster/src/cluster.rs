@@ -4,12 +4,14 @@ use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
-use heartline::auth::{BoxFuture, UserKey};
-use heartline::backplane::{
+use heartline_core::auth::{BoxFuture, UserKey};
+use heartline_core::backplane::{
     Backplane, ClusterStatus, Message, Node, Peer, Subscription, Target, UserSocket,
 };
-use heartline::entries::UserPresence;
-use heartline::{Admitted, DeviceLimitReached, Newcomer, Place, Presence, SocketAddress};
+use heartline_core::entries::UserPresence;
+use heartline_core::presence::{
+    Admitted, DeviceLimitReached, Newcomer, Place, Presence, SocketAddress,
+};
 use tokio::task::AbortHandle;
 
 use crate::local::Table;

@@ -4,7 +4,7 @@
 //! target's and the message's texts, each behind its length. Numbers are big-endian.
 
 use bytes::Bytes;
-use heartline::backplane::{Message, MessageError, Target, check, check_key};
+use heartline_core::backplane::{Message, MessageError, NameList, Target, check, check_key};
 use heartline_wire::socketio::MAX_ATTACHMENTS;
 
 const VERSION: u8 = 1;
@@ -45,6 +45,22 @@ pub fn encode(origin: Origin, target: &Target<'_>, message: &Message) -> Vec<u8>
             room,
             key,
         } => (0, [Some(namespace), tenant, Some(room), key, None, None]),
+        Target::Rooms {
+            namespace,
+            tenant,
+            rooms,
+            except,
+        } => (
+            4,
+            [
+                Some(namespace),
+                tenant,
+                Some(rooms.0),
+                Some(except.0),
+                None,
+                None,
+            ],
+        ),
         Target::All { namespace, tenant } => (1, [Some(namespace), tenant, None, None, None, None]),
         Target::User {
             namespace,
@@ -178,6 +194,12 @@ fn read(bytes: &[u8]) -> Option<Read<'_>> {
             key: third,
         },
         1 => Target::All { namespace, tenant },
+        4 => Target::Rooms {
+            namespace,
+            tenant,
+            rooms: NameList(name?),
+            except: NameList(third?),
+        },
         2 | 3 => Target::User {
             namespace,
             tenant,

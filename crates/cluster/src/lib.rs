@@ -1,6 +1,6 @@
 //! Many Heartline nodes as one gateway.
 //!
-//! [`Cluster`] is the [`Backplane`](heartline::backplane::Backplane) that does it, on
+//! [`Cluster`] is the [`Backplane`](heartline_core::backplane::Backplane) that does it, on
 //! Redis or Valkey. Its parts, from the pure to the real:
 //!
 //! * [`registry`]: what nodes keep together, as a trait of a dozen atomic operations

@@ -3,9 +3,10 @@
 
 use std::sync::{Arc, OnceLock};
 
-use heartline::backplane::Node;
-use heartline::config::{DevicePolicy, OnExcess};
-use heartline::{Edge, Place, Presence, Reason, SocketAddress};
+use heartline_core::backplane::Node;
+use heartline_core::policy::{DevicePolicy, OnExcess};
+use heartline_core::presence::{Edge, Place, Presence, SocketAddress};
+use heartline_wire::reason::Reason;
 
 use crate::member::Local;
 use crate::names;

@@ -3,8 +3,8 @@
 
 use std::sync::Arc;
 
-use heartline::Place;
-use heartline::auth::UserKey;
+use heartline_core::auth::UserKey;
+use heartline_core::presence::Place;
 
 use crate::registry::{RoomName, TypedUser, UserName};
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use heartline::backplane::Peer;
+use heartline_core::backplane::Peer;
 use tokio::time::Instant;
 
 use crate::member::{Local, Member};

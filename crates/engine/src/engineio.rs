@@ -27,20 +27,23 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use heartline_wire::handshake::Handshake;
 use heartline_wire::id::{ConnId, Sid};
 use heartline_wire::reason::Reason;
 use heartline_wire::ws;
+use hyper::header::HeaderMap;
+use hyper::{Request, Response};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use crate::app::{App, Data};
-use crate::clock::Clock;
+use crate::clock::{Clock, micros};
 use crate::failure::Failure;
 use crate::http::cors::AllowedOrigins;
-use crate::http::front::{Front, FrontParts, FrontSettings};
+use crate::http::front::{Front, FrontParts, FrontSettings, Gatekeeper};
 use crate::shard::engine::{Engine, Settings};
 use crate::shard::heartbeat::Rhythm;
-use crate::shard::request::{Handshake, Kind};
+use crate::shard::request::{self, Kind};
 use crate::shard::{Prepared, ShardHandle};
 use crate::slots::ConnectionSlots;
 use crate::tasks::guarded;
@@ -54,9 +57,14 @@ pub enum Message {
     Binary(Bytes),
 }
 
-/// What an app does with connections. The calls come on the thread that owns
-/// the connection, in order, and must not block it.
+/// What an app does with connections. Calls about a connection come on the thread that owns
+/// it, in order, and must not block it.
 pub trait Handler: Send + Sync + 'static {
+    /// Looks at the first request of a connection: lets it in, with headers for the
+    /// response (cookies, say), or answers in its place. Called on the HTTP side.
+    fn admits(&self, _request: &Request<()>) -> Result<HeaderMap, Box<Response<Bytes>>> {
+        Ok(HeaderMap::new())
+    }
     /// A connection has begun.
     fn opened(&self, _connection: &Connection) {}
     /// A message has come.
@@ -113,6 +121,7 @@ impl Default for Options {
 /// without effect once the connection is over.
 #[derive(Clone)]
 pub struct Connection {
+    handshake: Arc<Handshake>,
     shard: ShardHandle<Order>,
     id: ConnId,
     secret: [u8; 12],
@@ -137,6 +146,11 @@ impl Connection {
             secret: self.secret,
         };
         name.encode()
+    }
+
+    /// The request by which it began.
+    pub fn handshake(&self) -> &Handshake {
+        &self.handshake
     }
 
     /// The client's address.
@@ -181,11 +195,12 @@ struct Relay {
 impl App for Relay {
     type Op = Order;
 
-    fn opened(&mut self, engine: &mut Engine, slot: u32, _: Handshake) {
+    fn opened(&mut self, engine: &mut Engine, slot: u32, begun: request::Handshake) {
         let (Some(id), Some(conn)) = (engine.id(slot), engine.conn(slot)) else {
             return;
         };
         let connection = Connection {
+            handshake: begun.request.unwrap_or_default(),
             shard: self.shard.clone(),
             id,
             secret: conn.secret,
@@ -273,18 +288,7 @@ impl Server {
     /// Outside of a tokio runtime.
     pub fn new(options: Options, handler: impl Handler) -> io::Result<Server> {
         let handler: Arc<dyn Handler> = Arc::new(handler);
-        let micros = |duration: Duration| duration.as_micros() as u64;
-        let settings = Arc::new(Settings {
-            rhythm: Rhythm {
-                interval: micros(options.ping_interval),
-                timeout: micros(options.ping_timeout),
-            },
-            max_payload: options.max_payload,
-            send_buffer: options.send_buffer,
-            compress_from: options.compression.unwrap_or(usize::MAX),
-            upgrade_timeout: micros(options.upgrade_timeout),
-            tag: None,
-        });
+        let settings = Arc::new(settings(&options));
         let threads = match options.worker_threads {
             0 => std::thread::available_parallelism().map_or(1, usize::from),
             threads => threads,
@@ -310,6 +314,13 @@ impl Server {
                 &failure,
             )?;
         }
+        let gatekeeper: Gatekeeper = {
+            let handler = handler.clone();
+            Arc::new(move |request| {
+                let admitted = handler.admits(&request).map_err(|answer| *answer);
+                Box::pin(std::future::ready(admitted))
+            })
+        };
         let (draining, is_draining) = watch::channel(false);
         Ok(Server {
             front: Arc::new(Front::new(
@@ -320,12 +331,15 @@ impl Server {
                     trusted_proxies: Vec::new(),
                     max_payload: options.max_payload,
                     compression: options.compression.is_some(),
+                    keep_handshakes: true,
                 },
                 FrontParts {
                     shards,
                     slots: ConnectionSlots::new(None, None),
                     fallback: None,
                     connect_limiter: None,
+                    gatekeeper: Some(gatekeeper),
+                    clock,
                     draining: is_draining,
                     forwarder: None,
                     failure,
@@ -346,6 +360,21 @@ impl Server {
     /// Accepts no more connections.
     pub fn stop(&self) {
         self.draining.send_replace(true);
+    }
+}
+
+/// What the shards have to know of the options.
+fn settings(options: &Options) -> Settings {
+    Settings {
+        rhythm: Rhythm {
+            interval: micros(options.ping_interval),
+            timeout: micros(options.ping_timeout),
+        },
+        max_payload: options.max_payload,
+        send_buffer: options.send_buffer,
+        compress_from: options.compression.unwrap_or(usize::MAX),
+        upgrade_timeout: micros(options.upgrade_timeout),
+        tag: None,
     }
 }
 

@@ -8,17 +8,17 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use hashbrown::HashMap;
+use heartline_core::auth::UserKey;
+use heartline_core::message::Message;
+use heartline_core::namespaces::NamespaceId;
+use heartline_core::policy::Announce;
+use heartline_core::presence::{Edge, Place};
+use heartline_core::rooms::{Room, RoomRef};
 use tokio::sync::Notify;
 
-use crate::auth::UserKey;
-use crate::config::Announce;
 use crate::fanout::Fanout;
-use crate::message::Message;
-use crate::namespaces::NamespaceId;
 use crate::op::Op;
-use crate::presence::{Edge, Place};
 use crate::publication::Publication;
-use crate::rooms::{Room, RoomRef};
 
 /// How long changes are gathered after some have left.
 const WINDOW: Duration = Duration::from_millis(50);

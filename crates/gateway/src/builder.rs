@@ -3,35 +3,41 @@
 use std::sync::Arc;
 use std::{fmt, io};
 
+use heartline_core::auth::{Authenticator, BoxFuture, NoAuthenticator};
+use heartline_core::backplane::Backplane;
+use heartline_core::backplane::local::LocalBackplane;
+use heartline_core::namespaces::Namespaces;
+use heartline_core::policy::ConnectLimit;
+use heartline_core::rooms::RoomDirectory;
+use heartline_core::store::MessageStore;
+use heartline_core::store::memory::MemoryStore;
+use heartline_core::time::Moment;
 use heartline_engine::clock::{Clock, micros};
 use heartline_engine::failure::Failure;
 use heartline_engine::http::forward::{Forwarder, Owner};
-use heartline_engine::http::front::{ConnectLimiter, Fallback, Front, FrontParts, FrontSettings};
+use heartline_engine::http::front::{
+    ConnectLimiter, Fallback, Front, FrontParts, FrontSettings, Gatekeeper,
+};
 use heartline_engine::shard::engine::Settings;
 use heartline_engine::shard::heartbeat::Rhythm;
 use heartline_engine::shard::{Prepared, ShardHandle};
 use heartline_engine::slots::ConnectionSlots;
-use heartline_wire::reason::Reason;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
 use crate::announcer::Announcer;
-use crate::auth::{Authenticator, BoxFuture, NoAuthenticator};
-use crate::backplane::{Backplane, LocalBackplane};
-use crate::config::{Config, ConnectLimit};
+use crate::config::Config;
+use crate::data::AllData;
+use crate::event::ConnectRefused;
 use crate::fanout::Fanout;
-use crate::gateway::{Gateway, HttpRequest, HttpResponse};
-use crate::handler::{Erased, Handler, Handlers};
+use crate::gateway::{Gateway, HandshakeRequest, HeaderMap, HttpRequest, HttpResponse};
+use crate::handler::{Arrival, Handler, HandlerSet, Handlers};
 use crate::hub::Hub;
 use crate::intern::Interner;
 use crate::metrics::Metrics;
-use crate::namespaces::Namespaces;
 use crate::node::ThisNode;
 use crate::op::Op;
-use crate::rooms::RoomDirectory;
 use crate::shared::Shared;
-use crate::socket::Socket;
-use crate::store::{MemoryStore, MessageStore};
 
 impl Gateway {
     /// Begins to make a gateway.
@@ -72,8 +78,10 @@ pub struct GatewayBuilder {
     authenticator: Arc<dyn Authenticator>,
     backplane: Option<Arc<dyn Backplane>>,
     store: Arc<dyn MessageStore>,
-    handlers: Handlers,
+    handlers: HandlerSet,
+    namespaces: Vec<(String, HandlerSet)>,
     fallback: Option<Fallback>,
+    gatekeeper: Option<Gatekeeper>,
 }
 
 impl GatewayBuilder {
@@ -83,8 +91,10 @@ impl GatewayBuilder {
             authenticator: Arc::new(NoAuthenticator),
             backplane: None,
             store: Arc::new(MemoryStore::default()),
-            handlers: Handlers::default(),
+            handlers: HandlerSet::default(),
+            namespaces: Vec::new(),
             fallback: None,
+            gatekeeper: None,
         }
     }
 
@@ -106,32 +116,72 @@ impl GatewayBuilder {
         self
     }
 
-    /// Handles an event, in every namespace and on both transports. A name
-    /// that ends in `:*` handles all events that begin with what stands before,
-    /// unless they have a handler of their own.
-    pub fn on<A: 'static>(mut self, event: &str, handler: impl Handler<A>) -> Self {
-        self.handlers.insert(event, Erased::boxed(handler));
-        self
+    /// Handles an event, in every namespace and on both transports, as
+    /// [`HandlerSet::on`] says.
+    pub fn on<A: 'static>(self, event: &str, handler: impl Handler<A>) -> Self {
+        self.in_all(|handlers| handlers.on(event, handler))
     }
 
-    /// Runs for each socket that has connected. The CONNECT payload is the
-    /// event's first argument.
-    pub fn on_connect<A: 'static>(mut self, handler: impl Handler<A>) -> Self {
-        self.handlers.connect.push(Erased::boxed(handler));
-        self
+    /// Runs for each socket that has connected, as [`HandlerSet::on_connect`] says.
+    pub fn on_connect<A: 'static>(self, handler: impl Handler<A>) -> Self {
+        self.in_all(|handlers| handlers.on_connect(handler))
     }
 
-    /// Runs for each socket that has gone.
-    pub fn on_disconnect<F, Fut>(mut self, handler: F) -> Self
+    /// Runs for each socket that has gone, as [`HandlerSet::on_disconnect`] says.
+    pub fn on_disconnect<A: 'static>(self, handler: impl Handler<A>) -> Self {
+        self.in_all(|handlers| handlers.on_disconnect(handler))
+    }
+
+    /// Decides about each socket before it connects, as [`HandlerSet::admit`] says.
+    ///
+    /// ```
+    /// # use heartline::{Config, ConnectRefused, Gateway};
+    /// let builder = Gateway::builder(Config::default()).admit(|arrival| async move {
+    ///     match arrival.handshake.query("version").as_deref() {
+    ///         Some("2") => Ok(()),
+    ///         _ => Err(ConnectRefused::new("Please update the app").with_data(&2)),
+    ///     }
+    /// });
+    /// ```
+    pub fn admit<F, Fut>(self, decide: F) -> Self
     where
-        F: Fn(Socket, Reason) -> Fut + Send + Sync + 'static,
-        Fut: Future<Output = ()> + Send + 'static,
+        F: Fn(Arrival) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<(), ConnectRefused>> + Send + 'static,
     {
-        self.handlers
-            .disconnect
-            .push(Box::new(move |socket, reason| {
-                Box::pin(handler(socket, reason))
-            }));
+        self.in_all(|handlers| handlers.admit(decide))
+    }
+
+    fn in_all(mut self, change: impl FnOnce(HandlerSet) -> HandlerSet) -> Self {
+        self.handlers = change(self.handlers);
+        self
+    }
+
+    /// Handlers for one namespace, which must exist. They come before those of all.
+    ///
+    /// ```
+    /// # use heartline::{Config, Gateway, Json, Socket};
+    /// let mut config = Config::default();
+    /// config.namespaces.insert("/chat".into(), Default::default());
+    /// let builder = Gateway::builder(config).of("/chat", |chat| {
+    ///     chat.on("say", |socket: Socket, Json(text): Json<String>| async move {
+    ///         socket.broadcast().emit("said", &text)
+    ///     })
+    /// });
+    /// ```
+    pub fn of(mut self, namespace: &str, handlers: impl FnOnce(HandlerSet) -> HandlerSet) -> Self {
+        let handlers = handlers(HandlerSet::default());
+        self.namespaces.push((namespace.to_owned(), handlers));
+        self
+    }
+
+    /// Looks at the first request of each connection, on both transports: lets it in, with
+    /// headers for the response (a cookie, say), or answers in its place.
+    pub fn allow_request<F, Fut>(mut self, allow: F) -> Self
+    where
+        F: Fn(HandshakeRequest) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<HeaderMap, HttpResponse>> + Send + 'static,
+    {
+        self.gatekeeper = Some(Arc::new(move |request| Box::pin(allow(request))));
         self
     }
 
@@ -156,7 +206,13 @@ impl GatewayBuilder {
             BuildError::Config("build() must be called within a tokio runtime".into())
         })?;
         if self.config.builtin_events {
-            crate::builtin::register(&mut self.handlers);
+            self.handlers = crate::builtin::register(self.handlers);
+        }
+        for (namespace, _) in &self.namespaces {
+            if !self.config.namespaces.contains_key(namespace) {
+                let what = format!("there are handlers for {namespace}, which does not exist");
+                return Err(BuildError::Config(what));
+            }
         }
         let clock = Clock::start();
         let threads = match self.config.worker_threads {
@@ -171,7 +227,7 @@ impl GatewayBuilder {
         let backplane = self
             .backplane
             .take()
-            .unwrap_or_else(|| Arc::new(LocalBackplane::new(self.config.offline_grace, clock)));
+            .unwrap_or_else(|| Arc::new(alone(&self.config, clock)));
         let fanout = fanout(&self.config, shards, backplane);
         let announcer = Arc::new(Announcer::default());
         fanout.backplane.attach(Arc::new(ThisNode {
@@ -180,9 +236,10 @@ impl GatewayBuilder {
             clock,
             max_payload: self.config.max_payload,
         }));
-        let handlers = Arc::new(std::mem::take(&mut self.handlers));
-        let fallback = self.fallback.take();
+        let handlers = Arc::new(self.take_handlers(&fanout));
+        let (fallback, gatekeeper) = (self.fallback.take(), self.gatekeeper.take());
         let shared = self.shared(clock, fanout);
+        let keep_handshakes = handlers.need_handshakes() || shared.authenticator.wants_handshake();
         let settings = Arc::new(engine_settings(&shared));
         let failure = Failure::default();
         for (number, shard) in prepared.into_iter().enumerate() {
@@ -197,13 +254,39 @@ impl GatewayBuilder {
                 &failure,
             )?;
         }
-        let front = Arc::new(front(&shared, fallback, failure));
+        let hooks = Hooks {
+            fallback,
+            gatekeeper,
+            keep_handshakes,
+        };
+        let front = Arc::new(front(&shared, hooks, failure));
         let announcing = crate::announcer::run(announcer, Arc::downgrade(&shared.fanout));
         let tasks = [
             tokio::spawn(crate::housekeeping::run(shared.clone())).abort_handle(),
             tokio::spawn(announcing).abort_handle(),
         ];
-        Ok(Gateway::new(shared, front, tasks))
+        let gateway = Gateway::new(shared, front, tasks);
+        let _ = handlers.gateway.set(gateway.downgrade());
+        Ok(gateway)
+    }
+
+    /// The handlers by the numbers of their namespaces.
+    fn take_handlers(&mut self, fanout: &Fanout) -> Handlers {
+        let mut handlers = Handlers {
+            all: std::mem::take(&mut self.handlers),
+            ..Handlers::default()
+        };
+        for (_, namespace) in fanout.namespaces.iter() {
+            let mut own = self
+                .namespaces
+                .iter_mut()
+                .filter(|(name, _)| **name == *namespace.name);
+            let merged = own.by_ref().fold(HandlerSet::default(), |all, (_, set)| {
+                all.merged_with(std::mem::take(set))
+            });
+            handlers.of.push(merged);
+        }
+        handlers
     }
 
     /// What the shards and the handles have in common.
@@ -220,6 +303,7 @@ impl GatewayBuilder {
             store: self.store,
             metrics: Arc::new(Metrics::new(fanout.shards.len(), names)),
             limits: Arc::default(),
+            data: AllData::default(),
             tenants: Interner::default(),
             user_agents: Interner::default(),
             anonymous: Arc::default(),
@@ -230,6 +314,16 @@ impl GatewayBuilder {
             config,
         })
     }
+}
+
+/// The backplane of a node that is the whole cluster.
+fn alone(config: &Config, clock: Clock) -> LocalBackplane {
+    let now = move || {
+        let at = clock.now();
+        let unix_millis = clock.unix_millis(at);
+        Moment { at, unix_millis }
+    };
+    LocalBackplane::new(micros(config.offline_grace), Box::new(now))
 }
 
 /// The ways to sockets; rooms that come to be are told to the backplane.
@@ -273,8 +367,15 @@ fn engine_settings(shared: &Shared) -> Settings {
     }
 }
 
+/// What the app has to say on the HTTP side.
+struct Hooks {
+    fallback: Option<Fallback>,
+    gatekeeper: Option<Gatekeeper>,
+    keep_handshakes: bool,
+}
+
 /// The HTTP side.
-fn front(shared: &Arc<Shared>, fallback: Option<Fallback>, failure: Failure) -> Front<Op> {
+fn front(shared: &Arc<Shared>, hooks: Hooks, failure: Failure) -> Front<Op> {
     let config = &shared.config;
     let settings = FrontSettings {
         engineio_path: config.socketio_path.clone(),
@@ -283,12 +384,15 @@ fn front(shared: &Arc<Shared>, fallback: Option<Fallback>, failure: Failure) -> 
         trusted_proxies: config.trusted_proxies.clone(),
         max_payload: config.max_payload,
         compression: config.compression.is_some(),
+        keep_handshakes: hooks.keep_handshakes,
     };
     let parts = FrontParts {
         shards: shared.fanout.shards.clone(),
         slots: shared.slots.clone(),
-        fallback,
+        fallback: hooks.fallback,
         connect_limiter: connect_limiter(shared),
+        gatekeeper: hooks.gatekeeper,
+        clock: shared.clock,
         draining: shared.draining.subscribe(),
         forwarder: forwarder(shared),
         failure,

@@ -1,6 +1,9 @@
 //! What a gateway can be told. Plain data with the contract's defaults; parsing
 //! files and environments is the binary's business.
 
+pub use heartline_core::policy::{
+    Announce, AuthMode, ConnectLimit, DevicePolicy, Limit, LimitsConfig, NamespaceConfig, OnExcess,
+};
 pub use heartline_engine::http::cors::AllowedOrigins;
 
 use std::collections::BTreeMap;
@@ -146,131 +149,6 @@ impl Default for HeartbeatConfig {
             stale_after: None,
             sweep_interval: Duration::from_secs(30),
             idle_timeout: None,
-        }
-    }
-}
-
-/// Settings that may differ from namespace to namespace.
-#[derive(Debug, Clone, Default)]
-pub struct NamespaceConfig {
-    /// Who may connect.
-    pub auth_mode: AuthMode,
-    /// How many devices a user may have.
-    pub devices: DevicePolicy,
-    /// Rate limits.
-    pub limits: LimitsConfig,
-    /// Who hears `user:online` and `user:offline`.
-    pub announce: Announce,
-}
-
-/// Who may connect to a namespace.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum AuthMode {
-    /// Only sockets with a valid token.
-    #[default]
-    Required,
-    /// Anonymous sockets too; a token that is presented must be valid.
-    Optional,
-    /// Everybody is anonymous; tokens are not looked at.
-    Off,
-}
-
-/// What happens when a user connects another device.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum DevicePolicy {
-    /// Any number of devices.
-    #[default]
-    Unlimited,
-    /// One device: the newcomer wins.
-    Replace,
-    /// At most `max` devices.
-    Limit {
-        /// Devices a user may have at once; at least 1.
-        max: usize,
-        /// What happens to the one too many.
-        on_excess: OnExcess,
-    },
-}
-
-/// What happens to the device over the limit.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum OnExcess {
-    /// The newcomer is refused with `DEVICE_LIMIT`.
-    #[default]
-    Reject,
-    /// The device connected longest goes.
-    EvictOldest,
-}
-
-/// Who hears presence edges.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Announce {
-    /// Every socket of the namespace and tenant.
-    #[default]
-    Namespace,
-    /// Those who share a room with the user.
-    Rooms,
-    /// Nobody.
-    Off,
-}
-
-/// At most `count` in any `window`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Limit {
-    /// How many; at least 1.
-    pub count: u32,
-    /// In how long.
-    pub window: Duration,
-}
-
-impl Limit {
-    /// A limit of `count` per `seconds`.
-    pub const fn per(count: u32, seconds: u64) -> Limit {
-        Limit {
-            count,
-            window: Duration::from_secs(seconds),
-        }
-    }
-
-    /// Whether so many refusals in a row are over the limit by far: the connection is
-    /// closed then. Ten times the count, and at least 100, so that a client which only
-    /// retries eagerly is not thrown out.
-    pub const fn is_far_over(&self, refused: u32) -> bool {
-        let far = self.count.saturating_mul(10);
-        refused >= if far > 100 { far } else { 100 }
-    }
-}
-
-/// The limit on new connections per address.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum ConnectLimit {
-    /// 1 000 in 10 s, loopback addresses excepted: behind a local proxy that
-    /// is not in `trusted_proxies`, everybody has the same one.
-    #[default]
-    Default,
-    /// As given, for every address.
-    Limit(Limit),
-    /// None.
-    Off,
-}
-
-/// Rate limits of a namespace; `None` switches one off.
-#[derive(Debug, Clone)]
-pub struct LimitsConfig {
-    /// `message:send` and `chat:send`, per user key, per socket when anonymous.
-    pub messages: Option<Limit>,
-    /// Every application event, per socket.
-    pub events: Option<Limit>,
-    /// Joins, per socket.
-    pub joins: Option<Limit>,
-}
-
-impl Default for LimitsConfig {
-    fn default() -> Self {
-        LimitsConfig {
-            messages: Some(Limit::per(10, 10)),
-            events: Some(Limit::per(10_000, 10)),
-            joins: Some(Limit::per(500, 10)),
         }
     }
 }

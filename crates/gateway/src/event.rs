@@ -4,10 +4,13 @@ use std::borrow::Cow;
 use std::fmt;
 
 use bytes::Bytes;
+use heartline_core::message::{Message, MessageError};
+use heartline_core::rooms::RoomError;
+use heartline_wire::codes::Code;
+use heartline_wire::names::{self, Speaker};
 use serde::Serialize;
 
-use crate::message::MessageError;
-use crate::rooms::RoomError;
+use crate::binary;
 
 /// All arguments as they came, binary attachments included.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -33,12 +36,88 @@ impl Args {
         &self.attachments
     }
 
-    /// One argument.
+    /// One argument. [`Binary`](crate::Binary) within it becomes an attachment.
+    ///
+    /// # Errors
+    /// `INTERNAL` when the value cannot be written as JSON.
     pub fn one<T: Serialize + ?Sized>(value: &T) -> Result<Args, EventError> {
-        Ok(Args {
-            json: to_json(value)?,
-            attachments: Vec::new(),
-        })
+        let (json, attachments) = binary::write(value).map_err(EventError::unwritable)?;
+        Ok(Args { json, attachments })
+    }
+
+    /// Several arguments, from a tuple or a list.
+    ///
+    /// ```
+    /// # use heartline::Args;
+    /// let args = Args::many(&("news", 1, [2, 3])).unwrap();
+    /// assert_eq!(args.json(), r#""news",1,[2,3]"#);
+    /// ```
+    ///
+    /// # Errors
+    /// `INTERNAL` when the value cannot be written as JSON, or is no tuple or list.
+    pub fn many<T: Serialize + ?Sized>(values: &T) -> Result<Args, EventError> {
+        let mut args = Args::one(values)?;
+        if args.json == "null" {
+            args.json.clear(); // The empty tuple.
+            return Ok(args);
+        }
+        let inside = args
+            .json
+            .strip_prefix('[')
+            .and_then(|json| json.strip_suffix(']'));
+        args.json = inside
+            .ok_or_else(|| EventError::new(Code::Internal, "the arguments are no tuple or list"))?
+            .to_owned();
+        Ok(args)
+    }
+
+    /// The arguments as a typed value: a tuple, or a list.
+    ///
+    /// # Errors
+    /// `INVALID_DATA` when they do not fit.
+    pub fn read<T: serde::de::DeserializeOwned>(&self) -> Result<T, EventError> {
+        binary::read(&format!("[{}]", self.json), &self.attachments).map_err(EventError::misfit)
+    }
+}
+
+/// What a client wants to publish: the argument of `publish`, or a live `publish` frame.
+#[derive(Debug)]
+pub struct PublishRequest {
+    /// The room.
+    pub room: String,
+    /// The event's name.
+    pub event: String,
+    /// Its only argument.
+    pub data: Args,
+    /// Set where only the newest per room and key matters to a slow reader.
+    pub key: Option<String>,
+    /// Whether the publisher is to hear it too, if it is in the room.
+    pub to_self: bool,
+}
+
+/// Why an app does not let somebody in: CONNECT_ERROR's text and data; on the live protocol
+/// the close frame's text, with code 4403.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConnectRefused {
+    pub(crate) message: String,
+    /// JSON.
+    pub(crate) data: Option<String>,
+}
+
+impl ConnectRefused {
+    /// A refusal with this text.
+    pub fn new(message: impl Into<String>) -> Self {
+        ConnectRefused {
+            message: message.into(),
+            data: None,
+        }
+    }
+
+    /// The same with `data`, which Socket.IO clients find as `error.data`. Data that is no
+    /// JSON is left out.
+    pub fn with_data<T: serde::Serialize + ?Sized>(mut self, data: &T) -> Self {
+        self.data = serde_json::to_string(data).ok();
+        self
     }
 }
 
@@ -75,14 +154,37 @@ impl EventError {
     /// The event's data is not what its handler takes.
     pub(crate) fn misfit(error: serde_json::Error) -> Self {
         EventError::new(
-            "INVALID_DATA",
+            Code::InvalidData,
             format!("The event's data does not fit: {error}"),
         )
     }
 
+    /// What the app wants to say cannot be written.
+    fn unwritable(error: serde_json::Error) -> Self {
+        EventError::new(Code::Internal, format!("the value is no JSON: {error}"))
+    }
+
+    /// The same, told as `message:error` even if an acknowledgement says it.
+    pub fn announce(mut self) -> Self {
+        self.announced = true;
+        self
+    }
+
+    /// The same with the `tempId` of the message that it is about.
+    pub fn about(mut self, temp_id: Option<String>) -> Self {
+        self.temp_id = temp_id;
+        self
+    }
+
+    /// The same with the time after which trying again makes sense, milliseconds.
+    pub fn retry_after(mut self, milliseconds: u64) -> Self {
+        self.retry_after_ms = Some(milliseconds);
+        self
+    }
+
     /// Over a limit; the wait is in microseconds.
     pub(crate) fn rate_limited(wait: u64) -> Self {
-        let mut error = EventError::new("RATE_LIMITED", "Rate limit exceeded. Please slow down.");
+        let mut error = EventError::from(Code::RateLimited);
         error.retry_after_ms = Some(wait.div_ceil(1000));
         error
     }
@@ -101,9 +203,16 @@ impl fmt::Display for EventError {
 
 impl std::error::Error for EventError {}
 
+impl From<Code> for EventError {
+    /// One of the gateway's codes, with its own sentence.
+    fn from(code: Code) -> Self {
+        EventError::new(code, code.sentence())
+    }
+}
+
 impl From<RoomError> for EventError {
     fn from(error: RoomError) -> Self {
-        EventError::new(error.code(), error.message())
+        error.code().into()
     }
 }
 
@@ -112,14 +221,43 @@ impl From<MessageError> for EventError {
     /// is malformed however small it is, which is `INVALID_DATA`.
     fn from(error: MessageError) -> Self {
         let code = match error {
-            MessageError::TooLarge(_) => "PAYLOAD_TOO_LARGE",
-            _ => "INVALID_DATA",
+            MessageError::TooLarge(_) => Code::PayloadTooLarge,
+            _ => Code::InvalidData,
         };
         EventError::new(code, error.to_string())
     }
 }
 
 pub(crate) fn to_json<T: Serialize + ?Sized>(value: &T) -> Result<String, EventError> {
-    serde_json::to_string(value)
-        .map_err(|error| EventError::new("INTERNAL", format!("the value is no JSON: {error}")))
+    serde_json::to_string(value).map_err(EventError::unwritable)
+}
+
+/// An event of the app's to many, under any name but those that would break a client's
+/// parser.
+///
+/// # Errors
+/// `INVALID_EVENT`.
+pub(crate) fn said(event: &str, args: &Args) -> Result<Message, EventError> {
+    message(event, args, names::may_say(Speaker::Backend, event))
+}
+
+/// The same to a single socket.
+///
+/// # Errors
+/// `INVALID_EVENT`.
+pub(crate) fn said_to_one(event: &str, args: &Args) -> Result<Message, EventError> {
+    message(event, args, names::may_emit(event))
+}
+
+fn message(event: &str, args: &Args, is_fine: bool) -> Result<Message, EventError> {
+    if !is_fine {
+        return Err(EventError::new(
+            Code::InvalidEvent,
+            "An event's name has 1 to 128 bytes and is none of the protocols' own",
+        ));
+    }
+    Ok(Message {
+        attachments: args.attachments.clone(),
+        ..Message::new(event, &args.json)
+    })
 }

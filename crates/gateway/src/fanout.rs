@@ -5,19 +5,44 @@
 
 use std::sync::Arc;
 
+use heartline_core::auth::UserKey;
+use heartline_core::backplane::{Action, Backplane, NameList, Target};
+use heartline_core::message::Message;
+use heartline_core::namespaces::{NamespaceId, Namespaces};
+use heartline_core::presence::SocketAddress;
+use heartline_core::rooms::{PRIVATE, RoomDirectory, RoomRef};
 use heartline_engine::shard::ShardHandle;
 use heartline_engine::shard::outbound::ConflationKey;
 use heartline_wire::names::{self, Speaker};
 use heartline_wire::socketio;
 
-use crate::auth::UserKey;
-use crate::backplane::{Action, Backplane, Target};
-use crate::message::Message;
-use crate::namespaces::{NamespaceId, Namespaces};
 use crate::op::{Deed, Op, Places, Selection};
-use crate::presence::SocketAddress;
 use crate::publication::Publication;
-use crate::rooms::{PRIVATE, RoomDirectory, RoomRef};
+
+/// The members of a room.
+#[derive(Clone, Copy)]
+pub(crate) struct ToRoom<'a> {
+    pub(crate) namespace: NamespaceId,
+    pub(crate) tenant: Option<&'a str>,
+    pub(crate) room: &'a str,
+    /// Set where only the newest per room and key matters to a slow reader.
+    pub(crate) key: Option<&'a str>,
+    /// Not this one of them.
+    pub(crate) skip: Option<SocketAddress>,
+}
+
+/// Sockets by where they are.
+#[derive(Clone, Copy)]
+pub(crate) struct ToRooms<'a> {
+    pub(crate) namespace: NamespaceId,
+    pub(crate) tenant: Option<&'a Arc<str>>,
+    /// In any of these; in all of the namespace, if there are none.
+    pub(crate) rooms: &'a [String],
+    /// In none of these.
+    pub(crate) except: &'a [String],
+    /// Not this one.
+    pub(crate) skip: Option<SocketAddress>,
+}
 
 /// A user's sockets in a namespace.
 pub(crate) struct ToUser<'a> {
@@ -31,6 +56,8 @@ pub(crate) struct ToUser<'a> {
     /// It is told instead of this room's events: only to sockets that are not in the room
     /// and may join it.
     pub(crate) instead_of: Option<&'a str>,
+    /// Not this one of them.
+    pub(crate) skip: Option<SocketAddress>,
 }
 
 /// What it takes to reach a socket.
@@ -97,77 +124,55 @@ impl Fanout {
 
     /// Gives a publication to the members of a room, on all nodes. Its offset, if the
     /// room has members here.
-    pub(crate) fn publish_to_room(
-        &self,
-        namespace: NamespaceId,
-        tenant: Option<&str>,
-        name: &str,
-        message: Message,
-        key: Option<&str>,
-    ) -> Option<u64> {
-        if let Some(user) = name.strip_prefix(PRIVATE) {
+    pub(crate) fn publish_to_room(&self, to: &ToRoom<'_>, message: Message) -> Option<u64> {
+        if let Some(user) = to.room.strip_prefix(PRIVATE) {
             let to = ToUser {
-                namespace,
-                tenant,
+                namespace: to.namespace,
+                tenant: to.tenant,
                 user,
                 only: None,
-                topic: Some(name),
+                topic: Some(to.room),
                 instead_of: None,
+                skip: to.skip,
             };
             self.send_to_user(&to, message);
             return None;
         }
         let target = Target::Room {
-            namespace: self.namespace_name(namespace),
-            tenant,
-            room: name,
-            key,
+            namespace: self.namespace_name(to.namespace),
+            tenant: to.tenant,
+            room: to.room,
+            key: to.key,
         };
         self.backplane.publish(&target, &message);
-        self.publish_here(namespace, tenant, name, message, key)
+        self.publish_here(to, message)
     }
 
-    fn publish_here(
-        &self,
-        namespace: NamespaceId,
-        tenant: Option<&str>,
-        name: &str,
-        message: Message,
-        key: Option<&str>,
-    ) -> Option<u64> {
+    fn publish_here(&self, to: &ToRoom<'_>, message: Message) -> Option<u64> {
         let room = self.rooms.find(&RoomRef {
-            namespace,
-            tenant,
-            name,
+            namespace: to.namespace,
+            tenant: to.tenant,
+            name: to.room,
         })?;
-        let offset = room.publish(
-            |offset| {
-                let conflate = key.map(|key| ConflationKey {
-                    scope: room.incarnation,
-                    key: key.into(),
-                });
-                let name = self.namespace_name(namespace).clone();
-                let topic = Some(room.key.name.clone());
-                (
-                    offset,
-                    Arc::new(Publication::new(
-                        name,
-                        message,
-                        topic,
-                        Some(offset),
-                        conflate,
-                    )),
-                )
-            },
-            |shard, (offset, publication)| {
-                let op = Op::Deliver {
-                    room: room.clone(),
-                    offset: *offset,
-                    publication: publication.clone(),
-                };
-                self.post(shard as u16, op);
-            },
-        );
+        let make = |offset| {
+            let conflate = to.key.map(|key| ConflationKey {
+                scope: room.incarnation,
+                key: key.into(),
+            });
+            let name = self.namespace_name(to.namespace).clone();
+            let topic = Some(room.key.name.clone());
+            let publication = Publication::new(name, message, topic, Some(offset), conflate);
+            (offset, Arc::new(publication))
+        };
+        let offset = room.publish(make, |shard, (offset, publication)| {
+            let op = Op::Deliver {
+                room: room.clone(),
+                offset: *offset,
+                publication: publication.clone(),
+                skip: to.skip,
+            };
+            self.post(shard as u16, op);
+        });
         Some(offset)
     }
 
@@ -193,13 +198,14 @@ impl Fanout {
             only,
             topic,
             instead_of,
+            skip,
         } = *to;
         let name = self.namespace_name(namespace).clone();
         let topic = topic.map(Into::into);
         let publication = Arc::new(Publication::new(name, message, topic, None, None));
         let instead_of: Option<Arc<str>> = instead_of.map(Into::into);
         let mut sockets = self.backplane.local().sockets(tenant, user, only);
-        sockets.retain(|socket| socket.namespace() == namespace);
+        sockets.retain(|socket| socket.namespace() == namespace && Some(*socket) != skip);
         for &to in &sockets {
             let op = Op::Send {
                 to,
@@ -237,9 +243,69 @@ impl Fanout {
         });
     }
 
+    /// Gives a message to sockets by where they are, on all nodes.
+    pub(crate) fn send_to_rooms(&self, to: &ToRooms<'_>, message: Message) {
+        let target = Target::Rooms {
+            namespace: self.namespace_name(to.namespace),
+            tenant: to.tenant.map(|tenant| &**tenant),
+            rooms: NameList(&NameList::text(to.rooms)),
+            except: NameList(&NameList::text(to.except)),
+        };
+        self.backplane.publish(&target, &message);
+        self.send_to_rooms_here(to, message);
+    }
+
+    fn send_to_rooms_here(&self, to: &ToRooms<'_>, message: Message) {
+        let name = self.namespace_name(to.namespace).clone();
+        // Live subscribers know an event's room; of several, there is none to tell.
+        let topic = match to.rooms {
+            [only] => Some(only.as_str().into()),
+            _ => None,
+        };
+        let publication = Arc::new(Publication::new(name, message, topic, None, None));
+        self.select_here(to, Deed::Send(publication));
+    }
+
+    fn deliver_to_rooms(
+        &self,
+        namespace: NamespaceId,
+        tenant: Option<&str>,
+        [rooms, except]: [NameList<'_>; 2],
+        message: Message,
+    ) {
+        let names =
+            |list: NameList<'_>| -> Vec<String> { list.iter().map(ToOwned::to_owned).collect() };
+        let tenant: Option<Arc<str>> = tenant.map(Into::into);
+        let to = ToRooms {
+            namespace,
+            tenant: tenant.as_ref(),
+            rooms: &names(rooms),
+            except: &names(except),
+            skip: None,
+        };
+        self.send_to_rooms_here(&to, message);
+    }
+
+    fn select_here(&self, to: &ToRooms<'_>, deed: Deed) {
+        let tenant = to.tenant.map(|tenant| &**tenant);
+        let selection = Arc::new(Selection {
+            namespace: to.namespace,
+            tenant: to.tenant.cloned(),
+            all: to.rooms.is_empty(),
+            among: self.places(to.namespace, tenant, to.rooms),
+            except: self.places(to.namespace, tenant, to.except),
+            skip: to.skip,
+        });
+        self.post_to_all(|| Op::Select {
+            selection: selection.clone(),
+            deed: deed.clone(),
+        });
+    }
+
     /// Gives a publication of another node to those here whom it is for.
     pub(crate) fn deliver(&self, target: &Target<'_>, message: Message) {
         let (Target::Room { namespace, .. }
+        | Target::Rooms { namespace, .. }
         | Target::All { namespace, .. }
         | Target::User { namespace, .. }) = *target;
         // Nodes of another configuration may know more namespaces.
@@ -254,8 +320,21 @@ impl Fanout {
             Target::Room {
                 tenant, room, key, ..
             } => {
-                self.publish_here(namespace, tenant, room, message, key);
+                let to = ToRoom {
+                    namespace,
+                    tenant,
+                    room,
+                    key,
+                    skip: None,
+                };
+                self.publish_here(&to, message);
             }
+            Target::Rooms {
+                tenant,
+                rooms,
+                except,
+                ..
+            } => self.deliver_to_rooms(namespace, tenant, [rooms, except], message),
             Target::All { tenant, .. } => {
                 self.broadcast_here(namespace, tenant.map(Into::into), message);
             }
@@ -279,6 +358,7 @@ impl Fanout {
                     only: only.as_ref(),
                     topic,
                     instead_of,
+                    skip: None,
                 };
                 self.send_here(&to, message);
             }
@@ -296,13 +376,7 @@ impl Fanout {
         let Some(namespace) = self.namespaces.find(namespace) else {
             return;
         };
-        let selection = Arc::new(Selection {
-            namespace,
-            all: rooms.is_empty(),
-            among: self.places(namespace, rooms),
-            except: self.places(namespace, except),
-        });
-        let action = match action {
+        let deed = match action {
             Action::Emit(message) if socketio::RESERVED_EVENTS.contains(&&*message.event) => {
                 // It would break every client that hears it.
                 tracing::debug!("another server's event has a name of the protocol's own");
@@ -316,25 +390,29 @@ impl Fanout {
             Action::Leave(rooms) => Deed::Leave(rooms.into()),
             Action::Disconnect => Deed::Disconnect,
         };
-        self.post_to_all(|| Op::Select {
-            selection: selection.clone(),
-            deed: action.clone(),
-        });
+        let to = ToRooms {
+            namespace,
+            tenant: None,
+            rooms,
+            except,
+            skip: None,
+        };
+        self.select_here(&to, deed);
     }
 
     /// Rooms and sockets by the names that Socket.IO has for both.
-    fn places(&self, namespace: NamespaceId, names: &[String]) -> Places {
+    fn places(&self, namespace: NamespaceId, tenant: Option<&str>, names: &[String]) -> Places {
         let mut places = Places::default();
         for name in names {
             if let Some(user) = name.strip_prefix(PRIVATE) {
-                let sockets = self.backplane.local().sockets(None, user, None);
+                let sockets = self.backplane.local().sockets(tenant, user, None);
                 places.sockets.extend(sockets);
             } else if let Some(socket) = SocketAddress::parse(name) {
                 places.sockets.push(socket);
             }
             places.rooms.extend(self.rooms.find(&RoomRef {
                 namespace,
-                tenant: None,
+                tenant,
                 name,
             }));
         }

@@ -1,34 +1,44 @@
 //! A running gateway: what the outside may ask of it as a whole.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 use std::{fmt, io};
 
 use bytes::Bytes;
+use heartline_core::auth::UserKey;
+use heartline_core::backplane::ClusterStatus;
+use heartline_core::store::MessageStore;
 use heartline_engine::clock::micros;
 use heartline_engine::http::front::Front;
+use serde::Serialize;
 use tokio::net::TcpListener;
 use tokio::task::AbortHandle;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 
-use crate::backplane::ClusterStatus;
 use crate::config::Config;
-use crate::fanout::Fanout;
+use crate::event::{Args, EventError, said};
+use crate::fanout::{Fanout, ToUser};
 use crate::metrics::Gauges;
 use crate::op::Op;
 use crate::peers::Peers;
 use crate::shared::Shared;
+use crate::to::To;
 
 /// How long a drain waits for its last responses to leave.
 const LAST_RESPONSES: Duration = Duration::from_millis(250);
 
-/// A request on the public port that is neither Socket.IO nor live.
-pub type HttpRequest = hyper::http::Request<()>;
+/// A request on the public port that is neither Socket.IO nor live, with its body: at most
+/// `max_payload` bytes.
+pub type HttpRequest = hyper::http::Request<Bytes>;
 
 /// Its answer.
 pub type HttpResponse = hyper::http::Response<Bytes>;
+/// The first request of a connection, for [`allow_request`](crate::GatewayBuilder::allow_request).
+pub type HandshakeRequest = hyper::http::Request<()>;
+/// Headers of an HTTP message.
+pub type HeaderMap = hyper::http::HeaderMap;
 
 /// A running gateway. Cheap to clone; all clones are the same gateway.
 ///
@@ -63,6 +73,45 @@ impl fmt::Debug for Gateway {
     }
 }
 
+/// A node's numbers at a glance.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Counts {
+    /// Users that are online on this node.
+    pub users_online: usize,
+    /// Sockets there are.
+    pub sockets: u64,
+    /// Pings answered since the start.
+    pub heartbeats: u64,
+    /// Senders and addresses that limiters remember.
+    pub rate_limit_entries: usize,
+    /// Time since the gateway was built.
+    pub uptime: Duration,
+}
+
+/// A handle to a gateway that does not keep it running.
+#[derive(Clone)]
+pub(crate) struct WeakGateway {
+    shared: Weak<Shared>,
+    front: Weak<Front<Op>>,
+    peers: Weak<Peers>,
+    stop: Weak<StopOnDrop>,
+}
+
+/// Where handlers, which are there before their gateway, find it.
+pub(crate) type GatewayCell = Arc<OnceLock<WeakGateway>>;
+
+impl WeakGateway {
+    /// The gateway, while anybody else has a handle to it.
+    pub(crate) fn upgrade(&self) -> Option<Gateway> {
+        Some(Gateway {
+            shared: self.shared.upgrade()?,
+            front: self.front.upgrade()?,
+            peers: self.peers.upgrade()?,
+            _stop: self.stop.upgrade()?,
+        })
+    }
+}
+
 /// Ends the shards when the last handle to the gateway goes.
 struct StopOnDrop(Arc<Fanout>, [AbortHandle; 2]);
 
@@ -85,6 +134,80 @@ impl Gateway {
             peers: Arc::new(Peers::new()),
             front,
             shared,
+        }
+    }
+
+    pub(crate) fn downgrade(&self) -> WeakGateway {
+        WeakGateway {
+            shared: Arc::downgrade(&self.shared),
+            front: Arc::downgrade(&self.front),
+            peers: Arc::downgrade(&self.peers),
+            stop: Arc::downgrade(&self._stop),
+        }
+    }
+
+    /// Where messages are kept.
+    pub fn store(&self) -> &Arc<dyn MessageStore> {
+        &self.shared.store
+    }
+
+    /// The present time, Unix milliseconds, as messages and events of this gateway have it.
+    pub fn unix_millis(&self) -> u64 {
+        self.shared.unix_millis()
+    }
+
+    /// Whoever is in a room, on all nodes; [`To::to`] adds rooms and [`To::except`] takes
+    /// away. `None` if there is no such namespace.
+    pub fn to(&self, namespace: &str, tenant_id: Option<&str>, room: &str) -> Option<To> {
+        Some(self.everybody(namespace, tenant_id)?.to(room))
+    }
+
+    /// Everybody in a namespace and tenant, on all nodes. `None` if there is no such
+    /// namespace.
+    pub fn everybody(&self, namespace: &str, tenant_id: Option<&str>) -> Option<To> {
+        let id = self.shared.fanout.namespaces.find(namespace)?;
+        let tenant = tenant_id.map(Into::into);
+        Some(To::new(self.shared.clone(), id, tenant, None))
+    }
+
+    /// Tells a user of something that was said in a room, on all sockets that are not in the
+    /// room and may join it: as `message:notification` tells members of a conversation.
+    ///
+    /// # Errors
+    /// `INVALID_EVENT`, or `INTERNAL` when `data` cannot be written as JSON.
+    pub fn notify<T: Serialize + ?Sized>(
+        &self,
+        namespace: &str,
+        user: &UserKey,
+        room: &str,
+        event: &str,
+        data: &T,
+    ) -> Result<(), EventError> {
+        let message = said(event, &Args::one(data)?)?;
+        if let Some(namespace) = self.shared.fanout.namespaces.find(namespace) {
+            let to = ToUser {
+                namespace,
+                tenant: user.tenant_id.as_deref(),
+                user: &user.user_id,
+                only: Some(user),
+                topic: None,
+                instead_of: Some(room),
+                skip: None,
+            };
+            self.shared.fanout.send_to_user(&to, message);
+        }
+        Ok(())
+    }
+
+    /// The node's numbers at a glance.
+    pub fn counts(&self) -> Counts {
+        let shared = &self.shared;
+        Counts {
+            users_online: self.users_online(),
+            sockets: shared.metrics.sockets(),
+            heartbeats: shared.metrics.heartbeats(),
+            rate_limit_entries: shared.limits.entries(),
+            uptime: self.uptime(),
         }
     }
 
@@ -174,7 +297,7 @@ impl Gateway {
     pub fn encode_metrics(&self) -> String {
         let shared = &self.shared;
         shared.metrics.encode(Gauges {
-            rooms: shared.fanout.rooms.len() as u64,
+            rooms: shared.fanout.rooms.count() as u64,
             users_online: self.users_online() as u64,
             transports: shared.slots.total() as u64,
             rate_limit_entries: shared.limits.entries() as u64,

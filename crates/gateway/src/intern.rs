@@ -3,8 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use hashbrown::HashMap;
-
-use crate::auth::{Identity, UserKey};
+use heartline_core::auth::{Identity, UserKey};
 
 /// Distinct strings kept at most; more are simply not shared.
 const BOUND: usize = 16_384;

@@ -24,12 +24,11 @@
 
 mod announcer;
 mod api;
-pub mod auth;
-pub mod backplane;
+mod binary;
 mod builder;
 mod builtin;
 pub mod config;
-pub mod entries;
+mod data;
 mod event;
 mod fanout;
 mod gateway;
@@ -39,31 +38,35 @@ mod hub;
 mod in_order;
 mod intern;
 mod limits;
-mod message;
 mod metrics;
-mod namespaces;
 mod node;
 mod op;
 mod peers;
-mod presence;
 mod publication;
-mod rate_limit;
-mod rooms;
 mod shared;
 mod socket;
-pub mod store;
+mod to;
 
 pub use api::{BadCursor, Broadcast, Publish, PublishError, Published};
+pub use binary::Binary;
 pub use builder::{BuildError, GatewayBuilder};
 pub use config::Config;
-pub use event::{Args, EventError};
-pub use gateway::{Gateway, HttpRequest, HttpResponse};
-pub use handler::{Event, EventName, FromEvent, Handler, IntoReply, Json};
-pub use heartline_engine::engineio;
-pub use heartline_wire::reason::{self, Reason};
-pub use peers::EmitError;
-pub use presence::{
+pub use data::SocketData;
+pub use event::{Args, ConnectRefused, EventError, PublishRequest};
+pub use gateway::{Counts, Gateway, HandshakeRequest, HeaderMap, HttpRequest, HttpResponse};
+pub use handler::{
+    All, Arrival, Event, EventName, FromEvent, Handler, HandlerSet, IntoReply, Json, LeftRooms,
+};
+pub use heartline_core::presence::{
     Admitted, DeviceLimitReached, Edge, EdgeSink, Newcomer, Place, Presence, SocketAddress,
 };
+pub use heartline_core::rooms::access as rooms;
+pub use heartline_core::{auth, backplane, entries, store};
+pub use heartline_engine::engineio;
+pub use heartline_wire::codes::Code;
+pub use heartline_wire::handshake::Handshake;
+pub use heartline_wire::reason::{self, Reason};
+pub use peers::EmitError;
 pub use socket::Socket;
+pub use to::To;
 pub use tokio_rustls::rustls;

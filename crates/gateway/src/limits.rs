@@ -4,17 +4,16 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use heartline_core::auth::UserKey;
+use heartline_core::policy::{ConnectLimit, Limit};
+use heartline_core::rate_limit::{KeyedLimiter, Verdict};
 use heartline_engine::clock::Micros;
-
-use crate::auth::UserKey;
-use crate::config::{ConnectLimit, Limit};
-use crate::rate_limit::{KeyedLimiter, Verdict};
 
 /// Whose messages are counted together.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) enum Sender {
     User(Arc<UserKey>),
-    Socket(crate::presence::SocketAddress),
+    Socket(heartline_core::presence::SocketAddress),
 }
 
 /// A refusal by a limit.
@@ -67,7 +66,7 @@ impl Limits {
 
     /// How many senders and addresses are remembered.
     pub(crate) fn entries(&self) -> usize {
-        self.messages.len() + self.connects.len()
+        self.messages.count() + self.connects.count()
     }
 
     /// Forgets those that have been quiet for long enough.

@@ -2,15 +2,15 @@
 
 use std::sync::{Arc, Weak};
 
+use heartline_core::backplane::{Action, Message, Node, Target};
+use heartline_core::policy::DevicePolicy;
+use heartline_core::presence::{Edge, SocketAddress};
 use heartline_engine::clock::Clock;
 use heartline_wire::reason::Reason;
 
 use crate::announcer::Announcer;
-use crate::backplane::{Action, Message, Node, Target};
-use crate::config::DevicePolicy;
 use crate::fanout::Fanout;
 use crate::op::Op;
-use crate::presence::{Edge, SocketAddress};
 
 /// The node as its backplane knows it. Does not keep the node alive, which owns the
 /// backplane.

@@ -3,21 +3,22 @@
 
 use std::sync::Arc;
 
+use heartline_core::auth::{AuthError, Identity, UserKey};
+use heartline_core::backplane::Subscription;
+use heartline_core::entries::{SocketEntry, SocketFilter};
+use heartline_core::message::Message;
+use heartline_core::namespaces::NamespaceId;
+use heartline_core::presence::{Admitted, SocketAddress};
+use heartline_core::rooms::{Room, RoomError};
 use heartline_engine::clock::Micros;
 use heartline_engine::tasks::TaskId;
+use heartline_wire::codes::Code;
 use heartline_wire::id::ConnId;
 use heartline_wire::reason::Reason;
 use tokio::sync::oneshot;
 
-use crate::auth::{AuthError, Identity, UserKey};
-use crate::backplane::Subscription;
-use crate::entries::{SocketEntry, SocketFilter};
-use crate::event::{Args, EventError};
-use crate::message::Message;
-use crate::namespaces::NamespaceId;
-use crate::presence::{Admitted, SocketAddress};
+use crate::event::{Args, ConnectRefused, EventError};
 use crate::publication::{AckId, Publication};
-use crate::rooms::{Room, RoomError};
 
 /// Keeps a room's publications of other nodes coming; absent without other nodes.
 pub(crate) type Held = Option<Arc<dyn Subscription>>;
@@ -87,6 +88,8 @@ pub(crate) enum Op {
         room: Arc<Room>,
         offset: u64,
         publication: Arc<Publication>,
+        /// Not to this one of them.
+        skip: Option<SocketAddress>,
     },
     /// A publication to a namespace's sockets of one tenant.
     Broadcast {
@@ -138,32 +141,52 @@ pub(crate) enum Op {
 }
 
 /// Why a socket was refused.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Refusal {
     Auth(AuthError),
     DeviceLimit,
+    /// The app does not let it in.
+    App(ConnectRefused),
 }
 
 impl Refusal {
-    pub(crate) fn code(self) -> &'static str {
+    /// The word for it in metrics, and the contract's code, where it has one.
+    pub(crate) fn code(&self) -> &'static str {
         match self {
-            Refusal::Auth(error) => error.code(),
-            Refusal::DeviceLimit => "DEVICE_LIMIT",
+            Refusal::Auth(error) => error.code().as_str(),
+            Refusal::DeviceLimit => Code::DeviceLimit.as_str(),
+            Refusal::App(_) => "REFUSED",
         }
     }
 
-    pub(crate) fn message(self) -> &'static str {
+    /// CONNECT_ERROR's text.
+    pub(crate) fn message(&self) -> &str {
         match self {
             Refusal::Auth(error) => error.message(),
-            Refusal::DeviceLimit => "Too many devices are connected",
+            Refusal::DeviceLimit => Code::DeviceLimit.sentence(),
+            Refusal::App(refused) => &refused.message,
         }
     }
 
-    pub(crate) fn reason(self) -> Reason {
+    /// CONNECT_ERROR's data, JSON.
+    pub(crate) fn data(&self) -> Option<String> {
         match self {
+            Refusal::App(refused) => refused.data.clone(),
+            _ => Some(format!(r#"{{"code":"{}"}}"#, self.code())),
+        }
+    }
+
+    /// How a live connection is closed: reason, code and text.
+    pub(crate) fn closing(&self) -> (Reason, u16, &str) {
+        let reason = match self {
             Refusal::Auth(AuthError::Expired) => Reason::TokenExpired,
-            Refusal::Auth(_) => Reason::AuthFailed,
+            Refusal::Auth(_) | Refusal::App(_) => Reason::AuthFailed,
             Refusal::DeviceLimit => Reason::DeviceLimit,
+        };
+        match self {
+            // A new token would not help.
+            Refusal::App(refused) => (reason, 4403, &refused.message),
+            _ => (reason, reason.close_code(), self.code()),
         }
     }
 }
@@ -178,13 +201,17 @@ pub(crate) struct Places {
     pub(crate) sockets: Vec<SocketAddress>,
 }
 
-/// Sockets without a tenant, by where they are.
+/// Sockets of a tenant, by where they are.
 pub(crate) struct Selection {
     pub(crate) namespace: NamespaceId,
+    /// `None`: those without one.
+    pub(crate) tenant: Option<Arc<str>>,
     /// Wherever they are.
     pub(crate) all: bool,
     pub(crate) among: Places,
     pub(crate) except: Places,
+    /// Not this one.
+    pub(crate) skip: Option<SocketAddress>,
 }
 
 /// What becomes of them.

@@ -4,8 +4,11 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use heartline_core::backplane::Peer;
+use heartline_core::entries::{NodeEntry, Page, RoomEntry, SocketEntry, SocketFilter};
 use heartline_engine::http::forward::{PROOF, connector};
 use heartline_engine::http::nodes::ASK;
+use heartline_wire::codes::Code;
 use http_body_util::{BodyExt, Full};
 use hyper::Request;
 use hyper::header::HeaderValue;
@@ -14,9 +17,6 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-
-use crate::backplane::Peer;
-use crate::entries::{NodeEntry, Page, RoomEntry, SocketEntry, SocketFilter};
 
 /// How long an answer may take, besides what the question itself waits for.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
@@ -197,6 +197,12 @@ impl EmitError {
             code: code.to_owned(),
             error: error.to_owned(),
         }
+    }
+}
+
+impl From<Code> for EmitError {
+    fn from(code: Code) -> Self {
+        EmitError::new(code.as_str(), code.sentence())
     }
 }
 

@@ -1,6 +1,6 @@
 //! One event on its way to many: encoded at most once per wire form.
 //!
-//! Whatever way a message comes in by, [`check`](crate::message::check) holds it to `server.max_payload`: the
+//! Whatever way a message comes in by, [`check`](heartline_core::message::check) holds it to `server.max_payload`: the
 //! JSON text of its arguments and its attachments together, as many attachments as
 //! clients take, and none that is named twice. msgpack is measured as the JSON it
 //! becomes, and no more of it than that is written (`heartline_wire::msgpack`).
@@ -23,11 +23,10 @@ use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
+use heartline_core::message::Message;
 use heartline_engine::shard::frames::Frames;
 use heartline_engine::shard::outbound::ConflationKey;
 use heartline_wire::{json, live, msgpack, socketio, ws};
-
-use crate::message::Message;
 
 /// How a connection's messages are encoded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

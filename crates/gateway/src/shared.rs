@@ -2,17 +2,18 @@
 
 use std::sync::Arc;
 
+use heartline_core::auth::{Authenticator, Identity};
+use heartline_core::store::MessageStore;
 use heartline_engine::clock::Clock;
 use heartline_engine::slots::ConnectionSlots;
 use tokio::sync::watch;
 
-use crate::auth::{Authenticator, Identity};
 use crate::config::Config;
+use crate::data::AllData;
 use crate::fanout::Fanout;
 use crate::intern::Interner;
 use crate::limits::Limits;
 use crate::metrics::Metrics;
-use crate::store::MessageStore;
 
 /// What all shards and handles of a gateway have in common.
 pub(crate) struct Shared {
@@ -21,7 +22,7 @@ pub(crate) struct Shared {
     /// The only clock of the gateway; shards read it once a turn.
     pub(crate) clock: Clock,
     /// The ways to sockets, the rooms, and the other nodes: apart, because the announcer
-    /// and the backplane's [`Node`](crate::backplane::Node) need only this.
+    /// and the backplane's [`Node`](heartline_core::backplane::Node) need only this.
     pub(crate) fanout: Arc<Fanout>,
     /// Asked by each shard when a socket connects, and by `auth:refresh`.
     pub(crate) authenticator: Arc<dyn Authenticator>,
@@ -31,6 +32,8 @@ pub(crate) struct Shared {
     pub(crate) metrics: Arc<Metrics>,
     /// Limits that several connections share.
     pub(crate) limits: Arc<Limits>,
+    /// What apps remember of sockets: apart, because most sockets have none.
+    pub(crate) data: AllData,
     /// Tenants' names, once each however many users have them.
     pub(crate) tenants: Interner,
     /// The same of user agents.

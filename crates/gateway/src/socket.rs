@@ -4,19 +4,25 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use heartline_core::auth::{Credentials, Identity};
+use heartline_core::entries::SocketEntry;
+use heartline_core::message::{Message, check, check_key};
+use heartline_core::presence::SocketAddress;
+use heartline_core::rooms::{self, RoomError};
+use heartline_wire::codes::Code;
 use heartline_wire::names::{self, Speaker};
 use heartline_wire::reason::Reason;
 use serde::Serialize;
 use tokio::sync::oneshot;
 
-use crate::auth::Identity;
-use crate::event::{Args, EventError, to_json};
+use crate::data::SocketData;
+use crate::event::{Args, EventError, PublishRequest, said, said_to_one};
+use crate::fanout::ToRoom;
 use crate::in_order;
-use crate::message::{Message, check, check_key};
-use crate::op::Op;
-use crate::presence::SocketAddress;
-use crate::rooms::{self, RoomError};
-use crate::shared::OwnShared;
+use crate::limits::Sender;
+use crate::op::{Op, Query};
+use crate::shared::{OwnShared, Shared};
+use crate::to::To;
 
 /// One client's place in one namespace.
 ///
@@ -28,6 +34,8 @@ pub struct Socket {
     pub(crate) address: SocketAddress,
     pub(crate) identity: Arc<Identity>,
     pub(crate) remote: IpAddr,
+    /// Set in handles of a socket that has ended: what the app remembered of it.
+    pub(crate) ended: Option<SocketData>,
 }
 
 impl std::fmt::Debug for Socket {
@@ -40,7 +48,7 @@ impl std::fmt::Debug for Socket {
 }
 
 fn gone() -> EventError {
-    EventError::new("DISCONNECTED", "The socket is gone")
+    Code::Disconnected.into()
 }
 
 impl Socket {
@@ -69,6 +77,23 @@ impl Socket {
         self.remote
     }
 
+    /// What the app remembers of the socket: what `socket.data` is on Node.
+    pub fn data(&self) -> SocketData {
+        match &self.ended {
+            Some(data) => data.clone(),
+            None => self.shared.data.of(self.address),
+        }
+    }
+
+    /// The registry's entry of the socket: its transport, rooms, times and more; `None` once
+    /// it has gone.
+    pub async fn entry(&self) -> Option<SocketEntry> {
+        let (reply, answer) = oneshot::channel();
+        let socket = self.address;
+        self.post(Op::Query(Query::Inspect { socket, reply }));
+        answer.await.ok()?
+    }
+
     pub(crate) fn address(&self) -> SocketAddress {
         self.address
     }
@@ -87,21 +112,17 @@ impl Socket {
     /// Sends an event with one argument.
     ///
     /// # Errors
-    /// `INVALID_EVENT` when the name is one of the protocols' own (`connect`), empty or
+    /// `INVALID_EVENT` when the name is one of Socket.IO's own (`connect`), empty or
     /// longer than 128 bytes; `INTERNAL` when `data` cannot be written as JSON.
     pub fn emit<T: Serialize + ?Sized>(&self, event: &str, data: &T) -> Result<(), EventError> {
-        self.emit_message(said(event, &to_json(data)?)?, false);
+        self.emit_message(said_to_one(event, &Args::one(data)?)?, false);
         Ok(())
     }
 
-    /// The gateway's own word, under whatever name the contract gives it.
-    pub(crate) fn emit_own<T: Serialize + ?Sized>(
-        &self,
-        event: &str,
-        data: &T,
-    ) -> Result<(), EventError> {
-        self.emit_message(Message::new(event, &to_json(data)?), false);
-        Ok(())
+    /// Answers a client's `ping` with the time: `pong` is a name that no other event has.
+    pub fn pong(&self, timestamp: u64) {
+        let data = format!(r#"{{"timestamp":{timestamp}}}"#);
+        self.emit_message(Message::new("pong", &data), false);
     }
 
     /// Sends an event with the arguments as they are.
@@ -109,7 +130,7 @@ impl Socket {
     /// # Errors
     /// `INVALID_EVENT`, as for [`emit`](Self::emit).
     pub fn emit_args(&self, event: &str, args: &Args) -> Result<(), EventError> {
-        self.emit_message(message(event, args)?, false);
+        self.emit_message(said_to_one(event, args)?, false);
         Ok(())
     }
 
@@ -122,7 +143,7 @@ impl Socket {
         event: &str,
         data: &T,
     ) -> Result<(), EventError> {
-        self.emit_message(said(event, &to_json(data)?)?, true);
+        self.emit_message(said_to_one(event, &Args::one(data)?)?, true);
         Ok(())
     }
 
@@ -146,7 +167,7 @@ impl Socket {
         args: &Args,
         timeout: Duration,
     ) -> Result<Args, EventError> {
-        let message = message(event, args)?;
+        let message = said_to_one(event, args)?;
         let (reply, answer) = oneshot::channel();
         self.post(Op::EmitWithAck {
             to: self.address,
@@ -156,7 +177,7 @@ impl Socket {
         match tokio::time::timeout(timeout, answer).await {
             Ok(Ok(answer)) => answer,
             Ok(Err(_)) => Err(gone()),
-            Err(_) => Err(EventError::new("TIMEOUT", "No acknowledgement in time")),
+            Err(_) => Err(Code::Timeout.into()),
         }
     }
 
@@ -206,8 +227,138 @@ impl Socket {
         event: &str,
         data: &T,
     ) -> Result<(), EventError> {
-        let message = said(event, &to_json(data)?)?;
-        self.publish_message(room, message, None).map(drop)
+        let message = said(event, &Args::one(data)?)?;
+        self.publish_message(room, message, None, true).map(drop)
+    }
+
+    /// Whoever is in a room of the socket's tenant and namespace, but not the socket itself;
+    /// on all nodes.
+    ///
+    /// ```
+    /// # use heartline::{EventError, Socket};
+    /// # fn handler(socket: &Socket) -> Result<(), EventError> {
+    /// socket.to("lobby").except("muted").emit("moved", &[1, 2])?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn to(&self, room: &str) -> To {
+        self.broadcast().to(room)
+    }
+
+    /// Everybody in the socket's tenant and namespace but the socket itself; on all nodes.
+    pub fn broadcast(&self) -> To {
+        let tenant = self.identity.tenant_id().cloned();
+        let shared: &Arc<Shared> = &self.shared;
+        To::new(
+            shared.clone(),
+            self.address.namespace(),
+            tenant,
+            Some(self.address),
+        )
+    }
+
+    /// Joins a room at the client's own wish: if its token grants it and the limit on joins
+    /// allows. Whoever joins the room of a conversation is a member of it from then on.
+    ///
+    /// # Errors
+    /// `FORBIDDEN`, `INVALID_ROOM`, `ROOM_LIMIT`, `RATE_LIMITED` or `DISCONNECTED`.
+    pub async fn ask_to_join(&self, room: &str) -> Result<(), EventError> {
+        rooms::may_join(room, &self.identity)?;
+        let (reply, answer) = oneshot::channel();
+        self.post_in_order(Op::TryJoin {
+            to: self.address,
+            room: room.into(),
+            reply,
+        });
+        let held = answer.await.map_err(|_| gone())??;
+        if let Some(ready) = held.and_then(|held| held.ready()) {
+            ready.await;
+        }
+        Ok(())
+    }
+
+    /// Publishes at the client's own wish: if its token grants it, and under a name that is
+    /// not the gateway's. The only way on which a client's words reach a room, whatever its
+    /// protocol; the publication's number in its room, if that has members on this node.
+    ///
+    /// # Errors
+    /// `FORBIDDEN`, `INVALID_ROOM`, `INVALID_EVENT`, `INVALID_DATA` or `PAYLOAD_TOO_LARGE`.
+    pub fn ask_to_publish(&self, request: PublishRequest) -> Result<Option<u64>, EventError> {
+        rooms::may_publish(&request.room, &self.identity)?;
+        if !names::may_say(Speaker::Client, &request.event) {
+            return Err(EventError::new(
+                Code::InvalidEvent,
+                "An event's name has 1 to 128 bytes and is neither the gateway's nor a protocol's own",
+            ));
+        }
+        let message = Message {
+            event: request.event.into(),
+            args: request.data.json.into(),
+            attachments: request.data.attachments,
+        };
+        let key = request.key.as_deref();
+        self.publish_message(&request.room, message, key, request.to_self)
+    }
+
+    /// Counts one more message of the user, or of the anonymous socket. Whoever is over the
+    /// limit by far is let go.
+    ///
+    /// # Errors
+    /// `RATE_LIMITED`, with the time after which trying again makes sense.
+    pub fn take_message(&self) -> Result<(), EventError> {
+        let namespace = self.shared.fanout.namespaces.get(self.address.namespace());
+        let Some(limit) = namespace.config.limits.messages else {
+            return Ok(());
+        };
+        let sender = match &self.identity.user {
+            Some(user) => Sender::User(user.clone()),
+            None => Sender::Socket(self.address),
+        };
+        let now = self.shared.clock.now();
+        let Err(over) = self.shared.limits.take_message(sender, limit, now) else {
+            return Ok(());
+        };
+        if limit.is_far_over(over.refused) {
+            self.post(Op::Disconnect {
+                to: self.address,
+                reason: Reason::RateLimited,
+                reply: None,
+            });
+        }
+        Err(EventError::from(Code::RateLimited).retry_after(over.retry_after_ms))
+    }
+
+    /// Gives the socket a new token, which must be the same user's; when it expires, Unix
+    /// milliseconds. Rooms that it does not grant any more are left.
+    ///
+    /// # Errors
+    /// `FORBIDDEN`, or what the authenticator says of the token.
+    pub async fn refresh(&self, token: String) -> Result<Option<u64>, EventError> {
+        let credentials = Credentials {
+            token: Some(token),
+            payload: None,
+            namespace: self.namespace().to_owned(),
+            remote_addr: self.remote,
+            handshake: None,
+        };
+        let identity = self.shared.authenticator.authenticate(credentials).await;
+        let identity = identity.map_err(|error| EventError::from(error.code()))?;
+        let mut identity = self.shared.tenants.intern_identity(identity);
+        if identity.user != self.identity.user || identity.user.is_none() {
+            return Err(EventError::new(
+                Code::Forbidden,
+                "The token must be for the user that is connected",
+            ));
+        }
+        // The registry knows this socket by its user and device; they stay.
+        identity.user = self.identity.user.clone();
+        identity.device_id = self.identity.device_id.clone();
+        let expires_at = identity.expires_at;
+        self.post_in_order(Op::Refresh {
+            to: self.address,
+            identity: Arc::new(identity),
+        });
+        Ok(expires_at)
     }
 
     pub(crate) fn publish_message(
@@ -215,6 +366,7 @@ impl Socket {
         room: &str,
         message: Message,
         key: Option<&str>,
+        to_self: bool,
     ) -> Result<Option<u64>, EventError> {
         if !rooms::is_valid_name(room) {
             return Err(RoomError::Invalid.into());
@@ -223,11 +375,14 @@ impl Socket {
         check_key(key)?;
         let max = self.shared.config.max_payload;
         check(&message.args, &message.attachments, max)?;
-        let tenant = self.identity.tenant_id().map(|tenant| &**tenant);
-        Ok(self
-            .shared
-            .fanout
-            .publish_to_room(self.address.namespace(), tenant, room, message, key))
+        let to = ToRoom {
+            namespace: self.address.namespace(),
+            tenant: self.identity.tenant_id().map(|tenant| &**tenant),
+            room,
+            key,
+            skip: (!to_self).then_some(self.address),
+        };
+        Ok(self.shared.fanout.publish_to_room(&to, message))
     }
 
     /// Ends the socket and tells its client not to come back.
@@ -238,22 +393,4 @@ impl Socket {
             reply: None,
         });
     }
-}
-
-fn message(event: &str, args: &Args) -> Result<Message, EventError> {
-    Ok(Message {
-        attachments: args.attachments.clone(),
-        ..said(event, &args.json)?
-    })
-}
-
-/// An event of the app's: under any name but those that would break a client's parser.
-fn said(event: &str, args: &str) -> Result<Message, EventError> {
-    if !names::may_say(Speaker::Backend, event) {
-        return Err(EventError::new(
-            "INVALID_EVENT",
-            "An event's name has 1 to 128 bytes and is none of the protocols' own",
-        ));
-    }
-    Ok(Message::new(event, args))
 }

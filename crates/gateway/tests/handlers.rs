@@ -11,7 +11,7 @@ use heartline::backplane::{Backplane, Node};
 use heartline::entries::UserPresence;
 use heartline::{
     Admitted, Args, Config, DeviceLimitReached, Event, EventError, FromEvent, Gateway, Json,
-    Newcomer, Place, Presence, Reason, Socket, SocketAddress,
+    Newcomer, Place, Presence, Socket, SocketAddress,
 };
 use support::{Client, DEADLINE, config, start, until};
 use tokio::sync::Notify;
@@ -89,8 +89,8 @@ async fn a_handler_that_panics_outside_of_its_future_costs_its_own_event_only() 
             std::future::pending::<()>().await;
         })
         .on("echo", |args: Args| async move { args })
-        .on_disconnect(|_, _: Reason| explode(std::future::ready(())))
-        .on_disconnect(move |_, _: Reason| {
+        .on_disconnect(|| explode(std::future::ready(())))
+        .on_disconnect(move || {
             count.fetch_add(1, Ordering::SeqCst);
             async {}
         });
@@ -162,8 +162,12 @@ async fn a_gateway_whose_thread_has_ended_says_so_instead_of_living_on_as_a_zomb
 async fn an_app_cannot_send_what_would_break_its_clients() {
     let builder = Gateway::builder(config()).on("try", |socket: Socket| async move {
         let long = "x".repeat(129);
-        for name in ["connect", "disconnect", "newListener", "ack", "", &long] {
-            let one = Args::one(&1)?;
+        let one = Args::one(&1)?;
+        // A single client may have an event called so; members of a room may not.
+        socket.emit("ack", &1)?;
+        let refused = socket.publish("r", "ack", &1).await;
+        assert_eq!(refused.unwrap_err().code(), "INVALID_EVENT");
+        for name in ["connect", "disconnect", "newListener", "", &long] {
             let refusals = [
                 socket.emit(name, &1),
                 socket.emit_args(name, &one),
@@ -180,6 +184,7 @@ async fn an_app_cannot_send_what_would_break_its_clients() {
     let (_gateway, address) = start(builder).await;
     let mut client = Client::connect(&address, "").await;
     client.send("421[\"try\"]").await;
+    assert_eq!(client.next().await, r#"42["ack",1]"#);
     assert_eq!(client.next().await, r#"431["all refused"]"#);
 }
 
@@ -267,7 +272,7 @@ async fn who_leaves_during_authentication_leaves_no_ghost_and_early_events_wait(
         .on("who", |socket: Socket| async move {
             Json(socket.identity().user_id().map(str::to_owned))
         })
-        .on_disconnect(move |_, _: Reason| {
+        .on_disconnect(move || {
             count.fetch_add(1, Ordering::SeqCst);
             async {}
         });

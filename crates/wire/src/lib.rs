@@ -7,7 +7,9 @@
 //! | [`socketio`] | Socket.IO protocol 5 with the default parser |
 //! | [`msgpack`] | Socket.IO protocol 5 with `socket.io-msgpack-parser` |
 //! | [`live`] | Heartline's own JSON protocol over plain WebSocket |
-//! | [`id`], [`names`], [`reason`] | ids of connections and sockets, names of events, why connections end |
+//! | [`handshake`] | the HTTP request by which a connection began |
+//! | [`id`], [`names`] | ids of connections and sockets, names of events |
+//! | [`reason`], [`codes`] | why connections end, why requests are refused |
 //! | [`json`] | JSON as text: validated, split and quoted, never built into a tree |
 //!
 //! Nothing here does I/O, reads a clock or awaits. A decoder borrows from what
@@ -17,7 +19,9 @@
 
 #![forbid(unsafe_code)]
 
+pub mod codes;
 pub mod engineio;
+pub mod handshake;
 pub mod id;
 pub mod json;
 pub mod live;

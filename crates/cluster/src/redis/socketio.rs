@@ -8,7 +8,7 @@
 //! to answer.
 
 use bytes::Bytes;
-use heartline::backplane::{Action, Message, MessageError, Target, check};
+use heartline_core::backplane::{Action, Message, MessageError, Target, check};
 use heartline_wire::{json, msgpack};
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -40,41 +40,54 @@ pub(super) fn encode(
     target: &Target<'_>,
     message: &Message,
 ) -> Option<(String, Vec<u8>)> {
-    let (namespace, room) = match *target {
+    let (namespace, rooms, except) = match *target {
         Target::Room {
             namespace,
             tenant: None,
             room,
             ..
-        } => (namespace, Some(room.to_owned())),
+        } => (namespace, vec![room.to_owned()], String::new()),
+        Target::Rooms {
+            namespace,
+            tenant: None,
+            rooms,
+            except,
+        } => {
+            let rooms = rooms.iter().map(ToOwned::to_owned).collect();
+            (namespace, rooms, quoted(except.iter()))
+        }
         Target::All {
             namespace,
             tenant: None,
-        } => (namespace, None),
+        } => (namespace, Vec::new(), String::new()),
         Target::User {
             namespace,
             tenant: None,
             user,
             instead_of: None,
             ..
-        } => (namespace, Some(format!("user:{user}"))),
+        } => (namespace, vec![format!("user:{user}")], String::new()),
         _ => return None,
     };
-    let quoted = room.as_deref().map(json::quote).unwrap_or_default();
     let comma = if message.args.is_empty() { "" } else { "," };
     let text = format!(
-        r#"["{OWN}{tag:08x}",{{"type":2,"data":[{}{comma}{}],"nsp":{}}},{{"rooms":[{quoted}],"except":[],"flags":{{}}}}]"#,
+        r#"["{OWN}{tag:08x}",{{"type":2,"data":[{}{comma}{}],"nsp":{}}},{{"rooms":[{}],"except":[{except}],"flags":{{}}}}]"#,
         json::quote(&message.event),
         message.args,
         json::quote(namespace),
+        quoted(rooms.iter().map(String::as_str)),
     );
     let mut body = Vec::with_capacity(text.len());
     msgpack::encode_value(&text, &message.attachments, &mut body);
-    let channel = match room {
-        Some(room) => format!("socket.io#{namespace}#{room}#"),
-        None => format!("socket.io#{namespace}#"),
+    let channel = match &*rooms {
+        [room] => format!("socket.io#{namespace}#{room}#"),
+        _ => format!("socket.io#{namespace}#"),
     };
     Some((channel, body))
+}
+
+fn quoted<'a>(names: impl Iterator<Item = &'a str>) -> String {
+    names.map(json::quote).collect::<Vec<_>>().join(",")
 }
 
 #[derive(Default, Deserialize)]

@@ -17,13 +17,13 @@ mod world;
 
 use std::time::Duration;
 
+use node::TTL;
+use paused::paused;
 use tokio::time::sleep;
+use world::World;
 
 pub(crate) use dice::Dice;
 pub(crate) use model::Model;
-use node::TTL;
-use paused::paused;
-use world::World;
 
 /// Seeds that failed once, and what they need today: each fails when that is taken out of
 /// the members or the model. The scenarios tell some of it without a seed.

@@ -13,10 +13,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use heartline_wire::engineio::RequestError;
+use heartline_wire::handshake::Handshake as Head;
 use heartline_wire::id::Sid;
-use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
-use hyper::body::{Body, Incoming};
-use hyper::header::{self, HeaderMap, HeaderValue};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Method, Request as HttpRequest, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use ipnet::IpNet;
@@ -24,6 +25,7 @@ use tokio::net::TcpListener;
 use tokio::sync::{oneshot, watch};
 use tokio_rustls::TlsAcceptor;
 
+use crate::clock::Clock;
 use crate::failure::Failure;
 use crate::http::answer::{Answer, refusal, reply_to_answer, status, text};
 use crate::http::cors;
@@ -48,9 +50,19 @@ pub(super) const HEADER_BYTES: usize = 16 * 1024;
 /// Connections that may speak HTTP at once, upgraded ones not counted.
 const MAX_HTTP_CONNECTIONS: usize = 65_536;
 
-/// Answers what is neither Socket.IO nor live.
+/// Answers what is neither Socket.IO nor live. The body has at most `max_payload` bytes.
 pub type Fallback =
-    Arc<dyn Fn(HttpRequest<()>) -> BoxFuture<Response<Bytes>> + Send + Sync + 'static>;
+    Arc<dyn Fn(HttpRequest<Bytes>) -> BoxFuture<Response<Bytes>> + Send + Sync + 'static>;
+
+/// Looks at the first request of a connection: lets it in, with headers for the response,
+/// or answers in its place.
+pub type Gatekeeper = Arc<
+    dyn Fn(HttpRequest<()>) -> BoxFuture<Result<HeaderMap, Response<Bytes>>>
+        + Send
+        + Sync
+        + 'static,
+>;
+
 /// Says whether an address may open one more connection now; else after how many
 /// milliseconds.
 pub type ConnectLimiter = Arc<dyn Fn(IpAddr) -> Result<(), u64> + Send + Sync + 'static>;
@@ -69,6 +81,8 @@ pub struct FrontSettings {
     pub max_payload: usize,
     /// Whether permessage-deflate is negotiated with clients that offer it.
     pub compression: bool,
+    /// Whether the head of a connection's first request is kept for the app.
+    pub keep_handshakes: bool,
 }
 
 /// What the front works with.
@@ -81,6 +95,10 @@ pub struct FrontParts<Op> {
     pub fallback: Option<Fallback>,
     /// Counts new connections by address.
     pub connect_limiter: Option<ConnectLimiter>,
+    /// Looks at the first request of each connection.
+    pub gatekeeper: Option<Gatekeeper>,
+    /// Tells the time of handshakes.
+    pub clock: Clock,
     /// True once nobody new is let in.
     pub draining: watch::Receiver<bool>,
     /// Where there are other nodes.
@@ -264,10 +282,51 @@ impl<Op: Send + 'static> Front<Op> {
         let Some(fallback) = &self.parts.fallback else {
             return text(StatusCode::NOT_FOUND, "not found");
         };
-        let (parts, _) = request.into_parts();
-        fallback(HttpRequest::from_parts(parts, ()))
+        let (parts, body) = request.into_parts();
+        let reading = read_body(body, self.settings.max_payload);
+        let body = match tokio::time::timeout(BODY_TIMEOUT, reading).await {
+            Ok(Ok(body)) => body,
+            Ok(Err(BodyError::TooLarge)) => {
+                return text(StatusCode::PAYLOAD_TOO_LARGE, "the body is too large");
+            }
+            Ok(Err(BodyError::Broken)) => {
+                return text(StatusCode::BAD_REQUEST, "the body ended early");
+            }
+            Err(_) => return text(StatusCode::REQUEST_TIMEOUT, "the body took too long"),
+        };
+        fallback(HttpRequest::from_parts(parts, body))
             .await
             .map(Full::new)
+    }
+
+    /// Asks whether a connection may begin so; headers for the response.
+    async fn gatekeep(&self, request: &HttpRequest<Incoming>) -> Result<HeaderMap, Answer> {
+        let Some(gatekeeper) = &self.parts.gatekeeper else {
+            return Ok(HeaderMap::new());
+        };
+        let mut head = HttpRequest::new(());
+        *head.method_mut() = request.method().clone();
+        *head.uri_mut() = request.uri().clone();
+        *head.headers_mut() = request.headers().clone();
+        let answer = gatekeeper(head).await;
+        answer.map_err(|refused| refused.map(Full::new))
+    }
+
+    /// What is told of a connection's first request.
+    fn handshake(&self, request: &HttpRequest<Incoming>) -> Handshake {
+        let mut handshake = handshake(request.headers());
+        if self.settings.keep_handshakes {
+            let text = |(name, value): (&HeaderName, &HeaderValue)| {
+                Some((name.as_str().to_owned(), value.to_str().ok()?.to_owned()))
+            };
+            let clock = self.parts.clock;
+            handshake.request = Some(Arc::new(Head {
+                query: request.uri().query().unwrap_or_default().to_owned(),
+                headers: request.headers().iter().filter_map(text).collect(),
+                at: clock.unix_millis(clock.now()),
+            }));
+        }
+        handshake
     }
 
     // --- Engine.IO -------------------------------------------------------
@@ -312,6 +371,10 @@ impl<Op: Send + 'static> Front<Op> {
         if query.get("EIO").as_deref() != Some("4") {
             return refusal(RequestError::UnsupportedProtocolVersion, upgrade);
         }
+        let headers = match self.gatekeep(&request).await {
+            Ok(headers) => headers,
+            Err(answer) => return answer,
+        };
         let guard = match self.admit(sender.ip, request.headers()) {
             Ok(guard) => guard,
             Err(answer) => return *answer,
@@ -319,10 +382,13 @@ impl<Op: Send + 'static> Front<Op> {
         let base64 = query
             .get("b64")
             .is_some_and(|value| value == "1" || value == "true");
-        let handshake = handshake(request.headers());
+        let handshake = self.handshake(&request);
         if websocket {
             let take = sender.take;
-            return self.open_websocket(request, Kind::EngineIo, base64, handshake, guard, take);
+            let mut answer =
+                self.open_websocket(request, Kind::EngineIo, base64, handshake, guard, take);
+            answer.headers_mut().extend(headers);
+            return answer;
         }
         let (reply, answer) = oneshot::channel();
         self.least_loaded().request(Request::OpenPolling {
@@ -331,7 +397,9 @@ impl<Op: Send + 'static> Front<Op> {
             guard,
             reply,
         });
-        reply_to_answer(answer.await, Method::GET)
+        let mut answer = reply_to_answer(answer.await, Method::GET);
+        answer.headers_mut().extend(headers);
+        answer
     }
 
     /// Who hands a request on, if it is not for this node.
@@ -344,24 +412,37 @@ impl<Op: Send + 'static> Front<Op> {
         let Some(shard) = self.shard(&name) else {
             return refusal(RequestError::UnknownSid, false);
         };
+        match *request.method() {
+            Method::GET => self.poll_get(shard, name).await,
+            Method::POST => self.poll_post(shard, request, name).await,
+            _ => {
+                let (reply, exists) = oneshot::channel();
+                shard.request(Request::Exists { name, reply });
+                match exists.await {
+                    Ok(true) => status(StatusCode::METHOD_NOT_ALLOWED),
+                    _ => refusal(RequestError::UnknownSid, false),
+                }
+            }
+        }
+    }
+
+    async fn poll_get(&self, shard: &ShardHandle<Op>, name: Sid) -> Answer {
         let id = self.requests.fetch_add(1, Ordering::Relaxed);
-        let method = request.method().clone();
-        if method == Method::GET {
-            let abort = Abort::new(shard, name, id);
-            let (reply, answer) = oneshot::channel();
-            shard.request(Request::Get { name, id, reply });
-            let answer = answer.await;
-            abort.disarm();
-            return reply_to_answer(answer, method);
-        }
-        if method != Method::POST {
-            let (reply, exists) = oneshot::channel();
-            shard.request(Request::Exists { name, reply });
-            return match exists.await {
-                Ok(true) => status(StatusCode::METHOD_NOT_ALLOWED),
-                _ => refusal(RequestError::UnknownSid, false),
-            };
-        }
+        let abort = Abort::new(shard, name, id);
+        let (reply, answer) = oneshot::channel();
+        shard.request(Request::Get { name, id, reply });
+        let answer = answer.await;
+        abort.disarm();
+        reply_to_answer(answer, Method::GET)
+    }
+
+    async fn poll_post(
+        &self,
+        shard: &ShardHandle<Op>,
+        request: HttpRequest<Incoming>,
+        name: Sid,
+    ) -> Answer {
+        let id = self.requests.fetch_add(1, Ordering::Relaxed);
         let abort = Abort::new(shard, name, id);
         let (reply, start) = oneshot::channel();
         shard.request(Request::PostBegins { name, id, reply });
@@ -369,41 +450,34 @@ impl<Op: Send + 'static> Front<Op> {
             Ok(PostStart::Read(ended)) => ended,
             Ok(PostStart::Refuse(reply)) => {
                 abort.disarm();
-                return reply_to_answer(Ok(reply), method);
+                return reply_to_answer(Ok(reply), Method::POST);
             }
             Err(_) => return refusal(RequestError::UnknownSid, false),
         };
-        let octets = request
-            .headers()
-            .get(header::CONTENT_TYPE)
-            .is_some_and(|kind| kind == "application/octet-stream");
-        if octets {
+        let kind = request.headers().get(header::CONTENT_TYPE);
+        if kind.is_some_and(|kind| kind == "application/octet-stream") {
             return status(StatusCode::BAD_REQUEST);
         }
         let too_large = || {
             abort.disarm();
             shard.request(Request::PostRefused { name, id });
             let mut answer = status(StatusCode::PAYLOAD_TOO_LARGE);
-            // The rest of the body is not read.
+            // There may be more of the body than was read.
             answer
                 .headers_mut()
                 .insert(header::CONNECTION, HeaderValue::from_static("close"));
             answer
         };
-        let limit = self.settings.max_payload;
-        if request.body().size_hint().lower() > limit as u64 {
-            return too_large();
-        }
         let body = tokio::select! {
-            body = Limited::new(request.into_body(), limit).collect() => body,
+            body = read_body(request.into_body(), self.settings.max_payload) => body,
             // Ended meanwhile, by a second POST for instance.
             _ = &mut ended => return status(StatusCode::BAD_REQUEST),
             () = tokio::time::sleep(BODY_TIMEOUT) => return status(StatusCode::REQUEST_TIMEOUT),
         };
         let body = match body {
-            Ok(body) => body.to_bytes(),
-            Err(error) if error.is::<LengthLimitError>() => return too_large(),
-            Err(_) => return status(StatusCode::BAD_REQUEST),
+            Ok(body) => body,
+            Err(BodyError::TooLarge) => return too_large(),
+            Err(BodyError::Broken) => return status(StatusCode::BAD_REQUEST),
         };
         let (reply, answer) = oneshot::channel();
         shard.request(Request::Post {
@@ -414,7 +488,7 @@ impl<Op: Send + 'static> Front<Op> {
         });
         let answer = answer.await;
         abort.disarm();
-        reply_to_answer(answer, method)
+        reply_to_answer(answer, Method::POST)
     }
 
     async fn upgrade(
@@ -466,14 +540,20 @@ impl<Op: Send + 'static> Front<Op> {
             headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
             return answer;
         }
+        let headers = match self.gatekeep(&request).await {
+            Ok(headers) => headers,
+            Err(answer) => return answer,
+        };
         let guard = match self.admit(sender.ip, request.headers()) {
             Ok(guard) => guard,
             Err(answer) => return *answer,
         };
-        let mut handshake = handshake(request.headers());
+        let mut handshake = self.handshake(&request);
         handshake.query_token = Query::of(&request).get("token").map(Into::into);
         let take = sender.take;
-        self.open_websocket(request, Kind::Plain, false, handshake, guard, take)
+        let mut answer = self.open_websocket(request, Kind::Plain, false, handshake, guard, take);
+        answer.headers_mut().extend(headers);
+        answer
     }
 
     // --- both ------------------------------------------------------------
@@ -597,6 +677,42 @@ impl<Op> Drop for Abort<'_, Op> {
 
 // --- small things --------------------------------------------------------
 
+/// Bytes of a body over the bound that are read all the same, and thrown away: a client
+/// that is answered while it still sends may lose the answer to a reset.
+const DISCARDED: usize = 8 << 20;
+
+/// Why there is no body.
+enum BodyError {
+    TooLarge,
+    Broken,
+}
+
+/// Reads a body of at most `limit` bytes. Of a larger one, the rest is discarded first, up
+/// to a bound.
+async fn read_body(mut body: Incoming, limit: usize) -> Result<Bytes, BodyError> {
+    let mut kept = Vec::new();
+    let mut seen = 0;
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|_| BodyError::Broken)?;
+        let Ok(data) = frame.into_data() else {
+            continue;
+        };
+        seen += data.len();
+        if seen <= limit {
+            kept.extend_from_slice(&data);
+        } else {
+            kept = Vec::new();
+            if seen > limit + DISCARDED {
+                break;
+            }
+        }
+    }
+    match seen > limit {
+        true => Err(BodyError::TooLarge),
+        false => Ok(kept.into()),
+    }
+}
+
 struct Query(String);
 
 impl Query {
@@ -626,5 +742,6 @@ fn handshake(headers: &HeaderMap) -> Handshake {
         user_agent,
         bearer,
         query_token: None,
+        request: None,
     }
 }

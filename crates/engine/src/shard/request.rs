@@ -1,5 +1,7 @@
 //! What HTTP asks of a shard, and what it is answered.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use heartline_wire::engineio;
 use heartline_wire::id::Sid;
@@ -27,6 +29,8 @@ pub struct Handshake {
     pub bearer: Option<Box<str>>,
     /// The `token` parameter of the query (live only).
     pub query_token: Option<Box<str>>,
+    /// All of the request's head, where that is kept.
+    pub request: Option<Arc<heartline_wire::handshake::Handshake>>,
 }
 
 /// A socket that HTTP has let go, with what it had read ahead.

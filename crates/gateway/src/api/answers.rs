@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use heartline_core::auth::BoxFuture;
 use tokio::net::TcpListener;
 
-use crate::auth::BoxFuture;
 use crate::gateway::Gateway;
 use crate::peers::{Asked, Question};
 

@@ -3,13 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use heartline_core::auth::UserKey;
+use heartline_core::backplane::{Peer, UserSocket};
+use heartline_core::entries::{NodeEntry, Page, RoomEntry, SocketEntry, SocketFilter};
+use heartline_wire::codes::Code;
 use heartline_wire::id::Sid;
 
 use super::pages::{RoomsByKey, decode_cursor, rooms_page};
 use super::{BadCursor, PublishError};
-use crate::auth::UserKey;
-use crate::backplane::{Peer, UserSocket};
-use crate::entries::{NodeEntry, Page, RoomEntry, SocketEntry, SocketFilter};
 use crate::gateway::Gateway;
 use crate::peers::{self, Asked, EmitError, Emitted, Silent};
 
@@ -169,12 +170,7 @@ impl Gateway {
             ack_within: ack_within.map(|time| time.as_millis() as u64),
         };
         let emitted = self.peers.ask(&peer, asked).await;
-        Ok(emitted.unwrap_or_else(|Silent| {
-            Err(EmitError::new(
-                "NODE_UNREACHABLE",
-                "The socket's node does not answer",
-            ))
-        }))
+        Ok(emitted.unwrap_or_else(|Silent| Err(EmitError::from(Code::NodeUnreachable))))
     }
 
     /// Rooms in the order of their names, at most `limit` from `cursor` on.

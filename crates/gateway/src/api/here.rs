@@ -3,6 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use heartline_core::auth::UserKey;
+use heartline_core::entries::{Page, RoomEntry, SocketEntry, SocketFilter, UserPresence};
+use heartline_core::message::{Message, check_key};
+use heartline_core::namespaces::NamespaceId;
+use heartline_core::presence::SocketAddress;
+use heartline_core::rooms::{self, PRIVATE};
+use heartline_wire::codes::Code;
 use heartline_wire::id::Sid;
 use heartline_wire::json;
 use heartline_wire::names::{self, Speaker};
@@ -11,16 +18,10 @@ use tokio::sync::oneshot;
 
 use super::pages::{RoomsByKey, decode_cursor, rooms_page};
 use super::{BadCursor, Broadcast, Publish, PublishError, Published};
-use crate::auth::UserKey;
-use crate::entries::{Page, RoomEntry, SocketEntry, SocketFilter, UserPresence};
-use crate::fanout::ToUser;
+use crate::fanout::{ToRoom, ToUser};
 use crate::gateway::Gateway;
-use crate::message::{Message, check_key};
-use crate::namespaces::NamespaceId;
 use crate::op::{Op, Query, RoomFilter};
 use crate::peers::{EmitError, Emitted};
-use crate::presence::SocketAddress;
-use crate::rooms::{self, PRIVATE};
 
 impl Gateway {
     /// Asks one shard; `None` if it has ended.
@@ -194,6 +195,7 @@ impl Gateway {
                 only: None,
                 topic: Some(&publish.room),
                 instead_of: None,
+                skip: None,
             };
             let delivered = self.shared.fanout.send_to_user(&to, message);
             return Ok(Published {
@@ -202,13 +204,16 @@ impl Gateway {
             });
         }
         let delivered = self.members(namespace, tenant, &publish.room).await;
-        let offset = self.shared.fanout.publish_to_room(
-            namespace,
-            tenant,
-            &publish.room,
-            message,
-            publish.key.as_deref(),
-        );
+        let offset = {
+            let to = ToRoom {
+                namespace,
+                tenant,
+                room: &publish.room,
+                key: publish.key.as_deref(),
+                skip: None,
+            };
+            self.shared.fanout.publish_to_room(&to, message)
+        };
         Ok(Published { delivered, offset })
     }
 
@@ -316,6 +321,7 @@ impl Gateway {
                     only: Some(&user),
                     topic: None,
                     instead_of: None,
+                    skip: None,
                 };
                 self.shared.fanout.send_to_user(&to, message.clone())
             })
@@ -332,7 +338,7 @@ impl Gateway {
         data: &str,
         ack_within: Option<Duration>,
     ) -> Emitted {
-        let gone = || EmitError::new("DISCONNECTED", "The socket is gone");
+        let gone = || EmitError::from(Code::Disconnected);
         let to = SocketAddress::parse(socket_id).ok_or_else(gone)?;
         let message = Message::new(event, data);
         let shard = to.0.conn.shard;
@@ -359,7 +365,7 @@ impl Gateway {
             Ok(Ok(Ok(args))) => Ok(Some(args.json)),
             Ok(Ok(Err(error))) => Err(EmitError::new(&error.code, &error.error)),
             Ok(Err(_)) => Err(gone()),
-            Err(_) => Err(EmitError::new("TIMEOUT", "No acknowledgement in time")),
+            Err(_) => Err(EmitError::from(Code::Timeout)),
         }
     }
 

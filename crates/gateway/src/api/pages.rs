@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 
+use heartline_core::entries::{Page, RoomEntry};
+
 use super::BadCursor;
-use crate::entries::{Page, RoomEntry};
 use crate::op::RoomPlace;
 
 /// Rooms by name, namespace and tenant, and how many are in them.

@@ -2,19 +2,11 @@
 
 use std::sync::Arc;
 
-use heartline_wire::reason::Reason;
 use serde::{Deserialize, Serialize};
 
 use crate::auth::UserKey;
-use crate::event::{EventError, to_json};
-use crate::fanout::ToUser;
-use crate::handler::{Event, FromEvent, Json};
-use crate::limits::{OverLimit, Sender};
-use crate::message::Message;
-use crate::op::Op;
-use crate::rooms;
-use crate::socket::Socket;
 use crate::store::{Channel, NewMessage, StoredMessage};
+use crate::{Code, Event, EventError, FromEvent, Gateway, Json, Socket, rooms};
 
 /// Longest content of `chat:send`, characters.
 const MAX_CHAT: usize = 500;
@@ -75,101 +67,94 @@ pub(super) struct Sent {
     message: StoredMessage,
 }
 
-pub(super) async fn message_send(socket: Socket, draft: Draft) -> Result<Json<Sent>, EventError> {
-    let Draft {
-        conversation,
-        content,
-        temp_id,
-        ..
-    } = draft;
-    let refuse = refusals(temp_id.clone());
-    let user = allowed(&socket, &refuse)?;
-    let content = content
-        .filter(|content| !content.trim().is_empty() && content.chars().count() <= MAX_MESSAGE)
-        .ok_or_else(|| refuse("INVALID_CONTENT", "A message has 1 to 10000 characters"))?;
-    let conversation =
-        conversation.ok_or_else(|| refuse("INVALID_ROOM", "conversationId is missing"))?;
-    let room = rooms::of_conversation(&conversation);
-    rooms::may_join(&room, socket.identity())
-        .and_then(|()| rooms::may_publish(&room, socket.identity()))
-        .map_err(|error| refuse(error.code(), error.message()))?;
-    let channel = Channel::Conversation(conversation);
-    send(socket, user, channel, room, content, temp_id).await
+/// Errors of this event are announced as `message:error`, and named by `tempId`.
+fn refuse(temp_id: &Option<String>, error: impl Into<EventError>) -> EventError {
+    error.into().announce().about(temp_id.clone())
 }
 
-pub(super) async fn chat_send(socket: Socket, draft: Draft) -> Result<Json<Sent>, EventError> {
-    let Draft {
-        room,
-        content,
-        temp_id,
-        ..
-    } = draft;
-    let refuse = refusals(temp_id.clone());
-    let user = allowed(&socket, &refuse)?;
-    let content = content
-        .filter(|content| !content.trim().is_empty() && content.chars().count() <= MAX_CHAT)
-        .ok_or_else(|| refuse("INVALID_CONTENT", "A message has 1 to 500 characters"))?;
-    let room = room.unwrap_or_else(|| OPEN_ROOM.to_owned());
-    if rooms::conversation_of(&room).is_some() {
-        let advice = "A conversation is no open room; write in it with message:send";
-        return Err(refuse("INVALID_ROOM", advice));
-    }
-    rooms::may_publish(&room, socket.identity())
-        .map_err(|error| refuse(error.code(), error.message()))?;
-    let channel = Channel::Room(room.clone());
-    send(socket, user, channel, room, content, temp_id).await
-}
-
-type Refuse = Box<dyn Fn(&'static str, &'static str) -> EventError + Send + Sync>;
-
-/// Errors of this event: announced as `message:error` and named by `tempId`.
-fn refusals(temp_id: Option<String>) -> Refuse {
-    Box::new(move |code, error| {
-        let mut refused = EventError::new(code, error);
-        refused.temp_id = temp_id.clone();
-        refused.announced = true;
-        refused
-    })
+/// Text of 1 to `max` characters.
+fn text_of(content: Option<String>, max: usize) -> Result<String, EventError> {
+    content
+        .filter(|content| !content.trim().is_empty() && content.chars().count() <= max)
+        .ok_or_else(|| {
+            EventError::new(
+                Code::InvalidContent,
+                format!("A message has 1 to {max} characters"),
+            )
+        })
 }
 
 /// The sender, if it may send one more message now.
-fn allowed(socket: &Socket, refuse: &Refuse) -> Result<Arc<UserKey>, EventError> {
-    if let Err(over) = take(socket) {
-        let mut error = refuse("RATE_LIMITED", "Rate limit exceeded. Please slow down.");
-        error.retry_after_ms = Some(over.retry_after_ms);
-        return Err(error);
-    }
-    socket.identity.user.clone().ok_or_else(|| {
-        refuse(
-            "AUTH_REQUIRED",
+fn sender(socket: &Socket) -> Result<Arc<UserKey>, EventError> {
+    socket.take_message()?;
+    socket.identity().user.clone().ok_or_else(|| {
+        EventError::new(
+            Code::AuthRequired,
             "Only authenticated users may send messages",
         )
     })
 }
 
-/// One more message of the user, or of the anonymous socket; who is over the limit by
-/// far is let go.
-fn take(socket: &Socket) -> Result<(), OverLimit> {
-    let shared = &socket.shared;
-    let namespace = shared.fanout.namespaces.get(socket.address().namespace());
-    let Some(limit) = namespace.config.limits.messages else {
-        return Ok(());
-    };
-    let sender = match &socket.identity.user {
-        Some(user) => Sender::User(user.clone()),
-        None => Sender::Socket(socket.address()),
-    };
-    let taken = shared
-        .limits
-        .take_message(sender, limit, shared.clock.now());
-    if taken.is_err_and(|over| limit.is_far_over(over.refused)) {
-        socket.post(Op::Disconnect {
-            to: socket.address(),
-            reason: Reason::RateLimited,
-            reply: None,
-        });
+/// A message that may be stored.
+struct Checked {
+    sender: Arc<UserKey>,
+    channel: Channel,
+    room: String,
+    content: String,
+}
+
+fn check_message(socket: &Socket, draft: Draft) -> Result<Checked, EventError> {
+    let sender = sender(socket)?;
+    let content = text_of(draft.content, MAX_MESSAGE)?;
+    let conversation = draft
+        .conversation
+        .ok_or_else(|| EventError::new(Code::InvalidRoom, "conversationId is missing"))?;
+    let room = rooms::of_conversation(&conversation);
+    rooms::may_join(&room, socket.identity())?;
+    rooms::may_publish(&room, socket.identity())?;
+    Ok(Checked {
+        sender,
+        channel: Channel::Conversation(conversation),
+        room,
+        content,
+    })
+}
+
+fn check_chat(socket: &Socket, draft: Draft) -> Result<Checked, EventError> {
+    let sender = sender(socket)?;
+    let content = text_of(draft.content, MAX_CHAT)?;
+    let room = draft.room.unwrap_or_else(|| OPEN_ROOM.to_owned());
+    if rooms::conversation_of(&room).is_some() {
+        let advice = "A conversation is no open room; write in it with message:send";
+        return Err(EventError::new(Code::InvalidRoom, advice));
     }
-    taken
+    rooms::may_publish(&room, socket.identity())?;
+    Ok(Checked {
+        sender,
+        channel: Channel::Room(room.clone()),
+        room,
+        content,
+    })
+}
+
+pub(super) async fn message_send(
+    socket: Socket,
+    gateway: Gateway,
+    draft: Draft,
+) -> Result<Json<Sent>, EventError> {
+    let temp_id = draft.temp_id.clone();
+    let checked = check_message(&socket, draft);
+    send(socket, gateway, checked, temp_id).await
+}
+
+pub(super) async fn chat_send(
+    socket: Socket,
+    gateway: Gateway,
+    draft: Draft,
+) -> Result<Json<Sent>, EventError> {
+    let temp_id = draft.temp_id.clone();
+    let checked = check_chat(&socket, draft);
+    send(socket, gateway, checked, temp_id).await
 }
 
 #[derive(Serialize)]
@@ -188,36 +173,34 @@ struct Confirmation<'a> {
 
 async fn send(
     socket: Socket,
-    sender: Arc<UserKey>,
-    channel: Channel,
-    room: String,
-    content: String,
+    gateway: Gateway,
+    checked: Result<Checked, EventError>,
     temp_id: Option<String>,
 ) -> Result<Json<Sent>, EventError> {
-    let shared = socket.shared.clone();
-    let refuse = refusals(temp_id.clone());
-    let stored = shared
-        .store
-        .append(NewMessage {
-            sender: sender.clone(),
-            channel: channel.clone(),
-            content,
-            temp_id: temp_id.clone(),
-            created_at: shared.unix_millis(),
-        })
-        .await
-        .map_err(|error| {
-            tracing::error!(%error, "a message could not be stored");
-            refuse("SEND_FAILED", "The message could not be stored; try again")
-        })?;
+    let Checked {
+        sender,
+        channel,
+        room,
+        content,
+    } = checked.map_err(|error| refuse(&temp_id, error))?;
+    let new = NewMessage {
+        sender: sender.clone(),
+        channel: channel.clone(),
+        content,
+        temp_id: temp_id.clone(),
+        created_at: gateway.unix_millis(),
+    };
+    let stored = gateway.store().append(new).await.map_err(|error| {
+        tracing::error!(%error, "a message could not be stored");
+        refuse(&temp_id, Code::SendFailed)
+    })?;
     let message = stored.message;
     // From here on the message exists: a failure to tell somebody is not the
     // sender's error. A repetition is only answered, everybody else knows.
     if !stored.duplicate {
-        let json = to_json(&message)?;
-        socket.publish_message(&room, Message::new("message:new", &json), None)?;
+        socket.publish(&room, "message:new", &message).await?;
         if let Channel::Conversation(conversation) = &channel {
-            notify(&socket, &sender, conversation, &room, &message).await?;
+            notify(&socket, &gateway, &sender, conversation, &room, &message).await?;
         }
     }
     socket.emit(
@@ -238,35 +221,27 @@ async fn send(
 /// hear of it is decided where each of them is, by what its token grants at that moment.
 async fn notify(
     socket: &Socket,
+    gateway: &Gateway,
     sender: &Arc<UserKey>,
     conversation: &str,
     room: &str,
     message: &StoredMessage,
 ) -> Result<(), EventError> {
-    let shared = &socket.shared;
-    let tenant = socket.identity.tenant_id().map(|tenant| &**tenant);
-    let members = match shared.store.members(tenant, conversation).await {
+    let tenant = socket.identity().tenant_id().map(|tenant| &**tenant);
+    let members = match gateway.store().members(tenant, conversation).await {
         Ok(members) => members,
         Err(error) => {
             tracing::error!(%error, "a conversation's members could not be read");
             return Ok(());
         }
     };
-    let notification = to_json(&Notification {
+    let notification = Notification {
         conversation_id: conversation,
         message,
-    })?;
+    };
+    let event = "message:notification";
     for member in members.iter().filter(|member| *member != sender) {
-        let to = ToUser {
-            namespace: socket.address().namespace(),
-            tenant: member.tenant_id.as_deref(),
-            user: &member.user_id,
-            only: Some(member),
-            topic: None,
-            instead_of: Some(room),
-        };
-        let message = Message::new("message:notification", &notification);
-        shared.fanout.send_to_user(&to, message);
+        gateway.notify(socket.namespace(), member, room, event, &notification)?;
     }
     Ok(())
 }

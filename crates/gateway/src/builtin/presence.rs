@@ -3,9 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::entries::UserPresence;
-use crate::event::EventError;
-use crate::handler::Json;
-use crate::socket::Socket;
+use crate::{Code, EventError, Gateway, Json, Socket};
 
 /// Most users one question may be about.
 const MAX_USERS: usize = 1000;
@@ -23,21 +21,17 @@ pub(super) struct Answer {
 /// Presence of users of the asking socket's own tenant.
 pub(super) async fn presence_get(
     socket: Socket,
+    gateway: Gateway,
     Json(question): Json<Question>,
 ) -> Result<Json<Answer>, EventError> {
     if question.users.len() > MAX_USERS {
         return Err(EventError::new(
-            "INVALID_DATA",
+            Code::InvalidData,
             "Ask about at most 1000 users at once",
         ));
     }
-    let tenant = socket.identity.tenant_id().cloned();
-    let users = socket
-        .shared
-        .fanout
-        .backplane
-        .presence(tenant, question.users)
-        .await;
+    let tenant = socket.identity().tenant_id().map(|tenant| &**tenant);
+    let users = gateway.presence(tenant, &question.users).await;
     Ok(Json(Answer { users }))
 }
 
@@ -53,22 +47,24 @@ pub(super) struct MetricsResponse {
 }
 
 /// A node's numbers, for sockets whose token says `admin: true`.
-pub(super) async fn metrics_request(socket: Socket) -> Result<Json<serde_json::Value>, EventError> {
-    if !socket.identity.admin {
-        let mut error = EventError::new("FORBIDDEN", "Only an admin's token may ask for metrics");
-        error.announced = true;
-        return Err(error);
+pub(super) async fn metrics_request(
+    socket: Socket,
+    gateway: Gateway,
+) -> Result<Json<serde_json::Value>, EventError> {
+    if !socket.identity().admin {
+        let sentence = "Only an admin's token may ask for metrics";
+        return Err(EventError::new(Code::Forbidden, sentence).announce());
     }
-    let shared = &socket.shared;
+    let counts = gateway.counts();
     let response = MetricsResponse {
-        connected_users: shared.fanout.backplane.local().online(),
-        connections: shared.metrics.sockets(),
-        heartbeats: shared.metrics.heartbeats(),
-        rate_limit_entries: shared.limits.entries(),
-        uptime: shared.clock.now() / 1_000_000,
+        connected_users: counts.users_online,
+        connections: counts.sockets,
+        heartbeats: counts.heartbeats,
+        rate_limit_entries: counts.rate_limit_entries,
+        uptime: counts.uptime.as_secs(),
     };
     socket.emit("metrics:response", &response)?;
     let value = serde_json::to_value(response)
-        .map_err(|error| EventError::new("INTERNAL", error.to_string()))?;
+        .map_err(|error| EventError::new(Code::Internal, error.to_string()))?;
     Ok(Json(value))
 }

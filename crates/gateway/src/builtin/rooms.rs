@@ -1,15 +1,9 @@
 //! `join`, `leave`, their short forms, and `publish`.
 
-use heartline_wire::names::{self, Speaker};
 use serde::{Deserialize, Serialize};
-use serde_json::value::RawValue;
 
-use crate::event::EventError;
-use crate::handler::{Body, Event, FromEvent, Json};
-use crate::message::Message;
-use crate::op::Op;
 use crate::rooms::{self, RoomError};
-use crate::socket::Socket;
+use crate::{Code, Event, EventError, FromEvent, Json, PublishRequest, Socket};
 
 /// `{ room }`, or the room's name alone.
 #[derive(Debug, Deserialize)]
@@ -97,21 +91,7 @@ pub(super) async fn join_kind(
 }
 
 async fn enter(socket: Socket, room: String) -> Result<Json<RoomReply>, EventError> {
-    // A token that grants rooms is not needed for open ones, but what its
-    // patterns leave out is out, and private rooms are their owners'.
-    rooms::may_join(&room, socket.identity())?;
-    let (reply, answer) = tokio::sync::oneshot::channel();
-    socket.post_in_order(Op::TryJoin {
-        to: socket.address(),
-        room: room.as_str().into(),
-        reply,
-    });
-    let held = answer
-        .await
-        .map_err(|_| EventError::new("DISCONNECTED", "The socket is gone"))??;
-    if let Some(ready) = held.and_then(|held| held.ready()) {
-        ready.await;
-    }
+    socket.ask_to_join(&room).await?;
     socket.emit("room:joined", &RoomEvent { room: &room })?;
     Ok(Json(RoomReply { ok: true, room }))
 }
@@ -136,52 +116,13 @@ async fn exit(socket: Socket, room: String) -> Result<Json<RoomReply>, EventErro
     }
     if room.starts_with(rooms::PRIVATE) {
         return Err(EventError::new(
-            "FORBIDDEN",
+            Code::Forbidden,
             "A user's own room cannot be left",
         ));
     }
     socket.leave(&room).await?;
     socket.emit("room:left", &RoomEvent { room: &room })?;
     Ok(Json(RoomReply { ok: true, room }))
-}
-
-/// What is to be published: the argument of `publish`, or a live `publish` frame.
-pub(super) struct Publication {
-    room: String,
-    key: Option<String>,
-    message: Message,
-}
-
-impl FromEvent for Publication {
-    fn from_event(event: &Event<'_>) -> Result<Self, EventError> {
-        #[derive(Deserialize)]
-        struct Raw<'a> {
-            room: String,
-            event: String,
-            #[serde(default, borrow)]
-            data: Option<&'a RawValue>,
-            #[serde(default)]
-            key: Option<String>,
-        }
-        if let Body::Publish(frame) = event.body {
-            return Ok(Publication {
-                room: frame.topic.to_owned(),
-                key: frame.key.map(ToOwned::to_owned),
-                message: Message::new(frame.event, frame.data),
-            });
-        }
-        let raw: Raw<'_> = serde_json::from_str(event.first()).map_err(EventError::misfit)?;
-        Ok(Publication {
-            room: raw.room,
-            key: raw.key,
-            message: Message {
-                event: raw.event.into(),
-                args: raw.data.map_or("null", RawValue::get).into(),
-                // Placeholders in the data keep their numbers.
-                attachments: event.attachments.to_vec(),
-            },
-        })
-    }
 }
 
 #[derive(Debug, Serialize)]
@@ -192,19 +133,13 @@ pub(super) struct PublishReply {
     offset: Option<u64>,
 }
 
-/// The only way on which a client's words reach a room, whatever its protocol.
+/// Gives an event to a room.
 pub(super) async fn publish(
     socket: Socket,
-    Publication { room, key, message }: Publication,
+    request: PublishRequest,
 ) -> Result<Json<PublishReply>, EventError> {
-    rooms::may_publish(&room, socket.identity())?;
-    if !names::may_say(Speaker::Client, &message.event) {
-        return Err(EventError::new(
-            "INVALID_EVENT",
-            "An event's name has 1 to 128 bytes and is neither the gateway's nor a protocol's own",
-        ));
-    }
-    let offset = socket.publish_message(&room, message, key.as_deref())?;
+    let room = request.room.clone();
+    let offset = socket.ask_to_publish(request)?;
     Ok(Json(PublishReply {
         ok: true,
         room,

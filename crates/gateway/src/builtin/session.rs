@@ -2,9 +2,7 @@
 
 use serde::Serialize;
 
-use crate::event::EventError;
-use crate::handler::Json;
-use crate::socket::Socket;
+use crate::{Gateway, Json, Socket};
 
 #[derive(Debug, Serialize)]
 pub(super) struct Timestamp {
@@ -12,12 +10,10 @@ pub(super) struct Timestamp {
 }
 
 /// `ping` is answered `pong { timestamp }`, and acknowledged.
-pub(super) async fn ping(socket: Socket) -> Result<Json<Timestamp>, EventError> {
-    let now = Timestamp {
-        timestamp: socket.shared.unix_millis(),
-    };
-    socket.emit_own("pong", &now)?;
-    Ok(Json(now))
+pub(super) async fn ping(socket: Socket, gateway: Gateway) -> Json<Timestamp> {
+    let timestamp = gateway.unix_millis();
+    socket.pong(timestamp);
+    Json(Timestamp { timestamp })
 }
 
 #[derive(Debug, Serialize)]
@@ -29,13 +25,13 @@ pub(super) struct Latency {
 /// The answer to a `heartbeat` event: the acknowledgement tells how long ago
 /// the timestamp it echoes was made.
 pub(super) async fn heartbeat_response(
-    socket: Socket,
+    gateway: Gateway,
     Json(response): Json<serde_json::Value>,
 ) -> Json<Latency> {
     let sent = response
         .get("timestamp")
         .and_then(serde_json::Value::as_u64);
     Json(Latency {
-        latency_ms: sent.and_then(|sent| socket.shared.unix_millis().checked_sub(sent)),
+        latency_ms: sent.and_then(|sent| gateway.unix_millis().checked_sub(sent)),
     })
 }

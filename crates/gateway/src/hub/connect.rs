@@ -8,6 +8,10 @@
 
 use std::sync::Arc;
 
+use heartline_core::auth::{AuthError, Credentials, Identity};
+use heartline_core::namespaces::NamespaceId;
+use heartline_core::policy::AuthMode;
+use heartline_core::presence::{Admitted, DeviceLimitReached, Newcomer, SocketAddress};
 use heartline_engine::clock::Micros;
 use heartline_engine::shard::engine::Engine;
 use heartline_wire::reason::Reason;
@@ -15,22 +19,21 @@ use heartline_wire::reason::Reason;
 use super::Hub;
 use super::link::{Joining, Ousted, Sock};
 use super::tasks::TaskKind;
-use crate::auth::{AuthError, Credentials, Identity};
-use crate::config::AuthMode;
-use crate::handler::{Body, Event};
-use crate::namespaces::NamespaceId;
+use crate::handler::{Arrival, Body, Event, Handlers};
 use crate::op::{Op, Outcome, Refusal};
-use crate::presence::{Admitted, DeviceLimitReached, Newcomer, SocketAddress};
 use crate::publication::Form;
 use crate::shared::Shared;
+use crate::socket::Socket;
 
 /// Verifies credentials and asks the backplane for admission.
 async fn authenticate(
     shared: &Shared,
+    handlers: &Handlers,
     mode: AuthMode,
     credentials: Credentials,
     socket: SocketAddress,
 ) -> Outcome {
+    let arrival = credentials.clone();
     let identity = match (mode, &credentials.token) {
         (AuthMode::Off, _) | (AuthMode::Optional, None) => shared.anonymous.clone(),
         (AuthMode::Required, None) => return Err(Refusal::Auth(AuthError::Required)),
@@ -43,6 +46,16 @@ async fn authenticate(
             Arc::new(shared.tenants.intern_identity(identity))
         }
     };
+    for decide in handlers.admissions(socket.namespace()) {
+        let arrival = Arrival {
+            identity: identity.clone(),
+            namespace: arrival.namespace.clone(),
+            payload: arrival.payload.clone(),
+            remote_addr: arrival.remote_addr,
+            handshake: arrival.handshake.clone().unwrap_or_default(),
+        };
+        decide(arrival).await.map_err(Refusal::App)?;
+    }
     let Some(user) = &identity.user else {
         return Ok((identity, Admitted::default()));
     };
@@ -80,7 +93,8 @@ impl Hub {
             return;
         };
         let shared = self.shared.clone();
-        let has_connect_handlers = !self.handlers.connect.is_empty();
+        let handlers = self.handlers.clone();
+        let has_connect_handlers = handlers.connect(namespace).next().is_some();
         let Some(link) = self.link_mut(slot) else {
             return;
         };
@@ -91,6 +105,7 @@ impl Hub {
             id: id.map(Into::into),
             ousted: None,
         }));
+        let handshake = link.handshake.clone();
         engine.pause(slot);
         let mode = shared.fanout.namespaces.get(namespace).config.auth_mode;
         let credentials = Credentials {
@@ -98,11 +113,12 @@ impl Hub {
             payload,
             namespace: shared.fanout.namespaces.get(namespace).name.to_string(),
             remote_addr: remote,
+            handshake,
         };
         let socket = SocketAddress::new(conn, namespace, secret);
         let time = shared.config.auth_timeout.as_micros() as Micros;
         let work = async move {
-            let outcome = authenticate(&shared, mode, credentials, socket).await;
+            let outcome = authenticate(&shared, &handlers, mode, credentials, socket).await;
             shared
                 .fanout
                 .post(conn.shard, Op::Connecting { socket, outcome });
@@ -186,13 +202,13 @@ impl Hub {
     ) {
         self.metrics.refused(refusal.code()).add(1);
         if self.link(slot).is_some_and(|link| link.form == Form::Live) {
-            let (reason, text) = (refusal.reason(), refusal.code());
-            engine.close_with(slot, reason, reason.close_code(), text);
+            let (reason, code, text) = refusal.closing();
+            engine.close_with(slot, reason, code, text);
             return;
         }
         let name = self.namespace_name(joining.namespace).clone();
-        let data = format!(r#"{{"code":"{}"}}"#, refusal.code());
-        self.connect_error(engine, slot, &name, refusal.message(), Some(&data));
+        let data = refusal.data();
+        self.connect_error(engine, slot, &name, refusal.message(), data.as_deref());
     }
 
     /// The socket exists from here on.
@@ -203,34 +219,61 @@ impl Hub {
         joining: Joining,
         identity: Arc<Identity>,
     ) {
-        let now = engine.now;
-        let Joining {
-            namespace,
-            secret,
-            payload,
-            id,
-            ousted: _,
-        } = joining;
-        let shared = self.shared.clone();
-        let jitter = engine.random_below(1_000_000);
-        let app_interval = shared.config.heartbeat.app_interval;
+        let namespace = joining.namespace;
+        self.forget_nobody(engine, slot, namespace);
+        self.add_socket(engine, slot, namespace, joining.secret, &identity);
+        let Some(handle) = self.handle(engine, slot, namespace) else {
+            return;
+        };
+        let socket_id = handle.id();
+        tracing::debug!(
+            socket_id,
+            user_id = identity.user_id(),
+            namespace = %self.namespace_name(namespace),
+            "connected"
+        );
+        if self.link(slot).is_some_and(|link| link.form != Form::Live) {
+            self.connect_reply(engine, slot, namespace, &socket_id);
+        }
+        if self.shared.config.hello {
+            let id = joining.id.as_deref();
+            self.hello(engine, slot, namespace, &identity, &socket_id, id);
+        }
+        self.note_memberships(engine, &identity);
+        self.run_connect_handlers(engine, slot, &handle, joining.payload.as_deref());
+    }
+
+    /// A live connection that was anonymous so far becomes somebody: what the nobody had
+    /// joined is left behind.
+    fn forget_nobody(&mut self, engine: &Engine, slot: u32, namespace: NamespaceId) {
         let Some(link) = self.link_mut(slot) else {
             return;
         };
-        let form = link.form;
-        // A live connection that was anonymous so far becomes somebody: what
-        // the nobody had joined is left behind.
-        if let Some(index) = link
+        let there = link
             .sockets
             .iter()
-            .position(|socket| socket.namespace == namespace)
-        {
+            .position(|socket| socket.namespace == namespace);
+        if let Some(index) = there {
             let nobody = link.sockets.swap_remove(index);
             self.leave_all(nobody.rooms, namespace);
             if let Some(transport) = engine.transport_name(slot) {
                 self.metrics.connections(transport, namespace).sub(1);
             }
         }
+    }
+
+    fn add_socket(
+        &mut self,
+        engine: &mut Engine,
+        slot: u32,
+        namespace: NamespaceId,
+        secret: [u8; 12],
+        identity: &Arc<Identity>,
+    ) {
+        let now = engine.now;
+        // Tokens of clients that came together do not expire together.
+        let jitter = engine.random_below(1_000_000);
+        let app_interval = self.shared.config.heartbeat.app_interval;
         let Some(link) = self.link_mut(slot) else {
             return;
         };
@@ -254,39 +297,28 @@ impl Hub {
         if let Some(transport) = engine.transport_name(slot) {
             self.metrics.connections(transport, namespace).add(1);
         }
-        let Some(handle) = self.handle(engine, slot, namespace) else {
-            return;
-        };
-        let socket_id = handle.id();
-        tracing::debug!(
-            socket_id,
-            user_id = identity.user_id(),
-            namespace = %self.namespace_name(namespace),
-            "connected"
-        );
-        if form != Form::Live {
-            self.connect_reply(engine, slot, namespace, &socket_id);
-        }
-        if shared.config.hello {
-            self.hello(
-                engine,
-                slot,
-                namespace,
-                &identity,
-                &socket_id,
-                id.as_deref(),
-            );
-        }
-        self.note_memberships(engine, &identity);
+    }
+
+    fn run_connect_handlers(
+        &mut self,
+        engine: &mut Engine,
+        slot: u32,
+        handle: &Socket,
+        payload: Option<&str>,
+    ) {
         let handlers = self.handlers.clone();
-        for handler in &handlers.connect {
+        let handshake = self.link(slot).and_then(|link| link.handshake.clone());
+        for handler in handlers.connect(handle.address.namespace()) {
             let event = Event {
-                socket: &handle,
+                socket: handle,
                 name: "connect",
-                body: Body::Args(payload.as_deref().unwrap_or("")),
+                body: Body::Args(payload.unwrap_or("")),
                 attachments: &[],
+                gateway: &handlers.gateway,
+                handshake: handshake.as_ref(),
+                ending: None,
             };
-            self.handle_event(engine, slot, &**handler, &event, None);
+            self.handle_event(engine, slot, handler, &event, None);
         }
     }
 

@@ -1,13 +1,14 @@
 //! When something is due on a connection, and what is done then.
 
+use heartline_core::message::Message;
+use heartline_core::namespaces::NamespaceId;
 use heartline_engine::clock::Micros;
 use heartline_engine::shard::engine::Engine;
+use heartline_wire::codes::Code;
 use heartline_wire::reason::Reason;
 
 use super::Hub;
 use super::link::{Link, Sock};
-use crate::message::Message;
-use crate::namespaces::NamespaceId;
 use crate::publication::Form;
 
 impl Hub {
@@ -70,7 +71,12 @@ impl Hub {
         {
             let reason = Reason::AuthFailed;
             if link.form == Form::Live {
-                engine.close_with(slot, reason, reason.close_code(), "AUTH_REQUIRED");
+                engine.close_with(
+                    slot,
+                    reason,
+                    reason.close_code(),
+                    Code::AuthRequired.as_str(),
+                );
             } else {
                 engine.close(slot, reason);
             }
@@ -90,13 +96,7 @@ impl Hub {
             .iter()
             .any(|socket| socket.last_activity.saturating_add(idle) <= now);
         if !expired.is_empty() {
-            let data = r#"{"code":"AUTH_TOKEN_EXPIRED","message":"The token has expired; come back with a new one"}"#;
-            for namespace in expired {
-                self.emit_here(engine, slot, namespace, &Message::new("auth:error", data));
-            }
-            // No namespace DISCONNECT: the client is to come back.
-            engine.close(slot, Reason::TokenExpired);
-            return;
+            return self.expire(engine, slot, &expired);
         }
         if is_idle {
             engine.close(slot, Reason::IdleTimeout);
@@ -116,5 +116,19 @@ impl Hub {
             }
         }
         self.rearm(engine, slot);
+    }
+
+    /// Tells sockets that their token has expired, and closes. No namespace DISCONNECT: the
+    /// client is to come back.
+    fn expire(&mut self, engine: &mut Engine, slot: u32, expired: &[NamespaceId]) {
+        let data = format!(
+            r#"{{"code":"{}","message":"The token has expired; come back with a new one"}}"#,
+            Code::AuthTokenExpired
+        );
+        let message = Message::new("auth:error", &data);
+        for &namespace in expired {
+            self.emit_here(engine, slot, namespace, &message);
+        }
+        engine.close(slot, Reason::TokenExpired);
     }
 }

@@ -3,19 +3,21 @@
 use std::sync::Arc;
 
 use hashbrown::HashSet;
+use heartline_core::auth::UserKey;
+use heartline_core::message::Message;
+use heartline_core::namespaces::NamespaceId;
+use heartline_core::presence::SocketAddress;
+use heartline_core::rooms::{self, Membership, Room};
 use heartline_engine::shard::engine::Engine;
+use heartline_wire::codes::Code;
+use heartline_wire::live;
 use tokio::sync::oneshot;
 
 use super::Hub;
 use super::link::{MAX_PENDING_ACKS, PendingAcks, Sock};
-use crate::auth::UserKey;
 use crate::event::{Args, EventError, to_json};
-use crate::message::Message;
 use crate::metrics::Outbound;
-use crate::namespaces::NamespaceId;
-use crate::presence::SocketAddress;
 use crate::publication::{self, AckId, Form, Publication};
-use crate::rooms::{self, Membership, Room};
 
 impl Hub {
     /// An event to one socket of this shard.
@@ -46,6 +48,11 @@ impl Hub {
         let Some(slot) = self.locate(engine, to) else {
             return;
         };
+        let is_live = self.link(slot).is_some_and(|link| link.form == Form::Live);
+        if is_live && live::is_reserved(&message.event) && &*message.event != "pong" {
+            tracing::debug!("an event has the name of one of the live protocol's own frames");
+            return;
+        }
         if volatile && !engine.is_writable(slot) {
             engine.stats.volatile_dropped += 1;
             return;
@@ -68,10 +75,7 @@ impl Hub {
         };
         let form = link.form;
         if form == Form::Live {
-            let error = EventError::new(
-                "NOT_SUPPORTED",
-                "The live protocol has no acknowledgements from clients",
-            );
+            let error = EventError::from(Code::NotSupported);
             let _ = reply.send(Err(error));
             return;
         }
@@ -86,8 +90,7 @@ impl Hub {
             acks.waiting.retain(|_, waiting| !waiting.is_closed());
         }
         if acks.waiting.len() >= MAX_PENDING_ACKS {
-            let error =
-                EventError::new("TOO_MANY_ACKS", "The client owes too many acknowledgements");
+            let error = EventError::from(Code::TooManyAcks);
             let _ = reply.send(Err(error));
             return;
         }
@@ -198,11 +201,16 @@ impl Hub {
         room: &Arc<Room>,
         offset: u64,
         publication: &Publication,
+        skip: Option<&SocketAddress>,
     ) {
+        let skip = skip.and_then(|socket| self.locate(engine, socket));
         let Some(members) = self.rooms.deliver(room, offset) else {
             return;
         };
         for &slot in &members {
+            if Some(slot) == skip {
+                continue;
+            }
             let Some(form) = self.link(slot).map(|link| link.form) else {
                 continue;
             };

@@ -22,20 +22,20 @@
 //!    The socket's rooms and presence are given back as at every end (`ends`), disconnect
 //!    handlers run, and the reason `drained` is in the log, the metrics and the timeline.
 //! 6. **Other nodes** hear of each departure through the backplane; the node's lease is
-//!    given back last ([`Backplane::close`](crate::backplane::Backplane::close)), so nobody
+//!    given back last ([`Backplane::close`](heartline_core::backplane::Backplane::close)), so nobody
 //!    has to sweep after it, and the store keeps what it has accepted.
 //! 7. **The time is up** (`force`): `server.drain_timeout` after the last was let go,
 //!    whoever is still there is closed as in 5 without waiting for handlers. The process
 //!    exits with 0, at the latest a second after that.
 
+use heartline_core::message::Message;
+use heartline_core::namespaces::NamespaceId;
 use heartline_engine::clock::Micros;
 use heartline_engine::shard::engine::Engine;
 use heartline_wire::id::ConnId;
 use heartline_wire::reason::Reason;
 
 use super::Hub;
-use crate::message::Message;
-use crate::namespaces::NamespaceId;
 
 impl Hub {
     /// Begins to let everybody go.

@@ -1,9 +1,15 @@
 //! How one socket ends, and the one place where everything it had is given back.
 
+use std::sync::Arc;
+
+use heartline_core::message::Message;
+use heartline_core::namespaces::NamespaceId;
+use heartline_core::presence::SocketAddress;
 use heartline_engine::clock::Micros;
 use heartline_engine::shard::conn::TransportName;
 use heartline_engine::shard::engine::Engine;
 use heartline_engine::tasks::guarded;
+use heartline_wire::handshake::Handshake;
 use heartline_wire::json;
 use heartline_wire::reason::Reason;
 use tokio::sync::oneshot;
@@ -11,10 +17,9 @@ use tokio::sync::oneshot;
 use super::Hub;
 use super::link::Ousted;
 use super::tasks::TaskKind;
-use crate::message::Message;
-use crate::namespaces::NamespaceId;
-use crate::presence::SocketAddress;
+use crate::handler::{Body, Ending, Event, Responder};
 use crate::publication::Form;
+use crate::socket::Socket;
 
 impl Hub {
     /// Somebody wants a socket to end; tells whether it was there.
@@ -109,7 +114,12 @@ impl Hub {
         else {
             return;
         };
+        let handshake = link.handshake.clone();
         let socket = link.sockets.swap_remove(index);
+        let rooms = match self.handlers.disconnect(namespace).next() {
+            Some(_) => self.room_names(&socket.rooms, &socket.identity),
+            None => Vec::new(),
+        };
         self.leave_all(socket.rooms, namespace);
         let transport = engine
             .transport_name(slot)
@@ -131,29 +141,57 @@ impl Hub {
             Reason::ClientLeft | Reason::TransportClosed | Reason::Drained => tracing::debug!(
                 socket_id,
                 user_id,
-                reason = reason.word(),
+                reason = reason.as_str(),
                 connected_for_ms,
                 "disconnected"
             ),
             _ => tracing::info!(
                 socket_id,
                 user_id,
-                reason = reason.word(),
+                reason = reason.as_str(),
                 connected_for_ms,
                 "disconnected"
             ),
         }
-        let Some(handle) = handle else {
-            return;
+        let data = match (&handle, id) {
+            (Some(handle), Some(_)) => shared.data.take(&handle.address),
+            _ => None,
         };
+        if let Some(mut handle) = handle {
+            handle.ended = Some(data.unwrap_or_default());
+            let ending = Ending { reason, rooms };
+            self.tell_app(engine, &handle, &ending, handshake.as_ref());
+        }
+    }
+
+    /// The app's handlers hear that a socket has gone.
+    fn tell_app(
+        &mut self,
+        engine: &mut Engine,
+        handle: &Socket,
+        ending: &Ending,
+        handshake: Option<&Arc<Handshake>>,
+    ) {
         let handlers = self.handlers.clone();
-        for handler in &handlers.disconnect {
-            let Some(work) = guarded(|| handler(handle.clone(), reason)) else {
-                self.note_panic();
-                continue;
+        for handler in handlers.disconnect(handle.address.namespace()) {
+            let event = Event {
+                socket: handle,
+                name: "disconnect",
+                body: Body::Args(""),
+                attachments: &[],
+                gateway: &handlers.gateway,
+                handshake,
+                ending: Some(ending),
             };
-            let time = shared.config.handler_timeout.as_micros() as Micros;
-            self.start(engine, work, TaskKind::Detached, time);
+            let responder = Responder::new(handle.clone(), None);
+            match guarded(|| handler.call(&event, responder)) {
+                None => self.note_panic(),
+                Some(None) => {}
+                Some(Some(work)) => {
+                    let time = self.shared.config.handler_timeout.as_micros() as Micros;
+                    self.start(engine, work, TaskKind::Detached, time);
+                }
+            }
         }
     }
 

@@ -1,16 +1,17 @@
 //! From an event to its handler, whichever protocol it came by.
 
 use bytes::Bytes;
+use heartline_core::message::check;
+use heartline_core::namespaces::NamespaceId;
 use heartline_engine::shard::engine::Engine;
 use heartline_engine::tasks::guarded;
+use heartline_wire::codes::Code;
 use heartline_wire::reason::Reason;
 
 use super::Hub;
 use super::tasks::TaskKind;
 use crate::event::EventError;
 use crate::handler::{Body, ErasedHandler, Event, Responder};
-use crate::message::check;
-use crate::namespaces::NamespaceId;
 use crate::publication::{AckId, Form};
 
 /// An application event of a client.
@@ -49,14 +50,18 @@ impl Hub {
             return;
         };
         let handlers = self.handlers.clone();
-        let Some(handler) = handlers.find(inbound.name) else {
+        let Some(handler) = handlers.find(namespace, inbound.name) else {
             return self.unhandled(engine, slot, namespace, form, inbound.ack);
         };
+        let handshake = self.link(slot).and_then(|link| link.handshake.clone());
         let event = Event {
             socket: &handle,
             name: inbound.name,
             body: inbound.body,
             attachments: inbound.attachments,
+            gateway: &handlers.gateway,
+            handshake: handshake.as_ref(),
+            ending: None,
         };
         self.handle_event(engine, slot, handler, &event, inbound.ack);
     }
@@ -145,8 +150,8 @@ impl Hub {
         ack: Option<AckId>,
     ) {
         let code = match form {
-            Form::Live => "not-implemented",
-            _ if ack.is_some() => "NOT_IMPLEMENTED",
+            Form::Live => Code::LiveNotImplemented,
+            _ if ack.is_some() => Code::NotImplemented,
             _ => return,
         };
         if form == Form::Live {
@@ -154,10 +159,10 @@ impl Hub {
                 Some(AckId::Raw(id)) => Some(&**id),
                 _ => None,
             };
-            self.live_error(engine, slot, code, "Nobody here handles this event", id);
+            self.live_error(engine, slot, code.as_str(), code.sentence(), id);
             return;
         }
-        let error = EventError::new(code, "Nobody here handles this event");
+        let error = EventError::from(code);
         if let Some(address) = self.address(engine, slot, namespace) {
             self.refuse(engine, &address, ack.as_ref(), &error);
         }

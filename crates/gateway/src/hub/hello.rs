@@ -1,12 +1,12 @@
 //! The first thing that a socket is told.
 
+use heartline_core::auth::Identity;
+use heartline_core::message::Message;
+use heartline_core::namespaces::NamespaceId;
 use heartline_engine::shard::engine::Engine;
 use heartline_wire::{json, live};
 
 use super::Hub;
-use crate::auth::Identity;
-use crate::message::Message;
-use crate::namespaces::NamespaceId;
 use crate::publication::Form;
 
 impl Hub {

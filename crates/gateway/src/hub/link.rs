@@ -4,16 +4,17 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use hashbrown::HashMap;
+use heartline_core::auth::Identity;
+use heartline_core::namespaces::NamespaceId;
+use heartline_core::rate_limit::Gcra;
+use heartline_core::rooms::Membership;
 use heartline_engine::clock::Micros;
+use heartline_wire::handshake::Handshake;
 use heartline_wire::reason::Reason;
 use tokio::sync::oneshot;
 
-use crate::auth::Identity;
 use crate::event::{Args, EventError};
-use crate::namespaces::NamespaceId;
 use crate::publication::Form;
-use crate::rate_limit::Gcra;
-use crate::rooms::Membership;
 
 /// One connection above its transport.
 pub(crate) struct Link {
@@ -43,6 +44,8 @@ pub(crate) struct Link {
     /// Events refused since one was allowed.
     pub(crate) refused: u32,
     pub(crate) user_agent: Option<Arc<str>>,
+    /// The connection's first request, where an app looks at it.
+    pub(crate) handshake: Option<Arc<Handshake>>,
     /// The bearer token of the handshake, for namespaces joined without one.
     pub(crate) bearer: Option<Box<str>>,
 }
@@ -65,6 +68,7 @@ impl Link {
             joins: Gcra::default(),
             refused: 0,
             user_agent: None,
+            handshake: None,
             bearer: None,
         }
     }

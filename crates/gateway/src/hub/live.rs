@@ -1,6 +1,8 @@
 //! The live protocol: frames of a plain WebSocket.
 
+use heartline_core::namespaces::NamespaceId;
 use heartline_engine::shard::engine::Engine;
+use heartline_wire::codes::Code;
 use heartline_wire::live::{self, ClientFrame};
 use heartline_wire::reason::Reason;
 use heartline_wire::{json, ws};
@@ -9,7 +11,6 @@ use super::Hub;
 use super::events::InboundEvent;
 use crate::handler::{Body, PublishFrame};
 use crate::metrics::Inbound;
-use crate::namespaces::NamespaceId;
 use crate::publication::AckId;
 
 /// A live connection's only namespace.
@@ -39,7 +40,12 @@ impl Hub {
                 ClientFrame::Auth { .. } | ClientFrame::Ping { .. } => {}
                 _ => {
                     let reason = Reason::AuthFailed;
-                    engine.close_with(slot, reason, reason.close_code(), "AUTH_REQUIRED");
+                    engine.close_with(
+                        slot,
+                        reason,
+                        reason.close_code(),
+                        Code::AuthRequired.as_str(),
+                    );
                     return;
                 }
             }
@@ -107,7 +113,7 @@ impl Hub {
             engine.close(slot, Reason::ProtocolViolation);
             return;
         }
-        self.live_error(engine, slot, "protocol-violation", message, id);
+        self.live_error(engine, slot, Code::ProtocolViolation.as_str(), message, id);
     }
 
     pub(super) fn active(&mut self, engine: &Engine, slot: u32) {

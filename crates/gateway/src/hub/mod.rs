@@ -28,6 +28,9 @@ mod tasks;
 
 use std::sync::Arc;
 
+use heartline_core::namespaces::NamespaceId;
+use heartline_core::presence::SocketAddress;
+use heartline_core::rooms::LocalRooms;
 use heartline_engine::app::{App, Data};
 use heartline_engine::clock::Micros;
 use heartline_engine::shard::conn::TransportName;
@@ -40,11 +43,8 @@ use tasks::{HubPost, TaskKind};
 
 use crate::handler::Handlers;
 use crate::metrics::{Inbound, ShardMetrics};
-use crate::namespaces::NamespaceId;
 use crate::op::Op;
-use crate::presence::SocketAddress;
 use crate::publication::Form;
-use crate::rooms::LocalRooms;
 use crate::shared::{OwnShared, Shared};
 use crate::socket::Socket;
 
@@ -118,6 +118,7 @@ impl Hub {
             address: self.address(engine, slot, namespace)?,
             identity: socket.identity.clone(),
             remote: engine.address(slot)?,
+            ended: None,
         })
     }
 
@@ -141,6 +142,7 @@ impl App for Hub {
             .user_agent
             .as_deref()
             .map(|agent| self.shared.user_agents.intern(agent));
+        link.handshake = handshake.request.clone();
         if !live {
             link.bearer = handshake.bearer.clone();
         }
@@ -221,7 +223,8 @@ impl App for Hub {
                 room,
                 offset,
                 publication,
-            } => self.deliver(engine, &room, offset, &publication),
+                skip,
+            } => self.deliver(engine, &room, offset, &publication, skip.as_ref()),
             Op::Broadcast {
                 namespace,
                 tenant,

@@ -1,14 +1,14 @@
 //! What the API wants to know of a shard's sockets.
 
+use heartline_core::entries::{SocketEntry, SocketFilter};
+use heartline_core::namespaces::NamespaceId;
+use heartline_core::presence::SocketAddress;
+use heartline_core::rooms::Room;
 use heartline_engine::shard::engine::Engine;
 
 use super::Hub;
-use crate::entries::{SocketEntry, SocketFilter};
-use crate::namespaces::NamespaceId;
 use crate::op::{Query, RoomFilter, RoomPlace};
-use crate::presence::SocketAddress;
 use crate::publication::address_text;
-use crate::rooms::Room;
 
 impl Hub {
     /// Answers a question of the API's. Nobody may be left who waits for it.
@@ -115,14 +115,7 @@ impl Hub {
         let identity = &socket.identity;
         let user = identity.user.as_deref();
         let text = |value: Option<&std::sync::Arc<str>>| value.map(ToString::to_string);
-        let mut rooms: Vec<String> = socket
-            .rooms
-            .iter()
-            .filter_map(|member| self.rooms.room(*member))
-            .map(|room| room.key.name.to_string())
-            .chain(Hub::private_room(identity))
-            .collect();
-        rooms.sort_unstable();
+        let rooms = self.room_names(&socket.rooms, identity);
         let unix = |at| engine.clock.unix_millis(at);
         Some(SocketEntry {
             socket_id: self.address(engine, slot, namespace)?.0.encode(),

@@ -3,6 +3,12 @@
 
 use std::sync::Arc;
 
+use heartline_core::auth::{Identity, UserKey};
+use heartline_core::message::Message;
+use heartline_core::namespaces::NamespaceId;
+use heartline_core::policy::Announce;
+use heartline_core::presence::{Place, SocketAddress};
+use heartline_core::rooms::{self, Joined, Membership, PRIVATE, RoomError};
 use heartline_engine::clock::Micros;
 use heartline_engine::shard::engine::Engine;
 use heartline_wire::{json, live};
@@ -10,15 +16,9 @@ use tokio::sync::oneshot;
 
 use super::Hub;
 use super::tasks::TaskKind;
-use crate::auth::{Identity, UserKey};
-use crate::config::Announce;
 use crate::event::EventError;
-use crate::message::Message;
-use crate::namespaces::NamespaceId;
 use crate::op::{Held, Op};
-use crate::presence::{Place, SocketAddress};
 use crate::publication::Form;
-use crate::rooms::{self, Joined, Membership, PRIVATE, RoomError};
 
 /// How long the store may take to keep a member, microseconds.
 const REMEMBER: Micros = 10_000_000;
@@ -237,7 +237,7 @@ impl Hub {
 
     pub(super) fn leave_all(
         &mut self,
-        mut memberships: Vec<crate::rooms::Membership>,
+        mut memberships: Vec<heartline_core::rooms::Membership>,
         namespace: NamespaceId,
     ) {
         while let Some(membership) = memberships.pop() {
@@ -299,6 +299,18 @@ impl Hub {
         }
     }
 
+    /// The rooms of a socket by their names, in the order of these.
+    pub(super) fn room_names(&self, members: &[Membership], identity: &Identity) -> Vec<String> {
+        let mut rooms: Vec<String> = members
+            .iter()
+            .filter_map(|member| self.rooms.room(*member))
+            .map(|room| room.key.name.to_string())
+            .chain(Hub::private_room(identity))
+            .collect();
+        rooms.sort_unstable();
+        rooms
+    }
+
     /// The private room of a user, in a list of rooms.
     pub(super) fn private_room(identity: &Identity) -> Option<String> {
         identity.user_id().map(|user| format!("{PRIVATE}{user}"))
@@ -357,7 +369,7 @@ impl Hub {
             return;
         };
         if let Err(error) = rooms::may_join(topic, &socket.identity) {
-            self.live_error(engine, slot, error.code(), error.message(), id);
+            self.live_error(engine, slot, error.code().as_str(), error.message(), id);
             return;
         }
         let tenant = socket.identity.tenant_id().cloned();
@@ -409,7 +421,7 @@ impl Hub {
                     live::push_subscribed(topic, id, &epoch, joined.offset, "[]", false, text);
                 });
             }
-            Err(error) => self.live_error(engine, slot, error.code(), error.message(), id),
+            Err(error) => self.live_error(engine, slot, error.code().as_str(), error.message(), id),
         }
     }
 }

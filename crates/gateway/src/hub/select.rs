@@ -1,14 +1,16 @@
 //! Sockets chosen by their rooms, and what becomes of them: the wishes of Socket.IO
 //! servers on Node.
 
+use std::sync::Arc;
+
 use hashbrown::HashSet;
+use heartline_core::namespaces::NamespaceId;
 use heartline_engine::shard::engine::Engine;
 use heartline_wire::live;
 use heartline_wire::reason::Reason;
 
 use super::Hub;
 use crate::metrics::Outbound;
-use crate::namespaces::NamespaceId;
 use crate::op::{Deed, Places, Selection};
 use crate::publication::Form;
 
@@ -23,7 +25,15 @@ impl Hub {
                 .into_iter()
                 .collect(),
         };
-        chosen.retain(|slot| !except.contains(slot) && self.is_without_tenant(*slot, namespace));
+        let skip = selection
+            .skip
+            .and_then(|socket| self.locate(engine, &socket));
+        let tenant = selection.tenant.as_ref();
+        chosen.retain(|slot| {
+            Some(*slot) != skip
+                && !except.contains(slot)
+                && self.is_of_tenant(*slot, namespace, tenant)
+        });
         for slot in chosen {
             match deed {
                 Deed::Send(publication) => {
@@ -39,7 +49,7 @@ impl Hub {
                 Deed::Join(rooms) => {
                     for room in rooms.iter() {
                         // What is no room's name, or one too many, is not joined.
-                        if crate::rooms::is_valid_name(room) {
+                        if heartline_core::rooms::is_valid_name(room) {
                             let _ = self.join(engine, slot, namespace, room);
                         }
                     }
@@ -67,9 +77,9 @@ impl Hub {
         slots
     }
 
-    fn is_without_tenant(&self, slot: u32, namespace: NamespaceId) -> bool {
+    fn is_of_tenant(&self, slot: u32, namespace: NamespaceId, tenant: Option<&Arc<str>>) -> bool {
         self.link(slot)
             .and_then(|link| link.socket(namespace))
-            .is_some_and(|socket| socket.identity.tenant_id().is_none())
+            .is_some_and(|socket| socket.identity.tenant_id() == tenant)
     }
 }

@@ -1,8 +1,11 @@
 //! Socket.IO packets, in the default parser's text and in msgpack.
 
 use bytes::Bytes;
+use heartline_core::message::{MessageError, check};
+use heartline_core::namespaces::NamespaceId;
 use heartline_engine::app::Data;
 use heartline_engine::shard::engine::Engine;
+use heartline_wire::codes::Code;
 use heartline_wire::reason::Reason;
 use heartline_wire::socketio::{self, PacketType};
 use heartline_wire::{json, msgpack, ws};
@@ -12,9 +15,7 @@ use super::events::InboundEvent;
 use super::link::Partial;
 use crate::event::{Args, EventError};
 use crate::handler::Body;
-use crate::message::{MessageError, check};
 use crate::metrics::Inbound;
-use crate::namespaces::NamespaceId;
 use crate::publication::{AckId, Form};
 
 impl Hub {
@@ -245,7 +246,7 @@ impl Hub {
     ) -> Option<()> {
         let link = self.link(slot)?;
         let Some(namespace) = namespace else {
-            self.connect_error(engine, slot, name, "Invalid namespace", None);
+            self.connect_error(engine, slot, name, Code::InvalidNamespace.as_str(), None);
             return Some(());
         };
         if link.joining.is_some() || link.socket(namespace).is_some() {
@@ -258,13 +259,9 @@ impl Hub {
         }
         let link = self.link(slot)?;
         if self.shared.is_draining() {
-            self.connect_error(
-                engine,
-                slot,
-                name,
-                "This node is going away",
-                Some(r#"{"code":"DRAINING"}"#),
-            );
+            let code = Code::Draining;
+            let data = format!(r#"{{"code":"{code}"}}"#);
+            self.connect_error(engine, slot, name, code.sentence(), Some(&data));
             return Some(());
         }
         let token = payload

@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
+use heartline_core::presence::SocketAddress;
 use heartline_engine::clock::Micros;
 use heartline_engine::shard::engine::Engine;
 use heartline_wire::reason::Reason;
 
 use super::Hub;
-use crate::presence::SocketAddress;
 
 impl Hub {
     /// Finds what the timers missed; how many entries it removed.
@@ -52,6 +52,10 @@ impl Hub {
             shared.fanout.backplane.disconnect(&user, socket);
             removed += 1;
         }
+        let shard = self.shard;
+        shared
+            .data
+            .forget(|socket| socket.0.conn.shard == shard && !alive(socket));
         removed
     }
 }

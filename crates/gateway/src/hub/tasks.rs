@@ -1,5 +1,6 @@
 //! Handlers that are still at work, and what a connection's input waits for.
 
+use heartline_core::presence::SocketAddress;
 use heartline_engine::clock::Micros;
 use heartline_engine::shard::engine::Engine;
 use heartline_engine::tasks::{Ended, TaskId, Work};
@@ -8,7 +9,6 @@ use heartline_wire::id::ConnId;
 use super::Hub;
 use crate::in_order;
 use crate::op::Op;
-use crate::presence::SocketAddress;
 use crate::shared::OwnShared;
 
 /// What the hub wants to know of a task when it ends.

@@ -6,6 +6,7 @@ use axum::Json;
 use axum::extract::rejection::{JsonRejection, QueryRejection};
 use axum::extract::{Path, Query, State as With};
 use axum::http::StatusCode;
+use heartline::Code;
 use heartline::entries::{Page, SocketEntry, SocketFilter};
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -119,12 +120,15 @@ pub(super) async fn emit(
             })?;
             Ok(Json(json!({ "delivered": 1, "ack": ack })))
         }
-        Err(error) if &*error.code == "DISCONNECTED" => Err(missing()),
+        Err(error) if *error.code == *Code::Disconnected.as_str() => Err(missing()),
         Err(error) => {
-            let status = match &*error.code {
-                "TIMEOUT" => StatusCode::GATEWAY_TIMEOUT,
-                "NODE_UNREACHABLE" => StatusCode::BAD_GATEWAY,
-                _ => StatusCode::CONFLICT,
+            let is = |code: Code| error.code == code.as_str();
+            let status = if is(Code::Timeout) {
+                StatusCode::GATEWAY_TIMEOUT
+            } else if is(Code::NodeUnreachable) {
+                StatusCode::BAD_GATEWAY
+            } else {
+                StatusCode::CONFLICT
             };
             Err(Problem::new(status, error.error))
         }

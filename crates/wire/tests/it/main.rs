@@ -7,6 +7,7 @@ mod json;
 mod live;
 mod msgpack;
 mod msgpack_bytes;
+mod reference;
 mod socketio;
 mod socketio_properties;
 mod strategies;

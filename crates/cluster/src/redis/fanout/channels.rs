@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use hashbrown::HashMap;
-use heartline::auth::BoxFuture;
-use heartline::backplane::Subscription;
+use heartline_core::auth::BoxFuture;
+use heartline_core::backplane::Subscription;
 use tokio::sync::{Notify, oneshot};
 
 use crate::locked::locked;

@@ -25,7 +25,7 @@ mod tests;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use heartline::backplane::{Message, Subscription, Target};
+use heartline_core::backplane::{Message, Subscription, Target};
 
 use super::socketio;
 use crate::envelope::{self, Origin};
@@ -127,7 +127,9 @@ impl Fanout {
                 room,
                 ..
             } => Recipients::Room(self.room_channel(namespace, tenant, room)),
-            Target::All { .. } => Recipients::Channel(format!("{}:all", self.prefix)),
+            Target::All { .. } | Target::Rooms { .. } => {
+                Recipients::Channel(format!("{}:all", self.prefix))
+            }
             Target::User { tenant, user, .. } => Recipients::User(names::user_name(tenant, user)),
         };
         self.outbox

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use hashbrown::HashMap;
-use heartline::backplane::{Message, Target};
+use heartline_core::backplane::{Message, Target};
 use redis::RedisResult;
 use tokio::sync::Notify;
 use tokio::time::Instant;

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use heartline::backplane::{Message, Subscription, Target};
+use heartline_core::backplane::{Message, Subscription, Target};
 use redis::{RedisError, RedisResult};
 use tokio::time::Instant;
 

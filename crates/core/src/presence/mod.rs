@@ -7,6 +7,9 @@
 //! [`Edge`], announced while the user's entry is locked: once per change, in
 //! order.
 
+pub mod address;
+pub mod devices;
+pub mod edge;
 mod scope;
 
 use std::cmp::Reverse;
@@ -16,107 +19,20 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use hashbrown::{DefaultHashBuilder, Equivalent, HashMap};
-use heartline_engine::clock::Micros;
-use heartline_wire::id::{ConnId, Sid};
 use scope::Scope;
 
 use crate::auth::UserKey;
-use crate::config::{DevicePolicy, OnExcess};
 use crate::entries::UserPresence;
-use crate::namespaces::NamespaceId;
+use crate::presence::devices::{Entry, User};
+use crate::time::Micros;
 
-pub use scope::Place;
+pub use address::SocketAddress;
+pub use devices::{Admitted, DeviceLimitReached, Newcomer};
+pub use edge::{Edge, EdgeSink, Place};
 
 const PARTS: usize = 64;
 /// Offline users whose `lastSeenAt` is remembered, per part.
 const REMEMBERED: usize = 1024;
-
-/// A change of a user's presence.
-#[derive(Debug, Clone)]
-pub struct Edge {
-    /// Whose.
-    pub user: Arc<UserKey>,
-    /// Online now, or offline now.
-    pub online: bool,
-    /// Counts edges; of two edges of a user, the one with the greater `rev` is
-    /// the later.
-    pub rev: u64,
-    /// Unix milliseconds.
-    pub at: u64,
-    /// The rooms whose members are to know, where `presence.announce` is `rooms`.
-    pub rooms: Vec<Place>,
-    /// Set if this is no change: an online user has come into `rooms`. Who is in these
-    /// others as well has heard of it.
-    pub others: Option<Vec<Place>>,
-}
-
-/// Hears edges, in order for each user, while that user's entry is locked: it
-/// must not call back.
-pub type EdgeSink = Box<dyn Fn(&Edge) + Send + Sync>;
-
-/// A socket, wherever it is in this process.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct SocketAddress(pub(crate) Sid);
-
-impl SocketAddress {
-    /// The socket of a connection in a namespace.
-    pub(crate) fn new(conn: ConnId, namespace: NamespaceId, secret: [u8; 12]) -> Self {
-        SocketAddress(Sid {
-            conn,
-            namespace: namespace.0,
-            secret,
-        })
-    }
-
-    pub(crate) fn namespace(&self) -> NamespaceId {
-        NamespaceId(self.0.namespace)
-    }
-
-    /// The socket's id.
-    pub fn id(&self) -> String {
-        self.0.encode()
-    }
-
-    /// The socket of an id; `None` for what is none.
-    pub fn parse(id: &str) -> Option<SocketAddress> {
-        Sid::decode(id).map(SocketAddress)
-    }
-}
-
-/// A newcomer.
-#[derive(Debug, Clone)]
-pub struct Newcomer {
-    /// Whose socket.
-    pub user: Arc<UserKey>,
-    /// Which.
-    pub socket: SocketAddress,
-    /// On which device.
-    pub device_id: Option<Arc<str>>,
-    /// What its namespace allows.
-    pub policy: DevicePolicy,
-}
-
-/// What letting a newcomer in means for others.
-#[derive(Debug, Clone, Default)]
-pub struct Admitted {
-    /// Sockets whose place was taken: a newer one of the same device, or of the
-    /// same user under `replace`.
-    pub replaced: Vec<SocketAddress>,
-    /// Sockets that went so that the newcomer fits under the limit.
-    pub evicted: Vec<SocketAddress>,
-}
-
-/// The device limit is reached.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct DeviceLimitReached;
-
-#[derive(Debug)]
-struct Entry {
-    socket: SocketAddress,
-    /// When it connected, in units of [`SINCE_UNIT`]; fills what would be padding.
-    since: u32,
-    device_id: Option<Arc<str>>,
-}
 
 /// Milliseconds. 32 bits of them are two years: nobody is connected for longer.
 const SINCE_UNIT: u64 = 16;
@@ -126,17 +42,6 @@ fn since_millis(since: u32, now: u64) -> u64 {
     let units = now / SINCE_UNIT;
     let age = (units as u32).wrapping_sub(since);
     units.wrapping_sub(u64::from(age)) * SINCE_UNIT
-}
-
-#[derive(Debug)]
-struct User {
-    key: Arc<UserKey>,
-    /// Oldest first.
-    sockets: Vec<Entry>,
-    /// When the grace of a user without sockets is over.
-    grace: Option<Micros>,
-    /// Only where presence is told to rooms.
-    scope: Option<Box<Scope>>,
 }
 
 /// Tenant and user id: what the API and clients ask by, whatever the type.
@@ -186,7 +91,7 @@ pub struct Presence {
 
 impl Presence {
     /// Nobody is online. `grace` is `presence.offline_grace` in microseconds.
-    pub(crate) fn new(grace: Micros, sink: EdgeSink) -> Self {
+    pub fn new(grace: Micros, sink: EdgeSink) -> Self {
         Presence {
             parts: (0..PARTS).map(|_| Mutex::default()).collect(),
             hasher: DefaultHashBuilder::default(),
@@ -281,13 +186,7 @@ impl Presence {
     }
 
     /// A socket is gone. What it no longer stands for (it was replaced) is left alone.
-    pub(crate) fn disconnect(
-        &self,
-        key: &Arc<UserKey>,
-        socket: SocketAddress,
-        now: Micros,
-        at: u64,
-    ) {
+    pub fn disconnect(&self, key: &Arc<UserKey>, socket: SocketAddress, now: Micros, at: u64) {
         let mut part = self.part(key.tenant_id.as_deref(), &key.user_id);
         let Some(user) = part.user(key) else {
             return;
@@ -313,7 +212,7 @@ impl Presence {
     }
 
     /// Ends the graces that are over; when the next one is.
-    pub(crate) fn expire(&self, now: Micros, at: u64) -> Option<Micros> {
+    pub fn expire(&self, now: Micros, at: u64) -> Option<Micros> {
         loop {
             let key = {
                 let mut graces = self.graces.lock().unwrap_or_else(PoisonError::into_inner);
@@ -413,7 +312,7 @@ impl Presence {
     }
 
     /// Users that are online.
-    pub(crate) fn online(&self) -> usize {
+    pub fn online(&self) -> usize {
         self.online.load(Ordering::Relaxed)
     }
 
@@ -445,7 +344,7 @@ impl Presence {
     }
 
     /// The online users with this id, one for each user type.
-    pub(crate) fn find(&self, tenant: Option<&str>, user: &str) -> Vec<Arc<UserKey>> {
+    pub fn find(&self, tenant: Option<&str>, user: &str) -> Vec<Arc<UserKey>> {
         let part = self.part(tenant, user);
         let users = part.users.get(&IdRef { tenant, user });
         users
@@ -456,7 +355,7 @@ impl Presence {
     }
 
     /// The sockets of the users with this id, of one type or of any.
-    pub(crate) fn sockets(
+    pub fn sockets(
         &self,
         tenant: Option<&str>,
         user: &str,
@@ -511,7 +410,7 @@ impl Presence {
     }
 
     /// Up to `limit` online users.
-    pub(crate) fn some(&self, limit: usize) -> Vec<Arc<UserKey>> {
+    pub fn some(&self, limit: usize) -> Vec<Arc<UserKey>> {
         let mut found = Vec::new();
         for part in &self.parts {
             let part = part.lock().unwrap_or_else(PoisonError::into_inner);
@@ -526,7 +425,7 @@ impl Presence {
     }
 
     /// Entries of a shard whose sockets are not there any more, by `alive`.
-    pub(crate) fn orphans(
+    pub fn orphans(
         &self,
         shard: u16,
         alive: impl Fn(&SocketAddress) -> bool,
@@ -574,52 +473,11 @@ impl Part {
     }
 }
 
-impl User {
-    /// Applies the device rules; takes out whoever has to go.
-    fn make_room(
-        &mut self,
-        socket: &SocketAddress,
-        device: Option<&Arc<str>>,
-        policy: DevicePolicy,
-    ) -> Result<Admitted, DeviceLimitReached> {
-        let here = |entry: &Entry| entry.socket.namespace() == socket.namespace();
-        let same = |entry: &Entry| device.is_some() && entry.device_id.as_ref() == device;
-        let others = self
-            .sockets
-            .iter()
-            .filter(|entry| here(entry) && !same(entry))
-            .count();
-        let mut admitted = Admitted::default();
-        let mut excess = 0;
-        if let DevicePolicy::Limit { max, on_excess } = policy {
-            excess = (others + 1).saturating_sub(max.max(1));
-            if excess > 0 && on_excess == OnExcess::Reject {
-                return Err(DeviceLimitReached);
-            }
-        }
-        self.sockets.retain(|entry| {
-            if !here(entry) {
-                return true;
-            }
-            if same(entry) || policy == DevicePolicy::Replace {
-                admitted.replaced.push(entry.socket);
-                return false;
-            }
-            if excess > 0 {
-                excess -= 1;
-                admitted.evicted.push(entry.socket);
-                return false;
-            }
-            true
-        });
-        Ok(admitted)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use heartline_wire::id::ConnId;
+    use crate::policy::{DevicePolicy, OnExcess};
+    use heartline_wire::id::{ConnId, Sid};
     use proptest::prelude::*;
 
     type Edges = Arc<Mutex<Vec<(String, bool)>>>;

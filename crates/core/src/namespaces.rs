@@ -2,33 +2,33 @@
 
 use std::sync::Arc;
 
-use crate::config::NamespaceConfig;
+use crate::policy::NamespaceConfig;
 
 /// Number of a namespace in its gateway's list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(crate) struct NamespaceId(pub(crate) u16);
+pub struct NamespaceId(pub u16);
 
 impl NamespaceId {
     /// `/`, the only namespace of live connections.
-    pub(crate) const ROOT: NamespaceId = NamespaceId(0);
+    pub const ROOT: NamespaceId = NamespaceId(0);
 }
 
 /// A namespace that exists.
 #[derive(Debug)]
-pub(crate) struct Namespace {
-    pub(crate) name: Arc<str>,
-    pub(crate) config: NamespaceConfig,
+pub struct Namespace {
+    /// As in `namespaces."/chat"`; `/` for live connections.
+    pub name: Arc<str>,
+    /// What it allows.
+    pub config: NamespaceConfig,
 }
 
 /// All namespaces, `/` first.
 #[derive(Debug)]
-pub(crate) struct Namespaces(Vec<Namespace>);
+pub struct Namespaces(Vec<Namespace>);
 
 impl Namespaces {
     /// `/` must be among them.
-    pub(crate) fn new<'a>(
-        configs: impl IntoIterator<Item = (&'a String, &'a NamespaceConfig)>,
-    ) -> Self {
+    pub fn new<'a>(configs: impl IntoIterator<Item = (&'a String, &'a NamespaceConfig)>) -> Self {
         let mut namespaces: Vec<Namespace> = configs
             .into_iter()
             .map(|(name, config)| Namespace {
@@ -41,19 +41,19 @@ impl Namespaces {
     }
 
     /// The namespace of this number, which this list has given out.
-    pub(crate) fn get(&self, id: NamespaceId) -> &Namespace {
+    pub fn get(&self, id: NamespaceId) -> &Namespace {
         &self.0[usize::from(id.0)]
     }
 
     /// The number of the namespace of this name.
-    pub(crate) fn find(&self, name: &str) -> Option<NamespaceId> {
+    pub fn find(&self, name: &str) -> Option<NamespaceId> {
         self.iter()
             .find(|(_, namespace)| *namespace.name == *name)
             .map(|(id, _)| id)
     }
 
     /// All with their numbers.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (NamespaceId, &Namespace)> {
+    pub fn iter(&self) -> impl Iterator<Item = (NamespaceId, &Namespace)> {
         (0..).map(NamespaceId).zip(&self.0)
     }
 }

@@ -13,17 +13,17 @@ use std::hash::{BuildHasher, Hash};
 use std::sync::{Mutex, PoisonError};
 
 use hashbrown::{DefaultHashBuilder, HashMap};
-use heartline_engine::clock::Micros;
 
-use crate::config::Limit;
+use crate::policy::Limit;
+use crate::time::Micros;
 
 /// Generic cell rate algorithm: the theoretical arrival time of the next event.
 #[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Gcra(Micros);
+pub struct Gcra(Micros);
 
 impl Gcra {
     /// Whether one more may happen at `now`; else how long to wait.
-    pub(crate) fn take(&mut self, limit: Limit, now: Micros) -> Result<(), Micros> {
+    pub fn take(&mut self, limit: Limit, now: Micros) -> Result<(), Micros> {
         let window = limit.window.as_micros() as Micros;
         let step = (window / Micros::from(limit.count.max(1))).max(1);
         let arrival = self.0.max(now) + step;
@@ -48,16 +48,21 @@ struct Recent {
 
 /// What a limiter says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Verdict {
+pub enum Verdict {
+    /// It may happen, and is counted.
     Allowed,
-    /// Not now; `again_in` microseconds. `refused` refusals in a row by now.
+    /// Not now.
     Refused {
+        /// When it is worth trying again, microseconds from now.
         again_in: Micros,
+        /// Refusals in a row, this one included.
         refused: u32,
     },
 }
 
-pub(crate) struct KeyedLimiter<K> {
+/// Counts what happens by a key (a user, an address), exactly: what a limit says holds in
+/// every window.
+pub struct KeyedLimiter<K> {
     parts: Vec<Mutex<HashMap<K, Recent>>>,
     hasher: DefaultHashBuilder,
 }
@@ -74,7 +79,7 @@ impl<K> Default for KeyedLimiter<K> {
 impl<K: Hash + Eq> KeyedLimiter<K> {
     /// Whether one more may happen for `key` at `now`. A refusal is not counted
     /// as an event.
-    pub(crate) fn take(&self, key: K, limit: Limit, now: Micros) -> Verdict {
+    pub fn take(&self, key: K, limit: Limit, now: Micros) -> Verdict {
         let window = limit.window.as_micros() as Micros;
         let part = (self.hasher.hash_one(&key) >> 32) as usize % PARTS;
         let mut part = self.parts[part]
@@ -112,7 +117,7 @@ impl<K: Hash + Eq> KeyedLimiter<K> {
     }
 
     /// Forgets keys whose last event no longer counts.
-    pub(crate) fn forget_idle(&self, now: Micros) {
+    pub fn forget_idle(&self, now: Micros) {
         for part in &self.parts {
             let mut part = part.lock().unwrap_or_else(PoisonError::into_inner);
             part.retain(|_, recent| !recent.is_idle(now));
@@ -123,7 +128,7 @@ impl<K: Hash + Eq> KeyedLimiter<K> {
     }
 
     /// How many keys are remembered.
-    pub(crate) fn len(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.parts
             .iter()
             .map(|part| part.lock().unwrap_or_else(PoisonError::into_inner).len())
@@ -181,9 +186,9 @@ mod tests {
         for key in 0..1000 {
             limiter.take(key, TEN, 0);
         }
-        assert_eq!(limiter.len(), 1000);
+        assert_eq!(limiter.count(), 1000);
         limiter.forget_idle(10 * SECOND);
-        assert_eq!(limiter.len(), 0);
+        assert_eq!(limiter.count(), 0);
     }
 
     #[test]
@@ -192,7 +197,7 @@ mod tests {
         for key in 0..(PARTS * KEYS_PER_PART * 2) {
             limiter.take(key, TEN, key as Micros % 1000);
         }
-        assert!(limiter.len() <= PARTS * KEYS_PER_PART);
+        assert!(limiter.count() <= PARTS * KEYS_PER_PART);
     }
 
     proptest! {

@@ -9,7 +9,7 @@ use heartline_wire::socketio::{MAX_ATTACHMENTS, PlaceholderError, check_placehol
 /// Longest conflation key, bytes. A key names a thing whose newest state matters, as a
 /// room names a place, so it may be as long as a room's name; every connection that cannot
 /// keep up holds the keys of what waits for it.
-pub(crate) const MAX_KEY: usize = 256;
+pub const MAX_KEY: usize = 256;
 
 /// What is said: a name and its arguments as the inside of a JSON array, with
 /// placeholders for the binary attachments.
@@ -25,12 +25,13 @@ pub struct Message {
 
 impl Message {
     /// Bytes of name, arguments and attachments.
-    pub(crate) fn size(&self) -> usize {
+    pub fn size(&self) -> usize {
         let attached: usize = self.attachments.iter().map(Bytes::len).sum();
         self.event.len() + self.args.len() + attached
     }
 
-    pub(crate) fn new(event: &str, args: &str) -> Self {
+    /// An event without attachments. `args` is JSON: the inside of an array.
+    pub fn new(event: &str, args: &str) -> Self {
         Message {
             event: event.into(),
             args: args.into(),

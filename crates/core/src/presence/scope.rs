@@ -1,18 +1,9 @@
 //! Which rooms are told of a user's presence, where `presence.announce` is `rooms`.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 
-use super::SocketAddress;
-
-/// A room, within the tenant of whoever is in it.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Place {
-    /// The room's namespace.
-    pub namespace: Arc<str>,
-    /// Its name.
-    pub room: Arc<str>,
-}
+use super::address::SocketAddress;
+use crate::presence::edge::Place;
 
 /// Rooms that a user's ended sockets were in, as long as it is online: so many are
 /// told when it goes.

@@ -2,11 +2,11 @@
 //! may stay, what is published.
 //!
 //! The gateway asks a [`Backplane`] and never looks at presence itself, so a
-//! node alone and a node of a cluster run the same code. [`LocalBackplane`] is
+//! node alone and a node of a cluster run the same code. [`LocalBackplane`](local::LocalBackplane) is
 //! the node alone. What a backplane hears from other nodes it gives to its
 //! [`Node`].
 
-mod local;
+pub mod local;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,15 +14,30 @@ use std::time::Duration;
 use heartline_wire::reason::Reason;
 
 use crate::auth::{BoxFuture, UserKey};
-use crate::config::DevicePolicy;
 use crate::entries::UserPresence;
+use crate::policy::DevicePolicy;
 use crate::presence::{
     Admitted, DeviceLimitReached, Edge, Newcomer, Place, Presence, SocketAddress,
 };
 
-pub use local::LocalBackplane;
-
 pub use crate::message::{Message, MessageError, check, check_key};
+
+/// Names of rooms and ids of sockets in one text, with line feeds between them: names have no
+/// control characters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct NameList<'a>(pub &'a str);
+
+impl<'a> NameList<'a> {
+    /// The text of a list.
+    pub fn text(names: &[String]) -> String {
+        names.join("\n")
+    }
+
+    /// The names.
+    pub fn iter(self) -> impl Iterator<Item = &'a str> {
+        self.0.split('\n').filter(|name| !name.is_empty())
+    }
+}
 
 /// Whom a publication is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,6 +52,18 @@ pub enum Target<'a> {
         room: &'a str,
         /// Set where only the newest per room and key matters to a slow reader.
         key: Option<&'a str>,
+    },
+    /// Everybody in a namespace and tenant who is in any of several rooms (in all of the
+    /// namespace, if the list is empty) and in none of others.
+    Rooms {
+        /// The namespace.
+        namespace: &'a str,
+        /// The tenant.
+        tenant: Option<&'a str>,
+        /// The rooms' names.
+        rooms: NameList<'a>,
+        /// Whoever is in one of these is left out.
+        except: NameList<'a>,
     },
     /// Everybody in a namespace and tenant.
     All {

@@ -1,9 +1,6 @@
 //! One node on its own.
 
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
-
-use heartline_engine::clock::Clock;
 
 use super::{Backplane, Node};
 use crate::auth::{BoxFuture, UserKey};
@@ -11,20 +8,23 @@ use crate::entries::UserPresence;
 use crate::presence::{
     Admitted, DeviceLimitReached, Edge, Newcomer, Place, Presence, SocketAddress,
 };
+use crate::time::{Micros, Moment, Now};
 
 /// One node on its own.
 pub struct LocalBackplane {
     presence: Arc<OnceLock<Presence>>,
-    grace: u64,
-    clock: Clock,
+    grace: Micros,
+    now: Now,
 }
 
 impl LocalBackplane {
-    pub(crate) fn new(grace: Duration, clock: Clock) -> Self {
+    /// A user stays online for `grace` microseconds after the last socket went. `now` tells
+    /// the time of what happens.
+    pub fn new(grace: Micros, now: Now) -> Self {
         LocalBackplane {
             presence: Arc::default(),
-            grace: grace.as_micros() as u64,
-            clock,
+            grace,
+            now,
         }
     }
 }
@@ -36,18 +36,17 @@ impl Backplane for LocalBackplane {
     }
 
     fn connect(&self, newcomer: Newcomer) -> BoxFuture<Result<Admitted, DeviceLimitReached>> {
-        let at = self.clock.unix_millis(self.clock.now());
+        let at = (self.now)().unix_millis;
         Box::pin(std::future::ready(self.local().connect(newcomer, at)))
     }
 
     fn disconnect(&self, user: &Arc<UserKey>, socket: SocketAddress) {
-        let now = self.clock.now();
-        self.local()
-            .disconnect(user, socket, now, self.clock.unix_millis(now));
+        let Moment { at, unix_millis } = (self.now)();
+        self.local().disconnect(user, socket, at, unix_millis);
     }
 
     fn enter_room(&self, user: &Arc<UserKey>, socket: SocketAddress, place: Place) {
-        let at = self.clock.unix_millis(self.clock.now());
+        let at = (self.now)().unix_millis;
         self.local().enter_room(user, socket, place, at);
     }
 
@@ -60,7 +59,7 @@ impl Backplane for LocalBackplane {
         tenant: Option<Arc<str>>,
         users: Vec<String>,
     ) -> BoxFuture<Vec<UserPresence>> {
-        let now = self.clock.unix_millis(self.clock.now());
+        let now = (self.now)().unix_millis;
         let local = self.local();
         let found = users
             .iter()

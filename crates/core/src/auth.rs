@@ -6,6 +6,9 @@ use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 
+use heartline_wire::codes::Code;
+use heartline_wire::handshake::Handshake;
+
 /// A boxed future that may move between threads.
 pub type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
@@ -100,6 +103,9 @@ pub struct Credentials {
     pub namespace: String,
     /// The client's address.
     pub remote_addr: IpAddr,
+    /// The HTTP request by which the connection began: kept only if the authenticator
+    /// [wants it](Authenticator::wants_handshake) or a handler does.
+    pub handshake: Option<Arc<Handshake>>,
 }
 
 /// Why a client is refused.
@@ -117,23 +123,18 @@ pub enum AuthError {
 
 impl AuthError {
     /// The contract's code.
-    pub fn code(self) -> &'static str {
+    pub fn code(self) -> Code {
         match self {
-            AuthError::Required => "AUTH_REQUIRED",
-            AuthError::Invalid => "AUTH_TOKEN_INVALID",
-            AuthError::Expired => "AUTH_TOKEN_EXPIRED",
-            AuthError::Unavailable => "AUTH_UNAVAILABLE",
+            AuthError::Required => Code::AuthRequired,
+            AuthError::Invalid => Code::AuthTokenInvalid,
+            AuthError::Expired => Code::AuthTokenExpired,
+            AuthError::Unavailable => Code::AuthUnavailable,
         }
     }
 
     /// One sentence for people.
     pub fn message(self) -> &'static str {
-        match self {
-            AuthError::Required => "Authentication required",
-            AuthError::Invalid => "The token is not valid",
-            AuthError::Expired => "The token has expired",
-            AuthError::Unavailable => "The token cannot be checked at the moment",
-        }
+        self.code().sentence()
     }
 }
 
@@ -152,6 +153,12 @@ impl std::error::Error for AuthError {}
 pub trait Authenticator: Send + Sync + 'static {
     /// Verifies. Must not block: what has to wait (a key set over HTTP) awaits.
     fn authenticate(&self, credentials: Credentials) -> BoxFuture<Result<Identity, AuthError>>;
+
+    /// Whether [`Credentials::handshake`] is looked at: it costs each connection the memory
+    /// of its first request's head.
+    fn wants_handshake(&self) -> bool {
+        false
+    }
 }
 
 /// Refuses every token: what a gateway has when none was configured.

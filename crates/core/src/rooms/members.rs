@@ -1,0 +1,289 @@
+//! The members of rooms that one shard holds.
+
+use std::sync::Arc;
+
+use crate::backplane::Subscription;
+use crate::namespaces::NamespaceId;
+use crate::rooms::directory::{Room, RoomDirectory, RoomRef};
+
+/// A socket's place in a room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Membership {
+    pub(super) room: u32,
+    position: u32,
+}
+
+struct LocalRoom {
+    room: Arc<Room>,
+    members: Vec<u32>,
+    /// Offset of the last publication this shard has handed to the members.
+    delivered: u64,
+}
+
+/// The members that one shard holds.
+pub struct LocalRooms {
+    directory: Arc<RoomDirectory>,
+    shard: u16,
+    rooms: Vec<Option<LocalRoom>>,
+    free: Vec<u32>,
+}
+
+/// What joining came to.
+#[derive(Debug, Clone)]
+pub struct Joined {
+    /// Tells this room from an earlier one of the same name.
+    pub incarnation: u64,
+    /// The first publication the new member gets is the one after this.
+    pub offset: u64,
+    /// Where those of other nodes come from.
+    pub held: Option<Arc<dyn Subscription>>,
+}
+
+impl LocalRooms {
+    /// No members yet, in the shard of this number.
+    pub fn new(directory: Arc<RoomDirectory>, shard: u16) -> Self {
+        LocalRooms {
+            directory,
+            shard,
+            rooms: Vec::new(),
+            free: Vec::new(),
+        }
+    }
+
+    /// Puts `slot` into a room. `memberships` are those of its socket. Joining
+    /// twice changes nothing.
+    pub fn join(
+        &mut self,
+        namespace: NamespaceId,
+        tenant: Option<&Arc<str>>,
+        name: &str,
+        slot: u32,
+        memberships: &mut Vec<Membership>,
+    ) -> Joined {
+        let key = RoomRef {
+            namespace,
+            tenant: tenant.map(|tenant| &**tenant),
+            name,
+        };
+        let known = self
+            .directory
+            .find(&key)
+            .and_then(|room| room.local(self.shard));
+        let index = known.unwrap_or_else(|| {
+            let index = self.free.pop().unwrap_or_else(|| {
+                self.rooms.push(None);
+                self.rooms.len() as u32 - 1
+            });
+            let (room, delivered) = self.directory.enter(&key, tenant, self.shard, index);
+            self.rooms[index as usize] = Some(LocalRoom {
+                room,
+                members: Vec::new(),
+                delivered,
+            });
+            index
+        });
+        let Some(local) = &mut self.rooms[index as usize] else {
+            unreachable!("a room that the directory names is there");
+        };
+        if !memberships.iter().any(|member| member.room == index) {
+            memberships.push(Membership {
+                room: index,
+                position: local.members.len() as u32,
+            });
+            local.members.push(slot);
+        }
+        Joined {
+            incarnation: local.room.incarnation,
+            offset: local.delivered,
+            held: local.room.subscription.clone(),
+        }
+    }
+
+    /// Takes a member out. `moved` is told which slot has another position now.
+    pub fn leave(
+        &mut self,
+        membership: Membership,
+        mut moved: impl FnMut(u32, Membership, Membership),
+    ) {
+        let Some(local) = &mut self.rooms[membership.room as usize] else {
+            return;
+        };
+        let last = local.members.len() as u32 - 1;
+        local.members.swap_remove(membership.position as usize);
+        if membership.position != last {
+            let from = Membership {
+                room: membership.room,
+                position: last,
+            };
+            moved(
+                local.members[membership.position as usize],
+                from,
+                membership,
+            );
+        }
+        if local.members.is_empty() {
+            self.directory.exit(&local.room, self.shard);
+            self.rooms[membership.room as usize] = None;
+            self.free.push(membership.room);
+        } else if local.members.capacity() > 64
+            && local.members.len() < local.members.capacity() / 4
+        {
+            local.members.shrink_to(local.members.len() * 2);
+        }
+    }
+
+    /// The members of a room here; marks `offset` as handed to them.
+    pub fn deliver(&mut self, room: &Room, offset: u64) -> Option<Vec<u32>> {
+        let local = self
+            .rooms
+            .get_mut(room.local(self.shard)? as usize)?
+            .as_mut()?;
+        if local.room.incarnation != room.incarnation {
+            return None;
+        }
+        local.delivered = local.delivered.max(offset);
+        Some(std::mem::take(&mut local.members))
+    }
+
+    /// Gives back what `deliver` took.
+    pub fn restore(&mut self, room: &Room, members: Vec<u32>) {
+        let local = room
+            .local(self.shard)
+            .and_then(|index| self.rooms.get_mut(index as usize))
+            .and_then(Option::as_mut);
+        if let Some(local) = local {
+            local.members = members;
+        }
+    }
+
+    /// How many members a room has here.
+    pub fn count(&self, room: &Room) -> usize {
+        room.local(self.shard)
+            .and_then(|index| self.rooms.get(index as usize)?.as_ref())
+            .map_or(0, |local| local.members.len())
+    }
+
+    /// The members of a room here.
+    pub fn members(&self, room: &Room) -> &[u32] {
+        room.local(self.shard)
+            .and_then(|index| self.rooms.get(index as usize)?.as_ref())
+            .map_or(&[], |local| &local.members)
+    }
+
+    /// The room of a membership.
+    pub fn room(&self, membership: Membership) -> Option<&Arc<Room>> {
+        self.rooms
+            .get(membership.room as usize)?
+            .as_ref()
+            .map(|local| &local.room)
+    }
+
+    /// All rooms with their members here.
+    pub fn iter(&self) -> impl Iterator<Item = (&Arc<Room>, &[u32])> {
+        self.rooms
+            .iter()
+            .flatten()
+            .map(|local| (&local.room, &*local.members))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn a_room_ends_with_its_last_member() {
+        let directory = Arc::new(RoomDirectory::new(1));
+        let mut rooms = LocalRooms::new(directory.clone(), 0);
+        let (mut a, mut b) = (Vec::new(), Vec::new());
+        rooms.join(NamespaceId::ROOT, None, "r", 1, &mut a);
+        rooms.join(NamespaceId::ROOT, None, "r", 2, &mut b);
+        rooms.join(NamespaceId::ROOT, None, "r", 2, &mut b);
+        assert_eq!((directory.count(), b.len()), (1, 1));
+        rooms.leave(a[0], |slot, from, to| {
+            assert_eq!((slot, from), (2, b[0]));
+            b[0] = to;
+        });
+        rooms.leave(b[0], |_, _, _| unreachable!());
+        assert_eq!((directory.count(), rooms.iter().count()), (0, 0));
+    }
+
+    #[test]
+    fn tenants_and_namespaces_do_not_share_rooms() {
+        let directory = Arc::new(RoomDirectory::new(1));
+        let mut rooms = LocalRooms::new(directory.clone(), 0);
+        let tenant: Arc<str> = "t".into();
+        rooms.join(NamespaceId::ROOT, None, "r", 1, &mut Vec::new());
+        rooms.join(NamespaceId::ROOT, Some(&tenant), "r", 2, &mut Vec::new());
+        rooms.join(NamespaceId(1), None, "r", 3, &mut Vec::new());
+        assert_eq!(directory.count(), 3);
+    }
+
+    #[test]
+    fn a_joiner_learns_the_offset_its_shard_has_reached() {
+        let directory = Arc::new(RoomDirectory::new(1));
+        let mut rooms = LocalRooms::new(directory.clone(), 0);
+        assert_eq!(
+            rooms
+                .join(NamespaceId::ROOT, None, "r", 1, &mut Vec::new())
+                .offset,
+            0
+        );
+        let room = directory
+            .find(&RoomRef {
+                namespace: NamespaceId::ROOT,
+                tenant: None,
+                name: "r",
+            })
+            .unwrap();
+        let offset = room.publish(|offset| offset, |_, _| {});
+        // Published, but still in the mailbox: the joiner will get it.
+        assert_eq!(
+            rooms
+                .join(NamespaceId::ROOT, None, "r", 2, &mut Vec::new())
+                .offset,
+            0
+        );
+        let members = rooms.deliver(&room, offset).unwrap();
+        assert_eq!(members, [1, 2]);
+        rooms.restore(&room, members);
+        assert_eq!(
+            rooms
+                .join(NamespaceId::ROOT, None, "r", 3, &mut Vec::new())
+                .offset,
+            1
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn positions_stay_true(ops in prop::collection::vec((0u32..8, 0usize..4, prop::bool::ANY), 1..200)) {
+            let directory = Arc::new(RoomDirectory::new(1));
+            let mut rooms = LocalRooms::new(directory, 0);
+            let mut sockets: Vec<Vec<Membership>> = vec![Vec::new(); 8];
+            let mut model = std::collections::BTreeSet::new();
+            for (slot, room, join) in ops {
+                let name = ["a", "b", "c", "d"][room];
+                if join {
+                    rooms.join(NamespaceId::ROOT, None, name, slot, &mut sockets[slot as usize]);
+                    model.insert((name, slot));
+                } else if model.remove(&(name, slot)) {
+                    let index = sockets[slot as usize].iter()
+                        .position(|m| &*rooms.room(*m).unwrap().key.name == name).unwrap();
+                    let membership = sockets[slot as usize].swap_remove(index);
+                    rooms.leave(membership, |moved, from, to| {
+                        let entry = sockets[moved as usize].iter_mut().find(|m| **m == from).unwrap();
+                        *entry = to;
+                    });
+                }
+                let real: std::collections::BTreeSet<_> = rooms.iter()
+                    .flat_map(|(room, members)| members.iter().map(|m| (room.key.name.to_string(), *m)))
+                    .collect();
+                let expected: std::collections::BTreeSet<_> = model.iter()
+                    .map(|(name, slot)| ((*name).to_string(), *slot)).collect();
+                prop_assert_eq!(real, expected);
+            }
+        }
+    }
+}

@@ -1,0 +1,96 @@
+//! What an app remembers of a socket while it lives.
+
+use std::any::{Any, TypeId};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use hashbrown::HashMap;
+use heartline_core::presence::SocketAddress;
+
+type Values = HashMap<TypeId, Arc<dyn Any + Send + Sync>>;
+
+/// Values of one socket, one of each type: what `socket.data` is on Node. They go with the
+/// socket, after its disconnect handlers have begun. A socket whose app keeps nothing costs
+/// nothing.
+///
+/// ```
+/// # use heartline::Socket;
+/// # struct Score(std::sync::atomic::AtomicU32);
+/// # fn handler(socket: &Socket) {
+/// let score = socket.data().get_or_insert_with(|| Score(0.into()));
+/// score.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+/// # }
+/// ```
+#[derive(Clone, Default)]
+pub struct SocketData(Arc<Mutex<Values>>);
+
+impl SocketData {
+    fn values(&self) -> std::sync::MutexGuard<'_, Values> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Keeps a value; the one of this type that was there before.
+    pub fn insert<T: Send + Sync + 'static>(&self, value: T) -> Option<Arc<T>> {
+        let before = self.values().insert(TypeId::of::<T>(), Arc::new(value));
+        before.and_then(|before| before.downcast().ok())
+    }
+
+    /// The value of this type.
+    pub fn get<T: Send + Sync + 'static>(&self) -> Option<Arc<T>> {
+        let found = self.values().get(&TypeId::of::<T>()).cloned();
+        found.and_then(|found| found.downcast().ok())
+    }
+
+    /// The value of this type; if there is none, one that is made and kept. `make` must not
+    /// ask for data of the same socket.
+    pub fn get_or_insert_with<T: Send + Sync + 'static>(&self, make: impl FnOnce() -> T) -> Arc<T> {
+        let mut values = self.values();
+        let kept = values
+            .entry(TypeId::of::<T>())
+            .or_insert_with(|| Arc::new(make()))
+            .clone();
+        drop(values);
+        kept.downcast().expect("a value is kept under its own type")
+    }
+
+    /// Takes the value of this type away.
+    pub fn remove<T: Send + Sync + 'static>(&self) -> Option<Arc<T>> {
+        let before = self.values().remove(&TypeId::of::<T>());
+        before.and_then(|before| before.downcast().ok())
+    }
+}
+
+impl std::fmt::Debug for SocketData {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "SocketData({} values)", self.values().len())
+    }
+}
+
+/// The data of all sockets that have some.
+#[derive(Default)]
+pub(crate) struct AllData(Mutex<HashMap<SocketAddress, SocketData>>);
+
+impl AllData {
+    fn table(&self) -> std::sync::MutexGuard<'_, HashMap<SocketAddress, SocketData>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A living socket's data.
+    pub(crate) fn of(&self, socket: SocketAddress) -> SocketData {
+        self.table().entry(socket).or_default().clone()
+    }
+
+    /// Drops the data of sockets that are `gone`: of handlers that asked for it too late.
+    pub(crate) fn forget(&self, gone: impl Fn(&SocketAddress) -> bool) {
+        self.table().retain(|socket, _| !gone(socket));
+    }
+
+    /// The data of a socket that ends; nobody finds it here any more.
+    pub(crate) fn take(&self, socket: &SocketAddress) -> Option<SocketData> {
+        let mut table = self.table();
+        let taken = table.remove(socket);
+        if table.is_empty() {
+            table.shrink_to_fit();
+        }
+        taken
+    }
+}

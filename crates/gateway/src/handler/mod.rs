@@ -1,0 +1,168 @@
+//! Handlers: async functions with typed arguments.
+//!
+//! ```
+//! # use heartline::{Config, Gateway, Json, Socket, EventError};
+//! # use serde::Deserialize;
+//! #[derive(Deserialize)]
+//! struct Order { id: u64 }
+//!
+//! async fn order_update(socket: Socket, Json(order): Json<Order>) -> Result<Json<u64>, EventError> {
+//!     socket.publish("orders", "order:changed", &order.id).await?;
+//!     Ok(Json(order.id))
+//! }
+//! # let _ = Gateway::builder(Config::default()).on("order:update", order_update);
+//! ```
+//!
+//! Arguments are taken from the event before the function is called; an event
+//! that does not fit is refused with `INVALID_DATA`. What the function returns
+//! is the acknowledgement, if the client asked for one. A handler must not
+//! block its thread: the thread is shared with many connections.
+
+mod extract;
+mod table;
+
+use std::future::Future;
+
+use heartline_engine::tasks::Work;
+use heartline_wire::codes::Code;
+
+use crate::event::{Args, EventError};
+use crate::op::Op;
+use crate::publication::AckId;
+use crate::socket::Socket;
+
+pub use extract::{All, Event, EventName, FromEvent, IntoReply, Json, LeftRooms};
+pub(crate) use extract::{Body, Ending, PublishFrame};
+pub(crate) use table::Handlers;
+pub use table::{Arrival, HandlerSet};
+
+/// Sends a handler's answer, whatever becomes of the handler.
+pub(crate) struct Responder {
+    socket: Socket,
+    ack: Option<AckId>,
+    done: bool,
+}
+
+impl Responder {
+    pub(crate) fn new(socket: Socket, ack: Option<AckId>) -> Self {
+        Responder {
+            socket,
+            ack,
+            done: false,
+        }
+    }
+
+    pub(crate) fn finish(mut self, reply: Result<Args, EventError>) {
+        self.send(reply);
+    }
+
+    fn send(&mut self, reply: Result<Args, EventError>) {
+        self.done = true;
+        let ack = self.ack.take();
+        match (reply, ack) {
+            (Ok(args), Some(ack)) => self.socket.post(Op::Ack {
+                to: self.socket.address(),
+                ack,
+                args,
+            }),
+            (Ok(_), None) => {}
+            (Err(error), ack) => self.socket.post(Op::Refuse {
+                to: self.socket.address(),
+                ack,
+                error: Box::new(error),
+            }),
+        }
+    }
+}
+
+impl Drop for Responder {
+    /// The handler panicked or ran out of time: the client is told all the same.
+    fn drop(&mut self) {
+        if !self.done {
+            self.send(Err(Code::Internal.into()));
+        }
+    }
+}
+
+/// A type-erased handler.
+pub(crate) trait ErasedHandler: Send + Sync + 'static {
+    /// Takes what it needs from the event. The work sends the answer itself.
+    fn call(&self, event: &Event<'_>, responder: Responder) -> Option<Work>;
+
+    /// Whether it looks at the connection's first request.
+    fn needs_handshake(&self) -> bool;
+}
+
+/// An async function that can handle events: up to four arguments, each
+/// [`FromEvent`], and an answer that is [`IntoReply`].
+pub trait Handler<Arguments>: Send + Sync + Sized + 'static {
+    /// Whether it looks at the connection's first request.
+    #[doc(hidden)]
+    const NEEDS_HANDSHAKE: bool;
+
+    /// Begins to handle.
+    #[doc(hidden)]
+    fn begin(
+        &self,
+        event: &Event<'_>,
+    ) -> Result<impl Future<Output = Result<Args, EventError>> + Send + 'static, EventError>;
+}
+
+macro_rules! handlers {
+    ($($argument:ident),*) => {
+        impl<F, Fut, R, $($argument,)*> Handler<($($argument,)*)> for F
+        where
+            F: Fn($($argument),*) -> Fut + Send + Sync + 'static,
+            Fut: Future<Output = R> + Send + 'static,
+            R: IntoReply,
+            $($argument: FromEvent,)*
+        {
+            const NEEDS_HANDSHAKE: bool = false $(|| $argument::NEEDS_HANDSHAKE)*;
+
+            #[allow(unused_variables)]
+            fn begin(
+                &self,
+                event: &Event<'_>,
+            ) -> Result<impl Future<Output = Result<Args, EventError>> + Send + 'static, EventError> {
+                let future = self($($argument::from_event(event)?),*);
+                Ok(async move { future.await.into_reply() })
+            }
+        }
+    };
+}
+
+handlers!();
+handlers!(A);
+handlers!(A, B);
+handlers!(A, B, C);
+handlers!(A, B, C, D);
+
+pub(crate) struct Erased<H, A> {
+    handler: H,
+    arguments: std::marker::PhantomData<fn(A)>,
+}
+
+impl<H: Handler<A>, A: 'static> Erased<H, A> {
+    pub(crate) fn boxed(handler: H) -> Box<dyn ErasedHandler> {
+        Box::new(Erased {
+            handler,
+            arguments: std::marker::PhantomData,
+        })
+    }
+}
+
+impl<H: Handler<A>, A: 'static> ErasedHandler for Erased<H, A> {
+    fn call(&self, event: &Event<'_>, responder: Responder) -> Option<Work> {
+        match self.handler.begin(event) {
+            Ok(future) => Some(Box::pin(async move { responder.finish(future.await) })),
+            Err(error) => {
+                responder.finish(Err(error));
+                None
+            }
+        }
+    }
+
+    fn needs_handshake(&self) -> bool {
+        H::NEEDS_HANDSHAKE
+    }
+}

@@ -1,0 +1,326 @@
+//! The metrics by their names: one table of what there is, written as OpenMetrics text.
+
+use std::sync::Arc;
+
+use heartline_core::backplane::ClusterStatus;
+use heartline_engine::shard::conn::TransportName;
+use heartline_wire::reason::Reason;
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, text};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::registry::Registry;
+
+use super::{Inbound, Metrics, Outbound, REFUSALS};
+
+/// Numbers that are looked up when asked for.
+pub(crate) struct Gauges {
+    pub(crate) rooms: u64,
+    pub(crate) users_online: u64,
+    pub(crate) transports: u64,
+    pub(crate) rate_limit_entries: u64,
+    pub(crate) uptime_seconds: u64,
+    pub(crate) draining: bool,
+    /// Refusals by the limit on messages, which all shards share.
+    pub(crate) limited_messages: u64,
+    /// The same by the limit on connections.
+    pub(crate) limited_connects: u64,
+    /// `None`: this node is alone.
+    pub(crate) cluster: Option<ClusterStatus>,
+}
+
+type Numbers<'a> = (&'a Metrics, &'a Gauges);
+
+/// A number without labels: name, help text, and where it is found.
+type Plain<T> = (&'static str, &'static str, fn(&T) -> u64);
+
+/// Numbers by one label: name, help text, the label, and its values.
+type Labelled = (
+    &'static str,
+    &'static str,
+    &'static str,
+    fn(&Numbers<'_>) -> Vec<(&'static str, u64)>,
+);
+
+const GAUGES: &[Plain<Gauges>] = &[
+    (
+        "transports",
+        "Transport sessions, joined to a namespace or not",
+        |g| g.transports,
+    ),
+    ("rooms", "Rooms with members on this node", |g| g.rooms),
+    ("users_online", "Users online", |g| g.users_online),
+    (
+        "rate_limit_entries",
+        "Keys the rate limiters remember",
+        |g| g.rate_limit_entries,
+    ),
+    ("uptime_seconds", "Time since this node started", |g| {
+        g.uptime_seconds
+    }),
+    ("draining", "1 while this node is going away", |g| {
+        u64::from(g.draining)
+    }),
+];
+
+const COUNTERS: &[Plain<Metrics>] = &[
+    ("connects", "Transport sessions begun", |m| {
+        m.sum(|shard| shard.connects.get())
+    }),
+    ("deliveries", "Publications given to sockets", |m| {
+        m.sum(|shard| shard.deliveries.get())
+    }),
+    (
+        "heartbeats",
+        "Pongs that answered a ping",
+        Metrics::heartbeats,
+    ),
+];
+
+const LABELLED: &[Labelled] = &[
+    (
+        "connect_refusals",
+        "Sockets refused",
+        "code",
+        |(metrics, _)| {
+            let count = |index: usize| metrics.sum(|shard| shard.refused[index].get());
+            words(&REFUSALS, count)
+        },
+    ),
+    ("disconnects", "Sockets ended", "reason", |(metrics, _)| {
+        let count = |reason: Reason| metrics.sum(|shard| shard.disconnects[reason as usize].get());
+        Reason::all()
+            .map(|reason| (reason.as_str(), count(reason)))
+            .collect()
+    }),
+    (
+        "messages_inbound",
+        "Messages from clients",
+        "type",
+        |(metrics, _)| {
+            words(Inbound::WORDS, |index| {
+                metrics.sum(|shard| shard.inbound[index].get())
+            })
+        },
+    ),
+    (
+        "messages_outbound",
+        "Messages to clients",
+        "type",
+        |(metrics, _)| {
+            words(Outbound::WORDS, |index| {
+                metrics.sum(|shard| shard.outbound[index].get())
+            })
+        },
+    ),
+    (
+        "deliveries_dropped",
+        "Deliveries that did not happen; slow_consumer counts connections",
+        "reason",
+        |(metrics, _)| {
+            let slow = Reason::SlowConsumer as usize;
+            vec![
+                (
+                    "conflated",
+                    metrics.sum(|shard| shard.dropped_conflated.get()),
+                ),
+                (
+                    "volatile",
+                    metrics.sum(|shard| shard.dropped_volatile.get()),
+                ),
+                (
+                    "slow_consumer",
+                    metrics.sum(|shard| shard.disconnects[slow].get()),
+                ),
+            ]
+        },
+    ),
+    (
+        "rate_limited",
+        "Refusals by limit",
+        "limit",
+        |(metrics, gauges)| {
+            vec![
+                ("messages", gauges.limited_messages),
+                (
+                    "events",
+                    metrics.sum(|shard| shard.rate_limited_events.get()),
+                ),
+                ("joins", metrics.sum(|shard| shard.rate_limited_joins.get())),
+                ("connects_per_ip", gauges.limited_connects),
+            ]
+        },
+    ),
+    (
+        "handler_failures",
+        "Handlers that did not come to an answer",
+        "cause",
+        |(metrics, _)| {
+            vec![
+                ("panic", metrics.sum(|shard| shard.handler_panics.get())),
+                ("timeout", metrics.sum(|shard| shard.handler_timeouts.get())),
+            ]
+        },
+    ),
+];
+
+const CLUSTER_GAUGES: &[Plain<ClusterStatus>] = &[
+    (
+        "cluster_degraded",
+        "1 while this node serves alone: its cluster's store is away",
+        |c| u64::from(c.degraded),
+    ),
+    (
+        "cluster_publications_queued",
+        "Publications that wait to be sent to other nodes",
+        |c| c.queued as u64,
+    ),
+];
+
+const CLUSTER_COUNTERS: &[Plain<ClusterStatus>] = &[
+    (
+        "cluster_errors",
+        "Errors of the cluster's store or the way to it",
+        |c| c.errors,
+    ),
+    ("cluster_incarnations", "Times this node joined", |c| {
+        c.incarnations
+    }),
+    (
+        "cluster_repairs",
+        "Entries that were missing or too many; should stay at 0",
+        |c| c.repairs,
+    ),
+    (
+        "cluster_swept",
+        "Entries of dead nodes that this one removed",
+        |c| c.swept,
+    ),
+    (
+        "cluster_presence_edges",
+        "Changes of presence heard of",
+        |c| c.edges,
+    ),
+    (
+        "cluster_unregistered_connects",
+        "Sockets admitted while the store was away",
+        |c| c.unregistered,
+    ),
+    (
+        "cluster_publications_sent",
+        "Publications sent to other nodes",
+        |c| c.sent,
+    ),
+    (
+        "cluster_publications_received",
+        "Publications that came from other nodes",
+        |c| c.received,
+    ),
+    (
+        "cluster_publications_undelivered",
+        "What other nodes could not be told",
+        |c| c.undelivered,
+    ),
+    (
+        "cluster_subscription_gaps",
+        "Times this node was cut off from the others' publications",
+        |c| c.gaps,
+    ),
+];
+
+fn words(words: &[&'static str], count: impl Fn(usize) -> u64) -> Vec<(&'static str, u64)> {
+    let numbered = words.iter().enumerate();
+    numbered
+        .map(|(index, word)| (*word, count(index)))
+        .collect()
+}
+
+impl Metrics {
+    /// All of it as OpenMetrics text.
+    pub(crate) fn encode(self: &Arc<Self>, gauges: Gauges) -> String {
+        let mut registry = Registry::with_prefix("heartline");
+        registry.register(
+            "heartbeat_rtt_seconds",
+            "Round trip of a ping and its pong",
+            self.rtt.clone(),
+        );
+        registry.register_collector(Box::new(Snapshot(self.clone(), gauges)));
+        let mut out = String::new();
+        if text::encode(&mut out, &registry).is_err() {
+            tracing::error!("the metrics could not be written");
+        }
+        out
+    }
+}
+
+struct Snapshot(Arc<Metrics>, Gauges);
+
+impl std::fmt::Debug for Snapshot {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Snapshot")
+    }
+}
+
+type Encoded = Result<(), std::fmt::Error>;
+type Encoder<'a, 'b> = &'a mut DescriptorEncoder<'b>;
+
+fn plain<T>(to: Encoder<'_, '_>, kind: MetricType, table: &[Plain<T>], of: &T) -> Encoded {
+    for (name, help, value) in table {
+        let encoder = to.encode_descriptor(name, help, None, kind)?;
+        match kind {
+            MetricType::Counter => ConstCounter::new(value(of)).encode(encoder)?,
+            _ => ConstGauge::new(value(of) as i64).encode(encoder)?,
+        }
+    }
+    Ok(())
+}
+
+fn connections(to: Encoder<'_, '_>, metrics: &Metrics) -> Encoded {
+    let help = "Sockets by transport and namespace";
+    let mut encoder = to.encode_descriptor("connections", help, None, MetricType::Gauge)?;
+    for (index, namespace) in metrics.namespaces.iter().enumerate() {
+        for transport in TransportName::ALL {
+            let count = metrics.sum(|shard| shard.connections[index][transport as usize].get());
+            let labels = [
+                ("transport", transport.as_str()),
+                ("namespace", &**namespace),
+            ];
+            ConstGauge::new(count as i64).encode(encoder.encode_family(&labels)?)?;
+        }
+    }
+    Ok(())
+}
+
+fn lease_age(to: Encoder<'_, '_>, cluster: &ClusterStatus) -> Encoded {
+    let (name, help) = (
+        "cluster_lease_age_seconds",
+        "Since this node's lease was renewed",
+    );
+    let age = cluster.lease_age.unwrap_or_default().as_secs_f64();
+    let encoder = to.encode_descriptor(name, help, None, MetricType::Gauge)?;
+    ConstGauge::new(age).encode(encoder)
+}
+
+impl Collector for Snapshot {
+    fn encode(&self, mut to: DescriptorEncoder<'_>) -> Encoded {
+        let Snapshot(metrics, gauges) = self;
+        let to = &mut to;
+        connections(to, metrics)?;
+        plain(to, MetricType::Gauge, GAUGES, gauges)?;
+        plain(to, MetricType::Counter, COUNTERS, metrics)?;
+        for (name, help, label, values) in LABELLED {
+            let mut encoder = to.encode_descriptor(name, help, None, MetricType::Counter)?;
+            for (word, value) in values(&(metrics, gauges)) {
+                let labels = [(*label, word)];
+                ConstCounter::new(value).encode(encoder.encode_family(&labels)?)?;
+            }
+        }
+        if let Some(cluster) = &gauges.cluster {
+            lease_age(to, cluster)?;
+            plain(to, MetricType::Gauge, CLUSTER_GAUGES, cluster)?;
+            plain(to, MetricType::Counter, CLUSTER_COUNTERS, cluster)?;
+        }
+        Ok(())
+    }
+}
