@@ -27,8 +27,8 @@ use tokio::sync::oneshot::error::TryRecvError;
 use crate::app::App;
 use crate::clock::{Clock, Micros, micros};
 use crate::shard::engine::{Engine, Settings};
-use crate::shard::heartbeat::Rhythm;
-use crate::shard::request::{Handshake, Kind, PostStart, Reply, Request, RequestId, Upgraded};
+use crate::shard::heartbeat::HeartbeatTiming;
+use crate::shard::request::{Handshake, Protocol, PostStart, Reply, Request, RequestId, Upgraded};
 use crate::shard::turn::{EVENTS, Readiness};
 use crate::shard::{Shard, ShardHandle};
 use crate::slots::ConnectionSlots;
@@ -46,7 +46,7 @@ thread_local! {
 /// up to 1 MB, an upgrade within 10 s, no compression.
 pub fn settings() -> Settings {
     Settings {
-        rhythm: Rhythm {
+        heartbeat_timing: HeartbeatTiming {
             interval: 25_000_000,
             timeout: 20_000_000,
         },
@@ -85,7 +85,7 @@ pub struct Turned {
 #[derive(Debug)]
 pub struct Opening {
     /// What it speaks.
-    pub kind: Kind,
+    pub protocol: Protocol,
     /// Asked for binary as base64 (`b64=1`).
     pub base64: bool,
     /// The window of permessage-deflate, if that was negotiated.
@@ -110,7 +110,7 @@ impl Opening {
     /// A plain WebSocket.
     pub fn plain() -> Self {
         Opening {
-            kind: Kind::Plain,
+            protocol: Protocol::Plain,
             base64: false,
             deflate: None,
             preface: Vec::new(),
@@ -125,7 +125,7 @@ impl Opening {
     /// An Engine.IO session over WebSocket from the beginning, or what upgrades one.
     pub fn engineio() -> Self {
         Opening {
-            kind: Kind::EngineIo,
+            protocol: Protocol::EngineIo,
             ..Opening::plain()
         }
     }

@@ -12,7 +12,7 @@ use super::Hub;
 use super::tasks::TaskKind;
 use crate::event::EventError;
 use crate::handler::{Body, ErasedHandler, Event, Responder};
-use crate::publication::{AckId, Form};
+use crate::publication::{AckId, Encoding};
 
 /// An application event of a client.
 pub(super) struct InboundEvent<'a> {
@@ -32,7 +32,7 @@ impl Hub {
         let Some(link) = self.link_mut(slot) else {
             return;
         };
-        let form = link.form;
+        let encoding = link.encoding;
         let Some(socket) = link.socket_mut(namespace) else {
             return;
         };
@@ -51,7 +51,7 @@ impl Hub {
         };
         let handlers = self.handlers.clone();
         let Some(handler) = handlers.find(namespace, inbound.name) else {
-            return self.unhandled(engine, slot, namespace, form, inbound.ack);
+            return self.unhandled(engine, slot, namespace, encoding, inbound.ack);
         };
         let handshake = self.link(slot).and_then(|link| link.handshake.clone());
         let event = Event {
@@ -146,15 +146,15 @@ impl Hub {
         engine: &mut Engine,
         slot: u32,
         namespace: NamespaceId,
-        form: Form,
+        encoding: Encoding,
         ack: Option<AckId>,
     ) {
-        let code = match form {
-            Form::Live => Code::LiveNotImplemented,
+        let code = match encoding {
+            Encoding::Live => Code::LiveNotImplemented,
             _ if ack.is_some() => Code::NotImplemented,
             _ => return,
         };
-        if form == Form::Live {
+        if encoding == Encoding::Live {
             let id = match &ack {
                 Some(AckId::Raw(id)) => Some(&**id),
                 _ => None,

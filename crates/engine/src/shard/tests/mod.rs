@@ -18,7 +18,7 @@ use crate::clock::Micros;
 use crate::harness::{Answer, Harness, Opening, Peer, Told, settings};
 use crate::shard::engine::{Engine, Settings};
 use crate::shard::frames::Frames;
-use crate::shard::request::{Handshake, Kind};
+use crate::shard::request::{Handshake, Protocol};
 
 /// What another thread asks of a [`Recorder`].
 type Order = Box<dyn FnOnce(&mut Engine, &mut Recorder) + Send>;
@@ -99,9 +99,9 @@ fn publish(engine: &mut Engine, slots: &[u32], text: &str) {
 }
 
 fn frame_for(engine: &Engine, slot: u32, text: &str) -> Vec<u8> {
-    let kind = engine.conn(slot).map(|conn| conn.kind);
+    let kind = engine.conn(slot).map(|conn| conn.protocol);
     let packet = match kind {
-        Some(Kind::EngineIo) => format!("4{text}"),
+        Some(Protocol::EngineIo) => format!("4{text}"),
         _ => text.to_owned(),
     };
     let mut frame = Vec::new();
@@ -121,7 +121,7 @@ impl Harness<Recorder> {
 
     /// Opens a WebSocket; its slot and its client.
     fn join(&mut self, opening: Opening) -> (u32, Peer) {
-        let engineio = opening.kind == Kind::EngineIo;
+        let engineio = opening.kind == Protocol::EngineIo;
         let mut peer = self.websocket(opening);
         self.settle();
         if engineio {
