@@ -19,6 +19,8 @@ pub mod app;
 pub mod clock;
 pub mod engineio;
 pub mod failure;
+#[cfg(any(test, feature = "harness"))]
+pub mod harness;
 pub mod http;
 pub mod random;
 pub mod shard;

@@ -59,6 +59,8 @@ pub struct Conn {
     pub paused: bool,
     /// The socket may hold bytes of which no event will tell.
     pub(crate) unread: bool,
+    /// It is read in the next turn, whether or not an event comes.
+    pub(crate) again: bool,
     /// Where it stands among those that have something to write.
     pub(crate) waits: Waits,
     pub(crate) framing: Framing,

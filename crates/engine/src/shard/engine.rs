@@ -70,10 +70,10 @@ pub struct Engine {
     pub(super) random: Spread,
     pub(super) secrets: SecretSource,
     /// Connections that have something to write.
-    pub(super) writes: Writes,
+    pub(crate) writes: Writes,
     /// Connections that ended and whose application does not know yet.
     pub(super) closed: Vec<(u32, Reason)>,
-    /// Connections to read again although no event will come.
+    /// Connections to read in the next turn although no event may come.
     pub(super) again: Vec<u32>,
     pub(super) app_due: Vec<u32>,
     /// Kept for its memory.
@@ -102,7 +102,7 @@ pub struct Stats {
 
 impl Engine {
     /// No connections yet. `registry` is of the poller that the shard asks.
-    pub(super) fn new(
+    pub(crate) fn new(
         shard: u16,
         clock: Clock,
         now: Micros,
@@ -205,6 +205,7 @@ impl Engine {
                 phase: Phase::Open,
                 paused: false,
                 unread: false,
+                again: false,
                 waits: Waits::Nowhere,
                 framing,
                 hup: false,
@@ -398,24 +399,26 @@ impl Engine {
         }
     }
 
-    /// Writes what waits on a connection that stood in line for it; it may have been written
-    /// since, or be another connection by now.
-    pub(super) fn flush_next(&mut self, slot: u32) {
-        let waits = self.conns.get(slot).map(|conn| conn.waits);
-        if waits.is_some_and(|waits| waits != Waits::Nowhere) {
+    /// Writes to a connection whose turn has come. False if it does not stand in line:
+    /// it has been written to since, or is another connection by now.
+    pub(super) fn write_in_turn(&mut self, slot: u32) -> bool {
+        let stood = self
+            .conns
+            .get_mut(slot)
+            .is_some_and(|conn| std::mem::take(&mut conn.waits) != Waits::Nowhere);
+        if stood {
             self.flush(slot);
         }
+        stood
     }
 
-    /// Writes what waits, as far as the transport takes it.
+    /// Writes what waits, as far as the transport takes it. Where the connection stands in
+    /// line is left as it is, so that it stands there once.
     pub(super) fn flush(&mut self, slot: u32) {
-        let Some(conn) = self.conns.get_mut(slot) else {
-            return;
-        };
-        conn.waits = Waits::Nowhere;
-        match &mut conn.transport {
-            Transport::WebSocket(_) => self.flush_websocket(slot),
-            Transport::Polling(_) => self.flush_polling(slot),
+        match self.conns.get(slot).map(|conn| &conn.transport) {
+            Some(Transport::WebSocket(_)) => self.flush_websocket(slot),
+            Some(Transport::Polling(_)) => self.flush_polling(slot),
+            None => {}
         }
     }
 
@@ -442,6 +445,15 @@ impl Engine {
                 Transport::Polling(polling) => polling.held.is_some(),
             };
             if std::mem::take(&mut conn.paused) && more {
+                self.read_later(slot);
+            }
+        }
+    }
+
+    /// Has the connection read in the next turn although no event may come.
+    pub(super) fn read_later(&mut self, slot: u32) {
+        if let Some(conn) = self.conns.get_mut(slot) {
+            if !std::mem::replace(&mut conn.again, true) {
                 self.again.push(slot);
             }
         }
@@ -594,15 +606,16 @@ impl Engine {
         match &mut conn.transport {
             Transport::WebSocket(_) => {
                 // The peer's own close must be heard.
-                if std::mem::take(&mut conn.paused) {
-                    self.again.push(slot);
-                }
+                let paused = std::mem::take(&mut conn.paused);
                 conn.close_deadline = now + CLOSE_WAIT;
                 if reason == Reason::SlowConsumer {
                     conn.close_deadline = now + SLOW_CLOSE_WAIT;
                     if let Some(out) = &mut conn.out {
                         out.keep_frame_in_flight();
                     }
+                }
+                if paused {
+                    self.read_later(slot);
                 }
                 self.append_close(slot, code, text);
             }
@@ -696,7 +709,7 @@ impl Engine {
             .pop_alone()
             .or_else(|| self.writes.pop_with_many())
         {
-            self.flush_next(slot);
+            self.write_in_turn(slot);
         }
     }
 

@@ -11,7 +11,9 @@ pub(crate) mod probe;
 pub mod request;
 pub(crate) mod requests;
 pub(crate) mod stream;
-mod turn;
+#[cfg(test)]
+mod tests;
+pub(crate) mod turn;
 pub(crate) mod websocket;
 pub(crate) mod wheel;
 pub(crate) mod writes;

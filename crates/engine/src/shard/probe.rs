@@ -224,7 +224,7 @@ impl<A: App> Shard<A> {
         }
         self.engine.flush(slot);
         self.engine.rearm(slot);
-        self.engine.again.push(slot);
+        self.engine.read_later(slot);
     }
 }
 

@@ -163,7 +163,7 @@ impl<A: App> Shard<A> {
                     websocket.stash = Stash::of(&leftover);
                 }
             }
-            self.engine.again.push(slot);
+            self.engine.read_later(slot);
         }
         self.app.opened(&mut self.engine, slot, handshake);
     }

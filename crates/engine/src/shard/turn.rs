@@ -20,10 +20,10 @@ use crate::shard::writes::SLICE;
 use crate::shard::{Shard, ShardMessage, WAKER};
 
 /// Most connections that one turn hears of.
-const EVENTS: usize = 1024;
+pub(crate) const EVENTS: usize = 1024;
 /// Rounds of mailbox and closures before output leaves; what comes later has
 /// its turn next.
-const ROUNDS: usize = 16;
+pub(super) const ROUNDS: usize = 16;
 /// How long an overloaded gateway's shard sleeps before it looks again.
 const OVERLOAD_PAUSE: Micros = 1_000;
 
@@ -95,6 +95,11 @@ impl<A: App> Shard<A> {
     /// Reads what has come, unless too much waits to be worked off.
     fn hear(&mut self, events: impl Iterator<Item = Readiness>, asked: Micros) {
         let overloaded = self.app.is_overloaded();
+        // Whoever is among them is read once, also if an event tells of it as well.
+        let mut again = match overloaded {
+            true => Vec::new(),
+            false => std::mem::take(&mut self.engine.again),
+        };
         let mut told = 0;
         for event in events {
             told += 1;
@@ -115,9 +120,12 @@ impl<A: App> Shard<A> {
                 }
             }
             if event.readable || event.ended {
+                let Some(conn) = self.engine.conns.get(slot) else {
+                    continue;
+                };
                 if overloaded {
-                    self.engine.again.push(slot);
-                } else {
+                    self.engine.read_later(slot);
+                } else if !conn.again {
                     self.readable(slot);
                 }
             }
@@ -129,7 +137,6 @@ impl<A: App> Shard<A> {
         if told < EVENTS {
             self.engine.heard_until = asked;
         }
-        let mut again = std::mem::take(&mut self.engine.again);
         for slot in again.drain(..) {
             self.read_again(slot);
         }
@@ -177,15 +184,17 @@ impl<A: App> Shard<A> {
 
     /// Writes to a slice of those who have something to write.
     fn write(&mut self) {
-        for _ in 0..SLICE {
+        let mut written = 0;
+        while written < SLICE {
             match self.engine.writes.pop_alone() {
-                Some(slot) => self.engine.flush_next(slot),
+                Some(slot) => written += usize::from(self.engine.write_in_turn(slot)),
                 None => break,
             }
         }
-        for _ in 0..SLICE {
+        let mut written = 0;
+        while written < SLICE {
             match self.engine.writes.pop_with_many() {
-                Some(slot) => self.engine.flush_next(slot),
+                Some(slot) => written += usize::from(self.engine.write_in_turn(slot)),
                 None => break,
             }
         }
@@ -222,9 +231,10 @@ impl<A: App> Shard<A> {
     }
 
     fn read_again(&mut self, slot: u32) {
-        let Some(conn) = self.engine.conns.get(slot) else {
+        let Some(conn) = self.engine.conns.get_mut(slot) else {
             return;
         };
+        conn.again = false;
         match (&conn.transport, conn.phase) {
             (Transport::WebSocket(_), _) => self.readable(slot),
             (Transport::Polling(_), Phase::Open) => self.resume_polling(slot),

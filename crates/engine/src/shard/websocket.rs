@@ -90,15 +90,13 @@ impl Engine {
         }
     }
 
-    /// The socket takes bytes again.
+    /// The socket takes bytes again: what is left for it stands in line.
     pub(crate) fn writable(&mut self, slot: u32) {
-        let blocked = self
-            .conns
-            .get(slot)
-            .and_then(|conn| conn.out.as_ref())
-            .is_some();
-        if blocked {
-            self.flush(slot);
+        if let Some(conn) = self.conns.get_mut(slot) {
+            // An event says so whatever it is about: who stands in line waits there.
+            if conn.out.is_some() && conn.waits == Waits::Nowhere {
+                self.writes.push(slot, &mut conn.waits, Waits::Alone);
+            }
         }
     }
 }
@@ -182,7 +180,7 @@ impl<A: App> Shard<A> {
                 return;
             }
         }
-        self.engine.again.push(slot);
+        self.engine.read_later(slot);
     }
 
     fn discards(&self, slot: u32) -> bool {

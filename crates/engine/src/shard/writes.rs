@@ -61,6 +61,12 @@ impl Writes {
         self.with_many.pop_front()
     }
 
+    /// Places in line, those included that will be passed over.
+    #[cfg(any(test, feature = "harness"))]
+    pub(crate) fn len(&self) -> usize {
+        self.alone.len() + self.with_many.len()
+    }
+
     /// Whether nobody waits.
     pub(crate) fn is_empty(&self) -> bool {
         self.alone.is_empty() && self.with_many.is_empty()

@@ -1,0 +1,212 @@
+//! Pings, and when silence is death.
+
+use super::*;
+
+const PING: Told = Told::Ping(Vec::new());
+
+fn closed_for_silence(harness: &mut Harness<Recorder>) -> bool {
+    let closed = harness.closed();
+    assert!(closed.len() <= 1);
+    closed
+        .iter()
+        .all(|&(_, reason)| reason == Reason::HeartbeatTimeout)
+        && !closed.is_empty()
+}
+
+/// Joins, and lets time pass until the first ping has come.
+fn pinged(harness: &mut Harness<Recorder>) -> (u32, Peer) {
+    let (slot, mut peer) = harness.join(Opening::plain());
+    harness.run(seconds(25) + ms(8));
+    assert_eq!(peer.read(), [PING]);
+    (slot, peer)
+}
+
+#[test]
+fn a_client_is_pinged_at_the_interval_and_not_before() {
+    let mut harness = harness(settings());
+    let (_, mut plain) = harness.join(Opening::plain());
+    let (_, mut engineio) = harness.join(Opening::engineio());
+    harness.run(ms(24_999));
+    assert_eq!((plain.read(), engineio.read()), (vec![], vec![]));
+    // A tick of the wheel late at most.
+    harness.run(ms(1 + 8));
+    assert_eq!((plain.read(), engineio.read()), (vec![PING], texts(&["2"])));
+    plain.pong();
+    engineio.text("3");
+    harness.run(ms(24_991));
+    assert_eq!((plain.read(), engineio.read()), (vec![], vec![]));
+    harness.run(ms(17));
+    assert_eq!((plain.read(), engineio.read()), (vec![PING], texts(&["2"])));
+}
+
+#[test]
+fn who_answers_pings_lives_and_their_round_trip_is_known() {
+    let mut harness = harness(settings());
+    let (slot, mut peer) = harness.join(Opening::plain());
+    let start = harness.now();
+    for interval in 1..=10 {
+        harness.run_until(start + interval * 25_000_000 + 8_192);
+        assert_eq!(peer.read(), [PING]);
+        harness.run(ms(30));
+        peer.pong();
+        harness.settle();
+    }
+    let rtt = harness.engine().conn(slot).unwrap().rtt;
+    assert!((30_000..=38_200).contains(&rtt), "{rtt} µs");
+    assert!(harness.closed().is_empty());
+}
+
+#[test]
+fn who_does_not_answer_is_gone_at_the_timeout_and_not_before() {
+    let mut harness = harness(settings());
+    let (_, mut peer) = pinged(&mut harness);
+    // The ping left up to a tick before this moment.
+    harness.run(ms(20_000 - 9));
+    assert!(harness.closed().is_empty());
+    // What is sent otherwise is no answer.
+    peer.text("hello");
+    harness.run(ms(9 + 8));
+    assert!(closed_for_silence(&mut harness));
+    assert_eq!(peer.read(), [Told::Close(4408)]);
+    // Nor does it answer the close.
+    harness.run(seconds(5) + ms(8));
+    assert_eq!(peer.read(), [Told::End]);
+    assert_eq!(harness.slots().total(), 0);
+}
+
+#[test]
+fn a_pong_that_lies_in_the_socket_after_a_freeze_saves_its_client() {
+    let mut harness = harness(settings());
+    let (_, mut peer) = pinged(&mut harness);
+    peer.pong();
+    // The poller tells of it after a long time.
+    harness.advance(seconds(60));
+    harness.settle();
+    assert!(harness.closed().is_empty());
+}
+
+#[test]
+fn a_freeze_between_the_poller_and_the_turn_is_nobodys_silence() {
+    let mut harness = harness(settings());
+    let (_, mut peer) = pinged(&mut harness);
+    // Nothing has come when the poller answers; then the process stands still, and the
+    // pong comes.
+    harness.turn_after(seconds(60));
+    assert!(harness.closed().is_empty());
+    peer.pong();
+    harness.settle();
+    harness.run(seconds(1));
+    assert!(harness.closed().is_empty());
+}
+
+#[test]
+fn a_freeze_does_not_save_who_stays_silent() {
+    let mut harness = harness(settings());
+    let _peer = pinged(&mut harness);
+    harness.turn_after(seconds(60));
+    harness.run(ms(9));
+    assert!(closed_for_silence(&mut harness));
+}
+
+#[test]
+fn silence_during_an_overload_does_not_count() {
+    let mut harness = harness(settings());
+    let (_, mut peer) = pinged(&mut harness);
+    harness.app().overloaded = true;
+    peer.pong();
+    harness.run(seconds(60));
+    assert!(harness.closed().is_empty());
+    harness.app().overloaded = false;
+    harness.run(seconds(1));
+    assert!(harness.closed().is_empty());
+    // The next ping is answered by nobody.
+    harness.run(seconds(46));
+    assert!(closed_for_silence(&mut harness));
+}
+
+#[test]
+fn who_is_paused_cannot_be_heard_and_is_not_dead() {
+    let mut harness = harness(settings());
+    let (slot, mut peer) = pinged(&mut harness);
+    harness.engine().pause(slot);
+    peer.pong();
+    harness.run(seconds(120));
+    assert!(harness.closed().is_empty());
+    harness.engine().resume(slot);
+    harness.run(seconds(1));
+    assert!(harness.closed().is_empty());
+    assert!(harness.engine().conn(slot).unwrap().rtt > 0);
+}
+
+#[test]
+fn those_who_came_together_are_not_pinged_together() {
+    let mut harness = harness(settings());
+    let mut peers: Vec<Peer> = (0..200)
+        .map(|_| harness.websocket(Opening::plain()))
+        .collect();
+    harness.settle();
+    harness.run(ms(12_499));
+    let mut most = 0;
+    let mut all = 0;
+    while all < peers.len() {
+        harness.run(ms(8));
+        let pinged = peers.iter_mut().map(|peer| peer.read().len()).sum();
+        most = most.max(pinged);
+        all += pinged;
+    }
+    assert!(most < 20, "{most} of them in 8 ms");
+    assert!(harness.now() < 1_000_000 + 25_020_000);
+}
+
+#[test]
+fn a_polling_session_that_stays_away_ends_at_the_timeout() {
+    let mut harness = harness(settings());
+    let session = harness.polling();
+    harness.run(seconds(44));
+    assert!(harness.closed().is_empty());
+    harness.run(seconds(1) + ms(17));
+    assert!(closed_for_silence(&mut harness));
+    assert!(!harness.exists(session));
+    assert_eq!(harness.slots().total(), 0);
+}
+
+#[test]
+fn a_polling_session_hears_the_ping_in_its_get_and_lives_by_its_pong() {
+    let mut harness = harness(settings());
+    let session = harness.polling();
+    for _ in 0..4 {
+        let mut get = harness.get(session);
+        harness.run(seconds(24));
+        assert_eq!(get.answer(), None);
+        harness.run(seconds(1) + ms(8));
+        assert_eq!(get.answer(), Some(Answer::Payload("2".into())));
+        let mut post = harness.post(session, "3");
+        harness.settle();
+        assert_eq!(post.answer(), Some(Answer::Accepted));
+    }
+    assert!(harness.closed().is_empty());
+}
+
+#[test]
+fn a_ping_goes_before_what_waits_for_a_slow_reader_at_the_next_whole_frame() {
+    let mut harness = harness(settings());
+    let (slot, mut peer) = harness.join(Opening {
+        kernel_buffer: Some(4096),
+        ..Opening::plain()
+    });
+    let long = "x".repeat(60_000);
+    for _ in 0..3 {
+        say(harness.engine(), slot, &long);
+        harness.settle();
+    }
+    harness.run(seconds(25) + ms(8));
+    let mut told = Vec::new();
+    while told.len() < 4 {
+        let before = peer.chunks();
+        told.extend(peer.read());
+        harness.settle();
+        assert!(peer.chunks() > before);
+    }
+    let place = told.iter().position(|told| *told == PING);
+    assert_eq!(place, Some(1));
+}

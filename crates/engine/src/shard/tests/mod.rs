@@ -1,0 +1,154 @@
+//! A shard from its peers' side, on the harness.
+
+mod ends;
+mod fairness;
+mod liveness;
+mod order;
+mod polling;
+mod upgrade;
+mod websocket;
+
+use std::time::Duration;
+
+use heartline_wire::reason::Reason;
+use heartline_wire::ws::{self, OpCode};
+
+use crate::app::{App, Data};
+use crate::clock::Micros;
+use crate::harness::{Answer, Harness, Opening, Peer, Told, settings};
+use crate::shard::engine::{Engine, Settings};
+use crate::shard::frames::Frames;
+use crate::shard::request::{Handshake, Protocol};
+
+/// What another thread asks of a [`Recorder`].
+type Order = Box<dyn FnOnce(&mut Engine, &mut Recorder) + Send>;
+
+/// Writes down what it is told. It answers `echo …` with the rest, ends who says `kick`,
+/// and after `pause` it wants to hear no more of a connection.
+#[derive(Default)]
+struct Recorder {
+    opened: Vec<u32>,
+    heard: Vec<String>,
+    closed: Vec<(u32, Reason)>,
+    upgraded: Vec<u32>,
+    /// Deadlines of its own that have come, and when.
+    due: Vec<(u32, Micros)>,
+    overloaded: bool,
+}
+
+impl App for Recorder {
+    type Op = Order;
+
+    fn opened(&mut self, _: &mut Engine, slot: u32, _: Handshake) {
+        self.opened.push(slot);
+    }
+
+    fn message(&mut self, engine: &mut Engine, slot: u32, data: Data<'_>) {
+        let text = match data {
+            Data::Text(text) => text.to_owned(),
+            Data::Binary(bytes) => format!("{bytes:?}"),
+        };
+        if let Some(text) = text.strip_prefix("echo ") {
+            say(engine, slot, text);
+        }
+        match text.as_str() {
+            "pause" => engine.pause(slot),
+            "kick" => engine.close(slot, Reason::Kicked),
+            _ => {}
+        }
+        self.heard.push(text);
+    }
+
+    fn closed(&mut self, _: &mut Engine, slot: u32, reason: Reason) {
+        self.closed.push((slot, reason));
+    }
+
+    fn upgraded(&mut self, _: &mut Engine, slot: u32) {
+        self.upgraded.push(slot);
+    }
+
+    fn deadline(&mut self, engine: &mut Engine, slot: u32) {
+        self.due.push((slot, engine.now));
+    }
+
+    fn op(&mut self, engine: &mut Engine, order: Order) {
+        order(engine, self);
+    }
+
+    fn plain_binary(&self) -> bool {
+        true
+    }
+
+    fn is_overloaded(&self) -> bool {
+        self.overloaded
+    }
+}
+
+/// Sends a message to one connection.
+fn say(engine: &mut Engine, slot: u32, text: &str) {
+    let frame = frame_for(engine, slot, text);
+    engine.send_with(slot, |out| out.extend_from_slice(&frame));
+}
+
+/// Publishes a message to all connections of `slots`, which speak the same.
+fn publish(engine: &mut Engine, slots: &[u32], text: &str) {
+    let frames = Frames::from(frame_for(engine, slots[0], text));
+    for &slot in slots {
+        engine.send(slot, &frames);
+    }
+}
+
+fn frame_for(engine: &Engine, slot: u32, text: &str) -> Vec<u8> {
+    let protocol = engine.conn(slot).map(|conn| conn.protocol);
+    let packet = match protocol {
+        Some(Protocol::EngineIo) => format!("4{text}"),
+        _ => text.to_owned(),
+    };
+    let mut frame = Vec::new();
+    ws::push_frame(OpCode::Text, packet.as_bytes(), &mut frame);
+    frame
+}
+
+fn harness(settings: Settings) -> Harness<Recorder> {
+    Harness::new(settings, |_| Recorder::default())
+}
+
+impl Harness<Recorder> {
+    /// Asks as another thread would.
+    fn post_order(&self, order: impl FnOnce(&mut Engine, &mut Recorder) + Send + 'static) {
+        self.handle().post(Box::new(order), 0);
+    }
+
+    /// Opens a WebSocket; its slot and its client.
+    fn join(&mut self, opening: Opening) -> (u32, Peer) {
+        let engineio = opening.protocol == Protocol::EngineIo;
+        let mut peer = self.websocket(opening);
+        self.settle();
+        if engineio {
+            assert!(matches!(&peer.read()[..], [Told::Text(open)] if open.starts_with("0{")));
+        }
+        (*self.app().opened.last().unwrap(), peer)
+    }
+
+    /// What has been heard since it was last asked.
+    fn heard(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.app().heard)
+    }
+
+    /// Who has ended since it was last asked.
+    fn closed(&mut self) -> Vec<(u32, Reason)> {
+        std::mem::take(&mut self.app().closed)
+    }
+}
+
+fn ms(millis: u64) -> Duration {
+    Duration::from_millis(millis)
+}
+
+fn seconds(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+fn texts(texts: &[&str]) -> Vec<Told> {
+    texts.iter().map(|&text| Told::text(text)).collect()
+}

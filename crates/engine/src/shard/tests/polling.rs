@@ -1,0 +1,287 @@
+//! Sessions over HTTP long-polling.
+
+use heartline_wire::engineio::RequestError;
+
+use super::*;
+use crate::harness::{Asked, Session};
+
+fn payload(text: &str) -> Option<Answer> {
+    Some(Answer::Payload(text.into()))
+}
+
+impl Harness<Recorder> {
+    /// A polling session and its slot.
+    fn poller(&mut self) -> (u32, Session) {
+        let session = self.polling();
+        (*self.app().opened.last().unwrap(), session)
+    }
+
+    /// The answer to a request, if there is one when all is done.
+    fn settled(&mut self, mut asked: Asked) -> Option<Answer> {
+        self.settle();
+        asked.answer()
+    }
+}
+
+#[test]
+fn a_get_waits_until_there_is_something_to_say() {
+    let mut harness = harness(settings());
+    let (slot, session) = harness.poller();
+    let mut get = harness.get(session);
+    harness.run(seconds(10));
+    assert_eq!(get.answer(), None);
+    say(harness.engine(), slot, "one");
+    say(harness.engine(), slot, "two");
+    harness.turn();
+    assert_eq!(get.answer(), payload("4one\u{1e}4two"));
+}
+
+#[test]
+fn what_is_said_between_two_gets_waits_for_the_second() {
+    let mut harness = harness(settings());
+    let (slot, session) = harness.poller();
+    say(harness.engine(), slot, "one");
+    harness.settle();
+    publish(harness.engine(), &[slot], "two");
+    harness.settle();
+    let get = harness.get(session);
+    assert_eq!(harness.settled(get), payload("4one\u{1e}4two"));
+    let get = harness.get(session);
+    assert_eq!(harness.settled(get), None);
+}
+
+#[test]
+fn two_gets_at_once_end_the_session() {
+    let mut harness = harness(settings());
+    let (slot, session) = harness.poller();
+    let mut first = harness.get(session);
+    harness.settle();
+    let second = harness.get(session);
+    assert_eq!(harness.settled(second), Some(Answer::Status(400)));
+    assert_eq!(first.answer(), payload("1"));
+    assert_eq!(harness.closed(), [(slot, Reason::ProtocolViolation)]);
+    let get = harness.get(session);
+    assert_eq!(
+        harness.settled(get),
+        Some(Answer::Error(RequestError::UnknownSid))
+    );
+    assert_eq!(harness.slots().total(), 0);
+}
+
+#[test]
+fn the_packets_of_a_post_are_heard_in_order_and_then_it_is_answered() {
+    let mut harness = harness(settings());
+    let (_, session) = harness.poller();
+    let mut get = harness.get(session);
+    let post = harness.post(session, "4echo one\u{1e}bAQID\u{1e}4echo two");
+    assert_eq!(harness.settled(post), Some(Answer::Accepted));
+    assert_eq!(harness.heard(), ["echo one", "[1, 2, 3]", "echo two"]);
+    assert_eq!(get.answer(), payload("4one\u{1e}4two"));
+}
+
+#[test]
+fn a_post_that_is_paused_in_the_middle_is_answered_when_all_of_it_is_heard() {
+    let mut harness = harness(settings());
+    let (slot, session) = harness.poller();
+    let mut post = harness.post(session, "4pause\u{1e}4two\u{1e}4pause\u{1e}4three");
+    harness.settle();
+    assert_eq!(
+        (post.answer(), harness.heard()),
+        (None, vec!["pause".into()])
+    );
+    harness.engine().resume(slot);
+    harness.settle();
+    assert_eq!(post.answer(), None);
+    assert_eq!(harness.heard(), ["two", "pause"]);
+    harness.engine().resume(slot);
+    harness.settle();
+    assert_eq!(post.answer(), Some(Answer::Accepted));
+    assert_eq!(harness.heard(), ["three"]);
+}
+
+#[test]
+fn a_post_beside_one_that_is_held_ends_the_session() {
+    let mut harness = harness(settings());
+    let (slot, session) = harness.poller();
+    let mut held = harness.post(session, "4pause\u{1e}4two");
+    harness.settle();
+    let mut second = harness.post_begins(session);
+    harness.settle();
+    assert_eq!(second.start(), Some(Err(Answer::Status(400))));
+    assert_eq!(held.answer(), Some(Answer::Ended));
+    assert_eq!(harness.closed(), [(slot, Reason::ProtocolViolation)]);
+    assert_eq!(harness.heard(), ["pause"]);
+}
+
+#[test]
+fn a_payload_over_the_bound_costs_its_post_and_not_the_session() {
+    let mut harness = harness(settings());
+    let (_, session) = harness.poller();
+    let mut posting = harness.post_begins(session);
+    harness.settle();
+    assert_eq!(posting.start(), Some(Ok(())));
+    harness.post_refused(session, &posting);
+    let late = harness.post_body(session, &posting, b"4late");
+    assert_eq!(harness.settled(late), Some(Answer::Status(400)));
+    let post = harness.post(session, "4hello");
+    assert_eq!(harness.settled(post), Some(Answer::Accepted));
+    assert_eq!(harness.heard(), ["hello"]);
+    assert!(harness.closed().is_empty());
+}
+
+#[test]
+fn a_body_that_is_no_payload_ends_the_session() {
+    for body in [&b"4fine\x1e9"[..], b"", b"4\xff", b"4fine\x1e"] {
+        let mut harness = harness(settings());
+        let (slot, session) = harness.poller();
+        let posting = harness.post_begins(session);
+        let post = harness.post_body(session, &posting, body);
+        assert_eq!(harness.settled(post), Some(Answer::Status(400)));
+        assert_eq!(harness.closed(), [(slot, Reason::ProtocolViolation)]);
+        assert_eq!(harness.slots().total(), 0);
+    }
+}
+
+#[test]
+fn a_request_whose_connection_goes_away_takes_its_session_with_it() {
+    let mut harness = harness(settings());
+    let (slot, session) = harness.poller();
+    let get = harness.get(session);
+    harness.settle();
+    harness.abort(session, get);
+    harness.settle();
+    assert_eq!(harness.closed(), [(slot, Reason::TransportClosed)]);
+    let (slot, session) = harness.poller();
+    let posting = harness.post_begins(session);
+    harness.settle();
+    harness.abort_post(session, &posting);
+    harness.settle();
+    assert_eq!(harness.closed(), [(slot, Reason::TransportClosed)]);
+    assert_eq!(harness.slots().total(), 0);
+}
+
+#[test]
+fn a_request_that_goes_away_after_its_answer_changes_nothing() {
+    let mut harness = harness(settings());
+    let (slot, session) = harness.poller();
+    let mut get = harness.get(session);
+    say(harness.engine(), slot, "one");
+    harness.settle();
+    assert_eq!(get.answer(), payload("4one"));
+    harness.abort(session, get);
+    harness.settle();
+    assert!(harness.closed().is_empty() && harness.exists(session));
+}
+
+#[test]
+fn an_answer_that_nobody_takes_ends_the_session_as_there_is_a_hole_in_it() {
+    let mut harness = harness(settings());
+    let (slot, session) = harness.poller();
+    drop(harness.get(session));
+    harness.settle();
+    say(harness.engine(), slot, "lost");
+    harness.settle();
+    assert_eq!(harness.closed(), [(slot, Reason::TransportClosed)]);
+}
+
+#[test]
+fn who_is_closed_while_a_get_waits_hears_the_events_in_it_and_the_close_in_the_next() {
+    let mut harness = harness(settings());
+    let (slot, session) = harness.poller();
+    let mut get = harness.get(session);
+    harness.settle();
+    say(harness.engine(), slot, "last words");
+    harness.engine().close(slot, Reason::Kicked);
+    harness.settle();
+    assert_eq!(get.answer(), payload("4last words"));
+    assert_eq!(harness.closed(), [(slot, Reason::Kicked)]);
+    assert!(harness.exists(session));
+    let get = harness.get(session);
+    assert_eq!(harness.settled(get), payload("1"));
+    assert!(!harness.exists(session));
+    assert_eq!(harness.slots().total(), 0);
+}
+
+#[test]
+fn who_is_closed_between_two_gets_has_thirty_seconds_to_hear_of_it() {
+    for comes in [true, false] {
+        let mut harness = harness(settings());
+        let (slot, session) = harness.poller();
+        harness.engine().close(slot, Reason::Drained);
+        harness.run(seconds(29) + ms(980));
+        assert!(harness.exists(session));
+        if comes {
+            let get = harness.get(session);
+            assert_eq!(harness.settled(get), payload("1"));
+        } else {
+            harness.run(ms(30));
+        }
+        assert!(!harness.exists(session));
+        assert_eq!(harness.slots().total(), 0);
+    }
+}
+
+#[test]
+fn a_client_that_says_close_has_its_get_let_go() {
+    let mut harness = harness(settings());
+    let (slot, session) = harness.poller();
+    let mut get = harness.get(session);
+    let post = harness.post(session, "4hello\u{1e}1");
+    assert_eq!(harness.settled(post), Some(Answer::Accepted));
+    assert_eq!(get.answer(), payload("6"));
+    assert_eq!(harness.closed(), [(slot, Reason::ClientLeft)]);
+    assert_eq!(harness.heard(), ["hello"]);
+}
+
+#[test]
+fn a_poller_who_stays_away_too_long_for_what_is_sent_is_a_slow_consumer() {
+    let mut harness = harness(Settings {
+        send_buffer: 1000,
+        ..settings()
+    });
+    let (slot, session) = harness.poller();
+    say(harness.engine(), slot, &"x".repeat(900));
+    harness.settle();
+    assert!(harness.closed().is_empty());
+    say(harness.engine(), slot, &"x".repeat(900));
+    harness.settle();
+    assert_eq!(harness.closed(), [(slot, Reason::SlowConsumer)]);
+    let get = harness.get(session);
+    assert_eq!(harness.settled(get), payload("1"));
+}
+
+#[test]
+fn a_session_that_is_over_or_another_in_its_place_answers_to_its_own_name_alone() {
+    let mut harness = harness(settings());
+    let (slot, first) = harness.poller();
+    harness.post(first, "1");
+    harness.settle();
+    let (again, second) = harness.poller();
+    assert_eq!(slot, again);
+    assert!(!harness.exists(first) && harness.exists(second));
+    let mut guessed = second;
+    guessed.name.secret[11] ^= 1;
+    for wrong in [first, guessed] {
+        let get = harness.get(wrong);
+        let unknown = Answer::Error(RequestError::UnknownSid);
+        assert_eq!(harness.settled(get), Some(unknown));
+    }
+}
+
+#[test]
+fn a_websocket_session_answers_no_polling_requests() {
+    let mut harness = harness(settings());
+    let mut peer = harness.websocket(Opening::engineio());
+    harness.settle();
+    let told = peer.read();
+    let [Told::Text(open)] = &told[..] else {
+        panic!("{told:?}");
+    };
+    let session = Session::of(open);
+    let get = harness.get(session);
+    let bad = Some(Answer::Error(RequestError::BadRequest));
+    assert_eq!(harness.settled(get), bad);
+    let post = harness.post(session, "4hello");
+    assert_eq!(harness.settled(post), bad);
+    assert!(harness.heard().is_empty() && harness.closed().is_empty());
+}
