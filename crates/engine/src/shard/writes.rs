@@ -12,9 +12,9 @@
 use std::collections::VecDeque;
 
 /// Connections of each queue that one turn writes to. A write costs some microseconds, and
-/// asking the poller about one: with 64, listening in between costs a percent or two, and
-/// nobody waits longer than half a millisecond to be heard.
-pub(crate) const SLICE: usize = 64;
+/// asking the poller about one: with 128, listening in between costs a percent or two, and
+/// nobody waits longer than a millisecond to be heard.
+pub(crate) const SLICE: usize = 128;
 
 /// Where a connection stands that has something to write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
