@@ -139,7 +139,9 @@ impl Hub {
         self.start(engine, work, kind, time);
     }
 
-    /// Nobody is there for this event: whoever asked for an answer gets one.
+    /// Nobody is there for this event. Whoever asked for an answer gets one, unless all
+    /// events are the app's: Socket.IO clients know silence then, as of any other server,
+    /// and try again.
     fn unhandled(
         &mut self,
         engine: &mut Engine,
@@ -150,7 +152,7 @@ impl Hub {
     ) {
         let code = match form {
             Form::Live => "not-implemented",
-            _ if ack.is_some() => "NOT_IMPLEMENTED",
+            _ if ack.is_some() && self.shared.config.builtin_events => "NOT_IMPLEMENTED",
             _ => return,
         };
         if form == Form::Live {
