@@ -189,7 +189,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
             Ok(HeaderMap::new())
         })
         .of("/", main_namespace)
-        .of("/foo", |foo| foo.on("getId", get_id))
+        .of("/foo", |set| set.on("getId", get_id))
         .of("/abc", |abc| {
             abc.on_connect(
                 |socket: Socket, Json(payload): Json<Value>, request: Arc<Handshake>| async move {
