@@ -10,7 +10,7 @@ use heartline_core::backplane::{
 };
 use heartline_core::entries::UserPresence;
 use heartline_core::presence::{
-    Admitted, DeviceLimitReached, Newcomer, Place, Presence, SocketAddress,
+    Admitted, DeviceLimitReached, Newcomer, RoomAddress, Presence, SocketAddress,
 };
 use tokio::task::AbortHandle;
 
@@ -22,7 +22,7 @@ use crate::nodes::{Nodes, is_forgotten, peer};
 use crate::redis::{
     BadUrl, Calls, Fanout, Foreign, Incoming, Queue, RedisDriver, RedisRegistry, Server,
 };
-use crate::registry::{self, Admission, Known, Loss, Millis, NodeInfo, TypedUser, UserName};
+use crate::registry::{self, Admission, Known, DisplacedBy, Millis, NodeInfo, TypedUser, UserName};
 
 /// What a node of a cluster is told.
 #[derive(Clone)]
@@ -200,13 +200,13 @@ impl Backplane for Cluster {
             let enter = |admission| match admission {
                 None => table.presence().connect(newcomer, since),
                 Some(Admission::Refused) => Err(DeviceLimitReached),
-                Some(Admission::Admitted(losers)) => {
+                Some(Admission::Admitted(displaced)) => {
                     let mut admitted = Admitted::default();
-                    for loser in losers {
-                        if let Some(socket) = SocketAddress::parse(&loser.socket) {
-                            match loser.why {
-                                Loss::Replaced => admitted.replaced.push(socket),
-                                Loss::Limit => admitted.evicted.push(socket),
+                    for displaced in displaced {
+                        if let Some(socket) = SocketAddress::parse(&displaced.socket) {
+                            match displaced.why {
+                                DisplacedBy::Replaced => admitted.replaced.push(socket),
+                                DisplacedBy::Limit => admitted.evicted.push(socket),
                             }
                         }
                     }
@@ -226,7 +226,7 @@ impl Backplane for Cluster {
             .disconnect(names::typed_user(user), socket.id().into());
     }
 
-    fn enter_room(&self, user: &Arc<UserKey>, socket: SocketAddress, place: Place) {
+    fn enter_room(&self, user: &Arc<UserKey>, socket: SocketAddress, place: RoomAddress) {
         let table = self.member.local();
         table
             .presence()
@@ -234,7 +234,7 @@ impl Backplane for Cluster {
         self.member.rooms_changed(names::typed_user(user));
     }
 
-    fn leave_room(&self, user: &Arc<UserKey>, socket: SocketAddress, place: &Place) {
+    fn leave_room(&self, user: &Arc<UserKey>, socket: SocketAddress, place: &RoomAddress) {
         self.member
             .local()
             .presence()

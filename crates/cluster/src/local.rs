@@ -5,12 +5,12 @@ use std::sync::{Arc, OnceLock};
 
 use heartline_core::backplane::Node;
 use heartline_core::policy::{DevicePolicy, OnExcess};
-use heartline_core::presence::{Edge, Place, Presence, SocketAddress};
+use heartline_core::presence::{Edge, RoomAddress, Presence, SocketAddress};
 use heartline_wire::reason::Reason;
 
 use crate::member::Local;
 use crate::names;
-use crate::registry::{self, Entry, Loser, Loss, Millis, Policy, RoomName, TypedUser};
+use crate::registry::{self, Entry, Displaced, DisplacedBy, Millis, Policy, RoomName, TypedUser};
 
 /// This node's table of sockets as the member sees it.
 pub(crate) struct Table {
@@ -79,10 +79,10 @@ fn policy(policy: DevicePolicy) -> Policy {
     }
 }
 
-fn reason(why: Loss) -> Reason {
+fn reason(why: DisplacedBy) -> Reason {
     match why {
-        Loss::Replaced => Reason::Replaced,
-        Loss::Limit => Reason::DeviceLimit,
+        DisplacedBy::Replaced => Reason::Replaced,
+        DisplacedBy::Limit => Reason::DeviceLimit,
     }
 }
 
@@ -129,10 +129,10 @@ impl Local for Table {
         there
     }
 
-    fn oust(&self, loser: &Loser) {
-        if let (Some(node), Some(socket)) = (self.node.get(), SocketAddress::parse(&loser.socket)) {
-            let device = Some(&loser.device).filter(|device| !device.is_empty());
-            node.replace(socket, reason(loser.why), device.cloned(), &loser.node);
+    fn replace(&self, displaced: &Displaced) {
+        if let (Some(node), Some(socket)) = (self.node.get(), SocketAddress::parse(&displaced.socket)) {
+            let device = Some(&displaced.device).filter(|device| !device.is_empty());
+            node.replace(socket, reason(displaced.why), device.cloned(), &displaced.node);
         }
     }
 
@@ -154,6 +154,6 @@ impl Local for Table {
     }
 }
 
-fn places(rooms: &[RoomName]) -> Vec<Place> {
+fn places(rooms: &[RoomName]) -> Vec<RoomAddress> {
     rooms.iter().filter_map(|room| names::place(room)).collect()
 }

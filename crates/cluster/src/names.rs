@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use heartline_core::auth::UserKey;
-use heartline_core::presence::Place;
+use heartline_core::presence::RoomAddress;
 
 use crate::registry::{RoomName, TypedUser, UserName};
 
@@ -64,14 +64,14 @@ pub fn user_key(user: &TypedUser) -> Option<UserKey> {
 }
 
 /// The name of a room: its namespace, a line's end, and itself.
-pub fn room_name(place: &Place) -> RoomName {
+pub fn room_name(place: &RoomAddress) -> RoomName {
     format!("{}\n{}", place.namespace, place.room).into()
 }
 
 /// The room of a name; `None` if it is not one that [`room_name`] gives.
-pub fn place(name: &str) -> Option<Place> {
+pub fn place(name: &str) -> Option<RoomAddress> {
     let (namespace, room) = name.split_once('\n')?;
-    Some(Place {
+    Some(RoomAddress {
         namespace: namespace.into(),
         room: room.into(),
     })

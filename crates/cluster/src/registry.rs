@@ -122,7 +122,7 @@ pub struct Newcomer {
 
 /// Why a socket lost its place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Loss {
+pub enum DisplacedBy {
     /// A newer one of the same device, or of the same user under `replace`.
     #[serde(rename = "r")]
     Replaced,
@@ -133,13 +133,13 @@ pub enum Loss {
 
 /// A socket that lost its place to another.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Loser {
+pub struct Displaced {
     /// The socket's id.
     #[serde(rename = "s")]
     pub socket: Arc<str>,
     /// Why.
     #[serde(rename = "w")]
-    pub why: Loss,
+    pub why: DisplacedBy,
     /// The winner's device; empty for none.
     #[serde(rename = "d", default)]
     pub device: Arc<str>,
@@ -153,7 +153,7 @@ pub struct Loser {
 pub enum Admission {
     /// It is registered. These sockets of the asking node lost their places; those
     /// of other nodes are told by the registry.
-    Admitted(Vec<Loser>),
+    Admitted(Vec<Displaced>),
     /// The device limit is reached.
     Refused,
 }
@@ -198,7 +198,7 @@ pub struct Joined {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Renewed {
     /// Sockets of this node that lost their places.
-    pub losers: Vec<Loser>,
+    pub displaced: Vec<Displaced>,
     /// In how many milliseconds there will be something to maintain.
     pub next_due: Option<Millis>,
     /// This node's place among the living, from 0 on.
@@ -341,7 +341,7 @@ pub trait Registry: Send + Sync + 'static {
         known: Option<&str>,
     ) -> impl Future<Output = Result<Joined, Unavailable>> + Send;
 
-    /// Renews the lease. `done`: losers that were dealt with.
+    /// Renews the lease. `done`: displaced that were dealt with.
     fn renew(
         &self,
         incarnation: &str,
@@ -371,7 +371,7 @@ pub trait Registry: Send + Sync + 'static {
         &self,
         incarnation: &str,
         users: &[Restored],
-    ) -> impl Future<Output = Guarded<Vec<Loser>>> + Send;
+    ) -> impl Future<Output = Guarded<Vec<Displaced>>> + Send;
 
     /// Ends incarnations: their entries may be swept.
     fn retire(

@@ -40,10 +40,10 @@ use crate::app::{App, Data};
 use crate::clock::{Clock, micros};
 use crate::failure::Failure;
 use crate::http::cors::AllowedOrigins;
-use crate::http::front::{Front, FrontParts, FrontSettings, Gatekeeper};
+use crate::http::front::{HttpFront, HttpParts, HttpSettings, Gatekeeper};
 use crate::shard::engine::{Engine, Settings};
-use crate::shard::heartbeat::Rhythm;
-use crate::shard::request::{self, Kind};
+use crate::shard::heartbeat::HeartbeatTiming;
+use crate::shard::request::{self, Protocol};
 use crate::shard::{Prepared, ShardHandle};
 use crate::slots::ConnectionSlots;
 use crate::tasks::guarded;
@@ -243,7 +243,7 @@ impl App for Relay {
         match order {
             Order::Send(id, message) => {
                 if let Some(slot) = engine.find(id) {
-                    let plain = engine.conn(slot).map(|conn| conn.kind) == Some(Kind::Plain);
+                    let plain = engine.conn(slot).map(|conn| conn.protocol) == Some(Protocol::Plain);
                     engine.send_with(slot, |out| match message {
                         Message::Text(text) if plain => {
                             ws::push_frame(ws::OpCode::Text, text.as_bytes(), out);
@@ -268,7 +268,7 @@ impl App for Relay {
 
 /// An Engine.IO endpoint.
 pub struct Server {
-    front: Arc<Front<Order>>,
+    front: Arc<HttpFront<Order>>,
     draining: watch::Sender<bool>,
 }
 
@@ -323,8 +323,8 @@ impl Server {
         };
         let (draining, is_draining) = watch::channel(false);
         Ok(Server {
-            front: Arc::new(Front::new(
-                FrontSettings {
+            front: Arc::new(HttpFront::new(
+                HttpSettings {
                     engineio_path: options.path,
                     live_path: options.websocket_path,
                     origins: options.allowed_origins,
@@ -333,7 +333,7 @@ impl Server {
                     compression: options.compression.is_some(),
                     keep_handshakes: true,
                 },
-                FrontParts {
+                HttpParts {
                     shards,
                     slots: ConnectionSlots::new(None, None),
                     fallback: None,
@@ -366,7 +366,7 @@ impl Server {
 /// What the shards have to know of the options.
 fn settings(options: &Options) -> Settings {
     Settings {
-        rhythm: Rhythm {
+        heartbeat_timing: HeartbeatTiming {
             interval: micros(options.ping_interval),
             timeout: micros(options.ping_timeout),
         },

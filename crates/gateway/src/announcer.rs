@@ -12,7 +12,7 @@ use heartline_core::auth::UserKey;
 use heartline_core::message::Message;
 use heartline_core::namespaces::NamespaceId;
 use heartline_core::policy::Announce;
-use heartline_core::presence::{Edge, Place};
+use heartline_core::presence::{Edge, RoomAddress};
 use heartline_core::rooms::{Room, RoomRef};
 use tokio::sync::Notify;
 
@@ -127,7 +127,7 @@ fn announce_some(
 
 /// Tells the members of the rooms that a change concerns.
 fn announce_around(fanout: &Fanout, namespace: NamespaceId, name: &Arc<str>, edge: &Edge) {
-    let find = |places: &[Place]| -> Vec<Arc<Room>> {
+    let find = |places: &[RoomAddress]| -> Vec<Arc<Room>> {
         let here = places.iter().filter(|place| place.namespace == *name);
         here.filter_map(|place| {
             fanout.rooms.find(&RoomRef {

@@ -16,10 +16,10 @@ use heartline_engine::clock::{Clock, micros};
 use heartline_engine::failure::Failure;
 use heartline_engine::http::forward::{Forwarder, Owner};
 use heartline_engine::http::front::{
-    ConnectLimiter, Fallback, Front, FrontParts, FrontSettings, Gatekeeper,
+    ConnectLimiter, Fallback, HttpFront, HttpParts, HttpSettings, Gatekeeper,
 };
 use heartline_engine::shard::engine::Settings;
-use heartline_engine::shard::heartbeat::Rhythm;
+use heartline_engine::shard::heartbeat::HeartbeatTiming;
 use heartline_engine::shard::{Prepared, ShardHandle};
 use heartline_engine::slots::ConnectionSlots;
 use hyper::StatusCode;
@@ -387,7 +387,7 @@ fn fanout(
 fn engine_settings(shared: &Shared) -> Settings {
     let config = &shared.config;
     Settings {
-        rhythm: Rhythm {
+        heartbeat_timing: HeartbeatTiming {
             interval: micros(config.heartbeat.interval),
             timeout: micros(config.heartbeat.timeout),
         },
@@ -407,9 +407,9 @@ struct Hooks {
 }
 
 /// The HTTP side.
-fn front(shared: &Arc<Shared>, hooks: Hooks, failure: Failure) -> Front<Op> {
+fn front(shared: &Arc<Shared>, hooks: Hooks, failure: Failure) -> HttpFront<Op> {
     let config = &shared.config;
-    let settings = FrontSettings {
+    let settings = HttpSettings {
         engineio_path: config.socketio_path.clone(),
         live_path: config.live_path.clone(),
         origins: config.allowed_origins.clone(),
@@ -418,7 +418,7 @@ fn front(shared: &Arc<Shared>, hooks: Hooks, failure: Failure) -> Front<Op> {
         compression: config.compression.is_some(),
         keep_handshakes: hooks.keep_handshakes,
     };
-    let parts = FrontParts {
+    let parts = HttpParts {
         shards: shared.fanout.shards.clone(),
         slots: shared.slots.clone(),
         fallback: hooks.fallback,
@@ -429,7 +429,7 @@ fn front(shared: &Arc<Shared>, hooks: Hooks, failure: Failure) -> Front<Op> {
         forwarder: forwarder(shared),
         failure,
     };
-    Front::new(settings, parts)
+    HttpFront::new(settings, parts)
 }
 
 /// Hands on requests for sessions of other nodes, if there are other nodes.

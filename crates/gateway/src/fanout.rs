@@ -16,7 +16,7 @@ use heartline_engine::shard::outbound::ConflationKey;
 use heartline_wire::names::{self, Speaker};
 use heartline_wire::socketio;
 
-use crate::op::{Deed, Op, Places, Selection};
+use crate::op::{SelectedAction, Op, Chosen, Selection};
 use crate::publication::Publication;
 
 /// The members of a room.
@@ -85,7 +85,7 @@ fn payload(op: &Op) -> usize {
         | Op::Broadcast { publication, .. }
         | Op::DeliverAround { publication, .. }
         | Op::Select {
-            deed: Deed::Send(publication),
+            action: SelectedAction::Send(publication),
             ..
         } => publication.size(),
         _ => 0,
@@ -263,7 +263,7 @@ impl Fanout {
             _ => None,
         };
         let publication = Arc::new(Publication::new(name, message, topic, None, None));
-        self.select_here(to, Deed::Send(publication));
+        self.select_here(to, SelectedAction::Send(publication));
     }
 
     fn deliver_to_rooms(
@@ -286,7 +286,7 @@ impl Fanout {
         self.send_to_rooms_here(&to, message);
     }
 
-    fn select_here(&self, to: &ToRooms<'_>, deed: Deed) {
+    fn select_here(&self, to: &ToRooms<'_>, action: SelectedAction) {
         let tenant = to.tenant.map(|tenant| &**tenant);
         let selection = Arc::new(Selection {
             namespace: to.namespace,
@@ -298,7 +298,7 @@ impl Fanout {
         });
         self.post_to_all(|| Op::Select {
             selection: selection.clone(),
-            deed: deed.clone(),
+            action: action.clone(),
         });
     }
 
@@ -376,7 +376,7 @@ impl Fanout {
         let Some(namespace) = self.namespaces.find(namespace) else {
             return;
         };
-        let deed = match action {
+        let action = match action {
             Action::Emit(message) if socketio::RESERVED_EVENTS.contains(&&*message.event) => {
                 // It would break every client that hears it.
                 tracing::debug!("another server's event has a name of the protocol's own");
@@ -384,11 +384,11 @@ impl Fanout {
             }
             Action::Emit(message) => {
                 let name = self.namespace_name(namespace).clone();
-                Deed::Send(Arc::new(Publication::new(name, message, None, None, None)))
+                SelectedAction::Send(Arc::new(Publication::new(name, message, None, None, None)))
             }
-            Action::Join(rooms) => Deed::Join(rooms.into()),
-            Action::Leave(rooms) => Deed::Leave(rooms.into()),
-            Action::Disconnect => Deed::Disconnect,
+            Action::Join(rooms) => SelectedAction::Join(rooms.into()),
+            Action::Leave(rooms) => SelectedAction::Leave(rooms.into()),
+            Action::Disconnect => SelectedAction::Disconnect,
         };
         let to = ToRooms {
             namespace,
@@ -397,12 +397,12 @@ impl Fanout {
             except,
             skip: None,
         };
-        self.select_here(&to, deed);
+        self.select_here(&to, action);
     }
 
     /// Rooms and sockets by the names that Socket.IO has for both.
-    fn places(&self, namespace: NamespaceId, tenant: Option<&str>, names: &[String]) -> Places {
-        let mut places = Places::default();
+    fn places(&self, namespace: NamespaceId, tenant: Option<&str>, names: &[String]) -> Chosen {
+        let mut places = Chosen::default();
         for name in names {
             if let Some(user) = name.strip_prefix(PRIVATE) {
                 let sockets = self.backplane.local().sockets(tenant, user, None);

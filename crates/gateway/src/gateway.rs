@@ -10,7 +10,7 @@ use heartline_core::auth::UserKey;
 use heartline_core::backplane::ClusterStatus;
 use heartline_core::store::MessageStore;
 use heartline_engine::clock::micros;
-use heartline_engine::http::front::Front;
+use heartline_engine::http::front::HttpFront;
 use serde::Serialize;
 use tokio::net::TcpListener;
 use tokio::task::AbortHandle;
@@ -59,7 +59,7 @@ pub type HeaderMap = hyper::http::HeaderMap;
 #[derive(Clone)]
 pub struct Gateway {
     pub(crate) shared: Arc<Shared>,
-    pub(crate) front: Arc<Front<Op>>,
+    pub(crate) front: Arc<HttpFront<Op>>,
     /// The way to other nodes' answers.
     pub(crate) peers: Arc<Peers>,
     _stop: Arc<StopOnDrop>,
@@ -92,7 +92,7 @@ pub struct Counts {
 #[derive(Clone)]
 pub(crate) struct WeakGateway {
     shared: Weak<Shared>,
-    front: Weak<Front<Op>>,
+    front: Weak<HttpFront<Op>>,
     peers: Weak<Peers>,
     stop: Weak<StopOnDrop>,
 }
@@ -128,7 +128,7 @@ impl Drop for StopOnDrop {
 
 impl Gateway {
     /// `tasks` end with the last handle to the gateway.
-    pub(crate) fn new(shared: Arc<Shared>, front: Arc<Front<Op>>, tasks: [AbortHandle; 2]) -> Self {
+    pub(crate) fn new(shared: Arc<Shared>, front: Arc<HttpFront<Op>>, tasks: [AbortHandle; 2]) -> Self {
         Gateway {
             _stop: Arc::new(StopOnDrop(shared.fanout.clone(), tasks)),
             peers: Arc::new(Peers::new()),

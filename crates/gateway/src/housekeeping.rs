@@ -10,8 +10,8 @@ use crate::op::{Op, Query};
 use crate::shared::Shared;
 
 /// How often graces are looked at while any runs, and limiters otherwise.
-const PULSE: Duration = Duration::from_millis(100);
-const FORGET: Duration = Duration::from_secs(5);
+const GRACE_INTERVAL: Duration = Duration::from_millis(100);
+const LIMITS_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Runs until it is aborted.
 pub(crate) async fn run(shared: Arc<Shared>) {
@@ -24,13 +24,13 @@ pub(crate) async fn run(shared: Arc<Shared>) {
             let now = shared_in_graces.clock.now();
             let at = shared_in_graces.clock.unix_millis(now);
             shared_in_graces.fanout.backplane.local().expire(now, at);
-            tokio::time::sleep(PULSE.min(shared_in_graces.config.offline_grace)).await;
+            tokio::time::sleep(GRACE_INTERVAL.min(shared_in_graces.config.offline_grace)).await;
         }
     };
     let shared_in_limits = shared.clone();
     let limits = async move {
         loop {
-            tokio::time::sleep(FORGET).await;
+            tokio::time::sleep(LIMITS_INTERVAL).await;
             let now = shared_in_limits.clock.now();
             shared_in_limits.limits.forget_idle(now);
         }

@@ -59,7 +59,7 @@ pub use handler::{
     NoAnswer,
 };
 pub use heartline_core::presence::{
-    Admitted, DeviceLimitReached, Edge, EdgeSink, Newcomer, Place, Presence, SocketAddress,
+    Admitted, DeviceLimitReached, Edge, EdgeSink, Newcomer, RoomAddress, Presence, SocketAddress,
 };
 pub use heartline_core::rooms::access as rooms;
 pub use heartline_core::{auth, backplane, entries, store};

@@ -109,7 +109,7 @@ pub(crate) enum Op {
     /// Something happens to sockets that are chosen by their rooms.
     Select {
         selection: Arc<Selection>,
-        deed: Deed,
+        action: SelectedAction,
     },
     Disconnect {
         to: SocketAddress,
@@ -195,7 +195,7 @@ pub(crate) type Outcome = Result<(Arc<Identity>, Admitted), Refusal>;
 
 /// Rooms, and sockets that are named themselves.
 #[derive(Default)]
-pub(crate) struct Places {
+pub(crate) struct Chosen {
     pub(crate) rooms: Vec<Arc<Room>>,
     pub(crate) sockets: Vec<SocketAddress>,
 }
@@ -207,15 +207,15 @@ pub(crate) struct Selection {
     pub(crate) tenant: Option<Arc<str>>,
     /// Wherever they are.
     pub(crate) all: bool,
-    pub(crate) among: Places,
-    pub(crate) except: Places,
+    pub(crate) among: Chosen,
+    pub(crate) except: Chosen,
     /// Not this one.
     pub(crate) skip: Option<SocketAddress>,
 }
 
 /// What becomes of them.
 #[derive(Clone)]
-pub(crate) enum Deed {
+pub(crate) enum SelectedAction {
     Send(Arc<Publication>),
     Join(Arc<[String]>),
     Leave(Arc<[String]>),

@@ -1,4 +1,4 @@
-//! One event on its way to many: encoded at most once per wire form.
+//! One event on its way to many: encoded at most once per wire encoding.
 //!
 //! Whatever way a message comes in by, [`check`](heartline_core::message::check) holds it to `server.max_payload`: the
 //! JSON text of its arguments and its attachments together, as many attachments as
@@ -30,7 +30,7 @@ use heartline_wire::{json, live, msgpack, socketio, ws};
 
 /// How a connection's messages are encoded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Form {
+pub(crate) enum Encoding {
     /// Socket.IO's default parser.
     Text,
     /// socket.io-msgpack-parser.
@@ -103,18 +103,18 @@ impl Publication {
         self.messages().map(Message::size).sum::<usize>() + key
     }
 
-    /// The WebSocket frames that carry it in `form`.
-    pub(crate) fn frames(&self, form: Form) -> &Frames {
-        let cell = match form {
-            Form::Text => &self.text,
-            Form::Msgpack => &self.msgpack,
-            Form::Live => &self.live,
+    /// The WebSocket frames that carry it in `encoding`.
+    pub(crate) fn frames(&self, encoding: Encoding) -> &Frames {
+        let cell = match encoding {
+            Encoding::Text => &self.text,
+            Encoding::Msgpack => &self.msgpack,
+            Encoding::Live => &self.live,
         };
         cell.get_or_init(|| {
             let mut out = Vec::new();
             for message in self.messages() {
                 push_event(
-                    form,
+                    encoding,
                     &self.namespace,
                     None,
                     message,
@@ -128,9 +128,9 @@ impl Publication {
     }
 }
 
-/// Appends an event's frames in `form`.
+/// Appends an event's frames in `encoding`.
 pub(crate) fn push_event(
-    form: Form,
+    encoding: Encoding,
     namespace: &str,
     ack: Option<u64>,
     message: &Message,
@@ -143,19 +143,19 @@ pub(crate) fn push_event(
         args,
         attachments,
     } = message;
-    match form {
-        Form::Text => {
+    match encoding {
+        Encoding::Text => {
             let mut text = String::with_capacity(event.len() + args.len() + 32);
             text.push('4');
             socketio::push_event(namespace, ack, event, args, attachments.len(), &mut text);
             push_text(&text, attachments, out);
         }
-        Form::Msgpack => {
+        Encoding::Msgpack => {
             let mut packet = Vec::with_capacity(args.len() + 64);
             msgpack::encode_event(namespace, ack, event, args, attachments, &mut packet);
             ws::push_frame(ws::OpCode::Binary, &packet, out);
         }
-        Form::Live => {
+        Encoding::Live => {
             let mut text = String::with_capacity(args.len() + 64);
             live::push_event(
                 event,
@@ -171,26 +171,26 @@ pub(crate) fn push_event(
 
 /// Appends the answer to an event that asked for one.
 pub(crate) fn push_ack(
-    form: Form,
+    encoding: Encoding,
     namespace: &str,
     id: &AckId,
     args: &str,
     attachments: &[Bytes],
     out: &mut Vec<u8>,
 ) {
-    match (form, id) {
-        (Form::Text, AckId::Number(id)) => {
+    match (encoding, id) {
+        (Encoding::Text, AckId::Number(id)) => {
             let mut text = String::with_capacity(args.len() + 24);
             text.push('4');
             socketio::push_ack(namespace, *id, args, attachments.len(), &mut text);
             push_text(&text, attachments, out);
         }
-        (Form::Msgpack, AckId::Number(id)) => {
+        (Encoding::Msgpack, AckId::Number(id)) => {
             let mut packet = Vec::with_capacity(args.len() + 32);
             msgpack::encode_ack(namespace, *id, args, attachments, &mut packet);
             ws::push_frame(ws::OpCode::Binary, &packet, out);
         }
-        (Form::Live, AckId::Raw(id)) => {
+        (Encoding::Live, AckId::Raw(id)) => {
             let mut text = String::with_capacity(args.len() + 32);
             live::push_ack(Some(id), &live_data(args, attachments), &mut text);
             ws::push_frame(ws::OpCode::Text, text.as_bytes(), out);
@@ -256,14 +256,14 @@ mod tests {
             None,
         );
         assert_eq!(
-            text(publication.frames(Form::Text).plain()),
+            text(publication.frames(Encoding::Text).plain()),
             r#"42["position",{"x":1}]"#
         );
         assert_eq!(
-            text(publication.frames(Form::Live).plain()),
+            text(publication.frames(Encoding::Live).plain()),
             r#"{"type":"position","topic":"map","data":{"x":1},"offset":7}"#
         );
-        assert_eq!(publication.frames(Form::Msgpack).plain()[0], 0x82);
+        assert_eq!(publication.frames(Encoding::Msgpack).plain()[0], 0x82);
     }
 
     #[test]
@@ -311,14 +311,14 @@ mod tests {
             let (text, bins) = (message.args.len(), message.size() - message.args.len() - 1);
             let parts = message.attachments.len();
             let bounds = [
-                (Form::Text, text + bins + 40 + 10 * parts),
-                (Form::Live, text + bins.div_ceil(3) * 4 + 4 * parts + 60),
-                (Form::Msgpack, 10 + msgpack::packet_bound("/", "e", &message.args, &message.attachments)),
+                (Encoding::Text, text + bins + 40 + 10 * parts),
+                (Encoding::Live, text + bins.div_ceil(3) * 4 + 4 * parts + 60),
+                (Encoding::Msgpack, 10 + msgpack::packet_bound("/", "e", &message.args, &message.attachments)),
             ];
-            for (form, bound) in bounds {
+            for (encoding, bound) in bounds {
                 let mut frames = Vec::new();
-                push_event(form, "/", None, &message, None, None, &mut frames);
-                prop_assert!(frames.len() <= bound, "{form:?}: {} > {bound}", frames.len());
+                push_event(encoding, "/", None, &message, None, None, &mut frames);
+                prop_assert!(frames.len() <= bound, "{encoding:?}: {} > {bound}", frames.len());
             }
         });
     }

@@ -11,7 +11,7 @@ use heartline::backplane::{Backplane, Node};
 use heartline::entries::UserPresence;
 use heartline::{
     Admitted, Args, Config, DeviceLimitReached, Event, EventError, FromEvent, Gateway, Json,
-    Newcomer, Place, Presence, Socket, SocketAddress,
+    Newcomer, RoomAddress, Presence, Socket, SocketAddress,
 };
 use support::{Client, DEADLINE, config, start, until};
 use tokio::sync::Notify;
@@ -128,8 +128,8 @@ impl Backplane for Broken {
     fn disconnect(&self, _: &Arc<UserKey>, _: SocketAddress) {
         explode(());
     }
-    fn enter_room(&self, _: &Arc<UserKey>, _: SocketAddress, _: Place) {}
-    fn leave_room(&self, _: &Arc<UserKey>, _: SocketAddress, _: &Place) {}
+    fn enter_room(&self, _: &Arc<UserKey>, _: SocketAddress, _: RoomAddress) {}
+    fn leave_room(&self, _: &Arc<UserKey>, _: SocketAddress, _: &RoomAddress) {}
     fn presence(&self, _: Option<Arc<str>>, _: Vec<String>) -> BoxFuture<Vec<UserPresence>> {
         Box::pin(std::future::ready(Vec::new()))
     }

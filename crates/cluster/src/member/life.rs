@@ -239,9 +239,9 @@ impl<R: Registry, L: Local> Member<R, L> {
         incarnation.renew_at = asked + self.timing.refresh;
         incarnation.rank = renewed.rank;
         self.schedule(incarnation, renewed.next_due);
-        for loser in renewed.losers {
-            self.local.oust(&loser);
-            incarnation.done.push(loser.socket);
+        for displaced in renewed.displaced {
+            self.local.replace(&displaced);
+            incarnation.done.push(displaced.socket);
         }
         Ok(())
     }

@@ -35,7 +35,7 @@ use tokio::time::Instant;
 
 use crate::locked::locked;
 use crate::registry::{
-    Admission, Departure, Edge, EdgeId, Entry, Known, Loser, Millis, Newcomer, NodeInfo, NodeState,
+    Admission, Departure, Edge, EdgeId, Entry, Known, Displaced, Millis, Newcomer, NodeInfo, NodeState,
     Registry, TypedUser, Unavailable, UserName,
 };
 
@@ -58,7 +58,7 @@ pub trait Local: Send + Sync + 'static {
     /// Whether the socket is here.
     fn has(&self, who: &TypedUser, socket: &str) -> bool;
     /// A socket lost its place. It may be gone already.
-    fn oust(&self, loser: &Loser);
+    fn replace(&self, displaced: &Displaced);
     /// Users came or went, somewhere in the cluster.
     fn announce(&self, edges: &[Edge]);
 }

@@ -122,8 +122,8 @@ impl<R: Registry, L: Local> Member<R, L> {
         let result = self
             .patiently(self.registry.restore(&incarnation.name, &batch))
             .await;
-        let losers = match result {
-            Ok(Ok(losers)) => losers,
+        let displaced = match result {
+            Ok(Ok(displaced)) => displaced,
             failed => {
                 self.put_back_unregistered(incarnation);
                 return Err(End::of(failed));
@@ -134,8 +134,8 @@ impl<R: Registry, L: Local> Member<R, L> {
             state.believed.remove(&pending.who);
         }
         drop(state);
-        for loser in losers {
-            self.local.oust(&loser);
+        for displaced in displaced {
+            self.local.replace(&displaced);
         }
         Ok(true)
     }

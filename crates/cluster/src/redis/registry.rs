@@ -11,7 +11,7 @@ use super::answer::{Answer, edge, nonsense, typed_user};
 use super::calls::{Calls, SOURCE};
 use super::server::{Commands, Server, is_unknown_script};
 use crate::registry::{
-    Admission, Audit, Departure, EdgeId, Edges, Fenced, Guarded, Joined, Known, Loser, Maintained,
+    Admission, Audit, Departure, EdgeId, Edges, Fenced, Guarded, Joined, Known, Displaced, Maintained,
     Millis, Newcomer, NodeInfo, NodeState, Registry, Renewed, Restored, Seen, Unavailable,
     UserName,
 };
@@ -156,7 +156,7 @@ impl Registry for RedisRegistry {
         answer
             .map(|mut answer| {
                 Ok(Renewed {
-                    losers: answer.list()?.read()?,
+                    displaced: answer.list()?.read()?,
                     next_due: answer.millis()?,
                     rank: answer.number()? as u32,
                 })
@@ -174,7 +174,7 @@ impl Registry for RedisRegistry {
         for value in answer.list()?.0 {
             admissions.push(match value {
                 Value::Int(_) => Admission::Refused,
-                losers => Admission::Admitted(Answer::of(losers)?.read()?),
+                displaced => Admission::Admitted(Answer::of(displaced)?.read()?),
             });
         }
         if admissions.len() != newcomers.len() {
@@ -203,7 +203,7 @@ impl Registry for RedisRegistry {
         Ok(Ok(linger))
     }
 
-    async fn restore(&self, incarnation: &str, users: &[Restored]) -> Guarded<Vec<Loser>> {
+    async fn restore(&self, incarnation: &str, users: &[Restored]) -> Guarded<Vec<Displaced>> {
         let arguments = json!({ "incarnation": incarnation, "users": list(users) });
         match self.guarded("restore", arguments).await? {
             Ok(mut answer) => Ok(Ok(answer.list()?.read()?)),

@@ -179,7 +179,7 @@ impl Pair {
                 let real = real.await.unwrap();
                 let expected = self.model.renew(now, run, &incarnation, TTL, &[done]);
                 let tidy = |renewed: Renewed| Renewed {
-                    losers: sorted(renewed.losers, |loser| loser.socket.clone()),
+                    displaced: sorted(renewed.displaced, |displaced| displaced.socket.clone()),
                     ..renewed
                 };
                 assert_eq!(real.map(tidy), expected.map(tidy));
@@ -304,9 +304,9 @@ impl Pair {
 }
 
 /// Says where it was when a comparison fails.
-struct Place(u64, u32);
+struct RoomAddress(u64, u32);
 
-impl Drop for Place {
+impl Drop for RoomAddress {
     fn drop(&mut self) {
         if std::thread::panicking() {
             eprintln!("seed {}, step {}", self.0, self.1);
@@ -321,7 +321,7 @@ async fn the_script_does_what_the_model_says() {
     for seed in 0..20 {
         let mut pair = Pair::new(&server, seed);
         for step in 0..250 {
-            let _place = Place(seed, step);
+            let _place = RoomAddress(seed, step);
             pair.step().await;
         }
         pair.compare_edges().await;

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::registry::{
-    Admission, Audit, Departure, Edge, Edges, Entry, Fenced, Joined, Known, Loser, Loss,
+    Admission, Audit, Departure, Edge, Edges, Entry, Fenced, Joined, Known, Displaced, DisplacedBy,
     Maintained, Millis, Newcomer, NodeInfo, NodeState, Policy, Renewed, Restored, RoomName, Seen,
     TypedUser, UserName,
 };
@@ -89,7 +89,7 @@ pub(crate) struct Model {
     owners: BTreeMap<Arc<str>, Arc<str>>,
     users: BTreeMap<UserName, User>,
     indexes: BTreeMap<Arc<str>, BTreeMap<Arc<str>, TypedUser>>,
-    inboxes: BTreeMap<Arc<str>, BTreeMap<Arc<str>, Loser>>,
+    inboxes: BTreeMap<Arc<str>, BTreeMap<Arc<str>, Displaced>>,
     due: BTreeSet<(Millis, TypedUser)>,
     dues: BTreeMap<TypedUser, Millis>,
     edges: Vec<(u64, Edge)>,
@@ -270,18 +270,18 @@ impl Model {
 
     /// A socket loses its place; told to its node, or answered if that asks.
     #[allow(clippy::too_many_arguments)]
-    fn oust(
+    fn replace(
         &mut self,
         now: Millis,
         who: &TypedUser,
         held: &Held,
-        why: Loss,
+        why: DisplacedBy,
         by: &Entry,
         winner: &str,
-        mine: &mut Vec<Loser>,
+        mine: &mut Vec<Displaced>,
     ) {
         self.remove(now, who, &held.entry.socket);
-        let loser = Loser {
+        let displaced = Displaced {
             socket: held.entry.socket.clone(),
             why,
             device: by.device.clone(),
@@ -289,12 +289,12 @@ impl Model {
         };
         let process = process_of(&held.incarnation);
         if process == process_of(winner) {
-            mine.push(loser);
+            mine.push(displaced);
         } else {
             self.inboxes
                 .entry(process.into())
                 .or_default()
-                .insert(loser.socket.clone(), loser);
+                .insert(displaced.socket.clone(), displaced);
         }
     }
 
@@ -374,16 +374,16 @@ impl Model {
         self.guard(now, incarnation)?;
         self.nodes.insert(incarnation.into(), now + ttl);
         let process = process_of(incarnation);
-        let mut losers = Vec::new();
+        let mut displaced = Vec::new();
         if let Some(inbox) = self.inboxes.get_mut(process) {
             for socket in done {
                 inbox.remove(socket);
             }
-            losers = inbox.values().cloned().collect();
+            displaced = inbox.values().cloned().collect();
         }
         let rank = self.rank(incarnation);
         Ok(Renewed {
-            losers,
+            displaced,
             next_due: self.next_due(now),
             rank,
         })
@@ -435,14 +435,14 @@ impl Model {
             let mut mine = Vec::new();
             for held in &rivals {
                 let why = if same(held) || entry.policy == Policy::Replace {
-                    Loss::Replaced
+                    DisplacedBy::Replaced
                 } else if excess > 0 {
                     excess -= 1;
-                    Loss::Limit
+                    DisplacedBy::Limit
                 } else {
                     continue;
                 };
-                self.oust(now, who, held, why, entry, &incarnation, &mut mine);
+                self.replace(now, who, held, why, entry, &incarnation, &mut mine);
             }
             self.add(now, &incarnation, who, entry, false);
             answers.push(Admission::Admitted(mine));
@@ -480,7 +480,7 @@ impl Model {
         now: Millis,
         incarnation: &str,
         users: &[Restored],
-    ) -> Result<Vec<Loser>, Fenced> {
+    ) -> Result<Vec<Displaced>, Fenced> {
         self.guard(now, incarnation)?;
         let incarnation: Arc<str> = incarnation.into();
         let process = process_of(&incarnation).to_owned();
@@ -499,8 +499,8 @@ impl Model {
                     .inboxes
                     .get(&*process)
                     .and_then(|inbox| inbox.get(&entry.socket));
-                if let Some(loser) = told {
-                    lost.push(loser.clone());
+                if let Some(displaced) = told {
+                    lost.push(displaced.clone());
                     continue;
                 }
                 let there = self
@@ -516,8 +516,8 @@ impl Model {
                 let mut mine = Vec::new();
                 let stays = self.contend(now, &incarnation, who, entry, &mut mine);
                 lost.append(&mut mine);
-                if let Err(loser) = stays {
-                    lost.push(loser);
+                if let Err(displaced) = stays {
+                    lost.push(displaced);
                 } else {
                     self.add(now, &incarnation, who, entry, *believed);
                 }
@@ -535,11 +535,11 @@ impl Model {
         incarnation: &Arc<str>,
         who: &TypedUser,
         entry: &Entry,
-        mine: &mut Vec<Loser>,
-    ) -> Result<(), Loser> {
+        mine: &mut Vec<Displaced>,
+    ) -> Result<(), Displaced> {
         let rivals = self.rivals(now, who, entry);
         let age = |entry: &Entry| (entry.since, entry.socket.clone());
-        let lost = |why, by: &Held| Loser {
+        let lost = |why, by: &Held| Displaced {
             socket: entry.socket.clone(),
             why,
             device: by.entry.device.clone(),
@@ -553,7 +553,7 @@ impl Model {
             .iter()
             .find(|held| same(held) && age(&held.entry) > age(entry))
         {
-            return Err(lost(Loss::Replaced, later));
+            return Err(lost(DisplacedBy::Replaced, later));
         }
         let mut others: Vec<&Held> = rivals.iter().filter(|held| !same(held)).collect();
         let max = match entry.policy {
@@ -572,15 +572,15 @@ impl Model {
                 _ => age(&rival.entry) > age(entry),
             };
             if !rival_goes {
-                return Err(lost(Loss::Limit, rival));
+                return Err(lost(DisplacedBy::Limit, rival));
             }
             out.push(others.remove(index).clone());
         }
         for held in rivals.iter().filter(|held| same(held)) {
-            self.oust(now, who, held, Loss::Replaced, entry, incarnation, mine);
+            self.replace(now, who, held, DisplacedBy::Replaced, entry, incarnation, mine);
         }
         for held in &out {
-            self.oust(now, who, held, Loss::Limit, entry, incarnation, mine);
+            self.replace(now, who, held, DisplacedBy::Limit, entry, incarnation, mine);
         }
         Ok(())
     }

@@ -15,7 +15,7 @@ use tokio::time::sleep;
 
 use super::store::{Link, Store, locked};
 use crate::member::{Local, Member, Timing};
-use crate::registry::{Admission, Edge, Entry, Loser, Newcomer, NodeInfo, TypedUser};
+use crate::registry::{Admission, Edge, Entry, Displaced, Newcomer, NodeInfo, TypedUser};
 
 /// `cluster.lease_ttl` and `cluster.lease_refresh` of all nodes.
 pub(super) const TTL: Duration = Duration::from_secs(15);
@@ -88,9 +88,9 @@ impl Local for Table {
             .any(|entry| *entry.socket == *socket)
     }
 
-    fn oust(&self, loser: &Loser) {
+    fn replace(&self, displaced: &Displaced) {
         let mut sockets = locked(&self.0);
-        sockets.leaving.push(loser.socket.clone());
+        sockets.leaving.push(displaced.socket.clone());
         sockets.told.notify_one();
     }
 
@@ -231,8 +231,8 @@ pub(super) fn enter(
     let mut table = locked(sockets);
     match admission {
         Some(Admission::Refused) => return Err(()),
-        Some(Admission::Admitted(losers)) => {
-            let sockets = losers.into_iter().map(|loser| loser.socket);
+        Some(Admission::Admitted(displaced)) => {
+            let sockets = displaced.into_iter().map(|displaced| displaced.socket);
             table.leaving.extend(sockets);
             table.told.notify_one();
         }

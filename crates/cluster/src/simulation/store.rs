@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep};
 use super::dice::Dice;
 use super::model::Model;
 use crate::registry::{
-    Admission, Audit, Departure, Edge, EdgeId, Edges, Guarded, Joined, Known, Loser, Maintained,
+    Admission, Audit, Departure, Edge, EdgeId, Edges, Guarded, Joined, Known, Displaced, Maintained,
     Millis, Newcomer, NodeInfo, NodeState, Registry, Renewed, Restored, Unavailable, UserName,
 };
 
@@ -199,7 +199,7 @@ impl Registry for Link {
         .await
     }
 
-    async fn restore(&self, incarnation: &str, users: &[Restored]) -> Guarded<Vec<Loser>> {
+    async fn restore(&self, incarnation: &str, users: &[Restored]) -> Guarded<Vec<Displaced>> {
         let (incarnation, users) = (incarnation.to_owned(), users.to_vec());
         let name = format!("restore {incarnation} {users:?}");
         self.call(

@@ -6,7 +6,7 @@ use super::{Backplane, Node};
 use crate::auth::{BoxFuture, UserKey};
 use crate::entries::UserPresence;
 use crate::presence::{
-    Admitted, DeviceLimitReached, Edge, Newcomer, Place, Presence, SocketAddress,
+    Admitted, DeviceLimitReached, Edge, Newcomer, RoomAddress, Presence, SocketAddress,
 };
 use crate::time::{Micros, Moment, Now};
 
@@ -45,12 +45,12 @@ impl Backplane for LocalBackplane {
         self.local().disconnect(user, socket, at, unix_millis);
     }
 
-    fn enter_room(&self, user: &Arc<UserKey>, socket: SocketAddress, place: Place) {
+    fn enter_room(&self, user: &Arc<UserKey>, socket: SocketAddress, place: RoomAddress) {
         let at = (self.now)().unix_millis;
         self.local().enter_room(user, socket, place, at);
     }
 
-    fn leave_room(&self, user: &Arc<UserKey>, socket: SocketAddress, place: &Place) {
+    fn leave_room(&self, user: &Arc<UserKey>, socket: SocketAddress, place: &RoomAddress) {
         self.local().leave_room(user, socket, place);
     }
 

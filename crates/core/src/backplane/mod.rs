@@ -17,7 +17,7 @@ use crate::auth::{BoxFuture, UserKey};
 use crate::entries::UserPresence;
 use crate::policy::DevicePolicy;
 use crate::presence::{
-    Admitted, DeviceLimitReached, Edge, Newcomer, Place, Presence, SocketAddress,
+    Admitted, DeviceLimitReached, Edge, Newcomer, RoomAddress, Presence, SocketAddress,
 };
 
 pub use crate::message::{Message, MessageError, check, check_key};
@@ -185,10 +185,10 @@ pub trait Backplane: Send + Sync + 'static {
 
     /// A user's socket has come into a room whose members are to know that the user is
     /// online.
-    fn enter_room(&self, user: &Arc<UserKey>, socket: SocketAddress, place: Place);
+    fn enter_room(&self, user: &Arc<UserKey>, socket: SocketAddress, place: RoomAddress);
 
     /// A socket has left such a room and goes on. One that ends leaves nothing.
-    fn leave_room(&self, user: &Arc<UserKey>, socket: SocketAddress, place: &Place);
+    fn leave_room(&self, user: &Arc<UserKey>, socket: SocketAddress, place: &RoomAddress);
 
     /// Presence of many users at once, in the order asked.
     fn presence(

@@ -17,10 +17,10 @@ pub struct Edge {
     /// Unix milliseconds.
     pub at: u64,
     /// The rooms whose members are to know, where `presence.announce` is `rooms`.
-    pub rooms: Vec<Place>,
+    pub rooms: Vec<RoomAddress>,
     /// Set if this is no change: an online user has come into `rooms`. Who is in these
     /// others as well has heard of it.
-    pub others: Option<Vec<Place>>,
+    pub others: Option<Vec<RoomAddress>>,
 }
 
 /// Hears edges, in order for each user, while that user's entry is locked: it
@@ -29,7 +29,7 @@ pub type EdgeSink = Box<dyn Fn(&Edge) + Send + Sync>;
 
 /// A room, within the tenant of whoever is in it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Place {
+pub struct RoomAddress {
     /// The room's namespace.
     pub namespace: Arc<str>,
     /// Its name.

@@ -28,7 +28,7 @@ use crate::time::Micros;
 
 pub use address::SocketAddress;
 pub use devices::{Admitted, DeviceLimitReached, Newcomer};
-pub use edge::{Edge, EdgeSink, Place};
+pub use edge::{Edge, EdgeSink, RoomAddress};
 
 const PARTS: usize = 64;
 /// Offline users whose `lastSeenAt` is remembered, per part.
@@ -269,7 +269,7 @@ impl Presence {
         &self,
         key: &Arc<UserKey>,
         socket: SocketAddress,
-        place: Place,
+        place: RoomAddress,
         at: u64,
     ) -> bool {
         let mut part = self.part(key.tenant_id.as_deref(), &key.user_id);
@@ -297,7 +297,7 @@ impl Presence {
 
     /// A socket has left a room of which [`enter_room`](Self::enter_room) was told, and
     /// goes on.
-    pub fn leave_room(&self, key: &UserKey, socket: SocketAddress, place: &Place) {
+    pub fn leave_room(&self, key: &UserKey, socket: SocketAddress, place: &RoomAddress) {
         let mut part = self.part(key.tenant_id.as_deref(), &key.user_id);
         if let Some(scope) = part.user(key).and_then(|user| user.scope.as_mut()) {
             scope.leave(socket, place);
@@ -305,7 +305,7 @@ impl Presence {
     }
 
     /// The rooms of a user's sockets of which [`enter_room`](Self::enter_room) was told.
-    pub fn rooms(&self, key: &UserKey) -> Vec<(SocketAddress, Place)> {
+    pub fn rooms(&self, key: &UserKey) -> Vec<(SocketAddress, RoomAddress)> {
         let mut part = self.part(key.tenant_id.as_deref(), &key.user_id);
         let scope = part.user(key).and_then(|user| user.scope.as_ref());
         scope.map_or_else(Vec::new, |scope| scope.sockets.clone())
@@ -639,14 +639,14 @@ mod tests {
         let log = heard.clone();
         let sink: EdgeSink = Box::new(move |edge| {
             let names =
-                |places: &[Place]| -> String { places.iter().map(|place| &*place.room).collect() };
+                |places: &[RoomAddress]| -> String { places.iter().map(|place| &*place.room).collect() };
             let others = edge.others.as_deref().map(names);
             let line = format!("{} {} {others:?}", edge.online, names(&edge.rooms));
             log.lock().unwrap().push(line);
         });
         let presence = Presence::new(0, sink);
         let him = user("a");
-        let place = |room: &str| Place {
+        let place = |room: &str| RoomAddress {
             namespace: "/".into(),
             room: room.into(),
         };

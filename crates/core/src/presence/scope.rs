@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::address::SocketAddress;
-use crate::presence::edge::Place;
+use crate::presence::edge::RoomAddress;
 
 /// Rooms that a user's ended sockets were in, as long as it is online: so many are
 /// told when it goes.
@@ -12,19 +12,19 @@ const MAX_LEFT: usize = 1000;
 /// The rooms whose members have heard that a user is online.
 #[derive(Debug, Default)]
 pub(super) struct Scope {
-    pub(super) sockets: Vec<(SocketAddress, Place)>,
+    pub(super) sockets: Vec<(SocketAddress, RoomAddress)>,
     /// Rooms that sockets were in when they ended.
-    left: BTreeSet<Place>,
+    left: BTreeSet<RoomAddress>,
 }
 
 impl Scope {
-    pub(super) fn places(&self) -> BTreeSet<Place> {
+    pub(super) fn places(&self) -> BTreeSet<RoomAddress> {
         let here = self.sockets.iter().map(|(_, place)| place);
         here.chain(&self.left).cloned().collect()
     }
 
     /// A socket has come into a room. The other rooms, if the user is new there.
-    pub(super) fn enter(&mut self, socket: SocketAddress, place: &Place) -> Option<Vec<Place>> {
+    pub(super) fn enter(&mut self, socket: SocketAddress, place: &RoomAddress) -> Option<Vec<RoomAddress>> {
         let others = self.places();
         self.left.remove(place);
         let membership = (socket, place.clone());
@@ -34,7 +34,7 @@ impl Scope {
         (!others.contains(place)).then(|| others.into_iter().collect())
     }
 
-    pub(super) fn leave(&mut self, socket: SocketAddress, place: &Place) {
+    pub(super) fn leave(&mut self, socket: SocketAddress, place: &RoomAddress) {
         self.sockets
             .retain(|(one, room)| *one != socket || room != place);
     }

@@ -18,7 +18,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::AsyncWriteExt;
 
 use crate::http::answer::{Answer, refusal};
-use crate::http::upgrade::{Spliced, TakeBack, wants_upgrade};
+use crate::http::upgrade::{Spliced, Reclaim, wants_upgrade};
 use crate::tasks::BoxFuture;
 
 /// What proves that a request comes from a node of the same cluster.
@@ -144,7 +144,7 @@ pub(super) async fn forward(
     forwarder: &Forwarder,
     mut request: HttpRequest<Incoming>,
     name: &Sid,
-    take: TakeBack,
+    take: Reclaim,
 ) -> Answer {
     let upgrade = wants_upgrade(&request);
     let client = upgrade.then(|| hyper::upgrade::on(&mut request));

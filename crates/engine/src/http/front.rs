@@ -32,10 +32,10 @@ use crate::http::cors;
 use crate::http::cors::{AllowedOrigins, Origin};
 use crate::http::forward::{Forwarder, forward};
 use crate::http::remote::client_address;
-use crate::http::served::Served;
-use crate::http::upgrade::{PLAIN, TLS, TakeBack, switch, wants_upgrade};
+use crate::http::served::HttpStream;
+use crate::http::upgrade::{PLAIN, TLS, Reclaim, switch, wants_upgrade};
 use crate::shard::ShardHandle;
-use crate::shard::request::{Handshake, Kind, PostStart, Request, RequestId};
+use crate::shard::request::{Handshake, Protocol, PostStart, Request, RequestId};
 use crate::slots::{ConnectionSlots, Refused, SlotGuard};
 use crate::tasks::BoxFuture;
 
@@ -68,7 +68,7 @@ pub type Gatekeeper = Arc<
 pub type ConnectLimiter = Arc<dyn Fn(IpAddr) -> Result<(), u64> + Send + Sync + 'static>;
 
 /// What the front has to know of the configuration.
-pub struct FrontSettings {
+pub struct HttpSettings {
     /// Path of the Engine.IO endpoint, with both slashes.
     pub engineio_path: String,
     /// Path of plain WebSockets; none without it.
@@ -86,7 +86,7 @@ pub struct FrontSettings {
 }
 
 /// What the front works with.
-pub struct FrontParts<Op> {
+pub struct HttpParts<Op> {
     /// Where connections go; at least one.
     pub shards: Vec<ShardHandle<Op>>,
     /// How many there may be.
@@ -108,9 +108,9 @@ pub struct FrontParts<Op> {
 }
 
 /// The HTTP side of a gateway.
-pub struct Front<Op> {
-    settings: FrontSettings,
-    parts: FrontParts<Op>,
+pub struct HttpFront<Op> {
+    settings: HttpSettings,
+    parts: HttpParts<Op>,
     /// Numbers requests.
     requests: AtomicU64,
     http_connections: AtomicUsize,
@@ -124,7 +124,7 @@ pub(super) struct Sender {
     pub(super) ip: IpAddr,
     /// A node that hands on what it was asked: this is the owner, or nobody is.
     pub(super) is_node: bool,
-    pub(super) take: TakeBack,
+    pub(super) take: Reclaim,
 }
 
 /// Bytes of a connection that may wait in the kernel to be sent. The megabytes more that it would take for who does not read are
@@ -132,10 +132,10 @@ pub(super) struct Sender {
 /// `server.send_buffer` bounds them all.
 const MAX_UNSENT: u32 = 128 << 10;
 
-impl<Op: Send + 'static> Front<Op> {
+impl<Op: Send + 'static> HttpFront<Op> {
     /// A front that serves nobody yet.
-    pub fn new(settings: FrontSettings, parts: FrontParts<Op>) -> Self {
-        Front {
+    pub fn new(settings: HttpSettings, parts: HttpParts<Op>) -> Self {
+        HttpFront {
             settings,
             parts,
             requests: AtomicU64::new(1),
@@ -223,7 +223,7 @@ impl<Op: Send + 'static> Front<Op> {
         }
     }
 
-    async fn connection<S>(self: &Arc<Self>, stream: S, peer: IpAddr, take: TakeBack)
+    async fn connection<S>(self: &Arc<Self>, stream: S, peer: IpAddr, take: Reclaim)
     where
         S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
     {
@@ -242,7 +242,7 @@ impl<Op: Send + 'static> Front<Op> {
             .timer(TokioTimer::new())
             .header_read_timeout(HEADER_TIMEOUT)
             .max_buf_size(HEADER_BYTES)
-            .serve_connection(TokioIo::new(Served::new(stream, WRITE_TIMEOUT)), service)
+            .serve_connection(TokioIo::new(HttpStream::new(stream, WRITE_TIMEOUT)), service)
             .with_upgrades()
             .await;
     }
@@ -385,7 +385,7 @@ impl<Op: Send + 'static> Front<Op> {
         if websocket {
             let take = sender.take;
             let mut answer =
-                self.open_websocket(request, Kind::EngineIo, base64, handshake, guard, take);
+                self.open_websocket(request, Protocol::EngineIo, base64, handshake, guard, take);
             answer.headers_mut().extend(headers);
             return answer;
         }
@@ -498,7 +498,7 @@ impl<Op: Send + 'static> Front<Op> {
         self: &Arc<Self>,
         mut request: HttpRequest<Incoming>,
         name: Sid,
-        take: TakeBack,
+        take: Reclaim,
     ) -> Answer {
         let Some(shard) = self.shard(&name).cloned() else {
             return refusal(RequestError::UnknownSid, true);
@@ -554,7 +554,7 @@ impl<Op: Send + 'static> Front<Op> {
         let mut handshake = self.handshake(&request);
         handshake.query_token = Query::of(&request).get("token").map(Into::into);
         let take = sender.take;
-        let mut answer = self.open_websocket(request, Kind::Plain, false, handshake, guard, take);
+        let mut answer = self.open_websocket(request, Protocol::Plain, false, handshake, guard, take);
         answer.headers_mut().extend(headers);
         answer
     }
@@ -564,11 +564,11 @@ impl<Op: Send + 'static> Front<Op> {
     fn open_websocket(
         self: &Arc<Self>,
         mut request: HttpRequest<Incoming>,
-        kind: Kind,
+        protocol: Protocol,
         base64: bool,
         handshake: Handshake,
         guard: SlotGuard,
-        take: TakeBack,
+        take: Reclaim,
     ) -> Answer {
         let front = self.clone();
         switch(
@@ -577,7 +577,7 @@ impl<Op: Send + 'static> Front<Op> {
             take.raw,
             move |upgraded| {
                 front.least_loaded().request(Request::OpenWebSocket {
-                    kind,
+                    protocol,
                     base64,
                     upgraded,
                     handshake,
@@ -636,7 +636,7 @@ impl<Op: Send + 'static> Front<Op> {
     }
 }
 
-struct Counted<Op>(Arc<Front<Op>>);
+struct Counted<Op>(Arc<HttpFront<Op>>);
 
 impl<Op> Drop for Counted<Op> {
     fn drop(&mut self) {

@@ -16,8 +16,8 @@ use tokio::sync::Semaphore;
 
 use crate::http::answer::{Answer, status, text};
 use crate::http::forward::PROOF;
-use crate::http::front::{Front, HEADER_BYTES, Sender, WRITE_TIMEOUT};
-use crate::http::served::Served;
+use crate::http::front::{HttpFront, HEADER_BYTES, Sender, WRITE_TIMEOUT};
+use crate::http::served::HttpStream;
 use crate::http::upgrade::PLAIN;
 use crate::tasks::BoxFuture;
 
@@ -34,7 +34,7 @@ const IDLE_NODE: Duration = Duration::from_secs(60);
 /// Longest question, bytes.
 const MAX_QUESTION: usize = 1 << 20;
 
-impl<Op: Send + 'static> Front<Op> {
+impl<Op: Send + 'static> HttpFront<Op> {
     /// Serves other nodes: what they hand on, and what they ask.
     pub async fn serve_nodes(
         self: Arc<Self>,
@@ -81,7 +81,7 @@ impl<Op: Send + 'static> Front<Op> {
                     .timer(TokioTimer::new())
                     .header_read_timeout(IDLE_NODE)
                     .max_buf_size(HEADER_BYTES)
-                    .serve_connection(TokioIo::new(Served::new(tcp, WRITE_TIMEOUT)), service)
+                    .serve_connection(TokioIo::new(HttpStream::new(tcp, WRITE_TIMEOUT)), service)
                     .with_upgrades()
                     .await;
                 drop(place);

@@ -18,7 +18,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Sleep, sleep};
 
 /// Fails a write that has made no progress for `limit`.
-pub(crate) struct Served<S> {
+pub(crate) struct HttpStream<S> {
     inner: S,
     /// The response that ended HTTP.
     held: Vec<u8>,
@@ -37,9 +37,9 @@ enum Step {
     Flush,
 }
 
-impl<S> Served<S> {
+impl<S> HttpStream<S> {
     pub(crate) fn new(inner: S, limit: Duration) -> Self {
-        Served {
+        HttpStream {
             inner,
             held: Vec::new(),
             limit,
@@ -79,7 +79,7 @@ impl<S> Served<S> {
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Served<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for HttpStream<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -89,7 +89,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Served<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Served<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for HttpStream<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -141,7 +141,7 @@ mod tests {
     #[tokio::test]
     async fn who_does_not_read_is_not_waited_for() {
         let (near, far) = tokio::io::duplex(16);
-        let mut near = Served::new(near, LIMIT);
+        let mut near = HttpStream::new(near, LIMIT);
         let error = near.write_all(&[0; 17]).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
         drop(far);
@@ -150,7 +150,7 @@ mod tests {
     #[tokio::test]
     async fn the_end_of_http_is_held_back() {
         let (near, mut far) = tokio::io::duplex(1000);
-        let mut near = Served::new(near, LIMIT);
+        let mut near = HttpStream::new(near, LIMIT);
         near.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.unwrap();
         near.write_all(b"HTTP/1.1 101 Switching").await.unwrap();
         near.write_all(b" Protocols\r\n\r\n").await.unwrap();
@@ -165,7 +165,7 @@ mod tests {
     #[tokio::test]
     async fn who_reads_is() {
         let (near, mut far) = tokio::io::duplex(16);
-        let mut near = Served::new(near, Duration::from_secs(60));
+        let mut near = HttpStream::new(near, Duration::from_secs(60));
         let reads = async {
             let mut all = vec![0; 1000];
             far.read_exact(&mut all).await

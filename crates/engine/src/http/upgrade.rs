@@ -16,7 +16,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
 use crate::http::answer::{Answer, status, text};
-use crate::http::served::Served;
+use crate::http::served::HttpStream;
 use crate::shard::request::Upgraded;
 
 /// A stream to splice, what must be written to it first, and what was read already.
@@ -31,25 +31,25 @@ pub(super) type TakeRaw = fn(hyper::upgrade::Upgraded) -> io::Result<Upgraded>;
 
 /// The ways to take a connection back from HTTP.
 #[derive(Clone, Copy)]
-pub(super) struct TakeBack {
+pub(super) struct Reclaim {
     /// For a shard.
     pub(super) raw: TakeRaw,
     /// For passing on what it says.
     pub(super) spliced: fn(hyper::upgrade::Upgraded) -> io::Result<Spliced>,
 }
 
-pub(super) const PLAIN: TakeBack = TakeBack {
+pub(super) const PLAIN: Reclaim = Reclaim {
     raw: take_plain,
     spliced: take_spliced::<TcpStream>,
 };
-pub(super) const TLS: TakeBack = TakeBack {
+pub(super) const TLS: Reclaim = Reclaim {
     raw: take_tls,
     spliced: take_spliced::<tokio_rustls::server::TlsStream<TcpStream>>,
 };
 
 fn take_spliced<S: Duplex + 'static>(upgraded: hyper::upgrade::Upgraded) -> io::Result<Spliced> {
     let parts = upgraded
-        .downcast::<TokioIo<Served<S>>>()
+        .downcast::<TokioIo<HttpStream<S>>>()
         .map_err(|_| io::Error::other("not the stream that was served"))?;
     let (stream, preface) = parts.io.into_inner().into_parts();
     Ok((Box::new(stream), preface, parts.read_buf))
@@ -57,7 +57,7 @@ fn take_spliced<S: Duplex + 'static>(upgraded: hyper::upgrade::Upgraded) -> io::
 
 fn take_plain(upgraded: hyper::upgrade::Upgraded) -> io::Result<Upgraded> {
     let parts = upgraded
-        .downcast::<TokioIo<Served<TcpStream>>>()
+        .downcast::<TokioIo<HttpStream<TcpStream>>>()
         .map_err(|_| io::Error::other("not the stream that was served"))?;
     let (tcp, preface) = parts.io.into_inner().into_parts();
     Ok(Upgraded {
@@ -71,7 +71,7 @@ fn take_plain(upgraded: hyper::upgrade::Upgraded) -> io::Result<Upgraded> {
 
 fn take_tls(upgraded: hyper::upgrade::Upgraded) -> io::Result<Upgraded> {
     let parts = upgraded
-        .downcast::<TokioIo<Served<tokio_rustls::server::TlsStream<TcpStream>>>>()
+        .downcast::<TokioIo<HttpStream<tokio_rustls::server::TlsStream<TcpStream>>>>()
         .map_err(|_| io::Error::other("not the stream that was served"))?;
     let (stream, preface) = parts.io.into_inner().into_parts();
     let (tcp, session) = stream.into_inner();

@@ -3,11 +3,11 @@
 use heartline_wire::reason::Reason;
 
 use crate::clock::Micros;
-use crate::shard::frames::Shape;
+use crate::shard::frames::Framing;
 use crate::shard::heartbeat::Heartbeat;
 use crate::shard::outbound::Outbound;
 use crate::shard::polling::Polling;
-use crate::shard::request::Kind;
+use crate::shard::request::Protocol;
 use crate::shard::stream::WebSocket;
 use crate::shard::writes::Waits;
 use crate::slots::SlotGuard;
@@ -53,7 +53,7 @@ pub(crate) enum Phase {
 pub struct Conn {
     pub(crate) generation: u32,
     /// What it speaks.
-    pub kind: Kind,
+    pub protocol: Protocol,
     pub(crate) phase: Phase,
     /// Its input waits until the application has caught up.
     pub paused: bool,
@@ -61,7 +61,7 @@ pub struct Conn {
     pub(crate) unread: bool,
     /// Where it stands among those that have something to write.
     pub(crate) waits: Waits,
-    pub(crate) shape: Shape,
+    pub(crate) framing: Framing,
     /// The poller has told of the stream's end, which it does once: reading goes
     /// on until the end itself is read.
     pub(crate) hup: bool,
@@ -96,10 +96,10 @@ impl Conn {
 
     /// How it travels at present.
     pub fn transport_name(&self) -> TransportName {
-        match (&self.transport, self.kind) {
+        match (&self.transport, self.protocol) {
             (Transport::Polling(_), _) => TransportName::Polling,
-            (_, Kind::EngineIo) => TransportName::WebSocket,
-            (_, Kind::Plain) => TransportName::Live,
+            (_, Protocol::EngineIo) => TransportName::WebSocket,
+            (_, Protocol::Plain) => TransportName::Live,
         }
     }
 }

@@ -12,11 +12,11 @@ use mio::{Interest, Registry, Token};
 use crate::clock::{Clock, Micros};
 use crate::random::{SecretSource, Spread};
 use crate::shard::conn::{Conn, Phase, Slab, Transport, TransportName};
-use crate::shard::frames::{Frames, Shape, Shaper};
-use crate::shard::heartbeat::{Beat, Heartbeat, Rhythm};
+use crate::shard::frames::{Frames, Framing, Framer};
+use crate::shard::heartbeat::{Beat, Heartbeat, HeartbeatTiming};
 use crate::shard::outbound::{ConflationKey, Outbound};
 use crate::shard::polling::Polling;
-use crate::shard::request::{Kind, Reply};
+use crate::shard::request::{Protocol, Reply};
 use crate::shard::stream::WebSocket;
 use crate::shard::wheel::Wheel;
 use crate::shard::writes::{Waits, Writes};
@@ -30,15 +30,15 @@ const SLOW_CLOSE_WAIT: Micros = 15_000_000;
 /// (Engine.IO's `closeTimeout`).
 const POLLING_CLOSE_WAIT: Micros = 30_000_000;
 /// Deadlines in one tick of the wheel above which a first ping moves away.
-const CROWD: u32 = 4;
+const MAX_PINGS_PER_TICK: u32 = 4;
 /// Queues kept for reuse per shard.
-const POOL: usize = 1024;
+const MAX_POOLED_QUEUES: usize = 1024;
 
 /// What the engine has to know of the configuration.
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// How often to ping, and when to give up.
-    pub rhythm: Rhythm,
+    pub heartbeat_timing: HeartbeatTiming,
     /// Largest message from a client, bytes.
     pub max_payload: usize,
     /// Bytes that may wait for one client, bookkeeping included.
@@ -83,7 +83,7 @@ pub struct Engine {
         reason = "a queue moves between pool and connection as its box"
     )]
     pub(super) pool: Vec<Box<Outbound>>,
-    pub(super) shaper: Shaper,
+    pub(super) shaper: Framer,
     pub(super) inflater: Inflater,
     /// What is counted.
     pub stats: Stats,
@@ -127,7 +127,7 @@ impl Engine {
             app_due: Vec::new(),
             due: Vec::new(),
             pool: Vec::new(),
-            shaper: Shaper::new(compress_from),
+            shaper: Framer::new(compress_from),
             inflater: Inflater::default(),
             stats: Stats::default(),
         }
@@ -189,8 +189,8 @@ impl Engine {
     /// Takes in a connection; its slot.
     pub(super) fn open(
         &mut self,
-        kind: Kind,
-        shape: Shape,
+        protocol: Protocol,
+        framing: Framing,
         transport: Transport,
         guard: SlotGuard,
     ) -> u32 {
@@ -201,12 +201,12 @@ impl Engine {
             slot,
             Conn {
                 generation,
-                kind,
+                protocol,
                 phase: Phase::Open,
                 paused: false,
                 unread: false,
                 waits: Waits::Nowhere,
-                shape,
+                framing,
                 hup: false,
                 discard: false,
                 gone: false,
@@ -229,13 +229,13 @@ impl Engine {
 
     pub(super) fn open_websocket(
         &mut self,
-        kind: Kind,
-        shape: Shape,
+        protocol: Protocol,
+        framing: Framing,
         websocket: WebSocket,
         preface: Vec<u8>,
         guard: SlotGuard,
     ) -> Option<u32> {
-        let slot = self.open(kind, shape, Transport::WebSocket(websocket), guard);
+        let slot = self.open(protocol, framing, Transport::WebSocket(websocket), guard);
         let conn = self.conns.get_mut(slot)?;
         if let Transport::WebSocket(websocket) = &mut conn.transport {
             let interest = Interest::READABLE | Interest::WRITABLE;
@@ -255,11 +255,11 @@ impl Engine {
         Some(slot)
     }
 
-    pub(super) fn open_polling(&mut self, shape: Shape, mut guard: SlotGuard) -> u32 {
+    pub(super) fn open_polling(&mut self, framing: Framing, mut guard: SlotGuard) -> u32 {
         guard.set_polling(true);
         self.open(
-            Kind::EngineIo,
-            shape,
+            Protocol::EngineIo,
+            framing,
             Transport::Polling(Box::default()),
             guard,
         )
@@ -267,11 +267,11 @@ impl Engine {
 
     /// After `interval`, or earlier where too many would be pinged together.
     pub(super) fn first_ping(&mut self) -> Micros {
-        let interval = self.settings.rhythm.interval;
+        let interval = self.settings.heartbeat_timing.interval;
         let mut best = self.now + interval;
         let mut crowd = self.wheel.crowd(best);
         for _ in 0..6 {
-            if crowd <= CROWD {
+            if crowd <= MAX_PINGS_PER_TICK {
                 break;
             }
             let candidate = self.now + interval - self.random.below(interval / 2 + 1);
@@ -300,8 +300,8 @@ impl Engine {
         Some(heartline_wire::engineio::open_packet(
             &self.sid(slot)?,
             upgrades,
-            settings.rhythm.interval / 1000,
-            settings.rhythm.timeout / 1000,
+            settings.heartbeat_timing.interval / 1000,
+            settings.heartbeat_timing.timeout / 1000,
             settings.max_payload,
         ))
     }
@@ -310,12 +310,12 @@ impl Engine {
 
     /// Lets `write` append whole WebSocket frames to what leaves next.
     pub fn send_with(&mut self, slot: u32, write: impl FnOnce(&mut Vec<u8>)) {
-        match self.shape(slot) {
-            Shape::Plain => self.enqueue(slot, Waits::Alone, |out| out.append(write)),
-            shape => {
+        match self.framing(slot) {
+            Framing::Plain => self.enqueue(slot, Waits::Alone, |out| out.append(write)),
+            framing => {
                 let mut frames = Vec::new();
                 write(&mut frames);
-                let frames = self.shaper.shape(&frames, shape);
+                let frames = self.shaper.framing(&frames, framing);
                 self.enqueue(slot, Waits::Alone, |out| {
                     out.append(|buffer| buffer.extend_from_slice(&frames));
                 });
@@ -325,11 +325,11 @@ impl Engine {
 
     /// Sends frames that other connections share.
     pub fn send(&mut self, slot: u32, frames: &Frames) {
-        match self.shape(slot) {
-            Shape::Plain => self.enqueue(slot, Waits::WithMany, |out| out.push(frames.plain())),
-            shape => {
-                let shaped = self.shaper.shared(frames, shape);
-                self.enqueue(slot, Waits::WithMany, |out| out.push(&shaped));
+        match self.framing(slot) {
+            Framing::Plain => self.enqueue(slot, Waits::WithMany, |out| out.push(frames.plain())),
+            framing => {
+                let framed = self.shaper.shared(frames, framing);
+                self.enqueue(slot, Waits::WithMany, |out| out.push(&framed));
             }
         }
     }
@@ -337,24 +337,24 @@ impl Engine {
     /// Sends a publication of which only the newest per key is worth keeping.
     pub fn send_keyed(&mut self, slot: u32, key: &ConflationKey, frames: &Frames) {
         let mut replaced = false;
-        match self.shape(slot) {
-            Shape::Plain => {
+        match self.framing(slot) {
+            Framing::Plain => {
                 self.enqueue(slot, Waits::WithMany, |out| {
                     replaced = out.push_keyed(key, frames.plain())
                 });
             }
-            shape => {
-                let shaped = self.shaper.shared(frames, shape);
+            framing => {
+                let framed = self.shaper.shared(frames, framing);
                 self.enqueue(slot, Waits::WithMany, |out| {
-                    replaced = out.push_keyed(key, &shaped)
+                    replaced = out.push_keyed(key, &framed)
                 });
             }
         }
         self.stats.conflated += u64::from(replaced);
     }
 
-    pub(super) fn shape(&self, slot: u32) -> Shape {
-        self.conns.get(slot).map_or(Shape::Plain, |conn| conn.shape)
+    pub(super) fn framing(&self, slot: u32) -> Framing {
+        self.conns.get(slot).map_or(Framing::Plain, |conn| conn.framing)
     }
 
     /// Whether something sent now would leave at once.
@@ -418,7 +418,7 @@ impl Engine {
     }
 
     pub(super) fn recycle(&mut self, mut out: Box<Outbound>) {
-        if self.pool.len() < POOL && out.recycle() {
+        if self.pool.len() < MAX_POOLED_QUEUES && out.recycle() {
             self.pool.push(out);
         }
     }
@@ -497,7 +497,7 @@ impl Engine {
                     Transport::WebSocket(_) => Micros::MAX,
                 };
                 conn.heartbeat
-                    .deadline(self.settings.rhythm)
+                    .deadline(self.settings.heartbeat_timing)
                     .min(conn.app_deadline)
                     .min(probe)
             }
@@ -524,7 +524,7 @@ impl Engine {
             return;
         }
         let heard = if conn.paused { 0 } else { self.heard_until };
-        match conn.heartbeat.beat(now, self.settings.rhythm, heard) {
+        match conn.heartbeat.beat(now, self.settings.heartbeat_timing, heard) {
             Beat::Nothing => {}
             Beat::Ping => self.ping(slot),
             Beat::Dead => {
@@ -556,9 +556,9 @@ impl Engine {
             return;
         };
         // `2` as a text frame; an empty ping frame.
-        let frame: &[u8] = match conn.kind {
-            Kind::EngineIo => b"\x81\x012",
-            Kind::Plain => b"\x89\x00",
+        let frame: &[u8] = match conn.protocol {
+            Protocol::EngineIo => b"\x81\x012",
+            Protocol::Plain => b"\x89\x00",
         };
         let out = conn
             .out

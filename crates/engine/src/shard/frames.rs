@@ -1,4 +1,4 @@
-//! Frames that many connections send, each in the shape it has agreed on.
+//! Frames that many connections send, each in the framing it has agreed on.
 
 use std::sync::OnceLock;
 
@@ -9,7 +9,7 @@ use heartline_wire::{engineio, ws};
 
 /// What becomes of a connection's data frames before they leave.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Shape {
+pub(crate) enum Framing {
     /// Nothing.
     Plain,
     /// Binary messages travel as base64 text (`b64=1`).
@@ -42,43 +42,43 @@ impl Frames {
 }
 
 /// A shard's means to compress.
-pub(crate) struct Shaper {
+pub(crate) struct Framer {
     /// Smallest payload that is compressed, bytes.
     threshold: usize,
     /// One for each window that is in use; almost always one.
     deflaters: Vec<Deflater>,
 }
 
-impl Shaper {
+impl Framer {
     pub(crate) fn new(threshold: usize) -> Self {
-        Shaper {
+        Framer {
             threshold,
             deflaters: Vec::new(),
         }
     }
 
-    /// `frames` in `shape`, which is not the plain one.
-    pub(crate) fn shape(&mut self, frames: &[u8], shape: Shape) -> Vec<u8> {
+    /// `frames` in `framing`, which is not the plain one.
+    pub(crate) fn framing(&mut self, frames: &[u8], framing: Framing) -> Vec<u8> {
         let mut out = Vec::with_capacity(frames.len());
-        match shape {
-            Shape::Plain => out.extend_from_slice(frames),
-            Shape::Base64 => base64_frames(frames, &mut out),
-            Shape::Deflated(bits) => self.deflate(frames, bits, &mut out),
+        match framing {
+            Framing::Plain => out.extend_from_slice(frames),
+            Framing::Base64 => base64_frames(frames, &mut out),
+            Framing::Deflated(bits) => self.deflate(frames, bits, &mut out),
         }
         out
     }
 
-    /// Shared frames in `shape`: compressed once for all who use the usual window.
-    pub(crate) fn shared(&mut self, frames: &Frames, shape: Shape) -> Bytes {
-        match shape {
-            Shape::Plain => frames.plain.clone(),
+    /// Shared frames in `framing`: compressed once for all who use the usual window.
+    pub(crate) fn shared(&mut self, frames: &Frames, framing: Framing) -> Bytes {
+        match framing {
+            Framing::Plain => frames.plain.clone(),
             // No frame in there is larger than all of them.
-            Shape::Deflated(_) if frames.plain.len() < self.threshold => frames.plain.clone(),
-            Shape::Deflated(DEFAULT_WINDOW_BITS) => frames
+            Framing::Deflated(_) if frames.plain.len() < self.threshold => frames.plain.clone(),
+            Framing::Deflated(DEFAULT_WINDOW_BITS) => frames
                 .deflated
-                .get_or_init(|| self.shape(&frames.plain, shape).into())
+                .get_or_init(|| self.framing(&frames.plain, framing).into())
                 .clone(),
-            shape => self.shape(&frames.plain, shape).into(),
+            framing => self.framing(&frames.plain, framing).into(),
         }
     }
 
@@ -105,11 +105,11 @@ impl Shaper {
 
 /// How a connection's messages leave. Who asked for base64 gets text in all
 /// its frames, compressed or not.
-pub(crate) fn shape(base64: bool, deflate: Option<u8>) -> Shape {
+pub(crate) fn framing(base64: bool, deflate: Option<u8>) -> Framing {
     match (base64, deflate) {
-        (true, _) => Shape::Base64,
-        (false, Some(bits)) => Shape::Deflated(bits),
-        (false, None) => Shape::Plain,
+        (true, _) => Framing::Base64,
+        (false, Some(bits)) => Framing::Deflated(bits),
+        (false, None) => Framing::Plain,
     }
 }
 
@@ -175,22 +175,22 @@ mod tests {
 
     #[test]
     fn large_messages_are_compressed_and_that_once() {
-        let mut shaper = Shaper::new(100);
+        let mut shaper = Framer::new(100);
         let large = frames(&[b'x'; 1000]);
-        let first = shaper.shared(&large, Shape::Deflated(15));
+        let first = shaper.shared(&large, Framing::Deflated(15));
         assert!(first.len() < 100 && first[0] == 0xc1);
-        let second = shaper.shared(&large, Shape::Deflated(15));
+        let second = shaper.shared(&large, Framing::Deflated(15));
         assert_eq!(first.as_ptr(), second.as_ptr());
-        let small_window = shaper.shared(&large, Shape::Deflated(9));
+        let small_window = shaper.shared(&large, Framing::Deflated(9));
         assert_ne!(first.as_ptr(), small_window.as_ptr());
         assert_eq!(shaper.deflaters.len(), 2);
     }
 
     #[test]
     fn small_ones_are_shared_as_they_are() {
-        let mut shaper = Shaper::new(100);
+        let mut shaper = Framer::new(100);
         let small = frames(b"small");
-        let sent = shaper.shared(&small, Shape::Deflated(15));
+        let sent = shaper.shared(&small, Framing::Deflated(15));
         assert_eq!(sent.as_ptr(), small.plain().as_ptr());
         assert!(shaper.deflaters.is_empty());
     }

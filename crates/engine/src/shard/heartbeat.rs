@@ -9,7 +9,7 @@ use crate::clock::Micros;
 
 /// How often to ping, and when to give up.
 #[derive(Debug, Clone, Copy)]
-pub struct Rhythm {
+pub struct HeartbeatTiming {
     /// Time between pings, µs.
     pub interval: Micros,
     /// Time a peer has to answer one, µs.
@@ -44,9 +44,9 @@ impl Heartbeat {
     /// read, so its silence proves something up to then: after an overload or
     /// a freeze of the process, the pong may lie in the socket. 0 says that the
     /// peer is not listened to at all; its time then begins anew.
-    pub(crate) fn beat(&mut self, now: Micros, rhythm: Rhythm, heard: Micros) -> Beat {
-        if self.unanswered != 0 && now >= self.unanswered + rhythm.timeout {
-            if heard >= self.unanswered + rhythm.timeout {
+    pub(crate) fn beat(&mut self, now: Micros, heartbeat_timing: HeartbeatTiming, heard: Micros) -> Beat {
+        if self.unanswered != 0 && now >= self.unanswered + heartbeat_timing.timeout {
+            if heard >= self.unanswered + heartbeat_timing.timeout {
                 return Beat::Dead;
             }
             if heard == 0 {
@@ -60,10 +60,10 @@ impl Heartbeat {
         if self.unanswered == 0 {
             self.unanswered = now;
         }
-        // The rhythm is kept; after a pause of the whole process it begins anew.
-        self.next_ping += rhythm.interval;
+        // The heartbeat_timing is kept; after a pause of the whole process it begins anew.
+        self.next_ping += heartbeat_timing.interval;
         if self.next_ping <= now {
-            self.next_ping = now + rhythm.interval;
+            self.next_ping = now + heartbeat_timing.interval;
         }
         Beat::Ping
     }
@@ -75,11 +75,11 @@ impl Heartbeat {
     }
 
     /// When `beat` has something to do next.
-    pub(crate) fn deadline(&self, rhythm: Rhythm) -> Micros {
+    pub(crate) fn deadline(&self, heartbeat_timing: HeartbeatTiming) -> Micros {
         if self.unanswered == 0 {
             self.next_ping
         } else {
-            self.next_ping.min(self.unanswered + rhythm.timeout)
+            self.next_ping.min(self.unanswered + heartbeat_timing.timeout)
         }
     }
 }
@@ -88,7 +88,7 @@ impl Heartbeat {
 mod tests {
     use super::*;
 
-    const RHYTHM: Rhythm = Rhythm {
+    const RHYTHM: HeartbeatTiming = HeartbeatTiming {
         interval: 300,
         timeout: 200,
     };
@@ -116,7 +116,7 @@ mod tests {
 
     #[test]
     fn pings_go_on_while_an_answer_is_awaited() {
-        let slow = Rhythm {
+        let slow = HeartbeatTiming {
             interval: 100,
             timeout: 350,
         };

@@ -11,7 +11,7 @@ use crate::app::App;
 use crate::shard::Shard;
 use crate::shard::conn::{Phase, Transport};
 use crate::shard::engine::CLOSE_WAIT;
-use crate::shard::frames::{Shape, shape};
+use crate::shard::frames::{Framing, framing};
 use crate::shard::polling::Probe;
 use crate::shard::request::Reply;
 use crate::shard::stream::{Stash, Stream, WebSocket};
@@ -197,8 +197,8 @@ impl<A: App> Shard<A> {
             // not be lost, so the session stays where it is.
             return;
         }
-        if conn.shape == Shape::Plain {
-            conn.shape = shape(false, probe.deflate);
+        if conn.framing == Framing::Plain {
+            conn.framing = framing(false, probe.deflate);
         }
         let mut websocket = probe.websocket;
         websocket.decoder = decoder;

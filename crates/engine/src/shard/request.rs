@@ -13,7 +13,7 @@ use crate::slots::SlotGuard;
 
 /// Which protocol a connection speaks below its messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum Protocol {
     /// Engine.IO 4: packets with a type, text pings.
     EngineIo,
     /// Plain WebSocket: messages as they are, ping frames.
@@ -80,7 +80,7 @@ pub(crate) enum PostStart {
 pub(crate) enum Request {
     /// A new WebSocket connection.
     OpenWebSocket {
-        kind: Kind,
+        protocol: Protocol,
         base64: bool,
         upgraded: Upgraded,
         handshake: Handshake,

@@ -12,9 +12,9 @@ use crate::app::App;
 use crate::shard::Shard;
 use crate::shard::conn::{Phase, Transport};
 use crate::shard::engine::Engine;
-use crate::shard::frames::shape;
+use crate::shard::frames::framing;
 use crate::shard::polling::{Held, Pending, Polling};
-use crate::shard::request::{Handshake, Kind, PostStart, Reply, Request, RequestId, Upgraded};
+use crate::shard::request::{Handshake, Protocol, PostStart, Reply, Request, RequestId, Upgraded};
 use crate::shard::stream::{Stash, WebSocket};
 use crate::slots::SlotGuard;
 
@@ -24,7 +24,7 @@ impl Engine {
         let conn = self.conns.get(name.conn.slot)?;
         let same = conn.generation == name.conn.generation
             && conn.secret == name.secret
-            && conn.kind == Kind::EngineIo
+            && conn.protocol == Protocol::EngineIo
             && name.namespace == 0;
         (same && !conn.gone).then_some(name.conn.slot)
     }
@@ -71,19 +71,19 @@ impl<A: App> Shard<A> {
     pub(crate) fn request(&mut self, request: Request) {
         match request {
             Request::OpenWebSocket {
-                kind,
+                protocol,
                 base64,
                 upgraded,
                 handshake,
                 guard,
-            } => self.open_websocket(kind, base64, upgraded, handshake, guard),
+            } => self.open_websocket(protocol, base64, upgraded, handshake, guard),
             Request::OpenPolling {
                 base64,
                 handshake,
                 guard,
                 reply,
             } => {
-                let slot = self.engine.open_polling(shape(base64, None), guard);
+                let slot = self.engine.open_polling(framing(base64, None), guard);
                 self.app.opened(&mut self.engine, slot, handshake);
                 let answer = match self.engine.open_packet(slot, &["websocket"]) {
                     Some(packet) => Reply::Payload(packet.into_bytes()),
@@ -129,24 +129,24 @@ impl<A: App> Shard<A> {
 
     fn open_websocket(
         &mut self,
-        kind: Kind,
+        protocol: Protocol,
         base64: bool,
         mut upgraded: Upgraded,
         handshake: Handshake,
         guard: SlotGuard,
     ) {
-        let shape = shape(base64, upgraded.deflate);
+        let framing = framing(base64, upgraded.deflate);
         let deflate = upgraded.deflate.is_some();
         let preface = std::mem::take(&mut upgraded.preface);
         let (stream, leftover) = upgraded.into_stream();
         let websocket = WebSocket::new(stream, deflate);
         let opened = self
             .engine
-            .open_websocket(kind, shape, websocket, preface, guard);
+            .open_websocket(protocol, framing, websocket, preface, guard);
         let Some(slot) = opened else {
             return;
         };
-        if kind == Kind::EngineIo {
+        if protocol == Protocol::EngineIo {
             if let Some(packet) = self.engine.open_packet(slot, &[]) {
                 self.engine.send_with(slot, |out| {
                     heartline_wire::ws::push_frame(

@@ -11,7 +11,7 @@ use heartline_wire::ws::{self, Message, OpCode, Role};
 use crate::app::{App, Data};
 use crate::shard::conn::{Phase, Transport};
 use crate::shard::engine::Engine;
-use crate::shard::request::Kind;
+use crate::shard::request::Protocol;
 use crate::shard::stream::{Stash, Stream};
 use crate::shard::writes::Waits;
 use crate::shard::{READ_BUFFER, Shard};
@@ -208,7 +208,7 @@ impl<A: App> Shard<A> {
         let Some(conn) = self.engine.conns.get_mut(slot) else {
             return (false, 0);
         };
-        let kind = conn.kind;
+        let protocol = conn.protocol;
         let Transport::WebSocket(websocket) = &mut conn.transport else {
             return (false, 0);
         };
@@ -222,7 +222,7 @@ impl<A: App> Shard<A> {
         loop {
             match decoder.decode_extended(&mut rest, Role::Server, deflate, max) {
                 Ok(Some(message)) => {
-                    if let Next::Stop = self.frame(slot, kind, message) {
+                    if let Next::Stop = self.frame(slot, protocol, message) {
                         going = false;
                         break;
                     }
@@ -269,7 +269,7 @@ impl<A: App> Shard<A> {
     }
 
     /// A compressed message: what it was before.
-    fn compressed(&mut self, slot: u32, kind: Kind, text: bool, payload: &[u8]) -> Next {
+    fn compressed(&mut self, slot: u32, protocol: Protocol, text: bool, payload: &[u8]) -> Next {
         let mut inflated = std::mem::take(&mut self.inflated);
         inflated.clear();
         let max = self.engine.settings.max_payload;
@@ -281,7 +281,7 @@ impl<A: App> Shard<A> {
             false => Ok(Message::Binary(&inflated)),
         });
         let next = match message {
-            Ok(message) => self.frame(slot, kind, message),
+            Ok(message) => self.frame(slot, protocol, message),
             Err(error) => {
                 self.fail(slot, error);
                 Next::Stop
@@ -292,7 +292,7 @@ impl<A: App> Shard<A> {
         next
     }
 
-    fn frame(&mut self, slot: u32, kind: Kind, message: Message<'_>) -> Next {
+    fn frame(&mut self, slot: u32, protocol: Protocol, message: Message<'_>) -> Next {
         let Some(conn) = self.engine.conns.get(slot) else {
             return Next::Stop;
         };
@@ -305,24 +305,24 @@ impl<A: App> Shard<A> {
             return Next::Go;
         }
         match message {
-            Message::Text(text) => match kind {
-                Kind::EngineIo => self.packet(slot, text),
-                Kind::Plain => self.app.message(&mut self.engine, slot, Data::Text(text)),
+            Message::Text(text) => match protocol {
+                Protocol::EngineIo => self.packet(slot, text),
+                Protocol::Plain => self.app.message(&mut self.engine, slot, Data::Text(text)),
             },
-            Message::Binary(bytes) => match kind {
-                Kind::Plain if !self.app.plain_binary() => self.engine.close_with(
+            Message::Binary(bytes) => match protocol {
+                Protocol::Plain if !self.app.plain_binary() => self.engine.close_with(
                     slot,
                     Reason::ProtocolViolation,
                     1003,
                     "only text frames are understood here",
                 ),
-                Kind::EngineIo | Kind::Plain => {
+                Protocol::EngineIo | Protocol::Plain => {
                     self.app
                         .message(&mut self.engine, slot, Data::Binary(bytes));
                 }
             },
             Message::Compressed { text, payload } => {
-                return self.compressed(slot, kind, text, payload);
+                return self.compressed(slot, protocol, text, payload);
             }
             Message::Ping(payload) => {
                 // Past what `b64=1` does to messages: this is none.

@@ -17,11 +17,11 @@ use heartline_engine::shard::engine::Engine;
 use heartline_wire::reason::Reason;
 
 use super::Hub;
-use super::link::{Joining, Ousted, Sock};
+use super::link::{Joining, Displaced, SocketState};
 use super::tasks::TaskKind;
 use crate::handler::{Arrival, Body, Event, Handlers};
 use crate::op::{Op, Outcome, Refusal};
-use crate::publication::Form;
+use crate::publication::Encoding;
 use crate::shared::Shared;
 use crate::socket::Socket;
 
@@ -108,7 +108,7 @@ impl Hub {
             secret,
             payload: payload.clone().filter(|_| has_connect_handlers),
             id: id.map(Into::into),
-            ousted: None,
+            displaced: None,
         }));
         let handshake = link.handshake.clone();
         engine.pause(slot);
@@ -145,7 +145,7 @@ impl Hub {
         outcome: Outcome,
     ) {
         if let Ok((identity, admitted)) = &outcome {
-            self.make_way(admitted, identity);
+            self.close_displaced(admitted, identity);
         }
         let slot = engine.find(socket.0.conn);
         let joining = slot.and_then(|slot| {
@@ -167,9 +167,9 @@ impl Hub {
         match outcome {
             Ok((identity, _)) => {
                 let mut joining = *joining;
-                let ousted = joining.ousted.take();
+                let displaced = joining.displaced.take();
                 self.establish(engine, slot, joining, identity);
-                if let Some(Ousted { by, node, reason }) = ousted {
+                if let Some(Displaced { by, node, reason }) = displaced {
                     self.replaced(engine, &socket, by.as_deref(), &node, reason);
                 }
             }
@@ -180,7 +180,7 @@ impl Hub {
     }
 
     /// Those whose places the newcomer took are told and let go.
-    fn make_way(&self, admitted: &Admitted, newcomer: &Identity) {
+    fn close_displaced(&self, admitted: &Admitted, newcomer: &Identity) {
         let by = &newcomer.device_id;
         for (list, reason) in [
             (&admitted.replaced, Reason::Replaced),
@@ -206,7 +206,7 @@ impl Hub {
         refusal: Refusal,
     ) {
         self.metrics.refused(refusal.code()).add(1);
-        if self.link(slot).is_some_and(|link| link.form == Form::Live) {
+        if self.link(slot).is_some_and(|link| link.encoding == Encoding::Live) {
             let has_nothing = refusal == Refusal::Auth(AuthError::Required);
             if has_nothing && self.shared.authenticator.wants_handshake() {
                 // There was nothing in the handshake; an `auth` frame may come yet.
@@ -244,7 +244,7 @@ impl Hub {
             namespace = %self.namespace_name(namespace),
             "connected"
         );
-        if self.link(slot).is_some_and(|link| link.form != Form::Live) {
+        if self.link(slot).is_some_and(|link| link.encoding != Encoding::Live) {
             self.connect_reply(engine, slot, namespace, &socket_id);
         }
         if self.shared.config.hello {
@@ -273,7 +273,7 @@ impl Hub {
         link.ever_joined = true;
         // Almost always the only one.
         link.sockets.reserve_exact(1);
-        link.sockets.push(Sock {
+        link.sockets.push(SocketState {
             namespace,
             secret,
             expires: identity.expires_at.map_or(Micros::MAX, |at| {

@@ -7,8 +7,8 @@ use heartline_engine::shard::engine::Engine;
 use heartline_wire::reason::Reason;
 
 use super::Hub;
-use super::link::{Link, Sock};
-use crate::publication::Form;
+use super::link::{Link, SocketState};
+use crate::publication::Encoding;
 
 impl Hub {
     /// Sets the connection's next deadline to the earliest of all that it has.
@@ -46,9 +46,9 @@ impl Hub {
             return None;
         }
         let config = &self.shared.config;
-        let time = match link.form {
-            Form::Live => config.auth_timeout,
-            Form::Text | Form::Msgpack => config.connect_timeout,
+        let time = match link.encoding {
+            Encoding::Live => config.auth_timeout,
+            Encoding::Text | Encoding::Msgpack => config.connect_timeout,
         };
         Some(engine.conn(slot)?.connected_at + time.as_micros() as Micros)
     }
@@ -69,14 +69,14 @@ impl Hub {
             .is_some_and(|until| until <= now)
         {
             let reason = Reason::AuthFailed;
-            if link.form == Form::Live {
+            if link.encoding == Encoding::Live {
                 engine.close_with(slot, reason, reason.close_code(), "AUTH_REQUIRED");
             } else {
                 engine.close(slot, reason);
             }
             return;
         }
-        let due = |at: fn(&Sock) -> Micros| {
+        let due = |at: fn(&SocketState) -> Micros| {
             link.sockets
                 .iter()
                 .filter(|socket| at(socket) <= now)

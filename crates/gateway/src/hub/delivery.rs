@@ -13,10 +13,10 @@ use heartline_wire::live;
 use tokio::sync::oneshot;
 
 use super::Hub;
-use super::link::{MAX_PENDING_ACKS, PendingAcks, Sock};
+use super::link::{MAX_PENDING_ACKS, PendingAcks, SocketState};
 use crate::event::{Args, EventError, to_json};
 use crate::metrics::Outbound;
-use crate::publication::{self, AckId, Form, Publication};
+use crate::publication::{self, AckId, Encoding, Publication};
 
 impl Hub {
     /// An event to one socket of this shard.
@@ -27,13 +27,13 @@ impl Hub {
         namespace: NamespaceId,
         message: &Message,
     ) {
-        let Some(form) = self.link(slot).map(|link| link.form) else {
+        let Some(encoding) = self.link(slot).map(|link| link.encoding) else {
             return;
         };
         self.metrics.outbound(Outbound::Event).add(1);
         let name = self.namespace_name(namespace).clone();
         engine.send_with(slot, |out| {
-            publication::push_event(form, &name, None, message, None, None, out);
+            publication::push_event(encoding, &name, None, message, None, None, out);
         });
     }
 
@@ -47,7 +47,7 @@ impl Hub {
         let Some(slot) = self.locate(engine, to) else {
             return;
         };
-        let is_live = self.link(slot).is_some_and(|link| link.form == Form::Live);
+        let is_live = self.link(slot).is_some_and(|link| link.encoding == Encoding::Live);
         if is_live && live::is_reserved(&message.event) && &*message.event != "pong" {
             tracing::debug!("an event has the name of one of the live protocol's own frames");
             return;
@@ -72,8 +72,8 @@ impl Hub {
         let Some(link) = self.link_mut(slot) else {
             return;
         };
-        let form = link.form;
-        if form == Form::Live {
+        let encoding = link.encoding;
+        if encoding == Encoding::Live {
             let error = EventError::new(
                 "NOT_SUPPORTED",
                 "The live protocol has no acknowledgements from clients",
@@ -103,7 +103,7 @@ impl Hub {
         self.metrics.outbound(Outbound::Event).add(1);
         let name = self.namespace_name(to.namespace()).clone();
         engine.send_with(slot, |out| {
-            publication::push_event(form, &name, Some(id), message, None, None, out);
+            publication::push_event(encoding, &name, Some(id), message, None, None, out);
         });
     }
 
@@ -131,7 +131,7 @@ impl Hub {
                 return;
             }
         }
-        engine.send(slot, publication.frames(link.form));
+        engine.send(slot, publication.frames(link.encoding));
         self.metrics.deliveries.add(1);
         self.metrics.outbound(Outbound::Event).add(1);
     }
@@ -146,13 +146,13 @@ impl Hub {
         let Some(slot) = self.locate(engine, to) else {
             return;
         };
-        let Some(form) = self.link(slot).map(|link| link.form) else {
+        let Some(encoding) = self.link(slot).map(|link| link.encoding) else {
             return;
         };
         self.metrics.outbound(Outbound::Ack).add(1);
         let name = self.namespace_name(to.namespace()).clone();
         engine.send_with(slot, |out| {
-            publication::push_ack(form, &name, ack, &args.json, &args.attachments, out);
+            publication::push_ack(encoding, &name, ack, &args.json, &args.attachments, out);
         });
     }
 
@@ -170,7 +170,7 @@ impl Hub {
         };
         if ack.is_none() || error.announced {
             if let Some(slot) = self.locate(engine, to) {
-                let live = self.link(slot).is_some_and(|link| link.form == Form::Live);
+                let live = self.link(slot).is_some_and(|link| link.encoding == Encoding::Live);
                 if live && !error.announced {
                     self.live_error(engine, slot, &error.code, &error.error, None);
                 } else {
@@ -214,10 +214,10 @@ impl Hub {
             if Some(slot) == skip {
                 continue;
             }
-            let Some(form) = self.link(slot).map(|link| link.form) else {
+            let Some(encoding) = self.link(slot).map(|link| link.encoding) else {
                 continue;
             };
-            let frames = publication.frames(form);
+            let frames = publication.frames(encoding);
             match &publication.conflate {
                 None => engine.send(slot, frames),
                 Some(key) => engine.send_keyed(slot, key, frames),
@@ -265,7 +265,7 @@ impl Hub {
                     }
                 }
                 _ => {
-                    engine.send(slot, publication.frames(link.form));
+                    engine.send(slot, publication.frames(link.encoding));
                     sent += publication.len();
                 }
             }
@@ -298,9 +298,9 @@ impl Hub {
                 let Some(link) = self.link(slot) else {
                     continue;
                 };
-                let own = |socket: &Sock| socket.identity.user.as_deref() == Some(user);
+                let own = |socket: &SocketState| socket.identity.user.as_deref() == Some(user);
                 if !link.sockets.iter().any(own) {
-                    engine.send(slot, publication.frames(link.form));
+                    engine.send(slot, publication.frames(link.encoding));
                     self.metrics.deliveries.add(1);
                     self.metrics.outbound(Outbound::Event).add(1);
                 }

@@ -15,10 +15,10 @@ use heartline_wire::reason::Reason;
 use tokio::sync::oneshot;
 
 use super::Hub;
-use super::link::Ousted;
+use super::link::Displaced;
 use super::tasks::TaskKind;
 use crate::handler::{Body, Ending, Event, Responder};
-use crate::publication::Form;
+use crate::publication::Encoding;
 use crate::socket::Socket;
 
 impl Hub {
@@ -51,10 +51,10 @@ impl Hub {
         let Some(link) = self.link(slot) else {
             return;
         };
-        let form = link.form;
+        let encoding = link.encoding;
         // What is no fault of one namespace alone ends the connection.
         let ends_all = link.sockets.len() == 1 || !reason.is_final();
-        if form != Form::Live && reason.is_final() {
+        if encoding != Encoding::Live && reason.is_final() {
             self.disconnect_packet(engine, slot, namespace);
         }
         if ends_all {
@@ -209,7 +209,7 @@ impl Hub {
             let link = engine.find(to.0.conn).and_then(|slot| self.link_mut(slot));
             let joining = link.and_then(|link| link.joining.as_mut());
             if let Some(joining) = joining.filter(|joining| joining.secret == to.0.secret) {
-                joining.ousted = Some(Ousted {
+                joining.displaced = Some(Displaced {
                     by: by.map(Into::into),
                     node: node.into(),
                     reason,

@@ -11,7 +11,7 @@ use super::Hub;
 use super::tasks::TaskKind;
 use crate::event::EventError;
 use crate::handler::{Body, ErasedHandler, Event, Responder};
-use crate::publication::{AckId, Form};
+use crate::publication::{AckId, Encoding};
 
 /// An application event of a client.
 pub(super) struct InboundEvent<'a> {
@@ -31,7 +31,7 @@ impl Hub {
         let Some(link) = self.link_mut(slot) else {
             return;
         };
-        let form = link.form;
+        let encoding = link.encoding;
         let Some(socket) = link.socket_mut(namespace) else {
             return;
         };
@@ -50,7 +50,7 @@ impl Hub {
         };
         let handlers = self.handlers.clone();
         let Some(handler) = handlers.find(namespace, inbound.name) else {
-            return self.unhandled(engine, slot, namespace, form, inbound.ack);
+            return self.unhandled(engine, slot, namespace, encoding, inbound.ack);
         };
         let handshake = self.link(slot).and_then(|link| link.handshake.clone());
         let event = Event {
@@ -147,15 +147,15 @@ impl Hub {
         engine: &mut Engine,
         slot: u32,
         namespace: NamespaceId,
-        form: Form,
+        encoding: Encoding,
         ack: Option<AckId>,
     ) {
-        let code = match form {
-            Form::Live => "not-implemented",
+        let code = match encoding {
+            Encoding::Live => "not-implemented",
             _ if ack.is_some() && self.shared.config.builtin_events => "NOT_IMPLEMENTED",
             _ => return,
         };
-        if form == Form::Live {
+        if encoding == Encoding::Live {
             let id = match &ack {
                 Some(AckId::Raw(id)) => Some(&**id),
                 _ => None,

@@ -7,7 +7,7 @@ use heartline_engine::shard::engine::Engine;
 use heartline_wire::{json, live};
 
 use super::Hub;
-use crate::publication::Form;
+use crate::publication::Encoding;
 
 impl Hub {
     pub(super) fn hello(
@@ -42,7 +42,7 @@ impl Hub {
         member("deviceId", identity.device_id.as_deref());
         member("nodeId", Some(&config.node_id));
         fields.push_str(&format!(r#","serverTime":{server_time},"recovered":false"#));
-        let live = self.link(slot).is_some_and(|link| link.form == Form::Live);
+        let live = self.link(slot).is_some_and(|link| link.encoding == Encoding::Live);
         if live {
             self.send_live(engine, slot, |text| live::push_hello(&fields, id, text));
         } else {

@@ -14,11 +14,11 @@ use heartline_wire::reason::Reason;
 use tokio::sync::oneshot;
 
 use crate::event::{Args, EventError};
-use crate::publication::Form;
+use crate::publication::Encoding;
 
 /// One connection above its transport.
 pub(crate) struct Link {
-    pub(crate) form: Form,
+    pub(crate) encoding: Encoding,
     /// The parser is settled: the first message has come.
     pub(crate) settled: bool,
     /// It has been in a namespace at some time.
@@ -32,7 +32,7 @@ pub(crate) struct Link {
     pub(crate) holding: u16,
     /// It is let go as soon as its handlers are done.
     pub(crate) leaving: bool,
-    pub(crate) sockets: Vec<Sock>,
+    pub(crate) sockets: Vec<SocketState>,
     /// The namespace that is being joined.
     pub(crate) joining: Option<Box<Joining>>,
     /// A packet that waits for its attachments.
@@ -51,10 +51,10 @@ pub(crate) struct Link {
 }
 
 impl Link {
-    pub(crate) fn new(form: Form) -> Self {
+    pub(crate) fn new(encoding: Encoding) -> Self {
         Link {
-            form,
-            settled: form == Form::Live,
+            encoding,
+            settled: encoding == Encoding::Live,
             ever_joined: false,
             violations: 0,
             in_flight: 0,
@@ -73,13 +73,13 @@ impl Link {
         }
     }
 
-    pub(crate) fn socket(&self, namespace: NamespaceId) -> Option<&Sock> {
+    pub(crate) fn socket(&self, namespace: NamespaceId) -> Option<&SocketState> {
         self.sockets
             .iter()
             .find(|socket| socket.namespace == namespace)
     }
 
-    pub(crate) fn socket_mut(&mut self, namespace: NamespaceId) -> Option<&mut Sock> {
+    pub(crate) fn socket_mut(&mut self, namespace: NamespaceId) -> Option<&mut SocketState> {
         self.sockets
             .iter_mut()
             .find(|socket| socket.namespace == namespace)
@@ -87,7 +87,7 @@ impl Link {
 }
 
 /// One socket: the connection's place in a namespace.
-pub(crate) struct Sock {
+pub(crate) struct SocketState {
     pub(crate) namespace: NamespaceId,
     pub(crate) secret: [u8; 12],
     pub(crate) identity: Arc<Identity>,
@@ -120,11 +120,11 @@ pub(crate) struct Joining {
     /// The id of a live `auth` frame.
     pub(crate) id: Option<Box<str>>,
     /// Another one took its place before it had it.
-    pub(crate) ousted: Option<Ousted>,
+    pub(crate) displaced: Option<Displaced>,
 }
 
 /// How a socket lost its place.
-pub(crate) struct Ousted {
+pub(crate) struct Displaced {
     pub(crate) by: Option<Box<str>>,
     pub(crate) node: Box<str>,
     pub(crate) reason: Reason,

@@ -35,16 +35,16 @@ use heartline_engine::app::{App, Data};
 use heartline_engine::clock::Micros;
 use heartline_engine::shard::conn::TransportName;
 use heartline_engine::shard::engine::Engine;
-use heartline_engine::shard::request::{Handshake, Kind};
+use heartline_engine::shard::request::{Handshake, Protocol};
 use heartline_engine::tasks::Tasks;
 use heartline_wire::reason::Reason;
 use link::Link;
-use tasks::{HubPost, TaskKind};
+use tasks::{HubWaker, TaskKind};
 
 use crate::handler::Handlers;
 use crate::metrics::{Inbound, ShardMetrics};
 use crate::op::Op;
-use crate::publication::Form;
+use crate::publication::Encoding;
 use crate::shared::{OwnShared, Shared};
 use crate::socket::Socket;
 
@@ -61,7 +61,7 @@ pub(crate) struct Hub {
     pub(crate) shard: u16,
     links: Vec<Option<Link>>,
     pub(crate) rooms: LocalRooms,
-    tasks: Tasks<HubPost, TaskKind>,
+    tasks: Tasks<HubWaker, TaskKind>,
     next_task_sweep: Micros,
     pub(crate) metrics: Arc<ShardMetrics>,
 }
@@ -70,7 +70,7 @@ impl Hub {
     pub(crate) fn new(shared: Arc<Shared>, handlers: Arc<Handlers>, shard: u16) -> Self {
         let shared = Arc::new(shared);
         let metrics = shared.metrics.shards[usize::from(shard)].clone();
-        let post = Arc::new(HubPost {
+        let post = Arc::new(HubWaker {
             shared: shared.clone(),
             shard,
         });
@@ -136,8 +136,8 @@ impl App for Hub {
         }
         let live = engine
             .conn(slot)
-            .is_some_and(|conn| conn.kind == Kind::Plain);
-        let mut link = Link::new(if live { Form::Live } else { Form::Text });
+            .is_some_and(|conn| conn.protocol == Protocol::Plain);
+        let mut link = Link::new(if live { Encoding::Live } else { Encoding::Text });
         link.user_agent = handshake
             .user_agent
             .as_deref()
@@ -160,12 +160,12 @@ impl App for Hub {
     }
 
     fn message(&mut self, engine: &mut Engine, slot: u32, data: Data<'_>) {
-        match self.link(slot).map(|link| link.form) {
-            Some(Form::Live) => match data {
+        match self.link(slot).map(|link| link.encoding) {
+            Some(Encoding::Live) => match data {
                 Data::Text(text) => self.live_frame(engine, slot, text),
                 Data::Binary(_) => {}
             },
-            Some(Form::Text | Form::Msgpack) => self.socketio_message(engine, slot, data),
+            Some(Encoding::Text | Encoding::Msgpack) => self.socketio_message(engine, slot, data),
             None => {}
         }
     }
@@ -243,7 +243,7 @@ impl App for Hub {
                 except,
                 publication,
             } => self.deliver_around(engine, &user, &rooms, &except, &publication),
-            Op::Select { selection, deed } => self.select(engine, &selection, &deed),
+            Op::Select { selection, action } => self.select(engine, &selection, &action),
             Op::Disconnect { to, reason, reply } => self.disconnect(engine, &to, reason, reply),
             Op::Replaced {
                 to,

@@ -7,7 +7,7 @@ use heartline_core::auth::{Identity, UserKey};
 use heartline_core::message::Message;
 use heartline_core::namespaces::NamespaceId;
 use heartline_core::policy::Announce;
-use heartline_core::presence::{Place, SocketAddress};
+use heartline_core::presence::{RoomAddress, SocketAddress};
 use heartline_core::rooms::{self, Joined, Membership, PRIVATE, RoomError};
 use heartline_engine::clock::Micros;
 use heartline_engine::shard::engine::Engine;
@@ -18,7 +18,7 @@ use super::Hub;
 use super::tasks::TaskKind;
 use crate::event::EventError;
 use crate::op::{Held, Op};
-use crate::publication::Form;
+use crate::publication::Encoding;
 
 /// How long the store may take to keep a member, microseconds.
 const REMEMBER: Micros = 10_000_000;
@@ -88,14 +88,14 @@ impl Hub {
         slot: u32,
         namespace: NamespaceId,
         room: &str,
-    ) -> Option<(Arc<UserKey>, SocketAddress, Place)> {
+    ) -> Option<(Arc<UserKey>, SocketAddress, RoomAddress)> {
         let there = &self.shared.fanout.namespaces.get(namespace);
         if there.config.announce != Announce::Rooms {
             return None;
         }
         let socket = self.link(slot)?.socket(namespace)?;
         let address = SocketAddress::new(engine.id(slot)?, namespace, socket.secret);
-        let place = Place {
+        let place = RoomAddress {
             namespace: there.name.clone(),
             room: room.into(),
         };
@@ -257,7 +257,7 @@ impl Hub {
         let Some(link) = self.link(slot) else {
             return;
         };
-        let form = link.form;
+        let encoding = link.encoding;
         let Some(socket) = link.socket(namespace) else {
             return;
         };
@@ -272,7 +272,7 @@ impl Hub {
             .collect();
         for room in taken {
             self.leave(engine, slot, namespace, &room);
-            if form == Form::Live {
+            if encoding == Encoding::Live {
                 self.send_live(engine, slot, |text| {
                     live::push_unsubscribed(&room, None, Some("forbidden"), text);
                 });

@@ -11,11 +11,11 @@ use heartline_wire::reason::Reason;
 
 use super::Hub;
 use crate::metrics::Outbound;
-use crate::op::{Deed, Places, Selection};
-use crate::publication::Form;
+use crate::op::{SelectedAction, Chosen, Selection};
+use crate::publication::Encoding;
 
 impl Hub {
-    pub(super) fn select(&mut self, engine: &mut Engine, selection: &Selection, deed: &Deed) {
+    pub(super) fn select(&mut self, engine: &mut Engine, selection: &Selection, action: &SelectedAction) {
         let namespace = selection.namespace;
         let except = self.slots_of(engine, namespace, &selection.except);
         let mut chosen: Vec<u32> = match selection.all {
@@ -35,18 +35,18 @@ impl Hub {
                 && self.is_of_tenant(*slot, namespace, tenant)
         });
         for slot in chosen {
-            match deed {
-                Deed::Send(publication) => {
-                    let form = self.link(slot).map(|link| link.form);
+            match action {
+                SelectedAction::Send(publication) => {
+                    let encoding = self.link(slot).map(|link| link.encoding);
                     // On Node any name may be one of the live protocol's own types.
                     let is_live = live::is_reserved(&publication.message.event);
-                    if let Some(form) = form.filter(|form| !is_live || *form != Form::Live) {
-                        engine.send(slot, publication.frames(form));
+                    if let Some(encoding) = encoding.filter(|encoding| !is_live || *encoding != Encoding::Live) {
+                        engine.send(slot, publication.frames(encoding));
                         self.metrics.deliveries.add(1);
                         self.metrics.outbound(Outbound::Event).add(1);
                     }
                 }
-                Deed::Join(rooms) => {
+                SelectedAction::Join(rooms) => {
                     for room in rooms.iter() {
                         // What is no room's name, or one too many, is not joined.
                         if heartline_core::rooms::is_valid_name(room) {
@@ -54,17 +54,17 @@ impl Hub {
                         }
                     }
                 }
-                Deed::Leave(rooms) => {
+                SelectedAction::Leave(rooms) => {
                     for room in rooms.iter() {
                         self.leave(engine, slot, namespace, room);
                     }
                 }
-                Deed::Disconnect => self.end_socket(engine, slot, namespace, Reason::Kicked),
+                SelectedAction::Disconnect => self.end_socket(engine, slot, namespace, Reason::Kicked),
             }
         }
     }
 
-    fn slots_of(&self, engine: &Engine, namespace: NamespaceId, places: &Places) -> HashSet<u32> {
+    fn slots_of(&self, engine: &Engine, namespace: NamespaceId, places: &Chosen) -> HashSet<u32> {
         let mut slots = HashSet::new();
         for room in &places.rooms {
             slots.extend(self.rooms.members(room));

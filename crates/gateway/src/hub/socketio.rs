@@ -15,7 +15,7 @@ use super::link::Partial;
 use crate::event::{Args, EventError};
 use crate::handler::Body;
 use crate::metrics::Inbound;
-use crate::publication::{AckId, Form};
+use crate::publication::{AckId, Encoding};
 
 impl Hub {
     pub(super) fn socketio_message(&mut self, engine: &mut Engine, slot: u32, data: Data<'_>) {
@@ -27,13 +27,13 @@ impl Hub {
             // binary; the default parser's is text.
             link.settled = true;
             if matches!(data, Data::Binary(_)) {
-                link.form = Form::Msgpack;
+                link.encoding = Encoding::Msgpack;
             }
         }
-        let fine = match (link.form, data) {
-            (Form::Msgpack, Data::Binary(bytes)) => self.msgpack_packet(engine, slot, bytes),
-            (Form::Text, Data::Text(text)) => self.text_packet(engine, slot, text),
-            (Form::Text, Data::Binary(bytes)) => self.attachment(engine, slot, bytes),
+        let fine = match (link.encoding, data) {
+            (Encoding::Msgpack, Data::Binary(bytes)) => self.msgpack_packet(engine, slot, bytes),
+            (Encoding::Text, Data::Text(text)) => self.text_packet(engine, slot, text),
+            (Encoding::Text, Data::Binary(bytes)) => self.attachment(engine, slot, bytes),
             _ => None,
         };
         if fine.is_none() {
@@ -294,7 +294,7 @@ impl Hub {
     ) {
         let msgpack = self
             .link(slot)
-            .is_some_and(|link| link.form == Form::Msgpack);
+            .is_some_and(|link| link.encoding == Encoding::Msgpack);
         engine.send_with(slot, |out| {
             if msgpack {
                 let mut packet = Vec::new();

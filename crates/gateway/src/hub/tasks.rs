@@ -24,12 +24,12 @@ pub(super) enum TaskKind {
     Detached,
 }
 
-pub(super) struct HubPost {
+pub(super) struct HubWaker {
     pub(super) shared: OwnShared,
     pub(super) shard: u16,
 }
 
-impl heartline_engine::tasks::Wakes for HubPost {
+impl heartline_engine::tasks::Wakes for HubWaker {
     fn wake(&self, task: TaskId) {
         self.shared.fanout.post(self.shard, Op::Wake(task));
     }
