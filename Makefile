@@ -1,6 +1,6 @@
 # The two commands of this repository are `make serve` and `make test`.
 
-.PHONY: help release serve demo demo-parts test test-rust test-client test-protocol test-e2e bench bench-cluster conformance soak simulate lint layers fuzz
+.PHONY: help release serve demo demo-parts test test-rust test-client test-protocol test-e2e bench bench-cluster conformance soak simulate suites lint layers fuzz
 
 help:
 	@echo "make serve   build Heartline and run it for development on 127.0.0.1:8080"
@@ -11,6 +11,7 @@ help:
 	@echo "make bench-cluster  what a cluster costs Redis and gives, six minutes"
 	@echo "make simulate  120 000 runs of the cluster's protocol with everything going wrong"
 	@echo "make conformance  Autobahn's fuzzing client against the WebSocket layer (needs a Python 2.7)"
+	@echo "make suites  the tests of Socket.IO's own clients; CHECKOUT=a clone of socketio/socket.io"
 	@echo "make lint    formatting and lints, as CI checks them"
 	@echo "make layers  that no arrow between modules points up (scripts/layers.json), and the map is true"
 	@echo "make fuzz    run each decoder's fuzz target for a minute (needs a nightly toolchain and cargo-fuzz)"
@@ -62,6 +63,10 @@ bench-cluster: release
 
 conformance:
 	scripts/conformance
+
+# The Node part of the tests that socket.io-client and engine.io-client come with.
+suites:
+	tests/suites/run "$(CHECKOUT)"
 
 # 120 000 runs of the cluster's protocol under a virtual clock.
 simulate:

@@ -148,14 +148,16 @@ impl std::error::Error for AuthError {}
 
 /// Turns credentials into an identity.
 ///
-/// It is asked only when a token came and the namespace's `auth.mode` is not
-/// `off`.
+/// It is asked only when a token came, or when it [wants
+/// handshakes](Self::wants_handshake), and the namespace's `auth.mode` is not `off`.
 pub trait Authenticator: Send + Sync + 'static {
     /// Verifies. Must not block: what has to wait (a key set over HTTP) awaits.
     fn authenticate(&self, credentials: Credentials) -> BoxFuture<Result<Identity, AuthError>>;
 
-    /// Whether [`Credentials::handshake`] is looked at: it costs each connection the memory
-    /// of its first request's head.
+    /// Whether [`Credentials::handshake`] is looked at, for a cookie, say: it costs each
+    /// connection the memory of its first request's head. Clients without a token are
+    /// brought before it then; who has neither is [`AuthError::Required`] to have one, or
+    /// is anonymous where `auth.mode` is `optional`.
     fn wants_handshake(&self) -> bool {
         false
     }

@@ -22,6 +22,7 @@ use heartline_engine::shard::engine::Settings;
 use heartline_engine::shard::heartbeat::HeartbeatTiming;
 use heartline_engine::shard::{Prepared, ShardHandle};
 use heartline_engine::slots::ConnectionSlots;
+use hyper::StatusCode;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
@@ -30,7 +31,9 @@ use crate::config::Config;
 use crate::data::AllData;
 use crate::event::ConnectRefused;
 use crate::fanout::Fanout;
-use crate::gateway::{Gateway, HandshakeRequest, HeaderMap, HttpRequest, HttpResponse};
+use crate::gateway::{
+    Gateway, GatewayCell, HandshakeRequest, HeaderMap, HttpRequest, HttpResponse, WeakGateway,
+};
 use crate::handler::{Arrival, Handler, HandlerSet, Handlers};
 use crate::hub::Hub;
 use crate::intern::Interner;
@@ -82,6 +85,8 @@ pub struct GatewayBuilder {
     namespaces: Vec<(String, HandlerSet)>,
     fallback: Option<Fallback>,
     gatekeeper: Option<Gatekeeper>,
+    /// The gateway, once it is built.
+    gateway: GatewayCell,
 }
 
 impl GatewayBuilder {
@@ -95,6 +100,7 @@ impl GatewayBuilder {
             namespaces: Vec::new(),
             fallback: None,
             gatekeeper: None,
+            gateway: GatewayCell::default(),
         }
     }
 
@@ -187,11 +193,30 @@ impl GatewayBuilder {
 
     /// Answers requests on the public port that are neither Socket.IO nor
     /// live; without it they get 404.
-    pub fn http_fallback(
-        mut self,
-        fallback: impl Fn(HttpRequest) -> BoxFuture<HttpResponse> + Send + Sync + 'static,
-    ) -> Self {
-        self.fallback = Some(Arc::new(fallback));
+    ///
+    /// ```
+    /// # use heartline::{Config, Gateway, HttpResponse};
+    /// let builder = Gateway::builder(Config::default())
+    ///     .http_fallback(|gateway, request| async move {
+    ///         if let Some(everybody) = gateway.everybody("/", None) {
+    ///             let _ = everybody.emit("visited", request.uri().path());
+    ///         }
+    ///         HttpResponse::default()
+    ///     });
+    /// ```
+    pub fn http_fallback<F, Fut>(mut self, answer: F) -> Self
+    where
+        F: Fn(Gateway, HttpRequest) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = HttpResponse> + Send + 'static,
+    {
+        let gateway = self.gateway.clone();
+        self.fallback = Some(Arc::new(move |request| {
+            match gateway.get().and_then(WeakGateway::upgrade) {
+                Some(gateway) => Box::pin(answer(gateway, request)),
+                // The last handle to it has gone.
+                None => Box::pin(std::future::ready(unavailable())),
+            }
+        }));
         self
     }
 
@@ -274,7 +299,8 @@ impl GatewayBuilder {
     fn take_handlers(&mut self, fanout: &Fanout) -> Handlers {
         let mut handlers = Handlers {
             all: std::mem::take(&mut self.handlers),
-            ..Handlers::default()
+            of: Vec::new(),
+            gateway: self.gateway.clone(),
         };
         for (_, namespace) in fanout.namespaces.iter() {
             let mut own = self
@@ -314,6 +340,12 @@ impl GatewayBuilder {
             config,
         })
     }
+}
+
+fn unavailable() -> HttpResponse {
+    let mut response = HttpResponse::default();
+    *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+    response
 }
 
 /// The backplane of a node that is the whole cluster.

@@ -66,7 +66,8 @@ pub struct Config {
     pub namespaces: BTreeMap<String, NamespaceConfig>,
     /// Whether `server:hello` and `connection:success` are sent.
     pub hello: bool,
-    /// Whether the contract's own events (`join`, `message:send`, …) are handled.
+    /// Whether the contract's own events (`join`, `message:send`, …) are handled. Without
+    /// them, a Socket.IO client's event that no handler is for is left unanswered.
     pub builtin_events: bool,
     /// Most handlers of one connection that may be running at once; reading
     /// from the connection pauses there.

@@ -40,15 +40,19 @@ impl SocketData {
         found.and_then(|found| found.downcast().ok())
     }
 
-    /// The value of this type; if there is none, one that is made and kept. `make` must not
-    /// ask for data of the same socket.
+    /// The value of this type; if there is none, one that is made and kept. Of several that
+    /// are made at once, the first is kept.
     pub fn get_or_insert_with<T: Send + Sync + 'static>(&self, make: impl FnOnce() -> T) -> Arc<T> {
-        let mut values = self.values();
-        let kept = values
+        if let Some(found) = self.get() {
+            return found;
+        }
+        // Without the lock: it may ask for data of the same socket.
+        let made: Arc<dyn Any + Send + Sync> = Arc::new(make());
+        let kept = self
+            .values()
             .entry(TypeId::of::<T>())
-            .or_insert_with(|| Arc::new(make()))
+            .or_insert_with(|| made.clone())
             .clone();
-        drop(values);
         kept.downcast().expect("a value is kept under its own type")
     }
 
@@ -81,7 +85,9 @@ impl AllData {
 
     /// Drops the data of sockets that are `gone`: of handlers that asked for it too late.
     pub(crate) fn forget(&self, gone: impl Fn(&SocketAddress) -> bool) {
-        self.table().retain(|socket, _| !gone(socket));
+        let forgotten: Vec<_> = self.table().extract_if(|socket, _| gone(socket)).collect();
+        // Without the lock: what is dropped may ask for data.
+        drop(forgotten);
     }
 
     /// The data of a socket that ends; nobody finds it here any more.

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::fmt;
 
 use bytes::Bytes;
-use heartline_core::message::{Message, MessageError};
+use heartline_core::message::{Message, MessageError, check};
 use heartline_core::rooms::RoomError;
 use heartline_wire::codes::Code;
 use heartline_wire::names::{self, Speaker};
@@ -39,9 +39,12 @@ impl Args {
     /// One argument. [`Binary`](crate::Binary) within it becomes an attachment.
     ///
     /// # Errors
-    /// `INTERNAL` when the value cannot be written as JSON.
+    /// `INTERNAL` when the value cannot be written as JSON; `INVALID_DATA` when, beside
+    /// attachments, it has anything else that looks like one's placeholder.
     pub fn one<T: Serialize + ?Sized>(value: &T) -> Result<Args, EventError> {
         let (json, attachments) = binary::write(value).map_err(EventError::unwritable)?;
+        // A client's JSON that looks like a placeholder would end whoever reads it.
+        check(&json, &attachments, usize::MAX)?;
         Ok(Args { json, attachments })
     }
 
@@ -54,7 +57,7 @@ impl Args {
     /// ```
     ///
     /// # Errors
-    /// `INTERNAL` when the value cannot be written as JSON, or is no tuple or list.
+    /// As [`one`](Self::one), and `INTERNAL` when the value is no tuple or list.
     pub fn many<T: Serialize + ?Sized>(values: &T) -> Result<Args, EventError> {
         let mut args = Args::one(values)?;
         if args.json == "null" {

@@ -56,6 +56,7 @@ pub use event::{Args, ConnectRefused, EventError, PublishRequest};
 pub use gateway::{Counts, Gateway, HandshakeRequest, HeaderMap, HttpRequest, HttpResponse};
 pub use handler::{
     All, Arrival, Event, EventName, FromEvent, Handler, HandlerSet, IntoReply, Json, LeftRooms,
+    NoAnswer,
 };
 pub use heartline_core::presence::{
     Admitted, DeviceLimitReached, Edge, EdgeSink, Newcomer, Presence, RoomAddress, SocketAddress,

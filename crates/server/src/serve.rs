@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use heartline::config::AuthMode;
@@ -212,22 +212,18 @@ async fn failure(serving: JoinHandle<io::Result<()>>) -> String {
 fn gateway(settings: &Arc<Settings>, cluster: Option<Cluster>, dev: bool) -> Result<Gateway, Exit> {
     let failed = |what: String| refuse(Exit::Failed, what);
     let authenticator = JwtAuthenticator::new(&settings.jwt, system_clock).map_err(failed)?;
-    let handle: Arc<OnceLock<Gateway>> = Arc::default();
-    let (for_pages, known) = (settings.clone(), handle.clone());
+    let for_pages = settings.clone();
     let mut builder = Gateway::builder(settings.gateway.clone());
     if let Some(cluster) = cluster {
         builder = builder.backplane(cluster);
     }
-    let gateway = builder
+    builder
         .authenticator(authenticator)
-        .http_fallback(move |request| {
-            let response = page(&for_pages, known.get(), dev, &request);
-            Box::pin(std::future::ready(response))
+        .http_fallback(move |gateway, request| {
+            std::future::ready(page(&for_pages, &gateway, dev, &request))
         })
         .build()
-        .map_err(|error| failed(error.to_string()))?;
-    let _ = handle.set(gateway.clone());
-    Ok(gateway)
+        .map_err(|error| failed(error.to_string()))
 }
 
 /// Says where the node listens.
@@ -269,17 +265,12 @@ async fn joined(gateway: &Gateway) {
 }
 
 /// What the public port serves besides Socket.IO and live.
-fn page(
-    settings: &Settings,
-    gateway: Option<&Gateway>,
-    dev: bool,
-    request: &HttpRequest,
-) -> HttpResponse {
+fn page(settings: &Settings, gateway: &Gateway, dev: bool, request: &HttpRequest) -> HttpResponse {
     if request.uri().path() == "/healthz" {
         return dev::respond(200, "application/json", r#"{"status":"ok"}"#.into());
     }
-    let answered = gateway
-        .filter(|_| dev)
-        .and_then(|gateway| dev::answer(settings, gateway, request));
+    let answered = dev
+        .then(|| dev::answer(settings, gateway, request))
+        .flatten();
     answered.unwrap_or_else(|| dev::respond(404, "text/plain; charset=utf-8", "not found\n".into()))
 }

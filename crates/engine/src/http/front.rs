@@ -302,7 +302,8 @@ impl<Op: Send + 'static> HttpFront<Op> {
             .map(Full::new)
     }
 
-    /// Asks whether a connection may begin so; headers for the response.
+    /// Asks the app, which has to answer for what is within the limits only, whether a
+    /// connection may begin so; headers for the response.
     async fn gatekeep(&self, request: &HttpRequest<Incoming>) -> Result<HeaderMap, Answer> {
         let Some(gatekeeper) = &self.parts.gatekeeper else {
             return Ok(HeaderMap::new());
@@ -374,13 +375,13 @@ impl<Op: Send + 'static> HttpFront<Op> {
         if query.get("EIO").as_deref() != Some("4") {
             return refusal(RequestError::UnsupportedProtocolVersion, upgrade);
         }
-        let headers = match self.gatekeep(&request).await {
-            Ok(headers) => headers,
-            Err(answer) => return answer,
-        };
         let guard = match self.admit(sender.ip, request.headers()) {
             Ok(guard) => guard,
             Err(answer) => return *answer,
+        };
+        let headers = match self.gatekeep(&request).await {
+            Ok(headers) => headers,
+            Err(answer) => return answer,
         };
         let base64 = query
             .get("b64")
@@ -543,13 +544,13 @@ impl<Op: Send + 'static> HttpFront<Op> {
             headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
             return answer;
         }
-        let headers = match self.gatekeep(&request).await {
-            Ok(headers) => headers,
-            Err(answer) => return answer,
-        };
         let guard = match self.admit(sender.ip, request.headers()) {
             Ok(guard) => guard,
             Err(answer) => return *answer,
+        };
+        let headers = match self.gatekeep(&request).await {
+            Ok(headers) => headers,
+            Err(answer) => return answer,
         };
         let mut handshake = self.handshake(&request);
         handshake.query_token = Query::of(&request).get("token").map(Into::into);

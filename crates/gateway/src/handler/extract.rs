@@ -189,8 +189,8 @@ impl<T: DeserializeOwned> FromEvent for All<T> {
 }
 
 impl<T: Serialize> IntoReply for All<T> {
-    fn into_reply(self) -> Result<Args, EventError> {
-        Args::many(&self.0)
+    fn into_reply(self) -> Result<Option<Args>, EventError> {
+        Args::many(&self.0).map(Some)
     }
 }
 
@@ -255,30 +255,41 @@ impl FromEvent for EventName {
 
 /// What a handler's return value is on the wire.
 pub trait IntoReply {
-    /// Turns it into the acknowledgement's arguments.
-    fn into_reply(self) -> Result<Args, EventError>;
+    /// Turns it into the acknowledgement's arguments; `None` for no acknowledgement.
+    fn into_reply(self) -> Result<Option<Args>, EventError>;
+}
+
+/// No acknowledgement, even to a client that asked for one: what comes of a handler on Node
+/// that does not call its callback.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NoAnswer;
+
+impl IntoReply for NoAnswer {
+    fn into_reply(self) -> Result<Option<Args>, EventError> {
+        Ok(None)
+    }
 }
 
 impl IntoReply for () {
-    fn into_reply(self) -> Result<Args, EventError> {
-        Ok(Args::default())
+    fn into_reply(self) -> Result<Option<Args>, EventError> {
+        Ok(Some(Args::default()))
     }
 }
 
 impl IntoReply for Args {
-    fn into_reply(self) -> Result<Args, EventError> {
-        Ok(self)
+    fn into_reply(self) -> Result<Option<Args>, EventError> {
+        Ok(Some(self))
     }
 }
 
 impl<T: Serialize> IntoReply for Json<T> {
-    fn into_reply(self) -> Result<Args, EventError> {
-        Args::one(&self.0)
+    fn into_reply(self) -> Result<Option<Args>, EventError> {
+        Args::one(&self.0).map(Some)
     }
 }
 
 impl<T: IntoReply> IntoReply for Result<T, EventError> {
-    fn into_reply(self) -> Result<Args, EventError> {
+    fn into_reply(self) -> Result<Option<Args>, EventError> {
         self?.into_reply()
     }
 }

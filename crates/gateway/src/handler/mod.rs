@@ -15,8 +15,8 @@
 //!
 //! Arguments are taken from the event before the function is called; an event
 //! that does not fit is refused with `INVALID_DATA`. What the function returns
-//! is the acknowledgement, if the client asked for one. A handler must not
-//! block its thread: the thread is shared with many connections.
+//! is the acknowledgement, if the client asked for one; [`NoAnswer`] is none. A handler
+//! must not block its thread: the thread is shared with many connections.
 
 mod extract;
 mod table;
@@ -31,7 +31,7 @@ use crate::op::Op;
 use crate::publication::AckId;
 use crate::socket::Socket;
 
-pub use extract::{All, Event, EventName, FromEvent, IntoReply, Json, LeftRooms};
+pub use extract::{All, Event, EventName, FromEvent, IntoReply, Json, LeftRooms, NoAnswer};
 pub(crate) use extract::{Body, Ending, PublishFrame};
 pub(crate) use table::Handlers;
 pub use table::{Arrival, HandlerSet};
@@ -52,20 +52,20 @@ impl Responder {
         }
     }
 
-    pub(crate) fn finish(mut self, reply: Result<Args, EventError>) {
+    pub(crate) fn finish(mut self, reply: Result<Option<Args>, EventError>) {
         self.send(reply);
     }
 
-    fn send(&mut self, reply: Result<Args, EventError>) {
+    fn send(&mut self, reply: Result<Option<Args>, EventError>) {
         self.done = true;
         let ack = self.ack.take();
         match (reply, ack) {
-            (Ok(args), Some(ack)) => self.socket.post(Op::Ack {
+            (Ok(Some(args)), Some(ack)) => self.socket.post(Op::Ack {
                 to: self.socket.address(),
                 ack,
                 args,
             }),
-            (Ok(_), None) => {}
+            (Ok(_), _) => {}
             (Err(error), ack) => self.socket.post(Op::Refuse {
                 to: self.socket.address(),
                 ack,
@@ -105,7 +105,7 @@ pub trait Handler<Arguments>: Send + Sync + Sized + 'static {
     fn begin(
         &self,
         event: &Event<'_>,
-    ) -> Result<impl Future<Output = Result<Args, EventError>> + Send + 'static, EventError>;
+    ) -> Result<impl Future<Output = Result<Option<Args>, EventError>> + Send + 'static, EventError>;
 }
 
 macro_rules! handlers {
@@ -123,7 +123,7 @@ macro_rules! handlers {
             fn begin(
                 &self,
                 event: &Event<'_>,
-            ) -> Result<impl Future<Output = Result<Args, EventError>> + Send + 'static, EventError> {
+            ) -> Result<impl Future<Output = Result<Option<Args>, EventError>> + Send + 'static, EventError> {
                 let future = self($($argument::from_event(event)?),*);
                 Ok(async move { future.await.into_reply() })
             }

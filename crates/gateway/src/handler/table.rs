@@ -122,6 +122,7 @@ impl HandlerSet {
     fn contains(&self, name: &str) -> bool {
         match name.strip_suffix(":*") {
             Some(family) => self.families.contains_key(family),
+            None if name == "*" => self.any.is_some(),
             None => self.exact.contains_key(name),
         }
     }

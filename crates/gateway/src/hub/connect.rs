@@ -34,17 +34,22 @@ async fn authenticate(
     socket: SocketAddress,
 ) -> Outcome {
     let arrival = credentials.clone();
-    let identity = match (mode, &credentials.token) {
-        (AuthMode::Off, _) | (AuthMode::Optional, None) => shared.anonymous.clone(),
-        (AuthMode::Required, None) => return Err(Refusal::Auth(AuthError::Required)),
-        (AuthMode::Required | AuthMode::Optional, Some(_)) => {
-            let identity = shared
-                .authenticator
-                .authenticate(credentials)
-                .await
-                .map_err(Refusal::Auth)?;
-            Arc::new(shared.tenants.intern_identity(identity))
+    let has_token = credentials.token.is_some();
+    let verified = match mode {
+        AuthMode::Off => Ok(None),
+        _ if has_token || shared.authenticator.wants_handshake() => {
+            let verified = shared.authenticator.authenticate(credentials).await;
+            verified.map(|identity| Some(shared.tenants.intern_identity(identity)))
         }
+        _ => Err(AuthError::Required),
+    };
+    let identity = match verified {
+        Ok(Some(identity)) => Arc::new(identity),
+        Ok(None) => shared.anonymous.clone(),
+        Err(AuthError::Required) if mode == AuthMode::Optional && !has_token => {
+            shared.anonymous.clone()
+        }
+        Err(error) => return Err(Refusal::Auth(error)),
     };
     for decide in handlers.admissions(socket.namespace()) {
         let arrival = Arrival {
@@ -201,10 +206,12 @@ impl Hub {
         refusal: Refusal,
     ) {
         self.metrics.refused(refusal.code()).add(1);
-        if self
-            .link(slot)
-            .is_some_and(|link| link.encoding == Encoding::Live)
-        {
+        if self.link(slot).is_some_and(|link| link.encoding == Encoding::Live) {
+            let has_nothing = refusal == Refusal::Auth(AuthError::Required);
+            if has_nothing && self.shared.authenticator.wants_handshake() {
+                // There was nothing in the handshake; an `auth` frame may come yet.
+                return;
+            }
             let (reason, code, text) = refusal.closing();
             engine.close_with(slot, reason, code, text);
             return;
@@ -223,7 +230,9 @@ impl Hub {
         identity: Arc<Identity>,
     ) {
         let namespace = joining.namespace;
-        self.forget_nobody(engine, slot, namespace);
+        // A live connection that was anonymous so far becomes somebody: what the nobody had
+        // joined is left behind.
+        self.forget_socket(engine, slot, namespace, Reason::ClientLeft);
         self.add_socket(engine, slot, namespace, joining.secret, &identity);
         let Some(handle) = self.handle(engine, slot, namespace) else {
             return;
@@ -247,25 +256,6 @@ impl Hub {
         }
         self.note_memberships(engine, &identity);
         self.run_connect_handlers(engine, slot, &handle, joining.payload.as_deref());
-    }
-
-    /// A live connection that was anonymous so far becomes somebody: what the nobody had
-    /// joined is left behind.
-    fn forget_nobody(&mut self, engine: &Engine, slot: u32, namespace: NamespaceId) {
-        let Some(link) = self.link_mut(slot) else {
-            return;
-        };
-        let there = link
-            .sockets
-            .iter()
-            .position(|socket| socket.namespace == namespace);
-        if let Some(index) = there {
-            let nobody = link.sockets.swap_remove(index);
-            self.leave_all(nobody.rooms, namespace);
-            if let Some(transport) = engine.transport_name(slot) {
-                self.metrics.connections(transport, namespace).sub(1);
-            }
-        }
     }
 
     fn add_socket(
@@ -353,8 +343,9 @@ impl Hub {
         self.rearm(engine, slot);
     }
 
-    /// A live connection has begun: who brought a token is looked at, who may
-    /// come without one is let in, the others have `auth_timeout`.
+    /// A live connection has begun: who brought a token, or a handshake that the
+    /// authenticator wants, is looked at; who may come without is let in; the others have
+    /// `auth_timeout`.
     pub(super) fn live_opened(
         &mut self,
         engine: &mut Engine,
@@ -369,7 +360,8 @@ impl Hub {
             .get(NamespaceId::ROOT)
             .config
             .auth_mode;
-        if token.is_some() || mode != AuthMode::Required {
+        let wants_handshake = self.shared.authenticator.wants_handshake();
+        if token.is_some() || mode != AuthMode::Required || wants_handshake {
             self.connect(engine, slot, NamespaceId::ROOT, token, None, None);
         }
     }

@@ -140,7 +140,9 @@ impl Hub {
         self.start(engine, work, kind, time);
     }
 
-    /// Nobody is there for this event: whoever asked for an answer gets one.
+    /// Nobody is there for this event. Whoever asked for an answer gets one, unless all
+    /// events are the app's: Socket.IO clients know silence then, as of any other server,
+    /// and try again.
     fn unhandled(
         &mut self,
         engine: &mut Engine,
@@ -151,7 +153,7 @@ impl Hub {
     ) {
         let code = match encoding {
             Encoding::Live => Code::LiveNotImplemented,
-            _ if ack.is_some() => Code::NotImplemented,
+            _ if ack.is_some() && self.shared.config.builtin_events => Code::NotImplemented,
             _ => return,
         };
         if encoding == Encoding::Live {
