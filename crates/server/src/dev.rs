@@ -9,6 +9,7 @@ use serde_json::json;
 use crate::auth::jwt::system_clock;
 use crate::auth::sign::{Claims, sign};
 use crate::config::{JwtSettings, Settings};
+use crate::hosts::is_local_request;
 
 const PAGE: &str = include_str!("../assets/demo.html");
 /// How long the demo's tokens are good for, seconds.
@@ -16,12 +17,14 @@ const TOKEN_TTL: u64 = 12 * 3600;
 /// Users listed by `/dev/online`.
 const LISTED: usize = 500;
 
-/// Gives the run a secret, unless it has a way to verify tokens already.
+/// Gives the run a secret, unless it has a way to verify tokens already: `/dev/token` signs
+/// with no other.
 pub(crate) fn prepare(settings: &mut Settings) {
     if !settings.jwt.is_configured() {
         let mut secret = [0u8; 32];
         getrandom::fill(&mut secret).expect("the operating system gives randomness");
         settings.jwt.secret = Some(URL_SAFE_NO_PAD.encode(secret));
+        settings.secret_of_the_run = true;
     }
 }
 
@@ -46,12 +49,27 @@ pub(crate) fn answer(
     gateway: &Gateway,
     request: &HttpRequest,
 ) -> Option<HttpResponse> {
-    match request.uri().path() {
+    let path = request.uri().path();
+    if path.starts_with("/dev/") && !is_local_request(request.headers()) {
+        return Some(respond(
+            403,
+            "text/plain; charset=utf-8",
+            "only requests from this machine are answered here, and their Host must say so".into(),
+        ));
+    }
+    match path {
         "/" if settings.demo_page => {
             let live = settings.gateway.live_path.as_deref().unwrap_or("/live");
             let page = PAGE.replace("__LIVE_PATH__", live);
             Some(respond(200, "text/html; charset=utf-8", page))
         }
+        "/dev/token" if !settings.secret_of_the_run => Some(respond(
+            403,
+            "text/plain; charset=utf-8",
+            "auth.jwt is configured, and this signs no tokens that are good elsewhere: make them \
+             with `heartline token --user NAME`, or leave auth.jwt out"
+                .into(),
+        )),
         "/dev/token" => {
             let parameter = |name: &str| {
                 let query = request.uri().query().unwrap_or_default();
@@ -96,7 +114,14 @@ pub(crate) fn greeting(settings: &Settings, address: &str, admin_address: &str) 
     let path = &settings.gateway.socketio_path;
     let version = env!("CARGO_PKG_VERSION");
     let token = match token(&settings.jwt, "alice", None) {
-        Ok((token, _)) => format!("a token for user alice, good for 12 hours:\n  {token}"),
+        Ok((token, _)) => format!(
+            "a token for user alice, good for 12 hours (others: {}):\n  {token}",
+            if settings.secret_of_the_run {
+                "/dev/token?user=NAME"
+            } else {
+                "`heartline token --user NAME`"
+            }
+        ),
         Err(_) => "tokens are verified with your own key; sign one there".to_owned(),
     };
     format!(

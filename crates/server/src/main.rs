@@ -14,6 +14,7 @@ mod cli;
 mod config;
 mod dev;
 mod exit;
+mod hosts;
 mod listen;
 mod logs;
 mod out;

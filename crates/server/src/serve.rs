@@ -14,7 +14,7 @@ use tokio::task::JoinHandle;
 
 use crate::admin;
 use crate::auth::jwt::{JwtAuthenticator, system_clock};
-use crate::config::Settings;
+use crate::config::{Loaded, Settings};
 use crate::dev;
 use crate::exit::{Exit, refuse};
 use crate::listen::listen;
@@ -52,7 +52,12 @@ pub(crate) fn check(settings: &Settings) -> Result<(), Exit> {
 ///
 /// # Errors
 /// The exit code; the reason is on standard error.
-pub(crate) fn run(mut settings: Settings, dev: bool) -> Result<(), Exit> {
+pub(crate) fn run(loaded: Loaded, dev: bool) -> Result<(), Exit> {
+    let Loaded {
+        mut settings,
+        warnings,
+        ..
+    } = loaded;
     if dev {
         dev::prepare(&mut settings);
     }
@@ -61,6 +66,9 @@ pub(crate) fn run(mut settings: Settings, dev: bool) -> Result<(), Exit> {
     }
     check(&settings)?;
     crate::logs::start(&settings);
+    for warning in warnings {
+        tracing::warn!("{warning}");
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(
             std::thread::available_parallelism()
@@ -137,8 +145,16 @@ async fn node(settings: Settings, dev: bool) -> Result<(), Exit> {
     if signals.until_ended(joined(&node.gateway)).await.is_none() {
         return signals.drain(&node.gateway).await;
     }
+    if let Some(keys) = node.tokens.key_set() {
+        // Not for long: without its keys the node serves who needs none.
+        let tried = tokio::time::timeout(FIRST_JOIN, keys.tried());
+        if signals.until_ended(tried).await.is_none() {
+            return signals.drain(&node.gateway).await;
+        }
+    }
     let (drain_asked, mut drain_wanted) = mpsc::channel(1);
-    let state = admin::State::new(node.gateway.clone(), &settings, drain_asked);
+    let tokens = node.tokens.clone();
+    let state = admin::State::new(node.gateway.clone(), tokens, &settings, drain_asked);
     let administering = tokio::spawn(admin::serve(node.operators, state));
     tokio::select! {
         () = signals.until_told(node.certificate, &mut drain_wanted) => {}
@@ -154,6 +170,7 @@ async fn node(settings: Settings, dev: bool) -> Result<(), Exit> {
 /// A node whose clients can connect.
 struct Node {
     gateway: Gateway,
+    tokens: JwtAuthenticator,
     certificate: Option<Arc<Certificate>>,
     /// Nobody serves it yet: operators see a node that is one of its cluster.
     operators: TcpListener,
@@ -169,7 +186,14 @@ impl Node {
         let public = listen("server.listen", &settings.listen).await?;
         let operators = listen("admin.listen", &settings.admin_listen).await?;
         let (cluster, for_nodes) = cluster(settings).await?.unzip();
-        let gateway = gateway(settings, cluster, dev)?;
+        let tokens = JwtAuthenticator::new(&settings.jwt, system_clock).map_err(failed)?;
+        let gateway = gateway(settings, cluster, tokens.clone(), dev)?;
+        let fresh = tokens.clone();
+        tokio::spawn(async move {
+            if let Some(keys) = fresh.key_set() {
+                keys.keep_fresh().await;
+            }
+        });
         let certificate = match (&settings.tls_cert, &settings.tls_key) {
             (Some(cert), Some(key)) => Some(Certificate::load(cert, key).map_err(failed)?),
             _ => None,
@@ -190,6 +214,7 @@ impl Node {
         }
         Ok(Node {
             gateway,
+            tokens,
             certificate,
             operators,
             serving,
@@ -209,9 +234,13 @@ async fn failure(serving: JoinHandle<io::Result<()>>) -> String {
 }
 
 /// The gateway that the settings ask for.
-fn gateway(settings: &Arc<Settings>, cluster: Option<Cluster>, dev: bool) -> Result<Gateway, Exit> {
+fn gateway(
+    settings: &Arc<Settings>,
+    cluster: Option<Cluster>,
+    authenticator: JwtAuthenticator,
+    dev: bool,
+) -> Result<Gateway, Exit> {
     let failed = |what: String| refuse(Exit::Failed, what);
-    let authenticator = JwtAuthenticator::new(&settings.jwt, system_clock).map_err(failed)?;
     let for_pages = settings.clone();
     let mut builder = Gateway::builder(settings.gateway.clone());
     if let Some(cluster) = cluster {

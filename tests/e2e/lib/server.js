@@ -10,7 +10,7 @@ export { freePort, until, within };
 export const BINARY =
   process.env.HEARTLINE_BIN ??
   fileURLToPath(new URL("../../../target/release/heartline", import.meta.url));
-export const SECRET = "an-e2e-secret";
+export const SECRET = "a-secret-that-these-tests-alone-use";
 
 const part = (value) => Buffer.from(JSON.stringify(value)).toString("base64url");
 
@@ -28,7 +28,8 @@ export async function serve(set = {}, { port, dev = false, env = {}, scheme = "h
   const given = {
     "server.listen": `127.0.0.1:${port}`,
     "admin.listen": `127.0.0.1:${await freePort()}`,
-    "auth.jwt.secret": SECRET,
+    // With --dev the node has a secret of its own, which its page needs.
+    ...(dev ? {} : { "auth.jwt.secret": SECRET }),
     "server.allowed_origins": '["http://app.example"]',
     ...set,
   };

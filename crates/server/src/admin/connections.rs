@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use axum::Json;
-use axum::extract::rejection::{JsonRejection, QueryRejection};
+use axum::extract::rejection::QueryRejection;
 use axum::extract::{Path, Query, State as With};
 use axum::http::StatusCode;
 use heartline::Code;
@@ -14,9 +14,10 @@ use serde_json::{Value, json};
 
 use super::problem::Problem;
 use super::state::State;
+use super::strict::Known;
 
-const DEFAULT_LIMIT: usize = 100;
-const MAX_LIMIT: usize = 1000;
+pub(super) const DEFAULT_LIMIT: usize = 100;
+pub(super) const MAX_LIMIT: usize = 1000;
 
 /// How much of a list, and from where.
 #[derive(Debug, Deserialize)]
@@ -97,9 +98,9 @@ const MAX_ACK: Duration = Duration::from_secs(60);
 pub(super) async fn emit(
     With(state): With<State>,
     Path(socket_id): Path<String>,
-    body: Result<Json<Outgoing>, JsonRejection>,
+    body: Known<Outgoing>,
 ) -> Result<Json<Value>, Problem> {
-    let Json(out) = body?;
+    let Known(out) = body;
     let data = out.data.as_ref().map_or("null", |data| data.get());
     let ack_within = out.ack_within_ms.map(Duration::from_millis);
     if ack_within.is_some_and(|time| time > MAX_ACK) {

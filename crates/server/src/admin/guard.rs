@@ -1,15 +1,34 @@
-//! Who may use `/v1`.
+//! Who may use the operators' listener, and who `/v1`.
 
 use axum::extract::{Request, State as With};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use subtle::ConstantTimeEq;
 
 use super::problem::Problem;
 use super::state::State;
-use crate::config::is_loopback;
+use crate::hosts::is_local_request;
 
-/// Lets a request through, or answers 401 or 403.
+/// On a loopback listener: answers 403 to what a page from elsewhere, or under a foreign
+/// name, can have made a browser ask, unless it has the token.
+pub(super) async fn check_host(With(state): With<State>, request: Request, next: Next) -> Response {
+    let headers = request.headers();
+    let has_token = state
+        .token
+        .as_ref()
+        .is_some_and(|token| bears(headers, token));
+    match !state.loopback || has_token || is_local_request(headers) {
+        true => next.run(request).await,
+        false => Problem::new(
+            StatusCode::FORBIDDEN,
+            "Only requests from this machine are answered here, and their Host must say so",
+        )
+        .into_response(),
+    }
+}
+
+/// For `/v1`: lets a request through, or answers 401 or 403.
 pub(super) async fn check(With(state): With<State>, request: Request, next: Next) -> Response {
     match refusal(&state, request.headers()) {
         Some(problem) => problem.into_response(),
@@ -18,53 +37,32 @@ pub(super) async fn check(With(state): With<State>, request: Request, next: Next
 }
 
 fn refusal(state: &State, headers: &HeaderMap) -> Option<Problem> {
-    if let Some(token) = &state.token {
-        let given = headers
-            .get(header::AUTHORIZATION)
-            .and_then(|value| value.to_str().ok())
-            .and_then(|value| value.split_once(' '))
-            .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
-            .map_or("", |(_, given)| given.trim());
-        return match same(token.as_bytes(), given.as_bytes()) {
-            true => None,
-            false => Some(Problem::new(
+    match &state.token {
+        Some(token) => (!bears(headers, token)).then(|| {
+            Problem::new(
                 StatusCode::UNAUTHORIZED,
                 "Send the header Authorization: Bearer with admin.token",
-            )),
-        };
-    }
-    if !state.loopback {
-        return Some(Problem::new(
-            StatusCode::FORBIDDEN,
-            "Set admin.token: without one, /v1 answers only where admin.listen is a loopback address",
-        ));
-    }
-    // No token to tell a friend by: a web page elsewhere, or a name that was
-    // pointed at this machine, must not get through a browser running on it.
-    let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
-    let local = |host: &str| is_loopback(host) || is_loopback(&format!("{host}:0"));
-    let host = text(header::HOST).is_none_or(local);
-    let origin = text(header::ORIGIN).is_none_or(|origin| {
-        origin
-            .split_once("://")
-            .is_some_and(|(_, host)| local(host))
-    });
-    match host && origin {
-        true => None,
-        false => Some(Problem::new(
-            StatusCode::FORBIDDEN,
-            "Without admin.token only requests from this machine are answered",
-        )),
+            )
+        }),
+        None => (!state.loopback).then(|| {
+            Problem::new(
+                StatusCode::FORBIDDEN,
+                "Set admin.token: without one, /v1 answers only where admin.listen is a loopback address",
+            )
+        }),
     }
 }
 
-/// Whether two texts are the same, in time that depends on the first's length only.
-fn same(expected: &[u8], given: &[u8]) -> bool {
-    let mut difference = expected.len() ^ given.len();
-    for (index, byte) in expected.iter().enumerate() {
-        difference |= usize::from(byte ^ given.get(index).copied().unwrap_or(0));
-    }
-    std::hint::black_box(difference) == 0
+/// Whether a request brings this token. How long the answer takes says nothing of the token
+/// but its length.
+fn bears(headers: &HeaderMap, token: &str) -> bool {
+    let given = headers
+        .get(header::AUTHORIZATION)
+        .and_then(|value| value.to_str().ok())
+        .and_then(|value| value.split_once(' '))
+        .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
+        .map_or("", |(_, given)| given.trim());
+    token.as_bytes().ct_eq(given.as_bytes()).into()
 }
 
 #[cfg(test)]
@@ -73,9 +71,22 @@ mod tests {
 
     #[test]
     fn tokens_are_compared_whole() {
-        assert!(same(b"abc", b"abc"));
-        for other in [&b"abd"[..], b"ab", b"abcd", b""] {
-            assert!(!same(b"abc", other));
+        let given = |value: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::AUTHORIZATION, value.parse().unwrap());
+            bears(&headers, "abc")
+        };
+        assert!(given("Bearer abc") && given("bearer  abc "));
+        for other in [
+            "Bearer abd",
+            "Bearer ab",
+            "Bearer abcd",
+            "Bearer ",
+            "abc",
+            "Basic abc",
+        ] {
+            assert!(!given(other), "{other}");
         }
+        assert!(!bears(&HeaderMap::new(), "abc"));
     }
 }

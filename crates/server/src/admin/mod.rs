@@ -2,14 +2,16 @@
 //!
 //! Health and metrics are open to whoever reaches the listener. `/v1` wants
 //! the bearer token `admin.token`; without one it answers only on a loopback
-//! listener, and then only requests that no foreign web page can have sent.
+//! listener. Such a listener answers nothing that a foreign web page can have sent.
 
 mod connections;
 mod guard;
 mod openapi;
 mod problem;
 mod rooms;
+mod schemas;
 mod state;
+mod strict;
 mod users;
 
 use axum::extract::DefaultBodyLimit;
@@ -37,22 +39,22 @@ fn router(state: State) -> Router {
     let v1 = Router::new()
         .route("/connections", get(connections::list))
         .route(
-            "/connections/{socket_id}",
+            "/connections/{socketId}",
             get(connections::inspect).delete(connections::disconnect),
         )
         .route(
-            "/connections/{socket_id}/disconnect",
+            "/connections/{socketId}/disconnect",
             post(connections::disconnect),
         )
-        .route("/connections/{socket_id}/emit", post(connections::emit))
-        .route("/users/{user_id}", get(users::inspect))
-        .route("/users/{user_id}/presence", get(users::presence))
+        .route("/connections/{socketId}/emit", post(connections::emit))
+        .route("/users/{userId}", get(users::inspect))
+        .route("/users/{userId}/presence", get(users::presence))
         .route(
-            "/users/{user_id}/connections",
+            "/users/{userId}/connections",
             get(users::connections).delete(users::disconnect),
         )
-        .route("/users/{user_id}/emit", post(users::emit))
-        .route("/users/{user_id}/disconnect", post(users::disconnect))
+        .route("/users/{userId}/emit", post(users::emit))
+        .route("/users/{userId}/disconnect", post(users::disconnect))
         .route("/presence", post(users::presence_of_many))
         .route("/rooms", get(rooms::list))
         .route("/rooms/{room}", get(rooms::inspect))
@@ -60,6 +62,7 @@ fn router(state: State) -> Router {
         .route("/broadcast", post(rooms::broadcast))
         .route("/nodes", get(nodes))
         .route("/drain", post(drain))
+        .layer(middleware::from_fn(strict::check))
         .layer(middleware::from_fn_with_state(state.clone(), guard::check))
         .layer(DefaultBodyLimit::max(MAX_BODY));
     Router::new()
@@ -80,6 +83,10 @@ fn router(state: State) -> Router {
                 "There is nothing at this path; see /openapi.json",
             )
         })
+        .layer(middleware::from_fn_with_state(
+            state.clone(),
+            guard::check_host,
+        ))
         .with_state(state)
 }
 
@@ -87,20 +94,24 @@ async fn healthz() -> Json<serde_json::Value> {
     Json(json!({ "status": "ok" }))
 }
 
+/// A node that lacks something goes on serving, and says what with 200: taken out of the
+/// balancer for its Redis, or for the issuer of its keys, all nodes would be out at once.
 async fn readyz(axum::extract::State(state): axum::extract::State<State>) -> Response {
-    let cluster = state.gateway.cluster_status();
-    match state.gateway.is_draining() {
-        // It goes on serving: a node taken out for its Redis would take all out.
-        false if cluster.is_some_and(|cluster| cluster.degraded) => {
-            Json(json!({ "status": "degraded", "cluster": "unreachable" })).into_response()
-        }
-        false => Json(json!({ "status": "ready" })).into_response(),
-        true => (
-            StatusCode::SERVICE_UNAVAILABLE,
-            Json(json!({ "status": "draining" })),
-        )
-            .into_response(),
+    if state.gateway.is_draining() {
+        let body = Json(json!({ "status": "draining" }));
+        return (StatusCode::SERVICE_UNAVAILABLE, body).into_response();
     }
+    let mut body = json!({ "status": "ready" });
+    let cluster = state.gateway.cluster_status();
+    if cluster.is_some_and(|cluster| cluster.degraded) {
+        body = json!({ "status": "degraded", "cluster": "unreachable" });
+    }
+    let keys = state.tokens.key_set();
+    if keys.is_some_and(|keys| keys.trouble().is_some()) {
+        body["status"] = "degraded".into();
+        body["keys"] = "unreachable".into();
+    }
+    Json(body).into_response()
 }
 
 async fn metrics(axum::extract::State(state): axum::extract::State<State>) -> Response {

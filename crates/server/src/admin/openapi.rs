@@ -3,34 +3,63 @@
 use axum::Json;
 use serde_json::{Map, Value, json};
 
-/// Method, path, what it does, parameters of the query, members of the body.
-type Route = (
-    &'static str,
-    &'static str,
-    &'static str,
-    &'static [&'static str],
-    &'static [&'static str],
-);
+use super::connections::{DEFAULT_LIMIT, MAX_LIMIT};
+use super::schemas;
+
+/// A route of the operators' listener.
+pub(super) struct Route {
+    pub(super) method: &'static str,
+    pub(super) path: &'static str,
+    does: &'static str,
+    /// The parameters that the query may have.
+    pub(super) query: &'static [&'static str],
+    /// The members that the body may have; the first is required.
+    pub(super) body: &'static [&'static str],
+    /// The schema of the answer.
+    answer: &'static str,
+}
 
 const WHICH: &[&str] = &["tenantId", "userType"];
 
 /// All routes of the operators' listener.
-pub(super) const ROUTES: &[Route] = &[
-    ("get", "/healthz", "Whether the process answers", &[], &[]),
-    (
-        "get",
-        "/readyz",
-        "Whether the node takes connections; 503 while it drains",
-        &[],
-        &[],
-    ),
-    ("get", "/metrics", "Metrics as OpenMetrics text", &[], &[]),
-    ("get", "/openapi.json", "This document", &[], &[]),
-    (
-        "get",
-        "/v1/connections",
-        "Sockets, a page at a time",
-        &[
+pub(super) static ROUTES: &[Route] = &[
+    Route {
+        method: "get",
+        path: "/healthz",
+        does: "Whether the process answers",
+        query: &[],
+        body: &[],
+        answer: "Health",
+    },
+    Route {
+        method: "get",
+        path: "/readyz",
+        does: "Whether the node takes connections; 503 while it drains",
+        query: &[],
+        body: &[],
+        answer: "Health",
+    },
+    Route {
+        method: "get",
+        path: "/metrics",
+        does: "Metrics as OpenMetrics text",
+        query: &[],
+        body: &[],
+        answer: "",
+    },
+    Route {
+        method: "get",
+        path: "/openapi.json",
+        does: "This document",
+        query: &[],
+        body: &[],
+        answer: "Any",
+    },
+    Route {
+        method: "get",
+        path: "/v1/connections",
+        does: "Sockets, a page at a time",
+        query: &[
             "cursor",
             "limit",
             "userId",
@@ -39,162 +68,232 @@ pub(super) const ROUTES: &[Route] = &[
             "namespace",
             "room",
         ],
-        &[],
-    ),
-    ("get", "/v1/connections/{socketId}", "One socket", &[], &[]),
-    (
-        "delete",
-        "/v1/connections/{socketId}",
-        "End a socket; its client does not come back by itself",
-        &[],
-        &[],
-    ),
-    (
-        "post",
-        "/v1/connections/{socketId}/disconnect",
-        "The same",
-        &[],
-        &[],
-    ),
-    (
-        "post",
-        "/v1/connections/{socketId}/emit",
-        "Send an event to one socket; with ackWithinMs, wait for its acknowledgement",
-        &[],
-        &["event", "data", "ackWithinMs"],
-    ),
-    (
-        "get",
-        "/v1/users/{userId}",
-        "A user's presence and sockets",
-        WHICH,
-        &[],
-    ),
-    (
-        "get",
-        "/v1/users/{userId}/presence",
-        "A user's presence",
-        WHICH,
-        &[],
-    ),
-    (
-        "get",
-        "/v1/users/{userId}/connections",
-        "A user's sockets",
-        WHICH,
-        &[],
-    ),
-    (
-        "delete",
-        "/v1/users/{userId}/connections",
-        "End all of a user's sockets",
-        WHICH,
-        &[],
-    ),
-    (
-        "post",
-        "/v1/users/{userId}/emit",
-        "Send an event to all of a user's sockets",
-        WHICH,
-        &["event", "data", "namespace"],
-    ),
-    (
-        "post",
-        "/v1/users/{userId}/disconnect",
-        "End all of a user's sockets",
-        WHICH,
-        &[],
-    ),
-    (
-        "post",
-        "/v1/presence",
-        "Presence of up to 1000 users",
-        &[],
-        &["users", "tenantId"],
-    ),
-    (
-        "get",
-        "/v1/rooms",
-        "Rooms by name, a page at a time",
-        &["cursor", "limit", "namespace", "tenantId"],
-        &[],
-    ),
-    (
-        "get",
-        "/v1/rooms/{room}",
-        "One room",
-        &["namespace", "tenantId"],
-        &[],
-    ),
-    (
-        "post",
-        "/v1/rooms/{room}/publish",
-        "Send an event to a room's members",
-        &[],
-        &["event", "data", "key", "namespace", "tenantId"],
-    ),
-    (
-        "post",
-        "/v1/broadcast",
-        "Send an event to all sockets of a namespace and tenant",
-        &[],
-        &["event", "data", "namespace", "tenantId"],
-    ),
-    ("get", "/v1/nodes", "The nodes", &[], &[]),
-    ("post", "/v1/drain", "Let everybody go, then stop", &[], &[]),
+        body: &[],
+        answer: "Connections",
+    },
+    Route {
+        method: "get",
+        path: "/v1/connections/{socketId}",
+        does: "One socket",
+        query: &[],
+        body: &[],
+        answer: "Connection",
+    },
+    Route {
+        method: "delete",
+        path: "/v1/connections/{socketId}",
+        does: "End a socket; its client does not come back by itself",
+        query: &[],
+        body: &[],
+        answer: "Disconnected",
+    },
+    Route {
+        method: "post",
+        path: "/v1/connections/{socketId}/disconnect",
+        does: "The same",
+        query: &[],
+        body: &[],
+        answer: "Disconnected",
+    },
+    Route {
+        method: "post",
+        path: "/v1/connections/{socketId}/emit",
+        does: "Send an event to one socket; with ackWithinMs, wait for its acknowledgement",
+        query: &[],
+        body: &["event", "data", "ackWithinMs"],
+        answer: "Emitted",
+    },
+    Route {
+        method: "get",
+        path: "/v1/users/{userId}",
+        does: "A user's presence and sockets",
+        query: WHICH,
+        body: &[],
+        answer: "User",
+    },
+    Route {
+        method: "get",
+        path: "/v1/users/{userId}/presence",
+        does: "A user's presence",
+        query: WHICH,
+        body: &[],
+        answer: "Presence",
+    },
+    Route {
+        method: "get",
+        path: "/v1/users/{userId}/connections",
+        does: "A user's sockets",
+        query: WHICH,
+        body: &[],
+        answer: "UserConnections",
+    },
+    Route {
+        method: "delete",
+        path: "/v1/users/{userId}/connections",
+        does: "End all of a user's sockets",
+        query: WHICH,
+        body: &[],
+        answer: "Disconnected",
+    },
+    Route {
+        method: "post",
+        path: "/v1/users/{userId}/emit",
+        does: "Send an event to all of a user's sockets",
+        query: WHICH,
+        body: &["event", "data", "namespace"],
+        answer: "Delivered",
+    },
+    Route {
+        method: "post",
+        path: "/v1/users/{userId}/disconnect",
+        does: "End all of a user's sockets",
+        query: WHICH,
+        body: &[],
+        answer: "Disconnected",
+    },
+    Route {
+        method: "post",
+        path: "/v1/presence",
+        does: "Presence of up to 1000 users",
+        query: &[],
+        body: &["users", "tenantId"],
+        answer: "Presences",
+    },
+    Route {
+        method: "get",
+        path: "/v1/rooms",
+        does: "Rooms by name, a page at a time",
+        query: &["cursor", "limit", "namespace", "tenantId"],
+        body: &[],
+        answer: "Rooms",
+    },
+    Route {
+        method: "get",
+        path: "/v1/rooms/{room}",
+        does: "One room",
+        query: &["namespace", "tenantId"],
+        body: &[],
+        answer: "Room",
+    },
+    Route {
+        method: "post",
+        path: "/v1/rooms/{room}/publish",
+        does: "Send an event to a room's members",
+        query: &[],
+        body: &["event", "data", "key", "namespace", "tenantId"],
+        answer: "Delivered",
+    },
+    Route {
+        method: "post",
+        path: "/v1/broadcast",
+        does: "Send an event to all sockets of a namespace and tenant",
+        query: &[],
+        body: &["event", "data", "namespace", "tenantId"],
+        answer: "Delivered",
+    },
+    Route {
+        method: "get",
+        path: "/v1/nodes",
+        does: "The nodes",
+        query: &[],
+        body: &[],
+        answer: "Nodes",
+    },
+    Route {
+        method: "post",
+        path: "/v1/drain",
+        does: "Let everybody go, then stop",
+        query: &[],
+        body: &[],
+        answer: "Draining",
+    },
 ];
 
 pub(super) async fn document() -> Json<Value> {
     Json(build())
 }
 
+/// A parameter of a query.
+fn parameter(name: &str) -> Value {
+    let (schema, description) = match name {
+        "limit" => (
+            json!({ "type": "integer", "minimum": 1, "maximum": MAX_LIMIT, "default": DEFAULT_LIMIT }),
+            "Most items of this part. A part may have fewer, also none, before the end.",
+        ),
+        "cursor" => (
+            json!({ "type": "string" }),
+            "Where this part begins: the nextCursor of the part before, as it was. Without it, \
+             or empty, the list begins. The end is a part without nextCursor. What comes and \
+             goes meanwhile may be missed; what stays is listed once.",
+        ),
+        "userId" => (json!({ "type": "string" }), "Only this user's."),
+        "userType" => (
+            json!({ "type": "string" }),
+            "Only this kind of user; any without it.",
+        ),
+        "tenantId" => (json!({ "type": "string" }), "The tenant."),
+        "namespace" => (
+            json!({ "type": "string" }),
+            "The namespace, with its slash.",
+        ),
+        "room" => (json!({ "type": "string" }), "Only those in this room."),
+        _ => (json!({ "type": "string" }), ""),
+    };
+    json!({ "name": name, "in": "query", "description": description, "schema": schema })
+}
+
+fn member(name: &str) -> Value {
+    match name {
+        "data" => json!({}),
+        "ackWithinMs" => json!({ "type": "integer", "minimum": 0, "maximum": 60_000 }),
+        "users" => json!({ "type": "array", "items": { "type": "string" }, "maxItems": 1000 }),
+        _ => json!({ "type": "string" }),
+    }
+}
+
+fn operation(route: &Route) -> Value {
+    let mut parameters: Vec<Value> = route
+        .path
+        .split('{')
+        .skip(1)
+        .filter_map(|rest| rest.split_once('}'))
+        .map(|(name, _)| json!({ "name": name, "in": "path", "required": true, "schema": { "type": "string" } }))
+        .collect();
+    parameters.extend(route.query.iter().map(|name| parameter(name)));
+    let good = match route.answer {
+        "" => json!({ "text/plain": { "schema": { "type": "string" } } }),
+        name => json!({ "application/json": { "schema": schemas::reference(name) } }),
+    };
+    let mut operation = json!({
+        "summary": route.does,
+        "parameters": parameters,
+        "responses": {
+            "2XX": { "description": "As asked", "content": good },
+            "4XX": { "description": "What is wrong", "content": { "application/problem+json": {
+                "schema": schemas::reference("Problem") } } },
+        },
+    });
+    if let Some(first) = route.body.first() {
+        let members: Map<String, Value> = route
+            .body
+            .iter()
+            .map(|name| ((*name).to_owned(), member(name)))
+            .collect();
+        operation["requestBody"] = json!({ "required": true, "content": { "application/json": {
+            "schema": { "type": "object", "properties": members, "required": [first],
+                "additionalProperties": false } } } });
+    }
+    if route.path.starts_with("/v1") {
+        operation["security"] = json!([{ "token": [] }]);
+    }
+    operation
+}
+
 fn build() -> Value {
     let mut paths = Map::new();
-    for (method, path, summary, query, body) in ROUTES {
-        let mut parameters: Vec<Value> = path
-            .split('{')
-            .skip(1)
-            .filter_map(|rest| rest.split_once('}'))
-            .map(|(name, _)| json!({ "name": name, "in": "path", "required": true, "schema": { "type": "string" } }))
-            .collect();
-        parameters.extend(query.iter().map(|name| {
-            let kind = if *name == "limit" {
-                "integer"
-            } else {
-                "string"
-            };
-            json!({ "name": name, "in": "query", "schema": { "type": kind } })
-        }));
-        let mut operation = json!({
-            "summary": summary,
-            "parameters": parameters,
-            "responses": {
-                "2XX": { "description": "As asked" },
-                "4XX": { "description": "What is wrong", "content": { "application/problem+json": {
-                    "schema": { "$ref": "#/components/schemas/Problem" } } } },
-            },
-        });
-        if !body.is_empty() {
-            let members: Map<String, Value> = body
-                .iter()
-                .map(|name| {
-                    let schema = match *name {
-                        "data" => json!({}),
-                        "ackWithinMs" => json!({ "type": "integer" }),
-                        "users" => json!({ "type": "array", "items": { "type": "string" } }),
-                        _ => json!({ "type": "string" }),
-                    };
-                    ((*name).to_owned(), schema)
-                })
-                .collect();
-            operation["requestBody"] = json!({ "required": true, "content": { "application/json": {
-                "schema": { "type": "object", "properties": members, "required": [body[0]] } } } });
-        }
-        if path.starts_with("/v1") {
-            operation["security"] = json!([{ "token": [] }]);
-        }
-        let entry = paths.entry((*path).to_owned()).or_insert_with(|| json!({}));
-        entry[*method] = operation;
+    for route in ROUTES {
+        let entry = paths.entry(route.path).or_insert_with(|| json!({}));
+        entry[route.method] = operation(route);
     }
     json!({
         "openapi": "3.1.0",
@@ -202,9 +301,7 @@ fn build() -> Value {
         "paths": paths,
         "components": {
             "securitySchemes": { "token": { "type": "http", "scheme": "bearer" } },
-            "schemas": { "Problem": { "type": "object", "properties": {
-                "type": { "type": "string" }, "title": { "type": "string" },
-                "status": { "type": "integer" }, "detail": { "type": "string" } } } },
+            "schemas": schemas::all(),
         },
     })
 }
@@ -223,6 +320,15 @@ mod tests {
             .map(|path| path.as_object().unwrap().len())
             .sum();
         assert_eq!(described, ROUTES.len());
+        // Every answer has a schema.
+        let schemas = &document["components"]["schemas"];
+        for route in ROUTES {
+            assert!(
+                route.answer.is_empty() || schemas[route.answer].is_object(),
+                "{}",
+                route.path
+            );
+        }
         // The router's own list, read from its source.
         let source = include_str!("mod.rs");
         let routed = source.matches("get(").count()

@@ -1,7 +1,7 @@
 //! `/v1/rooms` and `/v1/broadcast`.
 
 use axum::Json;
-use axum::extract::rejection::{JsonRejection, QueryRejection};
+use axum::extract::rejection::QueryRejection;
 use axum::extract::{Path, Query, State as With};
 use axum::http::StatusCode;
 use heartline::entries::{Page, RoomEntry};
@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use super::connections::Part;
 use super::problem::Problem;
 use super::state::State;
+use super::strict::Known;
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -92,9 +93,9 @@ fn answer(published: Published) -> Json<Value> {
 pub(super) async fn publish(
     With(state): With<State>,
     Path(room): Path<String>,
-    body: Result<Json<Outgoing>, JsonRejection>,
+    body: Known<Outgoing>,
 ) -> Result<Json<Value>, Problem> {
-    let Json(out) = body?;
+    let Known(out) = body;
     let publish = Publish {
         tenant_id: out.tenant_id.clone(),
         namespace: out.namespace(),
@@ -108,9 +109,9 @@ pub(super) async fn publish(
 
 pub(super) async fn broadcast(
     With(state): With<State>,
-    body: Result<Json<Outgoing>, JsonRejection>,
+    body: Known<Outgoing>,
 ) -> Result<Json<Value>, Problem> {
-    let Json(out) = body?;
+    let Known(out) = body;
     let broadcast = Broadcast {
         tenant_id: out.tenant_id.clone(),
         namespace: out.namespace(),

@@ -4,12 +4,15 @@ use std::sync::Arc;
 
 use heartline::Gateway;
 
-use crate::config::{Settings, is_loopback};
+use crate::auth::jwt::JwtAuthenticator;
+use crate::config::Settings;
+use crate::hosts::is_loopback;
 
 /// What the handlers share.
 #[derive(Clone)]
 pub(crate) struct State {
     pub(super) gateway: Gateway,
+    pub(super) tokens: JwtAuthenticator,
     pub(super) token: Option<Arc<str>>,
     pub(super) loopback: bool,
     pub(super) drain: tokio::sync::mpsc::Sender<()>,
@@ -19,11 +22,13 @@ impl State {
     /// A wish to drain goes to `drain`.
     pub(crate) fn new(
         gateway: Gateway,
+        tokens: JwtAuthenticator,
         settings: &Settings,
         drain: tokio::sync::mpsc::Sender<()>,
     ) -> Self {
         State {
             gateway,
+            tokens,
             token: settings.admin_token.as_deref().map(Into::into),
             loopback: is_loopback(&settings.admin_listen),
             drain,

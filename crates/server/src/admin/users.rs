@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::rejection::{JsonRejection, QueryRejection};
+use axum::extract::rejection::QueryRejection;
 use axum::extract::{Path, Query, State as With};
 use axum::http::StatusCode;
 use heartline::auth::UserKey;
@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 
 use super::problem::Problem;
 use super::state::State;
+use super::strict::Known;
 
 /// Most users in one question.
 const MAX_USERS: usize = 1000;
@@ -100,9 +101,9 @@ pub(super) async fn emit(
     With(state): With<State>,
     Path(user_id): Path<String>,
     which: Result<Query<Which>, QueryRejection>,
-    body: Result<Json<Outgoing>, JsonRejection>,
+    body: Known<Outgoing>,
 ) -> Result<Json<Value>, Problem> {
-    let (which, Json(out)) = (which?.0, body?);
+    let (which, Known(out)) = (which?.0, body);
     let data = out.data.as_ref().map_or("null", |data| data.get());
     // Checked even if nobody is there to hear it.
     state
@@ -141,9 +142,9 @@ pub(super) struct Question {
 
 pub(super) async fn presence_of_many(
     With(state): With<State>,
-    body: Result<Json<Question>, JsonRejection>,
+    body: Known<Question>,
 ) -> Result<Json<Value>, Problem> {
-    let Json(question) = body?;
+    let Known(question) = body;
     if question.users.len() > MAX_USERS {
         return Err(Problem::new(
             StatusCode::BAD_REQUEST,

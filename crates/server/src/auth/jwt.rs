@@ -1,21 +1,27 @@
 //! Verification of JSON Web Tokens (RFC 7519).
 //!
-//! Which algorithms are accepted follows from the key that is configured,
+//! Which algorithms are accepted follows from the keys that are configured,
 //! never from the token: a secret verifies HMAC only, a public key its own
 //! family only, and `none` is no algorithm. `exp` must be there. Times are
 //! checked here, against a clock that is handed in.
+//!
+//! A client hears that its token is invalid, expired or could not be checked. Why, the
+//! log says.
 
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use heartline::auth::{
     AuthError, Authenticator, BoxFuture, Credentials, Identity, RoomPattern, UserKey,
 };
-use jsonwebtoken::{Algorithm, Validation, decode, decode_header};
+use jsonwebtoken::Algorithm;
 use serde_json::{Map, Value};
 
 use super::jwks::KeySet;
 use super::key::Key;
+use super::refusal::{RefusalLog, Refused};
 use crate::config::{ClaimNames, JwtSettings};
 
 /// Unix time in seconds.
@@ -40,14 +46,16 @@ const MAX_PATTERNS: usize = 1000;
 pub(crate) struct JwtAuthenticator(Arc<Inner>);
 
 struct Inner {
-    secret: Option<Key>,
-    public: Option<Key>,
+    /// The keys of the configuration itself, each with the setting it is from.
+    keys: Vec<(&'static str, Key)>,
     set: Option<KeySet>,
     issuer: Option<String>,
     audience: Option<String>,
+    /// Milliseconds.
     leeway: u64,
     claims: ClaimNames,
     clock: Clock,
+    refusals: RefusalLog,
 }
 
 impl JwtAuthenticator {
@@ -56,22 +64,36 @@ impl JwtAuthenticator {
     /// # Errors
     /// A sentence, when the key is none.
     pub(crate) fn new(settings: &JwtSettings, clock: Clock) -> Result<Self, String> {
-        let secret = settings.secret.as_deref().map(Key::secret);
-        let public = settings
-            .public_key
-            .as_deref()
-            .map(Key::public)
-            .transpose()?;
+        let mut keys = Vec::new();
+        if let Some(secret) = &settings.secret {
+            keys.push(("auth.jwt.secret", Key::secret(secret)));
+        }
+        if let Some(public) = &settings.public_key {
+            keys.push(("auth.jwt.public_key", Key::public(public)?));
+        }
         Ok(JwtAuthenticator(Arc::new(Inner {
-            secret,
-            public,
+            keys,
             set: settings.jwks_url.clone().map(KeySet::new),
             issuer: settings.issuer.clone(),
             audience: settings.audience.clone(),
-            leeway: settings.leeway.as_secs(),
+            leeway: u64::try_from(settings.leeway.as_millis()).unwrap_or(u64::MAX),
             claims: settings.claims.clone(),
             clock,
+            refusals: RefusalLog::new(),
         })))
+    }
+
+    /// Who a token is of.
+    ///
+    /// # Errors
+    /// Why it is refused.
+    pub(crate) async fn verify(&self, token: &str) -> Result<Identity, Refused> {
+        self.0.verify(token).await
+    }
+
+    /// The key set, where there is one.
+    pub(crate) fn key_set(&self) -> Option<&KeySet> {
+        self.0.set.as_ref()
     }
 }
 
@@ -80,112 +102,242 @@ impl Authenticator for JwtAuthenticator {
         let inner = self.0.clone();
         Box::pin(async move {
             let token = credentials.token.ok_or(AuthError::Required)?;
-            inner.verify(&token).await
+            let verified = inner.verify(&token).await;
+            verified.map_err(|refused| {
+                let (remote, namespace) = (credentials.remote_addr, &credentials.namespace);
+                inner.refusals.note(&refused, remote, namespace);
+                refused.error
+            })
         })
     }
 }
 
-impl Inner {
-    async fn verify(&self, token: &str) -> Result<Identity, AuthError> {
-        if token.len() > MAX_TOKEN {
-            return Err(AuthError::Invalid);
+/// What a token's header says.
+struct Header {
+    algorithm: Algorithm,
+    key_id: Option<String>,
+}
+
+/// A part of a token as an object.
+fn object(part: &str) -> Option<Map<String, Value>> {
+    serde_json::from_slice(&URL_SAFE_NO_PAD.decode(part).ok()?).ok()
+}
+
+impl Header {
+    /// Reads the first part of a token (RFC 7515 §4.1).
+    fn read(part: &str) -> Result<Header, Refused> {
+        let header = object(part).ok_or_else(|| {
+            Refused::invalid("it is no JSON Web Token: its first part is no object")
+        })?;
+        let algorithm = header
+            .get("alg")
+            .and_then(Value::as_str)
+            .and_then(|name| name.parse().ok())
+            .ok_or_else(|| {
+                Refused::invalid("its header names no algorithm (`alg`) that signs with a key")
+            })?;
+        // What must be understood, and is not, must be refused (§4.1.11).
+        if header.contains_key("crit") {
+            return Err(Refused::invalid(
+                "its header asks for an extension (`crit`)",
+            ));
         }
-        let header = decode_header(token).map_err(|_| AuthError::Invalid)?;
-        let fits = |key: &&Key| key.algorithms.contains(&header.alg);
-        let known = self.secret.iter().chain(&self.public).find(fits);
-        let fetched;
-        let key = match (known, &self.set) {
-            (Some(key), _) => key,
-            (None, Some(set)) => {
-                fetched = set.key(header.kid.as_deref(), header.alg).await?;
-                &fetched
-            }
-            (None, None) => return Err(AuthError::Invalid),
+        let key_id = header.get("kid").and_then(|id| match id {
+            Value::String(id) => Some(id.clone()),
+            Value::Number(id) => Some(id.to_string()),
+            _ => None,
+        });
+        Ok(Header { algorithm, key_id })
+    }
+}
+
+impl Inner {
+    async fn verify(&self, token: &str) -> Result<Identity, Refused> {
+        if token.len() > MAX_TOKEN {
+            return Err(Refused::invalid("it is longer than 16 KB"));
+        }
+        let parts: Vec<&str> = token.split('.').collect();
+        let [header, body, signature] = parts[..] else {
+            let why = "it is no JSON Web Token: those have three parts with dots between them";
+            return Err(Refused::invalid(why));
         };
-        let claims = self.open(token, key, header.alg)?;
+        let header = Header::read(header)?;
+        let head = &token[..token.len() - signature.len() - 1];
+        self.check_signature(&header, head, signature).await?;
+        let claims =
+            object(body).ok_or_else(|| Refused::invalid("its claims are no object of JSON"))?;
+        self.check_party("iss", "auth.jwt.issuer", self.issuer.as_ref(), &claims)?;
+        self.check_party("aud", "auth.jwt.audience", self.audience.as_ref(), &claims)?;
         self.check_times(&claims)?;
         self.identity(&claims)
     }
 
-    /// The claims of a token whose signature, issuer and audience are right.
-    fn open(
+    /// Looks for a key that has made the signature.
+    async fn check_signature(
         &self,
-        token: &str,
-        key: &Key,
-        algorithm: Algorithm,
-    ) -> Result<Map<String, Value>, AuthError> {
-        if !key.algorithms.contains(&algorithm) {
-            return Err(AuthError::Invalid);
+        header: &Header,
+        head: &str,
+        signature: &str,
+    ) -> Result<(), Refused> {
+        let algorithm = header.algorithm;
+        let mut fits = false;
+        for (_, key) in &self.keys {
+            fits |= key.algorithms.contains(&algorithm);
+            if key.verifies(head, signature, algorithm) {
+                return Ok(());
+            }
         }
-        let mut validation = Validation::new(algorithm);
-        validation.validate_exp = false;
-        validation.validate_nbf = false;
-        validation.required_spec_claims.clear();
-        validation.validate_aud = self.audience.is_some();
-        if let Some(audience) = &self.audience {
-            validation.set_audience(&[audience]);
-            validation.required_spec_claims.insert("aud".into());
+        use Algorithm::{HS256, HS384, HS512};
+        // A key set has no secrets: for those it needs not be fetched.
+        let set = self.set.as_ref();
+        let set = set.filter(|_| ![HS256, HS384, HS512].contains(&algorithm));
+        if let Some(set) = set {
+            let arrived = Instant::now();
+            let id = header.key_id.as_deref();
+            let mut keys = set.candidates(id, algorithm);
+            let any = |keys: &[Key]| {
+                keys.iter()
+                    .any(|key| key.verifies(head, signature, algorithm))
+            };
+            if any(&keys) {
+                return Ok(());
+            }
+            // Where it names no key, it may be of one that is new.
+            if keys.is_empty() || id.is_none() {
+                set.renew(arrived).await.map_err(|why| Refused {
+                    error: AuthError::Unavailable,
+                    why: format!("the key set of auth.jwt.jwks_url could not be fetched: {why}")
+                        .into(),
+                })?;
+                keys = set.candidates(id, algorithm);
+                if any(&keys) {
+                    return Ok(());
+                }
+            }
+            fits |= !keys.is_empty();
         }
-        if let Some(issuer) = &self.issuer {
-            validation.set_issuer(&[issuer]);
-            validation.required_spec_claims.insert("iss".into());
-        }
-        decode::<Map<String, Value>>(token, &key.key, &validation)
-            .map(|data| data.claims)
-            .map_err(|_| AuthError::Invalid)
+        Err(Refused::invalid(self.no_key(
+            algorithm,
+            fits,
+            set.is_some(),
+        )))
     }
 
-    fn check_times(&self, claims: &Map<String, Value>) -> Result<(), AuthError> {
-        let now = (self.clock)();
-        let expires = seconds(claims.get("exp")).ok_or(AuthError::Invalid)?;
+    /// Why no key has made a signature; `fits` says that some could have.
+    fn no_key(&self, algorithm: Algorithm, fits: bool, set: bool) -> String {
+        let mut names: Vec<_> = self.keys.iter().map(|(name, _)| *name).collect();
+        names.extend(self.set.as_ref().map(|_| "auth.jwt.jwks_url"));
+        let names = names.join(" or ");
+        match (fits, set) {
+            (true, _) => {
+                format!(
+                    "its signature is not made with the key of {names} (another secret or key?)"
+                )
+            }
+            (false, true) => format!(
+                "it is signed with {algorithm:?} and a key (`kid`) that {names} does not hold"
+            ),
+            (false, false) => {
+                format!("it is signed with {algorithm:?}, for which {names} is no key")
+            }
+        }
+    }
+
+    /// Checks the issuer or the audience, if there must be one (RFC 7519 §4.1).
+    fn check_party(
+        &self,
+        claim: &str,
+        key: &str,
+        wanted: Option<&String>,
+        claims: &Map<String, Value>,
+    ) -> Result<(), Refused> {
+        let Some(wanted) = wanted else {
+            return Ok(());
+        };
+        let is = |value: &Value| value.as_str() == Some(wanted);
+        match claims.get(claim) {
+            Some(Value::Array(list)) if list.iter().any(is) => Ok(()),
+            Some(value) if is(value) => Ok(()),
+            Some(_) => Err(Refused::invalid(format!(
+                "its claim `{claim}` is not {wanted:?}, as {key} wants it"
+            ))),
+            None => Err(Refused::invalid(format!(
+                "it has no claim `{claim}`, which {key} wants to be {wanted:?}"
+            ))),
+        }
+    }
+
+    fn check_times(&self, claims: &Map<String, Value>) -> Result<(), Refused> {
+        let now = (self.clock)().saturating_mul(1000);
+        let at = |claim: &str| match claims.get(claim) {
+            None => Ok(None),
+            Some(value) => seconds(value)
+                .map(|seconds| Some(seconds.saturating_mul(1000)))
+                .ok_or_else(|| {
+                    Refused::invalid(format!("its claim `{claim}` is no number of Unix seconds"))
+                }),
+        };
+        let expires = at("exp")?
+            .ok_or_else(|| Refused::invalid("it has no claim `exp`: every token must expire"))?;
         if expires.saturating_add(self.leeway) <= now {
-            return Err(AuthError::Expired);
+            return Err(Refused {
+                error: AuthError::Expired,
+                why: format!("it expired {} s ago", (now - expires) / 1000).into(),
+            });
         }
-        match claims.get("nbf") {
-            None => Ok(()),
-            Some(begins) => match seconds(Some(begins)) {
-                Some(begins) if begins <= now.saturating_add(self.leeway) => Ok(()),
-                _ => Err(AuthError::Invalid),
-            },
+        match at("nbf")? {
+            Some(begins) if begins > now.saturating_add(self.leeway) => Err(Refused::invalid(
+                format!("it is good from in {} s on (`nbf`)", (begins - now) / 1000),
+            )),
+            _ => Ok(()),
         }
     }
 
-    fn identity(&self, claims: &Map<String, Value>) -> Result<Identity, AuthError> {
+    fn identity(&self, claims: &Map<String, Value>) -> Result<Identity, Refused> {
         let names = &self.claims;
-        let id = |name: &str| -> Result<Option<Arc<str>>, AuthError> {
+        let id = |name: &str| -> Result<Option<Arc<str>>, Refused> {
             match claims.get(name) {
                 None | Some(Value::Null) => Ok(None),
                 Some(Value::String(text)) if !text.is_empty() && text.len() <= MAX_ID => {
                     Ok(Some(text.as_str().into()))
                 }
                 Some(Value::Number(number)) => Ok(Some(number.to_string().into())),
-                Some(_) => Err(AuthError::Invalid),
+                Some(_) => Err(Refused::invalid(format!(
+                    "its claim `{name}` is no text of 1 to {MAX_ID} bytes"
+                ))),
             }
         };
         let user_id = match id(&names.user)? {
             Some(user) => user,
-            None => id("userId")?.ok_or(AuthError::Invalid)?,
+            None => id("userId")?.ok_or_else(|| {
+                Refused::invalid(format!(
+                    "it has no claim `{}` that says who it is of",
+                    names.user
+                ))
+            })?,
         };
         let user = UserKey {
             tenant_id: id(&names.tenant)?,
             user_id,
             user_type: id(&names.user_type)?,
         };
+        let expires = claims.get("exp").and_then(seconds);
         Ok(Identity {
             user: Some(Arc::new(user)),
             device_id: id(&names.device)?,
             wallet_address: id(&names.wallet)?,
-            rooms: patterns(claims.get(&names.rooms))?,
-            publish: patterns(claims.get(&names.publish))?,
+            rooms: patterns(&names.rooms, claims)?,
+            publish: patterns(&names.publish, claims)?,
             admin: claims.get("admin") == Some(&Value::Bool(true)),
-            expires_at: seconds(claims.get("exp")).map(|seconds| seconds.saturating_mul(1000)),
+            // What the leeway has let in stays for as long as it would be let in.
+            expires_at: expires
+                .map(|seconds| seconds.saturating_mul(1000).saturating_add(self.leeway)),
         })
     }
 }
 
 /// A NumericDate (RFC 7519 §2), fractions cut off.
-fn seconds(value: Option<&Value>) -> Option<u64> {
-    let value = value?;
+pub(crate) fn seconds(value: &Value) -> Option<u64> {
     value.as_u64().or_else(|| {
         value
             .as_f64()
@@ -194,17 +346,28 @@ fn seconds(value: Option<&Value>) -> Option<u64> {
     })
 }
 
-fn patterns(value: Option<&Value>) -> Result<Option<Arc<[RoomPattern]>>, AuthError> {
-    let list = match value {
-        None | Some(Value::Null) => return Ok(None),
+/// The patterns of a claim: `null` is an empty list, as a claim that is absent is not.
+fn patterns(
+    name: &str,
+    claims: &Map<String, Value>,
+) -> Result<Option<Arc<[RoomPattern]>>, Refused> {
+    let list = match claims.get(name) {
+        None => return Ok(None),
+        Some(Value::Null) => return Ok(Some(Arc::default())),
         Some(Value::Array(list)) if list.len() <= MAX_PATTERNS => list,
-        Some(_) => return Err(AuthError::Invalid),
+        Some(_) => {
+            return Err(Refused::invalid(format!(
+                "its claim `{name}` is no list of at most {MAX_PATTERNS} names of rooms"
+            )));
+        }
     };
     let patterns = list.iter().map(|pattern| {
-        pattern
-            .as_str()
-            .map(RoomPattern::new)
-            .ok_or(AuthError::Invalid)
+        let pattern = pattern.as_str().map(RoomPattern::new);
+        pattern.ok_or_else(|| {
+            Refused::invalid(format!(
+                "its claim `{name}` holds something that is no text"
+            ))
+        })
     });
     patterns
         .collect::<Result<Vec<_>, _>>()
@@ -215,8 +378,6 @@ fn patterns(value: Option<&Value>) -> Result<Option<Arc<[RoomPattern]>>, AuthErr
 mod tests {
     use super::*;
     use crate::auth::sign::{Claims, sign};
-    use base64::Engine as _;
-    use base64::engine::general_purpose::URL_SAFE_NO_PAD;
     use jsonwebtoken::{EncodingKey, Header, encode};
     use serde_json::json;
 
@@ -263,7 +424,18 @@ mod tests {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .build()
             .unwrap();
-        runtime.block_on(authenticator.0.verify(token))
+        let verified = runtime.block_on(authenticator.verify(token));
+        verified.map_err(|refused| refused.error)
+    }
+
+    fn why(settings: &JwtSettings, token: &str) -> String {
+        let authenticator = JwtAuthenticator::new(settings, || NOW).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        let refused = runtime.block_on(authenticator.verify(token)).unwrap_err();
+        refused.why.into_owned()
     }
 
     fn hmac(claims: &Value) -> String {
@@ -298,7 +470,7 @@ mod tests {
         assert_eq!(identity.device_id.as_deref(), Some("d1"));
         assert!(identity.rooms.unwrap()[0].matches("conversation:42"));
         assert!(identity.admin && identity.publish.is_none());
-        assert_eq!(identity.expires_at, Some((NOW + 60) * 1000));
+        assert_eq!(identity.expires_at, Some((NOW + 65) * 1000));
     }
 
     #[test]
@@ -447,6 +619,126 @@ mod tests {
             ..settings()
         };
         assert_eq!(verify(&elsewhere, &token).err(), Some(AuthError::Invalid));
+    }
+
+    #[test]
+    fn each_refusal_says_what_is_wrong_and_nothing_that_the_token_says() {
+        let settings = JwtSettings {
+            issuer: Some("us".into()),
+            audience: Some("here".into()),
+            ..with_secret()
+        };
+        let with = |name: &str, value: Value| {
+            let mut claims = json!({ "sub": "7", "exp": NOW + 60, "iss": "us", "aud": "here" });
+            claims[name] = value;
+            if claims[name] == json!("absent") {
+                claims.as_object_mut().unwrap().remove(name);
+            }
+            why(&settings, &hmac(&claims))
+        };
+        for (name, value, words) in [
+            ("exp", json!("absent"), "no claim `exp`"),
+            ("exp", json!("private"), "`exp` is no number"),
+            ("exp", json!(NOW - 90), "expired 90 s ago"),
+            ("nbf", json!(NOW + 90), "in 90 s"),
+            ("sub", json!("absent"), "no claim `sub`"),
+            ("sub", json!({ "private": 1 }), "`sub` is no text"),
+            ("iss", json!("absent"), "no claim `iss`"),
+            ("iss", json!("private"), "auth.jwt.issuer"),
+            ("aud", json!(["private"]), "auth.jwt.audience"),
+            ("tenantId", json!(["private"]), "`tenantId`"),
+            ("rooms", json!("private"), "`rooms`"),
+            ("publish", json!([1]), "`publish`"),
+        ] {
+            let why = with(name, value);
+            assert!(why.contains(words), "{name}: {why}");
+            assert!(!why.contains("private"), "{why}");
+        }
+        let other = encode(
+            &Header::default(),
+            &good(),
+            &EncodingKey::from_secret(b"another"),
+        );
+        assert!(why(&settings, &other.unwrap()).contains("auth.jwt.secret"));
+        assert!(why(&with_public(RSA_PUBLIC), &hmac(&good())).contains("HS256"));
+        assert!(why(&settings, "private").contains("three parts"));
+        let part = |value: Value| URL_SAFE_NO_PAD.encode(value.to_string());
+        let none = format!("{}.{}.", part(json!({ "alg": "none" })), part(good()));
+        assert!(why(&settings, &none).contains("`alg`"));
+        let crit = json!({ "alg": "HS256", "crit": ["b64"], "b64": false });
+        assert!(why(&settings, &format!("{}.e30.x", part(crit))).contains("`crit`"));
+    }
+
+    #[test]
+    fn whoever_the_leeway_lets_in_stays_as_long_as_it_would_let_them_in() {
+        let late = |settings: &JwtSettings| {
+            let token = hmac(&json!({ "sub": "7", "exp": NOW - 4 }));
+            verify(settings, &token).map(|identity| identity.expires_at)
+        };
+        assert_eq!(late(&with_secret()), Ok(Some((NOW + 1) * 1000)));
+        let half = JwtSettings {
+            leeway: std::time::Duration::from_millis(4500),
+            ..with_secret()
+        };
+        assert_eq!(late(&half), Ok(Some(NOW * 1000 + 500)));
+    }
+
+    #[test]
+    fn a_claim_that_is_null_grants_no_room() {
+        let token = hmac(&json!({ "sub": "7", "exp": NOW + 60, "rooms": null }));
+        let identity = verify(&with_secret(), &token).unwrap();
+        assert_eq!(identity.rooms.map(|rooms| rooms.len()), Some(0));
+        assert!(identity.publish.is_none());
+    }
+
+    #[tokio::test]
+    async fn a_token_of_a_key_set_without_a_key_id_is_tried_with_all_of_its_keys() {
+        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+        let private = EncodingKey::from_ed_pem(ED_PRIVATE.as_bytes()).unwrap();
+        let der = std::str::from_utf8(ED_PUBLIC.as_bytes()).unwrap();
+        let der: String = der.lines().filter(|line| !line.starts_with('-')).collect();
+        let der = base64::engine::general_purpose::STANDARD
+            .decode(der)
+            .unwrap();
+        let x = URL_SAFE_NO_PAD.encode(&der[der.len() - 32..]);
+        let key =
+            |kid: Value, x: &str| json!({ "kty": "OKP", "crv": "Ed25519", "kid": kid, "x": x });
+        let other = "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo";
+        let set = json!({ "keys": [key(json!("a"), other), null, key(json!(7), &x)] }).to_string();
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/", listener.local_addr().unwrap());
+        tokio::spawn(async move {
+            while let Ok((mut socket, _)) = listener.accept().await {
+                let _ = socket.read(&mut [0; 2048]).await;
+                let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n", set.len());
+                let answer = format!("{head}connection: close\r\n\r\n{set}");
+                let _ = socket.write_all(answer.as_bytes()).await;
+            }
+        });
+        let with_set = JwtSettings {
+            jwks_url: Some(url),
+            ..settings()
+        };
+        let authenticator = JwtAuthenticator::new(&with_set, || NOW).unwrap();
+        let mut header = json!({ "alg": "EdDSA" });
+        for (kid, is_good) in [
+            (None, true),
+            (Some(json!(7)), true),
+            (Some(json!("a")), false),
+        ] {
+            if let Some(kid) = kid {
+                header["kid"] = kid;
+            }
+            let part = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
+            let head = format!("{}.{}", part(&header), part(&good()));
+            let signature = jsonwebtoken::crypto::sign(head.as_bytes(), &private, Algorithm::EdDSA);
+            let token = format!("{head}.{}", signature.unwrap());
+            assert_eq!(
+                authenticator.verify(&token).await.is_ok(),
+                is_good,
+                "{header}"
+            );
+        }
     }
 
     #[test]

@@ -3,4 +3,5 @@
 pub(crate) mod jwks;
 pub(crate) mod jwt;
 mod key;
+mod refusal;
 pub(crate) mod sign;

@@ -1,16 +1,13 @@
 //! The command line.
 
 mod load;
+mod token;
 
-use std::time::Duration;
+use clap::{Parser, Subcommand};
 
-use clap::{Args, Parser, Subcommand};
-
-use crate::auth::jwt::system_clock;
-use crate::auth::sign::{Claims, sign};
+use crate::config;
 use crate::config::given::Given;
-use crate::config::{self, parse_duration};
-use crate::exit::{Exit, print, refuse};
+use crate::exit::{Exit, print};
 use crate::{out, serve};
 
 /// A self-hosted realtime gateway that always knows who is really there.
@@ -35,8 +32,8 @@ enum Command {
     /// Check or show the configuration
     #[command(subcommand)]
     Config(ConfigCommand),
-    /// Print a token signed with the configured secret
-    Token(Token),
+    /// Print a token signed with the configured secret, or check one
+    Token(token::Token),
     /// Load a server and measure it: this one, or any Socket.IO server
     Load(load::Load),
 }
@@ -64,53 +61,15 @@ enum ConfigCommand {
     Docs,
 }
 
-#[derive(Debug, Args)]
-struct Token {
-    /// The user's id
-    #[arg(long, value_name = "ID")]
-    user: String,
-    /// The kind of user
-    #[arg(long = "type", value_name = "T")]
-    user_type: Option<String>,
-    /// The user's tenant
-    #[arg(long, value_name = "T")]
-    tenant: Option<String>,
-    /// The device the token is for
-    #[arg(long, value_name = "D")]
-    device: Option<String>,
-    /// The user's wallet address
-    #[arg(long, value_name = "W")]
-    wallet: Option<String>,
-    /// Rooms that may be joined: a name, or a prefix with * at its end; may be repeated
-    #[arg(long = "room", value_name = "PATTERN")]
-    rooms: Vec<String>,
-    /// Rooms that may be published to; may be repeated
-    #[arg(long, value_name = "PATTERN")]
-    publish: Vec<String>,
-    /// May ask for metrics
-    #[arg(long)]
-    admin: bool,
-    /// How long the token is good for
-    #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = ttl)]
-    ttl: Duration,
-    #[command(flatten)]
-    given: Given,
-}
-
-fn ttl(text: &str) -> Result<Duration, String> {
-    parse_duration(text).ok_or_else(|| "write it like 1h, 30m or 90s".into())
-}
-
 /// Does what was asked.
 pub(crate) fn run(cli: Cli) -> Exit {
     let done = match cli.command {
-        Command::Serve { given, dev } => given
-            .load(dev)
-            .and_then(|loaded| serve::run(loaded.settings, dev)),
+        Command::Serve { given, dev } => given.load(dev).and_then(|loaded| serve::run(loaded, dev)),
         Command::Config(ConfigCommand::Check { given, dev }) => {
             given.load(dev).and_then(|loaded| {
                 serve::check(&loaded.settings)?;
                 print("the configuration is good\n")?;
+                loaded.warnings.iter().for_each(out::complain);
                 if let (Some(what), false) = (serve::missing_authentication(&loaded.settings), dev)
                 {
                     out::complain(format!("`serve` will refuse it all the same: {what}"));
@@ -122,26 +81,8 @@ pub(crate) fn run(cli: Cli) -> Exit {
             given.load(dev).and_then(|loaded| print(&loaded.show()))
         }
         Command::Config(ConfigCommand::Docs) => print(&config::reference()),
-        Command::Token(token) => print_token(token),
+        Command::Token(token) => token::run(token),
         Command::Load(load) => load::run(load),
     };
     done.err().unwrap_or(Exit::Clean)
-}
-
-fn print_token(token: Token) -> Result<(), Exit> {
-    let loaded = token.given.load(false)?;
-    let claims = Claims {
-        user: token.user,
-        user_type: token.user_type,
-        tenant: token.tenant,
-        device: token.device,
-        wallet: token.wallet,
-        rooms: token.rooms,
-        publish: token.publish,
-        admin: token.admin,
-    };
-    let expires = system_clock() + token.ttl.as_secs();
-    let token = sign(&loaded.settings.jwt, &claims, expires)
-        .map_err(|error| refuse(Exit::BadConfiguration, error))?;
-    print(&format!("{token}\n"))
 }

@@ -9,6 +9,7 @@ use heartline::config::{
 };
 use toml::Value;
 
+use super::place;
 use super::settings::{LogFormat, Settings};
 use super::value::{
     Wrong, count, duration, is_off, limit, list, optional, positive_duration, size, text, truth,
@@ -88,11 +89,21 @@ fn one_of<T: Copy>(value: &Value, choices: &[(&str, T)]) -> Result<T, Wrong> {
         .ok_or_else(|| format!("must be one of {}, not {text:?}", names.join(", ")))
 }
 
-fn path(value: &Value) -> Result<String, Wrong> {
-    let path = text(value)?;
-    match path.starts_with('/') && path.len() > 1 && !path.contains(['?', '#', ' ']) {
-        true => Ok(path),
-        false => Err(format!("must be a path like \"/live\", not {path:?}")),
+fn live_path(value: &Value) -> Result<String, Wrong> {
+    place::path(&text(value)?, "/live")
+}
+
+fn address(value: &Value) -> Result<String, Wrong> {
+    let address = text(value)?;
+    place::address(&address)?;
+    Ok(address)
+}
+
+/// What is not `auto`.
+fn set_address(value: &Value) -> Result<Option<String>, Wrong> {
+    match value.as_str() {
+        Some("auto") => Ok(None),
+        _ => address(value).map(Some),
     }
 }
 
@@ -129,14 +140,14 @@ pub(crate) static KEYS: &[Key] = &[
         "server.listen",
         "\"0.0.0.0:8080\"",
         "public address: Socket.IO, live, `/healthz`",
-        |s, v| Ok(s.listen = text(v)?),
+        |s, v| Ok(s.listen = address(v)?),
     ),
     node(
         "server.socketio_path",
         "\"/socket.io/\"",
-        "path of Socket.IO, with both slashes",
+        "path of Socket.IO; a slash that is missing at its beginning or end is added",
         |s, v| {
-            let path = path(v)?;
+            let path = place::path(&text(v)?, "/socket.io/")?;
             Ok(s.gateway.socketio_path = if path.ends_with('/') {
                 path
             } else {
@@ -147,23 +158,19 @@ pub(crate) static KEYS: &[Key] = &[
     node(
         "server.live_path",
         "\"/live\"",
-        "path of the live protocol",
-        |s, v| Ok(s.gateway.live_path = optional(v, path)?),
+        "path of the live protocol, not below that of Socket.IO",
+        |s, v| Ok(s.gateway.live_path = optional(v, live_path)?),
     ),
     node(
         "server.allowed_origins",
         "[]",
-        "origins from which browsers may connect, besides the server's own; `[\"*\"]` allows all",
+        "origins from which browsers may connect, besides the server's own, each with a scheme \
+         and without a path, like `\"https://app.example\"`; `[\"*\"]` allows all",
         |s, v| {
-            let origins = list(v)?;
-            if let Some(bad) = origins
+            let origins = list(v)?
                 .iter()
-                .find(|origin| *origin != "*" && !origin.contains("://"))
-            {
-                return Err(format!(
-                    "holds {bad:?}, which is no origin like \"https://app.example\""
-                ));
-            }
+                .map(|given| place::origin(given))
+                .collect::<Result<Vec<_>, _>>()?;
             s.gateway.allowed_origins = match origins.iter().any(|origin| origin == "*") {
                 true => AllowedOrigins::Any,
                 false => AllowedOrigins::List(origins),
@@ -304,7 +311,7 @@ pub(crate) static KEYS: &[Key] = &[
         "admin.listen",
         "\"127.0.0.1:9090\"",
         "operators' address: metrics, health, API",
-        |s, v| Ok(s.admin_listen = text(v)?),
+        |s, v| Ok(s.admin_listen = address(v)?),
     ),
     secret(
         "admin.token",
@@ -332,7 +339,7 @@ pub(crate) static KEYS: &[Key] = &[
     node(
         "heartbeat.stale_after",
         "\"auto\"",
-        "silence after which the sweep disconnects; `auto` is interval + timeout + 5 s",
+        "silence after which the sweep disconnects, not less than interval + timeout; `auto` is 5 s more than that",
         |s, v| {
             if v.as_str() == Some("auto") {
                 return Ok(());
@@ -367,19 +374,19 @@ pub(crate) static KEYS: &[Key] = &[
     ),
     secret(
         "auth.jwt.secret",
-        "secret of HS256, HS384 and HS512 tokens",
+        "secret of HS256, HS384 and HS512 tokens: 16 bytes at least, and 32 to be safe",
         |s, v| Ok(s.jwt.secret = optional(v, text)?),
     ),
     node(
         "auth.jwt.public_key",
         "\"off\"",
-        "PEM file (or PEM text) of the public key of RS*, PS*, ES* and EdDSA tokens",
+        "PEM file (or PEM text, its line ends may be written `\\n`) of the public key of RS*, PS*, ES* and EdDSA tokens",
         |s, v| Ok(s.jwt.public_key = optional(v, text)?),
     ),
     node(
         "auth.jwt.jwks_url",
         "\"off\"",
-        "URL of a key set; cached, and fetched again for a `kid` it does not hold",
+        "URL of a key set; fetched at start, again after its `Cache-Control: max-age` (30 s to 1 h, else 5 min), and for a `kid` it does not hold. Where it cannot be reached, its keys are good for an hour more",
         |s, v| {
             let url = optional(v, text)?;
             match url
@@ -406,7 +413,7 @@ pub(crate) static KEYS: &[Key] = &[
     node(
         "auth.jwt.leeway",
         "\"5s\"",
-        "how far clocks may differ",
+        "how far clocks may differ; a connection whose token expires stays for as long",
         |s, v| Ok(s.jwt.leeway = duration(v)?),
     ),
     claim!("user", "\"sub\"", user),
@@ -558,19 +565,13 @@ pub(crate) static KEYS: &[Key] = &[
         "\"auto\"",
         "where other nodes reach this one, for requests of sessions that are here; `auto`: a free \
          port of the address by which this node reaches Redis",
-        |s, v| {
-            s.cluster_listen = Some(text(v)?).filter(|address| address != "auto");
-            Ok(())
-        },
+        |s, v| Ok(s.cluster_listen = set_address(v)?),
     ),
     node(
         "cluster.advertise",
         "\"auto\"",
         "the host and port that other nodes are told, if it is not that of `cluster.listen`",
-        |s, v| {
-            s.cluster_advertise = Some(text(v)?).filter(|address| address != "auto");
-            Ok(())
-        },
+        |s, v| Ok(s.cluster_advertise = set_address(v)?),
     ),
     node(
         "cluster.socketio_adapter",

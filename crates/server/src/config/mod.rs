@@ -5,6 +5,7 @@
 
 pub(crate) mod given;
 mod keys;
+mod place;
 mod settings;
 mod value;
 
@@ -18,6 +19,8 @@ use toml::Value;
 use keys::{Apply, KEYS, Key};
 pub(crate) use settings::{ClaimNames, JwtSettings, LogFormat, Settings};
 pub(crate) use value::parse_duration;
+
+use crate::hosts::is_loopback;
 
 /// Where configuration comes from.
 #[derive(Debug, Clone, Default)]
@@ -49,6 +52,8 @@ type All = BTreeMap<String, Sourced>;
 /// The configuration, understood, and as text for `config show`.
 pub(crate) struct Loaded {
     pub(crate) settings: Settings,
+    /// What is allowed and unwise, a sentence each.
+    pub(crate) warnings: Vec<String>,
     given: All,
 }
 
@@ -95,23 +100,23 @@ pub(crate) fn load(
             continue;
         };
         let key = name[ENVIRONMENT.len()..].to_ascii_lowercase();
-        put(
-            &mut given,
-            &key.replace("__", "."),
-            value::literal(text),
-            name,
-        );
+        put_text(&mut given, &key.replace("__", "."), text, name);
     }
     for pair in &sources.set {
         match pair.split_once('=') {
-            Some((key, text)) => put(&mut given, key.trim(), value::literal(text.trim()), "--set"),
+            Some((key, text)) => put_text(&mut given, key.trim(), text.trim(), "--set"),
             None => errors.push(format!("--set {pair} must be KEY=VALUE")),
         }
     }
     let settings = understand(&given, &mut errors);
     check(&settings, sources, &mut errors);
     if errors.is_empty() {
-        Ok(Loaded { settings, given })
+        let warnings = warnings(&settings);
+        Ok(Loaded {
+            settings,
+            warnings,
+            given,
+        })
     } else {
         Err(Errors(errors))
     }
@@ -120,6 +125,24 @@ pub(crate) fn load(
 fn put(given: &mut All, key: &str, value: Value, origin: &str) {
     let origin = origin.to_owned();
     given.insert(key.to_owned(), Sourced { value, origin });
+}
+
+/// Puts a value that came as text. What looks like a list or a table is one only where the
+/// key takes such: a secret may look like anything.
+fn put_text(given: &mut All, key: &str, text: &str, origin: &str) {
+    let mut value = value::literal(text);
+    if value.is_array() || value.is_table() {
+        let takes = |value: &Value| match find(key).map(|key| &key.apply) {
+            Some(Apply::Node(apply)) => apply(&mut Settings::default(), value).is_ok(),
+            Some(Apply::Namespace(apply)) => apply(&mut NamespaceConfig::default(), value).is_ok(),
+            None => true,
+        };
+        let plain = Value::String(text.to_owned());
+        if !takes(&value) && takes(&plain) {
+            value = plain;
+        }
+    }
+    put(given, key, value, origin);
 }
 
 /// Turns nested tables into dotted names, down to the keys that are known.
@@ -167,11 +190,12 @@ fn find(name: &str) -> Option<&'static Key> {
 
 fn understand(given: &All, errors: &mut Vec<String>) -> Settings {
     let mut settings = Settings::default();
-    for name in given
-        .keys()
-        .filter(|name| find(name).is_none() && !is_bare_namespace(name))
-    {
-        errors.push(unknown(name, &given[name].origin));
+    for (name, Sourced { origin, .. }) in given {
+        if let Some(what) = not_a_namespace(name) {
+            errors.push(format!("{what} (from {origin})"));
+        } else if find(name).is_none() && !is_bare_namespace(name) {
+            errors.push(unknown(name, origin));
+        }
     }
     let mut wrong = |name: &str, origin: &str, what: String| {
         errors.push(format!("{name} {what} (from {origin})"));
@@ -228,6 +252,31 @@ fn understand(given: &All, errors: &mut Vec<String>) -> Settings {
     settings
 }
 
+/// What is wrong with the namespace of a key, if it is of one.
+fn not_a_namespace(name: &str) -> Option<String> {
+    let rest = name.strip_prefix(NAMESPACES)?;
+    let (namespace, _) = match rest.strip_prefix('"') {
+        Some(quoted) => quoted.split_once('"').unwrap_or((quoted, "")),
+        None => rest.split_once('.').unwrap_or((rest, "")),
+    };
+    // What makes a pattern in one language of patterns or another; a query and the comma
+    // behind a name belong to the protocol.
+    if namespace.contains(|c: char| "*?^$()[]{}|+\\".contains(c)) {
+        return Some(format!(
+            "namespaces.\"{namespace}\" looks like a pattern: a namespace is named in full, and \
+             every one that is to exist has a name of its own here"
+        ));
+    }
+    if !namespace.starts_with('/') {
+        return Some(format!(
+            "namespaces.\"{namespace}\" is no namespace: did you mean namespaces.\"/{namespace}\"?"
+        ));
+    }
+    let fits = |c: char| !c.is_control() && c != ',' && c != '#' && c != ' ';
+    (!namespace.chars().all(fits))
+        .then(|| format!("namespaces.\"{namespace}\" holds a character that no namespace can have"))
+}
+
 fn is_bare_namespace(name: &str) -> bool {
     namespace_key(name).is_some_and(|(_, key)| key.is_empty())
 }
@@ -256,15 +305,38 @@ fn check(settings: &Settings, sources: &Sources, errors: &mut Vec<String>) {
     if settings.tls_cert.is_some() != settings.tls_key.is_some() {
         errors.push("server.tls.cert and server.tls.key belong together: set both or none".into());
     }
-    for (key, address) in [
-        ("server.listen", &settings.listen),
-        ("admin.listen", &settings.admin_listen),
-    ] {
-        if !address.contains(':') {
-            errors.push(format!(
-                "{key} must be an address and a port like \"127.0.0.1:8080\", not {address:?}"
-            ));
+    let listeners = [
+        ("server.listen", Some(&settings.listen)),
+        ("admin.listen", Some(&settings.admin_listen)),
+        ("cluster.listen", settings.cluster_listen.as_ref()),
+    ];
+    for (index, (key, address)) in listeners.iter().enumerate() {
+        for (other_key, other) in &listeners[..index] {
+            if let (Some(address), Some(other)) = (address, other) {
+                if place::collide(address, other) {
+                    errors.push(format!(
+                        "{key} and {other_key} cannot both be {address}: set one to another port"
+                    ));
+                }
+            }
         }
+    }
+    check_paths(settings, errors);
+    let heartbeat = &settings.gateway.heartbeat;
+    let shortest = heartbeat.interval + heartbeat.timeout;
+    if heartbeat.stale_after() < shortest {
+        errors.push(format!(
+            "heartbeat.stale_after must be at least heartbeat.interval + heartbeat.timeout \
+             ({shortest:?}), or clients that answer every ping in time would be swept away"
+        ));
+    }
+    let secret = settings.jwt.secret.as_deref();
+    if let Some(secret) = secret.filter(|secret| secret.len() < MIN_SECRET) {
+        errors.push(format!(
+            "auth.jwt.secret has {} bytes, and whoever has one token can try so few out: use at \
+             least {GOOD_SECRET} random bytes (`openssl rand -base64 32` makes such)",
+            secret.len()
+        ));
     }
     if sources.dev && !is_loopback(&settings.listen) {
         errors.push(format!(
@@ -274,14 +346,43 @@ fn check(settings: &Settings, sources: &Sources, errors: &mut Vec<String>) {
     }
 }
 
-/// Whether an address is one that only this machine can reach.
-pub(crate) fn is_loopback(address: &str) -> bool {
-    let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
-    let host = host.trim_matches(['[', ']']);
-    host == "localhost"
-        || host
-            .parse::<std::net::IpAddr>()
-            .is_ok_and(|ip| ip.is_loopback())
+/// Shortest secret that is accepted, bytes.
+const MIN_SECRET: usize = 16;
+/// What HS256 wants (RFC 7518 §3.2), bytes.
+const GOOD_SECRET: usize = 32;
+
+/// What the public port answers elsewhere.
+const OWN_PATHS: &[&str] = &["/healthz", "/dev/token", "/dev/online"];
+
+/// Each path leads to one place.
+fn check_paths(settings: &Settings, errors: &mut Vec<String>) {
+    let Some(live) = &settings.gateway.live_path else {
+        return;
+    };
+    let socketio = &settings.gateway.socketio_path;
+    if format!("{live}/").starts_with(socketio) {
+        errors.push(format!(
+            "server.live_path {live:?} must not be server.socketio_path {socketio:?} or below it: \
+             Socket.IO would answer there"
+        ));
+    }
+    if OWN_PATHS.contains(&live.as_str()) {
+        errors.push(format!(
+            "server.live_path {live:?} is a path that the gateway answers itself: use another"
+        ));
+    }
+}
+
+fn warnings(settings: &Settings) -> Vec<String> {
+    let secret = settings.jwt.secret.as_deref();
+    let short = secret.filter(|secret| secret.len() < GOOD_SECRET);
+    let short = short.map(|secret| {
+        format!(
+            "auth.jwt.secret has {} bytes; HS256 wants {GOOD_SECRET} or more (RFC 7518)",
+            secret.len()
+        )
+    });
+    short.into_iter().collect()
 }
 
 impl Loaded {
@@ -341,6 +442,28 @@ fn masked(key: &Key, value: &Value) -> String {
     value.to_string()
 }
 
+/// What every token needs, as a part of the reference.
+const TOKENS: &str = "
+## What a token needs
+
+A JSON Web Token, signed with the secret or key of `auth.jwt.*`. `heartline token check TOKEN`
+explains one in words, and a node's log says why it refused one.
+
+| part | what it must be |
+|---|---|
+| `alg` | HS256, HS384 or HS512 for a secret; RS*, PS*, ES256, ES384 or EdDSA, as the key is, for a public key or a key set |
+| `kid` | with `auth.jwt.jwks_url`: the id of a key in the set; without it all keys that fit `alg` are tried |
+| `exp` | always: when it expires, Unix seconds; `auth.jwt.leeway` is added |
+| `sub` | always (or `userId`): the user's id, text of 1 to 256 bytes or a number |
+| `nbf` | if it is there: from when it is good, Unix seconds |
+| `iss`, `aud` | those of `auth.jwt.issuer` and `auth.jwt.audience`, where these are set |
+| `userType`, `tenantId`, `deviceId`, `walletAddress` | may be there: text of 1 to 256 bytes or a number |
+| `rooms`, `publish` | may be there: lists of at most 1000 rooms or prefixes (`conversation:*`) that may be joined and written to; `null` is an empty list |
+| `admin` | `true` lets it ask for metrics |
+
+A token has at most 16 KB. The names of claims are those of `auth.jwt.claims.*`.
+";
+
 /// The reference, in Markdown.
 pub(crate) fn reference() -> String {
     let mut out = String::from(
@@ -365,6 +488,7 @@ pub(crate) fn reference() -> String {
             key.name, key.default, key.help
         );
     }
+    out.push_str(TOKENS);
     out
 }
 
@@ -458,13 +582,14 @@ mod tests {
         };
         let environment = [
             ("HEARTLINE__SERVER__SEND_BUFFER", "2KB"),
-            ("HEARTLINE__AUTH__JWT__SECRET", "0123"),
+            ("HEARTLINE__AUTH__JWT__SECRET", "0123456789012345"),
         ]
         .map(|(name, text)| (name.into(), text.into()));
         let loaded =
             load(&sources, environment.into_iter()).unwrap_or_else(|errors| panic!("{errors}"));
         assert_eq!(loaded.settings.gateway.send_buffer, 3000);
         assert!(!loaded.show().contains("0123"));
+        assert_eq!(loaded.warnings.len(), 1);
     }
 
     #[cfg(unix)]
@@ -492,6 +617,125 @@ mod tests {
             };
             assert!(errors.0[0].contains("is not UTF-8"), "{errors}");
         }
+    }
+
+    /// The only thing that is wrong with these pairs.
+    fn wrong(pairs: &[&str]) -> String {
+        let Err(errors) = set(pairs) else {
+            panic!("{pairs:?} was accepted");
+        };
+        assert_eq!(errors.0.len(), 1, "{errors}");
+        errors.to_string()
+    }
+
+    #[test]
+    fn a_secret_is_text_whatever_it_looks_like() {
+        for secret in [
+            "[1,2,3,4,5,6,7,8]",
+            "1234567890123456",
+            "{a='b', c = 'def'}",
+            "[[[[[[[[[",
+        ] {
+            let secret = format!("{secret:<16}").replace(' ', "_");
+            let environment = [("HEARTLINE__AUTH__JWT__SECRET".into(), (&secret).into())];
+            let loaded = load(&Sources::default(), environment.into_iter());
+            let settings = loaded.unwrap_or_else(|errors| panic!("{errors}")).settings;
+            assert_eq!(settings.jwt.secret, Some(secret));
+        }
+        let token = set(&["admin.token=[1]"]).map(|loaded| loaded.settings.admin_token);
+        assert_eq!(token.ok().flatten().as_deref(), Some("[1]"));
+        // Where a list is wanted, it is one.
+        assert!(wrong(&["server.trusted_proxies=[1]"]).contains("\"1\""));
+    }
+
+    #[test]
+    fn a_short_secret_is_refused_and_a_weak_one_warned_about() {
+        let secret = |length| format!("auth.jwt.secret={}", "x".repeat(length));
+        assert!(wrong(&[&secret(1)]).contains("has 1 bytes"));
+        assert!(wrong(&[&secret(15)]).contains("openssl"));
+        for (length, warnings) in [(16, 1), (31, 1), (32, 0)] {
+            let loaded = set(&[&secret(length)]);
+            assert_eq!(
+                loaded.ok().map(|loaded| loaded.warnings.len()),
+                Some(warnings)
+            );
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_listened_on_is_found_before_it_is_tried() {
+        for key in [
+            "server.listen",
+            "admin.listen",
+            "cluster.listen",
+            "cluster.advertise",
+        ] {
+            let wrong = wrong(&[&format!("{key}=127.0.0.1:99999")]);
+            assert!(wrong.starts_with(key) && wrong.contains("65535"), "{wrong}");
+        }
+        assert!(wrong(&["admin.listen=0.0.0.0:8080"]).contains("admin.listen and server.listen"));
+    }
+
+    #[test]
+    fn paths_that_hide_each_other_are_refused() {
+        for live in [
+            "/socket.io/",
+            "/socket.io",
+            "socket.io",
+            "/socket.io/live",
+            "/healthz",
+        ] {
+            let wrong = wrong(&[&format!("server.live_path={live}")]);
+            assert!(wrong.contains("server.live_path"), "{wrong}");
+        }
+        assert!(set(&["server.live_path=/socket.iolive"]).is_ok());
+        let loaded = set(&["server.socketio_path=ws"]);
+        let path = loaded
+            .ok()
+            .map(|loaded| loaded.settings.gateway.socketio_path);
+        assert_eq!(path.as_deref(), Some("/ws/"));
+    }
+
+    #[test]
+    fn origins_are_kept_as_browsers_send_them_or_refused() {
+        let loaded = set(&["server.allowed_origins=[\"https://App.example:443/\"]"]);
+        let origins = loaded
+            .ok()
+            .map(|loaded| loaded.settings.gateway.allowed_origins);
+        let kept = vec!["https://app.example".to_owned()];
+        assert_eq!(origins, Some(heartline::config::AllowedOrigins::List(kept)));
+        // Also beside a star, and where a comma separates them.
+        for bad in ["[\"*\", \"app.example\"]", "https://a.example,b.example"] {
+            let wrong = wrong(&[&format!("server.allowed_origins={bad}")]);
+            assert!(wrong.contains("https://"), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn nobody_is_swept_away_who_answers_in_time() {
+        let beat = |stale| {
+            let stale = format!("heartbeat.stale_after={stale}");
+            set(&["heartbeat.interval=3s", "heartbeat.timeout=2s", &stale])
+        };
+        assert!(beat("4999ms").is_err());
+        assert!(beat("5s").is_ok());
+    }
+
+    #[test]
+    fn a_namespace_is_named_in_full() {
+        for pattern in [
+            "*",
+            "/*",
+            "/room-*",
+            "/^\\/room-\\d+$/",
+            "/room-[0-9]",
+            "/(a|b)",
+        ] {
+            let wrong = wrong(&[&format!("namespaces.\"{pattern}\".auth.mode=off")]);
+            assert!(wrong.contains("pattern"), "{wrong}");
+        }
+        assert!(wrong(&["namespaces.chat.auth.mode=off"]).contains("\"/chat\""));
+        assert!(wrong(&["namespaces.\"/a,b\".auth.mode=off"]).contains("character"));
     }
 
     #[test]

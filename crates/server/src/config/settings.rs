@@ -35,6 +35,8 @@ pub(crate) struct Settings {
     pub(crate) log_format: LogFormat,
     pub(crate) log_level: String,
     pub(crate) demo_page: bool,
+    /// The secret is of this run of `--dev` alone.
+    pub(crate) secret_of_the_run: bool,
 }
 
 /// How tokens are verified.

@@ -1,0 +1,234 @@
+//! The shapes of what the operators' API answers, as schemas.
+
+use serde_json::{Map, Value, json};
+
+/// The schema of this name.
+pub(super) fn reference(name: &str) -> Value {
+    json!({ "$ref": format!("#/components/schemas/{name}") })
+}
+
+/// A shape: members with their types, `?` behind those that may be absent. A capital letter
+/// begins the name of another shape, `[]` is a list.
+type Shape = (&'static str, &'static [(&'static str, &'static str)]);
+
+const PRESENCE: &[(&str, &str)] = &[
+    ("userId", "string"),
+    ("online", "boolean"),
+    ("devices", "integer"),
+    ("lastSeenAt", "integer?"),
+    ("stale", "boolean?"),
+];
+
+const SHAPES: &[Shape] = &[
+    (
+        "Problem",
+        &[
+            ("type", "string"),
+            ("title", "string"),
+            ("status", "integer"),
+            ("detail", "string"),
+        ],
+    ),
+    (
+        "Health",
+        &[
+            ("status", "string"),
+            ("cluster", "string?"),
+            ("keys", "string?"),
+        ],
+    ),
+    ("Any", &[]),
+    (
+        "Connection",
+        &[
+            ("socketId", "string"),
+            ("userId", "string?"),
+            ("userType", "string?"),
+            ("tenantId", "string?"),
+            ("deviceId", "string?"),
+            ("walletAddress", "string?"),
+            ("nodeId", "string"),
+            ("transport", "string"),
+            ("namespace", "string"),
+            ("remoteAddr", "string"),
+            ("userAgent", "string?"),
+            ("state", "string"),
+            ("connectedAt", "integer"),
+            ("lastSeenAt", "integer"),
+            ("lastActivityAt", "integer"),
+            ("rttMs", "number?"),
+            ("rooms", "string[]"),
+        ],
+    ),
+    (
+        "Connections",
+        &[
+            ("items", "Connection[]"),
+            ("nextCursor", "string?"),
+            ("unreachable", "string[]?"),
+        ],
+    ),
+    ("UserConnections", &[("items", "Connection[]")]),
+    ("Presence", PRESENCE),
+    ("Presences", &[("users", "Presence[]")]),
+    (
+        "Room",
+        &[
+            ("room", "string"),
+            ("namespace", "string"),
+            ("tenantId", "string?"),
+            ("members", "integer"),
+        ],
+    ),
+    (
+        "Rooms",
+        &[
+            ("items", "Room[]"),
+            ("nextCursor", "string?"),
+            ("unreachable", "string[]?"),
+        ],
+    ),
+    (
+        "Node",
+        &[
+            ("nodeId", "string"),
+            ("state", "string"),
+            ("connections", "integer?"),
+            ("users", "integer?"),
+            ("uptimeSeconds", "integer?"),
+            ("version", "string?"),
+        ],
+    ),
+    ("Nodes", &[("nodes", "Node[]")]),
+    ("Emitted", &[("delivered", "integer"), ("ack", "any[]?")]),
+    (
+        "Delivered",
+        &[("delivered", "integer"), ("offset", "integer?")],
+    ),
+    ("Disconnected", &[("disconnected", "integer")]),
+    ("Draining", &[("draining", "boolean")]),
+];
+
+fn schema(kind: &str) -> Value {
+    let kind = kind.trim_end_matches('?');
+    if let Some(item) = kind.strip_suffix("[]") {
+        return json!({ "type": "array", "items": schema(item) });
+    }
+    match kind {
+        "any" => json!({}),
+        name if name.starts_with(|first: char| first.is_ascii_uppercase()) => reference(name),
+        kind => json!({ "type": kind }),
+    }
+}
+
+fn object(members: &[(&str, &str)]) -> Value {
+    let required: Vec<_> = members
+        .iter()
+        .filter(|(_, kind)| !kind.ends_with('?'))
+        .collect();
+    let required: Vec<_> = required.iter().map(|(name, _)| *name).collect();
+    let properties: Map<String, Value> = members
+        .iter()
+        .map(|(name, kind)| ((*name).to_owned(), schema(kind)))
+        .collect();
+    json!({ "type": "object", "properties": properties, "required": required })
+}
+
+/// All shapes by their names.
+pub(super) fn all() -> Map<String, Value> {
+    let shapes = SHAPES
+        .iter()
+        .map(|(name, members)| ((*name).to_owned(), object(members)));
+    let mut all: Map<String, Value> = shapes.collect();
+    let mut user = PRESENCE.to_vec();
+    user.push(("connections", "Connection[]"));
+    all.insert("User".into(), object(&user));
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use heartline::entries::{NodeEntry, Page, RoomEntry, SocketEntry, UserPresence};
+    use serde::Serialize;
+
+    /// Whether a full entry has just the members of a shape, in these types.
+    fn fits(name: &str, entry: impl Serialize) {
+        let entry = serde_json::to_value(entry).unwrap();
+        let entry = entry.as_object().unwrap();
+        let schema = all().remove(name).unwrap();
+        let described = schema["properties"].as_object().unwrap();
+        let names = |of: &Map<String, Value>| of.keys().cloned().collect::<Vec<_>>();
+        assert_eq!(names(entry), names(described), "{name}");
+        for (member, value) in entry {
+            let kind = match value {
+                Value::String(_) => "string",
+                Value::Bool(_) => "boolean",
+                Value::Array(_) => "array",
+                Value::Number(number) if number.is_f64() => "number",
+                Value::Number(_) => "integer",
+                _ => continue,
+            };
+            assert_eq!(described[member]["type"], kind, "{name}.{member}");
+        }
+    }
+
+    #[test]
+    fn the_document_describes_what_is_answered() {
+        let text = || Some("x".to_owned());
+        let socket = SocketEntry {
+            socket_id: "x".into(),
+            user_id: text(),
+            user_type: text(),
+            tenant_id: text(),
+            device_id: text(),
+            wallet_address: text(),
+            node_id: "x".into(),
+            transport: "live".into(),
+            namespace: "/".into(),
+            remote_addr: "x".into(),
+            user_agent: text(),
+            state: "connected".into(),
+            connected_at: 1,
+            last_seen_at: 1,
+            last_activity_at: 1,
+            rtt_ms: Some(0.5),
+            rooms: vec![],
+        };
+        fits("Connection", &socket);
+        let page = Page {
+            items: vec![socket],
+            next_cursor: text(),
+            unreachable: vec!["n".into()],
+        };
+        fits("Connections", page);
+        let room = RoomEntry {
+            room: "x".into(),
+            namespace: "/".into(),
+            tenant_id: text(),
+            members: 1,
+        };
+        fits("Room", room);
+        fits(
+            "Presence",
+            UserPresence {
+                user_id: "x".into(),
+                online: true,
+                devices: 1,
+                last_seen_at: Some(1),
+                stale: true,
+            },
+        );
+        fits(
+            "Node",
+            NodeEntry {
+                node_id: "x".into(),
+                state: "ready".into(),
+                connections: Some(1),
+                users: Some(1),
+                uptime_seconds: Some(1),
+                version: text(),
+            },
+        );
+    }
+}

@@ -1,0 +1,157 @@
+//! Requests to `/v1` that hold something unknown are refused: a filter with a mistake in
+//! its name would otherwise be no filter. What is known stands in the table of routes.
+
+use axum::Json;
+use axum::body::{Body, to_bytes};
+use axum::extract::{FromRequest, MatchedPath, Request};
+use axum::http::{Method, StatusCode, Uri};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use serde::de::{DeserializeOwned, IgnoredAny};
+use serde_json::value::RawValue;
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::openapi::{ROUTES, Route};
+use super::problem::Problem;
+
+/// Largest body that is looked at where none is wanted, bytes.
+const MAX_IDLE_BODY: usize = 64 * 1024;
+
+/// The members that a request's body may have.
+#[derive(Clone, Copy)]
+struct Members(&'static [&'static str]);
+
+/// Checks the query, and that there is no body where none is wanted.
+pub(super) async fn check(request: Request, next: Next) -> Response {
+    checked(request, next)
+        .await
+        .unwrap_or_else(Problem::into_response)
+}
+
+async fn checked(mut request: Request, next: Next) -> Result<Response, Problem> {
+    let path = request.extensions().get::<MatchedPath>();
+    let route = path.and_then(|path| route(request.method(), path.as_str()));
+    // Without a route the answer is 404 or 405 anyway.
+    let Some(route) = route else {
+        return Ok(next.run(request).await);
+    };
+    check_query(request.uri(), route.query)?;
+    request.extensions_mut().insert(Members(route.body));
+    if route.body.is_empty() && request.method() != Method::GET {
+        let (parts, body) = request.into_parts();
+        let body = to_bytes(body, MAX_IDLE_BODY).await;
+        let body = body.map_err(|error| bad(format!("The body cannot be read: {error}")))?;
+        if !body.is_empty() {
+            let text = std::str::from_utf8(&body).unwrap_or_default();
+            check_members(text, &[])?;
+        }
+        request = Request::from_parts(parts, Body::empty());
+    }
+    Ok(next.run(request).await)
+}
+
+fn route(method: &Method, path: &str) -> Option<&'static Route> {
+    // A HEAD is answered by the route of GET.
+    let method = if *method == Method::HEAD {
+        "get"
+    } else {
+        method.as_str()
+    };
+    ROUTES
+        .iter()
+        .find(|route| route.path == path && route.method.eq_ignore_ascii_case(method))
+}
+
+fn bad(what: String) -> Problem {
+    Problem::new(StatusCode::BAD_REQUEST, what)
+}
+
+fn unknown(kind: &str, name: &str, known: &[&str]) -> Problem {
+    // The name is the sender's: a part of it says enough.
+    let name: String = name.chars().take(64).collect();
+    let nearest = known
+        .iter()
+        .min_by_key(|known| strsim::damerau_levenshtein(known, &name));
+    bad(match nearest {
+        Some(nearest) => format!(
+            "Unknown {kind} {name:?}; did you mean {nearest:?}? Known are {}",
+            known.join(", ")
+        ),
+        None => format!("Unknown {kind} {name:?}; there is none here"),
+    })
+}
+
+fn check_query(uri: &Uri, known: &[&str]) -> Result<(), Problem> {
+    let mut seen = BTreeSet::new();
+    for (name, _) in form_urlencoded::parse(uri.query().unwrap_or_default().as_bytes()) {
+        if !known.contains(&&*name) {
+            return Err(unknown("query parameter", &name, known));
+        }
+        if !seen.insert(name.clone()) {
+            return Err(bad(format!("The query parameter {name:?} is there twice")));
+        }
+    }
+    Ok(())
+}
+
+fn check_members(body: &str, known: &[&str]) -> Result<(), Problem> {
+    let members: BTreeMap<String, IgnoredAny> =
+        serde_json::from_str(body).map_err(|_| bad("The body must be an object of JSON".into()))?;
+    match members.keys().find(|name| !known.contains(&name.as_str())) {
+        Some(name) => Err(unknown("member of the body", name, known)),
+        None => Ok(()),
+    }
+}
+
+/// A body whose members are all known.
+pub(super) struct Known<T>(pub(super) T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Known<T> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
+        let known = request
+            .extensions()
+            .get::<Members>()
+            .map_or(&[][..], |members| members.0);
+        let Json(body) = Json::<Box<RawValue>>::from_request(request, state).await?;
+        check_members(body.get(), known)?;
+        serde_json::from_str(body.get())
+            .map(Known)
+            .map_err(|error| bad(format!("The body does not fit: {error}")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_filter_with_a_mistake_is_not_taken_for_none() {
+        let known = &["userId", "limit"];
+        let asked = |query: &str| {
+            let uri: Uri = format!("/v1/connections{query}").parse().unwrap();
+            check_query(&uri, known).map_err(|problem| format!("{problem:?}"))
+        };
+        assert!(asked("").is_ok() && asked("?userId=a&limit=1").is_ok());
+        assert!(asked("?user=p1").unwrap_err().contains("did you mean"));
+        assert!(asked("?userid=p1").unwrap_err().contains("userId"));
+        assert!(asked("?userId=a&userId=b").unwrap_err().contains("twice"));
+    }
+
+    #[test]
+    fn a_member_with_a_mistake_is_not_ignored() {
+        let read = |body: &str| {
+            check_members(body, &["data", "key"]).map_err(|problem| format!("{problem:?}"))
+        };
+        assert!(read(r#"{"data":{"dta":1}}"#).is_ok() && read("{}").is_ok());
+        assert!(read(r#"{"dta":1}"#).unwrap_err().contains("data"));
+        assert!(
+            read(r#"{"data":1,"keyy":"k"}"#)
+                .unwrap_err()
+                .contains("key")
+        );
+        assert!(read("[1]").is_err() && read("").is_err());
+        assert!(check_members(r#"{"a":1}"#, &[]).is_err());
+    }
+}

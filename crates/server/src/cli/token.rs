@@ -1,0 +1,181 @@
+//! `token`: made and checked.
+
+use std::fmt::Write as _;
+use std::io::Read as _;
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+use heartline::auth::Identity;
+
+use crate::auth::jwt::{JwtAuthenticator, system_clock};
+use crate::auth::sign::{Claims, sign};
+use crate::config::given::Given;
+use crate::config::parse_duration;
+use crate::exit::{Exit, print, refuse};
+
+/// Most bytes of standard input that are looked at: no token is nearly so long.
+const MAX_INPUT: u64 = 64 * 1024;
+
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+pub(super) struct Token {
+    #[command(subcommand)]
+    command: Option<TokenCommand>,
+    /// The user's id
+    #[arg(long, value_name = "ID", required = true)]
+    user: Option<String>,
+    /// The kind of user
+    #[arg(long = "type", value_name = "T")]
+    user_type: Option<String>,
+    /// The user's tenant
+    #[arg(long, value_name = "T")]
+    tenant: Option<String>,
+    /// The device the token is for
+    #[arg(long, value_name = "D")]
+    device: Option<String>,
+    /// The user's wallet address
+    #[arg(long, value_name = "W")]
+    wallet: Option<String>,
+    /// Rooms that may be joined: a name, or a prefix with * at its end; may be repeated
+    #[arg(long = "room", value_name = "PATTERN")]
+    rooms: Vec<String>,
+    /// Rooms that may be published to; may be repeated
+    #[arg(long, value_name = "PATTERN")]
+    publish: Vec<String>,
+    /// May ask for metrics
+    #[arg(long)]
+    admin: bool,
+    /// How long the token is good for
+    #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = ttl)]
+    ttl: Duration,
+    #[command(flatten)]
+    given: Given,
+}
+
+fn ttl(text: &str) -> Result<Duration, String> {
+    parse_duration(text).ok_or_else(|| "write it like 1h, 30m or 90s".into())
+}
+
+#[derive(Debug, Subcommand)]
+enum TokenCommand {
+    /// Explain a token in words; exit 0 if a node would take it, 1 if not
+    Check {
+        /// The token; from standard input without it
+        #[arg(value_name = "TOKEN")]
+        token: Option<String>,
+        #[command(flatten)]
+        given: Given,
+    },
+}
+
+/// Makes a token, or checks one.
+pub(super) fn run(mut token: Token) -> Result<(), Exit> {
+    match token.command.take() {
+        Some(TokenCommand::Check { token, given }) => check(token, given),
+        None => make(token),
+    }
+}
+
+fn make(token: Token) -> Result<(), Exit> {
+    let loaded = token.given.load(false)?;
+    let claims = Claims {
+        user: token.user.unwrap_or_default(),
+        user_type: token.user_type,
+        tenant: token.tenant,
+        device: token.device,
+        wallet: token.wallet,
+        rooms: token.rooms,
+        publish: token.publish,
+        admin: token.admin,
+    };
+    let expires = system_clock() + token.ttl.as_secs();
+    let token = sign(&loaded.settings.jwt, &claims, expires)
+        .map_err(|error| refuse(Exit::BadConfiguration, error))?;
+    print(&format!("{token}\n"))
+}
+
+fn check(token: Option<String>, given: Given) -> Result<(), Exit> {
+    let settings = given.load(false)?.settings;
+    if !settings.jwt.is_configured() {
+        return Err(refuse(
+            Exit::BadConfiguration,
+            "a token is checked with the key of auth.jwt.secret, auth.jwt.public_key or \
+             auth.jwt.jwks_url, and none is configured: set one with --config, --set or \
+             HEARTLINE__AUTH__JWT__SECRET",
+        ));
+    }
+    let failed = |what: String| refuse(Exit::Failed, what);
+    let token = match token.filter(|token| token != "-") {
+        Some(token) => token,
+        None => {
+            let mut text = String::new();
+            let read = std::io::stdin()
+                .lock()
+                .take(MAX_INPUT)
+                .read_to_string(&mut text);
+            read.map_err(|error| failed(format!("standard input cannot be read: {error}")))?;
+            text
+        }
+    };
+    let token = token.trim();
+    let token = token.strip_prefix("Bearer ").unwrap_or(token).trim();
+    let authenticator = JwtAuthenticator::new(&settings.jwt, system_clock)
+        .map_err(|error| refuse(Exit::BadConfiguration, error))?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    let runtime = runtime.map_err(|error| failed(error.to_string()))?;
+    match runtime.block_on(authenticator.verify(token)) {
+        Ok(identity) => print(&explain(&identity, system_clock())),
+        Err(refused) => {
+            let code = refused.error.code().as_str();
+            print(&format!("the token is refused ({code}): {}\n", refused.why))?;
+            Err(Exit::Failed)
+        }
+    }
+}
+
+/// What a good token says, in words; `now` is in Unix seconds.
+fn explain(identity: &Identity, now: u64) -> String {
+    let mut out = String::from("the token is good\n");
+    let mut say = |what: &str, value: Option<&str>| {
+        if let Some(value) = value {
+            let _ = writeln!(out, "  {what:<9}{value}");
+        }
+    };
+    say("user", identity.user_id());
+    let user = identity.user.as_ref();
+    say("type", user.and_then(|user| user.user_type.as_deref()));
+    say("tenant", identity.tenant_id().map(|tenant| &**tenant));
+    say("device", identity.device_id.as_deref());
+    say("wallet", identity.wallet_address.as_deref());
+    for (what, patterns) in [("rooms", &identity.rooms), ("publish", &identity.publish)] {
+        let count = patterns.as_ref().map(|patterns| match patterns.len() {
+            0 => "none".to_owned(),
+            1 => "1 pattern".to_owned(),
+            count => format!("{count} patterns"),
+        });
+        say(
+            what,
+            Some(
+                count
+                    .as_deref()
+                    .unwrap_or("as the node's configuration says"),
+            ),
+        );
+    }
+    say("admin", identity.admin.then_some("yes"));
+    let left = identity
+        .expires_at
+        .map(|at| (at / 1000).saturating_sub(now));
+    let left = left.map(|left| match left {
+        0..120 => format!("in {left} s, the leeway included"),
+        120..7200 => format!("in {} minutes", left / 60),
+        7200..172_800 => format!("in {} hours", left / 3600),
+        // A hundred years: milliseconds where seconds are meant.
+        3_155_760_000.. => "in more than a hundred years: is `exp` in milliseconds?".to_owned(),
+        _ => format!("in {} days", left / 86_400),
+    });
+    say("expires", left.as_deref());
+    out
+}

@@ -1,0 +1,174 @@
+// What is wrong with settings, tokens and questions is said where somebody looks for it.
+import assert from "node:assert/strict";
+import { spawn } from "node:child_process";
+import { once } from "node:events";
+import { request, createServer } from "node:http";
+import { after, before, describe, it } from "node:test";
+import WebSocket from "ws";
+import { BINARY, SECRET, freePort, serve, token, until } from "./lib/server.js";
+
+/** Runs the command to its end. */
+async function heartline(args, input = "") {
+  const child = spawn(BINARY, args, { env: { PATH: process.env.PATH } });
+  let [stdout, stderr] = ["", ""];
+  child.stdout.on("data", (data) => (stdout += data));
+  child.stderr.on("data", (data) => (stderr += data));
+  child.stdin.on("error", () => {}).end(input);
+  const [code] = await once(child, "close");
+  return { code, stdout, stderr };
+}
+
+/** The status of a GET that names another host. */
+function status(url, host) {
+  return new Promise((resolve, reject) => {
+    const asked = request(url, { headers: { host } }, (response) => {
+      response.resume();
+      resolve(response.statusCode);
+    });
+    asked.on("error", reject).end();
+  });
+}
+
+describe("a running node", () => {
+  let node;
+  before(async () => (node = await serve()));
+  after(() => node.stop());
+
+  const connect = (bearer) => {
+    const socket = new WebSocket(`${node.live}?token=${bearer}`);
+    return once(socket, "close").then(([code]) => code);
+  };
+
+  it("logs why it refused a token, never the token, and not without end", async () => {
+    const wrong = token("ann", {}, "another-secret-of-enough-bytes-here");
+    assert.equal(await connect(wrong), 4401);
+    await until(() => /signature is not made with .*auth\.jwt\.secret/.test(node.log), "the log");
+    assert.equal(await connect(token("ann", { exp: undefined })), 4401);
+    await until(() => node.log.includes("no claim `exp`"), "the log");
+    await Promise.all(Array.from({ length: 40 }, () => connect(wrong)));
+    await until(() => node.log.includes("more tokens were refused"), "the count of the rest");
+    assert.ok(!node.log.includes(wrong.split(".")[1]));
+    assert.ok(node.log.match(/a token was refused/g).length < 30, node.log);
+  });
+
+  it("does not answer operators' questions under a name that was pointed at it", async () => {
+    for (const path of ["/metrics", "/v1/nodes", "/openapi.json", "/readyz"]) {
+      assert.equal(await status(node.admin + path, "evil.example:9090"), 403, path);
+      assert.equal(await status(node.admin + path, "b\u00fccher.example"), 403, path);
+      assert.equal(await status(node.admin + path, "localhost:9090"), 200, path);
+    }
+  });
+
+  it("refuses a filter or member that it does not know", async () => {
+    for (const [path, meant] of [
+      ["/v1/connections?user=p1", /userId/],
+      ["/v1/rooms?namespce=/", /namespace/],
+      ["/v1/nodes?x=1", /none here/],
+      ["/v1/users/p1?tenant=t", /tenantId/],
+    ]) {
+      const { status, body, headers } = await node.api(path);
+      assert.equal(status, 400, path);
+      assert.match(headers.get("content-type"), /problem\+json/);
+      assert.match(body.detail, meant);
+    }
+    const post = (path, body) => node.api(path, { method: "POST", body });
+    for (const [path, body] of [
+      ["/v1/rooms/r/publish", { event: "e", dta: 1 }],
+      ["/v1/rooms/r/publish", { event: "e", keyy: "k" }],
+      ["/v1/broadcast", { event: "e", key: "k" }],
+      ["/v1/users/u/emit", { event: "e", tenantId: "t" }],
+      ["/v1/presence", { users: [], user: "u" }],
+      ["/v1/users/u/disconnect", { reason: "r" }],
+    ]) {
+      assert.equal((await post(path, body)).status, 400, path);
+    }
+    assert.equal((await post("/v1/rooms/r/publish", { event: "e", key: "k" })).status, 200);
+    assert.equal((await post("/v1/users/u/disconnect", {})).status, 200);
+    assert.equal((await post("/v1/users/u/disconnect")).status, 200);
+  });
+});
+
+describe("--dev", () => {
+  it("signs no token with a secret that is used elsewhere too", async () => {
+    const node = await serve({ "auth.jwt.secret": SECRET }, { dev: true });
+    const refused = await fetch(`${node.http}/dev/token?user=ann`);
+    assert.equal(refused.status, 403);
+    assert.match(await refused.text(), /heartline token/);
+    await node.stop();
+  });
+
+  it("answers /dev only under this machine's names", async () => {
+    const node = await serve({}, { dev: true });
+    for (const path of ["/dev/token?user=ann", "/dev/online"]) {
+      assert.equal(await status(node.http + path, "evil.example"), 403);
+      assert.equal(await status(node.http + path, "b\u00fccher.example"), 403);
+      assert.equal(await status(node.http + path, `localhost:${node.port}`), 200);
+    }
+    await node.stop();
+  });
+});
+
+describe("a key set", () => {
+  it("that cannot be reached makes the node degraded, and ready once it is there", async () => {
+    const port = await freePort();
+    const node = await serve({
+      "auth.jwt.secret": "",
+      "auth.jwt.jwks_url": `http://127.0.0.1:${port}/keys`,
+    });
+    const { status, body } = await until(async () => {
+      const answer = await node.api("/readyz").catch(() => undefined);
+      return answer?.status === 200 && answer;
+    }, "an answer");
+    assert.deepEqual([status, body.status, body.keys], [200, "degraded", "unreachable"]);
+    assert.match(node.log, /key set of auth\.jwt\.jwks_url could not be fetched/);
+    await node.stop();
+    const issuer = createServer((_, response) => response.end('{"keys":[null]}'));
+    issuer.listen(port, "127.0.0.1");
+    await once(issuer, "listening");
+    const later = await serve({
+      "auth.jwt.secret": "",
+      "auth.jwt.jwks_url": `http://127.0.0.1:${port}/keys`,
+    });
+    await until(async () => {
+      const answer = await later.api("/readyz").catch(() => undefined);
+      return answer?.body?.status === "ready";
+    }, "ready");
+    await later.stop();
+    issuer.close();
+  });
+});
+
+describe("the command line", () => {
+  const secret = ["--set", `auth.jwt.secret=${SECRET}`];
+
+  it("explains a token", async () => {
+    const good = await heartline(["token", "check", token("ann"), ...secret]);
+    assert.equal(good.code, 0, good.stderr);
+    assert.match(good.stdout, /good[^]*ann[^]*expires/);
+    const piped = await heartline(["token", "check", ...secret], `Bearer ${token("ann")}\n`);
+    assert.equal(piped.code, 0, piped.stderr);
+    const bad = await heartline(["token", "check", token(undefined), ...secret]);
+    assert.equal(bad.code, 1);
+    assert.match(bad.stdout, /AUTH_TOKEN_INVALID.*no claim `sub`/);
+    assert.equal((await heartline(["token", "check", "x"])).code, 2);
+  });
+
+  it("finds at `config check` what would go wrong later", async () => {
+    for (const [setting, words] of [
+      ["server.listen=127.0.0.1:99999", /65535/],
+      ["auth.jwt.secret=x", /32 random bytes/],
+      ["server.allowed_origins=https://*.app.example", /list every origin/],
+      ["server.live_path=/socket.io/", /server\.socketio_path/],
+      ["heartbeat.stale_after=1s", /heartbeat\.interval/],
+      ['namespaces."/a-*".auth.mode=off', /named in full/],
+    ]) {
+      const { code, stderr } = await heartline(["config", "check", "--set", setting]);
+      assert.equal(code, 2, setting);
+      assert.match(stderr, words);
+    }
+    const weak = ["config", "check", "--set", "auth.jwt.secret=sixteen-bytes-ok"];
+    const { code, stderr } = await heartline(weak);
+    assert.equal(code, 0);
+    assert.match(stderr, /HS256 wants 32/);
+  });
+});
