@@ -32,6 +32,10 @@ impl Hub {
         let Some(link) = self.link_mut(slot) else {
             return;
         };
+        if link.leaving {
+            // Its client has been told; it is kept for the handlers that are at work.
+            return;
+        }
         let encoding = link.encoding;
         let Some(socket) = link.socket_mut(namespace) else {
             return;

@@ -84,7 +84,7 @@ fn who_leaves_one_namespace_stays_in_the_other_and_may_come_back() {
 
 #[test]
 fn a_user_is_gone_with_the_last_of_their_connections() {
-    let mut world = World::new(config());
+    let mut world = World::new(announced());
     let mut watcher = world.socketio("user=watcher");
     let phone = world.socketio("user=ann device=phone");
     let desk = world.live("user=ann device=desk");
@@ -103,7 +103,7 @@ fn a_user_is_gone_with_the_last_of_their_connections() {
 fn who_is_back_within_the_grace_was_never_away_and_who_is_not_is_gone_once() {
     let mut world = World::new(Config {
         offline_grace: seconds(5),
-        ..config()
+        ..announced()
     });
     let mut watcher = world.socketio("user=watcher");
     let ann = world.socketio("user=ann");
@@ -180,5 +180,8 @@ fn who_has_gone_is_in_no_room_and_the_next_in_their_place_hears_nothing_of_it() 
     let heard = world.ask(&mut cleo, r#"421["join","lobby"]"#);
     assert_eq!(heard.last().unwrap(), r#"431[{"ok":true,"room":"lobby"}]"#);
     let heard = world.ask(&mut cleo, said);
-    assert_eq!(heard.last().unwrap(), r#"431[{"ok":true,"room":"lobby","offset":1}]"#);
+    assert_eq!(
+        heard.last().unwrap(),
+        r#"431[{"ok":true,"room":"lobby","offset":1}]"#
+    );
 }

@@ -21,7 +21,7 @@ use std::time::Duration;
 use heartline_core::auth::{
     AuthError, Authenticator, BoxFuture, Credentials, Identity, RoomPattern, UserKey,
 };
-use heartline_core::policy::{LimitsConfig, NamespaceConfig};
+use heartline_core::policy::{Announce, LimitsConfig, NamespaceConfig};
 use heartline_engine::clock::{Clock, Micros, micros};
 use heartline_engine::failure::Failure;
 use heartline_engine::harness::{Answer, Harness, Opening, Peer, Session, Told};
@@ -51,7 +51,8 @@ fn seconds(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
 }
 
-/// What tests start from: no hello and no limits, two namespaces, and pings once an hour.
+/// What tests start from: no hello, no limits, no news of users, two namespaces, and pings
+/// once an hour.
 fn config() -> Config {
     let namespace = || NamespaceConfig {
         limits: LimitsConfig {
@@ -59,6 +60,7 @@ fn config() -> Config {
             events: None,
             joins: None,
         },
+        announce: Announce::Off,
         ..NamespaceConfig::default()
     };
     Config {
@@ -78,6 +80,11 @@ fn config_with(change: impl FnOnce(&mut NamespaceConfig)) -> Config {
     let mut config = config();
     change(config.namespaces.get_mut("/").unwrap());
     config
+}
+
+/// The same where everybody in `/` hears of users who come and go.
+fn announced() -> Config {
+    config_with(|root| root.announce = Announce::Namespace)
 }
 
 /// Tokens say what they grant: `user=ann device=phone rooms=a,b* ttl=5 after=2`. `ttl` is in
@@ -218,6 +225,12 @@ impl World {
             self.harness.advance(step);
             due = self.settle();
         }
+    }
+
+    /// The gateway's time, Unix milliseconds.
+    fn unix_millis(&self) -> u64 {
+        let _inside = self.runtime.enter();
+        self.gateway.unix_millis()
     }
 
     /// Begins something that goes on as time passes.

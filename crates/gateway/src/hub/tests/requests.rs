@@ -37,11 +37,20 @@ fn an_event_that_nobody_handles_is_answered_if_an_answer_was_asked_for() {
     assert!(world.ask(&mut ann, r#"42["unheard",1]"#).is_empty());
     let answer = world.ask(&mut ann, r#"423["unheard",1]"#);
     assert!(answer[0].starts_with(r#"433[{"ok":false,"#), "{answer:?}");
-    assert!(answer[0].contains(r#""code":"NOT_IMPLEMENTED""#), "{answer:?}");
+    assert!(
+        answer[0].contains(r#""code":"NOT_IMPLEMENTED""#),
+        "{answer:?}"
+    );
     let mut bob = world.live("user=bob");
-    let answer = world.ask(&mut bob, r#"{"type":"emit","event":"unheard","data":1,"id":9}"#);
+    let answer = world.ask(
+        &mut bob,
+        r#"{"type":"emit","event":"unheard","data":1,"id":9}"#,
+    );
     assert!(answer[0].contains(r#""type":"error""#), "{answer:?}");
-    assert!(answer[0].contains(r#""code":"not-implemented""#), "{answer:?}");
+    assert!(
+        answer[0].contains(r#""code":"not-implemented""#),
+        "{answer:?}"
+    );
     assert!(answer[0].contains(r#""id":9"#), "{answer:?}");
 }
 
@@ -53,10 +62,21 @@ fn names_of_the_gateway_cannot_be_published_and_nobody_hears_them() {
     world.ask(&mut ann, r#"42["join","lobby"]"#);
     let subscribe = r#"{"type":"subscribe","topic":"lobby","id":1}"#;
     assert!(world.ask(&mut bob, subscribe)[0].contains("subscribed"));
-    for event in ["server:hello", "user:online", "message:new", "pong", "", "connect", "hello"] {
+    for event in [
+        "server:hello",
+        "user:online",
+        "message:new",
+        "pong",
+        "",
+        "connect",
+        "hello",
+    ] {
         let publish = format!(r#"425["publish",{{"room":"lobby","event":"{event}","data":1}}]"#);
         let answer = world.ask(&mut ann, &publish);
-        assert!(answer[0].contains(r#""code":"INVALID_EVENT""#), "{event}: {answer:?}");
+        assert!(
+            answer[0].contains(r#""code":"INVALID_EVENT""#),
+            "{event}: {answer:?}"
+        );
         assert!(bob.hears().is_empty());
     }
 }
@@ -99,7 +119,10 @@ fn what_a_token_does_not_grant_is_refused_on_both_protocols() {
         }
     }
     let mut live = world.live("user=ann rooms=lobby");
-    let answer = world.ask(&mut live, r#"{"type":"subscribe","topic":"round:7","id":4}"#);
+    let answer = world.ask(
+        &mut live,
+        r#"{"type":"subscribe","topic":"round:7","id":4}"#,
+    );
     assert!(answer[0].contains(r#""code":"FORBIDDEN""#), "{answer:?}");
     assert!(answer[0].contains(r#""id":4"#), "{answer:?}");
 }
@@ -138,7 +161,10 @@ fn the_eleventh_message_in_ten_seconds_is_refused_on_whichever_connection_of_the
     world.run(ms(10));
     assert!(sent(&world.ask(&mut phone, CHAT)));
     assert!(!sent(&world.ask(&mut desk, CHAT)));
-    assert_eq!(world.metric(r#"heartline_rate_limited_total{limit="messages"}"#), 4);
+    assert_eq!(
+        world.metric(r#"heartline_rate_limited_total{limit="messages"}"#),
+        4
+    );
 }
 
 #[test]
@@ -166,10 +192,16 @@ fn events_over_the_limit_are_refused_until_there_is_room_and_far_over_it_is_the_
         assert!(answered(world.ask(&mut ann, ping)));
     }
     let refused = world.ask(&mut ann, ping);
-    assert!(refused[0].contains(r#""code":"RATE_LIMITED","retryAfterMs":1000"#), "{refused:?}");
+    assert!(
+        refused[0].contains(r#""code":"RATE_LIMITED","retryAfterMs":1000"#),
+        "{refused:?}"
+    );
     // Without a number there is an event in the answer's place.
     let refused = world.ask(&mut ann, r#"42["unheard"]"#);
-    assert!(refused[0].starts_with(r#"42["message:error",{"#), "{refused:?}");
+    assert!(
+        refused[0].starts_with(r#"42["message:error",{"#),
+        "{refused:?}"
+    );
     world.run(seconds(1));
     assert!(answered(world.ask(&mut ann, ping)));
     for _ in 0..99 {
@@ -193,7 +225,10 @@ fn joins_over_the_limit_are_refused_until_there_is_room() {
         assert!(world.ask(&mut ann, &format!(r#"421["join","{room}"]"#))[1].contains("true"));
     }
     let refused = world.ask(&mut ann, r#"421["join","c"]"#);
-    assert!(refused[0].contains(r#""code":"RATE_LIMITED""#), "{refused:?}");
+    assert!(
+        refused[0].contains(r#""code":"RATE_LIMITED""#),
+        "{refused:?}"
+    );
     for _ in 0..3 {
         assert!(world.ask(&mut bob, subscribe)[0].contains("subscribed"));
     }
@@ -211,7 +246,10 @@ fn twenty_frames_that_fit_nothing_are_told_so_and_one_more_in_a_row_is_the_end()
     for round in 0..2 {
         for _ in 0..20 {
             let answer = world.ask(&mut ann, "{\"type\":\"nonsense\"}");
-            assert!(answer[0].contains(r#""code":"protocol-violation""#), "{answer:?}");
+            assert!(
+                answer[0].contains(r#""code":"protocol-violation""#),
+                "{answer:?}"
+            );
         }
         if round == 0 {
             assert!(pong(world.ask(&mut ann, r#"{"type":"ping"}"#)));
@@ -234,8 +272,15 @@ fn attachments_too_large_together_cost_the_event_and_not_the_connection() {
         ann.0.binary(&vec![0; bytes]);
         world.settle();
         let answer = ann.hears();
-        let said = if is_fine { r#""ok":true"# } else { r#""code":"PAYLOAD_TOO_LARGE""# };
-        assert!(answer[0].starts_with("436[") && answer[0].contains(said), "{answer:?}");
+        let said = if is_fine {
+            r#""ok":true"#
+        } else {
+            r#""code":"PAYLOAD_TOO_LARGE""#
+        };
+        assert!(
+            answer[0].starts_with("436[") && answer[0].contains(said),
+            "{answer:?}"
+        );
     }
 }
 
@@ -243,7 +288,9 @@ fn attachments_too_large_together_cost_the_event_and_not_the_connection() {
 fn what_an_app_asks_of_a_client_is_answered_or_runs_out_of_time_or_ends_with_it() {
     let ask = |socket: Socket| async move {
         let time = seconds(5);
-        let answer = socket.emit_with_ack("question", &crate::Args::one(&1)?, time).await;
+        let answer = socket
+            .emit_with_ack("question", &crate::Args::one(&1)?, time)
+            .await;
         let said = match answer {
             Ok(args) => args.read::<(String,)>()?.0,
             Err(error) => error.code().to_owned(),
@@ -252,8 +299,14 @@ fn what_an_app_asks_of_a_client_is_answered_or_runs_out_of_time_or_ends_with_it(
     };
     let mut world = World::with(config(), |builder| builder.on("ask", ask));
     let mut ann = world.socketio("user=ann");
-    assert_eq!(world.ask(&mut ann, r#"421["ask"]"#), [r#"420["question",1]"#]);
-    assert_eq!(world.ask(&mut ann, r#"422["ask"]"#), [r#"421["question",1]"#]);
+    assert_eq!(
+        world.ask(&mut ann, r#"421["ask"]"#),
+        [r#"420["question",1]"#]
+    );
+    assert_eq!(
+        world.ask(&mut ann, r#"422["ask"]"#),
+        [r#"421["question",1]"#]
+    );
     assert_eq!(world.ask(&mut ann, r#"431["yes"]"#), [r#"432["yes"]"#]);
     // Of no question, and once more.
     assert!(world.ask(&mut ann, r#"439["yes"]"#).is_empty());

@@ -59,7 +59,10 @@ fn a_reader_that_stopped_is_closed_with_4413_and_nobody_else_misses_anything() {
     let close = heard.pop().unwrap();
     assert_eq!(close, "close 4413");
     for (index, one) in heard.iter().enumerate() {
-        assert!(one.contains(&format!(r#""data":[{},"#, index + 1)), "{index}");
+        assert!(
+            one.contains(&format!(r#""data":[{},"#, index + 1)),
+            "{index}"
+        );
     }
     // About as much as it may hold did not reach it.
     assert!(heard.len() < 20, "{}", heard.len());
