@@ -175,7 +175,7 @@ fn heartbeats_are_also_events_where_that_is_wanted() {
         assert_eq!(plain(ann.hears()), [r#"42["heartbeat",{"timestamp":_}]"#]);
         let beat = r#"{"type":"heartbeat","data":{"timestamp":_}}"#;
         assert_eq!(plain(live.hears()), [beat]);
-        world.run(ms(19_800));
+        world.run(ms(19_700));
     }
     let sent = world.unix_millis();
     world.run(ms(150));
