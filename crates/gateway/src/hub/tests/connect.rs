@@ -17,19 +17,14 @@ fn a_socket_is_greeted_on_both_protocols_and_others_hear_of_its_user() {
     let id = heard[0].strip_prefix(r#"40{"sid":""#).unwrap();
     let id = id.strip_suffix(r#""}"#).unwrap();
     let now = world.unix_millis();
-    assert_eq!(
-        heard[1],
-        format!(r#"42["server:hello",{{"socketId":"{id}","pingInterval":3600000,"#,)
-            + &format!(
-                r#""pingTimeout":3600000,"authenticated":true,"userId":"ann","deviceId":"phone","#,
-            )
-            + &format!(r#""nodeId":"n1","serverTime":{now},"recovered":false}}]"#)
-    );
-    assert_eq!(
-        heard[2],
-        format!(r#"42["connection:success",{{"userId":"ann","userType":null,"socketId":"{id}","#)
-            + &format!(r#""serverTime":{now}}}]"#)
-    );
+    let about = r#""authenticated":true,"userId":"ann","deviceId":"phone","nodeId":"n1""#;
+    let pings = r#""pingInterval":3600000,"pingTimeout":3600000"#;
+    let hello =
+        format!(r#"{{"socketId":"{id}",{pings},{about},"serverTime":{now},"recovered":false}}"#);
+    assert_eq!(heard[1], format!(r#"42["server:hello",{hello}]"#));
+    let success =
+        format!(r#"{{"userId":"ann","userType":null,"socketId":"{id}","serverTime":{now}}}"#);
+    assert_eq!(heard[2], format!(r#"42["connection:success",{success}]"#));
     let mut bob = world.live("user=bob");
     let heard = bob.hears();
     assert!(
