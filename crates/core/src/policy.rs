@@ -84,8 +84,8 @@ impl Limit {
         }
     }
 
-    /// Whether so many refusals in a row are over the limit by far: the connection is
-    /// closed then. Ten times the count, and at least 100, so that a client which only
+    /// Whether so many refusals are over the limit by far, each that was allowed since taken
+    /// off: the connection is closed then. Ten times the count, and at least 100, so that a client which only
     /// retries eagerly is not thrown out.
     pub const fn is_far_over(&self, refused: u32) -> bool {
         let far = self.count.saturating_mul(10);

@@ -1,6 +1,8 @@
 //! Time: the one place that reads a clock.
 
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use tokio::time::Instant;
 
 /// Microseconds of the shard's monotonic clock.
 pub type Micros = u64;
@@ -11,7 +13,8 @@ pub fn micros(duration: Duration) -> Micros {
 }
 
 /// Time as the engine sees it: monotonic microseconds since the gateway
-/// started, and what Unix time that was.
+/// started, and what Unix time that was. It is the clock of the tokio runtime's timers, so
+/// a test that stops these stops it too.
 #[derive(Debug, Clone, Copy)]
 pub struct Clock {
     start: Instant,

@@ -288,6 +288,11 @@ impl<A: App> Harness<A> {
         &self.slots
     }
 
+    /// Counts the connections from now on in `slots`, as a gateway's shards do in one.
+    pub fn count_in(&mut self, slots: Arc<ConnectionSlots>) {
+        self.slots = slots;
+    }
+
     // --- time ------------------------------------------------------------
 
     /// The present moment.

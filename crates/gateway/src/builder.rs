@@ -225,21 +225,10 @@ impl GatewayBuilder {
     ///
     /// # Errors
     /// When the configuration contradicts itself, or threads cannot be started.
-    pub fn build(mut self) -> Result<Gateway, BuildError> {
-        check(&self.config).map_err(BuildError::Config)?;
+    pub fn build(self) -> Result<Gateway, BuildError> {
         let runtime = Handle::try_current().map_err(|_| {
             BuildError::Config("build() must be called within a tokio runtime".into())
         })?;
-        if self.config.builtin_events {
-            self.handlers = crate::builtin::register(self.handlers);
-        }
-        for (namespace, _) in &self.namespaces {
-            if !self.config.namespaces.contains_key(namespace) {
-                let what = format!("there are handlers for {namespace}, which does not exist");
-                return Err(BuildError::Config(what));
-            }
-        }
-        let clock = Clock::start();
         let threads = match self.config.worker_threads {
             0 => std::thread::available_parallelism().map_or(1, usize::from),
             threads => threads,
@@ -249,6 +238,42 @@ impl GatewayBuilder {
             prepared.push(Prepared::<Hub>::new()?);
         }
         let shards = prepared.iter().map(|shard| shard.handle.clone()).collect();
+        let clock = Clock::start();
+        let parts = self.assemble(clock, shards).map_err(BuildError::Config)?;
+        let shared = &parts.shared;
+        let tag = shared.fanout.backplane.tag();
+        let settings = Arc::new(engine_settings(&shared.config, tag));
+        let failure = Failure::default();
+        for (number, shard) in prepared.into_iter().enumerate() {
+            let number = number as u16;
+            shard.start(
+                number,
+                clock,
+                settings.clone(),
+                runtime.clone(),
+                parts.hub(number),
+                &failure,
+            )?;
+        }
+        Ok(parts.gateway(failure))
+    }
+
+    /// Puts together what stands above these shards, none of which runs yet.
+    pub(crate) fn assemble(
+        mut self,
+        clock: Clock,
+        shards: Vec<ShardHandle<Op>>,
+    ) -> Result<Parts, String> {
+        check(&self.config)?;
+        if self.config.builtin_events {
+            self.handlers = crate::builtin::register(self.handlers);
+        }
+        for (namespace, _) in &self.namespaces {
+            if !self.config.namespaces.contains_key(namespace) {
+                let what = format!("there are handlers for {namespace}, which does not exist");
+                return Err(what);
+            }
+        }
         let backplane = self
             .backplane
             .take()
@@ -264,35 +289,17 @@ impl GatewayBuilder {
         let handlers = Arc::new(self.take_handlers(&fanout));
         let (fallback, gatekeeper) = (self.fallback.take(), self.gatekeeper.take());
         let shared = self.shared(clock, fanout);
-        let keep_handshakes = handlers.need_handshakes() || shared.authenticator.wants_handshake();
-        let settings = Arc::new(engine_settings(&shared));
-        let failure = Failure::default();
-        for (number, shard) in prepared.into_iter().enumerate() {
-            let number = number as u16;
-            let hub = Hub::new(shared.clone(), handlers.clone(), number);
-            shard.start(
-                number,
-                clock,
-                settings.clone(),
-                runtime.clone(),
-                hub,
-                &failure,
-            )?;
-        }
         let hooks = Hooks {
             fallback,
             gatekeeper,
-            keep_handshakes,
+            keep_handshakes: handlers.need_handshakes() || shared.authenticator.wants_handshake(),
         };
-        let front = Arc::new(front(&shared, hooks, failure));
-        let announcing = crate::announcer::run(announcer, Arc::downgrade(&shared.fanout));
-        let tasks = [
-            tokio::spawn(crate::housekeeping::run(shared.clone())).abort_handle(),
-            tokio::spawn(announcing).abort_handle(),
-        ];
-        let gateway = Gateway::new(shared, front, tasks);
-        let _ = handlers.gateway.set(gateway.downgrade());
-        Ok(gateway)
+        Ok(Parts {
+            shared,
+            handlers,
+            announcer,
+            hooks,
+        })
     }
 
     /// The handlers by the numbers of their namespaces.
@@ -348,6 +355,40 @@ fn unavailable() -> HttpResponse {
     response
 }
 
+/// A gateway above its shards, which do not run yet.
+pub(crate) struct Parts {
+    pub(crate) shared: Arc<Shared>,
+    handlers: Arc<Handlers>,
+    announcer: Arc<Announcer>,
+    hooks: Hooks,
+}
+
+impl Parts {
+    /// What the shard with this number carries.
+    pub(crate) fn hub(&self, number: u16) -> Hub {
+        Hub::new(self.shared.clone(), self.handlers.clone(), number)
+    }
+
+    /// The gateway, and what runs beside its shards.
+    pub(crate) fn gateway(self, failure: Failure) -> Gateway {
+        let Parts {
+            shared,
+            handlers,
+            announcer,
+            hooks,
+        } = self;
+        let front = Arc::new(front(&shared, hooks, failure));
+        let announcing = crate::announcer::run(announcer, Arc::downgrade(&shared.fanout));
+        let tasks = [
+            tokio::spawn(crate::housekeeping::run(shared.clone())).abort_handle(),
+            tokio::spawn(announcing).abort_handle(),
+        ];
+        let gateway = Gateway::new(shared, front, tasks);
+        let _ = handlers.gateway.set(gateway.downgrade());
+        gateway
+    }
+}
+
 /// The backplane of a node that is the whole cluster.
 fn alone(config: &Config, clock: Clock) -> LocalBackplane {
     let now = move || {
@@ -384,8 +425,7 @@ fn fanout(
 }
 
 /// What the engine has to know of the configuration.
-fn engine_settings(shared: &Shared) -> Settings {
-    let config = &shared.config;
+pub(crate) fn engine_settings(config: &Config, tag: Option<u32>) -> Settings {
     Settings {
         heartbeat_timing: HeartbeatTiming {
             interval: micros(config.heartbeat.interval),
@@ -395,7 +435,7 @@ fn engine_settings(shared: &Shared) -> Settings {
         send_buffer: config.send_buffer,
         upgrade_timeout: micros(config.upgrade_timeout),
         compress_from: config.compression.unwrap_or(usize::MAX),
-        tag: shared.fanout.backplane.tag(),
+        tag,
     }
 }
 

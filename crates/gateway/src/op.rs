@@ -176,7 +176,15 @@ impl Refusal {
         }
     }
 
-    /// How a live connection is closed: reason, code and text.
+    /// Whether nothing is known against the client: tokens cannot be checked just now. It is
+    /// not refused, since Socket.IO's clients would give up; its transport ends, and it
+    /// comes back by itself.
+    pub(crate) fn is_passing(&self) -> bool {
+        matches!(self, Refusal::Auth(AuthError::Unavailable))
+    }
+
+    /// How a live connection is closed, and any that may come back at once: reason, code and
+    /// text.
     pub(crate) fn closing(&self) -> (Reason, u16, &str) {
         let reason = match self {
             Refusal::Auth(AuthError::Expired) => Reason::TokenExpired,
@@ -186,6 +194,7 @@ impl Refusal {
         match self {
             // A new token would not help.
             Refusal::App(refused) => (reason, 4403, &refused.message),
+            Refusal::Auth(AuthError::Unavailable) => (reason, 1013, self.code()),
             _ => (reason, reason.close_code(), self.code()),
         }
     }

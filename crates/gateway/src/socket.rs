@@ -17,7 +17,7 @@ use tokio::sync::oneshot;
 
 use crate::data::SocketData;
 use crate::event::{Args, EventError, PublishRequest, said, said_to_one};
-use crate::fanout::ToRoom;
+use crate::fanout::{ToRoom, ToUser};
 use crate::in_order;
 use crate::limits::Sender;
 use crate::op::{Op, Query};
@@ -297,6 +297,15 @@ impl Socket {
             attachments: request.data.attachments,
         };
         let key = request.key.as_deref();
+        check_key(key)?;
+        check(
+            &message.args,
+            &message.attachments,
+            self.shared.config.max_payload,
+        )?;
+        if self.say_to_myself(&request.room, &message, request.to_self) {
+            return Ok(None);
+        }
         self.publish_message(&request.room, message, key, request.to_self)
     }
 
@@ -383,6 +392,28 @@ impl Socket {
             skip: (!to_self).then_some(self.address),
         };
         Ok(self.shared.fanout.publish_to_room(&to, message))
+    }
+
+    /// The user's own room belongs to the user key: users of another type may have the same
+    /// id, and are somebody else. True if it is that room, and the message is on its way.
+    fn say_to_myself(&self, room: &str, message: &Message, to_self: bool) -> bool {
+        let Some(user) = &self.identity.user else {
+            return false;
+        };
+        if room.strip_prefix(rooms::PRIVATE) != Some(&*user.user_id) {
+            return false;
+        }
+        let to = ToUser {
+            namespace: self.address.namespace(),
+            tenant: user.tenant_id.as_deref(),
+            user: &user.user_id,
+            only: Some(user),
+            topic: Some(room),
+            instead_of: None,
+            skip: (!to_self).then_some(self.address),
+        };
+        self.shared.fanout.send_to_user(&to, message.clone());
+        true
     }
 
     /// Ends the socket and tells its client not to come back.

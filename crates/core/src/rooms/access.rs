@@ -10,6 +10,8 @@ use crate::auth::{Identity, RoomPattern};
 pub enum RoomError {
     /// The token does not grant it, or it is another user's.
     Forbidden,
+    /// Only users may: conversations and private rooms are somebody's.
+    AuthRequired,
     /// It cannot be a room's name.
     Invalid,
     /// The socket is in as many rooms as it may be in.
@@ -21,6 +23,7 @@ impl RoomError {
     pub fn code(self) -> Code {
         match self {
             RoomError::Forbidden => Code::Forbidden,
+            RoomError::AuthRequired => Code::AuthRequired,
             RoomError::Invalid => Code::InvalidRoom,
             RoomError::Limit => Code::RoomLimit,
         }
@@ -65,7 +68,11 @@ fn allowed(
     if !is_valid_name(name) {
         return Err(RoomError::Invalid);
     }
-    if let Some(owner) = name.strip_prefix(PRIVATE) {
+    let private = name.strip_prefix(PRIVATE);
+    if identity.user.is_none() && (private.is_some() || conversation_of(name).is_some()) {
+        return Err(RoomError::AuthRequired);
+    }
+    if let Some(owner) = private {
         return match identity.user_id() {
             Some(user) if user == owner => Ok(()),
             _ => Err(RoomError::Forbidden),
@@ -108,7 +115,15 @@ mod tests {
         assert_eq!(may_join("user:8", &owner), Err(RoomError::Forbidden));
         assert_eq!(
             may_join("user:7", &Identity::default()),
-            Err(RoomError::Forbidden)
+            Err(RoomError::AuthRequired)
+        );
+        assert_eq!(
+            may_join("conversation:1", &Identity::default()),
+            Err(RoomError::AuthRequired)
+        );
+        assert_eq!(
+            may_publish("conversation:1", &Identity::default()),
+            Err(RoomError::AuthRequired)
         );
         assert_eq!(may_join("lobby", &Identity::default()), Ok(()));
         assert_eq!(may_join("", &owner), Err(RoomError::Invalid));

@@ -206,10 +206,10 @@ impl Hub {
         refusal: Refusal,
     ) {
         self.metrics.refused(refusal.code()).add(1);
-        if self
+        let live = self
             .link(slot)
-            .is_some_and(|link| link.encoding == Encoding::Live)
-        {
+            .is_some_and(|link| link.encoding == Encoding::Live);
+        if live || refusal.is_passing() {
             let has_nothing = refusal == Refusal::Auth(AuthError::Required);
             if has_nothing && self.shared.authenticator.wants_handshake() {
                 // There was nothing in the handshake; an `auth` frame may come yet.

@@ -32,6 +32,10 @@ impl Hub {
         let Some(link) = self.link_mut(slot) else {
             return;
         };
+        if link.leaving {
+            // Its client has been told; it is kept for the handlers that are at work.
+            return;
+        }
         let encoding = link.encoding;
         let Some(socket) = link.socket_mut(namespace) else {
             return;
@@ -67,7 +71,7 @@ impl Hub {
     }
 
     /// Whether the limit on events allows this one; a refusal has been answered.
-    fn is_within_limit(
+    pub(super) fn is_within_limit(
         &mut self,
         engine: &mut Engine,
         slot: u32,
@@ -80,7 +84,7 @@ impl Hub {
             return true;
         };
         let Err(wait) = link.events.take(limit, engine.now) else {
-            link.refused = 0;
+            link.refused = link.refused.saturating_sub(1);
             return true;
         };
         link.refused = link.refused.saturating_add(1);

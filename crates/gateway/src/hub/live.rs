@@ -50,6 +50,17 @@ impl Hub {
                 }
             }
         }
+        // Frames that are no events cost as much as events do. What `publish` and `emit` say
+        // is counted on its way to the handler.
+        if let ClientFrame::Ping { id }
+        | ClientFrame::Subscribe { id, .. }
+        | ClientFrame::Unsubscribe { id, .. } = &frame
+        {
+            let ack = id.map(|id| AckId::Raw(id.into()));
+            if !self.is_within_limit(engine, slot, ROOT, ack.as_ref()) {
+                return;
+            }
+        }
         match frame {
             ClientFrame::Auth { token, id } => {
                 self.count_inbound(Inbound::Auth);

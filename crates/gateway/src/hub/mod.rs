@@ -25,6 +25,8 @@ mod select;
 mod socketio;
 mod sweep;
 mod tasks;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 

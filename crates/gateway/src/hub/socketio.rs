@@ -246,6 +246,9 @@ impl Hub {
     ) -> Option<()> {
         let link = self.link(slot)?;
         let Some(namespace) = namespace else {
+            if !self.is_within_limit(engine, slot, NamespaceId::ROOT, None) {
+                return Some(());
+            }
             self.connect_error(engine, slot, name, Code::InvalidNamespace.as_str(), None);
             return Some(());
         };

@@ -19,8 +19,9 @@ impl Hub {
             let Some(conn) = engine.conn(slot) else {
                 continue;
             };
-            // Whom we do not listen to at present cannot be heard from.
-            let idle = engine.now.saturating_sub(conn.last_seen);
+            // Silence proves something only as far as was listened: not while we do not read,
+            // and not over a time in which the process stood still.
+            let idle = engine.heard_until.saturating_sub(conn.last_seen);
             if idle > limit && !conn.paused {
                 tracing::info!(
                     user_id =

@@ -1,0 +1,177 @@
+//! Events of one client take effect in the order in which they were sent.
+
+use super::*;
+use crate::{EventError, Json};
+
+/// Handlers of an app that take their time.
+fn app(builder: GatewayBuilder) -> GatewayBuilder {
+    builder
+        // Asks for the room first, and works on.
+        .on("enter", |socket: Socket| async move {
+            socket.join("lobby").await?;
+            tokio::time::sleep(seconds(2)).await;
+            Ok::<_, EventError>(Json("entered"))
+        })
+        // Works first.
+        .on("stroll", |socket: Socket| async move {
+            tokio::time::sleep(seconds(2)).await;
+            socket.join("lobby").await?;
+            Ok::<_, EventError>(Json("strolled in"))
+        })
+        .on("work", || async {
+            tokio::time::sleep(seconds(2)).await;
+            Json("worked")
+        })
+        .on("panic", || async {
+            if true {
+                panic!("a handler's fault");
+            }
+        })
+        .on("hang", std::future::pending::<()>)
+}
+
+#[test]
+fn what_follows_a_join_finds_it_done_though_one_read_brought_both() {
+    let mut world = World::new(config());
+    let mut ann = world.socketio("user=ann");
+    ann.says(r#"421["join","lobby"]"#);
+    ann.says(r#"422["publish",{"room":"lobby","event":"said","data":"hello"}]"#);
+    ann.says(r#"423["leave","lobby"]"#);
+    ann.says(r#"424["publish",{"room":"lobby","event":"said","data":"anybody?"}]"#);
+    world.settle();
+    let expected = [
+        r#"42["room:joined",{"room":"lobby"}]"#,
+        r#"431[{"ok":true,"room":"lobby"}]"#,
+        r#"42["said","hello"]"#,
+        r#"432[{"ok":true,"room":"lobby","offset":1}]"#,
+        r#"42["room:left",{"room":"lobby"}]"#,
+        r#"433[{"ok":true,"room":"lobby"}]"#,
+        r#"434[{"ok":true,"room":"lobby"}]"#,
+    ];
+    assert_eq!(ann.hears(), expected);
+}
+
+#[test]
+fn one_request_of_a_polling_client_brings_a_join_and_what_follows_it() {
+    let mut world = World::new(config());
+    let ann = world.polling("user=ann");
+    let said = r#"422["publish",{"room":"lobby","event":"said","data":1}]"#;
+    world.post(ann, &[r#"421["join","lobby"]"#, said].join("\u{1e}"));
+    let payload = world.get(ann);
+    let heard: Vec<&str> = payload.split('\u{1e}').collect();
+    let expected = [
+        r#"42["room:joined",{"room":"lobby"}]"#,
+        r#"431[{"ok":true,"room":"lobby"}]"#,
+        r#"42["said",1]"#,
+        r#"432[{"ok":true,"room":"lobby","offset":1}]"#,
+    ];
+    assert_eq!(heard, expected);
+}
+
+#[test]
+fn a_handler_that_joins_holds_what_its_client_says_until_it_has_ended() {
+    let mut world = World::with(config(), app);
+    let mut ann = world.socketio("user=ann");
+    let mut bob = world.socketio("user=bob");
+    ann.says(r#"421["enter"]"#);
+    ann.says(r#"422["join","next"]"#);
+    world.run(ms(1_980));
+    assert!(ann.hears().is_empty());
+    // Only its own client waits, and that client hears what others say meanwhile.
+    let said = r#"421["publish",{"room":"lobby","event":"said","data":1}]"#;
+    assert_eq!(world.ask(&mut bob, said).len(), 1);
+    assert_eq!(ann.hears(), [r#"42["said",1]"#]);
+    world.run(ms(40));
+    let expected = [
+        r#"431["entered"]"#,
+        r#"42["room:joined",{"room":"next"}]"#,
+        r#"432[{"ok":true,"room":"next"}]"#,
+    ];
+    assert_eq!(ann.hears(), expected);
+}
+
+#[test]
+fn a_handler_that_waits_for_something_else_holds_nothing() {
+    let mut world = World::with(config(), app);
+    let mut ann = world.socketio("user=ann");
+    ann.says(r#"421["stroll"]"#);
+    let heard = world.ask(&mut ann, r#"422["join","next"]"#);
+    assert_eq!(heard[1], r#"432[{"ok":true,"room":"next"}]"#);
+    world.run(ms(2_020));
+    assert_eq!(ann.hears(), [r#"431["strolled in"]"#]);
+}
+
+#[test]
+fn what_a_live_client_says_behind_a_subscription_finds_it_there() {
+    let mut world = World::new(config());
+    let mut ann = world.live("user=ann");
+    ann.says(r#"{"type":"subscribe","topic":"lobby","id":1}"#);
+    ann.says(r#"{"type":"publish","topic":"lobby","event":"said","data":1,"id":2}"#);
+    ann.says(r#"{"type":"unsubscribe","topic":"lobby","id":3}"#);
+    ann.says(r#"{"type":"publish","topic":"lobby","event":"said","data":2,"id":4}"#);
+    world.settle();
+    let heard = ann.hears();
+    assert!(
+        heard[0].contains(r#""type":"subscribed","topic":"lobby","id":1"#),
+        "{heard:?}"
+    );
+    // Who publishes on the live protocol does not hear it; the number tells that it was in.
+    let expected = [
+        r#"{"type":"ack","id":2,"data":{"ok":true,"room":"lobby","offset":1}}"#,
+        r#"{"type":"unsubscribed","topic":"lobby","id":3}"#,
+        r#"{"type":"ack","id":4,"data":{"ok":true,"room":"lobby"}}"#,
+    ];
+    // The order is that of what they do; answers may overtake each other.
+    for answer in expected {
+        assert!(
+            heard[1..].contains(&answer.to_owned()),
+            "{answer}: {heard:?}"
+        );
+    }
+}
+
+#[test]
+fn more_handlers_than_one_client_may_have_wait_for_those_before_them() {
+    let bounded = Config {
+        max_handlers_in_flight: 2,
+        ..config()
+    };
+    let mut world = World::with(bounded, app);
+    let mut ann = world.socketio("user=ann");
+    for number in 1..=5 {
+        ann.says(&format!(r#"42{number}["work"]"#));
+    }
+    for round in [vec![1, 2], vec![3, 4], vec![5]] {
+        world.run(ms(1_970));
+        assert!(ann.hears().is_empty());
+        world.run(ms(40));
+        let answers = round
+            .iter()
+            .map(|number| format!(r#"43{number}["worked"]"#));
+        assert_eq!(ann.hears(), answers.collect::<Vec<_>>());
+    }
+}
+
+#[test]
+fn a_handler_that_panics_or_hangs_costs_its_event_alone() {
+    let mut world = World::with(config(), app);
+    let mut ann = world.socketio("user=ann");
+    let answer = world.ask(&mut ann, r#"421["panic"]"#);
+    assert!(answer[0].contains(r#""code":"INTERNAL""#), "{answer:?}");
+    ann.says(r#"422["hang"]"#);
+    world.run(ms(29_900));
+    assert!(ann.hears().is_empty());
+    world.run(ms(500));
+    let answer = ann.hears();
+    assert!(answer[0].starts_with(r#"432[{"ok":false"#), "{answer:?}");
+    assert!(answer[0].contains(r#""code":"INTERNAL""#), "{answer:?}");
+    assert_eq!(world.ask(&mut ann, r#"423["join","a"]"#).len(), 2);
+    assert_eq!(
+        world.metric(r#"heartline_handler_failures_total{cause="panic"}"#),
+        1
+    );
+    assert_eq!(
+        world.metric(r#"heartline_handler_failures_total{cause="timeout"}"#),
+        1
+    );
+}

@@ -1,0 +1,321 @@
+//! What clients ask, and what they are answered.
+
+use heartline_core::policy::Limit;
+
+use super::*;
+
+#[test]
+fn every_request_is_answered_under_its_own_number() {
+    let mut world = World::new(config());
+    let mut ann = world.socketio("user=ann");
+    for text in [r#"4217["join","a"]"#, r#"422["leave","a"]"#] {
+        ann.says(text);
+    }
+    let heard = world.ask(&mut ann, r#"4298765432109["join",{"room":"b"}]"#);
+    let expected = [
+        r#"42["room:joined",{"room":"a"}]"#,
+        r#"4317[{"ok":true,"room":"a"}]"#,
+        r#"42["room:left",{"room":"a"}]"#,
+        r#"432[{"ok":true,"room":"a"}]"#,
+        r#"42["room:joined",{"room":"b"}]"#,
+        r#"4398765432109[{"ok":true,"room":"b"}]"#,
+    ];
+    assert_eq!(heard, expected);
+    let mut bob = world.live("user=bob");
+    let say = |id| format!(r#"{{"type":"emit","event":"leave","data":{{"room":"b"}},"id":{id}}}"#);
+    for id in ["\"x\"", "7"] {
+        let ack = format!(r#"{{"type":"ack","id":{id},"data":{{"ok":true,"room":"b"}}}}"#);
+        let left = r#"{"type":"room:left","data":{"room":"b"}}"#;
+        assert_eq!(world.ask(&mut bob, &say(id)), [left, &ack]);
+    }
+}
+
+#[test]
+fn an_event_that_nobody_handles_is_answered_if_an_answer_was_asked_for() {
+    let mut world = World::new(config());
+    let mut ann = world.socketio("user=ann");
+    assert!(world.ask(&mut ann, r#"42["unheard",1]"#).is_empty());
+    let answer = world.ask(&mut ann, r#"423["unheard",1]"#);
+    assert!(answer[0].starts_with(r#"433[{"ok":false,"#), "{answer:?}");
+    assert!(
+        answer[0].contains(r#""code":"NOT_IMPLEMENTED""#),
+        "{answer:?}"
+    );
+    let mut bob = world.live("user=bob");
+    let answer = world.ask(
+        &mut bob,
+        r#"{"type":"emit","event":"unheard","data":1,"id":9}"#,
+    );
+    assert!(answer[0].contains(r#""type":"error""#), "{answer:?}");
+    assert!(
+        answer[0].contains(r#""code":"not-implemented""#),
+        "{answer:?}"
+    );
+    assert!(answer[0].contains(r#""id":9"#), "{answer:?}");
+}
+
+#[test]
+fn names_of_the_gateway_cannot_be_published_and_nobody_hears_them() {
+    let mut world = World::new(config());
+    let mut ann = world.socketio("user=ann");
+    let mut bob = world.live("user=bob");
+    world.ask(&mut ann, r#"42["join","lobby"]"#);
+    let subscribe = r#"{"type":"subscribe","topic":"lobby","id":1}"#;
+    assert!(world.ask(&mut bob, subscribe)[0].contains("subscribed"));
+    for event in [
+        "server:hello",
+        "user:online",
+        "message:new",
+        "pong",
+        "",
+        "connect",
+        "hello",
+    ] {
+        let publish = format!(r#"425["publish",{{"room":"lobby","event":"{event}","data":1}}]"#);
+        let answer = world.ask(&mut ann, &publish);
+        assert!(
+            answer[0].contains(r#""code":"INVALID_EVENT""#),
+            "{event}: {answer:?}"
+        );
+        assert!(bob.hears().is_empty());
+    }
+}
+
+#[test]
+fn a_room_too_many_is_refused_and_one_that_is_left_makes_place() {
+    let mut world = World::new(Config {
+        max_rooms_per_socket: 2,
+        ..config()
+    });
+    let mut ann = world.socketio("user=ann");
+    for room in ["a", "b", "a"] {
+        let answer = world.ask(&mut ann, &format!(r#"421["join","{room}"]"#));
+        assert!(answer[1].contains(r#""ok":true"#), "{answer:?}");
+    }
+    let answer = world.ask(&mut ann, r#"421["join","c"]"#);
+    assert!(answer[0].contains(r#""code":"ROOM_LIMIT""#), "{answer:?}");
+    world.ask(&mut ann, r#"42["leave","a"]"#);
+    let answer = world.ask(&mut ann, r#"421["join","c"]"#);
+    assert!(answer[1].contains(r#""ok":true"#), "{answer:?}");
+}
+
+#[test]
+fn what_a_token_does_not_grant_is_refused_on_both_protocols() {
+    let mut world = World::new(config());
+    let mut ann = world.socketio("user=ann rooms=lobby,round:*");
+    for (room, code) in [
+        ("lobby", None),
+        ("round:7", None),
+        ("user:ann", None),
+        ("lobby2", Some("FORBIDDEN")),
+        ("user:bob", Some("FORBIDDEN")),
+        ("", Some("INVALID_ROOM")),
+    ] {
+        let answer = world.ask(&mut ann, &format!(r#"421["join","{room}"]"#));
+        let said = answer.last().unwrap();
+        match code {
+            None => assert!(said.contains(r#""ok":true"#), "{room}: {said}"),
+            Some(code) => assert!(said.contains(code) && answer.len() == 1, "{room}: {said}"),
+        }
+    }
+    let mut live = world.live("user=ann rooms=lobby");
+    let answer = world.ask(
+        &mut live,
+        r#"{"type":"subscribe","topic":"round:7","id":4}"#,
+    );
+    assert!(answer[0].contains(r#""code":"FORBIDDEN""#), "{answer:?}");
+    assert!(answer[0].contains(r#""id":4"#), "{answer:?}");
+}
+
+/// A message of `chat:send` with the number 5.
+const CHAT: &str = r#"425["chat:send",{"content":"hi","tempId":"t"}]"#;
+
+#[test]
+fn the_eleventh_message_in_ten_seconds_is_refused_on_whichever_connection_of_the_user() {
+    let mut world = World::new(config_with(|root| {
+        root.limits.messages = Some(Limit::per(10, 10));
+    }));
+    let mut phone = world.socketio("user=ann device=phone");
+    let mut desk = world.socketio("user=ann device=desk");
+    let mut bob = world.socketio("user=bob");
+    let sent = |heard: &[String]| heard[1].starts_with(r#"435[{"ok":true"#);
+    for _ in 0..5 {
+        assert!(sent(&world.ask(&mut phone, CHAT)));
+        world.run(ms(500));
+        assert!(sent(&world.ask(&mut desk, CHAT)));
+        world.run(ms(500));
+    }
+    bob.hears();
+    let refusal = r#""error":"Rate limit exceeded. Please slow down.","code":"RATE_LIMITED""#;
+    for refused in [&mut phone, &mut desk] {
+        let heard = world.ask(refused, CHAT);
+        // The first was sent five seconds ago.
+        let rest = format!(r#"{refusal},"retryAfterMs":5000,"tempId":"t"}}]"#);
+        let error = format!(r#"42["message:error",{{{rest}"#);
+        assert_eq!(heard, [error, format!(r#"435[{{"ok":false,{rest}"#)]);
+    }
+    assert!(bob.hears().is_empty());
+    assert!(sent(&world.ask(&mut bob, CHAT)));
+    world.run(ms(4_990));
+    assert!(!sent(&world.ask(&mut phone, CHAT)));
+    world.run(ms(10));
+    assert!(sent(&world.ask(&mut phone, CHAT)));
+    assert!(!sent(&world.ask(&mut desk, CHAT)));
+    assert_eq!(
+        world.metric(r#"heartline_rate_limited_total{limit="messages"}"#),
+        4
+    );
+}
+
+#[test]
+fn senders_are_forgotten_when_they_have_been_quiet_for_long_enough() {
+    let mut world = World::new(config_with(|root| {
+        root.limits.messages = Some(Limit::per(10, 10));
+    }));
+    let mut ann = world.socketio("user=ann");
+    world.ask(&mut ann, CHAT);
+    world.run(seconds(9));
+    assert_eq!(world.gateway.counts().rate_limit_entries, 1);
+    world.run(seconds(7));
+    assert_eq!(world.gateway.counts().rate_limit_entries, 0);
+}
+
+#[test]
+fn events_over_the_limit_are_refused_until_there_is_room_and_far_over_it_is_the_end() {
+    let mut world = World::new(config_with(|root| {
+        root.limits.events = Some(Limit::per(10, 10));
+    }));
+    let mut ann = world.socketio("user=ann");
+    let ping = r#"423["ping"]"#;
+    let answered = |heard: Vec<String>| heard.last().unwrap().contains("timestamp");
+    for _ in 0..10 {
+        assert!(answered(world.ask(&mut ann, ping)));
+    }
+    let refused = world.ask(&mut ann, ping);
+    assert!(
+        refused[0].contains(r#""code":"RATE_LIMITED","retryAfterMs":1000"#),
+        "{refused:?}"
+    );
+    // Without a number there is an event in the answer's place.
+    let refused = world.ask(&mut ann, r#"42["unheard"]"#);
+    assert!(
+        refused[0].starts_with(r#"42["message:error",{"#),
+        "{refused:?}"
+    );
+    world.run(seconds(1));
+    assert!(answered(world.ask(&mut ann, ping)));
+    for _ in 0..98 {
+        ann.says(ping);
+    }
+    assert_eq!(world.ask(&mut ann, "3").len(), 98);
+    assert_eq!(world.ask(&mut ann, ping), ["close 4429"]);
+    assert_eq!(world.farewells(), ["ann rate_limited user:ann"]);
+}
+
+#[test]
+fn joins_over_the_limit_are_refused_until_there_is_room() {
+    let mut world = World::new(config_with(|root| {
+        root.limits.joins = Some(Limit::per(3, 3));
+    }));
+    let mut bob = world.live("user=bob");
+    let subscribe = r#"{"type":"subscribe","topic":"a","id":1}"#;
+    let mut ann = world.socketio("user=ann");
+    // Socket.IO's CONNECT was a join of its own.
+    for room in ["a", "b"] {
+        assert!(world.ask(&mut ann, &format!(r#"421["join","{room}"]"#))[1].contains("true"));
+    }
+    let refused = world.ask(&mut ann, r#"421["join","c"]"#);
+    assert!(
+        refused[0].contains(r#""code":"RATE_LIMITED""#),
+        "{refused:?}"
+    );
+    for _ in 0..3 {
+        assert!(world.ask(&mut bob, subscribe)[0].contains("subscribed"));
+    }
+    assert!(world.ask(&mut bob, subscribe)[0].contains("RATE_LIMITED"));
+    world.run(seconds(1));
+    assert!(world.ask(&mut ann, r#"421["join","c"]"#)[1].contains("true"));
+    assert!(world.ask(&mut bob, subscribe)[0].contains("subscribed"));
+}
+
+#[test]
+fn twenty_frames_that_fit_nothing_are_told_so_and_one_more_in_a_row_is_the_end() {
+    let mut world = World::new(config());
+    let mut ann = world.live("user=ann");
+    let pong = |heard: Vec<String>| heard[0].contains("pong");
+    for round in 0..2 {
+        for _ in 0..20 {
+            let answer = world.ask(&mut ann, "{\"type\":\"nonsense\"}");
+            assert!(
+                answer[0].contains(r#""code":"protocol-violation""#),
+                "{answer:?}"
+            );
+        }
+        if round == 0 {
+            assert!(pong(world.ask(&mut ann, r#"{"type":"ping"}"#)));
+        }
+    }
+    assert_eq!(world.ask(&mut ann, "no JSON"), ["close 1008"]);
+}
+
+#[test]
+fn attachments_too_large_together_cost_the_event_and_not_the_connection() {
+    let mut world = World::new(Config {
+        max_payload: 1000,
+        ..config()
+    });
+    let mut ann = world.socketio("user=ann");
+    let event = r#"452-6["publish",{"room":"r","event":"e","data":[{"_placeholder":true,"num":0},{"_placeholder":true,"num":1}]}]"#;
+    for (bytes, is_fine) in [(300, true), (600, false), (300, true)] {
+        ann.says(event);
+        ann.0.binary(&vec![0; bytes]);
+        ann.0.binary(&vec![0; bytes]);
+        world.settle();
+        let answer = ann.hears();
+        let said = if is_fine {
+            r#""ok":true"#
+        } else {
+            r#""code":"PAYLOAD_TOO_LARGE""#
+        };
+        assert!(
+            answer[0].starts_with("436[") && answer[0].contains(said),
+            "{answer:?}"
+        );
+    }
+}
+
+#[test]
+fn what_an_app_asks_of_a_client_is_answered_or_runs_out_of_time_or_ends_with_it() {
+    let ask = |socket: Socket| async move {
+        let time = seconds(5);
+        let answer = socket
+            .emit_with_ack("question", &crate::Args::one(&1)?, time)
+            .await;
+        let said = match answer {
+            Ok(args) => args.read::<(String,)>()?.0,
+            Err(error) => error.code().to_owned(),
+        };
+        Ok::<_, crate::EventError>(crate::Json(said))
+    };
+    let mut world = World::with(config(), |builder| builder.on("ask", ask));
+    let mut ann = world.socketio("user=ann");
+    assert_eq!(
+        world.ask(&mut ann, r#"421["ask"]"#),
+        [r#"420["question",1]"#]
+    );
+    assert_eq!(
+        world.ask(&mut ann, r#"422["ask"]"#),
+        [r#"421["question",1]"#]
+    );
+    assert_eq!(world.ask(&mut ann, r#"431["yes"]"#), [r#"432["yes"]"#]);
+    // Of no question, and once more.
+    assert!(world.ask(&mut ann, r#"439["yes"]"#).is_empty());
+    assert!(world.ask(&mut ann, r#"431["no"]"#).is_empty());
+    world.run(ms(4_900));
+    assert!(ann.hears().is_empty());
+    world.run(ms(120));
+    assert_eq!(ann.hears(), [r#"431["TIMEOUT"]"#]);
+    let mut bob = world.live("user=bob");
+    let answer = world.ask(&mut bob, r#"{"type":"emit","event":"ask","data":1,"id":1}"#);
+    assert_eq!(answer, [r#"{"type":"ack","id":1,"data":"NOT_SUPPORTED"}"#]);
+}

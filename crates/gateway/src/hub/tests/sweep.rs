@@ -1,0 +1,300 @@
+//! What time takes away: tokens, grants, patience.
+
+use heartline_core::backplane::Backplane;
+use heartline_core::namespaces::NamespaceId;
+use heartline_core::policy::DevicePolicy;
+use heartline_core::presence::{Newcomer, SocketAddress};
+use heartline_wire::id::ConnId;
+
+use super::*;
+
+const EXPIRED: &str =
+    r#"{"code":"AUTH_TOKEN_EXPIRED","message":"The token has expired; come back with a new one"}"#;
+
+#[test]
+fn a_token_that_expires_ends_its_connection_as_one_that_may_come_back() {
+    let mut world = World::new(announced());
+    let mut ann = world.socketio("user=ann ttl=60");
+    let mut bob = world.live("user=bob ttl=60");
+    let mut forever = world.socketio("user=ann device=desk");
+    world.run(ms(100));
+    for client in [&mut ann, &mut bob] {
+        client.hears();
+    }
+    world.run(ms(59_800));
+    assert!(ann.hears().is_empty() && bob.hears().is_empty());
+    // Those that came together do not all go at once: a second is for that.
+    world.run(ms(1_200));
+    let error = format!(r#"42["auth:error",{EXPIRED}]"#);
+    // No DISCONNECT: that would keep the client away.
+    let heard = ann.hears().into_iter();
+    let heard: Vec<_> = heard.filter(|one| !one.contains("user:offline")).collect();
+    assert_eq!(heard, [&error, "close 4401"]);
+    let error = format!(r#"{{"type":"auth:error","data":{EXPIRED}}}"#);
+    assert_eq!(bob.hears(), [&error, "close 4401"]);
+    assert_eq!(world.farewells().len(), 2);
+    assert_eq!(
+        world.metric(r#"heartline_disconnects_total{reason="token_expired"}"#),
+        2
+    );
+    world.run(ms(100));
+    let bobs = r#"42["user:offline",{"at":_,"userId":"bob","userType":null}]"#;
+    // Ann has another connection.
+    assert_eq!(plain(forever.hears())[1..], [bobs]);
+}
+
+#[test]
+fn a_new_token_of_the_same_user_keeps_the_connection() {
+    let mut world = World::new(config());
+    let mut ann = world.socketio("user=ann ttl=60");
+    let mut bob = world.live("user=bob ttl=60");
+    let refresh = |token: &str| format!(r#"421["auth:refresh",{{"token":"{token}"}}]"#);
+    for (token, code) in [
+        ("user=bob", "FORBIDDEN"),
+        ("", "FORBIDDEN"),
+        ("bad", "AUTH_TOKEN_INVALID"),
+        ("old", "AUTH_TOKEN_EXPIRED"),
+    ] {
+        let answer = world.ask(&mut ann, &refresh(token));
+        let said = answer.last().unwrap();
+        assert!(
+            said.contains(&format!(r#""code":"{code}""#)),
+            "{token}: {said}"
+        );
+    }
+    world.run(seconds(50));
+    let answer = world.ask(&mut ann, &refresh("user=ann ttl=60"));
+    assert!(
+        answer
+            .last()
+            .unwrap()
+            .starts_with(r#"431[{"ok":true,"expiresAt":"#),
+        "{answer:?}"
+    );
+    let again = r#"{"type":"auth","token":"user=bob","id":8}"#;
+    let answer = world.ask(&mut bob, again);
+    assert!(
+        answer
+            .last()
+            .unwrap()
+            .contains(r#""id":8,"data":{"ok":true}"#),
+        "{answer:?}"
+    );
+    world.run(seconds(59));
+    assert!(ann.hears().is_empty() && bob.hears().is_empty());
+    world.run(seconds(3));
+    assert_eq!(ann.hears().last().unwrap(), "close 4401");
+    assert!(bob.hears().is_empty());
+}
+
+#[test]
+fn rooms_that_a_new_token_does_not_grant_are_left_and_nothing_more_is_heard_of_them() {
+    let mut world = World::new(config());
+    let mut ann = world.socketio("user=ann rooms=a,b");
+    let mut bob = world.live("user=bob rooms=a,b");
+    for room in ["a", "b"] {
+        world.ask(&mut ann, &format!(r#"42["join","{room}"]"#));
+        world.ask(
+            &mut bob,
+            &format!(r#"{{"type":"subscribe","topic":"{room}"}}"#),
+        );
+    }
+    let heard = world.ask(
+        &mut ann,
+        r#"421["auth:refresh",{"token":"user=ann rooms=b"}]"#,
+    );
+    let left = r#"42["room:left",{"room":"a","reason":"forbidden"}]"#;
+    assert!(heard.contains(&left.to_owned()), "{heard:?}");
+    let heard = world.ask(&mut bob, r#"{"type":"auth","token":"user=bob rooms=b"}"#);
+    let left = r#"{"type":"unsubscribed","topic":"a","reason":"forbidden"}"#;
+    assert!(heard.contains(&left.to_owned()), "{heard:?}");
+    for room in ["a", "b"] {
+        let to = world.gateway.to("/", None, room).unwrap();
+        to.emit("said", room).unwrap();
+    }
+    world.settle();
+    assert_eq!(ann.hears(), [r#"42["said","b"]"#]);
+    assert_eq!(
+        bob.hears(),
+        [r#"{"type":"said","topic":"b","data":"b","offset":1}"#]
+    );
+}
+
+#[test]
+fn who_says_nothing_for_too_long_is_closed_and_pongs_are_nothing() {
+    let mut world = World::new(Config {
+        heartbeat: HeartbeatConfig {
+            interval: seconds(7),
+            timeout: seconds(5),
+            idle_timeout: Some(seconds(60)),
+            ..HeartbeatConfig::default()
+        },
+        ..config()
+    });
+    let mut idle = world.socketio("user=idle");
+    let mut live = world.live("user=live");
+    let mut busy = world.socketio("user=busy");
+    for second in 0..60 {
+        world.run(if second == 59 { ms(980) } else { seconds(1) });
+        for client in [&mut idle, &mut busy] {
+            assert!(client.hears().iter().all(|one| one == "2"));
+            client.says("3");
+        }
+        assert!(live.hears().iter().all(|one| one == "ping"));
+        live.0.pong();
+        if second % 20 == 19 {
+            world.ask(&mut busy, r#"42["unheard"]"#);
+        }
+    }
+    world.run(ms(40));
+    assert_eq!(idle.hears(), ["close 4408"]);
+    assert_eq!(live.hears(), ["close 4408"]);
+    assert!(busy.hears().is_empty());
+    assert_eq!(
+        world.metric(r#"heartline_disconnects_total{reason="idle_timeout"}"#),
+        2
+    );
+    assert_eq!(world.farewells().len(), 2);
+}
+
+#[test]
+fn heartbeats_are_also_events_where_that_is_wanted() {
+    let mut world = World::new(Config {
+        heartbeat: HeartbeatConfig {
+            app_interval: Some(seconds(20)),
+            ..config().heartbeat
+        },
+        ..config()
+    });
+    let mut ann = world.socketio("user=ann");
+    let mut live = world.live("user=ann device=desk");
+    world.run(ms(100));
+    for _ in 0..3 {
+        world.run(ms(19_800));
+        assert!(ann.hears().is_empty() && live.hears().is_empty());
+        world.run(ms(200));
+        assert_eq!(plain(ann.hears()), [r#"42["heartbeat",{"timestamp":_}]"#]);
+        let beat = r#"{"type":"heartbeat","data":{"timestamp":_}}"#;
+        assert_eq!(plain(live.hears()), [beat]);
+    }
+    let sent = world.unix_millis();
+    world.run(ms(150));
+    let echo = format!(r#"421["heartbeat:response",{{"timestamp":{sent}}}]"#);
+    assert_eq!(world.ask(&mut ann, &echo), [r#"431[{"latencyMs":150}]"#]);
+}
+
+#[test]
+fn who_does_not_answer_pings_is_found_out_and_others_hear_that_they_are_gone() {
+    let mut world = World::new(Config {
+        heartbeat: HeartbeatConfig::default(),
+        ..announced()
+    });
+    let mut silent = world.socketio("user=silent");
+    let mut live = world.live("user=live");
+    let mut ann = world.socketio("user=ann");
+    let mut heard = Vec::new();
+    for _ in 0..36 {
+        world.run(seconds(1));
+        heard.extend(ann.hears());
+        ann.says("3");
+    }
+    for (client, ping) in [(&mut silent, "2"), (&mut live, "ping")] {
+        let told = client.hears();
+        assert!(told.contains(&ping.to_owned()), "{told:?}");
+        assert_eq!(told.last().unwrap(), "close 4408");
+    }
+    for user in ["silent", "live"] {
+        let gone = format!(r#"42["user:offline",{{"at":_,"userId":"{user}","userType":null}}]"#);
+        assert_eq!(
+            plain(heard.clone())
+                .iter()
+                .filter(|one| **one == gone)
+                .count(),
+            1
+        );
+    }
+    assert_eq!(
+        world.metric(r#"heartline_disconnects_total{reason="heartbeat_timeout"}"#),
+        2
+    );
+    assert_eq!(world.farewells().len(), 2);
+}
+
+#[test]
+fn the_sweep_ends_connections_that_nothing_was_heard_of_and_no_others() {
+    let mut world = World::new(Config {
+        heartbeat: HeartbeatConfig {
+            stale_after: Some(seconds(10)),
+            sweep_interval: seconds(4),
+            ..config().heartbeat
+        },
+        auth_timeout: seconds(30),
+        ..config()
+    });
+    let mut stale = world.socketio("user=stale");
+    let mut pongs = world.socketio("user=pongs");
+    // Whom the gateway does not listen to cannot be heard from.
+    let mut paused = world.engineio();
+    paused.says(&connect("user=paused after=14"));
+    for _ in 0..11 {
+        pongs.says("3");
+        world.run(seconds(1));
+    }
+    assert!(stale.hears().is_empty());
+    pongs.says("3");
+    world.run(ms(1_100));
+    assert_eq!(stale.hears(), ["close 4408"]);
+    // What it has sent meanwhile is heard as soon as that can be.
+    paused.says("3");
+    for _ in 0..7 {
+        pongs.says("3");
+        world.run(seconds(1));
+    }
+    assert!(paused.hears()[0].starts_with("40{"));
+    assert!(pongs.hears().is_empty());
+    assert_eq!(
+        world.metric(r#"heartline_disconnects_total{reason="stale_sweep"}"#),
+        1
+    );
+    assert_eq!(world.farewells(), ["stale stale_sweep user:stale"]);
+}
+
+#[test]
+fn the_sweep_takes_out_users_whose_connection_is_not_there() {
+    let mut world = World::new(Config {
+        heartbeat: HeartbeatConfig {
+            sweep_interval: seconds(4),
+            ..config().heartbeat
+        },
+        ..announced()
+    });
+    let mut ann = world.socketio("user=ann");
+    let ghost = Newcomer {
+        user: Arc::new(UserKey {
+            tenant_id: None,
+            user_id: "ghost".into(),
+            user_type: None,
+        }),
+        socket: SocketAddress::new(
+            ConnId {
+                shard: 0,
+                slot: 77,
+                generation: 1,
+            },
+            NamespaceId::ROOT,
+            [7; 12],
+        ),
+        device_id: None,
+        policy: DevicePolicy::Unlimited,
+    };
+    let backplane: Arc<dyn Backplane> = world.gateway.shared.fanout.backplane.clone();
+    let admitted = world.begin(async move { backplane.connect(ghost).await.is_ok() });
+    world.run(seconds(1));
+    assert!(admitted.is_finished());
+    assert_eq!(world.gateway.users_online(), 2);
+    assert_eq!(ann.hears().len(), 1);
+    world.run(ms(3_100));
+    assert_eq!(world.gateway.users_online(), 1);
+    let offline = r#"42["user:offline",{"at":_,"userId":"ghost","userType":null}]"#;
+    assert_eq!(plain(ann.hears()), [offline]);
+}
