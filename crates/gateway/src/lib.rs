@@ -47,7 +47,7 @@ mod shared;
 mod socket;
 mod to;
 
-pub use api::{BadCursor, Broadcast, Publish, PublishError, Published};
+pub use api::{BadCursor, Broadcast, Moved, Publish, PublishError, Published, Sockets};
 pub use binary::Binary;
 pub use builder::{BuildError, GatewayBuilder};
 pub use config::Config;

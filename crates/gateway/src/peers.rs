@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use heartline_core::backplane::Peer;
-use heartline_core::entries::{NodeEntry, Page, RoomEntry, SocketEntry, SocketFilter};
+use heartline_core::entries::{MemberEntry, NodeEntry, Page, RoomEntry, SocketEntry, SocketFilter};
 use heartline_engine::http::forward::{PROOF, connector};
 use heartline_engine::http::nodes::ASK;
 use heartline_wire::codes::Code;
@@ -17,6 +17,8 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+
+use crate::api::Sockets;
 
 /// How long an answer may take, besides what the question itself waits for.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
@@ -91,6 +93,18 @@ questions! {
         tenant: Option<String>,
         room: String,
     }
+    /// The users in a room.
+    RoomMembers {
+        namespace: String,
+        tenant: Option<String>,
+        room: String,
+    }
+    /// Put sockets into a room, or take them out.
+    Move {
+        which: Sockets,
+        room: String,
+        join: bool,
+    }
     /// The node itself.
     AboutNode {}
 }
@@ -123,6 +137,15 @@ impl Asked for Rooms {
 }
 
 impl Asked for Members {
+    type Answer = usize;
+}
+
+impl Asked for RoomMembers {
+    type Answer = Vec<MemberEntry>;
+}
+
+impl Asked for Move {
+    /// How many.
     type Answer = usize;
 }
 

@@ -14,6 +14,17 @@ type Route = (
 
 const WHICH: &[&str] = &["tenantId", "userType"];
 
+/// The members of a body that says which sockets are meant. A room of `except` may be a
+/// socket's id or `user:ID`.
+const WHO: &[&str] = &[
+    "users",
+    "sockets",
+    "rooms",
+    "except",
+    "namespace",
+    "tenantId",
+];
+
 /// All routes of the operators' listener.
 pub(super) const ROUTES: &[Route] = &[
     ("get", "/healthz", "Whether the process answers", &[], &[]),
@@ -127,18 +138,39 @@ pub(super) const ROUTES: &[Route] = &[
         &[],
     ),
     (
+        "get",
+        "/v1/rooms/{room}/members",
+        "The users in a room, on all nodes, at most 1000",
+        &["namespace", "tenantId"],
+        &[],
+    ),
+    (
+        "post",
+        "/v1/rooms/{room}/members",
+        "Put sockets into a room: those of users, those with these ids, those in rooms",
+        &[],
+        WHO,
+    ),
+    (
+        "post",
+        "/v1/rooms/{room}/members/leave",
+        "Take sockets out of a room; without users, sockets and rooms: all of them",
+        &[],
+        WHO,
+    ),
+    (
         "post",
         "/v1/rooms/{room}/publish",
-        "Send an event to a room's members",
+        "Send an event to a room's members, but not to those in the rooms of except",
         &[],
-        &["event", "data", "key", "namespace", "tenantId"],
+        &["event", "data", "key", "namespace", "tenantId", "except"],
     ),
     (
         "post",
         "/v1/broadcast",
-        "Send an event to all sockets of a namespace and tenant",
+        "Send an event to all sockets of a namespace and tenant, but not to those in the rooms of except",
         &[],
-        &["event", "data", "namespace", "tenantId"],
+        &["event", "data", "namespace", "tenantId", "except"],
     ),
     ("get", "/v1/nodes", "The nodes", &[], &[]),
     ("post", "/v1/drain", "Let everybody go, then stop", &[], &[]),
@@ -181,14 +213,17 @@ fn build() -> Value {
                     let schema = match *name {
                         "data" => json!({}),
                         "ackWithinMs" => json!({ "type": "integer" }),
-                        "users" => json!({ "type": "array", "items": { "type": "string" } }),
+                        "users" | "sockets" | "rooms" | "except" => {
+                            json!({ "type": "array", "items": { "type": "string" } })
+                        }
                         _ => json!({ "type": "string" }),
                     };
                     ((*name).to_owned(), schema)
                 })
                 .collect();
+            let required: &[&str] = if *body == WHO { &[] } else { &body[..1] };
             operation["requestBody"] = json!({ "required": true, "content": { "application/json": {
-                "schema": { "type": "object", "properties": members, "required": [body[0]] } } } });
+                "schema": { "type": "object", "properties": members, "required": required } } } });
         }
         if path.starts_with("/v1") {
             operation["security"] = json!([{ "token": [] }]);
