@@ -18,10 +18,22 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::api::Sockets;
-
 /// How long an answer may take, besides what the question itself waits for.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Sockets of one tenant by where they are, on all nodes.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Sockets {
+    /// Their tenant.
+    pub tenant_id: Option<String>,
+    /// Their namespace.
+    pub namespace: String,
+    /// They are in any of these; none: wherever they are. A room may be a socket's id or
+    /// `user:ID`.
+    pub rooms: Vec<String>,
+    /// They are in none of these.
+    pub except: Vec<String>,
+}
 
 /// A question to one node, about what is there.
 pub(crate) trait Asked: Clone + Into<Question> + Send + Sync + 'static {

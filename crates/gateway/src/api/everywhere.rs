@@ -11,9 +11,9 @@ use heartline_wire::codes::Code;
 use heartline_wire::id::Sid;
 
 use super::pages::{DevicesByUser, RoomsByKey, decode_cursor, member_entries, rooms_page};
-use super::{BadCursor, Moved, PublishError, Sockets};
+use super::{BadCursor, Moved, PublishError};
 use crate::gateway::Gateway;
-use crate::peers::{self, Asked, EmitError, Emitted, Silent};
+use crate::peers::{self, Asked, EmitError, Emitted, Silent, Sockets};
 
 impl Gateway {
     /// Asks all other nodes at once. Answers, and the ids of those that had none.
@@ -62,17 +62,7 @@ impl Gateway {
         let Some(own) = self.shared.fanout.backplane.tag() else {
             return self.connections_here(filter, cursor, limit).await;
         };
-        let (first, mut inner) = match &cursor {
-            None => (0, None),
-            Some(cursor) => {
-                let (tag, inner) = cursor.split_once('.').ok_or(BadCursor)?;
-                let tag = u32::from_str_radix(tag, 16).map_err(|_| BadCursor)?;
-                (
-                    tag,
-                    Some(inner.to_owned()).filter(|inner| !inner.is_empty()),
-                )
-            }
-        };
+        let (first, mut inner) = split_cursor(cursor.as_deref())?;
         let (mut nodes, suspect) = self.shared.fanout.backplane.peers().await;
         nodes.push(Peer {
             tag: own,
@@ -427,6 +417,17 @@ impl Gateway {
         }
         done
     }
+}
+
+/// The tag of the node where a page begins, and that node's own cursor.
+fn split_cursor(cursor: Option<&str>) -> Result<(u32, Option<String>), BadCursor> {
+    let Some(cursor) = cursor else {
+        return Ok((0, None));
+    };
+    let (tag, inner) = cursor.split_once('.').ok_or(BadCursor)?;
+    let tag = u32::from_str_radix(tag, 16).map_err(|_| BadCursor)?;
+    let inner = Some(inner.to_owned()).filter(|inner| !inner.is_empty());
+    Ok((tag, inner))
 }
 
 /// One page of several nodes' pages. A node's page that was cut says nothing of the

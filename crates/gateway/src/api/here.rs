@@ -23,11 +23,11 @@ use super::pages::{
     DevicesByUser, RoomsByKey, count_devices, decode_cursor, member_entries, parse_place,
     rooms_page, sockets_page,
 };
-use super::{BadCursor, Broadcast, Publish, PublishError, Published, Sockets};
+use super::{BadCursor, Broadcast, Publish, PublishError, Published};
 use crate::fanout::{ToRoom, ToRooms, ToUser};
 use crate::gateway::Gateway;
 use crate::op::{Op, Query, RoomFilter};
-use crate::peers::{EmitError, Emitted};
+use crate::peers::{EmitError, Emitted, Sockets};
 
 impl Gateway {
     /// Asks one shard; `None` if it has ended.

@@ -8,8 +8,6 @@ mod pages;
 
 use std::fmt;
 
-use serde::{Deserialize, Serialize};
-
 /// An event for the members of a room.
 #[derive(Debug, Clone)]
 pub struct Publish {
@@ -43,20 +41,6 @@ pub struct Broadcast {
     pub data: String,
     /// Whoever is in one of these rooms is left out; a room may be a socket's id or
     /// `user:ID`.
-    pub except: Vec<String>,
-}
-
-/// Sockets of one tenant by where they are, on all nodes.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Sockets {
-    /// Their tenant.
-    pub tenant_id: Option<String>,
-    /// Their namespace.
-    pub namespace: String,
-    /// They are in any of these; none: wherever they are. A room may be a socket's id or
-    /// `user:ID`.
-    pub rooms: Vec<String>,
-    /// They are in none of these.
     pub except: Vec<String>,
 }
 
