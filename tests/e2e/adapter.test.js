@@ -331,7 +331,9 @@ describe("what does not fit together", { timeout: 60000 }, () => {
 describe("a backend", { timeout: 60000 }, () => {
   let both, one, two, live;
   before(async () => {
-    both = await pair((publisher, subscriber) => createAdapter(publisher, subscriber), {});
+    both = await pair((publisher, subscriber) => createAdapter(publisher, subscriber), {
+      'namespaces."/x".auth.mode': "required",
+    });
     [one, two] = [await ours(both.nodes[0], "ann"), await ours(both.nodes[1], "bob")];
     live = await Live.connect(both.nodes[1].live, token("ann", { userType: "driver" }));
     clients.push(live);
@@ -387,7 +389,11 @@ describe("a backend", { timeout: 60000 }, () => {
     const more = await Promise.all(
       Array.from({ length: 9 }, (_, index) => ours(both.nodes[index % 2], `u${index}`)),
     );
-    for (const limit of [1, 2, 4, 12]) {
+    // Two sockets of one connection, on different pages.
+    const second = one.io.socket("/x", { auth: { token: token("ann") } });
+    second.connect();
+    await until(() => second.connected, "the second namespace");
+    for (const limit of [1, 2, 5, 13]) {
       const [ids, cursors] = [[], []];
       let cursor = "";
       do {
@@ -398,9 +404,9 @@ describe("a backend", { timeout: 60000 }, () => {
         cursor = body.nextCursor;
         cursors.push(cursor);
       } while (cursor);
-      assert.equal(ids.length, 12);
-      assert.equal(new Set(ids).size, 12);
-      assert.equal(cursors.length, 12 / limit, "no page without anything");
+      assert.equal(ids.length, 13);
+      assert.equal(new Set(ids).size, 13);
+      assert.equal(cursors.length, Math.ceil(13 / limit), "no page without anything");
     }
     for (const client of more) client.close();
   });

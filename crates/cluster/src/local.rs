@@ -130,7 +130,7 @@ impl Local for Table {
         };
         let mut there = false;
         self.presence
-            .each_socket(&user, 0, |one, _, _| there |= one == socket);
+            .each_socket(&user, self.now(), |one, _, _| there |= one == socket);
         there
     }
 

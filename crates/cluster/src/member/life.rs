@@ -99,8 +99,8 @@ impl<R: Registry, L: Local> Member<R, L> {
                 node_id = %self.info.node_id,
                 address = %self.info.address,
                 other = %twin.info.address,
-                "another live node has the same server.node_id, and its start threw this one's \
-                 users out; give each node an id of its own"
+                "this node's lease was over, since another live node has the same server.node_id \
+                 and took this one for its own past; give each node an id of its own"
             ),
             None => tracing::warn!("this node's lease was over; its sockets register again"),
         }
