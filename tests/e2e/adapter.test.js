@@ -192,7 +192,8 @@ async function pair(adapter, set) {
     async close() {
       for (const server of servers) await server.close();
       await Promise.all(nodes.map((node) => node.kill()));
-      for (const client of connections) client.destroy();
+      // What the adapters still say is waited for.
+      await Promise.all(connections.map((client) => client.close()));
       await store.kill();
     },
   };
