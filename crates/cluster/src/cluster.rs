@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
+use hashbrown::HashMap;
 use heartline_core::auth::{BoxFuture, UserKey};
 use heartline_core::backplane::{
     Backplane, ClusterStatus, Message, Node, Peer, Subscription, Target, UserSocket,
@@ -20,9 +21,11 @@ use crate::member::{Member, Requests, Timing};
 use crate::names;
 use crate::nodes::{Nodes, is_forgotten, peer};
 use crate::redis::{
-    BadUrl, Calls, Fanout, Foreign, Incoming, Queue, RedisDriver, RedisRegistry, Server,
+    Adapter, BadUrl, Calls, Fanout, Incoming, Queue, RedisDriver, RedisRegistry, Server,
+    SocketIoAdapter,
 };
 use crate::registry::{self, Admission, DisplacedBy, Known, Millis, NodeInfo, TypedUser, UserName};
+use crate::servers;
 
 /// What a node of a cluster is told.
 #[derive(Clone)]
@@ -42,7 +45,9 @@ pub struct Settings {
     /// The version this node runs.
     pub version: String,
     /// `cluster.socketio_adapter`.
-    pub socketio_adapter: bool,
+    pub socketio_adapter: SocketIoAdapter,
+    /// `cluster.socketio_key`: what the names of the adapter's channels begin with.
+    pub socketio_key: String,
 }
 
 /// A socket on its way in: the registry may have it already. Tells the registry that it
@@ -71,6 +76,8 @@ struct Parts {
     requests: Requests,
     driver: RedisDriver,
     queue: Queue,
+    /// Where the streams adapter is looked for, and its stream's name; `None`: not at all.
+    streams: Option<(Arc<Server>, String)>,
 }
 
 /// One node of a cluster on Redis.
@@ -80,6 +87,8 @@ pub struct Cluster {
     parts: Mutex<Option<Parts>>,
     tasks: Mutex<Vec<AbortHandle>>,
     nodes: Arc<Nodes>,
+    /// By which channels Socket.IO servers speak to a user's socket and its user.
+    spoken_to: Mutex<HashMap<SocketAddress, [Option<Arc<dyn Subscription>>; 2]>>,
 }
 
 impl Drop for Cluster {
@@ -105,13 +114,12 @@ impl Cluster {
             address: settings.address.into(),
             version: settings.version.into(),
         };
-        let (fanout, queue) = Fanout::new(
-            calls.prefix(),
-            info.process(),
-            settings.tag,
-            settings.socketio_adapter,
-        );
-        let driver = RedisDriver::new(server.clone(), calls.clone(), info.process());
+        let key = settings.socketio_key;
+        let adapter = Adapter::new(settings.socketio_adapter, &key, settings.tag);
+        let driver = RedisDriver::new(server.clone(), calls.clone(), info.process(), &adapter);
+        let (fanout, queue) = Fanout::new(calls.prefix(), info.process(), settings.tag, adapter);
+        let with_adapter = settings.socketio_adapter != SocketIoAdapter::Off;
+        let streams = with_adapter.then(|| (server.clone(), key));
         let registry = RedisRegistry::new(server, calls);
         let (member, requests) = Member::new(registry, Table::new(), info, settings.timing);
         Ok(Cluster {
@@ -121,10 +129,25 @@ impl Cluster {
                 requests,
                 driver,
                 queue,
+                streams,
             })),
             tasks: Mutex::default(),
             nodes: Arc::default(),
+            spoken_to: Mutex::default(),
         })
+    }
+
+    /// Listens to what Socket.IO servers say to a socket, and to its user.
+    fn listen_for(&self, newcomer: &Newcomer) {
+        let Newcomer { user, socket, .. } = newcomer;
+        let namespace = self.member.local().namespace(socket);
+        if let (Some(namespace), None) = (namespace, &user.tenant_id) {
+            let names = [socket.id().to_string(), format!("user:{}", user.user_id)];
+            let held = names.map(|name| self.fanout.listen_to_servers(&namespace, &name));
+            if held.iter().any(Option::is_some) {
+                locked(&self.spoken_to).insert(*socket, held);
+            }
+        }
     }
 
     fn presence_of(user: &str, known: &Known, now: Millis) -> UserPresence {
@@ -160,29 +183,37 @@ impl Backplane for Cluster {
             requests,
             driver,
             queue,
+            streams,
         }) = parts
         else {
             return;
         };
         let member = self.member.clone();
-        let max_payload = node.max_payload();
+        let (max_payload, namespaces) = (node.max_payload(), node.namespaces());
+        let servers = self.fanout.clone();
         let deliver = move |incoming: Incoming<'_>| match incoming {
             Incoming::Nudge => member.nudge(),
             Incoming::Publication(target, message) => node.deliver(&target, message),
-            Incoming::Foreign(Foreign {
-                namespace,
-                rooms,
-                except,
-                action,
-            }) => node.select(&namespace, &rooms, &except, action),
+            Incoming::Foreign(foreign) => servers::obey(&node, &servers, foreign),
         };
         let living = tokio::spawn(self.member.clone().run(requests));
-        let fanning = tokio::spawn(self.fanout.clone().run(driver, queue, max_payload, deliver));
-        locked(&self.tasks).extend([living.abort_handle(), fanning.abort_handle()]);
+        let fanout = self.fanout.clone();
+        let fanning = tokio::spawn(async move {
+            fanout
+                .run(driver, queue, max_payload, &namespaces, deliver)
+                .await;
+        });
+        let mut tasks = locked(&self.tasks);
+        tasks.extend([living.abort_handle(), fanning.abort_handle()]);
+        if let Some((server, stream)) = streams {
+            let looking = tokio::spawn(servers::look_for_streams(server, stream));
+            tasks.push(looking.abort_handle());
+        }
     }
 
     fn connect(&self, newcomer: Newcomer) -> BoxFuture<Result<Admitted, DeviceLimitReached>> {
         let member = self.member.clone();
+        self.listen_for(&newcomer);
         Box::pin(async move {
             let table = member.local();
             // As coarse as the node's own table has it.
@@ -221,6 +252,7 @@ impl Backplane for Cluster {
     }
 
     fn disconnect(&self, user: &Arc<UserKey>, socket: SocketAddress) {
+        locked(&self.spoken_to).remove(&socket);
         self.member.local().presence().leave(user, socket);
         self.member
             .disconnect(names::typed_user(user), socket.id().into());

@@ -18,9 +18,10 @@ pub mod names;
 mod nodes;
 pub mod redis;
 pub mod registry;
+mod servers;
 #[cfg(test)]
 mod simulation;
 
 pub use cluster::{Cluster, Settings};
 pub use member::Timing;
-pub use redis::{BadUrl, check_url, own_address};
+pub use redis::{BadUrl, SocketIoAdapter, check_url, own_address};

@@ -44,6 +44,11 @@ impl Table {
         self.node.get().map_or(0, |node| node.unix_millis())
     }
 
+    /// A socket's namespace; `None` if this node has no such socket.
+    pub(crate) fn namespace(&self, socket: &SocketAddress) -> Option<Arc<str>> {
+        self.node.get()?.namespace(socket)
+    }
+
     /// A socket as the registry has it, without rooms; `None` if this node has no such
     /// socket.
     pub(crate) fn entry(
@@ -125,7 +130,7 @@ impl Local for Table {
         };
         let mut there = false;
         self.presence
-            .each_socket(&user, 0, |one, _, _| there |= one == socket);
+            .each_socket(&user, self.now(), |one, _, _| there |= one == socket);
         there
     }
 

@@ -52,6 +52,19 @@ pub struct SocketEntry {
     pub rooms: Vec<String>,
 }
 
+/// A user in a room.
+#[derive(Debug, Clone, Serialize, Deserialize, PartialEq, Eq, PartialOrd, Ord)]
+#[serde(rename_all = "camelCase")]
+pub struct MemberEntry {
+    /// The user.
+    pub user_id: String,
+    /// The kind of user.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub user_type: Option<String>,
+    /// How many of the user's devices are in the room.
+    pub devices: usize,
+}
+
 /// One room.
 #[derive(Debug, Clone, Serialize, Deserialize, PartialEq, Eq, PartialOrd, Ord)]
 #[serde(rename_all = "camelCase")]

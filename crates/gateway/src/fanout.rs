@@ -3,21 +3,29 @@
 //! Whatever is said to somebody starts or arrives here, and is posted to the shards whose
 //! sockets it is for.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use heartline_core::auth::UserKey;
 use heartline_core::backplane::{Action, Backplane, NameList, Target};
+use heartline_core::entries::SocketEntry;
 use heartline_core::message::Message;
 use heartline_core::namespaces::{NamespaceId, Namespaces};
 use heartline_core::presence::SocketAddress;
 use heartline_core::rooms::{PRIVATE, RoomDirectory, RoomRef};
 use heartline_engine::shard::ShardHandle;
 use heartline_engine::shard::outbound::ConflationKey;
+use heartline_wire::codes::Code;
 use heartline_wire::names::{self, Speaker};
 use heartline_wire::socketio;
+use tokio::sync::oneshot;
 
-use crate::op::{Chosen, Op, SelectedAction, Selection};
+use crate::event::{Args, EventError};
+use crate::op::{Chosen, Op, Query, RoomFilter, SelectedAction, Selection};
 use crate::publication::Publication;
+
+/// Entries asked for in one turn of a shard.
+const ENTRIES_PER_QUESTION: usize = 128;
 
 /// The members of a room.
 #[derive(Clone, Copy)]
@@ -286,16 +294,20 @@ impl Fanout {
         self.send_to_rooms_here(&to, message);
     }
 
-    fn select_here(&self, to: &ToRooms<'_>, action: SelectedAction) {
+    fn selection(&self, to: &ToRooms<'_>) -> Arc<Selection> {
         let tenant = to.tenant.map(|tenant| &**tenant);
-        let selection = Arc::new(Selection {
+        Arc::new(Selection {
             namespace: to.namespace,
             tenant: to.tenant.cloned(),
             all: to.rooms.is_empty(),
             among: self.places(to.namespace, tenant, to.rooms),
             except: self.places(to.namespace, tenant, to.except),
             skip: to.skip,
-        });
+        })
+    }
+
+    fn select_here(&self, to: &ToRooms<'_>, action: SelectedAction) {
+        let selection = self.selection(to);
         self.post_to_all(|| Op::Select {
             selection: selection.clone(),
             action: action.clone(),
@@ -398,6 +410,99 @@ impl Fanout {
             skip: None,
         };
         self.select_here(&to, action);
+    }
+
+    /// Asks one shard; `None` if it has ended.
+    pub(crate) async fn query<T>(
+        &self,
+        shard: u16,
+        question: impl FnOnce(oneshot::Sender<T>) -> Query,
+    ) -> Option<T> {
+        let (reply, answer) = oneshot::channel();
+        self.post(shard, Op::Query(question(reply)));
+        answer.await.ok()
+    }
+
+    /// Sockets of this node by where they are; none, if there is no such namespace.
+    pub(crate) async fn choose(
+        &self,
+        namespace: &str,
+        tenant: Option<&str>,
+        rooms: &[String],
+        except: &[String],
+    ) -> Vec<SocketAddress> {
+        let Some(namespace) = self.namespaces.find(namespace) else {
+            return Vec::new();
+        };
+        let tenant: Option<Arc<str>> = tenant.map(Into::into);
+        let selection = self.selection(&ToRooms {
+            namespace,
+            tenant: tenant.as_ref(),
+            rooms,
+            except,
+            skip: None,
+        });
+        let mut chosen = Vec::new();
+        for shard in 0..self.shard_count() {
+            let selection = selection.clone();
+            let here = self.query(shard, |reply| Query::Choose { selection, reply });
+            chosen.extend(here.await.unwrap_or_default());
+        }
+        chosen
+    }
+
+    /// The entries of sockets of this node, as far as they are still there.
+    pub(crate) async fn entries(&self, sockets: &[SocketAddress]) -> Vec<SocketEntry> {
+        let mut entries = Vec::with_capacity(sockets.len());
+        for of_shard in sockets.chunk_by(|a, b| a.0.conn.shard == b.0.conn.shard) {
+            // In several turns.
+            for some in of_shard.chunks(ENTRIES_PER_QUESTION) {
+                let (shard, sockets) = (some[0].0.conn.shard, some.to_vec());
+                let here = self.query(shard, |reply| Query::Entries { sockets, reply });
+                entries.extend(here.await.unwrap_or_default());
+            }
+        }
+        entries
+    }
+
+    /// Gives an event to a socket of this node and waits for its acknowledgement.
+    ///
+    /// # Errors
+    /// What [`Socket::emit_with_ack`](crate::Socket::emit_with_ack) has, but no `TIMEOUT`.
+    pub(crate) async fn ask_socket(
+        &self,
+        to: SocketAddress,
+        message: Message,
+    ) -> Result<Args, EventError> {
+        let (reply, answer) = oneshot::channel();
+        let op = Op::EmitWithAck { to, message, reply };
+        self.post(to.0.conn.shard, op);
+        answer
+            .await
+            .unwrap_or_else(|_| Err(Code::Disconnected.into()))
+    }
+
+    /// Names of rooms of a namespace that have members here without a tenant, at most `max`.
+    pub(crate) async fn room_names(&self, namespace: &str, max: usize) -> Vec<String> {
+        let mut names = BTreeSet::new();
+        for shard in 0..self.shard_count() {
+            let filter = RoomFilter {
+                namespace: Some(namespace.to_owned()),
+                ..RoomFilter::default()
+            };
+            let limit = max;
+            let here = self.query(shard, |reply| Query::Rooms {
+                filter,
+                limit,
+                reply,
+            });
+            let here = here.await.unwrap_or_default().into_iter();
+            names.extend(
+                here.filter(|((.., tenant), _)| tenant.is_none())
+                    .map(|((room, ..), _)| room),
+            );
+        }
+        names.into_iter().take(max).collect()
     }
 
     /// Rooms and sockets by the names that Socket.IO has for both.

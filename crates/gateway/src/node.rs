@@ -2,7 +2,9 @@
 
 use std::sync::{Arc, Weak};
 
-use heartline_core::backplane::{Action, Message, Node, Target};
+use heartline_core::auth::BoxFuture;
+use heartline_core::backplane::{Acknowledgement, Action, Message, Node, Target};
+use heartline_core::entries::SocketEntry;
 use heartline_core::policy::DevicePolicy;
 use heartline_core::presence::{Edge, SocketAddress};
 use heartline_engine::clock::Clock;
@@ -54,6 +56,58 @@ impl Node for ThisNode {
         if let Some(fanout) = self.fanout.upgrade() {
             fanout.select(namespace, rooms, except, action);
         }
+    }
+
+    fn find(
+        &self,
+        namespace: &str,
+        rooms: &[String],
+        except: &[String],
+        max: usize,
+    ) -> BoxFuture<Option<Vec<SocketEntry>>> {
+        let fanout = self.fanout.upgrade();
+        let (namespace, rooms) = (namespace.to_owned(), rooms.to_vec());
+        let except = except.to_vec();
+        Box::pin(async move {
+            let Some(fanout) = fanout else {
+                return Some(Vec::new());
+            };
+            let sockets = fanout.choose(&namespace, None, &rooms, &except).await;
+            match sockets.len() <= max {
+                true => Some(fanout.entries(&sockets).await),
+                false => None,
+            }
+        })
+    }
+
+    fn ask(&self, socket: SocketAddress, message: Message) -> BoxFuture<Option<Acknowledgement>> {
+        let fanout = self.fanout.upgrade();
+        Box::pin(async move {
+            let answered = fanout?.ask_socket(socket, message).await.ok()?;
+            Some(Acknowledgement {
+                args: answered.json,
+                attachments: answered.attachments,
+            })
+        })
+    }
+
+    fn rooms(&self, namespace: &str, max: usize) -> BoxFuture<Vec<String>> {
+        let fanout = self.fanout.upgrade();
+        let namespace = namespace.to_owned();
+        Box::pin(async move {
+            match fanout {
+                Some(fanout) => fanout.room_names(&namespace, max).await,
+                None => Vec::new(),
+            }
+        })
+    }
+
+    fn namespaces(&self) -> Vec<Arc<str>> {
+        let Some(fanout) = self.fanout.upgrade() else {
+            return Vec::new();
+        };
+        let named = fanout.namespaces.iter();
+        named.map(|(_, there)| there.name.clone()).collect()
     }
 
     fn namespace(&self, socket: &SocketAddress) -> Option<Arc<str>> {

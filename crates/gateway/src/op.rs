@@ -234,13 +234,30 @@ pub(crate) enum SelectedAction {
 
 /// What the API wants to know of a shard's sockets.
 pub(crate) enum Query {
-    /// Entries from the slot `from` on that fit, at most `limit` and those of one
-    /// connection more; and the slot to go on from.
+    /// Entries that fit, at most `limit`, among some of the slots from a place on; and the
+    /// place to go on from.
     List {
         filter: SocketFilter,
-        from: u32,
+        from: ListPlace,
         limit: usize,
-        reply: oneshot::Sender<(Vec<SocketEntry>, Option<u32>)>,
+        reply: oneshot::Sender<(Vec<SocketEntry>, Option<ListPlace>)>,
+    },
+    /// Sockets by where they are.
+    Choose {
+        selection: Arc<Selection>,
+        reply: oneshot::Sender<Vec<SocketAddress>>,
+    },
+    /// The entries of those that are still there.
+    Entries {
+        sockets: Vec<SocketAddress>,
+        reply: oneshot::Sender<Vec<SocketEntry>>,
+    },
+    /// Some of a room's members, each with its slot, from the end of the list of members or
+    /// `before` a place there; and the place to go on before.
+    Members {
+        room: Arc<Room>,
+        before: Option<usize>,
+        reply: oneshot::Sender<(Vec<(u32, Arc<UserKey>)>, usize)>,
     },
     /// The entry of one socket.
     Inspect {
@@ -267,6 +284,9 @@ pub(crate) enum Query {
     /// Remove what the timers missed; the number of entries removed.
     Sweep { reply: oneshot::Sender<usize> },
 }
+
+/// A place in a shard's list of sockets: a slot, and there a namespace's number.
+pub(crate) type ListPlace = (u32, u16);
 
 /// A room's name, its namespace's, and its tenant's.
 pub(crate) type RoomPlace = (String, String, Option<String>);

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use heartline_core::backplane::Peer;
-use heartline_core::entries::{NodeEntry, Page, RoomEntry, SocketEntry, SocketFilter};
+use heartline_core::entries::{MemberEntry, NodeEntry, Page, RoomEntry, SocketEntry, SocketFilter};
 use heartline_engine::http::forward::{PROOF, connector};
 use heartline_engine::http::nodes::ASK;
 use heartline_wire::codes::Code;
@@ -20,6 +20,20 @@ use serde::{Deserialize, Serialize};
 
 /// How long an answer may take, besides what the question itself waits for.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Sockets of one tenant by where they are, on all nodes.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Sockets {
+    /// Their tenant.
+    pub tenant_id: Option<String>,
+    /// Their namespace.
+    pub namespace: String,
+    /// They are in any of these; none: wherever they are. A room may be a socket's id or
+    /// `user:ID`.
+    pub rooms: Vec<String>,
+    /// They are in none of these.
+    pub except: Vec<String>,
+}
 
 /// A question to one node, about what is there.
 pub(crate) trait Asked: Clone + Into<Question> + Send + Sync + 'static {
@@ -91,6 +105,18 @@ questions! {
         tenant: Option<String>,
         room: String,
     }
+    /// The users in a room.
+    RoomMembers {
+        namespace: String,
+        tenant: Option<String>,
+        room: String,
+    }
+    /// Put sockets into a room, or take them out.
+    Move {
+        which: Sockets,
+        room: String,
+        join: bool,
+    }
     /// The node itself.
     AboutNode {}
 }
@@ -123,6 +149,15 @@ impl Asked for Rooms {
 }
 
 impl Asked for Members {
+    type Answer = usize;
+}
+
+impl Asked for RoomMembers {
+    type Answer = Vec<MemberEntry>;
+}
+
+impl Asked for Move {
+    /// How many.
     type Answer = usize;
 }
 

@@ -128,6 +128,7 @@ async fn cluster(settings: &Settings) -> Result<Option<(Cluster, TcpListener)>, 
         address: advertise,
         version: env!("CARGO_PKG_VERSION").to_owned(),
         socketio_adapter: settings.socketio_adapter,
+        socketio_key: settings.socketio_key.clone(),
     });
     let cluster = cluster.map_err(|error| failed(error.to_string()))?;
     Ok(Some((cluster, listener)))

@@ -386,7 +386,7 @@ pub const CLOSE_CODES: &[CloseCode] = {
             Gateway,
             Later,
             &[],
-            "Tokens cannot be checked just now. Not sent yet: 4401 with the text `AUTH_UNAVAILABLE` is",
+            "Tokens cannot be checked just now (`AUTH_UNAVAILABLE`)",
         ),
         code(
             4401,

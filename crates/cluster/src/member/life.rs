@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use super::incarnation::{End, Incarnation, Pending};
 use super::{Local, MAX_PAUSE, MAX_PER_OPERATION, Member, Request, Requests, millis, pause_after};
 use crate::registry::{
-    Entry, Joined, Maintained, Millis, Registry, TypedUser, Unavailable, UserName,
+    Entry, Joined, Maintained, Millis, NodeState, Registry, TypedUser, Unavailable, UserName,
 };
 
 /// Entries swept, and verdicts worked off, in one operation.
@@ -65,7 +65,7 @@ impl<R: Registry, L: Local> Member<R, L> {
             match end {
                 End::Left => return,
                 End::Fenced if failures == 0 => {
-                    tracing::warn!("this node's lease was over; its sockets register again");
+                    self.say_why_fenced().await;
                     failures = 1;
                     continue;
                 }
@@ -82,6 +82,27 @@ impl<R: Registry, L: Local> Member<R, L> {
             if self.wait_alone(requests, pause).await {
                 return;
             }
+        }
+    }
+
+    /// Logs why the lease is over: the node was away for too long, or another process has
+    /// taken its name.
+    async fn say_why_fenced(&self) {
+        let nodes = self.patiently(self.registry.nodes()).await;
+        let is_twin = |node: &NodeState| {
+            node.info.node_id == self.info.node_id
+                && node.info.tag != self.info.tag
+                && node.lease > 0
+        };
+        match nodes.unwrap_or_default().iter().find(|node| is_twin(node)) {
+            Some(twin) => tracing::error!(
+                node_id = %self.info.node_id,
+                address = %self.info.address,
+                other = %twin.info.address,
+                "this node's lease was over, since another live node has the same server.node_id \
+                 and took this one for its own past; give each node an id of its own"
+            ),
+            None => tracing::warn!("this node's lease was over; its sockets register again"),
         }
     }
 

@@ -17,7 +17,7 @@ pub use fanout::{
 };
 pub use registry::RedisRegistry;
 pub use server::{BadUrl, Commands, Connection, Pushed, Server};
-pub use socketio::Foreign;
+pub use socketio::{Adapter, Foreign, Reply, SocketIoAdapter, Wish};
 
 /// Whether a URL names a server.
 ///

@@ -1,11 +1,17 @@
 //! Socket.IO servers on Node that use `@socket.io/redis-adapter` on the same Redis, and
 //! programs that use `@socket.io/redis-emitter`: a team can move over node by node.
 //!
-//! Broadcasts go both ways (`socket.io#NAMESPACE#ROOM#`, msgpack). Requests to join,
-//! leave or disconnect sockets come in (`socket.io-request#NAMESPACE#`, JSON); those
-//! that want answers are the Node servers' among themselves. Both are heard by pattern:
-//! who subscribes to the request channel itself would be counted as a server that has
-//! to answer.
+//! The package has two adapters, which do not hear each other: `classic` (`createAdapter`;
+//! pub/sub, msgpack, heard by pattern) and `sharded` (`createShardedAdapter`; sharded
+//! pub/sub of Redis 7, a channel for each room). Both count whoever subscribes to a
+//! namespace's main channel as a server that answers requests. This node subscribes, so it
+//! answers all of them: acknowledgements of a broadcast cannot be waited for otherwise.
+
+mod classic;
+mod reply;
+mod sharded;
+
+use std::time::Duration;
 
 use bytes::Bytes;
 use heartline_core::backplane::{Action, Message, MessageError, Target, check};
@@ -13,77 +19,276 @@ use heartline_wire::{json, msgpack};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use super::fanout::Recipients;
 use crate::envelope::Unread;
 
-/// What is listened to.
-pub(super) const PATTERNS: [&str; 2] = ["socket.io#*", "socket.io-request#*"];
+pub use reply::Reply;
+
 /// What Heartline's nodes call themselves: they hear each other by other channels.
 const OWN: &str = "heartline-";
+/// How long acknowledgements are waited for where a request does not say, and at most.
+const ACK_TIME: Duration = Duration::from_secs(5);
+const MAX_ACK_TIME: Duration = Duration::from_secs(300);
+/// The type of a packet that is an event; binary ones are not told apart here.
+const EVENT: u8 = 2;
 
-/// Something that a Node server or an emitter wants of this node's sockets.
+/// Which of the package's adapters Node servers use, if there are any.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum SocketIoAdapter {
+    /// There are none.
+    #[default]
+    Off,
+    /// `createAdapter`.
+    Classic,
+    /// `createShardedAdapter`.
+    Sharded,
+}
+
+/// Something that a Node server or an emitter wants.
 #[derive(Debug)]
 pub struct Foreign {
     /// The namespace.
     pub namespace: String,
-    /// Sockets in any of these rooms, or with these ids; none: all sockets.
+    /// It is about sockets in any of these rooms, or with these ids; none: all sockets.
     pub rooms: Vec<String>,
     /// But in none of these.
     pub except: Vec<String>,
-    /// What becomes of them.
-    pub action: Action,
+    /// What is wanted.
+    pub wish: Wish,
 }
 
-/// A publication as the adapter writes it: channel and body. `None` for what Node
-/// servers have no name for: they know of no tenants.
-pub(super) fn encode(
-    tag: u32,
-    target: &Target<'_>,
-    message: &Message,
-) -> Option<(String, Vec<u8>)> {
-    let (namespace, rooms, except) = match *target {
-        Target::Room {
-            namespace,
-            tenant: None,
-            room,
-            ..
-        } => (namespace, vec![room.to_owned()], String::new()),
-        Target::Rooms {
-            namespace,
-            tenant: None,
-            rooms,
-            except,
-        } => {
-            let rooms = rooms.iter().map(ToOwned::to_owned).collect();
-            (namespace, rooms, quoted(except.iter()))
+/// What is wanted of this node's sockets.
+#[derive(Debug)]
+pub enum Wish {
+    /// Something is done to them.
+    Do(Action),
+    /// They are sent an event, and what they answer in this time is told.
+    Ask(Message, Duration, Reply),
+    /// Who they are is told.
+    Fetch(Reply),
+    /// Their ids are told.
+    Ids(Reply),
+    /// All rooms are told.
+    Rooms(Reply),
+    /// An answer from every server's own code. This one has none.
+    Nothing(Reply),
+}
+
+/// How this node speaks with Node servers.
+#[derive(Debug, Clone)]
+pub struct Adapter {
+    kind: SocketIoAdapter,
+    /// What the names of their channels begin with.
+    key: String,
+    /// This node's name among them.
+    uid: String,
+}
+
+/// What is listened to whatever rooms there are.
+#[derive(Debug, Default)]
+pub(super) struct Always {
+    pub(super) channels: Vec<String>,
+    pub(super) patterns: Vec<String>,
+}
+
+impl Adapter {
+    /// `key` is the adapters' option `key` or `channelPrefix`; `tag` names this process.
+    pub fn new(kind: SocketIoAdapter, key: &str, tag: u32) -> Adapter {
+        Adapter {
+            kind,
+            key: key.to_owned(),
+            uid: format!("{OWN}{tag:08x}"),
         }
-        Target::All {
-            namespace,
-            tenant: None,
-        } => (namespace, Vec::new(), String::new()),
-        Target::User {
-            namespace,
-            tenant: None,
-            user,
-            instead_of: None,
-            ..
-        } => (namespace, vec![format!("user:{user}")], String::new()),
-        _ => return None,
-    };
-    let comma = if message.args.is_empty() { "" } else { "," };
-    let text = format!(
-        r#"["{OWN}{tag:08x}",{{"type":2,"data":[{}{comma}{}],"nsp":{}}},{{"rooms":[{}],"except":[{except}],"flags":{{}}}}]"#,
-        json::quote(&message.event),
-        message.args,
-        json::quote(namespace),
-        quoted(rooms.iter().map(String::as_str)),
-    );
+    }
+
+    /// What is listened to for these namespaces.
+    pub(super) fn always<'a>(&self, namespaces: impl Iterator<Item = &'a str>) -> Always {
+        match self.kind {
+            SocketIoAdapter::Off => Always::default(),
+            SocketIoAdapter::Classic => Always {
+                channels: namespaces
+                    .map(|name| format!("{}-request#{name}#", self.key))
+                    .collect(),
+                patterns: vec![format!("{}#*", literal(&self.key))],
+            },
+            SocketIoAdapter::Sharded => Always {
+                channels: namespaces.map(|name| self.channel(name)).collect(),
+                patterns: Vec::new(),
+            },
+        }
+    }
+
+    /// A namespace's main channel.
+    fn channel(&self, namespace: &str) -> String {
+        format!("{}#{namespace}#", self.key)
+    }
+
+    /// What the names of sharded channels begin with.
+    pub(super) fn sharded_prefix(&self) -> Option<String> {
+        (self.kind == SocketIoAdapter::Sharded).then(|| format!("{}#", self.key))
+    }
+
+    /// The channel that Node servers speak to about one room (a socket's id is one too), if
+    /// it has to be listened to by itself.
+    pub(super) fn room_channel(&self, namespace: &str, room: &str) -> Option<String> {
+        (self.kind == SocketIoAdapter::Sharded).then(|| format!("{}#{namespace}#{room}#", self.key))
+    }
+
+    /// Whether a channel is one of theirs.
+    pub(super) fn is_theirs(&self, channel: &[u8]) -> bool {
+        let rest = channel.strip_prefix(self.key.as_bytes());
+        self.kind != SocketIoAdapter::Off
+            && rest.is_some_and(|rest| rest.starts_with(b"#") || rest.starts_with(b"-request#"))
+    }
+
+    /// A publication as the adapter writes it. `None` for what Node servers have no name
+    /// for: they know of no tenants.
+    pub(super) fn encode(
+        &self,
+        target: &Target<'_>,
+        message: &Message,
+    ) -> Option<(Recipients, Vec<u8>)> {
+        let broadcast = match self.kind {
+            SocketIoAdapter::Off => return None,
+            _ => Broadcast::of(target, message)?,
+        };
+        let (channel, body) = match self.kind {
+            SocketIoAdapter::Sharded => sharded::encode(self, &broadcast),
+            _ => classic::encode(self, &broadcast),
+        };
+        Some((Recipients::Channel(channel), body))
+    }
+
+    /// Reads what came by one of their channels. An event has at most `max` bytes, as JSON
+    /// text and attachments; the rooms that it is for, as many again.
+    ///
+    /// # Errors
+    /// Whatever is not for this node, and what [`check`] refuses.
+    pub(super) fn decode(
+        &self,
+        channel: &[u8],
+        body: &[u8],
+        max: usize,
+    ) -> Result<Foreign, Unread> {
+        let channel = std::str::from_utf8(channel).map_err(|_| Unread::Nothing)?;
+        let rest = channel.strip_prefix(&*self.key).ok_or(Unread::Nothing)?;
+        let (text, attachments) = open(body, max)?;
+        let foreign = match (self.kind, rest.strip_prefix("-request#")) {
+            (SocketIoAdapter::Sharded, _) => sharded::decode(self, &text, attachments),
+            (_, Some(rest)) => rest
+                .strip_suffix('#')
+                .and_then(|namespace| classic::decode_request(self, namespace, &text, attachments)),
+            (_, None) => classic::decode_broadcast(&text, attachments),
+        };
+        let foreign = foreign.ok_or(Unread::Nothing)?;
+        if let Wish::Do(Action::Emit(message)) | Wish::Ask(message, ..) = &foreign.wish {
+            check(&message.args, &message.attachments, max)?;
+        }
+        Ok(foreign)
+    }
+}
+
+/// A pattern that is right for this name only.
+fn literal(name: &str) -> String {
+    let mut pattern = String::with_capacity(name.len());
+    for letter in name.chars() {
+        if matches!(letter, '*' | '?' | '[' | ']' | '^' | '-' | '\\') {
+            pattern.push('\\');
+        }
+        pattern.push(letter);
+    }
+    pattern
+}
+
+/// JSON, or msgpack: as JSON text with placeholders, and what they stand for.
+fn open(body: &[u8], max: usize) -> Result<(String, Vec<Bytes>), Unread> {
+    let bound = max.saturating_mul(2);
+    if body.first() != Some(&b'{') {
+        return msgpack::decode_value(body, bound).map_err(|error| match error {
+            msgpack::DecodeError::TooLarge => Unread::Refused(MessageError::TooLarge(max)),
+            _ => Unread::Nothing,
+        });
+    }
+    if body.len() > bound {
+        return Err(Unread::Refused(MessageError::TooLarge(max)));
+    }
+    let text = std::str::from_utf8(body).map_err(|_| Unread::Nothing)?;
+    Ok((text.to_owned(), Vec::new()))
+}
+
+/// JSON as bytes: msgpack, if there is something binary.
+fn close(text: &str, attachments: &[Bytes]) -> Vec<u8> {
+    if attachments.is_empty() {
+        return text.as_bytes().to_vec();
+    }
+    to_msgpack(text, attachments)
+}
+
+fn to_msgpack(text: &str, attachments: &[Bytes]) -> Vec<u8> {
     let mut body = Vec::with_capacity(text.len());
-    msgpack::encode_value(&text, &message.attachments, &mut body);
-    let channel = match &*rooms {
-        [room] => format!("socket.io#{namespace}#{room}#"),
-        _ => format!("socket.io#{namespace}#"),
-    };
-    Some((channel, body))
+    msgpack::encode_value(text, attachments, &mut body);
+    body
+}
+
+/// A publication in the adapters' terms.
+struct Broadcast<'a> {
+    namespace: &'a str,
+    rooms: Vec<String>,
+    message: &'a Message,
+    /// The packet, JSON.
+    packet: String,
+    /// Rooms and exceptions, JSON.
+    options: String,
+}
+
+impl<'a> Broadcast<'a> {
+    fn of(target: &Target<'a>, message: &'a Message) -> Option<Broadcast<'a>> {
+        let (namespace, rooms, except) = match *target {
+            Target::Room {
+                namespace,
+                tenant: None,
+                room,
+                ..
+            } => (namespace, vec![room.to_owned()], String::new()),
+            Target::Rooms {
+                namespace,
+                tenant: None,
+                rooms,
+                except,
+            } => {
+                let rooms = rooms.iter().map(ToOwned::to_owned).collect();
+                (namespace, rooms, quoted(except.iter()))
+            }
+            Target::All {
+                namespace,
+                tenant: None,
+            } => (namespace, Vec::new(), String::new()),
+            Target::User {
+                namespace,
+                tenant: None,
+                user,
+                instead_of: None,
+                ..
+            } => (namespace, vec![format!("user:{user}")], String::new()),
+            _ => return None,
+        };
+        let comma = if message.args.is_empty() { "" } else { "," };
+        Some(Broadcast {
+            namespace,
+            packet: format!(
+                r#"{{"type":{EVENT},"data":[{}{comma}{}],"nsp":{}}}"#,
+                json::quote(&message.event),
+                message.args,
+                json::quote(namespace),
+            ),
+            options: format!(
+                r#"{{"rooms":[{}],"except":[{except}],"flags":{{}}}}"#,
+                quoted(rooms.iter().map(String::as_str)),
+            ),
+            rooms,
+            message,
+        })
+    }
 }
 
 fn quoted<'a>(names: impl Iterator<Item = &'a str>) -> String {
@@ -96,6 +301,32 @@ struct Options {
     rooms: Vec<String>,
     #[serde(default)]
     except: Vec<String>,
+    #[serde(default)]
+    flags: Option<Flags>,
+}
+
+#[derive(Default, Deserialize)]
+struct Flags {
+    /// Milliseconds.
+    #[serde(default)]
+    timeout: Option<f64>,
+}
+
+impl Options {
+    fn ack_time(&self) -> Duration {
+        let asked = self.flags.as_ref().and_then(|flags| flags.timeout);
+        let time = asked.and_then(|millis| Duration::try_from_secs_f64(millis / 1000.0).ok());
+        time.unwrap_or(ACK_TIME).min(MAX_ACK_TIME)
+    }
+
+    fn foreign(self, namespace: String, wish: Wish) -> Foreign {
+        Foreign {
+            namespace,
+            rooms: self.rooms,
+            except: self.except,
+            wish,
+        }
+    }
 }
 
 #[derive(Deserialize)]
@@ -103,182 +334,26 @@ struct Packet {
     #[serde(rename = "type")]
     kind: u8,
     data: Vec<Box<RawValue>>,
-    nsp: String,
+    #[serde(default)]
+    nsp: Option<String>,
 }
 
-#[derive(Deserialize)]
-struct Request {
-    #[serde(default)]
-    uid: String,
-    #[serde(rename = "type")]
-    kind: u8,
-    #[serde(default)]
-    opts: Options,
-    #[serde(default)]
-    rooms: Vec<String>,
-}
-
-/// Reads what came by one of the [`PATTERNS`]. An event has at most `max` bytes, as JSON
-/// text and attachments; the rooms that it is for, as many again.
-///
-/// # Errors
-/// Whatever is not for this node, and what [`check`] refuses.
-pub(super) fn decode(channel: &[u8], body: &[u8], max: usize) -> Result<Foreign, Unread> {
-    let channel = std::str::from_utf8(channel).map_err(|_| Unread::Nothing)?;
-    match channel.strip_prefix("socket.io-request#") {
-        Some(rest) => rest
-            .strip_suffix('#')
-            .and_then(|namespace| decode_request(namespace, body))
-            .ok_or(Unread::Nothing),
-        None => {
-            let value = msgpack::decode_value(body, max.saturating_mul(2));
-            let (text, attachments) = value.map_err(|error| match error {
-                msgpack::DecodeError::TooLarge => Unread::Refused(MessageError::TooLarge(max)),
-                _ => Unread::Nothing,
-            })?;
-            let foreign = broadcast(&text, attachments).ok_or(Unread::Nothing)?;
-            if let Action::Emit(message) = &foreign.action {
-                check(&message.args, &message.attachments, max)?;
-            }
-            Ok(foreign)
+impl Packet {
+    /// The event in it; `None` for other packets.
+    fn message(&self, attachments: Vec<Bytes>) -> Option<Message> {
+        if self.kind != EVENT {
+            return None;
         }
-    }
-}
-
-fn broadcast(text: &str, attachments: Vec<Bytes>) -> Option<Foreign> {
-    let (uid, packet, options): (String, Packet, Options) = serde_json::from_str(text).ok()?;
-    // 2 is an event; binary ones are not told apart here.
-    if uid.starts_with(OWN) || packet.kind != 2 {
-        return None;
-    }
-    let (event, args) = packet.data.split_first()?;
-    let event: String = serde_json::from_str(event.get()).ok()?;
-    let args: Vec<&str> = args.iter().map(|arg| arg.get()).collect();
-    Some(Foreign {
-        namespace: packet.nsp,
-        rooms: options.rooms,
-        except: options.except,
-        action: Action::Emit(Message {
+        let (event, args) = self.data.split_first()?;
+        let event: String = serde_json::from_str(event.get()).ok()?;
+        let args: Vec<&str> = args.iter().map(|arg| arg.get()).collect();
+        Some(Message {
             event: event.into(),
             args: args.join(",").into(),
             attachments,
-        }),
-    })
-}
-
-fn decode_request(namespace: &str, body: &[u8]) -> Option<Foreign> {
-    // Broadcasts that want acknowledgements are msgpack, and not for us.
-    let request: Request = serde_json::from_slice(body).ok()?;
-    if request.uid.starts_with(OWN) {
-        return None;
+        })
     }
-    let action = match request.kind {
-        2 => Action::Join(request.rooms),
-        3 => Action::Leave(request.rooms),
-        4 => Action::Disconnect,
-        _ => return None,
-    };
-    Some(Foreign {
-        namespace: namespace.to_owned(),
-        rooms: request.opts.rooms,
-        except: request.opts.except,
-        action,
-    })
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const MAX: usize = 1_000_000;
-
-    #[test]
-    fn a_broadcast_looks_like_the_adapters() {
-        let message = Message {
-            event: "hi".into(),
-            args: r#"{"a":{"_placeholder":true,"num":0}},2"#.into(),
-            attachments: vec![Bytes::from_static(&[1, 2])],
-        };
-        let target = Target::Room {
-            namespace: "/",
-            tenant: None,
-            room: "r",
-            key: None,
-        };
-        let (channel, body) = encode(7, &target, &message).unwrap();
-        assert_eq!(channel, "socket.io#/#r#");
-        // Our own nodes leave it alone.
-        let heard = decode(channel.as_bytes(), &body, MAX);
-        assert_eq!(heard.unwrap_err(), Unread::Nothing);
-        let (text, attachments) = msgpack::decode_value(&body, MAX).unwrap();
-        assert_eq!(
-            text,
-            r#"["heartline-00000007",{"type":2,"data":["hi",{"a":{"_placeholder":true,"num":0}},2],"nsp":"/"},{"rooms":["r"],"except":[],"flags":{}}]"#
-        );
-        assert_eq!(attachments, message.attachments);
-        // As a Node server would have sent it.
-        let mut theirs = Vec::new();
-        let text = text.replace("heartline-00000007", "nXPT41");
-        msgpack::encode_value(&text, &attachments, &mut theirs);
-        let foreign = decode(channel.as_bytes(), &theirs, MAX).unwrap();
-        assert_eq!(
-            (&*foreign.namespace, &*foreign.rooms),
-            ("/", &["r".to_owned()][..])
-        );
-        let Action::Emit(heard) = foreign.action else {
-            panic!("an event");
-        };
-        assert_eq!((heard.event, heard.args), (message.event, message.args));
-        assert_eq!(heard.attachments, message.attachments);
-    }
-
-    #[test]
-    fn what_no_client_may_say_no_server_may_either() {
-        let read = |args: &str, attachments: &[Bytes]| {
-            let text = format!(
-                r#"["nXPT41",{{"type":2,"data":["e",{args}],"nsp":"/"}},{{"rooms":["r"],"except":[]}}]"#
-            );
-            let mut body = Vec::new();
-            msgpack::encode_value(&text, attachments, &mut body);
-            decode(b"socket.io#/#r#", &body, 200).map(drop)
-        };
-        let placeholder = r#"{"_placeholder":true,"num":0}"#;
-        let bin = [Bytes::from_static(b"bin")];
-        assert_eq!(read(placeholder, &bin), Ok(()));
-        let twice = format!("{placeholder},{placeholder}");
-        let refused = |why| Err(Unread::Refused(why));
-        assert_eq!(
-            read(&twice, &bin),
-            refused(MessageError::RepeatedAttachment)
-        );
-        for length in [199, 10_000] {
-            let long = format!("\"{}\"", "x".repeat(length));
-            assert_eq!(read(&long, &[]), refused(MessageError::TooLarge(200)));
-        }
-    }
-
-    #[test]
-    fn what_has_a_tenant_stays_here() {
-        let message = Message::default();
-        let target = Target::All {
-            namespace: "/",
-            tenant: Some("t"),
-        };
-        assert!(encode(7, &target, &message).is_none());
-    }
-
-    #[test]
-    fn requests_are_read_and_others_left_alone() {
-        let read = |body: &str| decode(b"socket.io-request#/chat#", body.as_bytes(), MAX);
-        let join = r#"{"type":2,"opts":{"rooms":["r1"],"except":[]},"rooms":["r2"]}"#;
-        let foreign = read(join).unwrap();
-        assert_eq!((&*foreign.namespace, &*foreign.rooms[0]), ("/chat", "r1"));
-        assert!(matches!(foreign.action, Action::Join(rooms) if rooms == ["r2"]));
-        let leave = read(&join.replace("\"type\":2", "\"type\":3")).unwrap();
-        assert!(matches!(leave.action, Action::Leave(_)));
-        let end = read(r#"{"uid":"x","type":4,"opts":{"rooms":[],"except":["r"]},"close":true}"#);
-        assert!(matches!(end.unwrap().action, Action::Disconnect));
-        assert!(read(r#"{"uid":"x","requestId":"y","type":0,"rooms":[]}"#).is_err());
-        assert!(read("nonsense").is_err());
-    }
-}
+mod tests;

@@ -11,10 +11,11 @@ pub mod local;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use heartline_wire::reason::Reason;
 
 use crate::auth::{BoxFuture, UserKey};
-use crate::entries::UserPresence;
+use crate::entries::{SocketEntry, UserPresence};
 use crate::policy::DevicePolicy;
 use crate::presence::{
     Admitted, DeviceLimitReached, Edge, Newcomer, Presence, RoomAddress, SocketAddress,
@@ -101,6 +102,15 @@ pub enum Action {
     Leave(Vec<String>),
     /// They are disconnected.
     Disconnect,
+}
+
+/// What a socket answered to an event.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Acknowledgement {
+    /// The arguments: JSON values with commas between them.
+    pub args: String,
+    /// What the placeholders stand for.
+    pub attachments: Vec<Bytes>,
 }
 
 /// Holds a room's publications of other nodes for as long as it lives.
@@ -276,6 +286,27 @@ pub trait Node: Send + Sync + 'static {
     /// (all, if there are none) but in none of `except`. A socket's id counts as a
     /// room that it is in, as in Socket.IO.
     fn select(&self, namespace: &str, rooms: &[String], except: &[String], action: Action);
+
+    /// The sockets that [`select`](Self::select) would choose, at most `max` of them. `None`:
+    /// there are more.
+    fn find(
+        &self,
+        namespace: &str,
+        rooms: &[String],
+        except: &[String],
+        max: usize,
+    ) -> BoxFuture<Option<Vec<SocketEntry>>>;
+
+    /// Gives an event to one socket here and waits for its acknowledgement; whoever drops
+    /// the future waits no longer. `None`: it will not come.
+    fn ask(&self, socket: SocketAddress, message: Message) -> BoxFuture<Option<Acknowledgement>>;
+
+    /// Names of the rooms of a namespace that have members here without a tenant, at most
+    /// `max` of them.
+    fn rooms(&self, namespace: &str, max: usize) -> BoxFuture<Vec<String>>;
+
+    /// Names of the namespaces there are.
+    fn namespaces(&self) -> Vec<Arc<str>>;
 
     /// A socket's namespace; `None` once the node has gone.
     fn namespace(&self, socket: &SocketAddress) -> Option<Arc<str>>;

@@ -59,6 +59,15 @@ impl Gateway {
                 let members = self.members_here(&asked.namespace, tenant, &asked.room);
                 write(&asked, members.await)
             }
+            Question::RoomMembers(asked) => {
+                let tenant = asked.tenant.as_deref();
+                let members = self.room_members_here(&asked.namespace, tenant, &asked.room);
+                write(&asked, members.await)
+            }
+            Question::Move(asked) => {
+                let moved = self.move_here(&asked.which, &asked.room, asked.join);
+                write(&asked, moved.await)
+            }
             Question::AboutNode(asked) => write(&asked, self.node_here()),
         }
     }

@@ -5,14 +5,15 @@ use std::time::Duration;
 
 use heartline_core::auth::UserKey;
 use heartline_core::backplane::{Peer, UserSocket};
-use heartline_core::entries::{NodeEntry, Page, RoomEntry, SocketEntry, SocketFilter};
+use heartline_core::entries::{MemberEntry, NodeEntry, Page, RoomEntry, SocketEntry, SocketFilter};
+use heartline_core::rooms::{self, PRIVATE};
 use heartline_wire::codes::Code;
 use heartline_wire::id::Sid;
 
-use super::pages::{RoomsByKey, decode_cursor, rooms_page};
-use super::{BadCursor, PublishError};
+use super::pages::{DevicesByUser, RoomsByKey, decode_cursor, member_entries, rooms_page};
+use super::{BadCursor, Moved, PublishError};
 use crate::gateway::Gateway;
-use crate::peers::{self, Asked, EmitError, Emitted, Silent};
+use crate::peers::{self, Asked, EmitError, Emitted, Silent, Sockets};
 
 impl Gateway {
     /// Asks all other nodes at once. Answers, and the ids of those that had none.
@@ -61,17 +62,7 @@ impl Gateway {
         let Some(own) = self.shared.fanout.backplane.tag() else {
             return self.connections_here(filter, cursor, limit).await;
         };
-        let (first, mut inner) = match &cursor {
-            None => (0, None),
-            Some(cursor) => {
-                let (tag, inner) = cursor.split_once('.').ok_or(BadCursor)?;
-                let tag = u32::from_str_radix(tag, 16).map_err(|_| BadCursor)?;
-                (
-                    tag,
-                    Some(inner.to_owned()).filter(|inner| !inner.is_empty()),
-                )
-            }
-        };
+        let (first, mut inner) = split_cursor(cursor.as_deref())?;
         let (mut nodes, suspect) = self.shared.fanout.backplane.peers().await;
         nodes.push(Peer {
             tag: own,
@@ -86,11 +77,8 @@ impl Gateway {
             unreachable: suspect.iter().map(ToString::to_string).collect(),
         };
         for node in nodes.iter().filter(|node| node.tag >= first) {
-            let rest = limit - page.items.len();
-            if rest == 0 {
-                page.next_cursor = Some(format!("{:08x}.", node.tag));
-                break;
-            }
+            // One more than is asked for, if this page is full: the next begins with it.
+            let rest = limit.saturating_sub(page.items.len()).max(1);
             // One for another node starts that from its beginning.
             let cursor = inner.take().filter(|_| node.tag == first);
             let filter = filter.clone();
@@ -109,6 +97,12 @@ impl Gateway {
                 }
             };
             match found {
+                Some(found) if page.items.len() >= limit => {
+                    if !found.items.is_empty() {
+                        page.next_cursor = Some(format!("{:08x}.", node.tag));
+                        break;
+                    }
+                }
                 Some(mut found) => {
                     page.items.append(&mut found.items);
                     if let Some(inner) = found.next_cursor {
@@ -220,6 +214,74 @@ impl Gateway {
             namespace: namespace.to_owned(),
             tenant_id: tenant.map(ToOwned::to_owned),
             members,
+        })
+    }
+
+    /// The users in a room, on all nodes, in the order of their ids: at most 1 000. With
+    /// them, the nodes that did not answer.
+    pub async fn room_members(
+        &self,
+        namespace: &str,
+        tenant: Option<&str>,
+        room: &str,
+    ) -> (Vec<MemberEntry>, Vec<String>) {
+        let asked = peers::RoomMembers {
+            namespace: namespace.to_owned(),
+            tenant: tenant.map(ToOwned::to_owned),
+            room: room.to_owned(),
+        };
+        let (elsewhere, unreachable) = self.ask_all(asked).await;
+        let here = self.room_members_here(namespace, tenant, room).await;
+        let mut users = DevicesByUser::new();
+        for member in elsewhere.into_iter().flatten().chain(here) {
+            *users.entry((member.user_id, member.user_type)).or_default() += member.devices;
+        }
+        (member_entries(users), unreachable)
+    }
+
+    /// Puts sockets into a room, whatever their tokens say of it, on all nodes. A socket
+    /// that is in as many rooms as it may be stays out.
+    ///
+    /// # Errors
+    /// When the namespace or a room is none.
+    pub async fn join_sockets(&self, which: &Sockets, room: &str) -> Result<Moved, PublishError> {
+        self.move_sockets(which, room, true).await
+    }
+
+    /// Takes sockets out of a room, on all nodes. They are counted whether they were in it
+    /// or not.
+    ///
+    /// # Errors
+    /// As [`join_sockets`](Self::join_sockets).
+    pub async fn leave_sockets(&self, which: &Sockets, room: &str) -> Result<Moved, PublishError> {
+        self.move_sockets(which, room, false).await
+    }
+
+    async fn move_sockets(
+        &self,
+        which: &Sockets,
+        room: &str,
+        join: bool,
+    ) -> Result<Moved, PublishError> {
+        let namespaces = &self.shared.fanout.namespaces;
+        if namespaces.find(&which.namespace).is_none() {
+            return Err(PublishError::UnknownNamespace(which.namespace.clone()));
+        }
+        let all = which.rooms.iter().chain(&which.except).map(String::as_str);
+        // Nobody else can be put into a user's own room, and nobody taken out of it.
+        if room.starts_with(PRIVATE) || !all.chain([room]).all(rooms::is_valid_name) {
+            return Err(PublishError::InvalidRoom);
+        }
+        let asked = peers::Move {
+            which: which.clone(),
+            room: room.to_owned(),
+            join,
+        };
+        let (elsewhere, unreachable) = self.ask_all(asked).await;
+        let here = self.move_here(which, room, join).await;
+        Ok(Moved {
+            sockets: here + elsewhere.iter().sum::<usize>(),
+            unreachable,
         })
     }
 
@@ -355,6 +417,17 @@ impl Gateway {
         }
         done
     }
+}
+
+/// The tag of the node where a page begins, and that node's own cursor.
+fn split_cursor(cursor: Option<&str>) -> Result<(u32, Option<String>), BadCursor> {
+    let Some(cursor) = cursor else {
+        return Ok((0, None));
+    };
+    let (tag, inner) = cursor.split_once('.').ok_or(BadCursor)?;
+    let tag = u32::from_str_radix(tag, 16).map_err(|_| BadCursor)?;
+    let inner = Some(inner.to_owned()).filter(|inner| !inner.is_empty());
+    Ok((tag, inner))
 }
 
 /// One page of several nodes' pages. A node's page that was cut says nothing of the

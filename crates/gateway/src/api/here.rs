@@ -3,8 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use hashbrown::HashSet;
 use heartline_core::auth::UserKey;
-use heartline_core::entries::{Page, RoomEntry, SocketEntry, SocketFilter, UserPresence};
+use heartline_core::entries::{
+    MemberEntry, Page, RoomEntry, SocketEntry, SocketFilter, UserPresence,
+};
 use heartline_core::message::{Message, check_key};
 use heartline_core::namespaces::NamespaceId;
 use heartline_core::presence::SocketAddress;
@@ -16,12 +19,15 @@ use heartline_wire::names::{self, Speaker};
 use heartline_wire::reason::Reason;
 use tokio::sync::oneshot;
 
-use super::pages::{RoomsByKey, decode_cursor, rooms_page};
+use super::pages::{
+    DevicesByUser, RoomsByKey, count_devices, decode_cursor, member_entries, parse_place,
+    rooms_page, sockets_page,
+};
 use super::{BadCursor, Broadcast, Publish, PublishError, Published};
-use crate::fanout::{ToRoom, ToUser};
+use crate::fanout::{ToRoom, ToRooms, ToUser};
 use crate::gateway::Gateway;
 use crate::op::{Op, Query, RoomFilter};
-use crate::peers::{EmitError, Emitted};
+use crate::peers::{EmitError, Emitted, Sockets};
 
 impl Gateway {
     /// Asks one shard; `None` if it has ended.
@@ -30,9 +36,7 @@ impl Gateway {
         shard: u16,
         question: impl FnOnce(oneshot::Sender<T>) -> Query,
     ) -> Option<T> {
-        let (reply, answer) = oneshot::channel();
-        self.shared.fanout.post(shard, Op::Query(question(reply)));
-        answer.await.ok()
+        self.shared.fanout.query(shard, question).await
     }
 
     /// Sockets of this node that fit `filter`, at most `limit` of them from `cursor` on.
@@ -42,41 +46,31 @@ impl Gateway {
         cursor: Option<String>,
         limit: usize,
     ) -> Result<Page<SocketEntry>, BadCursor> {
-        let (mut shard, mut slot) = match cursor {
-            None => (0, 0),
-            Some(cursor) => {
-                let (shard, slot) = cursor.split_once('.').ok_or(BadCursor)?;
-                let number = |text: &str| text.parse::<u32>().map_err(|_| BadCursor);
-                (number(shard)? as u16, number(slot)?)
-            }
+        let (mut shard, mut from) = match cursor {
+            None => (0, (0, 0)),
+            Some(cursor) => parse_place(&cursor).ok_or(BadCursor)?,
         };
-        let mut items = Vec::new();
-        while shard < self.shared.fanout.shard_count() {
-            let (filter, rest) = (filter.clone(), limit - items.len());
+        // One more than is asked for: the next page begins with it.
+        let wanted = limit.saturating_add(1);
+        let mut items: Vec<SocketEntry> = Vec::new();
+        while shard < self.shared.fanout.shard_count() && items.len() < wanted {
+            let (filter, limit) = (filter.clone(), wanted - items.len());
             let found = self
                 .ask(shard, |reply| Query::List {
                     filter,
-                    from: slot,
-                    limit: rest,
+                    from,
+                    limit,
                     reply,
                 })
                 .await;
             let (mut found, next) = found.unwrap_or_default();
             items.append(&mut found);
             match next {
-                Some(next) => slot = next,
-                None => (shard, slot) = (shard + 1, 0),
-            }
-            if items.len() >= limit {
-                break;
+                Some(next) => from = next,
+                None => (shard, from) = (shard + 1, (0, 0)),
             }
         }
-        let more = shard < self.shared.fanout.shard_count();
-        Ok(Page {
-            items,
-            next_cursor: more.then(|| format!("{shard}.{slot}")),
-            unreachable: Vec::new(),
-        })
+        Ok(sockets_page(items, limit))
     }
 
     /// One socket, if it is here.
@@ -187,6 +181,14 @@ impl Gateway {
         }
         check_key(publish.key.as_deref()).map_err(|_| PublishError::InvalidKey)?;
         let tenant = publish.tenant_id.as_deref();
+        if !publish.except.is_empty() {
+            if publish.key.is_some() {
+                return Err(PublishError::KeyWithExcept);
+            }
+            let rooms = std::slice::from_ref(&publish.room);
+            let but = (&*publish.namespace, tenant, rooms, &*publish.except);
+            return self.publish_but(namespace, but, message).await;
+        }
         if let Some(user) = publish.room.strip_prefix(PRIVATE) {
             let to = ToUser {
                 namespace,
@@ -215,6 +217,34 @@ impl Gateway {
             self.shared.fanout.publish_to_room(&to, message)
         };
         Ok(Published { delivered, offset })
+    }
+
+    /// Gives an event to the sockets in any of `rooms`, or all if there are none, but to none
+    /// in `except`.
+    async fn publish_but(
+        &self,
+        id: NamespaceId,
+        (namespace, tenant, rooms, except): (&str, Option<&str>, &[String], &[String]),
+        message: Message,
+    ) -> Result<Published, PublishError> {
+        if !except.iter().all(|room| rooms::is_valid_name(room)) {
+            return Err(PublishError::InvalidRoom);
+        }
+        let fanout = &self.shared.fanout;
+        let here = fanout.choose(namespace, tenant, rooms, except).await;
+        let tenant: Option<Arc<str>> = tenant.map(Into::into);
+        let to = ToRooms {
+            namespace: id,
+            tenant: tenant.as_ref(),
+            rooms,
+            except,
+            skip: None,
+        };
+        fanout.send_to_rooms(&to, message);
+        Ok(Published {
+            delivered: here.len(),
+            offset: None,
+        })
     }
 
     /// Whether an event could be sent.
@@ -265,6 +295,94 @@ impl Gateway {
         members
     }
 
+    /// The users in a room of this node, at most [`MAX_MEMBERS`] of them.
+    pub(crate) async fn room_members_here(
+        &self,
+        namespace: &str,
+        tenant: Option<&str>,
+        name: &str,
+    ) -> Vec<MemberEntry> {
+        let fanout = &self.shared.fanout;
+        let Some(namespace) = fanout.namespaces.find(namespace) else {
+            return Vec::new();
+        };
+        let mut users = DevicesByUser::new();
+        if let Some(user) = name.strip_prefix(PRIVATE) {
+            // No list of members: the directory of users answers for it.
+            let local = fanout.backplane.local();
+            for user in local.find(tenant, user) {
+                let sockets = local.sockets(tenant, &user.user_id, Some(&user));
+                let here = sockets
+                    .iter()
+                    .filter(|socket| socket.namespace() == namespace);
+                count_devices(&mut users, &user, here.count());
+            }
+            return member_entries(users);
+        }
+        let room = rooms::RoomRef {
+            namespace,
+            tenant,
+            name,
+        };
+        let Some(room) = fanout.rooms.find(&room) else {
+            return Vec::new();
+        };
+        for shard in (0..fanout.shard_count()).filter(|&shard| room.local(shard).is_some()) {
+            let (mut before, mut seen) = (None, HashSet::new());
+            while before != Some(0) {
+                let room = room.clone();
+                let some = self.ask(shard, |reply| Query::Members {
+                    room,
+                    before,
+                    reply,
+                });
+                let (some, start) = some.await.unwrap_or_default();
+                before = Some(start);
+                for (slot, user) in some {
+                    if seen.insert(slot) {
+                        count_devices(&mut users, &user, 1);
+                    }
+                }
+            }
+        }
+        member_entries(users)
+    }
+
+    /// Puts sockets of this node into a room, or takes them out; how many.
+    pub(crate) async fn move_here(&self, which: &Sockets, room: &str, join: bool) -> usize {
+        let fanout = &self.shared.fanout;
+        let tenant = which.tenant_id.as_deref();
+        let chosen = fanout.choose(&which.namespace, tenant, &which.rooms, &which.except);
+        let (mut joining, mut leaving) = (Vec::new(), Vec::new());
+        for to in chosen.await {
+            let (shard, room) = (to.0.conn.shard, room.into());
+            if join {
+                let (reply, answer) = oneshot::channel();
+                fanout.post(shard, Op::Join { to, room, reply });
+                joining.push(answer);
+            } else {
+                let (reply, answer) = oneshot::channel();
+                fanout.post(shard, Op::Leave { to, room, reply });
+                leaving.push(answer);
+            }
+        }
+        let (mut moved, mut held) = (0, None);
+        for answer in joining {
+            // A socket that is in too many rooms already, or has gone, is not in this one.
+            if let Ok(Ok(subscription)) = answer.await {
+                moved += 1;
+                held = subscription;
+            }
+        }
+        if let Some(ready) = held.and_then(|held| held.ready()) {
+            ready.await;
+        }
+        for answer in leaving {
+            moved += usize::from(answer.await.is_ok());
+        }
+        moved
+    }
+
     /// Gives an event to all sockets of a namespace and tenant.
     ///
     /// # Errors
@@ -272,6 +390,11 @@ impl Gateway {
     pub async fn broadcast(&self, broadcast: Broadcast) -> Result<Published, PublishError> {
         let (namespace, message) =
             self.message(&broadcast.namespace, &broadcast.event, &broadcast.data)?;
+        if !broadcast.except.is_empty() {
+            let tenant = broadcast.tenant_id.as_deref();
+            let but = (&*broadcast.namespace, tenant, &[][..], &*broadcast.except);
+            return self.publish_but(namespace, but, message).await;
+        }
         let tenant: Option<Arc<str>> = broadcast.tenant_id.map(Into::into);
         let mut delivered = 0;
         for shard in 0..self.shared.fanout.shard_count() {
@@ -357,14 +480,10 @@ impl Gateway {
                 _ => Err(gone()),
             };
         };
-        let (reply, answer) = oneshot::channel();
-        self.shared
-            .fanout
-            .post(shard, Op::EmitWithAck { to, message, reply });
+        let answer = self.shared.fanout.ask_socket(to, message);
         match tokio::time::timeout(time, answer).await {
-            Ok(Ok(Ok(args))) => Ok(Some(args.json)),
-            Ok(Ok(Err(error))) => Err(EmitError::new(&error.code, &error.error)),
-            Ok(Err(_)) => Err(gone()),
+            Ok(Ok(args)) => Ok(Some(args.json)),
+            Ok(Err(error)) => Err(EmitError::new(&error.code, &error.error)),
             Err(_) => Err(EmitError::from(Code::Timeout)),
         }
     }

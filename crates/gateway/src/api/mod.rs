@@ -23,6 +23,9 @@ pub struct Publish {
     pub data: String,
     /// Set where only the newest per room and key matters to a slow reader.
     pub key: Option<String>,
+    /// Whoever is in one of these rooms is left out; a room may be a socket's id or
+    /// `user:ID`. The publication has no offset then, and must have no key.
+    pub except: Vec<String>,
 }
 
 /// An event for all sockets of a namespace and tenant.
@@ -36,7 +39,22 @@ pub struct Broadcast {
     pub event: String,
     /// Its data, JSON text.
     pub data: String,
+    /// Whoever is in one of these rooms is left out; a room may be a socket's id or
+    /// `user:ID`.
+    pub except: Vec<String>,
 }
+
+/// What became of a wish about many sockets.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Moved {
+    /// Sockets that it was done to.
+    pub sockets: usize,
+    /// Nodes that did not answer: there it may have been done or not.
+    pub unreachable: Vec<String>,
+}
+
+/// Users that a list of a room's members has at most.
+pub(crate) const MAX_MEMBERS: usize = 1000;
 
 /// What became of a publication.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,6 +81,8 @@ pub enum PublishError {
     TooLarge(usize),
     /// The key has more than 256 bytes.
     InvalidKey,
+    /// There is a key, and rooms that are left out.
+    KeyWithExcept,
 }
 
 impl fmt::Display for PublishError {
@@ -78,6 +98,9 @@ impl fmt::Display for PublishError {
             PublishError::InvalidData => f.write_str("the data is no JSON"),
             PublishError::TooLarge(max) => write!(f, "the data has at most {max} bytes"),
             PublishError::InvalidKey => f.write_str("a key has at most 256 bytes"),
+            PublishError::KeyWithExcept => {
+                f.write_str("a key is of a whole room: it does not go with except")
+            }
         }
     }
 }

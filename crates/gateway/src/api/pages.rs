@@ -1,11 +1,13 @@
-//! Lists in pages: rooms in the order of their names, and cursors.
+//! Lists in pages: sockets, rooms in the order of their names, members, and cursors.
 
 use std::collections::BTreeMap;
 
-use heartline_core::entries::{Page, RoomEntry};
+use heartline_core::auth::UserKey;
+use heartline_core::entries::{MemberEntry, Page, RoomEntry, SocketEntry};
+use heartline_wire::id::Sid;
 
-use super::BadCursor;
-use crate::op::RoomPlace;
+use super::{BadCursor, MAX_MEMBERS};
+use crate::op::{ListPlace, RoomPlace};
 
 /// Rooms by name, namespace and tenant, and how many are in them.
 pub(crate) type RoomsByKey = BTreeMap<RoomPlace, usize>;
@@ -31,6 +33,57 @@ pub(crate) fn rooms_page(all: RoomsByKey, limit: usize, more: bool) -> Page<Room
         next_cursor,
         unreachable: Vec::new(),
     }
+}
+
+/// The first sockets as a page; the next one begins with what is over the limit.
+pub(crate) fn sockets_page(mut items: Vec<SocketEntry>, limit: usize) -> Page<SocketEntry> {
+    let next = items
+        .get(limit)
+        .and_then(|next| Sid::decode(&next.socket_id));
+    items.truncate(limit);
+    Page {
+        items,
+        next_cursor: next.map(|next| {
+            let Sid {
+                conn, namespace, ..
+            } = next;
+            format!("{}.{}.{namespace}", conn.shard, conn.slot)
+        }),
+        unreachable: Vec::new(),
+    }
+}
+
+/// A shard, and a place in its list of sockets.
+pub(crate) fn parse_place(cursor: &str) -> Option<(u16, ListPlace)> {
+    let mut parts = cursor.split('.');
+    let shard = parts.next()?.parse().ok()?;
+    let slot = parts.next()?.parse().ok()?;
+    let namespace = parts.next()?.parse().ok()?;
+    parts.next().is_none().then_some((shard, (slot, namespace)))
+}
+
+/// Users by id and type, and how many of their devices are somewhere.
+pub(crate) type DevicesByUser = BTreeMap<(String, Option<String>), usize>;
+
+/// Counts devices of a user, if not too many other users are counted already.
+pub(crate) fn count_devices(users: &mut DevicesByUser, user: &UserKey, devices: usize) {
+    let key = (
+        user.user_id.to_string(),
+        user.user_type.as_ref().map(ToString::to_string),
+    );
+    if devices > 0 && (users.len() < MAX_MEMBERS || users.contains_key(&key)) {
+        *users.entry(key).or_default() += devices;
+    }
+}
+
+/// The first of them.
+pub(crate) fn member_entries(users: DevicesByUser) -> Vec<MemberEntry> {
+    let entry = |((user_id, user_type), devices)| MemberEntry {
+        user_id,
+        user_type,
+        devices,
+    };
+    users.into_iter().take(MAX_MEMBERS).map(entry).collect()
 }
 
 fn encode_cursor(key: &str) -> String {

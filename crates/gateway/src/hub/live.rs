@@ -35,31 +35,14 @@ impl Hub {
             return;
         };
         link.violations = 0;
-        if link.sockets.is_empty() {
-            match frame {
-                ClientFrame::Auth { .. } | ClientFrame::Ping { .. } => {}
-                _ => {
-                    let reason = Reason::AuthFailed;
-                    engine.close_with(
-                        slot,
-                        reason,
-                        reason.close_code(),
-                        Code::AuthRequired.as_str(),
-                    );
-                    return;
-                }
-            }
+        let first = matches!(frame, ClientFrame::Auth { .. } | ClientFrame::Ping { .. });
+        if link.sockets.is_empty() && !first {
+            let (reason, code) = (Reason::AuthFailed, Code::AuthRequired);
+            engine.close_with(slot, reason, reason.close_code(), code.as_str());
+            return;
         }
-        // Frames that are no events cost as much as events do. What `publish` and `emit` say
-        // is counted on its way to the handler.
-        if let ClientFrame::Ping { id }
-        | ClientFrame::Subscribe { id, .. }
-        | ClientFrame::Unsubscribe { id, .. } = &frame
-        {
-            let ack = id.map(|id| AckId::Raw(id.into()));
-            if !self.is_within_limit(engine, slot, ROOT, ack.as_ref()) {
-                return;
-            }
+        if !self.may_say(engine, slot, &frame) {
+            return;
         }
         match frame {
             ClientFrame::Auth { token, id } => {
@@ -98,6 +81,20 @@ impl Hub {
                 self.count_inbound(Inbound::Event);
                 self.live_event(engine, slot, &event, Body::Args(data), id);
             }
+        }
+    }
+
+    /// Whether the limit on events allows a frame that is no event: it costs as much as one.
+    /// What `publish` and `emit` say is counted on its way to the handler.
+    fn may_say(&mut self, engine: &mut Engine, slot: u32, frame: &ClientFrame<'_>) -> bool {
+        match frame {
+            ClientFrame::Ping { id }
+            | ClientFrame::Subscribe { id, .. }
+            | ClientFrame::Unsubscribe { id, .. } => {
+                let ack = id.map(|id| AckId::Raw(id.into()));
+                self.is_within_limit(engine, slot, ROOT, ack.as_ref())
+            }
+            _ => true,
         }
     }
 

@@ -1,5 +1,8 @@
 //! What the API wants to know of a shard's sockets.
 
+use std::sync::Arc;
+
+use heartline_core::auth::UserKey;
 use heartline_core::entries::{SocketEntry, SocketFilter};
 use heartline_core::namespaces::NamespaceId;
 use heartline_core::presence::SocketAddress;
@@ -7,8 +10,15 @@ use heartline_core::rooms::Room;
 use heartline_engine::shard::engine::Engine;
 
 use super::Hub;
-use crate::op::{Query, RoomFilter, RoomPlace};
+use super::link::SocketState;
+use crate::op::{ListPlace, Query, RoomFilter, RoomPlace};
 use crate::publication::address_text;
+
+/// Slots that a question looks at in one turn, and members of a room: about as long as a
+/// turn may take, a tenth of a millisecond.
+const SLICE: u32 = 1024;
+/// Entries built in one turn: each costs a dozen allocations.
+const ENTRIES_PER_TURN: usize = 128;
 
 impl Hub {
     /// Answers a question of the API's. Nobody may be left who waits for it.
@@ -20,6 +30,17 @@ impl Hub {
                 limit,
                 reply,
             } => drop(reply.send(self.list(engine, &filter, from, limit))),
+            Query::Choose { selection, reply } => drop(reply.send(self.choose(engine, &selection))),
+            Query::Entries { sockets, reply } => {
+                let there = sockets.iter();
+                let entries = there.filter_map(|socket| self.inspect(engine, socket));
+                drop(reply.send(entries.collect()));
+            }
+            Query::Members {
+                room,
+                before,
+                reply,
+            } => drop(reply.send(self.members(&room, before))),
             Query::Inspect { socket, reply } => drop(reply.send(self.inspect(engine, &socket))),
             Query::Rooms {
                 filter,
@@ -38,31 +59,35 @@ impl Hub {
 
     /// The first rooms that fit, in no order: one page and the beginning of the next.
     fn list_rooms(&self, filter: &RoomFilter, limit: usize) -> Vec<(RoomPlace, usize)> {
-        let place = |room: &Room| -> RoomPlace {
-            let namespace = self.namespace_name(room.key.namespace).to_string();
-            let tenant = room.key.tenant.as_ref().map(ToString::to_string);
-            (room.key.name.to_string(), namespace, tenant)
-        };
-        let fits = |place: &RoomPlace| {
-            let (_, namespace, tenant) = place;
-            filter.after.as_ref().is_none_or(|after| place > after)
+        type Names<'a> = (&'a str, &'a str, Option<&'a str>);
+        let after: Option<Names<'_>> = filter
+            .after
+            .as_ref()
+            .map(|(room, namespace, tenant)| (&**room, &**namespace, tenant.as_deref()));
+        let mut found: Vec<(Names<'_>, usize)> = Vec::new();
+        for (room, members) in self.rooms.iter() {
+            let namespace = &**self.namespace_name(room.key.namespace);
+            let place = (&*room.key.name, namespace, room.key.tenant.as_deref());
+            let (_, _, tenant) = place;
+            if after.is_none_or(|after| place > after)
                 && filter
                     .namespace
-                    .as_ref()
+                    .as_deref()
                     .is_none_or(|wanted| wanted == namespace)
-                && (filter.tenant.is_none() || filter.tenant == *tenant)
-        };
-        let mut found: Vec<_> = self
-            .rooms
-            .iter()
-            .map(|(room, members)| (place(room), members.len()))
-            .filter(|(place, _)| fits(place))
-            .collect();
+                && (filter.tenant.is_none() || filter.tenant.as_deref() == tenant)
+            {
+                found.push((place, members.len()));
+            }
+        }
         if found.len() > limit + 1 {
             found.select_nth_unstable(limit);
             found.truncate(limit + 1);
         }
-        found
+        let owned = |((room, namespace, tenant), members): (Names<'_>, usize)| {
+            let tenant = tenant.map(ToOwned::to_owned);
+            ((room.to_owned(), namespace.to_owned(), tenant), members)
+        };
+        found.into_iter().map(owned).collect()
     }
 
     /// How many sockets a broadcast to a namespace and tenant is for.
@@ -75,31 +100,84 @@ impl Hub {
             .count()
     }
 
-    /// Entries from `from` on that fit, at most `limit`; and the slot to go on from.
+    /// Entries that fit, at most `limit`, among a slice of the slots from `from` on; and the
+    /// place to go on from.
     fn list(
         &self,
         engine: &Engine,
         filter: &SocketFilter,
-        from: u32,
+        from: ListPlace,
         limit: usize,
-    ) -> (Vec<SocketEntry>, Option<u32>) {
+    ) -> (Vec<SocketEntry>, Option<ListPlace>) {
+        let (first, from_namespace) = from;
+        let all = self.links.len() as u32;
+        let end = first.saturating_add(SLICE).min(all);
+        let limit = limit.min(ENTRIES_PER_TURN);
         let mut found = Vec::new();
-        for slot in from..self.links.len() as u32 {
-            if found.len() >= limit {
-                return (found, Some(slot));
-            }
+        for slot in first..end {
             let Some(link) = self.link(slot) else {
                 continue;
             };
-            for socket in &link.sockets {
-                if let Some(entry) = self.entry(engine, slot, socket.namespace) {
-                    if fits(&entry, filter) {
-                        found.push(entry);
-                    }
+            let mut fitting: Vec<NamespaceId> = link
+                .sockets
+                .iter()
+                .filter(|socket| self.fits(socket, filter))
+                .map(|socket| socket.namespace)
+                .filter(|namespace| slot != first || namespace.0 >= from_namespace)
+                .collect();
+            fitting.sort_unstable();
+            for namespace in fitting {
+                if found.len() >= limit {
+                    return (found, Some((slot, namespace.0)));
                 }
+                found.extend(self.entry(engine, slot, namespace));
             }
         }
-        (found, None)
+        (found, (end < all).then_some((end, 0)))
+    }
+
+    /// Whether a socket is one of those that are asked for.
+    fn fits(&self, socket: &SocketState, filter: &SocketFilter) -> bool {
+        let same = |wanted: &Option<String>, value: Option<&str>| {
+            wanted.is_none() || wanted.as_deref() == value
+        };
+        let identity = &socket.identity;
+        let user = identity.user.as_deref();
+        same(&filter.user_id, user.map(|user| &*user.user_id))
+            && same(
+                &filter.user_type,
+                user.and_then(|user| user.user_type.as_deref()),
+            )
+            && same(
+                &filter.tenant_id,
+                identity.tenant_id().map(|tenant| &**tenant),
+            )
+            && same(
+                &filter.namespace,
+                Some(self.namespace_name(socket.namespace)),
+            )
+            && filter.room.as_ref().is_none_or(|room| {
+                let named = |member| {
+                    let there = self.rooms.room(member);
+                    there.is_some_and(|there| *there.key.name == **room)
+                };
+                socket.rooms.iter().any(|member| named(*member))
+                    || Self::private_room(identity).as_deref() == Some(room)
+            })
+    }
+
+    /// Some of a room's members that are users, from the end of the list: a member that
+    /// leaves between two questions moves the last one, which was told of then, and nobody
+    /// is missed.
+    fn members(&self, room: &Room, before: Option<usize>) -> (Vec<(u32, Arc<UserKey>)>, usize) {
+        let all = self.rooms.members(room);
+        let end = before.unwrap_or(all.len()).min(all.len());
+        let start = end.saturating_sub(SLICE as usize);
+        let user = |slot: &u32| {
+            let socket = self.link(*slot)?.socket(room.key.namespace)?;
+            Some((*slot, socket.identity.user.clone()?))
+        };
+        (all[start..end].iter().filter_map(user).collect(), start)
     }
 
     /// The entry of one socket.
@@ -137,18 +215,4 @@ impl Hub {
             rooms,
         })
     }
-}
-
-fn fits(entry: &SocketEntry, filter: &SocketFilter) -> bool {
-    let same = |wanted: &Option<String>, value: Option<&String>| {
-        wanted.is_none() || wanted.as_ref() == value
-    };
-    same(&filter.user_id, entry.user_id.as_ref())
-        && same(&filter.user_type, entry.user_type.as_ref())
-        && same(&filter.tenant_id, entry.tenant_id.as_ref())
-        && same(&filter.namespace, Some(&entry.namespace))
-        && filter
-            .room
-            .as_ref()
-            .is_none_or(|room| entry.rooms.contains(room))
 }

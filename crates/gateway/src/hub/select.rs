@@ -1,10 +1,11 @@
-//! Sockets chosen by their rooms, and what becomes of them: the wishes of Socket.IO
-//! servers on Node.
+//! Sockets chosen by their rooms, and what becomes of them: the wishes of backends and of
+//! Socket.IO servers on Node.
 
 use std::sync::Arc;
 
 use hashbrown::HashSet;
 use heartline_core::namespaces::NamespaceId;
+use heartline_core::presence::SocketAddress;
 use heartline_engine::shard::engine::Engine;
 use heartline_wire::live;
 use heartline_wire::reason::Reason;
@@ -15,12 +16,8 @@ use crate::op::{Chosen, SelectedAction, Selection};
 use crate::publication::Encoding;
 
 impl Hub {
-    pub(super) fn select(
-        &mut self,
-        engine: &mut Engine,
-        selection: &Selection,
-        action: &SelectedAction,
-    ) {
+    /// The slots of a selection's sockets.
+    fn chosen(&self, engine: &Engine, selection: &Selection) -> Vec<u32> {
         let namespace = selection.namespace;
         let except = self.slots_of(engine, namespace, &selection.except);
         let mut chosen: Vec<u32> = match selection.all {
@@ -39,7 +36,25 @@ impl Hub {
                 && !except.contains(slot)
                 && self.is_of_tenant(*slot, namespace, tenant)
         });
-        for slot in chosen {
+        chosen
+    }
+
+    /// A selection's sockets.
+    pub(super) fn choose(&self, engine: &Engine, selection: &Selection) -> Vec<SocketAddress> {
+        let slots = self.chosen(engine, selection).into_iter();
+        slots
+            .filter_map(|slot| self.address(engine, slot, selection.namespace))
+            .collect()
+    }
+
+    pub(super) fn select(
+        &mut self,
+        engine: &mut Engine,
+        selection: &Selection,
+        action: &SelectedAction,
+    ) {
+        let namespace = selection.namespace;
+        for slot in self.chosen(engine, selection) {
             match action {
                 SelectedAction::Send(publication) => {
                     let encoding = self.link(slot).map(|link| link.encoding);

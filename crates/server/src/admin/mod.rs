@@ -58,6 +58,11 @@ fn router(state: State) -> Router {
         .route("/presence", post(users::presence_of_many))
         .route("/rooms", get(rooms::list))
         .route("/rooms/{room}", get(rooms::inspect))
+        .route(
+            "/rooms/{room}/members",
+            get(rooms::members).post(rooms::join),
+        )
+        .route("/rooms/{room}/members/leave", post(rooms::leave))
         .route("/rooms/{room}/publish", post(rooms::publish))
         .route("/broadcast", post(rooms::broadcast))
         .route("/nodes", get(nodes))

@@ -21,6 +21,17 @@ pub(super) struct Route {
 
 const WHICH: &[&str] = &["tenantId", "userType"];
 
+/// The members of a body that says which sockets are meant. A room of `except` may be a
+/// socket's id or `user:ID`.
+const WHO: &[&str] = &[
+    "users",
+    "sockets",
+    "rooms",
+    "except",
+    "namespace",
+    "tenantId",
+];
+
 /// All routes of the operators' listener.
 pub(super) static ROUTES: &[Route] = &[
     Route {
@@ -176,19 +187,44 @@ pub(super) static ROUTES: &[Route] = &[
         answer: "Room",
     },
     Route {
+        method: "get",
+        path: "/v1/rooms/{room}/members",
+        does: "The users in a room, on all nodes, at most 1000",
+        query: &["namespace", "tenantId"],
+        body: &[],
+        answer: "Members",
+    },
+    Route {
+        method: "post",
+        path: "/v1/rooms/{room}/members",
+        does: "Put sockets into a room: those of users, those with these ids, those in rooms",
+        query: &[],
+        body: WHO,
+        answer: "Joined",
+    },
+    Route {
+        method: "post",
+        path: "/v1/rooms/{room}/members/leave",
+        does: "Take sockets out of a room; without users, sockets and rooms: all of them",
+        query: &[],
+        body: WHO,
+        answer: "Left",
+    },
+    Route {
         method: "post",
         path: "/v1/rooms/{room}/publish",
-        does: "Send an event to a room's members",
+        does: "Send an event to a room's members, but not to those in the rooms of except",
         query: &[],
-        body: &["event", "data", "key", "namespace", "tenantId"],
+        body: &["event", "data", "key", "namespace", "tenantId", "except"],
         answer: "Delivered",
     },
     Route {
         method: "post",
         path: "/v1/broadcast",
-        does: "Send an event to all sockets of a namespace and tenant",
+        does: "Send an event to all sockets of a namespace and tenant, but not to those in the \
+               rooms of except",
         query: &[],
-        body: &["event", "data", "namespace", "tenantId"],
+        body: &["event", "data", "namespace", "tenantId", "except"],
         answer: "Delivered",
     },
     Route {
@@ -247,6 +283,9 @@ fn member(name: &str) -> Value {
         "data" => json!({}),
         "ackWithinMs" => json!({ "type": "integer", "minimum": 0, "maximum": 60_000 }),
         "users" => json!({ "type": "array", "items": { "type": "string" }, "maxItems": 1000 }),
+        "sockets" | "rooms" | "except" => {
+            json!({ "type": "array", "items": { "type": "string" } })
+        }
         _ => json!({ "type": "string" }),
     }
 }
@@ -273,14 +312,19 @@ fn operation(route: &Route) -> Value {
                 "schema": schemas::reference("Problem") } } },
         },
     });
-    if let Some(first) = route.body.first() {
+    if !route.body.is_empty() {
+        let required = if route.body == WHO {
+            &[][..]
+        } else {
+            &route.body[..1]
+        };
         let members: Map<String, Value> = route
             .body
             .iter()
             .map(|name| ((*name).to_owned(), member(name)))
             .collect();
         operation["requestBody"] = json!({ "required": true, "content": { "application/json": {
-            "schema": { "type": "object", "properties": members, "required": [first],
+            "schema": { "type": "object", "properties": members, "required": required,
                 "additionalProperties": false } } } });
     }
     if route.path.starts_with("/v1") {

@@ -5,7 +5,7 @@ use axum::extract::rejection::QueryRejection;
 use axum::extract::{Path, Query, State as With};
 use axum::http::StatusCode;
 use heartline::entries::{Page, RoomEntry};
-use heartline::{Broadcast, Publish, Published};
+use heartline::{Broadcast, Publish, Published, Sockets};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
@@ -54,6 +54,86 @@ pub(super) async fn inspect(
         .ok_or_else(|| Problem::new(StatusCode::NOT_FOUND, "This room has no members"))
 }
 
+pub(super) async fn members(
+    With(state): With<State>,
+    Path(room): Path<String>,
+    place: Result<Query<Place>, QueryRejection>,
+) -> Result<Json<Value>, Problem> {
+    let place = place?.0;
+    let namespace = place.namespace.unwrap_or_else(|| "/".into());
+    let tenant = place.tenant_id.as_deref();
+    let (members, unreachable) = state.gateway.room_members(&namespace, tenant, &room).await;
+    Ok(Json(named(json!({ "members": members }), unreachable)))
+}
+
+/// An answer, with the nodes that are missing in it.
+fn named(mut answer: Value, unreachable: Vec<String>) -> Value {
+    if !unreachable.is_empty() {
+        answer["unreachable"] = unreachable.into();
+    }
+    answer
+}
+
+/// Which sockets are meant: any of these.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Who {
+    #[serde(default)]
+    users: Vec<String>,
+    #[serde(default)]
+    sockets: Vec<String>,
+    #[serde(default)]
+    rooms: Vec<String>,
+    #[serde(default)]
+    except: Vec<String>,
+    #[serde(default)]
+    namespace: Option<String>,
+    #[serde(default)]
+    tenant_id: Option<String>,
+}
+
+impl Who {
+    fn sockets(self) -> Sockets {
+        let users = self.users.into_iter().map(|user| format!("user:{user}"));
+        let rooms = users.chain(self.sockets).chain(self.rooms);
+        Sockets {
+            tenant_id: self.tenant_id,
+            namespace: self.namespace.unwrap_or_else(|| "/".into()),
+            rooms: rooms.collect(),
+            except: self.except,
+        }
+    }
+}
+
+pub(super) async fn join(
+    With(state): With<State>,
+    Path(room): Path<String>,
+    Known(who): Known<Who>,
+) -> Result<Json<Value>, Problem> {
+    let which = who.sockets();
+    if which.rooms.is_empty() {
+        let detail = "users, sockets or rooms say who is to join";
+        return Err(Problem::new(StatusCode::BAD_REQUEST, detail));
+    }
+    let moved = state.gateway.join_sockets(&which, &room).await?;
+    let answer = json!({ "joined": moved.sockets });
+    Ok(Json(named(answer, moved.unreachable)))
+}
+
+pub(super) async fn leave(
+    With(state): With<State>,
+    Path(room): Path<String>,
+    Known(who): Known<Who>,
+) -> Result<Json<Value>, Problem> {
+    let mut which = who.sockets();
+    if which.rooms.is_empty() {
+        which.rooms.push(room.clone());
+    }
+    let moved = state.gateway.leave_sockets(&which, &room).await?;
+    let answer = json!({ "left": moved.sockets });
+    Ok(Json(named(answer, moved.unreachable)))
+}
+
 /// An event as a backend sends it.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -67,6 +147,8 @@ pub(super) struct Outgoing {
     namespace: Option<String>,
     #[serde(default)]
     tenant_id: Option<String>,
+    #[serde(default)]
+    except: Vec<String>,
 }
 
 impl Outgoing {
@@ -103,6 +185,7 @@ pub(super) async fn publish(
         data: out.data(),
         event: out.event,
         key: out.key,
+        except: out.except,
     };
     Ok(answer(state.gateway.publish(publish).await?))
 }
@@ -117,6 +200,7 @@ pub(super) async fn broadcast(
         namespace: out.namespace(),
         data: out.data(),
         event: out.event,
+        except: out.except,
     };
     Ok(answer(state.gateway.broadcast(broadcast).await?))
 }

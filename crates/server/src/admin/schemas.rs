@@ -106,6 +106,15 @@ const SHAPES: &[Shape] = &[
         &[("delivered", "integer"), ("offset", "integer?")],
     ),
     ("Disconnected", &[("disconnected", "integer")]),
+    (
+        "Members",
+        &[("members", "any[]"), ("unreachable", "string[]?")],
+    ),
+    (
+        "Joined",
+        &[("joined", "integer"), ("unreachable", "string[]?")],
+    ),
+    ("Left", &[("left", "integer"), ("unreachable", "string[]?")]),
     ("Draining", &[("draining", "boolean")]),
 ];
 

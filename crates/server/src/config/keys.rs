@@ -7,6 +7,7 @@
 use heartline::config::{
     AllowedOrigins, Announce, AuthMode, ConnectLimit, DevicePolicy, NamespaceConfig, OnExcess,
 };
+use heartline_cluster::SocketIoAdapter;
 use toml::Value;
 
 use super::place;
@@ -575,10 +576,27 @@ pub(crate) static KEYS: &[Key] = &[
     ),
     node(
         "cluster.socketio_adapter",
-        "false",
+        "\"off\"",
         "exchange broadcasts with Socket.IO servers on Node that use `@socket.io/redis-adapter`, \
-         and obey `@socket.io/redis-emitter`",
-        |s, v| Ok(s.socketio_adapter = truth(v)?),
+         and obey `@socket.io/redis-emitter`: `off`, `classic` (they use `createAdapter`) or \
+         `sharded` (`createShardedAdapter`); `true` is `classic`",
+        |s, v| {
+            let kinds = [
+                ("off", SocketIoAdapter::Off),
+                ("false", SocketIoAdapter::Off),
+                ("classic", SocketIoAdapter::Classic),
+                ("true", SocketIoAdapter::Classic),
+                ("on", SocketIoAdapter::Classic),
+                ("sharded", SocketIoAdapter::Sharded),
+            ];
+            Ok(s.socketio_adapter = one_of(v, &kinds)?)
+        },
+    ),
+    node(
+        "cluster.socketio_key",
+        "\"socket.io\"",
+        "what the names of the adapter's channels begin with: its option `key`, or `channelPrefix`",
+        |s, v| Ok(s.socketio_key = text(v)?),
     ),
     node(
         "cluster.lease_ttl",

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use heartline::config::NamespaceConfig;
+use heartline_cluster::SocketIoAdapter;
 
 /// How log lines look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -27,7 +28,8 @@ pub(crate) struct Settings {
     pub(crate) jwt: JwtSettings,
     pub(crate) cluster_url: Option<String>,
     pub(crate) cluster_prefix: String,
-    pub(crate) socketio_adapter: bool,
+    pub(crate) socketio_adapter: SocketIoAdapter,
+    pub(crate) socketio_key: String,
     pub(crate) cluster_listen: Option<String>,
     pub(crate) cluster_advertise: Option<String>,
     pub(crate) lease_ttl: Duration,

@@ -86,7 +86,7 @@ pub trait Link: Send {
     fn listen_always(
         &mut self,
         channels: &[String],
-        patterns: &[&str],
+        patterns: &[String],
     ) -> impl Future<Output = RedisResult<()>> + Send;
 
     /// Subscribes to rooms' channels: what is published there after this is heard.

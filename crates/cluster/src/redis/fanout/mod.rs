@@ -25,9 +25,10 @@ mod tests;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use heartline_core::auth::BoxFuture;
 use heartline_core::backplane::{Message, Subscription, Target};
 
-use super::socketio;
+use super::socketio::Adapter;
 use crate::envelope::{self, Origin};
 use crate::names;
 use channels::Channels;
@@ -40,13 +41,30 @@ pub use pubsub::RedisDriver;
 pub use receive::Incoming;
 pub use send::Queue;
 
+/// Two channels of one room.
+struct Both([Arc<dyn Subscription>; 2]);
+
+impl Subscription for Both {
+    fn ready(&self) -> Option<BoxFuture<()>> {
+        let [own, theirs] = self.0.each_ref().map(|held| held.ready());
+        if own.is_none() && theirs.is_none() {
+            return None;
+        }
+        Some(Box::pin(async move {
+            for ready in [own, theirs].into_iter().flatten() {
+                ready.await;
+            }
+        }))
+    }
+}
+
 /// This node's part in the fan-out.
 pub struct Fanout {
     prefix: String,
     process: Arc<str>,
     tag: u32,
-    /// Whether there are Socket.IO servers on Node beside.
-    with_adapter: bool,
+    /// How Socket.IO servers on Node are spoken with.
+    adapter: Adapter,
     /// The last publication's.
     number: AtomicU64,
     outbox: Outbox,
@@ -61,7 +79,7 @@ impl Fanout {
         prefix: &str,
         process: Arc<str>,
         tag: u32,
-        with_adapter: bool,
+        adapter: Adapter,
     ) -> (Arc<Fanout>, Queue) {
         let counters: Arc<Counters> = Arc::default();
         let (outbox, queue) = send::queue(&counters);
@@ -69,7 +87,7 @@ impl Fanout {
             prefix: prefix.to_owned(),
             process,
             tag,
-            with_adapter,
+            adapter,
             number: AtomicU64::new(0),
             outbox,
             channels: Arc::default(),
@@ -110,7 +128,22 @@ impl Fanout {
         room: &str,
     ) -> Arc<dyn Subscription> {
         let channel = self.room_channel(namespace, tenant, room);
-        self.channels.hold(channel.into())
+        let own = self.channels.hold(channel.into());
+        let theirs = match tenant {
+            None => self.listen_to_servers(namespace, room),
+            Some(_) => None,
+        };
+        match theirs {
+            Some(theirs) => Arc::new(Both([own, theirs])),
+            None => own,
+        }
+    }
+
+    /// Holds the channel by which Socket.IO servers speak to a room, or to a socket by its
+    /// id; `None`: they need none.
+    pub fn listen_to_servers(&self, namespace: &str, room: &str) -> Option<Arc<dyn Subscription>> {
+        let channel = self.adapter.room_channel(namespace, room)?;
+        Some(self.channels.hold(channel.into()))
     }
 
     /// Sends a publication to other nodes, in the background.
@@ -134,25 +167,30 @@ impl Fanout {
         };
         self.outbox
             .push(to, envelope::encode(origin, target, message));
-        if self.with_adapter {
-            if let Some((channel, body)) = socketio::encode(self.tag, target, message) {
-                self.outbox.push(Recipients::Channel(channel), body);
-            }
+        if let Some((to, body)) = self.adapter.encode(target, message) {
+            self.outbox.push(to, body);
         }
     }
 
+    /// Answers a Socket.IO server, in the background.
+    pub fn answer(&self, channel: &str, bytes: Vec<u8>) {
+        let to = Recipients::Channel(channel.to_owned());
+        self.outbox.push(to, bytes);
+    }
+
     /// Sends and receives until it is dropped. What comes in is held to `max_payload`
-    /// bytes.
+    /// bytes; Socket.IO servers are heard in these namespaces.
     pub async fn run(
         self: Arc<Self>,
         driver: impl Driver,
         queue: Queue,
         max_payload: usize,
+        namespaces: &[Arc<str>],
         deliver: impl Fn(Incoming<'_>) + Send + Sync + 'static,
     ) {
         let receiver = Receiver::new(
             (&self.prefix, &self.process, self.tag),
-            self.with_adapter,
+            (&self.adapter, namespaces),
             self.channels.clone(),
             self.counters.clone(),
             max_payload,

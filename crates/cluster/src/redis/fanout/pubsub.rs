@@ -8,6 +8,7 @@ use redis::{Cmd, Pipeline, PushInfo, PushKind, RedisResult, Value};
 
 use super::super::calls::Calls;
 use super::super::server::{Commands, Connection, Server, is_unknown_script};
+use super::super::socketio::Adapter;
 use super::driver::{Driver, Heard, Link, Listener, Outgoing, Recipients};
 
 /// How long the server may take for an answer.
@@ -20,12 +21,31 @@ pub struct RedisDriver {
     commands: Commands,
     /// This process, as the registry names it.
     process: Arc<str>,
+    /// Channels whose names begin so are sharded wherever they are.
+    sharded: Option<Arc<str>>,
+}
+
+/// A connection that listens.
+pub struct RedisLink {
+    connection: Connection,
+    sharded: Option<Arc<str>>,
+}
+
+/// Whether a channel is one of those that are sharded wherever they are.
+fn is_sharded(sharded: Option<&Arc<str>>, channel: &str) -> bool {
+    sharded.is_some_and(|prefix| channel.starts_with(&**prefix))
 }
 
 impl RedisDriver {
     /// Connects when it is first used. `process` names this process as the registry does.
-    pub fn new(server: Arc<Server>, calls: Arc<Calls>, process: Arc<str>) -> RedisDriver {
+    pub fn new(
+        server: Arc<Server>,
+        calls: Arc<Calls>,
+        process: Arc<str>,
+        adapter: &Adapter,
+    ) -> RedisDriver {
         RedisDriver {
+            sharded: adapter.sharded_prefix().map(Into::into),
             commands: Commands::new(server.clone()),
             server,
             calls,
@@ -37,6 +57,9 @@ impl RedisDriver {
         let (name, channel) = match to {
             Recipients::User(user) => return self.calls.tell(user, &self.process, bytes),
             Recipients::Room(channel) if self.server.is_cluster() => ("SPUBLISH", channel),
+            Recipients::Channel(channel) if is_sharded(self.sharded.as_ref(), channel) => {
+                ("SPUBLISH", channel)
+            }
             Recipients::Room(channel) | Recipients::Channel(channel) => ("PUBLISH", channel),
         };
         let mut command = redis::cmd(name);
@@ -77,7 +100,7 @@ impl RedisDriver {
 }
 
 impl Driver for RedisDriver {
-    type Link = Connection;
+    type Link = RedisLink;
 
     async fn send(&self, batch: &[Outgoing]) -> RedisResult<()> {
         let sent = tokio::time::timeout(ANSWER_TIMEOUT, async {
@@ -99,7 +122,7 @@ impl Driver for RedisDriver {
         result
     }
 
-    async fn listen(&self, listener: Listener) -> RedisResult<Connection> {
+    async fn listen(&self, listener: Listener) -> RedisResult<RedisLink> {
         let pushed = move |push: PushInfo| {
             if let Some(heard) = read(push) {
                 listener(heard);
@@ -108,7 +131,10 @@ impl Driver for RedisDriver {
         let opened = self
             .server
             .open(Some(ANSWER_TIMEOUT), Some(Arc::new(pushed)));
-        opened.await
+        Ok(RedisLink {
+            connection: opened.await?,
+            sharded: self.sharded.clone(),
+        })
     }
 }
 
@@ -136,54 +162,85 @@ fn read(push: PushInfo) -> Option<Heard> {
     }
 }
 
-impl Link for Connection {
-    async fn listen_always(&mut self, channels: &[String], patterns: &[&str]) -> RedisResult<()> {
-        match self {
-            Connection::Single(connection) => connection.subscribe(channels).await?,
-            Connection::Cluster(connection) => connection.subscribe(channels).await?,
+impl RedisLink {
+    fn is_sharded(&self, channel: &str) -> bool {
+        is_sharded(self.sharded.as_ref(), channel)
+    }
+
+    /// Changes subscriptions to sharded channels.
+    async fn change_sharded(&mut self, name: &str, channels: &[&str]) -> RedisResult<()> {
+        match &mut self.connection {
+            Connection::Single(connection) => {
+                // One channel a command: each has one confirmation.
+                let mut pipeline = Pipeline::with_capacity(channels.len());
+                for channel in channels {
+                    pipeline.cmd(name).arg(*channel).ignore();
+                }
+                match channels.is_empty() {
+                    true => Ok(()),
+                    false => pipeline.exec_async(connection).await,
+                }
+            }
+            Connection::Cluster(connection) => {
+                // Channels of one command must be of one slot.
+                for channel in channels {
+                    match name {
+                        "SSUBSCRIBE" => connection.ssubscribe(*channel).await?,
+                        _ => connection.sunsubscribe(*channel).await?,
+                    }
+                }
+                Ok(())
+            }
         }
+    }
+
+    /// Rooms' channels: those that are sharded, and the others.
+    fn apart<'a>(&self, rooms: &'a [Arc<str>]) -> (Vec<&'a str>, Vec<&'a str>) {
+        let is_cluster = matches!(self.connection, Connection::Cluster(_));
+        let all = rooms.iter().map(|room| &**room);
+        all.partition(|room| is_cluster || self.is_sharded(room))
+    }
+}
+
+impl Link for RedisLink {
+    async fn listen_always(&mut self, channels: &[String], patterns: &[String]) -> RedisResult<()> {
+        let all = channels.iter().map(String::as_str);
+        let (sharded, plain): (Vec<&str>, Vec<&str>) =
+            all.partition(|channel| self.is_sharded(channel));
+        match &mut self.connection {
+            Connection::Single(connection) => connection.subscribe(&plain).await?,
+            Connection::Cluster(connection) => connection.subscribe(&plain).await?,
+        }
+        self.change_sharded("SSUBSCRIBE", &sharded).await?;
         if patterns.is_empty() {
             return Ok(());
         }
-        match self {
+        match &mut self.connection {
             Connection::Single(connection) => connection.psubscribe(patterns).await,
             Connection::Cluster(connection) => connection.psubscribe(patterns).await,
         }
     }
 
     async fn subscribe(&mut self, rooms: &[Arc<str>]) -> RedisResult<()> {
-        match self {
-            Connection::Single(connection) => connection.subscribe(texts(rooms)).await,
-            Connection::Cluster(connection) => {
-                // Channels of one command must be of one slot.
-                for room in rooms {
-                    connection.ssubscribe(&**room).await?;
-                }
-                Ok(())
-            }
+        let (sharded, plain) = self.apart(rooms);
+        if let (Connection::Single(connection), false) = (&mut self.connection, plain.is_empty()) {
+            connection.subscribe(&plain).await?;
         }
+        self.change_sharded("SSUBSCRIBE", &sharded).await
     }
 
     async fn unsubscribe(&mut self, rooms: &[Arc<str>]) -> RedisResult<()> {
-        match self {
-            Connection::Single(connection) => connection.unsubscribe(texts(rooms)).await,
-            Connection::Cluster(connection) => {
-                for room in rooms {
-                    connection.sunsubscribe(&**room).await?;
-                }
-                Ok(())
-            }
+        let (sharded, plain) = self.apart(rooms);
+        if let (Connection::Single(connection), false) = (&mut self.connection, plain.is_empty()) {
+            connection.unsubscribe(&plain).await?;
         }
+        self.change_sharded("SUNSUBSCRIBE", &sharded).await
     }
 
     async fn ping(&mut self) -> RedisResult<()> {
         redis::cmd("PING")
-            .query_async::<Value>(self)
+            .query_async::<Value>(&mut self.connection)
             .await
             .map(|_| ())
     }
-}
-
-fn texts(names: &[Arc<str>]) -> Vec<&str> {
-    names.iter().map(|name| &**name).collect()
 }

@@ -11,7 +11,7 @@ use redis::RedisResult;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::super::socketio::{self, Foreign, PATTERNS};
+use super::super::socketio::{Adapter, Foreign};
 use super::channels::Channels;
 use super::counters::Counters;
 use super::driver::{Driver, Heard, Link, Listener};
@@ -51,6 +51,7 @@ struct Ear {
     /// What each sender's publications were heard of.
     seen: Mutex<HashMap<u32, Seen>>,
     counters: Arc<Counters>,
+    adapter: Adapter,
     /// Bytes that what is heard may have.
     max_payload: usize,
     deliver: Box<Deliver>,
@@ -60,6 +61,10 @@ impl Ear {
     fn hear_message(&self, channel: &[u8], payload: &[u8]) {
         if payload.is_empty() && channel.starts_with(self.processes.as_bytes()) {
             (self.deliver)(Incoming::Nudge);
+            return;
+        }
+        if self.adapter.is_theirs(channel) {
+            self.hear_server(channel, payload);
             return;
         }
         match envelope::decode(payload, self.max_payload) {
@@ -77,8 +82,8 @@ impl Ear {
         }
     }
 
-    fn hear_match(&self, channel: &[u8], payload: &[u8]) {
-        match socketio::decode(channel, payload, self.max_payload) {
+    fn hear_server(&self, channel: &[u8], payload: &[u8]) {
+        match self.adapter.decode(channel, payload, self.max_payload) {
             Ok(foreign) => {
                 self.counters.received.fetch_add(1, Ordering::Relaxed);
                 (self.deliver)(Incoming::Foreign(foreign));
@@ -113,35 +118,38 @@ pub(super) struct Receiver {
     channels: Arc<Channels>,
     counters: Arc<Counters>,
     /// Channels that are listened to whatever rooms there are.
-    always: [String; 2],
-    patterns: &'static [&'static str],
+    always: Vec<String>,
+    patterns: Vec<String>,
 }
 
 impl Receiver {
     /// `prefix`, `process` and `tag`: as in [`Fanout::new`](super::Fanout::new).
     pub(super) fn new(
         (prefix, process, tag): (&str, &str, u32),
-        with_adapter: bool,
+        (adapter, namespaces): (&Adapter, &[Arc<str>]),
         channels: Arc<Channels>,
         counters: Arc<Counters>,
         max_payload: usize,
         deliver: Box<Deliver>,
     ) -> Receiver {
         let processes = format!("{prefix}:n:");
-        let always = [format!("{processes}{process}"), format!("{prefix}:all")];
+        let servers = adapter.always(namespaces.iter().map(|name| &**name));
+        let mut always = vec![format!("{processes}{process}"), format!("{prefix}:all")];
+        always.extend(servers.channels);
         Receiver {
             ear: Arc::new(Ear {
                 tag,
                 processes,
                 seen: Mutex::default(),
                 counters: counters.clone(),
+                adapter: adapter.clone(),
                 max_payload,
                 deliver,
             }),
             channels,
             counters,
             always,
-            patterns: if with_adapter { &PATTERNS } else { &[] },
+            patterns: servers.patterns,
         }
     }
 
@@ -170,7 +178,7 @@ impl Receiver {
     async fn receive(&self, driver: &impl Driver) -> RedisResult<()> {
         let ending: Arc<Ending> = Arc::default();
         let mut link = driver.listen(self.listener(ending.clone())).await?;
-        link.listen_always(&self.always, self.patterns).await?;
+        link.listen_always(&self.always, &self.patterns).await?;
         let wanted = self.channels.all_wanted();
         self.subscribe(&mut link, &wanted).await?;
         self.channels.set_connected();
@@ -197,7 +205,7 @@ impl Receiver {
         let ear = self.ear.clone();
         Arc::new(move |heard| match heard {
             Heard::Message { channel, payload } => ear.hear_message(&channel, &payload),
-            Heard::Matched { channel, payload } => ear.hear_match(&channel, &payload),
+            Heard::Matched { channel, payload } => ear.hear_server(&channel, &payload),
             Heard::Ended => {
                 ending.ended.store(true, Ordering::Relaxed);
                 ending.noticed.notify_one();

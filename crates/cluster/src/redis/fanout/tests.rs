@@ -9,6 +9,7 @@ use heartline_core::backplane::{Message, Subscription, Target};
 use redis::{RedisError, RedisResult};
 use tokio::time::Instant;
 
+use super::super::socketio::{Adapter, SocketIoAdapter};
 use super::driver::{Driver, Heard, Link, Listener, Outgoing, Recipients};
 use super::send::{MAX_QUEUED, MAX_QUEUED_BYTES, MAX_WAIT};
 use super::{Fanout, Incoming, Queue};
@@ -109,7 +110,7 @@ impl Driver for Stub {
 }
 
 impl Link for Stub {
-    async fn listen_always(&mut self, channels: &[String], _: &[&str]) -> RedisResult<()> {
+    async fn listen_always(&mut self, channels: &[String], _: &[String]) -> RedisResult<()> {
         self.state(|state| state.subscribed.extend(channels.iter().cloned()));
         self.answer()
     }
@@ -155,7 +156,8 @@ struct Node {
 impl Node {
     /// A node that neither sends nor receives yet.
     fn new(tag: u32) -> Node {
-        let (fanout, queue) = Fanout::new("{p}", format!("this.{tag:08x}").into(), tag, false);
+        let adapter = Adapter::new(SocketIoAdapter::Off, "socket.io", tag);
+        let (fanout, queue) = Fanout::new("{p}", format!("this.{tag:08x}").into(), tag, adapter);
         Node {
             fanout,
             queue: Some(queue),
@@ -175,7 +177,7 @@ impl Node {
         };
         let queue = self.queue.take().unwrap();
         let (fanout, stub) = (self.fanout.clone(), self.stub.clone());
-        tokio::spawn(fanout.run(stub, queue, 1_000_000, deliver));
+        tokio::spawn(async move { fanout.run(stub, queue, 1_000_000, &[], deliver).await });
     }
 
     /// A node that sends and receives.
