@@ -99,7 +99,8 @@ impl Http {
 
     /// Whether the server has ended it by `DEADLINE`.
     async fn ends(&mut self) -> bool {
-        let reading = tokio::time::timeout(DEADLINE, self.stream.read(&mut [0; 1]));
+        let mut byte = [0; 1];
+        let reading = tokio::time::timeout(DEADLINE, self.stream.read(&mut byte));
         matches!(reading.await, Ok(Ok(0) | Err(_)))
     }
 }
