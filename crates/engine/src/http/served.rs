@@ -33,6 +33,11 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Bound on a request's headers.
 const HEADER_BYTES: usize = 16 * 1024;
 
+/// The bound that hyper has on headers, the wait for them included. The stream's own come
+/// first, but without one hyper does not ask the stream for the next request before something
+/// happens to it.
+const NEVER: Duration = Duration::from_secs(600);
+
 /// Serves HTTP on a stream, until it ends or is upgraded.
 ///
 /// The headers of a request may take `head` from the first byte, the first request `head`
@@ -66,8 +71,7 @@ pub(super) async fn serve<S, F, R>(
     // of it is told by the requests that were dropped with it.
     let _ = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
-        // Bounded by the stream, which knows more.
-        .header_read_timeout(None)
+        .header_read_timeout(NEVER)
         .max_buf_size(HEADER_BYTES)
         .serve_connection(TokioIo::new(stream), service)
         .with_upgrades()
@@ -203,8 +207,10 @@ impl<S> HttpStream<S> {
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<T>> {
         if progress.is_ready() {
-            // The wait for the next request begins when the response has left.
-            self.deadline = None;
+            if step == Step::Write {
+                // The wait for the next request begins when the response has left.
+                self.deadline = None;
+            }
             if self.timer.as_ref().is_some_and(|(waits, _)| *waits == step) {
                 self.timer = None;
             }
