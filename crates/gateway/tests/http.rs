@@ -278,31 +278,6 @@ async fn a_websocket_subprotocol_is_answered_with_the_first_one_offered() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_window_of_ones_own_is_not_agreed_on() {
-    let (_gateway, address) = start(Gateway::builder(Config {
-        compression: Some(1024),
-        ..config()
-    }))
-    .await;
-    for (offered, agreed) in [
-        ("permessage-deflate; server_max_window_bits=10", false),
-        ("permessage-deflate; server_max_window_bits=15", true),
-        ("permessage-deflate; client_max_window_bits", true),
-        (
-            "permessage-deflate; server_max_window_bits=9, permessage-deflate",
-            true,
-        ),
-    ] {
-        let headers = format!("{UPGRADE}sec-websocket-extensions: {offered}\r\n");
-        let response = get(&address, "/live", &headers).await;
-        assert_eq!(response.status(), 101);
-        let extensions = response.header("sec-websocket-extensions");
-        assert_eq!(extensions.is_some(), agreed, "{offered}");
-        assert!(!extensions.unwrap_or_default().contains("window_bits"));
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn pages_of_the_listed_origins_may_come_however_they_are_written() {
     let (_gateway, address) = start(Gateway::builder(Config {
         allowed_origins: heartline::config::AllowedOrigins::List(vec![

@@ -6,7 +6,7 @@ use std::io;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use heartline_wire::ws::deflate::{Agreement, DEFAULT_WINDOW_BITS, negotiate};
+use heartline_wire::ws::deflate::{Agreement, negotiate};
 use hyper::body::Incoming;
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Method, Request as HttpRequest, StatusCode};
@@ -101,16 +101,13 @@ pub(super) fn wants_upgrade<B>(request: &HttpRequest<B>) -> bool {
     has(header::UPGRADE, "websocket") && has(header::CONNECTION, "upgrade")
 }
 
-/// What is agreed on of the extensions that a client offers. Offers that ask for a window of
-/// their own are declined: what is for many is compressed once, for all who take the same.
+/// What is agreed on of the extensions that a client offers.
 fn offers(headers: &HeaderMap) -> Option<Agreement> {
-    let mut offers = headers
+    headers
         .get_all(header::SEC_WEBSOCKET_EXTENSIONS)
         .iter()
         .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .filter_map(negotiate);
-    offers.find(|agreed| agreed.server_window_bits == DEFAULT_WINDOW_BITS)
+        .find_map(negotiate)
 }
 
 /// The first subprotocol that a client offers. Which one means nothing here, but browsers end
