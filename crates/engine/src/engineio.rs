@@ -48,6 +48,9 @@ use crate::shard::{Prepared, ShardHandle};
 use crate::slots::ConnectionSlots;
 use crate::tasks::guarded;
 
+/// Smallest response to a polling request that is compressed, bytes, as on Node.
+const HTTP_COMPRESSION: usize = 1024;
+
 /// A message of either kind.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Message {
@@ -332,6 +335,8 @@ impl Server {
                     trusted_proxies: Vec::new(),
                     max_payload: options.max_payload,
                     compression: options.compression.is_some(),
+                    http_compression: Some(HTTP_COMPRESSION),
+                    client_files: None,
                     keep_handshakes: true,
                 },
                 HttpParts {
@@ -372,6 +377,8 @@ fn settings(options: &Options) -> Settings {
             timeout: micros(options.ping_timeout),
         },
         max_payload: options.max_payload,
+        // There is nobody here who would let them in.
+        max_first_payload: options.max_payload,
         send_buffer: options.send_buffer,
         compress_from: options.compression.unwrap_or(usize::MAX),
         upgrade_timeout: micros(options.upgrade_timeout),

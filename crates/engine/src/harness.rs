@@ -51,6 +51,7 @@ pub fn settings() -> Settings {
             timeout: 20_000_000,
         },
         max_payload: 1_000_000,
+        max_first_payload: 1_000_000,
         send_buffer: 1_000_000,
         upgrade_timeout: 10_000_000,
         compress_from: usize::MAX,
@@ -232,7 +233,7 @@ impl Posting {
     /// that is not decided. It is told once.
     pub fn start(&mut self) -> Option<Result<(), Answer>> {
         match self.start.try_recv() {
-            Ok(PostStart::Read(_)) => Some(Ok(())),
+            Ok(PostStart::Read(..)) => Some(Ok(())),
             Ok(PostStart::Refuse(reply)) => Some(Err(reply.into())),
             Err(TryRecvError::Empty) => None,
             Err(TryRecvError::Closed) => Some(Err(Answer::Ended)),

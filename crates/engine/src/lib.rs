@@ -17,6 +17,7 @@
 
 pub mod app;
 pub mod clock;
+pub mod descriptors;
 pub mod engineio;
 pub mod failure;
 #[cfg(any(test, feature = "harness"))]

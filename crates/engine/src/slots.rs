@@ -1,7 +1,7 @@
 //! How many connections there may be, in all and per address, and how fast
 //! new ones may come.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -14,6 +14,17 @@ pub enum Refused {
     Full,
     /// Too many from this address: HTTP 429.
     Address,
+}
+
+/// What counts as one address: of IPv6 a /64, as one household or machine has a whole one to
+/// choose from.
+pub fn address_group(ip: IpAddr) -> IpAddr {
+    match ip.to_canonical() {
+        // All of its network that there is.
+        IpAddr::V6(v6) if v6.is_loopback() => ip,
+        IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() & (u128::MAX << 64)).into(),
+        ip => ip,
+    }
 }
 
 /// Counts the connections of a gateway.
@@ -29,7 +40,8 @@ pub struct ConnectionSlots {
 }
 
 impl ConnectionSlots {
-    /// At most `max` connections, and `max_per_ip` of one address; `None` for no bound.
+    /// At most `max` connections, and `max_per_ip` of one [address](address_group); `None` for
+    /// no bound.
     pub fn new(max: Option<usize>, max_per_ip: Option<usize>) -> Arc<Self> {
         Arc::new(ConnectionSlots {
             total: AtomicUsize::new(0),
@@ -39,6 +51,11 @@ impl ConnectionSlots {
             per_ip: Mutex::default(),
             emptied: tokio::sync::Notify::new(),
         })
+    }
+
+    /// Most connections of one address.
+    pub(crate) fn max_per_ip(&self) -> Option<usize> {
+        self.max_per_ip
     }
 
     /// Connections there are.
@@ -77,7 +94,7 @@ impl ConnectionSlots {
         }
         if let Some(max) = self.max_per_ip {
             let mut per_ip = self.per_ip.lock().unwrap_or_else(PoisonError::into_inner);
-            let count = per_ip.entry(ip).or_default();
+            let count = per_ip.entry(address_group(ip)).or_default();
             if *count >= max {
                 self.total.fetch_sub(1, Ordering::Relaxed);
                 return Err(Refused::Address);
@@ -131,10 +148,11 @@ impl Drop for SlotGuard {
                 .per_ip
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner);
-            if let Some(count) = per_ip.get_mut(&self.ip) {
+            let address = address_group(self.ip);
+            if let Some(count) = per_ip.get_mut(&address) {
                 *count -= 1;
                 if *count == 0 {
-                    per_ip.remove(&self.ip);
+                    per_ip.remove(&address);
                 }
             }
         }
@@ -157,5 +175,27 @@ mod tests {
         drop(first);
         assert!(slots.take(a).is_ok());
         assert_eq!(slots.total(), 2);
+    }
+
+    #[test]
+    fn addresses_of_one_ipv6_network_share_their_places() {
+        let slots = ConnectionSlots::new(None, Some(1));
+        let ip = |text: &str| text.parse::<IpAddr>().unwrap();
+        let first = slots.take(ip("2001:db8::1")).ok().unwrap();
+        assert_eq!(first.ip(), ip("2001:db8::1"));
+        let second = slots.take(ip("2001:db8::ffff:0:0:2"));
+        assert_eq!(second.err(), Some(Refused::Address));
+        let _other = slots.take(ip("2001:db8:0:1::1")).ok().unwrap();
+        drop(first);
+        assert!(slots.take(ip("2001:db8::2")).is_ok());
+        assert!(slots.per_ip.lock().unwrap().len() == 1);
+    }
+
+    #[test]
+    fn one_machine_is_one_address_in_either_notation() {
+        let ip = |text: &str| text.parse::<IpAddr>().unwrap();
+        assert_eq!(address_group(ip("::ffff:192.0.2.1")), ip("192.0.2.1"));
+        assert_eq!(address_group(ip("192.0.2.1")), ip("192.0.2.1"));
+        assert!(address_group(ip("::1")).is_loopback());
     }
 }

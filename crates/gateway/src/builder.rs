@@ -42,6 +42,12 @@ use crate::node::ThisNode;
 use crate::op::Op;
 use crate::shared::Shared;
 
+/// Largest message of a client that is in no namespace yet, bytes: a thousand strangers can
+/// have 64 MB kept for them, not a thousand times `max_payload`. What comes with a CONNECT, or
+/// with the live protocol's first frame, has to fit: the longest token that proxies let
+/// through in a header is an eighth of it.
+const MAX_FIRST_PAYLOAD: usize = 64 << 10;
+
 impl Gateway {
     /// Begins to make a gateway.
     pub fn builder(config: Config) -> GatewayBuilder {
@@ -432,6 +438,7 @@ pub(crate) fn engine_settings(config: &Config, tag: Option<u32>) -> Settings {
             timeout: micros(config.heartbeat.timeout),
         },
         max_payload: config.max_payload,
+        max_first_payload: MAX_FIRST_PAYLOAD,
         send_buffer: config.send_buffer,
         upgrade_timeout: micros(config.upgrade_timeout),
         compress_from: config.compression.unwrap_or(usize::MAX),
@@ -456,6 +463,8 @@ fn front(shared: &Arc<Shared>, hooks: Hooks, failure: Failure) -> HttpFront<Op> 
         trusted_proxies: config.trusted_proxies.clone(),
         max_payload: config.max_payload,
         compression: config.compression.is_some(),
+        http_compression: config.http_compression,
+        client_files: config.client_files.clone(),
         keep_handshakes: hooks.keep_handshakes,
     };
     let parts = HttpParts {

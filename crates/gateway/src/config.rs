@@ -7,6 +7,7 @@ pub use heartline_core::policy::{
 pub use heartline_engine::http::cors::AllowedOrigins;
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -29,11 +30,19 @@ pub struct Config {
     pub allowed_origins: AllowedOrigins,
     /// Peers whose `X-Forwarded-For` is believed.
     pub trusted_proxies: Vec<IpNet>,
-    /// Largest message in bytes; a larger one closes with 1009 or gets HTTP 413.
+    /// Largest message in bytes; a larger one closes with 1009 or gets HTTP 413. A client that
+    /// is in no namespace yet may send 65 536 bytes.
     pub max_payload: usize,
     /// Smallest message that is compressed, bytes, where the client offers
     /// permessage-deflate (RFC 7692); `None` to decline every offer.
     pub compression: Option<usize>,
+    /// Smallest response to a polling request that is compressed, bytes, where the client
+    /// accepts gzip or deflate; `None` to compress none.
+    pub http_compression: Option<usize>,
+    /// Folder with the browser client's files (the `dist` folder of the npm package
+    /// `socket.io-client`), served beside the endpoint as `socket.io.js` and so on; `None` to
+    /// serve none.
+    pub client_files: Option<PathBuf>,
     /// Name of this node, unique in its cluster: `[A-Za-z0-9_-]{1,32}`.
     pub node_id: String,
     /// Most connections at once; more get HTTP 503.
@@ -85,6 +94,8 @@ impl Default for Config {
             trusted_proxies: Vec::new(),
             max_payload: 1_000_000,
             compression: None,
+            http_compression: Some(1024),
+            client_files: None,
             node_id: random_node_id(),
             max_connections: None,
             max_connections_per_ip: None,

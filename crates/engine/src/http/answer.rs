@@ -4,33 +4,33 @@ use bytes::Bytes;
 use heartline_wire::engineio::RequestError;
 use http_body_util::Full;
 use hyper::header::{self, HeaderValue};
-use hyper::{Method, Response, StatusCode};
+use hyper::{Response, StatusCode};
 use tokio::sync::oneshot;
 
 use crate::shard::request::Reply;
 
 pub(super) type Answer = Response<Full<Bytes>>;
 
-pub(super) fn reply_to_answer(
-    reply: Result<Reply, oneshot::error::RecvError>,
-    method: Method,
-) -> Answer {
-    let payload = match reply {
-        Ok(Reply::Payload(payload)) => payload,
-        Ok(Reply::Accepted) => b"ok".to_vec(),
+pub(super) fn reply_to_answer(reply: Result<Reply, oneshot::error::RecvError>) -> Answer {
+    match reply {
+        Ok(Reply::Payload(payload)) => payload_answer(payload.into()),
+        Ok(Reply::Accepted) => accepted("ok".into(), "text/html"),
         Ok(Reply::Status(code)) => {
-            return status(StatusCode::from_u16(code).unwrap_or(StatusCode::BAD_REQUEST));
+            status(StatusCode::from_u16(code).unwrap_or(StatusCode::BAD_REQUEST))
         }
-        Ok(Reply::Error(error)) => return refusal(error, false),
+        Ok(Reply::Error(error)) => refusal(error, false),
         // The session ended while the request waited.
-        Err(_) => return refusal(RequestError::UnknownSid, false),
-    };
-    let kind = if method == Method::POST {
-        "text/html"
-    } else {
-        "text/plain; charset=UTF-8"
-    };
-    let mut answer = Response::new(Full::new(payload.into()));
+        Err(_) => refusal(RequestError::UnknownSid, false),
+    }
+}
+
+/// What a session had to say.
+pub(super) fn payload_answer(payload: Bytes) -> Answer {
+    accepted(payload, "text/plain; charset=UTF-8")
+}
+
+fn accepted(body: Bytes, kind: &'static str) -> Answer {
+    let mut answer = Response::new(Full::new(body));
     let headers = answer.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));

@@ -4,11 +4,12 @@
 //! What can be refused is refused before the upgrade. Errors carry CORS headers
 //! like everything else, or a browser would hide them from its page.
 
-use std::convert::Infallible;
 use std::io;
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::os::fd::AsRawFd;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -19,36 +20,36 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Method, Request as HttpRequest, Response, StatusCode};
-use hyper_util::rt::{TokioIo, TokioTimer};
 use ipnet::IpNet;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{oneshot, watch};
 use tokio_rustls::TlsAcceptor;
 
-use crate::clock::Clock;
+use crate::clock::{Clock, Micros};
+use crate::descriptors;
 use crate::failure::Failure;
+use crate::http::accept::{AcceptFailures, Door, Inside};
 use crate::http::answer::{Answer, refusal, reply_to_answer, status, text};
+use crate::http::client_files::{self, ClientFiles};
+use crate::http::compress::{Coding, accepted, compressed};
 use crate::http::cors;
 use crate::http::cors::{AllowedOrigins, Origin};
 use crate::http::forward::{Forwarder, forward};
-use crate::http::remote::client_address;
-use crate::http::served::HttpStream;
+use crate::http::remote::{client_address, client_scheme};
+use crate::http::seldom::Seldom;
+use crate::http::served;
 use crate::http::upgrade::{PLAIN, Reclaim, TLS, switch, wants_upgrade};
 use crate::shard::ShardHandle;
-use crate::shard::request::{Handshake, PostStart, Protocol, Request, RequestId};
-use crate::slots::{ConnectionSlots, Refused, SlotGuard};
+use crate::shard::request::{Handshake, PostStart, Protocol, Reply, Request, RequestId};
+use crate::slots::{ConnectionSlots, Refused, SlotGuard, address_group};
 use crate::tasks::BoxFuture;
 
 /// How long a client may take to send a request's headers, or to finish TLS.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a POST's body may take.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long a response may make no progress towards a client that does not read.
-pub(super) const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
-/// Bound on a request's headers.
-pub(super) const HEADER_BYTES: usize = 16 * 1024;
-/// Connections that may speak HTTP at once, upgraded ones not counted.
-const MAX_HTTP_CONNECTIONS: usize = 65_536;
+/// Shortest time between two lines of the log about refused origins, µs.
+const ORIGINS_PERIOD: Micros = 5_000_000;
 
 /// Answers what is neither Socket.IO nor live. The body has at most `max_payload` bytes.
 pub type Fallback =
@@ -63,8 +64,8 @@ pub type Gatekeeper = Arc<
         + 'static,
 >;
 
-/// Says whether an address may open one more connection now; else after how many
-/// milliseconds.
+/// Says whether an [address](address_group) may open one more connection now; else after how
+/// many milliseconds.
 pub type ConnectLimiter = Arc<dyn Fn(IpAddr) -> Result<(), u64> + Send + Sync + 'static>;
 
 /// What the front has to know of the configuration.
@@ -81,6 +82,11 @@ pub struct HttpSettings {
     pub max_payload: usize,
     /// Whether permessage-deflate is negotiated with clients that offer it.
     pub compression: bool,
+    /// Smallest response to a polling request that is compressed, bytes, where the client
+    /// takes that; `None` to compress none.
+    pub http_compression: Option<usize>,
+    /// Folder of the browser client's files; none are served without it.
+    pub client_files: Option<PathBuf>,
     /// Whether the head of a connection's first request is kept for the app.
     pub keep_handshakes: bool,
 }
@@ -113,7 +119,11 @@ pub struct HttpFront<Op> {
     parts: HttpParts<Op>,
     /// Numbers requests.
     requests: AtomicU64,
-    http_connections: AtomicUsize,
+    /// Made with the first listener: by then the limit of descriptors is what it will be.
+    door: OnceLock<Arc<Door>>,
+    accept_failures: AcceptFailures,
+    client_files: ClientFiles,
+    foreign_origins: Seldom,
     /// Where the search for the shard with the fewest connections begins.
     next_shard: AtomicUsize,
 }
@@ -124,6 +134,7 @@ pub(super) struct Sender {
     pub(super) ip: IpAddr,
     /// A node that hands on what it was asked: this is the owner, or nobody is.
     pub(super) is_node: bool,
+    pub(super) tls: bool,
     pub(super) take: Reclaim,
 }
 
@@ -134,12 +145,16 @@ const MAX_UNSENT: u32 = 128 << 10;
 
 impl<Op: Send + 'static> HttpFront<Op> {
     /// A front that serves nobody yet.
-    pub fn new(settings: HttpSettings, parts: HttpParts<Op>) -> Self {
+    pub fn new(mut settings: HttpSettings, parts: HttpParts<Op>) -> Self {
+        settings.origins = settings.origins.normalized();
         HttpFront {
+            client_files: ClientFiles::new(settings.client_files.take()),
             settings,
             parts,
             requests: AtomicU64::new(1),
-            http_connections: AtomicUsize::new(0),
+            door: OnceLock::new(),
+            accept_failures: AcceptFailures::new(),
+            foreign_origins: Seldom::every(ORIGINS_PERIOD),
             next_shard: AtomicUsize::new(0),
         }
     }
@@ -158,7 +173,7 @@ impl<Op: Send + 'static> HttpFront<Op> {
 
     /// Resolves when no connection speaks HTTP.
     pub async fn no_http(&self) {
-        while self.http_connections.load(Ordering::Relaxed) > 0 {
+        while self.door.get().is_some_and(|door| door.total() > 0) {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
@@ -191,63 +206,52 @@ impl<Op: Send + 'static> HttpFront<Op> {
                 () = &mut drained => return Ok(()),
                 accepted = listener.accept() => accepted,
             };
-            let (tcp, peer) = match accepted {
-                Ok(accepted) => accepted,
-                Err(error) => {
-                    // Out of descriptors, or a connection that died in the
-                    // queue: neither ends the listener.
-                    tracing::warn!(%error, "a connection could not be accepted");
-                    tokio::time::sleep(Duration::from_millis(20)).await;
-                    continue;
-                }
-            };
-            if self.http_connections.load(Ordering::Relaxed) >= MAX_HTTP_CONNECTIONS {
-                continue;
+            match accepted {
+                Ok((tcp, peer)) => self.accepted(tcp, peer.ip(), tls.clone()),
+                Err(error) => self.not_accepted(error, "public").await,
             }
-            let front = self.clone();
-            let tls = tls.clone();
-            tokio::spawn(async move {
-                front.http_connections.fetch_add(1, Ordering::Relaxed);
-                let counted = Counted(front.clone());
-                match tls {
-                    None => front.connection(tcp, peer.ip(), PLAIN).await,
-                    Some(tls) => {
-                        let handshake = tokio::time::timeout(HEADER_TIMEOUT, tls.accept(tcp));
-                        if let Ok(Ok(stream)) = handshake.await {
-                            front.connection(stream, peer.ip(), TLS).await;
-                        }
-                    }
-                }
-                drop(counted);
-            });
         }
     }
 
-    async fn connection<S>(self: &Arc<Self>, stream: S, peer: IpAddr, take: Reclaim)
+    pub(super) async fn not_accepted(&self, error: io::Error, listener: &'static str) {
+        let clock = self.parts.clock;
+        self.accept_failures.after(error, listener, clock).await;
+    }
+
+    fn accepted(self: &Arc<Self>, tcp: TcpStream, peer: IpAddr, tls: Option<TlsAcceptor>) {
+        let sessions = self.parts.slots.max_per_ip();
+        let door = self
+            .door
+            .get_or_init(|| Door::new(descriptors::limit(), sessions));
+        let descriptor = usize::try_from(tcp.as_raw_fd()).unwrap_or(usize::MAX);
+        let inside = match door.enter(peer, descriptor, &self.settings.trusted_proxies) {
+            Ok(inside) => inside,
+            Err(why) => return door.log(why, peer, self.parts.clock.now()),
+        };
+        let front = self.clone();
+        tokio::spawn(async move {
+            let Some(tls) = tls else {
+                return front.connection(tcp, peer, PLAIN, inside).await;
+            };
+            let handshake = tokio::time::timeout(HEADER_TIMEOUT, tls.accept(tcp));
+            if let Ok(Ok(stream)) = handshake.await {
+                front.connection(stream, peer, TLS, inside).await;
+            }
+        });
+    }
+
+    async fn connection<S>(self: &Arc<Self>, stream: S, peer: IpAddr, take: Reclaim, inside: Inside)
     where
         S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
     {
         let sender = Sender {
             ip: peer,
             is_node: false,
+            tls: take.tls,
             take,
         };
-        let service = hyper::service::service_fn(move |request| {
-            let front = self.clone();
-            async move { Ok::<_, Infallible>(front.answer(request, sender).await) }
-        });
-        // How a connection of HTTP ends is nobody's concern here: what matters
-        // of it is told by the requests that were dropped with it.
-        let _ = hyper::server::conn::http1::Builder::new()
-            .timer(TokioTimer::new())
-            .header_read_timeout(HEADER_TIMEOUT)
-            .max_buf_size(HEADER_BYTES)
-            .serve_connection(
-                TokioIo::new(HttpStream::new(stream, WRITE_TIMEOUT)),
-                service,
-            )
-            .with_upgrades()
-            .await;
+        let answer = |request| self.clone().answer(request, sender);
+        served::serve(stream, HEADER_TIMEOUT, || inside.patience(), answer).await;
     }
 
     async fn answer(self: Arc<Self>, request: HttpRequest<Incoming>, sender: Sender) -> Answer {
@@ -268,11 +272,17 @@ impl<Op: Send + 'static> HttpFront<Op> {
     ) -> Answer {
         let path = request.uri().path();
         if path.starts_with(&self.settings.engineio_path) {
-            let origin = cors::judge(request.headers(), &self.settings.origins);
+            let origin = self.origin(&request, sender);
+            let file = client_files::name(&path[self.settings.engineio_path.len()..]);
             let mut answer = if request.method() == Method::OPTIONS {
                 let mut answer = status(StatusCode::NO_CONTENT);
                 origin.apply_preflight(request.headers(), answer.headers_mut());
                 answer
+            } else if let Some(name) = file {
+                let files = &self.client_files;
+                files
+                    .answer(request.method(), request.headers(), name)
+                    .await
             } else {
                 self.engineio(request, sender, &origin).await
             };
@@ -300,6 +310,30 @@ impl<Op: Send + 'static> HttpFront<Op> {
         fallback(HttpRequest::from_parts(parts, body))
             .await
             .map(Full::new)
+    }
+
+    /// Judges from where a page has come. The log hears of foreign ones, now and then.
+    fn origin(&self, request: &HttpRequest<Incoming>, sender: Sender) -> Origin {
+        let (headers, trusted) = (request.headers(), &self.settings.trusted_proxies);
+        let scheme = client_scheme(sender.ip, sender.tls, headers, trusted);
+        let origin = cors::judge(headers, &self.settings.origins, scheme);
+        if let Origin::Foreign(name) = &origin {
+            if let Some(refused) = self.foreign_origins.speaks_for(self.parts.clock.now()) {
+                match name.as_deref().filter(|name| *name != "null") {
+                    Some(name) => tracing::warn!(
+                        refused,
+                        "pages of a foreign origin were refused; \
+                         server.allowed_origins = [\"{name:.200}\"] would let them in"
+                    ),
+                    None => tracing::warn!(
+                        refused,
+                        "pages without an origin (files, sandboxed frames) were refused; \
+                         only server.allowed_origins = [\"*\"] would let all of them in"
+                    ),
+                }
+            }
+        }
+        origin
     }
 
     /// Asks the app, which has to answer for what is within the limits only, whether a
@@ -350,7 +384,7 @@ impl<Op: Send + 'static> HttpFront<Op> {
         let upgrade = wants_upgrade(&request);
         match origin {
             Origin::Malformed => return refusal(RequestError::BadRequest, upgrade),
-            Origin::Foreign => return refusal(RequestError::Forbidden, upgrade),
+            Origin::Foreign(_) => return refusal(RequestError::Forbidden, upgrade),
             Origin::Absent | Origin::Allowed(_) => {}
         }
         if let Some(sid) = query.get("sid") {
@@ -401,7 +435,7 @@ impl<Op: Send + 'static> HttpFront<Op> {
             guard,
             reply,
         });
-        let mut answer = reply_to_answer(answer.await, Method::GET);
+        let mut answer = reply_to_answer(answer.await);
         answer.headers_mut().extend(headers);
         answer
     }
@@ -417,7 +451,10 @@ impl<Op: Send + 'static> HttpFront<Op> {
             return refusal(RequestError::UnknownSid, false);
         };
         match *request.method() {
-            Method::GET => self.poll_get(shard, name).await,
+            Method::GET => {
+                let coding = accepted(request.headers());
+                self.poll_get(shard, name, coding).await
+            }
             Method::POST => self.poll_post(shard, request, name).await,
             _ => {
                 let (reply, exists) = oneshot::channel();
@@ -430,14 +467,20 @@ impl<Op: Send + 'static> HttpFront<Op> {
         }
     }
 
-    async fn poll_get(&self, shard: &ShardHandle<Op>, name: Sid) -> Answer {
+    async fn poll_get(&self, shard: &ShardHandle<Op>, name: Sid, coding: Option<Coding>) -> Answer {
         let id = self.requests.fetch_add(1, Ordering::Relaxed);
         let abort = Abort::new(shard, name, id);
         let (reply, answer) = oneshot::channel();
         shard.request(Request::Get { name, id, reply });
-        let answer = answer.await;
+        let reply = answer.await;
         abort.disarm();
-        reply_to_answer(answer, Method::GET)
+        let from = self.settings.http_compression.unwrap_or(usize::MAX);
+        match (reply, coding) {
+            (Ok(Reply::Payload(payload)), Some(coding)) if payload.len() >= from => {
+                compressed(payload.into(), coding).await
+            }
+            (reply, _) => reply_to_answer(reply),
+        }
     }
 
     async fn poll_post(
@@ -450,11 +493,11 @@ impl<Op: Send + 'static> HttpFront<Op> {
         let abort = Abort::new(shard, name, id);
         let (reply, start) = oneshot::channel();
         shard.request(Request::PostBegins { name, id, reply });
-        let mut ended = match start.await {
-            Ok(PostStart::Read(ended)) => ended,
+        let (bound, mut ended) = match start.await {
+            Ok(PostStart::Read(bound, ended)) => (bound, ended),
             Ok(PostStart::Refuse(reply)) => {
                 abort.disarm();
-                return reply_to_answer(Ok(reply), Method::POST);
+                return reply_to_answer(Ok(reply));
             }
             Err(_) => return refusal(RequestError::UnknownSid, false),
         };
@@ -473,7 +516,7 @@ impl<Op: Send + 'static> HttpFront<Op> {
             answer
         };
         let body = tokio::select! {
-            body = read_body(request.into_body(), self.settings.max_payload) => body,
+            body = read_body(request.into_body(), bound) => body,
             // Ended meanwhile, by a second POST for instance.
             _ = &mut ended => return status(StatusCode::BAD_REQUEST),
             () = tokio::time::sleep(BODY_TIMEOUT) => return status(StatusCode::REQUEST_TIMEOUT),
@@ -492,7 +535,7 @@ impl<Op: Send + 'static> HttpFront<Op> {
         });
         let answer = answer.await;
         abort.disarm();
-        reply_to_answer(answer, Method::POST)
+        reply_to_answer(answer)
     }
 
     async fn upgrade(
@@ -522,11 +565,11 @@ impl<Op: Send + 'static> HttpFront<Op> {
     // --- live ------------------------------------------------------------
 
     async fn live(self: &Arc<Self>, request: HttpRequest<Incoming>, sender: Sender) -> Answer {
-        match cors::judge(request.headers(), &self.settings.origins) {
+        match self.origin(&request, sender) {
             Origin::Malformed => {
                 return text(StatusCode::BAD_REQUEST, "the Origin header is malformed");
             }
-            Origin::Foreign => {
+            Origin::Foreign(_) => {
                 return text(
                     StatusCode::FORBIDDEN,
                     "this origin is not in server.allowed_origins",
@@ -553,7 +596,9 @@ impl<Op: Send + 'static> HttpFront<Op> {
             Err(answer) => return answer,
         };
         let mut handshake = self.handshake(&request);
-        handshake.query_token = Query::of(&request).get("token").map(Into::into);
+        // An empty one is none, as in Socket.IO's `auth`.
+        let token = Query::of(&request).get("token");
+        handshake.query_token = token.filter(|token| !token.is_empty()).map(Into::into);
         let take = sender.take;
         let mut answer =
             self.open_websocket(request, Protocol::Plain, false, handshake, guard, take);
@@ -600,7 +645,7 @@ impl<Op: Send + 'static> HttpFront<Op> {
         }
         let client = client_address(peer, headers, &self.settings.trusted_proxies);
         if let Some(limiter) = &self.parts.connect_limiter {
-            if let Err(wait) = limiter(client) {
+            if let Err(wait) = limiter(address_group(client)) {
                 let mut answer = text(
                     StatusCode::TOO_MANY_REQUESTS,
                     "too many new connections from this address",
@@ -635,14 +680,6 @@ impl<Op: Send + 'static> HttpFront<Op> {
             .min_by_key(|&index| self.parts.shards[index].0.load.load(Ordering::Relaxed) / 16)
             .unwrap_or(0);
         &self.parts.shards[index]
-    }
-}
-
-struct Counted<Op>(Arc<HttpFront<Op>>);
-
-impl<Op> Drop for Counted<Op> {
-    fn drop(&mut self) {
-        self.0.http_connections.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -1,10 +1,14 @@
 //! The HTTP front: from a TCP connection to a request of a shard.
 
+mod accept;
 pub(crate) mod answer;
+mod client_files;
+mod compress;
 pub mod cors;
 pub mod forward;
 pub mod front;
 pub mod nodes;
 pub(crate) mod remote;
+mod seldom;
 pub(crate) mod served;
 pub(crate) mod upgrade;

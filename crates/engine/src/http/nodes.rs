@@ -1,7 +1,6 @@
 //! What nodes of a cluster have to do with each other over HTTP: what they hand on, and
 //! what they ask.
 
-use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,14 +9,13 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use hyper::header::HeaderMap;
 use hyper::{Request as HttpRequest, Response, StatusCode};
-use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
 use crate::http::answer::{Answer, status, text};
 use crate::http::forward::PROOF;
-use crate::http::front::{HEADER_BYTES, HttpFront, Sender, WRITE_TIMEOUT};
-use crate::http::served::HttpStream;
+use crate::http::front::{HttpFront, Sender};
+use crate::http::served;
 use crate::http::upgrade::PLAIN;
 use crate::tasks::BoxFuture;
 
@@ -54,36 +52,30 @@ impl<Op: Send + 'static> HttpFront<Op> {
             let (tcp, peer) = match listener.accept().await {
                 Ok(accepted) => accepted,
                 Err(error) => {
-                    tracing::warn!(%error, "another node's connection could not be accepted");
-                    tokio::time::sleep(Duration::from_millis(20)).await;
+                    self.not_accepted(error, "nodes").await;
                     continue;
                 }
             };
             let (front, proof, answerer) = (self.clone(), proof.clone(), answerer.clone());
             tokio::spawn(async move {
-                let service = hyper::service::service_fn(move |request| {
-                    let (front, proof, answerer) = (front.clone(), proof.clone(), answerer.clone());
-                    let sender = Sender {
-                        ip: peer.ip(),
-                        is_node: true,
-                        take: PLAIN,
-                    };
+                let sender = Sender {
+                    ip: peer.ip(),
+                    is_node: true,
+                    tls: false,
+                    take: PLAIN,
+                };
+                let answer = |request: HttpRequest<Incoming>| {
+                    let (front, answerer) = (front.clone(), answerer.clone());
+                    let proven = is_proven(request.headers(), proof().as_deref());
                     async move {
-                        let answer = match is_proven(request.headers(), proof().as_deref()) {
+                        match proven {
                             false => text(StatusCode::FORBIDDEN, "nodes of the cluster only"),
                             true if request.uri().path() == ASK => ask(request, &answerer).await,
                             true => front.route(request, sender).await,
-                        };
-                        Ok::<_, Infallible>(answer)
+                        }
                     }
-                });
-                let _ = hyper::server::conn::http1::Builder::new()
-                    .timer(TokioTimer::new())
-                    .header_read_timeout(IDLE_NODE)
-                    .max_buf_size(HEADER_BYTES)
-                    .serve_connection(TokioIo::new(HttpStream::new(tcp, WRITE_TIMEOUT)), service)
-                    .with_upgrades()
-                    .await;
+                };
+                served::serve(tcp, IDLE_NODE, || IDLE_NODE, answer).await;
                 drop(place);
             });
         }

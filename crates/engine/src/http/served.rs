@@ -1,30 +1,144 @@
-//! The stream that HTTP is served on, with two things that hyper does not do.
+//! The stream that HTTP is served on, with three things that hyper does not do.
 //!
 //! It does not wait for ever for a peer who does not read: hyper bounds how long a
 //! request may take to come, not how long a response may take to leave, and an
 //! unread one would hold its memory and its descriptor.
 //!
+//! It tells a request that is slow to come from one that nobody has begun to send: a
+//! connection may wait longer for its next request than that may take to arrive.
+//!
 //! And it holds back the response that ends HTTP (`101 Switching Protocols`), so
 //! that it leaves together with the first frames: one packet less for every
 //! WebSocket that is opened.
 
+use std::convert::Infallible;
 use std::future::Future;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::{Request, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::time::{Sleep, sleep};
+use tokio::time::{Instant, Sleep, sleep};
 
-/// Fails a write that has made no progress for `limit`.
+/// How long a response may make no progress towards a client that does not read.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
+/// Bound on a request's headers.
+const HEADER_BYTES: usize = 16 * 1024;
+
+/// The bound that hyper has on headers, the wait for them included. The stream's own come
+/// first, but without one hyper does not ask the stream for the next request before something
+/// happens to it.
+const NEVER: Duration = Duration::from_secs(600);
+
+/// Serves HTTP on a stream, until it ends or is upgraded.
+///
+/// The headers of a request may take `head` from the first byte, the first request `head`
+/// from now; `idle` says how long the next one may be waited for.
+pub(super) async fn serve<S, F, R>(
+    stream: S,
+    head: Duration,
+    idle: impl Fn() -> Duration + Send + Sync,
+    answer: F,
+) where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    F: Fn(Request<Incoming>) -> R,
+    R: Future<Output = Response<Full<Bytes>>>,
+{
+    let exchange = Arc::new(Exchange::default());
+    let stream = HttpStream::new(stream, head, exchange.clone());
+    let service = hyper::service::service_fn(|request| {
+        exchange.enter(Phase::Asked);
+        let answer = answer(request);
+        async {
+            let answer = answer.await;
+            exchange.idle(idle());
+            exchange.enter(match answer.status() {
+                StatusCode::SWITCHING_PROTOCOLS => Phase::Switching,
+                _ => Phase::Answered,
+            });
+            Ok::<_, Infallible>(answer)
+        }
+    });
+    // How a connection of HTTP ends is nobody's concern here: what matters
+    // of it is told by the requests that were dropped with it.
+    let _ = hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(NEVER)
+        .max_buf_size(HEADER_BYTES)
+        .serve_connection(TokioIo::new(stream), service)
+        .with_upgrades()
+        .await;
+}
+
+/// How far the present request has come.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+enum Phase {
+    /// Its headers are on their way.
+    Begun,
+    /// It is being answered.
+    Asked,
+    /// Its response is on its way or has left; there is no next one yet.
+    Answered,
+    /// Its response is the last of HTTP.
+    Switching,
+}
+
+/// What a stream and the service on it have in common. One task has both.
+struct Exchange {
+    phase: AtomicU8,
+    /// How long the next request may be waited for, ms.
+    idle: AtomicU32,
+}
+
+impl Default for Exchange {
+    fn default() -> Self {
+        Exchange {
+            phase: AtomicU8::new(Phase::Begun as u8),
+            idle: AtomicU32::new(0),
+        }
+    }
+}
+
+impl Exchange {
+    fn enter(&self, phase: Phase) {
+        self.phase.store(phase as u8, Ordering::Relaxed);
+    }
+
+    fn is(&self, phase: Phase) -> bool {
+        self.phase.load(Ordering::Relaxed) == phase as u8
+    }
+
+    fn idle(&self, idle: Duration) {
+        let millis = u32::try_from(idle.as_millis()).unwrap_or(u32::MAX);
+        self.idle.store(millis, Ordering::Relaxed);
+    }
+}
+
+/// Ends when a request does not come in time; fails a write that has made no progress for
+/// [`WRITE_TIMEOUT`].
 pub(crate) struct HttpStream<S> {
     inner: S,
+    exchange: Arc<Exchange>,
     /// The response that ended HTTP.
     held: Vec<u8>,
+    /// How long a request's headers may take.
+    head: Duration,
     limit: Duration,
-    /// Runs while something waits.
+    /// Runs while something waits to be written.
     timer: Option<(Step, Pin<Box<Sleep>>)>,
+    /// When the wait for what is to be read is over.
+    deadline: Option<Instant>,
+    /// Set to the deadline, or to an earlier one.
+    alarm: Pin<Box<Sleep>>,
 }
 
 /// How that response begins.
@@ -38,12 +152,16 @@ enum Step {
 }
 
 impl<S> HttpStream<S> {
-    pub(crate) fn new(inner: S, limit: Duration) -> Self {
+    fn new(inner: S, head: Duration, exchange: Arc<Exchange>) -> Self {
         HttpStream {
             inner,
+            exchange,
             held: Vec::new(),
-            limit,
+            head,
+            limit: WRITE_TIMEOUT,
             timer: None,
+            deadline: None,
+            alarm: Box::pin(sleep(head)),
         }
     }
 
@@ -52,8 +170,34 @@ impl<S> HttpStream<S> {
         (self.inner, self.held)
     }
 
+    /// Whether bytes are the response that ends HTTP. What they look like tells where it
+    /// begins, and only after it was given: a client's data may look the same.
     fn holds(&self, bytes: &[u8]) -> bool {
-        !self.held.is_empty() || bytes.starts_with(SWITCHING)
+        self.exchange.is(Phase::Switching)
+            && (!self.held.is_empty() || bytes.starts_with(SWITCHING))
+    }
+
+    /// Whether a request that should have come has not. Wakes the task when that is so.
+    fn is_late(&mut self, cx: &mut Context<'_>) -> bool {
+        let limit = if self.exchange.is(Phase::Begun) {
+            self.head
+        } else if self.exchange.is(Phase::Answered) {
+            Duration::from_millis(self.exchange.idle.load(Ordering::Relaxed).into())
+        } else {
+            self.deadline = None;
+            return false;
+        };
+        let now = Instant::now();
+        let deadline = *self.deadline.get_or_insert(now + limit);
+        if now >= deadline {
+            return true;
+        }
+        // Left where it is as long as it comes early enough: then it is set anew.
+        if self.alarm.deadline() > deadline || self.alarm.as_mut().poll(cx).is_ready() {
+            self.alarm.as_mut().reset(deadline);
+            return self.alarm.as_mut().poll(cx).is_ready();
+        }
+        false
     }
 
     fn judge<T>(
@@ -63,6 +207,10 @@ impl<S> HttpStream<S> {
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<T>> {
         if progress.is_ready() {
+            if step == Step::Write {
+                // The wait for the next request begins when the response has left.
+                self.deadline = None;
+            }
             if self.timer.as_ref().is_some_and(|(waits, _)| *waits == step) {
                 self.timer = None;
             }
@@ -85,7 +233,20 @@ impl<S: AsyncRead + Unpin> AsyncRead for HttpStream<S> {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_read(cx, buffer)
+        let before = buffer.filled().len();
+        let read = Pin::new(&mut self.inner).poll_read(cx, buffer);
+        if read.is_pending() {
+            // As if the peer had left: HTTP ends in good order.
+            return match self.is_late(cx) {
+                true => Poll::Ready(Ok(())),
+                false => Poll::Pending,
+            };
+        }
+        if self.exchange.is(Phase::Answered) && buffer.filled().len() > before {
+            self.exchange.enter(Phase::Begun);
+            self.deadline = None;
+        }
+        read
     }
 }
 
@@ -136,13 +297,18 @@ mod tests {
     use super::*;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-    const LIMIT: Duration = Duration::from_millis(20);
+    const SHORT: Duration = Duration::from_millis(20);
+
+    fn stream<S>(inner: S, limit: Duration) -> HttpStream<S> {
+        let mut stream = HttpStream::new(inner, limit, Arc::default());
+        stream.limit = limit;
+        stream
+    }
 
     #[tokio::test]
     async fn who_does_not_read_is_not_waited_for() {
         let (near, far) = tokio::io::duplex(16);
-        let mut near = HttpStream::new(near, LIMIT);
-        let error = near.write_all(&[0; 17]).await.unwrap_err();
+        let error = stream(near, SHORT).write_all(&[0; 17]).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
         drop(far);
     }
@@ -150,8 +316,9 @@ mod tests {
     #[tokio::test]
     async fn the_end_of_http_is_held_back() {
         let (near, mut far) = tokio::io::duplex(1000);
-        let mut near = HttpStream::new(near, LIMIT);
+        let mut near = stream(near, SHORT);
         near.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.unwrap();
+        near.exchange.enter(Phase::Switching);
         near.write_all(b"HTTP/1.1 101 Switching").await.unwrap();
         near.write_all(b" Protocols\r\n\r\n").await.unwrap();
         let (near, held) = near.into_parts();
@@ -163,14 +330,91 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn data_that_looks_like_the_end_of_http_is_data() {
+        let (near, mut far) = tokio::io::duplex(1000);
+        let mut near = stream(near, SHORT);
+        near.exchange.enter(Phase::Answered);
+        near.write_all(SWITCHING).await.unwrap();
+        let (_, held) = near.into_parts();
+        assert!(held.is_empty());
+        let mut all = Vec::new();
+        far.read_to_end(&mut all).await.unwrap();
+        assert_eq!(all, SWITCHING);
+    }
+
+    #[tokio::test]
     async fn who_reads_is() {
         let (near, mut far) = tokio::io::duplex(16);
-        let mut near = HttpStream::new(near, Duration::from_secs(60));
+        let mut near = stream(near, Duration::from_secs(60));
         let reads = async {
             let mut all = vec![0; 1000];
             far.read_exact(&mut all).await
         };
         let (written, read) = tokio::join!(near.write_all(&[0; 1000]), reads);
         assert!(written.is_ok() && read.is_ok());
+    }
+
+    /// Serves one end of a pipe with these limits, seconds, and gives the other.
+    fn served(head: u64, idle: u64) -> tokio::io::DuplexStream {
+        let (near, far) = tokio::io::duplex(10_000);
+        let (head, idle) = (Duration::from_secs(head), Duration::from_secs(idle));
+        tokio::spawn(serve(
+            near,
+            head,
+            move || idle,
+            |_| std::future::ready(Response::new(Full::from("hello"))),
+        ));
+        far
+    }
+
+    /// Seconds until the other side ends the stream.
+    async fn lasts(far: &mut tokio::io::DuplexStream) -> u64 {
+        let begun = Instant::now();
+        far.read_to_end(&mut Vec::new()).await.unwrap();
+        begun.elapsed().as_secs()
+    }
+
+    async fn ask(far: &mut tokio::io::DuplexStream) {
+        far.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+            .await
+            .unwrap();
+        let mut response = Vec::new();
+        while !response.ends_with(b"hello") {
+            response.push(far.read_u8().await.unwrap());
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_is_kept_for_its_next_request_longer_than_that_may_take() {
+        let mut far = served(10, 65);
+        for _ in 0..3 {
+            tokio::time::sleep(Duration::from_secs(9)).await;
+            ask(&mut far).await;
+        }
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        ask(&mut far).await;
+        assert_eq!(lasts(&mut far).await, 65);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn headers_that_do_not_come_are_not_waited_for() {
+        assert_eq!(lasts(&mut served(10, 65)).await, 10);
+        let mut far = served(10, 65);
+        far.write_all(b"GET / HTTP").await.unwrap();
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        far.write_all(b"/1.1\r\n").await.unwrap();
+        assert_eq!(lasts(&mut far).await, 5);
+        let mut far = served(10, 65);
+        ask(&mut far).await;
+        tokio::time::sleep(Duration::from_secs(30)).await;
+        far.write_all(b"G").await.unwrap();
+        assert_eq!(lasts(&mut far).await, 10);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_among_many_waits_less_for_its_next_request() {
+        let mut far = served(10, 3);
+        ask(&mut far).await;
+        assert_eq!(lasts(&mut far).await, 3);
     }
 }

@@ -34,16 +34,20 @@ pub(super) type TakeRaw = fn(hyper::upgrade::Upgraded) -> io::Result<Upgraded>;
 pub(super) struct Reclaim {
     /// For a shard.
     pub(super) raw: TakeRaw,
+    /// Whether it is encrypted.
+    pub(super) tls: bool,
     /// For passing on what it says.
     pub(super) spliced: fn(hyper::upgrade::Upgraded) -> io::Result<Spliced>,
 }
 
 pub(super) const PLAIN: Reclaim = Reclaim {
     raw: take_plain,
+    tls: false,
     spliced: take_spliced::<TcpStream>,
 };
 pub(super) const TLS: Reclaim = Reclaim {
     raw: take_tls,
+    tls: true,
     spliced: take_spliced::<tokio_rustls::server::TlsStream<TcpStream>>,
 };
 
@@ -106,6 +110,20 @@ fn offers(headers: &HeaderMap) -> Option<Agreement> {
         .find_map(negotiate)
 }
 
+/// The first subprotocol that a client offers. Which one means nothing here, but browsers end
+/// a connection that takes none of those they offered.
+fn subprotocol(headers: &HeaderMap) -> Option<HeaderValue> {
+    let is_token = |c: char| c.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(c);
+    headers
+        .get_all(header::SEC_WEBSOCKET_PROTOCOL)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .map(str::trim)
+        .find(|name| !name.is_empty() && name.chars().all(is_token))
+        .and_then(|name| HeaderValue::from_str(name).ok())
+}
+
 /// Answers 101 and gives the socket to `then` (RFC 6455 §4.2.2).
 pub(super) fn switch(
     request: &mut HttpRequest<Incoming>,
@@ -151,6 +169,9 @@ pub(super) fn switch(
     out.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
     if let Ok(accept) = HeaderValue::from_str(&accept) {
         out.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
+    }
+    if let Some(protocol) = subprotocol(request.headers()) {
+        out.insert(header::SEC_WEBSOCKET_PROTOCOL, protocol);
     }
     let agreed = compression.then(|| offers(request.headers())).flatten();
     if let Some(agreed) = agreed {

@@ -87,6 +87,8 @@ pub struct Conn {
     pub(crate) app_deadline: Micros,
     pub(crate) close_deadline: Micros,
     pub(crate) secret: [u8; 12],
+    /// The application has let it in.
+    pub(crate) let_in: bool,
     pub(crate) guard: SlotGuard,
 }
 

@@ -41,6 +41,9 @@ pub struct Settings {
     pub heartbeat_timing: HeartbeatTiming,
     /// Largest message from a client, bytes.
     pub max_payload: usize,
+    /// The same until the app has [let it in](Engine::let_in), bytes: what a stranger may
+    /// have kept for it. A token and what comes with it must fit.
+    pub max_first_payload: usize,
     /// Bytes that may wait for one client, bookkeeping included.
     pub send_buffer: usize,
     /// How long an upgrade from polling may take.
@@ -221,6 +224,7 @@ impl Engine {
                 app_deadline: Micros::MAX,
                 close_deadline: Micros::MAX,
                 secret,
+                let_in: false,
                 guard,
             },
         );
@@ -305,6 +309,22 @@ impl Engine {
             settings.heartbeat_timing.timeout / 1000,
             settings.max_payload,
         ))
+    }
+
+    /// From now on a client may send messages of `max_payload`.
+    pub fn let_in(&mut self, slot: u32) {
+        if let Some(conn) = self.conns.get_mut(slot) {
+            conn.let_in = true;
+        }
+    }
+
+    /// Largest message that a client may send now, bytes.
+    pub(super) fn payload_bound(&self, slot: u32) -> usize {
+        let settings = &self.settings;
+        match self.conns.get(slot).is_some_and(|conn| conn.let_in) {
+            true => settings.max_payload,
+            false => settings.max_first_payload.min(settings.max_payload),
+        }
     }
 
     // --- output ----------------------------------------------------------

@@ -14,15 +14,20 @@ pub(crate) enum Framing {
     Plain,
     /// Binary messages travel as base64 text (`b64=1`).
     Base64,
-    /// Large messages are compressed, with a window of this many bits.
+    /// Large messages are compressed, for a window of this many bits at least.
     Deflated(u8),
 }
+
+/// The window for all who want a smaller one than the usual: whoever unpacks with more can
+/// unpack this, so that at most two are compressed for, however many different ones there are.
+const NARROW_WINDOW_BITS: u8 = 9;
 
 /// Whole WebSocket frames, and the same compressed once somebody wants it so.
 #[derive(Debug)]
 pub struct Frames {
     plain: Bytes,
     deflated: OnceLock<Bytes>,
+    narrow: OnceLock<Bytes>,
 }
 
 impl From<Vec<u8>> for Frames {
@@ -30,6 +35,7 @@ impl From<Vec<u8>> for Frames {
         Frames {
             plain: frames.into(),
             deflated: OnceLock::new(),
+            narrow: OnceLock::new(),
         }
     }
 }
@@ -45,7 +51,7 @@ impl Frames {
 pub(crate) struct Framer {
     /// Smallest payload that is compressed, bytes.
     threshold: usize,
-    /// One for each window that is in use; almost always one.
+    /// One for each of the two windows, once it is in use.
     deflaters: Vec<Deflater>,
 }
 
@@ -68,7 +74,8 @@ impl Framer {
         out
     }
 
-    /// Shared frames in `framing`: compressed once for all who use the usual window.
+    /// Shared frames in `framing`: compressed once for all who use the usual window, and once
+    /// for all others.
     pub(crate) fn shared(&mut self, frames: &Frames, framing: Framing) -> Bytes {
         match framing {
             Framing::Plain => frames.plain.clone(),
@@ -78,11 +85,19 @@ impl Framer {
                 .deflated
                 .get_or_init(|| self.framing(&frames.plain, framing).into())
                 .clone(),
-            framing => self.framing(&frames.plain, framing).into(),
+            Framing::Deflated(_) => frames
+                .narrow
+                .get_or_init(|| self.framing(&frames.plain, framing).into())
+                .clone(),
+            Framing::Base64 => self.framing(&frames.plain, framing).into(),
         }
     }
 
     fn deflate(&mut self, frames: &[u8], bits: u8, out: &mut Vec<u8>) {
+        let bits = match bits {
+            DEFAULT_WINDOW_BITS => bits,
+            _ => NARROW_WINDOW_BITS,
+        };
         let known = self
             .deflaters
             .iter()
@@ -184,6 +199,18 @@ mod tests {
         let small_window = shaper.shared(&large, Framing::Deflated(9));
         assert_ne!(first.as_ptr(), small_window.as_ptr());
         assert_eq!(shaper.deflaters.len(), 2);
+    }
+
+    #[test]
+    fn a_message_is_compressed_once_for_all_who_ask_for_a_window_of_their_own() {
+        let mut shaper = Framer::new(100);
+        let large = frames("who is really there? ".repeat(2000).as_bytes());
+        let first = shaper.shared(&large, Framing::Deflated(9));
+        for bits in 9..DEFAULT_WINDOW_BITS {
+            let sent = shaper.shared(&large, Framing::Deflated(bits));
+            assert_eq!(first.as_ptr(), sent.as_ptr(), "{bits} bits");
+        }
+        assert_eq!(shaper.deflaters.len(), 1);
     }
 
     #[test]

@@ -70,8 +70,8 @@ pub(crate) enum Reply {
 /// How the body of a POST may be read.
 #[derive(Debug)]
 pub(crate) enum PostStart {
-    /// Go on; the receiver ends when the session does.
-    Read(oneshot::Receiver<()>),
+    /// Go on, up to so many bytes; the receiver ends when the session does.
+    Read(usize, oneshot::Receiver<()>),
     /// Answer this.
     Refuse(Reply),
 }

@@ -212,7 +212,8 @@ impl<A: App> Shard<A> {
         }
         let (alive, ended) = oneshot::channel();
         polling.post = Some((id, alive));
-        let _ = reply.send(PostStart::Read(ended));
+        let bound = self.engine.payload_bound(slot);
+        let _ = reply.send(PostStart::Read(bound, ended));
     }
 
     fn post(&mut self, name: &Sid, id: RequestId, body: Bytes, reply: oneshot::Sender<Reply>) {

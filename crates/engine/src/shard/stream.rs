@@ -107,6 +107,15 @@ impl Tls {
     }
 }
 
+impl Drop for Tls {
+    /// Says that this is the end, so that the peer need not take it for a cut (RFC 8446
+    /// §6.1). A peer that does not read hears nothing of it.
+    fn drop(&mut self) {
+        self.session.send_close_notify();
+        let _ = self.flush();
+    }
+}
+
 pub(crate) struct WebSocket {
     pub(crate) stream: Stream,
     pub(crate) decoder: Decoder,

@@ -202,7 +202,7 @@ impl<A: App> Shard<A> {
     /// Decodes `input`. Answers whether reading goes on, and how many bytes at
     /// the end of `input` are not decoded.
     fn take_in(&mut self, slot: u32, input: &mut [u8]) -> (bool, usize) {
-        let max = self.engine.settings.max_payload;
+        let max = self.engine.payload_bound(slot);
         let Some(conn) = self.engine.conns.get_mut(slot) else {
             return (false, 0);
         };
@@ -270,7 +270,7 @@ impl<A: App> Shard<A> {
     fn compressed(&mut self, slot: u32, protocol: Protocol, text: bool, payload: &[u8]) -> Next {
         let mut inflated = std::mem::take(&mut self.inflated);
         inflated.clear();
-        let max = self.engine.settings.max_payload;
+        let max = self.engine.payload_bound(slot);
         let found = self.engine.inflater.inflate(payload, max, &mut inflated);
         let message = found.and_then(|()| match text {
             true => std::str::from_utf8(&inflated)

@@ -277,6 +277,7 @@ impl Hub {
             return;
         };
         link.ever_joined = true;
+        engine.let_in(slot);
         // Almost always the only one.
         link.sockets.reserve_exact(1);
         link.sockets.push(SocketState {

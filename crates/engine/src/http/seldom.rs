@@ -1,0 +1,58 @@
+//! Lines of the log that a stranger can cause: now and then one, with how many there were.
+
+use std::sync::{Mutex, PoisonError};
+
+use crate::clock::Micros;
+
+/// Lets one of many through.
+pub(crate) struct Seldom {
+    /// Shortest time between two, µs.
+    period: Micros,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    last: Option<Micros>,
+    /// Those that were kept back since.
+    kept_back: u64,
+}
+
+impl Seldom {
+    pub(crate) const fn every(period: Micros) -> Self {
+        Seldom {
+            period,
+            state: Mutex::new(State {
+                last: None,
+                kept_back: 0,
+            }),
+        }
+    }
+
+    /// For how many this one speaks, itself included; `None`: it is not for the log.
+    pub(crate) fn speaks_for(&self, now: Micros) -> Option<u64> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let soon = |last: Micros| now.saturating_sub(last) < self.period;
+        if state.last.is_some_and(soon) {
+            state.kept_back += 1;
+            return None;
+        }
+        state.last = Some(now);
+        Some(1 + std::mem::take(&mut state.kept_back))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_comes_once_in_a_while_and_counts_those_that_did_not() {
+        let seldom = Seldom::every(100);
+        assert_eq!(seldom.speaks_for(5), Some(1));
+        assert_eq!(seldom.speaks_for(5), None);
+        assert_eq!(seldom.speaks_for(104), None);
+        assert_eq!(seldom.speaks_for(105), Some(3));
+        assert_eq!(seldom.speaks_for(500), Some(1));
+    }
+}
