@@ -98,10 +98,12 @@ pub(crate) fn read<T: DeserializeOwned>(
     json: &str,
     attachments: &[Bytes],
 ) -> Result<T, serde_json::Error> {
+    // What JavaScript can say in a string and no text of ours can hold.
+    let json = heartline_wire::json::whole(json);
     if attachments.is_empty() {
-        return serde_json::from_str(json);
+        return serde_json::from_str(&json);
     }
-    with(attachments.to_vec(), || serde_json::from_str(json)).0
+    with(attachments.to_vec(), || serde_json::from_str(&json)).0
 }
 
 #[cfg(test)]

@@ -20,7 +20,7 @@ mod validate;
 mod walk;
 
 pub(crate) use string::{longest_quoted, quoted_len};
-pub use string::{quote, quote_into, unquote};
+pub use string::{quote, quote_into, unquote, whole};
 pub(crate) use tokens::{Token, Tokens};
 pub use validate::{MAX_DEPTH, is_valid, skip_value};
 pub(crate) use walk::names;

@@ -37,7 +37,8 @@ impl FromEvent for Draft {
             content: Option<serde_json::Value>,
             temp_id: Option<serde_json::Value>,
         }
-        let Ok(raw) = serde_json::from_str::<Raw>(event.first()) else {
+        let Ok(raw) = serde_json::from_str::<Raw>(&heartline_wire::json::whole(event.first()))
+        else {
             return Ok(Draft::default());
         };
         let id = |value: Option<serde_json::Value>| match value {

@@ -29,7 +29,7 @@ pub(super) struct Wanted(String);
 
 impl FromEvent for Wanted {
     fn from_event(event: &Event<'_>) -> Result<Self, EventError> {
-        match serde_json::from_str(event.first()) {
+        match serde_json::from_str(&heartline_wire::json::whole(event.first())) {
             Ok(RoomArgument::Object { room } | RoomArgument::Name(room)) => Ok(Wanted(room)),
             Err(_) => Err(RoomError::Invalid.into()),
         }
@@ -43,7 +43,8 @@ pub(super) struct KindRoom(String);
 impl FromEvent for KindRoom {
     fn from_event(event: &Event<'_>) -> Result<Self, EventError> {
         let kind = event.name().split_once(':').map_or("", |(_, kind)| kind);
-        let value: serde_json::Value = serde_json::from_str(event.first()).unwrap_or_default();
+        let value: serde_json::Value =
+            serde_json::from_str(&heartline_wire::json::whole(event.first())).unwrap_or_default();
         let text = |value: &serde_json::Value| match value {
             serde_json::Value::String(text) if !text.is_empty() => Some(text.clone()),
             serde_json::Value::Number(number) => Some(number.to_string()),

@@ -219,7 +219,8 @@ impl FromEvent for PublishRequest {
                 to_self: true,
             });
         }
-        let raw: Raw<'_> = serde_json::from_str(event.first()).map_err(EventError::misfit)?;
+        let text = json::whole(event.first());
+        let raw: Raw<'_> = serde_json::from_str(&text).map_err(EventError::misfit)?;
         Ok(PublishRequest {
             room: raw.room,
             event: raw.event,

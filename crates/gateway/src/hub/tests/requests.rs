@@ -1,6 +1,6 @@
 //! What clients ask, and what they are answered.
 
-use heartline_core::policy::Limit;
+use heartline_core::policy::{AuthMode, Limit};
 
 use super::*;
 
@@ -178,6 +178,45 @@ fn senders_are_forgotten_when_they_have_been_quiet_for_long_enough() {
     assert_eq!(world.gateway.counts().rate_limit_entries, 1);
     world.run(seconds(7));
     assert_eq!(world.gateway.counts().rate_limit_entries, 0);
+}
+
+#[test]
+fn half_a_character_is_replaced_as_on_node() {
+    let mut world = World::new(config());
+    let mut ann = world.socketio("user=ann");
+    let sent = world.ask(&mut ann, r#"425["chat:send",{"content":"\ud83c hi"}]"#);
+    assert!(sent.last().unwrap().contains(r#""ok":true"#), "{sent:?}");
+    let joined = world.ask(&mut ann, r#"426["join",{"room":"lobby\ude00"}]"#);
+    let room = "\"room\":\"lobby\u{fffd}\"";
+    assert!(
+        joined.iter().any(|heard| heard.contains(room)),
+        "{joined:?}"
+    );
+}
+
+#[test]
+fn conversations_are_for_users_and_unknown_namespaces_count_as_events() {
+    let mut world = World::new(config_with(|root| {
+        root.auth_mode = AuthMode::Optional;
+        root.limits.events = Some(Limit::per(10, 10));
+    }));
+    let mut nobody = world.socketio("");
+    for room in ["conversation:1", "user:ann"] {
+        let refused = world.ask(&mut nobody, &format!(r#"421["join",{{"room":"{room}"}}]"#));
+        assert!(
+            refused[0].contains(r#""code":"AUTH_REQUIRED""#),
+            "{refused:?}"
+        );
+    }
+    for _ in 0..200 {
+        nobody.says("40/nowhere,");
+    }
+    let heard = world.ask(&mut nobody, "3");
+    assert_eq!(
+        heard.last().map(String::as_str),
+        Some("close 4429"),
+        "{heard:?}"
+    );
 }
 
 #[test]
