@@ -4,7 +4,7 @@
 pub use heartline_core::policy::{
     Announce, AuthMode, ConnectLimit, DevicePolicy, Limit, LimitsConfig, NamespaceConfig, OnExcess,
 };
-pub use heartline_engine::http::cors::AllowedOrigins;
+pub use heartline_engine::http::cors::{AllowedOrigins, normalized as normalized_origin};
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
