@@ -184,6 +184,9 @@ impl Node {
     /// the one for other nodes.
     async fn start(settings: &Arc<Settings>, dev: bool) -> Result<Node, Exit> {
         let failed = |what: String| refuse(Exit::Failed, what);
+        if let Err(error) = heartline::raise_descriptor_limit() {
+            tracing::warn!(%error, "the limit of file descriptors cannot be raised");
+        }
         let public = listen("server.listen", &settings.listen).await?;
         let operators = listen("admin.listen", &settings.admin_listen).await?;
         let (cluster, for_nodes) = cluster(settings).await?.unzip();

@@ -4,6 +4,8 @@
 
 #![expect(clippy::unit_arg, reason = "in the table a setter is one line")]
 
+use std::path::PathBuf;
+
 use heartline::config::{
     AllowedOrigins, Announce, AuthMode, ConnectLimit, DevicePolicy, NamespaceConfig, OnExcess,
 };
@@ -92,6 +94,15 @@ fn one_of<T: Copy>(value: &Value, choices: &[(&str, T)]) -> Result<T, Wrong> {
 
 fn live_path(value: &Value) -> Result<String, Wrong> {
     place::path(&text(value)?, "/live")
+}
+
+/// A folder that is there.
+fn folder(value: &Value) -> Result<PathBuf, Wrong> {
+    let path = PathBuf::from(text(value)?);
+    match path.is_dir() {
+        true => Ok(path),
+        false => Err(format!("must be a folder that is there, not {path:?}")),
+    }
 }
 
 fn address(value: &Value) -> Result<String, Wrong> {
@@ -207,6 +218,18 @@ pub(crate) static KEYS: &[Key] = &[
         "\"off\"",
         "smallest message that is compressed, for example `\"1KB\"`, where a client offers permessage-deflate; `off` declines it",
         |s, v| Ok(s.gateway.compression = optional(v, size)?),
+    ),
+    node(
+        "server.http_compression",
+        "\"1KB\"",
+        "smallest response to a polling request that is compressed, where the client accepts gzip or deflate; `off` compresses none",
+        |s, v| Ok(s.gateway.http_compression = optional(v, size)?),
+    ),
+    node(
+        "server.client_files",
+        "\"off\"",
+        "folder with the browser client's files (the `dist` folder of the npm package `socket.io-client`), served as `/socket.io/socket.io.js` and so on",
+        |s, v| Ok(s.gateway.client_files = optional(v, folder)?),
     ),
     node(
         "server.node_id",
