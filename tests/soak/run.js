@@ -17,6 +17,7 @@ const node = await serve({
   "presence.announce": "rooms",
   "auth.mode": "optional",
   "server.send_buffer": "100KB",
+  "limits.events": "off",
   "limits.joins": "off",
   "limits.connects_per_ip": "off",
 });
