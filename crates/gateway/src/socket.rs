@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use heartline_core::auth::{Credentials, Identity};
+use heartline_core::auth::{Credentials, Identity, UserKey};
 use heartline_core::entries::SocketEntry;
 use heartline_core::message::{Message, check, check_key};
 use heartline_core::presence::SocketAddress;
@@ -297,13 +297,11 @@ impl Socket {
             attachments: request.data.attachments,
         };
         let key = request.key.as_deref();
-        check_key(key)?;
-        check(
-            &message.args,
-            &message.attachments,
-            self.shared.config.max_payload,
-        )?;
-        if self.say_to_myself(&request.room, &message, request.to_self) {
+        if let Some(user) = &self.identity.user
+            && request.room.starts_with(rooms::PRIVATE)
+        {
+            self.may_pass(&request.room, &message, key)?;
+            self.say_to_myself(user, &request.room, message, request.to_self);
             return Ok(None);
         }
         self.publish_message(&request.room, message, key, request.to_self)
@@ -377,13 +375,7 @@ impl Socket {
         key: Option<&str>,
         to_self: bool,
     ) -> Result<Option<u64>, EventError> {
-        if !rooms::is_valid_name(room) {
-            return Err(RoomError::Invalid.into());
-        }
-        // Other nodes would drop it.
-        check_key(key)?;
-        let max = self.shared.config.max_payload;
-        check(&message.args, &message.attachments, max)?;
+        self.may_pass(room, &message, key)?;
         let to = ToRoom {
             namespace: self.address.namespace(),
             tenant: self.identity.tenant_id().map(|tenant| &**tenant),
@@ -394,15 +386,21 @@ impl Socket {
         Ok(self.shared.fanout.publish_to_room(&to, message))
     }
 
-    /// The user's own room belongs to the user key: users of another type may have the same
-    /// id, and are somebody else. True if it is that room, and the message is on its way.
-    fn say_to_myself(&self, room: &str, message: &Message, to_self: bool) -> bool {
-        let Some(user) = &self.identity.user else {
-            return false;
-        };
-        if room.strip_prefix(rooms::PRIVATE) != Some(&*user.user_id) {
-            return false;
+    /// What holds for every message to a room.
+    fn may_pass(&self, room: &str, message: &Message, key: Option<&str>) -> Result<(), EventError> {
+        if !rooms::is_valid_name(room) {
+            return Err(RoomError::Invalid.into());
         }
+        // Other nodes would drop it.
+        check_key(key)?;
+        let max = self.shared.config.max_payload;
+        check(&message.args, &message.attachments, max)?;
+        Ok(())
+    }
+
+    /// Publishes to the user's own room. It belongs to the user key: users of another type
+    /// may have the same id, and are somebody else.
+    fn say_to_myself(&self, user: &UserKey, room: &str, message: Message, to_self: bool) {
         let to = ToUser {
             namespace: self.address.namespace(),
             tenant: user.tenant_id.as_deref(),
@@ -412,8 +410,7 @@ impl Socket {
             instead_of: None,
             skip: (!to_self).then_some(self.address),
         };
-        self.shared.fanout.send_to_user(&to, message.clone());
-        true
+        self.shared.fanout.send_to_user(&to, message);
     }
 
     /// Ends the socket and tells its client not to come back.

@@ -499,7 +499,7 @@ pub(crate) static KEYS: &[Key] = &[
     space(
         "limits.events",
         "{ count = 10000, window = \"10s\" }",
-        "every application event, per socket",
+        "every application event, per connection; live pings and subscriptions, and CONNECT to unknown namespaces, count too",
         |n, v| Ok(n.limits.events = optional(v, limit)?),
     ),
     space(

@@ -87,7 +87,7 @@ fn announced() -> Config {
     config_with(|root| root.announce = Announce::Namespace)
 }
 
-/// Tokens say what they grant: `user=ann device=phone rooms=a,b* ttl=5 after=2`. `ttl` is in
+/// Tokens say what they grant, `user=7/rider` also the type of user: `user=ann device=phone rooms=a,b* ttl=5 after=2`. `ttl` is in
 /// seconds from when it is looked at, `after` says how many seconds that takes.
 struct PlainTokens(Clock);
 
@@ -105,10 +105,11 @@ impl Authenticator for PlainTokens {
             for (name, value) in token.split(' ').filter_map(|part| part.split_once('=')) {
                 match name {
                     "user" => {
+                        let (id, kind) = value.split_once('/').unwrap_or((value, ""));
                         identity.user = Some(Arc::new(UserKey {
                             tenant_id: None,
-                            user_id: value.into(),
-                            user_type: None,
+                            user_id: id.into(),
+                            user_type: Some(kind.into()).filter(|_| !kind.is_empty()),
                         }));
                     }
                     "device" => identity.device_id = Some(value.into()),

@@ -195,6 +195,51 @@ fn half_a_character_is_replaced_as_on_node() {
 }
 
 #[test]
+fn what_a_rider_says_in_its_own_room_no_driver_with_that_id_hears() {
+    let mut world = World::new(config());
+    let mut rider = world.socketio("user=7/rider");
+    let mut tablet = world.socketio("user=7/rider");
+    let mut driver = world.socketio("user=7/driver");
+    let news = r#"421["publish",{"room":"user:7","event":"news","data":1}]"#;
+    let answer = world.ask(&mut rider, news);
+    assert!(
+        answer.iter().any(|heard| heard.starts_with("431[")),
+        "{answer:?}"
+    );
+    let heard = tablet.hears();
+    assert!(
+        heard.iter().any(|heard| heard.contains("news")),
+        "{heard:?}"
+    );
+    let heard = driver.hears();
+    assert!(
+        !heard.iter().any(|heard| heard.contains("news")),
+        "{heard:?}"
+    );
+}
+
+#[test]
+fn live_pings_count_as_events() {
+    let mut world = World::new(config_with(|root| {
+        root.limits.events = Some(Limit::per(10, 10));
+    }));
+    let mut ann = world.live("user=ann");
+    for id in 0..200 {
+        ann.says(&format!(r#"{{"type":"ping","id":{id}}}"#));
+    }
+    let heard = world.ask(&mut ann, r#"{"type":"ping","id":"last"}"#);
+    assert!(
+        heard[10].contains("rate-limited") || heard[10].contains("RATE_LIMITED"),
+        "{heard:?}"
+    );
+    assert_eq!(
+        heard.last().map(String::as_str),
+        Some("close 4429"),
+        "{heard:?}"
+    );
+}
+
+#[test]
 fn conversations_are_for_users_and_unknown_namespaces_count_as_events() {
     let mut world = World::new(config_with(|root| {
         root.auth_mode = AuthMode::Optional;
