@@ -10,19 +10,21 @@ use crate::clock::Micros;
 const TICK_SHIFT: u32 = 13; // 8 192 µs
 const SLOTS: usize = 2048; // one turn is 16.8 s
 const NONE: u32 = u32::MAX;
+/// No tick: deadlines have at most 51 bits of them.
+const NEVER: u64 = u64::MAX;
 
 #[derive(Clone, Copy)]
 struct Node {
     next: u32,
     prev: u32,
-    /// The tick that it fires in; `u32::MAX` when not armed.
-    tick: u32,
+    /// The tick that it fires in; `NEVER` when not armed.
+    tick: u64,
 }
 
 const UNARMED: Node = Node {
     next: NONE,
     prev: NONE,
-    tick: u32::MAX,
+    tick: NEVER,
 };
 
 pub(crate) struct Wheel {
@@ -31,7 +33,7 @@ pub(crate) struct Wheel {
     occupied: [u64; SLOTS / 64],
     nodes: Vec<Node>,
     /// The first tick that has not been visited.
-    current: u32,
+    current: u64,
     armed: usize,
 }
 
@@ -79,7 +81,7 @@ impl Wheel {
         let Some(&node) = self.nodes.get(key as usize) else {
             return;
         };
-        if node.tick == u32::MAX {
+        if node.tick == NEVER {
             return;
         }
         let slot = node.tick as usize % SLOTS;
@@ -105,7 +107,7 @@ impl Wheel {
         if target < self.current {
             return;
         }
-        let steps = (target - self.current + 1).min(SLOTS as u32);
+        let steps = (target - self.current + 1).min(SLOTS as u64);
         if self.armed > 0 {
             let first = target + 1 - steps;
             for tick in first..=target {
@@ -146,7 +148,7 @@ impl Wheel {
             if bits != 0 {
                 let slot = word * 64 + bits.trailing_zeros() as usize;
                 let ahead = (slot + SLOTS - start) % SLOTS;
-                return Some((u64::from(self.current) + ahead as u64) << TICK_SHIFT);
+                return Some((self.current + ahead as u64) << TICK_SHIFT);
             }
         }
         None
@@ -159,10 +161,8 @@ impl Wheel {
     }
 }
 
-fn tick_of(time: Micros) -> u32 {
-    // 2^32 ticks of 8 ms are 407 days; a deadline beyond that is clamped, and
-    // its owner arms again when it fires.
-    (time >> TICK_SHIFT).min(u64::from(u32::MAX - 1)) as u32
+fn tick_of(time: Micros) -> u64 {
+    time >> TICK_SHIFT
 }
 
 #[cfg(test)]
@@ -203,6 +203,23 @@ mod tests {
             wheel.set(key, u64::from(key) * 700_000);
         }
         assert_eq!(fired(&mut wheel, 3_600_000_000).len(), 100);
+    }
+
+    #[test]
+    fn deadlines_come_however_long_the_process_has_run() {
+        const DAY: Micros = 86_400_000_000;
+        let mut wheel = Wheel::new(0);
+        for day in [1, 406, 407, 408, 900, 36_500] {
+            let now = day * DAY;
+            assert_eq!(fired(&mut wheel, now), [0u32; 0]);
+            wheel.set(0, now + 25_000_000);
+            wheel.set(1, now + 400 * DAY);
+            let wake = wheel.next_wake().expect("armed");
+            assert!(wake <= now + 25_008_192, "on day {day}");
+            assert_eq!(fired(&mut wheel, now + 24_999_999), [0u32; 0]);
+            assert_eq!(fired(&mut wheel, now + 25_008_192), [0], "on day {day}");
+            wheel.cancel(1);
+        }
     }
 
     proptest! {
