@@ -12,6 +12,14 @@ pub fn micros(duration: Duration) -> Micros {
     u64::try_from(duration.as_micros()).unwrap_or(Micros::MAX)
 }
 
+/// The first moment after `now` that is whole periods of `every` after `last`. What was
+/// missed meanwhile is not made up for, and those who were spread out stay so.
+pub fn next_in_phase(last: Micros, every: Micros, now: Micros) -> Micros {
+    let every = every.max(1);
+    let missed = now.saturating_sub(last) / every;
+    last.saturating_add(every.saturating_mul(missed + 1))
+}
+
 /// Time as the engine sees it: monotonic microseconds since the gateway
 /// started, and what Unix time that was. It is the clock of the tokio runtime's timers, so
 /// a test that stops these stops it too.

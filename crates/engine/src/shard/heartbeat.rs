@@ -3,9 +3,10 @@
 //! A ping goes out every `interval`, whatever else is sent: an Engine.IO
 //! client counts nothing but pings as life. The peer is dead when a ping has
 //! gone unanswered for `timeout`; a pong that comes twice, early or unasked is
-//! no error.
+//! no error. Each connection keeps its phase: those whose pings were spread out
+//! stay so, also when the process stood still for longer than `interval`.
 
-use crate::clock::Micros;
+use crate::clock::{Micros, next_in_phase};
 
 /// How often to ping, and when to give up.
 #[derive(Debug, Clone, Copy)]
@@ -16,11 +17,15 @@ pub struct HeartbeatTiming {
     pub timeout: Micros,
 }
 
+/// How late a ping may leave without the peer getting more time for its answer, µs: as
+/// late as the wheel and a busy turn make it, and never more than a quarter of that time.
+const LATE: Micros = 50_000;
+
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Heartbeat {
     next_ping: Micros,
     last_ping: Micros,
-    /// When the oldest unanswered ping left; 0 when all are answered.
+    /// When the oldest unanswered ping was due; 0 when all are answered.
     unanswered: Micros,
 }
 
@@ -28,6 +33,9 @@ pub(crate) struct Heartbeat {
 pub(crate) enum Beat {
     Nothing,
     Ping,
+    /// The time for an answer is over, and it may have come: listen once more, and ask
+    /// again.
+    Listen,
     Dead,
 }
 
@@ -54,22 +62,20 @@ impl Heartbeat {
             if heard >= self.unanswered + heartbeat_timing.timeout {
                 return Beat::Dead;
             }
-            if heard == 0 {
-                self.unanswered = now;
+            if heard != 0 {
+                return Beat::Listen;
             }
+            self.unanswered = now;
         }
         if now < self.next_ping {
             return Beat::Nothing;
         }
         self.last_ping = now;
         if self.unanswered == 0 {
-            self.unanswered = now;
+            let late = LATE.min(heartbeat_timing.timeout / 4);
+            self.unanswered = self.next_ping.max(now.saturating_sub(late));
         }
-        // The heartbeat_timing is kept; after a pause of the whole process it begins anew.
-        self.next_ping += heartbeat_timing.interval;
-        if self.next_ping <= now {
-            self.next_ping = now + heartbeat_timing.interval;
-        }
+        self.next_ping = next_in_phase(self.next_ping, heartbeat_timing.interval, now);
         Beat::Ping
     }
 
@@ -146,18 +152,32 @@ mod tests {
         let mut heart = Heartbeat::new(300);
         assert_eq!(heart.beat(300, RHYTHM, 300), Beat::Ping);
         // Frozen until 560, and not everything is read yet.
-        assert_eq!(heart.beat(560, RHYTHM, 310), Beat::Nothing);
+        assert_eq!(heart.beat(560, RHYTHM, 310), Beat::Listen);
         assert_eq!(heart.pong(561), Some(261));
         assert_eq!(heart.beat(600, RHYTHM, 600), Beat::Ping);
-        assert_eq!(heart.beat(800, RHYTHM, 799), Beat::Nothing);
+        assert_eq!(heart.beat(800, RHYTHM, 799), Beat::Listen);
         assert_eq!(heart.beat(801, RHYTHM, 800), Beat::Dead);
     }
 
     #[test]
-    fn a_frozen_process_does_not_ping_in_bursts_when_it_wakes() {
+    fn the_time_for_an_answer_counts_from_when_the_ping_was_due() {
         let mut heart = Heartbeat::new(300);
-        assert_eq!(heart.beat(10_000, RHYTHM, 10_000), Beat::Ping);
-        assert_eq!(heart.pong(10_001), Some(1));
-        assert_eq!(heart.beat(10_002, RHYTHM, 10_002), Beat::Nothing);
+        assert_eq!(heart.beat(308, RHYTHM, 308), Beat::Ping);
+        assert_eq!(heart.beat(499, RHYTHM, 499), Beat::Nothing);
+        assert_eq!(heart.beat(500, RHYTHM, 500), Beat::Dead);
+        // A ping that left far too late leaves three quarters of the time at least.
+        let mut heart = Heartbeat::new(300);
+        assert_eq!(heart.beat(400, RHYTHM, 400), Beat::Ping);
+        assert_eq!(heart.beat(549, RHYTHM, 549), Beat::Nothing);
+        assert_eq!(heart.beat(550, RHYTHM, 550), Beat::Dead);
+    }
+
+    #[test]
+    fn a_frozen_process_pings_once_when_it_wakes_and_goes_on_in_its_phase() {
+        let mut heart = Heartbeat::new(300);
+        assert_eq!(heart.beat(10_010, RHYTHM, 10_010), Beat::Ping);
+        assert_eq!(heart.pong(10_011), Some(1));
+        assert_eq!(heart.beat(10_012, RHYTHM, 10_012), Beat::Nothing);
+        assert_eq!(heart.deadline(RHYTHM), 10_200);
     }
 }

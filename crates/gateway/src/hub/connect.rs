@@ -12,7 +12,7 @@ use heartline_core::auth::{AuthError, Credentials, Identity};
 use heartline_core::namespaces::NamespaceId;
 use heartline_core::policy::AuthMode;
 use heartline_core::presence::{Admitted, DeviceLimitReached, Newcomer, SocketAddress};
-use heartline_engine::clock::Micros;
+use heartline_engine::clock::{Micros, micros};
 use heartline_engine::shard::engine::Engine;
 use heartline_wire::reason::Reason;
 
@@ -272,7 +272,12 @@ impl Hub {
         let now = engine.now;
         // Tokens of clients that came together do not expire together.
         let jitter = engine.random_below(1_000_000);
-        let app_interval = self.shared.config.heartbeat.app_interval;
+        // Nor do they get their heartbeats together: the first comes a little earlier.
+        let next_heartbeat = self.shared.config.heartbeat.app_interval;
+        let next_heartbeat = next_heartbeat.map_or(Micros::MAX, |every| {
+            let every = micros(every);
+            now + every - engine.random_below(every / 2 + 1)
+        });
         let Some(link) = self.link_mut(slot) else {
             return;
         };
@@ -289,8 +294,7 @@ impl Hub {
             identity: identity.clone(),
             connected_at: now,
             last_activity: now,
-            next_heartbeat: app_interval
-                .map_or(Micros::MAX, |every| now + every.as_micros() as Micros),
+            next_heartbeat,
             rooms: Vec::new(),
             acks: None,
         });

@@ -2,7 +2,7 @@
 
 use heartline_core::message::Message;
 use heartline_core::namespaces::NamespaceId;
-use heartline_engine::clock::Micros;
+use heartline_engine::clock::{Micros, micros, next_in_phase};
 use heartline_engine::shard::engine::Engine;
 use heartline_wire::codes::Code;
 use heartline_wire::reason::Reason;
@@ -103,7 +103,6 @@ impl Hub {
             return;
         }
         if let Some(every) = self.shared.config.heartbeat.app_interval {
-            let every = every.as_micros() as Micros;
             let data = format!(r#"{{"timestamp":{}}}"#, engine.clock.unix_millis(now));
             for namespace in beating {
                 self.emit_here(engine, slot, namespace, &Message::new("heartbeat", &data));
@@ -111,7 +110,7 @@ impl Hub {
                     .link_mut(slot)
                     .and_then(|link| link.socket_mut(namespace))
                 {
-                    socket.next_heartbeat = (socket.next_heartbeat + every).max(now + every / 2);
+                    socket.next_heartbeat = next_in_phase(socket.next_heartbeat, micros(every), now);
                 }
             }
         }
