@@ -110,7 +110,8 @@ impl Hub {
                     .link_mut(slot)
                     .and_then(|link| link.socket_mut(namespace))
                 {
-                    socket.next_heartbeat = next_in_phase(socket.next_heartbeat, micros(every), now);
+                    socket.next_heartbeat =
+                        next_in_phase(socket.next_heartbeat, micros(every), now);
                 }
             }
         }

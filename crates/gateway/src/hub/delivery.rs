@@ -4,13 +4,14 @@ use std::sync::Arc;
 
 use hashbrown::HashSet;
 use heartline_core::auth::UserKey;
-use heartline_core::message::Message;
+use heartline_core::message::{Message, MessageError};
 use heartline_core::namespaces::NamespaceId;
 use heartline_core::presence::SocketAddress;
 use heartline_core::rooms::{self, Membership, Room};
 use heartline_engine::shard::engine::Engine;
 use heartline_wire::codes::Code;
 use heartline_wire::live;
+use heartline_wire::socketio::MAX_ATTACHMENTS;
 use tokio::sync::oneshot;
 
 use super::Hub;
@@ -148,6 +149,11 @@ impl Hub {
         let Some(encoding) = self.link(slot).map(|link| link.encoding) else {
             return;
         };
+        if encoding == Encoding::Text && args.attachments.len() > MAX_ATTACHMENTS {
+            // What a msgpack client brought, as the answer to another.
+            let error = MessageError::TooManyAttachments(MAX_ATTACHMENTS).into();
+            return self.refuse(engine, to, Some(ack), &error);
+        }
         self.metrics.outbound(Outbound::Ack).add(1);
         let name = self.namespace_name(to.namespace()).clone();
         engine.send_with(slot, |out| {

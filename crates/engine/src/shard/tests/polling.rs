@@ -272,7 +272,10 @@ fn who_cannot_be_let_in_just_now_gets_503_in_whatever_request_waits() {
     harness.settle();
     close(harness.engine(), slot);
     harness.settle();
-    assert_eq!((get.answer(), post.answer()), (later.clone(), later.clone()));
+    assert_eq!(
+        (get.answer(), post.answer()),
+        (later.clone(), later.clone())
+    );
     assert!(!harness.exists(session));
     // A GET that comes afterwards.
     let (slot, session) = harness.poller();
