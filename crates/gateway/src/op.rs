@@ -13,7 +13,7 @@ use heartline_core::rooms::{Room, RoomError};
 use heartline_engine::clock::Micros;
 use heartline_engine::tasks::TaskId;
 use heartline_wire::codes::Code;
-use heartline_wire::id::ConnId;
+use heartline_wire::id::{ConnId, Slot};
 use heartline_wire::reason::Reason;
 use tokio::sync::oneshot;
 
@@ -257,7 +257,7 @@ pub(crate) enum Query {
     Members {
         room: Arc<Room>,
         before: Option<usize>,
-        reply: oneshot::Sender<(Vec<(u32, Arc<UserKey>)>, usize)>,
+        reply: oneshot::Sender<(Vec<(Slot, Arc<UserKey>)>, usize)>,
     },
     /// The entry of one socket.
     Inspect {
@@ -286,7 +286,7 @@ pub(crate) enum Query {
 }
 
 /// A place in a shard's list of sockets: a slot, and there a namespace's number.
-pub(crate) type ListPlace = (u32, u16);
+pub(crate) type ListPlace = (Slot, u16);
 
 /// A room's name, its namespace's, and its tenant's.
 pub(crate) type RoomPlace = (String, String, Option<String>);

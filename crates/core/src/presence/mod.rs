@@ -477,7 +477,7 @@ impl Part {
 mod tests {
     use super::*;
     use crate::policy::{DevicePolicy, OnExcess};
-    use heartline_wire::id::{ConnId, Sid};
+    use heartline_wire::id::{ConnId, Sid, Slot};
     use proptest::prelude::*;
 
     type Edges = Arc<Mutex<Vec<(String, bool)>>>;
@@ -506,7 +506,7 @@ mod tests {
         SocketAddress(Sid {
             conn: ConnId {
                 shard: 0,
-                slot,
+                slot: Slot(slot),
                 generation: 0,
             },
             namespace: 0,

@@ -9,6 +9,7 @@ use std::io;
 use std::ops::ControlFlow;
 use std::time::Duration;
 
+use heartline_wire::id::Slot;
 use mio::event::Event;
 use mio::{Events, Poll};
 
@@ -107,10 +108,10 @@ impl<A: App> Shard<A> {
                 continue;
             }
             if event.token & PROBE != 0 {
-                self.probe_readable((event.token & !PROBE) as u32);
+                self.probe_readable(Slot((event.token & !PROBE) as u32));
                 continue;
             }
-            let slot = event.token as u32;
+            let slot = Slot(event.token as u32);
             if event.writable {
                 self.engine.writable(slot);
             }
@@ -230,7 +231,7 @@ impl<A: App> Shard<A> {
         }
     }
 
-    fn read_again(&mut self, slot: u32) {
+    fn read_again(&mut self, slot: Slot) {
         let Some(conn) = self.engine.conns.get_mut(slot) else {
             return;
         };

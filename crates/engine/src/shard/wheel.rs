@@ -5,6 +5,8 @@
 //! re-arming and cancelling are a few writes. A deadline fires at most one tick
 //! (8 ms) late and never early.
 
+use heartline_wire::id::Slot;
+
 use crate::clock::Micros;
 
 const TICK_SHIFT: u32 = 13; // 8 192 µs
@@ -48,7 +50,7 @@ impl Wheel {
     }
 
     /// Arms `key` for `deadline`, in place of what it was armed for.
-    pub(crate) fn set(&mut self, key: u32, deadline: Micros) {
+    pub(crate) fn set(&mut self, Slot(key): Slot, deadline: Micros) {
         // Rounded up: a deadline never fires early.
         let tick = tick_of(deadline.saturating_add((1 << TICK_SHIFT) - 1)).max(self.current);
         if self.nodes.len() <= key as usize {
@@ -57,7 +59,7 @@ impl Wheel {
         if self.nodes[key as usize].tick == tick {
             return;
         }
-        self.cancel(key);
+        self.cancel(Slot(key));
         let slot = tick as usize % SLOTS;
         let head = self.heads[slot];
         self.nodes[key as usize] = Node {
@@ -75,7 +77,7 @@ impl Wheel {
     }
 
     /// Disarms `key`, if it is armed.
-    pub(crate) fn cancel(&mut self, key: u32) {
+    pub(crate) fn cancel(&mut self, Slot(key): Slot) {
         let Some(&node) = self.nodes.get(key as usize) else {
             return;
         };
@@ -100,7 +102,7 @@ impl Wheel {
     }
 
     /// Moves to `now` and appends the keys whose deadlines have come, disarmed.
-    pub(crate) fn advance(&mut self, now: Micros, due: &mut Vec<u32>) {
+    pub(crate) fn advance(&mut self, now: Micros, due: &mut Vec<Slot>) {
         let target = tick_of(now);
         if target < self.current {
             return;
@@ -117,8 +119,8 @@ impl Wheel {
                 while key != NONE {
                     let node = self.nodes[key as usize];
                     if node.tick <= target {
-                        self.cancel(key);
-                        due.push(key);
+                        self.cancel(Slot(key));
+                        due.push(Slot(key));
                     }
                     key = node.next;
                 }
@@ -170,7 +172,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn fired(wheel: &mut Wheel, now: Micros) -> Vec<u32> {
+    fn fired(wheel: &mut Wheel, now: Micros) -> Vec<Slot> {
         let mut due = Vec::new();
         wheel.advance(now, &mut due);
         due.sort_unstable();
@@ -180,27 +182,27 @@ mod tests {
     #[test]
     fn fires_once_and_never_early() {
         let mut wheel = Wheel::new(0);
-        wheel.set(3, 100_000);
-        assert_eq!(fired(&mut wheel, 99_000), [0u32; 0]);
-        assert_eq!(fired(&mut wheel, 100_000 + 8_192), [3]);
-        assert_eq!(fired(&mut wheel, 90_000_000), [0u32; 0]);
+        wheel.set(Slot(3), 100_000);
+        assert_eq!(fired(&mut wheel, 99_000), []);
+        assert_eq!(fired(&mut wheel, 100_000 + 8_192), [Slot(3)]);
+        assert_eq!(fired(&mut wheel, 90_000_000), []);
     }
 
     #[test]
     fn a_later_turn_is_left_alone() {
         let mut wheel = Wheel::new(0);
-        wheel.set(0, 60_000_000);
+        wheel.set(Slot(0), 60_000_000);
         for second in 1..60 {
-            assert_eq!(fired(&mut wheel, second * 1_000_000), [0u32; 0]);
+            assert_eq!(fired(&mut wheel, second * 1_000_000), []);
         }
-        assert_eq!(fired(&mut wheel, 60_010_000), [0]);
+        assert_eq!(fired(&mut wheel, 60_010_000), [Slot(0)]);
     }
 
     #[test]
     fn a_long_sleep_misses_nothing() {
         let mut wheel = Wheel::new(0);
         for key in 0..100 {
-            wheel.set(key, u64::from(key) * 700_000);
+            wheel.set(Slot(key), u64::from(key) * 700_000);
         }
         assert_eq!(fired(&mut wheel, 3_600_000_000).len(), 100);
     }
@@ -213,10 +215,10 @@ mod tests {
             let mut now = 0u64;
             for (key, delay, cancel) in ops {
                 if cancel {
-                    wheel.cancel(key);
+                    wheel.cancel(Slot(key));
                     model.remove(&key);
                 } else {
-                    wheel.set(key, now + delay);
+                    wheel.set(Slot(key), now + delay);
                     model.insert(key, now + delay);
                 }
                 if let Some(wake) = wheel.next_wake() {
@@ -226,7 +228,7 @@ mod tests {
                     prop_assert!(model.is_empty());
                 }
                 now += delay / 3;
-                for key in fired(&mut wheel, now) {
+                for Slot(key) in fired(&mut wheel, now) {
                     let deadline = model.remove(&key).expect("was armed");
                     prop_assert!(deadline <= now);
                 }

@@ -8,6 +8,7 @@
 
 use std::sync::Arc;
 
+use heartline_wire::id::Slot;
 use heartline_core::auth::{AuthError, Credentials, Identity};
 use heartline_core::namespaces::NamespaceId;
 use heartline_core::policy::AuthMode;
@@ -86,7 +87,7 @@ impl Hub {
     pub(super) fn connect(
         &mut self,
         engine: &mut Engine,
-        slot: u32,
+        slot: Slot,
         namespace: NamespaceId,
         token: Option<String>,
         payload: Option<String>,
@@ -201,7 +202,7 @@ impl Hub {
     fn refuse_connection(
         &mut self,
         engine: &mut Engine,
-        slot: u32,
+        slot: Slot,
         joining: &Joining,
         refusal: Refusal,
     ) {
@@ -228,7 +229,7 @@ impl Hub {
     fn establish(
         &mut self,
         engine: &mut Engine,
-        slot: u32,
+        slot: Slot,
         joining: Joining,
         identity: Arc<Identity>,
     ) {
@@ -264,7 +265,7 @@ impl Hub {
     fn add_socket(
         &mut self,
         engine: &mut Engine,
-        slot: u32,
+        slot: Slot,
         namespace: NamespaceId,
         secret: [u8; 12],
         identity: &Arc<Identity>,
@@ -302,7 +303,7 @@ impl Hub {
     fn run_connect_handlers(
         &mut self,
         engine: &mut Engine,
-        slot: u32,
+        slot: Slot,
         handle: &Socket,
         payload: Option<&str>,
     ) {
@@ -353,7 +354,7 @@ impl Hub {
     pub(super) fn live_opened(
         &mut self,
         engine: &mut Engine,
-        slot: u32,
+        slot: Slot,
         handshake: heartline_engine::shard::request::Handshake,
     ) {
         let token = handshake.bearer.or(handshake.query_token).map(String::from);

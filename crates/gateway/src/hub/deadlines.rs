@@ -1,5 +1,6 @@
 //! When something is due on a connection, and what is done then.
 
+use heartline_wire::id::Slot;
 use heartline_core::message::Message;
 use heartline_core::namespaces::NamespaceId;
 use heartline_engine::clock::Micros;
@@ -13,7 +14,7 @@ use crate::publication::Encoding;
 
 impl Hub {
     /// Sets the connection's next deadline to the earliest of all that it has.
-    pub(super) fn rearm(&mut self, engine: &mut Engine, slot: u32) {
+    pub(super) fn rearm(&mut self, engine: &mut Engine, slot: Slot) {
         let Some(link) = self.link(slot) else {
             return;
         };
@@ -21,7 +22,7 @@ impl Hub {
         engine.set_app_deadline(slot, deadline);
     }
 
-    pub(super) fn next_deadline(&self, engine: &Engine, slot: u32, link: &Link) -> Micros {
+    pub(super) fn next_deadline(&self, engine: &Engine, slot: Slot, link: &Link) -> Micros {
         let idle = self.idle_timeout();
         let mut deadline = link.drain_at;
         if let Some(until) = self.join_deadline(engine, slot, link) {
@@ -42,7 +43,7 @@ impl Hub {
     }
 
     /// Until when a connection must have joined something.
-    pub(super) fn join_deadline(&self, engine: &Engine, slot: u32, link: &Link) -> Option<Micros> {
+    pub(super) fn join_deadline(&self, engine: &Engine, slot: Slot, link: &Link) -> Option<Micros> {
         if link.ever_joined || link.joining.is_some() {
             return None;
         }
@@ -55,7 +56,7 @@ impl Hub {
     }
 
     /// A deadline has come: finds out which, and acts.
-    pub(super) fn link_deadline(&mut self, engine: &mut Engine, slot: u32) {
+    pub(super) fn link_deadline(&mut self, engine: &mut Engine, slot: Slot) {
         let now = engine.now;
         let idle = self.idle_timeout();
         let Some(link) = self.link(slot) else {
@@ -120,7 +121,7 @@ impl Hub {
 
     /// Tells sockets that their token has expired, and closes. No namespace DISCONNECT: the
     /// client is to come back.
-    fn expire(&mut self, engine: &mut Engine, slot: u32, expired: &[NamespaceId]) {
+    fn expire(&mut self, engine: &mut Engine, slot: Slot, expired: &[NamespaceId]) {
         let data = format!(
             r#"{{"code":"{}","message":"The token has expired; come back with a new one"}}"#,
             Code::AuthTokenExpired

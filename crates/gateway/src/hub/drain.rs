@@ -32,7 +32,7 @@ use heartline_core::message::Message;
 use heartline_core::namespaces::NamespaceId;
 use heartline_engine::clock::Micros;
 use heartline_engine::shard::engine::Engine;
-use heartline_wire::id::ConnId;
+use heartline_wire::id::{ConnId, Slot};
 use heartline_wire::reason::Reason;
 
 use super::Hub;
@@ -55,7 +55,7 @@ impl Hub {
 
     /// Tells a client when to come back, and lets it go as soon as its
     /// handlers are done.
-    pub(super) fn let_go(&mut self, engine: &mut Engine, slot: u32) {
+    pub(super) fn let_go(&mut self, engine: &mut Engine, slot: Slot) {
         let range = self.reconnect_spread_ms();
         let data = format!(
             r#"{{"reconnectInMs":{}}}"#,

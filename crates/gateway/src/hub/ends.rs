@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use heartline_wire::id::Slot;
 use heartline_core::message::Message;
 use heartline_core::namespaces::NamespaceId;
 use heartline_core::presence::SocketAddress;
@@ -44,7 +45,7 @@ impl Hub {
     pub(super) fn end_socket(
         &mut self,
         engine: &mut Engine,
-        slot: u32,
+        slot: Slot,
         namespace: NamespaceId,
         reason: Reason,
     ) {
@@ -69,7 +70,7 @@ impl Hub {
     pub(super) fn leave_namespace(
         &mut self,
         engine: &mut Engine,
-        slot: u32,
+        slot: Slot,
         namespace: NamespaceId,
         reason: Reason,
     ) {
@@ -78,7 +79,7 @@ impl Hub {
     }
 
     /// The connection is over: so are all of its sockets.
-    pub(super) fn link_closed(&mut self, engine: &mut Engine, slot: u32, reason: Reason) {
+    pub(super) fn link_closed(&mut self, engine: &mut Engine, slot: Slot, reason: Reason) {
         while let Some(namespace) = self
             .link(slot)
             .and_then(|link| link.sockets.last())
@@ -86,7 +87,7 @@ impl Hub {
         {
             self.forget_socket(engine, slot, namespace, reason);
         }
-        if let Some(link) = self.links.get_mut(slot as usize) {
+        if let Some(link) = self.links.get_mut(slot.index()) {
             let never_joined = link.take().is_some_and(|link| !link.ever_joined);
             if never_joined {
                 self.metrics.disconnects(reason).add(1);
@@ -98,7 +99,7 @@ impl Hub {
     pub(super) fn forget_socket(
         &mut self,
         engine: &mut Engine,
-        slot: u32,
+        slot: Slot,
         namespace: NamespaceId,
         reason: Reason,
     ) {

@@ -1,5 +1,6 @@
 //! From an event to its handler, whichever protocol it came by.
 
+use heartline_wire::id::Slot;
 use bytes::Bytes;
 use heartline_core::message::check;
 use heartline_core::namespaces::NamespaceId;
@@ -26,7 +27,7 @@ pub(super) struct InboundEvent<'a> {
 
 impl Hub {
     /// An application event has come for the socket of a namespace.
-    pub(super) fn event(&mut self, engine: &mut Engine, slot: u32, inbound: InboundEvent<'_>) {
+    pub(super) fn event(&mut self, engine: &mut Engine, slot: Slot, inbound: InboundEvent<'_>) {
         let namespace = inbound.namespace;
         let now = engine.now;
         let Some(link) = self.link_mut(slot) else {
@@ -74,7 +75,7 @@ impl Hub {
     pub(super) fn is_within_limit(
         &mut self,
         engine: &mut Engine,
-        slot: u32,
+        slot: Slot,
         namespace: NamespaceId,
         ack: Option<&AckId>,
     ) -> bool {
@@ -104,7 +105,7 @@ impl Hub {
     pub(super) fn refuse_event(
         &mut self,
         engine: &mut Engine,
-        slot: u32,
+        slot: Slot,
         namespace: NamespaceId,
         ack: Option<AckId>,
         error: EventError,
@@ -120,7 +121,7 @@ impl Hub {
     pub(super) fn handle_event(
         &mut self,
         engine: &mut Engine,
-        slot: u32,
+        slot: Slot,
         handler: &dyn ErasedHandler,
         event: &Event<'_>,
         ack: Option<AckId>,
@@ -150,7 +151,7 @@ impl Hub {
     fn unhandled(
         &mut self,
         engine: &mut Engine,
-        slot: u32,
+        slot: Slot,
         namespace: NamespaceId,
         encoding: Encoding,
         ack: Option<AckId>,

@@ -1,5 +1,6 @@
 //! The first thing that a socket is told.
 
+use heartline_wire::id::Slot;
 use heartline_core::auth::Identity;
 use heartline_core::message::Message;
 use heartline_core::namespaces::NamespaceId;
@@ -13,7 +14,7 @@ impl Hub {
     pub(super) fn hello(
         &mut self,
         engine: &mut Engine,
-        slot: u32,
+        slot: Slot,
         namespace: NamespaceId,
         identity: &Identity,
         socket_id: &str,

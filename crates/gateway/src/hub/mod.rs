@@ -30,6 +30,7 @@ mod tests;
 
 use std::sync::Arc;
 
+use heartline_wire::id::Slot;
 use heartline_core::namespaces::NamespaceId;
 use heartline_core::presence::SocketAddress;
 use heartline_core::rooms::LocalRooms;
@@ -88,22 +89,22 @@ impl Hub {
         }
     }
 
-    fn link(&self, slot: u32) -> Option<&Link> {
-        self.links.get(slot as usize)?.as_ref()
+    fn link(&self, slot: Slot) -> Option<&Link> {
+        self.links.get(slot.index())?.as_ref()
     }
 
-    fn link_mut(&mut self, slot: u32) -> Option<&mut Link> {
-        self.links.get_mut(slot as usize)?.as_mut()
+    fn link_mut(&mut self, slot: Slot) -> Option<&mut Link> {
+        self.links.get_mut(slot.index())?.as_mut()
     }
 
     /// Where a socket is, if it is still there.
-    fn locate(&self, engine: &Engine, address: &SocketAddress) -> Option<u32> {
+    fn locate(&self, engine: &Engine, address: &SocketAddress) -> Option<Slot> {
         let slot = engine.find(address.0.conn)?;
         let socket = self.link(slot)?.socket(address.namespace())?;
         (socket.secret == address.0.secret).then_some(slot)
     }
 
-    fn address(&self, engine: &Engine, slot: u32, namespace: NamespaceId) -> Option<SocketAddress> {
+    fn address(&self, engine: &Engine, slot: Slot, namespace: NamespaceId) -> Option<SocketAddress> {
         let socket = self.link(slot)?.socket(namespace)?;
         Some(SocketAddress::new(
             engine.id(slot)?,
@@ -113,7 +114,7 @@ impl Hub {
     }
 
     /// A handle for handlers; also of a socket whose connection is closing.
-    fn handle(&self, engine: &Engine, slot: u32, namespace: NamespaceId) -> Option<Socket> {
+    fn handle(&self, engine: &Engine, slot: Slot, namespace: NamespaceId) -> Option<Socket> {
         let socket = self.link(slot)?.socket(namespace)?;
         Some(Socket {
             shared: self.shared.clone(),
@@ -132,9 +133,9 @@ impl Hub {
 impl App for Hub {
     type Op = Op;
 
-    fn opened(&mut self, engine: &mut Engine, slot: u32, handshake: Handshake) {
-        if self.links.len() <= slot as usize {
-            self.links.resize_with(slot as usize + 1, || None);
+    fn opened(&mut self, engine: &mut Engine, slot: Slot, handshake: Handshake) {
+        if self.links.len() <= slot.index() {
+            self.links.resize_with(slot.index() + 1, || None);
         }
         let live = engine
             .conn(slot)
@@ -148,7 +149,7 @@ impl App for Hub {
         if !live {
             link.bearer = handshake.bearer.clone();
         }
-        self.links[slot as usize] = Some(link);
+        self.links[slot.index()] = Some(link);
         self.metrics.connects.add(1);
         if self.shared.is_draining() {
             // Its handshake began before the drain did.
@@ -161,7 +162,7 @@ impl App for Hub {
         self.rearm(engine, slot);
     }
 
-    fn message(&mut self, engine: &mut Engine, slot: u32, data: Data<'_>) {
+    fn message(&mut self, engine: &mut Engine, slot: Slot, data: Data<'_>) {
         match self.link(slot).map(|link| link.encoding) {
             Some(Encoding::Live) => match data {
                 Data::Text(text) => self.live_frame(engine, slot, text),
@@ -172,11 +173,11 @@ impl App for Hub {
         }
     }
 
-    fn closed(&mut self, engine: &mut Engine, slot: u32, reason: Reason) {
+    fn closed(&mut self, engine: &mut Engine, slot: Slot, reason: Reason) {
         self.link_closed(engine, slot, reason);
     }
 
-    fn upgraded(&mut self, _engine: &mut Engine, slot: u32) {
+    fn upgraded(&mut self, _engine: &mut Engine, slot: Slot) {
         if let Some(link) = self.link(slot) {
             for socket in &link.sockets {
                 self.metrics
@@ -189,7 +190,7 @@ impl App for Hub {
         }
     }
 
-    fn deadline(&mut self, engine: &mut Engine, slot: u32) {
+    fn deadline(&mut self, engine: &mut Engine, slot: Slot) {
         self.link_deadline(engine, slot);
     }
 

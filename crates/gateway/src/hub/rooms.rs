@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use heartline_wire::id::Slot;
 use heartline_core::auth::{Identity, UserKey};
 use heartline_core::message::Message;
 use heartline_core::namespaces::NamespaceId;
@@ -33,14 +34,14 @@ impl Hub {
     pub(super) fn join(
         &mut self,
         engine: &mut Engine,
-        slot: u32,
+        slot: Slot,
         namespace: NamespaceId,
         name: &str,
     ) -> Result<Joined, RoomError> {
         let max = self.shared.config.max_rooms_per_socket;
         let Some(socket) = self
             .links
-            .get_mut(slot as usize)
+            .get_mut(slot.index())
             .and_then(Option::as_mut)
             .and_then(|link| link.socket_mut(namespace))
         else {
@@ -85,7 +86,7 @@ impl Hub {
     pub(super) fn followed(
         &self,
         engine: &Engine,
-        slot: u32,
+        slot: Slot,
         namespace: NamespaceId,
         room: &str,
     ) -> Option<(Arc<UserKey>, SocketAddress, RoomAddress)> {
@@ -172,7 +173,7 @@ impl Hub {
     pub(super) fn count_join(
         &mut self,
         engine: &mut Engine,
-        slot: u32,
+        slot: Slot,
         namespace: NamespaceId,
     ) -> Result<(), EventError> {
         let limit = self
@@ -194,7 +195,7 @@ impl Hub {
         })
     }
 
-    pub(super) fn leave(&mut self, engine: &Engine, slot: u32, namespace: NamespaceId, name: &str) {
+    pub(super) fn leave(&mut self, engine: &Engine, slot: Slot, namespace: NamespaceId, name: &str) {
         let Some(socket) = self.link(slot).and_then(|link| link.socket(namespace)) else {
             return;
         };
@@ -224,7 +225,7 @@ impl Hub {
         let links = &mut self.links;
         self.rooms.leave(membership, |moved, from, to| {
             let socket = links
-                .get_mut(moved as usize)
+                .get_mut(moved.index())
                 .and_then(Option::as_mut)
                 .and_then(|link| link.socket_mut(namespace));
             if let Some(entry) =
@@ -250,7 +251,7 @@ impl Hub {
     pub(super) fn leave_what_was_taken(
         &mut self,
         engine: &mut Engine,
-        slot: u32,
+        slot: Slot,
         namespace: NamespaceId,
         before: &Identity,
     ) {
@@ -320,7 +321,7 @@ impl Hub {
     pub(super) fn note_joined(
         &mut self,
         engine: &mut Engine,
-        slot: u32,
+        slot: Slot,
         namespace: NamespaceId,
         room: &str,
     ) {
@@ -356,7 +357,7 @@ impl Hub {
     pub(super) fn subscribe(
         &mut self,
         engine: &mut Engine,
-        slot: u32,
+        slot: Slot,
         topic: &str,
         id: Option<&str>,
     ) {
@@ -409,7 +410,7 @@ impl Hub {
     pub(super) fn subscribe_now(
         &mut self,
         engine: &mut Engine,
-        slot: u32,
+        slot: Slot,
         topic: &str,
         id: Option<&str>,
     ) {

@@ -2,6 +2,8 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use heartline_wire::id::Slot;
+
 use super::*;
 use crate::shard::WAKER;
 use crate::shard::turn::{EVENTS, ROUNDS, Readiness};
@@ -12,7 +14,7 @@ static ROOM: Mutex<()> = Mutex::new(());
 
 struct Room {
     harness: Harness<Recorder>,
-    slots: Vec<u32>,
+    slots: Vec<Slot>,
     peers: Vec<Peer>,
     _alone: MutexGuard<'static, ()>,
 }

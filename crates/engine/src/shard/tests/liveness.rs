@@ -1,5 +1,7 @@
 //! Pings, and when silence is death.
 
+use heartline_wire::id::Slot;
+
 use super::*;
 
 const PING: Told = Told::Ping(Vec::new());
@@ -14,7 +16,7 @@ fn closed_for_silence(harness: &mut Harness<Recorder>) -> bool {
 }
 
 /// Joins, and lets time pass until the first ping has come.
-fn pinged(harness: &mut Harness<Recorder>) -> (u32, Peer) {
+fn pinged(harness: &mut Harness<Recorder>) -> (Slot, Peer) {
     let (slot, mut peer) = harness.join(Opening::plain());
     harness.run(seconds(25) + ms(8));
     assert_eq!(peer.read(), [PING]);
