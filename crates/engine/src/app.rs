@@ -2,8 +2,8 @@
 
 use heartline_wire::id::Slot;
 use heartline_wire::reason::Reason;
+use heartline_wire::time::Micros;
 
-use crate::clock::Micros;
 use crate::shard::engine::Engine;
 use crate::shard::request::Handshake;
 

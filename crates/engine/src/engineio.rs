@@ -37,7 +37,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use crate::app::{App, Data};
-use crate::clock::{Clock, micros};
+use crate::clock::Clock;
 use crate::failure::Failure;
 use crate::http::cors::AllowedOrigins;
 use crate::http::front::{Gatekeeper, HttpFront, HttpParts, HttpSettings};
@@ -373,15 +373,15 @@ impl Server {
 fn settings(options: &Options) -> Settings {
     Settings {
         heartbeat_timing: HeartbeatTiming {
-            interval: micros(options.ping_interval),
-            timeout: micros(options.ping_timeout),
+            interval: options.ping_interval,
+            timeout: options.ping_timeout,
         },
         max_payload: options.max_payload,
         // There is nobody here who would let them in.
         max_first_payload: options.max_payload,
         send_buffer: options.send_buffer,
         compress_from: options.compression.unwrap_or(usize::MAX),
-        upgrade_timeout: micros(options.upgrade_timeout),
+        upgrade_timeout: options.upgrade_timeout,
         tag: None,
     }
 }

@@ -2,6 +2,7 @@
 //! shard carries out.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use heartline_core::auth::{AuthError, Identity, UserKey};
 use heartline_core::backplane::Subscription;
@@ -10,7 +11,6 @@ use heartline_core::message::Message;
 use heartline_core::namespaces::NamespaceId;
 use heartline_core::presence::{Admitted, SocketAddress};
 use heartline_core::rooms::{Room, RoomError};
-use heartline_engine::clock::Micros;
 use heartline_engine::tasks::TaskId;
 use heartline_wire::codes::Code;
 use heartline_wire::id::{ConnId, Slot};
@@ -131,7 +131,7 @@ pub(crate) enum Op {
         identity: Arc<Identity>,
     },
     /// The node is going away: everybody is let go, over this many microseconds.
-    Drain { spread: Micros },
+    Drain { spread: Duration },
     /// A connection that was only kept for its handlers can go.
     Finish(ConnId),
     /// Whoever has not gone yet goes now.

@@ -217,7 +217,13 @@ mod tests {
         let mut rooms = LocalRooms::new(directory.clone(), 0);
         let tenant: Arc<str> = "t".into();
         rooms.join(NamespaceId::ROOT, None, "r", Slot(1), &mut Vec::new());
-        rooms.join(NamespaceId::ROOT, Some(&tenant), "r", Slot(2), &mut Vec::new());
+        rooms.join(
+            NamespaceId::ROOT,
+            Some(&tenant),
+            "r",
+            Slot(2),
+            &mut Vec::new(),
+        );
         rooms.join(NamespaceId(1), None, "r", Slot(3), &mut Vec::new());
         assert_eq!(directory.count(), 3);
     }

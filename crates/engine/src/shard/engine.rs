@@ -2,14 +2,16 @@
 //! [`App`](crate::app::App) may do to them.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use heartline_wire::id::{ConnId, Sid, Slot};
 use heartline_wire::reason::Reason;
+use heartline_wire::time::{Micros, micros};
 use heartline_wire::ws;
 use heartline_wire::ws::deflate::Inflater;
 use mio::{Interest, Registry, Token};
 
-use crate::clock::{Clock, Micros};
+use crate::clock::Clock;
 use crate::random::{SecretSource, Spread};
 use crate::shard::conn::{Conn, Phase, Slab, Transport, TransportName};
 use crate::shard::frames::{Framer, Frames, Framing};
@@ -23,12 +25,12 @@ use crate::shard::writes::{Waits, Writes};
 use crate::slots::SlotGuard;
 
 /// How long a peer has to finish a closing handshake.
-pub(super) const CLOSE_WAIT: Micros = 5_000_000;
+pub(super) const CLOSE_WAIT: Duration = Duration::from_secs(5);
 /// The same for a slow consumer, who first has to read what the kernel holds.
-const SLOW_CLOSE_WAIT: Micros = 15_000_000;
+const SLOW_CLOSE_WAIT: Duration = Duration::from_secs(15);
 /// How long a closed polling session waits for the GET that takes the news
 /// (Engine.IO's `closeTimeout`).
-const POLLING_CLOSE_WAIT: Micros = 30_000_000;
+const POLLING_CLOSE_WAIT: Duration = Duration::from_secs(30);
 /// Deadlines in one tick of the wheel above which a first ping moves away.
 const MAX_PINGS_PER_TICK: u32 = 4;
 /// Queues kept for reuse per shard.
@@ -47,7 +49,7 @@ pub struct Settings {
     /// Bytes that may wait for one client, bookkeeping included.
     pub send_buffer: usize,
     /// How long an upgrade from polling may take.
-    pub upgrade_timeout: Micros,
+    pub upgrade_timeout: Duration,
     /// Smallest message that is compressed, where the client understands it.
     pub compress_from: usize,
     /// What names of connections begin with, so that other nodes know whose they are.
@@ -117,7 +119,7 @@ impl Engine {
             shard,
             clock,
             now,
-            heard_until: 0,
+            heard_until: Micros::ZERO,
             settings,
             conns: Slab::default(),
             wheel: Wheel::new(now),
@@ -185,6 +187,11 @@ impl Engine {
     /// A random number in `0..bound`.
     pub fn random_below(&mut self, bound: u64) -> u64 {
         self.random.below(bound)
+    }
+
+    /// A random time shorter than `bound`, in whole microseconds.
+    pub fn random_time(&mut self, bound: Duration) -> Duration {
+        Duration::from_micros(self.random.below(micros(bound)))
     }
 
     // --- beginnings ------------------------------------------------------
@@ -279,7 +286,7 @@ impl Engine {
             if crowd <= MAX_PINGS_PER_TICK {
                 break;
             }
-            let candidate = self.now + interval - self.random.below(interval / 2 + 1);
+            let candidate = self.now + interval - self.random_time(interval / 2);
             let there = self.wheel.crowd(candidate);
             if there < crowd {
                 (best, crowd) = (candidate, there);
@@ -305,8 +312,8 @@ impl Engine {
         Some(heartline_wire::engineio::open_packet(
             &self.sid(slot)?,
             upgrades,
-            settings.heartbeat_timing.interval / 1000,
-            settings.heartbeat_timing.timeout / 1000,
+            settings.heartbeat_timing.interval.as_millis() as u64,
+            settings.heartbeat_timing.timeout.as_millis() as u64,
             settings.max_payload,
         ))
     }
@@ -483,7 +490,7 @@ impl Engine {
         let now = self.now;
         if let Some(conn) = self.conns.get_mut(slot) {
             if let Some(rtt) = conn.heartbeat.pong(now) {
-                conn.rtt = rtt.clamp(1, u64::from(u32::MAX)) as u32;
+                conn.rtt = micros(rtt).clamp(1, u64::from(u32::MAX)) as u32;
                 self.stats.rtts.push(conn.rtt);
             }
         }
@@ -557,7 +564,11 @@ impl Engine {
             }
             return;
         }
-        let heard = if conn.paused { 0 } else { self.heard_until };
+        let heard = if conn.paused {
+            Micros::ZERO
+        } else {
+            self.heard_until
+        };
         match conn
             .heartbeat
             .beat(now, self.settings.heartbeat_timing, heard)

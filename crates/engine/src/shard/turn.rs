@@ -10,11 +10,12 @@ use std::ops::ControlFlow;
 use std::time::Duration;
 
 use heartline_wire::id::Slot;
+use heartline_wire::time::Micros;
 use mio::event::Event;
 use mio::{Events, Poll};
 
 use crate::app::App;
-use crate::clock::{Clock, Micros};
+use crate::clock::Clock;
 use crate::shard::conn::{Phase, Transport};
 use crate::shard::probe::PROBE;
 use crate::shard::writes::SLICE;
@@ -26,7 +27,7 @@ pub(crate) const EVENTS: usize = 1024;
 /// its turn next.
 pub(super) const ROUNDS: usize = 16;
 /// How long an overloaded gateway's shard sleeps before it looks again.
-const OVERLOAD_PAUSE: Micros = 1_000;
+const OVERLOAD_PAUSE: Duration = Duration::from_millis(1);
 
 /// What the poller tells of one connection.
 #[derive(Debug, Clone, Copy)]
@@ -55,10 +56,8 @@ impl<A: App> Shard<A> {
         let mut events = Events::with_capacity(EVENTS);
         loop {
             let asked = clock.now();
-            let timeout = self
-                .idle_until(asked)
-                .map(|until| until.saturating_sub(asked));
-            if let Err(error) = poll.poll(&mut events, timeout.map(Duration::from_micros)) {
+            let timeout = self.idle_until(asked).map(|until| until - asked);
+            if let Err(error) = poll.poll(&mut events, timeout) {
                 if error.kind() == io::ErrorKind::Interrupted {
                     continue;
                 }

@@ -3,9 +3,9 @@
 
 use std::io::{self, IoSlice};
 
-use heartline_wire::id::Slot;
 use heartline_wire::engineio;
 use heartline_wire::engineio::Packet;
+use heartline_wire::id::Slot;
 use heartline_wire::reason::Reason;
 use heartline_wire::ws::{self, Message, OpCode, Role};
 

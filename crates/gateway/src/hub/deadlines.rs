@@ -1,12 +1,14 @@
 //! When something is due on a connection, and what is done then.
 
-use heartline_wire::id::Slot;
+use std::time::Duration;
+
 use heartline_core::message::Message;
 use heartline_core::namespaces::NamespaceId;
-use heartline_engine::clock::Micros;
 use heartline_engine::shard::engine::Engine;
 use heartline_wire::codes::Code;
+use heartline_wire::id::Slot;
 use heartline_wire::reason::Reason;
+use heartline_wire::time::Micros;
 
 use super::Hub;
 use super::link::{Link, SocketState};
@@ -32,14 +34,14 @@ impl Hub {
             deadline = deadline
                 .min(socket.expires)
                 .min(socket.next_heartbeat)
-                .min(socket.last_activity.saturating_add(idle));
+                .min(socket.last_activity + idle);
         }
         deadline
     }
 
-    pub(super) fn idle_timeout(&self) -> Micros {
+    pub(super) fn idle_timeout(&self) -> Duration {
         let idle = self.shared.config.heartbeat.idle_timeout;
-        idle.map_or(Micros::MAX, |idle| idle.as_micros() as Micros)
+        idle.unwrap_or(Duration::MAX)
     }
 
     /// Until when a connection must have joined something.
@@ -52,7 +54,7 @@ impl Hub {
             Encoding::Live => config.auth_timeout,
             Encoding::Text | Encoding::Msgpack => config.connect_timeout,
         };
-        Some(engine.conn(slot)?.connected_at + time.as_micros() as Micros)
+        Some(engine.conn(slot)?.connected_at + time)
     }
 
     /// A deadline has come: finds out which, and acts.
@@ -95,7 +97,7 @@ impl Hub {
         let is_idle = link
             .sockets
             .iter()
-            .any(|socket| socket.last_activity.saturating_add(idle) <= now);
+            .any(|socket| socket.last_activity + idle <= now);
         if !expired.is_empty() {
             return self.expire(engine, slot, &expired);
         }
@@ -104,7 +106,6 @@ impl Hub {
             return;
         }
         if let Some(every) = self.shared.config.heartbeat.app_interval {
-            let every = every.as_micros() as Micros;
             let data = format!(r#"{{"timestamp":{}}}"#, engine.clock.unix_millis(now));
             for namespace in beating {
                 self.emit_here(engine, slot, namespace, &Message::new("heartbeat", &data));

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use heartline_wire::id::Slot;
 use hashbrown::HashSet;
 use heartline_core::auth::UserKey;
 use heartline_core::message::Message;
@@ -11,6 +10,7 @@ use heartline_core::presence::SocketAddress;
 use heartline_core::rooms::{self, Membership, Room};
 use heartline_engine::shard::engine::Engine;
 use heartline_wire::codes::Code;
+use heartline_wire::id::Slot;
 use heartline_wire::live;
 use tokio::sync::oneshot;
 

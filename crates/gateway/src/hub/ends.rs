@@ -2,15 +2,14 @@
 
 use std::sync::Arc;
 
-use heartline_wire::id::Slot;
 use heartline_core::message::Message;
 use heartline_core::namespaces::NamespaceId;
 use heartline_core::presence::SocketAddress;
-use heartline_engine::clock::Micros;
 use heartline_engine::shard::conn::TransportName;
 use heartline_engine::shard::engine::Engine;
 use heartline_engine::tasks::guarded;
 use heartline_wire::handshake::Handshake;
+use heartline_wire::id::Slot;
 use heartline_wire::json;
 use heartline_wire::reason::Reason;
 use tokio::sync::oneshot;
@@ -132,7 +131,7 @@ impl Hub {
             let address = SocketAddress::new(conn, namespace, socket.secret);
             shared.fanout.backplane.disconnect(user, address);
         }
-        let connected_for_ms = engine.now.saturating_sub(socket.connected_at) / 1000;
+        let connected_for_ms = (engine.now - socket.connected_at).as_millis() as u64;
         let user_id = socket.identity.user_id().unwrap_or("");
         let socket_id = handle
             .as_ref()
@@ -189,7 +188,7 @@ impl Hub {
                 None => self.note_panic(),
                 Some(None) => {}
                 Some(Some(work)) => {
-                    let time = self.shared.config.handler_timeout.as_micros() as Micros;
+                    let time = self.shared.config.handler_timeout;
                     self.start(engine, work, TaskKind::Detached, time);
                 }
             }

@@ -1,12 +1,12 @@
 //! From an event to its handler, whichever protocol it came by.
 
-use heartline_wire::id::Slot;
 use bytes::Bytes;
 use heartline_core::message::check;
 use heartline_core::namespaces::NamespaceId;
 use heartline_engine::shard::engine::Engine;
 use heartline_engine::tasks::guarded;
 use heartline_wire::codes::Code;
+use heartline_wire::id::Slot;
 use heartline_wire::reason::Reason;
 
 use super::Hub;
@@ -140,7 +140,7 @@ impl Hub {
                 engine.pause(slot);
             }
         }
-        let time = self.shared.config.handler_timeout.as_micros() as u64;
+        let time = self.shared.config.handler_timeout;
         let kind = TaskKind::Handler { conn, holds: false };
         self.start(engine, work, kind, time);
     }

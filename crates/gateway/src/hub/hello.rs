@@ -1,10 +1,10 @@
 //! The first thing that a socket is told.
 
-use heartline_wire::id::Slot;
 use heartline_core::auth::Identity;
 use heartline_core::message::Message;
 use heartline_core::namespaces::NamespaceId;
 use heartline_engine::shard::engine::Engine;
+use heartline_wire::id::Slot;
 use heartline_wire::{json, live};
 
 use super::Hub;

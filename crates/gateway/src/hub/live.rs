@@ -1,9 +1,9 @@
 //! The live protocol: frames of a plain WebSocket.
 
-use heartline_wire::id::Slot;
 use heartline_core::namespaces::NamespaceId;
 use heartline_engine::shard::engine::Engine;
 use heartline_wire::codes::Code;
+use heartline_wire::id::Slot;
 use heartline_wire::live::{self, ClientFrame};
 use heartline_wire::reason::Reason;
 use heartline_wire::{json, ws};

@@ -29,18 +29,19 @@ mod tasks;
 mod tests;
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use heartline_wire::id::Slot;
 use heartline_core::namespaces::NamespaceId;
 use heartline_core::presence::SocketAddress;
 use heartline_core::rooms::LocalRooms;
 use heartline_engine::app::{App, Data};
-use heartline_engine::clock::Micros;
 use heartline_engine::shard::conn::TransportName;
 use heartline_engine::shard::engine::Engine;
 use heartline_engine::shard::request::{Handshake, Protocol};
 use heartline_engine::tasks::Tasks;
+use heartline_wire::id::Slot;
 use heartline_wire::reason::Reason;
+use heartline_wire::time::Micros;
 use link::Link;
 use tasks::{HubWaker, TaskKind};
 
@@ -52,7 +53,7 @@ use crate::shared::{OwnShared, Shared};
 use crate::socket::Socket;
 
 /// How often tasks that ran out of time are looked for.
-const TASK_SWEEP: Micros = 250_000;
+const TASK_SWEEP: Duration = Duration::from_millis(250);
 
 /// As [`OwnShared`]: the outer count of references is the shard's own.
 type OwnHandlers = Arc<Arc<Handlers>>;
@@ -82,7 +83,7 @@ impl Hub {
             tasks: Tasks::new(post),
             handlers: Arc::new(handlers),
             links: Vec::new(),
-            next_task_sweep: 0,
+            next_task_sweep: Micros::ZERO,
             shared,
             shard,
             metrics,
@@ -104,7 +105,12 @@ impl Hub {
         (socket.secret == address.0.secret).then_some(slot)
     }
 
-    fn address(&self, engine: &Engine, slot: Slot, namespace: NamespaceId) -> Option<SocketAddress> {
+    fn address(
+        &self,
+        engine: &Engine,
+        slot: Slot,
+        namespace: NamespaceId,
+    ) -> Option<SocketAddress> {
         let socket = self.link(slot)?.socket(namespace)?;
         Some(SocketAddress::new(
             engine.id(slot)?,

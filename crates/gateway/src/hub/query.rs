@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use heartline_wire::id::Slot;
 use heartline_core::auth::UserKey;
 use heartline_core::entries::{SocketEntry, SocketFilter};
 use heartline_core::namespaces::NamespaceId;
 use heartline_core::presence::SocketAddress;
 use heartline_core::rooms::Room;
 use heartline_engine::shard::engine::Engine;
+use heartline_wire::id::Slot;
 
 use super::Hub;
 use super::link::SocketState;

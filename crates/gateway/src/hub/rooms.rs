@@ -2,16 +2,16 @@
 //! conversation remembers.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use heartline_wire::id::Slot;
 use heartline_core::auth::{Identity, UserKey};
 use heartline_core::message::Message;
 use heartline_core::namespaces::NamespaceId;
 use heartline_core::policy::Announce;
 use heartline_core::presence::{RoomAddress, SocketAddress};
 use heartline_core::rooms::{self, Joined, Membership, PRIVATE, RoomError};
-use heartline_engine::clock::Micros;
 use heartline_engine::shard::engine::Engine;
+use heartline_wire::id::Slot;
 use heartline_wire::{json, live};
 use tokio::sync::oneshot;
 
@@ -21,10 +21,10 @@ use crate::event::EventError;
 use crate::op::{Held, Op};
 use crate::publication::Encoding;
 
-/// How long the store may take to keep a member, microseconds.
-const REMEMBER: Micros = 10_000_000;
-/// How long a subscription may take, microseconds.
-const SUBSCRIBE: Micros = 5_000_000;
+/// How long the store may take to keep a member.
+const REMEMBER: Duration = Duration::from_secs(10);
+/// How long a subscription may take.
+const SUBSCRIBE: Duration = Duration::from_secs(5);
 
 /// The only namespace of live connections.
 const ROOT: NamespaceId = NamespaceId::ROOT;
@@ -195,7 +195,13 @@ impl Hub {
         })
     }
 
-    pub(super) fn leave(&mut self, engine: &Engine, slot: Slot, namespace: NamespaceId, name: &str) {
+    pub(super) fn leave(
+        &mut self,
+        engine: &Engine,
+        slot: Slot,
+        namespace: NamespaceId,
+        name: &str,
+    ) {
         let Some(socket) = self.link(slot).and_then(|link| link.socket(namespace)) else {
             return;
         };

@@ -3,11 +3,11 @@
 
 use std::sync::Arc;
 
-use heartline_wire::id::Slot;
 use hashbrown::HashSet;
 use heartline_core::namespaces::NamespaceId;
 use heartline_core::presence::SocketAddress;
 use heartline_engine::shard::engine::Engine;
+use heartline_wire::id::Slot;
 use heartline_wire::live;
 use heartline_wire::reason::Reason;
 

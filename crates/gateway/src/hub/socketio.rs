@@ -1,12 +1,12 @@
 //! Socket.IO packets, in the default parser's text and in msgpack.
 
-use heartline_wire::id::Slot;
 use bytes::Bytes;
 use heartline_core::message::{MessageError, check};
 use heartline_core::namespaces::NamespaceId;
 use heartline_engine::app::Data;
 use heartline_engine::shard::engine::Engine;
 use heartline_wire::codes::Code;
+use heartline_wire::id::Slot;
 use heartline_wire::reason::Reason;
 use heartline_wire::socketio::{self, PacketType};
 use heartline_wire::{json, msgpack, ws};

@@ -1,7 +1,8 @@
 //! Handlers that are still at work, and what a connection's input waits for.
 
+use std::time::Duration;
+
 use heartline_core::presence::SocketAddress;
-use heartline_engine::clock::Micros;
 use heartline_engine::shard::engine::Engine;
 use heartline_engine::tasks::{Ended, TaskId, Work};
 use heartline_wire::id::{ConnId, Slot};
@@ -37,7 +38,13 @@ impl heartline_engine::tasks::Wakes for HubWaker {
 
 impl Hub {
     /// Runs `work` now, and goes on with it later if it waits.
-    pub(super) fn start(&mut self, engine: &mut Engine, work: Work, kind: TaskKind, time: Micros) {
+    pub(super) fn start(
+        &mut self,
+        engine: &mut Engine,
+        work: Work,
+        kind: TaskKind,
+        time: Duration,
+    ) {
         let asked = in_order::Watch::begin();
         let ended = self.tasks.start(work, kind, engine.now + time);
         if let (Ended::Waiting(task), true) = (&ended, asked.anything()) {

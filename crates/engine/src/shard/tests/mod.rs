@@ -12,10 +12,10 @@ use std::time::Duration;
 
 use heartline_wire::id::Slot;
 use heartline_wire::reason::Reason;
+use heartline_wire::time::Micros;
 use heartline_wire::ws::{self, OpCode};
 
 use crate::app::{App, Data};
-use crate::clock::Micros;
 use crate::harness::{Answer, Harness, Opening, Peer, Told, settings};
 use crate::shard::engine::{Engine, Settings};
 use crate::shard::frames::Frames;
@@ -141,6 +141,9 @@ impl Harness<Recorder> {
         std::mem::take(&mut self.app().closed)
     }
 }
+
+/// How late a deadline may fire.
+const TICK: Duration = Duration::from_micros(8_192);
 
 fn ms(millis: u64) -> Duration {
     Duration::from_millis(millis)

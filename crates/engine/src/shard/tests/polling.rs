@@ -1,7 +1,7 @@
 //! Sessions over HTTP long-polling.
 
-use heartline_wire::id::Slot;
 use heartline_wire::engineio::RequestError;
+use heartline_wire::id::Slot;
 
 use super::*;
 use crate::harness::{Asked, Session};
