@@ -6,26 +6,28 @@
 //! no error. Each connection keeps its phase: those whose pings were spread out
 //! stay so, also when the process stood still for longer than `interval`.
 
-use crate::clock::{Micros, next_in_phase};
+use std::time::Duration;
+
+use heartline_wire::time::Micros;
 
 /// How often to ping, and when to give up.
 #[derive(Debug, Clone, Copy)]
 pub struct HeartbeatTiming {
-    /// Time between pings, µs.
-    pub interval: Micros,
-    /// Time a peer has to answer one, µs.
-    pub timeout: Micros,
+    /// Time between pings.
+    pub interval: Duration,
+    /// Time a peer has to answer one.
+    pub timeout: Duration,
 }
 
-/// How late a ping may leave without the peer getting more time for its answer, µs: as
-/// late as the wheel and a busy turn make it, and never more than a quarter of that time.
-const LATE: Micros = 50_000;
+/// How late a ping may leave without the peer getting more time for its answer: as late
+/// as the wheel and a busy turn make it, and never more than a quarter of that time.
+const LATE: Duration = Duration::from_millis(50);
 
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Heartbeat {
     next_ping: Micros,
     last_ping: Micros,
-    /// When the oldest unanswered ping was due; 0 when all are answered.
+    /// When the oldest unanswered ping was due; [`Micros::ZERO`] when all are answered.
     unanswered: Micros,
 }
 
@@ -43,14 +45,14 @@ impl Heartbeat {
     pub(crate) fn new(first_ping: Micros) -> Self {
         Heartbeat {
             next_ping: first_ping,
-            last_ping: 0,
-            unanswered: 0,
+            last_ping: Micros::ZERO,
+            unanswered: Micros::ZERO,
         }
     }
 
     /// What is to be done at `now`. What the peer sent before `heard` has been
     /// read, so its silence proves something up to then: after an overload or
-    /// a freeze of the process, the pong may lie in the socket. 0 says that the
+    /// a freeze of the process, the pong may lie in the socket. [`Micros::ZERO`] says that the
     /// peer is not listened to at all; its time then begins anew.
     pub(crate) fn beat(
         &mut self,
@@ -58,11 +60,11 @@ impl Heartbeat {
         heartbeat_timing: HeartbeatTiming,
         heard: Micros,
     ) -> Beat {
-        if self.unanswered != 0 && now >= self.unanswered + heartbeat_timing.timeout {
+        if self.unanswered != Micros::ZERO && now >= self.unanswered + heartbeat_timing.timeout {
             if heard >= self.unanswered + heartbeat_timing.timeout {
                 return Beat::Dead;
             }
-            if heard != 0 {
+            if heard != Micros::ZERO {
                 return Beat::Listen;
             }
             self.unanswered = now;
@@ -71,23 +73,23 @@ impl Heartbeat {
             return Beat::Nothing;
         }
         self.last_ping = now;
-        if self.unanswered == 0 {
+        if self.unanswered == Micros::ZERO {
             let late = LATE.min(heartbeat_timing.timeout / 4);
-            self.unanswered = self.next_ping.max(now.saturating_sub(late));
+            self.unanswered = self.next_ping.max(now - late);
         }
-        self.next_ping = next_in_phase(self.next_ping, heartbeat_timing.interval, now);
+        self.next_ping = self.next_ping.next_in_phase(heartbeat_timing.interval, now);
         Beat::Ping
     }
 
     /// A pong has come: the round trip, if it answers anything.
-    pub(crate) fn pong(&mut self, now: Micros) -> Option<Micros> {
-        let answered = std::mem::take(&mut self.unanswered) != 0;
-        answered.then(|| now.saturating_sub(self.last_ping))
+    pub(crate) fn pong(&mut self, now: Micros) -> Option<Duration> {
+        let answered = std::mem::take(&mut self.unanswered) != Micros::ZERO;
+        answered.then(|| now - self.last_ping)
     }
 
     /// When `beat` has something to do next.
     pub(crate) fn deadline(&self, heartbeat_timing: HeartbeatTiming) -> Micros {
-        if self.unanswered == 0 {
+        if self.unanswered == Micros::ZERO {
             self.next_ping
         } else {
             self.next_ping
@@ -101,83 +103,88 @@ mod tests {
     use super::*;
 
     const RHYTHM: HeartbeatTiming = HeartbeatTiming {
-        interval: 300,
-        timeout: 200,
+        interval: Duration::from_micros(300),
+        timeout: Duration::from_micros(200),
     };
 
     #[test]
     fn silence_is_death_at_interval_plus_timeout() {
-        let mut heart = Heartbeat::new(300);
-        assert_eq!(heart.beat(299, RHYTHM, 299), Beat::Nothing);
-        assert_eq!(heart.beat(300, RHYTHM, 300), Beat::Ping);
-        assert_eq!(heart.deadline(RHYTHM), 500);
-        assert_eq!(heart.beat(499, RHYTHM, 499), Beat::Nothing);
-        assert_eq!(heart.beat(500, RHYTHM, 500), Beat::Dead);
+        let mut heart = Heartbeat::new(Micros(300));
+        assert_eq!(heart.beat(Micros(299), RHYTHM, Micros(299)), Beat::Nothing);
+        assert_eq!(heart.beat(Micros(300), RHYTHM, Micros(300)), Beat::Ping);
+        assert_eq!(heart.deadline(RHYTHM), Micros(500));
+        assert_eq!(heart.beat(Micros(499), RHYTHM, Micros(499)), Beat::Nothing);
+        assert_eq!(heart.beat(Micros(500), RHYTHM, Micros(500)), Beat::Dead);
     }
 
     #[test]
     fn pongs_that_come_twice_early_or_late_are_no_error() {
-        let mut heart = Heartbeat::new(300);
-        assert_eq!(heart.pong(100), None);
-        assert_eq!(heart.beat(300, RHYTHM, 300), Beat::Ping);
-        assert_eq!(heart.pong(350), Some(50));
-        assert_eq!(heart.pong(351), None);
-        assert_eq!(heart.beat(550, RHYTHM, 550), Beat::Nothing);
-        assert_eq!(heart.beat(600, RHYTHM, 600), Beat::Ping);
+        let mut heart = Heartbeat::new(Micros(300));
+        assert_eq!(heart.pong(Micros(100)), None);
+        assert_eq!(heart.beat(Micros(300), RHYTHM, Micros(300)), Beat::Ping);
+        assert_eq!(heart.pong(Micros(350)), Some(Duration::from_micros(50)));
+        assert_eq!(heart.pong(Micros(351)), None);
+        assert_eq!(heart.beat(Micros(550), RHYTHM, Micros(550)), Beat::Nothing);
+        assert_eq!(heart.beat(Micros(600), RHYTHM, Micros(600)), Beat::Ping);
     }
 
     #[test]
     fn pings_go_on_while_an_answer_is_awaited() {
         let slow = HeartbeatTiming {
-            interval: 100,
-            timeout: 350,
+            interval: Duration::from_micros(100),
+            timeout: Duration::from_micros(350),
         };
-        let mut heart = Heartbeat::new(100);
-        for now in [100, 200, 300, 400] {
+        let mut heart = Heartbeat::new(Micros(100));
+        for now in [100, 200, 300, 400].map(Micros) {
             assert_eq!(heart.beat(now, slow, now), Beat::Ping);
         }
-        assert_eq!(heart.beat(450, slow, 450), Beat::Dead);
+        assert_eq!(heart.beat(Micros(450), slow, Micros(450)), Beat::Dead);
     }
 
     #[test]
     fn a_peer_we_do_not_listen_to_is_not_dead() {
-        let mut heart = Heartbeat::new(300);
-        assert_eq!(heart.beat(300, RHYTHM, 0), Beat::Ping);
-        assert_eq!(heart.beat(500, RHYTHM, 0), Beat::Nothing);
-        assert_eq!(heart.deadline(RHYTHM), 600);
+        let mut heart = Heartbeat::new(Micros(300));
+        assert_eq!(heart.beat(Micros(300), RHYTHM, Micros(0)), Beat::Ping);
+        assert_eq!(heart.beat(Micros(500), RHYTHM, Micros(0)), Beat::Nothing);
+        assert_eq!(heart.deadline(RHYTHM), Micros(600));
     }
 
     #[test]
     fn silence_counts_only_as_far_as_was_listened() {
-        let mut heart = Heartbeat::new(300);
-        assert_eq!(heart.beat(300, RHYTHM, 300), Beat::Ping);
+        let mut heart = Heartbeat::new(Micros(300));
+        assert_eq!(heart.beat(Micros(300), RHYTHM, Micros(300)), Beat::Ping);
         // Frozen until 560, and not everything is read yet.
-        assert_eq!(heart.beat(560, RHYTHM, 310), Beat::Listen);
-        assert_eq!(heart.pong(561), Some(261));
-        assert_eq!(heart.beat(600, RHYTHM, 600), Beat::Ping);
-        assert_eq!(heart.beat(800, RHYTHM, 799), Beat::Listen);
-        assert_eq!(heart.beat(801, RHYTHM, 800), Beat::Dead);
+        assert_eq!(heart.beat(Micros(560), RHYTHM, Micros(310)), Beat::Listen);
+        assert_eq!(heart.pong(Micros(561)), Some(Duration::from_micros(261)));
+        assert_eq!(heart.beat(Micros(600), RHYTHM, Micros(600)), Beat::Ping);
+        assert_eq!(heart.beat(Micros(800), RHYTHM, Micros(799)), Beat::Listen);
+        assert_eq!(heart.beat(Micros(801), RHYTHM, Micros(800)), Beat::Dead);
+    }
+
+    /// With everything heard until then.
+    fn beat(heart: &mut Heartbeat, now: u64) -> Beat {
+        heart.beat(Micros(now), RHYTHM, Micros(now))
     }
 
     #[test]
     fn the_time_for_an_answer_counts_from_when_the_ping_was_due() {
-        let mut heart = Heartbeat::new(300);
-        assert_eq!(heart.beat(308, RHYTHM, 308), Beat::Ping);
-        assert_eq!(heart.beat(499, RHYTHM, 499), Beat::Nothing);
-        assert_eq!(heart.beat(500, RHYTHM, 500), Beat::Dead);
+        let mut heart = Heartbeat::new(Micros(300));
+        assert_eq!(beat(&mut heart, 308), Beat::Ping);
+        assert_eq!(beat(&mut heart, 499), Beat::Nothing);
+        assert_eq!(beat(&mut heart, 500), Beat::Dead);
         // A ping that left far too late leaves three quarters of the time at least.
-        let mut heart = Heartbeat::new(300);
-        assert_eq!(heart.beat(400, RHYTHM, 400), Beat::Ping);
-        assert_eq!(heart.beat(549, RHYTHM, 549), Beat::Nothing);
-        assert_eq!(heart.beat(550, RHYTHM, 550), Beat::Dead);
+        let mut heart = Heartbeat::new(Micros(300));
+        assert_eq!(beat(&mut heart, 400), Beat::Ping);
+        assert_eq!(beat(&mut heart, 549), Beat::Nothing);
+        assert_eq!(beat(&mut heart, 550), Beat::Dead);
     }
 
     #[test]
     fn a_frozen_process_pings_once_when_it_wakes_and_goes_on_in_its_phase() {
-        let mut heart = Heartbeat::new(300);
-        assert_eq!(heart.beat(10_010, RHYTHM, 10_010), Beat::Ping);
-        assert_eq!(heart.pong(10_011), Some(1));
-        assert_eq!(heart.beat(10_012, RHYTHM, 10_012), Beat::Nothing);
-        assert_eq!(heart.deadline(RHYTHM), 10_200);
+        let mut heart = Heartbeat::new(Micros(300));
+        assert_eq!(beat(&mut heart, 10_010), Beat::Ping);
+        assert_eq!(heart.pong(Micros(10_011)), Some(Duration::from_micros(1)));
+        assert_eq!(beat(&mut heart, 10_012), Beat::Nothing);
+        assert_eq!(heart.deadline(RHYTHM), Micros(10_200));
     }
 }

@@ -7,9 +7,9 @@
 
 use heartline_wire::engineio::RequestError;
 use heartline_wire::reason::Reason;
+use heartline_wire::time::Micros;
 use tokio::sync::oneshot;
 
-use crate::clock::Micros;
 use crate::shard::frames::payload_from_frames;
 use crate::shard::outbound::Outbound;
 use crate::shard::request::{Reply, RequestId};

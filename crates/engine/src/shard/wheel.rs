@@ -5,7 +5,8 @@
 //! re-arming and cancelling are a few writes. A deadline fires at most one tick
 //! (8 ms) late and never early.
 
-use crate::clock::Micros;
+use heartline_wire::id::Slot;
+use heartline_wire::time::Micros;
 
 const TICK_SHIFT: u32 = 13; // 8 192 µs
 const SLOTS: usize = 2048; // one turn is 16.8 s
@@ -50,16 +51,15 @@ impl Wheel {
     }
 
     /// Arms `key` for `deadline`, in place of what it was armed for.
-    pub(crate) fn set(&mut self, key: u32, deadline: Micros) {
-        // Rounded up: a deadline never fires early.
-        let tick = tick_of(deadline.saturating_add((1 << TICK_SHIFT) - 1)).max(self.current);
+    pub(crate) fn set(&mut self, Slot(key): Slot, deadline: Micros) {
+        let tick = tick_after(deadline).max(self.current);
         if self.nodes.len() <= key as usize {
             self.nodes.resize(key as usize + 1, UNARMED);
         }
         if self.nodes[key as usize].tick == tick {
             return;
         }
-        self.cancel(key);
+        self.cancel(Slot(key));
         let slot = tick as usize % SLOTS;
         let head = self.heads[slot];
         self.nodes[key as usize] = Node {
@@ -77,7 +77,7 @@ impl Wheel {
     }
 
     /// Disarms `key`, if it is armed.
-    pub(crate) fn cancel(&mut self, key: u32) {
+    pub(crate) fn cancel(&mut self, Slot(key): Slot) {
         let Some(&node) = self.nodes.get(key as usize) else {
             return;
         };
@@ -102,7 +102,7 @@ impl Wheel {
     }
 
     /// Moves to `now` and appends the keys whose deadlines have come, disarmed.
-    pub(crate) fn advance(&mut self, now: Micros, due: &mut Vec<u32>) {
+    pub(crate) fn advance(&mut self, now: Micros, due: &mut Vec<Slot>) {
         let target = tick_of(now);
         if target < self.current {
             return;
@@ -119,8 +119,8 @@ impl Wheel {
                 while key != NONE {
                     let node = self.nodes[key as usize];
                     if node.tick <= target {
-                        self.cancel(key);
-                        due.push(key);
+                        self.cancel(Slot(key));
+                        due.push(Slot(key));
                     }
                     key = node.next;
                 }
@@ -148,7 +148,7 @@ impl Wheel {
             if bits != 0 {
                 let slot = word * 64 + bits.trailing_zeros() as usize;
                 let ahead = (slot + SLOTS - start) % SLOTS;
-                return Some((self.current + ahead as u64) << TICK_SHIFT);
+                return Some(Micros((self.current + ahead as u64) << TICK_SHIFT));
             }
         }
         None
@@ -157,12 +157,17 @@ impl Wheel {
     /// How many deadlines hang in the list that `deadline` belongs to: the
     /// measure by which first pings are spread.
     pub(crate) fn crowd(&self, deadline: Micros) -> u32 {
-        self.counts[tick_of(deadline.saturating_add((1 << TICK_SHIFT) - 1)) as usize % SLOTS]
+        self.counts[tick_after(deadline) as usize % SLOTS]
     }
 }
 
+/// The tick that a deadline fires in. Rounded up: it never fires early.
+fn tick_after(deadline: Micros) -> u64 {
+    tick_of(Micros(deadline.0.saturating_add((1 << TICK_SHIFT) - 1)))
+}
+
 fn tick_of(time: Micros) -> u64 {
-    time >> TICK_SHIFT
+    time.0 >> TICK_SHIFT
 }
 
 #[cfg(test)]
@@ -170,7 +175,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn fired(wheel: &mut Wheel, now: Micros) -> Vec<u32> {
+    fn fired(wheel: &mut Wheel, now: Micros) -> Vec<Slot> {
         let mut due = Vec::new();
         wheel.advance(now, &mut due);
         due.sort_unstable();
@@ -179,71 +184,72 @@ mod tests {
 
     #[test]
     fn fires_once_and_never_early() {
-        let mut wheel = Wheel::new(0);
-        wheel.set(3, 100_000);
-        assert_eq!(fired(&mut wheel, 99_000), [0u32; 0]);
-        assert_eq!(fired(&mut wheel, 100_000 + 8_192), [3]);
-        assert_eq!(fired(&mut wheel, 90_000_000), [0u32; 0]);
+        let mut wheel = Wheel::new(Micros::ZERO);
+        wheel.set(Slot(3), Micros(100_000));
+        assert_eq!(fired(&mut wheel, Micros(99_000)), []);
+        assert_eq!(fired(&mut wheel, Micros(100_000 + 8_192)), [Slot(3)]);
+        assert_eq!(fired(&mut wheel, Micros(90_000_000)), []);
     }
 
     #[test]
     fn a_later_turn_is_left_alone() {
-        let mut wheel = Wheel::new(0);
-        wheel.set(0, 60_000_000);
+        let mut wheel = Wheel::new(Micros::ZERO);
+        wheel.set(Slot(0), Micros(60_000_000));
         for second in 1..60 {
-            assert_eq!(fired(&mut wheel, second * 1_000_000), [0u32; 0]);
+            assert_eq!(fired(&mut wheel, Micros(second * 1_000_000)), []);
         }
-        assert_eq!(fired(&mut wheel, 60_010_000), [0]);
+        assert_eq!(fired(&mut wheel, Micros(60_010_000)), [Slot(0)]);
     }
 
     #[test]
     fn a_long_sleep_misses_nothing() {
-        let mut wheel = Wheel::new(0);
+        let mut wheel = Wheel::new(Micros::ZERO);
         for key in 0..100 {
-            wheel.set(key, u64::from(key) * 700_000);
+            wheel.set(Slot(key), Micros(u64::from(key) * 700_000));
         }
-        assert_eq!(fired(&mut wheel, 3_600_000_000).len(), 100);
+        assert_eq!(fired(&mut wheel, Micros(3_600_000_000)).len(), 100);
     }
 
     #[test]
     fn deadlines_come_however_long_the_process_has_run() {
-        const DAY: Micros = 86_400_000_000;
-        let mut wheel = Wheel::new(0);
-        for day in [1, 406, 407, 408, 900, 36_500] {
-            let now = day * DAY;
-            assert_eq!(fired(&mut wheel, now), [0u32; 0]);
-            wheel.set(0, now + 25_000_000);
-            wheel.set(1, now + 400 * DAY);
-            let wake = wheel.next_wake().expect("armed");
-            assert!(wake <= now + 25_008_192, "on day {day}");
-            assert_eq!(fired(&mut wheel, now + 24_999_999), [0u32; 0]);
-            assert_eq!(fired(&mut wheel, now + 25_008_192), [0], "on day {day}");
-            wheel.cancel(1);
+        const SECOND: u64 = 1_000_000;
+        const DAY: u64 = 86_400 * SECOND;
+        let mut wheel = Wheel::new(Micros::ZERO);
+        for days in [1, 406, 407, 408, 900, 36_500] {
+            let now = days * DAY;
+            let late = Micros(now + 25 * SECOND + (1 << TICK_SHIFT));
+            assert_eq!(fired(&mut wheel, Micros(now)), []);
+            wheel.set(Slot(0), Micros(now + 25 * SECOND));
+            wheel.set(Slot(1), Micros(now + 400 * DAY));
+            assert!(wheel.next_wake().expect("armed") <= late, "on day {days}");
+            assert_eq!(fired(&mut wheel, Micros(now + 24 * SECOND)), []);
+            assert_eq!(fired(&mut wheel, late), [Slot(0)], "on day {days}");
+            wheel.cancel(Slot(1));
         }
     }
 
     proptest! {
         #[test]
         fn behaves_like_a_sorted_list(ops in prop::collection::vec((0u32..40, 0u64..40_000_000, prop::bool::ANY), 1..200)) {
-            let mut wheel = Wheel::new(0);
+            let mut wheel = Wheel::new(Micros::ZERO);
             let mut model = std::collections::HashMap::new();
             let mut now = 0u64;
             for (key, delay, cancel) in ops {
                 if cancel {
-                    wheel.cancel(key);
+                    wheel.cancel(Slot(key));
                     model.remove(&key);
                 } else {
-                    wheel.set(key, now + delay);
+                    wheel.set(Slot(key), Micros(now + delay));
                     model.insert(key, now + delay);
                 }
-                if let Some(wake) = wheel.next_wake() {
+                if let Some(Micros(wake)) = wheel.next_wake() {
                     let earliest = model.values().min().copied().expect("armed");
                     prop_assert!(wake <= earliest + 2 * 8_192, "{wake} {earliest}");
                 } else {
                     prop_assert!(model.is_empty());
                 }
                 now += delay / 3;
-                for key in fired(&mut wheel, now) {
+                for Slot(key) in fired(&mut wheel, Micros(now)) {
                     let deadline = model.remove(&key).expect("was armed");
                     prop_assert!(deadline <= now);
                 }

@@ -6,6 +6,7 @@ use heartline_core::namespaces::NamespaceId;
 use heartline_engine::shard::engine::Engine;
 use heartline_engine::tasks::guarded;
 use heartline_wire::codes::Code;
+use heartline_wire::id::Slot;
 use heartline_wire::reason::Reason;
 
 use super::Hub;
@@ -26,7 +27,7 @@ pub(super) struct InboundEvent<'a> {
 
 impl Hub {
     /// An application event has come for the socket of a namespace.
-    pub(super) fn event(&mut self, engine: &mut Engine, slot: u32, inbound: InboundEvent<'_>) {
+    pub(super) fn event(&mut self, engine: &mut Engine, slot: Slot, inbound: InboundEvent<'_>) {
         let namespace = inbound.namespace;
         let now = engine.now;
         let Some(link) = self.link_mut(slot) else {
@@ -76,7 +77,7 @@ impl Hub {
     pub(super) fn is_within_limit(
         &mut self,
         engine: &mut Engine,
-        slot: u32,
+        slot: Slot,
         namespace: NamespaceId,
         ack: Option<&AckId>,
     ) -> bool {
@@ -106,7 +107,7 @@ impl Hub {
     pub(super) fn refuse_event(
         &mut self,
         engine: &mut Engine,
-        slot: u32,
+        slot: Slot,
         namespace: NamespaceId,
         ack: Option<AckId>,
         error: EventError,
@@ -122,7 +123,7 @@ impl Hub {
     pub(super) fn handle_event(
         &mut self,
         engine: &mut Engine,
-        slot: u32,
+        slot: Slot,
         handler: &dyn ErasedHandler,
         event: &Event<'_>,
         ack: Option<AckId>,
@@ -141,7 +142,7 @@ impl Hub {
                 engine.pause(slot);
             }
         }
-        let time = self.shared.config.handler_timeout.as_micros() as u64;
+        let time = self.shared.config.handler_timeout;
         let kind = TaskKind::Handler { conn, holds: false };
         self.start(engine, work, kind, time);
     }
@@ -152,7 +153,7 @@ impl Hub {
     fn unhandled(
         &mut self,
         engine: &mut Engine,
-        slot: u32,
+        slot: Slot,
         namespace: NamespaceId,
         encoding: Encoding,
         ack: Option<AckId>,

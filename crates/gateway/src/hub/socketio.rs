@@ -6,6 +6,7 @@ use heartline_core::namespaces::NamespaceId;
 use heartline_engine::app::Data;
 use heartline_engine::shard::engine::Engine;
 use heartline_wire::codes::Code;
+use heartline_wire::id::Slot;
 use heartline_wire::msgpack::{self, Fault};
 use heartline_wire::reason::Reason;
 use heartline_wire::socketio::{self, PacketType};
@@ -20,7 +21,7 @@ use crate::metrics::Inbound;
 use crate::publication::{AckId, Encoding};
 
 impl Hub {
-    pub(super) fn socketio_message(&mut self, engine: &mut Engine, slot: u32, data: Data<'_>) {
+    pub(super) fn socketio_message(&mut self, engine: &mut Engine, slot: Slot, data: Data<'_>) {
         let Some(link) = self.link_mut(slot) else {
             return;
         };
@@ -44,7 +45,7 @@ impl Hub {
     }
 
     /// `None` is a violation of the protocol, here and below.
-    fn text_packet(&mut self, engine: &mut Engine, slot: u32, text: &str) -> Option<()> {
+    fn text_packet(&mut self, engine: &mut Engine, slot: Slot, text: &str) -> Option<()> {
         if self.link(slot)?.partial.is_some() {
             // Text where attachments were promised.
             return None;
@@ -75,7 +76,7 @@ impl Hub {
     /// One of the attachments that the text before has announced. Together they may have
     /// `max_payload` bytes: beyond that they are counted and not kept, and at the last of
     /// them the event is refused.
-    fn attachment(&mut self, engine: &mut Engine, slot: u32, bytes: &[u8]) -> Option<()> {
+    fn attachment(&mut self, engine: &mut Engine, slot: Slot, bytes: &[u8]) -> Option<()> {
         let max = engine.settings.max_payload;
         let link = self.link_mut(slot)?;
         let partial = link.partial.as_mut()?;
@@ -110,7 +111,7 @@ impl Hub {
         )
     }
 
-    fn msgpack_packet(&mut self, engine: &mut Engine, slot: u32, bytes: &[u8]) -> Option<()> {
+    fn msgpack_packet(&mut self, engine: &mut Engine, slot: Slot, bytes: &[u8]) -> Option<()> {
         let packet = msgpack::decode(bytes, engine.settings.max_payload).ok()?;
         if let Some(fault) = packet.fault {
             let error = match fault {
@@ -142,7 +143,7 @@ impl Hub {
     fn unfit(
         &mut self,
         engine: &mut Engine,
-        slot: u32,
+        slot: Slot,
         kind: PacketType,
         namespace: &str,
         id: Option<u64>,
@@ -171,7 +172,7 @@ impl Hub {
     /// An answer to one of this side's events.
     fn acknowledged(
         &mut self,
-        slot: u32,
+        slot: Slot,
         namespace: NamespaceId,
         id: Option<u64>,
         answer: Result<Args, EventError>,
@@ -187,7 +188,7 @@ impl Hub {
     fn packet(
         &mut self,
         engine: &mut Engine,
-        slot: u32,
+        slot: Slot,
         kind: PacketType,
         namespace: &str,
         id: Option<u64>,
@@ -243,7 +244,7 @@ impl Hub {
 
     /// The namespace, if the connection is in it. A packet for one that it has
     /// just been removed from is ignored; one before any CONNECT is a violation.
-    fn joined(&self, slot: u32, namespace: Option<NamespaceId>) -> Option<Option<NamespaceId>> {
+    fn joined(&self, slot: Slot, namespace: Option<NamespaceId>) -> Option<Option<NamespaceId>> {
         let link = self.link(slot)?;
         if !link.ever_joined {
             return None;
@@ -254,7 +255,7 @@ impl Hub {
     fn socketio_connect(
         &mut self,
         engine: &mut Engine,
-        slot: u32,
+        slot: Slot,
         name: &str,
         namespace: Option<NamespaceId>,
         payload: Option<&str>,
@@ -303,7 +304,7 @@ impl Hub {
     fn send_packet(
         &self,
         engine: &mut Engine,
-        slot: u32,
+        slot: Slot,
         as_text: impl FnOnce(&mut String),
         as_msgpack: impl FnOnce(&mut Vec<u8>),
     ) {
@@ -327,7 +328,7 @@ impl Hub {
     pub(super) fn connect_error(
         &mut self,
         engine: &mut Engine,
-        slot: u32,
+        slot: Slot,
         namespace: &str,
         message: &str,
         data: Option<&str>,
@@ -344,7 +345,7 @@ impl Hub {
     pub(super) fn connect_reply(
         &mut self,
         engine: &mut Engine,
-        slot: u32,
+        slot: Slot,
         namespace: NamespaceId,
         sid: &str,
     ) {
@@ -361,7 +362,7 @@ impl Hub {
     pub(super) fn disconnect_packet(
         &mut self,
         engine: &mut Engine,
-        slot: u32,
+        slot: Slot,
         namespace: NamespaceId,
     ) {
         let name = self.namespace_name(namespace).clone();

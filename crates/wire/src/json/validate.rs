@@ -42,7 +42,7 @@ pub fn skip_value(text: &str, start: usize) -> Option<usize> {
                 if bytes.get(at) == Some(&close) {
                     at += 1;
                 } else {
-                    if depth > 0 && depth % u128::BITS == 0 {
+                    if depth > 0 && depth.is_multiple_of(u128::BITS) {
                         outer.push(objects);
                     }
                     depth += 1;
@@ -79,7 +79,7 @@ pub fn skip_value(text: &str, start: usize) -> Option<usize> {
                     at += 1;
                     depth -= 1;
                     objects >>= 1;
-                    if depth > 0 && depth % u128::BITS == 0 {
+                    if depth > 0 && depth.is_multiple_of(u128::BITS) {
                         objects = outer.pop().unwrap_or_default();
                     }
                 }
