@@ -120,8 +120,8 @@ async function serves(t, root) {
   const { publicKey, privateKey } = generateKeyPairSync("ed25519");
   const port = await freePort();
   const node = await serve(t, inside(complete(root)), port, {
-    HEARTLINE__SERVER__LISTEN: `localhost:${port}`,
-    HEARTLINE__ADMIN__LISTEN: "localhost:0",
+    HEARTLINE__SERVER__LISTEN: `127.0.0.1:${port}`,
+    HEARTLINE__ADMIN__LISTEN: "127.0.0.1:0",
     HEARTLINE__AUTH__JWT__JWKS_URL: await keySet(t, publicKey),
   });
   if (IS_ROOT) {

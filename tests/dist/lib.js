@@ -70,7 +70,8 @@ export const version = () =>
 export async function serve(t, command, port, env = {}) {
   const child = spawn(command[0], command.slice(1), {
     stdio: ["ignore", "ignore", "pipe"],
-    env: { ...process.env, ...env },
+    // Clients of these tests do not go by themselves.
+    env: { ...process.env, HEARTLINE__SERVER__DRAIN_TIMEOUT: "200ms", ...env },
   });
   let log = "";
   child.stderr.on("data", (data) => (log += data));
