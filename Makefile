@@ -2,6 +2,9 @@
 
 .PHONY: help release dist test-dist serve demo demo-parts test test-rust test-client test-protocol test-e2e bench bench-cluster conformance soak simulate suites lint layers fuzz
 
+# Where cargo builds.
+BUILT = $(or $(CARGO_TARGET_DIR),target)
+
 help:
 	@echo "make serve   build Heartline and run it for development on 127.0.0.1:8080"
 	@echo "make demo    a chat in React, in front of a node that it starts itself"
@@ -30,7 +33,7 @@ test-rust:
 # What follows runs the release binaries as they are shipped: stripped, and the symbols beside.
 release:
 	cargo build --release -p heartline-server
-	scripts/split-symbols target/release/heartline
+	scripts/split-symbols $(BUILT)/release/heartline
 	cargo build --release -p heartline --examples
 
 test-client:
@@ -59,8 +62,8 @@ dist:
 
 # Packs what `make release` built, so that it costs no second build.
 test-dist: release
-	scripts/dist target/release/heartline target/dist
-	scripts/test-dist target/dist
+	scripts/dist $(BUILT)/release/heartline $(BUILT)/dist
+	scripts/test-dist $(BUILT)/dist
 
 bench:
 	scripts/bench
