@@ -382,7 +382,7 @@ async fn pages_of_the_listed_origins_may_come_however_they_are_written() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn clients_behind_a_proxy_that_writes_ports_are_told_apart() {
-    let (_gateway, address) = start(Gateway::builder(Config {
+    let (gateway, address) = start(Gateway::builder(Config {
         max_connections_per_ip: Some(1),
         trusted_proxies: vec!["127.0.0.0/8".parse().unwrap()],
         ..config()
@@ -403,6 +403,12 @@ async fn clients_behind_a_proxy_that_writes_ports_are_told_apart() {
         let response = http.ask("GET", HANDSHAKE, &headers, "").await;
         assert_eq!(response.status(), expected, "{forwarded}");
     }
+    let forwarded = "x-forwarded-for: 192.0.2.7:4711\r\n";
+    let mut client = Client::open_with(&address, "", forwarded).await;
+    client.send("40").await;
+    assert!(client.next().await.starts_with("40{"));
+    let page = gateway.connections(<_>::default(), None, 9).await.unwrap();
+    assert_eq!(page.items[0].remote_addr, "192.0.2.7");
 }
 
 #[tokio::test(flavor = "multi_thread")]
