@@ -34,6 +34,10 @@ struct Recorder {
     /// Deadlines of its own that have come, and when.
     due: Vec<(u32, Micros)>,
     overloaded: bool,
+    /// Pings that have come.
+    pings: usize,
+    /// It has no use for the last words of who has left.
+    impatient: bool,
 }
 
 impl App for Recorder {
@@ -61,6 +65,14 @@ impl App for Recorder {
 
     fn closed(&mut self, _: &mut Engine, slot: u32, reason: Reason) {
         self.closed.push((slot, reason));
+    }
+
+    fn hears_out(&self, _: u32) -> bool {
+        !self.impatient
+    }
+
+    fn pinged(&mut self, _: &mut Engine, _: u32) {
+        self.pings += 1;
     }
 
     fn upgraded(&mut self, _: &mut Engine, slot: u32) {
