@@ -176,6 +176,16 @@ impl App for Hub {
         self.link_closed(engine, slot, reason);
     }
 
+    fn hears_out(&self, slot: u32) -> bool {
+        // Who is not let in yet, and has left, has nothing more to say.
+        self.link(slot).is_none_or(|link| link.joining.is_none())
+    }
+
+    fn pinged(&mut self, engine: &mut Engine, slot: u32) {
+        // Its answer is the transport's; who is far over the limit is closed.
+        let _ = self.count_event(engine, slot, None);
+    }
+
     fn upgraded(&mut self, _engine: &mut Engine, slot: u32) {
         if let Some(link) = self.link(slot) {
             for socket in &link.sockets {
@@ -220,6 +230,7 @@ impl App for Hub {
                 id,
                 held,
             } => self.subscription_ready(engine, &to, &topic, id.as_deref(), held),
+            Op::Unsubscribe { to, topic, id } => self.unsubscribed(engine, &to, &topic, id),
             Op::Leave { to, room, reply } => self.leave_asked(engine, &to, &room, reply),
             Op::Deliver {
                 room,
