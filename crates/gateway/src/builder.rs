@@ -197,7 +197,12 @@ impl GatewayBuilder {
         let time = self.config.auth_timeout;
         self.gatekeeper = Some(Arc::new(move |request| {
             let allowed = tokio::time::timeout(time, allow(request));
-            Box::pin(async move { allowed.await.unwrap_or_else(|_| Err(unavailable())) })
+            Box::pin(async move {
+                match allowed.await {
+                    Ok(decided) => decided,
+                    Err(_) => Err(unavailable()),
+                }
+            })
         }));
         self
     }
