@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use hashbrown::HashMap;
+use heartline_wire::time::Micros;
 
 use crate::auth::UserKey;
 use crate::policy::{DevicePolicy, OnExcess};
 use crate::presence::address::SocketAddress;
 use crate::presence::scope::Scope;
-use crate::time::Micros;
 
 /// A newcomer.
 #[derive(Debug, Clone)]

@@ -17,14 +17,15 @@ use std::collections::{BinaryHeap, VecDeque};
 use std::hash::{BuildHasher, Hash, Hasher};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use hashbrown::{DefaultHashBuilder, Equivalent, HashMap};
+use heartline_wire::time::Micros;
 use scope::Scope;
 
 use crate::auth::UserKey;
 use crate::entries::UserPresence;
 use crate::presence::devices::{Entry, Going, User};
-use crate::time::Micros;
 
 pub use address::SocketAddress;
 pub use devices::{Admitted, DeviceLimitReached, Newcomer};
@@ -94,7 +95,7 @@ struct Part {
 pub struct Presence {
     parts: Vec<Mutex<Part>>,
     hasher: DefaultHashBuilder,
-    grace: Micros,
+    grace: Duration,
     graces: Mutex<BinaryHeap<Reverse<(Micros, Arc<UserKey>)>>>,
     sink: EdgeSink,
     rev: AtomicU64,
@@ -103,8 +104,8 @@ pub struct Presence {
 }
 
 impl Presence {
-    /// Nobody is online. `grace` is `presence.offline_grace` in microseconds.
-    pub fn new(grace: Micros, sink: EdgeSink) -> Self {
+    /// Nobody is online. `grace` is `presence.offline_grace`.
+    pub fn new(grace: Duration, sink: EdgeSink) -> Self {
         Presence {
             parts: (0..PARTS).map(|_| Mutex::default()).collect(),
             hasher: DefaultHashBuilder::default(),
@@ -119,7 +120,7 @@ impl Presence {
 
     /// The table of a node whose cluster decides who is online.
     pub fn of_one_node_of_many() -> Self {
-        Presence::new(0, Box::new(|_| {}))
+        Presence::new(Duration::ZERO, Box::new(|_| {}))
     }
 
     fn part(&self, tenant: Option<&str>, user: &str) -> MutexGuard<'_, Part> {
@@ -198,7 +199,7 @@ impl Presence {
 
     /// A socket that was entered is gone.
     pub fn leave(&self, key: &Arc<UserKey>, socket: SocketAddress) {
-        self.disconnect(key, socket, 0, 0);
+        self.disconnect(key, socket, Micros::ZERO, 0);
     }
 
     /// A socket is gone; who was to go for it stays.
@@ -216,7 +217,7 @@ impl Presence {
         if before == 0 || !user.sockets.is_empty() {
             return;
         }
-        if self.grace > 0 {
+        if !self.grace.is_zero() {
             let until = now + self.grace;
             user.grace = Some(until);
             self.graces
@@ -498,12 +499,12 @@ impl Part {
 mod tests {
     use super::*;
     use crate::policy::{DevicePolicy, OnExcess};
-    use heartline_wire::id::{ConnId, Sid};
+    use heartline_wire::id::{ConnId, Sid, Slot};
     use proptest::prelude::*;
 
     type Edges = Arc<Mutex<Vec<(String, bool)>>>;
 
-    fn presence(grace: Micros) -> (Presence, Edges) {
+    fn presence(grace: Duration) -> (Presence, Edges) {
         let edges = Edges::default();
         let heard = edges.clone();
         let sink: EdgeSink = Box::new(move |edge| {
@@ -527,7 +528,7 @@ mod tests {
         SocketAddress(Sid {
             conn: ConnId {
                 shard: 0,
-                slot,
+                slot: Slot(slot),
                 generation: 0,
             },
             namespace: 0,
@@ -555,16 +556,16 @@ mod tests {
 
     #[test]
     fn two_devices_are_one_user_until_the_last_leaves() {
-        let (presence, edges) = presence(0);
+        let (presence, edges) = presence(Duration::ZERO);
         for slot in [1, 2] {
             presence
                 .connect(newcomer("a", slot, None, DevicePolicy::Unlimited), 0)
                 .unwrap();
         }
-        presence.disconnect(&user("a"), socket(1), 0, 0);
+        presence.disconnect(&user("a"), socket(1), Micros(0), 0);
         assert_eq!(presence.get(None, "a", 0).devices, 1);
-        presence.disconnect(&user("a"), socket(2), 0, 9);
-        presence.disconnect(&user("a"), socket(2), 0, 9);
+        presence.disconnect(&user("a"), socket(2), Micros(0), 9);
+        presence.disconnect(&user("a"), socket(2), Micros(0), 9);
         assert_eq!(
             *edges.lock().unwrap(),
             [("a".into(), true), ("a".into(), false)]
@@ -575,7 +576,7 @@ mod tests {
 
     #[test]
     fn an_old_sockets_end_does_not_remove_its_replacement() {
-        let (presence, edges) = presence(0);
+        let (presence, edges) = presence(Duration::ZERO);
         presence
             .connect(newcomer("a", 1, Some("d"), DevicePolicy::Unlimited), 0)
             .unwrap();
@@ -583,14 +584,14 @@ mod tests {
             .connect(newcomer("a", 2, Some("d"), DevicePolicy::Unlimited), 0)
             .unwrap();
         assert_eq!(admitted.replaced, [socket(1)]);
-        presence.disconnect(&user("a"), socket(1), 0, 0);
+        presence.disconnect(&user("a"), socket(1), Micros(0), 0);
         assert!(presence.get(None, "a", 0).online);
         assert_eq!(edges.lock().unwrap().len(), 1);
     }
 
     #[test]
     fn the_limit_refuses_or_evicts_the_oldest() {
-        let (presence, _) = presence(0);
+        let (presence, _) = presence(Duration::ZERO);
         for slot in [1, 2] {
             presence
                 .connect(newcomer("a", slot, None, LIMIT_2), 0)
@@ -609,7 +610,7 @@ mod tests {
 
     #[test]
     fn who_was_to_go_for_a_newcomer_that_has_gone_itself_keeps_the_place() {
-        let (presence, edges) = presence(0);
+        let (presence, edges) = presence(Duration::ZERO);
         for (slot, device) in [(1, "phone"), (2, "desk")] {
             let newcomer = newcomer("a", slot, Some(device), EVICT_2);
             presence.connect(newcomer, 0).unwrap();
@@ -621,7 +622,7 @@ mod tests {
             assert_eq!(admitted.replaced, sockets(replaced));
             assert_eq!(admitted.evicted, sockets(evicted));
             assert_eq!(presence.get(None, "a", 0).devices, 2);
-            presence.disconnect(&user("a"), socket(3), 0, 0);
+            presence.disconnect(&user("a"), socket(3), Micros::ZERO, 0);
             assert_eq!(presence.sockets(None, "a", None), [socket(1), socket(2)]);
         }
         // The place is taken all the same: who is not to go counts.
@@ -632,27 +633,27 @@ mod tests {
 
     #[test]
     fn of_two_newcomers_on_one_device_the_later_takes_the_place_even_if_the_first_dies() {
-        let (presence, _) = presence(0);
+        let (presence, _) = presence(Duration::ZERO);
         let mut admitted = Admitted::default();
         for slot in [1, 2, 3] {
             let newcomer = newcomer("a", slot, Some("d"), DevicePolicy::Unlimited);
             admitted = presence.connect(newcomer, 0).unwrap();
         }
-        presence.disconnect(&user("a"), socket(2), 0, 0);
+        presence.disconnect(&user("a"), socket(2), Micros::ZERO, 0);
         assert_eq!(admitted.replaced, [socket(1), socket(2)]);
         assert_eq!(presence.get(None, "a", 0).devices, 1);
-        presence.disconnect(&user("a"), socket(1), 0, 0);
+        presence.disconnect(&user("a"), socket(1), Micros::ZERO, 0);
         assert_eq!(presence.sockets(None, "a", None), [socket(3)]);
     }
 
     #[test]
     fn names_of_who_was_here_are_remembered_within_a_bound_of_bytes() {
-        let (presence, _) = presence(0);
+        let (presence, _) = presence(Duration::ZERO);
         for number in 0..3000 {
             let id = format!("{number}{}", "x".repeat(10_000));
             let newcomer = newcomer(&id, 1, None, DevicePolicy::Unlimited);
             presence.connect(newcomer, 0).unwrap();
-            presence.disconnect(&user(&id), socket(1), 0, 7);
+            presence.disconnect(&user(&id), socket(1), Micros::ZERO, 7);
         }
         let bytes = |part: &Mutex<Part>| part.lock().unwrap().remembered_bytes;
         assert!(
@@ -667,18 +668,18 @@ mod tests {
 
     #[test]
     fn a_refused_first_device_leaves_no_ghost_user() {
-        let (presence, edges) = presence(0);
+        let (presence, edges) = presence(Duration::ZERO);
         presence
             .connect(newcomer("a", 1, None, LIMIT_2), 0)
             .unwrap();
-        presence.disconnect(&user("a"), socket(1), 0, 0);
+        presence.disconnect(&user("a"), socket(1), Micros(0), 0);
         assert_eq!(edges.lock().unwrap().len(), 2);
         assert!(presence.some(10).is_empty());
     }
 
     #[test]
     fn racing_devices_never_both_stay() {
-        let (presence, _) = presence(0);
+        let (presence, _) = presence(Duration::ZERO);
         let presence = Arc::new(presence);
         let threads: Vec<_> = (0..8)
             .map(|slot| {
@@ -696,19 +697,19 @@ mod tests {
 
     #[test]
     fn who_is_back_within_the_grace_was_never_away() {
-        let (presence, edges) = presence(100);
+        let (presence, edges) = presence(Duration::from_micros(100));
         presence
             .connect(newcomer("a", 1, None, DevicePolicy::Unlimited), 0)
             .unwrap();
-        presence.disconnect(&user("a"), socket(1), 0, 0);
-        assert_eq!(presence.expire(50, 0), Some(100));
+        presence.disconnect(&user("a"), socket(1), Micros(0), 0);
+        assert_eq!(presence.expire(Micros(50), 0), Some(Micros(100)));
         presence
             .connect(newcomer("a", 2, None, DevicePolicy::Unlimited), 0)
             .unwrap();
-        assert_eq!(presence.expire(150, 0), None);
+        assert_eq!(presence.expire(Micros(150), 0), None);
         assert_eq!(edges.lock().unwrap().len(), 1);
-        presence.disconnect(&user("a"), socket(2), 200, 0);
-        presence.expire(300, 0);
+        presence.disconnect(&user("a"), socket(2), Micros(200), 0);
+        presence.expire(Micros(300), 0);
         assert_eq!(edges.lock().unwrap().len(), 2);
     }
 
@@ -724,7 +725,7 @@ mod tests {
             let line = format!("{} {} {others:?}", edge.online, names(&edge.rooms));
             log.lock().unwrap().push(line);
         });
-        let presence = Presence::new(0, sink);
+        let presence = Presence::new(Duration::ZERO, sink);
         let him = user("a");
         let place = |room: &str| RoomAddress {
             namespace: "/".into(),
@@ -739,12 +740,12 @@ mod tests {
         assert!(presence.enter_room(&him, socket(2), place("y"), 0));
         presence.enter_room(&him, socket(2), place("z"), 0);
         presence.leave_room(&him, socket(2), &place("z"));
-        presence.disconnect(&him, socket(2), 0, 0);
+        presence.disconnect(&him, socket(2), Micros(0), 0);
         // Its members have heard of the user, and not that it has gone.
         assert!(!presence.enter_room(&him, socket(1), place("y"), 0));
         presence.leave_room(&him, socket(1), &place("x"));
         assert!(!presence.enter_room(&him, socket(9), place("q"), 0));
-        presence.disconnect(&him, socket(1), 0, 0);
+        presence.disconnect(&him, socket(1), Micros(0), 0);
         let expected = [
             "true  None",
             "true x Some(\"\")",
@@ -769,11 +770,11 @@ mod tests {
     proptest! {
         #[test]
         fn edges_alternate_and_agree_with_the_sockets(ops in prop::collection::vec((0u32..6, 0usize..2, prop::bool::ANY, 0u64..80), 1..120)) {
-            let (presence, edges) = presence(100);
+            let (presence, edges) = presence(Duration::from_micros(100));
             let mut there = std::collections::HashSet::new();
-            let mut now = 0;
+            let mut now = Micros::ZERO;
             for (slot, who, connect, gap) in ops {
-                now += gap;
+                now += Duration::from_micros(gap);
                 presence.expire(now, 0);
                 let id = ["a", "b"][who];
                 if connect && there.insert((slot, who)) {
@@ -782,7 +783,7 @@ mod tests {
                     presence.disconnect(&user(id), socket(slot * 2 + who as u32), now, 0);
                 }
             }
-            presence.expire(now + 1000, 0);
+            presence.expire(now + Duration::from_millis(1), 0);
             for (who, id) in ["a", "b"].into_iter().enumerate() {
                 let mine: Vec<bool> = edges.lock().unwrap().iter().filter(|e| e.0 == id).map(|e| e.1).collect();
                 prop_assert!(mine.iter().enumerate().all(|(i, online)| *online == (i % 2 == 0)));

@@ -8,15 +8,17 @@
 //! the newcomer go when it is there.
 
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use heartline_core::auth::{AuthError, Credentials, Identity};
 use heartline_core::namespaces::NamespaceId;
 use heartline_core::policy::AuthMode;
 use heartline_core::presence::{Admitted, DeviceLimitReached, Newcomer, SocketAddress};
-use heartline_engine::clock::Micros;
 use heartline_engine::shard::engine::Engine;
+use heartline_wire::id::Slot;
 use heartline_wire::live;
 use heartline_wire::reason::Reason;
+use heartline_wire::time::Micros;
 
 use super::Hub;
 use super::link::{Displaced, Joining, SocketState};
@@ -115,7 +117,7 @@ impl Hub {
     pub(super) fn connect(
         &mut self,
         engine: &mut Engine,
-        slot: u32,
+        slot: Slot,
         namespace: NamespaceId,
         token: Option<String>,
         payload: Option<String>,
@@ -153,7 +155,7 @@ impl Hub {
             handshake,
         };
         let socket = SocketAddress::new(conn, namespace, secret);
-        let time = shared.config.auth_timeout.as_micros() as Micros;
+        let time = shared.config.auth_timeout;
         let work = async move {
             let outcome = authenticate(&shared, &handlers, mode, credentials, socket, waits);
             if let Some(outcome) = outcome.await {
@@ -233,7 +235,7 @@ impl Hub {
     fn refuse_connection(
         &mut self,
         engine: &mut Engine,
-        slot: u32,
+        slot: Slot,
         joining: &Joining,
         refusal: Refusal,
     ) {
@@ -268,7 +270,7 @@ impl Hub {
     fn establish(
         &mut self,
         engine: &mut Engine,
-        slot: u32,
+        slot: Slot,
         joining: Joining,
         identity: Arc<Identity>,
     ) {
@@ -304,14 +306,14 @@ impl Hub {
     fn add_socket(
         &mut self,
         engine: &mut Engine,
-        slot: u32,
+        slot: Slot,
         namespace: NamespaceId,
         secret: [u8; 12],
         identity: &Arc<Identity>,
     ) {
         let now = engine.now;
         // Tokens of clients that came together do not expire together.
-        let jitter = engine.random_below(1_000_000);
+        let jitter = engine.random_time(Duration::from_secs(1));
         let app_interval = self.shared.config.heartbeat.app_interval;
         let Some(link) = self.link_mut(slot) else {
             return;
@@ -324,14 +326,13 @@ impl Hub {
         link.sockets.push(SocketState {
             namespace,
             secret,
-            expires: identity.expires_at.map_or(Micros::MAX, |at| {
-                engine.clock.at_unix_millis(at).saturating_add(jitter)
-            }),
+            expires: identity
+                .expires_at
+                .map_or(Micros::MAX, |at| engine.clock.at_unix_millis(at) + jitter),
             identity: identity.clone(),
             connected_at: now,
             last_activity: now,
-            next_heartbeat: app_interval
-                .map_or(Micros::MAX, |every| now + every.as_micros() as Micros),
+            next_heartbeat: app_interval.map_or(Micros::MAX, |every| now + every),
             rooms: Vec::new(),
             meter,
             acks: None,
@@ -344,7 +345,7 @@ impl Hub {
     fn run_connect_handlers(
         &mut self,
         engine: &mut Engine,
-        slot: u32,
+        slot: Slot,
         handle: &Socket,
         payload: Option<&str>,
     ) {
@@ -395,7 +396,7 @@ impl Hub {
     pub(super) fn live_opened(
         &mut self,
         engine: &mut Engine,
-        slot: u32,
+        slot: Slot,
         handshake: heartline_engine::shard::request::Handshake,
     ) {
         let token = handshake.bearer.or(handshake.query_token);

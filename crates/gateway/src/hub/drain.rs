@@ -28,24 +28,26 @@
 //!    whoever is still there is closed as in 5 without waiting for handlers. The process
 //!    exits with 0, at the latest a second after that.
 
+use std::time::Duration;
+
 use heartline_core::message::Message;
 use heartline_core::namespaces::NamespaceId;
-use heartline_engine::clock::Micros;
 use heartline_engine::shard::engine::Engine;
-use heartline_wire::id::ConnId;
+use heartline_wire::id::{ConnId, Slot};
 use heartline_wire::reason::Reason;
+use heartline_wire::time::Micros;
 
 use super::Hub;
 
 impl Hub {
     /// Begins to let everybody go.
-    pub(super) fn drain(&mut self, engine: &mut Engine, spread: Micros) {
+    pub(super) fn drain(&mut self, engine: &mut Engine, spread: Duration) {
         for slot in engine.open_slots() {
-            if spread == 0 {
+            if spread.is_zero() {
                 self.let_go(engine, slot);
                 continue;
             }
-            let at = engine.now + engine.random_below(spread);
+            let at = engine.now + engine.random_time(spread);
             if let Some(link) = self.link_mut(slot) {
                 link.drain_at = at;
             }
@@ -55,7 +57,7 @@ impl Hub {
 
     /// Tells a client when to come back, and lets it go as soon as its
     /// handlers are done.
-    pub(super) fn let_go(&mut self, engine: &mut Engine, slot: u32) {
+    pub(super) fn let_go(&mut self, engine: &mut Engine, slot: Slot) {
         let range = self.reconnect_spread_ms();
         let data = format!(
             r#"{{"reconnectInMs":{}}}"#,

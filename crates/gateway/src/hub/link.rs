@@ -8,9 +8,9 @@ use heartline_core::auth::Identity;
 use heartline_core::namespaces::NamespaceId;
 use heartline_core::rate_limit::Gcra;
 use heartline_core::rooms::Membership;
-use heartline_engine::clock::Micros;
 use heartline_wire::handshake::Handshake;
 use heartline_wire::reason::Reason;
+use heartline_wire::time::Micros;
 use tokio::sync::oneshot;
 
 use crate::event::{Args, EventError};

@@ -8,6 +8,7 @@ use heartline_core::namespaces::NamespaceId;
 use heartline_core::presence::SocketAddress;
 use heartline_core::rooms::Room;
 use heartline_engine::shard::engine::Engine;
+use heartline_wire::id::Slot;
 use heartline_wire::live;
 use heartline_wire::reason::Reason;
 
@@ -27,16 +28,16 @@ impl Hub {
         engine: &Engine,
         selection: &Selection,
         (room, before): ChoicePlace,
-    ) -> (Vec<u32>, Option<ChoicePlace>) {
+    ) -> (Vec<Slot>, Option<ChoicePlace>) {
         let namespace = selection.namespace;
         let slice = |all: usize| {
             let end = before.min(all);
             end.saturating_sub(SLICE as usize)..end
         };
-        let (mut chosen, next): (Vec<u32>, Option<ChoicePlace>) = if selection.all {
+        let (mut chosen, next): (Vec<Slot>, Option<ChoicePlace>) = if selection.all {
             let part = slice(self.links.len());
             let next = (part.start > 0).then_some((room, part.start));
-            (part.map(|slot| slot as u32).collect(), next)
+            (part.map(|slot| Slot(slot as u32)).collect(), next)
         } else if let Some(there) = selection.among.rooms.get(room) {
             let members = self.rooms.members(there);
             let part = slice(members.len());
@@ -69,7 +70,7 @@ impl Hub {
     }
 
     /// The slots of all of a selection's sockets.
-    fn chosen(&self, engine: &Engine, selection: &Selection) -> Vec<u32> {
+    fn chosen(&self, engine: &Engine, selection: &Selection) -> Vec<Slot> {
         let (mut chosen, mut place) = (Vec::new(), Some(FIRST_CHOICE));
         while let Some(from) = place {
             let (some, next) = self.some_chosen(engine, selection, from);
@@ -139,7 +140,7 @@ impl Hub {
     }
 
     /// The slots of the sockets that are named themselves.
-    fn named(&self, engine: &Engine, namespace: NamespaceId, places: &Chosen) -> HashSet<u32> {
+    fn named(&self, engine: &Engine, namespace: NamespaceId, places: &Chosen) -> HashSet<Slot> {
         let here = places
             .sockets
             .iter()

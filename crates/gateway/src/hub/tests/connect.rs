@@ -292,10 +292,13 @@ impl Backplane for Slow {
 fn a_newcomer_that_dies_while_it_is_admitted_throws_nobody_out_either() {
     let asked = Arc::new(AtomicUsize::new(0));
     let now = || Moment {
-        at: 0,
+        at: Micros::ZERO,
         unix_millis: 0,
     };
-    let slow = Slow(LocalBackplane::new(0, Box::new(now)), asked.clone());
+    let slow = Slow(
+        LocalBackplane::new(Duration::ZERO, Box::new(now)),
+        asked.clone(),
+    );
     let mut world = World::with(config(), |builder| builder.backplane(slow));
     let mut old = world.engineio();
     old.says(&connect("user=ann device=phone"));
