@@ -9,6 +9,7 @@
 mod connect;
 mod drain;
 mod leaving;
+mod lists;
 mod order;
 mod requests;
 mod slow;
