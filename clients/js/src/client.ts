@@ -70,6 +70,8 @@ const STABLE = 5_000;
 /** Tokens are renewed so long before they expire, or in the last fifth of their time. */
 const REFRESH_AHEAD = 60_000;
 const REQUEST_TIMEOUT = 10_000;
+/** Users that the server takes in one question about their presence. */
+const MOST_USERS = 100;
 /** Longest time that a timer can be set to. */
 const MAX_TIMER = 2 ** 31 - 1;
 /** The longest pause that servers ask for before a reconnection, in milliseconds. */
@@ -140,7 +142,7 @@ export class Client<
   /** Counts signs of life. */
   #signs = 0;
   /** What was said of this connection's end, and when. Only the end itself can confirm it. */
-  #announced: { [name: string]: { at: number; afterMs?: number } | undefined } = {};
+  #announced: { [name: string]: { at: number; afterMs?: number; why?: string } | undefined } = {};
   /** When the last of the server's heartbeats was answered. */
   #answeredAt = -Infinity;
   /** Rooms of which it was said, a moment ago, that this client is out of them. */
@@ -325,15 +327,19 @@ export class Client<
   #ended(end: End): void {
     const { kind } = end;
     const reason = this.#explained(end);
+    const why = reason === "kicked" && this.#foretold("connection:closed")?.why;
+    const error =
+      end.error ?? (why ? new HeartlineError(why, `the server said why: ${why}`) : undefined);
+    const failed = { status: "failed", reason, ...(error && { error }) } as const;
     // A server that goes away closes the connection.
     const isClosed = end.reason === "transport" || end.reason === "unavailable";
     let pause = end.afterMs ?? (isClosed ? this.#foretold("server:drain")?.afterMs : undefined);
     this.#drop();
-    if (kind === "final") return this.#stop({ status: "failed", reason });
+    if (kind === "final") return this.#stop(failed);
     if (kind === "token") {
       // A new token may be had once at once; one that is refused too is the last.
       if (typeof this.#token !== "function" || this.#renewals > 0)
-        return this.#stop({ status: "failed", reason });
+        return this.#stop(failed);
       this.#renewals++;
       pause = 0;
     }
@@ -344,7 +350,7 @@ export class Client<
   }
 
   /** What was announced by this event, if that is not too long ago to be about this end. */
-  #foretold(event: string): { at: number; afterMs?: number } | undefined {
+  #foretold(event: string): { at: number; afterMs?: number; why?: string } | undefined {
     const announced = this.#announced[event];
     return announced && this.#platform.now() - announced.at <= ANNOUNCED ? announced : undefined;
   }
@@ -492,6 +498,8 @@ export class Client<
       const asked = data?.reconnectInMs;
       if (typeof asked === "number" && asked >= 0)
         this.#announced[name] = { at, afterMs: Math.min(asked, MAX_PAUSE) };
+    } else if (name === "connection:closed") {
+      if (typeof data?.reason === "string") this.#announced[name] = { at, why: data.reason };
     } else if (
       name === "connection:replaced" ||
       (name === "auth:error" && data?.code === "AUTH_TOKEN_EXPIRED")
@@ -664,9 +672,14 @@ export class Client<
     return this.request("publish", { room, event, data, ...(key !== undefined && { key }) });
   }
 
-  /** Presence of users. */
+  /** Presence of users, however many. */
   async presence(users: readonly string[]): Promise<readonly Presence[]> {
-    return (await this.request("presence:get", { users })).users as Presence[];
+    const asked: Promise<Reply>[] = [];
+    for (let at = 0; at === 0 || at < users.length; at += MOST_USERS) {
+      const some = users.slice(at, at + MOST_USERS);
+      asked.push(this.request("presence:get", { users: some }));
+    }
+    return (await Promise.all(asked)).flatMap((reply) => reply.users as Presence[]);
   }
 
   // --- sending, surely -------------------------------------------------

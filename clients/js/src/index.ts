@@ -6,7 +6,7 @@
  */
 import { io, type ManagerOptions, type SocketOptions } from "socket.io-client";
 import { Client, type Options } from "./client.js";
-import { CODES, REFUSALS } from "./refusals.js";
+import { CODES, REFUSALS, refused } from "./refusals.js";
 import type { Dial, End, Hello, Reason, Reply } from "./types.js";
 
 export { Client, type Options, type SendOptions, type Token } from "./client.js";
@@ -54,14 +54,16 @@ export function socketIo(url: string, options: Partial<ManagerOptions & SocketOp
     socket.on(
       "connect_error",
       (error: Error & { data?: { code?: string; retryAfterMs?: number } }) => {
+        const { message, data } = error;
         const refusal =
-          error.message === "Invalid namespace"
-            ? INVALID_NAMESPACE
-            : REFUSALS[error.data?.code ?? ""];
-        const afterMs = error.data?.retryAfterMs;
+          message === "Invalid namespace" ? INVALID_NAMESPACE : REFUSALS[data?.code ?? ""];
+        const afterMs = data?.retryAfterMs;
         // What is said to pass is waited for, whatever it is.
         if (afterMs !== undefined) end({ kind: "retry", reason: "unavailable", afterMs });
-        else end(refusal ?? { kind: "retry", reason: "transport" });
+        else if (refusal) end(refusal);
+        // A socket that the server has refused is active no more.
+        else if (!socket.active) end(refused(data?.code, message, data));
+        else end({ kind: "retry", reason: "transport" });
       },
     );
     socket.on("disconnect", (why, details) => {

@@ -5,8 +5,8 @@
  * @module
  */
 import { Client, type Options } from "./client.js";
-import { CODES, REFUSALS } from "./refusals.js";
-import type { Dial, Hello, Reply } from "./types.js";
+import { CODES, REFUSALS, refused } from "./refusals.js";
+import type { Dial, End, Hello, Reply } from "./types.js";
 
 export { Client, type Options, type SendOptions, type Token } from "./client.js";
 export * from "./types.js";
@@ -23,7 +23,10 @@ export function live(
     const address = new URL(url.replace(/^http/, "ws"));
     if (token !== undefined) address.searchParams.set("token", token);
     let over = false;
+    let isIn = false;
     let number = 0;
+    /** What an app that does not let this client in says before it closes. */
+    let refusal: End | undefined;
     const replies = new Map<string, (reply: Reply) => void>();
     const socket = open(address.href);
     const close = () => {
@@ -39,6 +42,7 @@ export function live(
     socket.onclose = ({ code, reason }) => {
       if (over) return;
       close();
+      if (code === 4403 && refusal) return events.end(refusal);
       events.end(REFUSALS[reason] ?? CODES[code] ?? { kind: "retry", reason: "transport" });
     };
     socket.onmessage = ({ data: text }) => {
@@ -54,12 +58,15 @@ export function live(
         else reply(type === "ack" ? frame.data : frame);
       } else if (type === "hello") {
         const hello: Hello = data;
+        isIn = true;
         events.hello(hello);
         events.event("server:hello", hello);
       } else if (type === "unsubscribed") {
         // Without a reason it confirms what this client asked for.
         if (frame.reason !== undefined)
           events.event("room:left", { room: topic, reason: frame.reason });
+      } else if (type === "error" && !isIn) {
+        refusal = refused(frame.code, frame.message, frame.data);
       } else if (type === "gap") {
         events.event("room:gap", { room: topic });
       } else if (type !== "pong" && type !== "ack") {

@@ -4,6 +4,7 @@ export const PERSONAL: ReadonlySet<string> = new Set([
   "server:drain",
   "connection:success",
   "connection:replaced",
+  "connection:closed",
   "auth:error",
   "session:resume",
   "presence:change",

@@ -10,6 +10,8 @@ export type Reason =
   | "device_limit"
   /** The server or an operator ended it. */
   | "kicked"
+  /** The app did not let this client in: `error` has the app's code and data. */
+  | "refused"
   /** The server wants a token and there is none. */
   | "auth_required"
   /** The server does not accept the token. */
@@ -55,7 +57,12 @@ export type State =
       readonly reason: Reason;
     }
   /** Given up: nothing happens until `connect()`. */
-  | { readonly status: "failed"; readonly reason: Reason }
+  | {
+      readonly status: "failed";
+      readonly reason: Reason;
+      /** What the server said of it, if it said more than the reason. */
+      readonly error?: HeartlineError;
+    }
   /** Not wanted: nothing happens until `connect()`. */
   | { readonly status: "disconnected"; readonly reason: Reason };
 
@@ -105,6 +112,8 @@ export interface ServerEvents {
     readonly message: string;
     readonly by: { readonly deviceId: string | null; readonly nodeId: string };
   };
+  /** An operator or the app ends this connection; its end follows. */
+  "connection:closed": { readonly reason: string };
   "auth:error": { readonly code: string; readonly message: string };
   heartbeat: { readonly timestamp: number };
   "user:online": PresenceChange;
@@ -130,8 +139,8 @@ export interface Reply {
 }
 
 /**
- * A request that failed. `code` is the server's, or one of `TIMEOUT`,
- * `UNCONFIRMED`, `DISCONNECTED`, `QUEUE_FULL`, `LEFT`.
+ * A request or a connection that failed. `code` is the server's or the app's, or one of
+ * `TIMEOUT`, `UNCONFIRMED`, `DISCONNECTED`, `QUEUE_FULL`, `LEFT`.
  */
 export class HeartlineError extends Error {
   override readonly name = "HeartlineError";
@@ -139,6 +148,8 @@ export class HeartlineError extends Error {
     readonly code: string,
     message: string,
     readonly retryAfterMs?: number,
+    /** What an app's refusal to connect brought with it. */
+    readonly data?: unknown,
   ) {
     super(message);
   }
@@ -165,6 +176,8 @@ export interface End {
   readonly reason: Reason;
   /** Not earlier than after so many milliseconds. */
   readonly afterMs?: number;
+  /** What the server said of it. */
+  readonly error?: HeartlineError;
 }
 
 /** What a transport tells. Nothing after `end`, which comes once. */

@@ -523,6 +523,27 @@ describe("events", () => {
   });
 });
 
+it("presence of many is asked for in parts that the server takes", async () => {
+  const { client, link } = connected();
+  const users = Array.from({ length: 250 }, (_, number) => String(number));
+  const asked = client.presence(users);
+  const parts = link.find("presence:get");
+  assert.deepEqual(
+    parts.map(({ data }) => data.users.length),
+    [100, 100, 50],
+  );
+  for (const { data, reply } of parts.toReversed())
+    reply({ users: data.users.map((userId) => ({ userId, online: false, devices: 0 })) });
+  assert.deepEqual(
+    (await asked).map(({ userId }) => userId),
+    users,
+  );
+  const nobody = client.presence([]);
+  link.find("presence:get").at(-1).reply({ users: [] });
+  assert.deepEqual(await nobody, []);
+  client.disconnect();
+});
+
 describe("messages", () => {
   it("wait for a connection, and go out in order, each after the last one's answer", async () => {
     const all = start();

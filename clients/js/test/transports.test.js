@@ -205,6 +205,7 @@ describe("the live transport", () => {
     1001: "reconnecting unavailable",
     1006: "reconnecting transport",
     1008: "failed protocol",
+    1011: "reconnecting unavailable",
     1013: "reconnecting unavailable",
     4401: "failed auth_expired",
     4403: "failed kicked",
@@ -221,6 +222,74 @@ describe("the live transport", () => {
       all.client.disconnect();
     });
   }
+});
+
+describe("an app that does not let a client in", () => {
+  const said = (all) => {
+    const { reason, error } = all.client.state;
+    return [reason, error?.name, error?.code, error?.message, error?.data];
+  };
+  const data = { code: "UPDATE", from: 2 };
+
+  it("is heard over Socket.IO, with its code and its data", async () => {
+    for (const [packet, expected] of [
+      [`4{"message":"Old","data":${JSON.stringify(data)}}`, ["UPDATE", "Old", data]],
+      ['4{"message":"No"}', ["REFUSED", "No", undefined]],
+    ]) {
+      const all = await overSocketIo({ token: "t" });
+      await all.say(packet);
+      assert.equal(all.client.state.status, "failed");
+      assert.deepEqual(said(all), ["refused", "HeartlineError", ...expected]);
+    }
+  });
+
+  it("is heard over live, and not mixed up with a kick", async () => {
+    const all = overLive({ token: "t" });
+    all.say({ type: "error", code: "UPDATE", message: "Old", data });
+    all.close(4403, "Old");
+    assert.deepEqual(said(all), ["refused", "HeartlineError", "UPDATE", "Old", data]);
+    all.client.connect();
+    all.say({ type: "hello", ...HELLO });
+    all.say({ type: "error", code: "RATE_LIMITED", message: "slower" });
+    all.close(4403, "kicked");
+    assert.equal(inWords(all), "failed kicked");
+  });
+
+  it("is no server that cannot be reached or failed itself", async () => {
+    const lost = await overSocketIo({ token: "t" });
+    lost.close();
+    assert.equal(inWords(lost), "reconnecting transport");
+    lost.client.disconnect();
+    const failed = await overSocketIo({ token: "t" });
+    await failed.say('4{"message":"…","data":{"code":"INTERNAL"}}');
+    assert.equal(inWords(failed), "reconnecting unavailable");
+    failed.client.disconnect();
+  });
+});
+
+describe("a connection that an operator ends", () => {
+  const kick = async (all) => {
+    await all.greet();
+    await all.say('2["connection:closed",{"reason":"kicked"}]');
+    assert.equal(all.client.state.status, "connected");
+  };
+
+  it("says why, once it has ended so", async () => {
+    const all = await overSocketIo({ token: "t" });
+    await kick(all);
+    await all.say("1");
+    assert.equal(inWords(all), "failed kicked");
+    assert.equal(all.client.state.error.code, "kicked");
+  });
+
+  it("comes back if it was another end", async () => {
+    const all = await overSocketIo({ token: "t" });
+    await kick(all);
+    all.close(4408);
+    assert.equal(inWords(all), "reconnecting heartbeat_timeout");
+    assert.equal(all.client.state.error, undefined);
+    all.client.disconnect();
+  });
 });
 
 describe("the Socket.IO transport", () => {

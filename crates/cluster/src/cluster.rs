@@ -258,6 +258,14 @@ impl Backplane for Cluster {
             .disconnect(names::typed_user(user), socket.id().into());
     }
 
+    fn withdraw(&self, user: &Arc<UserKey>, socket: SocketAddress, admitted: &Admitted) {
+        self.disconnect(user, socket);
+        if !(admitted.replaced.is_empty() && admitted.evicted.is_empty()) {
+            // They are not in the registry any more, and stay.
+            self.member.doubt(names::typed_user(user), true);
+        }
+    }
+
     fn enter_room(&self, user: &Arc<UserKey>, socket: SocketAddress, place: RoomAddress) {
         let table = self.member.local();
         table

@@ -8,6 +8,7 @@
 
 pub mod auth;
 pub mod backplane;
+mod bounded;
 pub mod entries;
 pub mod message;
 pub mod namespaces;

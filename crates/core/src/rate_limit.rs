@@ -39,12 +39,30 @@ impl Gcra {
 const PARTS: usize = 64;
 /// Keys remembered per part; the bound of the whole is 64 times that.
 const KEYS_PER_PART: usize = 4096;
+/// Moments remembered per part, eight bytes each: 1 MB, so 64 MB in all. A key by itself may
+/// have as many as its limit counts.
+const MOMENTS_PER_PART: usize = 131_072;
 
 struct Recent {
     moments: VecDeque<Micros>,
     window: Duration,
     /// Refusals since something was last allowed.
     refused: u32,
+}
+
+struct Part<K> {
+    keys: HashMap<K, Recent>,
+    /// Moments of all keys together.
+    moments: usize,
+}
+
+impl<K> Default for Part<K> {
+    fn default() -> Self {
+        Part {
+            keys: HashMap::new(),
+            moments: 0,
+        }
+    }
 }
 
 /// What a limiter says.
@@ -64,7 +82,7 @@ pub enum Verdict {
 /// Counts what happens by a key (a user, an address), exactly: what a limit says holds in
 /// every window.
 pub struct KeyedLimiter<K> {
-    parts: Vec<Mutex<HashMap<K, Recent>>>,
+    parts: Vec<Mutex<Part<K>>>,
     hasher: DefaultHashBuilder,
 }
 
@@ -86,13 +104,9 @@ impl<K: Hash + Eq> KeyedLimiter<K> {
         let mut part = self.parts[part]
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        if part.len() >= KEYS_PER_PART && !part.contains_key(&key) {
-            part.retain(|_, recent| !recent.is_idle(now));
-            if part.len() >= KEYS_PER_PART {
-                forget_oldest_quarter(&mut part);
-            }
-        }
-        let recent = part.entry(key).or_insert_with(|| Recent {
+        part.make_room(&key, now);
+        let Part { keys, moments } = &mut *part;
+        let recent = keys.entry(key).or_insert_with(|| Recent {
             moments: VecDeque::new(),
             window,
             refused: 0,
@@ -103,6 +117,7 @@ impl<K: Hash + Eq> KeyedLimiter<K> {
             .is_some_and(|&moment| moment + window <= now)
         {
             recent.moments.pop_front();
+            *moments -= 1;
         }
         if recent.moments.len() >= limit.count as usize {
             recent.refused = recent.refused.saturating_add(1);
@@ -113,6 +128,7 @@ impl<K: Hash + Eq> KeyedLimiter<K> {
             };
         }
         recent.moments.push_back(now);
+        *moments += 1;
         recent.refused = 0;
         Verdict::Allowed
     }
@@ -121,9 +137,9 @@ impl<K: Hash + Eq> KeyedLimiter<K> {
     pub fn forget_idle(&self, now: Micros) {
         for part in &self.parts {
             let mut part = part.lock().unwrap_or_else(PoisonError::into_inner);
-            part.retain(|_, recent| !recent.is_idle(now));
-            if part.is_empty() {
-                part.shrink_to_fit();
+            part.keep(|_, recent| !recent.is_idle(now));
+            if part.keys.is_empty() {
+                part.keys.shrink_to_fit();
             }
         }
     }
@@ -132,19 +148,42 @@ impl<K: Hash + Eq> KeyedLimiter<K> {
     pub fn count(&self) -> usize {
         self.parts
             .iter()
-            .map(|part| part.lock().unwrap_or_else(PoisonError::into_inner).len())
+            .map(|part| {
+                let part = part.lock().unwrap_or_else(PoisonError::into_inner);
+                part.keys.len()
+            })
             .sum()
     }
 }
 
-/// Makes room where all keys are busy, which errs on the side of the users
-/// forgotten. A quarter at once, so that the search is paid for by many.
-fn forget_oldest_quarter<K: Hash + Eq>(part: &mut HashMap<K, Recent>) {
-    let last = |recent: &Recent| recent.moments.back().copied().unwrap_or_default();
-    let mut moments: Vec<Micros> = part.values().map(last).collect();
-    let quarter = moments.len() / 4;
-    let (_, &mut threshold, _) = moments.select_nth_unstable(quarter);
-    part.retain(|_, recent| last(recent) > threshold);
+impl<K: Hash + Eq> Part<K> {
+    fn keep(&mut self, mut which: impl FnMut(&K, &Recent) -> bool) {
+        self.keys.retain(|key, recent| which(key, recent));
+        let moments = self.keys.values().map(|recent| recent.moments.len());
+        self.moments = moments.sum();
+    }
+
+    fn is_full_for(&self, key: &K) -> bool {
+        let is_crowded = self.keys.len() >= KEYS_PER_PART && !self.keys.contains_key(key);
+        is_crowded || (self.moments >= MOMENTS_PER_PART && self.keys.len() > 1)
+    }
+
+    /// Makes room for a moment of `key`. Where all keys are busy, the oldest quarter goes,
+    /// which errs on the side of the users forgotten: a quarter at once, so that the search
+    /// is paid for by many.
+    fn make_room(&mut self, key: &K, now: Micros) {
+        if !self.is_full_for(key) {
+            return;
+        }
+        self.keep(|_, recent| !recent.is_idle(now));
+        if self.is_full_for(key) {
+            let last = |recent: &Recent| recent.moments.back().copied().unwrap_or_default();
+            let mut moments: Vec<Micros> = self.keys.values().map(last).collect();
+            let quarter = moments.len() / 4;
+            let (_, &mut threshold, _) = moments.select_nth_unstable(quarter);
+            self.keep(|one, recent| one == key || last(recent) > threshold);
+        }
+    }
 }
 
 impl Recent {
@@ -207,6 +246,31 @@ mod tests {
             limiter.take(key, TEN, Micros(key as u64 % 1000));
         }
         assert!(limiter.count() <= PARTS * KEYS_PER_PART);
+    }
+
+    #[test]
+    fn what_is_remembered_is_bounded_in_bytes_and_somebody_new_is_counted_all_the_same() {
+        let limiter = KeyedLimiter::default();
+        let generous = Limit::per(100_000, 1000);
+        for key in 0..200 {
+            for _ in 0..50_000 {
+                limiter.take(key, generous, Micros(key as u64));
+            }
+        }
+        let moments = limiter
+            .parts
+            .iter()
+            .map(|part| part.lock().unwrap().moments);
+        // One key of a part may be over by what it has itself.
+        assert!(
+            moments
+                .clone()
+                .all(|moments| moments <= MOMENTS_PER_PART + 50_000)
+        );
+        assert!(moments.sum::<usize>() < 200 * 50_000);
+        let one = Limit::per(1, 1000);
+        assert_eq!(limiter.take(1000, one, Micros(300)), Verdict::Allowed);
+        assert_ne!(limiter.take(1000, one, Micros(300)), Verdict::Allowed);
     }
 
     proptest! {

@@ -27,6 +27,13 @@ pub trait App: Send + 'static {
     fn message(&mut self, engine: &mut Engine, slot: Slot, data: Data<'_>);
     /// The connection is over; exactly once for each that was opened.
     fn closed(&mut self, engine: &mut Engine, slot: Slot, reason: Reason);
+    /// The peer of a paused connection has ended. Whether what it said before that still
+    /// counts, and is taken in on resume; else the connection is over.
+    fn hears_out(&self, _slot: Slot) -> bool {
+        true
+    }
+    /// A WebSocket ping has come, and is answered.
+    fn pinged(&mut self, _engine: &mut Engine, _slot: Slot) {}
     /// A polling session travels over WebSocket from now on.
     fn upgraded(&mut self, _engine: &mut Engine, _slot: Slot) {}
     /// The deadline set with [`Engine::set_app_deadline`] has come.

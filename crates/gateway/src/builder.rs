@@ -187,13 +187,23 @@ impl GatewayBuilder {
     }
 
     /// Looks at the first request of each connection, on both transports: lets it in, with
-    /// headers for the response (a cookie, say), or answers in its place.
+    /// headers for the response (a cookie, say), or answers in its place. Who is not answered
+    /// within `auth_timeout` gets 503.
     pub fn allow_request<F, Fut>(mut self, allow: F) -> Self
     where
         F: Fn(HandshakeRequest) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<HeaderMap, HttpResponse>> + Send + 'static,
     {
-        self.gatekeeper = Some(Arc::new(move |request| Box::pin(allow(request))));
+        let time = self.config.auth_timeout;
+        self.gatekeeper = Some(Arc::new(move |request| {
+            let allowed = tokio::time::timeout(time, allow(request));
+            Box::pin(async move {
+                match allowed.await {
+                    Ok(decided) => decided,
+                    Err(_) => Err(unavailable()),
+                }
+            })
+        }));
         self
     }
 

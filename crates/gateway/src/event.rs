@@ -8,6 +8,7 @@ use bytes::Bytes;
 use heartline_core::message::{Message, MessageError, check};
 use heartline_core::rooms::RoomError;
 use heartline_wire::codes::Code;
+use heartline_wire::json;
 use heartline_wire::names::{self, Speaker};
 use heartline_wire::socketio::MAX_ATTACHMENTS;
 use heartline_wire::time::micros;
@@ -232,6 +233,22 @@ impl From<MessageError> for EventError {
         };
         EventError::new(code, error.to_string())
     }
+}
+
+/// Longest `tempId`, bytes.
+const MAX_TEMP_ID: usize = 128;
+
+/// The `tempId` of an event's first argument: a text, or a number as one.
+pub(crate) fn temp_id(args: &str) -> Option<String> {
+    let first = json::elements(args).next()?;
+    let id = json::field(first, "tempId")?;
+    let id = match json::unquote(id) {
+        Some(text) => text.into_owned(),
+        None => serde_json::from_str::<serde_json::Number>(id)
+            .ok()?
+            .to_string(),
+    };
+    (1..=MAX_TEMP_ID).contains(&id.len()).then_some(id)
 }
 
 pub(crate) fn to_json<T: Serialize + ?Sized>(value: &T) -> Result<String, EventError> {

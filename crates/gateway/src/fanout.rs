@@ -6,6 +6,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use hashbrown::HashSet;
 use heartline_core::auth::UserKey;
 use heartline_core::backplane::{Action, Backplane, NameList, Target};
 use heartline_core::entries::SocketEntry;
@@ -21,7 +22,9 @@ use heartline_wire::socketio;
 use tokio::sync::oneshot;
 
 use crate::event::{Args, EventError};
-use crate::op::{Chosen, Op, Query, RoomFilter, SelectedAction, Selection};
+use crate::op::{
+    Chosen, FIRST_CHOICE, Op, Query, RoomFilter, RoomMembers, SelectedAction, Selection,
+};
 use crate::publication::Publication;
 
 /// Entries asked for in one turn of a shard.
@@ -463,11 +466,48 @@ impl Fanout {
         });
         let mut chosen = Vec::new();
         for shard in 0..self.shard_count() {
-            let selection = selection.clone();
-            let here = self.query(shard, |reply| Query::Choose { selection, reply });
-            chosen.extend(here.await.unwrap_or_default());
+            let (mut seen, mut place) = (HashSet::new(), Some(FIRST_CHOICE));
+            while let Some(from) = place {
+                let selection = selection.clone();
+                let some = self.query(shard, |reply| Query::Choose {
+                    selection,
+                    from,
+                    reply,
+                });
+                let (some, next) = some.await.unwrap_or_default();
+                chosen.extend(some.into_iter().filter(|socket| seen.insert(*socket)));
+                place = next;
+            }
         }
         chosen
+    }
+
+    /// The first `limit` rooms by name that have members in one shard, and one more; with how
+    /// many members there.
+    pub(crate) async fn rooms_of(
+        &self,
+        shard: u16,
+        filter: &RoomFilter,
+        limit: usize,
+    ) -> Vec<RoomMembers> {
+        let (mut found, mut place) = (Vec::new(), Some(0));
+        while let Some(from) = place {
+            let filter = filter.clone();
+            let some = self.query(shard, |reply| Query::Rooms {
+                filter,
+                from,
+                limit,
+                reply,
+            });
+            let (some, next) = some.await.unwrap_or_default();
+            found.extend(some);
+            if found.len() > limit.saturating_add(1) {
+                found.sort_unstable();
+                found.truncate(limit.saturating_add(1));
+            }
+            place = next;
+        }
+        found
     }
 
     /// The entries of sockets of this node, as far as they are still there.
@@ -509,13 +549,7 @@ impl Fanout {
                 namespace: Some(namespace.to_owned()),
                 ..RoomFilter::default()
             };
-            let limit = max;
-            let here = self.query(shard, |reply| Query::Rooms {
-                filter,
-                limit,
-                reply,
-            });
-            let here = here.await.unwrap_or_default().into_iter();
+            let here = self.rooms_of(shard, &filter, max).await.into_iter();
             names.extend(
                 here.filter(|((.., tenant), _)| tenant.is_none())
                     .map(|((room, ..), _)| room),

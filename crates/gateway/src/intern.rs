@@ -5,8 +5,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use hashbrown::HashMap;
 use heartline_core::auth::{Identity, UserKey};
 
-/// Distinct strings kept at most; more are simply not shared.
+/// Distinct strings kept at most.
 const BOUND: usize = 16_384;
+/// Longest string that is kept, bytes: 8 MB in all.
+const LONGEST: usize = 512;
 
 #[derive(Default)]
 pub(crate) struct Interner {
@@ -14,19 +16,25 @@ pub(crate) struct Interner {
 }
 
 impl Interner {
-    /// The shared copy of `text`.
+    /// The shared copy of `text`, if it is not too long for that.
     pub(crate) fn intern(&self, text: &str) -> Arc<str> {
+        if text.len() > LONGEST {
+            return text.into();
+        }
         let mut strings = self.strings.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((kept, ())) = strings.get_key_value(text) {
             return kept.clone();
         }
         if strings.len() >= BOUND {
             strings.retain(|kept, ()| Arc::strong_count(kept) > 1);
+            if strings.len() > BOUND / 4 * 3 {
+                // Almost all are in use. Those who have them keep them, and newcomers share
+                // what is newest; a search at each of them would cost more than it saves.
+                strings.clear();
+            }
         }
         let made: Arc<str> = text.into();
-        if strings.len() < BOUND {
-            strings.insert(made.clone(), ());
-        }
+        strings.insert(made.clone(), ());
         made
     }
 
@@ -56,5 +64,21 @@ mod tests {
             interner.intern(&number.to_string());
         }
         assert!(interner.strings.lock().unwrap().len() <= BOUND);
+    }
+
+    #[test]
+    fn newcomers_share_theirs_also_when_all_that_was_kept_is_in_use() {
+        let interner = Interner::default();
+        let held: Vec<_> = (0..BOUND)
+            .map(|number| interner.intern(&number.to_string()))
+            .collect();
+        let new = interner.intern("new");
+        assert!(Arc::ptr_eq(&interner.intern("new"), &new));
+        assert_eq!((&*held[7], held.len()), ("7", BOUND));
+        let long = "x".repeat(LONGEST + 1);
+        assert!(!Arc::ptr_eq(
+            &interner.intern(&long),
+            &interner.intern(&long)
+        ));
     }
 }

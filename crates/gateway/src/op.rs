@@ -1,6 +1,7 @@
 //! What may be asked of a shard's sockets: data, which any thread makes and only the
 //! shard carries out.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ use heartline_core::rooms::{Room, RoomError};
 use heartline_engine::tasks::TaskId;
 use heartline_wire::codes::Code;
 use heartline_wire::id::{ConnId, Slot};
+use heartline_wire::json;
 use heartline_wire::reason::Reason;
 use tokio::sync::oneshot;
 
@@ -83,6 +85,12 @@ pub(crate) enum Op {
         room: Box<str>,
         reply: oneshot::Sender<()>,
     },
+    /// A live connection leaves a topic, behind what it has said before.
+    Unsubscribe {
+        to: SocketAddress,
+        topic: Box<str>,
+        id: Option<Box<str>>,
+    },
     /// A publication to the members of a room.
     Deliver {
         room: Arc<Room>,
@@ -140,11 +148,16 @@ pub(crate) enum Op {
     Query(Query),
 }
 
+/// The word for a refusal by the app, which has a code of its own or none.
+const REFUSED: &str = "REFUSED";
+
 /// Why a socket was refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Refusal {
     Auth(AuthError),
     DeviceLimit,
+    /// The authenticator or a decider of the app's has panicked.
+    Failed,
     /// The app does not let it in.
     App(ConnectRefused),
 }
@@ -155,8 +168,19 @@ impl Refusal {
         match self {
             Refusal::Auth(error) => error.code().as_str(),
             Refusal::DeviceLimit => Code::DeviceLimit.as_str(),
-            Refusal::App(_) => "REFUSED",
+            Refusal::Failed => Code::Internal.as_str(),
+            Refusal::App(_) => REFUSED,
         }
+    }
+
+    /// The code by which the client knows it: an app puts one of its own into `data.code`.
+    pub(crate) fn code_told(&self) -> Cow<'_, str> {
+        let data = match self {
+            Refusal::App(refused) => refused.data.as_deref(),
+            _ => None,
+        };
+        data.and_then(|data| json::unquote(json::field(data, "code")?))
+            .unwrap_or(self.code().into())
     }
 
     /// CONNECT_ERROR's text.
@@ -164,6 +188,7 @@ impl Refusal {
         match self {
             Refusal::Auth(error) => error.message(),
             Refusal::DeviceLimit => Code::DeviceLimit.sentence(),
+            Refusal::Failed => "You could not be let in; try again",
             Refusal::App(refused) => &refused.message,
         }
     }
@@ -188,13 +213,14 @@ impl Refusal {
     pub(crate) fn closing(&self) -> (Reason, u16, &str) {
         let reason = match self {
             Refusal::Auth(AuthError::Expired) => Reason::TokenExpired,
-            Refusal::Auth(_) | Refusal::App(_) => Reason::AuthFailed,
+            Refusal::Auth(_) | Refusal::Failed | Refusal::App(_) => Reason::AuthFailed,
             Refusal::DeviceLimit => Reason::DeviceLimit,
         };
         match self {
             // A new token would not help.
             Refusal::App(refused) => (reason, 4403, &refused.message),
             Refusal::Auth(AuthError::Unavailable) => (reason, 1013, self.code()),
+            Refusal::Failed => (reason, 1011, self.code()),
             _ => (reason, reason.close_code(), self.code()),
         }
     }
@@ -242,10 +268,12 @@ pub(crate) enum Query {
         limit: usize,
         reply: oneshot::Sender<(Vec<SocketEntry>, Option<ListPlace>)>,
     },
-    /// Sockets by where they are.
+    /// Some sockets by where they are, from a place on; and the place to go on from. A socket
+    /// that is in several of the rooms is told of as often.
     Choose {
         selection: Arc<Selection>,
-        reply: oneshot::Sender<Vec<SocketAddress>>,
+        from: ChoicePlace,
+        reply: oneshot::Sender<(Vec<SocketAddress>, Option<ChoicePlace>)>,
     },
     /// The entries of those that are still there.
     Entries {
@@ -264,22 +292,26 @@ pub(crate) enum Query {
         socket: SocketAddress,
         reply: oneshot::Sender<Option<SocketEntry>>,
     },
-    /// The rooms which have members here, with how many.
+    /// Of some places in the list of rooms which have members here, the first `limit` and one
+    /// more by name, with how many members; and the place to go on from.
     Rooms {
         filter: RoomFilter,
+        from: usize,
         limit: usize,
-        reply: oneshot::Sender<Vec<(RoomPlace, usize)>>,
+        reply: oneshot::Sender<(Vec<RoomMembers>, Option<usize>)>,
     },
     /// How many members a room has here.
     Count {
         room: Arc<Room>,
         reply: oneshot::Sender<usize>,
     },
-    /// How many sockets a broadcast to a namespace and tenant is for.
+    /// How many sockets at some of the slots a broadcast to a namespace and tenant is for;
+    /// and the slot to go on from.
     Population {
         namespace: NamespaceId,
         tenant: Option<Arc<str>>,
-        reply: oneshot::Sender<usize>,
+        from: Slot,
+        reply: oneshot::Sender<(usize, Option<Slot>)>,
     },
     /// Remove what the timers missed; the number of entries removed.
     Sweep { reply: oneshot::Sender<usize> },
@@ -290,6 +322,16 @@ pub(crate) type ListPlace = (Slot, u16);
 
 /// A room's name, its namespace's, and its tenant's.
 pub(crate) type RoomPlace = (String, String, Option<String>);
+
+/// A room and how many members it has.
+pub(crate) type RoomMembers = (RoomPlace, usize);
+
+/// A place in a selection: which of its rooms, and before which of the members there. Of a
+/// selection of all, before which slot.
+pub(crate) type ChoicePlace = (usize, usize);
+
+/// Where a selection begins.
+pub(crate) const FIRST_CHOICE: ChoicePlace = (0, usize::MAX);
 
 /// Which rooms are listed.
 #[derive(Debug, Clone, Default)]

@@ -339,8 +339,12 @@ impl Socket {
     /// milliseconds. Rooms that it does not grant any more are left.
     ///
     /// # Errors
-    /// `FORBIDDEN`, or what the authenticator says of the token.
+    /// `AUTH_REQUIRED` without a token, `FORBIDDEN`, or what the authenticator says of it.
     pub async fn refresh(&self, token: String) -> Result<Option<u64>, EventError> {
+        // An empty one is none, as when connecting.
+        if token.is_empty() {
+            return Err(Code::AuthRequired.into());
+        }
         let credentials = Credentials {
             token: Some(token),
             payload: None,

@@ -226,8 +226,9 @@ async fn a_refusal_arrives_as_the_app_put_it_and_nothing_else_happens() {
                 match arrival.handshake.query("blocked").as_deref() {
                     None => Ok(()),
                     Some("long") => Err(ConnectRefused::new(text)),
-                    Some(_) => Err(ConnectRefused::new("Not \"you\"")
-                        .with_data(&json!({ "in": arrival.namespace, "s": arrival.payload }))),
+                    Some(_) => Err(ConnectRefused::new("Not \"you\"").with_data(&json!({
+                        "code": "NOT_YOU", "in": arrival.namespace, "s": arrival.payload
+                    }))),
                 }
             }
         })
@@ -249,7 +250,7 @@ async fn a_refusal_arrives_as_the_app_put_it_and_nothing_else_happens() {
     client.send(r#"40{"token":"ann~tablet"}"#).await;
     assert_eq!(
         client.next().await,
-        r#"44{"message":"Not \"you\"","data":{"in":"/","s":"{\"token\":\"ann~tablet\"}"}}"#
+        r#"44{"message":"Not \"you\"","data":{"code":"NOT_YOU","in":"/","s":"{\"token\":\"ann~tablet\"}"}}"#
     );
     // What was refused has no place for events, and may ask again.
     client.send(r#"40/chat,{"token":"ann~tablet"}"#).await;
@@ -275,9 +276,15 @@ async fn a_refusal_arrives_as_the_app_put_it_and_nothing_else_happens() {
     assert!(polling.next().await.starts_with(r#"44{"message":"Not"#));
 
     let mut live = Client::live(&address, "?token=ann~tablet&blocked=1").await;
+    assert_eq!(
+        live.next().await,
+        r#"{"type":"error","code":"NOT_YOU","message":"Not \"you\"","data":{"code":"NOT_YOU","in":"/","s":null}}"#
+    );
     assert_eq!(live.closed().await, (4403, "Not \"you\"".to_owned()));
     // A close frame's text has at most 123 bytes, and whole characters.
     let mut live = Client::live(&address, "?token=ann~tablet&blocked=long").await;
+    let whole = format!(r#"{{"type":"error","code":"REFUSED","message":"{long}"}}"#);
+    assert_eq!(live.next().await, whole);
     assert_eq!(live.closed().await, (4403, long[..122].to_owned()));
 
     let mut client = Client::open(&address).await;
@@ -318,12 +325,80 @@ async fn a_decision_that_panics_or_never_comes_costs_its_own_socket_only() {
         client
             .send(&format!(r#"40{name},{{"token":"client"}}"#))
             .await;
-        // Nothing is known against the client, which comes back by itself.
-        let (code, text) = client.closed().await;
-        assert_eq!((code, &*text), (1013, "AUTH_UNAVAILABLE"), "{name}");
+        if name == "/hangs" {
+            // Nothing is known against the client, which comes back by itself.
+            let (code, text) = client.closed().await;
+            assert_eq!((code, &*text), (1013, "AUTH_UNAVAILABLE"), "{name}");
+        } else {
+            let refused = client.next().await;
+            assert!(refused.starts_with(&format!("44{name},{{")), "{refused}");
+            assert!(
+                refused.contains(r#""data":{"code":"INTERNAL"}"#),
+                "{refused}"
+            );
+            // The namespace that it is in has nothing to do with it.
+            client.send(r#"421["probe"]"#).await;
+            assert_eq!(client.next().await, "431[]");
+        }
     }
     let _ = heard(&mut other).await;
-    assert_eq!(gateway.counts().sockets, 1);
+    until(|| gateway.counts().sockets == 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_holds_for_all_namespaces_is_decided_first() {
+    let order = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let note = |word: &'static str, refuses: bool| {
+        let order = order.clone();
+        move |_: heartline::handler::Arrival| {
+            order.lock().unwrap().push(word);
+            std::future::ready(match refuses {
+                true => Err(ConnectRefused::new(word)),
+                false => Ok(()),
+            })
+        }
+    };
+    let builder = app(with_namespaces(&["/chat"]))
+        .of("/chat", |set| set.admit(note("chat", true)))
+        .admit(note("first", false))
+        .admit(note("second", false));
+    let (_gateway, address) = start(builder).await;
+    let mut client = user(&address, "ann").await;
+    client.send("40/chat,").await;
+    assert_eq!(client.next().await, r#"44/chat,{"message":"chat"}"#);
+    let order = order.lock().unwrap();
+    assert_eq!(*order, ["first", "second", "first", "second", "chat"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_first_request_that_is_never_judged_is_refused_in_time() {
+    let builder = app(Config {
+        auth_timeout: Duration::from_millis(100),
+        ..config()
+    });
+    let builder = builder.allow_request(|_| std::future::pending());
+    let (gateway, address) = start(builder).await;
+    let mut http = Http::open(&address).await;
+    let path = "GET /socket.io/?EIO=4&transport=polling";
+    assert_eq!(http.ask(path, "", b"").await.status, 503);
+    assert_eq!(gateway.connection_count(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_live_client_that_is_thrown_out_reads_why_in_the_close_frame() {
+    let builder = app(config()).on("out", |socket: Socket| async move { socket.disconnect() });
+    let (_gateway, address) = start(builder).await;
+    let mut live = Client::live(&address, "").await;
+    live.send(r#"{"type":"emit","event":"out"}"#).await;
+    assert_eq!(live.closed().await, (4403, "kicked".to_owned()));
+    let mut client = user(&address, "ann").await;
+    client.send(r#"42["out"]"#).await;
+    assert_eq!(
+        client.next().await,
+        r#"42["connection:closed",{"reason":"kicked"}]"#
+    );
+    assert_eq!(client.next().await, "41");
+    assert_eq!(client.close_code().await, 4403);
 }
 
 /// Knows people by their cookie, and else by their token.
@@ -806,6 +881,7 @@ async fn the_end_of_a_socket_tells_why_and_which_rooms_it_was_in() {
     until(|| ends.lock().unwrap().len() == 1).await;
     let mut kicked = Client::connect(&address, "").await;
     kicked.send(r#"42["leave-me"]"#).await;
+    assert!(kicked.next().await.contains("connection:closed"));
     assert_eq!(kicked.next().await, "41");
     until(|| ends.lock().unwrap().len() == 2).await;
     let dropped = Client::connect(&address, "").await;

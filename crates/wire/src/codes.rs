@@ -103,7 +103,7 @@ pub enum Code {
     SendFailed,
     /// Nobody handles this event.
     NotImplemented,
-    /// The handler panicked or ran out of time.
+    /// The handler panicked or ran out of time, or who decides about connecting panicked.
     Internal,
     /// The frame is no JSON or fits no type.
     ProtocolViolation,
@@ -272,10 +272,10 @@ const TABLE: [Entry; 25] = {
         ),
         entry(
             (Internal, "INTERNAL"),
-            &[Event],
+            &[Connect, Event],
             Later,
             "The event could not be processed",
-            "The handler failed or ran out of time; what it had done stays done",
+            "The handler failed or ran out of time, what it had done stays done; or who decides about connecting failed",
         ),
         entry(
             (ProtocolViolation, "protocol-violation"),

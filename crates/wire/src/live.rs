@@ -26,7 +26,8 @@ use std::fmt;
 
 pub use decode::decode;
 pub use encode::{
-    push_ack, push_error, push_event, push_hello, push_pong, push_subscribed, push_unsubscribed,
+    push_ack, push_error, push_event, push_hello, push_pong, push_refusal, push_subscribed,
+    push_unsubscribed,
 };
 
 /// Names that an event may not take, as its `type` would read as one of the
@@ -88,6 +89,9 @@ pub enum ClientFrame<'a> {
         data: &'a str,
         /// Of events with the same key only the last one matters.
         key: Option<Cow<'a, str>>,
+        /// Whether the publisher hears it too, if it is in the topic: not with
+        /// `"self":false`.
+        to_self: bool,
         /// Comes back in the answer.
         id: Option<&'a str>,
     },

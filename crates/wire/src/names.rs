@@ -83,6 +83,11 @@ pub const GATEWAY_EVENTS: &[Own] = {
             "Before the end of a socket whose place another one took",
         ),
         own(
+            "connection:closed",
+            Connection,
+            "Before the end of a socket that an operator or the app ends: `{ reason }`",
+        ),
+        own(
             "auth:error",
             Connection,
             "The token has expired: `{ code, message }`",

@@ -382,6 +382,13 @@ pub const CLOSE_CODES: &[CloseCode] = {
             "A message had more than `server.max_payload` bytes",
         ),
         code(
+            1011,
+            Gateway,
+            Later,
+            &[],
+            "Who decides about connecting failed (`INTERNAL`)",
+        ),
+        code(
             1013,
             Gateway,
             Later,

@@ -329,7 +329,7 @@ impl<R: Registry, L: Local> Member<R, L> {
 
     /// The user's sockets may not be registered. The user may be announced as online
     /// nevertheless.
-    fn doubt(&self, who: TypedUser, announced: bool) {
+    pub fn doubt(&self, who: TypedUser, announced: bool) {
         let others = self.local.entries(&who).len() > 1;
         let mut state = self.state();
         *state.unregistered.entry(who).or_insert(others) |= announced;

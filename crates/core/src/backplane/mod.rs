@@ -190,8 +190,14 @@ pub trait Backplane: Send + Sync + 'static {
     /// step: of two newcomers that race, the later sees the earlier.
     fn connect(&self, newcomer: Newcomer) -> BoxFuture<Result<Admitted, DeviceLimitReached>>;
 
-    /// A socket is gone, or was admitted too late to live.
+    /// A socket is gone.
     fn disconnect(&self, user: &Arc<UserKey>, socket: SocketAddress);
+
+    /// A socket was admitted too late to live. Those whose places it was to take, and who are
+    /// here, keep them; on other nodes they may have been told.
+    fn withdraw(&self, user: &Arc<UserKey>, socket: SocketAddress, _admitted: &Admitted) {
+        self.disconnect(user, socket);
+    }
 
     /// A user's socket has come into a room whose members are to know that the user is
     /// online.

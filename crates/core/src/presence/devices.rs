@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use hashbrown::HashMap;
 use heartline_wire::time::Micros;
 
 use crate::auth::UserKey;
@@ -32,6 +33,27 @@ pub struct Admitted {
     pub evicted: Vec<SocketAddress>,
 }
 
+/// Sockets that lost their places and have not gone yet, each with the one it goes for.
+#[derive(Debug, Default)]
+pub(super) struct Going(HashMap<SocketAddress, SocketAddress>);
+
+impl Going {
+    pub(super) fn includes(&self, socket: &SocketAddress) -> bool {
+        self.0.contains_key(socket)
+    }
+
+    /// A socket has gone. Those who were to go for it stay.
+    pub(super) fn end(&mut self, socket: SocketAddress) {
+        if !self.0.is_empty() {
+            self.0.remove(&socket);
+            self.0.retain(|_, newcomer| *newcomer != socket);
+        }
+        if self.0.is_empty() {
+            self.0.shrink_to_fit();
+        }
+    }
+}
+
 /// The device limit is reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DeviceLimitReached;
@@ -45,19 +67,23 @@ pub(super) struct Entry {
 }
 
 impl User {
-    /// Applies the device rules; takes out whoever has to go.
+    /// Applies the device rules: who has to go for the newcomer. They are in `going` from then
+    /// on, and stay in the table until they have gone.
     pub(super) fn make_room(
-        &mut self,
+        &self,
         socket: &SocketAddress,
         device: Option<&Arc<str>>,
         policy: DevicePolicy,
+        going: &mut Going,
     ) -> Result<Admitted, DeviceLimitReached> {
-        let here = |entry: &Entry| entry.socket.namespace() == socket.namespace();
+        let here = |entry: &&Entry| entry.socket.namespace() == socket.namespace();
         let same = |entry: &Entry| device.is_some() && entry.device_id.as_ref() == device;
+        let stays = |entry: &Entry| !going.0.contains_key(&entry.socket);
         let others = self
             .sockets
             .iter()
-            .filter(|entry| here(entry) && !same(entry))
+            .filter(here)
+            .filter(|entry| !same(entry) && stays(entry))
             .count();
         let mut admitted = Admitted::default();
         let mut excess = 0;
@@ -67,21 +93,18 @@ impl User {
                 return Err(DeviceLimitReached);
             }
         }
-        self.sockets.retain(|entry| {
-            if !here(entry) {
-                return true;
-            }
+        for entry in self.sockets.iter().filter(here) {
             if same(entry) || policy == DevicePolicy::Replace {
+                // Also one that is going for another newcomer, who may not live to see it.
                 admitted.replaced.push(entry.socket);
-                return false;
-            }
-            if excess > 0 {
+            } else if excess > 0 && stays(entry) {
                 excess -= 1;
                 admitted.evicted.push(entry.socket);
-                return false;
             }
-            true
-        });
+        }
+        for &old in admitted.replaced.iter().chain(&admitted.evicted) {
+            going.0.insert(old, *socket);
+        }
         Ok(admitted)
     }
 }

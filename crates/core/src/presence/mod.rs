@@ -25,7 +25,7 @@ use scope::Scope;
 
 use crate::auth::UserKey;
 use crate::entries::UserPresence;
-use crate::presence::devices::{Entry, User};
+use crate::presence::devices::{Entry, Going, User};
 
 pub use address::SocketAddress;
 pub use devices::{Admitted, DeviceLimitReached, Newcomer};
@@ -34,6 +34,8 @@ pub use edge::{Edge, EdgeSink, Others, RoomAddress};
 const PARTS: usize = 64;
 /// Offline users whose `lastSeenAt` is remembered, per part.
 const REMEMBERED: usize = 1024;
+/// Bytes of their names, per part: 16 MB in all.
+const REMEMBERED_BYTES: usize = 256 << 10;
 
 /// Milliseconds. 32 bits of them are two years: nobody is connected for longer.
 const SINCE_UNIT: u64 = 16;
@@ -50,6 +52,13 @@ fn since_millis(since: u32, now: u64) -> u64 {
 struct Id {
     tenant: Option<Arc<str>>,
     user: Arc<str>,
+}
+
+impl Id {
+    /// Bytes of its names.
+    fn len(&self) -> usize {
+        self.user.len() + self.tenant.as_ref().map_or(0, |tenant| tenant.len())
+    }
 }
 
 struct IdRef<'a> {
@@ -74,8 +83,12 @@ impl Equivalent<Id> for IdRef<'_> {
 struct Part {
     /// One entry per user type, almost always one.
     users: HashMap<Id, Vec<User>>,
+    /// Who of them has to go for a newcomer.
+    going: Going,
     last_seen: HashMap<Id, u64>,
     remembered: VecDeque<Id>,
+    /// Bytes of the remembered names.
+    remembered_bytes: usize,
 }
 
 /// The users of this node.
@@ -117,7 +130,9 @@ impl Presence {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Lets a socket in, or not. `at` is the Unix time in milliseconds.
+    /// Lets a socket in, or not. `at` is the Unix time in milliseconds. Those whose places it
+    /// takes are there until they [have gone](Self::disconnect), which is for the caller to
+    /// see to; should the newcomer go first, they keep their places.
     ///
     /// # Errors
     /// When its namespace's device limit is reached.
@@ -147,7 +162,8 @@ impl Presence {
             tenant: key.tenant_id.clone(),
             user: key.user_id.clone(),
         };
-        let users = part.users.entry(id).or_default();
+        let Part { users, going, .. } = &mut *part;
+        let users = users.entry(id).or_default();
         let index = match users.iter().position(|user| *user.key == *key) {
             Some(index) => index,
             None => {
@@ -164,7 +180,7 @@ impl Presence {
         let user = &mut users[index];
         let was_online = !user.sockets.is_empty() || user.grace.is_some();
         let admitted = match decide {
-            true => user.make_room(&socket, device_id.as_ref(), policy)?,
+            true => user.make_room(&socket, device_id.as_ref(), policy, going)?,
             false => Admitted::default(),
         };
         user.sockets.reserve_exact(1);
@@ -186,9 +202,10 @@ impl Presence {
         self.disconnect(key, socket, Micros::ZERO, 0);
     }
 
-    /// A socket is gone. What it no longer stands for (it was replaced) is left alone.
+    /// A socket is gone; who was to go for it stays.
     pub fn disconnect(&self, key: &Arc<UserKey>, socket: SocketAddress, now: Micros, at: u64) {
         let mut part = self.part(key.tenant_id.as_deref(), &key.user_id);
+        part.going.end(socket);
         let Some(user) = part.user(key) else {
             return;
         };
@@ -323,6 +340,7 @@ impl Presence {
         let id = IdRef { tenant, user };
         let users = part.users.get(&id).map_or(&[][..], |users| users);
         let sockets = users.iter().flat_map(|user| &user.sockets);
+        let sockets = sockets.filter(|entry| !part.going.includes(&entry.socket));
         let mut devices: Vec<&Arc<str>> = sockets
             .clone()
             .filter_map(|entry| entry.device_id.as_ref())
@@ -464,11 +482,14 @@ impl Part {
             user: key.user_id.clone(),
         };
         if self.last_seen.insert(id.clone(), at).is_none() {
+            self.remembered_bytes += id.len();
             self.remembered.push_back(id);
-            if self.remembered.len() > REMEMBERED {
-                if let Some(oldest) = self.remembered.pop_front() {
-                    self.last_seen.remove(&oldest);
-                }
+            while self.remembered.len() > REMEMBERED || self.remembered_bytes > REMEMBERED_BYTES {
+                let Some(oldest) = self.remembered.pop_front() else {
+                    return;
+                };
+                self.remembered_bytes -= oldest.len();
+                self.last_seen.remove(&oldest);
             }
         }
     }
@@ -585,6 +606,64 @@ mod tests {
             .unwrap();
         assert_eq!(admitted.evicted, [socket(1)]);
         assert_eq!(presence.get(None, "a", 0).devices, 2);
+    }
+
+    #[test]
+    fn who_was_to_go_for_a_newcomer_that_has_gone_itself_keeps_the_place() {
+        let (presence, edges) = presence(Duration::ZERO);
+        for (slot, device) in [(1, "phone"), (2, "desk")] {
+            let newcomer = newcomer("a", slot, Some(device), EVICT_2);
+            presence.connect(newcomer, 0).unwrap();
+        }
+        for (device, replaced, evicted) in [("phone", vec![1], vec![]), ("pad", vec![], vec![1])] {
+            let admitted = presence.connect(newcomer("a", 3, Some(device), EVICT_2), 0);
+            let admitted = admitted.unwrap();
+            let sockets = |slots: Vec<u32>| slots.into_iter().map(socket).collect::<Vec<_>>();
+            assert_eq!(admitted.replaced, sockets(replaced));
+            assert_eq!(admitted.evicted, sockets(evicted));
+            assert_eq!(presence.get(None, "a", 0).devices, 2);
+            presence.disconnect(&user("a"), socket(3), Micros::ZERO, 0);
+            assert_eq!(presence.sockets(None, "a", None), [socket(1), socket(2)]);
+        }
+        // The place is taken all the same: who is not to go counts.
+        let third = presence.connect(newcomer("a", 4, None, LIMIT_2), 0);
+        assert_eq!(third.err(), Some(DeviceLimitReached));
+        assert_eq!(edges.lock().unwrap().len(), 1);
+    }
+
+    #[test]
+    fn of_two_newcomers_on_one_device_the_later_takes_the_place_even_if_the_first_dies() {
+        let (presence, _) = presence(Duration::ZERO);
+        let mut admitted = Admitted::default();
+        for slot in [1, 2, 3] {
+            let newcomer = newcomer("a", slot, Some("d"), DevicePolicy::Unlimited);
+            admitted = presence.connect(newcomer, 0).unwrap();
+        }
+        presence.disconnect(&user("a"), socket(2), Micros::ZERO, 0);
+        assert_eq!(admitted.replaced, [socket(1), socket(2)]);
+        assert_eq!(presence.get(None, "a", 0).devices, 1);
+        presence.disconnect(&user("a"), socket(1), Micros::ZERO, 0);
+        assert_eq!(presence.sockets(None, "a", None), [socket(3)]);
+    }
+
+    #[test]
+    fn names_of_who_was_here_are_remembered_within_a_bound_of_bytes() {
+        let (presence, _) = presence(Duration::ZERO);
+        for number in 0..3000 {
+            let id = format!("{number}{}", "x".repeat(10_000));
+            let newcomer = newcomer(&id, 1, None, DevicePolicy::Unlimited);
+            presence.connect(newcomer, 0).unwrap();
+            presence.disconnect(&user(&id), socket(1), Micros::ZERO, 7);
+        }
+        let bytes = |part: &Mutex<Part>| part.lock().unwrap().remembered_bytes;
+        assert!(
+            presence
+                .parts
+                .iter()
+                .all(|part| bytes(part) <= REMEMBERED_BYTES)
+        );
+        let last = format!("2999{}", "x".repeat(10_000));
+        assert_eq!(presence.get(None, &last, 0).last_seen_at, Some(7));
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! The members of rooms that one shard holds.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use heartline_wire::id::Slot;
@@ -180,12 +181,23 @@ impl LocalRooms {
             .map(|local| &local.room)
     }
 
-    /// All rooms with their members here.
-    pub fn iter(&self) -> impl Iterator<Item = (&Arc<Room>, &[Slot])> {
-        self.rooms
+    /// Places in this shard's list of rooms, some of them empty.
+    pub fn places(&self) -> usize {
+        self.rooms.len()
+    }
+
+    /// The rooms at some of the places, with their members here.
+    pub fn at(&self, places: Range<usize>) -> impl Iterator<Item = (&Arc<Room>, &[Slot])> {
+        let end = places.end.min(self.rooms.len());
+        self.rooms[places.start.min(end)..end]
             .iter()
             .flatten()
             .map(|local| (&local.room, &*local.members))
+    }
+
+    /// All rooms with their members here.
+    pub fn iter(&self) -> impl Iterator<Item = (&Arc<Room>, &[Slot])> {
+        self.at(0..self.rooms.len())
     }
 }
 

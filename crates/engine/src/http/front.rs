@@ -779,7 +779,9 @@ fn handshake(headers: &HeaderMap) -> Handshake {
     let bearer = text(header::AUTHORIZATION)
         .and_then(|value| value.split_once(' '))
         .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
-        .map(|(_, token)| token.trim().into());
+        .map(|(_, token)| token.trim())
+        .filter(|token| !token.is_empty())
+        .map(Into::into);
     Handshake {
         user_agent,
         bearer,

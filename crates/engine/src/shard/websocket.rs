@@ -121,6 +121,15 @@ enum Next {
 impl<A: App> Shard<A> {
     /// Reads what has come for `slot` and hands it on, message by message.
     pub(crate) fn readable(&mut self, slot: Slot) {
+        self.read(slot);
+        // Nothing tells of the end of a paused connection later.
+        let conn = self.engine.conn(slot);
+        if conn.is_some_and(|conn| conn.paused && conn.hup) && !self.app.hears_out(slot) {
+            self.engine.lost(slot, Reason::TransportClosed);
+        }
+    }
+
+    fn read(&mut self, slot: Slot) {
         for _ in 0..READS_PER_TURN {
             let Some(conn) = self.engine.conns.get_mut(slot) else {
                 return;
@@ -328,6 +337,7 @@ impl<A: App> Shard<A> {
                 self.engine.enqueue(slot, Waits::Alone, |out| {
                     out.append(|buffer| ws::push_frame(OpCode::Pong, payload, buffer));
                 });
+                self.app.pinged(&mut self.engine, slot);
             }
             Message::Pong(_) => self.engine.pong(slot),
             Message::Close(frame) => {

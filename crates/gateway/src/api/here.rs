@@ -127,15 +127,8 @@ impl Gateway {
         };
         let mut all = RoomsByKey::new();
         for shard in 0..self.shared.fanout.shard_count() {
-            let filter = filter.clone();
-            let found = self
-                .ask(shard, |reply| Query::Rooms {
-                    filter,
-                    limit,
-                    reply,
-                })
-                .await;
-            for (key, members) in found.unwrap_or_default() {
+            let found = self.shared.fanout.rooms_of(shard, &filter, limit);
+            for (key, members) in found.await {
                 *all.entry(key).or_default() += members;
             }
         }
@@ -401,15 +394,19 @@ impl Gateway {
         let tenant: Option<Arc<str>> = broadcast.tenant_id.map(Into::into);
         let mut delivered = 0;
         for shard in 0..self.shared.fanout.shard_count() {
-            let tenant = tenant.clone();
-            let here = self
-                .ask(shard, |reply| Query::Population {
+            let mut place = Some(Slot(0));
+            while let Some(from) = place {
+                let tenant = tenant.clone();
+                let some = self.ask(shard, |reply| Query::Population {
                     namespace,
                     tenant,
+                    from,
                     reply,
-                })
-                .await;
-            delivered += here.unwrap_or(0);
+                });
+                let (some, next) = some.await.unwrap_or_default();
+                delivered += some;
+                place = next;
+            }
         }
         self.shared.fanout.broadcast(namespace, tenant, message);
         Ok(Published {

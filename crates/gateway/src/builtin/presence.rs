@@ -6,7 +6,7 @@ use crate::entries::UserPresence;
 use crate::{Code, EventError, Gateway, Json, Socket};
 
 /// Most users one question may be about.
-const MAX_USERS: usize = 1000;
+const MAX_USERS: usize = 100;
 
 #[derive(Debug, Deserialize)]
 pub(super) struct Question {
@@ -27,7 +27,7 @@ pub(super) async fn presence_get(
     if question.users.len() > MAX_USERS {
         return Err(EventError::new(
             Code::InvalidData,
-            "Ask about at most 1000 users at once",
+            "Ask about at most 100 users at once",
         ));
     }
     let tenant = socket.identity().tenant_id().map(|tenant| &**tenant);

@@ -53,16 +53,24 @@ pub(crate) struct PublishFrame<'a> {
     /// JSON.
     pub(crate) data: &'a str,
     pub(crate) key: Option<&'a str>,
+    pub(crate) to_self: bool,
     args: OnceCell<String>,
 }
 
 impl<'a> PublishFrame<'a> {
-    pub(crate) fn new(topic: &'a str, event: &'a str, data: &'a str, key: Option<&'a str>) -> Self {
+    pub(crate) fn new(
+        topic: &'a str,
+        event: &'a str,
+        data: &'a str,
+        key: Option<&'a str>,
+        to_self: bool,
+    ) -> Self {
         PublishFrame {
             topic,
             event,
             data,
             key,
+            to_self,
             args: OnceCell::new(),
         }
     }
@@ -77,6 +85,9 @@ impl<'a> PublishFrame<'a> {
             if let Some(key) = self.key {
                 args.push_str(r#","key":"#);
                 json::quote_into(key, &mut args);
+            }
+            if !self.to_self {
+                args.push_str(r#","self":false"#);
             }
             args.push_str(r#","data":"#);
             args.push_str(self.data);
@@ -216,7 +227,7 @@ impl FromEvent for PublishRequest {
                     attachments: Vec::new(),
                 },
                 key: frame.key.map(ToOwned::to_owned),
-                to_self: true,
+                to_self: frame.to_self,
             });
         }
         let text = json::whole(event.first());

@@ -40,16 +40,27 @@ pub use table::{Arrival, HandlerSet};
 pub(crate) struct Responder {
     socket: Socket,
     ack: Option<AckId>,
+    announced: Announced,
     done: bool,
 }
+
+/// Whether a refusal is told as `message:error` even where an acknowledgement says it, and
+/// then the `tempId` that it is about.
+pub(crate) type Announced = Option<Option<String>>;
 
 impl Responder {
     pub(crate) fn new(socket: Socket, ack: Option<AckId>) -> Self {
         Responder {
             socket,
             ack,
+            announced: None,
             done: false,
         }
+    }
+
+    pub(crate) fn announcing(mut self, announced: Announced) -> Self {
+        self.announced = announced;
+        self
     }
 
     pub(crate) fn finish(mut self, reply: Result<Option<Args>, EventError>) {
@@ -66,11 +77,17 @@ impl Responder {
                 args,
             }),
             (Ok(_), _) => {}
-            (Err(error), ack) => self.socket.post(Op::Refuse {
-                to: self.socket.address(),
-                ack,
-                error: Box::new(error),
-            }),
+            (Err(mut error), ack) => {
+                if let Some(temp_id) = self.announced.take() {
+                    error.announced = true;
+                    error.temp_id = error.temp_id.or(temp_id);
+                }
+                self.socket.post(Op::Refuse {
+                    to: self.socket.address(),
+                    ack,
+                    error: Box::new(error),
+                });
+            }
         }
     }
 }

@@ -78,9 +78,10 @@ impl HandlerSet {
         self
     }
 
-    /// Decides about each socket before it connects, when its token has been looked at: in
-    /// the order in which they were added, the first refusal counts. They share
-    /// `auth_timeout` with the authenticator.
+    /// Decides about each socket before it connects, when its token has been looked at:
+    /// those of all namespaces before the namespace's own, each in the order in which they
+    /// were added; the first refusal counts. They share `auth_timeout` with the
+    /// authenticator. One that panics refuses with `INTERNAL`.
     pub fn admit<F, Fut>(mut self, decide: F) -> Self
     where
         F: Fn(Arrival) -> Fut + Send + Sync + 'static,
@@ -179,9 +180,12 @@ impl Handlers {
             .map(|handler| &**handler)
     }
 
-    /// Those that decide who connects.
+    /// Those that decide who connects: first those of all namespaces, as what holds
+    /// everywhere may be taken for granted by who decides about one.
     pub(crate) fn admissions(&self, namespace: NamespaceId) -> impl Iterator<Item = &Admission> {
-        self.sets(namespace).flat_map(|set| &set.admissions)
+        let own = self.of.get(usize::from(namespace.0));
+        let sets = std::iter::once(&self.all).chain(own);
+        sets.flat_map(|set| &set.admissions)
     }
 
     /// Whether any of them looks at a connection's first request.

@@ -3,10 +3,11 @@
 //! Nothing is registered, announced or counted before the identity is known
 //! and the device policy has let the newcomer in. The connection's input
 //! waits meanwhile, so what a client sends early is neither lost nor taken
-//! for an anonymous socket's. Should the connection end first, the admission
-//! is taken back when it arrives.
+//! for an anonymous socket's. Should the connection end first, nobody is asked to admit it;
+//! should it end in that very moment, the admission is taken back. Those who have to go for
+//! the newcomer go when it is there.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use heartline_core::auth::{AuthError, Credentials, Identity};
@@ -15,6 +16,7 @@ use heartline_core::policy::AuthMode;
 use heartline_core::presence::{Admitted, DeviceLimitReached, Newcomer, SocketAddress};
 use heartline_engine::shard::engine::Engine;
 use heartline_wire::id::Slot;
+use heartline_wire::live;
 use heartline_wire::reason::Reason;
 use heartline_wire::time::Micros;
 
@@ -27,14 +29,58 @@ use crate::publication::Encoding;
 use crate::shared::Shared;
 use crate::socket::Socket;
 
-/// Verifies credentials and asks the backplane for admission.
+/// The token that a client presents, by whichever way. An empty one is none.
+pub(super) fn presented(token: &str) -> Option<String> {
+    let token = token.strip_prefix("Bearer ").unwrap_or(token);
+    (!token.is_empty()).then(|| token.to_owned())
+}
+
+/// Verifies credentials and asks the backplane for admission, if the newcomer is still
+/// `here` then.
 async fn authenticate(
     shared: &Shared,
     handlers: &Handlers,
     mode: AuthMode,
     credentials: Credentials,
     socket: SocketAddress,
-) -> Outcome {
+    here: Weak<()>,
+) -> Option<Outcome> {
+    let identity = match identify(shared, handlers, mode, credentials, socket).await {
+        Ok(identity) => identity,
+        Err(refusal) => return Some(Err(refusal)),
+    };
+    let Some(user) = &identity.user else {
+        return Some(Ok((identity, Admitted::default())));
+    };
+    let newcomer = Newcomer {
+        user: user.clone(),
+        socket,
+        device_id: identity.device_id.clone(),
+        policy: shared
+            .fanout
+            .namespaces
+            .get(socket.namespace())
+            .config
+            .devices,
+    };
+    // Nobody loses a place to who has gone.
+    if here.strong_count() == 0 {
+        return None;
+    }
+    Some(match shared.fanout.backplane.connect(newcomer).await {
+        Ok(admitted) => Ok((identity, admitted)),
+        Err(DeviceLimitReached) => Err(Refusal::DeviceLimit),
+    })
+}
+
+/// Finds out who it is, and whether the app lets them in.
+async fn identify(
+    shared: &Shared,
+    handlers: &Handlers,
+    mode: AuthMode,
+    credentials: Credentials,
+    socket: SocketAddress,
+) -> Result<Arc<Identity>, Refusal> {
     let arrival = credentials.clone();
     let has_token = credentials.token.is_some();
     let verified = match mode {
@@ -63,24 +109,7 @@ async fn authenticate(
         };
         decide(arrival).await.map_err(Refusal::App)?;
     }
-    let Some(user) = &identity.user else {
-        return Ok((identity, Admitted::default()));
-    };
-    let newcomer = Newcomer {
-        user: user.clone(),
-        socket,
-        device_id: identity.device_id.clone(),
-        policy: shared
-            .fanout
-            .namespaces
-            .get(socket.namespace())
-            .config
-            .devices,
-    };
-    match shared.fanout.backplane.connect(newcomer).await {
-        Ok(admitted) => Ok((identity, admitted)),
-        Err(DeviceLimitReached) => Err(Refusal::DeviceLimit),
-    }
+    Ok(identity)
 }
 
 impl Hub {
@@ -105,11 +134,14 @@ impl Hub {
         let Some(link) = self.link_mut(slot) else {
             return;
         };
+        let here = Arc::new(());
+        let waits = Arc::downgrade(&here);
         link.joining = Some(Box::new(Joining {
             namespace,
             secret,
             payload: payload.clone().filter(|_| has_connect_handlers),
             id: id.map(Into::into),
+            _here: here,
             displaced: None,
         }));
         let handshake = link.handshake.clone();
@@ -125,10 +157,11 @@ impl Hub {
         let socket = SocketAddress::new(conn, namespace, secret);
         let time = shared.config.auth_timeout;
         let work = async move {
-            let outcome = authenticate(&shared, &handlers, mode, credentials, socket).await;
-            shared
-                .fanout
-                .post(conn.shard, Op::Connecting { socket, outcome });
+            let outcome = authenticate(&shared, &handlers, mode, credentials, socket, waits);
+            if let Some(outcome) = outcome.await {
+                let op = Op::Connecting { socket, outcome };
+                shared.fanout.post(conn.shard, op);
+            }
         };
         self.start(engine, Box::pin(work), TaskKind::Connect(socket), time);
     }
@@ -146,9 +179,6 @@ impl Hub {
         socket: SocketAddress,
         outcome: Outcome,
     ) {
-        if let Ok((identity, admitted)) = &outcome {
-            self.close_displaced(admitted, identity);
-        }
         let slot = engine.find(socket.0.conn);
         let joining = slot.and_then(|slot| {
             let link = self.link_mut(slot)?;
@@ -159,18 +189,20 @@ impl Hub {
         });
         let Some((slot, joining)) = joining else {
             // The connection ended meanwhile, or was refused for its slowness.
-            if let Ok((identity, _)) = &outcome {
+            if let Ok((identity, admitted)) = &outcome {
                 if let Some(user) = &identity.user {
-                    self.shared.fanout.backplane.disconnect(user, socket);
+                    let backplane = &self.shared.fanout.backplane;
+                    backplane.withdraw(user, socket, admitted);
                 }
             }
             return;
         };
         match outcome {
-            Ok((identity, _)) => {
+            Ok((identity, admitted)) => {
                 let mut joining = *joining;
                 let displaced = joining.displaced.take();
-                self.establish(engine, slot, joining, identity);
+                self.establish(engine, slot, joining, identity.clone());
+                self.close_displaced(&admitted, &identity);
                 if let Some(Displaced { by, node, reason }) = displaced {
                     self.replaced(engine, &socket, by.as_deref(), &node, reason);
                 }
@@ -216,6 +248,14 @@ impl Hub {
             if has_nothing && self.shared.authenticator.wants_handshake() {
                 // There was nothing in the handshake; an `auth` frame may come yet.
                 return;
+            }
+            if let (true, Refusal::App(refused)) = (live, &refusal) {
+                // The close frame has room for 123 bytes, and none for data.
+                let (code, id) = (refusal.code_told(), joining.id.as_deref());
+                let data = refused.data.as_deref();
+                self.send_live(engine, slot, |text| {
+                    live::push_refusal(&code, &refused.message, data, id, text);
+                });
             }
             let (reason, code, text) = refusal.closing();
             engine.close_with(slot, reason, code, text);
@@ -283,6 +323,7 @@ impl Hub {
             return;
         };
         link.ever_joined = true;
+        let meter = link.take_meter(namespace);
         engine.let_in(slot);
         // Almost always the only one.
         link.sockets.reserve_exact(1);
@@ -297,6 +338,7 @@ impl Hub {
             last_activity: now,
             next_heartbeat,
             rooms: Vec::new(),
+            meter,
             acks: None,
         });
         if let Some(transport) = engine.transport_name(slot) {
@@ -361,7 +403,8 @@ impl Hub {
         slot: Slot,
         handshake: heartline_engine::shard::request::Handshake,
     ) {
-        let token = handshake.bearer.or(handshake.query_token).map(String::from);
+        let token = handshake.bearer.or(handshake.query_token);
+        let token = token.and_then(|token| presented(&token));
         let mode = self
             .shared
             .fanout

@@ -55,9 +55,17 @@ impl Hub {
         // What is no fault of one namespace alone ends the connection.
         let ends_all = link.sockets.len() == 1 || !reason.is_final();
         if encoding != Encoding::Live && reason.is_final() {
+            if reason == Reason::Kicked {
+                // The packet has no room for a reason; who was replaced has heard of it.
+                let data = format!(r#"{{"reason":"{reason}"}}"#);
+                let message = Message::new("connection:closed", &data);
+                self.emit_here(engine, slot, namespace, &message);
+            }
             self.disconnect_packet(engine, slot, namespace);
         }
-        if ends_all {
+        if ends_all && encoding == Encoding::Live {
+            engine.close_with(slot, reason, reason.close_code(), reason.as_str());
+        } else if ends_all {
             engine.close(slot, reason);
         } else {
             self.forget_socket(engine, slot, namespace, reason);
@@ -115,7 +123,9 @@ impl Hub {
             return;
         };
         let handshake = link.handshake.clone();
-        let socket = link.sockets.swap_remove(index);
+        let mut socket = link.sockets.swap_remove(index);
+        link.meters_kept
+            .push((namespace, std::mem::take(&mut socket.meter)));
         let rooms = match self.handlers.disconnect(namespace).next() {
             Some(_) => self.room_names(&socket.rooms, &socket.identity),
             None => Vec::new(),

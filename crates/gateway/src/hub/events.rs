@@ -11,8 +11,8 @@ use heartline_wire::reason::Reason;
 
 use super::Hub;
 use super::tasks::TaskKind;
-use crate::event::EventError;
-use crate::handler::{Body, ErasedHandler, Event, Responder};
+use crate::event::{EventError, temp_id};
+use crate::handler::{Announced, Body, ErasedHandler, Event, Responder};
 use crate::publication::{AckId, Encoding};
 
 /// An application event of a client.
@@ -48,9 +48,9 @@ impl Hub {
         };
         let max = engine.settings.max_payload;
         if let Err(error) = check_heard(said, inbound.attachments, max) {
-            return self.refuse_event(engine, slot, namespace, inbound.ack, error.into());
+            return self.refuse_event(engine, slot, &inbound, error.into());
         }
-        if !self.is_within_limit(engine, slot, namespace, inbound.ack.as_ref()) {
+        if !self.is_within_limit(engine, slot, &inbound) {
             return;
         }
         let Some(handle) = self.handle(engine, slot, namespace) else {
@@ -73,33 +73,80 @@ impl Hub {
         self.handle_event(engine, slot, handler, &event, inbound.ack);
     }
 
-    /// Whether the limit on events allows this one; a refusal has been answered.
-    pub(super) fn is_within_limit(
+    /// Counts one more frame of a socket, or of the connection itself under the limits of
+    /// `/`. Whoever is far over the limit is closed.
+    ///
+    /// # Errors
+    /// `RATE_LIMITED`; nothing of it has been said.
+    pub(super) fn count_event(
         &mut self,
         engine: &mut Engine,
         slot: Slot,
-        namespace: NamespaceId,
-        ack: Option<&AckId>,
-    ) -> bool {
+        of: Option<NamespaceId>,
+    ) -> Result<(), EventError> {
+        let namespace = of.unwrap_or(NamespaceId::ROOT);
         let limits = &self.shared.fanout.namespaces.get(namespace).config.limits;
         let limit = limits.events;
-        let (Some(limit), Some(link)) = (limit, self.link_mut(slot)) else {
-            return true;
+        let meter = self.link_mut(slot).and_then(|link| link.meter_mut(of));
+        let (Some(limit), Some(meter)) = (limit, meter) else {
+            return Ok(());
         };
-        let Err(wait) = link.events.take(limit, engine.now) else {
-            link.refused = link.refused.saturating_sub(1);
-            return true;
+        let Err(wait) = meter.events.take(limit, engine.now) else {
+            meter.refused = meter.refused.saturating_sub(1);
+            return Ok(());
         };
-        link.refused = link.refused.saturating_add(1);
-        let far = limit.is_far_over(link.refused);
+        meter.refused = meter.refused.saturating_add(1);
+        let far = limit.is_far_over(meter.refused);
         self.metrics.rate_limited_events.add(1);
         if far {
             engine.close(slot, Reason::RateLimited);
-        } else if let Some(address) = self.address(engine, slot, namespace) {
-            let error = EventError::rate_limited(wait);
-            self.refuse(engine, &address, ack, &error);
         }
+        Err(EventError::rate_limited(wait))
+    }
+
+    /// Whether the limit on events allows this one; a refusal has been answered.
+    fn is_within_limit(
+        &mut self,
+        engine: &mut Engine,
+        slot: Slot,
+        inbound: &InboundEvent<'_>,
+    ) -> bool {
+        let counted = self.count_event(engine, slot, Some(inbound.namespace));
+        let Err(error) = counted else {
+            return true;
+        };
+        self.refuse_inbound(engine, slot, inbound, error);
         false
+    }
+
+    /// The contract's messages are sent by clients that may listen to either: whatever refuses
+    /// them, they hear it as the acknowledgement and as `message:error`.
+    fn announced(&self, event: &str, body: &Body<'_>) -> Announced {
+        match body {
+            Body::Args(args)
+                if matches!(event, "message:send" | "chat:send")
+                    && self.shared.config.builtin_events =>
+            {
+                Some(temp_id(args))
+            }
+            _ => None,
+        }
+    }
+
+    fn refuse_inbound(
+        &mut self,
+        engine: &mut Engine,
+        slot: Slot,
+        inbound: &InboundEvent<'_>,
+        error: EventError,
+    ) {
+        if let Some(address) = self.address(engine, slot, inbound.namespace) {
+            let error = match self.announced(inbound.name, &inbound.body) {
+                Some(temp_id) => error.announce().about(temp_id),
+                None => error,
+            };
+            self.refuse(engine, &address, inbound.ack.as_ref(), &error);
+        }
     }
 
     /// An event that cannot be passed on: its sender hears why. It counts as an event, so
@@ -108,14 +155,11 @@ impl Hub {
         &mut self,
         engine: &mut Engine,
         slot: Slot,
-        namespace: NamespaceId,
-        ack: Option<AckId>,
+        inbound: &InboundEvent<'_>,
         error: EventError,
     ) {
-        if self.is_within_limit(engine, slot, namespace, ack.as_ref()) {
-            if let Some(address) = self.address(engine, slot, namespace) {
-                self.refuse(engine, &address, ack.as_ref(), &error);
-            }
+        if self.is_within_limit(engine, slot, inbound) {
+            self.refuse_inbound(engine, slot, inbound, error);
         }
     }
 
@@ -128,7 +172,8 @@ impl Hub {
         event: &Event<'_>,
         ack: Option<AckId>,
     ) {
-        let responder = Responder::new(event.socket.clone(), ack);
+        let responder = Responder::new(event.socket.clone(), ack)
+            .announcing(self.announced(event.name, &event.body));
         let Some(called) = guarded(|| handler.call(event, responder)) else {
             return self.note_panic();
         };
@@ -163,14 +208,6 @@ impl Hub {
             _ if ack.is_some() && self.shared.config.builtin_events => Code::NotImplemented,
             _ => return,
         };
-        if encoding == Encoding::Live {
-            let id = match &ack {
-                Some(AckId::Raw(id)) => Some(&**id),
-                _ => None,
-            };
-            self.live_error(engine, slot, code.as_str(), code.sentence(), id);
-            return;
-        }
         let error = EventError::from(code);
         if let Some(address) = self.address(engine, slot, namespace) {
             self.refuse(engine, &address, ack.as_ref(), &error);

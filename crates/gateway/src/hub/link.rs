@@ -39,10 +39,11 @@ pub(crate) struct Link {
     pub(crate) partial: Option<Box<Partial>>,
     /// When a spread-out drain lets it go; `Micros::MAX` when there is none.
     pub(crate) drain_at: Micros,
-    pub(crate) events: Gcra,
-    pub(crate) joins: Gcra,
-    /// Events refused since one was allowed.
-    pub(crate) refused: u32,
+    /// What it says for no socket: CONNECTs, pings of its transport.
+    pub(crate) meter: Meter,
+    /// Those of sockets that have ended: whoever comes back into a namespace goes on with
+    /// what was counted. At most one for each namespace.
+    pub(crate) meters_kept: Vec<(NamespaceId, Meter)>,
     pub(crate) user_agent: Option<Arc<str>>,
     /// The connection's first request, where an app looks at it.
     pub(crate) handshake: Option<Arc<Handshake>>,
@@ -64,9 +65,8 @@ impl Link {
             joining: None,
             partial: None,
             drain_at: Micros::MAX,
-            events: Gcra::default(),
-            joins: Gcra::default(),
-            refused: 0,
+            meter: Meter::default(),
+            meters_kept: Vec::new(),
             user_agent: None,
             handshake: None,
             bearer: None,
@@ -84,6 +84,30 @@ impl Link {
             .iter_mut()
             .find(|socket| socket.namespace == namespace)
     }
+
+    /// What the socket of a namespace, or the connection itself, is counted by.
+    pub(crate) fn meter_mut(&mut self, of: Option<NamespaceId>) -> Option<&mut Meter> {
+        match of {
+            Some(namespace) => Some(&mut self.socket_mut(namespace)?.meter),
+            None => Some(&mut self.meter),
+        }
+    }
+
+    /// Takes the meter that an earlier socket of the namespace has left.
+    pub(crate) fn take_meter(&mut self, namespace: NamespaceId) -> Meter {
+        let kept = &mut self.meters_kept;
+        let index = kept.iter().position(|(of, _)| *of == namespace);
+        index.map_or_else(Meter::default, |index| kept.swap_remove(index).1)
+    }
+}
+
+/// How much somebody has said lately.
+#[derive(Default)]
+pub(crate) struct Meter {
+    pub(crate) events: Gcra,
+    pub(crate) joins: Gcra,
+    /// Events refused, each that was allowed since taken off.
+    pub(crate) refused: u32,
 }
 
 /// One socket: the connection's place in a namespace.
@@ -98,6 +122,7 @@ pub(crate) struct SocketState {
     /// When the token expires on this clock; `Micros::MAX` for never.
     pub(crate) expires: Micros,
     pub(crate) rooms: Vec<Membership>,
+    pub(crate) meter: Meter,
     pub(crate) acks: Option<Box<PendingAcks>>,
 }
 
@@ -119,6 +144,9 @@ pub(crate) struct Joining {
     pub(crate) payload: Option<String>,
     /// The id of a live `auth` frame.
     pub(crate) id: Option<Box<str>>,
+    /// Lives as long as the connection waits: whoever looks at its token sees by it whether
+    /// there is anybody left to let in.
+    pub(crate) _here: Arc<()>,
     /// Another one took its place before it had it.
     pub(crate) displaced: Option<Displaced>,
 }

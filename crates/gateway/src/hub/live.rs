@@ -9,6 +9,7 @@ use heartline_wire::reason::Reason;
 use heartline_wire::{json, ws};
 
 use super::Hub;
+use super::connect::presented;
 use super::events::InboundEvent;
 use crate::handler::{Body, PublishFrame};
 use crate::metrics::Inbound;
@@ -62,20 +63,18 @@ impl Hub {
             ClientFrame::Unsubscribe { topic, id } => {
                 self.count_inbound(Inbound::Unsubscribe);
                 self.active(engine, slot);
-                self.leave(engine, slot, ROOT, &topic);
-                self.send_live(engine, slot, |text| {
-                    live::push_unsubscribed(&topic, id, None, text)
-                });
+                self.unsubscribe(engine, slot, &topic, id);
             }
             ClientFrame::Publish {
                 topic,
                 event,
                 data,
                 key,
+                to_self,
                 id,
             } => {
                 self.count_inbound(Inbound::Publish);
-                let frame = PublishFrame::new(&topic, &event, data, key.as_deref());
+                let frame = PublishFrame::new(&topic, &event, data, key.as_deref(), to_self);
                 self.live_event(engine, slot, "publish", Body::Publish(&frame), id);
             }
             ClientFrame::Emit { event, data, id } => {
@@ -88,15 +87,22 @@ impl Hub {
     /// Whether the limit on events allows a frame that is no event: it costs as much as one.
     /// What `publish` and `emit` say is counted on its way to the handler.
     fn may_say(&mut self, engine: &mut Engine, slot: Slot, frame: &ClientFrame<'_>) -> bool {
-        match frame {
-            ClientFrame::Ping { id }
-            | ClientFrame::Subscribe { id, .. }
-            | ClientFrame::Unsubscribe { id, .. } => {
-                let ack = id.map(|id| AckId::Raw(id.into()));
-                self.is_within_limit(engine, slot, ROOT, ack.as_ref())
-            }
-            _ => true,
-        }
+        let (ClientFrame::Ping { id }
+        | ClientFrame::Auth { id, .. }
+        | ClientFrame::Subscribe { id, .. }
+        | ClientFrame::Unsubscribe { id, .. }) = frame
+        else {
+            return true;
+        };
+        let is_there = self
+            .link(slot)
+            .is_some_and(|link| link.socket(ROOT).is_some());
+        let counted = self.count_event(engine, slot, is_there.then_some(ROOT));
+        let Err(error) = counted else {
+            return true;
+        };
+        self.live_error(engine, slot, &error.code, &error.error, *id);
+        false
     }
 
     /// Sends a frame of the live protocol.
@@ -134,15 +140,19 @@ impl Hub {
 
     /// First identity of a connection, or a new token for the one it has.
     fn live_auth(&mut self, engine: &mut Engine, slot: Slot, token: &str, id: Option<&str>) {
-        let Some(link) = self.link(slot) else {
-            return;
-        };
-        let known = link
-            .socket(ROOT)
-            .is_some_and(|socket| socket.identity.user.is_some());
-        if !known {
-            self.connect(engine, slot, ROOT, Some(token.to_owned()), None, id);
-            return;
+        let socket = self.link(slot).and_then(|link| link.socket(ROOT));
+        let identity = socket.map(|socket| socket.identity.clone());
+        match &identity {
+            Some(identity) if identity.user.is_some() => {}
+            Some(identity) if presented(token).is_none() => {
+                // Nobody came with nothing: nothing has changed.
+                let address = self.address(engine, slot, ROOT);
+                if let Some(address) = address.filter(|_| self.shared.config.hello) {
+                    self.hello(engine, slot, ROOT, identity, &address.id(), id);
+                }
+                return;
+            }
+            _ => return self.connect(engine, slot, ROOT, presented(token), None, id),
         }
         // The same as `auth:refresh` on Socket.IO.
         let data = format!(r#"{{"token":{}}}"#, json::quote(token));

@@ -183,6 +183,16 @@ impl App for Hub {
         self.link_closed(engine, slot, reason);
     }
 
+    fn hears_out(&self, slot: Slot) -> bool {
+        // Who is not let in yet, and has left, has nothing more to say.
+        self.link(slot).is_none_or(|link| link.joining.is_none())
+    }
+
+    fn pinged(&mut self, engine: &mut Engine, slot: Slot) {
+        // Its answer is the transport's; who is far over the limit is closed.
+        let _ = self.count_event(engine, slot, None);
+    }
+
     fn upgraded(&mut self, _engine: &mut Engine, slot: Slot) {
         if let Some(link) = self.link(slot) {
             for socket in &link.sockets {
@@ -227,6 +237,7 @@ impl App for Hub {
                 id,
                 held,
             } => self.subscription_ready(engine, &to, &topic, id.as_deref(), held),
+            Op::Unsubscribe { to, topic, id } => self.unsubscribed(engine, &to, &topic, id),
             Op::Leave { to, room, reply } => self.leave_asked(engine, &to, &room, reply),
             Op::Deliver {
                 room,

@@ -12,12 +12,12 @@ use heartline_wire::id::Slot;
 
 use super::Hub;
 use super::link::SocketState;
-use crate::op::{ListPlace, Query, RoomFilter, RoomPlace};
+use crate::op::{ListPlace, Query, RoomFilter, RoomMembers};
 use crate::publication::address_text;
 
 /// Slots that a question looks at in one turn, and members of a room: about as long as a
 /// turn may take, a tenth of a millisecond.
-const SLICE: u32 = 1024;
+pub(super) const SLICE: u32 = 1024;
 /// Entries built in one turn: each costs a dozen allocations.
 const ENTRIES_PER_TURN: usize = 128;
 
@@ -31,7 +31,11 @@ impl Hub {
                 limit,
                 reply,
             } => drop(reply.send(self.list(engine, &filter, from, limit))),
-            Query::Choose { selection, reply } => drop(reply.send(self.choose(engine, &selection))),
+            Query::Choose {
+                selection,
+                from,
+                reply,
+            } => drop(reply.send(self.choose(engine, &selection, from))),
             Query::Entries { sockets, reply } => {
                 let there = sockets.iter();
                 let entries = there.filter_map(|socket| self.inspect(engine, socket));
@@ -45,28 +49,37 @@ impl Hub {
             Query::Inspect { socket, reply } => drop(reply.send(self.inspect(engine, &socket))),
             Query::Rooms {
                 filter,
+                from,
                 limit,
                 reply,
-            } => drop(reply.send(self.list_rooms(&filter, limit))),
+            } => drop(reply.send(self.list_rooms(&filter, from, limit))),
             Query::Count { room, reply } => drop(reply.send(self.rooms.count(&room))),
             Query::Population {
                 namespace,
                 tenant,
+                from,
                 reply,
-            } => drop(reply.send(self.population(namespace, tenant.as_deref()))),
+            } => drop(reply.send(self.population(namespace, tenant.as_deref(), from))),
             Query::Sweep { reply } => drop(reply.send(self.sweep(engine))),
         }
     }
 
-    /// The first rooms that fit, in no order: one page and the beginning of the next.
-    fn list_rooms(&self, filter: &RoomFilter, limit: usize) -> Vec<(RoomPlace, usize)> {
+    /// The first rooms that fit in a part of the list, in no order: one page and the beginning
+    /// of the next.
+    fn list_rooms(
+        &self,
+        filter: &RoomFilter,
+        from: usize,
+        limit: usize,
+    ) -> (Vec<RoomMembers>, Option<usize>) {
         type Names<'a> = (&'a str, &'a str, Option<&'a str>);
         let after: Option<Names<'_>> = filter
             .after
             .as_ref()
             .map(|(room, namespace, tenant)| (&**room, &**namespace, tenant.as_deref()));
         let mut found: Vec<(Names<'_>, usize)> = Vec::new();
-        for (room, members) in self.rooms.iter() {
+        let end = from.saturating_add(SLICE as usize);
+        for (room, members) in self.rooms.at(from..end) {
             let namespace = &**self.namespace_name(room.key.namespace);
             let place = (&*room.key.name, namespace, room.key.tenant.as_deref());
             let (_, _, tenant) = place;
@@ -88,17 +101,24 @@ impl Hub {
             let tenant = tenant.map(ToOwned::to_owned);
             ((room.to_owned(), namespace.to_owned(), tenant), members)
         };
-        found.into_iter().map(owned).collect()
+        let found = found.into_iter().map(owned).collect();
+        (found, (end < self.rooms.places()).then_some(end))
     }
 
-    /// How many sockets a broadcast to a namespace and tenant is for.
-    fn population(&self, namespace: NamespaceId, tenant: Option<&str>) -> usize {
-        self.links
-            .iter()
-            .flatten()
-            .filter_map(|link| link.socket(namespace))
+    /// How many sockets at some of the slots a broadcast to a namespace and tenant is for.
+    fn population(
+        &self,
+        namespace: NamespaceId,
+        tenant: Option<&str>,
+        from: Slot,
+    ) -> (usize, Option<Slot>) {
+        let all = self.links.len() as u32;
+        let end = from.0.saturating_add(SLICE).min(all);
+        let there = (from.0..end)
+            .filter_map(|slot| self.link(Slot(slot))?.socket(namespace))
             .filter(|socket| socket.identity.tenant_id().map(|tenant| &**tenant) == tenant)
-            .count()
+            .count();
+        (there, (end < all).then_some(Slot(end)))
     }
 
     /// Entries that fit, at most `limit`, among a slice of the slots from `from` on; and the

@@ -130,7 +130,7 @@ impl Hub {
             return;
         };
         let namespace = to.namespace();
-        let counted = self.count_join(engine, slot, namespace);
+        let counted = self.count_join(engine, slot, Some(namespace));
         let joined = counted.and_then(|()| Ok(self.join(engine, slot, namespace, room)?));
         if joined.is_ok() {
             self.note_joined(engine, slot, namespace, room);
@@ -169,24 +169,21 @@ impl Hub {
         drop(held);
     }
 
-    /// One more join, if the limit allows.
+    /// One more join of a socket, or of the connection itself under the limits of `/`, if
+    /// the limit allows.
     pub(super) fn count_join(
         &mut self,
         engine: &mut Engine,
         slot: Slot,
-        namespace: NamespaceId,
+        of: Option<NamespaceId>,
     ) -> Result<(), EventError> {
-        let limit = self
-            .shared
-            .fanout
-            .namespaces
-            .get(namespace)
-            .config
-            .limits
-            .joins;
+        let namespace = of.unwrap_or(NamespaceId::ROOT);
+        let limits = &self.shared.fanout.namespaces.get(namespace).config.limits;
+        let limit = limits.joins;
         let now = engine.now;
-        let taken = match (self.link_mut(slot), limit) {
-            (Some(link), Some(limit)) => link.joins.take(limit, now),
+        let meter = self.link_mut(slot).and_then(|link| link.meter_mut(of));
+        let taken = match (meter, limit) {
+            (Some(meter), Some(limit)) => meter.joins.take(limit, now),
             _ => Ok(()),
         };
         taken.map_err(|wait| {
@@ -368,7 +365,7 @@ impl Hub {
         id: Option<&str>,
     ) {
         self.active(engine, slot);
-        if let Err(error) = self.count_join(engine, slot, ROOT) {
+        if let Err(error) = self.count_join(engine, slot, Some(ROOT)) {
             self.live_error(engine, slot, &error.code, &error.error, id);
             return;
         }
@@ -410,6 +407,44 @@ impl Hub {
             shared.fanout.post(shard, op);
         };
         self.start(engine, Box::pin(work), TaskKind::Subscribe(to), SUBSCRIBE);
+    }
+
+    /// A live connection wants to leave a topic. What it has published before is on its way
+    /// to it, and so are the answers; what it says next waits until it has left.
+    pub(super) fn unsubscribe(
+        &mut self,
+        engine: &mut Engine,
+        slot: Slot,
+        topic: &str,
+        id: Option<&str>,
+    ) {
+        let Some(to) = self.address(engine, slot, ROOT) else {
+            return;
+        };
+        if let Some(link) = self.link_mut(slot) {
+            link.holding += 1;
+        }
+        engine.pause(slot);
+        let (topic, id) = (topic.into(), id.map(Into::into));
+        let op = Op::Unsubscribe { to, topic, id };
+        self.shared.fanout.post(self.shard, op);
+    }
+
+    /// A live connection leaves a topic.
+    pub(super) fn unsubscribed(
+        &mut self,
+        engine: &mut Engine,
+        to: &SocketAddress,
+        topic: &str,
+        id: Option<Box<str>>,
+    ) {
+        if let Some(slot) = self.locate(engine, to) {
+            self.leave(engine, slot, ROOT, topic);
+            self.send_live(engine, slot, |text| {
+                live::push_unsubscribed(topic, id.as_deref(), None, text);
+            });
+            self.release_input(engine, slot);
+        }
     }
 
     /// Puts a live connection into a topic that it may join.

@@ -6,46 +6,96 @@ use std::sync::Arc;
 use hashbrown::HashSet;
 use heartline_core::namespaces::NamespaceId;
 use heartline_core::presence::SocketAddress;
+use heartline_core::rooms::Room;
 use heartline_engine::shard::engine::Engine;
 use heartline_wire::id::Slot;
 use heartline_wire::live;
 use heartline_wire::reason::Reason;
 
 use super::Hub;
+use super::link::SocketState;
+use super::query::SLICE;
 use crate::metrics::Outbound;
-use crate::op::{Chosen, SelectedAction, Selection};
+use crate::op::{ChoicePlace, Chosen, FIRST_CHOICE, SelectedAction, Selection};
 use crate::publication::Encoding;
 
 impl Hub {
-    /// The slots of a selection's sockets.
-    fn chosen(&self, engine: &Engine, selection: &Selection) -> Vec<Slot> {
+    /// Slots of a selection's sockets, as many as a turn has time for, and the place to go on
+    /// from. They are told of from the end of each list: what moves into the place of who has
+    /// left was told of then.
+    fn some_chosen(
+        &self,
+        engine: &Engine,
+        selection: &Selection,
+        (room, before): ChoicePlace,
+    ) -> (Vec<Slot>, Option<ChoicePlace>) {
         let namespace = selection.namespace;
-        let except = self.slots_of(engine, namespace, &selection.except);
-        let mut chosen: Vec<Slot> = match selection.all {
-            true => (0..self.links.len() as u32).map(Slot).collect(),
-            false => self
-                .slots_of(engine, namespace, &selection.among)
-                .into_iter()
-                .collect(),
+        let slice = |all: usize| {
+            let end = before.min(all);
+            end.saturating_sub(SLICE as usize)..end
         };
+        let (mut chosen, next): (Vec<Slot>, Option<ChoicePlace>) = if selection.all {
+            let part = slice(self.links.len());
+            let next = (part.start > 0).then_some((room, part.start));
+            (part.map(|slot| Slot(slot as u32)).collect(), next)
+        } else if let Some(there) = selection.among.rooms.get(room) {
+            let members = self.rooms.members(there);
+            let part = slice(members.len());
+            let next = match part.start {
+                0 => (room + 1, usize::MAX),
+                start => (room, start),
+            };
+            (members[part].to_vec(), Some(next))
+        } else {
+            let named = self.named(engine, namespace, &selection.among);
+            (named.into_iter().collect(), None)
+        };
+        let named = self.named(engine, namespace, &selection.except);
         let skip = selection
             .skip
             .and_then(|socket| self.locate(engine, &socket));
         let tenant = selection.tenant.as_ref();
         chosen.retain(|slot| {
             Some(*slot) != skip
-                && !except.contains(slot)
-                && self.is_of_tenant(*slot, namespace, tenant)
+                && !named.contains(slot)
+                && self
+                    .link(*slot)
+                    .and_then(|link| link.socket(namespace))
+                    .is_some_and(|socket| {
+                        socket.identity.tenant_id() == tenant
+                            && !self.is_in_any(socket, &selection.except.rooms)
+                    })
         });
+        (chosen, next)
+    }
+
+    /// The slots of all of a selection's sockets.
+    fn chosen(&self, engine: &Engine, selection: &Selection) -> Vec<Slot> {
+        let (mut chosen, mut place) = (Vec::new(), Some(FIRST_CHOICE));
+        while let Some(from) = place {
+            let (some, next) = self.some_chosen(engine, selection, from);
+            chosen.extend(some);
+            place = next;
+        }
+        if !selection.all {
+            chosen.sort_unstable();
+            chosen.dedup();
+        }
         chosen
     }
 
-    /// A selection's sockets.
-    pub(super) fn choose(&self, engine: &Engine, selection: &Selection) -> Vec<SocketAddress> {
-        let slots = self.chosen(engine, selection).into_iter();
-        slots
-            .filter_map(|slot| self.address(engine, slot, selection.namespace))
-            .collect()
+    /// Some of a selection's sockets, and the place to go on from.
+    pub(super) fn choose(
+        &self,
+        engine: &Engine,
+        selection: &Selection,
+        from: ChoicePlace,
+    ) -> (Vec<SocketAddress>, Option<ChoicePlace>) {
+        let (slots, next) = self.some_chosen(engine, selection, from);
+        let addresses = slots
+            .into_iter()
+            .filter_map(|slot| self.address(engine, slot, selection.namespace));
+        (addresses.collect(), next)
     }
 
     pub(super) fn select(
@@ -89,22 +139,22 @@ impl Hub {
         }
     }
 
-    fn slots_of(&self, engine: &Engine, namespace: NamespaceId, places: &Chosen) -> HashSet<Slot> {
-        let mut slots = HashSet::new();
-        for room in &places.rooms {
-            slots.extend(self.rooms.members(room));
-        }
-        for socket in &places.sockets {
-            if socket.namespace() == namespace && socket.0.conn.shard == self.shard {
-                slots.extend(self.locate(engine, socket));
-            }
-        }
-        slots
+    /// The slots of the sockets that are named themselves.
+    fn named(&self, engine: &Engine, namespace: NamespaceId, places: &Chosen) -> HashSet<Slot> {
+        let here = places
+            .sockets
+            .iter()
+            .filter(|socket| socket.namespace() == namespace && socket.0.conn.shard == self.shard);
+        here.filter_map(|socket| self.locate(engine, socket))
+            .collect()
     }
 
-    fn is_of_tenant(&self, slot: Slot, namespace: NamespaceId, tenant: Option<&Arc<str>>) -> bool {
-        self.link(slot)
-            .and_then(|link| link.socket(namespace))
-            .is_some_and(|socket| socket.identity.tenant_id() == tenant)
+    fn is_in_any(&self, socket: &SocketState, rooms: &[Arc<Room>]) -> bool {
+        !rooms.is_empty()
+            && socket
+                .rooms
+                .iter()
+                .filter_map(|member| self.rooms.room(*member))
+                .any(|there| rooms.iter().any(|room| Arc::ptr_eq(room, there)))
     }
 }

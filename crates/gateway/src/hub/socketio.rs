@@ -13,12 +13,22 @@ use heartline_wire::socketio::{self, PacketType};
 use heartline_wire::{json, ws};
 
 use super::Hub;
+use super::connect::presented;
 use super::events::InboundEvent;
 use super::link::Partial;
 use crate::event::{Args, EventError};
 use crate::handler::Body;
 use crate::metrics::Inbound;
 use crate::publication::{AckId, Encoding};
+
+/// What is known of a packet that is not looked into.
+struct Head<'a> {
+    kind: PacketType,
+    namespace: &'a str,
+    id: Option<u64>,
+    /// Its payload, where it was kept.
+    data: Option<&'a str>,
+}
 
 impl Hub {
     pub(super) fn socketio_message(&mut self, engine: &mut Engine, slot: Slot, data: Data<'_>) {
@@ -97,8 +107,13 @@ impl Hub {
             _ => PacketType::Ack,
         };
         if partial.size > max {
-            let error = MessageError::TooLarge(max);
-            return self.unfit(engine, slot, kind, packet.namespace, packet.id, error);
+            let head = Head {
+                kind,
+                namespace: packet.namespace,
+                id: packet.id,
+                data: packet.data,
+            };
+            return self.unfit(engine, slot, head, MessageError::TooLarge(max));
         }
         self.packet(
             engine,
@@ -118,14 +133,13 @@ impl Hub {
                 Fault::TooLarge => MessageError::TooLarge(engine.settings.max_payload),
                 Fault::TooDeep => MessageError::TooDeep,
             };
-            return self.unfit(
-                engine,
-                slot,
-                packet.kind,
-                &packet.namespace,
-                packet.id,
-                error,
-            );
+            let head = Head {
+                kind: packet.kind,
+                namespace: &packet.namespace,
+                id: packet.id,
+                data: packet.data.as_deref(),
+            };
+            return self.unfit(engine, slot, head, error);
         }
         self.packet(
             engine,
@@ -144,23 +158,31 @@ impl Hub {
         &mut self,
         engine: &mut Engine,
         slot: Slot,
-        kind: PacketType,
-        namespace: &str,
-        id: Option<u64>,
+        packet: Head<'_>,
         error: MessageError,
     ) -> Option<()> {
-        let known = self.shared.fanout.namespaces.find(namespace);
-        match kind {
+        let known = self.shared.fanout.namespaces.find(packet.namespace);
+        match packet.kind {
             PacketType::Event => {
                 self.count_inbound(Inbound::Event);
-                if let Some(namespace) = self.joined(slot, known)? {
-                    self.refuse_event(engine, slot, namespace, id.map(AckId::Number), error.into());
+                if let Some(namespace) = self.joined(engine, slot, known)? {
+                    // What msgpack leaves out for its size has no name here.
+                    let named = packet.data.and_then(socketio::split_event);
+                    let (name, args) = named.unwrap_or_default();
+                    let inbound = InboundEvent {
+                        namespace,
+                        name: &name,
+                        body: Body::Args(args),
+                        attachments: &[],
+                        ack: packet.id.map(AckId::Number),
+                    };
+                    self.refuse_event(engine, slot, &inbound, error.into());
                 }
             }
             PacketType::Ack => {
                 self.count_inbound(Inbound::Ack);
-                if let Some(namespace) = self.joined(slot, known)? {
-                    self.acknowledged(slot, namespace, id, Err(error.into()))?;
+                if let Some(namespace) = self.joined(engine, slot, known)? {
+                    self.acknowledged(engine, slot, namespace, packet.id, Err(error.into()))?;
                 }
             }
             _ if error == MessageError::TooDeep => return None,
@@ -169,9 +191,11 @@ impl Hub {
         Some(())
     }
 
-    /// An answer to one of this side's events.
+    /// An answer to one of this side's events. One that nobody has asked for costs as much as
+    /// an event.
     fn acknowledged(
         &mut self,
+        engine: &mut Engine,
         slot: Slot,
         namespace: NamespaceId,
         id: Option<u64>,
@@ -179,8 +203,9 @@ impl Hub {
     ) -> Option<()> {
         let acks = self.link_mut(slot)?.socket_mut(namespace)?.acks.as_mut();
         let waiting = acks.and_then(|acks| acks.waiting.remove(&id.unwrap_or(u64::MAX)));
-        if let Some(waiting) = waiting {
-            let _ = waiting.send(answer);
+        match waiting {
+            Some(waiting) => drop(waiting.send(answer)),
+            None => drop(self.count_event(engine, slot, Some(namespace))),
         }
         Some(())
     }
@@ -203,14 +228,14 @@ impl Hub {
             }
             PacketType::Disconnect => {
                 self.count_inbound(Inbound::Disconnect);
-                if let Some(namespace) = self.joined(slot, known)? {
+                if let Some(namespace) = self.joined(engine, slot, known)? {
                     self.leave_namespace(engine, slot, namespace, Reason::ClientLeft);
                 }
                 Some(())
             }
             PacketType::Event => {
                 self.count_inbound(Inbound::Event);
-                let Some(namespace) = self.joined(slot, known)? else {
+                let Some(namespace) = self.joined(engine, slot, known)? else {
                     return Some(());
                 };
                 let (name, args) = socketio::split_event(data?)?;
@@ -226,7 +251,7 @@ impl Hub {
             }
             PacketType::Ack => {
                 self.count_inbound(Inbound::Ack);
-                let Some(namespace) = self.joined(slot, known)? else {
+                let Some(namespace) = self.joined(engine, slot, known)? else {
                     return Some(());
                 };
                 let json = socketio::array_inside(data?)?;
@@ -236,20 +261,29 @@ impl Hub {
                         attachments: attachments.to_vec(),
                     })
                     .map_err(EventError::from);
-                self.acknowledged(slot, namespace, id, answer)
+                self.acknowledged(engine, slot, namespace, id, answer)
             }
             PacketType::ConnectError | PacketType::BinaryEvent | PacketType::BinaryAck => None,
         }
     }
 
     /// The namespace, if the connection is in it. A packet for one that it has
-    /// just been removed from is ignored; one before any CONNECT is a violation.
-    fn joined(&self, slot: Slot, namespace: Option<NamespaceId>) -> Option<Option<NamespaceId>> {
+    /// just been removed from is counted and ignored; one before any CONNECT is a violation.
+    fn joined(
+        &mut self,
+        engine: &mut Engine,
+        slot: Slot,
+        namespace: Option<NamespaceId>,
+    ) -> Option<Option<NamespaceId>> {
         let link = self.link(slot)?;
         if !link.ever_joined {
             return None;
         }
-        Some(namespace.filter(|&namespace| link.socket(namespace).is_some()))
+        let there = namespace.filter(|&namespace| link.socket(namespace).is_some());
+        if there.is_none() {
+            let _ = self.count_event(engine, slot, None);
+        }
+        Some(there)
     }
 
     fn socketio_connect(
@@ -260,19 +294,19 @@ impl Hub {
         namespace: Option<NamespaceId>,
         payload: Option<&str>,
     ) -> Option<()> {
-        let link = self.link(slot)?;
+        if self.count_event(engine, slot, None).is_err() {
+            return Some(());
+        }
         let Some(namespace) = namespace else {
-            if !self.is_within_limit(engine, slot, NamespaceId::ROOT, None) {
-                return Some(());
-            }
             self.connect_error(engine, slot, name, Code::InvalidNamespace.as_str(), None);
             return Some(());
         };
+        let link = self.link(slot)?;
         if link.joining.is_some() || link.socket(namespace).is_some() {
             return None;
         }
         // Coming and going costs a verification and tells everybody each time.
-        if self.count_join(engine, slot, namespace).is_err() {
+        if self.count_join(engine, slot, None).is_err() {
             engine.close(slot, Reason::RateLimited);
             return Some(());
         }
@@ -286,8 +320,7 @@ impl Hub {
         let token = payload
             .and_then(|payload| json::field(payload, "token"))
             .and_then(json::unquote)
-            .map(|token| token.strip_prefix("Bearer ").unwrap_or(&token).to_owned())
-            .filter(|token| !token.is_empty())
+            .and_then(|token| presented(&token))
             .or_else(|| link.bearer.as_deref().map(ToOwned::to_owned));
         self.connect(
             engine,

@@ -9,7 +9,7 @@ use heartline_wire::id::{ConnId, Slot};
 
 use super::Hub;
 use crate::in_order;
-use crate::op::Op;
+use crate::op::{Op, Refusal};
 use crate::shared::OwnShared;
 
 /// What the hub wants to know of a task when it ends.
@@ -72,7 +72,12 @@ impl Hub {
             Ended::Done(kind) => self.task_done(engine, kind),
             Ended::Panicked(kind) => {
                 self.note_panic();
-                self.task_failed(engine, kind);
+                match kind {
+                    TaskKind::Connect(socket) => {
+                        self.connecting(engine, socket, Err(Refusal::Failed));
+                    }
+                    kind => self.task_failed(engine, kind),
+                }
             }
         }
     }

@@ -60,12 +60,13 @@ kinds! {
     Outbound { Event = "event", Ack = "ack", Error = "error" }
 }
 
-const REFUSALS: [&str; 6] = [
+const REFUSALS: [&str; 7] = [
     Code::AuthRequired.as_str(),
     Code::AuthTokenInvalid.as_str(),
     Code::AuthTokenExpired.as_str(),
     Code::AuthUnavailable.as_str(),
     Code::DeviceLimit.as_str(),
+    Code::Internal.as_str(),
     "REFUSED",
 ];
 

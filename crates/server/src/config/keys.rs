@@ -499,13 +499,13 @@ pub(crate) static KEYS: &[Key] = &[
     space(
         "limits.events",
         "{ count = 10000, window = \"10s\" }",
-        "every application event, per connection; live pings and subscriptions, and CONNECT to unknown namespaces, count too",
+        "every frame and event that a client sends, per socket; CONNECTs and pings of the transport count per connection, by the limits of `/`",
         |n, v| Ok(n.limits.events = optional(v, limit)?),
     ),
     space(
         "limits.joins",
         "{ count = 500, window = \"10s\" }",
-        "joins, per socket",
+        "joins, per socket; CONNECTs per connection, by the limit of `/`",
         |n, v| Ok(n.limits.joins = optional(v, limit)?),
     ),
     node(

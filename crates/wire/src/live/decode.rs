@@ -15,6 +15,7 @@ struct Fields<'a> {
     data: Option<&'a str>,
     key: Option<&'a str>,
     token: Option<&'a str>,
+    to_self: Option<&'a str>,
     recover: Option<&'a str>,
 }
 
@@ -33,6 +34,7 @@ impl<'a> Fields<'a> {
                 "data" => &mut fields.data,
                 "key" => &mut fields.key,
                 "token" => &mut fields.token,
+                "self" => &mut fields.to_self,
                 "recover" => &mut fields.recover,
                 _ => continue,
             };
@@ -90,6 +92,7 @@ pub fn decode(text: &str) -> Result<ClientFrame<'_>, FrameError<'_>> {
                 None | Some("null") => None,
                 key => Some(need("publish", "key", key)?),
             },
+            to_self: fields.to_self != Some("false"),
             id,
         },
         "emit" => ClientFrame::Emit {

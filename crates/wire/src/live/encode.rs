@@ -121,6 +121,25 @@ pub fn push_error(code: &str, message: &str, id: Option<&str>, out: &mut String)
     out.push('}');
 }
 
+/// Appends what a client is told that the app does not let in, with the app's own `data`,
+/// raw JSON.
+pub fn push_refusal(
+    code: &str,
+    message: &str,
+    data: Option<&str>,
+    id: Option<&str>,
+    out: &mut String,
+) {
+    open("error", out);
+    push_text("code", code, out);
+    push_text("message", message, out);
+    if let Some(data) = data {
+        push_raw("data", data, out);
+    }
+    push_id(id, out);
+    out.push('}');
+}
+
 /// Appends the answer to `auth`. `fields` is the hello's raw JSON members
 /// without braces.
 pub fn push_hello(fields: &str, id: Option<&str>, out: &mut String) {

@@ -3,7 +3,7 @@
 use heartline_wire::json;
 use heartline_wire::live::{
     ClientFrame, FrameError, RESERVED_TYPES, decode, is_reserved, push_ack, push_error, push_event,
-    push_hello, push_pong, push_subscribed, push_unsubscribed,
+    push_hello, push_pong, push_refusal, push_subscribed, push_unsubscribed,
 };
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -84,6 +84,7 @@ fn frames() {
                 event: cow("e"),
                 data: "{\"x\":[1]}",
                 key: Some(cow("k")),
+                to_self: true,
                 id: Some("2"),
             },
         ),
@@ -94,6 +95,7 @@ fn frames() {
                 event: cow("e"),
                 data: "null",
                 key: None,
+                to_self: true,
                 id: None,
             },
         ),
@@ -265,6 +267,10 @@ fn encoders() {
             r#"{"type":"error","code":"c","message":"m","id":5}"#,
         ),
         (
+            encoded(|o| push_refusal("c", "m", Some("[1]"), Some("5"), o)),
+            r#"{"type":"error","code":"c","message":"m","data":[1],"id":5}"#,
+        ),
+        (
             encoded(|o| push_hello("\"a\":1,\"b\":2", Some("1"), o)),
             r#"{"type":"hello","a":1,"b":2,"id":1}"#,
         ),
@@ -291,12 +297,15 @@ proptest! {
             text.pop();
             format!("{text},\"id\":{id},\"data\":{data}}}")
         };
-        let text = whole(json!({"type": "publish", "topic": topic, "event": event, "key": epoch}));
+        let text = whole(json!({
+            "type": "publish", "topic": topic, "event": event, "key": epoch, "self": offset % 2 == 0
+        }));
         let expected = ClientFrame::Publish {
             topic: topic.as_str().into(),
             event: event.as_str().into(),
             data: &data,
             key: Some(epoch.as_str().into()),
+            to_self: offset % 2 == 0,
             id: Some(&id),
         };
         prop_assert_eq!(decode(&text), Ok(expected));

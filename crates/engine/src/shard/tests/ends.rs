@@ -48,6 +48,49 @@ fn those_who_do_not_finish_their_close_can_be_ended_and_the_others_stay() {
 }
 
 #[test]
+fn the_end_of_a_paused_connection_is_told_at_once_or_when_its_last_words_were_heard() {
+    for impatient in [false, true] {
+        for in_one_read in [false, true] {
+            let mut harness = harness(settings());
+            harness.app().impatient = impatient;
+            let (slot, mut peer) = harness.join(Opening::plain());
+            peer.text("pause");
+            peer.text("my last words");
+            if !in_one_read {
+                harness.settle();
+            }
+            drop(peer);
+            harness.settle();
+            let gone = (slot, Reason::TransportClosed);
+            let told = harness.closed();
+            assert_eq!(told.len(), usize::from(impatient));
+            harness.engine().resume(slot);
+            harness.settle();
+            let heard = if impatient { 1 } else { 2 };
+            assert_eq!(harness.app().heard.len(), heard);
+            let later = harness.closed();
+            assert_eq!([told, later].concat(), [gone]);
+            assert_eq!(harness.slots().total(), 0);
+        }
+    }
+}
+
+#[test]
+fn pings_are_answered_and_told_of() {
+    let mut harness = harness(settings());
+    let (_, mut peer) = harness.join(Opening::plain());
+    for payload in [b"1", b"2"] {
+        peer.ping(payload);
+    }
+    harness.settle();
+    assert_eq!(
+        peer.read(),
+        [Told::Pong(b"1".to_vec()), Told::Pong(b"2".to_vec())]
+    );
+    assert_eq!(harness.app().pings, 2);
+}
+
+#[test]
 fn an_end_is_told_once_whatever_else_happens_to_the_connection() {
     let mut harness = harness(settings());
     let (slot, mut peer) = harness.join(Opening::plain());

@@ -35,6 +35,10 @@ struct Recorder {
     /// Deadlines of its own that have come, and when.
     due: Vec<(Slot, Micros)>,
     overloaded: bool,
+    /// Pings that have come.
+    pings: usize,
+    /// It has no use for the last words of who has left.
+    impatient: bool,
 }
 
 impl App for Recorder {
@@ -62,6 +66,14 @@ impl App for Recorder {
 
     fn closed(&mut self, _: &mut Engine, slot: Slot, reason: Reason) {
         self.closed.push((slot, reason));
+    }
+
+    fn hears_out(&self, _: Slot) -> bool {
+        !self.impatient
+    }
+
+    fn pinged(&mut self, _: &mut Engine, _: Slot) {
+        self.pings += 1;
     }
 
     fn upgraded(&mut self, _: &mut Engine, slot: Slot) {

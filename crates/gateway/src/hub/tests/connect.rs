@@ -1,6 +1,15 @@
 //! Who is let in, who is not, and what they hear of it.
 
-use heartline_core::policy::{AuthMode, DevicePolicy, NamespaceConfig, OnExcess};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use heartline_core::backplane::local::LocalBackplane;
+use heartline_core::backplane::{Backplane, Node};
+use heartline_core::entries::UserPresence;
+use heartline_core::policy::{AuthMode, DevicePolicy, Limit, NamespaceConfig, OnExcess};
+use heartline_core::presence::{
+    Admitted, DeviceLimitReached, Newcomer, Presence, RoomAddress, SocketAddress,
+};
+use heartline_core::time::Moment;
 
 use super::*;
 
@@ -194,11 +203,225 @@ fn who_goes_while_their_token_is_looked_at_is_not_there_afterwards() {
     client.says(&connect("user=ann after=2"));
     world.settle();
     drop(client);
+    world.settle();
+    assert_eq!(world.gateway.connection_count(), 0);
+    // All of it in one read, the end included.
+    let mut hasty = world.engineio();
+    hasty.says(&connect("user=bob after=2"));
+    hasty.0.end();
+    world.settle();
+    assert_eq!(world.gateway.connection_count(), 0);
     world.run(seconds(3));
     assert_eq!(world.gateway.users_online(), 0);
-    assert_eq!(world.gateway.connection_count(), 0);
-    // They were let in to be let go: nothing is read while that is open, their end neither.
-    assert_eq!(world.farewells(), ["ann transport_closed user:ann"]);
+    // Nobody was let in, so nobody has gone.
+    assert!(world.farewells().is_empty());
+    assert_eq!(
+        world.metric(r#"heartline_disconnects_total{reason="transport_closed"}"#),
+        2
+    );
+}
+
+#[test]
+fn what_was_said_before_the_end_counts_while_a_handler_is_waited_for() {
+    let enter = |socket: Socket| async move {
+        let joined = socket.join("lobby").await;
+        tokio::time::sleep(seconds(2)).await;
+        joined
+    };
+    let mut world = World::with(config(), |builder| builder.on("enter", enter));
+    let mut bob = world.socketio("user=bob");
+    world.ask(&mut bob, r#"42["join","lobby"]"#);
+    let mut ann = world.socketio("user=ann");
+    ann.says(r#"42["enter"]"#);
+    ann.says(r#"42["publish",{"room":"lobby","event":"said","data":1}]"#);
+    drop(ann);
+    world.run(seconds(1));
+    assert!(bob.hears().is_empty());
+    world.run(ms(1_100));
+    assert_eq!(bob.hears(), [r#"42["said",1]"#]);
+    assert_eq!(world.farewells(), ["ann transport_closed lobby,user:ann"]);
+}
+
+/// The policies under which a newcomer takes the place of `user=ann device=phone`.
+fn jealous() -> [DevicePolicy; 3] {
+    let on_excess = OnExcess::EvictOldest;
+    [
+        DevicePolicy::Unlimited,
+        DevicePolicy::Replace,
+        DevicePolicy::Limit { max: 1, on_excess },
+    ]
+}
+
+#[test]
+fn a_newcomer_that_dies_while_its_token_is_looked_at_throws_nobody_out() {
+    for policy in jealous() {
+        let mut world = World::new(config_with(|root| root.devices = policy));
+        let mut old = world.socketio("user=ann device=phone");
+        let mut newcomer = world.engineio();
+        newcomer.says(&connect("user=ann device=phone after=2"));
+        let live = world.live("user=ann device=phone after=2");
+        world.settle();
+        drop((newcomer, live));
+        world.run(seconds(3));
+        assert!(old.hears().is_empty(), "{policy:?}");
+        assert_eq!(world.gateway.counts().sockets, 1);
+        assert_eq!(world.ask(&mut old, r#"421["join","a"]"#).len(), 2);
+        // One that lives takes the place.
+        let mut third = world.socketio("user=ann device=phone");
+        assert_eq!(old.hears()[1..], ["41", "close 4409"]);
+        assert!(third.hears().is_empty());
+        assert_eq!(world.gateway.users_online(), 1);
+    }
+}
+
+/// A node alone, whose answer to a newcomer takes a second. Counts the questions.
+struct Slow(LocalBackplane, Arc<AtomicUsize>);
+
+impl Backplane for Slow {
+    fn attach(&self, node: Arc<dyn Node>) {
+        self.0.attach(node);
+    }
+    fn connect(&self, newcomer: Newcomer) -> BoxFuture<Result<Admitted, DeviceLimitReached>> {
+        self.1.fetch_add(1, Ordering::SeqCst);
+        let decided = self.0.connect(newcomer);
+        Box::pin(async move {
+            let decided = decided.await;
+            tokio::time::sleep(seconds(1)).await;
+            decided
+        })
+    }
+    fn disconnect(&self, user: &Arc<UserKey>, socket: SocketAddress) {
+        self.0.disconnect(user, socket);
+    }
+    fn withdraw(&self, user: &Arc<UserKey>, socket: SocketAddress, admitted: &Admitted) {
+        assert_eq!(admitted.replaced.len(), 1);
+        self.0.withdraw(user, socket, admitted);
+    }
+    fn enter_room(&self, _: &Arc<UserKey>, _: SocketAddress, _: RoomAddress) {}
+    fn leave_room(&self, _: &Arc<UserKey>, _: SocketAddress, _: &RoomAddress) {}
+    fn presence(&self, _: Option<Arc<str>>, _: Vec<String>) -> BoxFuture<Vec<UserPresence>> {
+        Box::pin(std::future::ready(Vec::new()))
+    }
+    fn local(&self) -> &Presence {
+        self.0.local()
+    }
+}
+
+#[test]
+fn a_newcomer_that_dies_while_it_is_admitted_throws_nobody_out_either() {
+    let asked = Arc::new(AtomicUsize::new(0));
+    let now = || Moment {
+        at: Micros::ZERO,
+        unix_millis: 0,
+    };
+    let slow = Slow(
+        LocalBackplane::new(Duration::ZERO, Box::new(now)),
+        asked.clone(),
+    );
+    let mut world = World::with(config(), |builder| builder.backplane(slow));
+    let mut old = world.engineio();
+    old.says(&connect("user=ann device=phone"));
+    world.run(ms(1_010));
+    assert!(old.hears()[0].starts_with("40{"));
+    let mut newcomer = world.engineio();
+    newcomer.says(&connect("user=ann device=phone"));
+    world.run(ms(500));
+    drop(newcomer);
+    world.run(seconds(1));
+    assert!(old.hears().is_empty());
+    assert_eq!(world.gateway.counts().sockets, 1);
+    assert_eq!(asked.load(Ordering::SeqCst), 2);
+    // Who has gone before is not even asked about.
+    let mut newcomer = world.engineio();
+    newcomer.says(&connect("user=ann device=phone after=1"));
+    world.settle();
+    drop(newcomer);
+    world.run(seconds(3));
+    assert_eq!(asked.load(Ordering::SeqCst), 2);
+    // And the place can still be taken: by who is there when the old one goes.
+    let mut third = world.engineio();
+    third.says(&connect("user=ann device=phone"));
+    world.run(ms(990));
+    assert!(old.hears().is_empty());
+    world.run(ms(30));
+    assert!(third.hears()[0].starts_with("40{"));
+    assert_eq!(old.hears()[1..], ["41", "close 4409"]);
+}
+
+#[test]
+fn an_empty_token_is_none_by_whichever_way_it_comes() {
+    let bearer = |text: &str| Handshake {
+        bearer: Some(text.into()),
+        ..Handshake::default()
+    };
+    for mode in [AuthMode::Optional, AuthMode::Required] {
+        let mut world = World::new(config_with(|root| root.auth_mode = mode));
+        let is_fine = mode == AuthMode::Optional;
+        for token in ["", "Bearer "] {
+            let mut client = world.engineio();
+            let answer = world.ask(&mut client, &connect(token));
+            let expected = if is_fine { "40{" } else { "44{" };
+            assert!(answer[0].starts_with(expected), "{token}: {answer:?}");
+            assert!(!answer[0].contains("INVALID"), "{token}: {answer:?}");
+        }
+        let mut live = world.live("");
+        let mut headed = world.open(Opening {
+            handshake: bearer(""),
+            ..Opening::plain()
+        });
+        for client in [&mut live, &mut headed] {
+            let frame = r#"{"type":"auth","token":"","id":1}"#;
+            let heard = world.ask(client, frame);
+            match is_fine {
+                true => assert!(heard.is_empty(), "{heard:?}"),
+                false => assert_eq!(heard, ["close 4401"]),
+            }
+        }
+        // What a user has, an empty token does not take away.
+        let mut ann = world.live("user=ann");
+        let frame = r#"{"type":"auth","token":"","id":1}"#;
+        let heard = world.ask(&mut ann, frame);
+        assert!(heard[0].contains(r#""code":"AUTH_REQUIRED""#), "{heard:?}");
+        assert!(heard[0].contains(r#""id":1"#), "{heard:?}");
+    }
+}
+
+#[test]
+fn a_live_nobody_who_shows_nothing_stays_who_they_are() {
+    let mut world = World::new(Config {
+        hello: true,
+        ..config_with(|root| root.auth_mode = AuthMode::Optional)
+    });
+    let mut live = world.open(Opening::plain());
+    let hello = live.hears();
+    let id = hello[0].split('"').nth(7).unwrap().to_owned();
+    world.ask(&mut live, r#"{"type":"subscribe","topic":"a"}"#);
+    let heard = world.ask(&mut live, r#"{"type":"auth","token":"","id":1}"#);
+    assert!(
+        heard[0].contains(&id) && heard[0].ends_with(r#""id":1}"#),
+        "{heard:?}"
+    );
+    let say = r#"{"type":"publish","topic":"a","event":"e","data":1}"#;
+    let heard = world.ask(&mut live, say);
+    assert!(heard[0].contains(r#""type":"e""#), "{heard:?}");
+}
+
+#[test]
+fn an_authenticator_that_panics_costs_the_connect_alone() {
+    let mut world = World::new(config());
+    let mut client = world.engineio();
+    let chat = r#"40/chat,{"token":"user=ann"}"#;
+    assert!(world.ask(&mut client, chat)[0].starts_with("40/chat,"));
+    let refused = world.ask(&mut client, &connect("boom=1"));
+    assert!(refused[0].starts_with(r#"44{"message":"#), "{refused:?}");
+    assert!(refused[0].contains(r#""code":"INTERNAL""#), "{refused:?}");
+    assert_eq!(world.ask(&mut client, r#"42/chat,1["join","a"]"#).len(), 2);
+    assert!(world.ask(&mut client, &connect("user=ann"))[0].starts_with("40{"));
+    assert_eq!(world.live("boom=1").hears(), ["close 1011"]);
+    assert_eq!(
+        world.metric(r#"heartline_connect_refusals_total{code="INTERNAL"}"#),
+        2
+    );
 }
 
 #[test]
@@ -227,7 +450,7 @@ fn what_is_said_before_a_connect_or_in_its_place_ends_the_connection() {
 #[test]
 fn connects_are_joins_and_too_many_of_them_end_the_connection() {
     let limited = |root: &mut NamespaceConfig| {
-        root.limits.joins = Some(heartline_core::policy::Limit::per(3, 10));
+        root.limits.joins = Some(Limit::per(3, 10));
     };
     let mut world = World::new(config_with(limited));
     let mut client = world.engineio();

@@ -49,7 +49,10 @@ fn each_way_to_go_has_its_reason_and_the_rooms_that_were_left() {
         let told = ann.hears();
         match reason {
             // Not to come back by itself.
-            "kicked" => assert_eq!(told, ["41", "close 4403"]),
+            "kicked" => {
+                let why = r#"42["connection:closed",{"reason":"kicked"}]"#;
+                assert_eq!(told, [why, "41", "close 4403"]);
+            }
             "protocol_violation" => assert_eq!(told, ["close 1008"]),
             _ => assert!(!told.contains(&"41".to_owned()), "{told:?}"),
         }

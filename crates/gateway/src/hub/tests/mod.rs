@@ -10,6 +10,7 @@ mod connect;
 mod data;
 mod drain;
 mod leaving;
+mod lists;
 mod order;
 mod requests;
 mod slow;
@@ -90,7 +91,8 @@ fn announced() -> Config {
 }
 
 /// Tokens say what they grant, `user=7/rider` also the type of user: `user=ann device=phone rooms=a,b* ttl=5 after=2`. `ttl` is in
-/// seconds from when it is looked at, `after` says how many seconds that takes.
+/// seconds from when it is looked at, `after` says how many seconds that takes; `boom=1`
+/// panics.
 struct PlainTokens(Clock);
 
 impl Authenticator for PlainTokens {
@@ -124,6 +126,7 @@ impl Authenticator for PlainTokens {
                         identity.expires_at = Some(clock.unix_millis(clock.now() + ttl));
                     }
                     "after" => tokio::time::sleep(seconds(value.parse().unwrap())).await,
+                    "boom" => panic!("an authenticator's fault"),
                     other => panic!("a token with {other}"),
                 }
             }

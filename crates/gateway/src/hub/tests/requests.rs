@@ -42,16 +42,48 @@ fn an_event_that_nobody_handles_is_answered_if_an_answer_was_asked_for() {
         "{answer:?}"
     );
     let mut bob = world.live("user=bob");
-    let answer = world.ask(
-        &mut bob,
-        r#"{"type":"emit","event":"unheard","data":1,"id":9}"#,
-    );
-    assert!(answer[0].contains(r#""type":"error""#), "{answer:?}");
+    for (id, kind) in [("", "error"), (r#","id":9"#, "ack")] {
+        let frame = format!(r#"{{"type":"emit","event":"unheard","data":1{id}}}"#);
+        let answer = world.ask(&mut bob, &frame);
+        assert!(
+            answer[0].contains(&format!(r#""type":"{kind}"{id}"#)),
+            "{answer:?}"
+        );
+        assert!(
+            answer[0].contains(r#""code":"not-implemented""#),
+            "{answer:?}"
+        );
+    }
+}
+
+#[test]
+fn a_live_event_with_an_id_is_acknowledged_whatever_refuses_it() {
+    let limited = config_with(|root| root.limits.events = Some(Limit::per(5, 5)));
+    let mut world = World::new(limited);
+    let mut bob = world.live("user=bob rooms=a");
+    for (event, data, code) in [
+        ("unheard", "1", "not-implemented"),
+        ("join", r#"{"room":"b"}"#, "FORBIDDEN"),
+        ("presence:get", "7", "INVALID_DATA"),
+        ("publish", r#"{"room":"a","event":"pong"}"#, "INVALID_EVENT"),
+        ("heartbeat:response", "1", ""),
+        ("join", r#"{"room":"a"}"#, "RATE_LIMITED"),
+    ] {
+        let frame = format!(r#"{{"type":"emit","event":"{event}","data":{data},"id":"i"}}"#);
+        let answer = world.ask(&mut bob, &frame);
+        assert!(
+            answer[0].starts_with(r#"{"type":"ack","id":"i","#),
+            "{answer:?}"
+        );
+        assert!(answer[0].contains(code) && answer.len() == 1, "{answer:?}");
+    }
+    // What is no event is answered by an error.
+    let answer = world.ask(&mut bob, r#"{"type":"subscribe","topic":"a","id":4}"#);
     assert!(
-        answer[0].contains(r#""code":"not-implemented""#),
+        answer[0].starts_with(r#"{"type":"error","code":"RATE_LIMITED""#),
         "{answer:?}"
     );
-    assert!(answer[0].contains(r#""id":9"#), "{answer:?}");
+    assert!(answer[0].contains(r#""id":4"#), "{answer:?}");
 }
 
 #[test]
@@ -211,6 +243,165 @@ fn senders_are_forgotten_when_they_have_been_quiet_for_long_enough() {
 }
 
 #[test]
+fn presence_is_asked_of_a_hundred_users_and_of_no_more() {
+    let mut world = World::new(config());
+    let mut ann = world.socketio("user=ann");
+    let ask = |count: usize| {
+        let users: Vec<String> = (0..count).map(|number| format!("\"{number}\"")).collect();
+        format!(r#"421["presence:get",{{"users":[{}]}}]"#, users.join(","))
+    };
+    let answer = world.ask(&mut ann, &ask(100));
+    assert_eq!(answer[0].matches(r#""online":false"#).count(), 100);
+    let answer = world.ask(&mut ann, &ask(101));
+    assert!(answer[0].contains(r#""code":"INVALID_DATA""#), "{answer:?}");
+    assert!(answer[0].contains("at most 100 users"), "{answer:?}");
+}
+
+#[test]
+fn a_live_publisher_may_leave_itself_out() {
+    let mut world = World::new(config());
+    let mut ann = world.live("user=ann");
+    let mut bob = world.live("user=bob");
+    for client in [&mut ann, &mut bob] {
+        world.ask(client, r#"{"type":"subscribe","topic":"a"}"#);
+    }
+    for (more, hears_itself) in [
+        ("", true),
+        (r#","self":true"#, true),
+        (r#","self":false"#, false),
+    ] {
+        let say = format!(r#"{{"type":"publish","topic":"a","event":"e","data":1{more},"id":1}}"#);
+        let heard = world.ask(&mut ann, &say);
+        assert_eq!(heard.len(), 1 + usize::from(hears_itself), "{heard:?}");
+        assert!(
+            heard.last().unwrap().starts_with(r#"{"type":"ack""#),
+            "{heard:?}"
+        );
+        assert_eq!(bob.hears().len(), 1);
+    }
+}
+
+#[test]
+fn each_namespace_counts_what_is_said_in_it_by_its_own_limits() {
+    let mut limited = config_with(|root| root.limits.events = Some(Limit::per(6, 60)));
+    let chat = limited.namespaces.get_mut("/chat").unwrap();
+    chat.limits.events = Some(Limit::per(3, 60));
+    chat.limits.joins = Some(Limit::per(1, 60));
+    let mut world = World::new(limited);
+    let mut ann = world.socketio("user=ann");
+    let enter = r#"40/chat,{"token":"user=ann"}"#;
+    assert!(world.ask(&mut ann, enter)[0].starts_with("40/chat,"));
+    let said = |heard: Vec<String>| !heard.last().unwrap().contains("RATE_LIMITED");
+    let in_chat = r#"42/chat,1["join","a"]"#;
+    assert!(said(world.ask(&mut ann, in_chat)));
+    assert!(!said(world.ask(&mut ann, in_chat)), "joins");
+    assert!(said(world.ask(&mut ann, r#"42/chat,1["leave","a"]"#)));
+    assert!(!said(world.ask(&mut ann, r#"42/chat,1["ping"]"#)));
+    // Who leaves and comes back goes on with what was counted.
+    world.ask(&mut ann, "41/chat,");
+    assert!(world.ask(&mut ann, enter)[0].starts_with("40/chat,"));
+    assert!(!said(world.ask(&mut ann, r#"42/chat,1["ping"]"#)));
+    // What was said there is nothing to the other one.
+    for _ in 0..6 {
+        assert!(said(world.ask(&mut ann, r#"421["join","a"]"#)));
+    }
+    assert!(!said(world.ask(&mut ann, r#"421["join","a"]"#)));
+}
+
+#[test]
+fn what_belongs_to_no_socket_counts_on_the_connection() {
+    let limited = || config_with(|root| root.limits.events = Some(Limit::per(10, 60)));
+    for kind in ["ping frame", "stray event", "stray ack"] {
+        let mut world = World::new(limited());
+        let mut ann = world.socketio("user=ann");
+        for _ in 0..120 {
+            match kind {
+                "ping frame" => ann.0.ping(b""),
+                "stray event" => ann.says(r#"42/chat,["e"]"#),
+                _ => ann.says("437[]"),
+            }
+        }
+        world.settle();
+        let heard = ann.hears();
+        assert_eq!(
+            heard.last().map(String::as_str),
+            Some("close 4429"),
+            "{kind}"
+        );
+    }
+    // Within the limit nobody notices, and events have a count of their own.
+    let mut world = World::new(limited());
+    let mut ann = world.socketio("user=ann");
+    for _ in 0..9 {
+        ann.0.ping(b"");
+    }
+    world.settle();
+    assert_eq!(ann.hears(), ["pong"; 9]);
+    for _ in 0..10 {
+        assert!(world.ask(&mut ann, r#"421["ping"]"#)[1].contains("timestamp"));
+    }
+}
+
+#[test]
+fn a_message_that_is_refused_is_told_of_twice_whatever_refuses_it() {
+    let refusing = || async {
+        if true {
+            panic!("a handler's fault");
+        }
+    };
+    let limited = Config {
+        max_payload: 1000,
+        ..config_with(|root| root.limits.events = Some(Limit::per(3, 60)))
+    };
+    let mut world = World::with(limited, |builder| builder.on("chat:send", refusing));
+    let mut ann = world.socketio("user=ann");
+    let mut bob = world.live("user=bob");
+    let say = |event: &str, temp_id: &str| {
+        format!(r#"427["{event}",{{"content":"","conversationId":"1","tempId":{temp_id}}}]"#)
+    };
+    let heard_twice = |heard: Vec<String>, code: &str, temp_id: &str| {
+        let rest = format!(r#""tempId":"{temp_id}"}}]"#);
+        assert!(
+            heard[0].starts_with(r#"42["message:error",{"error":"#),
+            "{heard:?}"
+        );
+        assert!(
+            heard[1].starts_with(r#"437[{"ok":false,"error":"#),
+            "{heard:?}"
+        );
+        for heard in &heard {
+            assert!(heard.contains(code) && heard.ends_with(&rest), "{heard}");
+        }
+    };
+    let heard = world.ask(&mut ann, &say("message:send", "\"t\""));
+    heard_twice(heard, "INVALID_CONTENT", "t");
+    heard_twice(world.ask(&mut ann, &say("chat:send", "7")), "INTERNAL", "7");
+    let large = r#"452-7["message:send",{"tempId":"x","content":{"_placeholder":true,"num":0},"y":{"_placeholder":true,"num":1}}]"#;
+    ann.says(large);
+    for _ in 0..2 {
+        ann.0.binary(&[0; 600]);
+    }
+    world.settle();
+    heard_twice(ann.hears(), "PAYLOAD_TOO_LARGE", "x");
+    let heard = world.ask(&mut ann, &say("message:send", "\"u\""));
+    heard_twice(heard, "RATE_LIMITED", "u");
+    let send = r#"{"type":"emit","event":"chat:send","data":{"tempId":"v"},"id":1}"#;
+    let heard = world.ask(&mut bob, send);
+    assert!(
+        heard[0].starts_with(r#"{"type":"message:error","data":{"#),
+        "{heard:?}"
+    );
+    assert!(
+        heard[1].starts_with(r#"{"type":"ack","id":1,"#),
+        "{heard:?}"
+    );
+    assert!(
+        heard.iter().all(|one| one.contains(r#""tempId":"v""#)),
+        "{heard:?}"
+    );
+}
+
+#[test]
 fn half_a_character_is_replaced_as_on_node() {
     let mut world = World::new(config());
     let mut ann = world.socketio("user=ann");
@@ -334,8 +525,8 @@ fn joins_over_the_limit_are_refused_until_there_is_room() {
     let mut bob = world.live("user=bob");
     let subscribe = r#"{"type":"subscribe","topic":"a","id":1}"#;
     let mut ann = world.socketio("user=ann");
-    // Socket.IO's CONNECT was a join of its own.
-    for room in ["a", "b"] {
+    // Socket.IO's CONNECT was a join of the connection, and none of this socket's.
+    for room in ["a", "b", "b"] {
         assert!(world.ask(&mut ann, &format!(r#"421["join","{room}"]"#))[1].contains("true"));
     }
     let refused = world.ask(&mut ann, r#"421["join","c"]"#);

@@ -51,7 +51,7 @@ fn a_new_token_of_the_same_user_keeps_the_connection() {
     let refresh = |token: &str| format!(r#"421["auth:refresh",{{"token":"{token}"}}]"#);
     for (token, code) in [
         ("user=bob", "FORBIDDEN"),
-        ("", "FORBIDDEN"),
+        ("", "AUTH_REQUIRED"),
         ("bad", "AUTH_TOKEN_INVALID"),
         ("old", "AUTH_TOKEN_EXPIRED"),
     ] {

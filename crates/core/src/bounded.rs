@@ -1,0 +1,146 @@
+//! A table that forgets what has rested longest, when it is full.
+//!
+//! It is bounded by number and by bytes: what somebody may put there has a size of their own
+//! choice. A new entry always finds room.
+
+use std::collections::BTreeMap;
+use std::hash::Hash;
+
+use hashbrown::HashMap;
+
+struct Entry<V> {
+    value: V,
+    bytes: usize,
+    /// Grows with every use of any entry.
+    used: u64,
+}
+
+/// Values by key, at most so many, and of so many bytes.
+pub(crate) struct Bounded<K, V> {
+    entries: HashMap<K, Entry<V>>,
+    /// The keys by their last use.
+    order: BTreeMap<u64, K>,
+    uses: u64,
+    bytes: usize,
+    max_entries: usize,
+    max_bytes: usize,
+}
+
+impl<K: Clone + Eq + Hash, V> Bounded<K, V> {
+    /// An empty table.
+    pub(crate) fn new(max_entries: usize, max_bytes: usize) -> Self {
+        Bounded {
+            entries: HashMap::new(),
+            order: BTreeMap::new(),
+            uses: 0,
+            bytes: 0,
+            max_entries,
+            max_bytes,
+        }
+    }
+
+    /// How many entries there are.
+    #[cfg(test)]
+    pub(crate) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// What they weigh together, bytes.
+    #[cfg(test)]
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// The value of a key, which counts as a use.
+    pub(crate) fn get(&mut self, key: &K) -> Option<&V> {
+        let entry = self.entries.get_mut(key)?;
+        self.uses += 1;
+        if let Some(key) = self.order.remove(&entry.used) {
+            self.order.insert(self.uses, key);
+        }
+        entry.used = self.uses;
+        Some(&entry.value)
+    }
+
+    /// Takes a value out.
+    pub(crate) fn take(&mut self, key: &K) -> Option<V> {
+        let entry = self.entries.remove(key)?;
+        self.order.remove(&entry.used);
+        self.bytes -= entry.bytes;
+        Some(entry.value)
+    }
+
+    /// Keeps a value of so many bytes, in the place of an earlier one. Those that have rested
+    /// longest go as long as there is too much; the newest stays, whatever it weighs.
+    pub(crate) fn put(&mut self, key: K, value: V, bytes: usize) {
+        self.take(&key);
+        self.uses += 1;
+        let used = self.uses;
+        self.order.insert(used, key.clone());
+        self.bytes += bytes;
+        self.entries.insert(key, Entry { value, bytes, used });
+        while self.entries.len() > 1
+            && (self.entries.len() > self.max_entries || self.bytes > self.max_bytes)
+        {
+            let Some((_, oldest)) = self.order.pop_first() else {
+                return;
+            };
+            if let Some(entry) = self.entries.remove(&oldest) {
+                self.bytes -= entry.bytes;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn what_has_rested_longest_goes_when_there_are_too_many() {
+        let mut table = Bounded::new(2, 100);
+        table.put("a", 1, 10);
+        table.put("b", 2, 10);
+        assert_eq!(table.get(&"a"), Some(&1));
+        table.put("c", 3, 10);
+        assert_eq!(table.get(&"b"), None);
+        assert_eq!(table.get(&"a"), Some(&1));
+        assert_eq!(table.len(), 2);
+    }
+
+    #[test]
+    fn a_heavy_one_takes_the_place_of_several_and_the_heaviest_that_of_all() {
+        let mut table = Bounded::new(100, 100);
+        for number in 0..10 {
+            table.put(number, (), 10);
+        }
+        table.put(10, (), 35);
+        assert_eq!((table.len(), table.bytes()), (7, 95));
+        assert!(table.get(&3).is_none() && table.get(&4).is_some());
+        table.put(11, (), 1000);
+        assert_eq!((table.len(), table.bytes()), (1, 1000));
+    }
+
+    proptest! {
+        #[test]
+        fn its_books_balance(ops in prop::collection::vec((0u8..12, 0u8..3, 0usize..60), 1..200)) {
+            let mut table = Bounded::new(6, 150);
+            for (key, op, bytes) in ops {
+                match op {
+                    0 => drop(table.take(&key)),
+                    1 => drop(table.get(&key).copied()),
+                    _ => table.put(key, bytes, bytes),
+                }
+                let sum: usize = table.entries.values().map(|entry| entry.bytes).sum();
+                prop_assert_eq!(table.bytes, sum);
+                prop_assert_eq!(table.order.len(), table.entries.len());
+                prop_assert!(table.len() <= 6);
+                prop_assert!(table.bytes <= 150);
+                for (used, key) in &table.order {
+                    prop_assert_eq!(table.entries[key].used, *used);
+                }
+            }
+        }
+    }
+}
