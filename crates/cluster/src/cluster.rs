@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use hashbrown::HashMap;
 use heartline_core::auth::{BoxFuture, UserKey};
@@ -13,6 +14,7 @@ use heartline_core::entries::UserPresence;
 use heartline_core::presence::{
     Admitted, DeviceLimitReached, Newcomer, Presence, RoomAddress, SocketAddress,
 };
+use heartline_core::time::Micros;
 use tokio::task::AbortHandle;
 
 use crate::local::Table;
@@ -66,7 +68,7 @@ impl AdmissionGuard<'_> {
 impl Drop for AdmissionGuard<'_> {
     fn drop(&mut self) {
         if let Some((who, socket)) = self.socket.take() {
-            self.member.disconnect(who, socket);
+            self.member.disconnect(who, socket, Duration::ZERO);
         }
     }
 }
@@ -251,11 +253,12 @@ impl Backplane for Cluster {
         })
     }
 
-    fn disconnect(&self, user: &Arc<UserKey>, socket: SocketAddress) {
+    fn disconnect(&self, user: &Arc<UserKey>, socket: SocketAddress, keep: Micros) {
         locked(&self.spoken_to).remove(&socket);
         self.member.local().presence().leave(user, socket);
+        let keep = Duration::from_micros(keep);
         self.member
-            .disconnect(names::typed_user(user), socket.id().into());
+            .disconnect(names::typed_user(user), socket.id().into(), keep);
     }
 
     fn enter_room(&self, user: &Arc<UserKey>, socket: SocketAddress, place: RoomAddress) {

@@ -132,6 +132,8 @@ pub(crate) enum Op {
     },
     /// The node is going away: everybody is let go, over this many microseconds.
     Drain { spread: Micros },
+    /// So many are let go over this many microseconds, and the node stays.
+    Shed { count: usize, spread: Micros },
     /// A connection that was only kept for its handlers can go.
     Finish(ConnId),
     /// Whoever has not gone yet goes now.

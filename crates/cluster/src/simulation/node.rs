@@ -218,7 +218,7 @@ pub(super) fn close(member: &Member<Link, Table>, sockets: &Mutex<Sockets>, sock
         table.users.remove(&who);
     }
     drop(table);
-    member.disconnect(who, entry.socket);
+    member.disconnect(who, entry.socket, Duration::ZERO);
     true
 }
 

@@ -40,9 +40,9 @@ impl Backplane for LocalBackplane {
         Box::pin(std::future::ready(self.local().connect(newcomer, at)))
     }
 
-    fn disconnect(&self, user: &Arc<UserKey>, socket: SocketAddress) {
+    fn disconnect(&self, user: &Arc<UserKey>, socket: SocketAddress, keep: Micros) {
         let Moment { at, unix_millis } = (self.now)();
-        self.local().disconnect(user, socket, at, unix_millis);
+        self.local().disconnect(user, socket, keep, at, unix_millis);
     }
 
     fn enter_room(&self, user: &Arc<UserKey>, socket: SocketAddress, place: RoomAddress) {

@@ -20,6 +20,7 @@ use crate::policy::DevicePolicy;
 use crate::presence::{
     Admitted, DeviceLimitReached, Edge, Newcomer, Presence, RoomAddress, SocketAddress,
 };
+use crate::time::Micros;
 
 pub use crate::message::{Message, MessageError, check, check_key};
 
@@ -190,8 +191,10 @@ pub trait Backplane: Send + Sync + 'static {
     /// step: of two newcomers that race, the later sees the earlier.
     fn connect(&self, newcomer: Newcomer) -> BoxFuture<Result<Admitted, DeviceLimitReached>>;
 
-    /// A socket is gone, or was admitted too late to live.
-    fn disconnect(&self, user: &Arc<UserKey>, socket: SocketAddress);
+    /// A socket is gone, or was admitted too late to live. Its user is not announced as
+    /// offline for `keep` microseconds, whatever the grace: it was told to come back. A new
+    /// socket of the user ends that.
+    fn disconnect(&self, user: &Arc<UserKey>, socket: SocketAddress, keep: Micros);
 
     /// A user's socket has come into a room whose members are to know that the user is
     /// online.

@@ -182,11 +182,19 @@ impl Presence {
 
     /// A socket that was entered is gone.
     pub fn leave(&self, key: &Arc<UserKey>, socket: SocketAddress) {
-        self.disconnect(key, socket, 0, 0);
+        self.disconnect(key, socket, 0, 0, 0);
     }
 
-    /// A socket is gone. What it no longer stands for (it was replaced) is left alone.
-    pub fn disconnect(&self, key: &Arc<UserKey>, socket: SocketAddress, now: Micros, at: u64) {
+    /// A socket is gone. What it no longer stands for (it was replaced) is left alone. Its
+    /// user is not offline for `keep` microseconds, unless it comes and goes meanwhile.
+    pub fn disconnect(
+        &self,
+        key: &Arc<UserKey>,
+        socket: SocketAddress,
+        keep: Micros,
+        now: Micros,
+        at: u64,
+    ) {
         let mut part = self.part(key.tenant_id.as_deref(), &key.user_id);
         let Some(user) = part.user(key) else {
             return;
@@ -196,11 +204,17 @@ impl Presence {
         if let Some(scope) = &mut user.scope {
             scope.end(socket);
         }
-        if before == 0 || !user.sockets.is_empty() {
+        if before == 0 {
             return;
         }
-        if self.grace > 0 {
-            let until = now + self.grace;
+        if keep > 0 {
+            user.grace = user.grace.max(Some(now + keep));
+        }
+        if !user.sockets.is_empty() {
+            return;
+        }
+        let until = user.grace.unwrap_or_default().max(now + self.grace);
+        if until > now {
             user.grace = Some(until);
             self.graces
                 .lock()
@@ -225,6 +239,7 @@ impl Presence {
             let mut part = self.part(key.tenant_id.as_deref(), &key.user_id);
             let over = part
                 .user(&key)
+                .filter(|user| user.sockets.is_empty())
                 .is_some_and(|user| user.grace.is_some_and(|until| until <= now));
             if over {
                 self.depart(&mut part, &key, at);
@@ -540,10 +555,10 @@ mod tests {
                 .connect(newcomer("a", slot, None, DevicePolicy::Unlimited), 0)
                 .unwrap();
         }
-        presence.disconnect(&user("a"), socket(1), 0, 0);
+        presence.disconnect(&user("a"), socket(1), 0, 0, 0);
         assert_eq!(presence.get(None, "a", 0).devices, 1);
-        presence.disconnect(&user("a"), socket(2), 0, 9);
-        presence.disconnect(&user("a"), socket(2), 0, 9);
+        presence.disconnect(&user("a"), socket(2), 0, 0, 9);
+        presence.disconnect(&user("a"), socket(2), 0, 0, 9);
         assert_eq!(
             *edges.lock().unwrap(),
             [("a".into(), true), ("a".into(), false)]
@@ -562,7 +577,7 @@ mod tests {
             .connect(newcomer("a", 2, Some("d"), DevicePolicy::Unlimited), 0)
             .unwrap();
         assert_eq!(admitted.replaced, [socket(1)]);
-        presence.disconnect(&user("a"), socket(1), 0, 0);
+        presence.disconnect(&user("a"), socket(1), 0, 0, 0);
         assert!(presence.get(None, "a", 0).online);
         assert_eq!(edges.lock().unwrap().len(), 1);
     }
@@ -592,7 +607,7 @@ mod tests {
         presence
             .connect(newcomer("a", 1, None, LIMIT_2), 0)
             .unwrap();
-        presence.disconnect(&user("a"), socket(1), 0, 0);
+        presence.disconnect(&user("a"), socket(1), 0, 0, 0);
         assert_eq!(edges.lock().unwrap().len(), 2);
         assert!(presence.some(10).is_empty());
     }
@@ -621,16 +636,43 @@ mod tests {
         presence
             .connect(newcomer("a", 1, None, DevicePolicy::Unlimited), 0)
             .unwrap();
-        presence.disconnect(&user("a"), socket(1), 0, 0);
+        presence.disconnect(&user("a"), socket(1), 0, 0, 0);
         assert_eq!(presence.expire(50, 0), Some(100));
         presence
             .connect(newcomer("a", 2, None, DevicePolicy::Unlimited), 0)
             .unwrap();
         assert_eq!(presence.expire(150, 0), None);
         assert_eq!(edges.lock().unwrap().len(), 1);
-        presence.disconnect(&user("a"), socket(2), 200, 0);
+        presence.disconnect(&user("a"), socket(2), 0, 200, 0);
         presence.expire(300, 0);
         assert_eq!(edges.lock().unwrap().len(), 2);
+    }
+
+    #[test]
+    fn who_was_told_to_come_back_is_not_away_before_that() {
+        let (presence, edges) = presence(0);
+        let come = |slot| {
+            let newcomer = newcomer("a", slot, None, DevicePolicy::Unlimited);
+            presence.connect(newcomer, 0).unwrap();
+        };
+        let heard = || edges.lock().unwrap().len();
+        come(1);
+        come(2);
+        // One is told to come back; the other goes before that time.
+        presence.disconnect(&user("a"), socket(1), 100, 0, 0);
+        presence.disconnect(&user("a"), socket(2), 0, 10, 0);
+        assert_eq!(presence.expire(50, 0), Some(100));
+        assert_eq!(heard(), 1);
+        // Whoever is back may go like everybody else.
+        come(3);
+        presence.disconnect(&user("a"), socket(3), 0, 60, 0);
+        assert_eq!(heard(), 2);
+        come(4);
+        presence.disconnect(&user("a"), socket(4), 100, 70, 0);
+        presence.expire(169, 0);
+        assert_eq!(heard(), 3);
+        presence.expire(170, 0);
+        assert_eq!(heard(), 4);
     }
 
     #[test]
@@ -660,12 +702,12 @@ mod tests {
         assert!(presence.enter_room(&him, socket(2), place("y"), 0));
         presence.enter_room(&him, socket(2), place("z"), 0);
         presence.leave_room(&him, socket(2), &place("z"));
-        presence.disconnect(&him, socket(2), 0, 0);
+        presence.disconnect(&him, socket(2), 0, 0, 0);
         // Its members have heard of the user, and not that it has gone.
         assert!(!presence.enter_room(&him, socket(1), place("y"), 0));
         presence.leave_room(&him, socket(1), &place("x"));
         assert!(!presence.enter_room(&him, socket(9), place("q"), 0));
-        presence.disconnect(&him, socket(1), 0, 0);
+        presence.disconnect(&him, socket(1), 0, 0, 0);
         let expected = [
             "true  None",
             "true x Some(\"\")",
@@ -700,7 +742,7 @@ mod tests {
                 if connect && there.insert((slot, who)) {
                     presence.connect(newcomer(id, slot * 2 + who as u32, None, DevicePolicy::Unlimited), 0).unwrap();
                 } else if there.remove(&(slot, who)) {
-                    presence.disconnect(&user(id), socket(slot * 2 + who as u32), now, 0);
+                    presence.disconnect(&user(id), socket(slot * 2 + who as u32), 0, now, 0);
                 }
             }
             presence.expire(now + 1000, 0);

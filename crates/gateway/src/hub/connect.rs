@@ -159,7 +159,7 @@ impl Hub {
             // The connection ended meanwhile, or was refused for its slowness.
             if let Ok((identity, _)) = &outcome {
                 if let Some(user) = &identity.user {
-                    self.shared.fanout.backplane.disconnect(user, socket);
+                    self.shared.fanout.backplane.disconnect(user, socket, 0);
                 }
             }
             return;
@@ -356,7 +356,7 @@ impl Hub {
         slot: u32,
         handshake: heartline_engine::shard::request::Handshake,
     ) {
-        let token = handshake.bearer.or(handshake.query_token).map(String::from);
+        let token = handshake.token.map(String::from);
         let mode = self
             .shared
             .fanout

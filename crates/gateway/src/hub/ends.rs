@@ -115,6 +115,7 @@ impl Hub {
             return;
         };
         let handshake = link.handshake.clone();
+        let back_by = link.back_by;
         let socket = link.sockets.swap_remove(index);
         let rooms = match self.handlers.disconnect(namespace).next() {
             Some(_) => self.room_names(&socket.rooms, &socket.identity),
@@ -129,7 +130,8 @@ impl Hub {
         let id = engine.id(slot);
         if let (Some(user), Some(conn)) = (&socket.identity.user, id) {
             let address = SocketAddress::new(conn, namespace, socket.secret);
-            shared.fanout.backplane.disconnect(user, address);
+            let keep = back_by.saturating_sub(engine.now);
+            shared.fanout.backplane.disconnect(user, address, keep);
         }
         let connected_for_ms = engine.now.saturating_sub(socket.connected_at) / 1000;
         let user_id = socket.identity.user_id().unwrap_or("");

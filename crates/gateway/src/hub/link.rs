@@ -37,8 +37,10 @@ pub(crate) struct Link {
     pub(crate) joining: Option<Box<Joining>>,
     /// A packet that waits for its attachments.
     pub(crate) partial: Option<Box<Partial>>,
-    /// When a spread-out drain lets it go; `Micros::MAX` when there is none.
+    /// When a spread-out drain, or a shedding, lets it go; `Micros::MAX` when there is none.
     pub(crate) drain_at: Micros,
+    /// Until when its client is expected back, because it was told to come; 0 if it was not.
+    pub(crate) back_by: Micros,
     pub(crate) events: Gcra,
     pub(crate) joins: Gcra,
     /// Events refused since one was allowed.
@@ -46,8 +48,8 @@ pub(crate) struct Link {
     pub(crate) user_agent: Option<Arc<str>>,
     /// The connection's first request, where an app looks at it.
     pub(crate) handshake: Option<Arc<Handshake>>,
-    /// The bearer token of the handshake, for namespaces joined without one.
-    pub(crate) bearer: Option<Box<str>>,
+    /// The token of the handshake, for namespaces joined without one.
+    pub(crate) token: Option<Box<str>>,
 }
 
 impl Link {
@@ -64,12 +66,13 @@ impl Link {
             joining: None,
             partial: None,
             drain_at: Micros::MAX,
+            back_by: 0,
             events: Gcra::default(),
             joins: Gcra::default(),
             refused: 0,
             user_agent: None,
             handshake: None,
-            bearer: None,
+            token: None,
         }
     }
 

@@ -272,7 +272,7 @@ impl Hub {
             .and_then(json::unquote)
             .map(|token| token.strip_prefix("Bearer ").unwrap_or(&token).to_owned())
             .filter(|token| !token.is_empty())
-            .or_else(|| link.bearer.as_deref().map(ToOwned::to_owned));
+            .or_else(|| link.token.as_deref().map(ToOwned::to_owned));
         self.connect(
             engine,
             slot,

@@ -50,7 +50,7 @@ impl Hub {
                 socket_id = socket.0.encode(),
                 "the sweep removed an orphaned entry"
             );
-            shared.fanout.backplane.disconnect(&user, socket);
+            shared.fanout.backplane.disconnect(&user, socket, 0);
             removed += 1;
         }
         let shard = self.shard;

@@ -4,6 +4,7 @@ use axum::Json;
 use serde_json::{Map, Value, json};
 
 use super::connections::{DEFAULT_LIMIT, MAX_LIMIT};
+use super::nodes::{DEFAULT_OVER_MS, MAX_OVER_MS};
 use super::schemas;
 
 /// A route of the operators' listener.
@@ -31,6 +32,10 @@ const WHO: &[&str] = &[
     "namespace",
     "tenantId",
 ];
+
+/// The members of a body that says how many connections are to go: a share of them or a
+/// number.
+const SHED: &[&str] = &["share", "connections", "overMs"];
 
 /// All routes of the operators' listener.
 pub(super) static ROUTES: &[Route] = &[
@@ -237,6 +242,15 @@ pub(super) static ROUTES: &[Route] = &[
     },
     Route {
         method: "post",
+        path: "/v1/nodes/{nodeId}/shed",
+        does: "Let a share of a node's connections go, or so many, slowly, and tell them when to \
+               come back; the node stays",
+        query: &[],
+        body: SHED,
+        answer: "Shed",
+    },
+    Route {
+        method: "post",
         path: "/v1/drain",
         does: "Let everybody go, then stop",
         query: &[],
@@ -282,6 +296,10 @@ fn member(name: &str) -> Value {
     match name {
         "data" => json!({}),
         "ackWithinMs" => json!({ "type": "integer", "minimum": 0, "maximum": 60_000 }),
+        "share" => json!({ "type": "number", "exclusiveMinimum": 0, "maximum": 1 }),
+        "connections" => json!({ "type": "integer", "minimum": 1 }),
+        "overMs" => json!({ "type": "integer", "minimum": 0, "maximum": MAX_OVER_MS,
+            "default": DEFAULT_OVER_MS }),
         "users" => json!({ "type": "array", "items": { "type": "string" }, "maxItems": 1000 }),
         "sockets" | "rooms" | "except" => {
             json!({ "type": "array", "items": { "type": "string" } })
@@ -313,7 +331,7 @@ fn operation(route: &Route) -> Value {
         },
     });
     if !route.body.is_empty() {
-        let required = if route.body == WHO {
+        let required = if [WHO, SHED].contains(&route.body) {
             &[][..]
         } else {
             &route.body[..1]

@@ -111,6 +111,33 @@ fn address(value: &Value) -> Result<String, Wrong> {
     Ok(address)
 }
 
+/// A parameter of the query that Engine.IO does not use itself.
+fn query_name(value: &Value) -> Result<String, Wrong> {
+    let name = text(value)?;
+    if ["EIO", "transport", "sid", "t", "b64", "j"].contains(&name.as_str()) {
+        return Err(format!("cannot be {name:?}: Engine.IO uses that itself"));
+    }
+    let fits = |c: char| c.is_ascii_alphanumeric() || "_-.".contains(c);
+    match name.chars().all(fits) {
+        true => Ok(name),
+        false => Err(format!(
+            "must be the name of a parameter, like \"token\", not {name:?}"
+        )),
+    }
+}
+
+/// The name of a cookie (RFC 6265 §4.1.1).
+fn cookie_name(value: &Value) -> Result<String, Wrong> {
+    let name = text(value)?;
+    let fits = |c: char| c.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(c);
+    match name.chars().all(fits) {
+        true => Ok(name),
+        false => Err(format!(
+            "must be the name of a cookie, like \"session\", not {name:?}"
+        )),
+    }
+}
+
 /// What is not `auto`.
 fn set_address(value: &Value) -> Result<Option<String>, Wrong> {
     match value.as_str() {
@@ -439,6 +466,18 @@ pub(crate) static KEYS: &[Key] = &[
         "\"5s\"",
         "how far clocks may differ; a connection whose token expires stays for as long",
         |s, v| Ok(s.jwt.leeway = duration(v)?),
+    ),
+    node(
+        "auth.jwt.query",
+        "\"token\"",
+        "the parameter of a connection's query that may bring a token (`?token=`), where neither the client's `auth` nor the header `Authorization` does; `off` for none",
+        |s, v| Ok(s.gateway.token_query = optional(v, query_name)?),
+    ),
+    node(
+        "auth.jwt.cookie",
+        "\"off\"",
+        "the cookie that may bring a token, where nothing else does; believed only of the server's own pages and those of `server.allowed_origins`, which cannot be `[\"*\"]` then",
+        |s, v| Ok(s.gateway.token_cookie = optional(v, cookie_name)?),
     ),
     claim!("user", "\"sub\"", user),
     claim!("user_type", "\"userType\"", user_type),

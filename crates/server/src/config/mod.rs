@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fmt::Write as _;
 
-use heartline::config::NamespaceConfig;
+use heartline::config::{AllowedOrigins, NamespaceConfig};
 use toml::Value;
 
 use keys::{Apply, KEYS, Key};
@@ -322,6 +322,15 @@ fn check(settings: &Settings, sources: &Sources, errors: &mut Vec<String>) {
         }
     }
     check_paths(settings, errors);
+    let any = settings.gateway.allowed_origins == AllowedOrigins::Any;
+    if any && settings.gateway.token_cookie.is_some() {
+        errors.push(
+            "auth.jwt.cookie does not go with server.allowed_origins = [\"*\"], or any page could \
+             connect as its visitor: name the origins of your pages, like \
+             server.allowed_origins = [\"https://app.example\"]"
+                .into(),
+        );
+    }
     let heartbeat = &settings.gateway.heartbeat;
     let shortest = heartbeat.interval + heartbeat.timeout;
     if heartbeat.stale_after() < shortest {

@@ -111,7 +111,7 @@ fn an_authorization_header_stands_in_for_the_token_of_a_packet() {
     let mut world = World::new(config());
     let mut client = world.open(Opening {
         handshake: Handshake {
-            bearer: Some("user=ann".into()),
+            token: Some("user=ann".into()),
             ..Handshake::default()
         },
         ..Opening::engineio()
