@@ -17,7 +17,7 @@ help:
 	@echo "make fuzz    run each decoder's fuzz target for a minute (needs a nightly toolchain and cargo-fuzz)"
 
 serve:
-	cargo run --profile serve -p heartline-server -- serve --dev
+	cargo run --profile serve -p heartline-server --no-default-features -- serve --dev
 
 test: test-rust test-client test-protocol test-e2e
 

@@ -100,6 +100,32 @@ ${lines.join("\n")}
 </svg>
 `;
 
+/** The three figures of the README, beside each other. */
+export function headline(m) {
+  const panels = [
+    ["memory", "bytes per idle connection", "less is better"],
+    ["broadcast1k", "deliveries/s, a room of 1 000", "more is better"],
+    ["echo8", "acknowledged events/s", "more is better"],
+  ];
+  const peers = ["live", "socketio", "bunLive", "node", "socketioxide"];
+  const lines = panels.flatMap(([key, title, better], panel) => {
+    const left = 152 + panel * 236;
+    const longest = Math.max(...peers.map((peer) => m(key, peer) ?? 0), 1e-9);
+    const bars = peers.flatMap((peer, row) => {
+      const value = m(key, peer);
+      if (value === undefined) return [];
+      const [y, width] = [64 + row * 22, Math.max(2, (value / longest) * 150)];
+      return [
+        `<rect x="${left}" y="${y - 11}" width="${width.toFixed(1)}" height="14" rx="2" fill="${COLORS[peer]}"/>`,
+        `<text x="${(left + width + 6).toFixed(1)}" y="${y}">${number(value, "B")}</text>`,
+      ];
+    });
+    return [`<text x="${left}" y="24" class="title">${title}</text>`, `<text x="${left}" y="40" fill="#666">${better}</text>`, ...bars];
+  });
+  const names = peers.map((peer, row) => `<text x="144" y="${64 + row * 22}" class="name">${PEERS[peer].name}</text>`);
+  return svg(860, 170, [...names, ...lines]);
+}
+
 /** What people wrote of budgets that are not reached; kept beside the results. */
 function findings() {
   const path = new URL("FINDINGS.md", import.meta.url);
@@ -152,5 +178,5 @@ limits and presence announcements are off, since no peer has any. Acknowledged e
 back, or write it to everybody. The loop parses nothing, checks nothing and knows nobody; nothing can be faster here.
 The load is \`heartline load\`, and [figures.js](figures.js) says what each figure asks of it.
 ${remarks.length > 0 ? `\nRemarks of the run:\n\n${[...new Set(remarks)].map((remark) => `- ${remark}`).join("\n")}\n` : ""}`;
-  return { markdown, plots: { "results.svg": bars(figures, m), "growth.svg": curves(growth, m) } };
+  return { markdown, plots: { "headline.svg": headline(m), "results.svg": bars(figures, m), "growth.svg": curves(growth, m) } };
 }

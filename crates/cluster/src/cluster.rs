@@ -14,7 +14,6 @@ use heartline_core::entries::UserPresence;
 use heartline_core::presence::{
     Admitted, DeviceLimitReached, Newcomer, Presence, RoomAddress, SocketAddress,
 };
-use heartline_core::time::Micros;
 use tokio::task::AbortHandle;
 
 use crate::local::Table;
@@ -253,10 +252,9 @@ impl Backplane for Cluster {
         })
     }
 
-    fn disconnect(&self, user: &Arc<UserKey>, socket: SocketAddress, keep: Micros) {
+    fn disconnect(&self, user: &Arc<UserKey>, socket: SocketAddress, keep: Duration) {
         locked(&self.spoken_to).remove(&socket);
         self.member.local().presence().leave(user, socket);
-        let keep = Duration::from_micros(keep);
         self.member
             .disconnect(names::typed_user(user), socket.id().into(), keep);
     }

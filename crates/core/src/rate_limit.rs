@@ -11,11 +11,12 @@
 use std::collections::VecDeque;
 use std::hash::{BuildHasher, Hash};
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use hashbrown::{DefaultHashBuilder, HashMap};
+use heartline_wire::time::{Micros, micros};
 
 use crate::policy::Limit;
-use crate::time::Micros;
 
 /// Generic cell rate algorithm: the theoretical arrival time of the next event.
 #[derive(Debug, Clone, Copy, Default)]
@@ -23,12 +24,12 @@ pub struct Gcra(Micros);
 
 impl Gcra {
     /// Whether one more may happen at `now`; else how long to wait.
-    pub fn take(&mut self, limit: Limit, now: Micros) -> Result<(), Micros> {
-        let window = limit.window.as_micros() as Micros;
-        let step = (window / Micros::from(limit.count.max(1))).max(1);
-        let arrival = self.0.max(now) + step;
-        if arrival > now + window {
-            return Err(arrival - window - now);
+    pub fn take(&mut self, limit: Limit, now: Micros) -> Result<(), Duration> {
+        let step = (micros(limit.window) / u64::from(limit.count.max(1))).max(1);
+        let arrival = self.0.max(now) + Duration::from_micros(step);
+        let latest = now + limit.window;
+        if arrival > latest {
+            return Err(arrival - latest);
         }
         self.0 = arrival;
         Ok(())
@@ -41,7 +42,7 @@ const KEYS_PER_PART: usize = 4096;
 
 struct Recent {
     moments: VecDeque<Micros>,
-    window: Micros,
+    window: Duration,
     /// Refusals since something was last allowed.
     refused: u32,
 }
@@ -53,8 +54,8 @@ pub enum Verdict {
     Allowed,
     /// Not now.
     Refused {
-        /// When it is worth trying again, microseconds from now.
-        again_in: Micros,
+        /// When it is worth trying again, from now.
+        again_in: Duration,
         /// Refusals in a row, this one included.
         refused: u32,
     },
@@ -80,7 +81,7 @@ impl<K: Hash + Eq> KeyedLimiter<K> {
     /// Whether one more may happen for `key` at `now`. A refusal is not counted
     /// as an event.
     pub fn take(&self, key: K, limit: Limit, now: Micros) -> Verdict {
-        let window = limit.window.as_micros() as Micros;
+        let window = limit.window;
         let part = (self.hasher.hash_one(&key) >> 32) as usize % PARTS;
         let mut part = self.parts[part]
             .lock()
@@ -107,7 +108,7 @@ impl<K: Hash + Eq> KeyedLimiter<K> {
             recent.refused = recent.refused.saturating_add(1);
             let oldest = recent.moments.front().copied().unwrap_or(now);
             return Verdict::Refused {
-                again_in: (oldest + window).saturating_sub(now).max(1),
+                again_in: (oldest + window - now).max(Duration::from_micros(1)),
                 refused: recent.refused,
             };
         }
@@ -139,7 +140,7 @@ impl<K: Hash + Eq> KeyedLimiter<K> {
 /// Makes room where all keys are busy, which errs on the side of the users
 /// forgotten. A quarter at once, so that the search is paid for by many.
 fn forget_oldest_quarter<K: Hash + Eq>(part: &mut HashMap<K, Recent>) {
-    let last = |recent: &Recent| recent.moments.back().copied().unwrap_or(0);
+    let last = |recent: &Recent| recent.moments.back().copied().unwrap_or_default();
     let mut moments: Vec<Micros> = part.values().map(last).collect();
     let quarter = moments.len() / 4;
     let (_, &mut threshold, _) = moments.select_nth_unstable(quarter);
@@ -159,16 +160,24 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const SECOND: Micros = 1_000_000;
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn at(seconds: f64) -> Micros {
+        Micros::ZERO + SECOND.mul_f64(seconds)
+    }
+
     const TEN: Limit = Limit::per(10, 10);
 
     #[test]
     fn the_eleventh_in_ten_seconds_is_refused_and_told_when() {
         let limiter = KeyedLimiter::default();
         for i in 0..10 {
-            assert_eq!(limiter.take("u", TEN, i * SECOND / 2), Verdict::Allowed);
+            assert_eq!(
+                limiter.take("u", TEN, at(f64::from(i) / 2.0)),
+                Verdict::Allowed
+            );
         }
-        let refused = limiter.take("u", TEN, 6 * SECOND);
+        let refused = limiter.take("u", TEN, at(6.0));
         assert_eq!(
             refused,
             Verdict::Refused {
@@ -176,18 +185,18 @@ mod tests {
                 refused: 1
             }
         );
-        assert_eq!(limiter.take("u", TEN, 10 * SECOND), Verdict::Allowed);
-        assert_eq!(limiter.take("other", TEN, 6 * SECOND), Verdict::Allowed);
+        assert_eq!(limiter.take("u", TEN, at(10.0)), Verdict::Allowed);
+        assert_eq!(limiter.take("other", TEN, at(6.0)), Verdict::Allowed);
     }
 
     #[test]
     fn a_thousand_idle_keys_are_forgotten() {
         let limiter = KeyedLimiter::default();
         for key in 0..1000 {
-            limiter.take(key, TEN, 0);
+            limiter.take(key, TEN, Micros::ZERO);
         }
         assert_eq!(limiter.count(), 1000);
-        limiter.forget_idle(10 * SECOND);
+        limiter.forget_idle(at(10.0));
         assert_eq!(limiter.count(), 0);
     }
 
@@ -195,7 +204,7 @@ mod tests {
     fn the_number_of_keys_is_bounded() {
         let limiter = KeyedLimiter::default();
         for key in 0..(PARTS * KEYS_PER_PART * 2) {
-            limiter.take(key, TEN, key as Micros % 1000);
+            limiter.take(key, TEN, Micros(key as u64 % 1000));
         }
         assert!(limiter.count() <= PARTS * KEYS_PER_PART);
     }
@@ -204,10 +213,10 @@ mod tests {
         #[test]
         fn no_window_ever_holds_more_than_count(gaps in prop::collection::vec(0u64..3_000_000, 1..200)) {
             let limiter = KeyedLimiter::default();
-            let mut now = 0;
+            let mut now = Micros::ZERO;
             let mut allowed: Vec<Micros> = Vec::new();
             for gap in gaps {
-                now += gap;
+                now += Duration::from_micros(gap);
                 if limiter.take((), TEN, now) == Verdict::Allowed {
                     allowed.push(now);
                 }
@@ -219,15 +228,15 @@ mod tests {
         #[test]
         fn gcra_allows_a_burst_and_then_the_rate(gaps in prop::collection::vec(0u64..2_000_000, 1..200)) {
             let mut gcra = Gcra::default();
-            let (mut now, mut allowed) = (0, 0u64);
+            let (mut now, mut allowed) = (Micros::ZERO, 0);
             for gap in gaps {
-                now += gap;
+                now += Duration::from_micros(gap);
                 match gcra.take(TEN, now) {
                     Ok(()) => allowed += 1,
                     Err(wait) => prop_assert!(gcra.clone().take(TEN, now + wait).is_ok()),
                 }
             }
-            prop_assert!(allowed <= 10 + now / SECOND);
+            prop_assert!(allowed <= 10 + (now - Micros::ZERO).as_secs());
         }
     }
 }

@@ -1,7 +1,6 @@
 //! Time as an argument: nothing in this crate reads a clock.
 
-/// Microseconds of one monotonic clock, which began when the gateway did.
-pub type Micros = u64;
+use heartline_wire::time::Micros;
 
 /// A moment, by both clocks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

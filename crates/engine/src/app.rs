@@ -1,8 +1,9 @@
 //! What a shard carries above the engine.
 
+use heartline_wire::id::Slot;
 use heartline_wire::reason::Reason;
+use heartline_wire::time::Micros;
 
-use crate::clock::Micros;
 use crate::shard::engine::Engine;
 use crate::shard::request::Handshake;
 
@@ -21,15 +22,15 @@ pub trait App: Send + 'static {
     type Op: Send + 'static;
 
     /// A connection has begun.
-    fn opened(&mut self, engine: &mut Engine, slot: u32, handshake: Handshake);
+    fn opened(&mut self, engine: &mut Engine, slot: Slot, handshake: Handshake);
     /// A message has come. Not called while the connection is paused or closing.
-    fn message(&mut self, engine: &mut Engine, slot: u32, data: Data<'_>);
+    fn message(&mut self, engine: &mut Engine, slot: Slot, data: Data<'_>);
     /// The connection is over; exactly once for each that was opened.
-    fn closed(&mut self, engine: &mut Engine, slot: u32, reason: Reason);
+    fn closed(&mut self, engine: &mut Engine, slot: Slot, reason: Reason);
     /// A polling session travels over WebSocket from now on.
-    fn upgraded(&mut self, _engine: &mut Engine, _slot: u32) {}
+    fn upgraded(&mut self, _engine: &mut Engine, _slot: Slot) {}
     /// The deadline set with [`Engine::set_app_deadline`] has come.
-    fn deadline(&mut self, engine: &mut Engine, slot: u32);
+    fn deadline(&mut self, engine: &mut Engine, slot: Slot);
     /// Somebody asks.
     fn op(&mut self, engine: &mut Engine, op: Self::Op);
     /// Whether plain WebSockets may send binary messages; else they end with 1003.

@@ -2,17 +2,10 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use heartline_wire::time::Micros;
 use tokio::time::Instant;
 
-/// Microseconds of the shard's monotonic clock.
-pub type Micros = u64;
-
-/// A duration in microseconds, the largest there is for what is longer.
-pub fn micros(duration: Duration) -> Micros {
-    u64::try_from(duration.as_micros()).unwrap_or(Micros::MAX)
-}
-
-/// Time as the engine sees it: monotonic microseconds since the gateway
+/// Time as the engine sees it: moments of one monotonic clock since the gateway
 /// started, and what Unix time that was. It is the clock of the tokio runtime's timers, so
 /// a test that stops these stops it too.
 #[derive(Debug, Clone, Copy)]
@@ -32,18 +25,18 @@ impl Clock {
         }
     }
 
-    /// Microseconds since the start; never 0.
+    /// The present moment; never 0.
     pub fn now(&self) -> Micros {
-        self.start.elapsed().as_micros() as Micros + 1
+        Micros(self.start.elapsed().as_micros() as u64 + 1)
     }
 
     /// The Unix time in milliseconds of a moment of this clock.
     pub fn unix_millis(&self, at: Micros) -> u64 {
-        (self.unix_start.as_micros() as u64 + at) / 1000
+        (self.unix_start.as_micros() as u64 + at.0) / 1000
     }
 
     /// The moment of this clock at a Unix time in milliseconds.
     pub fn at_unix_millis(&self, unix: u64) -> Micros {
-        (unix.saturating_mul(1000)).saturating_sub(self.unix_start.as_micros() as u64)
+        Micros(unix.saturating_mul(1000)) - self.unix_start
     }
 }

@@ -28,7 +28,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use heartline_wire::handshake::Handshake;
-use heartline_wire::id::{ConnId, Sid};
+use heartline_wire::id::{ConnId, Sid, Slot};
 use heartline_wire::reason::Reason;
 use heartline_wire::ws;
 use hyper::header::HeaderMap;
@@ -37,7 +37,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use crate::app::{App, Data};
-use crate::clock::{Clock, micros};
+use crate::clock::Clock;
 use crate::failure::Failure;
 use crate::http::cors::AllowedOrigins;
 use crate::http::front::{Gatekeeper, HttpFront, HttpParts, HttpSettings};
@@ -199,7 +199,7 @@ struct Relay {
 impl App for Relay {
     type Op = Order;
 
-    fn opened(&mut self, engine: &mut Engine, slot: u32, begun: request::Handshake) {
+    fn opened(&mut self, engine: &mut Engine, slot: Slot, begun: request::Handshake) {
         let (Some(id), Some(conn)) = (engine.id(slot), engine.conn(slot)) else {
             return;
         };
@@ -210,15 +210,15 @@ impl App for Relay {
             secret: conn.secret,
             remote: conn.guard.ip(),
         };
-        if self.connections.len() <= slot as usize {
-            self.connections.resize_with(slot as usize + 1, || None);
+        if self.connections.len() <= slot.index() {
+            self.connections.resize_with(slot.index() + 1, || None);
         }
         call(|| self.handler.opened(&connection));
-        self.connections[slot as usize] = Some(connection);
+        self.connections[slot.index()] = Some(connection);
     }
 
-    fn message(&mut self, _: &mut Engine, slot: u32, data: Data<'_>) {
-        if let Some(Some(connection)) = self.connections.get(slot as usize) {
+    fn message(&mut self, _: &mut Engine, slot: Slot, data: Data<'_>) {
+        if let Some(Some(connection)) = self.connections.get(slot.index()) {
             let message = match data {
                 Data::Text(text) => Message::Text(text.to_owned()),
                 Data::Binary(bytes) => Message::Binary(Bytes::copy_from_slice(bytes)),
@@ -227,17 +227,17 @@ impl App for Relay {
         }
     }
 
-    fn closed(&mut self, _: &mut Engine, slot: u32, reason: Reason) {
+    fn closed(&mut self, _: &mut Engine, slot: Slot, reason: Reason) {
         let connection = self
             .connections
-            .get_mut(slot as usize)
+            .get_mut(slot.index())
             .and_then(Option::take);
         if let Some(connection) = connection {
             call(|| self.handler.closed(&connection, reason));
         }
     }
 
-    fn deadline(&mut self, _: &mut Engine, _: u32) {}
+    fn deadline(&mut self, _: &mut Engine, _: Slot) {}
 
     fn plain_binary(&self) -> bool {
         true
@@ -375,15 +375,15 @@ impl Server {
 fn settings(options: &Options) -> Settings {
     Settings {
         heartbeat_timing: HeartbeatTiming {
-            interval: micros(options.ping_interval),
-            timeout: micros(options.ping_timeout),
+            interval: options.ping_interval,
+            timeout: options.ping_timeout,
         },
         max_payload: options.max_payload,
         // There is nobody here who would let them in.
         max_first_payload: options.max_payload,
         send_buffer: options.send_buffer,
         compress_from: options.compression.unwrap_or(usize::MAX),
-        upgrade_timeout: micros(options.upgrade_timeout),
+        upgrade_timeout: options.upgrade_timeout,
         tag: None,
     }
 }

@@ -17,6 +17,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use heartline_wire::engineio::RequestError;
 use heartline_wire::id::Sid;
+use heartline_wire::time::Micros;
 use heartline_wire::ws::deflate::Inflater;
 use heartline_wire::ws::{self, Decoder, Message, OpCode, Role};
 use mio::{Events, Poll};
@@ -25,7 +26,7 @@ use tokio::sync::oneshot;
 use tokio::sync::oneshot::error::TryRecvError;
 
 use crate::app::App;
-use crate::clock::{Clock, Micros, micros};
+use crate::clock::Clock;
 use crate::shard::engine::{Engine, Settings};
 use crate::shard::heartbeat::HeartbeatTiming;
 use crate::shard::request::{Handshake, PostStart, Protocol, Reply, Request, RequestId, Upgraded};
@@ -47,13 +48,13 @@ thread_local! {
 pub fn settings() -> Settings {
     Settings {
         heartbeat_timing: HeartbeatTiming {
-            interval: 25_000_000,
-            timeout: 20_000_000,
+            interval: Duration::from_secs(25),
+            timeout: Duration::from_secs(20),
         },
         max_payload: 1_000_000,
         max_first_payload: 1_000_000,
         send_buffer: 1_000_000,
-        upgrade_timeout: 10_000_000,
+        upgrade_timeout: Duration::from_secs(10),
         compress_from: usize::MAX,
         tag: None,
     }
@@ -245,7 +246,7 @@ impl<A: App> Harness<A> {
     /// A shard with the number 0 that carries what `make` makes of the way to it. A second
     /// has passed on its clock.
     pub fn new(settings: Settings, make: impl FnOnce(&ShardHandle<A::Op>) -> A) -> Self {
-        let now = 1_000_000;
+        let now = Micros(1_000_000);
         let poll = Poll::new().expect("a poller");
         let handle = ShardHandle::new(poll.registry()).expect("a waker");
         let registry = poll.registry().try_clone().expect("the poller again");
@@ -303,7 +304,7 @@ impl<A: App> Harness<A> {
 
     /// Lets time pass, in which the shard does nothing.
     pub fn advance(&mut self, time: Duration) {
-        self.now += micros(time);
+        self.now += time;
     }
 
     /// One turn.
@@ -318,7 +319,7 @@ impl<A: App> Harness<A> {
         while let Err(error) = self.poll.poll(&mut self.events, Some(Duration::ZERO)) {
             assert_eq!(error.kind(), io::ErrorKind::Interrupted);
         }
-        self.now += micros(frozen);
+        self.now += frozen;
         let events = self.events.iter().map(Readiness::from);
         let stopped = self.shard.turn(events, asked, self.now).is_break();
         Turned {
@@ -362,7 +363,7 @@ impl<A: App> Harness<A> {
 
     /// Lets `time` pass, with a turn whenever the shard would wake.
     pub fn run(&mut self, time: Duration) {
-        self.run_until(self.now + micros(time));
+        self.run_until(self.now + time);
     }
 
     // --- what HTTP does --------------------------------------------------

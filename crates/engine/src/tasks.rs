@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 
-use crate::clock::Micros;
+use heartline_wire::time::Micros;
 
 /// A boxed future that may move between threads.
 pub type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
@@ -233,7 +233,7 @@ mod tests {
         let mut tasks = Tasks::new(Arc::new(Posted::default()));
         for _ in 0..3 {
             assert!(matches!(
-                tasks.start(Box::pin(async {}), 7, 0),
+                tasks.start(Box::pin(async {}), 7, Micros(0)),
                 Ended::Done(7)
             ));
         }
@@ -246,7 +246,10 @@ mod tests {
         let mut tasks = Tasks::new(posted.clone());
         let (sender, receiver) = oneshot::channel::<()>();
         let work = Box::pin(async move { drop(receiver.await) });
-        assert!(matches!(tasks.start(work, 1, 100), Ended::Waiting(_)));
+        assert!(matches!(
+            tasks.start(work, 1, Micros(100)),
+            Ended::Waiting(_)
+        ));
         assert_eq!(tasks.waiting(), 1);
         sender.send(()).unwrap();
         let woken = posted.0.lock().unwrap().pop().unwrap();
@@ -271,11 +274,14 @@ mod tests {
         }
         let mut tasks = Tasks::new(Arc::new(Posted::default()));
         let ready = Box::pin(Bomb(Poll::Ready(())));
-        assert!(matches!(tasks.start(ready, 1, 0), Ended::Done(1)));
+        assert!(matches!(tasks.start(ready, 1, Micros(0)), Ended::Done(1)));
         let endless = Box::pin(Bomb(Poll::Pending));
-        assert!(matches!(tasks.start(endless, 2, 50), Ended::Waiting(_)));
+        assert!(matches!(
+            tasks.start(endless, 2, Micros(50)),
+            Ended::Waiting(_)
+        ));
         let mut expired = Vec::new();
-        tasks.expire(50, |meta| expired.push(meta));
+        tasks.expire(Micros(50), |meta| expired.push(meta));
         assert_eq!((expired, tasks.waiting()), (vec![2], 0));
     }
 
@@ -283,12 +289,12 @@ mod tests {
     fn panics_and_endless_futures_end_alone() {
         let mut tasks = Tasks::new(Arc::new(Posted::default()));
         let bad: Work = Box::pin(async { panic!("a handler's fault") });
-        assert!(matches!(tasks.start(bad, 1, 0), Ended::Panicked(1)));
-        tasks.start(Box::pin(std::future::pending()), 2, 50);
+        assert!(matches!(tasks.start(bad, 1, Micros(0)), Ended::Panicked(1)));
+        tasks.start(Box::pin(std::future::pending()), 2, Micros(50));
         let mut expired = Vec::new();
-        tasks.expire(49, |meta| expired.push(meta));
+        tasks.expire(Micros(49), |meta| expired.push(meta));
         assert!(expired.is_empty());
-        tasks.expire(50, |meta| expired.push(meta));
+        tasks.expire(Micros(50), |meta| expired.push(meta));
         assert_eq!(expired, [2]);
     }
 }

@@ -12,7 +12,7 @@ use heartline_core::rooms::RoomDirectory;
 use heartline_core::store::MessageStore;
 use heartline_core::store::memory::MemoryStore;
 use heartline_core::time::Moment;
-use heartline_engine::clock::{Clock, micros};
+use heartline_engine::clock::Clock;
 use heartline_engine::failure::Failure;
 use heartline_engine::http::forward::{Forwarder, Owner};
 use heartline_engine::http::front::{
@@ -403,7 +403,7 @@ fn alone(config: &Config, clock: Clock) -> LocalBackplane {
         let unix_millis = clock.unix_millis(at);
         Moment { at, unix_millis }
     };
-    LocalBackplane::new(micros(config.offline_grace), Box::new(now))
+    LocalBackplane::new(config.offline_grace, Box::new(now))
 }
 
 /// The ways to sockets; rooms that come to be are told to the backplane.
@@ -435,13 +435,13 @@ fn fanout(
 pub(crate) fn engine_settings(config: &Config, tag: Option<u32>) -> Settings {
     Settings {
         heartbeat_timing: HeartbeatTiming {
-            interval: micros(config.heartbeat.interval),
-            timeout: micros(config.heartbeat.timeout),
+            interval: config.heartbeat.interval,
+            timeout: config.heartbeat.timeout,
         },
         max_payload: config.max_payload,
         max_first_payload: MAX_FIRST_PAYLOAD,
         send_buffer: config.send_buffer,
-        upgrade_timeout: micros(config.upgrade_timeout),
+        upgrade_timeout: config.upgrade_timeout,
         compress_from: config.compression.unwrap_or(usize::MAX),
         tag,
     }

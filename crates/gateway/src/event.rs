@@ -2,12 +2,14 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::time::Duration;
 
 use bytes::Bytes;
 use heartline_core::message::{Message, MessageError, check};
 use heartline_core::rooms::RoomError;
 use heartline_wire::codes::Code;
 use heartline_wire::names::{self, Speaker};
+use heartline_wire::time::micros;
 use serde::Serialize;
 
 use crate::binary;
@@ -186,9 +188,9 @@ impl EventError {
     }
 
     /// Over a limit; the wait is in microseconds.
-    pub(crate) fn rate_limited(wait: u64) -> Self {
+    pub(crate) fn rate_limited(wait: Duration) -> Self {
         let mut error = EventError::from(Code::RateLimited);
-        error.retry_after_ms = Some(wait.div_ceil(1000));
+        error.retry_after_ms = Some(micros(wait).div_ceil(1000));
         error
     }
 

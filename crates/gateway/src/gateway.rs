@@ -9,8 +9,8 @@ use bytes::Bytes;
 use heartline_core::auth::UserKey;
 use heartline_core::backplane::ClusterStatus;
 use heartline_core::store::MessageStore;
-use heartline_engine::clock::micros;
 use heartline_engine::http::front::HttpFront;
+use heartline_wire::time::Micros;
 use serde::Serialize;
 use tokio::net::TcpListener;
 use tokio::task::AbortHandle;
@@ -247,9 +247,7 @@ impl Gateway {
         let first = !shared.draining.send_replace(true);
         let spread = shared.config.drain_spread.unwrap_or_default();
         if first {
-            shared.fanout.post_to_all(|| Op::Drain {
-                spread: micros(spread),
-            });
+            shared.fanout.post_to_all(|| Op::Drain { spread });
         }
         let time = spread + shared.config.drain_timeout;
         if tokio::time::timeout(time, shared.slots.empty())
@@ -279,7 +277,7 @@ impl Gateway {
 
     /// Time since it was built.
     pub fn uptime(&self) -> Duration {
-        Duration::from_micros(self.shared.clock.now())
+        self.shared.clock.now() - Micros::ZERO
     }
 
     /// Transport sessions there are.

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use heartline_core::auth::UserKey;
 use heartline_core::policy::{ConnectLimit, Limit};
 use heartline_core::rate_limit::{KeyedLimiter, Verdict};
-use heartline_engine::clock::Micros;
+use heartline_wire::time::{Micros, micros};
 
 /// Whose messages are counted together.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -88,7 +88,7 @@ fn take<K: std::hash::Hash + Eq>(
         Verdict::Refused { again_in, refused } => {
             refusals.fetch_add(1, Ordering::Relaxed);
             Err(OverLimit {
-                retry_after_ms: again_in.div_ceil(1000),
+                retry_after_ms: micros(again_in).div_ceil(1000),
                 refused,
             })
         }

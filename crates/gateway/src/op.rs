@@ -2,6 +2,7 @@
 //! shard carries out.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use heartline_core::auth::{AuthError, Identity, UserKey};
 use heartline_core::backplane::Subscription;
@@ -10,10 +11,9 @@ use heartline_core::message::Message;
 use heartline_core::namespaces::NamespaceId;
 use heartline_core::presence::{Admitted, SocketAddress};
 use heartline_core::rooms::{Room, RoomError};
-use heartline_engine::clock::Micros;
 use heartline_engine::tasks::TaskId;
 use heartline_wire::codes::Code;
-use heartline_wire::id::ConnId;
+use heartline_wire::id::{ConnId, Slot};
 use heartline_wire::reason::Reason;
 use tokio::sync::oneshot;
 
@@ -131,9 +131,9 @@ pub(crate) enum Op {
         identity: Arc<Identity>,
     },
     /// The node is going away: everybody is let go, over this many microseconds.
-    Drain { spread: Micros },
-    /// So many are let go over this many microseconds, and the node stays.
-    Shed { count: usize, spread: Micros },
+    Drain { spread: Duration },
+    /// So many are let go over this time, and the node stays.
+    Shed { count: usize, spread: Duration },
     /// A connection that was only kept for its handlers can go.
     Finish(ConnId),
     /// Whoever has not gone yet goes now.
@@ -259,7 +259,7 @@ pub(crate) enum Query {
     Members {
         room: Arc<Room>,
         before: Option<usize>,
-        reply: oneshot::Sender<(Vec<(u32, Arc<UserKey>)>, usize)>,
+        reply: oneshot::Sender<(Vec<(Slot, Arc<UserKey>)>, usize)>,
     },
     /// The entry of one socket.
     Inspect {
@@ -288,7 +288,7 @@ pub(crate) enum Query {
 }
 
 /// A place in a shard's list of sockets: a slot, and there a namespace's number.
-pub(crate) type ListPlace = (u32, u16);
+pub(crate) type ListPlace = (Slot, u16);
 
 /// A room's name, its namespace's, and its tenant's.
 pub(crate) type RoomPlace = (String, String, Option<String>);

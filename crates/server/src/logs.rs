@@ -5,21 +5,22 @@ use std::io;
 use std::panic::PanicHookInfo;
 
 use tracing::{Level, Metadata};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::fmt::format::FmtSpan;
+use tracing_subscriber::prelude::*;
 
 use crate::config::{LogFormat, Settings};
 use crate::out;
 
 /// Begins to log. `RUST_LOG` overrides the configured level.
 pub(crate) fn start(settings: &Settings) {
-    let level = settings.log_level.clone();
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| {
-        EnvFilter::new(format!("warn,heartline={level},heartline_server={level}"))
-    });
+    let filter = filter(
+        std::env::var("RUST_LOG").ok().as_deref(),
+        &settings.log_level,
+    );
     let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
+        .with_max_level(LevelFilter::TRACE)
         .with_span_events(FmtSpan::NONE)
         .with_target(false)
         // It would print them with a macro that panics.
@@ -29,10 +30,26 @@ pub(crate) fn start(settings: &Settings) {
     out::start(note_lost);
     // A second start in one process (a test) changes nothing.
     let _ = match settings.log_format {
-        LogFormat::Text => builder.with_ansi(ansi).try_init(),
-        LogFormat::Json => builder.json().flatten_event(true).try_init(),
+        LogFormat::Text => builder.with_ansi(ansi).finish().with(filter).try_init(),
+        LogFormat::Json => {
+            let builder = builder.json().flatten_event(true);
+            builder.finish().with(filter).try_init()
+        }
     };
     std::panic::set_hook(Box::new(note_panic));
+}
+
+/// What is logged: `RUST_LOG`'s targets and levels (`warn,heartline=debug`), where there are
+/// some that can be read; otherwise the gateway at the configured level, all else at `warn`.
+fn filter(given: Option<&str>, level: &str) -> Targets {
+    let given = given.filter(|given| !given.trim().is_empty());
+    if let Some(targets) = given.and_then(|given| given.parse().ok()) {
+        return targets;
+    }
+    let level = level.parse().unwrap_or(LevelFilter::INFO);
+    Targets::new()
+        .with_default(LevelFilter::WARN)
+        .with_target("heartline", level)
 }
 
 fn note_lost(lines: u64) {
@@ -106,6 +123,35 @@ mod tests {
     use std::process::{Command, Stdio};
 
     use super::*;
+
+    #[test]
+    fn what_is_logged_follows_the_configuration_and_the_environment() {
+        let shows =
+            |given, level, target, at: Level| filter(given, level).would_enable(target, &at);
+        assert!(shows(
+            None,
+            "debug",
+            "heartline_engine::shard",
+            Level::DEBUG
+        ));
+        assert!(!shows(None, "info", "heartline", Level::DEBUG));
+        assert!(shows(None, "info", "hyper", Level::WARN));
+        assert!(!shows(None, "trace", "hyper", Level::INFO));
+        assert!(shows(Some("hyper=trace"), "info", "hyper", Level::TRACE));
+        assert!(!shows(
+            Some("hyper=trace"),
+            "info",
+            "heartline",
+            Level::ERROR
+        ));
+        assert!(shows(
+            Some("no=such=form"),
+            "info",
+            "heartline",
+            Level::INFO
+        ));
+        assert!(shows(Some(" "), "info", "heartline", Level::INFO));
+    }
 
     /// In a process of its own, this test does what it is to look at.
     const ROLE: &str = "HEARTLINE_TEST_PANICS_IN";

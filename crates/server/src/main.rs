@@ -27,7 +27,7 @@ use std::process::ExitCode;
 use clap::Parser;
 
 // Frees what closed connections held: see the figure in Cargo.toml.
-#[cfg(not(target_env = "msvc"))]
+#[cfg(all(feature = "jemalloc", not(target_env = "msvc")))]
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 

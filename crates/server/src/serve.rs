@@ -99,17 +99,17 @@ async fn cluster(settings: &Settings) -> Result<Option<(Cluster, TcpListener)>, 
         return Ok(None);
     };
     let failed = |what: String| refuse(Exit::Failed, what);
-    let address = match &settings.cluster_listen {
-        Some(address) => address.clone(),
-        None => {
-            let own = heartline_cluster::own_address(&url).await;
-            let own = own.unwrap_or_else(|| std::net::Ipv4Addr::LOCALHOST.into());
-            SocketAddr::new(own, 0).to_string()
-        }
-    };
-    let listener = listen("cluster.listen", &address).await?;
+    let own = heartline_cluster::own_address(&url).await;
+    let own = own.unwrap_or_else(|| std::net::Ipv4Addr::LOCALHOST.into());
+    let any_port = SocketAddr::new(own, 0).to_string();
+    let address = settings.cluster_listen.as_ref().unwrap_or(&any_port);
+    let listener = listen("cluster.listen", address).await?;
     let advertise = match (&settings.cluster_advertise, listener.local_addr()) {
         (Some(address), _) => address.clone(),
+        // Nobody can be told that it is everywhere.
+        (None, Ok(address)) if address.ip().is_unspecified() => {
+            SocketAddr::new(own, address.port()).to_string()
+        }
         (None, Ok(address)) => address.to_string(),
         (None, Err(error)) => return Err(failed(error.to_string())),
     };

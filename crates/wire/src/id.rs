@@ -8,13 +8,24 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
+/// A connection's place among those of its shard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Slot(pub u32);
+
+impl Slot {
+    /// The place as an index into what is kept by slot.
+    pub fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
 /// Where a connection is. A slot is used again; the generation tells its users apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct ConnId {
     /// The thread that owns it.
     pub shard: u16,
     /// Its place there.
-    pub slot: u32,
+    pub slot: Slot,
     /// How often the place was used before.
     pub generation: u32,
 }
@@ -42,7 +53,7 @@ impl Sid {
         let mut bytes = [0u8; 24];
         bytes[..12].copy_from_slice(&self.secret);
         bytes[12..14].copy_from_slice(&self.conn.shard.to_be_bytes());
-        bytes[14..18].copy_from_slice(&self.conn.slot.to_be_bytes());
+        bytes[14..18].copy_from_slice(&self.conn.slot.0.to_be_bytes());
         bytes[18..22].copy_from_slice(&self.conn.generation.to_be_bytes());
         bytes[22..].copy_from_slice(&self.namespace.to_be_bytes());
         URL_SAFE_NO_PAD.encode(bytes)
@@ -64,7 +75,7 @@ impl Sid {
         Some(Sid {
             conn: ConnId {
                 shard: u16_at(12),
-                slot: u32_at(14),
+                slot: Slot(u32_at(14)),
                 generation: u32_at(18),
             },
             namespace: u16_at(22),
@@ -81,7 +92,7 @@ mod tests {
     proptest! {
         #[test]
         fn names_survive_the_journey(shard: u16, slot: u32, generation: u32, namespace: u16, secret: [u8; 12]) {
-            let name = Sid { conn: ConnId { shard, slot, generation }, namespace, secret };
+            let name = Sid { conn: ConnId { shard, slot: Slot(slot), generation }, namespace, secret };
             prop_assert_eq!(Sid::decode(&name.encode()), Some(name));
         }
 

@@ -10,6 +10,7 @@
 //! | [`handshake`] | the HTTP request by which a connection began |
 //! | [`id`], [`names`] | ids of connections and sockets, names of events |
 //! | [`reason`], [`codes`] | why connections end, why requests are refused |
+//! | [`time`] | moments of a clock that somebody else reads |
 //! | [`json`] | JSON as text: validated, split and quoted, never built into a tree |
 //!
 //! Nothing here does I/O, reads a clock or awaits. A decoder borrows from what
@@ -29,4 +30,5 @@ pub mod msgpack;
 pub mod names;
 pub mod reason;
 pub mod socketio;
+pub mod time;
 pub mod ws;

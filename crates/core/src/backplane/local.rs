@@ -1,6 +1,7 @@
 //! One node on its own.
 
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use super::{Backplane, Node};
 use crate::auth::{BoxFuture, UserKey};
@@ -8,19 +9,19 @@ use crate::entries::UserPresence;
 use crate::presence::{
     Admitted, DeviceLimitReached, Edge, Newcomer, Presence, RoomAddress, SocketAddress,
 };
-use crate::time::{Micros, Moment, Now};
+use crate::time::{Moment, Now};
 
 /// One node on its own.
 pub struct LocalBackplane {
     presence: Arc<OnceLock<Presence>>,
-    grace: Micros,
+    grace: Duration,
     now: Now,
 }
 
 impl LocalBackplane {
-    /// A user stays online for `grace` microseconds after the last socket went. `now` tells
-    /// the time of what happens.
-    pub fn new(grace: Micros, now: Now) -> Self {
+    /// A user stays online for `grace` after the last socket went. `now` tells the time of
+    /// what happens.
+    pub fn new(grace: Duration, now: Now) -> Self {
         LocalBackplane {
             presence: Arc::default(),
             grace,
@@ -40,9 +41,12 @@ impl Backplane for LocalBackplane {
         Box::pin(std::future::ready(self.local().connect(newcomer, at)))
     }
 
-    fn disconnect(&self, user: &Arc<UserKey>, socket: SocketAddress, keep: Micros) {
+    fn disconnect(&self, user: &Arc<UserKey>, socket: SocketAddress, keep: Duration) {
         let Moment { at, unix_millis } = (self.now)();
-        self.local().disconnect(user, socket, keep, at, unix_millis);
+        if !keep.is_zero() {
+            self.local().expect_back(user, at + keep);
+        }
+        self.local().disconnect(user, socket, at, unix_millis);
     }
 
     fn enter_room(&self, user: &Arc<UserKey>, socket: SocketAddress, place: RoomAddress) {

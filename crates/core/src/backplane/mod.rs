@@ -20,7 +20,6 @@ use crate::policy::DevicePolicy;
 use crate::presence::{
     Admitted, DeviceLimitReached, Edge, Newcomer, Presence, RoomAddress, SocketAddress,
 };
-use crate::time::Micros;
 
 pub use crate::message::{Message, MessageError, check, check_key};
 
@@ -192,9 +191,9 @@ pub trait Backplane: Send + Sync + 'static {
     fn connect(&self, newcomer: Newcomer) -> BoxFuture<Result<Admitted, DeviceLimitReached>>;
 
     /// A socket is gone, or was admitted too late to live. Its user is not announced as
-    /// offline for `keep` microseconds, whatever the grace: it was told to come back. A new
+    /// offline for as long as `keep`, whatever the grace: it was told to come back. A new
     /// socket of the user ends that.
-    fn disconnect(&self, user: &Arc<UserKey>, socket: SocketAddress, keep: Micros);
+    fn disconnect(&self, user: &Arc<UserKey>, socket: SocketAddress, keep: Duration);
 
     /// A user's socket has come into a room whose members are to know that the user is
     /// online.

@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
+use heartline_wire::time::Micros;
+
 use crate::auth::UserKey;
 use crate::policy::{DevicePolicy, OnExcess};
 use crate::presence::address::SocketAddress;
 use crate::presence::scope::Scope;
-use crate::time::Micros;
 
 /// A newcomer.
 #[derive(Debug, Clone)]

@@ -17,14 +17,15 @@ use std::collections::{BinaryHeap, VecDeque};
 use std::hash::{BuildHasher, Hash, Hasher};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use hashbrown::{DefaultHashBuilder, Equivalent, HashMap};
+use heartline_wire::time::Micros;
 use scope::Scope;
 
 use crate::auth::UserKey;
 use crate::entries::UserPresence;
 use crate::presence::devices::{Entry, User};
-use crate::time::Micros;
 
 pub use address::SocketAddress;
 pub use devices::{Admitted, DeviceLimitReached, Newcomer};
@@ -81,7 +82,7 @@ struct Part {
 pub struct Presence {
     parts: Vec<Mutex<Part>>,
     hasher: DefaultHashBuilder,
-    grace: Micros,
+    grace: Duration,
     graces: Mutex<BinaryHeap<Reverse<(Micros, Arc<UserKey>)>>>,
     sink: EdgeSink,
     rev: AtomicU64,
@@ -90,8 +91,8 @@ pub struct Presence {
 }
 
 impl Presence {
-    /// Nobody is online. `grace` is `presence.offline_grace` in microseconds.
-    pub fn new(grace: Micros, sink: EdgeSink) -> Self {
+    /// Nobody is online. `grace` is `presence.offline_grace`.
+    pub fn new(grace: Duration, sink: EdgeSink) -> Self {
         Presence {
             parts: (0..PARTS).map(|_| Mutex::default()).collect(),
             hasher: DefaultHashBuilder::default(),
@@ -106,7 +107,7 @@ impl Presence {
 
     /// The table of a node whose cluster decides who is online.
     pub fn of_one_node_of_many() -> Self {
-        Presence::new(0, Box::new(|_| {}))
+        Presence::new(Duration::ZERO, Box::new(|_| {}))
     }
 
     fn part(&self, tenant: Option<&str>, user: &str) -> MutexGuard<'_, Part> {
@@ -182,19 +183,20 @@ impl Presence {
 
     /// A socket that was entered is gone.
     pub fn leave(&self, key: &Arc<UserKey>, socket: SocketAddress) {
-        self.disconnect(key, socket, 0, 0, 0);
+        self.disconnect(key, socket, Micros::ZERO, 0);
     }
 
-    /// A socket is gone. What it no longer stands for (it was replaced) is left alone. Its
-    /// user is not offline for `keep` microseconds, unless it comes and goes meanwhile.
-    pub fn disconnect(
-        &self,
-        key: &Arc<UserKey>,
-        socket: SocketAddress,
-        keep: Micros,
-        now: Micros,
-        at: u64,
-    ) {
+    /// A socket of the user is about to go and was told to come back: until then the user is
+    /// not offline, unless it comes and goes meanwhile.
+    pub fn expect_back(&self, key: &Arc<UserKey>, until: Micros) {
+        let mut part = self.part(key.tenant_id.as_deref(), &key.user_id);
+        if let Some(user) = part.user(key) {
+            user.grace = user.grace.max(Some(until));
+        }
+    }
+
+    /// A socket is gone. What it no longer stands for (it was replaced) is left alone.
+    pub fn disconnect(&self, key: &Arc<UserKey>, socket: SocketAddress, now: Micros, at: u64) {
         let mut part = self.part(key.tenant_id.as_deref(), &key.user_id);
         let Some(user) = part.user(key) else {
             return;
@@ -204,13 +206,7 @@ impl Presence {
         if let Some(scope) = &mut user.scope {
             scope.end(socket);
         }
-        if before == 0 {
-            return;
-        }
-        if keep > 0 {
-            user.grace = user.grace.max(Some(now + keep));
-        }
-        if !user.sockets.is_empty() {
+        if before == 0 || !user.sockets.is_empty() {
             return;
         }
         let until = user.grace.unwrap_or_default().max(now + self.grace);
@@ -492,12 +488,12 @@ impl Part {
 mod tests {
     use super::*;
     use crate::policy::{DevicePolicy, OnExcess};
-    use heartline_wire::id::{ConnId, Sid};
+    use heartline_wire::id::{ConnId, Sid, Slot};
     use proptest::prelude::*;
 
     type Edges = Arc<Mutex<Vec<(String, bool)>>>;
 
-    fn presence(grace: Micros) -> (Presence, Edges) {
+    fn presence(grace: Duration) -> (Presence, Edges) {
         let edges = Edges::default();
         let heard = edges.clone();
         let sink: EdgeSink = Box::new(move |edge| {
@@ -521,7 +517,7 @@ mod tests {
         SocketAddress(Sid {
             conn: ConnId {
                 shard: 0,
-                slot,
+                slot: Slot(slot),
                 generation: 0,
             },
             namespace: 0,
@@ -549,16 +545,16 @@ mod tests {
 
     #[test]
     fn two_devices_are_one_user_until_the_last_leaves() {
-        let (presence, edges) = presence(0);
+        let (presence, edges) = presence(Duration::ZERO);
         for slot in [1, 2] {
             presence
                 .connect(newcomer("a", slot, None, DevicePolicy::Unlimited), 0)
                 .unwrap();
         }
-        presence.disconnect(&user("a"), socket(1), 0, 0, 0);
+        presence.disconnect(&user("a"), socket(1), Micros(0), 0);
         assert_eq!(presence.get(None, "a", 0).devices, 1);
-        presence.disconnect(&user("a"), socket(2), 0, 0, 9);
-        presence.disconnect(&user("a"), socket(2), 0, 0, 9);
+        presence.disconnect(&user("a"), socket(2), Micros(0), 9);
+        presence.disconnect(&user("a"), socket(2), Micros(0), 9);
         assert_eq!(
             *edges.lock().unwrap(),
             [("a".into(), true), ("a".into(), false)]
@@ -569,7 +565,7 @@ mod tests {
 
     #[test]
     fn an_old_sockets_end_does_not_remove_its_replacement() {
-        let (presence, edges) = presence(0);
+        let (presence, edges) = presence(Duration::ZERO);
         presence
             .connect(newcomer("a", 1, Some("d"), DevicePolicy::Unlimited), 0)
             .unwrap();
@@ -577,14 +573,14 @@ mod tests {
             .connect(newcomer("a", 2, Some("d"), DevicePolicy::Unlimited), 0)
             .unwrap();
         assert_eq!(admitted.replaced, [socket(1)]);
-        presence.disconnect(&user("a"), socket(1), 0, 0, 0);
+        presence.disconnect(&user("a"), socket(1), Micros(0), 0);
         assert!(presence.get(None, "a", 0).online);
         assert_eq!(edges.lock().unwrap().len(), 1);
     }
 
     #[test]
     fn the_limit_refuses_or_evicts_the_oldest() {
-        let (presence, _) = presence(0);
+        let (presence, _) = presence(Duration::ZERO);
         for slot in [1, 2] {
             presence
                 .connect(newcomer("a", slot, None, LIMIT_2), 0)
@@ -603,18 +599,18 @@ mod tests {
 
     #[test]
     fn a_refused_first_device_leaves_no_ghost_user() {
-        let (presence, edges) = presence(0);
+        let (presence, edges) = presence(Duration::ZERO);
         presence
             .connect(newcomer("a", 1, None, LIMIT_2), 0)
             .unwrap();
-        presence.disconnect(&user("a"), socket(1), 0, 0, 0);
+        presence.disconnect(&user("a"), socket(1), Micros(0), 0);
         assert_eq!(edges.lock().unwrap().len(), 2);
         assert!(presence.some(10).is_empty());
     }
 
     #[test]
     fn racing_devices_never_both_stay() {
-        let (presence, _) = presence(0);
+        let (presence, _) = presence(Duration::ZERO);
         let presence = Arc::new(presence);
         let threads: Vec<_> = (0..8)
             .map(|slot| {
@@ -632,46 +628,50 @@ mod tests {
 
     #[test]
     fn who_is_back_within_the_grace_was_never_away() {
-        let (presence, edges) = presence(100);
+        let (presence, edges) = presence(Duration::from_micros(100));
         presence
             .connect(newcomer("a", 1, None, DevicePolicy::Unlimited), 0)
             .unwrap();
-        presence.disconnect(&user("a"), socket(1), 0, 0, 0);
-        assert_eq!(presence.expire(50, 0), Some(100));
+        presence.disconnect(&user("a"), socket(1), Micros(0), 0);
+        assert_eq!(presence.expire(Micros(50), 0), Some(Micros(100)));
         presence
             .connect(newcomer("a", 2, None, DevicePolicy::Unlimited), 0)
             .unwrap();
-        assert_eq!(presence.expire(150, 0), None);
+        assert_eq!(presence.expire(Micros(150), 0), None);
         assert_eq!(edges.lock().unwrap().len(), 1);
-        presence.disconnect(&user("a"), socket(2), 0, 200, 0);
-        presence.expire(300, 0);
+        presence.disconnect(&user("a"), socket(2), Micros(200), 0);
+        presence.expire(Micros(300), 0);
         assert_eq!(edges.lock().unwrap().len(), 2);
     }
 
     #[test]
     fn who_was_told_to_come_back_is_not_away_before_that() {
-        let (presence, edges) = presence(0);
+        let (presence, edges) = presence(Duration::ZERO);
+        let him = user("a");
         let come = |slot| {
             let newcomer = newcomer("a", slot, None, DevicePolicy::Unlimited);
             presence.connect(newcomer, 0).unwrap();
         };
+        let go = |slot, now| presence.disconnect(&him, socket(slot), Micros(now), 0);
         let heard = || edges.lock().unwrap().len();
         come(1);
         come(2);
         // One is told to come back; the other goes before that time.
-        presence.disconnect(&user("a"), socket(1), 100, 0, 0);
-        presence.disconnect(&user("a"), socket(2), 0, 10, 0);
-        assert_eq!(presence.expire(50, 0), Some(100));
+        presence.expect_back(&him, Micros(100));
+        go(1, 0);
+        go(2, 10);
+        assert_eq!(presence.expire(Micros(50), 0), Some(Micros(100)));
         assert_eq!(heard(), 1);
         // Whoever is back may go like everybody else.
         come(3);
-        presence.disconnect(&user("a"), socket(3), 0, 60, 0);
+        go(3, 60);
         assert_eq!(heard(), 2);
         come(4);
-        presence.disconnect(&user("a"), socket(4), 100, 70, 0);
-        presence.expire(169, 0);
+        presence.expect_back(&him, Micros(170));
+        go(4, 70);
+        presence.expire(Micros(169), 0);
         assert_eq!(heard(), 3);
-        presence.expire(170, 0);
+        presence.expire(Micros(170), 0);
         assert_eq!(heard(), 4);
     }
 
@@ -687,7 +687,7 @@ mod tests {
             let line = format!("{} {} {others:?}", edge.online, names(&edge.rooms));
             log.lock().unwrap().push(line);
         });
-        let presence = Presence::new(0, sink);
+        let presence = Presence::new(Duration::ZERO, sink);
         let him = user("a");
         let place = |room: &str| RoomAddress {
             namespace: "/".into(),
@@ -702,12 +702,12 @@ mod tests {
         assert!(presence.enter_room(&him, socket(2), place("y"), 0));
         presence.enter_room(&him, socket(2), place("z"), 0);
         presence.leave_room(&him, socket(2), &place("z"));
-        presence.disconnect(&him, socket(2), 0, 0, 0);
+        presence.disconnect(&him, socket(2), Micros(0), 0);
         // Its members have heard of the user, and not that it has gone.
         assert!(!presence.enter_room(&him, socket(1), place("y"), 0));
         presence.leave_room(&him, socket(1), &place("x"));
         assert!(!presence.enter_room(&him, socket(9), place("q"), 0));
-        presence.disconnect(&him, socket(1), 0, 0, 0);
+        presence.disconnect(&him, socket(1), Micros(0), 0);
         let expected = [
             "true  None",
             "true x Some(\"\")",
@@ -732,20 +732,20 @@ mod tests {
     proptest! {
         #[test]
         fn edges_alternate_and_agree_with_the_sockets(ops in prop::collection::vec((0u32..6, 0usize..2, prop::bool::ANY, 0u64..80), 1..120)) {
-            let (presence, edges) = presence(100);
+            let (presence, edges) = presence(Duration::from_micros(100));
             let mut there = std::collections::HashSet::new();
-            let mut now = 0;
+            let mut now = Micros::ZERO;
             for (slot, who, connect, gap) in ops {
-                now += gap;
+                now += Duration::from_micros(gap);
                 presence.expire(now, 0);
                 let id = ["a", "b"][who];
                 if connect && there.insert((slot, who)) {
                     presence.connect(newcomer(id, slot * 2 + who as u32, None, DevicePolicy::Unlimited), 0).unwrap();
                 } else if there.remove(&(slot, who)) {
-                    presence.disconnect(&user(id), socket(slot * 2 + who as u32), 0, now, 0);
+                    presence.disconnect(&user(id), socket(slot * 2 + who as u32), now, 0);
                 }
             }
-            presence.expire(now + 1000, 0);
+            presence.expire(now + Duration::from_millis(1), 0);
             for (who, id) in ["a", "b"].into_iter().enumerate() {
                 let mine: Vec<bool> = edges.lock().unwrap().iter().filter(|e| e.0 == id).map(|e| e.1).collect();
                 prop_assert!(mine.iter().enumerate().all(|(i, online)| *online == (i % 2 == 0)));

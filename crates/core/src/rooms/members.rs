@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use heartline_wire::id::Slot;
+
 use crate::backplane::Subscription;
 use crate::namespaces::NamespaceId;
 use crate::rooms::directory::{Room, RoomDirectory, RoomRef};
@@ -15,7 +17,7 @@ pub struct Membership {
 
 struct LocalRoom {
     room: Arc<Room>,
-    members: Vec<u32>,
+    members: Vec<Slot>,
     /// Offset of the last publication this shard has handed to the members.
     delivered: u64,
 }
@@ -57,7 +59,7 @@ impl LocalRooms {
         namespace: NamespaceId,
         tenant: Option<&Arc<str>>,
         name: &str,
-        slot: u32,
+        slot: Slot,
         memberships: &mut Vec<Membership>,
     ) -> Joined {
         let key = RoomRef {
@@ -103,7 +105,7 @@ impl LocalRooms {
     pub fn leave(
         &mut self,
         membership: Membership,
-        mut moved: impl FnMut(u32, Membership, Membership),
+        mut moved: impl FnMut(Slot, Membership, Membership),
     ) {
         let Some(local) = &mut self.rooms[membership.room as usize] else {
             return;
@@ -133,7 +135,7 @@ impl LocalRooms {
     }
 
     /// The members of a room here; marks `offset` as handed to them.
-    pub fn deliver(&mut self, room: &Room, offset: u64) -> Option<Vec<u32>> {
+    pub fn deliver(&mut self, room: &Room, offset: u64) -> Option<Vec<Slot>> {
         let local = self
             .rooms
             .get_mut(room.local(self.shard)? as usize)?
@@ -146,7 +148,7 @@ impl LocalRooms {
     }
 
     /// Gives back what `deliver` took.
-    pub fn restore(&mut self, room: &Room, members: Vec<u32>) {
+    pub fn restore(&mut self, room: &Room, members: Vec<Slot>) {
         let local = room
             .local(self.shard)
             .and_then(|index| self.rooms.get_mut(index as usize))
@@ -164,7 +166,7 @@ impl LocalRooms {
     }
 
     /// The members of a room here.
-    pub fn members(&self, room: &Room) -> &[u32] {
+    pub fn members(&self, room: &Room) -> &[Slot] {
         room.local(self.shard)
             .and_then(|index| self.rooms.get(index as usize)?.as_ref())
             .map_or(&[], |local| &local.members)
@@ -179,7 +181,7 @@ impl LocalRooms {
     }
 
     /// All rooms with their members here.
-    pub fn iter(&self) -> impl Iterator<Item = (&Arc<Room>, &[u32])> {
+    pub fn iter(&self) -> impl Iterator<Item = (&Arc<Room>, &[Slot])> {
         self.rooms
             .iter()
             .flatten()
@@ -197,12 +199,12 @@ mod tests {
         let directory = Arc::new(RoomDirectory::new(1));
         let mut rooms = LocalRooms::new(directory.clone(), 0);
         let (mut a, mut b) = (Vec::new(), Vec::new());
-        rooms.join(NamespaceId::ROOT, None, "r", 1, &mut a);
-        rooms.join(NamespaceId::ROOT, None, "r", 2, &mut b);
-        rooms.join(NamespaceId::ROOT, None, "r", 2, &mut b);
+        rooms.join(NamespaceId::ROOT, None, "r", Slot(1), &mut a);
+        rooms.join(NamespaceId::ROOT, None, "r", Slot(2), &mut b);
+        rooms.join(NamespaceId::ROOT, None, "r", Slot(2), &mut b);
         assert_eq!((directory.count(), b.len()), (1, 1));
         rooms.leave(a[0], |slot, from, to| {
-            assert_eq!((slot, from), (2, b[0]));
+            assert_eq!((slot, from), (Slot(2), b[0]));
             b[0] = to;
         });
         rooms.leave(b[0], |_, _, _| unreachable!());
@@ -214,9 +216,15 @@ mod tests {
         let directory = Arc::new(RoomDirectory::new(1));
         let mut rooms = LocalRooms::new(directory.clone(), 0);
         let tenant: Arc<str> = "t".into();
-        rooms.join(NamespaceId::ROOT, None, "r", 1, &mut Vec::new());
-        rooms.join(NamespaceId::ROOT, Some(&tenant), "r", 2, &mut Vec::new());
-        rooms.join(NamespaceId(1), None, "r", 3, &mut Vec::new());
+        rooms.join(NamespaceId::ROOT, None, "r", Slot(1), &mut Vec::new());
+        rooms.join(
+            NamespaceId::ROOT,
+            Some(&tenant),
+            "r",
+            Slot(2),
+            &mut Vec::new(),
+        );
+        rooms.join(NamespaceId(1), None, "r", Slot(3), &mut Vec::new());
         assert_eq!(directory.count(), 3);
     }
 
@@ -226,7 +234,7 @@ mod tests {
         let mut rooms = LocalRooms::new(directory.clone(), 0);
         assert_eq!(
             rooms
-                .join(NamespaceId::ROOT, None, "r", 1, &mut Vec::new())
+                .join(NamespaceId::ROOT, None, "r", Slot(1), &mut Vec::new())
                 .offset,
             0
         );
@@ -241,16 +249,16 @@ mod tests {
         // Published, but still in the mailbox: the joiner will get it.
         assert_eq!(
             rooms
-                .join(NamespaceId::ROOT, None, "r", 2, &mut Vec::new())
+                .join(NamespaceId::ROOT, None, "r", Slot(2), &mut Vec::new())
                 .offset,
             0
         );
         let members = rooms.deliver(&room, offset).unwrap();
-        assert_eq!(members, [1, 2]);
+        assert_eq!(members, [Slot(1), Slot(2)]);
         rooms.restore(&room, members);
         assert_eq!(
             rooms
-                .join(NamespaceId::ROOT, None, "r", 3, &mut Vec::new())
+                .join(NamespaceId::ROOT, None, "r", Slot(3), &mut Vec::new())
                 .offset,
             1
         );
@@ -266,14 +274,14 @@ mod tests {
             for (slot, room, join) in ops {
                 let name = ["a", "b", "c", "d"][room];
                 if join {
-                    rooms.join(NamespaceId::ROOT, None, name, slot, &mut sockets[slot as usize]);
-                    model.insert((name, slot));
-                } else if model.remove(&(name, slot)) {
+                    rooms.join(NamespaceId::ROOT, None, name, Slot(slot), &mut sockets[slot as usize]);
+                    model.insert((name, Slot(slot)));
+                } else if model.remove(&(name, Slot(slot))) {
                     let index = sockets[slot as usize].iter()
                         .position(|m| &*rooms.room(*m).unwrap().key.name == name).unwrap();
                     let membership = sockets[slot as usize].swap_remove(index);
                     rooms.leave(membership, |moved, from, to| {
-                        let entry = sockets[moved as usize].iter_mut().find(|m| **m == from).unwrap();
+                        let entry = sockets[moved.index()].iter_mut().find(|m| **m == from).unwrap();
                         *entry = to;
                     });
                 }

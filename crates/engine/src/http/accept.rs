@@ -9,9 +9,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use hashbrown::HashMap;
+use heartline_wire::time::Micros;
 use ipnet::IpNet;
 
-use crate::clock::{Clock, Micros};
+use crate::clock::Clock;
 use crate::http::seldom::Seldom;
 use crate::slots::address_group;
 
@@ -34,8 +35,8 @@ const IDLE: Duration = Duration::from_secs(65);
 const IDLE_AMONG_MANY: Duration = Duration::from_secs(10);
 /// How long nothing is accepted when nothing can be.
 const PAUSE: Duration = Duration::from_millis(50);
-/// Shortest time between two lines of the log about one thing, µs.
-const LOG_PERIOD: Micros = 1_000_000;
+/// Shortest time between two lines of the log about one thing.
+const LOG_PERIOD: Duration = Duration::from_secs(1);
 
 /// Why a connection is closed as soon as it is accepted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -25,7 +25,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{oneshot, watch};
 use tokio_rustls::TlsAcceptor;
 
-use crate::clock::{Clock, Micros};
+use crate::clock::Clock;
 use crate::descriptors;
 use crate::failure::Failure;
 use crate::http::accept::{AcceptFailures, Door, Inside};
@@ -50,7 +50,7 @@ const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a POST's body may take.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 /// Shortest time between two lines of the log about refused origins, µs.
-const ORIGINS_PERIOD: Micros = 5_000_000;
+const ORIGINS_PERIOD: Duration = Duration::from_secs(5);
 
 /// Answers what is neither Socket.IO nor live. The body has at most `max_payload` bytes.
 pub type Fallback =

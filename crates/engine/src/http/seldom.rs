@@ -1,13 +1,14 @@
 //! Lines of the log that a stranger can cause: now and then one, with how many there were.
 
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
-use crate::clock::Micros;
+use heartline_wire::time::Micros;
 
 /// Lets one of many through.
 pub(crate) struct Seldom {
-    /// Shortest time between two, µs.
-    period: Micros,
+    /// Shortest time between two.
+    period: Duration,
     state: Mutex<State>,
 }
 
@@ -19,7 +20,7 @@ struct State {
 }
 
 impl Seldom {
-    pub(crate) const fn every(period: Micros) -> Self {
+    pub(crate) const fn every(period: Duration) -> Self {
         Seldom {
             period,
             state: Mutex::new(State {
@@ -32,7 +33,7 @@ impl Seldom {
     /// For how many this one speaks, itself included; `None`: it is not for the log.
     pub(crate) fn speaks_for(&self, now: Micros) -> Option<u64> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let soon = |last: Micros| now.saturating_sub(last) < self.period;
+        let soon = |last: Micros| now < last + self.period;
         if state.last.is_some_and(soon) {
             state.kept_back += 1;
             return None;
@@ -48,11 +49,11 @@ mod tests {
 
     #[test]
     fn a_line_comes_once_in_a_while_and_counts_those_that_did_not() {
-        let seldom = Seldom::every(100);
-        assert_eq!(seldom.speaks_for(5), Some(1));
-        assert_eq!(seldom.speaks_for(5), None);
-        assert_eq!(seldom.speaks_for(104), None);
-        assert_eq!(seldom.speaks_for(105), Some(3));
-        assert_eq!(seldom.speaks_for(500), Some(1));
+        let seldom = Seldom::every(Duration::from_micros(100));
+        assert_eq!(seldom.speaks_for(Micros(5)), Some(1));
+        assert_eq!(seldom.speaks_for(Micros(5)), None);
+        assert_eq!(seldom.speaks_for(Micros(104)), None);
+        assert_eq!(seldom.speaks_for(Micros(105)), Some(3));
+        assert_eq!(seldom.speaks_for(Micros(500)), Some(1));
     }
 }

@@ -1,8 +1,9 @@
 //! One connection as its shard sees it.
 
+use heartline_wire::id::Slot;
 use heartline_wire::reason::Reason;
+use heartline_wire::time::Micros;
 
-use crate::clock::Micros;
 use crate::shard::frames::Framing;
 use crate::shard::heartbeat::Heartbeat;
 use crate::shard::outbound::Outbound;
@@ -114,47 +115,47 @@ impl Conn {
 pub(crate) struct Slab {
     conns: Vec<Option<Conn>>,
     generations: Vec<u32>,
-    free: Vec<u32>,
+    free: Vec<Slot>,
 }
 
 impl Slab {
     /// Takes a slot and tells its generation.
-    pub(crate) fn reserve(&mut self) -> (u32, u32) {
+    pub(crate) fn reserve(&mut self) -> (Slot, u32) {
         let slot = self.free.pop().unwrap_or_else(|| {
             self.conns.push(None);
             self.generations.push(0);
-            self.conns.len() as u32 - 1
+            Slot(self.conns.len() as u32 - 1)
         });
-        (slot, self.generations[slot as usize])
+        (slot, self.generations[slot.index()])
     }
 
-    pub(crate) fn put(&mut self, slot: u32, conn: Conn) {
-        self.conns[slot as usize] = Some(conn);
+    pub(crate) fn put(&mut self, slot: Slot, conn: Conn) {
+        self.conns[slot.index()] = Some(conn);
     }
 
-    pub(crate) fn remove(&mut self, slot: u32) -> Option<Conn> {
-        let conn = self.conns.get_mut(slot as usize)?.take()?;
-        self.generations[slot as usize] = self.generations[slot as usize].wrapping_add(1);
+    pub(crate) fn remove(&mut self, slot: Slot) -> Option<Conn> {
+        let conn = self.conns.get_mut(slot.index())?.take()?;
+        self.generations[slot.index()] = self.generations[slot.index()].wrapping_add(1);
         self.free.push(slot);
         Some(conn)
     }
 
-    pub(crate) fn get(&self, slot: u32) -> Option<&Conn> {
-        self.conns.get(slot as usize)?.as_ref()
+    pub(crate) fn get(&self, slot: Slot) -> Option<&Conn> {
+        self.conns.get(slot.index())?.as_ref()
     }
 
-    pub(crate) fn get_mut(&mut self, slot: u32) -> Option<&mut Conn> {
-        self.conns.get_mut(slot as usize)?.as_mut()
+    pub(crate) fn get_mut(&mut self, slot: Slot) -> Option<&mut Conn> {
+        self.conns.get_mut(slot.index())?.as_mut()
     }
 
     pub(crate) fn len(&self) -> usize {
         self.conns.len() - self.free.len()
     }
 
-    pub(crate) fn slots(&self) -> impl Iterator<Item = u32> + '_ {
+    pub(crate) fn slots(&self) -> impl Iterator<Item = Slot> + '_ {
         self.conns
             .iter()
             .enumerate()
-            .filter_map(|(slot, conn)| conn.as_ref().map(|_| slot as u32))
+            .filter_map(|(slot, conn)| conn.as_ref().map(|_| Slot(slot as u32)))
     }
 }

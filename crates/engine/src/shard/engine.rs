@@ -2,14 +2,16 @@
 //! [`App`](crate::app::App) may do to them.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use heartline_wire::id::{ConnId, Sid};
+use heartline_wire::id::{ConnId, Sid, Slot};
 use heartline_wire::reason::Reason;
+use heartline_wire::time::{Micros, micros};
 use heartline_wire::ws;
 use heartline_wire::ws::deflate::Inflater;
 use mio::{Interest, Registry, Token};
 
-use crate::clock::{Clock, Micros};
+use crate::clock::Clock;
 use crate::random::{SecretSource, Spread};
 use crate::shard::conn::{Conn, Phase, Slab, Transport, TransportName};
 use crate::shard::frames::{Framer, Frames, Framing};
@@ -23,12 +25,12 @@ use crate::shard::writes::{Waits, Writes};
 use crate::slots::SlotGuard;
 
 /// How long a peer has to finish a closing handshake.
-pub(super) const CLOSE_WAIT: Micros = 5_000_000;
+pub(super) const CLOSE_WAIT: Duration = Duration::from_secs(5);
 /// The same for a slow consumer, who first has to read what the kernel holds.
-const SLOW_CLOSE_WAIT: Micros = 15_000_000;
+const SLOW_CLOSE_WAIT: Duration = Duration::from_secs(15);
 /// How long a closed polling session waits for the GET that takes the news
 /// (Engine.IO's `closeTimeout`).
-const POLLING_CLOSE_WAIT: Micros = 30_000_000;
+const POLLING_CLOSE_WAIT: Duration = Duration::from_secs(30);
 /// Deadlines in one tick of the wheel above which a first ping moves away.
 const MAX_PINGS_PER_TICK: u32 = 4;
 /// Queues kept for reuse per shard.
@@ -47,7 +49,7 @@ pub struct Settings {
     /// Bytes that may wait for one client, bookkeeping included.
     pub send_buffer: usize,
     /// How long an upgrade from polling may take.
-    pub upgrade_timeout: Micros,
+    pub upgrade_timeout: Duration,
     /// Smallest message that is compressed, where the client understands it.
     pub compress_from: usize,
     /// What names of connections begin with, so that other nodes know whose they are.
@@ -75,12 +77,12 @@ pub struct Engine {
     /// Connections that have something to write.
     pub(crate) writes: Writes,
     /// Connections that ended and whose application does not know yet.
-    pub(super) closed: Vec<(u32, Reason)>,
+    pub(super) closed: Vec<(Slot, Reason)>,
     /// Connections to read in the next turn although no event may come.
-    pub(super) again: Vec<u32>,
-    pub(super) app_due: Vec<u32>,
+    pub(super) again: Vec<Slot>,
+    pub(super) app_due: Vec<Slot>,
     /// Kept for its memory.
-    pub(super) due: Vec<u32>,
+    pub(super) due: Vec<Slot>,
     #[expect(
         clippy::vec_box,
         reason = "a queue moves between pool and connection as its box"
@@ -117,7 +119,7 @@ impl Engine {
             shard,
             clock,
             now,
-            heard_until: 0,
+            heard_until: Micros::ZERO,
             settings,
             conns: Slab::default(),
             wheel: Wheel::new(now),
@@ -139,20 +141,20 @@ impl Engine {
     // --- questions -------------------------------------------------------
 
     /// The connection, while it is open.
-    pub fn conn(&self, slot: u32) -> Option<&Conn> {
+    pub fn conn(&self, slot: Slot) -> Option<&Conn> {
         self.conns
             .get(slot)
             .filter(|conn| conn.phase == Phase::Open)
     }
 
     /// The slot of an open connection, if it is still that connection.
-    pub fn find(&self, id: ConnId) -> Option<u32> {
+    pub fn find(&self, id: ConnId) -> Option<Slot> {
         let conn = self.conns.get(id.slot)?;
         (conn.generation == id.generation && conn.phase == Phase::Open).then_some(id.slot)
     }
 
     /// Sid and place of a connection.
-    pub fn id(&self, slot: u32) -> Option<ConnId> {
+    pub fn id(&self, slot: Slot) -> Option<ConnId> {
         Some(ConnId {
             shard: self.shard,
             slot,
@@ -166,7 +168,7 @@ impl Engine {
     }
 
     /// The slots of open connections.
-    pub fn open_slots(&self) -> Vec<u32> {
+    pub fn open_slots(&self) -> Vec<Slot> {
         self.conns
             .slots()
             .filter(|&slot| self.conn(slot).is_some())
@@ -187,6 +189,11 @@ impl Engine {
         self.random.below(bound)
     }
 
+    /// A random time shorter than `bound`, in whole microseconds.
+    pub fn random_time(&mut self, bound: Duration) -> Duration {
+        Duration::from_micros(self.random.below(micros(bound)))
+    }
+
     // --- beginnings ------------------------------------------------------
 
     /// Takes in a connection; its slot.
@@ -196,7 +203,7 @@ impl Engine {
         framing: Framing,
         transport: Transport,
         guard: SlotGuard,
-    ) -> u32 {
+    ) -> Slot {
         let (slot, generation) = self.conns.reserve();
         let first_ping = self.first_ping();
         let secret = self.secret();
@@ -239,14 +246,14 @@ impl Engine {
         websocket: WebSocket,
         preface: Vec<u8>,
         guard: SlotGuard,
-    ) -> Option<u32> {
+    ) -> Option<Slot> {
         let slot = self.open(protocol, framing, Transport::WebSocket(websocket), guard);
         let conn = self.conns.get_mut(slot)?;
         if let Transport::WebSocket(websocket) = &mut conn.transport {
             let interest = Interest::READABLE | Interest::WRITABLE;
             if let Err(error) =
                 self.registry
-                    .register(websocket.stream.socket(), Token(slot as usize), interest)
+                    .register(websocket.stream.socket(), Token(slot.index()), interest)
             {
                 tracing::warn!(%error, "a connection could not be registered with the poller");
                 self.forget(slot);
@@ -260,7 +267,7 @@ impl Engine {
         Some(slot)
     }
 
-    pub(super) fn open_polling(&mut self, framing: Framing, mut guard: SlotGuard) -> u32 {
+    pub(super) fn open_polling(&mut self, framing: Framing, mut guard: SlotGuard) -> Slot {
         guard.set_polling(true);
         self.open(
             Protocol::EngineIo,
@@ -279,7 +286,7 @@ impl Engine {
             if crowd <= MAX_PINGS_PER_TICK {
                 break;
             }
-            let candidate = self.now + interval - self.random.below(interval / 2 + 1);
+            let candidate = self.now + interval - self.random_time(interval / 2);
             let there = self.wheel.crowd(candidate);
             if there < crowd {
                 (best, crowd) = (candidate, there);
@@ -289,7 +296,7 @@ impl Engine {
     }
 
     /// The `sid` of a connection.
-    pub(super) fn sid(&self, slot: u32) -> Option<String> {
+    pub(super) fn sid(&self, slot: Slot) -> Option<String> {
         let conn = self.conns.get(slot)?;
         let name = Sid {
             conn: self.id(slot)?,
@@ -300,26 +307,26 @@ impl Engine {
     }
 
     /// The Engine.IO open packet.
-    pub(super) fn open_packet(&self, slot: u32, upgrades: &[&str]) -> Option<String> {
+    pub(super) fn open_packet(&self, slot: Slot, upgrades: &[&str]) -> Option<String> {
         let settings = &self.settings;
         Some(heartline_wire::engineio::open_packet(
             &self.sid(slot)?,
             upgrades,
-            settings.heartbeat_timing.interval / 1000,
-            settings.heartbeat_timing.timeout / 1000,
+            settings.heartbeat_timing.interval.as_millis() as u64,
+            settings.heartbeat_timing.timeout.as_millis() as u64,
             settings.max_payload,
         ))
     }
 
     /// From now on a client may send messages of `max_payload`.
-    pub fn let_in(&mut self, slot: u32) {
+    pub fn let_in(&mut self, slot: Slot) {
         if let Some(conn) = self.conns.get_mut(slot) {
             conn.let_in = true;
         }
     }
 
     /// Largest message that a client may send now, bytes.
-    pub(super) fn payload_bound(&self, slot: u32) -> usize {
+    pub(super) fn payload_bound(&self, slot: Slot) -> usize {
         let settings = &self.settings;
         match self.conns.get(slot).is_some_and(|conn| conn.let_in) {
             true => settings.max_payload,
@@ -330,7 +337,7 @@ impl Engine {
     // --- output ----------------------------------------------------------
 
     /// Lets `write` append whole WebSocket frames to what leaves next.
-    pub fn send_with(&mut self, slot: u32, write: impl FnOnce(&mut Vec<u8>)) {
+    pub fn send_with(&mut self, slot: Slot, write: impl FnOnce(&mut Vec<u8>)) {
         match self.framing(slot) {
             Framing::Plain => self.enqueue(slot, Waits::Alone, |out| out.append(write)),
             framing => {
@@ -345,7 +352,7 @@ impl Engine {
     }
 
     /// Sends frames that other connections share.
-    pub fn send(&mut self, slot: u32, frames: &Frames) {
+    pub fn send(&mut self, slot: Slot, frames: &Frames) {
         match self.framing(slot) {
             Framing::Plain => self.enqueue(slot, Waits::WithMany, |out| out.push(frames.plain())),
             framing => {
@@ -356,7 +363,7 @@ impl Engine {
     }
 
     /// Sends a publication of which only the newest per key is worth keeping.
-    pub fn send_keyed(&mut self, slot: u32, key: &ConflationKey, frames: &Frames) {
+    pub fn send_keyed(&mut self, slot: Slot, key: &ConflationKey, frames: &Frames) {
         let mut replaced = false;
         match self.framing(slot) {
             Framing::Plain => {
@@ -374,21 +381,21 @@ impl Engine {
         self.stats.conflated += u64::from(replaced);
     }
 
-    pub(super) fn framing(&self, slot: u32) -> Framing {
+    pub(super) fn framing(&self, slot: Slot) -> Framing {
         self.conns
             .get(slot)
             .map_or(Framing::Plain, |conn| conn.framing)
     }
 
     /// Whether something sent now would leave at once.
-    pub fn is_writable(&self, slot: u32) -> bool {
+    pub fn is_writable(&self, slot: Slot) -> bool {
         self.conn(slot).is_some_and(|conn| match &conn.transport {
             Transport::Polling(polling) => polling.get.is_some(),
             Transport::WebSocket(_) => !conn.out.as_ref().is_some_and(|out| out.blocked),
         })
     }
 
-    pub(crate) fn enqueue(&mut self, slot: u32, place: Waits, push: impl FnOnce(&mut Outbound)) {
+    pub(crate) fn enqueue(&mut self, slot: Slot, place: Waits, push: impl FnOnce(&mut Outbound)) {
         let Some(conn) = self.conns.get_mut(slot) else {
             return;
         };
@@ -421,7 +428,7 @@ impl Engine {
 
     /// Writes to a connection whose turn has come. False if it does not stand in line:
     /// it has been written to since, or is another connection by now.
-    pub(super) fn write_in_turn(&mut self, slot: u32) -> bool {
+    pub(super) fn write_in_turn(&mut self, slot: Slot) -> bool {
         let stood = self
             .conns
             .get_mut(slot)
@@ -434,7 +441,7 @@ impl Engine {
 
     /// Writes what waits, as far as the transport takes it. Where the connection stands in
     /// line is left as it is, so that it stands there once.
-    pub(super) fn flush(&mut self, slot: u32) {
+    pub(super) fn flush(&mut self, slot: Slot) {
         match self.conns.get(slot).map(|conn| &conn.transport) {
             Some(Transport::WebSocket(_)) => self.flush_websocket(slot),
             Some(Transport::Polling(_)) => self.flush_polling(slot),
@@ -451,14 +458,14 @@ impl Engine {
     // --- input -----------------------------------------------------------
 
     /// Stops taking in what the peer says, until [`resume`](Self::resume).
-    pub fn pause(&mut self, slot: u32) {
+    pub fn pause(&mut self, slot: Slot) {
         if let Some(conn) = self.conns.get_mut(slot) {
             conn.paused = true;
         }
     }
 
     /// Goes on where [`pause`](Self::pause) stopped.
-    pub fn resume(&mut self, slot: u32) {
+    pub fn resume(&mut self, slot: Slot) {
         if let Some(conn) = self.conns.get_mut(slot) {
             let more = match &conn.transport {
                 Transport::WebSocket(websocket) => conn.unread || websocket.stash.is_some(),
@@ -471,7 +478,7 @@ impl Engine {
     }
 
     /// Has the connection read in the next turn although no event may come.
-    pub(super) fn read_later(&mut self, slot: u32) {
+    pub(super) fn read_later(&mut self, slot: Slot) {
         if let Some(conn) = self.conns.get_mut(slot) {
             if !std::mem::replace(&mut conn.again, true) {
                 self.again.push(slot);
@@ -479,11 +486,11 @@ impl Engine {
         }
     }
 
-    pub(super) fn pong(&mut self, slot: u32) {
+    pub(super) fn pong(&mut self, slot: Slot) {
         let now = self.now;
         if let Some(conn) = self.conns.get_mut(slot) {
             if let Some(rtt) = conn.heartbeat.pong(now) {
-                conn.rtt = rtt.clamp(1, u64::from(u32::MAX)) as u32;
+                conn.rtt = micros(rtt).clamp(1, u64::from(u32::MAX)) as u32;
                 self.stats.rtts.push(conn.rtt);
             }
         }
@@ -492,7 +499,7 @@ impl Engine {
     // --- time ------------------------------------------------------------
 
     /// When the application wants to be asked about this connection.
-    pub fn set_app_deadline(&mut self, slot: u32, deadline: Micros) {
+    pub fn set_app_deadline(&mut self, slot: Slot, deadline: Micros) {
         if let Some(conn) = self.conns.get_mut(slot) {
             if conn.app_deadline != deadline {
                 conn.app_deadline = deadline;
@@ -516,7 +523,7 @@ impl Engine {
         self.due = due;
     }
 
-    pub(super) fn rearm(&mut self, slot: u32) {
+    pub(super) fn rearm(&mut self, slot: Slot) {
         let Some(conn) = self.conns.get(slot) else {
             return;
         };
@@ -544,7 +551,7 @@ impl Engine {
     }
 
     /// A connection's deadline has come: finds out which, and acts.
-    pub(super) fn deadline(&mut self, slot: u32) {
+    pub(super) fn deadline(&mut self, slot: Slot) {
         let now = self.now;
         let Some(conn) = self.conns.get_mut(slot) else {
             return;
@@ -557,7 +564,11 @@ impl Engine {
             }
             return;
         }
-        let heard = if conn.paused { 0 } else { self.heard_until };
+        let heard = if conn.paused {
+            Micros::ZERO
+        } else {
+            self.heard_until
+        };
         match conn
             .heartbeat
             .beat(now, self.settings.heartbeat_timing, heard)
@@ -588,7 +599,7 @@ impl Engine {
         self.rearm(slot);
     }
 
-    pub(super) fn ping(&mut self, slot: u32) {
+    pub(super) fn ping(&mut self, slot: Slot) {
         let Some(conn) = self.conns.get_mut(slot) else {
             return;
         };
@@ -608,12 +619,12 @@ impl Engine {
 
     /// Ends a connection in good order: the peer is told, then the transport
     /// closes. The application hears of it in this turn.
-    pub fn close(&mut self, slot: u32, reason: Reason) {
+    pub fn close(&mut self, slot: Slot, reason: Reason) {
         self.close_with(slot, reason, reason.close_code(), "");
     }
 
     /// The same with a close code and text of its own.
-    pub fn close_with(&mut self, slot: u32, reason: Reason, code: u16, text: &str) {
+    pub fn close_with(&mut self, slot: Slot, reason: Reason, code: u16, text: &str) {
         let now = self.now;
         let Some(conn) = self.conns.get_mut(slot) else {
             return;
@@ -673,7 +684,7 @@ impl Engine {
     }
 
     /// A close frame behind all that waits.
-    pub(super) fn append_close(&mut self, slot: u32, code: u16, text: &str) {
+    pub(super) fn append_close(&mut self, slot: Slot, code: u16, text: &str) {
         if let Some(conn) = self.conns.get_mut(slot) {
             conn.out
                 .get_or_insert_with(|| self.pool.pop().unwrap_or_default())
@@ -683,7 +694,7 @@ impl Engine {
     }
 
     /// The transport has ended by itself, or must end now.
-    pub(super) fn lost(&mut self, slot: u32, reason: Reason) {
+    pub(super) fn lost(&mut self, slot: Slot, reason: Reason) {
         if let Some(conn) = self.conns.get_mut(slot) {
             if conn.phase == Phase::Open {
                 conn.phase = Phase::Closing(reason);
@@ -694,7 +705,7 @@ impl Engine {
     }
 
     /// Frees the slot, as soon as the application knows.
-    pub(super) fn end_transport(&mut self, slot: u32) {
+    pub(super) fn end_transport(&mut self, slot: Slot) {
         if let Some(conn) = self.conns.get_mut(slot) {
             conn.gone = true;
             self.wheel.cancel(slot);
@@ -706,14 +717,14 @@ impl Engine {
 
     /// Both sides have closed: the transport ends once what waits is written, the
     /// close frame behind it, or the deadline for that has passed.
-    pub(super) fn end_when_written(&mut self, slot: u32) {
+    pub(super) fn end_when_written(&mut self, slot: Slot) {
         match self.conns.get_mut(slot) {
             Some(conn) if conn.out.is_some() => conn.discard = true,
             _ => self.end_transport(slot),
         }
     }
 
-    pub(super) fn forget(&mut self, slot: u32) {
+    pub(super) fn forget(&mut self, slot: Slot) {
         self.wheel.cancel(slot);
         if let Some(conn) = self.conns.remove(slot) {
             if let Some(out) = conn.out {
@@ -735,7 +746,7 @@ impl Engine {
 
     /// Ends all transports that still wait for their peers.
     pub fn force_closing(&mut self) {
-        let closing: Vec<u32> = self
+        let closing: Vec<Slot> = self
             .conns
             .slots()
             .filter(|&slot| {
@@ -753,7 +764,7 @@ impl Engine {
     /// with the close packet, and then the session is forgotten. They never
     /// travel together: a client that sees a close in a payload drops the
     /// events beside it.
-    pub(super) fn finish_polling(&mut self, slot: u32) {
+    pub(super) fn finish_polling(&mut self, slot: Slot) {
         let Some(conn) = self.conns.get_mut(slot) else {
             return;
         };
@@ -774,12 +785,12 @@ impl Engine {
     }
 
     /// The client's address, also of a connection that is closing.
-    pub fn address(&self, slot: u32) -> Option<std::net::IpAddr> {
+    pub fn address(&self, slot: Slot) -> Option<std::net::IpAddr> {
         self.conns.get(slot).map(|conn| conn.guard.ip())
     }
 
     /// How a connection travels at present.
-    pub fn transport_name(&self, slot: u32) -> Option<TransportName> {
+    pub fn transport_name(&self, slot: Slot) -> Option<TransportName> {
         self.conns.get(slot).map(Conn::transport_name)
     }
 }

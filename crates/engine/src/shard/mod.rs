@@ -22,6 +22,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use heartline_wire::id::Slot;
 use mio::{Poll, Registry, Token};
 
 use crate::app::App;
@@ -99,7 +100,7 @@ pub(crate) struct Shard<A: App> {
     pub(crate) app: A,
     pub(crate) read_buffer: Vec<u8>,
     /// Connections whose peers broke the framing in this turn.
-    pub(crate) failed: Vec<(u32, u32, heartline_wire::ws::Error)>,
+    pub(crate) failed: Vec<(Slot, u32, heartline_wire::ws::Error)>,
     /// A message that came compressed.
     pub(crate) inflated: Vec<u8>,
     pub(crate) mailbox: ShardHandle<A::Op>,

@@ -9,12 +9,12 @@
 use std::collections::VecDeque;
 use std::io::IoSlice;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use hashbrown::HashMap;
+use heartline_wire::time::Micros;
 use heartline_wire::ws;
-
-use crate::clock::Micros;
 
 /// Frames up to this long are copied into the shared buffer: cheaper than a
 /// reference count and another entry in the vector of one `writev`.
@@ -36,7 +36,7 @@ const SEGMENT: usize = size_of::<Segment>() + COUNTS;
 /// eighth at least).
 const KEY: usize = size_of::<(ConflationKey, u64)>() * 8 / 7 + COUNTS;
 /// How long what a peer was sent at once may take to leave.
-const BURST: Micros = 100_000;
+const BURST: Duration = Duration::from_millis(100);
 /// A buffer that grew beyond this is not kept for reuse.
 const KEEP_BUFFER: usize = 4096;
 
@@ -125,7 +125,7 @@ impl Outbound {
     /// Whether more than `bound` is held for a peer that does not keep up. A burst is not
     /// that peer's fault: for a moment, up to four times as much may wait.
     pub(crate) fn is_over(&self, bound: usize, now: Micros) -> bool {
-        let is_burst = !self.blocked || now.saturating_sub(self.blocked_at) < BURST;
+        let is_burst = !self.blocked || now < self.blocked_at + BURST;
         self.waiting()
             > if is_burst {
                 bound.saturating_mul(4)
@@ -491,21 +491,23 @@ mod tests {
     fn a_burst_may_leave_in_a_moment_and_a_slow_peer_may_not() {
         let mut queue = Outbound::default();
         queue.push(&frame(&"x".repeat(3000)));
-        assert!(!queue.is_over(1000, 7));
-        queue.block(7);
-        assert!(!queue.is_over(1000, 7 + BURST - 1) && queue.is_over(1000, 7 + BURST));
-        assert!(queue.is_over(700, 7));
-        queue.block(BURST);
-        assert!(queue.is_over(1000, 7 + BURST));
+        let blocked = Micros(7);
+        assert!(!queue.is_over(1000, blocked));
+        queue.block(blocked);
+        let over = blocked + BURST;
+        assert!(!queue.is_over(1000, Micros(over.0 - 1)) && queue.is_over(1000, over));
+        assert!(queue.is_over(700, blocked));
+        queue.block(over);
+        assert!(queue.is_over(1000, over));
     }
 
     #[test]
     fn keys_count_as_much_as_what_they_are_for() {
         let mut queue = Outbound::default();
         queue.push(&frame("begin"));
-        queue.block(0);
+        queue.block(Micros::ZERO);
         let mut published = 0;
-        while !queue.is_over(1_000_000, BURST) {
+        while !queue.is_over(1_000_000, Micros::ZERO + BURST) {
             let key = key(&format!("{published:0>250}"));
             queue.push_keyed(&key, &frame("1"));
             published += 1;
@@ -517,7 +519,7 @@ mod tests {
     fn one_key_too_many_waits_as_if_it_had_none() {
         let mut queue = Outbound::default();
         queue.push(&frame("begin"));
-        queue.block(0);
+        queue.block(Micros::ZERO);
         for number in 0..MAX_KEYS + 100 {
             queue.push_keyed(&key(&number.to_string()), &frame("1"));
         }
@@ -575,7 +577,7 @@ mod tests {
         ) {
             let mut queue = Outbound::default();
             for step in steps {
-                queue.block(0);
+                queue.block(Micros::ZERO);
                 match step {
                     Step::Push(len) => queue.push(&frame(&"x".repeat(len))),
                     Step::Keyed(number, len) => {
@@ -592,7 +594,7 @@ mod tests {
                     }
                 }
                 prop_assert!(queue.held() <= queue.waiting());
-                prop_assert!(queue.is_over(bound, BURST) || queue.held() <= bound);
+                prop_assert!(queue.is_over(bound, Micros::ZERO + BURST) || queue.held() <= bound);
                 prop_assert!(queue.waiting() <= 2 * queue.held());
                 prop_assert_eq!(queue.is_empty(), queue.waiting() == 0);
             }

@@ -5,9 +5,9 @@
 //! answered at once if there is something to say, a session that ends with its
 //! aborted request. Source: Engine.IO protocol 4, "HTTP long-polling".
 
+use heartline_wire::time::Micros;
 use tokio::sync::oneshot;
 
-use crate::clock::Micros;
 use crate::shard::frames::payload_from_frames;
 use crate::shard::outbound::Outbound;
 use crate::shard::request::{Reply, RequestId};

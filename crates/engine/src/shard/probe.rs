@@ -2,6 +2,7 @@
 
 use std::io::{self, IoSlice};
 
+use heartline_wire::id::Slot;
 use heartline_wire::reason::Reason;
 use heartline_wire::ws;
 use heartline_wire::ws::{Message, Role};
@@ -26,7 +27,7 @@ impl<A: App> Shard<A> {
     /// A WebSocket wants to take over from the polling session `slot`.
     pub(crate) fn begin_probe(
         &mut self,
-        slot: u32,
+        slot: Slot,
         mut stream: Stream,
         deflate: Option<u8>,
         leftover: &[u8],
@@ -41,7 +42,7 @@ impl<A: App> Shard<A> {
         if polling.probe.is_some() || conn.phase != Phase::Open {
             return refuse_probe(stream);
         }
-        let token = Token(slot as usize | PROBE);
+        let token = Token(slot.index() | PROBE);
         let interest = Interest::READABLE | Interest::WRITABLE;
         if self
             .engine
@@ -65,7 +66,7 @@ impl<A: App> Shard<A> {
         self.probe_readable(slot);
     }
 
-    pub(crate) fn probe_readable(&mut self, slot: u32) {
+    pub(crate) fn probe_readable(&mut self, slot: Slot) {
         let mut buffer = std::mem::take(&mut self.read_buffer);
         let mut reads = 0;
         while let Some(probe) = self.probe(slot) {
@@ -93,14 +94,14 @@ impl<A: App> Shard<A> {
         self.read_buffer = buffer;
     }
 
-    fn probe(&mut self, slot: u32) -> Option<&mut Probe> {
+    fn probe(&mut self, slot: Slot) -> Option<&mut Probe> {
         match &mut self.engine.conns.get_mut(slot)?.transport {
             Transport::Polling(polling) => polling.probe.as_deref_mut(),
             Transport::WebSocket(_) => None,
         }
     }
 
-    fn drop_probe(&mut self, slot: u32) {
+    fn drop_probe(&mut self, slot: Slot) {
         if let Some(conn) = self.engine.conns.get_mut(slot) {
             if let Transport::Polling(polling) = &mut conn.transport {
                 polling.probe = None;
@@ -109,7 +110,7 @@ impl<A: App> Shard<A> {
     }
 
     /// False when there is no probe any more.
-    fn probe_input(&mut self, slot: u32, input: &mut [u8]) -> bool {
+    fn probe_input(&mut self, slot: Slot, input: &mut [u8]) -> bool {
         let Some(probe) = self.probe(slot) else {
             return false;
         };
@@ -171,7 +172,7 @@ impl<A: App> Shard<A> {
     }
 
     /// The poll that waits is let go, so that the client can switch.
-    fn release_poll(&mut self, slot: u32) {
+    fn release_poll(&mut self, slot: Slot) {
         if let Some(conn) = self.engine.conns.get_mut(slot) {
             if let Transport::Polling(polling) = &mut conn.transport {
                 if let Some(get) = polling.get.take() {
@@ -181,7 +182,7 @@ impl<A: App> Shard<A> {
         }
     }
 
-    fn complete_upgrade(&mut self, slot: u32, decoder: ws::Decoder, rest: &mut [u8]) {
+    fn complete_upgrade(&mut self, slot: Slot, decoder: ws::Decoder, rest: &mut [u8]) {
         self.release_poll(slot);
         let Some(conn) = self.engine.conns.get_mut(slot) else {
             return;
@@ -206,7 +207,7 @@ impl<A: App> Shard<A> {
         let interest = Interest::READABLE | Interest::WRITABLE;
         let registered = self.engine.registry.reregister(
             websocket.stream.socket(),
-            Token(slot as usize),
+            Token(slot.index()),
             interest,
         );
         conn.transport = Transport::WebSocket(websocket);

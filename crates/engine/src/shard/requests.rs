@@ -4,7 +4,7 @@ use std::io::IoSlice;
 
 use bytes::Bytes;
 use heartline_wire::engineio::{self, RequestError};
-use heartline_wire::id::Sid;
+use heartline_wire::id::{Sid, Slot};
 use heartline_wire::reason::Reason;
 use tokio::sync::oneshot;
 
@@ -20,7 +20,7 @@ use crate::slots::SlotGuard;
 
 impl Engine {
     /// The slot of the session `name`, closing ones included.
-    fn session(&self, name: &Sid) -> Option<u32> {
+    fn session(&self, name: &Sid) -> Option<Slot> {
         let conn = self.conns.get(name.conn.slot)?;
         let same = conn.generation == name.conn.generation
             && conn.secret == name.secret
@@ -29,7 +29,7 @@ impl Engine {
         (same && !conn.gone).then_some(name.conn.slot)
     }
 
-    fn polling(&mut self, name: &Sid) -> Result<(u32, &mut Polling), Reply> {
+    fn polling(&mut self, name: &Sid) -> Result<(Slot, &mut Polling), Reply> {
         let slot = self
             .session(name)
             .ok_or(Reply::Error(RequestError::UnknownSid))?;
@@ -39,7 +39,7 @@ impl Engine {
         }
     }
 
-    pub(crate) fn flush_polling(&mut self, slot: u32) {
+    pub(crate) fn flush_polling(&mut self, slot: Slot) {
         let Some(conn) = self.conns.get_mut(slot) else {
             return;
         };
@@ -239,7 +239,7 @@ impl<A: App> Shard<A> {
     }
 
     /// Processes a payload's packets until it ends or the session is paused.
-    fn payload(&mut self, slot: u32, mut held: Held) {
+    fn payload(&mut self, slot: Slot, mut held: Held) {
         loop {
             let Some(conn) = self.engine.conn(slot) else {
                 // The session ended by what the payload said; that was read all the same.
@@ -273,7 +273,7 @@ impl<A: App> Shard<A> {
     }
 
     /// Goes on with a payload that was held by a pause.
-    pub(crate) fn resume_polling(&mut self, slot: u32) {
+    pub(crate) fn resume_polling(&mut self, slot: Slot) {
         if let Some(conn) = self.engine.conns.get_mut(slot) {
             if let Transport::Polling(polling) = &mut conn.transport {
                 if let Some(held) = polling.held.take() {

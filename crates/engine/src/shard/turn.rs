@@ -9,11 +9,13 @@ use std::io;
 use std::ops::ControlFlow;
 use std::time::Duration;
 
+use heartline_wire::id::Slot;
+use heartline_wire::time::Micros;
 use mio::event::Event;
 use mio::{Events, Poll};
 
 use crate::app::App;
-use crate::clock::{Clock, Micros};
+use crate::clock::Clock;
 use crate::shard::conn::{Phase, Transport};
 use crate::shard::probe::PROBE;
 use crate::shard::writes::SLICE;
@@ -25,7 +27,7 @@ pub(crate) const EVENTS: usize = 1024;
 /// its turn next.
 pub(super) const ROUNDS: usize = 16;
 /// How long an overloaded gateway's shard sleeps before it looks again.
-const OVERLOAD_PAUSE: Micros = 1_000;
+const OVERLOAD_PAUSE: Duration = Duration::from_millis(1);
 
 /// What the poller tells of one connection.
 #[derive(Debug, Clone, Copy)]
@@ -54,10 +56,8 @@ impl<A: App> Shard<A> {
         let mut events = Events::with_capacity(EVENTS);
         loop {
             let asked = clock.now();
-            let timeout = self
-                .idle_until(asked)
-                .map(|until| until.saturating_sub(asked));
-            if let Err(error) = poll.poll(&mut events, timeout.map(Duration::from_micros)) {
+            let timeout = self.idle_until(asked).map(|until| until - asked);
+            if let Err(error) = poll.poll(&mut events, timeout) {
                 if error.kind() == io::ErrorKind::Interrupted {
                     continue;
                 }
@@ -107,10 +107,10 @@ impl<A: App> Shard<A> {
                 continue;
             }
             if event.token & PROBE != 0 {
-                self.probe_readable((event.token & !PROBE) as u32);
+                self.probe_readable(Slot((event.token & !PROBE) as u32));
                 continue;
             }
-            let slot = event.token as u32;
+            let slot = Slot(event.token as u32);
             if event.writable {
                 self.engine.writable(slot);
             }
@@ -230,7 +230,7 @@ impl<A: App> Shard<A> {
         }
     }
 
-    fn read_again(&mut self, slot: u32) {
+    fn read_again(&mut self, slot: Slot) {
         let Some(conn) = self.engine.conns.get_mut(slot) else {
             return;
         };

@@ -5,6 +5,7 @@ use std::io::{self, IoSlice};
 
 use heartline_wire::engineio;
 use heartline_wire::engineio::Packet;
+use heartline_wire::id::Slot;
 use heartline_wire::reason::Reason;
 use heartline_wire::ws::{self, Message, OpCode, Role};
 
@@ -22,7 +23,7 @@ const SLICES: usize = 64;
 pub(super) const READS_PER_TURN: usize = 4;
 
 impl Engine {
-    pub(crate) fn flush_websocket(&mut self, slot: u32) {
+    pub(crate) fn flush_websocket(&mut self, slot: Slot) {
         let Some(conn) = self.conns.get_mut(slot) else {
             return;
         };
@@ -91,7 +92,7 @@ impl Engine {
     }
 
     /// The socket takes bytes again: what is left for it stands in line.
-    pub(crate) fn writable(&mut self, slot: u32) {
+    pub(crate) fn writable(&mut self, slot: Slot) {
         if let Some(conn) = self.conns.get_mut(slot) {
             // An event says so whatever it is about: who stands in line waits there.
             if conn.out.is_some() && conn.waits == Waits::Nowhere {
@@ -119,7 +120,7 @@ enum Next {
 
 impl<A: App> Shard<A> {
     /// Reads what has come for `slot` and hands it on, message by message.
-    pub(crate) fn readable(&mut self, slot: u32) {
+    pub(crate) fn readable(&mut self, slot: Slot) {
         for _ in 0..READS_PER_TURN {
             let Some(conn) = self.engine.conns.get_mut(slot) else {
                 return;
@@ -183,13 +184,13 @@ impl<A: App> Shard<A> {
         self.engine.read_later(slot);
     }
 
-    fn discards(&self, slot: u32) -> bool {
+    fn discards(&self, slot: Slot) -> bool {
         let conn = self.engine.conns.get(slot);
         conn.is_some_and(|conn| conn.discard)
     }
 
     /// Keeps what a paused connection has not decoded.
-    fn put_back(&mut self, slot: u32, generation: u32, stash: Box<Stash>) {
+    fn put_back(&mut self, slot: Slot, generation: u32, stash: Box<Stash>) {
         if let Some(conn) = self.engine.conns.get_mut(slot) {
             if conn.generation == generation && conn.paused {
                 if let Transport::WebSocket(websocket) = &mut conn.transport {
@@ -201,7 +202,7 @@ impl<A: App> Shard<A> {
 
     /// Decodes `input`. Answers whether reading goes on, and how many bytes at
     /// the end of `input` are not decoded.
-    fn take_in(&mut self, slot: u32, input: &mut [u8]) -> (bool, usize) {
+    fn take_in(&mut self, slot: Slot, input: &mut [u8]) -> (bool, usize) {
         let max = self.engine.payload_bound(slot);
         let Some(conn) = self.engine.conns.get_mut(slot) else {
             return (false, 0);
@@ -244,7 +245,7 @@ impl<A: App> Shard<A> {
 
     /// The peer broke the framing: nothing that follows can be understood. What it
     /// said before that is answered first.
-    fn fail(&mut self, slot: u32, error: ws::Error) {
+    fn fail(&mut self, slot: Slot, error: ws::Error) {
         if let Some(conn) = self.engine.conns.get_mut(slot) {
             if !std::mem::replace(&mut conn.discard, true) {
                 self.failed.push((slot, conn.generation, error));
@@ -267,7 +268,7 @@ impl<A: App> Shard<A> {
     }
 
     /// A compressed message: what it was before.
-    fn compressed(&mut self, slot: u32, protocol: Protocol, text: bool, payload: &[u8]) -> Next {
+    fn compressed(&mut self, slot: Slot, protocol: Protocol, text: bool, payload: &[u8]) -> Next {
         let mut inflated = std::mem::take(&mut self.inflated);
         inflated.clear();
         let max = self.engine.payload_bound(slot);
@@ -290,7 +291,7 @@ impl<A: App> Shard<A> {
         next
     }
 
-    fn frame(&mut self, slot: u32, protocol: Protocol, message: Message<'_>) -> Next {
+    fn frame(&mut self, slot: Slot, protocol: Protocol, message: Message<'_>) -> Next {
         let Some(conn) = self.engine.conns.get(slot) else {
             return Next::Stop;
         };
@@ -345,7 +346,7 @@ impl<A: App> Shard<A> {
     }
 
     /// An Engine.IO packet in a text frame.
-    fn packet(&mut self, slot: u32, text: &str) {
+    fn packet(&mut self, slot: Slot, text: &str) {
         match engineio::decode_text(text) {
             Ok(packet) => self.engineio_packet(slot, packet),
             Err(_) => self.engine.close(slot, Reason::ProtocolViolation),
@@ -353,7 +354,7 @@ impl<A: App> Shard<A> {
     }
 
     /// What an Engine.IO packet means on an open session, whatever carried it.
-    pub(crate) fn engineio_packet(&mut self, slot: u32, packet: Packet<'_>) {
+    pub(crate) fn engineio_packet(&mut self, slot: Slot, packet: Packet<'_>) {
         match packet {
             Packet::Message(text) => self.app.message(&mut self.engine, slot, Data::Text(text)),
             Packet::Binary(bytes) => self

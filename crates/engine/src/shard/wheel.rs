@@ -5,7 +5,8 @@
 //! re-arming and cancelling are a few writes. A deadline fires at most one tick
 //! (8 ms) late and never early.
 
-use crate::clock::Micros;
+use heartline_wire::id::Slot;
+use heartline_wire::time::Micros;
 
 const TICK_SHIFT: u32 = 13; // 8 192 µs
 const SLOTS: usize = 2048; // one turn is 16.8 s
@@ -48,16 +49,15 @@ impl Wheel {
     }
 
     /// Arms `key` for `deadline`, in place of what it was armed for.
-    pub(crate) fn set(&mut self, key: u32, deadline: Micros) {
-        // Rounded up: a deadline never fires early.
-        let tick = tick_of(deadline.saturating_add((1 << TICK_SHIFT) - 1)).max(self.current);
+    pub(crate) fn set(&mut self, Slot(key): Slot, deadline: Micros) {
+        let tick = tick_after(deadline).max(self.current);
         if self.nodes.len() <= key as usize {
             self.nodes.resize(key as usize + 1, UNARMED);
         }
         if self.nodes[key as usize].tick == tick {
             return;
         }
-        self.cancel(key);
+        self.cancel(Slot(key));
         let slot = tick as usize % SLOTS;
         let head = self.heads[slot];
         self.nodes[key as usize] = Node {
@@ -75,7 +75,7 @@ impl Wheel {
     }
 
     /// Disarms `key`, if it is armed.
-    pub(crate) fn cancel(&mut self, key: u32) {
+    pub(crate) fn cancel(&mut self, Slot(key): Slot) {
         let Some(&node) = self.nodes.get(key as usize) else {
             return;
         };
@@ -100,7 +100,7 @@ impl Wheel {
     }
 
     /// Moves to `now` and appends the keys whose deadlines have come, disarmed.
-    pub(crate) fn advance(&mut self, now: Micros, due: &mut Vec<u32>) {
+    pub(crate) fn advance(&mut self, now: Micros, due: &mut Vec<Slot>) {
         let target = tick_of(now);
         if target < self.current {
             return;
@@ -117,8 +117,8 @@ impl Wheel {
                 while key != NONE {
                     let node = self.nodes[key as usize];
                     if node.tick <= target {
-                        self.cancel(key);
-                        due.push(key);
+                        self.cancel(Slot(key));
+                        due.push(Slot(key));
                     }
                     key = node.next;
                 }
@@ -146,7 +146,9 @@ impl Wheel {
             if bits != 0 {
                 let slot = word * 64 + bits.trailing_zeros() as usize;
                 let ahead = (slot + SLOTS - start) % SLOTS;
-                return Some((u64::from(self.current) + ahead as u64) << TICK_SHIFT);
+                return Some(Micros(
+                    (u64::from(self.current) + ahead as u64) << TICK_SHIFT,
+                ));
             }
         }
         None
@@ -155,14 +157,19 @@ impl Wheel {
     /// How many deadlines hang in the list that `deadline` belongs to: the
     /// measure by which first pings are spread.
     pub(crate) fn crowd(&self, deadline: Micros) -> u32 {
-        self.counts[tick_of(deadline.saturating_add((1 << TICK_SHIFT) - 1)) as usize % SLOTS]
+        self.counts[tick_after(deadline) as usize % SLOTS]
     }
+}
+
+/// The tick that a deadline fires in. Rounded up: it never fires early.
+fn tick_after(deadline: Micros) -> u32 {
+    tick_of(Micros(deadline.0.saturating_add((1 << TICK_SHIFT) - 1)))
 }
 
 fn tick_of(time: Micros) -> u32 {
     // 2^32 ticks of 8 ms are 407 days; a deadline beyond that is clamped, and
     // its owner arms again when it fires.
-    (time >> TICK_SHIFT).min(u64::from(u32::MAX - 1)) as u32
+    (time.0 >> TICK_SHIFT).min(u64::from(u32::MAX - 1)) as u32
 }
 
 #[cfg(test)]
@@ -170,7 +177,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn fired(wheel: &mut Wheel, now: Micros) -> Vec<u32> {
+    fn fired(wheel: &mut Wheel, now: Micros) -> Vec<Slot> {
         let mut due = Vec::new();
         wheel.advance(now, &mut due);
         due.sort_unstable();
@@ -179,54 +186,54 @@ mod tests {
 
     #[test]
     fn fires_once_and_never_early() {
-        let mut wheel = Wheel::new(0);
-        wheel.set(3, 100_000);
-        assert_eq!(fired(&mut wheel, 99_000), [0u32; 0]);
-        assert_eq!(fired(&mut wheel, 100_000 + 8_192), [3]);
-        assert_eq!(fired(&mut wheel, 90_000_000), [0u32; 0]);
+        let mut wheel = Wheel::new(Micros::ZERO);
+        wheel.set(Slot(3), Micros(100_000));
+        assert_eq!(fired(&mut wheel, Micros(99_000)), []);
+        assert_eq!(fired(&mut wheel, Micros(100_000 + 8_192)), [Slot(3)]);
+        assert_eq!(fired(&mut wheel, Micros(90_000_000)), []);
     }
 
     #[test]
     fn a_later_turn_is_left_alone() {
-        let mut wheel = Wheel::new(0);
-        wheel.set(0, 60_000_000);
+        let mut wheel = Wheel::new(Micros::ZERO);
+        wheel.set(Slot(0), Micros(60_000_000));
         for second in 1..60 {
-            assert_eq!(fired(&mut wheel, second * 1_000_000), [0u32; 0]);
+            assert_eq!(fired(&mut wheel, Micros(second * 1_000_000)), []);
         }
-        assert_eq!(fired(&mut wheel, 60_010_000), [0]);
+        assert_eq!(fired(&mut wheel, Micros(60_010_000)), [Slot(0)]);
     }
 
     #[test]
     fn a_long_sleep_misses_nothing() {
-        let mut wheel = Wheel::new(0);
+        let mut wheel = Wheel::new(Micros::ZERO);
         for key in 0..100 {
-            wheel.set(key, u64::from(key) * 700_000);
+            wheel.set(Slot(key), Micros(u64::from(key) * 700_000));
         }
-        assert_eq!(fired(&mut wheel, 3_600_000_000).len(), 100);
+        assert_eq!(fired(&mut wheel, Micros(3_600_000_000)).len(), 100);
     }
 
     proptest! {
         #[test]
         fn behaves_like_a_sorted_list(ops in prop::collection::vec((0u32..40, 0u64..40_000_000, prop::bool::ANY), 1..200)) {
-            let mut wheel = Wheel::new(0);
+            let mut wheel = Wheel::new(Micros::ZERO);
             let mut model = std::collections::HashMap::new();
             let mut now = 0u64;
             for (key, delay, cancel) in ops {
                 if cancel {
-                    wheel.cancel(key);
+                    wheel.cancel(Slot(key));
                     model.remove(&key);
                 } else {
-                    wheel.set(key, now + delay);
+                    wheel.set(Slot(key), Micros(now + delay));
                     model.insert(key, now + delay);
                 }
-                if let Some(wake) = wheel.next_wake() {
+                if let Some(Micros(wake)) = wheel.next_wake() {
                     let earliest = model.values().min().copied().expect("armed");
                     prop_assert!(wake <= earliest + 2 * 8_192, "{wake} {earliest}");
                 } else {
                     prop_assert!(model.is_empty());
                 }
                 now += delay / 3;
-                for key in fired(&mut wheel, now) {
+                for Slot(key) in fired(&mut wheel, Micros(now)) {
                     let deadline = model.remove(&key).expect("was armed");
                     prop_assert!(deadline <= now);
                 }

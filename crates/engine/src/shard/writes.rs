@@ -11,6 +11,8 @@
 
 use std::collections::VecDeque;
 
+use heartline_wire::id::Slot;
+
 /// Connections of each queue that one turn writes to. A write costs some microseconds, and
 /// asking the poller about one: with 128, listening in between costs a percent or two, and
 /// nobody waits longer than a millisecond to be heard.
@@ -31,15 +33,15 @@ pub(crate) enum Waits {
 /// The connections that have something to write.
 #[derive(Debug, Default)]
 pub(crate) struct Writes {
-    alone: VecDeque<u32>,
-    with_many: VecDeque<u32>,
+    alone: VecDeque<Slot>,
+    with_many: VecDeque<Slot>,
 }
 
 impl Writes {
     /// Puts a connection in line, `place` being where it stands by now. One that has to
     /// write something of its own moves to that queue; what it leaves behind in the other
     /// is passed over ([`Waits::Nowhere`] by then, or written once more).
-    pub(crate) fn push(&mut self, slot: u32, place: &mut Waits, wanted: Waits) {
+    pub(crate) fn push(&mut self, slot: Slot, place: &mut Waits, wanted: Waits) {
         if wanted <= *place {
             return;
         }
@@ -52,12 +54,12 @@ impl Writes {
     }
 
     /// Takes the next of those who have something of their own to write.
-    pub(crate) fn pop_alone(&mut self) -> Option<u32> {
+    pub(crate) fn pop_alone(&mut self) -> Option<Slot> {
         self.alone.pop_front()
     }
 
     /// Takes the next of those who have something to write that is for many.
-    pub(crate) fn pop_with_many(&mut self) -> Option<u32> {
+    pub(crate) fn pop_with_many(&mut self) -> Option<Slot> {
         self.with_many.pop_front()
     }
 
@@ -81,11 +83,11 @@ mod tests {
     fn those_who_wait_keep_their_order_and_stand_in_line_once() {
         let mut writes = Writes::default();
         let mut places = [Waits::Nowhere; 4];
-        for slot in [2, 0, 2, 1, 0] {
-            writes.push(slot, &mut places[slot as usize], Waits::WithMany);
+        for slot in [2, 0, 2, 1, 0].map(Slot) {
+            writes.push(slot, &mut places[slot.index()], Waits::WithMany);
         }
-        let order: Vec<u32> = std::iter::from_fn(|| writes.pop_with_many()).collect();
-        assert_eq!(order, [2, 0, 1]);
+        let order: Vec<Slot> = std::iter::from_fn(|| writes.pop_with_many()).collect();
+        assert_eq!(order, [2, 0, 1].map(Slot));
         assert!(writes.is_empty());
     }
 
@@ -93,12 +95,12 @@ mod tests {
     fn an_answer_does_not_wait_behind_what_is_for_many() {
         let mut writes = Writes::default();
         let mut places = [Waits::Nowhere; 3];
-        for slot in 0..3 {
-            writes.push(slot, &mut places[slot as usize], Waits::WithMany);
+        for slot in [0, 1, 2].map(Slot) {
+            writes.push(slot, &mut places[slot.index()], Waits::WithMany);
         }
-        writes.push(2, &mut places[2], Waits::Alone);
-        writes.push(2, &mut places[2], Waits::WithMany);
-        assert_eq!(writes.pop_alone(), Some(2));
+        writes.push(Slot(2), &mut places[2], Waits::Alone);
+        writes.push(Slot(2), &mut places[2], Waits::WithMany);
+        assert_eq!(writes.pop_alone(), Some(Slot(2)));
         assert_eq!(writes.pop_alone(), None);
     }
 }

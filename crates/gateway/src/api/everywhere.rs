@@ -7,7 +7,6 @@ use heartline_core::auth::UserKey;
 use heartline_core::backplane::{Peer, UserSocket};
 use heartline_core::entries::{MemberEntry, NodeEntry, Page, RoomEntry, SocketEntry, SocketFilter};
 use heartline_core::rooms::{self, PRIVATE};
-use heartline_engine::clock::micros;
 use heartline_engine::shard::ShardHandle;
 use heartline_wire::codes::Code;
 use heartline_wire::id::Sid;
@@ -352,7 +351,7 @@ impl Gateway {
         for (shard, load) in loads.into_iter().enumerate() {
             before += load;
             let until = (wanted * before).checked_div(all).unwrap_or(0);
-            let (count, spread) = (until - done, micros(over));
+            let (count, spread) = (until - done, over);
             done = until;
             self.shared
                 .fanout

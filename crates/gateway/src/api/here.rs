@@ -13,7 +13,7 @@ use heartline_core::namespaces::NamespaceId;
 use heartline_core::presence::SocketAddress;
 use heartline_core::rooms::{self, PRIVATE};
 use heartline_wire::codes::Code;
-use heartline_wire::id::Sid;
+use heartline_wire::id::{Sid, Slot};
 use heartline_wire::json;
 use heartline_wire::names::{self, Speaker};
 use heartline_wire::reason::Reason;
@@ -47,7 +47,7 @@ impl Gateway {
         limit: usize,
     ) -> Result<Page<SocketEntry>, BadCursor> {
         let (mut shard, mut from) = match cursor {
-            None => (0, (0, 0)),
+            None => (0, (Slot(0), 0)),
             Some(cursor) => parse_place(&cursor).ok_or(BadCursor)?,
         };
         // One more than is asked for: the next page begins with it.
@@ -67,7 +67,7 @@ impl Gateway {
             items.append(&mut found);
             match next {
                 Some(next) => from = next,
-                None => (shard, from) = (shard + 1, (0, 0)),
+                None => (shard, from) = (shard + 1, (Slot(0), 0)),
             }
         }
         Ok(sockets_page(items, limit))

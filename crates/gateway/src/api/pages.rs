@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use heartline_core::auth::UserKey;
 use heartline_core::entries::{MemberEntry, Page, RoomEntry, SocketEntry};
-use heartline_wire::id::Sid;
+use heartline_wire::id::{Sid, Slot};
 
 use super::{BadCursor, MAX_MEMBERS};
 use crate::op::{ListPlace, RoomPlace};
@@ -47,7 +47,7 @@ pub(crate) fn sockets_page(mut items: Vec<SocketEntry>, limit: usize) -> Page<So
             let Sid {
                 conn, namespace, ..
             } = next;
-            format!("{}.{}.{namespace}", conn.shard, conn.slot)
+            format!("{}.{}.{namespace}", conn.shard, conn.slot.0)
         }),
         unreachable: Vec::new(),
     }
@@ -57,7 +57,7 @@ pub(crate) fn sockets_page(mut items: Vec<SocketEntry>, limit: usize) -> Page<So
 pub(crate) fn parse_place(cursor: &str) -> Option<(u16, ListPlace)> {
     let mut parts = cursor.split('.');
     let shard = parts.next()?.parse().ok()?;
-    let slot = parts.next()?.parse().ok()?;
+    let slot = Slot(parts.next()?.parse().ok()?);
     let namespace = parts.next()?.parse().ok()?;
     parts.next().is_none().then_some((shard, (slot, namespace)))
 }

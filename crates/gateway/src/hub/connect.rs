@@ -7,14 +7,16 @@
 //! is taken back when it arrives.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use heartline_core::auth::{AuthError, Credentials, Identity};
 use heartline_core::namespaces::NamespaceId;
 use heartline_core::policy::AuthMode;
 use heartline_core::presence::{Admitted, DeviceLimitReached, Newcomer, SocketAddress};
-use heartline_engine::clock::Micros;
 use heartline_engine::shard::engine::Engine;
+use heartline_wire::id::Slot;
 use heartline_wire::reason::Reason;
+use heartline_wire::time::Micros;
 
 use super::Hub;
 use super::link::{Displaced, Joining, SocketState};
@@ -86,7 +88,7 @@ impl Hub {
     pub(super) fn connect(
         &mut self,
         engine: &mut Engine,
-        slot: u32,
+        slot: Slot,
         namespace: NamespaceId,
         token: Option<String>,
         payload: Option<String>,
@@ -121,7 +123,7 @@ impl Hub {
             handshake,
         };
         let socket = SocketAddress::new(conn, namespace, secret);
-        let time = shared.config.auth_timeout.as_micros() as Micros;
+        let time = shared.config.auth_timeout;
         let work = async move {
             let outcome = authenticate(&shared, &handlers, mode, credentials, socket).await;
             shared
@@ -159,7 +161,10 @@ impl Hub {
             // The connection ended meanwhile, or was refused for its slowness.
             if let Ok((identity, _)) = &outcome {
                 if let Some(user) = &identity.user {
-                    self.shared.fanout.backplane.disconnect(user, socket, 0);
+                    self.shared
+                        .fanout
+                        .backplane
+                        .disconnect(user, socket, Duration::ZERO);
                 }
             }
             return;
@@ -201,7 +206,7 @@ impl Hub {
     fn refuse_connection(
         &mut self,
         engine: &mut Engine,
-        slot: u32,
+        slot: Slot,
         joining: &Joining,
         refusal: Refusal,
     ) {
@@ -228,7 +233,7 @@ impl Hub {
     fn establish(
         &mut self,
         engine: &mut Engine,
-        slot: u32,
+        slot: Slot,
         joining: Joining,
         identity: Arc<Identity>,
     ) {
@@ -264,14 +269,14 @@ impl Hub {
     fn add_socket(
         &mut self,
         engine: &mut Engine,
-        slot: u32,
+        slot: Slot,
         namespace: NamespaceId,
         secret: [u8; 12],
         identity: &Arc<Identity>,
     ) {
         let now = engine.now;
         // Tokens of clients that came together do not expire together.
-        let jitter = engine.random_below(1_000_000);
+        let jitter = engine.random_time(Duration::from_secs(1));
         let app_interval = self.shared.config.heartbeat.app_interval;
         let Some(link) = self.link_mut(slot) else {
             return;
@@ -283,14 +288,13 @@ impl Hub {
         link.sockets.push(SocketState {
             namespace,
             secret,
-            expires: identity.expires_at.map_or(Micros::MAX, |at| {
-                engine.clock.at_unix_millis(at).saturating_add(jitter)
-            }),
+            expires: identity
+                .expires_at
+                .map_or(Micros::MAX, |at| engine.clock.at_unix_millis(at) + jitter),
             identity: identity.clone(),
             connected_at: now,
             last_activity: now,
-            next_heartbeat: app_interval
-                .map_or(Micros::MAX, |every| now + every.as_micros() as Micros),
+            next_heartbeat: app_interval.map_or(Micros::MAX, |every| now + every),
             rooms: Vec::new(),
             acks: None,
         });
@@ -302,7 +306,7 @@ impl Hub {
     fn run_connect_handlers(
         &mut self,
         engine: &mut Engine,
-        slot: u32,
+        slot: Slot,
         handle: &Socket,
         payload: Option<&str>,
     ) {
@@ -353,7 +357,7 @@ impl Hub {
     pub(super) fn live_opened(
         &mut self,
         engine: &mut Engine,
-        slot: u32,
+        slot: Slot,
         handshake: heartline_engine::shard::request::Handshake,
     ) {
         let token = handshake.token.map(String::from);

@@ -1,11 +1,14 @@
 //! When something is due on a connection, and what is done then.
 
+use std::time::Duration;
+
 use heartline_core::message::Message;
 use heartline_core::namespaces::NamespaceId;
-use heartline_engine::clock::Micros;
 use heartline_engine::shard::engine::Engine;
 use heartline_wire::codes::Code;
+use heartline_wire::id::Slot;
 use heartline_wire::reason::Reason;
+use heartline_wire::time::Micros;
 
 use super::Hub;
 use super::link::{Link, SocketState};
@@ -13,7 +16,7 @@ use crate::publication::Encoding;
 
 impl Hub {
     /// Sets the connection's next deadline to the earliest of all that it has.
-    pub(super) fn rearm(&mut self, engine: &mut Engine, slot: u32) {
+    pub(super) fn rearm(&mut self, engine: &mut Engine, slot: Slot) {
         let Some(link) = self.link(slot) else {
             return;
         };
@@ -21,7 +24,7 @@ impl Hub {
         engine.set_app_deadline(slot, deadline);
     }
 
-    pub(super) fn next_deadline(&self, engine: &Engine, slot: u32, link: &Link) -> Micros {
+    pub(super) fn next_deadline(&self, engine: &Engine, slot: Slot, link: &Link) -> Micros {
         let idle = self.idle_timeout();
         let mut deadline = link.drain_at;
         if let Some(until) = self.join_deadline(engine, slot, link) {
@@ -31,18 +34,18 @@ impl Hub {
             deadline = deadline
                 .min(socket.expires)
                 .min(socket.next_heartbeat)
-                .min(socket.last_activity.saturating_add(idle));
+                .min(socket.last_activity + idle);
         }
         deadline
     }
 
-    pub(super) fn idle_timeout(&self) -> Micros {
+    pub(super) fn idle_timeout(&self) -> Duration {
         let idle = self.shared.config.heartbeat.idle_timeout;
-        idle.map_or(Micros::MAX, |idle| idle.as_micros() as Micros)
+        idle.unwrap_or(Duration::MAX)
     }
 
     /// Until when a connection must have joined something.
-    pub(super) fn join_deadline(&self, engine: &Engine, slot: u32, link: &Link) -> Option<Micros> {
+    pub(super) fn join_deadline(&self, engine: &Engine, slot: Slot, link: &Link) -> Option<Micros> {
         if link.ever_joined || link.joining.is_some() {
             return None;
         }
@@ -51,11 +54,11 @@ impl Hub {
             Encoding::Live => config.auth_timeout,
             Encoding::Text | Encoding::Msgpack => config.connect_timeout,
         };
-        Some(engine.conn(slot)?.connected_at + time.as_micros() as Micros)
+        Some(engine.conn(slot)?.connected_at + time)
     }
 
     /// A deadline has come: finds out which, and acts.
-    pub(super) fn link_deadline(&mut self, engine: &mut Engine, slot: u32) {
+    pub(super) fn link_deadline(&mut self, engine: &mut Engine, slot: Slot) {
         let now = engine.now;
         let idle = self.idle_timeout();
         let Some(link) = self.link(slot) else {
@@ -94,7 +97,7 @@ impl Hub {
         let is_idle = link
             .sockets
             .iter()
-            .any(|socket| socket.last_activity.saturating_add(idle) <= now);
+            .any(|socket| socket.last_activity + idle <= now);
         if !expired.is_empty() {
             return self.expire(engine, slot, &expired);
         }
@@ -103,7 +106,6 @@ impl Hub {
             return;
         }
         if let Some(every) = self.shared.config.heartbeat.app_interval {
-            let every = every.as_micros() as Micros;
             let data = format!(r#"{{"timestamp":{}}}"#, engine.clock.unix_millis(now));
             for namespace in beating {
                 self.emit_here(engine, slot, namespace, &Message::new("heartbeat", &data));
@@ -120,7 +122,7 @@ impl Hub {
 
     /// Tells sockets that their token has expired, and closes. No namespace DISCONNECT: the
     /// client is to come back.
-    fn expire(&mut self, engine: &mut Engine, slot: u32, expired: &[NamespaceId]) {
+    fn expire(&mut self, engine: &mut Engine, slot: Slot, expired: &[NamespaceId]) {
         let data = format!(
             r#"{{"code":"{}","message":"The token has expired; come back with a new one"}}"#,
             Code::AuthTokenExpired

@@ -10,6 +10,7 @@ use heartline_core::presence::SocketAddress;
 use heartline_core::rooms::{self, Membership, Room};
 use heartline_engine::shard::engine::Engine;
 use heartline_wire::codes::Code;
+use heartline_wire::id::Slot;
 use heartline_wire::live;
 use tokio::sync::oneshot;
 
@@ -24,7 +25,7 @@ impl Hub {
     pub(super) fn emit_here(
         &mut self,
         engine: &mut Engine,
-        slot: u32,
+        slot: Slot,
         namespace: NamespaceId,
         message: &Message,
     ) {
@@ -241,7 +242,7 @@ impl Hub {
     ) {
         let subjects: HashSet<&UserKey> = about.into_iter().flatten().map(|user| &**user).collect();
         let mut sent = 0;
-        for slot in 0..self.links.len() as u32 {
+        for slot in (0..self.links.len() as u32).map(Slot) {
             let Some(link) = self.link(slot) else {
                 continue;
             };
@@ -285,7 +286,7 @@ impl Hub {
         publication: &Publication,
     ) {
         let members = |hub: &Hub, rooms: &[Arc<Room>]| {
-            let mut slots: Vec<u32> = Vec::new();
+            let mut slots: Vec<Slot> = Vec::new();
             for room in rooms {
                 slots.extend_from_slice(hub.rooms.members(room));
             }
@@ -313,7 +314,7 @@ impl Hub {
     pub(super) fn live_error(
         &mut self,
         engine: &mut Engine,
-        slot: u32,
+        slot: Slot,
         code: &str,
         message: &str,
         id: Option<&str>,

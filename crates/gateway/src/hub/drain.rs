@@ -33,29 +33,30 @@
 //! `POST /v1/nodes/ID/shed` takes some connections, at random, through 3 to 6 while the node
 //! stays (`shed`): after a rolling restart, when one node has them all.
 
+use std::time::Duration;
+
 use heartline_core::message::Message;
 use heartline_core::namespaces::NamespaceId;
-use heartline_engine::clock::Micros;
 use heartline_engine::shard::engine::Engine;
-use heartline_wire::id::ConnId;
+use heartline_wire::id::{ConnId, Slot};
 use heartline_wire::reason::Reason;
+use heartline_wire::time::Micros;
 
 use super::Hub;
 
-/// How much later than it was told a client may come back without its user having been away:
-/// five seconds.
-const LATE: Micros = 5_000_000;
+/// How much later than it was told a client may come back without its user having been away.
+const LATE: Duration = Duration::from_secs(5);
 
 impl Hub {
     /// Begins to let everybody go.
-    pub(super) fn drain(&mut self, engine: &mut Engine, spread: Micros) {
+    pub(super) fn drain(&mut self, engine: &mut Engine, spread: Duration) {
         let all = engine.open_slots();
         self.let_go_over(engine, &all, spread);
     }
 
     /// Lets `count` connections go, whichever, each at some time within `spread`. The node
     /// stays.
-    pub(super) fn shed(&mut self, engine: &mut Engine, count: usize, spread: Micros) {
+    pub(super) fn shed(&mut self, engine: &mut Engine, count: usize, spread: Duration) {
         let mut staying = engine.open_slots();
         staying.retain(|&slot| {
             let link = self.link(slot);
@@ -69,13 +70,13 @@ impl Hub {
         self.let_go_over(engine, &staying[..count], spread);
     }
 
-    fn let_go_over(&mut self, engine: &mut Engine, slots: &[u32], spread: Micros) {
+    fn let_go_over(&mut self, engine: &mut Engine, slots: &[Slot], spread: Duration) {
         for &slot in slots {
-            if spread == 0 {
+            if spread.is_zero() {
                 self.let_go(engine, slot);
                 continue;
             }
-            let at = engine.now + engine.random_below(spread);
+            let at = engine.now + engine.random_time(spread);
             if let Some(link) = self.link_mut(slot) {
                 link.drain_at = at;
             }
@@ -85,10 +86,10 @@ impl Hub {
 
     /// Tells a client when to come back, and lets it go as soon as its
     /// handlers are done.
-    pub(super) fn let_go(&mut self, engine: &mut Engine, slot: u32) {
+    pub(super) fn let_go(&mut self, engine: &mut Engine, slot: Slot) {
         let back_in = 250 + engine.random_below(self.reconnect_spread_ms());
         let data = format!(r#"{{"reconnectInMs":{back_in}}}"#);
-        let back_by = engine.now + back_in * 1000 + LATE;
+        let back_by = engine.now + Duration::from_millis(back_in) + LATE;
         let Some(link) = self.link_mut(slot) else {
             return;
         };

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use heartline_core::message::Message;
 use heartline_core::namespaces::NamespaceId;
 use heartline_core::presence::SocketAddress;
-use heartline_engine::clock::Micros;
 use heartline_engine::shard::conn::TransportName;
 use heartline_engine::shard::engine::Engine;
 use heartline_engine::tasks::guarded;
 use heartline_wire::handshake::Handshake;
+use heartline_wire::id::Slot;
 use heartline_wire::json;
 use heartline_wire::reason::Reason;
 use tokio::sync::oneshot;
@@ -44,7 +44,7 @@ impl Hub {
     pub(super) fn end_socket(
         &mut self,
         engine: &mut Engine,
-        slot: u32,
+        slot: Slot,
         namespace: NamespaceId,
         reason: Reason,
     ) {
@@ -69,7 +69,7 @@ impl Hub {
     pub(super) fn leave_namespace(
         &mut self,
         engine: &mut Engine,
-        slot: u32,
+        slot: Slot,
         namespace: NamespaceId,
         reason: Reason,
     ) {
@@ -78,7 +78,7 @@ impl Hub {
     }
 
     /// The connection is over: so are all of its sockets.
-    pub(super) fn link_closed(&mut self, engine: &mut Engine, slot: u32, reason: Reason) {
+    pub(super) fn link_closed(&mut self, engine: &mut Engine, slot: Slot, reason: Reason) {
         while let Some(namespace) = self
             .link(slot)
             .and_then(|link| link.sockets.last())
@@ -86,7 +86,7 @@ impl Hub {
         {
             self.forget_socket(engine, slot, namespace, reason);
         }
-        if let Some(link) = self.links.get_mut(slot as usize) {
+        if let Some(link) = self.links.get_mut(slot.index()) {
             let never_joined = link.take().is_some_and(|link| !link.ever_joined);
             if never_joined {
                 self.metrics.disconnects(reason).add(1);
@@ -98,7 +98,7 @@ impl Hub {
     pub(super) fn forget_socket(
         &mut self,
         engine: &mut Engine,
-        slot: u32,
+        slot: Slot,
         namespace: NamespaceId,
         reason: Reason,
     ) {
@@ -130,10 +130,10 @@ impl Hub {
         let id = engine.id(slot);
         if let (Some(user), Some(conn)) = (&socket.identity.user, id) {
             let address = SocketAddress::new(conn, namespace, socket.secret);
-            let keep = back_by.saturating_sub(engine.now);
+            let keep = back_by - engine.now;
             shared.fanout.backplane.disconnect(user, address, keep);
         }
-        let connected_for_ms = engine.now.saturating_sub(socket.connected_at) / 1000;
+        let connected_for_ms = (engine.now - socket.connected_at).as_millis() as u64;
         let user_id = socket.identity.user_id().unwrap_or("");
         let socket_id = handle
             .as_ref()
@@ -190,7 +190,7 @@ impl Hub {
                 None => self.note_panic(),
                 Some(None) => {}
                 Some(Some(work)) => {
-                    let time = self.shared.config.handler_timeout.as_micros() as Micros;
+                    let time = self.shared.config.handler_timeout;
                     self.start(engine, work, TaskKind::Detached, time);
                 }
             }

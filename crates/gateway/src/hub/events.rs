@@ -6,6 +6,7 @@ use heartline_core::namespaces::NamespaceId;
 use heartline_engine::shard::engine::Engine;
 use heartline_engine::tasks::guarded;
 use heartline_wire::codes::Code;
+use heartline_wire::id::Slot;
 use heartline_wire::reason::Reason;
 
 use super::Hub;
@@ -26,7 +27,7 @@ pub(super) struct InboundEvent<'a> {
 
 impl Hub {
     /// An application event has come for the socket of a namespace.
-    pub(super) fn event(&mut self, engine: &mut Engine, slot: u32, inbound: InboundEvent<'_>) {
+    pub(super) fn event(&mut self, engine: &mut Engine, slot: Slot, inbound: InboundEvent<'_>) {
         let namespace = inbound.namespace;
         let now = engine.now;
         let Some(link) = self.link_mut(slot) else {
@@ -74,7 +75,7 @@ impl Hub {
     pub(super) fn is_within_limit(
         &mut self,
         engine: &mut Engine,
-        slot: u32,
+        slot: Slot,
         namespace: NamespaceId,
         ack: Option<&AckId>,
     ) -> bool {
@@ -104,7 +105,7 @@ impl Hub {
     pub(super) fn refuse_event(
         &mut self,
         engine: &mut Engine,
-        slot: u32,
+        slot: Slot,
         namespace: NamespaceId,
         ack: Option<AckId>,
         error: EventError,
@@ -120,7 +121,7 @@ impl Hub {
     pub(super) fn handle_event(
         &mut self,
         engine: &mut Engine,
-        slot: u32,
+        slot: Slot,
         handler: &dyn ErasedHandler,
         event: &Event<'_>,
         ack: Option<AckId>,
@@ -139,7 +140,7 @@ impl Hub {
                 engine.pause(slot);
             }
         }
-        let time = self.shared.config.handler_timeout.as_micros() as u64;
+        let time = self.shared.config.handler_timeout;
         let kind = TaskKind::Handler { conn, holds: false };
         self.start(engine, work, kind, time);
     }
@@ -150,7 +151,7 @@ impl Hub {
     fn unhandled(
         &mut self,
         engine: &mut Engine,
-        slot: u32,
+        slot: Slot,
         namespace: NamespaceId,
         encoding: Encoding,
         ack: Option<AckId>,

@@ -4,6 +4,7 @@ use heartline_core::auth::Identity;
 use heartline_core::message::Message;
 use heartline_core::namespaces::NamespaceId;
 use heartline_engine::shard::engine::Engine;
+use heartline_wire::id::Slot;
 use heartline_wire::{json, live};
 
 use super::Hub;
@@ -13,7 +14,7 @@ impl Hub {
     pub(super) fn hello(
         &mut self,
         engine: &mut Engine,
-        slot: u32,
+        slot: Slot,
         namespace: NamespaceId,
         identity: &Identity,
         socket_id: &str,

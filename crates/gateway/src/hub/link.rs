@@ -8,9 +8,9 @@ use heartline_core::auth::Identity;
 use heartline_core::namespaces::NamespaceId;
 use heartline_core::rate_limit::Gcra;
 use heartline_core::rooms::Membership;
-use heartline_engine::clock::Micros;
 use heartline_wire::handshake::Handshake;
 use heartline_wire::reason::Reason;
+use heartline_wire::time::Micros;
 use tokio::sync::oneshot;
 
 use crate::event::{Args, EventError};
@@ -39,7 +39,7 @@ pub(crate) struct Link {
     pub(crate) partial: Option<Box<Partial>>,
     /// When a spread-out drain, or a shedding, lets it go; `Micros::MAX` when there is none.
     pub(crate) drain_at: Micros,
-    /// Until when its client is expected back, because it was told to come; 0 if it was not.
+    /// Until when its client is expected back, because it was told to come; the beginning if it was not.
     pub(crate) back_by: Micros,
     pub(crate) events: Gcra,
     pub(crate) joins: Gcra,
@@ -66,7 +66,7 @@ impl Link {
             joining: None,
             partial: None,
             drain_at: Micros::MAX,
-            back_by: 0,
+            back_by: Micros::ZERO,
             events: Gcra::default(),
             joins: Gcra::default(),
             refused: 0,

@@ -3,6 +3,7 @@
 use heartline_core::namespaces::NamespaceId;
 use heartline_engine::shard::engine::Engine;
 use heartline_wire::codes::Code;
+use heartline_wire::id::Slot;
 use heartline_wire::live::{self, ClientFrame};
 use heartline_wire::reason::Reason;
 use heartline_wire::{json, ws};
@@ -20,7 +21,7 @@ const ROOT: NamespaceId = NamespaceId::ROOT;
 const MAX_VIOLATIONS: u8 = 20;
 
 impl Hub {
-    pub(super) fn live_frame(&mut self, engine: &mut Engine, slot: u32, text: &str) {
+    pub(super) fn live_frame(&mut self, engine: &mut Engine, slot: Slot, text: &str) {
         let frame = match live::decode(text) {
             Ok(frame) => frame,
             Err(error) => {
@@ -86,7 +87,7 @@ impl Hub {
 
     /// Whether the limit on events allows a frame that is no event: it costs as much as one.
     /// What `publish` and `emit` say is counted on its way to the handler.
-    fn may_say(&mut self, engine: &mut Engine, slot: u32, frame: &ClientFrame<'_>) -> bool {
+    fn may_say(&mut self, engine: &mut Engine, slot: Slot, frame: &ClientFrame<'_>) -> bool {
         match frame {
             ClientFrame::Ping { id }
             | ClientFrame::Subscribe { id, .. }
@@ -102,7 +103,7 @@ impl Hub {
     pub(super) fn send_live(
         &self,
         engine: &mut Engine,
-        slot: u32,
+        slot: Slot,
         write: impl FnOnce(&mut String),
     ) {
         engine.send_with(slot, |out| {
@@ -112,7 +113,7 @@ impl Hub {
         });
     }
 
-    fn violation(&mut self, engine: &mut Engine, slot: u32, message: &str, id: Option<&str>) {
+    fn violation(&mut self, engine: &mut Engine, slot: Slot, message: &str, id: Option<&str>) {
         let Some(link) = self.link_mut(slot) else {
             return;
         };
@@ -124,7 +125,7 @@ impl Hub {
         self.live_error(engine, slot, Code::ProtocolViolation.as_str(), message, id);
     }
 
-    pub(super) fn active(&mut self, engine: &Engine, slot: u32) {
+    pub(super) fn active(&mut self, engine: &Engine, slot: Slot) {
         let now = engine.now;
         if let Some(socket) = self.link_mut(slot).and_then(|link| link.socket_mut(ROOT)) {
             socket.last_activity = now;
@@ -132,7 +133,7 @@ impl Hub {
     }
 
     /// First identity of a connection, or a new token for the one it has.
-    fn live_auth(&mut self, engine: &mut Engine, slot: u32, token: &str, id: Option<&str>) {
+    fn live_auth(&mut self, engine: &mut Engine, slot: Slot, token: &str, id: Option<&str>) {
         let Some(link) = self.link(slot) else {
             return;
         };
@@ -152,7 +153,7 @@ impl Hub {
     fn live_event(
         &mut self,
         engine: &mut Engine,
-        slot: u32,
+        slot: Slot,
         name: &str,
         body: Body<'_>,
         id: Option<&str>,

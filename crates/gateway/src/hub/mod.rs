@@ -29,17 +29,19 @@ mod tasks;
 mod tests;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use heartline_core::namespaces::NamespaceId;
 use heartline_core::presence::SocketAddress;
 use heartline_core::rooms::LocalRooms;
 use heartline_engine::app::{App, Data};
-use heartline_engine::clock::Micros;
 use heartline_engine::shard::conn::TransportName;
 use heartline_engine::shard::engine::Engine;
 use heartline_engine::shard::request::{Handshake, Protocol};
 use heartline_engine::tasks::Tasks;
+use heartline_wire::id::Slot;
 use heartline_wire::reason::Reason;
+use heartline_wire::time::Micros;
 use link::Link;
 use tasks::{HubWaker, TaskKind};
 
@@ -51,7 +53,7 @@ use crate::shared::{OwnShared, Shared};
 use crate::socket::Socket;
 
 /// How often tasks that ran out of time are looked for.
-const TASK_SWEEP: Micros = 250_000;
+const TASK_SWEEP: Duration = Duration::from_millis(250);
 
 /// As [`OwnShared`]: the outer count of references is the shard's own.
 type OwnHandlers = Arc<Arc<Handlers>>;
@@ -81,29 +83,34 @@ impl Hub {
             tasks: Tasks::new(post),
             handlers: Arc::new(handlers),
             links: Vec::new(),
-            next_task_sweep: 0,
+            next_task_sweep: Micros::ZERO,
             shared,
             shard,
             metrics,
         }
     }
 
-    fn link(&self, slot: u32) -> Option<&Link> {
-        self.links.get(slot as usize)?.as_ref()
+    fn link(&self, slot: Slot) -> Option<&Link> {
+        self.links.get(slot.index())?.as_ref()
     }
 
-    fn link_mut(&mut self, slot: u32) -> Option<&mut Link> {
-        self.links.get_mut(slot as usize)?.as_mut()
+    fn link_mut(&mut self, slot: Slot) -> Option<&mut Link> {
+        self.links.get_mut(slot.index())?.as_mut()
     }
 
     /// Where a socket is, if it is still there.
-    fn locate(&self, engine: &Engine, address: &SocketAddress) -> Option<u32> {
+    fn locate(&self, engine: &Engine, address: &SocketAddress) -> Option<Slot> {
         let slot = engine.find(address.0.conn)?;
         let socket = self.link(slot)?.socket(address.namespace())?;
         (socket.secret == address.0.secret).then_some(slot)
     }
 
-    fn address(&self, engine: &Engine, slot: u32, namespace: NamespaceId) -> Option<SocketAddress> {
+    fn address(
+        &self,
+        engine: &Engine,
+        slot: Slot,
+        namespace: NamespaceId,
+    ) -> Option<SocketAddress> {
         let socket = self.link(slot)?.socket(namespace)?;
         Some(SocketAddress::new(
             engine.id(slot)?,
@@ -113,7 +120,7 @@ impl Hub {
     }
 
     /// A handle for handlers; also of a socket whose connection is closing.
-    fn handle(&self, engine: &Engine, slot: u32, namespace: NamespaceId) -> Option<Socket> {
+    fn handle(&self, engine: &Engine, slot: Slot, namespace: NamespaceId) -> Option<Socket> {
         let socket = self.link(slot)?.socket(namespace)?;
         Some(Socket {
             shared: self.shared.clone(),
@@ -132,9 +139,9 @@ impl Hub {
 impl App for Hub {
     type Op = Op;
 
-    fn opened(&mut self, engine: &mut Engine, slot: u32, handshake: Handshake) {
-        if self.links.len() <= slot as usize {
-            self.links.resize_with(slot as usize + 1, || None);
+    fn opened(&mut self, engine: &mut Engine, slot: Slot, handshake: Handshake) {
+        if self.links.len() <= slot.index() {
+            self.links.resize_with(slot.index() + 1, || None);
         }
         let live = engine
             .conn(slot)
@@ -148,7 +155,7 @@ impl App for Hub {
         if !live {
             link.token = handshake.token.clone();
         }
-        self.links[slot as usize] = Some(link);
+        self.links[slot.index()] = Some(link);
         self.metrics.connects.add(1);
         if self.shared.is_draining() {
             // Its handshake began before the drain did.
@@ -161,7 +168,7 @@ impl App for Hub {
         self.rearm(engine, slot);
     }
 
-    fn message(&mut self, engine: &mut Engine, slot: u32, data: Data<'_>) {
+    fn message(&mut self, engine: &mut Engine, slot: Slot, data: Data<'_>) {
         match self.link(slot).map(|link| link.encoding) {
             Some(Encoding::Live) => match data {
                 Data::Text(text) => self.live_frame(engine, slot, text),
@@ -172,11 +179,11 @@ impl App for Hub {
         }
     }
 
-    fn closed(&mut self, engine: &mut Engine, slot: u32, reason: Reason) {
+    fn closed(&mut self, engine: &mut Engine, slot: Slot, reason: Reason) {
         self.link_closed(engine, slot, reason);
     }
 
-    fn upgraded(&mut self, _engine: &mut Engine, slot: u32) {
+    fn upgraded(&mut self, _engine: &mut Engine, slot: Slot) {
         if let Some(link) = self.link(slot) {
             for socket in &link.sockets {
                 self.metrics
@@ -189,7 +196,7 @@ impl App for Hub {
         }
     }
 
-    fn deadline(&mut self, engine: &mut Engine, slot: u32) {
+    fn deadline(&mut self, engine: &mut Engine, slot: Slot) {
         self.link_deadline(engine, slot);
     }
 

@@ -8,6 +8,7 @@ use heartline_core::namespaces::NamespaceId;
 use heartline_core::presence::SocketAddress;
 use heartline_core::rooms::Room;
 use heartline_engine::shard::engine::Engine;
+use heartline_wire::id::Slot;
 
 use super::Hub;
 use super::link::SocketState;
@@ -111,10 +112,10 @@ impl Hub {
     ) -> (Vec<SocketEntry>, Option<ListPlace>) {
         let (first, from_namespace) = from;
         let all = self.links.len() as u32;
-        let end = first.saturating_add(SLICE).min(all);
+        let end = first.0.saturating_add(SLICE).min(all);
         let limit = limit.min(ENTRIES_PER_TURN);
         let mut found = Vec::new();
-        for slot in first..end {
+        for slot in (first.0..end).map(Slot) {
             let Some(link) = self.link(slot) else {
                 continue;
             };
@@ -133,7 +134,7 @@ impl Hub {
                 found.extend(self.entry(engine, slot, namespace));
             }
         }
-        (found, (end < all).then_some((end, 0)))
+        (found, (end < all).then_some((Slot(end), 0)))
     }
 
     /// Whether a socket is one of those that are asked for.
@@ -169,11 +170,11 @@ impl Hub {
     /// Some of a room's members that are users, from the end of the list: a member that
     /// leaves between two questions moves the last one, which was told of then, and nobody
     /// is missed.
-    fn members(&self, room: &Room, before: Option<usize>) -> (Vec<(u32, Arc<UserKey>)>, usize) {
+    fn members(&self, room: &Room, before: Option<usize>) -> (Vec<(Slot, Arc<UserKey>)>, usize) {
         let all = self.rooms.members(room);
         let end = before.unwrap_or(all.len()).min(all.len());
         let start = end.saturating_sub(SLICE as usize);
-        let user = |slot: &u32| {
+        let user = |slot: &Slot| {
             let socket = self.link(*slot)?.socket(room.key.namespace)?;
             Some((*slot, socket.identity.user.clone()?))
         };
@@ -186,7 +187,7 @@ impl Hub {
         self.entry(engine, slot, address.namespace())
     }
 
-    fn entry(&self, engine: &Engine, slot: u32, namespace: NamespaceId) -> Option<SocketEntry> {
+    fn entry(&self, engine: &Engine, slot: Slot, namespace: NamespaceId) -> Option<SocketEntry> {
         let conn = engine.conn(slot)?;
         let link = self.link(slot)?;
         let socket = link.socket(namespace)?;

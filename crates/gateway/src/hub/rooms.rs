@@ -2,6 +2,7 @@
 //! conversation remembers.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use heartline_core::auth::{Identity, UserKey};
 use heartline_core::message::Message;
@@ -9,8 +10,8 @@ use heartline_core::namespaces::NamespaceId;
 use heartline_core::policy::Announce;
 use heartline_core::presence::{RoomAddress, SocketAddress};
 use heartline_core::rooms::{self, Joined, Membership, PRIVATE, RoomError};
-use heartline_engine::clock::Micros;
 use heartline_engine::shard::engine::Engine;
+use heartline_wire::id::Slot;
 use heartline_wire::{json, live};
 use tokio::sync::oneshot;
 
@@ -20,10 +21,10 @@ use crate::event::EventError;
 use crate::op::{Held, Op};
 use crate::publication::Encoding;
 
-/// How long the store may take to keep a member, microseconds.
-const REMEMBER: Micros = 10_000_000;
-/// How long a subscription may take, microseconds.
-const SUBSCRIBE: Micros = 5_000_000;
+/// How long the store may take to keep a member.
+const REMEMBER: Duration = Duration::from_secs(10);
+/// How long a subscription may take.
+const SUBSCRIBE: Duration = Duration::from_secs(5);
 
 /// The only namespace of live connections.
 const ROOT: NamespaceId = NamespaceId::ROOT;
@@ -33,14 +34,14 @@ impl Hub {
     pub(super) fn join(
         &mut self,
         engine: &mut Engine,
-        slot: u32,
+        slot: Slot,
         namespace: NamespaceId,
         name: &str,
     ) -> Result<Joined, RoomError> {
         let max = self.shared.config.max_rooms_per_socket;
         let Some(socket) = self
             .links
-            .get_mut(slot as usize)
+            .get_mut(slot.index())
             .and_then(Option::as_mut)
             .and_then(|link| link.socket_mut(namespace))
         else {
@@ -85,7 +86,7 @@ impl Hub {
     pub(super) fn followed(
         &self,
         engine: &Engine,
-        slot: u32,
+        slot: Slot,
         namespace: NamespaceId,
         room: &str,
     ) -> Option<(Arc<UserKey>, SocketAddress, RoomAddress)> {
@@ -172,7 +173,7 @@ impl Hub {
     pub(super) fn count_join(
         &mut self,
         engine: &mut Engine,
-        slot: u32,
+        slot: Slot,
         namespace: NamespaceId,
     ) -> Result<(), EventError> {
         let limit = self
@@ -194,7 +195,13 @@ impl Hub {
         })
     }
 
-    pub(super) fn leave(&mut self, engine: &Engine, slot: u32, namespace: NamespaceId, name: &str) {
+    pub(super) fn leave(
+        &mut self,
+        engine: &Engine,
+        slot: Slot,
+        namespace: NamespaceId,
+        name: &str,
+    ) {
         let Some(socket) = self.link(slot).and_then(|link| link.socket(namespace)) else {
             return;
         };
@@ -224,7 +231,7 @@ impl Hub {
         let links = &mut self.links;
         self.rooms.leave(membership, |moved, from, to| {
             let socket = links
-                .get_mut(moved as usize)
+                .get_mut(moved.index())
                 .and_then(Option::as_mut)
                 .and_then(|link| link.socket_mut(namespace));
             if let Some(entry) =
@@ -250,7 +257,7 @@ impl Hub {
     pub(super) fn leave_what_was_taken(
         &mut self,
         engine: &mut Engine,
-        slot: u32,
+        slot: Slot,
         namespace: NamespaceId,
         before: &Identity,
     ) {
@@ -320,7 +327,7 @@ impl Hub {
     pub(super) fn note_joined(
         &mut self,
         engine: &mut Engine,
-        slot: u32,
+        slot: Slot,
         namespace: NamespaceId,
         room: &str,
     ) {
@@ -356,7 +363,7 @@ impl Hub {
     pub(super) fn subscribe(
         &mut self,
         engine: &mut Engine,
-        slot: u32,
+        slot: Slot,
         topic: &str,
         id: Option<&str>,
     ) {
@@ -409,7 +416,7 @@ impl Hub {
     pub(super) fn subscribe_now(
         &mut self,
         engine: &mut Engine,
-        slot: u32,
+        slot: Slot,
         topic: &str,
         id: Option<&str>,
     ) {

@@ -7,6 +7,7 @@ use hashbrown::HashSet;
 use heartline_core::namespaces::NamespaceId;
 use heartline_core::presence::SocketAddress;
 use heartline_engine::shard::engine::Engine;
+use heartline_wire::id::Slot;
 use heartline_wire::live;
 use heartline_wire::reason::Reason;
 
@@ -17,11 +18,11 @@ use crate::publication::Encoding;
 
 impl Hub {
     /// The slots of a selection's sockets.
-    fn chosen(&self, engine: &Engine, selection: &Selection) -> Vec<u32> {
+    fn chosen(&self, engine: &Engine, selection: &Selection) -> Vec<Slot> {
         let namespace = selection.namespace;
         let except = self.slots_of(engine, namespace, &selection.except);
-        let mut chosen: Vec<u32> = match selection.all {
-            true => (0..self.links.len() as u32).collect(),
+        let mut chosen: Vec<Slot> = match selection.all {
+            true => (0..self.links.len() as u32).map(Slot).collect(),
             false => self
                 .slots_of(engine, namespace, &selection.among)
                 .into_iter()
@@ -88,7 +89,7 @@ impl Hub {
         }
     }
 
-    fn slots_of(&self, engine: &Engine, namespace: NamespaceId, places: &Chosen) -> HashSet<u32> {
+    fn slots_of(&self, engine: &Engine, namespace: NamespaceId, places: &Chosen) -> HashSet<Slot> {
         let mut slots = HashSet::new();
         for room in &places.rooms {
             slots.extend(self.rooms.members(room));
@@ -101,7 +102,7 @@ impl Hub {
         slots
     }
 
-    fn is_of_tenant(&self, slot: u32, namespace: NamespaceId, tenant: Option<&Arc<str>>) -> bool {
+    fn is_of_tenant(&self, slot: Slot, namespace: NamespaceId, tenant: Option<&Arc<str>>) -> bool {
         self.link(slot)
             .and_then(|link| link.socket(namespace))
             .is_some_and(|socket| socket.identity.tenant_id() == tenant)

@@ -6,6 +6,7 @@ use heartline_core::namespaces::NamespaceId;
 use heartline_engine::app::Data;
 use heartline_engine::shard::engine::Engine;
 use heartline_wire::codes::Code;
+use heartline_wire::id::Slot;
 use heartline_wire::reason::Reason;
 use heartline_wire::socketio::{self, PacketType};
 use heartline_wire::{json, msgpack, ws};
@@ -19,7 +20,7 @@ use crate::metrics::Inbound;
 use crate::publication::{AckId, Encoding};
 
 impl Hub {
-    pub(super) fn socketio_message(&mut self, engine: &mut Engine, slot: u32, data: Data<'_>) {
+    pub(super) fn socketio_message(&mut self, engine: &mut Engine, slot: Slot, data: Data<'_>) {
         let Some(link) = self.link_mut(slot) else {
             return;
         };
@@ -43,7 +44,7 @@ impl Hub {
     }
 
     /// `None` is a violation of the protocol, here and below.
-    fn text_packet(&mut self, engine: &mut Engine, slot: u32, text: &str) -> Option<()> {
+    fn text_packet(&mut self, engine: &mut Engine, slot: Slot, text: &str) -> Option<()> {
         if self.link(slot)?.partial.is_some() {
             // Text where attachments were promised.
             return None;
@@ -74,7 +75,7 @@ impl Hub {
     /// One of the attachments that the text before has announced. Together they may have
     /// `max_payload` bytes: beyond that they are counted and not kept, and at the last of
     /// them the event is refused.
-    fn attachment(&mut self, engine: &mut Engine, slot: u32, bytes: &[u8]) -> Option<()> {
+    fn attachment(&mut self, engine: &mut Engine, slot: Slot, bytes: &[u8]) -> Option<()> {
         let max = engine.settings.max_payload;
         let link = self.link_mut(slot)?;
         let partial = link.partial.as_mut()?;
@@ -108,7 +109,7 @@ impl Hub {
         )
     }
 
-    fn msgpack_packet(&mut self, engine: &mut Engine, slot: u32, bytes: &[u8]) -> Option<()> {
+    fn msgpack_packet(&mut self, engine: &mut Engine, slot: Slot, bytes: &[u8]) -> Option<()> {
         let packet = msgpack::decode(bytes, engine.settings.max_payload).ok()?;
         if packet.is_too_large {
             return self.too_large(engine, slot, packet.kind, &packet.namespace, packet.id);
@@ -128,7 +129,7 @@ impl Hub {
     fn too_large(
         &mut self,
         engine: &mut Engine,
-        slot: u32,
+        slot: Slot,
         kind: PacketType,
         namespace: &str,
         id: Option<u64>,
@@ -156,7 +157,7 @@ impl Hub {
     /// An answer to one of this side's events.
     fn acknowledged(
         &mut self,
-        slot: u32,
+        slot: Slot,
         namespace: NamespaceId,
         id: Option<u64>,
         answer: Result<Args, EventError>,
@@ -172,7 +173,7 @@ impl Hub {
     fn packet(
         &mut self,
         engine: &mut Engine,
-        slot: u32,
+        slot: Slot,
         kind: PacketType,
         namespace: &str,
         id: Option<u64>,
@@ -228,7 +229,7 @@ impl Hub {
 
     /// The namespace, if the connection is in it. A packet for one that it has
     /// just been removed from is ignored; one before any CONNECT is a violation.
-    fn joined(&self, slot: u32, namespace: Option<NamespaceId>) -> Option<Option<NamespaceId>> {
+    fn joined(&self, slot: Slot, namespace: Option<NamespaceId>) -> Option<Option<NamespaceId>> {
         let link = self.link(slot)?;
         if !link.ever_joined {
             return None;
@@ -239,7 +240,7 @@ impl Hub {
     fn socketio_connect(
         &mut self,
         engine: &mut Engine,
-        slot: u32,
+        slot: Slot,
         name: &str,
         namespace: Option<NamespaceId>,
         payload: Option<&str>,
@@ -288,7 +289,7 @@ impl Hub {
     fn send_packet(
         &self,
         engine: &mut Engine,
-        slot: u32,
+        slot: Slot,
         as_text: impl FnOnce(&mut String),
         as_msgpack: impl FnOnce(&mut Vec<u8>),
     ) {
@@ -312,7 +313,7 @@ impl Hub {
     pub(super) fn connect_error(
         &mut self,
         engine: &mut Engine,
-        slot: u32,
+        slot: Slot,
         namespace: &str,
         message: &str,
         data: Option<&str>,
@@ -329,7 +330,7 @@ impl Hub {
     pub(super) fn connect_reply(
         &mut self,
         engine: &mut Engine,
-        slot: u32,
+        slot: Slot,
         namespace: NamespaceId,
         sid: &str,
     ) {
@@ -346,7 +347,7 @@ impl Hub {
     pub(super) fn disconnect_packet(
         &mut self,
         engine: &mut Engine,
-        slot: u32,
+        slot: Slot,
         namespace: NamespaceId,
     ) {
         let name = self.namespace_name(namespace).clone();

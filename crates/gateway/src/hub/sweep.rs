@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
+use std::time::Duration;
+
 use heartline_core::presence::SocketAddress;
-use heartline_engine::clock::Micros;
 use heartline_engine::shard::engine::Engine;
 use heartline_wire::reason::Reason;
 
@@ -13,7 +14,6 @@ impl Hub {
     /// Finds what the timers missed; how many entries it removed.
     pub(super) fn sweep(&mut self, engine: &mut Engine) -> usize {
         let stale_after = self.shared.config.heartbeat.stale_after();
-        let limit = stale_after.as_micros() as Micros;
         let mut removed = 0;
         for slot in engine.open_slots() {
             let Some(conn) = engine.conn(slot) else {
@@ -21,13 +21,13 @@ impl Hub {
             };
             // Silence proves something only as far as was listened: not while we do not read,
             // and not over a time in which the process stood still.
-            let idle = engine.heard_until.saturating_sub(conn.last_seen);
-            if idle > limit && !conn.paused {
+            let idle = engine.heard_until - conn.last_seen;
+            if idle > stale_after && !conn.paused {
                 tracing::info!(
                     user_id =
                         self.link(slot)
                             .and_then(|link| link.sockets.first()?.identity.user_id()),
-                    idle_ms = idle / 1000,
+                    idle_ms = idle.as_millis() as u64,
                     "the sweep removed a stale connection"
                 );
                 engine.close(slot, Reason::StaleSweep);
@@ -50,7 +50,10 @@ impl Hub {
                 socket_id = socket.0.encode(),
                 "the sweep removed an orphaned entry"
             );
-            shared.fanout.backplane.disconnect(&user, socket, 0);
+            shared
+                .fanout
+                .backplane
+                .disconnect(&user, socket, Duration::ZERO);
             removed += 1;
         }
         let shard = self.shard;

@@ -1,10 +1,11 @@
 //! Handlers that are still at work, and what a connection's input waits for.
 
+use std::time::Duration;
+
 use heartline_core::presence::SocketAddress;
-use heartline_engine::clock::Micros;
 use heartline_engine::shard::engine::Engine;
 use heartline_engine::tasks::{Ended, TaskId, Work};
-use heartline_wire::id::ConnId;
+use heartline_wire::id::{ConnId, Slot};
 
 use super::Hub;
 use crate::in_order;
@@ -37,7 +38,13 @@ impl heartline_engine::tasks::Wakes for HubWaker {
 
 impl Hub {
     /// Runs `work` now, and goes on with it later if it waits.
-    pub(super) fn start(&mut self, engine: &mut Engine, work: Work, kind: TaskKind, time: Micros) {
+    pub(super) fn start(
+        &mut self,
+        engine: &mut Engine,
+        work: Work,
+        kind: TaskKind,
+        time: Duration,
+    ) {
         let asked = in_order::Watch::begin();
         let ended = self.tasks.start(work, kind, engine.now + time);
         if let (Ended::Waiting(task), true) = (&ended, asked.anything()) {
@@ -118,7 +125,7 @@ impl Hub {
     }
 
     /// One thing less that the client's next event has to wait for.
-    pub(super) fn release_input(&mut self, engine: &mut Engine, slot: u32) {
+    pub(super) fn release_input(&mut self, engine: &mut Engine, slot: Slot) {
         if let Some(link) = self.link_mut(slot) {
             link.holding = link.holding.saturating_sub(1);
         }
@@ -126,7 +133,7 @@ impl Hub {
     }
 
     /// Takes in what the client says, unless something is in the way.
-    pub(super) fn listen_again(&mut self, engine: &mut Engine, slot: u32) {
+    pub(super) fn listen_again(&mut self, engine: &mut Engine, slot: Slot) {
         let max = self.shared.config.max_handlers_in_flight;
         let is_free = self.link(slot).is_some_and(|link| {
             link.joining.is_none() && link.holding == 0 && usize::from(link.in_flight) < max

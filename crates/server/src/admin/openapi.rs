@@ -372,6 +372,37 @@ fn build() -> Value {
 mod tests {
     use super::*;
 
+    /// The reference for people, in Markdown.
+    fn table() -> String {
+        let names = |names: &[&str], separator: &str| {
+            let quoted: Vec<String> = names.iter().map(|name| format!("`{name}`")).collect();
+            quoted.join(separator)
+        };
+        let mut out =
+            String::from("| request | what it does | query | body |\n|---|---|---|---|\n");
+        for route in ROUTES {
+            out.push_str(&format!(
+                "| `{} {}` | {} | {} | {} |\n",
+                route.method.to_uppercase(),
+                route.path,
+                route.does,
+                names(route.query, ", "),
+                names(route.body, ", "),
+            ));
+        }
+        out
+    }
+
+    #[test]
+    fn the_reference_of_the_api_is_up_to_date() {
+        let written = include_str!("../../../../docs/operations.md");
+        let table = table();
+        assert!(
+            written.contains(&table),
+            "docs/operations.md should have this table:\n{table}"
+        );
+    }
+
     #[test]
     fn every_route_is_described_once() {
         let document = build();

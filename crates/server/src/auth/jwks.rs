@@ -17,6 +17,7 @@ use reqwest::header::{CACHE_CONTROL, HeaderMap};
 use serde_json::Value;
 use tokio::sync::Mutex;
 
+use super::crypto;
 use super::key::Key;
 
 const FETCH_TIMEOUT: Duration = Duration::from_secs(5);
@@ -113,6 +114,7 @@ impl KeySet {
     }
 
     fn at(url: String, pace: Pace) -> Self {
+        crypto::install();
         KeySet {
             url,
             client: reqwest::Client::builder()

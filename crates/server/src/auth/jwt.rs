@@ -19,6 +19,7 @@ use heartline::auth::{
 use jsonwebtoken::Algorithm;
 use serde_json::{Map, Value};
 
+use super::crypto;
 use super::jwks::KeySet;
 use super::key::Key;
 use super::refusal::{RefusalLog, Refused};
@@ -64,6 +65,7 @@ impl JwtAuthenticator {
     /// # Errors
     /// A sentence, when the key is none.
     pub(crate) fn new(settings: &JwtSettings, clock: Clock) -> Result<Self, String> {
+        crypto::install();
         let mut keys = Vec::new();
         if let Some(secret) = &settings.secret {
             keys.push(("auth.jwt.secret", Key::secret(secret)));

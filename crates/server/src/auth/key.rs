@@ -1,6 +1,15 @@
 //! Keys that verify signatures, each with the algorithms that it is for.
 
+use heartline::rustls::pki_types::CertificateDer;
 use jsonwebtoken::{Algorithm, DecodingKey};
+use spki::ObjectIdentifier;
+
+// RFC 8017 appendix A.1, RFC 5480 section 2.1.1, RFC 8410 section 3.
+const RSA: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.1");
+const EC: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.2.1");
+const P256: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.3.1.7");
+const P384: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.132.0.34");
+const ED25519: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.101.112");
 
 /// A key and the algorithms that it may be used with.
 #[derive(Clone)]
@@ -18,26 +27,72 @@ impl Key {
         }
     }
 
-    /// A public key from PEM text or from the file of that name.
+    /// A public key from PEM text or from the file of that name: the key itself (RFC 5280
+    /// `PUBLIC KEY`, PKCS #1 `RSA PUBLIC KEY`) or a certificate that holds it.
     ///
     /// # Errors
     /// A sentence that begins with the configuration's key.
     pub(crate) fn public(given: &str) -> Result<Self, String> {
-        let pem = match given.contains("-----BEGIN") {
+        let text = match given.contains("-----BEGIN") {
             true => unfolded(given).into_bytes(),
             false => std::fs::read(given)
                 .map_err(|error| format!("auth.jwt.public_key: {given} cannot be read: {error}"))?,
         };
-        use Algorithm::{ES256, ES384, EdDSA, PS256, PS384, PS512, RS256, RS384, RS512};
-        let rsa = DecodingKey::from_rsa_pem(&pem)
-            .map(|key| (key, vec![RS256, RS384, RS512, PS256, PS384, PS512]));
-        let ec = || DecodingKey::from_ec_pem(&pem).map(|key| (key, vec![ES256, ES384]));
-        let ed = || DecodingKey::from_ed_pem(&pem).map(|key| (key, vec![EdDSA]));
-        let (key, algorithms) = rsa.or_else(|_| ec()).or_else(|_| ed()).map_err(|_| {
-            "auth.jwt.public_key must be the PEM of an RSA, EC (P-256, P-384) or Ed25519 public key"
-                .to_owned()
-        })?;
-        Ok(Key { key, algorithms })
+        Key::from_pem(&text).map_err(|what| format!("auth.jwt.public_key {what}"))
+    }
+
+    fn from_pem(text: &[u8]) -> Result<Self, &'static str> {
+        const KINDS: &str = "must be the PEM of an RSA, EC (P-256, P-384) or Ed25519 public key";
+        let pem = pem::parse(text).map_err(|_| KINDS)?;
+        match pem.tag() {
+            "PUBLIC KEY" => Key::from_info(pem.contents()).unwrap_or(Err(KINDS)),
+            "RSA PUBLIC KEY" => Key::rsa(pem.contents()),
+            "CERTIFICATE" => {
+                let der = CertificateDer::from(pem.contents());
+                let certificate = webpki::EndEntityCert::try_from(&der).map_err(|_| KINDS)?;
+                Key::from_info(&certificate.subject_public_key_info()).unwrap_or(Err(KINDS))
+            }
+            tag if tag.ends_with("PRIVATE KEY") => Err(
+                "is a private key, which only the issuer of tokens should hold: give the public key that belongs to it (openssl pkey -in KEY -pubout)",
+            ),
+            _ => Err(KINDS),
+        }
+    }
+
+    /// The key of a `SubjectPublicKeyInfo` (RFC 5280, section 4.1.2.7); `None`: of no kind
+    /// that is known.
+    fn from_info(der: &[u8]) -> Option<Result<Self, &'static str>> {
+        let info = spki::SubjectPublicKeyInfoRef::try_from(der).ok()?;
+        let key = info.subject_public_key.as_bytes()?;
+        if info.algorithm.oid == RSA {
+            return Some(Key::rsa(key));
+        }
+        let (key, algorithm) = match info.algorithm.oid {
+            ED25519 => (DecodingKey::from_ed_der(key), Algorithm::EdDSA),
+            EC => match info.algorithm.parameters_oid().ok()? {
+                P256 => (DecodingKey::from_ec_der(key), Algorithm::ES256),
+                P384 => (DecodingKey::from_ec_der(key), Algorithm::ES384),
+                _ => return None,
+            },
+            _ => return None,
+        };
+        Some(Ok(Key {
+            key,
+            algorithms: vec![algorithm],
+        }))
+    }
+
+    /// An RSA key by its modulus and exponent (RFC 8017, appendix A.1.1).
+    fn rsa(der: &[u8]) -> Result<Self, &'static str> {
+        use Algorithm::{PS256, PS384, PS512, RS256, RS384, RS512};
+        // The modulus alone is that long; nothing that a shorter key signed is believed.
+        if der.len() < 2048 / 8 {
+            return Err("is an RSA key of less than 2048 bits: those are not safe");
+        }
+        Ok(Key {
+            key: DecodingKey::from_rsa_der(der),
+            algorithms: vec![RS256, RS384, RS512, PS256, PS384, PS512],
+        })
     }
 
     /// Whether this key made the signature of a token, `head.signature`.
@@ -91,5 +146,34 @@ mod tests {
         assert!(
             Key::public("-----BEGIN PUBLIC KEY-----\\nAAAA\\n-----END PUBLIC KEY-----").is_err()
         );
+    }
+    #[test]
+    fn a_key_is_read_from_whatever_pem_holds_it() {
+        let rsa = |pem| Key::public(pem).unwrap().algorithms;
+        let usual = rsa(include_str!("../../tests/keys/rsa.pub.pem"));
+        assert_eq!(usual.len(), 6);
+        for pem in [
+            include_str!("../../tests/keys/rsa.pkcs1.pub.pem"),
+            include_str!("../../tests/keys/rsa.cert.pem"),
+        ] {
+            assert_eq!(rsa(pem), usual);
+        }
+    }
+
+    #[test]
+    fn a_key_that_cannot_serve_is_refused_with_the_reason() {
+        for (pem, why) in [
+            (include_str!("../../tests/keys/rsa.pem"), "private key"),
+            (include_str!("../../tests/keys/ed.pem"), "private key"),
+            (include_str!("../../tests/keys/short.pub.pem"), "2048 bits"),
+            (
+                include_str!("../../tests/keys/p521.pub.pem"),
+                "P-256, P-384",
+            ),
+        ] {
+            let refusal = Key::public(pem).err().unwrap();
+            assert!(refusal.starts_with("auth.jwt.public_key "), "{refusal}");
+            assert!(refusal.contains(why), "{refusal}");
+        }
     }
 }

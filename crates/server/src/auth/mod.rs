@@ -1,5 +1,6 @@
 //! Tokens: verifying what clients bring, signing what operators ask for.
 
+mod crypto;
 pub(crate) mod jwks;
 pub(crate) mod jwt;
 mod key;

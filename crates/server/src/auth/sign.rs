@@ -3,6 +3,7 @@
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 use serde_json::{Map, Value};
 
+use super::crypto;
 use crate::config::JwtSettings;
 
 /// What a token is to say.
@@ -31,6 +32,7 @@ pub(crate) fn sign(
         .secret
         .as_ref()
         .ok_or("a token is signed with auth.jwt.secret, and none is configured: set it with --config, --set or HEARTLINE__AUTH__JWT__SECRET")?;
+    crypto::install();
     let names = &settings.claims;
     let mut body = Map::new();
     let mut put = |name: &str, value: Option<&String>| {

@@ -54,7 +54,7 @@ fn an_end_is_told_once_whatever_else_happens_to_the_connection() {
     peer.text("kick");
     peer.close(1000);
     drop(peer);
-    harness.engine().set_app_deadline(slot, 1);
+    harness.engine().set_app_deadline(slot, Micros(1));
     harness.settle();
     harness.engine().close(slot, Reason::Drained);
     harness.run(seconds(60));
@@ -78,7 +78,7 @@ fn who_ends_their_half_of_the_stream_is_gone() {
 fn a_deadline_of_the_application_comes_once_and_not_early() {
     let mut harness = harness(settings());
     let (slot, _peer) = harness.join(Opening::plain());
-    let deadline = harness.now() + 3_000_000;
+    let deadline = harness.now() + seconds(3);
     harness.engine().set_app_deadline(slot, deadline);
     harness.run(seconds(10));
     let due = harness.app().due.clone();
@@ -86,7 +86,7 @@ fn a_deadline_of_the_application_comes_once_and_not_early() {
         panic!("{due:?}");
     };
     assert_eq!(who, slot);
-    assert!((deadline..deadline + 8_192).contains(&at));
+    assert!((deadline..deadline + TICK).contains(&at));
 }
 
 #[test]

@@ -2,6 +2,8 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use heartline_wire::id::Slot;
+
 use super::*;
 use crate::shard::WAKER;
 use crate::shard::turn::{EVENTS, ROUNDS, Readiness};
@@ -12,7 +14,7 @@ static ROOM: Mutex<()> = Mutex::new(());
 
 struct Room {
     harness: Harness<Recorder>,
-    slots: Vec<u32>,
+    slots: Vec<Slot>,
     peers: Vec<Peer>,
     _alone: MutexGuard<'static, ()>,
 }
@@ -96,7 +98,7 @@ fn a_member_who_pings_meanwhile_is_answered_before_the_others_are_written_to() {
 fn deadlines_and_the_mailbox_have_their_turn_between_two_slices() {
     let mut room = room();
     room.publish("to all");
-    let deadline = room.harness.now() + 50_000;
+    let deadline = room.harness.now() + ms(50);
     let last = *room.slots.last().unwrap();
     room.harness.engine().set_app_deadline(last, deadline);
     room.harness.turn();
@@ -222,7 +224,7 @@ fn sockets_that_are_free_again_are_written_to_in_slices_too() {
 fn what_answers_itself_through_the_mailbox_lets_output_leave_in_between() {
     fn again(engine: &mut Engine, app: &mut Recorder, handle: crate::shard::ShardHandle<Order>) {
         app.heard.push("round".into());
-        say(engine, 0, "round");
+        say(engine, Slot(0), "round");
         let next = handle.clone();
         handle.post(Box::new(|engine, app| again(engine, app, next)), 0);
     }
@@ -249,9 +251,12 @@ fn a_full_list_of_events_is_no_proof_of_silence() {
         harness.turn_told(std::iter::repeat_n(event, told), at);
         harness.engine().heard_until
     };
-    assert_eq!(heard(&mut harness, EVENTS - 1, 5_000), 5_000);
-    assert_eq!(heard(&mut harness, EVENTS, 6_000), 5_000);
-    assert_eq!(heard(&mut harness, 0, 7_000), 7_000);
+    assert_eq!(
+        heard(&mut harness, EVENTS - 1, Micros(5_000)),
+        Micros(5_000)
+    );
+    assert_eq!(heard(&mut harness, EVENTS, Micros(6_000)), Micros(5_000));
+    assert_eq!(heard(&mut harness, 0, Micros(7_000)), Micros(7_000));
 }
 
 #[test]

@@ -10,11 +10,12 @@ mod websocket;
 
 use std::time::Duration;
 
+use heartline_wire::id::Slot;
 use heartline_wire::reason::Reason;
+use heartline_wire::time::Micros;
 use heartline_wire::ws::{self, OpCode};
 
 use crate::app::{App, Data};
-use crate::clock::Micros;
 use crate::harness::{Answer, Harness, Opening, Peer, Told, settings};
 use crate::shard::engine::{Engine, Settings};
 use crate::shard::frames::Frames;
@@ -27,23 +28,23 @@ type Order = Box<dyn FnOnce(&mut Engine, &mut Recorder) + Send>;
 /// and after `pause` it wants to hear no more of a connection.
 #[derive(Default)]
 struct Recorder {
-    opened: Vec<u32>,
+    opened: Vec<Slot>,
     heard: Vec<String>,
-    closed: Vec<(u32, Reason)>,
-    upgraded: Vec<u32>,
+    closed: Vec<(Slot, Reason)>,
+    upgraded: Vec<Slot>,
     /// Deadlines of its own that have come, and when.
-    due: Vec<(u32, Micros)>,
+    due: Vec<(Slot, Micros)>,
     overloaded: bool,
 }
 
 impl App for Recorder {
     type Op = Order;
 
-    fn opened(&mut self, _: &mut Engine, slot: u32, _: Handshake) {
+    fn opened(&mut self, _: &mut Engine, slot: Slot, _: Handshake) {
         self.opened.push(slot);
     }
 
-    fn message(&mut self, engine: &mut Engine, slot: u32, data: Data<'_>) {
+    fn message(&mut self, engine: &mut Engine, slot: Slot, data: Data<'_>) {
         let text = match data {
             Data::Text(text) => text.to_owned(),
             Data::Binary(bytes) => format!("{bytes:?}"),
@@ -59,15 +60,15 @@ impl App for Recorder {
         self.heard.push(text);
     }
 
-    fn closed(&mut self, _: &mut Engine, slot: u32, reason: Reason) {
+    fn closed(&mut self, _: &mut Engine, slot: Slot, reason: Reason) {
         self.closed.push((slot, reason));
     }
 
-    fn upgraded(&mut self, _: &mut Engine, slot: u32) {
+    fn upgraded(&mut self, _: &mut Engine, slot: Slot) {
         self.upgraded.push(slot);
     }
 
-    fn deadline(&mut self, engine: &mut Engine, slot: u32) {
+    fn deadline(&mut self, engine: &mut Engine, slot: Slot) {
         self.due.push((slot, engine.now));
     }
 
@@ -85,20 +86,20 @@ impl App for Recorder {
 }
 
 /// Sends a message to one connection.
-fn say(engine: &mut Engine, slot: u32, text: &str) {
+fn say(engine: &mut Engine, slot: Slot, text: &str) {
     let frame = frame_for(engine, slot, text);
     engine.send_with(slot, |out| out.extend_from_slice(&frame));
 }
 
 /// Publishes a message to all connections of `slots`, which speak the same.
-fn publish(engine: &mut Engine, slots: &[u32], text: &str) {
+fn publish(engine: &mut Engine, slots: &[Slot], text: &str) {
     let frames = Frames::from(frame_for(engine, slots[0], text));
     for &slot in slots {
         engine.send(slot, &frames);
     }
 }
 
-fn frame_for(engine: &Engine, slot: u32, text: &str) -> Vec<u8> {
+fn frame_for(engine: &Engine, slot: Slot, text: &str) -> Vec<u8> {
     let protocol = engine.conn(slot).map(|conn| conn.protocol);
     let packet = match protocol {
         Some(Protocol::EngineIo) => format!("4{text}"),
@@ -120,7 +121,7 @@ impl Harness<Recorder> {
     }
 
     /// Opens a WebSocket; its slot and its client.
-    fn join(&mut self, opening: Opening) -> (u32, Peer) {
+    fn join(&mut self, opening: Opening) -> (Slot, Peer) {
         let engineio = opening.protocol == Protocol::EngineIo;
         let mut peer = self.websocket(opening);
         self.settle();
@@ -136,10 +137,13 @@ impl Harness<Recorder> {
     }
 
     /// Who has ended since it was last asked.
-    fn closed(&mut self) -> Vec<(u32, Reason)> {
+    fn closed(&mut self) -> Vec<(Slot, Reason)> {
         std::mem::take(&mut self.app().closed)
     }
 }
+
+/// How late a deadline may fire.
+const TICK: Duration = Duration::from_micros(8_192);
 
 fn ms(millis: u64) -> Duration {
     Duration::from_millis(millis)

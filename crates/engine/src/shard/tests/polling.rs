@@ -1,6 +1,7 @@
 //! Sessions over HTTP long-polling.
 
 use heartline_wire::engineio::RequestError;
+use heartline_wire::id::Slot;
 
 use super::*;
 use crate::harness::{Asked, Session};
@@ -11,7 +12,7 @@ fn payload(text: &str) -> Option<Answer> {
 
 impl Harness<Recorder> {
     /// A polling session and its slot.
-    fn poller(&mut self) -> (u32, Session) {
+    fn poller(&mut self) -> (Slot, Session) {
         let session = self.polling();
         (*self.app().opened.last().unwrap(), session)
     }

@@ -3,12 +3,14 @@
 use std::future::Future;
 use std::task::{Context, Waker};
 
+use heartline_wire::id::Slot;
+
 use super::*;
 use crate::harness::Session;
 
 struct Changing {
     harness: Harness<Recorder>,
-    slot: u32,
+    slot: Slot,
     session: Session,
     peer: Peer,
 }

@@ -182,7 +182,7 @@ fn who_breaks_the_framing_and_stays_is_gone_after_the_wait_for_a_close() {
     let (_, mut peer) = harness.join(Opening::plain());
     peer.raw(b"\x83\x80\x00\x00\x00\x00");
     harness.settle();
-    harness.run(Duration::from_micros(CLOSE_WAIT) - ms(1));
+    harness.run(CLOSE_WAIT - ms(1));
     assert_eq!(harness.slots().total(), 1);
     harness.run(ms(10));
     assert_eq!(harness.slots().total(), 0);

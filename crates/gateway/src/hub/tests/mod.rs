@@ -22,11 +22,12 @@ use heartline_core::auth::{
     AuthError, Authenticator, BoxFuture, Credentials, Identity, RoomPattern, UserKey,
 };
 use heartline_core::policy::{Announce, LimitsConfig, NamespaceConfig};
-use heartline_engine::clock::{Clock, Micros, micros};
+use heartline_engine::clock::Clock;
 use heartline_engine::failure::Failure;
 use heartline_engine::harness::{Answer, Harness, Opening, Peer, Session, Told};
 use heartline_engine::shard::request::Handshake;
 use heartline_wire::reason::Reason;
+use heartline_wire::time::Micros;
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::JoinHandle;
 
@@ -38,7 +39,7 @@ use crate::handler::LeftRooms;
 use crate::socket::Socket;
 
 /// Time passes in steps of at most this: what is due within one is due at its end.
-const STEP: Micros = 10_000;
+const STEP: Duration = Duration::from_millis(10);
 /// How often the runtime's tasks have their turn before the shard has its own: what one of
 /// them asks of another is done within this.
 const ROUNDS: usize = 8;
@@ -118,7 +119,7 @@ impl Authenticator for PlainTokens {
                     }
                     "ttl" => {
                         let ttl = seconds(value.parse().unwrap());
-                        identity.expires_at = Some(clock.unix_millis(clock.now() + micros(ttl)));
+                        identity.expires_at = Some(clock.unix_millis(clock.now() + ttl));
                     }
                     "after" => tokio::time::sleep(seconds(value.parse().unwrap())).await,
                     other => panic!("a token with {other}"),
@@ -216,12 +217,12 @@ impl World {
 
     /// Lets time pass for all.
     fn run(&mut self, time: Duration) {
-        let end = self.now() + micros(time);
+        let end = self.now() + time;
         let mut due = self.settle();
         while self.now() < end {
             let left = end - self.now();
             let wake = due.map_or(left, |due| due - self.now());
-            let step = Duration::from_micros(STEP.min(left).min(wake.max(1)));
+            let step = STEP.min(left).min(wake.max(Duration::from_micros(1)));
             self.runtime.block_on(tokio::time::advance(step));
             self.harness.advance(step);
             due = self.settle();

@@ -4,7 +4,7 @@ use heartline_core::backplane::Backplane;
 use heartline_core::namespaces::NamespaceId;
 use heartline_core::policy::DevicePolicy;
 use heartline_core::presence::{Newcomer, SocketAddress};
-use heartline_wire::id::ConnId;
+use heartline_wire::id::{ConnId, Slot};
 
 use super::*;
 
@@ -278,7 +278,7 @@ fn the_sweep_takes_out_users_whose_connection_is_not_there() {
         socket: SocketAddress::new(
             ConnId {
                 shard: 0,
-                slot: 77,
+                slot: Slot(77),
                 generation: 1,
             },
             NamespaceId::ROOT,
