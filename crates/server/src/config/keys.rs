@@ -195,7 +195,7 @@ fn one_text(value: &Value) -> Result<String, Wrong> {
 
 fn claim_name(value: &Value) -> Result<String, Wrong> {
     match is_off(value) {
-        true => Err("must be the name of a claim; tokens without that claim are fine".into()),
+        true => Err("must be the name of a claim, like \"sub\"".into()),
         false => text(value),
     }
 }
@@ -716,7 +716,7 @@ pub(crate) static KEYS: &[Key] = &[
     node(
         "cluster.advertise",
         "\"auto\"",
-        "the host and port that other nodes are told, if it is not that of `cluster.listen`",
+        "the host and port that other nodes are told, if it is not that of `cluster.listen`; `auto` also does where that is all addresses",
         |s, v| Ok(s.cluster_advertise = advertised(v)?),
     ),
     node(

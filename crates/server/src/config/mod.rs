@@ -206,8 +206,8 @@ fn find(name: &str) -> Option<&'static Key> {
     })
 }
 
-fn understand(given: &All, errors: &mut Vec<String>) -> Settings {
-    let mut settings = Settings::default();
+/// Whether there are such keys.
+fn check_names(given: &All, errors: &mut Vec<String>) {
     for (name, Sourced { origin, value }) in given {
         if let Some(what) = not_a_namespace(name) {
             errors.push(format!("{what} (from {origin})"));
@@ -222,6 +222,11 @@ fn understand(given: &All, errors: &mut Vec<String>) -> Settings {
             errors.push(unknown(name, origin));
         }
     }
+}
+
+fn understand(given: &All, errors: &mut Vec<String>) -> Settings {
+    let mut settings = Settings::default();
+    check_names(given, errors);
     let mut wrong = |name: &str, origin: &str, what: String| {
         errors.push(format!("{name} {what} (from {origin})"));
     };
@@ -232,18 +237,14 @@ fn understand(given: &All, errors: &mut Vec<String>) -> Settings {
     // In the order of the table: `devices.policy` comes before its details.
     for key in KEYS {
         let (value, origin) = value_of(key);
-        let applied = match key.apply {
-            Apply::Node(apply) => apply(&mut settings, &value),
-            Apply::Namespace(apply) => apply(&mut settings.namespace, &value),
+        let mut put = |value: &Value| match key.apply {
+            Apply::Node(apply) => apply(&mut settings, value),
+            Apply::Namespace(apply) => apply(&mut settings.namespace, value),
         };
-        if let Err(what) = applied {
+        if let Err(what) = put(&value) {
             wrong(key.name, &origin, what);
             // What is compared with it is not wrong as well.
-            let default = value::literal(key.default);
-            let _ = match key.apply {
-                Apply::Node(apply) => apply(&mut settings, &default),
-                Apply::Namespace(apply) => apply(&mut settings.namespace, &default),
-            };
+            let _ = put(&value::literal(key.default));
         }
     }
     let mut namespaces = BTreeMap::from([("/".to_owned(), settings.namespace.clone())]);
@@ -503,19 +504,23 @@ fn warnings(settings: &Settings, given: &All) -> Vec<String> {
             );
         }
     }
+    // What is as it is anyway need not have an effect.
+    let set = |key: &Key| {
+        let given = given.get(key.name);
+        given.is_some_and(|given| given.value != value::literal(key.default))
+    };
+    let first_set = |names: fn(&str) -> bool| KEYS.iter().find(|key| names(key.name) && set(key));
     let limited = |config: &NamespaceConfig| matches!(config.devices, DevicePolicy::Limit { .. });
-    let is_limited = gateway.namespaces.values().any(limited);
-    let set = |key: &&&str| given.contains_key(**key);
-    if let Some(key) = ["devices.max", "devices.on_excess"].iter().find(set) {
-        if !is_limited {
-            all.push(format!(
-                "{key} has no effect without devices.policy = \"limit\""
-            ));
-        }
+    let of_limit = first_set(|name| ["devices.max", "devices.on_excess"].contains(&name));
+    if let (Some(key), false) = (of_limit, gateway.namespaces.values().any(limited)) {
+        all.push(format!(
+            "{} has no effect without devices.policy = \"limit\"",
+            key.name
+        ));
     }
-    let of_cluster = |key: &&String| key.starts_with("cluster.") && *key != "cluster.url";
-    if let (None, Some(key)) = (&settings.cluster_url, given.keys().find(of_cluster)) {
-        all.push(format!("{key} has no effect without cluster.url"));
+    let of_cluster = first_set(|name| name.starts_with("cluster.") && name != "cluster.url");
+    if let (None, Some(key)) = (&settings.cluster_url, of_cluster) {
+        all.push(format!("{} has no effect without cluster.url", key.name));
     }
     all
 }
@@ -724,7 +729,11 @@ mod tests {
             load(&sources, environment.into_iter()).unwrap_or_else(|errors| panic!("{errors}"));
         assert_eq!(loaded.settings.gateway.send_buffer, 3000);
         assert!(!loaded.show().contains("0123"));
-        assert_eq!(loaded.warnings.len(), 1);
+        assert!(
+            loaded.warnings[0].contains("16 bytes"),
+            "{:?}",
+            loaded.warnings
+        );
     }
 
     #[cfg(unix)]
@@ -977,7 +986,7 @@ mod tests {
             ("auth.jwt.jwks_url=https://x:99999/", "port"),
             ("auth.jwt.jwks_url=ftp://x/", "https://issuer.example"),
             ("auth.jwt.audience=[\"a\",\"b\"]", "not a list"),
-            ("auth.jwt.leeway=400d", "1d"),
+            ("auth.jwt.leeway=2d", "1d"),
             ("auth.jwt.claims.user=", "name of a claim"),
             ("auth.jwt.query=sid", "Engine.IO"),
             ("auth.jwt.query=a=b", "\"token\""),
@@ -1007,6 +1016,7 @@ mod tests {
             "server.trusted_proxies=off",
             "server.trusted_proxies=10.0.0.1/8, ::1",
             "server.max_payload=1.5 MB",
+            "server.send_buffer=2_000_000",
             "server.max_connections=1_000",
             "server.compression=false",
             "server.client_files=OFF",

@@ -113,7 +113,9 @@ pub(super) fn address(given: &str) -> Result<(), Wrong> {
     }
     let (host, Some(port)) = split_port(given) else {
         return wrong(match given.parse::<u16>() {
-            Ok(port) => format!(": write \"0.0.0.0:{port}\" for all addresses"),
+            Ok(port) => {
+                format!(": write \"127.0.0.1:{port}\", or \"0.0.0.0:{port}\" for all addresses")
+            }
             Err(_) => String::new(),
         });
     };
@@ -122,7 +124,9 @@ pub(super) fn address(given: &str) -> Result<(), Wrong> {
         return wrong(": ports end at 65535".into());
     }
     if (host.is_empty() || host == "*") && number {
-        return wrong(format!(": write \"0.0.0.0:{port}\" for all addresses"));
+        return wrong(format!(
+            ": write \"127.0.0.1:{port}\", or \"0.0.0.0:{port}\" for all addresses"
+        ));
     }
     // A name of digits and dots is an address with a mistake.
     let all_digits = host.chars().all(|c| c.is_ascii_digit() || c == '.');

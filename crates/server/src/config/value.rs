@@ -92,7 +92,7 @@ pub(crate) fn positive_duration(value: &Value) -> Result<Duration, Wrong> {
 /// `1MB` (a million), `1MiB`, `64KB`, or plain bytes.
 pub(crate) fn size(value: &Value) -> Result<usize, Wrong> {
     let text = text(value)?;
-    let size: Option<bytesize::ByteSize> = text.parse().ok();
+    let size: Option<bytesize::ByteSize> = ungrouped(&text).parse().ok();
     size.and_then(|size| usize::try_from(size.as_u64()).ok())
         .filter(|size| *size > 0)
         .ok_or_else(|| {
@@ -121,16 +121,18 @@ pub(crate) fn count(value: &Value) -> Result<usize, Wrong> {
 /// A whole number.
 pub(crate) fn whole(value: &Value) -> Result<usize, Wrong> {
     let text = text(value)?;
-    let is_grouped = text.starts_with(|c: char| c.is_ascii_digit()) && !text.ends_with('_');
-    // As TOML writes large numbers.
-    let digits = if is_grouped {
-        text.replace('_', "")
-    } else {
-        text.clone()
-    };
-    digits
+    ungrouped(&text)
         .parse()
         .map_err(|_| format!("must be a whole number, not {text:?}"))
+}
+
+/// A number without the lines between its digits, with which TOML groups them.
+fn ungrouped(text: &str) -> String {
+    let is_number = text.starts_with(|c: char| c.is_ascii_digit()) && !text.ends_with('_');
+    match is_number {
+        true => text.replace('_', ""),
+        false => text.to_owned(),
+    }
 }
 
 /// `true` or `false`.

@@ -83,6 +83,9 @@ fn everybody_is_told_when_to_come_back_and_closed_as_one_who_may() {
     world.run(ms(300));
     assert!(draining.is_finished());
     assert_eq!(world.gateway.connection_count(), 0);
+    // They are expected back.
+    assert_eq!(world.gateway.users_online(), 3);
+    world.run(seconds(8));
     assert_eq!(world.gateway.users_online(), 0);
 }
 
@@ -287,13 +290,14 @@ fn shedding_lets_some_go_over_its_time_and_the_node_stays() {
 #[test]
 fn who_was_let_go_is_online_until_it_is_late() {
     let mut world = world(config());
-    world.socketio("user=ann");
+    let mut ann = world.socketio("user=ann");
     world.run(ms(20));
     let part = crate::Part::Connections(1);
     assert_eq!(world.gateway.shed_here(part, Duration::ZERO), Some(1));
-    world.run(seconds(5));
-    // It was told a quarter of a second at least, and five more are not over.
+    world.settle();
+    let told = comes_back_in(&ann.hears()[0]);
+    world.run(ms(told + 4_900));
     assert_eq!(world.gateway.users_online(), 1);
-    world.run(seconds(3));
+    world.run(ms(300));
     assert_eq!(world.gateway.users_online(), 0);
 }
