@@ -2,7 +2,7 @@
 //!
 //! What happens, in this order, and who sees what of it:
 //!
-//! 1. **The signal.** `heartline serve` gets SIGTERM or SIGINT, or `POST /v1/nodes/drain`
+//! 1. **The signal.** `heartline serve` gets SIGTERM or SIGINT, or `POST /v1/drain`
 //!    comes; an embedding program calls [`Gateway::drain`](crate::Gateway::drain). The flag
 //!    `draining` goes up and never down. A second signal ends the process at once.
 //! 2. **The doors close** (`engine/http.rs`). The public listener accepts nobody new; while
