@@ -1,6 +1,9 @@
 # The two commands of this repository are `make serve` and `make test`.
 
-.PHONY: help release serve demo demo-parts test test-rust test-client test-protocol test-e2e bench bench-cluster conformance soak simulate suites lint layers fuzz
+.PHONY: help release dist test-dist serve demo demo-parts test test-rust test-client test-protocol test-e2e bench bench-cluster conformance soak simulate suites lint layers fuzz
+
+# Where cargo builds.
+BUILT = $(or $(CARGO_TARGET_DIR),target)
 
 help:
 	@echo "make serve   build Heartline and run it for development on 127.0.0.1:8080"
@@ -12,6 +15,8 @@ help:
 	@echo "make simulate  120 000 runs of the cluster's protocol with everything going wrong"
 	@echo "make conformance  Autobahn's fuzzing client against the WebSocket layer (needs a Python 2.7)"
 	@echo "make suites  the tests of Socket.IO's own clients; CHECKOUT=a clone of socketio/socket.io"
+	@echo "make dist    a static binary, packed: archive, Debian package, symbols; in dist/"
+	@echo "make test-dist  tests of the packages, with the release binary in them"
 	@echo "make lint    formatting and lints, as CI checks them"
 	@echo "make layers  that no arrow between modules points up (scripts/layers.json), and the map is true"
 	@echo "make fuzz    run each decoder's fuzz target for a minute (needs a nightly toolchain and cargo-fuzz)"
@@ -25,9 +30,10 @@ test-rust:
 	scripts/install-test-tools
 	cargo test --workspace
 
-# What follows runs the release binaries as they are shipped.
+# What follows runs the release binaries as they are shipped: stripped, and the symbols beside.
 release:
 	cargo build --release -p heartline-server
+	scripts/split-symbols $(BUILT)/release/heartline
 	cargo build --release -p heartline --examples
 
 test-client:
@@ -48,6 +54,16 @@ demo: demo-parts
 test-e2e: release test-client demo-parts
 	scripts/install-test-tools
 	scripts/node-tests tests/e2e
+
+dist:
+	scripts/static
+	scripts/dist
+	scripts/test-dist dist
+
+# Packs what `make release` built, so that it costs no second build.
+test-dist: release
+	scripts/dist $(BUILT)/release/heartline $(BUILT)/dist
+	scripts/test-dist $(BUILT)/dist
 
 bench:
 	scripts/bench

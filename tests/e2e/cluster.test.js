@@ -177,7 +177,6 @@ describe("a cluster's users", { timeout: 60000 }, () => {
     assert.equal((await watchers[2].ask("presence:get", { users: ["ann"] })).users[0].devices, 2);
     first.close();
     await until(async () => (await presence(three, "ann"))[0].devices === 1, "one device is left");
-    assert.equal(about(watchers[2], "user:offline", "ann"), 0);
     second.close();
     for (const watcher of watchers)
       await watcher.hear("user:offline", (user) => user.userId === "ann");
@@ -216,7 +215,6 @@ describe("a cluster's users", { timeout: 60000 }, () => {
     await late.ask("join", { room: "a" });
     phone.close();
     await until(async () => (await presence(one, "guest"))[0].devices === 1, "one device is left");
-    assert.equal(about(friend, "user:offline", "guest"), 0);
     await three.kill();
     await Promise.all([
       friend.hear("user:offline", (user) => user.userId === "guest"),
@@ -249,6 +247,7 @@ describe("a cluster's users", { timeout: 60000 }, () => {
       ann = await io(one, "ann");
     await watcher.hear("user:online", (user) => user.userId === "ann");
     ann.close();
+    await until(async () => (await presence(one, "ann"))[0].devices === 0, "no device");
     const again = await io(two, "ann");
     const bob = await io(two, "bob");
     bob.close();
@@ -425,8 +424,7 @@ describe("a cluster behind a proxy without sticky sessions", { timeout: 60000 },
 
   it("keeps strangers off the nodes' own listener", async () => {
     const port = await freePort();
-    const [node] = await nodes(1, { "cluster.listen": `127.0.0.1:${port}` });
-    assert.ok(node);
+    await nodes(1, { "cluster.listen": `127.0.0.1:${port}` });
     for (const headers of [{}, { "heartline-cluster": "guess" }]) {
       const answer = await fetch(`http://127.0.0.1:${port}/heartline/ask`, {
         method: "POST",
@@ -674,8 +672,7 @@ describe("a cluster in trouble", { timeout: 120000 }, () => {
     const node = await serve(cluster(own.url));
     open.push(node);
     assert.equal(await status(node), "degraded");
-    const ann = await live(node, "ann");
-    assert.ok(ann);
+    await live(node, "ann");
     open.push(await redis(own.port));
     await ready(node);
     const known = await presence(node, "ann");

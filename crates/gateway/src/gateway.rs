@@ -59,10 +59,16 @@ pub type HeaderMap = hyper::http::HeaderMap;
 #[derive(Clone)]
 pub struct Gateway {
     pub(crate) shared: Arc<Shared>,
+    pub(crate) ways: Arc<Ways>,
+}
+
+/// How a gateway is reached and reaches others. The last handle to it ends the shards.
+pub(crate) struct Ways {
     pub(crate) front: Arc<HttpFront<Op>>,
     /// The way to other nodes' answers.
     pub(crate) peers: Arc<Peers>,
-    _stop: Arc<StopOnDrop>,
+    fanout: Arc<Fanout>,
+    tasks: [AbortHandle; 2],
 }
 
 impl fmt::Debug for Gateway {
@@ -92,9 +98,7 @@ pub struct Counts {
 #[derive(Clone)]
 pub(crate) struct WeakGateway {
     shared: Weak<Shared>,
-    front: Weak<HttpFront<Op>>,
-    peers: Weak<Peers>,
-    stop: Weak<StopOnDrop>,
+    ways: Weak<Ways>,
 }
 
 /// Where handlers, which are there before their gateway, find it.
@@ -105,22 +109,17 @@ impl WeakGateway {
     pub(crate) fn upgrade(&self) -> Option<Gateway> {
         Some(Gateway {
             shared: self.shared.upgrade()?,
-            front: self.front.upgrade()?,
-            peers: self.peers.upgrade()?,
-            _stop: self.stop.upgrade()?,
+            ways: self.ways.upgrade()?,
         })
     }
 }
 
-/// Ends the shards when the last handle to the gateway goes.
-struct StopOnDrop(Arc<Fanout>, [AbortHandle; 2]);
-
-impl Drop for StopOnDrop {
+impl Drop for Ways {
     fn drop(&mut self) {
-        for task in &self.1 {
+        for task in &self.tasks {
             task.abort();
         }
-        for shard in &self.0.shards {
+        for shard in &self.fanout.shards {
             shard.stop();
         }
     }
@@ -134,9 +133,12 @@ impl Gateway {
         tasks: [AbortHandle; 2],
     ) -> Self {
         Gateway {
-            _stop: Arc::new(StopOnDrop(shared.fanout.clone(), tasks)),
-            peers: Arc::new(Peers::new()),
-            front,
+            ways: Arc::new(Ways {
+                front,
+                peers: Arc::new(Peers::new()),
+                fanout: shared.fanout.clone(),
+                tasks,
+            }),
             shared,
         }
     }
@@ -144,9 +146,7 @@ impl Gateway {
     pub(crate) fn downgrade(&self) -> WeakGateway {
         WeakGateway {
             shared: Arc::downgrade(&self.shared),
-            front: Arc::downgrade(&self.front),
-            peers: Arc::downgrade(&self.peers),
-            stop: Arc::downgrade(&self._stop),
+            ways: Arc::downgrade(&self.ways),
         }
     }
 
@@ -221,7 +221,7 @@ impl Gateway {
     /// When the thread of a shard has ended by a panic: the connections that it had are
     /// dead, and the process should end. A listener that fails is retried.
     pub async fn serve(&self, listener: TcpListener) -> io::Result<()> {
-        self.front.clone().serve(listener, None).await
+        self.ways.front.clone().serve(listener, None).await
     }
 
     /// The same over TLS.
@@ -230,13 +230,13 @@ impl Gateway {
     /// As [`serve`](Self::serve).
     pub async fn serve_tls(&self, listener: TcpListener, tls: Arc<ServerConfig>) -> io::Result<()> {
         let tls = Some(TlsAcceptor::from(tls));
-        self.front.clone().serve(listener, tls).await
+        self.ways.front.clone().serve(listener, tls).await
     }
 
     /// Resolves when the gateway can work no more: the thread of a shard has ended by a
     /// panic. The error's sentence says so.
     pub async fn failure(&self) -> io::Error {
-        self.front.failure().await
+        self.ways.front.failure().await
     }
 
     /// Lets everybody go: new connections are refused, clients are told when to
@@ -260,7 +260,7 @@ impl Gateway {
         }
         // The last responses to polling clients are on their way: they tell of the
         // close, and each ends its connection.
-        let _ = tokio::time::timeout(LAST_RESPONSES, self.front.no_http()).await;
+        let _ = tokio::time::timeout(LAST_RESPONSES, self.ways.front.no_http()).await;
         shared.fanout.backplane.close().await;
         shared.store.close().await;
     }

@@ -5,6 +5,7 @@
 use std::io::Read;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use heartline::{Config, Gateway};
 use support::{Client, DEADLINE, config, start};
@@ -169,6 +170,76 @@ async fn idle_connections_of_one_address_keep_nobody_else_out() {
         .expect("the address to be let in again");
 }
 
+/// What a newcomer is answered, on each endpoint.
+async fn newcomers(address: &str) -> [u16; 2] {
+    let live = get(address, "/live", UPGRADE).await;
+    [get(address, HANDSHAKE, "").await.status(), live.status()]
+}
+
+/// Waits until a newcomer is answered so.
+async fn until_newcomers(address: &str, expected: u16) {
+    let waiting = async { while get(address, HANDSHAKE, "").await.status() != expected {} };
+    tokio::time::timeout(DEADLINE, waiting)
+        .await
+        .expect("another answer in time");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn more_connections_than_there_may_be_are_refused_until_one_ends() {
+    let (_gateway, address) = start(Gateway::builder(Config {
+        max_connections: Some(2),
+        ..config()
+    }))
+    .await;
+    let first = Client::connect(&address, "").await;
+    let _second = Client::connect(&address, "").await;
+    assert_eq!(newcomers(&address).await, [503; 2]);
+    drop(first);
+    until_newcomers(&address, 200).await;
+    assert_eq!(newcomers(&address).await, [503; 2]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_drains_refuses_newcomers_and_keeps_whoever_is_there() {
+    let (gateway, address) = start(Gateway::builder(Config {
+        drain_spread: Some(Duration::from_secs(3600)),
+        ..config()
+    }))
+    .await;
+    let mut there = Client::connect(&address, "").await;
+    assert_eq!(newcomers(&address).await, [200, 101]);
+    let draining = gateway.clone();
+    tokio::spawn(async move { draining.drain().await });
+    until_newcomers(&address, 503).await;
+    assert_eq!(newcomers(&address).await, [503; 2]);
+    there.send(r#"421["heartbeat:response",{}]"#).await;
+    assert!(there.next().await.starts_with("431["));
+}
+
+/// On a clock that jumps to what is waited for next, whenever nothing can be done.
+#[tokio::test(start_paused = true)]
+async fn headers_that_trickle_in_are_given_up_on_after_ten_seconds() {
+    let (_gateway, address) = start(Gateway::builder(config())).await;
+    let mut http = Http::to(&address).await;
+    let begun = tokio::time::Instant::now();
+    http.stream
+        .write_all(b"GET /live HTTP/1.1\r\n")
+        .await
+        .unwrap();
+    let mut byte = [0; 1];
+    let ended = loop {
+        let read = tokio::time::timeout(Duration::from_secs(1), http.stream.read(&mut byte));
+        match read.await {
+            Err(_) => http.stream.write_all(b"x").await.unwrap(),
+            Ok(read) => break read,
+        }
+        assert!(begun.elapsed() < Duration::from_secs(60), "still open");
+    };
+    assert!(matches!(ended, Ok(0) | Err(_)), "{ended:?}");
+    let lasted = begun.elapsed().as_secs();
+    assert!((9..=11).contains(&lasted), "{lasted} s");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_address_has_room_for_both_requests_of_all_its_polling_clients() {
     let (_gateway, address) = start(Gateway::builder(Config {
@@ -311,7 +382,7 @@ async fn pages_of_the_listed_origins_may_come_however_they_are_written() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn clients_behind_a_proxy_that_writes_ports_are_told_apart() {
-    let (_gateway, address) = start(Gateway::builder(Config {
+    let (gateway, address) = start(Gateway::builder(Config {
         max_connections_per_ip: Some(1),
         trusted_proxies: vec!["127.0.0.0/8".parse().unwrap()],
         ..config()
@@ -332,6 +403,12 @@ async fn clients_behind_a_proxy_that_writes_ports_are_told_apart() {
         let response = http.ask("GET", HANDSHAKE, &headers, "").await;
         assert_eq!(response.status(), expected, "{forwarded}");
     }
+    let forwarded = "x-forwarded-for: 192.0.2.7:4711\r\n";
+    let mut client = Client::open_with(&address, "", forwarded).await;
+    client.send("40").await;
+    assert!(client.next().await.starts_with("40{"));
+    let page = gateway.connections(<_>::default(), None, 9).await.unwrap();
+    assert_eq!(page.items[0].remote_addr, "192.0.2.7");
 }
 
 #[tokio::test(flavor = "multi_thread")]

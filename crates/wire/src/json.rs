@@ -28,7 +28,12 @@ pub use walk::{Elements, Members, elements, field, members};
 
 /// JSON's whitespace (RFC 8259 §2), which is narrower than Unicode's.
 pub(crate) fn trim(text: &str) -> &str {
-    text.trim_matches([' ', '\t', '\n', '\r'])
+    // By bytes: nearly every text has none, and `trim_matches` decodes characters first.
+    let space = |byte: &u8| matches!(byte, b' ' | b'\t' | b'\n' | b'\r');
+    let bytes = text.as_bytes();
+    let begin = bytes.iter().take_while(|byte| space(byte)).count();
+    let end = bytes.iter().rev().take_while(|byte| space(byte)).count();
+    text.get(begin..bytes.len() - end).unwrap_or_default()
 }
 
 /// Appends a number in decimal.

@@ -80,11 +80,12 @@ export async function serve(set = {}, { port, dev = false, env = {}, scheme = "h
     get out() {
       return out;
     },
-    /** The value of a metric's line, labels included in the name; 0 if it is not there. */
+    /** The value of a metric's line, labels included in the name, which must be there. */
     async metric(name) {
       const { text } = await api("/metrics");
       const found = text.split("\n").find((line) => line.startsWith(`${name} `));
-      return found ? Number(found.slice(name.length + 1)) : 0;
+      if (!found) throw new Error(`there is no metric ${name}`);
+      return Number(found.slice(name.length + 1));
     },
     /** Ends the node in good order; its exit code. */
     async stop() {

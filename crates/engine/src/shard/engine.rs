@@ -405,14 +405,13 @@ impl Engine {
         let out = conn
             .out
             .get_or_insert_with(|| self.pool.pop().unwrap_or_default());
-        let before = out.waiting();
+        let is_second = out.holds_any();
         push(out);
-        let waiting = out.waiting();
         self.writes.push(slot, &mut conn.waits, place);
         // One message may always wait, however large; a second one over the
         // bound may mean that the peer does not keep up.
         let bound = self.settings.send_buffer;
-        if before > 0 && waiting > bound {
+        if is_second && out.waiting() > bound {
             self.flush(slot);
             let now = self.now;
             let is_over = |conn: &Conn| match (&conn.transport, &conn.out) {

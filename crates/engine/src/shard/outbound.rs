@@ -110,6 +110,11 @@ impl Outbound {
         self.waiting + self.segments.len() * SEGMENT + keys * KEY + self.key_bytes
     }
 
+    /// Whether anything at all is held, whatever it weighs.
+    pub(crate) fn holds_any(&self) -> bool {
+        !self.segments.is_empty()
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.waiting == 0 && self.preface.is_empty()
     }

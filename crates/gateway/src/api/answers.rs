@@ -21,7 +21,8 @@ impl Gateway {
             let gateway = gateway.clone();
             Box::pin(async move { gateway.answer(question).await })
         };
-        self.front
+        self.ways
+            .front
             .clone()
             .serve_nodes(listener, proof, Arc::new(answerer))
             .await;

@@ -24,7 +24,7 @@ impl Gateway {
         let asking: Vec<_> = peers
             .into_iter()
             .map(|peer| {
-                let (all, asked) = (self.peers.clone(), asked.clone());
+                let (all, asked) = (self.ways.peers.clone(), asked.clone());
                 let node = peer.node_id.to_string();
                 let answer = tokio::spawn(async move { all.ask(&peer, asked).await });
                 (node, answer)
@@ -93,7 +93,7 @@ impl Gateway {
                     cursor,
                     limit,
                 };
-                match self.peers.ask(node, asked).await {
+                match self.ways.peers.ask(node, asked).await {
                     Ok(found) => Some(found.ok_or(BadCursor)?),
                     Err(Silent) => None,
                 }
@@ -125,7 +125,7 @@ impl Gateway {
             Some(peer) => {
                 let socket_id = socket_id.to_owned();
                 let asked = peers::Connection { socket_id };
-                self.peers.ask(&peer, asked).await.ok()?
+                self.ways.peers.ask(&peer, asked).await.ok()?
             }
         }
     }
@@ -138,7 +138,7 @@ impl Gateway {
             Some(peer) => {
                 let socket_id = socket_id.to_owned();
                 let asked = peers::Disconnect { socket_id };
-                self.peers.ask(&peer, asked).await.unwrap_or(false)
+                self.ways.peers.ask(&peer, asked).await.unwrap_or(false)
             }
         }
     }
@@ -165,7 +165,7 @@ impl Gateway {
             data: data.to_owned(),
             ack_within: ack_within.map(|time| time.as_millis() as u64),
         };
-        let emitted = self.peers.ask(&peer, asked).await;
+        let emitted = self.ways.peers.ask(&peer, asked).await;
         Ok(emitted.unwrap_or_else(|Silent| Err(EmitError::from(Code::NodeUnreachable))))
     }
 

@@ -33,9 +33,9 @@ impl Hub {
             return;
         };
         self.metrics.outbound(Outbound::Event).add(1);
-        let name = self.namespace_name(namespace).clone();
+        let name = self.namespace_name(namespace);
         engine.send_with(slot, |out| {
-            publication::push_event(encoding, &name, None, message, None, None, out);
+            publication::push_event(encoding, name, None, message, None, None, out);
         });
     }
 
@@ -101,9 +101,9 @@ impl Hub {
         acks.next += 1;
         acks.waiting.insert(id, reply);
         self.metrics.outbound(Outbound::Event).add(1);
-        let name = self.namespace_name(to.namespace()).clone();
+        let name = self.namespace_name(to.namespace());
         engine.send_with(slot, |out| {
-            publication::push_event(encoding, &name, Some(id), message, None, None, out);
+            publication::push_event(encoding, name, Some(id), message, None, None, out);
         });
     }
 
@@ -150,9 +150,9 @@ impl Hub {
             return;
         };
         self.metrics.outbound(Outbound::Ack).add(1);
-        let name = self.namespace_name(to.namespace()).clone();
+        let name = self.namespace_name(to.namespace());
         engine.send_with(slot, |out| {
-            publication::push_ack(encoding, &name, ack, &args.json, &args.attachments, out);
+            publication::push_ack(encoding, name, ack, &args.json, &args.attachments, out);
         });
     }
 

@@ -635,7 +635,7 @@ pub(crate) fn reference() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use heartline::config::{AuthMode, Limit, OnExcess};
+    use heartline::config::{Announce, AuthMode, Limit, OnExcess};
     use std::time::Duration;
 
     fn set(pairs: &[&str]) -> Result<Loaded, Errors> {
@@ -663,8 +663,60 @@ mod tests {
             settings.gateway.namespaces["/"].auth_mode,
             AuthMode::Required
         );
+        assert_eq!(settings.gateway.max_rooms_per_socket, 100);
         assert_eq!(settings.jwt.claims.user, "sub");
         assert_eq!(settings.jwt.leeway, Duration::from_secs(5));
+    }
+
+    #[test]
+    fn each_time_that_is_set_is_the_one_that_is_meant() {
+        let loaded = set(&[
+            "heartbeat.interval=1s",
+            "heartbeat.timeout=2s",
+            "heartbeat.app_interval=3s",
+            "heartbeat.stale_after=4s",
+            "heartbeat.sweep_interval=5s",
+            "heartbeat.idle_timeout=6s",
+            "presence.offline_grace=7s",
+            "server.auth_timeout=8s",
+            "server.connect_timeout=9s",
+            "server.drain_spread=10s",
+            "server.drain_timeout=11s",
+            "server.handler_timeout=12s",
+            "server.upgrade_timeout=13s",
+        ]);
+        let Config {
+            heartbeat,
+            offline_grace,
+            auth_timeout,
+            connect_timeout,
+            drain_spread,
+            drain_timeout,
+            handler_timeout,
+            upgrade_timeout,
+            ..
+        } = loaded
+            .unwrap_or_else(|errors| panic!("{errors}"))
+            .settings
+            .gateway;
+        let times = [
+            Some(heartbeat.interval),
+            Some(heartbeat.timeout),
+            heartbeat.app_interval,
+            heartbeat.stale_after,
+            Some(heartbeat.sweep_interval),
+            heartbeat.idle_timeout,
+            Some(offline_grace),
+            Some(auth_timeout),
+            Some(connect_timeout),
+            drain_spread,
+            Some(drain_timeout),
+            Some(handler_timeout),
+            Some(upgrade_timeout),
+        ];
+        for (seconds, time) in (1..).zip(times) {
+            assert_eq!(time, Some(Duration::from_secs(seconds)));
+        }
     }
 
     #[test]
@@ -695,6 +747,8 @@ mod tests {
             "namespaces.\"/chat\".devices.policy=limit",
             "namespaces.\"/chat\".devices.max=2",
             "devices.on_excess=evict_oldest",
+            "namespaces./bare.devices.policy=replace",
+            "namespaces./bare.presence.announce=rooms",
             "namespaces./bare.limits.joins={count=1,window=\"1s\"}",
         ]);
         let namespaces = loaded
@@ -711,6 +765,8 @@ mod tests {
         assert_eq!(chat.devices, policy);
         assert_eq!(chat.limits.messages, None);
         assert_eq!(namespaces["/bare"].limits.joins, Some(Limit::per(1, 1)));
+        assert_eq!(namespaces["/bare"].devices, DevicePolicy::Replace);
+        assert_eq!(namespaces["/bare"].announce, Announce::Rooms);
         assert_eq!(namespaces["/"].auth_mode, AuthMode::Required);
     }
 

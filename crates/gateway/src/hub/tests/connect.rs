@@ -256,6 +256,32 @@ fn the_same_device_takes_its_own_place_and_the_old_client_is_told_to_stay_away()
 }
 
 #[test]
+fn where_one_device_is_allowed_the_newcomer_takes_the_place_of_whichever_it_was() {
+    let replace = |root: &mut NamespaceConfig| root.devices = DevicePolicy::Replace;
+    let mut world = World::new(config_with(replace));
+    let mut phone = world.socketio("user=ann device=phone");
+    let mut other = world.socketio("user=bob");
+    let mut desk = world.live("user=ann device=desk");
+    let told = phone.hears();
+    assert!(
+        told[0].starts_with(r#"42["connection:replaced",{"#)
+            && told[0].contains(r#""by":{"deviceId":"desk""#),
+        "{told:?}"
+    );
+    assert_eq!(told[1..], ["41", "close 4409"]);
+    let mut nameless = world.socketio("user=ann");
+    let told = desk.hears();
+    assert!(told[0].contains("connection:replaced"), "{told:?}");
+    assert_eq!(told[1..], ["close 4409"]);
+    assert!(nameless.hears().is_empty() && other.hears().is_empty());
+    assert_eq!(world.gateway.users_online(), 2);
+    assert_eq!(
+        world.metric(r#"heartline_disconnects_total{reason="replaced"}"#),
+        2
+    );
+}
+
+#[test]
 fn the_device_too_many_is_refused_or_the_oldest_goes() {
     for on_excess in [OnExcess::Reject, OnExcess::EvictOldest] {
         let limit = DevicePolicy::Limit { max: 2, on_excess };

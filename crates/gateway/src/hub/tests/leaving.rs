@@ -156,6 +156,40 @@ fn only_those_who_share_a_room_hear_of_a_user_where_that_is_wanted() {
 }
 
 #[test]
+fn a_crowd_that_comes_and_goes_leaves_nothing_behind() {
+    let mut world = World::new(config());
+    let mut stays = world.socketio("user=stays");
+    world.ask(&mut stays, r#"42["join","crowd-3"]"#);
+    for _ in 0..3 {
+        let mut crowd: Vec<Client> = (0..100)
+            .map(|number| world.live(&format!("user=u{number}")))
+            .collect();
+        for (number, client) in crowd.iter_mut().enumerate() {
+            let topic = number % 7;
+            let subscribe = format!(r#"{{"type":"subscribe","topic":"crowd-{topic}"}}"#);
+            assert!(world.ask(client, &subscribe)[0].contains("subscribed"));
+        }
+        assert_eq!(world.metric("heartline_rooms"), 7);
+        assert_eq!(world.gateway.users_online(), 101);
+        for (number, mut client) in crowd.into_iter().enumerate() {
+            // Half of them without a word.
+            if number % 2 == 0 {
+                client.0.close(1000);
+            }
+        }
+        world.settle();
+        assert_eq!(world.farewells().len(), 100);
+        assert_eq!(world.metric("heartline_rooms"), 1);
+        assert_eq!(world.gateway.users_online(), 1);
+        assert_eq!(world.gateway.connection_count(), 1);
+        let live = r#"heartline_connections{transport="live",namespace="/"}"#;
+        assert_eq!(world.metric(live), 0);
+    }
+    let said = r#"421["publish",{"room":"crowd-3","event":"said","data":1}]"#;
+    assert_eq!(world.ask(&mut stays, said)[0], r#"42["said",1]"#);
+}
+
+#[test]
 fn who_has_gone_is_in_no_room_and_the_next_in_their_place_hears_nothing_of_it() {
     let mut world = World::new(config());
     let mut ann = world.socketio("user=ann");

@@ -323,11 +323,12 @@ impl World {
         std::mem::take(&mut *self.farewells.lock().unwrap())
     }
 
-    /// A number of the metrics.
+    /// A number of the metrics, which must be there.
     fn metric(&self, name: &str) -> u64 {
         let metrics = self.gateway.encode_metrics();
         let line = metrics.lines().find_map(|line| line.strip_prefix(name));
-        line.map_or(0, |value| value.trim().parse().unwrap())
+        let value = line.unwrap_or_else(|| panic!("there is no metric {name}"));
+        value.trim().parse().unwrap()
     }
 }
 

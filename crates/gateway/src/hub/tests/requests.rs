@@ -100,6 +100,36 @@ fn a_room_too_many_is_refused_and_one_that_is_left_makes_place() {
 }
 
 #[test]
+fn a_key_has_at_most_256_bytes_on_both_protocols() {
+    let mut world = World::new(config());
+    let mut ann = world.socketio("user=ann");
+    let mut bob = world.live("user=bob");
+    world.ask(&mut ann, r#"42["join","lobby"]"#);
+    for (length, code) in [
+        (256, None),
+        (257, Some("INVALID_DATA")),
+        (900_000, Some("INVALID_DATA")),
+    ] {
+        let key = "k".repeat(length);
+        let publish =
+            format!(r#"421["publish",{{"room":"lobby","event":"said","data":1,"key":"{key}"}}]"#);
+        let frame = format!(
+            r#"{{"type":"publish","topic":"lobby","event":"said","data":1,"key":"{key}","id":2}}"#
+        );
+        let answers = [world.ask(&mut ann, &publish), world.ask(&mut bob, &frame)];
+        for answer in &answers {
+            let said = answer.last().unwrap();
+            match code {
+                None => assert!(said.contains(r#""ok":true"#), "{length}: {said}"),
+                Some(code) => assert!(said.contains(code), "{length}: {said}"),
+            }
+        }
+        let delivered = ann.hears().len() + answers[0].len() - 1;
+        assert_eq!(delivered, if code.is_none() { 2 } else { 0 });
+    }
+}
+
+#[test]
 fn what_a_token_does_not_grant_is_refused_on_both_protocols() {
     let mut world = World::new(config());
     let mut ann = world.socketio("user=ann rooms=lobby,round:*");

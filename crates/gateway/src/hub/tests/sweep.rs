@@ -221,6 +221,52 @@ fn who_does_not_answer_pings_is_found_out_and_others_hear_that_they_are_gone() {
 }
 
 #[test]
+fn who_answers_pings_stays_however_quiet_and_is_shown_with_a_round_trip() {
+    let mut world = World::new(Config {
+        heartbeat: HeartbeatConfig {
+            interval: seconds(5),
+            timeout: seconds(3),
+            stale_after: Some(seconds(8)),
+            sweep_interval: seconds(1),
+            ..HeartbeatConfig::default()
+        },
+        ..config()
+    });
+    let mut quiet = world.socketio("user=quiet");
+    let mut live = world.live("user=live");
+    let mut pings = 0;
+    for _ in 0..60 {
+        world.run(seconds(1));
+        for (client, ping, pong) in [(&mut quiet, "2", "3"), (&mut live, "ping", "pong")] {
+            for heard in client.hears() {
+                assert_eq!(heard, ping);
+                pings += 1;
+                match pong {
+                    "3" => client.says(pong),
+                    _ => client.0.pong(),
+                }
+            }
+        }
+    }
+    world.settle();
+    // Each has had one every five seconds.
+    assert!((22..=26).contains(&pings), "{pings}");
+    assert_eq!(world.metric("heartline_heartbeats_total"), pings);
+    assert!(world.farewells().is_empty());
+    let gateway = world.gateway.clone();
+    let asked = world.begin(async move { gateway.connections(<_>::default(), None, 9).await });
+    world.settle();
+    let page = world.runtime.block_on(asked).unwrap().unwrap();
+    assert_eq!(page.items.len(), 2);
+    for entry in page.items {
+        let rtt = entry.rtt_ms.unwrap();
+        assert!(rtt > 0.0 && rtt < 1_050.0, "{rtt} ms");
+        let quiet_for = entry.last_seen_at - entry.last_activity_at;
+        assert!(quiet_for > 50_000, "{quiet_for} ms");
+    }
+}
+
+#[test]
 fn the_sweep_ends_connections_that_nothing_was_heard_of_and_no_others() {
     let mut world = World::new(Config {
         heartbeat: HeartbeatConfig {
