@@ -328,7 +328,7 @@ impl Gateway {
             };
             let over_ms = u64::try_from(over.as_millis()).unwrap_or(u64::MAX);
             let asked = peers::Shed { part, over_ms };
-            let answer = self.peers.ask(peer, asked).await;
+            let answer = self.ways.peers.ask(peer, asked).await;
             answer.map_err(|Silent| ShedError::Unreachable)?
         };
         shed.ok_or(ShedError::Draining)

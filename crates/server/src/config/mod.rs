@@ -685,7 +685,7 @@ mod tests {
             "server.handler_timeout=12s",
             "server.upgrade_timeout=13s",
         ]);
-        let Config {
+        let heartline::Config {
             heartbeat,
             offline_grace,
             auth_timeout,
