@@ -259,15 +259,6 @@ describe("a cluster's users", { timeout: 60000 }, () => {
     again.close();
     await watcher.hear("user:offline", (user) => user.userId === "ann");
   });
-
-  it("leave at once with a node that is stopped in good order", async () => {
-    const [one, two] = await nodes(2);
-    const watcher = await io(one, "watcher");
-    await live(two, "ann");
-    await watcher.hear("user:online", (user) => user.userId === "ann");
-    assert.equal(await two.stop(), 0);
-    await watcher.hear("user:offline", (user) => user.userId === "ann", 1000);
-  });
 });
 
 describe("a cluster's devices", { timeout: 60000 }, () => {

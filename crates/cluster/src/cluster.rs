@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use hashbrown::HashMap;
 use heartline_core::auth::{BoxFuture, UserKey};
@@ -66,7 +67,7 @@ impl AdmissionGuard<'_> {
 impl Drop for AdmissionGuard<'_> {
     fn drop(&mut self) {
         if let Some((who, socket)) = self.socket.take() {
-            self.member.disconnect(who, socket);
+            self.member.disconnect(who, socket, Duration::ZERO);
         }
     }
 }
@@ -251,15 +252,15 @@ impl Backplane for Cluster {
         })
     }
 
-    fn disconnect(&self, user: &Arc<UserKey>, socket: SocketAddress) {
+    fn disconnect(&self, user: &Arc<UserKey>, socket: SocketAddress, keep: Duration) {
         locked(&self.spoken_to).remove(&socket);
         self.member.local().presence().leave(user, socket);
         self.member
-            .disconnect(names::typed_user(user), socket.id().into());
+            .disconnect(names::typed_user(user), socket.id().into(), keep);
     }
 
     fn withdraw(&self, user: &Arc<UserKey>, socket: SocketAddress, admitted: &Admitted) {
-        self.disconnect(user, socket);
+        self.disconnect(user, socket, Duration::ZERO);
         if !(admitted.replaced.is_empty() && admitted.evicted.is_empty()) {
             // They are not in the registry any more, and stay.
             self.member.doubt(names::typed_user(user), true);

@@ -225,6 +225,10 @@ pub struct Departure {
     /// The socket's id.
     #[serde(rename = "s")]
     pub socket: Arc<str>,
+    /// For how long its user is not announced as offline at least, unless it comes and goes
+    /// meanwhile; milliseconds.
+    #[serde(rename = "g")]
+    pub grace: Millis,
 }
 
 /// A user's sockets, said again.
@@ -356,13 +360,12 @@ pub trait Registry: Send + Sync + 'static {
         newcomers: &[Newcomer],
     ) -> impl Future<Output = Guarded<Vec<Admission>>> + Send;
 
-    /// Removes sockets. After `grace` without any, a user is offline. Answers for each
+    /// Removes sockets. After its grace without any, a user is offline. Answers for each
     /// whether its user is without a socket and announced as online still.
     fn depart(
         &self,
         incarnation: &str,
         departures: &[Departure],
-        grace: Millis,
     ) -> impl Future<Output = Guarded<Vec<bool>>> + Send;
 
     /// Registers sockets that live already, or their rooms, which may have changed.

@@ -95,7 +95,7 @@ impl RoomPattern {
 #[derive(Debug, Clone)]
 pub struct Credentials {
     /// The token: from the CONNECT payload's or the `auth` frame's `token`, else
-    /// the `Authorization: Bearer` header, else (live) the `token` query parameter.
+    /// the `Authorization: Bearer` header, else a parameter of the query, else a cookie.
     pub token: Option<String>,
     /// The whole CONNECT payload as JSON text, for authenticators of other kinds.
     pub payload: Option<String>,

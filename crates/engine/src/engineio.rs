@@ -41,6 +41,7 @@ use crate::clock::Clock;
 use crate::failure::Failure;
 use crate::http::cors::AllowedOrigins;
 use crate::http::front::{Gatekeeper, HttpFront, HttpParts, HttpSettings};
+use crate::http::token::TokenPlaces;
 use crate::shard::engine::{Engine, Settings};
 use crate::shard::heartbeat::HeartbeatTiming;
 use crate::shard::request::{self, Protocol};
@@ -338,6 +339,7 @@ impl Server {
                     http_compression: Some(HTTP_COMPRESSION),
                     client_files: None,
                     keep_handshakes: true,
+                    token_places: TokenPlaces::default(),
                 },
                 HttpParts {
                     shards,

@@ -18,6 +18,7 @@ use heartline_engine::http::forward::{Forwarder, Owner};
 use heartline_engine::http::front::{
     ConnectLimiter, Fallback, Gatekeeper, HttpFront, HttpParts, HttpSettings,
 };
+use heartline_engine::http::token::TokenPlaces;
 use heartline_engine::shard::engine::Settings;
 use heartline_engine::shard::heartbeat::HeartbeatTiming;
 use heartline_engine::shard::{Prepared, ShardHandle};
@@ -27,7 +28,7 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 
 use crate::announcer::Announcer;
-use crate::config::Config;
+use crate::config::{AllowedOrigins, Config};
 use crate::data::AllData;
 use crate::event::ConnectRefused;
 use crate::fanout::Fanout;
@@ -476,6 +477,10 @@ fn front(shared: &Arc<Shared>, hooks: Hooks, failure: Failure) -> HttpFront<Op> 
         http_compression: config.http_compression,
         client_files: config.client_files.clone(),
         keep_handshakes: hooks.keep_handshakes,
+        token_places: TokenPlaces {
+            query: config.token_query.clone(),
+            cookie: config.token_cookie.clone(),
+        },
     };
     let parts = HttpParts {
         shards: shared.fanout.shards.clone(),
@@ -535,6 +540,13 @@ fn check(config: &Config) -> Result<(), String> {
     }
     if config.heartbeat.interval.is_zero() || config.heartbeat.timeout.is_zero() {
         return Err("heartbeat.interval and heartbeat.timeout must be more than 0".into());
+    }
+    if config.token_cookie.is_some() && config.allowed_origins == AllowedOrigins::Any {
+        return Err(
+            "a token in a cookie needs a list of allowed_origins: any page could \
+                    connect as its visitor otherwise"
+                .into(),
+        );
     }
     if config.max_payload == 0 || config.send_buffer == 0 {
         return Err("server.max_payload and server.send_buffer must be more than 0".into());

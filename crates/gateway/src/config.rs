@@ -28,6 +28,11 @@ pub struct Config {
     pub live_path: Option<String>,
     /// Origins beyond the server's own from which browsers may connect.
     pub allowed_origins: AllowedOrigins,
+    /// The parameter of the query that may bring a token; `None` for none.
+    pub token_query: Option<String>,
+    /// The cookie that may bring a token; `None` for none. It is believed only of the
+    /// server's own pages and those of `allowed_origins`, which must be a list then.
+    pub token_cookie: Option<String>,
     /// Peers whose `X-Forwarded-For` is believed.
     pub trusted_proxies: Vec<IpNet>,
     /// Largest message in bytes; a larger one closes with 1009 or gets HTTP 413. A client that
@@ -91,6 +96,8 @@ impl Default for Config {
             socketio_path: "/socket.io/".into(),
             live_path: Some("/live".into()),
             allowed_origins: AllowedOrigins::default(),
+            token_query: Some("token".into()),
+            token_cookie: None,
             trusted_proxies: Vec::new(),
             max_payload: 1_000_000,
             compression: None,

@@ -17,14 +17,17 @@ const LIMITS_INTERVAL: Duration = Duration::from_secs(5);
 pub(crate) async fn run(shared: Arc<Shared>) {
     let shared_in_graces = shared.clone();
     let graces = async move {
-        if shared_in_graces.config.offline_grace.is_zero() {
-            return std::future::pending::<()>().await;
-        }
+        // Without a grace there are still those who were told to come back.
+        let grace = shared_in_graces.config.offline_grace;
+        let interval = match grace.is_zero() {
+            true => GRACE_INTERVAL,
+            false => GRACE_INTERVAL.min(grace),
+        };
         loop {
             let now = shared_in_graces.clock.now();
             let at = shared_in_graces.clock.unix_millis(now);
             shared_in_graces.fanout.backplane.local().expire(now, at);
-            tokio::time::sleep(GRACE_INTERVAL.min(shared_in_graces.config.offline_grace)).await;
+            tokio::time::sleep(interval).await;
         }
     };
     let shared_in_limits = shared.clone();

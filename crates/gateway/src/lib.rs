@@ -47,7 +47,7 @@ mod shared;
 mod socket;
 mod to;
 
-pub use api::{BadCursor, Broadcast, Moved, Publish, PublishError, Published};
+pub use api::{BadCursor, Broadcast, Moved, Publish, PublishError, Published, ShedError};
 pub use binary::Binary;
 pub use builder::{BuildError, GatewayBuilder};
 pub use config::Config;
@@ -68,7 +68,7 @@ pub use heartline_engine::engineio;
 pub use heartline_wire::codes::Code;
 pub use heartline_wire::handshake::Handshake;
 pub use heartline_wire::reason::{self, Reason};
-pub use peers::{EmitError, Sockets};
+pub use peers::{EmitError, Part, Sockets};
 pub use socket::Socket;
 pub use to::To;
 pub use tokio_rustls::rustls;

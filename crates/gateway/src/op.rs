@@ -140,6 +140,8 @@ pub(crate) enum Op {
     },
     /// The node is going away: everybody is let go, over this many microseconds.
     Drain { spread: Duration },
+    /// So many are let go over this time, and the node stays.
+    Shed { count: usize, spread: Duration },
     /// A connection that was only kept for its handlers can go.
     Finish(ConnId),
     /// Whoever has not gone yet goes now.

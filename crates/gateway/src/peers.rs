@@ -35,6 +35,15 @@ pub struct Sockets {
     pub except: Vec<String>,
 }
 
+/// Some of a node's connections.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub enum Part {
+    /// This share of them: more than 0, at most 1.
+    Share(f64),
+    /// So many.
+    Connections(usize),
+}
+
 /// A question to one node, about what is there.
 pub(crate) trait Asked: Clone + Into<Question> + Send + Sync + 'static {
     /// What it is answered with.
@@ -117,6 +126,11 @@ questions! {
         room: String,
         join: bool,
     }
+    /// Let some connections go within so many milliseconds.
+    Shed {
+        part: Part,
+        over_ms: u64,
+    }
     /// The node itself.
     AboutNode {}
 }
@@ -159,6 +173,11 @@ impl Asked for RoomMembers {
 impl Asked for Move {
     /// How many.
     type Answer = usize;
+}
+
+impl Asked for Shed {
+    /// How many; `None`: the node lets everybody go anyway.
+    type Answer = Option<usize>;
 }
 
 impl Asked for AboutNode {

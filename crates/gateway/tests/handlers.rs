@@ -125,7 +125,7 @@ impl Backplane for Broken {
     fn connect(&self, newcomer: Newcomer) -> BoxFuture<Result<Admitted, DeviceLimitReached>> {
         Box::pin(std::future::ready(self.local().connect(newcomer, 0)))
     }
-    fn disconnect(&self, _: &Arc<UserKey>, _: SocketAddress) {
+    fn disconnect(&self, _: &Arc<UserKey>, _: SocketAddress, _: std::time::Duration) {
         explode(());
     }
     fn enter_room(&self, _: &Arc<UserKey>, _: SocketAddress, _: RoomAddress) {}

@@ -1,7 +1,7 @@
 //! Running a node: from settings to listeners, and from a signal to the end.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -99,18 +99,14 @@ async fn cluster(settings: &Settings) -> Result<Option<(Cluster, TcpListener)>, 
         return Ok(None);
     };
     let failed = |what: String| refuse(Exit::Failed, what);
-    let address = match &settings.cluster_listen {
-        Some(address) => address.clone(),
-        None => {
-            let own = heartline_cluster::own_address(&url).await;
-            let own = own.unwrap_or_else(|| std::net::Ipv4Addr::LOCALHOST.into());
-            SocketAddr::new(own, 0).to_string()
-        }
-    };
-    let listener = listen("cluster.listen", &address).await?;
+    let own = heartline_cluster::own_address(&url).await;
+    let own = own.unwrap_or_else(|| std::net::Ipv4Addr::LOCALHOST.into());
+    let any_port = SocketAddr::new(own, 0).to_string();
+    let address = settings.cluster_listen.as_ref().unwrap_or(&any_port);
+    let listener = listen("cluster.listen", address).await?;
     let advertise = match (&settings.cluster_advertise, listener.local_addr()) {
         (Some(address), _) => address.clone(),
-        (None, Ok(address)) => address.to_string(),
+        (None, Ok(address)) => told(address, own).to_string(),
         (None, Err(error)) => return Err(failed(error.to_string())),
     };
     let mut tag = [0; 4];
@@ -132,6 +128,15 @@ async fn cluster(settings: &Settings) -> Result<Option<(Cluster, TcpListener)>, 
     });
     let cluster = cluster.map_err(|error| failed(error.to_string()))?;
     Ok(Some((cluster, listener)))
+}
+
+/// What other nodes are told of a listener: one that is everywhere is reached by the address
+/// by which this node reaches Redis.
+fn told(listener: SocketAddr, own: IpAddr) -> SocketAddr {
+    match listener.ip().is_unspecified() {
+        true => SocketAddr::new(own, listener.port()),
+        false => listener,
+    }
 }
 
 /// Runs a node from its first listener to the end of its drain.
@@ -306,4 +311,22 @@ fn page(settings: &Settings, gateway: &Gateway, dev: bool, request: &HttpRequest
         .then(|| dev::answer(settings, gateway, request))
         .flatten();
     answered.unwrap_or_else(|| dev::respond(404, "text/plain; charset=utf-8", "not found\n".into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn other_nodes_are_told_an_address_and_not_all_of_them() {
+        let own: IpAddr = [10, 0, 0, 7].into();
+        for (listener, expected) in [
+            ("0.0.0.0:7000", "10.0.0.7:7000"),
+            ("[::]:7000", "10.0.0.7:7000"),
+            ("192.168.0.1:7000", "192.168.0.1:7000"),
+        ] {
+            let listener = listener.parse().expect("an address");
+            assert_eq!(told(listener, own).to_string(), expected);
+        }
+    }
 }

@@ -4,7 +4,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use heartline::rustls::ServerConfig;
 use heartline::rustls::crypto::ring;
-use heartline::rustls::pki_types::pem::PemObject;
+use heartline::rustls::pki_types::pem::{self, PemObject};
 use heartline::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use heartline::rustls::server::{ClientHello, ResolvesServerCert};
 use heartline::rustls::sign::CertifiedKey;
@@ -72,8 +72,10 @@ fn read(cert: &str, key: &str) -> Result<CertifiedKey, String> {
     if chain.is_empty() {
         return Err(format!("server.tls.cert: {cert} holds no certificate"));
     }
-    let private = PrivateKeyDer::from_pem_file(key)
-        .map_err(|error| format!("server.tls.key: {key}: {error}"))?;
+    let private = PrivateKeyDer::from_pem_file(key).map_err(|error| match error {
+        pem::Error::NoItemsFound => format!("server.tls.key: {key} holds no private key"),
+        error => format!("server.tls.key: {key}: {error}"),
+    })?;
     CertifiedKey::from_der(chain, private, &ring::default_provider())
         .map_err(|error| format!("server.tls.key: {key} does not fit the certificate: {error}"))
 }

@@ -63,14 +63,21 @@ impl Handshake {
 
     /// The cookie of this name (RFC 6265 §4.2).
     pub fn cookie(&self, name: &str) -> Option<&str> {
-        self.headers
-            .iter()
-            .filter(|(key, _)| key == "cookie")
-            .flat_map(|(_, value)| value.split(';'))
-            .filter_map(|pair| pair.trim().split_once('='))
-            .find(|(key, _)| *key == name)
-            .map(|(_, value)| value.trim_matches('"'))
+        let headers = self.headers.iter();
+        let cookies = headers.filter(|(key, _)| key == "cookie");
+        cookie(cookies.map(|(_, value)| value.as_str()), name)
     }
+}
+
+/// The cookie of this name in the values of `Cookie` headers (RFC 6265 §4.2).
+pub fn cookie<'a>(mut headers: impl Iterator<Item = &'a str>, name: &str) -> Option<&'a str> {
+    headers.find_map(|value| {
+        let mut pairs = value
+            .split(';')
+            .filter_map(|pair| pair.trim().split_once('='));
+        let (_, value) = pairs.find(|(key, _)| *key == name)?;
+        Some(value.trim_matches('"'))
+    })
 }
 
 #[cfg(test)]

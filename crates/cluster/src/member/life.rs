@@ -335,7 +335,7 @@ impl<R: Registry, L: Local> Member<R, L> {
             // Seen twice: it is not just being admitted.
             if incarnation.suspects.contains(&socket) {
                 self.counters.repairs.fetch_add(1, Ordering::Relaxed);
-                self.disconnect(who, socket);
+                self.disconnect(who, socket, Duration::ZERO);
             } else {
                 suspects.insert(socket);
             }

@@ -337,13 +337,15 @@ impl<R: Registry, L: Local> Member<R, L> {
         self.work.notify_one();
     }
 
-    /// A socket has left the node's own table.
-    pub fn disconnect(&self, who: TypedUser, socket: Arc<str>) {
+    /// A socket has left the node's own table. Its user is announced as offline after
+    /// `keep` at the earliest.
+    pub fn disconnect(&self, who: TypedUser, socket: Arc<str>, keep: Duration) {
+        let grace = millis(self.timing.grace.max(keep));
         let mut state = self.state();
         let announced = state.unregistered.get(&who).copied().unwrap_or(true);
         state.departures.push_back(PendingDeparture {
             announced,
-            departure: Departure { who, socket },
+            departure: Departure { who, socket, grace },
         });
         if state.departures.len() > MAX_DEPARTURES {
             state.departures.pop_front();

@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::incarnation::{End, Incarnation, Pending};
-use super::{Local, MAX_DEPARTURES, MAX_PER_OPERATION, Member, PendingDeparture, Request, millis};
+use super::{Local, MAX_DEPARTURES, MAX_PER_OPERATION, Member, PendingDeparture, Request};
 use crate::registry::{Admission, Departure, Fenced, Newcomer, Registry, Restored, Unavailable};
 
 /// Rooms in one operation, beyond those of one user.
@@ -36,7 +37,8 @@ impl<R: Registry, L: Local> Member<R, L> {
                     if let Err(Ok((Admission::Admitted(_), _))) =
                         request.reply.send(Ok((admission, generation)))
                     {
-                        self.disconnect(request.newcomer.who, request.newcomer.entry.socket);
+                        let Newcomer { who, entry, .. } = request.newcomer;
+                        self.disconnect(who, entry.socket, Duration::ZERO);
                     }
                 }
                 return Ok(());
@@ -59,9 +61,8 @@ impl<R: Registry, L: Local> Member<R, L> {
         if batch.is_empty() {
             return Ok(false);
         }
-        let grace = millis(self.timing.grace);
         let told = self
-            .patiently(self.registry.depart(&incarnation.name, &batch, grace))
+            .patiently(self.registry.depart(&incarnation.name, &batch))
             .await;
         let telling = std::mem::take(&mut self.state().telling);
         let linger = match told {
@@ -72,10 +73,12 @@ impl<R: Registry, L: Local> Member<R, L> {
             }
         };
         self.forget_offline(&batch);
+        let shortest = batch.iter().map(|departure| departure.grace);
+        let shortest = shortest.filter(|grace| *grace > 0).min();
         let departed = batch.into_iter().zip(linger);
         self.remember_graces(departed.filter(|(_, lingers)| *lingers));
-        if !self.timing.grace.is_zero() {
-            let verdict = Instant::now() + self.timing.grace;
+        if let Some(grace) = shortest {
+            let verdict = Instant::now() + Duration::from_millis(grace);
             let earliest = incarnation
                 .maintain_at
                 .map_or(verdict, |at| at.min(verdict));
@@ -102,11 +105,14 @@ impl<R: Registry, L: Local> Member<R, L> {
     /// Should the store lose its memory now, nobody else would end these graces.
     fn remember_graces(&self, departed: impl Iterator<Item = (Departure, bool)>) {
         let now = Instant::now();
-        let until = now + self.timing.grace + self.timing.ttl;
+        let until = now + self.timing.ttl;
         let mut state = self.state();
         state.in_grace.retain(|_, until| *until > now);
         let room = MAX_DEPARTURES.saturating_sub(state.in_grace.len());
-        let graces = departed.map(|(departure, _)| (departure.who, until));
+        let graces = departed.map(|(departure, _)| {
+            let grace = Duration::from_millis(departure.grace);
+            (departure.who, until + grace)
+        });
         state.in_grace.extend(graces.take(room));
     }
 

@@ -134,6 +134,11 @@ local function schedule(user, kind, at)
     call('ZADD', DUE, at, join_who(user, kind))
 end
 
+-- At `at`, or when it was due before, whichever is later.
+local function postpone(user, kind, at)
+    call('ZADD', DUE, 'GT', at, join_who(user, kind))
+end
+
 local function room_names(state)
     local names = {}
     for room in pairs(state[5] or {}) do
@@ -229,11 +234,12 @@ local function settle(user, kind, grace)
         return
     end
     if online == 0 and hold > now then
-        schedule(user, kind, math.max(hold, now + grace))
+        postpone(user, kind, math.max(hold, now + grace))
         return true
     end
-    if online == 0 and grace > 0 then
-        schedule(user, kind, now + grace)
+    local due = online == 0 and tonumber(call('ZSCORE', DUE, join_who(user, kind))) or 0
+    if online == 0 and (grace > 0 or due > now) then
+        postpone(user, kind, now + grace)
         return true
     end
     state[1] = online
@@ -274,6 +280,10 @@ local function add(incarnation, user, kind, entry, told)
         call('HDEL', index_key(before.i), entry.s)
     end
     put_state(user, kind, state)
+    if not before then
+        -- Whoever was to come back has.
+        call('ZREM', DUE, join_who(user, kind))
+    end
     call('HSET', index_key(incarnation), entry.s, join_who(user, kind))
     if state[1] == 1 and not told and #new > 0 then
         write_edge(user, kind, 1, state[2], new, others)
@@ -470,15 +480,19 @@ local function believe(user, kind)
     call('PERSIST', user_key(user))
 end
 
--- { incarnation, departures = { u, y, s }, grace } -> 0 | 1, { 1: the user is settled later | 0 }
+-- { incarnation, departures = { u, y, s, g = grace } } -> 0 | 1, { 1: the user is settled later | 0 }
 function operations.depart()
     if not owns(arguments.incarnation) then
         return { 0 }
     end
     local linger = {}
     for number, departure in ipairs(arguments.departures) do
-        remove(departure.u, departure.s)
-        linger[number] = settle(departure.u, departure.y, arguments.grace) and 1 or 0
+        local user, kind = departure.u, departure.y
+        if remove(user, departure.s) and departure.g > 0 then
+            -- For its other sockets, too, which may go sooner.
+            postpone(user, kind, now + departure.g)
+        end
+        linger[number] = settle(user, kind, departure.g) and 1 or 0
     end
     return { 1, linger }
 end

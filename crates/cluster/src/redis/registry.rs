@@ -183,15 +183,8 @@ impl Registry for RedisRegistry {
         Ok(Ok(admissions))
     }
 
-    async fn depart(
-        &self,
-        incarnation: &str,
-        departures: &[Departure],
-        grace: Millis,
-    ) -> Guarded<Vec<bool>> {
-        let arguments = json!({
-            "incarnation": incarnation, "departures": list(departures), "grace": grace,
-        });
+    async fn depart(&self, incarnation: &str, departures: &[Departure]) -> Guarded<Vec<bool>> {
+        let arguments = json!({ "incarnation": incarnation, "departures": list(departures) });
         let mut answer = match self.guarded("depart", arguments).await? {
             Ok(mut answer) => answer.list()?,
             Err(Fenced) => return Ok(Err(Fenced)),

@@ -207,9 +207,11 @@ impl Pair {
             8 | 9 => {
                 let incarnation = self.incarnation();
                 let (who, socket) = self.departed();
-                let departures = [Departure { who, socket }];
-                let real = self.registry.depart(&incarnation, &departures, grace).await;
-                let expected = self.model.depart(now, &incarnation, &departures, grace);
+                let keep = [0, 0, 500, 9_000][self.dice.below(4) as usize];
+                let grace = grace.max(keep);
+                let departures = [Departure { who, socket, grace }];
+                let real = self.registry.depart(&incarnation, &departures).await;
+                let expected = self.model.depart(now, &incarnation, &departures);
                 assert_eq!(real.unwrap(), expected);
             }
             10 | 14 | 15 => {

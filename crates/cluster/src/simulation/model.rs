@@ -129,10 +129,17 @@ impl Model {
         self.due.insert((at, who.clone()));
     }
 
+    /// At `at`, or when it was due before, whichever is later.
+    fn postpone(&mut self, who: &TypedUser, at: Millis) {
+        let before = self.dues.get(who).copied().unwrap_or(0);
+        self.schedule(who, at.max(before));
+    }
+
     /// Compares what was announced with who is there. True: a user who is gone is to
     /// be announced later.
     fn settle(&mut self, now: Millis, who: &TypedUser, grace: Millis) -> bool {
         let (hold, blind) = (self.hold, self.blind);
+        let due = self.dues.get(who).copied().unwrap_or(0);
         let Some(state) = self
             .users
             .get_mut(&who.user)
@@ -149,11 +156,11 @@ impl Model {
             return false;
         }
         if !online && hold > now {
-            self.schedule(who, hold.max(now + grace));
+            self.postpone(who, hold.max(now + grace));
             return true;
         }
-        if !online && grace > 0 {
-            self.schedule(who, now + grace);
+        if !online && (grace > 0 || due > now) {
+            self.postpone(who, now + grace);
             return true;
         }
         state.online = online;
@@ -212,7 +219,13 @@ impl Model {
         };
         let arrives = state.online && !told && !arrival.rooms.is_empty();
         match before {
-            None => state.count += 1,
+            None => {
+                state.count += 1;
+                // Whoever was to come back has.
+                if let Some(at) = self.dues.remove(who) {
+                    self.due.remove(&(at, who.clone()));
+                }
+            }
             Some(before) if before.incarnation != *incarnation => {
                 if let Some(index) = self.indexes.get_mut(&before.incarnation) {
                     index.remove(&entry.socket);
@@ -464,13 +477,16 @@ impl Model {
         now: Millis,
         incarnation: &str,
         departures: &[Departure],
-        grace: Millis,
     ) -> Result<Vec<bool>, Fenced> {
         self.guard(now, incarnation)?;
         let mut linger = Vec::with_capacity(departures.len());
         for departure in departures {
-            self.remove(now, &departure.who, &departure.socket);
-            linger.push(self.settle(now, &departure.who, grace));
+            let Departure { who, socket, grace } = departure;
+            if self.remove(now, who, socket).is_some() && *grace > 0 {
+                // For its other sockets, too, which may go sooner.
+                self.postpone(who, now + grace);
+            }
+            linger.push(self.settle(now, who, *grace));
         }
         Ok(linger)
     }

@@ -153,7 +153,7 @@ impl Node {
                 sleep(Duration::from_millis(7)).await;
                 let leaving = std::mem::take(&mut locked(&sockets).leaving);
                 for socket in leaving {
-                    close(&member, &sockets, &socket);
+                    close(&member, &sockets, &socket, Duration::ZERO);
                 }
             }
         });
@@ -198,7 +198,12 @@ impl Node {
 }
 
 /// A socket ends.
-pub(super) fn close(member: &Member<Link, Table>, sockets: &Mutex<Sockets>, socket: &str) -> bool {
+pub(super) fn close(
+    member: &Member<Link, Table>,
+    sockets: &Mutex<Sockets>,
+    socket: &str,
+    keep: Duration,
+) -> bool {
     let mut table = locked(sockets);
     let found = table
         .users
@@ -218,7 +223,7 @@ pub(super) fn close(member: &Member<Link, Table>, sockets: &Mutex<Sockets>, sock
         table.users.remove(&who);
     }
     drop(table);
-    member.disconnect(who, entry.socket);
+    member.disconnect(who, entry.socket, keep);
     true
 }
 

@@ -52,9 +52,14 @@ impl World {
 
     /// All sockets of a user at a node end.
     fn go(&self, number: usize, name: &str) {
+        self.go_for(number, name, Duration::ZERO);
+    }
+
+    /// They are told to be back within this time.
+    fn go_for(&self, number: usize, name: &str, keep: Duration) {
         let node = &self.nodes[number];
         for socket in self.sockets_at(number, name) {
-            close(&node.member, &node.sockets, &socket);
+            close(&node.member, &node.sockets, &socket, keep);
         }
     }
 
@@ -220,6 +225,38 @@ fn a_grace_ends_also_if_the_store_forgets_it() {
         world.restart_store(true);
         world.settle().await;
         assert_eq!(world.told_of("ann"), [true, false]);
+    });
+}
+
+#[test]
+fn who_was_told_to_come_back_is_expected_wherever_it_comes_and_others_of_it_may_go() {
+    paused(async {
+        let mut world = three_nodes(Duration::ZERO, Policy::Unlimited).await;
+        for name in ["ann", "bob", "cleo"] {
+            world.come(0, name, "");
+            world.come(1, name, "");
+        }
+        sleep(MOMENT).await;
+        // Node 0 lets all go; their other sockets end by themselves.
+        for name in ["ann", "bob", "cleo"] {
+            world.go_for(0, name, MOMENT * 4);
+        }
+        sleep(MOMENT).await;
+        for name in ["ann", "bob", "cleo"] {
+            world.go(1, name);
+        }
+        sleep(MOMENT).await;
+        world.come(2, "ann", "");
+        world.come(2, "cleo", "");
+        sleep(MOMENT / 2).await;
+        assert_eq!(world.told_of("bob"), [true]);
+        // Who is back goes like everybody else.
+        world.go(2, "cleo");
+        sleep(MOMENT / 4).await;
+        assert_eq!(world.told_of("cleo"), [true, false]);
+        world.settle().await;
+        assert_eq!(world.told_of("ann"), [true]);
+        assert_eq!(world.told_of("bob"), [true, false]);
     });
 }
 

@@ -185,17 +185,12 @@ impl Registry for Link {
         .await
     }
 
-    async fn depart(
-        &self,
-        incarnation: &str,
-        departures: &[Departure],
-        grace: Millis,
-    ) -> Guarded<Vec<bool>> {
+    async fn depart(&self, incarnation: &str, departures: &[Departure]) -> Guarded<Vec<bool>> {
         let (incarnation, departures) = (incarnation.to_owned(), departures.to_vec());
         let name = format!("depart {incarnation} {departures:?}");
         self.call(
             || name,
-            move |model, now, _, _| model.depart(now, &incarnation, &departures, grace),
+            move |model, now, _, _| model.depart(now, &incarnation, &departures),
         )
         .await
     }

@@ -118,7 +118,7 @@ impl World {
             if gives_up {
                 // It is entered, and ends at once.
                 if entering.await.is_ok() {
-                    close(&member, &sockets, &newcomer.entry.socket);
+                    close(&member, &sockets, &newcomer.entry.socket, Duration::ZERO);
                 }
             } else {
                 let _ = entering.await;
@@ -139,7 +139,9 @@ impl World {
         };
         if !all.is_empty() {
             let socket = all[self.dice.below(all.len() as u64) as usize].clone();
-            close(&node.member, &node.sockets, &socket);
+            // Now and then one that was told to come back.
+            let keep = Duration::from_secs(4) * u32::from(self.dice.chance(20));
+            close(&node.member, &node.sockets, &socket, keep);
         }
     }
 

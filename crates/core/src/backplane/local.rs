@@ -41,8 +41,11 @@ impl Backplane for LocalBackplane {
         Box::pin(std::future::ready(self.local().connect(newcomer, at)))
     }
 
-    fn disconnect(&self, user: &Arc<UserKey>, socket: SocketAddress) {
+    fn disconnect(&self, user: &Arc<UserKey>, socket: SocketAddress, keep: Duration) {
         let Moment { at, unix_millis } = (self.now)();
+        if !keep.is_zero() {
+            self.local().expect_back(user, at + keep);
+        }
         self.local().disconnect(user, socket, at, unix_millis);
     }
 

@@ -190,13 +190,14 @@ pub trait Backplane: Send + Sync + 'static {
     /// step: of two newcomers that race, the later sees the earlier.
     fn connect(&self, newcomer: Newcomer) -> BoxFuture<Result<Admitted, DeviceLimitReached>>;
 
-    /// A socket is gone.
-    fn disconnect(&self, user: &Arc<UserKey>, socket: SocketAddress);
+    /// A socket is gone. Its user is not announced as offline for as long as `keep`, whatever
+    /// the grace: it was told to come back. A new socket of the user ends that.
+    fn disconnect(&self, user: &Arc<UserKey>, socket: SocketAddress, keep: Duration);
 
     /// A socket was admitted too late to live. Those whose places it was to take, and who are
     /// here, keep them; on other nodes they may have been told.
     fn withdraw(&self, user: &Arc<UserKey>, socket: SocketAddress, _admitted: &Admitted) {
-        self.disconnect(user, socket);
+        self.disconnect(user, socket, Duration::ZERO);
     }
 
     /// A user's socket has come into a room whose members are to know that the user is

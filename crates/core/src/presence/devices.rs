@@ -114,7 +114,8 @@ pub(super) struct User {
     pub(super) key: Arc<UserKey>,
     /// Oldest first.
     pub(super) sockets: Vec<Entry>,
-    /// When the grace of a user without sockets is over.
+    /// When the grace of a user without sockets is over. With sockets: until when it has
+    /// one at least, because one that went was told to come back.
     pub(super) grace: Option<Micros>,
     /// Only where presence is told to rooms.
     pub(super) scope: Option<Box<Scope>>,

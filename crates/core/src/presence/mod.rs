@@ -202,6 +202,15 @@ impl Presence {
         self.disconnect(key, socket, Micros::ZERO, 0);
     }
 
+    /// A socket of the user is about to go and was told to come back: until then the user is
+    /// not offline, unless it comes and goes meanwhile.
+    pub fn expect_back(&self, key: &Arc<UserKey>, until: Micros) {
+        let mut part = self.part(key.tenant_id.as_deref(), &key.user_id);
+        if let Some(user) = part.user(key) {
+            user.grace = user.grace.max(Some(until));
+        }
+    }
+
     /// A socket is gone; who was to go for it stays.
     pub fn disconnect(&self, key: &Arc<UserKey>, socket: SocketAddress, now: Micros, at: u64) {
         let mut part = self.part(key.tenant_id.as_deref(), &key.user_id);
@@ -217,8 +226,8 @@ impl Presence {
         if before == 0 || !user.sockets.is_empty() {
             return;
         }
-        if !self.grace.is_zero() {
-            let until = now + self.grace;
+        let until = user.grace.unwrap_or_default().max(now + self.grace);
+        if until > now {
             user.grace = Some(until);
             self.graces
                 .lock()
@@ -243,6 +252,7 @@ impl Presence {
             let mut part = self.part(key.tenant_id.as_deref(), &key.user_id);
             let over = part
                 .user(&key)
+                .filter(|user| user.sockets.is_empty())
                 .is_some_and(|user| user.grace.is_some_and(|until| until <= now));
             if over {
                 self.depart(&mut part, &key, at);
@@ -711,6 +721,37 @@ mod tests {
         presence.disconnect(&user("a"), socket(2), Micros(200), 0);
         presence.expire(Micros(300), 0);
         assert_eq!(edges.lock().unwrap().len(), 2);
+    }
+
+    #[test]
+    fn who_was_told_to_come_back_is_not_away_before_that() {
+        let (presence, edges) = presence(Duration::ZERO);
+        let him = user("a");
+        let come = |slot| {
+            let newcomer = newcomer("a", slot, None, DevicePolicy::Unlimited);
+            presence.connect(newcomer, 0).unwrap();
+        };
+        let go = |slot, now| presence.disconnect(&him, socket(slot), Micros(now), 0);
+        let heard = || edges.lock().unwrap().len();
+        come(1);
+        come(2);
+        // One is told to come back; the other goes before that time.
+        presence.expect_back(&him, Micros(100));
+        go(1, 0);
+        go(2, 10);
+        assert_eq!(presence.expire(Micros(50), 0), Some(Micros(100)));
+        assert_eq!(heard(), 1);
+        // Whoever is back may go like everybody else.
+        come(3);
+        go(3, 60);
+        assert_eq!(heard(), 2);
+        come(4);
+        presence.expect_back(&him, Micros(170));
+        go(4, 70);
+        presence.expire(Micros(169), 0);
+        assert_eq!(heard(), 3);
+        presence.expire(Micros(170), 0);
+        assert_eq!(heard(), 4);
     }
 
     #[test]

@@ -38,6 +38,7 @@ use crate::http::forward::{Forwarder, forward};
 use crate::http::remote::{client_address, client_scheme};
 use crate::http::seldom::Seldom;
 use crate::http::served;
+use crate::http::token::{TokenPlaces, token};
 use crate::http::upgrade::{PLAIN, Reclaim, TLS, switch, wants_upgrade};
 use crate::shard::ShardHandle;
 use crate::shard::request::{Handshake, PostStart, Protocol, Reply, Request, RequestId};
@@ -89,6 +90,8 @@ pub struct HttpSettings {
     pub client_files: Option<PathBuf>,
     /// Whether the head of a connection's first request is kept for the app.
     pub keep_handshakes: bool,
+    /// Where a token is looked for besides the `Authorization` header.
+    pub token_places: TokenPlaces,
 }
 
 /// What the front works with.
@@ -351,8 +354,15 @@ impl<Op: Send + 'static> HttpFront<Op> {
     }
 
     /// What is told of a connection's first request.
-    fn handshake(&self, request: &HttpRequest<Incoming>) -> Handshake {
-        let mut handshake = handshake(request.headers());
+    fn handshake(&self, request: &HttpRequest<Incoming>, origin: &Origin) -> Handshake {
+        let headers = request.headers();
+        let agent = headers.get(header::USER_AGENT);
+        let agent = agent.and_then(|value| value.to_str().ok());
+        let mut handshake = Handshake {
+            user_agent: agent.map(|agent| agent[..agent.len().min(256)].into()),
+            token: token(request, origin, &self.settings.token_places),
+            request: None,
+        };
         if self.settings.keep_handshakes {
             let text = |(name, value): (&HeaderName, &HeaderValue)| {
                 Some((name.as_str().to_owned(), value.to_str().ok()?.to_owned()))
@@ -420,7 +430,7 @@ impl<Op: Send + 'static> HttpFront<Op> {
         let base64 = query
             .get("b64")
             .is_some_and(|value| value == "1" || value == "true");
-        let handshake = self.handshake(&request);
+        let handshake = self.handshake(&request, origin);
         if websocket {
             let take = sender.take;
             let mut answer =
@@ -565,7 +575,8 @@ impl<Op: Send + 'static> HttpFront<Op> {
     // --- live ------------------------------------------------------------
 
     async fn live(self: &Arc<Self>, request: HttpRequest<Incoming>, sender: Sender) -> Answer {
-        match self.origin(&request, sender) {
+        let origin = self.origin(&request, sender);
+        match origin {
             Origin::Malformed => {
                 return text(StatusCode::BAD_REQUEST, "the Origin header is malformed");
             }
@@ -595,10 +606,7 @@ impl<Op: Send + 'static> HttpFront<Op> {
             Ok(headers) => headers,
             Err(answer) => return answer,
         };
-        let mut handshake = self.handshake(&request);
-        // An empty one is none, as in Socket.IO's `auth`.
-        let token = Query::of(&request).get("token");
-        handshake.query_token = token.filter(|token| !token.is_empty()).map(Into::into);
+        let handshake = self.handshake(&request, &origin);
         let take = sender.take;
         let mut answer =
             self.open_websocket(request, Protocol::Plain, false, handshake, guard, take);
@@ -677,7 +685,7 @@ impl<Op: Send + 'static> HttpFront<Op> {
         let count = self.parts.shards.len();
         let index = (0..count)
             .map(|step| (start + step) % count)
-            .min_by_key(|&index| self.parts.shards[index].0.load.load(Ordering::Relaxed) / 16)
+            .min_by_key(|&index| self.parts.shards[index].connections() / 16)
             .unwrap_or(0);
         &self.parts.shards[index]
     }
@@ -766,26 +774,5 @@ impl Query {
         form_urlencoded::parse(self.0.as_bytes())
             .find(|(key, _)| key == name)
             .map(|(_, value)| value.into_owned())
-    }
-}
-
-fn handshake(headers: &HeaderMap) -> Handshake {
-    let text = |name| {
-        headers
-            .get(name)
-            .and_then(|value: &HeaderValue| value.to_str().ok())
-    };
-    let user_agent = text(header::USER_AGENT).map(|agent| agent[..agent.len().min(256)].into());
-    let bearer = text(header::AUTHORIZATION)
-        .and_then(|value| value.split_once(' '))
-        .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
-        .map(|(_, token)| token.trim())
-        .filter(|token| !token.is_empty())
-        .map(Into::into);
-    Handshake {
-        user_agent,
-        bearer,
-        query_token: None,
-        request: None,
     }
 }

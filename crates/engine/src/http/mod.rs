@@ -11,4 +11,5 @@ pub mod nodes;
 pub(crate) mod remote;
 mod seldom;
 pub(crate) mod served;
+pub mod token;
 pub(crate) mod upgrade;

@@ -20,6 +20,7 @@ pub(crate) mod writes;
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use heartline_wire::id::Slot;
 use mio::{Poll, Registry, Token};
@@ -75,6 +76,11 @@ impl<Op> ShardHandle<Op> {
     #[inline]
     pub fn is_overloaded(&self) -> bool {
         self.0.is_high()
+    }
+
+    /// Connections that the shard had after its last turn.
+    pub fn connections(&self) -> usize {
+        self.0.load.load(Ordering::Relaxed)
     }
 
     /// Ends the shard's thread, its connections with it.

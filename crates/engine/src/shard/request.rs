@@ -25,10 +25,8 @@ pub enum Protocol {
 pub struct Handshake {
     /// The `User-Agent` header.
     pub user_agent: Option<Box<str>>,
-    /// The bearer token of the `Authorization` header.
-    pub bearer: Option<Box<str>>,
-    /// The `token` parameter of the query (live only).
-    pub query_token: Option<Box<str>>,
+    /// The token that came with the request: by its header, its query or a cookie.
+    pub token: Option<Box<str>>,
     /// All of the request's head, where that is kept.
     pub request: Option<Arc<heartline_wire::handshake::Handshake>>,
 }

@@ -69,6 +69,10 @@ impl Gateway {
                 let moved = self.move_here(&asked.which, &asked.room, asked.join);
                 write(&asked, moved.await)
             }
+            Question::Shed(asked) => {
+                let over = Duration::from_millis(asked.over_ms);
+                write(&asked, self.shed_here(asked.part, over))
+            }
             Question::AboutNode(asked) => write(&asked, self.node_here()),
         }
     }

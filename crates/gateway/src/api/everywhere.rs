@@ -7,13 +7,15 @@ use heartline_core::auth::UserKey;
 use heartline_core::backplane::{Peer, UserSocket};
 use heartline_core::entries::{MemberEntry, NodeEntry, Page, RoomEntry, SocketEntry, SocketFilter};
 use heartline_core::rooms::{self, PRIVATE};
+use heartline_engine::shard::ShardHandle;
 use heartline_wire::codes::Code;
 use heartline_wire::id::Sid;
 
 use super::pages::{DevicesByUser, RoomsByKey, decode_cursor, member_entries, rooms_page};
-use super::{BadCursor, Moved, PublishError};
+use super::{BadCursor, Moved, PublishError, ShedError};
 use crate::gateway::Gateway;
-use crate::peers::{self, Asked, EmitError, Emitted, Silent, Sockets};
+use crate::op::Op;
+use crate::peers::{self, Asked, EmitError, Emitted, Part, Silent, Sockets};
 
 impl Gateway {
     /// Asks all other nodes at once. Answers, and the ids of those that had none.
@@ -300,6 +302,67 @@ impl Gateway {
             version: None,
         }));
         nodes
+    }
+
+    /// Lets some connections of a node go, each at some time within `over`: their clients are
+    /// told when to come back, as at a drain, and the node stays. How many there will be.
+    ///
+    /// # Errors
+    /// When there is no such node, or it lets everybody go, or does not answer.
+    pub async fn shed(
+        &self,
+        node_id: &str,
+        part: Part,
+        over: Duration,
+    ) -> Result<usize, ShedError> {
+        let shed = if node_id == &*self.shared.node_id {
+            self.shed_here(part, over)
+        } else {
+            let (peers, suspect) = self.shared.fanout.backplane.peers().await;
+            let Some(peer) = peers.iter().find(|peer| &*peer.node_id == node_id) else {
+                let known = suspect.iter().any(|suspect| &**suspect == node_id);
+                return Err(match known {
+                    true => ShedError::Unreachable,
+                    false => ShedError::UnknownNode,
+                });
+            };
+            let over_ms = u64::try_from(over.as_millis()).unwrap_or(u64::MAX);
+            let asked = peers::Shed { part, over_ms };
+            let answer = self.ways.peers.ask(peer, asked).await;
+            answer.map_err(|Silent| ShedError::Unreachable)?
+        };
+        shed.ok_or(ShedError::Draining)
+    }
+
+    /// `None`: everybody goes anyway.
+    pub(crate) fn shed_here(&self, part: Part, over: Duration) -> Option<usize> {
+        if self.is_draining() {
+            return None;
+        }
+        let shards = &self.shared.fanout.shards;
+        let loads: Vec<usize> = shards.iter().map(ShardHandle::connections).collect();
+        let all: usize = loads.iter().sum();
+        let wanted = match part {
+            Part::Share(share) => (all as f64 * share.clamp(0.0, 1.0)).round() as usize,
+            Part::Connections(count) => count.min(all),
+        };
+        // Each shard has the difference of two rounded sums, so that they come to `wanted`.
+        let (mut before, mut done) = (0, 0);
+        for (shard, load) in loads.into_iter().enumerate() {
+            before += load;
+            let until = (wanted * before).checked_div(all).unwrap_or(0);
+            let (count, spread) = (until - done, over);
+            done = until;
+            self.shared
+                .fanout
+                .post(shard as u16, Op::Shed { count, spread });
+        }
+        tracing::info!(
+            connections = wanted,
+            over_ms = over.as_millis() as u64,
+            "shedding"
+        );
+        Some(wanted)
     }
 
     /// What this node says of itself.

@@ -115,6 +115,29 @@ impl fmt::Display for PublishError {
 
 impl std::error::Error for PublishError {}
 
+/// Why a node lets no connections go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ShedError {
+    /// There is no such node.
+    UnknownNode,
+    /// It does not answer.
+    Unreachable,
+    /// It lets everybody go already.
+    Draining,
+}
+
+impl fmt::Display for ShedError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            ShedError::UnknownNode => "there is no such node",
+            ShedError::Unreachable => "the node does not answer",
+            ShedError::Draining => "the node lets everybody go already",
+        })
+    }
+}
+
+impl std::error::Error for ShedError {}
+
 /// A cursor that this gateway did not make.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BadCursor;

@@ -403,8 +403,7 @@ impl Hub {
         slot: Slot,
         handshake: heartline_engine::shard::request::Handshake,
     ) {
-        let token = handshake.bearer.or(handshake.query_token);
-        let token = token.and_then(|token| presented(&token));
+        let token = handshake.token.and_then(|token| presented(&token));
         let mode = self
             .shared
             .fanout

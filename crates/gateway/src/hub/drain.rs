@@ -2,7 +2,7 @@
 //!
 //! What happens, in this order, and who sees what of it:
 //!
-//! 1. **The signal.** `heartline serve` gets SIGTERM or SIGINT, or `POST /v1/nodes/drain`
+//! 1. **The signal.** `heartline serve` gets SIGTERM or SIGINT, or `POST /v1/drain`
 //!    comes; an embedding program calls [`Gateway::drain`](crate::Gateway::drain). The flag
 //!    `draining` goes up and never down. A second signal ends the process at once.
 //! 2. **The doors close** (`engine/http.rs`). The public listener accepts nobody new; while
@@ -22,12 +22,17 @@
 //!    unknown: some take the close packet for a goodbye for good, and would not come back.
 //!    The socket's rooms and presence are given back as at every end (`ends`), disconnect
 //!    handlers run, and the reason `drained` is in the log, the metrics and the timeline.
+//!    Its user is not announced as offline before the time at which it was told to come
+//!    back and five seconds more (`back_by`), here or in the cluster.
 //! 6. **Other nodes** hear of each departure through the backplane; the node's lease is
 //!    given back last ([`Backplane::close`](heartline_core::backplane::Backplane::close)), so nobody
 //!    has to sweep after it, and the store keeps what it has accepted.
 //! 7. **The time is up** (`force`): `server.drain_timeout` after the last was let go,
 //!    whoever is still there is closed as in 5 without waiting for handlers. The process
 //!    exits with 0, at the latest a second after that.
+//!
+//! `POST /v1/nodes/ID/shed` takes some connections, at random, through 3 to 6 while the node
+//! stays (`shed`): after a rolling restart, when one node has them all.
 
 use std::time::Duration;
 
@@ -40,10 +45,34 @@ use heartline_wire::time::Micros;
 
 use super::Hub;
 
+/// How much later than it was told a client may come back without its user having been away.
+const LATE: Duration = Duration::from_secs(5);
+
 impl Hub {
     /// Begins to let everybody go.
     pub(super) fn drain(&mut self, engine: &mut Engine, spread: Duration) {
-        for slot in engine.open_slots() {
+        let all = engine.open_slots();
+        self.let_go_over(engine, &all, spread);
+    }
+
+    /// Lets `count` connections go, whichever, each at some time within `spread`. The node
+    /// stays.
+    pub(super) fn shed(&mut self, engine: &mut Engine, count: usize, spread: Duration) {
+        let mut staying = engine.open_slots();
+        staying.retain(|&slot| {
+            let link = self.link(slot);
+            link.is_some_and(|link| !link.leaving && link.drain_at == Micros::MAX)
+        });
+        let count = count.min(staying.len());
+        for index in 0..count {
+            let others = (staying.len() - index) as u64;
+            staying.swap(index, index + engine.random_below(others) as usize);
+        }
+        self.let_go_over(engine, &staying[..count], spread);
+    }
+
+    fn let_go_over(&mut self, engine: &mut Engine, slots: &[Slot], spread: Duration) {
+        for &slot in slots {
             if spread.is_zero() {
                 self.let_go(engine, slot);
                 continue;
@@ -59,16 +88,15 @@ impl Hub {
     /// Tells a client when to come back, and lets it go as soon as its
     /// handlers are done.
     pub(super) fn let_go(&mut self, engine: &mut Engine, slot: Slot) {
-        let range = self.reconnect_spread_ms();
-        let data = format!(
-            r#"{{"reconnectInMs":{}}}"#,
-            250 + engine.random_below(range)
-        );
+        let back_in = 250 + engine.random_below(self.reconnect_spread_ms());
+        let data = format!(r#"{{"reconnectInMs":{back_in}}}"#);
+        let back_by = engine.now + Duration::from_millis(back_in) + LATE;
         let Some(link) = self.link_mut(slot) else {
             return;
         };
         link.drain_at = Micros::MAX;
         link.leaving = true;
+        link.back_by = back_by;
         let busy = link.in_flight > 0;
         let namespaces: Vec<NamespaceId> =
             link.sockets.iter().map(|socket| socket.namespace).collect();

@@ -123,6 +123,7 @@ impl Hub {
             return;
         };
         let handshake = link.handshake.clone();
+        let back_by = link.back_by;
         let mut socket = link.sockets.swap_remove(index);
         link.meters_kept
             .push((namespace, std::mem::take(&mut socket.meter)));
@@ -139,7 +140,8 @@ impl Hub {
         let id = engine.id(slot);
         if let (Some(user), Some(conn)) = (&socket.identity.user, id) {
             let address = SocketAddress::new(conn, namespace, socket.secret);
-            shared.fanout.backplane.disconnect(user, address);
+            let keep = back_by - engine.now;
+            shared.fanout.backplane.disconnect(user, address, keep);
         }
         let connected_for_ms = (engine.now - socket.connected_at).as_millis() as u64;
         let user_id = socket.identity.user_id().unwrap_or("");

@@ -37,18 +37,21 @@ pub(crate) struct Link {
     pub(crate) joining: Option<Box<Joining>>,
     /// A packet that waits for its attachments.
     pub(crate) partial: Option<Box<Partial>>,
-    /// When a spread-out drain lets it go; `Micros::MAX` when there is none.
+    /// When a spread-out drain, or a shedding, lets it go; `Micros::MAX` when there is none.
     pub(crate) drain_at: Micros,
     /// What it says for no socket: CONNECTs, pings of its transport.
     pub(crate) meter: Meter,
     /// Those of sockets that have ended: whoever comes back into a namespace goes on with
     /// what was counted. At most one for each namespace.
     pub(crate) meters_kept: Vec<(NamespaceId, Meter)>,
+    /// Until when its client is expected back, because it was told to come; the beginning if
+    /// it was not.
+    pub(crate) back_by: Micros,
     pub(crate) user_agent: Option<Arc<str>>,
     /// The connection's first request, where an app looks at it.
     pub(crate) handshake: Option<Arc<Handshake>>,
-    /// The bearer token of the handshake, for namespaces joined without one.
-    pub(crate) bearer: Option<Box<str>>,
+    /// The token of the handshake, for namespaces joined without one.
+    pub(crate) token: Option<Box<str>>,
 }
 
 impl Link {
@@ -67,9 +70,10 @@ impl Link {
             drain_at: Micros::MAX,
             meter: Meter::default(),
             meters_kept: Vec::new(),
+            back_by: Micros::ZERO,
             user_agent: None,
             handshake: None,
-            bearer: None,
+            token: None,
         }
     }
 

@@ -153,7 +153,7 @@ impl App for Hub {
             .map(|agent| self.shared.user_agents.intern(agent));
         link.handshake = handshake.request.clone();
         if !live {
-            link.bearer = handshake.bearer.clone();
+            link.token = handshake.token.clone();
         }
         self.links[slot.index()] = Some(link);
         self.metrics.connects.add(1);
@@ -273,6 +273,7 @@ impl App for Hub {
             } => self.replaced(engine, &to, by.as_deref(), &node, reason),
             Op::Refresh { to, identity } => self.refresh(engine, &to, identity),
             Op::Drain { spread } => self.drain(engine, spread),
+            Op::Shed { count, spread } => self.shed(engine, count, spread),
             Op::Finish(conn) => self.finish(engine, conn),
             Op::Force => self.force(engine),
             Op::Query(query) => self.answer(engine, query),

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use std::time::Duration;
+
 use heartline_core::presence::SocketAddress;
 use heartline_engine::shard::engine::Engine;
 use heartline_wire::reason::Reason;
@@ -48,7 +50,10 @@ impl Hub {
                 socket_id = socket.0.encode(),
                 "the sweep removed an orphaned entry"
             );
-            shared.fanout.backplane.disconnect(&user, socket);
+            shared
+                .fanout
+                .backplane
+                .disconnect(&user, socket, Duration::ZERO);
             removed += 1;
         }
         let shard = self.shard;

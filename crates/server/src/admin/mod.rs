@@ -6,6 +6,7 @@
 
 mod connections;
 mod guard;
+mod nodes;
 mod openapi;
 mod problem;
 mod rooms;
@@ -65,7 +66,8 @@ fn router(state: State) -> Router {
         .route("/rooms/{room}/members/leave", post(rooms::leave))
         .route("/rooms/{room}/publish", post(rooms::publish))
         .route("/broadcast", post(rooms::broadcast))
-        .route("/nodes", get(nodes))
+        .route("/nodes", get(nodes::list))
+        .route("/nodes/{nodeId}/shed", post(nodes::shed))
         .route("/drain", post(drain))
         .layer(middleware::from_fn(strict::check))
         .layer(middleware::from_fn_with_state(state.clone(), guard::check))
@@ -126,12 +128,6 @@ async fn metrics(axum::extract::State(state): axum::extract::State<State>) -> Re
         state.gateway.encode_metrics(),
     )
         .into_response()
-}
-
-async fn nodes(
-    axum::extract::State(state): axum::extract::State<State>,
-) -> Json<serde_json::Value> {
-    Json(json!({ "nodes": state.gateway.nodes().await }))
 }
 
 async fn drain(axum::extract::State(state): axum::extract::State<State>) -> Response {

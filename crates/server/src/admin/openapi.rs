@@ -4,6 +4,7 @@ use axum::Json;
 use serde_json::{Map, Value, json};
 
 use super::connections::{DEFAULT_LIMIT, MAX_LIMIT};
+use super::nodes::{DEFAULT_OVER_MS, MAX_OVER_MS};
 use super::schemas;
 
 /// A route of the operators' listener.
@@ -31,6 +32,10 @@ const WHO: &[&str] = &[
     "namespace",
     "tenantId",
 ];
+
+/// The members of a body that says how many connections are to go: a share of them or a
+/// number.
+const SHED: &[&str] = &["share", "connections", "overMs"];
 
 /// All routes of the operators' listener.
 pub(super) static ROUTES: &[Route] = &[
@@ -237,6 +242,15 @@ pub(super) static ROUTES: &[Route] = &[
     },
     Route {
         method: "post",
+        path: "/v1/nodes/{nodeId}/shed",
+        does: "Let a share of a node's connections go, or so many, slowly, and tell them when to \
+               come back; the node stays",
+        query: &[],
+        body: SHED,
+        answer: "Shed",
+    },
+    Route {
+        method: "post",
         path: "/v1/drain",
         does: "Let everybody go, then stop",
         query: &[],
@@ -282,6 +296,10 @@ fn member(name: &str) -> Value {
     match name {
         "data" => json!({}),
         "ackWithinMs" => json!({ "type": "integer", "minimum": 0, "maximum": 60_000 }),
+        "share" => json!({ "type": "number", "exclusiveMinimum": 0, "maximum": 1 }),
+        "connections" => json!({ "type": "integer", "minimum": 1 }),
+        "overMs" => json!({ "type": "integer", "minimum": 0, "maximum": MAX_OVER_MS,
+            "default": DEFAULT_OVER_MS }),
         "users" => json!({ "type": "array", "items": { "type": "string" }, "maxItems": 1000 }),
         "sockets" | "rooms" | "except" => {
             json!({ "type": "array", "items": { "type": "string" } })
@@ -313,7 +331,7 @@ fn operation(route: &Route) -> Value {
         },
     });
     if !route.body.is_empty() {
-        let required = if route.body == WHO {
+        let required = if [WHO, SHED].contains(&route.body) {
             &[][..]
         } else {
             &route.body[..1]
@@ -353,6 +371,37 @@ fn build() -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// The reference for people, in Markdown.
+    fn table() -> String {
+        let names = |names: &[&str], separator: &str| {
+            let quoted: Vec<String> = names.iter().map(|name| format!("`{name}`")).collect();
+            quoted.join(separator)
+        };
+        let mut out =
+            String::from("| request | what it does | query | body |\n|---|---|---|---|\n");
+        for route in ROUTES {
+            out.push_str(&format!(
+                "| `{} {}` | {} | {} | {} |\n",
+                route.method.to_uppercase(),
+                route.path,
+                route.does,
+                names(route.query, ", "),
+                names(route.body, ", "),
+            ));
+        }
+        out
+    }
+
+    #[test]
+    fn the_reference_of_the_api_is_up_to_date() {
+        let written = include_str!("../../../../docs/operations.md");
+        let table = table();
+        assert!(
+            written.contains(&table),
+            "docs/operations.md should have this table:\n{table}"
+        );
+    }
 
     #[test]
     fn every_route_is_described_once() {

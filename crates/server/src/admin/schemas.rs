@@ -115,6 +115,14 @@ const SHAPES: &[Shape] = &[
         &[("joined", "integer"), ("unreachable", "string[]?")],
     ),
     ("Left", &[("left", "integer"), ("unreachable", "string[]?")]),
+    (
+        "Shed",
+        &[
+            ("nodeId", "string"),
+            ("connections", "integer"),
+            ("overMs", "integer"),
+        ],
+    ),
     ("Draining", &[("draining", "boolean")]),
 ];
 

@@ -5,6 +5,7 @@
 #![expect(clippy::unit_arg, reason = "in the table a setter is one line")]
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use heartline::config::{
     AllowedOrigins, Announce, AuthMode, ConnectLimit, DevicePolicy, NamespaceConfig, OnExcess,
@@ -15,8 +16,8 @@ use toml::Value;
 use super::place;
 use super::settings::{LogFormat, Settings};
 use super::value::{
-    Wrong, count, duration, is_off, limit, list, optional, positive_duration, size, text, truth,
-    whole,
+    Wrong, count, duration_or_none, is_off, limit, list, optional, positive_duration, size,
+    size_from, text, truth, whole,
 };
 
 /// Puts a value where it belongs.
@@ -85,12 +86,20 @@ const fn space(
 fn one_of<T: Copy>(value: &Value, choices: &[(&str, T)]) -> Result<T, Wrong> {
     let text = text(value)?;
     let names: Vec<&str> = choices.iter().map(|(name, _)| *name).collect();
+    let plain = text.to_ascii_lowercase().replace('-', "_");
     choices
         .iter()
-        .find(|(name, _)| *name == text)
+        .find(|(name, _)| *name == plain)
         .map(|(_, choice)| *choice)
         .ok_or_else(|| format!("must be one of {}, not {text:?}", names.join(", ")))
 }
+
+/// Smallest `server.max_payload`, bytes: CONNECT without a token fits.
+const MIN_PAYLOAD: usize = 128;
+/// Smallest `server.send_buffer`, bytes: what every client is told at first fits.
+const MIN_SEND_BUFFER: usize = 1024;
+/// Largest `auth.jwt.leeway`: clocks do not differ by more, and tokens should expire.
+const MAX_LEEWAY: Duration = Duration::from_secs(86_400);
 
 fn live_path(value: &Value) -> Result<String, Wrong> {
     place::path(&text(value)?, "/live")
@@ -109,6 +118,109 @@ fn address(value: &Value) -> Result<String, Wrong> {
     let address = text(value)?;
     place::address(&address)?;
     Ok(address)
+}
+
+/// A parameter of the query that Engine.IO does not use itself.
+fn query_name(value: &Value) -> Result<String, Wrong> {
+    let name = text(value)?;
+    if ["EIO", "transport", "sid", "t", "b64", "j"].contains(&name.as_str()) {
+        return Err(format!("cannot be {name:?}: Engine.IO uses that itself"));
+    }
+    let fits = |c: char| c.is_ascii_alphanumeric() || "_-.".contains(c);
+    match name.chars().all(fits) {
+        true => Ok(name),
+        false => Err(format!(
+            "must be the name of a parameter, like \"token\", not {name:?}"
+        )),
+    }
+}
+
+/// The name of a cookie (RFC 6265 §4.1.1).
+fn cookie_name(value: &Value) -> Result<String, Wrong> {
+    let name = text(value)?;
+    let fits = |c: char| c.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(c);
+    match name.chars().all(fits) {
+        true => Ok(name),
+        false => Err(format!(
+            "must be the name of a cookie, like \"session\", not {name:?}"
+        )),
+    }
+}
+
+/// What an `Authorization` header can bring behind `Bearer `.
+fn bearer(value: &Value) -> Result<String, Wrong> {
+    let token = text(value)?;
+    if token.to_ascii_lowercase().starts_with("bearer ") {
+        return Err(
+            "is the token alone: leave \"Bearer \" out, which clients put before it".into(),
+        );
+    }
+    let fits = |c: char| c.is_ascii_graphic() || c == ' ';
+    match token.chars().all(fits) && token.trim() == token {
+        true => Ok(token),
+        false => Err(
+            "must be of printable ASCII without spaces around it, or no header could \
+                      bring it: `openssl rand -hex 32` makes a good one"
+                .into(),
+        ),
+    }
+}
+
+fn hmac_secret(value: &Value) -> Result<String, Wrong> {
+    let secret = text(value)?;
+    // Whoever has a public key could sign with it otherwise.
+    match secret.contains("-----BEGIN") {
+        true => Err("is a PEM: a public key belongs into auth.jwt.public_key".into()),
+        false => Ok(secret),
+    }
+}
+
+/// A URL that can be fetched. It is not repeated: it may hold a password.
+fn web_url(value: &Value) -> Result<String, Wrong> {
+    let given = text(value)?;
+    let like = "must be a URL like \"https://issuer.example/.well-known/jwks.json\"";
+    let url = reqwest::Url::parse(&given).map_err(|error| format!("{like}: {error}"))?;
+    let fits = |c: char| c.is_ascii_graphic();
+    match ["http", "https"].contains(&url.scheme()) && given.chars().all(fits) {
+        true => Ok(url.into()),
+        false => Err(like.into()),
+    }
+}
+
+/// One text, and not what looks like a list of several.
+fn one_text(value: &Value) -> Result<String, Wrong> {
+    let given = text(value).ok().filter(|given| !given.starts_with('['));
+    given.ok_or_else(|| "must be one text, not a list".into())
+}
+
+fn claim_name(value: &Value) -> Result<String, Wrong> {
+    match is_off(value) {
+        true => Err("must be the name of a claim, like \"sub\"".into()),
+        false => text(value),
+    }
+}
+
+/// An address that other nodes can reach.
+fn advertised(value: &Value) -> Result<Option<String>, Wrong> {
+    let address = set_address(value)?;
+    match address.as_deref().is_none_or(place::is_reachable) {
+        true => Ok(address),
+        false => Err("must be a host and port that other nodes can reach, like \
+                      \"10.0.0.7:7000\": not all addresses, and not port 0"
+            .into()),
+    }
+}
+
+/// What names of channels can begin with, also in Redis' patterns.
+fn channel_prefix(value: &Value) -> Result<String, Wrong> {
+    let prefix = text(value)?;
+    let fits = |c: char| c.is_ascii_graphic() && !"*?[]\\".contains(c);
+    match !prefix.is_empty() && prefix.chars().all(fits) {
+        true => Ok(prefix),
+        false => Err(format!(
+            "must be text without spaces and without * ? [ ] \\, like \"socket.io\", not {prefix:?}"
+        )),
+    }
 }
 
 /// What is not `auto`.
@@ -141,7 +253,7 @@ macro_rules! claim {
             concat!("auth.jwt.claims.", $name),
             $default,
             concat!("the claim that carries this: ", $name),
-            |settings, value| Ok(settings.jwt.claims.$field = text(value)?),
+            |settings, value| Ok(settings.jwt.claims.$field = claim_name(value)?),
         )
     };
 }
@@ -211,7 +323,7 @@ pub(crate) static KEYS: &[Key] = &[
         "server.max_payload",
         "\"1MB\"",
         "largest message; a larger one closes with 1009 (WebSocket) or gets 413 (polling)",
-        |s, v| Ok(s.gateway.max_payload = size(v)?),
+        |s, v| Ok(s.gateway.max_payload = size_from(MIN_PAYLOAD, v)?),
     ),
     node(
         "server.compression",
@@ -287,13 +399,16 @@ pub(crate) static KEYS: &[Key] = &[
         "server.drain_spread",
         "\"off\"",
         "let connections go evenly over this time, before `drain_timeout` counts",
-        |s, v| Ok(s.gateway.drain_spread = optional(v, positive_duration)?),
+        |s, v| {
+            Ok(s.gateway.drain_spread =
+                Some(duration_or_none(v)?).filter(|spread| !spread.is_zero()))
+        },
     ),
     node(
         "server.send_buffer",
         "\"1MB\"",
         "bound on what waits for one slow connection; past it the connection is closed with 4413 (a burst may be four times as much for a tenth of a second)",
-        |s, v| Ok(s.gateway.send_buffer = size(v)?),
+        |s, v| Ok(s.gateway.send_buffer = size_from(MIN_SEND_BUFFER, v)?),
     ),
     node(
         "server.worker_threads",
@@ -340,7 +455,7 @@ pub(crate) static KEYS: &[Key] = &[
     secret(
         "admin.token",
         "bearer token for `/v1`; without one it answers only on a loopback listener",
-        |s, v| Ok(s.admin_token = optional(v, text)?),
+        |s, v| Ok(s.admin_token = optional(v, bearer)?),
     ),
     node(
         "heartbeat.interval",
@@ -399,7 +514,7 @@ pub(crate) static KEYS: &[Key] = &[
     secret(
         "auth.jwt.secret",
         "secret of HS256, HS384 and HS512 tokens: 16 bytes at least, and 32 to be safe",
-        |s, v| Ok(s.jwt.secret = optional(v, text)?),
+        |s, v| Ok(s.jwt.secret = optional(v, hmac_secret)?),
     ),
     node(
         "auth.jwt.public_key",
@@ -411,34 +526,40 @@ pub(crate) static KEYS: &[Key] = &[
         "auth.jwt.jwks_url",
         "\"off\"",
         "URL of a key set; fetched at start, again after its `Cache-Control: max-age` (30 s to 1 h, else 5 min), and for a `kid` it does not hold. Where it cannot be reached, its keys are good for an hour more",
-        |s, v| {
-            let url = optional(v, text)?;
-            match url
-                .as_ref()
-                .is_none_or(|url| url.starts_with("http://") || url.starts_with("https://"))
-            {
-                true => Ok(s.jwt.jwks_url = url),
-                false => Err("must be an http or https URL".into()),
-            }
-        },
+        |s, v| Ok(s.jwt.jwks_url = optional(v, web_url)?),
     ),
     node(
         "auth.jwt.issuer",
         "\"off\"",
         "the `iss` that tokens must have",
-        |s, v| Ok(s.jwt.issuer = optional(v, text)?),
+        |s, v| Ok(s.jwt.issuer = optional(v, one_text)?),
     ),
     node(
         "auth.jwt.audience",
         "\"off\"",
         "the `aud` that tokens must have",
-        |s, v| Ok(s.jwt.audience = optional(v, text)?),
+        |s, v| Ok(s.jwt.audience = optional(v, one_text)?),
     ),
     node(
         "auth.jwt.leeway",
         "\"5s\"",
         "how far clocks may differ; a connection whose token expires stays for as long",
-        |s, v| Ok(s.jwt.leeway = duration(v)?),
+        |s, v| match duration_or_none(v)? {
+            leeway if leeway <= MAX_LEEWAY => Ok(s.jwt.leeway = leeway),
+            _ => Err("must be at most 1d, or tokens would hardly expire".into()),
+        },
+    ),
+    node(
+        "auth.jwt.query",
+        "\"token\"",
+        "the parameter of a connection's query that may bring a token (`?token=`), where neither the client's `auth` nor the header `Authorization` does; `off` for none",
+        |s, v| Ok(s.gateway.token_query = optional(v, query_name)?),
+    ),
+    node(
+        "auth.jwt.cookie",
+        "\"off\"",
+        "the cookie that may bring a token, where nothing else does; believed only of the server's own pages and those of `server.allowed_origins`, which cannot be `[\"*\"]` then",
+        |s, v| Ok(s.gateway.token_cookie = optional(v, cookie_name)?),
     ),
     claim!("user", "\"sub\"", user),
     claim!("user_type", "\"userType\"", user_type),
@@ -543,7 +664,7 @@ pub(crate) static KEYS: &[Key] = &[
         "presence.offline_grace",
         "\"0s\"",
         "a user who is back within this long was never away",
-        |s, v| Ok(s.gateway.offline_grace = duration(v)?),
+        |s, v| Ok(s.gateway.offline_grace = duration_or_none(v)?),
     ),
     node(
         "recovery.window",
@@ -566,7 +687,8 @@ pub(crate) static KEYS: &[Key] = &[
         |s, v| {
             s.cluster_url = optional(v, text)?;
             match &s.cluster_url {
-                Some(url) => heartline_cluster::check_url(url).map_err(|error| error.to_string()),
+                Some(url) => heartline_cluster::check_url(url)
+                    .map_err(|error| format!("cannot be used: {error}")),
                 None => Ok(()),
             }
         },
@@ -594,8 +716,8 @@ pub(crate) static KEYS: &[Key] = &[
     node(
         "cluster.advertise",
         "\"auto\"",
-        "the host and port that other nodes are told, if it is not that of `cluster.listen`",
-        |s, v| Ok(s.cluster_advertise = set_address(v)?),
+        "the host and port that other nodes are told, if it is not that of `cluster.listen`; `auto` also does where that is all addresses",
+        |s, v| Ok(s.cluster_advertise = advertised(v)?),
     ),
     node(
         "cluster.socketio_adapter",
@@ -619,7 +741,7 @@ pub(crate) static KEYS: &[Key] = &[
         "cluster.socketio_key",
         "\"socket.io\"",
         "what the names of the adapter's channels begin with: its option `key`, or `channelPrefix`",
-        |s, v| Ok(s.socketio_key = text(v)?),
+        |s, v| Ok(s.socketio_key = channel_prefix(v)?),
     ),
     node(
         "cluster.lease_ttl",

@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fmt::Write as _;
 
-use heartline::config::NamespaceConfig;
+use heartline::config::{AllowedOrigins, DevicePolicy, NamespaceConfig};
 use toml::Value;
 
 use keys::{Apply, KEYS, Key};
@@ -104,14 +104,16 @@ pub(crate) fn load(
     }
     for pair in &sources.set {
         match pair.split_once('=') {
-            Some((key, text)) => put_text(&mut given, key.trim(), text.trim(), "--set"),
-            None => errors.push(format!("--set {pair} must be KEY=VALUE")),
+            Some((key, text)) if !key.trim().is_empty() => {
+                put_text(&mut given, key.trim(), text.trim(), "--set");
+            }
+            _ => errors.push(format!("--set {pair} must be KEY=VALUE")),
         }
     }
     let settings = understand(&given, &mut errors);
     check(&settings, sources, &mut errors);
     if errors.is_empty() {
-        let warnings = warnings(&settings);
+        let warnings = warnings(&settings, &given);
         Ok(Loaded {
             settings,
             warnings,
@@ -123,8 +125,13 @@ pub(crate) fn load(
 }
 
 fn put(given: &mut All, key: &str, value: Value, origin: &str) {
+    // A namespace's name may be quoted or not: the later wins all the same.
+    let key = match namespace_key(key) {
+        Some((namespace, rest)) => format!("{NAMESPACES}\"{namespace}\".{rest}"),
+        None => key.to_owned(),
+    };
     let origin = origin.to_owned();
-    given.insert(key.to_owned(), Sourced { value, origin });
+    given.insert(key, Sourced { value, origin });
 }
 
 /// Puts a value that came as text. What looks like a list or a table is one only where the
@@ -148,15 +155,16 @@ fn put_text(given: &mut All, key: &str, text: &str, origin: &str) {
 /// Turns nested tables into dotted names, down to the keys that are known.
 fn flatten(prefix: &str, table: &toml::Table, origin: &str, given: &mut All) {
     for (name, value) in table {
-        let name = match name.starts_with('/') {
+        let name = match prefix == NAMESPACES && !name.starts_with('"') {
             true => format!("{prefix}\"{name}\""),
             false => format!("{prefix}{name}"),
         };
         match value {
             Value::Table(members) if find(&name).is_none() => {
-                if members.is_empty() && name.starts_with(NAMESPACES) {
+                let is_namespace = name.starts_with(NAMESPACES);
+                if members.is_empty() && (is_namespace || !is_section(&name)) {
                     // A namespace that is named exists, even if nothing differs in it.
-                    put(given, &format!("{name}."), Value::Boolean(true), origin);
+                    put(given, &name, Value::Boolean(true), origin);
                 }
                 flatten(&format!("{name}."), members, origin, given);
             }
@@ -179,6 +187,16 @@ fn namespace_key(name: &str) -> Option<(String, &str)> {
         .then(|| (namespace.to_owned(), key))
 }
 
+/// Whether keys begin with this name and a dot.
+fn is_section(name: &str) -> bool {
+    let below = |key: &Key| {
+        key.name
+            .strip_prefix(name)
+            .is_some_and(|rest| rest.starts_with('.'))
+    };
+    name == "namespaces" || KEYS.iter().any(below)
+}
+
 /// The key of this name, in a namespace or not.
 fn find(name: &str) -> Option<&'static Key> {
     let by_name = |name: &str| KEYS.iter().find(|key| key.name == name);
@@ -188,15 +206,27 @@ fn find(name: &str) -> Option<&'static Key> {
     })
 }
 
-fn understand(given: &All, errors: &mut Vec<String>) -> Settings {
-    let mut settings = Settings::default();
-    for (name, Sourced { origin, .. }) in given {
+/// Whether there are such keys.
+fn check_names(given: &All, errors: &mut Vec<String>) {
+    for (name, Sourced { origin, value }) in given {
         if let Some(what) = not_a_namespace(name) {
             errors.push(format!("{what} (from {origin})"));
-        } else if find(name).is_none() && !is_bare_namespace(name) {
+        } else if is_bare_namespace(name) {
+            if value.as_bool() != Some(true) && value.as_str() != Some("true") {
+                let name = name.trim_end_matches('.');
+                errors.push(format!(
+                    "{name} has keys of its own, like {name}.auth.mode, or is true (from {origin})"
+                ));
+            }
+        } else if find(name).is_none() {
             errors.push(unknown(name, origin));
         }
     }
+}
+
+fn understand(given: &All, errors: &mut Vec<String>) -> Settings {
+    let mut settings = Settings::default();
+    check_names(given, errors);
     let mut wrong = |name: &str, origin: &str, what: String| {
         errors.push(format!("{name} {what} (from {origin})"));
     };
@@ -207,12 +237,14 @@ fn understand(given: &All, errors: &mut Vec<String>) -> Settings {
     // In the order of the table: `devices.policy` comes before its details.
     for key in KEYS {
         let (value, origin) = value_of(key);
-        let applied = match key.apply {
-            Apply::Node(apply) => apply(&mut settings, &value),
-            Apply::Namespace(apply) => apply(&mut settings.namespace, &value),
+        let mut put = |value: &Value| match key.apply {
+            Apply::Node(apply) => apply(&mut settings, value),
+            Apply::Namespace(apply) => apply(&mut settings.namespace, value),
         };
-        if let Err(what) = applied {
+        if let Err(what) = put(&value) {
             wrong(key.name, &origin, what);
+            // What is compared with it is not wrong as well.
+            let _ = put(&value::literal(key.default));
         }
     }
     let mut namespaces = BTreeMap::from([("/".to_owned(), settings.namespace.clone())]);
@@ -259,22 +291,37 @@ fn not_a_namespace(name: &str) -> Option<String> {
         Some(quoted) => quoted.split_once('"').unwrap_or((quoted, "")),
         None => rest.split_once('.').unwrap_or((rest, "")),
     };
-    // What makes a pattern in one language of patterns or another; a query and the comma
-    // behind a name belong to the protocol.
-    if namespace.contains(|c: char| "*?^$()[]{}|+\\".contains(c)) {
+    let bare = namespace.trim().trim_matches('"');
+    let path = bare.split_once("://").map_or(bare, |(_, rest)| {
+        rest.find('/').map_or("/", |path| &rest[path..])
+    });
+    // A query and the comma behind a name belong to the protocol.
+    let end = path.find(['?', ',', '#']).unwrap_or(path.len());
+    let meant = format!("/{}", path[..end].trim_start_matches('/'));
+    let is_pattern = |c: char| "*^$()[]{}|+\\<>".contains(c);
+    let is_name = |rest: &str| !rest.is_empty() && rest.chars().all(|c| c.is_ascii_alphanumeric());
+    let query = path[end..].strip_prefix('?');
+    if namespace.contains(is_pattern)
+        || namespace.contains("/:")
+        || query.is_some_and(|query| !query.contains('=') && !is_name(query))
+    {
         return Some(format!(
             "namespaces.\"{namespace}\" looks like a pattern: a namespace is named in full, and \
-             every one that is to exist has a name of its own here"
+             every one that is to exist has a name of its own here, like namespaces.\"/room-1\""
         ));
     }
-    if !namespace.starts_with('/') {
-        return Some(format!(
-            "namespaces.\"{namespace}\" is no namespace: did you mean namespaces.\"/{namespace}\"?"
-        ));
-    }
-    let fits = |c: char| !c.is_control() && c != ',' && c != '#' && c != ' ';
-    (!namespace.chars().all(fits))
-        .then(|| format!("namespaces.\"{namespace}\" holds a character that no namespace can have"))
+    let fits = |c: char| !c.is_control() && !c.is_whitespace() && !"?,#\"".contains(c);
+    let is_whole = namespace.starts_with('/') && !namespace.contains("//");
+    (!is_whole || !namespace.chars().all(fits)).then(|| {
+        let meant: String = meant
+            .replace("//", "/")
+            .chars()
+            .filter(|c| fits(*c))
+            .collect();
+        format!(
+            "namespaces.\"{namespace}\" cannot be a namespace: did you mean namespaces.\"{meant}\"?"
+        )
+    })
 }
 
 fn is_bare_namespace(name: &str) -> bool {
@@ -287,6 +334,22 @@ fn unknown(name: &str, origin: &str) -> String {
         Some((namespace, key)) => (format!("{NAMESPACES}\"{namespace}\"."), key.to_owned()),
         None => (String::new(), name.to_owned()),
     };
+    if prefix.is_empty() && is_section(name) {
+        let below = KEYS
+            .iter()
+            .find(|key| key.name.starts_with(&format!("{name}.")));
+        let like = below.map_or("namespaces.\"/chat\".auth.mode", |key| key.name);
+        return format!("{name} is a section (from {origin}): its keys have values, like {like}");
+    }
+    if let Some(key) = KEYS
+        .iter()
+        .find(|key| !prefix.is_empty() && key.name == asked)
+    {
+        let key = key.name;
+        return format!(
+            "{key} is of the whole node, not of a namespace: it cannot be {name} (from {origin})"
+        );
+    }
     let candidates = KEYS
         .iter()
         .filter(|key| prefix.is_empty() || matches!(key.apply, Apply::Namespace(_)));
@@ -322,6 +385,15 @@ fn check(settings: &Settings, sources: &Sources, errors: &mut Vec<String>) {
         }
     }
     check_paths(settings, errors);
+    let any = settings.gateway.allowed_origins == AllowedOrigins::Any;
+    if any && settings.gateway.token_cookie.is_some() {
+        errors.push(
+            "auth.jwt.cookie does not go with server.allowed_origins = [\"*\"], or any page could \
+             connect as its visitor: name the origins of your pages, like \
+             server.allowed_origins = [\"https://app.example\"]"
+                .into(),
+        );
+    }
     let heartbeat = &settings.gateway.heartbeat;
     let shortest = heartbeat.interval + heartbeat.timeout;
     if heartbeat.stale_after() < shortest {
@@ -356,10 +428,19 @@ const OWN_PATHS: &[&str] = &["/healthz", "/dev/token", "/dev/online"];
 
 /// Each path leads to one place.
 fn check_paths(settings: &Settings, errors: &mut Vec<String>) {
+    let socketio = &settings.gateway.socketio_path;
+    if let Some(own) = OWN_PATHS
+        .iter()
+        .find(|own| format!("{own}/").starts_with(&**socketio))
+    {
+        errors.push(format!(
+            "server.socketio_path {socketio:?} takes {own}, which the gateway answers itself: use \
+             another"
+        ));
+    }
     let Some(live) = &settings.gateway.live_path else {
         return;
     };
-    let socketio = &settings.gateway.socketio_path;
     if format!("{live}/").starts_with(socketio) {
         errors.push(format!(
             "server.live_path {live:?} must not be server.socketio_path {socketio:?} or below it: \
@@ -373,16 +454,75 @@ fn check_paths(settings: &Settings, errors: &mut Vec<String>) {
     }
 }
 
-fn warnings(settings: &Settings) -> Vec<String> {
+/// What is allowed and unwise, or has no effect.
+fn warnings(settings: &Settings, given: &All) -> Vec<String> {
+    let mut all = Vec::new();
     let secret = settings.jwt.secret.as_deref();
-    let short = secret.filter(|secret| secret.len() < GOOD_SECRET);
-    let short = short.map(|secret| {
-        format!(
+    if let Some(secret) = secret.filter(|secret| secret.len() < GOOD_SECRET) {
+        all.push(format!(
             "auth.jwt.secret has {} bytes; HS256 wants {GOOD_SECRET} or more (RFC 7518)",
             secret.len()
-        )
-    });
-    short.into_iter().collect()
+        ));
+    }
+    let gateway = &settings.gateway;
+    if gateway.max_payload > gateway.send_buffer {
+        all.push(format!(
+            "server.max_payload is more than server.send_buffer ({} bytes): whoever is sent a \
+             message of that size, and does not read at once, is closed as too slow (4413)",
+            gateway.send_buffer
+        ));
+    }
+    if gateway
+        .trusted_proxies
+        .iter()
+        .any(|net| net.prefix_len() == 0)
+    {
+        all.push(
+            "server.trusted_proxies holds every address: clients can claim to have any".into(),
+        );
+    }
+    if settings.lease_refresh > settings.lease_ttl / 2 {
+        all.push(
+            "cluster.lease_refresh is more than half of cluster.lease_ttl: a node that is late \
+             once is taken for dead"
+                .into(),
+        );
+    }
+    if let Some(url) = settings
+        .jwt
+        .jwks_url
+        .as_ref()
+        .filter(|url| url.starts_with("http://"))
+    {
+        let host = url["http://".len()..]
+            .split(['/', '@'])
+            .next()
+            .unwrap_or_default();
+        if !is_loopback(host) && host != "localhost" {
+            all.push(
+                "auth.jwt.jwks_url is not https: whoever is on the way can give out keys".into(),
+            );
+        }
+    }
+    // What is as it is anyway need not have an effect.
+    let set = |key: &Key| {
+        let given = given.get(key.name);
+        given.is_some_and(|given| given.value != value::literal(key.default))
+    };
+    let first_set = |names: fn(&str) -> bool| KEYS.iter().find(|key| names(key.name) && set(key));
+    let limited = |config: &NamespaceConfig| matches!(config.devices, DevicePolicy::Limit { .. });
+    let of_limit = first_set(|name| ["devices.max", "devices.on_excess"].contains(&name));
+    if let (Some(key), false) = (of_limit, gateway.namespaces.values().any(limited)) {
+        all.push(format!(
+            "{} has no effect without devices.policy = \"limit\"",
+            key.name
+        ));
+    }
+    let of_cluster = first_set(|name| name.starts_with("cluster.") && name != "cluster.url");
+    if let (None, Some(key)) = (&settings.cluster_url, of_cluster) {
+        all.push(format!("{} has no effect without cluster.url", key.name));
+    }
+    all
 }
 
 impl Loaded {
@@ -495,7 +635,7 @@ pub(crate) fn reference() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use heartline::config::{Announce, AuthMode, DevicePolicy, Limit, OnExcess};
+    use heartline::config::{Announce, AuthMode, Limit, OnExcess};
     use std::time::Duration;
 
     fn set(pairs: &[&str]) -> Result<Loaded, Errors> {
@@ -545,7 +685,7 @@ mod tests {
             "server.handler_timeout=12s",
             "server.upgrade_timeout=13s",
         ]);
-        let Config {
+        let heartline::Config {
             heartbeat,
             offline_grace,
             auth_timeout,
@@ -645,7 +785,11 @@ mod tests {
             load(&sources, environment.into_iter()).unwrap_or_else(|errors| panic!("{errors}"));
         assert_eq!(loaded.settings.gateway.send_buffer, 3000);
         assert!(!loaded.show().contains("0123"));
-        assert_eq!(loaded.warnings.len(), 1);
+        assert!(
+            loaded.warnings[0].contains("16 bytes"),
+            "{:?}",
+            loaded.warnings
+        );
     }
 
     #[cfg(unix)]
@@ -790,8 +934,193 @@ mod tests {
             let wrong = wrong(&[&format!("namespaces.\"{pattern}\".auth.mode=off")]);
             assert!(wrong.contains("pattern"), "{wrong}");
         }
-        assert!(wrong(&["namespaces.chat.auth.mode=off"]).contains("\"/chat\""));
-        assert!(wrong(&["namespaces.\"/a,b\".auth.mode=off"]).contains("character"));
+        for pattern in ["/:id", "/room/:id", "/<id>", "/dyn-{id}", "/rooms?"] {
+            let wrong = wrong(&[&format!("namespaces.\"{pattern}\".auth.mode=off")]);
+            assert!(wrong.contains("pattern"), "{wrong}");
+        }
+        assert!(wrong(&["namespaces.chat.auth.mode=off"]).contains("mean namespaces.\"/chat\"?"));
+        for almost in [
+            "chat",
+            " /chat",
+            "/chat,",
+            "/chat?token=x",
+            "/chat#top",
+            "//chat",
+            "https://app.example/chat",
+            "\t/chat",
+        ] {
+            let wrong = wrong(&[&format!("namespaces.\"{almost}\".auth.mode=off")]);
+            assert!(wrong.contains("mean namespaces.\"/chat\"?"), "{wrong}");
+        }
+    }
+
+    /// The same from a file.
+    fn file(text: &str) -> Result<Loaded, Errors> {
+        static NUMBER: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let name = format!("heartline-config-{}-{number}.toml", std::process::id());
+        let path = std::env::temp_dir().join(name);
+        std::fs::write(&path, text).unwrap();
+        let sources = Sources {
+            file: path.to_str().map(ToOwned::to_owned),
+            ..Sources::default()
+        };
+        let loaded = load(&sources, std::iter::empty());
+        let _ = std::fs::remove_file(path);
+        loaded
+    }
+
+    #[test]
+    fn sections_that_are_none_are_named_even_if_they_are_empty() {
+        let wrong = |text: &str| match file(text) {
+            Ok(_) => panic!("{text} was accepted"),
+            Err(errors) => errors.to_string(),
+        };
+        assert!(wrong("[serverr]").contains("unknown key serverr"));
+        assert!(wrong("server = 1").contains("section"));
+        assert!(wrong("namespaces = [\"/chat\"]").contains("section"));
+        assert!(wrong("[namespaces.\".*\"]").contains("pattern"));
+        assert!(wrong("[namespaces.chat]").contains("\"/chat\""));
+        assert!(wrong("[namespaces]\n\"/chat\" = 5").contains("auth.mode"));
+        let foreign = wrong("[namespaces.\"/chat\".server]\nlisten = \"x\"");
+        assert!(foreign.contains("of the whole node"), "{foreign}");
+        for good in [
+            "[server]",
+            "[namespaces.\"/chat\"]",
+            "[namespaces]\n\"/chat\" = true",
+        ] {
+            assert!(file(good).is_ok(), "{good}");
+        }
+    }
+
+    #[test]
+    fn the_later_wins_however_a_namespace_is_written() {
+        for pairs in [
+            [
+                "namespaces./chat.auth.mode=off",
+                "namespaces.\"/chat\".auth.mode=optional",
+            ],
+            [
+                "namespaces.\"/chat\".auth.mode=off",
+                "namespaces./chat.auth.mode=optional",
+            ],
+        ] {
+            let loaded = set(&pairs).unwrap_or_else(|errors| panic!("{errors}"));
+            let chat = &loaded.settings.gateway.namespaces["/chat"];
+            assert_eq!(chat.auth_mode, AuthMode::Optional);
+        }
+    }
+
+    #[test]
+    fn what_cannot_work_is_refused_with_the_right_form() {
+        for (pair, says) in [
+            ("server.listen=8080", "\"0.0.0.0:8080\""),
+            ("server.listen=*:8080", "\"0.0.0.0:8080\""),
+            ("server.socketio_path=/healthz", "/healthz"),
+            ("server.socketio_path=/dev/", "/dev/token"),
+            ("server.socketio_path=off", "\"/socket.io/\""),
+            ("server.live_path=/../live", "\"/live\""),
+            ("server.max_payload=1", "128"),
+            ("server.send_buffer=1", "1024"),
+            ("server.max_connections=0", "\"off\""),
+            ("server.compression=on", "\"off\""),
+            ("server.connect_timeout=45", "\"45s\""),
+            ("server.trusted_proxies=[[\"10.0.0.0/8\"]]", "list of texts"),
+            ("server.trusted_proxies=10.0.0.0/33", "10.0.0.0/8"),
+            ("admin.token=Bearer abc", "leave"),
+            ("admin.token=\u{e4}", "ASCII"),
+            (
+                "admin.listen=localhost:8080",
+                "admin.listen and server.listen",
+            ),
+            (
+                "auth.jwt.secret=-----BEGIN PUBLIC KEY----- MFkwEw",
+                "auth.jwt.public_key",
+            ),
+            ("auth.jwt.jwks_url=http://", "https://issuer.example"),
+            ("auth.jwt.jwks_url=https://x y/", "https://issuer.example"),
+            ("auth.jwt.jwks_url=https://x:99999/", "port"),
+            ("auth.jwt.jwks_url=ftp://x/", "https://issuer.example"),
+            ("auth.jwt.audience=[\"a\",\"b\"]", "not a list"),
+            ("auth.jwt.leeway=2d", "1d"),
+            ("auth.jwt.claims.user=", "name of a claim"),
+            ("auth.jwt.query=sid", "Engine.IO"),
+            ("auth.jwt.query=a=b", "\"token\""),
+            ("auth.jwt.cookie=a;b", "\"session\""),
+            ("devices.max=0", "at least 1"),
+            ("limits.messages={count=0,window=\"10s\"}", "at least 1"),
+            ("presence.offline_grace=999999d", "366d"),
+            ("cluster.advertise=0.0.0.0:7000", "10.0.0.7:7000"),
+            ("cluster.socketio_key=", "socket.io"),
+            ("cluster.url=localhost:6379", "redis://"),
+            ("cluster.lease_ttl=off", "duration"),
+            ("cluster.lease_ttl=5s", "lease_refresh"),
+            ("=x", "KEY=VALUE"),
+        ] {
+            let wrong = wrong(&[pair]);
+            assert!(wrong.contains(says), "{pair}: {wrong}");
+        }
+        let cookie = ["auth.jwt.cookie=session", "server.allowed_origins=*"];
+        assert!(wrong(&cookie).contains("name the origins"));
+    }
+
+    #[test]
+    fn what_can_be_understood_is_understood() {
+        for pair in [
+            "server.listen=localhost:80",
+            "server.allowed_origins=off",
+            "server.trusted_proxies=off",
+            "server.trusted_proxies=10.0.0.1/8, ::1",
+            "server.max_payload=1.5 MB",
+            "server.send_buffer=2_000_000",
+            "server.max_connections=1_000",
+            "server.compression=false",
+            "server.client_files=OFF",
+            "server.drain_spread=0s",
+            "server.connect_timeout=45 sec",
+            "auth.mode=Optional",
+            "auth.jwt.leeway=off",
+            "auth.jwt.jwks_url=HTTPS://issuer.example/keys",
+            "devices.on_excess=evict-oldest",
+            "limits.messages=10/10s",
+            "limits.connects_per_ip=1_000/1m",
+            "presence.offline_grace=off",
+            "cluster.url=valkey://x",
+            "log.level=INFO",
+            "log.format=JSON",
+            "dev.builtin_page=no",
+        ] {
+            let loaded = set(&[pair]);
+            assert!(loaded.is_ok(), "{pair}: {}", loaded.err().unwrap());
+        }
+    }
+
+    #[test]
+    fn what_has_no_effect_or_is_unwise_is_warned_about() {
+        let warned = |pairs: &[&str]| {
+            let loaded = set(pairs).unwrap_or_else(|errors| panic!("{errors}"));
+            loaded.warnings.join("; ")
+        };
+        assert_eq!(warned(&[]), "");
+        for (pair, says) in [
+            ("devices.max=3", "no effect"),
+            ("cluster.prefix=x", "without cluster.url"),
+            ("server.max_payload=2MB", "4413"),
+            ("server.trusted_proxies=0.0.0.0/0", "every address"),
+            ("cluster.lease_refresh=14s", "half"),
+            ("auth.jwt.jwks_url=http://issuer.example/keys", "not https"),
+        ] {
+            assert!(
+                warned(&[pair]).contains(says),
+                "{pair}: {}",
+                warned(&[pair])
+            );
+        }
+        assert_eq!(
+            warned(&["devices.max=3", "namespaces./chat.devices.policy=limit"]),
+            ""
+        );
+        assert_eq!(warned(&["auth.jwt.jwks_url=http://127.0.0.1:1/keys"]), "");
     }
 
     #[test]

@@ -90,7 +90,10 @@ pub(super) fn path(given: &str, like: &str) -> Result<String, Wrong> {
         false => format!("/{given}"),
     };
     let fits = |c: char| c.is_ascii_graphic() && !"?#\"<>\\^`{|}%".contains(c);
-    match path.len() > 1 && !path.contains("//") && path.chars().all(fits) {
+    // Browsers take dots between slashes out before they ask.
+    let is_plain = !path.split('/').any(|part| part == "." || part == "..");
+    let is_word = ["off", "false", "none"].contains(&given);
+    match path.len() > 1 && is_plain && !is_word && !path.contains("//") && path.chars().all(fits) {
         true => Ok(path),
         false => Err(format!("must be a path like {like:?}, not {given:?}")),
     }
@@ -109,14 +112,21 @@ pub(super) fn address(given: &str) -> Result<(), Wrong> {
         return wrong(format!(": write \"[{given}]:8080\""));
     }
     let (host, Some(port)) = split_port(given) else {
-        return wrong(String::new());
+        return wrong(match given.parse::<u16>() {
+            Ok(port) => {
+                format!(": write \"127.0.0.1:{port}\", or \"0.0.0.0:{port}\" for all addresses")
+            }
+            Err(_) => String::new(),
+        });
     };
     let number = !port.is_empty() && port.chars().all(|c| c.is_ascii_digit());
     if number && port.parse::<u16>().is_err() {
         return wrong(": ports end at 65535".into());
     }
-    if host.is_empty() && number {
-        return wrong(format!(": write \"0.0.0.0:{port}\" for all addresses"));
+    if (host.is_empty() || host == "*") && number {
+        return wrong(format!(
+            ": write \"127.0.0.1:{port}\", or \"0.0.0.0:{port}\" for all addresses"
+        ));
     }
     // A name of digits and dots is an address with a mistake.
     let all_digits = host.chars().all(|c| c.is_ascii_digit() || c == '.');
@@ -126,8 +136,21 @@ pub(super) fn address(given: &str) -> Result<(), Wrong> {
     }
 }
 
+/// Whether an address means one place to those who are told it.
+pub(super) fn is_reachable(address: &str) -> bool {
+    let all = address
+        .parse::<SocketAddr>()
+        .is_ok_and(|at| at.ip().is_unspecified());
+    !all && !address.ends_with(":0")
+}
+
 /// Whether two listeners cannot both have what they ask for.
 pub(super) fn collide(one: &str, other: &str) -> bool {
+    let local = |address: &str| match address.strip_prefix("localhost:") {
+        Some(port) => format!("127.0.0.1:{port}"),
+        None => address.to_owned(),
+    };
+    let (one, other) = (&*local(one), &*local(other));
     let (Ok(one), Ok(other)) = (one.parse::<SocketAddr>(), other.parse::<SocketAddr>()) else {
         return one == other && !one.ends_with(":0");
     };
@@ -187,7 +210,9 @@ mod tests {
     #[test]
     fn paths_get_the_slash_they_need() {
         assert_eq!(path("socket.io/", "/x/").as_deref(), Ok("/socket.io/"));
-        for wrong in ["", "/", "//", "/a//b", "/a?b", "/a b", "/\u{e4}", "/%41"] {
+        for wrong in [
+            "", "/", "//", "/a//b", "/a?b", "/a b", "/\u{e4}", "/%41", "/a/../b", "/./", "off",
+        ] {
             assert!(path(wrong, "/live").is_err(), "{wrong}");
         }
     }
@@ -222,6 +247,11 @@ mod tests {
             assert!(address(wrong).is_err(), "{wrong}");
         }
         assert!(collide("0.0.0.0:80", "127.0.0.1:80") && collide("a:1", "a:1"));
+        assert!(collide("localhost:80", "127.0.0.1:80") && collide("0.0.0.0:80", "localhost:80"));
+        assert!(is_reachable("10.0.0.7:7000") && is_reachable("node-1:7000"));
+        for nowhere in ["0.0.0.0:7000", "[::]:7000", "node-1:0"] {
+            assert!(!is_reachable(nowhere), "{nowhere}");
+        }
         assert!(!collide("127.0.0.1:0", "127.0.0.1:0") && !collide("127.0.0.1:1", "127.0.0.2:1"));
     }
 }

@@ -18,10 +18,15 @@ pub(crate) fn text(value: &Value) -> Result<String, Wrong> {
     }
 }
 
-/// `off`, or no text at all.
+/// `off`, `false`, or no text at all.
 pub(crate) fn is_off(value: &Value) -> bool {
     match value {
-        Value::String(text) => text == "off" || text.is_empty(),
+        Value::String(text) => {
+            text.is_empty()
+                || ["off", "false"]
+                    .iter()
+                    .any(|off| text.eq_ignore_ascii_case(off))
+        }
         Value::Boolean(on) => !on,
         _ => false,
     }
@@ -35,44 +40,43 @@ pub(crate) fn optional<T>(
     if is_off(value) {
         return Ok(None);
     }
-    read(value).map(Some)
+    read(value)
+        .map(Some)
+        .map_err(|wrong| match wrong.contains("\"off\"") {
+            true => wrong,
+            false => format!("{wrong}; or it is \"off\""),
+        })
 }
 
 /// `25s`, `300ms`, `1m30s`, `0s`.
 pub(crate) fn duration(value: &Value) -> Result<Duration, Wrong> {
     let text = text(value)?;
     parse_duration(&text).ok_or_else(|| {
-        format!("must be a duration like \"25s\", \"300ms\" or \"1m30s\", not {text:?}")
+        let wrong =
+            format!("must be a duration like \"25s\", \"300ms\" or \"1m30s\", not {text:?}");
+        match !text.is_empty() && text.chars().all(|c| c.is_ascii_digit()) {
+            true => format!("{wrong}: write \"{text}s\" or \"{text}ms\""),
+            false => wrong,
+        }
     })
 }
 
 /// The same from text.
 pub(crate) fn parse_duration(text: &str) -> Option<Duration> {
-    let mut rest = text.trim();
-    if rest == "0" {
-        return Some(Duration::ZERO);
+    // A capital M would be a month, where a minute is meant.
+    let is_plain = !text.contains(char::is_uppercase);
+    is_plain.then(|| humantime::parse_duration(text).ok())?
+}
+
+/// A year at most; `off` is none.
+pub(crate) fn duration_or_none(value: &Value) -> Result<Duration, Wrong> {
+    match is_off(value) {
+        true => Ok(Duration::ZERO),
+        false => match duration(value)? {
+            Duration::ZERO => Ok(Duration::ZERO),
+            _ => positive_duration(value),
+        },
     }
-    let mut total = Duration::ZERO;
-    while !rest.is_empty() {
-        let digits = rest.find(|c: char| !c.is_ascii_digit())?;
-        let number: u64 = rest[..digits].parse().ok()?;
-        let after = &rest[digits..];
-        let letters = after
-            .find(|c: char| c.is_ascii_digit())
-            .unwrap_or(after.len());
-        let (unit, later) = after.split_at(letters);
-        let millis = match unit.trim() {
-            "ms" => 1,
-            "s" => 1_000,
-            "m" => 60_000,
-            "h" => 3_600_000,
-            "d" => 86_400_000,
-            _ => return None,
-        };
-        total = total.checked_add(Duration::from_millis(number.checked_mul(millis)?))?;
-        rest = later;
-    }
-    (total > Duration::ZERO || text.starts_with('0')).then_some(total)
 }
 
 /// More than nothing.
@@ -88,32 +92,28 @@ pub(crate) fn positive_duration(value: &Value) -> Result<Duration, Wrong> {
 /// `1MB` (a million), `1MiB`, `64KB`, or plain bytes.
 pub(crate) fn size(value: &Value) -> Result<usize, Wrong> {
     let text = text(value)?;
-    let wrong =
-        || format!("must be a size like \"1MB\", \"64KiB\" or a number of bytes, not {text:?}");
-    let digits = text
-        .find(|c: char| !c.is_ascii_digit())
-        .unwrap_or(text.len());
-    let number: usize = text[..digits].parse().map_err(|_| wrong())?;
-    let unit = match text[digits..].trim().to_ascii_lowercase().as_str() {
-        "" | "b" => 1,
-        "kb" | "k" => 1_000,
-        "kib" => 1 << 10,
-        "mb" | "m" => 1_000_000,
-        "mib" => 1 << 20,
-        "gb" | "g" => 1_000_000_000,
-        "gib" => 1 << 30,
-        _ => return Err(wrong()),
-    };
-    match number.checked_mul(unit) {
-        Some(size) if size > 0 => Ok(size),
-        _ => Err(wrong()),
+    let size: Option<bytesize::ByteSize> = ungrouped(&text).parse().ok();
+    size.and_then(|size| usize::try_from(size.as_u64()).ok())
+        .filter(|size| *size > 0)
+        .ok_or_else(|| {
+            format!("must be a size like \"1MB\", \"64KiB\" or a number of bytes, not {text:?}")
+        })
+}
+
+/// A size with the least with which anything works.
+pub(crate) fn size_from(least: usize, value: &Value) -> Result<usize, Wrong> {
+    match size(value)? {
+        size if size >= least => Ok(size),
+        size => Err(format!(
+            "must be at least {least} bytes, not {size}: a client's first packets would not fit"
+        )),
     }
 }
 
 /// A whole number of at least one.
 pub(crate) fn count(value: &Value) -> Result<usize, Wrong> {
     match whole(value)? {
-        0 => Err("must be at least 1, or \"off\" where that is allowed".into()),
+        0 => Err("must be at least 1".into()),
         count => Ok(count),
     }
 }
@@ -121,15 +121,25 @@ pub(crate) fn count(value: &Value) -> Result<usize, Wrong> {
 /// A whole number.
 pub(crate) fn whole(value: &Value) -> Result<usize, Wrong> {
     let text = text(value)?;
-    text.parse()
+    ungrouped(&text)
+        .parse()
         .map_err(|_| format!("must be a whole number, not {text:?}"))
+}
+
+/// A number without the lines between its digits, with which TOML groups them.
+fn ungrouped(text: &str) -> String {
+    let is_number = text.starts_with(|c: char| c.is_ascii_digit()) && !text.ends_with('_');
+    match is_number {
+        true => text.replace('_', ""),
+        false => text.to_owned(),
+    }
 }
 
 /// `true` or `false`.
 pub(crate) fn truth(value: &Value) -> Result<bool, Wrong> {
     match text(value)?.as_str() {
-        "true" | "on" => Ok(true),
-        "false" | "off" => Ok(false),
+        "true" | "on" | "yes" | "1" => Ok(true),
+        "false" | "off" | "no" | "0" => Ok(false),
         other => Err(format!("must be true or false, not {other:?}")),
     }
 }
@@ -137,34 +147,51 @@ pub(crate) fn truth(value: &Value) -> Result<bool, Wrong> {
 /// A list of texts; one text is a list of one, commas separate several.
 pub(crate) fn list(value: &Value) -> Result<Vec<String>, Wrong> {
     match value {
-        Value::Array(items) => items.iter().map(text).collect(),
+        Value::Array(items) => items.iter().map(text).collect::<Result<_, _>>(),
+        Value::Table(_) => Err(String::new()),
+        off if is_off(off) => Ok(Vec::new()),
         other => Ok(text(other)?
             .split(',')
             .map(|item| item.trim().to_owned())
             .filter(|item| !item.is_empty())
             .collect()),
     }
+    .map_err(|_| "must be a list of texts, like [\"one\", \"other\"]".into())
 }
 
-/// `{ count = 10, window = "10s" }`.
+/// `{ count = 10, window = "10s" }`, or `10/10s` for short.
 pub(crate) fn limit(value: &Value) -> Result<Limit, Wrong> {
-    let wrong = || "must be { count = N, window = \"10s\" } or \"off\"".to_owned();
-    let Value::Table(members) = value else {
-        return Err(wrong());
+    let form = "{ count = N, window = \"10s\" } or \"off\"";
+    let wrong = || format!("must be {form}");
+    let (number, window) = match value {
+        Value::Table(members) => {
+            let known = ["count", "window"];
+            if let Some(unknown) = members.keys().find(|key| !known.contains(&key.as_str())) {
+                return Err(format!("has no member {unknown:?}; it must be {form}"));
+            }
+            let member = |name| members.get(name).cloned();
+            (member("count"), member("window"))
+        }
+        value => {
+            let parts = value.as_str().and_then(|text| text.split_once('/'));
+            let (number, window) = parts.ok_or_else(wrong)?;
+            let part = |part: &str| Some(Value::String(part.trim().to_owned()));
+            (part(number), part(window))
+        }
     };
-    if let Some(unknown) = members
-        .keys()
-        .find(|key| !["count", "window"].contains(&key.as_str()))
-    {
-        return Err(format!("has no member {unknown:?}; it {}", wrong()));
-    }
-    let (Some(number), Some(window)) = (members.get("count"), members.get("window")) else {
-        return Err(wrong());
+    let (Some(number), Some(window)) = (number, window) else {
+        return Err(format!("needs both members of {form}"));
     };
-    let number = count(number).map_err(|_| wrong())?;
+    let number = count(&number)
+        .and_then(|number| {
+            u32::try_from(number).map_err(|_| format!("must be at most {}", u32::MAX))
+        })
+        .map_err(|wrong| format!("has a count that {wrong}"))?;
+    let window =
+        positive_duration(&window).map_err(|wrong| format!("has a window that {wrong}"))?;
     Ok(Limit {
-        count: u32::try_from(number).map_err(|_| wrong())?,
-        window: positive_duration(window).map_err(|_| wrong())?,
+        count: number,
+        window,
     })
 }
 
@@ -191,7 +218,10 @@ mod tests {
         assert_eq!(read("300ms"), Some(300));
         assert_eq!(read("0s"), Some(0));
         assert_eq!(read("1d"), Some(86_400_000));
-        for wrong in ["", "25", "s", "25 parsecs", "-1s", "1.5s"] {
+        assert_eq!(read("0"), Some(0));
+        assert_eq!(read("45 sec"), Some(45_000));
+        assert_eq!(read(" 1h 30minutes "), Some(5_400_000));
+        for wrong in ["", "25", "s", "25 parsecs", "-1s", "5M", "5S"] {
             assert_eq!(read(wrong), None, "{wrong}");
         }
     }
@@ -203,8 +233,12 @@ mod tests {
         assert_eq!(read("1MiB"), Some(1_048_576));
         assert_eq!(read("64KB"), Some(64_000));
         assert_eq!(read("123"), Some(123));
-        assert_eq!(read("0"), None);
-        assert_eq!(read("12 bananas"), None);
+        assert_eq!(read("64k"), Some(64_000));
+        assert_eq!(read("1 mb"), Some(1_000_000));
+        assert_eq!(read("1.5 MB"), Some(1_500_000));
+        for wrong in ["", "0", "0MB", "-1", "MB", "NaN", "1e6", "12 bananas"] {
+            assert_eq!(read(wrong), None, "{wrong}");
+        }
     }
 
     #[test]
@@ -213,6 +247,18 @@ mod tests {
         assert_eq!(read("{count=10, window=\"10s\"}"), Ok(Limit::per(10, 10)));
         assert!(read("{count=0, window=\"10s\"}").is_err());
         assert!(read("{count=1, window=\"10s\", burst=3}").is_err());
-        assert!(read("10").is_err());
+        assert_eq!(read("10/10s"), Ok(Limit::per(10, 10)));
+        assert_eq!(read("10 / 10s"), Ok(Limit::per(10, 10)));
+        for (wrong, says) in [
+            ("10", "must be {"),
+            ("{count=0, window=\"10s\"}", "count that must be at least 1"),
+            ("{count=5000000000, window=\"10s\"}", "at most 4294967295"),
+            ("{count=1, window=10}", "\"10s\" or \"10ms\""),
+            ("{count=1, window=\"0s\"}", "window that must be between"),
+            ("{count=1}", "needs both"),
+        ] {
+            let sentence = read(wrong).expect_err(wrong);
+            assert!(sentence.contains(says), "{wrong}: {sentence}");
+        }
     }
 }

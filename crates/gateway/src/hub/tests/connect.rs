@@ -139,7 +139,7 @@ fn an_authorization_header_stands_in_for_the_token_of_a_packet() {
     let mut world = World::new(config());
     let mut client = world.open(Opening {
         handshake: Handshake {
-            bearer: Some("user=ann".into()),
+            token: Some("user=ann".into()),
             ..Handshake::default()
         },
         ..Opening::engineio()
@@ -290,8 +290,8 @@ impl Backplane for Slow {
             decided
         })
     }
-    fn disconnect(&self, user: &Arc<UserKey>, socket: SocketAddress) {
-        self.0.disconnect(user, socket);
+    fn disconnect(&self, user: &Arc<UserKey>, socket: SocketAddress, keep: Duration) {
+        self.0.disconnect(user, socket, keep);
     }
     fn withdraw(&self, user: &Arc<UserKey>, socket: SocketAddress, admitted: &Admitted) {
         assert_eq!(admitted.replaced.len(), 1);
@@ -351,7 +351,7 @@ fn a_newcomer_that_dies_while_it_is_admitted_throws_nobody_out_either() {
 #[test]
 fn an_empty_token_is_none_by_whichever_way_it_comes() {
     let bearer = |text: &str| Handshake {
-        bearer: Some(text.into()),
+        token: Some(text.into()),
         ..Handshake::default()
     };
     for mode in [AuthMode::Optional, AuthMode::Required] {

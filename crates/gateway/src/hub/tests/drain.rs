@@ -82,6 +82,9 @@ fn everybody_is_told_when_to_come_back_and_closed_as_one_who_may() {
     world.run(ms(300));
     assert!(draining.is_finished());
     assert_eq!(world.gateway.connection_count(), 0);
+    // They are expected back.
+    assert_eq!(world.gateway.users_online(), 3);
+    world.run(seconds(8));
     assert_eq!(world.gateway.users_online(), 0);
 }
 
@@ -246,4 +249,54 @@ fn before_their_turn_in_a_spread_drain_clients_are_served_as_ever() {
     ann.says(r#"422["work"]"#);
     world.run(ms(2_020));
     assert_eq!(ann.hears(), [r#"432["worked"]"#]);
+}
+
+#[test]
+fn shedding_lets_some_go_over_its_time_and_the_node_stays() {
+    let mut world = world(config());
+    let mut clients: Vec<_> = (0..10)
+        .map(|number| world.socketio(&format!("user=u{number}")))
+        .collect();
+    world.run(ms(20));
+    let shed = world
+        .gateway
+        .shed_here(crate::Part::Share(0.4), seconds(10));
+    assert_eq!(shed, Some(4));
+    world.settle();
+    let mut gone = 0;
+    let mut steps = 0;
+    for _ in 0..11 {
+        world.run(seconds(1));
+        let before = gone;
+        for client in &mut clients {
+            let heard = client.hears();
+            if heard.iter().any(|said| said.contains("server:drain")) {
+                assert_eq!(heard.last().map(String::as_str), Some("close 1001"));
+                client.0.close(1001);
+                gone += 1;
+            }
+        }
+        steps += usize::from(gone > before);
+    }
+    assert_eq!(gone, 4);
+    assert!(steps > 1, "they went one after the other");
+    assert!(!world.gateway.is_draining());
+    world.run(ms(300));
+    assert_eq!(world.gateway.connection_count(), 6);
+    world.socketio("user=newcomer");
+}
+
+#[test]
+fn who_was_let_go_is_online_until_it_is_late() {
+    let mut world = world(config());
+    let mut ann = world.socketio("user=ann");
+    world.run(ms(20));
+    let part = crate::Part::Connections(1);
+    assert_eq!(world.gateway.shed_here(part, Duration::ZERO), Some(1));
+    world.settle();
+    let told = comes_back_in(&ann.hears()[0]);
+    world.run(ms(told + 4_900));
+    assert_eq!(world.gateway.users_online(), 1);
+    world.run(ms(300));
+    assert_eq!(world.gateway.users_online(), 0);
 }

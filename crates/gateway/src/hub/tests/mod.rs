@@ -281,7 +281,7 @@ impl World {
 
     fn live_on(&mut self, token: &str, opening: Opening) -> Client {
         let handshake = Handshake {
-            query_token: Some(token.into()),
+            token: Some(token.into()),
             ..Handshake::default()
         };
         self.open(Opening {
