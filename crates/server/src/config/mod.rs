@@ -495,6 +495,7 @@ pub(crate) fn reference() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use heartline::Config;
     use heartline::config::{Announce, AuthMode, DevicePolicy, Limit, OnExcess};
     use std::time::Duration;
 
