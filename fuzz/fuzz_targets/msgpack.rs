@@ -20,7 +20,7 @@ fuzz_target!(|bytes: &[u8]| {
     let bins: usize = packet.attachments.iter().map(|bytes| bytes.len()).sum();
     let size = packet.data.as_ref().map_or(0, String::len) + bins;
     let limited = limited.expect("a limit passes over what is too large");
-    if limited.is_too_large {
+    if limited.fault.is_some() {
         assert!(limited.data.is_none() && limited.attachments.is_empty());
         assert_eq!(limited.namespace, packet.namespace);
     } else {

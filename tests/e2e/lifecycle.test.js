@@ -109,11 +109,26 @@ describe("the drain", () => {
     await onLive.hear("server:drain");
     assert.equal((await onLive.end()).code, 1001);
     assert.equal(await rawClosed, 1001);
-    // Not told to stay away: a transport close is one that clients come back from.
-    assert.deepEqual(await Promise.all(ended), ["transport close", "transport close"]);
+    // Not told to stay away: a transport's end is one that clients come back from.
+    assert.deepEqual(await Promise.all(ended), ["transport close", "transport error"]);
     const { code } = await within(node.exited, "the end", 6000);
     assert.equal(code, 0);
     assert.ok(Date.now() - began < 6000);
+  });
+
+  it("brings polling clients back when the node is there again", async () => {
+    const node = await start();
+    const socket = await client(node, "p", {}, { transports: ["polling"] }).connection();
+    const ended = socket.ending();
+    node.child.kill("SIGTERM");
+    await socket.hear("server:drain");
+    assert.equal(await ended, "transport error");
+    assert.equal(socket.active, true);
+    assert.equal((await within(node.exited, "the end")).code, 0);
+    const before = socket.count("server:hello");
+    await start({}, { port: node.port });
+    await until(() => socket.count("server:hello") > before, "the client is back");
+    assert.deepEqual(await socket.ask("join", { room: "r" }), { ok: true, room: "r" });
   });
 
   it("does not wait for ever for those who do not answer", async () => {

@@ -1,10 +1,12 @@
 // What is wrong with settings, tokens and questions is said where somebody looks for it.
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
+import { generateKeyPairSync, sign } from "node:crypto";
 import { once } from "node:events";
 import { request, createServer } from "node:http";
 import { after, before, describe, it } from "node:test";
 import WebSocket from "ws";
+import { socketIo } from "./lib/clients.js";
 import { BINARY, SECRET, freePort, serve, token, until } from "./lib/server.js";
 
 /** Runs the command to its end. */
@@ -134,6 +136,45 @@ describe("a key set", () => {
       return answer?.body?.status === "ready";
     }, "ready");
     await later.stop();
+    issuer.close();
+  });
+
+  it("that cannot be had for a while keeps nobody away, over either transport", async () => {
+    const { publicKey, privateKey } = generateKeyPairSync("ec", { namedCurve: "P-256" });
+    const port = await freePort();
+    const node = await serve({
+      "auth.jwt.secret": "",
+      "auth.jwt.jwks_url": `http://127.0.0.1:${port}/keys`,
+    });
+    const part = (value) => Buffer.from(JSON.stringify(value)).toString("base64url");
+    const claims = { sub: "ann", exp: Math.floor(Date.now() / 1000) + 3600 };
+    const said = `${part({ alg: "ES256", typ: "JWT", kid: "1" })}.${part(claims)}`;
+    const how = { key: privateKey, dsaEncoding: "ieee-p1363" };
+    const token = `${said}.${sign("sha256", said, how).toString("base64url")}`;
+    // What the requests are answered with: the one that waits, and the one that says CONNECT.
+    const asked = `${node.http}/socket.io/?EIO=4&transport=polling`;
+    const { sid } = JSON.parse((await (await fetch(asked)).text()).slice(1));
+    const waits = fetch(`${asked}&sid=${sid}`);
+    const body = `40${JSON.stringify({ token })}`;
+    await fetch(`${asked}&sid=${sid}`, { method: "POST", body });
+    assert.equal((await waits).status, 503);
+    const clients = ["polling", "websocket"].map((transport) =>
+      socketIo(node.http, { auth: { token }, transports: [transport] }),
+    );
+    const errors = [];
+    for (const client of clients) client.on("connect_error", (error) => errors.push(error.type));
+    let closed = 0;
+    for (const client of clients) client.io.on("close", () => closed++);
+    await until(() => closed >= 4, "both have tried twice", 10_000);
+    const key = { ...publicKey.export({ format: "jwk" }), kid: "1", use: "sig", alg: "ES256" };
+    const issuer = createServer((_, response) => response.end(JSON.stringify({ keys: [key] })));
+    issuer.listen(port, "127.0.0.1");
+    await once(issuer, "listening");
+    await until(() => clients.every((client) => client.connected), "both are in", 20_000);
+    // A refusal would have no type, and keep its client away.
+    assert.ok(errors.every((type) => type === "TransportError"), String(errors));
+    for (const client of clients) client.close();
+    await node.stop();
     issuer.close();
   });
 });

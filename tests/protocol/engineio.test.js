@@ -2,6 +2,7 @@
 import assert from "node:assert/strict";
 import { after, before, describe, it } from "node:test";
 import http from "node:http";
+import { setTimeout as delay } from "node:timers/promises";
 import { INTERVAL, MAX_PAYLOAD, Socket, TIMEOUT, start, until, within } from "./lib.js";
 
 let server;
@@ -191,11 +192,23 @@ describe("heartbeat", () => {
     const began = Date.now();
     const { sid } = await handshake();
     assert.equal(await (await poll(sid)).text(), "2");
+    // A GET that waits at that moment hears of it.
     const response = await poll(sid);
     const took = Date.now() - began;
-    assert.ok(took >= INTERVAL + TIMEOUT - 20 && took < INTERVAL + TIMEOUT + 100, `${took} ms`);
-    if (response.status === 200) assert.equal(await response.text(), "1");
+    assert.ok(took >= INTERVAL + TIMEOUT - 20 && took < INTERVAL + TIMEOUT + 50, `${took} ms`);
+    assert.deepEqual([response.status, await response.text()], [200, "1"]);
     assert.equal((await poll(sid)).status, 400);
+  });
+
+  it("knows a silent polling session no more at interval + timeout, each of ten times", async () => {
+    for (let i = 0; i < 10; i++) {
+      const { sid } = await handshake();
+      // Not before, in which case this GET would hear the ping.
+      await delay(INTERVAL + TIMEOUT);
+      const response = i % 2 ? await poll(sid) : await post(sid, "3");
+      assert.equal(response.status, 400);
+      assert.equal((await response.json()).message, "Session ID unknown");
+    }
   });
 
   it("pings over WebSocket in its rhythm", async () => {

@@ -214,7 +214,7 @@ fn read(bytes: &[u8]) -> Option<Read<'_>> {
     let args = reader.text()??;
     let attachments = match reader.u32()? as usize {
         // How many there are is not believed before they are there.
-        count if count > MAX_ATTACHMENTS => Err(MessageError::TooManyAttachments),
+        count if count > MAX_ATTACHMENTS => Err(MessageError::TooManyAttachments(MAX_ATTACHMENTS)),
         count => {
             let mut attachments = Vec::with_capacity(count);
             for _ in 0..count {
@@ -386,7 +386,7 @@ mod tests {
             ),
             (
                 said("k", placeholder, &["x"; 11]),
-                MessageError::TooManyAttachments,
+                MessageError::TooManyAttachments(MAX_ATTACHMENTS),
             ),
             (
                 said("k", &format!("\"{}\"", "x".repeat(99)), &[]),

@@ -158,14 +158,14 @@ impl Local for Table {
                 online: edge.online,
                 rev: edge.rev,
                 at: edge.at,
-                rooms: places(&edge.rooms),
-                others: edge.others.as_deref().map(places),
+                rooms: places(&edge.rooms).collect(),
+                others: edge.others.as_deref().map(|rooms| places(rooms).collect()),
             })
         });
         node.announce(known.collect());
     }
 }
 
-fn places(rooms: &[RoomName]) -> Vec<RoomAddress> {
-    rooms.iter().filter_map(|room| names::place(room)).collect()
+fn places(rooms: &[RoomName]) -> impl Iterator<Item = RoomAddress> {
+    rooms.iter().filter_map(|room| names::place(room))
 }

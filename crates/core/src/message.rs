@@ -4,12 +4,17 @@ use std::fmt;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use heartline_wire::json::{MAX_DEPTH, is_deeper_than};
 use heartline_wire::socketio::{MAX_ATTACHMENTS, PlaceholderError, check_placeholders};
 
 /// Longest conflation key, bytes. A key names a thing whose newest state matters, as a
 /// room names a place, so it may be as long as a room's name; every connection that cannot
 /// keep up holds the keys of what waits for it.
 pub const MAX_KEY: usize = 256;
+
+/// Most attachments of an event that goes no further than its handler: a msgpack client may
+/// send so many, each of which is an allocation. Others get at most [`MAX_ATTACHMENTS`].
+pub const MAX_HEARD_ATTACHMENTS: usize = 1_000;
 
 /// What is said: a name and its arguments as the inside of a JSON array, with
 /// placeholders for the binary attachments.
@@ -45,8 +50,11 @@ impl Message {
 pub enum MessageError {
     /// Arguments and attachments have more bytes than this.
     TooLarge(usize),
-    /// Clients refuse packets with so many attachments, and close.
-    TooManyAttachments,
+    /// Arguments are nested deeper than [`MAX_DEPTH`]: clients whose parsers recurse close.
+    TooDeep,
+    /// There are more attachments than this. Clients refuse packets with more than
+    /// [`MAX_ATTACHMENTS`], and close.
+    TooManyAttachments(usize),
     /// Several placeholders are for the same attachment.
     RepeatedAttachment,
     /// A placeholder is for no attachment: clients close.
@@ -62,9 +70,16 @@ impl fmt::Display for MessageError {
                 f,
                 "An event has at most {max} bytes, as JSON text and attachments"
             ),
-            Self::TooManyAttachments => {
-                write!(f, "An event has at most {MAX_ATTACHMENTS} attachments")
-            }
+            Self::TooDeep => write!(
+                f,
+                "An event's data has at most {MAX_DEPTH} arrays and objects within each other"
+            ),
+            Self::TooManyAttachments(MAX_ATTACHMENTS) => write!(
+                f,
+                "An event to others has at most {MAX_ATTACHMENTS} attachments: their parsers \
+                 take no more"
+            ),
+            Self::TooManyAttachments(most) => write!(f, "An event has at most {most} attachments"),
             Self::RepeatedAttachment => f.write_str("An attachment has one placeholder"),
             Self::MissingAttachment => f.write_str("A placeholder has an attachment"),
             Self::InvalidKey => write!(f, "A key has at most {MAX_KEY} bytes"),
@@ -80,16 +95,35 @@ impl std::error::Error for MessageError {}
 /// # Errors
 /// See [`MessageError`].
 pub fn check(args: &str, attachments: &[impl AsRef<[u8]>], max: usize) -> Result<(), MessageError> {
+    if attachments.len() > MAX_ATTACHMENTS {
+        return Err(MessageError::TooManyAttachments(MAX_ATTACHMENTS));
+    }
+    check_heard(args, attachments, max)
+}
+
+/// Whether a message of these parts may go to its handler: as [`check`], with more
+/// attachments.
+///
+/// # Errors
+/// See [`MessageError`].
+pub fn check_heard(
+    args: &str,
+    attachments: &[impl AsRef<[u8]>],
+    max: usize,
+) -> Result<(), MessageError> {
     let attached = attachments.iter().map(|bytes| bytes.as_ref().len());
     if args.len() + attached.sum::<usize>() > max {
         return Err(MessageError::TooLarge(max));
+    }
+    if is_deeper_than(args, MAX_DEPTH) {
+        return Err(MessageError::TooDeep);
     }
     if attachments.is_empty() {
         // Whatever looks like a placeholder is an object like any other.
         return Ok(());
     }
-    if attachments.len() > MAX_ATTACHMENTS {
-        return Err(MessageError::TooManyAttachments);
+    if attachments.len() > MAX_HEARD_ATTACHMENTS {
+        return Err(MessageError::TooManyAttachments(MAX_HEARD_ATTACHMENTS));
     }
     check_placeholders(args, attachments.len()).map_err(|error| match error {
         PlaceholderError::Repeated => MessageError::RepeatedAttachment,
@@ -128,10 +162,23 @@ mod tests {
             Err(MessageError::MissingAttachment)
         );
         let many = vec![Bytes::new(); MAX_ATTACHMENTS + 1];
-        assert_eq!(
-            check("1", &many, 1000),
-            Err(MessageError::TooManyAttachments)
-        );
+        let refused = check("1", &many, 1000).unwrap_err();
+        assert_eq!(refused, MessageError::TooManyAttachments(MAX_ATTACHMENTS));
+        assert_eq!(check_heard("1", &many, 1000), Ok(()));
+        let many = vec![Bytes::new(); MAX_HEARD_ATTACHMENTS + 1];
+        let refused = check_heard("1", &many, 1000).unwrap_err();
+        assert_eq!(refused, MessageError::TooManyAttachments(1_000));
+    }
+
+    #[test]
+    fn data_is_as_deep_as_receivers_take_it() {
+        let nested = |levels: usize| format!("1,{}{}", "[".repeat(levels), "]".repeat(levels));
+        let none: &[Bytes] = &[];
+        assert_eq!(check(&nested(512), none, usize::MAX), Ok(()));
+        let refused = check(&nested(513), none, usize::MAX).unwrap_err();
+        assert_eq!(refused, MessageError::TooDeep);
+        let refused = check(&nested(400_000), &[Bytes::new()], usize::MAX).unwrap_err();
+        assert_eq!(refused, MessageError::TooDeep);
     }
 
     #[test]

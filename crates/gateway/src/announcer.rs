@@ -12,8 +12,7 @@ use heartline_core::auth::UserKey;
 use heartline_core::message::Message;
 use heartline_core::namespaces::NamespaceId;
 use heartline_core::policy::Announce;
-use heartline_core::presence::{Edge, RoomAddress};
-use heartline_core::rooms::{Room, RoomRef};
+use heartline_core::presence::Edge;
 use tokio::sync::Notify;
 
 use crate::fanout::Fanout;
@@ -127,28 +126,17 @@ fn announce_some(
 
 /// Tells the members of the rooms that a change concerns.
 fn announce_around(fanout: &Fanout, namespace: NamespaceId, name: &Arc<str>, edge: &Edge) {
-    let find = |places: &[RoomAddress]| -> Vec<Arc<Room>> {
-        let here = places.iter().filter(|place| place.namespace == *name);
-        here.filter_map(|place| {
-            fanout.rooms.find(&RoomRef {
-                namespace,
-                tenant: edge.user.tenant_id.as_deref(),
-                name: &place.room,
-            })
-        })
-        .collect()
-    };
-    let rooms = find(&edge.rooms);
+    let tenant = edge.user.tenant_id.as_deref();
+    let rooms = fanout.find_rooms(namespace, tenant, &edge.rooms);
     if rooms.is_empty() {
         return;
     }
-    let except = edge.others.as_deref().map(find).unwrap_or_default();
     let message = edge_message(&edge.user, edge.online, edge.at);
     let publication = Arc::new(Publication::new(name.clone(), message, None, None, None));
     fanout.post_to_all(|| Op::DeliverAround {
         user: edge.user.clone(),
         rooms: rooms.clone(),
-        except: except.clone(),
+        others: edge.others.clone(),
         publication: publication.clone(),
     });
 }

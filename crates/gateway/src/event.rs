@@ -9,6 +9,7 @@ use heartline_core::message::{Message, MessageError, check};
 use heartline_core::rooms::RoomError;
 use heartline_wire::codes::Code;
 use heartline_wire::names::{self, Speaker};
+use heartline_wire::socketio::MAX_ATTACHMENTS;
 use heartline_wire::time::micros;
 use serde::Serialize;
 
@@ -241,7 +242,7 @@ pub(crate) fn to_json<T: Serialize + ?Sized>(value: &T) -> Result<String, EventE
 /// parser.
 ///
 /// # Errors
-/// `INVALID_EVENT`.
+/// `INVALID_EVENT`, and `INVALID_DATA` for more than ten attachments.
 pub(crate) fn said(event: &str, args: &Args) -> Result<Message, EventError> {
     message(event, args, names::may_say(Speaker::Backend, event))
 }
@@ -249,7 +250,7 @@ pub(crate) fn said(event: &str, args: &Args) -> Result<Message, EventError> {
 /// The same to a single socket.
 ///
 /// # Errors
-/// `INVALID_EVENT`.
+/// As [`said`].
 pub(crate) fn said_to_one(event: &str, args: &Args) -> Result<Message, EventError> {
     message(event, args, names::may_emit(event))
 }
@@ -260,6 +261,10 @@ fn message(event: &str, args: &Args, is_fine: bool) -> Result<Message, EventErro
             Code::InvalidEvent,
             "An event's name has 1 to 128 bytes and is none of the protocols' own",
         ));
+    }
+    // More may have come from a msgpack client; they are not for others.
+    if args.attachments.len() > MAX_ATTACHMENTS {
+        return Err(MessageError::TooManyAttachments(MAX_ATTACHMENTS).into());
     }
     Ok(Message {
         attachments: args.attachments.clone(),

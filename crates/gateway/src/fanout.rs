@@ -11,8 +11,8 @@ use heartline_core::backplane::{Action, Backplane, NameList, Target};
 use heartline_core::entries::SocketEntry;
 use heartline_core::message::Message;
 use heartline_core::namespaces::{NamespaceId, Namespaces};
-use heartline_core::presence::SocketAddress;
-use heartline_core::rooms::{PRIVATE, RoomDirectory, RoomRef};
+use heartline_core::presence::{RoomAddress, SocketAddress};
+use heartline_core::rooms::{PRIVATE, Room, RoomDirectory, RoomRef};
 use heartline_engine::shard::ShardHandle;
 use heartline_engine::shard::outbound::ConflationKey;
 use heartline_wire::codes::Code;
@@ -101,6 +101,25 @@ fn payload(op: &Op) -> usize {
 }
 
 impl Fanout {
+    /// Those of the places that are rooms of this namespace and have members here.
+    pub(crate) fn find_rooms(
+        &self,
+        namespace: NamespaceId,
+        tenant: Option<&str>,
+        places: &[RoomAddress],
+    ) -> Vec<Arc<Room>> {
+        let name = &self.namespaces.get(namespace).name;
+        let here = places.iter().filter(|place| place.namespace == *name);
+        here.filter_map(|place| {
+            self.rooms.find(&RoomRef {
+                namespace,
+                tenant,
+                name: &place.room,
+            })
+        })
+        .collect()
+    }
+
     /// Asks something of a shard.
     pub(crate) fn post(&self, shard: u16, op: Op) {
         if let Some(shard) = self.shards.get(usize::from(shard)) {

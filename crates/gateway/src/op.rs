@@ -9,7 +9,7 @@ use heartline_core::backplane::Subscription;
 use heartline_core::entries::{SocketEntry, SocketFilter};
 use heartline_core::message::Message;
 use heartline_core::namespaces::NamespaceId;
-use heartline_core::presence::{Admitted, SocketAddress};
+use heartline_core::presence::{Admitted, Others, SocketAddress};
 use heartline_core::rooms::{Room, RoomError};
 use heartline_engine::tasks::TaskId;
 use heartline_wire::codes::Code;
@@ -100,11 +100,11 @@ pub(crate) enum Op {
         about: Option<Arc<[Arc<UserKey>]>>,
     },
     /// A publication about a user to whoever else is in any of the rooms, and in
-    /// none of the others.
+    /// none of the others. With others, there is one room.
     DeliverAround {
         user: Arc<UserKey>,
         rooms: Vec<Arc<Room>>,
-        except: Vec<Arc<Room>>,
+        others: Option<Others>,
         publication: Arc<Publication>,
     },
     /// Something happens to sockets that are chosen by their rooms.

@@ -55,8 +55,18 @@ pub struct Packet {
     pub data: Option<String>,
     /// The bins, in the order of their placeholders.
     pub attachments: Vec<Bytes>,
-    /// The payload was over the limit, and is left out with its bins.
-    pub is_too_large: bool,
+    /// The payload breaks a bound, and is left out with its bins.
+    pub fault: Option<Fault>,
+}
+
+/// Which bound a payload breaks. Its packet is well formed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// It has more bytes than the limit.
+    TooLarge,
+    /// Arrays and maps are nested deeper than [`crate::json::MAX_DEPTH`], and what is around
+    /// a payload.
+    TooDeep,
 }
 
 /// Why a message is no packet. The reference's answer is to close the
@@ -72,10 +82,8 @@ pub enum DecodeError {
     /// A marker that msgpack does not define, or a map key that is neither a
     /// string nor an integer.
     InvalidValue,
-    /// Arrays and maps are nested too deeply ([`crate::json::MAX_DEPTH`]).
-    TooDeep,
-    /// A value is over the limit of [`decode_value`].
-    TooLarge,
+    /// A value breaks a bound of [`decode_value`].
+    Unfit(Fault),
     /// The message is no map, or `type`, `nsp` or `id` is missing or wrong.
     InvalidPacket,
     /// The packet breaks a rule that both parsers share.
@@ -89,8 +97,8 @@ impl fmt::Display for DecodeError {
             Self::TrailingBytes => "bytes follow the packet",
             Self::InvalidUtf8 => "msgpack string is not UTF-8",
             Self::InvalidValue => "invalid msgpack value",
-            Self::TooDeep => "msgpack is nested too deeply",
-            Self::TooLarge => "msgpack is too large as JSON",
+            Self::Unfit(Fault::TooDeep) => "msgpack is nested too deeply",
+            Self::Unfit(Fault::TooLarge) => "msgpack is too large as JSON",
             Self::InvalidPacket => "invalid packet type, namespace or id",
             Self::Packet(error) => return error.fmt(f),
         })

@@ -16,6 +16,16 @@ impl Micros {
     pub const MAX: Micros = Micros(u64::MAX);
 }
 
+impl Micros {
+    /// The first moment after `now` that is whole periods of `every` after this one. What
+    /// was missed meanwhile is not made up for, and those who were spread out stay so.
+    pub fn next_in_phase(self, every: Duration, now: Micros) -> Micros {
+        let every = micros(every).max(1);
+        let missed = now.0.saturating_sub(self.0) / every;
+        Micros(self.0.saturating_add(every.saturating_mul(missed + 1)))
+    }
+}
+
 /// A duration in whole microseconds, the largest number there is for what is longer.
 pub fn micros(duration: Duration) -> u64 {
     let whole = duration.as_secs().saturating_mul(1_000_000);
@@ -66,5 +76,13 @@ mod tests {
         assert_eq!(Micros(1) - second, Micros::ZERO);
         assert_eq!(Micros(5) - Micros(2), Duration::from_micros(3));
         assert_eq!(Micros(2) - Micros(5), Duration::ZERO);
+        assert_eq!(
+            Micros(7).next_in_phase(second, Micros(7)),
+            Micros(1_000_007)
+        );
+        assert_eq!(
+            Micros(7).next_in_phase(second, Micros(9_000_000)),
+            Micros(9_000_007)
+        );
     }
 }

@@ -15,7 +15,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use heartline_core::backplane::{Action, Message, MessageError, Target, check};
-use heartline_wire::{json, msgpack};
+use heartline_wire::json;
+use heartline_wire::msgpack::{self, Fault};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
@@ -205,7 +206,10 @@ fn open(body: &[u8], max: usize) -> Result<(String, Vec<Bytes>), Unread> {
     let bound = max.saturating_mul(2);
     if body.first() != Some(&b'{') {
         return msgpack::decode_value(body, bound).map_err(|error| match error {
-            msgpack::DecodeError::TooLarge => Unread::Refused(MessageError::TooLarge(max)),
+            msgpack::DecodeError::Unfit(Fault::TooLarge) => {
+                Unread::Refused(MessageError::TooLarge(max))
+            }
+            msgpack::DecodeError::Unfit(Fault::TooDeep) => Unread::Refused(MessageError::TooDeep),
             _ => Unread::Nothing,
         });
     }

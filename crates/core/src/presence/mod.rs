@@ -29,7 +29,7 @@ use crate::presence::devices::{Entry, User};
 
 pub use address::SocketAddress;
 pub use devices::{Admitted, DeviceLimitReached, Newcomer};
-pub use edge::{Edge, EdgeSink, RoomAddress};
+pub use edge::{Edge, EdgeSink, Others, RoomAddress};
 
 const PARTS: usize = 64;
 /// Offline users whose `lastSeenAt` is remembered, per part.
@@ -253,7 +253,7 @@ impl Presence {
     }
 
     fn announce(&self, user: &Arc<UserKey>, online: bool, at: u64, scope: Option<Box<Scope>>) {
-        let rooms = scope.map(|scope| scope.places().into_iter().collect());
+        let rooms = scope.map(|scope| scope.places());
         (self.sink)(&Edge {
             user: user.clone(),
             online,
@@ -309,7 +309,7 @@ impl Presence {
     pub fn rooms(&self, key: &UserKey) -> Vec<(SocketAddress, RoomAddress)> {
         let mut part = self.part(key.tenant_id.as_deref(), &key.user_id);
         let scope = part.user(key).and_then(|user| user.scope.as_ref());
-        scope.map_or_else(Vec::new, |scope| scope.sockets.clone())
+        scope.map_or_else(Vec::new, |scope| scope.memberships())
     }
 
     /// Users that are online.
@@ -642,7 +642,7 @@ mod tests {
             let names = |places: &[RoomAddress]| -> String {
                 places.iter().map(|place| &*place.room).collect()
             };
-            let others = edge.others.as_deref().map(names);
+            let others = edge.others.as_ref().map(|others| names(&others.list()));
             let line = format!("{} {} {others:?}", edge.online, names(&edge.rooms));
             log.lock().unwrap().push(line);
         });

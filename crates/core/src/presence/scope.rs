@@ -1,58 +1,64 @@
-//! Which rooms are told of a user's presence, where `presence.announce` is `rooms`.
+//! Which rooms are told of a user's presence, where `presence.announce` is `rooms`. What a
+//! socket enters or leaves costs that one room, however many the user is in.
 
-use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use hashbrown::{HashMap, HashSet};
 
 use super::address::SocketAddress;
-use crate::presence::edge::RoomAddress;
-
-/// Rooms that a user's ended sockets were in, as long as it is online: so many are
-/// told when it goes.
-const MAX_LEFT: usize = 1000;
+use crate::presence::edge::{Heard, Others, RoomAddress};
 
 /// The rooms whose members have heard that a user is online.
 #[derive(Debug, Default)]
 pub(super) struct Scope {
-    pub(super) sockets: Vec<(SocketAddress, RoomAddress)>,
-    /// Rooms that sockets were in when they ended.
-    left: BTreeSet<RoomAddress>,
+    sockets: HashMap<SocketAddress, HashSet<RoomAddress>>,
+    /// Shared with edges on their way.
+    heard: Arc<Mutex<Heard>>,
 }
 
 impl Scope {
-    pub(super) fn places(&self) -> BTreeSet<RoomAddress> {
-        let here = self.sockets.iter().map(|(_, place)| place);
-        here.chain(&self.left).cloned().collect()
+    fn heard<T>(&self, act: impl FnOnce(&mut Heard) -> T) -> T {
+        act(&mut self.heard.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// All of them, in order.
+    pub(super) fn places(&self) -> Vec<RoomAddress> {
+        self.heard(|heard| heard.before(u64::MAX))
+    }
+
+    /// Where each socket is.
+    pub(super) fn memberships(&self) -> Vec<(SocketAddress, RoomAddress)> {
+        let all = self.sockets.iter();
+        all.flat_map(|(socket, places)| places.iter().map(|place| (*socket, place.clone())))
+            .collect()
     }
 
     /// A socket has come into a room. The other rooms, if the user is new there.
-    pub(super) fn enter(
-        &mut self,
-        socket: SocketAddress,
-        place: &RoomAddress,
-    ) -> Option<Vec<RoomAddress>> {
-        let others = self.places();
-        self.left.remove(place);
-        let membership = (socket, place.clone());
-        if !self.sockets.contains(&membership) {
-            self.sockets.push(membership);
+    pub(super) fn enter(&mut self, socket: SocketAddress, place: &RoomAddress) -> Option<Others> {
+        let places = self.sockets.entry(socket).or_default();
+        if !places.insert(place.clone()) {
+            return None;
         }
-        (!others.contains(place)).then(|| others.into_iter().collect())
+        let number = self.heard(|heard| heard.enter(place))?;
+        Some(Others::before(self.heard.clone(), number))
     }
 
+    /// A socket has left a room, and goes on.
     pub(super) fn leave(&mut self, socket: SocketAddress, place: &RoomAddress) {
-        self.sockets
-            .retain(|(one, room)| *one != socket || room != place);
+        let Some(places) = self.sockets.get_mut(&socket) else {
+            return;
+        };
+        if places.remove(place) {
+            if places.is_empty() {
+                self.sockets.remove(&socket);
+            }
+            self.heard(|heard| heard.leave(place));
+        }
     }
 
+    /// A socket has ended: the rooms that it was in know of the user all the same.
     pub(super) fn end(&mut self, socket: SocketAddress) {
-        let (ended, others): (Vec<_>, Vec<_>) = std::mem::take(&mut self.sockets)
-            .into_iter()
-            .partition(|(one, _)| *one == socket);
-        self.sockets = others;
-        for (_, place) in ended {
-            let is_there = self.sockets.iter().any(|(_, other)| *other == place);
-            if !is_there && self.left.len() < MAX_LEFT {
-                self.left.insert(place);
-            }
-        }
+        let places = self.sockets.remove(&socket).unwrap_or_default();
+        self.heard(|heard| places.iter().for_each(|place| heard.end(place)));
     }
 }

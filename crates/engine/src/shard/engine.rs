@@ -17,7 +17,7 @@ use crate::shard::conn::{Conn, Phase, Slab, Transport, TransportName};
 use crate::shard::frames::{Framer, Frames, Framing};
 use crate::shard::heartbeat::{Beat, Heartbeat, HeartbeatTiming};
 use crate::shard::outbound::{ConflationKey, Outbound};
-use crate::shard::polling::Polling;
+use crate::shard::polling::{Farewell, Polling};
 use crate::shard::request::{Protocol, Reply};
 use crate::shard::stream::WebSocket;
 use crate::shard::wheel::Wheel;
@@ -33,6 +33,9 @@ const SLOW_CLOSE_WAIT: Duration = Duration::from_secs(15);
 const POLLING_CLOSE_WAIT: Duration = Duration::from_secs(30);
 /// Deadlines in one tick of the wheel above which a first ping moves away.
 const MAX_PINGS_PER_TICK: u32 = 4;
+/// How late a deadline may come before the process counts as having stood still: well above
+/// a tick of the wheel and a long turn.
+const STOOD_STILL: Duration = Duration::from_millis(100);
 /// Queues kept for reuse per shard.
 const MAX_POOLED_QUEUES: usize = 1024;
 
@@ -81,6 +84,9 @@ pub struct Engine {
     /// Connections to read in the next turn although no event may come.
     pub(super) again: Vec<Slot>,
     pub(super) app_due: Vec<Slot>,
+    /// Connections whose time is over, and whose answers may have come: they are judged when
+    /// the poller has been asked once more.
+    pub(super) doubtful: Vec<Slot>,
     /// Kept for its memory.
     pub(super) due: Vec<Slot>,
     #[expect(
@@ -130,6 +136,7 @@ impl Engine {
             closed: Vec::new(),
             again: Vec::new(),
             app_due: Vec::new(),
+            doubtful: Vec::new(),
             due: Vec::new(),
             pool: Vec::new(),
             shaper: Framer::new(compress_from),
@@ -515,6 +522,7 @@ impl Engine {
     /// Acts on the deadlines that have come.
     pub(super) fn fire(&mut self) {
         let mut due = std::mem::take(&mut self.due);
+        due.append(&mut self.doubtful);
         self.wheel.advance(self.now, &mut due);
         for slot in due.drain(..) {
             self.deadline(slot);
@@ -563,21 +571,8 @@ impl Engine {
             }
             return;
         }
-        let heard = if conn.paused {
-            Micros::ZERO
-        } else {
-            self.heard_until
-        };
-        match conn
-            .heartbeat
-            .beat(now, self.settings.heartbeat_timing, heard)
-        {
-            Beat::Nothing => {}
-            Beat::Ping => self.ping(slot),
-            Beat::Dead => {
-                self.close(slot, Reason::HeartbeatTimeout);
-                return;
-            }
+        if !self.beat(slot) {
+            return;
         }
         let Some(conn) = self.conns.get_mut(slot) else {
             return;
@@ -596,6 +591,38 @@ impl Engine {
             self.app_due.push(slot);
         }
         self.rearm(slot);
+    }
+
+    /// Pings an open connection if it is time, or ends it if its time is over; whether it
+    /// goes on.
+    pub(super) fn beat(&mut self, slot: Slot) -> bool {
+        let now = self.now;
+        let Some(conn) = self.conns.get_mut(slot) else {
+            return false;
+        };
+        if conn.phase != Phase::Open {
+            return false;
+        }
+        let timing = self.settings.heartbeat_timing;
+        let late = now - conn.heartbeat.deadline(timing);
+        let heard = match &conn.transport {
+            _ if conn.paused => Micros::ZERO,
+            Transport::WebSocket(_) => self.heard_until,
+            // HTTP brings what it says at once, unless the whole process stood still: then
+            // HTTP has as much to catch up with.
+            Transport::Polling(_) if late > STOOD_STILL => Micros::ZERO,
+            Transport::Polling(_) => now,
+        };
+        match conn.heartbeat.beat(now, timing, heard) {
+            Beat::Nothing => {}
+            Beat::Ping => self.ping(slot),
+            Beat::Listen => self.doubtful.push(slot),
+            Beat::Dead => {
+                self.close(slot, Reason::HeartbeatTimeout);
+                return false;
+            }
+        }
+        true
     }
 
     pub(super) fn ping(&mut self, slot: Slot) {
@@ -650,22 +677,28 @@ impl Engine {
                 self.append_close(slot, code, text);
             }
             Transport::Polling(polling) => {
-                let lingers = !matches!(
-                    reason,
-                    Reason::ProtocolViolation
-                        | Reason::ClientLeft
-                        | Reason::HeartbeatTimeout
-                        | Reason::StaleSweep
-                        | Reason::TransportClosed
-                        | Reason::TransportError
-                );
                 // A client that is changing over polls no more: it hears the last on
                 // its WebSocket.
                 let changes = polling.probe.as_ref().is_some_and(|probe| probe.probed);
+                polling.farewell = Farewell::of(reason, code);
+                let has_events = conn.out.as_ref().is_some_and(|out| !out.is_empty());
+                let lingers = match reason {
+                    Reason::ProtocolViolation
+                    | Reason::ClientLeft
+                    | Reason::HeartbeatTimeout
+                    | Reason::StaleSweep
+                    | Reason::TransportClosed
+                    | Reason::TransportError => false,
+                    _ => has_events || changes || polling.farewell != Farewell::Silence,
+                };
                 if !(lingers && changes) {
                     polling.probe = None;
                 }
-                polling.held = None;
+                if let Some(held) = polling.held.take() {
+                    if polling.farewell == Farewell::ComeLater {
+                        let _ = held.reply.send(polling.farewell.reply());
+                    }
+                }
                 polling.post = None;
                 conn.close_deadline = now + POLLING_CLOSE_WAIT;
                 if reason == Reason::SlowConsumer {
@@ -760,7 +793,7 @@ impl Engine {
     }
 
     /// Answers a closing session's GET: with what still waits, or, that done,
-    /// with the close packet, and then the session is forgotten. They never
+    /// with the session's [`Farewell`], and then the session is forgotten. They never
     /// travel together: a client that sees a close in a payload drops the
     /// events beside it.
     pub(super) fn finish_polling(&mut self, slot: Slot) {
@@ -770,14 +803,16 @@ impl Engine {
         if let Transport::Polling(polling) = &mut conn.transport {
             if let Some(get) = polling.get.take() {
                 let payload = Polling::drain(&mut conn.out);
-                let left = matches!(conn.phase, Phase::Closing(Reason::ClientLeft));
-                if !payload.is_empty() && !left {
+                let farewell = polling.farewell;
+                if payload.is_empty() || farewell == Farewell::Noop {
+                    let _ = get.reply.send(farewell.reply());
+                } else {
                     let _ = get.reply.send(Reply::Payload(payload));
-                    self.rearm(slot);
-                    return;
+                    if farewell != Farewell::Silence {
+                        self.rearm(slot);
+                        return;
+                    }
                 }
-                let last = if left { b'6' } else { b'1' };
-                let _ = get.reply.send(Reply::Payload(vec![last]));
             }
         }
         self.end_transport(slot);

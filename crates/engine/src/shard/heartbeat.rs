@@ -3,7 +3,8 @@
 //! A ping goes out every `interval`, whatever else is sent: an Engine.IO
 //! client counts nothing but pings as life. The peer is dead when a ping has
 //! gone unanswered for `timeout`; a pong that comes twice, early or unasked is
-//! no error.
+//! no error. Each connection keeps its phase: those whose pings were spread out
+//! stay so, also when the process stood still for longer than `interval`.
 
 use std::time::Duration;
 
@@ -18,11 +19,15 @@ pub struct HeartbeatTiming {
     pub timeout: Duration,
 }
 
+/// How late a ping may leave without the peer getting more time for its answer: as late
+/// as the wheel and a busy turn make it, and never more than a quarter of that time.
+const LATE: Duration = Duration::from_millis(50);
+
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Heartbeat {
     next_ping: Micros,
     last_ping: Micros,
-    /// When the oldest unanswered ping left; [`Micros::ZERO`] when all are answered.
+    /// When the oldest unanswered ping was due; [`Micros::ZERO`] when all are answered.
     unanswered: Micros,
 }
 
@@ -30,6 +35,9 @@ pub(crate) struct Heartbeat {
 pub(crate) enum Beat {
     Nothing,
     Ping,
+    /// The time for an answer is over, and it may have come: listen once more, and ask
+    /// again.
+    Listen,
     Dead,
 }
 
@@ -56,22 +64,20 @@ impl Heartbeat {
             if heard >= self.unanswered + heartbeat_timing.timeout {
                 return Beat::Dead;
             }
-            if heard == Micros::ZERO {
-                self.unanswered = now;
+            if heard != Micros::ZERO {
+                return Beat::Listen;
             }
+            self.unanswered = now;
         }
         if now < self.next_ping {
             return Beat::Nothing;
         }
         self.last_ping = now;
         if self.unanswered == Micros::ZERO {
-            self.unanswered = now;
+            let late = LATE.min(heartbeat_timing.timeout / 4);
+            self.unanswered = self.next_ping.max(now - late);
         }
-        // The heartbeat_timing is kept; after a pause of the whole process it begins anew.
-        self.next_ping += heartbeat_timing.interval;
-        if self.next_ping <= now {
-            self.next_ping = now + heartbeat_timing.interval;
-        }
+        self.next_ping = self.next_ping.next_in_phase(heartbeat_timing.interval, now);
         Beat::Ping
     }
 
@@ -148,24 +154,37 @@ mod tests {
         let mut heart = Heartbeat::new(Micros(300));
         assert_eq!(heart.beat(Micros(300), RHYTHM, Micros(300)), Beat::Ping);
         // Frozen until 560, and not everything is read yet.
-        assert_eq!(heart.beat(Micros(560), RHYTHM, Micros(310)), Beat::Nothing);
+        assert_eq!(heart.beat(Micros(560), RHYTHM, Micros(310)), Beat::Listen);
         assert_eq!(heart.pong(Micros(561)), Some(Duration::from_micros(261)));
         assert_eq!(heart.beat(Micros(600), RHYTHM, Micros(600)), Beat::Ping);
-        assert_eq!(heart.beat(Micros(800), RHYTHM, Micros(799)), Beat::Nothing);
+        assert_eq!(heart.beat(Micros(800), RHYTHM, Micros(799)), Beat::Listen);
         assert_eq!(heart.beat(Micros(801), RHYTHM, Micros(800)), Beat::Dead);
     }
 
+    /// With everything heard until then.
+    fn beat(heart: &mut Heartbeat, now: u64) -> Beat {
+        heart.beat(Micros(now), RHYTHM, Micros(now))
+    }
+
     #[test]
-    fn a_frozen_process_does_not_ping_in_bursts_when_it_wakes() {
+    fn the_time_for_an_answer_counts_from_when_the_ping_was_due() {
         let mut heart = Heartbeat::new(Micros(300));
-        assert_eq!(
-            heart.beat(Micros(10_000), RHYTHM, Micros(10_000)),
-            Beat::Ping
-        );
-        assert_eq!(heart.pong(Micros(10_001)), Some(Duration::from_micros(1)));
-        assert_eq!(
-            heart.beat(Micros(10_002), RHYTHM, Micros(10_002)),
-            Beat::Nothing
-        );
+        assert_eq!(beat(&mut heart, 308), Beat::Ping);
+        assert_eq!(beat(&mut heart, 499), Beat::Nothing);
+        assert_eq!(beat(&mut heart, 500), Beat::Dead);
+        // A ping that left far too late leaves three quarters of the time at least.
+        let mut heart = Heartbeat::new(Micros(300));
+        assert_eq!(beat(&mut heart, 400), Beat::Ping);
+        assert_eq!(beat(&mut heart, 549), Beat::Nothing);
+        assert_eq!(beat(&mut heart, 550), Beat::Dead);
+    }
+
+    #[test]
+    fn a_frozen_process_pings_once_when_it_wakes_and_goes_on_in_its_phase() {
+        let mut heart = Heartbeat::new(Micros(300));
+        assert_eq!(beat(&mut heart, 10_010), Beat::Ping);
+        assert_eq!(heart.pong(Micros(10_011)), Some(Duration::from_micros(1)));
+        assert_eq!(beat(&mut heart, 10_012), Beat::Nothing);
+        assert_eq!(heart.deadline(RHYTHM), Micros(10_200));
     }
 }

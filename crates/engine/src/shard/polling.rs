@@ -5,6 +5,8 @@
 //! answered at once if there is something to say, a session that ends with its
 //! aborted request. Source: Engine.IO protocol 4, "HTTP long-polling".
 
+use heartline_wire::engineio::RequestError;
+use heartline_wire::reason::Reason;
 use heartline_wire::time::Micros;
 use tokio::sync::oneshot;
 
@@ -35,6 +37,44 @@ pub(crate) struct Probe {
     pub(crate) probed: bool,
 }
 
+/// The close code of who may come back at once although it was not let in.
+const TRY_AGAIN_LATER: u16 = 1013;
+
+/// What the last GET of a session that is over is answered with, when all events are taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum Farewell {
+    /// The close packet.
+    #[default]
+    Close,
+    /// Nothing: the client itself has closed.
+    Noop,
+    /// As if the session had never been, so that every client comes back. Some take the
+    /// close packet for a goodbye for good (python-socketio does).
+    Silence,
+    /// 503, for the same reason: nothing was refused.
+    ComeLater,
+}
+
+impl Farewell {
+    pub(super) fn of(reason: Reason, code: u16) -> Self {
+        match reason {
+            Reason::ClientLeft => Farewell::Noop,
+            Reason::Drained => Farewell::Silence,
+            _ if code == TRY_AGAIN_LATER => Farewell::ComeLater,
+            _ => Farewell::Close,
+        }
+    }
+
+    pub(super) fn reply(self) -> Reply {
+        match self {
+            Farewell::Close => Reply::Payload(b"1".to_vec()),
+            Farewell::Noop => Reply::Payload(b"6".to_vec()),
+            Farewell::Silence => Reply::Error(RequestError::UnknownSid),
+            Farewell::ComeLater => Reply::Status(503),
+        }
+    }
+}
+
 #[derive(Default)]
 pub(crate) struct Polling {
     pub(crate) get: Option<Pending>,
@@ -42,6 +82,8 @@ pub(crate) struct Polling {
     pub(crate) post: Option<(RequestId, oneshot::Sender<()>)>,
     pub(crate) held: Option<Held>,
     pub(crate) probe: Option<Box<Probe>>,
+    /// Decided when the session ends.
+    pub(crate) farewell: Farewell,
 }
 
 impl Polling {

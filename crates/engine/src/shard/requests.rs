@@ -39,6 +39,15 @@ impl Engine {
         }
     }
 
+    /// The same for a request that has just come: whoever's time is over is gone for it,
+    /// also when the wheel is a tick behind.
+    fn polling_now(&mut self, name: &Sid) -> Result<(Slot, &mut Polling), Reply> {
+        if let Some(slot) = self.session(name) {
+            self.beat(slot);
+        }
+        self.polling(name)
+    }
+
     pub(crate) fn flush_polling(&mut self, slot: Slot) {
         let Some(conn) = self.conns.get_mut(slot) else {
             return;
@@ -170,7 +179,7 @@ impl<A: App> Shard<A> {
 
     fn get(&mut self, name: &Sid, id: RequestId, reply: oneshot::Sender<Reply>) {
         let now = self.engine.now;
-        let (slot, polling) = match self.engine.polling(name) {
+        let (slot, polling) = match self.engine.polling_now(name) {
             Ok(found) => found,
             Err(answer) => return drop(reply.send(answer)),
         };
@@ -201,7 +210,7 @@ impl<A: App> Shard<A> {
     }
 
     fn post_begins(&mut self, name: &Sid, id: RequestId, reply: oneshot::Sender<PostStart>) {
-        let (slot, polling) = match self.engine.polling(name) {
+        let (slot, polling) = match self.engine.polling_now(name) {
             Ok(found) => found,
             Err(answer) => return drop(reply.send(PostStart::Refuse(answer))),
         };

@@ -204,8 +204,9 @@ impl<A: App> Shard<A> {
     pub(crate) fn idle_until(&mut self, now: Micros) -> Option<Micros> {
         let engine = &self.engine;
         let unread = !engine.again.is_empty();
+        let hears = unread || !engine.doubtful.is_empty();
         let busy = !engine.closed.is_empty() || !engine.writes.is_empty();
-        if busy || (unread && !self.app.is_overloaded()) || !self.mailbox.0.may_sleep() {
+        if busy || (hears && !self.app.is_overloaded()) || !self.mailbox.0.may_sleep() {
             return Some(now);
         }
         if unread {

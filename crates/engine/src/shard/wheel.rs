@@ -11,19 +11,21 @@ use heartline_wire::time::Micros;
 const TICK_SHIFT: u32 = 13; // 8 192 µs
 const SLOTS: usize = 2048; // one turn is 16.8 s
 const NONE: u32 = u32::MAX;
+/// No tick: deadlines have at most 51 bits of them.
+const NEVER: u64 = u64::MAX;
 
 #[derive(Clone, Copy)]
 struct Node {
     next: u32,
     prev: u32,
-    /// The tick that it fires in; `u32::MAX` when not armed.
-    tick: u32,
+    /// The tick that it fires in; `NEVER` when not armed.
+    tick: u64,
 }
 
 const UNARMED: Node = Node {
     next: NONE,
     prev: NONE,
-    tick: u32::MAX,
+    tick: NEVER,
 };
 
 pub(crate) struct Wheel {
@@ -32,7 +34,7 @@ pub(crate) struct Wheel {
     occupied: [u64; SLOTS / 64],
     nodes: Vec<Node>,
     /// The first tick that has not been visited.
-    current: u32,
+    current: u64,
     armed: usize,
 }
 
@@ -79,7 +81,7 @@ impl Wheel {
         let Some(&node) = self.nodes.get(key as usize) else {
             return;
         };
-        if node.tick == u32::MAX {
+        if node.tick == NEVER {
             return;
         }
         let slot = node.tick as usize % SLOTS;
@@ -105,7 +107,7 @@ impl Wheel {
         if target < self.current {
             return;
         }
-        let steps = (target - self.current + 1).min(SLOTS as u32);
+        let steps = (target - self.current + 1).min(SLOTS as u64);
         if self.armed > 0 {
             let first = target + 1 - steps;
             for tick in first..=target {
@@ -146,9 +148,7 @@ impl Wheel {
             if bits != 0 {
                 let slot = word * 64 + bits.trailing_zeros() as usize;
                 let ahead = (slot + SLOTS - start) % SLOTS;
-                return Some(Micros(
-                    (u64::from(self.current) + ahead as u64) << TICK_SHIFT,
-                ));
+                return Some(Micros((self.current + ahead as u64) << TICK_SHIFT));
             }
         }
         None
@@ -162,14 +162,12 @@ impl Wheel {
 }
 
 /// The tick that a deadline fires in. Rounded up: it never fires early.
-fn tick_after(deadline: Micros) -> u32 {
+fn tick_after(deadline: Micros) -> u64 {
     tick_of(Micros(deadline.0.saturating_add((1 << TICK_SHIFT) - 1)))
 }
 
-fn tick_of(time: Micros) -> u32 {
-    // 2^32 ticks of 8 ms are 407 days; a deadline beyond that is clamped, and
-    // its owner arms again when it fires.
-    (time.0 >> TICK_SHIFT).min(u64::from(u32::MAX - 1)) as u32
+fn tick_of(time: Micros) -> u64 {
+    time.0 >> TICK_SHIFT
 }
 
 #[cfg(test)]
@@ -210,6 +208,24 @@ mod tests {
             wheel.set(Slot(key), Micros(u64::from(key) * 700_000));
         }
         assert_eq!(fired(&mut wheel, Micros(3_600_000_000)).len(), 100);
+    }
+
+    #[test]
+    fn deadlines_come_however_long_the_process_has_run() {
+        const SECOND: u64 = 1_000_000;
+        const DAY: u64 = 86_400 * SECOND;
+        let mut wheel = Wheel::new(Micros::ZERO);
+        for days in [1, 406, 407, 408, 900, 36_500] {
+            let now = days * DAY;
+            let late = Micros(now + 25 * SECOND + (1 << TICK_SHIFT));
+            assert_eq!(fired(&mut wheel, Micros(now)), []);
+            wheel.set(Slot(0), Micros(now + 25 * SECOND));
+            wheel.set(Slot(1), Micros(now + 400 * DAY));
+            assert!(wheel.next_wake().expect("armed") <= late, "on day {days}");
+            assert_eq!(fired(&mut wheel, Micros(now + 24 * SECOND)), []);
+            assert_eq!(fired(&mut wheel, late), [Slot(0)], "on day {days}");
+            wheel.cancel(Slot(1));
+        }
     }
 
     proptest! {

@@ -166,6 +166,9 @@ impl Gateway {
         if !json::is_valid(data) {
             return Err(PublishError::InvalidData);
         }
+        if json::is_deeper_than(data, json::MAX_DEPTH) {
+            return Err(PublishError::TooDeep);
+        }
         Ok((id, Message::new(event, data.trim())))
     }
 

@@ -8,6 +8,8 @@ mod pages;
 
 use std::fmt;
 
+use heartline_wire::json::MAX_DEPTH;
+
 /// An event for the members of a room.
 #[derive(Debug, Clone)]
 pub struct Publish {
@@ -77,6 +79,8 @@ pub enum PublishError {
     InvalidEvent,
     /// The data is no JSON.
     InvalidData,
+    /// The data is nested too deep.
+    TooDeep,
     /// The data has more bytes than `server.max_payload`, which is this.
     TooLarge(usize),
     /// The key has more than 256 bytes.
@@ -96,6 +100,10 @@ impl fmt::Display for PublishError {
                 "an event's name has 1 to 128 bytes and is none of the protocols' own types",
             ),
             PublishError::InvalidData => f.write_str("the data is no JSON"),
+            PublishError::TooDeep => write!(
+                f,
+                "the data has at most {MAX_DEPTH} arrays and objects within each other"
+            ),
             PublishError::TooLarge(max) => write!(f, "the data has at most {max} bytes"),
             PublishError::InvalidKey => f.write_str("a key has at most 256 bytes"),
             PublishError::KeyWithExcept => {

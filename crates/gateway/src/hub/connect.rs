@@ -274,7 +274,11 @@ impl Hub {
         let now = engine.now;
         // Tokens of clients that came together do not expire together.
         let jitter = engine.random_time(Duration::from_secs(1));
-        let app_interval = self.shared.config.heartbeat.app_interval;
+        // Nor do they get their heartbeats together: the first comes a little earlier.
+        let next_heartbeat = self.shared.config.heartbeat.app_interval;
+        let next_heartbeat = next_heartbeat.map_or(Micros::MAX, |every| {
+            now + (every - engine.random_time(every / 2))
+        });
         let Some(link) = self.link_mut(slot) else {
             return;
         };
@@ -291,7 +295,7 @@ impl Hub {
             identity: identity.clone(),
             connected_at: now,
             last_activity: now,
-            next_heartbeat: app_interval.map_or(Micros::MAX, |every| now + every),
+            next_heartbeat,
             rooms: Vec::new(),
             acks: None,
         });

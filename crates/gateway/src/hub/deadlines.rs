@@ -113,7 +113,7 @@ impl Hub {
                     .link_mut(slot)
                     .and_then(|link| link.socket_mut(namespace))
                 {
-                    socket.next_heartbeat = (socket.next_heartbeat + every).max(now + every / 2);
+                    socket.next_heartbeat = socket.next_heartbeat.next_in_phase(every, now);
                 }
             }
         }

@@ -4,14 +4,15 @@ use std::sync::Arc;
 
 use hashbrown::HashSet;
 use heartline_core::auth::UserKey;
-use heartline_core::message::Message;
+use heartline_core::message::{Message, MessageError};
 use heartline_core::namespaces::NamespaceId;
-use heartline_core::presence::SocketAddress;
-use heartline_core::rooms::{self, Membership, Room};
+use heartline_core::presence::{Others, SocketAddress};
+use heartline_core::rooms::{self, Membership, Room, RoomKey};
 use heartline_engine::shard::engine::Engine;
 use heartline_wire::codes::Code;
 use heartline_wire::id::Slot;
 use heartline_wire::live;
+use heartline_wire::socketio::MAX_ATTACHMENTS;
 use tokio::sync::oneshot;
 
 use super::Hub;
@@ -149,6 +150,11 @@ impl Hub {
         let Some(encoding) = self.link(slot).map(|link| link.encoding) else {
             return;
         };
+        if encoding == Encoding::Text && args.attachments.len() > MAX_ATTACHMENTS {
+            // What a msgpack client brought, as the answer to another.
+            let error = MessageError::TooManyAttachments(MAX_ATTACHMENTS).into();
+            return self.refuse(engine, to, Some(ack), &error);
+        }
         self.metrics.outbound(Outbound::Ack).add(1);
         let name = self.namespace_name(to.namespace());
         engine.send_with(slot, |out| {
@@ -276,37 +282,63 @@ impl Hub {
         self.metrics.outbound(Outbound::Event).add(sent);
     }
 
-    /// To whoever but `user` is in any of `rooms` and in none of `except`, once each.
+    /// To whoever but `user` is in any of `rooms` and in none of `others`, once each.
     pub(super) fn deliver_around(
         &mut self,
         engine: &mut Engine,
         user: &UserKey,
         rooms: &[Arc<Room>],
-        except: &[Arc<Room>],
+        others: Option<&Others>,
         publication: &Publication,
     ) {
-        let members = |hub: &Hub, rooms: &[Arc<Room>]| {
-            let mut slots: Vec<Slot> = Vec::new();
-            for room in rooms {
-                slots.extend_from_slice(hub.rooms.members(room));
-            }
-            slots.sort_unstable();
-            slots.dedup();
-            slots
+        let mut slots = self.members_of(rooms);
+        let own = |socket: &SocketState| socket.identity.user.as_deref() == Some(user);
+        slots.retain(|slot| {
+            let link = self.link(*slot);
+            link.is_some_and(|link| !link.sockets.iter().any(own))
+        });
+        if let (Some(others), Some(room)) = (others, rooms.first()) {
+            self.forget_who_heard(&room.key, others, &mut slots);
+        }
+        for slot in slots {
+            let Some(link) = self.link(slot) else {
+                continue;
+            };
+            engine.send(slot, publication.frames(link.encoding));
+            self.metrics.deliveries.add(1);
+            self.metrics.outbound(Outbound::Event).add(1);
+        }
+    }
+
+    fn members_of(&self, rooms: &[Arc<Room>]) -> Vec<Slot> {
+        let members = rooms.iter().flat_map(|room| self.rooms.members(room));
+        let mut slots: Vec<Slot> = members.copied().collect();
+        slots.sort_unstable();
+        slots.dedup();
+        slots
+    }
+
+    /// Takes out who is in any of `others` as well. Either the rooms of those in question
+    /// are gone through or the others are, whichever is less.
+    fn forget_who_heard(&self, room: &RoomKey, others: &Others, slots: &mut Vec<Slot>) {
+        let namespace = room.namespace;
+        let rooms = |slot: Slot| {
+            let socket = self.link(slot).and_then(|link| link.socket(namespace));
+            socket.map_or(&[][..], |socket| &socket.rooms)
         };
-        let excluded = members(self, except);
-        for slot in members(self, rooms) {
-            if excluded.binary_search(&slot).is_err() {
-                let Some(link) = self.link(slot) else {
-                    continue;
-                };
-                let own = |socket: &SocketState| socket.identity.user.as_deref() == Some(user);
-                if !link.sockets.iter().any(own) {
-                    engine.send(slot, publication.frames(link.encoding));
-                    self.metrics.deliveries.add(1);
-                    self.metrics.outbound(Outbound::Event).add(1);
-                }
-            }
+        let theirs: usize = slots.iter().map(|slot| rooms(*slot).len()).sum();
+        if theirs <= others.len_at_most() {
+            let name = self.namespace_name(namespace);
+            slots.retain(|slot| {
+                let mut there = rooms(*slot).iter().filter_map(|one| self.rooms.room(*one));
+                !there.any(|there| others.contains(name, &there.key.name))
+            });
+        } else {
+            let tenant = room.tenant.as_deref();
+            let fanout = &self.shared.fanout;
+            let others = fanout.find_rooms(namespace, tenant, &others.list());
+            let heard = self.members_of(&others);
+            slots.retain(|slot| heard.binary_search(slot).is_err());
         }
     }
 

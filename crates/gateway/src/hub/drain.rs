@@ -18,7 +18,8 @@
 //!    them has answered, and is then let go (`finish`). Nothing new is read from it that
 //!    would start another: its client has been told.
 //! 5. **The close.** WebSockets get 1001 with the reason `drained`, live clients the same,
-//!    polling clients their last events in one response and the close packet in the next.
+//!    polling clients their last events in one response, and after it their session is
+//!    unknown: some take the close packet for a goodbye for good, and would not come back.
 //!    The socket's rooms and presence are given back as at every end (`ends`), disconnect
 //!    handlers run, and the reason `drained` is in the log, the metrics and the timeline.
 //! 6. **Other nodes** hear of each departure through the backplane; the node's lease is

@@ -1,7 +1,7 @@
 //! From an event to its handler, whichever protocol it came by.
 
 use bytes::Bytes;
-use heartline_core::message::check;
+use heartline_core::message::check_heard;
 use heartline_core::namespaces::NamespaceId;
 use heartline_engine::shard::engine::Engine;
 use heartline_engine::tasks::guarded;
@@ -42,11 +42,13 @@ impl Hub {
             return;
         };
         socket.last_activity = now;
-        if let Body::Args(args) = inbound.body {
-            let max = engine.settings.max_payload;
-            if let Err(error) = check(args, inbound.attachments, max) {
-                return self.refuse_event(engine, slot, namespace, inbound.ack, error.into());
-            }
+        let said = match inbound.body {
+            Body::Args(args) => args,
+            Body::Publish(frame) => frame.data,
+        };
+        let max = engine.settings.max_payload;
+        if let Err(error) = check_heard(said, inbound.attachments, max) {
+            return self.refuse_event(engine, slot, namespace, inbound.ack, error.into());
         }
         if !self.is_within_limit(engine, slot, namespace, inbound.ack.as_ref()) {
             return;

@@ -249,9 +249,9 @@ impl App for Hub {
             Op::DeliverAround {
                 user,
                 rooms,
-                except,
+                others,
                 publication,
-            } => self.deliver_around(engine, &user, &rooms, &except, &publication),
+            } => self.deliver_around(engine, &user, &rooms, others.as_ref(), &publication),
             Op::Select { selection, action } => self.select(engine, &selection, &action),
             Op::Disconnect { to, reason, reply } => self.disconnect(engine, &to, reason, reply),
             Op::Replaced {

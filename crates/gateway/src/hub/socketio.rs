@@ -1,15 +1,16 @@
 //! Socket.IO packets, in the default parser's text and in msgpack.
 
 use bytes::Bytes;
-use heartline_core::message::{MessageError, check};
+use heartline_core::message::{MessageError, check_heard};
 use heartline_core::namespaces::NamespaceId;
 use heartline_engine::app::Data;
 use heartline_engine::shard::engine::Engine;
 use heartline_wire::codes::Code;
 use heartline_wire::id::Slot;
+use heartline_wire::msgpack::{self, Fault};
 use heartline_wire::reason::Reason;
 use heartline_wire::socketio::{self, PacketType};
-use heartline_wire::{json, msgpack, ws};
+use heartline_wire::{json, ws};
 
 use super::Hub;
 use super::events::InboundEvent;
@@ -96,7 +97,8 @@ impl Hub {
             _ => PacketType::Ack,
         };
         if partial.size > max {
-            return self.too_large(engine, slot, kind, packet.namespace, packet.id);
+            let error = MessageError::TooLarge(max);
+            return self.unfit(engine, slot, kind, packet.namespace, packet.id, error);
         }
         self.packet(
             engine,
@@ -111,8 +113,19 @@ impl Hub {
 
     fn msgpack_packet(&mut self, engine: &mut Engine, slot: Slot, bytes: &[u8]) -> Option<()> {
         let packet = msgpack::decode(bytes, engine.settings.max_payload).ok()?;
-        if packet.is_too_large {
-            return self.too_large(engine, slot, packet.kind, &packet.namespace, packet.id);
+        if let Some(fault) = packet.fault {
+            let error = match fault {
+                Fault::TooLarge => MessageError::TooLarge(engine.settings.max_payload),
+                Fault::TooDeep => MessageError::TooDeep,
+            };
+            return self.unfit(
+                engine,
+                slot,
+                packet.kind,
+                &packet.namespace,
+                packet.id,
+                error,
+            );
         }
         self.packet(
             engine,
@@ -125,16 +138,17 @@ impl Hub {
         )
     }
 
-    /// A packet whose payload, as JSON text and attachments, is over `max_payload`.
-    fn too_large(
+    /// A packet whose payload breaks a bound: over `max_payload`, as JSON text and
+    /// attachments, or too deep.
+    fn unfit(
         &mut self,
         engine: &mut Engine,
         slot: Slot,
         kind: PacketType,
         namespace: &str,
         id: Option<u64>,
+        error: MessageError,
     ) -> Option<()> {
-        let error = MessageError::TooLarge(engine.settings.max_payload);
         let known = self.shared.fanout.namespaces.find(namespace);
         match kind {
             PacketType::Event => {
@@ -149,6 +163,7 @@ impl Hub {
                     self.acknowledged(slot, namespace, id, Err(error.into()))?;
                 }
             }
+            _ if error == MessageError::TooDeep => return None,
             _ => engine.close(slot, Reason::PayloadTooLarge),
         }
         Some(())
@@ -215,7 +230,7 @@ impl Hub {
                     return Some(());
                 };
                 let json = socketio::array_inside(data?)?;
-                let answer = check(json, attachments, engine.settings.max_payload)
+                let answer = check_heard(json, attachments, engine.settings.max_payload)
                     .map(|()| Args {
                         json: json.to_owned(),
                         attachments: attachments.to_vec(),

@@ -8,7 +8,7 @@ use axum::extract::{Path, Query, State as With};
 use axum::http::StatusCode;
 use heartline::Code;
 use heartline::entries::{Page, SocketEntry, SocketFilter};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
@@ -92,6 +92,15 @@ pub(super) struct Outgoing {
     ack_within_ms: Option<u64>,
 }
 
+/// What an emit is answered with.
+#[derive(Debug, Serialize)]
+pub(super) struct Emitted {
+    delivered: u32,
+    /// The acknowledgement's arguments.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ack: Option<Box<RawValue>>,
+}
+
 /// Longest wait for an acknowledgement.
 const MAX_ACK: Duration = Duration::from_secs(60);
 
@@ -99,7 +108,7 @@ pub(super) async fn emit(
     With(state): With<State>,
     Path(socket_id): Path<String>,
     body: Known<Outgoing>,
-) -> Result<Json<Value>, Problem> {
+) -> Result<Json<Emitted>, Problem> {
     let Known(out) = body;
     let data = out.data.as_ref().map_or("null", |data| data.get());
     let ack_within = out.ack_within_ms.map(Duration::from_millis);
@@ -114,12 +123,13 @@ pub(super) async fn emit(
         .emit(&socket_id, &out.event, data, ack_within)
         .await?;
     match emitted {
-        Ok(None) => Ok(Json(json!({ "delivered": 1 }))),
-        Ok(Some(args)) => {
-            let ack: Value = serde_json::from_str(&format!("[{args}]")).map_err(|_| {
+        Ok(args) => {
+            // As text: it may be nested deeper than what is read into values.
+            let ack = args.map(|args| RawValue::from_string(format!("[{args}]")));
+            let ack = ack.transpose().map_err(|_| {
                 Problem::new(StatusCode::BAD_GATEWAY, "The acknowledgement is no JSON")
             })?;
-            Ok(Json(json!({ "delivered": 1, "ack": ack })))
+            Ok(Json(Emitted { delivered: 1, ack }))
         }
         Err(error) if *error.code == *Code::Disconnected.as_str() => Err(missing()),
         Err(error) => {

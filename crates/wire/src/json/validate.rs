@@ -1,17 +1,19 @@
-//! The validator: one pass, no recursion, no allocation.
+//! The validator: one pass, no recursion, and a bit of memory for each open array or object.
 
-/// How many arrays and objects may be open at once.
+/// How many arrays and objects may be open at once in what is passed on.
 ///
-/// RFC 8259 §9 leaves the limit to the implementation. Heartline's own code
-/// does not recurse, but the peers that parse a relayed payload may.
-pub const MAX_DEPTH: u32 = 128;
+/// RFC 8259 §9 leaves the limit to the implementation. Heartline's own code does not
+/// recurse, and validates whatever fits its memory; but the peers that parse a relayed
+/// payload do recurse, and some end their connection where they refuse to. Python's `json`
+/// takes nearly 1 000 levels, Java's parsers 512 or 1 000, browsers and Node many more.
+pub const MAX_DEPTH: usize = 512;
 
 /// Index behind the value that starts at `start`, after optional whitespace.
 ///
 /// Strict RFC 8259: no comments, no trailing commas, no bare control
-/// characters in strings, at most [`MAX_DEPTH`] open arrays and objects.
-/// `None` if there is no valid value. Whitespace behind the value is not
-/// consumed.
+/// characters in strings. `None` if there is no valid value. Whitespace
+/// behind the value is not consumed. It may be nested as deep as it likes;
+/// see [`is_deeper_than`].
 ///
 /// ```
 /// use heartline_wire::json::skip_value;
@@ -22,9 +24,11 @@ pub const MAX_DEPTH: u32 = 128;
 pub fn skip_value(text: &str, start: usize) -> Option<usize> {
     let bytes = text.as_bytes();
     let mut at = start;
-    let mut depth = 0;
-    // One bit per open container, the innermost lowest: 1 for an object.
+    let mut depth = 0u32;
+    // One bit per open container, the innermost lowest: 1 for an object. Those beyond the
+    // innermost 128 are put by, a word at a time.
     let mut objects = 0u128;
+    let mut outer: Vec<u128> = Vec::new();
     loop {
         // A value begins here.
         at = skip_space(bytes, at);
@@ -35,12 +39,12 @@ pub fn skip_value(text: &str, start: usize) -> Option<usize> {
                 // The closing brackets lie two above the opening ones in ASCII.
                 let close = open + 2;
                 at = skip_space(bytes, at + 1);
-                if depth == MAX_DEPTH {
-                    return None;
-                }
                 if bytes.get(at) == Some(&close) {
                     at += 1;
                 } else {
+                    if depth > 0 && depth.is_multiple_of(u128::BITS) {
+                        outer.push(objects);
+                    }
                     depth += 1;
                     objects = objects << 1 | u128::from(is_object);
                     if is_object {
@@ -75,11 +79,47 @@ pub fn skip_value(text: &str, start: usize) -> Option<usize> {
                     at += 1;
                     depth -= 1;
                     objects >>= 1;
+                    if depth > 0 && depth.is_multiple_of(u128::BITS) {
+                        objects = outer.pop().unwrap_or_default();
+                    }
                 }
                 _ => return None,
             }
         }
     }
+}
+
+/// Whether more than `levels` arrays and objects are open at once anywhere in valid JSON,
+/// one value or several with commas between them.
+///
+/// Almost always it is told by the length, or by a count of the opening brackets.
+///
+/// ```
+/// use heartline_wire::json::is_deeper_than;
+///
+/// assert!(is_deeper_than(r#"[1, {"a": []}]"#, 2));
+/// assert!(!is_deeper_than(r#"[], [[]], "[[[", {}"#, 2));
+/// ```
+pub fn is_deeper_than(text: &str, levels: usize) -> bool {
+    let bytes = text.as_bytes();
+    let opening = || bytes.iter().filter(|byte| matches!(byte, b'[' | b'{'));
+    if bytes.len() / 2 <= levels || opening().count() <= levels {
+        return false;
+    }
+    let (mut depth, mut at) = (0usize, 0);
+    while let Some(byte) = bytes.get(at) {
+        at += 1;
+        match byte {
+            b'"' => at = skip_string(bytes, at - 1).unwrap_or(bytes.len()),
+            b'[' | b'{' => depth += 1,
+            b']' | b'}' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        if depth > levels {
+            return true;
+        }
+    }
+    false
 }
 
 /// Whether `text` is exactly one JSON value, whitespace around it allowed.

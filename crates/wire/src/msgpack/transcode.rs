@@ -5,15 +5,19 @@ use std::fmt::Write;
 use bytes::Bytes;
 
 use super::read::{Reader, Value};
-use super::{DecodeError, Packet, date};
+use super::{DecodeError, Fault, Packet, date};
 use crate::json;
 use crate::socketio::{
     PacketType, PlaceholderError, check_data, check_placeholders, without_query,
 };
 
+/// Levels of arrays and objects around what is said: a packet's array, and an adapter's
+/// envelope around the packet.
+const AROUND: usize = 8;
+
 /// Decodes a packet whose payload, as JSON text and bins, has at most `limit` bytes.
 ///
-/// A longer one is passed over: its packet says who sent it and what for, so that its
+/// A longer one, or one that is nested too deep, is passed over: its packet says who sent it and what for, so that its
 /// sender can be told, and never more than `limit` bytes are written for it (the text's
 /// buffer may have twice that). An empty bin costs its placeholder's 29 bytes and more, so
 /// the limit also bounds how many there are.
@@ -43,7 +47,7 @@ pub fn decode(bytes: &[u8], limit: usize) -> Result<Packet, DecodeError> {
         .ok_or(DecodeError::InvalidPacket)?;
     let namespace = fields.namespace.ok_or(DecodeError::InvalidPacket)?;
     let data = fields.has_data.then_some(source.json);
-    if !fields.is_too_large {
+    if fields.fault.is_none() {
         check_data(kind, data.as_deref())?;
     }
     // A map may claim to be a placeholder. Where it would be one to the
@@ -61,7 +65,7 @@ pub fn decode(bytes: &[u8], limit: usize) -> Result<Packet, DecodeError> {
         id: fields.id,
         data,
         attachments,
-        is_too_large: fields.is_too_large,
+        fault: fields.fault,
     })
 }
 
@@ -70,11 +74,11 @@ pub fn decode(bytes: &[u8], limit: usize) -> Result<Packet, DecodeError> {
 ///
 /// # Errors
 ///
-/// [`DecodeError::TooLarge`] for more than that, and see [`DecodeError`].
+/// [`DecodeError::Unfit`] for more than that, or deeper nesting, and see [`DecodeError`].
 pub fn decode_value(bytes: &[u8], limit: usize) -> Result<(String, Vec<Bytes>), DecodeError> {
     let mut source = Transcoder::new(bytes, limit);
     let value = source.reader.value()?;
-    source.push(value, 0)?;
+    source.push(value)?;
     match source.reader.is_empty() {
         true => Ok((source.json, source.attachments)),
         false => Err(DecodeError::TrailingBytes),
@@ -88,7 +92,29 @@ struct Fields<'a> {
     namespace: Option<&'a str>,
     id: Option<u64>,
     has_data: bool,
-    is_too_large: bool,
+    fault: Option<Fault>,
+}
+
+/// An open array or map.
+struct Open {
+    /// Elements to come.
+    left: usize,
+    begun: bool,
+    /// The element to come has one before it.
+    has_before: bool,
+    close: char,
+}
+
+impl Open {
+    /// Whether there is one more element.
+    fn next(&mut self) -> bool {
+        self.has_before = std::mem::replace(&mut self.begun, true);
+        self.left = match self.left.checked_sub(1) {
+            Some(left) => left,
+            None => return false,
+        };
+        true
+    }
 }
 
 struct Transcoder<'a> {
@@ -122,7 +148,7 @@ impl<'a> Transcoder<'a> {
     fn spend(&self, more: usize) -> Result<(), DecodeError> {
         match self.limit.checked_sub(self.json.len() + self.attached) {
             Some(left) if more <= left => Ok(()),
-            _ => Err(DecodeError::TooLarge),
+            _ => Err(DecodeError::Unfit(Fault::TooLarge)),
         }
     }
 
@@ -154,11 +180,11 @@ impl<'a> Transcoder<'a> {
                     let before = self.reader;
                     let value = self.reader.value()?;
                     fields.has_data = !is_undefined(&value);
-                    fields.is_too_large = false;
-                    match self.push(value, 0) {
-                        Err(DecodeError::TooLarge) => {
+                    fields.fault = None;
+                    match self.push(value) {
+                        Err(DecodeError::Unfit(fault)) => {
                             self.forget();
-                            (fields.has_data, fields.is_too_large) = (false, true);
+                            (fields.has_data, fields.fault) = (false, Some(fault));
                             self.reader = before;
                             self.skip()?;
                         }
@@ -195,46 +221,76 @@ impl<'a> Transcoder<'a> {
         Ok(())
     }
 
-    /// Appends a value, whose head has been read, to the JSON text. Recursion
-    /// ends at the depth that JSON is allowed.
-    fn push(&mut self, value: Value<'a>, depth: u32) -> Result<(), DecodeError> {
-        match value {
-            Value::Array(count) => {
-                let depth = deeper(depth)?;
-                self.json.push('[');
-                for index in 0..count {
-                    self.separate(index);
-                    let element = self.reader.value()?;
-                    self.push(element, depth)?;
-                }
-                self.json.push(']');
+    /// Appends a value, whose head has been read, to the JSON text.
+    fn push(&mut self, head: Value<'a>) -> Result<(), DecodeError> {
+        let mut open: Vec<Open> = Vec::new();
+        let mut value = head;
+        loop {
+            match value {
+                Value::Array(count) => self.open(&mut open, ('[', ']'), count)?,
+                Value::Map(count) => self.open(&mut open, ('{', '}'), count)?,
+                value => self.push_leaf(value, open.len())?,
             }
-            Value::Map(count) => {
-                let depth = deeper(depth)?;
-                self.json.push('{');
-                for index in 0..count {
-                    self.separate(index);
+            // Texts and bins are measured before; of the others none has more than 64 bytes.
+            self.spend(0)?;
+            loop {
+                let Some(innermost) = open.last_mut() else {
+                    return Ok(());
+                };
+                if innermost.next() {
+                    break;
+                }
+                self.json.push(innermost.close);
+                open.pop();
+                self.spend(0)?;
+            }
+            if let Some(innermost) = open.last() {
+                if innermost.has_before {
+                    self.json.push(',');
+                }
+                if innermost.close == '}' {
                     self.push_key()?;
-                    let member = self.reader.value()?;
-                    self.push(member, depth)?;
                 }
-                self.json.push('}');
             }
+            value = self.reader.value()?;
+        }
+    }
+
+    /// Opens an array or a map of so many elements.
+    fn open(
+        &mut self,
+        open: &mut Vec<Open>,
+        (begin, close): (char, char),
+        left: usize,
+    ) -> Result<(), DecodeError> {
+        check_depth(open.len() + 1)?;
+        self.json.push(begin);
+        open.push(Open {
+            left,
+            has_before: false,
+            begun: false,
+            close,
+        });
+        Ok(())
+    }
+
+    /// Appends what has no elements; `depth` arrays and maps are open.
+    fn push_leaf(&mut self, value: Value<'a>, depth: usize) -> Result<(), DecodeError> {
+        match value {
             Value::Ext(kind, bytes) => self.push_ext(kind, bytes, depth)?,
             Value::Bin(bytes) => {
-                deeper(depth)?;
+                check_depth(depth + 1)?;
                 self.push_bin(bytes)?;
             }
-            Value::Nil => self.json.push_str("null"),
             Value::Bool(true) => self.json.push_str("true"),
             Value::Bool(false) => self.json.push_str("false"),
             Value::Unsigned(number) => json::push_u64(number, &mut self.json),
             Value::Signed(number) => self.push_display(number),
             Value::Float(number) => self.push_float(number),
             Value::Str(text) => self.push_text(text)?,
+            Value::Nil | Value::Array(_) | Value::Map(_) => self.json.push_str("null"),
         }
-        // Texts and bins are measured before; of the others none has more than 64 bytes.
-        self.spend(0)
+        Ok(())
     }
 
     fn push_text(&mut self, text: &str) -> Result<(), DecodeError> {
@@ -246,19 +302,13 @@ impl<'a> Transcoder<'a> {
         Ok(())
     }
 
-    fn separate(&mut self, index: usize) {
-        if index > 0 {
-            self.json.push(',');
-        }
-    }
-
     /// A member's name; JavaScript turns integers into strings.
     fn push_key(&mut self) -> Result<(), DecodeError> {
         match self.reader.value()? {
             Value::Str(key) => self.push_text(key)?,
             key @ (Value::Unsigned(_) | Value::Signed(_)) => {
                 self.json.push('"');
-                self.push(key, 0)?;
+                self.push_leaf(key, 0)?;
                 self.json.push('"');
             }
             _ => return Err(DecodeError::InvalidValue),
@@ -279,12 +329,12 @@ impl<'a> Transcoder<'a> {
 
     /// notepack 2 keeps `undefined` and dates in type 0, notepack 3 dates in
     /// msgpack's own timestamps of type -1.
-    fn push_ext(&mut self, kind: i8, bytes: &[u8], depth: u32) -> Result<(), DecodeError> {
+    fn push_ext(&mut self, kind: i8, bytes: &[u8], depth: usize) -> Result<(), DecodeError> {
         match (kind, timestamp(kind, bytes)) {
             (0, _) if bytes.len() == 1 => self.json.push_str("null"),
             (_, Some(ms)) => date::push_iso(ms, &mut self.json),
             _ => {
-                deeper(deeper(depth)?)?;
+                check_depth(depth + 2)?;
                 self.json.push('[');
                 self.push_display(kind);
                 self.json.push(',');
@@ -315,12 +365,12 @@ impl<'a> Transcoder<'a> {
     }
 }
 
-/// One level down, if the JSON may be that deep.
-fn deeper(depth: u32) -> Result<u32, DecodeError> {
-    if depth == json::MAX_DEPTH {
-        return Err(DecodeError::TooDeep);
+/// Whether so many arrays and objects may be open.
+fn check_depth(depth: usize) -> Result<(), DecodeError> {
+    match depth <= json::MAX_DEPTH + AROUND {
+        true => Ok(()),
+        false => Err(DecodeError::Unfit(Fault::TooDeep)),
     }
-    Ok(depth + 1)
 }
 
 /// Milliseconds since 1970 of a date; `None` if the extension is none.

@@ -10,9 +10,11 @@ use crate::json;
 ///
 /// A packet that passes is fit to be relayed: its payload is JSON of the
 /// shape its type demands, an event's name is not reserved, and placeholders
-/// point at attachments that follow. Several may point at the same: the packet is well
-/// formed, so whoever takes it refuses the event, and not the connection
-/// ([`check_placeholders`]). `CONNECT_ERROR` decodes although no
+/// point at attachments that follow. Several may point at the same, and the payload may be
+/// nested deeper than [`json::MAX_DEPTH`]: the packet is well formed, so whoever takes it
+/// refuses the event, and not the connection ([`check_placeholders`],
+/// [`json::is_deeper_than`]). Placeholders of a payload that is so deep are not looked at: a
+/// level of it is a byte, and what is known of an open object many more. `CONNECT_ERROR` decodes although no
 /// client may send it; refusing it is the server's part. An ack without an id
 /// decodes as well: it answers nothing and the reference ignores it.
 ///
@@ -60,9 +62,9 @@ pub fn decode(text: &str) -> Result<Packet<'_>, DecodeError> {
         _ => return Err(DecodeError::InvalidJson),
     };
     check_data(kind, data)?;
-    if attachments > 0
-        && check_placeholders(data.unwrap_or_default(), attachments)
-            == Err(PlaceholderError::Dangling)
+    if let Some(data) = data.filter(|_| attachments > 0)
+        && !json::is_deeper_than(data, json::MAX_DEPTH)
+        && check_placeholders(data, attachments) == Err(PlaceholderError::Dangling)
     {
         return Err(DecodeError::InvalidPlaceholder);
     }

@@ -1,7 +1,7 @@
 //! JSON as text.
 
 use heartline_wire::json::{
-    MAX_DEPTH, elements, field, is_valid, members, quote, skip_value, unquote,
+    elements, field, is_deeper_than, is_valid, members, quote, skip_value, unquote,
 };
 use proptest::prelude::*;
 use serde_json::Value;
@@ -109,15 +109,32 @@ fn depth_is_limited() {
     let nest = |depth: usize, open: &str, close: &str| {
         format!("{}{}", open.repeat(depth), close.repeat(depth))
     };
-    let limit = MAX_DEPTH as usize;
-    assert!(is_valid(&nest(limit, "[", "]")));
-    assert!(!is_valid(&nest(limit + 1, "[", "]")));
     let object = |depth| format!("{}1{}", r#"{"a":"#.repeat(depth), "}".repeat(depth));
-    assert!(is_valid(&object(limit)));
-    assert!(!is_valid(&object(limit + 1)));
+    for depth in [1, 2, 127, 128, 129, 130, 255, 256, 257, 500, 1000, 300_000] {
+        for text in [
+            nest(depth, "[", "]"),
+            object(depth),
+            nest(depth, " [ ", "]\n"),
+        ] {
+            assert!(is_valid(&text), "{depth}");
+            assert!(!is_deeper_than(&text, depth));
+            assert!(is_deeper_than(&text, depth - 1));
+            // One bracket more or less, or another one anywhere.
+            assert!(!is_valid(&text.trim()[1..]) && !is_valid(&format!("{text}]")));
+        }
+        // Arrays and objects in turn, so that each must be remembered.
+        let turns = format!("{}1{}", r#"[{"a":"#.repeat(depth), "}]".repeat(depth));
+        assert!(is_valid(&turns), "{depth}");
+        assert!(!is_valid(&turns.replacen("}]", "]}", 1)));
+        assert!(is_deeper_than(&turns, 2 * depth - 1) && !is_deeper_than(&turns, 2 * depth));
+        let end = turns.len() - 2 * depth;
+        let broken = [&turns[..end], "]", &turns[end + 1..]].concat();
+        assert!(!is_valid(&broken), "{depth}");
+    }
     assert!(!is_valid(&"[".repeat(1_000_000)));
-    // Depth counts what is open, not what was.
-    assert!(is_valid(&format!("[{}[]]", "[],".repeat(1000))));
+    // Depth counts what is open, not what was, nor what is in a string.
+    let many = format!("[{}[]],\"{}\"", "[],".repeat(1000), "[\\\"".repeat(1000));
+    assert!(!is_deeper_than(&many, 2) && is_deeper_than(&many, 1));
 }
 
 #[test]

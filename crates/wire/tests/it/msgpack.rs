@@ -3,8 +3,8 @@
 use bytes::Bytes;
 use heartline_wire::json;
 use heartline_wire::msgpack::{
-    self, DecodeError, Packet, decode_value, encode_ack, encode_connect, encode_connect_error,
-    encode_disconnect, encode_event, encode_value, packet_bound,
+    self, DecodeError, Fault, Packet, decode_value, encode_ack, encode_connect,
+    encode_connect_error, encode_disconnect, encode_event, encode_value, packet_bound,
 };
 use heartline_wire::socketio::{self, PacketType, array_inside, split_event};
 use proptest::prelude::*;
@@ -173,11 +173,12 @@ fn what_is_too_large_as_json_is_passed_over_and_its_sender_known() {
         let whole = msgpack::decode(&packet, usize::MAX).unwrap();
         let size = whole.data.as_ref().unwrap().len()
             + whole.attachments.iter().map(Bytes::len).sum::<usize>();
-        assert!(size >= least && !whole.is_too_large);
+        assert!(size >= least && whole.fault.is_none());
         assert_eq!(msgpack::decode(&packet, size).unwrap(), whole);
         for limit in [0, 1, 100, size / 2, size - 1] {
             let refused = msgpack::decode(&packet, limit).unwrap();
-            assert!(refused.is_too_large && refused.data.is_none());
+            assert_eq!(refused.fault, Some(Fault::TooLarge));
+            assert!(refused.data.is_none());
             assert!(refused.attachments.is_empty());
             assert_eq!(
                 (refused.kind, &*refused.namespace, refused.id),
@@ -187,7 +188,10 @@ fn what_is_too_large_as_json_is_passed_over_and_its_sender_known() {
         let (json, bins) = decode_value(&value, usize::MAX).unwrap();
         let size = json.len() + bins.iter().map(Bytes::len).sum::<usize>();
         assert!(decode_value(&value, size).is_ok());
-        assert_eq!(decode_value(&value, size - 1), Err(DecodeError::TooLarge));
+        assert_eq!(
+            decode_value(&value, size - 1),
+            Err(DecodeError::Unfit(Fault::TooLarge))
+        );
     }
 }
 
@@ -292,7 +296,7 @@ proptest! {
         match decode_value(&bytes, limit) {
             Ok((json, bins)) => prop_assert!(bins.is_empty() && json.len() <= limit),
             Err(error) => {
-                prop_assert_eq!(error, DecodeError::TooLarge);
+                prop_assert_eq!(error, DecodeError::Unfit(Fault::TooLarge));
                 let (json, _) = decode_value(&bytes, usize::MAX).unwrap();
                 prop_assert!(json.len() > limit);
             }

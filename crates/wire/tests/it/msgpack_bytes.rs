@@ -1,7 +1,7 @@
 //! msgpack from strangers: other encoders' forms, wrong packets, lies.
 
-use heartline_wire::json;
-use heartline_wire::msgpack::DecodeError;
+use heartline_wire::json::{self, MAX_DEPTH};
+use heartline_wire::msgpack::{DecodeError, Fault};
 use heartline_wire::socketio::{self, PacketType};
 use proptest::prelude::*;
 
@@ -255,15 +255,22 @@ fn wrong_packets() {
 
 #[test]
 fn depth_is_limited() {
+    let limit = MAX_DEPTH + 8;
     let nested = |depth: usize| packet(3, &format!("{}{}", "91".repeat(depth - 1), "90"));
-    let deepest = decode(&nested(128)).unwrap();
-    assert!(json::is_valid(&deepest.data.unwrap()));
-    assert_eq!(decode(&nested(129)), Err(DecodeError::TooDeep));
-    assert_eq!(decode(&nested(1_000_000)), Err(DecodeError::TooDeep));
+    let maps = |depth: usize| packet(3, &format!("91{}01", "81a161".repeat(depth - 1)));
     // A bin becomes an object, which has a depth of its own.
-    let bin = |depth: usize| packet(3, &format!("{}{}", "91".repeat(depth), "c400"));
-    assert!(json::is_valid(&decode(&bin(127)).unwrap().data.unwrap()));
-    assert_eq!(decode(&bin(128)), Err(DecodeError::TooDeep));
+    let bin = |depth: usize| packet(3, &format!("{}{}", "91".repeat(depth - 1), "c400"));
+    for deep in [&nested as &dyn Fn(usize) -> Vec<u8>, &maps, &bin] {
+        let deepest = decode(&deep(limit)).unwrap();
+        assert_eq!(deepest.fault, None);
+        assert!(json::is_valid(&deepest.data.unwrap()));
+        for depth in [limit + 1, 300_000] {
+            let refused = decode(&deep(depth)).unwrap();
+            assert_eq!(refused.fault, Some(Fault::TooDeep));
+            assert!(refused.data.is_none() && refused.attachments.is_empty());
+            assert_eq!((refused.kind, &*refused.namespace), (PacketType::Ack, "/"));
+        }
+    }
     // What is passed over may be as deep as it likes.
     let options = format!(
         "83 a474797065 01 a36e7370 a12f a161 {}90",

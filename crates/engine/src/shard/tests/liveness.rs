@@ -1,8 +1,10 @@
 //! Pings, and when silence is death.
 
+use heartline_wire::engineio::RequestError;
 use heartline_wire::id::Slot;
 
 use super::*;
+use crate::shard::heartbeat::HeartbeatTiming;
 
 const PING: Told = Told::Ping(Vec::new());
 
@@ -159,6 +161,105 @@ fn those_who_came_together_are_not_pinged_together() {
     }
     assert!(most < 20, "{most} of them in 8 ms");
     assert!(harness.now() < start + ms(25_020));
+}
+
+#[test]
+fn those_whose_pings_are_spread_stay_so_after_a_freeze() {
+    let mut harness = harness(settings());
+    let mut peers = Vec::new();
+    for _ in 0..100 {
+        peers.push(harness.websocket(Opening::plain()));
+        harness.run(ms(250));
+    }
+    // One interval of pings and pongs, and the process stands still for more than another.
+    harness.advance(seconds(40));
+    for _ in 0..2 {
+        harness.settle();
+        for peer in &mut peers {
+            peer.read();
+            peer.pong();
+        }
+    }
+    harness.run(ms(50));
+    let mut most = 0;
+    for _ in 0..250 {
+        harness.run(ms(100));
+        let mut now = 0;
+        for peer in &mut peers {
+            if peer.read().contains(&PING) {
+                peer.pong();
+                now += 1;
+            }
+        }
+        most = most.max(now);
+    }
+    assert!(harness.closed().is_empty());
+    assert!(most <= 3, "{most} of them in 100 ms");
+}
+
+#[test]
+fn clients_are_pinged_after_years() {
+    let mut harness = harness(settings());
+    harness.advance(Duration::from_secs(86_400 * 1000));
+    harness.settle();
+    let (_, mut peer) = pinged(&mut harness);
+    peer.pong();
+    harness.run(seconds(25));
+    assert_eq!(peer.read(), [PING]);
+    harness.run(seconds(20) + ms(8));
+    assert!(closed_for_silence(&mut harness));
+}
+
+#[test]
+fn a_silent_polling_session_is_gone_at_the_very_moment() {
+    for late in [0, 1, 4] {
+        for posts in [false, true] {
+            let mut harness = harness(Settings {
+                heartbeat_timing: HeartbeatTiming {
+                    interval: ms(300),
+                    timeout: ms(200),
+                },
+                ..settings()
+            });
+            // Anywhere between two ticks of the wheel.
+            harness.run(Duration::from_micros(late * 2_000 + 700));
+            let session = harness.polling();
+            harness.run(ms(499));
+            assert!(harness.exists(session));
+            harness.advance(ms(1));
+            let unknown = Answer::Error(RequestError::UnknownSid);
+            if posts {
+                let mut posting = harness.post_begins(session);
+                harness.settle();
+                assert_eq!(posting.start(), Some(Err(unknown)));
+            } else {
+                let mut get = harness.get(session);
+                harness.settle();
+                assert_eq!(get.answer(), Some(unknown));
+            }
+            assert!(closed_for_silence(&mut harness));
+            assert_eq!(harness.slots().total(), 0);
+        }
+    }
+}
+
+#[test]
+fn a_polling_session_may_answer_after_a_freeze_of_the_process() {
+    let mut harness = harness(settings());
+    let session = harness.polling();
+    let mut get = harness.get(session);
+    harness.run(seconds(25) + ms(8));
+    assert_eq!(get.answer(), Some(Answer::Payload("2".into())));
+    // The pong waits in HTTP's part of the process while all of it stands still.
+    harness.advance(seconds(60));
+    harness.settle();
+    assert!(harness.closed().is_empty());
+    let mut post = harness.post(session, "3");
+    harness.settle();
+    assert_eq!(post.answer(), Some(Answer::Accepted));
+    let _get = harness.get(session);
+    harness.run(seconds(1));
+    assert!(harness.closed().is_empty());
 }
 
 #[test]

@@ -208,7 +208,7 @@ fn who_is_closed_between_two_gets_has_thirty_seconds_to_hear_of_it() {
     for comes in [true, false] {
         let mut harness = harness(settings());
         let (slot, session) = harness.poller();
-        harness.engine().close(slot, Reason::Drained);
+        harness.engine().close(slot, Reason::Kicked);
         harness.run(seconds(29) + ms(980));
         assert!(harness.exists(session));
         if comes {
@@ -220,6 +220,72 @@ fn who_is_closed_between_two_gets_has_thirty_seconds_to_hear_of_it() {
         assert!(!harness.exists(session));
         assert_eq!(harness.slots().total(), 0);
     }
+}
+
+#[test]
+fn who_is_drained_hears_the_events_and_is_then_unknown() {
+    let unknown = Some(Answer::Error(RequestError::UnknownSid));
+    for waits in [true, false] {
+        let mut harness = harness(settings());
+        let (slot, session) = harness.poller();
+        let mut get = waits.then(|| harness.get(session));
+        harness.settle();
+        say(harness.engine(), slot, "last words");
+        harness.engine().close(slot, Reason::Drained);
+        harness.settle();
+        let mut get = get.take().unwrap_or_else(|| harness.get(session));
+        harness.settle();
+        assert_eq!(get.answer(), payload("4last words"));
+        let get = harness.get(session);
+        assert_eq!(harness.settled(get), unknown);
+        assert_eq!(harness.closed(), [(slot, Reason::Drained)]);
+        assert_eq!(harness.slots().total(), 0);
+    }
+}
+
+#[test]
+fn who_is_drained_and_has_nothing_to_hear_is_unknown_at_once() {
+    let unknown = Some(Answer::Error(RequestError::UnknownSid));
+    let mut harness = harness(settings());
+    let (waiting, session) = harness.poller();
+    let mut get = harness.get(session);
+    harness.settle();
+    harness.engine().close(waiting, Reason::Drained);
+    harness.settle();
+    assert_eq!(get.answer(), unknown);
+    let (slot, session) = harness.poller();
+    harness.engine().close(slot, Reason::Drained);
+    harness.settle();
+    assert!(!harness.exists(session));
+    assert_eq!(harness.slots().total(), 0);
+}
+
+#[test]
+fn who_cannot_be_let_in_just_now_gets_503_in_whatever_request_waits() {
+    let later = Some(Answer::Status(503));
+    let close =
+        |engine: &mut Engine, slot| engine.close_with(slot, Reason::AuthFailed, 1013, "LATER");
+    // A GET that waits, and a POST that is held until it is known who is there.
+    let mut harness = harness(settings());
+    let (slot, session) = harness.poller();
+    let mut get = harness.get(session);
+    let mut post = harness.post(session, "4pause\u{1e}4more");
+    harness.settle();
+    close(harness.engine(), slot);
+    harness.settle();
+    assert_eq!(
+        (get.answer(), post.answer()),
+        (later.clone(), later.clone())
+    );
+    assert!(!harness.exists(session));
+    // A GET that comes afterwards.
+    let (slot, session) = harness.poller();
+    close(harness.engine(), slot);
+    harness.settle();
+    let get = harness.get(session);
+    assert_eq!(harness.settled(get), later);
+    assert!(!harness.exists(session));
+    assert_eq!(harness.slots().total(), 0);
 }
 
 #[test]

@@ -52,6 +52,25 @@ fn a_namespace_that_is_not_there_is_refused_and_one_that_is_can_be_tried_next() 
 }
 
 #[test]
+fn who_polls_while_tokens_cannot_be_checked_is_told_to_come_back_and_not_goodbye() {
+    let mut world = World::new(config());
+    for waits in [true, false] {
+        let session = world.harness.polling();
+        let mut get = waits.then(|| world.harness.get(session));
+        world.settle();
+        let mut post = world.harness.post(session, &connect("later"));
+        world.settle();
+        let mut get = get.take().unwrap_or_else(|| world.harness.get(session));
+        world.settle();
+        let later = Some(Answer::Status(503));
+        assert_eq!((post.answer(), get.answer()), (later.clone(), later));
+        assert!(!world.harness.exists(session));
+    }
+    let mut client = world.engineio();
+    assert_eq!(world.ask(&mut client, &connect("later")), ["close 1013"]);
+}
+
+#[test]
 fn who_has_no_good_token_is_told_why_and_may_try_again() {
     let mut world = World::new(config());
     let mut client = world.engineio();

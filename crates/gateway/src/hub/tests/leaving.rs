@@ -219,3 +219,44 @@ fn who_has_gone_is_in_no_room_and_the_next_in_their_place_hears_nothing_of_it() 
         r#"431[{"ok":true,"room":"lobby","offset":1}]"#
     );
 }
+
+#[test]
+fn rooms_hear_of_a_user_once_whichever_of_them_it_comes_into_and_how_many_there_are() {
+    for many in [2, 60] {
+        let mut world = World::new(config_with(|root| root.announce = Announce::Rooms));
+        let join = |world: &mut World, client: &mut Client, room: &str| {
+            let answer = world.ask(client, &format!(r#"421["join","{room}"]"#));
+            assert!(
+                answer.iter().any(|said| said.contains("\"ok\":true")),
+                "{answer:?}"
+            );
+        };
+        let mut near = world.socketio("user=near");
+        let mut both = world.socketio("user=both");
+        for (client, rooms) in [(&mut near, &["last"][..]), (&mut both, &["room1", "last"])] {
+            for room in rooms {
+                join(&mut world, client, room);
+            }
+        }
+        world.run(ms(200));
+        near.hears();
+        both.hears();
+        let mut mover = world.socketio("user=mover");
+        let online = r#"42["user:online",{"at":_,"userId":"mover","userType":null}]"#;
+        for room in 0..many {
+            join(&mut world, &mut mover, &format!("room{room}"));
+            world.run(ms(60));
+        }
+        assert_eq!(plain(both.hears()), [online]);
+        assert!(near.hears().is_empty());
+        join(&mut world, &mut mover, "last");
+        world.run(ms(60));
+        assert!(both.hears().is_empty());
+        assert_eq!(plain(near.hears()), [online]);
+        mover.0.close(1000);
+        world.run(ms(200));
+        let offline = online.replace("online", "offline");
+        assert_eq!(plain(both.hears()), [offline.as_str()]);
+        assert_eq!(plain(near.hears()), [offline.as_str()]);
+    }
+}

@@ -7,6 +7,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
 
 mod connect;
+mod data;
 mod drain;
 mod leaving;
 mod order;
@@ -100,6 +101,7 @@ impl Authenticator for PlainTokens {
             match token.as_str() {
                 "bad" => return Err(AuthError::Invalid),
                 "old" => return Err(AuthError::Expired),
+                "later" => return Err(AuthError::Unavailable),
                 _ => {}
             }
             let mut identity = Identity::default();
