@@ -144,7 +144,7 @@ impl Hub {
             _here: here,
             displaced: None,
         }));
-        let handshake = link.handshake.clone();
+        let handshake = link.handshake().cloned();
         engine.pause(slot);
         let mode = shared.fanout.namespaces.get(namespace).config.auth_mode;
         let credentials = Credentials {
@@ -276,7 +276,10 @@ impl Hub {
     ) {
         let namespace = joining.namespace;
         // A live connection that was anonymous so far becomes somebody: what the nobody had
-        // joined is left behind.
+        // joined is left behind, and what was counted is not.
+        if let Some(link) = self.link_mut(slot) {
+            link.keep_meter(namespace);
+        }
         self.forget_socket(engine, slot, namespace, Reason::ClientLeft);
         self.add_socket(engine, slot, namespace, joining.secret, &identity);
         let Some(handle) = self.handle(engine, slot, namespace) else {
@@ -354,7 +357,7 @@ impl Hub {
         payload: Option<&str>,
     ) {
         let handlers = self.handlers.clone();
-        let handshake = self.link(slot).and_then(|link| link.handshake.clone());
+        let handshake = self.link(slot).and_then(|link| link.handshake().cloned());
         for handler in handlers.connect(handle.address.namespace()) {
             let event = Event {
                 socket: handle,

@@ -26,7 +26,7 @@ impl Hub {
 
     pub(super) fn next_deadline(&self, engine: &Engine, slot: Slot, link: &Link) -> Micros {
         let idle = self.idle_timeout();
-        let mut deadline = link.drain_at;
+        let mut deadline = link.drain_at();
         if let Some(until) = self.join_deadline(engine, slot, link) {
             deadline = deadline.min(until);
         }
@@ -64,7 +64,7 @@ impl Hub {
         let Some(link) = self.link(slot) else {
             return;
         };
-        if link.drain_at <= now {
+        if link.drain_at() <= now {
             self.let_go(engine, slot);
             return;
         }

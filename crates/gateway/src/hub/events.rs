@@ -60,7 +60,7 @@ impl Hub {
         let Some(handler) = handlers.find(namespace, inbound.name) else {
             return self.unhandled(engine, slot, namespace, encoding, inbound.ack);
         };
-        let handshake = self.link(slot).and_then(|link| link.handshake.clone());
+        let handshake = self.link(slot).and_then(|link| link.handshake().cloned());
         let event = Event {
             socket: &handle,
             name: inbound.name,

@@ -37,17 +37,22 @@ pub(crate) struct Link {
     pub(crate) joining: Option<Box<Joining>>,
     /// A packet that waits for its attachments.
     pub(crate) partial: Option<Box<Partial>>,
-    /// When a spread-out drain, or a shedding, lets it go; `Micros::MAX` when there is none.
-    pub(crate) drain_at: Micros,
     /// What it says for no socket: CONNECTs, pings of its transport.
     pub(crate) meter: Meter,
-    /// Those of sockets that have ended: whoever comes back into a namespace goes on with
-    /// what was counted. At most one for each namespace.
-    pub(crate) meters_kept: Vec<(NamespaceId, Meter)>,
+    pub(crate) user_agent: Option<Arc<str>>,
+    rare: Option<Box<Rare>>,
+}
+
+/// What few connections need, and those only for a while. It costs the others a pointer.
+pub(crate) struct Rare {
+    /// When a spread-out drain, or a shedding, lets the connection go.
+    pub(crate) drain_at: Option<Micros>,
     /// Until when its client is expected back, because it was told to come; the beginning if
     /// it was not.
     pub(crate) back_by: Micros,
-    pub(crate) user_agent: Option<Arc<str>>,
+    /// The meters of sockets that have ended: whoever comes back into a namespace goes on with
+    /// what was counted. At most one for each namespace.
+    pub(crate) meters_kept: Vec<(NamespaceId, Meter)>,
     /// The connection's first request, where an app looks at it.
     pub(crate) handshake: Option<Arc<Handshake>>,
     /// The token of the handshake, for namespaces joined without one.
@@ -55,6 +60,33 @@ pub(crate) struct Link {
 }
 
 impl Link {
+    /// What few connections need; made by the first who needs it.
+    pub(crate) fn rare(&mut self) -> &mut Rare {
+        self.rare.get_or_insert_with(|| {
+            Box::new(Rare {
+                drain_at: None,
+                back_by: Micros::ZERO,
+                meters_kept: Vec::new(),
+                handshake: None,
+                token: None,
+            })
+        })
+    }
+
+    /// When a spread-out drain, or a shedding, lets it go; `Micros::MAX` when there is none.
+    pub(crate) fn drain_at(&self) -> Micros {
+        let at = self.rare.as_ref().and_then(|rare| rare.drain_at);
+        at.unwrap_or(Micros::MAX)
+    }
+
+    pub(crate) fn handshake(&self) -> Option<&Arc<Handshake>> {
+        self.rare.as_ref()?.handshake.as_ref()
+    }
+
+    pub(crate) fn token(&self) -> Option<&str> {
+        self.rare.as_ref()?.token.as_deref()
+    }
+
     pub(crate) fn new(encoding: Encoding) -> Self {
         Link {
             encoding,
@@ -67,13 +99,9 @@ impl Link {
             sockets: Vec::new(),
             joining: None,
             partial: None,
-            drain_at: Micros::MAX,
             meter: Meter::default(),
-            meters_kept: Vec::new(),
-            back_by: Micros::ZERO,
             user_agent: None,
-            handshake: None,
-            token: None,
+            rare: None,
         }
     }
 
@@ -97,9 +125,25 @@ impl Link {
         }
     }
 
+    /// Until when its client is expected back; the beginning if it was not told to come.
+    pub(crate) fn back_by(&self) -> Micros {
+        self.rare.as_ref().map_or(Micros::ZERO, |rare| rare.back_by)
+    }
+
+    /// Keeps the meter of a socket that ends while the connection stays.
+    pub(crate) fn keep_meter(&mut self, namespace: NamespaceId) {
+        if let Some(socket) = self.socket_mut(namespace) {
+            let meter = std::mem::take(&mut socket.meter);
+            self.rare().meters_kept.push((namespace, meter));
+        }
+    }
+
     /// Takes the meter that an earlier socket of the namespace has left.
     pub(crate) fn take_meter(&mut self, namespace: NamespaceId) -> Meter {
-        let kept = &mut self.meters_kept;
+        let Some(rare) = &mut self.rare else {
+            return Meter::default();
+        };
+        let kept = &mut rare.meters_kept;
         let index = kept.iter().position(|(of, _)| *of == namespace);
         index.map_or_else(Meter::default, |index| kept.swap_remove(index).1)
     }

@@ -321,7 +321,7 @@ impl Hub {
             .and_then(|payload| json::field(payload, "token"))
             .and_then(json::unquote)
             .and_then(|token| presented(&token))
-            .or_else(|| link.token.as_deref().map(ToOwned::to_owned));
+            .or_else(|| link.token().map(ToOwned::to_owned));
         self.connect(
             engine,
             slot,
