@@ -278,7 +278,7 @@ impl Hub {
         // A live connection that was anonymous so far becomes somebody: what the nobody had
         // joined is left behind, and what was counted is not.
         if let Some(link) = self.link_mut(slot) {
-            link.keep_meter(namespace);
+            link.keep_counts(namespace);
         }
         self.forget_socket(engine, slot, namespace, Reason::ClientLeft);
         self.add_socket(engine, slot, namespace, joining.secret, &identity);
@@ -319,31 +319,24 @@ impl Hub {
         let jitter = engine.random_time(Duration::from_secs(1));
         // Nor do they get their heartbeats together: the first comes a little earlier.
         let next_heartbeat = self.shared.config.heartbeat.app_interval;
-        let next_heartbeat = next_heartbeat.map_or(Micros::MAX, |every| {
-            now + (every - engine.random_time(every / 2))
-        });
+        let next_heartbeat =
+            next_heartbeat.map(|every| now + (every - engine.random_time(every / 2)));
         let Some(link) = self.link_mut(slot) else {
             return;
         };
         link.ever_joined = true;
-        let meter = link.take_meter(namespace);
+        let counts = link.take_counts(namespace);
         engine.let_in(slot);
         // Almost always the only one.
         link.sockets.reserve_exact(1);
-        link.sockets.push(SocketState {
-            namespace,
-            secret,
-            expires: identity
-                .expires_at
-                .map_or(Micros::MAX, |at| engine.clock.at_unix_millis(at) + jitter),
-            identity: identity.clone(),
-            connected_at: now,
-            last_activity: now,
-            next_heartbeat,
-            rooms: Vec::new(),
-            meter,
-            acks: None,
-        });
+        let expires = identity.expires_at;
+        let expires = expires.map_or(Micros::MAX, |at| engine.clock.at_unix_millis(at) + jitter);
+        let identity = identity.clone();
+        let mut socket = SocketState::new(namespace, secret, identity, expires, counts, now);
+        if let Some(at) = next_heartbeat {
+            socket.set_next_heartbeat(at);
+        }
+        link.sockets.push(socket);
         if let Some(transport) = engine.transport_name(slot) {
             self.metrics.connections(transport, namespace).add(1);
         }

@@ -33,7 +33,7 @@ impl Hub {
         for socket in &link.sockets {
             deadline = deadline
                 .min(socket.expires)
-                .min(socket.next_heartbeat)
+                .min(socket.next_heartbeat())
                 .min(socket.last_activity + idle);
         }
         deadline
@@ -93,7 +93,7 @@ impl Hub {
                 .collect::<Vec<NamespaceId>>()
         };
         let expired = due(|socket| socket.expires);
-        let beating = due(|socket| socket.next_heartbeat);
+        let beating = due(SocketState::next_heartbeat);
         let is_idle = link
             .sockets
             .iter()
@@ -113,7 +113,7 @@ impl Hub {
                     .link_mut(slot)
                     .and_then(|link| link.socket_mut(namespace))
                 {
-                    socket.next_heartbeat = socket.next_heartbeat.next_in_phase(every, now);
+                    socket.set_next_heartbeat(socket.next_heartbeat().next_in_phase(every, now));
                 }
             }
         }

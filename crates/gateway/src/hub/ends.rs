@@ -57,7 +57,7 @@ impl Hub {
         // What is no fault of one namespace alone ends the connection.
         let ends_all = link.sockets.len() == 1 || !reason.is_final();
         if encoding != Encoding::Live && reason.is_final() {
-            if reason == Reason::Kicked {
+            if reason == Reason::Kicked && self.shared.config.builtin_events {
                 // The packet has no room for a reason; who was replaced has heard of it.
                 let data = format!(r#"{{"reason":"{reason}"}}"#);
                 let message = Message::new("connection:closed", &data);
@@ -83,7 +83,7 @@ impl Hub {
         reason: Reason,
     ) {
         if let Some(link) = self.link_mut(slot) {
-            link.keep_meter(namespace);
+            link.keep_counts(namespace);
         }
         self.forget_socket(engine, slot, namespace, reason);
         self.rearm(engine, slot);

@@ -38,7 +38,9 @@ pub(crate) struct Link {
     /// A packet that waits for its attachments.
     pub(crate) partial: Option<Box<Partial>>,
     /// What it says for no socket: CONNECTs, pings of its transport.
-    pub(crate) meter: Meter,
+    events: Gcra,
+    joins: Gcra,
+    refused: u16,
     pub(crate) user_agent: Option<Arc<str>>,
     rare: Option<Box<Rare>>,
 }
@@ -50,9 +52,9 @@ pub(crate) struct Rare {
     /// Until when its client is expected back, because it was told to come; the beginning if
     /// it was not.
     pub(crate) back_by: Micros,
-    /// The meters of sockets that have ended: whoever comes back into a namespace goes on with
+    /// The counts of sockets that have ended: whoever comes back into a namespace goes on with
     /// what was counted. At most one for each namespace.
-    pub(crate) meters_kept: Vec<(NamespaceId, Meter)>,
+    pub(crate) counts_kept: Vec<(NamespaceId, Counts)>,
     /// The connection's first request, where an app looks at it.
     pub(crate) handshake: Option<Arc<Handshake>>,
     /// The token of the handshake, for namespaces joined without one.
@@ -66,7 +68,7 @@ impl Link {
             Box::new(Rare {
                 drain_at: None,
                 back_by: Micros::ZERO,
-                meters_kept: Vec::new(),
+                counts_kept: Vec::new(),
                 handshake: None,
                 token: None,
             })
@@ -99,7 +101,9 @@ impl Link {
             sockets: Vec::new(),
             joining: None,
             partial: None,
-            meter: Meter::default(),
+            events: Gcra::default(),
+            joins: Gcra::default(),
+            refused: 0,
             user_agent: None,
             rare: None,
         }
@@ -118,10 +122,14 @@ impl Link {
     }
 
     /// What the socket of a namespace, or the connection itself, is counted by.
-    pub(crate) fn meter_mut(&mut self, of: Option<NamespaceId>) -> Option<&mut Meter> {
+    pub(crate) fn meter(&mut self, of: Option<NamespaceId>) -> Option<Meter<'_>> {
         match of {
-            Some(namespace) => Some(&mut self.socket_mut(namespace)?.meter),
-            None => Some(&mut self.meter),
+            Some(namespace) => Some(self.socket_mut(namespace)?.meter()),
+            None => Some(Meter {
+                events: &mut self.events,
+                joins: &mut self.joins,
+                refused: &mut self.refused,
+            }),
         }
     }
 
@@ -130,32 +138,43 @@ impl Link {
         self.rare.as_ref().map_or(Micros::ZERO, |rare| rare.back_by)
     }
 
-    /// Keeps the meter of a socket that ends while the connection stays.
-    pub(crate) fn keep_meter(&mut self, namespace: NamespaceId) {
+    /// Keeps what was counted of a socket that ends while the connection stays.
+    pub(crate) fn keep_counts(&mut self, namespace: NamespaceId) {
         if let Some(socket) = self.socket_mut(namespace) {
-            let meter = std::mem::take(&mut socket.meter);
-            self.rare().meters_kept.push((namespace, meter));
+            let counts = Counts {
+                events: std::mem::take(&mut socket.events),
+                joins: std::mem::take(&mut socket.joins),
+                refused: socket.refused,
+            };
+            self.rare().counts_kept.push((namespace, counts));
         }
     }
 
-    /// Takes the meter that an earlier socket of the namespace has left.
-    pub(crate) fn take_meter(&mut self, namespace: NamespaceId) -> Meter {
+    /// Takes what was counted of an earlier socket of the namespace.
+    pub(crate) fn take_counts(&mut self, namespace: NamespaceId) -> Counts {
         let Some(rare) = &mut self.rare else {
-            return Meter::default();
+            return Counts::default();
         };
-        let kept = &mut rare.meters_kept;
+        let kept = &mut rare.counts_kept;
         let index = kept.iter().position(|(of, _)| *of == namespace);
-        index.map_or_else(Meter::default, |index| kept.swap_remove(index).1)
+        index.map_or_else(Counts::default, |index| kept.swap_remove(index).1)
     }
 }
 
 /// How much somebody has said lately.
+pub(crate) struct Meter<'a> {
+    pub(crate) events: &'a mut Gcra,
+    pub(crate) joins: &'a mut Gcra,
+    /// Events refused, each that was allowed since taken off.
+    pub(crate) refused: &'a mut u16,
+}
+
+/// The same, kept from an earlier socket.
 #[derive(Default)]
-pub(crate) struct Meter {
+pub(crate) struct Counts {
     pub(crate) events: Gcra,
     pub(crate) joins: Gcra,
-    /// Events refused, each that was allowed since taken off.
-    pub(crate) refused: u32,
+    pub(crate) refused: u16,
 }
 
 /// One socket: the connection's place in a namespace.
@@ -165,13 +184,82 @@ pub(crate) struct SocketState {
     pub(crate) identity: Arc<Identity>,
     pub(crate) connected_at: Micros,
     pub(crate) last_activity: Micros,
-    /// When the next `heartbeat` event is due; `Micros::MAX` when none is.
-    pub(crate) next_heartbeat: Micros,
     /// When the token expires on this clock; `Micros::MAX` for never.
     pub(crate) expires: Micros,
     pub(crate) rooms: Vec<Membership>,
-    pub(crate) meter: Meter,
-    pub(crate) acks: Option<Box<PendingAcks>>,
+    pub(crate) events: Gcra,
+    pub(crate) joins: Gcra,
+    pub(crate) refused: u16,
+    rare: Option<Box<SocketRare>>,
+}
+
+/// What few sockets need.
+struct SocketRare {
+    acks: PendingAcks,
+    /// When the next `heartbeat` event is due; `Micros::MAX` when none is.
+    next_heartbeat: Micros,
+}
+
+impl SocketState {
+    pub(crate) fn new(
+        namespace: NamespaceId,
+        secret: [u8; 12],
+        identity: Arc<Identity>,
+        expires: Micros,
+        counts: Counts,
+        now: Micros,
+    ) -> Self {
+        SocketState {
+            namespace,
+            secret,
+            identity,
+            connected_at: now,
+            last_activity: now,
+            expires,
+            rooms: Vec::new(),
+            events: counts.events,
+            joins: counts.joins,
+            refused: counts.refused,
+            rare: None,
+        }
+    }
+
+    fn meter(&mut self) -> Meter<'_> {
+        Meter {
+            events: &mut self.events,
+            joins: &mut self.joins,
+            refused: &mut self.refused,
+        }
+    }
+
+    fn rare(&mut self) -> &mut SocketRare {
+        self.rare.get_or_insert_with(|| {
+            Box::new(SocketRare {
+                acks: PendingAcks::default(),
+                next_heartbeat: Micros::MAX,
+            })
+        })
+    }
+
+    /// Events that wait for the client's acknowledgement, if there have ever been some.
+    pub(crate) fn acks(&mut self) -> Option<&mut PendingAcks> {
+        self.rare.as_mut().map(|rare| &mut rare.acks)
+    }
+
+    /// The same, for one more.
+    pub(crate) fn acks_for_more(&mut self) -> &mut PendingAcks {
+        &mut self.rare().acks
+    }
+
+    /// When the next `heartbeat` event is due; `Micros::MAX` when none is.
+    pub(crate) fn next_heartbeat(&self) -> Micros {
+        let rare = self.rare.as_ref();
+        rare.map_or(Micros::MAX, |rare| rare.next_heartbeat)
+    }
+
+    pub(crate) fn set_next_heartbeat(&mut self, at: Micros) {
+        self.rare().next_heartbeat = at;
+    }
 }
 
 /// Events that wait for the client's acknowledgement.
@@ -215,4 +303,16 @@ pub(crate) struct Partial {
     pub(crate) attachments: Vec<Bytes>,
     /// Bytes so far, whether they are kept or not.
     pub(crate) size: usize,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connection_costs_what_the_sizing_page_says() {
+        // Each is one of the allocator's sizes, or lies in a vector of its shard.
+        assert!(size_of::<SocketState>() <= 96, "{}", size_of::<SocketState>());
+        assert!(size_of::<Option<Link>>() <= 96, "{}", size_of::<Option<Link>>());
+    }
 }

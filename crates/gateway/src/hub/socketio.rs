@@ -201,7 +201,7 @@ impl Hub {
         id: Option<u64>,
         answer: Result<Args, EventError>,
     ) -> Option<()> {
-        let acks = self.link_mut(slot)?.socket_mut(namespace)?.acks.as_mut();
+        let acks = self.link_mut(slot)?.socket_mut(namespace)?.acks();
         let waiting = acks.and_then(|acks| acks.waiting.remove(&id.unwrap_or(u64::MAX)));
         match waiting {
             Some(waiting) => drop(waiting.send(answer)),

@@ -635,7 +635,6 @@ pub(crate) fn reference() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use heartline::Config;
     use heartline::config::{Announce, AuthMode, DevicePolicy, Limit, OnExcess};
     use std::time::Duration;
 
