@@ -16,7 +16,7 @@ const OFF = ["limits.messages=off", "limits.events=off", "limits.joins=off", "li
 const heartline = (threads, set = [], binary = BINARY) => (port, admin) => [
   binary, "serve",
   ...[`server.listen=0.0.0.0:${port}`, `admin.listen=127.0.0.1:${admin}`, `server.worker_threads=${threads}`,
-    `auth.jwt.secret=${SECRET}`, "auth.mode=optional", "presence.announce=off", "log.level=warn", ...OFF, ...set,
+    `auth.jwt.secret=${SECRET}`, "auth.mode=optional", "presence.announce=off", "log.level=warn", "store.url=memory:", ...OFF, ...set,
   ].flatMap((pair) => ["--set", pair]),
 ];
 

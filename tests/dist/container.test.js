@@ -36,7 +36,7 @@ function assemble(all, stage, root, outside) {
   if (base) assemble(all, base, root, outside);
   else assert.equal(stage.base, "scratch", `this test cannot make the base ${stage.base}`);
   for (const { word, words, rest } of stage.lines) {
-    if (["USER", "EXPOSE", "STOPSIGNAL", "ENTRYPOINT", "CMD"].includes(word)) continue;
+    if (["USER", "EXPOSE", "ENV", "STOPSIGNAL", "ENTRYPOINT", "CMD"].includes(word)) continue;
     assert.equal(word, "COPY", `this test does not know how to do: ${word} ${rest}`);
     const from = words[0].match(/^--from=(.*)$/)?.[1];
     const [source, target] = words.slice(from ? 1 : 0);

@@ -71,7 +71,13 @@ export async function serve(t, command, port, env = {}) {
   const child = spawn(command[0], command.slice(1), {
     stdio: ["ignore", "ignore", "pipe"],
     // Clients of these tests do not go by themselves.
-    env: { ...process.env, HEARTLINE__SERVER__DRAIN_TIMEOUT: "200ms", ...env },
+    env: {
+      ...process.env,
+      HEARTLINE__SERVER__DRAIN_TIMEOUT: "200ms",
+      // No file is left where the tests run.
+      HEARTLINE__STORE__URL: "memory:",
+      ...env,
+    },
   });
   let log = "";
   child.stderr.on("data", (data) => (log += data));

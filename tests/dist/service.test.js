@@ -78,7 +78,8 @@ test("a node needs no system call that the unit forbids", { skip: !has("strace")
   const port = await freePort();
   const command = ["strace", "--follow-forks", "--quiet=all", "--output", trace, BINARY, "serve",
     "--set", `server.listen=127.0.0.1:${port}`, "--set", "admin.listen=localhost:0",
-    "--set", `auth.jwt.secret=${SECRET}`, "--set", "server.max_connections=1000"];
+    "--set", `auth.jwt.secret=${SECRET}`, "--set", "server.max_connections=1000",
+    "--set", `store.url=sqlite://${join(folder(t), "heartline.db")}`];
   const node = await serve(t, command, port);
   const token = output([BINARY, "token", "--set", `auth.jwt.secret=${SECRET}`, "--user", "ann"]);
   assert.match(await connect(node.http, token.trim()), /^40\{"sid"/);

@@ -331,3 +331,101 @@ async fn the_same_temp_id_in_another_conversation_is_another_message() {
     assert_ne!(ids[0], ids[1]);
     assert_eq!(ids[0], ids[2]);
 }
+
+/// The offsets that stand in a message, in its order.
+fn offsets(message: &str) -> Vec<u64> {
+    let rest = message.split(r#","offset":"#).skip(1);
+    rest.map(|rest| rest.split([',', '}']).next().unwrap().parse().unwrap())
+        .collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn messages_are_numbered_and_told_in_their_order_whoever_sends_them() {
+    let (_gateway, address) = start(gateway()).await;
+    let mut reader = socketio(&address, "reader").await;
+    reader.send(r#"421["join","conversation:1"]"#).await;
+    reader.hear("431[").await;
+    let mut listener = live(&address, "listener").await;
+    listener
+        .send(r#"{"type":"subscribe","topic":"conversation:1"}"#)
+        .await;
+    listener.hear("subscribed").await;
+    let writers: Vec<_> = (0..4)
+        .map(|writer| {
+            let address = address.clone();
+            tokio::spawn(async move {
+                let mut client = socketio(&address, &format!("writer{writer}")).await;
+                for number in 0..10 {
+                    let say = format!(
+                        r#"421["message:send",{{"conversationId":"1","content":"hi","tempId":"{number}"}}]"#
+                    );
+                    client.send(&say).await;
+                    let ack = client.hear("431[").await;
+                    assert!(ack.contains(r#""ok":true"#), "{ack}");
+                    assert_eq!(offsets(&ack).len(), 1, "{ack}");
+                }
+            })
+        })
+        .collect();
+    for place in 1..=40 {
+        for client in [&mut reader, &mut listener] {
+            let told = client.hear("message:new").await;
+            assert_eq!(offsets(&told)[0], place, "{told}");
+            assert!(told.contains(&format!(r#"-{place}","offset""#)), "{told}");
+        }
+    }
+    for writer in writers {
+        writer.await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_history_is_read_in_parts_by_whoever_may_join() {
+    let (_gateway, address) = start(gateway()).await;
+    let mut writer = socketio(&address, "writer").await;
+    for number in 1..=5 {
+        let say = format!(r#"421["message:send",{{"conversationId":"1","content":"m{number}"}}]"#);
+        writer.send(&say).await;
+        writer.hear("431[").await;
+    }
+    let mut reader = live(&address, "reader/conversation:1").await;
+    for (question, places) in [
+        ("", &[1, 2, 3, 4, 5][..]),
+        (r#","limit":2"#, &[4, 5]),
+        (r#","after":1,"limit":3"#, &[2, 3, 4]),
+        (r#","before":4,"limit":2"#, &[2, 3]),
+        (r#","after":5"#, &[]),
+    ] {
+        let question = format!(r#"{{"conversationId":1{question}}}"#);
+        let ask = format!(r#"422["history:get",{question}]"#);
+        writer.send(&ask).await;
+        let answer = writer.hear("432[").await;
+        assert_eq!(offsets(&answer), places, "{answer}");
+        let ends = r#""head":5,"floor":0,"complete":true}"#;
+        assert!(answer.contains(ends), "{answer}");
+        let ask = format!(r#"{{"type":"emit","event":"history:get","data":{question},"id":7}}"#);
+        reader.send(&ask).await;
+        let answer = reader.hear(r#""id":7"#).await;
+        assert_eq!(offsets(&answer), places, "{answer}");
+        assert!(answer.contains(ends), "{answer}");
+    }
+    for (question, code) in [
+        (
+            r#"{"conversationId":1,"after":1,"before":2}"#,
+            "INVALID_DATA",
+        ),
+        (r#"{"conversationId":1,"limit":201}"#, "INVALID_DATA"),
+        (r#"{"after":1}"#, "INVALID_DATA"),
+        (r#"{"conversationId":2}"#, "FORBIDDEN"),
+    ] {
+        let ask = format!(r#"{{"type":"emit","event":"history:get","data":{question},"id":7}}"#);
+        reader.send(&ask).await;
+        let answer = reader.hear(r#""id":7"#).await;
+        assert!(answer.contains(code), "{answer}");
+    }
+    writer
+        .send(r#"423["history:get",{"conversationId":1,"after":9}]"#)
+        .await;
+    let ahead = writer.hear("433[").await;
+    assert!(ahead.contains(r#""complete":false"#), "{ahead}");
+}

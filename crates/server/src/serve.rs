@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use heartline::config::AuthMode;
-use heartline::{Gateway, HttpRequest, HttpResponse};
+use heartline::{Gateway, GatewayBuilder, HttpRequest, HttpResponse};
 use heartline_cluster::{Cluster, Timing};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
@@ -14,7 +14,7 @@ use tokio::task::JoinHandle;
 
 use crate::admin;
 use crate::auth::jwt::{JwtAuthenticator, system_clock};
-use crate::config::{Loaded, Settings};
+use crate::config::{Loaded, Settings, StoreUrl};
 use crate::dev;
 use crate::exit::{Exit, refuse};
 use crate::listen::listen;
@@ -242,6 +242,18 @@ async fn failure(serving: JoinHandle<io::Result<()>>) -> String {
     format!("clients cannot be served any more: {error}")
 }
 
+/// The same with the store that is wanted; another process may have its file open.
+fn with_store(builder: GatewayBuilder, store: &StoreUrl) -> Result<GatewayBuilder, Exit> {
+    match store {
+        StoreUrl::Memory => Ok(builder),
+        #[cfg(feature = "sqlite")]
+        StoreUrl::Sqlite(path) => match heartline_store::SqliteStore::open(path) {
+            Ok(store) => Ok(builder.store(store)),
+            Err(error) => Err(refuse(Exit::Failed, error)),
+        },
+    }
+}
+
 /// The gateway that the settings ask for.
 fn gateway(
     settings: &Arc<Settings>,
@@ -255,7 +267,7 @@ fn gateway(
     if let Some(cluster) = cluster {
         builder = builder.backplane(cluster);
     }
-    builder
+    with_store(builder, &settings.store)?
         .authenticator(authenticator)
         .http_fallback(move |gateway, request| {
             std::future::ready(page(&for_pages, &gateway, dev, &request))

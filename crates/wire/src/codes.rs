@@ -101,6 +101,8 @@ pub enum Code {
     PayloadTooLarge,
     /// The message could not be stored.
     SendFailed,
+    /// Too much waits to be stored.
+    Overloaded,
     /// Nobody handles this event.
     NotImplemented,
     /// The handler panicked or ran out of time, or who decides about connecting panicked.
@@ -130,7 +132,7 @@ struct Entry {
     when: &'static str,
 }
 
-const TABLE: [Entry; 25] = {
+const TABLE: [Entry; 26] = {
     const fn entry(
         (code, text): (Code, &'static str),
         issuers: &'static [Issuer],
@@ -262,6 +264,13 @@ const TABLE: [Entry; 25] = {
             Later,
             "The message could not be stored; try again",
             "The message could not be stored; the same `tempId` again makes no second one",
+        ),
+        entry(
+            (Overloaded, "OVERLOADED"),
+            &[Event],
+            Later,
+            "Too much waits to be stored; try again",
+            "More messages wait to be stored than may; nothing was done",
         ),
         entry(
             (NotImplemented, "NOT_IMPLEMENTED"),

@@ -31,6 +31,7 @@ export async function serve(set = {}, { port, dev = false, env = {}, scheme = "h
     // With --dev the node has a secret of its own, which its page needs.
     ...(dev ? {} : { "auth.jwt.secret": SECRET }),
     "server.allowed_origins": '["http://app.example"]',
+    "store.url": "memory:",
     ...set,
   };
   const flags = Object.entries(given).flatMap(([key, value]) => ["--set", `${key}=${value}`]);

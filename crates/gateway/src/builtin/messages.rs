@@ -1,11 +1,12 @@
 //! `message:send` and `chat:send`: stored first, then told.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use crate::auth::UserKey;
-use crate::store::{Channel, NewMessage, StoredMessage};
+use crate::store::{Channel, NewMessage, StoreError, Stored, StoredMessage, Tell};
 use crate::{Code, Event, EventError, FromEvent, Gateway, Json, Socket, rooms};
 
 /// Longest content of `chat:send`, characters.
@@ -14,6 +15,11 @@ const MAX_CHAT: usize = 500;
 const MAX_MESSAGE: usize = 10_000;
 /// Longest `tempId`, bytes.
 const MAX_TEMP_ID: usize = 128;
+/// How long a sender waits for the store.
+const STORE_TIME: Duration = Duration::from_secs(10);
+/// When a message that could not be stored may be tried again, milliseconds: a queue that was
+/// full has moved on, a full disk costs little more than the question.
+const RETRY_AFTER_MS: u64 = 1_000;
 /// Where `chat:send` goes when it names no room.
 const OPEN_ROOM: &str = "chat";
 
@@ -76,11 +82,13 @@ fn refuse(temp_id: &Option<String>, error: impl Into<EventError>) -> EventError 
 /// Text of 1 to `max` characters.
 fn text_of(content: Option<String>, max: usize) -> Result<String, EventError> {
     content
-        .filter(|content| !content.trim().is_empty() && content.chars().count() <= max)
+        // Not all databases keep a NUL.
+        .filter(|content| !content.trim().is_empty() && !content.contains('\0'))
+        .filter(|content| content.chars().count() <= max)
         .ok_or_else(|| {
             EventError::new(
                 Code::InvalidContent,
-                format!("A message has 1 to {max} characters"),
+                format!("A message has 1 to {max} characters, and no NUL among them"),
             )
         })
 }
@@ -191,18 +199,13 @@ async fn send(
         temp_id: temp_id.clone(),
         created_at: gateway.unix_millis(),
     };
-    let stored = gateway.store().append(new).await.map_err(|error| {
-        tracing::error!(%error, "a message could not be stored");
-        refuse(&temp_id, Code::SendFailed)
-    })?;
+    let stored = store(&gateway, new, tell(&socket, &gateway, room.clone()));
+    let stored = stored.await.map_err(|error| refuse(&temp_id, error))?;
     let message = stored.message;
     // From here on the message exists: a failure to tell somebody is not the
     // sender's error. A repetition is only answered, everybody else knows.
-    if !stored.duplicate {
-        socket.publish(&room, "message:new", &message).await?;
-        if let Channel::Conversation(conversation) = &channel {
-            notify(&socket, &gateway, &sender, conversation, &room, &message).await?;
-        }
+    if let (Channel::Conversation(conversation), false) = (&channel, stored.duplicate) {
+        notify(&socket, &gateway, &sender, conversation, &room, &message).await?;
     }
     socket.emit(
         "message:sent",
@@ -216,6 +219,36 @@ async fn send(
         temp_id,
         message,
     }))
+}
+
+/// Tells a room of its new message, in the order in which the store has them.
+fn tell(socket: &Socket, gateway: &Gateway, room: String) -> Tell {
+    let tenant = socket.identity().tenant_id().map(|tenant| &**tenant);
+    let to = gateway.to(socket.namespace(), tenant, &room);
+    Box::new(move |message| {
+        let told = to.map(|to| to.emit("message:new", message));
+        if let Some(Err(error)) = told {
+            tracing::warn!(%error, id = message.id, "a room could not be told of a message");
+        }
+    })
+}
+
+/// Stores a message, if that is done in time.
+async fn store(gateway: &Gateway, new: NewMessage, tell: Tell) -> Result<Stored, EventError> {
+    let stored = gateway.store().append(new, tell);
+    let error = match tokio::time::timeout(STORE_TIME, stored).await {
+        Ok(Ok(stored)) => return Ok(stored),
+        Ok(Err(StoreError::Overloaded)) => Code::Overloaded.into(),
+        Ok(Err(StoreError::Failed(reason))) => {
+            tracing::error!(reason, "a message could not be stored");
+            Code::SendFailed.into()
+        }
+        Err(_) => EventError::new(
+            Code::SendFailed,
+            "The message may have been stored; the same tempId finds out",
+        ),
+    };
+    Err(EventError::retry_after(error, RETRY_AFTER_MS))
 }
 
 /// Tells a conversation's members who are not in its room. Which of their sockets may

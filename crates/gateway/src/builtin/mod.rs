@@ -1,6 +1,7 @@
 //! The contract's own events, written with the same API as an app's.
 
 mod auth;
+mod history;
 mod messages;
 mod presence;
 mod rooms;
@@ -18,6 +19,7 @@ pub(crate) fn register(handlers: HandlerSet) -> HandlerSet {
         .or_on("publish", rooms::publish)
         .or_on("message:send", messages::message_send)
         .or_on("chat:send", messages::chat_send)
+        .or_on("history:get", history::history_get)
         .or_on("presence:get", presence::presence_get)
         .or_on("metrics:request", presence::metrics_request)
         .or_on("auth:refresh", auth::refresh)

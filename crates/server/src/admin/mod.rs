@@ -5,6 +5,7 @@
 //! listener. Such a listener answers nothing that a foreign web page can have sent.
 
 mod connections;
+mod conversations;
 mod guard;
 mod nodes;
 mod openapi;
@@ -66,6 +67,10 @@ fn router(state: State) -> Router {
         .route("/rooms/{room}/members/leave", post(rooms::leave))
         .route("/rooms/{room}/publish", post(rooms::publish))
         .route("/broadcast", post(rooms::broadcast))
+        .route(
+            "/conversations/{conversationId}/messages",
+            get(conversations::messages),
+        )
         .route("/nodes", get(nodes::list))
         .route("/nodes/{nodeId}/shed", post(nodes::shed))
         .route("/drain", post(drain))
@@ -117,6 +122,10 @@ async fn readyz(axum::extract::State(state): axum::extract::State<State>) -> Res
     if keys.is_some_and(|keys| keys.trouble().is_some()) {
         body["status"] = "degraded".into();
         body["keys"] = "unreachable".into();
+    }
+    if state.gateway.store().is_in_trouble() {
+        body["status"] = "degraded".into();
+        body["store"] = "failing".into();
     }
     Json(body).into_response()
 }

@@ -1,6 +1,7 @@
 //! The API's own description (OpenAPI 3.1), made from one table of routes.
 
 use axum::Json;
+use heartline::store::{MAX_PART, PART};
 use serde_json::{Map, Value, json};
 
 use super::connections::{DEFAULT_LIMIT, MAX_LIMIT};
@@ -234,6 +235,15 @@ pub(super) static ROUTES: &[Route] = &[
     },
     Route {
         method: "get",
+        path: "/v1/conversations/{conversationId}/messages",
+        does: "What was said in a conversation: its newest messages, or those after or before \
+               an offset; complete is false where some are not kept any more",
+        query: &["after", "before", "limit", "tenantId"],
+        body: &[],
+        answer: "History",
+    },
+    Route {
+        method: "get",
         path: "/v1/nodes",
         does: "The nodes",
         query: &[],
@@ -263,9 +273,21 @@ pub(super) async fn document() -> Json<Value> {
     Json(build())
 }
 
-/// A parameter of a query.
-fn parameter(name: &str) -> Value {
+/// A parameter of a route's query.
+fn parameter(route: &Route, name: &str) -> Value {
     let (schema, description) = match name {
+        "limit" if route.answer == "History" => (
+            json!({ "type": "integer", "minimum": 1, "maximum": MAX_PART, "default": PART }),
+            "Most messages of this part.",
+        ),
+        "after" => (
+            json!({ "type": "integer", "minimum": 0 }),
+            "What follows the message with this offset, the oldest first wanted.",
+        ),
+        "before" => (
+            json!({ "type": "integer", "minimum": 0 }),
+            "What comes before the message with this offset, the newest first wanted.",
+        ),
         "limit" => (
             json!({ "type": "integer", "minimum": 1, "maximum": MAX_LIMIT, "default": DEFAULT_LIMIT }),
             "Most items of this part. A part may have fewer, also none, before the end.",
@@ -316,7 +338,7 @@ fn operation(route: &Route) -> Value {
         .filter_map(|rest| rest.split_once('}'))
         .map(|(name, _)| json!({ "name": name, "in": "path", "required": true, "schema": { "type": "string" } }))
         .collect();
-    parameters.extend(route.query.iter().map(|name| parameter(name)));
+    parameters.extend(route.query.iter().map(|name| parameter(route, name)));
     let good = match route.answer {
         "" => json!({ "text/plain": { "schema": { "type": "string" } } }),
         name => json!({ "application/json": { "schema": schemas::reference(name) } }),

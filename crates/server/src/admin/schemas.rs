@@ -35,6 +35,7 @@ const SHAPES: &[Shape] = &[
             ("status", "string"),
             ("cluster", "string?"),
             ("keys", "string?"),
+            ("store", "string?"),
         ],
     ),
     ("Any", &[]),
@@ -116,6 +117,28 @@ const SHAPES: &[Shape] = &[
     ),
     ("Left", &[("left", "integer"), ("unreachable", "string[]?")]),
     (
+        "Message",
+        &[
+            ("id", "string"),
+            ("offset", "integer"),
+            ("conversationId", "string"),
+            ("senderId", "string"),
+            ("senderType", "string?"),
+            ("content", "string"),
+            ("tempId", "string?"),
+            ("createdAt", "integer"),
+        ],
+    ),
+    (
+        "History",
+        &[
+            ("messages", "Message[]"),
+            ("head", "integer"),
+            ("floor", "integer"),
+            ("complete", "boolean"),
+        ],
+    ),
+    (
         "Shed",
         &[
             ("nodeId", "string"),
@@ -167,6 +190,7 @@ pub(super) fn all() -> Map<String, Value> {
 mod tests {
     use super::*;
     use heartline::entries::{NodeEntry, Page, RoomEntry, SocketEntry, UserPresence};
+    use heartline::store::{History, StoredMessage};
     use serde::Serialize;
 
     /// Whether a full entry has just the members of a shape, in these types.
@@ -226,6 +250,24 @@ mod tests {
             members: 1,
         };
         fits("Room", room);
+        let message = StoredMessage {
+            id: "x".into(),
+            offset: 1,
+            conversation_id: "x".into(),
+            sender_id: "x".into(),
+            sender_type: text(),
+            content: "x".into(),
+            temp_id: text(),
+            created_at: 1,
+        };
+        fits("Message", &message);
+        let history = History {
+            messages: vec![message],
+            head: 1,
+            floor: 0,
+            complete: true,
+        };
+        fits("History", history);
         fits(
             "Presence",
             UserPresence {

@@ -14,7 +14,7 @@ use heartline_cluster::SocketIoAdapter;
 use toml::Value;
 
 use super::place;
-use super::settings::{LogFormat, Settings};
+use super::settings::{LogFormat, Settings, StoreUrl};
 use super::value::{
     Wrong, count, duration_or_none, is_off, limit, list, optional, positive_duration, size,
     size_from, text, truth, whole,
@@ -229,6 +229,42 @@ fn set_address(value: &Value) -> Result<Option<String>, Wrong> {
         Some("auto") => Ok(None),
         _ => address(value).map(Some),
     }
+}
+
+/// A build without SQLite keeps messages in memory.
+const STORE: &str = match cfg!(feature = "sqlite") {
+    true => "\"sqlite://heartline.db\"",
+    false => "\"memory:\"",
+};
+
+fn store(value: &Value) -> Result<StoreUrl, Wrong> {
+    let url = text(value)?;
+    // It is not said again what was set: there may be a password in it.
+    match url.split_once(':') {
+        Some(("memory", "")) => Ok(StoreUrl::Memory),
+        Some(("sqlite", path)) => sqlite(path.strip_prefix("//").unwrap_or_default()),
+        Some(("postgres" | "postgresql", _)) => {
+            Err("can be sqlite://PATH or memory:; postgres:// is not in this version".into())
+        }
+        _ => Err("must be sqlite://PATH or memory:".into()),
+    }
+}
+
+#[cfg(feature = "sqlite")]
+fn sqlite(path: &str) -> Result<StoreUrl, Wrong> {
+    match path {
+        "" => Err("must name a file, like sqlite://heartline.db".into()),
+        path => Ok(StoreUrl::Sqlite(path.into())),
+    }
+}
+
+#[cfg(not(feature = "sqlite"))]
+fn sqlite(_: &str) -> Result<StoreUrl, Wrong> {
+    Err(
+        "cannot be sqlite:// in this build, which was made without it: `cargo build --release \
+         -p heartline-server` makes one that can; or set it to memory:"
+            .into(),
+    )
 }
 
 fn not_yet(value: &Value, only: &str, what: &str) -> Result<(), Wrong> {
@@ -674,9 +710,11 @@ pub(crate) static KEYS: &[Key] = &[
     ),
     node(
         "store.url",
-        "\"memory:\"",
-        "where messages are kept; only `memory:` in this version",
-        |_, v| not_yet(v, "memory:", "sqlite:// and postgres:// are"),
+        STORE,
+        "where messages are kept: `sqlite://PATH`, a file of this node alone, from the working \
+         directory on; or `memory:`, the newest and until the process ends. With `--dev` or with \
+         `cluster.url` it is `memory:` unless it is set",
+        |s, v| Ok(s.store = store(v)?),
     ),
     node(
         "cluster.url",

@@ -17,7 +17,7 @@ use heartline::config::{AllowedOrigins, DevicePolicy, NamespaceConfig};
 use toml::Value;
 
 use keys::{Apply, KEYS, Key};
-pub(crate) use settings::{ClaimNames, JwtSettings, LogFormat, Settings};
+pub(crate) use settings::{ClaimNames, JwtSettings, LogFormat, Settings, StoreUrl};
 pub(crate) use value::parse_duration;
 
 use crate::hosts::is_loopback;
@@ -57,6 +57,9 @@ pub(crate) struct Loaded {
     given: All,
 }
 
+/// From where `store.url` is what it is, when nobody has set it for a cluster.
+const WITH_CLUSTER: &str = "cluster.url";
+
 const ENVIRONMENT: &str = "HEARTLINE__";
 const NAMESPACES: &str = "namespaces.";
 
@@ -75,6 +78,7 @@ pub(crate) fn load(
             ("server.listen", "\"127.0.0.1:8080\""),
             ("server.allowed_origins", "[\"*\"]"),
             ("auth.mode", "\"optional\""),
+            ("store.url", "\"memory:\""),
         ] {
             put(&mut given, key, value::literal(value), "--dev");
         }
@@ -109,6 +113,11 @@ pub(crate) fn load(
             }
             _ => errors.push(format!("--set {pair} must be KEY=VALUE")),
         }
+    }
+    let clustered = given.get("cluster.url");
+    if clustered.is_some_and(|url| !value::is_off(&url.value)) && !given.contains_key("store.url") {
+        // A file is one node's alone.
+        put(&mut given, "store.url", "memory:".into(), WITH_CLUSTER);
     }
     let settings = understand(&given, &mut errors);
     check(&settings, sources, &mut errors);
@@ -368,6 +377,12 @@ fn check(settings: &Settings, sources: &Sources, errors: &mut Vec<String>) {
     if settings.tls_cert.is_some() != settings.tls_key.is_some() {
         errors.push("server.tls.cert and server.tls.key belong together: set both or none".into());
     }
+    if settings.cluster_url.is_some() && settings.store != StoreUrl::Memory {
+        errors.push(
+            "store.url does not go with cluster.url: nodes cannot share a file. Set it to memory:"
+                .into(),
+        );
+    }
     let listeners = [
         ("server.listen", Some(&settings.listen)),
         ("admin.listen", Some(&settings.admin_listen)),
@@ -504,6 +519,7 @@ fn warnings(settings: &Settings, given: &All) -> Vec<String> {
             );
         }
     }
+    all.extend(kept_in_memory(settings, given));
     // What is as it is anyway need not have an effect.
     let set = |key: &Key| {
         let given = given.get(key.name);
@@ -523,6 +539,15 @@ fn warnings(settings: &Settings, given: &All) -> Vec<String> {
         all.push(format!("{} has no effect without cluster.url", key.name));
     }
     all
+}
+
+/// That messages are in memory, where nobody has said that they should be.
+fn kept_in_memory(settings: &Settings, given: &All) -> Option<String> {
+    let origin = given.get("store.url").map(|given| &*given.origin);
+    let is_unset = origin.is_none_or(|origin| origin == WITH_CLUSTER);
+    (is_unset && settings.store == StoreUrl::Memory).then(|| {
+        "messages are kept in memory, by each node for itself and until it ends (store.url)".into()
+    })
 }
 
 impl Loaded {
@@ -666,6 +691,69 @@ mod tests {
         assert_eq!(settings.gateway.max_rooms_per_socket, 100);
         assert_eq!(settings.jwt.claims.user, "sub");
         assert_eq!(settings.jwt.leeway, Duration::from_secs(5));
+    }
+
+    #[test]
+    fn a_postgres_url_is_refused_without_saying_its_password() {
+        let refused = set(&["store.url=postgres://u:hunter2@db/x"])
+            .err()
+            .map(|errors| errors.to_string())
+            .unwrap_or_default();
+        assert!(refused.contains("not in this version"), "{refused}");
+        assert!(!refused.contains("hunter2"), "{refused}");
+    }
+
+    #[cfg(not(feature = "sqlite"))]
+    #[test]
+    fn a_build_without_sqlite_says_what_to_build() {
+        let refused = set(&["store.url=sqlite://a.db"])
+            .err()
+            .map(|errors| errors.to_string())
+            .unwrap_or_default();
+        assert!(refused.contains("cargo build --release"), "{refused}");
+    }
+
+    #[cfg(feature = "sqlite")]
+    #[test]
+    fn messages_are_in_a_file_unless_nodes_would_have_to_share_it() {
+        let store = |pairs: &[&str], dev| {
+            let sources = Sources {
+                set: pairs.iter().map(ToString::to_string).collect(),
+                dev,
+                ..Sources::default()
+            };
+            let loaded = load(&sources, std::iter::empty());
+            loaded
+                .map(|loaded| {
+                    let warned = loaded.warnings.iter().any(|one| one.contains("store.url"));
+                    (loaded.settings.store, warned)
+                })
+                .map_err(|errors| errors.to_string())
+        };
+        let file = |path: &str| StoreUrl::Sqlite(path.into());
+        let cluster = "cluster.url=redis://localhost";
+        let memory = "store.url=memory:";
+        assert_eq!(store(&[], false), Ok((file("heartline.db"), false)));
+        assert_eq!(store(&[], true), Ok((StoreUrl::Memory, false)));
+        assert_eq!(store(&[memory], false), Ok((StoreUrl::Memory, false)));
+        assert_eq!(
+            store(&["store.url=sqlite:///var/lib/x.db"], true),
+            Ok((file("/var/lib/x.db"), false))
+        );
+        assert_eq!(store(&[cluster], false), Ok((StoreUrl::Memory, true)));
+        assert_eq!(
+            store(&[cluster, memory], false),
+            Ok((StoreUrl::Memory, false))
+        );
+        let shared = store(&[cluster, "store.url=sqlite://x.db"], false);
+        assert!(shared.unwrap_err().contains("nodes cannot share a file"));
+        for wrong in [
+            "store.url=sqlite://",
+            "store.url=sqlite:x.db",
+            "store.url=x.db",
+        ] {
+            assert!(store(&[wrong], false).is_err(), "{wrong}");
+        }
     }
 
     #[test]

@@ -5,6 +5,17 @@ use std::time::Duration;
 use heartline::config::NamespaceConfig;
 use heartline_cluster::SocketIoAdapter;
 
+/// Where messages are kept.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) enum StoreUrl {
+    /// In memory.
+    #[default]
+    Memory,
+    /// In a file of SQLite.
+    #[cfg(feature = "sqlite")]
+    Sqlite(std::path::PathBuf),
+}
+
 /// How log lines look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) enum LogFormat {
@@ -26,6 +37,7 @@ pub(crate) struct Settings {
     pub(crate) tls_cert: Option<String>,
     pub(crate) tls_key: Option<String>,
     pub(crate) jwt: JwtSettings,
+    pub(crate) store: StoreUrl,
     pub(crate) cluster_url: Option<String>,
     pub(crate) cluster_prefix: String,
     pub(crate) socketio_adapter: SocketIoAdapter,

@@ -1,0 +1,360 @@
+//! What was said, in memory and within bounds: the model of what a store keeps.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+
+use crate::auth::UserKey;
+use crate::bounded::Bounded;
+use crate::store::{
+    Channel, History, HistoryQuery, NewMessage, Part, Stored, StoredMessage, Window,
+};
+
+/// How many messages are kept.
+const MESSAGES: usize = 65_536;
+
+/// What they may weigh, bytes: the longest have 40 KB.
+const BYTES: usize = 64 << 20;
+
+/// How many conversations are remembered of which no message is kept.
+const EMPTY: usize = 65_536;
+
+/// What these may weigh, bytes.
+const EMPTY_BYTES: usize = 16 << 20;
+
+/// What a message costs besides its texts, about, bytes.
+const OVERHEAD: usize = 256;
+
+/// A conversation or open room of a tenant.
+type Place = Arc<(Option<Arc<str>>, Channel)>;
+
+/// What one message is known by, however often it is sent.
+type Attempt = (Arc<UserKey>, Place, String);
+
+/// A conversation.
+#[derive(Clone)]
+struct Talk {
+    /// Its number.
+    row: u64,
+    /// The offset of its last message.
+    head: u64,
+    /// Those that are kept: the last is that of `head`.
+    messages: VecDeque<Kept>,
+}
+
+#[derive(Clone)]
+struct Kept {
+    message: StoredMessage,
+    sender: Arc<UserKey>,
+    bytes: usize,
+}
+
+impl Talk {
+    fn floor(&self) -> u64 {
+        self.head - self.messages.len() as u64
+    }
+}
+
+/// The newest messages of all conversations; the oldest goes first.
+pub(super) struct Log {
+    last_row: u64,
+    /// Those of which a message is kept.
+    talks: HashMap<Place, Talk>,
+    /// The number and the head of others.
+    empty: Bounded<Place, (u64, u64)>,
+    /// Where each message that is kept was said, in the order in which they came.
+    order: VecDeque<Place>,
+    attempts: HashMap<Attempt, u64>,
+    bytes: usize,
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Log {
+            last_row: 0,
+            talks: HashMap::new(),
+            empty: Bounded::new(EMPTY, EMPTY_BYTES),
+            order: VecDeque::new(),
+            attempts: HashMap::new(),
+            bytes: 0,
+        }
+    }
+}
+
+impl Log {
+    /// Keeps a message, or finds it.
+    pub(super) fn append(&mut self, new: NewMessage) -> Stored {
+        let tenant = new.sender.tenant_id.clone();
+        let mut place = Arc::new((tenant, new.channel));
+        if let Some((known, _)) = self.talks.get_key_value(&place) {
+            place = known.clone();
+        }
+        let attempt = new
+            .temp_id
+            .clone()
+            .map(|temp_id| (new.sender.clone(), place.clone(), temp_id));
+        if let Some(message) = attempt.as_ref().and_then(|attempt| self.find(attempt)) {
+            return Stored {
+                message,
+                duplicate: true,
+            };
+        }
+        if !self.talks.contains_key(&place) {
+            let talk = self.begin(&place, new.created_at);
+            self.talks.insert(place.clone(), talk);
+        }
+        let talk = self.talks.get_mut(&place).expect("it was put there");
+        talk.head += 1;
+        let message = StoredMessage {
+            id: StoredMessage::id_of(talk.row, talk.head),
+            offset: talk.head,
+            conversation_id: place.1.name().to_owned(),
+            sender_id: new.sender.user_id.to_string(),
+            sender_type: new.sender.user_type.as_ref().map(ToString::to_string),
+            content: new.content,
+            temp_id: new.temp_id,
+            created_at: new.created_at,
+        };
+        // Names are there twice, in the key and in the message.
+        let names = place.1.name().len() + message.temp_id.as_ref().map_or(0, String::len);
+        let bytes = OVERHEAD + message.content.len() + 2 * (names + message.sender_id.len());
+        talk.messages.push_back(Kept {
+            message: message.clone(),
+            sender: new.sender,
+            bytes,
+        });
+        if let Some(attempt) = attempt {
+            self.attempts.insert(attempt, message.offset);
+        }
+        self.order.push_back(place);
+        self.bytes += bytes;
+        while self.order.len() > 1 && (self.order.len() > MESSAGES || self.bytes > BYTES) {
+            self.forget_oldest();
+        }
+        Stored {
+            message,
+            duplicate: false,
+        }
+    }
+
+    /// A part of what was said.
+    pub(super) fn history(&mut self, query: &HistoryQuery) -> History {
+        let place = Arc::new((query.tenant.clone(), query.channel.clone()));
+        let talk = self.talks.get(&place);
+        let (head, floor) = match talk {
+            Some(talk) => (talk.head, talk.floor()),
+            None => self
+                .empty
+                .get(&place)
+                .map_or((0, 0), |(_, head)| (*head, *head)),
+        };
+        let window = Window::of(query.from, query.limit, head, floor);
+        let mut part = Part::new(&window, query.bytes);
+        if let Some(talk) = talk {
+            let index = |offset: u64| (offset - floor - 1) as usize;
+            let range = index(window.offsets.start)..index(window.offsets.end);
+            let range = talk.messages.range(range).map(|kept| kept.message.clone());
+            let full = |message| !part.take(message);
+            match window.newest_first {
+                true => range.rev().any(full),
+                false => { range }.any(full),
+            };
+        }
+        History {
+            messages: part.finish(),
+            head,
+            floor,
+            complete: window.complete,
+        }
+    }
+
+    fn find(&self, attempt: &Attempt) -> Option<StoredMessage> {
+        let offset = self.attempts.get(attempt)?;
+        let talk = self.talks.get(&attempt.1)?;
+        let index = offset - talk.floor() - 1;
+        Some(talk.messages.get(index as usize)?.message.clone())
+    }
+
+    /// A conversation that goes on from where it is remembered to have been.
+    fn begin(&mut self, place: &Place, now: u64) -> Talk {
+        let (row, head) = self.empty.take(place).unwrap_or_else(|| {
+            // Numbers go on rising across a restart: no two messages have one id.
+            self.last_row = (self.last_row + 1).max(now.saturating_mul(1000));
+            (self.last_row, 0)
+        });
+        Talk {
+            row,
+            head,
+            messages: VecDeque::new(),
+        }
+    }
+
+    fn forget_oldest(&mut self) {
+        let Some(place) = self.order.pop_front() else {
+            return;
+        };
+        let Some(talk) = self.talks.get_mut(&place) else {
+            return;
+        };
+        if let Some(kept) = talk.messages.pop_front() {
+            self.bytes -= kept.bytes;
+            if let Some(temp_id) = kept.message.temp_id {
+                let attempt = (kept.sender, place.clone(), temp_id);
+                self.attempts.remove(&attempt);
+            }
+        }
+        if talk.messages.is_empty() {
+            let known = (talk.row, talk.head);
+            self.talks.remove(&place);
+            let tenant = place.0.as_ref().map_or(0, |tenant| tenant.len());
+            let bytes = OVERHEAD + place.1.name().len() + tenant;
+            self.empty.put(place, known, bytes);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::Start;
+
+    fn message(temp_id: &str) -> NewMessage {
+        NewMessage {
+            sender: Arc::new(UserKey {
+                tenant_id: None,
+                user_id: "u".into(),
+                user_type: None,
+            }),
+            channel: Channel::Conversation("c".into()),
+            content: "hello".into(),
+            temp_id: Some(temp_id.into()),
+            created_at: 1,
+        }
+    }
+
+    fn history(log: &mut Log, from: Start, limit: usize) -> (Vec<u64>, u64, u64, bool) {
+        let history = log.history(&HistoryQuery {
+            tenant: None,
+            channel: Channel::Conversation("c".into()),
+            from,
+            limit,
+            bytes: usize::MAX,
+        });
+        let offsets = history.messages.iter().map(|message| message.offset);
+        (
+            offsets.collect(),
+            history.head,
+            history.floor,
+            history.complete,
+        )
+    }
+
+    #[test]
+    fn the_same_temp_id_twice_is_one_message() {
+        let mut log = Log::default();
+        let first = log.append(message("t1"));
+        let second = log.append(message("t1"));
+        let third = log.append(message("t2"));
+        assert!(!first.duplicate && second.duplicate && !third.duplicate);
+        assert_eq!(first.message, second.message);
+        assert_eq!((first.message.offset, third.message.offset), (1, 2));
+        assert_ne!(first.message.id, third.message.id);
+    }
+
+    #[test]
+    fn the_same_temp_id_elsewhere_is_another_message() {
+        let mut log = Log::default();
+        let first = log.append(message("t1"));
+        for channel in [
+            Channel::Conversation("d".into()),
+            Channel::Conversation("e".into()),
+            Channel::Room("c".into()),
+        ] {
+            let elsewhere = log.append(NewMessage {
+                channel,
+                ..message("t1")
+            });
+            assert!(!elsewhere.duplicate && elsewhere.message.id != first.message.id);
+            assert_eq!(elsewhere.message.offset, 1);
+        }
+    }
+
+    #[test]
+    fn the_oldest_messages_go_and_what_is_left_says_so() {
+        let mut log = Log::default();
+        for number in 0..MESSAGES + 10 {
+            log.append(message(&number.to_string()));
+        }
+        assert_eq!(log.attempts.len(), MESSAGES);
+        let head = MESSAGES as u64 + 10;
+        assert_eq!(
+            history(&mut log, Start::After(9), 2),
+            (vec![11, 12], head, 10, false)
+        );
+        assert_eq!(
+            history(&mut log, Start::After(10), 1),
+            (vec![11], head, 10, true)
+        );
+        assert_eq!(
+            history(&mut log, Start::End, 1),
+            (vec![head], head, 10, true)
+        );
+        assert_eq!(
+            history(&mut log, Start::Before(12), 3),
+            (vec![11], head, 10, false)
+        );
+    }
+
+    #[test]
+    fn long_messages_are_kept_within_a_bound_of_bytes() {
+        let mut log = Log::default();
+        for number in 0..3_000 {
+            log.append(NewMessage {
+                content: "x".repeat(40_000),
+                ..message(&number.to_string())
+            });
+        }
+        assert!(log.bytes <= BYTES);
+        assert!(log.append(message("2999")).duplicate);
+        assert!(!log.append(message("0")).duplicate);
+    }
+
+    #[test]
+    fn a_conversation_goes_on_after_its_last_message_is_gone() {
+        let mut log = Log::default();
+        let first = log.append(message("first")).message;
+        for number in 0..MESSAGES {
+            log.append(NewMessage {
+                channel: Channel::Room("elsewhere".into()),
+                ..message(&number.to_string())
+            });
+        }
+        assert_eq!(history(&mut log, Start::After(0), 9), (vec![], 1, 1, false));
+        let second = log.append(message("first")).message;
+        assert_eq!(second.offset, 2);
+        assert_eq!(first.id.split('-').next(), second.id.split('-').next());
+        assert_eq!(history(&mut log, Start::After(1), 9), (vec![2], 2, 1, true));
+    }
+
+    #[test]
+    fn a_part_is_bounded_by_its_bytes_from_either_end() {
+        let mut log = Log::default();
+        for number in 0..9 {
+            log.append(message(&number.to_string()));
+        }
+        let mut read = |from, bytes| {
+            let channel = Channel::Conversation("c".into());
+            let history = log.history(&HistoryQuery {
+                tenant: None,
+                channel,
+                from,
+                limit: 9,
+                bytes,
+            });
+            let offsets = history.messages.iter().map(|message| message.offset);
+            offsets.collect::<Vec<_>>()
+        };
+        assert_eq!(read(Start::After(2), 450), [3, 4]);
+        assert_eq!(read(Start::End, 450), [8, 9]);
+        assert_eq!(read(Start::Before(5), 1), [4]);
+    }
+}

@@ -1,0 +1,173 @@
+//! The file: who may have it open, how it is opened, and which tables it has.
+
+use std::fmt;
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
+
+/// The tables, step by step: the schema with number N is what the first N make.
+const MIGRATIONS: &[&str] = &[include_str!("migrations/0001.sql")];
+
+/// How long a start waits for a stranger that has the file locked.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Why a database cannot be used: a sentence for operators.
+#[derive(Debug)]
+pub struct OpenError(String);
+
+impl OpenError {
+    pub(crate) fn no_thread(error: io::Error) -> OpenError {
+        OpenError(format!("the store's threads cannot be started: {error}"))
+    }
+}
+
+impl fmt::Display for OpenError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for OpenError {}
+
+/// A database that no other gateway has open.
+pub(crate) struct Database {
+    path: PathBuf,
+    /// Locked for as long as it is open.
+    _lock: File,
+}
+
+impl Database {
+    /// Makes the file if there is none, and takes its lock.
+    pub(crate) fn claim(path: &Path) -> Result<Database, OpenError> {
+        let failed = |what: &str, error: io::Error| {
+            OpenError(format!("the database {} {what}: {error}", path.display()))
+        };
+        let file = private().open(path);
+        drop(file.map_err(|error| failed("cannot be opened", error))?);
+        // Two names of one file have one lock.
+        let path = path
+            .canonicalize()
+            .map_err(|error| failed("cannot be found", error))?;
+        let mut lock = path.clone().into_os_string();
+        lock.push(".lock");
+        let file = private().open(&lock);
+        let file = file.map_err(|error| failed("cannot be locked", error))?;
+        match file.try_lock() {
+            Ok(()) => Ok(Database { path, _lock: file }),
+            Err(TryLockError::WouldBlock) => Err(OpenError(format!(
+                "the database {} is in use by another gateway: one process has it at a time",
+                path.display()
+            ))),
+            Err(TryLockError::Error(error)) => Err(failed("cannot be locked", error)),
+        }
+    }
+
+    /// The connection that writes, with all tables.
+    pub(crate) fn writer(&self) -> Result<Connection, OpenError> {
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let opened = Connection::open_with_flags(&self.path, flags).and_then(|mut connection| {
+            connection.busy_timeout(PATIENCE)?;
+            prepare(&connection)?;
+            let known = migrate(&mut connection)?;
+            connection.busy_timeout(Duration::ZERO)?;
+            Ok((connection, known))
+        });
+        match opened {
+            Ok((connection, Ok(()))) => Ok(connection),
+            Ok((_, Err(what))) => Err(OpenError(format!(
+                "the database {} {what}",
+                self.path.display()
+            ))),
+            Err(error) => Err(self.unusable(&error)),
+        }
+    }
+
+    /// A connection that can only read.
+    pub(crate) fn reader(&self) -> Result<Connection, OpenError> {
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let opened = Connection::open_with_flags(&self.path, flags).and_then(|connection| {
+            connection.busy_timeout(PATIENCE)?;
+            connection.execute_batch("PRAGMA query_only = 1; PRAGMA temp_store = MEMORY")?;
+            Ok(connection)
+        });
+        opened.map_err(|error| self.unusable(&error))
+    }
+
+    pub(crate) fn unusable(&self, error: &rusqlite::Error) -> OpenError {
+        let path = self.path.display();
+        OpenError(match is_damaged(error) {
+            true => format!(
+                "the database {path} is damaged, or is not a database ({error}): nothing was \
+                 changed. Keep a copy of it together with {path}-wal, and put a good one in its \
+                 place, or set store.url to another file"
+            ),
+            false => format!("the database {path} cannot be used: {error}"),
+        })
+    }
+}
+
+/// Files that others have no business with.
+fn private() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    options
+}
+
+/// Whether the file itself is bad: it is written to no more.
+pub(crate) fn is_damaged(error: &rusqlite::Error) -> bool {
+    let code = error.sqlite_error_code();
+    matches!(
+        code,
+        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase)
+    )
+}
+
+/// A commit is on the disk when it is done. The writer checkpoints by itself, between two
+/// transactions: nobody else does.
+fn prepare(connection: &Connection) -> rusqlite::Result<()> {
+    connection.execute_batch(
+        "PRAGMA journal_mode = WAL;
+         PRAGMA synchronous = FULL;
+         PRAGMA temp_store = MEMORY;
+         PRAGMA cache_size = -32000;
+         PRAGMA wal_autocheckpoint = 0;
+         PRAGMA journal_size_limit = 67108864;",
+    )
+}
+
+/// Brings the tables to what this version knows; or says why it cannot.
+fn migrate(connection: &mut Connection) -> rusqlite::Result<Result<(), String>> {
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let count = |sql: &str| transaction.query_row(sql, [], |row| row.get::<_, i64>(0));
+    let tables = count("SELECT count(*) FROM sqlite_schema WHERE type = 'table'")?;
+    let own = count("SELECT count(*) FROM sqlite_schema WHERE name = 'migration'")?;
+    if tables > 0 && own == 0 {
+        return Ok(Err(
+            "is another program's: set store.url to another file".into()
+        ));
+    }
+    transaction.execute_batch(
+        "CREATE TABLE IF NOT EXISTS migration (version INTEGER PRIMARY KEY, at INTEGER NOT NULL) \
+         STRICT",
+    )?;
+    let version = count("SELECT ifnull(max(version), 0) FROM migration")? as usize;
+    if version > MIGRATIONS.len() {
+        let known = MIGRATIONS.len();
+        return Ok(Err(format!(
+            "has tables of a newer Heartline (schema {version}, and this one knows {known}): run \
+             that version, or set store.url to another file"
+        )));
+    }
+    for (index, sql) in MIGRATIONS.iter().enumerate().skip(version) {
+        transaction.execute_batch(sql)?;
+        let done = "INSERT INTO migration (version, at) VALUES (?1, unixepoch() * 1000)";
+        transaction.execute(done, [index as i64 + 1])?;
+    }
+    transaction.commit()?;
+    Ok(Ok(()))
+}
