@@ -81,16 +81,16 @@ fn refuse(temp_id: &Option<String>, error: impl Into<EventError>) -> EventError 
 
 /// Text of 1 to `max` characters.
 fn text_of(content: Option<String>, max: usize) -> Result<String, EventError> {
-    content
-        // Not all databases keep a NUL.
-        .filter(|content| !content.trim().is_empty() && !content.contains('\0'))
-        .filter(|content| content.chars().count() <= max)
-        .ok_or_else(|| {
-            EventError::new(
-                Code::InvalidContent,
-                format!("A message has 1 to {max} characters, and no NUL among them"),
-            )
-        })
+    let refused = |what: String| EventError::new(Code::InvalidContent, what);
+    let content = content.ok_or_else(|| refused("content is missing".to_owned()))?;
+    if content.contains('\0') {
+        // Not all databases keep it.
+        return Err(refused("A message has no NUL in it".to_owned()));
+    }
+    match !content.trim().is_empty() && content.chars().count() <= max {
+        true => Ok(content),
+        false => Err(refused(format!("A message has 1 to {max} characters"))),
+    }
 }
 
 /// The sender, if it may send one more message now.
