@@ -271,7 +271,14 @@ impl App for Hub {
                 node,
                 reason,
             } => self.replaced(engine, &to, by.as_deref(), &node, reason),
-            Op::Refresh { to, identity } => self.refresh(engine, &to, identity),
+            Op::Refresh {
+                to,
+                identity,
+                reply,
+            } => {
+                self.refresh(engine, &to, identity);
+                let _ = reply.send(());
+            }
             Op::Drain { spread } => self.drain(engine, spread),
             Op::Shed { count, spread } => self.shed(engine, count, spread),
             Op::Finish(conn) => self.finish(engine, conn),
