@@ -210,4 +210,3 @@ describe("on Socket.IO", () => {
     assert.equal((await socket.end()).code, 4429);
   });
 });
-

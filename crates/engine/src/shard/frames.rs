@@ -14,13 +14,37 @@ pub(crate) enum Framing {
     Plain,
     /// Binary messages travel as base64 text (`b64=1`).
     Base64,
-    /// Large messages are compressed, for a window of this many bits at least.
-    Deflated(u8),
+    /// Large messages are compressed.
+    Deflated(Window),
 }
 
-/// The window for all who want a smaller one than the usual: whoever unpacks with more can
-/// unpack this, so that at most two are compressed for, however many different ones there are.
-const NARROW_WINDOW_BITS: u8 = 9;
+/// What compressed messages are made for: at most two windows, however many different ones
+/// clients ask for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Window {
+    /// The usual one.
+    Usual,
+    /// The smallest, for all who want a smaller one than the usual: whoever unpacks with more
+    /// can unpack this.
+    Narrow,
+}
+
+impl Window {
+    /// For a peer that unpacks with so many bits.
+    fn within(bits: u8) -> Self {
+        match bits {
+            DEFAULT_WINDOW_BITS => Window::Usual,
+            _ => Window::Narrow,
+        }
+    }
+
+    fn bits(self) -> u8 {
+        match self {
+            Window::Usual => DEFAULT_WINDOW_BITS,
+            Window::Narrow => 9,
+        }
+    }
+}
 
 /// Whole WebSocket frames, and the same compressed once somebody wants it so.
 #[derive(Debug)]
@@ -69,7 +93,7 @@ impl Framer {
         match framing {
             Framing::Plain => out.extend_from_slice(frames),
             Framing::Base64 => base64_frames(frames, &mut out),
-            Framing::Deflated(bits) => self.deflate(frames, bits, &mut out),
+            Framing::Deflated(window) => self.deflate(frames, window, &mut out),
         }
         out
     }
@@ -81,11 +105,11 @@ impl Framer {
             Framing::Plain => frames.plain.clone(),
             // No frame in there is larger than all of them.
             Framing::Deflated(_) if frames.plain.len() < self.threshold => frames.plain.clone(),
-            Framing::Deflated(DEFAULT_WINDOW_BITS) => frames
+            Framing::Deflated(Window::Usual) => frames
                 .deflated
                 .get_or_init(|| self.framing(&frames.plain, framing).into())
                 .clone(),
-            Framing::Deflated(_) => frames
+            Framing::Deflated(Window::Narrow) => frames
                 .narrow
                 .get_or_init(|| self.framing(&frames.plain, framing).into())
                 .clone(),
@@ -93,11 +117,8 @@ impl Framer {
         }
     }
 
-    fn deflate(&mut self, frames: &[u8], bits: u8, out: &mut Vec<u8>) {
-        let bits = match bits {
-            DEFAULT_WINDOW_BITS => bits,
-            _ => NARROW_WINDOW_BITS,
-        };
+    fn deflate(&mut self, frames: &[u8], window: Window, out: &mut Vec<u8>) {
+        let bits = window.bits();
         let known = self
             .deflaters
             .iter()
@@ -123,7 +144,7 @@ impl Framer {
 pub(crate) fn framing(base64: bool, deflate: Option<u8>) -> Framing {
     match (base64, deflate) {
         (true, _) => Framing::Base64,
-        (false, Some(bits)) => Framing::Deflated(bits),
+        (false, Some(bits)) => Framing::Deflated(Window::within(bits)),
         (false, None) => Framing::Plain,
     }
 }
@@ -192,11 +213,11 @@ mod tests {
     fn large_messages_are_compressed_and_that_once() {
         let mut shaper = Framer::new(100);
         let large = frames(&[b'x'; 1000]);
-        let first = shaper.shared(&large, Framing::Deflated(15));
+        let first = shaper.shared(&large, framing(false, Some(15)));
         assert!(first.len() < 100 && first[0] == 0xc1);
-        let second = shaper.shared(&large, Framing::Deflated(15));
+        let second = shaper.shared(&large, framing(false, Some(15)));
         assert_eq!(first.as_ptr(), second.as_ptr());
-        let small_window = shaper.shared(&large, Framing::Deflated(9));
+        let small_window = shaper.shared(&large, framing(false, Some(9)));
         assert_ne!(first.as_ptr(), small_window.as_ptr());
         assert_eq!(shaper.deflaters.len(), 2);
     }
@@ -205,9 +226,9 @@ mod tests {
     fn a_message_is_compressed_once_for_all_who_ask_for_a_window_of_their_own() {
         let mut shaper = Framer::new(100);
         let large = frames("who is really there? ".repeat(2000).as_bytes());
-        let first = shaper.shared(&large, Framing::Deflated(9));
+        let first = shaper.shared(&large, framing(false, Some(9)));
         for bits in 9..DEFAULT_WINDOW_BITS {
-            let sent = shaper.shared(&large, Framing::Deflated(bits));
+            let sent = shaper.shared(&large, framing(false, Some(bits)));
             assert_eq!(first.as_ptr(), sent.as_ptr(), "{bits} bits");
         }
         assert_eq!(shaper.deflaters.len(), 1);
@@ -217,7 +238,7 @@ mod tests {
     fn small_ones_are_shared_as_they_are() {
         let mut shaper = Framer::new(100);
         let small = frames(b"small");
-        let sent = shaper.shared(&small, Framing::Deflated(15));
+        let sent = shaper.shared(&small, framing(false, Some(15)));
         assert_eq!(sent.as_ptr(), small.plain().as_ptr());
         assert!(shaper.deflaters.is_empty());
     }

@@ -11,22 +11,38 @@ use heartline_wire::time::Micros;
 const TICK_SHIFT: u32 = 13; // 8 192 µs
 const SLOTS: usize = 2048; // one turn is 16.8 s
 const NONE: u32 = u32::MAX;
-/// No tick: deadlines have at most 51 bits of them.
-const NEVER: u64 = u64::MAX;
+/// Whoever hangs in no list has this before itself.
+const NOWHERE: u32 = NONE - 1;
+/// Furthest deadline, in ticks from now: a hundred days. What is meant to come later comes
+/// then, and is asked for again.
+const FURTHEST: u64 = 1 << 30;
 
 #[derive(Clone, Copy)]
 struct Node {
     next: u32,
+    /// `NOWHERE` when not armed.
     prev: u32,
-    /// The tick that it fires in; `NEVER` when not armed.
-    tick: u64,
+    /// The low half of the tick that it fires in: no two that are armed lie so far from each
+    /// other that it would not do, however long the process has run.
+    tick: u32,
 }
 
 const UNARMED: Node = Node {
     next: NONE,
-    prev: NONE,
-    tick: NEVER,
+    prev: NOWHERE,
+    tick: 0,
 };
+
+impl Node {
+    fn is_armed(&self) -> bool {
+        self.prev != NOWHERE
+    }
+
+    /// Whether its tick is `target` or came before it.
+    fn is_due(&self, target: u64) -> bool {
+        (target as u32).wrapping_sub(self.tick) < 1 << 31
+    }
+}
 
 pub(crate) struct Wheel {
     heads: Box<[u32]>,
@@ -52,11 +68,12 @@ impl Wheel {
 
     /// Arms `key` for `deadline`, in place of what it was armed for.
     pub(crate) fn set(&mut self, Slot(key): Slot, deadline: Micros) {
-        let tick = tick_after(deadline).max(self.current);
+        let tick = tick_after(deadline).clamp(self.current, self.current + FURTHEST);
         if self.nodes.len() <= key as usize {
             self.nodes.resize(key as usize + 1, UNARMED);
         }
-        if self.nodes[key as usize].tick == tick {
+        let known = self.nodes[key as usize];
+        if known.is_armed() && known.tick == tick as u32 {
             return;
         }
         self.cancel(Slot(key));
@@ -65,7 +82,7 @@ impl Wheel {
         self.nodes[key as usize] = Node {
             next: head,
             prev: NONE,
-            tick,
+            tick: tick as u32,
         };
         if head != NONE {
             self.nodes[head as usize].prev = key;
@@ -81,7 +98,7 @@ impl Wheel {
         let Some(&node) = self.nodes.get(key as usize) else {
             return;
         };
-        if node.tick == NEVER {
+        if !node.is_armed() {
             return;
         }
         let slot = node.tick as usize % SLOTS;
@@ -118,7 +135,7 @@ impl Wheel {
                 let mut key = self.heads[slot];
                 while key != NONE {
                     let node = self.nodes[key as usize];
-                    if node.tick <= target {
+                    if node.is_due(target) {
                         self.cancel(Slot(key));
                         due.push(Slot(key));
                     }

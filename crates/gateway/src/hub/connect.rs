@@ -144,7 +144,7 @@ impl Hub {
             _here: here,
             displaced: None,
         }));
-        let handshake = link.handshake.clone();
+        let handshake = link.handshake().cloned();
         engine.pause(slot);
         let mode = shared.fanout.namespaces.get(namespace).config.auth_mode;
         let credentials = Credentials {
@@ -276,7 +276,10 @@ impl Hub {
     ) {
         let namespace = joining.namespace;
         // A live connection that was anonymous so far becomes somebody: what the nobody had
-        // joined is left behind.
+        // joined is left behind, and what was counted is not.
+        if let Some(link) = self.link_mut(slot) {
+            link.keep_counts(namespace);
+        }
         self.forget_socket(engine, slot, namespace, Reason::ClientLeft);
         self.add_socket(engine, slot, namespace, joining.secret, &identity);
         let Some(handle) = self.handle(engine, slot, namespace) else {
@@ -316,31 +319,24 @@ impl Hub {
         let jitter = engine.random_time(Duration::from_secs(1));
         // Nor do they get their heartbeats together: the first comes a little earlier.
         let next_heartbeat = self.shared.config.heartbeat.app_interval;
-        let next_heartbeat = next_heartbeat.map_or(Micros::MAX, |every| {
-            now + (every - engine.random_time(every / 2))
-        });
+        let next_heartbeat =
+            next_heartbeat.map(|every| now + (every - engine.random_time(every / 2)));
         let Some(link) = self.link_mut(slot) else {
             return;
         };
         link.ever_joined = true;
-        let meter = link.take_meter(namespace);
+        let counts = link.take_counts(namespace);
         engine.let_in(slot);
         // Almost always the only one.
         link.sockets.reserve_exact(1);
-        link.sockets.push(SocketState {
-            namespace,
-            secret,
-            expires: identity
-                .expires_at
-                .map_or(Micros::MAX, |at| engine.clock.at_unix_millis(at) + jitter),
-            identity: identity.clone(),
-            connected_at: now,
-            last_activity: now,
-            next_heartbeat,
-            rooms: Vec::new(),
-            meter,
-            acks: None,
-        });
+        let expires = identity.expires_at;
+        let expires = expires.map_or(Micros::MAX, |at| engine.clock.at_unix_millis(at) + jitter);
+        let identity = identity.clone();
+        let mut socket = SocketState::new(namespace, secret, identity, expires, counts, now);
+        if let Some(at) = next_heartbeat {
+            socket.set_next_heartbeat(at);
+        }
+        link.sockets.push(socket);
         if let Some(transport) = engine.transport_name(slot) {
             self.metrics.connections(transport, namespace).add(1);
         }
@@ -354,7 +350,7 @@ impl Hub {
         payload: Option<&str>,
     ) {
         let handlers = self.handlers.clone();
-        let handshake = self.link(slot).and_then(|link| link.handshake.clone());
+        let handshake = self.link(slot).and_then(|link| link.handshake().cloned());
         for handler in handlers.connect(handle.address.namespace()) {
             let event = Event {
                 socket: handle,

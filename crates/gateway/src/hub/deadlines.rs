@@ -26,14 +26,14 @@ impl Hub {
 
     pub(super) fn next_deadline(&self, engine: &Engine, slot: Slot, link: &Link) -> Micros {
         let idle = self.idle_timeout();
-        let mut deadline = link.drain_at;
+        let mut deadline = link.drain_at();
         if let Some(until) = self.join_deadline(engine, slot, link) {
             deadline = deadline.min(until);
         }
         for socket in &link.sockets {
             deadline = deadline
                 .min(socket.expires)
-                .min(socket.next_heartbeat)
+                .min(socket.next_heartbeat())
                 .min(socket.last_activity + idle);
         }
         deadline
@@ -64,7 +64,7 @@ impl Hub {
         let Some(link) = self.link(slot) else {
             return;
         };
-        if link.drain_at <= now {
+        if link.drain_at() <= now {
             self.let_go(engine, slot);
             return;
         }
@@ -93,7 +93,7 @@ impl Hub {
                 .collect::<Vec<NamespaceId>>()
         };
         let expired = due(|socket| socket.expires);
-        let beating = due(|socket| socket.next_heartbeat);
+        let beating = due(SocketState::next_heartbeat);
         let is_idle = link
             .sockets
             .iter()
@@ -113,7 +113,7 @@ impl Hub {
                     .link_mut(slot)
                     .and_then(|link| link.socket_mut(namespace))
                 {
-                    socket.next_heartbeat = socket.next_heartbeat.next_in_phase(every, now);
+                    socket.set_next_heartbeat(socket.next_heartbeat().next_in_phase(every, now));
                 }
             }
         }

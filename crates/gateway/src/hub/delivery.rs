@@ -16,7 +16,7 @@ use heartline_wire::socketio::MAX_ATTACHMENTS;
 use tokio::sync::oneshot;
 
 use super::Hub;
-use super::link::{MAX_PENDING_ACKS, PendingAcks, SocketState};
+use super::link::{MAX_PENDING_ACKS, SocketState};
 use crate::event::{Args, EventError, to_json};
 use crate::metrics::Outbound;
 use crate::publication::{self, AckId, Encoding, Publication};
@@ -86,9 +86,7 @@ impl Hub {
         let Some(socket) = link.socket_mut(to.namespace()) else {
             return;
         };
-        let acks = socket
-            .acks
-            .get_or_insert_with(|| Box::new(PendingAcks::default()));
+        let acks = socket.acks_for_more();
         // Those whose caller has given up make room first.
         if acks.waiting.len() >= MAX_PENDING_ACKS {
             acks.waiting.retain(|_, waiting| !waiting.is_closed());

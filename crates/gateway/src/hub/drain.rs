@@ -61,7 +61,7 @@ impl Hub {
         let mut staying = engine.open_slots();
         staying.retain(|&slot| {
             let link = self.link(slot);
-            link.is_some_and(|link| !link.leaving && link.drain_at == Micros::MAX)
+            link.is_some_and(|link| !link.leaving && link.drain_at() == Micros::MAX)
         });
         let count = count.min(staying.len());
         for index in 0..count {
@@ -79,7 +79,7 @@ impl Hub {
             }
             let at = engine.now + engine.random_time(spread);
             if let Some(link) = self.link_mut(slot) {
-                link.drain_at = at;
+                link.rare().drain_at = Some(at);
             }
             self.rearm(engine, slot);
         }
@@ -94,9 +94,9 @@ impl Hub {
         let Some(link) = self.link_mut(slot) else {
             return;
         };
-        link.drain_at = Micros::MAX;
+        link.rare().drain_at = None;
         link.leaving = true;
-        link.back_by = back_by;
+        link.rare().back_by = back_by;
         let busy = link.in_flight > 0;
         let namespaces: Vec<NamespaceId> =
             link.sockets.iter().map(|socket| socket.namespace).collect();

@@ -1,7 +1,9 @@
 //! How one socket ends, and the one place where everything it had is given back.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use heartline_core::auth::Identity;
 use heartline_core::message::Message;
 use heartline_core::namespaces::NamespaceId;
 use heartline_core::presence::SocketAddress;
@@ -55,7 +57,7 @@ impl Hub {
         // What is no fault of one namespace alone ends the connection.
         let ends_all = link.sockets.len() == 1 || !reason.is_final();
         if encoding != Encoding::Live && reason.is_final() {
-            if reason == Reason::Kicked {
+            if reason == Reason::Kicked && self.shared.config.builtin_events {
                 // The packet has no room for a reason; who was replaced has heard of it.
                 let data = format!(r#"{{"reason":"{reason}"}}"#);
                 let message = Message::new("connection:closed", &data);
@@ -68,12 +70,11 @@ impl Hub {
         } else if ends_all {
             engine.close(slot, reason);
         } else {
-            self.forget_socket(engine, slot, namespace, reason);
-            self.rearm(engine, slot);
+            self.leave_namespace(engine, slot, namespace, reason);
         }
     }
 
-    /// The client has left a namespace; the connection stays.
+    /// A socket is gone; the connection stays, and what was counted stays with it.
     pub(super) fn leave_namespace(
         &mut self,
         engine: &mut Engine,
@@ -81,6 +82,9 @@ impl Hub {
         namespace: NamespaceId,
         reason: Reason,
     ) {
+        if let Some(link) = self.link_mut(slot) {
+            link.keep_counts(namespace);
+        }
         self.forget_socket(engine, slot, namespace, reason);
         self.rearm(engine, slot);
     }
@@ -122,11 +126,9 @@ impl Hub {
         else {
             return;
         };
-        let handshake = link.handshake.clone();
-        let back_by = link.back_by;
-        let mut socket = link.sockets.swap_remove(index);
-        link.meters_kept
-            .push((namespace, std::mem::take(&mut socket.meter)));
+        let handshake = link.handshake().cloned();
+        let back_by = link.back_by();
+        let socket = link.sockets.swap_remove(index);
         let rooms = match self.handlers.disconnect(namespace).next() {
             Some(_) => self.room_names(&socket.rooms, &socket.identity),
             None => Vec::new(),
@@ -143,28 +145,12 @@ impl Hub {
             let keep = back_by - engine.now;
             shared.fanout.backplane.disconnect(user, address, keep);
         }
-        let connected_for_ms = (engine.now - socket.connected_at).as_millis() as u64;
-        let user_id = socket.identity.user_id().unwrap_or("");
-        let socket_id = handle
-            .as_ref()
-            .map(crate::socket::Socket::id)
-            .unwrap_or_default();
-        match reason {
-            Reason::ClientLeft | Reason::TransportClosed | Reason::Drained => tracing::debug!(
-                socket_id,
-                user_id,
-                reason = reason.as_str(),
-                connected_for_ms,
-                "disconnected"
-            ),
-            _ => tracing::info!(
-                socket_id,
-                user_id,
-                reason = reason.as_str(),
-                connected_for_ms,
-                "disconnected"
-            ),
-        }
+        note_end(
+            handle.as_ref(),
+            &socket.identity,
+            reason,
+            engine.now - socket.connected_at,
+        );
         let data = match (&handle, id) {
             (Some(handle), Some(_)) => shared.data.take(&handle.address),
             _ => None,
@@ -241,5 +227,28 @@ impl Hub {
         let message = Message::new("connection:replaced", &data);
         self.emit_here(engine, slot, to.namespace(), &message);
         self.end_socket(engine, slot, to.namespace(), reason);
+    }
+}
+
+/// A line of the log for a socket's end.
+fn note_end(socket: Option<&Socket>, identity: &Identity, reason: Reason, connected_for: Duration) {
+    let connected_for_ms = connected_for.as_millis() as u64;
+    let user_id = identity.user_id().unwrap_or("");
+    let socket_id = socket.map(Socket::id).unwrap_or_default();
+    match reason {
+        Reason::ClientLeft | Reason::TransportClosed | Reason::Drained => tracing::debug!(
+            socket_id,
+            user_id,
+            reason = reason.as_str(),
+            connected_for_ms,
+            "disconnected"
+        ),
+        _ => tracing::info!(
+            socket_id,
+            user_id,
+            reason = reason.as_str(),
+            connected_for_ms,
+            "disconnected"
+        ),
     }
 }

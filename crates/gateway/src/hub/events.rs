@@ -60,7 +60,7 @@ impl Hub {
         let Some(handler) = handlers.find(namespace, inbound.name) else {
             return self.unhandled(engine, slot, namespace, encoding, inbound.ack);
         };
-        let handshake = self.link(slot).and_then(|link| link.handshake.clone());
+        let handshake = self.link(slot).and_then(|link| link.handshake().cloned());
         let event = Event {
             socket: &handle,
             name: inbound.name,
@@ -87,16 +87,17 @@ impl Hub {
         let namespace = of.unwrap_or(NamespaceId::ROOT);
         let limits = &self.shared.fanout.namespaces.get(namespace).config.limits;
         let limit = limits.events;
-        let meter = self.link_mut(slot).and_then(|link| link.meter_mut(of));
+        let meter = self.link_mut(slot).and_then(|link| link.meter(of));
         let (Some(limit), Some(meter)) = (limit, meter) else {
             return Ok(());
         };
         let Err(wait) = meter.events.take(limit, engine.now) else {
-            meter.refused = meter.refused.saturating_sub(1);
+            *meter.refused = meter.refused.saturating_sub(1);
             return Ok(());
         };
-        meter.refused = meter.refused.saturating_add(1);
-        let far = limit.is_far_over(meter.refused);
+        *meter.refused = meter.refused.saturating_add(1);
+        // More than can be counted is far over any limit.
+        let far = *meter.refused == u16::MAX || limit.is_far_over(u32::from(*meter.refused));
         self.metrics.rate_limited_events.add(1);
         if far {
             engine.close(slot, Reason::RateLimited);

@@ -37,17 +37,24 @@ pub(crate) struct Link {
     pub(crate) joining: Option<Box<Joining>>,
     /// A packet that waits for its attachments.
     pub(crate) partial: Option<Box<Partial>>,
-    /// When a spread-out drain, or a shedding, lets it go; `Micros::MAX` when there is none.
-    pub(crate) drain_at: Micros,
     /// What it says for no socket: CONNECTs, pings of its transport.
-    pub(crate) meter: Meter,
-    /// Those of sockets that have ended: whoever comes back into a namespace goes on with
-    /// what was counted. At most one for each namespace.
-    pub(crate) meters_kept: Vec<(NamespaceId, Meter)>,
+    events: Gcra,
+    joins: Gcra,
+    refused: u16,
+    pub(crate) user_agent: Option<Arc<str>>,
+    rare: Option<Box<Rare>>,
+}
+
+/// What few connections need, and those only for a while. It costs the others a pointer.
+pub(crate) struct Rare {
+    /// When a spread-out drain, or a shedding, lets the connection go.
+    pub(crate) drain_at: Option<Micros>,
     /// Until when its client is expected back, because it was told to come; the beginning if
     /// it was not.
     pub(crate) back_by: Micros,
-    pub(crate) user_agent: Option<Arc<str>>,
+    /// The counts of sockets that have ended: whoever comes back into a namespace goes on with
+    /// what was counted. At most one for each namespace.
+    pub(crate) counts_kept: Vec<(NamespaceId, Counts)>,
     /// The connection's first request, where an app looks at it.
     pub(crate) handshake: Option<Arc<Handshake>>,
     /// The token of the handshake, for namespaces joined without one.
@@ -55,6 +62,33 @@ pub(crate) struct Link {
 }
 
 impl Link {
+    /// What few connections need; made by the first who needs it.
+    pub(crate) fn rare(&mut self) -> &mut Rare {
+        self.rare.get_or_insert_with(|| {
+            Box::new(Rare {
+                drain_at: None,
+                back_by: Micros::ZERO,
+                counts_kept: Vec::new(),
+                handshake: None,
+                token: None,
+            })
+        })
+    }
+
+    /// When a spread-out drain, or a shedding, lets it go; `Micros::MAX` when there is none.
+    pub(crate) fn drain_at(&self) -> Micros {
+        let at = self.rare.as_ref().and_then(|rare| rare.drain_at);
+        at.unwrap_or(Micros::MAX)
+    }
+
+    pub(crate) fn handshake(&self) -> Option<&Arc<Handshake>> {
+        self.rare.as_ref()?.handshake.as_ref()
+    }
+
+    pub(crate) fn token(&self) -> Option<&str> {
+        self.rare.as_ref()?.token.as_deref()
+    }
+
     pub(crate) fn new(encoding: Encoding) -> Self {
         Link {
             encoding,
@@ -67,13 +101,11 @@ impl Link {
             sockets: Vec::new(),
             joining: None,
             partial: None,
-            drain_at: Micros::MAX,
-            meter: Meter::default(),
-            meters_kept: Vec::new(),
-            back_by: Micros::ZERO,
+            events: Gcra::default(),
+            joins: Gcra::default(),
+            refused: 0,
             user_agent: None,
-            handshake: None,
-            token: None,
+            rare: None,
         }
     }
 
@@ -90,28 +122,59 @@ impl Link {
     }
 
     /// What the socket of a namespace, or the connection itself, is counted by.
-    pub(crate) fn meter_mut(&mut self, of: Option<NamespaceId>) -> Option<&mut Meter> {
+    pub(crate) fn meter(&mut self, of: Option<NamespaceId>) -> Option<Meter<'_>> {
         match of {
-            Some(namespace) => Some(&mut self.socket_mut(namespace)?.meter),
-            None => Some(&mut self.meter),
+            Some(namespace) => Some(self.socket_mut(namespace)?.meter()),
+            None => Some(Meter {
+                events: &mut self.events,
+                joins: &mut self.joins,
+                refused: &mut self.refused,
+            }),
         }
     }
 
-    /// Takes the meter that an earlier socket of the namespace has left.
-    pub(crate) fn take_meter(&mut self, namespace: NamespaceId) -> Meter {
-        let kept = &mut self.meters_kept;
+    /// Until when its client is expected back; the beginning if it was not told to come.
+    pub(crate) fn back_by(&self) -> Micros {
+        self.rare.as_ref().map_or(Micros::ZERO, |rare| rare.back_by)
+    }
+
+    /// Keeps what was counted of a socket that ends while the connection stays.
+    pub(crate) fn keep_counts(&mut self, namespace: NamespaceId) {
+        if let Some(socket) = self.socket_mut(namespace) {
+            let counts = Counts {
+                events: std::mem::take(&mut socket.events),
+                joins: std::mem::take(&mut socket.joins),
+                refused: socket.refused,
+            };
+            self.rare().counts_kept.push((namespace, counts));
+        }
+    }
+
+    /// Takes what was counted of an earlier socket of the namespace.
+    pub(crate) fn take_counts(&mut self, namespace: NamespaceId) -> Counts {
+        let Some(rare) = &mut self.rare else {
+            return Counts::default();
+        };
+        let kept = &mut rare.counts_kept;
         let index = kept.iter().position(|(of, _)| *of == namespace);
-        index.map_or_else(Meter::default, |index| kept.swap_remove(index).1)
+        index.map_or_else(Counts::default, |index| kept.swap_remove(index).1)
     }
 }
 
 /// How much somebody has said lately.
+pub(crate) struct Meter<'a> {
+    pub(crate) events: &'a mut Gcra,
+    pub(crate) joins: &'a mut Gcra,
+    /// Events refused, each that was allowed since taken off.
+    pub(crate) refused: &'a mut u16,
+}
+
+/// The same, kept from an earlier socket.
 #[derive(Default)]
-pub(crate) struct Meter {
+pub(crate) struct Counts {
     pub(crate) events: Gcra,
     pub(crate) joins: Gcra,
-    /// Events refused, each that was allowed since taken off.
-    pub(crate) refused: u32,
+    pub(crate) refused: u16,
 }
 
 /// One socket: the connection's place in a namespace.
@@ -121,13 +184,82 @@ pub(crate) struct SocketState {
     pub(crate) identity: Arc<Identity>,
     pub(crate) connected_at: Micros,
     pub(crate) last_activity: Micros,
-    /// When the next `heartbeat` event is due; `Micros::MAX` when none is.
-    pub(crate) next_heartbeat: Micros,
     /// When the token expires on this clock; `Micros::MAX` for never.
     pub(crate) expires: Micros,
     pub(crate) rooms: Vec<Membership>,
-    pub(crate) meter: Meter,
-    pub(crate) acks: Option<Box<PendingAcks>>,
+    pub(crate) events: Gcra,
+    pub(crate) joins: Gcra,
+    pub(crate) refused: u16,
+    rare: Option<Box<SocketRare>>,
+}
+
+/// What few sockets need.
+struct SocketRare {
+    acks: PendingAcks,
+    /// When the next `heartbeat` event is due; `Micros::MAX` when none is.
+    next_heartbeat: Micros,
+}
+
+impl SocketState {
+    pub(crate) fn new(
+        namespace: NamespaceId,
+        secret: [u8; 12],
+        identity: Arc<Identity>,
+        expires: Micros,
+        counts: Counts,
+        now: Micros,
+    ) -> Self {
+        SocketState {
+            namespace,
+            secret,
+            identity,
+            connected_at: now,
+            last_activity: now,
+            expires,
+            rooms: Vec::new(),
+            events: counts.events,
+            joins: counts.joins,
+            refused: counts.refused,
+            rare: None,
+        }
+    }
+
+    fn meter(&mut self) -> Meter<'_> {
+        Meter {
+            events: &mut self.events,
+            joins: &mut self.joins,
+            refused: &mut self.refused,
+        }
+    }
+
+    fn rare(&mut self) -> &mut SocketRare {
+        self.rare.get_or_insert_with(|| {
+            Box::new(SocketRare {
+                acks: PendingAcks::default(),
+                next_heartbeat: Micros::MAX,
+            })
+        })
+    }
+
+    /// Events that wait for the client's acknowledgement, if there have ever been some.
+    pub(crate) fn acks(&mut self) -> Option<&mut PendingAcks> {
+        self.rare.as_mut().map(|rare| &mut rare.acks)
+    }
+
+    /// The same, for one more.
+    pub(crate) fn acks_for_more(&mut self) -> &mut PendingAcks {
+        &mut self.rare().acks
+    }
+
+    /// When the next `heartbeat` event is due; `Micros::MAX` when none is.
+    pub(crate) fn next_heartbeat(&self) -> Micros {
+        let rare = self.rare.as_ref();
+        rare.map_or(Micros::MAX, |rare| rare.next_heartbeat)
+    }
+
+    pub(crate) fn set_next_heartbeat(&mut self, at: Micros) {
+        self.rare().next_heartbeat = at;
+    }
 }
 
 /// Events that wait for the client's acknowledgement.
@@ -171,4 +303,16 @@ pub(crate) struct Partial {
     pub(crate) attachments: Vec<Bytes>,
     /// Bytes so far, whether they are kept or not.
     pub(crate) size: usize,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connection_costs_what_the_sizing_page_says() {
+        // Each is one of the allocator's sizes, or lies in a vector of its shard.
+        assert!(size_of::<SocketState>() <= 96, "{}", size_of::<SocketState>());
+        assert!(size_of::<Option<Link>>() <= 96, "{}", size_of::<Option<Link>>());
+    }
 }

@@ -151,9 +151,11 @@ impl App for Hub {
             .user_agent
             .as_deref()
             .map(|agent| self.shared.user_agents.intern(agent));
-        link.handshake = handshake.request.clone();
-        if !live {
-            link.token = handshake.token.clone();
+        if handshake.request.is_some() {
+            link.rare().handshake = handshake.request.clone();
+        }
+        if !live && handshake.token.is_some() {
+            link.rare().token = handshake.token.clone();
         }
         self.links[slot.index()] = Some(link);
         self.metrics.connects.add(1);

@@ -181,7 +181,7 @@ impl Hub {
         let limits = &self.shared.fanout.namespaces.get(namespace).config.limits;
         let limit = limits.joins;
         let now = engine.now;
-        let meter = self.link_mut(slot).and_then(|link| link.meter_mut(of));
+        let meter = self.link_mut(slot).and_then(|link| link.meter(of));
         let taken = match (meter, limit) {
             (Some(meter), Some(limit)) => meter.joins.take(limit, now),
             _ => Ok(()),

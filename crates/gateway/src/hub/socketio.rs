@@ -201,7 +201,7 @@ impl Hub {
         id: Option<u64>,
         answer: Result<Args, EventError>,
     ) -> Option<()> {
-        let acks = self.link_mut(slot)?.socket_mut(namespace)?.acks.as_mut();
+        let acks = self.link_mut(slot)?.socket_mut(namespace)?.acks();
         let waiting = acks.and_then(|acks| acks.waiting.remove(&id.unwrap_or(u64::MAX)));
         match waiting {
             Some(waiting) => drop(waiting.send(answer)),
@@ -321,7 +321,7 @@ impl Hub {
             .and_then(|payload| json::field(payload, "token"))
             .and_then(json::unquote)
             .and_then(|token| presented(&token))
-            .or_else(|| link.token.as_deref().map(ToOwned::to_owned));
+            .or_else(|| link.token().map(ToOwned::to_owned));
         self.connect(
             engine,
             slot,

@@ -635,7 +635,7 @@ pub(crate) fn reference() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use heartline::config::{Announce, AuthMode, Limit, OnExcess};
+    use heartline::config::{Announce, AuthMode, DevicePolicy, Limit, OnExcess};
     use std::time::Duration;
 
     fn set(pairs: &[&str]) -> Result<Loaded, Errors> {
