@@ -78,7 +78,7 @@ impl<A: App> Shard<A> {
         now: Micros,
     ) -> ControlFlow<()> {
         self.mailbox.0.awake();
-        self.engine.now = now;
+        self.engine.begin_turn(now);
         self.hear(events, asked);
         self.fire();
         self.work_off()?;
