@@ -409,6 +409,6 @@ describe("a backend", { timeout: 60000 }, () => {
       assert.equal(new Set(ids).size, 13);
       assert.equal(cursors.length, Math.ceil(13 / limit), "no page without anything");
     }
-    for (const client of more) client.close();
+    for (const client of [second, ...more]) client.close();
   });
 });

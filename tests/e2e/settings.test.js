@@ -6,7 +6,7 @@ import { once } from "node:events";
 import { request, createServer } from "node:http";
 import { after, before, describe, it } from "node:test";
 import WebSocket from "ws";
-import { socketIo } from "./lib/clients.js";
+import { Live, socketIo } from "./lib/clients.js";
 import { BINARY, SECRET, freePort, serve, token, until } from "./lib/server.js";
 
 /** Runs the command to its end. */
@@ -91,6 +91,17 @@ describe("a running node", () => {
 });
 
 describe("--dev", () => {
+  it("says how to get a token for another user", async () => {
+    const node = await serve({}, { dev: true });
+    const said = () => node.out.match(/for other users: curl "(.*)"/);
+    const [, asked] = await until(said, "the greeting");
+    const { token } = await (await fetch(asked)).json();
+    const live = await Live.connect(node.live, token);
+    assert.equal(live.heard[0].userId, "bob");
+    live.close();
+    await node.stop();
+  });
+
   it("signs no token with a secret that is used elsewhere too", async () => {
     const node = await serve({ "auth.jwt.secret": SECRET }, { dev: true });
     const refused = await fetch(`${node.http}/dev/token?user=ann`);
@@ -172,7 +183,10 @@ describe("a key set", () => {
     await once(issuer, "listening");
     await until(() => clients.every((client) => client.connected), "both are in", 20_000);
     // A refusal would have no type, and keep its client away.
-    assert.ok(errors.every((type) => type === "TransportError"), String(errors));
+    assert.ok(
+      errors.every((type) => type === "TransportError"),
+      String(errors),
+    );
     for (const client of clients) client.close();
     await node.stop();
     issuer.close();

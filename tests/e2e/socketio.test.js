@@ -100,7 +100,11 @@ for (const [way, options] of Object.entries(ways)) {
       assert.deepEqual(await socket.ask("leave", { room: "lobby" }), { ok: true, room: "lobby" });
       assert.deepEqual(await socket.hear("room:left"), { room: "lobby" });
       assert.equal((await socket.ask("join", { room: "" })).code, "INVALID_ROOM");
-      assert.equal((await socket.ask("join", { what: 1 })).code, "INVALID_ROOM");
+      const unnamed = await socket.ask("join", { what: 1 });
+      assert.equal(unnamed.code, "INVALID_ROOM");
+      assert.match(unnamed.error, /^room is missing/);
+      const unsaid = await socket.ask("chat:send", { text: "hello" });
+      assert.deepEqual([unsaid.code, unsaid.error], ["INVALID_CONTENT", "content is missing"]);
       const private_ = await socket.ask("join", { room: "user:somebody" });
       assert.deepEqual([private_.ok, private_.code], [false, "FORBIDDEN"]);
     });

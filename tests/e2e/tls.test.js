@@ -1,13 +1,13 @@
 // TLS, and certificates read again on SIGHUP.
 import assert from "node:assert/strict";
-import { execFileSync } from "node:child_process";
+import { execFileSync, spawnSync } from "node:child_process";
 import { copyFileSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, it } from "node:test";
 import tls from "node:tls";
 import { Live, socketIo } from "./lib/clients.js";
-import { serve, token, until } from "./lib/server.js";
+import { BINARY, serve, token, until } from "./lib/server.js";
 
 const folder = mkdtempSync(join(tmpdir(), "heartline-tls-"));
 const cert = join(folder, "cert.pem"),
@@ -99,4 +99,20 @@ it("reads its certificate again on SIGHUP, and keeps the old one if the new is n
   node.child.kill("SIGHUP");
   await until(() => /old certificates stay/.test(node.log), "the complaint");
   assert.equal(await fingerprint(), second);
+});
+
+it("says of a key under a passphrase that it is one, and of a file that is not there", () => {
+  make();
+  const locked = join(folder, "locked.pem");
+  const lock = ["pkey", "-in", key, "-aes256", "-passout", "pass:x", "-out", locked];
+  execFileSync("openssl", lock, { stdio: "ignore" });
+  for (const [file, words] of [
+    [locked, /server\.tls\.key: .*locked\.pem .*passphrase.*openssl pkey/],
+    [join(folder, "gone.pem"), /server\.tls\.key: .*gone\.pem cannot be read: No such file/],
+  ]) {
+    const set = ["--set", `server.tls.cert=${cert}`, "--set", `server.tls.key=${file}`];
+    const { status, stderr } = spawnSync(BINARY, ["config", "check", ...set]);
+    assert.equal(status, 2);
+    assert.match(stderr.toString(), words);
+  }
 });

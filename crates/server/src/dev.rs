@@ -113,14 +113,14 @@ pub(crate) fn greeting(settings: &Settings, address: &str, admin_address: &str) 
     let live = settings.gateway.live_path.as_deref().unwrap_or("(off)");
     let path = &settings.gateway.socketio_path;
     let version = env!("CARGO_PKG_VERSION");
+    let others = match settings.secret_of_the_run {
+        // The secret is nowhere but in this process: `heartline token` cannot sign with it.
+        true => format!("curl \"http{s}://{address}/dev/token?user=bob\""),
+        false => "`heartline token --user bob`, with the same configuration".to_owned(),
+    };
     let token = match token(&settings.jwt, "alice", None) {
         Ok((token, _)) => format!(
-            "a token for user alice, good for 12 hours (others: {}):\n  {token}",
-            if settings.secret_of_the_run {
-                "/dev/token?user=NAME"
-            } else {
-                "`heartline token --user NAME`"
-            }
+            "a token for user alice, good for 12 hours:\n  {token}\n\n  for other users: {others}"
         ),
         Err(_) => "tokens are verified with your own key; sign one there".to_owned(),
     };

@@ -44,7 +44,7 @@ pub(crate) async fn listen(key: &str, address: &str) -> Result<TcpListener, Exit
             std::io::ErrorKind::AddrNotAvailable => {
                 format!("this machine has no such address; set {key} to one it has")
             }
-            _ => error.to_string(),
+            _ => format!("{error}; set {key} to an address of this machine"),
         };
         refuse(
             Exit::Failed,

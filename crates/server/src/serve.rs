@@ -310,7 +310,21 @@ fn page(settings: &Settings, gateway: &Gateway, dev: bool, request: &HttpRequest
     let answered = dev
         .then(|| dev::answer(settings, gateway, request))
         .flatten();
-    answered.unwrap_or_else(|| dev::respond(404, "text/plain; charset=utf-8", "not found\n".into()))
+    answered.unwrap_or_else(|| {
+        let what_is = what_is_here(settings);
+        dev::respond(404, "text/plain; charset=utf-8", what_is)
+    })
+}
+
+/// For who asked for something else, often by a path with a mistake in it.
+fn what_is_here(settings: &Settings) -> String {
+    let socketio = &settings.gateway.socketio_path;
+    let live = settings.gateway.live_path.as_ref();
+    let live = live.map_or(String::new(), |path| format!(", live at {path}"));
+    format!(
+        "There is nothing at this path: Socket.IO is at {socketio}{live}; the API and metrics are \
+         on admin.listen\n"
+    )
 }
 
 #[cfg(test)]

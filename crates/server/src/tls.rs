@@ -68,14 +68,32 @@ impl ResolvesServerCert for Certificate {
 fn read(cert: &str, key: &str) -> Result<CertifiedKey, String> {
     let chain = CertificateDer::pem_file_iter(cert)
         .and_then(Iterator::collect::<Result<Vec<_>, _>>)
-        .map_err(|error| format!("server.tls.cert: {cert}: {error}"))?;
+        .map_err(|error| format!("server.tls.cert: {cert} {}", unreadable(&error)))?;
     if chain.is_empty() {
         return Err(format!("server.tls.cert: {cert} holds no certificate"));
     }
     let private = PrivateKeyDer::from_pem_file(key).map_err(|error| match error {
+        pem::Error::NoItemsFound if is_encrypted(key) => format!(
+            "server.tls.key: {key} holds a private key under a passphrase, which a service cannot \
+             be asked for: `openssl pkey -in {key} -out PLAIN` writes it without"
+        ),
         pem::Error::NoItemsFound => format!("server.tls.key: {key} holds no private key"),
-        error => format!("server.tls.key: {key}: {error}"),
+        error => format!("server.tls.key: {key} {}", unreadable(&error)),
     })?;
     CertifiedKey::from_der(chain, private, &ring::default_provider())
         .map_err(|error| format!("server.tls.key: {key} does not fit the certificate: {error}"))
+}
+
+fn unreadable(error: &pem::Error) -> String {
+    match error {
+        pem::Error::Io(error) => format!("cannot be read: {error}"),
+        error => format!("is no PEM: {error}"),
+    }
+}
+
+/// Whether the file has a key that only a passphrase opens: PKCS#8's label, or the older header.
+fn is_encrypted(key: &str) -> bool {
+    let text = std::fs::read(key).unwrap_or_default();
+    text.windows(b"ENCRYPTED".len())
+        .any(|part| part == b"ENCRYPTED")
 }

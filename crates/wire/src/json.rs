@@ -27,13 +27,19 @@ pub(crate) use walk::names;
 pub use walk::{Elements, Members, elements, field, members};
 
 /// JSON's whitespace (RFC 8259 §2), which is narrower than Unicode's.
+#[inline]
 pub(crate) fn trim(text: &str) -> &str {
-    // By bytes: nearly every text has none, and `trim_matches` decodes characters first.
-    let space = |byte: &u8| matches!(byte, b' ' | b'\t' | b'\n' | b'\r');
+    // By bytes, as `trim_matches` decodes characters; and nearly every text has none.
+    let space = |byte: Option<&u8>| matches!(byte, Some(b' ' | b'\t' | b'\n' | b'\r'));
     let bytes = text.as_bytes();
-    let begin = bytes.iter().take_while(|byte| space(byte)).count();
-    let end = bytes.iter().rev().take_while(|byte| space(byte)).count();
-    text.get(begin..bytes.len() - end).unwrap_or_default()
+    let (mut begin, mut end) = (0, bytes.len());
+    while space(bytes.get(begin)) {
+        begin += 1;
+    }
+    while end > begin && space(bytes.get(end - 1)) {
+        end -= 1;
+    }
+    &text[begin..end]
 }
 
 /// Appends a number in decimal.

@@ -117,9 +117,17 @@ pub enum FrameError<'a> {
     /// The text is not one JSON object.
     NotJson,
     /// The object has no `type`, or one that is no string.
-    NoType,
+    NoType {
+        /// Comes back in the answer.
+        id: Option<&'a str>,
+    },
     /// There is no such `type`.
-    UnknownType(Cow<'a, str>),
+    UnknownType {
+        /// The frame's `type`.
+        kind: Cow<'a, str>,
+        /// Comes back in the answer.
+        id: Option<&'a str>,
+    },
     /// A field is missing or is no string.
     Missing {
         /// The frame's `type`.
@@ -131,7 +139,15 @@ pub enum FrameError<'a> {
     },
 }
 
-impl FrameError<'_> {
+impl<'a> FrameError<'a> {
+    /// The frame's `id` as it came, if it has one that can come back.
+    pub fn id(&self) -> Option<&'a str> {
+        match *self {
+            Self::NotJson => None,
+            Self::NoType { id } | Self::UnknownType { id, .. } | Self::Missing { id, .. } => id,
+        }
+    }
+
     /// The sentence for the answer. It repeats at most 32 characters of what
     /// the client sent.
     pub fn message(&self) -> String {
@@ -143,9 +159,13 @@ impl fmt::Display for FrameError<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NotJson => f.write_str("the frame is not a JSON object"),
-            Self::NoType => f.write_str("the frame has no type"),
+            Self::NoType { .. } => f.write_str("the frame has no type"),
             // A precision cuts at characters.
-            Self::UnknownType(name) => write!(f, "unknown type {name:.32}"),
+            Self::UnknownType { kind, .. } => write!(
+                f,
+                "unknown type {kind:.32}; clients send auth, subscribe, unsubscribe, publish, \
+                 emit and ping"
+            ),
             Self::Missing { kind, field, .. } => {
                 write!(f, "{kind} needs {field}, which must be a string")
             }

@@ -75,14 +75,12 @@ fn refuse(temp_id: &Option<String>, error: impl Into<EventError>) -> EventError 
 
 /// Text of 1 to `max` characters.
 fn text_of(content: Option<String>, max: usize) -> Result<String, EventError> {
-    content
-        .filter(|content| !content.trim().is_empty() && content.chars().count() <= max)
-        .ok_or_else(|| {
-            EventError::new(
-                Code::InvalidContent,
-                format!("A message has 1 to {max} characters"),
-            )
-        })
+    let refused = |what: String| EventError::new(Code::InvalidContent, what);
+    let content = content.ok_or_else(|| refused("content is missing".to_owned()))?;
+    match !content.trim().is_empty() && content.chars().count() <= max {
+        true => Ok(content),
+        false => Err(refused(format!("A message has 1 to {max} characters"))),
+    }
 }
 
 /// The sender, if it may send one more message now.

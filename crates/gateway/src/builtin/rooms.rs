@@ -31,7 +31,10 @@ impl FromEvent for Wanted {
     fn from_event(event: &Event<'_>) -> Result<Self, EventError> {
         match serde_json::from_str(&heartline_wire::json::whole(event.first())) {
             Ok(RoomArgument::Object { room } | RoomArgument::Name(room)) => Ok(Wanted(room)),
-            Err(_) => Err(RoomError::Invalid.into()),
+            Err(_) => Err(EventError::new(
+                Code::InvalidRoom,
+                "room is missing: give { room }, or the room's name alone",
+            )),
         }
     }
 }

@@ -23,12 +23,14 @@ mod table;
 
 use std::future::Future;
 
+use heartline_core::presence::SocketAddress;
 use heartline_engine::tasks::Work;
 use heartline_wire::codes::Code;
 
 use crate::event::{Args, EventError};
 use crate::op::Op;
 use crate::publication::AckId;
+use crate::shared::OwnShared;
 use crate::socket::Socket;
 
 pub use extract::{All, Event, EventName, FromEvent, IntoReply, Json, LeftRooms, NoAnswer};
@@ -38,7 +40,8 @@ pub use table::{Arrival, HandlerSet};
 
 /// Sends a handler's answer, whatever becomes of the handler.
 pub(crate) struct Responder {
-    socket: Socket,
+    shared: OwnShared,
+    to: SocketAddress,
     ack: Option<AckId>,
     announced: Announced,
     done: bool,
@@ -49,9 +52,10 @@ pub(crate) struct Responder {
 pub(crate) type Announced = Option<Option<String>>;
 
 impl Responder {
-    pub(crate) fn new(socket: Socket, ack: Option<AckId>) -> Self {
+    pub(crate) fn new(socket: &Socket, ack: Option<AckId>) -> Self {
         Responder {
-            socket,
+            shared: socket.shared.clone(),
+            to: socket.address(),
             ack,
             announced: None,
             done: false,
@@ -70,25 +74,26 @@ impl Responder {
     fn send(&mut self, reply: Result<Option<Args>, EventError>) {
         self.done = true;
         let ack = self.ack.take();
-        match (reply, ack) {
-            (Ok(Some(args)), Some(ack)) => self.socket.post(Op::Ack {
-                to: self.socket.address(),
+        let op = match (reply, ack) {
+            (Ok(Some(args)), Some(ack)) => Op::Ack {
+                to: self.to,
                 ack,
                 args,
-            }),
-            (Ok(_), _) => {}
+            },
+            (Ok(_), _) => return,
             (Err(mut error), ack) => {
                 if let Some(temp_id) = self.announced.take() {
                     error.announced = true;
                     error.temp_id = error.temp_id.or(temp_id);
                 }
-                self.socket.post(Op::Refuse {
-                    to: self.socket.address(),
+                Op::Refuse {
+                    to: self.to,
                     ack,
                     error: Box::new(error),
-                });
+                }
             }
-        }
+        };
+        self.shared.fanout.post(self.to.0.conn.shard, op);
     }
 }
 

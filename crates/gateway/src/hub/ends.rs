@@ -181,7 +181,7 @@ impl Hub {
                 handshake,
                 ending: Some(ending),
             };
-            let responder = Responder::new(handle.clone(), None);
+            let responder = Responder::new(handle, None);
             match guarded(|| handler.call(&event, responder)) {
                 None => self.note_panic(),
                 Some(None) => {}

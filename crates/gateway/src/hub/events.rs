@@ -87,8 +87,10 @@ impl Hub {
         let namespace = of.unwrap_or(NamespaceId::ROOT);
         let limits = &self.shared.fanout.namespaces.get(namespace).config.limits;
         let limit = limits.events;
-        let meter = self.link_mut(slot).and_then(|link| link.meter(of));
-        let (Some(limit), Some(meter)) = (limit, meter) else {
+        let Some(limit) = limit else {
+            return Ok(());
+        };
+        let Some(meter) = self.link_mut(slot).and_then(|link| link.meter(of)) else {
             return Ok(());
         };
         let Err(wait) = meter.events.take(limit, engine.now) else {
@@ -173,8 +175,8 @@ impl Hub {
         event: &Event<'_>,
         ack: Option<AckId>,
     ) {
-        let responder = Responder::new(event.socket.clone(), ack)
-            .announcing(self.announced(event.name, &event.body));
+        let responder =
+            Responder::new(event.socket, ack).announcing(self.announced(event.name, &event.body));
         let Some(called) = guarded(|| handler.call(event, responder)) else {
             return self.note_panic();
         };

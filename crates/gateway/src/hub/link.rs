@@ -312,7 +312,15 @@ mod tests {
     #[test]
     fn a_connection_costs_what_the_sizing_page_says() {
         // Each is one of the allocator's sizes, or lies in a vector of its shard.
-        assert!(size_of::<SocketState>() <= 96, "{}", size_of::<SocketState>());
-        assert!(size_of::<Option<Link>>() <= 96, "{}", size_of::<Option<Link>>());
+        assert!(
+            size_of::<SocketState>() <= 96,
+            "{}",
+            size_of::<SocketState>()
+        );
+        assert!(
+            size_of::<Option<Link>>() <= 96,
+            "{}",
+            size_of::<Option<Link>>()
+        );
     }
 }

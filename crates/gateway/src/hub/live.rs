@@ -26,11 +26,7 @@ impl Hub {
         let frame = match live::decode(text) {
             Ok(frame) => frame,
             Err(error) => {
-                let id = match &error {
-                    live::FrameError::Missing { id, .. } => *id,
-                    _ => None,
-                };
-                return self.violation(engine, slot, &error.message(), id);
+                return self.violation(engine, slot, &error.message(), error.id());
             }
         };
         let Some(link) = self.link_mut(slot) else {

@@ -73,16 +73,16 @@ fn bad(what: String) -> Problem {
 fn unknown(kind: &str, name: &str, known: &[&str]) -> Problem {
     // The name is the sender's: a part of it says enough.
     let name: String = name.chars().take(64).collect();
-    let nearest = known
-        .iter()
-        .min_by_key(|known| strsim::damerau_levenshtein(known, &name));
-    bad(match nearest {
-        Some(nearest) => format!(
-            "Unknown {kind} {name:?}; did you mean {nearest:?}? Known are {}",
-            known.join(", ")
-        ),
-        None => format!("Unknown {kind} {name:?}; there is none here"),
-    })
+    if known.is_empty() {
+        return bad(format!("Unknown {kind} {name:?}; there is none here"));
+    }
+    let distance = |known: &str| strsim::damerau_levenshtein(known, &name);
+    let nearest = known.iter().min_by_key(|known| distance(known));
+    // What shares less than half with it was not meant.
+    let meant = nearest.filter(|known| 2 * distance(known) <= known.len().max(name.len()));
+    let hint = meant.map_or(".".to_owned(), |known| format!("; did you mean {known:?}?"));
+    let all = known.join(", ");
+    bad(format!("Unknown {kind} {name:?}{hint} Known are {all}"))
 }
 
 fn check_query(uri: &Uri, known: &[&str]) -> Result<(), Problem> {
@@ -158,6 +158,8 @@ mod tests {
                 .unwrap_err()
                 .contains("key")
         );
+        let far = read(r#"{"room":1}"#).unwrap_err();
+        assert!(far.contains("Known are data, key") && !far.contains("did you mean"));
         assert!(read("[1]").is_err() && read("").is_err());
         assert!(check_members(r#"{"a":1}"#, &[]).is_err());
     }

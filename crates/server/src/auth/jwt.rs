@@ -298,7 +298,7 @@ impl Inner {
         }
         match at("nbf")? {
             Some(begins) if begins > now.saturating_add(self.leeway) => Err(Refused::invalid(
-                format!("it is good from in {} s on (`nbf`)", (begins - now) / 1000),
+                format!("it is good only in {} s (`nbf`)", (begins - now) / 1000),
             )),
             _ => Ok(()),
         }

@@ -83,13 +83,17 @@ pub(crate) fn load(
         match std::fs::read_to_string(file) {
             Ok(text) => match text.parse::<toml::Table>() {
                 Ok(table) => flatten("", &table, file, &mut given),
-                Err(error) => errors.push(format!("{file} is not TOML: {error}")),
+                Err(error) => errors.push(format!(
+                    "{file} is not TOML, in which a key looks like server.listen = \
+                     \"0.0.0.0:8080\", with the quotes: {}",
+                    error.to_string().trim_end()
+                )),
             },
             Err(error) => errors.push(format!("{file} cannot be read: {error}")),
         }
     }
     // Variables that are not ours may be of any bytes.
-    let ours = environment.filter(|(name, _)| {
+    let (ours, others): (Vec<_>, Vec<_>) = environment.partition(|(name, _)| {
         let name = name.as_encoded_bytes();
         name.starts_with(ENVIRONMENT.as_bytes())
     });
@@ -113,7 +117,9 @@ pub(crate) fn load(
     let settings = understand(&given, &mut errors);
     check(&settings, sources, &mut errors);
     if errors.is_empty() {
-        let warnings = warnings(&settings, &given);
+        let mut warnings = warnings(&settings, &given);
+        let others = others.iter().filter_map(|(name, _)| name.to_str());
+        warnings.extend(others.filter_map(not_read));
         Ok(Loaded {
             settings,
             warnings,
@@ -454,8 +460,19 @@ fn check_paths(settings: &Settings, errors: &mut Vec<String>) {
     }
 }
 
-/// What is allowed and unwise, or has no effect.
-fn warnings(settings: &Settings, given: &All) -> Vec<String> {
+/// What is to be said of a variable that is named as a key is, but for the second underscore.
+fn not_read(name: &str) -> Option<String> {
+    let rest = name.strip_prefix("HEARTLINE_")?.to_ascii_lowercase();
+    let key = KEYS.iter().find(|key| key.name.replace('.', "_") == rest)?;
+    let meant = key.name.replace('.', "__").to_ascii_uppercase();
+    Some(format!(
+        "the environment variable {name} is not read: two underscores stand for a dot, so it is \
+         {ENVIRONMENT}{meant}"
+    ))
+}
+
+/// What lets strangers in, or nobody.
+fn unsafe_or_shut(settings: &Settings) -> Vec<String> {
     let mut all = Vec::new();
     let secret = settings.jwt.secret.as_deref();
     if let Some(secret) = secret.filter(|secret| secret.len() < GOOD_SECRET) {
@@ -464,28 +481,10 @@ fn warnings(settings: &Settings, given: &All) -> Vec<String> {
             secret.len()
         ));
     }
-    let gateway = &settings.gateway;
-    if gateway.max_payload > gateway.send_buffer {
-        all.push(format!(
-            "server.max_payload is more than server.send_buffer ({} bytes): whoever is sent a \
-             message of that size, and does not read at once, is closed as too slow (4413)",
-            gateway.send_buffer
-        ));
-    }
-    if gateway
-        .trusted_proxies
-        .iter()
-        .any(|net| net.prefix_len() == 0)
-    {
+    let proxies = &settings.gateway.trusted_proxies;
+    if proxies.iter().any(|net| net.prefix_len() == 0) {
         all.push(
             "server.trusted_proxies holds every address: clients can claim to have any".into(),
-        );
-    }
-    if settings.lease_refresh > settings.lease_ttl / 2 {
-        all.push(
-            "cluster.lease_refresh is more than half of cluster.lease_ttl: a node that is late \
-             once is taken for dead"
-                .into(),
         );
     }
     if let Some(url) = settings
@@ -503,6 +502,33 @@ fn warnings(settings: &Settings, given: &All) -> Vec<String> {
                 "auth.jwt.jwks_url is not https: whoever is on the way can give out keys".into(),
             );
         }
+    }
+    if settings.admin_token.is_none() && !is_loopback(&settings.admin_listen) {
+        all.push(
+            "admin.token is off, and admin.listen is no loopback address: /v1 will answer nobody"
+                .into(),
+        );
+    }
+    all
+}
+
+/// What is allowed and unwise, or has no effect.
+fn warnings(settings: &Settings, given: &All) -> Vec<String> {
+    let mut all = unsafe_or_shut(settings);
+    let gateway = &settings.gateway;
+    if gateway.max_payload > gateway.send_buffer {
+        all.push(format!(
+            "server.max_payload is more than server.send_buffer ({} bytes): whoever is sent a \
+             message of that size, and does not read at once, is closed as too slow (4413)",
+            gateway.send_buffer
+        ));
+    }
+    if settings.lease_refresh > settings.lease_ttl / 2 {
+        all.push(
+            "cluster.lease_refresh is more than half of cluster.lease_ttl: a node that is late \
+             once is taken for dead"
+                .into(),
+        );
     }
     // What is as it is anyway need not have an effect.
     let set = |key: &Key| {
@@ -1109,6 +1135,7 @@ mod tests {
             ("server.trusted_proxies=0.0.0.0/0", "every address"),
             ("cluster.lease_refresh=14s", "half"),
             ("auth.jwt.jwks_url=http://issuer.example/keys", "not https"),
+            ("admin.listen=0.0.0.0:9090", "admin.token"),
         ] {
             assert!(
                 warned(&[pair]).contains(says),
@@ -1121,6 +1148,29 @@ mod tests {
             ""
         );
         assert_eq!(warned(&["auth.jwt.jwks_url=http://127.0.0.1:1/keys"]), "");
+    }
+
+    #[test]
+    fn a_variable_with_one_underscore_for_a_dot_is_told_of() {
+        let warned = |name: &str| {
+            let variable = (OsString::from(name), OsString::from("x"));
+            let loaded = load(&Sources::default(), std::iter::once(variable));
+            loaded.map(|loaded| loaded.warnings.join("; "))
+        };
+        for (name, meant) in [
+            ("HEARTLINE_SERVER_LISTEN", "HEARTLINE__SERVER__LISTEN"),
+            (
+                "HEARTLINE_AUTH_JWT_JWKS_URL",
+                "HEARTLINE__AUTH__JWT__JWKS_URL",
+            ),
+        ] {
+            let said = warned(name).unwrap_or_else(|errors| panic!("{errors}"));
+            assert!(said.contains(name) && said.ends_with(meant), "{said}");
+        }
+        // What else begins so, such as what Kubernetes sets for a service of this name.
+        for name in ["HEARTLINE_PORT", "HEARTLINE_SERVICE_HOST", "SERVER_LISTEN"] {
+            assert_eq!(warned(name).ok().as_deref(), Some(""), "{name}");
+        }
     }
 
     #[test]

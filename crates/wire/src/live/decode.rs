@@ -67,8 +67,8 @@ impl<'a> Fields<'a> {
 pub fn decode(text: &str) -> Result<ClientFrame<'_>, FrameError<'_>> {
     let fields = Fields::read(text).ok_or(FrameError::NotJson)?;
     let kind = fields.kind.and_then(json::unquote);
-    let kind = kind.ok_or(FrameError::NoType)?;
     let id = fields.id();
+    let kind = kind.ok_or(FrameError::NoType { id })?;
     let need = |kind, field, raw| text_field(kind, field, raw, id);
     Ok(match kind.as_ref() {
         "auth" => ClientFrame::Auth {
@@ -101,7 +101,7 @@ pub fn decode(text: &str) -> Result<ClientFrame<'_>, FrameError<'_>> {
             id,
         },
         "ping" => ClientFrame::Ping { id },
-        _ => return Err(FrameError::UnknownType(kind)),
+        _ => return Err(FrameError::UnknownType { kind, id }),
     })
 }
 
