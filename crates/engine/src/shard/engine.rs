@@ -499,14 +499,18 @@ impl Engine {
         }
     }
 
-    pub(super) fn pong(&mut self, slot: Slot) {
+    /// A pong has come. Whether it was waited for.
+    pub(super) fn pong(&mut self, slot: Slot) -> bool {
         let now = self.now;
-        if let Some(conn) = self.conns.get_mut(slot) {
-            if let Some(rtt) = conn.heartbeat.pong(now) {
-                conn.rtt = micros(rtt).clamp(1, u64::from(u32::MAX)) as u32;
-                self.stats.rtts.push(conn.rtt);
-            }
-        }
+        let Some(conn) = self.conns.get_mut(slot) else {
+            return false;
+        };
+        let Some(rtt) = conn.heartbeat.pong(now) else {
+            return false;
+        };
+        conn.rtt = micros(rtt).clamp(1, u64::from(u32::MAX)) as u32;
+        self.stats.rtts.push(conn.rtt);
+        true
     }
 
     // --- time ------------------------------------------------------------

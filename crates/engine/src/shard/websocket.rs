@@ -356,7 +356,7 @@ impl<A: App> Shard<A> {
                 });
                 self.app.pinged(&mut self.engine, slot);
             }
-            Message::Pong(_) => self.engine.pong(slot),
+            Message::Pong(_) => self.pong(slot),
             Message::Close(frame) => {
                 let code = frame.map_or(1000, |frame| frame.code);
                 self.engine.close_with(slot, Reason::ClientLeft, code, "");
@@ -387,12 +387,20 @@ impl<A: App> Shard<A> {
             Packet::Binary(bytes) => self
                 .app
                 .message(&mut self.engine, slot, Data::Binary(&bytes)),
-            Packet::Pong(_) => self.engine.pong(slot),
+            Packet::Pong(_) => self.pong(slot),
             Packet::Close => self.engine.close(slot, Reason::ClientLeft),
             // Only servers ping in protocol 4.
             Packet::Ping(_) => self.engine.close(slot, Reason::ProtocolViolation),
             // Without meaning once the session is open; the reference ignores them.
-            Packet::Open(_) | Packet::Upgrade | Packet::Noop => {}
+            Packet::Open(_) | Packet::Upgrade | Packet::Noop => {
+                self.app.pinged(&mut self.engine, slot);
+            }
+        }
+    }
+
+    fn pong(&mut self, slot: Slot) {
+        if !self.engine.pong(slot) {
+            self.app.pinged(&mut self.engine, slot);
         }
     }
 

@@ -191,7 +191,7 @@ impl App for Hub {
     }
 
     fn pinged(&mut self, engine: &mut Engine, slot: Slot) {
-        // Its answer is the transport's; who is far over the limit is closed.
+        // If there is an answer, it is the transport's; who is far over the limit is closed.
         let _ = self.count_event(engine, slot, None);
     }
 

@@ -347,12 +347,21 @@ fn each_namespace_counts_what_is_said_in_it_by_its_own_limits() {
 #[test]
 fn what_belongs_to_no_socket_counts_on_the_connection() {
     let limited = || config_with(|root| root.limits.events = Some(Limit::per(10, 60)));
-    for kind in ["ping frame", "stray event", "stray ack"] {
+    for kind in [
+        "ping frame",
+        "pong frame",
+        "3",
+        "6",
+        "stray event",
+        "stray ack",
+    ] {
         let mut world = World::new(limited());
         let mut ann = world.socketio("user=ann");
         for _ in 0..120 {
             match kind {
                 "ping frame" => ann.0.ping(b""),
+                "pong frame" => ann.0.pong(),
+                "3" | "6" => ann.0.text(kind),
                 "stray event" => ann.says(r#"42/chat,["e"]"#),
                 _ => ann.says("437[]"),
             }
