@@ -6,6 +6,7 @@
 
 mod connections;
 mod guard;
+mod listener;
 mod nodes;
 mod openapi;
 mod problem;
@@ -23,6 +24,7 @@ use axum::{Json, Router, middleware};
 use serde_json::json;
 use tokio::net::TcpListener;
 
+use listener::Bounded;
 use problem::Problem;
 pub(crate) use state::State;
 
@@ -31,7 +33,7 @@ const MAX_BODY: usize = 2_000_000;
 
 /// Answers until it is aborted.
 pub(crate) async fn serve(listener: TcpListener, state: State) {
-    if let Err(error) = axum::serve(listener, router(state)).await {
+    if let Err(error) = axum::serve(Bounded::new(listener), router(state)).await {
         tracing::error!(%error, "the operators' listener failed");
     }
 }
