@@ -67,7 +67,7 @@ pub enum Announce {
 }
 
 /// At most `count` in any `window`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Limit {
     /// How many; at least 1.
     pub count: u32,

@@ -32,7 +32,8 @@ pub trait App: Send + 'static {
     fn hears_out(&self, _slot: Slot) -> bool {
         true
     }
-    /// A WebSocket ping has come, and is answered.
+    /// Something of the transport has come that nobody waits for: a WebSocket ping, which is
+    /// answered, a pong to no ping, a packet without a meaning.
     fn pinged(&mut self, _engine: &mut Engine, _slot: Slot) {}
     /// A polling session travels over WebSocket from now on.
     fn upgraded(&mut self, _engine: &mut Engine, _slot: Slot) {}

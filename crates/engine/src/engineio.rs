@@ -334,7 +334,7 @@ impl Server {
                     live_path: options.websocket_path,
                     origins: options.allowed_origins,
                     trusted_proxies: Vec::new(),
-                    max_payload: options.max_payload,
+                    max_body: 0,
                     compression: options.compression.is_some(),
                     http_compression: Some(HTTP_COMPRESSION),
                     client_files: None,

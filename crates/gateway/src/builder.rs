@@ -46,7 +46,8 @@ use crate::shared::Shared;
 /// Largest message of a client that is in no namespace yet, bytes: a thousand strangers can
 /// have 64 MB kept for them, not a thousand times `max_payload`. What comes with a CONNECT, or
 /// with the live protocol's first frame, has to fit: the longest token that proxies let
-/// through in a header is an eighth of it.
+/// through in a header is an eighth of it. For the bodies of an app's own HTTP the same holds:
+/// they may be anybody's.
 const MAX_FIRST_PAYLOAD: usize = 64 << 10;
 
 impl Gateway {
@@ -209,7 +210,8 @@ impl GatewayBuilder {
     }
 
     /// Answers requests on the public port that are neither Socket.IO nor
-    /// live; without it they get 404.
+    /// live; without it they get 404. Their bodies have at most 64 KB, and not more than
+    /// `max_payload`: nobody has said yet who asks.
     ///
     /// ```
     /// # use heartline::{Config, Gateway, HttpResponse};
@@ -472,7 +474,7 @@ fn front(shared: &Arc<Shared>, hooks: Hooks, failure: Failure) -> HttpFront<Op> 
         live_path: config.live_path.clone(),
         origins: config.allowed_origins.clone(),
         trusted_proxies: config.trusted_proxies.clone(),
-        max_payload: config.max_payload,
+        max_body: MAX_FIRST_PAYLOAD.min(config.max_payload),
         compression: config.compression.is_some(),
         http_compression: config.http_compression,
         client_files: config.client_files.clone(),

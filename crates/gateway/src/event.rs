@@ -128,6 +128,9 @@ impl ConnectRefused {
     }
 }
 
+/// Longest explanation of what does not fit, characters.
+const MAX_WHY: usize = 200;
+
 /// Why an event was refused. It becomes the acknowledgement
 /// `{ ok: false, error, code }`, or, where none was asked for, the event
 /// `message:error` (live: an `error` frame).
@@ -158,11 +161,13 @@ impl EventError {
         }
     }
 
-    /// The event's data is not what its handler takes.
+    /// The event's data is not what its handler takes. The sentence repeats little of it:
+    /// serde quotes a text that stands in the wrong place whole, in up to seven times its bytes.
     pub(crate) fn misfit(error: serde_json::Error) -> Self {
+        let why = error.to_string();
         EventError::new(
             Code::InvalidData,
-            format!("The event's data does not fit: {error}"),
+            format!("The event's data does not fit: {why:.MAX_WHY$}"),
         )
     }
 

@@ -9,10 +9,11 @@ use heartline_core::policy::{ConnectLimit, Limit};
 use heartline_core::rate_limit::{KeyedLimiter, Verdict};
 use heartline_wire::time::{Micros, micros};
 
-/// Whose messages are counted together.
+/// Whose messages are counted together. A user's are, in all namespaces that have the same
+/// limit; one with another limit counts for itself, or its window would be the other's.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) enum Sender {
-    User(Arc<UserKey>),
+    User(Arc<UserKey>, Limit),
     Socket(heartline_core::presence::SocketAddress),
 }
 

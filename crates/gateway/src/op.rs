@@ -137,6 +137,7 @@ pub(crate) enum Op {
     Refresh {
         to: SocketAddress,
         identity: Arc<Identity>,
+        reply: oneshot::Sender<()>,
     },
     /// The node is going away: everybody is let go, over this many microseconds.
     Drain { spread: Duration },

@@ -307,8 +307,8 @@ impl Socket {
         self.publish_message(&request.room, message, key, request.to_self)
     }
 
-    /// Counts one more message of the user, or of the anonymous socket. Whoever is over the
-    /// limit by far is let go.
+    /// Counts one more message of the user, or of the anonymous socket: a user's together in
+    /// all namespaces with the same limit. Whoever is over the limit by far is let go.
     ///
     /// # Errors
     /// `RATE_LIMITED`, with the time after which trying again makes sense.
@@ -318,7 +318,7 @@ impl Socket {
             return Ok(());
         };
         let sender = match &self.identity.user {
-            Some(user) => Sender::User(user.clone()),
+            Some(user) => Sender::User(user.clone(), limit),
             None => Sender::Socket(self.address),
         };
         let now = self.shared.clock.now();
@@ -336,10 +336,12 @@ impl Socket {
     }
 
     /// Gives the socket a new token, which must be the same user's; when it expires, Unix
-    /// milliseconds. Rooms that it does not grant any more are left.
+    /// milliseconds. Rooms that it does not grant any more are left. What the client says next
+    /// is judged by the new one, however long that takes to be verified.
     ///
     /// # Errors
-    /// `AUTH_REQUIRED` without a token, `FORBIDDEN`, or what the authenticator says of it.
+    /// `AUTH_REQUIRED` without a token, `FORBIDDEN`, `DISCONNECTED`, or what the authenticator
+    /// says of it.
     pub async fn refresh(&self, token: String) -> Result<Option<u64>, EventError> {
         // An empty one is none, as when connecting.
         if token.is_empty() {
@@ -352,6 +354,7 @@ impl Socket {
             remote_addr: self.remote,
             handshake: None,
         };
+        in_order::ask();
         let identity = self.shared.authenticator.authenticate(credentials).await;
         let identity = identity.map_err(|error| EventError::from(error.code()))?;
         let mut identity = self.shared.tenants.intern_identity(identity);
@@ -365,10 +368,13 @@ impl Socket {
         identity.user = self.identity.user.clone();
         identity.device_id = self.identity.device_id.clone();
         let expires_at = identity.expires_at;
+        let (reply, answer) = oneshot::channel();
         self.post_in_order(Op::Refresh {
             to: self.address,
             identity: Arc::new(identity),
+            reply,
         });
+        answer.await.map_err(|_| gone())?;
         Ok(expires_at)
     }
 

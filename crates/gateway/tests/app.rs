@@ -1212,6 +1212,19 @@ async fn an_app_answers_http_with_bodies_of_bounded_size() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_strangers_send_to_an_apps_http_is_not_kept_beyond_64_kilobytes() {
+    let builder = app(config()).http_fallback(|_, request| async move {
+        response(StatusCode::OK, request.body().len().to_string())
+    });
+    let (_gateway, address) = start(builder).await;
+    let mut http = Http::open(&address).await;
+    let answer = http.ask("POST /login", "", &[b'x'; 65_536]).await;
+    assert_eq!((answer.status, &*answer.body), (200, "65536"));
+    let answer = http.ask("POST /login", "", &[b'x'; 65_537]).await;
+    assert_eq!(answer.status, 413);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_app_looks_at_first_requests_and_answers_in_its_own_way() {
     let asked = Arc::new(AtomicUsize::new(0));
     let count = asked.clone();

@@ -189,7 +189,7 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
 
     use super::*;
-    use heartline_core::store::{Channel, Start};
+    use heartline_core::store::{Channel, Start, StoredMessage};
     use std::path::PathBuf;
 
     fn message(number: usize, length: usize) -> NewMessage {
@@ -250,6 +250,46 @@ mod tests {
         let history = store.history(query).await.unwrap();
         let offsets: Vec<_> = history.messages.iter().map(|one| one.offset).collect();
         assert_eq!(offsets, (1..=kept as u64 + 1).collect::<Vec<_>>());
+        std::fs::remove_dir_all(path.parent().unwrap()).unwrap();
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn messages_are_told_in_their_order_and_before_they_are_acknowledged() {
+        let path = file("order");
+        let store = Arc::new(SqliteStore::open(&path).unwrap());
+        let told = Arc::new(std::sync::Mutex::new(Vec::new()));
+        let senders: Vec<_> = (0..8)
+            .map(|sender| {
+                let (store, told) = (store.clone(), told.clone());
+                tokio::spawn(async move {
+                    for number in 0..50 {
+                        let hear = told.clone();
+                        let tell = move |message: &StoredMessage| {
+                            hear.lock().unwrap().push(message.offset);
+                        };
+                        let new = message(sender * 50 + number, 10);
+                        let offset = store.append(new, Box::new(tell)).await.unwrap();
+                        let offset = offset.message.offset;
+                        assert!(told.lock().unwrap().contains(&offset));
+                    }
+                })
+            })
+            .collect();
+        for sender in senders {
+            sender.await.unwrap();
+        }
+        assert_eq!(*told.lock().unwrap(), (1..=400).collect::<Vec<u64>>());
+        std::fs::remove_dir_all(path.parent().unwrap()).unwrap();
+    }
+
+    #[tokio::test]
+    async fn who_panics_while_telling_costs_nobody_the_answer() {
+        let path = file("panic");
+        let store = SqliteStore::open(&path).unwrap();
+        let panics = store.append(message(0, 10), Box::new(|_| panic!("on purpose")));
+        assert_eq!(panics.await.unwrap().message.offset, 1);
+        let next = store.append(message(1, 10), Box::new(|_| ())).await;
+        assert_eq!(next.unwrap().message.offset, 2);
         std::fs::remove_dir_all(path.parent().unwrap()).unwrap();
     }
 

@@ -52,7 +52,7 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 /// Shortest time between two lines of the log about refused origins, µs.
 const ORIGINS_PERIOD: Duration = Duration::from_secs(5);
 
-/// Answers what is neither Socket.IO nor live. The body has at most `max_payload` bytes.
+/// Answers what is neither Socket.IO nor live. The body has at most `max_body` bytes.
 pub type Fallback =
     Arc<dyn Fn(HttpRequest<Bytes>) -> BoxFuture<Response<Bytes>> + Send + Sync + 'static>;
 
@@ -79,8 +79,8 @@ pub struct HttpSettings {
     pub origins: AllowedOrigins,
     /// Whose `X-Forwarded-For` is believed.
     pub trusted_proxies: Vec<IpNet>,
-    /// Largest body of a POST, bytes.
-    pub max_payload: usize,
+    /// Largest body of a request for the [`Fallback`], bytes. Whoever asks may be anybody.
+    pub max_body: usize,
     /// Whether permessage-deflate is negotiated with clients that offer it.
     pub compression: bool,
     /// Smallest response to a polling request that is compressed, bytes, where the client
@@ -299,7 +299,7 @@ impl<Op: Send + 'static> HttpFront<Op> {
             return text(StatusCode::NOT_FOUND, "not found");
         };
         let (parts, body) = request.into_parts();
-        let reading = read_body(body, self.settings.max_payload);
+        let reading = read_body(body, self.settings.max_body);
         let body = match tokio::time::timeout(BODY_TIMEOUT, reading).await {
             Ok(Ok(body)) => body,
             Ok(Err(BodyError::TooLarge)) => {

@@ -59,6 +59,9 @@ pub struct Settings {
     pub tag: Option<u32>,
 }
 
+/// A deadline that is acted on later than this was missed: a first ping may be late by as much.
+const LATE: Duration = Duration::from_millis(100);
+
 /// The connections of one shard and what can be done to them.
 pub struct Engine {
     /// The number of the shard.
@@ -70,6 +73,9 @@ pub struct Engine {
     /// What peers sent before this moment has been read, unless their
     /// connection is paused. Silence proves nothing beyond it.
     pub heard_until: Micros,
+    /// Since when deadlines are acted on when they come. Before that the process stood still:
+    /// nobody was pinged, so nobody had anything to say.
+    pub punctual_since: Micros,
     /// What was configured.
     pub settings: Arc<Settings>,
     pub(super) conns: Slab,
@@ -126,6 +132,7 @@ impl Engine {
             clock,
             now,
             heard_until: Micros::ZERO,
+            punctual_since: now,
             settings,
             conns: Slab::default(),
             wheel: Wheel::new(now),
@@ -492,14 +499,18 @@ impl Engine {
         }
     }
 
-    pub(super) fn pong(&mut self, slot: Slot) {
+    /// A pong has come. Whether it was waited for.
+    pub(super) fn pong(&mut self, slot: Slot) -> bool {
         let now = self.now;
-        if let Some(conn) = self.conns.get_mut(slot) {
-            if let Some(rtt) = conn.heartbeat.pong(now) {
-                conn.rtt = micros(rtt).clamp(1, u64::from(u32::MAX)) as u32;
-                self.stats.rtts.push(conn.rtt);
-            }
-        }
+        let Some(conn) = self.conns.get_mut(slot) else {
+            return false;
+        };
+        let Some(rtt) = conn.heartbeat.pong(now) else {
+            return false;
+        };
+        conn.rtt = micros(rtt).clamp(1, u64::from(u32::MAX)) as u32;
+        self.stats.rtts.push(conn.rtt);
+        true
     }
 
     // --- time ------------------------------------------------------------
@@ -517,6 +528,14 @@ impl Engine {
     /// When the earliest deadline may come; `None` if there is none.
     pub(super) fn next_wake(&self) -> Option<Micros> {
         self.wheel.next_wake()
+    }
+
+    /// Begins a turn at `now`.
+    pub(super) fn begin_turn(&mut self, now: Micros) {
+        if self.next_wake().is_some_and(|due| now - due > LATE) {
+            self.punctual_since = now;
+        }
+        self.now = now;
     }
 
     /// Acts on the deadlines that have come.

@@ -103,6 +103,9 @@ pub(crate) struct Shard<A: App> {
     pub(crate) failed: Vec<(Slot, u32, heartline_wire::ws::Error)>,
     /// A message that came compressed.
     pub(crate) inflated: Vec<u8>,
+    /// Bytes of such messages that the connection which is being read has brought in this
+    /// turn.
+    pub(crate) inflated_now: usize,
     pub(crate) mailbox: ShardHandle<A::Op>,
     /// Kept for its memory: what the mailbox had, being worked off.
     batch: Vec<ShardMessage<A::Op>>,
@@ -116,6 +119,7 @@ impl<A: App> Shard<A> {
             read_buffer: vec![0; READ_BUFFER],
             failed: Vec::new(),
             inflated: Vec::new(),
+            inflated_now: 0,
             mailbox,
             batch: Vec::new(),
         }

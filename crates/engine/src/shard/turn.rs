@@ -78,7 +78,7 @@ impl<A: App> Shard<A> {
         now: Micros,
     ) -> ControlFlow<()> {
         self.mailbox.0.awake();
-        self.engine.now = now;
+        self.engine.begin_turn(now);
         self.hear(events, asked);
         self.fire();
         self.work_off()?;
@@ -120,14 +120,17 @@ impl<A: App> Shard<A> {
                 }
             }
             if event.readable || event.ended {
-                let Some(conn) = self.engine.conns.get(slot) else {
+                let Some(conn) = self.engine.conns.get_mut(slot) else {
                     continue;
                 };
-                if overloaded {
-                    self.engine.read_later(slot);
-                } else if !conn.again {
+                if !overloaded && !conn.again {
                     self.readable(slot);
+                    continue;
                 }
+                // Nobody tells of it again. The read to come may begin with bytes that were
+                // kept, and one of these may pause the connection.
+                conn.unread = true;
+                self.engine.read_later(slot);
             }
         }
         if overloaded {

@@ -111,9 +111,16 @@ fn reason_of(error: &io::Error) -> Reason {
     }
 }
 
+/// Bytes of compressed messages, as they were before, that one connection is heard with in
+/// a turn: as many as one that does not compress can bring. They may be a thousand times
+/// what came, and each is parsed.
+pub(super) const INFLATED_PER_TURN: usize = READS_PER_TURN * READ_BUFFER;
+
 /// What becomes of a connection after one of its messages.
 enum Next {
     Go,
+    /// Enough for this turn: the others come first.
+    Later,
     /// Stop reading: paused, closing or gone.
     Stop,
 }
@@ -130,6 +137,7 @@ impl<A: App> Shard<A> {
     }
 
     fn read(&mut self, slot: Slot) {
+        self.inflated_now = 0;
         for _ in 0..READS_PER_TURN {
             let Some(conn) = self.engine.conns.get_mut(slot) else {
                 return;
@@ -198,10 +206,10 @@ impl<A: App> Shard<A> {
         conn.is_some_and(|conn| conn.discard)
     }
 
-    /// Keeps what a paused connection has not decoded.
+    /// Keeps what has not been decoded of a connection that is paused, or has its next turn.
     fn put_back(&mut self, slot: Slot, generation: u32, stash: Box<Stash>) {
         if let Some(conn) = self.engine.conns.get_mut(slot) {
-            if conn.generation == generation && conn.paused {
+            if conn.generation == generation && (conn.paused || conn.again) {
                 if let Transport::WebSocket(websocket) = &mut conn.transport {
                     websocket.stash = Some(stash);
                 }
@@ -229,12 +237,16 @@ impl<A: App> Shard<A> {
         let mut going = true;
         loop {
             match decoder.decode_extended(&mut rest, Role::Server, deflate, max) {
-                Ok(Some(message)) => {
-                    if let Next::Stop = self.frame(slot, protocol, message) {
+                Ok(Some(message)) => match self.frame(slot, protocol, message) {
+                    Next::Go => {}
+                    next => {
+                        if let Next::Later = next {
+                            self.engine.read_later(slot);
+                        }
                         going = false;
                         break;
                     }
-                }
+                },
                 Ok(None) => break,
                 Err(error) => {
                     self.fail(slot, error);
@@ -288,8 +300,13 @@ impl<A: App> Shard<A> {
                 .map_err(|_| ws::Error::InvalidUtf8),
             false => Ok(Message::Binary(&inflated)),
         });
+        self.inflated_now += inflated.len();
+        let is_enough = self.inflated_now >= INFLATED_PER_TURN;
         let next = match message {
-            Ok(message) => self.frame(slot, protocol, message),
+            Ok(message) => match self.frame(slot, protocol, message) {
+                Next::Go if is_enough => Next::Later,
+                next => next,
+            },
             Err(error) => {
                 self.fail(slot, error);
                 Next::Stop
@@ -339,7 +356,7 @@ impl<A: App> Shard<A> {
                 });
                 self.app.pinged(&mut self.engine, slot);
             }
-            Message::Pong(_) => self.engine.pong(slot),
+            Message::Pong(_) => self.pong(slot),
             Message::Close(frame) => {
                 let code = frame.map_or(1000, |frame| frame.code);
                 self.engine.close_with(slot, Reason::ClientLeft, code, "");
@@ -370,12 +387,20 @@ impl<A: App> Shard<A> {
             Packet::Binary(bytes) => self
                 .app
                 .message(&mut self.engine, slot, Data::Binary(&bytes)),
-            Packet::Pong(_) => self.engine.pong(slot),
+            Packet::Pong(_) => self.pong(slot),
             Packet::Close => self.engine.close(slot, Reason::ClientLeft),
             // Only servers ping in protocol 4.
             Packet::Ping(_) => self.engine.close(slot, Reason::ProtocolViolation),
             // Without meaning once the session is open; the reference ignores them.
-            Packet::Open(_) | Packet::Upgrade | Packet::Noop => {}
+            Packet::Open(_) | Packet::Upgrade | Packet::Noop => {
+                self.app.pinged(&mut self.engine, slot);
+            }
+        }
+    }
+
+    fn pong(&mut self, slot: Slot) {
+        if !self.engine.pong(slot) {
+            self.app.pinged(&mut self.engine, slot);
         }
     }
 

@@ -191,7 +191,7 @@ impl App for Hub {
     }
 
     fn pinged(&mut self, engine: &mut Engine, slot: Slot) {
-        // Its answer is the transport's; who is far over the limit is closed.
+        // If there is an answer, it is the transport's; who is far over the limit is closed.
         let _ = self.count_event(engine, slot, None);
     }
 
@@ -273,7 +273,14 @@ impl App for Hub {
                 node,
                 reason,
             } => self.replaced(engine, &to, by.as_deref(), &node, reason),
-            Op::Refresh { to, identity } => self.refresh(engine, &to, identity),
+            Op::Refresh {
+                to,
+                identity,
+                reply,
+            } => {
+                self.refresh(engine, &to, identity);
+                let _ = reply.send(());
+            }
             Op::Drain { spread } => self.drain(engine, spread),
             Op::Shed { count, spread } => self.shed(engine, count, spread),
             Op::Finish(conn) => self.finish(engine, conn),

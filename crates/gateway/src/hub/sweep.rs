@@ -21,7 +21,7 @@ impl Hub {
             };
             // Silence proves something only as far as was listened: not while we do not read,
             // and not over a time in which the process stood still.
-            let idle = engine.heard_until - conn.last_seen;
+            let idle = engine.heard_until - conn.last_seen.max(engine.punctual_since);
             if idle > stale_after && !conn.paused {
                 tracing::info!(
                     user_id =

@@ -7,6 +7,7 @@
 mod connections;
 mod conversations;
 mod guard;
+mod listener;
 mod nodes;
 mod openapi;
 mod problem;
@@ -24,6 +25,7 @@ use axum::{Json, Router, middleware};
 use serde_json::json;
 use tokio::net::TcpListener;
 
+use listener::Bounded;
 use problem::Problem;
 pub(crate) use state::State;
 
@@ -32,7 +34,7 @@ const MAX_BODY: usize = 2_000_000;
 
 /// Answers until it is aborted.
 pub(crate) async fn serve(listener: TcpListener, state: State) {
-    if let Err(error) = axum::serve(listener, router(state)).await {
+    if let Err(error) = axum::serve(Bounded::new(listener), router(state)).await {
         tracing::error!(%error, "the operators' listener failed");
     }
 }

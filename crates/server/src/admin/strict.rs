@@ -7,6 +7,7 @@ use axum::extract::{FromRequest, MatchedPath, Request};
 use axum::http::{Method, StatusCode, Uri};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use heartline_wire::json::whole;
 use serde::de::{DeserializeOwned, IgnoredAny};
 use serde_json::value::RawValue;
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,6 +17,9 @@ use super::problem::Problem;
 
 /// Largest body that is looked at where none is wanted, bytes.
 const MAX_IDLE_BODY: usize = 64 * 1024;
+
+/// Longest explanation of what does not fit, characters: it may quote the body.
+const MAX_WHY: usize = 200;
 
 /// The members that a request's body may have.
 #[derive(Clone, Copy)]
@@ -115,10 +119,13 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Known<T> {
             .get::<Members>()
             .map_or(&[][..], |members| members.0);
         let Json(body) = Json::<Box<RawValue>>::from_request(request, state).await?;
-        check_members(body.get(), known)?;
-        serde_json::from_str(body.get())
-            .map(Known)
-            .map_err(|error| bad(format!("The body does not fit: {error}")))
+        // Half a character is one that is not known, as it is where clients say it.
+        let body = whole(body.get());
+        check_members(&body, known)?;
+        serde_json::from_str(&body).map(Known).map_err(|error| {
+            let why = error.to_string();
+            bad(format!("The body does not fit: {why:.MAX_WHY$}"))
+        })
     }
 }
 
@@ -155,5 +162,32 @@ mod tests {
         assert!(far.contains("Known are data, key") && !far.contains("did you mean"));
         assert!(read("[1]").is_err() && read("").is_err());
         assert!(check_members(r#"{"a":1}"#, &[]).is_err());
+    }
+
+    /// A body, read into `T`, that may have the member `data`.
+    async fn read<T: DeserializeOwned>(body: String) -> Result<T, String> {
+        let mut request = Request::post("/").body(Body::from(body)).unwrap();
+        let json = axum::http::HeaderValue::from_static("application/json");
+        let headers = request.headers_mut();
+        headers.insert(axum::http::header::CONTENT_TYPE, json);
+        request.extensions_mut().insert(Members(&["data"]));
+        let known = Known::<T>::from_request(request, &()).await;
+        known
+            .map(|Known(body)| body)
+            .map_err(|problem| format!("{problem:?}"))
+    }
+
+    #[tokio::test]
+    async fn half_a_character_is_replaced_as_it_is_for_clients() {
+        let body: BTreeMap<String, String> = read(r#"{"data":"\ud83c"}"#.into()).await.unwrap();
+        assert_eq!(body["data"], "\u{fffd}");
+    }
+
+    #[tokio::test]
+    async fn a_refusal_repeats_little_of_the_body() {
+        let body = format!(r#"{{"data":"{}"}}"#, "\u{7f}".repeat(100_000));
+        let refused = read::<BTreeMap<String, u64>>(body).await.unwrap_err();
+        assert!(refused.contains("The body does not fit"), "{refused:.300}");
+        assert!(refused.len() < 3_000, "{}", refused.len());
     }
 }

@@ -16,6 +16,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use heartline::auth::{
     AuthError, Authenticator, BoxFuture, Credentials, Identity, RoomPattern, UserKey,
 };
+use heartline_wire::json::whole;
 use jsonwebtoken::Algorithm;
 use serde_json::{Map, Value};
 
@@ -120,9 +121,17 @@ struct Header {
     key_id: Option<String>,
 }
 
-/// A part of a token as an object.
+/// A part of a token as an object. Half a character becomes U+FFFD: a name that was cut
+/// within an emoji is no reason to lock its user out.
 fn object(part: &str) -> Option<Map<String, Value>> {
-    serde_json::from_slice(&URL_SAFE_NO_PAD.decode(part).ok()?).ok()
+    let json = String::from_utf8(URL_SAFE_NO_PAD.decode(part).ok()?).ok()?;
+    serde_json::from_str(&whole(&json)).ok()
+}
+
+/// Whether a claim may be an id: the ids of two users that differ by half characters would be
+/// one.
+fn is_id(text: &str) -> bool {
+    (1..=MAX_ID).contains(&text.len()) && !text.contains(char::REPLACEMENT_CHARACTER)
 }
 
 impl Header {
@@ -300,12 +309,10 @@ impl Inner {
         let id = |name: &str| -> Result<Option<Arc<str>>, Refused> {
             match claims.get(name) {
                 None | Some(Value::Null) => Ok(None),
-                Some(Value::String(text)) if !text.is_empty() && text.len() <= MAX_ID => {
-                    Ok(Some(text.as_str().into()))
-                }
+                Some(Value::String(text)) if is_id(text) => Ok(Some(text.as_str().into())),
                 Some(Value::Number(number)) => Ok(Some(number.to_string().into())),
                 Some(_) => Err(Refused::invalid(format!(
-                    "its claim `{name}` is no text of 1 to {MAX_ID} bytes"
+                    "its claim `{name}` is no text of 1 to {MAX_ID} bytes and whole characters"
                 ))),
             }
         };
@@ -596,6 +603,23 @@ mod tests {
                 "{claims}"
             );
         }
+    }
+
+    #[test]
+    fn half_a_character_in_a_token_locks_nobody_out_unless_it_says_who_they_are() {
+        let check = |sub: &str, name: &str| {
+            let claims = format!(r#"{{"sub":"{sub}","exp":{},"name":"{name}"}}"#, NOW + 60);
+            let claims = serde_json::value::RawValue::from_string(claims).unwrap();
+            let key = EncodingKey::from_secret(b"secret");
+            let token = encode(&Header::new(Algorithm::HS256), &claims, &key).unwrap();
+            verify(&with_secret(), &token).map(|identity| identity.user.unwrap().user_id.clone())
+        };
+        assert_eq!(check("7", r"Ann \ud83c").ok().as_deref(), Some("7"));
+        assert_eq!(
+            check(r"\ud83c\udf89", "").ok().as_deref(),
+            Some("\u{1f389}")
+        );
+        assert_eq!(check(r"\ud83c", "Ann").err(), Some(AuthError::Invalid));
     }
 
     #[test]

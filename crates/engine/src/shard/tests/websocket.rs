@@ -94,6 +94,32 @@ fn what_came_while_input_was_paused_is_heard_after_it_in_order() {
 }
 
 #[test]
+fn what_comes_just_when_input_goes_on_and_pauses_again_is_heard_as_well() {
+    for overloaded in [false, true] {
+        let mut harness = harness(settings());
+        let (slot, mut peer) = harness.join(Opening::plain());
+        peer.raw(
+            &[
+                masked(OpCode::Text, b"pause"),
+                masked(OpCode::Text, b"pause"),
+            ]
+            .concat(),
+        );
+        harness.settle();
+        harness.engine().resume(slot);
+        peer.text("last");
+        // The event that tells of it comes in the turn that hears the second pause.
+        harness.app().overloaded = overloaded;
+        harness.turn();
+        harness.app().overloaded = false;
+        harness.settle();
+        harness.engine().resume(slot);
+        harness.settle();
+        assert_eq!(harness.heard(), ["pause", "pause", "last"]);
+    }
+}
+
+#[test]
 fn a_frame_that_is_half_there_when_input_pauses_is_heard_whole() {
     let mut harness = harness(settings());
     let (slot, mut peer) = harness.join(Opening::plain());
@@ -430,6 +456,26 @@ fn a_message_that_grows_beyond_the_bound_when_inflated_is_refused() {
     assert_eq!(peer.read(), [Told::Close(1009), Told::End]);
     assert_eq!(harness.closed(), [(slot, Reason::PayloadTooLarge)]);
     assert!(harness.heard().is_empty());
+}
+
+#[test]
+fn small_messages_that_grow_large_when_inflated_share_the_time_with_others() {
+    let mut harness = harness(settings());
+    let (_, mut peer) = harness.join(Opening {
+        deflate: Some(15),
+        ..Opening::plain()
+    });
+    let mut frame = Vec::new();
+    Deflater::new(15).push_frame(OpCode::Text, &[b'x'; 100_000], &mut frame);
+    peer.raw(&[mask(&frame).repeat(50), masked(OpCode::Text, b"last")].concat());
+    let mut turns = Vec::new();
+    while turns.iter().sum::<usize>() < 51 {
+        harness.turn();
+        turns.push(harness.heard().len());
+        assert!(turns.len() < 100, "{turns:?}");
+    }
+    assert!(turns.iter().all(|&heard| heard <= 3), "{turns:?}");
+    assert_eq!(turns[turns.len() - 1], 3);
 }
 
 /// A server's frame (of less than 64 KiB) as a client would send it.

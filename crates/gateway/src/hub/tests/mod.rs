@@ -90,7 +90,7 @@ fn announced() -> Config {
     config_with(|root| root.announce = Announce::Namespace)
 }
 
-/// Tokens say what they grant, `user=7/rider` also the type of user: `user=ann device=phone rooms=a,b* ttl=5 after=2`. `ttl` is in
+/// Tokens say what they grant, `user=7/rider` also the type of user: `user=ann device=phone rooms=a,b* publish=a ttl=5 after=2`. `ttl` is in
 /// seconds from when it is looked at, `after` says how many seconds that takes; `boom=1`
 /// panics.
 struct PlainTokens(Clock);
@@ -120,6 +120,9 @@ impl Authenticator for PlainTokens {
                     "device" => identity.device_id = Some(value.into()),
                     "rooms" => {
                         identity.rooms = Some(value.split(',').map(RoomPattern::new).collect());
+                    }
+                    "publish" => {
+                        identity.publish = Some(value.split(',').map(RoomPattern::new).collect());
                     }
                     "ttl" => {
                         let ttl = seconds(value.parse().unwrap());

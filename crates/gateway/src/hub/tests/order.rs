@@ -125,6 +125,34 @@ fn what_a_live_client_says_behind_a_subscription_finds_it_there() {
 }
 
 #[test]
+fn what_follows_a_new_token_is_judged_by_it_however_long_it_takes_to_verify() {
+    for takes in [0, 2] {
+        let mut world = World::new(config());
+        let mut ann = world.socketio("user=ann publish=lobby");
+        let mut bob = world.live("user=bob publish=lobby");
+        for room in ["square", "lobby"] {
+            let refresh = format!("user=ann publish={room} after={takes}");
+            ann.says(&format!(r#"421["auth:refresh",{{"token":"{refresh}"}}]"#));
+            let said = r#""event":"said","data":1"#;
+            ann.says(&format!(r#"422["publish",{{"room":"square",{said}}}]"#));
+            let refresh = format!("user=bob publish={room} after={takes}");
+            bob.says(&format!(r#"{{"type":"auth","token":"{refresh}","id":1}}"#));
+            bob.says(&format!(
+                r#"{{"type":"publish","topic":"square",{said},"id":2}}"#
+            ));
+            world.run(seconds(takes) + ms(10));
+            let fine = room == "square";
+            for heard in [ann.hears(), bob.hears()] {
+                let tells = |part: &str| heard[1].contains(part);
+                assert_eq!(heard.len(), 2, "{heard:?}");
+                assert!(heard[0].contains(r#""ok":true"#), "{heard:?}");
+                assert!(tells(r#""ok":true"#) == fine && tells("FORBIDDEN") != fine);
+            }
+        }
+    }
+}
+
+#[test]
 fn more_handlers_than_one_client_may_have_wait_for_those_before_them() {
     let bounded = Config {
         max_handlers_in_flight: 2,

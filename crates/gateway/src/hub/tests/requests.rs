@@ -230,6 +230,42 @@ fn the_eleventh_message_in_ten_seconds_is_refused_on_whichever_connection_of_the
 }
 
 #[test]
+fn messages_in_a_namespace_with_a_limit_of_its_own_are_counted_by_that_alone() {
+    let mut limited = config_with(|root| root.limits.messages = Some(Limit::per(2, 60)));
+    let chat = limited.namespaces.get_mut("/chat").unwrap();
+    chat.limits.messages = Some(Limit::per(4, 1));
+    let mut world = World::new(limited);
+    let mut ann = world.socketio("user=ann");
+    world.ask(&mut ann, r#"40/chat,{"token":"user=ann"}"#);
+    let sent = |heard: Vec<String>| heard.last().unwrap().contains(r#""ok":true"#);
+    let in_chat = CHAT.replace("42", "42/chat,");
+    // Four in the one are none in the other.
+    for _ in 0..4 {
+        assert!(sent(world.ask(&mut ann, &in_chat)));
+    }
+    assert!(sent(world.ask(&mut ann, CHAT)) && sent(world.ask(&mut ann, CHAT)));
+    assert!(!sent(world.ask(&mut ann, CHAT)));
+    // And what its shorter window forgets, the other one's remembers.
+    world.run(seconds(2));
+    assert!(sent(world.ask(&mut ann, &in_chat)));
+    assert!(!sent(world.ask(&mut ann, CHAT)));
+}
+
+#[test]
+fn a_refusal_repeats_little_of_what_was_said() {
+    let mut world = World::new(config());
+    let mut ann = world.socketio("user=ann");
+    // Each of them is seven bytes where serde quotes it.
+    let long = "\u{7f}".repeat(100_000);
+    let heard = world.ask(
+        &mut ann,
+        &format!(r#"421["presence:get",{{"users":"{long}"}}]"#),
+    );
+    assert!(heard[0].contains("INVALID_DATA"), "{:.200}", heard[0]);
+    assert!(heard[0].len() < 2_000, "{}", heard[0].len());
+}
+
+#[test]
 fn senders_are_forgotten_when_they_have_been_quiet_for_long_enough() {
     let mut world = World::new(config_with(|root| {
         root.limits.messages = Some(Limit::per(10, 10));
@@ -311,12 +347,21 @@ fn each_namespace_counts_what_is_said_in_it_by_its_own_limits() {
 #[test]
 fn what_belongs_to_no_socket_counts_on_the_connection() {
     let limited = || config_with(|root| root.limits.events = Some(Limit::per(10, 60)));
-    for kind in ["ping frame", "stray event", "stray ack"] {
+    for kind in [
+        "ping frame",
+        "pong frame",
+        "3",
+        "6",
+        "stray event",
+        "stray ack",
+    ] {
         let mut world = World::new(limited());
         let mut ann = world.socketio("user=ann");
         for _ in 0..120 {
             match kind {
                 "ping frame" => ann.0.ping(b""),
+                "pong frame" => ann.0.pong(),
+                "3" | "6" => ann.0.text(kind),
                 "stray event" => ann.says(r#"42/chat,["e"]"#),
                 _ => ann.says("437[]"),
             }

@@ -339,6 +339,40 @@ fn the_sweep_ends_connections_that_nothing_was_heard_of_and_no_others() {
 }
 
 #[test]
+fn nobody_is_swept_out_because_the_process_stood_still() {
+    let mut world = World::new(Config {
+        heartbeat: HeartbeatConfig {
+            interval: seconds(1),
+            timeout: seconds(1),
+            stale_after: Some(seconds(2)),
+            sweep_interval: ms(200),
+            ..config().heartbeat
+        },
+        ..config()
+    });
+    let mut ann = world.socketio("user=ann");
+    let mut bob = world.live("user=bob");
+    for frozen in [0, 5, 60] {
+        world
+            .runtime
+            .block_on(tokio::time::advance(seconds(frozen)));
+        world.harness.advance(seconds(frozen));
+        for _ in 0..30 {
+            world.run(ms(100));
+            for heard in ann.hears() {
+                assert_eq!(heard, "2");
+                ann.says("3");
+            }
+            for heard in bob.hears() {
+                assert_eq!(heard, "ping");
+                bob.0.pong();
+            }
+        }
+    }
+    assert!(world.farewells().is_empty());
+}
+
+#[test]
 fn the_sweep_takes_out_users_whose_connection_is_not_there() {
     let mut world = World::new(Config {
         heartbeat: HeartbeatConfig {
