@@ -23,23 +23,19 @@ pub(crate) use string::{longest_quoted, quoted_len};
 pub use string::{quote, quote_into, unquote, whole};
 pub(crate) use tokens::{Token, Tokens};
 pub use validate::{MAX_DEPTH, is_deeper_than, is_valid, skip_value};
+pub(crate) use validate::skip_string;
 pub(crate) use walk::names;
 pub use walk::{Elements, Members, elements, field, members};
 
 /// JSON's whitespace (RFC 8259 §2), which is narrower than Unicode's.
 #[inline]
 pub(crate) fn trim(text: &str) -> &str {
-    // By bytes, as `trim_matches` decodes characters; and nearly every text has none.
-    let space = |byte: Option<&u8>| matches!(byte, Some(b' ' | b'\t' | b'\n' | b'\r'));
     let bytes = text.as_bytes();
-    let (mut begin, mut end) = (0, bytes.len());
-    while space(bytes.get(begin)) {
-        begin += 1;
+    // Nearly every text has none, and that is seen at its ends.
+    match (bytes.first(), bytes.last()) {
+        (Some(b'!'..), Some(b'!'..)) => text,
+        _ => text.trim_matches([' ', '\t', '\n', '\r']),
     }
-    while end > begin && space(bytes.get(end - 1)) {
-        end -= 1;
-    }
-    &text[begin..end]
 }
 
 /// Appends a number in decimal.

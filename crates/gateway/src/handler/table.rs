@@ -132,6 +132,9 @@ impl HandlerSet {
         if let Some(handler) = self.exact.get(name) {
             return Some(&**handler);
         }
+        if self.families.is_empty() {
+            return None;
+        }
         let (family, _) = name.split_once(':')?;
         self.families.get(family).map(|handler| &**handler)
     }

@@ -144,11 +144,15 @@ pub(crate) fn check_data(kind: PacketType, data: Option<&str>) -> Result<(), Dec
 #[inline]
 pub fn split_event(array: &str) -> Option<(Cow<'_, str>, &str)> {
     let inside = array_inside(array)?;
-    let end = json::skip_value(inside, 0)?;
-    let literal = &inside[..end];
-    let name = match literal.as_bytes().first()? {
-        b'"' => json::unquote(literal)?,
-        b'-' | b'0'..=b'9' => Cow::Borrowed(literal),
+    let (name, end) = match inside.as_bytes().first()? {
+        b'"' => {
+            let end = json::skip_string(inside.as_bytes(), 0)?;
+            (json::unquote(&inside[..end])?, end)
+        }
+        b'-' | b'0'..=b'9' => {
+            let end = json::skip_value(inside, 0)?;
+            (Cow::Borrowed(&inside[..end]), end)
+        }
         _ => return None,
     };
     let args = match json::trim(&inside[end..]) {
