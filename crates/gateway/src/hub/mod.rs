@@ -252,13 +252,7 @@ impl App for Hub {
                 tenant,
                 publication,
                 about,
-            } => self.broadcast(
-                engine,
-                namespace,
-                tenant.as_deref(),
-                &publication,
-                about.as_deref(),
-            ),
+            } => self.broadcast(engine, namespace, tenant, &publication, about.as_deref()),
             Op::DeliverAround {
                 user,
                 rooms,
