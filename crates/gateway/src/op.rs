@@ -136,7 +136,7 @@ pub(crate) enum Op {
     /// The socket has a new token.
     Refresh {
         to: SocketAddress,
-        identity: Arc<Identity>,
+        who: Arc<Identity>,
         reply: oneshot::Sender<()>,
     },
     /// The node is going away: everybody is let go, over this many microseconds.

@@ -371,7 +371,7 @@ impl Socket {
         let (reply, answer) = oneshot::channel();
         self.post_in_order(Op::Refresh {
             to: self.address,
-            identity: Arc::new(identity),
+            who: Arc::new(identity),
             reply,
         });
         answer.await.map_err(|_| gone())?;

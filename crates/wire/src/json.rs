@@ -22,8 +22,8 @@ mod walk;
 pub(crate) use string::{longest_quoted, quoted_len};
 pub use string::{quote, quote_into, unquote, whole};
 pub(crate) use tokens::{Token, Tokens};
-pub use validate::{MAX_DEPTH, is_deeper_than, is_valid, skip_value};
 pub(crate) use validate::skip_string;
+pub use validate::{MAX_DEPTH, is_deeper_than, is_valid, skip_value};
 pub(crate) use walk::names;
 pub use walk::{Elements, Members, elements, field, members};
 

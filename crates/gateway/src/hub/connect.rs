@@ -19,6 +19,7 @@ use heartline_wire::id::Slot;
 use heartline_wire::live;
 use heartline_wire::reason::Reason;
 use heartline_wire::time::Micros;
+use tokio::sync::oneshot;
 
 use super::Hub;
 use super::link::{Displaced, Joining, SocketState};
@@ -365,12 +366,13 @@ impl Hub {
         }
     }
 
-    /// A socket's token was renewed.
+    /// A socket's token was renewed; `reply` is told when that is done.
     pub(super) fn refresh(
         &mut self,
         engine: &mut Engine,
         to: &SocketAddress,
         identity: Arc<Identity>,
+        reply: oneshot::Sender<()>,
     ) {
         let Some(slot) = self.locate(engine, to) else {
             return;
@@ -388,6 +390,7 @@ impl Hub {
         socket.expires = expires;
         self.leave_what_was_taken(engine, slot, to.namespace(), &before);
         self.rearm(engine, slot);
+        let _ = reply.send(());
     }
 
     /// A live connection has begun: who brought a token, or a handshake that the

@@ -240,10 +240,11 @@ impl Hub {
         &mut self,
         engine: &mut Engine,
         namespace: NamespaceId,
-        tenant: Option<&str>,
+        tenant: Option<Arc<str>>,
         publication: &Publication,
         about: Option<&[Arc<UserKey>]>,
     ) {
+        let tenant = tenant.as_deref();
         let subjects: HashSet<&UserKey> = about.into_iter().flatten().map(|user| &**user).collect();
         let mut sent = 0;
         for slot in (0..self.links.len() as u32).map(Slot) {

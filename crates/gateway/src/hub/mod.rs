@@ -252,13 +252,7 @@ impl App for Hub {
                 tenant,
                 publication,
                 about,
-            } => self.broadcast(
-                engine,
-                namespace,
-                tenant.as_deref(),
-                &publication,
-                about.as_deref(),
-            ),
+            } => self.broadcast(engine, namespace, tenant, &publication, about.as_deref()),
             Op::DeliverAround {
                 user,
                 rooms,
@@ -273,14 +267,7 @@ impl App for Hub {
                 node,
                 reason,
             } => self.replaced(engine, &to, by.as_deref(), &node, reason),
-            Op::Refresh {
-                to,
-                identity,
-                reply,
-            } => {
-                self.refresh(engine, &to, identity);
-                let _ = reply.send(());
-            }
+            Op::Refresh { to, who, reply } => self.refresh(engine, &to, who, reply),
             Op::Drain { spread } => self.drain(engine, spread),
             Op::Shed { count, spread } => self.shed(engine, count, spread),
             Op::Finish(conn) => self.finish(engine, conn),
