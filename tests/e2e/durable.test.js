@@ -103,6 +103,17 @@ describe("messages in SQLite", () => {
     assert.equal(await node.stop(), 0);
   });
 
+  it("a second node in one directory, where no file was named, keeps its messages in memory and says so", async () => {
+    const cwd = mkdtempSync(join(folder, "usual-"));
+    const unset = { "store.url": undefined };
+    const first = await serve(unset, { cwd });
+    const second = await serve(unset, { cwd });
+    await until(() => /heartline\.db is in use by another gateway.*memory/.test(second.log), "a warning");
+    assert.doesNotMatch(first.log, /heartline\.db/);
+    assert.equal(await second.stop(), 0);
+    assert.equal(await first.stop(), 0);
+  });
+
   it("a second node on the same file says so and ends", async () => {
     const path = join(folder, "shared.db");
     const node = await start(path);

@@ -242,13 +242,27 @@ async fn failure(serving: JoinHandle<io::Result<()>>) -> String {
     format!("clients cannot be served any more: {error}")
 }
 
-/// The same with the store that is wanted; another process may have its file open.
+/// The same with the store that is wanted; another process may have its file open. Who has not
+/// asked for a file, and cannot have the usual one, keeps messages in memory and is told so: a
+/// second node in one directory, or one that may not write there, is no mistake.
 fn with_store(builder: GatewayBuilder, store: &StoreUrl) -> Result<GatewayBuilder, Exit> {
     match store {
         StoreUrl::Memory => Ok(builder),
         #[cfg(feature = "sqlite")]
         StoreUrl::Sqlite(path) => match heartline_store::SqliteStore::open(path) {
             Ok(store) => Ok(builder.store(store)),
+            Err(error) => Err(refuse(Exit::Failed, error)),
+        },
+        #[cfg(feature = "sqlite")]
+        StoreUrl::Usual(path) => match heartline_store::SqliteStore::open(path) {
+            Ok(store) => Ok(builder.store(store)),
+            Err(error) if error.is_refused() => {
+                tracing::warn!(
+                    "{error}; so messages are kept in memory, until this node ends: set store.url \
+                     to a file of its own, or to memory:"
+                );
+                Ok(builder)
+            }
             Err(error) => Err(refuse(Exit::Failed, error)),
         },
     }

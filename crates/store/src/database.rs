@@ -16,17 +16,39 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Why a database cannot be used: a sentence for operators.
 #[derive(Debug)]
-pub struct OpenError(String);
+pub struct OpenError {
+    sentence: String,
+    refused: bool,
+}
 
 impl OpenError {
+    /// Nothing is wrong with the file: another gateway has it, or there may be none.
+    pub fn is_refused(&self) -> bool {
+        self.refused
+    }
+
+    fn of(sentence: String) -> OpenError {
+        OpenError {
+            sentence,
+            refused: false,
+        }
+    }
+
+    fn refused(sentence: String) -> OpenError {
+        OpenError {
+            sentence,
+            refused: true,
+        }
+    }
+
     pub(crate) fn no_thread(error: io::Error) -> OpenError {
-        OpenError(format!("the store's threads cannot be started: {error}"))
+        OpenError::of(format!("the store's threads cannot be started: {error}"))
     }
 }
 
 impl fmt::Display for OpenError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(&self.sentence)
     }
 }
 
@@ -43,7 +65,7 @@ impl Database {
     /// Makes the file if there is none, and takes its lock.
     pub(crate) fn claim(path: &Path) -> Result<Database, OpenError> {
         let failed = |what: &str, error: io::Error| {
-            OpenError(format!("the database {} {what}: {error}", path.display()))
+            OpenError::refused(format!("the database {} {what}: {error}", path.display()))
         };
         let file = private().open(path);
         drop(file.map_err(|error| failed("cannot be opened", error))?);
@@ -57,7 +79,7 @@ impl Database {
         let file = file.map_err(|error| failed("cannot be locked", error))?;
         match file.try_lock() {
             Ok(()) => Ok(Database { path, _lock: file }),
-            Err(TryLockError::WouldBlock) => Err(OpenError(format!(
+            Err(TryLockError::WouldBlock) => Err(OpenError::refused(format!(
                 "the database {} is in use by another gateway: one process has it at a time",
                 path.display()
             ))),
@@ -77,7 +99,7 @@ impl Database {
         });
         match opened {
             Ok((connection, Ok(()))) => Ok(connection),
-            Ok((_, Err(what))) => Err(OpenError(format!(
+            Ok((_, Err(what))) => Err(OpenError::of(format!(
                 "the database {} {what}",
                 self.path.display()
             ))),
@@ -98,7 +120,7 @@ impl Database {
 
     pub(crate) fn unusable(&self, error: &rusqlite::Error) -> OpenError {
         let path = self.path.display();
-        OpenError(match is_damaged(error) {
+        OpenError::of(match is_damaged(error) {
             true => format!(
                 "the database {path} is damaged, or is not a database ({error}): nothing was \
                  changed. Keep a copy of it together with {path}-wal, and put a good one in its \

@@ -23,7 +23,7 @@ export function token(user, claims = {}, secret = SECRET) {
 }
 
 /** Starts a node; `set` are configuration keys. */
-export async function serve(set = {}, { port, dev = false, env = {}, scheme = "http" } = {}) {
+export async function serve(set = {}, { port, dev = false, env = {}, scheme = "http", cwd } = {}) {
   port ??= await freePort();
   const given = {
     "server.listen": `127.0.0.1:${port}`,
@@ -34,10 +34,13 @@ export async function serve(set = {}, { port, dev = false, env = {}, scheme = "h
     "store.url": "memory:",
     ...set,
   };
-  const flags = Object.entries(given).flatMap(([key, value]) => ["--set", `${key}=${value}`]);
+  // A key that is given as undefined is left to its default.
+  const keys = Object.entries(given).filter(([, value]) => value !== undefined);
+  const flags = keys.flatMap(([key, value]) => ["--set", `${key}=${value}`]);
   const child = spawn(BINARY, ["serve", ...(dev ? ["--dev"] : []), ...flags], {
     stdio: ["ignore", "pipe", "pipe"],
     env: { ...process.env, ...env },
+    cwd,
   });
   let log = "",
     out = "";

@@ -713,7 +713,8 @@ pub(crate) static KEYS: &[Key] = &[
         STORE,
         "where messages are kept: `sqlite://PATH`, a file of this node alone, from the working \
          directory on; or `memory:`, the newest and until the process ends. With `--dev` or with \
-         `cluster.url` it is `memory:` unless it is set",
+         `cluster.url` it is `memory:` unless it is set. Where it is not set and the usual file \
+         is another gateway's or cannot be written, messages are kept in memory, with a warning",
         |s, v| Ok(s.store = store(v)?),
     ),
     node(

@@ -119,7 +119,10 @@ pub(crate) fn load(
         }
     }
     keep_in_memory_with_a_cluster(&mut given);
-    let settings = understand(&given, &mut errors);
+    let mut settings = understand(&given, &mut errors);
+    if !given.contains_key("store.url") {
+        settings.store = settings.store.unset();
+    }
     check(&settings, sources, &mut errors);
     if errors.is_empty() {
         let mut warnings = warnings(&settings, &given);
@@ -764,7 +767,8 @@ mod tests {
         let file = |path: &str| StoreUrl::Sqlite(path.into());
         let cluster = "cluster.url=redis://localhost";
         let memory = "store.url=memory:";
-        assert_eq!(store(&[], false), Ok((file("heartline.db"), false)));
+        let usual = StoreUrl::Usual("heartline.db".into());
+        assert_eq!(store(&[], false), Ok((usual, false)));
         assert_eq!(store(&[], true), Ok((StoreUrl::Memory, false)));
         assert_eq!(store(&[memory], false), Ok((StoreUrl::Memory, false)));
         assert_eq!(

@@ -14,6 +14,20 @@ pub(crate) enum StoreUrl {
     /// In a file of SQLite.
     #[cfg(feature = "sqlite")]
     Sqlite(std::path::PathBuf),
+    /// The same, because nobody has said otherwise: where that file cannot be had, in memory.
+    #[cfg(feature = "sqlite")]
+    Usual(std::path::PathBuf),
+}
+
+impl StoreUrl {
+    /// What is meant where nobody has set it.
+    pub(crate) fn unset(self) -> Self {
+        match self {
+            #[cfg(feature = "sqlite")]
+            StoreUrl::Sqlite(path) => StoreUrl::Usual(path),
+            other => other,
+        }
+    }
 }
 
 /// How log lines look.
