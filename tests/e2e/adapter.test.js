@@ -253,6 +253,12 @@ for (const [name, [adapter, set]] of Object.entries(adapters)) {
       await two.hear("user");
       await Promise.all([one, two, node].map((client) => client.hear("all")));
       await two.hear("but");
+      const last = ["back", "plain"];
+      const all = [one, two, node];
+      await until(
+        () => all.every((client) => last.every((event) => client.count(event) > 0)),
+        "everybody to hear of the last",
+      );
       const heard = (client) =>
         ["hi", "user", "direct", "but", "all", "back", "plain"].map((event) => client.count(event));
       assert.deepEqual(heard(one), [1, 0, 1, 0, 1, 1, 1]);
