@@ -5,9 +5,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::auth::{BoxFuture, UserKey};
 use crate::bounded::Bounded;
+use crate::store::challenges::OpenChallenges;
 use crate::store::log::Log;
 use crate::store::{
-    Channel, History, HistoryQuery, MessageStore, NewMessage, StoreError, Stored, Tell,
+    Challenge, Challenges, Channel, History, HistoryQuery, MessageStore, NewMessage, Redeemed, StoreError, Stored, Tell,
 };
 
 /// How many conversations it keeps members of.
@@ -45,6 +46,26 @@ struct Memory {
 #[derive(Default)]
 pub struct MemoryStore {
     memory: Mutex<Memory>,
+    challenges: Mutex<OpenChallenges>,
+}
+
+impl Challenges for MemoryStore {
+    fn issue(&self, challenge: Challenge, now: u64) -> BoxFuture<Result<(), StoreError>> {
+        let mut open = self.challenges.lock().unwrap_or_else(PoisonError::into_inner);
+        open.issue(challenge, now);
+        Box::pin(std::future::ready(Ok(())))
+    }
+
+    fn redeem(
+        &self,
+        hash: [u8; 32],
+        wallet: [u8; 32],
+        now: u64,
+    ) -> BoxFuture<Result<Redeemed, StoreError>> {
+        let mut open = self.challenges.lock().unwrap_or_else(PoisonError::into_inner);
+        let redeemed = open.redeem(&hash, &wallet, now);
+        Box::pin(std::future::ready(Ok(redeemed)))
+    }
 }
 
 impl MessageStore for MemoryStore {
@@ -86,6 +107,10 @@ impl MessageStore for MemoryStore {
         let known = memory.members.get(&key);
         let members = known.map(|members| members.noted.keys().cloned().collect());
         Box::pin(std::future::ready(Ok(members.unwrap_or_default())))
+    }
+
+    fn challenges(&self) -> Option<&dyn Challenges> {
+        Some(self)
     }
 }
 

@@ -5,6 +5,7 @@
 //! with the time that the disk needs. A second thread tells of what is stored, in its order, and
 //! two more read.
 
+mod challenges;
 mod database;
 mod reader;
 mod tables;
@@ -16,7 +17,7 @@ use std::sync::{Arc, mpsc};
 use heartline_core::auth::{BoxFuture, UserKey};
 use heartline_core::store::memory::MemoryStore;
 use heartline_core::store::{
-    History, HistoryQuery, MessageStore, NewMessage, StoreError, Stored, Tell,
+    Challenge, Challenges, History, HistoryQuery, MessageStore, NewMessage, Redeemed, StoreError, Stored, Tell,
 };
 use rusqlite::{Connection, Transaction};
 use tokio::sync::{oneshot, watch};
@@ -191,6 +192,10 @@ impl MessageStore for SqliteStore {
         self.members.members(tenant, conversation_id)
     }
 
+    fn challenges(&self) -> Option<&dyn Challenges> {
+        Some(self)
+    }
+
     fn is_in_trouble(&self) -> bool {
         self.health.is_in_trouble()
     }
@@ -202,6 +207,25 @@ impl MessageStore for SqliteStore {
         Box::pin(async move {
             // An error: the thread has ended too.
             let _ = ended.wait_for(|ended| *ended).await;
+        })
+    }
+}
+
+impl Challenges for SqliteStore {
+    fn issue(&self, challenge: Challenge, now: u64) -> BoxFuture<Result<(), StoreError>> {
+        self.write(0, move |_, transaction| {
+            challenges::issue(transaction, &challenge, now)
+        })
+    }
+
+    fn redeem(
+        &self,
+        hash: [u8; 32],
+        wallet: [u8; 32],
+        now: u64,
+    ) -> BoxFuture<Result<Redeemed, StoreError>> {
+        self.write(0, move |_, transaction| {
+            challenges::redeem(transaction, &hash, &wallet, now)
         })
     }
 }
