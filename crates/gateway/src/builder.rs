@@ -211,7 +211,8 @@ impl GatewayBuilder {
 
     /// Answers requests on the public port that are neither Socket.IO nor
     /// live; without it they get 404. Their bodies have at most 64 KB, and not more than
-    /// `max_payload`: nobody has said yet who asks.
+    /// `max_payload`: nobody has said yet who asks. From where the request comes is in its
+    /// extensions, a [`Visitor`](crate::Visitor).
     ///
     /// ```
     /// # use heartline::{Config, Gateway, HttpResponse};

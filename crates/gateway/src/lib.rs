@@ -65,6 +65,7 @@ pub use heartline_core::rooms::access as rooms;
 pub use heartline_core::{auth, backplane, entries, store};
 pub use heartline_engine::descriptors::raise_limit as raise_descriptor_limit;
 pub use heartline_engine::engineio;
+pub use heartline_engine::http::visitor::Visitor;
 pub use heartline_wire::codes::Code;
 pub use heartline_wire::handshake::Handshake;
 pub use heartline_wire::reason::{self, Reason};

@@ -31,12 +31,7 @@ async fn issue(store: &Arc<dyn MessageStore>, number: usize, wallet: usize, now:
     of(store).issue(challenge, now).await.unwrap();
 }
 
-async fn redeem(
-    store: &Arc<dyn MessageStore>,
-    number: usize,
-    wallet: usize,
-    now: u64,
-) -> Redeemed {
+async fn redeem(store: &Arc<dyn MessageStore>, number: usize, wallet: usize, now: u64) -> Redeemed {
     let redeemed = of(store).redeem(bytes(number), bytes(wallet), now);
     redeemed.await.unwrap()
 }

@@ -8,7 +8,8 @@ use crate::bounded::Bounded;
 use crate::store::challenges::OpenChallenges;
 use crate::store::log::Log;
 use crate::store::{
-    Challenge, Challenges, Channel, History, HistoryQuery, MessageStore, NewMessage, Redeemed, StoreError, Stored, Tell,
+    Challenge, Challenges, Channel, History, HistoryQuery, MessageStore, NewMessage, Redeemed,
+    StoreError, Stored, Tell,
 };
 
 /// How many conversations it keeps members of.
@@ -51,7 +52,10 @@ pub struct MemoryStore {
 
 impl Challenges for MemoryStore {
     fn issue(&self, challenge: Challenge, now: u64) -> BoxFuture<Result<(), StoreError>> {
-        let mut open = self.challenges.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut open = self
+            .challenges
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         open.issue(challenge, now);
         Box::pin(std::future::ready(Ok(())))
     }
@@ -62,7 +66,10 @@ impl Challenges for MemoryStore {
         wallet: [u8; 32],
         now: u64,
     ) -> BoxFuture<Result<Redeemed, StoreError>> {
-        let mut open = self.challenges.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut open = self
+            .challenges
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         let redeemed = open.redeem(&hash, &wallet, now);
         Box::pin(std::future::ready(Ok(redeemed)))
     }

@@ -17,7 +17,7 @@ use heartline::config::{AllowedOrigins, DevicePolicy, NamespaceConfig};
 use toml::Value;
 
 use keys::{Apply, KEYS, Key};
-pub(crate) use settings::{ClaimNames, JwtSettings, LogFormat, Settings, StoreUrl};
+pub(crate) use settings::{ClaimNames, JwtSettings, LogFormat, Settings, StoreUrl, WalletSettings};
 pub(crate) use value::parse_duration;
 
 use crate::hosts::is_loopback;
@@ -439,11 +439,42 @@ fn check(settings: &Settings, sources: &Sources, errors: &mut Vec<String>) {
             secret.len()
         ));
     }
+    check_wallets(settings, errors);
     if sources.dev && !is_loopback(&settings.listen) {
         errors.push(format!(
             "--dev listens on this machine only, and server.listen is {:?}: use 127.0.0.1, or leave --dev out",
             settings.listen
         ));
+    }
+}
+
+/// What sign-in with wallets needs.
+fn check_wallets(settings: &Settings, errors: &mut Vec<String>) {
+    if !settings.wallet.enabled {
+        return;
+    }
+    if settings.wallet.domain.is_empty() {
+        errors.push(
+            "auth.wallet.enabled needs auth.wallet.domain: where people sign in, like \
+             \"app.example\", so that they can read it in what their wallet shows them"
+                .into(),
+        );
+    }
+    // Without any key `serve` says what is missing, and `--dev` makes a secret.
+    if settings.jwt.is_configured() && !settings.jwt.signs() {
+        errors.push(
+            "auth.wallet.enabled needs a key that signs tokens, and auth.jwt only has one that \
+             verifies them: either set auth.jwt.secret (HS256), or auth.wallet.key to the PEM of \
+             an Ed25519 private key (`openssl genpkey -algorithm ed25519` makes one)"
+                .into(),
+        );
+    }
+    if settings.cluster_url.is_some() && settings.store == StoreUrl::Memory {
+        errors.push(
+            "auth.wallet.enabled does not go with cluster.url and messages in memory: a challenge \
+             that one node gives out would be unknown to the others. Run one node alone"
+                .into(),
+        );
     }
 }
 
@@ -453,7 +484,13 @@ const MIN_SECRET: usize = 16;
 const GOOD_SECRET: usize = 32;
 
 /// What the public port answers elsewhere.
-const OWN_PATHS: &[&str] = &["/healthz", "/dev/token", "/dev/online"];
+const OWN_PATHS: &[&str] = &[
+    "/healthz",
+    "/dev/token",
+    "/dev/online",
+    "/auth/challenge",
+    "/auth/connect",
+];
 
 /// Each path leads to one place.
 fn check_paths(settings: &Settings, errors: &mut Vec<String>) {
@@ -565,6 +602,13 @@ fn warnings(settings: &Settings, given: &All) -> Vec<String> {
     if let (Some(key), false) = (of_limit, gateway.namespaces.values().any(limited)) {
         all.push(format!(
             "{} has no effect without devices.policy = \"limit\"",
+            key.name
+        ));
+    }
+    let of_wallets = first_set(|name| name.starts_with("auth.wallet."));
+    if let (Some(key), false) = (of_wallets, settings.wallet.enabled) {
+        all.push(format!(
+            "{} has no effect without auth.wallet.enabled",
             key.name
         ));
     }
@@ -725,6 +769,43 @@ mod tests {
         assert_eq!(settings.gateway.max_rooms_per_socket, 100);
         assert_eq!(settings.jwt.claims.user, "sub");
         assert_eq!(settings.jwt.leeway, Duration::from_secs(5));
+    }
+
+    #[test]
+    fn wallets_need_a_domain_a_key_that_signs_and_a_store_that_all_nodes_have() {
+        const ON: &str = "auth.wallet.enabled=true";
+        const AT: &str = "auth.wallet.domain=App.example:443";
+        const SECRET: &str = "auth.jwt.secret=0123456789abcdef0123456789abcdef";
+        const JWKS: &str = "auth.jwt.jwks_url=https://issuer.example/keys";
+        let refused = |pairs: &[&str]| {
+            let refused = set(pairs).err();
+            refused.map_or_else(String::new, |errors| errors.to_string())
+        };
+        assert_eq!(refused(&[ON, AT, SECRET]), "");
+        assert_eq!(refused(&[ON, AT, JWKS, "auth.wallet.key=key.pem"]), "");
+        assert!(refused(&[ON, SECRET]).contains("needs auth.wallet.domain"));
+        let why = refused(&[ON, AT, JWKS]);
+        assert!(why.contains("either set auth.jwt.secret") && why.contains("or auth.wallet.key"));
+        let why = refused(&[ON, AT, SECRET, "cluster.url=redis://localhost"]);
+        assert!(why.contains("unknown to the others"), "{why}");
+        for domain in [
+            "https://a.example",
+            "a.example/path",
+            "a b",
+            "*",
+            "me@a.example",
+        ] {
+            let why = refused(&[&format!("auth.wallet.domain={domain}")]);
+            assert!(why.contains("must be a host"), "{domain}: {why}");
+        }
+        let loaded = set(&[AT]).unwrap_or_else(|errors| panic!("{errors}"));
+        assert_eq!(loaded.settings.wallet.domain, "app.example");
+        assert!(
+            loaded
+                .warnings
+                .iter()
+                .any(|what| what.contains("auth.wallet.domain has no effect"))
+        );
     }
 
     #[test]

@@ -17,7 +17,8 @@ use std::sync::{Arc, mpsc};
 use heartline_core::auth::{BoxFuture, UserKey};
 use heartline_core::store::memory::MemoryStore;
 use heartline_core::store::{
-    Challenge, Challenges, History, HistoryQuery, MessageStore, NewMessage, Redeemed, StoreError, Stored, Tell,
+    Challenge, Challenges, History, HistoryQuery, MessageStore, NewMessage, Redeemed, StoreError,
+    Stored, Tell,
 };
 use rusqlite::{Connection, Transaction};
 use tokio::sync::{oneshot, watch};
