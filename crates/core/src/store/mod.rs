@@ -1,6 +1,7 @@
 //! Where messages are kept before anybody is told of them.
 
 mod challenges;
+mod checkpoints;
 mod error;
 mod log;
 pub mod memory;
@@ -12,6 +13,10 @@ use serde::Serialize;
 
 use crate::auth::{BoxFuture, UserKey};
 pub use challenges::{Challenge, Challenges, MAX_CHALLENGES, MAX_OPEN, Redeemed};
+pub use checkpoints::{
+    Bound, Changed, Changes, Checkpoint, Checkpoints, MAX_DEPTH, MAX_MEMBERS, MAX_METADATA,
+    MAX_PATCH, MAX_ROOMS, Outcome, Patch,
+};
 pub use error::StoreError;
 
 /// Where a message is said. A conversation and an open room of the same name are
@@ -271,6 +276,11 @@ pub trait MessageStore: Send + Sync + 'static {
 
     /// Where it keeps the challenges that wallets sign, if it does.
     fn challenges(&self) -> Option<&dyn Challenges> {
+        None
+    }
+
+    /// Where it keeps what users' clients want to find again, if it does.
+    fn checkpoints(&self) -> Option<&dyn Checkpoints> {
         None
     }
 

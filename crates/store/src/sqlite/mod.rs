@@ -6,6 +6,7 @@
 //! two more read.
 
 mod challenges;
+mod checkpoints;
 mod database;
 mod reader;
 mod tables;
@@ -17,8 +18,8 @@ use std::sync::{Arc, mpsc};
 use heartline_core::auth::{BoxFuture, UserKey};
 use heartline_core::store::memory::MemoryStore;
 use heartline_core::store::{
-    Challenge, Challenges, History, HistoryQuery, MessageStore, NewMessage, Redeemed, StoreError,
-    Stored, Tell,
+    Challenge, Challenges, Changed, Changes, Checkpoint, Checkpoints, History, HistoryQuery,
+    MAX_METADATA, MessageStore, NewMessage, Redeemed, StoreError, Stored, Tell,
 };
 use rusqlite::{Connection, Transaction};
 use tokio::sync::{oneshot, watch};
@@ -197,6 +198,10 @@ impl MessageStore for SqliteStore {
         Some(self)
     }
 
+    fn checkpoints(&self) -> Option<&dyn Checkpoints> {
+        Some(self)
+    }
+
     fn is_in_trouble(&self) -> bool {
         self.health.is_in_trouble()
     }
@@ -228,6 +233,21 @@ impl Challenges for SqliteStore {
         self.write(0, move |_, transaction| {
             challenges::redeem(transaction, &hash, &wallet, now)
         })
+    }
+}
+
+impl Checkpoints for SqliteStore {
+    fn change(&self, changes: Changes) -> BoxFuture<Result<Changed, StoreError>> {
+        // What it may become, at most; patches are counted where they wait.
+        let bytes = MAX_METADATA;
+        self.write(bytes, move |tables, transaction| {
+            checkpoints::change(tables, transaction, &changes)
+        })
+    }
+
+    fn checkpoint(&self, user: &Arc<UserKey>) -> BoxFuture<Result<Option<Checkpoint>, StoreError>> {
+        let user = user.clone();
+        self.read(move |connection| checkpoints::find(connection, &user))
     }
 }
 
