@@ -41,6 +41,7 @@ use crate::intern::Interner;
 use crate::metrics::Metrics;
 use crate::node::ThisNode;
 use crate::op::Op;
+use crate::sessions::Sessions;
 use crate::shared::Shared;
 
 /// Largest message of a client that is in no namespace yet, bytes: a thousand strangers can
@@ -353,6 +354,12 @@ impl GatewayBuilder {
         Arc::new(Shared {
             clock,
             authenticator: self.authenticator,
+            sessions: Arc::new(Sessions::new(
+                self.store.clone(),
+                fanout.clone(),
+                clock,
+                config.checkpoint_rooms.clone(),
+            )),
             store: self.store,
             metrics: Arc::new(Metrics::new(fanout.shards.len(), names)),
             limits: Arc::default(),

@@ -133,6 +133,9 @@ impl Hub {
             Some(_) => self.room_names(&socket.rooms, &socket.identity),
             None => Vec::new(),
         };
+        let user = socket.identity.user.as_ref();
+        let followed = user.filter(|user| shared.sessions.follows(user));
+        let left = followed.map(|_| self.recent_rooms(&socket.rooms));
         self.leave_all(socket.rooms, namespace);
         let transport = engine
             .transport_name(slot)
@@ -144,6 +147,9 @@ impl Hub {
             let address = SocketAddress::new(conn, namespace, socket.secret);
             let keep = back_by - engine.now;
             shared.fanout.backplane.disconnect(user, address, keep);
+            if let Some(rooms) = left {
+                shared.sessions.left(user, rooms);
+            }
         }
         note_end(
             handle.as_ref(),

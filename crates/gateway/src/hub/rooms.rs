@@ -211,7 +211,7 @@ impl Hub {
             let socket = self
                 .link_mut(slot)
                 .and_then(|link| link.socket_mut(namespace));
-            if let Some(membership) = socket.map(|socket| socket.rooms.swap_remove(index)) {
+            if let Some(membership) = socket.map(|socket| socket.rooms.remove(index)) {
                 self.leave_membership(membership, namespace);
                 if let Some((user, address, place)) = self.followed(engine, slot, namespace, name) {
                     self.shared
@@ -305,14 +305,17 @@ impl Hub {
 
     /// The rooms of a socket by their names, in the order of these.
     pub(super) fn room_names(&self, members: &[Membership], identity: &Identity) -> Vec<String> {
-        let mut rooms: Vec<String> = members
-            .iter()
-            .filter_map(|member| self.rooms.room(*member))
-            .map(|room| room.key.name.to_string())
-            .chain(Hub::private_room(identity))
-            .collect();
+        let mut rooms = self.recent_rooms(members);
+        rooms.extend(Hub::private_room(identity));
         rooms.sort_unstable();
         rooms
+    }
+
+    /// The same without the private one, the newest first.
+    pub(super) fn recent_rooms(&self, members: &[Membership]) -> Vec<String> {
+        let rooms = members.iter().rev();
+        let rooms = rooms.filter_map(|member| self.rooms.room(*member));
+        rooms.map(|room| room.key.name.to_string()).collect()
     }
 
     /// The private room of a user, in a list of rooms.

@@ -7,6 +7,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use heartline::auth::RoomPattern;
 use heartline::config::{
     AllowedOrigins, Announce, AuthMode, ConnectLimit, DevicePolicy, NamespaceConfig, OnExcess,
 };
@@ -751,6 +752,22 @@ pub(crate) static KEYS: &[Key] = &[
             ];
             Ok(n.announce = one_of(v, &choices)?)
         },
+    ),
+    node(
+        "checkpoint.rooms",
+        "[\"*\"]",
+        "which rooms are kept with what `session:checkpoint` says, by names or prefixes (`lobby:*`); a user's own room never is",
+        |s, v| {
+            let patterns = list(v)?;
+            s.gateway.checkpoint_rooms = patterns.iter().map(|one| RoomPattern::new(one)).collect();
+            Ok(())
+        },
+    ),
+    node(
+        "session.rejoin",
+        "false",
+        "whether who comes back joins the kept rooms again that the token still grants; otherwise `session:resume` only names them",
+        |s, v| Ok(s.gateway.session_rejoin = truth(v)?),
     ),
     node(
         "presence.offline_grace",
