@@ -7,6 +7,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, describe, it } from "node:test";
 import { Live, socketIo } from "./lib/clients.js";
+import { redis } from "./lib/redis.js";
 import { BINARY, serve, until } from "./lib/server.js";
 
 const APP = "http://app.example";
@@ -302,6 +303,29 @@ describe("sign-in with a wallet", { timeout: 60000 }, () => {
     assert.equal((await client.hear("connection:success")).userId, address);
     client.close();
     await node.kill();
+  });
+
+  it("works over the nodes of a cluster, and gives one token where they race", async () => {
+    const store = await redis();
+    const set = { ...SETTINGS, "cluster.url": store.url, "store.url": undefined };
+    const nodes = await Promise.all([serve(set), serve(set)]);
+    for (let round = 0; round < 10; round++) {
+      const { address, signed } = wallet();
+      const text = await challenge(nodes[0], address);
+      const signature = signed(text).toString("base64");
+      const racers = Array.from({ length: 4 }, (_, index) =>
+        connect(nodes[index % 2], address, text, signature),
+      );
+      const statuses = (await Promise.all(racers)).map((one) => one.status).sort();
+      assert.deepEqual(statuses, [200, 401, 401, 401]);
+    }
+    const { address, signed } = wallet();
+    const text = await challenge(nodes[1], address);
+    await store.kill();
+    const away = await connect(nodes[0], address, text, signed(text).toString("hex"));
+    assert.equal(away.status, 503);
+    assert.ok(away.headers.get("retry-after"));
+    await Promise.all(nodes.map((node) => node.kill()));
   });
 
   it("is nothing where it is off, and says what it needs where it cannot be", async () => {

@@ -13,15 +13,16 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
 use heartline::config::Limit;
-use heartline::store::{Challenge, MessageStore, Redeemed, StoreError};
+use heartline::store::{Challenge, Challenges, MessageStore, Redeemed, StoreError};
 use heartline::{Gateway, HttpRequest, HttpResponse, Visitor};
+use heartline_cluster::RedisChallenges;
 use heartline_core::rate_limit::{KeyedLimiter, Verdict};
 use heartline_wire::time::{Micros, micros};
 use ring::digest::{SHA256, digest};
 use serde_json::{Map, Value, json};
 
 use crate::auth::sign::{Claims, Signer};
-use crate::config::{Settings, WalletSettings};
+use crate::config::{Settings, StoreUrl, WalletSettings};
 use address::Wallet;
 
 /// Where challenges are asked for.
@@ -54,6 +55,9 @@ pub(crate) struct SignIn {
     settings: WalletSettings,
     signer: Signer,
     limits: KeyedLimiter<Counted>,
+    /// Where nodes keep challenges together that have no database together; otherwise they are
+    /// where messages are.
+    together: Option<RedisChallenges>,
     start: Instant,
 }
 
@@ -85,7 +89,11 @@ impl SignIn {
         if !settings.wallet.enabled {
             return Ok(None);
         }
+        let apart = settings.store == StoreUrl::Memory;
+        let redis = settings.cluster_url.as_ref().filter(|_| apart);
+        let together = redis.map(|url| RedisChallenges::new(url, &settings.cluster_prefix));
         Ok(Some(Arc::new(SignIn {
+            together: together.transpose().map_err(|error| error.to_string())?,
             settings: settings.wallet.clone(),
             signer: Signer::for_wallets(&settings.jwt)?,
             limits: KeyedLimiter::default(),
@@ -176,7 +184,7 @@ impl SignIn {
             wallet: key,
             expires_at,
         };
-        let challenges = store.challenges().ok_or_else(no_challenges)?;
+        let challenges = self.challenges(store)?;
         let issued = challenges.issue(challenge, now.unix_millis);
         issued.await.map_err(Refusal::Store)?;
         Ok(json!({ "challenge": text, "expiresAt": expires_at }))
@@ -227,7 +235,7 @@ impl SignIn {
         let key = wallet.key().to_bytes();
         self.count(Counted::ConnectFrom(from), CONNECTS, now)?;
         self.count(Counted::ConnectOf(key), CONNECTS, now)?;
-        let challenges = store.challenges().ok_or_else(no_challenges)?;
+        let challenges = self.challenges(store)?;
         let redeemed = match challenge.len() {
             0..=MAX_CHALLENGE => {
                 challenges
@@ -269,6 +277,16 @@ impl SignIn {
             user["userType"] = user_type.as_str().into();
         }
         Ok(json!({ "token": token, "expiresAt": expires * 1000, "user": user }))
+    }
+
+    fn challenges<'a>(
+        &'a self,
+        store: &'a dyn MessageStore,
+    ) -> Result<&'a dyn Challenges, Refusal> {
+        match &self.together {
+            Some(challenges) => Ok(challenges),
+            None => store.challenges().ok_or_else(no_challenges),
+        }
     }
 
     fn count(&self, what: Counted, limit: Limit, now: Now) -> Result<(), Refusal> {
