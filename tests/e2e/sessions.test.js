@@ -201,6 +201,25 @@ describe("checkpoints", { timeout: 120000 }, () => {
     await node.kill();
   });
 
+  it("are not told to who is recovered, who has everything", async () => {
+    const node = await start(file(), { "recovery.window": "20s" });
+    const auth = { token: token("ann") };
+    const first = socketIo(node.http, { auth, transports: ["websocket"] });
+    await first.connection();
+    const { id } = first;
+    await keep(first, { a: 1 });
+    await first.ask("join", "lobby");
+    first.io.engine.close();
+    await until(() => first.connected && first.recovered, "a recovery");
+    assert.equal(first.id, id);
+    await hearsNo(first, "session:resume");
+    first.disconnect();
+    const second = await client(node, "ann");
+    const resumed = await second.hear("session:resume");
+    assert.deepEqual([resumed.metadata, resumed.rooms], [{ a: 1 }, ["lobby"]]);
+    await node.kill();
+  });
+
   it("remember rooms and the last moment over a restart", async () => {
     const path = file();
     let node = await start(path);

@@ -87,6 +87,10 @@ pub(super) async fn resume(socket: Socket, gateway: Gateway) {
     let Ok(Some(kept)) = socket.kept().await else {
         return;
     };
+    if socket.recovered() {
+        // It has everything.
+        return;
+    }
     if gateway.config().session_rejoin {
         // The newest last, as they were joined.
         for room in kept.rooms.iter().rev() {
