@@ -232,7 +232,12 @@ impl Fanout {
             };
             make(offset, place, message)
         };
-        let offset = room.publish_kept(&recovery.line, kept, make, to_shard);
+        let note = |event: &Kept| {
+            if let Some(journal) = &recovery.journal {
+                journal.room_event(&room, event);
+            }
+        };
+        let offset = room.publish_kept(&recovery.line, kept, note, make, to_shard);
         Some(offset)
     }
 
@@ -259,8 +264,7 @@ impl Fanout {
         match &self.recovery {
             Some(recovery) if is_kept(recovery) => {
                 let event = recovery.kept(&message, only(), self.clock.now());
-                let events = std::iter::once(event);
-                recovery.keep(scope, events, |place| post(message, place));
+                recovery.keep(scope, vec![event], |place| post(message, place));
             }
             _ => {
                 let place = self.passing(&message);

@@ -132,12 +132,13 @@ impl Room {
         sequence.offset
     }
 
-    /// The same, and keeps what is said, if this room's publications are kept: `make` gets its
-    /// number in the line too. In other rooms it is 0.
+    /// The same, and keeps what is said, if this room's publications are kept: `note` sees it
+    /// when it has its number in the line, and `make` gets that too. In other rooms it is 0.
     pub fn publish_kept<T>(
         &self,
         line: &Line,
         mut event: Kept,
+        note: impl FnOnce(&Kept),
         make: impl FnOnce(u64, u64) -> T,
         mut to_shard: impl FnMut(usize, &T),
     ) -> u64 {
@@ -146,8 +147,12 @@ impl Room {
         let offset = sequence.offset;
         match &mut sequence.ring {
             Some(ring) => {
-                event.id = line.take(1, |id| self.hand(&make(offset, id), &mut to_shard));
                 event.offset = offset;
+                line.take(1, |id| {
+                    event.id = id;
+                    note(&event);
+                    self.hand(&make(offset, id), &mut to_shard);
+                });
                 ring.push(event, &line.bounds);
             }
             None => self.hand(&make(offset, 0), &mut to_shard),
@@ -227,6 +232,48 @@ impl RoomDirectory {
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         part.get(room).cloned()
+    }
+
+    /// Puts a room there as an earlier process has left it: with this incarnation, after so
+    /// many publications, of which those up to a number in the line may be missing.
+    pub fn restore(
+        &self,
+        key: &RoomKey,
+        (incarnation, offset, missing): (u64, u64, u64),
+        events: Vec<Kept>,
+        bounds: &Bounds,
+    ) -> Option<Arc<Room>> {
+        let keep = self.keep.get().filter(|keep| (keep.rule)(&key.name))?;
+        let mut ring = Ring::new(keep.account.clone());
+        // Before the first that is there, something may be gone; without any, nothing of this
+        // room is known to be complete but what comes after all.
+        let first = events.first().map_or(offset + 1, |event| event.offset);
+        ring.skip(missing, first - 1);
+        for event in events {
+            ring.push(event, bounds);
+        }
+        let room = Arc::new(Room {
+            subscription: self.subscribe.get().and_then(|subscribe| subscribe(key)),
+            key: key.clone(),
+            incarnation,
+            sequence: Mutex::new(Sequence {
+                offset,
+                ring: Some(Box::new(ring)),
+                empty_since: None,
+            }),
+            locals: (0..self.shards).map(|_| AtomicU32::new(NONE)).collect(),
+        });
+        self.incarnations
+            .fetch_max(incarnation + 1, Ordering::Relaxed);
+        let place = RoomRef {
+            namespace: key.namespace,
+            tenant: key.tenant.as_deref(),
+            name: &key.name,
+        };
+        let part = self.part(&place);
+        let mut part = part.lock().unwrap_or_else(PoisonError::into_inner);
+        part.insert(key.clone(), room.clone());
+        Some(room)
     }
 
     /// Announces that a shard has members under `local`.
