@@ -25,22 +25,34 @@ impl<'a> Fields<'a> {
         let mut fields = Self::default();
         let mut members = json::members(text);
         for (name, value) in &mut members {
-            // Almost every name is a literal without escapes and borrowed.
-            let slot = match json::unquote(name)?.as_ref() {
-                "type" => &mut fields.kind,
-                "id" => &mut fields.id,
-                "topic" => &mut fields.topic,
-                "event" => &mut fields.event,
-                "data" => &mut fields.data,
-                "key" => &mut fields.key,
-                "token" => &mut fields.token,
-                "self" => &mut fields.to_self,
-                "recover" => &mut fields.recover,
-                _ => continue,
+            // Almost every name stands between its quotes as it is.
+            let plain = &name[1..name.len() - 1];
+            let slot = match fields.slot(plain) {
+                None if plain.contains('\\') => fields.slot(&json::unquote(name)?),
+                slot => slot,
             };
-            *slot = Some(value);
+            if let Some(slot) = slot {
+                *slot = Some(value);
+            }
         }
         members.is_complete().then_some(fields)
+    }
+
+    /// Where a member's value goes, if it means something.
+    #[inline]
+    fn slot(&mut self, name: &str) -> Option<&mut Option<&'a str>> {
+        Some(match name {
+            "type" => &mut self.kind,
+            "id" => &mut self.id,
+            "topic" => &mut self.topic,
+            "event" => &mut self.event,
+            "data" => &mut self.data,
+            "key" => &mut self.key,
+            "token" => &mut self.token,
+            "self" => &mut self.to_self,
+            "recover" => &mut self.recover,
+            _ => return None,
+        })
     }
 
     /// The id, if it is a string or a number.
