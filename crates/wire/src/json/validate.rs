@@ -23,49 +23,53 @@ pub const MAX_DEPTH: usize = 512;
 /// ```
 pub fn skip_value(text: &str, start: usize) -> Option<usize> {
     let bytes = text.as_bytes();
+    let at = skip_space(bytes, start);
+    match *bytes.get(at)? {
+        b'{' | b'[' => skip_nested(bytes, at),
+        _ => skip_scalar(bytes, at),
+    }
+}
+
+/// Behind the array or object that opens at `start`.
+fn skip_nested(bytes: &[u8], start: usize) -> Option<usize> {
     let mut at = start;
-    let mut depth = 0u32;
-    // One bit per open container, the innermost lowest: 1 for an object. Those beyond the
-    // innermost 128 are put by, a word at a time.
-    let mut objects = 0u128;
-    let mut outer: Vec<u128> = Vec::new();
+    // One bit per open container, the innermost lowest: 1 for an object; above them a 1 that
+    // says how many they are. Those that no word has room for are put by, a word at a time.
+    let mut open = 1u64;
+    let mut outer: Vec<u64> = Vec::new();
     loop {
         // A value begins here.
         at = skip_space(bytes, at);
         match *bytes.get(at)? {
-            b'"' => at = skip_string(bytes, at)?,
-            open @ (b'{' | b'[') => {
-                let is_object = open == b'{';
-                // The closing brackets lie two above the opening ones in ASCII.
-                let close = open + 2;
+            bracket @ (b'{' | b'[') => {
+                let is_object = bracket == b'{';
                 at = skip_space(bytes, at + 1);
-                if bytes.get(at) == Some(&close) {
+                // The closing brackets lie two above the opening ones in ASCII.
+                if bytes.get(at) == Some(&(bracket + 2)) {
                     at += 1;
                 } else {
-                    if depth > 0 && depth.is_multiple_of(u128::BITS) {
-                        outer.push(objects);
+                    if open.leading_zeros() == 0 {
+                        outer.push(std::mem::replace(&mut open, 1));
                     }
-                    depth += 1;
-                    objects = objects << 1 | u128::from(is_object);
+                    open = open << 1 | u64::from(is_object);
                     if is_object {
                         at = skip_key(bytes, at)?;
                     }
                     continue;
                 }
             }
-            b'-' | b'0'..=b'9' => at = skip_number(bytes, at)?,
-            b't' => at = skip_word(bytes, at, b"true")?,
-            b'f' => at = skip_word(bytes, at, b"false")?,
-            b'n' => at = skip_word(bytes, at, b"null")?,
-            _ => return None,
+            _ => at = skip_scalar(bytes, at)?,
         }
         // A value has ended: close what ends with it, or find the next.
         loop {
-            if depth == 0 {
-                return Some(at);
+            if open == 1 {
+                match outer.pop() {
+                    Some(word) => open = word,
+                    None => return Some(at),
+                }
             }
             at = skip_space(bytes, at);
-            let in_object = objects & 1 == 1;
+            let in_object = open & 1 == 1;
             match (*bytes.get(at)?, in_object) {
                 (b',', false) => {
                     at += 1;
@@ -77,15 +81,24 @@ pub fn skip_value(text: &str, start: usize) -> Option<usize> {
                 }
                 (b']', false) | (b'}', true) => {
                     at += 1;
-                    depth -= 1;
-                    objects >>= 1;
-                    if depth > 0 && depth.is_multiple_of(u128::BITS) {
-                        objects = outer.pop().unwrap_or_default();
-                    }
+                    open >>= 1;
                 }
                 _ => return None,
             }
         }
+    }
+}
+
+/// Behind the value at `at` that is no array or object.
+#[inline]
+fn skip_scalar(bytes: &[u8], at: usize) -> Option<usize> {
+    match *bytes.get(at)? {
+        b'"' => skip_string(bytes, at),
+        b'-' | b'0'..=b'9' => skip_number(bytes, at),
+        b't' => skip_word(bytes, at, b"true"),
+        b'f' => skip_word(bytes, at, b"false"),
+        b'n' => skip_word(bytes, at, b"null"),
+        _ => None,
     }
 }
 
