@@ -162,9 +162,18 @@ pub(crate) fn skip_string(bytes: &[u8], at: usize) -> Option<usize> {
     if bytes.get(at) != Some(&b'"') {
         return None;
     }
-    let mut at = at + 1;
+    let end = plain_until(bytes, at + 1);
+    match *bytes.get(end)? {
+        b'"' => Some(end + 1),
+        b'\\' => skip_escapes(bytes, end),
+        // A bare control character (RFC 8259 §7).
+        _ => None,
+    }
+}
+
+/// Behind the string literal that has an escape at `at`.
+fn skip_escapes(bytes: &[u8], mut at: usize) -> Option<usize> {
     loop {
-        at = plain_until(bytes, at);
         match *bytes.get(at)? {
             b'"' => return Some(at + 1),
             b'\\' => match *bytes.get(at + 1)? {
@@ -178,31 +187,64 @@ pub(crate) fn skip_string(bytes: &[u8], at: usize) -> Option<usize> {
                 }
                 _ => return None,
             },
-            // A bare control character (RFC 8259 §7).
             _ => return None,
         }
+        at = plain_until(bytes, at);
     }
 }
 
 /// First index at or after `at` whose byte ends a run of plain characters in
 /// a string literal (quote, backslash or control character); the length if
-/// there is none. Eight bytes at a time, as most of a payload is such runs.
+/// there is none.
 #[inline]
-pub(super) fn plain_until(bytes: &[u8], mut at: usize) -> usize {
-    while let Some(chunk) = bytes.get(at..).and_then(<[u8]>::first_chunk::<8>) {
-        let hits = special_bytes(u64::from_le_bytes(*chunk));
+pub(super) fn plain_until(bytes: &[u8], at: usize) -> usize {
+    let rest = bytes.get(at..).unwrap_or_default();
+    let Some(word) = rest.first_chunk::<8>() else {
+        let is_special = |byte: &u8| is_special(*byte);
+        return at + rest.iter().position(is_special).unwrap_or(rest.len());
+    };
+    // Names are short: most runs end in their first eight bytes.
+    let hits = special_bytes(u64::from_le_bytes(*word));
+    if hits != 0 {
+        return at + hits.trailing_zeros() as usize / 8;
+    }
+    long_plain_until(bytes, at + 8)
+}
+
+/// The same for a run that is long: most of a payload is such runs.
+fn long_plain_until(bytes: &[u8], mut at: usize) -> usize {
+    while let Some(block) = bytes[at..].first_chunk::<32>()
+        && is_plain(block)
+    {
+        at += 32;
+    }
+    while let Some(word) = bytes[at..].first_chunk::<8>() {
+        let hits = special_bytes(u64::from_le_bytes(*word));
         if hits != 0 {
             return at + hits.trailing_zeros() as usize / 8;
         }
         at += 8;
     }
-    while let Some(byte) = bytes.get(at) {
-        if matches!(byte, b'"' | b'\\' | 0..0x20) {
-            break;
-        }
-        at += 1;
-    }
-    at
+    let is_special = |byte: &u8| is_special(*byte);
+    at + bytes[at..]
+        .iter()
+        .position(is_special)
+        .unwrap_or(bytes.len() - at)
+}
+
+#[inline]
+fn is_special(byte: u8) -> bool {
+    matches!(byte, b'"' | b'\\' | 0..0x20)
+}
+
+/// Whether no byte is special; without a branch, so that one instruction looks at many.
+#[inline]
+fn is_plain(block: &[u8; 32]) -> bool {
+    let (words, _) = block.as_chunks::<8>();
+    let hits = words
+        .iter()
+        .map(|word| special_bytes(u64::from_le_bytes(*word)));
+    hits.fold(0, |all, hits| all | hits) == 0
 }
 
 /// High bit set in each byte of `word` that is a quote, a backslash or below
@@ -214,10 +256,10 @@ fn special_bytes(word: u64) -> u64 {
     const HIGH: u64 = ONES << 7;
     let quotes = word ^ (ONES * b'"' as u64);
     let slashes = word ^ (ONES * b'\\' as u64);
-    let hits = (quotes.wrapping_sub(ONES) & !quotes)
-        | (slashes.wrapping_sub(ONES) & !slashes)
-        | (word.wrapping_sub(ONES * 0x20) & !word);
-    hits & HIGH
+    let below =
+        quotes.wrapping_sub(ONES) | slashes.wrapping_sub(ONES) | word.wrapping_sub(ONES * 0x20);
+    // What has its high bit is none of them, and neither is its difference from them.
+    below & !word & HIGH
 }
 
 /// Behind `"key" :`, given the index of the key's quote.
