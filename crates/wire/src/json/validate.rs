@@ -200,15 +200,13 @@ fn skip_escapes(bytes: &[u8], mut at: usize) -> Option<usize> {
 pub(super) fn plain_until(bytes: &[u8], at: usize) -> usize {
     let rest = bytes.get(at..).unwrap_or_default();
     let Some(word) = rest.first_chunk::<8>() else {
-        let is_special = |byte: &u8| is_special(*byte);
-        return at + rest.iter().position(is_special).unwrap_or(rest.len());
+        return at + plain_bytes(rest);
     };
     // Names are short: most runs end in their first eight bytes.
-    let hits = special_bytes(u64::from_le_bytes(*word));
-    if hits != 0 {
-        return at + hits.trailing_zeros() as usize / 8;
+    match plain_in(word) {
+        8 => long_plain_until(bytes, at + 8),
+        plain => at + plain,
     }
-    long_plain_until(bytes, at + 8)
 }
 
 /// The same for a run that is long: most of a payload is such runs.
@@ -219,22 +217,24 @@ fn long_plain_until(bytes: &[u8], mut at: usize) -> usize {
         at += 32;
     }
     while let Some(word) = bytes[at..].first_chunk::<8>() {
-        let hits = special_bytes(u64::from_le_bytes(*word));
-        if hits != 0 {
-            return at + hits.trailing_zeros() as usize / 8;
+        match plain_in(word) {
+            8 => at += 8,
+            plain => return at + plain,
         }
-        at += 8;
     }
-    let is_special = |byte: &u8| is_special(*byte);
-    at + bytes[at..]
-        .iter()
-        .position(is_special)
-        .unwrap_or(bytes.len() - at)
+    at + plain_bytes(&bytes[at..])
 }
 
+/// How many plain characters `bytes` begins with.
+fn plain_bytes(bytes: &[u8]) -> usize {
+    let is_special = |byte: &u8| matches!(byte, b'"' | b'\\' | 0..0x20);
+    bytes.iter().position(is_special).unwrap_or(bytes.len())
+}
+
+/// How many plain characters a word begins with.
 #[inline]
-fn is_special(byte: u8) -> bool {
-    matches!(byte, b'"' | b'\\' | 0..0x20)
+fn plain_in(word: &[u8; 8]) -> usize {
+    special_bytes(u64::from_le_bytes(*word)).trailing_zeros() as usize / 8
 }
 
 /// Whether no byte is special; without a branch, so that one instruction looks at many.
