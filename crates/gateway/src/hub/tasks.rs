@@ -11,6 +11,7 @@ use super::Hub;
 use crate::in_order;
 use crate::op::{Op, Refusal};
 use crate::shared::OwnShared;
+use heartline_core::auth::AuthError;
 
 /// What the hub wants to know of a task when it ends.
 pub(super) enum TaskKind {
@@ -74,7 +75,7 @@ impl Hub {
                 self.note_panic();
                 match kind {
                     TaskKind::Connect(socket) => {
-                        self.connecting(engine, socket, Err(Refusal::Failed));
+                        self.connect_failed(engine, socket, Refusal::Failed);
                     }
                     kind => self.task_failed(engine, kind),
                 }
@@ -91,7 +92,10 @@ impl Hub {
     pub(super) fn task_failed(&mut self, engine: &mut Engine, kind: TaskKind) {
         match kind {
             TaskKind::Handler { conn, holds } => self.handler_done(engine, conn, holds),
-            TaskKind::Connect(socket) => self.connect_failed(engine, socket),
+            TaskKind::Connect(socket) => {
+                let refusal = Refusal::Auth(AuthError::Unavailable);
+                self.connect_failed(engine, socket, refusal);
+            }
             TaskKind::Subscribe(socket) => {
                 if let Some(slot) = self.locate(engine, &socket) {
                     self.release_input(engine, slot);
