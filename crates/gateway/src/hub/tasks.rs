@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use heartline_core::auth::AuthError;
 use heartline_core::presence::SocketAddress;
 use heartline_engine::shard::engine::Engine;
 use heartline_engine::tasks::{Ended, TaskId, Work};
@@ -11,7 +12,6 @@ use super::Hub;
 use crate::in_order;
 use crate::op::{Op, Refusal};
 use crate::shared::OwnShared;
-use heartline_core::auth::AuthError;
 
 /// What the hub wants to know of a task when it ends.
 pub(super) enum TaskKind {

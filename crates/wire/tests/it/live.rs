@@ -270,7 +270,7 @@ fn encoders() {
         ),
         (
             encoded(|o| push_event("e\"", None, "null", None, Some("hl.1.2"), o)),
-            r#"{"type":"e\"","data":null}"#,
+            r#"{"type":"e\"","data":null,"place":"hl.1.2"}"#,
         ),
         (
             encoded(|o| push_subscribed("t", Some("1"), "e", 3, "[1]", true, o)),
