@@ -192,16 +192,19 @@ impl Backplane for Cluster {
         let member = self.member.clone();
         let (max_payload, namespaces) = (node.max_payload(), node.namespaces());
         let servers = self.fanout.clone();
+        let shards = node.clone();
+        let is_busy = move || shards.is_overloaded();
         let deliver = move |incoming: Incoming<'_>| match incoming {
             Incoming::Nudge => member.nudge(),
             Incoming::Publication(target, message) => node.deliver(&target, message),
+            Incoming::Missed(whose) => node.missed(whose),
             Incoming::Foreign(foreign) => servers::obey(&node, &servers, foreign),
         };
         let living = tokio::spawn(self.member.clone().run(requests));
         let fanout = self.fanout.clone();
         let fanning = tokio::spawn(async move {
             fanout
-                .run(driver, queue, max_payload, &namespaces, deliver)
+                .run(driver, queue, (max_payload, &namespaces), deliver, is_busy)
                 .await;
         });
         let mut tasks = locked(&self.tasks);
@@ -329,6 +332,10 @@ impl Backplane for Cluster {
         self.fanout.publish(target, message);
     }
 
+    fn publish_keyed(&self, target: &Target<'_>, message: &Message, here: &mut dyn FnMut()) {
+        self.fanout.publish_keyed(target, message, here);
+    }
+
     fn tag(&self) -> Option<u32> {
         Some(self.member.info().tag)
     }
@@ -410,7 +417,9 @@ impl Backplane for Cluster {
             sent: read(&fanout.sent),
             received: read(&fanout.received),
             undelivered: read(&fanout.undelivered) + read(&member.forgotten),
+            dropped: read(&fanout.dropped),
             gaps: read(&fanout.gaps),
+            missed: read(&fanout.missed),
             queued: self.fanout.queued(),
         })
     }

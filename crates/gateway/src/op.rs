@@ -99,6 +99,14 @@ pub(crate) enum Op {
         /// Not to this one of them.
         skip: Option<SocketAddress>,
     },
+    /// Publications were lost on their way to a room: its numbers go on in another epoch.
+    Gap {
+        room: Arc<Room>,
+        epoch: u64,
+        offset: u64,
+    },
+    /// Publications to a user were lost, whose socket this is; to any user without one.
+    UserGap { to: Option<SocketAddress> },
     /// A publication to a namespace's sockets of one tenant.
     Broadcast {
         namespace: NamespaceId,

@@ -26,7 +26,7 @@ use std::fmt;
 
 pub use decode::decode;
 pub use encode::{
-    push_ack, push_error, push_event, push_hello, push_pong, push_refusal, push_subscribed,
+    push_ack, push_error, push_event, push_gap, push_hello, push_pong, push_refusal, push_subscribed,
     push_unsubscribed,
 };
 

@@ -91,6 +91,31 @@ pub enum Target<'a> {
     },
 }
 
+/// Of whom publications were lost on their way to this node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Missed<'a> {
+    /// The members of a room.
+    Room {
+        /// The room's namespace.
+        namespace: &'a str,
+        /// Its tenant.
+        tenant: Option<&'a str>,
+        /// Its name.
+        room: &'a str,
+    },
+    /// A user, in any namespace.
+    User {
+        /// The user's tenant.
+        tenant: Option<&'a str>,
+        /// The user's id.
+        user: &'a str,
+    },
+    /// Users: any of them.
+    Users,
+    /// Anybody: members of any room, and any user.
+    Anybody,
+}
+
 /// What becomes of sockets that are chosen by their rooms.
 #[derive(Debug, Clone)]
 pub enum Action {
@@ -150,6 +175,10 @@ pub struct ClusterStatus {
     pub received: u64,
     /// Publications and departures that other nodes were not told of.
     pub undelivered: u64,
+    /// Publications of other nodes that were dropped, as this one had too much to do.
+    pub dropped: u64,
+    /// Times that somebody was told of publications lost on their way to this node.
+    pub missed: u64,
     /// Times this node was cut off from the others' publications.
     pub gaps: u64,
     /// Publications that wait to be sent.
@@ -230,6 +259,14 @@ pub trait Backplane: Send + Sync + 'static {
     /// Gives a publication to other nodes; this one has had it. Never waits.
     fn publish(&self, _target: &Target<'_>, _message: &Message) {}
 
+    /// The same for a publication to a room with a key. `here` gives it to this node's own
+    /// members, and is called once: at a moment that leaves all nodes with the same last
+    /// publication of each room and key.
+    fn publish_keyed(&self, target: &Target<'_>, message: &Message, here: &mut dyn FnMut()) {
+        self.publish(target, message);
+        here();
+    }
+
     /// What the ids of this node's connections begin with; `None`: there are no other
     /// nodes.
     fn tag(&self) -> Option<u32> {
@@ -288,6 +325,13 @@ pub trait Node: Send + Sync + 'static {
 
     /// Gives a publication of another node to those it is for.
     fn deliver(&self, target: &Target<'_>, message: Message);
+
+    /// Tells those whose publications were lost, behind what was delivered before.
+    fn missed(&self, whose: Missed<'_>);
+
+    /// Whether more waits for the sockets here than should: whoever brings what other nodes
+    /// say is to wait as well.
+    fn is_overloaded(&self) -> bool;
 
     /// Does something to the sockets here that have no tenant and are in any of `rooms`
     /// (all, if there are none) but in none of `except`. A socket's id counts as a

@@ -1,7 +1,7 @@
 //! The rooms of a node: which shards have members, and the numbers of publications.
 
 use std::hash::{BuildHasher, Hash, Hasher};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use hashbrown::{DefaultHashBuilder, Equivalent, HashMap};
@@ -59,6 +59,9 @@ pub struct Room {
     pub incarnation: u64,
     /// Publications so far. Held while one is handed to the shards.
     sequence: Mutex<u64>,
+    /// Publications are numbered in it; another one after some were lost. Changes while
+    /// `sequence` is held.
+    epoch: AtomicU64,
     /// Other nodes' publications come as long as the room is there.
     pub(super) subscription: Option<Arc<dyn Subscription>>,
     /// Index of the member list in each shard.
@@ -104,7 +107,8 @@ pub struct RoomDirectory {
     parts: Vec<Part>,
     hasher: DefaultHashBuilder,
     shards: usize,
-    incarnations: std::sync::atomic::AtomicU64,
+    /// The next incarnation's number, or epoch's: no two have the same.
+    incarnations: AtomicU64,
     subscribe: OnceLock<Subscribe>,
 }
 
@@ -118,7 +122,7 @@ impl RoomDirectory {
             parts: (0..PARTS).map(|_| Mutex::default()).collect(),
             hasher: DefaultHashBuilder::default(),
             shards,
-            incarnations: std::sync::atomic::AtomicU64::new(1),
+            incarnations: AtomicU64::new(1),
             subscribe: OnceLock::new(),
         }
     }
@@ -144,7 +148,7 @@ impl RoomDirectory {
         part.get(room).cloned()
     }
 
-    /// Announces that a shard has members under `local`. Answers the room and
+    /// Announces that a shard has members under `local`. Answers the room, its epoch and
     /// how many publications it has had: the first this shard will get is the next.
     pub(super) fn enter(
         &self,
@@ -152,7 +156,7 @@ impl RoomDirectory {
         tenant: Option<&Arc<str>>,
         shard: u16,
         local: u32,
-    ) -> (Arc<Room>, u64) {
+    ) -> (Arc<Room>, u64, u64) {
         let mut part = self
             .part(room)
             .lock()
@@ -166,26 +170,55 @@ impl RoomDirectory {
                     name: room.name.into(),
                 };
                 let subscribe = self.subscribe.get();
+                let incarnation = self.incarnations.fetch_add(1, Ordering::Relaxed);
                 let made = Arc::new(Room {
                     subscription: subscribe.and_then(|subscribe| subscribe(&key)),
                     key: key.clone(),
-                    incarnation: self.incarnations.fetch_add(1, Ordering::Relaxed),
+                    incarnation,
                     sequence: Mutex::new(0),
+                    epoch: AtomicU64::new(incarnation),
                     locals: (0..self.shards).map(|_| AtomicU32::new(NONE)).collect(),
                 });
                 part.insert(key, made.clone());
                 made
             }
         };
-        let offset = {
+        let (epoch, offset) = {
             let sequence = found
                 .sequence
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner);
             found.locals[usize::from(shard)].store(local, Ordering::Release);
-            *sequence
+            (found.epoch.load(Ordering::Relaxed), *sequence)
         };
-        (found, offset)
+        (found, epoch, offset)
+    }
+
+    /// Publications were lost on their way to this node: the room's next ones are of a new
+    /// epoch. Hands it, with the last publication's number, to each shard with members by
+    /// `to_shard`, behind what was published before.
+    pub fn begin_epoch(&self, room: &Room, mut to_shard: impl FnMut(usize, u64, u64)) {
+        let sequence = room
+            .sequence
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let epoch = self.incarnations.fetch_add(1, Ordering::Relaxed);
+        room.epoch.store(epoch, Ordering::Relaxed);
+        for (shard, local) in room.locals.iter().enumerate() {
+            if local.load(Ordering::Acquire) != NONE {
+                to_shard(shard, epoch, *sequence);
+            }
+        }
+    }
+
+    /// All rooms that have members.
+    pub fn all(&self) -> Vec<Arc<Room>> {
+        let mut all = Vec::new();
+        for part in &self.parts {
+            let part = part.lock().unwrap_or_else(PoisonError::into_inner);
+            all.extend(part.values().cloned());
+        }
+        all
     }
 
     /// Announces that a shard has no members any more.

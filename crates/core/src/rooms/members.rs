@@ -21,6 +21,8 @@ struct LocalRoom {
     members: Vec<Slot>,
     /// Offset of the last publication this shard has handed to the members.
     delivered: u64,
+    /// The epoch in which it has its number.
+    epoch: u64,
 }
 
 /// The members that one shard holds.
@@ -34,8 +36,9 @@ pub struct LocalRooms {
 /// What joining came to.
 #[derive(Debug, Clone)]
 pub struct Joined {
-    /// Tells this room from an earlier one of the same name.
-    pub incarnation: u64,
+    /// Offsets of different epochs do not compare: those of an earlier room of the same
+    /// name, and those from before a loss.
+    pub epoch: u64,
     /// The first publication the new member gets is the one after this.
     pub offset: u64,
     /// Where those of other nodes come from.
@@ -77,11 +80,12 @@ impl LocalRooms {
                 self.rooms.push(None);
                 self.rooms.len() as u32 - 1
             });
-            let (room, delivered) = self.directory.enter(&key, tenant, self.shard, index);
+            let (room, epoch, delivered) = self.directory.enter(&key, tenant, self.shard, index);
             self.rooms[index as usize] = Some(LocalRoom {
                 room,
                 members: Vec::new(),
                 delivered,
+                epoch,
             });
             index
         });
@@ -96,7 +100,7 @@ impl LocalRooms {
             local.members.push(slot);
         }
         Joined {
-            incarnation: local.room.incarnation,
+            epoch: local.epoch,
             offset: local.delivered,
             held: local.room.subscription.clone(),
         }
@@ -146,6 +150,17 @@ impl LocalRooms {
         }
         local.delivered = local.delivered.max(offset);
         Some(std::mem::take(&mut local.members))
+    }
+
+    /// The members of a room here, who are in this epoch from now on: publications were
+    /// lost behind this offset. As [`deliver`](Self::deliver).
+    pub fn begin_epoch(&mut self, room: &Room, epoch: u64, offset: u64) -> Option<Vec<Slot>> {
+        let members = self.deliver(room, offset)?;
+        let index = room.local(self.shard)?;
+        if let Some(Some(local)) = self.rooms.get_mut(index as usize) {
+            local.epoch = epoch;
+        }
+        Some(members)
     }
 
     /// Gives back what `deliver` took.
@@ -274,6 +289,36 @@ mod tests {
                 .offset,
             1
         );
+    }
+
+    #[test]
+    fn after_a_loss_a_rooms_numbers_go_on_in_a_new_epoch_once_the_shard_has_told_it() {
+        let directory = Arc::new(RoomDirectory::new(1));
+        let mut rooms = LocalRooms::new(directory.clone(), 0);
+        let join = |rooms: &mut LocalRooms, slot| {
+            let joined = rooms.join(NamespaceId::ROOT, None, "r", Slot(slot), &mut Vec::new());
+            (joined.epoch, joined.offset)
+        };
+        let (before, _) = join(&mut rooms, 1);
+        let [room] = &directory.all()[..] else {
+            panic!("one room");
+        };
+        let offset = room.publish(|offset| offset, |_, _| {});
+        let mut told = Vec::new();
+        directory.begin_epoch(room, |shard, epoch, offset| told.push((shard, epoch, offset)));
+        let [(0, epoch, 1)] = told[..] else {
+            panic!("{told:?}");
+        };
+        assert_ne!(epoch, before);
+        // Both are in the mailbox still.
+        assert_eq!(join(&mut rooms, 2), (before, 0));
+        let members = rooms.deliver(room, offset).unwrap();
+        rooms.restore(room, members);
+        assert_eq!(join(&mut rooms, 3), (before, 1));
+        let members = rooms.begin_epoch(room, epoch, 1).unwrap();
+        assert_eq!(members, [Slot(1), Slot(2), Slot(3)]);
+        rooms.restore(room, members);
+        assert_eq!(join(&mut rooms, 4), (epoch, 1));
     }
 
     proptest! {

@@ -16,6 +16,7 @@ mod delivery;
 mod drain;
 mod ends;
 mod events;
+mod gaps;
 mod hello;
 mod link;
 mod live;
@@ -247,6 +248,12 @@ impl App for Hub {
                 publication,
                 skip,
             } => self.deliver(engine, &room, offset, &publication, skip.as_ref()),
+            Op::Gap {
+                room,
+                epoch,
+                offset,
+            } => self.gap(engine, &room, epoch, offset),
+            Op::UserGap { to } => self.user_gap(engine, to.as_ref()),
             Op::Broadcast {
                 namespace,
                 tenant,

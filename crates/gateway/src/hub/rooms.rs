@@ -50,7 +50,7 @@ impl Hub {
         // A user's own room is no list of members: it is the directory of users.
         if Self::private_room(&socket.identity).as_deref() == Some(name) {
             return Ok(Joined {
-                incarnation: 0,
+                epoch: 0,
                 offset: 0,
                 held: None,
             });
@@ -458,7 +458,7 @@ impl Hub {
         match self.join(engine, slot, ROOT, topic) {
             Ok(joined) => {
                 self.note_joined(engine, slot, ROOT, topic);
-                let epoch = self.shared.fanout.epoch(joined.incarnation);
+                let epoch = self.shared.fanout.epoch(joined.epoch);
                 self.send_live(engine, slot, |text| {
                     live::push_subscribed(topic, id, &epoch, joined.offset, "[]", false, text);
                 });
