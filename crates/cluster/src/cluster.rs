@@ -25,7 +25,7 @@ use crate::redis::{
     Adapter, BadUrl, Calls, Fanout, Incoming, Queue, RedisDriver, RedisRegistry, Server,
     SocketIoAdapter,
 };
-use crate::registry::{self, Admission, DisplacedBy, Known, Millis, NodeInfo, TypedUser, UserName};
+use crate::registry::{self, Admission, Known, Millis, NodeInfo, TypedUser, UserName};
 use crate::servers;
 
 /// What a node of a cluster is told.
@@ -235,24 +235,23 @@ impl Backplane for Cluster {
             let enter = |admission| match admission {
                 None => table.presence().connect(newcomer, since),
                 Some(Admission::Refused) => Err(DeviceLimitReached),
-                Some(Admission::Admitted(displaced)) => {
-                    let mut admitted = Admitted::default();
-                    for displaced in displaced {
-                        if let Some(socket) = SocketAddress::parse(&displaced.socket) {
-                            match displaced.why {
-                                DisplacedBy::Replaced => admitted.replaced.push(socket),
-                                DisplacedBy::Limit => admitted.evicted.push(socket),
-                            }
-                        }
-                    }
+                Some(admission) => {
                     table.presence().enter(newcomer, since);
-                    Ok(admitted)
+                    Ok(Admitted {
+                        reserved: admission == Admission::Reserved,
+                        ..Admitted::default()
+                    })
                 }
             };
             let entered = member.connect(asked, enter).await;
             guard.disarm();
             entered
         })
+    }
+
+    fn established(&self, user: &Arc<UserKey>, socket: SocketAddress) {
+        self.member
+            .establish(names::typed_user(user), socket.id().into());
     }
 
     fn disconnect(&self, user: &Arc<UserKey>, socket: SocketAddress, keep: Duration) {

@@ -215,16 +215,20 @@ pub trait Backplane: Send + Sync + 'static {
     /// nodes say, and changes of presence, are for `node`.
     fn attach(&self, node: Arc<dyn Node>);
 
-    /// Registers a socket and applies its namespace's device policy, as one
-    /// step: of two newcomers that race, the later sees the earlier.
+    /// Registers a socket under its namespace's device policy. Nobody loses a place to a
+    /// newcomer that is not there: those who have to go, and are not in the answer, go when it
+    /// is [`established`](Self::established). Of two newcomers that race, the later one to be
+    /// so sees the earlier.
     fn connect(&self, newcomer: Newcomer) -> BoxFuture<Result<Admitted, DeviceLimitReached>>;
+
+    /// A newcomer is there for whom others have to go ([`Admitted::reserved`]): they do.
+    fn established(&self, _user: &Arc<UserKey>, _socket: SocketAddress) {}
 
     /// A socket is gone. Its user is not announced as offline for as long as `keep`, whatever
     /// the grace: it was told to come back. A new socket of the user ends that.
     fn disconnect(&self, user: &Arc<UserKey>, socket: SocketAddress, keep: Duration);
 
-    /// A socket was admitted too late to live. Those whose places it was to take, and who are
-    /// here, keep them; on other nodes they may have been told.
+    /// A socket was admitted too late to live. Those whose places it was to take keep them.
     fn withdraw(&self, user: &Arc<UserKey>, socket: SocketAddress, _admitted: &Admitted) {
         self.disconnect(user, socket, Duration::ZERO);
     }

@@ -470,7 +470,9 @@ async fn listening(tag: u32) -> (Node, Arc<dyn Subscription>) {
 #[tokio::test(start_paused = true)]
 async fn a_publication_that_does_not_arrive_is_told_before_the_next_one() {
     let (one, (other, _room)) = (Node::connected(1).await, listening(2).await);
-    ["a", "b", "c", "d"].map(|event| one.publish(event));
+    for event in ["a", "b", "c", "d"] {
+        one.publish(event);
+    }
     one.publish_in("elsewhere", "x");
     one.publish("e");
     let mut sent = one.all_sent().await;
