@@ -35,8 +35,8 @@ use tokio::time::Instant;
 
 use crate::locked::locked;
 use crate::registry::{
-    Admission, Arrival, Departure, Displaced, Edge, EdgeId, Entry, Known, Millis, Newcomer, NodeInfo,
-    NodeState, Registry, TypedUser, Unavailable, UserName,
+    Admission, Arrival, Departure, Displaced, Edge, EdgeId, Entry, Known, Millis, Newcomer,
+    NodeInfo, NodeState, Registry, TypedUser, Unavailable, UserName,
 };
 
 /// Newcomers, departures or users in one operation: a few milliseconds of the store's

@@ -8,7 +8,9 @@ use tokio::time::Instant;
 
 use super::incarnation::{End, Incarnation, Pending};
 use super::{Local, MAX_DEPARTURES, MAX_PER_OPERATION, Member, PendingDeparture, Request};
-use crate::registry::{Admission, Arrival, Departure, Fenced, Newcomer, Registry, Restored, Unavailable};
+use crate::registry::{
+    Admission, Arrival, Departure, Fenced, Newcomer, Registry, Restored, Unavailable,
+};
 
 /// Rooms in one operation, beyond those of one user.
 const MAX_ROOMS_PER_OPERATION: usize = 5_000;

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use super::{Calls, RedisRegistry, Server};
 use crate::registry::{
-    Arrival, Audit, Departure, Edge, Entry, Known, Millis, Newcomer, NodeInfo, Policy, Registry, Renewed,
-    Restored, RoomName, TypedUser, UserName,
+    Arrival, Audit, Departure, Edge, Entry, Known, Millis, Newcomer, NodeInfo, Policy, Registry,
+    Renewed, Restored, RoomName, TypedUser, UserName,
 };
 use crate::simulation::{Dice, Model};
 

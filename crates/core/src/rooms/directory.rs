@@ -198,10 +198,7 @@ impl RoomDirectory {
     /// epoch. Hands it, with the last publication's number, to each shard with members by
     /// `to_shard`, behind what was published before.
     pub fn begin_epoch(&self, room: &Room, mut to_shard: impl FnMut(usize, u64, u64)) {
-        let sequence = room
-            .sequence
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let sequence = room.sequence.lock().unwrap_or_else(PoisonError::into_inner);
         let epoch = self.incarnations.fetch_add(1, Ordering::Relaxed);
         room.epoch.store(epoch, Ordering::Relaxed);
         for (shard, local) in room.locals.iter().enumerate() {

@@ -305,7 +305,9 @@ mod tests {
         };
         let offset = room.publish(|offset| offset, |_, _| {});
         let mut told = Vec::new();
-        directory.begin_epoch(room, |shard, epoch, offset| told.push((shard, epoch, offset)));
+        directory.begin_epoch(room, |shard, epoch, offset| {
+            told.push((shard, epoch, offset))
+        });
         let [(0, epoch, 1)] = told[..] else {
             panic!("{told:?}");
         };

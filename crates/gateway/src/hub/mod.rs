@@ -4,7 +4,8 @@
 //! `socketio` and `live` translate, `events` decides who handles and `tasks` carries the
 //! handlers, `connect` lets sockets in and `hello` greets them, `rooms` knows where they
 //! are, `delivery` and `select` bring things to them, `deadlines` and `sweep` watch them,
-//! `ends` and `drain` let them go, `query` answers the API.
+//! `ends` and `drain` let them go, `gaps` tells of losses between nodes, `query` answers the
+//! API.
 //!
 //! Everything that another thread (or a handler) wants of a socket comes as an
 //! [`Op`] through the shard's mailbox, so a connection's state has one owner

@@ -310,7 +310,10 @@ mod tests {
         let keyed = Keyed::default();
         let at = ("c", "k");
         keyed.publish(at, || true, || 7, || {});
-        assert_eq!(keyed.came("c", "k", || panic!("it is older")), Foreign::Older);
+        assert_eq!(
+            keyed.came("c", "k", || panic!("it is older")),
+            Foreign::Older
+        );
         assert_eq!(keyed.came("c", "other", || {}), Foreign::Delivered);
         assert!(keyed.give_up(Some("c"), 6).is_empty());
         assert_eq!(keyed.give_up(Some("c"), 7), [Arc::<str>::from("c")]);

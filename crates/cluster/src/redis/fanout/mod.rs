@@ -162,12 +162,7 @@ impl Fanout {
 
     /// The same for a publication to a room, which is delivered `here` as well: at once, and
     /// so that all nodes have the same last one of each key.
-    pub fn publish_keyed(
-        &self,
-        target: &Target<'_>,
-        message: &Message,
-        here: &mut dyn FnMut(),
-    ) {
+    pub fn publish_keyed(&self, target: &Target<'_>, message: &Message, here: &mut dyn FnMut()) {
         let to = self.recipients(target);
         let (Recipients::Room(channel), Target::Room { key: Some(key), .. }) = (&to, target) else {
             self.push(to, target, message);

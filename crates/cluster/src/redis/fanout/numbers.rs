@@ -70,7 +70,10 @@ mod tests {
     #[test]
     fn a_hole_is_told_once() {
         let mut numbers = Numbers::default();
-        assert!(!numbers.came(1, 5, 4), "nobody knows whether it was for this node");
+        assert!(
+            !numbers.came(1, 5, 4),
+            "nobody knows whether it was for this node"
+        );
         assert!(!numbers.came(2, 9, 3));
         assert!(!numbers.came(1, 8, 5));
         assert!(numbers.came(1, 12, 10));
@@ -79,7 +82,10 @@ mod tests {
         assert!(numbers.lost(1, 20));
         assert!(!numbers.came(1, 21, 20));
         assert!(!numbers.came(1, 40, 0), "the sender has forgotten");
-        assert!(numbers.lost(1, 39), "it has lost that before this node knew of it");
+        assert!(
+            numbers.lost(1, 39),
+            "it has lost that before this node knew of it"
+        );
         assert!(!numbers.lost(1, 39));
     }
 

@@ -165,7 +165,9 @@ impl Ear {
             Some((origin, Body::Said(said))) => self.hear_publication(name, origin, said),
             None => {
                 let what = "another node's publication cannot be read";
-                self.counters.refused.warn(&"it is of another version", what);
+                self.counters
+                    .refused
+                    .warn(&"it is of another version", what);
                 self.tell_lost(channel);
             }
         }

@@ -218,11 +218,13 @@ impl Node {
     }
 
     fn publish_with(&self, event: &str, args: &str) {
-        self.fanout.publish(&room("r", None), &Message::new(event, args));
+        self.fanout
+            .publish(&room("r", None), &Message::new(event, args));
     }
 
     fn publish_in(&self, name: &str, event: &str) {
-        self.fanout.publish(&room(name, None), &Message::new(event, ""));
+        self.fanout
+            .publish(&room(name, None), &Message::new(event, ""));
     }
 
     /// Publishes with the key `k`.
@@ -516,7 +518,12 @@ async fn who_was_cut_off_tells_each_room_once_and_users_too() {
     one.publish("lost");
     let lost = one.all_sent().await.len();
     other.stub.come_back();
-    until(|| [&room, &quiet, &late].iter().all(|room| room.ready().is_none())).await;
+    until(|| {
+        [&room, &quiet, &late]
+            .iter()
+            .all(|room| room.ready().is_none())
+    })
+    .await;
     until(|| other.heard().len() >= 5).await;
     one.publish("b");
     other.bring_all(&one.all_sent().await[lost..]);
@@ -576,8 +583,15 @@ async fn a_full_queue_drops_the_oldest_and_tells_where_it_was_to_go() {
     let busy = |outgoing: &Outgoing| outgoing.to == Recipients::Room("p:r:1:/::busy".into());
     let sent = one.all_sent().await;
     until(|| one.stub.sent().len() > MAX_QUEUED).await;
-    assert_eq!(sent.iter().filter(|outgoing| busy(outgoing)).count(), MAX_QUEUED);
-    one.stub.sent().iter().filter(|one| !busy(one)).for_each(|mark| other.stub.bring(mark));
+    assert_eq!(
+        sent.iter().filter(|outgoing| busy(outgoing)).count(),
+        MAX_QUEUED
+    );
+    one.stub
+        .sent()
+        .iter()
+        .filter(|one| !busy(one))
+        .for_each(|mark| other.stub.bring(mark));
     assert_eq!(other.heard(), ["gap of r"]);
 }
 
@@ -613,7 +627,10 @@ async fn what_comes_while_the_shards_are_busy_waits_within_bounds_and_the_rest_i
         });
     }
     let told = other.heard();
-    assert_eq!(told.iter().filter(|one| *one == "nudge").count(), told.len() - 1);
+    assert_eq!(
+        told.iter().filter(|one| *one == "nudge").count(),
+        told.len() - 1
+    );
     let dropped = other.count(|counters| &counters.dropped);
     assert!((1..=256).contains(&dropped), "{dropped}");
     other.busy.store(false, Ordering::Relaxed);
