@@ -43,6 +43,7 @@ mod node;
 mod op;
 mod peers;
 mod publication;
+mod recovery;
 mod shared;
 mod socket;
 mod to;

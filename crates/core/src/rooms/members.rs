@@ -7,7 +7,7 @@ use heartline_wire::id::Slot;
 
 use crate::backplane::Subscription;
 use crate::namespaces::NamespaceId;
-use crate::rooms::directory::{Room, RoomDirectory, RoomRef};
+use crate::rooms::directory::{Gap, Room, RoomDirectory, RoomRef};
 
 /// A socket's place in a room.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,6 +19,9 @@ pub struct Membership {
 struct LocalRoom {
     room: Arc<Room>,
     members: Vec<Slot>,
+    /// Since which place in the line each of them is here; empty where nothing is kept.
+    since: Vec<u64>,
+    is_kept: bool,
     /// Offset of the last publication this shard has handed to the members.
     delivered: u64,
     /// The epoch in which it has its number.
@@ -36,11 +39,15 @@ pub struct LocalRooms {
 /// What joining came to.
 #[derive(Debug, Clone)]
 pub struct Joined {
-    /// Offsets of different epochs do not compare: those of an earlier room of the same
-    /// name, and those from before a loss.
+    /// Tells this room from an earlier one of the same name.
+    pub incarnation: u64,
+    /// Offsets of different epochs do not compare: those of an earlier room, and those from
+    /// before a loss.
     pub epoch: u64,
     /// The first publication the new member gets is the one after this.
     pub offset: u64,
+    /// The same as a place in the line, where publications are kept; else 0.
+    pub since: u64,
     /// Where those of other nodes come from.
     pub held: Option<Arc<dyn Subscription>>,
 }
@@ -57,7 +64,8 @@ impl LocalRooms {
     }
 
     /// Puts `slot` into a room. `memberships` are those of its socket. Joining
-    /// twice changes nothing.
+    /// twice changes nothing. `place` is that of the last kept event which this shard has
+    /// delivered.
     pub fn join(
         &mut self,
         namespace: NamespaceId,
@@ -65,6 +73,7 @@ impl LocalRooms {
         name: &str,
         slot: Slot,
         memberships: &mut Vec<Membership>,
+        place: u64,
     ) -> Joined {
         let key = RoomRef {
             namespace,
@@ -75,17 +84,21 @@ impl LocalRooms {
             .directory
             .find(&key)
             .and_then(|room| room.local(self.shard));
+        let mut since = place;
         let index = known.unwrap_or_else(|| {
             let index = self.free.pop().unwrap_or_else(|| {
                 self.rooms.push(None);
                 self.rooms.len() as u32 - 1
             });
-            let (room, epoch, delivered) = self.directory.enter(&key, tenant, self.shard, index);
+            let entered = self.directory.enter(&key, tenant, self.shard, index);
+            since = since.max(entered.last);
             self.rooms[index as usize] = Some(LocalRoom {
-                room,
+                room: entered.room,
                 members: Vec::new(),
-                delivered,
-                epoch,
+                since: Vec::new(),
+                is_kept: entered.is_kept,
+                delivered: entered.offset,
+                epoch: entered.epoch,
             });
             index
         });
@@ -98,10 +111,15 @@ impl LocalRooms {
                 position: local.members.len() as u32,
             });
             local.members.push(slot);
+            if local.is_kept {
+                local.since.push(since);
+            }
         }
         Joined {
+            incarnation: local.room.incarnation,
             epoch: local.epoch,
             offset: local.delivered,
+            since: if local.is_kept { since } else { 0 },
             held: local.room.subscription.clone(),
         }
     }
@@ -117,6 +135,9 @@ impl LocalRooms {
         };
         let last = local.members.len() as u32 - 1;
         local.members.swap_remove(membership.position as usize);
+        if local.is_kept {
+            local.since.swap_remove(membership.position as usize);
+        }
         if membership.position != last {
             let from = Membership {
                 room: membership.room,
@@ -136,6 +157,7 @@ impl LocalRooms {
             && local.members.len() < local.members.capacity() / 4
         {
             local.members.shrink_to(local.members.len() * 2);
+            local.since.shrink_to(local.members.len() * 2);
         }
     }
 
@@ -152,13 +174,13 @@ impl LocalRooms {
         Some(std::mem::take(&mut local.members))
     }
 
-    /// The members of a room here, who are in this epoch from now on: publications were
-    /// lost behind this offset. As [`deliver`](Self::deliver).
-    pub fn begin_epoch(&mut self, room: &Room, epoch: u64, offset: u64) -> Option<Vec<Slot>> {
-        let members = self.deliver(room, offset)?;
+    /// The members of a room here, who are in a new epoch from now on. As
+    /// [`deliver`](Self::deliver).
+    pub fn begin_epoch(&mut self, room: &Room, gap: Gap) -> Option<Vec<Slot>> {
+        let members = self.deliver(room, gap.offset)?;
         let index = room.local(self.shard)?;
         if let Some(Some(local)) = self.rooms.get_mut(index as usize) {
-            local.epoch = epoch;
+            local.epoch = gap.epoch;
         }
         Some(members)
     }
@@ -186,6 +208,24 @@ impl LocalRooms {
         room.local(self.shard)
             .and_then(|index| self.rooms.get(index as usize)?.as_ref())
             .map_or(&[], |local| &local.members)
+    }
+
+    /// The place in the line since which a member is here; 0 where nothing is kept.
+    pub fn since(&self, membership: Membership) -> u64 {
+        let local = self.rooms.get(membership.room as usize);
+        let local = local.and_then(Option::as_ref);
+        let since = local.and_then(|local| local.since.get(membership.position as usize));
+        since.copied().unwrap_or(0)
+    }
+
+    /// A member was here since an earlier place: it has come back.
+    pub fn set_since(&mut self, membership: Membership, place: u64) {
+        let local = self.rooms.get_mut(membership.room as usize);
+        let local = local.and_then(Option::as_mut);
+        let since = local.and_then(|local| local.since.get_mut(membership.position as usize));
+        if let Some(since) = since {
+            *since = place;
+        }
     }
 
     /// The room of a membership.
@@ -226,9 +266,9 @@ mod tests {
         let directory = Arc::new(RoomDirectory::new(1));
         let mut rooms = LocalRooms::new(directory.clone(), 0);
         let (mut a, mut b) = (Vec::new(), Vec::new());
-        rooms.join(NamespaceId::ROOT, None, "r", Slot(1), &mut a);
-        rooms.join(NamespaceId::ROOT, None, "r", Slot(2), &mut b);
-        rooms.join(NamespaceId::ROOT, None, "r", Slot(2), &mut b);
+        rooms.join(NamespaceId::ROOT, None, "r", Slot(1), &mut a, 0);
+        rooms.join(NamespaceId::ROOT, None, "r", Slot(2), &mut b, 0);
+        rooms.join(NamespaceId::ROOT, None, "r", Slot(2), &mut b, 0);
         assert_eq!((directory.count(), b.len()), (1, 1));
         rooms.leave(a[0], |slot, from, to| {
             assert_eq!((slot, from), (Slot(2), b[0]));
@@ -243,15 +283,16 @@ mod tests {
         let directory = Arc::new(RoomDirectory::new(1));
         let mut rooms = LocalRooms::new(directory.clone(), 0);
         let tenant: Arc<str> = "t".into();
-        rooms.join(NamespaceId::ROOT, None, "r", Slot(1), &mut Vec::new());
+        rooms.join(NamespaceId::ROOT, None, "r", Slot(1), &mut Vec::new(), 0);
         rooms.join(
             NamespaceId::ROOT,
             Some(&tenant),
             "r",
             Slot(2),
             &mut Vec::new(),
+            0,
         );
-        rooms.join(NamespaceId(1), None, "r", Slot(3), &mut Vec::new());
+        rooms.join(NamespaceId(1), None, "r", Slot(3), &mut Vec::new(), 0);
         assert_eq!(directory.count(), 3);
     }
 
@@ -261,7 +302,7 @@ mod tests {
         let mut rooms = LocalRooms::new(directory.clone(), 0);
         assert_eq!(
             rooms
-                .join(NamespaceId::ROOT, None, "r", Slot(1), &mut Vec::new())
+                .join(NamespaceId::ROOT, None, "r", Slot(1), &mut Vec::new(), 0)
                 .offset,
             0
         );
@@ -276,7 +317,7 @@ mod tests {
         // Published, but still in the mailbox: the joiner will get it.
         assert_eq!(
             rooms
-                .join(NamespaceId::ROOT, None, "r", Slot(2), &mut Vec::new())
+                .join(NamespaceId::ROOT, None, "r", Slot(2), &mut Vec::new(), 0)
                 .offset,
             0
         );
@@ -285,7 +326,7 @@ mod tests {
         rooms.restore(&room, members);
         assert_eq!(
             rooms
-                .join(NamespaceId::ROOT, None, "r", Slot(3), &mut Vec::new())
+                .join(NamespaceId::ROOT, None, "r", Slot(3), &mut Vec::new(), 0)
                 .offset,
             1
         );
@@ -296,7 +337,8 @@ mod tests {
         let directory = Arc::new(RoomDirectory::new(1));
         let mut rooms = LocalRooms::new(directory.clone(), 0);
         let join = |rooms: &mut LocalRooms, slot| {
-            let joined = rooms.join(NamespaceId::ROOT, None, "r", Slot(slot), &mut Vec::new());
+            let slot = Slot(slot);
+            let joined = rooms.join(NamespaceId::ROOT, None, "r", slot, &mut Vec::new(), 0);
             (joined.epoch, joined.offset)
         };
         let (before, _) = join(&mut rooms, 1);
@@ -305,22 +347,21 @@ mod tests {
         };
         let offset = room.publish(|offset| offset, |_, _| {});
         let mut told = Vec::new();
-        directory.begin_epoch(room, |shard, epoch, offset| {
-            told.push((shard, epoch, offset))
-        });
-        let [(0, epoch, 1)] = told[..] else {
+        directory.begin_epoch(room, None, |shard, gap| told.push((shard, gap)));
+        let [(0, gap)] = told[..] else {
             panic!("{told:?}");
         };
-        assert_ne!(epoch, before);
+        assert_eq!((gap.offset, gap.place), (1, 0));
+        assert_ne!(gap.epoch, before);
         // Both are in the mailbox still.
         assert_eq!(join(&mut rooms, 2), (before, 0));
         let members = rooms.deliver(room, offset).unwrap();
         rooms.restore(room, members);
         assert_eq!(join(&mut rooms, 3), (before, 1));
-        let members = rooms.begin_epoch(room, epoch, 1).unwrap();
+        let members = rooms.begin_epoch(room, gap).unwrap();
         assert_eq!(members, [Slot(1), Slot(2), Slot(3)]);
         rooms.restore(room, members);
-        assert_eq!(join(&mut rooms, 4), (epoch, 1));
+        assert_eq!(join(&mut rooms, 4), (gap.epoch, 1));
     }
 
     proptest! {
@@ -333,7 +374,7 @@ mod tests {
             for (slot, room, join) in ops {
                 let name = ["a", "b", "c", "d"][room];
                 if join {
-                    rooms.join(NamespaceId::ROOT, None, name, Slot(slot), &mut sockets[slot as usize]);
+                    rooms.join(NamespaceId::ROOT, None, name, Slot(slot), &mut sockets[slot as usize], 0);
                     model.insert((name, Slot(slot)));
                 } else if model.remove(&(name, Slot(slot))) {
                     let index = sockets[slot as usize].iter()

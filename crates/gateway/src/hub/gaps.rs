@@ -5,7 +5,7 @@ use std::sync::Arc;
 use heartline_core::message::Message;
 use heartline_core::namespaces::NamespaceId;
 use heartline_core::presence::SocketAddress;
-use heartline_core::rooms::Room;
+use heartline_core::rooms::{Gap, Room};
 use heartline_engine::shard::engine::Engine;
 use heartline_wire::id::Slot;
 use heartline_wire::{json, live};
@@ -15,18 +15,18 @@ use crate::publication::Encoding;
 
 impl Hub {
     /// The members of a room are told; what they get next is of another epoch.
-    pub(super) fn gap(&mut self, engine: &mut Engine, room: &Arc<Room>, epoch: u64, offset: u64) {
-        let Some(members) = self.rooms.begin_epoch(room, epoch, offset) else {
+    pub(super) fn gap(&mut self, engine: &mut Engine, room: &Arc<Room>, gap: Gap) {
+        let Some(members) = self.rooms.begin_epoch(room, gap) else {
             return;
         };
-        let epoch = self.shared.fanout.epoch(epoch);
+        let epoch = self.shared.fanout.epoch(gap.epoch);
         for &slot in &members {
             self.tell_gap(
                 engine,
                 slot,
                 room.key.namespace,
                 &room.key.name,
-                (&epoch, offset),
+                (&epoch, gap.offset),
             );
         }
         self.rooms.restore(room, members);

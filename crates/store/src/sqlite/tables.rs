@@ -7,7 +7,7 @@ use heartline_core::auth::UserKey;
 use heartline_core::store::{
     Channel, History, HistoryQuery, NewMessage, Part, Stored, StoredMessage, Window,
 };
-use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
+use rusqlite::{Connection, OptionalExtension, Transaction, params};
 
 /// How many users, and how many conversations, are known without asking the database.
 const REMEMBERED: usize = 100_000;
@@ -27,6 +27,8 @@ struct Talk {
 pub(crate) struct Tables {
     people: HashMap<Arc<UserKey>, u64>,
     talks: HashMap<Place, Talk>,
+    /// Heads that are still to be written in this transaction, by the conversations' rows.
+    heads: BTreeMap<u64, u64>,
 }
 
 /// The names that `conversation.kind` has.
@@ -38,51 +40,33 @@ fn kind(channel: &Channel) -> &'static str {
 }
 
 impl Tables {
-    /// Stores all of these in one transaction, in their order, or none.
-    pub(crate) fn append<'a>(
-        &mut self,
-        connection: &mut Connection,
-        batch: impl Iterator<Item = &'a NewMessage>,
-    ) -> rusqlite::Result<Vec<Stored>> {
-        let done = self.append_or_fail(connection, batch);
-        let full = self.people.len() > REMEMBERED || self.talks.len() > REMEMBERED;
-        if done.is_err() || full {
-            // After a rollback the rows are others than these.
+    /// Forgets what may not be so any more: after a transaction that was not made the rows are
+    /// others than these. Or what is too much to remember.
+    pub(super) fn forget(&mut self, all: bool) {
+        if all || self.people.len() > REMEMBERED || self.talks.len() > REMEMBERED {
             *self = Tables::default();
         }
-        done
     }
 
-    fn append_or_fail<'a>(
-        &mut self,
-        connection: &mut Connection,
-        batch: impl Iterator<Item = &'a NewMessage>,
-    ) -> rusqlite::Result<Vec<Stored>> {
-        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        let mut heads = BTreeMap::new();
-        let mut all = Vec::new();
-        for new in batch {
-            let stored = self.put(&transaction, new, &mut heads)?;
-            all.push(stored);
+    /// Writes the heads of the conversations that have become longer.
+    pub(super) fn write_heads(&mut self, transaction: &Transaction<'_>) -> rusqlite::Result<()> {
+        if self.heads.is_empty() {
+            return Ok(());
         }
-        {
-            let sql = "UPDATE conversation SET head = ?2 WHERE id = ?1";
-            let mut update = transaction.prepare_cached(sql)?;
-            for (id, head) in heads {
-                update.execute([id, head])?;
-            }
+        let sql = "UPDATE conversation SET head = ?2 WHERE id = ?1";
+        let mut update = transaction.prepare_cached(sql)?;
+        for (id, head) in std::mem::take(&mut self.heads) {
+            update.execute([id, head])?;
         }
-        transaction.commit()?;
-        Ok(all)
+        Ok(())
     }
 
-    /// Stores one, or finds it. The heads of conversations that have become longer are left in
-    /// `heads`.
-    fn put(
+    /// Stores a message, or finds it. The head of its conversation is written by
+    /// [`write_heads`](Tables::write_heads).
+    pub(super) fn put(
         &mut self,
         transaction: &Transaction<'_>,
         new: &NewMessage,
-        heads: &mut BTreeMap<u64, u64>,
     ) -> rusqlite::Result<Stored> {
         let sender = self.person(transaction, &new.sender)?;
         let place = (new.sender.tenant_id.clone(), new.channel.clone());
@@ -121,13 +105,14 @@ impl Tables {
         } else {
             message.content.clone_from(content);
             talk.head = offset;
-            heads.insert(talk.id, offset);
+            let id = talk.id;
+            self.heads.insert(id, offset);
         }
         Ok(Stored { message, duplicate })
     }
 
     /// The row of a user, made if there is none.
-    fn person(
+    pub(super) fn person(
         &mut self,
         transaction: &Transaction<'_>,
         user: &Arc<UserKey>,

@@ -4,13 +4,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use heartline_core::store::{History, HistoryQuery, StoreError};
 use rusqlite::Connection;
-use tokio::sync::oneshot;
 
-use crate::database::Database;
+use super::database::Database;
 use crate::queue::Queue;
-use crate::tables;
 
 /// How long a question may take: while it is read the log only grows. A disk that has to move
 /// for each of 200 messages is done by then.
@@ -19,11 +16,8 @@ const TIME: Duration = Duration::from_secs(1);
 /// How many of SQLite's steps lie between two looks at the clock.
 const STEPS: i32 = 1_000;
 
-/// A question that waits.
-pub(crate) struct Question {
-    pub(crate) query: HistoryQuery,
-    pub(crate) reply: oneshot::Sender<Result<History, StoreError>>,
-}
+/// A question that waits: it asks the connection, and answers whoever waits for it.
+pub(crate) type Question = Box<dyn FnOnce(&mut Connection) + Send>;
 
 /// The thread that reads.
 pub(crate) struct Reader {
@@ -62,12 +56,10 @@ impl Reader {
     /// Answers until the queue is closed and empty.
     pub(crate) fn run(mut self) {
         while let Some(question) = self.questions.take(1, usize::MAX) {
-            for Question { query, reply } in question {
+            for ask in question {
                 let until = micros(self.start.elapsed() + TIME);
                 self.until.store(until, Ordering::Relaxed);
-                let history = tables::history(&mut self.connection, &query);
-                let failed = |error: rusqlite::Error| StoreError::Failed(error.to_string());
-                let _ = reply.send(history.map_err(failed));
+                ask(&mut self.connection);
             }
         }
     }

@@ -6,12 +6,12 @@ use std::sync::mpsc::{Receiver, SyncSender};
 use std::time::{Duration, Instant};
 
 use heartline_core::store::{NewMessage, StoreError, Stored, Tell};
-use rusqlite::{Connection, ErrorCode, ffi};
+use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior, ffi};
 use tokio::sync::{oneshot, watch};
 
-use crate::database::{Database, is_damaged};
+use super::database::{Database, is_damaged};
+use super::tables::Tables;
 use crate::queue::Queue;
-use crate::tables::Tables;
 
 /// Most messages in one transaction: more make it longer, and hardly cheaper.
 const BATCH: usize = 1_024;
@@ -40,6 +40,74 @@ pub(crate) struct Waiting {
     pub(crate) reply: oneshot::Sender<Result<Stored, StoreError>>,
 }
 
+/// Something else that is to be written, in the same transaction as what it waits with.
+pub(crate) trait Job: Send {
+    /// Writes. It is done again when the transaction could not be made, and whatever it wrote
+    /// is undone where it fails.
+    fn run(&mut self, tables: &mut Tables, transaction: &Transaction<'_>) -> rusqlite::Result<()>;
+
+    /// Says what it came to, once the transaction is on the disk, or that nothing was written.
+    fn answer(self: Box<Self>, written: Result<(), StoreError>);
+}
+
+/// A job that is a function, whose last result is the answer.
+pub(crate) struct Writing<F, T> {
+    pub(crate) write: F,
+    pub(crate) result: Option<rusqlite::Result<T>>,
+    pub(crate) reply: oneshot::Sender<Result<T, StoreError>>,
+}
+
+impl<F, T> Job for Writing<F, T>
+where
+    F: FnMut(&mut Tables, &Transaction<'_>) -> rusqlite::Result<T> + Send,
+    T: Send,
+{
+    fn run(&mut self, tables: &mut Tables, transaction: &Transaction<'_>) -> rusqlite::Result<()> {
+        // What a job leaves when it fails must not become part of the others' transaction.
+        transaction.execute_batch("SAVEPOINT job")?;
+        let result = (self.write)(tables, transaction);
+        if result.is_err() {
+            *tables = Tables::default();
+            transaction.execute_batch("ROLLBACK TO job")?;
+        }
+        self.result = Some(result);
+        transaction.execute_batch("RELEASE job")
+    }
+
+    fn answer(self: Box<Self>, written: Result<(), StoreError>) {
+        let missing = || StoreError::Failed("nothing was written".into());
+        let failed = |error: rusqlite::Error| StoreError::Failed(error.to_string());
+        let answer = match written {
+            Ok(()) => self
+                .result
+                .map_or_else(|| Err(missing()), |result| result.map_err(failed)),
+            Err(error) => Err(error),
+        };
+        let _ = self.reply.send(answer);
+    }
+}
+
+/// What waits for the writer.
+pub(crate) enum Work {
+    Message(Box<Waiting>),
+    Job(Box<dyn Job>),
+}
+
+impl Work {
+    /// Says what it came to; of a message others are told first.
+    fn answer(self, written: Result<Option<Stored>, StoreError>) {
+        match (self, written) {
+            (Work::Message(waiting), Ok(Some(stored))) => tell(*waiting, stored),
+            (Work::Message(waiting), Ok(None)) => drop(waiting),
+            (Work::Message(waiting), Err(error)) => {
+                // Whoever asked may have gone.
+                let _ = waiting.reply.send(Err(error));
+            }
+            (Work::Job(job), written) => job.answer(written.map(drop)),
+        }
+    }
+}
+
 /// How the writer fares, for whoever asks.
 #[derive(Default)]
 pub(crate) struct Health(AtomicU8);
@@ -62,14 +130,14 @@ impl Health {
     }
 }
 
-/// What a batch came to.
-type Done = (Vec<Waiting>, Result<Vec<Stored>, StoreError>);
+/// What a batch came to: for each message, what is stored.
+type Done = (Vec<Work>, Result<Vec<Option<Stored>>, StoreError>);
 
 /// The thread that writes.
 pub(crate) struct Writer {
     connection: Connection,
     tables: Tables,
-    queue: Arc<Queue<Waiting>>,
+    queue: Arc<Queue<Work>>,
     health: Arc<Health>,
     done: SyncSender<Done>,
     /// Pages in the log, told by SQLite at each commit.
@@ -83,7 +151,7 @@ impl Writer {
     pub(crate) fn new(
         mut connection: Connection,
         database: Arc<Database>,
-        queue: Arc<Queue<Waiting>>,
+        queue: Arc<Queue<Work>>,
         health: Arc<Health>,
         done: SyncSender<Done>,
     ) -> rusqlite::Result<Writer> {
@@ -107,8 +175,8 @@ impl Writer {
 
     /// Stores until the queue is closed and empty.
     pub(crate) fn run(mut self) {
-        while let Some(batch) = self.queue.take(BATCH, BATCH_BYTES) {
-            let stored = self.store(&batch);
+        while let Some(mut batch) = self.queue.take(BATCH, BATCH_BYTES) {
+            let stored = self.store(&mut batch);
             if self.done.send((batch, stored)).is_err() {
                 break;
             }
@@ -117,15 +185,14 @@ impl Writer {
         self.checkpoint("TRUNCATE");
     }
 
-    fn store(&mut self, batch: &[Waiting]) -> Result<Vec<Stored>, StoreError> {
+    fn store(&mut self, batch: &mut [Work]) -> Result<Vec<Option<Stored>>, StoreError> {
         if self.health.is_broken() {
             let what = "the database was found damaged: nothing is stored until a restart";
             return Err(StoreError::Failed(what.into()));
         }
         let until = Instant::now() + PATIENCE;
         loop {
-            let messages = batch.iter().map(|waiting| &waiting.message);
-            let error = match self.tables.append(&mut self.connection, messages) {
+            let error = match self.write(batch) {
                 Ok(stored) => {
                     self.health.is(0);
                     return Ok(stored);
@@ -146,6 +213,31 @@ impl Writer {
             });
             return Err(StoreError::Failed(error.to_string()));
         }
+    }
+
+    /// Writes all of it in one transaction, in its order, or nothing.
+    fn write(&mut self, batch: &mut [Work]) -> rusqlite::Result<Vec<Option<Stored>>> {
+        let (connection, tables) = (&mut self.connection, &mut self.tables);
+        let done = connection
+            .transaction_with_behavior(TransactionBehavior::Immediate)
+            .and_then(|transaction| {
+                let mut all = Vec::with_capacity(batch.len());
+                for work in batch {
+                    all.push(match work {
+                        Work::Message(waiting) => Some(tables.put(&transaction, &waiting.message)?),
+                        Work::Job(job) => {
+                            tables.write_heads(&transaction)?;
+                            job.run(tables, &transaction)?;
+                            None
+                        }
+                    });
+                }
+                tables.write_heads(&transaction)?;
+                transaction.commit()?;
+                Ok(all)
+            });
+        tables.forget(done.is_err());
+        done
     }
 
     fn checkpoint_if_due(&mut self) {
@@ -201,16 +293,19 @@ pub(crate) fn tell_all(done: &Receiver<Done>, ended: watch::Sender<bool>) {
     let _ended = Ended(ended);
     for (batch, stored) in done {
         match stored {
-            Ok(stored) => batch.into_iter().zip(stored).for_each(answer),
-            Err(error) => batch.into_iter().for_each(|waiting| {
-                let _ = waiting.reply.send(Err(error.clone()));
-            }),
+            Ok(stored) => {
+                let done = batch.into_iter().zip(stored);
+                done.for_each(|(work, stored)| work.answer(Ok(stored)));
+            }
+            Err(error) => batch
+                .into_iter()
+                .for_each(|work| work.answer(Err(error.clone()))),
         }
     }
 }
 
 /// Tells others, then the sender.
-fn answer((waiting, stored): (Waiting, Stored)) {
+fn tell(waiting: Waiting, stored: Stored) {
     if !stored.duplicate {
         let tell = || (waiting.tell)(&stored.message);
         if std::panic::catch_unwind(std::panic::AssertUnwindSafe(tell)).is_err() {

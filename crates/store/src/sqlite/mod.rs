@@ -1,0 +1,381 @@
+//! Messages in SQLite: what is answered is on the disk, once, in its place.
+//!
+//! One thread writes. It takes everything that waits, commits it in one transaction and takes
+//! what has come meanwhile: one message in flight is one commit, and under load the batch grows
+//! with the time that the disk needs. A second thread tells of what is stored, in its order, and
+//! two more read.
+
+mod database;
+mod reader;
+mod tables;
+mod writer;
+
+use std::path::Path;
+use std::sync::{Arc, mpsc};
+
+use heartline_core::auth::{BoxFuture, UserKey};
+use heartline_core::store::memory::MemoryStore;
+use heartline_core::store::{
+    History, HistoryQuery, MessageStore, NewMessage, StoreError, Stored, Tell,
+};
+use rusqlite::{Connection, Transaction};
+use tokio::sync::{oneshot, watch};
+
+use crate::queue::{Queue, Refused};
+use database::Database;
+pub use database::OpenError;
+use reader::{Question, Reader};
+use tables::Tables;
+use writer::{Health, Waiting, Work, Writer, Writing};
+
+/// How many messages may wait to be stored.
+const MAX_WAITING: usize = 65_536;
+
+/// What they may weigh, bytes.
+const MAX_WAITING_BYTES: usize = 64 << 20;
+
+/// What a message that waits costs besides its texts, about, bytes.
+const OVERHEAD: usize = 512;
+
+/// How many questions may wait: two readers answer thousands a second.
+const MAX_QUESTIONS: usize = 4_096;
+
+/// How many threads read.
+const READERS: usize = 2;
+
+/// How many batches that are stored may wait to be told.
+const UNTOLD: usize = 2;
+
+/// Keeps messages in a file of SQLite. Members of conversations are kept in memory.
+pub struct SqliteStore {
+    queue: Arc<Queue<Work>>,
+    questions: Arc<Queue<Question>>,
+    health: Arc<Health>,
+    members: MemoryStore,
+    ended: watch::Receiver<bool>,
+}
+
+impl SqliteStore {
+    /// Opens the file, or makes it, and starts the threads.
+    ///
+    /// # Errors
+    /// When another gateway has it open, when it cannot be used, or when it has tables of a
+    /// newer version.
+    pub fn open(path: &Path) -> Result<SqliteStore, OpenError> {
+        SqliteStore::open_with(path, |_| Ok(()))
+    }
+
+    /// The same, with something to be done to the connection that writes.
+    fn open_with(
+        path: &Path,
+        adjust: impl FnOnce(&Connection) -> rusqlite::Result<()>,
+    ) -> Result<SqliteStore, OpenError> {
+        let database = Arc::new(Database::claim(path)?);
+        let connection = database.writer()?;
+        let unusable = |error| database.unusable(&error);
+        adjust(&connection).map_err(unusable)?;
+        let queue = Arc::new(Queue::new(MAX_WAITING, MAX_WAITING_BYTES));
+        let questions = Arc::new(Queue::new(MAX_QUESTIONS, usize::MAX));
+        let health = Arc::new(Health::default());
+        let (done, told) = mpsc::sync_channel(UNTOLD);
+        let (ended, has_ended) = watch::channel(false);
+        let writer = Writer::new(
+            connection,
+            database.clone(),
+            queue.clone(),
+            health.clone(),
+            done,
+        );
+        let writer = writer.map_err(unusable)?;
+        spawn("store-write", move || writer.run())?;
+        spawn("store-tell", move || writer::tell_all(&told, ended))?;
+        for _ in 0..READERS {
+            let reader = Reader::new(database.reader()?, database.clone(), questions.clone());
+            let reader = reader.map_err(unusable)?;
+            spawn("store-read", move || reader.run())?;
+        }
+        Ok(SqliteStore {
+            queue,
+            questions,
+            health,
+            members: MemoryStore::default(),
+            ended: has_ended,
+        })
+    }
+}
+
+fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<(), OpenError> {
+    let thread = std::thread::Builder::new().name(name.into()).spawn(run);
+    thread.map(drop).map_err(OpenError::no_thread)
+}
+
+/// The answer, once it is there.
+fn answer<T: Send + 'static>(
+    waits: Result<(), Refused>,
+    answer: oneshot::Receiver<Result<T, StoreError>>,
+) -> BoxFuture<Result<T, StoreError>> {
+    let closed = || StoreError::Failed("the store is closed".into());
+    match waits {
+        Ok(()) => Box::pin(async move { answer.await.unwrap_or_else(|_| Err(closed())) }),
+        Err(Refused::Full) => Box::pin(std::future::ready(Err(StoreError::Overloaded))),
+        Err(Refused::Closed) => Box::pin(std::future::ready(Err(closed()))),
+    }
+}
+
+impl SqliteStore {
+    /// Writes something else than a message, of so many bytes, in the transaction of what waits
+    /// with it. The function may be called again when the transaction could not be made.
+    fn write<T: Send + 'static>(
+        &self,
+        bytes: usize,
+        write: impl FnMut(&mut Tables, &Transaction<'_>) -> rusqlite::Result<T> + Send + 'static,
+    ) -> BoxFuture<Result<T, StoreError>> {
+        let (reply, written) = oneshot::channel();
+        let job = Writing {
+            write,
+            result: None,
+            reply,
+        };
+        let waits = self.queue.put(Work::Job(Box::new(job)), OVERHEAD + bytes);
+        answer(waits, written)
+    }
+
+    /// Asks the database something.
+    fn read<T: Send + 'static>(
+        &self,
+        ask: impl FnOnce(&mut Connection) -> rusqlite::Result<T> + Send + 'static,
+    ) -> BoxFuture<Result<T, StoreError>> {
+        let (reply, answered) = oneshot::channel();
+        let question: Question = Box::new(move |connection| {
+            let failed = |error: rusqlite::Error| StoreError::Failed(error.to_string());
+            let _ = reply.send(ask(connection).map_err(failed));
+        });
+        answer(self.questions.put(question, 0), answered)
+    }
+}
+
+impl MessageStore for SqliteStore {
+    fn append(&self, message: NewMessage, tell: Tell) -> BoxFuture<Result<Stored, StoreError>> {
+        if let heartline_core::store::Channel::Conversation(id) = &message.channel {
+            drop(self.members.add_member(id, &message.sender));
+        }
+        let key = message.temp_id.as_ref().map_or(0, String::len);
+        let bytes = OVERHEAD + message.content.len() + message.channel.name().len() + key;
+        let (reply, stored) = oneshot::channel();
+        let waiting = Waiting {
+            message,
+            tell,
+            reply,
+        };
+        let message = Work::Message(Box::new(waiting));
+        answer(self.queue.put(message, bytes), stored)
+    }
+
+    fn history(&self, query: HistoryQuery) -> BoxFuture<Result<History, StoreError>> {
+        self.read(move |connection| tables::history(connection, &query))
+    }
+
+    fn add_member(
+        &self,
+        conversation_id: &str,
+        user: &Arc<UserKey>,
+    ) -> BoxFuture<Result<(), StoreError>> {
+        self.members.add_member(conversation_id, user)
+    }
+
+    fn members(
+        &self,
+        tenant: Option<&str>,
+        conversation_id: &str,
+    ) -> BoxFuture<Result<Vec<Arc<UserKey>>, StoreError>> {
+        self.members.members(tenant, conversation_id)
+    }
+
+    fn is_in_trouble(&self) -> bool {
+        self.health.is_in_trouble()
+    }
+
+    fn close(&self) -> BoxFuture<()> {
+        self.queue.close();
+        self.questions.close();
+        let mut ended = self.ended.clone();
+        Box::pin(async move {
+            // An error: the thread has ended too.
+            let _ = ended.wait_for(|ended| *ended).await;
+        })
+    }
+}
+
+impl Drop for SqliteStore {
+    fn drop(&mut self) {
+        self.queue.close();
+        self.questions.close();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
+
+    use super::*;
+    use heartline_core::store::{Channel, Start, StoredMessage};
+    use std::path::PathBuf;
+
+    fn message(number: usize, length: usize) -> NewMessage {
+        NewMessage {
+            sender: Arc::new(UserKey {
+                tenant_id: None,
+                user_id: "u".into(),
+                user_type: None,
+            }),
+            channel: Channel::Conversation("c".into()),
+            content: "x".repeat(length),
+            temp_id: Some(number.to_string()),
+            created_at: 7,
+        }
+    }
+
+    fn file(name: &str) -> PathBuf {
+        let name = format!("heartline-store-{name}-{}", std::process::id());
+        let folder = std::env::temp_dir().join(name);
+        let _ = std::fs::remove_dir_all(&folder);
+        std::fs::create_dir(&folder).unwrap();
+        folder.join("heartline.db")
+    }
+
+    #[tokio::test]
+    async fn a_full_disk_refuses_messages_and_not_the_next_that_fit() {
+        let path = file("full");
+        let store = SqliteStore::open_with(&path, |connection| {
+            connection.execute_batch("PRAGMA max_page_count = 64")
+        });
+        let store = store.unwrap();
+        let mut kept = 0;
+        let refused = loop {
+            let stored = store.append(message(kept, 40_000), Box::new(|_| ())).await;
+            match stored {
+                Ok(stored) => assert_eq!(stored.message.offset, kept as u64 + 1),
+                Err(error) => break error,
+            }
+            kept += 1;
+            assert!(kept < 100);
+        };
+        assert!(matches!(refused, StoreError::Failed(_)), "{refused}");
+        assert!(kept > 2 && store.is_in_trouble());
+        // The next that fits is in the place that was not taken.
+        let stored = store
+            .append(message(kept, 10), Box::new(|_| ()))
+            .await
+            .unwrap();
+        assert!(!stored.duplicate && !store.is_in_trouble());
+        assert_eq!(stored.message.offset, kept as u64 + 1);
+        let query = HistoryQuery {
+            tenant: None,
+            channel: Channel::Conversation("c".into()),
+            from: Start::After(0),
+            limit: 200,
+            bytes: usize::MAX,
+        };
+        let history = store.history(query).await.unwrap();
+        let offsets: Vec<_> = history.messages.iter().map(|one| one.offset).collect();
+        assert_eq!(offsets, (1..=kept as u64 + 1).collect::<Vec<_>>());
+        std::fs::remove_dir_all(path.parent().unwrap()).unwrap();
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn messages_are_told_in_their_order_and_before_they_are_acknowledged() {
+        let path = file("order");
+        let store = Arc::new(SqliteStore::open(&path).unwrap());
+        let told = Arc::new(std::sync::Mutex::new(Vec::new()));
+        let senders: Vec<_> = (0..8)
+            .map(|sender| {
+                let (store, told) = (store.clone(), told.clone());
+                tokio::spawn(async move {
+                    for number in 0..50 {
+                        let hear = told.clone();
+                        let tell = move |message: &StoredMessage| {
+                            hear.lock().unwrap().push(message.offset);
+                        };
+                        let new = message(sender * 50 + number, 10);
+                        let offset = store.append(new, Box::new(tell)).await.unwrap();
+                        let offset = offset.message.offset;
+                        assert!(told.lock().unwrap().contains(&offset));
+                    }
+                })
+            })
+            .collect();
+        for sender in senders {
+            sender.await.unwrap();
+        }
+        assert_eq!(*told.lock().unwrap(), (1..=400).collect::<Vec<u64>>());
+        std::fs::remove_dir_all(path.parent().unwrap()).unwrap();
+    }
+
+    #[tokio::test]
+    async fn who_panics_while_telling_costs_nobody_the_answer() {
+        let path = file("panic");
+        let store = SqliteStore::open(&path).unwrap();
+        let panics = store.append(message(0, 10), Box::new(|_| panic!("on purpose")));
+        assert_eq!(panics.await.unwrap().message.offset, 1);
+        let next = store.append(message(1, 10), Box::new(|_| ())).await;
+        assert_eq!(next.unwrap().message.offset, 2);
+        std::fs::remove_dir_all(path.parent().unwrap()).unwrap();
+    }
+
+    #[tokio::test]
+    async fn what_was_accepted_is_kept_by_a_close_and_nothing_is_afterwards() {
+        let path = file("close");
+        let store = SqliteStore::open(&path).unwrap();
+        let all: Vec<_> = (0..5_000)
+            .map(|number| store.append(message(number, 10), Box::new(|_| ())))
+            .collect();
+        store.close().await;
+        for (number, stored) in all.into_iter().enumerate() {
+            assert_eq!(stored.await.unwrap().message.offset, number as u64 + 1);
+        }
+        let late = store.append(message(5_000, 10), Box::new(|_| ())).await;
+        assert!(matches!(late, Err(StoreError::Failed(_))));
+        let log = std::fs::metadata(format!("{}-wal", path.display()));
+        assert!(log.map_or(0, |log| log.len()) == 0, "the log is brought in");
+        std::fs::remove_dir_all(path.parent().unwrap()).unwrap();
+    }
+
+    #[tokio::test]
+    async fn the_log_stays_small_however_much_is_written() {
+        let path = file("log");
+        let store = SqliteStore::open(&path).unwrap();
+        let log = || {
+            std::fs::metadata(format!("{}-wal", path.display()))
+                .unwrap()
+                .len()
+        };
+        let mut largest = 0;
+        for round in 0..40 {
+            let all: Vec<_> = (0..50)
+                .map(|number| store.append(message(round * 50 + number, 40_000), Box::new(|_| ())))
+                .collect();
+            for stored in all {
+                stored.await.unwrap();
+            }
+            largest = largest.max(log());
+        }
+        assert!(largest > 4 << 20 && largest < 80 << 20, "{largest}");
+        std::fs::remove_dir_all(path.parent().unwrap()).unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_stranger_that_locks_the_database_for_a_moment_costs_nothing_but_the_wait() {
+        let path = file("locked");
+        let store = SqliteStore::open(&path).unwrap();
+        let stranger = Connection::open(&path).unwrap();
+        stranger.execute_batch("BEGIN IMMEDIATE").unwrap();
+        let stored = store.append(message(0, 10), Box::new(|_| ()));
+        let stored = tokio::spawn(stored);
+        let moment = tokio::time::sleep(std::time::Duration::from_millis(100));
+        moment.await;
+        assert!(!stored.is_finished());
+        stranger.execute_batch("ROLLBACK").unwrap();
+        assert_eq!(stored.await.unwrap().unwrap().message.offset, 1);
+        std::fs::remove_dir_all(path.parent().unwrap()).unwrap();
+    }
+}
