@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use hashbrown::HashSet;
 use heartline_core::auth::UserKey;
-use heartline_core::backplane::{Action, Backplane, NameList, Target};
+use heartline_core::backplane::{Action, Backplane, Missed, NameList, Target};
 use heartline_core::entries::SocketEntry;
 use heartline_core::line::ring::{Kept, Only};
 use heartline_core::line::shelf::ScopeRef;
@@ -151,9 +151,9 @@ impl Fanout {
         self.shards.iter().any(ShardHandle::is_overloaded)
     }
 
-    /// The epoch of a room's incarnation: offsets of different epochs do not compare.
-    pub(crate) fn epoch(&self, incarnation: u64) -> String {
-        format!("{:08x}-{incarnation:x}", self.run)
+    /// A room's epoch as clients know it: offsets of different epochs do not compare.
+    pub(crate) fn epoch(&self, number: u64) -> String {
+        format!("{:08x}-{number:x}", self.run)
     }
 
     fn namespace_name(&self, namespace: NamespaceId) -> &Arc<str> {
@@ -182,8 +182,15 @@ impl Fanout {
             room: to.room,
             key: to.key,
         };
-        self.backplane.publish(&target, &message);
-        self.publish_here(to, message)
+        if to.key.is_none() {
+            self.backplane.publish(&target, &message);
+            return self.publish_here(to, message);
+        }
+        let mut offset = None;
+        self.backplane.publish_keyed(&target, &message, &mut || {
+            offset = self.publish_here(to, message.clone());
+        });
+        offset
     }
 
     fn publish_here(&self, to: &ToRoom<'_>, message: Message) -> Option<u64> {
@@ -522,6 +529,45 @@ impl Fanout {
                 self.send_here(&to, message);
             }
         }
+    }
+
+    /// Tells those of this node whose publications were lost.
+    pub(crate) fn missed(&self, whose: Missed<'_>) {
+        match whose {
+            Missed::Room {
+                namespace,
+                tenant,
+                room,
+            } => {
+                let namespace = self.namespaces.find(namespace);
+                let room = namespace.and_then(|namespace| {
+                    self.rooms.find(&RoomRef {
+                        namespace,
+                        tenant,
+                        name: room,
+                    })
+                });
+                room.iter().for_each(|room| self.tell_gap(room));
+            }
+            Missed::User { tenant, user } => {
+                for to in self.backplane.local().sockets(tenant, user, None) {
+                    self.post(to.0.conn.shard, Op::UserGap { to: Some(to) });
+                }
+            }
+            Missed::Users => self.post_to_all(|| Op::UserGap { to: None }),
+            Missed::Anybody => {
+                self.rooms.all().iter().for_each(|room| self.tell_gap(room));
+                self.post_to_all(|| Op::UserGap { to: None });
+            }
+        }
+    }
+
+    fn tell_gap(&self, room: &Arc<Room>) {
+        let line = self.recovery.as_ref().map(|recovery| &recovery.line);
+        self.rooms.begin_epoch(room, line, |shard, gap| {
+            let room = room.clone();
+            self.post(shard as u16, Op::Gap { room, gap });
+        });
     }
 
     /// Does something to sockets of this node that are chosen by their rooms.

@@ -26,8 +26,8 @@ use std::fmt;
 
 pub use decode::decode;
 pub use encode::{
-    push_ack, push_error, push_event, push_hello, push_pong, push_refusal, push_subscribed,
-    push_unsubscribed,
+    push_ack, push_error, push_event, push_gap, push_hello, push_pong, push_refusal,
+    push_subscribed, push_unsubscribed,
 };
 
 /// Names that an event may not take, as its `type` would read as one of the

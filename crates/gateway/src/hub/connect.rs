@@ -262,6 +262,9 @@ impl Hub {
                 let displaced = joining.displaced.take();
                 self.establish(engine, slot, joining, identity.clone(), begin);
                 self.close_displaced(&admitted, &identity);
+                if let Some(user) = identity.user.as_ref().filter(|_| admitted.reserved) {
+                    self.shared.fanout.backplane.established(user, socket);
+                }
                 if let Some(Displaced { by, node, reason }) = displaced {
                     self.replaced(engine, &socket, by.as_deref(), &node, reason);
                 }

@@ -152,6 +152,7 @@ impl Hub {
                 ..
             } => publication.last_kept(),
             Op::Reached { place } => Some(*place),
+            Op::Gap { gap, .. } => Some(gap.place),
             _ => None,
         };
         if let Some(reached) = reached {
@@ -712,7 +713,7 @@ impl Hub {
             let (room, joined) = rooms
                 .into_iter()
                 .find(|(room, _)| *room.key.name == **topic)?;
-            if fanout.epoch(room.incarnation) != **epoch {
+            if fanout.epoch(room.epoch()) != **epoch {
                 return None;
             }
             let at = room.with_ring(|ring| ring.id_of(*offset)).flatten();
@@ -729,7 +730,7 @@ impl Hub {
         (epoch, offset): (&str, u64),
         to: u64,
     ) -> Option<Vec<Kept>> {
-        if self.shared.fanout.epoch(room.incarnation) != epoch || offset > to {
+        if self.shared.fanout.epoch(room.epoch()) != epoch || offset > to {
             return None;
         }
         let most = self.recovery()?.max_replay;

@@ -52,6 +52,7 @@ impl Hub {
         if Self::private_room(&socket.identity).as_deref() == Some(name) {
             return Ok(Joined {
                 incarnation: 0,
+                epoch: 0,
                 offset: 0,
                 since: 0,
                 held: None,
@@ -491,7 +492,7 @@ impl Hub {
             }
         };
         self.note_joined(engine, slot, ROOT, topic);
-        let epoch = self.shared.fanout.epoch(joined.incarnation);
+        let epoch = self.shared.fanout.epoch(joined.epoch);
         let room = self.kept_room(slot, topic);
         let to = joined.offset;
         let missed = recover

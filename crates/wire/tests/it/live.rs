@@ -3,7 +3,7 @@
 use heartline_wire::json;
 use heartline_wire::live::{
     ClientFrame, FrameError, RESERVED_TYPES, Resume, decode, is_reserved, push_ack, push_error,
-    push_event, push_hello, push_pong, push_refusal, push_subscribed, push_unsubscribed,
+    push_event, push_gap, push_hello, push_pong, push_refusal, push_subscribed, push_unsubscribed,
 };
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -275,6 +275,10 @@ fn encoders() {
         (
             encoded(|o| push_subscribed("t", Some("1"), "e", 3, "[1]", true, o)),
             r#"{"type":"subscribed","topic":"t","id":1,"epoch":"e","offset":3,"snapshot":[1],"recovered":true}"#,
+        ),
+        (
+            encoded(|o| push_gap("t", "e", 7, o)),
+            r#"{"type":"gap","topic":"t","epoch":"e","offset":7}"#,
         ),
         (
             encoded(|o| push_unsubscribed("t", None, Some("forbidden"), o)),
