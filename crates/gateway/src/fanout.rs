@@ -15,7 +15,7 @@ use heartline_core::line::shelf::ScopeRef;
 use heartline_core::message::Message;
 use heartline_core::namespaces::{NamespaceId, Namespaces};
 use heartline_core::presence::{RoomAddress, SocketAddress};
-use heartline_core::rooms::{PRIVATE, Room, RoomDirectory, RoomRef};
+use heartline_core::rooms::{Gap, PRIVATE, Room, RoomDirectory, RoomRef};
 use heartline_engine::clock::Clock;
 use heartline_engine::shard::ShardHandle;
 use heartline_engine::shard::outbound::ConflationKey;
@@ -550,21 +550,49 @@ impl Fanout {
                 room.iter().for_each(|room| self.tell_gap(room));
             }
             Missed::User { tenant, user } => {
+                if let Some(recovery) = &self.recovery {
+                    for (namespace, _) in self.namespaces.iter() {
+                        let scope = ScopeRef {
+                            namespace,
+                            tenant,
+                            user: Some(user),
+                        };
+                        recovery.shelf.lose(scope, &recovery.line, self.clock.now());
+                    }
+                }
                 for to in self.backplane.local().sockets(tenant, user, None) {
                     self.post(to.0.conn.shard, Op::UserGap { to: Some(to) });
                 }
             }
-            Missed::Users => self.post_to_all(|| Op::UserGap { to: None }),
+            Missed::Users => {
+                self.lose_all();
+                self.post_to_all(|| Op::UserGap { to: None });
+            }
             Missed::Anybody => {
+                self.lose_all();
                 self.rooms.all().iter().for_each(|room| self.tell_gap(room));
                 self.post_to_all(|| Op::UserGap { to: None });
             }
         }
     }
 
+    /// Nobody knows whose it was: nobody who comes back from before now has all.
+    fn lose_all(&self) {
+        if let Some(recovery) = &self.recovery {
+            recovery.lose_all();
+        }
+    }
+
     fn tell_gap(&self, room: &Arc<Room>) {
-        let line = self.recovery.as_ref().map(|recovery| &recovery.line);
-        self.rooms.begin_epoch(room, line, |shard, gap| {
+        let recovery = self.recovery.as_ref();
+        let journal = recovery.and_then(|recovery| recovery.journal.as_ref());
+        let note = |gap: Gap| {
+            if let Some(journal) = journal {
+                journal.gap(room, gap);
+            }
+        };
+        let line = recovery.map(|recovery| &recovery.line);
+        self.rooms.begin_epoch(room, line, note, |shard, gap| {
             let room = room.clone();
             self.post(shard as u16, Op::Gap { room, gap });
         });

@@ -15,7 +15,7 @@ use heartline_core::line::shelf::{ScopeRef, Shelf};
 use heartline_core::line::{Bounds, Line};
 use heartline_core::message::Message;
 use heartline_core::presence::SocketAddress;
-use heartline_core::rooms::{RoomDirectory, RoomKey};
+use heartline_core::rooms::{Left, RoomDirectory, RoomKey};
 use heartline_engine::clock::Clock;
 use heartline_wire::id::Sid;
 use heartline_wire::time::Micros;
@@ -91,7 +91,7 @@ impl Recovery {
     /// them, and the sockets, which were lost with it.
     pub(crate) fn restore(&self, found: Found, rooms: &RoomDirectory, clock: &Clock) {
         self.line.go_on_after(found.last);
-        let missing = found.kept_from.saturating_sub(1);
+        let missing = found.kept_from.saturating_sub(1).max(found.lost);
         self.missing.store(missing, Ordering::Relaxed);
         let mut of_rooms: HashMap<(RoomKey, u64), Vec<Kept>> = HashMap::new();
         for (place, at, event) in found.events {
@@ -120,8 +120,13 @@ impl Recovery {
             let place = (key, known.incarnation);
             let events = of_rooms.remove(&place).unwrap_or_default();
             let (key, _) = place;
-            let at = (known.incarnation, known.offset, missing);
-            if let Some(room) = rooms.restore(&key, at, events, &self.line.bounds) {
+            let left = Left {
+                incarnation: known.incarnation,
+                epoch: known.epoch,
+                offset: known.offset,
+                missing: missing.max(known.lost),
+            };
+            if let Some(room) = rooms.restore(&key, left, events, &self.line.bounds) {
                 restored.insert(key, room);
             }
         }
@@ -148,6 +153,16 @@ impl Recovery {
     /// Up to this place in the line events may be missing: an earlier process has said them.
     pub(crate) fn missing(&self) -> u64 {
         self.missing.load(Ordering::Relaxed)
+    }
+
+    /// Something was lost, and nobody knows whose it was.
+    pub(crate) fn lose_all(&self) {
+        self.line.take(1, |place| {
+            if let Some(journal) = &self.journal {
+                journal.lost(place);
+            }
+            self.missing.fetch_max(place, Ordering::Relaxed);
+        });
     }
 
     /// Keeps what a socket had whose connection is lost.

@@ -105,6 +105,15 @@ impl Shelf {
         }
     }
 
+    /// Something of a scope was lost on its way: it is not complete for who comes back from
+    /// before now.
+    pub fn lose(&self, scope: ScopeRef<'_>, line: &Line, now: Micros) {
+        let ring = self.find_or_make(scope, line);
+        let mut ring = ring.lock().unwrap_or_else(PoisonError::into_inner);
+        let place = line.take(1, |_| ());
+        ring.lose(place, now);
+    }
+
     /// Keeps an event of an earlier process.
     pub fn restore(&self, scope: ScopeRef<'_>, line: &Line, event: Kept) {
         let ring = self.find_or_make(scope, line);

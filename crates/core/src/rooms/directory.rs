@@ -92,6 +92,19 @@ pub struct Gap {
     pub place: u64,
 }
 
+/// How an earlier process has left a room.
+#[derive(Debug, Clone, Copy)]
+pub struct Left {
+    /// Tells it from an earlier one of the same name.
+    pub incarnation: u64,
+    /// The epoch in which its publications are numbered.
+    pub epoch: u64,
+    /// How many there were.
+    pub offset: u64,
+    /// Those up to this number in the line may be missing.
+    pub missing: u64,
+}
+
 /// What joining as the first of a shard found.
 pub(super) struct Entered {
     pub(super) room: Arc<Room>,
@@ -255,15 +268,20 @@ impl RoomDirectory {
         part.get(room).cloned()
     }
 
-    /// Puts a room there as an earlier process has left it: with this incarnation, after so
-    /// many publications, of which those up to a number in the line may be missing.
+    /// Puts a room there as an earlier process has left it.
     pub fn restore(
         &self,
         key: &RoomKey,
-        (incarnation, offset, missing): (u64, u64, u64),
+        left: Left,
         events: Vec<Kept>,
         bounds: &Bounds,
     ) -> Option<Arc<Room>> {
+        let Left {
+            incarnation,
+            epoch,
+            offset,
+            missing,
+        } = left;
         let keep = self.keep.get().filter(|keep| (keep.rule)(&key.name))?;
         let mut ring = Ring::new(keep.account.clone());
         // Before the first that is there, something may be gone; without any, nothing of this
@@ -279,13 +297,14 @@ impl RoomDirectory {
             incarnation,
             sequence: Mutex::new(Sequence {
                 offset,
+                epoch,
                 ring: Some(Box::new(ring)),
                 empty_since: None,
             }),
             locals: (0..self.shards).map(|_| AtomicU32::new(NONE)).collect(),
         });
         self.incarnations
-            .fetch_max(incarnation + 1, Ordering::Relaxed);
+            .fetch_max(incarnation.max(epoch) + 1, Ordering::Relaxed);
         let place = RoomRef {
             namespace: key.namespace,
             tenant: key.tenant.as_deref(),
@@ -356,12 +375,13 @@ impl RoomDirectory {
     }
 
     /// Publications were lost on their way to this node: the room's next ones are of a new
-    /// epoch. Hands the gap to each shard with members by `to_shard`, behind what was published
+    /// epoch. `note` sees the gap where publications are kept. Hands it to each shard with members by `to_shard`, behind what was published
     /// before. What is kept is no more complete for who comes back from before it.
     pub fn begin_epoch(
         &self,
         room: &Room,
         line: Option<&Line>,
+        note: impl FnOnce(Gap),
         mut to_shard: impl FnMut(usize, Gap),
     ) {
         let mut sequence = room.sequence();
@@ -375,7 +395,10 @@ impl RoomDirectory {
         let offset = sequence.offset;
         match line.filter(|_| sequence.ring.is_some()) {
             Some(line) => {
-                let place = line.take(1, |place| room.hand(&gap(place), &mut hand));
+                let place = line.take(1, |place| {
+                    note(gap(place));
+                    room.hand(&gap(place), &mut hand);
+                });
                 if let Some(ring) = &mut sequence.ring {
                     ring.skip(place, offset);
                 }

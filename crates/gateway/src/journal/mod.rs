@@ -19,7 +19,7 @@ use heartline_core::line::ring::Kept;
 use heartline_core::line::shelf::ScopeRef;
 use heartline_core::namespaces::NamespaceId;
 use heartline_core::presence::SocketAddress;
-use heartline_core::rooms::{Room, RoomKey};
+use heartline_core::rooms::{Gap, Room, RoomKey};
 use record::{EventRecord, Head, Record, RoomRecord, Where};
 
 /// What a journal may hold.
@@ -65,7 +65,11 @@ impl Known {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct KnownRoom {
     pub(crate) incarnation: u64,
+    /// The epoch of its numbers.
+    pub(crate) epoch: u64,
     pub(crate) offset: u64,
+    /// The number in the line of the last that was lost.
+    pub(crate) lost: u64,
     /// The number of its last event.
     last: u64,
 }
@@ -75,6 +79,8 @@ pub(crate) struct KnownRoom {
 struct State {
     sockets: HashMap<SocketAddress, Known>,
     rooms: HashMap<RoomKey, KnownRoom>,
+    /// The number in the line of the last event that was lost without anybody knowing whose.
+    lost: u64,
 }
 
 impl State {
@@ -87,6 +93,13 @@ impl State {
                     self.note_room(room, event.id);
                 }
             }
+            Record::Gap { room, epoch, place } => {
+                self.note_room(room, *place);
+                if let Some(known) = self.rooms.get_mut(&room.key) {
+                    (known.epoch, known.lost) = (*epoch, *place);
+                }
+            }
+            Record::Lost { place } => self.lost = self.lost.max(*place),
             Record::Opened { name, user, rooms } => {
                 let known = Known {
                     name: *name,
@@ -132,7 +145,9 @@ impl State {
     fn note_room(&mut self, room: &RoomRecord, id: u64) {
         let new = KnownRoom {
             incarnation: room.incarnation,
+            epoch: room.incarnation,
             offset: 0,
+            lost: 0,
             last: 0,
         };
         let known = match self.rooms.get_mut(&room.key) {
@@ -140,8 +155,7 @@ impl State {
             None => self.rooms.entry(room.key.clone()).or_insert(new),
         };
         if known.incarnation != room.incarnation {
-            known.incarnation = room.incarnation;
-            known.offset = 0;
+            *known = new;
         }
         known.offset = known.offset.max(room.offset);
         known.last = known.last.max(id);
@@ -157,13 +171,20 @@ impl State {
 
     /// All of it as records.
     fn records(&self) -> impl Iterator<Item = Record> {
-        let rooms = self.rooms.iter().map(|(key, room)| {
-            Record::Room(RoomRecord {
+        let rooms = self.rooms.iter().flat_map(|(key, known)| {
+            let room = RoomRecord {
                 key: key.clone(),
-                incarnation: room.incarnation,
-                offset: room.offset,
-            })
+                incarnation: known.incarnation,
+                offset: known.offset,
+            };
+            let gap = (known.lost > 0).then(|| Record::Gap {
+                room: room.clone(),
+                epoch: known.epoch,
+                place: known.lost,
+            });
+            std::iter::once(Record::Room(room)).chain(gap)
         });
+        let lost = (self.lost > 0).then_some(Record::Lost { place: self.lost });
         let sockets = self.sockets.values().flat_map(move |known| {
             let name = known.name;
             let opened = Record::Opened {
@@ -202,7 +223,7 @@ impl State {
             let first = std::iter::once(opened).chain(places);
             first.chain(joined).chain(left).chain(parked)
         });
-        rooms.chain(sockets)
+        lost.into_iter().chain(rooms).chain(sockets)
     }
 }
 
@@ -217,6 +238,8 @@ pub(crate) struct Found {
     pub(crate) last: u64,
     /// Events before this number may be missing.
     pub(crate) kept_from: u64,
+    /// Those up to this number are not all.
+    pub(crate) lost: u64,
 }
 
 impl From<Place> for Where {
@@ -353,6 +376,8 @@ impl Journal {
         let events = found.forget_old(size, now());
         let kept_from = found.kept_from.max(1);
         state.forget_rooms(kept_from);
+        found.lost = state.lost;
+        found.last = found.last.max(state.lost);
         found.sockets = state.sockets.values().cloned().collect();
         let rooms = state.rooms.iter();
         found.rooms = rooms.map(|(key, room)| (key.clone(), *room)).collect();
@@ -416,9 +441,7 @@ impl Journal {
         for record in records {
             tape.state.apply(record);
             record::push(record, &mut tape.buffer);
-            if let Record::Event(event) = record {
-                tape.last = tape.last.max(event.id);
-            }
+            tape.last = tape.last.max(record.place());
         }
         let written = tape.write();
         let written = written.and_then(|()| match tape.length > self.size.segment {
@@ -461,6 +484,24 @@ impl Journal {
             .map(|event| event_record(to.clone(), now, event))
             .collect();
         self.note(&records);
+    }
+
+    /// Publications of a room were lost.
+    pub(crate) fn gap(&self, room: &Room, gap: Gap) {
+        self.note(&[Record::Gap {
+            room: RoomRecord {
+                key: room.key.clone(),
+                incarnation: room.incarnation,
+                offset: gap.offset,
+            },
+            epoch: gap.epoch,
+            place: gap.place,
+        }]);
+    }
+
+    /// Publications were lost, and nobody knows whose.
+    pub(crate) fn lost(&self, place: u64) {
+        self.note(&[Record::Lost { place }]);
     }
 
     /// A socket has begun.
@@ -588,8 +629,8 @@ fn read(path: &Path, expected: &Head) -> Option<(Head, State, Found)> {
         let mut rest = &bytes[begin..];
         while let Some(record) = record::take(&mut rest) {
             state.apply(&record);
+            found.last = found.last.max(record.place());
             if let Record::Event(event) = record {
-                found.last = found.last.max(event.id);
                 found.events.push(event_found(*event));
             }
         }

@@ -18,6 +18,16 @@ pub(super) enum Record {
     /// How far a room is.
     Room(RoomRecord),
     Event(Box<EventRecord>),
+    /// Something of a room was lost on its way, before this number in the line.
+    Gap {
+        room: RoomRecord,
+        epoch: u64,
+        place: u64,
+    },
+    /// The same of something of which nobody knows where it was to go.
+    Lost {
+        place: u64,
+    },
     /// A socket has begun.
     Opened {
         name: SocketAddress,
@@ -50,6 +60,17 @@ pub(super) enum Record {
     Ended {
         name: SocketAddress,
     },
+}
+
+impl Record {
+    /// The number that it has in the line; 0: none.
+    pub(super) fn place(&self) -> u64 {
+        match self {
+            Record::Event(event) => event.id,
+            Record::Gap { place, .. } | Record::Lost { place } => *place,
+            _ => 0,
+        }
+    }
 }
 
 /// What a file begins with.
@@ -236,6 +257,16 @@ impl Writer<'_> {
             Record::Event(event) => {
                 self.byte(2);
                 self.event(event);
+            }
+            Record::Gap { room, epoch, place } => {
+                self.byte(9);
+                self.room(room);
+                self.number(*epoch);
+                self.number(*place);
+            }
+            Record::Lost { place } => {
+                self.byte(10);
+                self.number(*place);
             }
             Record::Opened { name, user, rooms } => {
                 self.byte(3);
@@ -451,6 +482,14 @@ impl<'a> Reader<'a> {
             8 => Record::Ended {
                 name: self.socket()?,
             },
+            9 => Record::Gap {
+                room: self.room()?,
+                epoch: self.number()?,
+                place: self.number()?,
+            },
+            10 => Record::Lost {
+                place: self.number()?,
+            },
             _ => return None,
         })
     }
@@ -486,6 +525,7 @@ mod tests {
             incarnation: 5,
             offset: 1 << 40,
         };
+        let other = room.clone();
         let event = |to| {
             Record::Event(Box::new(EventRecord {
                 to,
@@ -548,6 +588,12 @@ mod tests {
                 address: socket(2),
             },
             Record::Ended { name: socket(2) },
+            Record::Gap {
+                room: other,
+                epoch: 8,
+                place: 9,
+            },
+            Record::Lost { place: 10 },
         ]
     }
 

@@ -890,3 +890,45 @@ fn a_journal_has_one_gateway_and_nothing_of_a_damaged_one_is_believed() {
     assert!(!ann.recovered);
     std::fs::remove_dir_all(folder).unwrap();
 }
+
+#[test]
+fn who_was_away_when_something_was_lost_between_nodes_begins_afresh() {
+    use heartline_core::backplane::Missed;
+
+    let lobby = Missed::Room {
+        namespace: "/",
+        tenant: None,
+        room: "lobby",
+    };
+    let user = |user| Missed::User { tenant: None, user };
+    let cases = [
+        (lobby, false),
+        (user("ann"), false),
+        (user("bob"), true),
+        (Missed::Users, false),
+        (Missed::Anybody, false),
+    ];
+    let (config, folder) = journaled("lost");
+    for (missed, recovers) in cases {
+        for kill in [false, true] {
+            let mut world = World::new(config.clone());
+            let mut ann = Tracking::new(&mut world, "user=ann");
+            ann.asks(&mut world, r#"42["join","lobby"]"#);
+            ann.is_cut(&mut world);
+            world.gateway.shared.fanout.missed(missed);
+            world.settle();
+            if kill && !matches!(missed, Missed::User { .. }) {
+                killed(world, &folder);
+                world = World::new(config.clone());
+            }
+            ann.return_to(&mut world);
+            assert_eq!(ann.recovered, recovers, "{missed:?} {kill}");
+            // What is said from here on is complete again.
+            ann.is_cut(&mut world);
+            ann.return_to(&mut world);
+            assert!(ann.recovered);
+            drop(world);
+        }
+    }
+    std::fs::remove_dir_all(folder).unwrap();
+}
