@@ -414,6 +414,7 @@ fn check(settings: &Settings, sources: &Sources, errors: &mut Vec<String>) {
         }
     }
     check_paths(settings, errors);
+    check_keys(settings, errors);
     let any = settings.gateway.allowed_origins == AllowedOrigins::Any;
     if any && settings.gateway.token_cookie.is_some() {
         errors.push(
@@ -468,6 +469,30 @@ fn check_wallets(settings: &Settings, errors: &mut Vec<String>) {
              an Ed25519 private key (`openssl genpkey -algorithm ed25519` makes one)"
                 .into(),
         );
+    }
+}
+
+/// Tokens have one issuer: a second key would let in whatever is signed with it, long after
+/// everybody has forgotten that it is there.
+fn check_keys(settings: &Settings, errors: &mut Vec<String>) {
+    let jwt = &settings.jwt;
+    // Where people sign in here, this gateway is an issuer beside the other.
+    let own = settings.wallet.enabled && jwt.wallet_key.is_none();
+    let keys = [
+        ("auth.jwt.secret", jwt.secret.is_some() && !own),
+        ("auth.jwt.public_key", jwt.public_key.is_some()),
+        ("auth.jwt.jwks_url", jwt.jwks_url.is_some()),
+    ];
+    let set: Vec<&str> = keys
+        .iter()
+        .filter_map(|(name, is_set)| is_set.then_some(*name))
+        .collect();
+    if set.len() > 1 {
+        errors.push(format!(
+            "{} are set together, and tokens signed with either would be let in: keep the one \
+             that your issuer signs with, and set the other to \"off\"",
+            set.join(" and ")
+        ));
     }
 }
 
@@ -776,6 +801,9 @@ mod tests {
         };
         assert_eq!(refused(&[ON, AT, SECRET]), "");
         assert_eq!(refused(&[ON, AT, JWKS, "auth.wallet.key=key.pem"]), "");
+        assert_eq!(refused(&[ON, AT, JWKS, SECRET]), "");
+        let both = refused(&[ON, AT, JWKS, SECRET, "auth.wallet.key=key.pem"]);
+        assert!(both.contains("set together"), "{both}");
         assert!(refused(&[ON, SECRET]).contains("needs auth.wallet.domain"));
         let why = refused(&[ON, AT, JWKS]);
         assert!(why.contains("either set auth.jwt.secret") && why.contains("or auth.wallet.key"));
@@ -1261,6 +1289,26 @@ mod tests {
         }
         let cookie = ["auth.jwt.cookie=session", "server.allowed_origins=*"];
         assert!(wrong(&cookie).contains("name the origins"));
+    }
+
+    #[test]
+    fn tokens_are_checked_with_a_secret_or_a_key_or_a_key_set_and_not_with_two() {
+        let secret = "auth.jwt.secret=0123456789abcdef0123456789abcdef";
+        let (key, keys) = (
+            "auth.jwt.public_key=key.pem",
+            "auth.jwt.jwks_url=https://issuer.example/keys",
+        );
+        for pair in [[secret, key], [secret, keys], [key, keys]] {
+            let wrong = wrong(&pair);
+            let names = pair.map(|pair| pair.split('=').next().unwrap());
+            assert!(wrong.contains(&names.join(" and ")), "{wrong}");
+            assert!(wrong.contains("keep the one"), "{wrong}");
+        }
+        for alone in [secret, key, keys] {
+            assert!(set(&[alone]).is_ok());
+        }
+        // What a file sets can be switched off above it.
+        assert!(set(&[secret, "auth.jwt.secret=off", keys]).is_ok());
     }
 
     #[test]
