@@ -545,16 +545,32 @@ impl Fanout {
                 });
                 room.iter().for_each(|room| self.tell_gap(room));
             }
-            Missed::User { tenant, user } => {
+            Missed::User { tenant, user } => self.tell_users(|place| {
                 for to in self.backplane.local().sockets(tenant, user, None) {
-                    self.post(to.0.conn.shard, Op::UserGap { to: Some(to) });
+                    let to_one = Op::UserGap {
+                        to: Some(to),
+                        place,
+                    };
+                    self.post(to.0.conn.shard, to_one);
                 }
-            }
-            Missed::Users => self.post_to_all(|| Op::UserGap { to: None }),
+            }),
+            Missed::Users => self.tell_all_users(),
             Missed::Anybody => {
                 self.rooms.all().iter().for_each(|room| self.tell_gap(room));
-                self.post_to_all(|| Op::UserGap { to: None });
+                self.tell_all_users();
             }
+        }
+    }
+
+    fn tell_all_users(&self) {
+        self.tell_users(|place| self.post_to_all(|| Op::UserGap { to: None, place }));
+    }
+
+    /// Tells users of a loss by `post`, at a place in the line where there is one.
+    fn tell_users(&self, post: impl FnOnce(u64)) {
+        match &self.recovery {
+            Some(recovery) => recovery.shelf.lose(&recovery.line, post),
+            None => post(0),
         }
     }
 

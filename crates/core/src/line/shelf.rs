@@ -1,6 +1,7 @@
 //! The rings of what goes to no room: of namespaces, and of users.
 
 use std::hash::{Hash, Hasher};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use hashbrown::{Equivalent, HashMap};
@@ -55,6 +56,8 @@ type Shared = Arc<Mutex<Ring>>;
 #[derive(Debug, Default)]
 pub struct Shelf {
     rings: Mutex<HashMap<Scope, Shared>>,
+    /// The place of the last loss that may have been anybody's.
+    lost: AtomicU64,
 }
 
 impl Shelf {
@@ -95,6 +98,20 @@ impl Shelf {
         for (id, event) in (first..).zip(events) {
             ring.push(Kept { id, ..event }, &bounds);
         }
+    }
+
+    /// Events to users were lost on their way to this node: what is kept is complete for nobody
+    /// who comes back from before now. `post` tells those who are there, with its place.
+    pub fn lose(&self, line: &Line, post: impl FnOnce(u64)) {
+        line.take(1, |place| {
+            post(place);
+            self.lost.fetch_max(place, Ordering::Relaxed);
+        });
+    }
+
+    /// Whether nothing was lost behind a place.
+    pub fn is_complete_after(&self, place: u64) -> bool {
+        place >= self.lost.load(Ordering::Relaxed)
     }
 
     /// Drops what is too old, and rings of which nothing is left: whoever could ask for it has

@@ -152,6 +152,7 @@ impl Hub {
             } => publication.last_kept(),
             Op::Reached { place } => Some(*place),
             Op::Gap { gap, .. } => Some(gap.place),
+            Op::UserGap { place, .. } => Some(*place),
             _ => None,
         };
         if let Some(reached) = reached {
@@ -491,6 +492,9 @@ impl Hub {
             ..everybody
         });
         let shelf = self.recovery().map(|recovery| &recovery.shelf);
+        if shelf.is_some_and(|shelf| !shelf.is_complete_after(since)) {
+            return Err(Resume::Trimmed);
+        }
         for scope in std::iter::once(everybody).chain(user) {
             if let Some(ring) = shelf.and_then(|shelf| shelf.find(scope)) {
                 let ring = ring.lock().unwrap_or_else(PoisonError::into_inner);

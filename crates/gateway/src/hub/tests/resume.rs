@@ -1,6 +1,7 @@
 //! Connections that are lost and come back: what they missed, once and in order, or nothing
 //! and plainly.
 
+use heartline_core::backplane::Missed;
 use proptest::prelude::*;
 
 use super::*;
@@ -704,4 +705,53 @@ fn a_live_session_whose_last_events_may_be_lost_says_so() {
         "type": "auth", "token": "user=ann", "resume": hello[0]["resume"], "topics": {},
     });
     assert_eq!(asked(&mut world, &mut again, &frame)[0]["recovered"], false);
+}
+
+#[test]
+fn whoever_was_away_when_events_were_lost_between_nodes_begins_afresh() {
+    let room = Missed::Room {
+        namespace: "/",
+        tenant: None,
+        room: "lobby",
+    };
+    let elsewhere = Missed::Room {
+        namespace: "/",
+        tenant: None,
+        room: "other",
+    };
+    let user = Missed::User {
+        tenant: None,
+        user: "ann",
+    };
+    for (whose, recovers) in [
+        (elsewhere, true),
+        (room, false),
+        (user, false),
+        (Missed::Anybody, false),
+    ] {
+        let mut world = World::new(kept());
+        let mut ann = Tracking::new(&mut world, "user=ann");
+        ann.asks(&mut world, r#"42["join","lobby"]"#);
+        let mut bob = Tracking::new(&mut world, "user=bob");
+        bob.asks(&mut world, r#"42["join","other"]"#);
+        ann.is_cut(&mut world);
+        world.gateway.shared.fanout.missed(whose);
+        world.settle();
+        ann.return_to(&mut world);
+        assert_eq!(ann.recovered, recovers, "{whose:?}");
+        // Who was there has been told, and can come back.
+        ann.asks(&mut world, r#"42["join","lobby"]"#);
+        world.gateway.shared.fanout.missed(whose);
+        world.settle();
+        said(&world, "lobby", "one");
+        world.settle();
+        ann.hear(9);
+        ann.got();
+        ann.is_cut(&mut world);
+        said(&world, "lobby", "two");
+        world.settle();
+        ann.return_to(&mut world);
+        assert!(ann.recovered, "{whose:?}");
+        assert_eq!(ann.got(), [r#"["news","two"]"#], "{whose:?}");
+    }
 }
