@@ -25,11 +25,7 @@ const cluster = (url = store.url) => ({
 async function nodes(count, set = {}, url = () => store.url) {
   const started = await Promise.all(
     Array.from({ length: count }, (_, index) =>
-      serve({
-        "server.node_id": `n${index + 1}`,
-        ...cluster(url(index)),
-        ...set,
-      }),
+      serve({ "server.node_id": `n${index + 1}`, ...cluster(url(index)), ...set }),
     ),
   );
   open.push(...started);
@@ -38,19 +34,11 @@ async function nodes(count, set = {}, url = () => store.url) {
 }
 const status = async (node) => (await node.api("/readyz")).body?.status;
 const ready = (node) =>
-  until(
-    async () => (await status(node)) === "ready",
-    "the node is ready",
-    10000,
-  );
+  until(async () => (await status(node)) === "ready", "the node is ready", 10000);
 
 async function io(node, user, claims = {}, options = {}) {
   const auth = { token: token(user, claims) };
-  const client = socketIo(node.http, {
-    auth,
-    transports: ["websocket"],
-    ...options,
-  });
+  const client = socketIo(node.http, { auth, transports: ["websocket"], ...options });
   open.push({ kill: () => client.close() });
   return client.connection();
 }
@@ -69,12 +57,9 @@ async function say(redis, command) {
 }
 /** Events of this name about this user. */
 const about = (client, event, user) =>
-  client.heard.filter(
-    (one) => one.event === event && one.args[0].userId === user,
-  ).length;
+  client.heard.filter((one) => one.event === event && one.args[0].userId === user).length;
 const presence = async (node, ...users) =>
-  (await node.api("/v1/presence", { method: "POST", body: { users } })).body
-    .users;
+  (await node.api("/v1/presence", { method: "POST", body: { users } })).body.users;
 const isOnline = async (node, user) => (await presence(node, user))[0].online;
 
 before(async () => {
@@ -101,12 +86,7 @@ describe("a cluster's rooms", { timeout: 60000 }, () => {
     await bob.ask({ type: "subscribe", topic: "lobby" });
     await eve.ask("join", { room: "attic" });
 
-    await bob.ask({
-      type: "publish",
-      topic: "lobby",
-      event: "hi",
-      data: { from: "bob" },
-    });
+    await bob.ask({ type: "publish", topic: "lobby", event: "hi", data: { from: "bob" } });
     assert.deepEqual(await ann.hear("hi"), { from: "bob" });
     await ann.ask("publish", {
       room: "lobby",
@@ -121,24 +101,13 @@ describe("a cluster's rooms", { timeout: 60000 }, () => {
     assert.equal(published.status, 200);
     await Promise.all([ann.hear("news"), bob.hear("news")]);
 
-    await three.api("/v1/broadcast", {
-      method: "POST",
-      body: { event: "all", data: 2 },
-    });
+    await three.api("/v1/broadcast", { method: "POST", body: { event: "all", data: 2 } });
     await Promise.all([ann.hear("all"), bob.hear("all"), eve.hear("all")]);
     assert.deepEqual(
-      [
-        ann.count("hi"),
-        ann.count("news"),
-        bob.count("news"),
-        eve.count("news"),
-      ],
+      [ann.count("hi"), ann.count("news"), bob.count("news"), eve.count("news")],
       [1, 1, 1, 0],
     );
-    assert.deepEqual(
-      [ann.count("all"), bob.count("all"), eve.count("all")],
-      [1, 1, 1],
-    );
+    assert.deepEqual([ann.count("all"), bob.count("all"), eve.count("all")], [1, 1, 1]);
   });
 
   it("keep the order of what one publishes", async () => {
@@ -149,9 +118,7 @@ describe("a cluster's rooms", { timeout: 60000 }, () => {
     for (let number = 0; number < 500; number++)
       ann.emit("publish", { room: "numbers", event: "number", data: number });
     await bob.hear("number", (frame) => frame.data === 499);
-    const numbers = bob.heard
-      .filter((frame) => frame.type === "number")
-      .map((frame) => frame.data);
+    const numbers = bob.heard.filter((frame) => frame.type === "number").map((frame) => frame.data);
     assert.deepEqual(
       numbers,
       Array.from({ length: 500 }, (_, number) => number),
@@ -160,12 +127,8 @@ describe("a cluster's rooms", { timeout: 60000 }, () => {
 
   it("end with the same of each key, though several nodes publish at once", async () => {
     const started = await nodes(3);
-    const all = await Promise.all(
-      started.map((node, index) => live(node, `user${index}`)),
-    );
-    await Promise.all(
-      all.map((one) => one.ask({ type: "subscribe", topic: "map" })),
-    );
+    const all = await Promise.all(started.map((node, index) => live(node, `user${index}`)));
+    await Promise.all(all.map((one) => one.ask({ type: "subscribe", topic: "map" })));
     for (let round = 0; round < 20; round++) {
       const publish = (one, index) =>
         one.ask({
@@ -178,27 +141,17 @@ describe("a cluster's rooms", { timeout: 60000 }, () => {
       await Promise.all(all.map(publish));
       // What one publishes now, everybody hears behind all that came before.
       const end = all[round % 3];
-      await end.ask({
-        type: "publish",
-        topic: "map",
-        event: `end${round}`,
-        data: null,
-      });
+      await end.ask({ type: "publish", topic: "map", event: `end${round}`, data: null });
       const last = async (one) => {
         await one.hear(`end${round}`);
         return one.heard.filter(({ type }) => type === "at").at(-1).data;
       };
-      await until(
-        async () => new Set(await Promise.all(all.map(last))).size === 1,
-        "they agree",
-      );
+      await until(async () => new Set(await Promise.all(all.map(last))).size === 1, "they agree");
     }
   });
 
   it("stay apart by tenant and namespace", async () => {
-    const [one, two] = await nodes(2, {
-      'namespaces."/chat".auth.mode': "required",
-    });
+    const [one, two] = await nodes(2, { 'namespaces."/chat".auth.mode': "required" });
     const a = await live(one, "ann", { tenantId: "a" }),
       b = await live(two, "bob", { tenantId: "b" });
     const same = await live(two, "cid", { tenantId: "a" });
@@ -209,18 +162,14 @@ describe("a cluster's rooms", { timeout: 60000 }, () => {
     open.push({ kill: () => chat.close() });
     await chat.connection();
     await chat.ask("join", { room: "r" });
-    for (const client of [a, b, same])
-      await client.ask({ type: "subscribe", topic: "r" });
+    for (const client of [a, b, same]) await client.ask({ type: "subscribe", topic: "r" });
     await a.ask({ type: "publish", topic: "r", event: "hi", data: 1 });
     await same.hear("hi");
     // From the same node to the same ones, and later: what comes first did not come.
     const other = await live(one, "eve", { tenantId: "b" });
     await other.ask({ type: "publish", topic: "r", event: "marker", data: 1 });
     const auth = { token: token("fay", { tenantId: "a" }) };
-    const chatting = socketIo(`${one.http}/chat`, {
-      auth,
-      transports: ["websocket"],
-    });
+    const chatting = socketIo(`${one.http}/chat`, { auth, transports: ["websocket"] });
     open.push({ kill: () => chatting.close() });
     await chatting.connection();
     await chatting.ask("publish", { room: "r", event: "marker", data: 1 });
@@ -235,10 +184,7 @@ describe("a cluster's users", { timeout: 60000 }, () => {
     const phone = await io(one, "ann"),
       laptop = await live(two, "ann"),
       bob = await io(one, "bob");
-    await three.api("/v1/users/ann/emit", {
-      method: "POST",
-      body: { event: "mail", data: 1 },
-    });
+    await three.api("/v1/users/ann/emit", { method: "POST", body: { event: "mail", data: 1 } });
     await Promise.all([phone.hear("mail"), laptop.hear("mail")]);
     await three.api("/v1/rooms/user:ann/publish", {
       method: "POST",
@@ -246,10 +192,7 @@ describe("a cluster's users", { timeout: 60000 }, () => {
     });
     await Promise.all([phone.hear("post"), laptop.hear("post")]);
     // Whatever went astray would have come before this.
-    await three.api("/v1/users/bob/emit", {
-      method: "POST",
-      body: { event: "marker", data: 1 },
-    });
+    await three.api("/v1/users/bob/emit", { method: "POST", body: { event: "marker", data: 1 } });
     await bob.hear("marker");
     assert.deepEqual([phone.count("mail"), laptop.count("mail")], [1, 1]);
     assert.deepEqual([bob.count("mail"), bob.count("post")], [0, 0]);
@@ -257,27 +200,16 @@ describe("a cluster's users", { timeout: 60000 }, () => {
 
   it("come and go once, whatever number of nodes and devices", async () => {
     const [one, two, three] = await nodes(3);
-    const watchers = [
-      await io(one, "w1"),
-      await io(two, "w2"),
-      await io(three, "w3"),
-    ];
+    const watchers = [await io(one, "w1"), await io(two, "w2"), await io(three, "w3")];
     const first = await io(one, "ann"),
       second = await live(two, "ann");
     for (const watcher of watchers)
       await watcher.hear("user:online", (user) => user.userId === "ann");
     const [known] = await presence(three, "ann");
     assert.deepEqual([known.online, known.devices], [true, 2]);
-    assert.equal(
-      (await watchers[2].ask("presence:get", { users: ["ann"] })).users[0]
-        .devices,
-      2,
-    );
+    assert.equal((await watchers[2].ask("presence:get", { users: ["ann"] })).users[0].devices, 2);
     first.close();
-    await until(
-      async () => (await presence(three, "ann"))[0].devices === 1,
-      "one device is left",
-    );
+    await until(async () => (await presence(three, "ann"))[0].devices === 1, "one device is left");
     second.close();
     for (const watcher of watchers)
       await watcher.hear("user:offline", (user) => user.userId === "ann");
@@ -286,10 +218,7 @@ describe("a cluster's users", { timeout: 60000 }, () => {
     assert.ok(Math.abs(gone.lastSeenAt - Date.now()) < 5000);
     for (const watcher of watchers) {
       assert.deepEqual(
-        [
-          about(watcher, "user:online", "ann"),
-          about(watcher, "user:offline", "ann"),
-        ],
+        [about(watcher, "user:online", "ann"), about(watcher, "user:offline", "ann")],
         [1, 1],
       );
     }
@@ -312,17 +241,13 @@ describe("a cluster's users", { timeout: 60000 }, () => {
       laptop = await io(three, "guest");
     await phone.ask("join", { room: "a" });
     await friend.hear("user:online", (user) => user.userId === "guest");
-    for (const device of [phone, laptop])
-      await device.ask("join", { room: "b" });
+    for (const device of [phone, laptop]) await device.ask("join", { room: "b" });
     await mate.hear("user:online", (frame) => frame.data.userId === "guest");
     // Somebody who comes to one of the guest's rooms late still hears that the guest goes.
     const late = await io(one, "late");
     await late.ask("join", { room: "a" });
     phone.close();
-    await until(
-      async () => (await presence(one, "guest"))[0].devices === 1,
-      "one device is left",
-    );
+    await until(async () => (await presence(one, "guest"))[0].devices === 1, "one device is left");
     await three.kill();
     await Promise.all([
       friend.hear("user:offline", (user) => user.userId === "guest"),
@@ -330,10 +255,7 @@ describe("a cluster's users", { timeout: 60000 }, () => {
       mate.hear("user:offline", (frame) => frame.data.userId === "guest"),
     ]);
     assert.deepEqual(
-      [
-        about(friend, "user:online", "guest"),
-        about(friend, "user:offline", "guest"),
-      ],
+      [about(friend, "user:online", "guest"), about(friend, "user:offline", "guest")],
       [1, 1],
     );
     assert.equal(about(late, "user:online", "guest"), 0);
@@ -358,19 +280,13 @@ describe("a cluster's users", { timeout: 60000 }, () => {
       ann = await io(one, "ann");
     await watcher.hear("user:online", (user) => user.userId === "ann");
     ann.close();
-    await until(
-      async () => (await presence(one, "ann"))[0].devices === 0,
-      "no device",
-    );
+    await until(async () => (await presence(one, "ann"))[0].devices === 0, "no device");
     const again = await io(two, "ann");
     const bob = await io(two, "bob");
     bob.close();
     await watcher.hear("user:offline", (user) => user.userId === "bob");
     assert.deepEqual(
-      [
-        about(watcher, "user:online", "ann"),
-        about(watcher, "user:offline", "ann"),
-      ],
+      [about(watcher, "user:online", "ann"), about(watcher, "user:offline", "ann")],
       [1, 0],
     );
     again.close();
@@ -386,10 +302,7 @@ describe("a cluster's devices", { timeout: 60000 }, () => {
     const told = await old.hear("connection:replaced");
     assert.deepEqual(told.by, { deviceId: "phone", nodeId: "n2" });
     await until(() => !old.connected, "the old one is closed");
-    await until(
-      async () => (await presence(one, "ann"))[0].devices === 1,
-      "one device is left",
-    );
+    await until(async () => (await presence(one, "ann"))[0].devices === 1, "one device is left");
   });
 
   it("never outnumber the limit, though they race", async () => {
@@ -397,21 +310,11 @@ describe("a cluster's devices", { timeout: 60000 }, () => {
     const three = await nodes(3, set);
     const attempts = await Promise.allSettled(
       Array.from({ length: 18 }, (_, index) =>
-        io(
-          three[index % 3],
-          "ann",
-          { deviceId: `d${index}` },
-          { reconnection: false },
-        ),
+        io(three[index % 3], "ann", { deviceId: `d${index}` }, { reconnection: false }),
       ),
     );
-    assert.equal(
-      attempts.filter((attempt) => attempt.status === "fulfilled").length,
-      2,
-    );
-    for (const { reason } of attempts.filter(
-      (attempt) => attempt.status === "rejected",
-    )) {
+    assert.equal(attempts.filter((attempt) => attempt.status === "fulfilled").length, 2);
+    for (const { reason } of attempts.filter((attempt) => attempt.status === "rejected")) {
       assert.equal(reason.data.code, "DEVICE_LIMIT");
     }
     assert.equal((await presence(three[0], "ann"))[0].devices, 2);
@@ -424,10 +327,7 @@ describe("a cluster's devices", { timeout: 60000 }, () => {
         io(three[index % 3], "ann", {}, { reconnection: false }),
       ),
     );
-    await until(
-      () => clients.filter((client) => client.connected).length === 1,
-      "one is left",
-    );
+    await until(() => clients.filter((client) => client.connected).length === 1, "one is left");
     assert.equal((await presence(three[0], "ann"))[0].devices, 1);
   });
 });
@@ -451,21 +351,15 @@ async function roundRobin(targets) {
     request.pipe(onward);
   });
   server.on("upgrade", (request, near) => {
-    const far = connect(
-      targets[turn++ % targets.length].port,
-      "127.0.0.1",
-      () => {
-        const { rawHeaders } = request;
-        const lines = rawHeaders
-          .filter((_, index) => index % 2 === 0)
-          .map((name, index) => `${name}: ${rawHeaders[index * 2 + 1]}`);
-        far.write(
-          `GET ${request.url} HTTP/1.1\r\n${lines.join("\r\n")}\r\n\r\n`,
-        );
-        near.pipe(far);
-        far.pipe(near);
-      },
-    );
+    const far = connect(targets[turn++ % targets.length].port, "127.0.0.1", () => {
+      const { rawHeaders } = request;
+      const lines = rawHeaders
+        .filter((_, index) => index % 2 === 0)
+        .map((name, index) => `${name}: ${rawHeaders[index * 2 + 1]}`);
+      far.write(`GET ${request.url} HTTP/1.1\r\n${lines.join("\r\n")}\r\n\r\n`);
+      near.pipe(far);
+      far.pipe(near);
+    });
     for (const socket of [near, far]) socket.on("error", () => {});
   });
   server.on("connection", (socket) => {
@@ -483,141 +377,97 @@ async function roundRobin(targets) {
   return `http://127.0.0.1:${server.address().port}`;
 }
 
-describe(
-  "a cluster behind a proxy without sticky sessions",
-  { timeout: 60000 },
-  () => {
-    it("serves a client that only polls", async () => {
-      const three = await nodes(3);
-      const url = await roundRobin(three);
-      const client = await io(
-        { http: url },
-        "ann",
-        {},
-        { transports: ["polling"] },
-      );
-      const bob = await live(three[1], "bob");
-      await bob.ask({ type: "subscribe", topic: "r" });
-      await client.ask("join", { room: "r" });
-      for (let number = 0; number < 20; number++) {
-        await client.ask("publish", {
-          room: "r",
-          event: "number",
-          data: { number, bytes: Buffer.from([number]) },
-        });
-        await bob.ask({
-          type: "publish",
-          topic: "r",
-          event: "back",
-          data: number,
-        });
-      }
-      await client.hear("back", (number) => number === 19);
-      const numbers = bob.heard
-        .filter((frame) => frame.type === "number")
-        .map((frame) => frame.data.number);
-      assert.deepEqual(
-        numbers,
-        Array.from({ length: 20 }, (_, number) => number),
-      );
-      assert.equal(client.io.engine.transport.name, "polling");
-      assert.equal(client.connected, true);
-      const ids = (
-        await Promise.all(three.map((node) => node.api("/v1/nodes")))
-      ).map(({ body }) => body.nodes.map((node) => node.nodeId).sort());
-      assert.deepEqual(ids, [
-        ["n1", "n2", "n3"],
-        ["n1", "n2", "n3"],
-        ["n1", "n2", "n3"],
-      ]);
-    });
-
-    it("hands an upgrade to the node that has the session", async () => {
-      const three = await nodes(3);
-      const url = await roundRobin(three);
-      const clients = await Promise.all(
-        Array.from({ length: 6 }, (_, index) =>
-          io(
-            { http: url },
-            `user${index}`,
-            {},
-            { transports: ["polling", "websocket"] },
-          ),
-        ),
-      );
-      await Promise.all(
-        clients.map((client) =>
-          until(
-            () => client.io.engine.transport.name === "websocket",
-            "upgraded",
-          ),
-        ),
-      );
-      for (const client of clients) await client.ask("join", { room: "r" });
-      await clients[0].ask("publish", {
+describe("a cluster behind a proxy without sticky sessions", { timeout: 60000 }, () => {
+  it("serves a client that only polls", async () => {
+    const three = await nodes(3);
+    const url = await roundRobin(three);
+    const client = await io({ http: url }, "ann", {}, { transports: ["polling"] });
+    const bob = await live(three[1], "bob");
+    await bob.ask({ type: "subscribe", topic: "r" });
+    await client.ask("join", { room: "r" });
+    for (let number = 0; number < 20; number++) {
+      await client.ask("publish", {
         room: "r",
-        event: "hi",
-        data: "x".repeat(100000),
+        event: "number",
+        data: { number, bytes: Buffer.from([number]) },
       });
-      await Promise.all(clients.map((client) => client.hear("hi")));
-      for (const client of clients) client.close();
-      await until(
-        async () =>
-          (
-            await presence(
-              three[0],
-              ...clients.map((_, index) => `user${index}`),
-            )
-          ).every((user) => !user.online),
-        "all are gone",
-      );
-    });
+      await bob.ask({ type: "publish", topic: "r", event: "back", data: number });
+    }
+    await client.hear("back", (number) => number === 19);
+    const numbers = bob.heard
+      .filter((frame) => frame.type === "number")
+      .map((frame) => frame.data.number);
+    assert.deepEqual(
+      numbers,
+      Array.from({ length: 20 }, (_, number) => number),
+    );
+    assert.equal(client.io.engine.transport.name, "polling");
+    assert.equal(client.connected, true);
+    const ids = (await Promise.all(three.map((node) => node.api("/v1/nodes")))).map(({ body }) =>
+      body.nodes.map((node) => node.nodeId).sort(),
+    );
+    assert.deepEqual(ids, [
+      ["n1", "n2", "n3"],
+      ["n1", "n2", "n3"],
+      ["n1", "n2", "n3"],
+    ]);
+  });
 
-    it("tells who brings the id of no session, or of a node that is gone", async () => {
-      const [one, two] = await nodes(2);
-      const opened = await (
-        await fetch(`${two.http}/socket.io/?EIO=4&transport=polling`)
-      ).text();
-      const { sid } = JSON.parse(opened.slice(1));
-      const ask = async (sid) =>
-        (
-          await fetch(
-            `${one.http}/socket.io/?EIO=4&transport=polling&sid=${sid}`,
-          )
-        ).json();
-      assert.deepEqual(await ask("A".repeat(32)), {
-        code: 1,
-        message: "Session ID unknown",
-      });
-      const post = await fetch(
-        `${one.http}/socket.io/?EIO=4&transport=polling&sid=${sid}`,
-        {
-          method: "POST",
-          body: `40${JSON.stringify({ token: token("ann") })}`,
-        },
-      );
-      assert.equal(await post.text(), "ok");
-      await two.kill();
-      assert.deepEqual(await ask(sid), {
-        code: 1,
-        message: "Session ID unknown",
-      });
-    });
+  it("hands an upgrade to the node that has the session", async () => {
+    const three = await nodes(3);
+    const url = await roundRobin(three);
+    const clients = await Promise.all(
+      Array.from({ length: 6 }, (_, index) =>
+        io({ http: url }, `user${index}`, {}, { transports: ["polling", "websocket"] }),
+      ),
+    );
+    await Promise.all(
+      clients.map((client) =>
+        until(() => client.io.engine.transport.name === "websocket", "upgraded"),
+      ),
+    );
+    for (const client of clients) await client.ask("join", { room: "r" });
+    await clients[0].ask("publish", { room: "r", event: "hi", data: "x".repeat(100000) });
+    await Promise.all(clients.map((client) => client.hear("hi")));
+    for (const client of clients) client.close();
+    await until(
+      async () =>
+        (await presence(three[0], ...clients.map((_, index) => `user${index}`))).every(
+          (user) => !user.online,
+        ),
+      "all are gone",
+    );
+  });
 
-    it("keeps strangers off the nodes' own listener", async () => {
-      const port = await freePort();
-      await nodes(1, { "cluster.listen": `127.0.0.1:${port}` });
-      for (const headers of [{}, { "heartline-cluster": "guess" }]) {
-        const answer = await fetch(`http://127.0.0.1:${port}/heartline/ask`, {
-          method: "POST",
-          headers,
-          body: '"Node"',
-        });
-        assert.equal(answer.status, 403);
-      }
+  it("tells who brings the id of no session, or of a node that is gone", async () => {
+    const [one, two] = await nodes(2);
+    const opened = await (await fetch(`${two.http}/socket.io/?EIO=4&transport=polling`)).text();
+    const { sid } = JSON.parse(opened.slice(1));
+    const ask = async (sid) =>
+      (await fetch(`${one.http}/socket.io/?EIO=4&transport=polling&sid=${sid}`)).json();
+    assert.deepEqual(await ask("A".repeat(32)), { code: 1, message: "Session ID unknown" });
+    const post = await fetch(`${one.http}/socket.io/?EIO=4&transport=polling&sid=${sid}`, {
+      method: "POST",
+      body: `40${JSON.stringify({ token: token("ann") })}`,
     });
-  },
-);
+    assert.equal(await post.text(), "ok");
+    await two.kill();
+    assert.deepEqual(await ask(sid), { code: 1, message: "Session ID unknown" });
+  });
+
+  it("keeps strangers off the nodes' own listener", async () => {
+    const port = await freePort();
+    await nodes(1, { "cluster.listen": `127.0.0.1:${port}` });
+    for (const headers of [{}, { "heartline-cluster": "guess" }]) {
+      const answer = await fetch(`http://127.0.0.1:${port}/heartline/ask`, {
+        method: "POST",
+        headers,
+        body: '"Node"',
+      });
+      assert.equal(answer.status, 403);
+    }
+  });
+});
 
 describe("a cluster's operators", { timeout: 60000 }, () => {
   it("see the connections of all nodes, page by page", async () => {
@@ -629,25 +479,16 @@ describe("a cluster's operators", { timeout: 60000 }, () => {
       const seen = [];
       let cursor = "";
       do {
-        const { status, body } = await node.api(
-          `/v1/connections?limit=4&cursor=${cursor}`,
-        );
+        const { status, body } = await node.api(`/v1/connections?limit=4&cursor=${cursor}`);
         assert.equal(status, 200);
         seen.push(...body.items);
         cursor = body.nextCursor;
       } while (cursor);
       assert.deepEqual(new Set(seen.map((entry) => entry.userId)).size, 15);
       assert.equal(seen.length, 15);
-      assert.deepEqual([...new Set(seen.map((entry) => entry.nodeId))].sort(), [
-        "n1",
-        "n2",
-        "n3",
-      ]);
+      assert.deepEqual([...new Set(seen.map((entry) => entry.nodeId))].sort(), ["n1", "n2", "n3"]);
     }
-    assert.equal(
-      (await three[0].api("/v1/connections?cursor=nonsense")).status,
-      400,
-    );
+    assert.equal((await three[0].api("/v1/connections?cursor=nonsense")).status, 400);
   });
 
   it("reach a socket, a user and a room wherever they are", async () => {
@@ -660,16 +501,10 @@ describe("a cluster's operators", { timeout: 60000 }, () => {
       [entry.userId, entry.nodeId, entry.transport, entry.rooms],
       ["ann", "n2", "websocket", ["r", "user:ann"]],
     );
-    assert.equal(
-      (await one.api("/v1/users/ann")).body.connections[0].socketId,
-      ann.id,
-    );
+    assert.equal((await one.api("/v1/users/ann")).body.connections[0].socketId, ann.id);
     assert.equal((await one.api("/v1/rooms/r")).body.members, 2);
     assert.deepEqual(
-      (await one.api("/v1/rooms")).body.items.map((room) => [
-        room.room,
-        room.members,
-      ]),
+      (await one.api("/v1/rooms")).body.items.map((room) => [room.room, room.members]),
       [["r", 2]],
     );
 
@@ -685,40 +520,25 @@ describe("a cluster's operators", { timeout: 60000 }, () => {
     });
     assert.equal(silent.status, 504);
     assert.equal(
-      (
-        await one.api(`/v1/connections/${ann.id}/emit`, {
-          method: "POST",
-          body: { event: "told" },
-        })
-      ).body.delivered,
+      (await one.api(`/v1/connections/${ann.id}/emit`, { method: "POST", body: { event: "told" } }))
+        .body.delivered,
       1,
     );
     await ann.hear("told");
     assert.deepEqual(
-      (
-        await one.api("/v1/users/ann/emit", {
-          method: "POST",
-          body: { event: "mail" },
-        })
-      ).body,
+      (await one.api("/v1/users/ann/emit", { method: "POST", body: { event: "mail" } })).body,
       { delivered: 1 },
     );
 
     const { id } = ann,
       ending = ann.ending();
-    assert.equal(
-      (await one.api(`/v1/connections/${id}`, { method: "DELETE" })).status,
-      200,
-    );
+    assert.equal((await one.api(`/v1/connections/${id}`, { method: "DELETE" })).status, 200);
     assert.equal(await ending, "io server disconnect");
     assert.equal((await one.api(`/v1/connections/${id}`)).status, 404);
     const again = await io(two, "ann");
-    assert.deepEqual(
-      (await one.api("/v1/users/ann/disconnect", { method: "POST" })).body,
-      {
-        disconnected: 1,
-      },
-    );
+    assert.deepEqual((await one.api("/v1/users/ann/disconnect", { method: "POST" })).body, {
+      disconnected: 1,
+    });
     await until(() => !again.connected, "it is disconnected");
   });
 
@@ -734,15 +554,10 @@ describe("a cluster's operators", { timeout: 60000 }, () => {
         ["n2", "unreachable"],
       ],
     );
-    assert.deepEqual((await one.api("/v1/connections")).body.unreachable, [
-      "n2",
-    ]);
+    assert.deepEqual((await one.api("/v1/connections")).body.unreachable, ["n2"]);
     two.child.kill("SIGCONT");
     await until(
-      async () =>
-        (await one.api("/v1/nodes")).body.nodes.every(
-          (node) => node.state === "ready",
-        ),
+      async () => (await one.api("/v1/nodes")).body.nodes.every((node) => node.state === "ready"),
       "both are ready",
       10 * LEASE,
     );
@@ -756,9 +571,7 @@ describe("a cluster in trouble", { timeout: 120000 }, () => {
       other = await live(three, "other");
     const users = Array.from({ length: 1000 }, (_, index) => `user${index}`);
     for (let start = 0; start < users.length; start += 100) {
-      await Promise.all(
-        users.slice(start, start + 100).map((user) => live(two, user)),
-      );
+      await Promise.all(users.slice(start, start + 100).map((user) => live(two, user)));
     }
     const gone = () =>
       new Set(
@@ -766,37 +579,24 @@ describe("a cluster in trouble", { timeout: 120000 }, () => {
           .filter((one) => one.event === "user:offline")
           .map((one) => one.args[0].userId),
       );
-    await until(
-      () => watcher.count("user:online") >= 1000,
-      "all are online",
-      10000,
-    );
+    await until(() => watcher.count("user:online") >= 1000, "all are online", 10000);
     const killed = Date.now();
     await two.kill();
     await until(() => gone().size === 1000, "all are offline", LEASE + 1000);
     assert.ok(Date.now() - killed < LEASE + 1000);
     for (const user of users) {
       assert.deepEqual(
-        [
-          about(watcher, "user:online", user),
-          about(watcher, "user:offline", user),
-        ],
+        [about(watcher, "user:online", user), about(watcher, "user:offline", user)],
         [1, 1],
         user,
       );
     }
-    assert.ok(
-      (await presence(three, ...users.slice(0, 500))).every(
-        (user) => !user.online,
-      ),
-    );
+    assert.ok((await presence(three, ...users.slice(0, 500))).every((user) => !user.online));
     assert.ok(watcher.connected);
     assert.equal(other.ws.readyState, 1);
     assert.equal(await isOnline(three, "other"), true);
     const repairs = await Promise.all(
-      [one, three].map((node) =>
-        node.metric("heartline_cluster_repairs_total"),
-      ),
+      [one, three].map((node) => node.metric("heartline_cluster_repairs_total")),
     );
     assert.deepEqual(repairs, [0, 0]);
   });
@@ -809,30 +609,14 @@ describe("a cluster in trouble", { timeout: 120000 }, () => {
     await watcher.hear("user:online", (user) => user.userId === "leaves");
     two.child.kill("SIGSTOP");
     const stopped = Date.now();
-    await watcher.hear(
-      "user:offline",
-      (user) => user.userId === "stays",
-      LEASE * 2,
-    );
-    await watcher.hear(
-      "user:offline",
-      (user) => user.userId === "leaves",
-      LEASE,
-    );
+    await watcher.hear("user:offline", (user) => user.userId === "stays", LEASE * 2);
+    await watcher.hear("user:offline", (user) => user.userId === "leaves", LEASE);
     leaves.close();
-    await until(
-      () => Date.now() - stopped > 2 * LEASE,
-      "two leases have passed",
-      2 * LEASE,
-    );
+    await until(() => Date.now() - stopped > 2 * LEASE, "two leases have passed", 2 * LEASE);
     two.child.kill("SIGCONT");
+    await until(() => about(watcher, "user:online", "stays") === 2, "it is back");
     await until(
-      () => about(watcher, "user:online", "stays") === 2,
-      "it is back",
-    );
-    await until(
-      async () =>
-        !(await isOnline(one, "leaves")) && (await isOnline(one, "stays")),
+      async () => !(await isOnline(one, "leaves")) && (await isOnline(one, "stays")),
       "presence is right",
     );
     // Whatever else was on its way has come by the time that somebody new is seen.
@@ -841,10 +625,7 @@ describe("a cluster in trouble", { timeout: 120000 }, () => {
     assert.equal(await isOnline(one, "leaves"), false);
     assert.equal(stays.ws.readyState, 1);
     assert.deepEqual(
-      [
-        about(watcher, "user:online", "stays"),
-        about(watcher, "user:offline", "stays"),
-      ],
+      [about(watcher, "user:online", "stays"), about(watcher, "user:offline", "stays")],
       [2, 1],
     );
   });
@@ -857,19 +638,13 @@ describe("a cluster in trouble", { timeout: 120000 }, () => {
     await ann.ask({ type: "subscribe", topic: "r" });
     await watcher.hear("user:online", (user) => user.userId === "ann");
     await own.kill();
-    await until(
-      async () => (await status(one)) === "degraded",
-      "the node says that it is alone",
-    );
+    await until(async () => (await status(one)) === "degraded", "the node says that it is alone");
     // Local service goes on.
     await watcher.ask("join", { room: "local" });
     const here = await live(one, "here");
     await here.ask({ type: "publish", topic: "local", event: "hi", data: 1 });
     await watcher.hear("hi");
-    assert.equal(
-      (await watcher.ask("presence:get", { users: ["here"] })).users[0].stale,
-      true,
-    );
+    assert.equal((await watcher.ask("presence:get", { users: ["here"] })).users[0].stale, true);
     const again = await redis(own.port);
     open.push(again);
     const back = Date.now();
@@ -880,19 +655,12 @@ describe("a cluster in trouble", { timeout: 120000 }, () => {
     );
     assert.ok(Date.now() - back < LEASE);
     await Promise.all([one, two].map(ready));
-    await watcher.hear(
-      "user:online",
-      (user) => user.userId === "here",
-      LEASE * 3,
-    );
+    await watcher.hear("user:online", (user) => user.userId === "here", LEASE * 3);
     // Rooms work across nodes again.
     await watcher.ask("publish", { room: "r", event: "again", data: 1 });
     await ann.hear("again");
     assert.deepEqual(
-      [
-        about(watcher, "user:online", "ann"),
-        about(watcher, "user:offline", "ann"),
-      ],
+      [about(watcher, "user:online", "ann"), about(watcher, "user:offline", "ann")],
       [1, 0],
     );
     ann.close();
@@ -902,20 +670,14 @@ describe("a cluster in trouble", { timeout: 120000 }, () => {
   it("a link to Redis that is cut and healed", async () => {
     const cable = await link(store.port);
     open.push({ kill: () => cable.close() });
-    const [one, two] = await nodes(2, {}, (index) =>
-      index === 1 ? cable.url : store.url,
-    );
+    const [one, two] = await nodes(2, {}, (index) => (index === 1 ? cable.url : store.url));
     const watcher = await io(one, "watcher"),
       ann = await live(two, "ann"),
       bob = await live(two, "bob");
     await watcher.ask("join", { room: "r" });
     await watcher.hear("user:online", (user) => user.userId === "bob");
     cable.cut();
-    await watcher.hear(
-      "user:offline",
-      (user) => user.userId === "ann",
-      LEASE * 2,
-    );
+    await watcher.hear("user:offline", (user) => user.userId === "ann", LEASE * 2);
     await until(
       async () => (await status(two)) === "degraded",
       "the node says that it is alone",
@@ -928,11 +690,7 @@ describe("a cluster in trouble", { timeout: 120000 }, () => {
     await ann.ask({ type: "publish", topic: "r", event: "hi", data: 1 });
     await late.hear("hi");
     cable.heal();
-    await until(
-      () => about(watcher, "user:online", "ann") === 2,
-      "ann is back",
-      5000,
-    );
+    await until(() => about(watcher, "user:online", "ann") === 2, "ann is back", 5000);
     await watcher.hear("user:online", (user) => user.userId === "late");
     assert.equal(await isOnline(one, "bob"), false);
     await ready(two);
@@ -960,31 +718,20 @@ describe("a cluster in trouble", { timeout: 120000 }, () => {
     assert.notEqual(gap.epoch, epoch);
     assert.equal(gap.offset, offset);
     // Whoever asks is told the new epoch, and the next event has the next number in it.
-    assert.equal(
-      (await bob.ask({ type: "subscribe", topic: "r" })).epoch,
-      gap.epoch,
-    );
+    assert.equal((await bob.ask({ type: "subscribe", topic: "r" })).epoch, gap.epoch);
     await ann.ask("publish", { room: "r", event: "again", data: 1 });
     assert.equal((await bob.hear("again")).offset, offset + 1);
     assert.deepEqual(
-      [
-        ann.count("room:gap"),
-        bob.heard.filter(({ type }) => type === "gap").length,
-      ],
+      [ann.count("room:gap"), bob.heard.filter(({ type }) => type === "gap").length],
       [2, 2],
     );
-    assert.equal(
-      await one.metric("heartline_cluster_subscription_gaps_total"),
-      1,
-    );
+    assert.equal(await one.metric("heartline_cluster_subscription_gaps_total"), 1);
   });
 
   it("what waits out an outage is not told as news, but as a gap", async () => {
     const cable = await link(store.port);
     open.push({ kill: () => cable.close() });
-    const [one, two] = await nodes(2, {}, (index) =>
-      index === 1 ? cable.url : store.url,
-    );
+    const [one, two] = await nodes(2, {}, (index) => (index === 1 ? cable.url : store.url));
     const ann = await io(one, "ann"),
       bob = await live(two, "bob");
     await ann.ask("join", { room: "r" });
@@ -995,9 +742,7 @@ describe("a cluster in trouble", { timeout: 120000 }, () => {
     await bob.ask({ type: "publish", topic: "r", event: "late", data: 1 });
     await bob.hear("late");
     await until(
-      async () =>
-        (await two.metric("heartline_cluster_publications_undelivered_total")) >
-        0,
+      async () => (await two.metric("heartline_cluster_publications_undelivered_total")) > 0,
       "the node gives it up",
       10000,
     );
@@ -1031,11 +776,7 @@ describe("a cluster in trouble", { timeout: 120000 }, () => {
     open.push(twin);
     await ready(twin);
     // It takes the first one for its own past, which protests.
-    await until(
-      () => one.log.includes("lease was over"),
-      "the first one noticed",
-      LEASE * 2,
-    );
+    await until(() => one.log.includes("lease was over"), "the first one noticed", LEASE * 2);
     await until(() => isOnline(twin, "ann"), "its user is there");
     await live(twin, "bob");
     assert.equal(await isOnline(one, "bob"), true);

@@ -15,7 +15,7 @@ use heartline_core::line::shelf::ScopeRef;
 use heartline_core::message::Message;
 use heartline_core::namespaces::{NamespaceId, Namespaces};
 use heartline_core::presence::{RoomAddress, SocketAddress};
-use heartline_core::rooms::{PRIVATE, Room, RoomDirectory, RoomRef};
+use heartline_core::rooms::{Gap, PRIVATE, Room, RoomDirectory, RoomRef};
 use heartline_engine::clock::Clock;
 use heartline_engine::shard::ShardHandle;
 use heartline_engine::shard::outbound::ConflationKey;
@@ -239,7 +239,12 @@ impl Fanout {
             };
             make(offset, place, message)
         };
-        let offset = room.publish_kept(&recovery.line, kept, make, to_shard);
+        let note = |event: &Kept| {
+            if let Some(journal) = &recovery.journal {
+                journal.room_event(&room, event);
+            }
+        };
+        let offset = room.publish_kept(&recovery.line, kept, note, make, to_shard);
         Some(offset)
     }
 
@@ -266,8 +271,7 @@ impl Fanout {
         match &self.recovery {
             Some(recovery) if is_kept(recovery) => {
                 let event = recovery.kept(&message, only(), self.clock.now());
-                let events = std::iter::once(event);
-                recovery.keep(scope, events, |place| post(message, place));
+                recovery.keep(scope, vec![event], |place| post(message, place));
             }
             _ => {
                 let place = self.passing(&message);
@@ -545,38 +549,50 @@ impl Fanout {
                 });
                 room.iter().for_each(|room| self.tell_gap(room));
             }
-            Missed::User { tenant, user } => self.tell_users(|place| {
-                for to in self.backplane.local().sockets(tenant, user, None) {
-                    let to_one = Op::UserGap {
-                        to: Some(to),
-                        place,
-                    };
-                    self.post(to.0.conn.shard, to_one);
+            Missed::User { tenant, user } => {
+                if let Some(recovery) = &self.recovery {
+                    for (namespace, _) in self.namespaces.iter() {
+                        let scope = ScopeRef {
+                            namespace,
+                            tenant,
+                            user: Some(user),
+                        };
+                        recovery.shelf.lose(scope, &recovery.line, self.clock.now());
+                    }
                 }
-            }),
-            Missed::Users => self.tell_all_users(),
+                for to in self.backplane.local().sockets(tenant, user, None) {
+                    self.post(to.0.conn.shard, Op::UserGap { to: Some(to) });
+                }
+            }
+            Missed::Users => {
+                self.lose_all();
+                self.post_to_all(|| Op::UserGap { to: None });
+            }
             Missed::Anybody => {
+                self.lose_all();
                 self.rooms.all().iter().for_each(|room| self.tell_gap(room));
-                self.tell_all_users();
+                self.post_to_all(|| Op::UserGap { to: None });
             }
         }
     }
 
-    fn tell_all_users(&self) {
-        self.tell_users(|place| self.post_to_all(|| Op::UserGap { to: None, place }));
-    }
-
-    /// Tells users of a loss by `post`, at a place in the line where there is one.
-    fn tell_users(&self, post: impl FnOnce(u64)) {
-        match &self.recovery {
-            Some(recovery) => recovery.shelf.lose(&recovery.line, post),
-            None => post(0),
+    /// Nobody knows whose it was: nobody who comes back from before now has all.
+    fn lose_all(&self) {
+        if let Some(recovery) = &self.recovery {
+            recovery.lose_all();
         }
     }
 
     fn tell_gap(&self, room: &Arc<Room>) {
-        let line = self.recovery.as_ref().map(|recovery| &recovery.line);
-        self.rooms.begin_epoch(room, line, |shard, gap| {
+        let recovery = self.recovery.as_ref();
+        let journal = recovery.and_then(|recovery| recovery.journal.as_ref());
+        let note = |gap: Gap| {
+            if let Some(journal) = journal {
+                journal.gap(room, gap);
+            }
+        };
+        let line = recovery.map(|recovery| &recovery.line);
+        self.rooms.begin_epoch(room, line, note, |shard, gap| {
             let room = room.clone();
             self.post(shard as u16, Op::Gap { room, gap });
         });

@@ -122,11 +122,7 @@ pub(crate) enum Op {
     /// Publications were lost on their way to a room: its numbers go on in another epoch.
     Gap { room: Arc<Room>, gap: Gap },
     /// Publications to a user were lost, whose socket this is; to any user without one.
-    UserGap {
-        to: Option<SocketAddress>,
-        /// Its place in the line; 0 where nothing is kept.
-        place: u64,
-    },
+    UserGap { to: Option<SocketAddress> },
     /// A publication to a namespace's sockets of one tenant.
     Broadcast {
         namespace: NamespaceId,

@@ -132,6 +132,13 @@ pub enum ClientFrame<'a> {
 pub enum FrameError<'a> {
     /// The text is not one JSON object.
     NotJson,
+    /// A member is given twice.
+    Twice {
+        /// Its name.
+        field: Cow<'a, str>,
+        /// Comes back in the answer.
+        id: Option<&'a str>,
+    },
     /// The object has no `type`, or one that is no string.
     NoType {
         /// Comes back in the answer.
@@ -160,7 +167,10 @@ impl<'a> FrameError<'a> {
     pub fn id(&self) -> Option<&'a str> {
         match *self {
             Self::NotJson => None,
-            Self::NoType { id } | Self::UnknownType { id, .. } | Self::Missing { id, .. } => id,
+            Self::NoType { id }
+            | Self::Twice { id, .. }
+            | Self::UnknownType { id, .. }
+            | Self::Missing { id, .. } => id,
         }
     }
 
@@ -175,6 +185,7 @@ impl fmt::Display for FrameError<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NotJson => f.write_str("the frame is not a JSON object"),
+            Self::Twice { field, .. } => write!(f, "the frame has {field} twice"),
             Self::NoType { .. } => f.write_str("the frame has no type"),
             // A precision cuts at characters.
             Self::UnknownType { kind, .. } => write!(

@@ -1,7 +1,6 @@
 //! The rings of what goes to no room: of namespaces, and of users.
 
 use std::hash::{Hash, Hasher};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use hashbrown::{Equivalent, HashMap};
@@ -56,8 +55,6 @@ type Shared = Arc<Mutex<Ring>>;
 #[derive(Debug, Default)]
 pub struct Shelf {
     rings: Mutex<HashMap<Scope, Shared>>,
-    /// The place of the last loss that may have been anybody's.
-    lost: AtomicU64,
 }
 
 impl Shelf {
@@ -82,36 +79,46 @@ impl Shelf {
         ring
     }
 
-    /// Keeps events in a scope. `post` gets the number of the first and puts them into the
-    /// mailboxes of those who are there; a later event of the scope is posted after them.
+    /// Keeps events in a scope. `note` sees them when they have their numbers; then `post` gets
+    /// the first of these, and puts them into the mailboxes of those who are there. A later
+    /// event of the scope is posted after them.
     pub fn keep(
         &self,
         scope: ScopeRef<'_>,
         line: &Line,
-        events: impl ExactSizeIterator<Item = Kept>,
+        mut events: Vec<Kept>,
+        note: impl FnOnce(&[Kept]),
         post: impl FnOnce(u64),
     ) {
         let ring = self.find_or_make(scope, line);
         let mut ring = ring.lock().unwrap_or_else(PoisonError::into_inner);
-        let first = line.take(events.len(), post);
+        line.take(events.len(), |first| {
+            for (id, event) in (first..).zip(&mut events) {
+                event.id = id;
+            }
+            note(&events);
+            post(first);
+        });
         let bounds = bounds(scope, &line.bounds);
-        for (id, event) in (first..).zip(events) {
-            ring.push(Kept { id, ..event }, &bounds);
+        for event in events {
+            ring.push(event, &bounds);
         }
     }
 
-    /// Events to users were lost on their way to this node: what is kept is complete for nobody
-    /// who comes back from before now. `post` tells those who are there, with its place.
-    pub fn lose(&self, line: &Line, post: impl FnOnce(u64)) {
-        line.take(1, |place| {
-            post(place);
-            self.lost.fetch_max(place, Ordering::Relaxed);
-        });
+    /// Something of a scope was lost on its way: it is not complete for who comes back from
+    /// before now.
+    pub fn lose(&self, scope: ScopeRef<'_>, line: &Line, now: Micros) {
+        let ring = self.find_or_make(scope, line);
+        let mut ring = ring.lock().unwrap_or_else(PoisonError::into_inner);
+        let place = line.take(1, |_| ());
+        ring.lose(place, now);
     }
 
-    /// Whether nothing was lost behind a place.
-    pub fn is_complete_after(&self, place: u64) -> bool {
-        place >= self.lost.load(Ordering::Relaxed)
+    /// Keeps an event of an earlier process.
+    pub fn restore(&self, scope: ScopeRef<'_>, line: &Line, event: Kept) {
+        let ring = self.find_or_make(scope, line);
+        let mut ring = ring.lock().unwrap_or_else(PoisonError::into_inner);
+        ring.push(event, &bounds(scope, &line.bounds));
     }
 
     /// Drops what is too old, and rings of which nothing is left: whoever could ask for it has

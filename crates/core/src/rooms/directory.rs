@@ -92,6 +92,19 @@ pub struct Gap {
     pub place: u64,
 }
 
+/// How an earlier process has left a room.
+#[derive(Debug, Clone, Copy)]
+pub struct Left {
+    /// Tells it from an earlier one of the same name.
+    pub incarnation: u64,
+    /// The epoch in which its publications are numbered.
+    pub epoch: u64,
+    /// How many there were.
+    pub offset: u64,
+    /// Those up to this number in the line may be missing.
+    pub missing: u64,
+}
+
 /// What joining as the first of a shard found.
 pub(super) struct Entered {
     pub(super) room: Arc<Room>,
@@ -152,12 +165,13 @@ impl Room {
         sequence.offset
     }
 
-    /// The same, and keeps what is said, if this room's publications are kept: `make` gets its
-    /// number in the line too. In other rooms it is 0.
+    /// The same, and keeps what is said, if this room's publications are kept: `note` sees it
+    /// when it has its number in the line, and `make` gets that too. In other rooms it is 0.
     pub fn publish_kept<T>(
         &self,
         line: &Line,
         mut event: Kept,
+        note: impl FnOnce(&Kept),
         make: impl FnOnce(u64, u64) -> T,
         mut to_shard: impl FnMut(usize, &T),
     ) -> u64 {
@@ -166,8 +180,12 @@ impl Room {
         let offset = sequence.offset;
         match &mut sequence.ring {
             Some(ring) => {
-                event.id = line.take(1, |id| self.hand(&make(offset, id), &mut to_shard));
                 event.offset = offset;
+                line.take(1, |id| {
+                    event.id = id;
+                    note(&event);
+                    self.hand(&make(offset, id), &mut to_shard);
+                });
                 ring.push(event, &line.bounds);
             }
             None => self.hand(&make(offset, 0), &mut to_shard),
@@ -250,6 +268,54 @@ impl RoomDirectory {
         part.get(room).cloned()
     }
 
+    /// Puts a room there as an earlier process has left it.
+    pub fn restore(
+        &self,
+        key: &RoomKey,
+        left: Left,
+        events: Vec<Kept>,
+        bounds: &Bounds,
+    ) -> Option<Arc<Room>> {
+        let Left {
+            incarnation,
+            epoch,
+            offset,
+            missing,
+        } = left;
+        let keep = self.keep.get().filter(|keep| (keep.rule)(&key.name))?;
+        let mut ring = Ring::new(keep.account.clone());
+        // Before the first that is there, something may be gone; without any, nothing of this
+        // room is known to be complete but what comes after all.
+        let first = events.first().map_or(offset + 1, |event| event.offset);
+        ring.skip(missing, first - 1);
+        for event in events {
+            ring.push(event, bounds);
+        }
+        let room = Arc::new(Room {
+            subscription: self.subscribe.get().and_then(|subscribe| subscribe(key)),
+            key: key.clone(),
+            incarnation,
+            sequence: Mutex::new(Sequence {
+                offset,
+                epoch,
+                ring: Some(Box::new(ring)),
+                empty_since: None,
+            }),
+            locals: (0..self.shards).map(|_| AtomicU32::new(NONE)).collect(),
+        });
+        self.incarnations
+            .fetch_max(incarnation.max(epoch) + 1, Ordering::Relaxed);
+        let place = RoomRef {
+            namespace: key.namespace,
+            tenant: key.tenant.as_deref(),
+            name: &key.name,
+        };
+        let part = self.part(&place);
+        let mut part = part.lock().unwrap_or_else(PoisonError::into_inner);
+        part.insert(key.clone(), room.clone());
+        Some(room)
+    }
+
     /// Announces that a shard has members under `local`.
     pub(super) fn enter(
         &self,
@@ -309,12 +375,13 @@ impl RoomDirectory {
     }
 
     /// Publications were lost on their way to this node: the room's next ones are of a new
-    /// epoch. Hands the gap to each shard with members by `to_shard`, behind what was published
+    /// epoch. `note` sees the gap where publications are kept. Hands it to each shard with members by `to_shard`, behind what was published
     /// before. What is kept is no more complete for who comes back from before it.
     pub fn begin_epoch(
         &self,
         room: &Room,
         line: Option<&Line>,
+        note: impl FnOnce(Gap),
         mut to_shard: impl FnMut(usize, Gap),
     ) {
         let mut sequence = room.sequence();
@@ -328,7 +395,10 @@ impl RoomDirectory {
         let offset = sequence.offset;
         match line.filter(|_| sequence.ring.is_some()) {
             Some(line) => {
-                let place = line.take(1, |place| room.hand(&gap(place), &mut hand));
+                let place = line.take(1, |place| {
+                    note(gap(place));
+                    room.hand(&gap(place), &mut hand);
+                });
                 if let Some(ring) = &mut sequence.ring {
                     ring.skip(place, offset);
                 }

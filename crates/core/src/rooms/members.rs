@@ -347,7 +347,7 @@ mod tests {
         };
         let offset = room.publish(|offset| offset, |_, _| {});
         let mut told = Vec::new();
-        directory.begin_epoch(room, None, |shard, gap| told.push((shard, gap)));
+        directory.begin_epoch(room, None, |_| (), |shard, gap| told.push((shard, gap)));
         let [(0, gap)] = told[..] else {
             panic!("{told:?}");
         };

@@ -347,6 +347,9 @@ impl Hub {
         self.add_socket(engine, slot, namespace, joining.secret, &identity);
         let ticket = joining.ticket.as_deref();
         let missed = ticket.and_then(|ticket| self.take_up(engine, slot, namespace, ticket));
+        if missed.is_none() {
+            self.note_open(engine, slot, namespace);
+        }
         let Some(handle) = self.handle(engine, slot, namespace) else {
             return;
         };

@@ -261,7 +261,7 @@ impl App for Hub {
                 skip,
             } => self.deliver(engine, &room, offset, &publication, skip.as_ref()),
             Op::Gap { room, gap } => self.gap(engine, &room, gap),
-            Op::UserGap { to, .. } => self.user_gap(engine, to.as_ref()),
+            Op::UserGap { to } => self.user_gap(engine, to.as_ref()),
             Op::Broadcast {
                 namespace,
                 tenant,

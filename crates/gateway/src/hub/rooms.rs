@@ -79,6 +79,7 @@ impl Hub {
             self.place,
         );
         if socket.rooms.len() > before {
+            self.note_join(engine, slot, namespace, &joined);
             if let Some((user, address, place)) = self.followed(engine, slot, namespace, name) {
                 self.shared
                     .fanout
@@ -228,6 +229,7 @@ impl Hub {
                 socket.rooms.swap_remove(index)
             });
             if let Some(membership) = left {
+                self.note_leave(engine, slot, namespace, membership);
                 self.leave_membership(membership, namespace);
                 if let Some((user, address, place)) = self.followed(engine, slot, namespace, name) {
                     self.shared

@@ -133,11 +133,8 @@ fn frames() {
         // Ids that are neither string nor number are ignored, so are strangers.
         (r#"{"type":"ping","id":null,"foo":{}}"#, Ping { id: None }),
         (r#"{"type":"ping","id":{"a":1}}"#, Ping { id: None }),
-        // The last one counts.
-        (
-            r#"{"type":"auth","type":"ping","id":1,"id":2}"#,
-            Ping { id: Some("2") },
-        ),
+        // So are strangers that come twice.
+        (r#"{"type":"ping","foo":1,"foo":2}"#, Ping { id: None }),
         // Names and types may be escaped.
         (r#"{"ty\u0070e":"p\u0069ng"}"#, Ping { id: None }),
     ] {
@@ -203,6 +200,29 @@ fn wrong_frames() {
     ] {
         assert_eq!(decode(text), Err(expected), "{text}");
     }
+}
+
+#[test]
+fn a_member_that_is_given_twice_refuses_the_frame() {
+    for (text, field, id) in [
+        (r#"{"type":"auth","type":"ping","id":1}"#, "type", Some("1")),
+        (
+            r#"{"type":"emit","event":"a","ev\u0065nt":"a","id":"x"}"#,
+            "event",
+            Some("\"x\""),
+        ),
+        (r#"{"type":"ping","id":1,"id":2}"#, "id", Some("2")),
+        (
+            r#"{"type":"publish","topic":"a","event":"e","data":1,"data":1}"#,
+            "data",
+            None,
+        ),
+    ] {
+        let field = field.into();
+        assert_eq!(decode(text), Err(FrameError::Twice { field, id }), "{text}");
+    }
+    let twice = decode(r#"{"type":"auth","token":"a","token":"b"}"#).unwrap_err();
+    assert_eq!(twice.message(), "the frame has token twice");
 }
 
 #[test]
