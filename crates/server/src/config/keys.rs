@@ -568,7 +568,7 @@ pub(crate) static KEYS: &[Key] = &[
     ),
     secret(
         "auth.jwt.secret",
-        "secret of HS256, HS384 and HS512 tokens: 16 bytes at least, and 32 to be safe. One of this, `auth.jwt.public_key` and `auth.jwt.jwks_url` may be set",
+        "secret of HS256, HS384 and HS512 tokens: 16 bytes at least, and 32 to be safe",
         |s, v| Ok(s.jwt.secret = optional(v, hmac_secret)?),
     ),
     node(

@@ -414,7 +414,6 @@ fn check(settings: &Settings, sources: &Sources, errors: &mut Vec<String>) {
         }
     }
     check_paths(settings, errors);
-    check_keys(settings, errors);
     let any = settings.gateway.allowed_origins == AllowedOrigins::Any;
     if any && settings.gateway.token_cookie.is_some() {
         errors.push(
@@ -472,30 +471,6 @@ fn check_wallets(settings: &Settings, errors: &mut Vec<String>) {
     }
 }
 
-/// Tokens have one issuer: a second key would let in whatever is signed with it, long after
-/// everybody has forgotten that it is there.
-fn check_keys(settings: &Settings, errors: &mut Vec<String>) {
-    let jwt = &settings.jwt;
-    // Where people sign in here, this gateway is an issuer beside the other.
-    let own = settings.wallet.enabled && jwt.wallet_key.is_none();
-    let keys = [
-        ("auth.jwt.secret", jwt.secret.is_some() && !own),
-        ("auth.jwt.public_key", jwt.public_key.is_some()),
-        ("auth.jwt.jwks_url", jwt.jwks_url.is_some()),
-    ];
-    let set: Vec<&str> = keys
-        .iter()
-        .filter_map(|(name, is_set)| is_set.then_some(*name))
-        .collect();
-    if set.len() > 1 {
-        errors.push(format!(
-            "{} are set together, and tokens signed with either would be let in: keep the one \
-             that your issuer signs with, and set the other to \"off\"",
-            set.join(" and ")
-        ));
-    }
-}
-
 /// Shortest secret that is accepted, bytes.
 const MIN_SECRET: usize = 16;
 /// What HS256 wants (RFC 7518 §3.2), bytes.
@@ -549,9 +524,33 @@ fn not_read(name: &str) -> Option<String> {
     ))
 }
 
+/// What is to be said of several keys: whatever is signed with either is let in. That is meant
+/// while an issuer changes, and where wallets' tokens are signed here beside a key set.
+fn several_keys(settings: &Settings) -> Option<String> {
+    let jwt = &settings.jwt;
+    let keys = [
+        ("auth.jwt.secret", jwt.secret.is_some()),
+        ("auth.jwt.public_key", jwt.public_key.is_some()),
+        ("auth.jwt.jwks_url", jwt.jwks_url.is_some()),
+    ];
+    let set = keys
+        .iter()
+        .filter_map(|(name, is_set)| is_set.then_some(*name));
+    let set: Vec<&str> = set.collect();
+    let is_meant = set.len() < 2 || (settings.wallet.enabled && jwt.secret.is_some());
+    (!is_meant).then(|| {
+        format!(
+            "{} are set together, and tokens signed with either are let in: keep the one that \
+             your issuer signs with",
+            set.join(" and ")
+        )
+    })
+}
+
 /// What lets strangers in, or nobody.
 fn unsafe_or_shut(settings: &Settings) -> Vec<String> {
     let mut all = Vec::new();
+    all.extend(several_keys(settings));
     let secret = settings.jwt.secret.as_deref();
     if let Some(secret) = secret.filter(|secret| secret.len() < GOOD_SECRET) {
         all.push(format!(
@@ -802,8 +801,6 @@ mod tests {
         assert_eq!(refused(&[ON, AT, SECRET]), "");
         assert_eq!(refused(&[ON, AT, JWKS, "auth.wallet.key=key.pem"]), "");
         assert_eq!(refused(&[ON, AT, JWKS, SECRET]), "");
-        let both = refused(&[ON, AT, JWKS, SECRET, "auth.wallet.key=key.pem"]);
-        assert!(both.contains("set together"), "{both}");
         assert!(refused(&[ON, SECRET]).contains("needs auth.wallet.domain"));
         let why = refused(&[ON, AT, JWKS]);
         assert!(why.contains("either set auth.jwt.secret") && why.contains("or auth.wallet.key"));
@@ -1292,23 +1289,26 @@ mod tests {
     }
 
     #[test]
-    fn tokens_are_checked_with_a_secret_or_a_key_or_a_key_set_and_not_with_two() {
+    fn of_several_keys_that_let_tokens_in_somebody_is_told() {
         let secret = "auth.jwt.secret=0123456789abcdef0123456789abcdef";
         let (key, keys) = (
             "auth.jwt.public_key=key.pem",
             "auth.jwt.jwks_url=https://issuer.example/keys",
         );
+        let told = |sets: &[&str]| several_keys(&set(sets).unwrap().settings);
         for pair in [[secret, key], [secret, keys], [key, keys]] {
-            let wrong = wrong(&pair);
+            let told = told(&pair).unwrap();
             let names = pair.map(|pair| pair.split('=').next().unwrap());
-            assert!(wrong.contains(&names.join(" and ")), "{wrong}");
-            assert!(wrong.contains("keep the one"), "{wrong}");
+            assert!(told.contains(&names.join(" and ")), "{told}");
         }
         for alone in [secret, key, keys] {
-            assert!(set(&[alone]).is_ok());
+            assert_eq!(told(&[alone]), None);
         }
         // What a file sets can be switched off above it.
-        assert!(set(&[secret, "auth.jwt.secret=off", keys]).is_ok());
+        assert_eq!(told(&[secret, "auth.jwt.secret=off", keys]), None);
+        // Wallets' tokens are signed here.
+        let wallets = ["auth.wallet.enabled=true", "auth.wallet.domain=app.example"];
+        assert_eq!(told(&[secret, keys, wallets[0], wallets[1]]), None);
     }
 
     #[test]
