@@ -30,15 +30,9 @@ fn put(text: Option<&[u8]>, out: &mut Vec<u8>) {
     }
 }
 
-/// Writes a publication.
-pub fn encode(origin: Origin, target: &Target<'_>, message: &Message) -> Vec<u8> {
-    let attached: usize = message
-        .attachments
-        .iter()
-        .map(|bytes| bytes.len() + 4)
-        .sum();
-    let mut out = Vec::with_capacity(message.args.len() + attached + 160);
-    let (kind, texts): (u8, [Option<&str>; 6]) = match *target {
+/// A target as its kind and texts.
+fn texts_of<'a>(target: &Target<'a>) -> (u8, [Option<&'a str>; 6]) {
+    match *target {
         Target::Room {
             namespace,
             tenant,
@@ -80,7 +74,35 @@ pub fn encode(origin: Origin, target: &Target<'_>, message: &Message) -> Vec<u8>
                 instead_of,
             ],
         ),
-    };
+        Target::Users {
+            namespace,
+            tenant,
+            users,
+            instead_of,
+        } => (
+            5,
+            [
+                Some(namespace),
+                tenant,
+                Some(users.0),
+                None,
+                None,
+                Some(instead_of),
+            ],
+        ),
+        Target::Nodes => (6, [Some(""), None, None, None, None, None]),
+    }
+}
+
+/// Writes a publication.
+pub fn encode(origin: Origin, target: &Target<'_>, message: &Message) -> Vec<u8> {
+    let attached: usize = message
+        .attachments
+        .iter()
+        .map(|bytes| bytes.len() + 4)
+        .sum();
+    let mut out = Vec::with_capacity(message.args.len() + attached + 160);
+    let (kind, texts) = texts_of(target);
     out.push(VERSION);
     out.push(kind);
     out.extend_from_slice(&origin.tag.to_be_bytes());
@@ -208,6 +230,13 @@ fn read(bytes: &[u8]) -> Option<Read<'_>> {
             topic,
             instead_of,
         },
+        5 => Target::Users {
+            namespace,
+            tenant,
+            users: NameList(name?),
+            instead_of: instead_of?,
+        },
+        6 => Target::Nodes,
         _ => return None,
     };
     let event = reader.text()??;
@@ -303,7 +332,7 @@ mod tests {
     proptest! {
         #[test]
         fn publications_survive_the_journey(
-            kind in 0..4, tag: u32, number: u64,
+            kind in 0..6, tag: u32, number: u64,
             texts in prop::collection::vec(text(), 5),
             optional in prop::collection::vec(prop::option::of(text()), 4),
             attachments in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..20), 0..3),
@@ -314,6 +343,10 @@ mod tests {
             let target = match kind {
                 0 => Target::Room { namespace, tenant, room: name, key: third },
                 1 => Target::All { namespace, tenant },
+                4 => Target::Users {
+                    namespace, tenant, users: NameList(name), instead_of: &texts[4],
+                },
+                5 => Target::Nodes,
                 kind => Target::User {
                     namespace, tenant, user: name,
                     user_type: (kind == 3).then_some(third), topic, instead_of,

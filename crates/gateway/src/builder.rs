@@ -9,8 +9,8 @@ use heartline_core::backplane::local::LocalBackplane;
 use heartline_core::namespaces::Namespaces;
 use heartline_core::policy::ConnectLimit;
 use heartline_core::rooms::RoomDirectory;
-use heartline_core::store::MessageStore;
 use heartline_core::store::memory::MemoryStore;
+use heartline_core::store::offer::Store;
 use heartline_core::time::Moment;
 use heartline_engine::clock::Clock;
 use heartline_engine::failure::Failure;
@@ -38,6 +38,7 @@ use crate::gateway::{
 use crate::handler::{Arrival, Handler, HandlerSet, Handlers};
 use crate::hub::Hub;
 use crate::intern::Interner;
+use crate::members::Members;
 use crate::metrics::Metrics;
 use crate::node::ThisNode;
 use crate::op::Op;
@@ -88,7 +89,7 @@ pub struct GatewayBuilder {
     config: Config,
     authenticator: Arc<dyn Authenticator>,
     backplane: Option<Arc<dyn Backplane>>,
-    store: Arc<dyn MessageStore>,
+    store: Arc<dyn Store>,
     handlers: HandlerSet,
     namespaces: Vec<(String, HandlerSet)>,
     fallback: Option<Fallback>,
@@ -124,8 +125,8 @@ impl GatewayBuilder {
         self
     }
 
-    /// Where messages are kept; without one, in memory.
-    pub fn store(mut self, store: impl MessageStore) -> Self {
+    /// Where messages, and who belongs to conversations, are kept; without one, in memory.
+    pub fn store(mut self, store: impl Store) -> Self {
         self.store = Arc::new(store);
         self
     }
@@ -299,15 +300,22 @@ impl GatewayBuilder {
             .unwrap_or_else(|| Arc::new(alone(&self.config, clock)));
         let fanout = fanout(&self.config, shards, backplane);
         let announcer = Arc::new(Announcer::default());
+        let members = Arc::new(Members::new(
+            self.store.clone(),
+            self.config.conversations.access,
+            fanout.clone(),
+            clock,
+        ));
         fanout.backplane.attach(Arc::new(ThisNode {
             fanout: Arc::downgrade(&fanout),
+            members: Arc::downgrade(&members),
             announcer: announcer.clone(),
             clock,
             max_payload: self.config.max_payload,
         }));
         let handlers = Arc::new(self.take_handlers(&fanout));
         let (fallback, gatekeeper) = (self.fallback.take(), self.gatekeeper.take());
-        let shared = self.shared(clock, fanout);
+        let shared = self.shared(clock, fanout, members);
         let hooks = Hooks {
             fallback,
             gatekeeper,
@@ -342,7 +350,7 @@ impl GatewayBuilder {
     }
 
     /// What the shards and the handles have in common.
-    fn shared(self, clock: Clock, fanout: Arc<Fanout>) -> Arc<Shared> {
+    fn shared(self, clock: Clock, fanout: Arc<Fanout>, members: Arc<Members>) -> Arc<Shared> {
         let config = self.config;
         let names = fanout
             .namespaces
@@ -353,6 +361,7 @@ impl GatewayBuilder {
             clock,
             authenticator: self.authenticator,
             store: self.store,
+            members,
             metrics: Arc::new(Metrics::new(fanout.shards.len(), names)),
             limits: Arc::default(),
             data: AllData::default(),

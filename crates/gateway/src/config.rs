@@ -2,7 +2,8 @@
 //! files and environments is the binary's business.
 
 pub use heartline_core::policy::{
-    Announce, AuthMode, ConnectLimit, DevicePolicy, Limit, LimitsConfig, NamespaceConfig, OnExcess,
+    Announce, AuthMode, ConnectLimit, ConversationAccess, DevicePolicy, Limit, LimitsConfig,
+    NamespaceConfig, OnExcess,
 };
 pub use heartline_engine::http::cors::{AllowedOrigins, normalized as normalized_origin};
 
@@ -72,6 +73,8 @@ pub struct Config {
     pub heartbeat: HeartbeatConfig,
     /// Most rooms one socket may be in, its private `user:ID` room not counted.
     pub max_rooms_per_socket: usize,
+    /// Conversations.
+    pub conversations: ConversationsConfig,
     /// How long a user stays online after the last connection went.
     pub offline_grace: Duration,
     /// New connections per address.
@@ -115,6 +118,7 @@ impl Default for Config {
             worker_threads: 0,
             heartbeat: HeartbeatConfig::default(),
             max_rooms_per_socket: 100,
+            conversations: ConversationsConfig::default(),
             offline_grace: Duration::ZERO,
             connects_per_ip: ConnectLimit::Default,
             namespaces: BTreeMap::from([("/".into(), NamespaceConfig::default())]),
@@ -124,6 +128,15 @@ impl Default for Config {
             handler_timeout: Duration::from_secs(30),
         }
     }
+}
+
+/// Who takes part in conversations, and what of it others see.
+#[derive(Debug, Clone, Default)]
+pub struct ConversationsConfig {
+    /// Who may join one that their token does not name.
+    pub access: ConversationAccess,
+    /// Whether everybody in a conversation is told how far its members have read.
+    pub receipts: bool,
 }
 
 /// A random node name, `node-` and eight hexadecimal digits.

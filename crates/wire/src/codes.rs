@@ -207,7 +207,7 @@ const TABLE: [Entry; 26] = {
             &[Event, Live],
             AfterChange,
             "This room is not open to you",
-            "The token does not grant it",
+            "The token does not grant it, and the user is no member of the conversation",
         ),
         entry(
             (InvalidRoom, "INVALID_ROOM"),

@@ -129,8 +129,16 @@ pub const GATEWAY_EVENTS: &[Own] = {
             "One's own event was refused: `{ error, code, retryAfterMs?, tempId? }`",
         ),
         own("message:read", Room, "Not sent yet"),
-        own("member:joined", Room, "Not sent yet"),
-        own("member:left", Room, "Not sent yet"),
+        own(
+            "member:joined",
+            Room,
+            "A conversation has a new member: `{ conversationId, userId, userType? }`",
+        ),
+        own(
+            "member:left",
+            Room,
+            "A membership has ended: `{ conversationId, userId, userType? }`",
+        ),
         own(
             "user:online",
             Presence,

@@ -1,7 +1,10 @@
 //! Where messages are kept before anybody is told of them.
 
+pub mod conversations;
 mod log;
 pub mod memory;
+pub mod offer;
+mod people;
 
 use std::fmt;
 use std::ops::Range;
@@ -256,14 +259,14 @@ impl fmt::Display for StoreError {
 
 impl std::error::Error for StoreError {}
 
-/// Keeps messages, and knows who belongs to a conversation.
+/// Keeps messages.
 ///
 /// What [`append`](MessageStore::append) has answered is kept: only then are
 /// others told.
 pub trait MessageStore: Send + Sync + 'static {
     /// Stores a message in the next place of its conversation, or finds the one that this
-    /// sender stored in this channel under the same `temp_id`. Who writes in a conversation is
-    /// a member of it from then on.
+    /// sender stored in this channel under the same `temp_id`. A member of the conversation who
+    /// writes has read what is before.
     ///
     /// A new message is told before the answer is there: those of one conversation in the order
     /// of their offsets, whoever stored them and whether or not the answer is still waited
@@ -272,20 +275,6 @@ pub trait MessageStore: Send + Sync + 'static {
 
     /// A part of a conversation or open room. One that nobody has written in is empty.
     fn history(&self, query: HistoryQuery) -> BoxFuture<Result<History, StoreError>>;
-
-    /// Notes that a user belongs to a conversation.
-    fn add_member(
-        &self,
-        conversation_id: &str,
-        user: &Arc<UserKey>,
-    ) -> BoxFuture<Result<(), StoreError>>;
-
-    /// Who belongs to a conversation of a tenant.
-    fn members(
-        &self,
-        tenant: Option<&str>,
-        conversation_id: &str,
-    ) -> BoxFuture<Result<Vec<Arc<UserKey>>, StoreError>>;
 
     /// Whether it cannot keep messages at the moment.
     fn is_in_trouble(&self) -> bool {

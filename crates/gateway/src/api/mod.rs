@@ -2,6 +2,7 @@
 //! nodes (`everywhere`), and what other nodes are answered (`answers`).
 
 mod answers;
+mod conversations;
 mod everywhere;
 mod here;
 mod pages;

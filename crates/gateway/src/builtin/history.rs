@@ -64,7 +64,7 @@ pub(super) async fn history_get(
     wanted: Wanted,
 ) -> Result<Json<Told>, EventError> {
     let room = rooms::of_conversation(&wanted.conversation);
-    rooms::may_join(&room, socket.identity())?;
+    socket.may_join(&room).await?;
     let query = HistoryQuery {
         tenant: socket.identity().tenant_id().cloned(),
         channel: Channel::Conversation(wanted.conversation),

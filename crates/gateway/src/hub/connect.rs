@@ -372,7 +372,7 @@ impl Hub {
         engine: &mut Engine,
         to: &SocketAddress,
         identity: Arc<Identity>,
-        reply: oneshot::Sender<()>,
+        reply: oneshot::Sender<Vec<Arc<str>>>,
     ) {
         let Some(slot) = self.locate(engine, to) else {
             return;
@@ -388,9 +388,9 @@ impl Hub {
         };
         let before = std::mem::replace(&mut socket.identity, identity);
         socket.expires = expires;
-        self.leave_what_was_taken(engine, slot, to.namespace(), &before);
+        let in_doubt = self.leave_what_was_taken(engine, slot, to.namespace(), &before);
         self.rearm(engine, slot);
-        let _ = reply.send(());
+        let _ = reply.send(in_doubt);
     }
 
     /// A live connection has begun: who brought a token, or a handshake that the

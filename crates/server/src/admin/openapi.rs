@@ -244,6 +244,46 @@ pub(super) static ROUTES: &[Route] = &[
     },
     Route {
         method: "get",
+        path: "/v1/conversations/{conversationId}/members",
+        does: "The members of a conversation by their ids, a page at a time",
+        query: &["cursor", "limit", "tenantId"],
+        body: &[],
+        answer: "ConversationMembers",
+    },
+    Route {
+        method: "put",
+        path: "/v1/conversations/{conversationId}/members",
+        does: "Make users members of a conversation: they may join it, whatever their tokens say",
+        query: &[],
+        body: &["users", "userType", "tenantId"],
+        answer: "Added",
+    },
+    Route {
+        method: "delete",
+        path: "/v1/conversations/{conversationId}/members",
+        does: "End memberships; sockets that nothing else lets in leave the room",
+        query: &[],
+        body: &["users", "userType", "tenantId"],
+        answer: "Removed",
+    },
+    Route {
+        method: "put",
+        path: "/v1/conversations/{conversationId}/members/{userId}",
+        does: "Make one user a member",
+        query: WHICH,
+        body: &[],
+        answer: "Added",
+    },
+    Route {
+        method: "delete",
+        path: "/v1/conversations/{conversationId}/members/{userId}",
+        does: "End one user's membership",
+        query: WHICH,
+        body: &[],
+        answer: "Removed",
+    },
+    Route {
+        method: "get",
         path: "/v1/nodes",
         does: "The nodes",
         query: &[],
@@ -448,6 +488,7 @@ mod tests {
         let source = include_str!("mod.rs");
         let routed = source.matches("get(").count()
             + source.matches("post(").count()
+            + source.matches("put(").count()
             + source.matches(".delete(").count();
         assert_eq!(routed, ROUTES.len());
     }

@@ -139,6 +139,25 @@ const SHAPES: &[Shape] = &[
         ],
     ),
     (
+        "ConversationMember",
+        &[
+            ("userId", "string"),
+            ("userType", "string?"),
+            ("invited", "boolean"),
+            ("joinedAt", "integer"),
+            ("readOffset", "integer"),
+        ],
+    ),
+    (
+        "ConversationMembers",
+        &[
+            ("members", "ConversationMember[]"),
+            ("nextCursor", "string?"),
+        ],
+    ),
+    ("Added", &[("added", "integer")]),
+    ("Removed", &[("removed", "integer")]),
+    (
         "Shed",
         &[
             ("nodeId", "string"),
@@ -189,7 +208,9 @@ pub(super) fn all() -> Map<String, Value> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use heartline::entries::{NodeEntry, Page, RoomEntry, SocketEntry, UserPresence};
+    use heartline::entries::{
+        ConversationMember, NodeEntry, Page, RoomEntry, SocketEntry, UserPresence,
+    };
     use heartline::store::{History, StoredMessage};
     use serde::Serialize;
 
@@ -250,6 +271,14 @@ mod tests {
             members: 1,
         };
         fits("Room", room);
+        let member = ConversationMember {
+            user_id: "x".into(),
+            user_type: text(),
+            invited: true,
+            joined_at: 1,
+            read_offset: 1,
+        };
+        fits("ConversationMember", member);
         let message = StoredMessage {
             id: "x".into(),
             offset: 1,

@@ -8,7 +8,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use heartline::config::{
-    AllowedOrigins, Announce, AuthMode, ConnectLimit, DevicePolicy, NamespaceConfig, OnExcess,
+    AllowedOrigins, Announce, AuthMode, ConnectLimit, ConversationAccess, DevicePolicy,
+    NamespaceConfig, OnExcess,
 };
 use heartline_cluster::SocketIoAdapter;
 use toml::Value;
@@ -682,6 +683,19 @@ pub(crate) static KEYS: &[Key] = &[
         "100",
         "rooms one socket may be in",
         |s, v| Ok(s.gateway.max_rooms_per_socket = count(v)?),
+    ),
+    node(
+        "conversations.access",
+        "\"members\"",
+        "who may join a conversation that their token does not name: `members`, or `open`: any user \
+         whose token has no list of rooms. With `--dev` it is `open` unless it is set",
+        |s, v| {
+            let choices = [
+                ("members", ConversationAccess::Members),
+                ("open", ConversationAccess::Open),
+            ];
+            Ok(s.gateway.conversations.access = one_of(v, &choices)?)
+        },
     ),
     space(
         "presence.announce",

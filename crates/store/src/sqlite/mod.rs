@@ -5,7 +5,9 @@
 //! with the time that the disk needs. A second thread tells of what is stored, in its order, and
 //! two more read.
 
+mod conversations;
 mod database;
+mod people;
 mod reader;
 mod tables;
 mod writer;
@@ -13,8 +15,7 @@ mod writer;
 use std::path::Path;
 use std::sync::{Arc, mpsc};
 
-use heartline_core::auth::{BoxFuture, UserKey};
-use heartline_core::store::memory::MemoryStore;
+use heartline_core::auth::BoxFuture;
 use heartline_core::store::{
     History, HistoryQuery, MessageStore, NewMessage, StoreError, Stored, Tell,
 };
@@ -46,12 +47,11 @@ const READERS: usize = 2;
 /// How many batches that are stored may wait to be told.
 const UNTOLD: usize = 2;
 
-/// Keeps messages in a file of SQLite. Members of conversations are kept in memory.
+/// Keeps messages, and who belongs to conversations, in a file of SQLite.
 pub struct SqliteStore {
     queue: Arc<Queue<Work>>,
     questions: Arc<Queue<Question>>,
     health: Arc<Health>,
-    members: MemoryStore,
     ended: watch::Receiver<bool>,
 }
 
@@ -98,7 +98,6 @@ impl SqliteStore {
             queue,
             questions,
             health,
-            members: MemoryStore::default(),
             ended: has_ended,
         })
     }
@@ -156,9 +155,6 @@ impl SqliteStore {
 
 impl MessageStore for SqliteStore {
     fn append(&self, message: NewMessage, tell: Tell) -> BoxFuture<Result<Stored, StoreError>> {
-        if let heartline_core::store::Channel::Conversation(id) = &message.channel {
-            drop(self.members.add_member(id, &message.sender));
-        }
         let key = message.temp_id.as_ref().map_or(0, String::len);
         let bytes = OVERHEAD + message.content.len() + message.channel.name().len() + key;
         let (reply, stored) = oneshot::channel();
@@ -173,22 +169,6 @@ impl MessageStore for SqliteStore {
 
     fn history(&self, query: HistoryQuery) -> BoxFuture<Result<History, StoreError>> {
         self.read(move |connection| tables::history(connection, &query))
-    }
-
-    fn add_member(
-        &self,
-        conversation_id: &str,
-        user: &Arc<UserKey>,
-    ) -> BoxFuture<Result<(), StoreError>> {
-        self.members.add_member(conversation_id, user)
-    }
-
-    fn members(
-        &self,
-        tenant: Option<&str>,
-        conversation_id: &str,
-    ) -> BoxFuture<Result<Vec<Arc<UserKey>>, StoreError>> {
-        self.members.members(tenant, conversation_id)
     }
 
     fn is_in_trouble(&self) -> bool {
@@ -218,6 +198,7 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
 
     use super::*;
+    use heartline_core::auth::UserKey;
     use heartline_core::store::{Channel, Start, StoredMessage};
     use std::path::PathBuf;
 

@@ -160,7 +160,7 @@ impl Fanout {
                 room,
                 ..
             } => Recipients::Room(self.room_channel(namespace, tenant, room)),
-            Target::All { .. } | Target::Rooms { .. } => {
+            Target::All { .. } | Target::Rooms { .. } | Target::Users { .. } | Target::Nodes => {
                 Recipients::Channel(format!("{}:all", self.prefix))
             }
             Target::User { tenant, user, .. } => Recipients::User(names::user_name(tenant, user)),

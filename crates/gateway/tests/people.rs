@@ -1,0 +1,299 @@
+//! Who belongs to a conversation, and what that opens.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use heartline::auth::{BoxFuture, UserKey};
+use heartline::config::ConversationsConfig;
+use heartline::store::conversations::{
+    Added, Conversations, Inbox, InboxQuery, Marked, Member, Membership,
+};
+use heartline::store::memory::MemoryStore;
+use heartline::store::{History, HistoryQuery, MessageStore, NewMessage, StoreError, Stored, Tell};
+use heartline::{Config, Gateway, GatewayBuilder, Sockets};
+use support::{Client, Names, config, hears_nothing_of, live, socketio, start};
+
+mod support;
+
+/// A store that takes its time to say who belongs to a conversation.
+#[derive(Default)]
+struct Slow(MemoryStore);
+
+impl MessageStore for Slow {
+    fn append(&self, message: NewMessage, tell: Tell) -> BoxFuture<Result<Stored, StoreError>> {
+        self.0.append(message, tell)
+    }
+
+    fn history(&self, query: HistoryQuery) -> BoxFuture<Result<History, StoreError>> {
+        self.0.history(query)
+    }
+}
+
+impl Conversations for Slow {
+    fn add_member(
+        &self,
+        conversation_id: &str,
+        user: &Arc<UserKey>,
+        membership: Membership,
+        now: u64,
+    ) -> BoxFuture<Result<Added, StoreError>> {
+        self.0.add_member(conversation_id, user, membership, now)
+    }
+
+    fn remove_member(
+        &self,
+        conversation_id: &str,
+        user: &Arc<UserKey>,
+    ) -> BoxFuture<Result<bool, StoreError>> {
+        self.0.remove_member(conversation_id, user)
+    }
+
+    fn members(
+        &self,
+        tenant: Option<&str>,
+        conversation_id: &str,
+    ) -> BoxFuture<Result<Vec<Member>, StoreError>> {
+        let members = self.0.members(tenant, conversation_id);
+        Box::pin(async {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            members.await
+        })
+    }
+
+    fn mark_read(
+        &self,
+        conversation_id: &str,
+        user: &Arc<UserKey>,
+        offset: u64,
+        now: u64,
+    ) -> BoxFuture<Result<Option<Marked>, StoreError>> {
+        self.0.mark_read(conversation_id, user, offset, now)
+    }
+
+    fn inbox(&self, query: InboxQuery) -> BoxFuture<Result<Inbox, StoreError>> {
+        self.0.inbox(query)
+    }
+}
+
+/// Where conversations are open to their members alone.
+fn gateway() -> GatewayBuilder {
+    let config = Config {
+        hello: true,
+        conversations: ConversationsConfig::default(),
+        ..config()
+    };
+    Gateway::builder(config)
+        .authenticator(Names)
+        .store(Slow::default())
+}
+
+fn user(id: &str) -> Arc<UserKey> {
+    Arc::new(UserKey {
+        tenant_id: None,
+        user_id: id.into(),
+        user_type: None,
+    })
+}
+
+async fn add(gateway: &Gateway, id: &str) {
+    let added = gateway.add_members("1", &[user(id)]).await;
+    assert_eq!(added, [Ok(Added::New)]);
+}
+
+async fn members(gateway: &Gateway) -> Vec<String> {
+    let page = gateway.conversation_members(None, "1", None, 100).await;
+    let members = page.unwrap().unwrap().items.into_iter();
+    members.map(|member| member.user_id).collect()
+}
+
+/// The answer to an event of a Socket.IO client.
+async fn ask(client: &mut Client, event: &str, data: &str) -> String {
+    client.send(&format!(r#"429["{event}",{data}]"#)).await;
+    client.hear("439[").await
+}
+
+const SAY: &str = r#"{"conversationId":"1","content":"hello"}"#;
+
+/// Whether each way into conversation 1 is open to a client of either protocol.
+async fn is_open(address: &str, token: &str) -> bool {
+    let mut client = socketio(address, token).await;
+    let mut opened = Vec::new();
+    for (event, data) in [
+        ("join", r#""conversation:1""#),
+        ("join:conversation", r#"1"#),
+        ("history:get", r#"{"conversationId":"1"}"#),
+        ("message:send", SAY),
+        (
+            "publish",
+            r#"{"room":"conversation:1","event":"e","data":1}"#,
+        ),
+    ] {
+        let answer = ask(&mut client, event, data).await;
+        let ok = answer.contains(r#""ok":true"#);
+        assert!(ok || answer.contains("FORBIDDEN"), "{answer}");
+        opened.push(ok);
+    }
+    let mut listener = live(address, token).await;
+    let subscribe = r#"{"type":"subscribe","topic":"conversation:1","id":7}"#;
+    listener.send(subscribe).await;
+    let answer = listener.hear(r#""id":7"#).await;
+    let ok = answer.contains("subscribed");
+    assert!(ok || answer.contains("FORBIDDEN"), "{answer}");
+    opened.push(ok);
+    assert!(opened.iter().all(|one| *one == opened[0]), "{opened:?}");
+    opened[0]
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_conversation_is_open_to_its_members_and_to_tokens_that_name_it() {
+    let (gateway, address) = start(gateway()).await;
+    for (token, open) in [
+        ("ann", false),
+        ("ann/lobby", false),
+        ("ben/conversation:1", true),
+        // He has come by his token, and this one says nothing against it.
+        ("ben", true),
+        ("ben/lobby", false),
+        ("eve/conversation:*", true),
+    ] {
+        assert_eq!(is_open(&address, token).await, open, "{token}");
+    }
+    assert_eq!(members(&gateway).await, ["ben", "eve"]);
+    add(&gateway, "ann").await;
+    for token in ["ann", "ann/lobby"] {
+        assert!(is_open(&address, token).await, "{token}");
+    }
+    assert_eq!(gateway.remove_member("1", &user("ann")).await, Ok(true));
+    assert_eq!(gateway.remove_member("1", &user("ann")).await, Ok(false));
+    for token in ["ann", "ann/lobby"] {
+        assert!(!is_open(&address, token).await, "{token}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_joins_writes_or_has_a_token_for_it_is_a_member() {
+    let (gateway, address) = start(gateway()).await;
+    let mut joins = socketio(&address, "joins/conversation:*").await;
+    ask(&mut joins, "join", r#""conversation:1""#).await;
+    assert_eq!(members(&gateway).await, ["joins"]);
+    let mut writes = socketio(&address, "writes/conversation:*").await;
+    ask(&mut writes, "message:send", SAY).await;
+    assert_eq!(members(&gateway).await, ["joins", "writes"]);
+    let mut reads = socketio(&address, "reads/conversation:*").await;
+    ask(&mut reads, "history:get", r#"{"conversationId":"1"}"#).await;
+    let _named = socketio(&address, "named/conversation:1").await;
+    let told = joins.hear(r#""userId":"named""#).await;
+    assert_eq!(
+        told,
+        r#"42["member:joined",{"conversationId":"1","userId":"named"}]"#
+    );
+    assert_eq!(members(&gateway).await, ["joins", "named", "writes"]);
+    // Once is enough.
+    ask(&mut joins, "join", r#""conversation:1""#).await;
+    ask(&mut joins, "message:send", SAY).await;
+    hears_nothing_of(&mut joins, "member:joined").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_no_member_any_more_leaves_the_room_and_is_told() {
+    let (gateway, address) = start(gateway()).await;
+    add(&gateway, "ann").await;
+    add(&gateway, "ben").await;
+    let mut ann = socketio(&address, "ann").await;
+    let mut also_ann = live(&address, "ann/lobby").await;
+    let mut by_token = socketio(&address, "ann/conversation:*").await;
+    let mut ben = socketio(&address, "ben").await;
+    for client in [&mut ann, &mut by_token, &mut ben] {
+        ask(client, "join", r#""conversation:1""#).await;
+    }
+    let subscribe = r#"{"type":"subscribe","topic":"conversation:1","id":7}"#;
+    also_ann.send(subscribe).await;
+    also_ann.hear("subscribed").await;
+
+    assert_eq!(gateway.remove_member("1", &user("ann")).await, Ok(true));
+    assert_eq!(
+        ben.hear("member:left").await,
+        r#"42["member:left",{"conversationId":"1","userId":"ann"}]"#
+    );
+    ann.hear(r#"42["room:left",{"room":"conversation:1","reason":"forbidden"}]"#)
+        .await;
+    also_ann
+        .hear(r#"{"type":"unsubscribed","topic":"conversation:1","reason":"forbidden"}"#)
+        .await;
+    ask(&mut ben, "message:send", SAY).await;
+    assert!(by_token.hear("message:new").await.contains("hello"));
+    hears_nothing_of(&mut ann, "hello").await;
+    also_ann.send(r#"{"type":"ping","id":8}"#).await;
+    loop {
+        let frame = also_ann.next().await;
+        assert!(!frame.contains("hello"), "{frame}");
+        if frame.contains(r#""id":8"#) {
+            break;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn members_hear_of_messages_wherever_they_are_and_others_do_not() {
+    let (gateway, address) = start(gateway()).await;
+    for id in ["ann", "ben", "eve"] {
+        add(&gateway, id).await;
+    }
+    let mut ann = socketio(&address, "ann").await;
+    let mut ben = socketio(&address, "ben/lobby").await;
+    let mut eve = live(&address, "eve").await;
+    let mut stranger = socketio(&address, "stranger").await;
+    ask(&mut ann, "message:send", SAY).await;
+    let heard = ben.hear("message:").await;
+    assert!(heard.starts_with(r#"42["message:notification",{"conversationId":"1""#));
+    assert!(eve.hear("message:").await.contains("notification"));
+    hears_nothing_of(&mut ann, "notification").await;
+    hears_nothing_of(&mut stranger, "hello").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_anonymous_socket_gets_into_no_conversation_whoever_puts_it_there() {
+    let (gateway, address) = start(gateway()).await;
+    let mut nobody = Client::connect(&address, "").await;
+    let refused = ask(&mut nobody, "join", r#""conversation:1""#).await;
+    assert!(refused.contains("AUTH_REQUIRED"), "{refused}");
+    let mut ann = socketio(&address, "ann").await;
+    let all = Sockets {
+        tenant_id: None,
+        namespace: "/".into(),
+        rooms: Vec::new(),
+        except: Vec::new(),
+    };
+    let moved = gateway.join_sockets(&all, "conversation:1").await.unwrap();
+    assert_eq!(moved.sockets, 1);
+    add(&gateway, "ben").await;
+    let mut ben = socketio(&address, "ben").await;
+    ask(&mut ben, "message:send", SAY).await;
+    assert!(ann.hear("message:new").await.contains("hello"));
+    hears_nothing_of(&mut nobody, "hello").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn events_keep_their_order_while_the_store_is_asked_for_members() {
+    let (gateway, address) = start(gateway()).await;
+    add(&gateway, "ann").await;
+    let mut ann = socketio(&address, "ann").await;
+    let say = |number: u8| {
+        format!(r#"42{number}["message:send",{{"conversationId":"1","content":"{number}"}}]"#)
+    };
+    ann.send_all(&[
+        &say(1),
+        &say(2),
+        r#"423["join","conversation:1"]"#,
+        r#"424["publish",{"room":"conversation:1","event":"e","data":4}]"#,
+        &say(5),
+    ])
+    .await;
+    ann.hear("435[").await;
+    let history = ask(&mut ann, "history:get", r#"{"conversationId":"1"}"#).await;
+    let contents: Vec<&str> = history.split(r#""content":""#).skip(1).collect();
+    let first = |text: &&str| text[..1].to_owned();
+    assert_eq!(contents.iter().map(first).collect::<String>(), "125");
+}

@@ -1,0 +1,151 @@
+// Who belongs to conversations: members, with socket.io-client and plain WebSockets.
+import assert from "node:assert/strict";
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { after, before, describe, it } from "node:test";
+import { Live, socketIo } from "./lib/clients.js";
+import { redis } from "./lib/redis.js";
+import { serve, token, until } from "./lib/server.js";
+
+let folder;
+before(() => (folder = mkdtempSync(join(tmpdir(), "heartline-people-"))));
+after(() => rmSync(folder, { recursive: true, force: true }));
+
+const start = (name, set = {}) =>
+  serve({
+    "store.url": `sqlite://${join(folder, name)}.db`,
+    "conversations.access": undefined,
+    "limits.messages": "off",
+    "server.drain_timeout": "200ms",
+    ...set,
+  });
+
+const client = (node, user, claims) =>
+  socketIo(node.http, { auth: { token: token(user, claims) } }).connection();
+
+const members = async (node, conversation) => {
+  const { status, body } = await node.api(`/v1/conversations/${conversation}/members`);
+  assert.equal(status, 200);
+  return body.members.map(({ userId }) => userId);
+};
+
+const say = (conversationId, content) => ["message:send", { conversationId, content }];
+
+describe("members of conversations", () => {
+  it("only members and tokens that name it come in, on both transports, and it lasts over a restart", async () => {
+    let node = await start("access");
+    const stranger = await client(node, "eve");
+    for (const [event, data] of [
+      ["join", "conversation:c"],
+      ["history:get", { conversationId: "c" }],
+      say("c", "hello"),
+      ["publish", { room: "conversation:c", event: "e", data: 1 }],
+    ]) {
+      assert.equal((await stranger.ask(event, data)).code, "FORBIDDEN", event);
+    }
+    const named = await client(node, "ann", { rooms: ["conversation:c"] });
+    assert.ok((await named.ask("join", "conversation:c")).ok);
+    const added = await node.api("/v1/conversations/c/members/eve", { method: "PUT" });
+    assert.deepEqual([added.status, added.body], [200, { added: 1 }]);
+    const many = { method: "PUT", body: { users: ["dan", "fay", "eve"] } };
+    assert.deepEqual((await node.api("/v1/conversations/c/members", many)).body, { added: 2 });
+    await named.hear("member:joined", ({ userId }) => userId === "eve");
+    assert.deepEqual(await members(node, "c"), ["ann", "dan", "eve", "fay"]);
+    assert.ok((await stranger.ask(...say("c", "I am in"))).ok);
+    assert.equal((await named.hear("message:new")).content, "I am in");
+    [stranger, named].forEach((socket) => socket.disconnect());
+    assert.equal(await node.stop(), 0);
+
+    node = await start("access");
+    assert.deepEqual(await members(node, "c"), ["ann", "dan", "eve", "fay"]);
+    const eve = await Live.connect(node.live, token("eve", { rooms: ["lobby"] }));
+    const subscribed = await eve.ask({ type: "subscribe", topic: "conversation:c" });
+    assert.equal(subscribed.type, "subscribed");
+    // Who came by a token that named it may come without, but not with one that names others.
+    const ann = await client(node, "ann");
+    assert.ok((await ann.ask("join", "conversation:c")).ok);
+    const elsewhere = await client(node, "ann", { rooms: ["lobby"] });
+    assert.equal((await elsewhere.ask("join", "conversation:c")).code, "FORBIDDEN");
+    const page = await node.api("/v1/conversations/c/members?limit=3");
+    assert.equal(page.body.members.length, 3);
+    const next = `/v1/conversations/c/members?limit=3&cursor=${page.body.nextCursor}`;
+    assert.deepEqual((await node.api(next)).body.members.map(({ userId }) => userId), ["fay"]);
+
+    const removed = await node.api("/v1/conversations/c/members/eve", { method: "DELETE" });
+    assert.deepEqual(removed.body, { removed: 1 });
+    const gone = await eve.hear("unsubscribed");
+    assert.deepEqual([gone.topic, gone.reason], ["conversation:c", "forbidden"]);
+    assert.deepEqual(await ann.hear("member:left"), { conversationId: "c", userId: "eve" });
+    assert.ok((await ann.ask(...say("c", "without her"))).ok);
+    await eve.ask({ type: "ping" });
+    assert.equal(eve.count("message:new"), 0);
+    assert.equal(eve.count("message:notification"), 0);
+    eve.close();
+    [ann, elsewhere].forEach((socket) => socket.disconnect());
+    assert.equal(await node.stop(), 0);
+  });
+
+  it("members hear of messages when they are not in the room, and strangers do not", async () => {
+    const node = await start("notified");
+    await node.api("/v1/conversations/c/members", { method: "PUT", body: { users: ["ann", "ben"] } });
+    const [ann, ben, eve] = await Promise.all(["ann", "ben", "eve"].map((who) => client(node, who)));
+    assert.ok((await ann.ask(...say("c", "hello"))).ok);
+    const heard = await ben.hear("message:notification");
+    assert.deepEqual([heard.conversationId, heard.message.content], ["c", "hello"]);
+    assert.ok((await eve.ask("ping")).timestamp > 0);
+    assert.equal(eve.count("message:notification") + ann.count("message:notification"), 0);
+    [ann, ben, eve].forEach((socket) => socket.disconnect());
+    assert.equal(await node.stop(), 0);
+  });
+
+  it("nobody without a token gets into a conversation, whoever puts them there", async () => {
+    const node = await start("anonymous", { "auth.mode": "optional" });
+    const nobody = await socketIo(node.http).connection();
+    assert.equal((await nobody.ask("join", "conversation:c")).code, "AUTH_REQUIRED");
+    const body = { sockets: [nobody.id] };
+    const moved = await node.api("/v1/rooms/conversation:c/members", { method: "POST", body });
+    assert.deepEqual(moved.body, { joined: 0 });
+    nobody.disconnect();
+    assert.equal(await node.stop(), 0);
+  });
+
+  it("users, conversations and cursors that are none are refused", async () => {
+    const node = await start("refused");
+    for (const [path, method, body] of [
+      ["/v1/conversations/c/members?cursor=!", "GET"],
+      ["/v1/conversations/c/members?limit=0", "GET"],
+      [`/v1/conversations/${"c".repeat(244)}/members/ann`, "PUT"],
+      ["/v1/conversations/c%0a/members/ann", "PUT"],
+      ["/v1/conversations/c/members", "PUT", { users: [""] }],
+      ["/v1/conversations/c/members", "PUT", { user: ["ann"] }],
+      ["/v1/conversations/c/members", "DELETE", {}],
+    ]) {
+      const { status } = await node.api(path, { method, body });
+      assert.equal(status, 400, `${method} ${path}`);
+    }
+    const none = await node.api("/v1/conversations/c/members/ann", { method: "DELETE" });
+    assert.deepEqual(none.body, { removed: 0 });
+    assert.equal(await node.stop(), 0);
+  });
+
+  it("members on other nodes hear of messages, each once", async () => {
+    const server = await redis();
+    const set = { "store.url": "memory:", "cluster.url": server.url, "conversations.access": "open" };
+    const nodes = await Promise.all([start("one", set), start("two", set)]);
+    const [one, two] = nodes;
+    await one.api("/v1/conversations/c/members", { method: "PUT", body: { users: ["ann", "ben", "off"] } });
+    const ann = await client(one, "ann");
+    const [ben, there] = [await client(two, "ben"), await client(two, "ben")];
+    await there.ask("join", "conversation:c");
+    await until(async () => (await one.api("/v1/users/ben/presence")).body.devices === 2, "ben is known");
+    for (const content of ["first", "second"]) assert.ok((await ann.ask(...say("c", content))).ok);
+    const heard = await ben.hear("message:notification", ({ message }) => message.content === "second");
+    assert.equal(heard.message.offset, 2);
+    await there.hear("message:new", ({ content }) => content === "second");
+    assert.deepEqual([ben, there].map((socket) => socket.count("message:notification")), [2, 0]);
+    [ann, ben, there].forEach((socket) => socket.disconnect());
+    for (const node of nodes) assert.equal(await node.stop(), 0);
+    await server.kill();
+  });
+});
