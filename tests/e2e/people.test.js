@@ -149,3 +149,61 @@ describe("members of conversations", () => {
     await server.kill();
   });
 });
+
+describe("what has been read", () => {
+  const add = (node, id, users) =>
+    node.api(`/v1/conversations/${id}/members`, { method: "PUT", body: { users } });
+
+  it("an acknowledged marker and what is unread last over kill -9, and other sockets hear of it", async () => {
+    let node = await start("markers");
+    await add(node, "c", ["ann", "ben"]);
+    await add(node, "d", ["ann", "ben"]);
+    const [ann, also, ben] = await Promise.all(["ann", "ann", "ben"].map((who) => client(node, who)));
+    for (const content of ["one", "two", "three"]) assert.ok((await ben.ask(...say("c", content))).ok);
+    assert.ok((await ben.ask(...say("d", "four"))).ok);
+    const inbox = async (socket) => {
+      const { ok, conversations } = await socket.ask("inbox:get");
+      assert.ok(ok);
+      return conversations.map(({ conversationId, head, readOffset, unread, last }) =>
+        [conversationId, head, readOffset, unread, last?.content]);
+    };
+    assert.deepEqual(await inbox(ann), [["d", 1, 0, 1, "four"], ["c", 3, 0, 3, "three"]]);
+    assert.deepEqual(await inbox(ben), [["d", 1, 1, 0, "four"], ["c", 3, 3, 0, "three"]]);
+    const read = await ann.ask("read", { conversationId: "c", offset: 2 });
+    assert.deepEqual(read, { ok: true, conversationId: "c", offset: 2 });
+    assert.deepEqual(await also.hear("message:read"), { conversationId: "c", userId: "ann", offset: 2 });
+    await node.kill();
+    [ann, also, ben].forEach((socket) => socket.disconnect());
+
+    node = await start("markers");
+    const again = await client(node, "ann");
+    assert.deepEqual(await inbox(again), [["d", 1, 0, 1, "four"], ["c", 3, 2, 1, "three"]]);
+    const ahead = await again.ask("read", { conversationId: "c", offset: 99 });
+    assert.equal(ahead.offset, 3);
+    const back = await again.ask("read", { conversationId: "c", offset: 1 });
+    assert.equal(back.offset, 3);
+    const { body } = await node.api("/v1/conversations/c/members");
+    assert.deepEqual(body.members.map(({ readOffset }) => readOffset), [3, 3]);
+    again.disconnect();
+    assert.equal(await node.stop(), 0);
+  });
+
+  it("with receipts the others in the room hear how far somebody has read", async () => {
+    const node = await start("receipts", { "conversations.receipts": "true" });
+    await add(node, "c", ["ann", "ben"]);
+    const ann = await client(node, "ann");
+    const ben = await Live.connect(node.live, token("ben"));
+    await ben.ask({ type: "subscribe", topic: "conversation:c" });
+    assert.ok((await ann.ask(...say("c", "hello"))).ok);
+    const { data } = await ben.ask({ type: "emit", event: "read", data: { conversationId: "c", offset: 1 } });
+    assert.deepEqual(data, { ok: true, conversationId: "c", offset: 1 });
+    await ann.ask("join", "conversation:c");
+    assert.ok((await ann.ask(...say("c", "and again"))).ok);
+    await ben.ask({ type: "emit", event: "read", data: { conversationId: "c", offset: 2 } });
+    assert.deepEqual(await ann.hear("message:read"), { conversationId: "c", userId: "ben", offset: 2 });
+    assert.equal(ben.count("message:read"), 0);
+    ann.disconnect();
+    ben.close();
+    assert.equal(await node.stop(), 0);
+  });
+});

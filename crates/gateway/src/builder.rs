@@ -38,6 +38,7 @@ use crate::gateway::{
 use crate::handler::{Arrival, Handler, HandlerSet, Handlers};
 use crate::hub::Hub;
 use crate::intern::Interner;
+use crate::markers::Markers;
 use crate::members::Members;
 use crate::metrics::Metrics;
 use crate::node::ThisNode;
@@ -352,6 +353,9 @@ impl GatewayBuilder {
     /// What the shards and the handles have in common.
     fn shared(self, clock: Clock, fanout: Arc<Fanout>, members: Arc<Members>) -> Arc<Shared> {
         let config = self.config;
+        let receipts = config.conversations.receipts;
+        let markers = Markers::new(self.store.clone(), fanout.clone(), clock, receipts);
+        let markers = Arc::new(markers);
         let names = fanout
             .namespaces
             .iter()
@@ -362,6 +366,7 @@ impl GatewayBuilder {
             authenticator: self.authenticator,
             store: self.store,
             members,
+            markers,
             metrics: Arc::new(Metrics::new(fanout.shards.len(), names)),
             limits: Arc::default(),
             data: AllData::default(),

@@ -38,6 +38,7 @@ mod hub;
 mod in_order;
 mod intern;
 mod limits;
+mod markers;
 mod members;
 mod metrics;
 mod node;

@@ -13,6 +13,7 @@ use crate::data::AllData;
 use crate::fanout::Fanout;
 use crate::intern::Interner;
 use crate::limits::Limits;
+use crate::markers::Markers;
 use crate::members::Members;
 use crate::metrics::Metrics;
 
@@ -32,6 +33,8 @@ pub(crate) struct Shared {
     /// Who belongs to conversations: apart, because the backplane's
     /// [`Node`](heartline_core::backplane::Node) needs this as well.
     pub(crate) members: Arc<Members>,
+    /// What clients have read, on its way to the store.
+    pub(crate) markers: Arc<Markers>,
     /// Each shard writes its own part; the API sums them.
     pub(crate) metrics: Arc<Metrics>,
     /// Limits that several connections share.

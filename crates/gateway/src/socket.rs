@@ -9,6 +9,7 @@ use heartline_core::entries::SocketEntry;
 use heartline_core::message::{Message, check, check_key};
 use heartline_core::presence::SocketAddress;
 use heartline_core::rooms::{self, RoomError};
+use heartline_core::store::StoreError;
 use heartline_wire::codes::Code;
 use heartline_wire::names::{self, Speaker};
 use heartline_wire::reason::Reason;
@@ -317,6 +318,27 @@ impl Socket {
             Some(user) => self.shared.members.takes_part(conversation_id, user),
             None => Box::pin(std::future::ready(())),
         }
+    }
+
+    /// Moves the user's read marker of a conversation forward to the message with this offset, at
+    /// most to the last one. What is said of one marker within 200 ms is written once; the
+    /// answer comes when it is kept, and says where the marker stands then. The user's other
+    /// sockets are told, and with `conversations.receipts` the room. `None`: the user is no
+    /// member, or nobody.
+    ///
+    /// # Errors
+    /// What the store has.
+    pub async fn mark_read(
+        &self,
+        conversation_id: &str,
+        offset: u64,
+    ) -> Result<Option<u64>, StoreError> {
+        let Some(user) = &self.identity.user else {
+            return Ok(None);
+        };
+        let place = (user, conversation_id);
+        let marked = self.shared.markers.mark(place, offset, self.address);
+        Ok(marked.await?.map(|marked| marked.offset))
     }
 
     /// Publishes at the client's own wish: if its token grants it, and under a name that is

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use heartline::auth::{BoxFuture, UserKey};
@@ -13,13 +14,14 @@ use heartline::store::conversations::{
 use heartline::store::memory::MemoryStore;
 use heartline::store::{History, HistoryQuery, MessageStore, NewMessage, StoreError, Stored, Tell};
 use heartline::{Config, Gateway, GatewayBuilder, Sockets};
-use support::{Client, Names, config, hears_nothing_of, live, socketio, start};
+use support::{Client, Names, config, hears_nothing_of, live, socketio, start, until};
 
 mod support;
 
-/// A store that takes its time to say who belongs to a conversation.
+/// A store that takes its time to say who belongs to a conversation, and counts how often a
+/// marker is written.
 #[derive(Default)]
-struct Slow(MemoryStore);
+struct Slow(MemoryStore, Arc<AtomicUsize>);
 
 impl MessageStore for Slow {
     fn append(&self, message: NewMessage, tell: Tell) -> BoxFuture<Result<Stored, StoreError>> {
@@ -69,6 +71,7 @@ impl Conversations for Slow {
         offset: u64,
         now: u64,
     ) -> BoxFuture<Result<Option<Marked>, StoreError>> {
+        self.1.fetch_add(1, Ordering::Relaxed);
         self.0.mark_read(conversation_id, user, offset, now)
     }
 
@@ -296,4 +299,175 @@ async fn events_keep_their_order_while_the_store_is_asked_for_members() {
     let contents: Vec<&str> = history.split(r#""content":""#).skip(1).collect();
     let first = |text: &&str| text[..1].to_owned();
     assert_eq!(contents.iter().map(first).collect::<String>(), "125");
+}
+
+fn gateway_with(receipts: bool, store: Slow) -> GatewayBuilder {
+    let config = Config {
+        hello: true,
+        conversations: ConversationsConfig {
+            receipts,
+            ..ConversationsConfig::default()
+        },
+        ..config()
+    };
+    Gateway::builder(config).authenticator(Names).store(store)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_read_within_a_moment_is_written_once_and_told_to_the_users_other_sockets() {
+    let writes = Arc::new(AtomicUsize::new(0));
+    let store = Slow(MemoryStore::default(), writes.clone());
+    let (gateway, address) = start(gateway_with(false, store)).await;
+    for id in ["ann", "ben"] {
+        add(&gateway, id).await;
+    }
+    let mut ann = socketio(&address, "ann").await;
+    let mut also_ann = live(&address, "ann").await;
+    let mut ben = socketio(&address, "ben").await;
+    for client in [&mut ann, &mut ben] {
+        ask(client, "join", r#""conversation:1""#).await;
+    }
+    for _ in 0..5 {
+        ask(&mut ben, "message:send", SAY).await;
+    }
+    let all: Vec<String> = [3, 1, 4, 2, 9]
+        .iter()
+        .map(|offset| format!(r#"42{offset}["read",{{"conversationId":1,"offset":{offset}}}]"#))
+        .collect();
+    let all: Vec<&str> = all.iter().map(String::as_str).collect();
+    ann.send_all(&all).await;
+    for _ in 0..5 {
+        let answer = ann.hear("43").await;
+        // Nobody has read further than there is.
+        let expected = r#"[{"ok":true,"conversationId":"1","offset":5}]"#;
+        assert!(answer.ends_with(expected), "{answer}");
+    }
+    assert_eq!(writes.load(Ordering::Relaxed), 1);
+    let read = r#"{"conversationId":"1","userId":"ann","offset":5}"#;
+    let heard = also_ann.hear("message:read").await;
+    assert!(heard.contains(read), "{heard}");
+    // Backwards: nothing moves, and nobody is told.
+    let answer = ask(&mut ann, "read", r#"{"conversationId":"1","offset":2}"#).await;
+    assert!(answer.contains(r#""offset":5"#), "{answer}");
+    for client in [&mut ann, &mut ben] {
+        hears_nothing_of(client, "message:read").await;
+    }
+    for (token, data, code) in [
+        ("eve", r#"{"conversationId":"1","offset":2}"#, "FORBIDDEN"),
+        (
+            "eve",
+            r#"{"conversationId":"1","offset":-1}"#,
+            "INVALID_DATA",
+        ),
+        ("eve", r#"{"offset":1}"#, "INVALID_DATA"),
+    ] {
+        let mut client = socketio(&address, token).await;
+        let answer = ask(&mut client, "read", data).await;
+        assert!(answer.contains(code), "{answer}");
+    }
+    let mut nobody = Client::connect(&address, "").await;
+    for (event, data) in [
+        ("read", r#"{"conversationId":"1","offset":2}"#),
+        ("inbox:get", "{}"),
+    ] {
+        let answer = ask(&mut nobody, event, data).await;
+        assert!(answer.contains("AUTH_REQUIRED"), "{answer}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_receipts_the_room_hears_how_far_others_have_read_each_once() {
+    let (gateway, address) = start(gateway_with(true, Slow::default())).await;
+    for id in ["ann", "ben"] {
+        add(&gateway, id).await;
+    }
+    let mut ann = socketio(&address, "ann").await;
+    let mut in_room = socketio(&address, "ann").await;
+    let mut elsewhere = socketio(&address, "ann").await;
+    let mut ben = socketio(&address, "ben").await;
+    for client in [&mut ann, &mut in_room, &mut ben] {
+        ask(client, "join", r#""conversation:1""#).await;
+    }
+    ask(&mut ben, "message:send", SAY).await;
+    ask(&mut ann, "read", r#"{"conversationId":"1","offset":1}"#).await;
+    for client in [&mut in_room, &mut elsewhere, &mut ben] {
+        let heard = client.hear("message:read").await;
+        assert!(heard.contains(r#""userId":"ann","offset":1"#), "{heard}");
+        hears_nothing_of(client, "message:read").await;
+    }
+    hears_nothing_of(&mut ann, "message:read").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_inbox_has_what_is_new_and_nothing_that_the_token_closes() {
+    let (gateway, address) = start(gateway()).await;
+    let mut ben = socketio(&address, "ben/conversation:*").await;
+    for id in ["1", "2", "3"] {
+        let added = gateway.add_members(id, &[user("ann")]).await;
+        assert_eq!(added, [Ok(Added::New)]);
+    }
+    let mut ann = socketio(&address, "ann").await;
+    let say = async |client: &mut Client, id: &str, content: &str| {
+        let data = format!(r#"{{"conversationId":"{id}","content":"{content}"}}"#);
+        assert!(
+            ask(client, "message:send", &data)
+                .await
+                .contains(r#""ok":true"#)
+        );
+        // Another moment, by which the newest is known.
+        let before = gateway.unix_millis();
+        until(|| gateway.unix_millis() > before).await;
+    };
+    for (id, content) in [("2", "a"), ("1", "b"), ("2", "c"), ("1", "d")] {
+        say(&mut ben, id, content).await;
+    }
+    say(&mut ann, "1", "e").await;
+    say(&mut ben, "1", "f").await;
+    let inbox = ask(&mut ann, "inbox:get", "{}").await;
+    let part = |id: &str, head: u64, read: u64, unread: u64| {
+        format!(
+            r#""conversationId":"{id}","head":{head},"readOffset":{read},"unread":{unread},"last":"#
+        )
+    };
+    let place = |text: &str| inbox.find(text).unwrap_or_else(|| panic!("{inbox}"));
+    // Who writes has read what was before.
+    let newest_first = [
+        &part("1", 4, 3, 1),
+        &part("2", 2, 0, 2),
+        &part("3", 0, 0, 0),
+    ]
+    .map(|it| place(it));
+    assert!(newest_first.is_sorted(), "{inbox}");
+    assert!(
+        inbox.contains(r#""content":"f""#) && inbox.contains(r#""last":null"#),
+        "{inbox}"
+    );
+    assert!(!inbox.contains(r#""next""#), "{inbox}");
+    let first = ask(&mut ann, "inbox:get", r#"{"limit":1}"#).await;
+    assert!(first.contains(&part("1", 4, 3, 1)), "{first}");
+    let next = first
+        .split(r#""next":""#)
+        .nth(1)
+        .unwrap()
+        .split('"')
+        .next()
+        .unwrap();
+    let second = ask(
+        &mut ann,
+        "inbox:get",
+        &format!(r#"{{"limit":1,"cursor":"{next}"}}"#),
+    )
+    .await;
+    assert!(second.contains(&part("2", 2, 0, 2)), "{second}");
+    for wrong in [r#"{"limit":0}"#, r#"{"limit":101}"#, r#"{"cursor":"x"}"#] {
+        let answer = ask(&mut ann, "inbox:get", wrong).await;
+        assert!(answer.contains("INVALID_DATA"), "{answer}");
+    }
+    // Ben came by a token that names them all; this one names another room.
+    for (token, many) in [("ben", 2), ("ben/lobby", 0)] {
+        let mut ben = socketio(&address, token).await;
+        ben.send(r#"429["inbox:get"]"#).await;
+        let inbox = ben.hear("439[").await;
+        assert_eq!(inbox.matches("readOffset").count(), many, "{inbox}");
+    }
 }

@@ -128,7 +128,11 @@ pub const GATEWAY_EVENTS: &[Own] = {
             Connection,
             "One's own event was refused: `{ error, code, retryAfterMs?, tempId? }`",
         ),
-        own("message:read", Room, "Not sent yet"),
+        own(
+            "message:read",
+            User,
+            "One has read on another socket; with `conversations.receipts`, to the room: `{ conversationId, userId, userType?, offset }`",
+        ),
         own(
             "member:joined",
             Room,

@@ -96,8 +96,10 @@ impl InboxPlace {
     /// What a client brings back.
     pub fn parse(cursor: &str) -> Option<InboxPlace> {
         let (at, conversation_id) = cursor.split_once('.')?;
+        // Databases have no larger numbers.
+        let at = at.parse().ok().filter(|at| *at <= i64::MAX as u64)?;
         Some(InboxPlace {
-            at: at.parse().ok()?,
+            at,
             conversation_id: conversation_id.to_owned(),
         })
     }
@@ -117,14 +119,17 @@ pub struct InboxEntry {
     pub unread: u64,
     /// The last message, if it is kept.
     pub last: Option<StoredMessage>,
+    /// What kind of member the user is.
+    #[serde(skip)]
+    pub membership: Membership,
 }
 
 impl InboxEntry {
-    /// A conversation with this head and floor.
+    /// A conversation with this head and floor, and a member with this marker.
     pub fn new(
         conversation_id: String,
         (head, floor): (u64, u64),
-        read_offset: u64,
+        (membership, read_offset): (Membership, u64),
         last: Option<StoredMessage>,
     ) -> InboxEntry {
         InboxEntry {
@@ -133,6 +138,7 @@ impl InboxEntry {
             read_offset,
             unread: head.saturating_sub(read_offset.max(floor)),
             last,
+            membership,
         }
     }
 

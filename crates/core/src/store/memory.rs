@@ -102,14 +102,15 @@ impl Conversations for MemoryStore {
     fn inbox(&self, query: InboxQuery) -> BoxFuture<Result<Inbox, StoreError>> {
         let mut memory = self.lock();
         let mut entries = Vec::new();
-        for (id, joined_at, read_offset) in memory.people.conversations_of(&query.user) {
+        for (id, own) in memory.people.conversations_of(&query.user) {
             let (head, floor, last) = memory.end_of(&query.user, &id);
             let place = InboxPlace {
-                at: last.as_ref().map_or(joined_at, |last| last.created_at),
+                at: last.as_ref().map_or(own.joined_at, |last| last.created_at),
                 conversation_id: id.to_string(),
             };
             if query.after.as_ref().is_none_or(|after| place < *after) {
-                let entry = InboxEntry::new(id.to_string(), (head, floor), read_offset, last);
+                let marker = (own.membership, own.read_offset);
+                let entry = InboxEntry::new(id.to_string(), (head, floor), marker, last);
                 entries.push((place, entry));
             }
         }

@@ -24,10 +24,10 @@ type Conversation = (Option<Arc<str>>, Arc<str>);
 
 /// What is known of a member.
 #[derive(Clone, Copy)]
-struct Entry {
-    membership: Membership,
-    joined_at: u64,
-    read_offset: u64,
+pub(super) struct Entry {
+    pub(super) membership: Membership,
+    pub(super) joined_at: u64,
+    pub(super) read_offset: u64,
 }
 
 /// The members of a conversation.
@@ -150,16 +150,15 @@ impl People {
         marked
     }
 
-    /// The conversations of a user, each with the time of becoming a member and the marker.
-    pub(super) fn conversations_of(&mut self, user: &Arc<UserKey>) -> Vec<(Arc<str>, u64, u64)> {
-        let own = self.of.get(user).into_iter().flatten();
-        let own: Vec<Arc<str>> = own.cloned().collect();
+    /// The conversations of a user, each with what is known of this member.
+    pub(super) fn conversations_of(&self, user: &Arc<UserKey>) -> Vec<(Arc<str>, Entry)> {
+        let own = self.of.get(user).into_iter().flatten().cloned();
         let entry = |id: Arc<str>| {
             let key = (user.tenant_id.clone(), id);
-            let entry = self.conversations.peek(&key)?.entries.get(user)?;
-            Some((key.1, entry.joined_at, entry.read_offset))
+            let entry = *self.conversations.peek(&key)?.entries.get(user)?;
+            Some((key.1, entry))
         };
-        own.into_iter().filter_map(entry).collect()
+        own.filter_map(entry).collect()
     }
 
     fn put(&mut self, key: Conversation, members: Members) {

@@ -2,6 +2,7 @@
 
 mod auth;
 mod history;
+mod inbox;
 mod messages;
 mod presence;
 mod rooms;
@@ -20,6 +21,8 @@ pub(crate) fn register(handlers: HandlerSet) -> HandlerSet {
         .or_on("message:send", messages::message_send)
         .or_on("chat:send", messages::chat_send)
         .or_on("history:get", history::history_get)
+        .or_on("read", inbox::read)
+        .or_on("inbox:get", inbox::inbox_get)
         .or_on("presence:get", presence::presence_get)
         .or_on("metrics:request", presence::metrics_request)
         .or_on("auth:refresh", auth::refresh)

@@ -697,6 +697,13 @@ pub(crate) static KEYS: &[Key] = &[
             Ok(s.gateway.conversations.access = one_of(v, &choices)?)
         },
     ),
+    node(
+        "conversations.receipts",
+        "false",
+        "whether everybody in the room of a conversation hears how far its members have read \
+         (`message:read`); a user's own sockets hear it in any case",
+        |s, v| Ok(s.gateway.conversations.receipts = truth(v)?),
+    ),
     space(
         "presence.announce",
         "\"namespace\"",

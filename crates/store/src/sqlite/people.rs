@@ -154,14 +154,15 @@ pub(super) fn mark_read(
 /// The newest of a user's conversations, without what was said in them; then that of those.
 const INBOX: &str = "
     WITH page AS (
-        SELECT c.id, c.name, c.head, c.floor, m.read_offset,
+        SELECT c.id, c.name, c.head, c.floor, m.read_offset, m.invited,
                ifnull(l.created_at, m.joined_at) AS at
         FROM member m JOIN conversation c ON c.id = m.conversation
         LEFT JOIN message l ON l.conversation = c.id AND l.\"offset\" = c.head
         WHERE m.person = ?1 AND (?2 IS NULL OR (at, c.name) < (?2, ?3))
         ORDER BY at DESC, c.name DESC LIMIT ?4)
     SELECT page.at, page.name, page.head, page.floor, page.read_offset, page.id,
-           l.\"offset\", p.user_id, p.kind, l.key, l.content, l.created_at
+           l.\"offset\", p.user_id, p.kind, l.key, l.content, l.created_at,
+           page.invited
     FROM page LEFT JOIN message l ON l.conversation = page.id AND l.\"offset\" = page.head
     LEFT JOIN person p ON p.id = l.sender
     ORDER BY page.at DESC, page.name DESC";
@@ -186,7 +187,8 @@ fn inbox_entry(row: &Row<'_>) -> rusqlite::Result<(InboxPlace, InboxEntry)> {
         conversation_id: conversation_id.clone(),
     };
     let ends = (row.get(2)?, row.get(3)?);
-    let entry = InboxEntry::new(conversation_id, ends, row.get(4)?, last);
+    let marker = (membership(row.get(12)?), row.get(4)?);
+    let entry = InboxEntry::new(conversation_id, ends, marker, last);
     Ok((place, entry))
 }
 
