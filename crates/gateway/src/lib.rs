@@ -45,6 +45,7 @@ mod node;
 mod op;
 mod peers;
 mod publication;
+mod recovery;
 mod shared;
 mod socket;
 mod to;

@@ -22,7 +22,7 @@ use super::tasks::TaskKind;
 use crate::event::{Args, EventError, to_json};
 use crate::metrics::Outbound;
 use crate::op::Op;
-use crate::publication::{self, AckId, Encoding, Publication};
+use crate::publication::{self, AckId, Encoding, Head, Publication, Told, may_mislead};
 
 /// How long the store may take to say who is a member.
 const ASK_STORE: Duration = Duration::from_secs(10);
@@ -36,13 +36,31 @@ impl Hub {
         namespace: NamespaceId,
         message: &Message,
     ) {
+        let place = self.passing(slot, namespace);
+        self.emit_at(engine, slot, namespace, message, place);
+    }
+
+    /// The same with a place in the line.
+    fn emit_at(
+        &mut self,
+        engine: &mut Engine,
+        slot: Slot,
+        namespace: NamespaceId,
+        message: &Message,
+        place: Option<Told>,
+    ) {
         let Some(encoding) = self.link(slot).map(|link| link.encoding) else {
             return;
         };
         self.metrics.outbound(Outbound::Event).add(1);
-        let name = self.namespace_name(namespace);
+        let namespace = self.namespace_name(namespace);
+        let head = Head {
+            namespace,
+            place,
+            ..Head::default()
+        };
         engine.send_with(slot, |out| {
-            publication::push_event(encoding, name, None, message, None, None, out);
+            publication::push_event(encoding, &head, message, out);
         });
     }
 
@@ -63,9 +81,14 @@ impl Hub {
             tracing::debug!("an event has the name of one of the live protocol's own frames");
             return;
         }
-        if volatile && !engine.is_writable(slot) {
-            engine.stats.volatile_dropped += 1;
-            return;
+        if volatile {
+            if !engine.is_writable(slot) {
+                engine.stats.volatile_dropped += 1;
+                return;
+            }
+            let place = self.passing(slot, to.namespace());
+            let place = place.filter(|_| may_mislead(message));
+            return self.emit_at(engine, slot, to.namespace(), message, place);
         }
         self.emit_here(engine, slot, to.namespace(), message);
     }
@@ -107,8 +130,13 @@ impl Hub {
         acks.waiting.insert(id, reply);
         self.metrics.outbound(Outbound::Event).add(1);
         let name = self.namespace_name(to.namespace());
+        let head = Head {
+            namespace: name,
+            ack: Some(id),
+            ..Head::default()
+        };
         engine.send_with(slot, |out| {
-            publication::push_event(encoding, name, Some(id), message, None, None, out);
+            publication::push_event(encoding, &head, message, out);
         });
     }
 
@@ -125,6 +153,9 @@ impl Hub {
         let Some(link) = self.link(slot) else {
             return;
         };
+        if self.has_caught_up(slot, to.namespace(), publication) {
+            return;
+        }
         if let (Some(room), Some(socket)) = (instead_of, link.socket(to.namespace())) {
             if self.is_in(socket, room) {
                 return;
@@ -249,7 +280,7 @@ impl Hub {
             return;
         };
         for &slot in &members {
-            if Some(slot) == skip {
+            if Some(slot) == skip || self.has_caught_up(slot, room.key.namespace, publication) {
                 continue;
             }
             let Some(encoding) = self.link(slot).map(|link| link.encoding) else {
@@ -286,20 +317,23 @@ impl Hub {
             let Some(socket) = link.socket(namespace) else {
                 continue;
             };
-            if socket.identity.tenant_id().map(|tenant| &**tenant) != tenant {
+            let is_other = socket.identity.tenant_id().map(|tenant| &**tenant) != tenant;
+            if is_other || self.has_caught_up(slot, namespace, publication) {
                 continue;
             }
             let user = socket.identity.user.as_deref();
             let own = user.filter(|user| subjects.contains(user));
             match (own.cloned(), about) {
                 (Some(own), Some(about)) => {
-                    for (message, _) in publication
+                    for (index, (message, _)) in publication
                         .messages()
                         .zip(about)
-                        .filter(|(_, about)| ***about != own)
+                        .enumerate()
+                        .filter(|(_, (_, about))| ***about != own)
                     {
                         // Counts as outbound by itself.
-                        self.emit_here(engine, slot, namespace, message);
+                        let place = publication.place_of(index);
+                        self.emit_at(engine, slot, namespace, message, place);
                         self.metrics.deliveries.add(1);
                     }
                 }
@@ -335,6 +369,10 @@ impl Hub {
             let Some(link) = self.link(slot) else {
                 continue;
             };
+            let namespace = rooms.first().map(|room| room.key.namespace);
+            if namespace.is_some_and(|namespace| self.has_caught_up(slot, namespace, publication)) {
+                continue;
+            }
             engine.send(slot, publication.frames(link.encoding));
             self.metrics.deliveries.add(1);
             self.metrics.outbound(Outbound::Event).add(1);
