@@ -1,6 +1,6 @@
 // Who belongs to conversations: members, with socket.io-client and plain WebSockets.
 import assert from "node:assert/strict";
-import { mkdtempSync, rmSync } from "node:fs";
+import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, describe, it } from "node:test";
@@ -204,6 +204,134 @@ describe("what has been read", () => {
     assert.equal(ben.count("message:read"), 0);
     ann.disconnect();
     ben.close();
+    assert.equal(await node.stop(), 0);
+  });
+});
+
+describe("invites", () => {
+  const invite = async (node, body) => {
+    const answer = await node.api("/v1/invites", { method: "POST", body });
+    assert.equal(answer.status, 201, answer.text);
+    return answer.body;
+  };
+
+  it("a code or a link lets its bearer into the conversation, also after a restart", async () => {
+    const set = { "invites.url": "https://app.example/invite/{code}" };
+    let node = await start("invites", set);
+    const made = await invite(node, { conversationId: "c", expiresIn: "7d", maxUses: 2, label: "team" });
+    assert.match(made.code, /^[0-9A-Za-z]{10}$/);
+    assert.equal(made.url, `https://app.example/invite/${made.code}`);
+    assert.ok(made.expiresAt - made.createdAt === 7 * 86_400_000 && made.uses === 0);
+    const ann = await client(node, "ann", { rooms: ["lobby"] });
+    assert.equal((await ann.ask("join", "conversation:c")).code, "FORBIDDEN");
+    const joined = await ann.ask("invite:join", { code: `${made.url}?from=mail#top` });
+    assert.deepEqual(joined, { ok: true, conversationId: "c", room: "conversation:c" });
+    assert.ok((await ann.ask("join", joined.room)).ok);
+    ann.disconnect();
+    await node.kill();
+
+    node = await start("invites", set);
+    const again = await client(node, "ann", { rooms: ["lobby"] });
+    assert.ok((await again.ask("join", "conversation:c")).ok);
+    assert.ok((await again.ask("invite:join", { code: made.code })).ok);
+    const body = { code: made.code, userId: "ben" };
+    const ben = await node.api("/v1/invites/join", { method: "POST", body });
+    assert.deepEqual(ben.body, { ok: true, conversationId: "c", room: "conversation:c" });
+    assert.deepEqual(await again.hear("member:joined"), { conversationId: "c", userId: "ben" });
+    assert.equal((await node.api(`/v1/invites/${made.code}`)).body.uses, 2);
+    assert.deepEqual(await members(node, "c"), ["ann", "ben"]);
+    again.disconnect();
+    assert.equal(await node.stop(), 0);
+  });
+
+  it("refusals have their codes and statuses, and invites are listed and taken back", async () => {
+    const node = await start("refusals");
+    const use = async (code, userId = "ann") => {
+      const answer = await node.api("/v1/invites/join", { method: "POST", body: { code, userId } });
+      return [answer.status, answer.body.code];
+    };
+    const one = await invite(node, { conversationId: "c", maxUses: 1 });
+    assert.deepEqual(await use(one.code), [200, undefined]);
+    assert.deepEqual(await use(one.code, "ben"), [410, "INVITE_EXHAUSTED"]);
+    const soon = await invite(node, { conversationId: "c", expiresIn: "1ms" });
+    await until(async () => (await use(soon.code))[1] === "INVITE_EXPIRED", "its time is over");
+    assert.equal((await use(soon.code))[0], 410);
+    const back = await invite(node, { conversationId: "d" });
+    const revoked = await node.api(`/v1/invites/${back.code}`, { method: "DELETE" });
+    assert.ok(revoked.status === 200 && revoked.body.revokedAt > 0);
+    assert.deepEqual(await use(back.code), [410, "INVITE_REVOKED"]);
+    assert.deepEqual(await use("https://app.example/"), [400, "INVALID_INVITE"]);
+    for (let n = 0; n < 10; n++) assert.deepEqual(await use("0123456789"), [404, "INVITE_NOT_FOUND"]);
+    assert.deepEqual(await use(one.code), [429, "RATE_LIMITED"]);
+    assert.deepEqual(await use(one.code, "ben"), [410, "INVITE_EXHAUSTED"]);
+    assert.equal((await node.api("/v1/invites/0123456789")).status, 404);
+    assert.equal((await node.api("/v1/invites/0123456789", { method: "DELETE" })).status, 404);
+    const first = await node.api("/v1/invites?limit=2");
+    const rest = await node.api(`/v1/invites?limit=2&cursor=${first.body.nextCursor}`);
+    const codes = [...first.body.invites, ...rest.body.invites].map(({ code }) => code);
+    assert.deepEqual(codes, [one.code, soon.code, back.code].sort());
+    assert.equal(rest.body.nextCursor, undefined);
+    const ofOne = await node.api("/v1/invites?conversationId=d");
+    assert.deepEqual(ofOne.body.invites.map(({ code }) => code), [back.code]);
+    for (const body of [
+      {},
+      { conversationId: "" },
+      { conversationId: "c", maxUses: 0 },
+      { conversationId: "c", maxUses: 100_001 },
+      { conversationId: "c", expiresIn: "soon" },
+      { conversationId: "c", expiresIn: "0s" },
+      { conversationId: "c", label: "x".repeat(201) },
+    ]) {
+      const { status } = await node.api("/v1/invites", { method: "POST", body });
+      assert.equal(status, 400, JSON.stringify(body));
+    }
+    assert.equal(await node.stop(), 0);
+  });
+
+  it("what is pasted is read as the table of invites has it", async () => {
+    const node = await start("table");
+    const table = JSON.parse(readFileSync(new URL("../lib/invites.json", import.meta.url)));
+    const seen = await Promise.all(
+      table.map(async ([code], n) => {
+        const body = { code, userId: `u${n}` };
+        return (await node.api("/v1/invites/join", { method: "POST", body })).body.code;
+      }),
+    );
+    const expected = table.map(([, code]) => (code === null ? "INVALID_INVITE" : "INVITE_NOT_FOUND"));
+    assert.deepEqual(seen, expected);
+    assert.equal(await node.stop(), 0);
+  });
+
+  it("of 200 users who race for seven places seven are in, though the node is killed in between", async () => {
+    let node = await start("race", { "limits.events": "off" });
+    const { code } = await invite(node, { conversationId: "c", maxUses: 7 });
+    const users = Array.from({ length: 200 }, (_, n) => `u${n}`);
+    const said = new Map();
+    const race = () =>
+      Promise.all(
+        users.map(async (user) => {
+          const live = await Live.connect(node.live, token(user)).catch(() => undefined);
+          if (!live) return;
+          const ask = { type: "emit", event: "invite:join", data: { code } };
+          const answer = await Promise.race([live.ask(ask), live.closed]).catch(() => undefined);
+          if (answer?.data) said.set(user, answer.data.ok || answer.data.code);
+          live.close();
+        }),
+      );
+    const racing = race();
+    await until(() => [...said.values()].includes(true), "somebody is in");
+    await node.kill();
+    await racing;
+    const before = [...said].filter(([, what]) => what === true).map(([user]) => user);
+    node = await start("race", { "limits.events": "off" });
+    await race();
+    const there = await members(node, "c");
+    assert.equal(there.length, 7);
+    assert.equal((await node.api(`/v1/invites/${code}`)).body.uses, 7);
+    for (const user of before) assert.ok(there.includes(user), `${user} was let in`);
+    for (const user of users) {
+      assert.equal(said.get(user), there.includes(user) || "INVITE_EXHAUSTED", user);
+    }
     assert.equal(await node.stop(), 0);
   });
 });

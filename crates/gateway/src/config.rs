@@ -140,6 +140,8 @@ pub struct ConversationsConfig {
     pub access: ConversationAccess,
     /// Whether everybody in a conversation is told how far its members have read.
     pub receipts: bool,
+    /// The address of an invite, with `{code}` in it.
+    pub invite_url: Option<String>,
 }
 
 /// A random node name, `node-` and eight hexadecimal digits.

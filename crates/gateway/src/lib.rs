@@ -50,7 +50,7 @@ mod shared;
 mod socket;
 mod to;
 
-pub use api::{BadCursor, Broadcast, Moved, Publish, PublishError, Published, ShedError};
+pub use api::{BadCursor, Broadcast, Moved, Publish, PublishError, Published, ShedError, Welcome};
 pub use binary::Binary;
 pub use builder::{BuildError, GatewayBuilder};
 pub use config::Config;

@@ -11,6 +11,7 @@ use heartline::config::ConversationsConfig;
 use heartline::store::conversations::{
     Added, Conversations, Inbox, InboxQuery, Marked, Member, Membership,
 };
+use heartline::store::invites::{Invite, InviteQuery, Invites, NewInvite, Unusable, Used};
 use heartline::store::memory::MemoryStore;
 use heartline::store::{History, HistoryQuery, MessageStore, NewMessage, StoreError, Stored, Tell};
 use heartline::{Config, Gateway, GatewayBuilder, Sockets};
@@ -77,6 +78,33 @@ impl Conversations for Slow {
 
     fn inbox(&self, query: InboxQuery) -> BoxFuture<Result<Inbox, StoreError>> {
         self.0.inbox(query)
+    }
+}
+
+impl Invites for Slow {
+    fn create_invite(&self, code: &str, new: NewInvite) -> BoxFuture<Result<bool, StoreError>> {
+        self.0.create_invite(code, new)
+    }
+
+    fn invite(&self, code: &str) -> BoxFuture<Result<Option<Invite>, StoreError>> {
+        self.0.invite(code)
+    }
+
+    fn invites(&self, query: InviteQuery) -> BoxFuture<Result<Vec<Invite>, StoreError>> {
+        self.0.invites(query)
+    }
+
+    fn revoke_invite(&self, code: &str, now: u64) -> BoxFuture<Result<Option<Invite>, StoreError>> {
+        self.0.revoke_invite(code, now)
+    }
+
+    fn use_invite(
+        &self,
+        code: &str,
+        user: &Arc<UserKey>,
+        now: u64,
+    ) -> BoxFuture<Result<Result<Used, Unusable>, StoreError>> {
+        self.0.use_invite(code, user, now)
     }
 }
 
@@ -470,4 +498,99 @@ async fn an_inbox_has_what_is_new_and_nothing_that_the_token_closes() {
         let inbox = ben.hear("439[").await;
         assert_eq!(inbox.matches("readOffset").count(), many, "{inbox}");
     }
+}
+
+async fn invite(gateway: &Gateway, max_uses: Option<u32>, expires_at: Option<u64>) -> String {
+    let new = NewInvite {
+        conversation_id: "1".into(),
+        max_uses,
+        expires_at,
+        ..NewInvite::default()
+    };
+    gateway.create_invite(new).await.unwrap().code
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_comes_by_an_invite_is_in_whatever_the_token_says_and_uses_one_place() {
+    let (gateway, address) = start(gateway()).await;
+    let code = invite(&gateway, Some(2), None).await;
+    add(&gateway, "ben").await;
+    let mut ben = socketio(&address, "ben").await;
+    ask(&mut ben, "join", r#""conversation:1""#).await;
+    let mut ann = socketio(&address, "ann/lobby").await;
+    let paste = format!(r#"{{"code":" https://app.example/invite/{code}/?x=1#y "}}"#);
+    for _ in 0..3 {
+        let answer = ask(&mut ann, "invite:join", &paste).await;
+        let expected = r#"[{"ok":true,"conversationId":"1","room":"conversation:1"}]"#;
+        assert!(answer.ends_with(expected), "{answer}");
+    }
+    assert!(
+        ben.hear("member:joined")
+            .await
+            .contains(r#""userId":"ann""#)
+    );
+    assert!(is_open(&address, "ann/lobby").await);
+    let mut eve = live(&address, "eve").await;
+    let frame = format!(r#"{{"type":"emit","event":"invite:join","data":"{code}","id":7}}"#);
+    eve.send(&frame).await;
+    assert!(eve.hear(r#""id":7"#).await.contains(r#""ok":true"#));
+    let mut dan = socketio(&address, "dan").await;
+    let answer = ask(&mut dan, "invite:join", &format!(r#""{code}""#)).await;
+    assert!(answer.contains("INVITE_EXHAUSTED"), "{answer}");
+    let used = gateway.store().invite(&code).await.unwrap().unwrap();
+    assert_eq!(used.uses, 2);
+    assert_eq!(members(&gateway).await, ["ann", "ben", "eve"]);
+    // Who was put out comes back while the invite holds, and not when it is taken back.
+    let put_out = async || assert_eq!(gateway.remove_member("1", &user("ann")).await, Ok(true));
+    put_out().await;
+    assert!(!is_open(&address, "ann/lobby").await);
+    let answer = ask(&mut ann, "invite:join", &paste).await;
+    assert!(answer.contains(r#""ok":true"#), "{answer}");
+    assert_eq!(
+        gateway.store().invite(&code).await.unwrap().unwrap().uses,
+        2
+    );
+    gateway.store().revoke_invite(&code, 1).await.unwrap();
+    let answer = ask(&mut ann, "invite:join", &paste).await;
+    assert!(answer.contains(r#""ok":true"#), "{answer}");
+    put_out().await;
+    let answer = ask(&mut ann, "invite:join", &paste).await;
+    assert!(answer.contains("INVITE_REVOKED"), "{answer}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn invites_that_do_not_hold_say_why_and_guesses_are_limited() {
+    let (gateway, address) = start(gateway()).await;
+    let expired = invite(&gateway, None, Some(1)).await;
+    let good = invite(&gateway, None, None).await;
+    let mut nobody = Client::connect(&address, "").await;
+    let answer = ask(&mut nobody, "invite:join", &format!(r#""{good}""#)).await;
+    assert!(answer.contains("AUTH_REQUIRED"), "{answer}");
+    let mut ann = socketio(&address, "ann").await;
+    for (pasted, code) in [
+        (format!(r#""{expired}""#), "INVITE_EXPIRED"),
+        (r#""no code""#.to_owned(), "INVALID_INVITE"),
+        (r#"{"cod":"x"}"#.to_owned(), "INVALID_DATA"),
+    ] {
+        for _ in 0..12 {
+            let answer = ask(&mut ann, "invite:join", &pasted).await;
+            assert!(answer.contains(code), "{answer}");
+        }
+    }
+    for _ in 0..10 {
+        let answer = ask(&mut ann, "invite:join", r#""0123456789""#).await;
+        assert!(answer.contains("INVITE_NOT_FOUND"), "{answer}");
+    }
+    // Neither she nor anybody at her address, until a minute is over.
+    let mut ben = socketio(&address, "ben").await;
+    for client in [&mut ann, &mut ben] {
+        let answer = ask(client, "invite:join", &format!(r#""{good}""#)).await;
+        assert!(
+            answer.contains("RATE_LIMITED") && answer.contains("retryAfterMs"),
+            "{answer}"
+        );
+    }
+    // A backend's address is nobody's.
+    let welcome = gateway.join_by_invite(&good, &user("ben"), None).await;
+    assert_eq!(welcome.unwrap().room, "conversation:1");
 }

@@ -12,6 +12,7 @@ use heartline_core::auth::UserKey;
 use heartline_core::store::conversations::{
     Added, Inbox, InboxPlace, InboxQuery, Member, Membership,
 };
+use heartline_core::store::invites::{InviteQuery, NewInvite, Unusable};
 use heartline_core::store::memory::MemoryStore;
 use heartline_core::store::offer::Store;
 use heartline_core::store::{Channel, NewMessage};
@@ -72,12 +73,18 @@ enum Step {
     Members(u8),
     /// A user's whole inbox, so many conversations at a time.
     Inbox(u8, usize),
+    /// An invite of this number to a conversation: how many may come, and until when.
+    Invite(u8, u8, Option<u32>, Option<u64>),
+    Use(u8, u8),
+    Revoke(u8),
+    /// The invites, perhaps of one conversation, from a number on.
+    Invites(Option<u8>, Option<u8>, usize),
     /// The process ends and comes back.
     Again,
 }
 
 fn step() -> impl Strategy<Value = Step> {
-    let (who, place) = (0u8..5, 0u8..4);
+    let (who, place, place2) = (0u8..5, 0u8..4, 0u8..4);
     prop_oneof![
         4 => (who.clone(), place.clone(), any::<bool>())
             .prop_map(|(who, place, invited)| Step::Add(who, place, invited)),
@@ -88,6 +95,12 @@ fn step() -> impl Strategy<Value = Step> {
         2 => place.prop_map(Step::Members),
         3 => (who, 1usize..4).prop_map(|(who, limit)| Step::Inbox(who, limit)),
         1 => Just(Step::Again),
+        2 => (0u8..4, place2.clone(), prop::option::of(1u32..3), prop::option::of(0u64..12))
+            .prop_map(|(code, place, most, until)| Step::Invite(code, place, most, until)),
+        5 => (0u8..5, 0u8..4).prop_map(|(who, code)| Step::Use(who, code)),
+        1 => (0u8..4).prop_map(Step::Revoke),
+        1 => (prop::option::of(place2), prop::option::of(0u8..4), 1usize..4)
+            .prop_map(|(place, after, limit)| Step::Invites(place, after, limit)),
     ]
 }
 
@@ -158,6 +171,35 @@ async fn take(store: &dyn Store, step: &Step, at: u64) -> String {
             format!("{:?}", whole_inbox(store, &user(who, tenant), limit).await)
         }
         Step::Again => String::new(),
+        Step::Invite(code, place, max_uses, expires_at) => {
+            let new = NewInvite {
+                tenant_id: tenant.map(|tenant| tenant.to_string().into()),
+                conversation_id: place.to_string(),
+                created_by: Some("somebody".into()),
+                created_at: at,
+                expires_at,
+                max_uses,
+                label: None,
+            };
+            let created = store.create_invite(&code.to_string(), new);
+            format!("{:?}", created.await)
+        }
+        Step::Use(who, code) => {
+            // Somebody of another tenant finds nothing.
+            let who = user(who, tenant.filter(|_| who < 4));
+            let used = store.use_invite(&code.to_string(), &who, at).await;
+            format!("{used:?} {:?}", store.invite(&code.to_string()).await)
+        }
+        Step::Revoke(code) => format!("{:?}", store.revoke_invite(&code.to_string(), at).await),
+        Step::Invites(place, after, limit) => {
+            let query = InviteQuery {
+                tenant_id: Some("1".into()),
+                conversation_id: place.map(|place| place.to_string()),
+                after: after.map(|after| after.to_string()),
+                limit,
+            };
+            format!("{:?}", store.invites(query).await)
+        }
     }
 }
 
@@ -187,7 +229,7 @@ proptest! {
 
     #[test]
     fn sqlite_keeps_the_members_that_the_model_keeps(
-        steps in prop::collection::vec(step(), 1..40)
+        steps in prop::collection::vec(step(), 1..60)
     ) {
         a_database_keeps_what_the_model_keeps::<Sqlite>(steps);
     }
@@ -279,4 +321,39 @@ async fn sqlite_has_markers_at_the_furthest_and_writers_have_read_what_they_wrot
     let database = Sqlite::new();
     let store = database.open();
     markers_stand_at_the_furthest_and_writers_have_read_what_they_wrote(store).await;
+}
+
+async fn no_more_come_by_an_invite_than_may(store: Arc<dyn Store>) {
+    for round in 0..10 {
+        let (place, code) = (round.to_string(), format!("code{round}"));
+        let new = NewInvite {
+            conversation_id: place.clone(),
+            max_uses: Some(7),
+            ..NewInvite::default()
+        };
+        assert_eq!(store.create_invite(&code, new.clone()).await, Ok(true));
+        assert_eq!(store.create_invite(&code, new).await, Ok(false));
+        // Each of a hundred users twice at once: with two devices, say.
+        let used = at_once(200, |number| {
+            let who = UserKey {
+                tenant_id: None,
+                user_id: (number / 2).to_string().into(),
+                user_type: None,
+            };
+            store.use_invite(&code, &Arc::new(who), 1)
+        });
+        let used: Vec<_> = used.await.into_iter().map(Result::unwrap).collect();
+        let came = used.iter().filter(|used| used.is_ok()).count();
+        assert_eq!(came, 14, "seven users, each twice");
+        let late = used.iter().flat_map(|used| used.as_ref().err());
+        assert!(late.into_iter().all(|why| *why == Unusable::Exhausted));
+        assert_eq!(store.members(None, &place).await.unwrap().len(), 7);
+        assert_eq!(store.invite(&code).await.unwrap().unwrap().uses, 7);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sqlite_lets_no_more_come_by_an_invite_than_may() {
+    let database = Sqlite::new();
+    no_more_come_by_an_invite_than_may(database.open()).await;
 }

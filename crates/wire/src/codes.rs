@@ -103,6 +103,16 @@ pub enum Code {
     SendFailed,
     /// Too much waits to be stored.
     Overloaded,
+    /// There is nothing that looks like an invite's code.
+    InvalidInvite,
+    /// There is no such invite.
+    InviteNotFound,
+    /// The invite's time is over.
+    InviteExpired,
+    /// The invite was used as often as it may be.
+    InviteExhausted,
+    /// The invite was taken back.
+    InviteRevoked,
     /// Nobody handles this event.
     NotImplemented,
     /// The handler panicked or ran out of time, or who decides about connecting panicked.
@@ -132,7 +142,7 @@ struct Entry {
     when: &'static str,
 }
 
-const TABLE: [Entry; 26] = {
+const TABLE: [Entry; 31] = {
     const fn entry(
         (code, text): (Code, &'static str),
         issuers: &'static [Issuer],
@@ -228,7 +238,7 @@ const TABLE: [Entry; 26] = {
             &[Event, Live],
             Later,
             "Rate limit exceeded. Please slow down.",
-            "Over `limits.events`, `limits.joins` or `limits.messages`; nothing was done",
+            "Over `limits.events`, `limits.joins` or `limits.messages`, or more than ten invites in a minute that there are not; nothing was done",
         ),
         entry(
             (InvalidContent, "INVALID_CONTENT"),
@@ -271,6 +281,41 @@ const TABLE: [Entry; 26] = {
             Later,
             "Too much waits to be stored; try again",
             "More messages wait to be stored than may; nothing was done",
+        ),
+        entry(
+            (InvalidInvite, "INVALID_INVITE"),
+            &[Event],
+            AfterChange,
+            "This is no invite",
+            "There is nothing in the text that looks like an invite's code; HTTP 400",
+        ),
+        entry(
+            (InviteNotFound, "INVITE_NOT_FOUND"),
+            &[Event],
+            AfterChange,
+            "There is no such invite",
+            "There is no invite of this code for the user's tenant; HTTP 404",
+        ),
+        entry(
+            (InviteExpired, "INVITE_EXPIRED"),
+            &[Event],
+            Never,
+            "The invite has expired",
+            "The invite's time is over; HTTP 410",
+        ),
+        entry(
+            (InviteExhausted, "INVITE_EXHAUSTED"),
+            &[Event],
+            Never,
+            "The invite was used as often as it may be",
+            "As many as may have come by the invite, or the conversation or the user's list is full; HTTP 410",
+        ),
+        entry(
+            (InviteRevoked, "INVITE_REVOKED"),
+            &[Event],
+            Never,
+            "The invite was taken back",
+            "The invite was taken back; HTTP 410",
         ),
         entry(
             (NotImplemented, "NOT_IMPLEMENTED"),

@@ -3,9 +3,11 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::auth::{BoxFuture, UserKey};
+use crate::store::codes::Codes;
 use crate::store::conversations::{
     Added, Conversations, Inbox, InboxEntry, InboxPlace, InboxQuery, Marked, Member, Membership,
 };
+use crate::store::invites::{Invite, InviteQuery, Invites, NewInvite, Unusable, Used};
 use crate::store::log::Log;
 use crate::store::people::People;
 use crate::store::{
@@ -17,11 +19,12 @@ use crate::store::{
 struct Memory {
     log: Log,
     people: People,
+    codes: Codes,
 }
 
 /// Keeps in memory what a node needs while it runs: the newest 65 536 messages, and the members
-/// of the 65 536 conversations that were used last; either of at most 64 MB. Gone with the
-/// process.
+/// of the 65 536 conversations that were used last; either of at most 64 MB; and 65 536 invites.
+/// Gone with the process.
 #[derive(Default)]
 pub struct MemoryStore {
     memory: Mutex<Memory>,
@@ -116,6 +119,34 @@ impl Conversations for MemoryStore {
         }
         entries.sort_by(|(one, _), (other, _)| other.cmp(one));
         ready(Inbox::of(entries.into_iter(), &query))
+    }
+}
+
+impl Invites for MemoryStore {
+    fn create_invite(&self, code: &str, new: NewInvite) -> BoxFuture<Result<bool, StoreError>> {
+        ready(self.lock().codes.create(code, new))
+    }
+
+    fn invite(&self, code: &str) -> BoxFuture<Result<Option<Invite>, StoreError>> {
+        ready(self.lock().codes.get(code))
+    }
+
+    fn invites(&self, query: InviteQuery) -> BoxFuture<Result<Vec<Invite>, StoreError>> {
+        ready(self.lock().codes.list(&query))
+    }
+
+    fn revoke_invite(&self, code: &str, now: u64) -> BoxFuture<Result<Option<Invite>, StoreError>> {
+        ready(self.lock().codes.revoke(code, now))
+    }
+
+    fn use_invite(
+        &self,
+        code: &str,
+        user: &Arc<UserKey>,
+        now: u64,
+    ) -> BoxFuture<Result<Result<Used, Unusable>, StoreError>> {
+        let memory = &mut *self.lock();
+        ready(memory.codes.take(&mut memory.people, code, user, now))
     }
 }
 

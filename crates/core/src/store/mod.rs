@@ -1,6 +1,8 @@
 //! Where messages are kept before anybody is told of them.
 
+mod codes;
 pub mod conversations;
+pub mod invites;
 mod log;
 pub mod memory;
 pub mod offer;

@@ -2,8 +2,9 @@
 
 use crate::store::MessageStore;
 use crate::store::conversations::Conversations;
+use crate::store::invites::Invites;
 
 /// All that the store of a gateway keeps, by one object.
-pub trait Store: MessageStore + Conversations {}
+pub trait Store: MessageStore + Conversations + Invites {}
 
-impl<T: MessageStore + Conversations> Store for T {}
+impl<T: MessageStore + Conversations + Invites> Store for T {}

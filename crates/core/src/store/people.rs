@@ -99,6 +99,12 @@ impl People {
         added
     }
 
+    pub(super) fn is_member(&self, conversation_id: &str, user: &Arc<UserKey>) -> bool {
+        let key = (user.tenant_id.clone(), conversation_id.into());
+        let members = self.conversations.peek(&key);
+        members.is_some_and(|members| members.entries.contains_key(user))
+    }
+
     pub(super) fn remove(&mut self, conversation_id: &str, user: &Arc<UserKey>) -> bool {
         let key = (user.tenant_id.clone(), conversation_id.into());
         let Some(mut members) = self.conversations.take(&key) else {

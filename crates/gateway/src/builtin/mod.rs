@@ -3,6 +3,7 @@
 mod auth;
 mod history;
 mod inbox;
+mod invites;
 mod messages;
 mod presence;
 mod rooms;
@@ -23,6 +24,7 @@ pub(crate) fn register(handlers: HandlerSet) -> HandlerSet {
         .or_on("history:get", history::history_get)
         .or_on("read", inbox::read)
         .or_on("inbox:get", inbox::inbox_get)
+        .or_on("invite:join", invites::join)
         .or_on("presence:get", presence::presence_get)
         .or_on("metrics:request", presence::metrics_request)
         .or_on("auth:refresh", auth::refresh)

@@ -13,7 +13,7 @@ use heartline::store::{Channel, History, HistoryQuery, MAX_PART, PART, Start, St
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::connections::{DEFAULT_LIMIT, MAX_LIMIT};
+use super::connections::Part;
 use super::problem::Problem;
 use super::state::State;
 use super::strict::Known;
@@ -85,27 +85,22 @@ pub(super) fn conversation(id: &str) -> Result<&str, Problem> {
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct MembersWanted {
+pub(super) struct Of {
     tenant_id: Option<String>,
-    cursor: Option<String>,
-    limit: Option<usize>,
 }
 
 pub(super) async fn members(
     With(state): With<State>,
     Path(id): Path<String>,
-    wanted: Result<Query<MembersWanted>, QueryRejection>,
+    part: Result<Query<Part>, QueryRejection>,
+    of: Result<Query<Of>, QueryRejection>,
 ) -> Result<Json<Value>, Problem> {
-    let wanted = wanted?.0;
-    let limit = wanted.limit.unwrap_or(DEFAULT_LIMIT);
-    if !(1..=MAX_LIMIT).contains(&limit) {
-        let what = "limit must be between 1 and 1000";
-        return Err(Problem::new(StatusCode::BAD_REQUEST, what));
-    }
-    let (tenant, cursor) = (wanted.tenant_id.as_deref(), wanted.cursor.as_deref());
+    let (cursor, limit) = part?.0.split()?;
+    let tenant = of?.0.tenant_id;
+    let (tenant, id) = (tenant.as_deref(), conversation(&id)?);
     let page = state
         .gateway
-        .conversation_members(tenant, conversation(&id)?, cursor, limit)
+        .conversation_members(tenant, id, cursor.as_deref(), limit)
         .await?
         .map_err(|error| unavailable(&error))?;
     let mut answer = json!({ "members": page.items });

@@ -7,6 +7,7 @@
 mod connections;
 mod conversations;
 mod guard;
+mod invites;
 mod listener;
 mod nodes;
 mod openapi;
@@ -116,6 +117,12 @@ fn of_conversations() -> Router<State> {
         .route(
             "/conversations/{conversationId}/members/{userId}",
             put(conversations::add_member).delete(conversations::remove_member),
+        )
+        .route("/invites", get(invites::list).post(invites::create))
+        .route("/invites/join", post(invites::join))
+        .route(
+            "/invites/{code}",
+            get(invites::inspect).delete(invites::revoke),
         )
 }
 

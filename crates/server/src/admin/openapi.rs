@@ -1,6 +1,7 @@
 //! The API's own description (OpenAPI 3.1), made from one table of routes.
 
 use axum::Json;
+use heartline::store::invites::MAX_USES;
 use heartline::store::{MAX_PART, PART};
 use serde_json::{Map, Value, json};
 
@@ -37,6 +38,9 @@ const WHO: &[&str] = &[
 /// The members of a body that says how many connections are to go: a share of them or a
 /// number.
 const SHED: &[&str] = &["share", "connections", "overMs"];
+
+/// The members of a body that says who comes by which invite; the first two are required.
+const INVITED: &[&str] = &["code", "userId", "userType", "tenantId"];
 
 /// All routes of the operators' listener.
 pub(super) static ROUTES: &[Route] = &[
@@ -284,6 +288,54 @@ pub(super) static ROUTES: &[Route] = &[
     },
     Route {
         method: "get",
+        path: "/v1/invites",
+        does: "Invites by their codes, a page at a time",
+        query: &["cursor", "limit", "conversationId", "tenantId"],
+        body: &[],
+        answer: "Invites",
+    },
+    Route {
+        method: "post",
+        path: "/v1/invites",
+        does: "Make an invite to a conversation, for a time (30m, 7d) and a number of users or \
+               without end",
+        query: &[],
+        body: &[
+            "conversationId",
+            "expiresIn",
+            "maxUses",
+            "label",
+            "createdBy",
+            "tenantId",
+        ],
+        answer: "Invite",
+    },
+    Route {
+        method: "post",
+        path: "/v1/invites/join",
+        does: "Make a user a member by an invite: its code, or an address with it",
+        query: &[],
+        body: INVITED,
+        answer: "Welcome",
+    },
+    Route {
+        method: "get",
+        path: "/v1/invites/{code}",
+        does: "One invite",
+        query: &[],
+        body: &[],
+        answer: "Invite",
+    },
+    Route {
+        method: "delete",
+        path: "/v1/invites/{code}",
+        does: "Take an invite back; who has come by it stays",
+        query: &[],
+        body: &[],
+        answer: "Invite",
+    },
+    Route {
+        method: "get",
         path: "/v1/nodes",
         does: "The nodes",
         query: &[],
@@ -343,6 +395,7 @@ fn parameter(route: &Route, name: &str) -> Value {
             json!({ "type": "string" }),
             "Only this kind of user; any without it.",
         ),
+        "conversationId" => (json!({ "type": "string" }), "Only this conversation's."),
         "tenantId" => (json!({ "type": "string" }), "The tenant."),
         "namespace" => (
             json!({ "type": "string" }),
@@ -360,6 +413,7 @@ fn member(name: &str) -> Value {
         "ackWithinMs" => json!({ "type": "integer", "minimum": 0, "maximum": 60_000 }),
         "share" => json!({ "type": "number", "exclusiveMinimum": 0, "maximum": 1 }),
         "connections" => json!({ "type": "integer", "minimum": 1 }),
+        "maxUses" => json!({ "type": "integer", "minimum": 1, "maximum": MAX_USES }),
         "overMs" => json!({ "type": "integer", "minimum": 0, "maximum": MAX_OVER_MS,
             "default": DEFAULT_OVER_MS }),
         "users" => json!({ "type": "array", "items": { "type": "string" }, "maxItems": 1000 }),
@@ -395,6 +449,8 @@ fn operation(route: &Route) -> Value {
     if !route.body.is_empty() {
         let required = if [WHO, SHED].contains(&route.body) {
             &[][..]
+        } else if route.body == INVITED {
+            &route.body[..2]
         } else {
             &route.body[..1]
         };

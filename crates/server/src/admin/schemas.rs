@@ -27,6 +27,7 @@ const SHAPES: &[Shape] = &[
             ("title", "string"),
             ("status", "integer"),
             ("detail", "string"),
+            ("code", "string?"),
         ],
     ),
     (
@@ -153,6 +154,34 @@ const SHAPES: &[Shape] = &[
         &[
             ("members", "ConversationMember[]"),
             ("nextCursor", "string?"),
+        ],
+    ),
+    (
+        "Invite",
+        &[
+            ("code", "string"),
+            ("url", "string?"),
+            ("conversationId", "string"),
+            ("tenantId", "string?"),
+            ("createdBy", "string?"),
+            ("createdAt", "integer"),
+            ("expiresAt", "integer?"),
+            ("maxUses", "integer?"),
+            ("uses", "integer"),
+            ("revokedAt", "integer?"),
+            ("label", "string?"),
+        ],
+    ),
+    (
+        "Invites",
+        &[("invites", "Invite[]"), ("nextCursor", "string?")],
+    ),
+    (
+        "Welcome",
+        &[
+            ("ok", "boolean"),
+            ("conversationId", "string"),
+            ("room", "string"),
         ],
     ),
     ("Added", &[("added", "integer")]),

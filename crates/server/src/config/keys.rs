@@ -188,6 +188,17 @@ fn web_url(value: &Value) -> Result<String, Wrong> {
     }
 }
 
+/// A web address with a place for the code.
+fn invite_url(value: &Value) -> Result<String, Wrong> {
+    let given = text(value)?;
+    let url = reqwest::Url::parse(&given.replace("{code}", "code"));
+    let is_web = url.is_ok_and(|url| ["http", "https"].contains(&url.scheme()));
+    match is_web && given.contains("{code}") {
+        true => Ok(given),
+        false => Err("must be an address like \"https://app.example/invite/{code}\"".into()),
+    }
+}
+
 /// One text, and not what looks like a list of several.
 fn one_text(value: &Value) -> Result<String, Wrong> {
     let given = text(value).ok().filter(|given| !given.starts_with('['));
@@ -703,6 +714,13 @@ pub(crate) static KEYS: &[Key] = &[
         "whether everybody in the room of a conversation hears how far its members have read \
          (`message:read`); a user's own sockets hear it in any case",
         |s, v| Ok(s.gateway.conversations.receipts = truth(v)?),
+    ),
+    node(
+        "invites.url",
+        "\"off\"",
+        "the address of an invite, like `https://app.example/invite/{code}`: the API tells it with \
+         the code",
+        |s, v| Ok(s.gateway.conversations.invite_url = optional(v, invite_url)?),
     ),
     space(
         "presence.announce",

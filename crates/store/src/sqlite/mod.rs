@@ -5,8 +5,10 @@
 //! with the time that the disk needs. A second thread tells of what is stored, in its order, and
 //! two more read.
 
+mod codes;
 mod conversations;
 mod database;
+mod invites;
 mod people;
 mod reader;
 mod tables;

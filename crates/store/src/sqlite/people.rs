@@ -71,6 +71,23 @@ pub(super) fn add(
     Ok(Added::New)
 }
 
+/// Whether a user is a member.
+pub(super) fn is_member(
+    transaction: &Transaction<'_>,
+    id: &str,
+    user: &UserKey,
+) -> rusqlite::Result<bool> {
+    let (Some(person), Some((conversation, ..))) = (
+        find_person(transaction, user)?,
+        find(transaction, &place(user, id))?,
+    ) else {
+        return Ok(false);
+    };
+    let mut find = transaction
+        .prepare_cached("SELECT 1 FROM member WHERE conversation = ?1 AND person = ?2")?;
+    find.exists([conversation, person])
+}
+
 /// Ends a membership.
 pub(super) fn remove(
     transaction: &Transaction<'_>,
