@@ -155,6 +155,11 @@ impl Members {
         self.lock().remove(&(tenant.cloned(), Arc::from(id)));
     }
 
+    /// Nothing is known any more of what other nodes have changed.
+    pub(crate) fn forget_all(&self) {
+        self.lock().clear();
+    }
+
     /// Whether a room that a token grants so far is open, if that can be said at once.
     fn decide(
         &self,

@@ -2,27 +2,35 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use heartline::auth::{BoxFuture, UserKey};
-use heartline::config::ConversationsConfig;
+use heartline::backplane::local::LocalBackplane;
+use heartline::backplane::{Backplane, Message, Node, Target};
+use heartline::config::{ConversationsConfig, RecoveryConfig};
+use heartline::entries::UserPresence;
 use heartline::store::conversations::{
     Added, Conversations, Inbox, InboxQuery, Marked, Member, Membership,
 };
 use heartline::store::invites::{Invite, InviteQuery, Invites, NewInvite, Unusable, Used};
 use heartline::store::memory::MemoryStore;
 use heartline::store::{History, HistoryQuery, MessageStore, NewMessage, StoreError, Stored, Tell};
-use heartline::{Config, Gateway, GatewayBuilder, Sockets};
+use heartline::{
+    Admitted, Config, DeviceLimitReached, Gateway, GatewayBuilder, Newcomer, Presence, RoomAddress,
+    SocketAddress, Sockets,
+};
+use heartline_core::time::Moment;
+use heartline_wire::time::Micros;
 use support::{Client, Names, config, hears_nothing_of, live, socketio, start, until};
 
 mod support;
 
 /// A store that takes its time to say who belongs to a conversation, and counts how often a
 /// marker is written.
-#[derive(Default)]
-struct Slow(MemoryStore, Arc<AtomicUsize>);
+#[derive(Default, Clone)]
+struct Slow(Arc<MemoryStore>, Arc<AtomicUsize>);
 
 impl MessageStore for Slow {
     fn append(&self, message: NewMessage, tell: Tell) -> BoxFuture<Result<Stored, StoreError>> {
@@ -344,7 +352,7 @@ fn gateway_with(receipts: bool, store: Slow) -> GatewayBuilder {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_read_within_a_moment_is_written_once_and_told_to_the_users_other_sockets() {
     let writes = Arc::new(AtomicUsize::new(0));
-    let store = Slow(MemoryStore::default(), writes.clone());
+    let store = Slow(Arc::default(), writes.clone());
     let (gateway, address) = start(gateway_with(false, store)).await;
     for id in ["ann", "ben"] {
         add(&gateway, id).await;
@@ -365,7 +373,7 @@ async fn what_is_read_within_a_moment_is_written_once_and_told_to_the_users_othe
     let all: Vec<&str> = all.iter().map(String::as_str).collect();
     ann.send_all(&all).await;
     for _ in 0..5 {
-        let answer = ann.hear("43").await;
+        let answer = ann.hear(r#"[{"ok":true"#).await;
         // Nobody has read further than there is.
         let expected = r#"[{"ok":true,"conversationId":"1","offset":5}]"#;
         assert!(answer.ends_with(expected), "{answer}");
@@ -593,4 +601,140 @@ async fn invites_that_do_not_hold_say_why_and_guesses_are_limited() {
     // A backend's address is nobody's.
     let welcome = gateway.join_by_invite(&good, &user("ben"), None).await;
     assert_eq!(welcome.unwrap().room, "conversation:1");
+}
+
+/// One of two nodes, which hand each other at once what they publish.
+struct Paired {
+    own: LocalBackplane,
+    node: Arc<OnceLock<Arc<dyn Node>>>,
+    other: Arc<OnceLock<Arc<dyn Node>>>,
+}
+
+impl Paired {
+    fn two() -> [Paired; 2] {
+        let nodes: [Arc<OnceLock<Arc<dyn Node>>>; 2] = Default::default();
+        [0, 1].map(|at| {
+            let now = || Moment {
+                at: Micros::ZERO,
+                unix_millis: 1,
+            };
+            Paired {
+                own: LocalBackplane::new(Duration::ZERO, Box::new(now)),
+                node: nodes[at].clone(),
+                other: nodes[1 - at].clone(),
+            }
+        })
+    }
+}
+
+impl Backplane for Paired {
+    fn attach(&self, node: Arc<dyn Node>) {
+        let _ = self.node.set(node.clone());
+        self.own.attach(node);
+    }
+
+    fn connect(&self, newcomer: Newcomer) -> BoxFuture<Result<Admitted, DeviceLimitReached>> {
+        self.own.connect(newcomer)
+    }
+
+    fn disconnect(&self, user: &Arc<UserKey>, socket: SocketAddress, keep: Duration) {
+        self.own.disconnect(user, socket, keep);
+    }
+
+    fn enter_room(&self, user: &Arc<UserKey>, socket: SocketAddress, place: RoomAddress) {
+        self.own.enter_room(user, socket, place);
+    }
+
+    fn leave_room(&self, user: &Arc<UserKey>, socket: SocketAddress, place: &RoomAddress) {
+        self.own.leave_room(user, socket, place);
+    }
+
+    fn presence(
+        &self,
+        tenant: Option<Arc<str>>,
+        users: Vec<String>,
+    ) -> BoxFuture<Vec<UserPresence>> {
+        self.own.presence(tenant, users)
+    }
+
+    fn local(&self) -> &Presence {
+        self.own.local()
+    }
+
+    fn publish(&self, target: &Target<'_>, message: &Message) {
+        if let Some(other) = self.other.get() {
+            other.deliver(target, message.clone());
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_one_node_changes_holds_on_the_other_at_once() {
+    let store = Slow::default();
+    let [one, two] = Paired::two();
+    let (one, _) = start(gateway_with(false, store.clone()).backplane(one)).await;
+    let (_two, address) = start(gateway_with(false, store).backplane(two)).await;
+    let mut ann = socketio(&address, "ann").await;
+    let join = r#""conversation:1""#;
+    assert!(ask(&mut ann, "join", join).await.contains("FORBIDDEN"));
+    // That is remembered there; and now it is not so any more.
+    add(&one, "ann").await;
+    assert!(ask(&mut ann, "join", join).await.contains(r#""ok":true"#));
+    add(&one, "ben").await;
+    assert!(ann.hear("member:joined").await.contains("ben"));
+    assert_eq!(one.remove_member("1", &user("ann")).await, Ok(true));
+    ann.hear(r#"42["room:left",{"room":"conversation:1","reason":"forbidden"}]"#)
+        .await;
+    assert!(ask(&mut ann, "join", join).await.contains("FORBIDDEN"));
+}
+
+/// The text of a member of a CONNECT's answer.
+fn text_of(answer: &str, name: &str) -> String {
+    let start = answer.find(&format!(r#""{name}":""#)).unwrap() + name.len() + 4;
+    answer[start..].split('"').next().unwrap().to_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_comes_back_is_in_the_conversations_that_are_still_open() {
+    let config = Config {
+        conversations: ConversationsConfig::default(),
+        recovery: RecoveryConfig {
+            window: Some(Duration::from_secs(60)),
+            ..RecoveryConfig::default()
+        },
+        ..config()
+    };
+    let builder = Gateway::builder(config).authenticator(Names);
+    let (gateway, address) = start(builder.store(Slow::default())).await;
+    for id in ["1", "2"] {
+        let added = gateway.add_members(id, &[user("ann"), user("ben")]).await;
+        assert_eq!(added, [Ok(Added::New), Ok(Added::New)]);
+    }
+    let mut ann = Client::open(&address).await;
+    ann.send(r#"40{"token":"ann/lobby"}"#).await;
+    let pid = text_of(&ann.hear("40{").await, "pid");
+    for id in ["1", "2"] {
+        ask(&mut ann, "join", &format!(r#""conversation:{id}""#)).await;
+    }
+    drop(ann);
+    let sockets = || gateway.counts().sockets;
+    until(|| sockets() == 0).await;
+    assert_eq!(gateway.remove_member("2", &user("ann")).await, Ok(true));
+    let mut ben = Client::connect(&address, r#"{"token":"ben"}"#).await;
+    for id in ["1", "2"] {
+        let say = format!(r#"{{"conversationId":"{id}","content":"in {id}"}}"#);
+        assert!(
+            ask(&mut ben, "message:send", &say)
+                .await
+                .contains(r#""ok":true"#)
+        );
+    }
+    let mut ann = Client::open(&address).await;
+    ann.send(&format!(r#"40{{"token":"ann/lobby","pid":"{pid}"}}"#))
+        .await;
+    let heard = ann.hear_until(r#"428["ping"]"#, "438[").await.join("\n");
+    assert!(heard.contains(&pid), "it is the same: {heard}");
+    assert!(heard.contains("in 1") && !heard.contains("in 2"), "{heard}");
+    let left = r#"42["room:left",{"room":"conversation:2","reason":"forbidden"}"#;
+    assert!(heard.contains(left), "{heard}");
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::rejection::QueryRejection;
+use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State as With};
 use axum::http::StatusCode;
 use heartline::auth::UserKey;
@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use super::connections::Part;
 use super::problem::Problem;
 use super::state::State;
-use super::strict::Known;
+use super::strict::{Known, Named};
 
 /// Most users in one request.
 const MAX_USERS: usize = 1000;
@@ -35,7 +35,7 @@ pub(super) struct Wanted {
 
 pub(super) async fn messages(
     With(state): With<State>,
-    Path(conversation): Path<String>,
+    Named(conversation): Named,
     wanted: Result<Query<Wanted>, QueryRejection>,
 ) -> Result<Json<History>, Problem> {
     let wanted = wanted?.0;
@@ -91,7 +91,7 @@ pub(super) struct Of {
 
 pub(super) async fn members(
     With(state): With<State>,
-    Path(id): Path<String>,
+    Named(id): Named,
     part: Result<Query<Part>, QueryRejection>,
     of: Result<Query<Of>, QueryRejection>,
 ) -> Result<Json<Value>, Problem> {
@@ -183,7 +183,7 @@ async fn remove_all(
 
 pub(super) async fn add_members(
     With(state): With<State>,
-    Path(id): Path<String>,
+    Named(id): Named,
     Known(of): Known<Users>,
 ) -> Result<Json<Value>, Problem> {
     add_all(&state, &id, keys(of.users, &of.which)?).await
@@ -191,7 +191,7 @@ pub(super) async fn add_members(
 
 pub(super) async fn remove_members(
     With(state): With<State>,
-    Path(id): Path<String>,
+    Named(id): Named,
     Known(of): Known<Users>,
 ) -> Result<Json<Value>, Problem> {
     remove_all(&state, &id, keys(of.users, &of.which)?).await
@@ -199,16 +199,18 @@ pub(super) async fn remove_members(
 
 pub(super) async fn add_member(
     With(state): With<State>,
-    Path((id, user)): Path<(String, String)>,
+    path: Result<Path<(String, String)>, PathRejection>,
     which: Result<Query<Which>, QueryRejection>,
 ) -> Result<Json<Value>, Problem> {
+    let Path((id, user)) = path?;
     add_all(&state, &id, keys(vec![user], &which?.0)?).await
 }
 
 pub(super) async fn remove_member(
     With(state): With<State>,
-    Path((id, user)): Path<(String, String)>,
+    path: Result<Path<(String, String)>, PathRejection>,
     which: Result<Query<Which>, QueryRejection>,
 ) -> Result<Json<Value>, Problem> {
+    let Path((id, user)) = path?;
     remove_all(&state, &id, keys(vec![user], &which?.0)?).await
 }

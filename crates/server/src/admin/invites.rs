@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::rejection::QueryRejection;
-use axum::extract::{Path, Query, State as With};
+use axum::extract::{Query, State as With};
 use axum::http::StatusCode;
 use heartline::auth::UserKey;
 use heartline::store::invites::{Invite, InviteQuery, MAX_LABEL, MAX_USES, NewInvite};
@@ -16,7 +16,7 @@ use super::connections::Part;
 use super::conversations::{conversation, unavailable};
 use super::problem::Problem;
 use super::state::State;
-use super::strict::Known;
+use super::strict::{Known, Named};
 use crate::config::parse_duration;
 
 /// Longest text that says who made an invite, bytes.
@@ -133,7 +133,7 @@ fn found(state: &State, invite: Option<Invite>) -> Result<Json<Value>, Problem> 
 
 pub(super) async fn inspect(
     With(state): With<State>,
-    Path(code): Path<String>,
+    Named(code): Named,
 ) -> Result<Json<Value>, Problem> {
     let invite = state.gateway.store().invite(&code).await;
     found(&state, invite.map_err(|error| unavailable(&error))?)
@@ -141,7 +141,7 @@ pub(super) async fn inspect(
 
 pub(super) async fn revoke(
     With(state): With<State>,
-    Path(code): Path<String>,
+    Named(code): Named,
 ) -> Result<Json<Value>, Problem> {
     let now = state.gateway.unix_millis();
     let invite = state.gateway.store().revoke_invite(&code, now).await;
