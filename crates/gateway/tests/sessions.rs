@@ -2,6 +2,10 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
 
+#[path = "support/conversations_of.rs"]
+mod conversations_of;
+#[path = "support/invites_of.rs"]
+mod invites_of;
 mod support;
 
 use std::sync::Arc;
@@ -75,22 +79,13 @@ impl MessageStore for Counting {
         self.0.store.history(query)
     }
 
-    fn add_member(&self, id: &str, user: &Arc<UserKey>) -> BoxFuture<Result<(), StoreError>> {
-        self.0.store.add_member(id, user)
-    }
-
-    fn members(
-        &self,
-        tenant: Option<&str>,
-        id: &str,
-    ) -> BoxFuture<Result<Vec<Arc<UserKey>>, StoreError>> {
-        self.0.store.members(tenant, id)
-    }
-
     fn checkpoints(&self) -> Option<&dyn Checkpoints> {
         Some(self)
     }
 }
+
+conversations_of::has_conversations_of!(Counting, 0.store);
+invites_of::has_invites_of!(Counting, 0.store);
 
 async fn gateway() -> (Gateway, String, Counting) {
     let store = Counting::default();
