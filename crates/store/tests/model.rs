@@ -1,4 +1,4 @@
-//! SQLite beside the model in memory: the same said to both is kept in the same places.
+//! Databases beside the model in memory: the same said to both is kept in the same places.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
 
@@ -14,6 +14,10 @@ use heartline_core::store::{
 use heartline_store::SqliteStore;
 use proptest::prelude::*;
 use tokio::runtime::Runtime;
+
+mod support;
+
+use support::Server;
 
 /// A folder for one test.
 struct Folder(PathBuf);
@@ -98,20 +102,26 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// Says all at once; what was told, and what was answered.
+type Said = (u8, Option<u8>, u8, Option<u8>);
+
+/// Says all at once; what was told in each place, and what was answered.
 fn say(
     runtime: &Runtime,
     store: &dyn MessageStore,
-    all: &[(u8, Option<u8>, u8, Option<u8>)],
+    all: &[Said],
 ) -> (Vec<StoredMessage>, Vec<Stored>) {
     let told = Arc::new(Mutex::new(Vec::new()));
     let answers: Vec<_> = all
         .iter()
-        .map(|(user, tenant, place, temp_id)| {
+        .map(|&(user, tenant, place, temp_id)| {
             let temp_id = temp_id.map(|id| id.to_string());
-            let new = message(*user, *tenant, channel(*place), temp_id);
+            let new = message(user, tenant, channel(place), temp_id);
             let told = told.clone();
-            let tell = move |message: &StoredMessage| told.lock().unwrap().push(message.clone());
+            let tell = move |message: &StoredMessage| {
+                told.lock()
+                    .unwrap()
+                    .push(((tenant, place), message.clone()));
+            };
             store.append(new, Box::new(tell))
         })
         .collect();
@@ -122,58 +132,94 @@ fn say(
         }
         stored
     });
-    let told = std::mem::take(&mut *told.lock().unwrap());
-    (told, answers)
+    let mut told = std::mem::take(&mut *told.lock().unwrap());
+    // Their order in each place is what counts.
+    told.sort_by_key(|(place, _)| *place);
+    (
+        told.into_iter().map(|(_, message)| message).collect(),
+        answers,
+    )
 }
 
 fn read(runtime: &Runtime, store: &dyn MessageStore, query: HistoryQuery) -> History {
     runtime.block_on(store.history(query)).unwrap()
 }
 
+/// Goes the same steps with a store and with the model; `again` opens what the store left.
+fn follow(
+    steps: Vec<Step>,
+    runtime: &Runtime,
+    mut again: impl FnMut() -> Box<dyn MessageStore>,
+) -> Result<(), TestCaseError> {
+    let model = MemoryStore::default();
+    let mut store = again();
+    for step in steps {
+        match step {
+            Step::Say(all) => {
+                let (mut expected_told, mut expected) = say(runtime, &model, &all);
+                let (mut told, mut answers) = say(runtime, &*store, &all);
+                prop_assert!(told.len() == answers.iter().filter(|one| !one.duplicate).count());
+                for stored in expected.iter_mut().chain(&mut answers) {
+                    without_row(&mut stored.message);
+                }
+                expected_told
+                    .iter_mut()
+                    .chain(&mut told)
+                    .for_each(without_row);
+                prop_assert_eq!(expected_told, told);
+                prop_assert_eq!(format!("{expected:?}"), format!("{answers:?}"));
+            }
+            Step::Read(tenant, place, from, limit, bytes) => {
+                let query = HistoryQuery {
+                    tenant: tenant.map(|tenant| tenant.to_string().into()),
+                    channel: channel(place),
+                    from,
+                    limit,
+                    bytes,
+                };
+                let mut expected = read(runtime, &model, query.clone());
+                let mut history = read(runtime, &*store, query);
+                expected.messages.iter_mut().for_each(without_row);
+                history.messages.iter_mut().for_each(without_row);
+                prop_assert_eq!(expected, history);
+            }
+            Step::Again => {
+                runtime.block_on(store.close());
+                drop(store);
+                store = again();
+            }
+        }
+    }
+    runtime.block_on(store.close());
+    Ok(())
+}
+
+fn cases(number: u32) -> ProptestConfig {
+    ProptestConfig {
+        cases: number,
+        ..ProptestConfig::default()
+    }
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+    #![proptest_config(cases(48))]
 
     #[test]
     fn sqlite_keeps_what_the_model_keeps(steps in prop::collection::vec(step(), 1..24)) {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         let folder = Folder::new();
-        let model = MemoryStore::default();
-        let mut store = folder.open();
-        for step in steps {
-            match step {
-                Step::Say(all) => {
-                    let (mut expected_told, mut expected) = say(&runtime, &model, &all);
-                    let (mut told, mut answers) = say(&runtime, &store, &all);
-                    prop_assert!(told.len() == answers.iter().filter(|one| !one.duplicate).count());
-                    for stored in expected.iter_mut().chain(&mut answers) {
-                        without_row(&mut stored.message);
-                    }
-                    expected_told.iter_mut().chain(&mut told).for_each(without_row);
-                    prop_assert_eq!(expected_told, told);
-                    prop_assert_eq!(format!("{expected:?}"), format!("{answers:?}"));
-                }
-                Step::Read(tenant, place, from, limit, bytes) => {
-                    let query = HistoryQuery {
-                        tenant: tenant.map(|tenant| tenant.to_string().into()),
-                        channel: channel(place),
-                        from,
-                        limit,
-                        bytes,
-                    };
-                    let mut expected = read(&runtime, &model, query.clone());
-                    let mut history = read(&runtime, &store, query);
-                    expected.messages.iter_mut().for_each(without_row);
-                    history.messages.iter_mut().for_each(without_row);
-                    prop_assert_eq!(expected, history);
-                }
-                Step::Again => {
-                    runtime.block_on(store.close());
-                    drop(store);
-                    store = open_again(&folder);
-                }
-            }
-        }
+        follow(steps, &runtime, || Box::new(open_again(&folder)))?;
     }
+}
+
+#[test]
+fn postgres_keeps_what_the_model_keeps() {
+    let server = Server::start();
+    let runtime = support::runtime();
+    proptest!(cases(48), |(steps in prop::collection::vec(step(), 1..24))| {
+        runtime.block_on(server.clear());
+        follow(steps, &runtime, || Box::new(runtime.block_on(server.open_locally())))?;
+    });
 }
 
 /// The lock is free once the last thread has let it go.

@@ -21,21 +21,19 @@ use heartline_core::store::{
 use rusqlite::{Connection, Transaction};
 use tokio::sync::{oneshot, watch};
 
-use crate::queue::{Queue, Refused};
+use crate::OpenError;
+use crate::queue::Queue;
+use crate::waiting::{OVERHEAD, Reply, Waiting, answer, weight};
 use database::Database;
-pub use database::OpenError;
 use reader::{Question, Reader};
 use tables::Tables;
-use writer::{Health, Waiting, Work, Writer, Writing};
+use writer::{Health, Work, Writer, Writing};
 
 /// How many messages may wait to be stored.
 const MAX_WAITING: usize = 65_536;
 
 /// What they may weigh, bytes.
 const MAX_WAITING_BYTES: usize = 64 << 20;
-
-/// What a message that waits costs besides its texts, about, bytes.
-const OVERHEAD: usize = 512;
 
 /// How many questions may wait: two readers answer thousands a second.
 const MAX_QUESTIONS: usize = 4_096;
@@ -109,19 +107,6 @@ fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<(), OpenErro
     thread.map(drop).map_err(OpenError::no_thread)
 }
 
-/// The answer, once it is there.
-fn answer<T: Send + 'static>(
-    waits: Result<(), Refused>,
-    answer: oneshot::Receiver<Result<T, StoreError>>,
-) -> BoxFuture<Result<T, StoreError>> {
-    let closed = || StoreError::Failed("the store is closed".into());
-    match waits {
-        Ok(()) => Box::pin(async move { answer.await.unwrap_or_else(|_| Err(closed())) }),
-        Err(Refused::Full) => Box::pin(std::future::ready(Err(StoreError::Overloaded))),
-        Err(Refused::Closed) => Box::pin(std::future::ready(Err(closed()))),
-    }
-}
-
 impl SqliteStore {
     /// Writes something else than a message, of so many bytes, in the transaction of what waits
     /// with it. The function may be called again when the transaction could not be made.
@@ -159,14 +144,10 @@ impl MessageStore for SqliteStore {
         if let heartline_core::store::Channel::Conversation(id) = &message.channel {
             drop(self.members.add_member(id, &message.sender));
         }
-        let key = message.temp_id.as_ref().map_or(0, String::len);
-        let bytes = OVERHEAD + message.content.len() + message.channel.name().len() + key;
-        let (reply, stored) = oneshot::channel();
-        let waiting = Waiting {
-            message,
-            tell,
-            reply,
-        };
+        let bytes = weight(&message);
+        let (sender, stored) = oneshot::channel();
+        let reply = Reply { tell, sender };
+        let waiting = Waiting { message, reply };
         let message = Work::Message(Box::new(waiting));
         answer(self.queue.put(message, bytes), stored)
     }

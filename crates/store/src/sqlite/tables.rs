@@ -9,6 +9,8 @@ use heartline_core::store::{
 };
 use rusqlite::{Connection, OptionalExtension, Transaction, params};
 
+use crate::waiting::kind;
+
 /// How many users, and how many conversations, are known without asking the database.
 const REMEMBERED: usize = 100_000;
 
@@ -29,14 +31,6 @@ pub(crate) struct Tables {
     talks: HashMap<Place, Talk>,
     /// Heads that are still to be written in this transaction, by the conversations' rows.
     heads: BTreeMap<u64, u64>,
-}
-
-/// The names that `conversation.kind` has.
-fn kind(channel: &Channel) -> &'static str {
-    match channel {
-        Channel::Conversation(_) => "conversation",
-        Channel::Room(_) => "room",
-    }
 }
 
 impl Tables {
