@@ -243,11 +243,24 @@ fn store(value: &Value) -> Result<StoreUrl, Wrong> {
     match url.split_once(':') {
         Some(("memory", "")) => Ok(StoreUrl::Memory),
         Some(("sqlite", path)) => sqlite(path.strip_prefix("//").unwrap_or_default()),
-        Some(("postgres" | "postgresql", _)) => {
-            Err("can be sqlite://PATH or memory:; postgres:// is not in this version".into())
-        }
-        _ => Err("must be sqlite://PATH or memory:".into()),
+        Some(("postgres" | "postgresql", _)) => postgres(&url),
+        _ => Err("must be postgres://USER:PASSWORD@HOST/DATABASE, sqlite://PATH or memory:".into()),
     }
+}
+
+#[cfg(feature = "postgres")]
+fn postgres(url: &str) -> Result<StoreUrl, Wrong> {
+    let url = heartline_store::PostgresUrl::parse(url)?;
+    Ok(StoreUrl::Postgres(Box::new(url)))
+}
+
+#[cfg(not(feature = "postgres"))]
+fn postgres(_: &str) -> Result<StoreUrl, Wrong> {
+    Err(
+        "cannot be postgres:// in this build, which was made without it: `cargo build --release \
+         -p heartline-server` makes one that can; or set it to memory:"
+            .into(),
+    )
 }
 
 #[cfg(feature = "sqlite")]
@@ -711,8 +724,9 @@ pub(crate) static KEYS: &[Key] = &[
     node(
         "store.url",
         STORE,
-        "where messages are kept: `sqlite://PATH`, a file of this node alone, from the working \
-         directory on; or `memory:`, the newest and until the process ends. With `--dev` or with \
+        "where messages are kept: `postgres://USER:PASSWORD@HOST/DATABASE`, PostgreSQL 13 or \
+         newer, which nodes of a cluster share; `sqlite://PATH`, a file of this node alone, from \
+         the working directory on; or `memory:`, the newest and until the process ends. With `--dev` or with \
          `cluster.url` it is `memory:` unless it is set. Where it is not set and the usual file \
          is another gateway's or cannot be written, messages are kept in memory, with a warning",
         |s, v| Ok(s.store = store(v)?),

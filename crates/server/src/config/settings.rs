@@ -11,6 +11,9 @@ pub(crate) enum StoreUrl {
     /// In memory.
     #[default]
     Memory,
+    /// In PostgreSQL.
+    #[cfg(feature = "postgres")]
+    Postgres(Box<heartline_store::PostgresUrl>),
     /// In a file of SQLite.
     #[cfg(feature = "sqlite")]
     Sqlite(std::path::PathBuf),
@@ -20,6 +23,15 @@ pub(crate) enum StoreUrl {
 }
 
 impl StoreUrl {
+    /// Whether it is a file, which one node has alone.
+    pub(crate) fn is_file(&self) -> bool {
+        match self {
+            #[cfg(feature = "sqlite")]
+            StoreUrl::Sqlite(_) | StoreUrl::Usual(_) => true,
+            _ => false,
+        }
+    }
+
     /// What is meant where nobody has set it.
     pub(crate) fn unset(self) -> Self {
         match self {

@@ -58,6 +58,9 @@ impl PostgresUrl {
             let decoded = percent_encoding::percent_decode_str(value).decode_utf8_lossy();
             match name {
                 "sslmode" => mode = Some(decoded.into_owned()),
+                "password" => {
+                    return Err("has a password after the ?: it belongs before the @".into());
+                }
                 "sslrootcert" => file = Some(decoded.into_owned()),
                 _ => rest.push(pair),
             }
