@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+mod clean;
 mod error;
 #[cfg(feature = "postgres")]
 mod postgres;

@@ -9,7 +9,8 @@ use std::sync::{Arc, Mutex};
 use heartline_core::auth::UserKey;
 use heartline_core::store::memory::MemoryStore;
 use heartline_core::store::{
-    Channel, History, HistoryQuery, MessageStore, NewMessage, Start, Stored, StoredMessage,
+    Channel, Cleaning, History, HistoryQuery, MessageStore, NewMessage, Start, Stored,
+    StoredMessage,
 };
 use heartline_store::SqliteStore;
 use proptest::prelude::*;
@@ -47,7 +48,13 @@ impl Drop for Folder {
     }
 }
 
-fn message(user: u8, tenant: Option<u8>, channel: Channel, temp_id: Option<String>) -> NewMessage {
+fn message(
+    user: u8,
+    tenant: Option<u8>,
+    channel: Channel,
+    temp_id: Option<String>,
+    created_at: u64,
+) -> NewMessage {
     NewMessage {
         sender: Arc::new(UserKey {
             tenant_id: tenant.map(|tenant| tenant.to_string().into()),
@@ -57,7 +64,7 @@ fn message(user: u8, tenant: Option<u8>, channel: Channel, temp_id: Option<Strin
         channel,
         content: format!("{user} says {temp_id:?}"),
         temp_id,
-        created_at: 7,
+        created_at,
     }
 }
 
@@ -80,6 +87,10 @@ enum Step {
     /// Said together by one or more users.
     Say(Vec<(u8, Option<u8>, u8, Option<u8>)>),
     Read(Option<u8>, u8, Start, usize, usize),
+    /// What is older than so many messages is removed.
+    Age(u64),
+    /// All but so many of each are removed.
+    Number(u64),
     /// The process ends and comes back.
     Again,
 }
@@ -98,24 +109,28 @@ fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(tenant, channel, start, limit, bytes)| {
                 Step::Read(tenant, channel, start, limit, bytes)
             }),
+        1 => (0u64..12).prop_map(Step::Age),
+        1 => (0u64..4).prop_map(Step::Number),
         1 => Just(Step::Again),
     ]
 }
 
 type Said = (u8, Option<u8>, u8, Option<u8>);
 
-/// Says all at once; what was told in each place, and what was answered.
+/// Says all at once, the first at this time; what was told in each place, and what was answered.
 fn say(
     runtime: &Runtime,
     store: &dyn MessageStore,
     all: &[Said],
+    time: u64,
 ) -> (Vec<StoredMessage>, Vec<Stored>) {
     let told = Arc::new(Mutex::new(Vec::new()));
     let answers: Vec<_> = all
         .iter()
-        .map(|&(user, tenant, place, temp_id)| {
+        .zip(time..)
+        .map(|(&(user, tenant, place, temp_id), time)| {
             let temp_id = temp_id.map(|id| id.to_string());
-            let new = message(user, tenant, channel(place), temp_id);
+            let new = message(user, tenant, channel(place), temp_id, time);
             let told = told.clone();
             let tell = move |message: &StoredMessage| {
                 told.lock()
@@ -145,6 +160,19 @@ fn read(runtime: &Runtime, store: &dyn MessageStore, query: HistoryQuery) -> His
     runtime.block_on(store.history(query)).unwrap()
 }
 
+/// Removes all that is to be removed; how many rows that were.
+fn clean(runtime: &Runtime, store: &dyn MessageStore, what: Cleaning) -> u64 {
+    let (mut rows, mut from) = (0, 0);
+    loop {
+        let cleaned = runtime.block_on(store.clean(what, from)).unwrap();
+        rows += cleaned.rows;
+        match cleaned.next {
+            Some(next) => from = next,
+            None => return rows,
+        }
+    }
+}
+
 /// Goes the same steps with a store and with the model; `again` opens what the store left.
 fn follow(
     steps: Vec<Step>,
@@ -153,11 +181,13 @@ fn follow(
 ) -> Result<(), TestCaseError> {
     let model = MemoryStore::default();
     let mut store = again();
+    let mut time = 0;
     for step in steps {
         match step {
             Step::Say(all) => {
-                let (mut expected_told, mut expected) = say(runtime, &model, &all);
-                let (mut told, mut answers) = say(runtime, &*store, &all);
+                let (mut expected_told, mut expected) = say(runtime, &model, &all, time);
+                let (mut told, mut answers) = say(runtime, &*store, &all, time);
+                time += all.len() as u64;
                 prop_assert!(told.len() == answers.iter().filter(|one| !one.duplicate).count());
                 for stored in expected.iter_mut().chain(&mut answers) {
                     without_row(&mut stored.message);
@@ -183,6 +213,15 @@ fn follow(
                 history.messages.iter_mut().for_each(without_row);
                 prop_assert_eq!(expected, history);
             }
+            Step::Age(_) | Step::Number(_) => {
+                let what = match step {
+                    Step::Age(age) => Cleaning::MessagesBefore(time.saturating_sub(age)),
+                    Step::Number(newest) => Cleaning::MessagesBeyond(newest),
+                    _ => unreachable!("it is one of them"),
+                };
+                let expected = clean(runtime, &model, what);
+                prop_assert_eq!(expected, clean(runtime, &*store, what));
+            }
             Step::Again => {
                 runtime.block_on(store.close());
                 drop(store);
@@ -197,6 +236,7 @@ fn follow(
 fn cases(number: u32) -> ProptestConfig {
     ProptestConfig {
         cases: number,
+        failure_persistence: None,
         ..ProptestConfig::default()
     }
 }

@@ -7,7 +7,8 @@ use crate::auth::{BoxFuture, UserKey};
 use crate::bounded::Bounded;
 use crate::store::log::Log;
 use crate::store::{
-    Channel, History, HistoryQuery, MessageStore, NewMessage, StoreError, Stored, Tell,
+    Channel, Cleaned, Cleaning, History, HistoryQuery, Job, MessageStore, NewMessage, StoreError,
+    Stored, Tell,
 };
 
 /// How many conversations it keeps members of.
@@ -37,6 +38,8 @@ struct Members {
 struct Memory {
     log: Log,
     members: Bounded<Conversation, Members>,
+    /// By their names, which are written in the code.
+    jobs: BTreeMap<&'static str, Job>,
 }
 
 /// Keeps in memory what a node needs while it runs: the newest 65 536 messages, and the members
@@ -87,6 +90,32 @@ impl MessageStore for MemoryStore {
         let members = known.map(|members| members.noted.keys().cloned().collect());
         Box::pin(std::future::ready(Ok(members.unwrap_or_default())))
     }
+
+    fn clean(&self, what: Cleaning, _: u64) -> BoxFuture<Result<Cleaned, StoreError>> {
+        let mut memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
+        // All at once: there is not much of it.
+        let rows = memory.log.clean(what);
+        Box::pin(std::future::ready(Ok(Cleaned { rows, next: None })))
+    }
+
+    fn take_job(
+        &self,
+        name: &'static str,
+        owner: &str,
+        now: u64,
+        until: u64,
+    ) -> BoxFuture<Result<(Option<u64>, bool), StoreError>> {
+        let mut memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
+        let job = memory.jobs.entry(name).or_default();
+        let is_taken = job.take(owner, now, until);
+        Box::pin(std::future::ready(Ok((job.last_at, is_taken))))
+    }
+
+    fn end_job(&self, name: &'static str, done: Option<u64>) -> BoxFuture<Result<(), StoreError>> {
+        let mut memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
+        memory.jobs.entry(name).or_default().end(done);
+        Box::pin(std::future::ready(Ok(())))
+    }
 }
 
 impl Default for Memory {
@@ -94,6 +123,7 @@ impl Default for Memory {
         Memory {
             log: Log::default(),
             members: Bounded::new(CONVERSATIONS, CONVERSATION_BYTES),
+            jobs: BTreeMap::new(),
         }
     }
 }

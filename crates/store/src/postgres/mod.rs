@@ -7,6 +7,7 @@
 //! and are in the order of commits, whoever writes. A statement whose answer was lost is sent
 //! again, because every message has a key.
 
+mod clean;
 mod lane;
 mod pool;
 mod schema;
@@ -22,7 +23,8 @@ use std::time::{Duration, Instant};
 use heartline_core::auth::{BoxFuture, UserKey};
 use heartline_core::store::memory::MemoryStore;
 use heartline_core::store::{
-    Channel, History, HistoryQuery, MessageStore, NewMessage, StoreError, Stored, Tell,
+    Channel, Cleaned, Cleaning, History, HistoryQuery, MessageStore, NewMessage, StoreError,
+    Stored, Tell,
 };
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::AbortHandle;
@@ -214,6 +216,29 @@ impl MessageStore for PostgresStore {
         conversation_id: &str,
     ) -> BoxFuture<Result<Vec<Arc<UserKey>>, StoreError>> {
         self.members.members(tenant, conversation_id)
+    }
+
+    fn clean(&self, what: Cleaning, from: u64) -> BoxFuture<Result<Cleaned, StoreError>> {
+        self.ask(move |session| async move { clean::step(&session, what, from).await })
+    }
+
+    fn take_job(
+        &self,
+        name: &'static str,
+        owner: &str,
+        now: u64,
+        until: u64,
+    ) -> BoxFuture<Result<(Option<u64>, bool), StoreError>> {
+        let owner: Arc<str> = owner.into();
+        self.ask(move |session| {
+            let owner = owner.clone();
+            async move { clean::take(&session, name, &owner, now as i64, until as i64).await }
+        })
+    }
+
+    fn end_job(&self, name: &'static str, done: Option<u64>) -> BoxFuture<Result<(), StoreError>> {
+        let done = done.map(|at| at as i64);
+        self.ask(move |session| async move { clean::end(&session, name, done).await })
     }
 
     fn is_in_trouble(&self) -> bool {

@@ -10,7 +10,10 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
 use crate::error::OpenError;
 
 /// The tables, step by step: the schema with number N is what the first N make.
-const MIGRATIONS: &[&str] = &[include_str!("migrations/0001.sql")];
+const MIGRATIONS: &[&str] = &[
+    include_str!("migrations/0001.sql"),
+    include_str!("migrations/0002.sql"),
+];
 
 /// How long a start waits for a stranger that has the file locked.
 const PATIENCE: Duration = Duration::from_secs(5);

@@ -5,6 +5,7 @@
 //! with the time that the disk needs. A second thread tells of what is stored, in its order, and
 //! two more read.
 
+mod clean;
 mod database;
 mod reader;
 mod tables;
@@ -16,7 +17,7 @@ use std::sync::{Arc, mpsc};
 use heartline_core::auth::{BoxFuture, UserKey};
 use heartline_core::store::memory::MemoryStore;
 use heartline_core::store::{
-    History, HistoryQuery, MessageStore, NewMessage, StoreError, Stored, Tell,
+    Cleaned, Cleaning, History, HistoryQuery, MessageStore, NewMessage, StoreError, Stored, Tell,
 };
 use rusqlite::{Connection, Transaction};
 use tokio::sync::{oneshot, watch};
@@ -170,6 +171,32 @@ impl MessageStore for SqliteStore {
         conversation_id: &str,
     ) -> BoxFuture<Result<Vec<Arc<UserKey>>, StoreError>> {
         self.members.members(tenant, conversation_id)
+    }
+
+    fn clean(&self, what: Cleaning, from: u64) -> BoxFuture<Result<Cleaned, StoreError>> {
+        self.write(0, move |_, transaction| {
+            clean::step(transaction, what, from)
+        })
+    }
+
+    /// This process has the file alone, and so every job.
+    fn take_job(
+        &self,
+        name: &'static str,
+        _: &str,
+        _: u64,
+        _: u64,
+    ) -> BoxFuture<Result<(Option<u64>, bool), StoreError>> {
+        self.write(0, move |_, transaction| {
+            Ok((clean::last_run(transaction, name)?, true))
+        })
+    }
+
+    fn end_job(&self, name: &'static str, done: Option<u64>) -> BoxFuture<Result<(), StoreError>> {
+        self.write(0, move |_, transaction| match done {
+            Some(at) => clean::note_run(transaction, name, at),
+            None => Ok(()),
+        })
     }
 
     fn is_in_trouble(&self) -> bool {
