@@ -19,6 +19,7 @@ use crate::dev;
 use crate::exit::{Exit, refuse};
 use crate::listen::listen;
 use crate::out;
+use crate::schedule;
 use crate::signals::Signals;
 use crate::tls::Certificate;
 
@@ -197,6 +198,7 @@ impl Node {
         let (cluster, for_nodes) = cluster(settings).await?.unzip();
         let tokens = JwtAuthenticator::new(&settings.jwt, system_clock).map_err(failed)?;
         let gateway = gateway(settings, cluster, tokens.clone(), dev).await?;
+        tokio::spawn(keep_clean(gateway.clone(), settings.clone()));
         let fresh = tokens.clone();
         tokio::spawn(async move {
             if let Some(keys) = fresh.key_set() {
@@ -294,6 +296,17 @@ async fn gateway(
         })
         .build()
         .map_err(|error| failed(error.to_string()))
+}
+
+/// Removes what has become old, as the settings say.
+async fn keep_clean(gateway: Gateway, settings: Arc<Settings>) {
+    let (retention, schedule) = (settings.retention, settings.schedule.clone());
+    let schedule = heartline::Schedule {
+        clock: Box::new(schedule::now),
+        next: Box::new(move |after| schedule.next(after)),
+    };
+    let tasks = Box::new(move |now| retention.cleanings(now));
+    gateway.keep_clean(schedule, tasks).await;
 }
 
 /// Says where the node listens.

@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use heartline::config::NamespaceConfig;
+use heartline::store::Retention;
 use heartline_cluster::SocketIoAdapter;
+
+use crate::schedule::Schedule;
 
 /// Where messages are kept.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -64,6 +67,9 @@ pub(crate) struct Settings {
     pub(crate) tls_key: Option<String>,
     pub(crate) jwt: JwtSettings,
     pub(crate) store: StoreUrl,
+    pub(crate) retention: Retention,
+    /// When it is done.
+    pub(crate) schedule: Schedule,
     pub(crate) cluster_url: Option<String>,
     pub(crate) cluster_prefix: String,
     pub(crate) socketio_adapter: SocketIoAdapter,
