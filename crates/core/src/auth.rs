@@ -81,6 +81,11 @@ impl RoomPattern {
         (!self.prefix).then_some(&*self.text)
     }
 
+    /// Whether every room fits.
+    pub fn matches_all(&self) -> bool {
+        self.prefix && self.text.is_empty()
+    }
+
     /// Whether `room` fits.
     pub fn matches(&self, room: &str) -> bool {
         if self.prefix {

@@ -10,6 +10,7 @@ pub mod auth;
 pub mod backplane;
 mod bounded;
 pub mod entries;
+pub mod line;
 pub mod message;
 pub mod namespaces;
 pub mod policy;

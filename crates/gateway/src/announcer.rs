@@ -9,6 +9,8 @@ use std::time::Duration;
 
 use hashbrown::HashMap;
 use heartline_core::auth::UserKey;
+use heartline_core::line::ring::{Kept, Only};
+use heartline_core::line::shelf::ScopeRef;
 use heartline_core::message::Message;
 use heartline_core::namespaces::NamespaceId;
 use heartline_core::policy::Announce;
@@ -18,6 +20,7 @@ use tokio::sync::Notify;
 use crate::fanout::Fanout;
 use crate::op::Op;
 use crate::publication::Publication;
+use crate::recovery::Recovery;
 
 /// How long changes are gathered after some have left.
 const WINDOW: Duration = Duration::from_millis(50);
@@ -110,18 +113,46 @@ fn announce_some(
     tenant: Option<&Arc<str>>,
     edges: &[&Edge],
 ) {
-    let messages = edges
+    let messages: Vec<Message> = edges
         .iter()
         .map(|edge| edge_message(&edge.user, edge.online, edge.at))
         .collect();
-    let publication = Arc::new(Publication::of_many(name.clone(), messages));
     let about: Arc<[Arc<UserKey>]> = edges.iter().map(|edge| edge.user.clone()).collect();
-    fanout.post_to_all(|| Op::Broadcast {
+    let scope = ScopeRef {
         namespace,
-        tenant: tenant.cloned(),
-        publication: publication.clone(),
-        about: Some(about.clone()),
-    });
+        tenant: tenant.map(|tenant| &**tenant),
+        user: None,
+    };
+    let post = |messages, place| {
+        let publication = Publication::of_many(name.clone(), messages).at(place);
+        let publication = Arc::new(publication);
+        fanout.post_to_all(|| Op::Broadcast {
+            namespace,
+            tenant: tenant.cloned(),
+            publication: publication.clone(),
+            about: Some(about.clone()),
+        });
+    };
+    match fanout
+        .recovery
+        .as_ref()
+        .filter(|recovery| recovery.keeps_all())
+    {
+        None => post(messages, None),
+        Some(recovery) => {
+            let now = fanout.clock.now();
+            let events: Vec<Kept> = std::iter::zip(&messages, about.iter())
+                .map(|(message, about)| {
+                    let only = Only {
+                        about: Some(about.clone()),
+                        ..Only::default()
+                    };
+                    recovery.kept(message, only, now)
+                })
+                .collect();
+            recovery.keep(scope, events.into_iter(), |place| post(messages, place));
+        }
+    }
 }
 
 /// Tells the members of the rooms that a change concerns.
@@ -132,11 +163,38 @@ fn announce_around(fanout: &Fanout, namespace: NamespaceId, name: &Arc<str>, edg
         return;
     }
     let message = edge_message(&edge.user, edge.online, edge.at);
-    let publication = Arc::new(Publication::new(name.clone(), message, None, None, None));
-    fanout.post_to_all(|| Op::DeliverAround {
-        user: edge.user.clone(),
-        rooms: rooms.clone(),
-        others: edge.others.clone(),
-        publication: publication.clone(),
-    });
+    let scope = ScopeRef {
+        namespace,
+        tenant,
+        user: None,
+    };
+    let for_whom = || Only {
+        about: Some(edge.user.clone()),
+        among: Some(rooms.iter().map(|room| room.key.name.to_string()).collect()),
+        except: match &edge.others {
+            Some(others) => {
+                let others = others.list().into_iter();
+                let here = others.filter(|place| place.namespace == *name);
+                here.map(|place| place.room.to_string()).collect()
+            }
+            None => Box::default(),
+        },
+        ..Only::default()
+    };
+    fanout.say(
+        scope,
+        Recovery::keeps_all,
+        message,
+        for_whom,
+        |message, place| {
+            let publication = Publication::new(name.clone(), message, None, None, None).at(place);
+            let publication = Arc::new(publication);
+            fanout.post_to_all(|| Op::DeliverAround {
+                user: edge.user.clone(),
+                rooms: rooms.clone(),
+                others: edge.others.clone(),
+                publication: publication.clone(),
+            });
+        },
+    );
 }

@@ -41,6 +41,7 @@ use crate::intern::Interner;
 use crate::metrics::Metrics;
 use crate::node::ThisNode;
 use crate::op::Op;
+use crate::recovery::Recovery;
 use crate::shared::Shared;
 
 /// Largest message of a client that is in no namespace yet, bytes: a thousand strangers can
@@ -297,7 +298,7 @@ impl GatewayBuilder {
             .backplane
             .take()
             .unwrap_or_else(|| Arc::new(alone(&self.config, clock)));
-        let fanout = fanout(&self.config, shards, backplane);
+        let fanout = fanout(&self.config, shards, backplane, clock);
         let announcer = Arc::new(Announcer::default());
         fanout.backplane.attach(Arc::new(ThisNode {
             fanout: Arc::downgrade(&fanout),
@@ -423,17 +424,33 @@ fn fanout(
     config: &Config,
     shards: Vec<ShardHandle<Op>>,
     backplane: Arc<dyn Backplane>,
+    clock: Clock,
 ) -> Arc<Fanout> {
     let mut run = [0; 4];
     heartline_engine::random::fill(&mut run);
+    let run = u32::from_ne_bytes(run);
+    let recovery = config.recovery.window;
+    let recovery =
+        recovery.map(|window| Recovery::new(window, &config.recovery, &config.heartbeat, run));
     let fanout = Arc::new(Fanout {
         namespaces: Namespaces::new(&config.namespaces),
         rooms: Arc::new(RoomDirectory::new(shards.len())),
         backplane,
         shards,
-        run: u32::from_ne_bytes(run),
+        run,
+        recovery,
+        clock,
     });
     let subscriber = Arc::downgrade(&fanout);
+    if let Some(recovery) = &fanout.recovery {
+        let keeper = subscriber.clone();
+        let rule = move |room: &str| {
+            let fanout = keeper.upgrade();
+            let recovery = fanout.as_ref().and_then(|fanout| fanout.recovery.as_ref());
+            recovery.is_some_and(|recovery| recovery.keeps(room))
+        };
+        fanout.rooms.keep(recovery.line.account.clone(), rule);
+    }
     fanout.rooms.on_open(move |room| {
         let fanout = subscriber.upgrade()?;
         let namespace = &fanout.namespaces.get(room.namespace).name;

@@ -70,6 +70,8 @@ pub struct Config {
     pub worker_threads: usize,
     /// Pings, sweeps and idleness.
     pub heartbeat: HeartbeatConfig,
+    /// What is kept for lost connections that come back.
+    pub recovery: RecoveryConfig,
     /// Most rooms one socket may be in, its private `user:ID` room not counted.
     pub max_rooms_per_socket: usize,
     /// How long a user stays online after the last connection went.
@@ -114,6 +116,7 @@ impl Default for Config {
             send_buffer: 1_000_000,
             worker_threads: 0,
             heartbeat: HeartbeatConfig::default(),
+            recovery: RecoveryConfig::default(),
             max_rooms_per_socket: 100,
             offline_grace: Duration::ZERO,
             connects_per_ip: ConnectLimit::Default,
@@ -168,6 +171,41 @@ impl Default for HeartbeatConfig {
             stale_after: None,
             sweep_interval: Duration::from_secs(30),
             idle_timeout: None,
+        }
+    }
+}
+
+/// What is kept for lost connections that come back. See the contract, "Reconnecting".
+#[derive(Debug, Clone)]
+pub struct RecoveryConfig {
+    /// How long a lost connection can be resumed; `None`: nothing is kept, and every
+    /// reconnection is fresh.
+    pub window: Option<Duration>,
+    /// Patterns of the rooms whose events are kept; what goes to whole namespaces is kept with
+    /// `*` among them.
+    pub rooms: Vec<String>,
+    /// Most events of a room.
+    pub events: usize,
+    /// What these may weigh, bytes.
+    pub bytes: usize,
+    /// What all that is kept may weigh, bytes.
+    pub buffer: usize,
+    /// Most lost connections; of more, those that were lost first cannot be resumed.
+    pub sessions: usize,
+    /// Most events in one resume. Half of [`Config::send_buffer`] is another bound.
+    pub max_replay: usize,
+}
+
+impl Default for RecoveryConfig {
+    fn default() -> Self {
+        RecoveryConfig {
+            window: None,
+            rooms: vec!["*".into()],
+            events: 256,
+            bytes: 256_000,
+            buffer: 64_000_000,
+            sessions: 100_000,
+            max_replay: 1_000,
         }
     }
 }

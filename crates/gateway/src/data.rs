@@ -83,6 +83,18 @@ impl AllData {
         self.table().entry(socket).or_default().clone()
     }
 
+    /// A socket's data, if it has some.
+    pub(crate) fn find(&self, socket: &SocketAddress) -> Option<SocketData> {
+        self.table().get(socket).cloned()
+    }
+
+    /// A socket goes on with the data of an earlier one.
+    pub(crate) fn put(&self, socket: SocketAddress, data: SocketData) {
+        let before = self.table().insert(socket, data);
+        // Without the lock: what is dropped may ask for data.
+        drop(before);
+    }
+
     /// Drops the data of sockets that are `gone`: of handlers that asked for it too late.
     pub(crate) fn forget(&self, gone: impl Fn(&SocketAddress) -> bool) {
         let forgotten: Vec<_> = self.table().extract_if(|socket, _| gone(socket)).collect();

@@ -10,10 +10,13 @@ use hashbrown::HashSet;
 use heartline_core::auth::UserKey;
 use heartline_core::backplane::{Action, Backplane, NameList, Target};
 use heartline_core::entries::SocketEntry;
+use heartline_core::line::ring::{Kept, Only};
+use heartline_core::line::shelf::ScopeRef;
 use heartline_core::message::Message;
 use heartline_core::namespaces::{NamespaceId, Namespaces};
 use heartline_core::presence::{RoomAddress, SocketAddress};
 use heartline_core::rooms::{PRIVATE, Room, RoomDirectory, RoomRef};
+use heartline_engine::clock::Clock;
 use heartline_engine::shard::ShardHandle;
 use heartline_engine::shard::outbound::ConflationKey;
 use heartline_wire::codes::Code;
@@ -25,7 +28,8 @@ use crate::event::{Args, EventError};
 use crate::op::{
     Chosen, FIRST_CHOICE, Op, Query, RoomFilter, RoomMembers, SelectedAction, Selection,
 };
-use crate::publication::Publication;
+use crate::publication::{Publication, Told, may_mislead};
+use crate::recovery::Recovery;
 
 /// Entries asked for in one turn of a shard.
 const ENTRIES_PER_QUESTION: usize = 128;
@@ -82,6 +86,10 @@ pub(crate) struct Fanout {
     pub(crate) shards: Vec<ShardHandle<Op>>,
     /// Tells this run's rooms from another's.
     pub(crate) run: u32,
+    /// What is kept for clients that come back, if anything is.
+    pub(crate) recovery: Option<Recovery>,
+    /// When an event is kept.
+    pub(crate) clock: Clock,
 }
 
 /// Bytes of payload that something in a mailbox holds: arguments, attachments, keys.
@@ -184,7 +192,7 @@ impl Fanout {
             tenant: to.tenant,
             name: to.room,
         })?;
-        let make = |offset| {
+        let make = |offset, place: Option<Told>, message: Message| {
             let conflate = to.key.map(|key| ConflationKey {
                 scope: room.incarnation,
                 key: key.into(),
@@ -192,9 +200,9 @@ impl Fanout {
             let name = self.namespace_name(to.namespace).clone();
             let topic = Some(room.key.name.clone());
             let publication = Publication::new(name, message, topic, Some(offset), conflate);
-            (offset, Arc::new(publication))
+            (offset, Arc::new(publication.at(place)))
         };
-        let offset = room.publish(make, |shard, (offset, publication)| {
+        let to_shard = |shard: usize, (offset, publication): &(u64, Arc<Publication>)| {
             let op = Op::Deliver {
                 room: room.clone(),
                 offset: *offset,
@@ -202,8 +210,63 @@ impl Fanout {
                 skip: to.skip,
             };
             self.post(shard as u16, op);
-        });
+        };
+        let Some(recovery) = &self.recovery else {
+            return Some(room.publish(|offset| make(offset, None, message), to_shard));
+        };
+        let only = Only {
+            skip: to.skip,
+            ..Only::default()
+        };
+        let kept = Kept {
+            key: to.key.map(Into::into),
+            ..recovery.kept(&message, only, self.clock.now())
+        };
+        let make = |offset, id| {
+            let place = match id {
+                0 => self.passing(&message),
+                id => Some(Told {
+                    place: recovery.line.place(id),
+                    is_own: true,
+                }),
+            };
+            make(offset, place, message)
+        };
+        let offset = room.publish_kept(&recovery.line, kept, make, to_shard);
         Some(offset)
+    }
+
+    /// The place in the line that an event brings along which is not kept: that of what has
+    /// been said before, where it would be taken for a place itself.
+    fn passing(&self, message: &Message) -> Option<Told> {
+        let recovery = self.recovery.as_ref()?;
+        may_mislead(message).then(|| Told {
+            place: recovery.line.place(recovery.line.last()),
+            is_own: false,
+        })
+    }
+
+    /// Says something to no single room: kept where that is done, with its place in the line.
+    /// `post` puts it into the mailboxes.
+    pub(crate) fn say(
+        &self,
+        scope: ScopeRef<'_>,
+        is_kept: impl FnOnce(&Recovery) -> bool,
+        message: Message,
+        only: impl FnOnce() -> Only,
+        post: impl FnOnce(Message, Option<Told>),
+    ) {
+        match &self.recovery {
+            Some(recovery) if is_kept(recovery) => {
+                let event = recovery.kept(&message, only(), self.clock.now());
+                let events = std::iter::once(event);
+                recovery.keep(scope, events, |place| post(message, place));
+            }
+            _ => {
+                let place = self.passing(&message);
+                post(message, place);
+            }
+        }
     }
 
     /// Gives a message to a user's sockets, on all nodes; to how many here.
@@ -230,21 +293,45 @@ impl Fanout {
             instead_of,
             skip,
         } = *to;
-        let name = self.namespace_name(namespace).clone();
-        let topic = topic.map(Into::into);
-        let publication = Arc::new(Publication::new(name, message, topic, None, None));
+        let sockets = || {
+            let mut sockets = self.backplane.local().sockets(tenant, user, only);
+            sockets.retain(|socket| socket.namespace() == namespace && Some(*socket) != skip);
+            sockets
+        };
+        let scope = ScopeRef {
+            namespace,
+            tenant,
+            user: Some(user),
+        };
+        let is_kept = |recovery: &Recovery| {
+            recovery.keeps(&format!("{PRIVATE}{user}"))
+                && (recovery.sessions.has(tenant, user) || !sockets().is_empty())
+        };
         let instead_of: Option<Arc<str>> = instead_of.map(Into::into);
-        let mut sockets = self.backplane.local().sockets(tenant, user, only);
-        sockets.retain(|socket| socket.namespace() == namespace && Some(*socket) != skip);
-        for &to in &sockets {
-            let op = Op::Send {
-                to,
-                publication: publication.clone(),
-                instead_of: instead_of.clone(),
-            };
-            self.post(to.0.conn.shard, op);
-        }
-        sockets.len()
+        let for_whom = || Only {
+            skip,
+            user: only.map(|only| Arc::new(only.clone())),
+            instead_of: instead_of.clone(),
+            topic: topic.map(Into::into),
+            ..Only::default()
+        };
+        let mut reached = 0;
+        self.say(scope, is_kept, message, for_whom, |message, place| {
+            let name = self.namespace_name(namespace).clone();
+            let topic = topic.map(Into::into);
+            let publication = Publication::new(name, message, topic, None, None).at(place);
+            let publication = Arc::new(publication);
+            for to in sockets() {
+                let op = Op::Send {
+                    to,
+                    publication: publication.clone(),
+                    instead_of: instead_of.clone(),
+                };
+                self.post(to.0.conn.shard, op);
+                reached += 1;
+            }
+        });
+        reached
     }
 
     /// Gives a message to all sockets of a namespace and tenant, on all nodes.
@@ -263,14 +350,29 @@ impl Fanout {
     }
 
     fn broadcast_here(&self, namespace: NamespaceId, tenant: Option<Arc<str>>, message: Message) {
-        let name = self.namespace_name(namespace).clone();
-        let publication = Arc::new(Publication::new(name, message, None, None, None));
-        self.post_to_all(|| Op::Broadcast {
+        let scope = ScopeRef {
             namespace,
-            tenant: tenant.clone(),
-            publication: publication.clone(),
-            about: None,
-        });
+            tenant: tenant.as_deref(),
+            user: None,
+        };
+        let everybody = Only::default;
+        self.say(
+            scope,
+            Recovery::keeps_all,
+            message,
+            everybody,
+            |message, place| {
+                let name = self.namespace_name(namespace).clone();
+                let publication = Publication::new(name, message, None, None, None).at(place);
+                let publication = Arc::new(publication);
+                self.post_to_all(|| Op::Broadcast {
+                    namespace,
+                    tenant: tenant.clone(),
+                    publication: publication.clone(),
+                    about: None,
+                });
+            },
+        );
     }
 
     /// Gives a message to sockets by where they are, on all nodes.
@@ -286,14 +388,33 @@ impl Fanout {
     }
 
     fn send_to_rooms_here(&self, to: &ToRooms<'_>, message: Message) {
-        let name = self.namespace_name(to.namespace).clone();
+        let scope = ScopeRef {
+            namespace: to.namespace,
+            tenant: to.tenant.map(|tenant| &**tenant),
+            user: None,
+        };
+        let is_kept = |recovery: &Recovery| match to.rooms {
+            [] => recovery.keeps_all(),
+            rooms => rooms.iter().any(|room| recovery.keeps(room)),
+        };
         // Live subscribers know an event's room; of several, there is none to tell.
-        let topic = match to.rooms {
+        let topic: Option<Arc<str>> = match to.rooms {
             [only] => Some(only.as_str().into()),
             _ => None,
         };
-        let publication = Arc::new(Publication::new(name, message, topic, None, None));
-        self.select_here(to, SelectedAction::Send(publication));
+        let for_whom = || Only {
+            skip: to.skip,
+            among: (!to.rooms.is_empty()).then(|| to.rooms.into()),
+            except: to.except.into(),
+            topic: topic.clone(),
+            ..Only::default()
+        };
+        self.say(scope, is_kept, message, for_whom, |message, place| {
+            let name = self.namespace_name(to.namespace).clone();
+            let topic = topic.clone();
+            let publication = Publication::new(name, message, topic, None, None).at(place);
+            self.select_here(to, SelectedAction::Send(Arc::new(publication)));
+        });
     }
 
     fn deliver_to_rooms(
@@ -417,8 +538,14 @@ impl Fanout {
                 return;
             }
             Action::Emit(message) => {
-                let name = self.namespace_name(namespace).clone();
-                SelectedAction::Send(Arc::new(Publication::new(name, message, None, None, None)))
+                let to = ToRooms {
+                    namespace,
+                    tenant: None,
+                    rooms,
+                    except,
+                    skip: None,
+                };
+                return self.send_to_rooms_here(&to, message);
             }
             Action::Join(rooms) => SelectedAction::Join(rooms.into()),
             Action::Leave(rooms) => SelectedAction::Leave(rooms.into()),
@@ -558,6 +685,15 @@ impl Fanout {
         names.into_iter().take(max).collect()
     }
 
+    /// Where a socket is, or was, that is known by this id.
+    pub(crate) fn find_socket(&self, id: &str) -> Option<SocketAddress> {
+        let name = SocketAddress::parse(id)?;
+        Some(match &self.recovery {
+            Some(recovery) => recovery.whereabouts(name),
+            None => name,
+        })
+    }
+
     /// Rooms and sockets by the names that Socket.IO has for both.
     fn places(&self, namespace: NamespaceId, tenant: Option<&str>, names: &[String]) -> Chosen {
         let mut places = Chosen::default();
@@ -565,7 +701,7 @@ impl Fanout {
             if let Some(user) = name.strip_prefix(PRIVATE) {
                 let sockets = self.backplane.local().sockets(tenant, user, None);
                 places.sockets.extend(sockets);
-            } else if let Some(socket) = SocketAddress::parse(name) {
+            } else if let Some(socket) = self.find_socket(name) {
                 places.sockets.push(socket);
             }
             places.rooms.extend(self.rooms.find(&RoomRef {

@@ -298,6 +298,7 @@ impl Gateway {
     /// All metrics as OpenMetrics text.
     pub fn encode_metrics(&self) -> String {
         let shared = &self.shared;
+        let recovery = shared.fanout.recovery.as_ref();
         shared.metrics.encode(Gauges {
             rooms: shared.fanout.rooms.count() as u64,
             users_online: self.users_online() as u64,
@@ -305,6 +306,8 @@ impl Gateway {
             rate_limit_entries: shared.limits.entries() as u64,
             uptime_seconds: self.uptime().as_secs(),
             draining: shared.is_draining(),
+            suspended: recovery.map_or(0, |recovery| recovery.sessions.len() as u64),
+            kept_bytes: recovery.map_or(0, |recovery| recovery.line.account.held() as u64),
             limited_messages: shared.limits.refused_messages.load(Ordering::Relaxed),
             limited_connects: shared.limits.refused_connects.load(Ordering::Relaxed),
             cluster: self.cluster_status(),

@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 use crate::op::{Op, Query};
+use crate::recovery::TRIM_INTERVAL;
 use crate::shared::Shared;
 
 /// How often graces are looked at while any runs, and limiters otherwise.
@@ -38,6 +39,20 @@ pub(crate) async fn run(shared: Arc<Shared>) {
             shared_in_limits.limits.forget_idle(now);
         }
     };
+    let shared_in_trims = shared.clone();
+    let trims = async move {
+        let Some(recovery) = &shared_in_trims.fanout.recovery else {
+            return;
+        };
+        loop {
+            tokio::time::sleep(TRIM_INTERVAL).await;
+            let now = shared_in_trims.clock.now();
+            recovery.sessions.expire(now);
+            recovery.shelf.trim(now, &recovery.line.bounds);
+            let rooms = &shared_in_trims.fanout.rooms;
+            rooms.trim(now, &recovery.line.bounds);
+        }
+    };
     let sweeps = async move {
         loop {
             tokio::time::sleep(shared.config.heartbeat.sweep_interval).await;
@@ -47,7 +62,7 @@ pub(crate) async fn run(shared: Arc<Shared>) {
             }
         }
     };
-    tokio::join!(graces, limits, sweeps);
+    tokio::join!(graces, limits, trims, sweeps);
 }
 
 /// Sweeps all shards; how many entries were removed.

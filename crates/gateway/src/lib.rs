@@ -43,6 +43,7 @@ mod node;
 mod op;
 mod peers;
 mod publication;
+mod recovery;
 mod retention;
 mod shared;
 mod socket;

@@ -17,6 +17,7 @@ use heartline_wire::codes::Code;
 use heartline_wire::id::{ConnId, Slot};
 use heartline_wire::json;
 use heartline_wire::reason::Reason;
+use heartline_wire::time::Micros;
 use tokio::sync::oneshot;
 
 use crate::event::{Args, ConnectRefused, EventError};
@@ -25,15 +26,33 @@ use crate::publication::{AckId, Publication};
 /// Keeps a room's publications of other nodes coming; absent without other nodes.
 pub(crate) type Held = Option<Arc<dyn Subscription>>;
 
+/// Epoch and offset of the last event of a topic that a client has received.
+pub(crate) type Recover = Option<(Box<str>, u64)>;
+
+/// What an authentication came to.
+pub(crate) struct Connecting {
+    pub(crate) socket: SocketAddress,
+    pub(crate) outcome: Outcome,
+    /// The place in the line when it ended: what was said before is not for the socket.
+    pub(crate) begin: u64,
+}
+
+/// Which connection is over, if it is older than the one by which its client has come back.
+pub(crate) struct Park {
+    pub(crate) socket: SocketAddress,
+    /// Whose the newer one is.
+    pub(crate) user: Option<Arc<UserKey>>,
+    /// When that one came.
+    pub(crate) since: Micros,
+    pub(crate) reply: oneshot::Sender<()>,
+}
+
 /// What may be asked of a shard.
 pub(crate) enum Op {
     /// A future can go on.
     Wake(TaskId),
     /// An authentication has ended.
-    Connecting {
-        socket: SocketAddress,
-        outcome: Outcome,
-    },
+    Connecting(Connecting),
     Emit {
         to: SocketAddress,
         message: Message,
@@ -77,6 +96,7 @@ pub(crate) enum Op {
         to: SocketAddress,
         topic: Box<str>,
         id: Option<Box<str>>,
+        recover: Recover,
         /// Kept until then.
         held: Held,
     },
@@ -125,6 +145,11 @@ pub(crate) enum Op {
         reason: Reason,
         reply: Option<oneshot::Sender<bool>>,
     },
+    /// All events up to this place in the line that are for this shard have been delivered.
+    Reached { place: u64 },
+    /// The client of a connection has come back by another one since this time, and wants to
+    /// go on: the earlier one is over.
+    Park(Park),
     /// A newer connection took this one's place.
     Replaced {
         to: SocketAddress,

@@ -23,6 +23,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
+use heartline_core::line::Place;
 use heartline_core::message::Message;
 use heartline_engine::shard::frames::Frames;
 use heartline_engine::shard::outbound::ConflationKey;
@@ -51,6 +52,8 @@ pub(crate) struct Publication {
     pub(crate) offset: Option<u64>,
     /// Set when only the newest per key is worth delivering.
     pub(crate) conflate: Option<ConflationKey>,
+    /// What Socket.IO's clients are told of their place in the line.
+    pub(crate) place: Option<Told>,
     text: OnceLock<Frames>,
     msgpack: OnceLock<Frames>,
     live: OnceLock<Frames>,
@@ -71,6 +74,7 @@ impl Publication {
             topic,
             offset,
             conflate,
+            place: None,
             text: OnceLock::new(),
             msgpack: OnceLock::new(),
             live: OnceLock::new(),
@@ -85,6 +89,26 @@ impl Publication {
             also,
             ..Publication::new(namespace, message, None, None, None)
         }
+    }
+
+    /// The same at a place in the line.
+    pub(crate) fn at(self, place: Option<Told>) -> Self {
+        Publication { place, ..self }
+    }
+
+    /// The number of its last event in the line, if it is kept.
+    pub(crate) fn last_kept(&self) -> Option<u64> {
+        let told = self.place.filter(|told| told.is_own)?;
+        Some(told.place.id + self.also.len() as u64)
+    }
+
+    /// The place of the event with this index.
+    pub(crate) fn place_of(&self, index: usize) -> Option<Told> {
+        let mut told = self.place?;
+        if told.is_own {
+            told.place.id += index as u64;
+        }
+        Some(told)
     }
 
     /// How many events it is.
@@ -112,30 +136,63 @@ impl Publication {
         };
         cell.get_or_init(|| {
             let mut out = Vec::new();
-            for message in self.messages() {
-                push_event(
-                    encoding,
-                    &self.namespace,
-                    None,
-                    message,
-                    self.topic.as_deref(),
-                    self.offset,
-                    &mut out,
-                );
+            for (index, message) in self.messages().enumerate() {
+                let head = Head {
+                    namespace: &self.namespace,
+                    topic: self.topic.as_deref(),
+                    offset: self.offset,
+                    place: self.place_of(index),
+                    ..Head::default()
+                };
+                push_event(encoding, &head, message, &mut out);
             }
             out.into()
         })
     }
 }
 
+/// A place in the line that comes with an event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Told {
+    pub(crate) place: Place,
+    /// It is the event's own place; else that of what came before it.
+    pub(crate) is_own: bool,
+}
+
+/// What an event comes with.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Head<'a> {
+    pub(crate) namespace: &'a str,
+    /// It wants to be acknowledged under this number.
+    pub(crate) ack: Option<u64>,
+    /// The room, where it went to one.
+    pub(crate) topic: Option<&'a str>,
+    /// Its number there.
+    pub(crate) offset: Option<u64>,
+    pub(crate) place: Option<Told>,
+}
+
+/// Whether Socket.IO's client takes an event's last argument for its place in the line: a
+/// string, or the event's name where there are no arguments.
+/// Source: `emitEvent` of socket.io-client.
+pub(crate) fn may_mislead(message: &Message) -> bool {
+    message.args.is_empty() || message.args.ends_with('"')
+}
+
+/// The arguments with the place as the last of them.
+fn with_place<'a>(args: &'a str, place: Option<Told>) -> Cow<'a, str> {
+    match place {
+        None => Cow::Borrowed(args),
+        Some(Told { place, .. }) if args.is_empty() => Cow::Owned(format!("\"{place}\"")),
+        Some(Told { place, .. }) => Cow::Owned(format!("{args},\"{place}\"")),
+    }
+}
+
 /// Appends an event's frames in `encoding`.
 pub(crate) fn push_event(
     encoding: Encoding,
-    namespace: &str,
-    ack: Option<u64>,
+    head: &Head<'_>,
     message: &Message,
-    topic: Option<&str>,
-    offset: Option<u64>,
     out: &mut Vec<u8>,
 ) {
     let Message {
@@ -143,25 +200,37 @@ pub(crate) fn push_event(
         args,
         attachments,
     } = message;
+    let Head {
+        namespace,
+        ack,
+        topic,
+        offset,
+        place,
+    } = *head;
     match encoding {
         Encoding::Text => {
+            let args = &with_place(args, place);
             let mut text = String::with_capacity(event.len() + args.len() + 32);
             text.push('4');
             socketio::push_event(namespace, ack, event, args, attachments.len(), &mut text);
             push_text(&text, attachments, out);
         }
         Encoding::Msgpack => {
+            let args = &with_place(args, place);
             let mut packet = Vec::with_capacity(args.len() + 64);
             msgpack::encode_event(namespace, ack, event, args, attachments, &mut packet);
             ws::push_frame(ws::OpCode::Binary, &packet, out);
         }
         Encoding::Live => {
             let mut text = String::with_capacity(args.len() + 64);
+            // In a topic the offset says it.
+            let place = place.filter(|told| told.is_own && offset.is_none());
             live::push_event(
                 event,
                 topic,
                 &live_data(args, attachments),
                 offset,
+                place.map(|told| told.place.to_string()).as_deref(),
                 &mut text,
             );
             ws::push_frame(ws::OpCode::Text, text.as_bytes(), out);
@@ -217,7 +286,7 @@ pub(crate) enum AckId {
 
 /// A live frame has one value: the only argument, `null`, or all as an array.
 /// Binary becomes base64.
-fn live_data<'a>(args: &'a str, attachments: &[Bytes]) -> Cow<'a, str> {
+pub(crate) fn live_data<'a>(args: &'a str, attachments: &[Bytes]) -> Cow<'a, str> {
     let mut elements = json::elements(args);
     let data = match (elements.next(), elements.next()) {
         (None, _) => Cow::Borrowed("null"),
@@ -317,7 +386,11 @@ mod tests {
             ];
             for (encoding, bound) in bounds {
                 let mut frames = Vec::new();
-                push_event(encoding, "/", None, &message, None, None, &mut frames);
+                let head = Head {
+                    namespace: "/",
+                    ..Head::default()
+                };
+                push_event(encoding, &head, &message, &mut frames);
                 prop_assert!(frames.len() <= bound, "{encoding:?}: {} > {bound}", frames.len());
             }
         });

@@ -34,6 +34,8 @@ pub struct Socket {
     pub(crate) address: SocketAddress,
     pub(crate) identity: Arc<Identity>,
     pub(crate) remote: IpAddr,
+    /// The id under which it is known, if that is not where it is: it has come back.
+    pub(crate) name: Option<Box<SocketAddress>>,
     /// Set in handles of a socket that has ended: what the app remembered of it.
     pub(crate) ended: Option<SocketData>,
 }
@@ -54,7 +56,13 @@ fn gone() -> EventError {
 impl Socket {
     /// The socket's id.
     pub fn id(&self) -> String {
-        self.address.0.encode()
+        self.name.as_deref().unwrap_or(&self.address).id()
+    }
+
+    /// Whether this connection goes on where an earlier one was lost: the socket has its id,
+    /// its rooms and its data, and its client got what it had missed.
+    pub fn recovered(&self) -> bool {
+        self.name.is_some()
     }
 
     /// The namespace's name.

@@ -48,15 +48,20 @@ impl Sid {
         u32::from_be_bytes([a, b, c, d])
     }
 
-    /// The name as text.
-    pub fn encode(&self) -> String {
+    /// The name as bytes.
+    pub fn to_bytes(&self) -> [u8; 24] {
         let mut bytes = [0u8; 24];
         bytes[..12].copy_from_slice(&self.secret);
         bytes[12..14].copy_from_slice(&self.conn.shard.to_be_bytes());
         bytes[14..18].copy_from_slice(&self.conn.slot.0.to_be_bytes());
         bytes[18..22].copy_from_slice(&self.conn.generation.to_be_bytes());
         bytes[22..].copy_from_slice(&self.namespace.to_be_bytes());
-        URL_SAFE_NO_PAD.encode(bytes)
+        bytes
+    }
+
+    /// The name as text.
+    pub fn encode(&self) -> String {
+        URL_SAFE_NO_PAD.encode(self.to_bytes())
     }
 
     /// Reads a name; `None` for whatever is none.
@@ -66,13 +71,18 @@ impl Sid {
         }
         let mut bytes = [0u8; 24];
         URL_SAFE_NO_PAD.decode_slice(text, &mut bytes).ok()?;
+        Some(Sid::from_bytes(bytes))
+    }
+
+    /// The name of these bytes.
+    pub fn from_bytes(bytes: [u8; 24]) -> Sid {
         let u16_at = |at: usize| u16::from_be_bytes([bytes[at], bytes[at + 1]]);
         let u32_at = |at: usize| {
             u32::from_be_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
         };
         let mut secret = [0; 12];
         secret.copy_from_slice(&bytes[..12]);
-        Some(Sid {
+        Sid {
             conn: ConnId {
                 shard: u16_at(12),
                 slot: Slot(u32_at(14)),
@@ -80,7 +90,7 @@ impl Sid {
             },
             namespace: u16_at(22),
             secret,
-        })
+        }
     }
 }
 

@@ -53,6 +53,20 @@ pub fn is_reserved(name: &str) -> bool {
     RESERVED_TYPES.contains(&name)
 }
 
+/// What a client brings along of a connection that was lost.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Resume<'a> {
+    /// The `resume` of its hello.
+    pub token: Cow<'a, str>,
+    /// The `place` of the last event that had one.
+    pub place: Option<Cow<'a, str>>,
+    /// Its topics, each with the epoch and offset of the last event that was received.
+    pub topics: Vec<(Cow<'a, str>, Option<Position<'a>>)>,
+}
+
+/// An epoch, and an offset in it.
+pub type Position<'a> = (Cow<'a, str>, u64);
+
 /// What a client can send. Ids and data are raw JSON.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ClientFrame<'a> {
@@ -62,6 +76,8 @@ pub enum ClientFrame<'a> {
         token: Cow<'a, str>,
         /// Comes back in the answer.
         id: Option<&'a str>,
+        /// What an earlier connection had.
+        resume: Option<Box<Resume<'a>>>,
     },
     /// Joins a topic.
     Subscribe {
@@ -70,7 +86,7 @@ pub enum ClientFrame<'a> {
         /// Comes back in the answer.
         id: Option<&'a str>,
         /// Epoch and offset of the last event that was received.
-        recover: Option<(Cow<'a, str>, u64)>,
+        recover: Option<Position<'a>>,
     },
     /// Leaves a topic.
     Unsubscribe {

@@ -1,12 +1,15 @@
 //! The rooms of a node: which shards have members, and the numbers of publications.
 
 use std::hash::{BuildHasher, Hash, Hasher};
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use hashbrown::{DefaultHashBuilder, Equivalent, HashMap};
+use heartline_wire::time::Micros;
 
 use crate::backplane::Subscription;
+use crate::line::ring::{Kept, Ring};
+use crate::line::{Account, Bounds, Line};
 use crate::namespaces::NamespaceId;
 
 const PARTS: usize = 64;
@@ -58,14 +61,51 @@ pub struct Room {
     /// Tells this room from an earlier one of the same name.
     pub incarnation: u64,
     /// Publications so far. Held while one is handed to the shards.
-    sequence: Mutex<u64>,
+    sequence: Mutex<Sequence>,
     /// Other nodes' publications come as long as the room is there.
     pub(super) subscription: Option<Arc<dyn Subscription>>,
     /// Index of the member list in each shard.
     locals: Box<[AtomicU32]>,
 }
 
+/// The publications of a room.
+#[derive(Debug)]
+struct Sequence {
+    /// How many there were.
+    offset: u64,
+    /// The newest of them, in rooms whose publications are kept.
+    ring: Option<Box<Ring>>,
+    /// Since when a room that is kept was seen to have no members.
+    empty_since: Option<Micros>,
+}
+
+/// What joining as the first of a shard found.
+pub(super) struct Entered {
+    pub(super) room: Arc<Room>,
+    /// How many publications there were: the first that the shard gets is the next.
+    pub(super) offset: u64,
+    /// The number of the last of them in the line; 0 where they are not kept.
+    pub(super) last: u64,
+    /// Whether they are kept.
+    pub(super) is_kept: bool,
+}
+
 impl Room {
+    /// Looks at what is kept of the room, if anything is.
+    pub fn with_ring<T>(&self, look: impl FnOnce(&Ring) -> T) -> Option<T> {
+        let sequence = self.sequence();
+        sequence.ring.as_deref().map(look)
+    }
+
+    /// How many publications there were.
+    pub fn offset(&self) -> u64 {
+        self.sequence().offset
+    }
+
+    fn sequence(&self) -> MutexGuard<'_, Sequence> {
+        self.sequence.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// The shard's index of its member list.
     pub fn local(&self, shard: u16) -> Option<u32> {
         let local = self.locals[usize::from(shard)].load(Ordering::Acquire);
@@ -85,15 +125,42 @@ impl Room {
         make: impl FnOnce(u64) -> T,
         mut to_shard: impl FnMut(usize, &T),
     ) -> u64 {
-        let mut sequence = self.sequence.lock().unwrap_or_else(PoisonError::into_inner);
-        *sequence += 1;
-        let publication = make(*sequence);
+        let mut sequence = self.sequence();
+        sequence.offset += 1;
+        let publication = make(sequence.offset);
+        self.hand(&publication, &mut to_shard);
+        sequence.offset
+    }
+
+    /// The same, and keeps what is said, if this room's publications are kept: `make` gets its
+    /// number in the line too. In other rooms it is 0.
+    pub fn publish_kept<T>(
+        &self,
+        line: &Line,
+        mut event: Kept,
+        make: impl FnOnce(u64, u64) -> T,
+        mut to_shard: impl FnMut(usize, &T),
+    ) -> u64 {
+        let mut sequence = self.sequence();
+        sequence.offset += 1;
+        let offset = sequence.offset;
+        match &mut sequence.ring {
+            Some(ring) => {
+                event.id = line.take(1, |id| self.hand(&make(offset, id), &mut to_shard));
+                event.offset = offset;
+                ring.push(event, &line.bounds);
+            }
+            None => self.hand(&make(offset, 0), &mut to_shard),
+        }
+        offset
+    }
+
+    fn hand<T>(&self, publication: &T, to_shard: &mut impl FnMut(usize, &T)) {
         for (shard, local) in self.locals.iter().enumerate() {
             if local.load(Ordering::Acquire) != NONE {
-                to_shard(shard, &publication);
+                to_shard(shard, publication);
             }
         }
-        *sequence
     }
 }
 
@@ -105,7 +172,16 @@ pub struct RoomDirectory {
     hasher: DefaultHashBuilder,
     shards: usize,
     incarnations: std::sync::atomic::AtomicU64,
+    /// Rooms that have members.
+    peopled: AtomicUsize,
     subscribe: OnceLock<Subscribe>,
+    keep: OnceLock<Keep>,
+}
+
+/// Which rooms' publications are kept, by their names; and what they are counted on.
+struct Keep {
+    rule: Box<dyn Fn(&str) -> bool + Send + Sync>,
+    account: Arc<Account>,
 }
 
 /// Tells the backplane of a room that has members from now on.
@@ -119,8 +195,17 @@ impl RoomDirectory {
             hasher: DefaultHashBuilder::default(),
             shards,
             incarnations: std::sync::atomic::AtomicU64::new(1),
+            peopled: AtomicUsize::new(0),
             subscribe: OnceLock::new(),
+            keep: OnceLock::new(),
         }
+    }
+
+    /// Has the publications of rooms kept whose names fit the rule. Such a room stays for a
+    /// while when its last member has left ([`trim`](Self::trim)).
+    pub fn keep(&self, account: Arc<Account>, rule: impl Fn(&str) -> bool + Send + Sync + 'static) {
+        let rule = Box::new(rule);
+        let _ = self.keep.set(Keep { rule, account });
     }
 
     /// Has `subscribe` called for each room that comes to be.
@@ -135,7 +220,7 @@ impl RoomDirectory {
         &self.parts[(self.hasher.hash_one(room) >> 48) as usize % PARTS]
     }
 
-    /// The room, if it has members.
+    /// The room, if it has members, or has had them lately and is kept.
     pub fn find(&self, room: &RoomRef<'_>) -> Option<Arc<Room>> {
         let part = self
             .part(room)
@@ -144,15 +229,14 @@ impl RoomDirectory {
         part.get(room).cloned()
     }
 
-    /// Announces that a shard has members under `local`. Answers the room and
-    /// how many publications it has had: the first this shard will get is the next.
+    /// Announces that a shard has members under `local`.
     pub(super) fn enter(
         &self,
         room: &RoomRef<'_>,
         tenant: Option<&Arc<str>>,
         shard: u16,
         local: u32,
-    ) -> (Arc<Room>, u64) {
+    ) -> Entered {
         let mut part = self
             .part(room)
             .lock()
@@ -166,26 +250,38 @@ impl RoomDirectory {
                     name: room.name.into(),
                 };
                 let subscribe = self.subscribe.get();
+                let keep = self.keep.get().filter(|keep| (keep.rule)(room.name));
                 let made = Arc::new(Room {
                     subscription: subscribe.and_then(|subscribe| subscribe(&key)),
                     key: key.clone(),
                     incarnation: self.incarnations.fetch_add(1, Ordering::Relaxed),
-                    sequence: Mutex::new(0),
+                    sequence: Mutex::new(Sequence {
+                        offset: 0,
+                        ring: keep.map(|keep| Box::new(Ring::new(keep.account.clone()))),
+                        empty_since: None,
+                    }),
                     locals: (0..self.shards).map(|_| AtomicU32::new(NONE)).collect(),
                 });
                 part.insert(key, made.clone());
                 made
             }
         };
-        let offset = {
-            let sequence = found
-                .sequence
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
-            found.locals[usize::from(shard)].store(local, Ordering::Release);
-            *sequence
-        };
-        (found, offset)
+        if found.is_empty() {
+            self.peopled.fetch_add(1, Ordering::Relaxed);
+        }
+        let mut sequence = found.sequence();
+        found.locals[usize::from(shard)].store(local, Ordering::Release);
+        sequence.empty_since = None;
+        let ring = sequence.ring.as_deref();
+        let (last, is_kept) = (ring.map_or(0, Ring::last), ring.is_some());
+        let offset = sequence.offset;
+        drop(sequence);
+        Entered {
+            room: found,
+            offset,
+            last,
+            is_kept,
+        }
     }
 
     /// Announces that a shard has no members any more.
@@ -200,7 +296,11 @@ impl RoomDirectory {
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         room.locals[usize::from(shard)].store(NONE, Ordering::Release);
-        if room.is_empty() {
+        if !room.is_empty() {
+            return;
+        }
+        self.peopled.fetch_sub(1, Ordering::Relaxed);
+        if room.sequence().ring.is_none() {
             part.remove(&key);
             if part.is_empty() {
                 part.shrink_to_fit();
@@ -208,11 +308,31 @@ impl RoomDirectory {
         }
     }
 
-    /// How many rooms there are.
+    /// Drops what is too old of what rooms keep, and rooms that have had no members for as
+    /// long.
+    pub fn trim(&self, now: Micros, bounds: &Bounds) {
+        for part in &self.parts {
+            let mut part = part.lock().unwrap_or_else(PoisonError::into_inner);
+            part.retain(|_, room| {
+                let mut sequence = room.sequence();
+                let Some(ring) = &mut sequence.ring else {
+                    return true;
+                };
+                ring.trim(now, bounds);
+                if !room.is_empty() {
+                    return true;
+                }
+                let since = *sequence.empty_since.get_or_insert(now);
+                now - since <= bounds.age
+            });
+            if part.is_empty() {
+                part.shrink_to_fit();
+            }
+        }
+    }
+
+    /// How many rooms have members.
     pub fn count(&self) -> usize {
-        self.parts
-            .iter()
-            .map(|part| part.lock().unwrap_or_else(PoisonError::into_inner).len())
-            .sum()
+        self.peopled.load(Ordering::Relaxed)
     }
 }

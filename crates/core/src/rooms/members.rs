@@ -19,6 +19,9 @@ pub struct Membership {
 struct LocalRoom {
     room: Arc<Room>,
     members: Vec<Slot>,
+    /// Since which place in the line each of them is here; empty where nothing is kept.
+    since: Vec<u64>,
+    is_kept: bool,
     /// Offset of the last publication this shard has handed to the members.
     delivered: u64,
 }
@@ -38,6 +41,8 @@ pub struct Joined {
     pub incarnation: u64,
     /// The first publication the new member gets is the one after this.
     pub offset: u64,
+    /// The same as a place in the line, where publications are kept; else 0.
+    pub since: u64,
     /// Where those of other nodes come from.
     pub held: Option<Arc<dyn Subscription>>,
 }
@@ -54,7 +59,8 @@ impl LocalRooms {
     }
 
     /// Puts `slot` into a room. `memberships` are those of its socket. Joining
-    /// twice changes nothing.
+    /// twice changes nothing. `place` is that of the last kept event which this shard has
+    /// delivered.
     pub fn join(
         &mut self,
         namespace: NamespaceId,
@@ -62,6 +68,7 @@ impl LocalRooms {
         name: &str,
         slot: Slot,
         memberships: &mut Vec<Membership>,
+        place: u64,
     ) -> Joined {
         let key = RoomRef {
             namespace,
@@ -72,16 +79,20 @@ impl LocalRooms {
             .directory
             .find(&key)
             .and_then(|room| room.local(self.shard));
+        let mut since = place;
         let index = known.unwrap_or_else(|| {
             let index = self.free.pop().unwrap_or_else(|| {
                 self.rooms.push(None);
                 self.rooms.len() as u32 - 1
             });
-            let (room, delivered) = self.directory.enter(&key, tenant, self.shard, index);
+            let entered = self.directory.enter(&key, tenant, self.shard, index);
+            since = since.max(entered.last);
             self.rooms[index as usize] = Some(LocalRoom {
-                room,
+                room: entered.room,
                 members: Vec::new(),
-                delivered,
+                since: Vec::new(),
+                is_kept: entered.is_kept,
+                delivered: entered.offset,
             });
             index
         });
@@ -94,10 +105,14 @@ impl LocalRooms {
                 position: local.members.len() as u32,
             });
             local.members.push(slot);
+            if local.is_kept {
+                local.since.push(since);
+            }
         }
         Joined {
             incarnation: local.room.incarnation,
             offset: local.delivered,
+            since: if local.is_kept { since } else { 0 },
             held: local.room.subscription.clone(),
         }
     }
@@ -113,6 +128,9 @@ impl LocalRooms {
         };
         let last = local.members.len() as u32 - 1;
         local.members.swap_remove(membership.position as usize);
+        if local.is_kept {
+            local.since.swap_remove(membership.position as usize);
+        }
         if membership.position != last {
             let from = Membership {
                 room: membership.room,
@@ -132,6 +150,7 @@ impl LocalRooms {
             && local.members.len() < local.members.capacity() / 4
         {
             local.members.shrink_to(local.members.len() * 2);
+            local.since.shrink_to(local.members.len() * 2);
         }
     }
 
@@ -173,6 +192,24 @@ impl LocalRooms {
             .map_or(&[], |local| &local.members)
     }
 
+    /// The place in the line since which a member is here; 0 where nothing is kept.
+    pub fn since(&self, membership: Membership) -> u64 {
+        let local = self.rooms.get(membership.room as usize);
+        let local = local.and_then(Option::as_ref);
+        let since = local.and_then(|local| local.since.get(membership.position as usize));
+        since.copied().unwrap_or(0)
+    }
+
+    /// A member was here since an earlier place: it has come back.
+    pub fn set_since(&mut self, membership: Membership, place: u64) {
+        let local = self.rooms.get_mut(membership.room as usize);
+        let local = local.and_then(Option::as_mut);
+        let since = local.and_then(|local| local.since.get_mut(membership.position as usize));
+        if let Some(since) = since {
+            *since = place;
+        }
+    }
+
     /// The room of a membership.
     pub fn room(&self, membership: Membership) -> Option<&Arc<Room>> {
         self.rooms
@@ -211,9 +248,9 @@ mod tests {
         let directory = Arc::new(RoomDirectory::new(1));
         let mut rooms = LocalRooms::new(directory.clone(), 0);
         let (mut a, mut b) = (Vec::new(), Vec::new());
-        rooms.join(NamespaceId::ROOT, None, "r", Slot(1), &mut a);
-        rooms.join(NamespaceId::ROOT, None, "r", Slot(2), &mut b);
-        rooms.join(NamespaceId::ROOT, None, "r", Slot(2), &mut b);
+        rooms.join(NamespaceId::ROOT, None, "r", Slot(1), &mut a, 0);
+        rooms.join(NamespaceId::ROOT, None, "r", Slot(2), &mut b, 0);
+        rooms.join(NamespaceId::ROOT, None, "r", Slot(2), &mut b, 0);
         assert_eq!((directory.count(), b.len()), (1, 1));
         rooms.leave(a[0], |slot, from, to| {
             assert_eq!((slot, from), (Slot(2), b[0]));
@@ -228,15 +265,16 @@ mod tests {
         let directory = Arc::new(RoomDirectory::new(1));
         let mut rooms = LocalRooms::new(directory.clone(), 0);
         let tenant: Arc<str> = "t".into();
-        rooms.join(NamespaceId::ROOT, None, "r", Slot(1), &mut Vec::new());
+        rooms.join(NamespaceId::ROOT, None, "r", Slot(1), &mut Vec::new(), 0);
         rooms.join(
             NamespaceId::ROOT,
             Some(&tenant),
             "r",
             Slot(2),
             &mut Vec::new(),
+            0,
         );
-        rooms.join(NamespaceId(1), None, "r", Slot(3), &mut Vec::new());
+        rooms.join(NamespaceId(1), None, "r", Slot(3), &mut Vec::new(), 0);
         assert_eq!(directory.count(), 3);
     }
 
@@ -246,7 +284,7 @@ mod tests {
         let mut rooms = LocalRooms::new(directory.clone(), 0);
         assert_eq!(
             rooms
-                .join(NamespaceId::ROOT, None, "r", Slot(1), &mut Vec::new())
+                .join(NamespaceId::ROOT, None, "r", Slot(1), &mut Vec::new(), 0)
                 .offset,
             0
         );
@@ -261,7 +299,7 @@ mod tests {
         // Published, but still in the mailbox: the joiner will get it.
         assert_eq!(
             rooms
-                .join(NamespaceId::ROOT, None, "r", Slot(2), &mut Vec::new())
+                .join(NamespaceId::ROOT, None, "r", Slot(2), &mut Vec::new(), 0)
                 .offset,
             0
         );
@@ -270,7 +308,7 @@ mod tests {
         rooms.restore(&room, members);
         assert_eq!(
             rooms
-                .join(NamespaceId::ROOT, None, "r", Slot(3), &mut Vec::new())
+                .join(NamespaceId::ROOT, None, "r", Slot(3), &mut Vec::new(), 0)
                 .offset,
             1
         );
@@ -286,7 +324,7 @@ mod tests {
             for (slot, room, join) in ops {
                 let name = ["a", "b", "c", "d"][room];
                 if join {
-                    rooms.join(NamespaceId::ROOT, None, name, Slot(slot), &mut sockets[slot as usize]);
+                    rooms.join(NamespaceId::ROOT, None, name, Slot(slot), &mut sockets[slot as usize], 0);
                     model.insert((name, Slot(slot)));
                 } else if model.remove(&(name, Slot(slot))) {
                     let index = sockets[slot as usize].iter()

@@ -88,6 +88,8 @@ pub struct Conn {
     pub(crate) app_deadline: Micros,
     pub(crate) close_deadline: Micros,
     pub(crate) secret: [u8; 12],
+    /// The peer has closed with 1000: it does not mean to come back.
+    pub(crate) said_goodbye: bool,
     /// The application has let it in.
     pub(crate) let_in: bool,
     pub(crate) guard: SlotGuard,

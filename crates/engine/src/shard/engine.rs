@@ -161,6 +161,11 @@ impl Engine {
             .filter(|conn| conn.phase == Phase::Open)
     }
 
+    /// Whether the peer of a connection has closed it with 1000: it does not mean to come back.
+    pub fn said_goodbye(&self, slot: Slot) -> bool {
+        self.conns.get(slot).is_some_and(|conn| conn.said_goodbye)
+    }
+
     /// The slot of an open connection, if it is still that connection.
     pub fn find(&self, id: ConnId) -> Option<Slot> {
         let conn = self.conns.get(id.slot)?;
@@ -245,6 +250,7 @@ impl Engine {
                 app_deadline: Micros::MAX,
                 close_deadline: Micros::MAX,
                 secret,
+                said_goodbye: false,
                 let_in: false,
                 guard,
             },

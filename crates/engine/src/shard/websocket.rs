@@ -358,6 +358,10 @@ impl<A: App> Shard<A> {
             }
             Message::Pong(_) => self.pong(slot),
             Message::Close(frame) => {
+                let said_goodbye = frame.as_ref().is_some_and(|frame| frame.code == 1000);
+                if let Some(conn) = self.engine.conns.get_mut(slot) {
+                    conn.said_goodbye = said_goodbye;
+                }
                 let code = frame.map_or(1000, |frame| frame.code);
                 self.engine.close_with(slot, Reason::ClientLeft, code, "");
                 // Both closes are under way: nothing is waited for but the write.

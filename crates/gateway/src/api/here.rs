@@ -75,7 +75,7 @@ impl Gateway {
 
     /// One socket, if it is here.
     pub(crate) async fn connection_here(&self, socket_id: &str) -> Option<SocketEntry> {
-        let socket = SocketAddress::parse(socket_id)?;
+        let socket = self.shared.fanout.find_socket(socket_id)?;
         self.inspect(socket).await
     }
 
@@ -462,7 +462,7 @@ impl Gateway {
         ack_within: Option<Duration>,
     ) -> Emitted {
         let gone = || EmitError::from(Code::Disconnected);
-        let to = SocketAddress::parse(socket_id).ok_or_else(gone)?;
+        let to = self.shared.fanout.find_socket(socket_id).ok_or_else(gone)?;
         let message = Message::new(event, data);
         let shard = to.0.conn.shard;
         let Some(time) = ack_within else {

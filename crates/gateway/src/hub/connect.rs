@@ -10,7 +10,7 @@
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use heartline_core::auth::{AuthError, Credentials, Identity};
+use heartline_core::auth::{AuthError, Credentials, Identity, UserKey};
 use heartline_core::namespaces::NamespaceId;
 use heartline_core::policy::AuthMode;
 use heartline_core::presence::{Admitted, DeviceLimitReached, Newcomer, SocketAddress};
@@ -23,9 +23,10 @@ use tokio::sync::oneshot;
 
 use super::Hub;
 use super::link::{Displaced, Joining, SocketState};
+use super::resume::Ticket;
 use super::tasks::TaskKind;
 use crate::handler::{Arrival, Body, Event, Handlers};
-use crate::op::{Op, Outcome, Refusal};
+use crate::op::{Connecting, Op, Outcome, Park, Refusal};
 use crate::publication::Encoding;
 use crate::shared::Shared;
 use crate::socket::Socket;
@@ -43,13 +44,16 @@ async fn authenticate(
     handlers: &Handlers,
     mode: AuthMode,
     credentials: Credentials,
-    socket: SocketAddress,
+    (socket, earlier): (SocketAddress, Option<(SocketAddress, Micros)>),
     here: Weak<()>,
 ) -> Option<Outcome> {
     let identity = match identify(shared, handlers, mode, credentials, socket).await {
         Ok(identity) => identity,
         Err(refusal) => return Some(Err(refusal)),
     };
+    if let Some((name, since)) = earlier {
+        take_over(shared, name, identity.user.clone(), since).await;
+    }
     let Some(user) = &identity.user else {
         return Some(Ok((identity, Admitted::default())));
     };
@@ -72,6 +76,30 @@ async fn authenticate(
         Ok(admitted) => Ok((identity, admitted)),
         Err(DeviceLimitReached) => Err(Refusal::DeviceLimit),
     })
+}
+
+/// Has an earlier connection of the client ended, if it is still there: it does not know yet
+/// that it is lost. What it had waits for the new one then.
+async fn take_over(
+    shared: &Shared,
+    name: SocketAddress,
+    user: Option<Arc<UserKey>>,
+    since: Micros,
+) {
+    let Some(recovery) = &shared.fanout.recovery else {
+        return;
+    };
+    let socket = recovery.whereabouts(name);
+    let (reply, done) = oneshot::channel();
+    let op = Op::Park(Park {
+        socket,
+        user,
+        since,
+        reply,
+    });
+    shared.fanout.post(socket.0.conn.shard, op);
+    // An error: there is no such shard.
+    let _ = done.await;
 }
 
 /// Finds out who it is, and whether the app lets them in.
@@ -122,6 +150,7 @@ impl Hub {
         namespace: NamespaceId,
         token: Option<String>,
         payload: Option<String>,
+        ticket: Option<Ticket>,
         id: Option<&str>,
     ) {
         let secret = engine.secret();
@@ -137,7 +166,9 @@ impl Hub {
         };
         let here = Arc::new(());
         let waits = Arc::downgrade(&here);
+        let earlier = ticket.as_ref().and_then(Ticket::name);
         link.joining = Some(Box::new(Joining {
+            ticket: ticket.map(Box::new),
             namespace,
             secret,
             payload: payload.clone().filter(|_| has_connect_handlers),
@@ -157,10 +188,23 @@ impl Hub {
         };
         let socket = SocketAddress::new(conn, namespace, secret);
         let time = shared.config.auth_timeout;
+        let earlier = earlier.map(|name| (name, engine.now));
         let work = async move {
-            let outcome = authenticate(&shared, &handlers, mode, credentials, socket, waits);
+            let outcome = authenticate(
+                &shared,
+                &handlers,
+                mode,
+                credentials,
+                (socket, earlier),
+                waits,
+            );
             if let Some(outcome) = outcome.await {
-                let op = Op::Connecting { socket, outcome };
+                let recovery = shared.fanout.recovery.as_ref();
+                let op = Op::Connecting(Connecting {
+                    socket,
+                    outcome,
+                    begin: recovery.map_or(0, |recovery| recovery.line.last()),
+                });
                 shared.fanout.post(conn.shard, op);
             }
         };
@@ -168,17 +212,31 @@ impl Hub {
     }
 
     /// The authentication did not come to an end.
-    pub(super) fn connect_failed(&mut self, engine: &mut Engine, socket: SocketAddress) {
-        let refusal = Refusal::Auth(AuthError::Unavailable);
-        self.connecting(engine, socket, Err(refusal));
+    pub(super) fn connect_failed(
+        &mut self,
+        engine: &mut Engine,
+        socket: SocketAddress,
+        refusal: Refusal,
+    ) {
+        self.connecting(
+            engine,
+            Connecting {
+                socket,
+                outcome: Err(refusal),
+                begin: 0,
+            },
+        );
     }
 
     /// The authentication has ended.
     pub(super) fn connecting(
         &mut self,
         engine: &mut Engine,
-        socket: SocketAddress,
-        outcome: Outcome,
+        Connecting {
+            socket,
+            outcome,
+            begin,
+        }: Connecting,
     ) {
         let slot = engine.find(socket.0.conn);
         let joining = slot.and_then(|slot| {
@@ -202,7 +260,7 @@ impl Hub {
             Ok((identity, admitted)) => {
                 let mut joining = *joining;
                 let displaced = joining.displaced.take();
-                self.establish(engine, slot, joining, identity.clone());
+                self.establish(engine, slot, joining, identity.clone(), begin);
                 self.close_displaced(&admitted, &identity);
                 if let Some(Displaced { by, node, reason }) = displaced {
                     self.replaced(engine, &socket, by.as_deref(), &node, reason);
@@ -274,6 +332,7 @@ impl Hub {
         slot: Slot,
         joining: Joining,
         identity: Arc<Identity>,
+        begin: u64,
     ) {
         let namespace = joining.namespace;
         // A live connection that was anonymous so far becomes somebody: what the nobody had
@@ -283,6 +342,8 @@ impl Hub {
         }
         self.forget_socket(engine, slot, namespace, Reason::ClientLeft);
         self.add_socket(engine, slot, namespace, joining.secret, &identity);
+        let ticket = joining.ticket.as_deref();
+        let missed = ticket.and_then(|ticket| self.take_up(engine, slot, namespace, ticket));
         let Some(handle) = self.handle(engine, slot, namespace) else {
             return;
         };
@@ -293,15 +354,34 @@ impl Hub {
             namespace = %self.namespace_name(namespace),
             "connected"
         );
-        if self
+        let name = *handle.name.as_deref().unwrap_or(&handle.address);
+        let begin = match (&missed, ticket) {
+            (Some(_), Some(ticket)) => ticket.begin(),
+            _ => begin,
+        };
+        let pid = self.resume_token(&name, begin);
+        let is_live = self
             .link(slot)
-            .is_some_and(|link| link.encoding != Encoding::Live)
-        {
-            self.connect_reply(engine, slot, namespace, &socket_id);
+            .is_some_and(|link| link.encoding == Encoding::Live);
+        if !is_live {
+            if let Some(missed) = &missed {
+                self.replay(engine, slot, namespace, missed);
+            }
+            self.connect_reply(engine, slot, namespace, &socket_id, pid.as_deref());
         }
         if self.shared.config.hello {
             let id = joining.id.as_deref();
-            self.hello(engine, slot, namespace, &identity, &socket_id, id);
+            let pid = pid.as_deref().filter(|_| is_live);
+            self.hello(engine, slot, namespace, &identity, &socket_id, pid, id);
+        }
+        if let Some(missed) = &missed {
+            if is_live {
+                self.replay(engine, slot, namespace, missed);
+            }
+            self.tell_taken(engine, slot, namespace, missed);
+        }
+        if let Some(ticket) = ticket.filter(|_| is_live) {
+            self.resume_topics(engine, slot, ticket);
         }
         self.note_memberships(engine, &identity);
         self.run_connect_handlers(engine, slot, &handle, joining.payload.as_deref());
@@ -412,7 +492,7 @@ impl Hub {
             .auth_mode;
         let wants_handshake = self.shared.authenticator.wants_handshake();
         if token.is_some() || mode != AuthMode::Required || wants_handshake {
-            self.connect(engine, slot, NamespaceId::ROOT, token, None, None);
+            self.connect(engine, slot, NamespaceId::ROOT, token, None, None, None);
         }
     }
 }

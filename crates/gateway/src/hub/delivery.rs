@@ -19,7 +19,7 @@ use super::Hub;
 use super::link::{MAX_PENDING_ACKS, SocketState};
 use crate::event::{Args, EventError, to_json};
 use crate::metrics::Outbound;
-use crate::publication::{self, AckId, Encoding, Publication};
+use crate::publication::{self, AckId, Encoding, Head, Publication, Told, may_mislead};
 
 impl Hub {
     /// An event to one socket of this shard.
@@ -30,13 +30,31 @@ impl Hub {
         namespace: NamespaceId,
         message: &Message,
     ) {
+        let place = self.passing(slot, namespace);
+        self.emit_at(engine, slot, namespace, message, place);
+    }
+
+    /// The same with a place in the line.
+    fn emit_at(
+        &mut self,
+        engine: &mut Engine,
+        slot: Slot,
+        namespace: NamespaceId,
+        message: &Message,
+        place: Option<Told>,
+    ) {
         let Some(encoding) = self.link(slot).map(|link| link.encoding) else {
             return;
         };
         self.metrics.outbound(Outbound::Event).add(1);
-        let name = self.namespace_name(namespace);
+        let namespace = self.namespace_name(namespace);
+        let head = Head {
+            namespace,
+            place,
+            ..Head::default()
+        };
         engine.send_with(slot, |out| {
-            publication::push_event(encoding, name, None, message, None, None, out);
+            publication::push_event(encoding, &head, message, out);
         });
     }
 
@@ -57,9 +75,14 @@ impl Hub {
             tracing::debug!("an event has the name of one of the live protocol's own frames");
             return;
         }
-        if volatile && !engine.is_writable(slot) {
-            engine.stats.volatile_dropped += 1;
-            return;
+        if volatile {
+            if !engine.is_writable(slot) {
+                engine.stats.volatile_dropped += 1;
+                return;
+            }
+            let place = self.passing(slot, to.namespace());
+            let place = place.filter(|_| may_mislead(message));
+            return self.emit_at(engine, slot, to.namespace(), message, place);
         }
         self.emit_here(engine, slot, to.namespace(), message);
     }
@@ -101,8 +124,13 @@ impl Hub {
         acks.waiting.insert(id, reply);
         self.metrics.outbound(Outbound::Event).add(1);
         let name = self.namespace_name(to.namespace());
+        let head = Head {
+            namespace: name,
+            ack: Some(id),
+            ..Head::default()
+        };
         engine.send_with(slot, |out| {
-            publication::push_event(encoding, name, Some(id), message, None, None, out);
+            publication::push_event(encoding, &head, message, out);
         });
     }
 
@@ -119,6 +147,9 @@ impl Hub {
         let Some(link) = self.link(slot) else {
             return;
         };
+        if self.has_caught_up(slot, to.namespace(), publication) {
+            return;
+        }
         if let (Some(room), Some(socket)) = (instead_of, link.socket(to.namespace())) {
             let in_it = |member: &Membership| {
                 self.rooms
@@ -217,7 +248,7 @@ impl Hub {
             return;
         };
         for &slot in &members {
-            if Some(slot) == skip {
+            if Some(slot) == skip || self.has_caught_up(slot, room.key.namespace, publication) {
                 continue;
             }
             let Some(encoding) = self.link(slot).map(|link| link.encoding) else {
@@ -254,20 +285,23 @@ impl Hub {
             let Some(socket) = link.socket(namespace) else {
                 continue;
             };
-            if socket.identity.tenant_id().map(|tenant| &**tenant) != tenant {
+            let is_other = socket.identity.tenant_id().map(|tenant| &**tenant) != tenant;
+            if is_other || self.has_caught_up(slot, namespace, publication) {
                 continue;
             }
             let user = socket.identity.user.as_deref();
             let own = user.filter(|user| subjects.contains(user));
             match (own.cloned(), about) {
                 (Some(own), Some(about)) => {
-                    for (message, _) in publication
+                    for (index, (message, _)) in publication
                         .messages()
                         .zip(about)
-                        .filter(|(_, about)| ***about != own)
+                        .enumerate()
+                        .filter(|(_, (_, about))| ***about != own)
                     {
                         // Counts as outbound by itself.
-                        self.emit_here(engine, slot, namespace, message);
+                        let place = publication.place_of(index);
+                        self.emit_at(engine, slot, namespace, message, place);
                         self.metrics.deliveries.add(1);
                     }
                 }
@@ -303,6 +337,10 @@ impl Hub {
             let Some(link) = self.link(slot) else {
                 continue;
             };
+            let namespace = rooms.first().map(|room| room.key.namespace);
+            if namespace.is_some_and(|namespace| self.has_caught_up(slot, namespace, publication)) {
+                continue;
+            }
             engine.send(slot, publication.frames(link.encoding));
             self.metrics.deliveries.add(1);
             self.metrics.outbound(Outbound::Event).add(1);

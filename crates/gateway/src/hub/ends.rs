@@ -91,6 +91,7 @@ impl Hub {
 
     /// The connection is over: so are all of its sockets.
     pub(super) fn link_closed(&mut self, engine: &mut Engine, slot: Slot, reason: Reason) {
+        self.park_all(engine, slot, reason);
         while let Some(namespace) = self
             .link(slot)
             .and_then(|link| link.sockets.last())
@@ -128,12 +129,14 @@ impl Hub {
         };
         let handshake = link.handshake().cloned();
         let back_by = link.back_by();
-        let socket = link.sockets.swap_remove(index);
+        let mut socket = link.sockets.swap_remove(index);
+        self.catching_up
+            .retain(|there| !there.is_of(slot, namespace));
         let rooms = match self.handlers.disconnect(namespace).next() {
             Some(_) => self.room_names(&socket.rooms, &socket.identity),
             None => Vec::new(),
         };
-        self.leave_all(socket.rooms, namespace);
+        self.leave_all(std::mem::take(&mut socket.rooms), namespace);
         let transport = engine
             .transport_name(slot)
             .unwrap_or(TransportName::WebSocket);
@@ -144,6 +147,12 @@ impl Hub {
             let address = SocketAddress::new(conn, namespace, socket.secret);
             let keep = back_by - engine.now;
             shared.fanout.backplane.disconnect(user, address, keep);
+        }
+        if let (Some(back), Some(conn)) = (socket.back(), id)
+            && let Some(recovery) = &shared.fanout.recovery
+        {
+            let address = SocketAddress::new(conn, namespace, socket.secret);
+            recovery.is_gone(back.name, address);
         }
         note_end(
             handle.as_ref(),

@@ -18,8 +18,13 @@ impl Hub {
         namespace: NamespaceId,
         identity: &Identity,
         socket_id: &str,
+        pid: Option<&str>,
         id: Option<&str>,
     ) {
+        let recovered = self
+            .link(slot)
+            .and_then(|link| link.socket(namespace))
+            .is_some_and(|socket| socket.back().is_some());
         let config = &self.shared.config;
         let server_time = engine.clock.unix_millis(engine.now);
         let mut fields = format!(
@@ -42,7 +47,12 @@ impl Hub {
         member("userType", user_type);
         member("deviceId", identity.device_id.as_deref());
         member("nodeId", Some(&config.node_id));
-        fields.push_str(&format!(r#","serverTime":{server_time},"recovered":false"#));
+        fields.push_str(&format!(
+            r#","serverTime":{server_time},"recovered":{recovered}"#
+        ));
+        if let Some(pid) = pid {
+            fields.push_str(&format!(r#","resume":"{pid}""#));
+        }
         let live = self
             .link(slot)
             .is_some_and(|link| link.encoding == Encoding::Live);

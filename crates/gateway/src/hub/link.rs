@@ -6,6 +6,7 @@ use bytes::Bytes;
 use hashbrown::HashMap;
 use heartline_core::auth::Identity;
 use heartline_core::namespaces::NamespaceId;
+use heartline_core::presence::SocketAddress;
 use heartline_core::rate_limit::Gcra;
 use heartline_core::rooms::Membership;
 use heartline_wire::handshake::Handshake;
@@ -13,6 +14,7 @@ use heartline_wire::reason::Reason;
 use heartline_wire::time::Micros;
 use tokio::sync::oneshot;
 
+use super::resume::Ticket;
 use crate::event::{Args, EventError};
 use crate::publication::Encoding;
 
@@ -196,6 +198,10 @@ pub(crate) struct SocketState {
 /// What few sockets need.
 struct SocketRare {
     acks: PendingAcks,
+    /// Of a socket that has come back.
+    back: Option<Box<Back>>,
+    /// The place in the line of the last event before it left a room; 0: it left none.
+    left: u64,
     /// When the next `heartbeat` event is due; `Micros::MAX` when none is.
     next_heartbeat: Micros,
 }
@@ -236,6 +242,8 @@ impl SocketState {
         self.rare.get_or_insert_with(|| {
             Box::new(SocketRare {
                 acks: PendingAcks::default(),
+                back: None,
+                left: 0,
                 next_heartbeat: Micros::MAX,
             })
         })
@@ -251,6 +259,24 @@ impl SocketState {
         &mut self.rare().acks
     }
 
+    /// What there is of a socket that has come back.
+    pub(crate) fn back(&self) -> Option<&Back> {
+        self.rare.as_ref()?.back.as_deref()
+    }
+
+    pub(crate) fn set_back(&mut self, back: Back) {
+        self.rare().back = Some(Box::new(back));
+    }
+
+    /// The place in the line of the last event before it left a room; 0: it left none.
+    pub(crate) fn left(&self) -> u64 {
+        self.rare.as_ref().map_or(0, |rare| rare.left)
+    }
+
+    pub(crate) fn set_left(&mut self, place: u64) {
+        self.rare().left = place;
+    }
+
     /// When the next `heartbeat` event is due; `Micros::MAX` when none is.
     pub(crate) fn next_heartbeat(&self) -> Micros {
         let rare = self.rare.as_ref();
@@ -260,6 +286,15 @@ impl SocketState {
     pub(crate) fn set_next_heartbeat(&mut self, at: Micros) {
         self.rare().next_heartbeat = at;
     }
+}
+
+/// A socket that was lost and has come back by another connection.
+#[derive(Debug, Clone)]
+pub(crate) struct Back {
+    /// The id under which it is known.
+    pub(crate) name: SocketAddress,
+    /// Where it was before.
+    pub(crate) places: Vec<SocketAddress>,
 }
 
 /// Events that wait for the client's acknowledgement.
@@ -278,6 +313,8 @@ pub(crate) struct Joining {
     pub(crate) secret: [u8; 12],
     /// The CONNECT payload, for connect handlers.
     pub(crate) payload: Option<String>,
+    /// What an earlier connection of its client had.
+    pub(crate) ticket: Option<Box<Ticket>>,
     /// The id of a live `auth` frame.
     pub(crate) id: Option<Box<str>>,
     /// Lives as long as the connection waits: whoever looks at its token sees by it whether

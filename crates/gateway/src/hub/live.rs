@@ -43,18 +43,19 @@ impl Hub {
             return;
         }
         match frame {
-            ClientFrame::Auth { token, id } => {
+            ClientFrame::Auth { token, id, resume } => {
                 self.count_inbound(Inbound::Auth);
-                self.live_auth(engine, slot, &token, id);
+                self.live_auth(engine, slot, &token, id, resume.as_deref());
             }
             ClientFrame::Ping { id } => {
                 self.count_inbound(Inbound::Ping);
                 let now = engine.clock.unix_millis(engine.now);
                 self.send_live(engine, slot, |text| live::push_pong(id, now, text));
             }
-            ClientFrame::Subscribe { topic, id, .. } => {
+            ClientFrame::Subscribe { topic, id, recover } => {
                 self.count_inbound(Inbound::Subscribe);
-                self.subscribe(engine, slot, &topic, id);
+                let recover = recover.map(|(epoch, offset)| ((*epoch).into(), offset));
+                self.subscribe(engine, slot, &topic, id, recover);
             }
             ClientFrame::Unsubscribe { topic, id } => {
                 self.count_inbound(Inbound::Unsubscribe);
@@ -135,20 +136,31 @@ impl Hub {
     }
 
     /// First identity of a connection, or a new token for the one it has.
-    fn live_auth(&mut self, engine: &mut Engine, slot: Slot, token: &str, id: Option<&str>) {
+    fn live_auth(
+        &mut self,
+        engine: &mut Engine,
+        slot: Slot,
+        token: &str,
+        id: Option<&str>,
+        resume: Option<&live::Resume<'_>>,
+    ) {
         let socket = self.link(slot).and_then(|link| link.socket(ROOT));
         let identity = socket.map(|socket| socket.identity.clone());
         match &identity {
-            Some(identity) if identity.user.is_some() => {}
-            Some(identity) if presented(token).is_none() => {
+            Some(identity) if identity.user.is_some() && resume.is_none() => {}
+            Some(identity) if presented(token).is_none() && resume.is_none() => {
                 // Nobody came with nothing: nothing has changed.
                 let address = self.address(engine, slot, ROOT);
                 if let Some(address) = address.filter(|_| self.shared.config.hello) {
-                    self.hello(engine, slot, ROOT, identity, &address.id(), id);
+                    self.hello(engine, slot, ROOT, identity, &address.id(), None, id);
                 }
                 return;
             }
-            _ => return self.connect(engine, slot, ROOT, presented(token), None, id),
+            _ => {
+                let ticket = resume.map(|resume| self.live_ticket(resume));
+                let token = presented(token);
+                return self.connect(engine, slot, ROOT, token, None, ticket, id);
+            }
         }
         // The same as `auth:refresh` on Socket.IO.
         let data = format!(r#"{{"token":{}}}"#, json::quote(token));

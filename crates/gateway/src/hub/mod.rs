@@ -4,7 +4,7 @@
 //! `socketio` and `live` translate, `events` decides who handles and `tasks` carries the
 //! handlers, `connect` lets sockets in and `hello` greets them, `rooms` knows where they
 //! are, `delivery` and `select` bring things to them, `deadlines` and `sweep` watch them,
-//! `ends` and `drain` let them go, `query` answers the API.
+//! `ends` and `drain` let them go, `resume` lets them go on, `query` answers the API.
 //!
 //! Everything that another thread (or a handler) wants of a socket comes as an
 //! [`Op`] through the shard's mailbox, so a connection's state has one owner
@@ -20,6 +20,7 @@ mod hello;
 mod link;
 mod live;
 mod query;
+mod resume;
 mod rooms;
 mod select;
 mod socketio;
@@ -43,6 +44,7 @@ use heartline_wire::id::Slot;
 use heartline_wire::reason::Reason;
 use heartline_wire::time::Micros;
 use link::Link;
+use resume::CatchingUp;
 use tasks::{HubWaker, TaskKind};
 
 use crate::handler::Handlers;
@@ -65,6 +67,10 @@ pub(crate) struct Hub {
     pub(crate) shard: u16,
     links: Vec<Option<Link>>,
     pub(crate) rooms: LocalRooms,
+    /// The place in the line of the last kept event that this shard has delivered.
+    place: u64,
+    /// Sockets that have come back, and need not be told again what is in the mailbox.
+    catching_up: Vec<CatchingUp>,
     tasks: Tasks<HubWaker, TaskKind>,
     next_task_sweep: Micros,
     pub(crate) metrics: Arc<ShardMetrics>,
@@ -83,6 +89,8 @@ impl Hub {
             tasks: Tasks::new(post),
             handlers: Arc::new(handlers),
             links: Vec::new(),
+            place: 0,
+            catching_up: Vec::new(),
             next_task_sweep: Micros::ZERO,
             shared,
             shard,
@@ -127,6 +135,7 @@ impl Hub {
             address: self.address(engine, slot, namespace)?,
             identity: socket.identity.clone(),
             remote: engine.address(slot)?,
+            name: socket.back().map(|back| Box::new(back.name)),
             ended: None,
         })
     }
@@ -213,9 +222,10 @@ impl App for Hub {
     }
 
     fn op(&mut self, engine: &mut Engine, op: Op) {
+        self.note_place(&op);
         match op {
             Op::Wake(task) => self.wake(engine, task),
-            Op::Connecting { socket, outcome } => self.connecting(engine, socket, outcome),
+            Op::Connecting(connecting) => self.connecting(engine, connecting),
             Op::Emit {
                 to,
                 message,
@@ -237,8 +247,9 @@ impl App for Hub {
                 to,
                 topic,
                 id,
+                recover,
                 held,
-            } => self.subscription_ready(engine, &to, &topic, id.as_deref(), held),
+            } => self.subscription_ready(engine, &to, &topic, id.as_deref(), recover, held),
             Op::Unsubscribe { to, topic, id } => self.unsubscribed(engine, &to, &topic, id),
             Op::Leave { to, room, reply } => self.leave_asked(engine, &to, &room, reply),
             Op::Deliver {
@@ -261,6 +272,8 @@ impl App for Hub {
             } => self.deliver_around(engine, &user, &rooms, others.as_ref(), &publication),
             Op::Select { selection, action } => self.select(engine, &selection, &action),
             Op::Disconnect { to, reason, reply } => self.disconnect(engine, &to, reason, reply),
+            Op::Reached { place } => self.reached(place),
+            Op::Park(park) => self.park_asked(engine, park),
             Op::Replaced {
                 to,
                 by,

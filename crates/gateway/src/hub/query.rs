@@ -217,7 +217,10 @@ impl Hub {
         let rooms = self.room_names(&socket.rooms, identity);
         let unix = |at| engine.clock.unix_millis(at);
         Some(SocketEntry {
-            socket_id: self.address(engine, slot, namespace)?.0.encode(),
+            socket_id: match socket.back() {
+                Some(back) => back.name.id(),
+                None => self.address(engine, slot, namespace)?.id(),
+            },
             user_id: user.map(|user| user.user_id.to_string()),
             user_type: text(user.and_then(|user| user.user_type.as_ref())),
             tenant_id: text(identity.tenant_id()),

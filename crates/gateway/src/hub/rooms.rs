@@ -9,16 +9,17 @@ use heartline_core::message::Message;
 use heartline_core::namespaces::NamespaceId;
 use heartline_core::policy::Announce;
 use heartline_core::presence::{RoomAddress, SocketAddress};
-use heartline_core::rooms::{self, Joined, Membership, PRIVATE, RoomError};
+use heartline_core::rooms::{self, Joined, Membership, PRIVATE, Room, RoomError, RoomRef};
 use heartline_engine::shard::engine::Engine;
 use heartline_wire::id::Slot;
 use heartline_wire::{json, live};
 use tokio::sync::oneshot;
 
 use super::Hub;
+use super::resume::snapshot;
 use super::tasks::TaskKind;
 use crate::event::EventError;
-use crate::op::{Held, Op};
+use crate::op::{Held, Op, Recover};
 use crate::publication::Encoding;
 
 /// How long the store may take to keep a member.
@@ -52,6 +53,7 @@ impl Hub {
             return Ok(Joined {
                 incarnation: 0,
                 offset: 0,
+                since: 0,
                 held: None,
             });
         }
@@ -67,9 +69,14 @@ impl Hub {
         }
         let before = socket.rooms.len();
         let tenant = socket.identity.tenant_id().cloned();
-        let joined = self
-            .rooms
-            .join(namespace, tenant.as_ref(), name, slot, &mut socket.rooms);
+        let joined = self.rooms.join(
+            namespace,
+            tenant.as_ref(),
+            name,
+            slot,
+            &mut socket.rooms,
+            self.place,
+        );
         if socket.rooms.len() > before {
             if let Some((user, address, place)) = self.followed(engine, slot, namespace, name) {
                 self.shared
@@ -160,10 +167,11 @@ impl Hub {
         to: &SocketAddress,
         topic: &str,
         id: Option<&str>,
+        recover: Recover,
         held: Held,
     ) {
         if let Some(slot) = self.locate(engine, to) {
-            self.subscribe_now(engine, slot, topic, id);
+            self.subscribe_now(engine, slot, topic, id, recover);
             self.release_input(engine, slot);
         }
         drop(held);
@@ -208,10 +216,17 @@ impl Hub {
                 .is_some_and(|room| *room.key.name == *name)
         });
         if let Some(index) = found {
+            let place = self.place;
             let socket = self
                 .link_mut(slot)
                 .and_then(|link| link.socket_mut(namespace));
-            if let Some(membership) = socket.map(|socket| socket.rooms.swap_remove(index)) {
+            let left = socket.map(|socket| {
+                if place > 0 {
+                    socket.set_left(place);
+                }
+                socket.rooms.swap_remove(index)
+            });
+            if let Some(membership) = left {
                 self.leave_membership(membership, namespace);
                 if let Some((user, address, place)) = self.followed(engine, slot, namespace, name) {
                     self.shared
@@ -258,11 +273,7 @@ impl Hub {
         namespace: NamespaceId,
         before: &Identity,
     ) {
-        let Some(link) = self.link(slot) else {
-            return;
-        };
-        let encoding = link.encoding;
-        let Some(socket) = link.socket(namespace) else {
+        let Some(socket) = self.link(slot).and_then(|link| link.socket(namespace)) else {
             return;
         };
         let taken: Vec<Arc<str>> = socket
@@ -276,16 +287,28 @@ impl Hub {
             .collect();
         for room in taken {
             self.leave(engine, slot, namespace, &room);
-            if encoding == Encoding::Live {
-                self.send_live(engine, slot, |text| {
-                    live::push_unsubscribed(&room, None, Some("forbidden"), text);
-                });
-            } else {
-                let mut data = String::from(r#"{"room":"#);
-                json::quote_into(&room, &mut data);
-                data.push_str(r#","reason":"forbidden"}"#);
-                self.emit_here(engine, slot, namespace, &Message::new("room:left", &data));
-            }
+            self.tell_forbidden(engine, slot, namespace, &room);
+        }
+    }
+
+    /// Tells a socket that it is not in a room any more which it may not be in.
+    pub(super) fn tell_forbidden(
+        &mut self,
+        engine: &mut Engine,
+        slot: Slot,
+        namespace: NamespaceId,
+        room: &str,
+    ) {
+        let encoding = self.link(slot).map(|link| link.encoding);
+        if encoding == Some(Encoding::Live) {
+            self.send_live(engine, slot, |text| {
+                live::push_unsubscribed(room, None, Some("forbidden"), text);
+            });
+        } else {
+            let mut data = String::from(r#"{"room":"#);
+            json::quote_into(room, &mut data);
+            data.push_str(r#","reason":"forbidden"}"#);
+            self.emit_here(engine, slot, namespace, &Message::new("room:left", &data));
         }
     }
 
@@ -363,6 +386,7 @@ impl Hub {
         slot: Slot,
         topic: &str,
         id: Option<&str>,
+        recover: Recover,
     ) {
         self.active(engine, slot);
         if let Err(error) = self.count_join(engine, slot, Some(ROOT)) {
@@ -385,7 +409,7 @@ impl Hub {
             .subscribe(name, tenant.as_deref(), topic);
         let ready = held.as_ref().and_then(|held| held.ready());
         let (Some(ready), Some(to)) = (ready, self.address(engine, slot, ROOT)) else {
-            self.subscribe_now(engine, slot, topic, id);
+            self.subscribe_now(engine, slot, topic, id, recover);
             return;
         };
         // What comes from other nodes is to arrive before the answer says that it
@@ -402,6 +426,7 @@ impl Hub {
                 to,
                 topic,
                 id,
+                recover,
                 held,
             };
             shared.fanout.post(shard, op);
@@ -454,16 +479,49 @@ impl Hub {
         slot: Slot,
         topic: &str,
         id: Option<&str>,
+        recover: Recover,
     ) {
-        match self.join(engine, slot, ROOT, topic) {
-            Ok(joined) => {
-                self.note_joined(engine, slot, ROOT, topic);
-                let epoch = self.shared.fanout.epoch(joined.incarnation);
+        let joined = match self.join(engine, slot, ROOT, topic) {
+            Ok(joined) => joined,
+            Err(error) => {
+                let code = error.code().as_str();
+                return self.live_error(engine, slot, code, error.message(), id);
+            }
+        };
+        self.note_joined(engine, slot, ROOT, topic);
+        let epoch = self.shared.fanout.epoch(joined.incarnation);
+        let room = self.kept_room(slot, topic);
+        let to = joined.offset;
+        let missed = recover
+            .zip(room.as_ref())
+            .and_then(|((epoch, offset), room)| {
+                let missed = self.missed_of_topic(room, (&epoch, offset), to)?;
+                Some((offset, missed))
+            });
+        match missed {
+            Some((offset, missed)) => {
                 self.send_live(engine, slot, |text| {
-                    live::push_subscribed(topic, id, &epoch, joined.offset, "[]", false, text);
+                    live::push_subscribed(topic, id, &epoch, offset, "[]", true, text);
+                });
+                self.replay_topic(engine, slot, topic, &missed);
+            }
+            None => {
+                let snapshot = room.map_or_else(|| "[]".into(), |room| snapshot(&room, to));
+                self.send_live(engine, slot, |text| {
+                    live::push_subscribed(topic, id, &epoch, to, &snapshot, false, text);
                 });
             }
-            Err(error) => self.live_error(engine, slot, error.code().as_str(), error.message(), id),
         }
+    }
+
+    /// A topic of a live connection whose publications may be kept.
+    fn kept_room(&self, slot: Slot, topic: &str) -> Option<Arc<Room>> {
+        self.shared.fanout.recovery.as_ref()?;
+        let socket = self.link(slot)?.socket(ROOT)?;
+        self.shared.fanout.rooms.find(&RoomRef {
+            namespace: ROOT,
+            tenant: socket.identity.tenant_id().map(|tenant| &**tenant),
+            name: topic,
+        })
     }
 }

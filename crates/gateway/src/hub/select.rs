@@ -108,6 +108,9 @@ impl Hub {
         for slot in self.chosen(engine, selection) {
             match action {
                 SelectedAction::Send(publication) => {
+                    if self.has_caught_up(slot, namespace, publication) {
+                        continue;
+                    }
                     let encoding = self.link(slot).map(|link| link.encoding);
                     // On Node any name may be one of the live protocol's own types.
                     let is_live = live::is_reserved(&publication.message.event);

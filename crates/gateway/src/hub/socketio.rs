@@ -322,14 +322,9 @@ impl Hub {
             .and_then(json::unquote)
             .and_then(|token| presented(&token))
             .or_else(|| link.token().map(ToOwned::to_owned));
-        self.connect(
-            engine,
-            slot,
-            namespace,
-            token,
-            payload.map(ToOwned::to_owned),
-            None,
-        );
+        let ticket = payload.and_then(|payload| self.ticket(payload, namespace));
+        let payload = payload.map(ToOwned::to_owned);
+        self.connect(engine, slot, namespace, token, payload, ticket, None);
         Some(())
     }
 
@@ -381,13 +376,14 @@ impl Hub {
         slot: Slot,
         namespace: NamespaceId,
         sid: &str,
+        pid: Option<&str>,
     ) {
         let name = self.namespace_name(namespace).clone();
         self.send_packet(
             engine,
             slot,
-            |out| socketio::push_connect(&name, sid, None, out),
-            |out| msgpack::encode_connect(&name, sid, out),
+            |out| socketio::push_connect(&name, sid, pid, out),
+            |out| msgpack::encode_connect(&name, sid, pid, out),
         );
     }
 

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use heartline_core::auth::AuthError;
 use heartline_core::presence::SocketAddress;
 use heartline_engine::shard::engine::Engine;
 use heartline_engine::tasks::{Ended, TaskId, Work};
@@ -74,7 +75,7 @@ impl Hub {
                 self.note_panic();
                 match kind {
                     TaskKind::Connect(socket) => {
-                        self.connecting(engine, socket, Err(Refusal::Failed));
+                        self.connect_failed(engine, socket, Refusal::Failed);
                     }
                     kind => self.task_failed(engine, kind),
                 }
@@ -91,7 +92,10 @@ impl Hub {
     pub(super) fn task_failed(&mut self, engine: &mut Engine, kind: TaskKind) {
         match kind {
             TaskKind::Handler { conn, holds } => self.handler_done(engine, conn, holds),
-            TaskKind::Connect(socket) => self.connect_failed(engine, socket),
+            TaskKind::Connect(socket) => {
+                let refusal = Refusal::Auth(AuthError::Unavailable);
+                self.connect_failed(engine, socket, refusal);
+            }
             TaskKind::Subscribe(socket) => {
                 if let Some(slot) = self.locate(engine, &socket) {
                     self.release_input(engine, slot);

@@ -60,6 +60,15 @@ kinds! {
     Outbound { Event = "event", Ack = "ack", Error = "error" }
 }
 
+kinds! {
+    /// What became of clients that came back, and why not what they hoped for.
+    Resume {
+        Recovered = "recovered", BadToken = "bad_token", BadOffset = "bad_offset",
+        Unknown = "unknown", Foreign = "foreign", Left = "left", Room = "room",
+        Trimmed = "trimmed", Unsure = "unsure", TooMuch = "too_much",
+    }
+}
+
 const REFUSALS: [&str; 7] = [
     Code::AuthRequired.as_str(),
     Code::AuthTokenInvalid.as_str(),
@@ -79,6 +88,9 @@ pub(crate) struct ShardMetrics {
     inbound: [Count; Inbound::WORDS.len()],
     outbound: [Count; Outbound::WORDS.len()],
     pub(crate) deliveries: Count,
+    resumes: [Count; Resume::WORDS.len()],
+    /// Events that were told again to who came back.
+    pub(crate) replayed: Count,
     dropped_conflated: Count,
     dropped_volatile: Count,
     pub(crate) rate_limited_events: Count,
@@ -99,6 +111,8 @@ impl ShardMetrics {
             inbound: Default::default(),
             outbound: Default::default(),
             deliveries: Count::default(),
+            resumes: Default::default(),
+            replayed: Count::default(),
             dropped_conflated: Count::default(),
             dropped_volatile: Count::default(),
             rate_limited_events: Count::default(),
@@ -124,6 +138,10 @@ impl ShardMetrics {
 
     pub(crate) fn outbound(&self, kind: Outbound) -> &Count {
         &self.outbound[kind as usize]
+    }
+
+    pub(crate) fn resumes(&self, outcome: Resume) -> &Count {
+        &self.resumes[outcome as usize]
     }
 
     pub(crate) fn refused(&self, code: &str) -> &Count {

@@ -13,7 +13,7 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 
-use super::{Inbound, Metrics, Outbound, REFUSALS, Runs};
+use super::{Inbound, Metrics, Outbound, REFUSALS, Resume, Runs};
 
 /// Numbers that are looked up when asked for.
 pub(crate) struct Gauges {
@@ -23,6 +23,10 @@ pub(crate) struct Gauges {
     pub(crate) rate_limit_entries: u64,
     pub(crate) uptime_seconds: u64,
     pub(crate) draining: bool,
+    /// Lost sockets that may come back.
+    pub(crate) suspended: u64,
+    /// Bytes of events that are kept for them.
+    pub(crate) kept_bytes: u64,
     /// Refusals by the limit on messages, which all shards share.
     pub(crate) limited_messages: u64,
     /// The same by the limit on connections.
@@ -52,6 +56,12 @@ const GAUGES: &[Plain<Gauges>] = &[
     ),
     ("rooms", "Rooms with members on this node", |g| g.rooms),
     ("users_online", "Users online", |g| g.users_online),
+    ("suspended", "Lost sockets that can be resumed", |g| {
+        g.suspended
+    }),
+    ("kept_bytes", "Bytes of events kept for lost sockets", |g| {
+        g.kept_bytes
+    }),
     (
         "rate_limit_entries",
         "Keys the rate limiters remember",
@@ -76,6 +86,11 @@ const COUNTERS: &[Plain<Metrics>] = &[
         "heartbeats",
         "Pongs that answered a ping",
         Metrics::heartbeats,
+    ),
+    (
+        "replayed",
+        "Events that clients had missed and were told when they came back",
+        |m| m.sum(|shard| shard.replayed.get()),
     ),
 ];
 
@@ -116,6 +131,16 @@ const LABELLED: &[Labelled] = &[
         |(metrics, _)| {
             words(Inbound::WORDS, |index| {
                 metrics.sum(|shard| shard.inbound[index].get())
+            })
+        },
+    ),
+    (
+        "resumes",
+        "Sockets that came back to go on where they were lost, and what became of that",
+        "outcome",
+        |(metrics, _)| {
+            words(Resume::WORDS, |index| {
+                metrics.sum(|shard| shard.resumes[index].get())
             })
         },
     ),

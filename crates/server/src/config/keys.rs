@@ -727,8 +727,61 @@ pub(crate) static KEYS: &[Key] = &[
     node(
         "recovery.window",
         "\"off\"",
-        "how long a lost session can be resumed; only `off` in this version",
-        |_, v| not_yet(v, "off", "resuming sessions is"),
+        "how long a lost connection can be resumed, with its id, its rooms and all that it \
+         missed; `off`: every reconnection is fresh",
+        |s, v| Ok(s.gateway.recovery.window = optional(v, positive_duration)?),
+    ),
+    node(
+        "recovery.rooms",
+        "[\"*\"]",
+        "whose events are kept for that: names of rooms, or beginnings of names with `*`; what \
+         goes to everybody is kept with `\"*\"`",
+        |s, v| Ok(s.gateway.recovery.rooms = list(v)?),
+    ),
+    node(
+        "recovery.events",
+        "256",
+        "most events that are kept of one room, for `recovery.window` and twice the time of a \
+         heartbeat; whoever missed more begins afresh",
+        |s, v| Ok(s.gateway.recovery.events = count(v)?),
+    ),
+    node(
+        "recovery.bytes",
+        "\"256KB\"",
+        "what these may weigh",
+        |s, v| Ok(s.gateway.recovery.bytes = size(v)?),
+    ),
+    node(
+        "recovery.buffer",
+        "\"64MB\"",
+        "what all rooms together may keep",
+        |s, v| Ok(s.gateway.recovery.buffer = size(v)?),
+    ),
+    node(
+        "recovery.sessions",
+        "100_000",
+        "most lost connections that can be resumed; of more, the first that were lost cannot",
+        |s, v| Ok(s.gateway.recovery.sessions = count(v)?),
+    ),
+    node(
+        "recovery.max_replay",
+        "1_000",
+        "most events in one resume; whoever missed more begins afresh. They also fit half of \
+         `server.send_buffer`",
+        |s, v| Ok(s.gateway.recovery.max_replay = count(v)?),
+    ),
+    node(
+        "recovery.journal",
+        "\"off\"",
+        "only `off` in this version: what is kept ends with the process",
+        |_, v| not_yet(v, "off", "keeping events in a file is"),
+    ),
+    node(
+        "recovery.unreachable",
+        "\"deliver\"",
+        "only `deliver` in this version: a node of a cluster keeps what it hears itself, and \
+         clients resume where they were",
+        |_, v| not_yet(v, "deliver", "refusing publications while Redis is away is"),
     ),
     node(
         "store.url",

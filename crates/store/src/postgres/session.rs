@@ -18,6 +18,9 @@ const CONNECT: Duration = Duration::from_secs(10);
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
+/// A statement is planned once for each connection, and again when its tables have changed.
+const ONE_PLAN: &str = "SET plan_cache_mode = force_generic_plan";
+
 /// What an error means for what was asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Meaning {
@@ -115,6 +118,11 @@ impl Server {
                 tracing::debug!(error = sentence(&error), "a connection to PostgreSQL ended");
             }
         });
+        // Planning the statement for a batch takes longer than doing it for one message. A proxy
+        // may forget this, or not like it: then it is planned each time.
+        if let Err(error) = client.batch_execute(ONE_PLAN).await {
+            tracing::debug!(error = sentence(&error), "statements are planned each time");
+        }
         Ok(Arc::new(Session {
             client,
             statements: Mutex::default(),

@@ -6,9 +6,12 @@
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use heartline_store::{PostgresStore, PostgresUrl};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tokio::runtime::Runtime;
 use tokio_postgres::{Client, NoTls};
 
@@ -79,6 +82,14 @@ impl Server {
         PostgresStore::open(&url).await.unwrap()
     }
 
+    /// One that comes through a link.
+    pub async fn open_by(&self, link: &Link) -> PostgresStore {
+        let own = format!(":{}/", self.port);
+        let url = self.url.replace(&own, &format!(":{}/", link.port));
+        let url = PostgresUrl::parse(&url).unwrap();
+        PostgresStore::open(&url).await.unwrap()
+    }
+
     /// One that comes by the socket: passwords take long to derive in a debug build.
     pub async fn open_locally(&self) -> PostgresStore {
         let (folder, port) = (self.folder.display(), &self.port);
@@ -99,6 +110,58 @@ impl Server {
         let drop = "DROP SCHEMA IF EXISTS heartline CASCADE";
         self.client().await.batch_execute(drop).await.unwrap();
     }
+}
+
+/// A way to a server on which answers can be lost.
+pub struct Link {
+    port: u16,
+    loses: Arc<AtomicBool>,
+}
+
+impl Link {
+    pub async fn to(server: &Server) -> Link {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let far = format!("127.0.0.1:{}", server.port);
+        let loses = Arc::new(AtomicBool::new(false));
+        let lost = loses.clone();
+        tokio::spawn(async move {
+            while let Ok((near, _)) = listener.accept().await {
+                let Ok(far) = TcpStream::connect(&far).await else {
+                    continue;
+                };
+                tokio::spawn(carry(near, far, lost.clone()));
+            }
+        });
+        Link { port, loses }
+    }
+
+    /// The next answer on each connection does not arrive, and the connection ends with it.
+    pub fn lose_answers(&self, loses: bool) {
+        self.loses.store(loses, Ordering::Relaxed);
+    }
+}
+
+/// Carries bytes both ways until one side ends, or an answer is lost.
+async fn carry(near: TcpStream, far: TcpStream, loses: Arc<AtomicBool>) {
+    let (mut from_near, mut to_near) = near.into_split();
+    let (mut from_far, mut to_far) = far.into_split();
+    let questions = async { tokio::io::copy(&mut from_near, &mut to_far).await.map(drop) };
+    let answers = async {
+        let mut bytes = vec![0; 65_536];
+        loop {
+            let count = from_far.read(&mut bytes).await?;
+            if count == 0 || loses.load(Ordering::Relaxed) {
+                return Ok(());
+            }
+            to_near.write_all(&bytes[..count]).await?;
+        }
+    };
+    let ended: std::io::Result<()> = tokio::select! {
+        ended = questions => ended,
+        ended = answers => ended,
+    };
+    drop(ended);
 }
 
 impl Drop for Server {

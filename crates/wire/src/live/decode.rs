@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use super::{ClientFrame, FrameError};
+use super::{ClientFrame, FrameError, Position, Resume};
 use crate::json;
 
 /// The members that mean something, as raw JSON.
@@ -17,6 +17,9 @@ struct Fields<'a> {
     token: Option<&'a str>,
     to_self: Option<&'a str>,
     recover: Option<&'a str>,
+    resume: Option<&'a str>,
+    place: Option<&'a str>,
+    topics: Option<&'a str>,
 }
 
 impl<'a> Fields<'a> {
@@ -36,6 +39,9 @@ impl<'a> Fields<'a> {
                 "token" => &mut fields.token,
                 "self" => &mut fields.to_self,
                 "recover" => &mut fields.recover,
+                "resume" => &mut fields.resume,
+                "place" => &mut fields.place,
+                "topics" => &mut fields.topics,
                 _ => continue,
             };
             *slot = Some(value);
@@ -47,6 +53,18 @@ impl<'a> Fields<'a> {
     fn id(&self) -> Option<&'a str> {
         self.id
             .filter(|id| matches!(id.as_bytes().first(), Some(b'"' | b'-' | b'0'..=b'9')))
+    }
+
+    /// What came of an earlier connection; a `resume` that is no string is none.
+    fn resume(&self) -> Option<Box<Resume<'a>>> {
+        let token = self.resume.and_then(json::unquote)?;
+        let topics = self.topics.into_iter().flat_map(json::members);
+        let topics = topics.filter_map(|(topic, at)| Some((json::unquote(topic)?, position(at))));
+        Some(Box::new(Resume {
+            token,
+            place: self.place.and_then(json::unquote),
+            topics: topics.collect(),
+        }))
     }
 
     fn data(&self) -> &'a str {
@@ -74,6 +92,7 @@ pub fn decode(text: &str) -> Result<ClientFrame<'_>, FrameError<'_>> {
         "auth" => ClientFrame::Auth {
             token: need("auth", "token", fields.token)?,
             id,
+            resume: fields.resume(),
         },
         "subscribe" => ClientFrame::Subscribe {
             topic: need("subscribe", "topic", fields.topic)?,
@@ -116,7 +135,7 @@ fn text_field<'a>(
 }
 
 /// Reads `{"epoch":…,"offset":…}`.
-fn position(raw: &str) -> Option<(Cow<'_, str>, u64)> {
+fn position(raw: &str) -> Option<Position<'_>> {
     let epoch = json::unquote(json::field(raw, "epoch")?)?;
     let offset = json::field(raw, "offset")?.parse().ok()?;
     Some((epoch, offset))

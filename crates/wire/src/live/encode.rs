@@ -43,12 +43,14 @@ fn push_id(id: Option<&str>, out: &mut String) {
 }
 
 /// Appends an event: `{"type":E,"topic":T,"data":D,"offset":N}`, absent parts
-/// left out. `data` is raw JSON.
+/// left out. `data` is raw JSON. What goes to no topic may have a `place` instead of the
+/// offset: a resume goes on after it.
 pub fn push_event(
     event: &str,
     topic: Option<&str>,
     data: &str,
     offset: Option<u64>,
+    place: Option<&str>,
     out: &mut String,
 ) {
     out.reserve(event.len() + topic.map_or(0, str::len) + data.len() + 64);
@@ -60,6 +62,9 @@ pub fn push_event(
     push_raw("data", data, out);
     if let Some(offset) = offset {
         push_number("offset", offset, out);
+    }
+    if let Some(place) = place {
+        push_text("place", place, out);
     }
     out.push('}');
 }

@@ -51,11 +51,15 @@ pub fn encode_value(json: &str, attachments: &[Bytes], out: &mut Vec<u8>) {
 }
 
 /// Appends the confirmation of a `CONNECT`.
-pub fn encode_connect(namespace: &str, sid: &str, out: &mut Vec<u8>) {
+pub fn encode_connect(namespace: &str, sid: &str, pid: Option<&str>, out: &mut Vec<u8>) {
     push_head(PacketType::Connect, true, None, out);
-    push_map(1, out);
+    push_map(1 + u32::from(pid.is_some()), out);
     push_str("sid", out);
     push_str(sid, out);
+    if let Some(pid) = pid {
+        push_str("pid", out);
+        push_str(pid, out);
+    }
     push_tail(namespace, None, out);
 }
 

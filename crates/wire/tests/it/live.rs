@@ -2,8 +2,8 @@
 
 use heartline_wire::json;
 use heartline_wire::live::{
-    ClientFrame, FrameError, RESERVED_TYPES, decode, is_reserved, push_ack, push_error, push_event,
-    push_hello, push_pong, push_refusal, push_subscribed, push_unsubscribed,
+    ClientFrame, FrameError, RESERVED_TYPES, Resume, decode, is_reserved, push_ack, push_error,
+    push_event, push_hello, push_pong, push_refusal, push_subscribed, push_unsubscribed,
 };
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -20,6 +20,7 @@ fn frames() {
             Auth {
                 token: cow("t"),
                 id: None,
+                resume: None,
             },
         ),
         (
@@ -27,6 +28,19 @@ fn frames() {
             Auth {
                 token: cow("t\n"),
                 id: Some("1"),
+                resume: None,
+            },
+        ),
+        (
+            r#"{"type":"auth","token":"t","resume":"r","place":"p","topics":{"a":{"epoch":"e","offset":3},"b":null}}"#,
+            Auth {
+                token: cow("t"),
+                id: None,
+                resume: Some(Box::new(Resume {
+                    token: cow("r"),
+                    place: Some(cow("p")),
+                    topics: vec![(cow("a"), Some((cow("e"), 3))), (cow("b"), None)],
+                })),
             },
         ),
         (
@@ -231,12 +245,12 @@ fn encoded(push: impl FnOnce(&mut String)) -> String {
 fn encoders() {
     for (text, expected) in [
         (
-            encoded(|o| push_event("e", Some("t"), "{\"a\":1}", Some(9), o)),
+            encoded(|o| push_event("e", Some("t"), "{\"a\":1}", Some(9), None, o)),
             r#"{"type":"e","topic":"t","data":{"a":1},"offset":9}"#,
         ),
         (
-            encoded(|o| push_event("e\"", None, "null", None, o)),
-            r#"{"type":"e\"","data":null}"#,
+            encoded(|o| push_event("e\"", None, "null", None, Some("hl.1.2"), o)),
+            r#"{"type":"e\"","data":null,"place":"hl.1.2"}"#,
         ),
         (
             encoded(|o| push_subscribed("t", Some("1"), "e", 3, "[1]", true, o)),
@@ -339,7 +353,7 @@ proptest! {
         offset: Option<u64>,
     ) {
         let data = data.to_string();
-        let text = encoded(|out| push_event(&event, topic.as_deref(), &data, offset, out));
+        let text = encoded(|out| push_event(&event, topic.as_deref(), &data, offset, None, out));
         let unquoted = |key| json::field(&text, key).map(|raw| json::unquote(raw).unwrap().into_owned());
         prop_assert_eq!(unquoted("type"), Some(event));
         prop_assert_eq!(unquoted("topic"), topic);

@@ -34,7 +34,7 @@ fn encoders_write_what_notepack_would() {
         "82a47479706501a36e7370a12f"
     );
     assert_eq!(
-        hex(&encoded(|out| encode_connect("/", "ab", out))),
+        hex(&encoded(|out| encode_connect("/", "ab", None, out))),
         "83a47479706500a46461746181a3736964a26162a36e7370a12f"
     );
     assert_eq!(
@@ -259,7 +259,7 @@ proptest! {
 
     #[test]
     fn connects_round_trip(sid in strategies::text()) {
-        let packet = decode(&encoded(|out| encode_connect("/", &sid, out))).unwrap();
+        let packet = decode(&encoded(|out| encode_connect("/", &sid, None, out))).unwrap();
         prop_assert_eq!(packet.kind, PacketType::Connect);
         let data = packet.data.unwrap();
         prop_assert_eq!(json::unquote(json::field(&data, "sid").unwrap()).unwrap(), sid);

@@ -13,6 +13,7 @@ mod leaving;
 mod lists;
 mod order;
 mod requests;
+mod resume;
 mod slow;
 mod sweep;
 mod upgrade;

@@ -1,0 +1,133 @@
+//! The rings of what goes to no room: of namespaces, and of users.
+
+use std::hash::{Hash, Hasher};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use hashbrown::{Equivalent, HashMap};
+use heartline_wire::time::Micros;
+
+use crate::line::ring::{Kept, Ring};
+use crate::line::{Bounds, Line};
+use crate::namespaces::NamespaceId;
+
+/// How many times as much as of a room is kept of a namespace: all users' comings and goings
+/// are told there.
+const NAMESPACE: usize = 64;
+
+/// All sockets of a namespace and tenant, or those of one user there.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Scope {
+    namespace: NamespaceId,
+    tenant: Option<Arc<str>>,
+    user: Option<Arc<str>>,
+}
+
+/// The same, borrowed, for looking up.
+#[derive(Debug, Clone, Copy)]
+pub struct ScopeRef<'a> {
+    /// The namespace.
+    pub namespace: NamespaceId,
+    /// The tenant; `None` where there are none.
+    pub tenant: Option<&'a str>,
+    /// The user's id; `None`: everybody.
+    pub user: Option<&'a str>,
+}
+
+impl Hash for ScopeRef<'_> {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.namespace.hash(state);
+        self.tenant.hash(state);
+        self.user.hash(state);
+    }
+}
+
+impl Equivalent<Scope> for ScopeRef<'_> {
+    fn equivalent(&self, key: &Scope) -> bool {
+        self.namespace == key.namespace
+            && self.tenant == key.tenant.as_deref()
+            && self.user == key.user.as_deref()
+    }
+}
+
+type Shared = Arc<Mutex<Ring>>;
+
+/// The rings of namespaces and users.
+#[derive(Debug, Default)]
+pub struct Shelf {
+    rings: Mutex<HashMap<Scope, Shared>>,
+}
+
+impl Shelf {
+    /// The ring of a scope, if it has one.
+    pub fn find(&self, scope: ScopeRef<'_>) -> Option<Shared> {
+        let rings = self.rings.lock().unwrap_or_else(PoisonError::into_inner);
+        rings.get(&scope).cloned()
+    }
+
+    fn find_or_make(&self, scope: ScopeRef<'_>, line: &Line) -> Shared {
+        let mut rings = self.rings.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(ring) = rings.get(&scope) {
+            return ring.clone();
+        }
+        let key = Scope {
+            namespace: scope.namespace,
+            tenant: scope.tenant.map(Into::into),
+            user: scope.user.map(Into::into),
+        };
+        let ring = Arc::new(Mutex::new(Ring::new(line.account.clone())));
+        rings.insert(key, ring.clone());
+        ring
+    }
+
+    /// Keeps events in a scope. `post` gets the number of the first and puts them into the
+    /// mailboxes of those who are there; a later event of the scope is posted after them.
+    pub fn keep(
+        &self,
+        scope: ScopeRef<'_>,
+        line: &Line,
+        events: impl ExactSizeIterator<Item = Kept>,
+        post: impl FnOnce(u64),
+    ) {
+        let ring = self.find_or_make(scope, line);
+        let mut ring = ring.lock().unwrap_or_else(PoisonError::into_inner);
+        let first = line.take(events.len(), post);
+        let bounds = bounds(scope, &line.bounds);
+        for (id, event) in (first..).zip(events) {
+            ring.push(Kept { id, ..event }, &bounds);
+        }
+    }
+
+    /// Drops what is too old, and rings of which nothing is left: whoever could ask for it has
+    /// received it, or was given up long ago.
+    pub fn trim(&self, now: Micros, of: &Bounds) {
+        let mut rings = self.rings.lock().unwrap_or_else(PoisonError::into_inner);
+        rings.retain(|scope, ring| {
+            if Arc::strong_count(ring) > 1 {
+                // Somebody is at it.
+                return true;
+            }
+            let mut ring = ring.lock().unwrap_or_else(PoisonError::into_inner);
+            let scope = ScopeRef {
+                namespace: scope.namespace,
+                tenant: scope.tenant.as_deref(),
+                user: scope.user.as_deref(),
+            };
+            ring.trim(now, &bounds(scope, of));
+            !ring.is_empty()
+        });
+        if rings.is_empty() {
+            rings.shrink_to_fit();
+        }
+    }
+}
+
+fn bounds(scope: ScopeRef<'_>, of: &Bounds) -> Bounds {
+    match scope.user {
+        Some(_) => *of,
+        None => Bounds {
+            events: of.events.saturating_mul(NAMESPACE),
+            bytes: of.bytes.saturating_mul(NAMESPACE),
+            ..*of
+        },
+    }
+}

@@ -1,0 +1,706 @@
+//! Connections that were lost and come back: what is kept of a socket, and how another
+//! connection goes on with it.
+//!
+//! A resumed socket has gone through the same admission as everybody. It stands at a new
+//! address and keeps its id as a name. When it is in its rooms again, a place in the line is
+//! taken: what it missed up to there comes from the rings, and what comes after from the
+//! mailbox, whose events up to that place are not for it ([`CatchingUp`]). So all it gets is in
+//! the order of the line, and the last place it has seen says everything that it has.
+
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use heartline_core::auth::Identity;
+use heartline_core::line::Place;
+use heartline_core::line::ring::{Kept, Ring};
+use heartline_core::line::session::{Session, Unclaimed};
+use heartline_core::line::shelf::ScopeRef;
+use heartline_core::message::Message;
+use heartline_core::namespaces::NamespaceId;
+use heartline_core::presence::SocketAddress;
+use heartline_core::rooms::{self, Room};
+use heartline_engine::shard::engine::Engine;
+use heartline_wire::id::Slot;
+use heartline_wire::reason::Reason;
+use heartline_wire::{json, live};
+
+use super::Hub;
+use super::link::Back;
+use crate::data::SocketData;
+use crate::metrics::Resume;
+use crate::op::{Op, Park, SelectedAction};
+use crate::publication::{self, Encoding, Head, Publication, Told};
+use crate::recovery::Recovery;
+
+/// What one resume may weigh, bytes; and half of what may wait for a connection.
+const MAX_REPLAY_BYTES: usize = 512 << 10;
+
+/// For how long the user of a connection that is taken over stays online without one: another
+/// is being let in.
+const TAKING_OVER: Duration = Duration::from_secs(5);
+
+/// What a client brings of an earlier connection.
+#[derive(Debug)]
+pub(crate) struct Ticket {
+    /// The socket, and the place in the line at which it began; `None`: the token is not one of
+    /// this gateway.
+    session: Option<(SocketAddress, u64)>,
+    since: Since,
+    /// Live topics, each with the epoch and offset of the last event that came.
+    pub(crate) topics: Vec<(Box<str>, Option<(Box<str>, u64)>)>,
+}
+
+/// What a client has received.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Since {
+    /// Everything up to this place.
+    Place(Place),
+    /// It does not say: Socket.IO's clients have received nothing, and of live clients the
+    /// topics tell.
+    Unsaid,
+    /// Something that is no place.
+    Garbled,
+}
+
+impl Since {
+    fn of(text: Option<&str>) -> Since {
+        match text {
+            None => Since::Unsaid,
+            Some(text) => Place::parse(text).map_or(Since::Garbled, Since::Place),
+        }
+    }
+}
+
+impl Ticket {
+    /// The place at which it began.
+    pub(super) fn begin(&self) -> u64 {
+        self.session.map_or(0, |(_, begin)| begin)
+    }
+
+    /// The socket that the client had.
+    pub(super) fn name(&self) -> Option<SocketAddress> {
+        self.session.map(|(name, _)| name)
+    }
+}
+
+type Parked = Session<Option<SocketData>>;
+
+/// A socket that has come back, and has got from the rings what is still in the mailbox.
+pub(super) struct CatchingUp {
+    slot: Slot,
+    namespace: NamespaceId,
+    /// Up to this place.
+    told: u64,
+    /// But not of its topics: they have places of their own.
+    has_topics: bool,
+}
+
+impl CatchingUp {
+    pub(super) fn is_of(&self, slot: Slot, namespace: NamespaceId) -> bool {
+        self.slot == slot && self.namespace == namespace
+    }
+}
+
+/// What is told to a socket that has come back.
+#[derive(Default)]
+pub(super) struct Missed {
+    /// The events, by their places.
+    events: Vec<Kept>,
+    /// Rooms that its new token does not grant.
+    taken: Vec<Arc<str>>,
+}
+
+/// Whether who was lost for this reason may come back to what it had.
+fn is_resumable(reason: Reason) -> bool {
+    match reason {
+        // Without a DISCONNECT and without a goodbye: see `may_come_back`.
+        Reason::ClientLeft
+        | Reason::TransportClosed
+        | Reason::TransportError
+        | Reason::HeartbeatTimeout
+        | Reason::StaleSweep
+        | Reason::TokenExpired
+        | Reason::SlowConsumer
+        | Reason::Drained
+        | Reason::NodeLost => true,
+        Reason::IdleTimeout
+        | Reason::AuthFailed
+        | Reason::Kicked
+        | Reason::Replaced
+        | Reason::DeviceLimit
+        | Reason::RateLimited
+        | Reason::PayloadTooLarge
+        | Reason::ProtocolViolation => false,
+    }
+}
+
+impl Hub {
+    fn recovery(&self) -> Option<&Recovery> {
+        self.shared.fanout.recovery.as_ref()
+    }
+
+    /// Notes the place in the line of what comes next.
+    pub(super) fn note_place(&mut self, op: &Op) {
+        let reached = match op {
+            Op::Send { publication, .. }
+            | Op::Deliver { publication, .. }
+            | Op::Broadcast { publication, .. }
+            | Op::DeliverAround { publication, .. }
+            | Op::Select {
+                action: SelectedAction::Send(publication),
+                ..
+            } => publication.last_kept(),
+            Op::Reached { place } => Some(*place),
+            _ => None,
+        };
+        if let Some(reached) = reached {
+            self.place = self.place.max(reached);
+        }
+    }
+
+    /// Whether a socket has got a publication among what it missed.
+    pub(super) fn has_caught_up(
+        &self,
+        slot: Slot,
+        namespace: NamespaceId,
+        publication: &Publication,
+    ) -> bool {
+        if self.catching_up.is_empty() {
+            return false;
+        }
+        let Some(id) = publication.last_kept() else {
+            return false;
+        };
+        let there = self.catching_up(slot, namespace);
+        let by_itself = publication.offset.is_some();
+        there.is_some_and(|there| id <= there.told && !(by_itself && there.has_topics))
+    }
+
+    fn catching_up(&self, slot: Slot, namespace: NamespaceId) -> Option<&CatchingUp> {
+        let mut all = self.catching_up.iter();
+        all.find(|there| there.is_of(slot, namespace))
+    }
+
+    /// What was in the mailbox when sockets came back has been delivered.
+    pub(super) fn reached(&mut self, place: u64) {
+        self.catching_up.retain(|there| there.told > place);
+    }
+
+    /// The place in the line up to which everything has been sent to a socket.
+    fn place_of(&self, slot: Slot, namespace: NamespaceId) -> u64 {
+        let told = match self.catching_up.is_empty() {
+            true => None,
+            false => self.catching_up(slot, namespace).map(|there| there.told),
+        };
+        self.place.max(told.unwrap_or(0))
+    }
+
+    /// The place that comes with an event which is not kept: all before it has been sent.
+    pub(super) fn passing(&self, slot: Slot, namespace: NamespaceId) -> Option<Told> {
+        let recovery = self.recovery()?;
+        Some(Told {
+            place: recovery.line.place(self.place_of(slot, namespace)),
+            is_own: false,
+        })
+    }
+
+    /// The token by which a socket can be resumed that begins, or goes on, now.
+    pub(super) fn resume_token(&self, name: &SocketAddress, begin: u64) -> Option<String> {
+        Some(self.recovery()?.token(name, begin))
+    }
+
+    /// What the payload of a CONNECT brings: `pid` and `offset`.
+    /// Source: socket.io-client, `Socket._sendConnectPacket`.
+    pub(super) fn ticket(&self, payload: &str, namespace: NamespaceId) -> Option<Ticket> {
+        let recovery = self.recovery()?;
+        let text = |name| json::field(payload, name).and_then(json::unquote);
+        let session = recovery.named(&text("pid")?);
+        let session = session.filter(|(name, _)| name.namespace() == namespace);
+        let since = match json::field(payload, "offset") {
+            None => Since::Unsaid,
+            Some(offset) => match json::unquote(offset) {
+                Some(offset) => Since::of(Some(&offset)),
+                None => Since::Garbled,
+            },
+        };
+        Some(Ticket {
+            session,
+            since,
+            topics: Vec::new(),
+        })
+    }
+
+    /// What an `auth` frame brings.
+    pub(super) fn live_ticket(&self, resume: &live::Resume<'_>) -> Ticket {
+        let session = self
+            .recovery()
+            .and_then(|recovery| recovery.named(&resume.token));
+        let topics = resume
+            .topics
+            .iter()
+            .take(self.shared.config.max_rooms_per_socket);
+        let topics = topics.map(|(topic, at)| {
+            let at = at.as_ref();
+            let at = at.map(|(epoch, offset)| ((&**epoch).into(), *offset));
+            ((&**topic).into(), at)
+        });
+        Ticket {
+            session: session.filter(|(name, _)| name.namespace() == NamespaceId::ROOT),
+            since: Since::of(resume.place.as_deref()),
+            topics: topics.collect(),
+        }
+    }
+
+    // --- going ------------------------------------------------------------
+
+    /// Keeps what the sockets of a connection had that has ended, if its client may come back.
+    pub(super) fn park_all(&mut self, engine: &Engine, slot: Slot, reason: Reason) {
+        if self.recovery().is_none() || !is_resumable(reason) {
+            return;
+        }
+        let Some(link) = self.link(slot) else {
+            return;
+        };
+        // Of Socket.IO's clients, who says goodbye has sent a DISCONNECT before.
+        if link.encoding == Encoding::Live && engine.said_goodbye(slot) {
+            return;
+        }
+        let namespaces: Vec<NamespaceId> =
+            link.sockets.iter().map(|socket| socket.namespace).collect();
+        for namespace in namespaces {
+            self.park(engine, slot, namespace);
+        }
+    }
+
+    fn park(&mut self, engine: &Engine, slot: Slot, namespace: NamespaceId) {
+        let (Some(recovery), Some(address)) =
+            (self.recovery(), self.address(engine, slot, namespace))
+        else {
+            return;
+        };
+        let Some(socket) = self.link(slot).and_then(|link| link.socket(namespace)) else {
+            return;
+        };
+        let members = socket.rooms.iter();
+        let rooms = members.filter_map(|member| {
+            let room = self.rooms.room(*member)?.clone();
+            Some((room, self.rooms.since(*member)))
+        });
+        let (name, mut places) = match socket.back() {
+            Some(back) => (back.name, back.places.clone()),
+            None => (address, Vec::new()),
+        };
+        places.push(address);
+        recovery.sessions.park(Session {
+            name,
+            places,
+            identity: socket.identity.clone(),
+            rooms: rooms.collect(),
+            left: socket.left(),
+            end: self.place_of(slot, namespace),
+            lost_at: engine.now,
+            data: self.shared.data.find(&address),
+        });
+    }
+
+    /// The client of a connection has come back by another: if this one is older, it is over,
+    /// and what it had is kept for the other.
+    pub(super) fn park_asked(
+        &mut self,
+        engine: &mut Engine,
+        Park {
+            socket,
+            user,
+            since,
+            reply,
+        }: Park,
+    ) {
+        let namespace = socket.namespace();
+        if let Some(slot) = self.locate(engine, &socket)
+            && let Some(link) = self.link_mut(slot)
+            && let Some(there) = link.socket(namespace)
+            && there.connected_at < since
+            && there.identity.user == user
+        {
+            link.rare().back_by = engine.now + TAKING_OVER;
+            self.link_closed(engine, slot, Reason::TransportClosed);
+            engine.close(slot, Reason::TransportClosed);
+        }
+        let _ = reply.send(());
+    }
+
+    // --- coming back ------------------------------------------------------
+
+    /// Lets a socket that has just been added go on where its client was lost; `None`, with
+    /// the socket as new as before, if something would be missing.
+    pub(super) fn take_up(
+        &mut self,
+        engine: &mut Engine,
+        slot: Slot,
+        namespace: NamespaceId,
+        ticket: &Ticket,
+    ) -> Option<Missed> {
+        let identity = self.link(slot)?.socket(namespace)?.identity.clone();
+        let taken_up = self.try_to_take_up(engine, slot, namespace, &identity, ticket);
+        let outcome = taken_up
+            .as_ref()
+            .map_or_else(|why| *why, |_| Resume::Recovered);
+        self.metrics.resumes(outcome).add(1);
+        if taken_up.is_err() {
+            let socket = self.link(slot)?.socket(namespace)?;
+            for room in self.room_list(&socket.rooms) {
+                self.leave(engine, slot, namespace, &room);
+            }
+        }
+        taken_up.ok()
+    }
+
+    fn try_to_take_up(
+        &mut self,
+        engine: &mut Engine,
+        slot: Slot,
+        namespace: NamespaceId,
+        identity: &Arc<Identity>,
+        ticket: &Ticket,
+    ) -> Result<Missed, Resume> {
+        let fanout = self.shared.fanout.clone();
+        let recovery = fanout.recovery.as_ref().ok_or(Resume::Unknown)?;
+        let (name, begin) = ticket.session.ok_or(Resume::BadToken)?;
+        let since = match ticket.since {
+            Since::Garbled => return Err(Resume::BadOffset),
+            Since::Place(place) if place.epoch == recovery.line.epoch => {
+                if place.id > recovery.line.last() {
+                    return Err(Resume::BadOffset);
+                }
+                // What is older than the session is of the one before: nothing has come.
+                Some(place.id.max(begin))
+            }
+            Since::Place(_) => Some(begin),
+            Since::Unsaid => None,
+        };
+        let user = identity.user.as_ref();
+        let session = recovery.sessions.claim(&name, user, engine.now);
+        let session = session.map_err(|why| match why {
+            Unclaimed::Unknown => Resume::Unknown,
+            Unclaimed::Foreign => Resume::Foreign,
+        })?;
+        let is_live = self
+            .link(slot)
+            .is_some_and(|link| link.encoding == Encoding::Live);
+        let (since, is_sure) = match since {
+            Some(since) => (since, true),
+            None if is_live => (self.heard_on_topics(&session, ticket).max(begin), false),
+            None => (begin, true),
+        };
+        if session.left > since {
+            return Err(Resume::Left);
+        }
+        let mut missed = Missed::default();
+        for (room, joined) in &session.rooms {
+            let name = &room.key.name;
+            if self.is_taken(slot, namespace, &session, name) {
+                missed.taken.push(name.clone());
+            } else if !is_live || self.is_put_there(slot, name, ticket) {
+                self.join_again(engine, slot, namespace, room, *joined)?;
+            }
+        }
+        // All that is published from here on is in the mailbox, for whoever is in a room.
+        let now = recovery.line.last();
+        self.collect(namespace, &session, (since, now), is_live, &mut missed)?;
+        let unsure = |event: &Kept| event.id <= session.end;
+        if !is_sure && missed.events.iter().any(unsure) {
+            return Err(Resume::Unsure);
+        }
+        self.bound(&missed)?;
+        self.catching_up.push(CatchingUp {
+            slot,
+            namespace,
+            told: now,
+            has_topics: is_live,
+        });
+        fanout.post(self.shard, Op::Reached { place: now });
+        self.set_back(engine, slot, namespace, session);
+        Ok(missed)
+    }
+
+    /// Whether the app has put a live client into a topic: it goes on with those it names
+    /// itself, and with no others that it may join.
+    fn is_put_there(&self, slot: Slot, topic: &str, ticket: &Ticket) -> bool {
+        let is_named = ticket.topics.iter().any(|(named, _)| **named == *topic);
+        !is_named && !self.is_granted(slot, NamespaceId::ROOT, topic)
+    }
+
+    fn is_granted(&self, slot: Slot, namespace: NamespaceId, room: &str) -> bool {
+        let socket = self.link(slot).and_then(|link| link.socket(namespace));
+        socket.is_some_and(|socket| rooms::may_join(room, &socket.identity).is_ok())
+    }
+
+    /// Whether the earlier token has granted a room that the new one does not.
+    fn is_taken(&self, slot: Slot, namespace: NamespaceId, session: &Parked, room: &str) -> bool {
+        rooms::may_join(room, &session.identity).is_ok() && !self.is_granted(slot, namespace, room)
+    }
+
+    /// Puts the socket into a room that it was in since a place.
+    fn join_again(
+        &mut self,
+        engine: &mut Engine,
+        slot: Slot,
+        namespace: NamespaceId,
+        room: &Room,
+        since: u64,
+    ) -> Result<(), Resume> {
+        let joined = self
+            .join(engine, slot, namespace, &room.key.name)
+            .map_err(|_| Resume::Room)?;
+        let is_kept = room.with_ring(|_| ()).is_some();
+        if is_kept && joined.incarnation != room.incarnation {
+            return Err(Resume::Room);
+        }
+        let socket = self.link(slot).and_then(|link| link.socket(namespace));
+        if let Some(membership) = socket.and_then(|socket| socket.rooms.last()).copied() {
+            self.rooms.set_since(membership, since);
+        }
+        Ok(())
+    }
+
+    /// Finds what the socket missed between two places, in its rooms and of what went to no
+    /// room. Live clients ask for their topics' events themselves.
+    fn collect(
+        &self,
+        namespace: NamespaceId,
+        session: &Parked,
+        (since, now): (u64, u64),
+        is_live: bool,
+        missed: &mut Missed,
+    ) -> Result<(), Resume> {
+        let rooms = session.rooms.iter().filter(|_| !is_live);
+        for (room, joined) in rooms.filter(|(room, _)| !missed.taken.contains(&room.key.name)) {
+            let after = since.max(*joined);
+            let found = room.with_ring(|ring| events_of(ring, session, after, now));
+            missed.events.extend(found.transpose()?.unwrap_or_default());
+        }
+        let identity = &session.identity;
+        let everybody = ScopeRef {
+            namespace,
+            tenant: identity.tenant_id().map(|tenant| &**tenant),
+            user: None,
+        };
+        let user = identity.user_id().map(|user| ScopeRef {
+            user: Some(user),
+            ..everybody
+        });
+        let shelf = self.recovery().map(|recovery| &recovery.shelf);
+        for scope in std::iter::once(everybody).chain(user) {
+            if let Some(ring) = shelf.and_then(|shelf| shelf.find(scope)) {
+                let ring = ring.lock().unwrap_or_else(PoisonError::into_inner);
+                missed.events.extend(events_of(&ring, session, since, now)?);
+            }
+        }
+        missed.events.sort_by_key(|event| event.id);
+        Ok(())
+    }
+
+    /// What one resume may bring must fit what may wait for the connection.
+    fn bound(&self, missed: &Missed) -> Result<(), Resume> {
+        let max = MAX_REPLAY_BYTES.min(self.shared.config.send_buffer / 2);
+        let bytes: usize = missed.events.iter().map(|event| event.message.size()).sum();
+        let most = self.recovery().map_or(0, |recovery| recovery.max_replay);
+        match missed.events.len() <= most && bytes <= max {
+            true => Ok(()),
+            false => Err(Resume::TooMuch),
+        }
+    }
+
+    fn set_back(&mut self, engine: &Engine, slot: Slot, namespace: NamespaceId, session: Parked) {
+        let shared = self.shared.clone();
+        let Some(address) = self.address(engine, slot, namespace) else {
+            return;
+        };
+        if let Some(recovery) = &shared.fanout.recovery {
+            recovery.is_at(session.name, address);
+        }
+        if let Some(data) = session.data {
+            shared.data.put(address, data);
+        }
+        let socket = self
+            .link_mut(slot)
+            .and_then(|link| link.socket_mut(namespace));
+        if let Some(socket) = socket {
+            socket.set_back(Back {
+                name: session.name,
+                places: session.places,
+            });
+            if session.left > 0 {
+                socket.set_left(session.left);
+            }
+        }
+    }
+
+    /// Tells a Socket.IO client what it has missed, before its CONNECT is answered: it keeps
+    /// that, and its handlers get it when they see that the connection is there.
+    /// Source: socket.io's tests of connection state recovery.
+    pub(super) fn replay(
+        &mut self,
+        engine: &mut Engine,
+        slot: Slot,
+        namespace: NamespaceId,
+        missed: &Missed,
+    ) {
+        let (Some(recovery), Some(encoding)) =
+            (self.recovery(), self.link(slot).map(|link| link.encoding))
+        else {
+            return;
+        };
+        let name = self.namespace_name(namespace);
+        for event in &missed.events {
+            if encoding == Encoding::Live && live::is_reserved(&event.message.event) {
+                continue;
+            }
+            let topic = event.only.as_ref().and_then(|only| only.topic.as_deref());
+            let head = Head {
+                namespace: name,
+                topic,
+                place: Some(Told {
+                    place: recovery.line.place(event.id),
+                    is_own: true,
+                }),
+                ..Head::default()
+            };
+            engine.send_with(slot, |out| {
+                publication::push_event(encoding, &head, &event.message, out);
+            });
+        }
+        self.metrics.replayed.add(missed.events.len() as u64);
+    }
+
+    /// Tells a socket that has come back which rooms it is not in any more.
+    pub(super) fn tell_taken(
+        &mut self,
+        engine: &mut Engine,
+        slot: Slot,
+        namespace: NamespaceId,
+        missed: &Missed,
+    ) {
+        for room in &missed.taken {
+            self.tell_forbidden(engine, slot, namespace, room);
+        }
+    }
+
+    /// The live topics that a client has named, as if it had subscribed to each.
+    pub(super) fn resume_topics(&mut self, engine: &mut Engine, slot: Slot, ticket: &Ticket) {
+        for (topic, at) in &ticket.topics {
+            self.subscribe(engine, slot, topic, None, at.clone());
+        }
+    }
+
+    /// The place up to which a live client has received everything, as its topics tell: what
+    /// was queued for it before an event that came has come as well.
+    fn heard_on_topics(&self, session: &Parked, ticket: &Ticket) -> u64 {
+        let fanout = &self.shared.fanout;
+        let places = ticket.topics.iter().filter_map(|(topic, at)| {
+            let (epoch, offset) = at.as_ref()?;
+            let rooms = session.rooms.iter();
+            let (room, joined) = rooms
+                .into_iter()
+                .find(|(room, _)| *room.key.name == **topic)?;
+            if fanout.epoch(room.incarnation) != **epoch {
+                return None;
+            }
+            let at = room.with_ring(|ring| ring.id_of(*offset)).flatten();
+            Some((*joined).max(at.unwrap_or(0)))
+        });
+        // It cannot have received more than was sent.
+        places.max().unwrap_or(0).min(session.end)
+    }
+
+    /// What a live client missed of a topic, if it can be told: the events with their offsets.
+    pub(super) fn missed_of_topic(
+        &self,
+        room: &Room,
+        (epoch, offset): (&str, u64),
+        to: u64,
+    ) -> Option<Vec<Kept>> {
+        if self.shared.fanout.epoch(room.incarnation) != epoch || offset > to {
+            return None;
+        }
+        let most = self.recovery()?.max_replay;
+        let max = MAX_REPLAY_BYTES.min(self.shared.config.send_buffer / 2);
+        let found = room.with_ring(|ring| {
+            let is_complete = ring.is_complete_after_offset(offset);
+            is_complete.then(|| {
+                let events = ring.between_offsets(offset, to).into_iter();
+                events.cloned().collect::<Vec<Kept>>()
+            })
+        })??;
+        let bytes: usize = found.iter().map(|event| event.message.size()).sum();
+        (found.len() <= most && bytes <= max).then_some(found)
+    }
+
+    /// Tells a live client what it missed of a topic.
+    pub(super) fn replay_topic(
+        &mut self,
+        engine: &mut Engine,
+        slot: Slot,
+        topic: &str,
+        missed: &[Kept],
+    ) {
+        for event in missed {
+            let head = Head {
+                topic: Some(topic),
+                offset: Some(event.offset),
+                ..Head::default()
+            };
+            engine.send_with(slot, |out| {
+                publication::push_event(Encoding::Live, &head, &event.message, out);
+            });
+        }
+        self.metrics.replayed.add(missed.len() as u64);
+    }
+
+    /// The rooms of some memberships by their names.
+    fn room_list(&self, members: &[rooms::Membership]) -> Vec<Arc<str>> {
+        let rooms = members.iter().filter_map(|member| self.rooms.room(*member));
+        rooms.map(|room| room.key.name.clone()).collect()
+    }
+}
+
+/// What a session missed of a ring, or that something of it is gone.
+fn events_of(ring: &Ring, session: &Parked, after: u64, to: u64) -> Result<Vec<Kept>, Resume> {
+    if !ring.is_complete_after(after) {
+        return Err(Resume::Trimmed);
+    }
+    let events = ring.between(after, to).into_iter();
+    let heard = events.filter(|event| session.hears(event));
+    Ok(heard.cloned().collect())
+}
+
+/// The newest of each key of a topic, as the `snapshot` of `subscribed`.
+pub(super) fn snapshot(room: &Room, to: u64) -> String {
+    let listed = room.with_ring(|ring| {
+        let mut text = String::from("[");
+        for event in ring.newest(to).filter(|event| event.only.is_none()) {
+            if text.len() > 1 {
+                text.push(',');
+            }
+            push_snapshot(event, &mut text);
+        }
+        text.push(']');
+        text
+    });
+    listed.unwrap_or_else(|| "[]".into())
+}
+
+fn push_snapshot(event: &Kept, out: &mut String) {
+    let Message {
+        event: name,
+        args,
+        attachments,
+    } = &event.message;
+    out.push_str(r#"{"key":"#);
+    json::quote_into(event.key.as_deref().unwrap_or(""), out);
+    out.push_str(r#","event":"#);
+    json::quote_into(name, out);
+    out.push_str(r#","data":"#);
+    out.push_str(&publication::live_data(args, attachments));
+    out.push_str(&format!(r#","offset":{}}}"#, event.offset));
+}

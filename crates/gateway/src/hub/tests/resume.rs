@@ -1,0 +1,707 @@
+//! Connections that are lost and come back: what they missed, once and in order, or nothing
+//! and plainly.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::config::RecoveryConfig;
+
+/// A gateway that keeps what goes to rooms for a minute.
+fn kept() -> Config {
+    Config {
+        recovery: RecoveryConfig {
+            window: Some(seconds(60)),
+            ..RecoveryConfig::default()
+        },
+        ..config()
+    }
+}
+
+/// A client that remembers what socket.io-client remembers.
+/// Source: socket.io-client, `Socket.emitEvent` and `Socket._sendConnectPacket`.
+struct Tracking {
+    client: Client,
+    token: String,
+    sid: String,
+    pid: Option<String>,
+    offset: Option<String>,
+    /// The arguments of the events that have come, without places.
+    got: Vec<String>,
+    /// Whether the last CONNECT went on with the session before.
+    recovered: bool,
+}
+
+impl Tracking {
+    fn new(world: &mut World, token: &str) -> Tracking {
+        let mut tracking = Tracking {
+            client: world.engineio(),
+            token: token.into(),
+            sid: String::new(),
+            pid: None,
+            offset: None,
+            got: Vec::new(),
+            recovered: false,
+        };
+        tracking.connect(world);
+        tracking
+    }
+
+    fn connect(&mut self, world: &mut World) {
+        let mut auth = format!(r#""token":"{}""#, self.token);
+        if let Some(pid) = &self.pid {
+            auth.push_str(&format!(r#","pid":"{pid}""#));
+            if let Some(offset) = &self.offset {
+                auth.push_str(&format!(r#","offset":"{offset}""#));
+            }
+        }
+        self.client.says(&format!("40{{{auth}}}"));
+        world.settle();
+        self.hear(usize::MAX);
+    }
+
+    /// Comes back by another connection.
+    fn return_to(&mut self, world: &mut World) {
+        self.client = world.engineio();
+        self.connect(world);
+    }
+
+    /// Receives what has come, but for all after the first few texts.
+    fn hear(&mut self, most: usize) {
+        let texts = self.client.hears().into_iter();
+        self.take(texts.take(most));
+    }
+
+    fn take(&mut self, texts: impl IntoIterator<Item = String>) {
+        for text in texts {
+            if let Some(reply) = text.strip_prefix("40") {
+                let reply: serde_json::Value = serde_json::from_str(reply).unwrap();
+                let pid = reply["pid"].as_str().map(ToOwned::to_owned);
+                self.recovered = pid.is_some() && pid == self.pid;
+                self.pid = pid;
+                self.sid = reply["sid"].as_str().unwrap().into();
+            } else if let Some(event) = text.strip_prefix("42") {
+                let mut args: Vec<serde_json::Value> = serde_json::from_str(event).unwrap();
+                if let Some(last) = args.last().and_then(|last| last.as_str()) {
+                    self.offset = Some(last.to_owned());
+                    if last.starts_with("hl.") {
+                        args.pop();
+                    }
+                }
+                self.got.push(serde_json::to_string(&args).unwrap());
+            }
+        }
+    }
+
+    fn asks(&mut self, world: &mut World, text: &str) {
+        self.client.says(text);
+        world.settle();
+        self.hear(usize::MAX);
+    }
+
+    fn got(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.got)
+    }
+
+    fn is_cut(&mut self, world: &mut World) {
+        self.client.0.end();
+        world.settle();
+    }
+}
+
+fn said(world: &World, room: &str, text: &str) {
+    let to = world.gateway.to("/", None, room).unwrap();
+    to.emit("news", text).unwrap();
+}
+
+#[test]
+fn a_client_that_was_cut_off_has_its_id_its_rooms_and_what_it_missed() {
+    let mut world = World::new(kept());
+    let mut ann = Tracking::new(&mut world, "user=ann");
+    assert!(!ann.recovered && ann.pid.is_some());
+    ann.asks(&mut world, r#"42["join","lobby"]"#);
+    said(&world, "lobby", "one");
+    world.settle();
+    ann.hear(9);
+    let sid = ann.sid.clone();
+    ann.got();
+    ann.is_cut(&mut world);
+    assert_eq!(world.metric("heartline_suspended"), 1);
+    said(&world, "lobby", "two");
+    said(&world, "other", "never");
+    said(&world, "user:ann", "three");
+    world
+        .gateway
+        .everybody("/", None)
+        .unwrap()
+        .emit("news", "four")
+        .unwrap();
+    world.settle();
+    ann.return_to(&mut world);
+    assert!(ann.recovered);
+    assert_eq!(ann.sid, sid);
+    let missed = ["two", "three", "four"].map(|text| format!(r#"["news","{text}"]"#));
+    assert_eq!(ann.got(), missed);
+    // It is in its room again, and known by its id.
+    said(&world, "lobby", "five");
+    said(&world, &sid, "six");
+    world.settle();
+    ann.hear(9);
+    assert_eq!(ann.got(), [r#"["news","five"]"#, r#"["news","six"]"#]);
+    assert_eq!(world.metric("heartline_suspended"), 0);
+    assert_eq!(
+        world.metric(r#"heartline_resumes_total{outcome="recovered"}"#),
+        1
+    );
+}
+
+#[test]
+fn what_was_sent_and_did_not_arrive_comes_again_and_nothing_twice() {
+    let mut world = World::new(kept());
+    let mut ann = Tracking::new(&mut world, "user=ann");
+    ann.asks(&mut world, r#"42["join","a"]"#);
+    for text in ["one", "two", "three"] {
+        said(&world, "a", text);
+    }
+    world.settle();
+    ann.got();
+    ann.hear(1);
+    ann.is_cut(&mut world);
+    ann.return_to(&mut world);
+    let all = ["one", "two", "three"].map(|text| format!(r#"["news","{text}"]"#));
+    assert_eq!(ann.got(), all);
+    // Again, without anything new: nothing comes.
+    ann.is_cut(&mut world);
+    ann.return_to(&mut world);
+    assert!(ann.recovered);
+    assert_eq!(ann.got(), [] as [&str; 0]);
+}
+
+#[test]
+fn who_says_goodbye_or_is_sent_away_begins_afresh() {
+    let mut world = World::with(kept(), |builder| {
+        builder.on("kick", |socket: Socket| async move { socket.disconnect() })
+    });
+    for goodbye in ["41", r#"42["kick"]"#] {
+        let mut ann = Tracking::new(&mut world, "user=ann");
+        ann.asks(&mut world, goodbye);
+        ann.is_cut(&mut world);
+        ann.return_to(&mut world);
+        assert!(!ann.recovered, "{goodbye}");
+    }
+    // The transport's end alone is no goodbye.
+    let mut ann = Tracking::new(&mut world, "user=ann");
+    ann.client.says("1");
+    world.settle();
+    ann.return_to(&mut world);
+    assert!(ann.recovered);
+}
+
+#[test]
+fn a_session_is_its_users_and_once() {
+    let mut world = World::new(kept());
+    let mut ann = Tracking::new(&mut world, "user=ann");
+    ann.is_cut(&mut world);
+    let mut eve = Tracking::new(&mut world, "user=eve");
+    (eve.pid, eve.offset) = (ann.pid.clone(), ann.offset.clone());
+    eve.return_to(&mut world);
+    assert!(!eve.recovered);
+    ann.return_to(&mut world);
+    assert!(ann.recovered);
+    // A second one takes the place of the first, which may be half-open: never both.
+    let mut again = Tracking::new(&mut world, "user=ann");
+    (again.pid, again.offset) = (ann.pid.clone(), ann.offset.clone());
+    world.run(seconds(1));
+    again.return_to(&mut world);
+    assert!(again.recovered);
+    assert_eq!(again.sid, ann.sid);
+    assert!(
+        ann.client
+            .hears()
+            .iter()
+            .any(|one| one.starts_with("close"))
+    );
+}
+
+#[test]
+fn after_the_window_or_with_nonsense_everything_is_fresh() {
+    let mut world = World::new(kept());
+    let mut ann = Tracking::new(&mut world, "user=ann");
+    ann.asks(&mut world, r#"42["join","a"]"#);
+    ann.is_cut(&mut world);
+    world.run(seconds(61));
+    ann.return_to(&mut world);
+    assert!(!ann.recovered);
+    for (pid, offset) in [
+        (Some("x"), None),
+        (None, Some("x")),
+        (None, Some("hl.zzzzzz.1")),
+        (None, Some("")),
+        (Some(&*"A".repeat(59)), None),
+    ] {
+        let mut ann = Tracking::new(&mut world, "user=ann");
+        ann.is_cut(&mut world);
+        let is_of_another_run = offset.is_some_and(|offset| offset.starts_with("hl."));
+        if let Some(pid) = pid {
+            ann.pid = Some(pid.into());
+        }
+        ann.offset = offset.map(Into::into);
+        ann.return_to(&mut world);
+        assert_eq!(ann.recovered, is_of_another_run, "{pid:?} {offset:?}");
+    }
+}
+
+#[test]
+fn a_room_that_its_new_token_does_not_grant_is_left() {
+    let mut world = World::new(kept());
+    let mut ann = Tracking::new(&mut world, "user=ann rooms=a,b");
+    for room in ["a", "b"] {
+        ann.asks(&mut world, &format!(r#"42["join","{room}"]"#));
+    }
+    ann.is_cut(&mut world);
+    said(&world, "a", "one");
+    said(&world, "b", "two");
+    world.settle();
+    ann.got();
+    ann.token = "user=ann rooms=a".into();
+    ann.return_to(&mut world);
+    assert!(ann.recovered);
+    let left = r#"["room:left",{"reason":"forbidden","room":"b"}]"#;
+    assert_eq!(ann.got(), [r#"["news","one"]"#, left]);
+    said(&world, "b", "three");
+    world.settle();
+    ann.hear(9);
+    assert_eq!(ann.got(), [] as [&str; 0]);
+}
+
+#[test]
+fn more_than_is_kept_is_a_fresh_start() {
+    let mut config = kept();
+    config.recovery.events = 4;
+    let mut world = World::new(config);
+    for (count, recovers) in [(4, true), (5, false)] {
+        let mut ann = Tracking::new(&mut world, "user=ann");
+        ann.asks(&mut world, r#"42["join","a"]"#);
+        ann.is_cut(&mut world);
+        for number in 0..count {
+            said(&world, "a", &number.to_string());
+        }
+        world.settle();
+        ann.got();
+        ann.return_to(&mut world);
+        assert_eq!(ann.recovered, recovers, "{count}");
+        assert_eq!(ann.got().len(), if recovers { 4 } else { 0 });
+        ann.asks(&mut world, "41");
+    }
+    assert_eq!(
+        world.metric(r#"heartline_resumes_total{outcome="trimmed"}"#),
+        1
+    );
+}
+
+#[test]
+fn of_a_key_the_newest_is_told_and_the_publisher_does_not_hear_itself() {
+    let mut world = World::new(kept());
+    let mut ann = Tracking::new(&mut world, "user=ann");
+    ann.asks(&mut world, r#"42["join","map"]"#);
+    let publish = |key: &str, data: u32, to_self: bool| {
+        format!(
+            r#"42["publish",{{"room":"map","event":"at","data":{data},"key":"{key}","self":{to_self}}}]"#
+        )
+    };
+    ann.asks(&mut world, &publish("x", 1, false));
+    ann.got();
+    ann.is_cut(&mut world);
+    let mut bob = Tracking::new(&mut world, "user=bob");
+    for (key, data) in [("y", 2), ("z", 3), ("y", 4)] {
+        bob.asks(&mut world, &publish(key, data, true));
+    }
+    ann.offset = None;
+    ann.return_to(&mut world);
+    assert!(ann.recovered);
+    assert_eq!(ann.got(), [r#"["at",3]"#, r#"["at",4]"#]);
+}
+
+#[test]
+fn nothing_changes_on_the_wire_where_nothing_is_kept() {
+    let mut world = World::new(config());
+    let mut ann = Tracking::new(&mut world, "user=ann");
+    assert_eq!(ann.pid, None);
+    ann.asks(&mut world, r#"42["join","a"]"#);
+    said(&world, "a", "text");
+    world.settle();
+    let heard = ann.client.hears();
+    assert_eq!(heard, [r#"42["news","text"]"#]);
+}
+
+#[test]
+fn no_text_of_an_event_is_taken_for_a_place() {
+    let mut config = kept();
+    config.recovery.rooms = vec!["kept:*".into()];
+    let mut world = World::with(config, |builder| {
+        builder.on("volatile", |socket: Socket| async move {
+            socket.emit_volatile("status", "connected")
+        })
+    });
+    let mut ann = Tracking::new(&mut world, "user=ann");
+    for room in ["kept:a", "loose"] {
+        ann.asks(&mut world, &format!(r#"42["join","{room}"]"#));
+    }
+    said(&world, "kept:a", "one");
+    said(&world, "loose", "two");
+    ann.asks(&mut world, r#"42["volatile"]"#);
+    ann.got();
+    ann.is_cut(&mut world);
+    said(&world, "loose", "lost");
+    said(&world, "kept:a", "three");
+    world.settle();
+    ann.return_to(&mut world);
+    assert!(ann.recovered);
+    assert_eq!(ann.got(), [r#"["news","three"]"#]);
+}
+
+/// What happens in one step of a history.
+#[derive(Debug, Clone)]
+enum Step {
+    Say(usize),
+    Broadcast,
+    ToUser,
+    ToSocket,
+    Join(usize),
+    Leave(usize),
+    /// So many of the texts that are on their way arrive.
+    Arrive(usize),
+    /// So many of them arrive, the rest is lost.
+    Cut(usize),
+    Return,
+    /// What is in the mailbox is delivered.
+    Settle,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        6 => (0usize..3).prop_map(Step::Say),
+        1 => Just(Step::Broadcast),
+        1 => Just(Step::ToUser),
+        1 => Just(Step::ToSocket),
+        2 => (0usize..3).prop_map(Step::Join),
+        1 => (0usize..3).prop_map(Step::Leave),
+        2 => (0usize..5).prop_map(Step::Arrive),
+        3 => (0usize..5).prop_map(Step::Cut),
+        3 => Just(Step::Return),
+        2 => Just(Step::Settle),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    /// Whoever watches a client sees one unbroken story, or that it begins anew.
+    #[test]
+    fn whatever_happens_a_resumed_client_has_all_of_it_once_and_in_order(
+        steps in prop::collection::vec(step(), 1..60)
+    ) {
+        const ROOMS: [&str; 3] = ["a", "b", "c"];
+        let mut world = World::new(kept());
+        let mut ann = Tracking::new(&mut world, "user=ann");
+        // Bob keeps two of the rooms alive; the third comes and goes with Ann.
+        let mut bob = Tracking::new(&mut world, "user=bob");
+        for room in &ROOMS[..2] {
+            bob.asks(&mut world, &format!(r#"42["join","{room}"]"#));
+        }
+        let (mut rooms, mut expected, mut got) = ([false; 3], Vec::new(), Vec::new());
+        let (mut is_there, mut said_so_far, mut has_left) = (true, 0, false);
+        let mut unread: Vec<String> = Vec::new();
+        for step in steps {
+            let text = said_so_far.to_string();
+            let mut is_for_ann = false;
+            match step {
+                Step::Say(room) => {
+                    said(&world, ROOMS[room], &text);
+                    is_for_ann = rooms[room];
+                }
+                Step::Broadcast => {
+                    world.gateway.everybody("/", None).unwrap().emit("news", &text).unwrap();
+                    is_for_ann = true;
+                }
+                Step::ToUser => {
+                    said(&world, "user:ann", &text);
+                    is_for_ann = true;
+                }
+                Step::ToSocket => {
+                    said(&world, &ann.sid, &text);
+                    is_for_ann = true;
+                }
+                Step::Join(room) if is_there => {
+                    // What was said before is delivered before.
+                    world.settle();
+                    ann.client.says(&format!(r#"42["join","{}"]"#, ROOMS[room]));
+                    world.settle();
+                    rooms[room] = true;
+                }
+                Step::Leave(room) if is_there => {
+                    world.settle();
+                    ann.client.says(&format!(r#"42["leave","{}"]"#, ROOMS[room]));
+                    world.settle();
+                    has_left |= rooms[room];
+                    rooms[room] = false;
+                }
+                Step::Arrive(most) if is_there => {
+                    unread.extend(ann.client.hears());
+                    let most = most.min(unread.len());
+                    let some: Vec<String> = unread.drain(..most).collect();
+                    ann.take(some);
+                }
+                Step::Cut(most) if is_there => {
+                    unread.extend(ann.client.hears());
+                    let most = most.min(unread.len());
+                    let some: Vec<String> = unread.drain(..most).collect();
+                    ann.take(some);
+                    unread.clear();
+                    ann.is_cut(&mut world);
+                    is_there = false;
+                }
+                Step::Return if !is_there => {
+                    ann.return_to(&mut world);
+                    is_there = true;
+                    if !ann.recovered {
+                        // It may have missed the end of a room that it had left.
+                        prop_assert!(has_left, "a needless refusal");
+                        rooms = [false; 3];
+                        expected.clear();
+                        got.clear();
+                        ann.got();
+                        has_left = false;
+                        world.settle();
+                        ann.client.hears();
+                    }
+                }
+                Step::Settle => {
+                    world.settle();
+                }
+                _ => {}
+            }
+            if is_for_ann {
+                expected.push(format!(r#"["news","{text}"]"#));
+            }
+            said_so_far += 1;
+            got.extend(ann.got().into_iter().filter(|one| one.starts_with(r#"["news""#)));
+            prop_assert!(expected.starts_with(&got), "{got:?} of {expected:?}");
+        }
+        if !is_there {
+            ann.return_to(&mut world);
+            unread.clear();
+        }
+        world.settle();
+        let rest: Vec<String> = unread.drain(..).chain(ann.client.hears()).collect();
+        ann.take(rest);
+        if is_there || ann.recovered {
+            got.extend(ann.got().into_iter().filter(|one| one.starts_with(r#"["news""#)));
+            prop_assert_eq!(got, expected);
+        }
+    }
+}
+
+/// What a live client is told, as JSON.
+fn frames(client: &mut Client) -> Vec<serde_json::Value> {
+    let texts = client.hears().into_iter();
+    texts
+        .map(|text| serde_json::from_str(&text).unwrap_or(serde_json::Value::String(text)))
+        .collect()
+}
+
+fn asked(
+    world: &mut World,
+    client: &mut Client,
+    frame: &serde_json::Value,
+) -> Vec<serde_json::Value> {
+    client.says(&frame.to_string());
+    world.settle();
+    frames(client)
+}
+
+fn live_config() -> Config {
+    Config {
+        hello: true,
+        ..kept()
+    }
+}
+
+fn auth(token: &str) -> serde_json::Value {
+    serde_json::json!({"type": "auth", "token": token})
+}
+
+fn subscribe(topic: &str, recover: Option<(&str, u64)>) -> serde_json::Value {
+    let recover =
+        recover.map(|(epoch, offset)| serde_json::json!({"epoch": epoch, "offset": offset}));
+    serde_json::json!({"type": "subscribe", "topic": topic, "id": 1, "recover": recover})
+}
+
+#[test]
+fn a_topic_is_gone_on_with_after_the_last_offset_that_came() {
+    let mut world = World::new(live_config());
+    let mut ann = world.open(Opening::plain());
+    asked(&mut world, &mut ann, &auth("user=ann"));
+    let answer = asked(&mut world, &mut ann, &subscribe("a", None));
+    assert_eq!(answer[0]["recovered"], false);
+    let epoch = answer[0]["epoch"].as_str().unwrap().to_owned();
+    said(&world, "a", "one");
+    world.settle();
+    assert_eq!(frames(&mut ann)[0]["offset"], 1);
+    ann.0.end();
+    world.settle();
+    for text in ["two", "three"] {
+        said(&world, "a", text);
+    }
+    world.settle();
+    let mut ann = world.open(Opening::plain());
+    asked(&mut world, &mut ann, &auth("user=ann"));
+    let answer = asked(&mut world, &mut ann, &subscribe("a", Some((&epoch, 1))));
+    assert_eq!(answer[0]["recovered"], true);
+    assert_eq!(answer[0]["offset"], 1);
+    let told: Vec<_> = answer[1..]
+        .iter()
+        .map(|event| {
+            (
+                event["data"].as_str().unwrap(),
+                event["offset"].as_u64().unwrap(),
+            )
+        })
+        .collect();
+    assert_eq!(told, [("two", 2), ("three", 3)]);
+    said(&world, "a", "four");
+    world.settle();
+    assert_eq!(frames(&mut ann)[0]["offset"], 4);
+    // From the future, or of another time: afresh, at the present.
+    for recover in [(&*epoch, 99), ("x", 1)] {
+        let mut other = world.open(Opening::plain());
+        asked(&mut world, &mut other, &auth("user=bob"));
+        let answer = asked(&mut world, &mut other, &subscribe("a", Some(recover)));
+        assert_eq!(answer.len(), 1);
+        assert_eq!(answer[0]["recovered"], false);
+        assert_eq!(answer[0]["offset"], 4);
+    }
+}
+
+#[test]
+fn who_comes_new_to_a_topic_gets_the_newest_of_each_key() {
+    let mut world = World::new(live_config());
+    let mut ann = world.open(Opening::plain());
+    asked(&mut world, &mut ann, &auth("user=ann"));
+    asked(&mut world, &mut ann, &subscribe("map", None));
+    for (key, data) in [
+        ("x", "1"),
+        ("y", "2"),
+        ("x", "3"),
+        ("z", "4"),
+        ("z", "null"),
+    ] {
+        ann.says(&format!(
+            r#"{{"type":"publish","topic":"map","event":"at","data":{data},"key":"{key}"}}"#
+        ));
+    }
+    world.settle();
+    let mut bob = world.open(Opening::plain());
+    asked(&mut world, &mut bob, &auth("user=bob"));
+    let answer = asked(&mut world, &mut bob, &subscribe("map", None));
+    let snapshot = serde_json::json!([
+        {"key": "y", "event": "at", "data": 2, "offset": 2},
+        {"key": "x", "event": "at", "data": 3, "offset": 3},
+    ]);
+    assert_eq!(answer[0]["snapshot"], snapshot);
+    assert_eq!(answer[0]["offset"], 5);
+}
+
+#[test]
+fn a_live_session_goes_on_with_its_id_and_all_its_topics() {
+    let mut world = World::new(live_config());
+    let mut ann = world.open(Opening::plain());
+    let hello = asked(&mut world, &mut ann, &auth("user=ann"));
+    let (id, resume) = (&hello[0]["socketId"], &hello[0]["resume"]);
+    assert_eq!(hello[0]["recovered"], false);
+    let a = asked(&mut world, &mut ann, &subscribe("a", None));
+    let b = asked(&mut world, &mut ann, &subscribe("b", None));
+    said(&world, "a", "one");
+    said(&world, "user:ann", "two");
+    world.settle();
+    let heard = frames(&mut ann);
+    let place = heard[1]["place"].as_str().unwrap();
+    ann.0.end();
+    world.settle();
+    said(&world, "user:ann", "three");
+    said(&world, "b", "four");
+    world.settle();
+    let mut again = world.open(Opening::plain());
+    let frame = serde_json::json!({
+        "type": "auth", "token": "user=ann", "resume": resume, "place": place,
+        "topics": {"a": {"epoch": a[0]["epoch"], "offset": 1}, "b": {"epoch": b[0]["epoch"], "offset": 0}},
+    });
+    let told = asked(&mut world, &mut again, &frame);
+    assert_eq!(
+        (&told[0]["type"], &told[0]["recovered"]),
+        (&"hello".into(), &true.into())
+    );
+    assert_eq!(&told[0]["socketId"], id);
+    assert_eq!(&told[0]["resume"], resume);
+    let rest: Vec<String> = told[1..]
+        .iter()
+        .filter(|frame| frame["type"] != "connection:success")
+        .map(|frame| {
+            let data = frame["data"].as_str().unwrap_or("");
+            let topic = frame["topic"].as_str().unwrap_or("");
+            format!("{} {topic} {data}", frame["type"].as_str().unwrap())
+        })
+        .collect();
+    assert_eq!(
+        rest,
+        [
+            "news user:ann three",
+            "subscribed a ",
+            "subscribed b ",
+            "news b four"
+        ]
+    );
+}
+
+#[test]
+fn a_live_session_whose_last_events_may_be_lost_says_so() {
+    let mut world = World::new(live_config());
+    let topics = |epoch: &serde_json::Value, offset: u64| serde_json::json!({"a": {"epoch": epoch, "offset": offset}});
+    // Without a place the topics tell what has come: what was said before an event of a topic
+    // has come with it, and of what was said after it nobody knows.
+    for (last, recovered) in [("a", true), ("user:ann", false)] {
+        let mut ann = world.open(Opening::plain());
+        let hello = asked(&mut world, &mut ann, &auth("user=ann"));
+        let a = asked(&mut world, &mut ann, &subscribe("a", None));
+        let before = a[0]["offset"].as_u64().unwrap();
+        said(&world, "user:ann", "one");
+        said(&world, last, "two");
+        world.settle();
+        ann.0.end();
+        world.settle();
+        let mut again = world.open(Opening::plain());
+        let offset = before + u64::from(last == "a");
+        let frame = serde_json::json!({
+            "type": "auth", "token": "user=ann", "resume": hello[0]["resume"],
+            "topics": topics(&a[0]["epoch"], offset),
+        });
+        let told = asked(&mut world, &mut again, &frame);
+        assert_eq!(told[0]["recovered"], recovered, "{last}");
+        let topic = told
+            .iter()
+            .find(|frame| frame["type"] == "subscribed")
+            .unwrap();
+        assert_eq!(topic["recovered"], true);
+        again.0.close(1000);
+        world.settle();
+    }
+    // A goodbye is one.
+    let mut ann = world.open(Opening::plain());
+    let hello = asked(&mut world, &mut ann, &auth("user=ann"));
+    ann.0.close(1000);
+    world.settle();
+    let mut again = world.open(Opening::plain());
+    let frame = serde_json::json!({
+        "type": "auth", "token": "user=ann", "resume": hello[0]["resume"], "topics": {},
+    });
+    assert_eq!(asked(&mut world, &mut again, &frame)[0]["recovered"], false);
+}

@@ -1,0 +1,230 @@
+//! What lets a lost connection be resumed: the line of kept events, sessions that wait, and the
+//! names of sockets that have come back.
+
+use std::sync::{PoisonError, RwLock};
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use hashbrown::HashMap;
+use heartline_core::auth::RoomPattern;
+use heartline_core::line::ring::{Kept, Only};
+use heartline_core::line::session::Sessions;
+use heartline_core::line::shelf::{ScopeRef, Shelf};
+use heartline_core::line::{Bounds, Line};
+use heartline_core::message::Message;
+use heartline_core::presence::SocketAddress;
+use heartline_wire::id::Sid;
+use heartline_wire::time::Micros;
+use ring::hmac;
+
+use crate::config::{HeartbeatConfig, RecoveryConfig};
+use crate::data::SocketData;
+use crate::publication::Told;
+
+/// Bytes of a resume token that prove the gateway has given it out.
+const PROOF: usize = 12;
+
+/// Bytes of a socket's id.
+const NAME: usize = 24;
+
+/// Bytes of the id and of the place in the line at which the socket began.
+const CLAIM: usize = NAME + 8;
+
+/// What a gateway keeps for clients that come back.
+pub(crate) struct Recovery {
+    /// The numbers of kept events.
+    pub(crate) line: Line,
+    /// Those that went to no room.
+    pub(crate) shelf: Shelf,
+    /// Sockets that may come back.
+    pub(crate) sessions: Sessions<Option<SocketData>>,
+    /// Where sockets are now that have come back, by the ids under which they are known.
+    names: RwLock<HashMap<SocketAddress, SocketAddress>>,
+    rooms: Box<[RoomPattern]>,
+    /// Most events in one resume.
+    pub(crate) max_replay: usize,
+    key: hmac::Key,
+}
+
+impl Recovery {
+    /// Nothing is kept yet; lost connections can be resumed within the window.
+    pub(crate) fn new(
+        window: Duration,
+        config: &RecoveryConfig,
+        heartbeat: &HeartbeatConfig,
+        epoch: u32,
+    ) -> Self {
+        // Who is lost may have been so for as long as it takes to notice; twice, to be sure.
+        let unnoticed = 2 * (heartbeat.interval + heartbeat.timeout);
+        let bounds = Bounds {
+            age: window + unnoticed,
+            events: config.events,
+            bytes: config.bytes,
+            buffer: config.buffer,
+        };
+        let mut secret = [0; 32];
+        heartline_engine::random::fill(&mut secret);
+        Recovery {
+            line: Line::new(bounds, epoch),
+            shelf: Shelf::default(),
+            sessions: Sessions::new(window, config.sessions),
+            names: RwLock::default(),
+            rooms: config
+                .rooms
+                .iter()
+                .map(|room| RoomPattern::new(room))
+                .collect(),
+            max_replay: config.max_replay,
+            key: hmac::Key::new(hmac::HMAC_SHA256, &secret),
+        }
+    }
+
+    /// Whether what is said in a room is kept.
+    pub(crate) fn keeps(&self, room: &str) -> bool {
+        self.rooms.iter().any(|pattern| pattern.matches(room))
+    }
+
+    /// The same of what goes to a whole namespace.
+    pub(crate) fn keeps_all(&self) -> bool {
+        self.rooms.iter().any(|pattern| pattern.matches_all())
+    }
+
+    /// An event that is to be kept now.
+    pub(crate) fn kept(&self, message: &Message, only: Only, at: Micros) -> Kept {
+        let is_for_all = only.is_for_all();
+        Kept {
+            id: 0,
+            offset: 0,
+            at,
+            message: message.clone(),
+            key: None,
+            only: (!is_for_all).then(|| Box::new(only)),
+        }
+    }
+
+    /// Keeps events that go to no single room; `post` gets the place of the first.
+    pub(crate) fn keep(
+        &self,
+        scope: ScopeRef<'_>,
+        events: impl ExactSizeIterator<Item = Kept>,
+        post: impl FnOnce(Option<Told>),
+    ) {
+        self.shelf.keep(scope, &self.line, events, |id| {
+            post(Some(Told {
+                place: self.line.place(id),
+                is_own: true,
+            }));
+        });
+    }
+
+    /// The token by which a socket is resumed that began at a place in the line: it brings
+    /// along what would have to be remembered otherwise, and the proof that it is true.
+    pub(crate) fn token(&self, name: &SocketAddress, begin: u64) -> String {
+        let mut bytes = [0; CLAIM + PROOF];
+        bytes[..NAME].copy_from_slice(&name.0.to_bytes());
+        bytes[NAME..CLAIM].copy_from_slice(&begin.to_be_bytes());
+        let proof = hmac::sign(&self.key, &bytes[..CLAIM]);
+        bytes[CLAIM..].copy_from_slice(&proof.as_ref()[..PROOF]);
+        URL_SAFE_NO_PAD.encode(bytes)
+    }
+
+    /// The socket of a token that this gateway has given out, and the place at which it began.
+    pub(crate) fn named(&self, token: &str) -> Option<(SocketAddress, u64)> {
+        if token.len() != ((CLAIM + PROOF) * 4).div_ceil(3) {
+            return None;
+        }
+        let mut bytes = [0; CLAIM + PROOF];
+        let read = URL_SAFE_NO_PAD.decode_slice(token, &mut bytes).ok()?;
+        if read != bytes.len() {
+            return None;
+        }
+        let (claim, proof) = bytes.split_at(CLAIM);
+        let right = hmac::sign(&self.key, claim);
+        // In a time that tells nothing of how much was right.
+        let differs = std::iter::zip(&right.as_ref()[..PROOF], proof);
+        let differs = differs.fold(0, |differs, (a, b)| differs | (a ^ b));
+        let (name, begin) = claim.split_at(NAME);
+        let name: [u8; NAME] = name.try_into().ok()?;
+        let begin = u64::from_be_bytes(begin.try_into().ok()?);
+        (differs == 0).then(|| (SocketAddress(Sid::from_bytes(name)), begin))
+    }
+
+    /// Where a socket is that is known by this id.
+    pub(crate) fn whereabouts(&self, name: SocketAddress) -> SocketAddress {
+        let names = self.names.read().unwrap_or_else(PoisonError::into_inner);
+        names.get(&name).copied().unwrap_or(name)
+    }
+
+    /// A socket has come back: it is here now.
+    pub(crate) fn is_at(&self, name: SocketAddress, address: SocketAddress) {
+        let mut names = self.names.write().unwrap_or_else(PoisonError::into_inner);
+        names.insert(name, address);
+    }
+
+    /// A socket that had come back is gone.
+    pub(crate) fn is_gone(&self, name: SocketAddress, address: SocketAddress) {
+        let mut names = self.names.write().unwrap_or_else(PoisonError::into_inner);
+        if names.get(&name) == Some(&address) {
+            names.remove(&name);
+        }
+        if names.is_empty() {
+            names.shrink_to_fit();
+        }
+    }
+}
+
+/// How often what is kept is gone through for what is too old.
+pub(crate) const TRIM_INTERVAL: Duration = Duration::from_secs(5);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use heartline_core::namespaces::NamespaceId;
+    use heartline_wire::id::{ConnId, Slot};
+
+    fn socket(number: u32) -> SocketAddress {
+        let conn = ConnId {
+            shard: 1,
+            slot: Slot(number),
+            generation: 3,
+        };
+        SocketAddress::new(conn, NamespaceId::ROOT, [7; 12])
+    }
+
+    fn make() -> Recovery {
+        let (config, heartbeat) = (RecoveryConfig::default(), HeartbeatConfig::default());
+        Recovery::new(Duration::from_secs(60), &config, &heartbeat, 9)
+    }
+
+    #[test]
+    fn a_token_is_believed_from_who_made_it_alone() {
+        let (ours, theirs) = (make(), make());
+        let token = ours.token(&socket(5), 300);
+        assert_eq!(token.len(), 59);
+        assert_eq!(ours.named(&token), Some((socket(5), 300)));
+        assert_eq!(theirs.named(&token), None);
+        for bad in ["", "x", &token[1..], &format!("{token}A"), &socket(5).id()] {
+            assert_eq!(ours.named(bad), None, "{bad}");
+        }
+        for at in 0..token.len() {
+            let mut other = token.clone().into_bytes();
+            other[at] = if other[at] == b'A' { b'B' } else { b'A' };
+            let other = String::from_utf8(other).unwrap_or_default();
+            assert_eq!(ours.named(&other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn a_name_leads_to_where_its_socket_is_now() {
+        let recovery = make();
+        assert_eq!(recovery.whereabouts(socket(1)), socket(1));
+        recovery.is_at(socket(1), socket(2));
+        assert_eq!(recovery.whereabouts(socket(1)), socket(2));
+        recovery.is_at(socket(1), socket(3));
+        recovery.is_gone(socket(1), socket(2));
+        assert_eq!(recovery.whereabouts(socket(1)), socket(3));
+        recovery.is_gone(socket(1), socket(3));
+        assert_eq!(recovery.whereabouts(socket(1)), socket(1));
+    }
+}
