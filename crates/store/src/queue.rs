@@ -85,6 +85,7 @@ impl<T> Queue<T> {
 
     /// Waits until there is something, and takes what there is: at most so many entries, and of
     /// so many bytes, but one in any case. `None`: the queue is closed, and empty.
+    #[cfg(any(feature = "sqlite", test))]
     pub(crate) fn take(&self, most: usize, most_bytes: usize) -> Option<Vec<T>> {
         let mut waiting = self.lock();
         while waiting.entries.is_empty() {
@@ -99,6 +100,7 @@ impl<T> Queue<T> {
 
     /// The same for a task, of which there is one. Nothing is taken when it does not wait to
     /// the end.
+    #[cfg(feature = "postgres")]
     pub(crate) async fn take_soon(&self, most: usize, most_bytes: usize) -> Option<Vec<T>> {
         loop {
             {

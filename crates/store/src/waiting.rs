@@ -9,13 +9,7 @@ use crate::queue::Refused;
 /// What a message that waits costs besides its texts, about, bytes.
 pub(crate) const OVERHEAD: usize = 512;
 
-/// A message that waits to be stored.
-pub(crate) struct Waiting {
-    pub(crate) message: NewMessage,
-    pub(crate) reply: Reply,
-}
-
-/// Who is to hear of it.
+/// Who is to hear of a message that waits to be stored.
 pub(crate) struct Reply {
     pub(crate) tell: Tell,
     pub(crate) sender: oneshot::Sender<Result<Stored, StoreError>>,

@@ -325,6 +325,39 @@ fn a_server_that_lets_nobody_in_or_has_newer_tables_is_said_at_the_start() {
 }
 
 #[test]
+fn a_way_that_is_to_be_encrypted_is_and_a_server_that_is_to_be_verified_is() {
+    let server = Server::start();
+    server.encrypt();
+    let runtime = support::runtime();
+    runtime.block_on(async {
+        let server = &server;
+        let open = |query: String| async move {
+            let url = format!("{}?connect_timeout=5&{query}", server.url());
+            let opened = PostgresStore::open(&PostgresUrl::parse(&url).unwrap()).await;
+            let encrypted = "SELECT count(*) FROM pg_stat_ssl JOIN pg_stat_activity USING (pid)
+                WHERE application_name = 'heartline' AND ssl";
+            match opened {
+                Ok(store) => {
+                    let client = server.client().await;
+                    let row = client.query_one(encrypted, &[]).await.unwrap();
+                    store.close().await;
+                    Ok(row.get::<_, i64>(0) > 0)
+                }
+                Err(error) => Err(error.to_string()),
+            }
+        };
+        let ca = server.folder().join("ca.pem");
+        assert_eq!(open("sslmode=require".into()).await, Ok(true));
+        assert_eq!(open("sslmode=disable".into()).await, Ok(false));
+        let verified = format!("sslmode=verify-full&sslrootcert={}", ca.display());
+        assert_eq!(open(verified).await, Ok(true));
+        let stranger = open("sslmode=verify-full".into()).await.unwrap_err();
+        assert!(stranger.contains("certificate"), "{stranger}");
+        assert!(stranger.contains("sslmode in store.url"), "{stranger}");
+    });
+}
+
+#[test]
 fn an_end_does_not_wait_for_ever_for_a_server_that_is_away() {
     let server = Server::start();
     let runtime = support::runtime();

@@ -800,13 +800,13 @@ pub(crate) static KEYS: &[Key] = &[
          weekday as cron has them; `heartline config check` prints the next three times. Of \
          nodes that share a store one does it. What was missed is made up for within five \
          minutes of the start",
-        |s, v| Ok(s.schedule.set_times(&text(v)?)?),
+        |s, v| s.schedule.set_times(&text(v)?),
     ),
     node(
         "retention.timezone",
         "\"UTC\"",
         "in which time zone that is, like `Europe/Berlin`",
-        |s, v| Ok(s.schedule.set_zone(&text(v)?)?),
+        |s, v| s.schedule.set_zone(&text(v)?),
     ),
     node(
         "retention.messages",

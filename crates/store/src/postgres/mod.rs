@@ -156,8 +156,8 @@ async fn first(server: &Server) -> Result<Arc<Session>, OpenError> {
         let what = error.sentence;
         if error.is_final {
             return Err(OpenError::of(format!(
-                "the database {url} does not let this gateway in: {what}. See that user, password \
-                 and database in store.url are right"
+                "the database {url} cannot be entered: {what}. See that user, password, database and \
+                 sslmode in store.url are right"
             )));
         }
         if Instant::now() > until {

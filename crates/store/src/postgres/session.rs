@@ -67,6 +67,14 @@ pub(super) fn sentence(error: &Error) -> String {
     }
 }
 
+/// Whether the server's certificate is not good, or TLS cannot be agreed on.
+fn is_of_tls(error: &Error) -> bool {
+    let cause = std::error::Error::source(error);
+    let cause = cause.and_then(|cause| cause.downcast_ref::<std::io::Error>());
+    let inner = cause.and_then(std::io::Error::get_ref);
+    inner.is_some_and(|inner| inner.is::<rustls::Error>())
+}
+
 /// A database, and the way to it.
 pub(super) struct Server {
     url: PostgresUrl,
@@ -97,11 +105,11 @@ impl Server {
         let (client, connection) = match tokio::time::timeout(CONNECT, attempt).await {
             Ok(Ok(connected)) => connected,
             Ok(Err(error)) => {
-                // Wrong password, no such role, no such database.
+                // Wrong password, no such role, no such database; a certificate that is not good.
                 let code = error.code().map_or("", |code| code.code());
                 return Err(NotConnected {
                     sentence: sentence(&error),
-                    is_final: code.starts_with("28") || code == "3D000",
+                    is_final: code.starts_with("28") || code == "3D000" || is_of_tls(&error),
                 });
             }
             Err(_) => {

@@ -24,11 +24,11 @@ use tokio::sync::{oneshot, watch};
 
 use crate::OpenError;
 use crate::queue::Queue;
-use crate::waiting::{OVERHEAD, Reply, Waiting, answer, weight};
+use crate::waiting::{OVERHEAD, Reply, answer, weight};
 use database::Database;
 use reader::{Question, Reader};
 use tables::Tables;
-use writer::{Health, Work, Writer, Writing};
+use writer::{Health, Waiting, Work, Writer, Writing};
 
 /// How many messages may wait to be stored.
 const MAX_WAITING: usize = 65_536;

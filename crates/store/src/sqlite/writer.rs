@@ -5,14 +5,14 @@ use std::sync::atomic::{AtomicI32, AtomicU8, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender};
 use std::time::{Duration, Instant};
 
-use heartline_core::store::{StoreError, Stored};
+use heartline_core::store::{NewMessage, StoreError, Stored};
 use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior, ffi};
 use tokio::sync::{oneshot, watch};
 
 use super::database::{Database, is_damaged};
 use super::tables::Tables;
 use crate::queue::Queue;
-use crate::waiting::Waiting;
+use crate::waiting::Reply;
 
 /// Most messages in one transaction: more make it longer, and hardly cheaper.
 const BATCH: usize = 1_024;
@@ -33,6 +33,12 @@ const RETRY_PAGES: i32 = 1_024;
 /// between two tries.
 const PATIENCE: Duration = Duration::from_secs(5);
 const PAUSE: Duration = Duration::from_millis(50);
+
+/// A message that waits to be stored.
+pub(crate) struct Waiting {
+    pub(crate) message: NewMessage,
+    pub(crate) reply: Reply,
+}
 
 /// Something else that is to be written, in the same transaction as what it waits with.
 pub(crate) trait Job: Send {

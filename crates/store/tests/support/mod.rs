@@ -72,6 +72,11 @@ impl Server {
         script(&["stop", mode], &self.folder);
     }
 
+    /// Gives it a certificate for 127.0.0.1, which is `ca.pem` in its folder.
+    pub fn encrypt(&self) {
+        script(&["tls"], &self.folder);
+    }
+
     pub fn up(&self) {
         script(&["up"], &self.folder);
     }
