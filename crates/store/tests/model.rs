@@ -275,6 +275,26 @@ fn open_again(folder: &Folder) -> SqliteStore {
 }
 
 #[test]
+fn when_something_was_done_last_is_known_after_a_restart() {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .build()
+        .unwrap();
+    let folder = Folder::new();
+    let take = |store: &SqliteStore| {
+        runtime
+            .block_on(store.take_job("clean", "a", 10, 20))
+            .unwrap()
+    };
+    let store = folder.open();
+    assert_eq!(take(&store), (None, true));
+    runtime.block_on(store.end_job("clean", Some(10))).unwrap();
+    runtime.block_on(store.end_job("clean", None)).unwrap();
+    runtime.block_on(store.close());
+    drop(store);
+    assert_eq!(take(&open_again(&folder)), (Some(10), true));
+}
+
+#[test]
 fn a_second_gateway_on_the_same_file_is_refused() {
     let folder = Folder::new();
     let _first = folder.open();

@@ -358,6 +358,50 @@ fn a_way_that_is_to_be_encrypted_is_and_a_server_that_is_to_be_verified_is() {
 }
 
 #[test]
+fn a_job_is_one_gateways_at_a_time_and_others_know_when_it_was_done() {
+    let server = Server::start();
+    let runtime = support::runtime();
+    runtime.block_on(async {
+        let (a, b) = (server.open().await, server.open().await);
+        let take = |store: &PostgresStore, owner: &str, now, until| {
+            let taken = store.take_job("clean", owner, now, until);
+            async move { taken.await.unwrap() }
+        };
+        assert_eq!(take(&a, "a", 10, 20).await, (None, true));
+        assert_eq!(take(&b, "b", 19, 30).await, (None, false));
+        assert_eq!(take(&a, "a", 19, 29).await, (None, true));
+        a.end_job("clean", Some(25)).await.unwrap();
+        assert_eq!(take(&b, "b", 26, 36).await, (Some(25), true));
+        b.end_job("clean", None).await.unwrap();
+        assert_eq!(take(&a, "a", 27, 37).await, (Some(25), true));
+        assert_eq!(take(&b, "b", 37, 47).await, (Some(25), true));
+    });
+}
+
+#[test]
+fn a_message_whose_sender_was_told_that_it_failed_long_ago_does_not_appear_later() {
+    let server = Server::start();
+    let runtime = support::runtime();
+    runtime.block_on(async {
+        let store = server.open().await;
+        server.stop("fast");
+        until("it is noticed", || store.is_in_trouble()).await;
+        let given_up = store.append(message(1, 1, "given up"), Box::new(|_| ()));
+        let waits = store.append(message(1, 1, "waits"), Box::new(|_| ()));
+        // As long as a sender waits.
+        assert!(
+            tokio::time::timeout(Duration::from_secs(11), given_up)
+                .await
+                .is_err()
+        );
+        server.up();
+        assert_eq!(waits.await.unwrap().message.offset, 1);
+        let kept = all(&store, 1).await;
+        assert_eq!(kept.len(), 1);
+    });
+}
+
+#[test]
 fn an_end_does_not_wait_for_ever_for_a_server_that_is_away() {
     let server = Server::start();
     let runtime = support::runtime();

@@ -13,8 +13,8 @@ use tokio_postgres::{Error, Row};
 use super::session::Session;
 use crate::waiting::kind;
 
-/// How many users are known without asking the database.
-const REMEMBERED: usize = 100_000;
+/// How many users a lane knows without asking the database.
+const REMEMBERED: usize = 25_000;
 
 /// How often a part is read again that has just become shorter.
 const LOOKS: u32 = 3;
