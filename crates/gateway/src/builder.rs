@@ -1,6 +1,8 @@
 //! How a gateway is made: settings and handlers, then the parts put together.
 
+use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 use std::{fmt, io};
 
 use heartline_core::auth::{Authenticator, BoxFuture, NoAuthenticator};
@@ -38,10 +40,11 @@ use crate::gateway::{
 use crate::handler::{Arrival, Handler, HandlerSet, Handlers};
 use crate::hub::Hub;
 use crate::intern::Interner;
+use crate::journal::{Found, Journal, Size};
 use crate::metrics::Metrics;
 use crate::node::ThisNode;
 use crate::op::Op;
-use crate::recovery::Recovery;
+use crate::recovery::{Recovery, age_kept, random_secret};
 use crate::shared::Shared;
 
 /// Largest message of a client that is in no namespace yet, bytes: a thousand strangers can
@@ -259,7 +262,7 @@ impl GatewayBuilder {
         }
         let shards = prepared.iter().map(|shard| shard.handle.clone()).collect();
         let clock = Clock::start();
-        let parts = self.assemble(clock, shards).map_err(BuildError::Config)?;
+        let parts = self.assemble(clock, shards)?;
         let shared = &parts.shared;
         let tag = shared.fanout.backplane.tag();
         let settings = Arc::new(engine_settings(&shared.config, tag));
@@ -283,22 +286,22 @@ impl GatewayBuilder {
         mut self,
         clock: Clock,
         shards: Vec<ShardHandle<Op>>,
-    ) -> Result<Parts, String> {
-        check(&self.config)?;
+    ) -> Result<Parts, BuildError> {
+        check(&self.config).map_err(BuildError::Config)?;
         if self.config.builtin_events {
             self.handlers = crate::builtin::register(self.handlers);
         }
         for (namespace, _) in &self.namespaces {
             if !self.config.namespaces.contains_key(namespace) {
                 let what = format!("there are handlers for {namespace}, which does not exist");
-                return Err(what);
+                return Err(BuildError::Config(what));
             }
         }
         let backplane = self
             .backplane
             .take()
             .unwrap_or_else(|| Arc::new(alone(&self.config, clock)));
-        let fanout = fanout(&self.config, shards, backplane, clock);
+        let fanout = fanout(&self.config, shards, backplane, clock)?;
         let announcer = Arc::new(Announcer::default());
         fanout.backplane.attach(Arc::new(ThisNode {
             fanout: Arc::downgrade(&fanout),
@@ -419,19 +422,55 @@ fn alone(config: &Config, clock: Clock) -> LocalBackplane {
     LocalBackplane::new(config.offline_grace, Box::new(now))
 }
 
+/// How large each of a journal's two files becomes, bytes.
+const JOURNAL: u64 = 64 << 20;
+
+fn open_journal(
+    path: &Path,
+    config: &Config,
+    identity: (u32, [u8; 32]),
+    age: Duration,
+    clock: Clock,
+) -> Result<(Journal, Found), BuildError> {
+    let names: Vec<&str> = config.namespaces.keys().map(String::as_str).collect();
+    let now = Box::new(move || clock.unix_millis(clock.now()));
+    let size = Size {
+        segment: JOURNAL,
+        age: age.as_millis() as u64,
+    };
+    Journal::open(path, names.join(" "), identity, size, now).map_err(|error| {
+        let what = format!("the journal {} cannot be used: {error}", path.display());
+        BuildError::Io(io::Error::other(what))
+    })
+}
+
 /// The ways to sockets; rooms that come to be are told to the backplane.
 fn fanout(
     config: &Config,
     shards: Vec<ShardHandle<Op>>,
     backplane: Arc<dyn Backplane>,
     clock: Clock,
-) -> Arc<Fanout> {
+) -> Result<Arc<Fanout>, BuildError> {
     let mut run = [0; 4];
     heartline_engine::random::fill(&mut run);
-    let run = u32::from_ne_bytes(run);
-    let recovery = config.recovery.window;
-    let recovery =
-        recovery.map(|window| Recovery::new(window, &config.recovery, &config.heartbeat, run));
+    let mut run = u32::from_ne_bytes(run);
+    let mut found = None;
+    let mut recovery = None;
+    if let Some(window) = config.recovery.window {
+        let mut secret = random_secret();
+        let mut journal = None;
+        if let Some(path) = &config.recovery.journal {
+            let age = age_kept(window, &config.heartbeat);
+            let (opened, before) = open_journal(path, config, (run, secret), age, clock)?;
+            (run, secret) = opened.identity();
+            (journal, found) = (Some(opened), Some(before));
+        }
+        let (settings, heartbeat) = (&config.recovery, &config.heartbeat);
+        let identity = (run, secret);
+        recovery = Some(Recovery::new(
+            window, settings, heartbeat, identity, journal,
+        ));
+    }
     let fanout = Arc::new(Fanout {
         namespaces: Namespaces::new(&config.namespaces),
         rooms: Arc::new(RoomDirectory::new(shards.len())),
@@ -450,6 +489,9 @@ fn fanout(
             recovery.is_some_and(|recovery| recovery.keeps(room))
         };
         fanout.rooms.keep(recovery.line.account.clone(), rule);
+        if let Some(found) = found {
+            recovery.restore(found, &fanout.rooms, &clock);
+        }
     }
     fanout.rooms.on_open(move |room| {
         let fanout = subscriber.upgrade()?;
@@ -457,7 +499,7 @@ fn fanout(
         let tenant = room.tenant.as_deref();
         fanout.backplane.subscribe(namespace, tenant, &room.name)
     });
-    fanout
+    Ok(fanout)
 }
 
 /// What the engine has to know of the configuration.

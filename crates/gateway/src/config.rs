@@ -194,6 +194,9 @@ pub struct RecoveryConfig {
     pub sessions: usize,
     /// Most events in one resume. Half of [`Config::send_buffer`] is another bound.
     pub max_replay: usize,
+    /// A file from which the next process goes on, if this one is killed; `None`: what is kept
+    /// ends with the process.
+    pub journal: Option<PathBuf>,
 }
 
 impl Default for RecoveryConfig {
@@ -206,6 +209,7 @@ impl Default for RecoveryConfig {
             buffer: 64_000_000,
             sessions: 100_000,
             max_replay: 1_000,
+            journal: None,
         }
     }
 }

@@ -8,14 +8,14 @@ use std::sync::Arc;
 
 use hashbrown::HashSet;
 use heartline_core::auth::UserKey;
-use heartline_core::backplane::{Action, Backplane, NameList, Target};
+use heartline_core::backplane::{Action, Backplane, Missed, NameList, Target};
 use heartline_core::entries::SocketEntry;
 use heartline_core::line::ring::{Kept, Only};
 use heartline_core::line::shelf::ScopeRef;
 use heartline_core::message::Message;
 use heartline_core::namespaces::{NamespaceId, Namespaces};
 use heartline_core::presence::{RoomAddress, SocketAddress};
-use heartline_core::rooms::{PRIVATE, Room, RoomDirectory, RoomRef};
+use heartline_core::rooms::{Gap, PRIVATE, Room, RoomDirectory, RoomRef};
 use heartline_engine::clock::Clock;
 use heartline_engine::shard::ShardHandle;
 use heartline_engine::shard::outbound::ConflationKey;
@@ -151,9 +151,9 @@ impl Fanout {
         self.shards.iter().any(ShardHandle::is_overloaded)
     }
 
-    /// The epoch of a room's incarnation: offsets of different epochs do not compare.
-    pub(crate) fn epoch(&self, incarnation: u64) -> String {
-        format!("{:08x}-{incarnation:x}", self.run)
+    /// A room's epoch as clients know it: offsets of different epochs do not compare.
+    pub(crate) fn epoch(&self, number: u64) -> String {
+        format!("{:08x}-{number:x}", self.run)
     }
 
     fn namespace_name(&self, namespace: NamespaceId) -> &Arc<str> {
@@ -182,8 +182,15 @@ impl Fanout {
             room: to.room,
             key: to.key,
         };
-        self.backplane.publish(&target, &message);
-        self.publish_here(to, message)
+        if to.key.is_none() {
+            self.backplane.publish(&target, &message);
+            return self.publish_here(to, message);
+        }
+        let mut offset = None;
+        self.backplane.publish_keyed(&target, &message, &mut || {
+            offset = self.publish_here(to, message.clone());
+        });
+        offset
     }
 
     fn publish_here(&self, to: &ToRoom<'_>, message: Message) -> Option<u64> {
@@ -232,7 +239,12 @@ impl Fanout {
             };
             make(offset, place, message)
         };
-        let offset = room.publish_kept(&recovery.line, kept, make, to_shard);
+        let note = |event: &Kept| {
+            if let Some(journal) = &recovery.journal {
+                journal.room_event(&room, event);
+            }
+        };
+        let offset = room.publish_kept(&recovery.line, kept, note, make, to_shard);
         Some(offset)
     }
 
@@ -259,8 +271,7 @@ impl Fanout {
         match &self.recovery {
             Some(recovery) if is_kept(recovery) => {
                 let event = recovery.kept(&message, only(), self.clock.now());
-                let events = std::iter::once(event);
-                recovery.keep(scope, events, |place| post(message, place));
+                recovery.keep(scope, vec![event], |place| post(message, place));
             }
             _ => {
                 let place = self.passing(&message);
@@ -518,6 +529,73 @@ impl Fanout {
                 self.send_here(&to, message);
             }
         }
+    }
+
+    /// Tells those of this node whose publications were lost.
+    pub(crate) fn missed(&self, whose: Missed<'_>) {
+        match whose {
+            Missed::Room {
+                namespace,
+                tenant,
+                room,
+            } => {
+                let namespace = self.namespaces.find(namespace);
+                let room = namespace.and_then(|namespace| {
+                    self.rooms.find(&RoomRef {
+                        namespace,
+                        tenant,
+                        name: room,
+                    })
+                });
+                room.iter().for_each(|room| self.tell_gap(room));
+            }
+            Missed::User { tenant, user } => {
+                if let Some(recovery) = &self.recovery {
+                    for (namespace, _) in self.namespaces.iter() {
+                        let scope = ScopeRef {
+                            namespace,
+                            tenant,
+                            user: Some(user),
+                        };
+                        recovery.shelf.lose(scope, &recovery.line, self.clock.now());
+                    }
+                }
+                for to in self.backplane.local().sockets(tenant, user, None) {
+                    self.post(to.0.conn.shard, Op::UserGap { to: Some(to) });
+                }
+            }
+            Missed::Users => {
+                self.lose_all();
+                self.post_to_all(|| Op::UserGap { to: None });
+            }
+            Missed::Anybody => {
+                self.lose_all();
+                self.rooms.all().iter().for_each(|room| self.tell_gap(room));
+                self.post_to_all(|| Op::UserGap { to: None });
+            }
+        }
+    }
+
+    /// Nobody knows whose it was: nobody who comes back from before now has all.
+    fn lose_all(&self) {
+        if let Some(recovery) = &self.recovery {
+            recovery.lose_all();
+        }
+    }
+
+    fn tell_gap(&self, room: &Arc<Room>) {
+        let recovery = self.recovery.as_ref();
+        let journal = recovery.and_then(|recovery| recovery.journal.as_ref());
+        let note = |gap: Gap| {
+            if let Some(journal) = journal {
+                journal.gap(room, gap);
+            }
+        };
+        let line = recovery.map(|recovery| &recovery.line);
+        self.rooms.begin_epoch(room, line, note, |shard, gap| {
+            let room = room.clone();
+            self.post(shard as u16, Op::Gap { room, gap });
+        });
     }
 
     /// Does something to sockets of this node that are chosen by their rooms.

@@ -47,7 +47,7 @@ pub(crate) async fn run(shared: Arc<Shared>) {
         loop {
             tokio::time::sleep(TRIM_INTERVAL).await;
             let now = shared_in_trims.clock.now();
-            recovery.sessions.expire(now);
+            recovery.give_up(recovery.sessions.expire(now));
             recovery.shelf.trim(now, &recovery.line.bounds);
             let rooms = &shared_in_trims.fanout.rooms;
             rooms.trim(now, &recovery.line.bounds);

@@ -37,6 +37,7 @@ mod housekeeping;
 mod hub;
 mod in_order;
 mod intern;
+mod journal;
 mod limits;
 mod metrics;
 mod node;

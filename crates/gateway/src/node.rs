@@ -3,7 +3,7 @@
 use std::sync::{Arc, Weak};
 
 use heartline_core::auth::BoxFuture;
-use heartline_core::backplane::{Acknowledgement, Action, Message, Node, Target};
+use heartline_core::backplane::{Acknowledgement, Action, Message, Missed, Node, Target};
 use heartline_core::entries::SocketEntry;
 use heartline_core::policy::DevicePolicy;
 use heartline_core::presence::{Edge, SocketAddress};
@@ -50,6 +50,17 @@ impl Node for ThisNode {
         if let Some(fanout) = self.fanout.upgrade() {
             fanout.deliver(target, message);
         }
+    }
+
+    fn missed(&self, whose: Missed<'_>) {
+        if let Some(fanout) = self.fanout.upgrade() {
+            fanout.missed(whose);
+        }
+    }
+
+    fn is_overloaded(&self) -> bool {
+        let fanout = self.fanout.upgrade();
+        fanout.is_some_and(|fanout| fanout.is_overloaded())
     }
 
     fn select(&self, namespace: &str, rooms: &[String], except: &[String], action: Action) {

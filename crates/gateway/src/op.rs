@@ -11,7 +11,7 @@ use heartline_core::entries::{SocketEntry, SocketFilter};
 use heartline_core::message::Message;
 use heartline_core::namespaces::NamespaceId;
 use heartline_core::presence::{Admitted, Others, SocketAddress};
-use heartline_core::rooms::{Room, RoomError};
+use heartline_core::rooms::{Gap, Room, RoomError};
 use heartline_engine::tasks::TaskId;
 use heartline_wire::codes::Code;
 use heartline_wire::id::{ConnId, Slot};
@@ -119,6 +119,10 @@ pub(crate) enum Op {
         /// Not to this one of them.
         skip: Option<SocketAddress>,
     },
+    /// Publications were lost on their way to a room: its numbers go on in another epoch.
+    Gap { room: Arc<Room>, gap: Gap },
+    /// Publications to a user were lost, whose socket this is; to any user without one.
+    UserGap { to: Option<SocketAddress> },
     /// A publication to a namespace's sockets of one tenant.
     Broadcast {
         namespace: NamespaceId,

@@ -111,7 +111,12 @@ pub const GATEWAY_EVENTS: &[Own] = {
             Connection,
             "A `leave` is done: `{ room }`; with a `reason`, the room was taken away",
         ),
-        own("room:gap", Connection, "Not sent yet"),
+        own(
+            "room:gap",
+            Connection,
+            "Events of a room were lost on their way from other nodes: `{ room }`; live: the \
+             frame `gap`",
+        ),
         own("message:new", Room, "A message was stored"),
         own(
             "message:notification",

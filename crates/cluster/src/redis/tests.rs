@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use super::{Calls, RedisRegistry, Server};
 use crate::registry::{
-    Audit, Departure, Edge, Entry, Known, Millis, Newcomer, NodeInfo, Policy, Registry, Renewed,
-    Restored, RoomName, TypedUser, UserName,
+    Arrival, Audit, Departure, Edge, Entry, Known, Millis, Newcomer, NodeInfo, Policy, Registry,
+    Renewed, Restored, RoomName, TypedUser, UserName,
 };
 use crate::simulation::{Dice, Model};
 
@@ -146,7 +146,7 @@ impl Pair {
     async fn step(&mut self) {
         let grace = if self.dice.chance(50) { 3_000 } else { 0 };
         let (now, run) = self.time();
-        match self.dice.below(18) {
+        match self.dice.below(20) {
             0 | 1 => {
                 let number = self.dice.below(3);
                 let info = NodeInfo {
@@ -203,6 +203,16 @@ impl Pair {
                     .into_iter()
                     .map(|newcomer| (newcomer.who, newcomer.entry.socket));
                 self.sockets.extend(names);
+            }
+            16 | 17 => {
+                let incarnation = self.incarnation();
+                let arrivals: Vec<Arrival> = (0..=self.dice.below(2))
+                    .map(|_| self.departed())
+                    .map(|(who, socket)| Arrival { who, socket })
+                    .collect();
+                let real = self.registry.establish(&incarnation, &arrivals).await;
+                let expected = self.model.establish(now, &incarnation, &arrivals);
+                assert_eq!(real.unwrap(), expected);
             }
             8 | 9 => {
                 let incarnation = self.incarnation();

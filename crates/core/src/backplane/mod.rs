@@ -91,6 +91,31 @@ pub enum Target<'a> {
     },
 }
 
+/// Of whom publications were lost on their way to this node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Missed<'a> {
+    /// The members of a room.
+    Room {
+        /// The room's namespace.
+        namespace: &'a str,
+        /// Its tenant.
+        tenant: Option<&'a str>,
+        /// Its name.
+        room: &'a str,
+    },
+    /// A user, in any namespace.
+    User {
+        /// The user's tenant.
+        tenant: Option<&'a str>,
+        /// The user's id.
+        user: &'a str,
+    },
+    /// Users: any of them.
+    Users,
+    /// Anybody: members of any room, and any user.
+    Anybody,
+}
+
 /// What becomes of sockets that are chosen by their rooms.
 #[derive(Debug, Clone)]
 pub enum Action {
@@ -150,6 +175,10 @@ pub struct ClusterStatus {
     pub received: u64,
     /// Publications and departures that other nodes were not told of.
     pub undelivered: u64,
+    /// Publications of other nodes that were dropped, as this one had too much to do.
+    pub dropped: u64,
+    /// Times that somebody was told of publications lost on their way to this node.
+    pub missed: u64,
     /// Times this node was cut off from the others' publications.
     pub gaps: u64,
     /// Publications that wait to be sent.
@@ -186,16 +215,20 @@ pub trait Backplane: Send + Sync + 'static {
     /// nodes say, and changes of presence, are for `node`.
     fn attach(&self, node: Arc<dyn Node>);
 
-    /// Registers a socket and applies its namespace's device policy, as one
-    /// step: of two newcomers that race, the later sees the earlier.
+    /// Registers a socket under its namespace's device policy. Nobody loses a place to a
+    /// newcomer that is not there: those who have to go, and are not in the answer, go when it
+    /// is [`established`](Self::established). Of two newcomers that race, the later one to be
+    /// so sees the earlier.
     fn connect(&self, newcomer: Newcomer) -> BoxFuture<Result<Admitted, DeviceLimitReached>>;
+
+    /// A newcomer is there for whom others have to go ([`Admitted::reserved`]): they do.
+    fn established(&self, _user: &Arc<UserKey>, _socket: SocketAddress) {}
 
     /// A socket is gone. Its user is not announced as offline for as long as `keep`, whatever
     /// the grace: it was told to come back. A new socket of the user ends that.
     fn disconnect(&self, user: &Arc<UserKey>, socket: SocketAddress, keep: Duration);
 
-    /// A socket was admitted too late to live. Those whose places it was to take, and who are
-    /// here, keep them; on other nodes they may have been told.
+    /// A socket was admitted too late to live. Those whose places it was to take keep them.
     fn withdraw(&self, user: &Arc<UserKey>, socket: SocketAddress, _admitted: &Admitted) {
         self.disconnect(user, socket, Duration::ZERO);
     }
@@ -229,6 +262,14 @@ pub trait Backplane: Send + Sync + 'static {
 
     /// Gives a publication to other nodes; this one has had it. Never waits.
     fn publish(&self, _target: &Target<'_>, _message: &Message) {}
+
+    /// The same for a publication to a room with a key. `here` gives it to this node's own
+    /// members, and is called once: at a moment that leaves all nodes with the same last
+    /// publication of each room and key.
+    fn publish_keyed(&self, target: &Target<'_>, message: &Message, here: &mut dyn FnMut()) {
+        self.publish(target, message);
+        here();
+    }
 
     /// What the ids of this node's connections begin with; `None`: there are no other
     /// nodes.
@@ -288,6 +329,13 @@ pub trait Node: Send + Sync + 'static {
 
     /// Gives a publication of another node to those it is for.
     fn deliver(&self, target: &Target<'_>, message: Message);
+
+    /// Tells those whose publications were lost, behind what was delivered before.
+    fn missed(&self, whose: Missed<'_>);
+
+    /// Whether more waits for the sockets here than should: whoever brings what other nodes
+    /// say is to wait as well.
+    fn is_overloaded(&self) -> bool;
 
     /// Does something to the sockets here that have no tenant and are in any of `rooms`
     /// (all, if there are none) but in none of `except`. A socket's id counts as a

@@ -95,6 +95,8 @@ pub struct Ring {
     dropped_offset: u64,
     /// The number of the last event.
     last: u64,
+    /// When an event was last lost on its way.
+    lost_at: Option<Micros>,
 }
 
 impl Ring {
@@ -109,6 +111,7 @@ impl Ring {
             dropped: 0,
             dropped_offset: 0,
             last: 0,
+            lost_at: None,
         }
     }
 
@@ -117,9 +120,9 @@ impl Ring {
         self.last
     }
 
-    /// Whether nothing is kept.
+    /// Whether nothing is kept, and nothing known to be lost.
     pub fn is_empty(&self) -> bool {
-        self.entries.is_empty() && self.keyed.is_empty()
+        self.lost_at.is_none() && self.entries.is_empty() && self.keyed.is_empty()
     }
 
     /// Keeps an event, whose number is higher than all before. What is too much goes: of this
@@ -230,6 +233,12 @@ impl Ring {
         self.dropped_offset = self.dropped_offset.max(offset);
     }
 
+    /// The same of something that was lost now: it is remembered for as long as an event.
+    pub fn lose(&mut self, id: u64, now: Micros) {
+        self.skip(id, 0);
+        self.lost_at = Some(now);
+    }
+
     /// Drops what is older than it may be. What is newest of its key stays.
     pub fn trim(&mut self, now: Micros, bounds: &Bounds) {
         while let Some(oldest) = self.entries.front()
@@ -240,6 +249,7 @@ impl Ring {
         if self.entries.is_empty() {
             self.entries.shrink_to_fit();
         }
+        self.lost_at = self.lost_at.filter(|at| now - *at <= bounds.age);
     }
 
     /// Whether all that came after the number is kept.

@@ -138,12 +138,13 @@ impl<D> Sessions<D> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Keeps what a socket had. When there are too many, the one that was lost first goes.
-    pub fn park(&self, session: Session<D>) {
+    /// Keeps what a socket had. When there are too many, those that were lost first go: their
+    /// names.
+    pub fn park(&self, session: Session<D>) -> Vec<SocketAddress> {
         let mut gone = Vec::new();
         let mut table = self.table();
         let (name, at) = (session.name, session.lost_at);
-        gone.extend(table.take(&name));
+        let before = table.take(&name);
         while table.sessions.len() >= self.most.max(1) {
             let Some((oldest, lost_at)) = table.order.pop_front() else {
                 break;
@@ -160,7 +161,8 @@ impl<D> Sessions<D> {
         table.order.push_back((name, at));
         // Without the lock: what is dropped may be the app's.
         drop(table);
-        drop(gone);
+        drop(before);
+        gone.iter().map(|session| session.name).collect()
     }
 
     /// Takes a session up: of several who try, one has it.
@@ -184,6 +186,11 @@ impl<D> Sessions<D> {
         table.take(name).ok_or(Unclaimed::Unknown)
     }
 
+    /// Whether a socket may come back.
+    pub fn holds(&self, name: &SocketAddress) -> bool {
+        self.table().sessions.contains_key(name)
+    }
+
     /// Whether a user has sockets that may come back.
     pub fn has(&self, tenant: Option<&str>, user: &str) -> bool {
         let table = self.table();
@@ -194,8 +201,8 @@ impl<D> Sessions<D> {
         table.owners.contains_key(&owner)
     }
 
-    /// Gives up who did not come back in time; how many there were.
-    pub fn expire(&self, now: Micros) -> usize {
+    /// Gives up who did not come back in time: their names.
+    pub fn expire(&self, now: Micros) -> Vec<SocketAddress> {
         let mut gone = Vec::new();
         let mut table = self.table();
         while let Some((name, lost_at)) = table.order.front().copied()
@@ -212,7 +219,7 @@ impl<D> Sessions<D> {
             table.sessions.shrink_to_fit();
         }
         drop(table);
-        gone.len()
+        gone.iter().map(|session| session.name).collect()
     }
 
     /// How many there are.

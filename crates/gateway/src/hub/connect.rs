@@ -262,6 +262,9 @@ impl Hub {
                 let displaced = joining.displaced.take();
                 self.establish(engine, slot, joining, identity.clone(), begin);
                 self.close_displaced(&admitted, &identity);
+                if let Some(user) = identity.user.as_ref().filter(|_| admitted.reserved) {
+                    self.shared.fanout.backplane.established(user, socket);
+                }
                 if let Some(Displaced { by, node, reason }) = displaced {
                     self.replaced(engine, &socket, by.as_deref(), &node, reason);
                 }
@@ -344,6 +347,9 @@ impl Hub {
         self.add_socket(engine, slot, namespace, joining.secret, &identity);
         let ticket = joining.ticket.as_deref();
         let missed = ticket.and_then(|ticket| self.take_up(engine, slot, namespace, ticket));
+        if missed.is_none() {
+            self.note_open(engine, slot, namespace);
+        }
         let Some(handle) = self.handle(engine, slot, namespace) else {
             return;
         };

@@ -117,6 +117,7 @@ impl Hub {
     ) {
         let shared = self.shared.clone();
         let handle = self.handle(engine, slot, namespace);
+        self.note_end(engine, slot, namespace);
         let Some(link) = self.link_mut(slot) else {
             return;
         };

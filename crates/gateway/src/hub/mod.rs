@@ -4,7 +4,8 @@
 //! `socketio` and `live` translate, `events` decides who handles and `tasks` carries the
 //! handlers, `connect` lets sockets in and `hello` greets them, `rooms` knows where they
 //! are, `delivery` and `select` bring things to them, `deadlines` and `sweep` watch them,
-//! `ends` and `drain` let them go, `resume` lets them go on, `query` answers the API.
+//! `ends` and `drain` let them go, `resume` lets them go on, `gaps` tells of losses between
+//! nodes, `query` answers the API.
 //!
 //! Everything that another thread (or a handler) wants of a socket comes as an
 //! [`Op`] through the shard's mailbox, so a connection's state has one owner
@@ -16,6 +17,7 @@ mod delivery;
 mod drain;
 mod ends;
 mod events;
+mod gaps;
 mod hello;
 mod link;
 mod live;
@@ -258,6 +260,8 @@ impl App for Hub {
                 publication,
                 skip,
             } => self.deliver(engine, &room, offset, &publication, skip.as_ref()),
+            Op::Gap { room, gap } => self.gap(engine, &room, gap),
+            Op::UserGap { to } => self.user_gap(engine, to.as_ref()),
             Op::Broadcast {
                 namespace,
                 tenant,

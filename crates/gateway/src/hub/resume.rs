@@ -18,7 +18,7 @@ use heartline_core::line::shelf::ScopeRef;
 use heartline_core::message::Message;
 use heartline_core::namespaces::NamespaceId;
 use heartline_core::presence::SocketAddress;
-use heartline_core::rooms::{self, Room};
+use heartline_core::rooms::{self, Joined, Room};
 use heartline_engine::shard::engine::Engine;
 use heartline_wire::id::Slot;
 use heartline_wire::reason::Reason;
@@ -27,6 +27,7 @@ use heartline_wire::{json, live};
 use super::Hub;
 use super::link::Back;
 use crate::data::SocketData;
+use crate::journal::Journal;
 use crate::metrics::Resume;
 use crate::op::{Op, Park, SelectedAction};
 use crate::publication::{self, Encoding, Head, Publication, Told};
@@ -151,6 +152,7 @@ impl Hub {
                 ..
             } => publication.last_kept(),
             Op::Reached { place } => Some(*place),
+            Op::Gap { gap, .. } => Some(gap.place),
             _ => None,
         };
         if let Some(reached) = reached {
@@ -291,7 +293,10 @@ impl Hub {
             None => (address, Vec::new()),
         };
         places.push(address);
-        recovery.sessions.park(Session {
+        if let Some(journal) = &recovery.journal {
+            journal.parked(name);
+        }
+        recovery.park(Session {
             name,
             places,
             identity: socket.identity.clone(),
@@ -327,6 +332,87 @@ impl Hub {
             engine.close(slot, Reason::TransportClosed);
         }
         let _ = reply.send(());
+    }
+
+    /// The name under which a socket is written down, where that is done.
+    fn written(
+        &self,
+        engine: &Engine,
+        slot: Slot,
+        namespace: NamespaceId,
+    ) -> Option<(&Journal, SocketAddress)> {
+        let journal = self.recovery()?.journal.as_ref()?;
+        let socket = self.link(slot)?.socket(namespace)?;
+        let name = match socket.back() {
+            Some(back) => back.name,
+            None => self.address(engine, slot, namespace)?,
+        };
+        Some((journal, name))
+    }
+
+    /// Writes down that a socket has begun.
+    pub(super) fn note_open(&self, engine: &Engine, slot: Slot, namespace: NamespaceId) {
+        if let Some((journal, name)) = self.written(engine, slot, namespace)
+            && let Some(socket) = self.link(slot).and_then(|link| link.socket(namespace))
+        {
+            journal.opened(name, &socket.identity);
+        }
+    }
+
+    /// Writes down that it has come into the last of its rooms.
+    pub(super) fn note_join(
+        &self,
+        engine: &Engine,
+        slot: Slot,
+        namespace: NamespaceId,
+        joined: &Joined,
+    ) {
+        if let Some((journal, name)) = self.written(engine, slot, namespace)
+            && let Some(socket) = self.link(slot).and_then(|link| link.socket(namespace))
+            && let Some(room) = socket.rooms.last().and_then(|last| self.rooms.room(*last))
+        {
+            journal.joined(name, room, joined.offset, joined.since);
+        }
+    }
+
+    /// Writes down that it leaves a room.
+    pub(super) fn note_leave(
+        &self,
+        engine: &Engine,
+        slot: Slot,
+        namespace: NamespaceId,
+        membership: rooms::Membership,
+    ) {
+        if let Some((journal, name)) = self.written(engine, slot, namespace)
+            && let Some(room) = self.rooms.room(membership)
+        {
+            journal.left(name, &room.key, self.place);
+        }
+    }
+
+    /// Writes down that it has come back, and to which rooms.
+    fn note_back(&self, engine: &Engine, slot: Slot, namespace: NamespaceId) {
+        if let Some((journal, name)) = self.written(engine, slot, namespace)
+            && let Some(address) = self.address(engine, slot, namespace)
+            && let Some(socket) = self.link(slot).and_then(|link| link.socket(namespace))
+        {
+            journal.back(name, address);
+            for member in &socket.rooms {
+                if let Some(room) = self.rooms.room(*member) {
+                    journal.joined(name, room, room.offset(), self.rooms.since(*member));
+                }
+            }
+        }
+    }
+
+    /// Writes down that a socket has gone for good, if it has.
+    pub(super) fn note_end(&self, engine: &Engine, slot: Slot, namespace: NamespaceId) {
+        if let Some((journal, name)) = self.written(engine, slot, namespace)
+            && let Some(recovery) = self.recovery()
+            && !recovery.sessions.holds(&name)
+        {
+            journal.ended(name);
+        }
     }
 
     // --- coming back ------------------------------------------------------
@@ -384,6 +470,26 @@ impl Hub {
             Unclaimed::Unknown => Resume::Unknown,
             Unclaimed::Foreign => Resume::Foreign,
         })?;
+        let taken_up = self.go_on(engine, slot, namespace, session, (since, begin), ticket);
+        if taken_up.is_err() {
+            // Nobody will ask for it again.
+            recovery.give_up(vec![name]);
+        }
+        taken_up
+    }
+
+    /// Goes on with a session, if nothing of what its client missed is gone.
+    fn go_on(
+        &mut self,
+        engine: &mut Engine,
+        slot: Slot,
+        namespace: NamespaceId,
+        session: Parked,
+        (since, begin): (Option<u64>, u64),
+        ticket: &Ticket,
+    ) -> Result<Missed, Resume> {
+        let fanout = self.shared.fanout.clone();
+        let recovery = fanout.recovery.as_ref().ok_or(Resume::Unknown)?;
         let is_live = self
             .link(slot)
             .is_some_and(|link| link.encoding == Encoding::Live);
@@ -394,6 +500,9 @@ impl Hub {
         };
         if session.left > since {
             return Err(Resume::Left);
+        }
+        if since < recovery.missing() {
+            return Err(Resume::Trimmed);
         }
         let mut missed = Missed::default();
         for (room, joined) in &session.rooms {
@@ -534,6 +643,7 @@ impl Hub {
                 socket.set_left(session.left);
             }
         }
+        self.note_back(engine, slot, namespace);
     }
 
     /// Tells a Socket.IO client what it has missed, before its CONNECT is answered: it keeps
@@ -603,7 +713,7 @@ impl Hub {
             let (room, joined) = rooms
                 .into_iter()
                 .find(|(room, _)| *room.key.name == **topic)?;
-            if fanout.epoch(room.incarnation) != **epoch {
+            if fanout.epoch(room.epoch()) != **epoch {
                 return None;
             }
             let at = room.with_ring(|ring| ring.id_of(*offset)).flatten();
@@ -620,7 +730,7 @@ impl Hub {
         (epoch, offset): (&str, u64),
         to: u64,
     ) -> Option<Vec<Kept>> {
-        if self.shared.fanout.epoch(room.incarnation) != epoch || offset > to {
+        if self.shared.fanout.epoch(room.epoch()) != epoch || offset > to {
             return None;
         }
         let most = self.recovery()?.max_replay;

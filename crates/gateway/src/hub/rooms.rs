@@ -52,6 +52,7 @@ impl Hub {
         if Self::private_room(&socket.identity).as_deref() == Some(name) {
             return Ok(Joined {
                 incarnation: 0,
+                epoch: 0,
                 offset: 0,
                 since: 0,
                 held: None,
@@ -78,6 +79,7 @@ impl Hub {
             self.place,
         );
         if socket.rooms.len() > before {
+            self.note_join(engine, slot, namespace, &joined);
             if let Some((user, address, place)) = self.followed(engine, slot, namespace, name) {
                 self.shared
                     .fanout
@@ -227,6 +229,7 @@ impl Hub {
                 socket.rooms.swap_remove(index)
             });
             if let Some(membership) = left {
+                self.note_leave(engine, slot, namespace, membership);
                 self.leave_membership(membership, namespace);
                 if let Some((user, address, place)) = self.followed(engine, slot, namespace, name) {
                     self.shared
@@ -489,7 +492,7 @@ impl Hub {
             }
         };
         self.note_joined(engine, slot, ROOT, topic);
-        let epoch = self.shared.fanout.epoch(joined.incarnation);
+        let epoch = self.shared.fanout.epoch(joined.epoch);
         let room = self.kept_room(slot, topic);
         let to = joined.offset;
         let missed = recover

@@ -2,13 +2,14 @@
 
 use axum::Json;
 use axum::extract::rejection::QueryRejection;
-use axum::extract::{Path, Query, State as With};
+use axum::extract::{Query, State as With};
 use axum::http::StatusCode;
 use heartline::store::{Channel, History, HistoryQuery, MAX_PART, PART, Start};
 use serde::Deserialize;
 
 use super::problem::Problem;
 use super::state::State;
+use super::strict::Named;
 
 /// Most bytes of messages in one answer: all of the longest that there can be.
 const MAX_BYTES: usize = 16 << 20;
@@ -24,7 +25,7 @@ pub(super) struct Wanted {
 
 pub(super) async fn messages(
     With(state): With<State>,
-    Path(conversation): Path<String>,
+    Named(conversation): Named,
     wanted: Result<Query<Wanted>, QueryRejection>,
 ) -> Result<Json<History>, Problem> {
     let wanted = wanted?.0;

@@ -1,7 +1,7 @@
 //! Errors as RFC 9457 problem details.
 
 use axum::Json;
-use axum::extract::rejection::{JsonRejection, QueryRejection};
+use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use heartline::{BadCursor, PublishError};
@@ -67,6 +67,12 @@ impl From<JsonRejection> for Problem {
             _ => StatusCode::BAD_REQUEST,
         };
         Problem::new(status, error.body_text())
+    }
+}
+
+impl From<PathRejection> for Problem {
+    fn from(error: PathRejection) -> Self {
+        Problem::new(StatusCode::BAD_REQUEST, error.body_text())
     }
 }
 

@@ -571,7 +571,7 @@ pub(crate) static KEYS: &[Key] = &[
     ),
     secret(
         "auth.jwt.secret",
-        "secret of HS256, HS384 and HS512 tokens: 16 bytes at least, and 32 to be safe",
+        "secret of HS256, HS384 and HS512 tokens: 16 bytes at least, and 32 to be safe. One of this, `auth.jwt.public_key` and `auth.jwt.jwks_url` may be set",
         |s, v| Ok(s.jwt.secret = optional(v, hmac_secret)?),
     ),
     node(
@@ -773,8 +773,10 @@ pub(crate) static KEYS: &[Key] = &[
     node(
         "recovery.journal",
         "\"off\"",
-        "only `off` in this version: what is kept ends with the process",
-        |_, v| not_yet(v, "off", "keeping events in a file is"),
+        "a file that is written to as events are kept and sockets come and go: after `kill -9` \
+         the next process goes on with it, and clients lose nothing. It is as secret as the \
+         messages, grows to 128 MB, and is worth nothing after a restart of the machine",
+        |s, v| Ok(s.gateway.recovery.journal = optional(v, |v| Ok(PathBuf::from(text(v)?)))?),
     ),
     node(
         "recovery.unreachable",

@@ -415,6 +415,7 @@ fn check(settings: &Settings, sources: &Sources, errors: &mut Vec<String>) {
         }
     }
     check_paths(settings, errors);
+    check_keys(settings, errors);
     let any = settings.gateway.allowed_origins == AllowedOrigins::Any;
     if any && settings.gateway.token_cookie.is_some() {
         errors.push(
@@ -444,6 +445,28 @@ fn check(settings: &Settings, sources: &Sources, errors: &mut Vec<String>) {
         errors.push(format!(
             "--dev listens on this machine only, and server.listen is {:?}: use 127.0.0.1, or leave --dev out",
             settings.listen
+        ));
+    }
+}
+
+/// Tokens have one issuer: a second key would let in whatever is signed with it, long after
+/// everybody has forgotten that it is there.
+fn check_keys(settings: &Settings, errors: &mut Vec<String>) {
+    let jwt = &settings.jwt;
+    let keys = [
+        ("auth.jwt.secret", jwt.secret.is_some()),
+        ("auth.jwt.public_key", jwt.public_key.is_some()),
+        ("auth.jwt.jwks_url", jwt.jwks_url.is_some()),
+    ];
+    let set: Vec<&str> = keys
+        .iter()
+        .filter_map(|(name, is_set)| is_set.then_some(*name))
+        .collect();
+    if set.len() > 1 {
+        errors.push(format!(
+            "{} are set together, and tokens signed with either would be let in: keep the one \
+             that your issuer signs with, and set the other to \"off\"",
+            set.join(" and ")
         ));
     }
 }
@@ -1207,6 +1230,26 @@ mod tests {
         }
         let cookie = ["auth.jwt.cookie=session", "server.allowed_origins=*"];
         assert!(wrong(&cookie).contains("name the origins"));
+    }
+
+    #[test]
+    fn tokens_are_checked_with_a_secret_or_a_key_or_a_key_set_and_not_with_two() {
+        let secret = "auth.jwt.secret=0123456789abcdef0123456789abcdef";
+        let (key, keys) = (
+            "auth.jwt.public_key=key.pem",
+            "auth.jwt.jwks_url=https://issuer.example/keys",
+        );
+        for pair in [[secret, key], [secret, keys], [key, keys]] {
+            let wrong = wrong(&pair);
+            let names = pair.map(|pair| pair.split('=').next().unwrap());
+            assert!(wrong.contains(&names.join(" and ")), "{wrong}");
+            assert!(wrong.contains("keep the one"), "{wrong}");
+        }
+        for alone in [secret, key, keys] {
+            assert!(set(&[alone]).is_ok());
+        }
+        // What a file sets can be switched off above it.
+        assert!(set(&[secret, "auth.jwt.secret=off", keys]).is_ok());
     }
 
     #[test]
