@@ -2,8 +2,8 @@
 
 use tokio_postgres::{Client, Error, Transaction};
 
-/// The tables, step by step: the schema with number N is what the first N make.
-const MIGRATIONS: &[&str] = &[include_str!("migrations/0001.sql")];
+/// The tables, step by step, in the order of their numbers.
+const MIGRATIONS: &[(i32, &str)] = &[(1, include_str!("migrations/0001.sql"))];
 
 /// What nodes that start together wait for: one of them makes the tables. Any number that no
 /// other program uses will do.
@@ -63,18 +63,18 @@ async fn migrate(client: &mut Client) -> Result<Result<(), String>, Error> {
     }
     let version = "SELECT coalesce(max(version), 0) FROM heartline.migration";
     let version: i32 = transaction.query_one(version, &[]).await?.get(0);
-    let version = usize::try_from(version).unwrap_or(0);
-    let known = MIGRATIONS.len();
+    let known = MIGRATIONS.last().map_or(0, |(number, _)| *number);
     if version > known {
         return Ok(Err(format!(
             "has tables of a newer Heartline (schema {version}, and this one knows {known}): run \
              that version, or set store.url to another database"
         )));
     }
-    for (index, sql) in MIGRATIONS.iter().enumerate().skip(version) {
-        transaction.batch_execute(sql).await?;
-        let done = "INSERT INTO heartline.migration (version) VALUES ($1)";
-        transaction.execute(done, &[&(index as i32 + 1)]).await?;
+    for (number, sql) in MIGRATIONS {
+        let done = "INSERT INTO heartline.migration (version) VALUES ($1) ON CONFLICT DO NOTHING";
+        if transaction.execute(done, &[number]).await? > 0 {
+            transaction.batch_execute(sql).await?;
+        }
     }
     transaction.commit().await?;
     Ok(Ok(()))
