@@ -45,6 +45,7 @@ use crate::metrics::Metrics;
 use crate::node::ThisNode;
 use crate::op::Op;
 use crate::recovery::{Recovery, age_kept, random_secret};
+use crate::sessions::Sessions;
 use crate::shared::Shared;
 
 /// Largest message of a client that is in no namespace yet, bytes: a thousand strangers can
@@ -215,7 +216,8 @@ impl GatewayBuilder {
 
     /// Answers requests on the public port that are neither Socket.IO nor
     /// live; without it they get 404. Their bodies have at most 64 KB, and not more than
-    /// `max_payload`: nobody has said yet who asks.
+    /// `max_payload`: nobody has said yet who asks. From where the request comes is in its
+    /// extensions, a [`Visitor`](crate::Visitor).
     ///
     /// ```
     /// # use heartline::{Config, Gateway, HttpResponse};
@@ -356,6 +358,12 @@ impl GatewayBuilder {
         Arc::new(Shared {
             clock,
             authenticator: self.authenticator,
+            sessions: Arc::new(Sessions::new(
+                self.store.clone(),
+                fanout.clone(),
+                clock,
+                config.checkpoint_rooms.clone(),
+            )),
             store: self.store,
             metrics: Arc::new(Metrics::new(fanout.shards.len(), names)),
             limits: Arc::default(),

@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use heartline_core::auth::RoomPattern;
 use ipnet::IpNet;
 
 /// Settings of one gateway.
@@ -74,6 +75,10 @@ pub struct Config {
     pub recovery: RecoveryConfig,
     /// Most rooms one socket may be in, its private `user:ID` room not counted.
     pub max_rooms_per_socket: usize,
+    /// Which rooms are kept with a user's checkpoint; private ones never are.
+    pub checkpoint_rooms: Vec<RoomPattern>,
+    /// Whether who comes back joins the kept rooms again that the token still grants.
+    pub session_rejoin: bool,
     /// How long a user stays online after the last connection went.
     pub offline_grace: Duration,
     /// New connections per address.
@@ -118,6 +123,8 @@ impl Default for Config {
             heartbeat: HeartbeatConfig::default(),
             recovery: RecoveryConfig::default(),
             max_rooms_per_socket: 100,
+            checkpoint_rooms: vec![RoomPattern::new("*")],
+            session_rejoin: false,
             offline_grace: Duration::ZERO,
             connects_per_ip: ConnectLimit::Default,
             namespaces: BTreeMap::from([("/".into(), NamespaceConfig::default())]),

@@ -729,6 +729,21 @@ impl Fanout {
         entries
     }
 
+    /// The rooms of sockets of this node, the newest first.
+    pub(crate) async fn recent_rooms(&self, sockets: &[SocketAddress]) -> Vec<String> {
+        let mut rooms = Vec::new();
+        for of_shard in sockets
+            .chunk_by(|a, b| a.0.conn.shard == b.0.conn.shard)
+            .rev()
+        {
+            let sockets = of_shard.iter().rev().copied().collect();
+            let shard = of_shard[0].0.conn.shard;
+            let here = self.query(shard, |reply| Query::RecentRooms { sockets, reply });
+            rooms.extend(here.await.unwrap_or_default());
+        }
+        rooms
+    }
+
     /// Gives an event to a socket of this node and waits for its acknowledgement.
     ///
     /// # Errors

@@ -261,6 +261,7 @@ impl Gateway {
         // The last responses to polling clients are on their way: they tell of the
         // close, and each ends its connection.
         let _ = tokio::time::timeout(LAST_RESPONSES, self.ways.front.no_http()).await;
+        shared.sessions.close().await;
         shared.fanout.backplane.close().await;
         shared.store.close().await;
     }

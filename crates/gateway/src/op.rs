@@ -312,6 +312,11 @@ pub(crate) enum Query {
         sockets: Vec<SocketAddress>,
         reply: oneshot::Sender<Vec<SocketEntry>>,
     },
+    /// The rooms that some sockets are in, of each the newest first.
+    RecentRooms {
+        sockets: Vec<SocketAddress>,
+        reply: oneshot::Sender<Vec<String>>,
+    },
     /// Some of a room's members, each with its slot, from the end of the list of members or
     /// `before` a place there; and the place to go on before.
     Members {

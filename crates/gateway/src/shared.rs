@@ -14,6 +14,7 @@ use crate::fanout::Fanout;
 use crate::intern::Interner;
 use crate::limits::Limits;
 use crate::metrics::Metrics;
+use crate::sessions::Sessions;
 
 /// What all shards and handles of a gateway have in common.
 pub(crate) struct Shared {
@@ -28,6 +29,8 @@ pub(crate) struct Shared {
     pub(crate) authenticator: Arc<dyn Authenticator>,
     /// Written by `message:send` and `chat:send`, and when somebody joins a conversation.
     pub(crate) store: Arc<dyn MessageStore>,
+    /// What users' clients keep; told of by `session:checkpoint` and of ends by the hub.
+    pub(crate) sessions: Arc<Sessions>,
     /// Each shard writes its own part; the API sums them.
     pub(crate) metrics: Arc<Metrics>,
     /// Limits that several connections share.

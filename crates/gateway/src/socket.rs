@@ -9,6 +9,7 @@ use heartline_core::entries::SocketEntry;
 use heartline_core::message::{Message, check, check_key};
 use heartline_core::presence::SocketAddress;
 use heartline_core::rooms::{self, RoomError};
+use heartline_core::store::{Bound, Checkpoint, Outcome, Patch, StoreError};
 use heartline_wire::codes::Code;
 use heartline_wire::names::{self, Speaker};
 use heartline_wire::reason::Reason;
@@ -47,6 +48,14 @@ impl std::fmt::Debug for Socket {
             .field("namespace", &self.namespace())
             .finish_non_exhaustive()
     }
+}
+
+/// How long a client waits for the store.
+const STORE_TIME: Duration = Duration::from_secs(10);
+
+fn too_large(bound: Bound) -> EventError {
+    let error = EventError::new(Code::TooLarge, bound.to_string());
+    error.with("size", bound.size()).with("max", bound.max())
 }
 
 fn gone() -> EventError {
@@ -341,6 +350,59 @@ impl Socket {
             });
         }
         Err(EventError::from(Code::RateLimited).retry_after(over.retry_after_ms))
+    }
+
+    /// Merges a patch (RFC 7396: an object as JSON, in which `null` removes) into what is kept of
+    /// the user; the version from which on it is in there, once that is kept. With
+    /// `if_version`, only if that is the version there is; 0 is the one before the first.
+    ///
+    /// # Errors
+    /// `AUTH_REQUIRED`; `INVALID_DATA` for what is no object; `TOO_LARGE` with `size` and `max`;
+    /// `CONFLICT` with the `version` and the `metadata` there are; `OVERLOADED`; `SAVE_FAILED`.
+    pub async fn checkpoint(
+        &self,
+        patch: &str,
+        if_version: Option<u64>,
+    ) -> Result<u64, EventError> {
+        let user = self.user()?;
+        let parsed = Patch::parse(patch, if_version).map_err(|bound| match bound {
+            Some(bound) => too_large(bound),
+            None => EventError::new(Code::InvalidData, "A checkpoint is an object of JSON"),
+        })?;
+        let changed = self.shared.sessions.change(user, parsed, patch.len());
+        match tokio::time::timeout(STORE_TIME, changed).await {
+            Ok(Ok(Outcome::Kept(version))) => Ok(version),
+            Ok(Ok(Outcome::TooLarge(bound))) => Err(too_large(bound)),
+            Ok(Ok(Outcome::Conflict { version, metadata })) => {
+                let metadata: serde_json::Value =
+                    serde_json::from_str(&metadata).unwrap_or_default();
+                let error = EventError::from(Code::Conflict).with("version", version);
+                Err(error.with("metadata", metadata))
+            }
+            Ok(Err(StoreError::Overloaded)) => Err(Code::Overloaded.into()),
+            Ok(Err(StoreError::Failed(_))) | Err(_) => Err(Code::SaveFailed.into()),
+        }
+    }
+
+    /// What is kept of the user, by whichever of their sockets; `None`: nothing.
+    ///
+    /// # Errors
+    /// `AUTH_REQUIRED`, or `SAVE_FAILED` when the store does not answer.
+    pub async fn kept(&self) -> Result<Option<Checkpoint>, EventError> {
+        let kept = self.shared.sessions.checkpoint(self.user()?);
+        match tokio::time::timeout(STORE_TIME, kept).await {
+            Ok(Ok(kept)) => Ok(kept),
+            Ok(Err(error)) => {
+                tracing::warn!(%error, "a checkpoint could not be read");
+                Err(Code::SaveFailed.into())
+            }
+            Err(_) => Err(Code::SaveFailed.into()),
+        }
+    }
+
+    fn user(&self) -> Result<&Arc<UserKey>, EventError> {
+        let user = self.identity.user.as_ref();
+        user.ok_or_else(|| Code::AuthRequired.into())
     }
 
     /// Gives the socket a new token, which must be the same user's; when it expires, Unix

@@ -22,6 +22,7 @@ mod schedule;
 mod serve;
 mod signals;
 mod tls;
+mod wallet;
 
 use std::process::ExitCode;
 

@@ -103,6 +103,12 @@ pub enum Code {
     SendFailed,
     /// Too much waits to be stored.
     Overloaded,
+    /// What a client wants to keep could not be kept.
+    SaveFailed,
+    /// What a client wants to keep would be too much.
+    TooLarge,
+    /// Somebody else was faster.
+    Conflict,
     /// Nobody handles this event.
     NotImplemented,
     /// The handler panicked or ran out of time, or who decides about connecting panicked.
@@ -132,7 +138,7 @@ struct Entry {
     when: &'static str,
 }
 
-const TABLE: [Entry; 26] = {
+const TABLE: [Entry; 29] = {
     const fn entry(
         (code, text): (Code, &'static str),
         issuers: &'static [Issuer],
@@ -271,6 +277,27 @@ const TABLE: [Entry; 26] = {
             Later,
             "Too much waits to be stored; try again",
             "More messages wait to be stored than may; nothing was done",
+        ),
+        entry(
+            (SaveFailed, "SAVE_FAILED"),
+            &[Event],
+            Later,
+            "This could not be kept; try again",
+            "A checkpoint could not be kept; it may have been, if the store was slow",
+        ),
+        entry(
+            (TooLarge, "TOO_LARGE"),
+            &[Event],
+            AfterChange,
+            "This is more than is kept",
+            "A checkpoint would have `size` of what it may have `max`; nothing was changed",
+        ),
+        entry(
+            (Conflict, "CONFLICT"),
+            &[Event],
+            AfterChange,
+            "Somebody else was faster",
+            "A checkpoint has another version than `ifVersion`: `version` and `metadata` are what there is",
         ),
         entry(
             (NotImplemented, "NOT_IMPLEMENTED"),

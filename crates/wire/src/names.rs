@@ -92,7 +92,11 @@ pub const GATEWAY_EVENTS: &[Own] = {
             Connection,
             "The token has expired: `{ code, message }`",
         ),
-        own("session:resume", Connection, "Not sent yet"),
+        own(
+            "session:resume",
+            Connection,
+            "After the hello, to users of whom something is kept: `{ metadata, rooms, version, lastSeenAt }`",
+        ),
         own("presence:change", Connection, "Not sent yet"),
         own(
             "heartbeat",

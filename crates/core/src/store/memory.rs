@@ -5,10 +5,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::auth::{BoxFuture, UserKey};
 use crate::bounded::Bounded;
+use crate::store::challenges::OpenChallenges;
 use crate::store::log::Log;
 use crate::store::{
-    Channel, Cleaned, Cleaning, History, HistoryQuery, Job, MessageStore, NewMessage, StoreError,
-    Stored, Tell,
+    Challenge, Challenges, Changed, Changes, Channel, Checkpoint, Checkpoints, Cleaned, Cleaning,
+    History, HistoryQuery, Job, MessageStore, NewMessage, Redeemed, StoreError, Stored, Tell,
 };
 
 /// How many conversations it keeps members of.
@@ -19,6 +20,12 @@ const CONVERSATION_BYTES: usize = 64 << 20;
 
 /// How many members of each.
 const MEMBERS: usize = 4_096;
+
+/// How many users it keeps a checkpoint of, those who were there last.
+const CHECKPOINTS: usize = 65_536;
+
+/// What these may weigh, bytes.
+const CHECKPOINT_BYTES: usize = 64 << 20;
 
 /// What an entry costs besides its texts, about, bytes.
 const OVERHEAD: usize = 256;
@@ -48,6 +55,58 @@ struct Memory {
 #[derive(Default)]
 pub struct MemoryStore {
     memory: Mutex<Memory>,
+    challenges: Mutex<OpenChallenges>,
+    checkpoints: Mutex<Sessions>,
+}
+
+impl Checkpoints for MemoryStore {
+    fn change(&self, changes: Changes) -> BoxFuture<Result<Changed, StoreError>> {
+        let Sessions(kept) = &mut *self
+            .checkpoints
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let changed = changes.apply(kept.get(&changes.user).cloned());
+        if let (Some(checkpoint), true) = (&changed.checkpoint, changed.differs) {
+            let rooms = checkpoint.rooms.iter().map(String::len).sum::<usize>();
+            let bytes = weight(&changes.user) + checkpoint.metadata.len() + rooms;
+            kept.put(changes.user, checkpoint.clone(), bytes);
+        }
+        Box::pin(std::future::ready(Ok(changed)))
+    }
+
+    fn checkpoint(&self, user: &Arc<UserKey>) -> BoxFuture<Result<Option<Checkpoint>, StoreError>> {
+        let mut kept = self
+            .checkpoints
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let kept = kept.0.get(user).cloned();
+        Box::pin(std::future::ready(Ok(kept)))
+    }
+}
+
+impl Challenges for MemoryStore {
+    fn issue(&self, challenge: Challenge, now: u64) -> BoxFuture<Result<(), StoreError>> {
+        let mut open = self
+            .challenges
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        open.issue(challenge, now);
+        Box::pin(std::future::ready(Ok(())))
+    }
+
+    fn redeem(
+        &self,
+        hash: [u8; 32],
+        wallet: [u8; 32],
+        now: u64,
+    ) -> BoxFuture<Result<Redeemed, StoreError>> {
+        let mut open = self
+            .challenges
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let redeemed = open.redeem(&hash, &wallet, now);
+        Box::pin(std::future::ready(Ok(redeemed)))
+    }
 }
 
 impl MessageStore for MemoryStore {
@@ -115,6 +174,23 @@ impl MessageStore for MemoryStore {
         let mut memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
         memory.jobs.entry(name).or_default().end(done);
         Box::pin(std::future::ready(Ok(())))
+    }
+
+    fn challenges(&self) -> Option<&dyn Challenges> {
+        Some(self)
+    }
+
+    fn checkpoints(&self) -> Option<&dyn Checkpoints> {
+        Some(self)
+    }
+}
+
+/// What is kept of users.
+struct Sessions(Bounded<Arc<UserKey>, Checkpoint>);
+
+impl Default for Sessions {
+    fn default() -> Self {
+        Sessions(Bounded::new(CHECKPOINTS, CHECKPOINT_BYTES))
     }
 }
 

@@ -1,16 +1,24 @@
 //! Where messages are kept before anybody is told of them.
 
+mod challenges;
+mod checkpoints;
+mod error;
 mod log;
 pub mod memory;
 mod retention;
 
-use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
 use serde::Serialize;
 
 use crate::auth::{BoxFuture, UserKey};
+pub use challenges::{Challenge, Challenges, MAX_CHALLENGES, MAX_OPEN, Redeemed};
+pub use checkpoints::{
+    Bound, Changed, Changes, Checkpoint, Checkpoints, MAX_DEPTH, MAX_MEMBERS, MAX_METADATA,
+    MAX_PATCH, MAX_ROOMS, Outcome, Patch,
+};
+pub use error::StoreError;
 pub use retention::{Cleaned, Cleaning, Job, Retention};
 
 /// Where a message is said. A conversation and an open room of the same name are
@@ -237,27 +245,6 @@ impl Part {
     }
 }
 
-/// Why the store did not do what it was asked for.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum StoreError {
-    /// It could not, for this reason, which is for operators. A message may have been kept all
-    /// the same: to send it again with its `temp_id` finds out.
-    Failed(String),
-    /// Too much waits to be stored; nothing of this was.
-    Overloaded,
-}
-
-impl fmt::Display for StoreError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            StoreError::Failed(reason) => f.write_str(reason),
-            StoreError::Overloaded => f.write_str("too much waits to be stored"),
-        }
-    }
-}
-
-impl std::error::Error for StoreError {}
-
 /// Keeps messages, and knows who belongs to a conversation.
 ///
 /// What [`append`](MessageStore::append) has answered is kept: only then are
@@ -307,6 +294,16 @@ pub trait MessageStore: Send + Sync + 'static {
     /// Notes that a job was done at this moment, Unix milliseconds, and lets it go. `None`: it
     /// was not done.
     fn end_job(&self, name: &'static str, done: Option<u64>) -> BoxFuture<Result<(), StoreError>>;
+
+    /// Where it keeps the challenges that wallets sign, if it does.
+    fn challenges(&self) -> Option<&dyn Challenges> {
+        None
+    }
+
+    /// Where it keeps what users' clients want to find again, if it does.
+    fn checkpoints(&self) -> Option<&dyn Checkpoints> {
+        None
+    }
 
     /// Whether it cannot keep messages at the moment.
     fn is_in_trouble(&self) -> bool {

@@ -1,6 +1,7 @@
 //! The contract's own events, written with the same API as an app's.
 
 mod auth;
+mod checkpoint;
 mod history;
 mod messages;
 mod presence;
@@ -23,6 +24,8 @@ pub(crate) fn register(handlers: HandlerSet) -> HandlerSet {
         .or_on("presence:get", presence::presence_get)
         .or_on("metrics:request", presence::metrics_request)
         .or_on("auth:refresh", auth::refresh)
+        .or_on("session:checkpoint", checkpoint::keep)
+        .on_connect(checkpoint::resume)
         .or_on("ping", session::ping)
         .or_on("heartbeat:response", session::heartbeat_response)
 }

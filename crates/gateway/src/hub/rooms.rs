@@ -226,7 +226,7 @@ impl Hub {
                 if place > 0 {
                     socket.set_left(place);
                 }
-                socket.rooms.swap_remove(index)
+                socket.rooms.remove(index)
             });
             if let Some(membership) = left {
                 self.note_leave(engine, slot, namespace, membership);
@@ -331,14 +331,17 @@ impl Hub {
 
     /// The rooms of a socket by their names, in the order of these.
     pub(super) fn room_names(&self, members: &[Membership], identity: &Identity) -> Vec<String> {
-        let mut rooms: Vec<String> = members
-            .iter()
-            .filter_map(|member| self.rooms.room(*member))
-            .map(|room| room.key.name.to_string())
-            .chain(Hub::private_room(identity))
-            .collect();
+        let mut rooms = self.recent_rooms(members);
+        rooms.extend(Hub::private_room(identity));
         rooms.sort_unstable();
         rooms
+    }
+
+    /// The same without the private one, the newest first.
+    pub(super) fn recent_rooms(&self, members: &[Membership]) -> Vec<String> {
+        let rooms = members.iter().rev();
+        let rooms = rooms.filter_map(|member| self.rooms.room(*member));
+        rooms.map(|room| room.key.name.to_string()).collect()
     }
 
     /// The private room of a user, in a list of rooms.

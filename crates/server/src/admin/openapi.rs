@@ -269,6 +269,26 @@ pub(super) static ROUTES: &[Route] = &[
     },
 ];
 
+/// Sign-in with a wallet, which the public listener answers where `auth.wallet.enabled` is set.
+static SIGN_IN: &[Route] = &[
+    Route {
+        method: "post",
+        path: crate::wallet::CHALLENGE,
+        does: "A text for a wallet to sign; it is good once, until expiresAt",
+        query: &[],
+        body: &["walletAddress"],
+        answer: "Challenge",
+    },
+    Route {
+        method: "post",
+        path: crate::wallet::CONNECT,
+        does: "A token for who has signed that text",
+        query: &[],
+        body: &["walletAddress", "challenge", "signature"],
+        answer: "SignedIn",
+    },
+];
+
 pub(super) async fn document() -> Json<Value> {
     Json(build())
 }
@@ -373,11 +393,27 @@ fn operation(route: &Route) -> Value {
     operation
 }
 
+/// A route that is not of this listener: anybody may ask, and errors are its own.
+fn sign_in(route: &Route) -> Value {
+    let mut operation = operation(route);
+    let schema = &mut operation["requestBody"]["content"]["application/json"]["schema"];
+    schema["required"] = json!(route.body);
+    schema["additionalProperties"] = true.into();
+    operation["responses"]["4XX"] = json!({ "description": "What is wrong", "content": {
+        "application/json": { "schema": schemas::reference("SignInError") } } });
+    operation["servers"] = json!([{ "url": "{public}", "description": "The public listener",
+        "variables": { "public": { "default": "http://localhost:8080" } } }]);
+    operation
+}
+
 fn build() -> Value {
     let mut paths = Map::new();
     for route in ROUTES {
         let entry = paths.entry(route.path).or_insert_with(|| json!({}));
         entry[route.method] = operation(route);
+    }
+    for route in SIGN_IN {
+        paths.insert(route.path.into(), json!({ route.method: sign_in(route) }));
     }
     json!({
         "openapi": "3.1.0",
@@ -434,10 +470,10 @@ mod tests {
             .values()
             .map(|path| path.as_object().unwrap().len())
             .sum();
-        assert_eq!(described, ROUTES.len());
+        assert_eq!(described, ROUTES.len() + SIGN_IN.len());
         // Every answer has a schema.
         let schemas = &document["components"]["schemas"];
-        for route in ROUTES {
+        for route in ROUTES.iter().chain(SIGN_IN) {
             assert!(
                 route.answer.is_empty() || schemas[route.answer].is_object(),
                 "{}",

@@ -147,6 +147,30 @@ const SHAPES: &[Shape] = &[
         ],
     ),
     ("Draining", &[("draining", "boolean")]),
+    (
+        "Challenge",
+        &[("challenge", "string"), ("expiresAt", "integer")],
+    ),
+    (
+        "WalletUser",
+        &[
+            ("userId", "string"),
+            ("walletAddress", "string"),
+            ("userType", "string?"),
+        ],
+    ),
+    (
+        "SignedIn",
+        &[
+            ("token", "string"),
+            ("expiresAt", "integer"),
+            ("user", "WalletUser"),
+        ],
+    ),
+    (
+        "SignInError",
+        &[("error", "string"), ("message", "string?")],
+    ),
 ];
 
 fn schema(kind: &str) -> Value {

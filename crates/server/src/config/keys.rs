@@ -7,6 +7,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use heartline::auth::RoomPattern;
 use heartline::config::{
     AllowedOrigins, Announce, AuthMode, ConnectLimit, DevicePolicy, NamespaceConfig, OnExcess,
 };
@@ -94,10 +95,14 @@ fn one_of<T: Copy>(value: &Value, choices: &[(&str, T)]) -> Result<T, Wrong> {
         .ok_or_else(|| format!("must be one of {}, not {text:?}", names.join(", ")))
 }
 
+/// Longest name of a host (RFC 1035), and a port.
+const MAX_DOMAIN: usize = 253 + 6;
 /// Smallest `server.max_payload`, bytes: CONNECT without a token fits.
 const MIN_PAYLOAD: usize = 128;
 /// Smallest `server.send_buffer`, bytes: what every client is told at first fits.
 const MIN_SEND_BUFFER: usize = 1024;
+/// Largest `auth.wallet.ttl`: as long as somebody may look for their wallet.
+const MAX_CHALLENGE_TTL: Duration = Duration::from_secs(3_600);
 /// Largest `auth.jwt.leeway`: clocks do not differ by more, and tokens should expire.
 const MAX_LEEWAY: Duration = Duration::from_secs(86_400);
 
@@ -191,6 +196,20 @@ fn web_url(value: &Value) -> Result<String, Wrong> {
 fn one_text(value: &Value) -> Result<String, Wrong> {
     let given = text(value).ok().filter(|given| !given.starts_with('['));
     given.ok_or_else(|| "must be one text, not a list".into())
+}
+
+/// A host, with a port perhaps, as it stands in a URL.
+fn domain(value: &Value) -> Result<String, Wrong> {
+    let given = text(value)?;
+    let origin = place::origin(&format!("https://{given}"));
+    let origin = origin.ok().filter(|_| !given.contains(['/', '*', '@']));
+    let domain = origin
+        .as_deref()
+        .and_then(|origin| origin.strip_prefix("https://"));
+    match domain.filter(|domain| domain.len() <= MAX_DOMAIN && domain.is_ascii()) {
+        Some(domain) => Ok(domain.to_owned()),
+        None => Err("must be a host as in a URL, like \"app.example\"".into()),
+    }
 }
 
 fn claim_name(value: &Value) -> Result<String, Wrong> {
@@ -571,7 +590,7 @@ pub(crate) static KEYS: &[Key] = &[
     ),
     secret(
         "auth.jwt.secret",
-        "secret of HS256, HS384 and HS512 tokens: 16 bytes at least, and 32 to be safe. One of this, `auth.jwt.public_key` and `auth.jwt.jwks_url` may be set",
+        "secret of HS256, HS384 and HS512 tokens: 16 bytes at least, and 32 to be safe",
         |s, v| Ok(s.jwt.secret = optional(v, hmac_secret)?),
     ),
     node(
@@ -618,6 +637,44 @@ pub(crate) static KEYS: &[Key] = &[
         "\"off\"",
         "the cookie that may bring a token, where nothing else does; believed only of the server's own pages and those of `server.allowed_origins`, which cannot be `[\"*\"]` then",
         |s, v| Ok(s.gateway.token_cookie = optional(v, cookie_name)?),
+    ),
+    node(
+        "auth.wallet.enabled",
+        "false",
+        "people sign in with a Stellar or ed25519 key: `POST /auth/challenge` and `POST /auth/connect` on the public port ([wallets](wallets.md))",
+        |s, v| Ok(s.wallet.enabled = truth(v)?),
+    ),
+    node(
+        "auth.wallet.domain",
+        "\"off\"",
+        "where people sign in, like `\"app.example\"`: their wallets show it to them; needed for that",
+        |s, v| Ok(s.wallet.domain = optional(v, domain)?.unwrap_or_default()),
+    ),
+    node(
+        "auth.wallet.ttl",
+        "\"5m\"",
+        "how long a challenge can be signed, at most `\"1h\"`",
+        |s, v| match positive_duration(v)? {
+            ttl if ttl <= MAX_CHALLENGE_TTL => Ok(s.wallet.ttl = ttl),
+            _ => Err("must be at most 1h: a challenge is signed at once, or not at all".into()),
+        },
+    ),
+    node(
+        "auth.wallet.token_ttl",
+        "\"12h\"",
+        "how long the token is good that a wallet gets",
+        |s, v| Ok(s.wallet.token_ttl = positive_duration(v)?),
+    ),
+    node(
+        "auth.wallet.user_type",
+        "\"off\"",
+        "the `userType` of who signs in with a wallet",
+        |s, v| Ok(s.wallet.user_type = optional(v, one_text)?),
+    ),
+    secret(
+        "auth.wallet.key",
+        "PEM file (or PEM text) of an Ed25519 private key that signs these tokens (EdDSA); without it `auth.jwt.secret` does (HS256)",
+        |s, v| Ok(s.jwt.wallet_key = optional(v, text)?),
     ),
     claim!("user", "\"sub\"", user),
     claim!("user_type", "\"userType\"", user_type),
@@ -717,6 +774,22 @@ pub(crate) static KEYS: &[Key] = &[
             ];
             Ok(n.announce = one_of(v, &choices)?)
         },
+    ),
+    node(
+        "checkpoint.rooms",
+        "[\"*\"]",
+        "which rooms are kept with what `session:checkpoint` says, by names or prefixes (`lobby:*`); a user's own room never is",
+        |s, v| {
+            let patterns = list(v)?;
+            s.gateway.checkpoint_rooms = patterns.iter().map(|one| RoomPattern::new(one)).collect();
+            Ok(())
+        },
+    ),
+    node(
+        "session.rejoin",
+        "false",
+        "whether who comes back joins the kept rooms again that the token still grants; otherwise `session:resume` only names them",
+        |s, v| Ok(s.gateway.session_rejoin = truth(v)?),
     ),
     node(
         "presence.offline_grace",

@@ -12,6 +12,8 @@ use crate::error::OpenError;
 /// The tables, step by step, in the order of their numbers.
 const MIGRATIONS: &[(i64, &str)] = &[
     (1, include_str!("migrations/0001.sql")),
+    (10, include_str!("migrations/0010.sql")),
+    (11, include_str!("migrations/0011.sql")),
     (20, include_str!("migrations/0020.sql")),
 ];
 

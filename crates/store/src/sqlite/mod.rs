@@ -5,6 +5,8 @@
 //! with the time that the disk needs. A second thread tells of what is stored, in its order, and
 //! two more read.
 
+mod challenges;
+mod checkpoints;
 mod clean;
 mod database;
 mod reader;
@@ -17,7 +19,8 @@ use std::sync::{Arc, mpsc};
 use heartline_core::auth::{BoxFuture, UserKey};
 use heartline_core::store::memory::MemoryStore;
 use heartline_core::store::{
-    Cleaned, Cleaning, History, HistoryQuery, MessageStore, NewMessage, StoreError, Stored, Tell,
+    Challenge, Challenges, Changed, Changes, Checkpoint, Checkpoints, Cleaned, Cleaning, History,
+    HistoryQuery, MAX_METADATA, MessageStore, NewMessage, Redeemed, StoreError, Stored, Tell,
 };
 use rusqlite::{Connection, Transaction};
 use tokio::sync::{oneshot, watch};
@@ -199,6 +202,14 @@ impl MessageStore for SqliteStore {
         })
     }
 
+    fn challenges(&self) -> Option<&dyn Challenges> {
+        Some(self)
+    }
+
+    fn checkpoints(&self) -> Option<&dyn Checkpoints> {
+        Some(self)
+    }
+
     fn is_in_trouble(&self) -> bool {
         self.health.is_in_trouble()
     }
@@ -211,6 +222,40 @@ impl MessageStore for SqliteStore {
             // An error: the thread has ended too.
             let _ = ended.wait_for(|ended| *ended).await;
         })
+    }
+}
+
+impl Challenges for SqliteStore {
+    fn issue(&self, challenge: Challenge, now: u64) -> BoxFuture<Result<(), StoreError>> {
+        self.write(0, move |_, transaction| {
+            challenges::issue(transaction, &challenge, now)
+        })
+    }
+
+    fn redeem(
+        &self,
+        hash: [u8; 32],
+        wallet: [u8; 32],
+        now: u64,
+    ) -> BoxFuture<Result<Redeemed, StoreError>> {
+        self.write(0, move |_, transaction| {
+            challenges::redeem(transaction, &hash, &wallet, now)
+        })
+    }
+}
+
+impl Checkpoints for SqliteStore {
+    fn change(&self, changes: Changes) -> BoxFuture<Result<Changed, StoreError>> {
+        // What it may become, at most; patches are counted where they wait.
+        let bytes = MAX_METADATA;
+        self.write(bytes, move |tables, transaction| {
+            checkpoints::change(tables, transaction, &changes)
+        })
+    }
+
+    fn checkpoint(&self, user: &Arc<UserKey>) -> BoxFuture<Result<Option<Checkpoint>, StoreError>> {
+        let user = user.clone();
+        self.read(move |connection| checkpoints::find(connection, &user))
     }
 }
 

@@ -300,7 +300,8 @@ mod tests {
             let last = world.order.last().copied();
             for node in &world.nodes {
                 prop_assert_eq!(*node.last.borrow(), last);
-                prop_assert_eq!(node.keyed.parts.iter().map(|part| locked(part).count).sum::<usize>(), 0);
+                let flights = node.keyed.parts.iter().map(|part| locked(part).count);
+                prop_assert_eq!(flights.sum::<usize>(), 0);
             }
         }
     }

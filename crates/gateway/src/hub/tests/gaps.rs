@@ -1,55 +1,23 @@
 //! What sockets hear of publications that were lost on their way from other nodes.
 
-use std::sync::{Arc, OnceLock};
-use std::time::Duration;
-
-use heartline_core::auth::{BoxFuture, UserKey};
-use heartline_core::backplane::local::LocalBackplane;
-use heartline_core::backplane::{Backplane, Missed, Node};
-use heartline_core::entries::UserPresence;
-use heartline_core::presence::{
-    Admitted, DeviceLimitReached, Newcomer, Presence, RoomAddress, SocketAddress,
-};
-use heartline_core::time::Moment;
-use heartline_wire::time::Micros;
+use heartline_core::backplane::Missed;
 
 use super::*;
 
-/// A node alone, to which a test says what others would.
-struct Told(LocalBackplane, Arc<OnceLock<Arc<dyn Node>>>);
-
-impl Backplane for Told {
-    fn attach(&self, node: Arc<dyn Node>) {
-        self.0.attach(node.clone());
-        let _ = self.1.set(node);
-    }
-    fn connect(&self, newcomer: Newcomer) -> BoxFuture<Result<Admitted, DeviceLimitReached>> {
-        self.0.connect(newcomer)
-    }
-    fn disconnect(&self, user: &Arc<UserKey>, socket: SocketAddress, keep: Duration) {
-        self.0.disconnect(user, socket, keep);
-    }
-    fn enter_room(&self, _: &Arc<UserKey>, _: SocketAddress, _: RoomAddress) {}
-    fn leave_room(&self, _: &Arc<UserKey>, _: SocketAddress, _: &RoomAddress) {}
-    fn presence(&self, _: Option<Arc<str>>, _: Vec<String>) -> BoxFuture<Vec<UserPresence>> {
-        Box::pin(std::future::ready(Vec::new()))
-    }
-    fn local(&self) -> &Presence {
-        self.0.local()
-    }
+fn missed(world: &mut World, whose: Missed<'_>) {
+    world.gateway.shared.fanout.missed(whose);
+    world.settle();
 }
+
+const ROOM: Missed<'_> = Missed::Room {
+    namespace: "/",
+    tenant: None,
+    room: "a",
+};
 
 #[test]
 fn members_of_a_room_are_told_of_a_gap_and_go_on_in_a_new_epoch() {
-    let node = Arc::new(OnceLock::new());
-    let now = || Moment {
-        at: Micros::ZERO,
-        unix_millis: 0,
-    };
-    let local = LocalBackplane::new(Duration::ZERO, Box::new(now));
-    let told = Told(local, node.clone());
-    let mut world = World::with(config(), |builder| builder.backplane(told));
-    let node = node.get().unwrap().clone();
+    let mut world = World::new(config());
     let mut ann = world.socketio("user=ann");
     let mut bob = world.live("user=bob");
     let mut eve = world.live("user=eve");
@@ -62,12 +30,7 @@ fn members_of_a_room_are_told_of_a_gap_and_go_on_in_a_new_epoch() {
     let say = r#"{"type":"publish","topic":"a","event":"e","data":1}"#;
     world.ask(&mut bob, say);
     ann.hears();
-    node.missed(Missed::Room {
-        namespace: "/",
-        tenant: None,
-        room: "a",
-    });
-    world.settle();
+    missed(&mut world, ROOM);
     assert_eq!(ann.hears(), [r#"42["room:gap",{"room":"a"}]"#]);
     let heard = bob.hears();
     let [gap] = &heard[..] else {
@@ -86,14 +49,13 @@ fn members_of_a_room_are_told_of_a_gap_and_go_on_in_a_new_epoch() {
     ann.hears();
     eve.hears();
     // A user's own room has no members: its sockets are told.
-    node.missed(Missed::User {
+    let user = Missed::User {
         tenant: None,
         user: "ann",
-    });
-    world.settle();
+    };
+    missed(&mut world, user);
     assert_eq!(ann.hears(), [r#"42["room:gap",{"room":"user:ann"}]"#]);
     assert!(bob.hears().is_empty());
-    node.missed(Missed::Anybody);
-    world.settle();
+    missed(&mut world, Missed::Anybody);
     assert_eq!((ann.hears().len(), bob.hears().len()), (2, 2));
 }
