@@ -387,13 +387,15 @@ impl Socket {
     /// What is kept of the user, by whichever of their sockets; `None`: nothing.
     ///
     /// # Errors
-    /// `AUTH_REQUIRED`, or `SAVE_FAILED` when the store does not answer.
+    /// `AUTH_REQUIRED`, `OVERLOADED` when too many ask, or `SAVE_FAILED` when the store does not
+    /// answer.
     pub async fn kept(&self) -> Result<Option<Checkpoint>, EventError> {
         let kept = self.shared.sessions.checkpoint(self.user()?);
         match tokio::time::timeout(STORE_TIME, kept).await {
             Ok(Ok(kept)) => Ok(kept),
-            Ok(Err(error)) => {
-                tracing::warn!(%error, "a checkpoint could not be read");
+            Ok(Err(StoreError::Overloaded)) => Err(Code::Overloaded.into()),
+            Ok(Err(StoreError::Failed(reason))) => {
+                tracing::warn!(reason, "a checkpoint could not be read");
                 Err(Code::SaveFailed.into())
             }
             Err(_) => Err(Code::SaveFailed.into()),

@@ -247,8 +247,13 @@ impl Hub {
         let Some(members) = self.rooms.deliver(room, offset) else {
             return;
         };
+        // Looked at once for all: almost always there is nobody.
+        let some_catch_up = !self.catching_up.is_empty();
         for &slot in &members {
-            if Some(slot) == skip || self.has_caught_up(slot, room.key.namespace, publication) {
+            if Some(slot) == skip {
+                continue;
+            }
+            if some_catch_up && self.has_caught_up(slot, room.key.namespace, publication) {
                 continue;
             }
             let Some(encoding) = self.link(slot).map(|link| link.encoding) else {

@@ -832,6 +832,7 @@ mod tests {
         };
         assert_eq!(refused(&[ON, AT, SECRET]), "");
         assert_eq!(refused(&[ON, AT, JWKS, "auth.wallet.key=key.pem"]), "");
+        assert_eq!(refused(&[ON, AT, JWKS, SECRET]), "");
         assert!(refused(&[ON, SECRET]).contains("needs auth.wallet.domain"));
         let why = refused(&[ON, AT, JWKS]);
         assert!(why.contains("either set auth.jwt.secret") && why.contains("or auth.wallet.key"));
