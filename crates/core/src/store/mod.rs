@@ -7,6 +7,7 @@ mod log;
 pub mod memory;
 pub mod offer;
 mod people;
+mod retention;
 
 use std::fmt;
 use std::ops::Range;
@@ -15,6 +16,7 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use crate::auth::{BoxFuture, UserKey};
+pub use retention::{Cleaned, Cleaning, Job, Retention};
 
 /// Where a message is said. A conversation and an open room of the same name are
 /// different places: whoever writes in one has no part in the other.
@@ -277,6 +279,25 @@ pub trait MessageStore: Send + Sync + 'static {
 
     /// A part of a conversation or open room. One that nobody has written in is empty.
     fn history(&self, query: HistoryQuery) -> BoxFuture<Result<History, StoreError>>;
+
+    /// A small step of removing something, from where the last one ended or 0: it waits for
+    /// nothing else but messages that are being stored. What is removed of a conversation is its
+    /// beginning, and its floor says so.
+    fn clean(&self, what: Cleaning, from: u64) -> BoxFuture<Result<Cleaned, StoreError>>;
+
+    /// Takes a job for a node until then, Unix milliseconds, if no other has it: see
+    /// [`Job::take`]. What is known of it, and whether this node has it.
+    fn take_job(
+        &self,
+        name: &'static str,
+        owner: &str,
+        now: u64,
+        until: u64,
+    ) -> BoxFuture<Result<(Option<u64>, bool), StoreError>>;
+
+    /// Notes that a job was done at this moment, Unix milliseconds, and lets it go. `None`: it
+    /// was not done.
+    fn end_job(&self, name: &'static str, done: Option<u64>) -> BoxFuture<Result<(), StoreError>>;
 
     /// Whether it cannot keep messages at the moment.
     fn is_in_trouble(&self) -> bool {
