@@ -128,7 +128,7 @@ impl MessageStore for MemoryStore {
     }
 
     fn clean(&self, what: Cleaning, _: u64) -> BoxFuture<Result<Cleaned, StoreError>> {
-        let mut memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut memory = self.lock();
         // All at once: there is not much of it.
         let rows = memory.log.clean(what);
         Box::pin(std::future::ready(Ok(Cleaned { rows, next: None })))
@@ -141,7 +141,7 @@ impl MessageStore for MemoryStore {
         now: u64,
         until: u64,
     ) -> BoxFuture<Result<(Option<u64>, bool), StoreError>> {
-        let mut memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut memory = self.lock();
         let job = memory.jobs.entry(name).or_default();
         let is_taken = job.take(owner, now, until);
         Box::pin(std::future::ready(Ok((job.last_at, is_taken))))

@@ -45,6 +45,15 @@ WITH place AS MATERIALIZED (
         (conversation, "offset", sender, attempt, created_at, key, content)
     SELECT conversation, "offset", sender, attempt, created_at, key, content
     FROM placed ORDER BY ord
+), mark AS (
+    -- Who writes has read what is before.
+    UPDATE heartline.member m SET read_offset = w."offset"
+    FROM (
+        SELECT conversation, sender, max("offset") AS "offset" FROM placed
+        GROUP BY conversation, sender
+    ) w
+    WHERE m.conversation = w.conversation AND m.person = w.sender
+        AND m.read_offset < w."offset"
 )
 SELECT ord, conversation, "offset", attempt FROM placed
 UNION ALL SELECT ord, conversation, "offset", attempt FROM old

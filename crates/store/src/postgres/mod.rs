@@ -8,7 +8,11 @@
 //! again, because every message has a key.
 
 mod clean;
+mod codes;
+mod conversations;
+mod invites;
 mod lane;
+mod people;
 mod pool;
 mod schema;
 mod session;
@@ -20,11 +24,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
-use heartline_core::auth::{BoxFuture, UserKey};
-use heartline_core::store::memory::MemoryStore;
+use heartline_core::auth::BoxFuture;
 use heartline_core::store::{
-    Channel, Cleaned, Cleaning, History, HistoryQuery, MessageStore, NewMessage, StoreError,
-    Stored, Tell,
+    Cleaned, Cleaning, History, HistoryQuery, MessageStore, NewMessage, StoreError, Stored, Tell,
 };
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::AbortHandle;
@@ -54,12 +56,11 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// How long an end waits for a server that is away.
 const LAST: Duration = Duration::from_secs(5);
 
-/// Keeps messages in PostgreSQL 13 or newer. Members of conversations are kept in memory.
+/// Keeps messages, and who belongs to conversations, in PostgreSQL 13 or newer.
 pub struct PostgresStore {
     lanes: Vec<(Arc<Queue<Queued>>, Trouble)>,
     tasks: Vec<AbortHandle>,
     pool: Arc<Pool>,
-    members: MemoryStore,
     /// The number of the next attempt.
     attempts: AtomicI64,
     ended: watch::Receiver<()>,
@@ -122,7 +123,6 @@ impl PostgresStore {
             lanes,
             tasks,
             pool: Arc::new(Pool::new(server)),
-            members: MemoryStore::default(),
             // Numbers of two processes never meet.
             attempts: AtomicI64::new((random() >> 1) as i64),
             ended,
@@ -181,9 +181,6 @@ fn lane_of(message: &NewMessage) -> usize {
 
 impl MessageStore for PostgresStore {
     fn append(&self, message: NewMessage, tell: Tell) -> BoxFuture<Result<Stored, StoreError>> {
-        if let Channel::Conversation(id) = &message.channel {
-            drop(self.members.add_member(id, &message.sender));
-        }
         let (lane, bytes) = (lane_of(&message), weight(&message));
         let (sender, stored) = oneshot::channel();
         let number = self.attempts.fetch_add(1, Ordering::Relaxed) & i64::MAX;
@@ -200,22 +197,6 @@ impl MessageStore for PostgresStore {
             let query = query.clone();
             async move { tables::history(&session, &query).await }
         })
-    }
-
-    fn add_member(
-        &self,
-        conversation_id: &str,
-        user: &Arc<UserKey>,
-    ) -> BoxFuture<Result<(), StoreError>> {
-        self.members.add_member(conversation_id, user)
-    }
-
-    fn members(
-        &self,
-        tenant: Option<&str>,
-        conversation_id: &str,
-    ) -> BoxFuture<Result<Vec<Arc<UserKey>>, StoreError>> {
-        self.members.members(tenant, conversation_id)
     }
 
     fn clean(&self, what: Cleaning, from: u64) -> BoxFuture<Result<Cleaned, StoreError>> {

@@ -3,7 +3,10 @@
 use tokio_postgres::{Client, Error, Transaction};
 
 /// The tables, step by step, in the order of their numbers.
-const MIGRATIONS: &[(i32, &str)] = &[(1, include_str!("migrations/0001.sql"))];
+const MIGRATIONS: &[(i32, &str)] = &[
+    (1, include_str!("migrations/0001.sql")),
+    (2, include_str!("migrations/0002.sql")),
+];
 
 /// What nodes that start together wait for: one of them makes the tables. Any number that no
 /// other program uses will do.

@@ -185,6 +185,11 @@ impl Session {
         self.client.execute(&statement, values).await
     }
 
+    /// Does something that has neither values nor rows.
+    pub(super) async fn batch(&self, sql: &str) -> Result<(), Error> {
+        self.client.batch_execute(sql).await
+    }
+
     async fn statement(&self, sql: &'static str) -> Result<Statement, Error> {
         let known = self.known().get(sql).cloned();
         match known {
