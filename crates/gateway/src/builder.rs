@@ -427,6 +427,7 @@ impl Parts {
         let tasks = [
             tokio::spawn(crate::housekeeping::run(shared.clone())).abort_handle(),
             tokio::spawn(announcing).abort_handle(),
+            tokio::spawn(crate::untold::tell(shared.clone())).abort_handle(),
         ];
         let gateway = Gateway::new(shared, front, tasks);
         let _ = handlers.gateway.set(gateway.downgrade());

@@ -22,6 +22,10 @@
 //!
 //! [`engineio`] is the transport layer by itself, without Socket.IO.
 
+// The macros of this crate's tests name it as others do.
+#[cfg(test)]
+extern crate self as heartline;
+
 mod announcer;
 mod api;
 mod binary;
@@ -52,6 +56,7 @@ mod sessions;
 mod shared;
 mod socket;
 mod to;
+mod untold;
 
 pub use api::{BadCursor, Broadcast, Moved, Publish, PublishError, Published, ShedError, Welcome};
 pub use binary::Binary;

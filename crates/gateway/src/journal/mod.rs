@@ -17,9 +17,11 @@ use hashbrown::{HashMap, HashSet};
 use heartline_core::auth::{Identity, RoomPattern, UserKey};
 use heartline_core::line::ring::Kept;
 use heartline_core::line::shelf::ScopeRef;
+use heartline_core::message::Message;
 use heartline_core::namespaces::NamespaceId;
 use heartline_core::presence::SocketAddress;
 use heartline_core::rooms::{Gap, Room, RoomKey};
+use heartline_wire::json;
 use record::{EventRecord, Head, Record, RoomRecord, Where};
 
 /// What a journal may hold.
@@ -70,8 +72,17 @@ pub(crate) struct KnownRoom {
     pub(crate) offset: u64,
     /// The number in the line of the last that was lost.
     pub(crate) lost: u64,
+    /// The offset of the last stored message of which it was told; 0: of none.
+    pub(crate) told: u64,
     /// The number of its last event.
     last: u64,
+}
+
+/// The offset of a stored message that an event tells of.
+fn stored_offset(message: &Message) -> Option<u64> {
+    let is_stored = &*message.event == "message:new";
+    let offset = is_stored.then(|| json::field(&message.args, "offset"))??;
+    offset.parse().ok()
 }
 
 /// What is known of sockets and rooms, by all records so far.
@@ -91,8 +102,12 @@ impl State {
             Record::Event(event) => {
                 if let Where::Room(room) = &event.to {
                     self.note_room(room, event.id);
+                    if let Some(offset) = stored_offset(&event.message) {
+                        self.note_told(&room.key, offset);
+                    }
                 }
             }
+            Record::Told { room, offset } => self.note_told(room, *offset),
             Record::Gap { room, epoch, place } => {
                 self.note_room(room, *place);
                 if let Some(known) = self.rooms.get_mut(&room.key) {
@@ -148,6 +163,7 @@ impl State {
             epoch: room.incarnation,
             offset: 0,
             lost: 0,
+            told: 0,
             last: 0,
         };
         let known = match self.rooms.get_mut(&room.key) {
@@ -155,10 +171,17 @@ impl State {
             None => self.rooms.entry(room.key.clone()).or_insert(new),
         };
         if known.incarnation != room.incarnation {
-            *known = new;
+            let told = known.told;
+            *known = KnownRoom { told, ..new };
         }
         known.offset = known.offset.max(room.offset);
         known.last = known.last.max(id);
+    }
+
+    fn note_told(&mut self, room: &RoomKey, offset: u64) {
+        if let Some(known) = self.rooms.get_mut(room) {
+            known.told = known.told.max(offset);
+        }
     }
 
     /// Forgets rooms of which nothing is kept and in which nobody is.
@@ -182,7 +205,11 @@ impl State {
                 epoch: known.epoch,
                 place: known.lost,
             });
-            std::iter::once(Record::Room(room)).chain(gap)
+            let told = (known.told > 0).then(|| Record::Told {
+                room: key.clone(),
+                offset: known.told,
+            });
+            std::iter::once(Record::Room(room)).chain(gap).chain(told)
         });
         let lost = (self.lost > 0).then_some(Record::Lost { place: self.lost });
         let sockets = self.sockets.values().flat_map(move |known| {

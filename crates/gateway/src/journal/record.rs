@@ -28,6 +28,11 @@ pub(super) enum Record {
     Lost {
         place: u64,
     },
+    /// A room was told of a stored message with this offset.
+    Told {
+        room: RoomKey,
+        offset: u64,
+    },
     /// A socket has begun.
     Opened {
         name: SocketAddress,
@@ -268,6 +273,11 @@ impl Writer<'_> {
                 self.byte(10);
                 self.number(*place);
             }
+            Record::Told { room, offset } => {
+                self.byte(11);
+                self.key(room);
+                self.number(*offset);
+            }
             Record::Opened { name, user, rooms } => {
                 self.byte(3);
                 self.socket(name);
@@ -490,6 +500,10 @@ impl<'a> Reader<'a> {
             10 => Record::Lost {
                 place: self.number()?,
             },
+            11 => Record::Told {
+                room: self.key()?,
+                offset: self.number()?,
+            },
             _ => return None,
         })
     }
@@ -588,6 +602,10 @@ mod tests {
                 address: socket(2),
             },
             Record::Ended { name: socket(2) },
+            Record::Told {
+                room: other.key.clone(),
+                offset: 6,
+            },
             Record::Gap {
                 room: other,
                 epoch: 8,

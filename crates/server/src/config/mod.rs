@@ -395,13 +395,7 @@ fn check(settings: &Settings, sources: &Sources, errors: &mut Vec<String>) {
     if settings.tls_cert.is_some() != settings.tls_key.is_some() {
         errors.push("server.tls.cert and server.tls.key belong together: set both or none".into());
     }
-    if settings.cluster_url.is_some() && settings.store.is_file() {
-        errors.push(
-            "store.url does not go with cluster.url: nodes cannot share a file. Set it to \
-             postgres://USER:PASSWORD@HOST/DATABASE, or to memory:"
-                .into(),
-        );
-    }
+    check_files(settings, errors);
     let listeners = [
         ("server.listen", Some(&settings.listen)),
         ("admin.listen", Some(&settings.admin_listen)),
@@ -450,6 +444,28 @@ fn check(settings: &Settings, sources: &Sources, errors: &mut Vec<String>) {
             "--dev listens on this machine only, and server.listen is {:?}: use 127.0.0.1, or leave --dev out",
             settings.listen
         ));
+    }
+}
+
+/// Files are one node's.
+fn check_files(settings: &Settings, errors: &mut Vec<String>) {
+    if settings.cluster_url.is_none() {
+        return;
+    }
+    if settings.gateway.recovery.journal.is_some() {
+        errors.push(
+            "recovery.journal is for a node alone: what other nodes say while this one is down is \
+             in no journal, and clients that it lets go on would never know. Set it to \"off\", or \
+             leave cluster.url out"
+                .into(),
+        );
+    }
+    if settings.store.is_file() {
+        errors.push(
+            "store.url does not go with cluster.url: nodes cannot share a file. Set it to \
+             postgres://USER:PASSWORD@HOST/DATABASE, or to memory:"
+                .into(),
+        );
     }
 }
 

@@ -932,3 +932,80 @@ fn who_was_away_when_something_was_lost_between_nodes_begins_afresh() {
     }
     std::fs::remove_dir_all(folder).unwrap();
 }
+
+#[path = "../../../tests/support/conversations_of.rs"]
+mod conversations_of;
+#[path = "../../../tests/support/invites_of.rs"]
+mod invites_of;
+
+use heartline_core::store::memory::MemoryStore;
+use heartline_core::store::{
+    Channel, History, HistoryQuery, MessageStore, NewMessage, StoreError, Stored, Tell,
+};
+
+/// A store that outlives its gateway.
+#[derive(Clone, Default)]
+struct Durable(Arc<MemoryStore>);
+
+impl MessageStore for Durable {
+    fn append(&self, new: NewMessage, tell: Tell) -> BoxFuture<Result<Stored, StoreError>> {
+        self.0.append(new, tell)
+    }
+
+    fn history(&self, query: HistoryQuery) -> BoxFuture<Result<History, StoreError>> {
+        self.0.history(query)
+    }
+}
+
+conversations_of::has_conversations_of!(Durable, 0);
+invites_of::has_invites_of!(Durable, 0);
+
+#[test]
+fn a_message_that_was_stored_and_not_told_of_is_told_after_the_kill() {
+    let (config, folder) = journaled("untold");
+    let store = Durable::default();
+    let start = || World::with(config.clone(), |builder| builder.store(store.clone()));
+    let mut world = start();
+    let mut ann = Tracking::new(&mut world, "user=ann rooms=conversation:*");
+    ann.asks(&mut world, r#"42["join","conversation:1"]"#);
+    let say = |text: &str| {
+        let data = format!(r#"{{"conversationId":"1","content":"{text}"}}"#);
+        format!(r#"42["message:send",{data}]"#)
+    };
+    ann.asks(&mut world, &say("one"));
+    // Another way into the store, of which nobody hears: so it is when the process ends there.
+    let new = NewMessage {
+        sender: Arc::new(UserKey {
+            tenant_id: None,
+            user_id: "bob".into(),
+            user_type: None,
+        }),
+        channel: Channel::Conversation("1".into()),
+        content: "two".into(),
+        temp_id: None,
+        created_at: 7,
+    };
+    drop(store.append(new, Box::new(|_| ())));
+    killed(world, &folder);
+    ann.got();
+    let mut world = start();
+    ann.return_to(&mut world);
+    assert!(ann.recovered);
+    world.settle();
+    ann.hear(9);
+    let told: Vec<String> = ann
+        .got()
+        .into_iter()
+        .filter(|one| one.contains("message:new"))
+        .collect();
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert!(told[0].contains(r#""content":"two""#), "{told:?}");
+    // It is told once.
+    killed(world, &folder);
+    let mut world = start();
+    ann.return_to(&mut world);
+    world.settle();
+    ann.hear(9);
+    assert!(ann.recovered && ann.got().is_empty());
+    std::fs::remove_dir_all(folder).unwrap();
+}
