@@ -12,17 +12,26 @@ use crate::line::ring::{Kept, Only};
 use crate::presence::SocketAddress;
 use crate::rooms::{PRIVATE, Room};
 
+/// Where a socket was that has been lost so often, and has received nothing meanwhile.
+const MAX_PLACES: usize = 16;
+
+/// How many times as long as the table the order of losses may become by who has come back.
+const SLACK: usize = 2;
+
 /// What a socket had when its connection was lost.
 #[derive(Debug)]
 pub struct Session<D> {
     /// The id under which it is known.
     pub name: SocketAddress,
-    /// Where it was, the last place last.
-    pub places: Vec<SocketAddress>,
+    /// Where it was, the last place last, each with the number of the last event that was sent
+    /// to it there.
+    pub places: Vec<(SocketAddress, u64)>,
     /// Whose it was.
     pub identity: Arc<Identity>,
     /// Its rooms, each with the number of the last event before it joined.
     pub rooms: Vec<(Arc<Room>, u64)>,
+    /// Those of them that it may not be in any more: it hears nothing of these.
+    pub taken: Vec<Arc<str>>,
     /// The number of the last event before it left a room; 0: it left none.
     pub left: u64,
     /// The number of the last event that was sent to it, or would have been.
@@ -44,7 +53,7 @@ impl<D> Session<D> {
 
     fn passes(&self, only: &Only, id: u64) -> bool {
         let user = self.identity.user.as_ref();
-        let skipped = only.skip.is_some_and(|skip| self.places.contains(&skip));
+        let skipped = only.skip.is_some_and(|skip| self.was_at(&skip));
         let other = only.user.as_ref().is_some_and(|meant| user != Some(meant));
         let about = only.about.as_ref().is_some_and(|about| user == Some(about));
         if skipped || other || about {
@@ -57,8 +66,23 @@ impl<D> Session<D> {
             }
         }
         let is_in = |name: &String| self.is_in(name, id);
+        let may_hear = |name: &String| !self.taken.iter().any(|taken| **taken == **name);
+        let hears = |name: &String| is_in(name) && may_hear(name);
         let among = only.among.as_ref();
-        among.is_none_or(|among| among.iter().any(is_in)) && !only.except.iter().any(is_in)
+        among.is_none_or(|among| among.iter().any(hears)) && !only.except.iter().any(is_in)
+    }
+
+    fn was_at(&self, address: &SocketAddress) -> bool {
+        self.places.iter().any(|(place, _)| place == address)
+    }
+
+    /// Forgets the oldest of too many places. What was said from there would not be known as
+    /// its own: who has received nothing since then is not told the rest.
+    fn forget_places(&mut self) {
+        while self.places.len() > MAX_PLACES {
+            let (_, end) = self.places.remove(0);
+            self.left = self.left.max(end);
+        }
     }
 
     /// Whether it was in a room, or is the socket of this name, when an event was said.
@@ -67,7 +91,7 @@ impl<D> Session<D> {
             return self.identity.user_id() == Some(user);
         }
         let is_it = SocketAddress::parse(name);
-        let is_it = is_it.is_some_and(|it| it == self.name || self.places.contains(&it));
+        let is_it = is_it.is_some_and(|it| it == self.name || self.was_at(&it));
         let joined = |(room, joined): &(Arc<Room>, u64)| *joined < id && *room.key.name == *name;
         is_it || self.rooms.iter().any(joined)
     }
@@ -93,22 +117,34 @@ struct Table<D> {
     sessions: HashMap<SocketAddress, Session<D>>,
     /// The names in the order in which they were lost, of which some have been taken up.
     order: VecDeque<(SocketAddress, Micros)>,
-    /// How many are whose.
-    owners: HashMap<Owner, usize>,
+    /// Their names, by whose they are.
+    owners: HashMap<Owner, Vec<SocketAddress>>,
 }
 
 impl<D> Table<D> {
     fn take(&mut self, name: &SocketAddress) -> Option<Session<D>> {
         let session = self.sessions.remove(name)?;
         if let Some(owner) = owner(session.identity.user.as_ref())
-            && let Some(count) = self.owners.get_mut(&owner)
+            && let Some(names) = self.owners.get_mut(&owner)
         {
-            *count -= 1;
-            if *count == 0 {
+            names.retain(|theirs| theirs != name);
+            if names.is_empty() {
                 self.owners.remove(&owner);
             }
         }
         Some(session)
+    }
+
+    /// Forgets in the order who has come back, once these are most of it.
+    fn compact(&mut self) {
+        if self.order.len() <= SLACK * self.sessions.len() + 64 {
+            return;
+        }
+        let sessions = &self.sessions;
+        self.order.retain(|(name, at)| {
+            let session = sessions.get(name);
+            session.is_some_and(|session| session.lost_at == *at)
+        });
     }
 }
 
@@ -139,7 +175,8 @@ impl<D> Sessions<D> {
     }
 
     /// Keeps what a socket had. When there are too many, the one that was lost first goes.
-    pub fn park(&self, session: Session<D>) {
+    pub fn park(&self, mut session: Session<D>) {
+        session.forget_places();
         let mut gone = Vec::new();
         let mut table = self.table();
         let (name, at) = (session.name, session.lost_at);
@@ -154,10 +191,11 @@ impl<D> Sessions<D> {
             }
         }
         if let Some(owner) = owner(session.identity.user.as_ref()) {
-            *table.owners.entry(owner).or_default() += 1;
+            table.owners.entry(owner).or_default().push(name);
         }
         table.sessions.insert(name, session);
         table.order.push_back((name, at));
+        table.compact();
         // Without the lock: what is dropped may be the app's.
         drop(table);
         drop(gone);
@@ -184,6 +222,26 @@ impl<D> Sessions<D> {
         table.take(name).ok_or(Unclaimed::Unknown)
     }
 
+    /// Gives a session up, and tells whether there was one.
+    pub fn give_up(&self, name: &SocketAddress) -> bool {
+        let taken = self.table().take(name);
+        taken.is_some()
+    }
+
+    /// Gives up all sessions of a user; how many there were.
+    pub fn give_up_all(&self, user: &UserKey) -> usize {
+        let mut table = self.table();
+        let owner = (user.tenant_id.clone(), user.user_id.clone());
+        let mut names = table.owners.get(&owner).cloned().unwrap_or_default();
+        names.retain(|name| {
+            let session = table.sessions.get(name);
+            session.is_some_and(|session| session.identity.user.as_deref() == Some(user))
+        });
+        let gone: Vec<_> = names.iter().filter_map(|name| table.take(name)).collect();
+        drop(table);
+        gone.len()
+    }
+
     /// Whether a user has sockets that may come back.
     pub fn has(&self, tenant: Option<&str>, user: &str) -> bool {
         let table = self.table();
@@ -192,6 +250,22 @@ impl<D> Sessions<D> {
         }
         let owner = (tenant.map(Into::into), user.into());
         table.owners.contains_key(&owner)
+    }
+
+    /// The users with this id that have sockets which may come back.
+    pub fn users(&self, tenant: Option<&str>, user: &str) -> Vec<Arc<UserKey>> {
+        let table = self.table();
+        if table.owners.is_empty() {
+            return Vec::new();
+        }
+        let owner = (tenant.map(Into::into), user.into());
+        let names = table.owners.get(&owner).into_iter().flatten();
+        let mut users: Vec<_> = names
+            .filter_map(|name| table.sessions.get(name)?.identity.user.clone())
+            .collect();
+        users.sort_unstable();
+        users.dedup();
+        users
     }
 
     /// Gives up who did not come back in time; how many there were.

@@ -97,9 +97,15 @@ impl Shelf {
         }
     }
 
-    /// Drops what is too old, and rings of which nothing is left: whoever could ask for it has
-    /// received it, or was given up long ago.
-    pub fn trim(&self, now: Micros, of: &Bounds) {
+    /// Drops what is too old, and the rings of users of whom nobody `is_left` to ask. A ring
+    /// that has nothing still knows what it had: while there is somebody who may not have
+    /// received that, it stays.
+    pub fn trim(
+        &self,
+        now: Micros,
+        of: &Bounds,
+        is_left: impl Fn(NamespaceId, Option<&str>, &str) -> bool,
+    ) {
         let mut rings = self.rings.lock().unwrap_or_else(PoisonError::into_inner);
         rings.retain(|scope, ring| {
             if Arc::strong_count(ring) > 1 {
@@ -113,11 +119,24 @@ impl Shelf {
                 user: scope.user.as_deref(),
             };
             ring.trim(now, &bounds(scope, of));
-            !ring.is_empty()
+            let is_recent = now - ring.last_at() <= of.age;
+            let asks = |user| is_left(scope.namespace, scope.tenant, user);
+            !ring.is_empty() || is_recent || scope.user.is_none_or(asks)
         });
         if rings.is_empty() {
             rings.shrink_to_fit();
         }
+    }
+
+    /// How many rings there are.
+    pub fn len(&self) -> usize {
+        let rings = self.rings.lock().unwrap_or_else(PoisonError::into_inner);
+        rings.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
     }
 }
 

@@ -16,6 +16,9 @@ const PARTS: usize = 64;
 
 const NONE: u32 = u32::MAX;
 
+/// Who holds a room that nobody may want to come back to: the directory, and the last to leave.
+const HOLDERS: usize = 2;
+
 /// A room's name within its tenant and namespace.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RoomKey {
@@ -62,6 +65,7 @@ pub struct Room {
     pub incarnation: u64,
     /// Publications so far. Held while one is handed to the shards.
     sequence: Mutex<Sequence>,
+    is_kept: bool,
     /// Other nodes' publications come as long as the room is there.
     pub(super) subscription: Option<Arc<dyn Subscription>>,
     /// Index of the member list in each shard.
@@ -86,8 +90,6 @@ pub(super) struct Entered {
     pub(super) offset: u64,
     /// The number of the last of them in the line; 0 where they are not kept.
     pub(super) last: u64,
-    /// Whether they are kept.
-    pub(super) is_kept: bool,
 }
 
 impl Room {
@@ -132,8 +134,12 @@ impl Room {
         sequence.offset
     }
 
-    /// The same, and keeps what is said, if this room's publications are kept: `make` gets its
-    /// number in the line too. In other rooms it is 0.
+    /// Whether publications are kept.
+    pub fn is_kept(&self) -> bool {
+        self.is_kept
+    }
+
+    /// The same in a room whose publications are kept: `make` gets the number in the line too.
     pub fn publish_kept<T>(
         &self,
         line: &Line,
@@ -144,13 +150,10 @@ impl Room {
         let mut sequence = self.sequence();
         sequence.offset += 1;
         let offset = sequence.offset;
-        match &mut sequence.ring {
-            Some(ring) => {
-                event.id = line.take(1, |id| self.hand(&make(offset, id), &mut to_shard));
-                event.offset = offset;
-                ring.push(event, &line.bounds);
-            }
-            None => self.hand(&make(offset, 0), &mut to_shard),
+        event.id = line.take(1, |id| self.hand(&make(offset, id), &mut to_shard));
+        event.offset = offset;
+        if let Some(ring) = &mut sequence.ring {
+            ring.push(event, &line.bounds);
         }
         offset
     }
@@ -255,6 +258,7 @@ impl RoomDirectory {
                     subscription: subscribe.and_then(|subscribe| subscribe(&key)),
                     key: key.clone(),
                     incarnation: self.incarnations.fetch_add(1, Ordering::Relaxed),
+                    is_kept: keep.is_some(),
                     sequence: Mutex::new(Sequence {
                         offset: 0,
                         ring: keep.map(|keep| Box::new(Ring::new(keep.account.clone()))),
@@ -273,19 +277,18 @@ impl RoomDirectory {
         found.locals[usize::from(shard)].store(local, Ordering::Release);
         sequence.empty_since = None;
         let ring = sequence.ring.as_deref();
-        let (last, is_kept) = (ring.map_or(0, Ring::last), ring.is_some());
+        let last = ring.map_or(0, Ring::last);
         let offset = sequence.offset;
         drop(sequence);
         Entered {
             room: found,
             offset,
             last,
-            is_kept,
         }
     }
 
-    /// Announces that a shard has no members any more.
-    pub(super) fn exit(&self, room: &Room, shard: u16) {
+    /// Announces that a shard has no members any more, and gives up its `room`.
+    pub(super) fn exit(&self, room: Arc<Room>, shard: u16) {
         let key = RoomRef {
             namespace: room.key.namespace,
             tenant: room.key.tenant.as_deref(),
@@ -300,7 +303,9 @@ impl RoomDirectory {
             return;
         }
         self.peopled.fetch_sub(1, Ordering::Relaxed);
-        if room.sequence().ring.is_none() {
+        // What was said may be asked for; and whoever was lost in the room, to go on in it.
+        let is_asked_for = || room.offset() > 0 || Arc::strong_count(&room) > HOLDERS;
+        if !room.is_kept || !is_asked_for() {
             part.remove(&key);
             if part.is_empty() {
                 part.shrink_to_fit();

@@ -364,10 +364,17 @@ impl Hub {
             .link(slot)
             .is_some_and(|link| link.encoding == Encoding::Live);
         if !is_live {
-            if let Some(missed) = &missed {
+            // Node's order, where it does no harm: socket.io-client keeps what comes before the
+            // answer until that comes, even by another connection. Had this one broken between
+            // the two, it would hear twice what is sent again.
+            let is_first = engine.is_heard_whole(slot);
+            if let Some(missed) = missed.as_ref().filter(|_| is_first) {
                 self.replay(engine, slot, namespace, missed);
             }
             self.connect_reply(engine, slot, namespace, &socket_id, pid.as_deref());
+            if let Some(missed) = missed.as_ref().filter(|_| !is_first) {
+                self.replay(engine, slot, namespace, missed);
+            }
         }
         if self.shared.config.hello {
             let id = joining.id.as_deref();

@@ -52,6 +52,11 @@ impl Hub {
         ));
         if let Some(pid) = pid {
             fields.push_str(&format!(r#","resume":"{pid}""#));
+            // Who has come back has a place, or gets one with what it missed.
+            let place = self.passing(slot, namespace).filter(|_| !recovered);
+            if let Some(told) = place {
+                fields.push_str(&format!(r#","place":"{}""#, told.place));
+            }
         }
         let live = self
             .link(slot)

@@ -7,9 +7,11 @@
 //! mailbox, whose events up to that place are not for it ([`CatchingUp`]). So all it gets is in
 //! the order of the line, and the last place it has seen says everything that it has.
 
+use std::collections::VecDeque;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
+use hashbrown::HashMap;
 use heartline_core::auth::Identity;
 use heartline_core::line::Place;
 use heartline_core::line::ring::{Kept, Ring};
@@ -85,10 +87,16 @@ impl Ticket {
 
 type Parked = Session<Option<SocketData>>;
 
-/// A socket that has come back, and has got from the rings what is still in the mailbox.
+/// Sockets that have come back, and have got from the rings what is still in the mailbox.
+#[derive(Default)]
 pub(super) struct CatchingUp {
-    slot: Slot,
-    namespace: NamespaceId,
+    sockets: HashMap<(Slot, NamespaceId), Caught>,
+    /// The same by their places.
+    order: VecDeque<(u64, Slot, NamespaceId)>,
+}
+
+#[derive(Clone, Copy)]
+struct Caught {
     /// Up to this place.
     told: u64,
     /// But not of its topics: they have places of their own.
@@ -96,8 +104,43 @@ pub(super) struct CatchingUp {
 }
 
 impl CatchingUp {
-    pub(super) fn is_of(&self, slot: Slot, namespace: NamespaceId) -> bool {
-        self.slot == slot && self.namespace == namespace
+    /// One more socket that was told all up to a place; whether none was before.
+    fn push(&mut self, slot: Slot, namespace: NamespaceId, caught: Caught) -> bool {
+        let is_first = self.order.back().is_none_or(|last| last.0 < caught.told);
+        self.order.push_back((caught.told, slot, namespace));
+        self.sockets.insert((slot, namespace), caught);
+        is_first
+    }
+
+    fn find(&self, slot: Slot, namespace: NamespaceId) -> Option<Caught> {
+        if self.sockets.is_empty() {
+            return None;
+        }
+        self.sockets.get(&(slot, namespace)).copied()
+    }
+
+    /// A socket has gone.
+    pub(super) fn forget(&mut self, slot: Slot, namespace: NamespaceId) {
+        if !self.sockets.is_empty() {
+            self.sockets.remove(&(slot, namespace));
+        }
+    }
+
+    /// All up to a place has been delivered.
+    fn reached(&mut self, place: u64) {
+        while let Some(&(told, slot, namespace)) = self.order.front()
+            && told <= place
+        {
+            self.order.pop_front();
+            // Another socket may have the slot by now.
+            let there = self.find(slot, namespace);
+            if there.is_some_and(|there| there.told <= place) {
+                self.sockets.remove(&(slot, namespace));
+            }
+        }
+        if self.order.is_empty() {
+            *self = CatchingUp::default();
+        }
     }
 }
 
@@ -165,34 +208,77 @@ impl Hub {
         namespace: NamespaceId,
         publication: &Publication,
     ) -> bool {
-        if self.catching_up.is_empty() {
-            return false;
-        }
-        let Some(id) = publication.last_kept() else {
+        let Some(there) = self.catching_up.find(slot, namespace) else {
             return false;
         };
-        let there = self.catching_up(slot, namespace);
         let by_itself = publication.offset.is_some();
-        there.is_some_and(|there| id <= there.told && !(by_itself && there.has_topics))
+        let id = publication.last_kept();
+        id.is_some_and(|id| id <= there.told) && !(by_itself && there.has_topics)
     }
 
-    fn catching_up(&self, slot: Slot, namespace: NamespaceId) -> Option<&CatchingUp> {
-        let mut all = self.catching_up.iter();
-        all.find(|there| there.is_of(slot, namespace))
+    /// Gives a publication to a socket, if it has not got it among what it missed.
+    pub(super) fn give(
+        &self,
+        engine: &mut Engine,
+        slot: Slot,
+        namespace: NamespaceId,
+        publication: &Publication,
+    ) -> bool {
+        let Some(encoding) = self.link(slot).map(|link| link.encoding) else {
+            return false;
+        };
+        if self.has_caught_up(slot, namespace, publication) {
+            return false;
+        }
+        let frames = || publication.frames(encoding);
+        match (self.later_place(slot, namespace, publication), &publication.conflate) {
+            (Some(place), _) => engine.send_with(slot, |out| publication.push(encoding, place, out)),
+            (None, Some(key)) => engine.send_keyed(slot, key, frames()),
+            (None, None) => engine.send(slot, frames()),
+        }
+        true
+    }
+
+    /// The place that comes with what is not kept, for a socket that was told more already
+    /// than had been said before: it would go back by the other.
+    fn later_place(
+        &self,
+        slot: Slot,
+        namespace: NamespaceId,
+        publication: &Publication,
+    ) -> Option<Told> {
+        publication.place.filter(|told| !told.is_own)?;
+        self.catching_up.find(slot, namespace)?;
+        self.passing(slot, namespace)
+    }
+
+    /// Whoever has said something and does not want to hear it, if that is no socket of this
+    /// shard: it may have been lost since, and be another by now.
+    pub(super) fn is_lost<'a>(
+        &self,
+        engine: &Engine,
+        by: Option<&'a SocketAddress>,
+    ) -> Option<&'a SocketAddress> {
+        self.recovery()?;
+        by.filter(|by| self.locate(engine, by).is_none())
+    }
+
+    /// Whether a socket has said something itself, here or where it was before it was lost.
+    pub(super) fn is_own(&self, slot: Slot, namespace: NamespaceId, by: &SocketAddress) -> bool {
+        let socket = self.link(slot).and_then(|link| link.socket(namespace));
+        let back = socket.and_then(|socket| socket.back());
+        back.is_some_and(|back| back.was_at(by))
     }
 
     /// What was in the mailbox when sockets came back has been delivered.
     pub(super) fn reached(&mut self, place: u64) {
-        self.catching_up.retain(|there| there.told > place);
+        self.catching_up.reached(place);
     }
 
     /// The place in the line up to which everything has been sent to a socket.
     fn place_of(&self, slot: Slot, namespace: NamespaceId) -> u64 {
-        let told = match self.catching_up.is_empty() {
-            true => None,
-            false => self.catching_up(slot, namespace).map(|there| there.told),
-        };
-        self.place.max(told.unwrap_or(0))
+        let there = self.catching_up.find(slot, namespace);
+        self.place.max(there.map_or(0, |there| there.told))
     }
 
     /// The place that comes with an event which is not kept: all before it has been sent.
@@ -290,14 +376,16 @@ impl Hub {
             Some(back) => (back.name, back.places.clone()),
             None => (address, Vec::new()),
         };
-        places.push(address);
+        let end = self.place_of(slot, namespace);
+        places.push((address, end));
         recovery.sessions.park(Session {
             name,
             places,
             identity: socket.identity.clone(),
             rooms: rooms.collect(),
+            taken: Vec::new(),
             left: socket.left(),
-            end: self.place_of(slot, namespace),
+            end,
             lost_at: engine.now,
             data: self.shared.data.find(&address),
         });
@@ -380,7 +468,7 @@ impl Hub {
         };
         let user = identity.user.as_ref();
         let session = recovery.sessions.claim(&name, user, engine.now);
-        let session = session.map_err(|why| match why {
+        let mut session = session.map_err(|why| match why {
             Unclaimed::Unknown => Resume::Unknown,
             Unclaimed::Foreign => Resume::Foreign,
         })?;
@@ -404,6 +492,9 @@ impl Hub {
                 self.join_again(engine, slot, namespace, room, *joined)?;
             }
         }
+        // What it missed is decided by what its new token grants.
+        session.taken.clone_from(&missed.taken);
+        session.identity = identity.clone();
         // All that is published from here on is in the mailbox, for whoever is in a room.
         let now = recovery.line.last();
         self.collect(namespace, &session, (since, now), is_live, &mut missed)?;
@@ -412,13 +503,13 @@ impl Hub {
             return Err(Resume::Unsure);
         }
         self.bound(&missed)?;
-        self.catching_up.push(CatchingUp {
-            slot,
-            namespace,
+        let caught = Caught {
             told: now,
             has_topics: is_live,
-        });
-        fanout.post(self.shard, Op::Reached { place: now });
+        };
+        if self.catching_up.push(slot, namespace, caught) {
+            fanout.post(self.shard, Op::Reached { place: now });
+        }
         self.set_back(engine, slot, namespace, session);
         Ok(missed)
     }
@@ -536,9 +627,9 @@ impl Hub {
         }
     }
 
-    /// Tells a Socket.IO client what it has missed, before its CONNECT is answered: it keeps
-    /// that, and its handlers get it when they see that the connection is there.
-    /// Source: socket.io's tests of connection state recovery.
+    /// Tells a client what it has missed. What comes before the answer to a CONNECT,
+    /// Socket.IO's client keeps, and its handlers get it when they see that the connection is
+    /// there. Source: socket.io's tests of connection state recovery.
     pub(super) fn replay(
         &mut self,
         engine: &mut Engine,
@@ -636,15 +727,29 @@ impl Hub {
         (found.len() <= most && bytes <= max).then_some(found)
     }
 
+    /// Takes out what a live client has said itself and did not want to hear.
+    fn without_own(&self, engine: &Engine, slot: Slot, mut missed: Vec<Kept>) -> Vec<Kept> {
+        let here = self.address(engine, slot, NamespaceId::ROOT);
+        missed.retain(|event| {
+            let skip = event.only.as_ref().and_then(|only| only.skip);
+            let is_own = |by: SocketAddress| {
+                Some(by) == here || self.is_own(slot, NamespaceId::ROOT, &by)
+            };
+            !skip.is_some_and(is_own)
+        });
+        missed
+    }
+
     /// Tells a live client what it missed of a topic.
     pub(super) fn replay_topic(
         &mut self,
         engine: &mut Engine,
         slot: Slot,
         topic: &str,
-        missed: &[Kept],
+        missed: Vec<Kept>,
     ) {
-        for event in missed {
+        let missed = self.without_own(engine, slot, missed);
+        for event in &missed {
             let head = Head {
                 topic: Some(topic),
                 offset: Some(event.offset),
@@ -678,7 +783,7 @@ fn events_of(ring: &Ring, session: &Parked, after: u64, to: u64) -> Result<Vec<K
 pub(super) fn snapshot(room: &Room, to: u64) -> String {
     let listed = room.with_ring(|ring| {
         let mut text = String::from("[");
-        for event in ring.newest(to).filter(|event| event.only.is_none()) {
+        for event in ring.newest(to) {
             if text.len() > 1 {
                 text.push(',');
             }
