@@ -379,7 +379,10 @@ impl Hub {
         if self.shared.config.hello {
             let id = joining.id.as_deref();
             let pid = pid.as_deref().filter(|_| is_live);
-            self.hello(engine, slot, namespace, &identity, &socket_id, pid, id);
+            // What was missed comes after it, each event with its own place.
+            let is_told_all = missed.as_ref().is_none_or(|missed| missed.events.is_empty());
+            let place = self.passing(slot, namespace).filter(|_| is_told_all);
+            self.hello(engine, slot, namespace, &identity, &socket_id, pid, place, id);
         }
         if let Some(missed) = &missed {
             if is_live {

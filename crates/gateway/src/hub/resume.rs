@@ -148,7 +148,7 @@ impl CatchingUp {
 #[derive(Default)]
 pub(super) struct Missed {
     /// The events, by their places.
-    events: Vec<Kept>,
+    pub(super) events: Vec<Kept>,
     /// Rooms that its new token does not grant.
     taken: Vec<Arc<str>>,
 }
@@ -475,11 +475,11 @@ impl Hub {
         let is_live = self
             .link(slot)
             .is_some_and(|link| link.encoding == Encoding::Live);
-        let (since, is_sure) = match since {
-            Some(since) => (since, true),
-            None if is_live => (self.heard_on_topics(&session, ticket).max(begin), false),
-            None => (begin, true),
-        };
+        let is_sure = since.is_some() || !is_live;
+        let mut since = since.unwrap_or(begin);
+        if is_live {
+            since = since.max(self.heard_on_topics(&session, ticket));
+        }
         if session.left > since {
             return Err(Resume::Left);
         }
