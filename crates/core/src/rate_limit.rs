@@ -96,6 +96,19 @@ impl<K> Default for KeyedLimiter<K> {
 }
 
 impl<K: Hash + Eq> KeyedLimiter<K> {
+    /// Whether so many have happened for `key` that one more may not. Counts nothing.
+    pub fn is_over(&self, key: &K, limit: Limit, now: Micros) -> bool {
+        let part = (self.hasher.hash_one(key) >> 32) as usize % PARTS;
+        let part = self.parts[part]
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let recent = part.keys.get(key);
+        let lately = |moment: &&Micros| **moment + limit.window > now;
+        recent.is_some_and(|recent| {
+            recent.moments.iter().filter(lately).count() >= limit.count as usize
+        })
+    }
+
     /// Whether one more may happen for `key` at `now`. A refusal is not counted
     /// as an event.
     pub fn take(&self, key: K, limit: Limit, now: Micros) -> Verdict {

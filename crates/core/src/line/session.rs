@@ -299,3 +299,70 @@ impl<D> Sessions<D> {
         self.len() == 0
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::namespaces::NamespaceId;
+    use heartline_wire::id::{ConnId, Slot};
+
+    fn socket(number: u32) -> SocketAddress {
+        let conn = ConnId {
+            shard: 0,
+            slot: Slot(number),
+            generation: 1,
+        };
+        SocketAddress::new(conn, NamespaceId::ROOT, [0; 12])
+    }
+
+    fn lost(number: u32, at: u64) -> Session<()> {
+        let user = UserKey {
+            tenant_id: None,
+            user_id: "ann".into(),
+            user_type: None,
+        };
+        let identity = Identity {
+            user: Some(Arc::new(user)),
+            ..Identity::default()
+        };
+        Session {
+            name: socket(number),
+            places: Vec::new(),
+            identity: Arc::new(identity),
+            rooms: Vec::new(),
+            taken: Vec::new(),
+            left: 0,
+            end: 0,
+            lost_at: Micros(at),
+            data: (),
+        }
+    }
+
+    #[test]
+    fn who_comes_and_goes_for_ever_costs_no_more_than_who_has_gone_once() {
+        let sessions = Sessions::new(Duration::from_secs(3600), 1_000);
+        let mut session = lost(1, 0);
+        for at in 1..5_000u32 {
+            session.lost_at = Micros(at.into());
+            session.places.push((socket(at), at.into()));
+            sessions.park(session);
+            let user = Some(lost(1, 0).identity.user.clone().unwrap());
+            session = sessions.claim(&socket(1), user.as_ref(), Micros(at.into())).unwrap();
+        }
+        // What it said at the places that are forgotten is not told to it as another's.
+        assert_eq!((session.places.len(), session.left), (MAX_PLACES, 4_999 - 16));
+        assert!(sessions.table().order.len() < 100);
+        assert!(sessions.is_empty() && !sessions.has(None, "ann"));
+    }
+
+    #[test]
+    fn a_users_sessions_are_found_and_given_up_together() {
+        let sessions = Sessions::new(Duration::from_secs(3600), 1_000);
+        (1..=3).for_each(|number| sessions.park(lost(number, 0)));
+        let [ann] = sessions.users(None, "ann").try_into().unwrap();
+        assert_eq!(sessions.users(Some("t"), "ann").len(), 0);
+        assert!(sessions.give_up(&socket(2)) && !sessions.give_up(&socket(2)));
+        assert_eq!(sessions.give_up_all(&ann), 2);
+        assert!(sessions.is_empty() && sessions.users(None, "ann").is_empty());
+    }
+}

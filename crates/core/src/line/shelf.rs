@@ -150,3 +150,48 @@ fn bounds(scope: ScopeRef<'_>, of: &Bounds) -> Bounds {
         },
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::line::MAX_EVENT;
+    use crate::message::Message;
+    use std::time::Duration;
+
+    #[test]
+    fn a_ring_without_events_still_knows_that_one_was_dropped() {
+        let bounds = Bounds {
+            age: Duration::from_secs(10),
+            events: 4,
+            bytes: 1 << 20,
+            buffer: 1 << 20,
+        };
+        let line = Line::new(bounds, 1);
+        let (shelf, at) = (Shelf::default(), |seconds: u64| Micros(seconds * 1_000_000));
+        let user = ScopeRef {
+            namespace: NamespaceId::ROOT,
+            tenant: None,
+            user: Some("ann"),
+        };
+        let large = Kept {
+            id: 0,
+            offset: 0,
+            at: at(0),
+            message: Message::new("large", &"1".repeat(MAX_EVENT)),
+            key: None,
+            only: None,
+        };
+        shelf.keep(user, &line, std::iter::once(large), |_| {});
+        let is_complete = || {
+            let ring = shelf.find(user);
+            ring.is_none_or(|ring| ring.lock().unwrap().is_complete_after(0))
+        };
+        shelf.trim(at(5), &bounds, |_, _, _| false);
+        assert!(!is_complete());
+        // However long ago: somebody may still have it before them.
+        shelf.trim(at(50), &bounds, |_, _, user| user == "ann");
+        assert!(!is_complete());
+        shelf.trim(at(50), &bounds, |_, _, _| false);
+        assert!(shelf.is_empty());
+    }
+}

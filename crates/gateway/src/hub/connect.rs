@@ -150,7 +150,7 @@ impl Hub {
         namespace: NamespaceId,
         token: Option<String>,
         payload: Option<String>,
-        ticket: Option<Ticket>,
+        mut ticket: Option<Ticket>,
         id: Option<&str>,
     ) {
         let secret = engine.secret();
@@ -166,6 +166,11 @@ impl Hub {
         };
         let here = Arc::new(());
         let waits = Arc::downgrade(&here);
+        if let Some(ticket) = &mut ticket
+            && !shared.limits.may_resume(remote, engine.now)
+        {
+            ticket.is_refused();
+        }
         let earlier = ticket.as_ref().and_then(Ticket::name);
         link.joining = Some(Box::new(Joining {
             ticket: ticket.map(Box::new),

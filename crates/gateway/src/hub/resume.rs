@@ -47,6 +47,8 @@ pub(crate) struct Ticket {
     /// The socket, and the place in the line at which it began; `None`: the token is not one of
     /// this gateway.
     session: Option<(SocketAddress, u64)>,
+    /// Its address has tried too often: nobody looks.
+    is_limited: bool,
     since: Since,
     /// Live topics, each with the epoch and offset of the last event that came.
     pub(crate) topics: Vec<(Box<str>, Option<(Box<str>, u64)>)>,
@@ -77,6 +79,12 @@ impl Ticket {
     /// The place at which it began.
     pub(super) fn begin(&self) -> u64 {
         self.session.map_or(0, |(_, begin)| begin)
+    }
+
+    /// Is not looked at, as there were too many that were of no use.
+    pub(super) fn is_refused(&mut self) {
+        self.session = None;
+        self.is_limited = true;
     }
 
     /// The socket that the client had.
@@ -311,6 +319,7 @@ impl Hub {
         };
         Some(Ticket {
             session,
+            is_limited: false,
             since,
             topics: Vec::new(),
         })
@@ -332,6 +341,7 @@ impl Hub {
         });
         Ticket {
             session: session.filter(|(name, _)| name.namespace() == NamespaceId::ROOT),
+            is_limited: false,
             since: Since::of(resume.place.as_deref()),
             topics: topics.collect(),
         }
@@ -434,6 +444,13 @@ impl Hub {
             .as_ref()
             .map_or_else(|why| *why, |_| Resume::Recovered);
         self.metrics.resumes(outcome).add(1);
+        let is_forged = matches!(
+            outcome,
+            Resume::BadToken | Resume::BadOffset | Resume::Foreign
+        );
+        if let Some(ip) = engine.conn(slot).map(|conn| conn.ip()).filter(|_| is_forged) {
+            self.shared.limits.note_failed_resume(ip, engine.now);
+        }
         if taken_up.is_err() {
             let socket = self.link(slot)?.socket(namespace)?;
             for room in self.room_list(&socket.rooms) {
@@ -453,6 +470,9 @@ impl Hub {
     ) -> Result<Missed, Resume> {
         let fanout = self.shared.fanout.clone();
         let recovery = fanout.recovery.as_ref().ok_or(Resume::Unknown)?;
+        if ticket.is_limited {
+            return Err(Resume::Limited);
+        }
         let (name, begin) = ticket.session.ok_or(Resume::BadToken)?;
         let since = match ticket.since {
             Since::Garbled => return Err(Resume::BadOffset),
