@@ -193,7 +193,9 @@ impl Hub {
         };
         let socket = SocketAddress::new(conn, namespace, secret);
         let time = shared.config.auth_timeout;
-        let earlier = earlier.map(|name| (name, engine.now));
+        // A turn may have begun before the earlier connection did, on another shard.
+        let now = engine.now.max(shared.clock.now());
+        let earlier = earlier.map(|name| (name, now));
         let work = async move {
             let outcome = authenticate(
                 &shared,
