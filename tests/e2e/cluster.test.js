@@ -47,6 +47,14 @@ async function live(node, user, claims = {}) {
   open.push({ kill: () => client.close() });
   return client;
 }
+/** Says something to a Redis itself. */
+async function say(redis, command) {
+  const socket = connect(redis.port, "127.0.0.1");
+  socket.write(`${command}\r\n`);
+  const [answer] = await once(socket, "data");
+  socket.destroy();
+  assert.match(`${answer}`, /^:[1-9]/);
+}
 /** Events of this name about this user. */
 const about = (client, event, user) =>
   client.heard.filter((one) => one.event === event && one.args[0].userId === user).length;
@@ -115,6 +123,31 @@ describe("a cluster's rooms", { timeout: 60000 }, () => {
       numbers,
       Array.from({ length: 500 }, (_, number) => number),
     );
+  });
+
+  it("end with the same of each key, though several nodes publish at once", async () => {
+    const started = await nodes(3);
+    const all = await Promise.all(started.map((node, index) => live(node, `user${index}`)));
+    await Promise.all(all.map((one) => one.ask({ type: "subscribe", topic: "map" })));
+    for (let round = 0; round < 20; round++) {
+      const publish = (one, index) =>
+        one.ask({
+          type: "publish",
+          topic: "map",
+          event: "at",
+          key: "bus",
+          data: `${round}.${index}`,
+        });
+      await Promise.all(all.map(publish));
+      // What one publishes now, everybody hears behind all that came before.
+      const end = all[round % 3];
+      await end.ask({ type: "publish", topic: "map", event: `end${round}`, data: null });
+      const last = async (one) => {
+        await one.hear(`end${round}`);
+        return one.heard.filter(({ type }) => type === "at").at(-1).data;
+      };
+      await until(async () => new Set(await Promise.all(all.map(last))).size === 1, "they agree");
+    }
   });
 
   it("stay apart by tenant and namespace", async () => {
@@ -664,6 +697,63 @@ describe("a cluster in trouble", { timeout: 120000 }, () => {
     await ann.ask({ type: "publish", topic: "r", event: "back", data: 1 });
     await watcher.hear("back");
     assert.ok((await two.metric("heartline_cluster_errors_total")) > 0);
+  });
+
+  it("subscriptions that Redis ends: the members of each room are told once", async () => {
+    const own = await redis();
+    open.push(own);
+    const [one, two] = await nodes(2, {}, () => own.url);
+    const ann = await io(one, "ann"),
+      bob = await live(two, "bob");
+    await ann.ask("join", { room: "r" });
+    const { epoch } = await bob.ask({ type: "subscribe", topic: "r" });
+    await ann.ask("publish", { room: "r", event: "hi", data: 1 });
+    const { offset } = await bob.hear("hi");
+
+    await say(own, "CLIENT KILL TYPE pubsub");
+    const gap = await bob.hear("gap", (frame) => frame.topic === "r");
+    await bob.hear("gap", (frame) => frame.topic === "user:bob");
+    await ann.hear("room:gap", ({ room }) => room === "r");
+    await ann.hear("room:gap", ({ room }) => room === "user:ann");
+    assert.notEqual(gap.epoch, epoch);
+    assert.equal(gap.offset, offset);
+    // Whoever asks is told the new epoch, and the next event has the next number in it.
+    assert.equal((await bob.ask({ type: "subscribe", topic: "r" })).epoch, gap.epoch);
+    await ann.ask("publish", { room: "r", event: "again", data: 1 });
+    assert.equal((await bob.hear("again")).offset, offset + 1);
+    assert.deepEqual(
+      [ann.count("room:gap"), bob.heard.filter(({ type }) => type === "gap").length],
+      [2, 2],
+    );
+    assert.equal(await one.metric("heartline_cluster_subscription_gaps_total"), 1);
+  });
+
+  it("what waits out an outage is not told as news, but as a gap", async () => {
+    const cable = await link(store.port);
+    open.push({ kill: () => cable.close() });
+    const [one, two] = await nodes(2, {}, (index) => (index === 1 ? cable.url : store.url));
+    const ann = await io(one, "ann"),
+      bob = await live(two, "bob");
+    await ann.ask("join", { room: "r" });
+    await bob.ask({ type: "subscribe", topic: "r" });
+    await bob.ask({ type: "publish", topic: "r", event: "hi", data: 1 });
+    await ann.hear("hi");
+    cable.cut();
+    await bob.ask({ type: "publish", topic: "r", event: "late", data: 1 });
+    await bob.hear("late");
+    await until(
+      async () => (await two.metric("heartline_cluster_publications_undelivered_total")) > 0,
+      "the node gives it up",
+      10000,
+    );
+    cable.heal();
+    // Ann's node was not cut off: the other one says what it has lost.
+    await ann.hear("room:gap", ({ room }) => room === "r", 10000);
+    await bob.hear("gap", ({ topic }) => topic === "r", 10000);
+    await ready(two);
+    await bob.ask({ type: "publish", topic: "r", event: "back", data: 1 });
+    await ann.hear("back");
+    assert.deepEqual([ann.count("late"), ann.count("room:gap")], [0, 1]);
   });
 
   it("no Redis at the start: the node serves alone, and joins when there is one", async () => {

@@ -226,6 +226,20 @@ describe("/v1", () => {
     }
   });
 
+  it("says so of a name in the path that is not UTF-8, too", async () => {
+    const { body } = await node.api("/openapi.json");
+    const named = Object.entries(body.paths).filter(([path]) => path.includes("{"));
+    assert.ok(named.length > 10);
+    for (const [path, methods] of named)
+      for (const method of Object.keys(methods)) {
+        const options = method === "post" ? { method, body: {} } : { method };
+        const answer = await node.api(path.replace(/\{\w+\}/, "%ff"), options);
+        assert.equal(answer.status, 400, `${method} ${path}`);
+        assert.equal(answer.headers.get("content-type"), "application/problem+json");
+        assert.match(answer.body.detail, /UTF-8/);
+      }
+  });
+
   it("disconnects, and clients stay away", async () => {
     const kicked = await socketIo(node.http, { auth: { token: token("kick") } }).connection();
     const ended = kicked.ending();

@@ -20,7 +20,10 @@ const started = [];
 async function world(set = {}) {
   const node = await serve({ ...OPEN, ...set });
   const proxy = await Proxy.to(node.port);
-  started.push(() => proxy.close(), () => node.kill());
+  started.push(
+    () => proxy.close(),
+    () => node.kill(),
+  );
   return { node, proxy };
 }
 afterEach(async () => {
@@ -47,7 +50,8 @@ const sayTo = (node, user, event, data) =>
 const outcome = (node, what) => node.metric(`heartline_resumes_total{outcome="${what}"}`);
 
 /** The data of the events of one name, in the order in which they came. */
-const got = (socket, event) => socket.heard.filter((one) => one.event === event).map((one) => one.args[0]);
+const got = (socket, event) =>
+  socket.heard.filter((one) => one.event === event).map((one) => one.args[0]);
 
 /** Waits until a client has noticed that its connection is gone. */
 const lost = (socket) => until(() => !socket.connected, "the loss");
@@ -217,7 +221,9 @@ describe("socket.io-client comes back", { timeout: 60000 }, () => {
     await until(() => got(ann, "bytes").length === 4, "all bytes");
     assert.deepEqual([...got(ann, "bytes")[0]], [1, 2, 3]);
     assert.deepEqual(
-      got(ann, "bytes").slice(1).map((one) => [...one.a]),
+      got(ann, "bytes")
+        .slice(1)
+        .map((one) => [...one.a]),
       [[0], [1], [2]],
     );
     assert.equal(ann.count("nothing"), 4);
@@ -270,7 +276,10 @@ describe("socket.io-client comes back", { timeout: 60000 }, () => {
     }
     assert.deepEqual(got(socket, "news"), [1, 2, 3]);
     const { body } = await node.api("/v1/connections");
-    assert.deepEqual(body.items.map((one) => one.socketId), [id]);
+    assert.deepEqual(
+      body.items.map((one) => one.socketId),
+      [id],
+    );
   });
 
   it("of two connections with one token one goes on, and the other is new", async () => {
@@ -285,7 +294,9 @@ describe("socket.io-client comes back", { timeout: 60000 }, () => {
     await Promise.all(two.map((socket) => socket.connection()));
     for (const socket of two) await socket.hear("server:hello");
     // The later one may have taken over, as if the first had been half-open.
-    const hellos = two.map((socket) => socket.heard.find((one) => one.event === "server:hello").args[0]);
+    const hellos = two.map(
+      (socket) => socket.heard.find((one) => one.event === "server:hello").args[0],
+    );
     const alive = (await node.api("/v1/connections")).body.items.map((one) => one.socketId);
     assert.equal(new Set(alive).size, alive.length);
     assert.equal(alive.filter((one) => one === id).length, 1);
@@ -335,7 +346,10 @@ describe("socket.io-client comes back", { timeout: 60000 }, () => {
     assert.ok(root.recovered && chat.recovered);
     assert.deepEqual(got(root, "news"), ["root"]);
     await until(() => heard.some(([event]) => event === "news"), "the other's");
-    assert.deepEqual(heard.filter(([event]) => event === "news"), [["news", "chat"]]);
+    assert.deepEqual(
+      heard.filter(([event]) => event === "news"),
+      [["news", "chat"]],
+    );
   });
 
   it("whatever byte a connection is cut at, each event comes once and in order", async () => {
@@ -352,7 +366,10 @@ describe("socket.io-client comes back", { timeout: 60000 }, () => {
     }
     await say(node, "lobby", "news", ++said);
     await until(() => got(socket, "news").includes(said), "the last");
-    assert.deepEqual(got(socket, "news"), Array.from({ length: said }, (_, index) => index + 1));
+    assert.deepEqual(
+      got(socket, "news"),
+      Array.from({ length: said }, (_, index) => index + 1),
+    );
   });
 });
 
@@ -373,11 +390,7 @@ describe("who comes back is who left", { timeout: 60000 }, () => {
 
   it("with a token that has lost a room it is told, and hears nothing of that room", async () => {
     const { node, proxy } = await world();
-    const socket = await joined(
-      client(proxy, "ann", { claims: { rooms: ["a", "b"] } }),
-      "a",
-      "b",
-    );
+    const socket = await joined(client(proxy, "ann", { claims: { rooms: ["a", "b"] } }), "a", "b");
     const hello = await away(proxy, socket, async () => {
       renewed(socket, "ann", { rooms: ["a"] });
       await say(node, "b", "news", "b");
@@ -484,7 +497,12 @@ describe("who comes back is who left", { timeout: 60000 }, () => {
       const went = grace === "0s" ? ["user:offline", "user:online"] : [];
       assert.deepEqual(heard(), ["user:online", ...went]);
       // Nobody hears of themselves.
-      assert.deepEqual(socket.heard.filter((one) => one.args[0]?.userId === "ann" && one.event.startsWith("user:")), []);
+      assert.deepEqual(
+        socket.heard.filter(
+          (one) => one.args[0]?.userId === "ann" && one.event.startsWith("user:"),
+        ),
+        [],
+      );
     }
   });
 
@@ -673,7 +691,8 @@ describe("a live client comes back", { timeout: 60000 }, () => {
     await client.subscribe(...topics);
     return client;
   };
-  const parked = (node) => until(async () => (await node.metric("heartline_suspended")) > 0, "it waits");
+  const parked = (node) =>
+    until(async () => (await node.metric("heartline_suspended")) > 0, "it waits");
 
   for (const how of ["cut", "reset", "halfOpen"]) {
     it(`to its id, its topics and what it missed of each: ${how}`, async () => {
@@ -684,7 +703,12 @@ describe("a live client comes back", { timeout: 60000 }, () => {
       await until(() => client.data("news").length === 1, "the first");
       await client.lose(how);
       if (how !== "halfOpen") await parked(node);
-      for (const [topic, data] of [["a", 2], ["b", 3], ["a", 4]]) await say(node, topic, "news", data);
+      for (const [topic, data] of [
+        ["a", 2],
+        ["b", 3],
+        ["a", 4],
+      ])
+        await say(node, topic, "news", data);
       await sayToAll(node, "all", 5);
       const hello = await client.connect();
       assert.deepEqual([hello.recovered, hello.socketId], [true, socketId]);
@@ -725,7 +749,10 @@ describe("a live client comes back", { timeout: 60000 }, () => {
     await say(node, "b", "news", "secret");
     client.claims = { rooms: ["a"] };
     assert.equal((await client.connect()).recovered, true);
-    await client.live.hear("unsubscribed", (frame) => frame.topic === "b" && frame.reason === "forbidden");
+    await client.live.hear(
+      "unsubscribed",
+      (frame) => frame.topic === "b" && frame.reason === "forbidden",
+    );
     await client.live.hear("subscribed", (frame) => frame.topic === "a" && frame.recovered);
     await client.live.ask({ type: "ping" });
     assert.deepEqual(client.data("news"), []);
@@ -739,7 +766,10 @@ describe("a live client comes back", { timeout: 60000 }, () => {
       await parked(node);
       assert.equal((await client.connect()).recovered, true);
       await client.live.ask({ type: "ping" });
-      assert.deepEqual(client.data("error").length + client.got.filter(({ type }) => type === "error").length, 0);
+      assert.deepEqual(
+        client.data("error").length + client.got.filter(({ type }) => type === "error").length,
+        0,
+      );
     }
   });
 
@@ -752,15 +782,26 @@ describe("a live client comes back", { timeout: 60000 }, () => {
     for (let number = 0; number < 5; number++) await say(node, "b", "news", number);
     const other = await Live.connect(proxy.live, token("ann"));
     started.push(() => other.close());
-    for (const [topic, recovered, offset, events] of [["a", true, 0, 3], ["b", false, 5, 0]]) {
+    for (const [topic, recovered, offset, events] of [
+      ["a", true, 0, 3],
+      ["b", false, 5, 0],
+    ]) {
       const recover = client.topics.get(topic);
       const answer = await other.ask({ type: "subscribe", topic, recover });
       assert.deepEqual([answer.recovered, answer.offset], [recovered, offset]);
       await other.ask({ type: "ping" });
-      assert.equal(other.heard.filter((one) => one.topic === topic && one.offset !== undefined && one.type === "news").length, events);
+      assert.equal(
+        other.heard.filter(
+          (one) => one.topic === topic && one.offset !== undefined && one.type === "news",
+        ).length,
+        events,
+      );
     }
     // Nonsense is a fresh start, and no error.
-    for (const recover of [{ epoch: "x", offset: 3 }, { epoch: client.topics.get("a").epoch, offset: 99 }]) {
+    for (const recover of [
+      { epoch: "x", offset: 3 },
+      { epoch: client.topics.get("a").epoch, offset: 99 },
+    ]) {
       assert.equal((await other.ask({ type: "subscribe", topic: "a", recover })).recovered, false);
     }
   });
@@ -779,7 +820,10 @@ describe("a live client comes back", { timeout: 60000 }, () => {
     const { snapshot } = await other.ask({ type: "subscribe", topic: "map" });
     assert.deepEqual(
       snapshot.map(({ key, data }) => [key, data]),
-      [["ktrue", 2], ["kfalse", 2]],
+      [
+        ["ktrue", 2],
+        ["kfalse", 2],
+      ],
     );
     // Who said it for others does not hear it when it comes back.
     await client.lose();
@@ -813,7 +857,9 @@ describe("under torture", { timeout: 90000 }, () => {
     /** Whether it has the last event of each room, or has begun afresh since. */
     done() {
       const sections = [...this.rooms].map(([room, sections]) => [room, sections.at(-1)]);
-      return sections.every(([room, section]) => section.length === 0 || section.at(-1) === last.get(room));
+      return sections.every(
+        ([room, section]) => section.length === 0 || section.at(-1) === last.get(room),
+      );
     }
 
     /** What is wrong: holes, repetitions and inversions. */
@@ -854,7 +900,8 @@ describe("under torture", { timeout: 90000 }, () => {
         }
       }
     });
-    const publish = (room, data) => socket.connected && socket.emit("publish", { room, event: "noise", data });
+    const publish = (room, data) =>
+      socket.connected && socket.emit("publish", { room, event: "noise", data });
     return { witness, counts, publish };
   }
 
@@ -898,7 +945,8 @@ describe("under torture", { timeout: 90000 }, () => {
     open();
     started.push(() => ((over = true), one.live.close()));
     const publish = (topic, data) =>
-      one.live.ws.readyState === 1 && one.topics.size > 0 &&
+      one.live.ws.readyState === 1 &&
+      one.topics.size > 0 &&
       one.live.send({ type: "publish", topic, event: "noise", data });
     return { witness, counts, publish };
   }
@@ -941,7 +989,10 @@ describe("under torture", { timeout: 90000 }, () => {
         }
       }
     };
-    const noise = setInterval(() => pick(clients).publish(`r${Math.floor(Math.random() * ROOMS)}`, 1), 5);
+    const noise = setInterval(
+      () => pick(clients).publish(`r${Math.floor(Math.random() * ROOMS)}`, 1),
+      5,
+    );
     const names = Array.from({ length: ROOMS }, (_, number) => `r${number}`);
     await Promise.all([0, 1, 2].map((part) => publisher(names.filter((_, at) => at % 3 === part))));
     clearInterval(noise);
@@ -955,13 +1006,19 @@ describe("under torture", { timeout: 90000 }, () => {
       await say(node, room, "news", { room, number });
     }
     await until(() => late() === 0, "all have the last event", 15000).catch(() => {});
-    const faults = clients.flatMap(({ witness }, number) => witness.faults().map((fault) => `client ${number}, ${fault}`));
+    const faults = clients.flatMap(({ witness }, number) =>
+      witness.faults().map((fault) => `client ${number}, ${fault}`),
+    );
     const sum = (name) => clients.reduce((sum, { counts }) => sum + counts[name], 0);
     const [recovered, fresh] = [sum("recovered"), sum("fresh") - CLIENTS];
     const said = [...last.values()].reduce((sum, one) => sum + one, 0);
     const { text } = await node.api("/metrics");
-    const outcomes = text.split("\n").filter((line) => /^heartline_resumes_total.* [1-9]/.test(line));
-    t.diagnostic(`${CLIENTS} clients, ${said} events, ${cuts} cuts, ${recovered} resumed, ${fresh} afresh; ${outcomes.join(" ")}`);
+    const outcomes = text
+      .split("\n")
+      .filter((line) => /^heartline_resumes_total.* [1-9]/.test(line));
+    t.diagnostic(
+      `${CLIENTS} clients, ${said} events, ${cuts} cuts, ${recovered} resumed, ${fresh} afresh; ${outcomes.join(" ")}`,
+    );
     assert.deepEqual(faults.slice(0, 10), [], `${faults.length} faults`);
     assert.equal(late(), 0);
     assert.ok(cuts > 100 && recovered >= 0.99 * (recovered + fresh), `${recovered} and ${fresh}`);

@@ -25,7 +25,7 @@ use crate::redis::{
     Adapter, BadUrl, Calls, Fanout, Incoming, Queue, RedisDriver, RedisRegistry, Server,
     SocketIoAdapter,
 };
-use crate::registry::{self, Admission, DisplacedBy, Known, Millis, NodeInfo, TypedUser, UserName};
+use crate::registry::{self, Admission, Known, Millis, NodeInfo, TypedUser, UserName};
 use crate::servers;
 
 /// What a node of a cluster is told.
@@ -192,16 +192,19 @@ impl Backplane for Cluster {
         let member = self.member.clone();
         let (max_payload, namespaces) = (node.max_payload(), node.namespaces());
         let servers = self.fanout.clone();
+        let shards = node.clone();
+        let is_busy = move || shards.is_overloaded();
         let deliver = move |incoming: Incoming<'_>| match incoming {
             Incoming::Nudge => member.nudge(),
             Incoming::Publication(target, message) => node.deliver(&target, message),
+            Incoming::Missed(whose) => node.missed(whose),
             Incoming::Foreign(foreign) => servers::obey(&node, &servers, foreign),
         };
         let living = tokio::spawn(self.member.clone().run(requests));
         let fanout = self.fanout.clone();
         let fanning = tokio::spawn(async move {
             fanout
-                .run(driver, queue, max_payload, &namespaces, deliver)
+                .run(driver, queue, (max_payload, &namespaces), deliver, is_busy)
                 .await;
         });
         let mut tasks = locked(&self.tasks);
@@ -232,24 +235,23 @@ impl Backplane for Cluster {
             let enter = |admission| match admission {
                 None => table.presence().connect(newcomer, since),
                 Some(Admission::Refused) => Err(DeviceLimitReached),
-                Some(Admission::Admitted(displaced)) => {
-                    let mut admitted = Admitted::default();
-                    for displaced in displaced {
-                        if let Some(socket) = SocketAddress::parse(&displaced.socket) {
-                            match displaced.why {
-                                DisplacedBy::Replaced => admitted.replaced.push(socket),
-                                DisplacedBy::Limit => admitted.evicted.push(socket),
-                            }
-                        }
-                    }
+                Some(admission) => {
                     table.presence().enter(newcomer, since);
-                    Ok(admitted)
+                    Ok(Admitted {
+                        reserved: admission == Admission::Reserved,
+                        ..Admitted::default()
+                    })
                 }
             };
             let entered = member.connect(asked, enter).await;
             guard.disarm();
             entered
         })
+    }
+
+    fn established(&self, user: &Arc<UserKey>, socket: SocketAddress) {
+        self.member
+            .establish(names::typed_user(user), socket.id().into());
     }
 
     fn disconnect(&self, user: &Arc<UserKey>, socket: SocketAddress, keep: Duration) {
@@ -327,6 +329,10 @@ impl Backplane for Cluster {
 
     fn publish(&self, target: &Target<'_>, message: &Message) {
         self.fanout.publish(target, message);
+    }
+
+    fn publish_keyed(&self, target: &Target<'_>, message: &Message, here: &mut dyn FnMut()) {
+        self.fanout.publish_keyed(target, message, here);
     }
 
     fn tag(&self) -> Option<u32> {
@@ -410,7 +416,9 @@ impl Backplane for Cluster {
             sent: read(&fanout.sent),
             received: read(&fanout.received),
             undelivered: read(&fanout.undelivered) + read(&member.forgotten),
+            dropped: read(&fanout.dropped),
             gaps: read(&fanout.gaps),
+            missed: read(&fanout.missed),
             queued: self.fanout.queued(),
         })
     }

@@ -1,13 +1,19 @@
 //! A publication on its way to other nodes, as bytes.
 //!
-//! One byte of version, one of kind, the sender's tag and its running number, then the
-//! target's and the message's texts, each behind its length. Numbers are big-endian.
+//! One byte of version, one of kind, the sender's tag and its running number, the number
+//! that it had before in the same channel, then the target's and the message's texts, each
+//! behind its length. Numbers are big-endian. A publication that is lost shows in the next
+//! one's number; if there is none, a mark says it.
 
 use bytes::Bytes;
 use heartline_core::backplane::{Message, MessageError, NameList, Target, check, check_key};
 use heartline_wire::socketio::MAX_ATTACHMENTS;
 
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
+/// The kind of a mark.
+const MARK: u8 = 5;
+/// Where the running number is, with the one before it behind it.
+const NUMBERS: usize = 6;
 /// The length of a text that is not there.
 const NONE: u32 = u32::MAX;
 
@@ -18,6 +24,9 @@ pub struct Origin {
     pub tag: u32,
     /// Its running number, from 1 on.
     pub number: u64,
+    /// The number of what the process sent into the same channel before; 0: nobody knows. Of
+    /// a mark: the last that was lost there.
+    pub after: u64,
 }
 
 fn put(text: Option<&[u8]>, out: &mut Vec<u8>) {
@@ -30,15 +39,34 @@ fn put(text: Option<&[u8]>, out: &mut Vec<u8>) {
     }
 }
 
-/// Writes a publication.
-pub fn encode(origin: Origin, target: &Target<'_>, message: &Message) -> Vec<u8> {
-    let attached: usize = message
-        .attachments
-        .iter()
-        .map(|bytes| bytes.len() + 4)
-        .sum();
-    let mut out = Vec::with_capacity(message.args.len() + attached + 160);
-    let (kind, texts): (u8, [Option<&str>; 6]) = match *target {
+/// Gives a publication the numbers that it has once it is in line.
+pub fn stamp(envelope: &mut [u8], number: u64, after: u64) {
+    for (place, value) in [(NUMBERS, number), (NUMBERS + 8, after)] {
+        if let Some(bytes) = envelope.get_mut(place..place + 8) {
+            bytes.copy_from_slice(&value.to_be_bytes());
+        }
+    }
+}
+
+fn put_head(kind: u8, origin: Origin, out: &mut Vec<u8>) {
+    out.extend_from_slice(&[VERSION, kind]);
+    out.extend_from_slice(&origin.tag.to_be_bytes());
+    out.extend_from_slice(&origin.number.to_be_bytes());
+    out.extend_from_slice(&origin.after.to_be_bytes());
+}
+
+/// Writes a mark: publications into the channel by which it comes were lost before they were
+/// sent, or some for a user.
+pub fn mark(origin: Origin, user: Option<&str>) -> Vec<u8> {
+    let mut out = Vec::with_capacity(32);
+    put_head(MARK, origin, &mut out);
+    put(user.map(str::as_bytes), &mut out);
+    out
+}
+
+/// A target as its kind and texts.
+fn texts_of<'a>(target: &Target<'a>) -> (u8, [Option<&'a str>; 6]) {
+    match *target {
         Target::Room {
             namespace,
             tenant,
@@ -80,11 +108,36 @@ pub fn encode(origin: Origin, target: &Target<'_>, message: &Message) -> Vec<u8>
                 instead_of,
             ],
         ),
-    };
-    out.push(VERSION);
-    out.push(kind);
-    out.extend_from_slice(&origin.tag.to_be_bytes());
-    out.extend_from_slice(&origin.number.to_be_bytes());
+        Target::Users {
+            namespace,
+            tenant,
+            users,
+            instead_of,
+        } => (
+            6,
+            [
+                Some(namespace),
+                tenant,
+                Some(users.0),
+                None,
+                None,
+                Some(instead_of),
+            ],
+        ),
+        Target::Nodes => (7, [Some(""), None, None, None, None, None]),
+    }
+}
+
+/// Writes a publication.
+pub fn encode(origin: Origin, target: &Target<'_>, message: &Message) -> Vec<u8> {
+    let attached: usize = message
+        .attachments
+        .iter()
+        .map(|bytes| bytes.len() + 4)
+        .sum();
+    let mut out = Vec::with_capacity(message.args.len() + attached + 160);
+    let (kind, texts) = texts_of(target);
+    put_head(kind, origin, &mut out);
     for text in texts {
         put(text.map(str::as_bytes), &mut out);
     }
@@ -108,6 +161,10 @@ impl<'a> Reader<'a> {
 
     fn u32(&mut self) -> Option<u32> {
         Some(u32::from_be_bytes(self.take(4)?.try_into().ok()?))
+    }
+
+    fn u64(&mut self) -> Option<u64> {
+        Some(u64::from_be_bytes(self.take(8)?.try_into().ok()?))
     }
 
     fn bytes(&mut self) -> Option<Option<&'a [u8]>> {
@@ -146,47 +203,62 @@ impl From<MessageError> for Unread {
 /// Whatever is no publication, and what [`check`] or [`check_key`] refuses; nothing has
 /// been copied then.
 pub fn decode(bytes: &[u8], max: usize) -> Result<(Origin, Target<'_>, Message), Unread> {
-    let read = read(bytes).ok_or(Unread::Nothing)?;
-    let attachments = read.attachments?;
-    if let Target::Room { key, .. } = read.target {
-        check_key(key)?;
+    match read(bytes) {
+        Some((origin, Body::Said(said))) => {
+            let (target, message) = said.check(max)?;
+            Ok((origin, target, message))
+        }
+        _ => Err(Unread::Nothing),
     }
-    check(read.args, &attachments, max)?;
-    let message = Message {
-        event: read.event.into(),
-        args: read.args.into(),
-        attachments: attachments
-            .into_iter()
-            .map(Bytes::copy_from_slice)
-            .collect(),
-    };
-    Ok((read.origin, read.target, message))
+}
+
+/// What an envelope has in it.
+#[derive(Debug)]
+pub enum Body<'a> {
+    /// A publication.
+    Said(Said<'a>),
+    /// A mark, and the user whose publications were lost, if it was one's.
+    Lost(Option<&'a str>),
 }
 
 /// A publication's parts, borrowed.
-struct Read<'a> {
-    origin: Origin,
-    target: Target<'a>,
+#[derive(Debug)]
+pub struct Said<'a> {
+    /// Whom it is for.
+    pub target: Target<'a>,
     event: &'a str,
     args: &'a str,
     attachments: Result<Vec<&'a [u8]>, MessageError>,
 }
 
-fn read(bytes: &[u8]) -> Option<Read<'_>> {
-    let mut reader = Reader(bytes);
-    let [version, kind] = *reader.take(2)? else {
-        return None;
-    };
-    if version != VERSION {
-        return None;
+impl<'a> Said<'a> {
+    /// The publication, if it keeps to the bounds; `max`: as [`decode`].
+    ///
+    /// # Errors
+    /// What [`check`] or [`check_key`] refuses; nothing has been copied then.
+    pub fn check(self, max: usize) -> Result<(Target<'a>, Message), MessageError> {
+        let attachments = self.attachments?;
+        if let Target::Room { key, .. } = self.target {
+            check_key(key)?;
+        }
+        check(self.args, &attachments, max)?;
+        let copied = attachments.into_iter().map(Bytes::copy_from_slice);
+        let message = Message {
+            event: self.event.into(),
+            args: self.args.into(),
+            attachments: copied.collect(),
+        };
+        Ok((self.target, message))
     }
-    let tag = reader.u32()?;
-    let number = u64::from_be_bytes(reader.take(8)?.try_into().ok()?);
+}
+
+/// Whom a publication of this kind is for.
+fn read_target<'a>(kind: u8, reader: &mut Reader<'a>) -> Option<Target<'a>> {
     let namespace = reader.text()??;
     let tenant = reader.text()?;
     let (name, third) = (reader.text()?, reader.text()?);
     let (topic, instead_of) = (reader.text()?, reader.text()?);
-    let target = match kind {
+    Some(match kind {
         0 => Target::Room {
             namespace,
             tenant,
@@ -208,8 +280,36 @@ fn read(bytes: &[u8]) -> Option<Read<'_>> {
             topic,
             instead_of,
         },
+        6 => Target::Users {
+            namespace,
+            tenant,
+            users: NameList(name?),
+            instead_of: instead_of?,
+        },
+        7 => Target::Nodes,
         _ => return None,
+    })
+}
+
+/// Reads what another node has sent, without a look at its bounds; `None`: it is nothing that
+/// this version knows.
+pub fn read(bytes: &[u8]) -> Option<(Origin, Body<'_>)> {
+    let mut reader = Reader(bytes);
+    let [version, kind] = *reader.take(2)? else {
+        return None;
     };
+    if version != VERSION {
+        return None;
+    }
+    let tag = reader.u32()?;
+    let number = reader.u64()?;
+    let after = reader.u64()?;
+    let origin = Origin { tag, number, after };
+    if kind == MARK {
+        let user = reader.text()?;
+        return reader.0.is_empty().then_some((origin, Body::Lost(user)));
+    }
+    let target = read_target(kind, &mut reader)?;
     let event = reader.text()??;
     let args = reader.text()??;
     let attachments = match reader.u32()? as usize {
@@ -226,13 +326,13 @@ fn read(bytes: &[u8]) -> Option<Read<'_>> {
             Ok(attachments)
         }
     };
-    Some(Read {
-        origin: Origin { tag, number },
+    let said = Said {
         target,
         event,
         args,
         attachments,
-    })
+    };
+    Some((origin, Body::Said(said)))
 }
 
 /// How far back a publication may come and still be taken for new. A sender waits for
@@ -303,7 +403,7 @@ mod tests {
     proptest! {
         #[test]
         fn publications_survive_the_journey(
-            kind in 0..4, tag: u32, number: u64,
+            kind in 0..6, tag: u32, number: u64, after: u64,
             texts in prop::collection::vec(text(), 5),
             optional in prop::collection::vec(prop::option::of(text()), 4),
             attachments in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..20), 0..3),
@@ -314,6 +414,10 @@ mod tests {
             let target = match kind {
                 0 => Target::Room { namespace, tenant, room: name, key: third },
                 1 => Target::All { namespace, tenant },
+                4 => Target::Users {
+                    namespace, tenant, users: NameList(name), instead_of: &texts[4],
+                },
+                5 => Target::Nodes,
                 kind => Target::User {
                     namespace, tenant, user: name,
                     user_type: (kind == 3).then_some(third), topic, instead_of,
@@ -324,8 +428,10 @@ mod tests {
                 args: texts[3].as_str().into(),
                 attachments: attachments.into_iter().map(Into::into).collect(),
             };
-            let origin = Origin { tag, number };
-            let bytes = encode(origin, &target, &message);
+            let origin = Origin { tag, number, after };
+            let mut bytes = encode(Origin { tag, number: 0, after: 0 }, &target, &message);
+            stamp(&mut bytes, number, after);
+            prop_assert_eq!(&bytes, &encode(origin, &target, &message));
             let (from, to, what) = decode(&bytes, usize::MAX).unwrap();
             prop_assert_eq!((from, &to), (origin, &target));
             prop_assert_eq!(what.event, message.event);
@@ -356,8 +462,30 @@ mod tests {
     }
 
     #[test]
+    fn a_mark_is_no_publication() {
+        let origin = Origin {
+            tag: 1,
+            number: 9,
+            after: 7,
+        };
+        for user in [None, Some("=t:ann")] {
+            let bytes = mark(origin, user);
+            assert_eq!(decode(&bytes, 100).unwrap_err(), Unread::Nothing);
+            let Some((from, Body::Lost(whose))) = read(&bytes) else {
+                panic!("a mark");
+            };
+            assert_eq!((from, whose), (origin, user));
+            assert!(read(&bytes[..bytes.len() - 1]).is_none());
+        }
+    }
+
+    #[test]
     fn what_no_client_may_say_no_node_may_either() {
-        let origin = Origin { tag: 1, number: 1 };
+        let origin = Origin {
+            tag: 1,
+            number: 1,
+            after: 0,
+        };
         let placeholder = r#"{"_placeholder":true,"num":0}"#;
         let said = |key: &str, args: &str, attachments: &[&'static str]| {
             let target = Target::Room {

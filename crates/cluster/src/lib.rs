@@ -24,4 +24,4 @@ mod simulation;
 
 pub use cluster::{Cluster, Settings};
 pub use member::Timing;
-pub use redis::{BadUrl, SocketIoAdapter, check_url, own_address};
+pub use redis::{BadUrl, RedisChallenges, SocketIoAdapter, check_url, own_address};

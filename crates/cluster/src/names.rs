@@ -36,6 +36,12 @@ pub fn user_name(tenant: Option<&str>, user: &str) -> UserName {
     name.into()
 }
 
+/// Tenant and user of a name; `None` if it is not one that [`user_name`] gives.
+pub fn tenant_and_user(name: &str) -> Option<(Option<Arc<str>>, &str)> {
+    let (tenant, user) = name.split_once(':')?;
+    Some((optional(tenant), user))
+}
+
 /// A tenant by itself, encoded as in [`user_name`].
 pub fn tenant_name(tenant: Option<&str>) -> String {
     let mut name = String::new();
@@ -55,9 +61,9 @@ pub fn typed_user(key: &UserKey) -> TypedUser {
 
 /// The user key of a name; `None` if it is not one that [`typed_user`] gives.
 pub fn user_key(user: &TypedUser) -> Option<UserKey> {
-    let (tenant, user_id) = user.user.split_once(':')?;
+    let (tenant_id, user_id) = tenant_and_user(&user.user)?;
     Some(UserKey {
-        tenant_id: optional(tenant),
+        tenant_id,
         user_id: user_id.into(),
         user_type: optional(&user.kind),
     })
@@ -75,6 +81,26 @@ pub fn place(name: &str) -> Option<RoomAddress> {
         namespace: namespace.into(),
         room: room.into(),
     })
+}
+
+/// A room of a channel's name: its namespace, tenant and name.
+pub type RoomOfChannel<'a> = (&'a str, Option<Arc<str>>, &'a str);
+
+/// The channel of a room, among those whose names begin with `prefix`. Without a hash tag: a
+/// Redis Cluster spreads rooms over its shards.
+pub fn room_channel(prefix: &str, namespace: &str, tenant: Option<&str>, room: &str) -> String {
+    let tenant = tenant_name(tenant);
+    // A namespace has no colon unless it is its own doing; its length says where it ends.
+    format!("{prefix}:r:{}:{namespace}:{tenant}:{room}", namespace.len())
+}
+
+/// The room of a channel; `None` if it is not one that [`room_channel`] gives.
+pub fn room_of_channel<'a>(prefix: &str, channel: &'a str) -> Option<RoomOfChannel<'a>> {
+    let rest = channel.strip_prefix(prefix)?.strip_prefix(":r:")?;
+    let (length, rest) = rest.split_once(':')?;
+    let (namespace, rest) = rest.split_at_checked(length.parse().ok()?)?;
+    let (tenant, room) = rest.strip_prefix(':')?.split_once(':')?;
+    Some((namespace, optional(tenant), room))
 }
 
 #[cfg(test)]
@@ -96,6 +122,9 @@ mod tests {
             let (one, other) = (key(&a, &b, &c), key(&x, &y, &z));
             prop_assert_eq!(user_key(&typed_user(&one)), Some(one.clone()));
             prop_assert_eq!(typed_user(&one) == typed_user(&other), one == other);
+            let channel = room_channel("hl", &b, a.as_deref(), &y);
+            let place = (&*b, a.as_deref().map(Into::into), &*y);
+            prop_assert_eq!(room_of_channel("hl", &channel), Some(place));
         }
     }
 }

@@ -20,6 +20,10 @@
 //!   swept: everybody can say again who is there. Afterwards the differences become
 //!   edges. A store that is empty and that nobody has known otherwise is a new one:
 //!   there is nothing to wait for.
+//! * **Two steps to a place.** Who connects is registered at once. If others have to go for
+//!   that, it is on probation: nobody goes until its node says that it is there. When it has
+//!   gone meanwhile, or its node has died, nobody was displaced. Of two that race, the later
+//!   one to be there finds the other in its place, so never both stay.
 //! * **Verdicts.** What is to be settled later (a grace, the hold's end) waits in one
 //!   ordered list, which any node works off.
 
@@ -149,11 +153,13 @@ pub struct Displaced {
 }
 
 /// What became of a newcomer.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Admission {
-    /// It is registered. These sockets of the asking node lost their places; those
-    /// of other nodes are told by the registry.
-    Admitted(Vec<Displaced>),
+    /// It is registered and has its place; nobody has to go.
+    Admitted,
+    /// It is registered; others have to go, once it is [established](Registry::establish).
+    /// Until then nobody has to go for these others, nor for itself.
+    Reserved,
     /// The device limit is reached.
     Refused,
 }
@@ -229,6 +235,17 @@ pub struct Departure {
     /// meanwhile; milliseconds.
     #[serde(rename = "g")]
     pub grace: Millis,
+}
+
+/// A newcomer that is there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Arrival {
+    /// The user it belongs to.
+    #[serde(flatten)]
+    pub who: TypedUser,
+    /// The socket's id.
+    #[serde(rename = "s")]
+    pub socket: Arc<str>,
 }
 
 /// A user's sockets, said again.
@@ -353,12 +370,22 @@ pub trait Registry: Send + Sync + 'static {
         done: &[Arc<str>],
     ) -> impl Future<Output = Guarded<Renewed>> + Send;
 
-    /// Registers sockets by their namespaces' device policies.
+    /// Registers sockets by their namespaces' device policies: says who is refused, and for
+    /// whom others have to go.
     fn connect(
         &self,
         incarnation: &str,
         newcomers: &[Newcomer],
     ) -> impl Future<Output = Guarded<Vec<Admission>>> + Send;
+
+    /// Sockets that were [reserved](Admission::Reserved) under this incarnation are there, and
+    /// take their places. Answers the sockets of this node that lost theirs; those of other
+    /// nodes are told by the registry.
+    fn establish(
+        &self,
+        incarnation: &str,
+        arrivals: &[Arrival],
+    ) -> impl Future<Output = Guarded<Vec<Displaced>>> + Send;
 
     /// Removes sockets. After its grace without any, a user is offline. Answers for each
     /// whether its user is without a socket and announced as online still.

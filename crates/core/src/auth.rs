@@ -76,6 +76,14 @@ impl RoomPattern {
         }
     }
 
+    /// The pattern as it was written.
+    pub fn text(&self) -> String {
+        match self.prefix {
+            true => format!("{}*", self.text),
+            false => self.text.to_string(),
+        }
+    }
+
     /// The room that this pattern names, if it is a single one.
     pub fn exact(&self) -> Option<&str> {
         (!self.prefix).then_some(&*self.text)

@@ -241,6 +241,23 @@ mod tests {
     }
 
     #[test]
+    fn a_waker_that_outlives_its_future_wakes_no_other() {
+        let posted = Arc::new(Posted::default());
+        let mut tasks = Tasks::new(posted.clone());
+        let (keep, kept) = std::sync::mpsc::channel();
+        let ready = std::future::poll_fn(move |context| {
+            let _ = keep.send(context.waker().clone());
+            Poll::Ready(())
+        });
+        tasks.start(Box::pin(ready), 1, Micros(100));
+        tasks.start(Box::pin(std::future::pending()), 2, Micros(100));
+        kept.recv().unwrap().wake();
+        let woken = posted.0.lock().unwrap().pop().unwrap();
+        assert!(tasks.resume(woken).is_none());
+        assert_eq!(tasks.waiting(), 1);
+    }
+
+    #[test]
     fn a_waiting_future_is_resumed_by_its_waker() {
         let posted = Arc::new(Posted::default());
         let mut tasks = Tasks::new(posted.clone());

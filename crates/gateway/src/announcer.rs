@@ -150,7 +150,7 @@ fn announce_some(
                     recovery.kept(message, only, now)
                 })
                 .collect();
-            recovery.keep(scope, events.into_iter(), |place| post(messages, place));
+            recovery.keep(scope, events, |place| post(messages, place));
         }
     }
 }

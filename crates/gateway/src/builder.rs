@@ -1,6 +1,8 @@
 //! How a gateway is made: settings and handlers, then the parts put together.
 
+use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 use std::{fmt, io};
 
 use heartline_core::auth::{Authenticator, BoxFuture, NoAuthenticator};
@@ -9,8 +11,8 @@ use heartline_core::backplane::local::LocalBackplane;
 use heartline_core::namespaces::Namespaces;
 use heartline_core::policy::ConnectLimit;
 use heartline_core::rooms::RoomDirectory;
-use heartline_core::store::MessageStore;
 use heartline_core::store::memory::MemoryStore;
+use heartline_core::store::offer::Store;
 use heartline_core::time::Moment;
 use heartline_engine::clock::Clock;
 use heartline_engine::failure::Failure;
@@ -38,10 +40,14 @@ use crate::gateway::{
 use crate::handler::{Arrival, Handler, HandlerSet, Handlers};
 use crate::hub::Hub;
 use crate::intern::Interner;
+use crate::journal::{Found, Journal, Size};
+use crate::markers::Markers;
+use crate::members::Members;
 use crate::metrics::Metrics;
 use crate::node::ThisNode;
 use crate::op::Op;
-use crate::recovery::Recovery;
+use crate::recovery::{Recovery, age_kept, random_secret};
+use crate::sessions::Sessions;
 use crate::shared::Shared;
 
 /// Largest message of a client that is in no namespace yet, bytes: a thousand strangers can
@@ -89,7 +95,7 @@ pub struct GatewayBuilder {
     config: Config,
     authenticator: Arc<dyn Authenticator>,
     backplane: Option<Arc<dyn Backplane>>,
-    store: Arc<dyn MessageStore>,
+    store: Arc<dyn Store>,
     handlers: HandlerSet,
     namespaces: Vec<(String, HandlerSet)>,
     fallback: Option<Fallback>,
@@ -125,8 +131,8 @@ impl GatewayBuilder {
         self
     }
 
-    /// Where messages are kept; without one, in memory.
-    pub fn store(mut self, store: impl MessageStore) -> Self {
+    /// Where messages, and who belongs to conversations, are kept; without one, in memory.
+    pub fn store(mut self, store: impl Store) -> Self {
         self.store = Arc::new(store);
         self
     }
@@ -212,7 +218,8 @@ impl GatewayBuilder {
 
     /// Answers requests on the public port that are neither Socket.IO nor
     /// live; without it they get 404. Their bodies have at most 64 KB, and not more than
-    /// `max_payload`: nobody has said yet who asks.
+    /// `max_payload`: nobody has said yet who asks. From where the request comes is in its
+    /// extensions, a [`Visitor`](crate::Visitor).
     ///
     /// ```
     /// # use heartline::{Config, Gateway, HttpResponse};
@@ -259,7 +266,7 @@ impl GatewayBuilder {
         }
         let shards = prepared.iter().map(|shard| shard.handle.clone()).collect();
         let clock = Clock::start();
-        let parts = self.assemble(clock, shards).map_err(BuildError::Config)?;
+        let parts = self.assemble(clock, shards)?;
         let shared = &parts.shared;
         let tag = shared.fanout.backplane.tag();
         let settings = Arc::new(engine_settings(&shared.config, tag));
@@ -283,32 +290,39 @@ impl GatewayBuilder {
         mut self,
         clock: Clock,
         shards: Vec<ShardHandle<Op>>,
-    ) -> Result<Parts, String> {
-        check(&self.config)?;
+    ) -> Result<Parts, BuildError> {
+        check(&self.config).map_err(BuildError::Config)?;
         if self.config.builtin_events {
             self.handlers = crate::builtin::register(self.handlers);
         }
         for (namespace, _) in &self.namespaces {
             if !self.config.namespaces.contains_key(namespace) {
                 let what = format!("there are handlers for {namespace}, which does not exist");
-                return Err(what);
+                return Err(BuildError::Config(what));
             }
         }
         let backplane = self
             .backplane
             .take()
             .unwrap_or_else(|| Arc::new(alone(&self.config, clock)));
-        let fanout = fanout(&self.config, shards, backplane, clock);
+        let fanout = fanout(&self.config, shards, backplane, clock)?;
         let announcer = Arc::new(Announcer::default());
+        let members = Arc::new(Members::new(
+            self.store.clone(),
+            self.config.conversations.access,
+            fanout.clone(),
+            clock,
+        ));
         fanout.backplane.attach(Arc::new(ThisNode {
             fanout: Arc::downgrade(&fanout),
+            members: Arc::downgrade(&members),
             announcer: announcer.clone(),
             clock,
             max_payload: self.config.max_payload,
         }));
         let handlers = Arc::new(self.take_handlers(&fanout));
         let (fallback, gatekeeper) = (self.fallback.take(), self.gatekeeper.take());
-        let shared = self.shared(clock, fanout);
+        let shared = self.shared(clock, fanout, members);
         let hooks = Hooks {
             fallback,
             gatekeeper,
@@ -343,8 +357,11 @@ impl GatewayBuilder {
     }
 
     /// What the shards and the handles have in common.
-    fn shared(self, clock: Clock, fanout: Arc<Fanout>) -> Arc<Shared> {
+    fn shared(self, clock: Clock, fanout: Arc<Fanout>, members: Arc<Members>) -> Arc<Shared> {
         let config = self.config;
+        let receipts = config.conversations.receipts;
+        let markers = Markers::new(self.store.clone(), fanout.clone(), clock, receipts);
+        let markers = Arc::new(markers);
         let names = fanout
             .namespaces
             .iter()
@@ -353,7 +370,15 @@ impl GatewayBuilder {
         Arc::new(Shared {
             clock,
             authenticator: self.authenticator,
+            sessions: Arc::new(Sessions::new(
+                self.store.clone(),
+                fanout.clone(),
+                clock,
+                config.checkpoint_rooms.clone(),
+            )),
             store: self.store,
+            members,
+            markers,
             metrics: Arc::new(Metrics::new(fanout.shards.len(), names)),
             limits: Arc::default(),
             data: AllData::default(),
@@ -419,19 +444,55 @@ fn alone(config: &Config, clock: Clock) -> LocalBackplane {
     LocalBackplane::new(config.offline_grace, Box::new(now))
 }
 
+/// How large each of a journal's two files becomes, bytes.
+const JOURNAL: u64 = 64 << 20;
+
+fn open_journal(
+    path: &Path,
+    config: &Config,
+    identity: (u32, [u8; 32]),
+    age: Duration,
+    clock: Clock,
+) -> Result<(Journal, Found), BuildError> {
+    let names: Vec<&str> = config.namespaces.keys().map(String::as_str).collect();
+    let now = Box::new(move || clock.unix_millis(clock.now()));
+    let size = Size {
+        segment: JOURNAL,
+        age: age.as_millis() as u64,
+    };
+    Journal::open(path, names.join(" "), identity, size, now).map_err(|error| {
+        let what = format!("the journal {} cannot be used: {error}", path.display());
+        BuildError::Io(io::Error::other(what))
+    })
+}
+
 /// The ways to sockets; rooms that come to be are told to the backplane.
 fn fanout(
     config: &Config,
     shards: Vec<ShardHandle<Op>>,
     backplane: Arc<dyn Backplane>,
     clock: Clock,
-) -> Arc<Fanout> {
+) -> Result<Arc<Fanout>, BuildError> {
     let mut run = [0; 4];
     heartline_engine::random::fill(&mut run);
-    let run = u32::from_ne_bytes(run);
-    let recovery = config.recovery.window;
-    let recovery =
-        recovery.map(|window| Recovery::new(window, &config.recovery, &config.heartbeat, run));
+    let mut run = u32::from_ne_bytes(run);
+    let mut found = None;
+    let mut recovery = None;
+    if let Some(window) = config.recovery.window {
+        let mut secret = random_secret();
+        let mut journal = None;
+        if let Some(path) = &config.recovery.journal {
+            let age = age_kept(window, &config.heartbeat);
+            let (opened, before) = open_journal(path, config, (run, secret), age, clock)?;
+            (run, secret) = opened.identity();
+            (journal, found) = (Some(opened), Some(before));
+        }
+        let (settings, heartbeat) = (&config.recovery, &config.heartbeat);
+        let identity = (run, secret);
+        recovery = Some(Recovery::new(
+            window, settings, heartbeat, identity, journal,
+        ));
+    }
     let fanout = Arc::new(Fanout {
         namespaces: Namespaces::new(&config.namespaces),
         rooms: Arc::new(RoomDirectory::new(shards.len())),
@@ -450,6 +511,9 @@ fn fanout(
             recovery.is_some_and(|recovery| recovery.keeps(room))
         };
         fanout.rooms.keep(recovery.line.account.clone(), rule);
+        if let Some(found) = found {
+            recovery.restore(found, &fanout.rooms, &clock);
+        }
     }
     fanout.rooms.on_open(move |room| {
         let fanout = subscriber.upgrade()?;
@@ -457,7 +521,7 @@ fn fanout(
         let tenant = room.tenant.as_deref();
         fanout.backplane.subscribe(namespace, tenant, &room.name)
     });
-    fanout
+    Ok(fanout)
 }
 
 /// What the engine has to know of the configuration.

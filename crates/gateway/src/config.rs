@@ -2,7 +2,8 @@
 //! files and environments is the binary's business.
 
 pub use heartline_core::policy::{
-    Announce, AuthMode, ConnectLimit, DevicePolicy, Limit, LimitsConfig, NamespaceConfig, OnExcess,
+    Announce, AuthMode, ConnectLimit, ConversationAccess, DevicePolicy, Limit, LimitsConfig,
+    NamespaceConfig, OnExcess,
 };
 pub use heartline_engine::http::cors::{AllowedOrigins, normalized as normalized_origin};
 
@@ -10,6 +11,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use heartline_core::auth::RoomPattern;
 use ipnet::IpNet;
 
 /// Settings of one gateway.
@@ -74,6 +76,12 @@ pub struct Config {
     pub recovery: RecoveryConfig,
     /// Most rooms one socket may be in, its private `user:ID` room not counted.
     pub max_rooms_per_socket: usize,
+    /// Which rooms are kept with a user's checkpoint; private ones never are.
+    pub checkpoint_rooms: Vec<RoomPattern>,
+    /// Whether who comes back joins the kept rooms again that the token still grants.
+    pub session_rejoin: bool,
+    /// Conversations.
+    pub conversations: ConversationsConfig,
     /// How long a user stays online after the last connection went.
     pub offline_grace: Duration,
     /// New connections per address.
@@ -118,6 +126,9 @@ impl Default for Config {
             heartbeat: HeartbeatConfig::default(),
             recovery: RecoveryConfig::default(),
             max_rooms_per_socket: 100,
+            checkpoint_rooms: vec![RoomPattern::new("*")],
+            session_rejoin: false,
+            conversations: ConversationsConfig::default(),
             offline_grace: Duration::ZERO,
             connects_per_ip: ConnectLimit::Default,
             namespaces: BTreeMap::from([("/".into(), NamespaceConfig::default())]),
@@ -127,6 +138,17 @@ impl Default for Config {
             handler_timeout: Duration::from_secs(30),
         }
     }
+}
+
+/// Who takes part in conversations, and what of it others see.
+#[derive(Debug, Clone, Default)]
+pub struct ConversationsConfig {
+    /// Who may join one that their token does not name.
+    pub access: ConversationAccess,
+    /// Whether everybody in a conversation is told how far its members have read.
+    pub receipts: bool,
+    /// The address of an invite, with `{code}` in it.
+    pub invite_url: Option<String>,
 }
 
 /// A random node name, `node-` and eight hexadecimal digits.
@@ -194,6 +216,9 @@ pub struct RecoveryConfig {
     pub sessions: usize,
     /// Most events in one resume. Half of [`Config::send_buffer`] is another bound.
     pub max_replay: usize,
+    /// A file from which the next process goes on, if this one is killed; `None`: what is kept
+    /// ends with the process.
+    pub journal: Option<PathBuf>,
 }
 
 impl Default for RecoveryConfig {
@@ -206,6 +231,7 @@ impl Default for RecoveryConfig {
             buffer: 64_000_000,
             sessions: 100_000,
             max_replay: 1_000,
+            journal: None,
         }
     }
 }

@@ -143,6 +143,8 @@ pub struct EventError {
     pub(crate) retry_after_ms: Option<u64>,
     #[serde(rename = "tempId", skip_serializing_if = "Option::is_none")]
     pub(crate) temp_id: Option<String>,
+    #[serde(flatten)]
+    details: serde_json::Map<String, serde_json::Value>,
     /// The `message:error` goes out even if an acknowledgement does.
     #[serde(skip)]
     pub(crate) announced: bool,
@@ -157,6 +159,7 @@ impl EventError {
             code: code.into(),
             retry_after_ms: None,
             temp_id: None,
+            details: serde_json::Map::new(),
             announced: false,
         }
     }
@@ -176,6 +179,16 @@ impl EventError {
         EventError::new(Code::Internal, format!("the value is no JSON: {error}"))
     }
 
+    /// Its sentence.
+    pub fn message(&self) -> &str {
+        &self.error
+    }
+
+    /// After how long trying again makes sense, milliseconds.
+    pub fn retry_after_ms(&self) -> Option<u64> {
+        self.retry_after_ms
+    }
+
     /// The same, told as `message:error` even if an acknowledgement says it.
     pub fn announce(mut self) -> Self {
         self.announced = true;
@@ -185,6 +198,18 @@ impl EventError {
     /// The same with the `tempId` of the message that it is about.
     pub fn about(mut self, temp_id: Option<String>) -> Self {
         self.temp_id = temp_id;
+        self
+    }
+
+    /// The same with one more member: what a client has to know to do better.
+    ///
+    /// ```
+    /// # use heartline::EventError;
+    /// let error = EventError::new("TOO_FAR", "That is too far").with("max", 10);
+    /// assert_eq!(serde_json::to_value(&error).unwrap()["max"], 10);
+    /// ```
+    pub fn with(mut self, name: &str, value: impl Into<serde_json::Value>) -> Self {
+        self.details.insert(name.to_owned(), value.into());
         self
     }
 

@@ -8,14 +8,16 @@ use std::sync::Arc;
 
 use hashbrown::HashSet;
 use heartline_core::auth::UserKey;
-use heartline_core::backplane::{Action, Backplane, NameList, Target};
+use heartline_core::backplane::{
+    Action, Backplane, Missed, NameList, Target, named_user, user_name,
+};
 use heartline_core::entries::SocketEntry;
 use heartline_core::line::ring::{Kept, Only};
 use heartline_core::line::shelf::ScopeRef;
 use heartline_core::message::Message;
 use heartline_core::namespaces::{NamespaceId, Namespaces};
 use heartline_core::presence::{RoomAddress, SocketAddress};
-use heartline_core::rooms::{PRIVATE, Room, RoomDirectory, RoomRef};
+use heartline_core::rooms::{Gap, PRIVATE, Room, RoomDirectory, RoomRef};
 use heartline_engine::clock::Clock;
 use heartline_engine::shard::ShardHandle;
 use heartline_engine::shard::outbound::ConflationKey;
@@ -73,6 +75,21 @@ pub(crate) struct ToUser<'a> {
     pub(crate) instead_of: Option<&'a str>,
     /// Not this one of them.
     pub(crate) skip: Option<SocketAddress>,
+}
+
+impl<'a> ToUser<'a> {
+    /// A user who is told of something instead of a room's events.
+    fn instead_of(namespace: NamespaceId, user: &'a UserKey, room: &'a str) -> ToUser<'a> {
+        ToUser {
+            namespace,
+            tenant: user.tenant_id.as_deref(),
+            user: &user.user_id,
+            only: Some(user),
+            topic: None,
+            instead_of: Some(room),
+            skip: None,
+        }
+    }
 }
 
 /// What it takes to reach a socket.
@@ -151,9 +168,9 @@ impl Fanout {
         self.shards.iter().any(ShardHandle::is_overloaded)
     }
 
-    /// The epoch of a room's incarnation: offsets of different epochs do not compare.
-    pub(crate) fn epoch(&self, incarnation: u64) -> String {
-        format!("{:08x}-{incarnation:x}", self.run)
+    /// A room's epoch as clients know it: offsets of different epochs do not compare.
+    pub(crate) fn epoch(&self, number: u64) -> String {
+        format!("{:08x}-{number:x}", self.run)
     }
 
     fn namespace_name(&self, namespace: NamespaceId) -> &Arc<str> {
@@ -182,8 +199,15 @@ impl Fanout {
             room: to.room,
             key: to.key,
         };
-        self.backplane.publish(&target, &message);
-        self.publish_here(to, message)
+        if to.key.is_none() {
+            self.backplane.publish(&target, &message);
+            return self.publish_here(to, message);
+        }
+        let mut offset = None;
+        self.backplane.publish_keyed(&target, &message, &mut || {
+            offset = self.publish_here(to, message.clone());
+        });
+        offset
     }
 
     fn publish_here(&self, to: &ToRoom<'_>, message: Message) -> Option<u64> {
@@ -232,7 +256,12 @@ impl Fanout {
             };
             make(offset, Some(told), message)
         };
-        let offset = room.publish_kept(&recovery.line, kept, make, to_shard);
+        let note = |event: &Kept| {
+            if let Some(journal) = &recovery.journal {
+                journal.room_event(&room, event);
+            }
+        };
+        let offset = room.publish_kept(&recovery.line, kept, note, make, to_shard);
         Some(offset)
     }
 
@@ -259,8 +288,7 @@ impl Fanout {
         match &self.recovery {
             Some(recovery) if is_kept(recovery) => {
                 let event = recovery.kept(&message, only(), self.clock.now());
-                let events = std::iter::once(event);
-                recovery.keep(scope, events, |place| post(message, place));
+                recovery.keep(scope, vec![event], |place| post(message, place));
             }
             _ => {
                 let place = self.passing(&message);
@@ -271,16 +299,78 @@ impl Fanout {
 
     /// Gives a message to a user's sockets, on all nodes; to how many here.
     pub(crate) fn send_to_user(&self, to: &ToUser<'_>, message: Message) -> usize {
-        let target = Target::User {
+        self.backplane.publish(&self.target(to), &message);
+        self.send_here(to, message)
+    }
+
+    /// Tells users of something instead of a room's events, on all nodes: on their sockets that
+    /// are not in the room and may join it. Of other nodes it is asked once which of the users
+    /// have sockets at all.
+    pub(crate) async fn send_instead_of_room(
+        &self,
+        (namespace, tenant, room): (NamespaceId, Option<Arc<str>>, &str),
+        users: &[Arc<UserKey>],
+        message: Message,
+    ) {
+        let to = |user| ToUser::instead_of(namespace, user, room);
+        if self.backplane.tag().is_some() {
+            let ids = users.iter().map(|user| user.user_id.to_string()).collect();
+            let there = self.backplane.presence(tenant.clone(), ids).await;
+            let online = users.iter().zip(&there).filter(|(_, there)| there.online);
+            let mut names = Vec::new();
+            for (user, _) in online {
+                match user_name(user) {
+                    Some(name) => names.push(name),
+                    None => self.backplane.publish(&self.target(&to(user)), &message),
+                }
+            }
+            if !names.is_empty() {
+                let target = Target::Users {
+                    namespace: self.namespace_name(namespace),
+                    tenant: tenant.as_deref(),
+                    users: NameList(&NameList::text(&names)),
+                    instead_of: room,
+                };
+                self.backplane.publish(&target, &message);
+            }
+        }
+        self.send_to_users_here((namespace, room), users, message);
+    }
+
+    fn send_to_users_here(
+        &self,
+        (namespace, room): (NamespaceId, &str),
+        users: impl IntoIterator<Item = impl AsRef<UserKey>>,
+        message: Message,
+    ) {
+        let is_here = |user: &UserKey| {
+            let (tenant, id) = (user.tenant_id.as_deref(), &*user.user_id);
+            let parked = |recovery: &Recovery| recovery.sessions.has(tenant, id);
+            self.recovery.as_ref().is_some_and(parked)
+                || !self
+                    .backplane
+                    .local()
+                    .sockets(tenant, id, Some(user))
+                    .is_empty()
+        };
+        for user in users {
+            let user = user.as_ref();
+            if is_here(user) {
+                let to = ToUser::instead_of(namespace, user, room);
+                self.send_here(&to, message.clone());
+            }
+        }
+    }
+
+    fn target<'a>(&'a self, to: &ToUser<'a>) -> Target<'a> {
+        Target::User {
             namespace: self.namespace_name(to.namespace),
             tenant: to.tenant,
             user: to.user,
             user_type: to.only.map(|only| only.user_type.as_deref()),
             topic: to.topic,
             instead_of: to.instead_of,
-        };
-        self.backplane.publish(&target, &message);
-        self.send_here(to, message)
+        }
     }
 
     fn send_here(&self, to: &ToUser<'_>, message: Message) -> usize {
@@ -336,7 +426,13 @@ impl Fanout {
     /// Whether a user has sockets here, or had some that may come back. Who goes has a session
     /// before they have no socket; who comes back has a socket before they have no session.
     pub(crate) fn has_anybody(&self, tenant: Option<&str>, user: &str) -> bool {
-        let has_sockets = || !self.backplane.local().sockets(tenant, user, None).is_empty();
+        let has_sockets = || {
+            !self
+                .backplane
+                .local()
+                .sockets(tenant, user, None)
+                .is_empty()
+        };
         let sessions = self.recovery.as_ref().map(|recovery| &recovery.sessions);
         has_sockets() || sessions.is_some_and(|all| all.has(tenant, user)) || has_sockets()
     }
@@ -466,18 +562,19 @@ impl Fanout {
 
     /// Gives a publication of another node to those here whom it is for.
     pub(crate) fn deliver(&self, target: &Target<'_>, message: Message) {
-        let (Target::Room { namespace, .. }
-        | Target::Rooms { namespace, .. }
-        | Target::All { namespace, .. }
-        | Target::User { namespace, .. }) = *target;
+        match names::may_say(Speaker::Backend, &message.event) {
+            true => self.deliver_said(target, message),
+            false => tracing::debug!("another server's event has a name of a protocol's own"),
+        }
+    }
+
+    fn deliver_said(&self, target: &Target<'_>, message: Message) {
         // Nodes of another configuration may know more namespaces.
-        let Some(namespace) = self.namespaces.find(namespace) else {
+        let namespace = target.namespace();
+        let Some(namespace) = namespace.and_then(|name| self.namespaces.find(name)) else {
             return;
         };
-        if !names::may_say(Speaker::Backend, &message.event) {
-            tracing::debug!("another server's event has a name of a protocol's own");
-            return;
-        }
+        let skip = None;
         match *target {
             Target::Room {
                 tenant, room, key, ..
@@ -487,7 +584,7 @@ impl Fanout {
                     tenant,
                     room,
                     key,
-                    skip: None,
+                    skip,
                 };
                 self.publish_here(&to, message);
             }
@@ -513,18 +610,96 @@ impl Fanout {
                     user_id: user.into(),
                     user_type: user_type.map(Into::into),
                 });
+                let only = only.as_ref();
                 let to = ToUser {
                     namespace,
                     tenant,
                     user,
-                    only: only.as_ref(),
+                    only,
                     topic,
                     instead_of,
-                    skip: None,
+                    skip,
                 };
                 self.send_here(&to, message);
             }
+            Target::Users {
+                tenant,
+                users,
+                instead_of,
+                ..
+            } => {
+                let users = users.iter().map(|name| Arc::new(named_user(tenant, name)));
+                self.send_to_users_here((namespace, instead_of), users, message);
+            }
+            Target::Nodes => {}
         }
+    }
+
+    /// Tells those of this node whose publications were lost.
+    pub(crate) fn missed(&self, whose: Missed<'_>) {
+        match whose {
+            Missed::Room {
+                namespace,
+                tenant,
+                room,
+            } => {
+                let namespace = self.namespaces.find(namespace);
+                let room = namespace.and_then(|namespace| {
+                    self.rooms.find(&RoomRef {
+                        namespace,
+                        tenant,
+                        name: room,
+                    })
+                });
+                room.iter().for_each(|room| self.tell_gap(room));
+            }
+            Missed::User { tenant, user } => {
+                if let Some(recovery) = &self.recovery {
+                    for (namespace, _) in self.namespaces.iter() {
+                        let scope = ScopeRef {
+                            namespace,
+                            tenant,
+                            user: Some(user),
+                        };
+                        recovery.shelf.lose(scope, &recovery.line, self.clock.now());
+                    }
+                }
+                for to in self.backplane.local().sockets(tenant, user, None) {
+                    self.post(to.0.conn.shard, Op::UserGap { to: Some(to) });
+                }
+            }
+            Missed::Users => {
+                self.lose_all();
+                self.post_to_all(|| Op::UserGap { to: None });
+            }
+            Missed::Anybody => {
+                self.lose_all();
+                self.rooms.all().iter().for_each(|room| self.tell_gap(room));
+                self.post_to_all(|| Op::UserGap { to: None });
+            }
+        }
+    }
+
+    /// Nobody knows whose it was: nobody who comes back from before now has all.
+    fn lose_all(&self) {
+        if let Some(recovery) = &self.recovery {
+            recovery.lose_all();
+        }
+    }
+
+    fn tell_gap(&self, room: &Arc<Room>) {
+        let recovery = self.recovery.as_ref();
+        let journal = recovery.and_then(|recovery| recovery.journal.as_ref());
+        let note = |gap: Gap| {
+            if let Some(journal) = journal {
+                journal.gap(room, gap);
+            }
+        };
+        let line = recovery.map(|recovery| &recovery.line);
+        self.rooms.begin_epoch(room, line, note, |shard, gap| {
+            let room = room.clone();
+            self.post(shard as u16, Op::Gap { room, gap });
+        });
     }
 
     /// Does something to sockets of this node that are chosen by their rooms.
@@ -656,6 +831,21 @@ impl Fanout {
             }
         }
         entries
+    }
+
+    /// The rooms of sockets of this node, the newest first.
+    pub(crate) async fn recent_rooms(&self, sockets: &[SocketAddress]) -> Vec<String> {
+        let mut rooms = Vec::new();
+        for of_shard in sockets
+            .chunk_by(|a, b| a.0.conn.shard == b.0.conn.shard)
+            .rev()
+        {
+            let sockets = of_shard.iter().rev().copied().collect();
+            let shard = of_shard[0].0.conn.shard;
+            let here = self.query(shard, |reply| Query::RecentRooms { sockets, reply });
+            rooms.extend(here.await.unwrap_or_default());
+        }
+        rooms
     }
 
     /// Gives an event to a socket of this node and waits for its acknowledgement.

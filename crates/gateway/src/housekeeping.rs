@@ -47,7 +47,7 @@ pub(crate) async fn run(shared: Arc<Shared>) {
         loop {
             tokio::time::sleep(TRIM_INTERVAL).await;
             let now = shared_in_trims.clock.now();
-            recovery.sessions.expire(now);
+            recovery.give_up(recovery.sessions.expire(now));
             let fanout = &shared_in_trims.fanout;
             let is_left = |_, tenant: Option<&str>, user: &str| fanout.has_anybody(tenant, user);
             recovery.shelf.trim(now, &recovery.line.bounds, is_left);

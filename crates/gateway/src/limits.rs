@@ -18,6 +18,34 @@ pub(crate) enum Sender {
     Socket(heartline_core::presence::SocketAddress),
 }
 
+/// Who has named invites that there are not.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) enum Guesser {
+    User(Arc<UserKey>),
+    Address(IpAddr),
+}
+
+impl Guesser {
+    /// An address; of IPv6, the /64 that one subscriber has.
+    pub(crate) fn at(address: IpAddr) -> Guesser {
+        Guesser::Address(match address {
+            IpAddr::V6(v6) => {
+                let network = u128::from(v6) >> 64 << 64;
+                v6.to_ipv4_mapped()
+                    .map_or(IpAddr::V6(network.into()), IpAddr::V4)
+            }
+            v4 => v4,
+        })
+    }
+}
+
+/// So many failed resumes of an address, and for the rest of the minute its clients begin
+/// afresh without a look at what they bring.
+const FAILED_RESUMES: Limit = Limit::per(10, 60);
+
+/// Wrong invites of a user, and of an address.
+const GUESSES: Limit = Limit::per(10, 60);
+
 /// A refusal by a limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct OverLimit {
@@ -33,6 +61,7 @@ pub(crate) struct Limits {
     messages: KeyedLimiter<Sender>,
     connects: KeyedLimiter<IpAddr>,
     failed_resumes: KeyedLimiter<IpAddr>,
+    guesses: KeyedLimiter<Guesser>,
     /// Messages refused since the start.
     pub(crate) refused_messages: AtomicU64,
     /// Connections refused since the start.
@@ -71,20 +100,38 @@ impl Limits {
     /// spared, as above.
     pub(crate) fn may_resume(&self, ip: IpAddr, now: Micros) -> bool {
         let ip = address_group(ip);
-        ip.is_loopback() || !self.failed_resumes.is_over(&ip, failed_resumes(), now)
+        ip.is_loopback() || self.failed_resumes.wait(&ip, FAILED_RESUMES, now).is_none()
     }
 
     /// A client has come with what it cannot have from this gateway, or with another user's.
     pub(crate) fn note_failed_resume(&self, ip: IpAddr, now: Micros) {
         let ip = address_group(ip);
         if !ip.is_loopback() {
-            self.failed_resumes.take(ip, failed_resumes(), now);
+            self.failed_resumes.take(ip, FAILED_RESUMES, now);
+        }
+    }
+
+    /// Whether somebody may name one more invite, which may be wrong; else how long that takes,
+    /// milliseconds.
+    pub(crate) fn may_guess(&self, who: &[Guesser], now: Micros) -> Result<(), u64> {
+        let wait = |guesser| self.guesses.wait(guesser, GUESSES, now);
+        match who.iter().filter_map(wait).max() {
+            Some(wait) => Err(micros(wait).div_ceil(1000)),
+            None => Ok(()),
+        }
+    }
+
+    /// The invite was wrong.
+    pub(crate) fn guessed_wrong(&self, who: Vec<Guesser>, now: Micros) {
+        for guesser in who {
+            self.guesses.take(guesser, GUESSES, now);
         }
     }
 
     /// How many senders and addresses are remembered.
     pub(crate) fn entries(&self) -> usize {
-        self.messages.count() + self.connects.count() + self.failed_resumes.count()
+        let addresses = self.connects.count() + self.failed_resumes.count();
+        self.messages.count() + addresses + self.guesses.count()
     }
 
     /// Forgets those that have been quiet for long enough.
@@ -92,13 +139,8 @@ impl Limits {
         self.messages.forget_idle(now);
         self.connects.forget_idle(now);
         self.failed_resumes.forget_idle(now);
+        self.guesses.forget_idle(now);
     }
-}
-
-/// So many failed resumes of an address, and for the rest of the minute its clients begin
-/// afresh without a look at what they bring.
-fn failed_resumes() -> Limit {
-    Limit::per(10, 60)
 }
 
 fn take<K: std::hash::Hash + Eq>(

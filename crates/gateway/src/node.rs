@@ -3,7 +3,7 @@
 use std::sync::{Arc, Weak};
 
 use heartline_core::auth::BoxFuture;
-use heartline_core::backplane::{Acknowledgement, Action, Message, Node, Target};
+use heartline_core::backplane::{Acknowledgement, Action, Message, Missed, Node, Target};
 use heartline_core::entries::SocketEntry;
 use heartline_core::policy::DevicePolicy;
 use heartline_core::presence::{Edge, SocketAddress};
@@ -12,12 +12,14 @@ use heartline_wire::reason::Reason;
 
 use crate::announcer::Announcer;
 use crate::fanout::Fanout;
+use crate::members::Members;
 use crate::op::Op;
 
 /// The node as its backplane knows it. Does not keep the node alive, which owns the
 /// backplane.
 pub(crate) struct ThisNode {
     pub(crate) fanout: Weak<Fanout>,
+    pub(crate) members: Weak<Members>,
     pub(crate) announcer: Arc<Announcer>,
     pub(crate) clock: Clock,
     pub(crate) max_payload: usize,
@@ -47,9 +49,26 @@ impl Node for ThisNode {
     }
 
     fn deliver(&self, target: &Target<'_>, message: Message) {
-        if let Some(fanout) = self.fanout.upgrade() {
+        if let (Target::Nodes, Some(members)) = (target, self.members.upgrade()) {
+            members.changed_elsewhere(&message);
+        } else if let Some(fanout) = self.fanout.upgrade() {
             fanout.deliver(target, message);
         }
+    }
+
+    fn missed(&self, whose: Missed<'_>) {
+        if let (Missed::Anybody, Some(members)) = (whose, self.members.upgrade()) {
+            // Other nodes' changes may be among what was lost.
+            members.forget_all();
+        }
+        if let Some(fanout) = self.fanout.upgrade() {
+            fanout.missed(whose);
+        }
+    }
+
+    fn is_overloaded(&self) -> bool {
+        let fanout = self.fanout.upgrade();
+        fanout.is_some_and(|fanout| fanout.is_overloaded())
     }
 
     fn select(&self, namespace: &str, rooms: &[String], except: &[String], action: Action) {

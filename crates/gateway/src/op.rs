@@ -11,7 +11,7 @@ use heartline_core::entries::{SocketEntry, SocketFilter};
 use heartline_core::message::Message;
 use heartline_core::namespaces::NamespaceId;
 use heartline_core::presence::{Admitted, Others, SocketAddress};
-use heartline_core::rooms::{Room, RoomError};
+use heartline_core::rooms::{Gap, Room, RoomError};
 use heartline_engine::tasks::TaskId;
 use heartline_wire::codes::Code;
 use heartline_wire::id::{ConnId, Slot};
@@ -97,8 +97,8 @@ pub(crate) enum Op {
         topic: Box<str>,
         id: Option<Box<str>>,
         recover: Recover,
-        /// Kept until then.
-        held: Held,
+        /// Kept until then; or why not.
+        held: Result<Held, EventError>,
     },
     Leave {
         to: SocketAddress,
@@ -119,6 +119,10 @@ pub(crate) enum Op {
         /// Not to this one of them.
         skip: Option<SocketAddress>,
     },
+    /// Publications were lost on their way to a room: its numbers go on in another epoch.
+    Gap { room: Arc<Room>, gap: Gap },
+    /// Publications to a user were lost, whose socket this is; to any user without one.
+    UserGap { to: Option<SocketAddress> },
     /// A publication to a namespace's sockets of one tenant.
     Broadcast {
         namespace: NamespaceId,
@@ -162,8 +166,12 @@ pub(crate) enum Op {
     Refresh {
         to: SocketAddress,
         who: Arc<Identity>,
-        reply: oneshot::Sender<()>,
+        /// The rooms of conversations of which only the store knows whether they are still
+        /// open.
+        reply: oneshot::Sender<Vec<Arc<str>>>,
     },
+    /// A socket leaves the room of a conversation, if it is there and not open to it any more.
+    LookAgain { to: SocketAddress, room: Arc<str> },
     /// The node is going away: everybody is let go, over this many microseconds.
     Drain { spread: Duration },
     /// So many are let go over this time, and the node stays.
@@ -307,6 +315,11 @@ pub(crate) enum Query {
     Entries {
         sockets: Vec<SocketAddress>,
         reply: oneshot::Sender<Vec<SocketEntry>>,
+    },
+    /// The rooms that some sockets are in, of each the newest first.
+    RecentRooms {
+        sockets: Vec<SocketAddress>,
+        reply: oneshot::Sender<Vec<String>>,
     },
     /// Some of a room's members, each with its slot, from the end of the list of members or
     /// `before` a place there; and the place to go on before.

@@ -278,7 +278,7 @@ pub(crate) fn push_ack(
             ws::push_frame(ws::OpCode::Binary, &packet, out);
         }
         (Encoding::Live, AckId::Raw(id)) => {
-            let mut text = String::with_capacity(args.len() + 32);
+            let mut text = String::with_capacity(args.len() + id.len() + 32);
             live::push_ack(Some(id), &live_data(args, attachments), &mut text);
             ws::push_frame(ws::OpCode::Text, text.as_bytes(), out);
         }

@@ -1,7 +1,8 @@
 //! What lets a lost connection be resumed: the line of kept events, sessions that wait, and the
 //! names of sockets that have come back.
 
-use std::sync::{PoisonError, RwLock};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -9,17 +10,20 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use hashbrown::HashMap;
 use heartline_core::auth::RoomPattern;
 use heartline_core::line::ring::{Kept, Only};
-use heartline_core::line::session::Sessions;
+use heartline_core::line::session::{Session, Sessions};
 use heartline_core::line::shelf::{ScopeRef, Shelf};
 use heartline_core::line::{Bounds, Line};
 use heartline_core::message::Message;
 use heartline_core::presence::SocketAddress;
+use heartline_core::rooms::{Left, RoomDirectory, RoomKey};
+use heartline_engine::clock::Clock;
 use heartline_wire::id::Sid;
 use heartline_wire::time::Micros;
 use ring::hmac;
 
 use crate::config::{HeartbeatConfig, RecoveryConfig};
 use crate::data::SocketData;
+use crate::journal::{Found, Journal, Place as Written};
 use crate::publication::Told;
 
 /// Bytes of a resume token that prove the gateway has given it out.
@@ -45,6 +49,10 @@ pub(crate) struct Recovery {
     /// Most events in one resume.
     pub(crate) max_replay: usize,
     key: hmac::Key,
+    /// Up to this place in the line events may be missing that nobody has dropped.
+    missing: AtomicU64,
+    /// Where all of it is written down, if it is.
+    pub(crate) journal: Option<Journal>,
 }
 
 impl Recovery {
@@ -53,18 +61,15 @@ impl Recovery {
         window: Duration,
         config: &RecoveryConfig,
         heartbeat: &HeartbeatConfig,
-        epoch: u32,
+        (epoch, secret): (u32, [u8; 32]),
+        journal: Option<Journal>,
     ) -> Self {
-        // Who is lost may have been so for as long as it takes to notice; twice, to be sure.
-        let unnoticed = 2 * (heartbeat.interval + heartbeat.timeout);
         let bounds = Bounds {
-            age: window + unnoticed,
+            age: age_kept(window, heartbeat),
             events: config.events,
             bytes: config.bytes,
             buffer: config.buffer,
         };
-        let mut secret = [0; 32];
-        heartline_engine::random::fill(&mut secret);
         Recovery {
             line: Line::new(bounds, epoch),
             shelf: Shelf::default(),
@@ -77,6 +82,100 @@ impl Recovery {
                 .collect(),
             max_replay: config.max_replay,
             key: hmac::Key::new(hmac::HMAC_SHA256, &secret),
+            missing: AtomicU64::new(0),
+            journal,
+        }
+    }
+
+    /// Goes on with what an earlier process has written down: the rooms and what was said in
+    /// them, and the sockets, which were lost with it.
+    pub(crate) fn restore(&self, found: Found, rooms: &RoomDirectory, clock: &Clock) {
+        self.line.go_on_after(found.last);
+        let missing = found.kept_from.saturating_sub(1).max(found.lost);
+        self.missing.store(missing, Ordering::Relaxed);
+        let mut of_rooms: HashMap<(RoomKey, u64), Vec<Kept>> = HashMap::new();
+        for (place, at, event) in found.events {
+            let at = clock.at_unix_millis(at);
+            let event = Kept { at, ..event };
+            match place {
+                Written::Room(key, incarnation) => {
+                    of_rooms.entry((key, incarnation)).or_default().push(event);
+                }
+                Written::Scope {
+                    namespace,
+                    tenant,
+                    user,
+                } => {
+                    let scope = ScopeRef {
+                        namespace,
+                        tenant: tenant.as_deref(),
+                        user: user.as_deref(),
+                    };
+                    self.shelf.restore(scope, &self.line, event);
+                }
+            }
+        }
+        let mut restored = HashMap::new();
+        for (key, known) in found.rooms {
+            let place = (key, known.incarnation);
+            let events = of_rooms.remove(&place).unwrap_or_default();
+            let (key, _) = place;
+            let left = Left {
+                incarnation: known.incarnation,
+                epoch: known.epoch,
+                offset: known.offset,
+                missing: missing.max(known.lost),
+            };
+            if let Some(room) = rooms.restore(&key, left, events, &self.line.bounds) {
+                restored.insert(key, room);
+            }
+        }
+        let now = clock.now();
+        let was_there = |place| (place, found.last);
+        for socket in found.sockets {
+            let places = socket.rooms.iter();
+            let places = places.filter_map(|(key, since)| {
+                let room = restored.get(key)?;
+                Some((room.clone(), *since))
+            });
+            self.park(Session {
+                name: socket.name,
+                identity: Arc::new(socket.identity()),
+                rooms: places.collect(),
+                left: socket.left,
+                end: found.last,
+                lost_at: socket.lost_at.map_or(now, |at| clock.at_unix_millis(at)),
+                places: socket.places.into_iter().map(was_there).collect(),
+                taken: Vec::new(),
+                data: None,
+            });
+        }
+    }
+
+    /// Up to this place in the line events may be missing: an earlier process has said them.
+    pub(crate) fn missing(&self) -> u64 {
+        self.missing.load(Ordering::Relaxed)
+    }
+
+    /// Something was lost, and nobody knows whose it was.
+    pub(crate) fn lose_all(&self) {
+        self.line.take(1, |place| {
+            if let Some(journal) = &self.journal {
+                journal.lost(place);
+            }
+            self.missing.fetch_max(place, Ordering::Relaxed);
+        });
+    }
+
+    /// Keeps what a socket had whose connection is lost.
+    pub(crate) fn park(&self, session: Session<Option<SocketData>>) {
+        self.give_up(self.sessions.park(session));
+    }
+
+    /// These do not come back.
+    pub(crate) fn give_up(&self, names: Vec<SocketAddress>) {
+        if let Some(journal) = &self.journal {
+            names.into_iter().for_each(|name| journal.ended(name));
         }
     }
 
@@ -107,10 +206,15 @@ impl Recovery {
     pub(crate) fn keep(
         &self,
         scope: ScopeRef<'_>,
-        events: impl ExactSizeIterator<Item = Kept>,
+        events: Vec<Kept>,
         post: impl FnOnce(Option<Told>),
     ) {
-        self.shelf.keep(scope, &self.line, events, |id| {
+        let note = |events: &[Kept]| {
+            if let Some(journal) = &self.journal {
+                journal.events(scope, events);
+            }
+        };
+        self.shelf.keep(scope, &self.line, events, note, |id| {
             post(Some(Told {
                 place: self.line.place(id),
                 is_own: true,
@@ -174,6 +278,19 @@ impl Recovery {
     }
 }
 
+/// How old an event may become: who is lost may have been so for as long as it takes to
+/// notice; twice, to be sure.
+pub(crate) fn age_kept(window: Duration, heartbeat: &HeartbeatConfig) -> Duration {
+    window + 2 * (heartbeat.interval + heartbeat.timeout)
+}
+
+/// What proves that a resume token is this gateway's.
+pub(crate) fn random_secret() -> [u8; 32] {
+    let mut secret = [0; 32];
+    heartline_engine::random::fill(&mut secret);
+    secret
+}
+
 /// How often what is kept is gone through for what is too old.
 pub(crate) const TRIM_INTERVAL: Duration = Duration::from_secs(5);
 
@@ -194,7 +311,13 @@ mod tests {
 
     fn make() -> Recovery {
         let (config, heartbeat) = (RecoveryConfig::default(), HeartbeatConfig::default());
-        Recovery::new(Duration::from_secs(60), &config, &heartbeat, 9)
+        Recovery::new(
+            Duration::from_secs(60),
+            &config,
+            &heartbeat,
+            (9, random_secret()),
+            None,
+        )
     }
 
     #[test]

@@ -21,6 +21,7 @@ mod out;
 mod serve;
 mod signals;
 mod tls;
+mod wallet;
 
 use std::process::ExitCode;
 

@@ -21,6 +21,7 @@ use crate::listen::listen;
 use crate::out;
 use crate::signals::Signals;
 use crate::tls::Certificate;
+use crate::wallet::{self, SignIn};
 
 /// Whether sockets can be told apart: `serve` refuses to start if not.
 pub(crate) fn missing_authentication(settings: &Settings) -> Option<&'static str> {
@@ -42,6 +43,9 @@ pub(crate) fn missing_authentication(settings: &Settings) -> Option<&'static str
 pub(crate) fn check(settings: &Settings) -> Result<(), Exit> {
     let bad = |what: String| refuse(Exit::BadConfiguration, what);
     JwtAuthenticator::new(&settings.jwt, system_clock).map_err(bad)?;
+    if settings.jwt.signs() {
+        SignIn::new(settings).map_err(bad)?;
+    }
     if let (Some(cert), Some(key)) = (&settings.tls_cert, &settings.tls_key) {
         Certificate::load(cert, key).map_err(bad)?;
     }
@@ -277,6 +281,10 @@ fn gateway(
 ) -> Result<Gateway, Exit> {
     let failed = |what: String| refuse(Exit::Failed, what);
     let for_pages = settings.clone();
+    let sign_in = SignIn::new(settings).map_err(failed)?;
+    if let Some(sign_in) = sign_in.clone() {
+        tokio::spawn(sign_in.keep_small());
+    }
     let mut builder = Gateway::builder(settings.gateway.clone());
     if let Some(cluster) = cluster {
         builder = builder.backplane(cluster);
@@ -284,7 +292,15 @@ fn gateway(
     with_store(builder, &settings.store)?
         .authenticator(authenticator)
         .http_fallback(move |gateway, request| {
-            std::future::ready(page(&for_pages, &gateway, dev, &request))
+            let (settings, sign_in) = (for_pages.clone(), sign_in.clone());
+            async move {
+                let is_sign_in =
+                    [wallet::CHALLENGE, wallet::CONNECT].contains(&request.uri().path());
+                match sign_in.filter(|_| is_sign_in) {
+                    Some(sign_in) => sign_in.answer(gateway, request).await,
+                    None => page(&settings, &gateway, dev, &request),
+                }
+            }
         })
         .build()
         .map_err(|error| failed(error.to_string()))

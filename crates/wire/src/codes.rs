@@ -103,6 +103,22 @@ pub enum Code {
     SendFailed,
     /// Too much waits to be stored.
     Overloaded,
+    /// What a client wants to keep could not be kept.
+    SaveFailed,
+    /// What a client wants to keep would be too much.
+    TooLarge,
+    /// Somebody else was faster.
+    Conflict,
+    /// There is nothing that looks like an invite's code.
+    InvalidInvite,
+    /// There is no such invite.
+    InviteNotFound,
+    /// The invite's time is over.
+    InviteExpired,
+    /// The invite was used as often as it may be.
+    InviteExhausted,
+    /// The invite was taken back.
+    InviteRevoked,
     /// Nobody handles this event.
     NotImplemented,
     /// The handler panicked or ran out of time, or who decides about connecting panicked.
@@ -132,7 +148,7 @@ struct Entry {
     when: &'static str,
 }
 
-const TABLE: [Entry; 26] = {
+const TABLE: [Entry; 34] = {
     const fn entry(
         (code, text): (Code, &'static str),
         issuers: &'static [Issuer],
@@ -207,7 +223,7 @@ const TABLE: [Entry; 26] = {
             &[Event, Live],
             AfterChange,
             "This room is not open to you",
-            "The token does not grant it",
+            "The token does not grant it, and the user is no member of the conversation",
         ),
         entry(
             (InvalidRoom, "INVALID_ROOM"),
@@ -228,7 +244,7 @@ const TABLE: [Entry; 26] = {
             &[Event, Live],
             Later,
             "Rate limit exceeded. Please slow down.",
-            "Over `limits.events`, `limits.joins` or `limits.messages`; nothing was done",
+            "Over `limits.events`, `limits.joins` or `limits.messages`, or more than ten invites in a minute that there are not; nothing was done",
         ),
         entry(
             (InvalidContent, "INVALID_CONTENT"),
@@ -271,6 +287,62 @@ const TABLE: [Entry; 26] = {
             Later,
             "Too much waits to be stored; try again",
             "More messages wait to be stored than may; nothing was done",
+        ),
+        entry(
+            (SaveFailed, "SAVE_FAILED"),
+            &[Event],
+            Later,
+            "This could not be kept; try again",
+            "A checkpoint could not be kept; it may have been, if the store was slow",
+        ),
+        entry(
+            (TooLarge, "TOO_LARGE"),
+            &[Event],
+            AfterChange,
+            "This is more than is kept",
+            "A checkpoint would have `size` of what it may have `max`; nothing was changed",
+        ),
+        entry(
+            (Conflict, "CONFLICT"),
+            &[Event],
+            AfterChange,
+            "Somebody else was faster",
+            "A checkpoint has another version than `ifVersion`: `version` and `metadata` are what there is",
+        ),
+        entry(
+            (InvalidInvite, "INVALID_INVITE"),
+            &[Event],
+            AfterChange,
+            "This is no invite",
+            "There is nothing in the text that looks like an invite's code; HTTP 400",
+        ),
+        entry(
+            (InviteNotFound, "INVITE_NOT_FOUND"),
+            &[Event],
+            AfterChange,
+            "There is no such invite",
+            "There is no invite of this code for the user's tenant; HTTP 404",
+        ),
+        entry(
+            (InviteExpired, "INVITE_EXPIRED"),
+            &[Event],
+            Never,
+            "The invite has expired",
+            "The invite's time is over; HTTP 410",
+        ),
+        entry(
+            (InviteExhausted, "INVITE_EXHAUSTED"),
+            &[Event],
+            Never,
+            "The invite was used as often as it may be",
+            "As many as may have come by the invite, or the conversation or the user's list is full; HTTP 410",
+        ),
+        entry(
+            (InviteRevoked, "INVITE_REVOKED"),
+            &[Event],
+            Never,
+            "The invite was taken back",
+            "The invite was taken back; HTTP 410",
         ),
         entry(
             (NotImplemented, "NOT_IMPLEMENTED"),

@@ -26,8 +26,8 @@ use std::fmt;
 
 pub use decode::decode;
 pub use encode::{
-    push_ack, push_error, push_event, push_hello, push_pong, push_refusal, push_subscribed,
-    push_unsubscribed,
+    push_ack, push_error, push_event, push_gap, push_hello, push_pong, push_refusal,
+    push_subscribed, push_unsubscribed,
 };
 
 /// Names that an event may not take, as its `type` would read as one of the
@@ -132,6 +132,13 @@ pub enum ClientFrame<'a> {
 pub enum FrameError<'a> {
     /// The text is not one JSON object.
     NotJson,
+    /// A member is given twice.
+    Twice {
+        /// Its name.
+        field: Cow<'a, str>,
+        /// Comes back in the answer.
+        id: Option<&'a str>,
+    },
     /// The object has no `type`, or one that is no string.
     NoType {
         /// Comes back in the answer.
@@ -160,7 +167,10 @@ impl<'a> FrameError<'a> {
     pub fn id(&self) -> Option<&'a str> {
         match *self {
             Self::NotJson => None,
-            Self::NoType { id } | Self::UnknownType { id, .. } | Self::Missing { id, .. } => id,
+            Self::NoType { id }
+            | Self::Twice { id, .. }
+            | Self::UnknownType { id, .. }
+            | Self::Missing { id, .. } => id,
         }
     }
 
@@ -175,6 +185,7 @@ impl fmt::Display for FrameError<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NotJson => f.write_str("the frame is not a JSON object"),
+            Self::Twice { field, .. } => write!(f, "the frame has {field} twice"),
             Self::NoType { .. } => f.write_str("the frame has no type"),
             // A precision cuts at characters.
             Self::UnknownType { kind, .. } => write!(

@@ -92,7 +92,11 @@ pub const GATEWAY_EVENTS: &[Own] = {
             Connection,
             "The token has expired: `{ code, message }`",
         ),
-        own("session:resume", Connection, "Not sent yet"),
+        own(
+            "session:resume",
+            Connection,
+            "After the hello, to users of whom something is kept: `{ metadata, rooms, version, lastSeenAt }`",
+        ),
         own("presence:change", Connection, "Not sent yet"),
         own(
             "heartbeat",
@@ -111,7 +115,12 @@ pub const GATEWAY_EVENTS: &[Own] = {
             Connection,
             "A `leave` is done: `{ room }`; with a `reason`, the room was taken away",
         ),
-        own("room:gap", Connection, "Not sent yet"),
+        own(
+            "room:gap",
+            Connection,
+            "Events of a room were lost on their way from other nodes: `{ room }`; live: the \
+             frame `gap`",
+        ),
         own("message:new", Room, "A message was stored"),
         own(
             "message:notification",
@@ -128,9 +137,21 @@ pub const GATEWAY_EVENTS: &[Own] = {
             Connection,
             "One's own event was refused: `{ error, code, retryAfterMs?, tempId? }`",
         ),
-        own("message:read", Room, "Not sent yet"),
-        own("member:joined", Room, "Not sent yet"),
-        own("member:left", Room, "Not sent yet"),
+        own(
+            "message:read",
+            User,
+            "One has read on another socket; with `conversations.receipts`, to the room: `{ conversationId, userId, userType?, offset }`",
+        ),
+        own(
+            "member:joined",
+            Room,
+            "A conversation has a new member: `{ conversationId, userId, userType? }`",
+        ),
+        own(
+            "member:left",
+            Room,
+            "A membership has ended: `{ conversationId, userId, userType? }`",
+        ),
         own(
             "user:online",
             Presence,

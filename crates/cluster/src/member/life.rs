@@ -153,6 +153,8 @@ impl<R: Registry, L: Local> Member<R, L> {
         state.first_edge.get_or_insert(joined.last_edge);
         let doubtful = std::mem::take(&mut state.unregistered);
         state.rooms_changed.clear();
+        // Who has arrived is there.
+        state.arrivals.clear();
         let mut here: BTreeSet<TypedUser> = self.local.users().into_iter().collect();
         if forgot {
             state.believe_announced(&here, &doubtful);
@@ -236,8 +238,9 @@ impl<R: Registry, L: Local> Member<R, L> {
         }
         // The registry has to know of users who were online before it lost its memory,
         // before it can be told that they went.
+        let arrived = self.tell_arrivals(incarnation).await?;
         let told = self.restore(incarnation).await? || self.tell_departures(incarnation).await?;
-        Ok(told || anybody_new)
+        Ok(told || arrived || anybody_new)
     }
 
     /// Ends an incarnation of which everything is told.

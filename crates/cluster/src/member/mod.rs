@@ -35,8 +35,8 @@ use tokio::time::Instant;
 
 use crate::locked::locked;
 use crate::registry::{
-    Admission, Departure, Displaced, Edge, EdgeId, Entry, Known, Millis, Newcomer, NodeInfo,
-    NodeState, Registry, TypedUser, Unavailable, UserName,
+    Admission, Arrival, Departure, Displaced, Edge, EdgeId, Entry, Known, Millis, Newcomer,
+    NodeInfo, NodeState, Registry, TypedUser, Unavailable, UserName,
 };
 
 /// Newcomers, departures or users in one operation: a few milliseconds of the store's
@@ -125,6 +125,8 @@ struct State {
     /// Users with sockets that may be unregistered; whether they were announced all
     /// the same, for another socket.
     unregistered: BTreeMap<TypedUser, bool>,
+    /// Newcomers that are there, and for whom others have to go.
+    arrivals: Vec<Arrival>,
     /// Users whose sockets have changed their rooms.
     rooms_changed: BTreeSet<TypedUser>,
     /// Users who were announced before the registry lost its memory, and whom it
@@ -352,6 +354,12 @@ impl<R: Registry, L: Local> Member<R, L> {
             self.counters.forgotten.fetch_add(1, Ordering::Relaxed);
         }
         drop(state);
+        self.work.notify_one();
+    }
+
+    /// A socket is there that was [reserved](Admission::Reserved) a place: those go who have to.
+    pub fn establish(&self, who: TypedUser, socket: Arc<str>) {
+        self.state().arrivals.push(Arrival { who, socket });
         self.work.notify_one();
     }
 

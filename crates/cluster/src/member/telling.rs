@@ -8,7 +8,9 @@ use tokio::time::Instant;
 
 use super::incarnation::{End, Incarnation, Pending};
 use super::{Local, MAX_DEPARTURES, MAX_PER_OPERATION, Member, PendingDeparture, Request};
-use crate::registry::{Admission, Departure, Fenced, Newcomer, Registry, Restored, Unavailable};
+use crate::registry::{
+    Admission, Arrival, Departure, Fenced, Newcomer, Registry, Restored, Unavailable,
+};
 
 /// Rooms in one operation, beyond those of one user.
 const MAX_ROOMS_PER_OPERATION: usize = 5_000;
@@ -34,9 +36,8 @@ impl<R: Registry, L: Local> Member<R, L> {
             Ok(Ok(admissions)) => {
                 for (request, admission) in requests.drain(..).zip(admissions) {
                     // Its caller has given up: nobody will ever say that it ended.
-                    if let Err(Ok((Admission::Admitted(_), _))) =
-                        request.reply.send(Ok((admission, generation)))
-                    {
+                    let unheard = request.reply.send(Ok((admission, generation))).is_err();
+                    if unheard && admission != Admission::Refused {
                         let Newcomer { who, entry, .. } = request.newcomer;
                         self.disconnect(who, entry.socket, Duration::ZERO);
                     }
@@ -53,6 +54,29 @@ impl<R: Registry, L: Local> Member<R, L> {
             let _ = request.reply.send(Err(announced.unwrap_or(false)));
         }
         Err(end)
+    }
+
+    /// Tells of some who have arrived. False: there were none. Should it fail, all who are there
+    /// are registered anew, and those have their places who came last.
+    pub(super) async fn tell_arrivals(&self, incarnation: &Incarnation) -> Result<bool, End> {
+        let batch: Vec<Arrival> = {
+            let arrivals = &mut self.state().arrivals;
+            let count = arrivals.len().min(MAX_PER_OPERATION);
+            arrivals.drain(..count).collect()
+        };
+        if batch.is_empty() {
+            return Ok(false);
+        }
+        let told = self
+            .patiently(self.registry.establish(&incarnation.name, &batch))
+            .await;
+        let Ok(Ok(displaced)) = told else {
+            return Err(End::of(told));
+        };
+        for displaced in &displaced {
+            self.local.replace(displaced);
+        }
+        Ok(true)
     }
 
     /// Tells some departures. False: there were none.

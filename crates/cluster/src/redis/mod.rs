@@ -3,6 +3,7 @@
 
 mod answer;
 mod calls;
+mod challenges;
 mod fanout;
 mod registry;
 mod server;
@@ -11,6 +12,7 @@ mod socketio;
 mod tests;
 
 pub use calls::Calls;
+pub use challenges::RedisChallenges;
 pub use fanout::{
     Counters as FanoutCounters, Driver, Fanout, Heard, Incoming, Link, Listener, Outgoing, Queue,
     Recipients, RedisDriver,

@@ -261,15 +261,23 @@ local function get_entry(user, socket)
         return nil
     end
     local e = cjson.decode(raw)
-    return { s = socket, i = e[1], y = e[2], n = e[3], d = e[4], a = e[5], r = e[6] }
+    return { s = socket, i = e[1], y = e[2], n = e[3], d = e[4], a = e[5], r = e[6], p = e[7] }
+end
+
+-- `probation`: the policy by which others go once the socket is there; nil: it has its place.
+local function put_entry(incarnation, user, kind, entry, probation)
+    local e = { incarnation, kind, entry.n, entry.d, entry.a, entry.r }
+    if probation then
+        e[6], e[7] = entry.r or {}, probation
+    end
+    call('HSET', user_key(user), 's:' .. entry.s, cjson.encode(e))
 end
 
 -- `entry`: s socket, n namespace, d device, a since, p policy, r rooms. `told`: the
--- members of its rooms know of the user.
-local function add(incarnation, user, kind, entry, told)
+-- members of its rooms know of the user. `probation`: as in `put_entry`.
+local function add(incarnation, user, kind, entry, told, probation)
     local before = get_entry(user, entry.s)
-    call('HSET', user_key(user), 's:' .. entry.s,
-        cjson.encode({ incarnation, kind, entry.n, entry.d, entry.a, entry.r }))
+    put_entry(incarnation, user, kind, entry, probation)
     call('PERSIST', user_key(user))
     local state = get_state(user, kind) or { 0, 0, 0, 0 }
     local others = room_names(state)
@@ -317,21 +325,23 @@ local function is_before(a, b)
     return a.s < b.s
 end
 
--- Others of the user in the same namespace whose leases live, the oldest first.
+-- Others of the user in the same namespace whose leases live, the oldest first: those that
+-- have their places, and those on probation.
 local function rivals_of(user, kind, entry)
-    local rivals = {}
+    local rivals, others = {}, {}
     local all = call('HGETALL', user_key(user))
     for i = 1, #all, 2 do
         local socket = string.sub(all[i], 3)
         if string.sub(all[i], 1, 2) == 's:' and socket ~= entry.s then
             local e = cjson.decode(all[i + 1])
             if e[2] == kind and e[3] == entry.n and alive(e[1]) then
-                rivals[#rivals + 1] = { s = socket, i = e[1], y = e[2], n = e[3], d = e[4], a = e[5] }
+                local list = e[7] and others or rivals
+                list[#list + 1] = { s = socket, i = e[1], y = e[2], n = e[3], d = e[4], a = e[5] }
             end
         end
     end
     table.sort(rivals, is_before)
-    return rivals
+    return rivals, others
 end
 
 local function loser(socket, why, device, incarnation)
@@ -359,6 +369,38 @@ end
 
 local function is_limited(policy)
     return type(policy) == 'table' and (policy.l or policy.e)
+end
+
+-- How many are beyond the limit with one more, who displaces those of the same device. On
+-- probation are some who will do the same to others.
+local function excess_over(policy, entry, rivals, others)
+    if not is_limited(policy) then
+        return 0
+    end
+    local count, devices = 0, {}
+    for _, list in ipairs({ rivals, others }) do
+        for _, held in ipairs(list) do
+            if held.d == '' or (held.d ~= entry.d and not devices[held.d]) then
+                count = count + 1
+                devices[held.d] = held.d ~= ''
+            end
+        end
+    end
+    return math.max(count + 1 - math.max(is_limited(policy), 1), 0)
+end
+
+-- Who of `rivals` has to go for `entry`, and why.
+local function losers_to(policy, entry, rivals)
+    local losers, excess = {}, excess_over(policy, entry, rivals, {})
+    for _, held in ipairs(rivals) do
+        if policy == 'r' or (entry.d ~= '' and held.d == entry.d) then
+            losers[#losers + 1] = { held, 'r' }
+        elseif excess > 0 then
+            excess = excess - 1
+            losers[#losers + 1] = { held, 'l' }
+        end
+    end
+    return losers
 end
 
 local function next_due()
@@ -428,7 +470,7 @@ function operations.renew()
     return { 1, call('HVALS', inbox), next_due(), call('ZRANK', NODES, incarnation) }
 end
 
--- { incarnation, newcomers = { u, y, entry } } -> 0 | 1, { 0: refused | { loser } }
+-- { incarnation, newcomers = { u, y, entry } } -> 0 | 1, { 0: refused | 1 | 2: on probation }
 function operations.connect()
     local incarnation = arguments.incarnation
     if not owns(incarnation) then
@@ -437,37 +479,46 @@ function operations.connect()
     local answers = {}
     for number, entry in ipairs(arguments.newcomers) do
         local user, kind, policy = entry.u, entry.y, entry.p
-        local rivals = rivals_of(user, kind, entry)
-        local function same(held)
-            return entry.d ~= '' and held.d == entry.d
-        end
-        local others, excess = 0, 0
-        for _, held in ipairs(rivals) do
-            if not same(held) then
-                others = others + 1
-            end
-        end
-        if is_limited(policy) then
-            excess = math.max(others + 1 - math.max(is_limited(policy), 1), 0)
-        end
-        if excess > 0 and policy.l then
+        local rivals, others = rivals_of(user, kind, entry)
+        if type(policy) == 'table' and policy.l and excess_over(policy, entry, rivals, others) > 0 then
             answers[number] = 0
         else
-            local mine = {}
-            for _, held in ipairs(rivals) do
-                if same(held) or policy == 'r' then
-                    oust(user, held, 'r', entry, incarnation, mine)
-                elseif excess > 0 then
-                    excess = excess - 1
-                    oust(user, held, 'l', entry, incarnation, mine)
+            local waits = #losers_to(policy, entry, rivals) > 0
+            add(incarnation, user, kind, entry, false, waits and policy or nil)
+            answers[number] = waits and 2 or 1
+        end
+    end
+    return { 1, answers }
+end
+
+-- { incarnation, arrivals = { u, y, s } } -> 0 | 1, { loser }
+function operations.establish()
+    local incarnation = arguments.incarnation
+    if not owns(incarnation) then
+        return { 0 }
+    end
+    local mine = {}
+    for _, arrival in ipairs(arguments.arrivals) do
+        local user, kind = arrival.u, arrival.y
+        local entry = get_entry(user, arrival.s)
+        if entry and entry.p and entry.i == incarnation and entry.y == kind then
+            local policy, rivals = entry.p, rivals_of(user, kind, entry)
+            if policy.l and excess_over(policy, entry, rivals, {}) > 0 then
+                -- Those that were said again meanwhile were there before.
+                local last = rivals[#rivals]
+                remove(user, entry.s)
+                settle(user, kind, 0)
+                mine[#mine + 1] = loser(entry.s, 'l', last.d, last.i)
+            else
+                put_entry(incarnation, user, kind, entry)
+                for _, lost in ipairs(losers_to(policy, entry, rivals)) do
+                    oust(user, lost[1], lost[2], entry, incarnation, mine)
                 end
             end
-            add(incarnation, user, kind, entry)
-            answers[number] = mine
         end
     end
     nudge()
-    return { 1, answers }
+    return { 1, mine }
 end
 
 local function believe(user, kind)
@@ -555,9 +606,10 @@ function operations.restore()
             local told, held = call('HGET', inbox, entry.s), get_entry(user, entry.s)
             if told then
                 lost[#lost + 1] = told
-            elseif held and alive(held.i) then
-                -- It has kept its place; only its incarnation or its rooms are new.
-                add(incarnation, user, kind, entry, restored.b)
+            elseif held and alive(held.i) and (not held.p or held.i == incarnation) then
+                -- It has kept its place, or its probation; only its incarnation or its rooms
+                -- are new.
+                add(incarnation, user, kind, entry, restored.b, held.p)
             else
                 local how = contend(incarnation, user, kind, entry, lost)
                 if how then
@@ -600,8 +652,12 @@ function operations.maintain()
             local user, kind = split_who(batch[i + 1])
             remove(user, batch[i])
             call('HDEL', index, batch[i])
-            settle(user, kind, grace)
             swept = swept + 1
+        end
+        -- Once for all of a user that are gone with it.
+        for i = 1, #batch, 2 do
+            local user, kind = split_who(batch[i + 1])
+            settle(user, kind, grace)
         end
         if call('EXISTS', index) == 0 then
             call('ZREM', NODES, incarnation)

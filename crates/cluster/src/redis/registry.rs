@@ -11,7 +11,7 @@ use super::answer::{Answer, edge, nonsense, typed_user};
 use super::calls::{Calls, SOURCE};
 use super::server::{Commands, Server, is_unknown_script};
 use crate::registry::{
-    Admission, Audit, Departure, Displaced, EdgeId, Edges, Fenced, Guarded, Joined, Known,
+    Admission, Arrival, Audit, Departure, Displaced, EdgeId, Edges, Fenced, Guarded, Joined, Known,
     Maintained, Millis, Newcomer, NodeInfo, NodeState, Registry, Renewed, Restored, Seen,
     Unavailable, UserName,
 };
@@ -173,14 +173,24 @@ impl Registry for RedisRegistry {
         let mut admissions = Vec::with_capacity(newcomers.len());
         for value in answer.list()?.0 {
             admissions.push(match value {
-                Value::Int(_) => Admission::Refused,
-                displaced => Admission::Admitted(Answer::of(displaced)?.read()?),
+                Value::Int(0) => Admission::Refused,
+                Value::Int(1) => Admission::Admitted,
+                Value::Int(2) => Admission::Reserved,
+                _ => return Err(nonsense("verdict")),
             });
         }
         if admissions.len() != newcomers.len() {
             return Err(nonsense("answer for everybody"));
         }
         Ok(Ok(admissions))
+    }
+
+    async fn establish(&self, incarnation: &str, arrivals: &[Arrival]) -> Guarded<Vec<Displaced>> {
+        let arguments = json!({ "incarnation": incarnation, "arrivals": list(arrivals) });
+        match self.guarded("establish", arguments).await? {
+            Ok(mut answer) => Ok(Ok(answer.list()?.read()?)),
+            Err(Fenced) => Ok(Err(Fenced)),
+        }
     }
 
     async fn depart(&self, incarnation: &str, departures: &[Departure]) -> Guarded<Vec<bool>> {

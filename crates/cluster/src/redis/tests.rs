@@ -5,10 +5,13 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use super::{Calls, RedisRegistry, Server};
+use heartline_core::store::memory::MemoryStore;
+use heartline_core::store::{Challenge, Challenges, Redeemed};
+
+use super::{Calls, RedisChallenges, RedisRegistry, Server};
 use crate::registry::{
-    Audit, Departure, Edge, Entry, Known, Millis, Newcomer, NodeInfo, Policy, Registry, Renewed,
-    Restored, RoomName, TypedUser, UserName,
+    Arrival, Audit, Departure, Edge, Entry, Known, Millis, Newcomer, NodeInfo, Policy, Registry,
+    Renewed, Restored, RoomName, TypedUser, UserName,
 };
 use crate::simulation::{Dice, Model};
 
@@ -146,7 +149,7 @@ impl Pair {
     async fn step(&mut self) {
         let grace = if self.dice.chance(50) { 3_000 } else { 0 };
         let (now, run) = self.time();
-        match self.dice.below(18) {
+        match self.dice.below(20) {
             0 | 1 => {
                 let number = self.dice.below(3);
                 let info = NodeInfo {
@@ -203,6 +206,16 @@ impl Pair {
                     .into_iter()
                     .map(|newcomer| (newcomer.who, newcomer.entry.socket));
                 self.sockets.extend(names);
+            }
+            16 | 17 => {
+                let incarnation = self.incarnation();
+                let arrivals: Vec<Arrival> = (0..=self.dice.below(2))
+                    .map(|_| self.departed())
+                    .map(|(who, socket)| Arrival { who, socket })
+                    .collect();
+                let real = self.registry.establish(&incarnation, &arrivals).await;
+                let expected = self.model.establish(now, &incarnation, &arrivals);
+                assert_eq!(real.unwrap(), expected);
             }
             8 | 9 => {
                 let incarnation = self.incarnation();
@@ -327,5 +340,65 @@ async fn the_script_does_what_the_model_says() {
             pair.step().await;
         }
         pair.compare_edges().await;
+    }
+}
+
+fn bytes(number: u64) -> [u8; 32] {
+    let mut bytes = [7; 32];
+    bytes[..8].copy_from_slice(&number.to_be_bytes());
+    bytes
+}
+
+#[tokio::test]
+async fn challenges_in_redis_are_what_they_are_in_memory() {
+    let server = Redis::start();
+    for seed in 0..20 {
+        let redis = RedisChallenges::new(&server.url, &format!("c{seed}")).unwrap();
+        let model = MemoryStore::default();
+        let (mut dice, mut now, mut issued) = (Dice(seed), 1_700_000_000_000, 0);
+        for _ in 0..120 {
+            now += dice.below(60);
+            if dice.below(2) == 0 {
+                issued += 1;
+                let challenge = Challenge {
+                    hash: bytes(issued),
+                    wallet: bytes(dice.below(4)),
+                    expires_at: now + 1_000,
+                };
+                model.issue(challenge.clone(), now).await.unwrap();
+                redis.issue(challenge, now).await.unwrap();
+            } else {
+                let hash = bytes(1 + dice.below(issued + 1));
+                let wallet = bytes(dice.below(4));
+                let expected = model.redeem(hash, wallet, now).await;
+                assert_eq!(redis.redeem(hash, wallet, now).await, expected);
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_nodes_that_race_for_a_challenge_one_gets_it() {
+    let server = Redis::start();
+    let node = || Arc::new(RedisChallenges::new(&server.url, "race").unwrap());
+    let nodes = [node(), node()];
+    for round in 0..100 {
+        let challenge = Challenge {
+            hash: bytes(round),
+            wallet: bytes(1),
+            expires_at: 2_000,
+        };
+        nodes[0].issue(challenge, 1_000).await.unwrap();
+        let racers: Vec<_> = (0..16)
+            .map(|racer| {
+                let node = nodes[racer % 2].clone();
+                tokio::spawn(async move { node.redeem(bytes(round), bytes(1), 1_500).await })
+            })
+            .collect();
+        let mut taken = 0;
+        for racer in racers {
+            taken += usize::from(racer.await.unwrap() == Ok(Redeemed::Taken));
+        }
+        assert_eq!(taken, 1, "round {round}");
     }
 }

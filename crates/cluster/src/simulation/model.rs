@@ -5,9 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::registry::{
-    Admission, Audit, Departure, Displaced, DisplacedBy, Edge, Edges, Entry, Fenced, Joined, Known,
-    Maintained, Millis, Newcomer, NodeInfo, NodeState, Policy, Renewed, Restored, RoomName, Seen,
-    TypedUser, UserName,
+    Admission, Arrival, Audit, Departure, Displaced, DisplacedBy, Edge, Edges, Entry, Fenced,
+    Joined, Known, Maintained, Millis, Newcomer, NodeInfo, NodeState, Policy, Renewed, Restored,
+    RoomName, Seen, TypedUser, UserName,
 };
 
 /// Edges that are kept for readers that fell behind.
@@ -21,6 +21,38 @@ struct Held {
     entry: Entry,
     incarnation: Arc<str>,
     kind: Arc<str>,
+    /// Others go once it is there; until then it takes no place.
+    on_probation: bool,
+}
+
+/// How many are beyond the limit with one more, who displaces those of the same device. On
+/// probation are some who will do the same to others.
+fn excess(entry: &Entry, rivals: &[Held]) -> u32 {
+    let (Policy::Limit(max) | Policy::Evict(max)) = entry.policy else {
+        return 0;
+    };
+    let devices = rivals.iter().map(|held| &held.entry.device);
+    let (unnamed, named): (Vec<_>, Vec<_>) = devices.partition(|device| device.is_empty());
+    let named: BTreeSet<&Arc<str>> = named.into_iter().collect();
+    let others = named.iter().filter(|device| ***device != entry.device);
+    let count = (unnamed.len() + others.count()) as u32;
+    (count + 1).saturating_sub(max.max(1))
+}
+
+/// Who of `rivals` has to go for a socket, and why.
+fn losers_to(entry: &Entry, rivals: &[Held]) -> Vec<(Held, DisplacedBy)> {
+    let mut excess = excess(entry, rivals);
+    let mut losers = Vec::new();
+    for held in rivals {
+        let same = !entry.device.is_empty() && held.entry.device == entry.device;
+        if same || entry.policy == Policy::Replace {
+            losers.push((held.clone(), DisplacedBy::Replaced));
+        } else if excess > 0 {
+            excess -= 1;
+            losers.push((held.clone(), DisplacedBy::Limit));
+        }
+    }
+    losers
 }
 
 #[derive(Debug, Clone, Default)]
@@ -195,13 +227,14 @@ impl Model {
         incarnation: &Arc<str>,
         who: &TypedUser,
         entry: &Entry,
-        told: bool,
+        (told, on_probation): (bool, bool),
     ) {
         let user = self.users.entry(who.user.clone()).or_default();
         let held = Held {
             entry: entry.clone(),
             incarnation: incarnation.clone(),
             kind: who.kind.clone(),
+            on_probation,
         };
         let before = user.sockets.insert(entry.socket.clone(), held);
         let state = user.states.entry(who.kind.clone()).or_default();
@@ -261,8 +294,15 @@ impl Model {
         Some(held)
     }
 
-    /// Others of the user in the same namespace whose leases live.
+    /// Others of the user in the same namespace whose leases live, and who have their places.
     fn rivals(&self, now: Millis, who: &TypedUser, entry: &Entry) -> Vec<Held> {
+        let mut rivals = self.all_rivals(now, who, entry);
+        rivals.retain(|held| !held.on_probation);
+        rivals
+    }
+
+    /// The same, and those on probation.
+    fn all_rivals(&self, now: Millis, who: &TypedUser, entry: &Entry) -> Vec<Held> {
         let Some(user) = self.users.get(&who.user) else {
             return Vec::new();
         };
@@ -434,33 +474,60 @@ impl Model {
         let incarnation: Arc<str> = incarnation.into();
         let mut answers = Vec::new();
         for Newcomer { who, entry } in newcomers {
-            let rivals = self.rivals(now, who, entry);
-            let same = |held: &Held| !entry.device.is_empty() && held.entry.device == entry.device;
-            let others = rivals.iter().filter(|held| !same(held)).count() as u32;
-            let mut excess = 0;
-            if let Policy::Limit(max) | Policy::Evict(max) = entry.policy {
-                excess = (others + 1).saturating_sub(max.max(1));
-            }
-            if excess > 0 && matches!(entry.policy, Policy::Limit(_)) {
+            let all = self.all_rivals(now, who, entry);
+            if matches!(entry.policy, Policy::Limit(_)) && excess(entry, &all) > 0 {
                 answers.push(Admission::Refused);
                 continue;
             }
-            let mut mine = Vec::new();
-            for held in &rivals {
-                let why = if same(held) || entry.policy == Policy::Replace {
-                    DisplacedBy::Replaced
-                } else if excess > 0 {
-                    excess -= 1;
-                    DisplacedBy::Limit
-                } else {
-                    continue;
-                };
-                self.replace(now, who, held, why, entry, &incarnation, &mut mine);
-            }
-            self.add(now, &incarnation, who, entry, false);
-            answers.push(Admission::Admitted(mine));
+            let waits = !losers_to(entry, &self.rivals(now, who, entry)).is_empty();
+            self.add(now, &incarnation, who, entry, (false, waits));
+            answers.push(match waits {
+                true => Admission::Reserved,
+                false => Admission::Admitted,
+            });
         }
         Ok(answers)
+    }
+
+    pub(crate) fn establish(
+        &mut self,
+        now: Millis,
+        incarnation: &str,
+        arrivals: &[Arrival],
+    ) -> Result<Vec<Displaced>, Fenced> {
+        self.guard(now, incarnation)?;
+        let mut mine = Vec::new();
+        for Arrival { who, socket } in arrivals {
+            let user = self.users.get_mut(&who.user);
+            let held = user.and_then(|user| user.sockets.get_mut(socket));
+            let waits = |held: &&mut Held| {
+                held.on_probation && *held.incarnation == *incarnation && held.kind == who.kind
+            };
+            let Some(held) = held.filter(waits) else {
+                continue;
+            };
+            held.on_probation = false;
+            let entry = held.entry.clone();
+            let rivals = self.rivals(now, who, &entry);
+            if let (Policy::Limit(_), Some(last)) = (entry.policy, rivals.last())
+                && excess(&entry, &rivals) > 0
+            {
+                // Those that were said again meanwhile were there before.
+                self.remove(now, who, socket);
+                self.settle(now, who, 0);
+                mine.push(Displaced {
+                    socket: socket.clone(),
+                    why: DisplacedBy::Limit,
+                    device: last.entry.device.clone(),
+                    node: node_of(&last.incarnation).into(),
+                });
+                continue;
+            }
+            for (held, why) in losers_to(&entry, &rivals) {
+                self.replace(now, who, &held, why, &entry, incarnation, &mut mine);
+            }
+        }
+        Ok(mine)
     }
 
     fn believe(&mut self, now: Millis, who: &TypedUser) {
@@ -519,14 +586,14 @@ impl Model {
                     lost.push(displaced.clone());
                     continue;
                 }
-                let there = self
-                    .users
-                    .get(&who.user)
-                    .and_then(|user| user.sockets.get(&entry.socket))
-                    .is_some_and(|held| self.alive(now, &held.incarnation));
-                if there {
-                    // It has kept its place; only its incarnation is new.
-                    self.add(now, &incarnation, who, entry, *believed);
+                let user = self.users.get(&who.user);
+                let held = user.and_then(|user| user.sockets.get(&entry.socket));
+                let held = held.filter(|held| self.alive(now, &held.incarnation));
+                let keeps = |held: &&Held| !held.on_probation || held.incarnation == incarnation;
+                if let Some(on_probation) = held.filter(keeps).map(|held| held.on_probation) {
+                    // It has kept its place, or its probation; only its incarnation or its
+                    // rooms are new.
+                    self.add(now, &incarnation, who, entry, (*believed, on_probation));
                     continue;
                 }
                 let mut mine = Vec::new();
@@ -535,7 +602,7 @@ impl Model {
                 if let Err(displaced) = stays {
                     lost.push(displaced);
                 } else {
-                    self.add(now, &incarnation, who, entry, *believed);
+                    self.add(now, &incarnation, who, entry, (*believed, false));
                 }
             }
             self.settle(now, who, 0);
@@ -651,8 +718,11 @@ impl Model {
                 if let Some(state) = user.and_then(|user| user.states.get_mut(&who.kind)) {
                     state.swept = true;
                 }
-                self.settle(now, who, grace);
                 maintained.swept += 1;
+            }
+            // Once for all of a user that are gone with it.
+            for (_, who) in &batch {
+                self.settle(now, who, grace);
             }
             if self
                 .indexes

@@ -232,21 +232,15 @@ pub(super) fn enter(
     sockets: &Mutex<Sockets>,
     newcomer: &Newcomer,
     admission: Option<Admission>,
-) -> Result<(), ()> {
+) -> Result<Option<Admission>, ()> {
     let mut table = locked(sockets);
-    match admission {
-        Some(Admission::Refused) => return Err(()),
-        Some(Admission::Admitted(displaced)) => {
-            let sockets = displaced.into_iter().map(|displaced| displaced.socket);
-            table.leaving.extend(sockets);
-            table.told.notify_one();
-        }
-        None => {}
+    if admission == Some(Admission::Refused) {
+        return Err(());
     }
     table
         .users
         .entry(newcomer.who.clone())
         .or_default()
         .push(newcomer.entry.clone());
-    Ok(())
+    Ok(admission)
 }

@@ -7,11 +7,12 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
+use super::dice::Dice;
 use super::node::{TTL, close};
 use super::paused::paused;
 use super::store::locked;
 use super::world::World;
-use crate::registry::{Entry, Newcomer, Policy, RoomName, TypedUser};
+use crate::registry::{Admission, Entry, Newcomer, Policy, RoomName, TypedUser};
 
 /// A grace, where there is one.
 const GRACE: Duration = Duration::from_secs(3);
@@ -35,8 +36,13 @@ fn user(name: &str) -> TypedUser {
 impl World {
     /// A socket of a user comes to a node.
     fn come(&mut self, number: usize, name: &str, device: &str) {
+        let newcomer = self.newcomer(name, device);
+        self.enter(number, newcomer, false);
+    }
+
+    fn newcomer(&mut self, name: &str, device: &str) -> Newcomer {
         self.sockets += 1;
-        let newcomer = Newcomer {
+        Newcomer {
             who: user(name),
             entry: Entry {
                 socket: format!("s{}", self.sockets).into(),
@@ -46,8 +52,7 @@ impl World {
                 policy: self.policy,
                 rooms: Vec::new(),
             },
-        };
-        self.enter(number, newcomer, false);
+        }
     }
 
     /// All sockets of a user at a node end.
@@ -291,4 +296,76 @@ fn a_room_that_a_user_came_into_while_its_node_was_cut_off_hears_of_the_user() {
         let rooms: Vec<_> = edges.flat_map(|edge| edge.rooms.clone()).collect();
         assert_eq!(rooms, [RoomName::from("r")]);
     });
+}
+
+/// Policies under which a second socket of one device, or of one user, takes the first one's
+/// place.
+const DISPLACING: [Policy; 3] = [Policy::Replace, Policy::Evict(1), Policy::Unlimited];
+
+#[test]
+fn a_newcomer_that_goes_while_it_is_admitted_displaces_nobody() {
+    for policy in DISPLACING {
+        paused(async move {
+            let mut world = three_nodes(Duration::ZERO, policy).await;
+            world.come(0, "ann", "phone");
+            sleep(MOMENT).await;
+            let there = world.sockets_at(0, "ann");
+            for number in [0, 1] {
+                let newcomer = world.newcomer("ann", "phone");
+                world.enter(number, newcomer, true);
+                sleep(MOMENT).await;
+                assert_eq!(world.sockets_at(0, "ann"), there);
+            }
+            world.settle().await;
+            assert_eq!(world.sockets_at(0, "ann"), there);
+            assert_eq!(world.told_of("ann"), [true]);
+            // One that stays takes the place.
+            world.come(1, "ann", "phone");
+            world.settle().await;
+            assert!(world.sockets_at(0, "ann").is_empty());
+            assert_eq!(world.sockets_at(1, "ann").len(), 1);
+            assert_eq!(world.told_of("ann"), [true]);
+        });
+    }
+}
+
+#[test]
+fn a_newcomer_whose_node_dies_while_it_is_admitted_displaces_nobody() {
+    for policy in DISPLACING {
+        paused(async move {
+            let mut world = three_nodes(Duration::ZERO, policy).await;
+            world.come(0, "ann", "phone");
+            sleep(MOMENT).await;
+            let newcomer = world.newcomer("ann", "phone");
+            let member = world.nodes[1].member.clone();
+            let admitted = member.connect(newcomer, |admission| admission.ok_or(()));
+            assert_eq!(admitted.await, Ok(Admission::Reserved));
+            world.nodes[1].kill();
+            world.settle().await;
+            assert_eq!(world.sockets_at(0, "ann").len(), 1);
+            assert_eq!(world.told_of("ann"), [true]);
+        });
+    }
+}
+
+#[test]
+fn of_those_that_race_one_stays() {
+    for policy in DISPLACING {
+        for seed in 0..20 {
+            paused(async move {
+                let mut world = three_nodes(Duration::ZERO, policy).await;
+                locked(&world.store).dice = Dice(seed);
+                world.come(0, "ann", "phone");
+                sleep(MOMENT).await;
+                for number in [0, 1, 2, 1, 0] {
+                    world.come(number, "ann", "phone");
+                    sleep(Duration::from_millis(seed % 4)).await;
+                }
+                sleep(MOMENT).await;
+                let left = [0, 1, 2].map(|number| world.sockets_at(number, "ann").len());
+                assert_eq!(left.iter().sum::<usize>(), 1, "{policy:?} {seed}");
+                world.check();
+            });
+        }
+    }
 }

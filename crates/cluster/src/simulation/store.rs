@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep};
 use super::dice::Dice;
 use super::model::Model;
 use crate::registry::{
-    Admission, Audit, Departure, Displaced, Edge, EdgeId, Edges, Guarded, Joined, Known,
+    Admission, Arrival, Audit, Departure, Displaced, Edge, EdgeId, Edges, Guarded, Joined, Known,
     Maintained, Millis, Newcomer, NodeInfo, NodeState, Registry, Renewed, Restored, Unavailable,
     UserName,
 };
@@ -181,6 +181,16 @@ impl Registry for Link {
         self.call(
             || name,
             move |model, now, _, _| model.connect(now, &incarnation, &newcomers),
+        )
+        .await
+    }
+
+    async fn establish(&self, incarnation: &str, arrivals: &[Arrival]) -> Guarded<Vec<Displaced>> {
+        let (incarnation, arrivals) = (incarnation.to_owned(), arrivals.to_vec());
+        let name = format!("establish {incarnation} {arrivals:?}");
+        self.call(
+            || name,
+            move |model, now, _, _| model.establish(now, &incarnation, &arrivals),
         )
         .await
     }

@@ -5,12 +5,14 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use tokio::time::sleep;
+
 use super::dice::Dice;
 use super::model;
 use super::node::{Node, Table, close, enter};
 use super::store::{Link, Store, is_traced, locked};
-use crate::member::Member;
-use crate::registry::{Edge, Entry, Newcomer, Policy, RoomName, TypedUser};
+use crate::member::{Local, Member};
+use crate::registry::{Admission, Edge, Entry, Newcomer, Policy, RoomName, TypedUser};
 
 pub(super) const USERS: u64 = 6;
 pub(super) const NODES: usize = 3;
@@ -104,7 +106,7 @@ impl World {
                 rooms: Vec::new(),
             },
         };
-        let gives_up = self.dice.chance(5);
+        let gives_up = self.dice.chance(10);
         self.enter(number, newcomer, gives_up);
     }
 
@@ -115,13 +117,19 @@ impl World {
         node.spawn(async move {
             let asked = newcomer.clone();
             let entering = member.connect(asked, |admission| enter(&sockets, &newcomer, admission));
+            let Ok(admission) = entering.await else {
+                return;
+            };
+            let Newcomer { who, entry } = newcomer;
             if gives_up {
                 // It is entered, and ends at once.
-                if entering.await.is_ok() {
-                    close(&member, &sockets, &newcomer.entry.socket, Duration::ZERO);
+                close(&member, &sockets, &entry.socket, Duration::ZERO);
+            } else if admission == Some(Admission::Reserved) {
+                // Its shard is to hear of it first, and finds it there or gone.
+                sleep(Duration::from_millis(entry.since % 5)).await;
+                if member.local().has(&who, &entry.socket) {
+                    member.establish(who, entry.socket);
                 }
-            } else {
-                let _ = entering.await;
             }
         });
     }

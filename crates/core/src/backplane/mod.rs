@@ -40,6 +40,35 @@ impl<'a> NameList<'a> {
     }
 }
 
+/// Between a user's id and type in a list of names.
+const TYPE: char = '\u{1f}';
+
+/// A user in a list of names; `None`: the id or type has control characters, which no list can
+/// have.
+pub fn user_name(user: &UserKey) -> Option<String> {
+    let user_type = user.user_type.as_deref().unwrap_or_default();
+    let is_odd = [&*user.user_id, user_type]
+        .iter()
+        .any(|text| text.contains(char::is_control));
+    (!is_odd).then(|| match &user.user_type {
+        Some(user_type) => format!("{}{TYPE}{user_type}", user.user_id),
+        None => user.user_id.to_string(),
+    })
+}
+
+/// The user of a tenant that has this name in a list.
+pub fn named_user(tenant: Option<&str>, name: &str) -> UserKey {
+    let (user_id, user_type) = match name.split_once(TYPE) {
+        Some((user_id, user_type)) => (user_id, Some(user_type.into())),
+        None => (name, None),
+    };
+    UserKey {
+        tenant_id: tenant.map(Into::into),
+        user_id: user_id.into(),
+        user_type,
+    }
+}
+
 /// Whom a publication is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Target<'a> {
@@ -89,6 +118,60 @@ pub enum Target<'a> {
         /// may join it.
         instead_of: Option<&'a str>,
     },
+    /// Sockets of several users in a namespace: instead of a room's events, to those that are
+    /// not in the room and may join it.
+    Users {
+        /// The namespace.
+        namespace: &'a str,
+        /// The users' tenant.
+        tenant: Option<&'a str>,
+        /// The users, as [`user_name`] has them.
+        users: NameList<'a>,
+        /// The room.
+        instead_of: &'a str,
+    },
+    /// The nodes themselves: what one of them has changed in the store is not as the others
+    /// remember it.
+    Nodes,
+}
+
+impl<'a> Target<'a> {
+    /// The namespace that it is about, if it is about sockets.
+    pub fn namespace(&self) -> Option<&'a str> {
+        match *self {
+            Target::Room { namespace, .. }
+            | Target::Rooms { namespace, .. }
+            | Target::All { namespace, .. }
+            | Target::User { namespace, .. }
+            | Target::Users { namespace, .. } => Some(namespace),
+            Target::Nodes => None,
+        }
+    }
+}
+
+/// Of whom publications were lost on their way to this node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Missed<'a> {
+    /// The members of a room.
+    Room {
+        /// The room's namespace.
+        namespace: &'a str,
+        /// Its tenant.
+        tenant: Option<&'a str>,
+        /// Its name.
+        room: &'a str,
+    },
+    /// A user, in any namespace.
+    User {
+        /// The user's tenant.
+        tenant: Option<&'a str>,
+        /// The user's id.
+        user: &'a str,
+    },
+    /// Users: any of them.
+    Users,
+    /// Anybody: members of any room, and any user.
+    Anybody,
 }
 
 /// What becomes of sockets that are chosen by their rooms.
@@ -150,6 +233,10 @@ pub struct ClusterStatus {
     pub received: u64,
     /// Publications and departures that other nodes were not told of.
     pub undelivered: u64,
+    /// Publications of other nodes that were dropped, as this one had too much to do.
+    pub dropped: u64,
+    /// Times that somebody was told of publications lost on their way to this node.
+    pub missed: u64,
     /// Times this node was cut off from the others' publications.
     pub gaps: u64,
     /// Publications that wait to be sent.
@@ -186,16 +273,20 @@ pub trait Backplane: Send + Sync + 'static {
     /// nodes say, and changes of presence, are for `node`.
     fn attach(&self, node: Arc<dyn Node>);
 
-    /// Registers a socket and applies its namespace's device policy, as one
-    /// step: of two newcomers that race, the later sees the earlier.
+    /// Registers a socket under its namespace's device policy. Nobody loses a place to a
+    /// newcomer that is not there: those who have to go, and are not in the answer, go when it
+    /// is [`established`](Self::established). Of two newcomers that race, the later one to be
+    /// so sees the earlier.
     fn connect(&self, newcomer: Newcomer) -> BoxFuture<Result<Admitted, DeviceLimitReached>>;
+
+    /// A newcomer is there for whom others have to go ([`Admitted::reserved`]): they do.
+    fn established(&self, _user: &Arc<UserKey>, _socket: SocketAddress) {}
 
     /// A socket is gone. Its user is not announced as offline for as long as `keep`, whatever
     /// the grace: it was told to come back. A new socket of the user ends that.
     fn disconnect(&self, user: &Arc<UserKey>, socket: SocketAddress, keep: Duration);
 
-    /// A socket was admitted too late to live. Those whose places it was to take, and who are
-    /// here, keep them; on other nodes they may have been told.
+    /// A socket was admitted too late to live. Those whose places it was to take keep them.
     fn withdraw(&self, user: &Arc<UserKey>, socket: SocketAddress, _admitted: &Admitted) {
         self.disconnect(user, socket, Duration::ZERO);
     }
@@ -229,6 +320,14 @@ pub trait Backplane: Send + Sync + 'static {
 
     /// Gives a publication to other nodes; this one has had it. Never waits.
     fn publish(&self, _target: &Target<'_>, _message: &Message) {}
+
+    /// The same for a publication to a room with a key. `here` gives it to this node's own
+    /// members, and is called once: at a moment that leaves all nodes with the same last
+    /// publication of each room and key.
+    fn publish_keyed(&self, target: &Target<'_>, message: &Message, here: &mut dyn FnMut()) {
+        self.publish(target, message);
+        here();
+    }
 
     /// What the ids of this node's connections begin with; `None`: there are no other
     /// nodes.
@@ -288,6 +387,13 @@ pub trait Node: Send + Sync + 'static {
 
     /// Gives a publication of another node to those it is for.
     fn deliver(&self, target: &Target<'_>, message: Message);
+
+    /// Tells those whose publications were lost, behind what was delivered before.
+    fn missed(&self, whose: Missed<'_>);
+
+    /// Whether more waits for the sockets here than should: whoever brings what other nodes
+    /// say is to wait as well.
+    fn is_overloaded(&self) -> bool;
 
     /// Does something to the sockets here that have no tenant and are in any of `rooms`
     /// (all, if there are none) but in none of `except`. A socket's id counts as a

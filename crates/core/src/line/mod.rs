@@ -95,6 +95,12 @@ impl Line {
         first
     }
 
+    /// Goes on after a number that was taken by an earlier process.
+    pub fn go_on_after(&self, id: u64) {
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        *last = (*last).max(id);
+    }
+
     /// The last number that was taken.
     pub fn last(&self) -> u64 {
         *self.last.lock().unwrap_or_else(PoisonError::into_inner)

@@ -97,6 +97,8 @@ pub struct Ring {
     last: u64,
     /// When it was published.
     last_at: Micros,
+    /// When an event was last lost on its way.
+    lost_at: Option<Micros>,
 }
 
 impl Ring {
@@ -112,6 +114,7 @@ impl Ring {
             dropped_offset: 0,
             last: 0,
             last_at: Micros::ZERO,
+            lost_at: None,
         }
     }
 
@@ -120,9 +123,9 @@ impl Ring {
         self.last
     }
 
-    /// Whether nothing is kept.
+    /// Whether nothing is kept, and nothing known to be lost.
     pub fn is_empty(&self) -> bool {
-        self.entries.is_empty() && self.keyed.is_empty()
+        self.lost_at.is_none() && self.entries.is_empty() && self.keyed.is_empty()
     }
 
     /// When the last event was published, kept or not.
@@ -239,6 +242,12 @@ impl Ring {
         self.dropped_offset = self.dropped_offset.max(offset);
     }
 
+    /// The same of something that was lost now: it is remembered for as long as an event.
+    pub fn lose(&mut self, id: u64, now: Micros) {
+        self.skip(id, 0);
+        self.lost_at = Some(now);
+    }
+
     /// Drops what is older than it may be. What is newest of its key stays.
     pub fn trim(&mut self, now: Micros, bounds: &Bounds) {
         while let Some(oldest) = self.entries.front()
@@ -249,6 +258,7 @@ impl Ring {
         if self.entries.is_empty() {
             self.entries.shrink_to_fit();
         }
+        self.lost_at = self.lost_at.filter(|at| now - *at <= bounds.age);
     }
 
     /// Whether all that came after the number is kept.

@@ -10,7 +10,7 @@ use heartline_wire::time::Micros;
 use crate::auth::{Identity, UserKey};
 use crate::line::ring::{Kept, Only};
 use crate::presence::SocketAddress;
-use crate::rooms::{PRIVATE, Room};
+use crate::rooms::{PRIVATE, Room, conversation_of};
 
 /// Where a socket was that has been lost so often, and has received nothing meanwhile.
 const MAX_PLACES: usize = 16;
@@ -44,14 +44,15 @@ pub struct Session<D> {
 
 impl<D> Session<D> {
     /// Whether an event that was kept for all who are in some place was for this socket.
-    pub fn hears(&self, event: &Kept) -> bool {
+    /// `is_open` says whether it might have joined a room.
+    pub fn hears(&self, event: &Kept, is_open: impl Fn(&str) -> bool) -> bool {
         let Some(only) = &event.only else {
             return true;
         };
-        self.passes(only, event.id)
+        self.passes(only, event.id, is_open)
     }
 
-    fn passes(&self, only: &Only, id: u64) -> bool {
+    fn passes(&self, only: &Only, id: u64, is_open: impl Fn(&str) -> bool) -> bool {
         let user = self.identity.user.as_ref();
         let skipped = only.skip.is_some_and(|skip| self.was_at(&skip));
         let other = only.user.as_ref().is_some_and(|meant| user != Some(meant));
@@ -60,8 +61,7 @@ impl<D> Session<D> {
             return false;
         }
         if let Some(room) = &only.instead_of {
-            let may_hear = crate::rooms::may_join(room, &self.identity).is_ok();
-            if !may_hear || self.is_in(room, id) {
+            if self.is_in(room, id) || !is_open(room) {
                 return false;
             }
         }
@@ -174,13 +174,14 @@ impl<D> Sessions<D> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Keeps what a socket had. When there are too many, the one that was lost first goes.
-    pub fn park(&self, mut session: Session<D>) {
+    /// Keeps what a socket had. When there are too many, those that were lost first go: their
+    /// names.
+    pub fn park(&self, mut session: Session<D>) -> Vec<SocketAddress> {
         session.forget_places();
         let mut gone = Vec::new();
         let mut table = self.table();
         let (name, at) = (session.name, session.lost_at);
-        gone.extend(table.take(&name));
+        let before = table.take(&name);
         while table.sessions.len() >= self.most.max(1) {
             let Some((oldest, lost_at)) = table.order.pop_front() else {
                 break;
@@ -198,7 +199,8 @@ impl<D> Sessions<D> {
         table.compact();
         // Without the lock: what is dropped may be the app's.
         drop(table);
-        drop(gone);
+        drop(before);
+        gone.iter().map(|session| session.name).collect()
     }
 
     /// Takes a session up: of several who try, one has it.
@@ -228,8 +230,8 @@ impl<D> Sessions<D> {
         taken.is_some()
     }
 
-    /// Gives up all sessions of a user; how many there were.
-    pub fn give_up_all(&self, user: &UserKey) -> usize {
+    /// Gives up all sessions of a user: their names.
+    pub fn give_up_all(&self, user: &UserKey) -> Vec<SocketAddress> {
         let mut table = self.table();
         let owner = (user.tenant_id.clone(), user.user_id.clone());
         let mut names = table.owners.get(&owner).cloned().unwrap_or_default();
@@ -239,7 +241,24 @@ impl<D> Sessions<D> {
         });
         let gone: Vec<_> = names.iter().filter_map(|name| table.take(name)).collect();
         drop(table);
-        gone.len()
+        drop(gone);
+        names
+    }
+
+    /// The conversations whose rooms a socket was in: who looks whether they are still open to
+    /// it may have to ask.
+    pub fn conversations(&self, name: &SocketAddress) -> Vec<Arc<str>> {
+        let table = self.table();
+        let session = table.sessions.get(name);
+        let rooms = session.into_iter().flat_map(|session| &session.rooms);
+        let names = rooms.map(|(room, _)| &room.key.name);
+        let names = names.filter(|name| conversation_of(name).is_some());
+        names.cloned().collect()
+    }
+
+    /// Whether a socket may come back.
+    pub fn holds(&self, name: &SocketAddress) -> bool {
+        self.table().sessions.contains_key(name)
     }
 
     /// Whether a user has sockets that may come back.
@@ -268,8 +287,8 @@ impl<D> Sessions<D> {
         users
     }
 
-    /// Gives up who did not come back in time; how many there were.
-    pub fn expire(&self, now: Micros) -> usize {
+    /// Gives up who did not come back in time: their names.
+    pub fn expire(&self, now: Micros) -> Vec<SocketAddress> {
         let mut gone = Vec::new();
         let mut table = self.table();
         while let Some((name, lost_at)) = table.order.front().copied()
@@ -286,7 +305,7 @@ impl<D> Sessions<D> {
             table.sessions.shrink_to_fit();
         }
         drop(table);
-        gone.len()
+        gone.iter().map(|session| session.name).collect()
     }
 
     /// How many there are.
@@ -347,10 +366,15 @@ mod tests {
             session.places.push((socket(at), at.into()));
             sessions.park(session);
             let user = Some(lost(1, 0).identity.user.clone().unwrap());
-            session = sessions.claim(&socket(1), user.as_ref(), Micros(at.into())).unwrap();
+            session = sessions
+                .claim(&socket(1), user.as_ref(), Micros(at.into()))
+                .unwrap();
         }
         // What it said at the places that are forgotten is not told to it as another's.
-        assert_eq!((session.places.len(), session.left), (MAX_PLACES, 4_999 - 16));
+        assert_eq!(
+            (session.places.len(), session.left),
+            (MAX_PLACES, 4_999 - 16)
+        );
         assert!(sessions.table().order.len() < 100);
         assert!(sessions.is_empty() && !sessions.has(None, "ann"));
     }

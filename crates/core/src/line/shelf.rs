@@ -79,22 +79,46 @@ impl Shelf {
         ring
     }
 
-    /// Keeps events in a scope. `post` gets the number of the first and puts them into the
-    /// mailboxes of those who are there; a later event of the scope is posted after them.
+    /// Keeps events in a scope. `note` sees them when they have their numbers; then `post` gets
+    /// the first of these, and puts them into the mailboxes of those who are there. A later
+    /// event of the scope is posted after them.
     pub fn keep(
         &self,
         scope: ScopeRef<'_>,
         line: &Line,
-        events: impl ExactSizeIterator<Item = Kept>,
+        mut events: Vec<Kept>,
+        note: impl FnOnce(&[Kept]),
         post: impl FnOnce(u64),
     ) {
         let ring = self.find_or_make(scope, line);
         let mut ring = ring.lock().unwrap_or_else(PoisonError::into_inner);
-        let first = line.take(events.len(), post);
+        line.take(events.len(), |first| {
+            for (id, event) in (first..).zip(&mut events) {
+                event.id = id;
+            }
+            note(&events);
+            post(first);
+        });
         let bounds = bounds(scope, &line.bounds);
-        for (id, event) in (first..).zip(events) {
-            ring.push(Kept { id, ..event }, &bounds);
+        for event in events {
+            ring.push(event, &bounds);
         }
+    }
+
+    /// Something of a scope was lost on its way: it is not complete for who comes back from
+    /// before now.
+    pub fn lose(&self, scope: ScopeRef<'_>, line: &Line, now: Micros) {
+        let ring = self.find_or_make(scope, line);
+        let mut ring = ring.lock().unwrap_or_else(PoisonError::into_inner);
+        let place = line.take(1, |_| ());
+        ring.lose(place, now);
+    }
+
+    /// Keeps an event of an earlier process.
+    pub fn restore(&self, scope: ScopeRef<'_>, line: &Line, event: Kept) {
+        let ring = self.find_or_make(scope, line);
+        let mut ring = ring.lock().unwrap_or_else(PoisonError::into_inner);
+        ring.push(event, &bounds(scope, &line.bounds));
     }
 
     /// Drops what is too old, and the rings of users of whom nobody `is_left` to ask. A ring

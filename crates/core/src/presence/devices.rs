@@ -26,6 +26,9 @@ pub struct Newcomer {
 /// What letting a newcomer in means for others.
 #[derive(Debug, Clone, Default)]
 pub struct Admitted {
+    /// Others have to go, wherever they are, and do as soon as the backplane is told that the
+    /// newcomer is there ([`established`](crate::backplane::Backplane::established)).
+    pub reserved: bool,
     /// Sockets whose place was taken: a newer one of the same device, or of the
     /// same user under `replace`.
     pub replaced: Vec<SocketAddress>,

@@ -1,7 +1,7 @@
 //! The rooms of a node: which shards have members, and the numbers of publications.
 
 use std::hash::{BuildHasher, Hash, Hasher};
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use hashbrown::{DefaultHashBuilder, Equivalent, HashMap};
@@ -77,10 +77,36 @@ pub struct Room {
 struct Sequence {
     /// How many there were.
     offset: u64,
+    /// The epoch in which they are numbered: another one after some were lost.
+    epoch: u64,
     /// The newest of them, in rooms whose publications are kept.
     ring: Option<Box<Ring>>,
     /// Since when a room that is kept was seen to have no members.
     empty_since: Option<Micros>,
+}
+
+/// Publications were lost here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Gap {
+    /// The room's next publications are of this epoch.
+    pub epoch: u64,
+    /// The last one's number.
+    pub offset: u64,
+    /// The gap's own place in the line, where publications are kept; else 0.
+    pub place: u64,
+}
+
+/// How an earlier process has left a room.
+#[derive(Debug, Clone, Copy)]
+pub struct Left {
+    /// Tells it from an earlier one of the same name.
+    pub incarnation: u64,
+    /// The epoch in which its publications are numbered.
+    pub epoch: u64,
+    /// How many there were.
+    pub offset: u64,
+    /// Those up to this number in the line may be missing.
+    pub missing: u64,
 }
 
 /// What joining as the first of a shard found.
@@ -88,6 +114,8 @@ pub(super) struct Entered {
     pub(super) room: Arc<Room>,
     /// How many publications there were: the first that the shard gets is the next.
     pub(super) offset: u64,
+    /// The epoch in which they have their numbers.
+    pub(super) epoch: u64,
     /// The number of the last of them in the line; 0 where they are not kept.
     pub(super) last: u64,
 }
@@ -102,6 +130,11 @@ impl Room {
     /// How many publications there were.
     pub fn offset(&self) -> u64 {
         self.sequence().offset
+    }
+
+    /// The epoch in which the next publication is numbered.
+    pub fn epoch(&self) -> u64 {
+        self.sequence().epoch
     }
 
     fn sequence(&self) -> MutexGuard<'_, Sequence> {
@@ -139,19 +172,25 @@ impl Room {
         self.is_kept
     }
 
-    /// The same in a room whose publications are kept: `make` gets the number in the line too.
+    /// The same in a room whose publications are kept: `note` sees it when it has its number in
+    /// the line, and `make` gets that too.
     pub fn publish_kept<T>(
         &self,
         line: &Line,
         mut event: Kept,
+        note: impl FnOnce(&Kept),
         make: impl FnOnce(u64, u64) -> T,
         mut to_shard: impl FnMut(usize, &T),
     ) -> u64 {
         let mut sequence = self.sequence();
         sequence.offset += 1;
         let offset = sequence.offset;
-        event.id = line.take(1, |id| self.hand(&make(offset, id), &mut to_shard));
         event.offset = offset;
+        line.take(1, |id| {
+            event.id = id;
+            note(&event);
+            self.hand(&make(offset, id), &mut to_shard);
+        });
         if let Some(ring) = &mut sequence.ring {
             ring.push(event, &line.bounds);
         }
@@ -174,7 +213,8 @@ pub struct RoomDirectory {
     parts: Vec<Part>,
     hasher: DefaultHashBuilder,
     shards: usize,
-    incarnations: std::sync::atomic::AtomicU64,
+    /// The next incarnation's number, or epoch's: no two have the same.
+    incarnations: AtomicU64,
     /// Rooms that have members.
     peopled: AtomicUsize,
     subscribe: OnceLock<Subscribe>,
@@ -197,7 +237,7 @@ impl RoomDirectory {
             parts: (0..PARTS).map(|_| Mutex::default()).collect(),
             hasher: DefaultHashBuilder::default(),
             shards,
-            incarnations: std::sync::atomic::AtomicU64::new(1),
+            incarnations: AtomicU64::new(1),
             peopled: AtomicUsize::new(0),
             subscribe: OnceLock::new(),
             keep: OnceLock::new(),
@@ -232,6 +272,55 @@ impl RoomDirectory {
         part.get(room).cloned()
     }
 
+    /// Puts a room there as an earlier process has left it.
+    pub fn restore(
+        &self,
+        key: &RoomKey,
+        left: Left,
+        events: Vec<Kept>,
+        bounds: &Bounds,
+    ) -> Option<Arc<Room>> {
+        let Left {
+            incarnation,
+            epoch,
+            offset,
+            missing,
+        } = left;
+        let keep = self.keep.get().filter(|keep| (keep.rule)(&key.name))?;
+        let mut ring = Ring::new(keep.account.clone());
+        // Before the first that is there, something may be gone; without any, nothing of this
+        // room is known to be complete but what comes after all.
+        let first = events.first().map_or(offset + 1, |event| event.offset);
+        ring.skip(missing, first - 1);
+        for event in events {
+            ring.push(event, bounds);
+        }
+        let room = Arc::new(Room {
+            subscription: self.subscribe.get().and_then(|subscribe| subscribe(key)),
+            key: key.clone(),
+            is_kept: true,
+            incarnation,
+            sequence: Mutex::new(Sequence {
+                offset,
+                epoch,
+                ring: Some(Box::new(ring)),
+                empty_since: None,
+            }),
+            locals: (0..self.shards).map(|_| AtomicU32::new(NONE)).collect(),
+        });
+        self.incarnations
+            .fetch_max(incarnation.max(epoch) + 1, Ordering::Relaxed);
+        let place = RoomRef {
+            namespace: key.namespace,
+            tenant: key.tenant.as_deref(),
+            name: &key.name,
+        };
+        let part = self.part(&place);
+        let mut part = part.lock().unwrap_or_else(PoisonError::into_inner);
+        part.insert(key.clone(), room.clone());
+        Some(room)
+    }
+
     /// Announces that a shard has members under `local`.
     pub(super) fn enter(
         &self,
@@ -254,13 +343,15 @@ impl RoomDirectory {
                 };
                 let subscribe = self.subscribe.get();
                 let keep = self.keep.get().filter(|keep| (keep.rule)(room.name));
+                let incarnation = self.incarnations.fetch_add(1, Ordering::Relaxed);
                 let made = Arc::new(Room {
                     subscription: subscribe.and_then(|subscribe| subscribe(&key)),
                     key: key.clone(),
-                    incarnation: self.incarnations.fetch_add(1, Ordering::Relaxed),
+                    incarnation,
                     is_kept: keep.is_some(),
                     sequence: Mutex::new(Sequence {
                         offset: 0,
+                        epoch: incarnation,
                         ring: keep.map(|keep| Box::new(Ring::new(keep.account.clone()))),
                         empty_since: None,
                     }),
@@ -278,13 +369,57 @@ impl RoomDirectory {
         sequence.empty_since = None;
         let ring = sequence.ring.as_deref();
         let last = ring.map_or(0, Ring::last);
-        let offset = sequence.offset;
+        let (offset, epoch) = (sequence.offset, sequence.epoch);
         drop(sequence);
         Entered {
             room: found,
             offset,
+            epoch,
             last,
         }
+    }
+
+    /// Publications were lost on their way to this node: the room's next ones are of a new
+    /// epoch. `note` sees the gap where publications are kept. Hands it to each shard with members by `to_shard`, behind what was published
+    /// before. What is kept is no more complete for who comes back from before it.
+    pub fn begin_epoch(
+        &self,
+        room: &Room,
+        line: Option<&Line>,
+        note: impl FnOnce(Gap),
+        mut to_shard: impl FnMut(usize, Gap),
+    ) {
+        let mut sequence = room.sequence();
+        sequence.epoch = self.incarnations.fetch_add(1, Ordering::Relaxed);
+        let gap = |place| Gap {
+            epoch: sequence.epoch,
+            offset: sequence.offset,
+            place,
+        };
+        let mut hand = |shard: usize, gap: &Gap| to_shard(shard, *gap);
+        let offset = sequence.offset;
+        match line.filter(|_| sequence.ring.is_some()) {
+            Some(line) => {
+                let place = line.take(1, |place| {
+                    note(gap(place));
+                    room.hand(&gap(place), &mut hand);
+                });
+                if let Some(ring) = &mut sequence.ring {
+                    ring.skip(place, offset);
+                }
+            }
+            None => room.hand(&gap(0), &mut hand),
+        }
+    }
+
+    /// All rooms that are there.
+    pub fn all(&self) -> Vec<Arc<Room>> {
+        let mut all = Vec::new();
+        for part in &self.parts {
+            let part = part.lock().unwrap_or_else(PoisonError::into_inner);
+            all.extend(part.values().cloned());
+        }
+        all
     }
 
     /// Announces that a shard has no members any more, and gives up its `room`.

@@ -7,7 +7,7 @@ use heartline_wire::id::Slot;
 
 use crate::backplane::Subscription;
 use crate::namespaces::NamespaceId;
-use crate::rooms::directory::{Room, RoomDirectory, RoomRef};
+use crate::rooms::directory::{Gap, Room, RoomDirectory, RoomRef};
 
 /// A socket's place in a room.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,6 +23,8 @@ struct LocalRoom {
     since: Vec<u64>,
     /// Offset of the last publication this shard has handed to the members.
     delivered: u64,
+    /// The epoch in which it has its number.
+    epoch: u64,
 }
 
 /// The members that one shard holds.
@@ -38,6 +40,9 @@ pub struct LocalRooms {
 pub struct Joined {
     /// Tells this room from an earlier one of the same name.
     pub incarnation: u64,
+    /// Offsets of different epochs do not compare: those of an earlier room, and those from
+    /// before a loss.
+    pub epoch: u64,
     /// The first publication the new member gets is the one after this.
     pub offset: u64,
     /// The same as a place in the line, where publications are kept; else 0.
@@ -91,6 +96,7 @@ impl LocalRooms {
                 members: Vec::new(),
                 since: Vec::new(),
                 delivered: entered.offset,
+                epoch: entered.epoch,
             });
             index
         });
@@ -109,6 +115,7 @@ impl LocalRooms {
         }
         Joined {
             incarnation: local.room.incarnation,
+            epoch: local.epoch,
             offset: local.delivered,
             since: if local.room.is_kept() { since } else { 0 },
             held: local.room.subscription.clone(),
@@ -165,6 +172,17 @@ impl LocalRooms {
         }
         local.delivered = local.delivered.max(offset);
         Some(std::mem::take(&mut local.members))
+    }
+
+    /// The members of a room here, who are in a new epoch from now on. As
+    /// [`deliver`](Self::deliver).
+    pub fn begin_epoch(&mut self, room: &Room, gap: Gap) -> Option<Vec<Slot>> {
+        let members = self.deliver(room, gap.offset)?;
+        let index = room.local(self.shard)?;
+        if let Some(Some(local)) = self.rooms.get_mut(index as usize) {
+            local.epoch = gap.epoch;
+        }
+        Some(members)
     }
 
     /// Gives back what `deliver` took.
@@ -312,6 +330,38 @@ mod tests {
                 .offset,
             1
         );
+    }
+
+    #[test]
+    fn after_a_loss_a_rooms_numbers_go_on_in_a_new_epoch_once_the_shard_has_told_it() {
+        let directory = Arc::new(RoomDirectory::new(1));
+        let mut rooms = LocalRooms::new(directory.clone(), 0);
+        let join = |rooms: &mut LocalRooms, slot| {
+            let slot = Slot(slot);
+            let joined = rooms.join(NamespaceId::ROOT, None, "r", slot, &mut Vec::new(), 0);
+            (joined.epoch, joined.offset)
+        };
+        let (before, _) = join(&mut rooms, 1);
+        let [room] = &directory.all()[..] else {
+            panic!("one room");
+        };
+        let offset = room.publish(|offset| offset, |_, _| {});
+        let mut told = Vec::new();
+        directory.begin_epoch(room, None, |_| (), |shard, gap| told.push((shard, gap)));
+        let [(0, gap)] = told[..] else {
+            panic!("{told:?}");
+        };
+        assert_eq!((gap.offset, gap.place), (1, 0));
+        assert_ne!(gap.epoch, before);
+        // Both are in the mailbox still.
+        assert_eq!(join(&mut rooms, 2), (before, 0));
+        let members = rooms.deliver(room, offset).unwrap();
+        rooms.restore(room, members);
+        assert_eq!(join(&mut rooms, 3), (before, 1));
+        let members = rooms.begin_epoch(room, gap).unwrap();
+        assert_eq!(members, [Slot(1), Slot(2), Slot(3)]);
+        rooms.restore(room, members);
+        assert_eq!(join(&mut rooms, 4), (gap.epoch, 1));
     }
 
     proptest! {

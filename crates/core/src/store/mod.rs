@@ -1,15 +1,28 @@
 //! Where messages are kept before anybody is told of them.
 
+mod challenges;
+mod checkpoints;
+mod codes;
+pub mod conversations;
+mod error;
+pub mod invites;
 mod log;
 pub mod memory;
+pub mod offer;
+mod people;
 
-use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
 use serde::Serialize;
 
 use crate::auth::{BoxFuture, UserKey};
+pub use challenges::{Challenge, Challenges, MAX_CHALLENGES, MAX_OPEN, Redeemed};
+pub use checkpoints::{
+    Bound, Changed, Changes, Checkpoint, Checkpoints, MAX_DEPTH, MAX_MEMBERS, MAX_METADATA,
+    MAX_PATCH, MAX_ROOMS, Outcome, Patch,
+};
+pub use error::StoreError;
 
 /// Where a message is said. A conversation and an open room of the same name are
 /// different places: whoever writes in one has no part in the other.
@@ -235,35 +248,14 @@ impl Part {
     }
 }
 
-/// Why the store did not do what it was asked for.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum StoreError {
-    /// It could not, for this reason, which is for operators. A message may have been kept all
-    /// the same: to send it again with its `temp_id` finds out.
-    Failed(String),
-    /// Too much waits to be stored; nothing of this was.
-    Overloaded,
-}
-
-impl fmt::Display for StoreError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            StoreError::Failed(reason) => f.write_str(reason),
-            StoreError::Overloaded => f.write_str("too much waits to be stored"),
-        }
-    }
-}
-
-impl std::error::Error for StoreError {}
-
-/// Keeps messages, and knows who belongs to a conversation.
+/// Keeps messages.
 ///
 /// What [`append`](MessageStore::append) has answered is kept: only then are
 /// others told.
 pub trait MessageStore: Send + Sync + 'static {
     /// Stores a message in the next place of its conversation, or finds the one that this
-    /// sender stored in this channel under the same `temp_id`. Who writes in a conversation is
-    /// a member of it from then on.
+    /// sender stored in this channel under the same `temp_id`. A member of the conversation who
+    /// writes has read what is before.
     ///
     /// A new message is told before the answer is there: those of one conversation in the order
     /// of their offsets, whoever stored them and whether or not the answer is still waited
@@ -273,19 +265,15 @@ pub trait MessageStore: Send + Sync + 'static {
     /// A part of a conversation or open room. One that nobody has written in is empty.
     fn history(&self, query: HistoryQuery) -> BoxFuture<Result<History, StoreError>>;
 
-    /// Notes that a user belongs to a conversation.
-    fn add_member(
-        &self,
-        conversation_id: &str,
-        user: &Arc<UserKey>,
-    ) -> BoxFuture<Result<(), StoreError>>;
+    /// Where it keeps the challenges that wallets sign, if it does.
+    fn challenges(&self) -> Option<&dyn Challenges> {
+        None
+    }
 
-    /// Who belongs to a conversation of a tenant.
-    fn members(
-        &self,
-        tenant: Option<&str>,
-        conversation_id: &str,
-    ) -> BoxFuture<Result<Vec<Arc<UserKey>>, StoreError>>;
+    /// Where it keeps what users' clients want to find again, if it does.
+    fn checkpoints(&self) -> Option<&dyn Checkpoints> {
+        None
+    }
 
     /// Whether it cannot keep messages at the moment.
     fn is_in_trouble(&self) -> bool {

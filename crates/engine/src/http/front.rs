@@ -40,6 +40,7 @@ use crate::http::seldom::Seldom;
 use crate::http::served;
 use crate::http::token::{TokenPlaces, token};
 use crate::http::upgrade::{PLAIN, Reclaim, TLS, switch, wants_upgrade};
+use crate::http::visitor::Visitor;
 use crate::shard::ShardHandle;
 use crate::shard::request::{Handshake, PostStart, Protocol, Reply, Request, RequestId};
 use crate::slots::{ConnectionSlots, Refused, SlotGuard, address_group};
@@ -52,7 +53,8 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 /// Shortest time between two lines of the log about refused origins, µs.
 const ORIGINS_PERIOD: Duration = Duration::from_secs(5);
 
-/// Answers what is neither Socket.IO nor live. The body has at most `max_body` bytes.
+/// Answers what is neither Socket.IO nor live. The body has at most `max_body` bytes; the
+/// extensions have a [`Visitor`].
 pub type Fallback =
     Arc<dyn Fn(HttpRequest<Bytes>) -> BoxFuture<Response<Bytes>> + Send + Sync + 'static>;
 
@@ -298,7 +300,9 @@ impl<Op: Send + 'static> HttpFront<Op> {
         let Some(fallback) = &self.parts.fallback else {
             return text(StatusCode::NOT_FOUND, "not found");
         };
-        let (parts, body) = request.into_parts();
+        let visitor = self.visitor(&request, sender);
+        let (mut parts, body) = request.into_parts();
+        parts.extensions.insert(visitor);
         let reading = read_body(body, self.settings.max_body);
         let body = match tokio::time::timeout(BODY_TIMEOUT, reading).await {
             Ok(Ok(body)) => body,
@@ -315,11 +319,25 @@ impl<Op: Send + 'static> HttpFront<Op> {
             .map(Full::new)
     }
 
-    /// Judges from where a page has come. The log hears of foreign ones, now and then.
-    fn origin(&self, request: &HttpRequest<Incoming>, sender: Sender) -> Origin {
+    /// Who asks for something of the app's.
+    fn visitor(&self, request: &HttpRequest<Incoming>, sender: Sender) -> Visitor {
         let (headers, trusted) = (request.headers(), &self.settings.trusted_proxies);
+        Visitor {
+            address: address_group(client_address(sender.ip, headers, trusted)),
+            origin: self.judge(headers, sender),
+        }
+    }
+
+    /// Judges from where a page has come.
+    fn judge(&self, headers: &HeaderMap, sender: Sender) -> Origin {
+        let trusted = &self.settings.trusted_proxies;
         let scheme = client_scheme(sender.ip, sender.tls, headers, trusted);
-        let origin = cors::judge(headers, &self.settings.origins, scheme);
+        cors::judge(headers, &self.settings.origins, scheme)
+    }
+
+    /// The same. The log hears of foreign ones, now and then.
+    fn origin(&self, request: &HttpRequest<Incoming>, sender: Sender) -> Origin {
+        let origin = self.judge(request.headers(), sender);
         if let Origin::Foreign(name) = &origin {
             if let Some(refused) = self.foreign_origins.speaks_for(self.parts.clock.now()) {
                 match name.as_deref().filter(|name| *name != "null") {

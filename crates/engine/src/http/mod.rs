@@ -13,3 +13,4 @@ mod seldom;
 pub(crate) mod served;
 pub mod token;
 pub(crate) mod upgrade;
+pub mod visitor;

@@ -461,8 +461,13 @@ impl Gateway {
             );
         let ended = ended.await.into_iter().filter(|ended| *ended).count();
         // Those that are lost at present do not find what they had.
-        let recovery = self.shared.fanout.recovery.as_ref();
-        ended + recovery.map_or(0, |recovery| recovery.sessions.give_up_all(user))
+        let suspended = self.shared.fanout.recovery.as_ref().map_or(0, |recovery| {
+            let names = recovery.sessions.give_up_all(user);
+            let count = names.len();
+            recovery.give_up(names);
+            count
+        });
+        ended + suspended
     }
 
     /// Does something about each of a user's sockets, all at once: a node that does not

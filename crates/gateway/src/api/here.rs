@@ -95,8 +95,12 @@ impl Gateway {
             return true;
         }
         // One that is lost at present will not find what it had.
-        let sessions = fanout.recovery.as_ref().map(|recovery| &recovery.sessions);
-        sessions.is_some_and(|sessions| sessions.give_up(&name))
+        let recovery = fanout.recovery.as_ref();
+        recovery.is_some_and(|recovery| {
+            let was_suspended = recovery.sessions.give_up(&name);
+            recovery.give_up(was_suspended.then_some(name).into_iter().collect());
+            was_suspended
+        })
     }
 
     async fn kick(&self, to: SocketAddress) -> bool {

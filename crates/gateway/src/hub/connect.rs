@@ -102,6 +102,17 @@ async fn take_over(
     let _ = done.await;
 }
 
+/// Asks who belongs to the conversations of a socket that comes back, so that it can be said
+/// at once which are still open to it.
+async fn know_members(shared: &Shared, identity: &Identity, name: &SocketAddress) {
+    let recovery = shared.fanout.recovery.as_ref();
+    let rooms = recovery.map(|recovery| recovery.sessions.conversations(name));
+    for room in rooms.into_iter().flatten() {
+        // What cannot be found out makes a fresh start.
+        let _ = shared.members.may_join(&room, identity).await;
+    }
+}
+
 /// Finds out who it is, and whether the app lets them in.
 async fn identify(
     shared: &Shared,
@@ -206,6 +217,9 @@ impl Hub {
                 waits,
             );
             if let Some(outcome) = outcome.await {
+                if let (Ok((identity, _)), Some((name, _))) = (&outcome, earlier) {
+                    know_members(&shared, identity, &name).await;
+                }
                 let recovery = shared.fanout.recovery.as_ref();
                 let op = Op::Connecting(Connecting {
                     socket,
@@ -269,6 +283,9 @@ impl Hub {
                 let displaced = joining.displaced.take();
                 self.establish(engine, slot, joining, identity.clone(), begin);
                 self.close_displaced(&admitted, &identity);
+                if let Some(user) = identity.user.as_ref().filter(|_| admitted.reserved) {
+                    self.shared.fanout.backplane.established(user, socket);
+                }
                 if let Some(Displaced { by, node, reason }) = displaced {
                     self.replaced(engine, &socket, by.as_deref(), &node, reason);
                 }
@@ -351,6 +368,9 @@ impl Hub {
         self.add_socket(engine, slot, namespace, joining.secret, &identity);
         let ticket = joining.ticket.as_deref();
         let missed = ticket.and_then(|ticket| self.take_up(engine, slot, namespace, ticket));
+        if missed.is_none() {
+            self.note_open(engine, slot, namespace);
+        }
         let Some(handle) = self.handle(engine, slot, namespace) else {
             return;
         };
@@ -387,9 +407,13 @@ impl Hub {
             let id = joining.id.as_deref();
             let pid = pid.as_deref().filter(|_| is_live);
             // What was missed comes after it, each event with its own place.
-            let is_told_all = missed.as_ref().is_none_or(|missed| missed.events.is_empty());
+            let is_told_all = missed
+                .as_ref()
+                .is_none_or(|missed| missed.events.is_empty());
             let place = self.passing(slot, namespace).filter(|_| is_told_all);
-            self.hello(engine, slot, namespace, &identity, &socket_id, pid, place, id);
+            self.hello(
+                engine, slot, namespace, &identity, &socket_id, pid, place, id,
+            );
         }
         if let Some(missed) = &missed {
             if is_live {
@@ -469,7 +493,7 @@ impl Hub {
         engine: &mut Engine,
         to: &SocketAddress,
         identity: Arc<Identity>,
-        reply: oneshot::Sender<()>,
+        reply: oneshot::Sender<Vec<Arc<str>>>,
     ) {
         let Some(slot) = self.locate(engine, to) else {
             return;
@@ -485,9 +509,9 @@ impl Hub {
         };
         let before = std::mem::replace(&mut socket.identity, identity);
         socket.expires = expires;
-        self.leave_what_was_taken(engine, slot, to.namespace(), &before);
+        let in_doubt = self.leave_what_was_taken(engine, slot, to.namespace(), &before);
         self.rearm(engine, slot);
-        let _ = reply.send(());
+        let _ = reply.send(in_doubt);
     }
 
     /// A live connection has begun: who brought a token, or a handshake that the

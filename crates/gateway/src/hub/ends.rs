@@ -117,6 +117,7 @@ impl Hub {
     ) {
         let shared = self.shared.clone();
         let handle = self.handle(engine, slot, namespace);
+        self.note_end(engine, slot, namespace);
         let Some(link) = self.link_mut(slot) else {
             return;
         };
@@ -135,6 +136,9 @@ impl Hub {
             Some(_) => self.room_names(&socket.rooms, &socket.identity),
             None => Vec::new(),
         };
+        let user = socket.identity.user.as_ref();
+        let followed = user.filter(|user| shared.sessions.follows(user));
+        let left = followed.map(|_| self.recent_rooms(&socket.rooms));
         self.leave_all(std::mem::take(&mut socket.rooms), namespace);
         let transport = engine
             .transport_name(slot)
@@ -146,6 +150,9 @@ impl Hub {
             let address = SocketAddress::new(conn, namespace, socket.secret);
             let keep = back_by - engine.now;
             shared.fanout.backplane.disconnect(user, address, keep);
+            if let Some(rooms) = left {
+                shared.sessions.left(user, rooms);
+            }
         }
         if let (Some(back), Some(conn)) = (socket.back(), id)
             && let Some(recovery) = &shared.fanout.recovery

@@ -4,7 +4,8 @@
 //! `socketio` and `live` translate, `events` decides who handles and `tasks` carries the
 //! handlers, `connect` lets sockets in and `hello` greets them, `rooms` knows where they
 //! are, `delivery` and `select` bring things to them, `deadlines` and `sweep` watch them,
-//! `ends` and `drain` let them go, `resume` lets them go on, `query` answers the API.
+//! `ends` and `drain` let them go, `resume` lets them go on, `gaps` tells of losses between
+//! nodes, `query` answers the API.
 //!
 //! Everything that another thread (or a handler) wants of a socket comes as an
 //! [`Op`] through the shard's mailbox, so a connection's state has one owner
@@ -16,6 +17,7 @@ mod delivery;
 mod drain;
 mod ends;
 mod events;
+mod gaps;
 mod hello;
 mod link;
 mod live;
@@ -238,7 +240,7 @@ impl App for Hub {
                 to,
                 publication,
                 instead_of,
-            } => self.send_to(engine, &to, &publication, instead_of.as_deref()),
+            } => self.send_to(engine, &to, &publication, instead_of.as_ref()),
             Op::Ack { to, ack, args } => self.ack(engine, &to, &ack, &args),
             Op::Refuse { to, ack, error } => self.refuse(engine, &to, ack.as_ref(), &error),
             Op::Join { to, room, reply } => self.join_asked(engine, &to, &room, reply),
@@ -249,7 +251,7 @@ impl App for Hub {
                 id,
                 recover,
                 held,
-            } => self.subscription_ready(engine, &to, &topic, id.as_deref(), recover, held),
+            } => self.subscription_ready(engine, &to, &topic, id.as_deref(), recover, &held),
             Op::Unsubscribe { to, topic, id } => self.unsubscribed(engine, &to, &topic, id),
             Op::Leave { to, room, reply } => self.leave_asked(engine, &to, &room, reply),
             Op::Deliver {
@@ -258,6 +260,8 @@ impl App for Hub {
                 publication,
                 skip,
             } => self.deliver(engine, &room, offset, &publication, skip.as_ref()),
+            Op::Gap { room, gap } => self.gap(engine, &room, gap),
+            Op::UserGap { to } => self.user_gap(engine, to.as_ref()),
             Op::Broadcast {
                 namespace,
                 tenant,
@@ -281,6 +285,7 @@ impl App for Hub {
                 reason,
             } => self.replaced(engine, &to, by.as_deref(), &node, reason),
             Op::Refresh { to, who, reply } => self.refresh(engine, &to, who, reply),
+            Op::LookAgain { to, room } => self.look_again(engine, &to, room),
             Op::Drain { spread } => self.drain(engine, spread),
             Op::Shed { count, spread } => self.shed(engine, count, spread),
             Op::Finish(conn) => self.finish(engine, conn),

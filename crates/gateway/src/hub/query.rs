@@ -41,6 +41,15 @@ impl Hub {
                 let entries = there.filter_map(|socket| self.inspect(engine, socket));
                 drop(reply.send(entries.collect()));
             }
+            Query::RecentRooms { sockets, reply } => {
+                let socket = |address: &SocketAddress| {
+                    let slot = self.locate(engine, address)?;
+                    self.link(slot)?.socket(address.namespace())
+                };
+                let there = sockets.iter().filter_map(socket);
+                let rooms = there.flat_map(|socket| self.recent_rooms(&socket.rooms));
+                drop(reply.send(rooms.collect()));
+            }
             Query::Members {
                 room,
                 before,

@@ -7,6 +7,7 @@
 //! mailbox, whose events up to that place are not for it ([`CatchingUp`]). So all it gets is in
 //! the order of the line, and the last place it has seen says everything that it has.
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
@@ -20,7 +21,8 @@ use heartline_core::line::shelf::ScopeRef;
 use heartline_core::message::Message;
 use heartline_core::namespaces::NamespaceId;
 use heartline_core::presence::SocketAddress;
-use heartline_core::rooms::{self, Room};
+use heartline_core::rooms::{self, Grant, Joined, Room};
+use heartline_core::store::conversations::Membership as Kind;
 use heartline_engine::shard::engine::Engine;
 use heartline_wire::id::Slot;
 use heartline_wire::reason::Reason;
@@ -29,6 +31,7 @@ use heartline_wire::{json, live};
 use super::Hub;
 use super::link::Back;
 use crate::data::SocketData;
+use crate::journal::Journal;
 use crate::metrics::Resume;
 use crate::op::{Op, Park, SelectedAction};
 use crate::publication::{self, Encoding, Head, Publication, Told};
@@ -202,6 +205,7 @@ impl Hub {
                 ..
             } => publication.last_kept(),
             Op::Reached { place } => Some(*place),
+            Op::Gap { gap, .. } => Some(gap.place),
             _ => None,
         };
         if let Some(reached) = reached {
@@ -239,8 +243,13 @@ impl Hub {
             return false;
         }
         let frames = || publication.frames(encoding);
-        match (self.later_place(slot, namespace, publication), &publication.conflate) {
-            (Some(place), _) => engine.send_with(slot, |out| publication.push(encoding, place, out)),
+        match (
+            self.later_place(slot, namespace, publication),
+            &publication.conflate,
+        ) {
+            (Some(place), _) => {
+                engine.send_with(slot, |out| publication.push(encoding, place, out))
+            }
             (None, Some(key)) => engine.send_keyed(slot, key, frames()),
             (None, None) => engine.send(slot, frames()),
         }
@@ -388,7 +397,10 @@ impl Hub {
         };
         let end = self.place_of(slot, namespace);
         places.push((address, end));
-        recovery.sessions.park(Session {
+        if let Some(journal) = &recovery.journal {
+            journal.parked(name);
+        }
+        recovery.park(Session {
             name,
             places,
             identity: socket.identity.clone(),
@@ -427,6 +439,87 @@ impl Hub {
         let _ = reply.send(());
     }
 
+    /// The name under which a socket is written down, where that is done.
+    fn written(
+        &self,
+        engine: &Engine,
+        slot: Slot,
+        namespace: NamespaceId,
+    ) -> Option<(&Journal, SocketAddress)> {
+        let journal = self.recovery()?.journal.as_ref()?;
+        let socket = self.link(slot)?.socket(namespace)?;
+        let name = match socket.back() {
+            Some(back) => back.name,
+            None => self.address(engine, slot, namespace)?,
+        };
+        Some((journal, name))
+    }
+
+    /// Writes down that a socket has begun.
+    pub(super) fn note_open(&self, engine: &Engine, slot: Slot, namespace: NamespaceId) {
+        if let Some((journal, name)) = self.written(engine, slot, namespace)
+            && let Some(socket) = self.link(slot).and_then(|link| link.socket(namespace))
+        {
+            journal.opened(name, &socket.identity);
+        }
+    }
+
+    /// Writes down that it has come into the last of its rooms.
+    pub(super) fn note_join(
+        &self,
+        engine: &Engine,
+        slot: Slot,
+        namespace: NamespaceId,
+        joined: &Joined,
+    ) {
+        if let Some((journal, name)) = self.written(engine, slot, namespace)
+            && let Some(socket) = self.link(slot).and_then(|link| link.socket(namespace))
+            && let Some(room) = socket.rooms.last().and_then(|last| self.rooms.room(*last))
+        {
+            journal.joined(name, room, joined.offset, joined.since);
+        }
+    }
+
+    /// Writes down that it leaves a room.
+    pub(super) fn note_leave(
+        &self,
+        engine: &Engine,
+        slot: Slot,
+        namespace: NamespaceId,
+        membership: rooms::Membership,
+    ) {
+        if let Some((journal, name)) = self.written(engine, slot, namespace)
+            && let Some(room) = self.rooms.room(membership)
+        {
+            journal.left(name, &room.key, self.place);
+        }
+    }
+
+    /// Writes down that it has come back, and to which rooms.
+    fn note_back(&self, engine: &Engine, slot: Slot, namespace: NamespaceId) {
+        if let Some((journal, name)) = self.written(engine, slot, namespace)
+            && let Some(address) = self.address(engine, slot, namespace)
+            && let Some(socket) = self.link(slot).and_then(|link| link.socket(namespace))
+        {
+            journal.back(name, address);
+            for member in &socket.rooms {
+                if let Some(room) = self.rooms.room(*member) {
+                    journal.joined(name, room, room.offset(), self.rooms.since(*member));
+                }
+            }
+        }
+    }
+
+    /// Writes down that a socket has gone for good, if it has.
+    pub(super) fn note_end(&self, engine: &Engine, slot: Slot, namespace: NamespaceId) {
+        if let Some((journal, name)) = self.written(engine, slot, namespace)
+            && let Some(recovery) = self.recovery()
+            && !recovery.sessions.holds(&name)
+        {
+            journal.ended(name);
+        }
+    }
+
     // --- coming back ------------------------------------------------------
 
     /// Lets a socket that has just been added go on where its client was lost; `None`, with
@@ -448,7 +541,11 @@ impl Hub {
             outcome,
             Resume::BadToken | Resume::BadOffset | Resume::Foreign
         );
-        if let Some(ip) = engine.conn(slot).map(|conn| conn.ip()).filter(|_| is_forged) {
+        if let Some(ip) = engine
+            .conn(slot)
+            .map(|conn| conn.ip())
+            .filter(|_| is_forged)
+        {
             self.shared.limits.note_failed_resume(ip, engine.now);
         }
         if taken_up.is_err() {
@@ -488,10 +585,30 @@ impl Hub {
         };
         let user = identity.user.as_ref();
         let session = recovery.sessions.claim(&name, user, engine.now);
-        let mut session = session.map_err(|why| match why {
+        let session = session.map_err(|why| match why {
             Unclaimed::Unknown => Resume::Unknown,
             Unclaimed::Foreign => Resume::Foreign,
         })?;
+        let taken_up = self.go_on(engine, slot, namespace, session, (since, begin), ticket);
+        if taken_up.is_err() {
+            // Nobody will ask for it again.
+            recovery.give_up(vec![name]);
+        }
+        taken_up
+    }
+
+    /// Goes on with a session, if nothing of what its client missed is gone.
+    fn go_on(
+        &mut self,
+        engine: &mut Engine,
+        slot: Slot,
+        namespace: NamespaceId,
+        mut session: Parked,
+        (since, begin): (Option<u64>, u64),
+        ticket: &Ticket,
+    ) -> Result<Missed, Resume> {
+        let fanout = self.shared.fanout.clone();
+        let recovery = fanout.recovery.as_ref().ok_or(Resume::Unknown)?;
         let is_live = self
             .link(slot)
             .is_some_and(|link| link.encoding == Encoding::Live);
@@ -503,18 +620,22 @@ impl Hub {
         if session.left > since {
             return Err(Resume::Left);
         }
+        if since < recovery.missing() {
+            return Err(Resume::Trimmed);
+        }
         let mut missed = Missed::default();
         for (room, joined) in &session.rooms {
             let name = &room.key.name;
-            if self.is_taken(slot, namespace, &session, name) {
+            let is_open = self.is_open(slot, namespace, name)?;
+            let was_open = self.shared.members.grant(name, &session.identity).is_ok();
+            if was_open && !is_open {
                 missed.taken.push(name.clone());
-            } else if !is_live || self.is_put_there(slot, name, ticket) {
+            } else if !is_live || is_put_there(is_open, name, ticket) {
                 self.join_again(engine, slot, namespace, room, *joined)?;
             }
         }
         // What it missed is decided by what its new token grants.
         session.taken.clone_from(&missed.taken);
-        session.identity = identity.clone();
         // All that is published from here on is in the mailbox, for whoever is in a room.
         let now = recovery.line.last();
         self.collect(namespace, &session, (since, now), is_live, &mut missed)?;
@@ -534,21 +655,13 @@ impl Hub {
         Ok(missed)
     }
 
-    /// Whether the app has put a live client into a topic: it goes on with those it names
-    /// itself, and with no others that it may join.
-    fn is_put_there(&self, slot: Slot, topic: &str, ticket: &Ticket) -> bool {
-        let is_named = ticket.topics.iter().any(|(named, _)| **named == *topic);
-        !is_named && !self.is_granted(slot, NamespaceId::ROOT, topic)
-    }
-
-    fn is_granted(&self, slot: Slot, namespace: NamespaceId, room: &str) -> bool {
+    /// Whether a room is open to the new socket. Whoever belongs to the conversations of its
+    /// session has been asked about before.
+    fn is_open(&self, slot: Slot, namespace: NamespaceId, room: &str) -> Result<bool, Resume> {
         let socket = self.link(slot).and_then(|link| link.socket(namespace));
-        socket.is_some_and(|socket| rooms::may_join(room, &socket.identity).is_ok())
-    }
-
-    /// Whether the earlier token has granted a room that the new one does not.
-    fn is_taken(&self, slot: Slot, namespace: NamespaceId, session: &Parked, room: &str) -> bool {
-        rooms::may_join(room, &session.identity).is_ok() && !self.is_granted(slot, namespace, room)
+        let identity = &socket.ok_or(Resume::Unsure)?.identity;
+        let open = self.shared.members.may_join_now(room, identity);
+        open.map(|open| open.is_ok()).ok_or(Resume::Unsure)
     }
 
     /// Puts the socket into a room that it was in since a place.
@@ -587,7 +700,7 @@ impl Hub {
         let rooms = session.rooms.iter().filter(|_| !is_live);
         for (room, joined) in rooms.filter(|(room, _)| !missed.taken.contains(&room.key.name)) {
             let after = since.max(*joined);
-            let found = room.with_ring(|ring| events_of(ring, session, after, now));
+            let found = room.with_ring(|ring| self.events_of(ring, session, after, now));
             missed.events.extend(found.transpose()?.unwrap_or_default());
         }
         let identity = &session.identity;
@@ -604,11 +717,45 @@ impl Hub {
         for scope in std::iter::once(everybody).chain(user) {
             if let Some(ring) = shelf.and_then(|shelf| shelf.find(scope)) {
                 let ring = ring.lock().unwrap_or_else(PoisonError::into_inner);
-                missed.events.extend(events_of(&ring, session, since, now)?);
+                missed
+                    .events
+                    .extend(self.events_of(&ring, session, since, now)?);
             }
         }
         missed.events.sort_by_key(|event| event.id);
         Ok(())
+    }
+
+    /// What a session missed of a ring, or that something of it is gone.
+    fn events_of(
+        &self,
+        ring: &Ring,
+        session: &Parked,
+        after: u64,
+        to: u64,
+    ) -> Result<Vec<Kept>, Resume> {
+        if !ring.is_complete_after(after) {
+            return Err(Resume::Trimmed);
+        }
+        let members = &self.shared.members;
+        let in_doubt = Cell::new(false);
+        let is_open = |room: &str| match members.grant(room, &session.identity) {
+            // Only members are told of what is said in a conversation.
+            Ok(Grant::Given | Grant::ToMembers(Kind::Joined)) => true,
+            Ok(Grant::ToMembers(Kind::Invited)) => {
+                let open = members.may_join_now(room, &session.identity);
+                in_doubt.set(in_doubt.get() || open.is_none());
+                open.is_some_and(|open| open.is_ok())
+            }
+            Err(_) => false,
+        };
+        let events = ring.between(after, to).into_iter();
+        let heard = events.filter(|event| session.hears(event, is_open));
+        let heard = heard.cloned().collect();
+        match in_doubt.get() {
+            true => Err(Resume::Unsure),
+            false => Ok(heard),
+        }
     }
 
     /// What one resume may bring must fit what may wait for the connection.
@@ -645,6 +792,7 @@ impl Hub {
                 socket.set_left(session.left);
             }
         }
+        self.note_back(engine, slot, namespace);
     }
 
     /// Tells a client what it has missed. What comes before the answer to a CONNECT,
@@ -714,7 +862,7 @@ impl Hub {
             let (room, joined) = rooms
                 .into_iter()
                 .find(|(room, _)| *room.key.name == **topic)?;
-            if fanout.epoch(room.incarnation) != **epoch {
+            if fanout.epoch(room.epoch()) != **epoch {
                 return None;
             }
             let at = room.with_ring(|ring| ring.id_of(*offset)).flatten();
@@ -731,7 +879,7 @@ impl Hub {
         (epoch, offset): (&str, u64),
         to: u64,
     ) -> Option<Vec<Kept>> {
-        if self.shared.fanout.epoch(room.incarnation) != epoch || offset > to {
+        if self.shared.fanout.epoch(room.epoch()) != epoch || offset > to {
             return None;
         }
         let most = self.recovery()?.max_replay;
@@ -752,9 +900,8 @@ impl Hub {
         let here = self.address(engine, slot, NamespaceId::ROOT);
         missed.retain(|event| {
             let skip = event.only.as_ref().and_then(|only| only.skip);
-            let is_own = |by: SocketAddress| {
-                Some(by) == here || self.is_own(slot, NamespaceId::ROOT, &by)
-            };
+            let is_own =
+                |by: SocketAddress| Some(by) == here || self.is_own(slot, NamespaceId::ROOT, &by);
             !skip.is_some_and(is_own)
         });
         missed
@@ -789,14 +936,11 @@ impl Hub {
     }
 }
 
-/// What a session missed of a ring, or that something of it is gone.
-fn events_of(ring: &Ring, session: &Parked, after: u64, to: u64) -> Result<Vec<Kept>, Resume> {
-    if !ring.is_complete_after(after) {
-        return Err(Resume::Trimmed);
-    }
-    let events = ring.between(after, to).into_iter();
-    let heard = events.filter(|event| session.hears(event));
-    Ok(heard.cloned().collect())
+/// Whether the app has put a live client into a topic: it goes on with those it names itself,
+/// and with no others that it may join.
+fn is_put_there(is_open: bool, topic: &str, ticket: &Ticket) -> bool {
+    let is_named = ticket.topics.iter().any(|(named, _)| **named == *topic);
+    !is_named && !is_open
 }
 
 /// The newest of each key of a topic, as the `snapshot` of `subscribed`.

@@ -248,6 +248,16 @@ const CLUSTER_COUNTERS: &[Plain<ClusterStatus>] = &[
         |c| c.undelivered,
     ),
     (
+        "cluster_publications_dropped",
+        "Publications of other nodes that were dropped, as this one had too much to do",
+        |c| c.dropped,
+    ),
+    (
+        "cluster_gaps_told",
+        "Times that a room, a user or everybody was told of lost publications",
+        |c| c.missed,
+    ),
+    (
         "cluster_subscription_gaps",
         "Times this node was cut off from the others' publications",
         |c| c.gaps,

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use axum::Json;
 use axum::extract::rejection::QueryRejection;
-use axum::extract::{Path, Query, State as With};
+use axum::extract::{Query, State as With};
 use axum::http::StatusCode;
 use heartline::Code;
 use heartline::entries::{Page, SocketEntry, SocketFilter};
@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use super::problem::Problem;
 use super::state::State;
-use super::strict::Known;
+use super::strict::{Known, Named};
 
 pub(super) const DEFAULT_LIMIT: usize = 100;
 pub(super) const MAX_LIMIT: usize = 1000;
@@ -75,7 +75,7 @@ fn missing() -> Problem {
 
 pub(super) async fn inspect(
     With(state): With<State>,
-    Path(socket_id): Path<String>,
+    Named(socket_id): Named,
 ) -> Result<Json<SocketEntry>, Problem> {
     let found = state.gateway.connection(&socket_id).await;
     found.map(Json).ok_or_else(missing)
@@ -106,7 +106,7 @@ const MAX_ACK: Duration = Duration::from_secs(60);
 
 pub(super) async fn emit(
     With(state): With<State>,
-    Path(socket_id): Path<String>,
+    Named(socket_id): Named,
     body: Known<Outgoing>,
 ) -> Result<Json<Emitted>, Problem> {
     let Known(out) = body;
@@ -148,7 +148,7 @@ pub(super) async fn emit(
 
 pub(super) async fn disconnect(
     With(state): With<State>,
-    Path(socket_id): Path<String>,
+    Named(socket_id): Named,
 ) -> Result<Json<Value>, Problem> {
     match state.gateway.disconnect(&socket_id).await {
         true => Ok(Json(json!({ "disconnected": 1 }))),

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use axum::Json;
-use axum::extract::{Path, State as With};
+use axum::extract::State as With;
 use axum::http::StatusCode;
 use heartline::{Part, ShedError};
 use serde::Deserialize;
@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::problem::Problem;
 use super::state::State;
-use super::strict::Known;
+use super::strict::{Known, Named};
 
 /// Over how long connections are let go, where nothing else is asked for, milliseconds.
 pub(super) const DEFAULT_OVER_MS: u64 = 60_000;
@@ -54,7 +54,7 @@ impl Wish {
 
 pub(super) async fn shed(
     With(state): With<State>,
-    Path(node_id): Path<String>,
+    Named(node_id): Named,
     body: Known<Wish>,
 ) -> Result<(StatusCode, Json<Value>), Problem> {
     let Known(wish) = body;

@@ -1,6 +1,7 @@
 //! The API's own description (OpenAPI 3.1), made from one table of routes.
 
 use axum::Json;
+use heartline::store::invites::MAX_USES;
 use heartline::store::{MAX_PART, PART};
 use serde_json::{Map, Value, json};
 
@@ -37,6 +38,9 @@ const WHO: &[&str] = &[
 /// The members of a body that says how many connections are to go: a share of them or a
 /// number.
 const SHED: &[&str] = &["share", "connections", "overMs"];
+
+/// The members of a body that says who comes by which invite; the first two are required.
+const INVITED: &[&str] = &["code", "userId", "userType", "tenantId"];
 
 /// All routes of the operators' listener.
 pub(super) static ROUTES: &[Route] = &[
@@ -244,6 +248,94 @@ pub(super) static ROUTES: &[Route] = &[
     },
     Route {
         method: "get",
+        path: "/v1/conversations/{conversationId}/members",
+        does: "The members of a conversation by their ids, a page at a time",
+        query: &["cursor", "limit", "tenantId"],
+        body: &[],
+        answer: "ConversationMembers",
+    },
+    Route {
+        method: "put",
+        path: "/v1/conversations/{conversationId}/members",
+        does: "Make users members of a conversation: they may join it, whatever their tokens say",
+        query: &[],
+        body: &["users", "userType", "tenantId"],
+        answer: "Added",
+    },
+    Route {
+        method: "delete",
+        path: "/v1/conversations/{conversationId}/members",
+        does: "End memberships; sockets that nothing else lets in leave the room",
+        query: &[],
+        body: &["users", "userType", "tenantId"],
+        answer: "Removed",
+    },
+    Route {
+        method: "put",
+        path: "/v1/conversations/{conversationId}/members/{userId}",
+        does: "Make one user a member",
+        query: WHICH,
+        body: &[],
+        answer: "Added",
+    },
+    Route {
+        method: "delete",
+        path: "/v1/conversations/{conversationId}/members/{userId}",
+        does: "End one user's membership",
+        query: WHICH,
+        body: &[],
+        answer: "Removed",
+    },
+    Route {
+        method: "get",
+        path: "/v1/invites",
+        does: "Invites by their codes, a page at a time",
+        query: &["cursor", "limit", "conversationId", "tenantId"],
+        body: &[],
+        answer: "Invites",
+    },
+    Route {
+        method: "post",
+        path: "/v1/invites",
+        does: "Make an invite to a conversation, for a time (30m, 7d) and a number of users or \
+               without end",
+        query: &[],
+        body: &[
+            "conversationId",
+            "expiresIn",
+            "maxUses",
+            "label",
+            "createdBy",
+            "tenantId",
+        ],
+        answer: "Invite",
+    },
+    Route {
+        method: "post",
+        path: "/v1/invites/join",
+        does: "Make a user a member by an invite: its code, or an address with it",
+        query: &[],
+        body: INVITED,
+        answer: "Welcome",
+    },
+    Route {
+        method: "get",
+        path: "/v1/invites/{code}",
+        does: "One invite",
+        query: &[],
+        body: &[],
+        answer: "Invite",
+    },
+    Route {
+        method: "delete",
+        path: "/v1/invites/{code}",
+        does: "Take an invite back; who has come by it stays",
+        query: &[],
+        body: &[],
+        answer: "Invite",
+    },
+    Route {
+        method: "get",
         path: "/v1/nodes",
         does: "The nodes",
         query: &[],
@@ -266,6 +358,26 @@ pub(super) static ROUTES: &[Route] = &[
         query: &[],
         body: &[],
         answer: "Draining",
+    },
+];
+
+/// Sign-in with a wallet, which the public listener answers where `auth.wallet.enabled` is set.
+static SIGN_IN: &[Route] = &[
+    Route {
+        method: "post",
+        path: crate::wallet::CHALLENGE,
+        does: "A text for a wallet to sign; it is good once, until expiresAt",
+        query: &[],
+        body: &["walletAddress"],
+        answer: "Challenge",
+    },
+    Route {
+        method: "post",
+        path: crate::wallet::CONNECT,
+        does: "A token for who has signed that text",
+        query: &[],
+        body: &["walletAddress", "challenge", "signature"],
+        answer: "SignedIn",
     },
 ];
 
@@ -303,6 +415,7 @@ fn parameter(route: &Route, name: &str) -> Value {
             json!({ "type": "string" }),
             "Only this kind of user; any without it.",
         ),
+        "conversationId" => (json!({ "type": "string" }), "Only this conversation's."),
         "tenantId" => (json!({ "type": "string" }), "The tenant."),
         "namespace" => (
             json!({ "type": "string" }),
@@ -320,6 +433,7 @@ fn member(name: &str) -> Value {
         "ackWithinMs" => json!({ "type": "integer", "minimum": 0, "maximum": 60_000 }),
         "share" => json!({ "type": "number", "exclusiveMinimum": 0, "maximum": 1 }),
         "connections" => json!({ "type": "integer", "minimum": 1 }),
+        "maxUses" => json!({ "type": "integer", "minimum": 1, "maximum": MAX_USES }),
         "overMs" => json!({ "type": "integer", "minimum": 0, "maximum": MAX_OVER_MS,
             "default": DEFAULT_OVER_MS }),
         "users" => json!({ "type": "array", "items": { "type": "string" }, "maxItems": 1000 }),
@@ -355,6 +469,8 @@ fn operation(route: &Route) -> Value {
     if !route.body.is_empty() {
         let required = if [WHO, SHED].contains(&route.body) {
             &[][..]
+        } else if route.body == INVITED {
+            &route.body[..2]
         } else {
             &route.body[..1]
         };
@@ -373,11 +489,27 @@ fn operation(route: &Route) -> Value {
     operation
 }
 
+/// A route that is not of this listener: anybody may ask, and errors are its own.
+fn sign_in(route: &Route) -> Value {
+    let mut operation = operation(route);
+    let schema = &mut operation["requestBody"]["content"]["application/json"]["schema"];
+    schema["required"] = json!(route.body);
+    schema["additionalProperties"] = true.into();
+    operation["responses"]["4XX"] = json!({ "description": "What is wrong", "content": {
+        "application/json": { "schema": schemas::reference("SignInError") } } });
+    operation["servers"] = json!([{ "url": "{public}", "description": "The public listener",
+        "variables": { "public": { "default": "http://localhost:8080" } } }]);
+    operation
+}
+
 fn build() -> Value {
     let mut paths = Map::new();
     for route in ROUTES {
         let entry = paths.entry(route.path).or_insert_with(|| json!({}));
         entry[route.method] = operation(route);
+    }
+    for route in SIGN_IN {
+        paths.insert(route.path.into(), json!({ route.method: sign_in(route) }));
     }
     json!({
         "openapi": "3.1.0",
@@ -434,10 +566,10 @@ mod tests {
             .values()
             .map(|path| path.as_object().unwrap().len())
             .sum();
-        assert_eq!(described, ROUTES.len());
+        assert_eq!(described, ROUTES.len() + SIGN_IN.len());
         // Every answer has a schema.
         let schemas = &document["components"]["schemas"];
-        for route in ROUTES {
+        for route in ROUTES.iter().chain(SIGN_IN) {
             assert!(
                 route.answer.is_empty() || schemas[route.answer].is_object(),
                 "{}",
@@ -448,6 +580,7 @@ mod tests {
         let source = include_str!("mod.rs");
         let routed = source.matches("get(").count()
             + source.matches("post(").count()
+            + source.matches("put(").count()
             + source.matches(".delete(").count();
         assert_eq!(routed, ROUTES.len());
     }

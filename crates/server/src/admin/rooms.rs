@@ -2,7 +2,7 @@
 
 use axum::Json;
 use axum::extract::rejection::QueryRejection;
-use axum::extract::{Path, Query, State as With};
+use axum::extract::{Query, State as With};
 use axum::http::StatusCode;
 use heartline::entries::{Page, RoomEntry};
 use heartline::{Broadcast, Publish, Published, Sockets};
@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use super::connections::Part;
 use super::problem::Problem;
 use super::state::State;
-use super::strict::Known;
+use super::strict::{Known, Named};
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -40,7 +40,7 @@ pub(super) async fn list(
 
 pub(super) async fn inspect(
     With(state): With<State>,
-    Path(room): Path<String>,
+    Named(room): Named,
     place: Result<Query<Place>, QueryRejection>,
 ) -> Result<Json<RoomEntry>, Problem> {
     let place = place?.0;
@@ -56,7 +56,7 @@ pub(super) async fn inspect(
 
 pub(super) async fn members(
     With(state): With<State>,
-    Path(room): Path<String>,
+    Named(room): Named,
     place: Result<Query<Place>, QueryRejection>,
 ) -> Result<Json<Value>, Problem> {
     let place = place?.0;
@@ -107,7 +107,7 @@ impl Who {
 
 pub(super) async fn join(
     With(state): With<State>,
-    Path(room): Path<String>,
+    Named(room): Named,
     Known(who): Known<Who>,
 ) -> Result<Json<Value>, Problem> {
     let which = who.sockets();
@@ -122,7 +122,7 @@ pub(super) async fn join(
 
 pub(super) async fn leave(
     With(state): With<State>,
-    Path(room): Path<String>,
+    Named(room): Named,
     Known(who): Known<Who>,
 ) -> Result<Json<Value>, Problem> {
     let mut which = who.sockets();
@@ -174,7 +174,7 @@ fn answer(published: Published) -> Json<Value> {
 
 pub(super) async fn publish(
     With(state): With<State>,
-    Path(room): Path<String>,
+    Named(room): Named,
     body: Known<Outgoing>,
 ) -> Result<Json<Value>, Problem> {
     let Known(out) = body;

@@ -3,7 +3,8 @@
 
 use axum::Json;
 use axum::body::{Body, to_bytes};
-use axum::extract::{FromRequest, MatchedPath, Request};
+use axum::extract::{FromRequest, FromRequestParts, MatchedPath, Path, Request};
+use axum::http::request::Parts;
 use axum::http::{Method, StatusCode, Uri};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
@@ -126,6 +127,18 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Known<T> {
             let why = error.to_string();
             bad(format!("The body does not fit: {why:.MAX_WHY$}"))
         })
+    }
+}
+
+/// What a request's path names.
+pub(super) struct Named(pub(super) String);
+
+impl<S: Send + Sync> FromRequestParts<S> for Named {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let Path(name) = Path::from_request_parts(parts, state).await?;
+        Ok(Named(name))
     }
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::rejection::QueryRejection;
-use axum::extract::{Path, Query, State as With};
+use axum::extract::{Query, State as With};
 use axum::http::StatusCode;
 use heartline::auth::UserKey;
 use heartline::entries::{SocketEntry, UserPresence};
@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use super::problem::Problem;
 use super::state::State;
-use super::strict::Known;
+use super::strict::{Known, Named};
 
 /// Most users in one question.
 const MAX_USERS: usize = 1000;
@@ -60,7 +60,7 @@ async fn sockets_of(state: &State, user_id: &str, which: &Which) -> Vec<SocketEn
 
 pub(super) async fn inspect(
     With(state): With<State>,
-    Path(user_id): Path<String>,
+    Named(user_id): Named,
     which: Result<Query<Which>, QueryRejection>,
 ) -> Result<Json<Value>, Problem> {
     let which = which?.0;
@@ -73,7 +73,7 @@ pub(super) async fn inspect(
 
 pub(super) async fn presence(
     With(state): With<State>,
-    Path(user_id): Path<String>,
+    Named(user_id): Named,
     which: Result<Query<Which>, QueryRejection>,
 ) -> Result<Json<UserPresence>, Problem> {
     presence_of(&state, &user_id, &which?.0).await.map(Json)
@@ -81,7 +81,7 @@ pub(super) async fn presence(
 
 pub(super) async fn connections(
     With(state): With<State>,
-    Path(user_id): Path<String>,
+    Named(user_id): Named,
     which: Result<Query<Which>, QueryRejection>,
 ) -> Result<Json<Value>, Problem> {
     let sockets = sockets_of(&state, &user_id, &which?.0).await;
@@ -99,7 +99,7 @@ pub(super) struct Outgoing {
 
 pub(super) async fn emit(
     With(state): With<State>,
-    Path(user_id): Path<String>,
+    Named(user_id): Named,
     which: Result<Query<Which>, QueryRejection>,
     body: Known<Outgoing>,
 ) -> Result<Json<Value>, Problem> {
@@ -122,7 +122,7 @@ pub(super) async fn emit(
 
 pub(super) async fn disconnect(
     With(state): With<State>,
-    Path(user_id): Path<String>,
+    Named(user_id): Named,
     which: Result<Query<Which>, QueryRejection>,
 ) -> Result<Json<Value>, Problem> {
     let mut disconnected = 0;

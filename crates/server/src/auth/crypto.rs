@@ -40,7 +40,7 @@ fn hmac_of(algorithm: Algorithm) -> Option<hmac::Algorithm> {
     }
 }
 
-/// An algorithm that signs; the gateway signs with its secret alone.
+/// An algorithm that signs; the gateway signs with its secret, and with a key for wallets.
 struct Signs {
     algorithm: Algorithm,
     key: EncodingKey,
@@ -151,23 +151,30 @@ fn failed<E>(_: E) -> signature::Error {
     signature::Error::new()
 }
 
-#[cfg(not(test))]
-fn asymmetric_signature(
-    _: Algorithm,
-    _: &[u8],
-    _: &[u8],
-) -> std::result::Result<Vec<u8>, signature::Error> {
-    Err(signature::Error::new())
-}
-
-/// Tests sign as the issuers of tokens do, with private keys.
-#[cfg(test)]
+/// A signature with a private Ed25519 key; tests sign as the issuers of tokens do, with keys of
+/// all kinds.
 fn asymmetric_signature(
     algorithm: Algorithm,
     key: &[u8],
     message: &[u8],
 ) -> std::result::Result<Vec<u8>, signature::Error> {
-    use asymmetric::{EcdsaKeyPair, Ed25519KeyPair, RsaKeyPair};
+    if algorithm == Algorithm::EdDSA {
+        let pair = asymmetric::Ed25519KeyPair::from_pkcs8_maybe_unchecked(key);
+        return Ok(pair.map_err(failed)?.sign(message).as_ref().to_vec());
+    }
+    #[cfg(not(test))]
+    return Err(signature::Error::new());
+    #[cfg(test)]
+    of_issuers(algorithm, key, message)
+}
+
+#[cfg(test)]
+fn of_issuers(
+    algorithm: Algorithm,
+    key: &[u8],
+    message: &[u8],
+) -> std::result::Result<Vec<u8>, signature::Error> {
+    use asymmetric::{EcdsaKeyPair, RsaKeyPair};
     let random = ring::rand::SystemRandom::new();
     let with_curve = |curve| {
         let pair = EcdsaKeyPair::from_pkcs8(curve, key, &random).map_err(failed)?;
@@ -177,10 +184,6 @@ fn asymmetric_signature(
     let padding: &'static dyn asymmetric::RsaEncoding = match algorithm {
         Algorithm::ES256 => return with_curve(&asymmetric::ECDSA_P256_SHA256_FIXED_SIGNING),
         Algorithm::ES384 => return with_curve(&asymmetric::ECDSA_P384_SHA384_FIXED_SIGNING),
-        Algorithm::EdDSA => {
-            let pair = Ed25519KeyPair::from_pkcs8_maybe_unchecked(key).map_err(failed)?;
-            return Ok(pair.sign(message).as_ref().to_vec());
-        }
         Algorithm::RS256 => &asymmetric::RSA_PKCS1_SHA256,
         Algorithm::RS384 => &asymmetric::RSA_PKCS1_SHA384,
         Algorithm::RS512 => &asymmetric::RSA_PKCS1_SHA512,

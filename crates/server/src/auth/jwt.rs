@@ -74,6 +74,9 @@ impl JwtAuthenticator {
         if let Some(public) = &settings.public_key {
             keys.push(("auth.jwt.public_key", Key::public(public)?));
         }
+        if let Some(own) = &settings.wallet_key {
+            keys.push(("auth.wallet.key", Key::ed25519_pair(own)?.0));
+        }
         Ok(JwtAuthenticator(Arc::new(Inner {
             keys,
             set: settings.jwks_url.clone().map(KeySet::new),

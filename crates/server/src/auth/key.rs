@@ -2,6 +2,7 @@
 
 use heartline::rustls::pki_types::CertificateDer;
 use jsonwebtoken::{Algorithm, DecodingKey};
+use ring::signature::{Ed25519KeyPair, KeyPair as _};
 use spki::ObjectIdentifier;
 
 // RFC 8017 appendix A.1, RFC 5480 section 2.1.1, RFC 8410 section 3.
@@ -33,12 +34,27 @@ impl Key {
     /// # Errors
     /// A sentence that begins with the configuration's key.
     pub(crate) fn public(given: &str) -> Result<Self, String> {
-        let text = match given.contains("-----BEGIN") {
-            true => unfolded(given).into_bytes(),
-            false => std::fs::read(given)
-                .map_err(|error| format!("auth.jwt.public_key: {given} cannot be read: {error}"))?,
-        };
+        let text = read(given).map_err(|what| format!("auth.jwt.public_key: {what}"))?;
         Key::from_pem(&text).map_err(|what| format!("auth.jwt.public_key {what}"))
+    }
+
+    /// The key that verifies what a private Ed25519 key signs, and that key itself as PKCS #8
+    /// (RFC 8410), from PEM text or from the file of that name.
+    ///
+    /// # Errors
+    /// A sentence that begins with the configuration's key.
+    pub(crate) fn ed25519_pair(given: &str) -> Result<(Self, Vec<u8>), String> {
+        const KIND: &str = "auth.wallet.key must be the PEM of an Ed25519 private key \
+                            (`openssl genpkey -algorithm ed25519` makes one)";
+        let text = read(given).map_err(|what| format!("auth.wallet.key: {what}"))?;
+        let pem = pem::parse(text).map_err(|_| KIND)?;
+        let pair = Ed25519KeyPair::from_pkcs8_maybe_unchecked(pem.contents());
+        let pair = pair.map_err(|_| KIND)?;
+        let key = Key {
+            key: DecodingKey::from_ed_der(pair.public_key().as_ref()),
+            algorithms: vec![Algorithm::EdDSA],
+        };
+        Ok((key, pem.into_contents()))
     }
 
     fn from_pem(text: &[u8]) -> Result<Self, &'static str> {
@@ -100,6 +116,14 @@ impl Key {
         self.algorithms.contains(&algorithm)
             && jsonwebtoken::crypto::verify(signature, head.as_bytes(), &self.key, algorithm)
                 .unwrap_or(false)
+    }
+}
+
+/// PEM text, or what is in the file of that name.
+fn read(given: &str) -> Result<Vec<u8>, String> {
+    match given.contains("-----BEGIN") {
+        true => Ok(unfolded(given).into_bytes()),
+        false => std::fs::read(given).map_err(|error| format!("{given} cannot be read: {error}")),
     }
 }
 

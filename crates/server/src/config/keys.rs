@@ -7,8 +7,10 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use heartline::auth::RoomPattern;
 use heartline::config::{
-    AllowedOrigins, Announce, AuthMode, ConnectLimit, DevicePolicy, NamespaceConfig, OnExcess,
+    AllowedOrigins, Announce, AuthMode, ConnectLimit, ConversationAccess, DevicePolicy,
+    NamespaceConfig, OnExcess,
 };
 use heartline_cluster::SocketIoAdapter;
 use toml::Value;
@@ -94,10 +96,14 @@ fn one_of<T: Copy>(value: &Value, choices: &[(&str, T)]) -> Result<T, Wrong> {
         .ok_or_else(|| format!("must be one of {}, not {text:?}", names.join(", ")))
 }
 
+/// Longest name of a host (RFC 1035), and a port.
+const MAX_DOMAIN: usize = 253 + 6;
 /// Smallest `server.max_payload`, bytes: CONNECT without a token fits.
 const MIN_PAYLOAD: usize = 128;
 /// Smallest `server.send_buffer`, bytes: what every client is told at first fits.
 const MIN_SEND_BUFFER: usize = 1024;
+/// Largest `auth.wallet.ttl`: as long as somebody may look for their wallet.
+const MAX_CHALLENGE_TTL: Duration = Duration::from_secs(3_600);
 /// Largest `auth.jwt.leeway`: clocks do not differ by more, and tokens should expire.
 const MAX_LEEWAY: Duration = Duration::from_secs(86_400);
 
@@ -187,10 +193,35 @@ fn web_url(value: &Value) -> Result<String, Wrong> {
     }
 }
 
+/// A web address with a place for the code.
+fn invite_url(value: &Value) -> Result<String, Wrong> {
+    let given = text(value)?;
+    let url = reqwest::Url::parse(&given.replace("{code}", "code"));
+    let is_web = url.is_ok_and(|url| ["http", "https"].contains(&url.scheme()));
+    match is_web && given.contains("{code}") {
+        true => Ok(given),
+        false => Err("must be an address like \"https://app.example/invite/{code}\"".into()),
+    }
+}
+
 /// One text, and not what looks like a list of several.
 fn one_text(value: &Value) -> Result<String, Wrong> {
     let given = text(value).ok().filter(|given| !given.starts_with('['));
     given.ok_or_else(|| "must be one text, not a list".into())
+}
+
+/// A host, with a port perhaps, as it stands in a URL.
+fn domain(value: &Value) -> Result<String, Wrong> {
+    let given = text(value)?;
+    let origin = place::origin(&format!("https://{given}"));
+    let origin = origin.ok().filter(|_| !given.contains(['/', '*', '@']));
+    let domain = origin
+        .as_deref()
+        .and_then(|origin| origin.strip_prefix("https://"));
+    match domain.filter(|domain| domain.len() <= MAX_DOMAIN && domain.is_ascii()) {
+        Some(domain) => Ok(domain.to_owned()),
+        None => Err("must be a host as in a URL, like \"app.example\"".into()),
+    }
 }
 
 fn claim_name(value: &Value) -> Result<String, Wrong> {
@@ -597,6 +628,44 @@ pub(crate) static KEYS: &[Key] = &[
         "the cookie that may bring a token, where nothing else does; believed only of the server's own pages and those of `server.allowed_origins`, which cannot be `[\"*\"]` then",
         |s, v| Ok(s.gateway.token_cookie = optional(v, cookie_name)?),
     ),
+    node(
+        "auth.wallet.enabled",
+        "false",
+        "people sign in with a Stellar or ed25519 key: `POST /auth/challenge` and `POST /auth/connect` on the public port ([wallets](wallets.md))",
+        |s, v| Ok(s.wallet.enabled = truth(v)?),
+    ),
+    node(
+        "auth.wallet.domain",
+        "\"off\"",
+        "where people sign in, like `\"app.example\"`: their wallets show it to them; needed for that",
+        |s, v| Ok(s.wallet.domain = optional(v, domain)?.unwrap_or_default()),
+    ),
+    node(
+        "auth.wallet.ttl",
+        "\"5m\"",
+        "how long a challenge can be signed, at most `\"1h\"`",
+        |s, v| match positive_duration(v)? {
+            ttl if ttl <= MAX_CHALLENGE_TTL => Ok(s.wallet.ttl = ttl),
+            _ => Err("must be at most 1h: a challenge is signed at once, or not at all".into()),
+        },
+    ),
+    node(
+        "auth.wallet.token_ttl",
+        "\"12h\"",
+        "how long the token is good that a wallet gets",
+        |s, v| Ok(s.wallet.token_ttl = positive_duration(v)?),
+    ),
+    node(
+        "auth.wallet.user_type",
+        "\"off\"",
+        "the `userType` of who signs in with a wallet",
+        |s, v| Ok(s.wallet.user_type = optional(v, one_text)?),
+    ),
+    secret(
+        "auth.wallet.key",
+        "PEM file (or PEM text) of an Ed25519 private key that signs these tokens (EdDSA); without it `auth.jwt.secret` does (HS256)",
+        |s, v| Ok(s.jwt.wallet_key = optional(v, text)?),
+    ),
     claim!("user", "\"sub\"", user),
     claim!("user_type", "\"userType\"", user_type),
     claim!("tenant", "\"tenantId\"", tenant),
@@ -683,6 +752,33 @@ pub(crate) static KEYS: &[Key] = &[
         "rooms one socket may be in",
         |s, v| Ok(s.gateway.max_rooms_per_socket = count(v)?),
     ),
+    node(
+        "conversations.access",
+        "\"members\"",
+        "who may join a conversation that their token does not name: `members`, or `open`: any user \
+         whose token has no list of rooms. With `--dev` it is `open` unless it is set",
+        |s, v| {
+            let choices = [
+                ("members", ConversationAccess::Members),
+                ("open", ConversationAccess::Open),
+            ];
+            Ok(s.gateway.conversations.access = one_of(v, &choices)?)
+        },
+    ),
+    node(
+        "conversations.receipts",
+        "false",
+        "whether everybody in the room of a conversation hears how far its members have read \
+         (`message:read`); a user's own sockets hear it in any case",
+        |s, v| Ok(s.gateway.conversations.receipts = truth(v)?),
+    ),
+    node(
+        "invites.url",
+        "\"off\"",
+        "the address of an invite, like `https://app.example/invite/{code}`: the API tells it with \
+         the code",
+        |s, v| Ok(s.gateway.conversations.invite_url = optional(v, invite_url)?),
+    ),
     space(
         "presence.announce",
         "\"namespace\"",
@@ -695,6 +791,22 @@ pub(crate) static KEYS: &[Key] = &[
             ];
             Ok(n.announce = one_of(v, &choices)?)
         },
+    ),
+    node(
+        "checkpoint.rooms",
+        "[\"*\"]",
+        "which rooms are kept with what `session:checkpoint` says, by names or prefixes (`lobby:*`); a user's own room never is",
+        |s, v| {
+            let patterns = list(v)?;
+            s.gateway.checkpoint_rooms = patterns.iter().map(|one| RoomPattern::new(one)).collect();
+            Ok(())
+        },
+    ),
+    node(
+        "session.rejoin",
+        "false",
+        "whether who comes back joins the kept rooms again that the token still grants; otherwise `session:resume` only names them",
+        |s, v| Ok(s.gateway.session_rejoin = truth(v)?),
     ),
     node(
         "presence.offline_grace",
@@ -751,8 +863,10 @@ pub(crate) static KEYS: &[Key] = &[
     node(
         "recovery.journal",
         "\"off\"",
-        "only `off` in this version: what is kept ends with the process",
-        |_, v| not_yet(v, "off", "keeping events in a file is"),
+        "a file that is written to as events are kept and sockets come and go: after `kill -9` \
+         the next process goes on with it, and clients lose nothing. It is as secret as the \
+         messages, grows to 128 MB, and is worth nothing after a restart of the machine",
+        |s, v| Ok(s.gateway.recovery.journal = optional(v, |v| Ok(PathBuf::from(text(v)?)))?),
     ),
     node(
         "recovery.unreachable",

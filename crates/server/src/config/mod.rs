@@ -17,7 +17,7 @@ use heartline::config::{AllowedOrigins, DevicePolicy, NamespaceConfig};
 use toml::Value;
 
 use keys::{Apply, KEYS, Key};
-pub(crate) use settings::{ClaimNames, JwtSettings, LogFormat, Settings, StoreUrl};
+pub(crate) use settings::{ClaimNames, JwtSettings, LogFormat, Settings, StoreUrl, WalletSettings};
 pub(crate) use value::parse_duration;
 
 use crate::hosts::is_loopback;
@@ -60,6 +60,15 @@ pub(crate) struct Loaded {
 /// From where `store.url` is what it is, when nobody has set it for a cluster.
 const WITH_CLUSTER: &str = "cluster.url";
 
+/// What is otherwise with `--dev`, where nobody has set it.
+const WITH_DEV: [(&str, &str); 5] = [
+    ("server.listen", "\"127.0.0.1:8080\""),
+    ("server.allowed_origins", "[\"*\"]"),
+    ("auth.mode", "\"optional\""),
+    ("store.url", "\"memory:\""),
+    ("conversations.access", "\"open\""),
+];
+
 const ENVIRONMENT: &str = "HEARTLINE__";
 const NAMESPACES: &str = "namespaces.";
 
@@ -74,12 +83,7 @@ pub(crate) fn load(
     let mut errors = Vec::new();
     let mut given = All::new();
     if sources.dev {
-        for (key, value) in [
-            ("server.listen", "\"127.0.0.1:8080\""),
-            ("server.allowed_origins", "[\"*\"]"),
-            ("auth.mode", "\"optional\""),
-            ("store.url", "\"memory:\""),
-        ] {
+        for (key, value) in WITH_DEV {
             put(&mut given, key, value::literal(value), "--dev");
         }
     }
@@ -439,11 +443,35 @@ fn check(settings: &Settings, sources: &Sources, errors: &mut Vec<String>) {
             secret.len()
         ));
     }
+    check_wallets(settings, errors);
     if sources.dev && !is_loopback(&settings.listen) {
         errors.push(format!(
             "--dev listens on this machine only, and server.listen is {:?}: use 127.0.0.1, or leave --dev out",
             settings.listen
         ));
+    }
+}
+
+/// What sign-in with wallets needs.
+fn check_wallets(settings: &Settings, errors: &mut Vec<String>) {
+    if !settings.wallet.enabled {
+        return;
+    }
+    if settings.wallet.domain.is_empty() {
+        errors.push(
+            "auth.wallet.enabled needs auth.wallet.domain: where people sign in, like \
+             \"app.example\", so that they can read it in what their wallet shows them"
+                .into(),
+        );
+    }
+    // Without any key `serve` says what is missing, and `--dev` makes a secret.
+    if settings.jwt.is_configured() && !settings.jwt.signs() {
+        errors.push(
+            "auth.wallet.enabled needs a key that signs tokens, and auth.jwt only has one that \
+             verifies them: either set auth.jwt.secret (HS256), or auth.wallet.key to the PEM of \
+             an Ed25519 private key (`openssl genpkey -algorithm ed25519` makes one)"
+                .into(),
+        );
     }
 }
 
@@ -453,7 +481,13 @@ const MIN_SECRET: usize = 16;
 const GOOD_SECRET: usize = 32;
 
 /// What the public port answers elsewhere.
-const OWN_PATHS: &[&str] = &["/healthz", "/dev/token", "/dev/online"];
+const OWN_PATHS: &[&str] = &[
+    "/healthz",
+    "/dev/token",
+    "/dev/online",
+    "/auth/challenge",
+    "/auth/connect",
+];
 
 /// Each path leads to one place.
 fn check_paths(settings: &Settings, errors: &mut Vec<String>) {
@@ -494,9 +528,33 @@ fn not_read(name: &str) -> Option<String> {
     ))
 }
 
+/// What is to be said of several keys: whatever is signed with either is let in. That is meant
+/// while an issuer changes, and where wallets' tokens are signed here beside a key set.
+fn several_keys(settings: &Settings) -> Option<String> {
+    let jwt = &settings.jwt;
+    let keys = [
+        ("auth.jwt.secret", jwt.secret.is_some()),
+        ("auth.jwt.public_key", jwt.public_key.is_some()),
+        ("auth.jwt.jwks_url", jwt.jwks_url.is_some()),
+    ];
+    let set = keys
+        .iter()
+        .filter_map(|(name, is_set)| is_set.then_some(*name));
+    let set: Vec<&str> = set.collect();
+    let is_meant = set.len() < 2 || (settings.wallet.enabled && jwt.secret.is_some());
+    (!is_meant).then(|| {
+        format!(
+            "{} are set together, and tokens signed with either are let in: keep the one that \
+             your issuer signs with",
+            set.join(" and ")
+        )
+    })
+}
+
 /// What lets strangers in, or nobody.
 fn unsafe_or_shut(settings: &Settings) -> Vec<String> {
     let mut all = Vec::new();
+    all.extend(several_keys(settings));
     let secret = settings.jwt.secret.as_deref();
     if let Some(secret) = secret.filter(|secret| secret.len() < GOOD_SECRET) {
         all.push(format!(
@@ -565,6 +623,13 @@ fn warnings(settings: &Settings, given: &All) -> Vec<String> {
     if let (Some(key), false) = (of_limit, gateway.namespaces.values().any(limited)) {
         all.push(format!(
             "{} has no effect without devices.policy = \"limit\"",
+            key.name
+        ));
+    }
+    let of_wallets = first_set(|name| name.starts_with("auth.wallet."));
+    if let (Some(key), false) = (of_wallets, settings.wallet.enabled) {
+        all.push(format!(
+            "{} has no effect without auth.wallet.enabled",
             key.name
         ));
     }
@@ -725,6 +790,46 @@ mod tests {
         assert_eq!(settings.gateway.max_rooms_per_socket, 100);
         assert_eq!(settings.jwt.claims.user, "sub");
         assert_eq!(settings.jwt.leeway, Duration::from_secs(5));
+    }
+
+    #[test]
+    fn wallets_need_a_domain_and_a_key_that_signs() {
+        const ON: &str = "auth.wallet.enabled=true";
+        const AT: &str = "auth.wallet.domain=App.example:443";
+        const SECRET: &str = "auth.jwt.secret=0123456789abcdef0123456789abcdef";
+        const JWKS: &str = "auth.jwt.jwks_url=https://issuer.example/keys";
+        let refused = |pairs: &[&str]| {
+            let refused = set(pairs).err();
+            refused.map_or_else(String::new, |errors| errors.to_string())
+        };
+        assert_eq!(refused(&[ON, AT, SECRET]), "");
+        assert_eq!(refused(&[ON, AT, JWKS, "auth.wallet.key=key.pem"]), "");
+        assert_eq!(refused(&[ON, AT, JWKS, SECRET]), "");
+        assert!(refused(&[ON, SECRET]).contains("needs auth.wallet.domain"));
+        let why = refused(&[ON, AT, JWKS]);
+        assert!(why.contains("either set auth.jwt.secret") && why.contains("or auth.wallet.key"));
+        assert_eq!(
+            refused(&[ON, AT, SECRET, "cluster.url=redis://localhost"]),
+            ""
+        );
+        for domain in [
+            "https://a.example",
+            "a.example/path",
+            "a b",
+            "*",
+            "me@a.example",
+        ] {
+            let why = refused(&[&format!("auth.wallet.domain={domain}")]);
+            assert!(why.contains("must be a host"), "{domain}: {why}");
+        }
+        let loaded = set(&[AT]).unwrap_or_else(|errors| panic!("{errors}"));
+        assert_eq!(loaded.settings.wallet.domain, "app.example");
+        assert!(
+            loaded
+                .warnings
+                .iter()
+                .any(|what| what.contains("auth.wallet.domain has no effect"))
+        );
     }
 
     #[test]
@@ -1185,6 +1290,29 @@ mod tests {
         }
         let cookie = ["auth.jwt.cookie=session", "server.allowed_origins=*"];
         assert!(wrong(&cookie).contains("name the origins"));
+    }
+
+    #[test]
+    fn of_several_keys_that_let_tokens_in_somebody_is_told() {
+        let secret = "auth.jwt.secret=0123456789abcdef0123456789abcdef";
+        let (key, keys) = (
+            "auth.jwt.public_key=key.pem",
+            "auth.jwt.jwks_url=https://issuer.example/keys",
+        );
+        let told = |sets: &[&str]| several_keys(&set(sets).unwrap().settings);
+        for pair in [[secret, key], [secret, keys], [key, keys]] {
+            let told = told(&pair).unwrap();
+            let names = pair.map(|pair| pair.split('=').next().unwrap());
+            assert!(told.contains(&names.join(" and ")), "{told}");
+        }
+        for alone in [secret, key, keys] {
+            assert_eq!(told(&[alone]), None);
+        }
+        // What a file sets can be switched off above it.
+        assert_eq!(told(&[secret, "auth.jwt.secret=off", keys]), None);
+        // Wallets' tokens are signed here.
+        let wallets = ["auth.wallet.enabled=true", "auth.wallet.domain=app.example"];
+        assert_eq!(told(&[secret, keys, wallets[0], wallets[1]]), None);
     }
 
     #[test]

@@ -51,6 +51,7 @@ pub(crate) struct Settings {
     pub(crate) tls_cert: Option<String>,
     pub(crate) tls_key: Option<String>,
     pub(crate) jwt: JwtSettings,
+    pub(crate) wallet: WalletSettings,
     pub(crate) store: StoreUrl,
     pub(crate) cluster_url: Option<String>,
     pub(crate) cluster_prefix: String,
@@ -73,6 +74,8 @@ pub(crate) struct JwtSettings {
     pub(crate) secret: Option<String>,
     pub(crate) public_key: Option<String>,
     pub(crate) jwks_url: Option<String>,
+    /// The private key of the tokens that wallets get.
+    pub(crate) wallet_key: Option<String>,
     pub(crate) issuer: Option<String>,
     pub(crate) audience: Option<String>,
     pub(crate) leeway: Duration,
@@ -86,15 +89,34 @@ impl std::fmt::Debug for JwtSettings {
             .field("has_secret", &self.secret.is_some())
             .field("has_public_key", &self.public_key.is_some())
             .field("jwks_url", &self.jwks_url)
+            .field("has_wallet_key", &self.wallet_key.is_some())
             .finish_non_exhaustive()
     }
 }
 
 impl JwtSettings {
+    /// Whether this node can sign tokens that it believes.
+    pub(crate) fn signs(&self) -> bool {
+        self.secret.is_some() || self.wallet_key.is_some()
+    }
+
     /// Whether any way to verify a token is configured.
     pub(crate) fn is_configured(&self) -> bool {
-        self.secret.is_some() || self.public_key.is_some() || self.jwks_url.is_some()
+        self.signs() || self.public_key.is_some() || self.jwks_url.is_some()
     }
+}
+
+/// Sign-in with a wallet.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct WalletSettings {
+    pub(crate) enabled: bool,
+    /// Where people sign in, as the text names it that they sign: a host, with a port perhaps.
+    pub(crate) domain: String,
+    /// How long a challenge is good.
+    pub(crate) ttl: Duration,
+    /// How long a token is good.
+    pub(crate) token_ttl: Duration,
+    pub(crate) user_type: Option<String>,
 }
 
 /// Which claim carries what.

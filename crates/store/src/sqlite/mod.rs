@@ -5,7 +5,13 @@
 //! with the time that the disk needs. A second thread tells of what is stored, in its order, and
 //! two more read.
 
+mod challenges;
+mod checkpoints;
+mod codes;
+mod conversations;
 mod database;
+mod invites;
+mod people;
 mod reader;
 mod tables;
 mod writer;
@@ -14,9 +20,9 @@ use std::path::Path;
 use std::sync::{Arc, mpsc};
 
 use heartline_core::auth::{BoxFuture, UserKey};
-use heartline_core::store::memory::MemoryStore;
 use heartline_core::store::{
-    History, HistoryQuery, MessageStore, NewMessage, StoreError, Stored, Tell,
+    Challenge, Challenges, Changed, Changes, Checkpoint, Checkpoints, History, HistoryQuery,
+    MAX_METADATA, MessageStore, NewMessage, Redeemed, StoreError, Stored, Tell,
 };
 use rusqlite::{Connection, Transaction};
 use tokio::sync::{oneshot, watch};
@@ -46,12 +52,11 @@ const READERS: usize = 2;
 /// How many batches that are stored may wait to be told.
 const UNTOLD: usize = 2;
 
-/// Keeps messages in a file of SQLite. Members of conversations are kept in memory.
+/// Keeps messages, and who belongs to conversations, in a file of SQLite.
 pub struct SqliteStore {
     queue: Arc<Queue<Work>>,
     questions: Arc<Queue<Question>>,
     health: Arc<Health>,
-    members: MemoryStore,
     ended: watch::Receiver<bool>,
 }
 
@@ -98,7 +103,6 @@ impl SqliteStore {
             queue,
             questions,
             health,
-            members: MemoryStore::default(),
             ended: has_ended,
         })
     }
@@ -156,9 +160,6 @@ impl SqliteStore {
 
 impl MessageStore for SqliteStore {
     fn append(&self, message: NewMessage, tell: Tell) -> BoxFuture<Result<Stored, StoreError>> {
-        if let heartline_core::store::Channel::Conversation(id) = &message.channel {
-            drop(self.members.add_member(id, &message.sender));
-        }
         let key = message.temp_id.as_ref().map_or(0, String::len);
         let bytes = OVERHEAD + message.content.len() + message.channel.name().len() + key;
         let (reply, stored) = oneshot::channel();
@@ -175,20 +176,12 @@ impl MessageStore for SqliteStore {
         self.read(move |connection| tables::history(connection, &query))
     }
 
-    fn add_member(
-        &self,
-        conversation_id: &str,
-        user: &Arc<UserKey>,
-    ) -> BoxFuture<Result<(), StoreError>> {
-        self.members.add_member(conversation_id, user)
+    fn challenges(&self) -> Option<&dyn Challenges> {
+        Some(self)
     }
 
-    fn members(
-        &self,
-        tenant: Option<&str>,
-        conversation_id: &str,
-    ) -> BoxFuture<Result<Vec<Arc<UserKey>>, StoreError>> {
-        self.members.members(tenant, conversation_id)
+    fn checkpoints(&self) -> Option<&dyn Checkpoints> {
+        Some(self)
     }
 
     fn is_in_trouble(&self) -> bool {
@@ -206,6 +199,40 @@ impl MessageStore for SqliteStore {
     }
 }
 
+impl Challenges for SqliteStore {
+    fn issue(&self, challenge: Challenge, now: u64) -> BoxFuture<Result<(), StoreError>> {
+        self.write(0, move |_, transaction| {
+            challenges::issue(transaction, &challenge, now)
+        })
+    }
+
+    fn redeem(
+        &self,
+        hash: [u8; 32],
+        wallet: [u8; 32],
+        now: u64,
+    ) -> BoxFuture<Result<Redeemed, StoreError>> {
+        self.write(0, move |_, transaction| {
+            challenges::redeem(transaction, &hash, &wallet, now)
+        })
+    }
+}
+
+impl Checkpoints for SqliteStore {
+    fn change(&self, changes: Changes) -> BoxFuture<Result<Changed, StoreError>> {
+        // What it may become, at most; patches are counted where they wait.
+        let bytes = MAX_METADATA;
+        self.write(bytes, move |tables, transaction| {
+            checkpoints::change(tables, transaction, &changes)
+        })
+    }
+
+    fn checkpoint(&self, user: &Arc<UserKey>) -> BoxFuture<Result<Option<Checkpoint>, StoreError>> {
+        let user = user.clone();
+        self.read(move |connection| checkpoints::find(connection, &user))
+    }
+}
+
 impl Drop for SqliteStore {
     fn drop(&mut self) {
         self.queue.close();
@@ -218,6 +245,7 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
 
     use super::*;
+    use heartline_core::auth::UserKey;
     use heartline_core::store::{Channel, Start, StoredMessage};
     use std::path::PathBuf;
 

@@ -23,49 +23,53 @@ pub const MAX_DEPTH: usize = 512;
 /// ```
 pub fn skip_value(text: &str, start: usize) -> Option<usize> {
     let bytes = text.as_bytes();
+    let at = skip_space(bytes, start);
+    match *bytes.get(at)? {
+        b'{' | b'[' => skip_nested(bytes, at),
+        _ => skip_scalar(bytes, at),
+    }
+}
+
+/// Behind the array or object that opens at `start`.
+fn skip_nested(bytes: &[u8], start: usize) -> Option<usize> {
     let mut at = start;
-    let mut depth = 0u32;
-    // One bit per open container, the innermost lowest: 1 for an object. Those beyond the
-    // innermost 128 are put by, a word at a time.
-    let mut objects = 0u128;
-    let mut outer: Vec<u128> = Vec::new();
+    // One bit per open container, the innermost lowest: 1 for an object; above them a 1 that
+    // says how many they are. Those that no word has room for are put by, a word at a time.
+    let mut open = 1u64;
+    let mut outer: Vec<u64> = Vec::new();
     loop {
         // A value begins here.
         at = skip_space(bytes, at);
         match *bytes.get(at)? {
-            b'"' => at = skip_string(bytes, at)?,
-            open @ (b'{' | b'[') => {
-                let is_object = open == b'{';
-                // The closing brackets lie two above the opening ones in ASCII.
-                let close = open + 2;
+            bracket @ (b'{' | b'[') => {
+                let is_object = bracket == b'{';
                 at = skip_space(bytes, at + 1);
-                if bytes.get(at) == Some(&close) {
+                // The closing brackets lie two above the opening ones in ASCII.
+                if bytes.get(at) == Some(&(bracket + 2)) {
                     at += 1;
                 } else {
-                    if depth > 0 && depth.is_multiple_of(u128::BITS) {
-                        outer.push(objects);
+                    if open.leading_zeros() == 0 {
+                        outer.push(std::mem::replace(&mut open, 1));
                     }
-                    depth += 1;
-                    objects = objects << 1 | u128::from(is_object);
+                    open = open << 1 | u64::from(is_object);
                     if is_object {
                         at = skip_key(bytes, at)?;
                     }
                     continue;
                 }
             }
-            b'-' | b'0'..=b'9' => at = skip_number(bytes, at)?,
-            b't' => at = skip_word(bytes, at, b"true")?,
-            b'f' => at = skip_word(bytes, at, b"false")?,
-            b'n' => at = skip_word(bytes, at, b"null")?,
-            _ => return None,
+            _ => at = skip_scalar(bytes, at)?,
         }
         // A value has ended: close what ends with it, or find the next.
         loop {
-            if depth == 0 {
-                return Some(at);
+            if open == 1 {
+                match outer.pop() {
+                    Some(word) => open = word,
+                    None => return Some(at),
+                }
             }
             at = skip_space(bytes, at);
-            let in_object = objects & 1 == 1;
+            let in_object = open & 1 == 1;
             match (*bytes.get(at)?, in_object) {
                 (b',', false) => {
                     at += 1;
@@ -77,15 +81,24 @@ pub fn skip_value(text: &str, start: usize) -> Option<usize> {
                 }
                 (b']', false) | (b'}', true) => {
                     at += 1;
-                    depth -= 1;
-                    objects >>= 1;
-                    if depth > 0 && depth.is_multiple_of(u128::BITS) {
-                        objects = outer.pop().unwrap_or_default();
-                    }
+                    open >>= 1;
                 }
                 _ => return None,
             }
         }
+    }
+}
+
+/// Behind the value at `at` that is no array or object.
+#[inline]
+fn skip_scalar(bytes: &[u8], at: usize) -> Option<usize> {
+    match *bytes.get(at)? {
+        b'"' => skip_string(bytes, at),
+        b'-' | b'0'..=b'9' => skip_number(bytes, at),
+        b't' => skip_word(bytes, at, b"true"),
+        b'f' => skip_word(bytes, at, b"false"),
+        b'n' => skip_word(bytes, at, b"null"),
+        _ => None,
     }
 }
 
@@ -149,9 +162,18 @@ pub(crate) fn skip_string(bytes: &[u8], at: usize) -> Option<usize> {
     if bytes.get(at) != Some(&b'"') {
         return None;
     }
-    let mut at = at + 1;
+    let end = plain_until(bytes, at + 1);
+    match *bytes.get(end)? {
+        b'"' => Some(end + 1),
+        b'\\' => skip_escapes(bytes, end),
+        // A bare control character (RFC 8259 §7).
+        _ => None,
+    }
+}
+
+/// Behind the string literal that has an escape at `at`.
+fn skip_escapes(bytes: &[u8], mut at: usize) -> Option<usize> {
     loop {
-        at = plain_until(bytes, at);
         match *bytes.get(at)? {
             b'"' => return Some(at + 1),
             b'\\' => match *bytes.get(at + 1)? {
@@ -165,31 +187,64 @@ pub(crate) fn skip_string(bytes: &[u8], at: usize) -> Option<usize> {
                 }
                 _ => return None,
             },
-            // A bare control character (RFC 8259 §7).
             _ => return None,
         }
+        at = plain_until(bytes, at);
     }
 }
 
 /// First index at or after `at` whose byte ends a run of plain characters in
 /// a string literal (quote, backslash or control character); the length if
-/// there is none. Eight bytes at a time, as most of a payload is such runs.
+/// there is none.
 #[inline]
-pub(super) fn plain_until(bytes: &[u8], mut at: usize) -> usize {
-    while let Some(chunk) = bytes.get(at..).and_then(<[u8]>::first_chunk::<8>) {
-        let hits = special_bytes(u64::from_le_bytes(*chunk));
-        if hits != 0 {
-            return at + hits.trailing_zeros() as usize / 8;
-        }
-        at += 8;
+pub(super) fn plain_until(bytes: &[u8], at: usize) -> usize {
+    let rest = bytes.get(at..).unwrap_or_default();
+    let Some(word) = rest.first_chunk::<8>() else {
+        return at + plain_bytes(rest);
+    };
+    // Names are short: most runs end in their first eight bytes.
+    match plain_in(word) {
+        8 => long_plain_until(bytes, at + 8),
+        plain => at + plain,
     }
-    while let Some(byte) = bytes.get(at) {
-        if matches!(byte, b'"' | b'\\' | 0..0x20) {
-            break;
-        }
-        at += 1;
+}
+
+/// The same for a run that is long: most of a payload is such runs.
+fn long_plain_until(bytes: &[u8], mut at: usize) -> usize {
+    while let Some(block) = bytes[at..].first_chunk::<32>()
+        && is_plain(block)
+    {
+        at += 32;
     }
-    at
+    while let Some(word) = bytes[at..].first_chunk::<8>() {
+        match plain_in(word) {
+            8 => at += 8,
+            plain => return at + plain,
+        }
+    }
+    at + plain_bytes(&bytes[at..])
+}
+
+/// How many plain characters `bytes` begins with.
+fn plain_bytes(bytes: &[u8]) -> usize {
+    let is_special = |byte: &u8| matches!(byte, b'"' | b'\\' | 0..0x20);
+    bytes.iter().position(is_special).unwrap_or(bytes.len())
+}
+
+/// How many plain characters a word begins with.
+#[inline]
+fn plain_in(word: &[u8; 8]) -> usize {
+    special_bytes(u64::from_le_bytes(*word)).trailing_zeros() as usize / 8
+}
+
+/// Whether no byte is special; without a branch, so that one instruction looks at many.
+#[inline]
+fn is_plain(block: &[u8; 32]) -> bool {
+    let (words, _) = block.as_chunks::<8>();
+    let hits = words
+        .iter()
+        .map(|word| special_bytes(u64::from_le_bytes(*word)));
+    hits.fold(0, |all, hits| all | hits) == 0
 }
 
 /// High bit set in each byte of `word` that is a quote, a backslash or below
@@ -201,10 +256,10 @@ fn special_bytes(word: u64) -> u64 {
     const HIGH: u64 = ONES << 7;
     let quotes = word ^ (ONES * b'"' as u64);
     let slashes = word ^ (ONES * b'\\' as u64);
-    let hits = (quotes.wrapping_sub(ONES) & !quotes)
-        | (slashes.wrapping_sub(ONES) & !slashes)
-        | (word.wrapping_sub(ONES * 0x20) & !word);
-    hits & HIGH
+    let below =
+        quotes.wrapping_sub(ONES) | slashes.wrapping_sub(ONES) | word.wrapping_sub(ONES * 0x20);
+    // What has its high bit is none of them, and neither is its difference from them.
+    below & !word & HIGH
 }
 
 /// Behind `"key" :`, given the index of the key's quote.

@@ -23,30 +23,56 @@ struct Fields<'a> {
 }
 
 impl<'a> Fields<'a> {
-    /// Reads and validates the object in one pass; `None` if it is none.
-    fn read(text: &'a str) -> Option<Self> {
+    /// Reads and validates the object in one pass.
+    fn read(text: &'a str) -> Result<Self, FrameError<'a>> {
         let mut fields = Self::default();
+        let mut twice = None;
         let mut members = json::members(text);
         for (name, value) in &mut members {
-            // Almost every name is a literal without escapes and borrowed.
-            let slot = match json::unquote(name)?.as_ref() {
-                "type" => &mut fields.kind,
-                "id" => &mut fields.id,
-                "topic" => &mut fields.topic,
-                "event" => &mut fields.event,
-                "data" => &mut fields.data,
-                "key" => &mut fields.key,
-                "token" => &mut fields.token,
-                "self" => &mut fields.to_self,
-                "recover" => &mut fields.recover,
-                "resume" => &mut fields.resume,
-                "place" => &mut fields.place,
-                "topics" => &mut fields.topics,
-                _ => continue,
+            // Almost every name stands between its quotes as it is.
+            let plain = &name[1..name.len() - 1];
+            let slot = match fields.slot(plain) {
+                None if plain.contains('\\') => {
+                    json::unquote(name).and_then(|name| fields.slot(&name))
+                }
+                slot => slot,
             };
-            *slot = Some(value);
+            if let Some(slot) = slot
+                && slot.replace(value).is_some()
+            {
+                twice = Some(name);
+            }
         }
-        members.is_complete().then_some(fields)
+        if !members.is_complete() {
+            return Err(FrameError::NotJson);
+        }
+        match twice.and_then(json::unquote) {
+            Some(field) => Err(FrameError::Twice {
+                field,
+                id: fields.id(),
+            }),
+            None => Ok(fields),
+        }
+    }
+
+    /// Where a member's value goes, if it means something.
+    #[inline]
+    fn slot(&mut self, name: &str) -> Option<&mut Option<&'a str>> {
+        Some(match name {
+            "type" => &mut self.kind,
+            "id" => &mut self.id,
+            "topic" => &mut self.topic,
+            "event" => &mut self.event,
+            "data" => &mut self.data,
+            "key" => &mut self.key,
+            "token" => &mut self.token,
+            "self" => &mut self.to_self,
+            "recover" => &mut self.recover,
+            "resume" => &mut self.resume,
+            "place" => &mut self.place,
+            "topics" => &mut self.topics,
+            _ => return None,
+        })
     }
 
     /// The id, if it is a string or a number.
@@ -74,8 +100,8 @@ impl<'a> Fields<'a> {
 
 /// Decodes a client's frame.
 ///
-/// Unknown members are ignored, and of members with the same name the last
-/// one counts. An `id` that is neither string nor number is ignored, and so
+/// Unknown members are ignored; a known one that is given twice is refused, as
+/// it is in the data of an event. An `id` that is neither string nor number is ignored, and so
 /// is a `recover` that is not `{"epoch":<string>,"offset":<integer>}`: the
 /// answer then says that nothing was recovered.
 ///
@@ -83,7 +109,7 @@ impl<'a> Fields<'a> {
 ///
 /// See [`FrameError`].
 pub fn decode(text: &str) -> Result<ClientFrame<'_>, FrameError<'_>> {
-    let fields = Fields::read(text).ok_or(FrameError::NotJson)?;
+    let fields = Fields::read(text)?;
     let kind = fields.kind.and_then(json::unquote);
     let id = fields.id();
     let kind = kind.ok_or(FrameError::NoType { id })?;

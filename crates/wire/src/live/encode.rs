@@ -101,6 +101,16 @@ pub fn push_unsubscribed(topic: &str, id: Option<&str>, reason: Option<&str>, ou
     out.push('}');
 }
 
+/// Appends what the server says when events of a topic were lost on their way to it: what
+/// follows is numbered from `offset` on, in a new epoch.
+pub fn push_gap(topic: &str, epoch: &str, offset: u64, out: &mut String) {
+    open("gap", out);
+    push_text("topic", topic, out);
+    push_text("epoch", epoch, out);
+    push_number("offset", offset, out);
+    out.push('}');
+}
+
 /// Appends the answer to `publish` or `emit`. `data` is raw JSON.
 pub fn push_ack(id: Option<&str>, data: &str, out: &mut String) {
     open("ack", out);

@@ -110,7 +110,9 @@ fn depth_is_limited() {
         format!("{}{}", open.repeat(depth), close.repeat(depth))
     };
     let object = |depth| format!("{}1{}", r#"{"a":"#.repeat(depth), "}".repeat(depth));
-    for depth in [1, 2, 127, 128, 129, 130, 255, 256, 257, 500, 1000, 300_000] {
+    for depth in [
+        1, 2, 62, 63, 64, 65, 126, 127, 128, 129, 130, 255, 256, 257, 500, 1000, 300_000,
+    ] {
         for text in [
             nest(depth, "[", "]"),
             object(depth),
@@ -162,6 +164,28 @@ fn control_characters_are_found_at_every_offset() {
     // Bytes with the top bit set are no control characters.
     for text in ["\"\u{80}\u{9f}\u{a0}\"", "\"\u{1f}é\"", "\"ÿþýüûúùø\""] {
         assert_eq!(is_valid(text), !text.contains('\u{1f}'));
+    }
+}
+
+#[test]
+fn a_string_ends_where_it_ends_however_long_it_is() {
+    for plain in [" ", "x", "~\u{7f}", "é", "\u{10ffff}", "]#["] {
+        for (run, behind) in (0..100).flat_map(|run| [0, 1, 7, 8, 31, 32, 70].map(|n| (run, n))) {
+            let (before, after) = (plain.repeat(run), plain.repeat(behind));
+            let literal = format!("\"{before}\"");
+            assert_eq!(
+                skip_value(&format!("{literal}{after}"), 0),
+                Some(literal.len())
+            );
+            for (escape, character) in [("\\\"", '"'), ("\\\\", '\\'), ("\\u0000", '\0')] {
+                let literal = format!("\"{before}{escape}{after}\"");
+                let text = format!("{before}{character}{after}");
+                assert_eq!(unquote(&literal).as_deref(), Some(&*text));
+                assert_eq!(quote(&text), literal);
+            }
+            assert_eq!(skip_value(&format!("\"{before}\u{1f}{after}\""), 0), None);
+            assert_eq!(skip_value(&format!("\"{before}"), 0), None);
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 use heartline_wire::json;
 use heartline_wire::live::{
     ClientFrame, FrameError, RESERVED_TYPES, Resume, decode, is_reserved, push_ack, push_error,
-    push_event, push_hello, push_pong, push_refusal, push_subscribed, push_unsubscribed,
+    push_event, push_gap, push_hello, push_pong, push_refusal, push_subscribed, push_unsubscribed,
 };
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -133,11 +133,8 @@ fn frames() {
         // Ids that are neither string nor number are ignored, so are strangers.
         (r#"{"type":"ping","id":null,"foo":{}}"#, Ping { id: None }),
         (r#"{"type":"ping","id":{"a":1}}"#, Ping { id: None }),
-        // The last one counts.
-        (
-            r#"{"type":"auth","type":"ping","id":1,"id":2}"#,
-            Ping { id: Some("2") },
-        ),
+        // So are strangers that come twice.
+        (r#"{"type":"ping","foo":1,"foo":2}"#, Ping { id: None }),
         // Names and types may be escaped.
         (r#"{"ty\u0070e":"p\u0069ng"}"#, Ping { id: None }),
     ] {
@@ -206,6 +203,29 @@ fn wrong_frames() {
 }
 
 #[test]
+fn a_member_that_is_given_twice_refuses_the_frame() {
+    for (text, field, id) in [
+        (r#"{"type":"auth","type":"ping","id":1}"#, "type", Some("1")),
+        (
+            r#"{"type":"emit","event":"a","ev\u0065nt":"a","id":"x"}"#,
+            "event",
+            Some("\"x\""),
+        ),
+        (r#"{"type":"ping","id":1,"id":2}"#, "id", Some("2")),
+        (
+            r#"{"type":"publish","topic":"a","event":"e","data":1,"data":1}"#,
+            "data",
+            None,
+        ),
+    ] {
+        let field = field.into();
+        assert_eq!(decode(text), Err(FrameError::Twice { field, id }), "{text}");
+    }
+    let twice = decode(r#"{"type":"auth","token":"a","token":"b"}"#).unwrap_err();
+    assert_eq!(twice.message(), "the frame has token twice");
+}
+
+#[test]
 fn errors_do_not_echo_payloads() {
     let long = format!(r#"{{"type":"{}"}}"#, "é".repeat(1000));
     let message = decode(&long).unwrap_err().message();
@@ -255,6 +275,10 @@ fn encoders() {
         (
             encoded(|o| push_subscribed("t", Some("1"), "e", 3, "[1]", true, o)),
             r#"{"type":"subscribed","topic":"t","id":1,"epoch":"e","offset":3,"snapshot":[1],"recovered":true}"#,
+        ),
+        (
+            encoded(|o| push_gap("t", "e", 7, o)),
+            r#"{"type":"gap","topic":"t","epoch":"e","offset":7}"#,
         ),
         (
             encoded(|o| push_unsubscribed("t", None, Some("forbidden"), o)),

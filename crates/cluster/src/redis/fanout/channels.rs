@@ -1,5 +1,5 @@
-//! The rooms' channels that this node listens to: which have users, and which the server
-//! has confirmed.
+//! The rooms' channels that this node listens to: which have users, which the server has
+//! confirmed, and in which something was missed.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -9,6 +9,8 @@ use heartline_core::auth::BoxFuture;
 use heartline_core::backplane::Subscription;
 use tokio::sync::{Notify, oneshot};
 
+use super::numbers::Numbers;
+use crate::envelope::Origin;
 use crate::locked::locked;
 
 /// How long a join waits for its room's subscription.
@@ -18,6 +20,10 @@ const MAX_WAIT_OF_A_JOIN: Duration = Duration::from_secs(1);
 struct Channel {
     users: usize,
     confirmed: bool,
+    /// Somebody counts on what is published there, and some of that may not have come. They are
+    /// told before the next publication, and when the subscription is confirmed.
+    missed: bool,
+    numbers: Numbers,
     waiting: Vec<oneshot::Sender<()>>,
 }
 
@@ -51,18 +57,24 @@ struct RoomChannel {
 impl Subscription for RoomChannel {
     fn ready(&self) -> Option<BoxFuture<()>> {
         let mut table = locked(&self.channels.table);
-        // Nobody waits for a server that is away.
-        if !table.connected {
-            return None;
-        }
+        let connected = table.connected;
         let channel = table.channels.get_mut(&self.name)?;
         if channel.confirmed {
             return None;
         }
+        // Nobody waits for a server that is away.
+        if !connected {
+            channel.missed = true;
+            return None;
+        }
         let (confirmed, confirmation) = oneshot::channel();
         channel.waiting.push(confirmed);
+        let (channels, name) = (self.channels.clone(), self.name.clone());
         Some(Box::pin(async move {
-            let _ = tokio::time::timeout(MAX_WAIT_OF_A_JOIN, confirmation).await;
+            let confirmed = tokio::time::timeout(MAX_WAIT_OF_A_JOIN, confirmation).await;
+            if !matches!(confirmed, Ok(Ok(()))) {
+                channels.goes_without(&name);
+            }
         }))
     }
 }
@@ -95,6 +107,82 @@ impl Channels {
             channels: self.clone(),
             name,
         })
+    }
+
+    /// Somebody counts on a channel before it is confirmed.
+    fn goes_without(&self, name: &str) {
+        let mut table = locked(&self.table);
+        if let Some(channel) = table.channels.get_mut(name) {
+            channel.missed |= !channel.confirmed;
+        }
+    }
+
+    /// Whether what is published in a channel from now on is heard, or its loss is noticed.
+    pub(super) fn is_heard(&self, name: &str) -> bool {
+        let table = locked(&self.table);
+        let channel = table.channels.get(name);
+        channel.is_some_and(|channel| channel.confirmed)
+    }
+
+    /// A publication has come in a channel. Were others lost before it, of which nobody was
+    /// told?
+    pub(super) fn came(&self, name: &str, origin: Origin) -> bool {
+        let mut table = locked(&self.table);
+        let Some(channel) = table.channels.get_mut(name) else {
+            return false;
+        };
+        let Origin { tag, number, after } = origin;
+        let hole = channel.numbers.came(tag, number, after);
+        std::mem::take(&mut channel.missed) || hole
+    }
+
+    /// A mark has come in a channel. Is it to be told?
+    pub(super) fn lost(&self, name: &str, origin: Origin) -> bool {
+        let mut table = locked(&self.table);
+        let Some(channel) = table.channels.get_mut(name) else {
+            return false;
+        };
+        channel.numbers.lost(origin.tag, origin.after)
+    }
+
+    /// The connection by which everything came had ended here.
+    pub(super) fn cut(&self) {
+        for channel in locked(&self.table).channels.values_mut() {
+            channel.missed = true;
+            channel.numbers.forget();
+        }
+    }
+
+    /// A channel was confirmed here. Was something missed before, of which nobody was told?
+    pub(super) fn goes_on(&self, name: &str) -> bool {
+        let mut table = locked(&self.table);
+        let channel = table.channels.get_mut(name);
+        channel.is_some_and(|channel| std::mem::take(&mut channel.missed))
+    }
+
+    /// What was missed in a channel is told now.
+    pub(super) fn told(&self, name: &str) {
+        let mut table = locked(&self.table);
+        if let Some(channel) = table.channels.get_mut(name) {
+            channel.missed = false;
+            channel.numbers.forget();
+        }
+    }
+
+    /// The server has ended a subscription that nobody has given up: it is asked for anew.
+    pub(super) fn taken_away(&self, name: &str) {
+        let mut table = locked(&self.table);
+        let table = &mut *table;
+        if let Some((name, _)) = table.channels.get_key_value(name) {
+            let name = name.clone();
+            if let Some(channel) = table.channels.get_mut(&name).filter(|one| one.confirmed) {
+                channel.confirmed = false;
+                channel.missed = true;
+                channel.numbers.forget();
+                table.changed.push(name);
+                self.work.notify_one();
+            }
+        }
     }
 
     /// Whether what is published in the channels arrives.

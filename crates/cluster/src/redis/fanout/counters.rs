@@ -20,8 +20,12 @@ pub struct Counters {
     pub received: AtomicU64,
     /// Publications that could not be sent to other nodes.
     pub undelivered: AtomicU64,
+    /// Publications of other nodes that were dropped here, as there was too much to do.
+    pub dropped: AtomicU64,
     /// Times this node was cut off from the others' publications.
     pub gaps: AtomicU64,
+    /// Times that somebody was told of lost publications: a room, a user, everybody.
+    pub missed: AtomicU64,
     /// Errors of the server or the link to it.
     pub errors: AtomicU64,
     logged: LogLimit,

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use crate::registry::UserName;
 
 /// Who is to have a publication.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Recipients {
     /// Subscribers of a room's channel, which belongs to one shard of a Redis Cluster.
     Room(String),
@@ -29,6 +29,8 @@ pub struct Outgoing {
     pub bytes: Vec<u8>,
     /// When it was published.
     pub at: Instant,
+    /// Its number, by which others notice its loss; `None`: they do not.
+    pub number: Option<u64>,
 }
 
 /// What a subscriber hears.
@@ -47,6 +49,12 @@ pub enum Heard {
         channel: Vec<u8>,
         /// What was published there.
         payload: Vec<u8>,
+    },
+    /// A room's channel is not subscribed to any more: this node has asked for that, or the
+    /// server has had to.
+    Unsubscribed {
+        /// The channel.
+        channel: Vec<u8>,
     },
     /// The connection has ended.
     Ended,

@@ -7,15 +7,19 @@
 //! that a batch whose answer got lost can be sent again: a node that has had a part of it
 //! drops that part.
 //!
-//! While the server is away, a bounded queue holds what was published last; what does
-//! not fit or grows too old is counted as undelivered. A subscriber that was cut off
-//! has missed what was published meanwhile: pub/sub keeps nothing.
+//! Pub/sub keeps nothing, and both ends have bounds: what waits to be sent while the server is
+//! away ([`send`]), and what waits for sockets that do not keep up ([`inbox`]). Whatever is
+//! lost, there or on the way ([`numbers`]), is told to those whose it was. Publications with a
+//! key end the same everywhere ([`keyed`]).
 //!
 //! [`Driver`] is all that is asked of pub/sub.
 
 mod channels;
 mod counters;
 mod driver;
+mod inbox;
+mod keyed;
+mod numbers;
 mod pubsub;
 mod receive;
 mod send;
@@ -23,7 +27,6 @@ mod send;
 mod tests;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use heartline_core::auth::BoxFuture;
 use heartline_core::backplane::{Message, Subscription, Target};
@@ -32,7 +35,8 @@ use super::socketio::Adapter;
 use crate::envelope::{self, Origin};
 use crate::names;
 use channels::Channels;
-use receive::Receiver;
+use keyed::Keyed;
+use receive::{Outlet, Receiver};
 use send::Outbox;
 
 pub use counters::Counters;
@@ -65,10 +69,9 @@ pub struct Fanout {
     tag: u32,
     /// How Socket.IO servers on Node are spoken with.
     adapter: Adapter,
-    /// The last publication's.
-    number: AtomicU64,
-    outbox: Outbox,
+    outbox: Arc<Outbox>,
     channels: Arc<Channels>,
+    keyed: Arc<Keyed>,
     counters: Arc<Counters>,
 }
 
@@ -82,15 +85,15 @@ impl Fanout {
         adapter: Adapter,
     ) -> (Arc<Fanout>, Queue) {
         let counters: Arc<Counters> = Arc::default();
-        let (outbox, queue) = send::queue(&counters);
+        let (outbox, queue) = send::queue(tag, everybody(prefix), &counters);
         let fanout = Fanout {
             prefix: prefix.to_owned(),
             process,
             tag,
             adapter,
-            number: AtomicU64::new(0),
             outbox,
             channels: Arc::default(),
+            keyed: Arc::default(),
             counters,
         };
         (Arc::new(fanout), queue)
@@ -111,13 +114,18 @@ impl Fanout {
         self.outbox.queued()
     }
 
+    /// What the names of rooms' channels begin with.
+    fn rooms_prefix(&self) -> &str {
+        self.prefix.trim_matches(['{', '}'])
+    }
+
     fn room_channel(&self, namespace: &str, tenant: Option<&str>, room: &str) -> String {
-        // Without the hash tag: a cluster spreads rooms over its shards.
-        let prefix = self.prefix.trim_matches(['{', '}']);
-        let tenant = names::tenant_name(tenant);
-        // A namespace has no colon unless it is its own doing; its length says where
-        // it ends.
-        format!("{prefix}:r:{}:{namespace}:{tenant}:{room}", namespace.len())
+        names::room_channel(self.rooms_prefix(), namespace, tenant, room)
+    }
+
+    /// The channel that all nodes hear.
+    fn everybody(&self) -> String {
+        everybody(&self.prefix)
     }
 
     /// Holds a room's channel.
@@ -148,54 +156,87 @@ impl Fanout {
 
     /// Sends a publication to other nodes, in the background.
     pub fn publish(&self, target: &Target<'_>, message: &Message) {
-        let number = self.number.fetch_add(1, Ordering::Relaxed) + 1;
-        let origin = Origin {
-            tag: self.tag,
-            number,
+        let to = self.recipients(target);
+        self.push(to, target, message);
+    }
+
+    /// The same for a publication to a room, which is delivered `here` as well: at once, and
+    /// so that all nodes have the same last one of each key.
+    pub fn publish_keyed(&self, target: &Target<'_>, message: &Message, here: &mut dyn FnMut()) {
+        let to = self.recipients(target);
+        let (Recipients::Room(channel), Target::Room { key: Some(key), .. }) = (&to, target) else {
+            self.push(to, target, message);
+            return here();
         };
-        let to = match *target {
+        let channel = channel.clone();
+        let comes_back = || self.channels.is_heard(&channel);
+        let push = || self.push(to, target, message);
+        self.keyed.publish((&channel, key), comes_back, push, here);
+    }
+
+    fn recipients(&self, target: &Target<'_>) -> Recipients {
+        match *target {
             Target::Room {
                 namespace,
                 tenant,
                 room,
                 ..
             } => Recipients::Room(self.room_channel(namespace, tenant, room)),
-            Target::All { .. } | Target::Rooms { .. } => {
-                Recipients::Channel(format!("{}:all", self.prefix))
+            Target::All { .. } | Target::Rooms { .. } | Target::Users { .. } | Target::Nodes => {
+                Recipients::Channel(self.everybody())
             }
             Target::User { tenant, user, .. } => Recipients::User(names::user_name(tenant, user)),
-        };
-        self.outbox
-            .push(to, envelope::encode(origin, target, message));
-        if let Some((to, body)) = self.adapter.encode(target, message) {
-            self.outbox.push(to, body);
         }
+    }
+
+    /// Puts a publication in line; its number.
+    fn push(&self, to: Recipients, target: &Target<'_>, message: &Message) -> u64 {
+        // Its numbers are known once it is in line.
+        let origin = Origin {
+            tag: self.tag,
+            number: 0,
+            after: 0,
+        };
+        let envelope = envelope::encode(origin, target, message);
+        let number = self.outbox.publish(to, envelope);
+        if let Some((to, body)) = self.adapter.encode(target, message) {
+            self.outbox.say(to, body);
+        }
+        number
     }
 
     /// Answers a Socket.IO server, in the background.
     pub fn answer(&self, channel: &str, bytes: Vec<u8>) {
         let to = Recipients::Channel(channel.to_owned());
-        self.outbox.push(to, bytes);
+        self.outbox.say(to, bytes);
     }
 
     /// Sends and receives until it is dropped. What comes in is held to `max_payload`
-    /// bytes; Socket.IO servers are heard in these namespaces.
+    /// bytes; Socket.IO servers are heard in these namespaces. While `is_busy` what comes in
+    /// waits.
     pub async fn run(
         self: Arc<Self>,
         driver: impl Driver,
         queue: Queue,
-        max_payload: usize,
-        namespaces: &[Arc<str>],
+        (max_payload, namespaces): (usize, &[Arc<str>]),
         deliver: impl Fn(Incoming<'_>) + Send + Sync + 'static,
+        is_busy: impl Fn() -> bool + Send + Sync + 'static,
     ) {
-        let receiver = Receiver::new(
-            (&self.prefix, &self.process, self.tag),
-            (&self.adapter, namespaces),
-            self.channels.clone(),
-            self.counters.clone(),
-            max_payload,
-            Box::new(deliver),
+        let outlet = Outlet {
+            deliver: Box::new(deliver),
+            is_busy: Box::new(is_busy),
+        };
+        let receiver = Receiver::new(&self, namespaces, max_payload, outlet);
+        let given_up = |channel: Option<&str>, last| receiver.given_up(channel, last);
+        tokio::join!(
+            queue.send_all(&driver, &given_up),
+            receiver.receive_all(&driver),
+            receiver.work_off()
         );
-        tokio::join!(queue.send_all(&driver), receiver.receive_all(&driver));
     }
+}
+
+/// The channel that all nodes hear.
+fn everybody(prefix: &str) -> String {
+    format!("{prefix}:all")
 }

@@ -147,6 +147,9 @@ fn read(push: PushInfo) -> Option<Heard> {
     };
     match push.kind {
         PushKind::Disconnection => Some(Heard::Ended),
+        PushKind::Unsubscribe | PushKind::SUnsubscribe => {
+            Some(Heard::Unsubscribed { channel: text()? })
+        }
         PushKind::Message | PushKind::SMessage => Some(Heard::Message {
             channel: text()?,
             payload: text()?,

@@ -1,12 +1,13 @@
 //! Other nodes' publications on their way in: a connection that listens, is given up at
-//! the first doubt and opened again.
+//! the first doubt and opened again. Whatever may have been missed is told to those whose it
+//! was.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use hashbrown::HashMap;
-use heartline_core::backplane::{Message, Target};
+use heartline_core::backplane::{Message, Missed, Target};
 use redis::RedisResult;
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -15,8 +16,12 @@ use super::super::socketio::{Adapter, Foreign};
 use super::channels::Channels;
 use super::counters::Counters;
 use super::driver::{Driver, Heard, Link, Listener};
-use crate::envelope::{self, Origin, Seen, Unread};
+use super::inbox::{Inbox, Item, Worker};
+use super::keyed::{Foreign as Verdict, Keyed};
+use super::numbers::Numbers;
+use crate::envelope::{self, Body, Origin, Said, Seen, Unread};
 use crate::locked::locked;
+use crate::names;
 
 /// Channels in one command.
 const MAX_CHANNELS_PER_COMMAND: usize = 512;
@@ -35,50 +40,206 @@ pub enum Incoming<'a> {
     Nudge,
     /// A publication.
     Publication(Target<'a>, Message),
+    /// Publications were lost.
+    Missed(Missed<'a>),
     /// A Socket.IO server's wish.
     Foreign(Foreign),
 }
 
 /// Where it goes.
-pub(super) type Deliver = dyn Fn(Incoming<'_>) + Send + Sync;
+pub(super) struct Outlet {
+    /// Takes it; it never waits.
+    pub(super) deliver: Box<dyn Fn(Incoming<'_>) + Send + Sync>,
+    /// Whether there is too much to do already.
+    pub(super) is_busy: Box<dyn Fn() -> bool + Send + Sync>,
+}
 
-/// Tells what is heard apart, and drops what was heard before.
-struct Ear {
-    /// This node's tag: it does not listen to itself.
+/// Tells what is heard apart, drops what was heard before, and notices what was not.
+pub(super) struct Ear {
+    /// This node's tag.
     tag: u32,
+    /// What the names of rooms' channels begin with.
+    rooms: String,
     /// What the names of channels begin with by which processes are nudged.
     processes: String,
+    /// The channel that all nodes hear, and its numbers.
+    everybody: String,
+    everybody_numbers: Mutex<Numbers>,
     /// What each sender's publications were heard of.
     seen: Mutex<HashMap<u32, Seen>>,
+    channels: Arc<Channels>,
+    keyed: Arc<Keyed>,
     counters: Arc<Counters>,
     adapter: Adapter,
     /// Bytes that what is heard may have.
     max_payload: usize,
-    deliver: Box<Deliver>,
+    outlet: Outlet,
+}
+
+impl Worker for Ear {
+    fn is_busy(&self) -> bool {
+        (self.outlet.is_busy)()
+    }
+
+    fn is_urgent(&self, item: &Item) -> bool {
+        matches!(item, Item::Said { channel, payload } if self.is_nudge(channel, payload))
+    }
+
+    fn work(&self, item: Item) {
+        match item {
+            item if self.is_urgent(&item) => self.deliver(Incoming::Nudge),
+            Item::Said { channel, payload } if self.adapter.is_theirs(&channel) => {
+                self.hear_server(&channel, &payload);
+            }
+            Item::Said { channel, payload } => self.hear_message(&channel, &payload),
+            Item::SaidByServer { channel, payload } => self.hear_server(&channel, &payload),
+            Item::Cut => {
+                self.channels.cut();
+                locked(&self.everybody_numbers).forget();
+                self.keyed.forget_all();
+            }
+            Item::Heard { channel } => self.goes_on(text(&channel)),
+            Item::NotHeard { channel } => self.channels.taken_away(text(&channel)),
+            Item::Lost { channel } => self.tell_lost(&channel),
+            Item::LostForUsers => self.tell(Missed::Users),
+            Item::LostForAnybody => self.tell(Missed::Anybody),
+        }
+    }
 }
 
 impl Ear {
+    fn deliver(&self, incoming: Incoming<'_>) {
+        (self.outlet.deliver)(incoming);
+    }
+
+    fn is_nudge(&self, channel: &[u8], payload: &[u8]) -> bool {
+        payload.is_empty() && channel.starts_with(self.processes.as_bytes())
+    }
+
+    fn tell(&self, whose: Missed<'_>) {
+        self.counters.missed.fetch_add(1, Ordering::Relaxed);
+        self.deliver(Incoming::Missed(whose));
+    }
+
+    /// A channel is heard from here on. A room has one of its own beside those by which
+    /// Socket.IO servers speak to it, and is told once.
+    fn goes_on(&self, channel: &str) {
+        let is_rooms = names::room_of_channel(&self.rooms, channel).is_some();
+        if self.channels.goes_on(channel) && is_rooms {
+            self.tell_lost_of(channel);
+        }
+    }
+
+    /// Tells who was to hear what this node has lost in a channel: whatever its numbers say
+    /// of that is told herewith.
+    fn tell_lost(&self, channel: &[u8]) {
+        let channel = text(channel);
+        self.channels.told(channel);
+        if channel == self.everybody {
+            locked(&self.everybody_numbers).forget();
+        }
+        self.tell_lost_of(channel);
+    }
+
+    /// The same; the channel's numbers go on.
+    fn tell_lost_of(&self, channel: &str) {
+        if let Some((namespace, tenant, room)) = names::room_of_channel(&self.rooms, channel) {
+            self.tell(Missed::Room {
+                namespace,
+                tenant: tenant.as_deref(),
+                room,
+            });
+        } else if channel.starts_with(&self.processes) {
+            self.tell(Missed::Users);
+        } else {
+            self.tell(Missed::Anybody);
+        }
+    }
+
     fn hear_message(&self, channel: &[u8], payload: &[u8]) {
-        if payload.is_empty() && channel.starts_with(self.processes.as_bytes()) {
-            (self.deliver)(Incoming::Nudge);
-            return;
+        let name = text(channel);
+        match envelope::read(payload) {
+            Some((origin, body)) if origin.tag == self.tag => self.hear_own(name, origin, body),
+            Some((origin, _)) if !self.is_new(origin) => {}
+            Some((origin, Body::Lost(user))) => self.hear_mark(name, origin, user),
+            Some((origin, Body::Said(said))) => self.hear_publication(name, origin, said),
+            None => {
+                let what = "another node's publication cannot be read";
+                self.counters
+                    .refused
+                    .warn(&"it is of another version", what);
+                self.tell_lost(channel);
+            }
         }
-        if self.adapter.is_theirs(channel) {
-            self.hear_server(channel, payload);
+    }
+
+    /// What this node has published itself comes back.
+    fn hear_own(&self, channel: &str, origin: Origin, body: Body<'_>) {
+        let Body::Said(said) = body else {
             return;
+        };
+        let Target::Room { key: Some(key), .. } = said.target else {
+            return;
+        };
+        if self.is_new(origin) {
+            let deliver = || {
+                if let Ok((target, message)) = said.check(self.max_payload) {
+                    self.deliver(Incoming::Publication(target, message));
+                }
+            };
+            self.keyed.came_back(channel, key, origin.number, deliver);
         }
-        match envelope::decode(payload, self.max_payload) {
-            Ok((origin, target, message)) => {
-                if origin.tag != self.tag && self.is_new(origin) {
-                    self.counters.received.fetch_add(1, Ordering::Relaxed);
-                    (self.deliver)(Incoming::Publication(target, message));
+    }
+
+    fn hear_mark(&self, channel: &str, origin: Origin, user: Option<&str>) {
+        if let Some((tenant, user)) = user.and_then(names::tenant_and_user) {
+            return self.tell(Missed::User {
+                tenant: tenant.as_deref(),
+                user,
+            });
+        }
+        let is_news = match channel == self.everybody {
+            true => locked(&self.everybody_numbers).lost(origin.tag, origin.after),
+            false => self.channels.lost(channel, origin),
+        };
+        if is_news {
+            self.tell_lost_of(channel);
+        }
+    }
+
+    fn hear_publication(&self, channel: &str, origin: Origin, said: Said<'_>) {
+        let Origin { tag, number, after } = origin;
+        let is_hole = match channel == self.everybody {
+            true => locked(&self.everybody_numbers).came(tag, number, after),
+            false => self.channels.came(channel, origin),
+        };
+        if is_hole {
+            self.tell_lost_of(channel);
+        }
+        let key = match said.target {
+            Target::Room { key, .. } => key,
+            _ => None,
+        };
+        let to = said.target;
+        match said.check(self.max_payload) {
+            Ok((target, message)) => {
+                self.counters.received.fetch_add(1, Ordering::Relaxed);
+                let deliver = || self.deliver(Incoming::Publication(target, message));
+                let Some(key) = key else {
+                    return deliver();
+                };
+                if self.keyed.came(channel, key, deliver) == Verdict::Overdue {
+                    self.tell_lost_of(channel);
                 }
             }
-            Err(Unread::Refused(error)) => {
+            Err(error) => {
                 let refused = &self.counters.refused;
                 refused.warn(&error, "another node's publication was dropped");
+                match to {
+                    Target::User { tenant, user, .. } => self.tell(Missed::User { tenant, user }),
+                    _ => self.tell_lost_of(channel),
+                }
             }
-            Err(Unread::Nothing) => {}
         }
     }
 
@@ -86,7 +247,7 @@ impl Ear {
         match self.adapter.decode(channel, payload, self.max_payload) {
             Ok(foreign) => {
                 self.counters.received.fetch_add(1, Ordering::Relaxed);
-                (self.deliver)(Incoming::Foreign(foreign));
+                self.deliver(Incoming::Foreign(foreign));
             }
             Err(Unread::Refused(error)) => {
                 let refused = &self.counters.refused;
@@ -106,6 +267,11 @@ impl Ear {
     }
 }
 
+/// A channel's name; those of other programs may be no text, and are none of ours.
+fn text(channel: &[u8]) -> &str {
+    str::from_utf8(channel).unwrap_or_default()
+}
+
 /// A connection's end, as it is heard.
 #[derive(Default)]
 struct Ending {
@@ -114,8 +280,9 @@ struct Ending {
 }
 
 pub(super) struct Receiver {
-    ear: Arc<Ear>,
+    inbox: Arc<Inbox<Ear>>,
     channels: Arc<Channels>,
+    keyed: Arc<Keyed>,
     counters: Arc<Counters>,
     /// Channels that are listened to whatever rooms there are.
     always: Vec<String>,
@@ -123,34 +290,55 @@ pub(super) struct Receiver {
 }
 
 impl Receiver {
-    /// `prefix`, `process` and `tag`: as in [`Fanout::new`](super::Fanout::new).
+    /// What comes in is held to `max_payload` bytes; Socket.IO servers are heard in these
+    /// namespaces.
     pub(super) fn new(
-        (prefix, process, tag): (&str, &str, u32),
-        (adapter, namespaces): (&Adapter, &[Arc<str>]),
-        channels: Arc<Channels>,
-        counters: Arc<Counters>,
+        fanout: &super::Fanout,
+        namespaces: &[Arc<str>],
         max_payload: usize,
-        deliver: Box<Deliver>,
+        outlet: Outlet,
     ) -> Receiver {
-        let processes = format!("{prefix}:n:");
-        let servers = adapter.always(namespaces.iter().map(|name| &**name));
-        let mut always = vec![format!("{processes}{process}"), format!("{prefix}:all")];
+        let processes = format!("{}:n:", fanout.prefix);
+        let servers = fanout.adapter.always(namespaces.iter().map(|name| &**name));
+        let everybody = fanout.everybody();
+        let mut always = vec![format!("{processes}{}", fanout.process), everybody.clone()];
         always.extend(servers.channels);
+        let ear = Ear {
+            tag: fanout.tag,
+            rooms: fanout.rooms_prefix().to_owned(),
+            processes,
+            everybody,
+            everybody_numbers: Mutex::default(),
+            seen: Mutex::default(),
+            channels: fanout.channels.clone(),
+            keyed: fanout.keyed.clone(),
+            counters: fanout.counters.clone(),
+            adapter: fanout.adapter.clone(),
+            max_payload,
+            outlet,
+        };
         Receiver {
-            ear: Arc::new(Ear {
-                tag,
-                processes,
-                seen: Mutex::default(),
-                counters: counters.clone(),
-                adapter: adapter.clone(),
-                max_payload,
-                deliver,
-            }),
-            channels,
-            counters,
+            inbox: Arc::new(Inbox::new(ear, fanout.counters.clone())),
+            channels: fanout.channels.clone(),
+            keyed: fanout.keyed.clone(),
+            counters: fanout.counters.clone(),
             always,
             patterns: servers.patterns,
         }
+    }
+
+    /// This node's own publications up to this number will not be sent: who counted on one of
+    /// them may have missed another's.
+    pub(super) fn given_up(&self, channel: Option<&str>, last: u64) {
+        for channel in self.keyed.give_up(channel, last) {
+            let channel = channel.as_bytes().to_vec();
+            self.inbox.take_in(Item::Lost { channel });
+        }
+    }
+
+    /// Works off what had to wait, until it is dropped.
+    pub(super) async fn work_off(&self) {
+        self.inbox.work_off().await;
     }
 
     /// Receives until it is dropped.
@@ -177,8 +365,12 @@ impl Receiver {
     /// One connection, to its end.
     async fn receive(&self, driver: &impl Driver) -> RedisResult<()> {
         let ending: Arc<Ending> = Arc::default();
-        let mut link = driver.listen(self.listener(ending.clone())).await?;
+        let number = self.inbox.next_link();
+        let mut link = driver.listen(self.listener(number, ending.clone())).await?;
         link.listen_always(&self.always, &self.patterns).await?;
+        if number > 1 {
+            self.inbox.take_in(Item::LostForUsers);
+        }
         let wanted = self.channels.all_wanted();
         self.subscribe(&mut link, &wanted).await?;
         self.channels.set_connected();
@@ -201,11 +393,16 @@ impl Receiver {
     }
 
     /// What is done with all that a connection brings.
-    fn listener(&self, ending: Arc<Ending>) -> Listener {
-        let ear = self.ear.clone();
+    fn listener(&self, link: u64, ending: Arc<Ending>) -> Listener {
+        let inbox = self.inbox.clone();
         Arc::new(move |heard| match heard {
-            Heard::Message { channel, payload } => ear.hear_message(&channel, &payload),
-            Heard::Matched { channel, payload } => ear.hear_server(&channel, &payload),
+            Heard::Message { channel, payload } => {
+                inbox.bring(link, Item::Said { channel, payload });
+            }
+            Heard::Matched { channel, payload } => {
+                inbox.bring(link, Item::SaidByServer { channel, payload });
+            }
+            Heard::Unsubscribed { channel } => inbox.bring(link, Item::NotHeard { channel }),
             Heard::Ended => {
                 ending.ended.store(true, Ordering::Relaxed);
                 ending.noticed.notify_one();
@@ -217,6 +414,7 @@ impl Receiver {
     async fn follow_changes(&self, link: &mut impl Link) -> RedisResult<()> {
         let changes = self.channels.take_changes();
         for names in changes.unwanted.chunks(MAX_CHANNELS_PER_COMMAND) {
+            names.iter().for_each(|name| self.keyed.forget(name));
             link.unsubscribe(names).await?;
         }
         self.subscribe(link, &changes.wanted).await
@@ -226,6 +424,10 @@ impl Receiver {
         for names in wanted.chunks(MAX_CHANNELS_PER_COMMAND) {
             link.subscribe(names).await?;
             self.channels.confirm(names);
+            for name in names {
+                let channel = name.as_bytes().to_vec();
+                self.inbox.take_in(Item::Heard { channel });
+            }
         }
         Ok(())
     }

@@ -1,16 +1,25 @@
 //! Publications on their way to other nodes: a bounded queue, and the loop that empties
 //! it, many in one write.
+//!
+//! Each publication has a number, and that of the one before it in its channel, so whoever
+//! hears the next one sees what was lost. What is given up here, for its age or for want of
+//! room, is remembered until the server takes publications again; then a mark says it where
+//! no next publication may come.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::collections::VecDeque;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use hashbrown::HashMap;
 use redis::RedisError;
-use tokio::sync::mpsc;
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::counters::Counters;
 use super::driver::{Driver, Outgoing, Recipients};
+use crate::envelope::{self, Origin};
+use crate::locked::locked;
 
 /// Publications that wait to be sent, and their bytes: a server that is away must not
 /// take this process's memory.
@@ -18,91 +27,200 @@ pub(super) const MAX_QUEUED: usize = 65_536;
 pub(super) const MAX_QUEUED_BYTES: usize = 64 << 20;
 /// Publications in one write.
 const MAX_PER_WRITE: usize = 256;
-/// How long a publication may wait for the server before it is given up.
+/// How long a publication may wait for the server before it is given up: later it would be
+/// taken for news.
 pub(super) const MAX_WAIT: Duration = Duration::from_secs(2);
 /// Pauses before a write that failed is tried again.
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const MAX_PAUSE: Duration = Duration::from_millis(250);
+/// Channels whose last number is remembered, some megabytes. When there are more, all are
+/// forgotten: a publication that is lost on the way just then goes unnoticed, one that is given
+/// up here does not.
+const MAX_CHANNELS: usize = 65_536;
+/// Recipients that are owed a mark. When there are more, everybody is.
+pub(super) const MAX_OWED: usize = 4096;
+
+/// What is told when publications are given up: in which channel (`None`: in any), and the
+/// last one's number.
+pub(super) type GivenUp<'a> = dyn Fn(Option<&str>, u64) + Send + Sync + 'a;
+
+#[derive(Default)]
+struct Line {
+    waiting: VecDeque<Outgoing>,
+    /// What waits or is being sent, and its bytes.
+    count: usize,
+    bytes: usize,
+    /// The last publication's number.
+    number: u64,
+    /// The last one's in each channel.
+    last: HashMap<String, u64>,
+    /// Who has lost publications and does not know it, and the number of the last.
+    owed: HashMap<Recipients, u64>,
+    /// Of these, what this node has not looked at itself.
+    given_up: Vec<(Option<String>, u64)>,
+}
 
 /// Where publications are put in line.
 pub(super) struct Outbox {
-    queue: mpsc::UnboundedSender<Outgoing>,
-    backlog: Arc<Backlog>,
+    tag: u32,
+    /// By which everybody is told.
+    everybody: Recipients,
+    line: Mutex<Line>,
+    work: Notify,
     counters: Arc<Counters>,
-}
-
-/// What waits, or is being sent.
-#[derive(Default)]
-struct Backlog {
-    count: AtomicUsize,
-    bytes: AtomicUsize,
-}
-
-impl Backlog {
-    fn release(&self, count: usize, bytes: usize) {
-        self.count.fetch_sub(count, Ordering::Relaxed);
-        self.bytes.fetch_sub(bytes, Ordering::Relaxed);
-    }
 }
 
 /// What [`Fanout::run`](super::Fanout::run) reads from.
-pub struct Queue {
-    queue: mpsc::UnboundedReceiver<Outgoing>,
-    backlog: Arc<Backlog>,
-    counters: Arc<Counters>,
+pub struct Queue(Arc<Outbox>);
+
+/// A queue's two ends. `everybody` is the channel that all nodes hear.
+pub(super) fn queue(tag: u32, everybody: String, counters: &Arc<Counters>) -> (Arc<Outbox>, Queue) {
+    let outbox = Arc::new(Outbox {
+        tag,
+        everybody: Recipients::Channel(everybody),
+        line: Mutex::default(),
+        work: Notify::new(),
+        counters: counters.clone(),
+    });
+    (outbox.clone(), Queue(outbox))
 }
 
-/// A queue's two ends.
-pub(super) fn queue(counters: &Arc<Counters>) -> (Outbox, Queue) {
-    let (sender, receiver) = mpsc::unbounded_channel();
-    let backlog: Arc<Backlog> = Arc::default();
-    let outbox = Outbox {
-        queue: sender,
-        backlog: backlog.clone(),
-        counters: counters.clone(),
-    };
-    let queue = Queue {
-        queue: receiver,
-        backlog,
-        counters: counters.clone(),
-    };
-    (outbox, queue)
+impl Line {
+    /// The next publication's number, and the one before it in its channel.
+    fn number(&mut self, to: &Recipients) -> (u64, u64) {
+        self.number += 1;
+        let (Recipients::Room(channel) | Recipients::Channel(channel)) = to else {
+            return (self.number, 0);
+        };
+        if let Some(last) = self.last.get_mut(channel) {
+            return (self.number, std::mem::replace(last, self.number));
+        }
+        if self.last.len() >= MAX_CHANNELS {
+            self.last.clear();
+        }
+        self.last.insert(channel.clone(), self.number);
+        (self.number, 0)
+    }
+
+    /// Takes it out of the account: it was sent, or is lost.
+    fn release(&mut self, outgoing: &Outgoing) {
+        self.count -= 1;
+        self.bytes -= outgoing.bytes.len();
+    }
+
+    /// Remembers what is lost.
+    fn lose(&mut self, outgoing: Outgoing, everybody: &Recipients) {
+        self.release(&outgoing);
+        let Some(number) = outgoing.number else {
+            return;
+        };
+        if let Recipients::Room(channel) = &outgoing.to {
+            match self.given_up.len() < MAX_OWED {
+                true => self.given_up.push((Some(channel.clone()), number)),
+                false => self.given_up = vec![(None, self.number)],
+            }
+        }
+        self.owe(outgoing.to, number, everybody);
+    }
+
+    fn owe(&mut self, to: Recipients, number: u64, everybody: &Recipients) {
+        if self.owed.len() >= MAX_OWED && !self.owed.contains_key(&to) {
+            self.owed.clear();
+            self.owed.insert(everybody.clone(), self.number);
+        }
+        let last = self.owed.entry(to).or_insert(number);
+        *last = number.max(*last);
+    }
 }
 
 impl Outbox {
     /// Publications that wait to be sent.
     pub(super) fn queued(&self) -> usize {
-        self.backlog.count.load(Ordering::Relaxed)
+        locked(&self.line).count
     }
 
-    /// Puts a publication in line. One that does not fit is counted as undelivered.
-    pub(super) fn push(&self, to: Recipients, bytes: Vec<u8>) {
-        let size = bytes.len();
-        let queued = self.backlog.count.fetch_add(1, Ordering::Relaxed);
-        let queued_bytes = self.backlog.bytes.fetch_add(size, Ordering::Relaxed);
-        let outgoing = Outgoing {
+    /// Puts one of this node's publications in line; answers its number. What does not fit,
+    /// the oldest first, is counted as undelivered.
+    pub(super) fn publish(&self, to: Recipients, mut envelope: Vec<u8>) -> u64 {
+        let mut line = locked(&self.line);
+        let (number, after) = line.number(&to);
+        envelope::stamp(&mut envelope, number, after);
+        self.push(&mut line, to, envelope, Some(number));
+        number
+    }
+
+    /// Puts something in line that others do not miss when it is lost.
+    pub(super) fn say(&self, to: Recipients, bytes: Vec<u8>) {
+        self.push(&mut locked(&self.line), to, bytes, None);
+    }
+
+    fn push(&self, line: &mut Line, to: Recipients, bytes: Vec<u8>, number: Option<u64>) {
+        line.count += 1;
+        line.bytes += bytes.len();
+        line.waiting.push_back(Outgoing {
             to,
             bytes,
             at: Instant::now(),
-        };
-        if queued >= MAX_QUEUED
-            || queued_bytes >= MAX_QUEUED_BYTES
-            || self.queue.send(outgoing).is_err()
-        {
-            self.backlog.release(1, size);
+            number,
+        });
+        while line.count > MAX_QUEUED || line.bytes > MAX_QUEUED_BYTES {
+            let Some(oldest) = line.waiting.pop_front() else {
+                break;
+            };
             self.counters.undelivered.fetch_add(1, Ordering::Relaxed);
+            line.lose(oldest, &self.everybody);
         }
+        self.work.notify_one();
     }
 }
 
 impl Queue {
-    /// Sends what is put in line, until nobody can put anything there any more.
-    pub(super) async fn send_all(mut self, driver: &impl Driver) {
+    /// Sends what is put in line, until it is dropped.
+    pub(super) async fn send_all(self, driver: &impl Driver, given_up: &GivenUp<'_>) {
         let mut batch: Vec<Outgoing> = Vec::with_capacity(MAX_PER_WRITE);
-        while self.queue.recv_many(&mut batch, MAX_PER_WRITE).await > 0 {
-            self.send(driver, &mut batch).await;
-            self.backlog.release(batch.len(), bytes_of(&batch));
-            batch.clear();
+        let mut pause = FIRST_PAUSE;
+        loop {
+            self.next_batch(&mut batch);
+            let was_empty = batch.is_empty();
+            if !was_empty {
+                self.send(driver, &mut batch).await;
+                let mut line = locked(&self.0.line);
+                batch.drain(..).for_each(|sent| line.release(&sent));
+            }
+            self.look_at_given_up(given_up);
+            let owed = self.next_owed();
+            if owed.is_empty() {
+                if was_empty {
+                    self.0.work.notified().await;
+                }
+                continue;
+            }
+            let marks: Vec<Outgoing> = owed.iter().map(|owed| self.mark(owed)).collect();
+            if let Err(error) = driver.send(&marks).await {
+                self.complain(&error);
+                self.owe_again(owed);
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(MAX_PAUSE);
+            } else {
+                pause = FIRST_PAUSE;
+            }
+        }
+    }
+
+    /// The first in line; those that are too old are given up.
+    fn next_batch(&self, batch: &mut Vec<Outgoing>) {
+        let mut line = locked(&self.0.line);
+        while batch.len() < MAX_PER_WRITE {
+            let Some(outgoing) = line.waiting.pop_front() else {
+                break;
+            };
+            match outgoing.at.elapsed() < MAX_WAIT {
+                true => batch.push(outgoing),
+                false => {
+                    self.0.counters.undelivered.fetch_add(1, Ordering::Relaxed);
+                    line.lose(outgoing, &self.0.everybody);
+                }
+            }
         }
     }
 
@@ -110,8 +228,8 @@ impl Queue {
     async fn send(&self, driver: &impl Driver, batch: &mut Vec<Outgoing>) {
         let mut pause = FIRST_PAUSE;
         while let Err(error) = driver.send(batch).await {
-            self.counters.errors.fetch_add(1, Ordering::Relaxed);
-            self.drop_old(batch, &error);
+            self.complain(&error);
+            self.drop_old(batch);
             if batch.is_empty() {
                 return;
             }
@@ -119,23 +237,65 @@ impl Queue {
             pause = (pause * 2).min(MAX_PAUSE);
         }
         let sent = batch.len() as u64;
-        self.counters.sent.fetch_add(sent, Ordering::Relaxed);
+        self.0.counters.sent.fetch_add(sent, Ordering::Relaxed);
+    }
+
+    fn complain(&self, error: &RedisError) {
+        let counters = &self.0.counters;
+        counters.errors.fetch_add(1, Ordering::Relaxed);
+        counters.complain(error, "publications do not reach other nodes");
     }
 
     /// Gives up what has waited for too long.
-    fn drop_old(&self, batch: &mut Vec<Outgoing>, error: &RedisError) {
+    fn drop_old(&self, batch: &mut Vec<Outgoing>) {
         let is_old = |outgoing: &mut Outgoing| outgoing.at.elapsed() >= MAX_WAIT;
-        let old: Vec<Outgoing> = batch.extract_if(.., is_old).collect();
-        if !old.is_empty() {
-            let lost = old.len() as u64;
-            self.counters.undelivered.fetch_add(lost, Ordering::Relaxed);
-            self.counters
-                .complain(error, "publications did not reach other nodes");
+        let mut line = locked(&self.0.line);
+        for old in batch.extract_if(.., is_old) {
+            self.0.counters.undelivered.fetch_add(1, Ordering::Relaxed);
+            line.lose(old, &self.0.everybody);
         }
-        self.backlog.release(old.len(), bytes_of(&old));
     }
-}
 
-fn bytes_of(batch: &[Outgoing]) -> usize {
-    batch.iter().map(|outgoing| outgoing.bytes.len()).sum()
+    fn look_at_given_up(&self, look: &GivenUp<'_>) {
+        let given_up = std::mem::take(&mut locked(&self.0.line).given_up);
+        for (channel, last) in given_up {
+            look(channel.as_deref(), last);
+        }
+    }
+
+    /// Some of those who are owed a mark.
+    fn next_owed(&self) -> Vec<(Recipients, u64)> {
+        let mut line = locked(&self.0.line);
+        let next: Vec<Recipients> = line.owed.keys().take(MAX_PER_WRITE).cloned().collect();
+        let next = next.into_iter();
+        next.filter_map(|to| line.owed.remove_entry(&to)).collect()
+    }
+
+    fn owe_again(&self, owed: Vec<(Recipients, u64)>) {
+        let mut line = locked(&self.0.line);
+        for (to, last) in owed {
+            line.owe(to, last, &self.0.everybody);
+        }
+    }
+
+    fn mark(&self, (to, last): &(Recipients, u64)) -> Outgoing {
+        let mut line = locked(&self.0.line);
+        // Whoever hears it twice knows it by its number.
+        line.number += 1;
+        let origin = Origin {
+            tag: self.0.tag,
+            number: line.number,
+            after: *last,
+        };
+        let user = match to {
+            Recipients::User(user) => Some(&**user),
+            _ => None,
+        };
+        Outgoing {
+            to: to.clone(),
+            bytes: envelope::mark(origin, user),
+            at: Instant::now(),
+            number: None,
+        }
+    }
 }

@@ -2,16 +2,18 @@
 //! test's to say. The clock moves when everybody waits.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use heartline_core::backplane::{Message, Subscription, Target};
+use heartline_core::backplane::{Message, Missed, Subscription, Target};
 use redis::{RedisError, RedisResult};
 use tokio::time::Instant;
 
 use super::super::socketio::{Adapter, SocketIoAdapter};
 use super::driver::{Driver, Heard, Link, Listener, Outgoing, Recipients};
-use super::send::{MAX_QUEUED, MAX_QUEUED_BYTES, MAX_WAIT};
+use super::inbox::MAX_WAITING;
+use super::send::{MAX_OWED, MAX_QUEUED, MAX_QUEUED_BYTES, MAX_WAIT};
 use super::{Fanout, Incoming, Queue};
 use crate::locked::locked;
 
@@ -145,12 +147,23 @@ async fn until(mut condition: impl FnMut() -> bool) {
     }
 }
 
+fn room<'a>(room: &'a str, key: Option<&'a str>) -> Target<'a> {
+    Target::Room {
+        namespace: "/",
+        tenant: None,
+        room,
+        key,
+    }
+}
+
 /// A node's fan-out, and what it was told.
 struct Node {
     fanout: Arc<Fanout>,
     queue: Option<Queue>,
     stub: Stub,
     heard: Arc<Mutex<Vec<String>>>,
+    /// The shards have too much to do.
+    busy: Arc<AtomicBool>,
 }
 
 impl Node {
@@ -163,6 +176,7 @@ impl Node {
             queue: Some(queue),
             stub: Stub::default(),
             heard: Arc::default(),
+            busy: Arc::default(),
         }
     }
 
@@ -172,12 +186,23 @@ impl Node {
             locked(&heard).push(match incoming {
                 Incoming::Nudge => "nudge".into(),
                 Incoming::Publication(_, message) => message.event.to_string(),
+                Incoming::Missed(Missed::Room { room, .. }) => format!("gap of {room}"),
+                Incoming::Missed(Missed::User { user, .. }) => format!("gap of user {user}"),
+                Incoming::Missed(Missed::Users) => "gap of users".into(),
+                Incoming::Missed(Missed::Anybody) => "gap of all".into(),
                 Incoming::Foreign(_) => "foreign".into(),
             });
         };
         let queue = self.queue.take().unwrap();
         let (fanout, stub) = (self.fanout.clone(), self.stub.clone());
-        tokio::spawn(async move { fanout.run(stub, queue, 1_000_000, &[], deliver).await });
+        let busy = self.busy.clone();
+        let is_busy = move || busy.load(Ordering::Relaxed);
+        let run = async move {
+            fanout
+                .run(stub, queue, (1_000_000, &[]), deliver, is_busy)
+                .await;
+        };
+        tokio::spawn(run);
     }
 
     /// A node that sends and receives.
@@ -193,18 +218,33 @@ impl Node {
     }
 
     fn publish_with(&self, event: &str, args: &str) {
-        let message = Message {
-            event: event.into(),
-            args: args.into(),
-            attachments: Vec::new(),
-        };
-        let target = Target::Room {
-            namespace: "/",
-            tenant: None,
-            room: "r",
-            key: None,
-        };
-        self.fanout.publish(&target, &message);
+        self.fanout
+            .publish(&room("r", None), &Message::new(event, args));
+    }
+
+    fn publish_in(&self, name: &str, event: &str) {
+        self.fanout
+            .publish(&room(name, None), &Message::new(event, ""));
+    }
+
+    /// Publishes with the key `k`.
+    fn publish_keyed(&self, event: &str) {
+        let heard = self.heard.clone();
+        let mut here = || locked(&heard).push(event.into());
+        let message = Message::new(event, "");
+        self.fanout
+            .publish_keyed(&room("r", Some("k")), &message, &mut here);
+    }
+
+    /// All that it has sent up to now.
+    async fn all_sent(&self) -> Vec<Outgoing> {
+        until(|| self.fanout.queued() == 0).await;
+        self.stub.sent()
+    }
+
+    /// Everything that others have sent so far and now comes.
+    fn bring_all(&self, sent: &[Outgoing]) {
+        sent.iter().for_each(|outgoing| self.stub.bring(outgoing));
     }
 
     fn hold(&self, room: &str) -> Arc<dyn Subscription> {
@@ -335,7 +375,7 @@ async fn no_more_publications_wait_than_the_queue_has_room_for() {
 #[tokio::test(start_paused = true)]
 async fn no_more_bytes_wait_than_the_queue_has_room_for() {
     let node = Node::new(1);
-    let args = "1".repeat(MAX_QUEUED_BYTES / 4);
+    let args = "1".repeat(MAX_QUEUED_BYTES / 4 - 200);
     for _ in 0..6 {
         node.publish_with("a", &args);
     }
@@ -356,8 +396,15 @@ async fn what_waited_too_long_for_the_server_is_given_up_and_counted() {
     node.stub.come_back();
     node.publish("new");
     until(|| node.fanout.queued() == 0).await;
-    assert_eq!(node.stub.sent().len(), 1, "the new one only");
+    until(|| node.stub.sent().len() == 2).await;
     assert_eq!(node.count(|counters| &counters.sent), 1);
+    let other = Node::connected(2).await;
+    let _room = other.hold("r");
+    until(|| other.is_subscribed("r")).await;
+    other.bring_all(&node.stub.sent());
+    let mut heard = other.heard();
+    heard.sort_unstable();
+    assert_eq!(heard, ["gap of r", "new"]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -412,4 +459,220 @@ async fn a_room_is_listened_to_while_somebody_holds_it() {
     assert!(node.is_subscribed("r"));
     drop(second);
     until(|| !node.is_subscribed("r")).await;
+}
+
+/// A node that listens to the room `r`.
+async fn listening(tag: u32) -> (Node, Arc<dyn Subscription>) {
+    let node = Node::connected(tag).await;
+    let room = node.hold("r");
+    until(|| room.ready().is_none()).await;
+    (node, room)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_publication_that_does_not_arrive_is_told_before_the_next_one() {
+    let (one, (other, _room)) = (Node::connected(1).await, listening(2).await);
+    for event in ["a", "b", "c", "d"] {
+        one.publish(event);
+    }
+    one.publish_in("elsewhere", "x");
+    one.publish("e");
+    let mut sent = one.all_sent().await;
+    let room = sent[0].to.clone();
+    sent.retain(|outgoing| outgoing.to == room);
+    sent.remove(1);
+    sent.remove(1);
+    other.bring_all(&sent);
+    other.bring_all(&sent);
+    assert_eq!(other.heard(), ["a", "gap of r", "d", "e"]);
+    assert_eq!(other.count(|counters| &counters.missed), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_broadcast_that_does_not_arrive_is_told_to_all() {
+    let (one, other) = (Node::connected(1).await, Node::connected(2).await);
+    let all = Target::All {
+        namespace: "/",
+        tenant: None,
+    };
+    for event in ["a", "b", "c"] {
+        one.fanout.publish(&all, &Message::new(event, ""));
+    }
+    let mut sent = one.all_sent().await;
+    sent.remove(1);
+    other.bring_all(&sent);
+    assert_eq!(other.heard(), ["a", "gap of all", "c"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_was_cut_off_tells_each_room_once_and_users_too() {
+    let (one, (other, room)) = (Node::connected(1).await, listening(2).await);
+    let quiet = other.hold("quiet");
+    until(|| quiet.ready().is_none()).await;
+    one.publish("a");
+    other.bring_all(&one.all_sent().await);
+    other.stub.go();
+    until(|| !other.fanout.is_connected()).await;
+    let late = other.hold("late");
+    assert!(late.ready().is_none(), "nobody waits for it");
+    one.publish("lost");
+    let lost = one.all_sent().await.len();
+    other.stub.come_back();
+    until(|| {
+        [&room, &quiet, &late]
+            .iter()
+            .all(|room| room.ready().is_none())
+    })
+    .await;
+    until(|| other.heard().len() >= 5).await;
+    one.publish("b");
+    other.bring_all(&one.all_sent().await[lost..]);
+    let mut heard = other.heard();
+    heard[1..5].sort_unstable();
+    let gaps = ["gap of late", "gap of quiet", "gap of r", "gap of users"];
+    assert_eq!(heard[0], "a");
+    assert_eq!(heard[1..5], gaps);
+    assert_eq!(heard[5..], ["b"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_room_that_the_server_has_taken_away_is_asked_for_again_and_told() {
+    let (node, room) = listening(1).await;
+    let listener = node.stub.state(|state| state.listener.clone()).unwrap();
+    node.stub.state(|state| state.subscribed.clear());
+    listener(Heard::Unsubscribed {
+        channel: "p:r:1:/::r".into(),
+    });
+    until(|| node.is_subscribed("r") && room.ready().is_none()).await;
+    until(|| node.heard() == ["gap of r"]).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_waited_out_an_outage_is_not_told_as_news_but_as_a_gap() {
+    let (mut one, (other, _room)) = (Node::new(1), listening(2).await);
+    one.publish("old");
+    one.publish_in("elsewhere", "old too");
+    let user = Target::User {
+        namespace: "/",
+        tenant: Some("t"),
+        user: "ann",
+        user_type: None,
+        topic: None,
+        instead_of: None,
+    };
+    one.fanout.publish(&user, &Message::new("old", ""));
+    tokio::time::advance(MAX_WAIT).await;
+    // The server was never away: they have waited for something else.
+    one.run();
+    until(|| one.stub.sent().len() == 3).await;
+    assert_eq!(one.count(|counters| &counters.undelivered), 3);
+    other.bring_all(&one.stub.sent());
+    let mut heard = other.heard();
+    heard.sort_unstable();
+    assert_eq!(heard, ["gap of r", "gap of user ann"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_queue_drops_the_oldest_and_tells_where_it_was_to_go() {
+    let (mut one, (other, _room)) = (Node::new(1), listening(2).await);
+    one.publish("first");
+    for _ in 0..MAX_QUEUED {
+        one.publish_in("busy", "x");
+    }
+    one.run();
+    let busy = |outgoing: &Outgoing| outgoing.to == Recipients::Room("p:r:1:/::busy".into());
+    let sent = one.all_sent().await;
+    until(|| one.stub.sent().len() > MAX_QUEUED).await;
+    assert_eq!(
+        sent.iter().filter(|outgoing| busy(outgoing)).count(),
+        MAX_QUEUED
+    );
+    one.stub
+        .sent()
+        .iter()
+        .filter(|one| !busy(one))
+        .for_each(|mark| other.stub.bring(mark));
+    assert_eq!(other.heard(), ["gap of r"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_too_many_rooms_have_lost_something_all_are_told() {
+    let (mut one, other) = (Node::new(1), Node::connected(2).await);
+    for number in 0..=MAX_OWED {
+        one.publish_in(&format!("r{number}"), "x");
+    }
+    tokio::time::advance(MAX_WAIT).await;
+    one.run();
+    until(|| !one.stub.sent().is_empty()).await;
+    other.bring_all(&one.stub.sent());
+    assert_eq!(other.heard(), ["gap of all"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_comes_while_the_shards_are_busy_waits_within_bounds_and_the_rest_is_told() {
+    let (one, (other, _room)) = (Node::connected(1).await, listening(2).await);
+    one.publish("before");
+    other.bring_all(&one.all_sent().await);
+    other.busy.store(true, Ordering::Relaxed);
+    let listener = other.stub.state(|state| state.listener.clone()).unwrap();
+    for _ in 0..MAX_WAITING / 256 + 1 {
+        (0..256).for_each(|_| one.publish("x"));
+        let more = one.all_sent().await;
+        one.stub.state(|state| state.writes.clear());
+        other.bring_all(&more[more.len().saturating_sub(256)..]);
+        // The registry does not wait.
+        listener(Heard::Message {
+            channel: "{p}:n:this.00000002".into(),
+            payload: Vec::new(),
+        });
+    }
+    let told = other.heard();
+    assert_eq!(
+        told.iter().filter(|one| *one == "nudge").count(),
+        told.len() - 1
+    );
+    let dropped = other.count(|counters| &counters.dropped);
+    assert!((1..=256).contains(&dropped), "{dropped}");
+    other.busy.store(false, Ordering::Relaxed);
+    until(|| other.heard().last().is_some_and(|last| last == "gap of r")).await;
+    let heard = other.heard().iter().filter(|one| *one == "x").count();
+    assert_eq!(heard, MAX_WAITING);
+    one.publish("after");
+    other.bring_all(&one.all_sent().await);
+    assert_eq!(other.heard().last().map(String::as_str), Some("after"));
+    assert_eq!(other.count(|counters| &counters.missed), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn nodes_that_publish_under_one_key_at_once_end_with_the_same() {
+    let ((one, _here), (other, _there)) = (listening(1).await, listening(2).await);
+    one.publish_keyed("one");
+    other.publish_keyed("other");
+    let (first, second) = (one.all_sent().await, other.all_sent().await);
+    for node in [&one, &other] {
+        node.bring_all(&first);
+        node.bring_all(&second);
+    }
+    assert_eq!(one.heard(), ["one", "other"]);
+    assert_eq!(other.heard(), ["other"], "the other's came before it");
+    one.publish_keyed("later");
+    other.bring_all(&one.all_sent().await[1..]);
+    assert_eq!(other.heard(), ["other", "later"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_publication_with_a_key_that_is_never_sent_is_told_at_home_too() {
+    let (one, _room) = listening(1).await;
+    let (other, _there) = listening(2).await;
+    one.stub.state(|state| state.is_away = true);
+    one.publish_keyed("one");
+    other.publish_keyed("other");
+    one.bring_all(&other.all_sent().await);
+    assert_eq!(one.heard(), ["one"]);
+    until(|| one.heard().contains(&"gap of r".to_owned())).await;
+    other.publish_keyed("later");
+    one.stub.state(|state| state.is_away = false);
+    until(|| one.fanout.is_connected()).await;
+    one.bring_all(&other.all_sent().await[1..]);
+    assert_eq!(one.heard().last().map(String::as_str), Some("later"));
 }

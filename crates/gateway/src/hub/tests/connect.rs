@@ -274,21 +274,28 @@ fn a_newcomer_that_dies_while_its_token_is_looked_at_throws_nobody_out() {
     }
 }
 
-/// A node alone, whose answer to a newcomer takes a second. Counts the questions.
-struct Slow(LocalBackplane, Arc<AtomicUsize>);
+/// A node alone, whose answer to a newcomer takes a second. Counts the questions, and the
+/// newcomers that it is told are there.
+struct Slow(LocalBackplane, Arc<[AtomicUsize; 2]>);
 
 impl Backplane for Slow {
     fn attach(&self, node: Arc<dyn Node>) {
         self.0.attach(node);
     }
     fn connect(&self, newcomer: Newcomer) -> BoxFuture<Result<Admitted, DeviceLimitReached>> {
-        self.1.fetch_add(1, Ordering::SeqCst);
+        self.1[0].fetch_add(1, Ordering::SeqCst);
         let decided = self.0.connect(newcomer);
         Box::pin(async move {
             let decided = decided.await;
             tokio::time::sleep(seconds(1)).await;
-            decided
+            decided.map(|admitted| Admitted {
+                reserved: true,
+                ..admitted
+            })
         })
+    }
+    fn established(&self, _: &Arc<UserKey>, _: SocketAddress) {
+        self.1[1].fetch_add(1, Ordering::SeqCst);
     }
     fn disconnect(&self, user: &Arc<UserKey>, socket: SocketAddress, keep: Duration) {
         self.0.disconnect(user, socket, keep);
@@ -309,14 +316,15 @@ impl Backplane for Slow {
 
 #[test]
 fn a_newcomer_that_dies_while_it_is_admitted_throws_nobody_out_either() {
-    let asked = Arc::new(AtomicUsize::new(0));
+    let counts = Arc::new([AtomicUsize::new(0), AtomicUsize::new(0)]);
+    let counted = || counts.each_ref().map(|count| count.load(Ordering::SeqCst));
     let now = || Moment {
         at: Micros::ZERO,
         unix_millis: 0,
     };
     let slow = Slow(
         LocalBackplane::new(Duration::ZERO, Box::new(now)),
-        asked.clone(),
+        counts.clone(),
     );
     let mut world = World::with(config(), |builder| builder.backplane(slow));
     let mut old = world.engineio();
@@ -330,14 +338,14 @@ fn a_newcomer_that_dies_while_it_is_admitted_throws_nobody_out_either() {
     world.run(seconds(1));
     assert!(old.hears().is_empty());
     assert_eq!(world.gateway.counts().sockets, 1);
-    assert_eq!(asked.load(Ordering::SeqCst), 2);
+    assert_eq!(counted(), [2, 1]);
     // Who has gone before is not even asked about.
     let mut newcomer = world.engineio();
     newcomer.says(&connect("user=ann device=phone after=1"));
     world.settle();
     drop(newcomer);
     world.run(seconds(3));
-    assert_eq!(asked.load(Ordering::SeqCst), 2);
+    assert_eq!(counted(), [2, 1]);
     // And the place can still be taken: by who is there when the old one goes.
     let mut third = world.engineio();
     third.says(&connect("user=ann device=phone"));
@@ -346,6 +354,7 @@ fn a_newcomer_that_dies_while_it_is_admitted_throws_nobody_out_either() {
     world.run(ms(30));
     assert!(third.hears()[0].starts_with("40{"));
     assert_eq!(old.hears()[1..], ["41", "close 4409"]);
+    assert_eq!(counted(), [3, 2]);
 }
 
 #[test]

@@ -9,6 +9,7 @@
 mod connect;
 mod data;
 mod drain;
+mod gaps;
 mod leaving;
 mod lists;
 mod order;

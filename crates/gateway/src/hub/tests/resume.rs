@@ -344,11 +344,20 @@ fn a_cut_within_what_was_missed_does_not_tell_it_twice() {
     ));
     world.settle();
     let texts = ann.client.hears();
-    let answer = texts.iter().position(|text| text.starts_with("40")).unwrap();
+    let answer = texts
+        .iter()
+        .position(|text| text.starts_with("40"))
+        .unwrap();
     let first = texts.iter().position(|text| text.contains("one")).unwrap();
     assert!(answer < first, "{texts:?}");
     // The hello says that all has come: it comes last.
-    assert!(texts.iter().position(|text| text.contains("hello")).unwrap() > first);
+    assert!(
+        texts
+            .iter()
+            .position(|text| text.contains("hello"))
+            .unwrap()
+            > first
+    );
 }
 
 /// An operator ends a socket; whether there was one.
@@ -448,112 +457,153 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
+/// One history, in which the gateway is killed before each return if there is a folder for its
+/// journal: whoever watches a client sees one unbroken story, or that it begins anew.
+fn tell(
+    steps: Vec<Step>,
+    config: &Config,
+    folder: Option<&std::path::Path>,
+) -> Result<(), TestCaseError> {
+    const ROOMS: [&str; 3] = ["a", "b", "c"];
+    let mut world = World::new(config.clone());
+    let mut ann = Tracking::new(&mut world, "user=ann");
+    // Bob keeps two of the rooms alive; the third comes and goes with Ann.
+    let mut bob = Tracking::new(&mut world, "user=bob");
+    for room in &ROOMS[..2] {
+        bob.asks(&mut world, &format!(r#"42["join","{room}"]"#));
+    }
+    let (mut rooms, mut expected, mut got) = ([false; 3], Vec::new(), Vec::new());
+    let (mut is_there, mut said_so_far, mut has_left) = (true, 0, false);
+    let mut unread: Vec<String> = Vec::new();
+    for step in steps {
+        let text = said_so_far.to_string();
+        let mut is_for_ann = false;
+        match step {
+            Step::Say(room) => {
+                said(&world, ROOMS[room], &text);
+                is_for_ann = rooms[room];
+            }
+            Step::Broadcast => {
+                world
+                    .gateway
+                    .everybody("/", None)
+                    .unwrap()
+                    .emit("news", &text)
+                    .unwrap();
+                is_for_ann = true;
+            }
+            Step::ToUser => {
+                said(&world, "user:ann", &text);
+                is_for_ann = true;
+            }
+            Step::ToSocket => {
+                said(&world, &ann.sid, &text);
+                is_for_ann = true;
+            }
+            Step::Join(room) if is_there => {
+                // What was said before is delivered before.
+                world.settle();
+                ann.client.says(&format!(r#"42["join","{}"]"#, ROOMS[room]));
+                world.settle();
+                rooms[room] = true;
+            }
+            Step::Leave(room) if is_there => {
+                world.settle();
+                ann.client
+                    .says(&format!(r#"42["leave","{}"]"#, ROOMS[room]));
+                world.settle();
+                has_left |= rooms[room];
+                rooms[room] = false;
+            }
+            Step::Arrive(most) if is_there => {
+                unread.extend(ann.client.hears());
+                let most = most.min(unread.len());
+                let some: Vec<String> = unread.drain(..most).collect();
+                ann.take(some);
+            }
+            Step::Cut(most) if is_there => {
+                unread.extend(ann.client.hears());
+                let most = most.min(unread.len());
+                let some: Vec<String> = unread.drain(..most).collect();
+                ann.take(some);
+                unread.clear();
+                ann.is_cut(&mut world);
+                is_there = false;
+            }
+            Step::Return if !is_there => {
+                if let Some(folder) = folder {
+                    world.settle();
+                    killed(world, folder);
+                    world = World::new(config.clone());
+                }
+                ann.return_to(&mut world);
+                is_there = true;
+                if !ann.recovered {
+                    // It may have missed the end of a room that it had left.
+                    prop_assert!(has_left, "a needless refusal");
+                    rooms = [false; 3];
+                    expected.clear();
+                    got.clear();
+                    ann.got();
+                    has_left = false;
+                    world.settle();
+                    ann.client.hears();
+                }
+            }
+            Step::Settle => {
+                world.settle();
+            }
+            _ => {}
+        }
+        if is_for_ann {
+            expected.push(format!(r#"["news","{text}"]"#));
+        }
+        said_so_far += 1;
+        got.extend(
+            ann.got()
+                .into_iter()
+                .filter(|one| one.starts_with(r#"["news""#)),
+        );
+        prop_assert!(expected.starts_with(&got), "{got:?} of {expected:?}");
+    }
+    if !is_there {
+        ann.return_to(&mut world);
+        unread.clear();
+    }
+    world.settle();
+    let rest: Vec<String> = unread.drain(..).chain(ann.client.hears()).collect();
+    ann.take(rest);
+    if is_there || ann.recovered {
+        got.extend(
+            ann.got()
+                .into_iter()
+                .filter(|one| one.starts_with(r#"["news""#)),
+        );
+        prop_assert_eq!(got, expected);
+    }
+    Ok(())
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
 
-    /// Whoever watches a client sees one unbroken story, or that it begins anew.
     #[test]
     fn whatever_happens_a_resumed_client_has_all_of_it_once_and_in_order(
         steps in prop::collection::vec(step(), 1..60)
     ) {
-        const ROOMS: [&str; 3] = ["a", "b", "c"];
-        let mut world = World::new(kept());
-        let mut ann = Tracking::new(&mut world, "user=ann");
-        // Bob keeps two of the rooms alive; the third comes and goes with Ann.
-        let mut bob = Tracking::new(&mut world, "user=bob");
-        for room in &ROOMS[..2] {
-            bob.asks(&mut world, &format!(r#"42["join","{room}"]"#));
-        }
-        let (mut rooms, mut expected, mut got) = ([false; 3], Vec::new(), Vec::new());
-        let (mut is_there, mut said_so_far, mut has_left) = (true, 0, false);
-        let mut unread: Vec<String> = Vec::new();
-        for step in steps {
-            let text = said_so_far.to_string();
-            let mut is_for_ann = false;
-            match step {
-                Step::Say(room) => {
-                    said(&world, ROOMS[room], &text);
-                    is_for_ann = rooms[room];
-                }
-                Step::Broadcast => {
-                    world.gateway.everybody("/", None).unwrap().emit("news", &text).unwrap();
-                    is_for_ann = true;
-                }
-                Step::ToUser => {
-                    said(&world, "user:ann", &text);
-                    is_for_ann = true;
-                }
-                Step::ToSocket => {
-                    said(&world, &ann.sid, &text);
-                    is_for_ann = true;
-                }
-                Step::Join(room) if is_there => {
-                    // What was said before is delivered before.
-                    world.settle();
-                    ann.client.says(&format!(r#"42["join","{}"]"#, ROOMS[room]));
-                    world.settle();
-                    rooms[room] = true;
-                }
-                Step::Leave(room) if is_there => {
-                    world.settle();
-                    ann.client.says(&format!(r#"42["leave","{}"]"#, ROOMS[room]));
-                    world.settle();
-                    has_left |= rooms[room];
-                    rooms[room] = false;
-                }
-                Step::Arrive(most) if is_there => {
-                    unread.extend(ann.client.hears());
-                    let most = most.min(unread.len());
-                    let some: Vec<String> = unread.drain(..most).collect();
-                    ann.take(some);
-                }
-                Step::Cut(most) if is_there => {
-                    unread.extend(ann.client.hears());
-                    let most = most.min(unread.len());
-                    let some: Vec<String> = unread.drain(..most).collect();
-                    ann.take(some);
-                    unread.clear();
-                    ann.is_cut(&mut world);
-                    is_there = false;
-                }
-                Step::Return if !is_there => {
-                    ann.return_to(&mut world);
-                    is_there = true;
-                    if !ann.recovered {
-                        // It may have missed the end of a room that it had left.
-                        prop_assert!(has_left, "a needless refusal");
-                        rooms = [false; 3];
-                        expected.clear();
-                        got.clear();
-                        ann.got();
-                        has_left = false;
-                        world.settle();
-                        ann.client.hears();
-                    }
-                }
-                Step::Settle => {
-                    world.settle();
-                }
-                _ => {}
-            }
-            if is_for_ann {
-                expected.push(format!(r#"["news","{text}"]"#));
-            }
-            said_so_far += 1;
-            got.extend(ann.got().into_iter().filter(|one| one.starts_with(r#"["news""#)));
-            prop_assert!(expected.starts_with(&got), "{got:?} of {expected:?}");
-        }
-        if !is_there {
-            ann.return_to(&mut world);
-            unread.clear();
-        }
-        world.settle();
-        let rest: Vec<String> = unread.drain(..).chain(ann.client.hears()).collect();
-        ann.take(rest);
-        if is_there || ann.recovered {
-            got.extend(ann.got().into_iter().filter(|one| one.starts_with(r#"["news""#)));
-            prop_assert_eq!(got, expected);
-        }
+        tell(steps, &kept(), None)?;
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(50))]
+
+    #[test]
+    fn the_same_with_a_gateway_that_is_killed(steps in prop::collection::vec(step(), 1..60)) {
+        let (config, folder) = journaled("story");
+        let told = tell(steps, &config, Some(&folder));
+        std::fs::remove_dir_all(folder).unwrap();
+        told?;
     }
 }
 
@@ -760,4 +810,190 @@ fn a_live_session_whose_last_events_may_be_lost_says_so() {
         "type": "auth", "token": "user=ann", "resume": hello[0]["resume"], "topics": {},
     });
     assert_eq!(asked(&mut world, &mut again, &frame)[0]["recovered"], false);
+}
+
+/// A gateway that writes down what it keeps, in a folder of its own.
+fn journaled(name: &str) -> (Config, std::path::PathBuf) {
+    let folder = std::env::temp_dir().join(format!("heartline-{name}-{}", std::process::id()));
+    let _ = std::fs::remove_dir_all(&folder);
+    std::fs::create_dir(&folder).unwrap();
+    let mut config = kept();
+    config.recovery.journal = Some(folder.join("journal"));
+    (config, folder)
+}
+
+/// What is left of a killed gateway: its files. Nobody is told anything, and nothing is
+/// written any more.
+fn killed(world: World, folder: &std::path::Path) {
+    let saved: Vec<_> = std::fs::read_dir(folder)
+        .unwrap()
+        .map(|file| file.unwrap().path())
+        .map(|path| (path.clone(), std::fs::read(path).unwrap()))
+        .collect();
+    drop(world);
+    for (path, bytes) in saved {
+        std::fs::write(path, bytes).unwrap();
+    }
+}
+
+#[test]
+fn a_client_of_a_killed_gateway_goes_on_with_the_next() {
+    let (config, folder) = journaled("killed");
+    let mut world = World::new(config.clone());
+    let mut ann = Tracking::new(&mut world, "user=ann rooms=a,b,c");
+    for room in ["a", "b", "c"] {
+        ann.asks(&mut world, &format!(r#"42["join","{room}"]"#));
+    }
+    ann.asks(&mut world, r#"42["leave","c"]"#);
+    said(&world, "a", "one");
+    world.settle();
+    ann.hear(1);
+    // Bob was lost before, and is expected back as well.
+    let mut bob = Tracking::new(&mut world, "user=bob");
+    bob.asks(&mut world, r#"42["join","a"]"#);
+    bob.is_cut(&mut world);
+    ann.got();
+    said(&world, "a", "two");
+    said(&world, "user:ann", "three");
+    said(&world, "c", "never");
+    world
+        .gateway
+        .everybody("/", None)
+        .unwrap()
+        .emit("news", "four")
+        .unwrap();
+    world.settle();
+    let sid = ann.sid.clone();
+    killed(world, &folder);
+
+    let mut world = World::new(config.clone());
+    said(&world, "b", "five");
+    ann.return_to(&mut world);
+    assert!(ann.recovered);
+    assert_eq!(ann.sid, sid);
+    let missed = ["two", "three", "four", "five"].map(|text| format!(r#"["news","{text}"]"#));
+    assert_eq!(ann.got(), missed);
+    said(&world, "a", "six");
+    world.settle();
+    ann.hear(9);
+    assert_eq!(ann.got(), [r#"["news","six"]"#]);
+    bob.got();
+    bob.return_to(&mut world);
+    assert!(bob.recovered);
+    let missed = ["two", "four", "six"].map(|text| format!(r#"["news","{text}"]"#));
+    assert_eq!(bob.got(), missed);
+    // And once more, with nothing said meanwhile.
+    killed(world, &folder);
+    let mut world = World::new(config);
+    ann.return_to(&mut world);
+    assert!(ann.recovered);
+    assert_eq!(ann.got(), [] as [&str; 0]);
+    said(&world, "b", "seven");
+    world.settle();
+    ann.hear(9);
+    assert_eq!(ann.got(), [r#"["news","seven"]"#]);
+    std::fs::remove_dir_all(folder).unwrap();
+}
+
+#[test]
+fn a_live_topic_goes_on_over_a_kill_and_so_do_its_keys() {
+    let (config, folder) = journaled("killed-live");
+    let config = Config {
+        hello: true,
+        ..config
+    };
+    let mut world = World::new(config.clone());
+    let mut ann = world.open(Opening::plain());
+    let hello = asked(&mut world, &mut ann, &auth("user=ann"));
+    let answer = asked(&mut world, &mut ann, &subscribe("map", None));
+    ann.says(r#"{"type":"publish","topic":"map","event":"at","data":1,"key":"x"}"#);
+    world.settle();
+    said(&world, "map", "two");
+    world.settle();
+    killed(world, &folder);
+    let mut world = World::new(config);
+    let mut bob = world.open(Opening::plain());
+    asked(&mut world, &mut bob, &auth("user=bob"));
+    let told = asked(&mut world, &mut bob, &subscribe("map", None));
+    assert_eq!(told[0]["snapshot"][0]["data"], 1);
+    assert_eq!(
+        (&told[0]["offset"], &told[0]["epoch"]),
+        (&2.into(), &answer[0]["epoch"])
+    );
+    let mut again = world.open(Opening::plain());
+    let frame = serde_json::json!({
+        "type": "auth", "token": "user=ann", "resume": hello[0]["resume"],
+        "topics": {"map": {"epoch": answer[0]["epoch"], "offset": 1}},
+    });
+    let told = asked(&mut world, &mut again, &frame);
+    assert_eq!(
+        (&told[0]["recovered"], &told[0]["socketId"]),
+        (&true.into(), &hello[0]["socketId"])
+    );
+    assert_eq!(
+        (&told[2]["recovered"], &told[3]["data"]),
+        (&true.into(), &"two".into())
+    );
+    std::fs::remove_dir_all(folder).unwrap();
+}
+
+#[test]
+fn a_journal_has_one_gateway_and_nothing_of_a_damaged_one_is_believed() {
+    let (config, folder) = journaled("damaged");
+    let mut world = World::new(config.clone());
+    let mut ann = Tracking::new(&mut world, "user=ann");
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .build()
+        .unwrap();
+    let second = runtime.block_on(async { GatewayBuilder::new(config.clone()).build() });
+    let refused = second.map(drop).unwrap_err().to_string();
+    assert!(refused.contains("another gateway"), "{refused}");
+    killed(world, &folder);
+    std::fs::write(folder.join("journal"), b"rubbish").unwrap();
+    let mut world = World::new(config);
+    ann.return_to(&mut world);
+    assert!(!ann.recovered);
+    std::fs::remove_dir_all(folder).unwrap();
+}
+
+#[test]
+fn who_was_away_when_something_was_lost_between_nodes_begins_afresh() {
+    use heartline_core::backplane::Missed;
+
+    let lobby = Missed::Room {
+        namespace: "/",
+        tenant: None,
+        room: "lobby",
+    };
+    let user = |user| Missed::User { tenant: None, user };
+    let cases = [
+        (lobby, false),
+        (user("ann"), false),
+        (user("bob"), true),
+        (Missed::Users, false),
+        (Missed::Anybody, false),
+    ];
+    let (config, folder) = journaled("lost");
+    for (missed, recovers) in cases {
+        for kill in [false, true] {
+            let mut world = World::new(config.clone());
+            let mut ann = Tracking::new(&mut world, "user=ann");
+            ann.asks(&mut world, r#"42["join","lobby"]"#);
+            ann.is_cut(&mut world);
+            world.gateway.shared.fanout.missed(missed);
+            world.settle();
+            if kill && !matches!(missed, Missed::User { .. }) {
+                killed(world, &folder);
+                world = World::new(config.clone());
+            }
+            ann.return_to(&mut world);
+            assert_eq!(ann.recovered, recovers, "{missed:?} {kill}");
+            // What is said from here on is complete again.
+            ann.is_cut(&mut world);
+            ann.return_to(&mut world);
+            assert!(ann.recovered);
+            drop(world);
+        }
+    }
+    std::fs::remove_dir_all(folder).unwrap();
 }

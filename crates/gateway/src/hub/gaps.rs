@@ -1,0 +1,76 @@
+//! Telling sockets that publications were lost on their way from other nodes.
+
+use std::sync::Arc;
+
+use heartline_core::message::Message;
+use heartline_core::namespaces::NamespaceId;
+use heartline_core::presence::SocketAddress;
+use heartline_core::rooms::{Gap, Room};
+use heartline_engine::shard::engine::Engine;
+use heartline_wire::id::Slot;
+use heartline_wire::{json, live};
+
+use super::Hub;
+use crate::publication::Encoding;
+
+impl Hub {
+    /// The members of a room are told; what they get next is of another epoch.
+    pub(super) fn gap(&mut self, engine: &mut Engine, room: &Arc<Room>, gap: Gap) {
+        let Some(members) = self.rooms.begin_epoch(room, gap) else {
+            return;
+        };
+        let epoch = self.shared.fanout.epoch(gap.epoch);
+        for &slot in &members {
+            self.tell_gap(
+                engine,
+                slot,
+                room.key.namespace,
+                &room.key.name,
+                (&epoch, gap.offset),
+            );
+        }
+        self.rooms.restore(room, members);
+    }
+
+    /// A socket of a user is told for the user's own room, or all are. That room has no
+    /// numbers.
+    pub(super) fn user_gap(&mut self, engine: &mut Engine, to: Option<&SocketAddress>) {
+        let mut told: Vec<(Slot, NamespaceId)> = Vec::new();
+        match to {
+            Some(to) => told.extend(self.locate(engine, to).map(|slot| (slot, to.namespace()))),
+            None => {
+                for slot in (0..self.links.len() as u32).map(Slot) {
+                    let sockets = self.link(slot).into_iter().flat_map(|link| &link.sockets);
+                    told.extend(sockets.map(|socket| (slot, socket.namespace)));
+                }
+            }
+        }
+        let epoch = self.shared.fanout.epoch(0);
+        for (slot, namespace) in told {
+            let socket = self.link(slot).and_then(|link| link.socket(namespace));
+            let room = socket.and_then(|socket| Hub::private_room(&socket.identity));
+            if let Some(room) = room {
+                self.tell_gap(engine, slot, namespace, &room, (&epoch, 0));
+            }
+        }
+    }
+
+    fn tell_gap(
+        &mut self,
+        engine: &mut Engine,
+        slot: Slot,
+        namespace: NamespaceId,
+        room: &str,
+        (epoch, offset): (&str, u64),
+    ) {
+        let encoding = self.link(slot).map(|link| link.encoding);
+        if encoding == Some(Encoding::Live) {
+            self.send_live(engine, slot, |text| {
+                live::push_gap(room, epoch, offset, text);
+            });
+            return;
+        }
+        let data = format!(r#"{{"room":{}}}"#, json::quote(room));
+        self.emit_here(engine, slot, namespace, &Message::new("room:gap", &data));
+    }
+}

@@ -1,0 +1,727 @@
+//! A file from which a gateway goes on after it was killed: the events that are kept, and the
+//! sockets that were there.
+//!
+//! Every record is written, not synced, before anybody hears of it: the kernel has it, and a
+//! process that is killed loses nothing. What a machine that stops has not put onto its disk is
+//! gone; so the file is of one start of the machine, and begins anew with the next. There are
+//! two files, of which the older one goes when the newer one is full.
+
+mod record;
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use hashbrown::{HashMap, HashSet};
+use heartline_core::auth::{Identity, RoomPattern, UserKey};
+use heartline_core::line::ring::Kept;
+use heartline_core::line::shelf::ScopeRef;
+use heartline_core::namespaces::NamespaceId;
+use heartline_core::presence::SocketAddress;
+use heartline_core::rooms::{Gap, Room, RoomKey};
+use record::{EventRecord, Head, Record, RoomRecord, Where};
+
+/// What a journal may hold.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Size {
+    /// A file is full at so many bytes.
+    pub(crate) segment: u64,
+    /// How old events may be that a start goes on with, milliseconds.
+    pub(crate) age: u64,
+}
+
+/// Which start of the machine this is.
+const BOOT: &str = "/proc/sys/kernel/random/boot_id";
+
+/// What is written down of a socket.
+#[derive(Debug, Clone)]
+pub(crate) struct Known {
+    pub(crate) name: SocketAddress,
+    pub(crate) user: Option<Arc<UserKey>>,
+    /// The patterns of rooms that its token grants.
+    grants: Option<Vec<String>>,
+    /// Its rooms, each with the place since which it is there.
+    pub(crate) rooms: HashMap<RoomKey, u64>,
+    pub(crate) left: u64,
+    pub(crate) places: Vec<SocketAddress>,
+    /// When it was lost, Unix milliseconds; `None`: it was there until the end.
+    pub(crate) lost_at: Option<u64>,
+}
+
+impl Known {
+    /// As far as it is known whose socket it was.
+    pub(crate) fn identity(&self) -> Identity {
+        let patterns = self.grants.as_ref();
+        Identity {
+            user: self.user.clone(),
+            rooms: patterns.map(|all| all.iter().map(|one| RoomPattern::new(one)).collect()),
+            ..Identity::default()
+        }
+    }
+}
+
+/// How far a room is.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct KnownRoom {
+    pub(crate) incarnation: u64,
+    /// The epoch of its numbers.
+    pub(crate) epoch: u64,
+    pub(crate) offset: u64,
+    /// The number in the line of the last that was lost.
+    pub(crate) lost: u64,
+    /// The number of its last event.
+    last: u64,
+}
+
+/// What is known of sockets and rooms, by all records so far.
+#[derive(Debug, Default)]
+struct State {
+    sockets: HashMap<SocketAddress, Known>,
+    rooms: HashMap<RoomKey, KnownRoom>,
+    /// The number in the line of the last event that was lost without anybody knowing whose.
+    lost: u64,
+}
+
+impl State {
+    fn apply(&mut self, record: &Record) {
+        match record {
+            Record::Head(_) => {}
+            Record::Room(room) => self.note_room(room, 0),
+            Record::Event(event) => {
+                if let Where::Room(room) = &event.to {
+                    self.note_room(room, event.id);
+                }
+            }
+            Record::Gap { room, epoch, place } => {
+                self.note_room(room, *place);
+                if let Some(known) = self.rooms.get_mut(&room.key) {
+                    (known.epoch, known.lost) = (*epoch, *place);
+                }
+            }
+            Record::Lost { place } => self.lost = self.lost.max(*place),
+            Record::Opened { name, user, rooms } => {
+                let known = Known {
+                    name: *name,
+                    user: user.clone(),
+                    grants: rooms.clone(),
+                    rooms: HashMap::new(),
+                    left: 0,
+                    places: vec![*name],
+                    lost_at: None,
+                };
+                self.sockets.insert(*name, known);
+            }
+            Record::Joined { name, room, since } => {
+                self.note_room(room, 0);
+                if let Some(known) = self.sockets.get_mut(name) {
+                    known.rooms.insert(room.key.clone(), *since);
+                }
+            }
+            Record::Left { name, room, place } => {
+                if let Some(known) = self.sockets.get_mut(name) {
+                    known.rooms.remove(room);
+                    known.left = known.left.max(*place);
+                }
+            }
+            Record::Parked { name, at } => {
+                if let Some(known) = self.sockets.get_mut(name) {
+                    known.lost_at = Some(*at);
+                }
+            }
+            Record::Back { name, address } => {
+                if let Some(known) = self.sockets.get_mut(name) {
+                    known.lost_at = None;
+                    known.rooms.clear();
+                    known.places.push(*address);
+                }
+            }
+            Record::Ended { name } => {
+                self.sockets.remove(name);
+            }
+        }
+    }
+
+    fn note_room(&mut self, room: &RoomRecord, id: u64) {
+        let new = KnownRoom {
+            incarnation: room.incarnation,
+            epoch: room.incarnation,
+            offset: 0,
+            lost: 0,
+            last: 0,
+        };
+        let known = match self.rooms.get_mut(&room.key) {
+            Some(known) => known,
+            None => self.rooms.entry(room.key.clone()).or_insert(new),
+        };
+        if known.incarnation != room.incarnation {
+            *known = new;
+        }
+        known.offset = known.offset.max(room.offset);
+        known.last = known.last.max(id);
+    }
+
+    /// Forgets rooms of which nothing is kept and in which nobody is.
+    fn forget_rooms(&mut self, kept_from: u64) {
+        let rooms = self.sockets.values().flat_map(|known| known.rooms.keys());
+        let used: HashSet<&RoomKey> = rooms.collect();
+        self.rooms
+            .retain(|key, room| room.last >= kept_from || used.contains(key));
+    }
+
+    /// All of it as records.
+    fn records(&self) -> impl Iterator<Item = Record> {
+        let rooms = self.rooms.iter().flat_map(|(key, known)| {
+            let room = RoomRecord {
+                key: key.clone(),
+                incarnation: known.incarnation,
+                offset: known.offset,
+            };
+            let gap = (known.lost > 0).then(|| Record::Gap {
+                room: room.clone(),
+                epoch: known.epoch,
+                place: known.lost,
+            });
+            std::iter::once(Record::Room(room)).chain(gap)
+        });
+        let lost = (self.lost > 0).then_some(Record::Lost { place: self.lost });
+        let sockets = self.sockets.values().flat_map(move |known| {
+            let name = known.name;
+            let opened = Record::Opened {
+                name,
+                user: known.user.clone(),
+                rooms: known.grants.clone(),
+            };
+            let all = &self.rooms;
+            let joined = known.rooms.iter().filter_map(move |(key, since)| {
+                let room = all.get(key)?;
+                Some(Record::Joined {
+                    name,
+                    room: RoomRecord {
+                        key: key.clone(),
+                        incarnation: room.incarnation,
+                        offset: room.offset,
+                    },
+                    since: *since,
+                })
+            });
+            let left = (known.left > 0).then(|| Record::Left {
+                name,
+                room: RoomKey {
+                    namespace: name.namespace(),
+                    tenant: None,
+                    name: "".into(),
+                },
+                place: known.left,
+            });
+            let places = known.places.iter().skip(1);
+            let places = places.map(move |address| Record::Back {
+                name,
+                address: *address,
+            });
+            let parked = known.lost_at.map(|at| Record::Parked { name, at });
+            let first = std::iter::once(opened).chain(places);
+            first.chain(joined).chain(left).chain(parked)
+        });
+        lost.into_iter().chain(rooms).chain(sockets)
+    }
+}
+
+/// What was in a journal.
+#[derive(Default)]
+pub(crate) struct Found {
+    pub(crate) sockets: Vec<Known>,
+    pub(crate) rooms: Vec<(RoomKey, KnownRoom)>,
+    /// The events, each place's in their order, with the Unix time in milliseconds.
+    pub(crate) events: Vec<(Place, u64, Kept)>,
+    /// The number of the last event.
+    pub(crate) last: u64,
+    /// Events before this number may be missing.
+    pub(crate) kept_from: u64,
+    /// Those up to this number are not all.
+    pub(crate) lost: u64,
+}
+
+impl From<Place> for Where {
+    fn from(place: Place) -> Where {
+        match place {
+            Place::Room(key, incarnation) => Where::Room(RoomRecord {
+                key,
+                incarnation,
+                offset: 0,
+            }),
+            Place::Scope {
+                namespace,
+                tenant,
+                user,
+            } => Where::Scope {
+                namespace,
+                tenant,
+                user,
+            },
+        }
+    }
+}
+
+impl Found {
+    /// Forgets what is too old, and what is more than one file may have: the newest, as
+    /// records.
+    fn forget_old(&mut self, size: Size, now: u64) -> Vec<u8> {
+        let oldest = now.saturating_sub(size.age);
+        let (mut records, mut bytes) = (Vec::new(), 0);
+        let mut first = self.events.len();
+        for (place, at, event) in self.events.iter().rev() {
+            let mut record = Vec::new();
+            record::push(&event_record(place.clone().into(), *at, event), &mut record);
+            bytes += record.len() as u64;
+            if *at < oldest || bytes > size.segment {
+                break;
+            }
+            records.push(record);
+            first -= 1;
+        }
+        let forgotten = self.events.drain(..first).next_back();
+        if let Some((.., event)) = forgotten {
+            self.kept_from = event.id + 1;
+        }
+        records.into_iter().rev().flatten().collect()
+    }
+}
+
+/// Where an event went.
+#[derive(Debug, Clone)]
+pub(crate) enum Place {
+    /// A room, with its incarnation.
+    Room(RoomKey, u64),
+    Scope {
+        namespace: NamespaceId,
+        tenant: Option<Arc<str>>,
+        user: Option<Arc<str>>,
+    },
+}
+
+struct Tape {
+    file: File,
+    /// Events before this number are in neither file.
+    kept_from: u64,
+    /// Events before this number are not in the newer one.
+    own_from: u64,
+    /// The number of the last event.
+    last: u64,
+    length: u64,
+    state: State,
+    buffer: Vec<u8>,
+    broken: bool,
+}
+
+/// The journal of a gateway.
+pub(crate) struct Journal {
+    path: PathBuf,
+    head: Head,
+    size: Size,
+    tape: Mutex<Tape>,
+    /// Unix milliseconds of now.
+    now: Box<dyn Fn() -> u64 + Send + Sync>,
+    /// A second gateway must not write into the same.
+    _lock: File,
+}
+
+fn older(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".1");
+    name.into()
+}
+
+fn private() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    options
+}
+
+impl Journal {
+    /// Opens the journal and reads what is in it, if it is of this start of the machine and of
+    /// the same namespaces. Else it begins anew, with this epoch and secret.
+    ///
+    /// # Errors
+    /// The file cannot be used, or another gateway has it.
+    pub(crate) fn open(
+        path: &Path,
+        namespaces: String,
+        (epoch, secret): (u32, [u8; 32]),
+        size: Size,
+        now: Box<dyn Fn() -> u64 + Send + Sync>,
+    ) -> io::Result<(Journal, Found)> {
+        let mut lock = path.as_os_str().to_owned();
+        lock.push(".lock");
+        let lock = private().open(lock)?;
+        lock.try_lock()
+            .map_err(|_| io::Error::other("another gateway has it open"))?;
+        let boot = std::fs::read_to_string(BOOT).unwrap_or_default();
+        let mut head = Head {
+            boot,
+            namespaces,
+            epoch,
+            secret,
+            own_from: 1,
+        };
+        let (mut state, mut found) = match read(path, &head) {
+            Some((before, state, found)) => {
+                (head.epoch, head.secret) = (before.epoch, before.secret);
+                (state, found)
+            }
+            None => (State::default(), Found::default()),
+        };
+        let events = found.forget_old(size, now());
+        let kept_from = found.kept_from.max(1);
+        state.forget_rooms(kept_from);
+        found.lost = state.lost;
+        found.last = found.last.max(state.lost);
+        found.sockets = state.sockets.values().cloned().collect();
+        let rooms = state.rooms.iter();
+        found.rooms = rooms.map(|(key, room)| (key.clone(), *room)).collect();
+        head.own_from = kept_from;
+        // All that is still needed goes into a new file.
+        let mut buffer = head_of(&head, &state);
+        buffer.extend(events);
+        let tape = Tape {
+            file: replace(path, &buffer)?,
+            kept_from,
+            own_from: kept_from,
+            last: found.last,
+            length: buffer.len() as u64,
+            state,
+            buffer: Vec::new(),
+            broken: false,
+        };
+        // What it has is in this one.
+        let _ = std::fs::remove_file(older(path));
+        let journal = Journal {
+            path: path.into(),
+            head,
+            size,
+            tape: Mutex::new(tape),
+            now,
+            _lock: lock,
+        };
+        Ok((journal, found))
+    }
+
+    /// Its epoch and its secret.
+    pub(crate) fn identity(&self) -> (u32, [u8; 32]) {
+        (self.head.epoch, self.head.secret)
+    }
+
+    fn tape(&self) -> MutexGuard<'_, Tape> {
+        self.tape.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The file becomes the older one, and a new one begins with all that is known.
+    fn turn_over(&self, tape: &mut Tape) -> io::Result<()> {
+        tape.kept_from = tape.own_from;
+        tape.own_from = tape.last + 1;
+        tape.state.forget_rooms(tape.kept_from);
+        let head = Head {
+            own_from: tape.own_from,
+            ..self.head.clone()
+        };
+        let begin = head_of(&head, &tape.state);
+        std::fs::rename(&self.path, older(&self.path))?;
+        tape.file = replace(&self.path, &begin)?;
+        tape.length = begin.len() as u64;
+        Ok(())
+    }
+
+    fn note(&self, records: &[Record]) {
+        let mut tape = self.tape();
+        if tape.broken {
+            return;
+        }
+        for record in records {
+            tape.state.apply(record);
+            record::push(record, &mut tape.buffer);
+            tape.last = tape.last.max(record.place());
+        }
+        let written = tape.write();
+        let written = written.and_then(|()| match tape.length > self.size.segment {
+            true => self.turn_over(&mut tape),
+            false => Ok(()),
+        });
+        if let Err(error) = written {
+            tracing::error!(
+                %error,
+                path = %self.path.display(),
+                "the journal cannot be written: nothing of it survives the end of this process"
+            );
+            tape.broken = true;
+            // Half of it would be taken for all.
+            let _ = std::fs::remove_file(&self.path);
+            let _ = std::fs::remove_file(older(&self.path));
+        }
+    }
+
+    /// Notes an event of a room, before anybody hears of it.
+    pub(crate) fn room_event(&self, room: &Room, event: &Kept) {
+        let to = Where::Room(RoomRecord {
+            key: room.key.clone(),
+            incarnation: room.incarnation,
+            offset: event.offset,
+        });
+        self.note(&[event_record(to, (self.now)(), event)]);
+    }
+
+    /// The same of events that went to no room.
+    pub(crate) fn events(&self, scope: ScopeRef<'_>, events: &[Kept]) {
+        let to = Where::Scope {
+            namespace: scope.namespace,
+            tenant: scope.tenant.map(Into::into),
+            user: scope.user.map(Into::into),
+        };
+        let now = (self.now)();
+        let records = events.iter();
+        let records: Vec<Record> = records
+            .map(|event| event_record(to.clone(), now, event))
+            .collect();
+        self.note(&records);
+    }
+
+    /// Publications of a room were lost.
+    pub(crate) fn gap(&self, room: &Room, gap: Gap) {
+        self.note(&[Record::Gap {
+            room: RoomRecord {
+                key: room.key.clone(),
+                incarnation: room.incarnation,
+                offset: gap.offset,
+            },
+            epoch: gap.epoch,
+            place: gap.place,
+        }]);
+    }
+
+    /// Publications were lost, and nobody knows whose.
+    pub(crate) fn lost(&self, place: u64) {
+        self.note(&[Record::Lost { place }]);
+    }
+
+    /// A socket has begun.
+    pub(crate) fn opened(&self, name: SocketAddress, identity: &Identity) {
+        let patterns = identity.rooms.as_ref();
+        self.note(&[Record::Opened {
+            name,
+            user: identity.user.clone(),
+            rooms: patterns.map(|all| all.iter().map(RoomPattern::text).collect()),
+        }]);
+    }
+
+    /// It has come into a room.
+    pub(crate) fn joined(&self, name: SocketAddress, room: &Room, offset: u64, since: u64) {
+        self.note(&[Record::Joined {
+            name,
+            room: RoomRecord {
+                key: room.key.clone(),
+                incarnation: room.incarnation,
+                offset,
+            },
+            since,
+        }]);
+    }
+
+    /// It has left a room.
+    pub(crate) fn left(&self, name: SocketAddress, room: &RoomKey, place: u64) {
+        self.note(&[Record::Left {
+            name,
+            room: room.clone(),
+            place,
+        }]);
+    }
+
+    /// Its connection is lost.
+    pub(crate) fn parked(&self, name: SocketAddress) {
+        let at = (self.now)();
+        self.note(&[Record::Parked { name, at }]);
+    }
+
+    /// It has come back, and is in no room yet.
+    pub(crate) fn back(&self, name: SocketAddress, address: SocketAddress) {
+        self.note(&[Record::Back { name, address }]);
+    }
+
+    /// It will not come back.
+    pub(crate) fn ended(&self, name: SocketAddress) {
+        self.note(&[Record::Ended { name }]);
+    }
+}
+
+impl Tape {
+    fn write(&mut self) -> io::Result<()> {
+        let written = self.file.write_all(&self.buffer);
+        self.length += self.buffer.len() as u64;
+        self.buffer.clear();
+        if self.buffer.capacity() > 1 << 20 {
+            self.buffer = Vec::new();
+        }
+        written
+    }
+}
+
+fn event_record(mut to: Where, at: u64, event: &Kept) -> Record {
+    if let Where::Room(room) = &mut to {
+        room.offset = event.offset;
+    }
+    Record::Event(Box::new(EventRecord {
+        to,
+        id: event.id,
+        at,
+        message: event.message.clone(),
+        key: event.key.clone(),
+        only: event.only.clone(),
+    }))
+}
+
+/// What a file begins with.
+fn head_of(head: &Head, state: &State) -> Vec<u8> {
+    let mut begin = Vec::new();
+    record::push(&Record::Head(head.clone()), &mut begin);
+    for record in state.records() {
+        record::push(&record, &mut begin);
+    }
+    begin
+}
+
+/// Puts a new file in the place of another, at once and with this in it.
+fn replace(path: &Path, begin: &[u8]) -> io::Result<File> {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".new");
+    let name = PathBuf::from(name);
+    let mut file = private().truncate(true).open(&name)?;
+    file.write_all(begin)?;
+    std::fs::rename(&name, path)?;
+    Ok(file)
+}
+
+/// Reads both files; `None` if there is nothing that this gateway can go on with.
+fn read(path: &Path, expected: &Head) -> Option<(Head, State, Found)> {
+    let usable = |file: &Path| {
+        let bytes = std::fs::read(file).ok()?;
+        let mut rest = &bytes[..];
+        let Some(Record::Head(head)) = record::take(&mut rest) else {
+            return None;
+        };
+        let fits = head.boot == expected.boot
+            && !head.boot.is_empty()
+            && head.namespaces == expected.namespaces;
+        let begin = bytes.len() - rest.len();
+        fits.then_some((head, bytes, begin))
+    };
+    let newer = usable(path);
+    let mut before = usable(&older(path));
+    if let (Some((newer, ..)), Some((older, ..))) = (&newer, &before) {
+        let goes_on = older.epoch == newer.epoch && older.own_from < newer.own_from;
+        before = before.filter(|_| goes_on);
+    }
+    let kept_from = before.iter().chain(&newer).next()?.0.own_from;
+    let (mut state, mut found) = (State::default(), Found::default());
+    let mut last = None;
+    for (head, bytes, begin) in before.into_iter().chain(newer) {
+        // Each begins with all that is known.
+        state = State::default();
+        let mut rest = &bytes[begin..];
+        while let Some(record) = record::take(&mut rest) {
+            state.apply(&record);
+            found.last = found.last.max(record.place());
+            if let Record::Event(event) = record {
+                found.events.push(event_found(*event));
+            }
+        }
+        found.last = found.last.max(head.own_from - 1);
+        last = Some(head);
+    }
+    found.kept_from = kept_from;
+    last.map(|head| (head, state, found))
+}
+
+fn event_found(event: EventRecord) -> (Place, u64, Kept) {
+    let (place, offset) = match event.to {
+        Where::Room(room) => (Place::Room(room.key, room.incarnation), room.offset),
+        Where::Scope {
+            namespace,
+            tenant,
+            user,
+        } => {
+            let scope = Place::Scope {
+                namespace,
+                tenant,
+                user,
+            };
+            (scope, 0)
+        }
+    };
+    let kept = Kept {
+        id: event.id,
+        offset,
+        at: heartline_wire::time::Micros::ZERO,
+        message: event.message,
+        key: event.key,
+        only: event.only,
+    };
+    (place, event.at, kept)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use heartline_core::message::Message;
+    use heartline_wire::time::Micros;
+
+    fn open(path: &Path) -> (Journal, Found) {
+        let size = Size {
+            segment: 10_000,
+            age: 1_000,
+        };
+        let now = Box::new(|| 7);
+        Journal::open(path, "/".into(), (1, [2; 32]), size, now).unwrap()
+    }
+
+    #[test]
+    fn two_files_hold_what_is_newest_and_say_from_where_on() {
+        let name = format!("heartline-journal-{}", std::process::id());
+        let folder = std::env::temp_dir().join(name);
+        let _ = std::fs::remove_dir_all(&folder);
+        std::fs::create_dir(&folder).unwrap();
+        let path = folder.join("journal");
+        let (mut journal, found) = open(&path);
+        assert_eq!((found.last, found.kept_from), (0, 0));
+        let scope = ScopeRef {
+            namespace: NamespaceId::ROOT,
+            tenant: None,
+            user: None,
+        };
+        let event = |id| Kept {
+            id,
+            offset: 0,
+            at: Micros::ZERO,
+            message: Message::new("e", &format!("\"{}\"", "x".repeat(1_000))),
+            key: None,
+            only: None,
+        };
+        let mut identity = journal.identity();
+        for id in 1..=200 {
+            journal.events(scope, &[event(id)]);
+            // Killed at any moment: what is there is without a gap up to the last.
+            if id % 7 != 0 {
+                continue;
+            }
+            drop(journal);
+            let (again, found) = open(&path);
+            assert_eq!(again.identity(), identity);
+            identity = again.identity();
+            assert_eq!(found.last, id);
+            let ids: Vec<u64> = found.events.iter().map(|(.., event)| event.id).collect();
+            assert_eq!(ids, (found.kept_from.max(1)..=id).collect::<Vec<_>>());
+            assert!(ids.len() >= 7 && ids.len() < 20, "{}", ids.len());
+            journal = again;
+        }
+        std::fs::remove_dir_all(folder).unwrap();
+    }
+}
