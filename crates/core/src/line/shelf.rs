@@ -205,7 +205,7 @@ mod tests {
             key: None,
             only: None,
         };
-        shelf.keep(user, &line, std::iter::once(large), |_| {});
+        shelf.keep(user, &line, vec![large], |_| {}, |_| {});
         let is_complete = || {
             let ring = shelf.find(user);
             ring.is_none_or(|ring| ring.lock().unwrap().is_complete_after(0))

@@ -23,7 +23,7 @@ use tokio::sync::oneshot;
 
 use super::Hub;
 use super::link::{Displaced, Joining, SocketState};
-use super::resume::Ticket;
+use super::resume::{Missed, Ticket};
 use super::tasks::TaskKind;
 use crate::handler::{Arrival, Body, Event, Handlers};
 use crate::op::{Connecting, Op, Outcome, Park, Refusal};
@@ -177,12 +177,14 @@ impl Hub {
         };
         let here = Arc::new(());
         let waits = Arc::downgrade(&here);
-        if let Some(ticket) = &mut ticket
-            && !shared.limits.may_resume(remote, engine.now)
-        {
-            ticket.is_refused();
-        }
-        let earlier = ticket.as_ref().and_then(Ticket::name);
+        let earlier = ticket.as_mut().and_then(|ticket| {
+            // A turn may have begun before the earlier connection did, on another shard.
+            let now = engine.now.max(shared.clock.now());
+            if !shared.limits.may_resume(remote, now) {
+                ticket.is_refused();
+            }
+            Some((ticket.name()?, now))
+        });
         link.joining = Some(Box::new(Joining {
             ticket: ticket.map(Box::new),
             namespace,
@@ -204,18 +206,9 @@ impl Hub {
         };
         let socket = SocketAddress::new(conn, namespace, secret);
         let time = shared.config.auth_timeout;
-        // A turn may have begun before the earlier connection did, on another shard.
-        let now = engine.now.max(shared.clock.now());
-        let earlier = earlier.map(|name| (name, now));
         let work = async move {
-            let outcome = authenticate(
-                &shared,
-                &handlers,
-                mode,
-                credentials,
-                (socket, earlier),
-                waits,
-            );
+            let places = (socket, earlier);
+            let outcome = authenticate(&shared, &handlers, mode, credentials, places, waits);
             if let Some(outcome) = outcome.await {
                 if let (Ok((identity, _)), Some((name, _))) = (&outcome, earlier) {
                     know_members(&shared, identity, &name).await;
@@ -391,17 +384,8 @@ impl Hub {
             .link(slot)
             .is_some_and(|link| link.encoding == Encoding::Live);
         if !is_live {
-            // Node's order, where it does no harm: socket.io-client keeps what comes before the
-            // answer until that comes, even by another connection. Had this one broken between
-            // the two, it would hear twice what is sent again.
-            let is_first = engine.is_heard_whole(slot);
-            if let Some(missed) = missed.as_ref().filter(|_| is_first) {
-                self.replay(engine, slot, namespace, missed);
-            }
-            self.connect_reply(engine, slot, namespace, &socket_id, pid.as_deref());
-            if let Some(missed) = missed.as_ref().filter(|_| !is_first) {
-                self.replay(engine, slot, namespace, missed);
-            }
+            let reply = (&*socket_id, pid.as_deref());
+            self.answer_connect(engine, slot, namespace, reply, missed.as_ref());
         }
         if self.shared.config.hello {
             let id = joining.id.as_deref();
@@ -426,6 +410,27 @@ impl Hub {
         }
         self.note_memberships(engine, &identity);
         self.run_connect_handlers(engine, slot, &handle, joining.payload.as_deref());
+    }
+
+    /// Answers a CONNECT, and tells what was missed: first where that does no harm, as on Node.
+    /// socket.io-client keeps what comes before the answer until that comes, even by another
+    /// connection. Had this one broken between the two, it would hear twice what is sent again.
+    fn answer_connect(
+        &mut self,
+        engine: &mut Engine,
+        slot: Slot,
+        namespace: NamespaceId,
+        (socket_id, pid): (&str, Option<&str>),
+        missed: Option<&Missed>,
+    ) {
+        let is_first = engine.is_heard_whole(slot);
+        if let Some(missed) = missed.filter(|_| is_first) {
+            self.replay(engine, slot, namespace, missed);
+        }
+        self.connect_reply(engine, slot, namespace, socket_id, pid);
+        if let Some(missed) = missed.filter(|_| !is_first) {
+            self.replay(engine, slot, namespace, missed);
+        }
     }
 
     fn add_socket(
