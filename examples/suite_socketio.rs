@@ -161,7 +161,7 @@ fn main_namespace(handlers: HandlerSet) -> HandlerSet {
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let flags = flags::Flags::read(&["--listen"]);
+    let flags = flags::Flags::read(&["--listen", "--recovery"]);
     let listen = flags.text("--listen", "127.0.0.1:3210");
     let mut open = NamespaceConfig {
         auth_mode: AuthMode::Off,
@@ -180,6 +180,9 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         builtin_events: false,
         ..Config::default()
     };
+    if flags.text("--recovery", "off") == "on" {
+        config.recovery.window = Some(Duration::from_secs(120));
+    }
     config.heartbeat.interval = Duration::from_secs(2);
     config.heartbeat.timeout = Duration::from_secs(20);
     let gateway = Gateway::builder(config)

@@ -235,8 +235,10 @@ impl Fanout {
             };
             self.post(shard as u16, op);
         };
-        let Some(recovery) = &self.recovery else {
-            return Some(room.publish(|offset| make(offset, None, message), to_shard));
+        let recovery = self.recovery.as_ref().filter(|_| room.is_kept());
+        let Some(recovery) = recovery else {
+            let make = |offset| make(offset, self.passing(&message), message);
+            return Some(room.publish(make, to_shard));
         };
         let only = Only {
             skip: to.skip,
@@ -247,14 +249,12 @@ impl Fanout {
             ..recovery.kept(&message, only, self.clock.now())
         };
         let make = |offset, id| {
-            let place = match id {
-                0 => self.passing(&message),
-                id => Some(Told {
-                    place: recovery.line.place(id),
-                    is_own: true,
-                }),
+            let place = recovery.line.place(id);
+            let told = Told {
+                place,
+                is_own: true,
             };
-            make(offset, place, message)
+            make(offset, Some(told), message)
         };
         let note = |event: &Kept| {
             if let Some(journal) = &recovery.journal {
@@ -394,8 +394,7 @@ impl Fanout {
             user: Some(user),
         };
         let is_kept = |recovery: &Recovery| {
-            recovery.keeps(&format!("{PRIVATE}{user}"))
-                && (recovery.sessions.has(tenant, user) || !sockets().is_empty())
+            recovery.keeps(&format!("{PRIVATE}{user}")) && self.has_anybody(tenant, user)
         };
         let instead_of: Option<Arc<str>> = instead_of.map(Into::into);
         let for_whom = || Only {
@@ -422,6 +421,20 @@ impl Fanout {
             }
         });
         reached
+    }
+
+    /// Whether a user has sockets here, or had some that may come back. Who goes has a session
+    /// before they have no socket; who comes back has a socket before they have no session.
+    pub(crate) fn has_anybody(&self, tenant: Option<&str>, user: &str) -> bool {
+        let has_sockets = || {
+            !self
+                .backplane
+                .local()
+                .sockets(tenant, user, None)
+                .is_empty()
+        };
+        let sessions = self.recovery.as_ref().map(|recovery| &recovery.sessions);
+        has_sockets() || sessions.is_some_and(|all| all.has(tenant, user)) || has_sockets()
     }
 
     /// Gives a message to all sockets of a namespace and tenant, on all nodes.
@@ -871,11 +884,15 @@ impl Fanout {
 
     /// Where a socket is, or was, that is known by this id.
     pub(crate) fn find_socket(&self, id: &str) -> Option<SocketAddress> {
-        let name = SocketAddress::parse(id)?;
-        Some(match &self.recovery {
+        SocketAddress::parse(id).map(|name| self.whereabouts(name))
+    }
+
+    /// Where a socket is, or was, that is known by this name.
+    pub(crate) fn whereabouts(&self, name: SocketAddress) -> SocketAddress {
+        match &self.recovery {
             Some(recovery) => recovery.whereabouts(name),
             None => name,
-        })
+        }
     }
 
     /// Rooms and sockets by the names that Socket.IO has for both.

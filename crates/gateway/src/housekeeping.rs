@@ -48,7 +48,9 @@ pub(crate) async fn run(shared: Arc<Shared>) {
             tokio::time::sleep(TRIM_INTERVAL).await;
             let now = shared_in_trims.clock.now();
             recovery.give_up(recovery.sessions.expire(now));
-            recovery.shelf.trim(now, &recovery.line.bounds);
+            let fanout = &shared_in_trims.fanout;
+            let is_left = |_, tenant: Option<&str>, user: &str| fanout.has_anybody(tenant, user);
+            recovery.shelf.trim(now, &recovery.line.bounds, is_left);
             let rooms = &shared_in_trims.fanout.rooms;
             rooms.trim(now, &recovery.line.bounds);
         }

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use heartline_core::auth::UserKey;
 use heartline_core::policy::{ConnectLimit, Limit};
 use heartline_core::rate_limit::{KeyedLimiter, Verdict};
+use heartline_engine::slots::address_group;
 use heartline_wire::time::{Micros, micros};
 
 /// Whose messages are counted together. A user's are, in all namespaces that have the same
@@ -38,6 +39,10 @@ impl Guesser {
     }
 }
 
+/// So many failed resumes of an address, and for the rest of the minute its clients begin
+/// afresh without a look at what they bring.
+const FAILED_RESUMES: Limit = Limit::per(10, 60);
+
 /// Wrong invites of a user, and of an address.
 const GUESSES: Limit = Limit::per(10, 60);
 
@@ -55,6 +60,7 @@ pub(crate) struct OverLimit {
 pub(crate) struct Limits {
     messages: KeyedLimiter<Sender>,
     connects: KeyedLimiter<IpAddr>,
+    failed_resumes: KeyedLimiter<IpAddr>,
     guesses: KeyedLimiter<Guesser>,
     /// Messages refused since the start.
     pub(crate) refused_messages: AtomicU64,
@@ -90,6 +96,21 @@ impl Limits {
         take(&self.connects, ip, limit, now, &self.refused_connects)
     }
 
+    /// Whether clients of this address may still try to go on where they were lost. Loopback is
+    /// spared, as above.
+    pub(crate) fn may_resume(&self, ip: IpAddr, now: Micros) -> bool {
+        let ip = address_group(ip);
+        ip.is_loopback() || self.failed_resumes.wait(&ip, FAILED_RESUMES, now).is_none()
+    }
+
+    /// A client has come with what it cannot have from this gateway, or with another user's.
+    pub(crate) fn note_failed_resume(&self, ip: IpAddr, now: Micros) {
+        let ip = address_group(ip);
+        if !ip.is_loopback() {
+            self.failed_resumes.take(ip, FAILED_RESUMES, now);
+        }
+    }
+
     /// Whether somebody may name one more invite, which may be wrong; else how long that takes,
     /// milliseconds.
     pub(crate) fn may_guess(&self, who: &[Guesser], now: Micros) -> Result<(), u64> {
@@ -109,13 +130,15 @@ impl Limits {
 
     /// How many senders and addresses are remembered.
     pub(crate) fn entries(&self) -> usize {
-        self.messages.count() + self.connects.count() + self.guesses.count()
+        let addresses = self.connects.count() + self.failed_resumes.count();
+        self.messages.count() + addresses + self.guesses.count()
     }
 
     /// Forgets those that have been quiet for long enough.
     pub(crate) fn forget_idle(&self, now: Micros) {
         self.messages.forget_idle(now);
         self.connects.forget_idle(now);
+        self.failed_resumes.forget_idle(now);
         self.guesses.forget_idle(now);
     }
 }
@@ -136,5 +159,30 @@ fn take<K: std::hash::Hash + Eq>(
                 refused,
             })
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn after_ten_failed_resumes_an_address_has_to_wait_a_minute() {
+        let limits = Limits::default();
+        let at = |seconds: u64| Micros(seconds * 1_000_000);
+        let [ip, other] = ["2001:db8::1", "192.0.2.1"].map(|ip| ip.parse().unwrap());
+        let neighbour = "2001:db8::2".parse().unwrap();
+        for second in 0..10 {
+            assert!(limits.may_resume(ip, at(second)));
+            limits.note_failed_resume(ip, at(second));
+        }
+        assert!(!limits.may_resume(ip, at(10)) && !limits.may_resume(neighbour, at(59)));
+        assert!(limits.may_resume(other, at(10)));
+        assert!(limits.may_resume(ip, at(60)));
+        limits.forget_idle(at(600));
+        assert_eq!(limits.entries(), 0);
+        let loopback = "127.0.0.1".parse().unwrap();
+        (0..20).for_each(|_| limits.note_failed_resume(loopback, at(0)));
+        assert!(limits.may_resume(loopback, at(0)));
     }
 }

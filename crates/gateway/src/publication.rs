@@ -137,17 +137,34 @@ impl Publication {
         cell.get_or_init(|| {
             let mut out = Vec::new();
             for (index, message) in self.messages().enumerate() {
-                let head = Head {
-                    namespace: &self.namespace,
-                    topic: self.topic.as_deref(),
-                    offset: self.offset,
-                    place: self.place_of(index),
-                    ..Head::default()
-                };
-                push_event(encoding, &head, message, &mut out);
+                self.push_one(encoding, message, self.place_of(index), &mut out);
             }
             out.into()
         })
+    }
+
+    /// The same with another place, for one who needs it.
+    pub(crate) fn push(&self, encoding: Encoding, place: Told, out: &mut Vec<u8>) {
+        for message in self.messages() {
+            self.push_one(encoding, message, Some(place), out);
+        }
+    }
+
+    fn push_one(
+        &self,
+        encoding: Encoding,
+        message: &Message,
+        place: Option<Told>,
+        out: &mut Vec<u8>,
+    ) {
+        let head = Head {
+            namespace: &self.namespace,
+            topic: self.topic.as_deref(),
+            offset: self.offset,
+            place,
+            ..Head::default()
+        };
+        push_event(encoding, &head, message, out);
     }
 }
 
@@ -176,7 +193,8 @@ pub(crate) struct Head<'a> {
 /// string, or the event's name where there are no arguments.
 /// Source: `emitEvent` of socket.io-client.
 pub(crate) fn may_mislead(message: &Message) -> bool {
-    message.args.is_empty() || message.args.ends_with('"')
+    let args = message.args.trim_ascii_end();
+    args.is_empty() || args.ends_with('"')
 }
 
 /// The arguments with the place as the last of them.

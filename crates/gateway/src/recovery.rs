@@ -137,6 +137,7 @@ impl Recovery {
             }
         }
         let now = clock.now();
+        let was_there = |place| (place, found.last);
         for socket in found.sockets {
             let places = socket.rooms.iter();
             let places = places.filter_map(|(key, since)| {
@@ -150,7 +151,8 @@ impl Recovery {
                 left: socket.left,
                 end: found.last,
                 lost_at: socket.lost_at.map_or(now, |at| clock.at_unix_millis(at)),
-                places: socket.places,
+                places: socket.places.into_iter().map(was_there).collect(),
+                taken: Vec::new(),
                 data: None,
             });
         }

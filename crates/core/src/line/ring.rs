@@ -95,6 +95,8 @@ pub struct Ring {
     dropped_offset: u64,
     /// The number of the last event.
     last: u64,
+    /// When it was published.
+    last_at: Micros,
     /// When an event was last lost on its way.
     lost_at: Option<Micros>,
 }
@@ -111,6 +113,7 @@ impl Ring {
             dropped: 0,
             dropped_offset: 0,
             last: 0,
+            last_at: Micros::ZERO,
             lost_at: None,
         }
     }
@@ -125,10 +128,16 @@ impl Ring {
         self.lost_at.is_none() && self.entries.is_empty() && self.keyed.is_empty()
     }
 
+    /// When the last event was published, kept or not.
+    pub fn last_at(&self) -> Micros {
+        self.last_at
+    }
+
     /// Keeps an event, whose number is higher than all before. What is too much goes: of this
     /// ring, the oldest first.
     pub fn push(&mut self, event: Kept, bounds: &Bounds) {
         self.last = event.id;
+        self.last_at = event.at;
         let size = event.size();
         if let Some(key) = &event.key {
             self.forget_key(&key.clone());
@@ -148,7 +157,7 @@ impl Ring {
         }
         let is_removal = &*event.message.args == "null";
         match &event.key {
-            Some(_) if is_removal && event.only.is_none() => {
+            Some(_) if is_removal => {
                 // Who missed it must hear of it; who comes new has nothing to hear.
                 self.keep_plain(event, size, bounds);
             }

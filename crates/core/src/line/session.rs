@@ -12,17 +12,26 @@ use crate::line::ring::{Kept, Only};
 use crate::presence::SocketAddress;
 use crate::rooms::{PRIVATE, Room, conversation_of};
 
+/// Where a socket was that has been lost so often, and has received nothing meanwhile.
+const MAX_PLACES: usize = 16;
+
+/// How many times as long as the table the order of losses may become by who has come back.
+const SLACK: usize = 2;
+
 /// What a socket had when its connection was lost.
 #[derive(Debug)]
 pub struct Session<D> {
     /// The id under which it is known.
     pub name: SocketAddress,
-    /// Where it was, the last place last.
-    pub places: Vec<SocketAddress>,
+    /// Where it was, the last place last, each with the number of the last event that was sent
+    /// to it there.
+    pub places: Vec<(SocketAddress, u64)>,
     /// Whose it was.
     pub identity: Arc<Identity>,
     /// Its rooms, each with the number of the last event before it joined.
     pub rooms: Vec<(Arc<Room>, u64)>,
+    /// Those of them that it may not be in any more: it hears nothing of these.
+    pub taken: Vec<Arc<str>>,
     /// The number of the last event before it left a room; 0: it left none.
     pub left: u64,
     /// The number of the last event that was sent to it, or would have been.
@@ -45,7 +54,7 @@ impl<D> Session<D> {
 
     fn passes(&self, only: &Only, id: u64, is_open: impl Fn(&str) -> bool) -> bool {
         let user = self.identity.user.as_ref();
-        let skipped = only.skip.is_some_and(|skip| self.places.contains(&skip));
+        let skipped = only.skip.is_some_and(|skip| self.was_at(&skip));
         let other = only.user.as_ref().is_some_and(|meant| user != Some(meant));
         let about = only.about.as_ref().is_some_and(|about| user == Some(about));
         if skipped || other || about {
@@ -57,8 +66,23 @@ impl<D> Session<D> {
             }
         }
         let is_in = |name: &String| self.is_in(name, id);
+        let may_hear = |name: &String| !self.taken.iter().any(|taken| **taken == **name);
+        let hears = |name: &String| is_in(name) && may_hear(name);
         let among = only.among.as_ref();
-        among.is_none_or(|among| among.iter().any(is_in)) && !only.except.iter().any(is_in)
+        among.is_none_or(|among| among.iter().any(hears)) && !only.except.iter().any(is_in)
+    }
+
+    fn was_at(&self, address: &SocketAddress) -> bool {
+        self.places.iter().any(|(place, _)| place == address)
+    }
+
+    /// Forgets the oldest of too many places. What was said from there would not be known as
+    /// its own: who has received nothing since then is not told the rest.
+    fn forget_places(&mut self) {
+        while self.places.len() > MAX_PLACES {
+            let (_, end) = self.places.remove(0);
+            self.left = self.left.max(end);
+        }
     }
 
     /// Whether it was in a room, or is the socket of this name, when an event was said.
@@ -67,7 +91,7 @@ impl<D> Session<D> {
             return self.identity.user_id() == Some(user);
         }
         let is_it = SocketAddress::parse(name);
-        let is_it = is_it.is_some_and(|it| it == self.name || self.places.contains(&it));
+        let is_it = is_it.is_some_and(|it| it == self.name || self.was_at(&it));
         let joined = |(room, joined): &(Arc<Room>, u64)| *joined < id && *room.key.name == *name;
         is_it || self.rooms.iter().any(joined)
     }
@@ -93,22 +117,34 @@ struct Table<D> {
     sessions: HashMap<SocketAddress, Session<D>>,
     /// The names in the order in which they were lost, of which some have been taken up.
     order: VecDeque<(SocketAddress, Micros)>,
-    /// How many are whose.
-    owners: HashMap<Owner, usize>,
+    /// Their names, by whose they are.
+    owners: HashMap<Owner, Vec<SocketAddress>>,
 }
 
 impl<D> Table<D> {
     fn take(&mut self, name: &SocketAddress) -> Option<Session<D>> {
         let session = self.sessions.remove(name)?;
         if let Some(owner) = owner(session.identity.user.as_ref())
-            && let Some(count) = self.owners.get_mut(&owner)
+            && let Some(names) = self.owners.get_mut(&owner)
         {
-            *count -= 1;
-            if *count == 0 {
+            names.retain(|theirs| theirs != name);
+            if names.is_empty() {
                 self.owners.remove(&owner);
             }
         }
         Some(session)
+    }
+
+    /// Forgets in the order who has come back, once these are most of it.
+    fn compact(&mut self) {
+        if self.order.len() <= SLACK * self.sessions.len() + 64 {
+            return;
+        }
+        let sessions = &self.sessions;
+        self.order.retain(|(name, at)| {
+            let session = sessions.get(name);
+            session.is_some_and(|session| session.lost_at == *at)
+        });
     }
 }
 
@@ -140,7 +176,8 @@ impl<D> Sessions<D> {
 
     /// Keeps what a socket had. When there are too many, those that were lost first go: their
     /// names.
-    pub fn park(&self, session: Session<D>) -> Vec<SocketAddress> {
+    pub fn park(&self, mut session: Session<D>) -> Vec<SocketAddress> {
+        session.forget_places();
         let mut gone = Vec::new();
         let mut table = self.table();
         let (name, at) = (session.name, session.lost_at);
@@ -155,10 +192,11 @@ impl<D> Sessions<D> {
             }
         }
         if let Some(owner) = owner(session.identity.user.as_ref()) {
-            *table.owners.entry(owner).or_default() += 1;
+            table.owners.entry(owner).or_default().push(name);
         }
         table.sessions.insert(name, session);
         table.order.push_back((name, at));
+        table.compact();
         // Without the lock: what is dropped may be the app's.
         drop(table);
         drop(before);
@@ -186,6 +224,27 @@ impl<D> Sessions<D> {
         table.take(name).ok_or(Unclaimed::Unknown)
     }
 
+    /// Gives a session up, and tells whether there was one.
+    pub fn give_up(&self, name: &SocketAddress) -> bool {
+        let taken = self.table().take(name);
+        taken.is_some()
+    }
+
+    /// Gives up all sessions of a user: their names.
+    pub fn give_up_all(&self, user: &UserKey) -> Vec<SocketAddress> {
+        let mut table = self.table();
+        let owner = (user.tenant_id.clone(), user.user_id.clone());
+        let mut names = table.owners.get(&owner).cloned().unwrap_or_default();
+        names.retain(|name| {
+            let session = table.sessions.get(name);
+            session.is_some_and(|session| session.identity.user.as_deref() == Some(user))
+        });
+        let gone: Vec<_> = names.iter().filter_map(|name| table.take(name)).collect();
+        drop(table);
+        drop(gone);
+        names
+    }
+
     /// The conversations whose rooms a socket was in: who looks whether they are still open to
     /// it may have to ask.
     pub fn conversations(&self, name: &SocketAddress) -> Vec<Arc<str>> {
@@ -210,6 +269,22 @@ impl<D> Sessions<D> {
         }
         let owner = (tenant.map(Into::into), user.into());
         table.owners.contains_key(&owner)
+    }
+
+    /// The users with this id that have sockets which may come back.
+    pub fn users(&self, tenant: Option<&str>, user: &str) -> Vec<Arc<UserKey>> {
+        let table = self.table();
+        if table.owners.is_empty() {
+            return Vec::new();
+        }
+        let owner = (tenant.map(Into::into), user.into());
+        let names = table.owners.get(&owner).into_iter().flatten();
+        let mut users: Vec<_> = names
+            .filter_map(|name| table.sessions.get(name)?.identity.user.clone())
+            .collect();
+        users.sort_unstable();
+        users.dedup();
+        users
     }
 
     /// Gives up who did not come back in time: their names.
@@ -241,5 +316,77 @@ impl<D> Sessions<D> {
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::namespaces::NamespaceId;
+    use heartline_wire::id::{ConnId, Slot};
+
+    fn socket(number: u32) -> SocketAddress {
+        let conn = ConnId {
+            shard: 0,
+            slot: Slot(number),
+            generation: 1,
+        };
+        SocketAddress::new(conn, NamespaceId::ROOT, [0; 12])
+    }
+
+    fn lost(number: u32, at: u64) -> Session<()> {
+        let user = UserKey {
+            tenant_id: None,
+            user_id: "ann".into(),
+            user_type: None,
+        };
+        let identity = Identity {
+            user: Some(Arc::new(user)),
+            ..Identity::default()
+        };
+        Session {
+            name: socket(number),
+            places: Vec::new(),
+            identity: Arc::new(identity),
+            rooms: Vec::new(),
+            taken: Vec::new(),
+            left: 0,
+            end: 0,
+            lost_at: Micros(at),
+            data: (),
+        }
+    }
+
+    #[test]
+    fn who_comes_and_goes_for_ever_costs_no_more_than_who_has_gone_once() {
+        let sessions = Sessions::new(Duration::from_secs(3600), 1_000);
+        let mut session = lost(1, 0);
+        for at in 1..5_000u32 {
+            session.lost_at = Micros(at.into());
+            session.places.push((socket(at), at.into()));
+            sessions.park(session);
+            let user = Some(lost(1, 0).identity.user.clone().unwrap());
+            session = sessions
+                .claim(&socket(1), user.as_ref(), Micros(at.into()))
+                .unwrap();
+        }
+        // What it said at the places that are forgotten is not told to it as another's.
+        assert_eq!(
+            (session.places.len(), session.left),
+            (MAX_PLACES, 4_999 - 16)
+        );
+        assert!(sessions.table().order.len() < 100);
+        assert!(sessions.is_empty() && !sessions.has(None, "ann"));
+    }
+
+    #[test]
+    fn a_users_sessions_are_found_and_given_up_together() {
+        let sessions = Sessions::new(Duration::from_secs(3600), 1_000);
+        (1..=3).for_each(|number| drop(sessions.park(lost(number, 0))));
+        let [ann] = sessions.users(None, "ann").try_into().unwrap();
+        assert_eq!(sessions.users(Some("t"), "ann").len(), 0);
+        assert!(sessions.give_up(&socket(2)) && !sessions.give_up(&socket(2)));
+        assert_eq!(sessions.give_up_all(&ann).len(), 2);
+        assert!(sessions.is_empty() && sessions.users(None, "ann").is_empty());
     }
 }

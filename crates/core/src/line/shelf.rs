@@ -121,9 +121,15 @@ impl Shelf {
         ring.push(event, &bounds(scope, &line.bounds));
     }
 
-    /// Drops what is too old, and rings of which nothing is left: whoever could ask for it has
-    /// received it, or was given up long ago.
-    pub fn trim(&self, now: Micros, of: &Bounds) {
+    /// Drops what is too old, and the rings of users of whom nobody `is_left` to ask. A ring
+    /// that has nothing still knows what it had: while there is somebody who may not have
+    /// received that, it stays.
+    pub fn trim(
+        &self,
+        now: Micros,
+        of: &Bounds,
+        is_left: impl Fn(NamespaceId, Option<&str>, &str) -> bool,
+    ) {
         let mut rings = self.rings.lock().unwrap_or_else(PoisonError::into_inner);
         rings.retain(|scope, ring| {
             if Arc::strong_count(ring) > 1 {
@@ -137,11 +143,24 @@ impl Shelf {
                 user: scope.user.as_deref(),
             };
             ring.trim(now, &bounds(scope, of));
-            !ring.is_empty()
+            let is_recent = now - ring.last_at() <= of.age;
+            let asks = |user| is_left(scope.namespace, scope.tenant, user);
+            !ring.is_empty() || is_recent || scope.user.is_none_or(asks)
         });
         if rings.is_empty() {
             rings.shrink_to_fit();
         }
+    }
+
+    /// How many rings there are.
+    pub fn len(&self) -> usize {
+        let rings = self.rings.lock().unwrap_or_else(PoisonError::into_inner);
+        rings.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
     }
 }
 
@@ -153,5 +172,50 @@ fn bounds(scope: ScopeRef<'_>, of: &Bounds) -> Bounds {
             bytes: of.bytes.saturating_mul(NAMESPACE),
             ..*of
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::line::MAX_EVENT;
+    use crate::message::Message;
+    use std::time::Duration;
+
+    #[test]
+    fn a_ring_without_events_still_knows_that_one_was_dropped() {
+        let bounds = Bounds {
+            age: Duration::from_secs(10),
+            events: 4,
+            bytes: 1 << 20,
+            buffer: 1 << 20,
+        };
+        let line = Line::new(bounds, 1);
+        let (shelf, at) = (Shelf::default(), |seconds: u64| Micros(seconds * 1_000_000));
+        let user = ScopeRef {
+            namespace: NamespaceId::ROOT,
+            tenant: None,
+            user: Some("ann"),
+        };
+        let large = Kept {
+            id: 0,
+            offset: 0,
+            at: at(0),
+            message: Message::new("large", &"1".repeat(MAX_EVENT)),
+            key: None,
+            only: None,
+        };
+        shelf.keep(user, &line, vec![large], |_| {}, |_| {});
+        let is_complete = || {
+            let ring = shelf.find(user);
+            ring.is_none_or(|ring| ring.lock().unwrap().is_complete_after(0))
+        };
+        shelf.trim(at(5), &bounds, |_, _, _| false);
+        assert!(!is_complete());
+        // However long ago: somebody may still have it before them.
+        shelf.trim(at(50), &bounds, |_, _, user| user == "ann");
+        assert!(!is_complete());
+        shelf.trim(at(50), &bounds, |_, _, _| false);
+        assert!(shelf.is_empty());
     }
 }

@@ -16,6 +16,9 @@ const PARTS: usize = 64;
 
 const NONE: u32 = u32::MAX;
 
+/// Who holds a room that nobody may want to come back to: the directory, and the last to leave.
+const HOLDERS: usize = 2;
+
 /// A room's name within its tenant and namespace.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RoomKey {
@@ -62,6 +65,7 @@ pub struct Room {
     pub incarnation: u64,
     /// Publications so far. Held while one is handed to the shards.
     sequence: Mutex<Sequence>,
+    is_kept: bool,
     /// Other nodes' publications come as long as the room is there.
     pub(super) subscription: Option<Arc<dyn Subscription>>,
     /// Index of the member list in each shard.
@@ -114,8 +118,6 @@ pub(super) struct Entered {
     pub(super) epoch: u64,
     /// The number of the last of them in the line; 0 where they are not kept.
     pub(super) last: u64,
-    /// Whether they are kept.
-    pub(super) is_kept: bool,
 }
 
 impl Room {
@@ -165,8 +167,13 @@ impl Room {
         sequence.offset
     }
 
-    /// The same, and keeps what is said, if this room's publications are kept: `note` sees it
-    /// when it has its number in the line, and `make` gets that too. In other rooms it is 0.
+    /// Whether publications are kept.
+    pub fn is_kept(&self) -> bool {
+        self.is_kept
+    }
+
+    /// The same in a room whose publications are kept: `note` sees it when it has its number in
+    /// the line, and `make` gets that too.
     pub fn publish_kept<T>(
         &self,
         line: &Line,
@@ -178,17 +185,14 @@ impl Room {
         let mut sequence = self.sequence();
         sequence.offset += 1;
         let offset = sequence.offset;
-        match &mut sequence.ring {
-            Some(ring) => {
-                event.offset = offset;
-                line.take(1, |id| {
-                    event.id = id;
-                    note(&event);
-                    self.hand(&make(offset, id), &mut to_shard);
-                });
-                ring.push(event, &line.bounds);
-            }
-            None => self.hand(&make(offset, 0), &mut to_shard),
+        event.offset = offset;
+        line.take(1, |id| {
+            event.id = id;
+            note(&event);
+            self.hand(&make(offset, id), &mut to_shard);
+        });
+        if let Some(ring) = &mut sequence.ring {
+            ring.push(event, &line.bounds);
         }
         offset
     }
@@ -294,6 +298,7 @@ impl RoomDirectory {
         let room = Arc::new(Room {
             subscription: self.subscribe.get().and_then(|subscribe| subscribe(key)),
             key: key.clone(),
+            is_kept: true,
             incarnation,
             sequence: Mutex::new(Sequence {
                 offset,
@@ -343,6 +348,7 @@ impl RoomDirectory {
                     subscription: subscribe.and_then(|subscribe| subscribe(&key)),
                     key: key.clone(),
                     incarnation,
+                    is_kept: keep.is_some(),
                     sequence: Mutex::new(Sequence {
                         offset: 0,
                         epoch: incarnation,
@@ -362,7 +368,7 @@ impl RoomDirectory {
         found.locals[usize::from(shard)].store(local, Ordering::Release);
         sequence.empty_since = None;
         let ring = sequence.ring.as_deref();
-        let (last, is_kept) = (ring.map_or(0, Ring::last), ring.is_some());
+        let last = ring.map_or(0, Ring::last);
         let (offset, epoch) = (sequence.offset, sequence.epoch);
         drop(sequence);
         Entered {
@@ -370,7 +376,6 @@ impl RoomDirectory {
             offset,
             epoch,
             last,
-            is_kept,
         }
     }
 
@@ -417,8 +422,8 @@ impl RoomDirectory {
         all
     }
 
-    /// Announces that a shard has no members any more.
-    pub(super) fn exit(&self, room: &Room, shard: u16) {
+    /// Announces that a shard has no members any more, and gives up its `room`.
+    pub(super) fn exit(&self, room: Arc<Room>, shard: u16) {
         let key = RoomRef {
             namespace: room.key.namespace,
             tenant: room.key.tenant.as_deref(),
@@ -433,7 +438,9 @@ impl RoomDirectory {
             return;
         }
         self.peopled.fetch_sub(1, Ordering::Relaxed);
-        if room.sequence().ring.is_none() {
+        // What was said may be asked for; and whoever was lost in the room, to go on in it.
+        let is_asked_for = || room.offset() > 0 || Arc::strong_count(&room) > HOLDERS;
+        if !room.is_kept || !is_asked_for() {
             part.remove(&key);
             if part.is_empty() {
                 part.shrink_to_fit();

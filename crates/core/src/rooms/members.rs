@@ -21,7 +21,6 @@ struct LocalRoom {
     members: Vec<Slot>,
     /// Since which place in the line each of them is here; empty where nothing is kept.
     since: Vec<u64>,
-    is_kept: bool,
     /// Offset of the last publication this shard has handed to the members.
     delivered: u64,
     /// The epoch in which it has its number.
@@ -96,7 +95,6 @@ impl LocalRooms {
                 room: entered.room,
                 members: Vec::new(),
                 since: Vec::new(),
-                is_kept: entered.is_kept,
                 delivered: entered.offset,
                 epoch: entered.epoch,
             });
@@ -111,7 +109,7 @@ impl LocalRooms {
                 position: local.members.len() as u32,
             });
             local.members.push(slot);
-            if local.is_kept {
+            if local.room.is_kept() {
                 local.since.push(since);
             }
         }
@@ -119,7 +117,7 @@ impl LocalRooms {
             incarnation: local.room.incarnation,
             epoch: local.epoch,
             offset: local.delivered,
-            since: if local.is_kept { since } else { 0 },
+            since: if local.room.is_kept() { since } else { 0 },
             held: local.room.subscription.clone(),
         }
     }
@@ -135,7 +133,7 @@ impl LocalRooms {
         };
         let last = local.members.len() as u32 - 1;
         local.members.swap_remove(membership.position as usize);
-        if local.is_kept {
+        if local.room.is_kept() {
             local.since.swap_remove(membership.position as usize);
         }
         if membership.position != last {
@@ -150,8 +148,10 @@ impl LocalRooms {
             );
         }
         if local.members.is_empty() {
-            self.directory.exit(&local.room, self.shard);
-            self.rooms[membership.room as usize] = None;
+            let emptied = self.rooms[membership.room as usize].take();
+            if let Some(LocalRoom { room, .. }) = emptied {
+                self.directory.exit(room, self.shard);
+            }
             self.free.push(membership.room);
         } else if local.members.capacity() > 64
             && local.members.len() < local.members.capacity() / 4

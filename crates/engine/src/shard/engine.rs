@@ -161,6 +161,15 @@ impl Engine {
             .filter(|conn| conn.phase == Phase::Open)
     }
 
+    /// Whether the peer gets all that is sent in this turn, or nothing of it: in one response.
+    pub fn is_heard_whole(&self, slot: Slot) -> bool {
+        let conn = self.conns.get(slot);
+        conn.is_some_and(|conn| match &conn.transport {
+            Transport::Polling(polling) => polling.get.is_some() || polling.probe.is_none(),
+            Transport::WebSocket(_) => false,
+        })
+    }
+
     /// Whether the peer of a connection has closed it with 1000: it does not mean to come back.
     pub fn said_goodbye(&self, slot: Slot) -> bool {
         self.conns.get(slot).is_some_and(|conn| conn.said_goodbye)

@@ -405,13 +405,19 @@ impl Gateway {
         sockets
     }
 
-    /// The users with this id that have sockets, one for each user type.
+    /// The users with this id that have sockets, or may come back to some of this node: one for
+    /// each user type.
     pub async fn find_users(&self, tenant: Option<&str>, user_id: &str) -> Vec<Arc<UserKey>> {
         let mut users: Vec<Arc<UserKey>> = Vec::new();
         for socket in self.sockets_of(tenant, user_id).await {
             if !users.contains(&socket.user) {
                 users.push(socket.user);
             }
+        }
+        if let Some(recovery) = &self.shared.fanout.recovery {
+            let mut suspended = recovery.sessions.users(tenant, user_id);
+            suspended.retain(|user| !users.contains(user));
+            users.append(&mut suspended);
         }
         users
     }
@@ -453,7 +459,15 @@ impl Gateway {
                 user,
                 |gateway, id| async move { gateway.disconnect(&id).await },
             );
-        ended.await.into_iter().filter(|ended| *ended).count()
+        let ended = ended.await.into_iter().filter(|ended| *ended).count();
+        // Those that are lost at present do not find what they had.
+        let suspended = self.shared.fanout.recovery.as_ref().map_or(0, |recovery| {
+            let names = recovery.sessions.give_up_all(user);
+            let count = names.len();
+            recovery.give_up(names);
+            count
+        });
+        ended + suspended
     }
 
     /// Does something about each of a user's sockets, all at once: a node that does not

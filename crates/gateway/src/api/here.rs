@@ -13,7 +13,7 @@ use heartline_core::namespaces::NamespaceId;
 use heartline_core::presence::SocketAddress;
 use heartline_core::rooms::{self, PRIVATE};
 use heartline_wire::codes::Code;
-use heartline_wire::id::{Sid, Slot};
+use heartline_wire::id::Slot;
 use heartline_wire::json;
 use heartline_wire::names::{self, Speaker};
 use heartline_wire::reason::Reason;
@@ -87,10 +87,20 @@ impl Gateway {
 
     /// Ends a socket and tells its client not to come back; whether it was here.
     pub(crate) async fn disconnect_here(&self, socket_id: &str) -> bool {
-        match Sid::decode(socket_id) {
-            Some(name) => self.kick(SocketAddress(name)).await,
-            None => false,
+        let Some(name) = SocketAddress::parse(socket_id) else {
+            return false;
+        };
+        let fanout = &self.shared.fanout;
+        if self.kick(fanout.whereabouts(name)).await {
+            return true;
         }
+        // One that is lost at present will not find what it had.
+        let recovery = fanout.recovery.as_ref();
+        recovery.is_some_and(|recovery| {
+            let was_suspended = recovery.sessions.give_up(&name);
+            recovery.give_up(was_suspended.then_some(name).into_iter().collect());
+            was_suspended
+        })
     }
 
     async fn kick(&self, to: SocketAddress) -> bool {

@@ -23,7 +23,7 @@ use tokio::sync::oneshot;
 
 use super::Hub;
 use super::link::{Displaced, Joining, SocketState};
-use super::resume::Ticket;
+use super::resume::{Missed, Ticket};
 use super::tasks::TaskKind;
 use crate::handler::{Arrival, Body, Event, Handlers};
 use crate::op::{Connecting, Op, Outcome, Park, Refusal};
@@ -161,7 +161,7 @@ impl Hub {
         namespace: NamespaceId,
         token: Option<String>,
         payload: Option<String>,
-        ticket: Option<Ticket>,
+        mut ticket: Option<Ticket>,
         id: Option<&str>,
     ) {
         let secret = engine.secret();
@@ -177,7 +177,14 @@ impl Hub {
         };
         let here = Arc::new(());
         let waits = Arc::downgrade(&here);
-        let earlier = ticket.as_ref().and_then(Ticket::name);
+        let earlier = ticket.as_mut().and_then(|ticket| {
+            // A turn may have begun before the earlier connection did, on another shard.
+            let now = engine.now.max(shared.clock.now());
+            if !shared.limits.may_resume(remote, now) {
+                ticket.is_refused();
+            }
+            Some((ticket.name()?, now))
+        });
         link.joining = Some(Box::new(Joining {
             ticket: ticket.map(Box::new),
             namespace,
@@ -199,16 +206,9 @@ impl Hub {
         };
         let socket = SocketAddress::new(conn, namespace, secret);
         let time = shared.config.auth_timeout;
-        let earlier = earlier.map(|name| (name, engine.now));
         let work = async move {
-            let outcome = authenticate(
-                &shared,
-                &handlers,
-                mode,
-                credentials,
-                (socket, earlier),
-                waits,
-            );
+            let places = (socket, earlier);
+            let outcome = authenticate(&shared, &handlers, mode, credentials, places, waits);
             if let Some(outcome) = outcome.await {
                 if let (Ok((identity, _)), Some((name, _))) = (&outcome, earlier) {
                     know_members(&shared, identity, &name).await;
@@ -384,15 +384,20 @@ impl Hub {
             .link(slot)
             .is_some_and(|link| link.encoding == Encoding::Live);
         if !is_live {
-            if let Some(missed) = &missed {
-                self.replay(engine, slot, namespace, missed);
-            }
-            self.connect_reply(engine, slot, namespace, &socket_id, pid.as_deref());
+            let reply = (&*socket_id, pid.as_deref());
+            self.answer_connect(engine, slot, namespace, reply, missed.as_ref());
         }
         if self.shared.config.hello {
             let id = joining.id.as_deref();
             let pid = pid.as_deref().filter(|_| is_live);
-            self.hello(engine, slot, namespace, &identity, &socket_id, pid, id);
+            // What was missed comes after it, each event with its own place.
+            let is_told_all = missed
+                .as_ref()
+                .is_none_or(|missed| missed.events.is_empty());
+            let place = self.passing(slot, namespace).filter(|_| is_told_all);
+            self.hello(
+                engine, slot, namespace, &identity, &socket_id, pid, place, id,
+            );
         }
         if let Some(missed) = &missed {
             if is_live {
@@ -405,6 +410,27 @@ impl Hub {
         }
         self.note_memberships(engine, &identity);
         self.run_connect_handlers(engine, slot, &handle, joining.payload.as_deref());
+    }
+
+    /// Answers a CONNECT, and tells what was missed: first where that does no harm, as on Node.
+    /// socket.io-client keeps what comes before the answer until that comes, even by another
+    /// connection. Had this one broken between the two, it would hear twice what is sent again.
+    fn answer_connect(
+        &mut self,
+        engine: &mut Engine,
+        slot: Slot,
+        namespace: NamespaceId,
+        (socket_id, pid): (&str, Option<&str>),
+        missed: Option<&Missed>,
+    ) {
+        let is_first = engine.is_heard_whole(slot);
+        if let Some(missed) = missed.filter(|_| is_first) {
+            self.replay(engine, slot, namespace, missed);
+        }
+        self.connect_reply(engine, slot, namespace, socket_id, pid);
+        if let Some(missed) = missed.filter(|_| !is_first) {
+            self.replay(engine, slot, namespace, missed);
+        }
     }
 
     fn add_socket(

@@ -153,9 +153,6 @@ impl Hub {
         let Some(link) = self.link(slot) else {
             return;
         };
-        if self.has_caught_up(slot, to.namespace(), publication) {
-            return;
-        }
         if let (Some(room), Some(socket)) = (instead_of, link.socket(to.namespace())) {
             if self.is_in(socket, room) {
                 return;
@@ -166,9 +163,10 @@ impl Hub {
                 None => return self.send_if_open(engine, to, publication, room),
             }
         }
-        engine.send(slot, publication.frames(link.encoding));
-        self.metrics.deliveries.add(1);
-        self.metrics.outbound(Outbound::Event).add(1);
+        if self.give(engine, slot, to.namespace(), publication) {
+            self.metrics.deliveries.add(1);
+            self.metrics.outbound(Outbound::Event).add(1);
+        }
     }
 
     /// The same once the store has said whether the socket may join the room.
@@ -275,26 +273,16 @@ impl Hub {
         publication: &Publication,
         skip: Option<&SocketAddress>,
     ) {
+        let lost = self.is_lost(engine, skip);
         let skip = skip.and_then(|socket| self.locate(engine, socket));
         let Some(members) = self.rooms.deliver(room, offset) else {
             return;
         };
-        // Looked at once for all: almost always there is nobody.
-        let some_catch_up = !self.catching_up.is_empty();
+        let namespace = room.key.namespace;
         for &slot in &members {
-            if Some(slot) == skip {
-                continue;
-            }
-            if some_catch_up && self.has_caught_up(slot, room.key.namespace, publication) {
-                continue;
-            }
-            let Some(encoding) = self.link(slot).map(|link| link.encoding) else {
-                continue;
-            };
-            let frames = publication.frames(encoding);
-            match &publication.conflate {
-                None => engine.send(slot, frames),
-                Some(key) => engine.send_keyed(slot, key, frames),
+            let is_own = lost.is_some_and(|lost| self.is_own(slot, namespace, lost));
+            if Some(slot) != skip && !is_own {
+                self.give(engine, slot, namespace, publication);
             }
         }
         self.metrics.deliveries.add(members.len() as u64);
@@ -343,8 +331,9 @@ impl Hub {
                     }
                 }
                 _ => {
-                    engine.send(slot, publication.frames(link.encoding));
-                    sent += publication.len();
+                    if self.give(engine, slot, namespace, publication) {
+                        sent += publication.len();
+                    }
                 }
             }
         }
@@ -371,16 +360,11 @@ impl Hub {
             self.forget_who_heard(&room.key, others, &mut slots);
         }
         for slot in slots {
-            let Some(link) = self.link(slot) else {
-                continue;
-            };
             let namespace = rooms.first().map(|room| room.key.namespace);
-            if namespace.is_some_and(|namespace| self.has_caught_up(slot, namespace, publication)) {
-                continue;
+            if namespace.is_some_and(|namespace| self.give(engine, slot, namespace, publication)) {
+                self.metrics.deliveries.add(1);
+                self.metrics.outbound(Outbound::Event).add(1);
             }
-            engine.send(slot, publication.frames(link.encoding));
-            self.metrics.deliveries.add(1);
-            self.metrics.outbound(Outbound::Event).add(1);
         }
     }
 

@@ -131,8 +131,7 @@ impl Hub {
         let handshake = link.handshake().cloned();
         let back_by = link.back_by();
         let mut socket = link.sockets.swap_remove(index);
-        self.catching_up
-            .retain(|there| !there.is_of(slot, namespace));
+        self.catching_up.forget(slot, namespace);
         let rooms = match self.handlers.disconnect(namespace).next() {
             Some(_) => self.room_names(&socket.rooms, &socket.identity),
             None => Vec::new(),

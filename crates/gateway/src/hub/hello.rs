@@ -8,7 +8,7 @@ use heartline_wire::id::Slot;
 use heartline_wire::{json, live};
 
 use super::Hub;
-use crate::publication::Encoding;
+use crate::publication::{Encoding, Told};
 
 impl Hub {
     pub(super) fn hello(
@@ -19,6 +19,7 @@ impl Hub {
         identity: &Identity,
         socket_id: &str,
         pid: Option<&str>,
+        place: Option<Told>,
         id: Option<&str>,
     ) {
         let recovered = self
@@ -52,6 +53,9 @@ impl Hub {
         ));
         if let Some(pid) = pid {
             fields.push_str(&format!(r#","resume":"{pid}""#));
+            if let Some(told) = place {
+                fields.push_str(&format!(r#","place":"{}""#, told.place));
+            }
         }
         let live = self
             .link(slot)

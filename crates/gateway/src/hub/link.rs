@@ -293,8 +293,15 @@ impl SocketState {
 pub(crate) struct Back {
     /// The id under which it is known.
     pub(crate) name: SocketAddress,
-    /// Where it was before.
-    pub(crate) places: Vec<SocketAddress>,
+    /// Where it was before, each with the number of the last event that was sent to it there.
+    pub(crate) places: Vec<(SocketAddress, u64)>,
+}
+
+impl Back {
+    /// Whether it was at this address.
+    pub(crate) fn was_at(&self, address: &SocketAddress) -> bool {
+        self.places.iter().any(|(place, _)| place == address)
+    }
 }
 
 /// Events that wait for the client's acknowledgement.

@@ -152,7 +152,7 @@ impl Hub {
                 // Nobody came with nothing: nothing has changed.
                 let address = self.address(engine, slot, ROOT);
                 if let Some(address) = address.filter(|_| self.shared.config.hello) {
-                    self.hello(engine, slot, ROOT, identity, &address.id(), None, id);
+                    self.hello(engine, slot, ROOT, identity, &address.id(), None, None, id);
                 }
                 return;
             }

@@ -72,7 +72,7 @@ pub(crate) struct Hub {
     /// The place in the line of the last kept event that this shard has delivered.
     place: u64,
     /// Sockets that have come back, and need not be told again what is in the mailbox.
-    catching_up: Vec<CatchingUp>,
+    catching_up: CatchingUp,
     tasks: Tasks<HubWaker, TaskKind>,
     next_task_sweep: Micros,
     pub(crate) metrics: Arc<ShardMetrics>,
@@ -92,7 +92,7 @@ impl Hub {
             handlers: Arc::new(handlers),
             links: Vec::new(),
             place: 0,
-            catching_up: Vec::new(),
+            catching_up: CatchingUp::default(),
             next_task_sweep: Micros::ZERO,
             shared,
             shard,

@@ -8,9 +8,11 @@
 //! the order of the line, and the last place it has seen says everything that it has.
 
 use std::cell::Cell;
+use std::collections::VecDeque;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
+use hashbrown::HashMap;
 use heartline_core::auth::Identity;
 use heartline_core::line::Place;
 use heartline_core::line::ring::{Kept, Ring};
@@ -48,6 +50,8 @@ pub(crate) struct Ticket {
     /// The socket, and the place in the line at which it began; `None`: the token is not one of
     /// this gateway.
     session: Option<(SocketAddress, u64)>,
+    /// Its address has tried too often: nobody looks.
+    is_limited: bool,
     since: Since,
     /// Live topics, each with the epoch and offset of the last event that came.
     pub(crate) topics: Vec<(Box<str>, Option<(Box<str>, u64)>)>,
@@ -80,6 +84,12 @@ impl Ticket {
         self.session.map_or(0, |(_, begin)| begin)
     }
 
+    /// Is not looked at, as there were too many that were of no use.
+    pub(super) fn is_refused(&mut self) {
+        self.session = None;
+        self.is_limited = true;
+    }
+
     /// The socket that the client had.
     pub(super) fn name(&self) -> Option<SocketAddress> {
         self.session.map(|(name, _)| name)
@@ -88,10 +98,16 @@ impl Ticket {
 
 type Parked = Session<Option<SocketData>>;
 
-/// A socket that has come back, and has got from the rings what is still in the mailbox.
+/// Sockets that have come back, and have got from the rings what is still in the mailbox.
+#[derive(Default)]
 pub(super) struct CatchingUp {
-    slot: Slot,
-    namespace: NamespaceId,
+    sockets: HashMap<(Slot, NamespaceId), Caught>,
+    /// The same by their places.
+    order: VecDeque<(u64, Slot, NamespaceId)>,
+}
+
+#[derive(Clone, Copy)]
+struct Caught {
     /// Up to this place.
     told: u64,
     /// But not of its topics: they have places of their own.
@@ -99,8 +115,43 @@ pub(super) struct CatchingUp {
 }
 
 impl CatchingUp {
-    pub(super) fn is_of(&self, slot: Slot, namespace: NamespaceId) -> bool {
-        self.slot == slot && self.namespace == namespace
+    /// One more socket that was told all up to a place; whether none was before.
+    fn push(&mut self, slot: Slot, namespace: NamespaceId, caught: Caught) -> bool {
+        let is_first = self.order.back().is_none_or(|last| last.0 < caught.told);
+        self.order.push_back((caught.told, slot, namespace));
+        self.sockets.insert((slot, namespace), caught);
+        is_first
+    }
+
+    fn find(&self, slot: Slot, namespace: NamespaceId) -> Option<Caught> {
+        if self.sockets.is_empty() {
+            return None;
+        }
+        self.sockets.get(&(slot, namespace)).copied()
+    }
+
+    /// A socket has gone.
+    pub(super) fn forget(&mut self, slot: Slot, namespace: NamespaceId) {
+        if !self.sockets.is_empty() {
+            self.sockets.remove(&(slot, namespace));
+        }
+    }
+
+    /// All up to a place has been delivered.
+    fn reached(&mut self, place: u64) {
+        while let Some(&(told, slot, namespace)) = self.order.front()
+            && told <= place
+        {
+            self.order.pop_front();
+            // Another socket may have the slot by now.
+            let there = self.find(slot, namespace);
+            if there.is_some_and(|there| there.told <= place) {
+                self.sockets.remove(&(slot, namespace));
+            }
+        }
+        if self.order.is_empty() {
+            *self = CatchingUp::default();
+        }
     }
 }
 
@@ -108,7 +159,7 @@ impl CatchingUp {
 #[derive(Default)]
 pub(super) struct Missed {
     /// The events, by their places.
-    events: Vec<Kept>,
+    pub(super) events: Vec<Kept>,
     /// Rooms that its new token does not grant.
     taken: Vec<Arc<str>>,
 }
@@ -169,34 +220,82 @@ impl Hub {
         namespace: NamespaceId,
         publication: &Publication,
     ) -> bool {
-        if self.catching_up.is_empty() {
-            return false;
-        }
-        let Some(id) = publication.last_kept() else {
+        let Some(there) = self.catching_up.find(slot, namespace) else {
             return false;
         };
-        let there = self.catching_up(slot, namespace);
         let by_itself = publication.offset.is_some();
-        there.is_some_and(|there| id <= there.told && !(by_itself && there.has_topics))
+        let id = publication.last_kept();
+        id.is_some_and(|id| id <= there.told) && !(by_itself && there.has_topics)
     }
 
-    fn catching_up(&self, slot: Slot, namespace: NamespaceId) -> Option<&CatchingUp> {
-        let mut all = self.catching_up.iter();
-        all.find(|there| there.is_of(slot, namespace))
+    /// Gives a publication to a socket, if it has not got it among what it missed.
+    pub(super) fn give(
+        &self,
+        engine: &mut Engine,
+        slot: Slot,
+        namespace: NamespaceId,
+        publication: &Publication,
+    ) -> bool {
+        let Some(encoding) = self.link(slot).map(|link| link.encoding) else {
+            return false;
+        };
+        if self.has_caught_up(slot, namespace, publication) {
+            return false;
+        }
+        let frames = || publication.frames(encoding);
+        match (
+            self.later_place(slot, namespace, publication),
+            &publication.conflate,
+        ) {
+            (Some(place), _) => {
+                engine.send_with(slot, |out| publication.push(encoding, place, out))
+            }
+            (None, Some(key)) => engine.send_keyed(slot, key, frames()),
+            (None, None) => engine.send(slot, frames()),
+        }
+        true
+    }
+
+    /// The place that comes with what is not kept, for a socket that was told more already
+    /// than had been said before: it would go back by the other.
+    fn later_place(
+        &self,
+        slot: Slot,
+        namespace: NamespaceId,
+        publication: &Publication,
+    ) -> Option<Told> {
+        publication.place.filter(|told| !told.is_own)?;
+        self.catching_up.find(slot, namespace)?;
+        self.passing(slot, namespace)
+    }
+
+    /// Whoever has said something and does not want to hear it, if that is no socket of this
+    /// shard: it may have been lost since, and be another by now.
+    pub(super) fn is_lost<'a>(
+        &self,
+        engine: &Engine,
+        by: Option<&'a SocketAddress>,
+    ) -> Option<&'a SocketAddress> {
+        self.recovery()?;
+        by.filter(|by| self.locate(engine, by).is_none())
+    }
+
+    /// Whether a socket has said something itself, here or where it was before it was lost.
+    pub(super) fn is_own(&self, slot: Slot, namespace: NamespaceId, by: &SocketAddress) -> bool {
+        let socket = self.link(slot).and_then(|link| link.socket(namespace));
+        let back = socket.and_then(|socket| socket.back());
+        back.is_some_and(|back| back.was_at(by))
     }
 
     /// What was in the mailbox when sockets came back has been delivered.
     pub(super) fn reached(&mut self, place: u64) {
-        self.catching_up.retain(|there| there.told > place);
+        self.catching_up.reached(place);
     }
 
     /// The place in the line up to which everything has been sent to a socket.
     fn place_of(&self, slot: Slot, namespace: NamespaceId) -> u64 {
-        let told = match self.catching_up.is_empty() {
-            true => None,
-            false => self.catching_up(slot, namespace).map(|there| there.told),
-        };
-        self.place.max(told.unwrap_or(0))
+        let there = self.catching_up.find(slot, namespace);
+        self.place.max(there.map_or(0, |there| there.told))
     }
 
     /// The place that comes with an event which is not kept: all before it has been sent.
@@ -229,6 +328,7 @@ impl Hub {
         };
         Some(Ticket {
             session,
+            is_limited: false,
             since,
             topics: Vec::new(),
         })
@@ -250,6 +350,7 @@ impl Hub {
         });
         Ticket {
             session: session.filter(|(name, _)| name.namespace() == NamespaceId::ROOT),
+            is_limited: false,
             since: Since::of(resume.place.as_deref()),
             topics: topics.collect(),
         }
@@ -294,7 +395,8 @@ impl Hub {
             Some(back) => (back.name, back.places.clone()),
             None => (address, Vec::new()),
         };
-        places.push(address);
+        let end = self.place_of(slot, namespace);
+        places.push((address, end));
         if let Some(journal) = &recovery.journal {
             journal.parked(name);
         }
@@ -303,8 +405,9 @@ impl Hub {
             places,
             identity: socket.identity.clone(),
             rooms: rooms.collect(),
+            taken: Vec::new(),
             left: socket.left(),
-            end: self.place_of(slot, namespace),
+            end,
             lost_at: engine.now,
             data: self.shared.data.find(&address),
         });
@@ -434,6 +537,17 @@ impl Hub {
             .as_ref()
             .map_or_else(|why| *why, |_| Resume::Recovered);
         self.metrics.resumes(outcome).add(1);
+        let is_forged = matches!(
+            outcome,
+            Resume::BadToken | Resume::BadOffset | Resume::Foreign
+        );
+        if let Some(ip) = engine
+            .conn(slot)
+            .map(|conn| conn.ip())
+            .filter(|_| is_forged)
+        {
+            self.shared.limits.note_failed_resume(ip, engine.now);
+        }
         if taken_up.is_err() {
             let socket = self.link(slot)?.socket(namespace)?;
             for room in self.room_list(&socket.rooms) {
@@ -453,6 +567,9 @@ impl Hub {
     ) -> Result<Missed, Resume> {
         let fanout = self.shared.fanout.clone();
         let recovery = fanout.recovery.as_ref().ok_or(Resume::Unknown)?;
+        if ticket.is_limited {
+            return Err(Resume::Limited);
+        }
         let (name, begin) = ticket.session.ok_or(Resume::BadToken)?;
         let since = match ticket.since {
             Since::Garbled => return Err(Resume::BadOffset),
@@ -486,7 +603,7 @@ impl Hub {
         engine: &mut Engine,
         slot: Slot,
         namespace: NamespaceId,
-        session: Parked,
+        mut session: Parked,
         (since, begin): (Option<u64>, u64),
         ticket: &Ticket,
     ) -> Result<Missed, Resume> {
@@ -495,11 +612,11 @@ impl Hub {
         let is_live = self
             .link(slot)
             .is_some_and(|link| link.encoding == Encoding::Live);
-        let (since, is_sure) = match since {
-            Some(since) => (since, true),
-            None if is_live => (self.heard_on_topics(&session, ticket).max(begin), false),
-            None => (begin, true),
-        };
+        let is_sure = since.is_some() || !is_live;
+        let mut since = since.unwrap_or(begin);
+        if is_live {
+            since = since.max(self.heard_on_topics(&session, ticket));
+        }
         if session.left > since {
             return Err(Resume::Left);
         }
@@ -517,6 +634,8 @@ impl Hub {
                 self.join_again(engine, slot, namespace, room, *joined)?;
             }
         }
+        // What it missed is decided by what its new token grants.
+        session.taken.clone_from(&missed.taken);
         // All that is published from here on is in the mailbox, for whoever is in a room.
         let now = recovery.line.last();
         self.collect(namespace, &session, (since, now), is_live, &mut missed)?;
@@ -525,13 +644,13 @@ impl Hub {
             return Err(Resume::Unsure);
         }
         self.bound(&missed)?;
-        self.catching_up.push(CatchingUp {
-            slot,
-            namespace,
+        let caught = Caught {
             told: now,
             has_topics: is_live,
-        });
-        fanout.post(self.shard, Op::Reached { place: now });
+        };
+        if self.catching_up.push(slot, namespace, caught) {
+            fanout.post(self.shard, Op::Reached { place: now });
+        }
         self.set_back(engine, slot, namespace, session);
         Ok(missed)
     }
@@ -676,9 +795,9 @@ impl Hub {
         self.note_back(engine, slot, namespace);
     }
 
-    /// Tells a Socket.IO client what it has missed, before its CONNECT is answered: it keeps
-    /// that, and its handlers get it when they see that the connection is there.
-    /// Source: socket.io's tests of connection state recovery.
+    /// Tells a client what it has missed. What comes before the answer to a CONNECT,
+    /// Socket.IO's client keeps, and its handlers get it when they see that the connection is
+    /// there. Source: socket.io's tests of connection state recovery.
     pub(super) fn replay(
         &mut self,
         engine: &mut Engine,
@@ -776,15 +895,28 @@ impl Hub {
         (found.len() <= most && bytes <= max).then_some(found)
     }
 
+    /// Takes out what a live client has said itself and did not want to hear.
+    fn without_own(&self, engine: &Engine, slot: Slot, mut missed: Vec<Kept>) -> Vec<Kept> {
+        let here = self.address(engine, slot, NamespaceId::ROOT);
+        missed.retain(|event| {
+            let skip = event.only.as_ref().and_then(|only| only.skip);
+            let is_own =
+                |by: SocketAddress| Some(by) == here || self.is_own(slot, NamespaceId::ROOT, &by);
+            !skip.is_some_and(is_own)
+        });
+        missed
+    }
+
     /// Tells a live client what it missed of a topic.
     pub(super) fn replay_topic(
         &mut self,
         engine: &mut Engine,
         slot: Slot,
         topic: &str,
-        missed: &[Kept],
+        missed: Vec<Kept>,
     ) {
-        for event in missed {
+        let missed = self.without_own(engine, slot, missed);
+        for event in &missed {
             let head = Head {
                 topic: Some(topic),
                 offset: Some(event.offset),
@@ -815,7 +947,7 @@ fn is_put_there(is_open: bool, topic: &str, ticket: &Ticket) -> bool {
 pub(super) fn snapshot(room: &Room, to: u64) -> String {
     let listed = room.with_ring(|ring| {
         let mut text = String::from("[");
-        for event in ring.newest(to).filter(|event| event.only.is_none()) {
+        for event in ring.newest(to) {
             if text.len() > 1 {
                 text.push(',');
             }

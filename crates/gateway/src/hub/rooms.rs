@@ -564,7 +564,7 @@ impl Hub {
                 self.send_live(engine, slot, |text| {
                     live::push_subscribed(topic, id, &epoch, offset, "[]", true, text);
                 });
-                self.replay_topic(engine, slot, topic, &missed);
+                self.replay_topic(engine, slot, topic, missed);
             }
             None => {
                 let snapshot = room.map_or_else(|| "[]".into(), |room| snapshot(&room, to));

@@ -51,13 +51,14 @@ impl Hub {
             (named.into_iter().collect(), None)
         };
         let named = self.named(engine, namespace, &selection.except);
-        let skip = selection
-            .skip
-            .and_then(|socket| self.locate(engine, &socket));
+        let skip = selection.skip.as_ref();
+        let lost = self.is_lost(engine, skip);
+        let skip = skip.and_then(|socket| self.locate(engine, socket));
         let tenant = selection.tenant.as_ref();
         chosen.retain(|slot| {
             Some(*slot) != skip
                 && !named.contains(slot)
+                && !lost.is_some_and(|lost| self.is_own(*slot, namespace, lost))
                 && self
                     .link(*slot)
                     .and_then(|link| link.socket(namespace))
@@ -108,16 +109,11 @@ impl Hub {
         for slot in self.chosen(engine, selection) {
             match action {
                 SelectedAction::Send(publication) => {
-                    if self.has_caught_up(slot, namespace, publication) {
-                        continue;
-                    }
                     let encoding = self.link(slot).map(|link| link.encoding);
                     // On Node any name may be one of the live protocol's own types.
                     let is_live = live::is_reserved(&publication.message.event);
-                    if let Some(encoding) =
-                        encoding.filter(|encoding| !is_live || *encoding != Encoding::Live)
-                    {
-                        engine.send(slot, publication.frames(encoding));
+                    let fits = !is_live || encoding != Some(Encoding::Live);
+                    if fits && self.give(engine, slot, namespace, publication) {
                         self.metrics.deliveries.add(1);
                         self.metrics.outbound(Outbound::Event).add(1);
                     }

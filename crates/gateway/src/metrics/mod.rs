@@ -65,7 +65,7 @@ kinds! {
     Resume {
         Recovered = "recovered", BadToken = "bad_token", BadOffset = "bad_offset",
         Unknown = "unknown", Foreign = "foreign", Left = "left", Room = "room",
-        Trimmed = "trimmed", Unsure = "unsure", TooMuch = "too_much",
+        Trimmed = "trimmed", Unsure = "unsure", TooMuch = "too_much", Limited = "limited",
     }
 }
 

@@ -322,6 +322,71 @@ fn of_a_key_the_newest_is_told_and_the_publisher_does_not_hear_itself() {
 }
 
 #[test]
+fn a_cut_within_what_was_missed_does_not_tell_it_twice() {
+    let mut world = World::new(Config {
+        hello: true,
+        ..kept()
+    });
+    let mut ann = Tracking::new(&mut world, "user=ann");
+    ann.asks(&mut world, r#"42["join","a"]"#);
+    ann.is_cut(&mut world);
+    for text in ["one", "two"] {
+        said(&world, "a", text);
+    }
+    world.settle();
+    ann.got();
+    // socket.io-client keeps what comes before the answer to CONNECT, also over a cut.
+    ann.client = world.engineio();
+    ann.client.says(&format!(
+        r#"40{{"token":"user=ann","pid":"{}","offset":"{}"}}"#,
+        ann.pid.clone().unwrap(),
+        ann.offset.clone().unwrap(),
+    ));
+    world.settle();
+    let texts = ann.client.hears();
+    let answer = texts
+        .iter()
+        .position(|text| text.starts_with("40"))
+        .unwrap();
+    let first = texts.iter().position(|text| text.contains("one")).unwrap();
+    assert!(answer < first, "{texts:?}");
+    // The hello says that all has come: it comes last.
+    assert!(
+        texts
+            .iter()
+            .position(|text| text.contains("hello"))
+            .unwrap()
+            > first
+    );
+}
+
+/// An operator ends a socket; whether there was one.
+fn sent_away(world: &mut World, id: &str) -> bool {
+    let (gateway, id) = (world.gateway.clone(), id.to_owned());
+    let asked = world.begin(async move { gateway.disconnect(&id).await });
+    while !asked.is_finished() {
+        world.settle();
+    }
+    world.runtime.block_on(asked).unwrap()
+}
+
+#[test]
+fn a_socket_that_has_come_back_is_sent_away_by_its_id() {
+    let mut world = World::new(kept());
+    let mut ann = Tracking::new(&mut world, "user=ann");
+    ann.is_cut(&mut world);
+    ann.return_to(&mut world);
+    assert!(ann.recovered);
+    assert!(sent_away(&mut world, &ann.sid));
+    // One that is lost at present does not find what it had.
+    let mut bob = Tracking::new(&mut world, "user=bob");
+    bob.is_cut(&mut world);
+    assert!(sent_away(&mut world, &bob.sid));
+    bob.return_to(&mut world);
+    assert!(!bob.recovered);
+}
+
+#[test]
 fn nothing_changes_on_the_wire_where_nothing_is_kept() {
     let mut world = World::new(config());
     let mut ann = Tracking::new(&mut world, "user=ann");
