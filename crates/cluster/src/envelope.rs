@@ -64,15 +64,9 @@ pub fn mark(origin: Origin, user: Option<&str>) -> Vec<u8> {
     out
 }
 
-/// Writes a publication.
-pub fn encode(origin: Origin, target: &Target<'_>, message: &Message) -> Vec<u8> {
-    let attached: usize = message
-        .attachments
-        .iter()
-        .map(|bytes| bytes.len() + 4)
-        .sum();
-    let mut out = Vec::with_capacity(message.args.len() + attached + 160);
-    let (kind, texts): (u8, [Option<&str>; 6]) = match *target {
+/// A target as its kind and texts.
+fn texts_of<'a>(target: &Target<'a>) -> (u8, [Option<&'a str>; 6]) {
+    match *target {
         Target::Room {
             namespace,
             tenant,
@@ -114,7 +108,35 @@ pub fn encode(origin: Origin, target: &Target<'_>, message: &Message) -> Vec<u8>
                 instead_of,
             ],
         ),
-    };
+        Target::Users {
+            namespace,
+            tenant,
+            users,
+            instead_of,
+        } => (
+            6,
+            [
+                Some(namespace),
+                tenant,
+                Some(users.0),
+                None,
+                None,
+                Some(instead_of),
+            ],
+        ),
+        Target::Nodes => (7, [Some(""), None, None, None, None, None]),
+    }
+}
+
+/// Writes a publication.
+pub fn encode(origin: Origin, target: &Target<'_>, message: &Message) -> Vec<u8> {
+    let attached: usize = message
+        .attachments
+        .iter()
+        .map(|bytes| bytes.len() + 4)
+        .sum();
+    let mut out = Vec::with_capacity(message.args.len() + attached + 160);
+    let (kind, texts) = texts_of(target);
     put_head(kind, origin, &mut out);
     for text in texts {
         put(text.map(str::as_bytes), &mut out);
@@ -230,29 +252,13 @@ impl<'a> Said<'a> {
     }
 }
 
-/// Reads what another node has sent, without a look at its bounds; `None`: it is nothing that
-/// this version knows.
-pub fn read(bytes: &[u8]) -> Option<(Origin, Body<'_>)> {
-    let mut reader = Reader(bytes);
-    let [version, kind] = *reader.take(2)? else {
-        return None;
-    };
-    if version != VERSION {
-        return None;
-    }
-    let tag = reader.u32()?;
-    let number = reader.u64()?;
-    let after = reader.u64()?;
-    let origin = Origin { tag, number, after };
-    if kind == MARK {
-        let user = reader.text()?;
-        return reader.0.is_empty().then_some((origin, Body::Lost(user)));
-    }
+/// Whom a publication of this kind is for.
+fn read_target<'a>(kind: u8, reader: &mut Reader<'a>) -> Option<Target<'a>> {
     let namespace = reader.text()??;
     let tenant = reader.text()?;
     let (name, third) = (reader.text()?, reader.text()?);
     let (topic, instead_of) = (reader.text()?, reader.text()?);
-    let target = match kind {
+    Some(match kind {
         0 => Target::Room {
             namespace,
             tenant,
@@ -274,8 +280,36 @@ pub fn read(bytes: &[u8]) -> Option<(Origin, Body<'_>)> {
             topic,
             instead_of,
         },
+        6 => Target::Users {
+            namespace,
+            tenant,
+            users: NameList(name?),
+            instead_of: instead_of?,
+        },
+        7 => Target::Nodes,
         _ => return None,
+    })
+}
+
+/// Reads what another node has sent, without a look at its bounds; `None`: it is nothing that
+/// this version knows.
+pub fn read(bytes: &[u8]) -> Option<(Origin, Body<'_>)> {
+    let mut reader = Reader(bytes);
+    let [version, kind] = *reader.take(2)? else {
+        return None;
     };
+    if version != VERSION {
+        return None;
+    }
+    let tag = reader.u32()?;
+    let number = reader.u64()?;
+    let after = reader.u64()?;
+    let origin = Origin { tag, number, after };
+    if kind == MARK {
+        let user = reader.text()?;
+        return reader.0.is_empty().then_some((origin, Body::Lost(user)));
+    }
+    let target = read_target(kind, &mut reader)?;
     let event = reader.text()??;
     let args = reader.text()??;
     let attachments = match reader.u32()? as usize {
@@ -369,7 +403,7 @@ mod tests {
     proptest! {
         #[test]
         fn publications_survive_the_journey(
-            kind in 0..4, tag: u32, number: u64, after: u64,
+            kind in 0..6, tag: u32, number: u64, after: u64,
             texts in prop::collection::vec(text(), 5),
             optional in prop::collection::vec(prop::option::of(text()), 4),
             attachments in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..20), 0..3),
@@ -380,6 +414,10 @@ mod tests {
             let target = match kind {
                 0 => Target::Room { namespace, tenant, room: name, key: third },
                 1 => Target::All { namespace, tenant },
+                4 => Target::Users {
+                    namespace, tenant, users: NameList(name), instead_of: &texts[4],
+                },
+                5 => Target::Nodes,
                 kind => Target::User {
                     namespace, tenant, user: name,
                     user_type: (kind == 3).then_some(third), topic, instead_of,

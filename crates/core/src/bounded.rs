@@ -62,6 +62,11 @@ impl<K: Clone + Eq + Hash, V> Bounded<K, V> {
         Some(&entry.value)
     }
 
+    /// The same, which does not count as a use.
+    pub(crate) fn peek(&self, key: &K) -> Option<&V> {
+        Some(&self.entries.get(key)?.value)
+    }
+
     /// Takes a value out.
     pub(crate) fn take(&mut self, key: &K) -> Option<V> {
         let entry = self.entries.remove(key)?;
@@ -71,24 +76,28 @@ impl<K: Clone + Eq + Hash, V> Bounded<K, V> {
     }
 
     /// Keeps a value of so many bytes, in the place of an earlier one. Those that have rested
-    /// longest go as long as there is too much; the newest stays, whatever it weighs.
-    pub(crate) fn put(&mut self, key: K, value: V, bytes: usize) {
+    /// longest go as long as there is too much, and are answered; the newest stays, whatever it
+    /// weighs.
+    pub(crate) fn put(&mut self, key: K, value: V, bytes: usize) -> Vec<(K, V)> {
         self.take(&key);
         self.uses += 1;
         let used = self.uses;
         self.order.insert(used, key.clone());
         self.bytes += bytes;
         self.entries.insert(key, Entry { value, bytes, used });
+        let mut gone = Vec::new();
         while self.entries.len() > 1
             && (self.entries.len() > self.max_entries || self.bytes > self.max_bytes)
         {
             let Some((_, oldest)) = self.order.pop_first() else {
-                return;
+                break;
             };
             if let Some(entry) = self.entries.remove(&oldest) {
                 self.bytes -= entry.bytes;
+                gone.push((oldest, entry.value));
             }
         }
+        gone
     }
 }
 
@@ -130,7 +139,7 @@ mod tests {
                 match op {
                     0 => drop(table.take(&key)),
                     1 => drop(table.get(&key).copied()),
-                    _ => table.put(key, bytes, bytes),
+                    _ => drop(table.put(key, bytes, bytes)),
                 }
                 let sum: usize = table.entries.values().map(|entry| entry.bytes).sum();
                 prop_assert_eq!(table.bytes, sum);

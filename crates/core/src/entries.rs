@@ -52,6 +52,23 @@ pub struct SocketEntry {
     pub rooms: Vec<String>,
 }
 
+/// A member of a conversation.
+#[derive(Debug, Clone, Serialize, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct ConversationMember {
+    /// The user.
+    pub user_id: String,
+    /// The kind of user.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub user_type: Option<String>,
+    /// By an invite or a backend: whatever rooms the user's token names.
+    pub invited: bool,
+    /// Since when, Unix milliseconds.
+    pub joined_at: u64,
+    /// The offset of the last message that was read; 0: none.
+    pub read_offset: u64,
+}
+
 /// A user in a room.
 #[derive(Debug, Clone, Serialize, Deserialize, PartialEq, Eq, PartialOrd, Ord)]
 #[serde(rename_all = "camelCase")]

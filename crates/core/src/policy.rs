@@ -27,6 +27,16 @@ pub enum AuthMode {
     Off,
 }
 
+/// Who may join a conversation that their token does not name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ConversationAccess {
+    /// Its members.
+    #[default]
+    Members,
+    /// Any user whose token has no list of rooms; its members in any case.
+    Open,
+}
+
 /// What happens when a user connects another device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum DevicePolicy {

@@ -133,6 +133,21 @@ impl<K: Hash + Eq> KeyedLimiter<K> {
         Verdict::Allowed
     }
 
+    /// How long it takes until one more may happen for `key`, if none may at `now`; nothing is
+    /// counted.
+    pub fn wait(&self, key: &K, limit: Limit, now: Micros) -> Option<Duration> {
+        let part = (self.hasher.hash_one(key) >> 32) as usize % PARTS;
+        let part = self.parts[part]
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let moments = &part.keys.get(key)?.moments;
+        let counts = |moment: &&Micros| **moment + limit.window > now;
+        let mut recent = moments.iter().filter(counts);
+        let oldest = *recent.clone().next()?;
+        let is_full = recent.by_ref().count() >= limit.count as usize;
+        is_full.then(|| (oldest + limit.window - now).max(Duration::from_micros(1)))
+    }
+
     /// Forgets keys whose last event no longer counts.
     pub fn forget_idle(&self, now: Micros) {
         for part in &self.parts {
@@ -226,6 +241,19 @@ mod tests {
         );
         assert_eq!(limiter.take("u", TEN, at(10.0)), Verdict::Allowed);
         assert_eq!(limiter.take("other", TEN, at(6.0)), Verdict::Allowed);
+    }
+
+    #[test]
+    fn who_only_looks_is_not_counted_and_is_told_when() {
+        let limiter = KeyedLimiter::default();
+        assert_eq!(limiter.wait(&"u", TEN, at(0.0)), None);
+        for i in 0..10 {
+            assert_eq!(limiter.wait(&"u", TEN, at(f64::from(i))), None);
+            limiter.take("u", TEN, at(f64::from(i)));
+        }
+        assert_eq!(limiter.wait(&"u", TEN, at(9.0)), Some(SECOND));
+        assert_eq!(limiter.wait(&"other", TEN, at(9.0)), None);
+        assert_eq!(limiter.wait(&"u", TEN, at(10.0)), None);
     }
 
     #[test]

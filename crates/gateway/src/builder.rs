@@ -11,8 +11,8 @@ use heartline_core::backplane::local::LocalBackplane;
 use heartline_core::namespaces::Namespaces;
 use heartline_core::policy::ConnectLimit;
 use heartline_core::rooms::RoomDirectory;
-use heartline_core::store::MessageStore;
 use heartline_core::store::memory::MemoryStore;
+use heartline_core::store::offer::Store;
 use heartline_core::time::Moment;
 use heartline_engine::clock::Clock;
 use heartline_engine::failure::Failure;
@@ -41,6 +41,8 @@ use crate::handler::{Arrival, Handler, HandlerSet, Handlers};
 use crate::hub::Hub;
 use crate::intern::Interner;
 use crate::journal::{Found, Journal, Size};
+use crate::markers::Markers;
+use crate::members::Members;
 use crate::metrics::Metrics;
 use crate::node::ThisNode;
 use crate::op::Op;
@@ -93,7 +95,7 @@ pub struct GatewayBuilder {
     config: Config,
     authenticator: Arc<dyn Authenticator>,
     backplane: Option<Arc<dyn Backplane>>,
-    store: Arc<dyn MessageStore>,
+    store: Arc<dyn Store>,
     handlers: HandlerSet,
     namespaces: Vec<(String, HandlerSet)>,
     fallback: Option<Fallback>,
@@ -129,8 +131,8 @@ impl GatewayBuilder {
         self
     }
 
-    /// Where messages are kept; without one, in memory.
-    pub fn store(mut self, store: impl MessageStore) -> Self {
+    /// Where messages, and who belongs to conversations, are kept; without one, in memory.
+    pub fn store(mut self, store: impl Store) -> Self {
         self.store = Arc::new(store);
         self
     }
@@ -305,15 +307,22 @@ impl GatewayBuilder {
             .unwrap_or_else(|| Arc::new(alone(&self.config, clock)));
         let fanout = fanout(&self.config, shards, backplane, clock)?;
         let announcer = Arc::new(Announcer::default());
+        let members = Arc::new(Members::new(
+            self.store.clone(),
+            self.config.conversations.access,
+            fanout.clone(),
+            clock,
+        ));
         fanout.backplane.attach(Arc::new(ThisNode {
             fanout: Arc::downgrade(&fanout),
+            members: Arc::downgrade(&members),
             announcer: announcer.clone(),
             clock,
             max_payload: self.config.max_payload,
         }));
         let handlers = Arc::new(self.take_handlers(&fanout));
         let (fallback, gatekeeper) = (self.fallback.take(), self.gatekeeper.take());
-        let shared = self.shared(clock, fanout);
+        let shared = self.shared(clock, fanout, members);
         let hooks = Hooks {
             fallback,
             gatekeeper,
@@ -348,8 +357,11 @@ impl GatewayBuilder {
     }
 
     /// What the shards and the handles have in common.
-    fn shared(self, clock: Clock, fanout: Arc<Fanout>) -> Arc<Shared> {
+    fn shared(self, clock: Clock, fanout: Arc<Fanout>, members: Arc<Members>) -> Arc<Shared> {
         let config = self.config;
+        let receipts = config.conversations.receipts;
+        let markers = Markers::new(self.store.clone(), fanout.clone(), clock, receipts);
+        let markers = Arc::new(markers);
         let names = fanout
             .namespaces
             .iter()
@@ -365,6 +377,8 @@ impl GatewayBuilder {
                 config.checkpoint_rooms.clone(),
             )),
             store: self.store,
+            members,
+            markers,
             metrics: Arc::new(Metrics::new(fanout.shards.len(), names)),
             limits: Arc::default(),
             data: AllData::default(),

@@ -2,7 +2,8 @@
 //! files and environments is the binary's business.
 
 pub use heartline_core::policy::{
-    Announce, AuthMode, ConnectLimit, DevicePolicy, Limit, LimitsConfig, NamespaceConfig, OnExcess,
+    Announce, AuthMode, ConnectLimit, ConversationAccess, DevicePolicy, Limit, LimitsConfig,
+    NamespaceConfig, OnExcess,
 };
 pub use heartline_engine::http::cors::{AllowedOrigins, normalized as normalized_origin};
 
@@ -79,6 +80,8 @@ pub struct Config {
     pub checkpoint_rooms: Vec<RoomPattern>,
     /// Whether who comes back joins the kept rooms again that the token still grants.
     pub session_rejoin: bool,
+    /// Conversations.
+    pub conversations: ConversationsConfig,
     /// How long a user stays online after the last connection went.
     pub offline_grace: Duration,
     /// New connections per address.
@@ -125,6 +128,7 @@ impl Default for Config {
             max_rooms_per_socket: 100,
             checkpoint_rooms: vec![RoomPattern::new("*")],
             session_rejoin: false,
+            conversations: ConversationsConfig::default(),
             offline_grace: Duration::ZERO,
             connects_per_ip: ConnectLimit::Default,
             namespaces: BTreeMap::from([("/".into(), NamespaceConfig::default())]),
@@ -134,6 +138,17 @@ impl Default for Config {
             handler_timeout: Duration::from_secs(30),
         }
     }
+}
+
+/// Who takes part in conversations, and what of it others see.
+#[derive(Debug, Clone, Default)]
+pub struct ConversationsConfig {
+    /// Who may join one that their token does not name.
+    pub access: ConversationAccess,
+    /// Whether everybody in a conversation is told how far its members have read.
+    pub receipts: bool,
+    /// The address of an invite, with `{code}` in it.
+    pub invite_url: Option<String>,
 }
 
 /// A random node name, `node-` and eight hexadecimal digits.

@@ -179,6 +179,16 @@ impl EventError {
         EventError::new(Code::Internal, format!("the value is no JSON: {error}"))
     }
 
+    /// Its sentence.
+    pub fn message(&self) -> &str {
+        &self.error
+    }
+
+    /// After how long trying again makes sense, milliseconds.
+    pub fn retry_after_ms(&self) -> Option<u64> {
+        self.retry_after_ms
+    }
+
     /// The same, told as `message:error` even if an acknowledgement says it.
     pub fn announce(mut self) -> Self {
         self.announced = true;

@@ -8,7 +8,9 @@ use std::sync::Arc;
 
 use hashbrown::HashSet;
 use heartline_core::auth::UserKey;
-use heartline_core::backplane::{Action, Backplane, Missed, NameList, Target};
+use heartline_core::backplane::{
+    Action, Backplane, Missed, NameList, Target, named_user, user_name,
+};
 use heartline_core::entries::SocketEntry;
 use heartline_core::line::ring::{Kept, Only};
 use heartline_core::line::shelf::ScopeRef;
@@ -73,6 +75,21 @@ pub(crate) struct ToUser<'a> {
     pub(crate) instead_of: Option<&'a str>,
     /// Not this one of them.
     pub(crate) skip: Option<SocketAddress>,
+}
+
+impl<'a> ToUser<'a> {
+    /// A user who is told of something instead of a room's events.
+    fn instead_of(namespace: NamespaceId, user: &'a UserKey, room: &'a str) -> ToUser<'a> {
+        ToUser {
+            namespace,
+            tenant: user.tenant_id.as_deref(),
+            user: &user.user_id,
+            only: Some(user),
+            topic: None,
+            instead_of: Some(room),
+            skip: None,
+        }
+    }
 }
 
 /// What it takes to reach a socket.
@@ -282,16 +299,78 @@ impl Fanout {
 
     /// Gives a message to a user's sockets, on all nodes; to how many here.
     pub(crate) fn send_to_user(&self, to: &ToUser<'_>, message: Message) -> usize {
-        let target = Target::User {
+        self.backplane.publish(&self.target(to), &message);
+        self.send_here(to, message)
+    }
+
+    /// Tells users of something instead of a room's events, on all nodes: on their sockets that
+    /// are not in the room and may join it. Of other nodes it is asked once which of the users
+    /// have sockets at all.
+    pub(crate) async fn send_instead_of_room(
+        &self,
+        (namespace, tenant, room): (NamespaceId, Option<Arc<str>>, &str),
+        users: &[Arc<UserKey>],
+        message: Message,
+    ) {
+        let to = |user| ToUser::instead_of(namespace, user, room);
+        if self.backplane.tag().is_some() {
+            let ids = users.iter().map(|user| user.user_id.to_string()).collect();
+            let there = self.backplane.presence(tenant.clone(), ids).await;
+            let online = users.iter().zip(&there).filter(|(_, there)| there.online);
+            let mut names = Vec::new();
+            for (user, _) in online {
+                match user_name(user) {
+                    Some(name) => names.push(name),
+                    None => self.backplane.publish(&self.target(&to(user)), &message),
+                }
+            }
+            if !names.is_empty() {
+                let target = Target::Users {
+                    namespace: self.namespace_name(namespace),
+                    tenant: tenant.as_deref(),
+                    users: NameList(&NameList::text(&names)),
+                    instead_of: room,
+                };
+                self.backplane.publish(&target, &message);
+            }
+        }
+        self.send_to_users_here((namespace, room), users, message);
+    }
+
+    fn send_to_users_here(
+        &self,
+        (namespace, room): (NamespaceId, &str),
+        users: impl IntoIterator<Item = impl AsRef<UserKey>>,
+        message: Message,
+    ) {
+        let is_here = |user: &UserKey| {
+            let (tenant, id) = (user.tenant_id.as_deref(), &*user.user_id);
+            let parked = |recovery: &Recovery| recovery.sessions.has(tenant, id);
+            self.recovery.as_ref().is_some_and(parked)
+                || !self
+                    .backplane
+                    .local()
+                    .sockets(tenant, id, Some(user))
+                    .is_empty()
+        };
+        for user in users {
+            let user = user.as_ref();
+            if is_here(user) {
+                let to = ToUser::instead_of(namespace, user, room);
+                self.send_here(&to, message.clone());
+            }
+        }
+    }
+
+    fn target<'a>(&'a self, to: &ToUser<'a>) -> Target<'a> {
+        Target::User {
             namespace: self.namespace_name(to.namespace),
             tenant: to.tenant,
             user: to.user,
             user_type: to.only.map(|only| only.user_type.as_deref()),
             topic: to.topic,
             instead_of: to.instead_of,
-        };
-        self.backplane.publish(&target, &message);
-        self.send_here(to, message)
+        }
     }
 
     fn send_here(&self, to: &ToUser<'_>, message: Message) -> usize {
@@ -470,18 +549,19 @@ impl Fanout {
 
     /// Gives a publication of another node to those here whom it is for.
     pub(crate) fn deliver(&self, target: &Target<'_>, message: Message) {
-        let (Target::Room { namespace, .. }
-        | Target::Rooms { namespace, .. }
-        | Target::All { namespace, .. }
-        | Target::User { namespace, .. }) = *target;
+        match names::may_say(Speaker::Backend, &message.event) {
+            true => self.deliver_said(target, message),
+            false => tracing::debug!("another server's event has a name of a protocol's own"),
+        }
+    }
+
+    fn deliver_said(&self, target: &Target<'_>, message: Message) {
         // Nodes of another configuration may know more namespaces.
-        let Some(namespace) = self.namespaces.find(namespace) else {
+        let namespace = target.namespace();
+        let Some(namespace) = namespace.and_then(|name| self.namespaces.find(name)) else {
             return;
         };
-        if !names::may_say(Speaker::Backend, &message.event) {
-            tracing::debug!("another server's event has a name of a protocol's own");
-            return;
-        }
+        let skip = None;
         match *target {
             Target::Room {
                 tenant, room, key, ..
@@ -491,7 +571,7 @@ impl Fanout {
                     tenant,
                     room,
                     key,
-                    skip: None,
+                    skip,
                 };
                 self.publish_here(&to, message);
             }
@@ -517,17 +597,28 @@ impl Fanout {
                     user_id: user.into(),
                     user_type: user_type.map(Into::into),
                 });
+                let only = only.as_ref();
                 let to = ToUser {
                     namespace,
                     tenant,
                     user,
-                    only: only.as_ref(),
+                    only,
                     topic,
                     instead_of,
-                    skip: None,
+                    skip,
                 };
                 self.send_here(&to, message);
             }
+            Target::Users {
+                tenant,
+                users,
+                instead_of,
+                ..
+            } => {
+                let users = users.iter().map(|name| Arc::new(named_user(tenant, name)));
+                self.send_to_users_here((namespace, instead_of), users, message);
+            }
+            Target::Nodes => {}
         }
     }
 

@@ -8,8 +8,10 @@ use std::{fmt, io};
 use bytes::Bytes;
 use heartline_core::auth::UserKey;
 use heartline_core::backplane::ClusterStatus;
-use heartline_core::store::MessageStore;
+use heartline_core::rooms;
+use heartline_core::store::offer::Store;
 use heartline_engine::http::front::HttpFront;
+use heartline_wire::codes::Code;
 use heartline_wire::time::Micros;
 use serde::Serialize;
 use tokio::net::TcpListener;
@@ -19,7 +21,7 @@ use tokio_rustls::rustls::ServerConfig;
 
 use crate::config::Config;
 use crate::event::{Args, EventError, said};
-use crate::fanout::{Fanout, ToUser};
+use crate::fanout::Fanout;
 use crate::metrics::Gauges;
 use crate::op::Op;
 use crate::peers::Peers;
@@ -150,8 +152,8 @@ impl Gateway {
         }
     }
 
-    /// Where messages are kept.
-    pub fn store(&self) -> &Arc<dyn MessageStore> {
+    /// Where messages, and who belongs to conversations, are kept.
+    pub fn store(&self) -> &Arc<dyn Store> {
         &self.shared.store
     }
 
@@ -174,31 +176,37 @@ impl Gateway {
         Some(To::new(self.shared.clone(), id, tenant, None))
     }
 
-    /// Tells a user of something that was said in a room, on all sockets that are not in the
-    /// room and may join it: as `message:notification` tells members of a conversation.
+    /// Tells the members of a conversation of something that was said there, but not its
+    /// speaker: on all sockets that are not in the conversation's room and may join it. Of other
+    /// nodes it is asked once which of the members have sockets.
     ///
     /// # Errors
-    /// `INVALID_EVENT`, or `INTERNAL` when `data` cannot be written as JSON.
-    pub fn notify<T: Serialize + ?Sized>(
+    /// `INVALID_EVENT`; `INTERNAL` when `data` cannot be written as JSON, or the store does not
+    /// say who the members are.
+    pub async fn notify<T: Serialize + ?Sized>(
         &self,
         namespace: &str,
-        user: &UserKey,
-        room: &str,
+        conversation_id: &str,
+        speaker: &UserKey,
         event: &str,
         data: &T,
     ) -> Result<(), EventError> {
         let message = said(event, &Args::one(data)?)?;
-        if let Some(namespace) = self.shared.fanout.namespaces.find(namespace) {
-            let to = ToUser {
-                namespace,
-                tenant: user.tenant_id.as_deref(),
-                user: &user.user_id,
-                only: Some(user),
-                topic: None,
-                instead_of: Some(room),
-                skip: None,
-            };
-            self.shared.fanout.send_to_user(&to, message);
+        let shared = &self.shared;
+        let Some(namespace) = shared.fanout.namespaces.find(namespace) else {
+            return Ok(());
+        };
+        let tenant = speaker.tenant_id.clone();
+        let members = shared.members.list(tenant.as_ref(), conversation_id).await;
+        let members =
+            members.map_err(|error| EventError::new(Code::Internal, error.to_string()))?;
+        let others = members.keys().filter(|member| ***member != *speaker);
+        let others: Vec<Arc<UserKey>> = others.cloned().collect();
+        if !others.is_empty() {
+            let room = rooms::of_conversation(conversation_id);
+            let place = (namespace, tenant, &*room);
+            let told = shared.fanout.send_instead_of_room(place, &others, message);
+            told.await;
         }
         Ok(())
     }

@@ -39,6 +39,8 @@ mod in_order;
 mod intern;
 mod journal;
 mod limits;
+mod markers;
+mod members;
 mod metrics;
 mod node;
 mod op;
@@ -50,7 +52,7 @@ mod shared;
 mod socket;
 mod to;
 
-pub use api::{BadCursor, Broadcast, Moved, Publish, PublishError, Published, ShedError};
+pub use api::{BadCursor, Broadcast, Moved, Publish, PublishError, Published, ShedError, Welcome};
 pub use binary::Binary;
 pub use builder::{BuildError, GatewayBuilder};
 pub use config::Config;

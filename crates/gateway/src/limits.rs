@@ -17,6 +17,30 @@ pub(crate) enum Sender {
     Socket(heartline_core::presence::SocketAddress),
 }
 
+/// Who has named invites that there are not.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) enum Guesser {
+    User(Arc<UserKey>),
+    Address(IpAddr),
+}
+
+impl Guesser {
+    /// An address; of IPv6, the /64 that one subscriber has.
+    pub(crate) fn at(address: IpAddr) -> Guesser {
+        Guesser::Address(match address {
+            IpAddr::V6(v6) => {
+                let network = u128::from(v6) >> 64 << 64;
+                v6.to_ipv4_mapped()
+                    .map_or(IpAddr::V6(network.into()), IpAddr::V4)
+            }
+            v4 => v4,
+        })
+    }
+}
+
+/// Wrong invites of a user, and of an address.
+const GUESSES: Limit = Limit::per(10, 60);
+
 /// A refusal by a limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct OverLimit {
@@ -31,6 +55,7 @@ pub(crate) struct OverLimit {
 pub(crate) struct Limits {
     messages: KeyedLimiter<Sender>,
     connects: KeyedLimiter<IpAddr>,
+    guesses: KeyedLimiter<Guesser>,
     /// Messages refused since the start.
     pub(crate) refused_messages: AtomicU64,
     /// Connections refused since the start.
@@ -65,15 +90,33 @@ impl Limits {
         take(&self.connects, ip, limit, now, &self.refused_connects)
     }
 
+    /// Whether somebody may name one more invite, which may be wrong; else how long that takes,
+    /// milliseconds.
+    pub(crate) fn may_guess(&self, who: &[Guesser], now: Micros) -> Result<(), u64> {
+        let wait = |guesser| self.guesses.wait(guesser, GUESSES, now);
+        match who.iter().filter_map(wait).max() {
+            Some(wait) => Err(micros(wait).div_ceil(1000)),
+            None => Ok(()),
+        }
+    }
+
+    /// The invite was wrong.
+    pub(crate) fn guessed_wrong(&self, who: Vec<Guesser>, now: Micros) {
+        for guesser in who {
+            self.guesses.take(guesser, GUESSES, now);
+        }
+    }
+
     /// How many senders and addresses are remembered.
     pub(crate) fn entries(&self) -> usize {
-        self.messages.count() + self.connects.count()
+        self.messages.count() + self.connects.count() + self.guesses.count()
     }
 
     /// Forgets those that have been quiet for long enough.
     pub(crate) fn forget_idle(&self, now: Micros) {
         self.messages.forget_idle(now);
         self.connects.forget_idle(now);
+        self.guesses.forget_idle(now);
     }
 }
 

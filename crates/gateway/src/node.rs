@@ -12,12 +12,14 @@ use heartline_wire::reason::Reason;
 
 use crate::announcer::Announcer;
 use crate::fanout::Fanout;
+use crate::members::Members;
 use crate::op::Op;
 
 /// The node as its backplane knows it. Does not keep the node alive, which owns the
 /// backplane.
 pub(crate) struct ThisNode {
     pub(crate) fanout: Weak<Fanout>,
+    pub(crate) members: Weak<Members>,
     pub(crate) announcer: Arc<Announcer>,
     pub(crate) clock: Clock,
     pub(crate) max_payload: usize,
@@ -47,12 +49,18 @@ impl Node for ThisNode {
     }
 
     fn deliver(&self, target: &Target<'_>, message: Message) {
-        if let Some(fanout) = self.fanout.upgrade() {
+        if let (Target::Nodes, Some(members)) = (target, self.members.upgrade()) {
+            members.changed_elsewhere(&message);
+        } else if let Some(fanout) = self.fanout.upgrade() {
             fanout.deliver(target, message);
         }
     }
 
     fn missed(&self, whose: Missed<'_>) {
+        if let (Missed::Anybody, Some(members)) = (whose, self.members.upgrade()) {
+            // Other nodes' changes may be among what was lost.
+            members.forget_all();
+        }
         if let Some(fanout) = self.fanout.upgrade() {
             fanout.missed(whose);
         }

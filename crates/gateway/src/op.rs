@@ -97,8 +97,8 @@ pub(crate) enum Op {
         topic: Box<str>,
         id: Option<Box<str>>,
         recover: Recover,
-        /// Kept until then.
-        held: Held,
+        /// Kept until then; or why not.
+        held: Result<Held, EventError>,
     },
     Leave {
         to: SocketAddress,
@@ -166,8 +166,12 @@ pub(crate) enum Op {
     Refresh {
         to: SocketAddress,
         who: Arc<Identity>,
-        reply: oneshot::Sender<()>,
+        /// The rooms of conversations of which only the store knows whether they are still
+        /// open.
+        reply: oneshot::Sender<Vec<Arc<str>>>,
     },
+    /// A socket leaves the room of a conversation, if it is there and not open to it any more.
+    LookAgain { to: SocketAddress, room: Arc<str> },
     /// The node is going away: everybody is let go, over this many microseconds.
     Drain { spread: Duration },
     /// So many are let go over this time, and the node stays.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use heartline_core::auth::{Authenticator, Identity};
-use heartline_core::store::MessageStore;
+use heartline_core::store::offer::Store;
 use heartline_engine::clock::Clock;
 use heartline_engine::slots::ConnectionSlots;
 use tokio::sync::watch;
@@ -13,6 +13,8 @@ use crate::data::AllData;
 use crate::fanout::Fanout;
 use crate::intern::Interner;
 use crate::limits::Limits;
+use crate::markers::Markers;
+use crate::members::Members;
 use crate::metrics::Metrics;
 use crate::sessions::Sessions;
 
@@ -27,8 +29,13 @@ pub(crate) struct Shared {
     pub(crate) fanout: Arc<Fanout>,
     /// Asked by each shard when a socket connects, and by `auth:refresh`.
     pub(crate) authenticator: Arc<dyn Authenticator>,
-    /// Written by `message:send` and `chat:send`, and when somebody joins a conversation.
-    pub(crate) store: Arc<dyn MessageStore>,
+    /// Written by `message:send` and `chat:send`.
+    pub(crate) store: Arc<dyn Store>,
+    /// Who belongs to conversations: apart, because the backplane's
+    /// [`Node`](heartline_core::backplane::Node) needs this as well.
+    pub(crate) members: Arc<Members>,
+    /// What clients have read, on its way to the store.
+    pub(crate) markers: Arc<Markers>,
     /// What users' clients keep; told of by `session:checkpoint` and of ends by the hub.
     pub(crate) sessions: Arc<Sessions>,
     /// Each shard writes its own part; the API sums them.

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use heartline_core::auth::{Credentials, Identity, UserKey};
+use heartline_core::auth::{BoxFuture, Credentials, Identity, UserKey};
 use heartline_core::entries::SocketEntry;
 use heartline_core::message::{Message, check, check_key};
 use heartline_core::presence::SocketAddress;
@@ -280,7 +280,7 @@ impl Socket {
     /// # Errors
     /// `FORBIDDEN`, `INVALID_ROOM`, `ROOM_LIMIT`, `RATE_LIMITED` or `DISCONNECTED`.
     pub async fn ask_to_join(&self, room: &str) -> Result<(), EventError> {
-        rooms::may_join(room, &self.identity)?;
+        self.may_join(room).await?;
         let (reply, answer) = oneshot::channel();
         self.post_in_order(Op::TryJoin {
             to: self.address,
@@ -291,7 +291,70 @@ impl Socket {
         if let Some(ready) = held.and_then(|held| held.ready()) {
             ready.await;
         }
+        if let (Some(id), Some(user)) = (rooms::conversation_of(room), &self.identity.user) {
+            self.shared.members.joined(id, user).await;
+        }
         Ok(())
+    }
+
+    /// Whether the client may join a room: its token grants it, or it is a conversation of
+    /// which the user is a member. Where the store has to be asked, what the client says next
+    /// waits.
+    ///
+    /// # Errors
+    /// `FORBIDDEN`, `AUTH_REQUIRED` or `INVALID_ROOM`; `INTERNAL` when the store has no answer.
+    pub async fn may_join(&self, room: &str) -> Result<(), EventError> {
+        let members = &self.shared.members;
+        if let Some(decided) = members.may_join_now(room, &self.identity) {
+            return Ok(decided?);
+        }
+        in_order::ask();
+        members.may_join(room, &self.identity).await
+    }
+
+    /// Whether the client may publish to a room. Who may join a conversation may, unless the
+    /// token says where its bearer may publish.
+    ///
+    /// # Errors
+    /// As for [`may_join`](Self::may_join).
+    pub async fn may_publish(&self, room: &str) -> Result<(), EventError> {
+        let members = &self.shared.members;
+        if let Some(decided) = members.may_publish_now(room, &self.identity) {
+            return Ok(decided?);
+        }
+        in_order::ask();
+        members.may_publish(room, &self.identity).await
+    }
+
+    /// The socket's user is a member of a conversation from now on, as after joining its room.
+    /// The store is asked at once, before what it is asked next; the future resolves when that
+    /// is kept, or takes too long.
+    pub fn take_part(&self, conversation_id: &str) -> BoxFuture<()> {
+        match &self.identity.user {
+            Some(user) => self.shared.members.takes_part(conversation_id, user),
+            None => Box::pin(std::future::ready(())),
+        }
+    }
+
+    /// Moves the user's read marker of a conversation forward to the message with this offset, at
+    /// most to the last one. What is said of one marker within 200 ms is written once; the
+    /// answer comes when it is kept, and says where the marker stands then. The user's other
+    /// sockets are told, and with `conversations.receipts` the room. `None`: the user is no
+    /// member, or nobody.
+    ///
+    /// # Errors
+    /// What the store has.
+    pub async fn mark_read(
+        &self,
+        conversation_id: &str,
+        offset: u64,
+    ) -> Result<Option<u64>, StoreError> {
+        let Some(user) = &self.identity.user else {
+            return Ok(None);
+        };
+        let place = (user, conversation_id);
+        let marked = self.shared.markers.mark(place, offset, self.address);
+        Ok(marked.await?.map(|marked| marked.offset))
     }
 
     /// Publishes at the client's own wish: if its token grants it, and under a name that is
@@ -299,9 +362,10 @@ impl Socket {
     /// protocol; the publication's number in its room, if that has members on this node.
     ///
     /// # Errors
-    /// `FORBIDDEN`, `INVALID_ROOM`, `INVALID_EVENT`, `INVALID_DATA` or `PAYLOAD_TOO_LARGE`.
-    pub fn ask_to_publish(&self, request: PublishRequest) -> Result<Option<u64>, EventError> {
-        rooms::may_publish(&request.room, &self.identity)?;
+    /// `FORBIDDEN`, `INVALID_ROOM`, `INVALID_EVENT`, `INVALID_DATA` or `PAYLOAD_TOO_LARGE`, and
+    /// as for [`may_join`](Self::may_join).
+    pub async fn ask_to_publish(&self, request: PublishRequest) -> Result<Option<u64>, EventError> {
+        self.may_publish(&request.room).await?;
         if !names::may_say(Speaker::Client, &request.event) {
             return Err(EventError::new(
                 Code::InvalidEvent,
@@ -387,13 +451,15 @@ impl Socket {
     /// What is kept of the user, by whichever of their sockets; `None`: nothing.
     ///
     /// # Errors
-    /// `AUTH_REQUIRED`, or `SAVE_FAILED` when the store does not answer.
+    /// `AUTH_REQUIRED`, `OVERLOADED` when too many ask, or `SAVE_FAILED` when the store does not
+    /// answer.
     pub async fn kept(&self) -> Result<Option<Checkpoint>, EventError> {
         let kept = self.shared.sessions.checkpoint(self.user()?);
         match tokio::time::timeout(STORE_TIME, kept).await {
             Ok(Ok(kept)) => Ok(kept),
-            Ok(Err(error)) => {
-                tracing::warn!(%error, "a checkpoint could not be read");
+            Ok(Err(StoreError::Overloaded)) => Err(Code::Overloaded.into()),
+            Ok(Err(StoreError::Failed(reason))) => {
+                tracing::warn!(reason, "a checkpoint could not be read");
                 Err(Code::SaveFailed.into())
             }
             Err(_) => Err(Code::SaveFailed.into()),
@@ -438,13 +504,20 @@ impl Socket {
         identity.user = self.identity.user.clone();
         identity.device_id = self.identity.device_id.clone();
         let expires_at = identity.expires_at;
+        let who = Arc::new(identity);
         let (reply, answer) = oneshot::channel();
         self.post_in_order(Op::Refresh {
             to: self.address,
-            who: Arc::new(identity),
+            who: who.clone(),
             reply,
         });
-        answer.await.map_err(|_| gone())?;
+        let members = &self.shared.members;
+        for room in answer.await.map_err(|_| gone())? {
+            // It is known then, or cannot be found out and stays.
+            let _ = members.may_join(&room, &who).await;
+            let to = self.address;
+            self.post_in_order(Op::LookAgain { to, room });
+        }
         Ok(expires_at)
     }
 

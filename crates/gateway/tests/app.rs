@@ -676,7 +676,7 @@ async fn what_a_client_asks_for_is_held_against_its_token() {
             .on(
                 "pass-on",
                 |socket: Socket, request: PublishRequest| async move {
-                    let number = socket.ask_to_publish(request)?;
+                    let number = socket.ask_to_publish(request).await?;
                     Ok::<_, EventError>(Json(number.is_some()))
                 },
             );

@@ -2,39 +2,11 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
 
-use std::sync::Arc;
-
-use heartline::auth::{
-    AuthError, Authenticator, BoxFuture, Credentials, Identity, RoomPattern, UserKey,
-};
 use heartline::{Config, Gateway, GatewayBuilder, Json, Socket};
 use heartline_wire::{live, names, socketio};
-use support::{Client, config, start};
+use support::{Client, Names, config, hears_nothing_of, live, socketio, start};
 
 mod support;
-
-/// Tokens are `USER` or `USER/ROOM,ROOM`: a user, and the rooms that it may join.
-struct Names;
-
-impl Authenticator for Names {
-    fn authenticate(&self, credentials: Credentials) -> BoxFuture<Result<Identity, AuthError>> {
-        let token = credentials.token.unwrap_or_default();
-        let (user, rooms) = match token.split_once('/') {
-            Some((user, rooms)) => (user, Some(rooms.split(',').map(RoomPattern::new).collect())),
-            None => (&*token, None),
-        };
-        let user = UserKey {
-            tenant_id: None,
-            user_id: user.into(),
-            user_type: None,
-        };
-        Box::pin(std::future::ready(Ok(Identity {
-            user: Some(Arc::new(user)),
-            rooms,
-            ..Identity::default()
-        })))
-    }
-}
 
 fn gateway() -> GatewayBuilder {
     Gateway::builder(Config {
@@ -42,30 +14,6 @@ fn gateway() -> GatewayBuilder {
         ..config()
     })
     .authenticator(Names)
-}
-
-async fn socketio(address: &str, token: &str) -> Client {
-    let mut client = Client::connect(address, &format!(r#"{{"token":"{token}"}}"#)).await;
-    client.hear("connection:success").await;
-    client
-}
-
-async fn live(address: &str, token: &str) -> Client {
-    let mut client = Client::live(address, &format!("?token={token}")).await;
-    client.hear("connection:success").await;
-    client
-}
-
-/// Nothing that has `part` in it has come by the time a question is answered.
-async fn hears_nothing_of(client: &mut Client, part: &str) {
-    client.send(r#"4277["heartbeat:response",{}]"#).await;
-    loop {
-        let message = client.next().await;
-        assert!(!message.contains(part), "{message}");
-        if message.starts_with("4377[") {
-            return;
-        }
-    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -2,6 +2,10 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
 
+#[path = "support/conversations_of.rs"]
+mod conversations_of;
+#[path = "support/invites_of.rs"]
+mod invites_of;
 mod support;
 
 use std::sync::Arc;
@@ -11,7 +15,7 @@ use heartline::auth::{AuthError, Authenticator, BoxFuture, Credentials, Identity
 use heartline::store::memory::MemoryStore;
 use heartline::store::{
     Changed, Changes, Checkpoint, Checkpoints, History, HistoryQuery, MessageStore, NewMessage,
-    StoreError, Stored, Tell,
+    Patch, StoreError, Stored, Tell,
 };
 use heartline::{Config, Gateway};
 use support::{Client, config, start};
@@ -42,6 +46,8 @@ struct Inside {
     store: MemoryStore,
     writes: AtomicUsize,
     fails: AtomicBool,
+    /// How many questions it refuses as too many.
+    overloaded: AtomicUsize,
 }
 
 impl Checkpoints for Counting {
@@ -55,7 +61,12 @@ impl Checkpoints for Counting {
     }
 
     fn checkpoint(&self, user: &Arc<UserKey>) -> BoxFuture<Result<Option<Checkpoint>, StoreError>> {
-        self.0.store.checkpoint(user)
+        let left = |left: usize| left.checked_sub(1);
+        let overloaded = &self.0.overloaded;
+        match overloaded.fetch_update(Ordering::Relaxed, Ordering::Relaxed, left) {
+            Ok(_) => Box::pin(std::future::ready(Err(StoreError::Overloaded))),
+            Err(_) => self.0.store.checkpoint(user),
+        }
     }
 }
 
@@ -68,22 +79,13 @@ impl MessageStore for Counting {
         self.0.store.history(query)
     }
 
-    fn add_member(&self, id: &str, user: &Arc<UserKey>) -> BoxFuture<Result<(), StoreError>> {
-        self.0.store.add_member(id, user)
-    }
-
-    fn members(
-        &self,
-        tenant: Option<&str>,
-        id: &str,
-    ) -> BoxFuture<Result<Vec<Arc<UserKey>>, StoreError>> {
-        self.0.store.members(tenant, id)
-    }
-
     fn checkpoints(&self) -> Option<&dyn Checkpoints> {
         Some(self)
     }
 }
+
+conversations_of::has_conversations_of!(Counting, 0.store);
+invites_of::has_invites_of!(Counting, 0.store);
 
 async fn gateway() -> (Gateway, String, Counting) {
     let store = Counting::default();
@@ -152,6 +154,27 @@ async fn where_the_store_is_away_it_is_said_and_nothing_is_kept_half() {
     let mut second = ann(&address).await;
     let resumed = second.hear("session:resume").await;
     assert!(resumed.contains(r#""metadata":{"m":3,"n":1}"#), "{resumed}");
+}
+
+#[tokio::test]
+async fn where_all_come_at_once_the_store_is_asked_again() {
+    let (_gateway, address, store) = gateway().await;
+    let changes = Changes {
+        user: Arc::new(UserKey {
+            tenant_id: None,
+            user_id: "ann".into(),
+            user_type: None,
+        }),
+        patches: vec![Patch::parse(r#"{"n":1}"#, None).unwrap()],
+        rooms: None,
+        now: 7,
+    };
+    store.0.store.change(changes).await.unwrap();
+    store.0.overloaded.store(2, Ordering::Relaxed);
+    let mut client = ann(&address).await;
+    let resumed = client.hear("session:resume").await;
+    assert!(resumed.contains(r#""metadata":{"n":1}"#), "{resumed}");
+    assert_eq!(store.0.overloaded.load(Ordering::Relaxed), 0);
 }
 
 #[tokio::test]

@@ -109,6 +109,16 @@ pub enum Code {
     TooLarge,
     /// Somebody else was faster.
     Conflict,
+    /// There is nothing that looks like an invite's code.
+    InvalidInvite,
+    /// There is no such invite.
+    InviteNotFound,
+    /// The invite's time is over.
+    InviteExpired,
+    /// The invite was used as often as it may be.
+    InviteExhausted,
+    /// The invite was taken back.
+    InviteRevoked,
     /// Nobody handles this event.
     NotImplemented,
     /// The handler panicked or ran out of time, or who decides about connecting panicked.
@@ -138,7 +148,7 @@ struct Entry {
     when: &'static str,
 }
 
-const TABLE: [Entry; 29] = {
+const TABLE: [Entry; 34] = {
     const fn entry(
         (code, text): (Code, &'static str),
         issuers: &'static [Issuer],
@@ -213,7 +223,7 @@ const TABLE: [Entry; 29] = {
             &[Event, Live],
             AfterChange,
             "This room is not open to you",
-            "The token does not grant it",
+            "The token does not grant it, and the user is no member of the conversation",
         ),
         entry(
             (InvalidRoom, "INVALID_ROOM"),
@@ -234,7 +244,7 @@ const TABLE: [Entry; 29] = {
             &[Event, Live],
             Later,
             "Rate limit exceeded. Please slow down.",
-            "Over `limits.events`, `limits.joins` or `limits.messages`; nothing was done",
+            "Over `limits.events`, `limits.joins` or `limits.messages`, or more than ten invites in a minute that there are not; nothing was done",
         ),
         entry(
             (InvalidContent, "INVALID_CONTENT"),
@@ -298,6 +308,41 @@ const TABLE: [Entry; 29] = {
             AfterChange,
             "Somebody else was faster",
             "A checkpoint has another version than `ifVersion`: `version` and `metadata` are what there is",
+        ),
+        entry(
+            (InvalidInvite, "INVALID_INVITE"),
+            &[Event],
+            AfterChange,
+            "This is no invite",
+            "There is nothing in the text that looks like an invite's code; HTTP 400",
+        ),
+        entry(
+            (InviteNotFound, "INVITE_NOT_FOUND"),
+            &[Event],
+            AfterChange,
+            "There is no such invite",
+            "There is no invite of this code for the user's tenant; HTTP 404",
+        ),
+        entry(
+            (InviteExpired, "INVITE_EXPIRED"),
+            &[Event],
+            Never,
+            "The invite has expired",
+            "The invite's time is over; HTTP 410",
+        ),
+        entry(
+            (InviteExhausted, "INVITE_EXHAUSTED"),
+            &[Event],
+            Never,
+            "The invite was used as often as it may be",
+            "As many as may have come by the invite, or the conversation or the user's list is full; HTTP 410",
+        ),
+        entry(
+            (InviteRevoked, "INVITE_REVOKED"),
+            &[Event],
+            Never,
+            "The invite was taken back",
+            "The invite was taken back; HTTP 410",
         ),
         entry(
             (NotImplemented, "NOT_IMPLEMENTED"),

@@ -8,6 +8,7 @@
 //! | [`msgpack`] | Socket.IO protocol 5 with `socket.io-msgpack-parser` |
 //! | [`live`] | Heartline's own JSON protocol over plain WebSocket |
 //! | [`handshake`] | the HTTP request by which a connection began |
+//! | [`invite`] | codes of invites: how one is found in what somebody pastes |
 //! | [`id`], [`names`] | ids of connections and sockets, names of events |
 //! | [`reason`], [`codes`] | why connections end, why requests are refused |
 //! | [`time`] | moments of a clock that somebody else reads |
@@ -24,6 +25,7 @@ pub mod codes;
 pub mod engineio;
 pub mod handshake;
 pub mod id;
+pub mod invite;
 pub mod json;
 pub mod live;
 pub mod msgpack;

@@ -137,9 +137,21 @@ pub const GATEWAY_EVENTS: &[Own] = {
             Connection,
             "One's own event was refused: `{ error, code, retryAfterMs?, tempId? }`",
         ),
-        own("message:read", Room, "Not sent yet"),
-        own("member:joined", Room, "Not sent yet"),
-        own("member:left", Room, "Not sent yet"),
+        own(
+            "message:read",
+            User,
+            "One has read on another socket; with `conversations.receipts`, to the room: `{ conversationId, userId, userType?, offset }`",
+        ),
+        own(
+            "member:joined",
+            Room,
+            "A conversation has a new member: `{ conversationId, userId, userType? }`",
+        ),
+        own(
+            "member:left",
+            Room,
+            "A membership has ended: `{ conversationId, userId, userType? }`",
+        ),
         own(
             "user:online",
             Presence,

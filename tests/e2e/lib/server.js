@@ -32,6 +32,7 @@ export async function serve(set = {}, { port, dev = false, env = {}, scheme = "h
     ...(dev ? {} : { "auth.jwt.secret": SECRET }),
     "server.allowed_origins": '["http://app.example"]',
     "store.url": "memory:",
+    "conversations.access": "open",
     ...set,
   };
   // A key that is given as undefined is left to its default.

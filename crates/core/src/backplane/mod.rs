@@ -40,6 +40,35 @@ impl<'a> NameList<'a> {
     }
 }
 
+/// Between a user's id and type in a list of names.
+const TYPE: char = '\u{1f}';
+
+/// A user in a list of names; `None`: the id or type has control characters, which no list can
+/// have.
+pub fn user_name(user: &UserKey) -> Option<String> {
+    let user_type = user.user_type.as_deref().unwrap_or_default();
+    let is_odd = [&*user.user_id, user_type]
+        .iter()
+        .any(|text| text.contains(char::is_control));
+    (!is_odd).then(|| match &user.user_type {
+        Some(user_type) => format!("{}{TYPE}{user_type}", user.user_id),
+        None => user.user_id.to_string(),
+    })
+}
+
+/// The user of a tenant that has this name in a list.
+pub fn named_user(tenant: Option<&str>, name: &str) -> UserKey {
+    let (user_id, user_type) = match name.split_once(TYPE) {
+        Some((user_id, user_type)) => (user_id, Some(user_type.into())),
+        None => (name, None),
+    };
+    UserKey {
+        tenant_id: tenant.map(Into::into),
+        user_id: user_id.into(),
+        user_type,
+    }
+}
+
 /// Whom a publication is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Target<'a> {
@@ -89,6 +118,35 @@ pub enum Target<'a> {
         /// may join it.
         instead_of: Option<&'a str>,
     },
+    /// Sockets of several users in a namespace: instead of a room's events, to those that are
+    /// not in the room and may join it.
+    Users {
+        /// The namespace.
+        namespace: &'a str,
+        /// The users' tenant.
+        tenant: Option<&'a str>,
+        /// The users, as [`user_name`] has them.
+        users: NameList<'a>,
+        /// The room.
+        instead_of: &'a str,
+    },
+    /// The nodes themselves: what one of them has changed in the store is not as the others
+    /// remember it.
+    Nodes,
+}
+
+impl<'a> Target<'a> {
+    /// The namespace that it is about, if it is about sockets.
+    pub fn namespace(&self) -> Option<&'a str> {
+        match *self {
+            Target::Room { namespace, .. }
+            | Target::Rooms { namespace, .. }
+            | Target::All { namespace, .. }
+            | Target::User { namespace, .. }
+            | Target::Users { namespace, .. } => Some(namespace),
+            Target::Nodes => None,
+        }
+    }
 }
 
 /// Of whom publications were lost on their way to this node.

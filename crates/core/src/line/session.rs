@@ -10,7 +10,7 @@ use heartline_wire::time::Micros;
 use crate::auth::{Identity, UserKey};
 use crate::line::ring::{Kept, Only};
 use crate::presence::SocketAddress;
-use crate::rooms::{PRIVATE, Room};
+use crate::rooms::{PRIVATE, Room, conversation_of};
 
 /// What a socket had when its connection was lost.
 #[derive(Debug)]
@@ -35,14 +35,15 @@ pub struct Session<D> {
 
 impl<D> Session<D> {
     /// Whether an event that was kept for all who are in some place was for this socket.
-    pub fn hears(&self, event: &Kept) -> bool {
+    /// `is_open` says whether it might have joined a room.
+    pub fn hears(&self, event: &Kept, is_open: impl Fn(&str) -> bool) -> bool {
         let Some(only) = &event.only else {
             return true;
         };
-        self.passes(only, event.id)
+        self.passes(only, event.id, is_open)
     }
 
-    fn passes(&self, only: &Only, id: u64) -> bool {
+    fn passes(&self, only: &Only, id: u64, is_open: impl Fn(&str) -> bool) -> bool {
         let user = self.identity.user.as_ref();
         let skipped = only.skip.is_some_and(|skip| self.places.contains(&skip));
         let other = only.user.as_ref().is_some_and(|meant| user != Some(meant));
@@ -51,8 +52,7 @@ impl<D> Session<D> {
             return false;
         }
         if let Some(room) = &only.instead_of {
-            let may_hear = crate::rooms::may_join(room, &self.identity).is_ok();
-            if !may_hear || self.is_in(room, id) {
+            if self.is_in(room, id) || !is_open(room) {
                 return false;
             }
         }
@@ -184,6 +184,17 @@ impl<D> Sessions<D> {
             return Err(Unclaimed::Foreign);
         }
         table.take(name).ok_or(Unclaimed::Unknown)
+    }
+
+    /// The conversations whose rooms a socket was in: who looks whether they are still open to
+    /// it may have to ask.
+    pub fn conversations(&self, name: &SocketAddress) -> Vec<Arc<str>> {
+        let table = self.table();
+        let session = table.sessions.get(name);
+        let rooms = session.into_iter().flat_map(|session| &session.rooms);
+        let names = rooms.map(|(room, _)| &room.key.name);
+        let names = names.filter(|name| conversation_of(name).is_some());
+        names.cloned().collect()
     }
 
     /// Whether a socket may come back.

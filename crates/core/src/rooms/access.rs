@@ -1,9 +1,10 @@
 //! Names of rooms, and who may join and publish.
 
 use heartline_wire::codes::Code;
-use std::sync::Arc;
 
 use crate::auth::{Identity, RoomPattern};
+use crate::policy::ConversationAccess;
+use crate::store::conversations::Membership;
 
 /// Why a room may not be joined or published to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,12 +60,40 @@ pub fn is_valid_name(name: &str) -> bool {
     !name.is_empty() && name.len() <= MAX_NAME && !name.chars().any(char::is_control)
 }
 
-/// Whether `identity` may do what `patterns` of its token are about.
-fn allowed(
-    name: &str,
-    identity: &Identity,
-    patterns: Option<&Arc<[RoomPattern]>>,
-) -> Result<(), RoomError> {
+/// What a token comes to for a room, before anybody has asked who its members are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Grant {
+    /// It is open.
+    Given,
+    /// It is a conversation, and open to its members: to all of them, or only to those who
+    /// were invited, because the token names other rooms.
+    ToMembers(Membership),
+}
+
+impl Grant {
+    /// Whether a room is open to a user who is this kind of member, or none.
+    ///
+    /// # Errors
+    /// [`RoomError::Forbidden`].
+    pub fn for_member(self, membership: Option<Membership>) -> Result<(), RoomError> {
+        match self {
+            Grant::Given => Ok(()),
+            Grant::ToMembers(least) if membership.is_some_and(|own| own >= least) => Ok(()),
+            Grant::ToMembers(_) => Err(RoomError::Forbidden),
+        }
+    }
+}
+
+/// Whether the patterns of a token have this room in them; they are there.
+fn named(name: &str, patterns: &[RoomPattern]) -> Result<Grant, RoomError> {
+    match patterns.iter().any(|pattern| pattern.matches(name)) {
+        true => Ok(Grant::Given),
+        false => Err(RoomError::Forbidden),
+    }
+}
+
+/// What holds of a room whatever a token says: some are somebody's own.
+fn own(name: &str, identity: &Identity) -> Result<Option<Grant>, RoomError> {
     if !is_valid_name(name) {
         return Err(RoomError::Invalid);
     }
@@ -72,61 +101,131 @@ fn allowed(
     if identity.user.is_none() && (private.is_some() || conversation_of(name).is_some()) {
         return Err(RoomError::AuthRequired);
     }
-    if let Some(owner) = private {
-        return match identity.user_id() {
-            Some(user) if user == owner => Ok(()),
-            _ => Err(RoomError::Forbidden),
-        };
-    }
-    match patterns {
-        None => Ok(()),
-        Some(patterns) if patterns.iter().any(|pattern| pattern.matches(name)) => Ok(()),
+    match private {
+        Some(owner) if identity.user_id() == Some(owner) => Ok(Some(Grant::Given)),
         Some(_) => Err(RoomError::Forbidden),
+        None => Ok(None),
     }
 }
 
-/// Whether the room may be joined.
-pub fn may_join(name: &str, identity: &Identity) -> Result<(), RoomError> {
-    allowed(name, identity, identity.rooms.as_ref())
+/// Whether a room may be joined.
+///
+/// # Errors
+/// When it may not, whoever is a member of it.
+pub fn may_join(
+    name: &str,
+    identity: &Identity,
+    access: ConversationAccess,
+) -> Result<Grant, RoomError> {
+    if let Some(grant) = own(name, identity)? {
+        return Ok(grant);
+    }
+    let is_conversation = conversation_of(name).is_some();
+    match &identity.rooms {
+        Some(patterns) => named(name, patterns).or_else(|error| match is_conversation {
+            true => Ok(Grant::ToMembers(Membership::Invited)),
+            false => Err(error),
+        }),
+        None if is_conversation && access == ConversationAccess::Members => {
+            Ok(Grant::ToMembers(Membership::Joined))
+        }
+        None => Ok(Grant::Given),
+    }
 }
 
-/// Whether the room may be published to.
-pub fn may_publish(name: &str, identity: &Identity) -> Result<(), RoomError> {
-    allowed(name, identity, identity.publish.as_ref())
+/// Whether a room may be published to. A token without a list of where its bearer may publish
+/// leaves conversations to those who may join them.
+///
+/// # Errors
+/// When it may not, whoever is a member of it.
+pub fn may_publish(
+    name: &str,
+    identity: &Identity,
+    access: ConversationAccess,
+) -> Result<Grant, RoomError> {
+    if let Some(grant) = own(name, identity)? {
+        return Ok(grant);
+    }
+    match &identity.publish {
+        Some(patterns) => named(name, patterns),
+        None if conversation_of(name).is_some() => may_join(name, identity, access),
+        None => Ok(Grant::Given),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::auth::RoomPattern;
+    use std::sync::Arc;
 
-    #[test]
-    fn private_rooms_are_their_owners() {
-        let owner = Identity {
+    fn identity(rooms: Option<&[&str]>, publish: Option<&[&str]>) -> Identity {
+        let patterns = |of: Option<&[&str]>| {
+            of.map(|all| {
+                all.iter()
+                    .map(|pattern| RoomPattern::new(pattern))
+                    .collect()
+            })
+        };
+        Identity {
             user: Some(Arc::new(crate::auth::UserKey {
                 tenant_id: None,
                 user_id: "7".into(),
                 user_type: None,
             })),
-            rooms: Some([RoomPattern::new("*")].into()),
+            rooms: patterns(rooms),
+            publish: patterns(publish),
             ..Identity::default()
+        }
+    }
+
+    #[test]
+    fn private_rooms_are_their_owners() {
+        let owner = identity(Some(&["*"]), None);
+        let may_join = |name: &str, identity: &Identity| {
+            may_join(name, identity, ConversationAccess::Open).map(drop)
         };
         assert_eq!(may_join("user:7", &owner), Ok(()));
         assert_eq!(may_join("user:8", &owner), Err(RoomError::Forbidden));
-        assert_eq!(
-            may_join("user:7", &Identity::default()),
-            Err(RoomError::AuthRequired)
-        );
-        assert_eq!(
-            may_join("conversation:1", &Identity::default()),
-            Err(RoomError::AuthRequired)
-        );
-        assert_eq!(
-            may_publish("conversation:1", &Identity::default()),
-            Err(RoomError::AuthRequired)
-        );
-        assert_eq!(may_join("lobby", &Identity::default()), Ok(()));
+        let nobody = Identity::default();
+        for name in ["user:7", "conversation:1"] {
+            assert_eq!(may_join(name, &nobody), Err(RoomError::AuthRequired));
+            let publish = may_publish(name, &nobody, ConversationAccess::Open);
+            assert_eq!(publish, Err(RoomError::AuthRequired));
+        }
+        assert_eq!(may_join("lobby", &nobody), Ok(()));
         assert_eq!(may_join("", &owner), Err(RoomError::Invalid));
         assert_eq!(may_join("a\nb", &owner), Err(RoomError::Invalid));
+    }
+
+    #[test]
+    fn a_conversation_is_open_by_a_token_or_to_its_members() {
+        use Membership::{Invited, Joined};
+        let (open, members) = (ConversationAccess::Open, ConversationAccess::Members);
+        let fits: Option<&[&str]> = Some(&["conversation:*"]);
+        let others: Option<&[&str]> = Some(&["lobby"]);
+        for (rooms, access, expected) in [
+            (fits, members, Grant::Given),
+            (None, members, Grant::ToMembers(Joined)),
+            (None, open, Grant::Given),
+            // A token that names other rooms has taken this one away; an invite has not.
+            (others, members, Grant::ToMembers(Invited)),
+            (others, open, Grant::ToMembers(Invited)),
+        ] {
+            let who = identity(rooms, None);
+            assert_eq!(may_join("conversation:1", &who, access), Ok(expected));
+            assert_eq!(may_publish("conversation:1", &who, access), Ok(expected));
+        }
+        let reader = identity(fits, Some(&[]));
+        let publish = may_publish("conversation:1", &reader, open);
+        assert_eq!(publish, Err(RoomError::Forbidden));
+        let writer = identity(others, fits);
+        let publish = may_publish("conversation:1", &writer, members);
+        assert_eq!(publish, Ok(Grant::Given));
+        let grant = Grant::ToMembers(Invited);
+        assert!(grant.for_member(Some(Invited)).is_ok());
+        for who in [None, Some(Joined)] {
+            assert_eq!(grant.for_member(who), Err(RoomError::Forbidden));
+        }
+        assert!(Grant::ToMembers(Joined).for_member(Some(Invited)).is_ok());
     }
 }

@@ -11,7 +11,7 @@ pub mod directory;
 pub mod members;
 
 pub use access::{
-    MAX_NAME, PRIVATE, RoomError, conversation_of, is_valid_name, may_join, may_publish,
+    Grant, MAX_NAME, PRIVATE, RoomError, conversation_of, is_valid_name, may_join, may_publish,
     of_conversation,
 };
 pub use directory::{Gap, Left, Room, RoomDirectory, RoomKey, RoomRef};

@@ -1,25 +1,22 @@
 //! What a node needs of messages while it runs, in memory.
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::auth::{BoxFuture, UserKey};
 use crate::bounded::Bounded;
 use crate::store::challenges::OpenChallenges;
+use crate::store::codes::Codes;
+use crate::store::conversations::{
+    Added, Conversations, Inbox, InboxEntry, InboxPlace, InboxQuery, Marked, Member, Membership,
+};
+use crate::store::invites::{Invite, InviteQuery, Invites, NewInvite, Unusable, Used};
 use crate::store::log::Log;
+use crate::store::people::People;
 use crate::store::{
     Challenge, Challenges, Changed, Changes, Channel, Checkpoint, Checkpoints, History,
-    HistoryQuery, MessageStore, NewMessage, Redeemed, StoreError, Stored, Tell,
+    HistoryQuery, MessageStore, NewMessage, Redeemed, Start, StoreError, Stored, StoredMessage,
+    Tell,
 };
-
-/// How many conversations it keeps members of.
-const CONVERSATIONS: usize = 65_536;
-
-/// What these may weigh, bytes.
-const CONVERSATION_BYTES: usize = 64 << 20;
-
-/// How many members of each.
-const MEMBERS: usize = 4_096;
 
 /// How many users it keeps a checkpoint of, those who were there last.
 const CHECKPOINTS: usize = 65_536;
@@ -30,25 +27,15 @@ const CHECKPOINT_BYTES: usize = 64 << 20;
 /// What an entry costs besides its texts, about, bytes.
 const OVERHEAD: usize = 256;
 
-type Conversation = (Option<Arc<str>>, String);
-
-/// The members of a conversation.
 #[derive(Default)]
-struct Members {
-    /// Each with the number of when it was last noted.
-    noted: BTreeMap<Arc<UserKey>, u64>,
-    notes: u64,
-    /// What they weigh.
-    bytes: usize,
-}
-
 struct Memory {
     log: Log,
-    members: Bounded<Conversation, Members>,
+    people: People,
+    codes: Codes,
 }
 
 /// Keeps in memory what a node needs while it runs: the newest 65 536 messages, and the members
-/// of the 65 536 conversations that were used last, 4 096 of each; either of at most 64 MB.
+/// of the 65 536 conversations that were used last; either of at most 64 MB; and 65 536 invites.
 /// Gone with the process.
 #[derive(Default)]
 pub struct MemoryStore {
@@ -107,45 +94,34 @@ impl Challenges for MemoryStore {
     }
 }
 
+/// An answer that is there.
+fn ready<T: Send + 'static>(answer: T) -> BoxFuture<Result<T, StoreError>> {
+    Box::pin(std::future::ready(Ok(answer)))
+}
+
+impl MemoryStore {
+    fn lock(&self) -> MutexGuard<'_, Memory> {
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 impl MessageStore for MemoryStore {
     fn append(&self, new: NewMessage, tell: Tell) -> BoxFuture<Result<Stored, StoreError>> {
-        let mut memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Channel::Conversation(id) = &new.channel {
-            memory.add_member(id, &new.sender);
-        }
+        let mut memory = self.lock();
+        let (sender, channel) = (new.sender.clone(), new.channel.clone());
         let stored = memory.log.append(new);
         if !stored.duplicate {
+            if let Channel::Conversation(id) = &channel {
+                memory.people.mark_read(id, &sender, stored.message.offset);
+            }
             // Under the lock: the next message cannot be told before this one.
             tell(&stored.message);
         }
-        Box::pin(std::future::ready(Ok(stored)))
+        ready(stored)
     }
 
     fn history(&self, query: HistoryQuery) -> BoxFuture<Result<History, StoreError>> {
-        let mut memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
-        Box::pin(std::future::ready(Ok(memory.log.history(&query))))
-    }
-
-    fn add_member(
-        &self,
-        conversation_id: &str,
-        user: &Arc<UserKey>,
-    ) -> BoxFuture<Result<(), StoreError>> {
-        let mut memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
-        memory.add_member(conversation_id, user);
-        Box::pin(std::future::ready(Ok(())))
-    }
-
-    fn members(
-        &self,
-        tenant: Option<&str>,
-        conversation_id: &str,
-    ) -> BoxFuture<Result<Vec<Arc<UserKey>>, StoreError>> {
-        let mut memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
-        let key = (tenant.map(Arc::from), conversation_id.to_owned());
-        let known = memory.members.get(&key);
-        let members = known.map(|members| members.noted.keys().cloned().collect());
-        Box::pin(std::future::ready(Ok(members.unwrap_or_default())))
+        ready(self.lock().log.history(&query))
     }
 
     fn challenges(&self) -> Option<&dyn Challenges> {
@@ -157,6 +133,73 @@ impl MessageStore for MemoryStore {
     }
 }
 
+impl Conversations for MemoryStore {
+    fn add_member(
+        &self,
+        conversation_id: &str,
+        user: &Arc<UserKey>,
+        membership: Membership,
+        now: u64,
+    ) -> BoxFuture<Result<Added, StoreError>> {
+        let mut memory = self.lock();
+        ready(memory.people.add(conversation_id, user, membership, now))
+    }
+
+    fn remove_member(
+        &self,
+        conversation_id: &str,
+        user: &Arc<UserKey>,
+    ) -> BoxFuture<Result<bool, StoreError>> {
+        ready(self.lock().people.remove(conversation_id, user))
+    }
+
+    fn members(
+        &self,
+        tenant: Option<&str>,
+        conversation_id: &str,
+    ) -> BoxFuture<Result<Vec<Member>, StoreError>> {
+        ready(self.lock().people.members(tenant, conversation_id))
+    }
+
+    fn mark_read(
+        &self,
+        conversation_id: &str,
+        user: &Arc<UserKey>,
+        offset: u64,
+        _now: u64,
+    ) -> BoxFuture<Result<Option<Marked>, StoreError>> {
+        let mut memory = self.lock();
+        let (head, ..) = memory.end_of(user, conversation_id);
+        let offset = offset.min(head);
+        ready(memory.people.mark_read(conversation_id, user, offset))
+    }
+
+    fn inbox(&self, query: InboxQuery) -> BoxFuture<Result<Inbox, StoreError>> {
+        let mut memory = self.lock();
+        let mut entries = Vec::new();
+        for (id, own) in memory.people.conversations_of(&query.user) {
+            let (head, floor, last) = memory.end_of(&query.user, &id);
+            let place = InboxPlace {
+                at: last.as_ref().map_or(own.joined_at, |last| last.created_at),
+                conversation_id: id.to_string(),
+            };
+            if query.after.as_ref().is_none_or(|after| place < *after) {
+                let marker = (own.membership, own.read_offset);
+                let entry = InboxEntry::new(id.to_string(), (head, floor), marker, last);
+                entries.push((place, entry));
+            }
+        }
+        entries.sort_by(|(one, _), (other, _)| other.cmp(one));
+        ready(Inbox::of(entries.into_iter(), &query))
+    }
+}
+
+/// What a user weighs, bytes.
+fn weight(user: &UserKey) -> usize {
+    let text = |text: &Option<Arc<str>>| text.as_ref().map_or(0, |text| text.len());
+    OVERHEAD + user.user_id.len() + text(&user.tenant_id) + text(&user.user_type)
+}
+
 /// What is kept of users.
 struct Sessions(Bounded<Arc<UserKey>, Checkpoint>);
 
@@ -166,114 +209,44 @@ impl Default for Sessions {
     }
 }
 
-impl Default for Memory {
-    fn default() -> Self {
-        Memory {
-            log: Log::default(),
-            members: Bounded::new(CONVERSATIONS, CONVERSATION_BYTES),
-        }
+impl Invites for MemoryStore {
+    fn create_invite(&self, code: &str, new: NewInvite) -> BoxFuture<Result<bool, StoreError>> {
+        ready(self.lock().codes.create(code, new))
     }
-}
 
-/// What a user among members weighs, bytes.
-fn weight(user: &UserKey) -> usize {
-    let text = |text: &Option<Arc<str>>| text.as_ref().map_or(0, |text| text.len());
-    OVERHEAD + user.user_id.len() + text(&user.tenant_id) + text(&user.user_type)
-}
+    fn invite(&self, code: &str) -> BoxFuture<Result<Option<Invite>, StoreError>> {
+        ready(self.lock().codes.get(code))
+    }
 
-impl Members {
-    /// The user is one of them. When there are too many, an eighth goes at once: those that
-    /// were noted longest ago.
-    fn note(&mut self, user: &Arc<UserKey>) {
-        self.notes += 1;
-        if self.noted.insert(user.clone(), self.notes).is_some() {
-            return;
-        }
-        self.bytes += weight(user);
-        if self.noted.len() <= MEMBERS {
-            return;
-        }
-        let mut notes: Vec<u64> = self.noted.values().copied().collect();
-        let (_, &mut oldest, _) = notes.select_nth_unstable(MEMBERS / 8);
-        self.noted.retain(|_, note| *note > oldest);
-        self.bytes = self.noted.keys().map(|user| weight(user)).sum();
+    fn invites(&self, query: InviteQuery) -> BoxFuture<Result<Vec<Invite>, StoreError>> {
+        ready(self.lock().codes.list(&query))
+    }
+
+    fn revoke_invite(&self, code: &str, now: u64) -> BoxFuture<Result<Option<Invite>, StoreError>> {
+        ready(self.lock().codes.revoke(code, now))
+    }
+
+    fn use_invite(
+        &self,
+        code: &str,
+        user: &Arc<UserKey>,
+        now: u64,
+    ) -> BoxFuture<Result<Result<Used, Unusable>, StoreError>> {
+        let memory = &mut *self.lock();
+        ready(memory.codes.take(&mut memory.people, code, user, now))
     }
 }
 
 impl Memory {
-    fn add_member(&mut self, conversation_id: &str, user: &Arc<UserKey>) {
-        let key = (user.tenant_id.clone(), conversation_id.to_owned());
-        let mut members = self.members.take(&key).unwrap_or_default();
-        members.note(user);
-        let bytes = OVERHEAD + 2 * conversation_id.len() + members.bytes;
-        self.members.put(key, members, bytes);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn writing_in_an_open_room_makes_nobody_a_member_of_a_conversation() {
-        let store = MemoryStore::default();
-        let say = |channel| {
-            let new = NewMessage {
-                sender: user("u"),
-                channel,
-                content: "hello".into(),
-                temp_id: None,
-                created_at: 1,
-            };
-            drop(store.append(new, Box::new(|_| ())));
-            store.memory.lock().unwrap().members.len()
-        };
-        assert_eq!(say(Channel::Room("c".into())), 0);
-        assert_eq!(say(Channel::Conversation("c".into())), 1);
-    }
-
-    fn user(id: &str) -> Arc<UserKey> {
-        Arc::new(UserKey {
-            tenant_id: None,
-            user_id: id.into(),
-            user_type: None,
-        })
-    }
-
-    fn members(memory: &mut Memory, conversation: &str) -> Vec<String> {
-        let known = memory.members.get(&(None, conversation.to_owned()));
-        let noted = known.into_iter().flat_map(|members| members.noted.keys());
-        noted.map(|user| user.user_id.to_string()).collect()
-    }
-
-    #[test]
-    fn a_new_conversation_has_members_however_many_there_were_before() {
-        let mut memory = Memory::default();
-        memory.add_member("first", &user("a"));
-        memory.add_member("second", &user("a"));
-        for number in 0..CONVERSATIONS {
-            memory.add_member(&number.to_string(), &user("a"));
-            // It is used, so it stays.
-            memory.add_member("first", &user("b"));
-        }
-        assert_eq!(members(&mut memory, "65535"), ["a"]);
-        assert_eq!(members(&mut memory, "first"), ["a", "b"]);
-        assert!(members(&mut memory, "second").is_empty());
-        assert_eq!(memory.members.len(), CONVERSATIONS);
-    }
-
-    #[test]
-    fn one_member_more_than_fits_takes_the_place_of_the_quietest() {
-        let mut memory = Memory::default();
-        for number in 0..MEMBERS {
-            memory.add_member("c", &user(&number.to_string()));
-        }
-        memory.add_member("c", &user("0"));
-        memory.add_member("c", &user("new"));
-        let left = members(&mut memory, "c");
-        assert!(left.len() <= MEMBERS, "{}", left.len());
-        for (who, stays) in [("new", true), ("0", true), ("4095", true), ("1", false)] {
-            assert_eq!(left.contains(&who.to_owned()), stays, "{who}");
-        }
+    /// The head and floor of a conversation of a user's tenant, and its last message.
+    fn end_of(&mut self, user: &UserKey, id: &str) -> (u64, u64, Option<StoredMessage>) {
+        let mut end = self.log.history(&HistoryQuery {
+            tenant: user.tenant_id.clone(),
+            channel: Channel::Conversation(id.to_owned()),
+            from: Start::End,
+            limit: 1,
+            bytes: 0,
+        });
+        (end.head, end.floor, end.messages.pop())
     }
 }

@@ -2,9 +2,14 @@
 
 mod challenges;
 mod checkpoints;
+mod codes;
+pub mod conversations;
 mod error;
+pub mod invites;
 mod log;
 pub mod memory;
+pub mod offer;
+mod people;
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -243,14 +248,14 @@ impl Part {
     }
 }
 
-/// Keeps messages, and knows who belongs to a conversation.
+/// Keeps messages.
 ///
 /// What [`append`](MessageStore::append) has answered is kept: only then are
 /// others told.
 pub trait MessageStore: Send + Sync + 'static {
     /// Stores a message in the next place of its conversation, or finds the one that this
-    /// sender stored in this channel under the same `temp_id`. Who writes in a conversation is
-    /// a member of it from then on.
+    /// sender stored in this channel under the same `temp_id`. A member of the conversation who
+    /// writes has read what is before.
     ///
     /// A new message is told before the answer is there: those of one conversation in the order
     /// of their offsets, whoever stored them and whether or not the answer is still waited
@@ -259,20 +264,6 @@ pub trait MessageStore: Send + Sync + 'static {
 
     /// A part of a conversation or open room. One that nobody has written in is empty.
     fn history(&self, query: HistoryQuery) -> BoxFuture<Result<History, StoreError>>;
-
-    /// Notes that a user belongs to a conversation.
-    fn add_member(
-        &self,
-        conversation_id: &str,
-        user: &Arc<UserKey>,
-    ) -> BoxFuture<Result<(), StoreError>>;
-
-    /// Who belongs to a conversation of a tenant.
-    fn members(
-        &self,
-        tenant: Option<&str>,
-        conversation_id: &str,
-    ) -> BoxFuture<Result<Vec<Arc<UserKey>>, StoreError>>;
 
     /// Where it keeps the challenges that wallets sign, if it does.
     fn challenges(&self) -> Option<&dyn Challenges> {

@@ -2,13 +2,17 @@
 //! nodes (`everywhere`), and what other nodes are answered (`answers`).
 
 mod answers;
+mod conversations;
 mod everywhere;
 mod here;
+mod invites;
 mod pages;
 
 use std::fmt;
 
 use heartline_wire::json::MAX_DEPTH;
+
+pub use invites::Welcome;
 
 /// An event for the members of a room.
 #[derive(Debug, Clone)]

@@ -86,7 +86,7 @@ pub(crate) fn member_entries(users: DevicesByUser) -> Vec<MemberEntry> {
     users.into_iter().take(MAX_MEMBERS).map(entry).collect()
 }
 
-fn encode_cursor(key: &str) -> String {
+pub(crate) fn encode_cursor(key: &str) -> String {
     use base64::Engine as _;
     base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(key)
 }

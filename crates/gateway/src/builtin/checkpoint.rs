@@ -1,9 +1,12 @@
 //! `session:checkpoint` and `session:resume`: what a client wants to find again.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
+use crate::store::Checkpoint;
 use crate::{Args, Code, Event, EventError, FromEvent, Gateway, Json, Socket};
 
 /// A patch, and the version that it is for.
@@ -51,6 +54,25 @@ impl FromEvent for Wanted {
     }
 }
 
+/// When the store is asked again that has too many questions: after a restart all users come at
+/// once. Milliseconds.
+const PAUSES: [u64; 3] = [200, 800, 3_000];
+
+/// What is kept of a user. Without an answer of the store the client goes on as if nothing was;
+/// the log says so.
+async fn kept(socket: &Socket) -> Option<Checkpoint> {
+    let mut pauses = PAUSES.into_iter();
+    loop {
+        match socket.kept().await {
+            Ok(kept) => return kept,
+            Err(error) if error.code() == Code::Overloaded.as_str() => {
+                tokio::time::sleep(Duration::from_millis(pauses.next()?)).await;
+            }
+            Err(_) => return None,
+        }
+    }
+}
+
 #[derive(Debug, Serialize)]
 pub(super) struct Kept {
     ok: bool,
@@ -83,8 +105,7 @@ pub(super) async fn resume(socket: Socket, gateway: Gateway) {
     if socket.identity().user.is_none() {
         return;
     }
-    // Without an answer of the store the client goes on as if nothing was kept; the log says so.
-    let Ok(Some(kept)) = socket.kept().await else {
+    let Some(kept) = kept(&socket).await else {
         return;
     };
     if socket.recovered() {

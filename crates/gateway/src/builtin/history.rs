@@ -2,11 +2,12 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::inbox::Id;
 use crate::store::{Channel, History, HistoryQuery, MAX_PART, PART, Start, StoreError};
 use crate::{Code, Event, EventError, FromEvent, Gateway, Json, Socket, rooms};
 
-/// Most bytes of a part's messages: a history that is asked for does not make its reader slow.
-const MAX_BYTES: usize = 256 << 10;
+/// Most bytes of a part's messages: what is asked for does not make its reader slow.
+pub(super) const MAX_BYTES: usize = 256 << 10;
 
 /// A conversation, and what of it.
 pub(super) struct Wanted {
@@ -17,12 +18,6 @@ pub(super) struct Wanted {
 
 impl FromEvent for Wanted {
     fn from_event(event: &Event<'_>) -> Result<Self, EventError> {
-        #[derive(Deserialize)]
-        #[serde(untagged)]
-        enum Id {
-            Text(String),
-            Number(serde_json::Number),
-        }
         #[derive(Deserialize)]
         #[serde(rename_all = "camelCase")]
         struct Raw {
@@ -40,10 +35,7 @@ impl FromEvent for Wanted {
             return Err(misfit("limit must be between 1 and 200"));
         }
         Ok(Wanted {
-            conversation: match raw.conversation_id {
-                Id::Text(id) => id,
-                Id::Number(id) => id.to_string(),
-            },
+            conversation: raw.conversation_id.into(),
             from,
             limit,
         })
@@ -64,7 +56,7 @@ pub(super) async fn history_get(
     wanted: Wanted,
 ) -> Result<Json<Told>, EventError> {
     let room = rooms::of_conversation(&wanted.conversation);
-    rooms::may_join(&room, socket.identity())?;
+    socket.may_join(&room).await?;
     let query = HistoryQuery {
         tenant: socket.identity().tenant_id().cloned(),
         channel: Channel::Conversation(wanted.conversation),
@@ -73,13 +65,19 @@ pub(super) async fn history_get(
         // Half of what may wait for a reader: the answer alone does not close anybody.
         bytes: MAX_BYTES.min(gateway.config().send_buffer / 2),
     };
-    match gateway.store().history(query).await {
-        Ok(history) => Ok(Json(Told { ok: true, history })),
-        Err(StoreError::Overloaded) => Err(Code::Overloaded.into()),
-        Err(StoreError::Failed(reason)) => {
-            tracing::error!(reason, "a history could not be read");
-            let what = "The history could not be read; try again";
-            Err(EventError::new(Code::Internal, what))
+    let history = gateway.store().history(query).await;
+    let history = history.map_err(|error| refused(&error))?;
+    Ok(Json(Told { ok: true, history }))
+}
+
+/// What a client is told when the store could not do something.
+pub(super) fn refused(error: &StoreError) -> EventError {
+    match error {
+        StoreError::Overloaded => Code::Overloaded.into(),
+        StoreError::Failed(reason) => {
+            tracing::error!(reason, "the store could not do what a client asked for");
+            let what = "The store cannot do that now; try again";
+            EventError::new(Code::Internal, what)
         }
     }
 }

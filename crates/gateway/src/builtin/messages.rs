@@ -112,15 +112,15 @@ struct Checked {
     content: String,
 }
 
-fn check_message(socket: &Socket, draft: Draft) -> Result<Checked, EventError> {
+async fn check_message(socket: &Socket, draft: Draft) -> Result<Checked, EventError> {
     let sender = sender(socket)?;
     let content = text_of(draft.content, MAX_MESSAGE)?;
     let conversation = draft
         .conversation
         .ok_or_else(|| EventError::new(Code::InvalidRoom, "conversationId is missing"))?;
     let room = rooms::of_conversation(&conversation);
-    rooms::may_join(&room, socket.identity())?;
-    rooms::may_publish(&room, socket.identity())?;
+    socket.may_join(&room).await?;
+    socket.may_publish(&room).await?;
     Ok(Checked {
         sender,
         channel: Channel::Conversation(conversation),
@@ -129,7 +129,7 @@ fn check_message(socket: &Socket, draft: Draft) -> Result<Checked, EventError> {
     })
 }
 
-fn check_chat(socket: &Socket, draft: Draft) -> Result<Checked, EventError> {
+async fn check_chat(socket: &Socket, draft: Draft) -> Result<Checked, EventError> {
     let sender = sender(socket)?;
     let content = text_of(draft.content, MAX_CHAT)?;
     let room = draft.room.unwrap_or_else(|| OPEN_ROOM.to_owned());
@@ -137,7 +137,7 @@ fn check_chat(socket: &Socket, draft: Draft) -> Result<Checked, EventError> {
         let advice = "A conversation is no open room; write in it with message:send";
         return Err(EventError::new(Code::InvalidRoom, advice));
     }
-    rooms::may_publish(&room, socket.identity())?;
+    socket.may_publish(&room).await?;
     Ok(Checked {
         sender,
         channel: Channel::Room(room.clone()),
@@ -152,7 +152,7 @@ pub(super) async fn message_send(
     draft: Draft,
 ) -> Result<Json<Sent>, EventError> {
     let temp_id = draft.temp_id.clone();
-    let checked = check_message(&socket, draft);
+    let checked = check_message(&socket, draft).await;
     send(socket, gateway, checked, temp_id).await
 }
 
@@ -162,7 +162,7 @@ pub(super) async fn chat_send(
     draft: Draft,
 ) -> Result<Json<Sent>, EventError> {
     let temp_id = draft.temp_id.clone();
-    let checked = check_chat(&socket, draft);
+    let checked = check_chat(&socket, draft).await;
     send(socket, gateway, checked, temp_id).await
 }
 
@@ -199,13 +199,21 @@ async fn send(
         temp_id: temp_id.clone(),
         created_at: gateway.unix_millis(),
     };
-    let stored = store(&gateway, new, tell(&socket, &gateway, room.clone()));
+    // Before the message is: whoever writes is a member, and has read what is written.
+    let member = match &channel {
+        Channel::Conversation(conversation) => Some(socket.take_part(conversation)),
+        Channel::Room(_) => None,
+    };
+    let stored = store(&gateway, new, tell(&socket, &gateway, room));
     let stored = stored.await.map_err(|error| refuse(&temp_id, error))?;
     let message = stored.message;
+    if let Some(member) = member {
+        member.await;
+    }
     // From here on the message exists: a failure to tell somebody is not the
     // sender's error. A repetition is only answered, everybody else knows.
     if let (Channel::Conversation(conversation), false) = (&channel, stored.duplicate) {
-        notify(&socket, &gateway, &sender, conversation, &room, &message).await?;
+        notify(&socket, &gateway, &sender, conversation, &message).await;
     }
     socket.emit(
         "message:sent",
@@ -252,30 +260,22 @@ async fn store(gateway: &Gateway, new: NewMessage, tell: Tell) -> Result<Stored,
 }
 
 /// Tells a conversation's members who are not in its room. Which of their sockets may
-/// hear of it is decided where each of them is, by what its token grants at that moment.
+/// hear of it is decided where each of them is, by what is open to it at that moment.
 async fn notify(
     socket: &Socket,
     gateway: &Gateway,
     sender: &Arc<UserKey>,
     conversation: &str,
-    room: &str,
     message: &StoredMessage,
-) -> Result<(), EventError> {
-    let tenant = socket.identity().tenant_id().map(|tenant| &**tenant);
-    let members = match gateway.store().members(tenant, conversation).await {
-        Ok(members) => members,
-        Err(error) => {
-            tracing::error!(%error, "a conversation's members could not be read");
-            return Ok(());
-        }
-    };
+) {
     let notification = Notification {
         conversation_id: conversation,
         message,
     };
     let event = "message:notification";
-    for member in members.iter().filter(|member| *member != sender) {
-        gateway.notify(socket.namespace(), member, room, event, &notification)?;
+    let (namespace, id) = (socket.namespace(), conversation);
+    let told = gateway.notify(namespace, id, sender, event, &notification);
+    if let Err(error) = told.await {
+        tracing::error!(%error, "a conversation's members could not be told");
     }
-    Ok(())
 }

@@ -3,6 +3,8 @@
 mod auth;
 mod checkpoint;
 mod history;
+mod inbox;
+mod invites;
 mod messages;
 mod presence;
 mod rooms;
@@ -21,6 +23,9 @@ pub(crate) fn register(handlers: HandlerSet) -> HandlerSet {
         .or_on("message:send", messages::message_send)
         .or_on("chat:send", messages::chat_send)
         .or_on("history:get", history::history_get)
+        .or_on("read", inbox::read)
+        .or_on("inbox:get", inbox::inbox_get)
+        .or_on("invite:join", invites::join)
         .or_on("presence:get", presence::presence_get)
         .or_on("metrics:request", presence::metrics_request)
         .or_on("auth:refresh", auth::refresh)

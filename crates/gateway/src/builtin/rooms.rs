@@ -143,7 +143,7 @@ pub(super) async fn publish(
     request: PublishRequest,
 ) -> Result<Json<PublishReply>, EventError> {
     let room = request.room.clone();
-    let offset = socket.ask_to_publish(request)?;
+    let offset = socket.ask_to_publish(request).await?;
     Ok(Json(PublishReply {
         ok: true,
         room,

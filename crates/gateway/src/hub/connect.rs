@@ -102,6 +102,17 @@ async fn take_over(
     let _ = done.await;
 }
 
+/// Asks who belongs to the conversations of a socket that comes back, so that it can be said
+/// at once which are still open to it.
+async fn know_members(shared: &Shared, identity: &Identity, name: &SocketAddress) {
+    let recovery = shared.fanout.recovery.as_ref();
+    let rooms = recovery.map(|recovery| recovery.sessions.conversations(name));
+    for room in rooms.into_iter().flatten() {
+        // What cannot be found out makes a fresh start.
+        let _ = shared.members.may_join(&room, identity).await;
+    }
+}
+
 /// Finds out who it is, and whether the app lets them in.
 async fn identify(
     shared: &Shared,
@@ -199,6 +210,9 @@ impl Hub {
                 waits,
             );
             if let Some(outcome) = outcome.await {
+                if let (Ok((identity, _)), Some((name, _))) = (&outcome, earlier) {
+                    know_members(&shared, identity, &name).await;
+                }
                 let recovery = shared.fanout.recovery.as_ref();
                 let op = Op::Connecting(Connecting {
                     socket,
@@ -458,7 +472,7 @@ impl Hub {
         engine: &mut Engine,
         to: &SocketAddress,
         identity: Arc<Identity>,
-        reply: oneshot::Sender<()>,
+        reply: oneshot::Sender<Vec<Arc<str>>>,
     ) {
         let Some(slot) = self.locate(engine, to) else {
             return;
@@ -474,9 +488,9 @@ impl Hub {
         };
         let before = std::mem::replace(&mut socket.identity, identity);
         socket.expires = expires;
-        self.leave_what_was_taken(engine, slot, to.namespace(), &before);
+        let in_doubt = self.leave_what_was_taken(engine, slot, to.namespace(), &before);
         self.rearm(engine, slot);
-        let _ = reply.send(());
+        let _ = reply.send(in_doubt);
     }
 
     /// A live connection has begun: who brought a token, or a handshake that the

@@ -1,13 +1,14 @@
 //! Getting things to sockets: one, a room, a namespace.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use hashbrown::HashSet;
 use heartline_core::auth::UserKey;
 use heartline_core::message::{Message, MessageError};
 use heartline_core::namespaces::NamespaceId;
 use heartline_core::presence::{Others, SocketAddress};
-use heartline_core::rooms::{self, Membership, Room, RoomKey};
+use heartline_core::rooms::{Room, RoomKey};
 use heartline_engine::shard::engine::Engine;
 use heartline_wire::codes::Code;
 use heartline_wire::id::Slot;
@@ -17,9 +18,14 @@ use tokio::sync::oneshot;
 
 use super::Hub;
 use super::link::{MAX_PENDING_ACKS, SocketState};
+use super::tasks::TaskKind;
 use crate::event::{Args, EventError, to_json};
 use crate::metrics::Outbound;
+use crate::op::Op;
 use crate::publication::{self, AckId, Encoding, Head, Publication, Told, may_mislead};
+
+/// How long the store may take to say who is a member.
+const ASK_STORE: Duration = Duration::from_secs(10);
 
 impl Hub {
     /// An event to one socket of this shard.
@@ -138,8 +144,8 @@ impl Hub {
         &mut self,
         engine: &mut Engine,
         to: &SocketAddress,
-        publication: &Publication,
-        instead_of: Option<&str>,
+        publication: &Arc<Publication>,
+        instead_of: Option<&Arc<str>>,
     ) {
         let Some(slot) = self.locate(engine, to) else {
             return;
@@ -151,19 +157,45 @@ impl Hub {
             return;
         }
         if let (Some(room), Some(socket)) = (instead_of, link.socket(to.namespace())) {
-            let in_it = |member: &Membership| {
-                self.rooms
-                    .room(*member)
-                    .is_some_and(|there| *there.key.name == *room)
-            };
-            let may_hear = rooms::may_join(room, &socket.identity).is_ok();
-            if !may_hear || socket.rooms.iter().any(in_it) {
+            if self.is_in(socket, room) {
                 return;
+            }
+            match self.shared.members.may_join_now(room, &socket.identity) {
+                Some(Ok(())) => {}
+                Some(Err(_)) => return,
+                None => return self.send_if_open(engine, to, publication, room),
             }
         }
         engine.send(slot, publication.frames(link.encoding));
         self.metrics.deliveries.add(1);
         self.metrics.outbound(Outbound::Event).add(1);
+    }
+
+    /// The same once the store has said whether the socket may join the room.
+    fn send_if_open(
+        &mut self,
+        engine: &mut Engine,
+        to: &SocketAddress,
+        publication: &Arc<Publication>,
+        room: &Arc<str>,
+    ) {
+        let socket = self.locate(engine, to).and_then(|slot| self.link(slot));
+        let Some(socket) = socket.and_then(|link| link.socket(to.namespace())) else {
+            return;
+        };
+        let (shared, identity) = (self.shared.clone(), socket.identity.clone());
+        let (to, publication, room) = (*to, publication.clone(), room.clone());
+        let work = async move {
+            if shared.members.may_join(&room, &identity).await.is_ok() {
+                let op = Op::Send {
+                    to,
+                    publication,
+                    instead_of: Some(room),
+                };
+                shared.fanout.post(to.0.conn.shard, op);
+            }
+        };
+        self.start(engine, Box::pin(work), TaskKind::Detached, ASK_STORE);
     }
 
     pub(super) fn ack(
@@ -247,8 +279,13 @@ impl Hub {
         let Some(members) = self.rooms.deliver(room, offset) else {
             return;
         };
+        // Looked at once for all: almost always there is nobody.
+        let some_catch_up = !self.catching_up.is_empty();
         for &slot in &members {
-            if Some(slot) == skip || self.has_caught_up(slot, room.key.namespace, publication) {
+            if Some(slot) == skip {
+                continue;
+            }
+            if some_catch_up && self.has_caught_up(slot, room.key.namespace, publication) {
                 continue;
             }
             let Some(encoding) = self.link(slot).map(|link| link.encoding) else {

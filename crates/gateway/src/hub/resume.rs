@@ -7,6 +7,7 @@
 //! mailbox, whose events up to that place are not for it ([`CatchingUp`]). So all it gets is in
 //! the order of the line, and the last place it has seen says everything that it has.
 
+use std::cell::Cell;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
@@ -18,7 +19,8 @@ use heartline_core::line::shelf::ScopeRef;
 use heartline_core::message::Message;
 use heartline_core::namespaces::NamespaceId;
 use heartline_core::presence::SocketAddress;
-use heartline_core::rooms::{self, Joined, Room};
+use heartline_core::rooms::{self, Grant, Joined, Room};
+use heartline_core::store::conversations::Membership as Kind;
 use heartline_engine::shard::engine::Engine;
 use heartline_wire::id::Slot;
 use heartline_wire::reason::Reason;
@@ -507,9 +509,11 @@ impl Hub {
         let mut missed = Missed::default();
         for (room, joined) in &session.rooms {
             let name = &room.key.name;
-            if self.is_taken(slot, namespace, &session, name) {
+            let is_open = self.is_open(slot, namespace, name)?;
+            let was_open = self.shared.members.grant(name, &session.identity).is_ok();
+            if was_open && !is_open {
                 missed.taken.push(name.clone());
-            } else if !is_live || self.is_put_there(slot, name, ticket) {
+            } else if !is_live || is_put_there(is_open, name, ticket) {
                 self.join_again(engine, slot, namespace, room, *joined)?;
             }
         }
@@ -532,21 +536,13 @@ impl Hub {
         Ok(missed)
     }
 
-    /// Whether the app has put a live client into a topic: it goes on with those it names
-    /// itself, and with no others that it may join.
-    fn is_put_there(&self, slot: Slot, topic: &str, ticket: &Ticket) -> bool {
-        let is_named = ticket.topics.iter().any(|(named, _)| **named == *topic);
-        !is_named && !self.is_granted(slot, NamespaceId::ROOT, topic)
-    }
-
-    fn is_granted(&self, slot: Slot, namespace: NamespaceId, room: &str) -> bool {
+    /// Whether a room is open to the new socket. Whoever belongs to the conversations of its
+    /// session has been asked about before.
+    fn is_open(&self, slot: Slot, namespace: NamespaceId, room: &str) -> Result<bool, Resume> {
         let socket = self.link(slot).and_then(|link| link.socket(namespace));
-        socket.is_some_and(|socket| rooms::may_join(room, &socket.identity).is_ok())
-    }
-
-    /// Whether the earlier token has granted a room that the new one does not.
-    fn is_taken(&self, slot: Slot, namespace: NamespaceId, session: &Parked, room: &str) -> bool {
-        rooms::may_join(room, &session.identity).is_ok() && !self.is_granted(slot, namespace, room)
+        let identity = &socket.ok_or(Resume::Unsure)?.identity;
+        let open = self.shared.members.may_join_now(room, identity);
+        open.map(|open| open.is_ok()).ok_or(Resume::Unsure)
     }
 
     /// Puts the socket into a room that it was in since a place.
@@ -585,7 +581,7 @@ impl Hub {
         let rooms = session.rooms.iter().filter(|_| !is_live);
         for (room, joined) in rooms.filter(|(room, _)| !missed.taken.contains(&room.key.name)) {
             let after = since.max(*joined);
-            let found = room.with_ring(|ring| events_of(ring, session, after, now));
+            let found = room.with_ring(|ring| self.events_of(ring, session, after, now));
             missed.events.extend(found.transpose()?.unwrap_or_default());
         }
         let identity = &session.identity;
@@ -602,11 +598,45 @@ impl Hub {
         for scope in std::iter::once(everybody).chain(user) {
             if let Some(ring) = shelf.and_then(|shelf| shelf.find(scope)) {
                 let ring = ring.lock().unwrap_or_else(PoisonError::into_inner);
-                missed.events.extend(events_of(&ring, session, since, now)?);
+                missed
+                    .events
+                    .extend(self.events_of(&ring, session, since, now)?);
             }
         }
         missed.events.sort_by_key(|event| event.id);
         Ok(())
+    }
+
+    /// What a session missed of a ring, or that something of it is gone.
+    fn events_of(
+        &self,
+        ring: &Ring,
+        session: &Parked,
+        after: u64,
+        to: u64,
+    ) -> Result<Vec<Kept>, Resume> {
+        if !ring.is_complete_after(after) {
+            return Err(Resume::Trimmed);
+        }
+        let members = &self.shared.members;
+        let in_doubt = Cell::new(false);
+        let is_open = |room: &str| match members.grant(room, &session.identity) {
+            // Only members are told of what is said in a conversation.
+            Ok(Grant::Given | Grant::ToMembers(Kind::Joined)) => true,
+            Ok(Grant::ToMembers(Kind::Invited)) => {
+                let open = members.may_join_now(room, &session.identity);
+                in_doubt.set(in_doubt.get() || open.is_none());
+                open.is_some_and(|open| open.is_ok())
+            }
+            Err(_) => false,
+        };
+        let events = ring.between(after, to).into_iter();
+        let heard = events.filter(|event| session.hears(event, is_open));
+        let heard = heard.cloned().collect();
+        match in_doubt.get() {
+            true => Err(Resume::Unsure),
+            false => Ok(heard),
+        }
     }
 
     /// What one resume may bring must fit what may wait for the connection.
@@ -774,14 +804,11 @@ impl Hub {
     }
 }
 
-/// What a session missed of a ring, or that something of it is gone.
-fn events_of(ring: &Ring, session: &Parked, after: u64, to: u64) -> Result<Vec<Kept>, Resume> {
-    if !ring.is_complete_after(after) {
-        return Err(Resume::Trimmed);
-    }
-    let events = ring.between(after, to).into_iter();
-    let heard = events.filter(|event| session.hears(event));
-    Ok(heard.cloned().collect())
+/// Whether the app has put a live client into a topic: it goes on with those it names itself,
+/// and with no others that it may join.
+fn is_put_there(is_open: bool, topic: &str, ticket: &Ticket) -> bool {
+    let is_named = ticket.topics.iter().any(|(named, _)| **named == *topic);
+    !is_named && !is_open
 }
 
 /// The newest of each key of a topic, as the `snapshot` of `subscribed`.

@@ -11,11 +11,13 @@ use heartline_core::policy::Announce;
 use heartline_core::presence::{RoomAddress, SocketAddress};
 use heartline_core::rooms::{self, Joined, Membership, PRIVATE, Room, RoomError, RoomRef};
 use heartline_engine::shard::engine::Engine;
+use heartline_wire::codes::Code;
 use heartline_wire::id::Slot;
 use heartline_wire::{json, live};
 use tokio::sync::oneshot;
 
 use super::Hub;
+use super::link::SocketState;
 use super::resume::snapshot;
 use super::tasks::TaskKind;
 use crate::event::EventError;
@@ -48,6 +50,10 @@ impl Hub {
         else {
             return Err(RoomError::Invalid);
         };
+        if socket.identity.user.is_none() && rooms::conversation_of(name).is_some() {
+            // Whoever wants to put them there: a conversation is somebody's.
+            return Err(RoomError::AuthRequired);
+        }
         // A user's own room is no list of members: it is the directory of users.
         if Self::private_room(&socket.identity).as_deref() == Some(name) {
             return Ok(Joined {
@@ -59,12 +65,11 @@ impl Hub {
             });
         }
         if socket.rooms.len() >= max {
-            let there = socket.rooms.iter().any(|member| {
-                self.rooms
-                    .room(*member)
-                    .is_some_and(|room| *room.key.name == *name)
-            });
-            if !there {
+            let there = |member: &Membership| {
+                let room = self.rooms.room(*member);
+                room.is_some_and(|room| *room.key.name == *name)
+            };
+            if !socket.rooms.iter().any(there) {
                 return Err(RoomError::Limit);
             }
         }
@@ -141,9 +146,6 @@ impl Hub {
         let namespace = to.namespace();
         let counted = self.count_join(engine, slot, Some(namespace));
         let joined = counted.and_then(|()| Ok(self.join(engine, slot, namespace, room)?));
-        if joined.is_ok() {
-            self.note_joined(engine, slot, namespace, room);
-        }
         let _ = reply.send(joined.map(|joined| joined.held));
     }
 
@@ -170,13 +172,16 @@ impl Hub {
         topic: &str,
         id: Option<&str>,
         recover: Recover,
-        held: Held,
+        held: &Result<Held, EventError>,
     ) {
-        if let Some(slot) = self.locate(engine, to) {
-            self.subscribe_now(engine, slot, topic, id, recover);
-            self.release_input(engine, slot);
+        let Some(slot) = self.locate(engine, to) else {
+            return;
+        };
+        match held {
+            Ok(_) => self.subscribe_now(engine, slot, topic, id, recover),
+            Err(error) => self.live_error(engine, slot, &error.code, &error.error, id),
         }
-        drop(held);
+        self.release_input(engine, slot);
     }
 
     /// One more join of a socket, or of the connection itself under the limits of `/`, if
@@ -268,30 +273,45 @@ impl Hub {
     }
 
     /// A socket leaves the rooms which its token has granted `before` and does not any
-    /// more, and is told so. Rooms into which the app has put it against its token stay.
+    /// more, and is told so. Rooms into which the app has put it against its token stay. Of some
+    /// conversations only the store knows; they are returned.
     pub(super) fn leave_what_was_taken(
         &mut self,
         engine: &mut Engine,
         slot: Slot,
         namespace: NamespaceId,
         before: &Identity,
-    ) {
+    ) -> Vec<Arc<str>> {
         let Some(socket) = self.link(slot).and_then(|link| link.socket(namespace)) else {
-            return;
+            return Vec::new();
         };
-        let taken: Vec<Arc<str>> = socket
-            .rooms
-            .iter()
-            .filter_map(|member| self.rooms.room(*member))
-            .map(|room| &room.key.name)
-            .filter(|room| rooms::may_join(room, before).is_ok())
-            .filter(|room| rooms::may_join(room, &socket.identity).is_err())
-            .cloned()
-            .collect();
-        for room in taken {
-            self.leave(engine, slot, namespace, &room);
-            self.tell_forbidden(engine, slot, namespace, &room);
+        let members = &self.shared.members;
+        let changed = |room: &str| {
+            let before = members.grant(room, before);
+            before.is_ok() && before != members.grant(room, &socket.identity)
+        };
+        let (mut taken, mut in_doubt) = (Vec::new(), Vec::new());
+        for member in &socket.rooms {
+            let room = self.rooms.room(*member).map(|room| &room.key.name);
+            let Some(room) = room.filter(|room| changed(room)) else {
+                continue;
+            };
+            match members.may_join_now(room, &socket.identity) {
+                Some(Ok(())) => {}
+                Some(Err(_)) => taken.push(room.clone()),
+                None => in_doubt.push(room.clone()),
+            }
         }
+        for room in taken {
+            self.take_room(engine, slot, namespace, &room);
+        }
+        in_doubt
+    }
+
+    /// A socket leaves a room that is not open to it any more, and is told so.
+    fn take_room(&mut self, engine: &mut Engine, slot: Slot, namespace: NamespaceId, room: &str) {
+        self.leave(engine, slot, namespace, room);
+        self.tell_forbidden(engine, slot, namespace, room);
     }
 
     /// Tells a socket that it is not in a room any more which it may not be in.
@@ -315,18 +335,67 @@ impl Hub {
         }
     }
 
-    /// A token that names a conversation makes its bearer a member of it.
+    /// A socket may have lost a conversation: it leaves the room, if it is there.
+    pub(super) fn look_again(&mut self, engine: &mut Engine, to: &SocketAddress, room: Arc<str>) {
+        let Some(slot) = self.locate(engine, to) else {
+            return;
+        };
+        let Some(socket) = self.link(slot).and_then(|link| link.socket(to.namespace())) else {
+            return;
+        };
+        if !self.is_in(socket, &room) {
+            return;
+        }
+        let identity = socket.identity.clone();
+        match self.shared.members.may_join_now(&room, &identity) {
+            Some(Ok(())) => {}
+            Some(Err(_)) => self.take_room(engine, slot, to.namespace(), &room),
+            None => {
+                let (shared, to) = (self.shared.clone(), *to);
+                let work = async move {
+                    // Who cannot be asked about keeps what there is.
+                    let open = shared.members.may_join(&room, &identity).await;
+                    if open.is_err_and(|error| error.code == Code::Forbidden.as_str()) {
+                        shared
+                            .fanout
+                            .post(to.0.conn.shard, Op::LookAgain { to, room });
+                    }
+                };
+                self.start(engine, Box::pin(work), TaskKind::Detached, REMEMBER);
+            }
+        }
+    }
+
+    /// Whether a socket is in the room of this name.
+    pub(super) fn is_in(&self, socket: &SocketState, name: &str) -> bool {
+        socket.rooms.iter().any(|member| {
+            self.rooms
+                .room(*member)
+                .is_some_and(|room| *room.key.name == *name)
+        })
+    }
+
+    /// A token that names conversations makes its bearer a member of each.
     pub(super) fn note_memberships(&mut self, engine: &mut Engine, identity: &Identity) {
         let (Some(user), Some(patterns)) = (&identity.user, &identity.rooms) else {
             return;
         };
-        for conversation in patterns
+        let named: Vec<String> = patterns
             .iter()
             .filter_map(|pattern| pattern.exact())
             .filter_map(rooms::conversation_of)
-        {
-            self.remember_member(engine, conversation, user);
+            .map(ToOwned::to_owned)
+            .collect();
+        if named.is_empty() {
+            return;
         }
+        let (members, user) = (self.shared.members.clone(), user.clone());
+        let work = async move {
+            for conversation in named {
+                members.joined(&conversation, &user).await;
+            }
+        };
+        self.start(engine, Box::pin(work), TaskKind::Detached, REMEMBER);
     }
 
     /// The rooms of a socket by their names, in the order of these.
@@ -350,13 +419,7 @@ impl Hub {
     }
 
     /// Whoever joins a conversation's room is one of its members from then on.
-    pub(super) fn note_joined(
-        &mut self,
-        engine: &mut Engine,
-        slot: Slot,
-        namespace: NamespaceId,
-        room: &str,
-    ) {
+    fn note_joined(&mut self, engine: &mut Engine, slot: Slot, namespace: NamespaceId, room: &str) {
         let Some(conversation) = rooms::conversation_of(room) else {
             return;
         };
@@ -365,25 +428,10 @@ impl Hub {
             .and_then(|link| link.socket(namespace))
             .and_then(|socket| socket.identity.user.clone());
         if let Some(user) = user {
-            self.remember_member(engine, conversation, &user);
+            let (members, id) = (self.shared.members.clone(), conversation.to_owned());
+            let work = async move { members.joined(&id, &user).await };
+            self.start(engine, Box::pin(work), TaskKind::Detached, REMEMBER);
         }
-    }
-
-    /// The user belongs to the conversation from now on.
-    pub(super) fn remember_member(
-        &mut self,
-        engine: &mut Engine,
-        conversation: &str,
-        user: &Arc<UserKey>,
-    ) {
-        let store = self.shared.store.clone();
-        let (conversation, user) = (conversation.to_owned(), user.clone());
-        let work = async move {
-            if let Err(error) = store.add_member(&conversation, &user).await {
-                tracing::warn!(%error, "a conversation's member could not be stored");
-            }
-        };
-        self.start(engine, Box::pin(work), TaskKind::Detached, REMEMBER);
     }
 
     pub(super) fn subscribe(
@@ -402,11 +450,13 @@ impl Hub {
         let Some(socket) = self.link(slot).and_then(|link| link.socket(ROOT)) else {
             return;
         };
-        if let Err(error) = rooms::may_join(topic, &socket.identity) {
+        let identity = socket.identity.clone();
+        let open = self.shared.members.may_join_now(topic, &identity);
+        if let Some(Err(error)) = open {
             self.live_error(engine, slot, error.code().as_str(), error.message(), id);
             return;
         }
-        let tenant = socket.identity.tenant_id().cloned();
+        let tenant = identity.tenant_id().cloned();
         let name = self.namespace_name(ROOT);
         let held = self
             .shared
@@ -414,7 +464,8 @@ impl Hub {
             .backplane
             .subscribe(name, tenant.as_deref(), topic);
         let ready = held.as_ref().and_then(|held| held.ready());
-        let (Some(ready), Some(to)) = (ready, self.address(engine, slot, ROOT)) else {
+        let waits = ready.is_some() || open.is_none();
+        let (true, Some(to)) = (waits, self.address(engine, slot, ROOT)) else {
             self.subscribe_now(engine, slot, topic, id, recover);
             return;
         };
@@ -425,9 +476,13 @@ impl Hub {
         }
         engine.pause(slot);
         let (shared, shard) = (self.shared.clone(), self.shard);
-        let (topic, id) = (topic.into(), id.map(Into::into));
+        let (topic, id): (Box<str>, _) = (topic.into(), id.map(Into::into));
         let work = async move {
-            ready.await;
+            let open = shared.members.may_join(&topic, &identity).await;
+            if let (Ok(()), Some(ready)) = (&open, ready) {
+                ready.await;
+            }
+            let held = open.map(|()| held);
             let op = Op::Subscribe {
                 to,
                 topic,

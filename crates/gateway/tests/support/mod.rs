@@ -4,9 +4,13 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Duration;
 
-use heartline::config::{AuthMode, NamespaceConfig};
+use heartline::auth::{
+    AuthError, Authenticator, BoxFuture, Credentials, Identity, RoomPattern, UserKey,
+};
+use heartline::config::{AuthMode, ConversationAccess, ConversationsConfig, NamespaceConfig};
 use heartline::{Config, Gateway, GatewayBuilder};
 use heartline_wire::ws::{Decoder, Message, OpCode, Role, push_masked_frame};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -21,6 +25,10 @@ pub(crate) fn config() -> Config {
     };
     Config {
         namespaces: [("/".to_owned(), open)].into(),
+        conversations: ConversationsConfig {
+            access: ConversationAccess::Open,
+            ..ConversationsConfig::default()
+        },
         hello: false,
         worker_threads: 1,
         handler_timeout: Duration::from_millis(400),
@@ -340,4 +348,51 @@ pub(crate) async fn until(condition: impl Fn() -> bool) {
     tokio::time::timeout(DEADLINE, waiting)
         .await
         .expect("the condition in time");
+}
+
+/// Tokens are `USER` or `USER/ROOM,ROOM`: a user, and the rooms that it may join.
+pub(crate) struct Names;
+
+impl Authenticator for Names {
+    fn authenticate(&self, credentials: Credentials) -> BoxFuture<Result<Identity, AuthError>> {
+        let token = credentials.token.unwrap_or_default();
+        let (user, rooms) = match token.split_once('/') {
+            Some((user, rooms)) => (user, Some(rooms.split(',').map(RoomPattern::new).collect())),
+            None => (&*token, None),
+        };
+        let user = UserKey {
+            tenant_id: None,
+            user_id: user.into(),
+            user_type: None,
+        };
+        Box::pin(std::future::ready(Ok(Identity {
+            user: Some(Arc::new(user)),
+            rooms,
+            ..Identity::default()
+        })))
+    }
+}
+
+pub(crate) async fn socketio(address: &str, token: &str) -> Client {
+    let mut client = Client::connect(address, &format!(r#"{{"token":"{token}"}}"#)).await;
+    client.hear("connection:success").await;
+    client
+}
+
+pub(crate) async fn live(address: &str, token: &str) -> Client {
+    let mut client = Client::live(address, &format!("?token={token}")).await;
+    client.hear("connection:success").await;
+    client
+}
+
+/// Nothing that has `part` in it has come by the time a question is answered.
+pub(crate) async fn hears_nothing_of(client: &mut Client, part: &str) {
+    client.send(r#"4277["heartbeat:response",{}]"#).await;
+    loop {
+        let message = client.next().await;
+        assert!(!message.contains(part), "{message}");
+        if message.starts_with("4377[") {
+            return;
+        }
+    }
 }

@@ -1,15 +1,25 @@
 //! `/v1/conversations`.
 
-use axum::Json;
-use axum::extract::rejection::QueryRejection;
-use axum::extract::{Query, State as With};
-use axum::http::StatusCode;
-use heartline::store::{Channel, History, HistoryQuery, MAX_PART, PART, Start};
-use serde::Deserialize;
+use std::sync::Arc;
 
+use axum::Json;
+use axum::extract::rejection::{PathRejection, QueryRejection};
+use axum::extract::{Path, Query, State as With};
+use axum::http::StatusCode;
+use heartline::auth::UserKey;
+use heartline::rooms;
+use heartline::store::conversations::Added;
+use heartline::store::{Channel, History, HistoryQuery, MAX_PART, PART, Start, StoreError};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::connections::Part;
 use super::problem::Problem;
 use super::state::State;
-use super::strict::Named;
+use super::strict::{Known, Named};
+
+/// Most users in one request.
+const MAX_USERS: usize = 1000;
 
 /// Most bytes of messages in one answer: all of the longest that there can be.
 const MAX_BYTES: usize = 16 << 20;
@@ -51,4 +61,156 @@ pub(super) async fn messages(
             "The history cannot be read now",
         )
     })
+}
+
+/// The store cannot do something at present.
+pub(super) fn unavailable(error: &StoreError) -> Problem {
+    tracing::error!(%error, "the store could not do what the API was asked for");
+    Problem::new(
+        StatusCode::SERVICE_UNAVAILABLE,
+        "The store cannot do that now; try again",
+    )
+}
+
+/// A conversation's id, if it can be one.
+pub(super) fn conversation(id: &str) -> Result<&str, Problem> {
+    match !id.is_empty() && rooms::is_valid_name(&rooms::of_conversation(id)) {
+        true => Ok(id),
+        false => Err(Problem::new(
+            StatusCode::BAD_REQUEST,
+            "A conversation's id has 1 to 243 bytes and no control characters",
+        )),
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Of {
+    tenant_id: Option<String>,
+}
+
+pub(super) async fn members(
+    With(state): With<State>,
+    Named(id): Named,
+    part: Result<Query<Part>, QueryRejection>,
+    of: Result<Query<Of>, QueryRejection>,
+) -> Result<Json<Value>, Problem> {
+    let (cursor, limit) = part?.0.split()?;
+    let tenant = of?.0.tenant_id;
+    let (tenant, id) = (tenant.as_deref(), conversation(&id)?);
+    let page = state
+        .gateway
+        .conversation_members(tenant, id, cursor.as_deref(), limit)
+        .await?
+        .map_err(|error| unavailable(&error))?;
+    let mut answer = json!({ "members": page.items });
+    if let Some(next) = page.next_cursor {
+        answer["nextCursor"] = next.into();
+    }
+    Ok(Json(answer))
+}
+
+/// Which user is meant.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Which {
+    tenant_id: Option<String>,
+    user_type: Option<String>,
+}
+
+/// Users of one type.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Users {
+    users: Vec<String>,
+    #[serde(flatten)]
+    which: Which,
+}
+
+/// The keys of users.
+fn keys(users: Vec<String>, which: &Which) -> Result<Vec<Arc<UserKey>>, Problem> {
+    if users.len() > MAX_USERS || users.iter().any(String::is_empty) {
+        return Err(Problem::new(
+            StatusCode::BAD_REQUEST,
+            "Name at most 1000 users at once, each by an id",
+        ));
+    }
+    let key = |user: String| {
+        Arc::new(UserKey {
+            tenant_id: which.tenant_id.as_deref().map(Into::into),
+            user_id: user.into(),
+            user_type: which.user_type.as_deref().map(Into::into),
+        })
+    };
+    Ok(users.into_iter().map(key).collect())
+}
+
+async fn add_all(
+    state: &State,
+    id: &str,
+    users: Vec<Arc<UserKey>>,
+) -> Result<Json<Value>, Problem> {
+    let id = conversation(id)?;
+    let mut count = 0;
+    for added in state.gateway.add_members(id, &users).await {
+        match added.map_err(|error| unavailable(&error))? {
+            Added::New => count += 1,
+            Added::Raised | Added::Known => {}
+            Added::Full => {
+                return Err(Problem::new(
+                    StatusCode::CONFLICT,
+                    "A conversation has at most 10 000 members, and a user 10 000 conversations",
+                ));
+            }
+        }
+    }
+    Ok(Json(json!({ "added": count })))
+}
+
+async fn remove_all(
+    state: &State,
+    id: &str,
+    users: Vec<Arc<UserKey>>,
+) -> Result<Json<Value>, Problem> {
+    let id = conversation(id)?;
+    let mut count = 0;
+    for user in &users {
+        let removed = state.gateway.remove_member(id, user).await;
+        count += usize::from(removed.map_err(|error| unavailable(&error))?);
+    }
+    Ok(Json(json!({ "removed": count })))
+}
+
+pub(super) async fn add_members(
+    With(state): With<State>,
+    Named(id): Named,
+    Known(of): Known<Users>,
+) -> Result<Json<Value>, Problem> {
+    add_all(&state, &id, keys(of.users, &of.which)?).await
+}
+
+pub(super) async fn remove_members(
+    With(state): With<State>,
+    Named(id): Named,
+    Known(of): Known<Users>,
+) -> Result<Json<Value>, Problem> {
+    remove_all(&state, &id, keys(of.users, &of.which)?).await
+}
+
+pub(super) async fn add_member(
+    With(state): With<State>,
+    path: Result<Path<(String, String)>, PathRejection>,
+    which: Result<Query<Which>, QueryRejection>,
+) -> Result<Json<Value>, Problem> {
+    let Path((id, user)) = path?;
+    add_all(&state, &id, keys(vec![user], &which?.0)?).await
+}
+
+pub(super) async fn remove_member(
+    With(state): With<State>,
+    path: Result<Path<(String, String)>, PathRejection>,
+    which: Result<Query<Which>, QueryRejection>,
+) -> Result<Json<Value>, Problem> {
+    let Path((id, user)) = path?;
+    remove_all(&state, &id, keys(vec![user], &which?.0)?).await
 }

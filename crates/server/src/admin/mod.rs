@@ -7,6 +7,7 @@
 mod connections;
 mod conversations;
 mod guard;
+mod invites;
 mod listener;
 mod nodes;
 mod openapi;
@@ -20,7 +21,7 @@ mod users;
 use axum::extract::DefaultBodyLimit;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{get, post, put};
 use axum::{Json, Router, middleware};
 use serde_json::json;
 use tokio::net::TcpListener;
@@ -69,10 +70,7 @@ fn router(state: State) -> Router {
         .route("/rooms/{room}/members/leave", post(rooms::leave))
         .route("/rooms/{room}/publish", post(rooms::publish))
         .route("/broadcast", post(rooms::broadcast))
-        .route(
-            "/conversations/{conversationId}/messages",
-            get(conversations::messages),
-        )
+        .merge(of_conversations())
         .route("/nodes", get(nodes::list))
         .route("/nodes/{nodeId}/shed", post(nodes::shed))
         .route("/drain", post(drain))
@@ -102,6 +100,30 @@ fn router(state: State) -> Router {
             guard::check_host,
         ))
         .with_state(state)
+}
+
+fn of_conversations() -> Router<State> {
+    Router::new()
+        .route(
+            "/conversations/{conversationId}/messages",
+            get(conversations::messages),
+        )
+        .route(
+            "/conversations/{conversationId}/members",
+            get(conversations::members)
+                .put(conversations::add_members)
+                .delete(conversations::remove_members),
+        )
+        .route(
+            "/conversations/{conversationId}/members/{userId}",
+            put(conversations::add_member).delete(conversations::remove_member),
+        )
+        .route("/invites", get(invites::list).post(invites::create))
+        .route("/invites/join", post(invites::join))
+        .route(
+            "/invites/{code}",
+            get(invites::inspect).delete(invites::revoke),
+        )
 }
 
 async fn healthz() -> Json<serde_json::Value> {

@@ -1,6 +1,7 @@
 //! The API's own description (OpenAPI 3.1), made from one table of routes.
 
 use axum::Json;
+use heartline::store::invites::MAX_USES;
 use heartline::store::{MAX_PART, PART};
 use serde_json::{Map, Value, json};
 
@@ -37,6 +38,9 @@ const WHO: &[&str] = &[
 /// The members of a body that says how many connections are to go: a share of them or a
 /// number.
 const SHED: &[&str] = &["share", "connections", "overMs"];
+
+/// The members of a body that says who comes by which invite; the first two are required.
+const INVITED: &[&str] = &["code", "userId", "userType", "tenantId"];
 
 /// All routes of the operators' listener.
 pub(super) static ROUTES: &[Route] = &[
@@ -244,6 +248,94 @@ pub(super) static ROUTES: &[Route] = &[
     },
     Route {
         method: "get",
+        path: "/v1/conversations/{conversationId}/members",
+        does: "The members of a conversation by their ids, a page at a time",
+        query: &["cursor", "limit", "tenantId"],
+        body: &[],
+        answer: "ConversationMembers",
+    },
+    Route {
+        method: "put",
+        path: "/v1/conversations/{conversationId}/members",
+        does: "Make users members of a conversation: they may join it, whatever their tokens say",
+        query: &[],
+        body: &["users", "userType", "tenantId"],
+        answer: "Added",
+    },
+    Route {
+        method: "delete",
+        path: "/v1/conversations/{conversationId}/members",
+        does: "End memberships; sockets that nothing else lets in leave the room",
+        query: &[],
+        body: &["users", "userType", "tenantId"],
+        answer: "Removed",
+    },
+    Route {
+        method: "put",
+        path: "/v1/conversations/{conversationId}/members/{userId}",
+        does: "Make one user a member",
+        query: WHICH,
+        body: &[],
+        answer: "Added",
+    },
+    Route {
+        method: "delete",
+        path: "/v1/conversations/{conversationId}/members/{userId}",
+        does: "End one user's membership",
+        query: WHICH,
+        body: &[],
+        answer: "Removed",
+    },
+    Route {
+        method: "get",
+        path: "/v1/invites",
+        does: "Invites by their codes, a page at a time",
+        query: &["cursor", "limit", "conversationId", "tenantId"],
+        body: &[],
+        answer: "Invites",
+    },
+    Route {
+        method: "post",
+        path: "/v1/invites",
+        does: "Make an invite to a conversation, for a time (30m, 7d) and a number of users or \
+               without end",
+        query: &[],
+        body: &[
+            "conversationId",
+            "expiresIn",
+            "maxUses",
+            "label",
+            "createdBy",
+            "tenantId",
+        ],
+        answer: "Invite",
+    },
+    Route {
+        method: "post",
+        path: "/v1/invites/join",
+        does: "Make a user a member by an invite: its code, or an address with it",
+        query: &[],
+        body: INVITED,
+        answer: "Welcome",
+    },
+    Route {
+        method: "get",
+        path: "/v1/invites/{code}",
+        does: "One invite",
+        query: &[],
+        body: &[],
+        answer: "Invite",
+    },
+    Route {
+        method: "delete",
+        path: "/v1/invites/{code}",
+        does: "Take an invite back; who has come by it stays",
+        query: &[],
+        body: &[],
+        answer: "Invite",
+    },
+    Route {
+        method: "get",
         path: "/v1/nodes",
         does: "The nodes",
         query: &[],
@@ -323,6 +415,7 @@ fn parameter(route: &Route, name: &str) -> Value {
             json!({ "type": "string" }),
             "Only this kind of user; any without it.",
         ),
+        "conversationId" => (json!({ "type": "string" }), "Only this conversation's."),
         "tenantId" => (json!({ "type": "string" }), "The tenant."),
         "namespace" => (
             json!({ "type": "string" }),
@@ -340,6 +433,7 @@ fn member(name: &str) -> Value {
         "ackWithinMs" => json!({ "type": "integer", "minimum": 0, "maximum": 60_000 }),
         "share" => json!({ "type": "number", "exclusiveMinimum": 0, "maximum": 1 }),
         "connections" => json!({ "type": "integer", "minimum": 1 }),
+        "maxUses" => json!({ "type": "integer", "minimum": 1, "maximum": MAX_USES }),
         "overMs" => json!({ "type": "integer", "minimum": 0, "maximum": MAX_OVER_MS,
             "default": DEFAULT_OVER_MS }),
         "users" => json!({ "type": "array", "items": { "type": "string" }, "maxItems": 1000 }),
@@ -375,6 +469,8 @@ fn operation(route: &Route) -> Value {
     if !route.body.is_empty() {
         let required = if [WHO, SHED].contains(&route.body) {
             &[][..]
+        } else if route.body == INVITED {
+            &route.body[..2]
         } else {
             &route.body[..1]
         };
@@ -484,6 +580,7 @@ mod tests {
         let source = include_str!("mod.rs");
         let routed = source.matches("get(").count()
             + source.matches("post(").count()
+            + source.matches("put(").count()
             + source.matches(".delete(").count();
         assert_eq!(routed, ROUTES.len());
     }

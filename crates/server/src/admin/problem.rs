@@ -12,6 +12,9 @@ use serde_json::json;
 pub(crate) struct Problem {
     status: StatusCode,
     detail: String,
+    code: Option<String>,
+    /// Milliseconds.
+    retry_after: Option<u64>,
 }
 
 impl Problem {
@@ -19,24 +22,45 @@ impl Problem {
         Problem {
             status,
             detail: detail.into(),
+            code: None,
+            retry_after: None,
         }
+    }
+
+    /// The same with the code that clients have for it.
+    pub(crate) fn with_code(mut self, code: &str) -> Self {
+        self.code = Some(code.to_owned());
+        self
+    }
+
+    /// The same with the time after which it is worth trying again, milliseconds.
+    pub(crate) fn retry_after(mut self, milliseconds: Option<u64>) -> Self {
+        self.retry_after = milliseconds;
+        self
     }
 }
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
-        let body = json!({
+        let mut body = json!({
             "type": "about:blank",
             "title": self.status.canonical_reason().unwrap_or("Error"),
             "status": self.status.as_u16(),
             "detail": self.detail,
         });
+        if let Some(code) = self.code {
+            body["code"] = code.into();
+        }
         let mut response = (self.status, Json(body)).into_response();
         let headers = response.headers_mut();
         headers.insert(
             header::CONTENT_TYPE,
             HeaderValue::from_static("application/problem+json"),
         );
+        if let Some(milliseconds) = self.retry_after {
+            let seconds = HeaderValue::from(milliseconds.div_ceil(1000));
+            headers.insert(header::RETRY_AFTER, seconds);
+        }
         if self.status == StatusCode::UNAUTHORIZED {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }

@@ -27,6 +27,7 @@ const SHAPES: &[Shape] = &[
             ("title", "string"),
             ("status", "integer"),
             ("detail", "string"),
+            ("code", "string?"),
         ],
     ),
     (
@@ -139,6 +140,53 @@ const SHAPES: &[Shape] = &[
         ],
     ),
     (
+        "ConversationMember",
+        &[
+            ("userId", "string"),
+            ("userType", "string?"),
+            ("invited", "boolean"),
+            ("joinedAt", "integer"),
+            ("readOffset", "integer"),
+        ],
+    ),
+    (
+        "ConversationMembers",
+        &[
+            ("members", "ConversationMember[]"),
+            ("nextCursor", "string?"),
+        ],
+    ),
+    (
+        "Invite",
+        &[
+            ("code", "string"),
+            ("url", "string?"),
+            ("conversationId", "string"),
+            ("tenantId", "string?"),
+            ("createdBy", "string?"),
+            ("createdAt", "integer"),
+            ("expiresAt", "integer?"),
+            ("maxUses", "integer?"),
+            ("uses", "integer"),
+            ("revokedAt", "integer?"),
+            ("label", "string?"),
+        ],
+    ),
+    (
+        "Invites",
+        &[("invites", "Invite[]"), ("nextCursor", "string?")],
+    ),
+    (
+        "Welcome",
+        &[
+            ("ok", "boolean"),
+            ("conversationId", "string"),
+            ("room", "string"),
+        ],
+    ),
+    ("Added", &[("added", "integer")]),
+    ("Removed", &[("removed", "integer")]),
+    (
         "Shed",
         &[
             ("nodeId", "string"),
@@ -213,7 +261,9 @@ pub(super) fn all() -> Map<String, Value> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use heartline::entries::{NodeEntry, Page, RoomEntry, SocketEntry, UserPresence};
+    use heartline::entries::{
+        ConversationMember, NodeEntry, Page, RoomEntry, SocketEntry, UserPresence,
+    };
     use heartline::store::{History, StoredMessage};
     use serde::Serialize;
 
@@ -274,6 +324,14 @@ mod tests {
             members: 1,
         };
         fits("Room", room);
+        let member = ConversationMember {
+            user_id: "x".into(),
+            user_type: text(),
+            invited: true,
+            joined_at: 1,
+            read_offset: 1,
+        };
+        fits("ConversationMember", member);
         let message = StoredMessage {
             id: "x".into(),
             offset: 1,

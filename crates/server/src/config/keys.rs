@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use heartline::auth::RoomPattern;
 use heartline::config::{
-    AllowedOrigins, Announce, AuthMode, ConnectLimit, DevicePolicy, NamespaceConfig, OnExcess,
+    AllowedOrigins, Announce, AuthMode, ConnectLimit, ConversationAccess, DevicePolicy,
+    NamespaceConfig, OnExcess,
 };
 use heartline_cluster::SocketIoAdapter;
 use toml::Value;
@@ -189,6 +190,17 @@ fn web_url(value: &Value) -> Result<String, Wrong> {
     match ["http", "https"].contains(&url.scheme()) && given.chars().all(fits) {
         true => Ok(url.into()),
         false => Err(like.into()),
+    }
+}
+
+/// A web address with a place for the code.
+fn invite_url(value: &Value) -> Result<String, Wrong> {
+    let given = text(value)?;
+    let url = reqwest::Url::parse(&given.replace("{code}", "code"));
+    let is_web = url.is_ok_and(|url| ["http", "https"].contains(&url.scheme()));
+    match is_web && given.contains("{code}") {
+        true => Ok(given),
+        false => Err("must be an address like \"https://app.example/invite/{code}\"".into()),
     }
 }
 
@@ -739,6 +751,33 @@ pub(crate) static KEYS: &[Key] = &[
         "100",
         "rooms one socket may be in",
         |s, v| Ok(s.gateway.max_rooms_per_socket = count(v)?),
+    ),
+    node(
+        "conversations.access",
+        "\"members\"",
+        "who may join a conversation that their token does not name: `members`, or `open`: any user \
+         whose token has no list of rooms. With `--dev` it is `open` unless it is set",
+        |s, v| {
+            let choices = [
+                ("members", ConversationAccess::Members),
+                ("open", ConversationAccess::Open),
+            ];
+            Ok(s.gateway.conversations.access = one_of(v, &choices)?)
+        },
+    ),
+    node(
+        "conversations.receipts",
+        "false",
+        "whether everybody in the room of a conversation hears how far its members have read \
+         (`message:read`); a user's own sockets hear it in any case",
+        |s, v| Ok(s.gateway.conversations.receipts = truth(v)?),
+    ),
+    node(
+        "invites.url",
+        "\"off\"",
+        "the address of an invite, like `https://app.example/invite/{code}`: the API tells it with \
+         the code",
+        |s, v| Ok(s.gateway.conversations.invite_url = optional(v, invite_url)?),
     ),
     space(
         "presence.announce",

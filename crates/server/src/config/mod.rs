@@ -60,6 +60,15 @@ pub(crate) struct Loaded {
 /// From where `store.url` is what it is, when nobody has set it for a cluster.
 const WITH_CLUSTER: &str = "cluster.url";
 
+/// What is otherwise with `--dev`, where nobody has set it.
+const WITH_DEV: [(&str, &str); 5] = [
+    ("server.listen", "\"127.0.0.1:8080\""),
+    ("server.allowed_origins", "[\"*\"]"),
+    ("auth.mode", "\"optional\""),
+    ("store.url", "\"memory:\""),
+    ("conversations.access", "\"open\""),
+];
+
 const ENVIRONMENT: &str = "HEARTLINE__";
 const NAMESPACES: &str = "namespaces.";
 
@@ -74,12 +83,7 @@ pub(crate) fn load(
     let mut errors = Vec::new();
     let mut given = All::new();
     if sources.dev {
-        for (key, value) in [
-            ("server.listen", "\"127.0.0.1:8080\""),
-            ("server.allowed_origins", "[\"*\"]"),
-            ("auth.mode", "\"optional\""),
-            ("store.url", "\"memory:\""),
-        ] {
+        for (key, value) in WITH_DEV {
             put(&mut given, key, value::literal(value), "--dev");
         }
     }
@@ -800,6 +804,7 @@ mod tests {
         };
         assert_eq!(refused(&[ON, AT, SECRET]), "");
         assert_eq!(refused(&[ON, AT, JWKS, "auth.wallet.key=key.pem"]), "");
+        assert_eq!(refused(&[ON, AT, JWKS, SECRET]), "");
         assert!(refused(&[ON, SECRET]).contains("needs auth.wallet.domain"));
         let why = refused(&[ON, AT, JWKS]);
         assert!(why.contains("either set auth.jwt.secret") && why.contains("or auth.wallet.key"));

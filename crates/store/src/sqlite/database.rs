@@ -8,11 +8,13 @@ use std::time::Duration;
 
 use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
 
-/// The tables, step by step: the schema with number N is what the first N make.
-const MIGRATIONS: &[&str] = &[
-    include_str!("migrations/0001.sql"),
-    include_str!("migrations/0010.sql"),
-    include_str!("migrations/0011.sql"),
+/// The tables, step by step, in the order of their numbers.
+const MIGRATIONS: &[(i64, &str)] = &[
+    (1, include_str!("migrations/0001.sql")),
+    (2, include_str!("migrations/0002.sql")),
+    (3, include_str!("migrations/0003.sql")),
+    (10, include_str!("migrations/0010.sql")),
+    (11, include_str!("migrations/0011.sql")),
 ];
 
 /// How long a start waits for a stranger that has the file locked.
@@ -181,18 +183,19 @@ fn migrate(connection: &mut Connection) -> rusqlite::Result<Result<(), String>> 
         "CREATE TABLE IF NOT EXISTS migration (version INTEGER PRIMARY KEY, at INTEGER NOT NULL) \
          STRICT",
     )?;
-    let version = count("SELECT ifnull(max(version), 0) FROM migration")? as usize;
-    if version > MIGRATIONS.len() {
-        let known = MIGRATIONS.len();
+    let version = count("SELECT ifnull(max(version), 0) FROM migration")?;
+    let known = MIGRATIONS.last().map_or(0, |(number, _)| *number);
+    if version > known {
         return Ok(Err(format!(
             "has tables of a newer Heartline (schema {version}, and this one knows {known}): run \
              that version, or set store.url to another file"
         )));
     }
-    for (index, sql) in MIGRATIONS.iter().enumerate().skip(version) {
-        transaction.execute_batch(sql)?;
-        let done = "INSERT INTO migration (version, at) VALUES (?1, unixepoch() * 1000)";
-        transaction.execute(done, [index as i64 + 1])?;
+    for (number, sql) in MIGRATIONS {
+        let done = "INSERT OR IGNORE INTO migration (version, at) VALUES (?1, unixepoch() * 1000)";
+        if transaction.execute(done, [number])? > 0 {
+            transaction.execute_batch(sql)?;
+        }
     }
     transaction.commit()?;
     Ok(Ok(()))

@@ -7,7 +7,11 @@
 
 mod challenges;
 mod checkpoints;
+mod codes;
+mod conversations;
 mod database;
+mod invites;
+mod people;
 mod reader;
 mod tables;
 mod writer;
@@ -16,7 +20,6 @@ use std::path::Path;
 use std::sync::{Arc, mpsc};
 
 use heartline_core::auth::{BoxFuture, UserKey};
-use heartline_core::store::memory::MemoryStore;
 use heartline_core::store::{
     Challenge, Challenges, Changed, Changes, Checkpoint, Checkpoints, History, HistoryQuery,
     MAX_METADATA, MessageStore, NewMessage, Redeemed, StoreError, Stored, Tell,
@@ -49,12 +52,11 @@ const READERS: usize = 2;
 /// How many batches that are stored may wait to be told.
 const UNTOLD: usize = 2;
 
-/// Keeps messages in a file of SQLite. Members of conversations are kept in memory.
+/// Keeps messages, and who belongs to conversations, in a file of SQLite.
 pub struct SqliteStore {
     queue: Arc<Queue<Work>>,
     questions: Arc<Queue<Question>>,
     health: Arc<Health>,
-    members: MemoryStore,
     ended: watch::Receiver<bool>,
 }
 
@@ -101,7 +103,6 @@ impl SqliteStore {
             queue,
             questions,
             health,
-            members: MemoryStore::default(),
             ended: has_ended,
         })
     }
@@ -159,9 +160,6 @@ impl SqliteStore {
 
 impl MessageStore for SqliteStore {
     fn append(&self, message: NewMessage, tell: Tell) -> BoxFuture<Result<Stored, StoreError>> {
-        if let heartline_core::store::Channel::Conversation(id) = &message.channel {
-            drop(self.members.add_member(id, &message.sender));
-        }
         let key = message.temp_id.as_ref().map_or(0, String::len);
         let bytes = OVERHEAD + message.content.len() + message.channel.name().len() + key;
         let (reply, stored) = oneshot::channel();
@@ -176,22 +174,6 @@ impl MessageStore for SqliteStore {
 
     fn history(&self, query: HistoryQuery) -> BoxFuture<Result<History, StoreError>> {
         self.read(move |connection| tables::history(connection, &query))
-    }
-
-    fn add_member(
-        &self,
-        conversation_id: &str,
-        user: &Arc<UserKey>,
-    ) -> BoxFuture<Result<(), StoreError>> {
-        self.members.add_member(conversation_id, user)
-    }
-
-    fn members(
-        &self,
-        tenant: Option<&str>,
-        conversation_id: &str,
-    ) -> BoxFuture<Result<Vec<Arc<UserKey>>, StoreError>> {
-        self.members.members(tenant, conversation_id)
     }
 
     fn challenges(&self) -> Option<&dyn Challenges> {
@@ -263,6 +245,7 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
 
     use super::*;
+    use heartline_core::auth::UserKey;
     use heartline_core::store::{Channel, Start, StoredMessage};
     use std::path::PathBuf;
 

@@ -17,9 +17,9 @@ type Place = (Option<Arc<str>>, Channel);
 
 /// A conversation's row.
 #[derive(Clone, Copy)]
-struct Talk {
-    id: u64,
-    head: u64,
+pub(super) struct Talk {
+    pub(super) id: u64,
+    pub(super) head: u64,
 }
 
 /// What the only writer knows of the tables.
@@ -29,6 +29,8 @@ pub(crate) struct Tables {
     talks: HashMap<Place, Talk>,
     /// Heads that are still to be written in this transaction, by the conversations' rows.
     heads: BTreeMap<u64, u64>,
+    /// The same of read markers of who has written there: by conversation and person.
+    markers: BTreeMap<(u64, u64), u64>,
 }
 
 /// The names that `conversation.kind` has.
@@ -48,7 +50,8 @@ impl Tables {
         }
     }
 
-    /// Writes the heads of the conversations that have become longer.
+    /// Writes the heads of the conversations that have become longer, and the markers of those
+    /// who wrote there.
     pub(super) fn write_heads(&mut self, transaction: &Transaction<'_>) -> rusqlite::Result<()> {
         if self.heads.is_empty() {
             return Ok(());
@@ -57,6 +60,13 @@ impl Tables {
         let mut update = transaction.prepare_cached(sql)?;
         for (id, head) in std::mem::take(&mut self.heads) {
             update.execute([id, head])?;
+        }
+        let mut update = transaction.prepare_cached(
+            "UPDATE member SET read_offset = ?3
+             WHERE conversation = ?1 AND person = ?2 AND read_offset < ?3",
+        )?;
+        for ((conversation, person), offset) in std::mem::take(&mut self.markers) {
+            update.execute([conversation, person, offset])?;
         }
         Ok(())
     }
@@ -107,6 +117,9 @@ impl Tables {
             talk.head = offset;
             let id = talk.id;
             self.heads.insert(id, offset);
+            if let Channel::Conversation(_) = new.channel {
+                self.markers.insert((id, sender), offset);
+            }
         }
         Ok(Stored { message, duplicate })
     }
@@ -120,17 +133,11 @@ impl Tables {
         if let Some(id) = self.people.get(user) {
             return Ok(*id);
         }
-        let (tenant, kind) = (user.tenant_id.as_deref(), user.user_type.as_deref());
-        let key = params![&*user.user_id, tenant, kind];
-        let mut find = transaction.prepare_cached(
-            "SELECT id FROM person WHERE user_id = ?1
-             AND ifnull(tenant, x'00') = ifnull(?2, x'00')
-             AND ifnull(kind, x'00') = ifnull(?3, x'00')",
-        )?;
-        let found = find.query_row(key, |row| row.get(0)).optional()?;
-        let id = match found {
+        let id = match find_person(transaction, user)? {
             Some(id) => id,
             None => {
+                let (tenant, kind) = (user.tenant_id.as_deref(), user.user_type.as_deref());
+                let key = params![&*user.user_id, tenant, kind];
                 let sql = "INSERT INTO person (user_id, tenant, kind) VALUES (?1, ?2, ?3)";
                 transaction.prepare_cached(sql)?.insert(key)? as u64
             }
@@ -140,7 +147,7 @@ impl Tables {
     }
 
     /// The row of a conversation, made if there is none.
-    fn talk(
+    pub(super) fn talk(
         &mut self,
         transaction: &Transaction<'_>,
         place: Place,
@@ -168,8 +175,23 @@ impl Tables {
     }
 }
 
+/// The row of a user.
+pub(super) fn find_person(
+    connection: &Connection,
+    user: &UserKey,
+) -> rusqlite::Result<Option<u64>> {
+    let (tenant, kind) = (user.tenant_id.as_deref(), user.user_type.as_deref());
+    let mut find = connection.prepare_cached(
+        "SELECT id FROM person WHERE user_id = ?1
+         AND ifnull(tenant, x'00') = ifnull(?2, x'00')
+         AND ifnull(kind, x'00') = ifnull(?3, x'00')",
+    )?;
+    let key = params![&*user.user_id, tenant, kind];
+    find.query_row(key, |row| row.get(0)).optional()
+}
+
 /// The row, head and floor of a conversation.
-fn find(
+pub(super) fn find(
     connection: &Connection,
     (tenant, channel): &Place,
 ) -> rusqlite::Result<Option<(u64, u64, u64)>> {

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod engineio;
+mod invite;
 mod json;
 mod live;
 mod msgpack;

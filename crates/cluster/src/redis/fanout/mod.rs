@@ -182,7 +182,9 @@ impl Fanout {
                 room,
                 ..
             } => Recipients::Room(self.room_channel(namespace, tenant, room)),
-            Target::All { .. } | Target::Rooms { .. } => Recipients::Channel(self.everybody()),
+            Target::All { .. } | Target::Rooms { .. } | Target::Users { .. } | Target::Nodes => {
+                Recipients::Channel(self.everybody())
+            }
             Target::User { tenant, user, .. } => Recipients::User(names::user_name(tenant, user)),
         }
     }

@@ -1,0 +1,359 @@
+//! Members of conversations and their read markers: a database beside the model in memory, and
+//! many who want something at once.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use heartline_core::auth::UserKey;
+use heartline_core::store::conversations::{
+    Added, Inbox, InboxPlace, InboxQuery, Member, Membership,
+};
+use heartline_core::store::invites::{InviteQuery, NewInvite, Unusable};
+use heartline_core::store::memory::MemoryStore;
+use heartline_core::store::offer::Store;
+use heartline_core::store::{Channel, NewMessage};
+use heartline_store::SqliteStore;
+use proptest::prelude::*;
+
+/// Where a test's database is: it can be closed and opened again.
+trait Database: Sized {
+    fn new() -> Self;
+    fn open(&self) -> Arc<dyn Store>;
+}
+
+struct Sqlite(PathBuf);
+
+impl Database for Sqlite {
+    fn new() -> Sqlite {
+        static NUMBER: AtomicU64 = AtomicU64::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let name = format!("heartline-people-{}-{number}", std::process::id());
+        let path = std::env::temp_dir().join(name);
+        std::fs::create_dir(&path).unwrap();
+        Sqlite(path)
+    }
+
+    /// The lock is free once the last thread has let it go.
+    fn open(&self) -> Arc<dyn Store> {
+        let until = Instant::now() + Duration::from_secs(10);
+        loop {
+            match SqliteStore::open(&self.0.join("heartline.db")) {
+                Ok(store) => return Arc::new(store),
+                Err(error) => assert!(Instant::now() < until, "{error}"),
+            }
+            std::thread::yield_now();
+        }
+    }
+}
+
+impl Drop for Sqlite {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+fn user(number: u8, tenant: Option<u8>) -> Arc<UserKey> {
+    Arc::new(UserKey {
+        tenant_id: tenant.map(|tenant| tenant.to_string().into()),
+        user_id: (number / 2).to_string().into(),
+        user_type: (number % 2 == 1).then(|| "admin".into()),
+    })
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    Add(u8, u8, bool),
+    Remove(u8, u8),
+    Say(u8, u8),
+    Read(u8, u8, u64),
+    Members(u8),
+    /// A user's whole inbox, so many conversations at a time.
+    Inbox(u8, usize),
+    /// An invite of this number to a conversation: how many may come, and until when.
+    Invite(u8, u8, Option<u32>, Option<u64>),
+    Use(u8, u8),
+    Revoke(u8),
+    /// The invites, perhaps of one conversation, from a number on.
+    Invites(Option<u8>, Option<u8>, usize),
+    /// The process ends and comes back.
+    Again,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let (who, place, place2) = (0u8..5, 0u8..4, 0u8..4);
+    prop_oneof![
+        4 => (who.clone(), place.clone(), any::<bool>())
+            .prop_map(|(who, place, invited)| Step::Add(who, place, invited)),
+        1 => (who.clone(), place.clone()).prop_map(|(who, place)| Step::Remove(who, place)),
+        4 => (who.clone(), place.clone()).prop_map(|(who, place)| Step::Say(who, place)),
+        3 => (who.clone(), place.clone(), 0u64..6)
+            .prop_map(|(who, place, offset)| Step::Read(who, place, offset)),
+        2 => place.prop_map(Step::Members),
+        3 => (who, 1usize..4).prop_map(|(who, limit)| Step::Inbox(who, limit)),
+        1 => Just(Step::Again),
+        2 => (0u8..4, place2.clone(), prop::option::of(1u32..3), prop::option::of(0u64..12))
+            .prop_map(|(code, place, most, until)| Step::Invite(code, place, most, until)),
+        5 => (0u8..5, 0u8..4).prop_map(|(who, code)| Step::Use(who, code)),
+        1 => (0u8..4).prop_map(Step::Revoke),
+        1 => (prop::option::of(place2), prop::option::of(0u8..4), 1usize..4)
+            .prop_map(|(place, after, limit)| Step::Invites(place, after, limit)),
+    ]
+}
+
+fn message(sender: Arc<UserKey>, place: &str, at: u64) -> NewMessage {
+    NewMessage {
+        sender,
+        channel: Channel::Conversation(place.into()),
+        content: format!("said at {at}"),
+        temp_id: None,
+        created_at: at,
+    }
+}
+
+async fn whole_inbox(store: &dyn Store, user: &Arc<UserKey>, limit: usize) -> Vec<Inbox> {
+    let mut parts: Vec<Inbox> = Vec::new();
+    loop {
+        let after = parts.last().map(|part| part.next.clone().unwrap());
+        let query = InboxQuery {
+            user: user.clone(),
+            after: after.map(|next| InboxPlace::parse(&next).unwrap()),
+            limit,
+            bytes: usize::MAX,
+        };
+        let mut part = store.inbox(query).await.unwrap();
+        for entry in &mut part.conversations {
+            // Stores number their conversations as they like.
+            entry.last.iter_mut().for_each(|last| last.id.clear());
+        }
+        let is_last = part.next.is_none();
+        parts.push(part);
+        if is_last {
+            return parts;
+        }
+    }
+}
+
+/// What a step comes to, in words.
+async fn take(store: &dyn Store, step: &Step, at: u64) -> String {
+    let tenant = Some(1);
+    match *step {
+        Step::Add(who, place, invited) => {
+            let membership = match invited {
+                true => Membership::Invited,
+                false => Membership::Joined,
+            };
+            let who = user(who, tenant);
+            let added = store.add_member(&place.to_string(), &who, membership, at);
+            format!("{:?}", added.await)
+        }
+        Step::Remove(who, place) => {
+            let removed = store.remove_member(&place.to_string(), &user(who, tenant));
+            format!("{:?}", removed.await)
+        }
+        Step::Say(who, place) => {
+            let new = message(user(who, tenant), &place.to_string(), at);
+            let stored = store.append(new, Box::new(|_| ())).await.unwrap();
+            stored.message.offset.to_string()
+        }
+        Step::Read(who, place, offset) => {
+            let marked = store.mark_read(&place.to_string(), &user(who, tenant), offset, at);
+            format!("{:?}", marked.await)
+        }
+        Step::Members(place) => {
+            let members = store.members(Some("1"), &place.to_string());
+            format!("{:?}", members.await)
+        }
+        Step::Inbox(who, limit) => {
+            format!("{:?}", whole_inbox(store, &user(who, tenant), limit).await)
+        }
+        Step::Again => String::new(),
+        Step::Invite(code, place, max_uses, expires_at) => {
+            let new = NewInvite {
+                tenant_id: tenant.map(|tenant| tenant.to_string().into()),
+                conversation_id: place.to_string(),
+                created_by: Some("somebody".into()),
+                created_at: at,
+                expires_at,
+                max_uses,
+                label: None,
+            };
+            let created = store.create_invite(&code.to_string(), new);
+            format!("{:?}", created.await)
+        }
+        Step::Use(who, code) => {
+            // Somebody of another tenant finds nothing.
+            let who = user(who, tenant.filter(|_| who < 4));
+            let used = store.use_invite(&code.to_string(), &who, at).await;
+            format!("{used:?} {:?}", store.invite(&code.to_string()).await)
+        }
+        Step::Revoke(code) => format!("{:?}", store.revoke_invite(&code.to_string(), at).await),
+        Step::Invites(place, after, limit) => {
+            let query = InviteQuery {
+                tenant_id: Some("1".into()),
+                conversation_id: place.map(|place| place.to_string()),
+                after: after.map(|after| after.to_string()),
+                limit,
+            };
+            format!("{:?}", store.invites(query).await)
+        }
+    }
+}
+
+fn a_database_keeps_what_the_model_keeps<D: Database>(steps: Vec<Step>) {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .build()
+        .unwrap();
+    let (database, model) = (D::new(), MemoryStore::default());
+    let mut store = database.open();
+    runtime.block_on(async {
+        for (at, step) in steps.iter().enumerate() {
+            if let Step::Again = step {
+                store.close().await;
+                drop(store);
+                store = database.open();
+            }
+            // Some fall into one moment.
+            let at = at as u64 / 3;
+            let expected = take(&model, step, at).await;
+            assert_eq!(expected, take(&*store, step, at).await, "{step:?}");
+        }
+    });
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+
+    #[test]
+    fn sqlite_keeps_the_members_that_the_model_keeps(
+        steps in prop::collection::vec(step(), 1..60)
+    ) {
+        a_database_keeps_what_the_model_keeps::<Sqlite>(steps);
+    }
+}
+
+fn named(members: &[Member]) -> Vec<(&str, u64)> {
+    let name = |member: &'_ Member| member.read_offset;
+    members
+        .iter()
+        .map(|member| (&*member.user.user_id, name(member)))
+        .collect()
+}
+
+/// Runs `ask` for so many at once; what each was answered.
+async fn at_once<T: Send + 'static, F: Future<Output = T> + Send + 'static>(
+    many: usize,
+    ask: impl Fn(usize) -> F,
+) -> Vec<T> {
+    let asking: Vec<_> = (0..many).map(|number| tokio::spawn(ask(number))).collect();
+    let mut answers = Vec::new();
+    for answer in asking {
+        answers.push(answer.await.unwrap());
+    }
+    answers
+}
+
+const MANY: usize = 64;
+
+async fn whoever_comes_at_once_is_a_member_once(store: Arc<dyn Store>) {
+    for round in 0..20 {
+        let place = round.to_string();
+        let added = at_once(MANY, |number| {
+            let membership = match number % 2 {
+                0 => Membership::Joined,
+                _ => Membership::Invited,
+            };
+            store.add_member(&place, &user((number % 8) as u8, None), membership, 1)
+        });
+        let added: Vec<Added> = added.await.into_iter().map(Result::unwrap).collect();
+        let count = |what| added.iter().filter(|added| **added == what).count();
+        assert_eq!(count(Added::New), 8);
+        let members = store.members(None, &place).await.unwrap();
+        assert_eq!(members.len(), 8);
+        let removed = at_once(MANY, |number| {
+            store.remove_member(&place, &user((number % 8) as u8, None))
+        });
+        let removed = removed.await.into_iter().filter(|gone| *gone == Ok(true));
+        assert_eq!(removed.count(), 8);
+        assert!(store.members(None, &place).await.unwrap().is_empty());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sqlite_makes_whoever_comes_at_once_a_member_once() {
+    let database = Sqlite::new();
+    whoever_comes_at_once_is_a_member_once(database.open()).await;
+}
+
+async fn markers_stand_at_the_furthest_and_writers_have_read_what_they_wrote(
+    store: Arc<dyn Store>,
+) {
+    let (reader, writer) = (user(0, None), user(2, None));
+    for who in [&reader, &writer] {
+        let added = store.add_member("c", who, Membership::Joined, 1).await;
+        assert_eq!(added, Ok(Added::New));
+    }
+    let offsets = at_once(MANY, |number| {
+        let said = store.append(message(writer.clone(), "c", 2), Box::new(|_| ()));
+        let read = store.mark_read("c", &reader, number as u64, 3);
+        async move { (said.await.unwrap().message.offset, read.await.unwrap()) }
+    });
+    let offsets = offsets.await;
+    // Nobody is told of a place further than the messages there were.
+    let read = offsets.iter().map(|(_, marked)| marked.unwrap().offset);
+    assert!(read.max().unwrap() <= MANY as u64);
+    let ahead = store.mark_read("c", &reader, u64::MAX >> 1, 4).await;
+    assert_eq!(ahead.unwrap().unwrap().offset, MANY as u64);
+    let back = store.mark_read("c", &reader, 1, 4).await.unwrap().unwrap();
+    assert_eq!((back.offset, back.moved), (MANY as u64, false));
+    let members = store.members(None, "c").await.unwrap();
+    let all = MANY as u64;
+    assert_eq!(named(&members), [("0", all), ("1", all)]);
+    let stranger = store.mark_read("c", &user(4, None), 1, 4).await;
+    assert_eq!(stranger, Ok(None));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sqlite_has_markers_at_the_furthest_and_writers_have_read_what_they_wrote() {
+    let database = Sqlite::new();
+    let store = database.open();
+    markers_stand_at_the_furthest_and_writers_have_read_what_they_wrote(store).await;
+}
+
+async fn no_more_come_by_an_invite_than_may(store: Arc<dyn Store>) {
+    for round in 0..10 {
+        let (place, code) = (round.to_string(), format!("code{round}"));
+        let new = NewInvite {
+            conversation_id: place.clone(),
+            max_uses: Some(7),
+            ..NewInvite::default()
+        };
+        assert_eq!(store.create_invite(&code, new.clone()).await, Ok(true));
+        assert_eq!(store.create_invite(&code, new).await, Ok(false));
+        // Each of a hundred users twice at once: with two devices, say.
+        let used = at_once(200, |number| {
+            let who = UserKey {
+                tenant_id: None,
+                user_id: (number / 2).to_string().into(),
+                user_type: None,
+            };
+            store.use_invite(&code, &Arc::new(who), 1)
+        });
+        let used: Vec<_> = used.await.into_iter().map(Result::unwrap).collect();
+        let came = used.iter().filter(|used| used.is_ok()).count();
+        assert_eq!(came, 14, "seven users, each twice");
+        let late = used.iter().flat_map(|used| used.as_ref().err());
+        assert!(late.into_iter().all(|why| *why == Unusable::Exhausted));
+        assert_eq!(store.members(None, &place).await.unwrap().len(), 7);
+        assert_eq!(store.invite(&code).await.unwrap().unwrap().uses, 7);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sqlite_lets_no_more_come_by_an_invite_than_may() {
+    let database = Sqlite::new();
+    no_more_come_by_an_invite_than_may(database.open()).await;
+}
