@@ -38,7 +38,16 @@ export function output(command, options) {
   return stdout;
 }
 
-export const has = (tool) => run(["sh", "-c", `command -v ${tool}`]).status === 0;
+/**
+ * The options of a test that needs a tool, in a version that `suits`: without it the test is
+ * skipped with a word on what to install. Where CI is set nothing may be missing.
+ */
+export function needs(tool, suits = () => true) {
+  if (run(["sh", "-c", `command -v ${tool}`]).status === 0 && suits()) return {};
+  const what = `${tool} is missing or too old: apt-get install ${tool}`;
+  if (process.env.CI) throw new Error(what);
+  return { skip: what };
+}
 
 /** A folder that is gone when the test is over. */
 export function folder(t) {
