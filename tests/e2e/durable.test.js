@@ -1,4 +1,4 @@
-// Messages in SQLite: what is acknowledged is there, once, in its place.
+// Messages in a database: what is acknowledged is there, once, in its place.
 import assert from "node:assert/strict";
 import { execFileSync, spawnSync } from "node:child_process";
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
@@ -6,7 +6,9 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, describe, it } from "node:test";
 import { Live } from "./lib/clients.js";
-import { serve, token, until } from "./lib/server.js";
+import { postgres } from "./lib/postgres.js";
+import { redis } from "./lib/redis.js";
+import { BINARY, SECRET, freePort, serve, token, until } from "./lib/server.js";
 
 let folder;
 before(() => (folder = mkdtempSync(join(tmpdir(), "heartline-durable-"))));
@@ -35,62 +37,62 @@ async function history(node, conversation) {
   }
 }
 
-describe("messages in SQLite", () => {
-  it("an acknowledged message is there once and in its place after kill -9 under load", async () => {
-    const path = join(folder, "killed.db");
-    const [USERS, CONVERSATIONS, IN_FLIGHT] = [6, 4, 24];
-    const acknowledged = new Map(); // by sender and tempId
-    const waiting = Array.from({ length: USERS }, () => []); // sent, or still to be sent
-    let next = 0;
+/** Users who send until they are told to stop, and send again what was not acknowledged. */
+class Load {
+  USERS = 6;
+  CONVERSATIONS = 4;
+  IN_FLIGHT = 24;
+  acknowledged = new Map(); // by sender and tempId
+  waiting = Array.from({ length: this.USERS }, () => []); // sent, or still to be sent
+  next = 0;
 
-    /** One user's messages, until the connection ends or `enough` says so. */
-    const send = async (client, user, enough) => {
-      const again = waiting[user].splice(0);
-      const one = async () => {
-        while (!client.ended && (again.length > 0 || !enough())) {
-          const message = again.pop() ?? {
-            conversationId: `c${next % CONVERSATIONS}`,
-            content: `message ${next}`,
-            tempId: `t${next++}`,
-          };
-          waiting[user].push(message);
-          const frame = { type: "emit", event: "message:send", data: message };
-          const ack = await Promise.race([client.ask(frame), client.closed]).catch(() => undefined);
-          if (ack?.type !== "ack") return;
-          assert.ok(ack.data.ok, JSON.stringify(ack));
-          acknowledged.set(`u${user} ${message.tempId}`, ack.data.message);
-          waiting[user].splice(waiting[user].indexOf(message), 1);
-        }
-      };
-      await Promise.all(Array.from({ length: IN_FLIGHT }, one));
-      waiting[user].push(...again);
+  get unanswered() {
+    return this.waiting.flat().length;
+  }
+
+  /** One user's messages, until the connection ends or `enough` says so. */
+  async send(client, user, enough) {
+    const again = this.waiting[user].splice(0);
+    const one = async () => {
+      while (!client.ended && (again.length > 0 || !enough())) {
+        const message = again.pop() ?? {
+          conversationId: `c${this.next % this.CONVERSATIONS}`,
+          content: `message ${this.next}`,
+          tempId: `t${this.next++}`,
+        };
+        this.waiting[user].push(message);
+        const frame = { type: "emit", event: "message:send", data: message };
+        const ack = await Promise.race([client.ask(frame), client.closed]).catch(() => undefined);
+        if (ack?.type !== "ack") return;
+        assert.ok(ack.data.ok, JSON.stringify(ack));
+        this.acknowledged.set(`u${user} ${message.tempId}`, ack.data.message);
+        this.waiting[user].splice(this.waiting[user].indexOf(message), 1);
+      }
     };
-    const run = async (node, enough) => {
-      const clients = await Promise.all(
-        waiting.map((_, user) => Live.connect(node.live, token(`u${user}`))),
-      );
-      for (const client of clients) client.closed.then(() => (client.ended = true));
-      return Promise.all(clients.map((client, user) => send(client, user, enough)));
-    };
+    await Promise.all(Array.from({ length: this.IN_FLIGHT }, one));
+    this.waiting[user].push(...again);
+  }
 
-    for (let round = 0; round < 4; round++) {
-      const node = await start(path);
-      const before = acknowledged.size;
-      const running = run(node, () => false);
-      await until(() => acknowledged.size > before + 400, "messages under way");
-      await node.kill();
-      await running;
-    }
-    const node = await start(path);
-    const unanswered = waiting.flat().length;
-    assert.ok(unanswered > 0, "the load was there when the node was killed");
-    await run(node, () => true);
-    assert.equal(waiting.flat().length, 0);
-    assert.equal(acknowledged.size, next);
+  /** All users, each on one of the nodes in turn. */
+  async run(nodes, enough) {
+    const clients = await Promise.all(
+      this.waiting.map((_, user) => {
+        return Live.connect(nodes[user % nodes.length].live, token(`u${user}`));
+      }),
+    );
+    for (const client of clients) client.closed.then(() => (client.ended = true));
+    await Promise.all(clients.map((client, user) => this.send(client, user, enough)));
+    for (const client of clients) client.close();
+  }
 
+  /** Sends what is left, and looks at all that a node has. */
+  async check(nodes) {
+    await this.run(nodes, () => true);
+    assert.equal(this.unanswered, 0);
+    assert.equal(this.acknowledged.size, this.next);
     const kept = new Map();
-    for (let number = 0; number < CONVERSATIONS; number++) {
-      const messages = await history(node, `c${number}`);
+    for (let number = 0; number < this.CONVERSATIONS; number++) {
+      const messages = await history(nodes[0], `c${number}`);
       messages.forEach((message, index) => assert.equal(message.offset, index + 1));
       for (const message of messages) {
         const key = `${message.senderId} ${message.tempId}`;
@@ -98,8 +100,26 @@ describe("messages in SQLite", () => {
         kept.set(key, message);
       }
     }
-    assert.equal(kept.size, next);
-    for (const [key, message] of acknowledged) assert.deepEqual(kept.get(key), message);
+    assert.equal(kept.size, this.next);
+    for (const [key, message] of this.acknowledged) assert.deepEqual(kept.get(key), message);
+  }
+}
+
+describe("messages in SQLite", () => {
+  it("an acknowledged message is there once and in its place after kill -9 under load", async () => {
+    const path = join(folder, "killed.db");
+    const load = new Load();
+    for (let round = 0; round < 4; round++) {
+      const node = await start(path);
+      const before = load.acknowledged.size;
+      const running = load.run([node], () => false);
+      await until(() => load.acknowledged.size > before + 400, "messages under way");
+      await node.kill();
+      await running;
+    }
+    const node = await start(path);
+    assert.ok(load.unanswered > 0, "the load was there when the node was killed");
+    await load.check([node]);
     assert.equal(await node.stop(), 0);
   });
 
@@ -164,5 +184,107 @@ describe("messages in SQLite", () => {
       await node.exited;
       execFileSync("umount", [disk]);
     }
+  });
+});
+
+describe("messages in PostgreSQL", () => {
+  let database, keeper;
+  before(async () => {
+    database = await postgres();
+    keeper = await redis();
+  });
+  after(async () => {
+    database?.remove();
+    await keeper?.kill();
+  });
+
+  const node = (set = {}) =>
+    serve({
+      "store.url": database.url,
+      "cluster.url": keeper.url,
+      "limits.messages": "off",
+      "limits.events": "off",
+      "server.drain_timeout": "200ms",
+      ...set,
+    });
+
+  it("two gateways share it, and lose nothing when one of them is killed, or PostgreSQL, under load", async () => {
+    const load = new Load();
+    let [first, second] = [await node(), await node()];
+    for (let round = 0; round < 3; round++) {
+      const before = load.acknowledged.size;
+      let enough = false;
+      const running = load.run([first, second], () => enough);
+      await until(() => load.acknowledged.size > before + 400, "messages under way");
+      await first.kill();
+      enough = true;
+      await running;
+      assert.ok(load.unanswered > 0, "the load was there when the node was killed");
+      // What was sent to the one that is gone goes to the other now, with the same tempIds.
+      [first, second] = [second, await node()];
+    }
+    for (let round = 0; round < 2; round++) {
+      const before = load.acknowledged.size;
+      let enough = false;
+      const running = load.run([first, second], () => enough);
+      await until(() => load.acknowledged.size > before + 400, "messages under way");
+      database.stop("immediate");
+      await until(async () => {
+        const ready = await first.api("/readyz");
+        return ready.status === 200 && ready.body.store === "failing";
+      }, "it is told");
+      database.up();
+      const away = load.acknowledged.size;
+      await until(() => load.acknowledged.size > away + 100, "they go on");
+      enough = true;
+      await running;
+    }
+    await load.check([second, first]);
+    assert.equal((await first.api("/readyz")).body.status, "ready");
+    for (const one of [first, second]) {
+      assert.doesNotMatch(one.log, /secret/);
+      assert.equal(await one.stop(), 0);
+    }
+  });
+
+  it("what one gateway keeps is told to those who are with the other", async () => {
+    const [first, second] = [await node(), await node()];
+    const [ann, bob] = [
+      await Live.connect(first.live, token("ann")),
+      await Live.connect(second.live, token("bob")),
+    ];
+    const topic = { type: "subscribe", topic: "conversation:told" };
+    const open = { type: "emit", event: "message:send" };
+    const say = (client, content) =>
+      client.ask({ ...open, data: { conversationId: "told", content, tempId: content } });
+    // Who writes is a member, and may come in.
+    for (const [client, content] of [[ann, "one"], [bob, "two"]]) {
+      const { data } = await say(client, content);
+      assert.ok(data.ok, JSON.stringify(data));
+      const subscribed = await client.ask(topic);
+      assert.equal(subscribed.type, "subscribed");
+    }
+    const { data } = await say(ann, "three");
+    assert.equal(data.message.offset, 3);
+    const heard = await bob.hear("message:new", (frame) => frame.data.content === "three");
+    assert.deepEqual(heard.data, data.message);
+    for (const one of [first, second]) assert.equal(await one.stop(), 0);
+  });
+
+  it("a node that cannot get in says why, and what to do, without the password", async () => {
+    const refused = async (url) => {
+      const set = { "store.url": url, "auth.jwt.secret": SECRET };
+      set["server.listen"] = `127.0.0.1:${await freePort()}`;
+      set["admin.listen"] = `127.0.0.1:${await freePort()}`;
+      const flags = Object.entries(set).flatMap(([key, value]) => ["--set", `${key}=${value}`]);
+      const { status, stderr } = spawnSync(BINARY, ["serve", ...flags], { encoding: "utf8" });
+      assert.equal(status, 1);
+      assert.doesNotMatch(stderr, /hunter2/);
+      return stderr;
+    };
+    const wrong = await refused(database.url.replace("secret", "hunter2"));
+    assert.match(wrong, /password authentication failed.*store\.url/);
+    const nobody = `postgres://heartline:hunter2@127.0.0.1:${await freePort()}/postgres`;
+    assert.match(await refused(nobody), /cannot be reached for 10 seconds.*PostgreSQL runs there/);
   });
 });

@@ -18,6 +18,7 @@ mod hosts;
 mod listen;
 mod logs;
 mod out;
+mod schedule;
 mod serve;
 mod signals;
 mod tls;

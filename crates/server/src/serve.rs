@@ -20,6 +20,7 @@ use crate::dev;
 use crate::exit::{Exit, refuse};
 use crate::listen::listen;
 use crate::out;
+use crate::schedule;
 use crate::signals::Signals;
 use crate::tls::Certificate;
 use crate::wallet::{self, SignIn};
@@ -202,7 +203,8 @@ impl Node {
         let operators = listen("admin.listen", &settings.admin_listen).await?;
         let (cluster, for_nodes) = cluster(settings).await?.unzip();
         let tokens = JwtAuthenticator::new(&settings.jwt, system_clock).map_err(failed)?;
-        let gateway = gateway(settings, cluster, tokens.clone(), dev)?;
+        let gateway = gateway(settings, cluster, tokens.clone(), dev).await?;
+        tokio::spawn(keep_clean(gateway.clone(), settings.clone()));
         let fresh = tokens.clone();
         tokio::spawn(async move {
             if let Some(keys) = fresh.key_set() {
@@ -251,9 +253,14 @@ async fn failure(serving: JoinHandle<io::Result<()>>) -> String {
 /// The same with the store that is wanted; another process may have its file open. Who has not
 /// asked for a file, and cannot have the usual one, keeps messages in memory and is told so: a
 /// second node in one directory, or one that may not write there, is no mistake.
-fn with_store(builder: GatewayBuilder, store: &StoreUrl) -> Result<GatewayBuilder, Exit> {
+async fn with_store(builder: GatewayBuilder, store: &StoreUrl) -> Result<GatewayBuilder, Exit> {
     match store {
         StoreUrl::Memory => Ok(builder),
+        #[cfg(feature = "postgres")]
+        StoreUrl::Postgres(url) => match heartline_store::PostgresStore::open(url).await {
+            Ok(store) => Ok(builder.store(store)),
+            Err(error) => Err(refuse(Exit::Failed, error)),
+        },
         #[cfg(feature = "sqlite")]
         StoreUrl::Sqlite(path) => match heartline_store::SqliteStore::open(path) {
             Ok(store) => Ok(builder.store(store)),
@@ -275,7 +282,7 @@ fn with_store(builder: GatewayBuilder, store: &StoreUrl) -> Result<GatewayBuilde
 }
 
 /// The gateway that the settings ask for.
-fn gateway(
+async fn gateway(
     settings: &Arc<Settings>,
     cluster: Option<Cluster>,
     authenticator: JwtAuthenticator,
@@ -291,7 +298,8 @@ fn gateway(
     if let Some(cluster) = cluster {
         builder = builder.backplane(cluster);
     }
-    with_store(builder, &settings.store)?
+    with_store(builder, &settings.store)
+        .await?
         .authenticator(authenticator)
         .http_fallback(move |gateway, request| {
             let (settings, sign_in) = (for_pages.clone(), sign_in.clone());
@@ -306,6 +314,17 @@ fn gateway(
         })
         .build()
         .map_err(|error| failed(error.to_string()))
+}
+
+/// Removes what has become old, as the settings say.
+async fn keep_clean(gateway: Gateway, settings: Arc<Settings>) {
+    let (retention, schedule) = (settings.retention, settings.schedule.clone());
+    let schedule = heartline::Schedule {
+        clock: Box::new(schedule::now),
+        next: Box::new(move |after| schedule.next(after)),
+    };
+    let tasks = Box::new(move |now| retention.cleanings(now));
+    gateway.keep_clean(schedule, tasks).await;
 }
 
 /// Says where the node listens.

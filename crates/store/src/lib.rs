@@ -2,7 +2,17 @@
 
 #![forbid(unsafe_code)]
 
+mod clean;
+mod error;
+#[cfg(feature = "postgres")]
+mod postgres;
 mod queue;
+#[cfg(feature = "sqlite")]
 mod sqlite;
+mod waiting;
 
-pub use sqlite::{OpenError, SqliteStore};
+pub use error::OpenError;
+#[cfg(feature = "postgres")]
+pub use postgres::{PostgresStore, PostgresUrl};
+#[cfg(feature = "sqlite")]
+pub use sqlite::SqliteStore;

@@ -3,6 +3,8 @@
 use std::collections::VecDeque;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
+use tokio::sync::Notify;
+
 /// Why something does not wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Refused {
@@ -12,10 +14,11 @@ pub(crate) enum Refused {
     Closed,
 }
 
-/// A queue from which threads take all that waits, as much as they can do at once.
+/// A queue from which threads, or one task, take all that waits, as much as they can do at once.
 pub(crate) struct Queue<T> {
     waiting: Mutex<Waiting<T>>,
     changed: Condvar,
+    task: Notify,
     max_entries: usize,
     max_bytes: usize,
 }
@@ -24,6 +27,21 @@ struct Waiting<T> {
     entries: VecDeque<(T, usize)>,
     bytes: usize,
     closed: bool,
+}
+
+impl<T> Waiting<T> {
+    fn take(&mut self, most: usize, most_bytes: usize) -> Vec<T> {
+        let mut taken = Vec::new();
+        let mut bytes = 0;
+        while let Some((_, next)) = self.entries.front()
+            && (taken.is_empty() || (taken.len() < most && bytes + next <= most_bytes))
+        {
+            bytes += next;
+            taken.extend(self.entries.pop_front().map(|(entry, _)| entry));
+        }
+        self.bytes -= bytes;
+        taken
+    }
 }
 
 impl<T> Queue<T> {
@@ -37,6 +55,7 @@ impl<T> Queue<T> {
         Queue {
             waiting: Mutex::new(waiting),
             changed: Condvar::new(),
+            task: Notify::new(),
             max_entries,
             max_bytes,
         }
@@ -60,11 +79,13 @@ impl<T> Queue<T> {
         waiting.bytes += bytes;
         drop(waiting);
         self.changed.notify_one();
+        self.task.notify_one();
         Ok(())
     }
 
     /// Waits until there is something, and takes what there is: at most so many entries, and of
     /// so many bytes, but one in any case. `None`: the queue is closed, and empty.
+    #[cfg(any(feature = "sqlite", test))]
     pub(crate) fn take(&self, most: usize, most_bytes: usize) -> Option<Vec<T>> {
         let mut waiting = self.lock();
         while waiting.entries.is_empty() {
@@ -74,22 +95,32 @@ impl<T> Queue<T> {
             let woken = self.changed.wait(waiting);
             waiting = woken.unwrap_or_else(PoisonError::into_inner);
         }
-        let mut taken = Vec::new();
-        let mut bytes = 0;
-        while let Some((_, next)) = waiting.entries.front()
-            && (taken.is_empty() || (taken.len() < most && bytes + next <= most_bytes))
-        {
-            bytes += next;
-            taken.extend(waiting.entries.pop_front().map(|(entry, _)| entry));
+        Some(waiting.take(most, most_bytes))
+    }
+
+    /// The same for a task, of which there is one. Nothing is taken when it does not wait to
+    /// the end.
+    #[cfg(feature = "postgres")]
+    pub(crate) async fn take_soon(&self, most: usize, most_bytes: usize) -> Option<Vec<T>> {
+        loop {
+            {
+                let mut waiting = self.lock();
+                if !waiting.entries.is_empty() {
+                    return Some(waiting.take(most, most_bytes));
+                }
+                if waiting.closed {
+                    return None;
+                }
+            }
+            self.task.notified().await;
         }
-        waiting.bytes -= bytes;
-        Some(taken)
     }
 
     /// Nothing more is put. What waits can still be taken.
     pub(crate) fn close(&self) {
         self.lock().closed = true;
         self.changed.notify_all();
+        self.task.notify_one();
     }
 
     /// Nothing more is put, and what waits is dropped.

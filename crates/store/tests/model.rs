@@ -1,4 +1,4 @@
-//! SQLite beside the model in memory: the same said to both is kept in the same places.
+//! Databases beside the model in memory: the same said to both is kept in the same places.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
 
@@ -9,11 +9,16 @@ use std::sync::{Arc, Mutex};
 use heartline_core::auth::UserKey;
 use heartline_core::store::memory::MemoryStore;
 use heartline_core::store::{
-    Channel, History, HistoryQuery, MessageStore, NewMessage, Start, Stored, StoredMessage,
+    Channel, Cleaning, History, HistoryQuery, MessageStore, NewMessage, Start, Stored,
+    StoredMessage,
 };
 use heartline_store::SqliteStore;
 use proptest::prelude::*;
 use tokio::runtime::Runtime;
+
+mod support;
+
+use support::Server;
 
 /// A folder for one test.
 struct Folder(PathBuf);
@@ -43,7 +48,13 @@ impl Drop for Folder {
     }
 }
 
-fn message(user: u8, tenant: Option<u8>, channel: Channel, temp_id: Option<String>) -> NewMessage {
+fn message(
+    user: u8,
+    tenant: Option<u8>,
+    channel: Channel,
+    temp_id: Option<String>,
+    created_at: u64,
+) -> NewMessage {
     NewMessage {
         sender: Arc::new(UserKey {
             tenant_id: tenant.map(|tenant| tenant.to_string().into()),
@@ -53,7 +64,7 @@ fn message(user: u8, tenant: Option<u8>, channel: Channel, temp_id: Option<Strin
         channel,
         content: format!("{user} says {temp_id:?}"),
         temp_id,
-        created_at: 7,
+        created_at,
     }
 }
 
@@ -76,6 +87,10 @@ enum Step {
     /// Said together by one or more users.
     Say(Vec<(u8, Option<u8>, u8, Option<u8>)>),
     Read(Option<u8>, u8, Start, usize, usize),
+    /// What is older than so many messages is removed.
+    Age(u64),
+    /// All but so many of each are removed.
+    Number(u64),
     /// The process ends and comes back.
     Again,
 }
@@ -94,24 +109,34 @@ fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(tenant, channel, start, limit, bytes)| {
                 Step::Read(tenant, channel, start, limit, bytes)
             }),
+        1 => (0u64..12).prop_map(Step::Age),
+        1 => (0u64..4).prop_map(Step::Number),
         1 => Just(Step::Again),
     ]
 }
 
-/// Says all at once; what was told, and what was answered.
+type Said = (u8, Option<u8>, u8, Option<u8>);
+
+/// Says all at once, the first at this time; what was told in each place, and what was answered.
 fn say(
     runtime: &Runtime,
     store: &dyn MessageStore,
-    all: &[(u8, Option<u8>, u8, Option<u8>)],
+    all: &[Said],
+    time: u64,
 ) -> (Vec<StoredMessage>, Vec<Stored>) {
     let told = Arc::new(Mutex::new(Vec::new()));
     let answers: Vec<_> = all
         .iter()
-        .map(|(user, tenant, place, temp_id)| {
+        .zip(time..)
+        .map(|(&(user, tenant, place, temp_id), time)| {
             let temp_id = temp_id.map(|id| id.to_string());
-            let new = message(*user, *tenant, channel(*place), temp_id);
+            let new = message(user, tenant, channel(place), temp_id, time);
             let told = told.clone();
-            let tell = move |message: &StoredMessage| told.lock().unwrap().push(message.clone());
+            let tell = move |message: &StoredMessage| {
+                told.lock()
+                    .unwrap()
+                    .push(((tenant, place), message.clone()));
+            };
             store.append(new, Box::new(tell))
         })
         .collect();
@@ -122,58 +147,119 @@ fn say(
         }
         stored
     });
-    let told = std::mem::take(&mut *told.lock().unwrap());
-    (told, answers)
+    let mut told = std::mem::take(&mut *told.lock().unwrap());
+    // Their order in each place is what counts.
+    told.sort_by_key(|(place, _)| *place);
+    (
+        told.into_iter().map(|(_, message)| message).collect(),
+        answers,
+    )
 }
 
 fn read(runtime: &Runtime, store: &dyn MessageStore, query: HistoryQuery) -> History {
     runtime.block_on(store.history(query)).unwrap()
 }
 
+/// Removes all that is to be removed; how many rows that were.
+fn clean(runtime: &Runtime, store: &dyn MessageStore, what: Cleaning) -> u64 {
+    let (mut rows, mut from) = (0, 0);
+    loop {
+        let cleaned = runtime.block_on(store.clean(what, from)).unwrap();
+        rows += cleaned.rows;
+        match cleaned.next {
+            Some(next) => from = next,
+            None => return rows,
+        }
+    }
+}
+
+/// Goes the same steps with a store and with the model; `again` opens what the store left.
+fn follow(
+    steps: Vec<Step>,
+    runtime: &Runtime,
+    mut again: impl FnMut() -> Box<dyn MessageStore>,
+) -> Result<(), TestCaseError> {
+    let model = MemoryStore::default();
+    let mut store = again();
+    let mut time = 0;
+    for step in steps {
+        match step {
+            Step::Say(all) => {
+                let (mut expected_told, mut expected) = say(runtime, &model, &all, time);
+                let (mut told, mut answers) = say(runtime, &*store, &all, time);
+                time += all.len() as u64;
+                prop_assert!(told.len() == answers.iter().filter(|one| !one.duplicate).count());
+                for stored in expected.iter_mut().chain(&mut answers) {
+                    without_row(&mut stored.message);
+                }
+                expected_told
+                    .iter_mut()
+                    .chain(&mut told)
+                    .for_each(without_row);
+                prop_assert_eq!(expected_told, told);
+                prop_assert_eq!(format!("{expected:?}"), format!("{answers:?}"));
+            }
+            Step::Read(tenant, place, from, limit, bytes) => {
+                let query = HistoryQuery {
+                    tenant: tenant.map(|tenant| tenant.to_string().into()),
+                    channel: channel(place),
+                    from,
+                    limit,
+                    bytes,
+                };
+                let mut expected = read(runtime, &model, query.clone());
+                let mut history = read(runtime, &*store, query);
+                expected.messages.iter_mut().for_each(without_row);
+                history.messages.iter_mut().for_each(without_row);
+                prop_assert_eq!(expected, history);
+            }
+            Step::Age(_) | Step::Number(_) => {
+                let what = match step {
+                    Step::Age(age) => Cleaning::MessagesBefore(time.saturating_sub(age)),
+                    Step::Number(newest) => Cleaning::MessagesBeyond(newest),
+                    _ => unreachable!("it is one of them"),
+                };
+                let expected = clean(runtime, &model, what);
+                prop_assert_eq!(expected, clean(runtime, &*store, what));
+            }
+            Step::Again => {
+                runtime.block_on(store.close());
+                drop(store);
+                store = again();
+            }
+        }
+    }
+    runtime.block_on(store.close());
+    Ok(())
+}
+
+fn cases(number: u32) -> ProptestConfig {
+    ProptestConfig {
+        cases: number,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    }
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+    #![proptest_config(cases(48))]
 
     #[test]
     fn sqlite_keeps_what_the_model_keeps(steps in prop::collection::vec(step(), 1..24)) {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         let folder = Folder::new();
-        let model = MemoryStore::default();
-        let mut store = folder.open();
-        for step in steps {
-            match step {
-                Step::Say(all) => {
-                    let (mut expected_told, mut expected) = say(&runtime, &model, &all);
-                    let (mut told, mut answers) = say(&runtime, &store, &all);
-                    prop_assert!(told.len() == answers.iter().filter(|one| !one.duplicate).count());
-                    for stored in expected.iter_mut().chain(&mut answers) {
-                        without_row(&mut stored.message);
-                    }
-                    expected_told.iter_mut().chain(&mut told).for_each(without_row);
-                    prop_assert_eq!(expected_told, told);
-                    prop_assert_eq!(format!("{expected:?}"), format!("{answers:?}"));
-                }
-                Step::Read(tenant, place, from, limit, bytes) => {
-                    let query = HistoryQuery {
-                        tenant: tenant.map(|tenant| tenant.to_string().into()),
-                        channel: channel(place),
-                        from,
-                        limit,
-                        bytes,
-                    };
-                    let mut expected = read(&runtime, &model, query.clone());
-                    let mut history = read(&runtime, &store, query);
-                    expected.messages.iter_mut().for_each(without_row);
-                    history.messages.iter_mut().for_each(without_row);
-                    prop_assert_eq!(expected, history);
-                }
-                Step::Again => {
-                    runtime.block_on(store.close());
-                    drop(store);
-                    store = open_again(&folder);
-                }
-            }
-        }
+        follow(steps, &runtime, || Box::new(open_again(&folder)))?;
     }
+}
+
+#[test]
+fn postgres_keeps_what_the_model_keeps() {
+    let server = Server::start();
+    let runtime = support::runtime();
+    proptest!(cases(48), |(steps in prop::collection::vec(step(), 1..24))| {
+        runtime.block_on(server.clear());
+        follow(steps, &runtime, || Box::new(runtime.block_on(server.open_locally())))?;
+    });
 }
 
 /// The lock is free once the last thread has let it go.
@@ -186,6 +272,26 @@ fn open_again(folder: &Folder) -> SqliteStore {
         }
         std::thread::yield_now();
     }
+}
+
+#[test]
+fn when_something_was_done_last_is_known_after_a_restart() {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .build()
+        .unwrap();
+    let folder = Folder::new();
+    let take = |store: &SqliteStore| {
+        runtime
+            .block_on(store.take_job("clean", "a", 10, 20))
+            .unwrap()
+    };
+    let store = folder.open();
+    assert_eq!(take(&store), (None, true));
+    runtime.block_on(store.end_job("clean", Some(10))).unwrap();
+    runtime.block_on(store.end_job("clean", None)).unwrap();
+    runtime.block_on(store.close());
+    drop(store);
+    assert_eq!(take(&open_again(&folder)), (Some(10), true));
 }
 
 #[test]

@@ -20,14 +20,26 @@ use heartline_store::SqliteStore;
 use proptest::prelude::*;
 
 /// Where a test's database is: it can be closed and opened again.
-trait Database: Sized {
-    fn new() -> Self;
+trait Database {
     fn open(&self) -> Arc<dyn Store>;
+}
+
+mod support;
+
+use support::Server;
+
+/// Works on PostgreSQL have to be within their runtime.
+struct Postgres<'a>(&'a Server, &'a tokio::runtime::Runtime);
+
+impl Database for Postgres<'_> {
+    fn open(&self) -> Arc<dyn Store> {
+        Arc::new(self.1.block_on(self.0.open_locally()))
+    }
 }
 
 struct Sqlite(PathBuf);
 
-impl Database for Sqlite {
+impl Sqlite {
     fn new() -> Sqlite {
         static NUMBER: AtomicU64 = AtomicU64::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
@@ -36,7 +48,9 @@ impl Database for Sqlite {
         std::fs::create_dir(&path).unwrap();
         Sqlite(path)
     }
+}
 
+impl Database for Sqlite {
     /// The lock is free once the last thread has let it go.
     fn open(&self) -> Arc<dyn Store> {
         let until = Instant::now() + Duration::from_secs(10);
@@ -203,25 +217,26 @@ async fn take(store: &dyn Store, step: &Step, at: u64) -> String {
     }
 }
 
-fn a_database_keeps_what_the_model_keeps<D: Database>(steps: Vec<Step>) {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .build()
-        .unwrap();
-    let (database, model) = (D::new(), MemoryStore::default());
+fn a_database_keeps_what_the_model_keeps(
+    database: &dyn Database,
+    runtime: &tokio::runtime::Runtime,
+    steps: &[Step],
+) {
+    let model = MemoryStore::default();
     let mut store = database.open();
-    runtime.block_on(async {
-        for (at, step) in steps.iter().enumerate() {
-            if let Step::Again = step {
-                store.close().await;
-                drop(store);
-                store = database.open();
-            }
-            // Some fall into one moment.
-            let at = at as u64 / 3;
-            let expected = take(&model, step, at).await;
-            assert_eq!(expected, take(&*store, step, at).await, "{step:?}");
+    for (at, step) in steps.iter().enumerate() {
+        if let Step::Again = step {
+            runtime.block_on(store.close());
+            drop(store);
+            store = database.open();
         }
-    });
+        // Some fall into one moment.
+        let at = at as u64 / 3;
+        let expected = runtime.block_on(take(&model, step, at));
+        let kept = runtime.block_on(take(&*store, step, at));
+        assert_eq!(expected, kept, "{step:?}");
+    }
+    runtime.block_on(store.close());
 }
 
 proptest! {
@@ -231,8 +246,33 @@ proptest! {
     fn sqlite_keeps_the_members_that_the_model_keeps(
         steps in prop::collection::vec(step(), 1..60)
     ) {
-        a_database_keeps_what_the_model_keeps::<Sqlite>(steps);
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        a_database_keeps_what_the_model_keeps(&Sqlite::new(), &runtime, &steps);
     }
+}
+
+#[test]
+fn postgres_keeps_the_members_that_the_model_keeps() {
+    let (server, runtime) = (Server::start(), support::runtime());
+    let database = Postgres(&server, &runtime);
+    let config = ProptestConfig {
+        cases: 48,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    };
+    proptest!(config, |(steps in prop::collection::vec(step(), 1..40))| {
+        runtime.block_on(server.clear());
+        a_database_keeps_what_the_model_keeps(&database, &runtime, &steps);
+    });
+}
+
+#[test]
+fn postgres_lets_in_whoever_comes_at_once_as_often_as_may_be() {
+    let (server, runtime) = (Server::start(), support::runtime());
+    let store = Postgres(&server, &runtime).open();
+    runtime.block_on(whoever_comes_at_once_is_a_member_once(store.clone()));
+    runtime.block_on(no_more_come_by_an_invite_than_may(store.clone()));
+    runtime.block_on(markers_stand_at_the_furthest_and_writers_have_read_what_they_wrote(store));
 }
 
 fn named(members: &[Member]) -> Vec<(&str, u64)> {

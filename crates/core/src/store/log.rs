@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::auth::UserKey;
 use crate::bounded::Bounded;
 use crate::store::{
-    Channel, History, HistoryQuery, NewMessage, Part, Stored, StoredMessage, Window,
+    Channel, Cleaning, History, HistoryQuery, NewMessage, Part, Stored, StoredMessage, Window,
 };
 
 /// How many messages are kept.
@@ -149,7 +149,7 @@ impl Log {
         };
         let window = Window::of(query.from, query.limit, head, floor);
         let mut part = Part::new(&window, query.bytes);
-        if let Some(talk) = talk {
+        if let Some(talk) = talk.filter(|_| !window.offsets.is_empty()) {
             let index = |offset: u64| (offset - floor - 1) as usize;
             let range = index(window.offsets.start)..index(window.offsets.end);
             let range = talk.messages.range(range).map(|kept| kept.message.clone());
@@ -165,6 +165,40 @@ impl Log {
             floor,
             complete: window.complete,
         }
+    }
+
+    /// Removes beginnings of conversations; how many messages those were.
+    pub(super) fn clean(&mut self, what: Cleaning) -> u64 {
+        let mut gone: HashMap<Place, usize> = HashMap::new();
+        for (place, talk) in &self.talks {
+            let messages = &talk.messages;
+            let count = match what {
+                Cleaning::MessagesBefore(time) => {
+                    let is_old = |kept: &Kept| kept.message.created_at < time;
+                    messages
+                        .iter()
+                        .rposition(is_old)
+                        .map_or(0, |index| index + 1)
+                }
+                Cleaning::MessagesBeyond(newest) => messages
+                    .len()
+                    .saturating_sub(usize::try_from(newest).unwrap_or(usize::MAX)),
+            };
+            gone.insert(place.clone(), count);
+        }
+        let order = std::mem::take(&mut self.order);
+        let mut rows = 0;
+        for place in order {
+            match gone.get_mut(&place) {
+                Some(count) if *count > 0 => {
+                    *count -= 1;
+                    rows += 1;
+                    self.forget_first(&place);
+                }
+                _ => self.order.push_back(place),
+            }
+        }
+        rows
     }
 
     fn find(&self, attempt: &Attempt) -> Option<StoredMessage> {
@@ -192,7 +226,12 @@ impl Log {
         let Some(place) = self.order.pop_front() else {
             return;
         };
-        let Some(talk) = self.talks.get_mut(&place) else {
+        self.forget_first(&place);
+    }
+
+    /// Forgets the first message that is kept of a conversation; `order` has it no more.
+    fn forget_first(&mut self, place: &Place) {
+        let Some(talk) = self.talks.get_mut(place) else {
             return;
         };
         if let Some(kept) = talk.messages.pop_front() {
@@ -204,10 +243,10 @@ impl Log {
         }
         if talk.messages.is_empty() {
             let known = (talk.row, talk.head);
-            self.talks.remove(&place);
+            self.talks.remove(place);
             let tenant = place.0.as_ref().map_or(0, |tenant| tenant.len());
             let bytes = OVERHEAD + place.1.name().len() + tenant;
-            self.empty.put(place, known, bytes);
+            self.empty.put(place.clone(), known, bytes);
         }
     }
 }
@@ -333,6 +372,21 @@ mod tests {
         assert_eq!(second.offset, 2);
         assert_eq!(first.id.split('-').next(), second.id.split('-').next());
         assert_eq!(history(&mut log, Start::After(1), 9), (vec![2], 2, 1, true));
+    }
+
+    #[test]
+    fn what_lies_before_all_that_is_kept_is_empty_and_says_so() {
+        let mut log = Log::default();
+        for number in 0..5 {
+            log.append(message(&number.to_string()));
+        }
+        assert_eq!(log.clean(Cleaning::MessagesBeyond(2)), 3);
+        for before in [1, 2, 4] {
+            let part = history(&mut log, Start::Before(before), 9);
+            assert_eq!(part, (vec![], 5, 3, before == 1), "{before}");
+        }
+        assert!(!log.append(message("0")).duplicate);
+        assert!(log.append(message("4")).duplicate);
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! What a node needs of messages while it runs, in memory.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::auth::{BoxFuture, UserKey};
@@ -13,9 +14,9 @@ use crate::store::invites::{Invite, InviteQuery, Invites, NewInvite, Unusable, U
 use crate::store::log::Log;
 use crate::store::people::People;
 use crate::store::{
-    Challenge, Challenges, Changed, Changes, Channel, Checkpoint, Checkpoints, History,
-    HistoryQuery, MessageStore, NewMessage, Redeemed, Start, StoreError, Stored, StoredMessage,
-    Tell,
+    Challenge, Challenges, Changed, Changes, Channel, Checkpoint, Checkpoints, Cleaned, Cleaning,
+    History, HistoryQuery, Job, MessageStore, NewMessage, Redeemed, Start, StoreError, Stored,
+    StoredMessage, Tell,
 };
 
 /// How many users it keeps a checkpoint of, those who were there last.
@@ -32,6 +33,8 @@ struct Memory {
     log: Log,
     people: People,
     codes: Codes,
+    /// By their names, which are written in the code.
+    jobs: BTreeMap<&'static str, Job>,
 }
 
 /// Keeps in memory what a node needs while it runs: the newest 65 536 messages, and the members
@@ -122,6 +125,32 @@ impl MessageStore for MemoryStore {
 
     fn history(&self, query: HistoryQuery) -> BoxFuture<Result<History, StoreError>> {
         ready(self.lock().log.history(&query))
+    }
+
+    fn clean(&self, what: Cleaning, _: u64) -> BoxFuture<Result<Cleaned, StoreError>> {
+        let mut memory = self.lock();
+        // All at once: there is not much of it.
+        let rows = memory.log.clean(what);
+        Box::pin(std::future::ready(Ok(Cleaned { rows, next: None })))
+    }
+
+    fn take_job(
+        &self,
+        name: &'static str,
+        owner: &str,
+        now: u64,
+        until: u64,
+    ) -> BoxFuture<Result<(Option<u64>, bool), StoreError>> {
+        let mut memory = self.lock();
+        let job = memory.jobs.entry(name).or_default();
+        let is_taken = job.take(owner, now, until);
+        Box::pin(std::future::ready(Ok((job.last_at, is_taken))))
+    }
+
+    fn end_job(&self, name: &'static str, done: Option<u64>) -> BoxFuture<Result<(), StoreError>> {
+        let mut memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
+        memory.jobs.entry(name).or_default().end(done);
+        Box::pin(std::future::ready(Ok(())))
     }
 
     fn challenges(&self) -> Option<&dyn Challenges> {

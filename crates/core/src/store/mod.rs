@@ -10,6 +10,7 @@ mod log;
 pub mod memory;
 pub mod offer;
 mod people;
+mod retention;
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -23,6 +24,7 @@ pub use checkpoints::{
     MAX_PATCH, MAX_ROOMS, Outcome, Patch,
 };
 pub use error::StoreError;
+pub use retention::{Cleaned, Cleaning, Job, Retention};
 
 /// Where a message is said. A conversation and an open room of the same name are
 /// different places: whoever writes in one has no part in the other.
@@ -264,6 +266,40 @@ pub trait MessageStore: Send + Sync + 'static {
 
     /// A part of a conversation or open room. One that nobody has written in is empty.
     fn history(&self, query: HistoryQuery) -> BoxFuture<Result<History, StoreError>>;
+
+    /// A small step of removing something, from where the last one ended or 0: it waits for
+    /// nothing else but messages that are being stored. What is removed of a conversation is its
+    /// beginning, and its floor says so.
+    /// A store that says nothing of it removes nothing.
+    fn clean(&self, _what: Cleaning, _from: u64) -> BoxFuture<Result<Cleaned, StoreError>> {
+        let nothing = Cleaned {
+            rows: 0,
+            next: None,
+        };
+        Box::pin(std::future::ready(Ok(nothing)))
+    }
+
+    /// Takes a job for a node until then, Unix milliseconds, if no other has it: see
+    /// [`Job::take`]. What is known of it, and whether this node has it.
+    fn take_job(
+        &self,
+        _name: &'static str,
+        _owner: &str,
+        _now: u64,
+        _until: u64,
+    ) -> BoxFuture<Result<(Option<u64>, bool), StoreError>> {
+        Box::pin(std::future::ready(Ok((None, false))))
+    }
+
+    /// Notes that a job was done at this moment, Unix milliseconds, and lets it go. `None`: it
+    /// was not done.
+    fn end_job(
+        &self,
+        _name: &'static str,
+        _done: Option<u64>,
+    ) -> BoxFuture<Result<(), StoreError>> {
+        Box::pin(std::future::ready(Ok(())))
+    }
 
     /// Where it keeps the challenges that wallets sign, if it does.
     fn challenges(&self) -> Option<&dyn Challenges> {

@@ -161,11 +161,24 @@ impl ShardMetrics {
     }
 }
 
+/// What came of removing old rows.
+#[derive(Debug, Default)]
+pub(crate) struct Runs {
+    /// When the last one ended, Unix milliseconds; 0: there was none.
+    pub(crate) last_at: AtomicU64,
+    pub(crate) rows: AtomicU64,
+    /// How long they took, microseconds.
+    pub(crate) micros: AtomicU64,
+    pub(crate) runs: AtomicU64,
+    pub(crate) errors: AtomicU64,
+}
+
 /// The counters of a gateway.
 pub(crate) struct Metrics {
     pub(crate) shards: Vec<Arc<ShardMetrics>>,
     namespaces: Vec<Arc<str>>,
     rtt: Histogram,
+    pub(crate) retention: Arc<Runs>,
 }
 
 impl Metrics {
@@ -179,6 +192,7 @@ impl Metrics {
                 .collect(),
             namespaces,
             rtt,
+            retention: Arc::default(),
         }
     }
 

@@ -1,6 +1,7 @@
 //! The metrics by their names: one table of what there is, written as OpenMetrics text.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use heartline_core::backplane::ClusterStatus;
 use heartline_engine::shard::conn::TransportName;
@@ -12,7 +13,7 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 
-use super::{Inbound, Metrics, Outbound, REFUSALS, Resume};
+use super::{Inbound, Metrics, Outbound, REFUSALS, Resume, Runs};
 
 /// Numbers that are looked up when asked for.
 pub(crate) struct Gauges {
@@ -90,6 +91,20 @@ const COUNTERS: &[Plain<Metrics>] = &[
         "replayed",
         "Events that clients had missed and were told when they came back",
         |m| m.sum(|shard| shard.replayed.get()),
+    ),
+];
+
+const RETENTION: &[Plain<Runs>] = &[
+    ("retention_runs", "Times that old rows were removed", |r| {
+        r.runs.load(Ordering::Relaxed)
+    }),
+    ("retention_rows", "Rows that were removed", |r| {
+        r.rows.load(Ordering::Relaxed)
+    }),
+    (
+        "retention_errors",
+        "Times that old rows could not be removed",
+        |r| r.errors.load(Ordering::Relaxed),
     ),
 ];
 
@@ -337,6 +352,21 @@ fn lease_age(to: Encoder<'_, '_>, cluster: &ClusterStatus) -> Encoded {
     ConstGauge::new(age).encode(encoder)
 }
 
+fn retention(to: Encoder<'_, '_>, runs: &Runs) -> Encoded {
+    plain(to, MetricType::Counter, RETENTION, runs)?;
+    let (name, help) = ("retention_seconds", "How long removing old rows took");
+    let encoder = to.encode_descriptor(name, help, None, MetricType::Counter)?;
+    let seconds = runs.micros.load(Ordering::Relaxed) as f64 / 1e6;
+    ConstCounter::new(seconds).encode(encoder)?;
+    let (name, help) = (
+        "retention_last_run_timestamp_seconds",
+        "When this node last removed old rows, Unix time; 0: it has not yet",
+    );
+    let encoder = to.encode_descriptor(name, help, None, MetricType::Gauge)?;
+    let last = runs.last_at.load(Ordering::Relaxed) as f64 / 1e3;
+    ConstGauge::new(last).encode(encoder)
+}
+
 impl Collector for Snapshot {
     fn encode(&self, mut to: DescriptorEncoder<'_>) -> Encoded {
         let Snapshot(metrics, gauges) = self;
@@ -344,6 +374,7 @@ impl Collector for Snapshot {
         connections(to, metrics)?;
         plain(to, MetricType::Gauge, GAUGES, gauges)?;
         plain(to, MetricType::Counter, COUNTERS, metrics)?;
+        retention(to, &metrics.retention)?;
         for (name, help, label, values) in LABELLED {
             let mut encoder = to.encode_descriptor(name, help, None, MetricType::Counter)?;
             for (word, value) in values(&(metrics, gauges)) {

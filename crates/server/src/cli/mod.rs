@@ -8,7 +8,7 @@ use clap::{Parser, Subcommand};
 use crate::config;
 use crate::config::given::Given;
 use crate::exit::{Exit, print};
-use crate::{out, serve};
+use crate::{out, schedule, serve};
 
 /// A self-hosted realtime gateway that always knows who is really there.
 #[derive(Debug, Parser)]
@@ -68,7 +68,9 @@ pub(crate) fn run(cli: Cli) -> Exit {
         Command::Config(ConfigCommand::Check { given, dev }) => {
             given.load(dev).and_then(|mut loaded| {
                 loaded.warnings.extend(serve::check(&loaded.settings)?);
+                let next = loaded.settings.schedule.show_next(schedule::now(), 3);
                 print("the configuration is good\n")?;
+                print(&format!("retention is done next at {}\n", next.join(", ")))?;
                 loaded.warnings.iter().for_each(out::complain);
                 if let (Some(what), false) = (serve::missing_authentication(&loaded.settings), dev)
                 {

@@ -18,8 +18,8 @@ use toml::Value;
 use super::place;
 use super::settings::{LogFormat, Settings, StoreUrl};
 use super::value::{
-    Wrong, count, duration_or_none, is_off, limit, list, optional, positive_duration, size,
-    size_from, text, truth, whole,
+    Wrong, count, duration, duration_or_none, is_off, limit, list, optional, positive_duration,
+    size, size_from, text, truth, whole,
 };
 
 /// Puts a value where it belongs.
@@ -274,11 +274,24 @@ fn store(value: &Value) -> Result<StoreUrl, Wrong> {
     match url.split_once(':') {
         Some(("memory", "")) => Ok(StoreUrl::Memory),
         Some(("sqlite", path)) => sqlite(path.strip_prefix("//").unwrap_or_default()),
-        Some(("postgres" | "postgresql", _)) => {
-            Err("can be sqlite://PATH or memory:; postgres:// is not in this version".into())
-        }
-        _ => Err("must be sqlite://PATH or memory:".into()),
+        Some(("postgres" | "postgresql", _)) => postgres(&url),
+        _ => Err("must be postgres://USER:PASSWORD@HOST/DATABASE, sqlite://PATH or memory:".into()),
     }
+}
+
+#[cfg(feature = "postgres")]
+fn postgres(url: &str) -> Result<StoreUrl, Wrong> {
+    let url = heartline_store::PostgresUrl::parse(url)?;
+    Ok(StoreUrl::Postgres(Box::new(url)))
+}
+
+#[cfg(not(feature = "postgres"))]
+fn postgres(_: &str) -> Result<StoreUrl, Wrong> {
+    Err(
+        "cannot be postgres:// in this build, which was made without it: `cargo build --release \
+         -p heartline-server` makes one that can; or set it to memory:"
+            .into(),
+    )
 }
 
 #[cfg(feature = "sqlite")]
@@ -296,6 +309,15 @@ fn sqlite(_: &str) -> Result<StoreUrl, Wrong> {
          -p heartline-server` makes one that can; or set it to memory:"
             .into(),
     )
+}
+
+/// How old something becomes before it is removed.
+fn age(value: &Value) -> Result<Duration, Wrong> {
+    let age = duration(value)?;
+    match age >= Duration::from_secs(1) {
+        true => Ok(age),
+        false => Err("must be at least 1s, like \"90d\", or off".into()),
+    }
 }
 
 fn not_yet(value: &Value, only: &str, what: &str) -> Result<(), Wrong> {
@@ -878,11 +900,39 @@ pub(crate) static KEYS: &[Key] = &[
     node(
         "store.url",
         STORE,
-        "where messages are kept: `sqlite://PATH`, a file of this node alone, from the working \
-         directory on; or `memory:`, the newest and until the process ends. With `--dev` or with \
+        "where messages are kept: `postgres://USER:PASSWORD@HOST/DATABASE`, PostgreSQL 13 or \
+         newer, which nodes of a cluster share; `sqlite://PATH`, a file of this node alone, from \
+         the working directory on; or `memory:`, the newest and until the process ends. With `--dev` or with \
          `cluster.url` it is `memory:` unless it is set. Where it is not set and the usual file \
          is another gateway's or cannot be written, messages are kept in memory, with a warning",
         |s, v| Ok(s.store = store(v)?),
+    ),
+    node(
+        "retention.schedule",
+        "\"0 2 * * *\"",
+        "when old messages are removed, and what else has expired: minute, hour, day, month and \
+         weekday as cron has them; `heartline config check` prints the next three times. Of \
+         nodes that share a store one does it. What was missed is made up for within five \
+         minutes of the start",
+        |s, v| s.schedule.set_times(&text(v)?),
+    ),
+    node(
+        "retention.timezone",
+        "\"UTC\"",
+        "in which time zone that is, like `Europe/Berlin`",
+        |s, v| s.schedule.set_zone(&text(v)?),
+    ),
+    node(
+        "retention.messages",
+        "\"off\"",
+        "how old messages become, like `90d`; `off`: as old as they like",
+        |s, v| Ok(s.retention.messages = optional(v, age)?),
+    ),
+    node(
+        "retention.per_conversation",
+        "\"off\"",
+        "how many messages of a conversation or open room are kept; `off`: all",
+        |s, v| Ok(s.retention.per_conversation = optional(v, count)?.map(|count| count as u64)),
     ),
     node(
         "cluster.url",

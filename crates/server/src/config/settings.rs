@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use heartline::config::NamespaceConfig;
+use heartline::store::Retention;
 use heartline_cluster::SocketIoAdapter;
+
+use crate::schedule::Schedule;
 
 /// Where messages are kept.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -11,6 +14,9 @@ pub(crate) enum StoreUrl {
     /// In memory.
     #[default]
     Memory,
+    /// In PostgreSQL.
+    #[cfg(feature = "postgres")]
+    Postgres(Box<heartline_store::PostgresUrl>),
     /// In a file of SQLite.
     #[cfg(feature = "sqlite")]
     Sqlite(std::path::PathBuf),
@@ -20,6 +26,15 @@ pub(crate) enum StoreUrl {
 }
 
 impl StoreUrl {
+    /// Whether it is a file, which one node has alone.
+    pub(crate) fn is_file(&self) -> bool {
+        match self {
+            #[cfg(feature = "sqlite")]
+            StoreUrl::Sqlite(_) | StoreUrl::Usual(_) => true,
+            _ => false,
+        }
+    }
+
     /// What is meant where nobody has set it.
     pub(crate) fn unset(self) -> Self {
         match self {
@@ -53,6 +68,9 @@ pub(crate) struct Settings {
     pub(crate) jwt: JwtSettings,
     pub(crate) wallet: WalletSettings,
     pub(crate) store: StoreUrl,
+    pub(crate) retention: Retention,
+    /// When it is done.
+    pub(crate) schedule: Schedule,
     pub(crate) cluster_url: Option<String>,
     pub(crate) cluster_prefix: String,
     pub(crate) socketio_adapter: SocketIoAdapter,

@@ -1,12 +1,13 @@
 //! The file: who may have it open, how it is opened, and which tables it has.
 
-use std::fmt;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
+
+use crate::error::OpenError;
 
 /// The tables, step by step, in the order of their numbers.
 const MIGRATIONS: &[(i64, &str)] = &[
@@ -15,50 +16,11 @@ const MIGRATIONS: &[(i64, &str)] = &[
     (3, include_str!("migrations/0003.sql")),
     (10, include_str!("migrations/0010.sql")),
     (11, include_str!("migrations/0011.sql")),
+    (20, include_str!("migrations/0020.sql")),
 ];
 
 /// How long a start waits for a stranger that has the file locked.
 const PATIENCE: Duration = Duration::from_secs(5);
-
-/// Why a database cannot be used: a sentence for operators.
-#[derive(Debug)]
-pub struct OpenError {
-    sentence: String,
-    refused: bool,
-}
-
-impl OpenError {
-    /// Nothing is wrong with the file: another gateway has it, or there may be none.
-    pub fn is_refused(&self) -> bool {
-        self.refused
-    }
-
-    fn of(sentence: String) -> OpenError {
-        OpenError {
-            sentence,
-            refused: false,
-        }
-    }
-
-    fn refused(sentence: String) -> OpenError {
-        OpenError {
-            sentence,
-            refused: true,
-        }
-    }
-
-    pub(crate) fn no_thread(error: io::Error) -> OpenError {
-        OpenError::of(format!("the store's threads cannot be started: {error}"))
-    }
-}
-
-impl fmt::Display for OpenError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.sentence)
-    }
-}
-
-impl std::error::Error for OpenError {}
 
 /// A database that no other gateway has open.
 pub(crate) struct Database {

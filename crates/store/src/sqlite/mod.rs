@@ -7,6 +7,7 @@
 
 mod challenges;
 mod checkpoints;
+mod clean;
 mod codes;
 mod conversations;
 mod database;
@@ -21,15 +22,16 @@ use std::sync::{Arc, mpsc};
 
 use heartline_core::auth::{BoxFuture, UserKey};
 use heartline_core::store::{
-    Challenge, Challenges, Changed, Changes, Checkpoint, Checkpoints, History, HistoryQuery,
-    MAX_METADATA, MessageStore, NewMessage, Redeemed, StoreError, Stored, Tell,
+    Challenge, Challenges, Changed, Changes, Checkpoint, Checkpoints, Cleaned, Cleaning, History,
+    HistoryQuery, MAX_METADATA, MessageStore, NewMessage, Redeemed, StoreError, Stored, Tell,
 };
 use rusqlite::{Connection, Transaction};
 use tokio::sync::{oneshot, watch};
 
-use crate::queue::{Queue, Refused};
+use crate::OpenError;
+use crate::queue::Queue;
+use crate::waiting::{OVERHEAD, Reply, answer, weight};
 use database::Database;
-pub use database::OpenError;
 use reader::{Question, Reader};
 use tables::Tables;
 use writer::{Health, Waiting, Work, Writer, Writing};
@@ -39,9 +41,6 @@ const MAX_WAITING: usize = 65_536;
 
 /// What they may weigh, bytes.
 const MAX_WAITING_BYTES: usize = 64 << 20;
-
-/// What a message that waits costs besides its texts, about, bytes.
-const OVERHEAD: usize = 512;
 
 /// How many questions may wait: two readers answer thousands a second.
 const MAX_QUESTIONS: usize = 4_096;
@@ -113,19 +112,6 @@ fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<(), OpenErro
     thread.map(drop).map_err(OpenError::no_thread)
 }
 
-/// The answer, once it is there.
-fn answer<T: Send + 'static>(
-    waits: Result<(), Refused>,
-    answer: oneshot::Receiver<Result<T, StoreError>>,
-) -> BoxFuture<Result<T, StoreError>> {
-    let closed = || StoreError::Failed("the store is closed".into());
-    match waits {
-        Ok(()) => Box::pin(async move { answer.await.unwrap_or_else(|_| Err(closed())) }),
-        Err(Refused::Full) => Box::pin(std::future::ready(Err(StoreError::Overloaded))),
-        Err(Refused::Closed) => Box::pin(std::future::ready(Err(closed()))),
-    }
-}
-
 impl SqliteStore {
     /// Writes something else than a message, of so many bytes, in the transaction of what waits
     /// with it. The function may be called again when the transaction could not be made.
@@ -160,20 +146,42 @@ impl SqliteStore {
 
 impl MessageStore for SqliteStore {
     fn append(&self, message: NewMessage, tell: Tell) -> BoxFuture<Result<Stored, StoreError>> {
-        let key = message.temp_id.as_ref().map_or(0, String::len);
-        let bytes = OVERHEAD + message.content.len() + message.channel.name().len() + key;
-        let (reply, stored) = oneshot::channel();
-        let waiting = Waiting {
-            message,
-            tell,
-            reply,
-        };
+        let bytes = weight(&message);
+        let (sender, stored) = oneshot::channel();
+        let reply = Reply { tell, sender };
+        let waiting = Waiting { message, reply };
         let message = Work::Message(Box::new(waiting));
         answer(self.queue.put(message, bytes), stored)
     }
 
     fn history(&self, query: HistoryQuery) -> BoxFuture<Result<History, StoreError>> {
         self.read(move |connection| tables::history(connection, &query))
+    }
+
+    fn clean(&self, what: Cleaning, from: u64) -> BoxFuture<Result<Cleaned, StoreError>> {
+        self.write(0, move |_, transaction| {
+            clean::step(transaction, what, from)
+        })
+    }
+
+    /// This process has the file alone, and so every job.
+    fn take_job(
+        &self,
+        name: &'static str,
+        _: &str,
+        _: u64,
+        _: u64,
+    ) -> BoxFuture<Result<(Option<u64>, bool), StoreError>> {
+        self.write(0, move |_, transaction| {
+            Ok((clean::last_run(transaction, name)?, true))
+        })
+    }
+
+    fn end_job(&self, name: &'static str, done: Option<u64>) -> BoxFuture<Result<(), StoreError>> {
+        self.write(0, move |_, transaction| match done {
+            Some(at) => clean::note_run(transaction, name, at),
+            None => Ok(()),
+        })
     }
 
     fn challenges(&self) -> Option<&dyn Challenges> {

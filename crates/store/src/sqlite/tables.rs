@@ -9,6 +9,8 @@ use heartline_core::store::{
 };
 use rusqlite::{Connection, OptionalExtension, Transaction, params};
 
+use crate::waiting::kind;
+
 /// How many users, and how many conversations, are known without asking the database.
 const REMEMBERED: usize = 100_000;
 
@@ -31,14 +33,6 @@ pub(crate) struct Tables {
     heads: BTreeMap<u64, u64>,
     /// The same of read markers of who has written there: by conversation and person.
     markers: BTreeMap<(u64, u64), u64>,
-}
-
-/// The names that `conversation.kind` has.
-fn kind(channel: &Channel) -> &'static str {
-    match channel {
-        Channel::Conversation(_) => "conversation",
-        Channel::Room(_) => "room",
-    }
 }
 
 impl Tables {

@@ -5,13 +5,14 @@ use std::sync::atomic::{AtomicI32, AtomicU8, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender};
 use std::time::{Duration, Instant};
 
-use heartline_core::store::{NewMessage, StoreError, Stored, Tell};
+use heartline_core::store::{NewMessage, StoreError, Stored};
 use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior, ffi};
 use tokio::sync::{oneshot, watch};
 
 use super::database::{Database, is_damaged};
 use super::tables::Tables;
 use crate::queue::Queue;
+use crate::waiting::Reply;
 
 /// Most messages in one transaction: more make it longer, and hardly cheaper.
 const BATCH: usize = 1_024;
@@ -36,8 +37,7 @@ const PAUSE: Duration = Duration::from_millis(50);
 /// A message that waits to be stored.
 pub(crate) struct Waiting {
     pub(crate) message: NewMessage,
-    pub(crate) tell: Tell,
-    pub(crate) reply: oneshot::Sender<Result<Stored, StoreError>>,
+    pub(crate) reply: Reply,
 }
 
 /// Something else that is to be written, in the same transaction as what it waits with.
@@ -97,12 +97,9 @@ impl Work {
     /// Says what it came to; of a message others are told first.
     fn answer(self, written: Result<Option<Stored>, StoreError>) {
         match (self, written) {
-            (Work::Message(waiting), Ok(Some(stored))) => tell(*waiting, stored),
+            (Work::Message(waiting), Ok(Some(stored))) => waiting.reply.answer(Ok(stored)),
             (Work::Message(waiting), Ok(None)) => drop(waiting),
-            (Work::Message(waiting), Err(error)) => {
-                // Whoever asked may have gone.
-                let _ = waiting.reply.send(Err(error));
-            }
+            (Work::Message(waiting), Err(error)) => waiting.reply.answer(Err(error)),
             (Work::Job(job), written) => job.answer(written.map(drop)),
         }
     }
@@ -302,16 +299,4 @@ pub(crate) fn tell_all(done: &Receiver<Done>, ended: watch::Sender<bool>) {
                 .for_each(|work| work.answer(Err(error.clone()))),
         }
     }
-}
-
-/// Tells others, then the sender.
-fn tell(waiting: Waiting, stored: Stored) {
-    if !stored.duplicate {
-        let tell = || (waiting.tell)(&stored.message);
-        if std::panic::catch_unwind(std::panic::AssertUnwindSafe(tell)).is_err() {
-            tracing::error!(id = stored.message.id, "telling of a message panicked");
-        }
-    }
-    // Whoever asked may have gone.
-    let _ = waiting.reply.send(Ok(stored));
 }

@@ -1,0 +1,116 @@
+//! What is removed of what is stored, and by which node.
+
+use std::time::Duration;
+
+/// What is to be kept of messages. The newest of a conversation may outlive both bounds, because
+/// what is removed is a beginning: an offset that was kept is never missing in between.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Retention {
+    /// How old messages become; `None`: as old as they like.
+    pub messages: Option<Duration>,
+    /// How many of a conversation or open room there are; `None`: as many as there like.
+    pub per_conversation: Option<u64>,
+}
+
+impl Retention {
+    /// What has to be done now, Unix milliseconds: everything that is removed every so often.
+    pub fn cleanings(&self, now: u64) -> Vec<Cleaning> {
+        let age = self.messages.map(|age| {
+            let age = u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
+            Cleaning::MessagesBefore(now.saturating_sub(age))
+        });
+        let number = self.per_conversation.map(Cleaning::MessagesBeyond);
+        age.into_iter().chain(number).collect()
+    }
+}
+
+/// A kind of thing that is removed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cleaning {
+    /// Messages that were stored before this moment, Unix milliseconds, and what came before
+    /// them in their conversations.
+    MessagesBefore(u64),
+    /// Messages of each conversation and open room but the newest so many.
+    MessagesBeyond(u64),
+}
+
+impl Cleaning {
+    /// What it removes, as a word for logs.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Cleaning::MessagesBefore(_) => "messages by age",
+            Cleaning::MessagesBeyond(_) => "messages by number",
+        }
+    }
+}
+
+/// What a step of it came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Cleaned {
+    /// So many rows were removed.
+    pub rows: u64,
+    /// From where the next step goes on; `None`: all is done.
+    pub next: Option<u64>,
+}
+
+/// What is known of something that is done every so often, by one node at a time.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Job {
+    /// When it was done last, Unix milliseconds.
+    pub last_at: Option<u64>,
+    owner: Option<String>,
+    owned_until: u64,
+}
+
+impl Job {
+    /// Whether this node has it from now on until then, Unix milliseconds: nobody else has it,
+    /// or the time that somebody had it for is over.
+    pub fn take(&mut self, owner: &str, now: u64, until: u64) -> bool {
+        let is_free = self.owned_until <= now || self.owner.as_deref() == Some(owner);
+        if is_free {
+            self.owner = Some(owner.to_owned());
+            self.owned_until = until;
+        }
+        is_free
+    }
+
+    /// It was done at this moment, or not at all, and nobody has it.
+    pub fn end(&mut self, done: Option<u64>) {
+        self.last_at = self.last_at.max(done);
+        self.owner = None;
+        self.owned_until = 0;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_job_is_one_nodes_until_its_time_is_over() {
+        let mut job = Job::default();
+        assert!(job.take("a", 10, 20));
+        assert!(!job.take("b", 19, 30));
+        assert!(job.take("a", 19, 29));
+        assert!(!job.take("b", 28, 38));
+        assert!(job.take("b", 29, 39));
+        job.end(Some(29));
+        job.end(None);
+        assert_eq!(job.last_at, Some(29));
+        assert!(job.take("a", 30, 40));
+    }
+
+    #[test]
+    fn what_is_off_removes_nothing() {
+        assert_eq!(Retention::default().cleanings(100_000), []);
+        let all = Retention {
+            messages: Some(Duration::from_secs(10)),
+            per_conversation: Some(7),
+        };
+        let expected = [
+            Cleaning::MessagesBefore(90_000),
+            Cleaning::MessagesBeyond(7),
+        ];
+        assert_eq!(all.cleanings(100_000), expected);
+    }
+}
