@@ -4,7 +4,9 @@ import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
 import { generateKeyPairSync, sign } from "node:crypto";
 import { once } from "node:events";
-import { cpSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import {
+  chmodSync, cpSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync,
+} from "node:fs";
 import { createServer } from "node:https";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
@@ -164,6 +166,32 @@ test(
     await until(registered, "the node in Redis");
     const ready = async () => (await fetch(`http://127.0.0.1:${admin}/readyz`)).ok;
     await until(ready, "ready");
+    assert.deepEqual(await node.stop(), { code: 0, signal: null });
+  },
+);
+
+test(
+  "within these files a node keeps conversations in PostgreSQL on localhost",
+  needs("initdb=postgresql"),
+  async (t) => {
+    const root = join(folder(t), "root");
+    cpSync(assembled, root, { recursive: true });
+    const data = mkdtempSync(join(made, "postgres-"));
+    chmodSync(made, 0o755); // PostgreSQL is another user's
+    const postgres = (...words) => output([join(ROOT, "scripts/test-postgres"), ...words]).trim();
+    const url = postgres("start", data, `${await freePort()}`);
+    t.after(() => postgres("stop", data, "immediate"));
+    const [port, admin] = [await freePort(), await freePort()];
+    const node = await serve(t, inside(complete(root)), port, {
+      HEARTLINE__SERVER__LISTEN: `127.0.0.1:${port}`,
+      HEARTLINE__ADMIN__LISTEN: `127.0.0.1:${admin}`,
+      HEARTLINE__AUTH__JWT__SECRET: SECRET,
+      HEARTLINE__STORE__URL: url.replace("127.0.0.1", "localhost"),
+    });
+    const members = `http://127.0.0.1:${admin}/v1/conversations/c/members`;
+    const added = await fetch(`${members}/ann`, { method: "PUT" });
+    assert.ok(added.ok, await added.text());
+    assert.match(await (await fetch(members)).text(), /"ann"/);
     assert.deepEqual(await node.stop(), { code: 0, signal: null });
   },
 );
