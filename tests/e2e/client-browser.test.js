@@ -1,9 +1,11 @@
 // @heartline/client and its React binding in a real browser, against the release binary.
 import assert from "node:assert/strict";
 import { once } from "node:events";
-import { mkdirSync, readFileSync } from "node:fs";
+import { mkdirSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { createServer } from "node:http";
 import { createRequire } from "node:module";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { after, afterEach, before, describe, it } from "node:test";
 import { chromium } from "playwright-core";
@@ -148,6 +150,27 @@ for (const transport of ["socketio", "live"]) {
       await ann.context().setOffline(false);
       await reached(ann, "connected");
       await ann.locator("#joined", { hasText: /^in the room/ }).waitFor();
+    });
+
+    it("goes on with what was said while there was no network, and after a kill", async () => {
+      const folder = mkdtempSync(join(tmpdir(), "heartline-browser-"));
+      open.push({ close: async () => rmSync(folder, { recursive: true, force: true }) });
+      const lasting = { "recovery.window": "1m", "recovery.journal": join(folder, "journal") };
+      const first = await start(lasting);
+      const ann = await visit("ann", { transport });
+      await ann.locator("#joined", { hasText: /^in the room/ }).waitFor();
+      const { socketId } = await state(ann);
+      await ann.context().setOffline(true);
+      await reached(ann, "reconnecting");
+      const body = { event: "message:new", data: { content: "one" } };
+      await first.api("/v1/rooms/conversation:lobby/publish", { method: "POST", body });
+      await first.kill();
+      await start(lasting);
+      await ann.context().setOffline(false);
+      await until(async () => (await messages(ann)).length === 1, "what was said");
+      const back = await state(ann);
+      assert.deepEqual([back.recovered, back.socketId], [true, socketId]);
+      assert.deepEqual(await messages(ann), ["one"]);
     });
 
     it("delivers what was sent while the server was dead, once and in order", async () => {

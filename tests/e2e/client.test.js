@@ -1,10 +1,12 @@
 // @heartline/client against real nodes, on both transports.
 import assert from "node:assert/strict";
+import { generateKeyPairSync, sign } from "node:crypto";
 import { afterEach, describe, it } from "node:test";
 import WebSocket from "ws";
 import { Client } from "../../clients/js/dist/client.js";
 import { socketIo } from "../../clients/js/dist/index.js";
 import { live } from "../../clients/js/dist/live.js";
+import { checkpoint, inbox, joinByInvite, read, signIn } from "../../clients/js/dist/people.js";
 import { freePort, serve, token, until, within } from "./lib/server.js";
 
 const open = [];
@@ -187,7 +189,9 @@ for (const [name, make] of Object.entries(TRANSPORTS)) {
     });
 
     it("has a new token in time, and when it was late", async () => {
-      const one = await node({ "auth.jwt.leeway": "0s" });
+      // However busy this machine is, only the token may end the connection.
+      const calm = { "heartbeat.interval": "20s", "heartbeat.timeout": "10s" };
+      const one = await node({ ...calm, "auth.jwt.leeway": "0s" });
       let asked = 0;
       const states = [];
       const ann = await connect(one, {
@@ -200,6 +204,66 @@ for (const [name, make] of Object.entries(TRANSPORTS)) {
       assert.equal(late.state.reason, "auth_expired");
       // Three seconds are over by now.
       assert.deepEqual([states, asked], [["connected"], 2]);
+    });
+
+    it("finds again what was kept of its user, and hears of a conflict", async () => {
+      const one = await node();
+      const ann = await connect(one, { token: token("ann") });
+      assert.equal(await checkpoint(ann, { tab: "orders", bet: 7 }), 1);
+      assert.equal(await checkpoint(ann, { bet: null }, { ifVersion: 1 }), 2);
+      await assert.rejects(
+        checkpoint(ann, {}, { ifVersion: 1 }),
+        ({ code, data }) => code === "CONFLICT" && data.version === 2,
+      );
+      const again = make(one, { token: token("ann") });
+      open.push(again);
+      const kept = await within(
+        new Promise((resolve) => again.on("session:resume", resolve)),
+        "session:resume",
+      );
+      assert.deepEqual([kept.metadata, kept.version], [{ tab: "orders" }, 2]);
+    });
+
+    it("comes into a conversation by an invite, and knows what is unread there", async () => {
+      const one = await node({ "conversations.access": undefined });
+      const body = { conversationId: "club", maxUses: 1 };
+      const made = await one.api("/v1/invites", { method: "POST", body });
+      const { code } = made.body;
+      const ann = await connect(one, { token: token("ann", { rooms: ["conversation:club"] }) });
+      const bob = await connect(one, { token: token("bob") });
+      await assert.rejects(bob.join("conversation:club"), ({ code }) => code === "FORBIDDEN");
+      const welcome = await joinByInvite(bob, `https://app.example/invite/${code}?from=mail`);
+      assert.deepEqual(welcome, { conversationId: "club", room: "conversation:club" });
+      assert.ok(bob.isIn("conversation:club"));
+      const eve = await connect(one, { token: token("eve") });
+      await assert.rejects(joinByInvite(eve, code), ({ code }) => code === "INVITE_EXHAUSTED");
+      for (const content of ["one", "two"])
+        await ann.send("message:send", { conversationId: "club", content });
+      const unread = async () => (await inbox(bob)).conversations.map(({ unread }) => unread);
+      assert.deepEqual(await unread(), [2]);
+      assert.equal(await read(bob, "club", 1), 1);
+      assert.deepEqual(await unread(), [1]);
+    });
+
+    it("signs in with a wallet", async () => {
+      const one = await node({
+        "auth.wallet.enabled": "true",
+        "auth.wallet.domain": "app.example",
+      });
+      const { publicKey, privateKey } = generateKeyPairSync("ed25519");
+      const key = publicKey.export({ format: "der", type: "spki" }).subarray(-32).toString("hex");
+      const signed = (text) => sign(null, Buffer.from(text), privateKey).toString("hex");
+      const { token: given, user } = await signIn(one.http, key, signed);
+      const client = await connect(one, { token: given });
+      assert.equal(client.state.userId, user.userId);
+      await assert.rejects(
+        signIn(one.http, key, () => "00".repeat(64)),
+        ({ code }) => code === "INVALID_SIGNATURE",
+      );
+      await assert.rejects(
+        signIn(one.http, "nobody", signed),
+        ({ code }) => code === "INVALID_DATA",
+      );
     });
 
     it("notices a node that stands still", async () => {

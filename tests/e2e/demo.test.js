@@ -135,5 +135,37 @@ it(
     for (const page of [bob, laptop]) await page.getByRole("button", { name: "Leave" }).click();
     await ann.locator("aside li[data-online=false]", { hasText: "Bob" }).waitFor();
     assert.deepEqual(problems, []);
+    for (const page of [ann, bob, laptop]) await page.context().close();
   },
 );
+
+it("misses nothing when its node is killed", { timeout: 90000 }, async () => {
+  const ann = await enter("Ann", { viewport: { width: 1280, height: 720 } });
+  const bob = await enter("Bob", { viewport: { width: 390, height: 844 } });
+  const texts = (page) => page.locator(".messages p").allInnerTexts();
+  const status = (page, is) => page.locator(`.heartline-status[data-status=${is}]`).waitFor();
+  await say(ann, "Before.");
+  for (const page of [ann, bob]) await there(page, "Before.");
+  // Bob is in a tunnel when Ann speaks, and still is when the node is killed.
+  await bob.context().setOffline(true);
+  await status(bob, "reconnecting");
+  await say(ann, "While Bob was away.");
+  await there(ann, "While Bob was away.");
+  await ann.locator(".messages em").waitFor({ state: "detached" });
+  await ann.getByRole("button", { name: "Kill the node" }).click();
+  await status(ann, "reconnecting");
+  await say(ann, "While there was no node.");
+  await ann.locator(".messages em", { hasText: "sending" }).waitFor();
+  await look(ann, "demo-killed-desktop");
+  await bob.context().setOffline(false);
+  for (const page of [ann, bob]) {
+    await status(page, "connected");
+    await there(page, "While there was no node.");
+  }
+  await say(bob, "After.");
+  for (const page of [ann, bob]) await there(page, "After.");
+  const all = ["Before.", "While Bob was away.", "While there was no node.", "After."];
+  for (const page of [ann, bob]) assert.deepEqual(await texts(page), all);
+  await look(ann, "demo-back-desktop");
+  assert.deepEqual(problems.splice(0), []);
+});

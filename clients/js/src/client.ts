@@ -6,11 +6,14 @@ import {
   type End,
   type Hello,
   type Link,
+  type LinkEvents,
+  type Message,
   type Platform,
   type Presence,
   type Reason,
   type Reply,
   type ServerEvents,
+  type Session,
   type State,
 } from "./types.js";
 
@@ -53,12 +56,43 @@ interface Waiting {
   reject(error: HeartlineError): void;
 }
 
-interface Message extends Waiting {
+interface History {
+  readonly messages: readonly Message[];
+  readonly head: number;
+  readonly floor: number;
+  readonly complete: boolean;
+}
+
+interface Outgoing extends Waiting {
   event: string;
   data: unknown;
   timeout: number;
   retries: number;
   sent: number;
+}
+
+/** A room to be in. */
+interface Room {
+  /** Who waits to be in it. */
+  readonly waiting: Waiting[];
+  /** It was joined once. */
+  wasIn?: boolean;
+  /** It is not known yet whether something was missed since then. */
+  isStale?: boolean;
+  /** Of a conversation: the last message that was told, or was there before it was joined. */
+  last?: number;
+  /** Ids of the messages told last. */
+  readonly told: Set<string>;
+  /** Messages that wait until those before them have been told. */
+  held?: Message[] | undefined;
+  /** Names the reading of its history that goes on. */
+  filling?: object | undefined;
+  /** Some of what was missed cannot be had. */
+  isLacking?: boolean;
+  /** Its end may be missing: nobody has asked since the node was another one. */
+  isUnsure?: boolean;
+  /** Its offsets have holes that its history does not fill: they say nothing. */
+  isLoose?: boolean;
 }
 
 /** What is silent for less than this after a sleep is asked whether it lives, in milliseconds. */
@@ -83,6 +117,18 @@ const ANNOUNCED = 30_000;
  * Socket.IO, whoever is in a room with it might be the one who sends the event.
  */
 const SELDOM = 1_000;
+/** A conversation's room is this and its id. */
+const CONVERSATION = "conversation:";
+/** Messages that the server gives in one answer. */
+const PART = 200;
+/** Messages of a conversation that are known by their ids, so that none is told twice. */
+const MOST_TOLD = 2 * PART;
+/** Messages that may wait for those before them; what is too much is in the history too. */
+const MOST_HELD = 1_000;
+/** Messages of a conversation that are filled in. Whoever missed more is to load afresh. */
+const MOST_FILLED = 10_000;
+/** Events that only this client itself tells. */
+const OWN = /^(room:(in|lost|missed|snapshot)|session:back)$/;
 /** When a JSON Web Token expires, in Unix milliseconds. */
 function expiry(token: string): number | undefined {
   try {
@@ -99,7 +145,12 @@ const failure = (reply: Reply) =>
     reply.code ?? "FAILED",
     reply.error ?? "the server refused",
     reply.retryAfterMs,
+    reply,
   );
+/** Whether the same may be asked again after a pause. */
+const isPassing = ({ code }: HeartlineError) =>
+  code === "RATE_LIMITED" || code === "OVERLOADED" || code === "TIMEOUT";
+const isConversation = (room: string) => room.startsWith(CONVERSATION);
 const disconnected = (reason: Reason) =>
   new HeartlineError("DISCONNECTED", `not connected: ${reason}`);
 
@@ -107,12 +158,12 @@ const disconnected = (reason: Reason) =>
  * A connection to Heartline that says what is true of it, comes back by itself, and
  * loses nothing that it was given to send.
  *
- * `Incoming` names the events of the application and their data, `Outgoing` those that
+ * `Incoming` names the events of the application and their data, `Outward` those that
  * it sends.
  */
 export class Client<
   Incoming extends object = Record<string, any>,
-  Outgoing extends object = Record<string, unknown>,
+  Outward extends object = Record<string, unknown>,
 > {
   readonly #dial: Dial;
   readonly #options: Required<Omit<Options, "token" | "platform" | "autoConnect">>;
@@ -122,11 +173,18 @@ export class Client<
   #state: State = { status: "disconnected", reason: "not_started" };
   #listeners = new Set<(state: State) => void>();
   #handlers = new Map<string, Set<Handler>>();
-  /** Rooms to be in, and who waits to be. */
-  #rooms = new Map<string, Waiting[]>();
+  /** Rooms to be in. */
+  #rooms = new Map<string, Room>();
   /** Rooms that the server has let this client into. */
   #joined = new Set<string>();
-  #queue: Message[] = [];
+  /** Rooms that were left, as long as the server has not said so. */
+  #left = new Set<string>();
+  /** What the last connection has left to the next one. */
+  #session: Session | undefined;
+  /** There was a connection, to this node. */
+  #wasIn = false;
+  #nodeId: string | undefined;
+  #queue: Outgoing[] = [];
   /** Requests that wait for their replies. */
   #requests = new Set<Waiting>();
 
@@ -231,6 +289,7 @@ export class Client<
   /** Ends the connection, and whatever waits for it. Nothing is left behind. */
   disconnect(): void {
     if (this.#state.status === "disconnected") return;
+    this.#drop(true);
     this.#stop({ status: "disconnected", reason: "client" });
   }
 
@@ -241,16 +300,23 @@ export class Client<
     this.#unwatch = undefined;
     const error = disconnected(state.reason);
     for (const message of this.#queue.splice(0)) message.reject(error);
-    for (const waiting of this.#rooms.values())
+    for (const { waiting } of this.#rooms.values())
       for (const one of waiting.splice(0)) one.reject(error);
     this.#become(state);
   }
 
-  /** Lets go of the connection or the attempt. */
-  #drop(): void {
+  /** Lets go of the connection or the attempt, for good or until the next one goes on. */
+  #drop(forGood = false): void {
     this.#attempt++;
     const link = this.#link;
     this.#link = undefined;
+    if (link) this.#session = link.session?.();
+    if (forGood) this.#session = undefined;
+    for (const [name, room] of this.#rooms) {
+      room.filling = undefined;
+      // What was held has not been told: nobody is to believe that it was.
+      if (room.held) this.#session?.rooms?.delete(name);
+    }
     this.#hello = undefined;
     this.#isOpen = false;
     this.#announced = {};
@@ -260,7 +326,7 @@ export class Client<
       this.#clear(timer);
     for (const timer of this.#loose) this.#platform.clearTimeout(timer);
     this.#loose.clear();
-    link?.close();
+    link?.close(forGood);
     for (const request of [...this.#requests]) request.reject(disconnected("transport"));
   }
 
@@ -272,17 +338,18 @@ export class Client<
     this.#set("attempt", this.#options.connectTimeout, () =>
       this.#ended({ kind: "retry", reason: "connect_timeout" }),
     );
+    const events = (token: string | undefined): LinkEvents => ({
+      hello: (hello) => current() && this.#opened(hello, token),
+      event: (name, data, room) => current() && this.#event(name, data, room),
+      alive: () => current() && this.#alive(),
+      end: (end) => current() && this.#ended(end),
+    });
     const go = (token: string | undefined) => {
       if (!current()) return;
-      const link = this.#dial(token, {
-        hello: (hello) => current() && this.#opened(hello, token),
-        event: (name, data, room) => current() && this.#event(name, data, room),
-        alive: () => current() && this.#alive(),
-        end: (end) => current() && this.#ended(end),
-      });
+      const link = this.#dial(token, events(token), this.#session);
       // It may have ended already.
       if (current()) this.#link = link;
-      else link.close();
+      else link.close(false);
     };
     if (typeof this.#token !== "function") return go(this.#token);
     new Promise<string>((resolve) => resolve((this.#token as () => string)())).then(go, () => {
@@ -302,21 +369,46 @@ export class Client<
     });
     this.#watch();
     if (token !== undefined) this.#renewBefore(expiry(token));
-    if (!hello.recovered) this.#joined.clear();
+    this.#doubtRooms(hello.recovered);
     this.#become({
       status: "connected",
       socketId: hello.socketId,
       recovered: hello.recovered,
       ...(hello.userId !== undefined && { userId: hello.userId }),
     });
+    const isElsewhere = this.#nodeId !== hello.nodeId;
+    this.#nodeId = hello.nodeId;
+    if (this.#wasIn) this.#tell("session:back", { recovered: hello.recovered });
+    this.#wasIn = true;
     if (this.#hello !== hello) return;
-    const rooms = [...this.#rooms].filter(([, waiting]) => waiting.length > 0 || !hello.recovered);
+    for (const room of this.#left) this.#depart(room);
+    const rooms = [...this.#rooms].filter(
+      ([name, room]) => room.isStale || room.waiting.length > 0 || !this.#joined.has(name),
+    );
+    for (const [name, room] of this.#rooms) {
+      room.isUnsure ||= isElsewhere;
+      if (room.wasIn && !room.isStale) this.#lookBack(name, room);
+    }
     if (rooms.length === 0) return this.#open();
     // What is sent may be for a room: its own sender is to hear it there.
     const attempt = this.#attempt;
     void Promise.all(rooms.map(([room]) => this.#enter(room))).then(
       () => attempt === this.#attempt && this.#open(),
     );
+  }
+
+  /** Of which rooms it is not known, after a hello, whether something was missed. */
+  #doubtRooms(isRecovered: boolean): void {
+    if (!isRecovered) this.#joined.clear();
+    for (const room of this.#rooms.values()) room.isLoose = false;
+    const isByRoom = this.#link?.isByRoom;
+    if (!isRecovered && !isByRoom) this.#left.clear();
+    for (const [name, room] of this.#rooms) {
+      // What was being filled when the connection was lost is to be filled now.
+      if (!room.wasIn || (isRecovered && !isByRoom && !room.held)) continue;
+      room.isStale = true;
+      if (isConversation(name)) room.held ??= [];
+    }
   }
 
   #open(): void {
@@ -338,8 +430,7 @@ export class Client<
     if (kind === "final") return this.#stop(failed);
     if (kind === "token") {
       // A new token may be had once at once; one that is refused too is the last.
-      if (typeof this.#token !== "function" || this.#renewals > 0)
-        return this.#stop(failed);
+      if (typeof this.#token !== "function" || this.#renewals > 0) return this.#stop(failed);
       this.#renewals++;
       pause = 0;
     }
@@ -481,11 +572,11 @@ export class Client<
 
   /** An event that the transport heard; with a `room`, if the transport knows it was said there. */
   #event(name: string, data: any, room?: string): void {
-    // These are this client's own.
-    if (name === "room:in" || name === "room:lost") return;
+    if (OWN.test(name)) return;
     if (room === undefined) this.#mind(name, data);
     else if (PERSONAL.has(name)) return;
-    this.#tell(name, data);
+    if (name === "message:new") this.#message(data, room);
+    else this.#tell(name, data);
   }
 
   /**
@@ -509,6 +600,9 @@ export class Client<
       if (typeof data?.timestamp === "number") this.#answer(data.timestamp, at);
     } else if (name === "room:left") {
       if (data?.reason !== undefined) this.#doubt(data.room);
+    } else if (name === "room:gap") {
+      const room = this.#rooms.get(data?.room);
+      if (room && this.isIn(data.room)) this.#missed(data.room, room);
     }
   }
 
@@ -564,9 +658,12 @@ export class Client<
    */
   join(room: string): Promise<void> {
     const joined = new Promise<void>((resolve, reject) => {
-      let waiting = this.#rooms.get(room);
-      if (!waiting) this.#rooms.set(room, (waiting = []));
-      waiting.push({ resolve: () => resolve(), reject });
+      let wanted = this.#rooms.get(room);
+      if (!wanted) {
+        this.#rooms.set(room, (wanted = { waiting: [], told: new Set() }));
+        this.#left.delete(room);
+      }
+      wanted.waiting.push({ resolve: () => resolve(), reject });
       if (this.#hello) void this.#enter(room);
     });
     // Who does not wait for it does not have to hear that it came to nothing.
@@ -581,40 +678,164 @@ export class Client<
 
   /** Leaves a room, for good. */
   leave(room: string): void {
-    const waiting = this.#rooms.get(room);
-    if (!waiting) return;
-    this.#rooms.delete(room);
-    this.#joined.delete(room);
-    for (const one of waiting) one.reject(new HeartlineError("LEFT", `room ${room} was left`));
-    if (this.#hello) this.#link?.leave(room);
+    const wanted = this.#rooms.get(room);
+    if (!wanted) return;
+    this.#forget(room);
+    for (const one of wanted.waiting)
+      one.reject(new HeartlineError("LEFT", `room ${room} was left`));
+    // If it is not heard now, the next connection says it.
+    this.#left.add(room);
+    if (this.#hello) this.#depart(room);
   }
 
-  #enter(room: string): Promise<void> {
-    return this.#ask((reply) => this.#link?.join(room, reply), REQUEST_TIMEOUT).then(
-      () => {
-        const waiting = this.#rooms.get(room);
-        if (!waiting) return;
-        const isNew = !this.#joined.has(room);
-        this.#joined.add(room);
-        for (const one of waiting.splice(0)) one.resolve({});
-        if (isNew) this.#tell("room:in", { room });
+  #depart(room: string): void {
+    this.#link?.leave(room, () => this.#left.delete(room));
+  }
+
+  #forget(room: string): void {
+    this.#rooms.get(room)!.filling = undefined;
+    this.#rooms.delete(room);
+    this.#joined.delete(room);
+    this.#session?.rooms?.delete(room);
+  }
+
+  #enter(name: string): Promise<void> {
+    const wanted = this.#rooms.get(name)!;
+    // Where it stands, so that it is known what is missed later.
+    if (!wanted.wasIn && isConversation(name)) void this.#fill(name, wanted, false);
+    return this.#ask((reply) => this.#link?.join(name, reply), REQUEST_TIMEOUT).then(
+      (reply) => {
+        const room = this.#rooms.get(name);
+        if (!room) return;
+        const isNew = !this.#joined.has(name);
+        this.#joined.add(name);
+        for (const one of room.waiting.splice(0)) one.resolve({});
+        if (isNew) this.#tell("room:in", { room: name });
+        this.#entered(name, room, reply);
       },
       (error: HeartlineError) => {
-        const waiting = this.#rooms.get(room);
+        const room = name;
+        const waiting = this.#rooms.get(room)?.waiting;
         // What is lost with the connection is joined with the next one.
         if (!waiting || error.code === "DISCONNECTED") return;
-        if (error.code === "RATE_LIMITED" || error.code === "TIMEOUT") {
-          return this.#later(
-            error.retryAfterMs ?? this.#options.backoff,
-            () => this.#rooms.has(room) && void this.#enter(room),
-          );
+        if (isPassing(error)) {
+          return this.#again(error, () => this.#rooms.has(room) && void this.#enter(room));
         }
-        this.#rooms.delete(room);
-        this.#joined.delete(room);
+        this.#forget(room);
         for (const one of waiting) one.reject(error);
         this.#tell("room:lost", { room, code: error.code });
       },
     );
+  }
+
+  // --- what was missed -------------------------------------------------
+
+  /** A room was joined: what was missed of it comes by itself, or is filled, or is told of. */
+  #entered(name: string, room: Room, { recovered, snapshot }: Reply): void {
+    // A handler may have left it.
+    if (!this.isIn(name)) return;
+    if (room.isStale && recovered) {
+      const held = room.held ?? [];
+      room.held = undefined;
+      for (const message of held) this.#message(message, name);
+      this.#lookBack(name, room);
+    } else if (room.isStale) this.#missed(name, room);
+    room.isStale = false;
+    room.wasIn = true;
+    if (!recovered && (snapshot as unknown[] | undefined)?.length)
+      this.#tell("room:snapshot", { room: name, snapshot });
+  }
+
+  /** A message of a conversation that this client is in is told once, after those before it. */
+  #message(message: Message, said?: string): void {
+    const { conversationId, offset } = message ?? {};
+    const name = said ?? CONVERSATION + conversationId;
+    const room = this.#rooms.get(name);
+    // Over Socket.IO, it may be of the open room of that name: its offsets are others.
+    const isSure = said !== undefined || !this.#rooms.has(conversationId);
+    if (!room || !isConversation(name) || typeof offset !== "number" || !isSure)
+      this.#tell("message:new", message);
+    else if (room.held) {
+      if (room.held.push(message) > MOST_HELD) room.held.shift();
+    } else if (offset > (room.last ?? offset) + 1 && !room.isLoose) {
+      room.held = [message];
+      void this.#fill(name, room, false);
+    } else this.#tellOnce(room, message);
+  }
+
+  #tellOnce(room: Room, message: Message): void {
+    const { id, offset } = message;
+    const { told } = room;
+    room.last = Math.max(room.last ?? 0, offset);
+    if (told.has(id)) return;
+    told.add(id);
+    if (told.size > MOST_TOLD) told.delete(told.values().next().value!);
+    this.#tell("message:new", message);
+  }
+
+  /** Tells what was held, now that all before it has been told. */
+  #release(name: string, room: Room): void {
+    const held = room.held ?? [];
+    room.held = undefined;
+    for (const message of held) if (this.#rooms.get(name) === room) this.#tellOnce(room, message);
+  }
+
+  /** A node that was killed may have stored what it has told to nobody: who goes on asks. */
+  #lookBack(name: string, room: Room): void {
+    if (room.isUnsure && isConversation(name)) void this.#fill(name, room, false);
+  }
+
+  /** Events of a room were missed: of a conversation, its messages are asked for. */
+  #missed(name: string, room: Room): void {
+    if (!isConversation(name)) return this.#tell("room:missed", { room: name, filled: false });
+    room.held ??= [];
+    void this.#fill(name, room, true);
+  }
+
+  /** Tells what is new in a conversation's history, or only notes where it stands. */
+  async #fill(name: string, room: Room, isMissed: boolean): Promise<void> {
+    const filling = (room.filling = {});
+    const isOver = () => room.filling !== filling;
+    const conversationId = name.slice(CONVERSATION.length);
+    let after = room.last;
+    try {
+      for (;;) {
+        const part = after === undefined ? { limit: 1 } : { after, limit: PART };
+        const answer = await this.request("history:get", { conversationId, ...part });
+        if (isOver()) return;
+        const { head, floor, messages, complete } = answer as unknown as History;
+        const missed = after === undefined ? 0 : head - room.last!;
+        // What is gone of those that were told already is nobody's loss.
+        const isGone = missed > MOST_FILLED || (!complete && !(floor <= room.last!));
+        const isOther = missed < 0 || missed > MOST_FILLED;
+        if (isOther || isGone || after === undefined)
+          room.isLacking = isMissed || (isGone && !!room.held);
+        // Who has told a message knows better where it stands than who has only asked.
+        if (isOther || room.last === undefined) room.last = head;
+        if (isOther || after === undefined) break;
+        for (const message of messages) this.#tellOnce(room, message);
+        // A handler may have left.
+        if (isOver()) return;
+        room.held = room.held?.filter(({ id }) => !room.told.has(id));
+        if (messages.length === 0 || room.last! >= head) break;
+        after = room.last;
+      }
+    } catch (error) {
+      if (isOver()) return;
+      if (isPassing(error as HeartlineError))
+        return this.#again(
+          error as HeartlineError,
+          () => !isOver() && void this.#fill(name, room, isMissed),
+        );
+      room.isLacking = isMissed || !!room.held;
+    }
+    room.filling = undefined;
+    room.isUnsure = false;
+    room.isLoose = room.held?.some(({ offset }) => offset > room.last! + 1) ?? false;
+    this.#release(name, room);
+    const filled = !room.isLacking;
+    room.isLacking = false;
+    if (isMissed || !filled) this.#tell("room:missed", { room: name, filled });
   }
 
   // --- requests --------------------------------------------------------
@@ -653,7 +874,7 @@ export class Client<
   }
 
   /** Sends an event now, or not at all: false says that there is no connection. */
-  emit<K extends keyof Outgoing & string>(event: K, data: Outgoing[K]): boolean {
+  emit<K extends keyof Outward & string>(event: K, data: Outward[K]): boolean {
     if (!this.#hello) return false;
     this.#link?.emit(event, data);
     return true;
@@ -693,9 +914,9 @@ export class Client<
    * Rejects when the server refuses, when `retries` were in vain (`UNCONFIRMED`), when
    * too much waits (`QUEUE_FULL`), and at `disconnect()` or failure (`DISCONNECTED`).
    */
-  send<K extends keyof Outgoing & string>(
+  send<K extends keyof Outward & string>(
     event: K,
-    data: Outgoing[K],
+    data: Outward[K],
     options: SendOptions = {},
   ): Promise<Reply> {
     const { status } = this.#state;
@@ -767,6 +988,11 @@ export class Client<
       call();
     }, ms);
     this.#loose.add(timer);
+  }
+
+  /** After the pause that was asked for. */
+  #again({ retryAfterMs }: HeartlineError, call: () => void): void {
+    this.#later(retryAfterMs ?? this.#options.backoff, call);
   }
 
   #set(timer: TimerName, ms: number, call: () => void): void {

@@ -7,7 +7,7 @@
 import { io, type ManagerOptions, type SocketOptions } from "socket.io-client";
 import { Client, type Options } from "./client.js";
 import { CODES, REFUSALS, refused } from "./refusals.js";
-import type { Dial, End, Hello, Reason, Reply } from "./types.js";
+import type { Dial, End, Hello, Reason, Reply, Session } from "./types.js";
 
 export { Client, type Options, type SendOptions, type Token } from "./client.js";
 export * from "./types.js";
@@ -25,30 +25,66 @@ const ENDS: Record<string, Reason> = {
   "transport error": "transport",
 };
 
+/** What the protocol resumes by: the socket, and the last event that came. */
+interface Earlier extends Session {
+  readonly pid: string;
+  offset?: string;
+}
+
+/** The first packet of the protocol, and its answer. */
+const CONNECT = 0;
+
+type Data = Record<string, unknown>;
+
+/** What a CONNECT brings, with what the app brings of its own. */
+function credentials(
+  own: SocketOptions["auth"],
+  earlier: Data | undefined,
+  token: string | undefined,
+): SocketOptions["auth"] {
+  const all = (data: object): Data => ({
+    ...earlier,
+    ...data,
+    ...(token !== undefined && { token }),
+  });
+  return typeof own === "function" ? (done) => own((data) => done(all(data))) : all(own ?? {});
+}
+
 /** An attempt over `socket.io-client`, whose own reconnecting is off. */
 export function socketIo(url: string, options: Partial<ManagerOptions & SocketOptions> = {}): Dial {
-  return (token, events) => {
+  return (token, events, earlier) => {
+    const before = earlier as Earlier | undefined;
+    let session = before;
     const socket = io(url, {
       ...options,
       forceNew: true,
       reconnection: false,
-      ...(token !== undefined && { auth: { ...(options.auth as object), token } }),
+      autoConnect: false,
+      auth: credentials(options.auth, before && { ...before }, token)!,
     });
     let over = false;
-    const close = () => {
+    const close = (forGood: boolean) => {
       over = true;
       socket.offAny();
       socket.off();
       socket.io.off();
+      // Then there is nothing left by which it could say goodbye.
+      if (!forGood) socket.io.engine?.close();
       socket.disconnect();
       // An attempt that has not come to anything is no connection yet.
       socket.io.engine?.close();
     };
     const end = (how: End) => {
       if (over) return;
-      close();
+      close(false);
       events.end(how);
     };
+    socket.io.on("packet", ({ type, data }) => {
+      if (type !== CONNECT || over) return;
+      const pid = data?.pid;
+      // What was heard by another connection is no place in a new one.
+      if (pid !== before?.pid) session = pid === undefined ? undefined : { pid };
+    });
     socket.io.on("open", () => socket.io.engine.on("packet", () => over || events.alive()));
     socket.io.on("error", () => end({ kind: "retry", reason: "transport" }));
     socket.on(
@@ -84,24 +120,41 @@ export function socketIo(url: string, options: Partial<ManagerOptions & SocketOp
       );
     });
     let isGreeted = false;
-    socket.onAny((name: string, data: any) => {
-      if (name === "server:hello") {
-        // Anybody in a room can say it; only the server does so with the id that its CONNECT gave.
-        if (isGreeted || data?.socketId !== socket.id) return;
-        isGreeted = true;
-        events.hello(data as Hello);
+    /** What was missed comes before the hello, and is told after it. */
+    const missed: [string, any[]][] = [];
+    const heard = (name: string, args: any[]) => {
+      // The place of an event is its last argument, if its socket can be resumed.
+      const place = session && args.at(-1);
+      const isPlaced = typeof place === "string";
+      if (isPlaced) session!.offset = place;
+      events.event(name, isPlaced && args.length === 1 ? undefined : args[0]);
+    };
+    socket.onAny((name: string, ...args: any[]) => {
+      if (name !== "server:hello") {
+        if (before && !isGreeted) missed.push([name, args]);
+        else heard(name, args);
+        return;
       }
-      events.event(name, data);
+      const [hello] = args;
+      // Anybody in a room can say it; only the server does so with the id that its CONNECT gave.
+      if (!isGreeted && hello?.socketId === socket.id) {
+        isGreeted = true;
+        events.hello(hello as Hello);
+        heard(name, args);
+        for (const [name, args] of missed.splice(0)) if (!over) heard(name, args);
+      }
     });
     const emit = (event: string, data: unknown, reply?: (reply: Reply) => void) => {
       if (reply) socket.emit(event, data, reply);
       else socket.emit(event, data);
     };
+    socket.connect();
     return {
       emit,
       join: (room, reply) => emit("join", { room }, reply),
-      leave: (room) => emit("leave", { room }),
+      leave: (room, reply) => emit("leave", { room }, reply),
       ping: (reply) => emit("ping", {}, reply),
+      session: () => session,
       close,
     };
   };

@@ -75,6 +75,16 @@ export function useEvent(event: string, handler: (data: any) => void): void {
   useEffect(() => client.on(event, (data: any) => latest.current(data)), [client, event]);
 }
 
+/**
+ * Calls `load` when what is shown of a room has to be loaded afresh: events of it were missed,
+ * and cannot be had. Messages of conversations come by themselves wherever they can.
+ */
+export function useMissed(room: string, load: () => void): void {
+  useEvent("room:missed", (missed: { room: string; filled: boolean }) => {
+    if (missed.room === room && !missed.filled) load();
+  });
+}
+
 /** How a client and the components that use a room agree on who leaves it. */
 const users = new WeakMap<AnyClient, Map<string, number>>();
 

@@ -1,14 +1,24 @@
-import { HeartlineError, type End } from "./types.js";
+import { HeartlineError, type End, type Reason } from "./types.js";
+
+const end = (kind: End["kind"], reason: Reason, afterMs?: number): End => ({
+  kind,
+  reason,
+  ...(afterMs !== undefined && { afterMs }),
+});
+const unavailable = end("retry", "unavailable");
+const protocol = end("final", "protocol");
+const limit = end("final", "device_limit");
+const expired = end("token", "auth_expired");
 
 /** What becomes of a client that the server does not let in, by the server's code. */
 export const REFUSALS: Readonly<Record<string, End>> = {
-  AUTH_REQUIRED: { kind: "token", reason: "auth_required" },
-  AUTH_TOKEN_INVALID: { kind: "token", reason: "auth_invalid" },
-  AUTH_TOKEN_EXPIRED: { kind: "token", reason: "auth_expired" },
-  DEVICE_LIMIT: { kind: "final", reason: "device_limit" },
-  DRAINING: { kind: "retry", reason: "unavailable" },
-  AUTH_UNAVAILABLE: { kind: "retry", reason: "unavailable" },
-  INTERNAL: { kind: "retry", reason: "unavailable" },
+  AUTH_REQUIRED: end("token", "auth_required"),
+  AUTH_TOKEN_INVALID: end("token", "auth_invalid"),
+  AUTH_TOKEN_EXPIRED: expired,
+  DEVICE_LIMIT: limit,
+  DRAINING: unavailable,
+  AUTH_UNAVAILABLE: unavailable,
+  INTERNAL: unavailable,
 };
 
 /** The app does not let this client in. */
@@ -20,17 +30,17 @@ export const refused = (code: string | undefined, message: string, data?: unknow
 
 /** What the close code of a WebSocket means; the others are lost connections. */
 export const CODES: Readonly<Record<number, End>> = {
-  1001: { kind: "retry", reason: "unavailable" },
-  1002: { kind: "final", reason: "protocol" },
-  1003: { kind: "final", reason: "protocol" },
-  1007: { kind: "final", reason: "protocol" },
-  1008: { kind: "final", reason: "protocol" },
-  1009: { kind: "final", reason: "protocol" },
-  1011: { kind: "retry", reason: "unavailable" },
-  1013: { kind: "retry", reason: "unavailable" },
-  4401: { kind: "token", reason: "auth_expired" },
-  4403: { kind: "final", reason: "kicked" },
-  4408: { kind: "retry", reason: "heartbeat_timeout" },
-  4409: { kind: "final", reason: "device_limit" },
-  4429: { kind: "retry", reason: "unavailable", afterMs: 10_000 },
+  1001: unavailable,
+  1002: protocol,
+  1003: protocol,
+  1007: protocol,
+  1008: protocol,
+  1009: protocol,
+  1011: unavailable,
+  1013: unavailable,
+  4401: expired,
+  4403: end("final", "kicked"),
+  4408: end("retry", "heartbeat_timeout"),
+  4409: limit,
+  4429: end("retry", "unavailable", 10_000),
 };

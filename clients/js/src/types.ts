@@ -45,7 +45,10 @@ export type State =
       readonly status: "connected";
       readonly socketId: string;
       readonly userId?: string;
-      /** Nothing was missed: rooms are kept. */
+      /**
+       * It goes on where the last connection was lost: the same `socketId`, and what was missed
+       * comes now. What does not, `room:missed` tells of.
+       */
       readonly recovered: boolean;
     }
   | {
@@ -78,6 +81,30 @@ export interface Hello {
   readonly userId?: string;
   readonly userType?: string;
   readonly deviceId?: string;
+  /** What the live protocol resumes by. */
+  readonly resume?: string;
+}
+
+/** A message of a conversation, or of an open room. */
+export interface Message {
+  readonly id: string;
+  /** Its place in the conversation: 1, 2, 3, … without a gap. */
+  readonly offset: number;
+  readonly conversationId: string;
+  readonly senderId: string;
+  readonly senderType?: string;
+  readonly content: string;
+  readonly tempId?: string;
+  /** Unix milliseconds. */
+  readonly createdAt: number;
+}
+
+/** The newest event of a key. */
+export interface Keyed<T = any> {
+  readonly key: string;
+  readonly event: string;
+  readonly data: T;
+  readonly offset: number;
 }
 
 /** Presence of a user. */
@@ -97,6 +124,22 @@ export interface PresenceChange {
   readonly userType?: string | null;
   /** Unix milliseconds. */
   readonly at: number;
+}
+
+/** A member of a conversation. */
+export interface Member {
+  readonly conversationId: string;
+  readonly userId: string;
+  readonly userType?: string;
+}
+
+/** What a user's clients keep from one connection to the next. */
+export interface Kept<T extends object = Record<string, unknown>> {
+  readonly metadata: T;
+  readonly rooms: readonly string[];
+  readonly version: number;
+  /** Unix milliseconds. */
+  readonly lastSeenAt: number;
 }
 
 /** Events that every server sends. */
@@ -123,6 +166,25 @@ export interface ServerEvents {
   "room:left": { readonly room: string; readonly reason?: string };
   /** Events of the room were lost on their way. */
   "room:gap": { readonly room: string };
+  "message:notification": { readonly conversationId: string; readonly message: Message };
+  /** What a conversation's member has read. */
+  "message:read": Member & { readonly offset: number };
+  "member:joined": Member;
+  "member:left": Member;
+  /** What is kept of the user, told after the hello. */
+  "session:resume": Kept;
+  /**
+   * This client's own: there is a connection again. `recovered`: it is the one that was lost;
+   * else all is fresh, and `room:missed` follows for each room.
+   */
+  "session:back": { readonly recovered: boolean };
+  /**
+   * This client's own: events of a room were missed. `filled`: it is a conversation, and all of
+   * its messages have been told since; else load afresh what is shown of it.
+   */
+  "room:missed": { readonly room: string; readonly filled: boolean };
+  /** This client's own: over the live protocol, the newest of each key of a room just joined. */
+  "room:snapshot": { readonly room: string; readonly snapshot: readonly Keyed[] };
   /** This client's own: a room was joined, or joined again. */
   "room:in": { readonly room: string };
   /** This client's own: a room that was joined was taken away, or could not be joined again. */
@@ -138,17 +200,50 @@ export interface Reply {
   readonly [more: string]: unknown;
 }
 
-/**
- * A request or a connection that failed. `code` is the server's or the app's, or one of
- * `TIMEOUT`, `UNCONFIRMED`, `DISCONNECTED`, `QUEUE_FULL`, `LEFT`.
- */
+/** What the server refuses with; a test holds this to docs/clients.md. */
+export type ServerCode =
+  | "AUTH_REQUIRED"
+  | "AUTH_TOKEN_INVALID"
+  | "AUTH_TOKEN_EXPIRED"
+  | "AUTH_UNAVAILABLE"
+  | "DEVICE_LIMIT"
+  | "DRAINING"
+  | "Invalid namespace"
+  | "FORBIDDEN"
+  | "INVALID_ROOM"
+  | "ROOM_LIMIT"
+  | "RATE_LIMITED"
+  | "INVALID_CONTENT"
+  | "INVALID_DATA"
+  | "INVALID_EVENT"
+  | "PAYLOAD_TOO_LARGE"
+  | "SEND_FAILED"
+  | "OVERLOADED"
+  | "SAVE_FAILED"
+  | "TOO_LARGE"
+  | "CONFLICT"
+  | "INVALID_INVITE"
+  | "INVITE_NOT_FOUND"
+  | "INVITE_EXPIRED"
+  | "INVITE_EXHAUSTED"
+  | "INVITE_REVOKED"
+  | "NOT_IMPLEMENTED"
+  | "INTERNAL"
+  | "protocol-violation"
+  | "not-implemented";
+
+/** What this client itself says. */
+export type ClientCode =
+  "TIMEOUT" | "UNCONFIRMED" | "DISCONNECTED" | "QUEUE_FULL" | "LEFT" | "FAILED" | "REFUSED";
+
+/** A request or a connection that failed. `code` is the server's, this client's or the app's. */
 export class HeartlineError extends Error {
   override readonly name = "HeartlineError";
   constructor(
-    readonly code: string,
+    readonly code: ServerCode | ClientCode | (string & {}),
     message: string,
     readonly retryAfterMs?: number,
-    /** What an app's refusal to connect brought with it. */
+    /** What came with it: an app's own data, or all that the server answered. */
     readonly data?: unknown,
   ) {
     super(message);
@@ -190,18 +285,29 @@ export interface LinkEvents {
   end(end: End): void;
 }
 
+/** What a lost connection leaves to the next one: whatever its transport goes on by. */
+export interface Session {
+  /** Where each room of it stands, if the transport says that. */
+  readonly rooms?: Map<string, unknown>;
+}
+
 /** One attempt to connect, and the connection that becomes of it. */
 export interface Link {
   emit(event: string, data: unknown, reply?: (reply: Reply) => void): void;
+  /** The reply may say `recovered`, and bring a `snapshot`. */
   join(room: string, reply: (reply: Reply) => void): void;
-  leave(room: string): void;
+  leave(room: string, reply: () => void): void;
   /** Asks for a sign of life. */
   ping(reply: () => void): void;
   /** The server's own pings cannot be heard: `ping` is needed when it is silent. */
   readonly isDeaf?: boolean;
-  /** Ends it. No event follows. */
-  close(): void;
+  /** Each room has to be joined again, also by a connection that is recovered. */
+  readonly isByRoom?: boolean;
+  /** What the next attempt needs to go on from here. */
+  session?(): Session | undefined;
+  /** Ends it: for good, or so that another attempt can go on. No event follows. */
+  close(forGood: boolean): void;
 }
 
-/** Begins an attempt. */
-export type Dial = (token: string | undefined, events: LinkEvents) => Link;
+/** Begins an attempt, which goes on where an earlier one was lost if it can. */
+export type Dial = (token: string | undefined, events: LinkEvents, earlier?: Session) => Link;

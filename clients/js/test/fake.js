@@ -77,17 +77,21 @@ export async function settled() {
 export function start(options = {}, link = {}) {
   const clock = options.platform ?? new Clock();
   const links = [];
-  const dial = (token, events) => {
+  const dial = (token, events, earlier) => {
     const one = {
       token,
       events,
+      earlier,
       said: [],
       closed: 0,
       emit: (event, data, reply) => one.said.push({ event, data, reply }),
       join: (room, reply) => one.said.push({ event: "join", data: room, reply }),
-      leave: (room) => one.said.push({ event: "leave", data: room }),
+      leave: (room, reply) => one.said.push({ event: "leave", data: room, reply }),
       ping: (reply) => one.said.push({ event: "ping", reply }),
-      close: () => one.closed++,
+      close: (forGood) => {
+        one.closed++;
+        one.forGood = forGood;
+      },
       names: () => one.said.map(({ event }) => event),
       find: (event) => one.said.filter((said) => said.event === event),
       ...link,

@@ -74,3 +74,30 @@ it("what the server says to one connection alone is not believed of a room", () 
   const told = table("reserved names").filter((row) => row["who hears it"] === "one connection");
   assert.deepEqual([...PERSONAL].sort(), told.map(({ event }) => event).sort());
 });
+
+describe("the types of errors", () => {
+  const types = readFileSync(new URL("../dist/types.d.ts", import.meta.url), "utf8");
+  const union = (name) => {
+    const [, text] = new RegExp(`type ${name} = ([^;]*);`).exec(types);
+    return [...text.matchAll(/"([^"]+)"/g)].map(([, code]) => code);
+  };
+  const codes = table("error codes").filter(({ answers }) => !/^the app's own/.test(answers));
+
+  it("know every code that a client may hear", () => {
+    const unknown = codes
+      .map(({ code }) => code)
+      .filter((code) => !union("ServerCode").includes(code));
+    assert.deepEqual(unknown, []);
+  });
+
+  it("know those that this client itself gives", () => {
+    const source = ["client", "refusals"].map((name) =>
+      readFileSync(new URL(`../src/${name}.ts`, import.meta.url), "utf8"),
+    );
+    const made = source.join("").matchAll(/(?:HeartlineError\(\s*|code \?\? )"([A-Z_]+)"/g);
+    assert.deepEqual(
+      union("ClientCode").sort(),
+      [...new Set([...made].map(([, code]) => code))].sort(),
+    );
+  });
+});

@@ -3,7 +3,14 @@ import { gzipSync } from "node:zlib";
 import { fileURLToPath } from "node:url";
 import { build } from "esbuild";
 
-const LIMITS = { live: 5 * 1024, react: 7 * 1024, index: 22 * 1024 };
+const LIMITS = {
+  // A third more than without coming back: resuming costs 0.4 KiB of it, and filling what no
+  // gateway brings back from the history, which every transport needs, the rest.
+  live: 6.5 * 1024,
+  people: 1.5 * 1024,
+  react: 7 * 1024,
+  index: 22 * 1024,
+};
 
 for (const [name, limit] of Object.entries(LIMITS)) {
   const { outputFiles } = await build({

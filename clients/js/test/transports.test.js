@@ -1,84 +1,8 @@
 // What the two transports make of what comes over the wire, without a server.
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
-import { Transport } from "engine.io-client";
-import { Client } from "../dist/client.js";
-import { socketIo } from "../dist/index.js";
-import { live } from "../dist/live.js";
-import { Clock, HELLO, settled } from "./fake.js";
-
-/** A client over a WebSocket that says what the test says. */
-function overLive(options) {
-  const sockets = [];
-  const clock = new Clock();
-  const dial = live("ws://here/live", () => {
-    const socket = {
-      readyState: 1,
-      said: [],
-      send: (text) => socket.said.push(JSON.parse(text)),
-      close() {},
-    };
-    sockets.push(socket);
-    return socket;
-  });
-  const client = new Client(dial, { ...options, platform: clock });
-  return {
-    client,
-    clock,
-    sockets,
-    say: (frame) => sockets.at(-1).onmessage({ data: JSON.stringify(frame) }),
-    close: (code, reason = "") => sockets.at(-1).onclose({ code, reason }),
-    get said() {
-      return sockets.at(-1).said;
-    },
-  };
-}
-
-/** The same over Socket.IO: `say` takes its packets, and `close` a WebSocket's code, or none. */
-async function overSocketIo(options) {
-  const transports = [];
-  class Told extends Transport {
-    get name() {
-      return "websocket";
-    }
-    doOpen() {
-      transports.push(this);
-      const data = '{"sid":"e1","upgrades":[],"pingInterval":25000,"pingTimeout":20000}';
-      queueMicrotask(() => {
-        this.onOpen();
-        this.onPacket({ type: "open", data });
-      });
-    }
-    write(packets) {
-      for (const { data } of packets) (this.said ??= []).push(data);
-      queueMicrotask(() => (this.writable = true) && this.emitReserved("drain"));
-    }
-    doClose() {}
-  }
-  const clock = new Clock();
-  const client = new Client(socketIo("http://here", { transports: [Told] }), {
-    ...options,
-    platform: clock,
-  });
-  const say = async (packet) => {
-    transports.at(-1).onPacket({ type: "message", data: packet });
-    // Socket.IO's client hears of a packet in a turn of its own.
-    await new Promise((resolve) => setImmediate(resolve));
-  };
-  await new Promise((resolve) => setImmediate(resolve));
-  return {
-    client,
-    clock,
-    say,
-    close: (code) => transports.at(-1).onClose(code && { description: "…", context: { code } }),
-    greet: async () => {
-      await say('0{"sid":"s1"}');
-      await say(`2["server:hello",${JSON.stringify(HELLO)}]`);
-    },
-  };
-}
-const inWords = ({ client }) =>
-  [client.state.status, client.state.reason].filter(Boolean).join(" ");
+import { HELLO, settled } from "./fake.js";
+import { inWords, overLive, overSocketIo } from "./wires.js";
 
 describe("the live transport", () => {
   async function inRoom() {
@@ -151,8 +75,8 @@ describe("the live transport", () => {
     for (const event of ["message:new", "position"])
       all.client.on(event, (data) => heard.push([event, data]));
     all.say({ type: "message:new", topic: "r", data: { content: "hi" }, offset: 1 });
-    for (const data of [null, 0, "", false])
-      all.say({ type: "position", topic: "r", data, offset: 2 });
+    for (const [index, data] of [null, 0, "", false].entries())
+      all.say({ type: "position", topic: "r", data, offset: 2 + index });
     const expected = [
       ["message:new", { content: "hi" }],
       ...[null, 0, "", false].map((data) => ["position", data]),

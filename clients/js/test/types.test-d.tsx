@@ -1,11 +1,13 @@
 // What the public surface must and must not accept: compiled, never run.
 import { createClient, HeartlineError, type State } from "../dist/index.js";
 import { createClient as createLive } from "../dist/live.js";
+import { checkpoint, inbox, joinByInvite, parseInvite, signIn } from "../dist/people.js";
 import {
   ConnectionStatus,
   HeartlineProvider,
   useConnectionStatus,
   useHeartline,
+  useMissed,
   usePresence,
   useRoom,
 } from "../dist/react.js";
@@ -60,6 +62,32 @@ typed.subscribe((state) => {
   state.status = "failed";
 });
 
+typed.on("room:missed", ({ room, filled }) => filled || room.length);
+typed.on("room:snapshot", ({ snapshot }) =>
+  snapshot.map(({ key, data, offset }) => [key, data, offset + 1]),
+);
+typed.on("session:back", ({ recovered }): boolean => recovered);
+typed.on("session:resume", ({ metadata, version }) => [metadata, version + 1]);
+// @ts-expect-error: a snapshot is not to be changed
+typed.on("room:snapshot", ({ snapshot }) => snapshot.pop());
+const code: string | undefined = parseInvite("k3Jd81LmQz");
+void code;
+void joinByInvite(typed, "k3Jd81LmQz").then(({ room }) => room.length);
+void inbox(typed).then(({ conversations: [first] }) => first?.unread.toFixed());
+void checkpoint(typed, { tab: 1 }, { ifVersion: 1 }).then((version) => version + 1);
+void signIn("https://example.com", "G", async (text) => text.trim()).then(({ token }) => token);
+function words(error: HeartlineError): string {
+  switch (error.code) {
+    case "FORBIDDEN":
+    case "INVITE_EXPIRED":
+    case "UNCONFIRMED":
+      return error.code;
+    default:
+      return "";
+  }
+}
+void words;
+
 // Without names for events, any will do.
 const loose = createLive("wss://example.com/live");
 loose.on("anything", (data) => data.whatever);
@@ -79,6 +107,7 @@ function Page() {
   const state = useConnectionStatus();
   const { joined, error } = useRoom("lobby");
   const online: boolean | undefined = usePresence(["ann"]).get("ann")?.online;
+  useMissed("lobby", () => location.reload());
   const client = useHeartline<typeof typed>();
   client.on("message:new", ({ id }) => id);
   return (

@@ -1,5 +1,5 @@
 import { useEffect, useRef, useState } from "react";
-import { ConnectionStatus, useConnectionStatus, useEvent, useHeartline, usePresence, useRoom } from "@heartline/client/react";
+import { ConnectionStatus, useConnectionStatus, useEvent, useHeartline, useMissed, usePresence, useRoom } from "@heartline/client/react";
 
 const ROOMS = ["lobby", "kitchen", "garden"];
 /** How long somebody is typing after the last key, in milliseconds. */
@@ -57,6 +57,8 @@ function useMessages(room) {
       return index < 0 ? [...before, message].slice(-500) : before.with(index, { ...before[index], ...message });
     });
   useEvent("message:new", put);
+  // It has no place to load them from: a real chat would read its history here.
+  useMissed(room, () => put({ id: `missed-${Date.now()}`, conversationId: room, senderId: "", content: "Something may be missing here.", createdAt: Date.now() }));
   const send = (content, senderId) => {
     const tempId = crypto.randomUUID();
     put({ tempId, conversationId: room, senderId, content, createdAt: Date.now(), fate: "sending…" });
@@ -80,6 +82,24 @@ function Latency() {
     return () => clearInterval(timer);
   }, [client, status]);
   return ms === undefined ? null : <span className="latency">{ms} ms</span>;
+}
+
+/** Ends the node as a crash would. */
+function Kill() {
+  const [isKilled, setKilled] = useState(false);
+  const kill = async () => {
+    setKilled(true);
+    await fetch("/demo/node", { method: "DELETE" }).catch(() => {});
+    setTimeout(() => setKilled(false), 3000);
+  };
+  return (
+    <p>
+      <button onClick={kill} disabled={isKilled}>
+        Kill the node
+      </button>{" "}
+      as <code>kill -9</code> does. It is back in two seconds, and nothing is missing.
+    </p>
+  );
 }
 
 export function Chat({ me, onLeave }) {
@@ -158,6 +178,7 @@ export function Chat({ me, onLeave }) {
           </a>{" "}
           is another device, or another person.
         </p>
+        <Kill />
       </aside>
     </div>
   );
