@@ -14,7 +14,7 @@ help:
 	@echo "make bench-cluster  what a cluster costs Redis and gives, six minutes"
 	@echo "make simulate  120 000 runs of the cluster's protocol with everything going wrong"
 	@echo "make conformance  Autobahn's fuzzing client against the WebSocket layer (needs a Python 2.7)"
-	@echo "make suites  the tests of Socket.IO's own clients; CHECKOUT=a clone of socketio/socket.io"
+	@echo "make suites  the tests of Socket.IO's protocols and clients; CHECKOUT=a clone of socketio/socket.io"
 	@echo "make dist    a static binary, packed: archive, Debian package, symbols; in dist/"
 	@echo "make test-dist  tests of the packages, with the release binary in them"
 	@echo "make lint    formatting and lints, as CI checks them"
@@ -80,7 +80,7 @@ bench-cluster: release
 conformance:
 	scripts/conformance
 
-# The Node part of the tests that socket.io-client and engine.io-client come with.
+# The tests of Engine.IO 4 and Socket.IO 5, and those that the two clients come with for Node.
 suites:
 	tests/suites/run "$(CHECKOUT)"
 

@@ -20,13 +20,39 @@ function unpack(t, ...endings) {
   return join(root, top);
 }
 
+/** The version of a crate that Cargo.lock names. */
+const lockedAt = (name) =>
+  readFileSync(join(ROOT, "Cargo.lock"), "utf8").match(
+    new RegExp(`^name = "${name}"\nversion = "(?<version>.*)"`, "m"),
+  ).groups;
+
 test("the archive has the binary of this version, its licence, a configuration and a unit", (t) => {
   const root = unpack(t, "-linux.tar.gz");
   const names = tree(root);
-  const wanted = ["LICENSE", "README.md", "docs/install.md", "heartline", "heartline.service",
-    "heartline.toml"];
+  const wanted = ["LICENSE", "README.md", "THIRD-PARTY", "docs/install.md", "heartline",
+    "heartline.service", "heartline.toml"];
   for (const name of wanted) assert.ok(names.includes(name), `${name} in: ${names}`);
   assert.equal(output([join(root, "heartline"), "--version"]), `heartline ${version()}\n`);
+});
+
+test("archive and package say what of others is in the binary, with its licences", (t) => {
+  const said = readFileSync(join(DIST, "THIRD-PARTY"), "utf8");
+  for (const name of ["rusqlite", "libsqlite3-sys", "ring", "tokio", "tikv-jemallocator"]) {
+    const { version } = lockedAt(name);
+    assert.match(said, new RegExp(`^${name} +${version.replaceAll(".", "\\.")} +[A-Z]`, "m"));
+    assert.match(said, new RegExp(`^${name} ${version.replaceAll(".", "\\.")}: LICENSE`, "m"));
+  }
+  for (const words of [/^SQLite, .*public domain/m, /^musl, .*MIT/m,
+    /Copyright .*Tokio Contributors/, /Apache License\s+Version 2\.0/,
+    /Permission is hereby granted, free of charge/]) {
+    assert.match(said, words);
+  }
+  assert.doesNotMatch(said, /^heartline(-\w+)? +\d/m);
+  assert.doesNotMatch(said, /\/(home|root|tmp)\//);
+  assert.equal(readFileSync(join(unpack(t, "-linux.tar.gz"), "THIRD-PARTY"), "utf8"), said);
+  const root = folder(t);
+  output(["dpkg-deb", "--extract", packed(".deb"), root]);
+  assert.equal(readFileSync(join(root, "usr/share/doc/heartline/THIRD-PARTY"), "utf8"), said);
 });
 
 test("the sums are those of the archives and the package", () => {
@@ -65,7 +91,7 @@ function panic(binary) {
 
 test(
   "a backtrace names lines of the source as soon as the symbols lie beside the binary",
-  { skip: !IS_ROOT && "only root can take a user with no other processes" },
+  { skip: !IS_ROOT && "only root can take a user with no other processes: run this as root" },
   (t) => {
     const root = unpack(t, "-linux.tar.gz", "-symbols.tar.gz");
     chmodSync(join(root, ".."), 0o755);

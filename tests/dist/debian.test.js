@@ -78,7 +78,10 @@ const WITH_SYSTEMD = ["unshare", "--mount", ...(IS_ROOT ? [] : ["--map-root-user
 
 test(
   "a new installation starts nothing, an upgrade restarts what runs, a removal ends it",
-  { skip: run([...WITH_SYSTEMD, "true"]).status !== 0 && "no mounts may be made here" },
+  {
+    skip: run([...WITH_SYSTEMD, "true"]).status !== 0 &&
+      "`unshare --mount` is forbidden here: run this where it is not",
+  },
   (t) => {
     const root = noting(t);
     const NOTES = join(root, "notes");

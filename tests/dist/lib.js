@@ -38,7 +38,20 @@ export function output(command, options) {
   return stdout;
 }
 
-export const has = (tool) => run(["sh", "-c", `command -v ${tool}`]).status === 0;
+/**
+ * The options of a test that needs a tool, COMMAND or COMMAND=PACKAGE, in a version that `suits`:
+ * without it the test is skipped with a word on what to install. Where CI is set nothing may be
+ * missing.
+ */
+export function needs(tool, suits = () => true) {
+  const [command, name = command] = tool.split("=");
+  // PostgreSQL lies where nobody looks.
+  const found = `PATH="$PATH:$(echo /usr/lib/postgresql/*/bin | tr ' ' :)" command -v ${command}`;
+  if (run(["sh", "-c", found]).status === 0 && suits()) return {};
+  const what = `${command} is missing or too old: apt-get install ${name}`;
+  if (process.env.CI) throw new Error(what);
+  return { skip: what };
+}
 
 /** A folder that is gone when the test is over. */
 export function folder(t) {

@@ -4,7 +4,7 @@ import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { test } from "node:test";
 import {
-  BINARY, IS_ROOT, ROOT, SECRET, connect, folder, freePort, has, output, packed, run, serve,
+  BINARY, IS_ROOT, ROOT, SECRET, connect, folder, freePort, needs, output, packed, run, serve,
 } from "./lib.js";
 
 const PATH = join(ROOT, "packaging/heartline.service");
@@ -73,7 +73,7 @@ function allowed() {
   return found;
 }
 
-test("a node needs no system call that the unit forbids", { skip: !has("strace") }, async (t) => {
+test("a node needs no system call that the unit forbids", needs("strace"), async (t) => {
   const trace = join(folder(t), "trace");
   const port = await freePort();
   const command = ["strace", "--follow-forks", "--quiet=all", "--output", trace, BINARY, "serve",

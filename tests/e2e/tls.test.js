@@ -12,7 +12,7 @@ import { BINARY, serve, token, until } from "./lib/server.js";
 const folder = mkdtempSync(join(tmpdir(), "heartline-tls-"));
 const cert = join(folder, "cert.pem"),
   key = join(folder, "key.pem");
-const make = () =>
+const make = (days = "90") =>
   execFileSync(
     "openssl",
     [
@@ -28,7 +28,7 @@ const make = () =>
       "-out",
       cert,
       "-days",
-      "2",
+      days,
       "-subj",
       "/CN=localhost",
       "-addext",
@@ -99,6 +99,26 @@ it("reads its certificate again on SIGHUP, and keeps the old one if the new is n
   node.child.kill("SIGHUP");
   await until(() => /old certificates stay/.test(node.log), "the complaint");
   assert.equal(await fingerprint(), second);
+});
+
+it("warns of a certificate that expires soon: in the check, at the start and on SIGHUP", async () => {
+  make("2");
+  const set = { "server.tls.cert": cert, "server.tls.key": key };
+  const warning = /server\.tls\.cert: .*cert\.pem holds a certificate that expires on 20\d\d-/;
+  const check = () =>
+    spawnSync(BINARY, ["config", "check", ...Object.entries(set).flatMap(
+      ([name, value]) => ["--set", `${name}=${value}`])], { encoding: "utf8" });
+  assert.equal(check().status, 0);
+  assert.match(check().stderr, warning);
+  const warned = async (node, times) =>
+    until(() => node.log.match(new RegExp(warning, "g"))?.length === times, `warning ${times}`);
+  const aging = await serve(set, { scheme: "https" });
+  await warned(aging, 1);
+  aging.child.kill("SIGHUP");
+  await warned(aging, 2);
+  make("90");
+  assert.doesNotMatch(check().stderr, warning);
+  assert.equal(await aging.stop(), 0);
 });
 
 it("says of a key under a passphrase that it is one, and of a file that is not there", () => {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use heartline::config::AuthMode;
+use heartline::rustls::pki_types::UnixTime;
 use heartline::{Gateway, GatewayBuilder, HttpRequest, HttpResponse};
 use heartline_cluster::{Cluster, Timing};
 use tokio::net::TcpListener;
@@ -37,20 +38,21 @@ pub(crate) fn missing_authentication(settings: &Settings) -> Option<&'static str
     )
 }
 
-/// Looks at the files that the configuration names.
+/// Looks at the files that the configuration names; a warning if they are good for now alone.
 ///
 /// # Errors
 /// The exit code; the reason is on standard error.
-pub(crate) fn check(settings: &Settings) -> Result<(), Exit> {
+pub(crate) fn check(settings: &Settings) -> Result<Option<String>, Exit> {
     let bad = |what: String| refuse(Exit::BadConfiguration, what);
     JwtAuthenticator::new(&settings.jwt, system_clock).map_err(bad)?;
     if settings.jwt.signs() {
         SignIn::new(settings).map_err(bad)?;
     }
     if let (Some(cert), Some(key)) = (&settings.tls_cert, &settings.tls_key) {
-        Certificate::load(cert, key).map_err(bad)?;
+        let certificate = Certificate::load(cert, key).map_err(bad)?;
+        return Ok(certificate.warning(UnixTime::now()));
     }
-    Ok(())
+    Ok(None)
 }
 
 /// Runs a node until a signal ends it.
@@ -60,7 +62,7 @@ pub(crate) fn check(settings: &Settings) -> Result<(), Exit> {
 pub(crate) fn run(loaded: Loaded, dev: bool) -> Result<(), Exit> {
     let Loaded {
         mut settings,
-        warnings,
+        mut warnings,
         ..
     } = loaded;
     if dev {
@@ -69,7 +71,7 @@ pub(crate) fn run(loaded: Loaded, dev: bool) -> Result<(), Exit> {
     if let Some(what) = missing_authentication(&settings) {
         return Err(refuse(Exit::BadConfiguration, what));
     }
-    check(&settings)?;
+    warnings.extend(check(&settings)?);
     crate::logs::start(&settings);
     for warning in warnings {
         tracing::warn!("{warning}");

@@ -5,6 +5,7 @@ use std::io;
 use std::sync::Arc;
 
 use heartline::Gateway;
+use heartline::rustls::pki_types::UnixTime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 
@@ -87,5 +88,8 @@ fn reload(certificate: Option<&Certificate>) {
         None => tracing::info!("SIGHUP: there are no certificates to read again"),
         Some(Ok(())) => tracing::info!("SIGHUP: certificates were read again"),
         Some(Err(error)) => tracing::error!(%error, "SIGHUP: the old certificates stay in use"),
+    }
+    if let Some(warning) = certificate.and_then(|used| used.warning(UnixTime::now())) {
+        tracing::warn!("{warning}");
     }
 }

@@ -1,13 +1,18 @@
 //! Certificates from PEM files, read again when told to.
 
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{Duration, UNIX_EPOCH};
 
 use heartline::rustls::ServerConfig;
 use heartline::rustls::crypto::ring;
 use heartline::rustls::pki_types::pem::{self, PemObject};
-use heartline::rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use heartline::rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use heartline::rustls::server::{ClientHello, ResolvesServerCert};
 use heartline::rustls::sign::CertifiedKey;
+
+/// How long before its end a certificate is worth a warning. Who renews by itself does so weeks
+/// earlier (at the latest a third of ninety days before), so by then a renewal has failed.
+const SOON: Duration = Duration::from_secs(14 * 24 * 3600);
 
 /// The certificate in use; connections that stand keep theirs.
 #[derive(Debug)]
@@ -41,6 +46,17 @@ impl Certificate {
         Ok(())
     }
 
+    /// A sentence for operators if a certificate of the chain has expired at `now`, or will
+    /// within two weeks.
+    pub(crate) fn warning(&self, now: UnixTime) -> Option<String> {
+        warning(&self.cert, &self.current().cert, now)
+    }
+
+    fn current(&self) -> Arc<CertifiedKey> {
+        let current = self.current.read();
+        current.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// A server configuration that always uses the current certificate.
     pub(crate) fn server_config(self: &Arc<Self>) -> Result<Arc<ServerConfig>, String> {
         let builder = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
@@ -56,12 +72,33 @@ impl Certificate {
 
 impl ResolvesServerCert for Certificate {
     fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        Some(
-            self.current
-                .read()
-                .unwrap_or_else(PoisonError::into_inner)
-                .clone(),
-        )
+        Some(self.current())
+    }
+}
+
+fn warning(path: &str, chain: &[CertificateDer<'_>], now: UnixTime) -> Option<String> {
+    let soon = UnixTime::since_unix_epoch(Duration::from_secs(now.as_secs()) + SOON);
+    let end = chain.iter().filter_map(|der| end_before(der, soon)).min()?;
+    let what = match end < now {
+        true => "expired, so that clients refuse it,",
+        false => "expires",
+    };
+    let on = humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(end.as_secs()));
+    Some(format!(
+        "server.tls.cert: {path} holds a certificate that {what} on {on}; put a renewed one \
+         there, and send SIGHUP"
+    ))
+}
+
+/// When the certificate's validity ends (RFC 5280, section 4.1.2.5), if that is before `time`.
+/// The library that verifies certificates checks validity before anything else and names the
+/// end, so it is asked, and no parser of X.509 comes in for one date.
+fn end_before(der: &CertificateDer<'_>, time: UnixTime) -> Option<UnixTime> {
+    let certificate = webpki::EndEntityCert::try_from(der).ok()?;
+    let server = webpki::KeyUsage::server_auth();
+    match certificate.verify_for_usage(&[], &[], &[], time, server, None, None) {
+        Err(webpki::Error::CertExpired { not_after, .. }) => Some(not_after),
+        _ => None,
     }
 }
 
@@ -96,4 +133,59 @@ fn is_encrypted(key: &str) -> bool {
     let text = std::fs::read(key).unwrap_or_default();
     text.windows(b"ENCRYPTED".len())
         .any(|part| part == b"ENCRYPTED")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A certificate until 2027-02-24T15:04:39Z, and its authority's until 2027-01-05T15:04:11Z.
+    const CHAIN: &str = "\
+-----BEGIN CERTIFICATE-----
+MIIBezCCASGgAwIBAgIUPuBqv+gCnqR/7t1emKNS0wourgQwCgYIKoZIzj0EAwIw
+DTELMAkGA1UEAwwCY2EwHhcNMjYxMTI2MTUwNDM5WhcNMjcwMjI0MTUwNDM5WjAU
+MRIwEAYDVQQDDAlsb2NhbGhvc3QwWTATBgcqhkjOPQIBBggqhkjOPQMBBwNCAARw
+13Lg1TbxeccG+930bNBe2jYsl7znVfiVJx5JieuJ6UrbCbZNoGH1OmAOjJo4xic2
+yVFbPAQJCS9gxO/M2g1Lo1gwVjAUBgNVHREEDTALgglsb2NhbGhvc3QwHQYDVR0O
+BBYEFK1bYNPcgPvCg9+2tgjw54j6QIDmMB8GA1UdIwQYMBaAFB2XPQ1y4RyaTcaF
+ab3ur4U4dIj/MAoGCCqGSM49BAMCA0gAMEUCIQDSrNT3y8Jymf+uayFA8AohY9a/
+WHNZPxe2cMHLvQHm0wIgKnENsvZMXO23VC+gMC/v7qBcuHIug5cYlue8Kmwm04I=
+-----END CERTIFICATE-----
+-----BEGIN CERTIFICATE-----
+MIIBcDCCARWgAwIBAgIUEltNmCATPCcc5nv8HpISjF4BmyswCgYIKoZIzj0EAwIw
+DTELMAkGA1UEAwwCY2EwHhcNMjYxMTI2MTUwNDExWhcNMjcwMTA1MTUwNDExWjAN
+MQswCQYDVQQDDAJjYTBZMBMGByqGSM49AgEGCCqGSM49AwEHA0IABH00IOs3f6n2
+xw2w12vve5AXyHQoA18SI289hyBQE3N5kHgfRHe3O/H1qwQlu8ynrHhWrE5la3pq
+JJ/vEuT1e9SjUzBRMB0GA1UdDgQWBBQdlz0NcuEcmk3GhWm97q+FOHSI/zAfBgNV
+HSMEGDAWgBQdlz0NcuEcmk3GhWm97q+FOHSI/zAPBgNVHRMBAf8EBTADAQH/MAoG
+CCqGSM49BAMCA0kAMEYCIQDBPTfATNkIaj5KKaukhlQKwL9lwagc49or1IvsQSYM
+jgIhAKtdCO69WdoekRspaEgTdNo4e8giXVNdwXwP5C5p2aic
+-----END CERTIFICATE-----
+";
+
+    const AUTHORITY_ENDS: u64 = 1_799_161_451;
+    const DAY: u64 = 24 * 3600;
+
+    fn at(now: u64) -> Option<String> {
+        let chain = CertificateDer::pem_slice_iter(CHAIN.as_bytes());
+        let chain: Vec<_> = chain.collect::<Result<_, _>>().unwrap();
+        let now = UnixTime::since_unix_epoch(Duration::from_secs(now));
+        warning("c.pem", &chain, now)
+    }
+
+    #[test]
+    fn a_chain_is_warned_of_two_weeks_before_its_first_certificate_expires() {
+        assert_eq!(at(AUTHORITY_ENDS - 14 * DAY), None);
+        let soon = at(AUTHORITY_ENDS - 14 * DAY + 1).unwrap();
+        assert!(
+            soon.contains("c.pem holds a certificate that expires on 2027-01-05T15:04:11Z"),
+            "{soon}"
+        );
+        assert!(!at(AUTHORITY_ENDS).unwrap().contains("expired"));
+        let over = at(AUTHORITY_ENDS + 1).unwrap();
+        assert!(
+            over.contains("expired, so that clients refuse it, on 2027-01-05T15:04:11Z"),
+            "{over}"
+        );
+    }
 }

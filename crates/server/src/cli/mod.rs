@@ -66,8 +66,8 @@ pub(crate) fn run(cli: Cli) -> Exit {
     let done = match cli.command {
         Command::Serve { given, dev } => given.load(dev).and_then(|loaded| serve::run(loaded, dev)),
         Command::Config(ConfigCommand::Check { given, dev }) => {
-            given.load(dev).and_then(|loaded| {
-                serve::check(&loaded.settings)?;
+            given.load(dev).and_then(|mut loaded| {
+                loaded.warnings.extend(serve::check(&loaded.settings)?);
                 let next = loaded.settings.schedule.show_next(schedule::now(), 3);
                 print("the configuration is good\n")?;
                 print(&format!("retention is done next at {}\n", next.join(", ")))?;
