@@ -137,7 +137,7 @@ impl Recovery {
             }
         }
         let now = clock.now();
-        let was_there = |place| (place, found.last);
+        let was_there = |(place, end): (_, u64)| (place, end.min(found.last));
         for socket in found.sockets {
             let places = socket.rooms.iter();
             let places = places.filter_map(|(key, since)| {

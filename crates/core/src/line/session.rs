@@ -13,7 +13,7 @@ use crate::presence::SocketAddress;
 use crate::rooms::{PRIVATE, Room, conversation_of};
 
 /// Where a socket was that has been lost so often, and has received nothing meanwhile.
-const MAX_PLACES: usize = 16;
+pub const MAX_PLACES: usize = 16;
 
 /// How many times as long as the table the order of losses may become by who has come back.
 const SLACK: usize = 2;

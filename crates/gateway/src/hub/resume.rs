@@ -501,7 +501,8 @@ impl Hub {
             && let Some(address) = self.address(engine, slot, namespace)
             && let Some(socket) = self.link(slot).and_then(|link| link.socket(namespace))
         {
-            journal.back(name, address);
+            let earlier = socket.back().and_then(|back| back.places.last());
+            journal.back(name, address, earlier.map_or(0, |(_, end)| *end));
             for member in &socket.rooms {
                 if let Some(room) = self.rooms.room(*member) {
                     journal.joined(name, room, room.offset(), self.rooms.since(*member));

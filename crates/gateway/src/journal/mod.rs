@@ -16,6 +16,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use hashbrown::{HashMap, HashSet};
 use heartline_core::auth::{Identity, RoomPattern, UserKey};
 use heartline_core::line::ring::Kept;
+use heartline_core::line::session::MAX_PLACES;
 use heartline_core::line::shelf::ScopeRef;
 use heartline_core::message::Message;
 use heartline_core::namespaces::NamespaceId;
@@ -46,7 +47,9 @@ pub(crate) struct Known {
     /// Its rooms, each with the place since which it is there.
     pub(crate) rooms: HashMap<RoomKey, u64>,
     pub(crate) left: u64,
-    pub(crate) places: Vec<SocketAddress>,
+    /// Where it was, each with the number of the last event that it was sent there; the last
+    /// place has none yet.
+    pub(crate) places: Vec<(SocketAddress, u64)>,
     /// When it was lost, Unix milliseconds; `None`: it was there until the end.
     pub(crate) lost_at: Option<u64>,
 }
@@ -122,7 +125,7 @@ impl State {
                     grants: rooms.clone(),
                     rooms: HashMap::new(),
                     left: 0,
-                    places: vec![*name],
+                    places: vec![(*name, u64::MAX)],
                     lost_at: None,
                 };
                 self.sockets.insert(*name, known);
@@ -144,11 +147,18 @@ impl State {
                     known.lost_at = Some(*at);
                 }
             }
-            Record::Back { name, address } => {
+            Record::Back { name, address, end } => {
                 if let Some(known) = self.sockets.get_mut(name) {
                     known.lost_at = None;
                     known.rooms.clear();
-                    known.places.push(*address);
+                    if let Some((_, last)) = known.places.last_mut() {
+                        *last = *end;
+                    }
+                    known.places.push((*address, u64::MAX));
+                    if known.places.len() > MAX_PLACES {
+                        let (_, end) = known.places.remove(0);
+                        known.left = known.left.max(end);
+                    }
                 }
             }
             Record::Ended { name } => {
@@ -241,10 +251,13 @@ impl State {
                 },
                 place: known.left,
             });
-            let places = known.places.iter().skip(1);
-            let places = places.map(move |address| Record::Back {
+            let earlier = std::iter::once(0).chain(known.places.iter().map(|(_, end)| *end));
+            let places = std::iter::zip(&known.places, earlier);
+            let places = places.filter(move |((address, _), _)| *address != name);
+            let places = places.map(move |((address, _), end)| Record::Back {
                 name,
                 address: *address,
+                end,
             });
             let parked = known.lost_at.map(|at| Record::Parked { name, at });
             let first = std::iter::once(opened).chain(places);
@@ -569,9 +582,10 @@ impl Journal {
         self.note(&[Record::Parked { name, at }]);
     }
 
-    /// It has come back, and is in no room yet.
-    pub(crate) fn back(&self, name: SocketAddress, address: SocketAddress) {
-        self.note(&[Record::Back { name, address }]);
+    /// It has come back, and is in no room yet. Up to `end` it was sent events where it was
+    /// before.
+    pub(crate) fn back(&self, name: SocketAddress, address: SocketAddress, end: u64) {
+        self.note(&[Record::Back { name, address, end }]);
     }
 
     /// It will not come back.

@@ -60,6 +60,8 @@ pub(super) enum Record {
     Back {
         name: SocketAddress,
         address: SocketAddress,
+        /// The number of the last event that it was sent where it was before.
+        end: u64,
     },
     /// It will not come back.
     Ended {
@@ -304,10 +306,11 @@ impl Writer<'_> {
                 self.socket(name);
                 self.number(*at);
             }
-            Record::Back { name, address } => {
+            Record::Back { name, address, end } => {
                 self.byte(7);
                 self.socket(name);
                 self.socket(address);
+                self.number(*end);
             }
             Record::Ended { name } => {
                 self.byte(8);
@@ -488,6 +491,7 @@ impl<'a> Reader<'a> {
             7 => Record::Back {
                 name: self.socket()?,
                 address: self.socket()?,
+                end: self.number()?,
             },
             8 => Record::Ended {
                 name: self.socket()?,
@@ -600,6 +604,7 @@ mod tests {
             Record::Back {
                 name: socket(1),
                 address: socket(2),
+                end: 4,
             },
             Record::Ended { name: socket(2) },
             Record::Told {

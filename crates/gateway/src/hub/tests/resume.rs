@@ -1074,3 +1074,26 @@ fn a_message_that_was_stored_and_not_told_of_is_told_after_the_kill() {
     assert!(ann.recovered && ann.got().is_empty());
     std::fs::remove_dir_all(folder).unwrap();
 }
+
+#[test]
+fn who_has_come_back_often_goes_on_after_a_kill_too() {
+    let (config, folder) = journaled("often");
+    let mut world = World::new(config.clone());
+    let mut ann = Tracking::new(&mut world, "user=ann");
+    ann.asks(&mut world, r#"42["join","a"]"#);
+    for round in 0..60 {
+        said(&world, "a", &round.to_string());
+        world.settle();
+        ann.hear(9);
+        if round % 10 == 9 {
+            killed(world, &folder);
+            world = World::new(config.clone());
+        } else {
+            ann.is_cut(&mut world);
+        }
+        ann.return_to(&mut world);
+        assert!(ann.recovered, "{round}");
+    }
+    drop(world);
+    std::fs::remove_dir_all(folder).unwrap();
+}
