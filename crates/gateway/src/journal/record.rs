@@ -178,6 +178,12 @@ impl Writer<'_> {
         self.0.extend_from_slice(&socket.0.to_bytes());
     }
 
+    /// A record of this kind, about a socket.
+    fn of(&mut self, kind: u8, name: &SocketAddress) {
+        self.byte(kind);
+        self.socket(name);
+    }
+
     fn user(&mut self, user: Option<&UserKey>) {
         self.byte(user.is_some().into());
         if let Some(user) = user {
@@ -281,8 +287,7 @@ impl Writer<'_> {
                 self.number(*offset);
             }
             Record::Opened { name, user, rooms } => {
-                self.byte(3);
-                self.socket(name);
+                self.of(3, name);
                 self.user(user.as_deref());
                 self.byte(rooms.is_some().into());
                 if let Some(rooms) = rooms {
@@ -290,31 +295,26 @@ impl Writer<'_> {
                 }
             }
             Record::Joined { name, room, since } => {
-                self.byte(4);
-                self.socket(name);
+                self.of(4, name);
                 self.room(room);
                 self.number(*since);
             }
             Record::Left { name, room, place } => {
-                self.byte(5);
-                self.socket(name);
+                self.of(5, name);
                 self.key(room);
                 self.number(*place);
             }
             Record::Parked { name, at } => {
-                self.byte(6);
-                self.socket(name);
+                self.of(6, name);
                 self.number(*at);
             }
             Record::Back { name, address, end } => {
-                self.byte(7);
-                self.socket(name);
+                self.of(7, name);
                 self.socket(address);
                 self.number(*end);
             }
             Record::Ended { name } => {
-                self.byte(8);
-                self.socket(name);
+                self.of(8, name);
             }
         }
     }
