@@ -9,7 +9,7 @@ use std::sync::Arc;
 use heartline_core::store::{
     Challenge, Challenges, MAX_CHALLENGES, MAX_OPEN, MessageStore, Redeemed,
 };
-use suite::{on_each, on_each_kept};
+use suite::{on_each, on_each_here, on_each_kept};
 
 fn bytes(number: usize) -> [u8; 32] {
     let mut bytes = [0; 32];
@@ -95,7 +95,7 @@ fn one_more_than_a_wallet_may_have_open_takes_the_oldest_ones_place() {
 
 #[test]
 fn however_many_strangers_ask_the_newest_challenges_are_open() {
-    on_each(async |store| {
+    on_each_here(async |store| {
         // As many at once as a store's queue takes.
         let all: Vec<usize> = (0..MAX_CHALLENGES + 2).collect();
         for some in all.chunks(10_000) {

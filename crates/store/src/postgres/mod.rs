@@ -7,6 +7,8 @@
 //! and are in the order of commits, whoever writes. A statement whose answer was lost is sent
 //! again, because every message has a key.
 
+mod challenges;
+mod checkpoints;
 mod clean;
 mod codes;
 mod conversations;
@@ -16,6 +18,7 @@ mod people;
 mod pool;
 mod schema;
 mod session;
+mod sessions;
 mod tables;
 mod url;
 
@@ -26,7 +29,8 @@ use std::time::{Duration, Instant};
 
 use heartline_core::auth::BoxFuture;
 use heartline_core::store::{
-    Cleaned, Cleaning, History, HistoryQuery, MessageStore, NewMessage, StoreError, Stored, Tell,
+    Challenges, Checkpoints, Cleaned, Cleaning, History, HistoryQuery, MessageStore, NewMessage,
+    StoreError, Stored, Tell,
 };
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::AbortHandle;
@@ -241,6 +245,14 @@ impl MessageStore for PostgresStore {
             }
             pool.close();
         })
+    }
+
+    fn challenges(&self) -> Option<&dyn Challenges> {
+        Some(self)
+    }
+
+    fn checkpoints(&self) -> Option<&dyn Checkpoints> {
+        Some(self)
     }
 }
 
