@@ -187,7 +187,8 @@ fn what_was_acknowledged_is_there_once_after_postgres_crashed_under_load() {
         for task in tasks {
             task.await.unwrap();
         }
-        assert!(!store.is_in_trouble());
+        // One lane may go on before another has its connection again.
+        until("all lanes go on", || !store.is_in_trouble()).await;
         check(&store, &[seen]).await;
     });
 }
