@@ -380,8 +380,9 @@ impl RoomDirectory {
     }
 
     /// Publications were lost on their way to this node: the room's next ones are of a new
-    /// epoch. `note` sees the gap where publications are kept. Hands it to each shard with members by `to_shard`, behind what was published
-    /// before. What is kept is no more complete for who comes back from before it.
+    /// epoch. `note` sees the gap where publications are kept. Hands it to each shard with
+    /// members by `to_shard`, behind what was published before. What is kept is no more complete
+    /// for who comes back from before it.
     pub fn begin_epoch(
         &self,
         room: &Room,

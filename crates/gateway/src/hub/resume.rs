@@ -167,7 +167,7 @@ pub(super) struct Missed {
 /// Whether who was lost for this reason may come back to what it had.
 fn is_resumable(reason: Reason) -> bool {
     match reason {
-        // Without a DISCONNECT and without a goodbye: see `may_come_back`.
+        // Without a DISCONNECT, and of live clients without a goodbye: see `park_all`.
         Reason::ClientLeft
         | Reason::TransportClosed
         | Reason::TransportError
