@@ -71,12 +71,14 @@ pub enum BuildError {
     Config(String),
     /// The operating system refused threads or pollers.
     Io(io::Error),
+    /// The journal cannot be used: a sentence that names it.
+    Journal(String),
 }
 
 impl fmt::Display for BuildError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            BuildError::Config(what) => f.write_str(what),
+            BuildError::Config(what) | BuildError::Journal(what) => f.write_str(what),
             BuildError::Io(error) => write!(f, "the shards could not be started: {error}"),
         }
     }
@@ -462,8 +464,11 @@ fn open_journal(
         age: age.as_millis() as u64,
     };
     Journal::open(path, names.join(" "), identity, size, now).map_err(|error| {
-        let what = format!("the journal {} cannot be used: {error}", path.display());
-        BuildError::Io(io::Error::other(what))
+        BuildError::Journal(format!(
+            "the journal {} cannot be used: {error}. Set recovery.journal to a file that this \
+             gateway alone may write, or to \"off\"",
+            path.display()
+        ))
     })
 }
 

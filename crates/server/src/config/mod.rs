@@ -643,6 +643,13 @@ fn warnings(settings: &Settings, given: &All) -> Vec<String> {
             key.name
         ));
     }
+    let of_recovery = first_set(|name| name.starts_with("recovery.") && name != "recovery.window");
+    if let (Some(key), None) = (of_recovery, gateway.recovery.window) {
+        all.push(format!(
+            "{} has no effect without recovery.window",
+            key.name
+        ));
+    }
     let of_wallets = first_set(|name| name.starts_with("auth.wallet."));
     if let (Some(key), false) = (of_wallets, settings.wallet.enabled) {
         all.push(format!(
@@ -1393,6 +1400,7 @@ mod tests {
         assert_eq!(warned(&[]), "");
         for (pair, says) in [
             ("devices.max=3", "no effect"),
+            ("recovery.journal=/tmp/journal", "without recovery.window"),
             ("cluster.prefix=x", "without cluster.url"),
             ("server.max_payload=2MB", "4413"),
             ("server.trusted_proxies=0.0.0.0/0", "every address"),
