@@ -100,6 +100,16 @@ pub struct Config {
     pub handler_timeout: Duration,
 }
 
+impl Config {
+    /// How long a lost connection may come back, and for how long what was said is kept for
+    /// that: who is lost may have been so for as long as it takes to notice, and twice that,
+    /// to be sure. `None`: nothing is.
+    pub fn kept_for(&self) -> Option<(Duration, Duration)> {
+        let window = self.recovery.window?;
+        Some((window, self.heartbeat.age_kept(window)))
+    }
+}
+
 impl Default for Config {
     fn default() -> Self {
         Config {
@@ -177,6 +187,11 @@ pub struct HeartbeatConfig {
 }
 
 impl HeartbeatConfig {
+    /// For how long what was said is kept for who comes back within a window.
+    pub(crate) fn age_kept(&self, window: Duration) -> Duration {
+        window + 2 * (self.interval + self.timeout)
+    }
+
     /// Age past which the sweep disconnects an entry.
     pub fn stale_after(&self) -> Duration {
         self.stale_after

@@ -121,6 +121,15 @@ pub(crate) enum Op {
     },
     /// Publications were lost on their way to a room: its numbers go on in another epoch.
     Gap { room: Arc<Room>, gap: Gap },
+    /// How far a room is, of which this node did not know it: members have heard nothing yet.
+    Begin { room: Arc<Room>, from: Gap },
+    /// Another node has taken up what a socket has, which is known by this name.
+    Lose {
+        socket: SocketAddress,
+        name: SocketAddress,
+    },
+    /// Answers when all before it is done.
+    Settle(oneshot::Sender<()>),
     /// Publications to a user were lost, whose socket this is; to any user without one.
     UserGap { to: Option<SocketAddress> },
     /// A publication to a namespace's sockets of one tenant.

@@ -6,6 +6,7 @@
 //! the node alone. What a backplane hears from other nodes it gives to its
 //! [`Node`].
 
+pub mod line;
 pub mod local;
 
 use std::sync::Arc;
@@ -329,6 +330,11 @@ pub trait Backplane: Send + Sync + 'static {
         here();
     }
 
+    /// The line of kept events that all nodes share, if they do.
+    fn line(&self) -> Option<Arc<dyn line::SharedLine>> {
+        None
+    }
+
     /// What the ids of this node's connections begin with; `None`: there are no other
     /// nodes.
     fn tag(&self) -> Option<u32> {
@@ -390,6 +396,35 @@ pub trait Node: Send + Sync + 'static {
 
     /// Tells those whose publications were lost, behind what was delivered before.
     fn missed(&self, whose: Missed<'_>);
+
+    /// An event of the line that all nodes share, in the order of the line.
+    fn hear(&self, _heard: line::Heard<'_>) {}
+
+    /// Takes in the end of what all nodes have kept of a scope.
+    fn take_in(&self, _scope: &line::Scope, _tail: line::Tail<'_>) {}
+
+    /// The end of a scope does not come in time: what comes next there is behind a gap.
+    fn go_without(&self, _scope: &line::Scope) {}
+
+    /// How far the line is, when this node begins to follow it, or it is another.
+    fn reach(&self, _reached: line::Reached) {}
+
+    /// The line cannot be reached: an event is for those here, and is not kept.
+    fn deliver_alone(
+        &self,
+        _target: &Target<'_>,
+        _message: Message,
+        _skip: Option<SocketAddress>,
+    ) {
+    }
+
+    /// What this node follows of the line.
+    fn followed(&self) -> Vec<line::Scope> {
+        Vec::new()
+    }
+
+    /// Another node has taken a session up that this one had.
+    fn lose_session(&self, _name: SocketAddress) {}
 
     /// Whether more waits for the sockets here than should: whoever brings what other nodes
     /// say is to wait as well.

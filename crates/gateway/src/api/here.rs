@@ -222,6 +222,7 @@ impl Gateway {
             };
             self.shared.fanout.publish_to_room(&to, message)
         };
+        let offset = offset.offset().await;
         Ok(Published { delivered, offset })
     }
 
@@ -382,6 +383,9 @@ impl Gateway {
         }
         if let Some(ready) = held.and_then(|held| held.ready()) {
             ready.await;
+        }
+        if let Some((_, common)) = self.shared.fanout.common() {
+            common.remembered().await;
         }
         for answer in leaving {
             moved += usize::from(answer.await.is_ok());

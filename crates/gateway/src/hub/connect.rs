@@ -11,6 +11,8 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use heartline_core::auth::{AuthError, Credentials, Identity, UserKey};
+use heartline_core::backplane::line::Scope;
+use heartline_core::line::session::Session;
 use heartline_core::namespaces::NamespaceId;
 use heartline_core::policy::AuthMode;
 use heartline_core::presence::{Admitted, DeviceLimitReached, Newcomer, SocketAddress};
@@ -19,12 +21,16 @@ use heartline_wire::id::Slot;
 use heartline_wire::live;
 use heartline_wire::reason::Reason;
 use heartline_wire::time::Micros;
+use heartline_core::rooms::RoomRef;
 use tokio::sync::oneshot;
+use tokio::task::JoinSet;
 
 use super::Hub;
 use super::link::{Displaced, Joining, SocketState};
 use super::resume::{Missed, Ticket};
 use super::tasks::TaskKind;
+use crate::common::{Record, owner};
+use crate::data::SocketData;
 use crate::handler::{Arrival, Body, Event, Handlers};
 use crate::op::{Connecting, Op, Outcome, Park, Refusal};
 use crate::publication::Encoding;
@@ -37,6 +43,17 @@ pub(super) fn presented(token: &str) -> Option<String> {
     (!token.is_empty()).then(|| token.to_owned())
 }
 
+/// What a client brings of an earlier connection.
+#[derive(Clone, Copy)]
+struct Earlier {
+    /// The socket that it had.
+    name: SocketAddress,
+    /// When it has come back.
+    came_at: Micros,
+    /// The place up to which it has heard everything, or before.
+    place: u64,
+}
+
 /// Verifies credentials and asks the backplane for admission, if the newcomer is still
 /// `here` then.
 async fn authenticate(
@@ -44,16 +61,40 @@ async fn authenticate(
     handlers: &Handlers,
     mode: AuthMode,
     credentials: Credentials,
-    (socket, earlier): (SocketAddress, Option<(SocketAddress, Micros)>),
+    (socket, earlier): (SocketAddress, Option<Earlier>),
     here: Weak<()>,
 ) -> Option<Outcome> {
     let identity = match identify(shared, handlers, mode, credentials, socket).await {
         Ok(identity) => identity,
         Err(refusal) => return Some(Err(refusal)),
     };
-    if let Some((name, since)) = earlier {
-        take_over(shared, name, identity.user.clone(), since).await;
+    let mut elsewhere = None;
+    if let Some(Earlier { name, came_at, .. }) = earlier {
+        take_over(shared, name, identity.user.clone(), came_at).await;
+        elsewhere = claim(shared, name, &identity).await;
     }
+    let outcome = admit(shared, identity, socket, here).await?;
+    if let Ok((identity, _)) = &outcome {
+        if let (Some(user), Some((_, common))) = (&identity.user, shared.fanout.common())
+            && common.attend(user)
+        {
+            common.remembered().await;
+        }
+        if let Some(earlier) = earlier {
+            gather(shared, &earlier, identity, elsewhere).await;
+            know_members(shared, identity, &earlier.name).await;
+        }
+    }
+    Some(outcome)
+}
+
+/// Asks the backplane for admission; `None`: the newcomer has gone.
+async fn admit(
+    shared: &Shared,
+    identity: Arc<Identity>,
+    socket: SocketAddress,
+    here: Weak<()>,
+) -> Option<Outcome> {
     let Some(user) = &identity.user else {
         return Some(Ok((identity, Admitted::default())));
     };
@@ -100,6 +141,101 @@ async fn take_over(
     shared.fanout.post(socket.0.conn.shard, op);
     // An error: there is no such shard.
     let _ = done.await;
+}
+
+/// Takes up what another node, or this one, has written down of a socket: nobody else goes on
+/// with it from here on. What this node does not have itself is returned.
+async fn claim(shared: &Shared, name: SocketAddress, identity: &Identity) -> Option<Record> {
+    let (recovery, common) = shared.fanout.common()?;
+    let claimed = common.claim(name, owner(identity.user.as_deref())).await;
+    match claimed {
+        Ok(session) if !recovery.sessions.holds(&name) => Record::read(&session),
+        _ => None,
+    }
+}
+
+/// Brings here what a socket that comes back may have missed: what all nodes have kept of its
+/// rooms, and of what was said to its user. What cannot be had makes a fresh start.
+async fn gather(
+    shared: &Shared,
+    earlier: &Earlier,
+    identity: &Identity,
+    elsewhere: Option<Record>,
+) {
+    let fanout = &shared.fanout;
+    let Some((recovery, common)) = fanout.common() else {
+        return;
+    };
+    if let Some(record) = elsewhere {
+        recovery.park(imported(shared, earlier.name, identity, &record));
+    }
+    let Some(rooms) = recovery.sessions.rooms(&earlier.name) else {
+        return;
+    };
+    let mut coming = JoinSet::new();
+    for room in &rooms {
+        if let Some(ready) = room.subscription().and_then(|held| held.ready()) {
+            coming.spawn(async move {
+                ready.await;
+                true
+            });
+        }
+    }
+    let namespace = fanout.namespaces.get(earlier.name.namespace()).name.clone();
+    let tenant = identity.tenant_id().cloned();
+    if let Some(user) = identity.user_id() {
+        coming.spawn(common.follow(Scope::User {
+            namespace: namespace.clone(),
+            tenant: tenant.clone(),
+            user: user.into(),
+        }));
+    }
+    if !recovery.has_followed_since(earlier.place) {
+        coming.spawn(common.follow(Scope::All { namespace, tenant }));
+    }
+    let mut is_all_here = true;
+    while let Some(came) = coming.join_next().await {
+        is_all_here &= came.unwrap_or(false);
+    }
+    if !is_all_here || rooms.iter().any(|room| room.is_awaited()) {
+        recovery.sessions.give_up(&earlier.name);
+        recovery.give_up(vec![earlier.name]);
+    }
+}
+
+/// What another node has written down of a socket, as if it had been lost here.
+fn imported(
+    shared: &Shared,
+    name: SocketAddress,
+    identity: &Identity,
+    record: &Record,
+) -> Session<Option<SocketData>> {
+    let fanout = &shared.fanout;
+    let last = fanout.recovery.as_ref().map_or(0, |recovery| recovery.line.last());
+    let tenant = identity.tenant_id();
+    let rooms = record.rooms.iter().map(|(room, since)| {
+        let place = RoomRef {
+            namespace: name.namespace(),
+            tenant: tenant.map(|tenant| &**tenant),
+            name: room,
+        };
+        (fanout.rooms.open(&place, tenant), *since)
+    });
+    let places = record.places.iter().filter_map(|(id, end)| {
+        let place = SocketAddress::parse(id)?;
+        Some((place, (*end).min(last)))
+    });
+    Session {
+        name,
+        places: places.collect(),
+        identity: Arc::new(record.identity(identity.user.clone())),
+        rooms: rooms.collect(),
+        taken: Vec::new(),
+        left: record.left,
+        end: last,
+        lost_at: shared.clock.now(),
+        data: None,
+    }
 }
 
 /// Asks who belongs to the conversations of a socket that comes back, so that it can be said
@@ -183,7 +319,11 @@ impl Hub {
             if !shared.limits.may_resume(remote, now) {
                 ticket.is_refused();
             }
-            Some((ticket.name()?, now))
+            Some(Earlier {
+                name: ticket.name()?,
+                came_at: now,
+                place: ticket.place(),
+            })
         });
         link.joining = Some(Box::new(Joining {
             ticket: ticket.map(Box::new),
@@ -210,9 +350,6 @@ impl Hub {
             let places = (socket, earlier);
             let outcome = authenticate(&shared, &handlers, mode, credentials, places, waits);
             if let Some(outcome) = outcome.await {
-                if let (Ok((identity, _)), Some((name, _))) = (&outcome, earlier) {
-                    know_members(&shared, identity, &name).await;
-                }
                 let recovery = shared.fanout.recovery.as_ref();
                 let op = Op::Connecting(Connecting {
                     socket,

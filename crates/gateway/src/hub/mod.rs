@@ -19,6 +19,7 @@ mod ends;
 mod events;
 mod gaps;
 mod hello;
+mod ledger;
 mod link;
 mod live;
 mod query;
@@ -261,6 +262,9 @@ impl App for Hub {
                 skip,
             } => self.deliver(engine, &room, offset, &publication, skip.as_ref()),
             Op::Gap { room, gap } => self.gap(engine, &room, gap),
+            Op::Begin { room, from } => self.begin(engine, &room, from),
+            Op::Lose { socket, name } => self.lose(engine, &socket, name),
+            Op::Settle(reply) => drop(reply.send(())),
             Op::UserGap { to } => self.user_gap(engine, to.as_ref()),
             Op::Broadcast {
                 namespace,

@@ -90,6 +90,14 @@ impl Ticket {
         self.is_limited = true;
     }
 
+    /// The place up to which it has received everything, or before.
+    pub(super) fn place(&self) -> u64 {
+        match self.since {
+            Since::Place(place) => place.id.max(self.begin()),
+            Since::Unsaid | Since::Garbled => self.begin(),
+        }
+    }
+
     /// The socket that the client had.
     pub(super) fn name(&self) -> Option<SocketAddress> {
         self.session.map(|(name, _)| name)
@@ -309,7 +317,7 @@ impl Hub {
 
     /// The token by which a socket can be resumed that begins, or goes on, now.
     pub(super) fn resume_token(&self, name: &SocketAddress, begin: u64) -> Option<String> {
-        Some(self.recovery()?.token(name, begin))
+        self.recovery()?.token(name, begin)
     }
 
     /// What the payload of a CONNECT brings: `pid` and `offset`.
@@ -400,6 +408,7 @@ impl Hub {
         if let Some(journal) = &recovery.journal {
             journal.parked(name);
         }
+        self.remember(engine, slot, namespace, true);
         recovery.park(Session {
             name,
             places,
@@ -462,6 +471,7 @@ impl Hub {
         {
             journal.opened(name, &socket.identity);
         }
+        self.remember(engine, slot, namespace, false);
     }
 
     /// Writes down that it has come into the last of its rooms.
@@ -478,6 +488,7 @@ impl Hub {
         {
             journal.joined(name, room, joined.offset, joined.since);
         }
+        self.remember(engine, slot, namespace, false);
     }
 
     /// Writes down that it leaves a room.
@@ -493,6 +504,7 @@ impl Hub {
         {
             journal.left(name, &room.key, self.place);
         }
+        self.remember(engine, slot, namespace, false);
     }
 
     /// Writes down that it has come back, and to which rooms.
@@ -509,6 +521,7 @@ impl Hub {
                 }
             }
         }
+        self.remember(engine, slot, namespace, false);
     }
 
     /// Writes down that a socket has gone for good, if it has.
@@ -518,6 +531,12 @@ impl Hub {
             && !recovery.sessions.holds(&name)
         {
             journal.ended(name);
+        }
+        if let Some(name) = self.name_of(engine, slot, namespace)
+            && let Some((recovery, _)) = self.shared.fanout.common()
+            && !recovery.sessions.holds(&name)
+        {
+            self.forget_for_good(name);
         }
     }
 
@@ -574,7 +593,7 @@ impl Hub {
         let (name, begin) = ticket.session.ok_or(Resume::BadToken)?;
         let since = match ticket.since {
             Since::Garbled => return Err(Resume::BadOffset),
-            Since::Place(place) if place.epoch == recovery.line.epoch => {
+            Since::Place(place) if place.epoch == recovery.line.epoch() => {
                 if place.id > recovery.line.last() {
                     return Err(Resume::BadOffset);
                 }
