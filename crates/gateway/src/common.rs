@@ -339,7 +339,7 @@ impl Fanout {
         }
     }
 
-    /// How far the line is: another one, or the first that this node follows.
+    /// How far the line is: all that is for this node up to there has come.
     pub(crate) fn reach(&self, reached: Reached) {
         let Some((recovery, _)) = self.common() else {
             return;
@@ -349,6 +349,7 @@ impl Fanout {
             recovery.follows_from(reached.last);
         }
         recovery.miss(reached.begin);
+        recovery.line.follow(reached.last, || ());
     }
 
     /// What this node follows of the line.

@@ -22,6 +22,7 @@ use tokio::sync::oneshot;
 
 use crate::event::{Args, ConnectRefused, EventError};
 use crate::publication::{AckId, Publication};
+use crate::recovery::Turn;
 
 /// Keeps a room's publications of other nodes coming; absent without other nodes.
 pub(crate) type Held = Option<Arc<dyn Subscription>>;
@@ -35,6 +36,10 @@ pub(crate) struct Connecting {
     pub(crate) outcome: Outcome,
     /// The place in the line when it ended: what was said before is not for the socket.
     pub(crate) begin: u64,
+    /// What it brought of an earlier socket is another user's.
+    pub(crate) is_foreign: bool,
+    /// Until then nobody else goes on with that.
+    pub(crate) turn: Option<Turn>,
 }
 
 /// Which connection is over, if it is older than the one by which its client has come back.
@@ -44,7 +49,8 @@ pub(crate) struct Park {
     pub(crate) user: Option<Arc<UserKey>>,
     /// When that one came.
     pub(crate) since: Micros,
-    pub(crate) reply: oneshot::Sender<()>,
+    /// Whether it is still there.
+    pub(crate) reply: oneshot::Sender<bool>,
 }
 
 /// What may be asked of a shard.

@@ -69,6 +69,30 @@ impl Key {
     }
 }
 
+/// Connections that want to go on with the same socket have their turn one after the other.
+type Coming = Mutex<HashMap<SocketAddress, Arc<tokio::sync::Mutex<()>>>>;
+
+/// A connection's turn to go on with a socket.
+pub(crate) struct Turn {
+    coming: Arc<Coming>,
+    name: SocketAddress,
+    held: Option<tokio::sync::OwnedMutexGuard<()>>,
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        let mut coming = self.coming.lock().unwrap_or_else(PoisonError::into_inner);
+        self.held = None;
+        // Nobody waits for it.
+        if coming
+            .get(&self.name)
+            .is_some_and(|turn| Arc::strong_count(turn) == 1)
+        {
+            coming.remove(&self.name);
+        }
+    }
+}
+
 /// What a gateway keeps for clients that come back.
 pub(crate) struct Recovery {
     /// The numbers of kept events.
@@ -91,6 +115,8 @@ pub(crate) struct Recovery {
     missing: AtomicU64,
     /// Rooms of an earlier process, each with the last stored message that it was told of.
     told: Mutex<Vec<(RoomKey, u64)>>,
+    /// Sockets of which it is found out who goes on with them.
+    coming: Arc<Coming>,
     /// Where all of it is written down, if it is.
     pub(crate) journal: Option<Journal>,
 }
@@ -134,6 +160,7 @@ impl Recovery {
             follows_from: AtomicU64::new(u64::MAX),
             missing: AtomicU64::new(0),
             told: Mutex::default(),
+            coming: Arc::default(),
             journal,
         }
     }
@@ -335,6 +362,19 @@ impl Recovery {
         let name: [u8; NAME] = name.try_into().ok()?;
         let begin = u64::from_be_bytes(begin.try_into().ok()?);
         (differs == 0).then(|| (SocketAddress(Sid::from_bytes(name)), begin))
+    }
+
+    /// Waits until nobody else is about to go on with a socket.
+    pub(crate) async fn turn(&self, name: SocketAddress) -> Turn {
+        let turn = {
+            let mut coming = self.coming.lock().unwrap_or_else(PoisonError::into_inner);
+            coming.entry(name).or_default().clone()
+        };
+        Turn {
+            coming: self.coming.clone(),
+            name,
+            held: Some(turn.lock_owned().await),
+        }
     }
 
     /// Where a socket is that is known by this id.

@@ -349,6 +349,12 @@ function operations.claim()
     return { 'taken', one.record, text(line.epoch), text(line.begin), text(line.last), text(one.times) }
 end
 
+-- { tag }, and the name of a socket -> the process that has it, or nothing
+function operations.holder()
+    local bytes = call('HGET', prefix .. ':z:' .. arguments.tag, ARGV[3])
+    return bytes and session(bytes).process or ''
+end
+
 -- { process, tags, ttl, cursors }: the process is there, and has sockets that were named by
 -- these. What others have left behind is looked through a little at a time -> cursors
 function operations.refresh()

@@ -136,9 +136,15 @@ pub trait SharedLine: Send + Sync + 'static {
     /// Resolves when all of that is written, or will not be for now.
     fn remembered(&self) -> BoxFuture<()>;
 
+    /// The tag of the node that has a socket which is known by this name; `None`: nobody says.
+    fn holder(&self, name: SocketAddress) -> BoxFuture<Option<u32>>;
+
     /// Takes a session up: of several nodes that try, one has it. The one that had it hears of
     /// [that](super::Node::lose_session).
     fn claim(&self, name: SocketAddress, owner: String) -> BoxFuture<Result<Session, Unclaimed>>;
+
+    /// Whether this node has taken a session up, and no other one has since.
+    fn has_claimed(&self, name: SocketAddress) -> bool;
 }
 
 /// What a socket has, as its node writes it down.

@@ -406,7 +406,7 @@ pub trait Node: Send + Sync + 'static {
     /// The end of a scope does not come in time: what comes next there is behind a gap.
     fn go_without(&self, _scope: &line::Scope) {}
 
-    /// How far the line is, when this node begins to follow it, or it is another.
+    /// How far the line is: all that is for this node up to there has come, or is lost.
     fn reach(&self, _reached: line::Reached) {}
 
     /// The line cannot be reached: an event is for those here, and is not kept.

@@ -11,7 +11,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use heartline_core::auth::{AuthError, Credentials, Identity, UserKey};
-use heartline_core::backplane::line::Scope;
+use heartline_core::backplane::line::{Scope, Unclaimed};
 use heartline_core::line::session::Session;
 use heartline_core::namespaces::NamespaceId;
 use heartline_core::policy::AuthMode;
@@ -34,6 +34,7 @@ use crate::data::SocketData;
 use crate::handler::{Arrival, Body, Event, Handlers};
 use crate::op::{Connecting, Op, Outcome, Park, Refusal};
 use crate::publication::Encoding;
+use crate::recovery::Turn;
 use crate::shared::Shared;
 use crate::socket::Socket;
 
@@ -54,6 +55,15 @@ struct Earlier {
     place: u64,
 }
 
+/// What an authentication came to.
+struct Authenticated {
+    outcome: Outcome,
+    /// What the newcomer brings of an earlier socket is another user's.
+    is_foreign: bool,
+    /// Nobody else goes on with that socket meanwhile.
+    turn: Option<Turn>,
+}
+
 /// Verifies credentials and asks the backplane for admission, if the newcomer is still
 /// `here` then.
 async fn authenticate(
@@ -63,16 +73,30 @@ async fn authenticate(
     credentials: Credentials,
     (socket, earlier): (SocketAddress, Option<Earlier>),
     here: Weak<()>,
-) -> Option<Outcome> {
+) -> Option<Authenticated> {
     let identity = match identify(shared, handlers, mode, credentials, socket).await {
         Ok(identity) => identity,
-        Err(refusal) => return Some(Err(refusal)),
+        Err(refusal) => {
+            return Some(Authenticated {
+                outcome: Err(refusal),
+                is_foreign: false,
+                turn: None,
+            });
+        }
     };
-    let mut elsewhere = None;
+    let mut elsewhere = Ok(None);
+    let mut turn = None;
     if let Some(Earlier { name, came_at, .. }) = earlier {
-        take_over(shared, name, identity.user.clone(), came_at).await;
-        elsewhere = claim(shared, name, &identity).await;
+        if let Some((recovery, _)) = shared.fanout.common() {
+            turn = Some(recovery.turn(name).await);
+        }
+        let stays = take_over(shared, name, identity.user.clone(), came_at).await;
+        elsewhere = match stays {
+            true => Err(Unclaimed::Unknown),
+            false => claim(shared, name, &identity).await,
+        };
     }
+    let is_foreign = elsewhere == Err(Unclaimed::Foreign);
     let outcome = admit(shared, identity, socket, here).await?;
     if let Ok((identity, _)) = &outcome {
         if let (Some(user), Some((_, common))) = (&identity.user, shared.fanout.common())
@@ -81,11 +105,17 @@ async fn authenticate(
             common.remembered().await;
         }
         if let Some(earlier) = earlier {
-            gather(shared, &earlier, identity, elsewhere).await;
+            if let Ok(elsewhere) = elsewhere {
+                gather(shared, &earlier, identity, elsewhere).await;
+            }
             know_members(shared, identity, &earlier.name).await;
         }
     }
-    Some(outcome)
+    Some(Authenticated {
+        outcome,
+        is_foreign,
+        turn,
+    })
 }
 
 /// Asks the backplane for admission; `None`: the newcomer has gone.
@@ -120,15 +150,15 @@ async fn admit(
 }
 
 /// Has an earlier connection of the client ended, if it is still there: it does not know yet
-/// that it is lost. What it had waits for the new one then.
+/// that it is lost. What it had waits for the new one then. True: it is there, and stays.
 async fn take_over(
     shared: &Shared,
     name: SocketAddress,
     user: Option<Arc<UserKey>>,
     since: Micros,
-) {
+) -> bool {
     let Some(recovery) = &shared.fanout.recovery else {
-        return;
+        return false;
     };
     let socket = recovery.whereabouts(name);
     let (reply, done) = oneshot::channel();
@@ -140,18 +170,26 @@ async fn take_over(
     });
     shared.fanout.post(socket.0.conn.shard, op);
     // An error: there is no such shard.
-    let _ = done.await;
+    done.await.unwrap_or(false)
 }
 
 /// Takes up what another node, or this one, has written down of a socket: nobody else goes on
 /// with it from here on. What this node does not have itself is returned.
-async fn claim(shared: &Shared, name: SocketAddress, identity: &Identity) -> Option<Record> {
-    let (recovery, common) = shared.fanout.common()?;
-    let claimed = common.claim(name, owner(identity.user.as_deref())).await;
-    match claimed {
-        Ok(session) if !recovery.sessions.holds(&name) => Record::read(&session),
-        _ => None,
+async fn claim(
+    shared: &Shared,
+    name: SocketAddress,
+    identity: &Identity,
+) -> Result<Option<Record>, Unclaimed> {
+    let Some((recovery, common)) = shared.fanout.common() else {
+        return Ok(None);
+    };
+    let is_here = recovery.sessions.holds(&name);
+    if is_here {
+        // What this node has to say of it may be on its way.
+        common.remembered().await;
     }
+    let session = common.claim(name, owner(identity.user.as_deref())).await?;
+    Ok(Record::read(&session).filter(|_| !is_here))
 }
 
 /// Brings here what a socket that comes back may have missed: what all nodes have kept of its
@@ -349,12 +387,19 @@ impl Hub {
         let work = async move {
             let places = (socket, earlier);
             let outcome = authenticate(&shared, &handlers, mode, credentials, places, waits);
-            if let Some(outcome) = outcome.await {
+            if let Some(Authenticated {
+                outcome,
+                is_foreign,
+                turn,
+            }) = outcome.await
+            {
                 let recovery = shared.fanout.recovery.as_ref();
                 let op = Op::Connecting(Connecting {
                     socket,
                     outcome,
                     begin: recovery.map_or(0, |recovery| recovery.line.last()),
+                    is_foreign,
+                    turn,
                 });
                 shared.fanout.post(conn.shard, op);
             }
@@ -375,6 +420,8 @@ impl Hub {
                 socket,
                 outcome: Err(refusal),
                 begin: 0,
+                is_foreign: false,
+                turn: None,
             },
         );
     }
@@ -387,6 +434,8 @@ impl Hub {
             socket,
             outcome,
             begin,
+            is_foreign,
+            turn: _turn,
         }: Connecting,
     ) {
         let slot = engine.find(socket.0.conn);
@@ -410,6 +459,9 @@ impl Hub {
         match outcome {
             Ok((identity, admitted)) => {
                 let mut joining = *joining;
+                if let Some(ticket) = joining.ticket.as_mut().filter(|_| is_foreign) {
+                    ticket.is_anothers();
+                }
                 let displaced = joining.displaced.take();
                 self.establish(engine, slot, joining, identity.clone(), begin);
                 self.close_displaced(&admitted, &identity);

@@ -52,6 +52,8 @@ pub(crate) struct Ticket {
     session: Option<(SocketAddress, u64)>,
     /// Its address has tried too often: nobody looks.
     is_limited: bool,
+    /// The socket was another user's.
+    is_foreign: bool,
     since: Since,
     /// Live topics, each with the epoch and offset of the last event that came.
     pub(crate) topics: Vec<(Box<str>, Option<(Box<str>, u64)>)>,
@@ -88,6 +90,11 @@ impl Ticket {
     pub(super) fn is_refused(&mut self) {
         self.session = None;
         self.is_limited = true;
+    }
+
+    /// The socket was another user's, as another node knows.
+    pub(super) fn is_anothers(&mut self) {
+        self.is_foreign = true;
     }
 
     /// The place up to which it has received everything, or before.
@@ -337,6 +344,7 @@ impl Hub {
         Some(Ticket {
             session,
             is_limited: false,
+            is_foreign: false,
             since,
             topics: Vec::new(),
         })
@@ -359,6 +367,7 @@ impl Hub {
         Ticket {
             session: session.filter(|(name, _)| name.namespace() == NamespaceId::ROOT),
             is_limited: false,
+            is_foreign: false,
             since: Since::of(resume.place.as_deref()),
             topics: topics.collect(),
         }
@@ -435,17 +444,20 @@ impl Hub {
         }: Park,
     ) {
         let namespace = socket.namespace();
+        let mut is_there = false;
         if let Some(slot) = self.locate(engine, &socket)
             && let Some(link) = self.link_mut(slot)
             && let Some(there) = link.socket(namespace)
-            && there.connected_at < since
-            && there.identity.user == user
         {
-            link.rare().back_by = engine.now + TAKING_OVER;
-            self.link_closed(engine, slot, Reason::TransportClosed);
-            engine.close(slot, Reason::TransportClosed);
+            is_there = true;
+            if there.connected_at < since && there.identity.user == user {
+                is_there = false;
+                link.rare().back_by = engine.now + TAKING_OVER;
+                self.link_closed(engine, slot, Reason::TransportClosed);
+                engine.close(slot, Reason::TransportClosed);
+            }
         }
-        let _ = reply.send(());
+        let _ = reply.send(is_there);
     }
 
     /// The name under which a socket is written down, where that is done.
@@ -590,6 +602,9 @@ impl Hub {
         if ticket.is_limited {
             return Err(Resume::Limited);
         }
+        if ticket.is_foreign {
+            return Err(Resume::Foreign);
+        }
         let (name, begin) = ticket.session.ok_or(Resume::BadToken)?;
         let since = match ticket.since {
             Since::Garbled => return Err(Resume::BadOffset),
@@ -603,6 +618,10 @@ impl Hub {
             Since::Place(_) => Some(begin),
             Since::Unsaid => None,
         };
+        let common = recovery.common.as_ref();
+        if common.is_some_and(|common| !common.has_claimed(name)) {
+            return Err(Resume::Unknown);
+        }
         let user = identity.user.as_ref();
         let session = recovery.sessions.claim(&name, user, engine.now);
         let session = session.map_err(|why| match why {

@@ -28,6 +28,7 @@ use crate::envelope::{self, Body, Origin};
 use crate::kept;
 use crate::locked::locked;
 use crate::names;
+use crate::registry::tag_of_process;
 
 /// The script's text.
 pub(in super::super) const SOURCE: &str = include_str!("../line.lua");
@@ -903,6 +904,15 @@ impl Line {
         }
     }
 
+    /// The node that has a socket of this name.
+    pub(super) async fn holder(&self, name: SocketAddress) -> Option<u32> {
+        let arguments = json!({ "tag": name.0.tag().to_string() });
+        let mut command = self.call("holder", arguments);
+        command.arg(&name.0.to_bytes()[..]);
+        let process: String = self.ask(&command).await.ok()?;
+        tag_of_process(&process)
+    }
+
     /// Takes a session up.
     pub(super) async fn claim(
         &self,
@@ -940,6 +950,11 @@ impl Line {
             "foreign" => Err(Unclaimed::Foreign),
             _ => Err(Unclaimed::Unknown),
         }
+    }
+
+    /// Whether this node has taken a session up, and no other one has since.
+    pub(super) fn has_claimed(&self, name: SocketAddress) -> bool {
+        locked(&self.sessions).taken.contains_key(&name)
     }
 
     /// Whether this node has a session no more that another one has taken up.

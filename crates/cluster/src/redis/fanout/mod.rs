@@ -350,6 +350,16 @@ impl SharedLine for Fanout {
         }
     }
 
+    fn holder(&self, name: SocketAddress) -> BoxFuture<Option<u32>> {
+        let line = self.line.clone();
+        Box::pin(async move { line?.holder(name).await })
+    }
+
+    fn has_claimed(&self, name: SocketAddress) -> bool {
+        let line = self.line.as_ref();
+        line.is_some_and(|line| line.has_claimed(name))
+    }
+
     fn claim(&self, name: SocketAddress, owner: String) -> BoxFuture<Result<Session, Unclaimed>> {
         let line = self.line.clone();
         Box::pin(async move {

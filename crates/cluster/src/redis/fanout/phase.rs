@@ -95,6 +95,8 @@ impl Line {
             }
             Sent::End(request, reached) => {
                 self.reached(reached);
+                // All that is for this node up to there has come before.
+                node.reach(reached);
                 self.came(request);
             }
             // Unless it has come back meanwhile.
