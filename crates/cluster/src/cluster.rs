@@ -443,7 +443,10 @@ impl Backplane for Cluster {
     }
 
     fn close(&self) -> BoxFuture<()> {
-        let member = self.member.clone();
-        Box::pin(async move { member.leave().await })
+        let (member, fanout) = (self.member.clone(), self.fanout.clone());
+        Box::pin(async move {
+            fanout.finish().await;
+            member.leave().await;
+        })
     }
 }

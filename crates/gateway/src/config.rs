@@ -234,6 +234,9 @@ pub struct RecoveryConfig {
     /// A file from which the next process goes on, if this one is killed; `None`: what is kept
     /// ends with the process.
     pub journal: Option<PathBuf>,
+    /// What is to be kept is refused while the line that all nodes share cannot be reached;
+    /// otherwise those who are here hear it, and who was away is told of a gap.
+    pub refuse_unreachable: bool,
 }
 
 impl Default for RecoveryConfig {
@@ -247,6 +250,7 @@ impl Default for RecoveryConfig {
             sessions: 100_000,
             max_replay: 1_000,
             journal: None,
+            refuse_unreachable: false,
         }
     }
 }

@@ -114,18 +114,33 @@ pub(crate) enum Published {
     /// It has this offset, if the room has members here.
     Here(Option<u64>),
     /// It is on its way into the line that all nodes share.
-    InLine(BoxFuture<Option<u64>>),
+    InLine {
+        said: BoxFuture<Option<u64>>,
+        /// It is not told to those here, should it not get there.
+        refuse: bool,
+    },
 }
 
 impl Published {
     /// Its offset, once it has one; `None`: it is not known.
-    pub(crate) async fn offset(self) -> Option<u64> {
+    ///
+    /// # Errors
+    /// It was told to nobody: the line that all nodes share is away, and that is how the
+    /// operator wants it.
+    pub(crate) async fn offset(self) -> Result<Option<u64>, Unreachable> {
         match self {
-            Published::Here(offset) => offset,
-            Published::InLine(said) => said.await,
+            Published::Here(offset) => Ok(offset),
+            Published::InLine { said, refuse } => match said.await {
+                None if refuse => Err(Unreachable),
+                offset => Ok(offset),
+            },
         }
     }
 }
+
+/// The line that all nodes share cannot be reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Unreachable;
 
 /// Whether what is said to several rooms, or to everybody, is kept.
 fn keeps_any(recovery: &Recovery, rooms: &[String]) -> bool {
@@ -304,7 +319,9 @@ impl Fanout {
         };
         let is_kept = |recovery: &Recovery| recovery.keeps(to.room);
         if let Some(said) = self.say_in_common(&target, is_kept, &message, to.skip) {
-            return Published::InLine(said);
+            let recovery = self.recovery.as_ref();
+            let refuse = recovery.is_some_and(|recovery| recovery.refuse_unreachable);
+            return Published::InLine { said, refuse };
         }
         if to.key.is_none() {
             self.backplane.publish(&target, &message);
@@ -842,7 +859,12 @@ impl Fanout {
             }
             Missed::Users => {
                 self.lose_all();
-                self.post_to_all(|| Op::UserGap { to: None });
+                let by_line = self.common().map(|(recovery, _)| recovery);
+                let all = format!("{PRIVATE}*");
+                // What goes by the line of all nodes is not lost unnoticed.
+                if by_line.is_none_or(|recovery| !recovery.keeps(&all)) {
+                    self.post_to_all(|| Op::UserGap { to: None });
+                }
             }
             Missed::Anybody => {
                 self.lose_all();

@@ -109,6 +109,8 @@ pub(crate) struct Recovery {
     key: Key,
     /// The line that all nodes share: numbers are taken there.
     pub(crate) common: Option<Arc<dyn SharedLine>>,
+    /// What cannot be said there is refused.
+    pub(crate) refuse_unreachable: bool,
     /// Since this place in it this node has heard all that is for everybody.
     follows_from: AtomicU64,
     /// Up to this place in the line events may be missing that nobody has dropped.
@@ -157,6 +159,7 @@ impl Recovery {
                 },
             },
             common,
+            refuse_unreachable: config.refuse_unreachable,
             follows_from: AtomicU64::new(u64::MAX),
             missing: AtomicU64::new(0),
             told: Mutex::default(),

@@ -18,7 +18,7 @@ use tokio::sync::oneshot;
 
 use crate::data::SocketData;
 use crate::event::{Args, EventError, PublishRequest, said, said_to_one};
-use crate::fanout::{Published, ToRoom, ToUser};
+use crate::fanout::{Published, ToRoom, ToUser, Unreachable};
 use crate::in_order;
 use crate::limits::Sender;
 use crate::op::{Op, Query};
@@ -384,7 +384,11 @@ impl Socket {
             return Ok(None);
         }
         let published = self.publish_message(&request.room, message, key, request.to_self)?;
-        Ok(published.offset().await)
+        let offset = published.offset().await;
+        offset.map_err(|Unreachable| {
+            let sentence = "The event could not be published just now; try again";
+            EventError::new(Code::SendFailed, sentence)
+        })
     }
 
     /// Counts one more message of the user, or of the anonymous socket: a user's together in

@@ -137,6 +137,7 @@ async fn cluster(settings: &Settings) -> Result<Option<(Cluster, TcpListener)>, 
             age,
             events: settings.gateway.recovery.events,
             bytes: settings.gateway.recovery.bytes,
+            refuse: settings.gateway.recovery.refuse_unreachable,
         }),
     });
     let cluster = cluster.map_err(|error| failed(error.to_string()))?;

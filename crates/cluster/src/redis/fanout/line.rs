@@ -70,6 +70,8 @@ pub struct LineSettings {
     pub events: usize,
     /// What these may weigh, bytes.
     pub bytes: usize,
+    /// What cannot be said in time is told to nobody, rather than to those here alone.
+    pub refuse: bool,
 }
 
 /// An event on its way.
@@ -101,6 +103,8 @@ struct Queue {
     waiting: VecDeque<Saying>,
     bytes: usize,
     number: u64,
+    /// Some of it is on its way.
+    is_busy: bool,
     /// Whose events were given up.
     owed: HashSet<Scope>,
 }
@@ -465,6 +469,11 @@ impl Line {
     /// An event could not be said in time.
     fn give_up(&self, saying: Saying) {
         self.counters.undelivered.fetch_add(1, Ordering::Relaxed);
+        if self.settings.refuse {
+            // Who has said it hears that it was not. Should it be in the line after all, all
+            // nodes have it.
+            return;
+        }
         {
             let mut alone = locked(&self.alone);
             if alone.len() >= MAX_ALONE {
@@ -502,6 +511,7 @@ impl Line {
             queue.bytes -= saying.body.len();
             batch.push(saying);
         }
+        queue.is_busy = !batch.is_empty();
     }
 
     /// Gaps that stand for what was given up.
@@ -950,6 +960,18 @@ impl Line {
             "foreign" => Err(Unclaimed::Foreign),
             _ => Err(Unclaimed::Unknown),
         }
+    }
+
+    /// Resolves when what was said is in the line and what was to be written is, or will not be
+    /// for now: the node ends.
+    pub(super) async fn finish(&self) {
+        let nothing_waits = async {
+            while locked(&self.queue).is_busy || !locked(&self.queue).waiting.is_empty() {
+                tokio::time::sleep(FIRST_PAUSE).await;
+            }
+        };
+        let _ = tokio::time::timeout(MAX_WAIT_FOR_WRITING, nothing_waits).await;
+        self.remembered().await;
     }
 
     /// Whether this node has taken a session up, and no other one has since.

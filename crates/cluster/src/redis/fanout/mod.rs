@@ -189,6 +189,13 @@ impl Fanout {
         }
     }
 
+    /// Resolves when what is kept of this node is where other nodes find it.
+    pub async fn finish(&self) {
+        if let Some(line) = &self.line {
+            line.finish().await;
+        }
+    }
+
     /// The line of kept events, if there is one.
     pub fn line(&self) -> Option<&Arc<Line>> {
         self.line.as_ref()
