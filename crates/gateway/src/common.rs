@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use heartline_core::auth::{Identity, RoomPattern, UserKey};
-use heartline_core::backplane::line::{Heard, Reached, Scope, Session, SharedLine, Tail};
+use heartline_core::backplane::line::{Heard, Reached, Scope, Session, Tail};
 use heartline_core::backplane::{NameList, Target};
 use heartline_core::line::ring::{Kept, Only};
 use heartline_core::line::shelf::ScopeRef;
@@ -22,12 +22,6 @@ use crate::publication::{Publication, Told};
 use crate::recovery::Recovery;
 
 impl Fanout {
-    /// The line that all nodes share, and what this one has of it.
-    pub(crate) fn common(&self) -> Option<(&Recovery, &Arc<dyn SharedLine>)> {
-        let recovery = self.recovery.as_ref()?;
-        Some((recovery, recovery.common.as_ref()?))
-    }
-
     /// Something of the line comes: for whom it is here, it is in their mailboxes then.
     pub(crate) fn hear(&self, heard: Heard<'_>) {
         let Some((recovery, _)) = self.common() else {
@@ -253,29 +247,6 @@ impl Fanout {
         if let Some(room) = found {
             self.pass(&room, message, skip, told);
         }
-    }
-
-    /// Gives members of a room something that has no number there.
-    pub(crate) fn pass(
-        &self,
-        room: &Arc<Room>,
-        message: Message,
-        skip: Option<SocketAddress>,
-        told: Option<Told>,
-    ) {
-        let name = self.namespaces.get(room.key.namespace).name.clone();
-        let topic = Some(room.key.name.clone());
-        let publication = Publication::new(name, message, topic, None, None).at(told);
-        let publication = Arc::new(publication);
-        room.pass(|shard, offset| {
-            let op = Op::Deliver {
-                room: room.clone(),
-                offset,
-                publication: publication.clone(),
-                skip,
-            };
-            self.post(shard as u16, op);
-        });
     }
 
     /// Takes in what all nodes have kept of a scope.

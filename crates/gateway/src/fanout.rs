@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use hashbrown::HashSet;
 use heartline_core::auth::{BoxFuture, UserKey};
+use heartline_core::backplane::line::SharedLine;
 use heartline_core::backplane::{
     Action, Backplane, Missed, NameList, Subscription, Target, named_user, user_name,
 };
@@ -220,6 +221,35 @@ impl Fanout {
 
     fn namespace_name(&self, namespace: NamespaceId) -> &Arc<str> {
         &self.namespaces.get(namespace).name
+    }
+
+    /// The line that all nodes share, and what this one has of it.
+    pub(crate) fn common(&self) -> Option<(&Recovery, &Arc<dyn SharedLine>)> {
+        let recovery = self.recovery.as_ref()?;
+        Some((recovery, recovery.common.as_ref()?))
+    }
+
+    /// Gives members of a room something that has no number there.
+    pub(crate) fn pass(
+        &self,
+        room: &Arc<Room>,
+        message: Message,
+        skip: Option<SocketAddress>,
+        told: Option<Told>,
+    ) {
+        let name = self.namespaces.get(room.key.namespace).name.clone();
+        let topic = Some(room.key.name.clone());
+        let publication = Publication::new(name, message, topic, None, None).at(told);
+        let publication = Arc::new(publication);
+        room.pass(|shard, offset| {
+            let op = Op::Deliver {
+                room: room.clone(),
+                offset,
+                publication: publication.clone(),
+                skip,
+            };
+            self.post(shard as u16, op);
+        });
     }
 
     /// Has a room's publications of other nodes come for as long as it is held.

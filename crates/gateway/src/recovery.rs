@@ -434,7 +434,7 @@ mod tests {
         let (config, heartbeat) = (RecoveryConfig::default(), HeartbeatConfig::default());
         let alone: Arc<dyn Backplane> = Arc::new(LocalBackplane::new(
             Duration::ZERO,
-            Arc::new(|| unreachable!("nobody connects")),
+            Box::new(|| unreachable!("nobody connects")),
         ));
         Recovery::new(
             Duration::from_secs(60),

@@ -8,9 +8,10 @@
 
 use std::sync::Arc;
 
-use super::{Message, Subscription, Target};
+use super::target::{Subscription, Target};
 use crate::auth::{BoxFuture, UserKey};
 use crate::line::ring::Extent;
+use crate::message::Message;
 use crate::presence::SocketAddress;
 
 /// Whose events are kept together.
