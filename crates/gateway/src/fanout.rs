@@ -29,7 +29,8 @@ use tokio::sync::oneshot;
 
 use crate::event::{Args, EventError};
 use crate::op::{
-    Chosen, FIRST_CHOICE, Held, Op, Query, RoomFilter, RoomMembers, SelectedAction, Selection,
+    Chosen, FIRST_CHOICE, Held, LineOp, Op, Query, RoomFilter, RoomMembers, SelectedAction,
+    Selection,
 };
 use crate::publication::{Publication, Told, may_mislead};
 use crate::recovery::Recovery;
@@ -305,7 +306,7 @@ impl Fanout {
         };
         if !was_ready {
             let (reply, done) = oneshot::channel();
-            self.post(socket.0.conn.shard, Op::Settle(reply));
+            self.post(socket.0.conn.shard, Op::Line(LineOp::Settle(reply)));
             // An error: there is no such shard.
             let _ = done.await;
         }
@@ -884,7 +885,7 @@ impl Fanout {
                     }
                 }
                 for to in self.backplane.local().sockets(tenant, user, None) {
-                    self.post(to.0.conn.shard, Op::UserGap { to: Some(to) });
+                    self.post(to.0.conn.shard, Op::Line(LineOp::UserGap { to: Some(to) }));
                 }
             }
             Missed::Users => {
@@ -893,13 +894,13 @@ impl Fanout {
                 let all = format!("{PRIVATE}*");
                 // What goes by the line of all nodes is not lost unnoticed.
                 if by_line.is_none_or(|recovery| !recovery.keeps(&all)) {
-                    self.post_to_all(|| Op::UserGap { to: None });
+                    self.post_to_all(|| Op::Line(LineOp::UserGap { to: None }));
                 }
             }
             Missed::Anybody => {
                 self.lose_all();
                 self.rooms.all().iter().for_each(|room| self.tell_gap(room));
-                self.post_to_all(|| Op::UserGap { to: None });
+                self.post_to_all(|| Op::Line(LineOp::UserGap { to: None }));
             }
         }
     }
@@ -925,7 +926,7 @@ impl Fanout {
         let line = recovery.map(|recovery| &recovery.line);
         self.rooms.begin_epoch(room, line, note, |shard, gap| {
             let room = room.clone();
-            self.post(shard as u16, Op::Gap { room, gap });
+            self.post(shard as u16, Op::Line(LineOp::Gap { room, gap }));
         });
     }
 

@@ -53,6 +53,28 @@ pub(crate) struct Park {
     pub(crate) reply: oneshot::Sender<bool>,
 }
 
+/// What concerns the line of kept events, and what was lost.
+pub(crate) enum LineOp {
+    /// Publications were lost on their way to a room: its numbers go on in another epoch.
+    Gap { room: Arc<Room>, gap: Gap },
+    /// How far a room is, of which this node did not know it: members have heard nothing yet.
+    Begin { room: Arc<Room>, from: Gap },
+    /// Another node has taken up what a socket has, which is known by this name.
+    Lose {
+        socket: SocketAddress,
+        name: SocketAddress,
+    },
+    /// Answers when all before it is done.
+    Settle(oneshot::Sender<()>),
+    /// Publications to a user were lost, whose socket this is; to any user without one.
+    UserGap { to: Option<SocketAddress> },
+    /// All events up to this place in the line that are for this shard have been delivered.
+    Reached { place: u64 },
+    /// The client of a connection has come back by another one since this time, and wants to
+    /// go on: the earlier one is over.
+    Park(Park),
+}
+
 /// What may be asked of a shard.
 pub(crate) enum Op {
     /// A future can go on.
@@ -125,19 +147,8 @@ pub(crate) enum Op {
         /// Not to this one of them.
         skip: Option<SocketAddress>,
     },
-    /// Publications were lost on their way to a room: its numbers go on in another epoch.
-    Gap { room: Arc<Room>, gap: Gap },
-    /// How far a room is, of which this node did not know it: members have heard nothing yet.
-    Begin { room: Arc<Room>, from: Gap },
-    /// Another node has taken up what a socket has, which is known by this name.
-    Lose {
-        socket: SocketAddress,
-        name: SocketAddress,
-    },
-    /// Answers when all before it is done.
-    Settle(oneshot::Sender<()>),
-    /// Publications to a user were lost, whose socket this is; to any user without one.
-    UserGap { to: Option<SocketAddress> },
+    /// Something of the line of kept events.
+    Line(LineOp),
     /// A publication to a namespace's sockets of one tenant.
     Broadcast {
         namespace: NamespaceId,
@@ -164,11 +175,6 @@ pub(crate) enum Op {
         reason: Reason,
         reply: Option<oneshot::Sender<bool>>,
     },
-    /// All events up to this place in the line that are for this shard have been delivered.
-    Reached { place: u64 },
-    /// The client of a connection has come back by another one since this time, and wants to
-    /// go on: the earlier one is over.
-    Park(Park),
     /// A newer connection took this one's place.
     Replaced {
         to: SocketAddress,

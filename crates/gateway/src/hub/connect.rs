@@ -7,6 +7,7 @@
 //! should it end in that very moment, the admission is taken back. Those who have to go for
 //! the newcomer go when it is there.
 
+use std::net::IpAddr;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -16,12 +17,12 @@ use heartline_core::line::session::Session;
 use heartline_core::namespaces::NamespaceId;
 use heartline_core::policy::AuthMode;
 use heartline_core::presence::{Admitted, DeviceLimitReached, Newcomer, SocketAddress};
+use heartline_core::rooms::RoomRef;
 use heartline_engine::shard::engine::Engine;
 use heartline_wire::id::Slot;
 use heartline_wire::live;
 use heartline_wire::reason::Reason;
 use heartline_wire::time::Micros;
-use heartline_core::rooms::RoomRef;
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
@@ -32,7 +33,7 @@ use super::tasks::TaskKind;
 use crate::common::{Record, owner};
 use crate::data::SocketData;
 use crate::handler::{Arrival, Body, Event, Handlers};
-use crate::op::{Connecting, Op, Outcome, Park, Refusal};
+use crate::op::{Connecting, LineOp, Op, Outcome, Park, Refusal};
 use crate::publication::Encoding;
 use crate::recovery::Turn;
 use crate::shared::Shared;
@@ -53,6 +54,20 @@ struct Earlier {
     came_at: Micros,
     /// The place up to which it has heard everything, or before.
     place: u64,
+}
+
+impl Earlier {
+    /// What a ticket says of it; it is not looked at where its address has tried too often.
+    fn of(ticket: &mut Ticket, shared: &Shared, remote: IpAddr, now: Micros) -> Option<Earlier> {
+        if !shared.limits.may_resume(remote, now) {
+            ticket.is_refused();
+        }
+        Some(Earlier {
+            name: ticket.name()?,
+            came_at: now,
+            place: ticket.place(),
+        })
+    }
 }
 
 /// What an authentication came to.
@@ -162,12 +177,12 @@ async fn take_over(
     };
     let socket = recovery.whereabouts(name);
     let (reply, done) = oneshot::channel();
-    let op = Op::Park(Park {
+    let op = Op::Line(LineOp::Park(Park {
         socket,
         user,
         since,
         reply,
-    });
+    }));
     shared.fanout.post(socket.0.conn.shard, op);
     // An error: there is no such shard.
     done.await.unwrap_or(false)
@@ -249,7 +264,10 @@ fn imported(
     record: &Record,
 ) -> Session<Option<SocketData>> {
     let fanout = &shared.fanout;
-    let last = fanout.recovery.as_ref().map_or(0, |recovery| recovery.line.last());
+    let last = fanout
+        .recovery
+        .as_ref()
+        .map_or(0, |recovery| recovery.line.last());
     let tenant = identity.tenant_id();
     let rooms = record.rooms.iter().map(|(room, since)| {
         let place = RoomRef {
@@ -351,18 +369,10 @@ impl Hub {
         };
         let here = Arc::new(());
         let waits = Arc::downgrade(&here);
-        let earlier = ticket.as_mut().and_then(|ticket| {
-            // A turn may have begun before the earlier connection did, on another shard.
-            let now = engine.now.max(shared.clock.now());
-            if !shared.limits.may_resume(remote, now) {
-                ticket.is_refused();
-            }
-            Some(Earlier {
-                name: ticket.name()?,
-                came_at: now,
-                place: ticket.place(),
-            })
-        });
+        // A turn may have begun before the earlier connection did, on another shard.
+        let now = engine.now.max(shared.clock.now());
+        let earlier = ticket.as_mut();
+        let earlier = earlier.and_then(|ticket| Earlier::of(ticket, &shared, remote, now));
         link.joining = Some(Box::new(Joining {
             ticket: ticket.map(Box::new),
             namespace,

@@ -33,7 +33,7 @@ use super::link::Back;
 use crate::data::SocketData;
 use crate::journal::Journal;
 use crate::metrics::Resume;
-use crate::op::{Op, Park, SelectedAction};
+use crate::op::{LineOp, Op, Park, SelectedAction};
 use crate::publication::{self, Encoding, Head, Publication, Told};
 use crate::recovery::Recovery;
 
@@ -219,8 +219,8 @@ impl Hub {
                 action: SelectedAction::Send(publication),
                 ..
             } => publication.last_kept(),
-            Op::Reached { place } => Some(*place),
-            Op::Gap { gap, .. } => Some(gap.place),
+            Op::Line(LineOp::Reached { place }) => Some(*place),
+            Op::Line(LineOp::Gap { gap, .. }) => Some(gap.place),
             _ => None,
         };
         if let Some(reached) = reached {
@@ -688,7 +688,7 @@ impl Hub {
             has_topics: is_live,
         };
         if self.catching_up.push(slot, namespace, caught) {
-            fanout.post(self.shard, Op::Reached { place: now });
+            fanout.post(self.shard, Op::Line(LineOp::Reached { place: now }));
         }
         self.set_back(engine, slot, namespace, session);
         Ok(missed)
