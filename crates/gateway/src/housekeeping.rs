@@ -55,7 +55,8 @@ pub(crate) async fn run(shared: Arc<Shared>) {
             let is_left = |_, tenant: Option<&str>, user: &str| fanout.has_anybody(tenant, user);
             recovery.shelf.trim(now, &recovery.line.bounds, is_left);
             rounds += 1;
-            if let Some(common) = recovery.common.as_ref().filter(|_| rounds % ATTEND == 0) {
+            let common = recovery.common.as_ref();
+            if let Some(common) = common.filter(|_| rounds.is_multiple_of(ATTEND)) {
                 fanout.backplane.local().each_user(|user| {
                     common.attend(user);
                 });

@@ -125,6 +125,9 @@ struct Sessions {
     count: u64,
 }
 
+/// What a socket has, or that it is gone for good.
+type Change = (SocketAddress, Option<Session>);
+
 /// Scopes of which somebody waits for the end.
 #[derive(Default)]
 struct Wanted {
@@ -824,8 +827,7 @@ impl Line {
         }
     }
 
-    #[allow(clippy::type_complexity)]
-    fn next_sessions(&self) -> (u64, Vec<String>, Vec<(SocketAddress, Option<Session>)>) {
+    fn next_sessions(&self) -> (u64, Vec<String>, Vec<Change>) {
         let mut sessions = locked(&self.sessions);
         let users = std::mem::take(&mut sessions.users);
         let mut batch = Vec::new();
@@ -839,11 +841,7 @@ impl Line {
         (sessions.count, users, batch)
     }
 
-    async fn write(
-        &self,
-        users: &[String],
-        batch: &[(SocketAddress, Option<Session>)],
-    ) -> RedisResult<()> {
+    async fn write(&self, users: &[String], batch: &[Change]) -> RedisResult<()> {
         for users in users.chunks(SESSIONS_PER_CALL) {
             let ttl = ATTENDED.as_millis() as u64;
             let command = self.call("attend", json!({ "users": users, "ttl": ttl }));
@@ -877,7 +875,7 @@ impl Line {
         self.ask::<Value>(&command).await.map(drop)
     }
 
-    fn write_again(&self, users: Vec<String>, batch: Vec<(SocketAddress, Option<Session>)>) {
+    fn write_again(&self, users: Vec<String>, batch: Vec<Change>) {
         let mut sessions = locked(&self.sessions);
         sessions.users.extend(users);
         for (name, session) in batch {
