@@ -51,6 +51,7 @@ pub(crate) async fn run(shared: Arc<Shared>) {
             let fanout = &shared_in_trims.fanout;
             let is_left = |_, tenant: Option<&str>, user: &str| fanout.has_anybody(tenant, user);
             recovery.shelf.trim(now, &recovery.line.bounds, is_left);
+            recovery.direct.trim(now, &recovery.line.bounds);
             let rooms = &shared_in_trims.fanout.rooms;
             rooms.trim(now, &recovery.line.bounds);
         }

@@ -21,7 +21,7 @@ use heartline_wire::time::Micros;
 use tokio::sync::oneshot;
 
 use crate::event::{Args, ConnectRefused, EventError};
-use crate::publication::{AckId, Publication};
+use crate::publication::{AckId, Publication, Told};
 
 /// Keeps a room's publications of other nodes coming; absent without other nodes.
 pub(crate) type Held = Option<Arc<dyn Subscription>>;
@@ -47,6 +47,17 @@ pub(crate) struct Park {
     pub(crate) reply: oneshot::Sender<()>,
 }
 
+/// How something is said to one socket.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Manner {
+    /// It is kept until it has come.
+    Kept(Told),
+    /// It is of use to this connection alone.
+    Passing,
+    /// It leaves at once or not at all.
+    Volatile,
+}
+
 /// What may be asked of a shard.
 pub(crate) enum Op {
     /// A future can go on.
@@ -56,7 +67,7 @@ pub(crate) enum Op {
     Emit {
         to: SocketAddress,
         message: Message,
-        volatile: bool,
+        how: Manner,
     },
     EmitWithAck {
         to: SocketAddress,
