@@ -29,7 +29,7 @@ use tokio::sync::oneshot;
 
 use crate::event::{Args, EventError};
 use crate::op::{
-    Chosen, FIRST_CHOICE, Held, LineOp, Op, Query, RoomFilter, RoomMembers, SelectedAction,
+    Chosen, FIRST_CHOICE, Held, LineOp, Manner, Op, Query, RoomFilter, RoomMembers, SelectedAction,
     Selection,
 };
 use crate::publication::{Publication, Told, may_mislead};
@@ -1074,6 +1074,29 @@ impl Fanout {
             rooms.extend(here.await.unwrap_or_default());
         }
         rooms
+    }
+
+    /// Gives an event to the socket of this node that is known by a name, and is or was at an
+    /// address: kept until it has come, where that is done.
+    pub(crate) fn emit(&self, name: SocketAddress, at: SocketAddress, message: Message) {
+        let post = |to: SocketAddress, message, how| {
+            self.post(to.0.conn.shard, Op::Emit { to, message, how });
+        };
+        // Of another one nobody would find out that it is nowhere.
+        let may_be_here = |recovery: &Recovery| {
+            usize::from(name.0.conn.shard) < self.shards.len() || recovery.may_come_back(&name)
+        };
+        let recovery = self.recovery.as_ref();
+        // The line of all nodes has no place for what one of them says to a socket of its own.
+        let keeps = |recovery: &Recovery| recovery.common.is_none() && recovery.keeps_all();
+        let recovery = recovery.filter(|recovery| keeps(recovery) && may_be_here(recovery));
+        let Some(recovery) = recovery else {
+            return post(at, message, Manner::Passing);
+        };
+        let kept = recovery.kept(&message, Only::default(), self.clock.now());
+        recovery.keep_direct(name, kept, |told| {
+            post(recovery.whereabouts(name), message, Manner::Kept(told));
+        });
     }
 
     /// Gives an event to a socket of this node and waits for its acknowledgement.

@@ -54,6 +54,7 @@ pub(crate) async fn run(shared: Arc<Shared>) {
             let fanout = &shared_in_trims.fanout;
             let is_left = |_, tenant: Option<&str>, user: &str| fanout.has_anybody(tenant, user);
             recovery.shelf.trim(now, &recovery.line.bounds, is_left);
+            recovery.direct.trim(now, &recovery.line.bounds);
             rounds += 1;
             let common = recovery.common.as_ref();
             if let Some(common) = common.filter(|_| rounds.is_multiple_of(ATTEND)) {

@@ -21,7 +21,7 @@ use heartline_wire::time::Micros;
 use tokio::sync::oneshot;
 
 use crate::event::{Args, ConnectRefused, EventError};
-use crate::publication::{AckId, Publication};
+use crate::publication::{AckId, Publication, Told};
 use crate::recovery::Turn;
 
 /// Keeps a room's publications of other nodes coming; absent without other nodes.
@@ -75,6 +75,17 @@ pub(crate) enum LineOp {
     Park(Park),
 }
 
+/// How something is said to one socket.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Manner {
+    /// It is kept until it has come.
+    Kept(Told),
+    /// It is of use to this connection alone.
+    Passing,
+    /// It leaves at once or not at all.
+    Volatile,
+}
+
 /// What may be asked of a shard.
 pub(crate) enum Op {
     /// A future can go on.
@@ -84,7 +95,7 @@ pub(crate) enum Op {
     Emit {
         to: SocketAddress,
         message: Message,
-        volatile: bool,
+        how: Manner,
     },
     EmitWithAck {
         to: SocketAddress,

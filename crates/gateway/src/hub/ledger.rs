@@ -64,13 +64,6 @@ impl Hub {
         common.remember(name, Some(record.written(&socket.identity, is_lost)));
     }
 
-    /// A socket has gone for good.
-    pub(super) fn forget_for_good(&self, name: SocketAddress) {
-        if let Some((_, common)) = self.shared.fanout.common() {
-            common.remember(name, None);
-        }
-    }
-
     /// It is known how far a room is: its members have heard nothing yet.
     pub(super) fn begin(&mut self, engine: &Engine, room: &Arc<Room>, from: Gap) {
         if !self.rooms.begin(room, from) {

@@ -207,6 +207,10 @@ impl App for Hub {
         let _ = self.count_event(engine, slot, None);
     }
 
+    fn received(&mut self, engine: &mut Engine, slot: Slot, before: Micros) {
+        self.direct_received(engine, slot, before);
+    }
+
     fn upgraded(&mut self, _engine: &mut Engine, slot: Slot) {
         if let Some(link) = self.link(slot) {
             for socket in &link.sockets {
@@ -229,11 +233,7 @@ impl App for Hub {
         match op {
             Op::Wake(task) => self.wake(engine, task),
             Op::Connecting(connecting) => self.connecting(engine, connecting),
-            Op::Emit {
-                to,
-                message,
-                volatile,
-            } => self.emit(engine, &to, &message, volatile),
+            Op::Emit { to, message, how } => self.emit(engine, &to, &message, how),
             Op::EmitWithAck { to, message, reply } => {
                 self.emit_with_ack(engine, &to, &message, reply)
             }
