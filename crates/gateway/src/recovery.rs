@@ -227,8 +227,7 @@ impl Recovery {
         let now = clock.now();
         let was_there = |(place, end): (_, u64)| (place, end.min(found.last));
         for socket in found.sockets {
-            let places = socket.rooms.iter();
-            let places = places.filter_map(|(key, since)| {
+            let places = socket.rooms.iter().filter_map(|(key, since)| {
                 let room = restored.get(key)?;
                 Some((room.clone(), *since))
             });
