@@ -15,8 +15,6 @@ import { Heartline, SILENCE } from "./servers.js";
 /** What may be answered while a database is away: the message is to be sent again. */
 const REFUSALS = ["SEND_FAILED", "OVERLOADED"];
 const READERS = 16;
-/** Messages a second at most: readers write down what they hear in the process of the writers. */
-const RATE = 1500;
 
 /** A SQLite file; `hurts` are done in turn. */
 export async function sqlite(options) {
@@ -98,6 +96,11 @@ async function durable({ seconds, folder, url, parts, hurts, history, tell }) {
   const server = new Heartline({
     "store.url": url,
     "recovery.journal": join(folder, "journal"),
+    // More than is written while somebody is away: who comes back is to be told each message.
+    "recovery.events": 8192,
+    "recovery.bytes": "8MB",
+    "recovery.max_replay": 8000,
+    "server.send_buffer": "4MB",
   });
   await server.start();
   const proxy = await Proxy.to(server.port);

@@ -40,6 +40,7 @@ pub mod handler;
 mod housekeeping;
 mod hub;
 mod in_order;
+mod in_doubt;
 mod intern;
 mod journal;
 mod limits;

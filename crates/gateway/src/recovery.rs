@@ -2,7 +2,7 @@
 //! names of sockets that have come back.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -23,6 +23,7 @@ use ring::hmac;
 
 use crate::config::{HeartbeatConfig, RecoveryConfig};
 use crate::data::SocketData;
+use crate::in_doubt::InDoubt;
 use crate::journal::{Found, Journal, Place as Written};
 use crate::publication::Told;
 
@@ -51,8 +52,8 @@ pub(crate) struct Recovery {
     key: hmac::Key,
     /// Up to this place in the line events may be missing that nobody has dropped.
     missing: AtomicU64,
-    /// Rooms of an earlier process, each with the last stored message that it was told of.
-    told: Mutex<Vec<(RoomKey, u64)>>,
+    /// Rooms of an earlier process, and which stored messages they were told of.
+    pub(crate) in_doubt: InDoubt,
     /// Where all of it is written down, if it is.
     pub(crate) journal: Option<Journal>,
 }
@@ -85,7 +86,7 @@ impl Recovery {
             max_replay: config.max_replay,
             key: hmac::Key::new(hmac::HMAC_SHA256, &secret),
             missing: AtomicU64::new(0),
-            told: Mutex::default(),
+            in_doubt: InDoubt::default(),
             journal,
         }
     }
@@ -119,8 +120,8 @@ impl Recovery {
             }
         }
         let told = found.rooms.iter().filter(|(_, known)| known.told > 0);
-        let told = told.map(|(key, known)| (key.clone(), known.told)).collect();
-        *self.told.lock().unwrap_or_else(PoisonError::into_inner) = told;
+        self.in_doubt
+            .begin(told.map(|(key, known)| (key.clone(), known.told)));
         let mut restored = HashMap::new();
         for (key, known) in found.rooms {
             let place = (key, known.incarnation);
@@ -156,11 +157,6 @@ impl Recovery {
                 data: None,
             });
         }
-    }
-
-    /// The rooms of an earlier process that were told of stored messages, once.
-    pub(crate) fn take_told(&self) -> Vec<(RoomKey, u64)> {
-        std::mem::take(&mut *self.told.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Up to this place in the line events may be missing: an earlier process has said them.
