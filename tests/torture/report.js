@@ -43,7 +43,9 @@ const why = ({ outcomes, refused }) => {
 
 const row = (cells) => `| ${cells.join(" | ")} |`;
 const table = (head, rows) =>
-  [row(head), row(head.map((_, index) => (index === 0 ? "---" : "---:"))), ...rows.map(row)].join("\n");
+  [row(head), row(head.map((_, index) => (index === 0 ? "---" : "---:"))), ...rows.map(row)].join(
+    "\n",
+  );
 
 /** Tables of all phases that were run. */
 export function tables(results) {
@@ -53,7 +55,20 @@ export function tables(results) {
   if (rooms.length > 0) {
     parts.push(
       table(
-        ["", "clients", "published", "heard", "cuts", "and", "came back whole", "began afresh", "missed, and were told", "**missed silently**", "**twice**", "**out of order**"],
+        [
+          "",
+          "clients",
+          "published",
+          "heard",
+          "cuts",
+          "and",
+          "came back whole",
+          "began afresh",
+          "missed, and were told",
+          "**missed silently**",
+          "**twice**",
+          "**out of order**",
+        ],
         rooms.map((one) => [
           one.title,
           n(one.clients),
@@ -74,7 +89,17 @@ export function tables(results) {
   if (store.length > 0) {
     parts.push(
       table(
-        ["", "done to it", "acknowledged", "sent", "answered otherwise", "**lost, doubled or displaced**", "readers: heard", "came back whole", "**missed, twice, out of order**"],
+        [
+          "",
+          "done to it",
+          "acknowledged",
+          "sent",
+          "answered otherwise",
+          "**lost, doubled or displaced**",
+          "readers: heard",
+          "came back whole",
+          "**missed, twice, out of order**",
+        ],
         store.map((one) => [
           one.title,
           words(one.done),

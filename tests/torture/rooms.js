@@ -104,7 +104,14 @@ export async function rooms(server, { seconds, count = 300, live, own, hurt, his
         await book.say(ROOMS[at++ % ROOMS.length], say);
         if (Date.now() < next) await pause(next - Date.now());
       }),
-      hurt && often(() => hurt(server, history)),
+      hurt &&
+        often(async () => {
+          const before = sum("recovered") + sum("fresh");
+          await hurt(server, history);
+          // Most are back before it happens again, however slow the machine is.
+          const areBack = () => isOver() || sum("recovered") + sum("fresh") > before + count / 2;
+          await until(areBack, "most are back", 15000).catch(() => {});
+        }),
     ]);
     clearInterval(noise);
     clearInterval(ticker);

@@ -51,7 +51,9 @@ export class Heartline {
   /** Adds up what the metrics of this life say. */
   async count() {
     const { text } = await this.node.api("/metrics");
-    for (const [, why, count] of text.matchAll(/^heartline_resumes_total\{outcome="(\w+)"\} (\d+)/gm))
+    for (const [, why, count] of text.matchAll(
+      /^heartline_resumes_total\{outcome="(\w+)"\} (\d+)/gm,
+    ))
       this.outcomes.set(why, (this.outcomes.get(why) ?? 0) + Number(count));
   }
 

@@ -99,6 +99,7 @@ async function durable({ seconds, folder, url, parts, hurts, history, tell }) {
     // More than is written while somebody is away: who comes back is to be told each message.
     "recovery.events": 8192,
     "recovery.bytes": "8MB",
+    "recovery.buffer": "512MB",
     "recovery.max_replay": 8000,
     "server.send_buffer": "4MB",
   });
@@ -129,7 +130,7 @@ async function durable({ seconds, folder, url, parts, hurts, history, tell }) {
     })();
     for (let turn = 0; !isOver(); turn++) {
       // It is under load when it happens, and goes on afterwards.
-      await load.more(between(50, 800));
+      await load.more(between(20, 300));
       const name = hurts[turn % hurts.length];
       history.add(name);
       await HURTS[name]({ server, parts, load });
