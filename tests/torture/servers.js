@@ -13,6 +13,11 @@ const OFF = Object.fromEntries(
   ["messages", "events", "joins", "connects_per_ip"].map((of) => [`limits.${of}`, "off"]),
 );
 
+/** What still runs when this process is told to end. */
+const living = new Set();
+process.on("exit", () => living.forEach((server) => server.discard()));
+for (const signal of ["SIGINT", "SIGTERM"]) process.on(signal, () => process.exit(1));
+
 /** A gateway as it is shipped: what is set is the window, heartbeats, and no limits. */
 export class Heartline {
   static title = "Heartline";
@@ -34,8 +39,9 @@ export class Heartline {
   }
 
   async start() {
+    living.add(this);
     this.port ??= await freePort();
-    this.node = await serve(this.set, { port: this.port });
+    this.node = await serve(this.set, { port: this.port, patience: 30000 });
   }
 
   /** Whether a publication was acknowledged. */
@@ -87,6 +93,7 @@ export class Node {
   }
 
   async start() {
+    living.add(this);
     this.port ??= await freePort();
     const args = [fileURLToPath(new URL("peer.js", import.meta.url)), `${this.port}`];
     if (this.redis) args.push(this.redis.url);

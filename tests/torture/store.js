@@ -115,12 +115,13 @@ async function durable({ seconds, folder, url, parts, hurts, history, tell }) {
   const done = Object.fromEntries(hurts.map((name) => [name, 0]));
   const faults = [];
   let verdicts = [];
+  let ticker;
   try {
     await until(() => readers.every(({ witness }) => witness.fresh > 0), "all read", 20000);
     cuts.begin();
     const end = Date.now() + seconds * 1000;
     const isOver = () => Date.now() >= end;
-    const ticker = setInterval(() => {
+    ticker = setInterval(() => {
       const what = Object.entries(done).map(([name, count]) => `${count} × ${name}`);
       tell(`${load.acknowledged.size} acknowledged, ${what.join(", ")}, ${cuts.total} cuts`);
     }, 1000);
@@ -140,7 +141,6 @@ async function durable({ seconds, folder, url, parts, hurts, history, tell }) {
     enough = true;
     await writing;
     cuts.end();
-    clearInterval(ticker);
     const all = await load.check([server.node]);
     for (const [name, count] of all) heads.set(`conversation:${name}`, count);
     const judge = () => (verdicts = readers.map(({ witness }) => witness.verdict(there)));
@@ -154,6 +154,7 @@ async function durable({ seconds, folder, url, parts, hurts, history, tell }) {
   } catch (error) {
     faults.push(error.stack);
   } finally {
+    clearInterval(ticker);
     for (const one of readers) one.close();
     proxy.close();
     server.discard();
