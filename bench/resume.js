@@ -3,10 +3,13 @@
 //   taskset -c 1 node bench/resume.js
 //
 // 1. A resume of who missed 100 events in 5 of 1 000 rooms, with 10 000 kept: the server's
-//    processor time, less that of a connection that comes back and missed nothing.
+//    processor time, less that of a connection that comes back and missed nothing. And what
+//    Node's adapter takes for it by itself, in this process; ours is measured by
+//    `cargo run --release -p heartline-core --example keeping`.
 // 2. 10 000 clients whose connections are cut at once: until all are back with what they
 //    missed, and the server's processor time for it.
 import { execFileSync } from "node:child_process";
+import { createRequire } from "node:module";
 import { connect } from "node:net";
 import { readdirSync, readFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
@@ -75,7 +78,14 @@ class Raw {
       this.socket = socket;
       let isOpen = false;
       let sid;
-      this.check = () => sid && this.heard >= events && resolve(this);
+      const late = setTimeout(() => {
+        reject(new Error(`${this.heard} of ${events} events, recovered ${this.recovered}`));
+      }, 30_000);
+      this.check = () => {
+        if (!sid || this.heard < events) return;
+        clearTimeout(late);
+        resolve(this);
+      };
       this.onText = (text) => {
         if (text.startsWith("0{")) socket.write(frame(`40${JSON.stringify(auth)}`));
         else if (text === "2") socket.write(frame("3"));
@@ -205,8 +215,9 @@ async function missing(command) {
       );
       (costs[name] ??= []).push((ran(server.pid) - began) / CLIENTS / 1000);
     };
-    // The first round warms up.
-    for (let round = 0; round < 11; round++) {
+    // The first round warms up. Whoever comes back from one old place more than 16 times is
+    // refused: it would have to be remembered who it was each time.
+    for (let round = 0; round < 7; round++) {
       await measure("missed", { offset: early, resume: true, events: MISSED });
       await measure("nothing", { offset: late, resume: true, events: 0 });
     }
@@ -267,9 +278,44 @@ async function blip(command) {
   }
 }
 
+/**
+ * Microseconds of one `restoreSession` of Node's in-memory adapter: 100 packets are missed among
+ * the last `away` of 10 000.
+ */
+async function restoring(away) {
+  const spread = away / MISSED;
+  const { SessionAwareAdapter } = createRequire(PEER)("socket.io-adapter");
+  const server = { encoder: { encode: () => [] }, opts: {} };
+  server.opts.connectionStateRecovery = { maxDisconnectionDuration: 120_000 };
+  const adapter = new SessionAwareAdapter({ name: "/", sockets: new Map(), server });
+  const own = Array.from({ length: OWN }, (_, index) => `own${index}`);
+  let offset;
+  for (let index = 0; index < KEPT; index++) {
+    const late = index - (KEPT - away);
+    const room = late > 0 && late % spread === 1 ? own[((late - 1) / spread) % OWN] : `r${index % (ROOMS - OWN)}`;
+    const packet = { type: 2, nsp: "/", data: ["news", "x".repeat(200)] };
+    adapter.broadcast(packet, { rooms: new Set([room]), except: new Set(), flags: {} });
+    if (late === 0) offset = packet.data.at(-1);
+  }
+  adapter.persistSession({ sid: "s", pid: "p", rooms: own, data: {} });
+  let missed;
+  const times = [];
+  for (let round = 0; round < 300; round++) {
+    const began = performance.now();
+    missed = (await adapter.restoreSession("p", offset)).missedPackets.length;
+    times.push((performance.now() - began) * 1000);
+  }
+  if (missed !== MISSED) throw new Error(`${missed} missed`);
+  return times.sort((a, b) => a - b)[times.length >> 1];
+}
+
 const commit = () => execFileSync("git", ["rev-parse", "--short", "HEAD"], { encoding: "utf8" }).trim();
 console.log(`commit ${commit()}, ${ROUNDS} rounds`);
 for (let round = 1; round <= ROUNDS; round++) {
+  for (const away of [20 * MISSED, KEPT]) {
+    const micros = (await restoring(away)).toFixed(0);
+    console.log(`${round} Node, restoreSession of the last ${away}: ${micros} µs`);
+  }
   const own = {};
   for (const [name, command] of Object.entries(SERVERS)) {
     const { fresh, nothing, missed } = await missing(command);

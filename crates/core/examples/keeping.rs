@@ -156,7 +156,14 @@ fn collecting() {
     let since = world.line.last();
     for number in 0..2_000 {
         let own = number % 20 == 0;
-        world.publish(if own { number / 20 % 5 } else { 5 + number % 995 }, true);
+        world.publish(
+            if own {
+                number / 20 % 5
+            } else {
+                5 + number % 995
+            },
+            true,
+        );
     }
     let now = world.line.last();
     let rounds = 10_000;
