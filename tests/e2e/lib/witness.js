@@ -81,9 +81,10 @@ export class Witness {
 
   /**
    * What is wrong: `gaps`, `duplicates` and `inversions` as texts; and what is not: how many
-   * events it heard, and how many it knows that it missed, since it began afresh.
+   * events it heard, and how many it knows that it missed, since it began afresh. Who is not
+   * `here` at the end may still hear what came last.
    */
-  verdict(there = (room) => this.book.there(room)) {
+  verdict(there = (room) => this.book.there(room), isHere = true) {
     const verdict = { gaps: [], duplicates: [], inversions: [...this.crossed], heard: 0, told: 0 };
     for (const [room, sections] of this.rooms) {
       const events = there(room);
@@ -98,7 +99,7 @@ export class Witness {
         const isLast = index === sections.length - 1;
         if (start === Infinity) {
           // Nothing came of what may have been said before it knew that it was in.
-          if (isLast && from === undefined) verdict.gaps.push(`${which}: never in it`);
+          if (isLast && isHere && from === undefined) verdict.gaps.push(`${which}: never in it`);
           continue;
         }
         if (end >= 0) verdict.told += Math.max(0, start - end - 1);
@@ -115,7 +116,7 @@ export class Witness {
             verdict.duplicates.push(`${which}: ${number} again after ${events[at]}`);
           }
         }
-        if (isLast) for (let place = at + 1; place < events.length; place++) holes.add(place);
+        if (isLast && isHere) for (let place = at + 1; place < events.length; place++) holes.add(place);
         end = at;
         for (const place of holes) verdict.gaps.push(`${which}: ${events[place]} is missing`);
       }
@@ -165,6 +166,7 @@ export function socketIoWitness(url, user, witness, options = {}) {
     witness,
     publish: (room, data) =>
       socket.connected && socket.emit("publish", { room, event: "noise", data }),
+    isHere: () => socket.connected,
     close: () => socket.disconnect(),
   };
 }
@@ -227,6 +229,7 @@ export function liveWitness(url, user, witness, { event = "news", read, silence 
       one.live.ws.readyState === 1 &&
       one.topics.size > 0 &&
       one.live.send({ type: "publish", topic, event: "noise", data }),
+    isHere: () => one.live.ws.readyState === 1 && one.hellos.length > 0,
     close: () => {
       over = true;
       one.live.close();
