@@ -26,6 +26,7 @@ use ring::hmac;
 
 use crate::config::{HeartbeatConfig, RecoveryConfig};
 use crate::data::SocketData;
+use crate::in_doubt::InDoubt;
 use crate::journal::{Found, Journal, Place as Written};
 use crate::publication::Told;
 
@@ -118,8 +119,8 @@ pub(crate) struct Recovery {
     follows_from: AtomicU64,
     /// Up to this place in the line events may be missing that nobody has dropped.
     missing: AtomicU64,
-    /// Rooms of an earlier process, each with the last stored message that it was told of.
-    told: Mutex<Vec<(RoomKey, u64)>>,
+    /// Rooms of an earlier process, and which stored messages they were told of.
+    pub(crate) in_doubt: InDoubt,
     /// Sockets of which it is found out who goes on with them.
     coming: Arc<Coming>,
     /// Where all of it is written down, if it is.
@@ -166,7 +167,7 @@ impl Recovery {
             refuse_unreachable: config.refuse_unreachable,
             follows_from: AtomicU64::new(u64::MAX),
             missing: AtomicU64::new(0),
-            told: Mutex::default(),
+            in_doubt: InDoubt::default(),
             coming: Arc::default(),
             journal,
         }
@@ -207,8 +208,8 @@ impl Recovery {
             }
         }
         let told = found.rooms.iter().filter(|(_, known)| known.told > 0);
-        let told = told.map(|(key, known)| (key.clone(), known.told)).collect();
-        *self.told.lock().unwrap_or_else(PoisonError::into_inner) = told;
+        self.in_doubt
+            .begin(told.map(|(key, known)| (key.clone(), known.told)));
         let mut restored = HashMap::new();
         for (key, known) in found.rooms {
             let place = (key, known.incarnation);
@@ -243,11 +244,6 @@ impl Recovery {
                 data: None,
             });
         }
-    }
-
-    /// The rooms of an earlier process that were told of stored messages, once.
-    pub(crate) fn take_told(&self) -> Vec<(RoomKey, u64)> {
-        std::mem::take(&mut *self.told.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Up to this place in the line events may be missing: an earlier process has said them.
