@@ -6,7 +6,8 @@
 -- ARGV[2]  its arguments as JSON
 -- ARGV[3]  and so on: what is no text
 --
--- <prefix>:line          hash: e epoch, i last number, f where it began, run the server's run
+-- <prefix>:line          hash: e epoch, i last number, f where it began, c claims of sessions,
+--                        run the server's run
 -- <prefix>:line:op:P     the last batch of a process
 -- <prefix>:line:on:P     a process is there, or was lately
 -- <prefix>:lm:SCOPE      packed: the epoch of the offsets, the last offset, the last number, number
@@ -61,7 +62,7 @@ do
         line.last = math.max(line.last, micros, arguments.last or 0) + 1
         line.begin = line.last
         call('HSET', LINE, 'e', text(line.epoch), 'i', text(line.last), 'f', text(line.begin),
-            'run', run)
+            'c', text(line.begin), 'run', run)
     end
 end
 
@@ -291,22 +292,22 @@ function operations.reach()
     return { text(line.epoch), text(line.begin), text(line.last) }
 end
 
--- A session: the process that has it, when it was lost (0: it was not), how often it was taken
--- up, whose it is, and what the gateway knows of it.
+-- A session: the process that has it, when it was lost (0: it was not), the number of the claim
+-- by which it has it, whose it is, and what the gateway knows of it.
 local function session(bytes)
     local size = struct.unpack('>I4', bytes)
     local process, at = string.sub(bytes, 5, 4 + size), 5 + size
-    local lost, times, length = struct.unpack('>I8I8I4', bytes, at)
+    local lost, claim, length = struct.unpack('>I8I8I4', bytes, at)
     local from = at + 20
     return {
-        process = process, lost = lost, times = times,
+        process = process, lost = lost, claim = claim,
         user = string.sub(bytes, from, from + length - 1), record = string.sub(bytes, from + length),
     }
 end
 
 local function session_bytes(one)
     return struct.pack('>I4', #one.process) .. one.process
-        .. struct.pack('>I8I8I4', one.lost, one.times, #one.user) .. one.user .. one.record
+        .. struct.pack('>I8I8I4', one.lost, one.claim, #one.user) .. one.user .. one.record
 end
 
 -- { process, ttl }, then of each session the tag and the name of its socket, whether it is lost
@@ -322,7 +323,7 @@ function operations.remember()
             else
                 call('HSET', key, name, session_bytes({
                     process = arguments.process, lost = state == '1' and millis() or 0,
-                    times = known and known.times or 0, user = ARGV[at + 3], record = ARGV[at + 4],
+                    claim = known and known.claim or 0, user = ARGV[at + 3], record = ARGV[at + 4],
                 }))
                 if call('PTTL', key) < arguments.ttl then
                     call('PEXPIRE', key, arguments.ttl)
@@ -343,8 +344,8 @@ function operations.attend()
     return 'OK'
 end
 
--- { process, tag, name, user, window } -> { 'taken', record, epoch, begin, last, how
--- often it was taken up }, or { why }
+-- { process, tag, name, user, window } -> { 'taken', record, epoch, begin, last,
+-- the claim's number }, or { why }
 function operations.claim()
     local key = prefix .. ':z:' .. arguments.tag
     local bytes = call('HGET', key, ARGV[3])
@@ -359,13 +360,14 @@ function operations.claim()
     if one.user ~= arguments.user then
         return { 'foreign' }
     end
-    one.times = one.times + 1
+    -- Counted for all sessions together: one that was forgotten and written anew goes on.
+    one.claim = call('HINCRBY', LINE, 'c', 1)
     if one.process ~= arguments.process then
-        tell(channel_of(one.process), head(6, { one.times }) .. ARGV[3])
+        tell(channel_of(one.process), head(6, { one.claim }) .. ARGV[3])
     end
     one.process, one.lost = arguments.process, 0
     call('HSET', key, ARGV[3], session_bytes(one))
-    return { 'taken', one.record, text(line.epoch), text(line.begin), text(line.last), text(one.times) }
+    return { 'taken', one.record, text(line.epoch), text(line.begin), text(line.last), text(one.claim) }
 end
 
 -- { tag }, and the name of a socket -> the process that has it, or nothing

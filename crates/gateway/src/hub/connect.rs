@@ -198,12 +198,12 @@ async fn claim(
     let Some((recovery, common)) = shared.fanout.common() else {
         return Ok(None);
     };
-    let is_here = recovery.sessions.holds(&name);
-    if is_here {
+    if recovery.sessions.holds(&name) {
         // What this node has to say of it may be on its way.
         common.remembered().await;
     }
     let session = common.claim(name, owner(identity.user.as_deref())).await?;
+    let is_here = recovery.sessions.holds(&name);
     Ok(Record::read(&session).filter(|_| !is_here))
 }
 

@@ -74,7 +74,8 @@ impl Hub {
         }
     }
 
-    /// Another node has taken up what a socket here has: its client is there.
+    /// Another node has taken up what a socket here has: its client is there. What it had is not
+    /// kept: it is that node's, or of a connection that has come back here since.
     pub(super) fn lose(
         &mut self,
         engine: &mut Engine,
@@ -82,10 +83,12 @@ impl Hub {
         name: SocketAddress,
     ) {
         if let Some(slot) = self.locate(engine, socket) {
-            self.link_closed(engine, slot, Reason::TransportClosed);
+            self.link_closed(engine, slot, Reason::Replaced);
             engine.close(slot, Reason::TransportClosed);
         }
-        if let Some((recovery, _)) = self.shared.fanout.common() {
+        if let Some((recovery, common)) = self.shared.fanout.common()
+            && !common.has_claimed(name)
+        {
             recovery.sessions.give_up(&name);
         }
     }

@@ -673,6 +673,8 @@ impl Hub {
         };
         let common = recovery.common.as_ref();
         if common.is_some_and(|common| !common.has_claimed(name)) {
+            // Another node goes on with it: what this one knows of it is old.
+            recovery.sessions.give_up(&name);
             return Err(Resume::Unknown);
         }
         let address = self.address(engine, slot, namespace);

@@ -56,6 +56,8 @@ const ATTENDED_ANEW: Duration = Duration::from_secs(12 * 3600);
 const MAX_ATTENDED: usize = 1 << 20;
 /// Scopes that are owed a gap; when there are more, everybody's sessions end.
 const MAX_OWED: usize = 4096;
+/// Sessions that are known to be elsewhere: more than come back at once.
+const MAX_LOST: usize = 65_536;
 /// Own events that were delivered here alone, and may yet come back.
 const MAX_ALONE: usize = 65_536;
 
@@ -119,8 +121,11 @@ struct Sessions {
     attended: HashMap<String, Instant>,
     /// Sockets here that other nodes have named.
     foreign: HashSet<SocketAddress>,
-    /// Sockets that were taken up here, as the so manieth.
+    /// Sockets that were taken up here, each with the number of the claim.
     taken: HashMap<SocketAddress, u64>,
+    /// Sockets that were taken up elsewhere, each with the number of the claim: there is no more to
+    /// be written of them here.
+    lost: HashMap<SocketAddress, u64>,
     /// How many changes there were.
     count: u64,
 }
@@ -766,6 +771,12 @@ impl Line {
                 _ => sessions.foreign.remove(&name),
             };
         }
+        if sessions.lost.contains_key(&name) {
+            if session.is_none() {
+                sessions.lost.remove(&name);
+            }
+            return;
+        }
         if session.is_none() {
             sessions.taken.remove(&name);
         }
@@ -953,8 +964,15 @@ impl Line {
         match &*text(0) {
             "taken" => {
                 self.note_reached(&text(2), &text(3), &text(4));
-                let times = text(5).parse().unwrap_or(0);
-                locked(&self.sessions).taken.insert(name, times);
+                let claim = text(5).parse().unwrap_or(0);
+                let mut sessions = locked(&self.sessions);
+                // What others do may be heard before the answer to what was done before.
+                if sessions.lost.get(&name).is_some_and(|other| *other > claim) {
+                    return Err(Unclaimed::Unknown);
+                }
+                sessions.lost.remove(&name);
+                sessions.taken.insert(name, claim);
+                drop(sessions);
                 let record = answer.get(1).cloned();
                 let record = record.and_then(|value| Vec::from_redis_value(value).ok());
                 Ok(Session {
@@ -986,12 +1004,17 @@ impl Line {
     }
 
     /// Whether this node has a session no more that another one has taken up.
-    pub(super) fn has_lost(&self, name: SocketAddress, times: u64) -> bool {
+    pub(super) fn has_lost(&self, name: SocketAddress, claim: u64) -> bool {
         let mut sessions = locked(&self.sessions);
-        let is_later = sessions.taken.get(&name).is_none_or(|mine| *mine < times);
+        let is_later = sessions.taken.get(&name).is_none_or(|mine| *mine < claim);
         if is_later {
             sessions.taken.remove(&name);
             sessions.foreign.remove(&name);
+            sessions.changed.remove(&name);
+            if sessions.lost.len() >= MAX_LOST {
+                sessions.lost.clear();
+            }
+            sessions.lost.insert(name, claim);
         }
         is_later
     }
