@@ -320,6 +320,22 @@ describe("a cluster's devices", { timeout: 60000 }, () => {
     assert.equal((await presence(three[0], "ann"))[0].devices, 2);
   });
 
+  it("lock nobody out for good when a node has died that held a place", async () => {
+    const [one, two] = await nodes(2, { "devices.policy": "limit", "devices.max": 1 });
+    const attempt = () => io(two, "ann", {}, { reconnection: false });
+    const held = await io(one, "ann");
+    const refusal = (error) => error.data;
+    const final = await attempt().then(assert.fail, refusal);
+    assert.deepEqual(final, { code: "DEVICE_LIMIT" });
+    await one.kill();
+    // Redis hears of the death from its kernel.
+    const waits = () => attempt().then(assert.fail, refusal).then((data) => data.retryAfterMs);
+    const wait = await until(waits, "the refusal is passing", 1000);
+    assert.ok(wait <= 1000, `${wait}`);
+    held.close();
+    await until(() => attempt().then(() => true, () => false), "a place is free", 10000);
+  });
+
   it("leave one standing under replace, though they race", async () => {
     const three = await nodes(3, { "devices.policy": "replace" });
     const clients = await Promise.all(

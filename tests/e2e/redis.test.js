@@ -1,7 +1,7 @@
 // The kinds of Redis that `cluster.url` can name.
 import assert from "node:assert/strict";
 import { execFileSync } from "node:child_process";
-import { writeFileSync } from "node:fs";
+import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { afterEach, describe, it } from "node:test";
 import { Live, socketIo } from "./lib/clients.js";
@@ -88,6 +88,46 @@ describe("cluster.url", { timeout: 90000 }, () => {
     );
     const { nodes } = await oneGateway(`redis://hl:s3cr%25t@127.0.0.1:${store.port}/3`);
     assert.ok(nodes.every((node) => !node.log.includes("s3cr")));
+  });
+
+  it("needs no more of a user of Redis than the documentation gives it", async () => {
+    const page = readFileSync(new URL("../../docs/cluster.md", import.meta.url), "utf8");
+    const rules = page
+      .match(/^ACL SETUSER heartline (.*?)$/ms)[1]
+      .replace("PASSWORD", "secret")
+      .split(" ");
+    const user = ["--user", "heartline", ...rules];
+    const store = keep(await redis(undefined, user));
+    const { nodes } = await oneGateway(`redis://heartline:secret@127.0.0.1:${store.port}`);
+    for (const node of nodes) assert.doesNotMatch(node.log, /NOPERM|permission/);
+    const denied = execFileSync("redis-cli", ["-p", `${store.port}`, "ACL", "LOG"]).toString();
+    assert.equal(denied.trim(), "");
+  });
+
+  it("is refused at the start where it cannot work, with a sentence that says why", async () => {
+    const master = keep(await redis());
+    const replica = keep(await redis(undefined, ["--replicaof", "127.0.0.1", `${master.port}`]));
+    await assert.rejects(serve({ "cluster.url": replica.url }), /is a replica, which takes no/);
+    const port = `${await freePort()}`;
+    const cluster = ["--cluster-enabled", "yes", "--cluster-port", port];
+    const { url } = keep(await redis(undefined, cluster));
+    await assert.rejects(serve({ "cluster.url": url }), /is one of a Redis Cluster: write redis\+/);
+  });
+
+  it("may be full: presence goes on", async () => {
+    const full = ["--maxmemory", "8mb", "--maxmemory-policy", "noeviction"];
+    const store = keep(await redis(undefined, full));
+    const { nodes, check } = await oneGateway(store.url);
+    const cli = (...args) => execFileSync("redis-cli", ["-p", `${store.port}`, ...args]).toString();
+    for (let turn = 0; !/OOM/.test(cli("SETRANGE", `filler${turn}`, "100000", "x")); turn++);
+    await check();
+    // The lease of 3 s is renewed, or it ends.
+    const ended = Date.now() + 4000;
+    await until(() => Date.now() > ended, "more than a lease has passed");
+    for (const node of nodes)
+      assert.equal(await node.metric("heartline_cluster_incarnations_total"), 1);
+    await check();
+    for (const node of nodes) assert.equal((await node.api("/readyz")).body.status, "ready");
   });
 
   it("names a server that speaks TLS", async () => {

@@ -13,6 +13,7 @@ mod cluster;
 pub mod envelope;
 mod local;
 mod locked;
+mod lookups;
 pub mod member;
 pub mod names;
 mod nodes;
@@ -21,7 +22,8 @@ pub mod registry;
 mod servers;
 #[cfg(test)]
 mod simulation;
+mod watch;
 
 pub use cluster::{Cluster, Settings};
 pub use member::Timing;
-pub use redis::{BadUrl, RedisChallenges, SocketIoAdapter, check_url, own_address};
+pub use redis::{BadUrl, RedisChallenges, SocketIoAdapter, check_url, faults, own_address};

@@ -3,8 +3,10 @@
 use std::sync::Arc;
 
 use redis::Value;
+use serde::Deserialize;
+use serde::de::IgnoredAny;
 
-use crate::registry::{Edge, Millis, RoomName, TypedUser, Unavailable};
+use crate::registry::{Edge, Millis, RoomName, Seen, TypedUser, Unavailable};
 
 /// An answer that is not what the operation answers; `what` is missing.
 pub(super) fn nonsense(what: &str) -> Unavailable {
@@ -50,11 +52,47 @@ impl Answer {
         self.0.map(text).collect()
     }
 
+    /// Names of sockets, each with its entry.
+    pub(super) fn sockets(mut self) -> Result<Vec<Seen>, Unavailable> {
+        let mut sockets = Vec::with_capacity(self.0.len() / 2);
+        while self.0.len() > 0 {
+            let socket = self.text()?;
+            sockets.push(seen(socket, &self.text()?)?);
+        }
+        Ok(sockets)
+    }
+
     pub(super) fn read<T: serde::de::DeserializeOwned>(self) -> Result<Vec<T>, Unavailable> {
         self.0
             .map(|value| serde_json::from_str(&text(value)?).map_err(|_| nonsense("JSON")))
             .collect()
     }
+}
+
+/// An entry as the script keeps it: incarnation, type, namespace and device, and what only the
+/// script wants to know.
+#[derive(Deserialize)]
+struct Kept(
+    Arc<str>,
+    Arc<str>,
+    Arc<str>,
+    Arc<str>,
+    #[serde(default)] IgnoredAny,
+    #[serde(default)] IgnoredAny,
+    #[serde(default)] IgnoredAny,
+);
+
+fn seen(socket: Arc<str>, kept: &str) -> Result<Seen, Unavailable> {
+    let Kept(incarnation, kind, namespace, device, ..) =
+        serde_json::from_str(kept).map_err(|_| nonsense("entry"))?;
+    let process = incarnation.rsplit_once('.').map(|(process, _)| process);
+    Ok(Seen {
+        socket,
+        process: process.map_or(incarnation.clone(), Into::into),
+        namespace,
+        device,
+        kind,
+    })
 }
 
 fn text(value: Value) -> Result<Arc<str>, Unavailable> {

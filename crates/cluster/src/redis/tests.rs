@@ -10,19 +10,19 @@ use heartline_core::store::{Challenge, Challenges, Redeemed};
 
 use super::{Calls, RedisChallenges, RedisRegistry, Server};
 use crate::registry::{
-    Arrival, Audit, Departure, Edge, Entry, Known, Millis, Newcomer, NodeInfo, Policy, Registry,
-    Renewed, Restored, RoomName, TypedUser, UserName,
+    Arrival, Audit, Departure, Doubts, Edge, Entry, Known, Millis, Newcomer, NodeInfo, Policy,
+    Registry, Renewed, Restored, RoomName, TypedUser, UserName,
 };
 use crate::simulation::{Dice, Model};
 
 /// A server of this test's own.
-struct Redis {
+pub(super) struct Redis {
     child: Child,
-    url: String,
+    pub(super) url: String,
 }
 
 impl Redis {
-    fn start() -> Redis {
+    pub(super) fn start() -> Redis {
         let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let port = free.local_addr().unwrap().port();
         drop(free);
@@ -52,6 +52,10 @@ impl Drop for Redis {
 }
 
 const TTL: Millis = 15_000;
+const DOUBTS: Doubts = Doubts {
+    lease_left: 7_500,
+    again: 5_000,
+};
 
 struct Pair {
     registry: RedisRegistry,
@@ -62,6 +66,7 @@ struct Pair {
     /// Sockets there were, and whose.
     sockets: Vec<(TypedUser, Arc<str>)>,
     policy: Policy,
+    max_sockets: u32,
 }
 
 fn sorted<T, K: Ord>(mut items: Vec<T>, key: impl Fn(&T) -> K) -> Vec<T> {
@@ -74,7 +79,7 @@ impl Pair {
         let clock = Arc::new(Mutex::new((1_700_000_000_000, 1)));
         let told = clock.clone();
         let calls = Calls::new(&format!("test{seed}"));
-        let registry = RedisRegistry::new(server.clone(), calls).with_clock(move || {
+        let registry = RedisRegistry::new(server.clone(), calls, DOUBTS).with_clock(move || {
             let (now, run) = *told.lock().unwrap();
             (now, format!("{run:x}"))
         });
@@ -87,7 +92,8 @@ impl Pair {
         };
         Pair {
             registry,
-            model: Model::default(),
+            model: Model::with_doubts(DOUBTS),
+            max_sockets: if dice.chance(30) { 4 } else { u32::MAX },
             dice,
             clock,
             incarnations: Vec::new(),
@@ -157,6 +163,7 @@ impl Pair {
                     tag: self.dice.below(2) as u32,
                     address: "a:1".into(),
                     version: "1".into(),
+                    ..NodeInfo::default()
                 };
                 let known = match self.dice.below(3) {
                     0 => Some("another"),
@@ -191,6 +198,7 @@ impl Pair {
                 let incarnation = self.incarnation();
                 let newcomers: Vec<Newcomer> = (0..=self.dice.below(3))
                     .map(|_| Newcomer {
+                        max_sockets: self.max_sockets,
                         who: self.who(),
                         entry: self.entry(),
                     })

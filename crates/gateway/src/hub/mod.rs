@@ -286,6 +286,7 @@ impl App for Hub {
             } => self.replaced(engine, &to, by.as_deref(), &node, reason),
             Op::Refresh { to, who, reply } => self.refresh(engine, &to, who, reply),
             Op::LookAgain { to, room } => self.look_again(engine, &to, room),
+            Op::Charge { to, events } => self.charge(engine, &to, events),
             Op::Drain { spread } => self.drain(engine, spread),
             Op::Shed { count, spread } => self.shed(engine, count, spread),
             Op::Finish(conn) => self.finish(engine, conn),
