@@ -580,6 +580,23 @@ describe("a cluster's operators", { timeout: 60000 }, () => {
   });
 });
 
+describe("a cluster that was set up wrongly", { timeout: 60000 }, () => {
+  it("says once which setting differs, and which node is not reached", async () => {
+    const set = (id) => ({ "server.node_id": id, ...cluster() });
+    const one = await serve({ ...set("n1"), "presence.offline_grace": "2s" });
+    const two = await serve({ ...set("n2"), "cluster.advertise": `127.0.0.1:${await freePort()}` });
+    open.push(one, two);
+    await Promise.all([one, two].map(ready));
+    const says = (node, text) => node.log.split(text).length - 1;
+    await until(() => says(one, "does not reach another") > 0, "the address is named", 15000);
+    assert.match(one.log, /node=n2 address=127/);
+    assert.equal(says(one, 'presence.offline_grace is "2s" on this node and "0s" on node n2'), 1);
+    assert.equal(says(two, 'presence.offline_grace is "0s" on this node and "2s" on node n1'), 1);
+    assert.equal(says(two, "does not reach another"), 0);
+    assert.equal(says(one, "lease_ttl is"), 0);
+  });
+});
+
 describe("a cluster in trouble", { timeout: 120000 }, () => {
   it("kill -9: everybody there is offline within a lease and a second, and told once", async () => {
     const [one, two, three] = await nodes(3);

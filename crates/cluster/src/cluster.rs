@@ -135,6 +135,11 @@ impl Cluster {
         let doubts = Doubts::new(settings.timing.ttl, settings.timing.refresh);
         let registry = RedisRegistry::new(server.clone(), calls, doubts);
         let (member, requests) = Member::new(registry, Table::new(), info, settings.timing);
+        let asked = member.clone();
+        let look_ups = LookUps::new(move |users| {
+            let member = asked.clone();
+            Box::pin(async move { member.look_up(&users).await })
+        });
         Ok(Cluster {
             member,
             fanout,
@@ -147,7 +152,7 @@ impl Cluster {
             })),
             tasks: Mutex::default(),
             nodes: Arc::default(),
-            look_ups: Arc::default(),
+            look_ups,
             spoken_to: Mutex::default(),
         })
     }
@@ -323,7 +328,7 @@ impl Backplane for Cluster {
                 .iter()
                 .map(|user| names::user_name(tenant.as_deref(), user))
                 .collect();
-            match look_ups.ask(&member, &names).await {
+            match look_ups.ask(&names).await {
                 Ok(known) => users
                     .iter()
                     .zip(&known)
@@ -406,10 +411,10 @@ impl Backplane for Cluster {
     }
 
     fn sockets(&self, tenant: Option<&str>, user: &str) -> BoxFuture<Option<Vec<UserSocket>>> {
-        let (member, look_ups) = (self.member.clone(), self.look_ups.clone());
+        let look_ups = self.look_ups.clone();
         let name = names::user_name(tenant, user);
         Box::pin(async move {
-            let known = look_ups.ask(&member, std::slice::from_ref(&name)).await;
+            let known = look_ups.ask(std::slice::from_ref(&name)).await;
             let known = known.ok()?;
             let sockets = known.iter().flat_map(|known| &known.sockets);
             let sockets = sockets.filter_map(|socket| {

@@ -137,7 +137,8 @@ pub(crate) async fn watch<R: Registry, L: Local>(server: Arc<Server>, member: Ar
             compare(member.info(), &others, &mut seen);
             reach(&others, &mut seen).await;
         }
-        tokio::time::sleep(INTERVAL).await;
+        let is_sure = seen.doubted.is_empty();
+        tokio::time::sleep(if is_sure { INTERVAL } else { FIRST }).await;
     }
 }
 

@@ -37,6 +37,16 @@ pub(crate) struct Connecting {
     pub(crate) begin: u64,
 }
 
+/// Whose place was taken, and by whom.
+pub(crate) struct Replaced {
+    pub(crate) to: SocketAddress,
+    /// The newer one's device.
+    pub(crate) by: Option<Arc<str>>,
+    /// The newer one's node.
+    pub(crate) node: Arc<str>,
+    pub(crate) reason: Reason,
+}
+
 /// Which connection is over, if it is older than the one by which its client has come back.
 pub(crate) struct Park {
     pub(crate) socket: SocketAddress,
@@ -155,13 +165,7 @@ pub(crate) enum Op {
     /// go on: the earlier one is over.
     Park(Park),
     /// A newer connection took this one's place.
-    Replaced {
-        to: SocketAddress,
-        by: Option<Arc<str>>,
-        /// The newer one's node.
-        node: Arc<str>,
-        reason: Reason,
-    },
+    Replaced(Replaced),
     /// The socket has a new token.
     Refresh {
         to: SocketAddress,

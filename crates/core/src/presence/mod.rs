@@ -553,7 +553,7 @@ mod tests {
             socket: socket(slot),
             device_id: device.map(Into::into),
             policy,
-            max_sockets: 3,
+            max_sockets: usize::MAX,
         }
     }
 
@@ -624,7 +624,10 @@ mod tests {
     fn a_user_has_so_many_sockets_and_no_more_whatever_the_policy() {
         let (presence, _) = presence(Duration::ZERO);
         let come = |slot, device| {
-            let newcomer = newcomer("a", slot, device, DevicePolicy::Unlimited);
+            let newcomer = Newcomer {
+                max_sockets: 3,
+                ..newcomer("a", slot, device, DevicePolicy::Unlimited)
+            };
             presence.connect(newcomer, 0)
         };
         for (slot, device) in [(1, Some("phone")), (2, None), (3, None)] {

@@ -26,7 +26,7 @@ use super::link::{Displaced, Joining, SocketState};
 use super::resume::{Missed, Ticket};
 use super::tasks::TaskKind;
 use crate::handler::{Arrival, Body, Event, Handlers};
-use crate::op::{Connecting, Op, Outcome, Park, Refusal};
+use crate::op::{Connecting, Op, Outcome, Park, Refusal, Replaced};
 use crate::publication::Encoding;
 use crate::shared::Shared;
 use crate::socket::Socket;
@@ -294,12 +294,12 @@ impl Hub {
             (&admitted.evicted, Reason::DeviceLimit),
         ] {
             for &to in list {
-                let op = Op::Replaced {
+                let op = Op::Replaced(Replaced {
                     to,
                     by: by.clone(),
                     node: self.shared.node_id.clone(),
                     reason,
-                };
+                });
                 self.shared.fanout.post(to.0.conn.shard, op);
             }
         }

@@ -278,12 +278,7 @@ impl App for Hub {
             Op::Disconnect { to, reason, reply } => self.disconnect(engine, &to, reason, reply),
             Op::Reached { place } => self.reached(place),
             Op::Park(park) => self.park_asked(engine, park),
-            Op::Replaced {
-                to,
-                by,
-                node,
-                reason,
-            } => self.replaced(engine, &to, by.as_deref(), &node, reason),
+            Op::Replaced(lost) => self.replaced_asked(engine, &lost),
             Op::Refresh { to, who, reply } => self.refresh(engine, &to, who, reply),
             Op::LookAgain { to, room } => self.look_again(engine, &to, room),
             Op::Charge { to, events } => self.charge(engine, &to, events),
