@@ -1,6 +1,7 @@
 //! The script against the model that the simulation runs on, on a real server: the
 //! same operations, the same answers.
 
+use std::collections::BTreeMap;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -8,7 +9,7 @@ use std::time::{Duration, Instant};
 use heartline_core::store::memory::MemoryStore;
 use heartline_core::store::{Challenge, Challenges, Redeemed};
 
-use super::{Calls, RedisChallenges, RedisRegistry, Server};
+use super::{Calls, Commands, RedisChallenges, RedisRegistry, Server};
 use crate::registry::{
     Arrival, Audit, Departure, Doubts, Edge, Entry, Known, Millis, Newcomer, NodeInfo, Policy,
     Registry, Renewed, Restored, RoomName, TypedUser, UserName,
@@ -67,6 +68,9 @@ struct Pair {
     sockets: Vec<(TypedUser, Arc<str>)>,
     policy: Policy,
     max_sockets: u32,
+    /// To look at what the script keeps.
+    commands: Commands,
+    prefix: String,
 }
 
 fn sorted<T, K: Ord>(mut items: Vec<T>, key: impl Fn(&T) -> K) -> Vec<T> {
@@ -99,6 +103,8 @@ impl Pair {
             incarnations: Vec::new(),
             sockets: Vec::new(),
             policy,
+            commands: Commands::new(server.clone()),
+            prefix: format!("{{test{seed}}}"),
         }
     }
 
@@ -310,6 +316,28 @@ impl Pair {
         let expected = self.model.audit(&incarnation, &users, 10_000);
         assert_eq!(tidy(real), tidy(expected));
         assert_eq!(self.registry.nodes().await.unwrap(), self.model.nodes(now));
+        for user in &users {
+            self.compare_places(user).await;
+        }
+    }
+
+    /// Who sends to a user is told of each process that has one of its sockets, and of no other.
+    async fn compare_places(&self, user: &str) {
+        let mut ask = redis::cmd("HGETALL");
+        ask.arg(format!("{}:u:{user}", self.prefix));
+        let kept: BTreeMap<String, String> = self.commands.query(&ask).await.unwrap();
+        let mut expected: BTreeMap<&str, u32> = BTreeMap::new();
+        for (_, entry) in kept.iter().filter(|(name, _)| name.starts_with("s:")) {
+            let incarnation = entry.split('"').nth(1).unwrap();
+            let (process, _) = incarnation.rsplit_once('.').unwrap();
+            *expected.entry(process).or_default() += 1;
+        }
+        let told = kept.get("p").into_iter().flat_map(|told| told.split(' '));
+        let told = told.filter_map(|one| one.split_once('='));
+        let told: BTreeMap<&str, u32> = told
+            .map(|(process, count)| (process, count.parse().unwrap()))
+            .collect();
+        assert_eq!(told, expected);
     }
 
     async fn compare_edges(&self) {
