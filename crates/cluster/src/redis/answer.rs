@@ -1,10 +1,11 @@
 //! The script's answers, read from front to back.
 
+use std::fmt;
 use std::sync::Arc;
 
 use redis::Value;
-use serde::Deserialize;
-use serde::de::IgnoredAny;
+use serde::de::{Error, IgnoredAny, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 
 use crate::registry::{Edge, Millis, RoomName, Seen, TypedUser, Unavailable};
 
@@ -69,21 +70,36 @@ impl Answer {
     }
 }
 
-/// An entry as the script keeps it: incarnation, type, namespace and device, and what only the
-/// script wants to know.
-#[derive(Deserialize)]
-struct Kept(
-    Arc<str>,
-    Arc<str>,
-    Arc<str>,
-    Arc<str>,
-    #[serde(default)] IgnoredAny,
-    #[serde(default)] IgnoredAny,
-    #[serde(default)] IgnoredAny,
-);
+/// The first items of an entry as the script keeps it: incarnation, type, namespace and device.
+/// What comes behind only the script wants to know.
+struct Kept([Arc<str>; 4]);
+
+impl<'de> Deserialize<'de> for Kept {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Kept, D::Error> {
+        struct Items;
+        impl<'de> Visitor<'de> for Items {
+            type Value = Kept;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an entry")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Kept, A::Error> {
+                let mut text = || {
+                    let next = items.next_element::<Arc<str>>()?;
+                    next.ok_or_else(|| A::Error::custom("too short"))
+                };
+                let kept = Kept([text()?, text()?, text()?, text()?]);
+                while items.next_element::<IgnoredAny>()?.is_some() {}
+                Ok(kept)
+            }
+        }
+        from.deserialize_seq(Items)
+    }
+}
 
 fn seen(socket: Arc<str>, kept: &str) -> Result<Seen, Unavailable> {
-    let Kept(incarnation, kind, namespace, device, ..) =
+    let Kept([incarnation, kind, namespace, device]) =
         serde_json::from_str(kept).map_err(|_| nonsense("entry"))?;
     let process = incarnation.rsplit_once('.').map(|(process, _)| process);
     Ok(Seen {

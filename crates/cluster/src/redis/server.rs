@@ -228,8 +228,8 @@ impl Server {
         }
     }
 
-    /// A new connection, by which can be written. `answer_timeout` and `pushed` are as in
-    /// [`connect`](Self::connect).
+    /// A new connection, by which can be written. `answer_timeout`: how long answers may take;
+    /// `None` for commands that wait at the server.
     ///
     /// # Errors
     /// When there is no server, it does not let this one in, or it is a replica.
