@@ -11,6 +11,7 @@
 
 mod cluster;
 pub mod envelope;
+pub mod kept;
 mod local;
 mod locked;
 mod lookups;
@@ -26,4 +27,6 @@ mod watch;
 
 pub use cluster::{Cluster, Settings};
 pub use member::Timing;
-pub use redis::{BadUrl, RedisChallenges, SocketIoAdapter, check_url, faults, own_address};
+pub use redis::{
+    BadUrl, LineSettings, RedisChallenges, SocketIoAdapter, check_url, faults, own_address,
+};

@@ -100,6 +100,16 @@ pub struct Config {
     pub handler_timeout: Duration,
 }
 
+impl Config {
+    /// How long a lost connection may come back, and for how long what was said is kept for
+    /// that: who is lost may have been so for as long as it takes to notice, and twice that,
+    /// to be sure. `None`: nothing is.
+    pub fn kept_for(&self) -> Option<(Duration, Duration)> {
+        let window = self.recovery.window?;
+        Some((window, self.heartbeat.age_kept(window)))
+    }
+}
+
 impl Default for Config {
     fn default() -> Self {
         Config {
@@ -177,6 +187,11 @@ pub struct HeartbeatConfig {
 }
 
 impl HeartbeatConfig {
+    /// For how long what was said is kept for who comes back within a window.
+    pub(crate) fn age_kept(&self, window: Duration) -> Duration {
+        window + 2 * (self.interval + self.timeout)
+    }
+
     /// Age past which the sweep disconnects an entry.
     pub fn stale_after(&self) -> Duration {
         self.stale_after
@@ -219,6 +234,9 @@ pub struct RecoveryConfig {
     /// A file from which the next process goes on, if this one is killed; `None`: what is kept
     /// ends with the process.
     pub journal: Option<PathBuf>,
+    /// What is to be kept is refused while the line that all nodes share cannot be reached;
+    /// otherwise those who are here hear it, and who was away is told of a gap.
+    pub refuse_unreachable: bool,
 }
 
 impl Default for RecoveryConfig {
@@ -232,6 +250,7 @@ impl Default for RecoveryConfig {
             sessions: 100_000,
             max_replay: 1_000,
             journal: None,
+            refuse_unreachable: false,
         }
     }
 }

@@ -7,8 +7,11 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashSet};
 use heartline_core::auth::RoomPattern;
+use heartline_core::backplane::Backplane;
+use heartline_core::backplane::line::SharedLine;
+use heartline_core::line::direct::Direct;
 use heartline_core::line::ring::{Kept, Only};
 use heartline_core::line::session::{Session, Sessions};
 use heartline_core::line::shelf::{ScopeRef, Shelf};
@@ -35,12 +38,70 @@ const NAME: usize = 24;
 /// Bytes of the id and of the place in the line at which the socket began.
 const CLAIM: usize = NAME + 8;
 
+/// What proves that a resume token was given out by this gateway.
+enum Key {
+    /// Its own.
+    Own(hmac::Key),
+    /// That of all nodes, as soon as this one knows it.
+    Common {
+        backplane: Arc<dyn Backplane>,
+        known: Mutex<Option<(Arc<str>, hmac::Key)>>,
+    },
+}
+
+impl Key {
+    fn get(&self) -> Option<hmac::Key> {
+        let (backplane, known) = match self {
+            Key::Own(key) => return Some(key.clone()),
+            Key::Common { backplane, known } => (backplane, known),
+        };
+        let secret = backplane.secret()?;
+        let mut known = known.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*known {
+            Some((of, key)) if *of == secret => Some(key.clone()),
+            _ => {
+                // Nodes show each other the secret itself.
+                let text = format!("resume tokens of {secret}");
+                let key = hmac::Key::new(hmac::HMAC_SHA256, text.as_bytes());
+                *known = Some((secret, key.clone()));
+                Some(key)
+            }
+        }
+    }
+}
+
+/// Connections that want to go on with the same socket have their turn one after the other.
+type Coming = Mutex<HashMap<SocketAddress, Arc<tokio::sync::Mutex<()>>>>;
+
+/// A connection's turn to go on with a socket.
+pub(crate) struct Turn {
+    coming: Arc<Coming>,
+    name: SocketAddress,
+    held: Option<tokio::sync::OwnedMutexGuard<()>>,
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        let mut coming = self.coming.lock().unwrap_or_else(PoisonError::into_inner);
+        self.held = None;
+        // Nobody waits for it.
+        if coming
+            .get(&self.name)
+            .is_some_and(|turn| Arc::strong_count(turn) == 1)
+        {
+            coming.remove(&self.name);
+        }
+    }
+}
+
 /// What a gateway keeps for clients that come back.
 pub(crate) struct Recovery {
     /// The numbers of kept events.
     pub(crate) line: Line,
     /// Those that went to no room.
     pub(crate) shelf: Shelf,
+    /// Those to single sockets.
+    pub(crate) direct: Direct,
     /// Sockets that may come back.
     pub(crate) sessions: Sessions<Option<SocketData>>,
     /// Where sockets are now that have come back, by the ids under which they are known.
@@ -48,11 +109,19 @@ pub(crate) struct Recovery {
     rooms: Box<[RoomPattern]>,
     /// Most events in one resume.
     pub(crate) max_replay: usize,
-    key: hmac::Key,
+    key: Key,
+    /// The line that all nodes share: numbers are taken there.
+    pub(crate) common: Option<Arc<dyn SharedLine>>,
+    /// What cannot be said there is refused.
+    pub(crate) refuse_unreachable: bool,
+    /// Since this place in it this node has heard all that is for everybody.
+    follows_from: AtomicU64,
     /// Up to this place in the line events may be missing that nobody has dropped.
     missing: AtomicU64,
     /// Rooms of an earlier process, each with the last stored message that it was told of.
     told: Mutex<Vec<(RoomKey, u64)>>,
+    /// Sockets of which it is found out who goes on with them.
+    coming: Arc<Coming>,
     /// Where all of it is written down, if it is.
     pub(crate) journal: Option<Journal>,
 }
@@ -65,9 +134,11 @@ impl Recovery {
         heartbeat: &HeartbeatConfig,
         (epoch, secret): (u32, [u8; 32]),
         journal: Option<Journal>,
+        backplane: &Arc<dyn Backplane>,
     ) -> Self {
+        let common = backplane.line();
         let bounds = Bounds {
-            age: age_kept(window, heartbeat),
+            age: heartbeat.age_kept(window),
             events: config.events,
             bytes: config.bytes,
             buffer: config.buffer,
@@ -75,6 +146,7 @@ impl Recovery {
         Recovery {
             line: Line::new(bounds, epoch),
             shelf: Shelf::default(),
+            direct: Direct::default(),
             sessions: Sessions::new(window, config.sessions),
             names: RwLock::default(),
             rooms: config
@@ -83,9 +155,19 @@ impl Recovery {
                 .map(|room| RoomPattern::new(room))
                 .collect(),
             max_replay: config.max_replay,
-            key: hmac::Key::new(hmac::HMAC_SHA256, &secret),
+            key: match common {
+                None => Key::Own(hmac::Key::new(hmac::HMAC_SHA256, &secret)),
+                Some(_) => Key::Common {
+                    backplane: backplane.clone(),
+                    known: Mutex::default(),
+                },
+            },
+            common,
+            refuse_unreachable: config.refuse_unreachable,
+            follows_from: AtomicU64::new(u64::MAX),
             missing: AtomicU64::new(0),
             told: Mutex::default(),
+            coming: Arc::default(),
             journal,
         }
     }
@@ -97,6 +179,8 @@ impl Recovery {
         let missing = found.kept_from.saturating_sub(1).max(found.lost);
         self.missing.store(missing, Ordering::Relaxed);
         let mut of_rooms: HashMap<(RoomKey, u64), Vec<Kept>> = HashMap::new();
+        let names: HashSet<SocketAddress> = found.sockets.iter().map(|one| one.name).collect();
+        let is_known = |name: &SocketAddress| names.contains(name);
         for (place, at, event) in found.events {
             let at = clock.at_unix_millis(at);
             let event = Kept { at, ..event };
@@ -116,6 +200,10 @@ impl Recovery {
                     };
                     self.shelf.restore(scope, &self.line, event);
                 }
+                Written::Socket(name) if is_known(&name) => {
+                    self.direct.restore(name, &self.line, event);
+                }
+                Written::Socket(_) => {}
             }
         }
         let told = found.rooms.iter().filter(|(_, known)| known.told > 0);
@@ -139,8 +227,7 @@ impl Recovery {
         let now = clock.now();
         let was_there = |(place, end): (_, u64)| (place, end.min(found.last));
         for socket in found.sockets {
-            let places = socket.rooms.iter();
-            let places = places.filter_map(|(key, since)| {
+            let places = socket.rooms.iter().filter_map(|(key, since)| {
                 let room = restored.get(key)?;
                 Some((room.clone(), *since))
             });
@@ -168,8 +255,27 @@ impl Recovery {
         self.missing.load(Ordering::Relaxed)
     }
 
+    /// Up to this place events may be missing.
+    pub(crate) fn miss(&self, place: u64) {
+        self.missing.fetch_max(place, Ordering::Relaxed);
+    }
+
+    /// From this place on this node hears what all nodes say.
+    pub(crate) fn follows_from(&self, place: u64) {
+        self.follows_from.store(place, Ordering::Relaxed);
+    }
+
+    /// Whether this node has heard all that was for everybody since a place.
+    pub(crate) fn has_followed_since(&self, place: u64) -> bool {
+        self.follows_from.load(Ordering::Relaxed) <= place
+    }
+
     /// Something was lost, and nobody knows whose it was.
     pub(crate) fn lose_all(&self) {
+        if self.common.is_some() {
+            // What goes by the line of all nodes is not lost unnoticed.
+            return;
+        }
         self.line.take(1, |place| {
             if let Some(journal) = &self.journal {
                 journal.lost(place);
@@ -185,9 +291,30 @@ impl Recovery {
 
     /// These do not come back.
     pub(crate) fn give_up(&self, names: Vec<SocketAddress>) {
-        if let Some(journal) = &self.journal {
-            names.into_iter().for_each(|name| journal.ended(name));
+        names.into_iter().for_each(|name| self.ended(name));
+    }
+
+    fn ended(&self, name: SocketAddress) {
+        if let Some(common) = &self.common {
+            common.remember(name, None);
         }
+        self.direct.end(&name);
+        if let Some(journal) = &self.journal {
+            journal.ended(name);
+        }
+    }
+
+    /// A socket is not where it was. Unless it was lost or has come back, this was its end.
+    pub(crate) fn may_have_ended(&self, name: SocketAddress) {
+        if !self.may_come_back(&name) {
+            self.ended(name);
+        }
+    }
+
+    /// Whether a socket that is not at the place of its name was lost, or has come back. Who
+    /// takes up a session is at another place in the same step.
+    pub(crate) fn may_come_back(&self, name: &SocketAddress) -> bool {
+        self.sessions.holds(name) || self.whereabouts(*name) != *name
     }
 
     /// Whether what is said in a room is kept.
@@ -195,7 +322,7 @@ impl Recovery {
         self.rooms.iter().any(|pattern| pattern.matches(room))
     }
 
-    /// The same of what goes to a whole namespace.
+    /// The same of what goes to a whole namespace, or to a socket.
     pub(crate) fn keeps_all(&self) -> bool {
         self.rooms.iter().any(|pattern| pattern.matches_all())
     }
@@ -233,15 +360,32 @@ impl Recovery {
         });
     }
 
+    /// Keeps an event to one socket; `post` gets its place.
+    pub(crate) fn keep_direct(&self, name: SocketAddress, event: Kept, post: impl FnOnce(Told)) {
+        let note = |event: &Kept| {
+            if let Some(journal) = &self.journal {
+                journal.direct(name, event);
+            }
+        };
+        self.direct.keep(name, &self.line, event, note, |id| {
+            post(Told {
+                place: self.line.place(id),
+                is_own: true,
+            });
+        });
+    }
+
     /// The token by which a socket is resumed that began at a place in the line: it brings
     /// along what would have to be remembered otherwise, and the proof that it is true.
-    pub(crate) fn token(&self, name: &SocketAddress, begin: u64) -> String {
+    /// `None`: it is not known yet how that is proved.
+    pub(crate) fn token(&self, name: &SocketAddress, begin: u64) -> Option<String> {
+        let key = self.key.get()?;
         let mut bytes = [0; CLAIM + PROOF];
         bytes[..NAME].copy_from_slice(&name.0.to_bytes());
         bytes[NAME..CLAIM].copy_from_slice(&begin.to_be_bytes());
-        let proof = hmac::sign(&self.key, &bytes[..CLAIM]);
+        let proof = hmac::sign(&key, &bytes[..CLAIM]);
         bytes[CLAIM..].copy_from_slice(&proof.as_ref()[..PROOF]);
-        URL_SAFE_NO_PAD.encode(bytes)
+        Some(URL_SAFE_NO_PAD.encode(bytes))
     }
 
     /// The socket of a token that this gateway has given out, and the place at which it began.
@@ -255,7 +399,7 @@ impl Recovery {
             return None;
         }
         let (claim, proof) = bytes.split_at(CLAIM);
-        let right = hmac::sign(&self.key, claim);
+        let right = hmac::sign(&self.key.get()?, claim);
         // In a time that tells nothing of how much was right.
         let differs = std::iter::zip(&right.as_ref()[..PROOF], proof);
         let differs = differs.fold(0, |differs, (a, b)| differs | (a ^ b));
@@ -263,6 +407,19 @@ impl Recovery {
         let name: [u8; NAME] = name.try_into().ok()?;
         let begin = u64::from_be_bytes(begin.try_into().ok()?);
         (differs == 0).then(|| (SocketAddress(Sid::from_bytes(name)), begin))
+    }
+
+    /// Waits until nobody else is about to go on with a socket.
+    pub(crate) async fn turn(&self, name: SocketAddress) -> Turn {
+        let turn = {
+            let mut coming = self.coming.lock().unwrap_or_else(PoisonError::into_inner);
+            coming.entry(name).or_default().clone()
+        };
+        Turn {
+            coming: self.coming.clone(),
+            name,
+            held: Some(turn.lock_owned().await),
+        }
     }
 
     /// Where a socket is that is known by this id.
@@ -289,12 +446,6 @@ impl Recovery {
     }
 }
 
-/// How old an event may become: who is lost may have been so for as long as it takes to
-/// notice; twice, to be sure.
-pub(crate) fn age_kept(window: Duration, heartbeat: &HeartbeatConfig) -> Duration {
-    window + 2 * (heartbeat.interval + heartbeat.timeout)
-}
-
 /// What proves that a resume token is this gateway's.
 pub(crate) fn random_secret() -> [u8; 32] {
     let mut secret = [0; 32];
@@ -308,6 +459,7 @@ pub(crate) const TRIM_INTERVAL: Duration = Duration::from_secs(5);
 #[cfg(test)]
 mod tests {
     use super::*;
+    use heartline_core::backplane::local::LocalBackplane;
     use heartline_core::namespaces::NamespaceId;
     use heartline_wire::id::{ConnId, Slot};
 
@@ -322,19 +474,24 @@ mod tests {
 
     fn make() -> Recovery {
         let (config, heartbeat) = (RecoveryConfig::default(), HeartbeatConfig::default());
+        let alone: Arc<dyn Backplane> = Arc::new(LocalBackplane::new(
+            Duration::ZERO,
+            Box::new(|| unreachable!("nobody connects")),
+        ));
         Recovery::new(
             Duration::from_secs(60),
             &config,
             &heartbeat,
             (9, random_secret()),
             None,
+            &alone,
         )
     }
 
     #[test]
     fn a_token_is_believed_from_who_made_it_alone() {
         let (ours, theirs) = (make(), make());
-        let token = ours.token(&socket(5), 300);
+        let token = ours.token(&socket(5), 300).unwrap();
         assert_eq!(token.len(), 59);
         assert_eq!(ours.named(&token), Some((socket(5), 300)));
         assert_eq!(theirs.named(&token), None);

@@ -18,10 +18,10 @@ use tokio::sync::oneshot;
 
 use crate::data::SocketData;
 use crate::event::{Args, EventError, PublishRequest, said, said_to_one};
-use crate::fanout::{ToRoom, ToUser};
+use crate::fanout::{Published, ToRoom, ToUser, Unreachable};
 use crate::in_order;
 use crate::limits::Sender;
-use crate::op::{Op, Query};
+use crate::op::{Manner, Op, Query};
 use crate::shared::{OwnShared, Shared};
 use crate::to::To;
 
@@ -126,28 +126,40 @@ impl Socket {
         self.post(op);
     }
 
-    /// Sends an event with one argument.
+    /// Sends an event with one argument. With a
+    /// [`window`](crate::config::RecoveryConfig::window) it is kept until it has come: a client
+    /// that was cut off, and comes back in time, gets what it has missed.
     ///
     /// # Errors
     /// `INVALID_EVENT` when the name is one of Socket.IO's own (`connect`), empty or
     /// longer than 128 bytes; `INTERNAL` when `data` cannot be written as JSON.
     pub fn emit<T: Serialize + ?Sized>(&self, event: &str, data: &T) -> Result<(), EventError> {
-        self.emit_message(said_to_one(event, &Args::one(data)?)?, false);
+        self.emit_kept(said_to_one(event, &Args::one(data)?)?);
+        Ok(())
+    }
+
+    /// Answers something that the client has said, by an event with one argument. It is not kept:
+    /// of a client that was cut off, another connection has no use for it.
+    ///
+    /// # Errors
+    /// As [`emit`](Self::emit).
+    pub fn answer<T: Serialize + ?Sized>(&self, event: &str, data: &T) -> Result<(), EventError> {
+        self.emit_message(said_to_one(event, &Args::one(data)?)?, Manner::Passing);
         Ok(())
     }
 
     /// Answers a client's `ping` with the time: `pong` is a name that no other event has.
     pub fn pong(&self, timestamp: u64) {
         let data = format!(r#"{{"timestamp":{timestamp}}}"#);
-        self.emit_message(Message::new("pong", &data), false);
+        self.emit_message(Message::new("pong", &data), Manner::Passing);
     }
 
-    /// Sends an event with the arguments as they are.
+    /// Sends an event with the arguments as they are; kept as by [`emit`](Self::emit).
     ///
     /// # Errors
     /// `INVALID_EVENT`, as for [`emit`](Self::emit).
     pub fn emit_args(&self, event: &str, args: &Args) -> Result<(), EventError> {
-        self.emit_message(said_to_one(event, args)?, false);
+        self.emit_kept(said_to_one(event, args)?);
         Ok(())
     }
 
@@ -160,19 +172,25 @@ impl Socket {
         event: &str,
         data: &T,
     ) -> Result<(), EventError> {
-        self.emit_message(said_to_one(event, &Args::one(data)?)?, true);
+        self.emit_message(said_to_one(event, &Args::one(data)?)?, Manner::Volatile);
         Ok(())
     }
 
-    fn emit_message(&self, message: Message, volatile: bool) {
+    fn emit_message(&self, message: Message, how: Manner) {
         self.post(Op::Emit {
             to: self.address,
             message,
-            volatile,
+            how,
         });
     }
 
-    /// Sends an event and waits for the client's acknowledgement.
+    fn emit_kept(&self, message: Message) {
+        let name = *self.name.as_deref().unwrap_or(&self.address);
+        self.shared.fanout.emit(name, self.address, message);
+    }
+
+    /// Sends an event and waits for the client's acknowledgement. It is not kept: who asks
+    /// hears that nobody has answered.
     ///
     /// # Errors
     /// `TIMEOUT` when none came in time, `DISCONNECTED` when the socket went,
@@ -214,9 +232,7 @@ impl Socket {
             reply,
         });
         let held = answer.await.map_err(|_| gone())??;
-        if let Some(ready) = held.and_then(|held| held.ready()) {
-            ready.await;
-        }
+        self.shared.fanout.settle(self.address, held).await;
         Ok(())
     }
 
@@ -231,7 +247,9 @@ impl Socket {
             room: room.into(),
             reply,
         });
-        answer.await.map_err(|_| gone())
+        answer.await.map_err(|_| gone())?;
+        self.shared.fanout.settle(self.address, None).await;
+        Ok(())
     }
 
     /// Publishes an event to a room of the socket's tenant and namespace.
@@ -288,9 +306,7 @@ impl Socket {
             reply,
         });
         let held = answer.await.map_err(|_| gone())??;
-        if let Some(ready) = held.and_then(|held| held.ready()) {
-            ready.await;
-        }
+        self.shared.fanout.settle(self.address, held).await;
         if let (Some(id), Some(user)) = (rooms::conversation_of(room), &self.identity.user) {
             self.shared.members.joined(id, user).await;
         }
@@ -385,7 +401,12 @@ impl Socket {
             self.say_to_myself(user, &request.room, message, request.to_self);
             return Ok(None);
         }
-        self.publish_message(&request.room, message, key, request.to_self)
+        let published = self.publish_message(&request.room, message, key, request.to_self)?;
+        let offset = published.offset().await;
+        offset.map_err(|Unreachable| {
+            let sentence = "The event could not be published just now; try again";
+            EventError::new(Code::SendFailed, sentence)
+        })
     }
 
     /// Counts one more message of the user, or of the anonymous socket: a user's together in
@@ -536,7 +557,7 @@ impl Socket {
         message: Message,
         key: Option<&str>,
         to_self: bool,
-    ) -> Result<Option<u64>, EventError> {
+    ) -> Result<Published, EventError> {
         self.may_pass(room, &message, key)?;
         let to = ToRoom {
             namespace: self.address.namespace(),

@@ -20,8 +20,8 @@ pub use challenges::RedisChallenges;
 pub use condition::Finding;
 pub(crate) use condition::examine;
 pub use fanout::{
-    Counters as FanoutCounters, Driver, Fanout, Heard, Incoming, Link, Listener, Outgoing, Queue,
-    Recipients, RedisDriver,
+    Counters as FanoutCounters, Driver, Fanout, Heard, Incoming, Line, LineSettings, Link,
+    Listener, Outgoing, Queue, Recipients, RedisDriver,
 };
 pub use registry::RedisRegistry;
 pub use server::{BadUrl, Commands, Connection, Pushed, Server};

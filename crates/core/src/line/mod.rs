@@ -3,7 +3,7 @@
 //! Every kept event has a number, its place in the line of this node. It takes it and is
 //! posted to the shards in one step, so that each shard sees the numbers ascend, and a number
 //! says what a client has received of everything. The events themselves are in rings, one for
-//! each room, user, and namespace: a busy one costs the others nothing, and to find what
+//! each room, user, socket, and namespace: a busy one costs the others nothing, and to find what
 //! somebody missed looks at theirs alone.
 //!
 //! ```
@@ -14,12 +14,13 @@
 //! assert_eq!(Place::parse("hl.7.rs"), Some(place));
 //! ```
 
+pub mod direct;
 pub mod ring;
 pub mod session;
 pub mod shelf;
 
 use std::fmt;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -70,8 +71,8 @@ pub struct Line {
     pub account: Arc<Account>,
     /// What may be kept.
     pub bounds: Bounds,
-    /// Tells this line from that of another process.
-    pub epoch: u32,
+    /// Tells this line from that of another process, or of another store.
+    epoch: AtomicU32,
 }
 
 impl Line {
@@ -81,8 +82,28 @@ impl Line {
             last: Mutex::new(0),
             account: Arc::default(),
             bounds,
-            epoch,
+            epoch: AtomicU32::new(epoch),
         }
+    }
+
+    /// Tells this line from that of another process, or of another store.
+    pub fn epoch(&self) -> u32 {
+        self.epoch.load(Ordering::Relaxed)
+    }
+
+    /// It is this line from now on, in which so many numbers are taken.
+    pub fn becomes(&self, epoch: u32, last: u64) {
+        let mut all = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        self.epoch.store(epoch, Ordering::Relaxed);
+        *all = last;
+    }
+
+    /// An event has come whose number was taken elsewhere: `post` puts it into the shards'
+    /// mailboxes.
+    pub fn follow(&self, id: u64, post: impl FnOnce()) {
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        post();
+        *last = (*last).max(id);
     }
 
     /// Takes the next numbers for so many events that `post` puts into the shards' mailboxes,
@@ -109,7 +130,7 @@ impl Line {
     /// A number as clients bring it back.
     pub fn place(&self, id: u64) -> Place {
         Place {
-            epoch: self.epoch,
+            epoch: self.epoch(),
             id,
         }
     }

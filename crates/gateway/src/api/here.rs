@@ -24,10 +24,11 @@ use super::pages::{
     rooms_page, sockets_page,
 };
 use super::{BadCursor, Broadcast, Publish, PublishError, Published};
-use crate::fanout::{ToRoom, ToRooms, ToUser};
+use crate::fanout::{ToRoom, ToRooms, ToUser, Unreachable};
 use crate::gateway::Gateway;
 use crate::op::{Op, Query, RoomFilter};
 use crate::peers::{EmitError, Emitted, Sockets};
+use crate::recovery::Recovery;
 
 impl Gateway {
     /// Asks one shard; `None` if it has ended.
@@ -222,6 +223,8 @@ impl Gateway {
             };
             self.shared.fanout.publish_to_room(&to, message)
         };
+        let offset = offset.offset().await;
+        let offset = offset.map_err(|Unreachable| PublishError::Unreachable)?;
         Ok(Published { delivered, offset })
     }
 
@@ -383,6 +386,9 @@ impl Gateway {
         if let Some(ready) = held.and_then(|held| held.ready()) {
             ready.await;
         }
+        if let Some((_, common)) = self.shared.fanout.common() {
+            common.remembered().await;
+        }
         for answer in leaving {
             moved += usize::from(answer.await.is_ok());
         }
@@ -472,22 +478,18 @@ impl Gateway {
         ack_within: Option<Duration>,
     ) -> Emitted {
         let gone = || EmitError::from(Code::Disconnected);
-        let to = self.shared.fanout.find_socket(socket_id).ok_or_else(gone)?;
+        let fanout = &self.shared.fanout;
+        let name = SocketAddress::parse(socket_id).ok_or_else(gone)?;
+        let to = fanout.whereabouts(name);
         let message = Message::new(event, data);
-        let shard = to.0.conn.shard;
         let Some(time) = ack_within else {
-            self.shared.fanout.post(
-                shard,
-                Op::Emit {
-                    to,
-                    message,
-                    volatile: false,
-                },
-            );
-            let there = self.inspect(to);
-            return match there.await {
-                Some(_) => Ok(None),
-                _ => Err(gone()),
+            fanout.emit(name, to, message);
+            let is_there = self.inspect(to).await.is_some();
+            // One that is lost at present hears it when it comes back.
+            let waits = |recovery: &Recovery| recovery.may_come_back(&name);
+            return match is_there || fanout.recovery.as_ref().is_some_and(waits) {
+                true => Ok(None),
+                false => Err(gone()),
             };
         };
         let answer = self.shared.fanout.ask_socket(to, message);

@@ -215,7 +215,7 @@ async fn send(
     if let (Channel::Conversation(conversation), false) = (&channel, stored.duplicate) {
         notify(&socket, &gateway, &sender, conversation, &message).await;
     }
-    socket.emit(
+    socket.answer(
         "message:sent",
         &Confirmation {
             temp_id: temp_id.as_deref(),

@@ -64,7 +64,7 @@ pub(super) async fn metrics_request(
         rate_limit_entries: counts.rate_limit_entries,
         uptime: counts.uptime.as_secs(),
     };
-    socket.emit("metrics:response", &response)?;
+    socket.answer("metrics:response", &response)?;
     let value = serde_json::to_value(response)
         .map_err(|error| EventError::new(Code::Internal, error.to_string()))?;
     Ok(Json(value))

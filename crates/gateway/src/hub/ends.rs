@@ -118,7 +118,6 @@ impl Hub {
     ) {
         let shared = self.shared.clone();
         let handle = self.handle(engine, slot, namespace);
-        self.note_end(engine, slot, namespace);
         let Some(link) = self.link_mut(slot) else {
             return;
         };
@@ -155,11 +154,11 @@ impl Hub {
                 shared.sessions.left(user, rooms);
             }
         }
-        if let (Some(back), Some(conn)) = (socket.back(), id)
-            && let Some(recovery) = &shared.fanout.recovery
-        {
+        if let (Some(recovery), Some(conn)) = (&shared.fanout.recovery, id) {
             let address = SocketAddress::new(conn, namespace, socket.secret);
-            recovery.is_gone(back.name, address);
+            let name = socket.back().map_or(address, |back| back.name);
+            recovery.is_gone(name, address);
+            recovery.may_have_ended(name);
         }
         note_end(
             handle.as_ref(),

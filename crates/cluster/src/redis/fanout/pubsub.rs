@@ -88,7 +88,7 @@ impl OwnChannel {
         };
         OwnChannel {
             name: format!("{}:n:{process}", calls.prefix()).into(),
-            canary: format!("{}:c:{process}", calls.prefix()).into(),
+            canary: format!("{}:canary:{process}", calls.prefix()).into(),
             of_one_shard: is_cluster.then(|| format!("{prefix}{process}").into()),
             prefix,
         }

@@ -88,6 +88,8 @@ impl Tracking {
                     }
                 }
                 self.got.push(serde_json::to_string(&args).unwrap());
+            } else if text == "2" {
+                self.client.says("3");
             }
         }
     }
@@ -424,6 +426,117 @@ fn no_text_of_an_event_is_taken_for_a_place() {
     assert_eq!(ann.got(), [r#"["news","three"]"#]);
 }
 
+#[test]
+fn what_is_said_to_one_socket_comes_over_a_cut_once_and_in_its_place() {
+    let handles = Handles::default();
+    let mut world = World::with(kept(), |builder| handles.filled_by(builder));
+    let mut ann = Tracking::new(&mut world, "user=ann");
+    ann.asks(&mut world, r#"42["join","a"]"#);
+    let socket = handles.find(&ann.sid, true);
+    ann.got();
+    socket.emit("news", "one").unwrap();
+    world.settle();
+    ann.hear(9);
+    said(&world, "a", "two");
+    socket.emit("news", "three").unwrap();
+    world.settle();
+    // Sent, and lost with the connection.
+    ann.client.hears();
+    ann.is_cut(&mut world);
+    said(&world, "a", "four");
+    socket.emit("news", "five").unwrap();
+    let emit = |world: &mut World, id: &str, text: &str| {
+        let (gateway, id, data) = (world.gateway.clone(), id.to_owned(), format!("{text:?}"));
+        let asked =
+            world.begin(async move { gateway.emit(&id, "news", &data, None).await.unwrap() });
+        while !asked.is_finished() {
+            world.settle();
+        }
+        world.runtime.block_on(asked).unwrap().is_ok()
+    };
+    let sid = ann.sid.clone();
+    assert!(emit(&mut world, &sid, "six"));
+    ann.return_to(&mut world);
+    assert!(ann.recovered);
+    let told = ["one", "two", "three", "four", "five", "six"];
+    assert_eq!(ann.got(), told.map(|text| format!(r#"["news","{text}"]"#)));
+    // The handle that it had before leads to where it is now.
+    socket.emit("news", "seven").unwrap();
+    assert!(emit(&mut world, &sid, "eight"));
+    world.settle();
+    ann.hear(9);
+    assert_eq!(ann.got(), [r#"["news","seven"]"#, r#"["news","eight"]"#]);
+    // Who is gone for good hears nothing, and nothing waits for them.
+    ann.asks(&mut world, "41");
+    socket.emit("news", "nine").unwrap();
+    assert!(!emit(&mut world, &sid, "ten"));
+    ann.return_to(&mut world);
+    assert!(!ann.recovered && ann.got().is_empty());
+    let recovery = world.gateway.shared.fanout.recovery.as_ref().unwrap();
+    assert!(recovery.direct.is_empty());
+}
+
+#[test]
+fn what_has_come_is_not_kept_any_longer() {
+    let mut config = kept();
+    config.heartbeat.interval = PING;
+    let handles = Handles::default();
+    let mut world = World::with(config, |builder| handles.filled_by(builder));
+    let mut ann = Tracking::new(&mut world, "user=ann");
+    let kept = |world: &World| world.metric("heartline_kept_bytes");
+    // Answers are not kept at all.
+    ann.asks(&mut world, r#"42["join","a"]"#);
+    ann.asks(&mut world, r#"42["ping"]"#);
+    assert_eq!(kept(&world), 0);
+    handles.find(&ann.sid, true).emit("news", "one").unwrap();
+    world.settle();
+    assert!(kept(&world) > 0);
+    world.run(PING + ms(20));
+    assert!(kept(&world) > 0);
+    // The event has come, and the ping after it, and is answered.
+    ann.hear(9);
+    world.settle();
+    assert_eq!(kept(&world), 0);
+    ann.is_cut(&mut world);
+    ann.return_to(&mut world);
+    assert!(ann.recovered);
+}
+
+#[test]
+fn what_is_said_to_one_live_socket_comes_over_a_cut() {
+    let handles = Handles::default();
+    let mut world = World::with(live_config(), |builder| handles.filled_by(builder));
+    let mut ann = world.open(Opening::plain());
+    let hello = asked(&mut world, &mut ann, &auth("user=ann"));
+    let id = hello[0]["socketId"].as_str().unwrap();
+    let socket = handles.find(id, true);
+    socket.emit("news", "one").unwrap();
+    world.settle();
+    let heard = frames(&mut ann);
+    assert_eq!(heard[0]["data"], "one");
+    socket.emit("news", "two").unwrap();
+    world.settle();
+    ann.0.end();
+    world.settle();
+    socket.emit("news", "three").unwrap();
+    let mut again = world.open(Opening::plain());
+    let frame = serde_json::json!({
+        "type": "auth", "token": "user=ann", "resume": hello[0]["resume"],
+        "place": heard[0]["place"], "topics": {},
+    });
+    let told = asked(&mut world, &mut again, &frame);
+    assert_eq!(told[0]["recovered"], true);
+    let data: Vec<_> = told
+        .iter()
+        .filter(|frame| frame["type"] == "news")
+        .collect();
+    assert_eq!(data.len(), 2, "{told:?}");
+    assert_eq!(
+        (&data[0]["data"], &data[1]["data"]),
+        (&"two".into(), &"three".into())
+    );
+}
+
 /// What happens in one step of a history.
 #[derive(Debug, Clone)]
 enum Step {
@@ -431,6 +544,12 @@ enum Step {
     Broadcast,
     ToUser,
     ToSocket,
+    /// A handler says it: one that began with the session, or with this connection.
+    Direct {
+        is_old: bool,
+    },
+    /// The time of a ping comes.
+    Ping,
     Join(usize),
     Leave(usize),
     /// So many of the texts that are on their way arrive.
@@ -448,6 +567,8 @@ fn step() -> impl Strategy<Value = Step> {
         1 => Just(Step::Broadcast),
         1 => Just(Step::ToUser),
         1 => Just(Step::ToSocket),
+        3 => any::<bool>().prop_map(|is_old| Step::Direct { is_old }),
+        2 => Just(Step::Ping),
         2 => (0usize..3).prop_map(Step::Join),
         1 => (0usize..3).prop_map(Step::Leave),
         2 => (0usize..5).prop_map(Step::Arrive),
@@ -455,6 +576,32 @@ fn step() -> impl Strategy<Value = Step> {
         3 => Just(Step::Return),
         2 => Just(Step::Settle),
     ]
+}
+
+/// The time between two pings in a history.
+const PING: Duration = Duration::from_millis(50);
+
+/// Handles of sockets, in the order in which they were made.
+#[derive(Clone, Default)]
+struct Handles(Arc<Mutex<Vec<Socket>>>);
+
+impl Handles {
+    fn filled_by(&self, builder: GatewayBuilder) -> GatewayBuilder {
+        let handles = self.0.clone();
+        builder.on_connect(move |socket: Socket| {
+            handles.lock().unwrap().push(socket);
+            async {}
+        })
+    }
+
+    /// The first of a socket's handles, or the last.
+    fn find(&self, id: &str, is_first: bool) -> Socket {
+        let handles = self.0.lock().unwrap();
+        let mut of_it = handles.iter().filter(|socket| socket.id() == id);
+        let first = of_it.next().expect("it has connected");
+        let last = of_it.next_back().unwrap_or(first);
+        if is_first { first } else { last }.clone()
+    }
 }
 
 /// One history, in which the gateway is killed before each return if there is a folder for its
@@ -465,7 +612,16 @@ fn tell(
     folder: Option<&std::path::Path>,
 ) -> Result<(), TestCaseError> {
     const ROOMS: [&str; 3] = ["a", "b", "c"];
-    let mut world = World::new(config.clone());
+    let config = &Config {
+        heartbeat: HeartbeatConfig {
+            interval: PING,
+            ..config.heartbeat.clone()
+        },
+        ..config.clone()
+    };
+    let handles = Handles::default();
+    let start = || World::with(config.clone(), |builder| handles.filled_by(builder));
+    let mut world = start();
     let mut ann = Tracking::new(&mut world, "user=ann");
     // Bob keeps two of the rooms alive; the third comes and goes with Ann.
     let mut bob = Tracking::new(&mut world, "user=bob");
@@ -500,6 +656,12 @@ fn tell(
                 said(&world, &ann.sid, &text);
                 is_for_ann = true;
             }
+            Step::Direct { is_old } => {
+                let handle = handles.find(&ann.sid, is_old);
+                handle.emit("news", &text).unwrap();
+                is_for_ann = true;
+            }
+            Step::Ping if is_there => world.run(PING + ms(20)),
             Step::Join(room) if is_there => {
                 // What was said before is delivered before.
                 world.settle();
@@ -534,7 +696,8 @@ fn tell(
                 if let Some(folder) = folder {
                     world.settle();
                     killed(world, folder);
-                    world = World::new(config.clone());
+                    handles.0.lock().unwrap().clear();
+                    world = start();
                 }
                 ann.return_to(&mut world);
                 is_there = true;
