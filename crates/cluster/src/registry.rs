@@ -27,9 +27,11 @@
 //! * **Verdicts.** What is to be settled later (a grace, the hold's end) waits in one
 //!   ordered list, which any node works off.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -122,6 +124,29 @@ pub struct Newcomer {
     /// The socket.
     #[serde(flatten)]
     pub entry: Entry,
+    /// How many sockets its user and type may have, whatever the policy.
+    #[serde(rename = "m")]
+    pub max_sockets: u32,
+}
+
+/// When a node is doubted that holds the place which a newcomer wants.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Doubts {
+    /// With less than this left of its lease, milliseconds: it was due to renew it.
+    pub lease_left: Millis,
+    /// Who is refused because of it is told to try again after this many milliseconds, or
+    /// when the lease ends, if that is sooner.
+    pub again: Millis,
+}
+
+impl Doubts {
+    /// After one renewal and a half was missed.
+    pub fn new(ttl: Duration, refresh: Duration) -> Doubts {
+        Doubts {
+            lease_left: ttl.saturating_sub(refresh * 3 / 2).as_millis() as Millis,
+            again: refresh.as_millis() as Millis,
+        }
+    }
 }
 
 /// Why a socket lost its place.
@@ -160,12 +185,13 @@ pub enum Admission {
     /// It is registered; others have to go, once it is [established](Registry::establish).
     /// Until then nobody has to go for these others, nor for itself.
     Reserved,
-    /// The device limit is reached.
-    Refused,
+    /// The device limit is reached. `Some`: not if those nodes have died which are
+    /// [doubted](Doubts); in how many milliseconds to ask again.
+    Refused(Option<Millis>),
 }
 
 /// What a node tells of itself.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct NodeInfo {
     /// `server.node_id`.
@@ -176,6 +202,9 @@ pub struct NodeInfo {
     pub address: Arc<str>,
     /// The version it runs.
     pub version: Arc<str>,
+    /// Settings that all nodes should have alike, by their keys.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub settings: BTreeMap<Arc<str>, Arc<str>>,
 }
 
 impl NodeInfo {
@@ -299,22 +328,17 @@ pub struct Edges {
 }
 
 /// A socket as other nodes see it.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Seen {
     /// The socket's id.
-    #[serde(rename = "s")]
     pub socket: Arc<str>,
     /// The process that holds it.
-    #[serde(rename = "i")]
     pub process: Arc<str>,
     /// Its namespace.
-    #[serde(rename = "n")]
     pub namespace: Arc<str>,
     /// Its device; empty for none.
-    #[serde(rename = "d")]
     pub device: Arc<str>,
     /// The user's type, encoded.
-    #[serde(rename = "y")]
     pub kind: Arc<str>,
 }
 
@@ -425,7 +449,7 @@ pub trait Registry: Send + Sync + 'static {
     /// Edges after `last`, at once if there are any, else when there are.
     fn edges(&self, last: &EdgeId) -> impl Future<Output = Result<Edges, Unavailable>> + Send;
 
-    /// What is known of users.
+    /// What is known of users, of any number of them: no operation of the store takes long.
     fn look_up(
         &self,
         users: &[UserName],

@@ -437,6 +437,15 @@ impl Socket {
         Err(EventError::from(Code::RateLimited).retry_after(over.retry_after_ms))
     }
 
+    /// What the client has asked for counts as so many events more (`limits.events`): for what
+    /// costs more than one event does. It is not refused for that, but what comes next may be.
+    pub fn charge(&self, events: usize) {
+        if events > 0 {
+            let to = self.address;
+            self.post(Op::Charge { to, events });
+        }
+    }
+
     /// Merges a patch (RFC 7396: an object as JSON, in which `null` removes) into what is kept of
     /// the user; the version from which on it is in there, once that is kept. With
     /// `if_version`, only if that is the version there is; 0 is the one before the first.

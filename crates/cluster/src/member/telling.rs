@@ -37,7 +37,7 @@ impl<R: Registry, L: Local> Member<R, L> {
                 for (request, admission) in requests.drain(..).zip(admissions) {
                     // Its caller has given up: nobody will ever say that it ended.
                     let unheard = request.reply.send(Ok((admission, generation))).is_err();
-                    if unheard && admission != Admission::Refused {
+                    if unheard && !matches!(admission, Admission::Refused(_)) {
                         let Newcomer { who, entry, .. } = request.newcomer;
                         self.disconnect(who, entry.socket, Duration::ZERO);
                     }

@@ -9,7 +9,9 @@
 -- <prefix>:nodes        sorted set: incarnation -> end of its lease; 0: it is dead
 -- <prefix>:info         hash: incarnation -> what the node says of itself
 -- <prefix>:owner        hash: process -> its incarnation
--- <prefix>:u:USER       hash: s:SOCKET -> entry, t:TYPE -> state
+-- <prefix>:u:USER       hash: s:SOCKET -> entry, t:TYPE -> state, p -> its processes, k: it
+--                       has come back before
+-- <prefix>:r:USER       hash: socket -> its rooms
 -- <prefix>:i:INC        hash: socket -> whose; what there is to sweep
 -- <prefix>:x:PROCESS    hash: socket -> how it lost its place
 -- <prefix>:due          sorted set: whose presence is to be looked at -> when
@@ -34,15 +36,26 @@ local NODES, INFO, OWNER = prefix .. ':nodes', prefix .. ':info', prefix .. ':ow
 local DUE, EDGES = prefix .. ':due', prefix .. ':edges'
 local HOLD, BLIND = prefix .. ':hold', prefix .. ':blind'
 local KEPT_EDGES = 65536
+-- Rooms of a user, and of those that an edge names to say who has heard already.
 local KEPT_ROOMS = 1000
--- For how many seconds a user who is gone is remembered.
+local NAMED_ROOMS = 100
+-- For how many seconds a user who is gone is remembered; one who was never there before this
+-- visit, as guests are; and how many milliseconds lie between two visits.
 local REMEMBERED = 7 * 24 * 3600
+local REMEMBERED_GUEST = 24 * 3600
+local VISIT_APART = 3600 * 1000
+-- Sockets that one look-up reads, beyond those of one user: some milliseconds.
+local MAX_LOOKED_UP = 2000
 
 local hold = tonumber(call('GET', HOLD) or 0)
 local blind = tonumber(call('GET', BLIND) or 0)
 
 local function user_key(user)
     return prefix .. ':u:' .. user
+end
+
+local function rooms_key(user)
+    return prefix .. ':r:' .. user
 end
 
 local function index_key(incarnation)
@@ -171,8 +184,11 @@ end
 -- A socket has changed its rooms. Returns those that the user is new in.
 local function change_rooms(state, before, after)
     local old, wanted, new = as_set(before), as_set(after), {}
+    local count = after and #after > 0 and #room_names(state) or 0
     for room in pairs(wanted) do
-        if not old[room] then
+        local is_counted = state[5] and state[5][room]
+        if not old[room] and (is_counted or count < KEPT_ROOMS) then
+            count = count + (is_counted and 0 or 1)
             state[5] = state[5] or {}
             if not state[5][room] then
                 new[#new + 1] = room
@@ -193,6 +209,9 @@ local function write_edge(user, kind, online, rev, rooms, others)
         'w', join_who(user, kind), 'o', online, 'r', string.format('%.0f', rev),
         't', string.format('%.0f', now),
     }
+    if others and #others > NAMED_ROOMS then
+        others = { unpack(others, 1, NAMED_ROOMS) }
+    end
     for name, list in pairs({ m = rooms, k = others }) do
         if #list > 0 or name == 'k' then
             fields[#fields + 1] = name
@@ -203,17 +222,20 @@ local function write_edge(user, kind, online, rev, rooms, others)
 end
 
 local function forget_later(user)
-    local all = call('HGETALL', user_key(user))
+    local all, remembered = call('HGETALL', user_key(user)), REMEMBERED_GUEST
     for i = 1, #all, 2 do
         if string.sub(all[i], 1, 2) == 's:' then
             return
-        end
-        local state = cjson.decode(all[i + 1])
-        if state[1] == 1 or state[3] > 0 then
-            return
+        elseif all[i] == 'k' then
+            remembered = REMEMBERED
+        elseif string.sub(all[i], 1, 2) == 't:' then
+            local state = cjson.decode(all[i + 1])
+            if state[1] == 1 or state[3] > 0 then
+                return
+            end
         end
     end
-    call('EXPIRE', user_key(user), REMEMBERED)
+    call('EXPIRE', user_key(user), remembered)
 end
 
 -- True: a user who is gone is to be announced later.
@@ -261,16 +283,46 @@ local function get_entry(user, socket)
         return nil
     end
     local e = cjson.decode(raw)
-    return { s = socket, i = e[1], y = e[2], n = e[3], d = e[4], a = e[5], r = e[6], p = e[7] }
+    local rooms = e[6] or nil
+    if rooms == true then
+        rooms = cjson.decode(call('HGET', rooms_key(user), socket) or '[]')
+    end
+    return { s = socket, i = e[1], y = e[2], n = e[3], d = e[4], a = e[5], r = rooms, p = e[7] }
 end
 
 -- `probation`: the policy by which others go once the socket is there; nil: it has its place.
+-- Rooms stand apart: few ask for them, and they may be many.
 local function put_entry(incarnation, user, kind, entry, probation)
-    local e = { incarnation, kind, entry.n, entry.d, entry.a, entry.r }
+    local e = { incarnation, kind, entry.n, entry.d, entry.a }
+    if entry.r and #entry.r > 0 then
+        e[6] = true
+        call('HSET', rooms_key(user), entry.s, cjson.encode(entry.r))
+    end
     if probation then
-        e[6], e[7] = entry.r or {}, probation
+        e[6], e[7] = e[6] or false, probation
     end
     call('HSET', user_key(user), 's:' .. entry.s, cjson.encode(e))
+end
+
+-- One socket more or less at a process, for those who send to the user.
+local function count_at(user, process, by)
+    local counts, is_known = {}, false
+    for name, count in string.gmatch(call('HGET', user_key(user), 'p') or '', '(%S+)=(%d+)') do
+        if name == process then
+            count, is_known = tonumber(count) + by, true
+        end
+        if tonumber(count) > 0 then
+            counts[#counts + 1] = name .. '=' .. count
+        end
+    end
+    if not is_known and by > 0 then
+        counts[#counts + 1] = process .. '=' .. by
+    end
+    if #counts > 0 then
+        call('HSET', user_key(user), 'p', table.concat(counts, ' '))
+    else
+        call('HDEL', user_key(user), 'p')
+    end
 end
 
 -- `entry`: s socket, n namespace, d device, a since, p policy, r rooms. `told`: the
@@ -282,10 +334,23 @@ local function add(incarnation, user, kind, entry, told, probation)
     local state = get_state(user, kind) or { 0, 0, 0, 0 }
     local others = room_names(state)
     local new = change_rooms(state, before and before.r, entry.r)
+    local process, process_before = process_of(incarnation), before and process_of(before.i)
+    if before and before.r and not (entry.r and #entry.r > 0) then
+        call('HDEL', rooms_key(user), entry.s)
+    end
     if not before then
+        if state[3] == 0 and state[4] > 0 and now - state[4] > VISIT_APART then
+            call('HSET', user_key(user), 'k', 1)
+        end
         state[3] = state[3] + 1
     elseif before.i ~= incarnation then
         call('HDEL', index_key(before.i), entry.s)
+    end
+    if process ~= process_before then
+        count_at(user, process, 1)
+        if before then
+            count_at(user, process_before, -1)
+        end
     end
     put_state(user, kind, state)
     if not before then
@@ -306,6 +371,10 @@ local function remove(user, socket)
     end
     call('HDEL', user_key(user), 's:' .. socket)
     call('HDEL', index_key(entry.i), socket)
+    if entry.r then
+        call('HDEL', rooms_key(user), socket)
+    end
+    count_at(user, process_of(entry.i), -1)
     local state = get_state(user, entry.y) or { 0, 0, 0, 0 }
     state[3] = math.max(state[3] - 1, 0)
     state[4] = now
@@ -326,13 +395,19 @@ local function is_before(a, b)
 end
 
 -- Others of the user in the same namespace whose leases live, the oldest first: those that
--- have their places, and those on probation.
+-- have their places, and those on probation. Without a limit only those of the same device are
+-- anybody's rivals, and others may be missing.
 local function rivals_of(user, kind, entry)
     local rivals, others = {}, {}
+    local device = entry.p == 'u' and cjson.encode(entry.d)
+    if entry.p == 'u' and entry.d == '' then
+        return rivals, others
+    end
     local all = call('HGETALL', user_key(user))
     for i = 1, #all, 2 do
         local socket = string.sub(all[i], 3)
-        if string.sub(all[i], 1, 2) == 's:' and socket ~= entry.s then
+        if string.sub(all[i], 1, 2) == 's:' and socket ~= entry.s
+            and (not device or string.find(all[i + 1], device, 1, true)) then
             local e = cjson.decode(all[i + 1])
             if e[2] == kind and e[3] == entry.n and alive(e[1]) then
                 local list = e[7] and others or rivals
@@ -387,6 +462,48 @@ local function excess_over(policy, entry, rivals, others)
         end
     end
     return math.max(count + 1 - math.max(is_limited(policy), 1), 0)
+end
+
+-- In how many milliseconds it makes sense to look again whether an incarnation has died: nil,
+-- nothing speaks for that. It was due to renew its lease and has not, or nobody listens where
+-- its process does.
+local function doubt(incarnation)
+    local till = lease(incarnation)
+    local is_late = till - now < arguments.doubted
+    if not is_late and arguments.listens then
+        local ok, heard = pcall(call, 'PUBSUB', 'NUMSUB', prefix .. ':n:' .. process_of(incarnation))
+        is_late = ok and heard[2] == 0
+    end
+    return is_late and math.max(math.min(math.max(till, hold) + 1 - now, arguments.again), 1) or nil
+end
+
+-- What a newcomer is told who would fit if all were gone who may be: when to try again,
+-- as a negative number; else 0.
+local function refusal(policy, entry, rivals, others)
+    local kept, again = { {}, {} }, nil
+    for number, list in ipairs({ rivals, others }) do
+        for _, held in ipairs(list) do
+            local wait = doubt(held.i)
+            if wait then
+                again = math.min(again or wait, wait)
+            else
+                table.insert(kept[number], held)
+            end
+        end
+    end
+    return again and excess_over(policy, entry, kept[1], kept[2]) == 0 and -again or 0
+end
+
+-- The same for one whose user has as many sockets as any may have: `room` is what is left.
+local function refusal_at_bound(user, room)
+    local again
+    for process, count in string.gmatch(call('HGET', user_key(user), 'p') or '', '(%S+)=(%d+)') do
+        local wait = doubt(call('HGET', OWNER, process) or '')
+        if wait then
+            again, room = math.min(again or wait, wait), room + count
+        end
+    end
+    return again and room > 0 and -again or 0
 end
 
 -- Who of `rivals` has to go for `entry`, and why.
@@ -470,7 +587,8 @@ function operations.renew()
     return { 1, call('HVALS', inbox), next_due(), call('ZRANK', NODES, incarnation) }
 end
 
--- { incarnation, newcomers = { u, y, entry } } -> 0 | 1, { 0: refused | 1 | 2: on probation }
+-- { incarnation, newcomers = { u, y, entry, m = bound }, doubted, listens, again }
+--   -> 0 | 1, { 0: refused | -n: for n milliseconds | 1 | 2: on probation }
 function operations.connect()
     local incarnation = arguments.incarnation
     if not owns(incarnation) then
@@ -480,12 +598,15 @@ function operations.connect()
     for number, entry in ipairs(arguments.newcomers) do
         local user, kind, policy = entry.u, entry.y, entry.p
         local rivals, others = rivals_of(user, kind, entry)
+        local losers, state = losers_to(policy, entry, rivals), entry.m and get_state(user, kind)
+        local room = state and entry.m + #losers - state[3] or 1
         if type(policy) == 'table' and policy.l and excess_over(policy, entry, rivals, others) > 0 then
-            answers[number] = 0
+            answers[number] = refusal(policy, entry, rivals, others)
+        elseif room < 1 then
+            answers[number] = refusal_at_bound(user, room)
         else
-            local waits = #losers_to(policy, entry, rivals) > 0
-            add(incarnation, user, kind, entry, false, waits and policy or nil)
-            answers[number] = waits and 2 or 1
+            add(incarnation, user, kind, entry, false, #losers > 0 and policy or nil)
+            answers[number] = #losers > 0 and 2 or 1
         end
     end
     return { 1, answers }
@@ -679,49 +800,36 @@ function operations.maintain()
     return { swept, ended, next_due() }
 end
 
--- { users } -> { 1: in its grace | 0, last seen | 0, { socket: s, i = process, y, n, d } } each
+-- { users } -> { 1: in its grace | 0, last seen | 0, { socket, entry, .. } } each, of as many of
+-- the first as there is time for, and one at least
 function operations.look_up()
-    local answers = {}
+    local answers, read = {}, 0
     for number, user in ipairs(arguments.users) do
+        read = read + call('HLEN', user_key(user))
+        if number > 1 and read > MAX_LOOKED_UP then
+            break
+        end
         local all = call('HGETALL', user_key(user))
         local lingers, seen, sockets = 0, 0, {}
         for i = 1, #all, 2 do
-            local name, value = string.sub(all[i], 3), cjson.decode(all[i + 1])
-            if string.sub(all[i], 1, 2) == 't:' then
-                seen = math.max(seen, value[4])
-                if value[1] == 1 and value[3] == 0 then
+            local field, name, value = string.sub(all[i], 1, 2), string.sub(all[i], 3), all[i + 1]
+            if field == 't:' then
+                local state = cjson.decode(value)
+                seen = math.max(seen, state[4])
+                if state[1] == 1 and state[3] == 0 then
                     local at = tonumber(call('ZSCORE', DUE, join_who(user, name)) or 0)
                     if at > now then
                         lingers = 1
                     end
                 end
-            elseif alive(value[1]) then
-                sockets[#sockets + 1] = cjson.encode({
-                    s = name, i = process_of(value[1]), y = value[2], n = value[3], d = value[4],
-                })
+            elseif field == 's:' and alive(string.match(value, '^%["([^"]*)"') or '') then
+                sockets[#sockets + 1] = name
+                sockets[#sockets + 1] = value
             end
         end
         answers[number] = { lingers, seen, sockets }
     end
     return answers
-end
-
--- { user, except = process }, ARGV[4] = what its other processes are sent -> their number
-function operations.tell()
-    local told, count = { [arguments.except] = true }, 0
-    local all = call('HGETALL', user_key(arguments.user))
-    for i = 1, #all, 2 do
-        if string.sub(all[i], 1, 2) == 's:' then
-            local incarnation = cjson.decode(all[i + 1])[1]
-            local process = process_of(incarnation)
-            if not told[process] and alive(incarnation) then
-                told[process] = true
-                count = count + 1
-                call('PUBLISH', prefix .. ':n:' .. process, ARGV[4])
-            end
-        end
-    end
-    return count
 end
 
 -- { incarnation, users, sample } -> { { s, room, .. } .. } each, { s, whose, s, whose .. }
@@ -734,7 +842,7 @@ function operations.audit()
             local entry = string.sub(all[i], 1, 2) == 's:' and cjson.decode(all[i + 1])
             if entry and entry[1] == incarnation then
                 local found = { string.sub(all[i], 3) }
-                for _, room in ipairs(entry[6] or {}) do
+                for _, room in ipairs(get_entry(user, found[1]).r or {}) do
                     found[#found + 1] = room
                 end
                 there[#there + 1] = found

@@ -8,11 +8,11 @@ use serde::Serialize;
 use serde_json::{Value as Json, json};
 
 use super::answer::{Answer, edge, nonsense, typed_user};
-use super::calls::{Calls, SOURCE};
-use super::server::{Commands, Server, is_unknown_script};
+use super::calls::Calls;
+use super::server::{Commands, Server, is_not_understood, is_unknown_script};
 use crate::registry::{
-    Admission, Arrival, Audit, Departure, Displaced, EdgeId, Edges, Fenced, Guarded, Joined, Known,
-    Maintained, Millis, Newcomer, NodeInfo, NodeState, Registry, Renewed, Restored, Seen,
+    Admission, Arrival, Audit, Departure, Displaced, Doubts, EdgeId, Edges, Fenced, Guarded,
+    Joined, Known, Maintained, Millis, Newcomer, NodeInfo, NodeState, Registry, Renewed, Restored,
     Unavailable, UserName,
 };
 
@@ -24,6 +24,9 @@ const MAX_EDGES_PER_READ: usize = 4096;
 /// A [`Registry`] in Redis 6.2 or later, or Valkey.
 pub struct RedisRegistry {
     calls: Arc<Calls>,
+    doubts: Doubts,
+    /// Whether the server knows who listens where: one of many does not.
+    knows_listeners: bool,
     /// What the member says, one operation after the other.
     commands: Commands,
     /// Questions. A caller that gives up waiting for an answer puts only their
@@ -38,10 +41,12 @@ type Clock = Box<dyn Fn() -> (Millis, String) + Send + Sync>;
 
 impl RedisRegistry {
     /// Connects when it is first asked.
-    pub fn new(server: Arc<Server>, calls: Arc<Calls>) -> RedisRegistry {
+    pub fn new(server: Arc<Server>, calls: Arc<Calls>, doubts: Doubts) -> RedisRegistry {
         RedisRegistry {
             calls,
-            commands: Commands::new(server.clone()),
+            doubts,
+            knows_listeners: !server.is_cluster(),
+            commands: Commands::once(server.clone()),
             questions: Commands::new(server.clone()),
             reader: Commands::that_wait(server),
             clock: None,
@@ -55,6 +60,8 @@ impl RedisRegistry {
         clock: impl Fn() -> (Millis, String) + Send + Sync + 'static,
     ) -> RedisRegistry {
         self.clock = Some(Box::new(clock));
+        // Nobody listens in a test of the registry alone.
+        self.knows_listeners = false;
         self
     }
 
@@ -89,9 +96,17 @@ impl RedisRegistry {
         let mut known = self.calls.command("EVALSHA", hash, operation, now);
         match commands.query(known.arg(&arguments)).await {
             Err(error) if is_unknown_script(&error) => {
-                let mut whole = self.calls.command("EVAL", SOURCE, operation, now);
-                let answer = commands.query(whole.arg(&arguments));
-                answer.await.map_err(unavailable)
+                let mut whole = self
+                    .calls
+                    .command("EVAL", self.calls.source(), operation, now);
+                let mut answer = commands.query(whole.arg(&arguments)).await;
+                if answer.as_ref().is_err_and(is_not_understood) && self.calls.try_plain() {
+                    let mut plain = self
+                        .calls
+                        .command("EVAL", self.calls.source(), operation, now);
+                    answer = commands.query(plain.arg(&arguments)).await;
+                }
+                answer.map_err(unavailable)
             }
             result => result.map_err(unavailable),
         }
@@ -165,7 +180,13 @@ impl Registry for RedisRegistry {
     }
 
     async fn connect(&self, incarnation: &str, newcomers: &[Newcomer]) -> Guarded<Vec<Admission>> {
-        let arguments = json!({ "incarnation": incarnation, "newcomers": list(newcomers) });
+        let arguments = json!({
+            "incarnation": incarnation,
+            "newcomers": list(newcomers),
+            "doubted": self.doubts.lease_left,
+            "again": self.doubts.again,
+            "listens": self.knows_listeners,
+        });
         let mut answer = match self.guarded("connect", arguments).await? {
             Ok(answer) => answer,
             Err(Fenced) => return Ok(Err(Fenced)),
@@ -173,7 +194,8 @@ impl Registry for RedisRegistry {
         let mut admissions = Vec::with_capacity(newcomers.len());
         for value in answer.list()?.0 {
             admissions.push(match value {
-                Value::Int(0) => Admission::Refused,
+                Value::Int(0) => Admission::Refused(None),
+                Value::Int(wait) if wait < 0 => Admission::Refused(Some(wait.unsigned_abs())),
                 Value::Int(1) => Admission::Admitted,
                 Value::Int(2) => Admission::Reserved,
                 _ => return Err(nonsense("verdict")),
@@ -271,18 +293,24 @@ impl Registry for RedisRegistry {
     }
 
     async fn look_up(&self, users: &[UserName]) -> Result<Vec<Known>, Unavailable> {
-        let answer = Answer::of(self.ask("look_up", json!({ "users": users })).await?)?;
         let mut all = Vec::with_capacity(users.len());
-        for known in answer.0 {
-            let mut known = Answer::of(known)?;
-            let lingers = known.number()? == 1;
-            let seen = known.millis()?.filter(|seen| *seen > 0);
-            let sockets: Vec<Seen> = known.list()?.read()?;
-            all.push(Known {
-                online: lingers || !sockets.is_empty(),
-                sockets,
-                last_seen: seen,
-            });
+        while let rest @ [_, ..] = &users[all.len()..] {
+            let answer = self.ask("look_up", json!({ "users": rest })).await?;
+            let before = all.len();
+            for known in Answer::of(answer)?.0 {
+                let mut known = Answer::of(known)?;
+                let lingers = known.number()? == 1;
+                let last_seen = known.millis()?.filter(|seen| *seen > 0);
+                let sockets = known.list()?.sockets()?;
+                all.push(Known {
+                    online: lingers || !sockets.is_empty(),
+                    sockets,
+                    last_seen,
+                });
+            }
+            if all.len() == before || all.len() > users.len() {
+                return Err(nonsense("answer for everybody"));
+            }
         }
         Ok(all)
     }

@@ -1,6 +1,7 @@
 //! The script against the model that the simulation runs on, on a real server: the
 //! same operations, the same answers.
 
+use std::collections::BTreeMap;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -8,21 +9,21 @@ use std::time::{Duration, Instant};
 use heartline_core::store::memory::MemoryStore;
 use heartline_core::store::{Challenge, Challenges, Redeemed};
 
-use super::{Calls, RedisChallenges, RedisRegistry, Server};
+use super::{Calls, Commands, RedisChallenges, RedisRegistry, Server};
 use crate::registry::{
-    Arrival, Audit, Departure, Edge, Entry, Known, Millis, Newcomer, NodeInfo, Policy, Registry,
-    Renewed, Restored, RoomName, TypedUser, UserName,
+    Arrival, Audit, Departure, Doubts, Edge, Entry, Known, Millis, Newcomer, NodeInfo, Policy,
+    Registry, Renewed, Restored, RoomName, TypedUser, UserName,
 };
 use crate::simulation::{Dice, Model};
 
 /// A server of this test's own.
-struct Redis {
+pub(super) struct Redis {
     child: Child,
-    url: String,
+    pub(super) url: String,
 }
 
 impl Redis {
-    fn start() -> Redis {
+    pub(super) fn start() -> Redis {
         let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let port = free.local_addr().unwrap().port();
         drop(free);
@@ -52,6 +53,10 @@ impl Drop for Redis {
 }
 
 const TTL: Millis = 15_000;
+const DOUBTS: Doubts = Doubts {
+    lease_left: 7_500,
+    again: 5_000,
+};
 
 struct Pair {
     registry: RedisRegistry,
@@ -62,6 +67,10 @@ struct Pair {
     /// Sockets there were, and whose.
     sockets: Vec<(TypedUser, Arc<str>)>,
     policy: Policy,
+    max_sockets: u32,
+    /// To look at what the script keeps.
+    commands: Commands,
+    prefix: String,
 }
 
 fn sorted<T, K: Ord>(mut items: Vec<T>, key: impl Fn(&T) -> K) -> Vec<T> {
@@ -74,7 +83,7 @@ impl Pair {
         let clock = Arc::new(Mutex::new((1_700_000_000_000, 1)));
         let told = clock.clone();
         let calls = Calls::new(&format!("test{seed}"));
-        let registry = RedisRegistry::new(server.clone(), calls).with_clock(move || {
+        let registry = RedisRegistry::new(server.clone(), calls, DOUBTS).with_clock(move || {
             let (now, run) = *told.lock().unwrap();
             (now, format!("{run:x}"))
         });
@@ -87,12 +96,15 @@ impl Pair {
         };
         Pair {
             registry,
-            model: Model::default(),
+            model: Model::with_doubts(DOUBTS),
+            max_sockets: if dice.chance(30) { 4 } else { u32::MAX },
             dice,
             clock,
             incarnations: Vec::new(),
             sockets: Vec::new(),
             policy,
+            commands: Commands::new(server.clone()),
+            prefix: format!("{{test{seed}}}"),
         }
     }
 
@@ -157,6 +169,7 @@ impl Pair {
                     tag: self.dice.below(2) as u32,
                     address: "a:1".into(),
                     version: "1".into(),
+                    ..NodeInfo::default()
                 };
                 let known = match self.dice.below(3) {
                     0 => Some("another"),
@@ -191,6 +204,7 @@ impl Pair {
                 let incarnation = self.incarnation();
                 let newcomers: Vec<Newcomer> = (0..=self.dice.below(3))
                     .map(|_| Newcomer {
+                        max_sockets: self.max_sockets,
                         who: self.who(),
                         entry: self.entry(),
                     })
@@ -302,6 +316,28 @@ impl Pair {
         let expected = self.model.audit(&incarnation, &users, 10_000);
         assert_eq!(tidy(real), tidy(expected));
         assert_eq!(self.registry.nodes().await.unwrap(), self.model.nodes(now));
+        for user in &users {
+            self.compare_places(user).await;
+        }
+    }
+
+    /// Who sends to a user is told of each process that has one of its sockets, and of no other.
+    async fn compare_places(&self, user: &str) {
+        let mut ask = redis::cmd("HGETALL");
+        ask.arg(format!("{}:u:{user}", self.prefix));
+        let kept: BTreeMap<String, String> = self.commands.query(&ask).await.unwrap();
+        let mut expected: BTreeMap<&str, u32> = BTreeMap::new();
+        for (_, entry) in kept.iter().filter(|(name, _)| name.starts_with("s:")) {
+            let incarnation = entry.split('"').nth(1).unwrap();
+            let (process, _) = incarnation.rsplit_once('.').unwrap();
+            *expected.entry(process).or_default() += 1;
+        }
+        let told = kept.get("p").into_iter().flat_map(|told| told.split(' '));
+        let told = told.filter_map(|one| one.split_once('='));
+        let told: BTreeMap<&str, u32> = told
+            .map(|(process, count)| (process, count.parse().unwrap()))
+            .collect();
+        assert_eq!(told, expected);
     }
 
     async fn compare_edges(&self) {

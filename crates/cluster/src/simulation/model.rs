@@ -5,9 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::registry::{
-    Admission, Arrival, Audit, Departure, Displaced, DisplacedBy, Edge, Edges, Entry, Fenced,
-    Joined, Known, Maintained, Millis, Newcomer, NodeInfo, NodeState, Policy, Renewed, Restored,
-    RoomName, Seen, TypedUser, UserName,
+    Admission, Arrival, Audit, Departure, Displaced, DisplacedBy, Doubts, Edge, Edges, Entry,
+    Fenced, Joined, Known, Maintained, Millis, Newcomer, NodeInfo, NodeState, Policy, Renewed,
+    Restored, RoomName, Seen, TypedUser, UserName,
 };
 
 /// Edges that are kept for readers that fell behind.
@@ -72,11 +72,16 @@ impl State {
     /// A socket has changed its rooms. Those that the user is new in.
     fn change_rooms(&mut self, before: &[RoomName], after: &[RoomName]) -> Vec<RoomName> {
         let mut new = Vec::new();
+        let mut count = self.rooms.len();
         for room in after.iter().filter(|room| !before.contains(room)) {
-            let sockets = self.rooms.entry(room.clone()).or_insert_with(|| {
+            if !self.rooms.contains_key(room) {
+                if count >= KEPT_ROOMS {
+                    continue;
+                }
+                count += 1;
                 new.push(room.clone());
-                0
-            });
+            }
+            let sockets = self.rooms.entry(room.clone()).or_insert(0);
             *sockets += 1;
         }
         for room in before.iter().filter(|room| !after.contains(room)) {
@@ -126,6 +131,8 @@ pub(crate) struct Model {
     dues: BTreeMap<TypedUser, Millis>,
     edges: Vec<(u64, Edge)>,
     edge_number: u64,
+    /// When a node is doubted.
+    doubts: Doubts,
 }
 
 /// The process that an incarnation is a life of.
@@ -140,6 +147,14 @@ fn node_of(incarnation: &str) -> &str {
 }
 
 impl Model {
+    /// Nothing is kept yet.
+    pub(crate) fn with_doubts(doubts: Doubts) -> Model {
+        Model {
+            doubts,
+            ..Model::default()
+        }
+    }
+
     fn alive(&self, now: Millis, incarnation: &str) -> bool {
         self.nodes
             .get(incarnation)
@@ -356,6 +371,7 @@ impl Model {
         if wiped {
             *self = Model {
                 edge_number: self.edge_number,
+                doubts: self.doubts,
                 ..Model::default()
             };
         }
@@ -473,13 +489,30 @@ impl Model {
         self.guard(now, incarnation)?;
         let incarnation: Arc<str> = incarnation.into();
         let mut answers = Vec::new();
-        for Newcomer { who, entry } in newcomers {
+        for newcomer in newcomers {
+            let Newcomer { who, entry, .. } = newcomer;
             let all = self.all_rivals(now, who, entry);
+            let losers = losers_to(entry, &self.rivals(now, who, entry)).len();
+            let room = self.room(newcomer, losers);
             if matches!(entry.policy, Policy::Limit(_)) && excess(entry, &all) > 0 {
-                answers.push(Admission::Refused);
+                let kept = all.iter().filter(|held| self.doubt(now, held).is_none());
+                let kept: Vec<Held> = kept.cloned().collect();
+                let waits = all.iter().filter_map(|held| self.doubt(now, held));
+                let again = waits.min().filter(|_| excess(entry, &kept) == 0);
+                answers.push(Admission::Refused(again));
                 continue;
             }
-            let waits = !losers_to(entry, &self.rivals(now, who, entry)).is_empty();
+            if room < 1 {
+                let user = self.users.get(&who.user).into_iter();
+                let held = user.flat_map(|user| user.sockets.values());
+                let waits: Vec<Millis> =
+                    held.filter_map(|one| self.doubt_owner(now, one)).collect();
+                let fits = room + waits.len() as i64 > 0;
+                let again = waits.into_iter().min().filter(|_| fits);
+                answers.push(Admission::Refused(again));
+                continue;
+            }
+            let waits = losers > 0;
             self.add(now, &incarnation, who, entry, (false, waits));
             answers.push(match waits {
                 true => Admission::Reserved,
@@ -487,6 +520,33 @@ impl Model {
             });
         }
         Ok(answers)
+    }
+
+    /// How many sockets more a newcomer's user may have.
+    fn room(&self, newcomer: &Newcomer, losers: usize) -> i64 {
+        let user = self.users.get(&newcomer.who.user);
+        let state = user.and_then(|user| user.states.get(&newcomer.who.kind));
+        let count = state.map_or(0, |state| i64::from(state.count));
+        i64::from(newcomer.max_sockets) + losers as i64 - count
+    }
+
+    /// In how many milliseconds to look again whether a socket's incarnation has died, if it is
+    /// doubted.
+    fn doubt(&self, now: Millis, held: &Held) -> Option<Millis> {
+        self.doubt_incarnation(now, &held.incarnation)
+    }
+
+    /// The same for what its process is now.
+    fn doubt_owner(&self, now: Millis, held: &Held) -> Option<Millis> {
+        let owner = self.owners.get(process_of(&held.incarnation));
+        self.doubt_incarnation(now, owner.map_or("", |owner| owner))
+    }
+
+    fn doubt_incarnation(&self, now: Millis, incarnation: &str) -> Option<Millis> {
+        let till = self.nodes.get(incarnation).copied().unwrap_or(0);
+        let is_late = till < now + self.doubts.lease_left;
+        let left = (till.max(self.hold) + 1).saturating_sub(now);
+        is_late.then(|| left.min(self.doubts.again).max(1))
     }
 
     pub(crate) fn establish(

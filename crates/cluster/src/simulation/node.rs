@@ -128,6 +128,7 @@ impl Node {
             tag,
             address: "".into(),
             version: "".into(),
+            ..NodeInfo::default()
         };
         let timing = Timing {
             ttl: TTL,
@@ -234,7 +235,7 @@ pub(super) fn enter(
     admission: Option<Admission>,
 ) -> Result<Option<Admission>, ()> {
     let mut table = locked(sockets);
-    if admission == Some(Admission::Refused) {
+    if matches!(admission, Some(Admission::Refused(_))) {
         return Err(());
     }
     table

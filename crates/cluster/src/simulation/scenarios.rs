@@ -43,6 +43,7 @@ impl World {
     fn newcomer(&mut self, name: &str, device: &str) -> Newcomer {
         self.sockets += 1;
         Newcomer {
+            max_sockets: u32::MAX,
             who: user(name),
             entry: Entry {
                 socket: format!("s{}", self.sockets).into(),

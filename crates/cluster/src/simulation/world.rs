@@ -93,6 +93,7 @@ impl World {
             device => format!("d{device}"),
         };
         let newcomer = Newcomer {
+            max_sockets: u32::MAX,
             who: TypedUser {
                 user: format!(":u{}", self.dice.below(USERS)).into(),
                 kind: if self.dice.chance(10) { "=k" } else { "" }.into(),
@@ -120,7 +121,7 @@ impl World {
             let Ok(admission) = entering.await else {
                 return;
             };
-            let Newcomer { who, entry } = newcomer;
+            let Newcomer { who, entry, .. } = newcomer;
             if gives_up {
                 // It is entered, and ends at once.
                 close(&member, &sockets, &entry.socket, Duration::ZERO);

@@ -33,7 +33,7 @@ use super::tasks::TaskKind;
 use crate::common::{Record, owner};
 use crate::data::SocketData;
 use crate::handler::{Arrival, Body, Event, Handlers};
-use crate::op::{Connecting, LineOp, Op, Outcome, Park, Refusal};
+use crate::op::{Connecting, LineOp, Op, Outcome, Park, Refusal, Replaced};
 use crate::publication::Encoding;
 use crate::recovery::Turn;
 use crate::shared::Shared;
@@ -143,16 +143,13 @@ async fn admit(
     let Some(user) = &identity.user else {
         return Some(Ok((identity, Admitted::default())));
     };
+    let config = &shared.fanout.namespaces.get(socket.namespace()).config;
     let newcomer = Newcomer {
         user: user.clone(),
         socket,
         device_id: identity.device_id.clone(),
-        policy: shared
-            .fanout
-            .namespaces
-            .get(socket.namespace())
-            .config
-            .devices,
+        policy: config.devices,
+        max_sockets: config.max_sockets,
     };
     // Nobody loses a place to who has gone.
     if here.strong_count() == 0 {
@@ -160,7 +157,7 @@ async fn admit(
     }
     Some(match shared.fanout.backplane.connect(newcomer).await {
         Ok(admitted) => Ok((identity, admitted)),
-        Err(DeviceLimitReached) => Err(Refusal::DeviceLimit),
+        Err(DeviceLimitReached { retry_after }) => Err(Refusal::DeviceLimit(retry_after)),
     })
 }
 
@@ -496,12 +493,12 @@ impl Hub {
             (&admitted.evicted, Reason::DeviceLimit),
         ] {
             for &to in list {
-                let op = Op::Replaced {
+                let op = Op::Replaced(Replaced {
                     to,
                     by: by.clone(),
                     node: self.shared.node_id.clone(),
                     reason,
-                };
+                });
                 self.shared.fanout.post(to.0.conn.shard, op);
             }
         }
@@ -524,12 +521,12 @@ impl Hub {
                 // There was nothing in the handshake; an `auth` frame may come yet.
                 return;
             }
-            if let (true, Refusal::App(refused)) = (live, &refusal) {
+            if live && refusal.has_more_to_say() {
                 // The close frame has room for 123 bytes, and none for data.
                 let (code, id) = (refusal.code_told(), joining.id.as_deref());
-                let data = refused.data.as_deref();
+                let data = refusal.data();
                 self.send_live(engine, slot, |text| {
-                    live::push_refusal(&code, &refused.message, data, id, text);
+                    live::push_refusal(&code, refusal.message(), data.as_deref(), id, text);
                 });
             }
             let (reason, code, text) = refusal.closing();

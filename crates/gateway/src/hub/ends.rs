@@ -20,6 +20,7 @@ use super::Hub;
 use super::link::Displaced;
 use super::tasks::TaskKind;
 use crate::handler::{Body, Ending, Event, Responder};
+use crate::op::Replaced;
 use crate::publication::Encoding;
 use crate::socket::Socket;
 
@@ -205,6 +206,17 @@ impl Hub {
                 }
             }
         }
+    }
+
+    /// Another node or shard says that a socket's place was taken.
+    pub(super) fn replaced_asked(&mut self, engine: &mut Engine, lost: &Replaced) {
+        let Replaced {
+            to,
+            by,
+            node,
+            reason,
+        } = lost;
+        self.replaced(engine, to, by.as_deref(), node, *reason);
     }
 
     /// Another connection of the user has taken this socket's place.
