@@ -47,7 +47,7 @@ impl World {
     fn new(rooms: usize) -> World {
         let line = Line::new(BOUNDS, 1);
         let directory = Arc::new(RoomDirectory::new(1));
-        directory.keep(line.account.clone(), |_| true);
+        directory.keep(line.account.clone(), false, |_| true);
         let mut members = LocalRooms::new(directory.clone(), 0);
         let rooms = (0..rooms).map(|number| {
             let name = format!("room-{number}");
