@@ -5,6 +5,8 @@ mod answer;
 mod calls;
 mod challenges;
 mod fanout;
+#[cfg(test)]
+mod mended;
 mod registry;
 mod server;
 mod socketio;

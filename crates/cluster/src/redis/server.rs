@@ -255,7 +255,7 @@ impl Server {
                 let mut builder = ClusterClient::builder(nodes.clone())
                     .use_protocol(ProtocolVersion::RESP3)
                     .connection_timeout(CONNECT_TIMEOUT)
-                    // A member tries again by itself, and with a new incarnation.
+                    // A member says by itself again what was not answered.
                     .retries(2);
                 if let Some(timeout) = answer_timeout {
                     builder = builder.response_timeout(timeout);
