@@ -13,7 +13,7 @@ help:
 	@echo "make soak    churn, broadcast and slow consumers for SECONDS (120); then nothing may be left"
 	@echo "make torture connections cut at any byte, the gateway and its database killed; SECONDS (300)"
 	@echo "make bench-cluster  what a cluster costs Redis and gives, six minutes"
-	@echo "make simulate  120 000 runs of the cluster's protocol with everything going wrong"
+	@echo "make simulate  120 000 runs of the cluster's protocol with everything going wrong, and a million users"
 	@echo "make conformance  Autobahn's fuzzing client against the WebSocket layer (needs a Python 2.7)"
 	@echo "make suites  the tests of Socket.IO's protocols and clients; CHECKOUT=a clone of socketio/socket.io"
 	@echo "make dist    a static binary, packed: archive, Debian package, symbols; in dist/"
@@ -99,7 +99,7 @@ suites:
 
 # 120 000 runs of the cluster's protocol under a virtual clock.
 simulate:
-	HEARTLINE_SIMULATIONS=40000 cargo test --release -p heartline-cluster simulation -- --nocapture
+	HEARTLINE_SIMULATIONS=40000 HEARTLINE_CROWD=200,5000 cargo test --release -p heartline-cluster simulation -- --nocapture
 
 lint: layers
 	cargo fmt --all --check

@@ -463,6 +463,8 @@ impl Backplane for Cluster {
             repairs: read(&member.repairs),
             swept: read(&member.swept),
             edges: read(&member.edges),
+            missed_edges: read(&member.missed_edges),
+            unreadable_edges: read(&member.unreadable_edges),
             unregistered: read(&member.unregistered),
             sent: read(&fanout.sent),
             received: read(&fanout.received),

@@ -130,27 +130,38 @@ pub(super) fn typed_user(name: &str) -> Result<TypedUser, Unavailable> {
     })
 }
 
-pub(super) fn edge(fields: Value) -> Result<Edge, Unavailable> {
-    let mut fields = Answer::of(fields)?;
-    let (mut whose, mut online, mut rev, mut at) = (None, false, 0, 0);
+/// An edge's number, 0 if it has none; and the edge, if it can be read.
+pub(super) fn edge(fields: Value) -> (u64, Option<Edge>) {
+    let mut all = Vec::new();
+    if let Ok(mut fields) = Answer::of(fields) {
+        while let (Ok(name), Ok(value)) = (fields.text(), fields.text()) {
+            all.push((name, value));
+        }
+    }
+    let number = all.iter().find(|(name, _)| &**name == "n");
+    let number = number.and_then(|(_, value)| value.parse().ok());
+    (number.unwrap_or(0), read_edge(&all).ok())
+}
+
+fn read_edge(fields: &[(Arc<str>, Arc<str>)]) -> Result<Edge, Unavailable> {
+    let (mut whose, mut online, mut rev, mut at) = (None, None, None, 0);
     let (mut rooms, mut others) = (Vec::new(), None);
-    while let Ok(name) = fields.text() {
-        let value = fields.text()?;
+    for (name, value) in fields {
         let number = || value.parse().map_err(|_| nonsense("number"));
-        match &*name {
-            "w" => whose = Some(typed_user(&value)?),
-            "o" => online = &*value == "1",
-            "r" => rev = number()?,
+        match &**name {
+            "w" => whose = Some(typed_user(value)?),
+            "o" => online = Some(&**value == "1"),
+            "r" => rev = Some(number()?),
             "t" => at = number()?,
-            "m" => rooms = room_names(&value)?,
-            "k" => others = Some(room_names(&value)?),
+            "m" => rooms = room_names(value)?,
+            "k" => others = Some(room_names(value)?),
             _ => {}
         }
     }
     Ok(Edge {
         who: whose.ok_or_else(|| nonsense("user"))?,
-        online,
-        rev,
+        online: online.ok_or_else(|| nonsense("change"))?,
+        rev: rev.ok_or_else(|| nonsense("revision"))?,
         at,
         rooms,
         others,

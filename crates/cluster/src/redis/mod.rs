@@ -6,6 +6,8 @@ mod calls;
 mod challenges;
 mod condition;
 mod fanout;
+#[cfg(test)]
+mod mended;
 mod registry;
 mod server;
 #[cfg(test)]

@@ -11,9 +11,9 @@ use super::answer::{Answer, edge, nonsense, typed_user};
 use super::calls::Calls;
 use super::server::{Commands, Server, is_not_understood, is_unknown_script};
 use crate::registry::{
-    Admission, Arrival, Audit, Departure, Displaced, Doubts, EdgeId, Edges, Fenced, Guarded,
-    Joined, Known, Maintained, Millis, Newcomer, NodeInfo, NodeState, Registry, Renewed, Restored,
-    Unavailable, UserName,
+    Admission, Arrival, Audit, Departure, Displaced, Doubts, EdgeId, Edges, Entry, Fenced, Guarded,
+    Joined, Known, Maintained, Marked, Millis, Newcomer, NodeInfo, NodeState, Registry, Renewed,
+    Restored, Sum, Turn, TypedUser, Unavailable, UserName,
 };
 
 /// How long a read of the stream waits at the server.
@@ -112,6 +112,13 @@ impl RedisRegistry {
         }
     }
 
+    /// The same for an operation with a number.
+    async fn numbered(&self, operation: &str, turn: Turn<'_>, mut arguments: Json) -> Guarded<Answer> {
+        arguments["incarnation"] = turn.incarnation.into();
+        arguments["number"] = turn.number.into();
+        self.guarded(operation, arguments).await
+    }
+
     /// The same for an operation that only the holder of a lease may do.
     async fn guarded(&self, operation: &str, arguments: Json) -> Guarded<Answer> {
         let mut answer = Answer::of(self.call(operation, arguments).await?)?;
@@ -135,12 +142,27 @@ fn list<T: Serialize>(items: &[T]) -> Json {
     serde_json::to_value(items).unwrap_or_default()
 }
 
+/// An entry with its mark, as the script wants it.
+fn marked<T: Serialize>(what: &T, who: &TypedUser, entry: &Entry) -> Json {
+    let mut json = serde_json::to_value(what).unwrap_or_default();
+    json["h"] = entry.mark(who).to_string().into();
+    json
+}
+
+fn restored(user: &Restored) -> Json {
+    let mut json = serde_json::to_value(user).unwrap_or_default();
+    let entries = user.entries.iter();
+    json["e"] = entries.map(|entry| marked(entry, &user.who, entry)).collect();
+    json
+}
+
 impl Registry for RedisRegistry {
     async fn join(
         &self,
         info: &NodeInfo,
         ttl: Millis,
         known: Option<&str>,
+        living: u32,
     ) -> Result<Joined, Unavailable> {
         let mut fresh = [0; 20];
         getrandom::fill(&mut fresh).map_err(|error| Unavailable(error.to_string()))?;
@@ -150,6 +172,7 @@ impl Registry for RedisRegistry {
             "fresh": hex(&fresh[..4]),
             "secret": hex(&fresh[4..]),
             "ttl": ttl,
+            "living": living,
             "info": serde_json::to_string(info).unwrap_or_default(),
         });
         if let Some(known) = known {
@@ -161,12 +184,21 @@ impl Registry for RedisRegistry {
             epoch: answer.text()?,
             secret: answer.text()?,
             last_edge: answer.text()?,
-            earlier: answer.list()?.texts()?,
+            edge_number: answer.number()? as u64,
         })
     }
 
-    async fn renew(&self, incarnation: &str, ttl: Millis, done: &[Arc<str>]) -> Guarded<Renewed> {
-        let arguments = json!({ "incarnation": incarnation, "ttl": ttl, "done": done });
+    async fn renew(
+        &self,
+        incarnation: &str,
+        ttl: Millis,
+        done: &[Arc<str>],
+        complete: Option<Millis>,
+    ) -> Guarded<Renewed> {
+        let mut arguments = json!({ "incarnation": incarnation, "ttl": ttl, "done": done });
+        if let Some(hold) = complete {
+            arguments["complete"] = hold.into();
+        }
         let answer = self.guarded("renew", arguments).await?;
         answer
             .map(|mut answer| {
@@ -174,20 +206,23 @@ impl Registry for RedisRegistry {
                     displaced: answer.list()?.read()?,
                     next_due: answer.millis()?,
                     rank: answer.number()? as u32,
+                    living: answer.number()? as u32,
+                    hold: answer.millis()?.filter(|hold| *hold > 0),
                 })
             })
             .map_or_else(|fenced| Ok(Err(fenced)), |renewed| renewed.map(Ok))
     }
 
-    async fn connect(&self, incarnation: &str, newcomers: &[Newcomer]) -> Guarded<Vec<Admission>> {
+    async fn connect(&self, turn: Turn<'_>, newcomers: &[Newcomer]) -> Guarded<Vec<Admission>> {
+        let all = newcomers.iter();
+        let all = all.map(|newcomer| marked(newcomer, &newcomer.who, &newcomer.entry));
         let arguments = json!({
-            "incarnation": incarnation,
-            "newcomers": list(newcomers),
+            "newcomers": all.collect::<Vec<Json>>(),
             "doubted": self.doubts.lease_left,
             "again": self.doubts.again,
             "listens": self.knows_listeners,
         });
-        let mut answer = match self.guarded("connect", arguments).await? {
+        let mut answer = match self.numbered("connect", turn, arguments).await? {
             Ok(answer) => answer,
             Err(Fenced) => return Ok(Err(Fenced)),
         };
@@ -207,17 +242,17 @@ impl Registry for RedisRegistry {
         Ok(Ok(admissions))
     }
 
-    async fn establish(&self, incarnation: &str, arrivals: &[Arrival]) -> Guarded<Vec<Displaced>> {
-        let arguments = json!({ "incarnation": incarnation, "arrivals": list(arrivals) });
-        match self.guarded("establish", arguments).await? {
+    async fn establish(&self, turn: Turn<'_>, arrivals: &[Arrival]) -> Guarded<Vec<Displaced>> {
+        let arguments = json!({ "arrivals": list(arrivals) });
+        match self.numbered("establish", turn, arguments).await? {
             Ok(mut answer) => Ok(Ok(answer.list()?.read()?)),
             Err(Fenced) => Ok(Err(Fenced)),
         }
     }
 
-    async fn depart(&self, incarnation: &str, departures: &[Departure]) -> Guarded<Vec<bool>> {
-        let arguments = json!({ "incarnation": incarnation, "departures": list(departures) });
-        let mut answer = match self.guarded("depart", arguments).await? {
+    async fn depart(&self, turn: Turn<'_>, departures: &[Departure]) -> Guarded<Vec<bool>> {
+        let arguments = json!({ "departures": list(departures) });
+        let mut answer = match self.numbered("depart", turn, arguments).await? {
             Ok(mut answer) => answer.list()?,
             Err(Fenced) => return Ok(Err(Fenced)),
         };
@@ -228,9 +263,9 @@ impl Registry for RedisRegistry {
         Ok(Ok(linger))
     }
 
-    async fn restore(&self, incarnation: &str, users: &[Restored]) -> Guarded<Vec<Displaced>> {
-        let arguments = json!({ "incarnation": incarnation, "users": list(users) });
-        match self.guarded("restore", arguments).await? {
+    async fn restore(&self, turn: Turn<'_>, users: &[Restored]) -> Guarded<Vec<Displaced>> {
+        let arguments = json!({ "users": users.iter().map(restored).collect::<Vec<Json>>() });
+        match self.numbered("restore", turn, arguments).await? {
             Ok(mut answer) => Ok(Ok(answer.list()?.read()?)),
             Err(Fenced) => Ok(Err(Fenced)),
         }
@@ -287,7 +322,7 @@ impl Registry for RedisRegistry {
         for entry in Answer::of(entries.unwrap_or(Value::Nil))?.0 {
             let mut entry = Answer::of(entry)?;
             edges.last = Some(entry.text()?);
-            edges.edges.push(edge(entry.next()?)?);
+            edges.edges.push(edge(entry.next()?));
         }
         Ok(edges)
     }
@@ -318,26 +353,31 @@ impl Registry for RedisRegistry {
     async fn audit(
         &self,
         incarnation: &str,
-        users: &[UserName],
-        sample: u32,
+        buckets: &[(u8, Sum)],
     ) -> Result<Audit, Unavailable> {
-        let arguments = json!({ "incarnation": incarnation, "users": users, "sample": sample });
+        let asked = buckets.iter();
+        let asked = asked.map(|(bucket, Sum(sum))| (format!("{bucket:02x}"), format!("{sum:x}")));
+        let arguments = json!({
+            "incarnation": incarnation,
+            "buckets": asked.collect::<Vec<_>>(),
+        });
         let mut answer = Answer::of(self.call("audit", arguments).await?)?;
-        let mut audit = Audit::default();
-        for sockets in answer.list()?.0 {
-            let mut there = Vec::new();
-            for socket in Answer::of(sockets)?.0 {
-                let mut socket = Answer::of(socket)?;
-                let name = socket.text()?;
-                let mut rooms = socket.texts()?;
-                rooms.sort_unstable();
-                there.push((name, rooms));
+        let mut audit = Audit {
+            looked_at: answer.number()? as usize,
+            differing: Vec::new(),
+        };
+        for bucket in answer.list()?.0 {
+            let mut bucket = Answer::of(bucket)?;
+            let name = u8::from_str_radix(&bucket.text()?, 16).map_err(|_| nonsense("bucket"))?;
+            let (mut there, mut entries) = (Vec::new(), bucket.list()?);
+            while let Ok(socket) = entries.text() {
+                there.push(Marked {
+                    socket,
+                    who: typed_user(&entries.text()?)?,
+                    number: u64::from_str_radix(&entries.text()?, 16).unwrap_or(0),
+                });
             }
-            audit.asked.push(there);
-        }
-        let mut sample = answer.list()?;
-        while let Ok(socket) = sample.text() {
-            audit.sample.push((socket, typed_user(&sample.text()?)?));
+            audit.differing.push((name, there));
         }
         Ok(audit)
     }

@@ -100,7 +100,6 @@ pub struct Presence {
     sink: EdgeSink,
     rev: AtomicU64,
     online: AtomicUsize,
-    next_part: AtomicUsize,
 }
 
 impl Presence {
@@ -114,7 +113,6 @@ impl Presence {
             sink,
             rev: AtomicU64::new(0),
             online: AtomicUsize::new(0),
-            next_part: AtomicUsize::new(0),
         }
     }
 
@@ -426,17 +424,6 @@ impl Presence {
                 visit(entry.socket, entry.device_id.as_ref(), since);
             }
         }
-    }
-
-    /// Up to `limit` online users, others at each call.
-    pub fn next_users(&self, limit: usize) -> Vec<Arc<UserKey>> {
-        let turn = self.next_part.fetch_add(1, Ordering::Relaxed);
-        let part = self.parts[turn % PARTS]
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        let start = (turn / PARTS * limit) % part.users.len().max(1);
-        let users = part.users.values().skip(start).flatten();
-        users.take(limit).map(|user| user.key.clone()).collect()
     }
 
     /// Up to `limit` online users.
