@@ -182,9 +182,8 @@ impl<R: Registry, L: Local> Member<R, L> {
         }
         let missing = here.into_iter();
         differing.extend(missing.map(|(socket, (who, _))| (socket, who, true)));
-        differing.retain(|(_, who, _)| {
-            !on_the_way.contains(who) && !incarnation.restore.contains(who)
-        });
+        differing
+            .retain(|(_, who, _)| !on_the_way.contains(who) && !incarnation.restore.contains(who));
         let before = incarnation.comparison.suspects.remove(&bucket);
         let before = before.unwrap_or_default();
         let is_urgent = incarnation.comparison.is_urgent;

@@ -131,7 +131,10 @@ impl<R: Registry, L: Local> Member<R, L> {
                 self.counters
                     .missed_edges
                     .fetch_add(missed, Ordering::Relaxed);
-                tracing::warn!(missed, "changes of presence were gone before they were read");
+                tracing::warn!(
+                    missed,
+                    "changes of presence were gone before they were read"
+                );
             }
             match edge {
                 Some(edge) => edges.push(edge),
@@ -182,7 +185,11 @@ mod tests {
         assert_eq!(at.go_on(1), 0, "another life");
         assert_eq!(at.go_on(2), 0);
         assert_eq!(at.go_on(1), 0);
-        assert_eq!(place("9-0", 9).go_on(3), 2, "another life, whose first are gone");
+        assert_eq!(
+            place("9-0", 9).go_on(3),
+            2,
+            "another life, whose first are gone"
+        );
     }
 
     #[test]

@@ -12,9 +12,7 @@ use super::comparison::Comparison;
 use super::edges::Place;
 use super::incarnation::{End, Incarnation, Line, Why};
 use super::pace::Pace;
-use super::{
-    Local, MAX_PAUSE, Member, Request, Requests, millis, pause_after, within,
-};
+use super::{Local, MAX_PAUSE, Member, Request, Requests, millis, pause_after, within};
 use crate::registry::{
     Fenced, Guarded, Joined, Maintained, Millis, NodeState, Registry, Renewed, Turn, TypedUser,
     Unavailable,
@@ -144,11 +142,7 @@ impl<R: Registry, L: Local> Member<R, L> {
     }
 
     /// A pause in which nobody is kept waiting, if the store is away. True: leave.
-    async fn wait_alone_if_away(
-        &self,
-        incarnation: &mut Incarnation<'_>,
-        pause: Duration,
-    ) -> bool {
+    async fn wait_alone_if_away(&self, incarnation: &mut Incarnation<'_>, pause: Duration) -> bool {
         if self.away.load(Ordering::Relaxed) {
             return self.wait_alone(incarnation.requests, pause).await;
         }
@@ -345,7 +339,10 @@ impl<R: Registry, L: Local> Member<R, L> {
     /// Ends an incarnation of which everything is told. If that fails, the lease ends by itself.
     async fn give_back(&self, incarnation: &mut Incarnation<'_>) {
         let retired = self
-            .patiently(self.registry.retire(std::slice::from_ref(&incarnation.name)))
+            .patiently(
+                self.registry
+                    .retire(std::slice::from_ref(&incarnation.name)),
+            )
             .await;
         if retired.is_ok() {
             let _ = self.patiently(self.maintain_once()).await;
@@ -373,9 +370,12 @@ impl<R: Registry, L: Local> Member<R, L> {
     ) -> Guarded<()> {
         let asked = Instant::now();
         let ttl = millis(self.timing.ttl);
-        let renewing =
-            self.registry
-                .renew(&incarnation.name, ttl, &incarnation.done, incarnation.complete);
+        let renewing = self.registry.renew(
+            &incarnation.name,
+            ttl,
+            &incarnation.done,
+            incarnation.complete,
+        );
         let renewed = within(patience, renewing).await?;
         Ok(renewed.map(|renewed| self.renewed(incarnation, asked, renewed)))
     }

@@ -60,7 +60,10 @@ impl<R: Registry, L: Local> Member<R, L> {
 
     /// Tells of some who have arrived. False: there were none. Should the incarnation end, all
     /// who are there are registered anew, and those have their places who came last.
-    pub(super) async fn tell_arrivals(&self, incarnation: &mut Incarnation<'_>) -> Result<bool, End> {
+    pub(super) async fn tell_arrivals(
+        &self,
+        incarnation: &mut Incarnation<'_>,
+    ) -> Result<bool, End> {
         let batch: Vec<Arrival> = {
             let arrivals = &mut self.state().arrivals;
             let count = arrivals.len().min(incarnation.pace.size());

@@ -143,7 +143,9 @@ async fn what_was_taken_out_of_redis_or_put_into_it_by_hand_is_mended() {
     let bucket = user(1000).bucket();
     let incarnation = place.member.incarnation().unwrap();
     let index = format!("{{hand}}:i:{incarnation}:{bucket:02x}");
-    let _: u64 = place.run(&["HSET", "{hand}:u::u1000", "s:gone", &entry]).await;
+    let _: u64 = place
+        .run(&["HSET", "{hand}:u::u1000", "s:gone", &entry])
+        .await;
     let _: u64 = place.run(&["HSET", &index, "gone", "::u1000"]).await;
     place
         .until(async |place| {
@@ -161,7 +163,9 @@ async fn what_was_taken_out_of_redis_or_put_into_it_by_hand_is_mended() {
     for number in [7, 8, 9] {
         locked(&place.table.users).remove(&user(number));
         let socket = format!("s{number}").into();
-        place.member.disconnect(user(number), socket, Duration::ZERO);
+        place
+            .member
+            .disconnect(user(number), socket, Duration::ZERO);
     }
     place.until(async |place| place.heard() == 303).await;
     let heard = locked(&place.table.heard);
@@ -171,10 +175,14 @@ async fn what_was_taken_out_of_redis_or_put_into_it_by_hand_is_mended() {
 #[tokio::test]
 async fn changes_that_cannot_be_read_or_are_gone_are_counted_and_those_after_them_are_told() {
     let place = Place::with(3).await;
-    let _: String = place.run(&["XADD", "{hand}:edges", "*", "w", "nonsense"]).await;
+    let _: String = place
+        .run(&["XADD", "{hand}:edges", "*", "w", "nonsense"])
+        .await;
     let _: u64 = place.run(&["INCRBY", "{hand}:edge", "5"]).await;
     locked(&place.table.users).remove(&user(1));
-    place.member.disconnect(user(1), "s1".into(), Duration::ZERO);
+    place
+        .member
+        .disconnect(user(1), "s1".into(), Duration::ZERO);
     place.until(async |place| place.heard() == 4).await;
     let counters = place.member.counters();
     assert_eq!(counters.unreadable_edges.load(Ordering::Relaxed), 1);

@@ -113,7 +113,12 @@ impl RedisRegistry {
     }
 
     /// The same for an operation with a number.
-    async fn numbered(&self, operation: &str, turn: Turn<'_>, mut arguments: Json) -> Guarded<Answer> {
+    async fn numbered(
+        &self,
+        operation: &str,
+        turn: Turn<'_>,
+        mut arguments: Json,
+    ) -> Guarded<Answer> {
         arguments["incarnation"] = turn.incarnation.into();
         arguments["number"] = turn.number.into();
         self.guarded(operation, arguments).await
@@ -152,7 +157,9 @@ fn marked<T: Serialize>(what: &T, who: &TypedUser, entry: &Entry) -> Json {
 fn restored(user: &Restored) -> Json {
     let mut json = serde_json::to_value(user).unwrap_or_default();
     let entries = user.entries.iter();
-    json["e"] = entries.map(|entry| marked(entry, &user.who, entry)).collect();
+    json["e"] = entries
+        .map(|entry| marked(entry, &user.who, entry))
+        .collect();
     json
 }
 
@@ -350,11 +357,7 @@ impl Registry for RedisRegistry {
         Ok(all)
     }
 
-    async fn audit(
-        &self,
-        incarnation: &str,
-        buckets: &[(u8, Sum)],
-    ) -> Result<Audit, Unavailable> {
+    async fn audit(&self, incarnation: &str, buckets: &[(u8, Sum)]) -> Result<Audit, Unavailable> {
         let asked = buckets.iter();
         let asked = asked.map(|(bucket, Sum(sum))| (format!("{bucket:02x}"), format!("{sum:x}")));
         let arguments = json!({

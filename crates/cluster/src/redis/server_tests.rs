@@ -1,6 +1,7 @@
 //! What goes over a real server: publications to users, and what is noticed of a server that is
 //! not what it was.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -10,7 +11,7 @@ use super::{
     SocketIoAdapter, faults,
 };
 use crate::registry::{
-    Departure, Doubts, Entry, Newcomer, NodeInfo, Policy, Registry, TypedUser, UserName,
+    Departure, Doubts, Entry, Newcomer, NodeInfo, Policy, Registry, Turn, TypedUser, UserName,
 };
 
 const TTL: u64 = 15_000;
@@ -20,6 +21,7 @@ struct Node {
     registry: RedisRegistry,
     driver: RedisDriver,
     incarnation: Arc<str>,
+    told: AtomicU64,
     heard: Arc<Mutex<Vec<String>>>,
     link: <RedisDriver as Driver>::Link,
 }
@@ -33,7 +35,7 @@ impl Node {
             ..NodeInfo::default()
         };
         let registry = RedisRegistry::new(server.clone(), calls.clone(), Doubts::default());
-        let joined = registry.join(&info, TTL, None).await.unwrap();
+        let joined = registry.join(&info, TTL, None, 1).await.unwrap();
         let adapter = Adapter::new(SocketIoAdapter::Off, "", number);
         let process = info.process();
         let driver = RedisDriver::new(server.clone(), calls, process.clone(), &adapter);
@@ -52,8 +54,17 @@ impl Node {
             registry,
             driver,
             incarnation: joined.incarnation,
+            told: AtomicU64::new(0),
             heard,
             link,
+        }
+    }
+
+    /// The next of what it tells.
+    fn turn(&self) -> Turn<'_> {
+        Turn {
+            incarnation: &self.incarnation,
+            number: self.told.fetch_add(1, Ordering::Relaxed) + 1,
         }
     }
 
@@ -70,7 +81,7 @@ impl Node {
             },
             max_sockets: 10,
         };
-        let admitted = self.registry.connect(&self.incarnation, &[newcomer]).await;
+        let admitted = self.registry.connect(self.turn(), &[newcomer]).await;
         assert!(admitted.unwrap().is_ok());
     }
 
@@ -80,7 +91,7 @@ impl Node {
             socket: socket.into(),
             grace: 0,
         };
-        let told = self.registry.depart(&self.incarnation, &[departure]).await;
+        let told = self.registry.depart(self.turn(), &[departure]).await;
         assert!(told.unwrap().is_ok());
     }
 

@@ -11,8 +11,8 @@ use heartline_core::store::{Challenge, Challenges, Redeemed};
 
 use super::{Calls, Commands, RedisChallenges, RedisRegistry, Server};
 use crate::registry::{
-    Arrival, Audit, Departure, Doubts, Edge, Entry, Known, Mark, Millis, Newcomer, NodeInfo, Policy,
-    Registry, Renewed, Restored, RoomName, Sum, Turn, TypedUser, UserName,
+    Arrival, Audit, Departure, Doubts, Edge, Entry, Known, Mark, Millis, Newcomer, NodeInfo,
+    Policy, Registry, Renewed, Restored, RoomName, Sum, Turn, TypedUser, UserName,
 };
 use crate::simulation::{Dice, Model};
 
@@ -219,7 +219,9 @@ impl Pair {
                 let done = std::slice::from_ref(&done);
                 let renewing = self.registry.renew(&incarnation, TTL, done, complete);
                 let real = renewing.await.unwrap();
-                let expected = self.model.renew(now, run, &incarnation, TTL, done, complete);
+                let expected = self
+                    .model
+                    .renew(now, run, &incarnation, TTL, done, complete);
                 if let Ok(renewed) = &real {
                     self.hold = renewed.hold;
                 }
@@ -412,7 +414,10 @@ impl Pair {
         };
         assert_eq!(numbers(&real), numbers(&expected));
         let tidy = |edges: Vec<(u64, Option<Edge>)>| {
-            sorted(edges.into_iter().filter_map(|(_, edge)| edge).collect(), key)
+            sorted(
+                edges.into_iter().filter_map(|(_, edge)| edge).collect(),
+                key,
+            )
         };
         assert_eq!(tidy(real), tidy(expected));
     }

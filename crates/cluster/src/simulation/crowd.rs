@@ -100,7 +100,10 @@ fn a_cut_of_a_second_costs_what_was_in_doubt_and_nobody_is_told_of_it() {
             world.edges() - edges,
             world.joins() - joins,
         );
-        assert!(trusted <= Duration::from_secs(2), "trusted after {trusted:?}");
+        assert!(
+            trusted <= Duration::from_secs(2),
+            "trusted after {trusted:?}"
+        );
         assert_eq!(world.until_trusted(TTL * 2).await, Duration::ZERO);
         assert_eq!(world.edges(), edges, "nobody came or went");
         assert_eq!(world.joins(), joins, "everybody is registered still");
@@ -119,7 +122,10 @@ fn a_store_that_stands_still_for_five_seconds_costs_no_incarnation() {
         locked(&world.store).busy_until = Instant::now() + Duration::from_secs(5);
         sleep(Duration::from_secs(5)).await;
         let trusted = world.until_trusted(TTL * 2).await;
-        assert!(trusted < Duration::from_secs(2), "trusted after {trusted:?}");
+        assert!(
+            trusted < Duration::from_secs(2),
+            "trusted after {trusted:?}"
+        );
         assert_eq!(world.edges(), edges);
         assert_eq!(world.joins(), joins);
         world.check();
@@ -142,7 +148,10 @@ fn a_crowd_that_a_store_has_forgotten_is_registered_again_and_nobody_is_told_of_
         })
         .await;
         let took = restarted.elapsed();
-        assert!(took < TTL, "nobody waits longer than until all have come: {took:?}");
+        assert!(
+            took < TTL,
+            "nobody waits longer than until all have come: {took:?}"
+        );
         sleep(TTL * 2).await;
         assert_eq!(world.edges(), edges);
         world.check();
@@ -196,7 +205,11 @@ fn who_goes_is_offline_at_once_however_many_come_into_rooms() {
         sleep(MOMENT).await;
         for join in 0..3_000 {
             // A thousand joins a second.
-            world.come_into(0, &format!("n0u{}", join % 500), &format!("r{}", join / 500));
+            world.come_into(
+                0,
+                &format!("n0u{}", join % 500),
+                &format!("r{}", join / 500),
+            );
             sleep(Duration::from_millis(1)).await;
             if join == 1_000 {
                 world.go(0, "ann");

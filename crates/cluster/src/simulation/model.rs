@@ -593,7 +593,9 @@ impl Model {
         turn: Turn<'_>,
         newcomers: &[Newcomer],
     ) -> Result<Vec<Admission>, Fenced> {
-        self.once(now, turn, |model| model.do_connect(now, turn.incarnation, newcomers))
+        self.once(now, turn, |model| {
+            model.do_connect(now, turn.incarnation, newcomers)
+        })
     }
 
     fn do_connect(
@@ -670,7 +672,9 @@ impl Model {
         turn: Turn<'_>,
         arrivals: &[Arrival],
     ) -> Result<Vec<Displaced>, Fenced> {
-        self.once(now, turn, |model| model.do_establish(now, turn.incarnation, arrivals))
+        self.once(now, turn, |model| {
+            model.do_establish(now, turn.incarnation, arrivals)
+        })
     }
 
     fn do_establish(
@@ -731,11 +735,7 @@ impl Model {
         self.once(now, turn, |model| model.do_depart(now, departures))
     }
 
-    fn do_depart(
-        &mut self,
-        now: Millis,
-        departures: &[Departure],
-    ) -> Vec<bool> {
+    fn do_depart(&mut self, now: Millis, departures: &[Departure]) -> Vec<bool> {
         let mut linger = Vec::with_capacity(departures.len());
         for departure in departures {
             let Departure { who, socket, grace } = departure;
@@ -757,15 +757,12 @@ impl Model {
         turn: Turn<'_>,
         users: &[Restored],
     ) -> Result<Vec<Displaced>, Fenced> {
-        self.once(now, turn, |model| model.do_restore(now, turn.incarnation, users))
+        self.once(now, turn, |model| {
+            model.do_restore(now, turn.incarnation, users)
+        })
     }
 
-    fn do_restore(
-        &mut self,
-        now: Millis,
-        incarnation: &str,
-        users: &[Restored],
-    ) -> Vec<Displaced> {
+    fn do_restore(&mut self, now: Millis, incarnation: &str, users: &[Restored]) -> Vec<Displaced> {
         let incarnation: Arc<str> = incarnation.into();
         let process = process_of(&incarnation).to_owned();
         let mut lost = Vec::new();

@@ -11,9 +11,9 @@ use tokio::time::{Instant, sleep, sleep_until};
 use super::dice::Dice;
 use super::model::Model;
 use crate::registry::{
-    Admission, Arrival, Audit, Departure, Displaced, Edge, EdgeId, Edges, Fenced, Guarded, Joined, Known,
-    Maintained, Millis, Newcomer, NodeInfo, NodeState, Registry, Renewed, Restored, Sum, Turn,
-    Unavailable, UserName,
+    Admission, Arrival, Audit, Departure, Displaced, Edge, EdgeId, Edges, Fenced, Guarded, Joined,
+    Known, Maintained, Millis, Newcomer, NodeInfo, NodeState, Registry, Renewed, Restored, Sum,
+    Turn, Unavailable, UserName,
 };
 
 /// What operations cost, as they were measured on Redis: microseconds of its one core.
@@ -149,7 +149,15 @@ impl Link {
             || said.unwrap_or_default(),
             move |model, now, _, _| {
                 let incarnation = &incarnation;
-                operation(model, now, Turn { incarnation, number }, &what)
+                operation(
+                    model,
+                    now,
+                    Turn {
+                        incarnation,
+                        number,
+                    },
+                    &what,
+                )
             },
         )
         .await
@@ -299,8 +307,12 @@ impl Registry for Link {
     async fn retire(&self, incarnations: &[Arc<str>]) -> Result<(), Unavailable> {
         let incarnations = incarnations.to_vec();
         let name = format!("retire {incarnations:?}");
-        self.call(0, || name, move |model, _, _, _| model.retire(&incarnations))
-            .await
+        self.call(
+            0,
+            || name,
+            move |model, _, _, _| model.retire(&incarnations),
+        )
+        .await
     }
 
     async fn maintain(
@@ -361,11 +373,7 @@ impl Registry for Link {
         .await
     }
 
-    async fn audit(
-        &self,
-        incarnation: &str,
-        buckets: &[(u8, Sum)],
-    ) -> Result<Audit, Unavailable> {
+    async fn audit(&self, incarnation: &str, buckets: &[(u8, Sum)]) -> Result<Audit, Unavailable> {
         let (incarnation, buckets) = (incarnation.to_owned(), buckets.to_vec());
         let cost = {
             let store = locked(&self.store);

@@ -101,13 +101,7 @@ impl World {
         locked(&self.store).is_real = true;
     }
 
-    fn of_nodes(
-        count: usize,
-        dice: Dice,
-        store: Store,
-        grace: Duration,
-        policy: Policy,
-    ) -> World {
+    fn of_nodes(count: usize, dice: Dice, store: Store, grace: Duration, policy: Policy) -> World {
         let store = Arc::new(Mutex::new(store));
         let nodes = (0..count)
             .map(|number| Node::start(number, number as u32, &store, grace))
