@@ -209,6 +209,8 @@ pub struct Renewed {
     pub next_due: Option<Millis>,
     /// This node's place among the living, from 0 on.
     pub rank: u32,
+    /// For how many milliseconds nobody is taken for gone yet.
+    pub hold: Millis,
 }
 
 /// What maintenance came to.
@@ -322,6 +324,19 @@ pub struct Known {
     pub sockets: Vec<Seen>,
     /// When the last one went.
     pub last_seen: Option<Millis>,
+    /// What was announced last of each type.
+    pub announced: Vec<Announced>,
+}
+
+/// What was announced last of a user of one type.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Announced {
+    /// The type, encoded.
+    pub kind: Arc<str>,
+    /// Online, or offline.
+    pub online: bool,
+    /// The number of that edge.
+    pub rev: u64,
 }
 
 /// What the registry has of an incarnation, in part.

@@ -120,6 +120,7 @@ fn payload(op: &Op) -> usize {
         | Op::Deliver { publication, .. }
         | Op::Broadcast { publication, .. }
         | Op::DeliverAround { publication, .. }
+        | Op::Watched { publication, .. }
         | Op::Select {
             action: SelectedAction::Send(publication),
             ..

@@ -10,6 +10,7 @@ use heartline_core::backplane::Subscription;
 use heartline_core::entries::{SocketEntry, SocketFilter};
 use heartline_core::message::Message;
 use heartline_core::namespaces::NamespaceId;
+use heartline_core::presence::watch::Scope;
 use heartline_core::presence::{Admitted, Others, SocketAddress};
 use heartline_core::rooms::{Gap, Room, RoomError};
 use heartline_engine::tasks::TaskId;
@@ -138,6 +139,19 @@ pub(crate) enum Op {
         rooms: Vec<Arc<Room>>,
         others: Option<Others>,
         publication: Arc<Publication>,
+    },
+    /// A change of what a socket watches.
+    Watched {
+        to: SocketAddress,
+        scope: Arc<Scope>,
+        publication: Arc<Publication>,
+    },
+    /// A socket has been answered about what it watches: what follows may come.
+    Watching { to: SocketAddress, scope: Arc<Scope> },
+    /// Who is in a room is to be said, and from then on who comes in and who leaves.
+    Follow {
+        scope: Arc<Scope>,
+        reply: oneshot::Sender<()>,
     },
     /// Something happens to sockets that are chosen by their rooms.
     Select {

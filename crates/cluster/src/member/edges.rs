@@ -42,6 +42,7 @@ impl<R: Registry, L: Local> Member<R, L> {
             match self.registry.edges(&last).await {
                 Ok(edges) => {
                     failures = 0;
+                    self.hears.store(true, Ordering::Relaxed);
                     if let Some(id) = edges.last {
                         last = id;
                     }
@@ -56,6 +57,7 @@ impl<R: Registry, L: Local> Member<R, L> {
                 Err(_) => {
                     self.counters.errors.fetch_add(1, Ordering::Relaxed);
                     failures += 1;
+                    self.hears.store(false, Ordering::Relaxed);
                     tokio::time::sleep(pause_after(failures)).await;
                 }
             }

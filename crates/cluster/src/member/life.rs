@@ -139,6 +139,7 @@ impl<R: Registry, L: Local> Member<R, L> {
         self.counters.joins.fetch_add(1, Ordering::Relaxed);
         // From here on, what was answered under the last incarnation is in doubt; and
         // only then is looked who is there.
+        self.settled.store(false, Ordering::Relaxed);
         self.generation.fetch_add(1, Ordering::SeqCst);
         let forgot = epoch
             .replace(joined.epoch.clone())
@@ -200,6 +201,9 @@ impl<R: Registry, L: Local> Member<R, L> {
             if self.state().leaving {
                 return self.give_back(incarnation).await;
             }
+            let is_held = self.state().hold_until.is_some_and(|at| at > Instant::now());
+            let is_settled = incarnation.restore.is_empty() && !is_held;
+            self.settled.store(is_settled, Ordering::Relaxed);
             let next = incarnation.next_deadline();
             tokio::select! {
                 biased;
@@ -259,7 +263,11 @@ impl<R: Registry, L: Local> Member<R, L> {
                     .renew(&incarnation.name, millis(self.timing.ttl), &done),
             )
             .await??;
-        self.state().valid_until = Some(asked + self.timing.ttl);
+        let mut state = self.state();
+        state.valid_until = Some(asked + self.timing.ttl);
+        let hold = Duration::from_millis(renewed.hold);
+        state.hold_until = (!hold.is_zero()).then(|| Instant::now() + hold);
+        drop(state);
         incarnation.renew_at = asked + self.timing.refresh;
         incarnation.rank = renewed.rank;
         self.schedule(incarnation, renewed.next_due);

@@ -143,6 +143,8 @@ struct State {
     /// Until when the lease is good, by this node's clock.
     valid_until: Option<Instant>,
     incarnation: Option<Arc<str>>,
+    /// Until when nobody is taken for gone.
+    hold_until: Option<Instant>,
     secret: Option<Arc<str>>,
     first_edge: Option<EdgeId>,
     nudged: bool,
@@ -203,6 +205,10 @@ pub struct Member<R, L> {
     /// Counts incarnations: what was answered under another may be void.
     generation: AtomicU64,
     away: AtomicBool,
+    /// All that this node has to say is said, and the hold is over.
+    settled: AtomicBool,
+    /// The stream of edges can be read.
+    hears: AtomicBool,
     work: Notify,
     left: Notify,
     joined: Notify,
@@ -225,6 +231,8 @@ impl<R: Registry, L: Local> Member<R, L> {
             requests,
             generation: AtomicU64::new(0),
             away: AtomicBool::new(true),
+            settled: AtomicBool::new(false),
+            hears: AtomicBool::new(true),
             work: Notify::new(),
             left: Notify::new(),
             joined: Notify::new(),
@@ -254,6 +262,13 @@ impl<R: Registry, L: Local> Member<R, L> {
                 .state()
                 .valid_until
                 .is_some_and(|until| Instant::now() < until)
+    }
+
+    /// Whether what the registry says of users can be believed: nobody is still to be registered
+    /// again, as far as this node knows, and changes arrive.
+    pub fn is_complete(&self) -> bool {
+        let [settled, hears] = [&self.settled, &self.hears].map(|is| is.load(Ordering::Relaxed));
+        settled && hears && self.is_trusted()
     }
 
     /// How old the lease is; `None` before there is one.

@@ -455,7 +455,7 @@ function operations.join()
     }
 end
 
--- { incarnation, ttl, done = { s } } -> 0 | 1, { loser }, due, rank
+-- { incarnation, ttl, done = { s } } -> 0 | 1, { loser }, due, rank, hold
 function operations.renew()
     watch_run(arguments.ttl)
     local incarnation = arguments.incarnation
@@ -467,7 +467,8 @@ function operations.renew()
     for _, socket in ipairs(arguments.done) do
         call('HDEL', inbox, socket)
     end
-    return { 1, call('HVALS', inbox), next_due(), call('ZRANK', NODES, incarnation) }
+    local rank = call('ZRANK', NODES, incarnation)
+    return { 1, call('HVALS', inbox), next_due(), rank, math.max(hold - now, 0) }
 end
 
 -- { incarnation, newcomers = { u, y, entry } } -> 0 | 1, { 0: refused | 1 | 2: on probation }
@@ -679,16 +680,20 @@ function operations.maintain()
     return { swept, ended, next_due() }
 end
 
--- { users } -> { 1: in its grace | 0, last seen | 0, { socket: s, i = process, y, n, d } } each
+-- { users } -> { 1: in its grace | 0, last seen | 0, { socket: s, i = process, y, n, d },
+-- { y, 1: announced as online | 0, revision, .. } } each
 function operations.look_up()
     local answers = {}
     for number, user in ipairs(arguments.users) do
         local all = call('HGETALL', user_key(user))
-        local lingers, seen, sockets = 0, 0, {}
+        local lingers, seen, sockets, announced = 0, 0, {}, {}
         for i = 1, #all, 2 do
             local name, value = string.sub(all[i], 3), cjson.decode(all[i + 1])
             if string.sub(all[i], 1, 2) == 't:' then
                 seen = math.max(seen, value[4])
+                for _, told in ipairs({ name, value[1], value[2] }) do
+                    announced[#announced + 1] = told
+                end
                 if value[1] == 1 and value[3] == 0 then
                     local at = tonumber(call('ZSCORE', DUE, join_who(user, name)) or 0)
                     if at > now then
@@ -701,7 +706,7 @@ function operations.look_up()
                 })
             end
         end
-        answers[number] = { lingers, seen, sockets }
+        answers[number] = { lingers, seen, sockets, announced }
     end
     return answers
 end

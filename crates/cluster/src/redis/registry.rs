@@ -11,7 +11,7 @@ use super::answer::{Answer, edge, nonsense, typed_user};
 use super::calls::{Calls, SOURCE};
 use super::server::{Commands, Server, is_unknown_script};
 use crate::registry::{
-    Admission, Arrival, Audit, Departure, Displaced, EdgeId, Edges, Fenced, Guarded, Joined, Known,
+    Admission, Announced, Arrival, Audit, Departure, Displaced, EdgeId, Edges, Fenced, Guarded, Joined, Known,
     Maintained, Millis, Newcomer, NodeInfo, NodeState, Registry, Renewed, Restored, Seen,
     Unavailable, UserName,
 };
@@ -159,6 +159,7 @@ impl Registry for RedisRegistry {
                     displaced: answer.list()?.read()?,
                     next_due: answer.millis()?,
                     rank: answer.number()? as u32,
+                    hold: answer.millis()?.unwrap_or(0),
                 })
             })
             .map_or_else(|fenced| Ok(Err(fenced)), |renewed| renewed.map(Ok))
@@ -278,10 +279,20 @@ impl Registry for RedisRegistry {
             let lingers = known.number()? == 1;
             let seen = known.millis()?.filter(|seen| *seen > 0);
             let sockets: Vec<Seen> = known.list()?.read()?;
+            let mut told = known.list()?;
+            let mut announced = Vec::with_capacity(told.0.len() / 3);
+            while told.0.len() > 0 {
+                announced.push(Announced {
+                    kind: told.text()?,
+                    online: told.number()? == 1,
+                    rev: told.millis()?.unwrap_or(0),
+                });
+            }
             all.push(Known {
                 online: lingers || !sockets.is_empty(),
                 sockets,
                 last_seen: seen,
+                announced,
             });
         }
         Ok(all)

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::registry::{
-    Admission, Arrival, Audit, Departure, Displaced, DisplacedBy, Edge, Edges, Entry, Fenced,
+    Admission, Announced, Arrival, Audit, Departure, Displaced, DisplacedBy, Edge, Edges, Entry, Fenced,
     Joined, Known, Maintained, Millis, Newcomer, NodeInfo, NodeState, Policy, Renewed, Restored,
     RoomName, Seen, TypedUser, UserName,
 };
@@ -439,6 +439,7 @@ impl Model {
             displaced,
             next_due: self.next_due(now),
             rank,
+            hold: self.hold.saturating_sub(now),
         })
     }
 
@@ -802,6 +803,15 @@ impl Model {
                     online: !sockets.is_empty() || lingers,
                     sockets,
                     last_seen: user.states.values().filter_map(|state| state.seen).max(),
+                    announced: user
+                        .states
+                        .iter()
+                        .map(|(kind, state)| Announced {
+                            kind: kind.clone(),
+                            online: state.online,
+                            rev: state.rev,
+                        })
+                        .collect(),
                 }
             })
             .collect()

@@ -305,6 +305,12 @@ pub trait Backplane: Send + Sync + 'static {
         users: Vec<String>,
     ) -> BoxFuture<Vec<UserPresence>>;
 
+    /// Whether what [`presence`](Self::presence) says of users elsewhere can be believed now, and
+    /// edges arrive.
+    fn is_trusted(&self) -> bool {
+        true
+    }
+
     /// The users of this node.
     fn local(&self) -> &Presence;
 

@@ -5,7 +5,7 @@
 //! handlers, `connect` lets sockets in and `hello` greets them, `rooms` knows where they
 //! are, `delivery` and `select` bring things to them, `deadlines` and `sweep` watch them,
 //! `ends` and `drain` let them go, `resume` lets them go on, `gaps` tells of losses between
-//! nodes, `query` answers the API.
+//! nodes, `watching` brings what is watched, `query` answers the API.
 //!
 //! Everything that another thread (or a handler) wants of a socket comes as an
 //! [`Op`] through the shard's mailbox, so a connection's state has one owner
@@ -30,6 +30,7 @@ mod sweep;
 mod tasks;
 #[cfg(test)]
 mod tests;
+mod watching;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -274,6 +275,16 @@ impl App for Hub {
                 others,
                 publication,
             } => self.deliver_around(engine, &user, &rooms, others.as_ref(), &publication),
+            Op::Watched {
+                to,
+                scope,
+                publication,
+            } => self.watched(engine, &to, &scope, &publication),
+            Op::Watching { to, scope } => self.shared.watches.begin(&scope, to),
+            Op::Follow { scope, reply } => {
+                self.follow(&scope);
+                let _ = reply.send(());
+            }
             Op::Select { selection, action } => self.select(engine, &selection, &action),
             Op::Disconnect { to, reason, reply } => self.disconnect(engine, &to, reason, reply),
             Op::Reached { place } => self.reached(place),

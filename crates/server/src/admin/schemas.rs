@@ -357,7 +357,9 @@ mod tests {
                 online: true,
                 devices: 1,
                 last_seen_at: Some(1),
+                rev: 1,
                 stale: true,
+                types: Vec::new(),
             },
         );
         fits(
