@@ -171,7 +171,12 @@ impl Cluster {
             } else {
                 known.last_seen
             },
-            rev: known.announced.iter().map(|told| told.rev).max().unwrap_or(0),
+            rev: known
+                .announced
+                .iter()
+                .map(|told| told.rev)
+                .max()
+                .unwrap_or(0),
             stale: false,
             types: known
                 .announced
@@ -208,7 +213,7 @@ impl Cluster {
         if is_here {
             found.devices = found.devices.max(own.devices);
         }
-        found.stale = !is_here && (found.stale || !is_trusted);
+        found.stale |= !is_trusted;
         found
     }
 }

@@ -114,8 +114,9 @@ pub struct UserPresence {
     /// The number of the last change that is known: it grows with each, also over a restart. 0:
     /// none is.
     pub rev: u64,
-    /// Only what this node knows: the cluster's store could not be asked, or is not to be
-    /// believed at present. Absent otherwise.
+    /// What other nodes have may be missing: the cluster's store could not be asked, or is not to
+    /// be believed at present. Whoever has a socket at the node that answers is online all the
+    /// same. Absent otherwise.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub stale: bool,
     /// The same of each type of user that is known; those without an entry are offline.

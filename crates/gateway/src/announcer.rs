@@ -115,10 +115,7 @@ fn announce_some(
     tenant: Option<&Arc<str>>,
     edges: &[&Edge],
 ) {
-    let messages: Vec<Message> = edges
-        .iter()
-        .map(|edge| edge_message(edge))
-        .collect();
+    let messages: Vec<Message> = edges.iter().map(|edge| edge_message(edge)).collect();
     let about: Arc<[Arc<UserKey>]> = edges.iter().map(|edge| edge.user.clone()).collect();
     let scope = ScopeRef {
         namespace,

@@ -28,7 +28,7 @@ use tokio::sync::oneshot;
 
 use crate::event::{Args, EventError};
 use crate::op::{
-    Chosen, FIRST_CHOICE, Op, Query, RoomFilter, RoomMembers, SelectedAction, Selection,
+    Chosen, FIRST_CHOICE, Op, Query, RoomFilter, RoomMembers, SelectedAction, Selection, WatchOp,
 };
 use crate::publication::{Publication, Told, may_mislead};
 use crate::recovery::Recovery;
@@ -120,7 +120,7 @@ fn payload(op: &Op) -> usize {
         | Op::Deliver { publication, .. }
         | Op::Broadcast { publication, .. }
         | Op::DeliverAround { publication, .. }
-        | Op::Watched { publication, .. }
+        | Op::Watch(WatchOp::Changed { publication, .. })
         | Op::Select {
             action: SelectedAction::Send(publication),
             ..

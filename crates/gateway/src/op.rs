@@ -140,19 +140,8 @@ pub(crate) enum Op {
         others: Option<Others>,
         publication: Arc<Publication>,
     },
-    /// A change of what a socket watches.
-    Watched {
-        to: SocketAddress,
-        scope: Arc<Scope>,
-        publication: Arc<Publication>,
-    },
-    /// A socket has been answered about what it watches: what follows may come.
-    Watching { to: SocketAddress, scope: Arc<Scope> },
-    /// Who is in a room is to be said, and from then on who comes in and who leaves.
-    Follow {
-        scope: Arc<Scope>,
-        reply: oneshot::Sender<()>,
-    },
+    /// About what sockets watch.
+    Watch(WatchOp),
     /// Something happens to sockets that are chosen by their rooms.
     Select {
         selection: Arc<Selection>,
@@ -196,6 +185,26 @@ pub(crate) enum Op {
     Force,
     /// A question of the API's.
     Query(Query),
+}
+
+/// What is to be done about what sockets watch.
+pub(crate) enum WatchOp {
+    /// A change of it.
+    Changed {
+        to: SocketAddress,
+        scope: Arc<Scope>,
+        publication: Arc<Publication>,
+    },
+    /// A socket has been answered: what follows may come.
+    Begin {
+        to: SocketAddress,
+        scope: Arc<Scope>,
+    },
+    /// Who is in a room is to be said, and from then on who comes in and who leaves.
+    Follow {
+        scope: Arc<Scope>,
+        reply: oneshot::Sender<()>,
+    },
 }
 
 /// The word for a refusal by the app, which has a code of its own or none.

@@ -3,7 +3,7 @@
 //! The board is locked for as long as something is compared, never while anybody is asked. What
 //! is to be told goes into the shards' mailboxes under that lock, so it comes in its order.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -18,13 +18,15 @@ use tokio::sync::{Notify, oneshot};
 
 use crate::event::to_json;
 use crate::fanout::Fanout;
-use crate::op::Op;
+use crate::op::{Op, WatchOp};
 use crate::publication::Publication;
 
 /// How long changes are gathered after some have left, as for `user:online`.
 const WINDOW: Duration = Duration::from_millis(50);
 /// How often it is looked whether what is known can be believed, and what is over.
 const LOOK: Duration = Duration::from_millis(250);
+/// The same while nothing is watched.
+const LOOK_SELDOM: Duration = Duration::from_secs(1);
 /// Users in one question to the backplane.
 const ASKED: usize = 100;
 /// How long a reader waits for other nodes to say who is in a room; without them, it is told that
@@ -48,6 +50,8 @@ pub(crate) struct Watches {
     followed: AtomicUsize,
     has_readers: AtomicBool,
     is_idle: AtomicBool,
+    /// When what is known could last be believed, Unix milliseconds.
+    trusted_at: AtomicU64,
 }
 
 impl Watches {
@@ -61,6 +65,7 @@ impl Watches {
             followed: AtomicUsize::new(0),
             has_readers: AtomicBool::new(false),
             is_idle: AtomicBool::new(true),
+            trusted_at: AtomicU64::new(0),
         }
     }
 
@@ -83,11 +88,14 @@ impl Watches {
     pub(crate) fn as_of(&self) -> u64 {
         let now = self.unix_millis();
         if self.fanout.backplane.is_trusted() {
+            self.trusted_at.store(now, Ordering::Relaxed);
             return now;
         }
+        // The lease may have been renewed for the last time before that was known.
         let status = self.fanout.backplane.status();
         let age = status.and_then(|status| status.lease_age);
-        now.saturating_sub(age.unwrap_or_default().as_millis() as u64)
+        let renewed = now.saturating_sub(age.unwrap_or_default().as_millis() as u64);
+        renewed.min(self.trusted_at.load(Ordering::Relaxed))
     }
 
     // --- what happens ----------------------------------------------------
@@ -178,7 +186,9 @@ impl Watches {
         after: Option<(&str, u64)>,
     ) -> Result<Answer, Refused> {
         let scope = Arc::new(scope);
-        if self.locked(|board| board.watch(&scope, reader))? {
+        let is_new = self.locked(|board| board.watch(&scope, reader))?;
+        self.work.notify_one();
+        if is_new {
             self.fill(&scope).await;
         }
         let now = self.unix_millis();
@@ -202,8 +212,8 @@ impl Watches {
         }
         // It is worked off behind the answer, which is in the mailbox by then.
         let to = reader;
-        self.fanout
-            .post(reader.0.conn.shard, Op::Watching { to, scope });
+        let op = WatchOp::Begin { to, scope };
+        self.fanout.post(reader.0.conn.shard, Op::Watch(op));
         Ok(answer)
     }
 
@@ -286,7 +296,8 @@ impl Watches {
         let asked = shards.map(|shard| {
             let (reply, seeded) = oneshot::channel();
             let scope = scope.clone();
-            self.fanout.post(shard, Op::Follow { scope, reply });
+            let op = WatchOp::Follow { scope, reply };
+            self.fanout.post(shard, Op::Watch(op));
             seeded
         });
         asked.collect()
@@ -325,12 +336,12 @@ impl Watches {
                     }
                 };
                 let scope = post.scope.clone();
-                let op = Op::Watched {
+                let op = WatchOp::Changed {
                     to,
                     scope,
                     publication,
                 };
-                self.fanout.post(to.0.conn.shard, op);
+                self.fanout.post(to.0.conn.shard, Op::Watch(op));
             }
         }
     }
@@ -403,19 +414,23 @@ pub(crate) async fn run(watches: Arc<Watches>) {
     let mut has_begun = false;
     let mut knows_nodes_at = tokio::time::Instant::now();
     loop {
-        if watches.is_idle.load(Ordering::Relaxed) && has_begun {
-            watches.work.notified().await;
-        } else {
-            let _ = tokio::time::timeout(LOOK, watches.work.notified()).await;
-        }
+        let pause = match watches.is_idle.load(Ordering::Relaxed) {
+            true => LOOK_SELDOM,
+            false => LOOK,
+        };
+        let _ = tokio::time::timeout(pause, watches.work.notified()).await;
+        // Notes when that is so.
+        watches.as_of();
         if !has_begun && watches.fanout.backplane.is_trusted() {
             has_begun = true;
             watches.tell(&Note::Begun);
         }
         let now = tokio::time::Instant::now();
-        if now >= knows_nodes_at && watches.locked(|board| board.has_doubts()) {
+        if now >= knows_nodes_at {
             knows_nodes_at = now + NODES;
-            watches.know_nodes().await;
+            if watches.locked(|board| board.has_doubts()) {
+                watches.know_nodes().await;
+            }
         }
         watches.turn().await;
         tokio::time::sleep(WINDOW).await;

@@ -190,10 +190,19 @@ impl<R: Registry, L: Local> Member<R, L> {
         requests: &mut mpsc::UnboundedReceiver<Request>,
     ) -> Result<(), End> {
         let mut newcomers: Vec<Request> = Vec::new();
+        // Later on, users are said again one by one.
+        let mut is_restored = false;
         // To learn what is due.
         self.renew(incarnation).await?;
         loop {
             self.do_what_is_due(incarnation).await?;
+            is_restored |= incarnation.restore.is_empty();
+            let is_held = self
+                .state()
+                .hold_until
+                .is_some_and(|at| at > Instant::now());
+            self.settled
+                .store(is_restored && !is_held, Ordering::Relaxed);
             take_newcomers(requests, &mut newcomers);
             if self.tell(incarnation, &mut newcomers).await? {
                 continue;
@@ -201,9 +210,6 @@ impl<R: Registry, L: Local> Member<R, L> {
             if self.state().leaving {
                 return self.give_back(incarnation).await;
             }
-            let is_held = self.state().hold_until.is_some_and(|at| at > Instant::now());
-            let is_settled = incarnation.restore.is_empty() && !is_held;
-            self.settled.store(is_settled, Ordering::Relaxed);
             let next = incarnation.next_deadline();
             tokio::select! {
                 biased;

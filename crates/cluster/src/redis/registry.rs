@@ -11,9 +11,9 @@ use super::answer::{Answer, edge, nonsense, typed_user};
 use super::calls::{Calls, SOURCE};
 use super::server::{Commands, Server, is_unknown_script};
 use crate::registry::{
-    Admission, Announced, Arrival, Audit, Departure, Displaced, EdgeId, Edges, Fenced, Guarded, Joined, Known,
-    Maintained, Millis, Newcomer, NodeInfo, NodeState, Registry, Renewed, Restored, Seen,
-    Unavailable, UserName,
+    Admission, Announced, Arrival, Audit, Departure, Displaced, EdgeId, Edges, Fenced, Guarded,
+    Joined, Known, Maintained, Millis, Newcomer, NodeInfo, NodeState, Registry, Renewed, Restored,
+    Seen, Unavailable, UserName,
 };
 
 /// How long a read of the stream waits at the server.

@@ -5,9 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::registry::{
-    Admission, Announced, Arrival, Audit, Departure, Displaced, DisplacedBy, Edge, Edges, Entry, Fenced,
-    Joined, Known, Maintained, Millis, Newcomer, NodeInfo, NodeState, Policy, Renewed, Restored,
-    RoomName, Seen, TypedUser, UserName,
+    Admission, Announced, Arrival, Audit, Departure, Displaced, DisplacedBy, Edge, Edges, Entry,
+    Fenced, Joined, Known, Maintained, Millis, Newcomer, NodeInfo, NodeState, Policy, Renewed,
+    Restored, RoomName, Seen, TypedUser, UserName,
 };
 
 /// Edges that are kept for readers that fell behind.

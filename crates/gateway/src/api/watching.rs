@@ -21,9 +21,10 @@ impl From<Refused> for EventError {
                      names have {MAX_BYTES} bytes"
                 ),
             ),
-            Refused::TooManyInRoom => {
-                EventError::new(Code::TooLarge, "There are too many in the room to watch them")
-            }
+            Refused::TooManyInRoom => EventError::new(
+                Code::TooLarge,
+                "There are too many in the room to watch them",
+            ),
             Refused::Overloaded => Code::Overloaded.into(),
             Refused::Gone => Code::Disconnected.into(),
         }

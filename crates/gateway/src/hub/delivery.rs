@@ -93,7 +93,7 @@ impl Hub {
         self.emit_here(engine, slot, to.namespace(), message);
     }
 
-    pub(super) fn emit_with_ack(
+    pub(super) fn emit_acked(
         &mut self,
         engine: &mut Engine,
         to: &SocketAddress,

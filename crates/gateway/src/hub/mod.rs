@@ -234,9 +234,7 @@ impl App for Hub {
                 message,
                 volatile,
             } => self.emit(engine, &to, &message, volatile),
-            Op::EmitWithAck { to, message, reply } => {
-                self.emit_with_ack(engine, &to, &message, reply)
-            }
+            Op::EmitWithAck { to, message, reply } => self.emit_acked(engine, &to, &message, reply),
             Op::Send {
                 to,
                 publication,
@@ -275,16 +273,7 @@ impl App for Hub {
                 others,
                 publication,
             } => self.deliver_around(engine, &user, &rooms, others.as_ref(), &publication),
-            Op::Watched {
-                to,
-                scope,
-                publication,
-            } => self.watched(engine, &to, &scope, &publication),
-            Op::Watching { to, scope } => self.shared.watches.begin(&scope, to),
-            Op::Follow { scope, reply } => {
-                self.follow(&scope);
-                let _ = reply.send(());
-            }
+            Op::Watch(op) => self.watch_op(engine, op),
             Op::Select { selection, action } => self.select(engine, &selection, &action),
             Op::Disconnect { to, reason, reply } => self.disconnect(engine, &to, reason, reply),
             Op::Reached { place } => self.reached(place),

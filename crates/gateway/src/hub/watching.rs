@@ -5,7 +5,7 @@ use std::sync::Arc;
 use heartline_core::namespaces::NamespaceId;
 use heartline_core::presence::SocketAddress;
 use heartline_core::presence::watch::{Scope, What};
-use heartline_core::rooms::{Membership, RoomRef};
+use heartline_core::rooms::RoomRef;
 use heartline_engine::shard::engine::Engine;
 use heartline_wire::codes::Code;
 use heartline_wire::id::Slot;
@@ -13,12 +13,29 @@ use heartline_wire::id::Slot;
 use super::Hub;
 use super::link::SocketState;
 use crate::metrics::Outbound;
+use crate::op::WatchOp;
 use crate::publication::Publication;
 
 impl Hub {
+    /// Something is to be done about what sockets watch.
+    pub(super) fn watch_op(&mut self, engine: &mut Engine, op: WatchOp) {
+        match op {
+            WatchOp::Changed {
+                to,
+                scope,
+                publication,
+            } => self.watched(engine, &to, &scope, &publication),
+            WatchOp::Begin { to, scope } => self.shared.watches.begin(&scope, to),
+            WatchOp::Follow { scope, reply } => {
+                self.follow(&scope);
+                let _ = reply.send(());
+            }
+        }
+    }
+
     /// A change of what a socket watches. Of a room it hears only as long as it is there, or may
     /// join: which is decided here and now.
-    pub(super) fn watched(
+    fn watched(
         &mut self,
         engine: &mut Engine,
         to: &SocketAddress,
@@ -55,7 +72,7 @@ impl Hub {
     }
 
     /// Says who is in a room: each user as often as there are sockets here.
-    pub(super) fn follow(&self, scope: &Arc<Scope>) {
+    fn follow(&self, scope: &Arc<Scope>) {
         let What::Room(place) = &scope.what else {
             return;
         };
@@ -109,9 +126,13 @@ impl Hub {
         }
     }
 
-    /// A socket that ends has left these rooms.
-    pub(super) fn note_moved_out(&self, socket: &SocketState, rooms: &[Membership]) {
-        for membership in rooms {
+    /// A socket ends: it has left its rooms, and watches nothing any more.
+    pub(super) fn note_moved_out(&self, engine: &Engine, slot: Slot, socket: &SocketState) {
+        if let Some(conn) = engine.id(slot) {
+            let reader = SocketAddress::new(conn, socket.namespace, socket.secret);
+            self.shared.watches.gone(reader);
+        }
+        for membership in &socket.rooms {
             if let Some(room) = self.rooms.room(*membership) {
                 self.note_moved(socket, &room.key.name, false);
             }

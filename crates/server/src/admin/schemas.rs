@@ -16,6 +16,7 @@ const PRESENCE: &[(&str, &str)] = &[
     ("online", "boolean"),
     ("devices", "integer"),
     ("lastSeenAt", "integer?"),
+    ("rev", "integer"),
     ("stale", "boolean?"),
 ];
 

@@ -8,7 +8,7 @@ use heartline_wire::time::Micros;
 use serde::Serialize;
 
 use super::{Scope, Watched};
-use crate::presence::SocketAddress;
+use crate::presence::address::SocketAddress;
 
 /// Changes that are kept for who has a hole: some seconds of a storm, as changes of one moment
 /// are one.
@@ -142,7 +142,9 @@ impl Log {
     /// The users, without those who have left the room.
     pub(super) fn picture(&self) -> Vec<Watched> {
         let all = self.users.iter().filter(|(_, shown)| shown.is_in);
-        let mut users: Vec<Watched> = all.map(|(user, shown)| shown.watched(user, false)).collect();
+        let mut users: Vec<Watched> = all
+            .map(|(user, shown)| shown.watched(user, false))
+            .collect();
         users.sort_unstable_by(|a, b| a.user_id.cmp(&b.user_id));
         users
     }

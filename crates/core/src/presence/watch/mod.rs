@@ -23,7 +23,7 @@ use serde::Serialize;
 
 use self::log::{Log, Reader, Shown};
 use self::roster::Follow;
-use super::SocketAddress;
+use super::address::SocketAddress;
 use super::edge::{Edge, RoomAddress};
 use crate::entries::UserPresence;
 
@@ -40,6 +40,10 @@ pub const MAX_BYTES: usize = 64 << 10;
 pub const MAX_IN_ROOM: usize = 1_000;
 /// Users in all logs of a node together: some 200 MB.
 const MAX_SHOWN: usize = 1_000_000;
+/// Rooms that a node follows, for itself and for others: a hundred bytes each on every node.
+const MAX_FOLLOWED: usize = 100_000;
+/// How often it is looked what is over.
+const EXPIRES: Duration = Duration::from_secs(1);
 /// How long a log is kept for who comes back: a change of the network, or a node's restart.
 const RESTS: Duration = Duration::from_secs(60);
 /// Logs that rest: what one address could leave behind in a minute.
@@ -248,6 +252,11 @@ pub struct Board {
     readers: HashMap<SocketAddress, HashSet<Arc<Scope>>>,
     users: HashMap<UserName, Register>,
     follows: HashMap<Arc<Scope>, Follow>,
+    /// Rooms of which other nodes may have to be told something.
+    speaking: HashSet<Arc<Scope>>,
+    /// When it is looked next which rooms other nodes are to be asked about, and what is over.
+    asks_at: Micros,
+    expires_at: Micros,
     /// Logs that may have something to tell.
     dirty: Vec<Arc<Scope>>,
     /// Users who came into rooms and were not asked about.
@@ -270,6 +279,9 @@ impl Board {
             readers: HashMap::new(),
             users: HashMap::new(),
             follows: HashMap::new(),
+            speaking: HashSet::new(),
+            asks_at: Micros::ZERO,
+            expires_at: Micros::ZERO,
             dirty: Vec::new(),
             unasked: Vec::new(),
             shown: 0,
@@ -314,7 +326,10 @@ impl Board {
         {
             return Err(Refused::TooMuch);
         }
-        if self.shown + scope.len() > MAX_SHOWN {
+        let is_new_room = scope.room_name().is_some() && !self.follows.contains_key(scope);
+        if self.shown + scope.len() > MAX_SHOWN
+            || (is_new_room && self.follows.len() >= MAX_FOLLOWED)
+        {
             return Err(Refused::Overloaded);
         }
         self.readers
@@ -456,11 +471,7 @@ impl Board {
     }
 
     /// The watch of a socket of a room.
-    pub fn watch_of_room(
-        &self,
-        reader: &SocketAddress,
-        place: &RoomAddress,
-    ) -> Option<Arc<Scope>> {
+    pub fn watch_of_room(&self, reader: &SocketAddress, place: &RoomAddress) -> Option<Arc<Scope>> {
         let mut watches = self.readers.get(reader)?.iter();
         let of_room = watches.find(|scope| matches!(&scope.what, What::Room(of) if of == place));
         of_room.cloned()
@@ -475,6 +486,10 @@ impl Board {
 
     /// Gives up what rested for too long, and what other nodes have not asked for any more.
     pub fn expire(&mut self, now: Micros) {
+        if now < self.expires_at {
+            return;
+        }
+        self.expires_at = now + EXPIRES;
         let over = |log: &Log| log.rests_since.is_some_and(|since| now - since >= RESTS);
         let rested = self.logs.iter().filter(|(_, log)| over(log));
         for scope in rested.map(|(scope, _)| scope.clone()).collect::<Vec<_>>() {
@@ -781,3 +796,6 @@ fn name(scope: &Scope, user: &Arc<str>) -> UserName {
         user: user.clone(),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -12,7 +12,7 @@ use hashbrown::{HashMap, HashSet};
 use heartline_wire::time::Micros;
 use serde::{Deserialize, Serialize};
 
-use super::{Board, MAX_IN_ROOM, Scope, What};
+use super::{Board, EXPIRES, MAX_FOLLOWED, MAX_IN_ROOM, Scope, What};
 
 /// How often other nodes are told that a room is still watched: of three words two may be lost.
 const ASKS: Duration = Duration::from_secs(20);
@@ -34,7 +34,7 @@ pub enum Note {
     },
     /// Who is in a room.
     Roster(Roster),
-    /// A node has begun, or hears others again: what is wanted of it?
+    /// A node has begun: what is wanted of it?
     Begun,
 }
 
@@ -124,6 +124,20 @@ impl Follow {
         !self.knows_nodes || self.elsewhere.values().any(|all| all.is_in_doubt)
     }
 
+    /// A node is to say who is in the room there, if it has not.
+    fn expect(&mut self, node: u32, now: Micros) {
+        if !self.elsewhere.contains_key(&node) {
+            self.asks_at = Micros::ZERO;
+            let unheard = Elsewhere {
+                number: 0,
+                users: HashSet::new(),
+                heard: now,
+                is_in_doubt: true,
+            };
+            self.elsewhere.insert(node, unheard);
+        }
+    }
+
     /// Nobody watches it here any more: what others say is not listened to.
     pub(super) fn let_be(&mut self) {
         self.elsewhere.clear();
@@ -180,6 +194,7 @@ impl Board {
     pub fn follow(&mut self, scope: &Arc<Scope>) -> bool {
         let is_new = !self.follows.contains_key(scope);
         self.follows.entry(scope.clone()).or_default();
+        self.asks_at = Micros::ZERO;
         is_new
     }
 
@@ -201,6 +216,7 @@ impl Board {
         let there: Vec<Arc<str>> = counts.keys().cloned().collect();
         follow.changed.extend(there.iter().cloned());
         follow.here.insert(shard, counts);
+        self.speaking.insert(scope.clone());
         for user in there {
             self.touch(scope, &user);
         }
@@ -224,6 +240,9 @@ impl Board {
             }
         }
         follow.changed.insert(user.clone());
+        if !self.speaking.contains(scope) {
+            self.speaking.insert(scope.clone());
+        }
         self.touch(scope, user);
         true
     }
@@ -255,19 +274,11 @@ impl Board {
                 stays
             });
             for node in nodes {
-                if !follow.elsewhere.contains_key(node) {
-                    follow.asks_at = Micros::ZERO;
-                    let unheard = Elsewhere {
-                        number: 0,
-                        users: HashSet::new(),
-                        heard: now,
-                        is_in_doubt: true,
-                    };
-                    follow.elsewhere.insert(*node, unheard);
-                }
+                follow.expect(*node, now);
             }
             follow.knows_nodes = true;
         }
+        self.asks_at = Micros::ZERO;
         for (scope, user) in changed {
             self.touch(&scope, &user);
         }
@@ -284,17 +295,30 @@ impl Board {
                 }
             }
         }
+        self.asks_at = Micros::ZERO;
         self.soil_all();
     }
 
     /// What other nodes are to be told now.
     pub fn notes(&mut self, now: Micros) -> Vec<Note> {
         let mut notes = Vec::new();
+        for scope in self.speaking.drain() {
+            let follow = self.follows.get_mut(&scope);
+            notes.extend(follow.and_then(|follow| follow.word(&scope, now)));
+        }
+        if now < self.asks_at {
+            return notes;
+        }
+        self.asks_at = now + EXPIRES;
         for (scope, follow) in &mut self.follows {
-            notes.extend(follow.word(scope, now));
             if self.logs.contains_key(scope) && now >= follow.asks_at {
                 let all = follow.asks_at == Micros::ZERO || follow.is_in_doubt();
-                follow.asks_at = now + if follow.is_in_doubt() { ASKS_IN_DOUBT } else { ASKS };
+                follow.asks_at = now
+                    + if follow.is_in_doubt() {
+                        ASKS_IN_DOUBT
+                    } else {
+                        ASKS
+                    };
                 notes.extend(PlaceOf::new(scope).map(|room| Note::Wanted { room, all }));
             }
         }
@@ -307,7 +331,12 @@ impl Board {
         match note {
             Note::Wanted { room, all } => {
                 let scope = room.scope();
+                if !self.follows.contains_key(&scope) && self.follows.len() >= MAX_FOLLOWED {
+                    // Who asks knows that there is no answer.
+                    return None;
+                }
                 let is_new = self.follow(&scope);
+                self.speaking.insert(scope.clone());
                 if let Some(follow) = self.follows.get_mut(&scope) {
                     follow.owes_all |= all || now >= follow.wanted_until;
                     follow.owes_word = true;
@@ -322,9 +351,11 @@ impl Board {
             Note::Begun => {
                 for (scope, follow) in &mut self.follows {
                     if self.logs.contains_key(scope) {
-                        follow.asks_at = follow.asks_at.min(now);
+                        follow.expect(from, now);
                     }
                 }
+                self.asks_at = Micros::ZERO;
+                self.soil_all();
             }
         }
         None
@@ -362,6 +393,7 @@ impl Board {
         } else if roster.number > all.number {
             all.is_in_doubt = true;
             follow.asks_at = Micros::ZERO;
+            self.asks_at = Micros::ZERO;
         }
         self.soil(&scope);
         for user in changed {

@@ -18,6 +18,7 @@ mod resume;
 mod slow;
 mod sweep;
 mod upgrade;
+mod watching;
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;

@@ -237,7 +237,8 @@ fn who_does_not_answer_pings_is_found_out_and_others_hear_that_they_are_gone() {
         assert_eq!(told.last().unwrap(), "close 4408");
     }
     for user in ["silent", "live"] {
-        let gone = format!(r#"42["user:offline",{{"at":_,"rev":_,"userId":"{user}","userType":null}}]"#);
+        let gone =
+            format!(r#"42["user:offline",{{"at":_,"rev":_,"userId":"{user}","userType":null}}]"#);
         assert_eq!(
             plain(heard.clone())
                 .iter()
