@@ -32,8 +32,10 @@ const ASKED: usize = 100;
 /// How long a reader waits for other nodes to say who is in a room; without them, it is told that
 /// the picture may lack somebody.
 const ROSTERS: Duration = Duration::from_secs(2);
-/// How often it is asked which other nodes there are, while any owes an answer.
-const NODES: Duration = Duration::from_secs(1);
+/// How often it is asked which other nodes there are, while a room is watched; and while any
+/// owes an answer.
+const NODES: Duration = Duration::from_secs(5);
+const NODES_IN_DOUBT: Duration = Duration::from_secs(1);
 /// The event by which nodes speak of rooms that are watched.
 pub(crate) const NOTE: &str = "presence:watched";
 
@@ -427,8 +429,9 @@ pub(crate) async fn run(watches: Arc<Watches>) {
         }
         let now = tokio::time::Instant::now();
         if now >= knows_nodes_at {
-            knows_nodes_at = now + NODES;
-            if watches.locked(|board| board.has_doubts()) {
+            let (any, in_doubt) = watches.locked(|board| board.rooms_watched());
+            knows_nodes_at = now + if in_doubt { NODES_IN_DOUBT } else { NODES };
+            if any && watches.fanout.backplane.is_trusted() {
                 watches.know_nodes().await;
             }
         }

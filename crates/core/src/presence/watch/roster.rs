@@ -84,6 +84,8 @@ struct Elsewhere {
     number: u64,
     users: HashSet<Arc<str>>,
     heard: Micros,
+    /// It was in the list of nodes.
+    is_listed: bool,
     /// It has not said all of them yet, or something of that was missed.
     is_in_doubt: bool,
 }
@@ -132,6 +134,7 @@ impl Follow {
                 number: 0,
                 users: HashSet::new(),
                 heard: now,
+                is_listed: false,
                 is_in_doubt: true,
             };
             self.elsewhere.insert(node, unheard);
@@ -253,36 +256,51 @@ impl Board {
         follow.is_none_or(Follow::is_in_doubt)
     }
 
-    /// The same of any room.
-    pub fn has_doubts(&self) -> bool {
-        let mut watched = self.follows.iter();
-        watched.any(|(scope, follow)| self.logs.contains_key(scope) && follow.is_in_doubt())
+    /// Whether rooms are watched, and whether other nodes owe an answer about any.
+    pub fn rooms_watched(&self) -> (bool, bool) {
+        let all = self.follows.iter();
+        let mut watched = all.filter(|(scope, _)| self.logs.contains_key(*scope));
+        let first = watched.next();
+        let in_doubt = |(_, follow): (_, &Follow)| follow.is_in_doubt();
+        (first.is_some(), first.is_some_and(in_doubt) || watched.any(in_doubt))
     }
 
-    /// The other nodes there are. Those that owe an answer and are no more owe nothing.
+    /// The other nodes there are. Those that are no more have nobody in any room, and owe no
+    /// answer; those that are new do.
     pub fn know_nodes(&mut self, nodes: &[u32], now: Micros) {
-        let mut changed = Vec::new();
+        let (mut changed, mut scopes) = (Vec::new(), Vec::new());
         for (scope, follow) in &mut self.follows {
-            if !(self.logs.contains_key(scope) && follow.is_in_doubt()) {
+            if !self.logs.contains_key(scope) {
                 continue;
             }
+            let was_in_doubt = follow.is_in_doubt();
+            for node in nodes {
+                follow.expect(*node, now);
+            }
             follow.elsewhere.retain(|node, all| {
-                let stays = !all.is_in_doubt || nodes.contains(node);
+                let is_there = nodes.contains(node);
+                // Some are in no list, as they cannot be reached.
+                let was_there = std::mem::replace(&mut all.is_listed, is_there);
+                let stays = is_there || !(was_there || all.is_in_doubt);
                 if !stays {
                     changed.extend(all.users.drain().map(|user| (scope.clone(), user)));
                 }
                 stays
             });
-            for node in nodes {
-                follow.expect(*node, now);
-            }
             follow.knows_nodes = true;
+            if follow.asks_at == Micros::ZERO {
+                self.asks_at = Micros::ZERO;
+            }
+            if was_in_doubt != follow.is_in_doubt() {
+                scopes.push(scope.clone());
+            }
         }
-        self.asks_at = Micros::ZERO;
         for (scope, user) in changed {
             self.touch(&scope, &user);
         }
-        self.soil_all();
+        for scope in scopes {
+            self.soil(&scope);
+        }
     }
 
     /// Other nodes are to say again who is in the rooms that are watched here.
@@ -373,6 +391,7 @@ impl Board {
             number: 0,
             users: HashSet::new(),
             heard: now,
+            is_listed: false,
             is_in_doubt: false,
         });
         all.heard = now;

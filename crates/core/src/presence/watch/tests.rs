@@ -311,6 +311,31 @@ fn a_room_of_too_many_is_not_watched_any_more() {
     assert!(!board.has_readers() && board.shown == 0);
 }
 
+#[test]
+fn a_node_that_is_no_more_has_nobody_in_a_room() {
+    let mut board = Board::new(1);
+    let mut other = Board::new(2);
+    let scope = room();
+    watched_room(&mut board, &["ann"]);
+    let now = Micros::ZERO + Duration::from_secs(1);
+    board.know_nodes(&[2], now);
+    assert!(board.is_in_doubt(&scope));
+    for note in board.notes(now) {
+        if let Some(scope) = other.noted(1, note, now) {
+            other.seed_here(&scope, 0, vec!["bob".into()]);
+        }
+    }
+    for note in other.notes(now) {
+        board.noted(2, note, now);
+    }
+    let bob = Arc::from("bob");
+    assert!(!board.is_in_doubt(&scope) && board.follows[&scope].is_in(&bob));
+    board.know_nodes(&[2], now);
+    assert!(board.follows[&scope].is_in(&bob));
+    board.know_nodes(&[], now);
+    assert!(!board.follows[&scope].is_in(&bob) && !board.is_in_doubt(&scope));
+}
+
 /// A client's mirror, as the one in `clients/js`.
 #[derive(Debug, Default)]
 struct Client {
