@@ -38,6 +38,8 @@ export interface Watching {
 
 /** Users that the server takes in one question. */
 const MOST_USERS = 100;
+/** Changes that are kept while an answer is on its way: a turn of the server's, or two. */
+const MOST_EARLY = 256;
 /** Before something is asked again, if the server does not say when, in milliseconds. */
 const PAUSE = 1_000;
 
@@ -80,6 +82,8 @@ class Mirror {
   #isStale = false;
   #code: string | undefined;
   #asking: object | undefined;
+  /** Changes that came while it was asking: the last may be behind the answer already. */
+  readonly #early: PresenceDelta[] = [];
   #isConnected = false;
   #since: number;
   #timer: unknown;
@@ -125,6 +129,7 @@ class Mirror {
     this.#code = undefined;
     if (!this.#isConnected) return;
     const asking = (this.#asking = {});
+    this.#early.length = 0;
     const after = this.#place && { after: this.#place };
     this.#show();
     this.client.request("presence:watch", { ...this.what, ...after }).then(
@@ -149,20 +154,30 @@ class Mirror {
     this.#isStale = !!stale;
     if (recovered) this.#show();
     else this.#put(new Map(), users);
+    // What came before the answer is in it, or is told again.
+    for (const change of this.#early.splice(0)) {
+      // Of that answer, or of what was before: the next one tells.
+      if (change.ended !== undefined) return this.#ask();
+      if (change.rev === this.#place.rev + 1) this.#changed(change);
+    }
   }
 
-  #changed({ epoch, rev, users, stale, ended }: PresenceDelta): void {
+  #changed(change: PresenceDelta): void {
+    if (this.#asking) {
+      if (this.#early.push(change) > MOST_EARLY) this.#early.shift();
+      return;
+    }
+    const { epoch, rev, users, stale, ended } = change;
     const place = this.#place;
     if (epoch !== place?.epoch) return;
     if (ended !== undefined) {
-      this.#asking = undefined;
       this.#code = ended;
       // Whether the server has to be asked first is its own affair.
       if (ended === "TIMEOUT") this.#pause(PAUSE);
       return this.#show();
     }
     // What comes after a hole is told again.
-    if (rev <= place.rev || this.#asking) return;
+    if (rev <= place.rev) return;
     if (rev > place.rev + 1) return this.#timer === undefined ? this.#ask() : undefined;
     this.#place = { epoch, rev };
     this.#isStale = !!stale;

@@ -77,6 +77,15 @@ it("a hole is seen and filled from where it stands", async () => {
   assert.deepEqual([all.state.status, all.online()], ["complete", []]);
 });
 
+it("a change in one breath with the answer is not lost", async () => {
+  const all = mirrored();
+  all.asked()[0].reply(answer(3, [user("ann", true)]));
+  all.tell(change(4, [user("ann", false, 2)]));
+  all.tell(change(5, [user("bob", true, 3)]));
+  await settled();
+  assert.deepEqual([all.state.status, all.online()], ["complete", ["bob"]]);
+});
+
 it("where the server cannot go on, the new picture counts alone", async () => {
   const all = mirrored();
   await all.reply(answer(1, [user("ann", true), user("bob", true)]));
@@ -144,9 +153,15 @@ it("a room has whoever is in it and online; a watch that ended with it begins wi
   await settled();
   assert.equal(all.state.status, "catching-up");
   assert.deepEqual(all.asked().at(-1).data, { room: "r", after: { epoch: "e", rev: 2 } });
+  // An end from before the answer, perhaps: it is asked for once more.
+  all.tell(change(2, [], { ended: "FORBIDDEN" }));
+  await all.reply(answer(2, [], { recovered: true }));
+  assert.deepEqual([all.state.status, all.asked().length], ["catching-up", 3]);
+  await all.reply(answer(2, [], { recovered: true }));
+  assert.equal(all.state.status, "complete");
   all.tell(change(2, [], { ended: "TIMEOUT" }));
   await all.clock.pass(1_000);
-  assert.equal(all.asked().length, 3);
+  assert.equal(all.asked().length, 4);
 });
 
 it("who watches the same shares one watch; the last one ends it, and leaves nothing", async () => {
