@@ -262,7 +262,10 @@ impl Board {
         let mut watched = all.filter(|(scope, _)| self.logs.contains_key(*scope));
         let first = watched.next();
         let in_doubt = |(_, follow): (_, &Follow)| follow.is_in_doubt();
-        (first.is_some(), first.is_some_and(in_doubt) || watched.any(in_doubt))
+        (
+            first.is_some(),
+            first.is_some_and(in_doubt) || watched.any(in_doubt),
+        )
     }
 
     /// The other nodes there are. Those that are no more have nobody in any room, and owe no

@@ -189,6 +189,24 @@ fn who_comes_back_in_time_goes_on_and_who_comes_late_gets_a_new_picture() {
 }
 
 #[test]
+fn who_has_missed_more_than_is_kept_gets_a_new_picture() {
+    let mut board = Board::new(7);
+    let scope = users(&["ann"]);
+    let first = watched(&mut board, &scope, reader(1));
+    let mut goes_on = Vec::new();
+    for rev in 1..=300 {
+        board.hear(&[edge("ann", "", rev % 2 == 1, rev)]);
+        flush(&mut board);
+        let after = Some((&*first.epoch, 0));
+        let answer = board.answer(&scope, reader(1), after, 1, &mut |_| {});
+        goes_on.push(answer.unwrap().recovered);
+        board.begin(&scope, reader(1), &mut |_| {});
+    }
+    assert!(goes_on[255] && !goes_on[256]);
+    assert!(goes_on.iter().rposition(|goes_on| *goes_on) == Some(255));
+}
+
+#[test]
 fn what_a_socket_watches_has_bounds_and_its_end_makes_place() {
     let mut board = Board::new(7);
     let many = |from: usize, count: usize| {
@@ -491,7 +509,7 @@ impl World {
             4 | 5 => {
                 let edges: Vec<Edge> = self.stream.drain(..).collect();
                 self.board.hear(&edges);
-                if which % 4 == 0 {
+                if which.is_multiple_of(4) {
                     self.board.hear(&edges);
                 }
             }
@@ -535,7 +553,7 @@ impl World {
                 self.ask(self.clients.len() - 1);
             }
             10 if !self.clients.is_empty() => self.reconnect(which % self.clients.len()),
-            11 if which % 8 == 0 => {
+            11 if which.is_multiple_of(8) => {
                 self.runs += 1;
                 self.board = Board::new(self.runs);
                 (self.has_lost, self.is_checking) = (false, false);
@@ -637,7 +655,7 @@ proptest! {
                 nodes[from as usize].know_nodes(&others, now);
                 for note in nodes[from as usize].notes(now) {
                     for to in &others {
-                        if !loses || (now.0 / 7 + u64::from(*to)) % 3 > 0 {
+                        if !loses || !(now.0 / 7 + u64::from(*to)).is_multiple_of(3) {
                             nodes[*to as usize].noted(from, note.clone(), now);
                         }
                     }
@@ -645,7 +663,7 @@ proptest! {
             }
         };
         for (what, node, user) in steps {
-            now = now + Duration::from_millis(1 + u64::from(what) * 900);
+            now += Duration::from_millis(1 + u64::from(what) * 900);
             if what < 5 {
                 let enters = !there[node][user];
                 there[node][user] = enters;
@@ -655,7 +673,7 @@ proptest! {
             nodes.iter_mut().for_each(|board| board.expire(now));
         }
         for _ in 0..8 {
-            now = now + Duration::from_secs(11);
+            now += Duration::from_secs(11);
             exchange(&mut nodes, now, false);
             exchange(&mut nodes, now, false);
             nodes.iter_mut().for_each(|board| board.expire(now));
