@@ -6,6 +6,7 @@ import WebSocket from "ws";
 import { Client } from "../../clients/js/dist/client.js";
 import { socketIo } from "../../clients/js/dist/index.js";
 import { live } from "../../clients/js/dist/live.js";
+import { watchRoom, watchUsers } from "../../clients/js/dist/presence.js";
 import { checkpoint, inbox, joinByInvite, read, signIn } from "../../clients/js/dist/people.js";
 import { freePort, serve, token, until, within } from "./lib/server.js";
 
@@ -67,6 +68,42 @@ for (const [name, make] of Object.entries(TRANSPORTS)) {
       const gone = new Promise((resolve) => ann.on("user:offline", resolve));
       bob.disconnect();
       assert.equal((await gone).userId, "bob");
+    });
+
+    it("shows who is there, and says how true that is, over a kill of the node", async () => {
+      const port = await freePort();
+      const first = await node({}, { port });
+      const ann = await connect(first, { token: token("ann") }),
+        bob = await connect(first, { token: token("bob") });
+      await Promise.all([ann.join("lobby"), bob.join("lobby")]);
+      const users = watchUsers(ann, ["bob"]),
+        lobby = watchRoom(ann, "lobby");
+      const states = [];
+      users.subscribe(({ state }) => states.push(state.status));
+      const is = ({ picture }, status, names) => {
+        const online = [...picture.values()].filter(({ online }) => online);
+        return picture.state.status === status && `${online.map(({ userId }) => userId)}` === names;
+      };
+      await until(() => is(users, "complete", "bob"), "bob is online");
+      await until(() => is(lobby, "complete", "ann,bob"), "both are in the room");
+      bob.leave("lobby");
+      await until(() => is(lobby, "complete", "ann"), "bob has left");
+      await first.kill();
+      await until(() => is(users, "stale", "bob"), "nothing is known any more");
+      bob.disconnect();
+      await node({}, { port });
+      await until(() => is(users, "complete", ""), "bob is offline");
+      await until(() => is(lobby, "complete", "ann"), "ann is in the room again");
+      const cid = await connect(first, { token: token("cid") });
+      await cid.join("lobby");
+      await until(() => is(lobby, "complete", "ann,cid"), "cid is in the room");
+      ann.leave("lobby");
+      await until(() => lobby.picture.state.code === "LEFT", "the room is watched no more");
+      await ann.join("lobby");
+      await until(() => is(lobby, "complete", "ann,cid"), "it is watched again");
+      assert.ok(states.includes("catching-up"));
+      users.close();
+      lobby.close();
     });
 
     it("comes back to its rooms when the node was killed, and loses nothing", async () => {

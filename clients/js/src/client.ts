@@ -227,6 +227,11 @@ export class Client<
     if (options.autoConnect ?? true) this.connect();
   }
 
+  /** Its clocks and timers, for what stands beside the client. */
+  get platform(): Platform {
+    return this.#platform;
+  }
+
   // --- state -----------------------------------------------------------
 
   /** What is true now. */

@@ -8,6 +8,7 @@ import {
   useCallback,
   useContext,
   useEffect,
+  useMemo,
   useRef,
   useState,
   useSyncExternalStore,
@@ -15,7 +16,8 @@ import {
   type ReactNode,
 } from "react";
 import type { Client } from "./client.js";
-import type { Presence, Reason, State } from "./types.js";
+import { NOBODY, watchRoom, watchUsers, type Picture, type PresenceState } from "./presence.js";
+import type { Reason, State, WatchedUser } from "./types.js";
 
 type AnyClient = Client<any, any>;
 
@@ -138,47 +140,69 @@ export function useRoom(room: string): { joined: boolean; error?: Error } {
   return error ? { joined, error } : { joined };
 }
 
-/**
- * Presence of users by their ids, kept up to date. How many devices they have is not
- * announced: `refresh` asks for it again every so many milliseconds.
- */
-export function usePresence(
-  ids: readonly string[],
-  { refresh }: { refresh?: number } = {},
-): ReadonlyMap<string, Presence> {
+/** A user who is watched, and on how many devices, where `refresh` asks for that. */
+export type PresentUser = WatchedUser & { readonly devices?: number };
+
+/** Users by their ids, and how true that is: `state`. */
+export interface PresencePicture extends ReadonlyMap<string, PresentUser> {
+  readonly state: PresenceState;
+}
+
+/** What is asked of, again every so many milliseconds: how many devices is not announced. */
+function useDevices(names: string, refresh: number | undefined): ReadonlyMap<string, number> {
   const client = useHeartline();
   const { status } = useConnectionStatus();
-  const [known, setKnown] = useState<ReadonlyMap<string, Presence>>(new Map());
-  const names = JSON.stringify(ids);
+  const [devices, setDevices] = useState<ReadonlyMap<string, number>>(new Map());
   useEffect(() => {
-    const wanted: string[] = JSON.parse(names);
-    if (status !== "connected" || wanted.length === 0) return;
+    const users: unknown = JSON.parse(names);
+    if (refresh === undefined || status !== "connected" || !Array.isArray(users)) return;
     let there = true;
-    const ask = (users: string[]) =>
+    const ask = () =>
       client.presence(users).then(
-        (presence) => {
-          if (!there) return;
-          setKnown((before) => {
-            const all = new Map([...before].filter(([id]) => wanted.includes(id)));
-            for (const one of presence) all.set(one.userId, one);
-            return all;
-          });
-        },
-        // What was known stays, until the next change or reconnection.
+        (all) => there && setDevices(new Map(all.map((one) => [one.userId, one.devices]))),
+        // What was known stays, until the next time.
         () => {},
       );
-    void ask(wanted);
-    const changed = ({ userId }: { userId: string }) =>
-      void (wanted.includes(userId) && ask([userId]));
-    const offs = [client.on("user:online", changed), client.on("user:offline", changed)];
-    const timer = refresh === undefined ? undefined : setInterval(() => void ask(wanted), refresh);
+    void ask();
+    const timer = setInterval(ask, refresh);
     return () => {
       there = false;
       clearInterval(timer);
-      for (const off of offs) off();
     };
   }, [client, names, status, refresh]);
-  return known;
+  return devices;
+}
+
+/**
+ * Presence of users by their ids, or of whoever is in a room, kept up to date; its `state` says
+ * whether it is complete, catching up, or stale, and since when. How many devices users have is
+ * not announced: with `refresh` it is asked for again every so many milliseconds.
+ */
+export function usePresence(
+  what: readonly string[] | { readonly room: string },
+  { refresh }: { refresh?: number } = {},
+): PresencePicture {
+  const client = useHeartline();
+  const names = JSON.stringify(what);
+  const [picture, setPicture] = useState<Picture>(NOBODY);
+  useEffect(() => {
+    const wanted = JSON.parse(names) as typeof what;
+    const watching =
+      "room" in wanted ? watchRoom(client, wanted.room) : watchUsers(client, wanted);
+    setPicture(watching.picture);
+    watching.subscribe(setPicture);
+    return () => watching.close();
+  }, [client, names]);
+  const devices = useDevices(names, refresh);
+  return useMemo(() => {
+    if (devices.size === 0) return picture;
+    const all = [...picture].map(([id, user]) => {
+      const count = devices.get(id);
+      // Who has gone since has none.
+      return [id, count === undefined || !user.online ? user : { ...user, devices: count }] as const;
+    });
+    return Object.assign(new Map<string, PresentUser>(all), { state: picture.state });
+  }, [picture, devices]);
 }
 
 const COLORS: Record<State["status"], string> = {

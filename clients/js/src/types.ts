@@ -114,8 +114,37 @@ export interface Presence {
   readonly devices: number;
   /** Unix milliseconds. */
   readonly lastSeenAt?: number;
-  /** The cluster could not be asked. */
+  /** The number of the user's last change: of two answers, the one with the greater is newer. */
+  readonly rev: number;
+  /** The cluster could not be asked, or is not to be believed now. */
   readonly stale?: boolean;
+}
+
+/** A user who is watched. */
+export interface WatchedUser {
+  readonly userId: string;
+  readonly online: boolean;
+  /** Unix milliseconds; of one who is not online. */
+  readonly lastSeenAt?: number;
+  /** The number of the user's last change. */
+  readonly rev: number;
+  /** `false`: not in the room any more. */
+  readonly in?: boolean;
+}
+
+/** A change of what is watched: the next number of its epoch, or there is a hole. */
+export interface PresenceDelta {
+  readonly epoch: string;
+  readonly rev: number;
+  readonly room?: string;
+  /** Those of whom something is different. */
+  readonly users: readonly WatchedUser[];
+  /** Unix milliseconds by the server's clock. */
+  readonly asOf?: number;
+  /** What the server knows of users elsewhere is not to be believed now. */
+  readonly stale?: boolean;
+  /** Nothing follows, and why. It has the number of the last change. */
+  readonly ended?: string;
 }
 
 /** A change of presence. */
@@ -124,6 +153,8 @@ export interface PresenceChange {
   readonly userType?: string | null;
   /** Unix milliseconds. */
   readonly at: number;
+  /** Greater than that of the user's change before. */
+  readonly rev: number;
 }
 
 /** A member of a conversation. */
@@ -159,6 +190,7 @@ export interface ServerEvents {
   "connection:closed": { readonly reason: string };
   "auth:error": { readonly code: string; readonly message: string };
   heartbeat: { readonly timestamp: number };
+  "presence:change": PresenceDelta;
   "user:online": PresenceChange;
   "user:offline": PresenceChange;
   "room:joined": { readonly room: string };

@@ -8,6 +8,7 @@ const LIMITS = {
   // gateway brings back from the history, which every transport needs, the rest.
   live: 6.5 * 1024,
   people: 1.5 * 1024,
+  presence: 2 * 1024,
   react: 7 * 1024,
   index: 22 * 1024,
 };

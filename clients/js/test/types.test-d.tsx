@@ -1,4 +1,5 @@
 // What the public surface must and must not accept: compiled, never run.
+import { watchRoom, watchUsers, type Watching } from "../dist/presence.js";
 import { createClient, HeartlineError, type State } from "../dist/index.js";
 import { createClient as createLive } from "../dist/live.js";
 import { checkpoint, inbox, joinByInvite, parseInvite, signIn } from "../dist/people.js";
@@ -98,6 +99,14 @@ createLive("wss://example.com/live", { queue: "long" });
 createLive("wss://example.com/live", { socketio: {} });
 createClient("https://example.com", { socketio: { transports: ["polling"] } });
 
+const watching: Watching = watchUsers(loose, new Set(["ann"]));
+const heard: () => void = watching.subscribe(({ state, size }) => [state.status, size]);
+watchRoom(typed, "lobby").close();
+heard();
+loose.on("presence:change", ({ rev, users, ended }) => [rev + 1, users[0]?.in, ended?.length]);
+// @ts-expect-error: a picture is never changed
+watching.picture.set("ann", {});
+
 loose.presence(["a"]).then(
   ([one]) => one?.online,
   (error: unknown) => error instanceof HeartlineError && error.code,
@@ -106,12 +115,20 @@ loose.presence(["a"]).then(
 function Page() {
   const state = useConnectionStatus();
   const { joined, error } = useRoom("lobby");
-  const online: boolean | undefined = usePresence(["ann"]).get("ann")?.online;
+  const people = usePresence(["ann"], { refresh: 5000 });
+  const online: boolean | undefined = people.get("ann")?.online;
+  const devices: number | undefined = people.get("ann")?.devices;
+  const here = usePresence({ room: "lobby" }).state;
+  const since: number | undefined = here.status === "stale" ? here.since : devices;
+  // @ts-expect-error: only what is stale has a since
+  void here.since;
+  // @ts-expect-error: a room has a name
+  usePresence({ room: 7 });
   useMissed("lobby", () => location.reload());
   const client = useHeartline<typeof typed>();
   client.on("message:new", ({ id }) => id);
   return (
-    <p title={error?.message ?? inWords(state)}>
+    <p title={error?.message ?? inWords(state)} data-since={since}>
       {String(joined && online)} <ConnectionStatus className="x" labels={({ status }) => status} />
     </p>
   );

@@ -11,7 +11,7 @@ use heartline_core::backplane::line::SharedLine;
 use heartline_core::backplane::{
     Backplane, ClusterStatus, Message, Node, Peer, Subscription, Target, UserSocket,
 };
-use heartline_core::entries::UserPresence;
+use heartline_core::entries::{TypePresence, UserPresence};
 use heartline_core::presence::{
     Admitted, DeviceLimitReached, Newcomer, Presence, RoomAddress, SocketAddress,
 };
@@ -199,8 +199,50 @@ impl Cluster {
             } else {
                 known.last_seen
             },
+            rev: known
+                .announced
+                .iter()
+                .map(|told| told.rev)
+                .max()
+                .unwrap_or(0),
             stale: false,
+            types: known
+                .announced
+                .iter()
+                .map(|told| TypePresence {
+                    user_type: names::kind(&told.kind),
+                    online: told.online,
+                    rev: told.rev,
+                })
+                .collect(),
         }
+    }
+
+    /// What the registry has said of a user, if it has, and what this node knows itself: whoever
+    /// has a socket here is online, whatever is thought of others.
+    fn with_own(own: UserPresence, known: Option<UserPresence>, is_trusted: bool) -> UserPresence {
+        let is_here = own.online;
+        // This node's own numbers are others.
+        let mut found = known.unwrap_or_else(|| UserPresence {
+            rev: 0,
+            types: (own.types.iter())
+                .map(|known| TypePresence {
+                    rev: 0,
+                    ..known.clone()
+                })
+                .collect(),
+            stale: true,
+            ..own.clone()
+        });
+        if is_here && !found.online {
+            found.online = true;
+            found.last_seen_at = own.last_seen_at;
+        }
+        if is_here {
+            found.devices = found.devices.max(own.devices);
+        }
+        found.stale |= !is_trusted;
+        found
     }
 }
 
@@ -342,21 +384,21 @@ impl Backplane for Cluster {
                 .iter()
                 .map(|user| names::user_name(tenant.as_deref(), user))
                 .collect();
-            match look_ups.ask(&names).await {
-                Ok(known) => users
-                    .iter()
-                    .zip(&known)
-                    .map(|(user, known)| Cluster::presence_of(user, known, now))
-                    .collect(),
-                Err(_) => users
-                    .iter()
-                    .map(|user| UserPresence {
-                        stale: true,
-                        ..member.local().presence().get(tenant.as_deref(), user, now)
-                    })
-                    .collect(),
-            }
+            let known = look_ups.ask(&names).await.ok();
+            let is_trusted = member.is_complete();
+            let own = member.local().presence();
+            let all = users.iter().enumerate().map(|(index, user)| {
+                let own = own.get(tenant.as_deref(), user, now);
+                let known = known.as_ref().and_then(|known| known.get(index));
+                let known = known.map(|known| Cluster::presence_of(user, known, now));
+                Cluster::with_own(own, known, is_trusted)
+            });
+            all.collect()
         })
+    }
+
+    fn is_trusted(&self) -> bool {
+        self.member.is_complete()
     }
 
     fn local(&self) -> &Presence {

@@ -143,6 +143,12 @@ impl Local for Table {
         }
     }
 
+    fn missed_edges(&self) {
+        if let Some(node) = self.node.get() {
+            node.missed_edges();
+        }
+    }
+
     fn announce(&self, edges: &[registry::Edge]) {
         let Some(node) = self.node.get() else {
             return;

@@ -59,6 +59,11 @@ pub fn typed_user(key: &UserKey) -> TypedUser {
     }
 }
 
+/// The type of a user of an encoded one.
+pub fn kind(kind: &str) -> Option<Arc<str>> {
+    optional(kind)
+}
+
 /// The user key of a name; `None` if it is not one that [`typed_user`] gives.
 pub fn user_key(user: &TypedUser) -> Option<UserKey> {
     let (tenant_id, user_id) = tenant_and_user(&user.user)?;

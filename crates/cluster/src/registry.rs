@@ -443,6 +443,19 @@ pub struct Known {
     pub sockets: Vec<Seen>,
     /// When the last one went.
     pub last_seen: Option<Millis>,
+    /// What was announced last of each type.
+    pub announced: Vec<Announced>,
+}
+
+/// What was announced last of a user of one type.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Announced {
+    /// The type, encoded.
+    pub kind: Arc<str>,
+    /// Online, or offline.
+    pub online: bool,
+    /// The number of that edge.
+    pub rev: u64,
 }
 
 /// An entry, for comparison.

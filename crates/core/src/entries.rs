@@ -2,6 +2,7 @@
 //! the API, hooks and the dashboard share.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -110,10 +111,28 @@ pub struct UserPresence {
     /// Unix milliseconds; absent for a user never seen by this node.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_seen_at: Option<u64>,
-    /// Only what this node knows: the cluster's store could not be asked. Absent
-    /// otherwise.
+    /// The number of the last change that is known: it grows with each, also over a restart. 0:
+    /// none is.
+    pub rev: u64,
+    /// What other nodes have may be missing: the cluster's store could not be asked, or is not to
+    /// be believed at present. Whoever has a socket at the node that answers is online all the
+    /// same. Absent otherwise.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub stale: bool,
+    /// The same of each type of user that is known; those without an entry are offline.
+    #[serde(skip)]
+    pub types: Vec<TypePresence>,
+}
+
+/// Whether a user of one type was announced as online.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TypePresence {
+    /// The kind of user.
+    pub user_type: Option<Arc<str>>,
+    /// What was announced last.
+    pub online: bool,
+    /// The number of that.
+    pub rev: u64,
 }
 
 /// One node.

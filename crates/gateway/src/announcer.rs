@@ -65,13 +65,15 @@ pub(crate) async fn run(announcer: Arc<Announcer>, fanout: Weak<Fanout>) {
     }
 }
 
-fn edge_message(user: &UserKey, online: bool, at: u64) -> Message {
+fn edge_message(edge: &Edge) -> Message {
+    let user = &edge.user;
     let data = serde_json::json!({
         "userId": &*user.user_id,
         "userType": user.user_type.as_deref(),
-        "at": at,
+        "at": edge.at,
+        "rev": edge.rev,
     });
-    let event = if online {
+    let event = if edge.online {
         "user:online"
     } else {
         "user:offline"
@@ -113,10 +115,7 @@ fn announce_some(
     tenant: Option<&Arc<str>>,
     edges: &[&Edge],
 ) {
-    let messages: Vec<Message> = edges
-        .iter()
-        .map(|edge| edge_message(&edge.user, edge.online, edge.at))
-        .collect();
+    let messages: Vec<Message> = edges.iter().map(|edge| edge_message(edge)).collect();
     let about: Arc<[Arc<UserKey>]> = edges.iter().map(|edge| edge.user.clone()).collect();
     let scope = ScopeRef {
         namespace,
@@ -162,7 +161,7 @@ fn announce_around(fanout: &Fanout, namespace: NamespaceId, name: &Arc<str>, edg
     if rooms.is_empty() {
         return;
     }
-    let message = edge_message(&edge.user, edge.online, edge.at);
+    let message = edge_message(edge);
     let scope = ScopeRef {
         namespace,
         tenant,

@@ -49,6 +49,7 @@ use crate::op::Op;
 use crate::recovery::{Recovery, random_secret};
 use crate::sessions::Sessions;
 use crate::shared::Shared;
+use crate::watches::Watches;
 
 /// Largest message of a client that is in no namespace yet, bytes: a thousand strangers can
 /// have 64 MB kept for them, not a thousand times `max_payload`. What comes with a CONNECT, or
@@ -315,16 +316,18 @@ impl GatewayBuilder {
             fanout.clone(),
             clock,
         ));
+        let watches = Arc::new(Watches::new(fanout.clone(), clock));
         fanout.backplane.attach(Arc::new(ThisNode {
             fanout: Arc::downgrade(&fanout),
             members: Arc::downgrade(&members),
+            watches: Arc::downgrade(&watches),
             announcer: announcer.clone(),
             clock,
             max_payload: self.config.max_payload,
         }));
         let handlers = Arc::new(self.take_handlers(&fanout));
         let (fallback, gatekeeper) = (self.fallback.take(), self.gatekeeper.take());
-        let shared = self.shared(clock, fanout, members);
+        let shared = self.shared(clock, fanout, members, watches);
         let hooks = Hooks {
             fallback,
             gatekeeper,
@@ -359,7 +362,13 @@ impl GatewayBuilder {
     }
 
     /// What the shards and the handles have in common.
-    fn shared(self, clock: Clock, fanout: Arc<Fanout>, members: Arc<Members>) -> Arc<Shared> {
+    fn shared(
+        self,
+        clock: Clock,
+        fanout: Arc<Fanout>,
+        members: Arc<Members>,
+        watches: Arc<Watches>,
+    ) -> Arc<Shared> {
         let config = self.config;
         let receipts = config.conversations.receipts;
         let markers = Markers::new(self.store.clone(), fanout.clone(), clock, receipts);
@@ -380,6 +389,7 @@ impl GatewayBuilder {
             )),
             store: self.store,
             members,
+            watches,
             markers,
             metrics: Arc::new(Metrics::new(fanout.shards.len(), names)),
             limits: Arc::default(),
@@ -429,6 +439,7 @@ impl Parts {
         let tasks = [
             tokio::spawn(crate::housekeeping::run(shared.clone())).abort_handle(),
             tokio::spawn(announcing).abort_handle(),
+            tokio::spawn(crate::watches::run(shared.watches.clone())).abort_handle(),
             tokio::spawn(crate::untold::tell(shared.clone())).abort_handle(),
         ];
         let gateway = Gateway::new(shared, front, tasks);

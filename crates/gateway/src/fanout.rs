@@ -30,7 +30,7 @@ use tokio::sync::oneshot;
 use crate::event::{Args, EventError};
 use crate::op::{
     Chosen, FIRST_CHOICE, Held, LineOp, Manner, Op, Query, RoomFilter, RoomMembers, SelectedAction,
-    Selection,
+    Selection, WatchOp,
 };
 use crate::publication::{Publication, Told, may_mislead};
 use crate::recovery::Recovery;
@@ -163,6 +163,7 @@ fn payload(op: &Op) -> usize {
         | Op::Deliver { publication, .. }
         | Op::Broadcast { publication, .. }
         | Op::DeliverAround { publication, .. }
+        | Op::Watch(WatchOp::Changed { publication, .. })
         | Op::Select {
             action: SelectedAction::Send(publication),
             ..

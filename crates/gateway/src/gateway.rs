@@ -70,7 +70,7 @@ pub(crate) struct Ways {
     /// The way to other nodes' answers.
     pub(crate) peers: Arc<Peers>,
     fanout: Arc<Fanout>,
-    tasks: [AbortHandle; 3],
+    tasks: [AbortHandle; 4],
 }
 
 impl fmt::Debug for Gateway {
@@ -132,7 +132,7 @@ impl Gateway {
     pub(crate) fn new(
         shared: Arc<Shared>,
         front: Arc<HttpFront<Op>>,
-        tasks: [AbortHandle; 3],
+        tasks: [AbortHandle; 4],
     ) -> Self {
         Gateway {
             ways: Arc::new(Ways {

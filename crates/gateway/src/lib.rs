@@ -59,6 +59,7 @@ mod shared;
 mod socket;
 mod to;
 mod untold;
+mod watches;
 
 pub use api::{BadCursor, Broadcast, Moved, Publish, PublishError, Published, ShedError, Welcome};
 pub use binary::Binary;
@@ -71,6 +72,7 @@ pub use handler::{
     All, Arrival, Event, EventName, FromEvent, Handler, HandlerSet, IntoReply, Json, LeftRooms,
     NoAnswer,
 };
+pub use heartline_core::presence::watch::{Answer as Picture, Watched};
 pub use heartline_core::presence::{
     Admitted, DeviceLimitReached, Edge, EdgeSink, Newcomer, Presence, RoomAddress, SocketAddress,
 };

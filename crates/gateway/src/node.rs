@@ -15,12 +15,14 @@ use crate::announcer::Announcer;
 use crate::fanout::Fanout;
 use crate::members::Members;
 use crate::op::{Op, Replaced};
+use crate::watches::{self, Watches};
 
 /// The node as its backplane knows it. Does not keep the node alive, which owns the
 /// backplane.
 pub(crate) struct ThisNode {
     pub(crate) fanout: Weak<Fanout>,
     pub(crate) members: Weak<Members>,
+    pub(crate) watches: Weak<Watches>,
     pub(crate) announcer: Arc<Announcer>,
     pub(crate) clock: Clock,
     pub(crate) max_payload: usize,
@@ -28,7 +30,16 @@ pub(crate) struct ThisNode {
 
 impl Node for ThisNode {
     fn announce(&self, edges: Vec<Edge>) {
+        if let Some(watches) = self.watches.upgrade() {
+            watches.heard(&edges);
+        }
         self.announcer.push(edges);
+    }
+
+    fn missed_edges(&self) {
+        if let Some(watches) = self.watches.upgrade() {
+            watches.missed_edges();
+        }
     }
 
     fn replace(
@@ -50,7 +61,11 @@ impl Node for ThisNode {
     }
 
     fn deliver(&self, target: &Target<'_>, message: Message) {
-        if let (Target::Nodes, Some(members)) = (target, self.members.upgrade()) {
+        if let (Target::Nodes, watches::NOTE) = (target, &*message.event) {
+            if let Some(watches) = self.watches.upgrade() {
+                watches.noted(&message);
+            }
+        } else if let (Target::Nodes, Some(members)) = (target, self.members.upgrade()) {
             members.changed_elsewhere(&message);
         } else if let Some(fanout) = self.fanout.upgrade() {
             fanout.deliver(target, message);
@@ -61,6 +76,9 @@ impl Node for ThisNode {
         if let (Missed::Anybody, Some(members)) = (whose, self.members.upgrade()) {
             // Other nodes' changes may be among what was lost.
             members.forget_all();
+            if let Some(watches) = self.watches.upgrade() {
+                watches.missed();
+            }
         }
         if let Some(fanout) = self.fanout.upgrade() {
             fanout.missed(whose);

@@ -10,6 +10,7 @@ use heartline_core::backplane::Subscription;
 use heartline_core::entries::{SocketEntry, SocketFilter};
 use heartline_core::message::Message;
 use heartline_core::namespaces::NamespaceId;
+use heartline_core::presence::watch::Scope;
 use heartline_core::presence::{Admitted, Others, SocketAddress};
 use heartline_core::rooms::{Gap, Room, RoomError};
 use heartline_engine::tasks::TaskId;
@@ -186,6 +187,8 @@ pub(crate) enum Op {
         others: Option<Others>,
         publication: Arc<Publication>,
     },
+    /// About what sockets watch.
+    Watch(WatchOp),
     /// Something happens to sockets that are chosen by their rooms.
     Select {
         selection: Arc<Selection>,
@@ -220,6 +223,26 @@ pub(crate) enum Op {
     Force,
     /// A question of the API's.
     Query(Query),
+}
+
+/// What is to be done about what sockets watch.
+pub(crate) enum WatchOp {
+    /// A change of it.
+    Changed {
+        to: SocketAddress,
+        scope: Arc<Scope>,
+        publication: Arc<Publication>,
+    },
+    /// A socket has been answered: what follows may come.
+    Begin {
+        to: SocketAddress,
+        scope: Arc<Scope>,
+    },
+    /// Who is in a room is to be said, and from then on who comes in and who leaves.
+    Follow {
+        scope: Arc<Scope>,
+        reply: oneshot::Sender<()>,
+    },
 }
 
 /// The word for a refusal by the app, which has a code of its own or none.

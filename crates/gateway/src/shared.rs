@@ -17,6 +17,7 @@ use crate::markers::Markers;
 use crate::members::Members;
 use crate::metrics::Metrics;
 use crate::sessions::Sessions;
+use crate::watches::Watches;
 
 /// What all shards and handles of a gateway have in common.
 pub(crate) struct Shared {
@@ -36,6 +37,8 @@ pub(crate) struct Shared {
     pub(crate) members: Arc<Members>,
     /// What clients have read, on its way to the store.
     pub(crate) markers: Arc<Markers>,
+    /// What clients watch: apart, as `members`.
+    pub(crate) watches: Arc<Watches>,
     /// What users' clients keep; told of by `session:checkpoint` and of ends by the hub.
     pub(crate) sessions: Arc<Sessions>,
     /// Each shard writes its own part; the API sums them.

@@ -97,7 +97,11 @@ pub const GATEWAY_EVENTS: &[Own] = {
             Connection,
             "After the hello, to users of whom something is kept: `{ metadata, rooms, version, lastSeenAt }`",
         ),
-        own("presence:change", Connection, "Not sent yet"),
+        own(
+            "presence:change",
+            Connection,
+            "What is watched has changed: `{ epoch, rev, room?, users, asOf, stale?, ended? }`",
+        ),
         own(
             "heartbeat",
             Connection,
@@ -155,12 +159,12 @@ pub const GATEWAY_EVENTS: &[Own] = {
         own(
             "user:online",
             Presence,
-            "A user's first connection: `{ userId, userType, at }`",
+            "A user's first connection: `{ userId, userType, at, rev }`",
         ),
         own(
             "user:offline",
             Presence,
-            "A user's last connection is gone: `{ userId, userType, at }`",
+            "A user's last connection is gone: `{ userId, userType, at, rev }`",
         ),
         own(
             "metrics:response",

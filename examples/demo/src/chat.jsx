@@ -165,7 +165,7 @@ export function Chat({ me, onLeave }) {
         <ul>
           {[...people.values()]
             .sort((a, b) => Number(b.online) - Number(a.online) || a.userId.localeCompare(b.userId))
-            .map(({ userId, online, devices, lastSeenAt }) => (
+            .map(({ userId, online, devices = 1, lastSeenAt }) => (
               <li key={userId} data-online={online}>
                 <b>{userId}</b>
                 <span>{online ? `${devices} ${devices === 1 ? "device" : "devices"}` : lastSeenAt ? `left at ${time.format(lastSeenAt)}` : "away"}</span>

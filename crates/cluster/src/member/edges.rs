@@ -108,12 +108,14 @@ impl<R: Registry, L: Local> Member<R, L> {
             let pause = match read {
                 Ok(edges) => {
                     failures = 0;
+                    self.hears.store(true, Ordering::Relaxed);
                     self.pass_on(edges, &mut place);
                     BETWEEN_READS
                 }
                 Err(_) => {
                     self.counters.errors.fetch_add(1, Ordering::Relaxed);
                     failures += 1;
+                    self.hears.store(false, Ordering::Relaxed);
                     pause_after(failures)
                 }
             };
@@ -128,6 +130,7 @@ impl<R: Registry, L: Local> Member<R, L> {
             let missed = place.go_on(number);
             if missed > 0 {
                 self.announce(&mut edges);
+                self.local.missed_edges();
                 self.counters
                     .missed_edges
                     .fetch_add(missed, Ordering::Relaxed);

@@ -31,6 +31,8 @@ pub(super) struct Incarnation<'a> {
     pub(super) rank: u32,
     /// Users to be registered.
     pub(super) restore: Line,
+    /// Whether all were registered at some time: later on, users are said again one by one.
+    pub(super) restored: bool,
     /// Sockets that lost their places and were told, which the registry does not know.
     pub(super) done: Vec<Arc<str>>,
     /// The hold of which the last renewal told.
@@ -96,6 +98,12 @@ impl Incarnation<'_> {
     pub(super) fn next_deadline(&self) -> Instant {
         let next = self.renew_at.min(self.comparison.at);
         self.maintain_at.map_or(next, |at| at.min(next))
+    }
+
+    /// Whether the registry has all that this node knows, and takes nobody for there who is not.
+    pub(super) fn is_settled(&mut self) -> bool {
+        self.restored |= self.restore.len() == 0;
+        self.restored && self.hold.is_none()
     }
 
     /// Takes what fits into one operation; nobody waits any more for some.

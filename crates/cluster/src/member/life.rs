@@ -209,6 +209,7 @@ impl<R: Registry, L: Local> Member<R, L> {
         self.counters.joins.fetch_add(1, Ordering::Relaxed);
         // From here on, what was answered under the last incarnation is in doubt; and
         // only then is looked who is there.
+        self.settled.store(false, Ordering::Relaxed);
         self.generation.fetch_add(1, Ordering::SeqCst);
         let is_first = epoch.is_none();
         let forgot = epoch
@@ -243,14 +244,20 @@ impl<R: Registry, L: Local> Member<R, L> {
         let mut restore = Line::default();
         for who in here {
             let doubt = doubtful.get(&who).copied();
-            let mended = false;
-            restore.push(who, Why { doubt, mended });
+            restore.push(
+                who,
+                Why {
+                    doubt,
+                    ..Why::default()
+                },
+            );
         }
         Ok(Incarnation {
             name: joined.incarnation,
             renew_at: asked + self.timing.refresh,
             maintain_at: None,
             rank: 0,
+            restored: false,
             restore,
             done: Vec::new(),
             hold: None,
@@ -270,6 +277,8 @@ impl<R: Registry, L: Local> Member<R, L> {
         self.renew(incarnation).await?;
         loop {
             self.do_what_is_due(incarnation).await?;
+            let is_settled = incarnation.is_settled();
+            self.settled.store(is_settled, Ordering::Relaxed);
             incarnation.take_newcomers();
             if self.tell(incarnation).await? || self.completes(incarnation) {
                 continue;

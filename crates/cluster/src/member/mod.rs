@@ -61,6 +61,8 @@ pub trait Local: Send + Sync + 'static {
     fn replace(&self, displaced: &Displaced);
     /// Users came or went, somewhere in the cluster.
     fn announce(&self, edges: &[Edge]);
+    /// Some of that was gone before it was read.
+    fn missed_edges(&self) {}
 }
 
 /// The rhythm of a member.
@@ -195,6 +197,10 @@ pub struct Member<R, L> {
     /// Chance, so that not all nodes do the same at the same time.
     drawn: AtomicU64,
     away: AtomicBool,
+    /// All that this node has to say is said, and the hold is over.
+    settled: AtomicBool,
+    /// The stream of edges can be read.
+    hears: AtomicBool,
     work: Notify,
     left: Notify,
     joined: Notify,
@@ -220,6 +226,8 @@ impl<R: Registry, L: Local> Member<R, L> {
             living: AtomicU32::new(0),
             drawn: AtomicU64::new(0),
             away: AtomicBool::new(true),
+            settled: AtomicBool::new(false),
+            hears: AtomicBool::new(true),
             work: Notify::new(),
             left: Notify::new(),
             joined: Notify::new(),
@@ -249,6 +257,13 @@ impl<R: Registry, L: Local> Member<R, L> {
                 .state()
                 .valid_until
                 .is_some_and(|until| Instant::now() < until)
+    }
+
+    /// Whether what the registry says of users can be believed: nobody is still to be registered
+    /// again, as far as this node knows, and changes arrive.
+    pub fn is_complete(&self) -> bool {
+        let [settled, hears] = [&self.settled, &self.hears].map(|is| is.load(Ordering::Relaxed));
+        settled && hears && self.is_trusted()
     }
 
     /// How old the lease is; `None` before there is one.

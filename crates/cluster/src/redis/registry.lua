@@ -904,8 +904,9 @@ function operations.maintain()
     return { swept, ended, next_due() }
 end
 
--- { users } -> { 1: in its grace | 0, last seen | 0, { socket, entry, .. } } each, of as many of
--- the first as there is time for, and one at least
+-- { users } -> { 1: in its grace | 0, last seen | 0, { socket, entry, .. },
+-- { y, 1: announced as online | 0, revision, .. } } each, of as many of the first as there is
+-- time for, and one at least
 function operations.look_up()
     local answers, read = {}, 0
     for number, user in ipairs(arguments.users) do
@@ -914,12 +915,15 @@ function operations.look_up()
             break
         end
         local all = call('HGETALL', user_key(user))
-        local lingers, seen, sockets = 0, 0, {}
+        local lingers, seen, sockets, announced = 0, 0, {}, {}
         for i = 1, #all, 2 do
             local field, name, value = string.sub(all[i], 1, 2), string.sub(all[i], 3), all[i + 1]
             if field == 't:' then
                 local state = cjson.decode(value)
                 seen = math.max(seen, state[4])
+                for _, told in ipairs({ name, state[1], state[2] }) do
+                    announced[#announced + 1] = told
+                end
                 if state[1] == 1 and state[3] == 0 then
                     local at = tonumber(call('ZSCORE', DUE, join_who(user, name)) or 0)
                     if at > now or (at > 0 and hold > now) then
@@ -931,7 +935,7 @@ function operations.look_up()
                 sockets[#sockets + 1] = value
             end
         end
-        answers[number] = { lingers, seen, sockets }
+        answers[number] = { lingers, seen, sockets, announced }
     end
     return answers
 end

@@ -11,9 +11,9 @@ use super::answer::{Answer, edge, nonsense, typed_user};
 use super::calls::Calls;
 use super::server::{Commands, Server, is_not_understood, is_unknown_script};
 use crate::registry::{
-    Admission, Arrival, Audit, Departure, Displaced, Doubts, EdgeId, Edges, Entry, Fenced, Guarded,
-    Joined, Known, Maintained, Marked, Millis, Newcomer, NodeInfo, NodeState, Registry, Renewed,
-    Restored, Sum, Turn, TypedUser, Unavailable, UserName,
+    Admission, Announced, Arrival, Audit, Departure, Displaced, Doubts, EdgeId, Edges, Entry,
+    Fenced, Guarded, Joined, Known, Maintained, Marked, Millis, Newcomer, NodeInfo, NodeState,
+    Registry, Renewed, Restored, Sum, Turn, TypedUser, Unavailable, UserName,
 };
 
 /// How long a read of the stream waits at the server.
@@ -344,10 +344,20 @@ impl Registry for RedisRegistry {
                 let lingers = known.number()? == 1;
                 let last_seen = known.millis()?.filter(|seen| *seen > 0);
                 let sockets = known.list()?.sockets()?;
+                let mut told = known.list()?;
+                let mut announced = Vec::with_capacity(told.0.len() / 3);
+                while told.0.len() > 0 {
+                    announced.push(Announced {
+                        kind: told.text()?,
+                        online: told.number()? == 1,
+                        rev: told.millis()?.unwrap_or(0),
+                    });
+                }
                 all.push(Known {
                     online: lingers || !sockets.is_empty(),
                     sockets,
                     last_seen,
+                    announced,
                 });
             }
             if all.len() == before || all.len() > users.len() {

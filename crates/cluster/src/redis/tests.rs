@@ -334,6 +334,7 @@ impl Pair {
         let tidy = |known: Vec<Known>| -> Vec<Known> {
             let tidy = known.into_iter().map(|known| Known {
                 sockets: sorted(known.sockets, |seen| seen.socket.clone()),
+                announced: sorted(known.announced, Clone::clone),
                 ..known
             });
             tidy.collect()

@@ -5,9 +5,9 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use crate::registry::{
-    Admission, Arrival, Audit, Departure, Displaced, DisplacedBy, Doubts, Edge, Edges, Entry,
-    Fenced, Joined, Known, Maintained, Mark, Marked, Millis, Newcomer, NodeInfo, NodeState, Policy,
-    Renewed, Restored, RoomName, Seen, Sum, Turn, TypedUser, UserName,
+    Admission, Announced, Arrival, Audit, Departure, Displaced, DisplacedBy, Doubts, Edge, Edges,
+    Entry, Fenced, Joined, Known, Maintained, Mark, Marked, Millis, Newcomer, NodeInfo, NodeState,
+    Policy, Renewed, Restored, RoomName, Seen, Sum, Turn, TypedUser, UserName,
 };
 
 /// Entries that one comparison reads, beyond those of one bucket: some milliseconds.
@@ -1010,6 +1010,15 @@ impl Model {
                     online: !sockets.is_empty() || lingers,
                     sockets,
                     last_seen: user.states.values().filter_map(|state| state.seen).max(),
+                    announced: user
+                        .states
+                        .iter()
+                        .map(|(kind, state)| Announced {
+                            kind: kind.clone(),
+                            online: state.online,
+                            rev: state.rev,
+                        })
+                        .collect(),
                 }
             })
             .collect()

@@ -174,6 +174,12 @@ pub trait Backplane: Send + Sync + 'static {
         users: Vec<String>,
     ) -> BoxFuture<Vec<UserPresence>>;
 
+    /// Whether what [`presence`](Self::presence) says of users elsewhere can be believed now, and
+    /// edges arrive.
+    fn is_trusted(&self) -> bool {
+        true
+    }
+
     /// The users of this node.
     fn local(&self) -> &Presence;
 
@@ -248,6 +254,9 @@ pub trait Backplane: Send + Sync + 'static {
 pub trait Node: Send + Sync + 'static {
     /// Tells those who are to know of changes of presence, in this order.
     fn announce(&self, edges: Vec<Edge>);
+
+    /// Changes of presence were lost: what was told of presence may be wrong.
+    fn missed_edges(&self) {}
 
     /// A socket of this node lost its place to one on another node, whose device and node
     /// these are.

@@ -135,6 +135,8 @@ pub(super) struct User {
     /// When the grace of a user without sockets is over. With sockets: until when it has
     /// one at least, because one that went was told to come back.
     pub(super) grace: Option<Micros>,
+    /// The number of the change by which it came online.
+    pub(super) rev: u64,
     /// Only where presence is told to rooms.
     pub(super) scope: Option<Box<Scope>>,
 }

@@ -11,6 +11,7 @@ pub mod address;
 pub mod devices;
 pub mod edge;
 mod scope;
+pub mod watch;
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
@@ -24,7 +25,7 @@ use heartline_wire::time::Micros;
 use scope::Scope;
 
 use crate::auth::UserKey;
-use crate::entries::UserPresence;
+use crate::entries::{TypePresence, UserPresence};
 use crate::presence::devices::{Entry, Going, User};
 
 pub use address::SocketAddress;
@@ -85,7 +86,8 @@ struct Part {
     users: HashMap<Id, Vec<User>>,
     /// Who of them has to go for a newcomer.
     going: Going,
-    last_seen: HashMap<Id, u64>,
+    /// When they went, and the number of that change.
+    last_seen: HashMap<Id, (u64, u64)>,
     remembered: VecDeque<Id>,
     /// Bytes of the remembered names.
     remembered_bytes: usize,
@@ -171,6 +173,7 @@ impl Presence {
                     key: key.clone(),
                     sockets: Vec::new(),
                     grace: None,
+                    rev: 0,
                     scope: None,
                 });
                 users.len() - 1
@@ -191,7 +194,8 @@ impl Presence {
         user.grace = None;
         if !was_online {
             self.online.fetch_add(1, Ordering::Relaxed);
-            self.announce(&key, true, at, None);
+            user.rev = self.next_rev(at);
+            self.announce(&key, (true, user.rev), at, None);
         }
         Ok(admitted)
     }
@@ -273,17 +277,36 @@ impl Presence {
                 part.users.remove(&id);
             }
         }
-        part.remember(key, at);
+        let rev = self.next_rev(at);
+        part.remember(key, at, rev);
         self.online.fetch_sub(1, Ordering::Relaxed);
-        self.announce(key, false, at, scope);
+        self.announce(key, (false, rev), at, scope);
     }
 
-    fn announce(&self, user: &Arc<UserKey>, online: bool, at: u64, scope: Option<Box<Scope>>) {
+    /// The number of the next change: greater than all before it. It is no less than the time,
+    /// so that it is greater than those of an earlier process as well.
+    fn next_rev(&self, at: u64) -> u64 {
+        let next = |last: u64| (last + 1).max(at);
+        let last = self
+            .rev
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |last| {
+                Some(next(last))
+            });
+        last.map_or_else(next, next)
+    }
+
+    fn announce(
+        &self,
+        user: &Arc<UserKey>,
+        (online, rev): (bool, u64),
+        at: u64,
+        scope: Option<Box<Scope>>,
+    ) {
         let rooms = scope.map(|scope| scope.places());
         (self.sink)(&Edge {
             user: user.clone(),
             online,
-            rev: self.rev.fetch_add(1, Ordering::Relaxed) + 1,
+            rev,
             at,
             rooms: rooms.unwrap_or_default(),
             others: None,
@@ -313,7 +336,7 @@ impl Presence {
             (self.sink)(&Edge {
                 user: key.clone(),
                 online: true,
-                rev: self.rev.load(Ordering::Relaxed),
+                rev: user.rev,
                 at,
                 rooms: vec![place],
                 others,
@@ -358,6 +381,14 @@ impl Presence {
         devices.dedup();
         let unnamed = sockets.filter(|entry| entry.device_id.is_none()).count();
         let online = !users.is_empty();
+        let left = part.last_seen.get(&id).copied();
+        let types = users.iter().map(|user| TypePresence {
+            user_type: user.key.user_type.clone(),
+            online: true,
+            rev: user.rev,
+        });
+        let types: Vec<TypePresence> = types.collect();
+        let revs = types.iter().map(|known| known.rev);
         UserPresence {
             user_id: user.to_owned(),
             online,
@@ -365,9 +396,11 @@ impl Presence {
             last_seen_at: if online {
                 Some(now)
             } else {
-                part.last_seen.get(&id).copied()
+                left.map(|(at, _)| at)
             },
+            rev: revs.chain(left.map(|(_, rev)| rev)).max().unwrap_or(0),
             stale: false,
+            types,
         }
     }
 
@@ -474,12 +507,12 @@ impl Part {
             .find(|user| *user.key == *key)
     }
 
-    fn remember(&mut self, key: &UserKey, at: u64) {
+    fn remember(&mut self, key: &UserKey, at: u64, rev: u64) {
         let id = Id {
             tenant: key.tenant_id.clone(),
             user: key.user_id.clone(),
         };
-        if self.last_seen.insert(id.clone(), at).is_none() {
+        if self.last_seen.insert(id.clone(), (at, rev)).is_none() {
             self.remembered_bytes += id.len();
             self.remembered.push_back(id);
             while self.remembered.len() > REMEMBERED || self.remembered_bytes > REMEMBERED_BYTES {

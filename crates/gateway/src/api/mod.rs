@@ -7,6 +7,7 @@ mod everywhere;
 mod here;
 mod invites;
 mod pages;
+mod watching;
 
 use std::fmt;
 

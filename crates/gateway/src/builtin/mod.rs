@@ -27,6 +27,8 @@ pub(crate) fn register(handlers: HandlerSet) -> HandlerSet {
         .or_on("inbox:get", inbox::inbox_get)
         .or_on("invite:join", invites::join)
         .or_on("presence:get", presence::presence_get)
+        .or_on("presence:watch", presence::presence_watch)
+        .or_on("presence:unwatch", presence::presence_unwatch)
         .or_on("metrics:request", presence::metrics_request)
         .or_on("auth:refresh", auth::refresh)
         .or_on("session:checkpoint", checkpoint::keep)

@@ -1,9 +1,9 @@
-//! `presence:get` and `metrics:request`.
+//! `presence:get`, `presence:watch`, `presence:unwatch` and `metrics:request`.
 
 use serde::{Deserialize, Serialize};
 
 use crate::entries::UserPresence;
-use crate::{Code, EventError, Gateway, Json, Socket};
+use crate::{Code, EventError, Gateway, Json, Picture, Socket};
 
 /// Most users one question may be about.
 const MAX_USERS: usize = 100;
@@ -14,8 +14,14 @@ pub(super) struct Question {
 }
 
 #[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub(super) struct Answer {
     users: Vec<UserPresence>,
+    as_of: u64,
+}
+
+fn too_many() -> EventError {
+    EventError::new(Code::InvalidData, "Ask about at most 100 users at once")
 }
 
 /// Presence of users of the asking socket's own tenant. Each of them counts as an event.
@@ -25,15 +31,77 @@ pub(super) async fn presence_get(
     Json(question): Json<Question>,
 ) -> Result<Json<Answer>, EventError> {
     if question.users.len() > MAX_USERS {
-        return Err(EventError::new(
-            Code::InvalidData,
-            "Ask about at most 100 users at once",
-        ));
+        return Err(too_many());
     }
     socket.charge(question.users.len().saturating_sub(1));
     let tenant = socket.identity().tenant_id().map(|tenant| &**tenant);
+    let as_of = gateway.as_of();
     let users = gateway.presence(tenant, &question.users).await;
-    Ok(Json(Answer { users }))
+    Ok(Json(Answer { users, as_of }))
+}
+
+/// A place in a history.
+#[derive(Debug, Deserialize)]
+struct After {
+    epoch: String,
+    rev: u64,
+}
+
+/// `{ room }` or `{ users }`, and where to go on.
+#[derive(Debug, Deserialize)]
+pub(super) struct Watch {
+    room: Option<String>,
+    users: Option<Vec<String>>,
+    after: Option<After>,
+}
+
+/// Watches a room or users: a picture, and its changes from there on.
+pub(super) async fn presence_watch(
+    socket: Socket,
+    gateway: Gateway,
+    Json(watch): Json<Watch>,
+) -> Result<Json<Picture>, EventError> {
+    let after = watch.after.as_ref();
+    let after = after.map(|after| (&*after.epoch, after.rev));
+    let picture = match (&watch.room, &watch.users) {
+        (Some(room), None) => gateway.watch_room(&socket, room, after).await,
+        (None, Some(users)) if users.len() > MAX_USERS => Err(too_many()),
+        (None, Some(users)) => gateway.watch_users(&socket, users, after).await,
+        _ => Err(EventError::new(
+            Code::InvalidData,
+            "Say what to watch: { room } or { users }",
+        )),
+    };
+    Ok(Json(picture?))
+}
+
+/// Which watch is to end: of a room, of users, of an epoch; all, if none is named.
+#[derive(Debug, Default, Deserialize)]
+pub(super) struct Unwatch {
+    room: Option<String>,
+    users: Option<Vec<String>>,
+    epoch: Option<String>,
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct Unwatched {
+    ok: bool,
+    /// How many there were.
+    ended: usize,
+}
+
+pub(super) async fn presence_unwatch(
+    socket: Socket,
+    gateway: Gateway,
+    Json(unwatch): Json<Option<Unwatch>>,
+) -> Result<Json<Unwatched>, EventError> {
+    let unwatch = unwatch.unwrap_or_default();
+    let ended = match (&unwatch.room, &unwatch.users) {
+        (Some(room), _) => gateway.unwatch_room(&socket, room).into(),
+        (_, Some(users)) => gateway.unwatch_users(&socket, users).into(),
+        _ => gateway.unwatch(&socket, unwatch.epoch.as_deref()),
+    };
+    Ok(Json(Unwatched { ok: true, ended }))
 }
 
 #[derive(Debug, Serialize)]

@@ -112,7 +112,7 @@ impl Hub {
         }
     }
 
-    pub(super) fn emit_with_ack(
+    pub(super) fn emit_acked(
         &mut self,
         engine: &mut Engine,
         to: &SocketAddress,

@@ -139,6 +139,7 @@ impl Hub {
         let user = socket.identity.user.as_ref();
         let followed = user.filter(|user| shared.sessions.follows(user));
         let left = followed.map(|_| self.recent_rooms(&socket.rooms));
+        self.note_moved_out(engine, slot, &socket);
         self.leave_all(std::mem::take(&mut socket.rooms), namespace);
         let transport = engine
             .transport_name(slot)

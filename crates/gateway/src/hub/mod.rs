@@ -5,7 +5,7 @@
 //! handlers, `connect` lets sockets in and `hello` greets them, `rooms` knows where they
 //! are, `delivery` and `select` bring things to them, `deadlines` and `sweep` watch them,
 //! `ends` and `drain` let them go, `resume` lets them go on, `gaps` tells of losses between
-//! nodes, `query` answers the API.
+//! nodes, `watching` brings what is watched, `query` answers the API.
 //!
 //! Everything that another thread (or a handler) wants of a socket comes as an
 //! [`Op`] through the shard's mailbox, so a connection's state has one owner
@@ -31,6 +31,7 @@ mod sweep;
 mod tasks;
 #[cfg(test)]
 mod tests;
+mod watching;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -234,9 +235,7 @@ impl App for Hub {
             Op::Wake(task) => self.wake(engine, task),
             Op::Connecting(connecting) => self.connecting(engine, connecting),
             Op::Emit { to, message, how } => self.emit(engine, &to, &message, how),
-            Op::EmitWithAck { to, message, reply } => {
-                self.emit_with_ack(engine, &to, &message, reply)
-            }
+            Op::EmitWithAck { to, message, reply } => self.emit_acked(engine, &to, &message, reply),
             Op::Send {
                 to,
                 publication,
@@ -274,6 +273,7 @@ impl App for Hub {
                 others,
                 publication,
             } => self.deliver_around(engine, &user, &rooms, others.as_ref(), &publication),
+            Op::Watch(op) => self.watch_op(engine, op),
             Op::Select { selection, action } => self.select(engine, &selection, &action),
             Op::Disconnect { to, reason, reply } => self.disconnect(engine, &to, reason, reply),
             Op::Replaced(lost) => self.replaced_asked(engine, &lost),

@@ -85,6 +85,9 @@ impl Hub {
         );
         if socket.rooms.len() > before {
             self.note_join(engine, slot, namespace, &joined);
+            if let Some(socket) = self.link(slot).and_then(|link| link.socket(namespace)) {
+                self.note_moved(socket, name, true);
+            }
             if let Some((user, address, place)) = self.followed(engine, slot, namespace, name) {
                 self.shared
                     .fanout
@@ -209,7 +212,7 @@ impl Hub {
 
     pub(super) fn leave(
         &mut self,
-        engine: &Engine,
+        engine: &mut Engine,
         slot: Slot,
         namespace: NamespaceId,
         name: &str,
@@ -234,6 +237,7 @@ impl Hub {
                 socket.rooms.remove(index)
             });
             if let Some(membership) = left {
+                self.note_left(engine, slot, namespace, name);
                 self.note_leave(engine, slot, namespace, membership);
                 self.leave_membership(membership, namespace);
                 if let Some((user, address, place)) = self.followed(engine, slot, namespace, name) {

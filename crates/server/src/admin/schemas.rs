@@ -16,6 +16,7 @@ const PRESENCE: &[(&str, &str)] = &[
     ("online", "boolean"),
     ("devices", "integer"),
     ("lastSeenAt", "integer?"),
+    ("rev", "integer"),
     ("stale", "boolean?"),
 ];
 
@@ -357,7 +358,9 @@ mod tests {
                 online: true,
                 devices: 1,
                 last_seen_at: Some(1),
+                rev: 1,
                 stale: true,
+                types: Vec::new(),
             },
         );
         fits(

@@ -45,7 +45,7 @@ fn a_socket_is_greeted_on_both_protocols_and_others_hear_of_its_user() {
         "{heard:?}"
     );
     world.run(ms(60));
-    let online = r#"42["user:online",{"at":_,"userId":"bob","userType":null}]"#;
+    let online = r#"42["user:online",{"at":_,"rev":_,"userId":"bob","userType":null}]"#;
     assert_eq!(plain(ann.hears()), [online]);
     assert!(bob.hears().is_empty());
 }

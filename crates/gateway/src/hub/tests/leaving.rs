@@ -245,7 +245,7 @@ fn rooms_hear_of_a_user_once_whichever_of_them_it_comes_into_and_how_many_there_
         near.hears();
         both.hears();
         let mut mover = world.socketio("user=mover");
-        let online = r#"42["user:online",{"at":_,"userId":"mover","userType":null}]"#;
+        let online = r#"42["user:online",{"at":_,"rev":_,"userId":"mover","userType":null}]"#;
         for room in 0..many {
             join(&mut world, &mut mover, &format!("room{room}"));
             world.run(ms(60));

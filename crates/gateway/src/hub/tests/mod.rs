@@ -18,6 +18,7 @@ mod resume;
 mod slow;
 mod sweep;
 mod upgrade;
+mod watching;
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -373,8 +374,9 @@ impl Client {
 
 /// The same without the server's times, ids and spreads, each by `_`: for comparisons.
 fn plain(said: Vec<String>) -> Vec<String> {
-    const HIDDEN: [&str; 4] = [
+    const HIDDEN: [&str; 5] = [
         "\"at\":",
+        "\"rev\":",
         "\"timestamp\":",
         "\"reconnectInMs\":",
         "\"retryAfterMs\":",

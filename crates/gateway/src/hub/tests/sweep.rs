@@ -38,7 +38,7 @@ fn a_token_that_expires_ends_its_connection_as_one_that_may_come_back() {
         2
     );
     world.run(ms(100));
-    let bobs = r#"42["user:offline",{"at":_,"userId":"bob","userType":null}]"#;
+    let bobs = r#"42["user:offline",{"at":_,"rev":_,"userId":"bob","userType":null}]"#;
     // Ann has another connection.
     assert_eq!(plain(forever.hears())[1..], [bobs]);
 }
@@ -237,7 +237,8 @@ fn who_does_not_answer_pings_is_found_out_and_others_hear_that_they_are_gone() {
         assert_eq!(told.last().unwrap(), "close 4408");
     }
     for user in ["silent", "live"] {
-        let gone = format!(r#"42["user:offline",{{"at":_,"userId":"{user}","userType":null}}]"#);
+        let gone =
+            format!(r#"42["user:offline",{{"at":_,"rev":_,"userId":"{user}","userType":null}}]"#);
         assert_eq!(
             plain(heard.clone())
                 .iter()
@@ -409,6 +410,6 @@ fn the_sweep_takes_out_users_whose_connection_is_not_there() {
     assert_eq!(ann.hears().len(), 1);
     world.run(ms(3_100));
     assert_eq!(world.gateway.users_online(), 1);
-    let offline = r#"42["user:offline",{"at":_,"userId":"ghost","userType":null}]"#;
+    let offline = r#"42["user:offline",{"at":_,"rev":_,"userId":"ghost","userType":null}]"#;
     assert_eq!(plain(ann.hears()), [offline]);
 }

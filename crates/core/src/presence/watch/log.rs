@@ -1,0 +1,208 @@
+//! What readers of one scope were told, and the newest changes of it.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use hashbrown::{HashMap, HashSet};
+use heartline_wire::time::Micros;
+use serde::Serialize;
+
+use super::{Scope, Watched};
+use crate::presence::address::SocketAddress;
+
+/// Changes that are kept for who has a hole: some seconds of a storm, as changes of one moment
+/// are one.
+const KEPT: usize = 256;
+/// Bytes of them: beyond that a picture costs less than they do.
+const KEPT_BYTES: usize = 64 << 10;
+
+/// Where a reader stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Reader {
+    /// It has not been answered.
+    Waits,
+    /// It has been answered up to this change.
+    At(u64),
+    /// It gets each change.
+    Follows,
+}
+
+/// A user as readers were told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Shown {
+    pub(super) online: bool,
+    pub(super) rev: u64,
+    pub(super) last_seen: Option<u64>,
+    /// In the room, or watched by name.
+    pub(super) is_in: bool,
+}
+
+impl Shown {
+    /// Whether the other would be told in the same words.
+    pub(super) fn says(&self, other: &Shown) -> bool {
+        let of = |shown: &Shown| (shown.online, shown.rev, shown.is_in);
+        of(self) == of(other)
+    }
+
+    pub(super) fn watched(&self, user: &Arc<str>, is_room: bool) -> Watched {
+        Watched {
+            user_id: user.clone(),
+            online: self.online,
+            last_seen_at: self.last_seen.filter(|_| !self.online),
+            rev: self.rev,
+            is_in: (is_room && !self.is_in).then_some(false),
+        }
+    }
+}
+
+/// The newest changes, each with its number.
+#[derive(Debug, Default)]
+pub(super) struct Recent {
+    changes: VecDeque<(u64, Arc<str>)>,
+    bytes: usize,
+}
+
+impl Recent {
+    fn push(&mut self, rev: u64, change: Arc<str>) {
+        self.bytes += change.len();
+        self.changes.push_back((rev, change));
+        while self.changes.len() > KEPT || self.bytes > KEPT_BYTES {
+            let Some((_, oldest)) = self.changes.pop_front() else {
+                return;
+            };
+            self.bytes -= oldest.len();
+        }
+    }
+
+    /// Whether all changes after this one are there; `last` is the last there was.
+    pub(super) fn reaches(&self, rev: u64, last: u64) -> bool {
+        let first = self.changes.front().map_or(last + 1, |(first, _)| *first);
+        rev <= last && rev + 1 >= first
+    }
+
+    pub(super) fn after(&self, rev: u64) -> impl Iterator<Item = &Arc<str>> {
+        let later = self.changes.iter().filter(move |(at, _)| *at > rev);
+        later.map(|(_, change)| change)
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Log {
+    pub(super) epoch: u64,
+    /// The number of the last change.
+    pub(super) rev: u64,
+    pub(super) users: HashMap<Arc<str>, Shown>,
+    /// Users of whom something may be different.
+    pub(super) changed: HashSet<Arc<str>>,
+    /// What readers were told of it.
+    pub(super) stale: bool,
+    pub(super) recent: Recent,
+    pub(super) readers: HashMap<SocketAddress, Reader>,
+    /// There was a picture.
+    pub(super) is_full: bool,
+    /// It is in the list of those that may have something to tell.
+    pub(super) is_dirty: bool,
+    /// Since when it has no readers.
+    pub(super) rests_since: Option<Micros>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Change<'a> {
+    epoch: String,
+    rev: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    room: Option<&'a str>,
+    users: Vec<Watched>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    as_of: Option<u64>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    stale: bool,
+    /// Why nothing follows.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ended: Option<&'a str>,
+}
+
+impl Log {
+    pub(super) fn new(epoch: u64) -> Log {
+        Log {
+            epoch,
+            rev: 0,
+            users: HashMap::new(),
+            changed: HashSet::new(),
+            stale: false,
+            recent: Recent::default(),
+            readers: HashMap::new(),
+            is_full: false,
+            is_dirty: false,
+            rests_since: None,
+        }
+    }
+
+    /// The users, without those who have left the room.
+    pub(super) fn picture(&self) -> Vec<Watched> {
+        let all = self.users.iter().filter(|(_, shown)| shown.is_in);
+        let mut users: Vec<Watched> = all
+            .map(|(user, shown)| shown.watched(user, false))
+            .collect();
+        users.sort_unstable_by(|a, b| a.user_id.cmp(&b.user_id));
+        users
+    }
+
+    pub(super) fn followers(&self) -> Vec<SocketAddress> {
+        let all = self.readers.iter();
+        let following = all.filter(|(_, state)| **state == Reader::Follows);
+        following.map(|(reader, _)| *reader).collect()
+    }
+
+    /// Those who have left the room make place for those who are in it.
+    pub(super) fn drop_who_left(&mut self, forgotten: &mut Vec<Arc<str>>, shown: &mut usize) {
+        self.users.retain(|user, is| {
+            if !is.is_in {
+                *shown -= 1;
+                forgotten.push(user.clone());
+            }
+            is.is_in
+        });
+    }
+
+    /// Puts a change at the end of the log.
+    pub(super) fn say(
+        &mut self,
+        scope: &Scope,
+        run: u32,
+        users: Vec<Watched>,
+        as_of: u64,
+    ) -> Arc<str> {
+        let change = Change {
+            epoch: format!("{run:08x}-{:x}", self.epoch),
+            rev: self.rev,
+            room: scope.room_name().map(|room| &**room),
+            users,
+            as_of: Some(as_of),
+            stale: self.stale,
+            ended: None,
+        };
+        let change: Arc<str> = text(&change).into();
+        self.recent.push(self.rev, change.clone());
+        change
+    }
+
+    /// That nothing follows, and why: no change, so it has the last one's number.
+    pub(super) fn ending(&self, scope: &Scope, run: u32, why: &str) -> Arc<str> {
+        let change = Change {
+            epoch: format!("{run:08x}-{:x}", self.epoch),
+            rev: self.rev,
+            room: scope.room_name().map(|room| &**room),
+            users: Vec::new(),
+            as_of: None,
+            stale: self.stale,
+            ended: Some(why),
+        };
+        text(&change).into()
+    }
+}
+
+fn text(change: &Change<'_>) -> String {
+    serde_json::to_string(change).expect("numbers and names can be written as JSON")
+}

@@ -1,0 +1,801 @@
+//! What clients watch: pictures of users, each at a known place of its own history, complete up
+//! to it, or said not to be.
+//!
+//! A [`Scope`] is what is watched: some users, or a room. All who watch one on this node share a
+//! log. Its changes have consecutive numbers within an epoch, so a reader sees a hole, and asks
+//! again from where it stands; a log rests for a while when its last reader has gone, for who
+//! comes back. What is compared is not what happened but what is so: the state that readers were
+//! told with the one that is known, user by user. So a change that came twice, or late, or not
+//! at all and was made up for by asking, makes no difference.
+//!
+//! What is known of a user is a register for each type: online or not, by the number of the
+//! change. A greater number wins, whether an edge or an answer brought it.
+
+mod log;
+mod roster;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use hashbrown::{HashMap, HashSet};
+use heartline_wire::time::Micros;
+use serde::Serialize;
+
+use self::log::{Log, Reader, Shown};
+use self::roster::Follow;
+use super::address::SocketAddress;
+use super::edge::{Edge, RoomAddress};
+use crate::entries::UserPresence;
+
+pub use self::roster::{Note, Roster};
+
+/// Watches of one socket: as many rooms as it may be in, and some.
+pub const MAX_WATCHES: usize = 128;
+/// Users that one socket watches by their names, in all: ten questions of the most that one may
+/// have.
+pub const MAX_USERS: usize = 1_000;
+/// Bytes of the names in all that one socket watches: as many users with long names.
+pub const MAX_BYTES: usize = 64 << 10;
+/// Users of a room that is watched: as many as a list of members has.
+pub const MAX_IN_ROOM: usize = 1_000;
+/// Users in all logs of a node together: some 200 MB.
+const MAX_SHOWN: usize = 1_000_000;
+/// Rooms that a node follows, for itself and for others: a hundred bytes each on every node.
+const MAX_FOLLOWED: usize = 100_000;
+/// How often it is looked what is over.
+const EXPIRES: Duration = Duration::from_secs(1);
+/// How long a log is kept for who comes back: a change of the network, or a node's restart.
+const RESTS: Duration = Duration::from_secs(60);
+/// Logs that rest: what one address could leave behind in a minute.
+const MAX_RESTING: usize = 4_096;
+
+/// What is watched, by one tenant.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Scope {
+    /// The tenant; `None` where there are none.
+    pub tenant: Option<Arc<str>>,
+    /// Of it.
+    pub what: What,
+}
+
+/// Users, or a room.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum What {
+    /// These, of any type, in any namespace; in the order of their names, each once.
+    Users(Arc<[Arc<str>]>),
+    /// Whoever is in it.
+    Room(RoomAddress),
+}
+
+impl Scope {
+    /// These users.
+    pub fn users(tenant: Option<Arc<str>>, users: impl IntoIterator<Item = Arc<str>>) -> Scope {
+        let mut users: Vec<Arc<str>> = users.into_iter().collect();
+        users.sort_unstable();
+        users.dedup();
+        Scope {
+            tenant,
+            what: What::Users(users.into()),
+        }
+    }
+
+    /// Whoever is in a room.
+    pub fn room(tenant: Option<Arc<str>>, namespace: Arc<str>, room: Arc<str>) -> Scope {
+        Scope {
+            tenant,
+            what: What::Room(RoomAddress { namespace, room }),
+        }
+    }
+
+    /// The room's name, if it is one.
+    pub fn room_name(&self) -> Option<&Arc<str>> {
+        match &self.what {
+            What::Room(place) => Some(&place.room),
+            What::Users(_) => None,
+        }
+    }
+
+    fn len(&self) -> usize {
+        match &self.what {
+            What::Users(users) => users.len(),
+            What::Room(_) => 0,
+        }
+    }
+
+    fn bytes(&self) -> usize {
+        match &self.what {
+            What::Users(users) => users.iter().map(|user| user.len()).sum(),
+            What::Room(place) => place.room.len(),
+        }
+    }
+}
+
+/// Why something is not watched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refused {
+    /// The socket watches so much already.
+    TooMuch,
+    /// More than [`MAX_IN_ROOM`] are in the room.
+    TooManyInRoom,
+    /// The node has to do with too much.
+    Overloaded,
+    /// It was given up meanwhile.
+    Gone,
+}
+
+/// What a reader is answered.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Answer {
+    /// Names the history: numbers of different epochs do not compare.
+    pub epoch: String,
+    /// The last change that is in there; the next one has the next number.
+    pub rev: u64,
+    /// The last change there is: whoever goes on has caught up when that has come.
+    pub head: u64,
+    /// The room, if one is watched.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub room: Option<Arc<str>>,
+    /// The users; none if it goes on from where the reader stood.
+    pub users: Vec<Watched>,
+    /// It goes on: what came after the place that was named follows.
+    pub recovered: bool,
+    /// Unix milliseconds: until then nothing is missing.
+    pub as_of: u64,
+    /// What is said of users elsewhere is not to be believed at present.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub stale: bool,
+}
+
+/// A user in a picture.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Watched {
+    /// The user.
+    pub user_id: Arc<str>,
+    /// Whether any connection of the user is live, or within its grace.
+    pub online: bool,
+    /// When the last one went, Unix milliseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_seen_at: Option<u64>,
+    /// The number of the user's last change.
+    pub rev: u64,
+    /// `false`: not in the room any more.
+    #[serde(rename = "in", skip_serializing_if = "Option::is_none")]
+    pub is_in: Option<bool>,
+}
+
+/// A change on its way to readers.
+#[derive(Debug)]
+pub struct Post<'a> {
+    /// Of what.
+    pub scope: &'a Arc<Scope>,
+    /// The argument of `presence:change`, JSON.
+    pub change: &'a Arc<str>,
+    /// To whom.
+    pub readers: &'a [SocketAddress],
+}
+
+/// Takes changes; called while the board is locked, in the order of the changes.
+pub type Poster<'a> = &'a mut dyn FnMut(Post<'_>);
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct UserName {
+    tenant: Option<Arc<str>>,
+    user: Arc<str>,
+}
+
+/// What is known of a type of user.
+#[derive(Debug)]
+struct Known {
+    user_type: Option<Arc<str>>,
+    online: bool,
+    rev: u64,
+    /// The turn in which that was heard.
+    turn: u64,
+}
+
+/// What is known of a user.
+#[derive(Debug, Default)]
+struct Register {
+    types: Vec<Known>,
+    /// The number of the last change that is known of, whichever type's.
+    rev: u64,
+    last_seen: Option<u64>,
+    /// It was asked about.
+    is_asked: bool,
+    /// Who wants to know.
+    logs: Vec<Arc<Scope>>,
+}
+
+impl Register {
+    fn online(&self) -> bool {
+        self.types.iter().any(|known| known.online)
+    }
+
+    fn set(&mut self, user_type: Option<&Arc<str>>, online: bool, rev: u64, turn: u64) {
+        self.rev = self.rev.max(rev);
+        let known = |known: &&mut Known| known.user_type.as_ref() == user_type;
+        match self.types.iter_mut().find(known) {
+            Some(known) if rev > known.rev => {
+                (known.online, known.rev, known.turn) = (online, rev, turn);
+            }
+            Some(_) => {}
+            None => self.types.push(Known {
+                user_type: user_type.cloned(),
+                online,
+                rev,
+                turn,
+            }),
+        }
+    }
+}
+
+/// Users that the backplane is to be asked about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Question {
+    /// Whose.
+    pub tenant: Option<Arc<str>>,
+    /// They.
+    pub users: Vec<Arc<str>>,
+    /// What was heard since is newer than the answer.
+    turn: u64,
+}
+
+/// All that is watched on a node.
+#[derive(Debug)]
+pub struct Board {
+    run: u32,
+    epochs: u64,
+    turn: u64,
+    logs: HashMap<Arc<Scope>, Log>,
+    readers: HashMap<SocketAddress, HashSet<Arc<Scope>>>,
+    users: HashMap<UserName, Register>,
+    follows: HashMap<Arc<Scope>, Follow>,
+    /// Rooms of which other nodes may have to be told something.
+    speaking: HashSet<Arc<Scope>>,
+    /// When it is looked next which rooms other nodes are to be asked about, and what is over.
+    asks_at: Micros,
+    expires_at: Micros,
+    /// Logs that may have something to tell.
+    dirty: Vec<Arc<Scope>>,
+    /// Users who came into rooms and were not asked about.
+    unasked: Vec<UserName>,
+    /// In all logs.
+    shown: usize,
+    resting: usize,
+    /// Since when what is known is not to be believed, Unix milliseconds.
+    distrusted: Option<u64>,
+}
+
+impl Board {
+    /// Nothing is watched. `run` tells this process' epochs from others'.
+    pub fn new(run: u32) -> Board {
+        Board {
+            run,
+            epochs: 0,
+            turn: 0,
+            logs: HashMap::new(),
+            readers: HashMap::new(),
+            users: HashMap::new(),
+            follows: HashMap::new(),
+            speaking: HashSet::new(),
+            asks_at: Micros::ZERO,
+            expires_at: Micros::ZERO,
+            dirty: Vec::new(),
+            unasked: Vec::new(),
+            shown: 0,
+            resting: 0,
+            distrusted: None,
+        }
+    }
+
+    /// Whether anything is watched, or is to be told to other nodes.
+    pub fn is_empty(&self) -> bool {
+        self.logs.is_empty() && self.follows.is_empty()
+    }
+
+    /// Rooms whose comings and goings are to be [noted](Self::note).
+    pub fn followed(&self) -> usize {
+        self.follows.len()
+    }
+
+    /// Whether anybody watches this.
+    pub fn has_readers(&self) -> bool {
+        !self.readers.is_empty()
+    }
+
+    // --- readers ---------------------------------------------------------
+
+    /// A socket is to hear of something. Nothing of it is told before the
+    /// [answer](Self::answer). Whether the log is new: then it has to be filled.
+    ///
+    /// # Errors
+    /// When the socket watches too much, or the node does.
+    pub fn watch(&mut self, scope: &Arc<Scope>, reader: SocketAddress) -> Result<bool, Refused> {
+        let watches = self.readers.get(&reader);
+        let others = || {
+            let all = watches.into_iter().flatten();
+            all.filter(|other| *other != scope)
+        };
+        let users: usize = others().map(|other| other.len()).sum();
+        let bytes: usize = others().map(|other| other.bytes()).sum();
+        if others().count() >= MAX_WATCHES
+            || users + scope.len() > MAX_USERS
+            || bytes + scope.bytes() > MAX_BYTES
+        {
+            return Err(Refused::TooMuch);
+        }
+        let is_new_room = scope.room_name().is_some() && !self.follows.contains_key(scope);
+        if self.shown + scope.len() > MAX_SHOWN
+            || (is_new_room && self.follows.len() >= MAX_FOLLOWED)
+        {
+            return Err(Refused::Overloaded);
+        }
+        self.readers
+            .entry(reader)
+            .or_default()
+            .insert(scope.clone());
+        if let Some(log) = self.logs.get_mut(scope) {
+            self.resting -= usize::from(log.rests_since.take().is_some());
+            log.readers.insert(reader, Reader::Waits);
+            return Ok(!log.is_full);
+        }
+        self.epochs += 1;
+        let mut log = Log::new(self.epochs);
+        log.readers.insert(reader, Reader::Waits);
+        self.logs.insert(scope.clone(), log);
+        if let What::Users(users) = &scope.what {
+            for user in users.iter() {
+                self.touch(scope, user);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Whom of a scope nobody has asked about yet.
+    pub fn unknown(&self, scope: &Arc<Scope>) -> Vec<Arc<str>> {
+        let Some(log) = self.logs.get(scope) else {
+            return Vec::new();
+        };
+        let all = log.users.keys().chain(&log.changed);
+        let unknown = all.filter(|user| {
+            let register = self.users.get(&name(scope, user));
+            register.is_some_and(|register| !register.is_asked)
+        });
+        let unknown: HashSet<&Arc<str>> = unknown.collect();
+        unknown.into_iter().cloned().collect()
+    }
+
+    /// What a reader who watches this is told first: the picture, or, if what came `after` a
+    /// place is still there, where it goes on. What follows comes when the reader is
+    /// [ready](Self::begin).
+    ///
+    /// # Errors
+    /// [`Refused::Gone`] when it does not watch it any more, [`Refused::TooManyInRoom`].
+    pub fn answer(
+        &mut self,
+        scope: &Arc<Scope>,
+        reader: SocketAddress,
+        after: Option<(&str, u64)>,
+        now: u64,
+        post: Poster<'_>,
+    ) -> Result<Answer, Refused> {
+        self.settle(scope, now, post);
+        let epoch = |log: &Log| format!("{:08x}-{:x}", self.run, log.epoch);
+        let Some(log) = self.logs.get_mut(scope) else {
+            return Err(Refused::TooManyInRoom);
+        };
+        let epoch = epoch(log);
+        let Some(state) = log.readers.get_mut(&reader) else {
+            return Err(Refused::Gone);
+        };
+        let goes_on = after.filter(|(of, rev)| *of == epoch && log.recent.reaches(*rev, log.rev));
+        let rev = goes_on.map_or(log.rev, |(_, rev)| rev);
+        *state = Reader::At(rev);
+        let users = match goes_on {
+            Some(_) => Vec::new(),
+            None => log.picture(),
+        };
+        Ok(Answer {
+            epoch,
+            rev,
+            head: log.rev,
+            room: scope.room_name().cloned(),
+            users,
+            recovered: goes_on.is_some(),
+            as_of: self.distrusted.unwrap_or(now),
+            stale: log.stale,
+        })
+    }
+
+    /// A reader has been answered: what came since is told, and what comes.
+    pub fn begin(&mut self, scope: &Arc<Scope>, reader: SocketAddress, post: Poster<'_>) {
+        let Some(log) = self.logs.get_mut(scope) else {
+            return;
+        };
+        let Some(state) = log.readers.get_mut(&reader) else {
+            return;
+        };
+        let Reader::At(rev) = *state else {
+            return;
+        };
+        *state = Reader::Follows;
+        for change in log.recent.after(rev) {
+            post(Post {
+                scope,
+                change,
+                readers: &[reader],
+            });
+        }
+    }
+
+    /// What a socket watches.
+    pub fn watches(&self, reader: &SocketAddress) -> Vec<Arc<Scope>> {
+        let watches = self.readers.get(reader).into_iter().flatten();
+        watches.cloned().collect()
+    }
+
+    /// The scope of an epoch that a socket watches.
+    pub fn scope_of(&self, reader: &SocketAddress, epoch: &str) -> Option<Arc<Scope>> {
+        let named = |scope: &&Arc<Scope>| {
+            let log = self.logs.get(*scope);
+            log.is_some_and(|log| format!("{:08x}-{:x}", self.run, log.epoch) == epoch)
+        };
+        self.readers.get(reader)?.iter().find(named).cloned()
+    }
+
+    /// A socket is not to hear of something any more. Whether it did.
+    pub fn unwatch(&mut self, scope: &Arc<Scope>, reader: SocketAddress, now: Micros) -> bool {
+        let Some(watches) = self.readers.get_mut(&reader) else {
+            return false;
+        };
+        if !watches.remove(scope) {
+            return false;
+        }
+        if watches.is_empty() {
+            self.readers.remove(&reader);
+        }
+        if let Some(log) = self.logs.get_mut(scope) {
+            log.readers.remove(&reader);
+            if log.readers.is_empty() {
+                log.rests_since = Some(now);
+                self.resting += 1;
+                if self.resting > MAX_RESTING || !log.is_full {
+                    self.resting -= 1;
+                    self.drop_log(&scope.clone());
+                }
+            }
+        }
+        true
+    }
+
+    /// The watch of a socket of a room.
+    pub fn watch_of_room(&self, reader: &SocketAddress, place: &RoomAddress) -> Option<Arc<Scope>> {
+        let mut watches = self.readers.get(reader)?.iter();
+        let of_room = watches.find(|scope| matches!(&scope.what, What::Room(of) if of == place));
+        of_room.cloned()
+    }
+
+    /// A socket has ended.
+    pub fn gone(&mut self, reader: SocketAddress, now: Micros) {
+        for scope in self.watches(&reader) {
+            self.unwatch(&scope, reader, now);
+        }
+    }
+
+    /// Gives up what rested for too long, and what other nodes have not asked for any more.
+    pub fn expire(&mut self, now: Micros) {
+        if now < self.expires_at {
+            return;
+        }
+        self.expires_at = now + EXPIRES;
+        let over = |log: &Log| log.rests_since.is_some_and(|since| now - since >= RESTS);
+        let rested = self.logs.iter().filter(|(_, log)| over(log));
+        for scope in rested.map(|(scope, _)| scope.clone()).collect::<Vec<_>>() {
+            self.resting -= 1;
+            self.drop_log(&scope);
+        }
+        self.expire_follows(now);
+    }
+
+    fn drop_log(&mut self, scope: &Arc<Scope>) {
+        let Some(log) = self.logs.remove(scope) else {
+            return;
+        };
+        self.shown -= log.users.len();
+        if let Some(follow) = self.follows.get_mut(scope) {
+            follow.let_be();
+        }
+        let users: HashSet<&Arc<str>> = log.users.keys().chain(&log.changed).collect();
+        for user in users {
+            self.let_go(scope, user);
+        }
+    }
+
+    /// A log is not interested in a user any more.
+    fn let_go(&mut self, scope: &Arc<Scope>, user: &Arc<str>) {
+        let name = name(scope, user);
+        if let Some(register) = self.users.get_mut(&name) {
+            register.logs.retain(|log| log != scope);
+            if register.logs.is_empty() {
+                self.users.remove(&name);
+            }
+        }
+    }
+
+    /// Something about a user in a log may be different.
+    fn touch(&mut self, scope: &Arc<Scope>, user: &Arc<str>) {
+        let Some(log) = self.logs.get_mut(scope) else {
+            return;
+        };
+        let name = name(scope, user);
+        let register = self.users.entry(name).or_insert_with_key(|name| {
+            self.unasked.push(name.clone());
+            Register::default()
+        });
+        if !register.logs.contains(scope) {
+            register.logs.push(scope.clone());
+        }
+        if !log.changed.contains(user) {
+            log.changed.insert(user.clone());
+        }
+        self.soil(scope);
+    }
+
+    fn soil(&mut self, scope: &Arc<Scope>) {
+        if let Some(log) = self.logs.get_mut(scope)
+            && !std::mem::replace(&mut log.is_dirty, true)
+        {
+            self.dirty.push(scope.clone());
+        }
+    }
+
+    // --- what is known ---------------------------------------------------
+
+    /// Changes of presence were heard. Whether any is of interest.
+    pub fn hear(&mut self, edges: &[Edge]) -> bool {
+        self.turn += 1;
+        let mut any = false;
+        for edge in edges.iter().filter(|edge| edge.others.is_none()) {
+            let name = UserName {
+                tenant: edge.user.tenant_id.clone(),
+                user: edge.user.user_id.clone(),
+            };
+            let Some(register) = self.users.get_mut(&name) else {
+                continue;
+            };
+            any = true;
+            let user_type = edge.user.user_type.as_ref();
+            register.set(user_type, edge.online, edge.rev, self.turn);
+            if !edge.online {
+                register.last_seen = register.last_seen.max(Some(edge.at));
+            }
+            for scope in register.logs.clone() {
+                self.touch(&scope, &name.user);
+            }
+        }
+        any
+    }
+
+    /// A question about some users.
+    pub fn ask(&self, tenant: Option<Arc<str>>, users: Vec<Arc<str>>) -> Question {
+        Question {
+            tenant,
+            users,
+            turn: self.turn,
+        }
+    }
+
+    /// Users who came and were not asked about, at most `max` of a tenant.
+    pub fn next_question(&mut self, max: usize) -> Option<Question> {
+        let tenant = self.unasked.first()?.tenant.clone();
+        let mut users = Vec::new();
+        let known = &self.users;
+        self.unasked.retain(|name| {
+            let register = known.get(name);
+            let is_unknown = register.is_some_and(|register| !register.is_asked);
+            let taken = is_unknown && name.tenant == tenant && users.len() < max;
+            if taken {
+                users.push(name.user.clone());
+            }
+            is_unknown && !taken
+        });
+        Some(self.ask(tenant, users))
+    }
+
+    /// Questions about everybody who is watched, each of at most `max` users.
+    pub fn questions(&self, max: usize) -> Vec<Question> {
+        let mut tenants: HashMap<&Option<Arc<str>>, Vec<Arc<str>>> = HashMap::new();
+        for name in self.users.keys() {
+            let users = tenants.entry(&name.tenant).or_default();
+            users.push(name.user.clone());
+        }
+        let tenants = tenants.into_iter();
+        tenants
+            .flat_map(|(tenant, users)| {
+                let parts = users.chunks(max).map(<[_]>::to_vec).collect::<Vec<_>>();
+                parts.into_iter().map(|part| self.ask(tenant.clone(), part))
+            })
+            .collect()
+    }
+
+    /// The backplane's answer, in the order of the question. What was heard since it was asked
+    /// is not undone by what the answer does not mention.
+    pub fn learn(&mut self, question: &Question, found: &[UserPresence]) {
+        for (user, found) in question.users.iter().zip(found) {
+            let name = UserName {
+                tenant: question.tenant.clone(),
+                user: user.clone(),
+            };
+            let Some(register) = self.users.get_mut(&name) else {
+                continue;
+            };
+            register.is_asked = true;
+            for one in &found.types {
+                let user_type = one.user_type.as_ref();
+                register.set(user_type, one.online, one.rev, question.turn);
+            }
+            if !found.stale {
+                for known in &mut register.types {
+                    let named = |one: &&crate::entries::TypePresence| {
+                        one.user_type.as_ref() == known.user_type.as_ref()
+                    };
+                    let is_there = found.types.iter().any(|one| named(&one));
+                    if !is_there && known.turn <= question.turn {
+                        known.online = false;
+                    }
+                }
+                register.rev = register.rev.max(found.rev);
+            }
+            if !found.online {
+                register.last_seen = register.last_seen.max(found.last_seen_at);
+            }
+            for scope in register.logs.clone() {
+                self.touch(&scope, user);
+            }
+        }
+    }
+
+    /// What is known is not to be believed any more, since so many Unix milliseconds.
+    pub fn distrust(&mut self, since: u64) {
+        if self.distrusted.is_none() {
+            self.distrusted = Some(since);
+            self.soil_all();
+        }
+    }
+
+    /// It can be believed again, as everybody has been asked about since.
+    pub fn trust(&mut self) {
+        if self.distrusted.take().is_some() {
+            self.soil_all();
+        }
+    }
+
+    /// Since when it is not believed.
+    pub fn distrusted(&self) -> Option<u64> {
+        self.distrusted
+    }
+
+    fn soil_all(&mut self) {
+        for scope in self.logs.keys().cloned().collect::<Vec<_>>() {
+            self.soil(&scope);
+        }
+    }
+
+    // --- what is told ----------------------------------------------------
+
+    /// Tells what is different now. `now` is the Unix time in milliseconds.
+    pub fn flush(&mut self, now: u64, post: Poster<'_>) {
+        for scope in std::mem::take(&mut self.dirty) {
+            self.settle(&scope, now, post);
+        }
+    }
+
+    /// Compares what readers of a log were told with what is known.
+    fn settle(&mut self, scope: &Arc<Scope>, now: u64, post: Poster<'_>) {
+        let follow = self.follows.get(scope);
+        let stale = self.distrusted.is_some() || follow.is_some_and(Follow::is_in_doubt);
+        let Some(log) = self.logs.get_mut(scope) else {
+            return;
+        };
+        log.is_dirty = false;
+        let is_room = scope.room_name().is_some();
+        let (mut told, mut forgotten) = (Vec::new(), Vec::new());
+        for user in std::mem::take(&mut log.changed) {
+            let is_in = follow.map(|follow| follow.is_in(&user));
+            let register = self.users.get(&name(scope, &user));
+            let Some(register) = register.filter(|register| register.is_asked) else {
+                // Told once it is known.
+                log.changed.insert(user);
+                continue;
+            };
+            let is_in = is_in.unwrap_or(!is_room);
+            let now = Shown {
+                online: register.online(),
+                rev: register.rev,
+                last_seen: register.last_seen,
+                is_in,
+            };
+            let before = log.users.get(&user);
+            if before.is_some_and(|before| before.says(&now)) || (before.is_none() && !is_in) {
+                if before.is_none() {
+                    forgotten.push(user);
+                }
+                continue;
+            }
+            told.push(now.watched(&user, is_room));
+            // Who left a room and is online is of interest until the end of that.
+            if is_room && !is_in && !now.online {
+                self.shown -= usize::from(log.users.remove(&user).is_some());
+                forgotten.push(user);
+            } else {
+                self.shown += usize::from(log.users.insert(user, now).is_none());
+            }
+        }
+        if log.users.len() > MAX_IN_ROOM && is_room {
+            log.drop_who_left(&mut forgotten, &mut self.shown);
+        }
+        let is_too_much = is_room && log.users.len() > MAX_IN_ROOM;
+        let is_new = !std::mem::replace(&mut log.is_full, true);
+        let was_stale = std::mem::replace(&mut log.stale, stale);
+        if !is_new && (!told.is_empty() || was_stale != stale) {
+            log.rev += 1;
+            let change = log.say(scope, self.run, told, self.distrusted.unwrap_or(now));
+            let readers = log.followers();
+            if !readers.is_empty() {
+                post(Post {
+                    scope,
+                    change: &change,
+                    readers: &readers,
+                });
+            }
+        }
+        for user in forgotten {
+            self.let_go(scope, &user);
+        }
+        if is_too_much {
+            self.end(scope, post);
+        }
+    }
+
+    /// More are in a room than can be watched: its readers are told that it ends.
+    fn end(&mut self, scope: &Arc<Scope>, post: Poster<'_>) {
+        let Some(log) = self.logs.get(scope) else {
+            return;
+        };
+        let change: Arc<str> = log.ending(scope, self.run, "TOO_LARGE");
+        let readers = log.followers();
+        post(Post {
+            scope,
+            change: &change,
+            readers: &readers,
+        });
+        let all: Vec<SocketAddress> = log.readers.keys().copied().collect();
+        self.drop_log(scope);
+        for reader in all {
+            if let Some(watches) = self.readers.get_mut(&reader) {
+                watches.remove(scope);
+                if watches.is_empty() {
+                    self.readers.remove(&reader);
+                }
+            }
+        }
+    }
+
+    /// The last words to a reader that may not watch something any more: why, as a code.
+    pub fn last_words(&self, scope: &Arc<Scope>, why: &str) -> Option<Arc<str>> {
+        let log = self.logs.get(scope)?;
+        Some(log.ending(scope, self.run, why))
+    }
+}
+
+fn name(scope: &Scope, user: &Arc<str>) -> UserName {
+    UserName {
+        tenant: scope.tenant.clone(),
+        user: user.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,689 @@
+use std::collections::{BTreeMap, VecDeque};
+
+use heartline_wire::id::{ConnId, Sid, Slot};
+use proptest::prelude::*;
+use serde_json::Value;
+
+use super::*;
+use crate::auth::UserKey;
+use crate::entries::TypePresence;
+
+const NAMES: [&str; 3] = ["ann", "bob", "cid"];
+
+fn reader(slot: u32) -> SocketAddress {
+    SocketAddress(Sid {
+        conn: ConnId {
+            shard: 0,
+            slot: Slot(slot),
+            generation: 0,
+        },
+        namespace: 0,
+        secret: [0; 12],
+    })
+}
+
+fn users(names: &[&str]) -> Arc<Scope> {
+    Arc::new(Scope::users(
+        None,
+        names.iter().map(|name| Arc::from(*name)),
+    ))
+}
+
+fn room() -> Arc<Scope> {
+    Arc::new(Scope::room(None, "/".into(), "r".into()))
+}
+
+fn edge(user: &str, user_type: &str, online: bool, rev: u64) -> Edge {
+    Edge {
+        user: Arc::new(UserKey {
+            tenant_id: None,
+            user_id: user.into(),
+            user_type: Some(user_type)
+                .filter(|kind| !kind.is_empty())
+                .map(Into::into),
+        }),
+        online,
+        rev,
+        at: rev,
+        rooms: Vec::new(),
+        others: None,
+    }
+}
+
+fn found(types: &[(&str, bool, u64)]) -> UserPresence {
+    let types: Vec<TypePresence> = (types.iter())
+        .map(|(kind, online, rev)| TypePresence {
+            user_type: Some(*kind).filter(|kind| !kind.is_empty()).map(Into::into),
+            online: *online,
+            rev: *rev,
+        })
+        .collect();
+    UserPresence {
+        user_id: String::new(),
+        online: types.iter().any(|one| one.online),
+        devices: 0,
+        last_seen_at: None,
+        rev: types.iter().map(|one| one.rev).max().unwrap_or(0),
+        stale: false,
+        types,
+    }
+}
+
+/// What was posted to whom, in its order.
+type Posts = Vec<(SocketAddress, Value)>;
+
+fn flush(board: &mut Board) -> Posts {
+    let mut posts = Posts::new();
+    board.flush(1, &mut |post| keep(&mut posts, &post));
+    posts
+}
+
+fn keep(posts: &mut Posts, post: &Post<'_>) {
+    let change: Value = serde_json::from_str(post.change).unwrap();
+    posts.extend(post.readers.iter().map(|reader| (*reader, change.clone())));
+}
+
+fn fill(board: &mut Board, scope: &Arc<Scope>, found: impl Fn(&str) -> UserPresence) {
+    let unknown = board.unknown(scope);
+    let question = board.ask(None, unknown);
+    let answers: Vec<UserPresence> = question.users.iter().map(|user| found(user)).collect();
+    board.learn(&question, &answers);
+}
+
+/// Watches from now on; what the reader is told first.
+fn watched(board: &mut Board, scope: &Arc<Scope>, who: SocketAddress) -> Answer {
+    board.watch(scope, who).unwrap();
+    fill(board, scope, |_| found(&[]));
+    let answer = board.answer(scope, who, None, 1, &mut |_| {}).unwrap();
+    board.begin(scope, who, &mut |_| {});
+    answer
+}
+
+#[test]
+fn a_reader_gets_a_picture_and_then_each_change_with_the_next_number() {
+    let mut board = Board::new(7);
+    let scope = users(&["bob", "ann", "bob"]);
+    assert!(board.watch(&scope, reader(1)).unwrap());
+    fill(&mut board, &scope, |user| found(&[("", user == "ann", 5)]));
+    let mut none = |_: Post<'_>| panic!("nothing is told before the answer");
+    let answer = board.answer(&scope, reader(1), None, 9, &mut none).unwrap();
+    let told: Vec<(&str, bool, u64)> = (answer.users.iter())
+        .map(|user| (&*user.user_id, user.online, user.rev))
+        .collect();
+    assert_eq!(told, [("ann", true, 5), ("bob", false, 5)]);
+    assert_eq!((answer.rev, answer.as_of, answer.stale), (0, 9, false));
+    // Behind the answer comes what happened since.
+    board.hear(&[edge("bob", "", true, 6)]);
+    assert!(flush(&mut board).is_empty());
+    let mut posts = Posts::new();
+    board.begin(&scope, reader(1), &mut |post| keep(&mut posts, &post));
+    board.hear(&[edge("ann", "", false, 7), edge("eve", "", true, 8)]);
+    posts.extend(flush(&mut board));
+    let changes: Vec<(u64, &str, bool)> = (posts.iter())
+        .map(|(_, change)| {
+            assert_eq!(change["epoch"], *answer.epoch);
+            let user = &change["users"][0];
+            let online = user["online"].as_bool().unwrap();
+            (
+                change["rev"].as_u64().unwrap(),
+                user["userId"].as_str().unwrap(),
+                online,
+            )
+        })
+        .collect();
+    assert_eq!(changes, [(1, "bob", true), (2, "ann", false)]);
+    assert_eq!(posts[1].1["users"][0]["lastSeenAt"], 7);
+}
+
+#[test]
+fn a_change_that_comes_twice_or_late_is_none_and_a_user_is_online_by_any_type() {
+    let mut board = Board::new(7);
+    let scope = users(&["ann"]);
+    watched(&mut board, &scope, reader(1));
+    board.hear(&[
+        edge("ann", "rider", true, 5),
+        edge("ann", "driver", true, 6),
+    ]);
+    assert_eq!(flush(&mut board).len(), 1);
+    for late in [
+        edge("ann", "rider", true, 5),
+        edge("ann", "rider", false, 4),
+    ] {
+        board.hear(&[late]);
+        assert!(flush(&mut board).is_empty());
+    }
+    board.hear(&[edge("ann", "rider", false, 7)]);
+    assert_eq!(flush(&mut board)[0].1["users"][0]["online"], true);
+    board.hear(&[edge("ann", "driver", false, 8)]);
+    assert_eq!(flush(&mut board)[0].1["users"][0]["online"], false);
+}
+
+#[test]
+fn who_comes_back_in_time_goes_on_and_who_comes_late_gets_a_new_picture() {
+    let mut board = Board::new(7);
+    let scope = users(&["ann"]);
+    let first = watched(&mut board, &scope, reader(1));
+    board.gone(reader(1), Micros::ZERO);
+    assert!(!board.has_readers());
+    board.hear(&[edge("ann", "", true, 5)]);
+    flush(&mut board);
+    let again = |board: &mut Board, epoch: &str, rev| {
+        board.watch(&scope, reader(2)).unwrap();
+        let after = Some((epoch, rev));
+        board
+            .answer(&scope, reader(2), after, 1, &mut |_| {})
+            .unwrap()
+    };
+    let answer = again(&mut board, &first.epoch, 0);
+    assert!(answer.recovered && answer.users.is_empty());
+    assert_eq!((answer.rev, answer.head), (0, 1));
+    let mut posts = Posts::new();
+    board.begin(&scope, reader(2), &mut |post| keep(&mut posts, &post));
+    assert_eq!((posts.len(), &posts[0].1["rev"]), (1, &Value::from(1)));
+    for (epoch, rev) in [("else", 0), (&*first.epoch, 2)] {
+        assert!(!again(&mut board, epoch, rev).recovered);
+    }
+    board.gone(reader(2), Micros::ZERO);
+    board.expire(Micros::ZERO + RESTS);
+    assert!(board.is_empty() && board.users.is_empty() && board.shown == 0);
+}
+
+#[test]
+fn who_has_missed_more_than_is_kept_gets_a_new_picture() {
+    let mut board = Board::new(7);
+    let scope = users(&["ann"]);
+    let first = watched(&mut board, &scope, reader(1));
+    let mut goes_on = Vec::new();
+    for rev in 1..=300 {
+        board.hear(&[edge("ann", "", rev % 2 == 1, rev)]);
+        flush(&mut board);
+        let after = Some((&*first.epoch, 0));
+        let answer = board.answer(&scope, reader(1), after, 1, &mut |_| {});
+        goes_on.push(answer.unwrap().recovered);
+        board.begin(&scope, reader(1), &mut |_| {});
+    }
+    assert!(goes_on[255] && !goes_on[256]);
+    assert!(goes_on.iter().rposition(|goes_on| *goes_on) == Some(255));
+}
+
+#[test]
+fn what_a_socket_watches_has_bounds_and_its_end_makes_place() {
+    let mut board = Board::new(7);
+    let many = |from: usize, count: usize| {
+        let names = (from..from + count).map(|number| Arc::from(format!("u{number}")));
+        Arc::new(Scope::users(None, names))
+    };
+    for part in 0..MAX_USERS / 100 {
+        board.watch(&many(part * 100, 100), reader(1)).unwrap();
+    }
+    assert_eq!(
+        board.watch(&users(&["one"]), reader(1)),
+        Err(Refused::TooMuch)
+    );
+    // The same again is no more, and another socket has its own.
+    assert!(board.watch(&many(0, 100), reader(1)).is_ok());
+    assert!(board.watch(&users(&["one"]), reader(2)).is_ok());
+    assert!(board.unwatch(&many(0, 100), reader(1), Micros::ZERO));
+    assert!(board.watch(&users(&["one"]), reader(1)).is_ok());
+    let long = [&*"x".repeat(MAX_BYTES + 1)];
+    assert_eq!(board.watch(&users(&long), reader(3)), Err(Refused::TooMuch));
+    for number in 0..MAX_WATCHES {
+        let place = Scope::room(None, "/".into(), format!("{number}").into());
+        board.watch(&Arc::new(place), reader(4)).unwrap();
+    }
+    assert_eq!(board.watch(&room(), reader(4)), Err(Refused::TooMuch));
+}
+
+#[test]
+fn users_of_other_tenants_are_other_users() {
+    let mut board = Board::new(7);
+    let scope = users(&["ann"]);
+    watched(&mut board, &scope, reader(1));
+    let mut other = edge("ann", "", true, 5);
+    other.user = Arc::new(UserKey {
+        tenant_id: Some("t".into()),
+        ..UserKey::clone(&other.user)
+    });
+    assert!(!board.hear(&[other]));
+    assert!(flush(&mut board).is_empty());
+}
+
+#[test]
+fn a_node_in_doubt_says_so_and_says_when_it_is_over() {
+    let mut board = Board::new(7);
+    let scope = users(&["ann"]);
+    watched(&mut board, &scope, reader(1));
+    board.distrust(40);
+    let posts = flush(&mut board);
+    assert_eq!(
+        (&posts[0].1["stale"], &posts[0].1["asOf"]),
+        (&true.into(), &40.into())
+    );
+    let questions = board.questions(100);
+    board.hear(&[edge("ann", "", true, 5)]);
+    // What was heard since is not undone by an answer that does not mention it.
+    board.learn(&questions[0], &[found(&[])]);
+    board.trust();
+    let posts = flush(&mut board);
+    assert_eq!(posts.len(), 1);
+    assert!(posts[0].1.get("stale").is_none());
+    assert_eq!(posts[0].1["users"][0]["online"], true);
+    // And one that was asked later tells of what was forgotten.
+    let questions = board.questions(100);
+    board.learn(&questions[0], &[found(&[])]);
+    assert_eq!(flush(&mut board)[0].1["users"][0]["online"], false);
+}
+
+/// A room that is watched, on a node alone.
+fn watched_room(board: &mut Board, members: &[&str]) -> Answer {
+    let scope = room();
+    board.watch(&scope, reader(1)).unwrap();
+    board.follow(&scope);
+    let members = members.iter().map(|user| Arc::from(*user)).collect();
+    board.seed_here(&scope, 0, members);
+    board.know_nodes(&[], Micros::ZERO);
+    fill(board, &scope, |_| found(&[("", true, 1)]));
+    let answer = board.answer(&scope, reader(1), None, 1, &mut |_| {});
+    board.begin(&scope, reader(1), &mut |_| {});
+    answer.unwrap()
+}
+
+#[test]
+fn of_a_room_it_is_told_who_comes_who_leaves_and_who_goes() {
+    let mut board = Board::new(7);
+    let scope = room();
+    let answer = watched_room(&mut board, &["ann", "ann", "bob"]);
+    assert_eq!(answer.users.len(), 2);
+    let ann = Arc::from("ann");
+    board.note(&scope, 0, &ann, false);
+    assert!(flush(&mut board).is_empty(), "another socket is there");
+    board.note(&scope, 0, &ann, false);
+    let posts = flush(&mut board);
+    assert_eq!(posts[0].1["users"][0]["in"], false);
+    // Of who has left it is still told when they go, and then no more.
+    board.hear(&[edge("ann", "", false, 5)]);
+    assert_eq!(flush(&mut board)[0].1["users"][0]["online"], false);
+    board.hear(&[edge("ann", "", true, 6)]);
+    assert!(flush(&mut board).is_empty());
+    board.note(&scope, 0, &Arc::from("cid"), true);
+    assert!(flush(&mut board).is_empty(), "it is asked first");
+    let question = board.next_question(100).unwrap();
+    board.learn(&question, &[found(&[("", true, 3)])]);
+    assert_eq!(flush(&mut board)[0].1["users"][0]["userId"], "cid");
+}
+
+#[test]
+fn a_room_of_too_many_is_not_watched_any_more() {
+    let mut board = Board::new(7);
+    let scope = room();
+    watched_room(&mut board, &["ann"]);
+    for number in 0..MAX_IN_ROOM {
+        board.note(&scope, 0, &Arc::from(format!("u{number}")), true);
+    }
+    while let Some(question) = board.next_question(100) {
+        let all = vec![found(&[("", true, 1)]); question.users.len()];
+        board.learn(&question, &all);
+    }
+    let posts = flush(&mut board);
+    assert_eq!(posts.last().unwrap().1["ended"], "TOO_LARGE");
+    assert!(!board.has_readers() && board.shown == 0);
+}
+
+#[test]
+fn a_node_that_is_no_more_has_nobody_in_a_room() {
+    let mut board = Board::new(1);
+    let mut other = Board::new(2);
+    let scope = room();
+    watched_room(&mut board, &["ann"]);
+    let now = Micros::ZERO + Duration::from_secs(1);
+    board.know_nodes(&[2], now);
+    assert!(board.is_in_doubt(&scope));
+    for note in board.notes(now) {
+        if let Some(scope) = other.noted(1, note, now) {
+            other.seed_here(&scope, 0, vec!["bob".into()]);
+        }
+    }
+    for note in other.notes(now) {
+        board.noted(2, note, now);
+    }
+    let bob = Arc::from("bob");
+    assert!(!board.is_in_doubt(&scope) && board.follows[&scope].is_in(&bob));
+    board.know_nodes(&[2], now);
+    assert!(board.follows[&scope].is_in(&bob));
+    board.know_nodes(&[], now);
+    assert!(!board.follows[&scope].is_in(&bob) && !board.is_in_doubt(&scope));
+}
+
+/// A client's mirror, as the one in `clients/js`.
+#[derive(Debug, Default)]
+struct Client {
+    socket: u32,
+    place: Option<(String, u64)>,
+    head: u64,
+    users: BTreeMap<String, bool>,
+    stale: bool,
+    /// What is on its way.
+    inbox: VecDeque<Value>,
+    /// Something was lost that no later change has shown yet.
+    has_lost: bool,
+    is_asking: bool,
+}
+
+impl Client {
+    fn hear(&mut self, change: &Value) {
+        let rev = change["rev"].as_u64().unwrap();
+        let Some((epoch, at)) = self.place.clone() else {
+            return;
+        };
+        if change["epoch"] != *epoch || rev <= at || self.is_asking {
+            return;
+        }
+        self.is_asking = rev > at + 1;
+        if !self.is_asking {
+            self.place = Some((epoch, rev));
+            self.stale = change.get("stale").is_some();
+            for user in change["users"].as_array().unwrap() {
+                let name = user["userId"].as_str().unwrap().to_owned();
+                self.users.insert(name, user["online"].as_bool().unwrap());
+            }
+        }
+    }
+
+    fn is_complete(&self) -> bool {
+        let place = self.place.as_ref();
+        place.is_some_and(|(_, rev)| *rev >= self.head) && !self.stale && !self.is_asking
+    }
+}
+
+/// One node, its clients, and what is true.
+struct World {
+    board: Board,
+    runs: u32,
+    sockets: u32,
+    clients: Vec<Client>,
+    /// By user and type.
+    truth: BTreeMap<(&'static str, &'static str), (bool, u64)>,
+    rev: u64,
+    stream: VecDeque<Edge>,
+    /// Questions that were asked, with what was true then.
+    asked: Vec<(Question, Vec<UserPresence>)>,
+    /// Edges were lost since the last round of questions began.
+    has_lost: bool,
+    is_checking: bool,
+}
+
+impl World {
+    fn new() -> World {
+        World {
+            board: Board::new(0),
+            runs: 0,
+            sockets: 0,
+            clients: Vec::new(),
+            truth: BTreeMap::new(),
+            rev: 0,
+            stream: VecDeque::new(),
+            asked: Vec::new(),
+            has_lost: false,
+            is_checking: false,
+        }
+    }
+
+    fn look_up(&self, user: &str) -> UserPresence {
+        let types = self.truth.iter().filter(|((of, _), _)| *of == user);
+        // Who has been offline for long is forgotten.
+        let types = types.filter(|(_, (online, rev))| *online || rev % 3 > 0);
+        let types: Vec<_> = types
+            .map(|((_, kind), (online, rev))| (*kind, *online, *rev))
+            .collect();
+        found(&types)
+    }
+
+    fn post(&mut self, posts: Posts) {
+        for (to, change) in posts {
+            let found = self.clients.iter_mut();
+            let mut found = found.filter(|client| client.socket == to.0.conn.slot.0);
+            if let Some(client) = found.next() {
+                client.inbox.push_back(change);
+            }
+        }
+    }
+
+    fn flush(&mut self) {
+        let posts = flush(&mut self.board);
+        self.post(posts);
+    }
+
+    /// A client asks, and is answered.
+    fn ask(&mut self, index: usize) {
+        let scope = users(&NAMES);
+        let who = reader(self.clients[index].socket);
+        self.board.watch(&scope, who).unwrap();
+        let unknown = self.board.unknown(&scope);
+        let question = self.board.ask(None, unknown);
+        let answers: Vec<_> = (question.users.iter())
+            .map(|user| self.look_up(user))
+            .collect();
+        self.board.learn(&question, &answers);
+        let place = self.clients[index].place.clone();
+        let after = place.as_ref().map(|(epoch, rev)| (&**epoch, *rev));
+        let mut posts = Posts::new();
+        let mut post = |post: Post<'_>| keep(&mut posts, &post);
+        let answer = self.board.answer(&scope, who, after, 1, &mut post);
+        let answer = answer.unwrap();
+        self.board.begin(&scope, who, &mut post);
+        self.post(posts);
+        let client = &mut self.clients[index];
+        if !answer.recovered {
+            client.users.clear();
+            let all = answer.users.iter();
+            client
+                .users
+                .extend(all.map(|user| (user.user_id.to_string(), user.online)));
+        }
+        client.place = Some((answer.epoch, answer.rev));
+        client.head = answer.head;
+        client.stale = answer.stale;
+        (client.is_asking, client.has_lost) = (false, false);
+    }
+
+    fn reconnect(&mut self, index: usize) {
+        self.sockets += 1;
+        let client = &mut self.clients[index];
+        let before = std::mem::replace(&mut client.socket, self.sockets);
+        client.inbox.clear();
+        // Nothing comes, and it knows that.
+        client.stale = true;
+        self.board.gone(reader(before), Micros::ZERO);
+    }
+
+    fn step(&mut self, what: u8, which: usize) {
+        let user = NAMES[which % 3];
+        match what {
+            0..=3 => {
+                self.rev += 1;
+                let kind = ["", "x"][which / 3 % 2];
+                let state = self.truth.entry((user, kind)).or_default();
+                *state = (!state.0, self.rev);
+                self.stream.push_back(edge(user, kind, state.0, self.rev));
+            }
+            4 | 5 => {
+                let edges: Vec<Edge> = self.stream.drain(..).collect();
+                self.board.hear(&edges);
+                if which.is_multiple_of(4) {
+                    self.board.hear(&edges);
+                }
+            }
+            6 => {
+                // Lost; the node knows only that.
+                if self.stream.pop_front().is_some() {
+                    self.board.distrust(1);
+                    self.has_lost = true;
+                }
+            }
+            7 => {
+                self.is_checking = true;
+                self.has_lost = false;
+                let questions = self.board.questions(2);
+                let truth = |question: &Question| {
+                    let all = question.users.iter();
+                    all.map(|user| self.look_up(user)).collect()
+                };
+                self.asked = (questions.into_iter())
+                    .map(|question| {
+                        let found = truth(&question);
+                        (question, found)
+                    })
+                    .collect();
+            }
+            8 => {
+                if let Some((question, found)) = self.asked.pop() {
+                    self.board.learn(&question, &found);
+                }
+                if self.asked.is_empty() && self.is_checking && !self.has_lost {
+                    self.is_checking = false;
+                    self.board.trust();
+                }
+            }
+            9 if self.clients.len() < 4 => {
+                self.sockets += 1;
+                self.clients.push(Client {
+                    socket: self.sockets,
+                    ..Client::default()
+                });
+                self.ask(self.clients.len() - 1);
+            }
+            10 if !self.clients.is_empty() => self.reconnect(which % self.clients.len()),
+            11 if which.is_multiple_of(8) => {
+                self.runs += 1;
+                self.board = Board::new(self.runs);
+                (self.has_lost, self.is_checking) = (false, false);
+                self.asked.clear();
+                self.stream.clear();
+                (0..self.clients.len()).for_each(|index| self.reconnect(index));
+            }
+            12 => {
+                if let Some(client) = self.clients.iter_mut().find(|one| !one.inbox.is_empty()) {
+                    client.inbox.pop_front();
+                    client.has_lost = true;
+                }
+            }
+            _ => {
+                for index in 0..self.clients.len() {
+                    let client = &self.clients[index];
+                    let is_new = !self.board.readers.contains_key(&reader(client.socket));
+                    if is_new || client.is_asking {
+                        self.ask(index);
+                    }
+                }
+            }
+        }
+        self.flush();
+        for client in &mut self.clients {
+            while let Some(change) = client.inbox.pop_front() {
+                client.hear(&change);
+            }
+            // The next change shows what was lost.
+            client.has_lost &= !client.is_asking;
+        }
+    }
+
+    fn online(&self, user: &str) -> bool {
+        let mut types = self.truth.iter().filter(|((of, _), _)| *of == user);
+        types.any(|(_, (online, _))| *online)
+    }
+
+    fn check(&self) -> Result<usize, TestCaseError> {
+        if !self.stream.is_empty() {
+            return Ok(0);
+        }
+        let complete = self.clients.iter();
+        let complete = complete.filter(|client| client.is_complete() && !client.has_lost);
+        let mut checked = 0;
+        for client in complete {
+            for user in NAMES {
+                let shown = client.users.get(user).copied();
+                prop_assert_eq!(shown, Some(self.online(user)), "{} of {:?}", user, client);
+                checked += 1;
+            }
+        }
+        Ok(checked)
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2_000))]
+
+    #[test]
+    fn nobody_is_shown_wrong_in_a_picture_that_is_complete(
+        steps in prop::collection::vec((0u8..16, 0usize..24), 1..120)
+    ) {
+        let mut world = World::new();
+        for (what, which) in steps {
+            world.step(what, which);
+            world.check()?;
+        }
+        // And all are complete again once everything goes through.
+        for what in [4, 7, 8, 8, 8, 13, 13] {
+            world.step(what, 1);
+        }
+        for client in &mut world.clients {
+            // A tail that was lost is seen with the next change only.
+            if client.has_lost {
+                client.is_asking = true;
+            }
+        }
+        world.step(13, 1);
+        prop_assert_eq!(world.check()?, world.clients.len() * NAMES.len());
+    }
+
+    #[test]
+    fn nodes_agree_on_who_is_in_a_room_whatever_was_lost_between_them(
+        steps in prop::collection::vec((0u8..8, 0usize..3, 0usize..3), 1..80)
+    ) {
+        let scope = room();
+        let mut now = Micros::ZERO;
+        let mut nodes: Vec<Board> = (0..3).map(Board::new).collect();
+        for board in &mut nodes {
+            board.watch(&scope, reader(1)).unwrap();
+            board.follow(&scope);
+            board.seed_here(&scope, 0, Vec::new());
+        }
+        let mut there = [[false; 3]; 3];
+        let exchange = |nodes: &mut Vec<Board>, now: Micros, loses: bool| {
+            for from in 0..3 {
+                let others: Vec<u32> = (0..3).filter(|node| *node != from).collect();
+                nodes[from as usize].know_nodes(&others, now);
+                for note in nodes[from as usize].notes(now) {
+                    for to in &others {
+                        if !loses || !(now.0 / 7 + u64::from(*to)).is_multiple_of(3) {
+                            nodes[*to as usize].noted(from, note.clone(), now);
+                        }
+                    }
+                }
+            }
+        };
+        for (what, node, user) in steps {
+            now += Duration::from_millis(1 + u64::from(what) * 900);
+            if what < 5 {
+                let enters = !there[node][user];
+                there[node][user] = enters;
+                nodes[node].note(&scope, 0, &Arc::from(NAMES[user]), enters);
+            }
+            exchange(&mut nodes, now, what % 2 == 0);
+            nodes.iter_mut().for_each(|board| board.expire(now));
+        }
+        for _ in 0..8 {
+            now += Duration::from_secs(11);
+            exchange(&mut nodes, now, false);
+            exchange(&mut nodes, now, false);
+            nodes.iter_mut().for_each(|board| board.expire(now));
+        }
+        for board in &nodes {
+            prop_assert!(!board.is_in_doubt(&scope));
+            for (user, name) in NAMES.iter().enumerate() {
+                let expected = there.iter().any(|node| node[user]);
+                prop_assert_eq!(board.follows[&scope].is_in(&Arc::from(*name)), expected);
+            }
+        }
+    }
+}

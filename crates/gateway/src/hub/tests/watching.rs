@@ -1,0 +1,282 @@
+//! What clients watch, on both protocols: a picture, and each change with the next number.
+
+use heartline_core::policy::Limit;
+use serde_json::{Value, json};
+
+use super::*;
+
+/// What is said in a packet or a frame: the acknowledgement, or `presence:change`.
+fn told(text: &str) -> Option<Value> {
+    let from = text.find(['[', '{'])?;
+    let value: Value = serde_json::from_str(&text[from..]).ok()?;
+    match &value {
+        Value::Array(parts) if parts[0] == "presence:change" => Some(parts[1].clone()),
+        Value::Array(parts) => Some(parts[0].clone()),
+        _ if value["type"] == "ack" || value["type"] == "presence:change" => {
+            Some(value["data"].clone())
+        }
+        _ => None,
+    }
+}
+
+/// The words of a protocol for an event with an acknowledgement.
+fn emit(is_live: bool, event: &str, data: &Value) -> String {
+    match is_live {
+        true => json!({ "type": "emit", "event": event, "data": data, "id": "q" }).to_string(),
+        false => format!("42{}{}", 7, json!([event, data])),
+    }
+}
+
+struct Watcher {
+    client: Client,
+    is_live: bool,
+}
+
+impl Watcher {
+    fn new(world: &mut World, token: &str, is_live: bool) -> Watcher {
+        let client = match is_live {
+            true => world.live(token),
+            false => world.socketio(token),
+        };
+        Watcher { client, is_live }
+    }
+
+    fn ask(&mut self, world: &mut World, event: &str, data: Value) -> Value {
+        let text = emit(self.is_live, event, &data);
+        self.client.says(&text);
+        world.run(ms(20));
+        let heard = self.client.hears();
+        // `room:joined` and the like come before it.
+        let answer = heard.iter().rev().find_map(|text| told(text));
+        answer.unwrap_or_else(|| panic!("no answer to {event}: {heard:?}"))
+    }
+
+    /// Changes that have come within a moment.
+    fn changes(&mut self, world: &mut World) -> Vec<Value> {
+        world.run(ms(200));
+        let heard = self.client.hears();
+        let changes = heard.iter().filter(|text| text.contains("presence:change"));
+        changes.filter_map(|text| told(text)).collect()
+    }
+}
+
+/// A user and what is said of it.
+fn states(of: &Value) -> Vec<(String, bool)> {
+    let users = of["users"].as_array().unwrap();
+    let state = |user: &Value| {
+        let online = user["online"].as_bool().unwrap();
+        (user["userId"].as_str().unwrap().to_owned(), online)
+    };
+    users.iter().map(state).collect()
+}
+
+#[test]
+fn users_are_watched_from_a_known_place_on_and_numbers_have_no_hole() {
+    for is_live in [false, true] {
+        let mut world = World::new(config());
+        let mut ann = Watcher::new(&mut world, "user=ann", is_live);
+        let watch = json!({ "users": ["bob", "ann", "bob"] });
+        let picture = ann.ask(&mut world, "presence:watch", watch);
+        assert_eq!(
+            states(&picture),
+            [("ann".into(), true), ("bob".into(), false)]
+        );
+        let first = picture["rev"].as_u64().unwrap();
+        assert!(picture["asOf"].as_u64().unwrap() > 0 && picture.get("stale").is_none());
+        let bob = world.live("user=bob");
+        let came = ann.changes(&mut world);
+        assert_eq!(states(&came[0]), [("bob".into(), true)]);
+        drop(bob);
+        let _eve = world.live("user=eve");
+        let went = ann.changes(&mut world);
+        assert_eq!((came.len(), went.len()), (1, 1));
+        assert_eq!(states(&went[0]), [("bob".into(), false)]);
+        assert!(went[0]["users"][0]["lastSeenAt"].as_u64().is_some());
+        let rev = |change: &Value| change["users"][0]["rev"].as_u64().unwrap();
+        assert!(rev(&went[0]) > rev(&came[0]) && rev(&came[0]) > rev(&picture));
+        for (index, change) in came.iter().chain(&went).enumerate() {
+            assert_eq!(change["epoch"], picture["epoch"]);
+            assert_eq!(change["rev"], first + 1 + index as u64);
+        }
+        let ended = ann.ask(
+            &mut world,
+            "presence:unwatch",
+            json!({ "users": ["ann", "bob"] }),
+        );
+        assert_eq!(ended, json!({ "ok": true, "ended": 1 }));
+        let _bob = world.live("user=bob");
+        assert!(ann.changes(&mut world).is_empty());
+    }
+}
+
+#[test]
+fn who_asks_from_a_place_goes_on_there_also_on_another_connection() {
+    for is_live in [false, true] {
+        let mut world = World::new(config());
+        let mut ann = Watcher::new(&mut world, "user=ann", is_live);
+        let picture = ann.ask(&mut world, "presence:watch", json!({ "users": ["bob"] }));
+        drop(ann);
+        world.run(ms(20));
+        let mut ann = Watcher::new(&mut world, "user=ann", !is_live);
+        let bob = world.live("user=bob");
+        world.run(ms(200));
+        drop(bob);
+        world.run(ms(200));
+        let after = json!({ "epoch": picture["epoch"], "rev": picture["rev"] });
+        let watch = json!({ "users": ["bob"], "after": after });
+        ann.client.says(&emit(!is_live, "presence:watch", &watch));
+        world.run(ms(20));
+        let heard: Vec<Value> = ann
+            .client
+            .hears()
+            .iter()
+            .filter_map(|text| told(text))
+            .collect();
+        assert_eq!(heard[0]["recovered"], true);
+        assert_eq!(
+            (&heard[0]["rev"], &heard[0]["head"]),
+            (&json!(0), &json!(2))
+        );
+        assert_eq!(
+            heard[1..].iter().map(states).collect::<Vec<_>>(),
+            [[("bob".to_owned(), true)], [("bob".to_owned(), false)]]
+        );
+        let watch = json!({ "users": ["bob"], "after": { "epoch": "no", "rev": 1 } });
+        let fresh = ann.ask(&mut world, "presence:watch", watch);
+        assert_eq!(
+            (&fresh["recovered"], &fresh["rev"]),
+            (&json!(false), &json!(2))
+        );
+    }
+}
+
+#[test]
+fn a_room_is_watched_by_who_is_in_it_or_may_be_until_they_leave() {
+    for is_live in [false, true] {
+        let mut world = World::new(config());
+        let mut ann = Watcher::new(&mut world, "user=ann rooms=a,b", is_live);
+        let refused = ann.ask(&mut world, "presence:watch", json!({ "room": "c" }));
+        assert_eq!(refused["code"], "FORBIDDEN");
+        let mut bob = world.socketio("user=bob");
+        world.ask(&mut bob, r#"421["join","a"]"#);
+        let picture = ann.ask(&mut world, "presence:watch", json!({ "room": "a" }));
+        assert_eq!(states(&picture), [("bob".into(), true)]);
+        ann.ask(&mut world, "join", json!({ "room": "a" }));
+        let mut eve = world.live("user=eve");
+        world.ask(&mut eve, r#"{"type":"subscribe","topic":"a"}"#);
+        let came = ann.changes(&mut world);
+        let who: Vec<_> = came.iter().flat_map(states).collect();
+        assert!(who.contains(&("eve".into(), true)), "{came:?}");
+        world.ask(&mut eve, r#"{"type":"unsubscribe","topic":"a"}"#);
+        let left = ann.changes(&mut world);
+        assert_eq!(left[0]["users"][0]["in"], false);
+        drop(bob);
+        let went = ann.changes(&mut world);
+        assert_eq!(states(went.last().unwrap()), [("bob".into(), false)]);
+        ann.ask(&mut world, "leave", json!({ "room": "a" }));
+        let heard = ann.changes(&mut world);
+        let _bob = world.socketio("user=bob");
+        assert!(heard.is_empty() && ann.changes(&mut world).is_empty());
+    }
+}
+
+#[test]
+fn leaving_a_room_ends_its_watch_and_says_so() {
+    let mut world = World::new(config());
+    let mut ann = Watcher::new(&mut world, "user=ann", false);
+    ann.ask(&mut world, "join", json!({ "room": "a" }));
+    ann.ask(&mut world, "presence:watch", json!({ "room": "a" }));
+    ann.client
+        .says(&emit(false, "leave", &json!({ "room": "a" })));
+    let ended = ann.changes(&mut world);
+    assert_eq!(
+        (&ended[0]["ended"], &ended[0]["rev"]),
+        (&json!("LEFT"), &json!(0))
+    );
+    let mut bob = world.socketio("user=bob");
+    world.ask(&mut bob, r#"421["join","a"]"#);
+    assert!(ann.changes(&mut world).is_empty());
+}
+
+#[test]
+fn a_grant_that_has_ended_is_seen_when_something_is_to_be_told() {
+    let mut world = World::new(config());
+    let mut ann = Watcher::new(&mut world, "user=ann rooms=a", false);
+    ann.ask(&mut world, "presence:watch", json!({ "room": "a" }));
+    let token = json!({ "token": "user=ann rooms=b" });
+    ann.ask(&mut world, "auth:refresh", token);
+    let mut bob = world.socketio("user=bob");
+    world.ask(&mut bob, r#"421["join","a"]"#);
+    let heard = ann.changes(&mut world);
+    assert_eq!(heard[0]["ended"], "FORBIDDEN");
+    assert!(!heard[0].to_string().contains("bob"));
+    world.ask(&mut bob, r#"421["leave","a"]"#);
+    assert!(ann.changes(&mut world).is_empty());
+}
+
+#[test]
+fn what_is_watched_has_bounds_and_counts_as_an_event() {
+    let mut world = World::new(config());
+    let mut ann = Watcher::new(&mut world, "user=ann", false);
+    let many = |from: usize, count: usize| -> Value {
+        let users = (from..from + count).map(|number| number.to_string());
+        json!({ "users": users.collect::<Vec<_>>() })
+    };
+    let code = |world: &mut World, ann: &mut Watcher, watch| {
+        let answer = ann.ask(world, "presence:watch", watch);
+        answer["code"].as_str().unwrap_or_default().to_owned()
+    };
+    assert_eq!(code(&mut world, &mut ann, many(0, 101)), "INVALID_DATA");
+    assert_eq!(code(&mut world, &mut ann, json!({})), "INVALID_DATA");
+    let both = json!({ "users": ["a"], "room": "a" });
+    assert_eq!(code(&mut world, &mut ann, both), "INVALID_DATA");
+    let own = json!({ "room": "user:ann" });
+    assert_eq!(code(&mut world, &mut ann, own), "INVALID_ROOM");
+    for part in 0..10 {
+        assert_eq!(code(&mut world, &mut ann, many(part * 100, 100)), "");
+    }
+    assert_eq!(code(&mut world, &mut ann, many(2000, 1)), "TOO_LARGE");
+    let ended = ann.ask(&mut world, "presence:unwatch", json!({}));
+    assert_eq!(ended["ended"], 10);
+    assert_eq!(code(&mut world, &mut ann, many(2000, 1)), "");
+
+    let limited = config_with(|root| root.limits.events = Some(Limit::per(2, 60)));
+    let mut world = World::new(limited);
+    let mut ann = Watcher::new(&mut world, "user=ann", false);
+    for expected in ["", "", "RATE_LIMITED"] {
+        assert_eq!(code(&mut world, &mut ann, many(0, 1)), expected);
+    }
+}
+
+#[test]
+fn who_asks_about_users_hears_until_when_nothing_is_missing() {
+    let mut world = World::new(announced());
+    let mut ann = Watcher::new(&mut world, "user=ann", false);
+    let mut eve = world.socketio("user=eve");
+    let bob = world.live("user=bob");
+    world.run(ms(200));
+    let online = eve.hears().concat();
+    let rev = |text: &str| -> u64 {
+        let at = text.rfind(r#""rev":"#).unwrap() + 6;
+        text[at..]
+            .split(|one: char| !one.is_ascii_digit())
+            .next()
+            .unwrap()
+            .parse()
+            .unwrap()
+    };
+    let answer = ann.ask(
+        &mut world,
+        "presence:get",
+        json!({ "users": ["bob", "nobody"] }),
+    );
+    assert_eq!(answer["users"][0]["rev"], rev(&online));
+    assert_eq!(answer["users"][1]["rev"], 0);
+    assert!(answer["asOf"].as_u64().unwrap() <= world.unix_millis());
+    drop(bob);
+    world.run(ms(200));
+    let offline = eve.hears().concat();
+    assert!(offline.contains("user:offline") && rev(&offline) > rev(&online));
+    let answer = ann.ask(&mut world, "presence:get", json!({ "users": ["bob"] }));
+    assert_eq!(answer["users"][0]["rev"], rev(&offline));
+}

@@ -1,0 +1,448 @@
+//! What clients watch, on its way to them: the board that knows it, asked and told from outside.
+//!
+//! The board is locked for as long as something is compared, never while anybody is asked. What
+//! is to be told goes into the shards' mailboxes under that lock, so it comes in its order.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use heartline_core::auth::UserKey;
+use heartline_core::backplane::Target;
+use heartline_core::message::Message;
+use heartline_core::namespaces::NamespaceId;
+use heartline_core::presence::watch::{Answer, Board, Note, Post, Question, Refused, Scope, What};
+use heartline_core::presence::{Edge, RoomAddress, SocketAddress};
+use heartline_engine::clock::Clock;
+use tokio::sync::{Notify, oneshot};
+
+use crate::event::to_json;
+use crate::fanout::Fanout;
+use crate::op::{Op, WatchOp};
+use crate::publication::Publication;
+
+/// How long changes are gathered after some have left, as for `user:online`.
+const WINDOW: Duration = Duration::from_millis(50);
+/// How often it is looked whether what is known can be believed, and what is over.
+const LOOK: Duration = Duration::from_millis(250);
+/// The same while nothing is watched.
+const LOOK_SELDOM: Duration = Duration::from_secs(1);
+/// Users in one question to the backplane.
+const ASKED: usize = 100;
+/// How long a reader waits for other nodes to say who is in a room; without them, it is told that
+/// the picture may lack somebody.
+const ROSTERS: Duration = Duration::from_secs(2);
+/// How often it is asked which other nodes there are, while a room is watched; and while any
+/// owes an answer.
+const NODES: Duration = Duration::from_secs(5);
+const NODES_IN_DOUBT: Duration = Duration::from_secs(1);
+/// The event by which nodes speak of rooms that are watched.
+pub(crate) const NOTE: &str = "presence:watched";
+
+/// What is watched on this node.
+pub(crate) struct Watches {
+    board: Mutex<Board>,
+    fanout: Arc<Fanout>,
+    clock: Clock,
+    work: Notify,
+    /// Another node has said something.
+    noted: Notify,
+    /// Rooms whose comings and goings matter, and whether anything is watched at all: read at
+    /// each join and each end.
+    followed: AtomicUsize,
+    has_readers: AtomicBool,
+    is_idle: AtomicBool,
+    /// When what is known could last be believed, Unix milliseconds.
+    trusted_at: AtomicU64,
+}
+
+impl Watches {
+    pub(crate) fn new(fanout: Arc<Fanout>, clock: Clock) -> Watches {
+        Watches {
+            board: Mutex::new(Board::new(fanout.run)),
+            fanout,
+            clock,
+            work: Notify::new(),
+            noted: Notify::new(),
+            followed: AtomicUsize::new(0),
+            has_readers: AtomicBool::new(false),
+            is_idle: AtomicBool::new(true),
+            trusted_at: AtomicU64::new(0),
+        }
+    }
+
+    fn locked<T>(&self, act: impl FnOnce(&mut Board) -> T) -> T {
+        let mut board = self.board.lock().unwrap_or_else(PoisonError::into_inner);
+        let done = act(&mut board);
+        self.followed.store(board.followed(), Ordering::Relaxed);
+        self.has_readers
+            .store(board.has_readers(), Ordering::Relaxed);
+        self.is_idle.store(board.is_empty(), Ordering::Relaxed);
+        done
+    }
+
+    fn unix_millis(&self) -> u64 {
+        self.clock.unix_millis(self.clock.now())
+    }
+
+    /// Until when nothing is missing in what this node knows of users elsewhere, Unix
+    /// milliseconds: now, or when it was last in order.
+    pub(crate) fn as_of(&self) -> u64 {
+        let now = self.unix_millis();
+        if self.fanout.backplane.is_trusted() {
+            self.trusted_at.store(now, Ordering::Relaxed);
+            return now;
+        }
+        // The lease may have been renewed for the last time before that was known.
+        let status = self.fanout.backplane.status();
+        let age = status.and_then(|status| status.lease_age);
+        let renewed = now.saturating_sub(age.unwrap_or_default().as_millis() as u64);
+        renewed.min(self.trusted_at.load(Ordering::Relaxed))
+    }
+
+    // --- what happens ----------------------------------------------------
+
+    /// Changes of presence. Does not wait, and calls nobody.
+    pub(crate) fn heard(&self, edges: &[Edge]) {
+        if !self.is_idle.load(Ordering::Relaxed) && self.locked(|board| board.hear(edges)) {
+            self.work.notify_one();
+        }
+    }
+
+    /// A user's socket has come into a room, or left it.
+    pub(crate) fn moved(
+        &self,
+        (user, namespace, room): (&Arc<UserKey>, &Arc<str>, &str),
+        shard: u16,
+        enters: bool,
+    ) {
+        if self.followed.load(Ordering::Relaxed) == 0 {
+            return;
+        }
+        let scope = Scope::room(user.tenant_id.clone(), namespace.clone(), room.into());
+        let scope = Arc::new(scope);
+        if self.locked(|board| board.note(&scope, shard, &user.user_id, enters)) {
+            self.work.notify_one();
+        }
+    }
+
+    /// A socket has left a room, and hears no more of it: what it is told of that.
+    pub(crate) fn left(
+        &self,
+        reader: SocketAddress,
+        namespace: &Arc<str>,
+        room: &str,
+    ) -> Option<Message> {
+        if !self.has_readers.load(Ordering::Relaxed) {
+            return None;
+        }
+        let place = RoomAddress {
+            namespace: namespace.clone(),
+            room: room.into(),
+        };
+        let scope = self.locked(|board| board.watch_of_room(&reader, &place))?;
+        self.expelled(&scope, reader, "LEFT")
+    }
+
+    /// A socket has ended.
+    pub(crate) fn gone(&self, reader: SocketAddress) {
+        if self.has_readers.load(Ordering::Relaxed) {
+            self.locked(|board| board.gone(reader, self.clock.now()));
+        }
+    }
+
+    /// Another node speaks of a room that is watched.
+    pub(crate) fn noted(&self, message: &Message) {
+        let Ok((from, note)) = serde_json::from_str::<(u32, Note)>(&message.args) else {
+            return;
+        };
+        let now = self.clock.now();
+        if let Some(scope) = self.locked(|board| board.noted(from, note, now)) {
+            // The shards say who is there.
+            drop(self.follow(&scope));
+        }
+        self.noted.notify_waiters();
+        self.work.notify_one();
+    }
+
+    /// What other nodes said may be lost.
+    pub(crate) fn missed(&self) {
+        self.locked(Board::ask_again);
+        self.work.notify_one();
+    }
+
+    /// Changes of presence are lost: everybody who is watched is asked about.
+    pub(crate) fn missed_edges(&self) {
+        let as_of = self.as_of();
+        self.locked(|board| board.distrust(as_of));
+        self.work.notify_one();
+    }
+
+    /// Who is in a room, of a shard's sockets.
+    pub(crate) fn seeded(&self, scope: &Arc<Scope>, shard: u16, users: Vec<Arc<str>>) {
+        self.locked(|board| board.seed_here(scope, shard, users));
+        self.work.notify_one();
+    }
+
+    // --- readers ---------------------------------------------------------
+
+    /// A socket is to hear of something: what it is told first. What follows comes behind the
+    /// answer that a handler gives in the same breath.
+    pub(crate) async fn watch(
+        &self,
+        scope: Scope,
+        reader: SocketAddress,
+        after: Option<(&str, u64)>,
+    ) -> Result<Answer, Refused> {
+        let scope = Arc::new(scope);
+        let is_new = self.locked(|board| board.watch(&scope, reader))?;
+        self.work.notify_one();
+        if is_new {
+            self.fill(&scope).await;
+        }
+        let now = self.unix_millis();
+        let answer = self.locked(|board| {
+            if !self.fanout.backplane.is_trusted() {
+                board.distrust(self.as_of());
+            }
+            board.answer(&scope, reader, after, now, &mut self.poster())
+        });
+        let Ok(mut answer) = answer else {
+            self.locked(|board| board.unwatch(&scope, reader, self.clock.now()));
+            return answer;
+        };
+        if answer.stale {
+            // Whoever has a socket here is online, whatever is thought of others.
+            let local = self.fanout.backplane.local();
+            let tenant = scope.tenant.as_deref();
+            for user in &mut answer.users {
+                user.online |= !local.find(tenant, &user.user_id).is_empty();
+            }
+        }
+        // It is worked off behind the answer, which is in the mailbox by then.
+        let to = reader;
+        let op = WatchOp::Begin { to, scope };
+        self.fanout.post(reader.0.conn.shard, Op::Watch(op));
+        Ok(answer)
+    }
+
+    /// A reader has been answered.
+    pub(crate) fn begin(&self, scope: &Arc<Scope>, reader: SocketAddress) {
+        self.locked(|board| board.begin(scope, reader, &mut self.poster()));
+    }
+
+    /// Ends a watch; whether there was one.
+    pub(crate) fn unwatch(&self, scope: &Arc<Scope>, reader: SocketAddress) -> bool {
+        self.locked(|board| board.unwatch(scope, reader, self.clock.now()))
+    }
+
+    /// Ends the watch of this epoch, or all; how many there were.
+    pub(crate) fn unwatch_some(&self, reader: SocketAddress, epoch: Option<&str>) -> usize {
+        let now = self.clock.now();
+        self.locked(|board| {
+            let scopes = match epoch {
+                Some(epoch) => board.scope_of(&reader, epoch).into_iter().collect(),
+                None => board.watches(&reader),
+            };
+            let ended = scopes.iter();
+            ended
+                .filter(|scope| board.unwatch(scope, reader, now))
+                .count()
+        })
+    }
+
+    /// What a reader is told that may not watch something any more; it does not from here on.
+    pub(crate) fn expelled(
+        &self,
+        scope: &Arc<Scope>,
+        reader: SocketAddress,
+        why: &str,
+    ) -> Option<Message> {
+        let now = self.clock.now();
+        let said = self.locked(|board| {
+            let said = board.last_words(scope, why);
+            said.filter(|_| board.unwatch(scope, reader, now))
+        })?;
+        Some(Message::new("presence:change", &said))
+    }
+
+    /// Finds out what is known of a scope that nobody has watched until now.
+    async fn fill(&self, scope: &Arc<Scope>) {
+        if let What::Room(_) = &scope.what {
+            self.fill_room(scope).await;
+        }
+        let unknown = self.locked(|board| board.unknown(scope));
+        for users in unknown.chunks(ASKED) {
+            let question = self.locked(|board| board.ask(scope.tenant.clone(), users.to_vec()));
+            self.ask(&question).await;
+        }
+    }
+
+    async fn fill_room(&self, scope: &Arc<Scope>) {
+        self.locked(|board| board.follow(scope));
+        for seeded in self.follow(scope) {
+            // A shard that has ended has nobody.
+            let _ = seeded.await;
+        }
+        self.know_nodes().await;
+        self.tell_nodes();
+        let all_said = async {
+            loop {
+                let noted = self.noted.notified();
+                tokio::pin!(noted);
+                noted.as_mut().enable();
+                if !self.locked(|board| board.is_in_doubt(scope)) {
+                    return;
+                }
+                noted.await;
+            }
+        };
+        let _ = tokio::time::timeout(ROSTERS, all_said).await;
+    }
+
+    fn follow(&self, scope: &Arc<Scope>) -> Vec<oneshot::Receiver<()>> {
+        let shards = 0..self.fanout.shard_count();
+        let asked = shards.map(|shard| {
+            let (reply, seeded) = oneshot::channel();
+            let scope = scope.clone();
+            let op = WatchOp::Follow { scope, reply };
+            self.fanout.post(shard, Op::Watch(op));
+            seeded
+        });
+        asked.collect()
+    }
+
+    /// Asks the backplane. False: it does not know for certain.
+    async fn ask(&self, question: &Question) -> bool {
+        let users = question.users.iter().map(ToString::to_string).collect();
+        let backplane = &self.fanout.backplane;
+        let found = backplane.presence(question.tenant.clone(), users).await;
+        self.locked(|board| board.learn(question, &found));
+        let is_certain = found.iter().all(|user| !user.stale);
+        if !is_certain {
+            self.locked(|board| board.distrust(self.as_of()));
+        }
+        is_certain
+    }
+
+    // --- what is told ----------------------------------------------------
+
+    fn poster(&self) -> impl FnMut(Post<'_>) + '_ {
+        |post| {
+            let mut made: Vec<(NamespaceId, Arc<Publication>)> = Vec::new();
+            for &to in post.readers {
+                let namespace = to.namespace();
+                let known = made.iter().find(|(of, _)| *of == namespace);
+                let publication = match known {
+                    Some((_, publication)) => publication.clone(),
+                    None => {
+                        let name = self.fanout.namespaces.get(namespace).name.clone();
+                        let message = Message::new("presence:change", post.change);
+                        let publication = Publication::new(name, message, None, None, None);
+                        let publication = Arc::new(publication);
+                        made.push((namespace, publication.clone()));
+                        publication
+                    }
+                };
+                let scope = post.scope.clone();
+                let op = WatchOp::Changed {
+                    to,
+                    scope,
+                    publication,
+                };
+                self.fanout.post(to.0.conn.shard, Op::Watch(op));
+            }
+        }
+    }
+
+    async fn know_nodes(&self) {
+        let nodes: Vec<u32> = match self.fanout.backplane.tag() {
+            Some(_) => {
+                let (peers, _) = self.fanout.backplane.peers().await;
+                peers.iter().map(|peer| peer.tag).collect()
+            }
+            None => Vec::new(),
+        };
+        let now = self.clock.now();
+        self.locked(|board| board.know_nodes(&nodes, now));
+    }
+
+    fn tell_nodes(&self) {
+        let now = self.clock.now();
+        for note in self.locked(|board| board.notes(now)) {
+            self.tell(&note);
+        }
+    }
+
+    fn tell(&self, note: &Note) {
+        let Some(tag) = self.fanout.backplane.tag() else {
+            return;
+        };
+        if let Ok(note) = to_json(&(tag, note)) {
+            let message = Message::new(NOTE, &note);
+            self.fanout.backplane.publish(&Target::Nodes, &message);
+        }
+    }
+
+    /// Looks whether what is known can be believed. When it can again, everybody who is watched
+    /// is asked about first.
+    async fn look(&self) {
+        if !self.fanout.backplane.is_trusted() {
+            return self.locked(|board| board.distrust(self.as_of()));
+        }
+        if self.locked(|board| board.distrusted().is_none()) {
+            return;
+        }
+        self.locked(Board::ask_again);
+        for question in self.locked(|board| board.questions(ASKED)) {
+            if !self.ask(&question).await {
+                return;
+            }
+        }
+        if self.fanout.backplane.is_trusted() {
+            self.locked(Board::trust);
+        }
+    }
+
+    async fn turn(&self) {
+        self.look().await;
+        while let Some(question) = self.locked(|board| board.next_question(ASKED)) {
+            self.ask(&question).await;
+        }
+        let (now, at) = (self.unix_millis(), self.clock.now());
+        self.locked(|board| {
+            board.expire(at);
+            board.flush(now, &mut self.poster());
+        });
+        self.tell_nodes();
+    }
+}
+
+/// Tells until it is aborted.
+pub(crate) async fn run(watches: Arc<Watches>) {
+    let mut has_begun = false;
+    let mut knows_nodes_at = tokio::time::Instant::now();
+    loop {
+        let pause = match watches.is_idle.load(Ordering::Relaxed) {
+            true => LOOK_SELDOM,
+            false => LOOK,
+        };
+        let _ = tokio::time::timeout(pause, watches.work.notified()).await;
+        // Notes when that is so.
+        watches.as_of();
+        if !has_begun && watches.fanout.backplane.is_trusted() {
+            has_begun = true;
+            watches.tell(&Note::Begun);
+        }
+        let now = tokio::time::Instant::now();
+        if now >= knows_nodes_at {
+            let (any, in_doubt) = watches.locked(|board| board.rooms_watched());
+            knows_nodes_at = now + if in_doubt { NODES_IN_DOUBT } else { NODES };
+            if any && watches.fanout.backplane.is_trusted() {
+                watches.know_nodes().await;
+            }
+        }
+        watches.turn().await;
+        tokio::time::sleep(WINDOW).await;
+    }
+}
