@@ -68,6 +68,20 @@ pub(super) struct Line {
 }
 
 impl Line {
+    /// All of these, each with what was known of it before it was told.
+    pub(super) fn of(
+        users: impl IntoIterator<Item = TypedUser>,
+        doubt: impl Fn(&TypedUser) -> Option<bool>,
+    ) -> Line {
+        let mut line = Line::default();
+        for who in users {
+            let doubt = doubt(&who);
+            let mended = false;
+            line.push(who, Why { doubt, mended });
+        }
+        line
+    }
+
     pub(super) fn push(&mut self, who: TypedUser, why: Why) {
         if let Some(known) = self.why.get_mut(&who) {
             known.doubt = known.doubt.max(why.doubt);

@@ -241,17 +241,7 @@ impl<R: Registry, L: Local> Member<R, L> {
         here.extend(state.believed.iter().cloned());
         drop(state);
         self.joined.notify_one();
-        let mut restore = Line::default();
-        for who in here {
-            let doubt = doubtful.get(&who).copied();
-            restore.push(
-                who,
-                Why {
-                    doubt,
-                    ..Why::default()
-                },
-            );
-        }
+        let restore = Line::of(here, |who| doubtful.get(who).copied());
         Ok(Incarnation {
             name: joined.incarnation,
             renew_at: asked + self.timing.refresh,
