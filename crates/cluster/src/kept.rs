@@ -87,7 +87,6 @@ impl<'a> Reader<'a> {
     }
 }
 
-
 /// Reads what the store sends; events are held to `max` bytes. `None`: it is nothing that this
 /// version knows.
 pub fn read(bytes: &[u8], max: usize) -> Option<Sent<'_>> {
@@ -113,11 +112,7 @@ pub fn read(bytes: &[u8], max: usize) -> Option<Sent<'_>> {
     }
 }
 
-fn read_event<'a>(
-    reader: &mut Reader<'a>,
-    line: u32,
-    max: usize,
-) -> Option<(Heard<'a>, Origin)> {
+fn read_event<'a>(reader: &mut Reader<'a>, line: u32, max: usize) -> Option<(Heard<'a>, Origin)> {
     let at = Position {
         line,
         id: reader.u64()?,

@@ -7,7 +7,7 @@
 -- ARGV[3]  and so on: what is no text
 --
 -- <prefix>:line          hash: e epoch, i last number, f where it began, run the server's run
--- <prefix>:line:op:P     the last batch of a process
+-- <prefix>:line:op:P     the last batch of a process: its number, and its events' offsets
 -- <prefix>:line:on:P     a process is there, or was lately
 -- <prefix>:lm:SCOPE      hash: e epoch of the offsets, o last offset, l last number, d and p the
 --                        number and offset of the last event that is not kept, b and k bytes
@@ -20,8 +20,8 @@ local call = redis.call
 local prefix = KEYS[1]
 local arguments = cjson.decode(ARGV[2])
 local LINE = prefix .. ':line'
--- Seconds for which a scope's numbers are remembered.
-local REMEMBERED = 24 * 3600
+-- Seconds for which a scope's numbers are remembered: for longer than its events.
+local REMEMBERED = math.max(24 * 3600, 2 * math.ceil((arguments.age or 0) / 1000))
 local MAX_EVENT, MAX_KEYS = 65536, 1000
 local KEYED, GAP, REMOVES = 1, 4, 8
 
@@ -88,6 +88,11 @@ end
 local function scope_of(name)
     local known = call('HMGET', prefix .. ':lm:' .. name, 'e', 'o', 'l', 'd', 'p', 'b', 'k')
     local number = function(index) return tonumber(known[index] or 0) end
+    if number(1) > 0 and number(1) < line.begin then
+        -- It is of another line, whose end may be forgotten: offsets would be given again.
+        call('DEL', prefix .. ':ll:' .. name, prefix .. ':lk:' .. name)
+        known = {}
+    end
     return {
         name = name, epoch = number(1), offset = number(2), last = number(3),
         dropped = number(4), dropped_offset = number(5), bytes = number(6), key_bytes = number(7),
@@ -100,6 +105,15 @@ local function put_scope(scope)
         'd', text(scope.dropped), 'p', text(scope.dropped_offset), 'b', text(scope.bytes),
         'k', text(scope.key_bytes))
     call('EXPIRE', key, REMEMBERED)
+    if scope.key_bytes > 0 then
+        call('EXPIRE', prefix .. ':lk:' .. scope.name, REMEMBERED)
+    end
+end
+
+local function forget_key(scope, key)
+    local keys = prefix .. ':lk:' .. scope.name
+    scope.key_bytes = math.max(0, scope.key_bytes - call('HSTRLEN', keys, key))
+    call('HDEL', keys, key)
 end
 
 local function drop_all(scope, id, offset)
@@ -110,16 +124,16 @@ end
 -- Whether the event is kept as the newest of its key.
 local function keep_key(scope, key, event)
     local keys = prefix .. ':lk:' .. scope.name
-    local before = call('HSTRLEN', keys, key)
-    local bytes = scope.key_bytes - before + #event
-    if (before == 0 and call('HLEN', keys) >= MAX_KEYS) or bytes > arguments.bytes then
-        call('HDEL', keys, key)
-        scope.key_bytes = scope.key_bytes - before
+    forget_key(scope, key)
+    local count = call('HLEN', keys)
+    if count == 0 then
+        scope.key_bytes = 0
+    end
+    if count >= MAX_KEYS or scope.key_bytes + #event > arguments.bytes then
         return false
     end
     call('HSET', keys, key, event)
-    call('EXPIRE', keys, REMEMBERED)
-    scope.key_bytes = bytes
+    scope.key_bytes = scope.key_bytes + #event
     return true
 end
 
@@ -165,16 +179,11 @@ local function say_one(name, channel, flags, key, body)
     end
     local event = head(EVENT, { id, before, scope.epoch, scope.offset }) .. body
     if flags ~= GAP then
-        if flags == REMOVES then
-            local keys = prefix .. ':lk:' .. name
-            scope.key_bytes = scope.key_bytes - call('HSTRLEN', keys, key)
-            call('HDEL', keys, key)
+        if flags == REMOVES or #event > MAX_EVENT then
+            forget_key(scope, key)
         end
         if #event > MAX_EVENT then
             drop_all(scope, id, scope.offset)
-            if flags == KEYED then
-                call('HDEL', prefix .. ':lk:' .. name, key)
-            end
         else
             local kept = event
             if flags == KEYED and not keep_key(scope, key, event) then
@@ -191,7 +200,7 @@ local function say_one(name, channel, flags, key, body)
 end
 
 -- A user's events are for the processes that have sessions of theirs, and are kept for these.
-local function say_to_user(name, user, body)
+local function say_to_user(name, flags, user, body)
     local processes = call('SMEMBERS', prefix .. ':lw:' .. user)
     if #processes == 0 then
         return 0
@@ -199,7 +208,7 @@ local function say_to_user(name, user, body)
     local bytes
     local said = tell
     tell = function(_, event) bytes = event end
-    local offset = say_one(name, '', 0, '', body)
+    local offset = say_one(name, '', flags, '', body)
     tell = said
     for _, process in ipairs(processes) do
         tell(channel_of(process), bytes)
@@ -210,22 +219,29 @@ end
 local operations = {}
 
 -- { process, number, age, events, bytes }, then of each event its scope, channel, flags, key or
--- user, and body -> { epoch, begin, last, offsets }
+-- user, and body -> { epoch, begin, last, offsets }. Of a batch that is sent again, fewer events
+-- may have come: the offsets are those of when it was done.
 function operations.say()
     local done = prefix .. ':line:op:' .. arguments.process
     local offsets = {}
-    if tonumber(call('GET', done) or 0) < arguments.number then
-        call('SET', done, text(arguments.number), 'EX', 3600)
+    local before = call('GET', done) or '0'
+    local number = tonumber(string.match(before, '^%d+'))
+    if number == arguments.number then
+        for offset in string.gmatch(before, ' (%d+)') do
+            offsets[#offsets + 1] = offset
+        end
+    elseif number < arguments.number then
         for at = 3, #ARGV, 5 do
             local name, channel, flags = ARGV[at], ARGV[at + 1], tonumber(ARGV[at + 2])
             local offset
             if string.sub(name, 1, 1) == 'u' then
-                offset = say_to_user(name, ARGV[at + 3], ARGV[at + 4])
+                offset = say_to_user(name, flags, ARGV[at + 3], ARGV[at + 4])
             else
                 offset = say_one(name, channel, flags, ARGV[at + 3], ARGV[at + 4])
             end
             offsets[#offsets + 1] = text(offset)
         end
+        call('SET', done, text(arguments.number) .. ' ' .. table.concat(offsets, ' '), 'EX', 3600)
         keep_last()
     end
     return { text(line.epoch), text(line.begin), text(line.last), offsets }
@@ -267,9 +283,10 @@ function operations.collect()
     return 'OK'
 end
 
--- {} -> { epoch, begin, last }
-function operations.reach()
-    return { text(line.epoch), text(line.begin), text(line.last) }
+-- {} -> the next call begins another line: nobody knows what is missing in this one
+function operations.end_line()
+    call('HDEL', LINE, 'run')
+    return 'OK'
 end
 
 -- A session: the process that has it, when it was lost (0: it was not), how often it was taken
@@ -325,7 +342,7 @@ function operations.attend()
 end
 
 -- { process, tag, name, user, window } -> { 'taken', record, epoch, begin, last, how
--- often it was taken up }, or { why }
+-- often it was taken up, which process had it }, or { why }
 function operations.claim()
     local key = prefix .. ':z:' .. arguments.tag
     local bytes = call('HGET', key, ARGV[3])
@@ -341,12 +358,16 @@ function operations.claim()
         return { 'foreign' }
     end
     one.times = one.times + 1
+    local had = one.process
     if one.process ~= arguments.process then
         tell(channel_of(one.process), head(6, { one.times }) .. ARGV[3])
     end
     one.process, one.lost = arguments.process, 0
     call('HSET', key, ARGV[3], session_bytes(one))
-    return { 'taken', one.record, text(line.epoch), text(line.begin), text(line.last), text(one.times) }
+    return {
+        'taken', one.record, text(line.epoch), text(line.begin), text(line.last),
+        text(one.times), had,
+    }
 end
 
 -- { tag }, and the name of a socket -> the process that has it, or nothing

@@ -16,13 +16,13 @@ use crate::registry::{
 use crate::simulation::{Dice, Model};
 
 /// A server of this test's own.
-struct Redis {
+pub(super) struct Redis {
     child: Child,
-    url: String,
+    pub(super) url: String,
 }
 
 impl Redis {
-    fn start() -> Redis {
+    pub(super) fn start() -> Redis {
         let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let port = free.local_addr().unwrap().port();
         drop(free);

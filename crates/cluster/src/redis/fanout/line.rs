@@ -355,7 +355,12 @@ impl Line {
 
     async fn ask<T: FromRedisValue>(&self, command: &Cmd) -> RedisResult<T> {
         let answer = tokio::time::timeout(PATIENCE, self.commands.query(command));
-        let late = || Err(RedisError::from((redis::ErrorKind::Io, "no answer in time")));
+        let late = || {
+            Err(RedisError::from((
+                redis::ErrorKind::Io,
+                "no answer in time",
+            )))
+        };
         let answer: RedisResult<T> = answer.await.unwrap_or_else(|_| late());
         match answer {
             Err(error) if is_unknown_script(&error) => {
@@ -906,7 +911,10 @@ impl Line {
                 .collect();
             let names: Vec<String> = tags.iter().map(u32::to_string).collect();
             let arguments = json!({ "tags": names, "ttl": self.ttl(), "cursors": at });
-            match self.ask::<Vec<String>>(&self.call("refresh", arguments)).await {
+            match self
+                .ask::<Vec<String>>(&self.call("refresh", arguments))
+                .await
+            {
                 Ok(next) => cursors = tags.into_iter().zip(next).collect(),
                 Err(error) => self.complain(&error, "sessions are not kept alive"),
             }
@@ -1001,3 +1009,6 @@ impl Line {
         );
     }
 }
+
+#[cfg(test)]
+mod tests;
