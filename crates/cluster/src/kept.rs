@@ -52,8 +52,9 @@ pub fn body(
 pub enum Sent<'a> {
     /// An event, and whose it was.
     Event(Heard<'a>, Origin),
-    /// The end of a scope: which request it answers, and which of its scopes it is.
-    Tail(u64, usize, Tail<'a>),
+    /// The end of a scope: which request it answers, which of its scopes it is, and whose its
+    /// events were.
+    Tail(u64, usize, Tail<'a>, Vec<Origin>),
     /// All scopes of a request were sent.
     End(u64, Reached),
     /// Another node has taken a session up, as the so manieth.
@@ -94,7 +95,11 @@ pub fn read(bytes: &[u8], max: usize) -> Option<Sent<'_>> {
     let kind = reader.u8()?;
     let line = reader.u32()?;
     match kind {
-        3 => read_event(&mut reader, line, max).map(|(heard, origin)| Sent::Event(heard, origin)),
+        3 => {
+            let at = read_position(&mut reader, line)?;
+            let (heard, origin) = read_event(reader, at, max)?;
+            Some(Sent::Event(heard, origin))
+        }
         4 => read_tail(&mut reader, max),
         5 => Some(Sent::End(
             reader.u64()?,
@@ -112,14 +117,17 @@ pub fn read(bytes: &[u8], max: usize) -> Option<Sent<'_>> {
     }
 }
 
-fn read_event<'a>(reader: &mut Reader<'a>, line: u32, max: usize) -> Option<(Heard<'a>, Origin)> {
-    let at = Position {
+fn read_position(reader: &mut Reader<'_>, line: u32) -> Option<Position> {
+    Some(Position {
         line,
         id: reader.u64()?,
         before: reader.u64()?,
         epoch: reader.u64()?,
         offset: reader.u64()?,
-    };
+    })
+}
+
+fn read_event(mut reader: Reader<'_>, at: Position, max: usize) -> Option<(Heard<'_>, Origin)> {
     let flags = reader.u8()?;
     let skip = match flags & SKIPS {
         0 => None,
@@ -146,7 +154,7 @@ fn read_event<'a>(reader: &mut Reader<'a>, line: u32, max: usize) -> Option<(Hea
 fn read_tail<'a>(reader: &mut Reader<'a>, max: usize) -> Option<Sent<'a>> {
     let (request, index) = (reader.u64()?, reader.u64()? as usize);
     let (epoch, offset) = (reader.u64()?, reader.u64()?);
-    let known = Extent {
+    let mut known = Extent {
         last: reader.u64()?,
         dropped: reader.u64()?,
         dropped_offset: reader.u64()?,
@@ -158,15 +166,24 @@ fn read_tail<'a>(reader: &mut Reader<'a>, max: usize) -> Option<Sent<'a>> {
         let (3, line) = (event.u8()?, event.u32()?) else {
             return None;
         };
-        events.push(read_event(&mut event, line, max)?.0);
+        let at = read_position(&mut event, line)?;
+        match read_event(event, at, max) {
+            Some(read) => events.push(read),
+            // What another version has said is as good as lost, and nothing else.
+            None => {
+                known.dropped = known.dropped.max(at.id);
+                known.dropped_offset = known.dropped_offset.max(at.offset);
+            }
+        }
     }
-    events.sort_by_key(|event| event.at.id);
-    events.dedup_by_key(|event| event.at.id);
+    events.sort_by_key(|(event, _)| event.at.id);
+    events.dedup_by_key(|(event, _)| event.at.id);
+    let (events, origins) = events.into_iter().unzip();
     let tail = Tail {
         epoch,
         offset,
         known,
         events,
     };
-    Some(Sent::Tail(request, index, tail))
+    Some(Sent::Tail(request, index, tail, origins))
 }

@@ -45,6 +45,8 @@ const SESSIONS_PER_CALL: usize = 128;
 const PATIENCE: Duration = Duration::from_secs(2);
 /// How long a join waits until it is written down.
 const MAX_WAIT_FOR_WRITING: Duration = Duration::from_secs(1);
+/// Nobody has told yet which line it is.
+pub(super) const NO_LINE: u64 = u64::MAX;
 pub(super) const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const MAX_PAUSE: Duration = Duration::from_millis(250);
 /// How often the store is told that this node is there.
@@ -105,8 +107,9 @@ struct Queue {
     number: u64,
     /// Some of it is on its way.
     is_busy: bool,
-    /// Whose events were given up.
+    /// Whose events were given up; and whether there were more of them.
     owed: HashSet<Scope>,
+    owes_all: bool,
 }
 
 #[derive(Default)]
@@ -121,6 +124,8 @@ struct Sessions {
     foreign: HashSet<SocketAddress>,
     /// Sockets that were taken up here, as the so manieth.
     taken: HashMap<SocketAddress, u64>,
+    /// Those that are being taken up, each with how often others have said that they have.
+    claiming: HashMap<SocketAddress, u64>,
     /// How many changes there were.
     count: u64,
 }
@@ -137,6 +142,8 @@ struct Asked {
     scopes: Vec<Scope>,
     /// Whether it is asked what was missed.
     of_phase: bool,
+    /// Scopes whose ends have come.
+    taken_in: usize,
     done: oneshot::Sender<()>,
 }
 
@@ -168,10 +175,20 @@ pub struct Line {
     written: watch::Sender<u64>,
     /// The last number that is known.
     last: AtomicU64,
-    /// The line's epoch, as it is known.
+    /// The line's epoch, as it is known, and the one that the node follows.
     epoch: AtomicU64,
+    pub(super) followed_line: AtomicU64,
     /// Something of the line was lost on its way to this node.
     pub(super) behind: Notify,
+}
+
+/// Forgets a request that nobody waits for any more.
+struct Forgets<'a>(&'a Line, u64);
+
+impl Drop for Forgets<'_> {
+    fn drop(&mut self) {
+        locked(&self.0.requests).remove(&self.1);
+    }
 }
 
 fn scope_of(target: &Target<'_>) -> Option<Scope> {
@@ -272,7 +289,8 @@ impl Line {
             change: Notify::new(),
             written: watch::Sender::new(0),
             last: AtomicU64::new(0),
-            epoch: AtomicU64::new(u64::MAX),
+            epoch: AtomicU64::new(NO_LINE),
+            followed_line: AtomicU64::new(NO_LINE),
             behind: Notify::new(),
         })
     }
@@ -349,6 +367,7 @@ impl Line {
         arguments["process"] = json!(&*self.process);
         arguments["sharded"] = json!(self.is_sharded);
         arguments["last"] = json!(self.last.load(Ordering::Relaxed));
+        arguments["age"] = json!(self.settings.age.as_millis() as u64);
         command.arg(operation).arg(arguments.to_string());
         command
     }
@@ -386,21 +405,36 @@ impl Line {
     /// The answers of the store say how far the line is.
     fn note_reached(&self, epoch: &str, begin: &str, last: &str) {
         let read = |text: &str| text.parse::<u64>().unwrap_or_default();
-        self.reached(Reached {
+        self.note(Reached {
             line: read(epoch) as u32,
             begin: read(begin),
             last: read(last),
         });
     }
 
-    /// How far the line is; it is told when that is news.
-    pub(super) fn reached(&self, reached: Reached) {
-        self.last.fetch_max(reached.last, Ordering::Relaxed);
+    /// How far the line is. If it is another one, what was said and who hears it may be
+    /// forgotten there: users are named anew, and what was missed is looked for.
+    pub(super) fn note(&self, reached: Reached) {
+        let known = self.last.fetch_max(reached.last, Ordering::Relaxed);
         let line = u64::from(reached.line);
-        let is_news = self.epoch.swap(line, Ordering::Relaxed) != line;
-        if let Some(node) = self.node().filter(|_| is_news) {
-            node.reach(reached);
+        let before = self.epoch.load(Ordering::Relaxed);
+        // What is of an earlier line was on its way.
+        if before == line || (before != NO_LINE && reached.last < known) {
+            return;
         }
+        self.epoch.store(line, Ordering::Relaxed);
+        if before == NO_LINE {
+            return;
+        }
+        {
+            let mut sessions = locked(&self.sessions);
+            let users = std::mem::take(&mut sessions.attended).into_keys();
+            sessions.users.extend(users);
+            sessions.count += 1;
+        }
+        self.change.notify_one();
+        self.cut();
+        self.behind.notify_one();
     }
 
     // --- saying -----------------------------------------------------------
@@ -468,7 +502,7 @@ impl Line {
 
     /// Whether an own event that comes back has been delivered here already.
     pub(super) fn was_told_alone(&self, origin: Origin) -> bool {
-        origin.tag == self.tag && locked(&self.alone).remove(&origin.number)
+        origin.tag == self.tag && locked(&self.alone).contains(&origin.number)
     }
 
     /// An event could not be said in time.
@@ -486,12 +520,7 @@ impl Line {
             }
             alone.insert(saying.number);
         }
-        {
-            let mut queue = locked(&self.queue);
-            if queue.owed.len() < MAX_OWED {
-                queue.owed.insert(saying.scope);
-            }
-        }
+        self.owe(saying.scope);
         if let Some(Said {
             target,
             message,
@@ -517,6 +546,15 @@ impl Line {
             batch.push(saying);
         }
         queue.is_busy = !batch.is_empty();
+    }
+
+    /// An event was given up that others may not hear of: a gap is to be said in its place.
+    fn owe(&self, scope: Scope) {
+        let mut queue = locked(&self.queue);
+        match queue.owed.len() < MAX_OWED {
+            true => drop(queue.owed.insert(scope)),
+            false => queue.owes_all |= !queue.owed.contains(&scope),
+        }
     }
 
     /// Gaps that stand for what was given up.
@@ -558,9 +596,13 @@ impl Line {
         let mut number = 0;
         let mut batch = Vec::with_capacity(MAX_PER_CALL);
         loop {
-            self.next_batch(&mut batch);
+            if locked(&self.queue).owes_all {
+                self.end_line().await;
+            }
+            // What is missing comes first: it is older than what waits.
+            batch = self.owed();
             if batch.is_empty() {
-                batch = self.owed();
+                self.next_batch(&mut batch);
             }
             if batch.is_empty() {
                 self.work.notified().await;
@@ -571,18 +613,26 @@ impl Line {
         }
     }
 
+    /// Nobody can be told of all that is missing: another line begins.
+    async fn end_line(&self) {
+        match self.ask::<Value>(&self.call("end_line", json!({}))).await {
+            Ok(_) => locked(&self.queue).owes_all = false,
+            Err(error) => {
+                self.complain(&error, "that publications are missing is not in the line");
+                tokio::time::sleep(MAX_PAUSE).await;
+            }
+        }
+    }
+
     /// Says a batch, again and again until it is said or too old.
     async fn say_batch(&self, batch: &mut Vec<Saying>, number: u64) {
-        let LineSettings {
-            age, events, bytes, ..
-        } = self.settings;
+        let LineSettings { events, bytes, .. } = self.settings;
         let mut pause = FIRST_PAUSE;
         loop {
             let mut command = self.call(
                 "say",
                 json!({
-                    "number": number, "age": age.as_millis() as u64, "events": events,
-                    "bytes": bytes,
+                    "number": number, "events": events, "bytes": bytes,
                 }),
             );
             for saying in &*batch {
@@ -596,7 +646,9 @@ impl Line {
                     self.note_reached(&epoch, &begin, &last);
                     let count = batch.len() as u64;
                     self.counters.sent.fetch_add(count, Ordering::Relaxed);
-                    let mut offsets = offsets.into_iter();
+                    // Those at the front were given up since it was sent first.
+                    let given_up = offsets.len().saturating_sub(batch.len());
+                    let mut offsets = offsets.into_iter().skip(given_up);
                     for saying in batch.drain(..) {
                         if let (Some(reply), Some(offset)) = (saying.reply, offsets.next()) {
                             let _ = reply.send(offset);
@@ -611,9 +663,7 @@ impl Line {
                     for old in old {
                         match old.said.is_some() {
                             true => self.give_up(old),
-                            false => {
-                                locked(&self.queue).owed.insert(old.scope);
-                            }
+                            false => self.owe(old.scope),
                         }
                     }
                     self.drop_old_waiting();
@@ -699,24 +749,24 @@ impl Line {
         let asked = Asked {
             scopes,
             of_phase: after.is_some(),
+            taken_in: 0,
             done,
         };
         locked(&self.requests).insert(request, asked);
+        let _forgets = Forgets(self, request);
         let after = after.unwrap_or(0);
         let arguments = json!({ "request": request, "after": after, "scopes": names });
-        let has_come = match self.ask::<Value>(&self.call("collect", arguments)).await {
+        match self.ask::<Value>(&self.call("collect", arguments)).await {
             Ok(_) => matches!(tokio::time::timeout(PATIENCE, answer).await, Ok(Ok(()))),
             Err(error) => {
                 self.complain(&error, "what was kept of rooms cannot be read");
                 false
             }
-        };
-        locked(&self.requests).remove(&request);
-        has_come
+        }
     }
 
-    /// Asks for the ends of all these scopes; whether all have come.
-    pub(super) async fn collect_all(&self, scopes: Vec<Scope>, after: u64) -> bool {
+    /// Asks for the ends of all these scopes: in how many requests, if all were answered.
+    pub(super) async fn collect_all(&self, scopes: Vec<Scope>, after: u64) -> Option<usize> {
         // At least one call: it says how far the line is.
         let mut chunks: Vec<Vec<Scope>> = scopes
             .chunks(SCOPES_PER_CALL * 16)
@@ -725,12 +775,20 @@ impl Line {
         if chunks.is_empty() {
             chunks.push(Vec::new());
         }
+        let count = chunks.len();
         for chunk in chunks {
             if !self.collect(chunk, Some(after)).await {
-                return false;
+                return None;
             }
         }
-        true
+        Some(count)
+    }
+
+    /// The end of a scope of a request was taken in.
+    pub(super) fn took_in(&self, request: u64) {
+        if let Some(asked) = locked(&self.requests).get_mut(&request) {
+            asked.taken_in += 1;
+        }
     }
 
     /// A scope of a request.
@@ -745,9 +803,11 @@ impl Line {
         requests.get(&request).is_some_and(|asked| asked.of_phase)
     }
 
-    /// All of a request has come.
+    /// All of a request has come, or was lost on its way.
     pub(super) fn came(&self, request: u64) {
-        if let Some(asked) = locked(&self.requests).remove(&request) {
+        if let Some(asked) = locked(&self.requests).remove(&request)
+            && (asked.of_phase || asked.taken_in == asked.scopes.len())
+        {
             let _ = asked.done.send(());
         }
     }
@@ -942,7 +1002,10 @@ impl Line {
         let arguments = json!({ "tag": tag, "user": owner, "window": window });
         let mut command = self.call("claim", arguments);
         command.arg(&name.0.to_bytes()[..]);
-        let answer: Vec<Value> = self.ask(&command).await.map_err(|error| {
+        locked(&self.sessions).claiming.insert(name, 0);
+        let answer = self.ask::<Vec<Value>>(&command).await;
+        let answer = answer.map_err(|error| {
+            locked(&self.sessions).claiming.remove(&name);
             self.complain(&error, "sessions cannot be taken up");
             Unclaimed::Unreachable
         })?;
@@ -952,11 +1015,22 @@ impl Line {
                 .and_then(|value| String::from_redis_value(value).ok())
                 .unwrap_or_default()
         };
+        let times = text(5).parse().unwrap_or(0);
+        let is_taken = text(0) == "taken";
+        {
+            let mut sessions = locked(&self.sessions);
+            let others = sessions.claiming.remove(&name).unwrap_or(0);
+            if is_taken && others > times {
+                // Another one has it since: that was heard before the answer.
+                return Err(Unclaimed::Unknown);
+            }
+            if is_taken {
+                sessions.taken.insert(name, times);
+            }
+        }
         match &*text(0) {
             "taken" => {
                 self.note_reached(&text(2), &text(3), &text(4));
-                let times = text(5).parse().unwrap_or(0);
-                locked(&self.sessions).taken.insert(name, times);
                 let record = answer.get(1).cloned();
                 let record = record.and_then(|value| Vec::from_redis_value(value).ok());
                 Ok(Session {
@@ -990,6 +1064,9 @@ impl Line {
     /// Whether this node has a session no more that another one has taken up.
     pub(super) fn has_lost(&self, name: SocketAddress, times: u64) -> bool {
         let mut sessions = locked(&self.sessions);
+        if let Some(others) = sessions.claiming.get_mut(&name) {
+            *others = times.max(*others);
+        }
         let is_later = sessions.taken.get(&name).is_none_or(|mine| *mine < times);
         if is_later {
             sessions.taken.remove(&name);

@@ -715,8 +715,12 @@ async fn another_run_of_the_server_is_another_line_in_which_rooms_begin_anew() {
         process.say(&target_of(&scope), event).await.unwrap();
     }
     process.say(&keyed("r", "k"), "k").await.unwrap();
+    assert!(process.attend("ann"));
+    process.fanout.remembered().await;
+    *locked(&process.ears.followed) = vec![scope.clone(), room("quiet")];
     let (before, known, _) = process.end(&scope).await;
     process.redis(&["HSET", "{p}:line", "run", "another"]).await;
+    process.redis(&["DEL", "{p}:lw::ann"]).await;
     assert_eq!(process.say(&target_of(&scope), "3").await, Some(1));
     let (numbers, after, events) = process.end(&scope).await;
     assert!(numbers.0 > before.0, "its offsets are of another epoch");
@@ -733,6 +737,22 @@ async fn another_run_of_the_server_is_another_line_in_which_rooms_begin_anew() {
             if reached.line == last.line && reached.begin > known.last && reached.begin < last.id)
     };
     assert!(process.told().iter().any(is_told));
+    // All are told, where nothing is said too, and users are heard of as before.
+    let missed = Told::Missed("Anybody".into());
+    let of_quiet = |told: &Told| matches!(told, Told::End(of, ..) if *of == room("quiet"));
+    until(|| process.told().contains(&missed).then_some(())).await;
+    until(|| process.told().iter().any(of_quiet).then_some(())).await;
+    process
+        .say(&target_of(&user("ann")), "hello")
+        .await
+        .unwrap();
+    until(|| {
+        process
+            .events()
+            .into_iter()
+            .find(|event| event.1 == "user ann")
+    })
+    .await;
     // Also if the server has forgotten everything, and its clock goes back.
     process.redis(&["FLUSHALL"]).await;
     let future = 1u64 << 52;
@@ -791,6 +811,39 @@ async fn a_session_is_taken_up_by_whoever_asks_last_and_by_nobody_else() {
         other.line.claim(socket(1, 9), "ann").await.unwrap().record,
         b"other"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_processes_that_race_for_a_session_one_keeps_it() {
+    let redis = Redis::start();
+    let all = [
+        Process::start(&redis, 1, settings()).await,
+        Process::start(&redis, 2, settings()).await,
+        Process::start(&redis, 3, settings()).await,
+    ];
+    for round in 0..20 {
+        let name = socket(1, round);
+        all[0]
+            .fanout
+            .remember(name, Some(session("ann", "rooms", true)));
+        all[0].fanout.remembered().await;
+        let (a, b) = tokio::join!(
+            all[1].line.claim(name, "ann"),
+            all[2].line.claim(name, "ann")
+        );
+        assert!(
+            a.is_ok() || b.is_ok(),
+            "who is not last hears that before or later"
+        );
+        let holder = all[0].fanout.holder(name).await.unwrap();
+        let winners = || {
+            let have = all[1..]
+                .iter()
+                .filter(|process| process.line.has_claimed(name));
+            have.map(|process| process.tag).collect::<Vec<_>>()
+        };
+        until(|| (winners() == [holder]).then_some(())).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -857,4 +910,98 @@ async fn what_is_for_a_user_goes_to_the_processes_that_have_sockets_of_theirs() 
     assert_eq!(one.kept(&ann).await, ["hello"]);
     // That has come behind whatever would have come before.
     assert_eq!(one.events(), []);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_cut_lost_is_told_in_its_order_before_anybody_counts_on_it() {
+    let redis = Redis::start();
+    let process = Process::start(&redis, 1, settings()).await;
+    let held = [hold(&process, "r").await, hold(&process, "q").await];
+    *locked(&process.ears.followed) = vec![room("r"), room("q")];
+    process.say(&target_of(&room("r")), "0").await.unwrap();
+    until(|| process.events().pop()).await;
+    for round in 0..5u64 {
+        let mut pipeline = Pipeline::new();
+        pipeline.cmd("CLIENT").arg("KILL").arg("TYPE").arg("pubsub");
+        for (at, name) in ["r", "q", "r", "r", "q"].iter().enumerate() {
+            let number = 100 + 10 * round + at as u64;
+            let event = format!("{name} {round} {at}");
+            pipeline.add_command(process.batch(number, 0, &room(name), &[&event], json!({})));
+        }
+        process.commands.pipeline(&pipeline).await.unwrap();
+        let count = 1 + 5 * (round as usize + 1);
+        until(|| (process.events().len() >= count).then_some(())).await;
+        assert_eq!(process.events().len(), count);
+    }
+    let mut last = (0, 0);
+    for told in process.told() {
+        match told {
+            Told::Event(at, _, _) => {
+                assert!(at.id > last.0, "{at:?} comes late");
+                assert!(at.id > last.1, "{at:?} was thought to have come");
+                last.0 = at.id;
+            }
+            Told::Reached(reached) => last.1 = reached.last,
+            Told::Missed(whose) => panic!("nothing was missed: {whose}"),
+            _ => {}
+        }
+    }
+    drop(held);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_cut_lost_and_nobody_has_kept_is_a_gap_at_once() {
+    let redis = Redis::start();
+    let few = LineSettings {
+        events: 2,
+        ..settings()
+    };
+    let process = Process::start(&redis, 1, few).await;
+    let held = hold(&process, "r").await;
+    *locked(&process.ears.followed) = vec![room("r")];
+    process.say(&target_of(&room("r")), "0").await.unwrap();
+    until(|| process.events().pop()).await;
+    let mut pipeline = Pipeline::new();
+    pipeline.cmd("CLIENT").arg("KILL").arg("TYPE").arg("pubsub");
+    let said = ["1", "2", "3", "4"];
+    let bounds = json!({ "events": 2 });
+    pipeline.add_command(process.batch(100, 0, &room("r"), &said, bounds.clone()));
+    pipeline.add_command(process.batch(101, kept::GAP, &room("r"), &[""], bounds));
+    process.commands.pipeline(&pipeline).await.unwrap();
+    let gap = until(|| process.events().into_iter().find(|event| event.2.is_none())).await;
+    let (numbers, known, _) = process.end(&room("r")).await;
+    assert_eq!((gap.0.epoch, gap.0.offset), (numbers.0, 5));
+    assert_eq!(gap.0.id, known.last);
+    drop(held);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_said_in_time_is_told_here_and_a_gap_to_all_when_it_can() {
+    let redis = Redis::start();
+    let one = Process::start(&redis, 1, settings()).await;
+    let other = Process::start(&redis, 2, settings()).await;
+    let held = [hold(&one, "r").await, hold(&other, "r").await];
+    *locked(&one.ears.followed) = vec![room("r")];
+    *locked(&other.ears.followed) = vec![room("r")];
+    one.say(&target_of(&room("r")), "before").await.unwrap();
+    one.redis(&["CLIENT", "PAUSE", "4000", "WRITE"]).await;
+    assert_eq!(one.say(&target_of(&room("r")), "alone").await, None);
+    assert!(one.told().contains(&Told::Alone("alone".into())));
+    let r = room("r");
+    let after = one.say(&target_of(&r), "after").await;
+    for process in [&one, &other] {
+        let events = || {
+            let events = process.events().into_iter();
+            events
+                .map(|event| event.2.unwrap_or("gap".into()))
+                .collect::<Vec<_>>()
+        };
+        until(|| (events().len() >= 2).then_some(())).await;
+        let expected: &[&str] = match after {
+            Some(_) => &["before", "gap", "after"],
+            None => &["before", "gap"],
+        };
+        until(|| (events() == expected).then_some(())).await;
+    }
+    drop(held);
 }
