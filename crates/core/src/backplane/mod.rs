@@ -274,12 +274,7 @@ pub trait Node: Send + Sync + 'static {
     fn reach(&self, _reached: line::Reached) {}
 
     /// The line cannot be reached: an event is for those here, and is not kept.
-    fn deliver_alone(
-        &self,
-        _target: &Target<'_>,
-        _message: Message,
-        _skip: Option<SocketAddress>,
-    ) {
+    fn deliver_alone(&self, _target: &Target<'_>, _message: Message, _skip: Option<SocketAddress>) {
     }
 
     /// What this node follows of the line.

@@ -294,12 +294,7 @@ impl Room {
         });
     }
 
-    fn skip_to(
-        &self,
-        sequence: &mut Sequence,
-        at: Numbered,
-        gap: &mut impl FnMut(usize, Gap),
-    ) {
+    fn skip_to(&self, sequence: &mut Sequence, at: Numbered, gap: &mut impl FnMut(usize, Gap)) {
         (sequence.epoch, sequence.offset) = (at.epoch, at.offset - 1);
         if let Some(ring) = &mut sequence.ring {
             ring.skip(at.before, at.offset - 1);
@@ -314,10 +309,7 @@ impl Room {
 
     /// Whether this node does not know yet how far the room is in the line of all nodes.
     pub fn is_awaited(&self) -> bool {
-        matches!(
-            self.sequence().numbers,
-            Numbers::Awaited | Numbers::Unknown
-        )
+        matches!(self.sequence().numbers, Numbers::Awaited | Numbers::Unknown)
     }
 
     /// Nobody has told in time how far the room is: whatever comes first is behind a gap.
@@ -679,3 +671,6 @@ impl RoomDirectory {
         self.peopled.load(Ordering::Relaxed)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -16,12 +16,12 @@ use heartline_core::line::session::Session;
 use heartline_core::namespaces::NamespaceId;
 use heartline_core::policy::AuthMode;
 use heartline_core::presence::{Admitted, DeviceLimitReached, Newcomer, SocketAddress};
+use heartline_core::rooms::RoomRef;
 use heartline_engine::shard::engine::Engine;
 use heartline_wire::id::Slot;
 use heartline_wire::live;
 use heartline_wire::reason::Reason;
 use heartline_wire::time::Micros;
-use heartline_core::rooms::RoomRef;
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
@@ -189,7 +189,9 @@ async fn claim(
         common.remembered().await;
     }
     let session = common.claim(name, owner(identity.user.as_deref())).await?;
-    Ok(Record::read(&session).filter(|_| !is_here))
+    // Another node may have had it since, and this one not have heard of that.
+    let is_as_here = is_here && session.was_here;
+    Ok(Record::read(&session).filter(|_| !is_as_here))
 }
 
 /// Brings here what a socket that comes back may have missed: what all nodes have kept of its
@@ -228,7 +230,9 @@ async fn gather(
             user: user.into(),
         }));
     }
-    if !recovery.has_followed_since(earlier.place) {
+    // Something is asked for in any case: with the answer has come all that the client may have
+    // heard elsewhere.
+    if !recovery.has_followed_since(earlier.place) || coming.is_empty() {
         coming.spawn(common.follow(Scope::All { namespace, tenant }));
     }
     let mut is_all_here = true;
@@ -249,7 +253,10 @@ fn imported(
     record: &Record,
 ) -> Session<Option<SocketData>> {
     let fanout = &shared.fanout;
-    let last = fanout.recovery.as_ref().map_or(0, |recovery| recovery.line.last());
+    let last = fanout
+        .recovery
+        .as_ref()
+        .map_or(0, |recovery| recovery.line.last());
     let tenant = identity.tenant_id();
     let rooms = record.rooms.iter().map(|(room, since)| {
         let place = RoomRef {

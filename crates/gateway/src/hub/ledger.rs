@@ -82,7 +82,12 @@ impl Hub {
     }
 
     /// Another node has taken up what a socket here has: its client is there.
-    pub(super) fn lose(&mut self, engine: &mut Engine, socket: &SocketAddress, name: SocketAddress) {
+    pub(super) fn lose(
+        &mut self,
+        engine: &mut Engine,
+        socket: &SocketAddress,
+        name: SocketAddress,
+    ) {
         if let Some(slot) = self.locate(engine, socket) {
             self.link_closed(engine, slot, Reason::TransportClosed);
             engine.close(slot, Reason::TransportClosed);

@@ -1036,6 +1036,7 @@ impl Line {
                 Ok(Session {
                     owner: owner.to_owned(),
                     is_lost: false,
+                    was_here: text(6) == *self.process,
                     record: record.ok_or(Unclaimed::Unknown)?,
                 })
             }

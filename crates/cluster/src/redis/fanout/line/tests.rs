@@ -350,6 +350,7 @@ fn session(owner: &str, record: &str, is_lost: bool) -> Session {
     Session {
         owner: owner.into(),
         is_lost,
+        was_here: true,
         record: record.into(),
     }
 }
@@ -801,7 +802,10 @@ async fn a_session_is_taken_up_by_whoever_asks_last_and_by_nobody_else() {
         .fanout
         .remember(name, Some(session("ann", "newer", true)));
     other.fanout.remembered().await;
-    assert_eq!(one.line.claim(name, "ann").await.unwrap().record, b"newer");
+    let again = one.line.claim(name, "ann").await.unwrap();
+    assert_eq!(again.record, b"newer");
+    assert!(!again.was_here, "another one has had it");
+    assert!(one.line.claim(name, "ann").await.unwrap().was_here);
     until(|| lost(&other).then_some(())).await;
     assert!(one.line.has_claimed(name) && !other.line.has_claimed(name));
     one.fanout.remember(name, None);
