@@ -132,13 +132,16 @@ async fn cluster(settings: &Settings) -> Result<Option<(Cluster, TcpListener)>, 
         version: env!("CARGO_PKG_VERSION").to_owned(),
         socketio_adapter: settings.socketio_adapter,
         socketio_key: settings.socketio_key.clone(),
-        line: settings.gateway.kept_for().map(|(window, age)| LineSettings {
-            window,
-            age,
-            events: settings.gateway.recovery.events,
-            bytes: settings.gateway.recovery.bytes,
-            refuse: settings.gateway.recovery.refuse_unreachable,
-        }),
+        line: settings
+            .gateway
+            .kept_for()
+            .map(|(window, age)| LineSettings {
+                window,
+                age,
+                events: settings.gateway.recovery.events,
+                bytes: settings.gateway.recovery.bytes,
+                refuse: settings.gateway.recovery.refuse_unreachable,
+            }),
     });
     let cluster = cluster.map_err(|error| failed(error.to_string()))?;
     Ok(Some((cluster, listener)))

@@ -740,3 +740,20 @@ proptest! {
         tell(steps)?;
     }
 }
+
+#[test]
+fn a_node_that_did_not_hear_where_a_client_went_takes_it_up_as_it_was_there() {
+    let steps = vec![
+        Step::Join(0),
+        Step::CutLine(0),
+        Step::Abandon(9),
+        Step::Return(1),
+        Step::Mend,
+        Step::Join(1),
+        Step::Cut(9),
+        Step::Return(0),
+        Step::Say(1, 1),
+        Step::Settle,
+    ];
+    tell(steps).unwrap();
+}
