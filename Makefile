@@ -1,6 +1,6 @@
 # The two commands of this repository are `make serve` and `make test`.
 
-.PHONY: help release dist test-dist serve demo demo-parts test test-rust test-client test-protocol test-e2e bench bench-cluster conformance soak simulate suites lint layers fuzz
+.PHONY: help release dist test-dist serve demo demo-parts test test-rust test-client test-protocol test-e2e bench bench-cluster bench-resume conformance soak torture simulate suites lint layers fuzz
 
 # Where cargo builds.
 BUILT = $(or $(CARGO_TARGET_DIR),target)
@@ -11,8 +11,9 @@ help:
 	@echo "make test    install what the tests need and run all of them"
 	@echo "make bench   measure Heartline beside its peers, half an hour; QUICK=1 for a smoke run"
 	@echo "make soak    churn, broadcast and slow consumers for SECONDS (120); then nothing may be left"
+	@echo "make torture connections cut at any byte, the gateway and its database killed; SECONDS (300)"
 	@echo "make bench-cluster  what a cluster costs Redis and gives, six minutes"
-	@echo "make simulate  120 000 runs of the cluster's protocol with everything going wrong"
+	@echo "make simulate  120 000 runs of the cluster's protocol with everything going wrong, and a million users"
 	@echo "make conformance  Autobahn's fuzzing client against the WebSocket layer (needs a Python 2.7)"
 	@echo "make suites  the tests of Socket.IO's protocols and clients; CHECKOUT=a clone of socketio/socket.io"
 	@echo "make dist    a static binary, packed: archive, Debian package, symbols; in dist/"
@@ -68,9 +69,21 @@ test-dist: release
 bench:
 	scripts/bench
 
-SECONDS ?= 120
 soak: release
-	node tests/soak/run.js $(SECONDS)
+	node tests/soak/run.js $(or $(SECONDS),120)
+
+# Both folders: the harness uses what the end-to-end tests use.
+torture: release
+	scripts/install-test-tools redis-server initdb=postgresql
+	npm ci --prefix tests/e2e --no-audit --no-fund --loglevel=error
+	npm ci --prefix tests/torture --no-audit --no-fund --loglevel=error
+	node tests/torture/run.js $(or $(SECONDS),300) $(PHASES)
+
+# What coming back costs, beside Node; the figures are in bench/RESULTS.md.
+bench-resume: release
+	npm ci --prefix tests/e2e --no-audit --no-fund --loglevel=error
+	npm ci --prefix tests/torture --no-audit --no-fund --loglevel=error
+	taskset -c 1 node bench/resume.js
 
 bench-cluster: release
 	scripts/install-test-tools
@@ -86,7 +99,7 @@ suites:
 
 # 120 000 runs of the cluster's protocol under a virtual clock.
 simulate:
-	HEARTLINE_SIMULATIONS=40000 cargo test --release -p heartline-cluster simulation -- --nocapture
+	HEARTLINE_SIMULATIONS=40000 HEARTLINE_CROWD=200,5000 cargo test --release -p heartline-cluster simulation -- --nocapture
 
 lint: layers
 	cargo fmt --all --check

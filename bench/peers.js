@@ -5,7 +5,7 @@ import { fileURLToPath } from "node:url";
 import { freePort } from "../tests/e2e/lib/server.js";
 
 const here = (path) => fileURLToPath(new URL(path, import.meta.url));
-export const BINARY = here("../target/release/heartline");
+export const BINARY = process.env.HEARTLINE_BIN ?? here("../target/release/heartline");
 export const SECRET = "a-secret-that-the-benchmarks-alone-use";
 
 // Limits are off, as none of the peers has any; heartbeats, registry, presence

@@ -126,9 +126,9 @@ export function headline(m) {
   return svg(860, 170, [...names, ...lines]);
 }
 
-/** What people wrote of budgets that are not reached; kept beside the results. */
-function findings() {
-  const path = new URL("FINDINGS.md", import.meta.url);
+/** What people wrote, kept beside the results: of budgets that are not reached, and of resuming. */
+function written(file) {
+  const path = new URL(file, import.meta.url);
   return existsSync(path) ? readFileSync(path, "utf8").replace(/^# .*\n+/, "") : "";
 }
 
@@ -156,7 +156,7 @@ ${quick ? "" : `## Budgets
 
 ${table(["budget", "", "measured", ""], budgets.map(({ what, budget, value, reached }) => [what, budget, value.toFixed(value >= 100 ? 0 : 2), reached ? "reached" : "**not reached**"]))}
 
-${findings()}`}
+${written("FINDINGS.md")}`}
 ## All figures
 
 ${table(["", ...shown.map((key) => PEERS[key].name)], rows)}
@@ -169,6 +169,9 @@ ${table(["", ...shown.map((key) => PEERS[key].name)], rows)}
 
 ${growth.map((figure) => table([`${figure.title}`, ...figure.points.map(({ x }) => `${number(x, "B")} ${figure.x}`)], growthPeers(figure).map((key) => [PEERS[key].name, ...figure.points.map(({ x }) => number(m(figure.key, `${key} ${x}`), figure.unit))]))).join("\n\n")}
 
+## Coming back, and keeping
+
+${written("RESUMING.md")}
 ## What was run
 
 Every server answers the same events: \`echo\` with its argument, \`join\`, \`publish\`. Heartline runs as shipped, with

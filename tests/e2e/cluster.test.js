@@ -320,6 +320,22 @@ describe("a cluster's devices", { timeout: 60000 }, () => {
     assert.equal((await presence(three[0], "ann"))[0].devices, 2);
   });
 
+  it("lock nobody out for good when a node has died that held a place", async () => {
+    const [one, two] = await nodes(2, { "devices.policy": "limit", "devices.max": 1 });
+    const attempt = () => io(two, "ann", {}, { reconnection: false });
+    const held = await io(one, "ann");
+    const refusal = (error) => error.data;
+    const final = await attempt().then(assert.fail, refusal);
+    assert.deepEqual(final, { code: "DEVICE_LIMIT" });
+    await one.kill();
+    // Redis hears of the death from its kernel.
+    const waits = () => attempt().then(assert.fail, refusal).then((data) => data.retryAfterMs);
+    const wait = await until(waits, "the refusal is passing", 1000);
+    assert.ok(wait <= 1000, `${wait}`);
+    held.close();
+    await until(() => attempt().then(() => true, () => false), "a place is free", 10000);
+  });
+
   it("leave one standing under replace, though they race", async () => {
     const three = await nodes(3, { "devices.policy": "replace" });
     const clients = await Promise.all(
@@ -561,6 +577,23 @@ describe("a cluster's operators", { timeout: 60000 }, () => {
       "both are ready",
       10 * LEASE,
     );
+  });
+});
+
+describe("a cluster that was set up wrongly", { timeout: 60000 }, () => {
+  it("says once which setting differs, and which node is not reached", async () => {
+    const set = (id) => ({ "server.node_id": id, ...cluster() });
+    const one = await serve({ ...set("n1"), "presence.offline_grace": "2s" });
+    const two = await serve({ ...set("n2"), "cluster.advertise": `127.0.0.1:${await freePort()}` });
+    open.push(one, two);
+    await Promise.all([one, two].map(ready));
+    const says = (node, text) => node.log.split(text).length - 1;
+    await until(() => says(one, "does not reach another") > 0, "the address is named", 15000);
+    assert.match(one.log, /node=n2 address=127/);
+    assert.equal(says(one, 'presence.offline_grace is "2s" on this node and "0s" on node n2'), 1);
+    assert.equal(says(two, 'presence.offline_grace is "0s" on this node and "2s" on node n1'), 1);
+    assert.equal(says(two, "does not reach another"), 0);
+    assert.equal(says(one, "lease_ttl is"), 0);
   });
 });
 

@@ -9,6 +9,7 @@ import { Live } from "./lib/clients.js";
 import { postgres } from "./lib/postgres.js";
 import { redis } from "./lib/redis.js";
 import { BINARY, SECRET, freePort, serve, token, until } from "./lib/server.js";
+import { Load, history } from "./lib/writers.js";
 
 let folder;
 before(() => (folder = mkdtempSync(join(tmpdir(), "heartline-durable-"))));
@@ -23,97 +24,14 @@ const start = (path, set = {}) =>
     ...set,
   });
 
-/** All that is kept of a conversation, read in parts as a backend does. */
-async function history(node, conversation) {
-  const all = [];
-  for (;;) {
-    const path = `/v1/conversations/${conversation}/messages?limit=200&after=${all.length}`;
-    const { status, body } = await node.api(path);
-    assert.equal(status, 200);
-    assert.ok(body.complete && body.floor === 0);
-    all.push(...body.messages);
-    if (all.length === body.head) return all;
-    assert.ok(body.messages.length > 0, `a part without messages before ${body.head}`);
-  }
-}
-
-/** Users who send until they are told to stop, and send again what was not acknowledged. */
-class Load {
-  USERS = 6;
-  CONVERSATIONS = 4;
-  IN_FLIGHT = 24;
-  acknowledged = new Map(); // by sender and tempId
-  waiting = Array.from({ length: this.USERS }, () => []); // sent, or still to be sent
-  next = 0;
-
-  get unanswered() {
-    return this.waiting.flat().length;
-  }
-
-  /** One user's messages, until the connection ends or `enough` says so. */
-  async send(client, user, enough) {
-    const again = this.waiting[user].splice(0);
-    const one = async () => {
-      while (!client.ended && (again.length > 0 || !enough())) {
-        const message = again.pop() ?? {
-          conversationId: `c${this.next % this.CONVERSATIONS}`,
-          content: `message ${this.next}`,
-          tempId: `t${this.next++}`,
-        };
-        this.waiting[user].push(message);
-        const frame = { type: "emit", event: "message:send", data: message };
-        const ack = await Promise.race([client.ask(frame), client.closed]).catch(() => undefined);
-        if (ack?.type !== "ack") return;
-        assert.ok(ack.data.ok, JSON.stringify(ack));
-        this.acknowledged.set(`u${user} ${message.tempId}`, ack.data.message);
-        this.waiting[user].splice(this.waiting[user].indexOf(message), 1);
-      }
-    };
-    await Promise.all(Array.from({ length: this.IN_FLIGHT }, one));
-    this.waiting[user].push(...again);
-  }
-
-  /** All users, each on one of the nodes in turn. */
-  async run(nodes, enough) {
-    const clients = await Promise.all(
-      this.waiting.map((_, user) => {
-        return Live.connect(nodes[user % nodes.length].live, token(`u${user}`));
-      }),
-    );
-    for (const client of clients) client.closed.then(() => (client.ended = true));
-    await Promise.all(clients.map((client, user) => this.send(client, user, enough)));
-    for (const client of clients) client.close();
-  }
-
-  /** Sends what is left, and looks at all that a node has. */
-  async check(nodes) {
-    await this.run(nodes, () => true);
-    assert.equal(this.unanswered, 0);
-    assert.equal(this.acknowledged.size, this.next);
-    const kept = new Map();
-    for (let number = 0; number < this.CONVERSATIONS; number++) {
-      const messages = await history(nodes[0], `c${number}`);
-      messages.forEach((message, index) => assert.equal(message.offset, index + 1));
-      for (const message of messages) {
-        const key = `${message.senderId} ${message.tempId}`;
-        assert.ok(!kept.has(key), `${key} is there twice`);
-        kept.set(key, message);
-      }
-    }
-    assert.equal(kept.size, this.next);
-    for (const [key, message] of this.acknowledged) assert.deepEqual(kept.get(key), message);
-  }
-}
-
 describe("messages in SQLite", () => {
   it("an acknowledged message is there once and in its place after kill -9 under load", async () => {
     const path = join(folder, "killed.db");
     const load = new Load();
     for (let round = 0; round < 4; round++) {
       const node = await start(path);
-      const before = load.acknowledged.size;
       const running = load.run([node], () => false);
-      await until(() => load.acknowledged.size > before + 400, "messages under way");
+      await load.more(400);
       await node.kill();
       await running;
     }
@@ -212,10 +130,9 @@ describe("messages in PostgreSQL", () => {
     const load = new Load();
     let [first, second] = [await node(), await node()];
     for (let round = 0; round < 3; round++) {
-      const before = load.acknowledged.size;
       let enough = false;
       const running = load.run([first, second], () => enough);
-      await until(() => load.acknowledged.size > before + 400, "messages under way");
+      await load.more(400);
       await first.kill();
       enough = true;
       await running;
@@ -224,18 +141,16 @@ describe("messages in PostgreSQL", () => {
       [first, second] = [second, await node()];
     }
     for (let round = 0; round < 2; round++) {
-      const before = load.acknowledged.size;
       let enough = false;
       const running = load.run([first, second], () => enough);
-      await until(() => load.acknowledged.size > before + 400, "messages under way");
+      await load.more(400);
       database.stop("immediate");
       await until(async () => {
         const ready = await first.api("/readyz");
         return ready.status === 200 && ready.body.store === "failing";
       }, "it is told");
       database.up();
-      const away = load.acknowledged.size;
-      await until(() => load.acknowledged.size > away + 100, "they go on");
+      await load.more(100);
       enough = true;
       await running;
     }

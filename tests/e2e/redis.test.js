@@ -1,7 +1,7 @@
 // The kinds of Redis that `cluster.url` can name.
 import assert from "node:assert/strict";
 import { execFileSync } from "node:child_process";
-import { writeFileSync } from "node:fs";
+import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { afterEach, describe, it } from "node:test";
 import { Live, socketIo } from "./lib/clients.js";
@@ -67,7 +67,52 @@ async function oneGateway(url, { env } = {}) {
     );
   };
   await check();
-  return { nodes, check };
+  return { nodes, check, ann, bob };
+}
+
+/** A Redis Cluster of three masters; their ports. */
+async function redisCluster() {
+  const ports = [];
+  for (let index = 0; index < 3; index++) {
+    const port = await freePort();
+    // The bus has a port of its own, ten thousand above by default.
+    const args = ["--cluster-enabled", "yes", "--cluster-node-timeout", "2000"];
+    keep(await redis(port, [...args, "--cluster-port", `${await freePort()}`]));
+    ports.push(port);
+  }
+  const hosts = ports.map((port) => `127.0.0.1:${port}`);
+  const create = ["--cluster", "create", ...hosts, "--cluster-yes"];
+  execFileSync("redis-cli", create, { stdio: "ignore" });
+  return { ports, url: `redis+cluster://${hosts.join(",")}` };
+}
+
+/** Moves the slot of a key or a sharded channel to another master, as resharding does. */
+async function moveSlot(ports, key, underWay = async () => {}) {
+  const cli = (port, ...args) =>
+    execFileSync("redis-cli", ["-p", `${port}`, ...args]).toString().trim();
+  const slot = cli(ports[0], "CLUSTER", "KEYSLOT", key);
+  const owns = (port) =>
+    cli(port, "CLUSTER", "NODES")
+      .split("\n")
+      .find((line) => line.includes("myself"))
+      .split(" ")
+      .slice(8)
+      .some((range) => {
+        const [first, last = first] = range.split("-").map(Number);
+        return first <= slot && slot <= last;
+      });
+  const from = ports.find(owns);
+  const to = ports.find((port) => port !== from);
+  const [fromId, toId] = [from, to].map((port) => cli(port, "CLUSTER", "MYID"));
+  cli(to, "CLUSTER", "SETSLOT", slot, "IMPORTING", fromId);
+  cli(from, "CLUSTER", "SETSLOT", slot, "MIGRATING", toId);
+  await underWay();
+  for (;;) {
+    const keys = cli(from, "CLUSTER", "GETKEYSINSLOT", slot, "100").split("\n").filter(Boolean);
+    if (keys.length === 0) break;
+    cli(from, "MIGRATE", "127.0.0.1", `${to}`, "", "0", "5000", "KEYS", ...keys);
+  }
+  for (const port of [to, from, ...ports]) cli(port, "CLUSTER", "SETSLOT", slot, "NODE", toId);
 }
 
 describe("cluster.url", { timeout: 90000 }, () => {
@@ -88,6 +133,46 @@ describe("cluster.url", { timeout: 90000 }, () => {
     );
     const { nodes } = await oneGateway(`redis://hl:s3cr%25t@127.0.0.1:${store.port}/3`);
     assert.ok(nodes.every((node) => !node.log.includes("s3cr")));
+  });
+
+  it("needs no more of a user of Redis than the documentation gives it", async () => {
+    const page = readFileSync(new URL("../../docs/cluster.md", import.meta.url), "utf8");
+    const rules = page
+      .match(/^ACL SETUSER heartline (.*?)$/ms)[1]
+      .replace("PASSWORD", "secret")
+      .split(" ");
+    const user = ["--user", "heartline", ...rules];
+    const store = keep(await redis(undefined, user));
+    const { nodes } = await oneGateway(`redis://heartline:secret@127.0.0.1:${store.port}`);
+    for (const node of nodes) assert.doesNotMatch(node.log, /NOPERM|permission/);
+    const denied = execFileSync("redis-cli", ["-p", `${store.port}`, "ACL", "LOG"]).toString();
+    assert.equal(denied.trim(), "");
+  });
+
+  it("is refused at the start where it cannot work, with a sentence that says why", async () => {
+    const master = keep(await redis());
+    const replica = keep(await redis(undefined, ["--replicaof", "127.0.0.1", `${master.port}`]));
+    await assert.rejects(serve({ "cluster.url": replica.url }), /is a replica, which takes no/);
+    const port = `${await freePort()}`;
+    const cluster = ["--cluster-enabled", "yes", "--cluster-port", port];
+    const { url } = keep(await redis(undefined, cluster));
+    await assert.rejects(serve({ "cluster.url": url }), /is one of a Redis Cluster: write redis\+/);
+  });
+
+  it("may be full: presence goes on", async () => {
+    const full = ["--maxmemory", "8mb", "--maxmemory-policy", "noeviction"];
+    const store = keep(await redis(undefined, full));
+    const { nodes, check } = await oneGateway(store.url);
+    const cli = (...args) => execFileSync("redis-cli", ["-p", `${store.port}`, ...args]).toString();
+    for (let turn = 0; !/OOM/.test(cli("SETRANGE", `filler${turn}`, "100000", "x")); turn++);
+    await check();
+    // The lease of 3 s is renewed, or it ends.
+    const ended = Date.now() + 4000;
+    await until(() => Date.now() > ended, "more than a lease has passed");
+    for (const node of nodes)
+      assert.equal(await node.metric("heartline_cluster_incarnations_total"), 1);
+    await check();
+    for (const node of nodes) assert.equal((await node.api("/readyz")).body.status, "ready");
   });
 
   it("names a server that speaks TLS", async () => {
@@ -194,28 +279,41 @@ describe("cluster.url", { timeout: 90000 }, () => {
   });
 
   it("names a Redis Cluster", async () => {
-    const ports = [];
-    for (let index = 0; index < 3; index++) {
-      const port = await freePort();
-      // The bus has a port of its own, ten thousand above by default.
-      keep(
-        await redis(port, [
-          "--cluster-enabled",
-          "yes",
-          "--cluster-node-timeout",
-          "2000",
-          "--cluster-port",
-          `${await freePort()}`,
-        ]),
-      );
-      ports.push(port);
-    }
-    const hosts = ports.map((port) => `127.0.0.1:${port}`);
-    execFileSync("redis-cli", ["--cluster", "create", ...hosts, "--cluster-yes"], {
-      stdio: "ignore",
-    });
-    const { check } = await oneGateway(`redis+cluster://${hosts.join(",")}`);
+    const { url } = await redisCluster();
+    const { check } = await oneGateway(url);
     // Rooms are of all slots.
     for (let turn = 0; turn < 5; turn++) await check();
+  });
+
+  it("names a Redis Cluster whose slots move", async () => {
+    const { ports, url } = await redisCluster();
+    const { check, ann, bob, nodes } = await oneGateway(url);
+    await ann.ask("join", { room: "moved" });
+    await bob.ask({ type: "subscribe", topic: "moved" });
+    let turn = 0;
+    const isTold = async () => {
+      const event = `news-${++turn}`;
+      await ann.ask("publish", { room: "moved", event, data: 1 });
+      return bob.hear(event, () => true, 200).then(
+        () => true,
+        () => false,
+      );
+    };
+    assert.ok(await isTold());
+    await moveSlot(ports, "hl:r:1:/::moved");
+    await until(isTold, "the room is heard at its new place", 8000);
+    // All that is known of users. Meanwhile nobody writes to the new place what is at the old.
+    const isReady = async (node) => (await node.api("/readyz")).body.status === "ready";
+    const areReady = async () => (await Promise.all(nodes.map(isReady))).every(Boolean);
+    const isNoticed = async () => !(await areReady());
+    await moveSlot(ports, "{hl}", () => until(isNoticed, "the nodes notice it", 10000));
+    const again = async () => (await areReady()) && check().then(() => true, () => false);
+    await until(again, "the nodes are one gateway", 15000);
+    await check();
+    // For longer than a lease.
+    const end = Date.now() + 4000;
+    await until(() => Date.now() > end, "a lease has passed");
+    assert.ok(!ann.heard.some(({ event }) => event === "user:offline"), "nobody was away");
+    await check();
   });
 });

@@ -3,10 +3,11 @@
 import assert from "node:assert/strict";
 import { afterEach, beforeEach, describe, it } from "node:test";
 import parser from "socket.io-msgpack-parser";
-import { Live, socketIo } from "./lib/clients.js";
+import { Live, Returning, socketIo } from "./lib/clients.js";
 import { Proxy } from "./lib/proxy.js";
 import { Returning } from "./lib/returning.js";
 import { serve, token, until } from "./lib/server.js";
+import { Book, Witness, liveWitness, socketIoWitness } from "./lib/witness.js";
 
 const PLACE = /^hl\.[0-9a-z]+\.[0-9a-z]+$/;
 const OPEN = {
@@ -786,122 +787,6 @@ describe("a live client comes back", { timeout: 60000 }, () => {
 
 describe("under torture", { timeout: 90000 }, () => {
   const [CLIENTS, ROOMS, MS] = [100, 12, 12000];
-  const roomsOf = (number) => [0, 3, 7].map((step) => `r${(number + step) % ROOMS}`);
-
-  /** What one client got of each room, in sections that begin with a fresh start. */
-  class Witness {
-    constructor(rooms) {
-      this.rooms = new Map(rooms.map((room) => [room, [[]]]));
-    }
-
-    fresh(room) {
-      this.rooms.get(room).push([]);
-    }
-
-    /** It is in a room from the first event on that it hears there. */
-    hears(room, number) {
-      this.rooms.get(room).at(-1).push(number);
-    }
-
-    /** Whether it has the last event of each room, or has begun afresh since. */
-    done() {
-      const sections = [...this.rooms].map(([room, sections]) => [room, sections.at(-1)]);
-      return sections.every(
-        ([room, section]) => section.length === 0 || section.at(-1) === last.get(room),
-      );
-    }
-
-    /** What is wrong: holes, repetitions and inversions. */
-    faults() {
-      const faults = [];
-      for (const [room, sections] of this.rooms) {
-        for (const [index, numbers] of sections.entries()) {
-          for (let at = 1; at < numbers.length; at++) {
-            const [before, now] = [numbers[at - 1], numbers[at]];
-            if (now !== before + 1) faults.push(`${index} ${room}: ${now} after ${before}`);
-          }
-        }
-      }
-      return faults;
-    }
-  }
-
-  /** A socket.io-client that joins its rooms when it begins afresh. */
-  function socketIoClient(proxy, number) {
-    const witness = new Witness(roomsOf(number));
-    const socket = client(proxy, `u${number}`, {
-      reconnectionDelay: 20,
-      reconnectionDelayMax: 100,
-      timeout: 4000,
-      transports: number % 4 === 1 ? ["polling"] : ["websocket"],
-      ...(number % 6 === 0 && { parser }),
-    });
-    socket.offAny();
-    const counts = { recovered: 0, fresh: 0 };
-    socket.on("news", ({ room, number }) => witness.hears(room, number));
-    // In the order of its packets: a fresh start is known before anything of it is heard.
-    socket.on("connect", () => {
-      counts[socket.recovered ? "recovered" : "fresh"]++;
-      if (!socket.recovered) {
-        for (const room of roomsOf(number)) {
-          witness.fresh(room);
-          socket.emit("join", { room });
-        }
-      }
-    });
-    const publish = (room, data) =>
-      socket.connected && socket.emit("publish", { room, event: "noise", data });
-    return { witness, counts, publish };
-  }
-
-  /** A live client that resumes with all that it knows, again and again. */
-  function liveClient(proxy, number) {
-    const witness = new Witness(roomsOf(number));
-    const counts = { recovered: 0, fresh: 0 };
-    const one = new Returning(proxy, `u${number}`);
-    const take = one.take.bind(one);
-    let over = false;
-    one.take = (frame) => {
-      take(frame);
-      one.got.length = 0;
-      one.hellos.length = Math.min(one.hellos.length, 1);
-      if (frame.type === "hello") {
-        counts[frame.recovered ? "recovered" : "fresh"]++;
-        if (one.topics.size === 0) {
-          for (const topic of roomsOf(number)) one.live.send({ type: "subscribe", topic });
-        }
-      } else if (frame.type === "subscribed" && !frame.recovered) {
-        witness.fresh(frame.topic);
-      } else if (frame.type === "news") {
-        witness.hears(frame.data.room, frame.data.number);
-      }
-    };
-    const open = () => {
-      if (over) return;
-      const live = new Live(proxy.live);
-      one.live = live;
-      live.heard.push = () => 0;
-      live.ws.on("open", () => {
-        const topics = Object.fromEntries(one.topics);
-        const resume = one.resume && { resume: one.resume, topics, place: one.place };
-        live.send({ type: "auth", token: token(`u${number}`), ...resume });
-      });
-      live.ws.on("message", (data) => one.live === live && one.take(JSON.parse(data.toString())));
-      const late = setTimeout(() => live.close(), 4000);
-      live.ws.on("message", () => clearTimeout(late));
-      live.closed.then(() => (clearTimeout(late), setTimeout(open, 20 + Math.random() * 80)));
-    };
-    open();
-    started.push(() => ((over = true), one.live.close()));
-    const publish = (topic, data) =>
-      one.live.ws.readyState === 1 &&
-      one.topics.size > 0 &&
-      one.live.send({ type: "publish", topic, event: "noise", data });
-    return { witness, counts, publish };
-  }
-
-  /** The last number that was said in each room. */
-  const last = new Map();
 
   it("each client has all of its rooms once and in order, or begins afresh and knows it", async (t) => {
     const { node, proxy } = await world({
@@ -914,10 +799,22 @@ describe("under torture", { timeout: 90000 }, () => {
     let cuts = 0;
     const ways = ["cut", "cut", "cut", "reset", "reset", "halfOpen"];
     const pick = (list) => list[Math.floor(Math.random() * list.length)];
-    const clients = Array.from({ length: CLIENTS }, (_, number) =>
-      (number % 3 === 2 ? liveClient : socketIoClient)(proxy, number),
-    );
-    const begun = () => clients.every(({ counts }) => counts.fresh > 0);
+    const names = Array.from({ length: ROOMS }, (_, number) => `r${number}`);
+    const book = new Book(names);
+    const clients = Array.from({ length: CLIENTS }, (_, number) => {
+      const witness = new Witness(
+        book,
+        [0, 3, 7].map((step) => names[(number + step) % ROOMS]),
+      );
+      return number % 3 === 2
+        ? liveWitness(proxy.live, `u${number}`, witness)
+        : socketIoWitness(proxy.http, `u${number}`, witness, {
+            transports: number % 4 === 1 ? ["polling"] : ["websocket"],
+            ...(number % 6 === 0 && { parser }),
+          });
+    });
+    started.push(...clients.map((one) => () => one.close()));
+    const begun = () => clients.every(({ witness }) => witness.fresh > 0);
     await until(begun, "all are there", 20000);
     // From here on connections break, each at some byte to either side.
     const breaks = (pair) => {
@@ -929,44 +826,31 @@ describe("under torture", { timeout: 90000 }, () => {
     for (const pair of proxy.pairs) breaks(pair);
     proxy.onPair = breaks;
     const end = Date.now() + MS;
+    const saying = (data) => say(node, data.room, "news", data);
     const publisher = async (rooms) => {
-      while (Date.now() < end) {
-        for (const room of rooms) {
-          const number = (last.get(room) ?? 0) + 1;
-          last.set(room, number);
-          await say(node, room, "news", { room, number });
-        }
-      }
+      while (Date.now() < end) for (const room of rooms) await book.say(room, saying);
     };
-    const noise = setInterval(
-      () => pick(clients).publish(`r${Math.floor(Math.random() * ROOMS)}`, 1),
-      5,
-    );
-    const names = Array.from({ length: ROOMS }, (_, number) => `r${number}`);
+    const noise = setInterval(() => pick(clients).publish(pick(names), 1), 5);
     await Promise.all([0, 1, 2].map((part) => publisher(names.filter((_, at) => at % 3 === part))));
     clearInterval(noise);
     proxy.onPair = () => {};
     for (const pair of proxy.pairs) pair.after(Infinity, () => {});
-    const late = () => clients.filter(({ witness }) => !witness.done()).length;
+    const late = () => clients.filter(({ witness }) => !witness.isDone()).length;
     // One last word, for those who begin afresh after the rest.
-    for (const room of names) {
-      const number = last.get(room) + 1;
-      last.set(room, number);
-      await say(node, room, "news", { room, number });
-    }
+    for (const room of names) await book.say(room, saying);
     await until(() => late() === 0, "all have the last event", 15000).catch(() => {});
-    const faults = clients.flatMap(({ witness }, number) =>
-      witness.faults().map((fault) => `client ${number}, ${fault}`),
-    );
-    const sum = (name) => clients.reduce((sum, { counts }) => sum + counts[name], 0);
+    const faults = clients.flatMap(({ witness }, number) => {
+      const { gaps, duplicates, inversions } = witness.verdict();
+      return [...gaps, ...duplicates, ...inversions].map((one) => `client ${number}, ${one}`);
+    });
+    const sum = (name) => clients.reduce((sum, { witness }) => sum + witness[name], 0);
     const [recovered, fresh] = [sum("recovered"), sum("fresh") - CLIENTS];
-    const said = [...last.values()].reduce((sum, one) => sum + one, 0);
     const { text } = await node.api("/metrics");
     const outcomes = text
       .split("\n")
       .filter((line) => /^heartline_resumes_total.* [1-9]/.test(line));
     t.diagnostic(
-      `${CLIENTS} clients, ${said} events, ${cuts} cuts, ${recovered} resumed, ${fresh} afresh; ${outcomes.join(" ")}`,
+      `${CLIENTS} clients, ${book.said} events, ${cuts} cuts, ${recovered} resumed, ${fresh} afresh; ${outcomes.join(" ")}`,
     );
     assert.deepEqual(faults.slice(0, 10), [], `${faults.length} faults`);
     assert.equal(late(), 0);

@@ -49,7 +49,7 @@ export function live(
     const named = new Set(before && topics.keys());
     /** Who waits for what is answered of them. */
     const asked = new Map<string, (reply: Reply) => void>();
-    /** What an app that does not let this client in says before it closes. */
+    /** What is said before the close of who does not let this client in, or not yet. */
     let refusal: End | undefined;
     const replies = new Map<string, (reply: Reply) => void>();
     const socket = open(address.href);
@@ -66,7 +66,7 @@ export function live(
     socket.onclose = ({ code, reason }) => {
       if (over) return;
       close(false);
-      if (code === 4403 && refusal) return events.end(refusal);
+      if (refusal && (code === 4403 || refusal.kind === "retry")) return events.end(refusal);
       events.end(REFUSALS[reason] ?? CODES[code] ?? { kind: "retry", reason: "transport" });
     };
     const say = (frame: object, reply?: (reply: Reply) => void) => {
@@ -133,7 +133,12 @@ export function live(
         topics.delete(topic);
         events.event("room:left", { room: topic, reason: frame.reason });
       } else if (type === "error" && !isIn) {
-        refusal = refused(frame.code, frame.message, frame.data);
+        // What is said to pass is waited for, whatever it is.
+        const afterMs = frame.data?.retryAfterMs;
+        refusal =
+          afterMs === undefined
+            ? refused(frame.code, frame.message, frame.data)
+            : { kind: "retry", reason: "unavailable", afterMs };
       } else if (type === "error" && asked.size > 0) {
         // It does not say which of the named topics it is about: each is asked for by itself.
         for (const [topic, reply] of asked)

@@ -277,6 +277,16 @@ describe("the Socket.IO transport", () => {
     all.client.disconnect();
   });
 
+  it("waits where a refusal over WebSocket is said to pass", () => {
+    const all = overLive({ token: "t" });
+    const data = { code: "DEVICE_LIMIT", retryAfterMs: 900 };
+    all.say({ type: "error", code: "DEVICE_LIMIT", message: "no", data });
+    all.close(1013, "DEVICE_LIMIT");
+    assert.equal(inWords(all), away);
+    assert.equal(all.client.state.nextRetryAt - all.clock.unix(), 900);
+    all.client.disconnect();
+  });
+
   it("waits where a refusal is said to pass, and only there", async () => {
     for (const [more, expected] of [
       ["", "failed device_limit"],

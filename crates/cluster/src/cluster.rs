@@ -19,6 +19,7 @@ use tokio::task::AbortHandle;
 
 use crate::local::Table;
 use crate::locked::locked;
+use crate::lookups::LookUps;
 use crate::member::{Member, Requests, Timing};
 use crate::names;
 use crate::nodes::{Nodes, is_forgotten, peer};
@@ -26,8 +27,9 @@ use crate::redis::{
     Adapter, BadUrl, Calls, Commands, Fanout, Incoming, Line, LineSettings, Queue, RedisDriver,
     RedisRegistry, Server, SocketIoAdapter,
 };
-use crate::registry::{self, Admission, Known, Millis, NodeInfo, TypedUser, UserName};
+use crate::registry::{self, Admission, Doubts, Known, Millis, NodeInfo, TypedUser, UserName};
 use crate::servers;
+use crate::watch;
 
 /// What a node of a cluster is told.
 #[derive(Clone)]
@@ -48,6 +50,8 @@ pub struct Settings {
     pub version: String,
     /// `cluster.socketio_adapter`.
     pub socketio_adapter: SocketIoAdapter,
+    /// Settings that all nodes should have alike, by their keys: others see them.
+    pub alike: Vec<(String, String)>,
     /// `cluster.socketio_key`: what the names of the adapter's channels begin with.
     pub socketio_key: String,
     /// What is kept for clients that come back, if anything is.
@@ -82,6 +86,7 @@ struct Parts {
     queue: Queue,
     /// Where the streams adapter is looked for, and its stream's name; `None`: not at all.
     streams: Option<(Arc<Server>, String)>,
+    server: Arc<Server>,
 }
 
 /// One node of a cluster on Redis.
@@ -91,6 +96,7 @@ pub struct Cluster {
     parts: Mutex<Option<Parts>>,
     tasks: Mutex<Vec<AbortHandle>>,
     nodes: Arc<Nodes>,
+    look_ups: Arc<LookUps>,
     /// By which channels Socket.IO servers speak to a user's socket and its user.
     spoken_to: Mutex<HashMap<SocketAddress, [Option<Arc<dyn Subscription>>; 2]>>,
 }
@@ -117,6 +123,11 @@ impl Cluster {
             tag: settings.tag,
             address: settings.address.into(),
             version: settings.version.into(),
+            settings: settings
+                .alike
+                .into_iter()
+                .map(|(key, value)| (key.into(), value.into()))
+                .collect(),
         };
         let key = settings.socketio_key;
         let adapter = Adapter::new(settings.socketio_adapter, &key, settings.tag);
@@ -130,8 +141,14 @@ impl Cluster {
         let (fanout, queue) = Fanout::new(calls.prefix(), own, adapter, line);
         let with_adapter = settings.socketio_adapter != SocketIoAdapter::Off;
         let streams = with_adapter.then(|| (server.clone(), key));
-        let registry = RedisRegistry::new(server, calls);
+        let doubts = Doubts::new(settings.timing.ttl, settings.timing.refresh);
+        let registry = RedisRegistry::new(server.clone(), calls, doubts);
         let (member, requests) = Member::new(registry, Table::new(), info, settings.timing);
+        let asked = member.clone();
+        let look_ups = LookUps::new(move |users| {
+            let member = asked.clone();
+            Box::pin(async move { member.look_up(&users).await })
+        });
         Ok(Cluster {
             member,
             fanout,
@@ -140,9 +157,11 @@ impl Cluster {
                 driver,
                 queue,
                 streams,
+                server,
             })),
             tasks: Mutex::default(),
             nodes: Arc::default(),
+            look_ups,
             spoken_to: Mutex::default(),
         })
     }
@@ -195,6 +214,7 @@ impl Backplane for Cluster {
             driver,
             queue,
             streams,
+            server,
         }) = parts
         else {
             return;
@@ -221,8 +241,13 @@ impl Backplane for Cluster {
                 .run(driver, queue, (max_payload, &namespaces), deliver, is_busy)
                 .await;
         });
+        let watching = tokio::spawn(watch::watch(server, self.member.clone()));
         let mut tasks = locked(&self.tasks);
-        tasks.extend([living.abort_handle(), fanning.abort_handle()]);
+        tasks.extend([
+            living.abort_handle(),
+            fanning.abort_handle(),
+            watching.abort_handle(),
+        ]);
         if let Some((server, stream)) = streams {
             let looking = tokio::spawn(servers::look_for_streams(server, stream));
             tasks.push(looking.abort_handle());
@@ -238,17 +263,23 @@ impl Backplane for Cluster {
             let since = table.now() / 16 * 16;
             let Newcomer { user, socket, .. } = &newcomer;
             let Some(entry) = table.entry(*socket, newcomer.device_id.as_ref(), since) else {
-                return Err(DeviceLimitReached);
+                return Err(DeviceLimitReached::default());
             };
             let who = names::typed_user(user);
             let guard = AdmissionGuard {
                 member: &member,
                 socket: Some((who.clone(), entry.socket.clone())),
             };
-            let asked = registry::Newcomer { who, entry };
+            let asked = registry::Newcomer {
+                who,
+                entry,
+                max_sockets: u32::try_from(newcomer.max_sockets).unwrap_or(u32::MAX),
+            };
             let enter = |admission| match admission {
                 None => table.presence().connect(newcomer, since),
-                Some(Admission::Refused) => Err(DeviceLimitReached),
+                Some(Admission::Refused(again)) => Err(DeviceLimitReached {
+                    retry_after: again.map(Duration::from_millis),
+                }),
                 Some(admission) => {
                     table.presence().enter(newcomer, since);
                     Ok(Admitted {
@@ -304,14 +335,14 @@ impl Backplane for Cluster {
         tenant: Option<Arc<str>>,
         users: Vec<String>,
     ) -> BoxFuture<Vec<UserPresence>> {
-        let member = self.member.clone();
+        let (member, look_ups) = (self.member.clone(), self.look_ups.clone());
         Box::pin(async move {
             let now = member.local().now();
             let names: Vec<UserName> = users
                 .iter()
                 .map(|user| names::user_name(tenant.as_deref(), user))
                 .collect();
-            match member.look_up(&names).await {
+            match look_ups.ask(&names).await {
                 Ok(known) => users
                     .iter()
                     .zip(&known)
@@ -399,19 +430,20 @@ impl Backplane for Cluster {
     }
 
     fn sockets(&self, tenant: Option<&str>, user: &str) -> BoxFuture<Option<Vec<UserSocket>>> {
-        let member = self.member.clone();
+        let look_ups = self.look_ups.clone();
         let name = names::user_name(tenant, user);
         Box::pin(async move {
-            let known = member.look_up(std::slice::from_ref(&name)).await.ok()?;
-            let sockets = known.into_iter().flat_map(|known| known.sockets);
+            let known = look_ups.ask(std::slice::from_ref(&name)).await;
+            let known = known.ok()?;
+            let sockets = known.iter().flat_map(|known| &known.sockets);
             let sockets = sockets.filter_map(|socket| {
                 let who = TypedUser {
                     user: name.clone(),
-                    kind: socket.kind,
+                    kind: socket.kind.clone(),
                 };
                 Some(UserSocket {
-                    id: socket.socket,
-                    namespace: socket.namespace,
+                    id: socket.socket.clone(),
+                    namespace: socket.namespace.clone(),
                     user: Arc::new(names::user_key(&who)?),
                 })
             });
@@ -431,6 +463,8 @@ impl Backplane for Cluster {
             repairs: read(&member.repairs),
             swept: read(&member.swept),
             edges: read(&member.edges),
+            missed_edges: read(&member.missed_edges),
+            unreadable_edges: read(&member.unreadable_edges),
             unregistered: read(&member.unregistered),
             sent: read(&fanout.sent),
             received: read(&fanout.received),

@@ -344,12 +344,16 @@ pub fn read(bytes: &[u8]) -> Option<(Origin, Body<'_>)> {
 /// the answers to a batch before it sends the next; on a Redis Cluster its parts come by
 /// different ways, of which one may be slower than the others for a while.
 const WINDOW: u64 = 4096;
+/// Numbers in a row that are further back than the window, after which their sender is believed.
+const MAX_FAR_BACK: u8 = 16;
 
 /// Tells publications that came before, also out of order, from new ones. 512 bytes for
 /// each sender.
 #[derive(Debug, Clone)]
 pub struct Seen {
     highest: u64,
+    /// How many in a row were further back than the window.
+    far_back: u8,
     /// Which of the last [`WINDOW`] numbers came: a ring of bits.
     window: Box<[u64; (WINDOW / 64) as usize]>,
 }
@@ -358,6 +362,7 @@ impl Default for Seen {
     fn default() -> Self {
         Seen {
             highest: 0,
+            far_back: 0,
             window: Box::new([0; (WINDOW / 64) as usize]),
         }
     }
@@ -370,7 +375,8 @@ impl Seen {
     }
 
     /// Whether `number` is new; it is not from here on. What is further back than
-    /// the window is taken for old.
+    /// the window is taken for old, but not for ever: no sender repeats so much of what is so old,
+    /// so the highest number was not its own.
     pub fn is_new(&mut self, number: u64) -> bool {
         if number > self.highest {
             if number - self.highest >= WINDOW {
@@ -382,13 +388,25 @@ impl Seen {
                 }
             }
             self.highest = number;
+            self.far_back = 0;
             let (word, bit) = self.bit(number);
             *word |= bit;
             return true;
         }
         if self.highest - number >= WINDOW {
-            return false;
+            self.far_back += 1;
+            if self.far_back < MAX_FAR_BACK {
+                return false;
+            }
+            *self = Seen {
+                highest: number,
+                ..Seen::default()
+            };
+            let (word, bit) = self.bit(number);
+            *word |= bit;
+            return true;
         }
+        self.far_back = 0;
         let (word, bit) = self.bit(number);
         let new = *word & bit == 0;
         *word |= bit;
@@ -539,5 +557,16 @@ mod tests {
         assert!(seen.is_new(50_000));
         assert!(seen.is_new(50_000 - 1));
         assert!(!seen.is_new(10_000));
+    }
+
+    #[test]
+    fn an_absurd_number_does_not_mute_its_sender_for_ever() {
+        let mut seen = Seen::default();
+        assert!(seen.is_new(7));
+        assert!(seen.is_new(u64::MAX));
+        let heard: Vec<u64> = (8..100).filter(|number| seen.is_new(*number)).collect();
+        let first = 8 + u64::from(MAX_FAR_BACK) - 1;
+        assert_eq!(heard, (first..100).collect::<Vec<_>>());
+        assert!(!seen.is_new(first));
     }
 }

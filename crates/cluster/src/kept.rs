@@ -57,7 +57,7 @@ pub enum Sent<'a> {
     Tail(u64, usize, Tail<'a>, Vec<Origin>),
     /// All scopes of a request were sent.
     End(u64, Reached),
-    /// Another node has taken a session up, as the so manieth.
+    /// Another node has taken a session up, by the claim of this number.
     Claimed(SocketAddress, u64),
 }
 
@@ -110,8 +110,8 @@ pub fn read(bytes: &[u8], max: usize) -> Option<Sent<'_>> {
             },
         )),
         6 => {
-            let times = reader.u64()?;
-            reader.name().map(|name| Sent::Claimed(name, times))
+            let claim = reader.u64()?;
+            reader.name().map(|name| Sent::Claimed(name, claim))
         }
         _ => None,
     }

@@ -14,6 +14,7 @@ pub mod envelope;
 pub mod kept;
 mod local;
 mod locked;
+mod lookups;
 pub mod member;
 pub mod names;
 mod nodes;
@@ -22,7 +23,10 @@ pub mod registry;
 mod servers;
 #[cfg(test)]
 mod simulation;
+mod watch;
 
 pub use cluster::{Cluster, Settings};
 pub use member::Timing;
-pub use redis::{BadUrl, LineSettings, RedisChallenges, SocketIoAdapter, check_url, own_address};
+pub use redis::{
+    BadUrl, LineSettings, RedisChallenges, SocketIoAdapter, check_url, faults, own_address,
+};

@@ -99,11 +99,6 @@ impl Local for Table {
         users
     }
 
-    fn some_users(&self, count: usize) -> Vec<TypedUser> {
-        let users = self.presence.next_users(count);
-        users.iter().map(|user| names::typed_user(user)).collect()
-    }
-
     fn entries(&self, who: &TypedUser) -> Vec<Entry> {
         let Some(user) = names::user_key(who) else {
             return Vec::new();

@@ -11,15 +11,21 @@
 //!   of the incarnation that wrote it lives. No entry has a timer of its own.
 //! * **Fencing.** Whoever writes names its incarnation. When a node has begun a new
 //!   one, or its lease is over, what it still sends under the old is refused.
+//! * **Numbers.** What an incarnation tells has a number that grows. Each number is done
+//!   once: said again, it is answered as it was the first time; a smaller one comes too late
+//!   and is refused. So whoever does not know whether something has happened says it again.
+//! * **Marks.** An entry has a mark, which its node makes of all that it says of it. A node
+//!   compares sums of marks, a bucket of users at a time, with what is really there; where
+//!   they differ it is told the entries of the bucket.
 //! * **Settling.** A user is online or offline as announced last. After each change
 //!   the announced state and the entries are compared, and a difference becomes an
 //!   edge: written to the stream of edges in the same step, with a revision that
 //!   grows with each edge of a user, over a loss of the store too.
 //! * **The hold.** When the store has restarted or failed over, it may have forgotten
-//!   or remember what is long over. For one lease nothing is settled and nobody is
-//!   swept: everybody can say again who is there. Afterwards the differences become
-//!   edges. A store that is empty and that nobody has known otherwise is a new one:
-//!   there is nothing to wait for.
+//!   or remember what is long over. Nothing is settled and nobody is swept until all nodes
+//!   that live have said that what is there of them is complete, and for one lease at most.
+//!   Afterwards the differences become edges. A store that is empty and that nobody has
+//!   known otherwise is a new one: there is nothing to wait for.
 //! * **Two steps to a place.** Who connects is registered at once. If others have to go for
 //!   that, it is on probation: nobody goes until its node says that it is there. When it has
 //!   gone meanwhile, or its node has died, nobody was displaced. Of two that race, the later
@@ -27,9 +33,12 @@
 //! * **Verdicts.** What is to be settled later (a grace, the hold's end) waits in one
 //!   ordered list, which any node works off.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::future::Future;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -55,6 +64,15 @@ impl std::error::Error for Unavailable {}
 /// The incarnation that asked has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Fenced;
+
+/// Of what an incarnation tells, the one that is meant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Turn<'a> {
+    /// Who tells it.
+    pub incarnation: &'a str,
+    /// Greater than those before.
+    pub number: u64,
+}
 
 /// What becomes of an operation that only the holder of a lease may do.
 pub type Guarded<T> = Result<Result<T, Fenced>, Unavailable>;
@@ -113,6 +131,73 @@ pub struct Entry {
     pub rooms: Vec<RoomName>,
 }
 
+/// How many buckets the users of a node are compared in: with 50 000 of them, what differs
+/// in one bucket is said again by one operation.
+pub const BUCKETS: usize = 256;
+
+/// A number for all that a node says of an entry. Only the process that made it compares it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Mark {
+    /// The user's bucket.
+    pub bucket: u8,
+    /// Of 48 bits: Lua adds two of them without loss.
+    pub number: u64,
+}
+
+/// The sum of the marks of a bucket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub struct Sum(pub u64);
+
+impl Sum {
+    /// The bits of a mark's number, and of a sum.
+    const MASK: u64 = (1 << 48) - 1;
+
+    /// The same with one entry more.
+    #[must_use]
+    pub fn with(self, mark: Mark) -> Sum {
+        Sum((self.0 + mark.number) & Sum::MASK)
+    }
+}
+
+impl TypedUser {
+    /// The user's bucket, the same for all types.
+    pub fn bucket(&self) -> u8 {
+        let mut hasher = DefaultHasher::new();
+        self.user.hash(&mut hasher);
+        hasher.finish() as u8
+    }
+}
+
+impl Entry {
+    /// The entry's mark, whatever the order of its rooms.
+    pub fn mark(&self, who: &TypedUser) -> Mark {
+        let Entry {
+            socket,
+            namespace,
+            device,
+            since,
+            // It is not kept with the entry.
+            policy: _,
+            rooms,
+        } = self;
+        let mut rooms: Vec<&RoomName> = rooms.iter().collect();
+        rooms.sort_unstable();
+        rooms.dedup();
+        let mut hasher = DefaultHasher::new();
+        (who, socket, namespace, device, since, rooms).hash(&mut hasher);
+        Mark {
+            bucket: who.bucket(),
+            number: hasher.finish() & Sum::MASK,
+        }
+    }
+}
+
+impl fmt::Display for Mark {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:02x}{:012x}", self.bucket, self.number)
+    }
+}
+
 /// A socket that is to be registered.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Newcomer {
@@ -122,6 +207,29 @@ pub struct Newcomer {
     /// The socket.
     #[serde(flatten)]
     pub entry: Entry,
+    /// How many sockets its user and type may have, whatever the policy.
+    #[serde(rename = "m")]
+    pub max_sockets: u32,
+}
+
+/// When a node is doubted that holds the place which a newcomer wants.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Doubts {
+    /// With less than this left of its lease, milliseconds: it was due to renew it.
+    pub lease_left: Millis,
+    /// Who is refused because of it is told to try again after this many milliseconds, or
+    /// when the lease ends, if that is sooner.
+    pub again: Millis,
+}
+
+impl Doubts {
+    /// After one renewal and a half was missed.
+    pub fn new(ttl: Duration, refresh: Duration) -> Doubts {
+        Doubts {
+            lease_left: ttl.saturating_sub(refresh * 3 / 2).as_millis() as Millis,
+            again: refresh.as_millis() as Millis,
+        }
+    }
 }
 
 /// Why a socket lost its place.
@@ -160,12 +268,13 @@ pub enum Admission {
     /// It is registered; others have to go, once it is [established](Registry::establish).
     /// Until then nobody has to go for these others, nor for itself.
     Reserved,
-    /// The device limit is reached.
-    Refused,
+    /// The device limit is reached. `Some`: not if those nodes have died which are
+    /// [doubted](Doubts); in how many milliseconds to ask again.
+    Refused(Option<Millis>),
 }
 
 /// What a node tells of itself.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct NodeInfo {
     /// `server.node_id`.
@@ -176,6 +285,9 @@ pub struct NodeInfo {
     pub address: Arc<str>,
     /// The version it runs.
     pub version: Arc<str>,
+    /// Settings that all nodes should have alike, by their keys.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub settings: BTreeMap<Arc<str>, Arc<str>>,
 }
 
 impl NodeInfo {
@@ -201,8 +313,8 @@ pub struct Joined {
     pub secret: Arc<str>,
     /// The last edge there was.
     pub last_edge: EdgeId,
-    /// Incarnations of the same process that came before.
-    pub earlier: Vec<Arc<str>>,
+    /// Its number; 0 if there was none.
+    pub edge_number: u64,
 }
 
 /// What a renewal brings.
@@ -214,6 +326,10 @@ pub struct Renewed {
     pub next_due: Option<Millis>,
     /// This node's place among the living, from 0 on.
     pub rank: u32,
+    /// How many nodes live.
+    pub living: u32,
+    /// The name of the hold, if there is one: all who live are waited for.
+    pub hold: Option<Millis>,
 }
 
 /// What maintenance came to.
@@ -263,6 +379,10 @@ pub struct Restored {
     /// this is no change.
     #[serde(rename = "b")]
     pub believed: bool,
+    /// Whether its sockets were found not to be as they should: they are counted anew, and if
+    /// nothing is known of the user at all, it was announced before that was lost.
+    #[serde(rename = "c", default, skip_serializing_if = "std::ops::Not::not")]
+    pub mended: bool,
     /// All sockets of the user at this node.
     #[serde(rename = "e")]
     pub entries: Vec<Entry>,
@@ -292,29 +412,25 @@ pub struct Edge {
 /// Edges in their order.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Edges {
-    /// These.
-    pub edges: Vec<Edge>,
+    /// These, each with its number: it grows by one with each edge. `None`: what cannot be
+    /// read.
+    pub edges: Vec<(u64, Option<Edge>)>,
     /// The last of them; read on from here.
     pub last: Option<EdgeId>,
 }
 
 /// A socket as other nodes see it.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Seen {
     /// The socket's id.
-    #[serde(rename = "s")]
     pub socket: Arc<str>,
     /// The process that holds it.
-    #[serde(rename = "i")]
     pub process: Arc<str>,
     /// Its namespace.
-    #[serde(rename = "n")]
     pub namespace: Arc<str>,
     /// Its device; empty for none.
-    #[serde(rename = "d")]
     pub device: Arc<str>,
     /// The user's type, encoded.
-    #[serde(rename = "y")]
     pub kind: Arc<str>,
 }
 
@@ -329,14 +445,24 @@ pub struct Known {
     pub last_seen: Option<Millis>,
 }
 
-/// What the registry has of an incarnation, in part.
+/// An entry, for comparison.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Marked {
+    /// The socket's id.
+    pub socket: Arc<str>,
+    /// Whose it is.
+    pub who: TypedUser,
+    /// Its mark's number.
+    pub number: u64,
+}
+
+/// How an incarnation's entries compare with what its node says.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Audit {
-    /// For each user asked about, its sockets under the incarnation, and their rooms in
-    /// the order of their names.
-    pub asked: Vec<Vec<(Arc<str>, Vec<RoomName>)>>,
-    /// Some entries, by chance: sockets and whose they are.
-    pub sample: Vec<(Arc<str>, TypedUser)>,
+    /// How many of the buckets asked about were looked at, from the first on; one at least.
+    pub looked_at: usize,
+    /// Those of them that differ, and what there is in each.
+    pub differing: Vec<(u8, Vec<Marked>)>,
 }
 
 /// An incarnation as the registry has it.
@@ -354,32 +480,36 @@ pub struct NodeState {
 
 /// The operations. Each is atomic.
 ///
-/// An error says that it may or may not have happened. The caller then begins a new
-/// incarnation, which fences whatever is still on its way.
+/// An error says that it may or may not have happened, or may happen yet. The caller then
+/// says the same again, with the same number.
 pub trait Registry: Send + Sync + 'static {
     /// Begins an incarnation. `known` is the life of the registry that the process was
     /// in last: another one now means that memory was lost. A process that was in
-    /// none is new: other processes with its node id are taken for dead.
+    /// none is new: other processes with its node id are taken for dead. `living`: how many
+    /// nodes lived as far as it knows; after a loss of memory as many are waited for.
     fn join(
         &self,
         info: &NodeInfo,
         ttl: Millis,
         known: Option<&str>,
+        living: u32,
     ) -> impl Future<Output = Result<Joined, Unavailable>> + Send;
 
-    /// Renews the lease. `done`: displaced sockets that were dealt with.
+    /// Renews the lease. `done`: displaced sockets that were dealt with. `complete`: the hold
+    /// in which this node has found that what the registry has of it is true.
     fn renew(
         &self,
         incarnation: &str,
         ttl: Millis,
         done: &[Arc<str>],
+        complete: Option<Millis>,
     ) -> impl Future<Output = Guarded<Renewed>> + Send;
 
     /// Registers sockets by their namespaces' device policies: says who is refused, and for
     /// whom others have to go.
     fn connect(
         &self,
-        incarnation: &str,
+        turn: Turn<'_>,
         newcomers: &[Newcomer],
     ) -> impl Future<Output = Guarded<Vec<Admission>>> + Send;
 
@@ -388,7 +518,7 @@ pub trait Registry: Send + Sync + 'static {
     /// nodes are told by the registry.
     fn establish(
         &self,
-        incarnation: &str,
+        turn: Turn<'_>,
         arrivals: &[Arrival],
     ) -> impl Future<Output = Guarded<Vec<Displaced>>> + Send;
 
@@ -396,7 +526,7 @@ pub trait Registry: Send + Sync + 'static {
     /// whether its user is without a socket and announced as online still.
     fn depart(
         &self,
-        incarnation: &str,
+        turn: Turn<'_>,
         departures: &[Departure],
     ) -> impl Future<Output = Guarded<Vec<bool>>> + Send;
 
@@ -404,7 +534,7 @@ pub trait Registry: Send + Sync + 'static {
     /// Answers those that lost against others.
     fn restore(
         &self,
-        incarnation: &str,
+        turn: Turn<'_>,
         users: &[Restored],
     ) -> impl Future<Output = Guarded<Vec<Displaced>>> + Send;
 
@@ -425,18 +555,18 @@ pub trait Registry: Send + Sync + 'static {
     /// Edges after `last`, at once if there are any, else when there are.
     fn edges(&self, last: &EdgeId) -> impl Future<Output = Result<Edges, Unavailable>> + Send;
 
-    /// What is known of users.
+    /// What is known of users, of any number of them: no operation of the store takes long.
     fn look_up(
         &self,
         users: &[UserName],
     ) -> impl Future<Output = Result<Vec<Known>, Unavailable>> + Send;
 
-    /// What there is of an incarnation, for comparison.
+    /// Compares what there is of an incarnation with what its node says: of buckets, the sum
+    /// of the marks in each.
     fn audit(
         &self,
         incarnation: &str,
-        users: &[UserName],
-        sample: u32,
+        buckets: &[(u8, Sum)],
     ) -> impl Future<Output = Result<Audit, Unavailable>> + Send;
 
     /// All incarnations that were not swept yet.

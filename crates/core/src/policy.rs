@@ -3,16 +3,31 @@
 use std::time::Duration;
 
 /// Settings that may differ from namespace to namespace.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct NamespaceConfig {
     /// Who may connect.
     pub auth_mode: AuthMode,
     /// How many devices a user may have.
     pub devices: DevicePolicy,
+    /// How many sockets a user key may have, whatever the policy: what is asked about a user
+    /// costs as much as it has sockets.
+    pub max_sockets: usize,
     /// Rate limits.
     pub limits: LimitsConfig,
     /// Who hears `user:online` and `user:offline`.
     pub announce: Announce,
+}
+
+impl Default for NamespaceConfig {
+    fn default() -> Self {
+        NamespaceConfig {
+            auth_mode: AuthMode::default(),
+            devices: DevicePolicy::default(),
+            max_sockets: 1_000,
+            limits: LimitsConfig::default(),
+            announce: Announce::default(),
+        }
+    }
 }
 
 /// Who may connect to a namespace.

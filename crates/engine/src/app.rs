@@ -35,6 +35,9 @@ pub trait App: Send + 'static {
     /// Something of the transport has come that nobody waits for: a WebSocket ping, which is
     /// answered, a pong to no ping, a packet without a meaning.
     fn pinged(&mut self, _engine: &mut Engine, _slot: Slot) {}
+    /// What was sent before this moment has come. Told once for each
+    /// [`Engine::want_receipt`], and to nobody else.
+    fn received(&mut self, _engine: &mut Engine, _slot: Slot, _before: Micros) {}
     /// A polling session travels over WebSocket from now on.
     fn upgraded(&mut self, _engine: &mut Engine, _slot: Slot) {}
     /// The deadline set with [`Engine::set_app_deadline`] has come.

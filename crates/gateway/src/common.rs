@@ -17,7 +17,7 @@ use heartline_wire::names::{self, Speaker};
 use serde::{Deserialize, Serialize};
 
 use crate::fanout::{Fanout, ToRoom, ToRooms, ToUser};
-use crate::op::Op;
+use crate::op::{LineOp, Op};
 use crate::publication::{Publication, Told};
 use crate::recovery::Recovery;
 
@@ -88,7 +88,7 @@ impl Fanout {
         };
         let gap = |shard: usize, gap: Gap| {
             let room = room.clone();
-            self.post(shard as u16, Op::Gap { room, gap });
+            self.post(shard as u16, Op::Line(LineOp::Gap { room, gap }));
         };
         let Some(message) = message else {
             return room.follow_gap(&recovery.line, at, gap);
@@ -150,7 +150,7 @@ impl Fanout {
             recovery.shelf.follow_loss(scope, &recovery.line, id);
             if let Some(user) = user {
                 for to in self.backplane.local().sockets(tenant, user, None) {
-                    self.post(to.0.conn.shard, Op::UserGap { to: Some(to) });
+                    self.post(to.0.conn.shard, Op::Line(LineOp::UserGap { to: Some(to) }));
                 }
             }
             return;
@@ -290,8 +290,8 @@ impl Fanout {
                     |shard, gap, is_late| {
                         let room = room.clone();
                         let op = match is_late {
-                            true => Op::Gap { room, gap },
-                            false => Op::Begin { room, from: gap },
+                            true => Op::Line(LineOp::Gap { room, gap }),
+                            false => Op::Line(LineOp::Begin { room, from: gap }),
                         };
                         self.post(shard as u16, op);
                     },
@@ -371,7 +371,7 @@ impl Fanout {
         };
         recovery.sessions.give_up(&name);
         let at = self.whereabouts(name);
-        self.post(at.0.conn.shard, Op::Lose { socket: at, name });
+        self.post(at.0.conn.shard, Op::Line(LineOp::Lose { socket: at, name }));
     }
 
     fn parts<'a>(

@@ -29,7 +29,8 @@ use tokio::sync::oneshot;
 
 use crate::event::{Args, EventError};
 use crate::op::{
-    Chosen, FIRST_CHOICE, Held, Op, Query, RoomFilter, RoomMembers, SelectedAction, Selection,
+    Chosen, FIRST_CHOICE, Held, LineOp, Manner, Op, Query, RoomFilter, RoomMembers, SelectedAction,
+    Selection,
 };
 use crate::publication::{Publication, Told, may_mislead};
 use crate::recovery::Recovery;
@@ -305,7 +306,7 @@ impl Fanout {
         };
         if !was_ready {
             let (reply, done) = oneshot::channel();
-            self.post(socket.0.conn.shard, Op::Settle(reply));
+            self.post(socket.0.conn.shard, Op::Line(LineOp::Settle(reply)));
             // An error: there is no such shard.
             let _ = done.await;
         }
@@ -884,7 +885,7 @@ impl Fanout {
                     }
                 }
                 for to in self.backplane.local().sockets(tenant, user, None) {
-                    self.post(to.0.conn.shard, Op::UserGap { to: Some(to) });
+                    self.post(to.0.conn.shard, Op::Line(LineOp::UserGap { to: Some(to) }));
                 }
             }
             Missed::Users => {
@@ -893,13 +894,13 @@ impl Fanout {
                 let all = format!("{PRIVATE}*");
                 // What goes by the line of all nodes is not lost unnoticed.
                 if by_line.is_none_or(|recovery| !recovery.keeps(&all)) {
-                    self.post_to_all(|| Op::UserGap { to: None });
+                    self.post_to_all(|| Op::Line(LineOp::UserGap { to: None }));
                 }
             }
             Missed::Anybody => {
                 self.lose_all();
                 self.rooms.all().iter().for_each(|room| self.tell_gap(room));
-                self.post_to_all(|| Op::UserGap { to: None });
+                self.post_to_all(|| Op::Line(LineOp::UserGap { to: None }));
             }
         }
     }
@@ -925,7 +926,7 @@ impl Fanout {
         let line = recovery.map(|recovery| &recovery.line);
         self.rooms.begin_epoch(room, line, note, |shard, gap| {
             let room = room.clone();
-            self.post(shard as u16, Op::Gap { room, gap });
+            self.post(shard as u16, Op::Line(LineOp::Gap { room, gap }));
         });
     }
 
@@ -1073,6 +1074,29 @@ impl Fanout {
             rooms.extend(here.await.unwrap_or_default());
         }
         rooms
+    }
+
+    /// Gives an event to the socket of this node that is known by a name, and is or was at an
+    /// address: kept until it has come, where that is done.
+    pub(crate) fn emit(&self, name: SocketAddress, at: SocketAddress, message: Message) {
+        let post = |to: SocketAddress, message, how| {
+            self.post(to.0.conn.shard, Op::Emit { to, message, how });
+        };
+        // Of another one nobody would find out that it is nowhere.
+        let may_be_here = |recovery: &Recovery| {
+            usize::from(name.0.conn.shard) < self.shards.len() || recovery.may_come_back(&name)
+        };
+        let recovery = self.recovery.as_ref();
+        // The line of all nodes has no place for what one of them says to a socket of its own.
+        let keeps = |recovery: &Recovery| recovery.common.is_none() && recovery.keeps_all();
+        let recovery = recovery.filter(|recovery| keeps(recovery) && may_be_here(recovery));
+        let Some(recovery) = recovery else {
+            return post(at, message, Manner::Passing);
+        };
+        let kept = recovery.kept(&message, Only::default(), self.clock.now());
+        recovery.keep_direct(name, kept, |told| {
+            post(recovery.whereabouts(name), message, Manner::Kept(told));
+        });
     }
 
     /// Gives an event to a socket of this node and waits for its acknowledgement.

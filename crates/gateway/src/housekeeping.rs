@@ -54,8 +54,10 @@ pub(crate) async fn run(shared: Arc<Shared>) {
             let fanout = &shared_in_trims.fanout;
             let is_left = |_, tenant: Option<&str>, user: &str| fanout.has_anybody(tenant, user);
             recovery.shelf.trim(now, &recovery.line.bounds, is_left);
+            recovery.direct.trim(now, &recovery.line.bounds);
             rounds += 1;
-            if let Some(common) = recovery.common.as_ref().filter(|_| rounds % ATTEND == 0) {
+            let common = recovery.common.as_ref();
+            if let Some(common) = common.filter(|_| rounds.is_multiple_of(ATTEND)) {
                 fanout.backplane.local().each_user(|user| {
                     common.attend(user);
                 });

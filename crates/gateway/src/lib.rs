@@ -40,6 +40,7 @@ mod gateway;
 pub mod handler;
 mod housekeeping;
 mod hub;
+mod in_doubt;
 mod in_order;
 mod intern;
 mod journal;

@@ -14,7 +14,7 @@ use heartline_wire::reason::Reason;
 use crate::announcer::Announcer;
 use crate::fanout::Fanout;
 use crate::members::Members;
-use crate::op::Op;
+use crate::op::{Op, Replaced};
 
 /// The node as its backplane knows it. Does not keep the node alive, which owns the
 /// backplane.
@@ -39,12 +39,12 @@ impl Node for ThisNode {
         node_id: &Arc<str>,
     ) {
         if let Some(fanout) = self.fanout.upgrade() {
-            let op = Op::Replaced {
+            let op = Op::Replaced(Replaced {
                 to: socket,
                 by: device_id,
                 node: node_id.clone(),
                 reason,
-            };
+            });
             fanout.post(socket.0.conn.shard, op);
         }
     }

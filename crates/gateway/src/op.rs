@@ -17,11 +17,11 @@ use heartline_wire::codes::Code;
 use heartline_wire::id::{ConnId, Slot};
 use heartline_wire::json;
 use heartline_wire::reason::Reason;
-use heartline_wire::time::Micros;
+use heartline_wire::time::{Micros, micros};
 use tokio::sync::oneshot;
 
 use crate::event::{Args, ConnectRefused, EventError};
-use crate::publication::{AckId, Publication};
+use crate::publication::{AckId, Publication, Told};
 use crate::recovery::Turn;
 
 /// Keeps a room's publications of other nodes coming; absent without other nodes.
@@ -42,6 +42,16 @@ pub(crate) struct Connecting {
     pub(crate) turn: Option<Turn>,
 }
 
+/// Whose place was taken, and by whom.
+pub(crate) struct Replaced {
+    pub(crate) to: SocketAddress,
+    /// The newer one's device.
+    pub(crate) by: Option<Arc<str>>,
+    /// The newer one's node.
+    pub(crate) node: Arc<str>,
+    pub(crate) reason: Reason,
+}
+
 /// Which connection is over, if it is older than the one by which its client has come back.
 pub(crate) struct Park {
     pub(crate) socket: SocketAddress,
@@ -53,6 +63,39 @@ pub(crate) struct Park {
     pub(crate) reply: oneshot::Sender<bool>,
 }
 
+/// What concerns the line of kept events, and what was lost.
+pub(crate) enum LineOp {
+    /// Publications were lost on their way to a room: its numbers go on in another epoch.
+    Gap { room: Arc<Room>, gap: Gap },
+    /// How far a room is, of which this node did not know it: members have heard nothing yet.
+    Begin { room: Arc<Room>, from: Gap },
+    /// Another node has taken up what a socket has, which is known by this name.
+    Lose {
+        socket: SocketAddress,
+        name: SocketAddress,
+    },
+    /// Answers when all before it is done.
+    Settle(oneshot::Sender<()>),
+    /// Publications to a user were lost, whose socket this is; to any user without one.
+    UserGap { to: Option<SocketAddress> },
+    /// All events up to this place in the line that are for this shard have been delivered.
+    Reached { place: u64 },
+    /// The client of a connection has come back by another one since this time, and wants to
+    /// go on: the earlier one is over.
+    Park(Park),
+}
+
+/// How something is said to one socket.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Manner {
+    /// It is kept until it has come.
+    Kept(Told),
+    /// It is of use to this connection alone.
+    Passing,
+    /// It leaves at once or not at all.
+    Volatile,
+}
+
 /// What may be asked of a shard.
 pub(crate) enum Op {
     /// A future can go on.
@@ -62,7 +105,7 @@ pub(crate) enum Op {
     Emit {
         to: SocketAddress,
         message: Message,
-        volatile: bool,
+        how: Manner,
     },
     EmitWithAck {
         to: SocketAddress,
@@ -125,19 +168,8 @@ pub(crate) enum Op {
         /// Not to this one of them.
         skip: Option<SocketAddress>,
     },
-    /// Publications were lost on their way to a room: its numbers go on in another epoch.
-    Gap { room: Arc<Room>, gap: Gap },
-    /// How far a room is, of which this node did not know it: members have heard nothing yet.
-    Begin { room: Arc<Room>, from: Gap },
-    /// Another node has taken up what a socket has, which is known by this name.
-    Lose {
-        socket: SocketAddress,
-        name: SocketAddress,
-    },
-    /// Answers when all before it is done.
-    Settle(oneshot::Sender<()>),
-    /// Publications to a user were lost, whose socket this is; to any user without one.
-    UserGap { to: Option<SocketAddress> },
+    /// Something of the line of kept events.
+    Line(LineOp),
     /// A publication to a namespace's sockets of one tenant.
     Broadcast {
         namespace: NamespaceId,
@@ -164,19 +196,8 @@ pub(crate) enum Op {
         reason: Reason,
         reply: Option<oneshot::Sender<bool>>,
     },
-    /// All events up to this place in the line that are for this shard have been delivered.
-    Reached { place: u64 },
-    /// The client of a connection has come back by another one since this time, and wants to
-    /// go on: the earlier one is over.
-    Park(Park),
     /// A newer connection took this one's place.
-    Replaced {
-        to: SocketAddress,
-        by: Option<Arc<str>>,
-        /// The newer one's node.
-        node: Arc<str>,
-        reason: Reason,
-    },
+    Replaced(Replaced),
     /// The socket has a new token.
     Refresh {
         to: SocketAddress,
@@ -187,6 +208,8 @@ pub(crate) enum Op {
     },
     /// A socket leaves the room of a conversation, if it is there and not open to it any more.
     LookAgain { to: SocketAddress, room: Arc<str> },
+    /// What a socket has asked for counts as so many events more.
+    Charge { to: SocketAddress, events: usize },
     /// The node is going away: everybody is let go, over this many microseconds.
     Drain { spread: Duration },
     /// So many are let go over this time, and the node stays.
@@ -206,7 +229,8 @@ const REFUSED: &str = "REFUSED";
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Refusal {
     Auth(AuthError),
-    DeviceLimit,
+    /// `Some`: a place may become free by itself; when it makes sense to try again.
+    DeviceLimit(Option<Duration>),
     /// The authenticator or a decider of the app's has panicked.
     Failed,
     /// The app does not let it in.
@@ -218,7 +242,7 @@ impl Refusal {
     pub(crate) fn code(&self) -> &'static str {
         match self {
             Refusal::Auth(error) => error.code().as_str(),
-            Refusal::DeviceLimit => Code::DeviceLimit.as_str(),
+            Refusal::DeviceLimit(_) => Code::DeviceLimit.as_str(),
             Refusal::Failed => Code::Internal.as_str(),
             Refusal::App(_) => REFUSED,
         }
@@ -238,7 +262,7 @@ impl Refusal {
     pub(crate) fn message(&self) -> &str {
         match self {
             Refusal::Auth(error) => error.message(),
-            Refusal::DeviceLimit => Code::DeviceLimit.sentence(),
+            Refusal::DeviceLimit(_) => Code::DeviceLimit.sentence(),
             Refusal::Failed => "You could not be let in; try again",
             Refusal::App(refused) => &refused.message,
         }
@@ -248,6 +272,11 @@ impl Refusal {
     pub(crate) fn data(&self) -> Option<String> {
         match self {
             Refusal::App(refused) => refused.data.clone(),
+            Refusal::DeviceLimit(Some(wait)) => Some(format!(
+                r#"{{"code":"{}","retryAfterMs":{}}}"#,
+                self.code(),
+                micros(*wait).div_ceil(1000)
+            )),
             _ => Some(format!(r#"{{"code":"{}"}}"#, self.code())),
         }
     }
@@ -259,18 +288,25 @@ impl Refusal {
         matches!(self, Refusal::Auth(AuthError::Unavailable))
     }
 
+    /// Whether a live client is told more than the close frame says.
+    pub(crate) fn has_more_to_say(&self) -> bool {
+        matches!(self, Refusal::App(_) | Refusal::DeviceLimit(Some(_)))
+    }
+
     /// How a live connection is closed, and any that may come back at once: reason, code and
     /// text.
     pub(crate) fn closing(&self) -> (Reason, u16, &str) {
         let reason = match self {
             Refusal::Auth(AuthError::Expired) => Reason::TokenExpired,
             Refusal::Auth(_) | Refusal::Failed | Refusal::App(_) => Reason::AuthFailed,
-            Refusal::DeviceLimit => Reason::DeviceLimit,
+            Refusal::DeviceLimit(_) => Reason::DeviceLimit,
         };
         match self {
             // A new token would not help.
             Refusal::App(refused) => (reason, 4403, &refused.message),
-            Refusal::Auth(AuthError::Unavailable) => (reason, 1013, self.code()),
+            Refusal::Auth(AuthError::Unavailable) | Refusal::DeviceLimit(Some(_)) => {
+                (reason, 1013, self.code())
+            }
             Refusal::Failed => (reason, 1011, self.code()),
             _ => (reason, reason.close_code(), self.code()),
         }

@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashSet};
 use heartline_core::auth::RoomPattern;
 use heartline_core::backplane::Backplane;
 use heartline_core::backplane::line::SharedLine;
+use heartline_core::line::direct::Direct;
 use heartline_core::line::ring::{Kept, Only};
 use heartline_core::line::session::{Session, Sessions};
 use heartline_core::line::shelf::{ScopeRef, Shelf};
@@ -25,6 +26,7 @@ use ring::hmac;
 
 use crate::config::{HeartbeatConfig, RecoveryConfig};
 use crate::data::SocketData;
+use crate::in_doubt::InDoubt;
 use crate::journal::{Found, Journal, Place as Written};
 use crate::publication::Told;
 
@@ -99,6 +101,8 @@ pub(crate) struct Recovery {
     pub(crate) line: Line,
     /// Those that went to no room.
     pub(crate) shelf: Shelf,
+    /// Those to single sockets.
+    pub(crate) direct: Direct,
     /// Sockets that may come back.
     pub(crate) sessions: Sessions<Option<SocketData>>,
     /// Where sockets are now that have come back, by the ids under which they are known.
@@ -115,8 +119,8 @@ pub(crate) struct Recovery {
     follows_from: AtomicU64,
     /// Up to this place in the line events may be missing that nobody has dropped.
     missing: AtomicU64,
-    /// Rooms of an earlier process, each with the last stored message that it was told of.
-    told: Mutex<Vec<(RoomKey, u64)>>,
+    /// Rooms of an earlier process, and which stored messages they were told of.
+    pub(crate) in_doubt: InDoubt,
     /// Sockets of which it is found out who goes on with them.
     coming: Arc<Coming>,
     /// Where all of it is written down, if it is.
@@ -143,6 +147,7 @@ impl Recovery {
         Recovery {
             line: Line::new(bounds, epoch),
             shelf: Shelf::default(),
+            direct: Direct::default(),
             sessions: Sessions::new(window, config.sessions),
             names: RwLock::default(),
             rooms: config
@@ -162,7 +167,7 @@ impl Recovery {
             refuse_unreachable: config.refuse_unreachable,
             follows_from: AtomicU64::new(u64::MAX),
             missing: AtomicU64::new(0),
-            told: Mutex::default(),
+            in_doubt: InDoubt::default(),
             coming: Arc::default(),
             journal,
         }
@@ -175,6 +180,8 @@ impl Recovery {
         let missing = found.kept_from.saturating_sub(1).max(found.lost);
         self.missing.store(missing, Ordering::Relaxed);
         let mut of_rooms: HashMap<(RoomKey, u64), Vec<Kept>> = HashMap::new();
+        let names: HashSet<SocketAddress> = found.sockets.iter().map(|one| one.name).collect();
+        let is_known = |name: &SocketAddress| names.contains(name);
         for (place, at, event) in found.events {
             let at = clock.at_unix_millis(at);
             let event = Kept { at, ..event };
@@ -194,11 +201,15 @@ impl Recovery {
                     };
                     self.shelf.restore(scope, &self.line, event);
                 }
+                Written::Socket(name) if is_known(&name) => {
+                    self.direct.restore(name, &self.line, event);
+                }
+                Written::Socket(_) => {}
             }
         }
         let told = found.rooms.iter().filter(|(_, known)| known.told > 0);
-        let told = told.map(|(key, known)| (key.clone(), known.told)).collect();
-        *self.told.lock().unwrap_or_else(PoisonError::into_inner) = told;
+        self.in_doubt
+            .begin(told.map(|(key, known)| (key.clone(), known.told)));
         let mut restored = HashMap::new();
         for (key, known) in found.rooms {
             let place = (key, known.incarnation);
@@ -217,8 +228,7 @@ impl Recovery {
         let now = clock.now();
         let was_there = |(place, end): (_, u64)| (place, end.min(found.last));
         for socket in found.sockets {
-            let places = socket.rooms.iter();
-            let places = places.filter_map(|(key, since)| {
+            let places = socket.rooms.iter().filter_map(|(key, since)| {
                 let room = restored.get(key)?;
                 Some((room.clone(), *since))
             });
@@ -234,11 +244,6 @@ impl Recovery {
                 data: None,
             });
         }
-    }
-
-    /// The rooms of an earlier process that were told of stored messages, once.
-    pub(crate) fn take_told(&self) -> Vec<(RoomKey, u64)> {
-        std::mem::take(&mut *self.told.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Up to this place in the line events may be missing: an earlier process has said them.
@@ -282,12 +287,30 @@ impl Recovery {
 
     /// These do not come back.
     pub(crate) fn give_up(&self, names: Vec<SocketAddress>) {
+        names.into_iter().for_each(|name| self.ended(name));
+    }
+
+    fn ended(&self, name: SocketAddress) {
         if let Some(common) = &self.common {
-            names.iter().for_each(|name| common.remember(*name, None));
+            common.remember(name, None);
         }
+        self.direct.end(&name);
         if let Some(journal) = &self.journal {
-            names.into_iter().for_each(|name| journal.ended(name));
+            journal.ended(name);
         }
+    }
+
+    /// A socket is not where it was. Unless it was lost or has come back, this was its end.
+    pub(crate) fn may_have_ended(&self, name: SocketAddress) {
+        if !self.may_come_back(&name) {
+            self.ended(name);
+        }
+    }
+
+    /// Whether a socket that is not at the place of its name was lost, or has come back. Who
+    /// takes up a session is at another place in the same step.
+    pub(crate) fn may_come_back(&self, name: &SocketAddress) -> bool {
+        self.sessions.holds(name) || self.whereabouts(*name) != *name
     }
 
     /// Whether what is said in a room is kept.
@@ -295,7 +318,7 @@ impl Recovery {
         self.rooms.iter().any(|pattern| pattern.matches(room))
     }
 
-    /// The same of what goes to a whole namespace.
+    /// The same of what goes to a whole namespace, or to a socket.
     pub(crate) fn keeps_all(&self) -> bool {
         self.rooms.iter().any(|pattern| pattern.matches_all())
     }
@@ -330,6 +353,21 @@ impl Recovery {
                 place: self.line.place(id),
                 is_own: true,
             }));
+        });
+    }
+
+    /// Keeps an event to one socket; `post` gets its place.
+    pub(crate) fn keep_direct(&self, name: SocketAddress, event: Kept, post: impl FnOnce(Told)) {
+        let note = |event: &Kept| {
+            if let Some(journal) = &self.journal {
+                journal.direct(name, event);
+            }
+        };
+        self.direct.keep(name, &self.line, event, note, |id| {
+            post(Told {
+                place: self.line.place(id),
+                is_own: true,
+            });
         });
     }
 

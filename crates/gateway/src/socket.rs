@@ -21,7 +21,7 @@ use crate::event::{Args, EventError, PublishRequest, said, said_to_one};
 use crate::fanout::{Published, ToRoom, ToUser, Unreachable};
 use crate::in_order;
 use crate::limits::Sender;
-use crate::op::{Op, Query};
+use crate::op::{Manner, Op, Query};
 use crate::shared::{OwnShared, Shared};
 use crate::to::To;
 
@@ -126,28 +126,40 @@ impl Socket {
         self.post(op);
     }
 
-    /// Sends an event with one argument.
+    /// Sends an event with one argument. With a
+    /// [`window`](crate::config::RecoveryConfig::window) it is kept until it has come: a client
+    /// that was cut off, and comes back in time, gets what it has missed.
     ///
     /// # Errors
     /// `INVALID_EVENT` when the name is one of Socket.IO's own (`connect`), empty or
     /// longer than 128 bytes; `INTERNAL` when `data` cannot be written as JSON.
     pub fn emit<T: Serialize + ?Sized>(&self, event: &str, data: &T) -> Result<(), EventError> {
-        self.emit_message(said_to_one(event, &Args::one(data)?)?, false);
+        self.emit_kept(said_to_one(event, &Args::one(data)?)?);
+        Ok(())
+    }
+
+    /// Answers something that the client has said, by an event with one argument. It is not kept:
+    /// of a client that was cut off, another connection has no use for it.
+    ///
+    /// # Errors
+    /// As [`emit`](Self::emit).
+    pub fn answer<T: Serialize + ?Sized>(&self, event: &str, data: &T) -> Result<(), EventError> {
+        self.emit_message(said_to_one(event, &Args::one(data)?)?, Manner::Passing);
         Ok(())
     }
 
     /// Answers a client's `ping` with the time: `pong` is a name that no other event has.
     pub fn pong(&self, timestamp: u64) {
         let data = format!(r#"{{"timestamp":{timestamp}}}"#);
-        self.emit_message(Message::new("pong", &data), false);
+        self.emit_message(Message::new("pong", &data), Manner::Passing);
     }
 
-    /// Sends an event with the arguments as they are.
+    /// Sends an event with the arguments as they are; kept as by [`emit`](Self::emit).
     ///
     /// # Errors
     /// `INVALID_EVENT`, as for [`emit`](Self::emit).
     pub fn emit_args(&self, event: &str, args: &Args) -> Result<(), EventError> {
-        self.emit_message(said_to_one(event, args)?, false);
+        self.emit_kept(said_to_one(event, args)?);
         Ok(())
     }
 
@@ -160,19 +172,25 @@ impl Socket {
         event: &str,
         data: &T,
     ) -> Result<(), EventError> {
-        self.emit_message(said_to_one(event, &Args::one(data)?)?, true);
+        self.emit_message(said_to_one(event, &Args::one(data)?)?, Manner::Volatile);
         Ok(())
     }
 
-    fn emit_message(&self, message: Message, volatile: bool) {
+    fn emit_message(&self, message: Message, how: Manner) {
         self.post(Op::Emit {
             to: self.address,
             message,
-            volatile,
+            how,
         });
     }
 
-    /// Sends an event and waits for the client's acknowledgement.
+    fn emit_kept(&self, message: Message) {
+        let name = *self.name.as_deref().unwrap_or(&self.address);
+        self.shared.fanout.emit(name, self.address, message);
+    }
+
+    /// Sends an event and waits for the client's acknowledgement. It is not kept: who asks
+    /// hears that nobody has answered.
     ///
     /// # Errors
     /// `TIMEOUT` when none came in time, `DISCONNECTED` when the socket went,
@@ -417,6 +435,15 @@ impl Socket {
             });
         }
         Err(EventError::from(Code::RateLimited).retry_after(over.retry_after_ms))
+    }
+
+    /// What the client has asked for counts as so many events more (`limits.events`): for what
+    /// costs more than one event does. It is not refused for that, but what comes next may be.
+    pub fn charge(&self, events: usize) {
+        if events > 0 {
+            let to = self.address;
+            self.post(Op::Charge { to, events });
+        }
     }
 
     /// Merges a patch (RFC 7396: an object as JSON, in which `null` removes) into what is kept of

@@ -6,6 +6,7 @@ use heartline_core::message::check;
 use heartline_core::namespaces::NamespaceId;
 use heartline_core::presence::SocketAddress;
 use heartline_core::rooms::{self, RoomError};
+use heartline_core::store::StoredMessage;
 use serde::Serialize;
 
 use crate::event::{Args, EventError, said};
@@ -65,6 +66,34 @@ impl To {
     /// be written as JSON.
     pub fn emit<T: Serialize + ?Sized>(&self, event: &str, data: &T) -> Result<(), EventError> {
         self.emit_args(event, &Args::one(data)?)
+    }
+
+    /// Tells a room of a message that was stored, as `message:new`: at once, or where messages
+    /// before it may be there of which a killed process told nobody, after those. Of several
+    /// rooms it is the first. To be called as [`Tell`](heartline_core::store::Tell).
+    ///
+    /// # Errors
+    /// As [`emit`](Self::emit).
+    pub fn emit_stored(&self, message: &StoredMessage) -> Result<(), EventError> {
+        let emit = || self.emit("message:new", message);
+        let (Some(recovery), Some(room)) = (&self.shared.fanout.recovery, self.rooms.first())
+        else {
+            return emit();
+        };
+        let place = || (self.tenant.clone(), room.as_str().into());
+        let in_doubt = &recovery.in_doubt;
+        let told = in_doubt.in_turn(self.namespace, place, message.offset, emit);
+        // Where it is not told yet, it is from the store.
+        told.unwrap_or(Ok(()))
+    }
+
+    /// A message was in the store already when it was to be stored: if a killed process stored
+    /// it and told nobody, the room is told.
+    pub fn was_stored(&self, message: &StoredMessage) {
+        if let (Some(recovery), Some(room)) = (&self.shared.fanout.recovery, self.rooms.first()) {
+            let place = || (self.tenant.clone(), room.as_str().into());
+            recovery.in_doubt.is_there(place, message.offset);
+        }
     }
 
     /// Sends an event with the arguments as they are.

@@ -1,67 +1,93 @@
 //! Messages that were stored, and of which a killed process has told nobody.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use heartline_core::message::Message;
-use heartline_core::rooms::{self, RoomKey};
-use heartline_core::store::{Channel, HistoryQuery, MAX_PART, Start};
+use heartline_core::rooms;
+use heartline_core::store::{Channel, HistoryQuery, MAX_PART, Start, StoreError};
 
 use crate::event::to_json;
 use crate::fanout::ToRoom;
+use crate::in_doubt::{InDoubt, Place};
 use crate::shared::Shared;
 
 /// Bytes of one part of a history, as JSON.
 const PART_BYTES: usize = 1 << 20;
 
+/// For so long a database may still store what the killed process had sent to it, and more: a
+/// statement takes a part of a second.
+const IN_DOUBT: Duration = Duration::from_secs(60);
+
+/// When a store is asked again that did not answer.
+const AGAIN: Duration = Duration::from_millis(500);
+
 /// Tells the rooms that the journal knows of what is in the store after the last message that
-/// was told there. It is done once, before or while the first clients come back: to them these
-/// are messages like any other.
+/// was told there. To who comes back these are messages like any other.
 pub(crate) async fn tell(shared: Arc<Shared>) {
     let Some(recovery) = &shared.fanout.recovery else {
         return;
     };
-    for (room, told) in recovery.take_told() {
-        tell_room(&shared, &room, told).await;
+    let in_doubt = &recovery.in_doubt;
+    let over = tokio::time::sleep(IN_DOUBT);
+    tokio::pin!(over);
+    loop {
+        while let Some(place) = in_doubt.wanted() {
+            if let Err(error) = tell_room(&shared, in_doubt, &place).await {
+                tracing::error!(%error, "messages that nobody was told of cannot be read yet");
+                in_doubt.give_back(&place);
+                tokio::time::sleep(AGAIN).await;
+            }
+        }
+        tokio::select! {
+            () = in_doubt.wake.notified() => {}
+            () = &mut over => break,
+        }
     }
+    in_doubt.end();
 }
 
-async fn tell_room(shared: &Arc<Shared>, room: &RoomKey, mut told: u64) {
-    let channel = match rooms::conversation_of(&room.name) {
+/// Tells a room of all that is there.
+async fn tell_room(
+    shared: &Arc<Shared>,
+    in_doubt: &InDoubt,
+    place: &Place,
+) -> Result<(), StoreError> {
+    let (tenant, name) = place;
+    let channel = match rooms::conversation_of(name) {
         Some(id) => Channel::Conversation(id.into()),
-        None => Channel::Room(room.name.to_string()),
+        None => Channel::Room(name.to_string()),
     };
     loop {
         let part = shared.store.history(HistoryQuery {
-            tenant: room.tenant.clone(),
+            tenant: tenant.clone(),
             channel: channel.clone(),
-            from: Start::After(told),
+            from: Start::After(in_doubt.take_up(place)),
             limit: MAX_PART,
             bytes: PART_BYTES,
         });
-        let messages = match part.await {
-            Ok(history) => history.messages,
-            Err(error) => {
-                tracing::error!(%error, "messages that nobody was told of could not be read");
-                return;
-            }
-        };
-        let Some(last) = messages.last() else {
-            return;
-        };
-        told = last.offset;
-        for message in &messages {
+        let part = part.await?;
+        if in_doubt.is_another(place, part.head) {
+            continue;
+        }
+        if part.messages.is_empty() {
+            return Ok(());
+        }
+        for message in &part.messages {
             let Ok(json) = to_json(message) else {
                 continue;
             };
-            let to = ToRoom {
-                namespace: room.namespace,
-                tenant: room.tenant.as_deref(),
-                room: &room.name,
-                key: None,
-                skip: None,
-            };
-            let new = Message::new("message:new", &json);
-            shared.fanout.publish_to_room(&to, new);
+            in_doubt.fill(place, message.offset, |namespace| {
+                let to = ToRoom {
+                    namespace,
+                    tenant: tenant.as_deref(),
+                    room: name,
+                    key: None,
+                    skip: None,
+                };
+                let new = Message::new("message:new", &json);
+                shared.fanout.publish_to_room(&to, new);
+            });
         }
     }
 }

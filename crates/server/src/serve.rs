@@ -106,6 +106,9 @@ async fn cluster(settings: &Settings) -> Result<Option<(Cluster, TcpListener)>, 
         return Ok(None);
     };
     let failed = |what: String| refuse(Exit::Failed, what);
+    if let [fault, ..] = &heartline_cluster::faults(&url).await[..] {
+        return Err(failed(format!("the Redis of cluster.url {fault}")));
+    }
     let own = heartline_cluster::own_address(&url).await;
     let own = own.unwrap_or_else(|| std::net::Ipv4Addr::LOCALHOST.into());
     let any_port = SocketAddr::new(own, 0).to_string();
@@ -130,6 +133,7 @@ async fn cluster(settings: &Settings) -> Result<Option<(Cluster, TcpListener)>, 
         tag: u32::from_ne_bytes(tag),
         address: advertise,
         version: env!("CARGO_PKG_VERSION").to_owned(),
+        alike: settings.alike.clone(),
         socketio_adapter: settings.socketio_adapter,
         socketio_key: settings.socketio_key.clone(),
         line: settings

@@ -202,7 +202,8 @@ const TABLE: [Entry; 34] = {
             &[Connect],
             Never,
             "Too many devices are connected",
-            "The user has `devices.max` devices already",
+            "The user has `devices.max` devices, or `devices.max_sockets` sockets, already. With \
+             `retryAfterMs` it is passing: a place is held by a node that may be dead",
         ),
         entry(
             (Draining, "DRAINING"),

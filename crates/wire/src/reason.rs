@@ -393,7 +393,8 @@ pub const CLOSE_CODES: &[CloseCode] = {
             Gateway,
             Later,
             &[],
-            "Tokens cannot be checked just now (`AUTH_UNAVAILABLE`)",
+            "Tokens cannot be checked just now (`AUTH_UNAVAILABLE`), or a place is held by a node \
+             that may be dead (`DEVICE_LIMIT`, with `retryAfterMs` in the frame `error` before)",
         ),
         code(
             4401,

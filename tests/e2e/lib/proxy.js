@@ -24,12 +24,15 @@ class Pair {
     const some = data.subarray(0, this.left[name]);
     this.left[name] -= some.length;
     to.write(some);
-    if (this.left[name] <= 0) this.broken();
+    if (this.left[name] > 0) return;
+    this.broken();
+    // Where it goes on after that, nothing may be missing.
+    if (this.left[name] > 0) this.pass(data.subarray(some.length), to, name);
   }
 
   /** Lets so many bytes more go to the client, or the node, and then does `what`. */
   after(bytes, what, to = "client") {
-    this.left[to] = bytes;
+    this.left = { client: Infinity, node: Infinity, [to]: bytes };
     this.broken = () => what(this);
   }
 
@@ -49,6 +52,13 @@ class Pair {
   halfOpen() {
     this.held = true;
     this.client.destroy();
+  }
+
+  /** Nothing gets through for so many milliseconds; then all of it does. */
+  pause(ms) {
+    const ends = [this.client, this.node];
+    for (const end of ends) end.pause();
+    setTimeout(() => !this.held && ends.forEach((end) => end.resume()), ms);
   }
 
   /** Nothing gets through any more, and nobody is told. */

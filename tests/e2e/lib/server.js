@@ -23,7 +23,10 @@ export function token(user, claims = {}, secret = SECRET) {
 }
 
 /** Starts a node; `set` are configuration keys. */
-export async function serve(set = {}, { port, dev = false, env = {}, scheme = "http", cwd } = {}) {
+export async function serve(
+  set = {},
+  { port, dev = false, env = {}, scheme = "http", cwd, patience = 5000 } = {},
+) {
   port ??= await freePort();
   const given = {
     "server.listen": `127.0.0.1:${port}`,
@@ -52,13 +55,17 @@ export async function serve(set = {}, { port, dev = false, env = {}, scheme = "h
   exited.then(() => (ended = true));
   const http = `${scheme}://127.0.0.1:${port}`;
   const admin = `http://127.0.0.1:${given["admin.listen"].split(":").at(-1)}`;
-  await until(async () => {
-    if (ended) throw new Error(`the node ended before it listened: ${log}`);
-    return fetch(`${http}/healthz`).then(
-      (response) => response.ok,
-      () => false,
-    );
-  }, "healthz");
+  await until(
+    async () => {
+      if (ended) throw new Error(`the node ended before it listened: ${log}`);
+      return fetch(`${http}/healthz`).then(
+        (response) => response.ok,
+        () => false,
+      );
+    },
+    "healthz",
+    patience,
+  );
   const api = async (path, options = {}) => {
     const body = options.body === undefined ? undefined : JSON.stringify(options.body);
     const headers = { ...(body && { "content-type": "application/json" }), ...options.headers };

@@ -1,13 +1,75 @@
 //! Changes of presence in the whole cluster, as the registry's stream has them.
 
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
-use super::{Local, Member, PendingDeparture, pause_after};
-use crate::registry::{Edge, Registry};
+use hashbrown::HashSet;
+
+use super::{Local, Member, pause_after};
+use crate::registry::{Edge, EdgeId, Edges, Registry, TypedUser};
+
+/// How long after a read the next one begins. So all nodes together read seldom, however many
+/// changes there are, and what waits is read at once.
+const BETWEEN_READS: Duration = Duration::from_millis(40);
+
+/// A place in the stream of edges.
+#[derive(Clone)]
+pub(super) struct Place {
+    /// Of the last edge that was read.
+    pub(super) id: EdgeId,
+    /// Its number.
+    pub(super) number: u64,
+    /// The stream is another than before.
+    pub(super) is_new_life: bool,
+}
+
+/// The parts of a stream's id: a time and a count.
+fn parts(id: &str) -> (u64, u64) {
+    let (time, count) = id.split_once('-').unwrap_or((id, "0"));
+    (time.parse().unwrap_or(0), count.parse().unwrap_or(0))
+}
+
+impl Place {
+    /// Before everything.
+    fn start() -> Place {
+        Place {
+            id: "0".into(),
+            number: 0,
+            is_new_life: false,
+        }
+    }
+
+    /// The reader is here when it learns that the stream has another life, which has come as
+    /// far as `reached`. Ids are times: if its server's clock is behind, that life began
+    /// before the reader's place.
+    fn in_new_life(self, reached: &Place) -> Place {
+        match parts(&self.id) > parts(&reached.id) {
+            true => Place::start(),
+            false => self,
+        }
+    }
+
+    /// Goes on to an edge: how many were missed before it. 0: it has no number.
+    fn go_on(&mut self, number: u64) -> u64 {
+        if number == 0 {
+            return 0;
+        }
+        // A smaller one is of another life, which began with 1.
+        let before = if number > self.number { self.number } else { 0 };
+        self.number = number;
+        number.saturating_sub(before + 1)
+    }
+}
 
 impl<R: Registry, L: Local> Member<R, L> {
     /// What may have to be told if the store loses its memory.
     fn note_edges(&self, edges: &[Edge]) {
+        // Shards wait for the state: what takes time is done before.
+        let gone = edges.iter().filter(|edge| !edge.online);
+        let here: HashSet<&TypedUser> = gone
+            .map(|edge| &edge.who)
+            .filter(|who| !self.local.entries(who).is_empty())
+            .collect();
         let mut state = self.state();
         for Edge { who, online, .. } in edges {
             // The registry knows better by now.
@@ -20,9 +82,7 @@ impl<R: Registry, L: Local> Member<R, L> {
                 continue;
             }
             state.in_grace.remove(who);
-            let departs = |pending: &PendingDeparture| pending.departure.who == *who;
-            let mut departures = state.departures.iter().chain(&state.telling);
-            if departures.any(departs) || !self.local.entries(who).is_empty() {
+            if here.contains(who) || state.departures.include(who) {
                 state.offline.insert(who.clone());
             }
         }
@@ -30,35 +90,113 @@ impl<R: Registry, L: Local> Member<R, L> {
 
     /// Reads the stream of edges, from the first join on.
     pub(super) async fn follow_edges(&self) {
-        let mut last = loop {
-            let first = self.state().first_edge.clone();
-            match first {
-                Some(first) => break first,
-                None => self.joined.notified().await,
-            }
-        };
+        let mut place = Place::start();
         let mut failures = 0u32;
+        self.joined.notified().await;
         loop {
-            match self.registry.edges(&last).await {
+            if let Some(reached) = self.state().read_from.take() {
+                place = match reached.is_new_life {
+                    true => place.in_new_life(&reached),
+                    false => reached,
+                };
+            }
+            let read = tokio::select! {
+                biased;
+                () = self.joined.notified() => continue,
+                read = self.registry.edges(&place.id) => read,
+            };
+            let pause = match read {
                 Ok(edges) => {
                     failures = 0;
-                    if let Some(id) = edges.last {
-                        last = id;
-                    }
-                    if !edges.edges.is_empty() {
-                        self.note_edges(&edges.edges);
-                        self.counters
-                            .edges
-                            .fetch_add(edges.edges.len() as u64, Ordering::Relaxed);
-                        self.local.announce(&edges.edges);
-                    }
+                    self.pass_on(edges, &mut place);
+                    BETWEEN_READS
                 }
                 Err(_) => {
                     self.counters.errors.fetch_add(1, Ordering::Relaxed);
                     failures += 1;
-                    tokio::time::sleep(pause_after(failures)).await;
+                    pause_after(failures)
+                }
+            };
+            tokio::time::sleep(self.about(pause)).await;
+        }
+    }
+
+    /// Announces what was read, up to a hole, and from there on.
+    fn pass_on(&self, read: Edges, place: &mut Place) {
+        let mut edges = Vec::with_capacity(read.edges.len());
+        for (number, edge) in read.edges {
+            let missed = place.go_on(number);
+            if missed > 0 {
+                self.announce(&mut edges);
+                self.counters
+                    .missed_edges
+                    .fetch_add(missed, Ordering::Relaxed);
+                tracing::warn!(
+                    missed,
+                    "changes of presence were gone before they were read"
+                );
+            }
+            match edge {
+                Some(edge) => edges.push(edge),
+                None => {
+                    self.counters
+                        .unreadable_edges
+                        .fetch_add(1, Ordering::Relaxed);
+                    tracing::warn!("a change of presence could not be read");
                 }
             }
         }
+        self.announce(&mut edges);
+        if let Some(id) = read.last {
+            place.id = id;
+        }
+    }
+
+    fn announce(&self, edges: &mut Vec<Edge>) {
+        if edges.is_empty() {
+            return;
+        }
+        self.note_edges(edges);
+        self.counters
+            .edges
+            .fetch_add(edges.len() as u64, Ordering::Relaxed);
+        self.local.announce(edges);
+        edges.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn place(id: &str, number: u64) -> Place {
+        Place {
+            id: id.into(),
+            number,
+            is_new_life: false,
+        }
+    }
+
+    #[test]
+    fn a_jump_of_the_numbers_is_a_hole() {
+        let mut at = place("7-0", 7);
+        assert_eq!(at.go_on(8), 0);
+        assert_eq!(at.go_on(12), 3);
+        assert_eq!(at.go_on(1), 0, "another life");
+        assert_eq!(at.go_on(2), 0);
+        assert_eq!(at.go_on(1), 0);
+        assert_eq!(
+            place("9-0", 9).go_on(3),
+            2,
+            "another life, whose first are gone"
+        );
+    }
+
+    #[test]
+    fn a_stream_whose_clock_is_behind_is_read_from_its_beginning() {
+        let reached = place("1000-3", 4);
+        assert_eq!(&*place("2000-0", 90).in_new_life(&reached).id, "0");
+        assert_eq!(&*place("1000-2", 3).in_new_life(&reached).id, "1000-2");
+        assert_eq!(&*place("1000-12", 90).in_new_life(&reached).id, "0");
     }
 }

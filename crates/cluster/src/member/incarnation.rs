@@ -3,43 +3,25 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use hashbrown::HashSet;
+use hashbrown::{HashMap, HashSet};
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use crate::registry::{Fenced, Guarded, TypedUser, Unavailable};
+use super::Request;
+use super::comparison::Comparison;
+use super::pace::Pace;
+use crate::registry::{Millis, TypedUser};
 
 /// Why an incarnation ended.
 pub(super) enum End {
+    /// Its lease was over, or the store does not know it.
     Fenced,
-    Unavailable(Unavailable),
+    /// The member leaves its cluster.
     Left,
 }
 
-impl From<Unavailable> for End {
-    fn from(error: Unavailable) -> Self {
-        End::Unavailable(error)
-    }
-}
-
-impl From<Fenced> for End {
-    fn from(Fenced: Fenced) -> Self {
-        End::Fenced
-    }
-}
-
-impl End {
-    /// Why an operation failed that needs the lease. Must not be asked of one that has
-    /// succeeded: that would be taken for fenced.
-    pub(super) fn of<T>(failed: Guarded<T>) -> End {
-        match failed {
-            Err(error) => End::Unavailable(error),
-            Ok(_) => End::Fenced,
-        }
-    }
-}
-
 /// One incarnation's state.
-pub(super) struct Incarnation {
+pub(super) struct Incarnation<'a> {
     /// As the registry knows it.
     pub(super) name: Arc<str>,
     pub(super) renew_at: Instant,
@@ -48,26 +30,93 @@ pub(super) struct Incarnation {
     /// The node's place among the living, from 0 on.
     pub(super) rank: u32,
     /// Users to be registered.
-    pub(super) restore: VecDeque<Pending>,
-    /// Incarnations to be retired as soon as all users are registered.
-    pub(super) earlier: Vec<Arc<str>>,
+    pub(super) restore: Line,
     /// Sockets that lost their places and were told, which the registry does not know.
     pub(super) done: Vec<Arc<str>>,
-    /// Sockets that the registry had at the last audit and this node had not.
-    pub(super) suspects: HashSet<Arc<str>>,
+    /// The hold of which the last renewal told.
+    pub(super) hold: Option<Millis>,
+    /// The hold for which everything is being compared, or was.
+    pub(super) compared_for: Option<Millis>,
+    /// The hold in which everything was found to be complete.
+    pub(super) complete: Option<Millis>,
+    pub(super) comparison: Comparison,
+    pub(super) pace: Pace,
+    /// Who asks for admission.
+    pub(super) requests: &'a mut mpsc::UnboundedReceiver<Request>,
+    /// Those who are asked for next.
+    pub(super) newcomers: Vec<Request>,
+    /// Those who are being asked for.
+    pub(super) asking: Vec<Request>,
 }
 
-/// A user whose sockets are to be registered.
-pub(super) struct Pending {
-    pub(super) who: TypedUser,
+/// Why a user's sockets are to be registered.
+#[derive(Default, Clone, Copy)]
+pub(super) struct Why {
     /// What [`State::unregistered`](super::State) knew.
     pub(super) doubt: Option<bool>,
+    /// The registry was found to have them otherwise.
+    pub(super) mended: bool,
 }
 
-impl Incarnation {
+/// Users whose sockets are to be registered, each once, in the order in which they came.
+#[derive(Default)]
+pub(super) struct Line {
+    order: VecDeque<TypedUser>,
+    why: HashMap<TypedUser, Why>,
+}
+
+impl Line {
+    pub(super) fn push(&mut self, who: TypedUser, why: Why) {
+        if let Some(known) = self.why.get_mut(&who) {
+            known.doubt = known.doubt.max(why.doubt);
+            known.mended |= why.mended;
+            return;
+        }
+        self.why.insert(who.clone(), why);
+        self.order.push_back(who);
+    }
+
+    pub(super) fn pop(&mut self) -> Option<(TypedUser, Why)> {
+        let who = self.order.pop_front()?;
+        let why = self.why.remove(&who).unwrap_or_default();
+        Some((who, why))
+    }
+
+    pub(super) fn contains(&self, who: &TypedUser) -> bool {
+        self.why.contains_key(who)
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.order.len()
+    }
+}
+
+impl Incarnation<'_> {
     /// When something is due next.
     pub(super) fn next_deadline(&self) -> Instant {
-        self.maintain_at
-            .map_or(self.renew_at, |at| at.min(self.renew_at))
+        let next = self.renew_at.min(self.comparison.at);
+        self.maintain_at.map_or(next, |at| at.min(next))
+    }
+
+    /// Takes what fits into one operation; nobody waits any more for some.
+    pub(super) fn take_newcomers(&mut self) {
+        self.newcomers.retain(|request| !request.reply.is_closed());
+        while self.newcomers.len() < self.pace.size() {
+            match self.requests.try_recv() {
+                Ok(request) => self.newcomers.push(request),
+                Err(_) => break,
+            }
+        }
+    }
+
+    /// Those who ask and are not answered; what they ask for is told without them.
+    pub(super) fn give_up_on_answers(&mut self, announced: &HashSet<TypedUser>) {
+        for request in self.asking.drain(..) {
+            let announced = announced.contains(&request.newcomer.who);
+            let _ = request.reply.send(Err(announced));
+        }
+        for request in self.newcomers.drain(..) {
+            let _ = request.reply.send(Err(false));
+        }
     }
 }

@@ -5,20 +5,21 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use hashbrown::HashSet;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::incarnation::{End, Incarnation, Pending};
-use super::{Local, MAX_PAUSE, MAX_PER_OPERATION, Member, Request, Requests, millis, pause_after};
+use super::comparison::Comparison;
+use super::edges::Place;
+use super::incarnation::{End, Incarnation, Line, Why};
+use super::pace::Pace;
+use super::{Local, MAX_PAUSE, Member, Request, Requests, millis, pause_after, within};
 use crate::registry::{
-    Entry, Joined, Maintained, Millis, NodeState, Registry, TypedUser, Unavailable, UserName,
+    Fenced, Guarded, Joined, Maintained, Millis, NodeState, Registry, Renewed, Turn, TypedUser,
+    Unavailable,
 };
 
 /// Entries swept, and verdicts worked off, in one operation.
 const MAX_MAINTAINED_PER_OPERATION: u32 = 200;
-/// Users compared with the registry at each renewal.
-const USERS_PER_AUDIT: usize = 16;
 /// How much later each further node maintains what is due: almost always the first has
 /// done it then.
 const MAINTENANCE_STAGGER: Duration = Duration::from_millis(50);
@@ -42,47 +43,111 @@ impl<R: Registry, L: Local> Member<R, L> {
         let mut epoch: Option<Arc<str>> = None;
         let mut failures = 0u32;
         loop {
-            let end = match self.patiently(self.begin(&mut epoch)).await {
+            let fenced = match self.begin(&mut epoch, requests).await {
                 Ok(mut incarnation) => {
                     if failures > 0 {
                         tracing::info!("this node is one of its cluster again");
                     }
                     let begun = Instant::now();
                     self.away.store(false, Ordering::Relaxed);
-                    let end = self.go_on(&mut incarnation, requests).await;
+                    let end = self.go_on(&mut incarnation).await;
+                    self.give_up_on_answers(&mut incarnation);
                     // A short life is one more failure: it costs a pause, and no
                     // further line in the log.
                     if begun.elapsed() > MAX_PAUSE {
                         failures = 0;
                     }
                     match end {
-                        Ok(()) => End::Left,
-                        Err(end) => end,
+                        Ok(()) | Err(End::Left) => return,
+                        Err(End::Fenced) => true,
                     }
                 }
-                Err(error) => End::Unavailable(error),
+                Err(error) => {
+                    self.be_alone(failures, &error);
+                    false
+                }
             };
-            match end {
-                End::Left => return,
-                End::Fenced if failures == 0 => {
-                    self.say_why_fenced().await;
-                    failures = 1;
-                    continue;
-                }
-                End::Fenced => {}
-                End::Unavailable(error) => {
-                    self.away.store(true, Ordering::Relaxed);
-                    if failures == 0 {
-                        tracing::error!(%error, "presence and rooms are this node's own until it is back");
-                    }
-                }
-            }
             failures += 1;
-            let pause = pause_after(failures);
+            if fenced && failures == 1 {
+                self.say_why_fenced().await;
+                continue;
+            }
+            let pause = self.about(pause_after(failures));
             if self.wait_alone(requests, pause).await {
                 return;
             }
         }
+    }
+
+    /// The store does not answer.
+    fn be_alone(&self, failures: u32, error: &Unavailable) {
+        self.away.store(true, Ordering::Relaxed);
+        if failures == 0 {
+            tracing::error!(%error, "presence and rooms are this node's own until it is back");
+        }
+    }
+
+    /// The next operation with a number.
+    pub(super) fn next_turn<'a>(&self, incarnation: &'a str) -> Turn<'a> {
+        Turn {
+            incarnation,
+            number: self.number.fetch_add(1, Ordering::Relaxed) + 1,
+        }
+    }
+
+    /// Says the same until it is answered: what was done already is not done again.
+    pub(super) async fn insist<T, F: Future<Output = Guarded<T>>>(
+        &self,
+        incarnation: &mut Incarnation<'_>,
+        operation: impl Fn() -> F,
+    ) -> Result<T, End> {
+        let begun = Instant::now();
+        let most = self.timing.patience();
+        let (mut attempts, mut late, mut failures) = (0u32, 0u32, 0u32);
+        loop {
+            let asked = Instant::now();
+            let patience = incarnation.pace.patience(late, most);
+            match within(patience, operation()).await {
+                Ok(answer) => {
+                    incarnation.pace.answered(asked.elapsed());
+                    if self.away.swap(false, Ordering::Relaxed) {
+                        tracing::info!("this node is one of its cluster again");
+                    }
+                    return answer.map_err(|Fenced| End::Fenced);
+                }
+                Err(error) => {
+                    attempts += 1;
+                    incarnation.pace.shrink();
+                    self.counters.errors.fetch_add(1, Ordering::Relaxed);
+                    // An answer that is late is no sign yet that there is nobody.
+                    let was_refused = asked.elapsed() < patience;
+                    late += u32::from(!was_refused);
+                    if was_refused || begun.elapsed() >= most {
+                        self.be_alone(failures, &error);
+                        failures += 1;
+                        self.give_up_on_answers(incarnation);
+                    }
+                }
+            }
+            let pause = self.about(pause_after(attempts));
+            if self.wait_alone_if_away(incarnation, pause).await {
+                return Err(End::Left);
+            }
+            if Instant::now() >= incarnation.renew_at
+                && let Ok(Err(Fenced)) = self.renew_once(incarnation, patience).await
+            {
+                return Err(End::Fenced);
+            }
+        }
+    }
+
+    /// A pause in which nobody is kept waiting, if the store is away. True: leave.
+    async fn wait_alone_if_away(&self, incarnation: &mut Incarnation<'_>, pause: Duration) -> bool {
+        if self.away.load(Ordering::Relaxed) {
+            return self.wait_alone(incarnation.requests, pause).await;
+        }
+        tokio::time::sleep(pause).await;
+        false
     }
 
     /// Logs why the lease is over: the node was away for too long, or another process has
@@ -129,17 +194,23 @@ impl<R: Registry, L: Local> Member<R, L> {
     }
 
     /// Joins, and finds out who is to be registered.
-    async fn begin(&self, epoch: &mut Option<Arc<str>>) -> Result<Incarnation, Unavailable> {
+    async fn begin<'a>(
+        &self,
+        epoch: &mut Option<Arc<str>>,
+        requests: &'a mut mpsc::UnboundedReceiver<Request>,
+    ) -> Result<Incarnation<'a>, Unavailable> {
         let asked = Instant::now();
         let ttl = millis(self.timing.ttl);
-        let joined: Joined = self
+        let living = self.living.load(Ordering::Relaxed);
+        let joining = self
             .registry
-            .join(&self.info, ttl, epoch.as_deref())
-            .await?;
+            .join(&self.info, ttl, epoch.as_deref(), living);
+        let joined: Joined = self.patiently(joining).await?;
         self.counters.joins.fetch_add(1, Ordering::Relaxed);
         // From here on, what was answered under the last incarnation is in doubt; and
         // only then is looked who is there.
         self.generation.fetch_add(1, Ordering::SeqCst);
+        let is_first = epoch.is_none();
         let forgot = epoch
             .replace(joined.epoch.clone())
             .is_some_and(|before| before != joined.epoch);
@@ -150,7 +221,13 @@ impl<R: Registry, L: Local> Member<R, L> {
         state.valid_until = Some(asked + self.timing.ttl);
         state.incarnation = Some(joined.incarnation.clone());
         state.secret = Some(joined.secret);
-        state.first_edge.get_or_insert(joined.last_edge);
+        if is_first || forgot {
+            state.read_from = Some(Place {
+                id: joined.last_edge,
+                number: joined.edge_number,
+                is_new_life: forgot,
+            });
+        }
         let doubtful = std::mem::take(&mut state.unregistered);
         state.rooms_changed.clear();
         // Who has arrived is there.
@@ -163,63 +240,83 @@ impl<R: Registry, L: Local> Member<R, L> {
         here.extend(state.believed.iter().cloned());
         drop(state);
         self.joined.notify_one();
-        let restore = here
-            .into_iter()
-            .map(|who| Pending {
-                doubt: doubtful.get(&who).copied(),
-                who,
-            })
-            .collect();
+        let mut restore = Line::default();
+        for who in here {
+            let doubt = doubtful.get(&who).copied();
+            let mended = false;
+            restore.push(who, Why { doubt, mended });
+        }
         Ok(Incarnation {
             name: joined.incarnation,
             renew_at: asked + self.timing.refresh,
             maintain_at: None,
             rank: 0,
             restore,
-            earlier: joined.earlier,
             done: Vec::new(),
-            suspects: HashSet::new(),
+            hold: None,
+            compared_for: None,
+            complete: None,
+            comparison: Comparison::new(asked + self.timing.refresh),
+            pace: Pace::default(),
+            requests,
+            newcomers: Vec::new(),
+            asking: Vec::new(),
         })
     }
 
     /// One incarnation, to its end.
-    async fn go_on(
-        &self,
-        incarnation: &mut Incarnation,
-        requests: &mut mpsc::UnboundedReceiver<Request>,
-    ) -> Result<(), End> {
-        let mut newcomers: Vec<Request> = Vec::new();
+    async fn go_on(&self, incarnation: &mut Incarnation<'_>) -> Result<(), End> {
         // To learn what is due.
         self.renew(incarnation).await?;
         loop {
             self.do_what_is_due(incarnation).await?;
-            take_newcomers(requests, &mut newcomers);
-            if self.tell(incarnation, &mut newcomers).await? {
+            incarnation.take_newcomers();
+            if self.tell(incarnation).await? || self.completes(incarnation) {
                 continue;
             }
             if self.state().leaving {
-                return self.give_back(incarnation).await;
+                self.give_back(incarnation).await;
+                return Ok(());
             }
             let next = incarnation.next_deadline();
             tokio::select! {
                 biased;
                 () = tokio::time::sleep_until(next) => {}
                 () = self.work.notified() => {}
-                Some(request) = requests.recv() => newcomers.push(request),
+                Some(request) = incarnation.requests.recv() => incarnation.newcomers.push(request),
             }
         }
     }
 
-    /// Renews the lease and maintains the registry, if it is time or was asked for.
-    async fn do_what_is_due(&self, incarnation: &mut Incarnation) -> Result<(), End> {
+    /// In a hold, everything is compared as soon as everything was told; and when that is
+    /// done, the others are not to wait for this node any more. False: nothing is to be done
+    /// for that now.
+    fn completes(&self, incarnation: &mut Incarnation<'_>) -> bool {
+        let Some(hold) = incarnation.hold else {
+            return false;
+        };
         let now = Instant::now();
-        let nudged = std::mem::take(&mut self.state().nudged);
-        if nudged || now >= incarnation.renew_at {
-            self.renew(incarnation).await?;
-            if !nudged {
-                self.audit(incarnation).await?;
-            }
+        if incarnation.compared_for != Some(hold) {
+            incarnation.compared_for = Some(hold);
+            incarnation.comparison.begin_urgently(now);
+            return true;
         }
+        if incarnation.complete == Some(hold) || !incarnation.comparison.is_done() {
+            return false;
+        }
+        incarnation.complete = Some(hold);
+        incarnation.renew_at = now;
+        true
+    }
+
+    /// Renews the lease, maintains the registry and compares, if it is time or was asked for.
+    async fn do_what_is_due(&self, incarnation: &mut Incarnation<'_>) -> Result<(), End> {
+        let nudged = std::mem::take(&mut self.state().nudged);
+        if nudged || Instant::now() >= incarnation.renew_at {
+            self.renew(incarnation).await?;
+        }
+        self.compare(incarnation).await?;
+        let now = Instant::now();
         if incarnation.maintain_at.is_some_and(|at| now >= at) {
             self.maintain(incarnation).await?;
         }
@@ -227,69 +324,97 @@ impl<R: Registry, L: Local> Member<R, L> {
     }
 
     /// Tells the registry some of what it does not know. False: there was nothing.
-    async fn tell(
-        &self,
-        incarnation: &mut Incarnation,
-        newcomers: &mut Vec<Request>,
-    ) -> Result<bool, End> {
-        let anybody_new = !newcomers.is_empty();
+    async fn tell(&self, incarnation: &mut Incarnation<'_>) -> Result<bool, End> {
+        let anybody_new = !incarnation.newcomers.is_empty();
         if anybody_new {
-            self.register(incarnation, newcomers).await?;
+            self.register(incarnation).await?;
         }
-        // The registry has to know of users who were online before it lost its memory,
-        // before it can be told that they went.
+        // Each in every turn: whatever there is much of, the others are told nevertheless.
         let arrived = self.tell_arrivals(incarnation).await?;
-        let told = self.restore(incarnation).await? || self.tell_departures(incarnation).await?;
-        Ok(told || arrived || anybody_new)
+        let restored = self.restore(incarnation).await?;
+        let departed = self.tell_departures(incarnation).await?;
+        Ok(anybody_new || arrived || restored || departed)
     }
 
-    /// Ends an incarnation of which everything is told.
-    async fn give_back(&self, incarnation: &mut Incarnation) -> Result<(), End> {
-        self.registry_retire(std::slice::from_ref(&incarnation.name))
-            .await?;
-        self.maintain(incarnation).await
-    }
-
-    async fn renew(&self, incarnation: &mut Incarnation) -> Result<(), End> {
-        let asked = Instant::now();
-        let done = std::mem::take(&mut incarnation.done);
-        let renewed = self
+    /// Ends an incarnation of which everything is told. If that fails, the lease ends by itself.
+    async fn give_back(&self, incarnation: &mut Incarnation<'_>) {
+        let retired = self
             .patiently(
                 self.registry
-                    .renew(&incarnation.name, millis(self.timing.ttl), &done),
+                    .retire(std::slice::from_ref(&incarnation.name)),
             )
-            .await??;
+            .await;
+        if retired.is_ok() {
+            let _ = self.patiently(self.maintain_once()).await;
+        }
+    }
+
+    async fn renew(&self, incarnation: &mut Incarnation<'_>) -> Result<(), End> {
+        let asked = Instant::now();
+        let (name, ttl) = (incarnation.name.clone(), millis(self.timing.ttl));
+        let (done, complete) = (incarnation.done.clone(), incarnation.complete);
+        let renewed = self
+            .insist(incarnation, || {
+                self.registry.renew(&name, ttl, &done, complete)
+            })
+            .await?;
+        self.renewed(incarnation, asked, renewed);
+        Ok(())
+    }
+
+    /// Renews the lease while something else is in doubt.
+    async fn renew_once(
+        &self,
+        incarnation: &mut Incarnation<'_>,
+        patience: Duration,
+    ) -> Guarded<()> {
+        let asked = Instant::now();
+        let ttl = millis(self.timing.ttl);
+        let renewing = self.registry.renew(
+            &incarnation.name,
+            ttl,
+            &incarnation.done,
+            incarnation.complete,
+        );
+        let renewed = within(patience, renewing).await?;
+        Ok(renewed.map(|renewed| self.renewed(incarnation, asked, renewed)))
+    }
+
+    fn renewed(&self, incarnation: &mut Incarnation<'_>, asked: Instant, renewed: Renewed) {
         self.state().valid_until = Some(asked + self.timing.ttl);
-        incarnation.renew_at = asked + self.timing.refresh;
+        self.living.store(renewed.living, Ordering::Relaxed);
+        // Who is waited for in a hold may be complete at any moment.
+        let pause = match renewed.hold {
+            Some(_) => self.timing.second_look(),
+            None => self.timing.refresh,
+        };
+        incarnation.renew_at = asked + self.about(pause);
         incarnation.rank = renewed.rank;
+        incarnation.hold = renewed.hold;
         self.schedule(incarnation, renewed.next_due);
+        incarnation.done.clear();
         for displaced in renewed.displaced {
             self.local.replace(&displaced);
             incarnation.done.push(displaced.socket);
         }
-        Ok(())
     }
 
-    fn schedule(&self, incarnation: &mut Incarnation, due: Option<Millis>) {
+    fn schedule(&self, incarnation: &mut Incarnation<'_>, due: Option<Millis>) {
         incarnation.maintain_at = due.map(|due| {
             let stagger = MAINTENANCE_STAGGER * incarnation.rank.min(MAX_STAGGERED);
             Instant::now() + Duration::from_millis(due) + stagger
         });
     }
 
-    async fn maintain(&self, incarnation: &mut Incarnation) -> Result<(), End> {
-        let grace = millis(self.timing.grace);
+    async fn maintain(&self, incarnation: &mut Incarnation<'_>) -> Result<(), End> {
+        let maintained = self
+            .insist(incarnation, || async { self.maintain_once().await.map(Ok) })
+            .await?;
         let Maintained {
             swept,
             ended,
             next_due,
-        } = self
-            .patiently(self.registry.maintain(
-                MAX_MAINTAINED_PER_OPERATION,
-                grace,
-                millis(self.timing.ttl),
-            ))
-            .await?;
+        } = maintained;
         self.counters
             .swept
             .fetch_add(u64::from(swept), Ordering::Relaxed);
@@ -304,57 +429,10 @@ impl<R: Registry, L: Local> Member<R, L> {
         Ok(())
     }
 
-    /// Compares a few users with what the registry has of them.
-    async fn audit(&self, incarnation: &mut Incarnation) -> Result<(), End> {
-        if !incarnation.restore.is_empty() {
-            return Ok(());
-        }
-        let asked = self.local.some_users(USERS_PER_AUDIT);
-        let names: Vec<UserName> = asked.iter().map(|who| who.user.clone()).collect();
-        let audit = self
-            .patiently(
-                self.registry
-                    .audit(&incarnation.name, &names, USERS_PER_AUDIT as u32),
-            )
-            .await?;
-        for (who, there) in asked.into_iter().zip(audit.asked) {
-            let differs = |mut entry: Entry| {
-                entry.rooms.sort_unstable();
-                let known = there.iter().find(|(socket, _)| *socket == entry.socket);
-                known.is_none_or(|(_, rooms)| *rooms != entry.rooms)
-            };
-            let missing = self.local.entries(&who).into_iter().any(differs);
-            // A user whose rooms have changed is said again in a moment.
-            if missing && !self.state().rooms_changed.contains(&who) {
-                self.counters.repairs.fetch_add(1, Ordering::Relaxed);
-                incarnation.restore.push_back(Pending { who, doubt: None });
-            }
-        }
-        let mut suspects = HashSet::new();
-        for (socket, who) in audit.sample {
-            if self.local.has(&who, &socket) {
-                continue;
-            }
-            // Seen twice: it is not just being admitted.
-            if incarnation.suspects.contains(&socket) {
-                self.counters.repairs.fetch_add(1, Ordering::Relaxed);
-                self.disconnect(who, socket, Duration::ZERO);
-            } else {
-                suspects.insert(socket);
-            }
-        }
-        incarnation.suspects = suspects;
-        Ok(())
-    }
-}
-
-/// Takes what fits into one operation; nobody waits any more for some.
-fn take_newcomers(requests: &mut mpsc::UnboundedReceiver<Request>, newcomers: &mut Vec<Request>) {
-    newcomers.retain(|request| !request.reply.is_closed());
-    while newcomers.len() < MAX_PER_OPERATION {
-        match requests.try_recv() {
-            Ok(request) => newcomers.push(request),
-            Err(_) => break,
-        }
+    async fn maintain_once(&self) -> Result<Maintained, Unavailable> {
+        let (grace, ttl) = (millis(self.timing.grace), millis(self.timing.ttl));
+        self.registry
+            .maintain(MAX_MAINTAINED_PER_OPERATION, grace, ttl)
+            .await
     }
 }

@@ -6,12 +6,13 @@
 //! nothing it says can overtake what it said before, and a storm of logins costs
 //! little more than its bytes.
 //!
-//! **When anything is in doubt, it begins a new incarnation.** An operation that
-//! failed or ran out of time may have happened or may happen yet; a lease may have
-//! run out while the process was stopped; the store may have lost its memory. In all
-//! of these cases the member joins again, which fences whatever is still on its way,
-//! registers its live sockets under the new name, and then retires the old one, whose
-//! leftovers are swept. There is no other way of recovery.
+//! **What is in doubt is said again.** An operation that failed or ran out of time may have
+//! happened or may happen yet. It has a number, so it is said again until it is answered:
+//! the registry does it once. A new incarnation begins where the lease is over or the store has
+//! lost its memory: then the member joins again and registers everybody who is there.
+//!
+//! **Nothing is believed for ever.** All entries are compared with what there is, some at each
+//! moment, and what differs is mended: whatever made it, it does not stay.
 //!
 //! **While the store is away**, sockets are admitted by what this node knows. They
 //! are registered, and conflicts resolved, when it is back.
@@ -19,13 +20,17 @@
 //! At shutdown the member tells the last departures and retires its incarnation. At
 //! a crash nothing is told: its lease ends, and any other member sweeps.
 
+mod comparison;
+mod departures;
 mod edges;
 mod incarnation;
 mod life;
+mod pace;
 mod telling;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -33,17 +38,14 @@ use hashbrown::HashSet;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::Instant;
 
+use self::departures::{Departures, PendingDeparture};
+use self::edges::Place;
 use crate::locked::locked;
 use crate::registry::{
-    Admission, Arrival, Departure, Displaced, Edge, EdgeId, Entry, Known, Millis, Newcomer,
-    NodeInfo, NodeState, Registry, TypedUser, Unavailable, UserName,
+    Admission, Arrival, Departure, Displaced, Edge, Entry, Known, Millis, Newcomer, NodeInfo,
+    NodeState, Registry, TypedUser, Unavailable, UserName,
 };
 
-/// Newcomers, departures or users in one operation: a few milliseconds of the store's
-/// time at most.
-const MAX_PER_OPERATION: usize = 200;
-/// Departures that wait for the store. Those beyond it are found by the sweep.
-const MAX_DEPARTURES: usize = 262_144;
 /// The longest pause between attempts to reach the store.
 const MAX_PAUSE: Duration = Duration::from_secs(1);
 
@@ -51,8 +53,6 @@ const MAX_PAUSE: Duration = Duration::from_secs(1);
 pub trait Local: Send + Sync + 'static {
     /// Everybody who has a socket here.
     fn users(&self) -> Vec<TypedUser>;
-    /// Up to `count` of them, others at each call.
-    fn some_users(&self, count: usize) -> Vec<TypedUser>;
     /// A user's sockets.
     fn entries(&self, who: &TypedUser) -> Vec<Entry>;
     /// Whether the socket is here.
@@ -75,6 +75,16 @@ pub struct Timing {
 }
 
 impl Timing {
+    /// In how long all entries are compared once: what differs is mended within twice a lease.
+    fn pass(&self) -> Duration {
+        self.ttl * 8 / 5
+    }
+
+    /// After how long what differs is looked at again. It may just have been on its way.
+    fn second_look(&self) -> Duration {
+        self.refresh / 5
+    }
+
     /// How long one operation may take before it counts as failed.
     fn patience(&self) -> Duration {
         (self.ttl.saturating_sub(self.refresh) / 3)
@@ -95,17 +105,14 @@ pub struct Counters {
     pub swept: AtomicU64,
     /// Edges announced here.
     pub edges: AtomicU64,
+    /// Edges that were dropped by the store before they were read here.
+    pub missed_edges: AtomicU64,
+    /// Edges that could not be read.
+    pub unreadable_edges: AtomicU64,
     /// Sockets admitted while the store was away.
     pub unregistered: AtomicU64,
     /// Departures that could not be kept until the store is back.
     pub forgotten: AtomicU64,
-}
-
-/// A departure that is to be told.
-struct PendingDeparture {
-    departure: Departure,
-    /// Whether the user was announced when the socket left, as far as is known.
-    announced: bool,
 }
 
 struct Request {
@@ -119,9 +126,7 @@ type Outcome = Result<(Admission, u64), bool>;
 
 #[derive(Default)]
 struct State {
-    departures: VecDeque<PendingDeparture>,
-    /// Those that are being told.
-    telling: Vec<PendingDeparture>,
+    departures: Departures,
     /// Users with sockets that may be unregistered; whether they were announced all
     /// the same, for another socket.
     unregistered: BTreeMap<TypedUser, bool>,
@@ -144,7 +149,8 @@ struct State {
     valid_until: Option<Instant>,
     incarnation: Option<Arc<str>>,
     secret: Option<Arc<str>>,
-    first_edge: Option<EdgeId>,
+    /// Where the stream of edges is to be read from on.
+    read_from: Option<Place>,
     nudged: bool,
     leaving: bool,
 }
@@ -158,12 +164,7 @@ impl State {
         here: &BTreeSet<TypedUser>,
         doubtful: &BTreeMap<TypedUser, bool>,
     ) {
-        let left: HashSet<TypedUser> = self
-            .departures
-            .iter()
-            .filter(|pending| pending.announced)
-            .map(|pending| pending.departure.who.clone())
-            .collect();
+        let left: HashSet<TypedUser> = self.departures.announced().cloned().collect();
         let was_announced = |who: &TypedUser| {
             let known = doubtful.get(who).copied().unwrap_or(true);
             (known || left.contains(who)) && !self.offline.contains(who)
@@ -174,21 +175,6 @@ impl State {
         // However long ago: no offline edge has been heard since.
         let in_grace = std::mem::take(&mut self.in_grace);
         self.believed.extend(in_grace.into_keys());
-    }
-
-    /// Departures for one operation, the oldest first; they are being told from here on.
-    fn take_departures(&mut self) -> Vec<Departure> {
-        let count = self.departures.len().min(MAX_PER_OPERATION);
-        self.telling.extend(self.departures.drain(..count));
-        let batch = self.telling.iter().map(|pending| pending.departure.clone());
-        batch.collect()
-    }
-
-    /// They were not told, or nobody knows.
-    fn put_back_departures(&mut self, telling: Vec<PendingDeparture>) {
-        for pending in telling.into_iter().rev() {
-            self.departures.push_front(pending);
-        }
     }
 }
 
@@ -202,6 +188,12 @@ pub struct Member<R, L> {
     requests: mpsc::UnboundedSender<Request>,
     /// Counts incarnations: what was answered under another may be void.
     generation: AtomicU64,
+    /// Of the last operation that has one.
+    number: AtomicU64,
+    /// How many nodes lived at the last renewal.
+    living: AtomicU32,
+    /// Chance, so that not all nodes do the same at the same time.
+    drawn: AtomicU64,
     away: AtomicBool,
     work: Notify,
     left: Notify,
@@ -224,6 +216,9 @@ impl<R: Registry, L: Local> Member<R, L> {
             state: Mutex::default(),
             requests,
             generation: AtomicU64::new(0),
+            number: AtomicU64::new(0),
+            living: AtomicU32::new(0),
+            drawn: AtomicU64::new(0),
             away: AtomicBool::new(true),
             work: Notify::new(),
             left: Notify::new(),
@@ -345,12 +340,12 @@ impl<R: Registry, L: Local> Member<R, L> {
         let grace = millis(self.timing.grace.max(keep));
         let mut state = self.state();
         let announced = state.unregistered.get(&who).copied().unwrap_or(true);
-        state.departures.push_back(PendingDeparture {
+        let departure = Departure { who, socket, grace };
+        let is_kept = state.departures.push(PendingDeparture {
             announced,
-            departure: Departure { who, socket, grace },
+            departure,
         });
-        if state.departures.len() > MAX_DEPARTURES {
-            state.departures.pop_front();
+        if !is_kept {
             self.counters.forgotten.fetch_add(1, Ordering::Relaxed);
         }
         drop(state);
@@ -399,14 +394,29 @@ impl<R: Registry, L: Local> Member<R, L> {
         &self,
         operation: impl Future<Output = Result<T, Unavailable>>,
     ) -> Result<T, Unavailable> {
-        let result = tokio::time::timeout(self.timing.patience(), operation)
-            .await
-            .unwrap_or_else(|_| Err(Unavailable("no answer in time".into())));
+        let result = within(self.timing.patience(), operation).await;
         if result.is_err() {
             self.counters.errors.fetch_add(1, Ordering::Relaxed);
         }
         result
     }
+
+    /// Up to a quarter less than `pause`, by chance.
+    fn about(&self, pause: Duration) -> Duration {
+        let draw = self.drawn.fetch_add(1, Ordering::Relaxed);
+        let mut hasher = DefaultHasher::new();
+        (&self.info.node_id, self.info.tag, draw).hash(&mut hasher);
+        pause - pause * (hasher.finish() as u32 % 256) / 1024
+    }
+}
+
+async fn within<T>(
+    patience: Duration,
+    operation: impl Future<Output = Result<T, Unavailable>>,
+) -> Result<T, Unavailable> {
+    tokio::time::timeout(patience, operation)
+        .await
+        .unwrap_or_else(|_| Err(Unavailable("no answer in time".into())))
 }
 
 fn millis(duration: Duration) -> Millis {

@@ -1,78 +1,82 @@
 //! What a member tells the registry: who comes, who goes, and who is there.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::incarnation::{End, Incarnation, Pending};
-use super::{Local, MAX_DEPARTURES, MAX_PER_OPERATION, Member, PendingDeparture, Request};
-use crate::registry::{
-    Admission, Arrival, Departure, Fenced, Newcomer, Registry, Restored, Unavailable,
-};
+use super::departures::MAX_DEPARTURES;
+use super::incarnation::{End, Incarnation, Why};
+use super::{Local, Member};
+use crate::registry::{Admission, Arrival, Departure, Newcomer, Registry, Restored, TypedUser};
 
 /// Rooms in one operation, beyond those of one user.
 const MAX_ROOMS_PER_OPERATION: usize = 5_000;
 
 impl<R: Registry, L: Local> Member<R, L> {
     /// Registers sockets that are not entered yet.
-    pub(super) async fn register(
-        &self,
-        incarnation: &Incarnation,
-        requests: &mut Vec<Request>,
-    ) -> Result<(), End> {
-        let newcomers: Vec<Newcomer> = requests
+    pub(super) async fn register(&self, incarnation: &mut Incarnation<'_>) -> Result<(), End> {
+        let newcomers: Vec<Newcomer> = incarnation
+            .newcomers
             .iter()
             .map(|request| request.newcomer.clone())
             .collect();
+        incarnation.asking = std::mem::take(&mut incarnation.newcomers);
         let generation = self.generation.load(Ordering::SeqCst);
         let asking = newcomers.iter().map(|newcomer| newcomer.who.clone());
         self.state().asking = asking.map(|who| (who, false)).collect();
-        let result = self
-            .patiently(self.registry.connect(&incarnation.name, &newcomers))
+        let name = incarnation.name.clone();
+        let turn = self.next_turn(&name);
+        let told = self
+            .insist(incarnation, || self.registry.connect(turn, &newcomers))
             .await;
-        let end = match result {
-            Ok(Ok(admissions)) => {
-                for (request, admission) in requests.drain(..).zip(admissions) {
-                    // Its caller has given up: nobody will ever say that it ended.
-                    let unheard = request.reply.send(Ok((admission, generation))).is_err();
-                    if unheard && admission != Admission::Refused {
-                        let Newcomer { who, entry, .. } = request.newcomer;
-                        self.disconnect(who, entry.socket, Duration::ZERO);
-                    }
-                }
-                return Ok(());
+        let admissions = match told {
+            Ok(admissions) => admissions,
+            Err(end) => {
+                self.give_up_on_answers(incarnation);
+                return Err(end);
             }
-            Ok(Err(Fenced)) => End::Fenced,
-            Err(error) => End::Unavailable(error),
         };
-        // It may have happened, and been heard of.
-        let asked = std::mem::take(&mut self.state().asking);
-        for request in requests.drain(..) {
-            let announced = asked.get(&request.newcomer.who).copied();
-            let _ = request.reply.send(Err(announced.unwrap_or(false)));
+        // If the answer was late, nobody waits for it: they were let in by what this node
+        // knows, and are said again.
+        for (request, admission) in incarnation.asking.drain(..).zip(admissions) {
+            // Its caller has given up: nobody will ever say that it ended.
+            let unheard = request.reply.send(Ok((admission, generation))).is_err();
+            if unheard && !matches!(admission, Admission::Refused(_)) {
+                let Newcomer { who, entry, .. } = request.newcomer;
+                self.disconnect(who, entry.socket, Duration::ZERO);
+            }
         }
-        Err(end)
+        Ok(())
     }
 
-    /// Tells of some who have arrived. False: there were none. Should it fail, all who are there
-    /// are registered anew, and those have their places who came last.
-    pub(super) async fn tell_arrivals(&self, incarnation: &Incarnation) -> Result<bool, End> {
+    /// Those who wait for admission are not answered: each decides by what this node knows.
+    pub(super) fn give_up_on_answers(&self, incarnation: &mut Incarnation<'_>) {
+        // It may have happened, and been heard of.
+        let asked = std::mem::take(&mut self.state().asking);
+        let announced = asked.into_iter().filter(|(_, announced)| *announced);
+        incarnation.give_up_on_answers(&announced.map(|(who, _)| who).collect());
+    }
+
+    /// Tells of some who have arrived. False: there were none. Should the incarnation end, all
+    /// who are there are registered anew, and those have their places who came last.
+    pub(super) async fn tell_arrivals(
+        &self,
+        incarnation: &mut Incarnation<'_>,
+    ) -> Result<bool, End> {
         let batch: Vec<Arrival> = {
             let arrivals = &mut self.state().arrivals;
-            let count = arrivals.len().min(MAX_PER_OPERATION);
+            let count = arrivals.len().min(incarnation.pace.size());
             arrivals.drain(..count).collect()
         };
         if batch.is_empty() {
             return Ok(false);
         }
-        let told = self
-            .patiently(self.registry.establish(&incarnation.name, &batch))
-            .await;
-        let Ok(Ok(displaced)) = told else {
-            return Err(End::of(told));
-        };
+        let name = incarnation.name.clone();
+        let turn = self.next_turn(&name);
+        let displaced = self
+            .insist(incarnation, || self.registry.establish(turn, &batch))
+            .await?;
         for displaced in &displaced {
             self.local.replace(displaced);
         }
@@ -80,22 +84,35 @@ impl<R: Registry, L: Local> Member<R, L> {
     }
 
     /// Tells some departures. False: there were none.
-    pub(super) async fn tell_departures(&self, incarnation: &mut Incarnation) -> Result<bool, End> {
-        let batch = self.state().take_departures();
+    pub(super) async fn tell_departures(
+        &self,
+        incarnation: &mut Incarnation<'_>,
+    ) -> Result<bool, End> {
+        let batch = {
+            let mut state = self.state();
+            // The registry has to know of users who were online before it lost its memory,
+            // before it can be told that they went.
+            if !state.believed.is_empty() {
+                return Ok(false);
+            }
+            state.departures.take(incarnation.pace.size())
+        };
         if batch.is_empty() {
             return Ok(false);
         }
+        let name = incarnation.name.clone();
+        let turn = self.next_turn(&name);
         let told = self
-            .patiently(self.registry.depart(&incarnation.name, &batch))
+            .insist(incarnation, || self.registry.depart(turn, &batch))
             .await;
-        let telling = std::mem::take(&mut self.state().telling);
         let linger = match told {
-            Ok(Ok(linger)) => linger,
-            failed => {
-                self.state().put_back_departures(telling);
-                return Err(End::of(failed));
+            Ok(linger) => linger,
+            Err(end) => {
+                self.state().departures.put_back();
+                return Err(end);
             }
         };
+        self.state().departures.told();
         self.forget_offline(&batch);
         let shortest = batch.iter().map(|departure| departure.grace);
         let shortest = shortest.filter(|grace| *grace > 0).min();
@@ -116,9 +133,8 @@ impl<R: Registry, L: Local> Member<R, L> {
     fn forget_offline(&self, told: &[Departure]) {
         let mut state = self.state();
         for Departure { who, .. } in told {
-            let more = |pending: &PendingDeparture| pending.departure.who == *who;
             if state.offline.contains(who)
-                && !state.departures.iter().any(more)
+                && !state.departures.include(who)
                 && self.local.entries(who).is_empty()
             {
                 state.offline.remove(who);
@@ -142,26 +158,27 @@ impl<R: Registry, L: Local> Member<R, L> {
 
     /// Registers some of the users that the registry may not know, or not in all their
     /// rooms. False: there were none.
-    pub(super) async fn restore(&self, incarnation: &mut Incarnation) -> Result<bool, End> {
+    pub(super) async fn restore(&self, incarnation: &mut Incarnation<'_>) -> Result<bool, End> {
         self.take_unregistered(incarnation);
-        if incarnation.restore.is_empty() {
-            return self.retire_earlier(incarnation).await;
+        let (taken, batch) = self.next_restored(incarnation);
+        if batch.is_empty() {
+            return Ok(false);
         }
-        let batch = self.next_restored(incarnation);
-        let count = batch.len();
-        let result = self
-            .patiently(self.registry.restore(&incarnation.name, &batch))
+        let name = incarnation.name.clone();
+        let turn = self.next_turn(&name);
+        let told = self
+            .insist(incarnation, || self.registry.restore(turn, &batch))
             .await;
-        let displaced = match result {
-            Ok(Ok(displaced)) => displaced,
-            failed => {
-                self.put_back_unregistered(incarnation);
-                return Err(End::of(failed));
+        let displaced = match told {
+            Ok(displaced) => displaced,
+            Err(end) => {
+                self.put_back_unregistered(incarnation, taken);
+                return Err(end);
             }
         };
         let mut state = self.state();
-        for pending in incarnation.restore.drain(..count) {
-            state.believed.remove(&pending.who);
+        for (who, _) in &taken {
+            state.believed.remove(who);
         }
         drop(state);
         for displaced in displaced {
@@ -172,7 +189,7 @@ impl<R: Registry, L: Local> Member<R, L> {
 
     /// Puts those in line who came while they could not be registered, and those whose
     /// rooms have changed.
-    fn take_unregistered(&self, incarnation: &mut Incarnation) {
+    fn take_unregistered(&self, incarnation: &mut Incarnation<'_>) {
         let (doubtful, changed) = {
             let mut state = self.state();
             let state = &mut *state;
@@ -181,62 +198,63 @@ impl<R: Registry, L: Local> Member<R, L> {
                 std::mem::take(&mut state.rooms_changed),
             )
         };
-        let changed = changed.into_iter();
-        let there = changed.filter(|who| !self.local.entries(who).is_empty());
-        incarnation
-            .restore
-            .extend(there.map(|who| Pending { who, doubt: None }));
-        let doubtful = doubtful.into_iter().map(|(who, announced)| Pending {
-            who,
-            doubt: Some(announced),
-        });
-        incarnation.restore.extend(doubtful);
-    }
-
-    /// All users are registered: what earlier incarnations had beyond that may be swept.
-    async fn retire_earlier(&self, incarnation: &mut Incarnation) -> Result<bool, End> {
-        if incarnation.earlier.is_empty() {
-            return Ok(false);
+        for (who, announced) in doubtful {
+            // Whom the registry took on probation meanwhile, it is to give a place.
+            let sockets = self.local.entries(&who).into_iter();
+            let arrivals = sockets.map(|entry| Arrival {
+                who: who.clone(),
+                socket: entry.socket,
+            });
+            self.state().arrivals.extend(arrivals);
+            let why = Why {
+                doubt: Some(announced),
+                ..Why::default()
+            };
+            incarnation.restore.push(who, why);
         }
-        let earlier = std::mem::take(&mut incarnation.earlier);
-        self.registry_retire(&earlier).await?;
-        incarnation.maintain_at = Some(Instant::now());
-        Ok(true)
+        for who in changed {
+            if !self.local.entries(&who).is_empty() {
+                incarnation.restore.push(who, Why::default());
+            }
+        }
     }
 
     /// The first users in line, as many as fit into one operation.
-    fn next_restored(&self, incarnation: &Incarnation) -> Vec<Restored> {
-        let mut batch: Vec<Restored> = Vec::new();
+    fn next_restored(
+        &self,
+        incarnation: &mut Incarnation<'_>,
+    ) -> (Vec<(TypedUser, Why)>, Vec<Restored>) {
+        let (mut taken, mut batch) = (Vec::new(), Vec::new());
         let mut rooms = 0;
-        for Pending { who, .. } in incarnation.restore.iter().take(MAX_PER_OPERATION) {
-            let entries = self.local.entries(who);
+        while batch.len() < incarnation.pace.size() && rooms <= MAX_ROOMS_PER_OPERATION {
+            let Some((who, why)) = incarnation.restore.pop() else {
+                break;
+            };
+            let entries = self.local.entries(&who);
             rooms += entries.iter().map(|entry| entry.rooms.len()).sum::<usize>();
             batch.push(Restored {
-                entries,
                 who: who.clone(),
-                believed: self.state().believed.contains(who),
+                believed: self.state().believed.contains(&who),
+                mended: why.mended,
+                entries,
             });
-            if rooms > MAX_ROOMS_PER_OPERATION {
-                break;
-            }
+            taken.push((who, why));
         }
-        batch
+        (taken, batch)
     }
 
     /// The incarnation is over: its users are as much in doubt as before.
-    fn put_back_unregistered(&self, incarnation: &mut Incarnation) {
+    fn put_back_unregistered(
+        &self,
+        incarnation: &mut Incarnation<'_>,
+        taken: Vec<(TypedUser, Why)>,
+    ) {
         let mut state = self.state();
-        for pending in incarnation.restore.drain(..) {
-            if let Some(announced) = pending.doubt {
-                state.unregistered.entry(pending.who).or_insert(announced);
+        let waiting = std::iter::from_fn(|| incarnation.restore.pop());
+        for (who, why) in taken.into_iter().chain(waiting) {
+            if let Some(announced) = why.doubt {
+                state.unregistered.entry(who).or_insert(announced);
             }
         }
-    }
-
-    pub(super) async fn registry_retire(
-        &self,
-        incarnations: &[Arc<str>],
-    ) -> Result<(), Unavailable> {
-        self.patiently(self.registry.retire(incarnations)).await
     }
 }

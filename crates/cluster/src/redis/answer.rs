@@ -1,10 +1,13 @@
 //! The script's answers, read from front to back.
 
+use std::fmt;
 use std::sync::Arc;
 
 use redis::Value;
+use serde::de::{Error, IgnoredAny, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 
-use crate::registry::{Edge, Millis, RoomName, TypedUser, Unavailable};
+use crate::registry::{Edge, Millis, RoomName, Seen, TypedUser, Unavailable};
 
 /// An answer that is not what the operation answers; `what` is missing.
 pub(super) fn nonsense(what: &str) -> Unavailable {
@@ -50,11 +53,62 @@ impl Answer {
         self.0.map(text).collect()
     }
 
+    /// Names of sockets, each with its entry.
+    pub(super) fn sockets(mut self) -> Result<Vec<Seen>, Unavailable> {
+        let mut sockets = Vec::with_capacity(self.0.len() / 2);
+        while self.0.len() > 0 {
+            let socket = self.text()?;
+            sockets.push(seen(socket, &self.text()?)?);
+        }
+        Ok(sockets)
+    }
+
     pub(super) fn read<T: serde::de::DeserializeOwned>(self) -> Result<Vec<T>, Unavailable> {
         self.0
             .map(|value| serde_json::from_str(&text(value)?).map_err(|_| nonsense("JSON")))
             .collect()
     }
+}
+
+/// The first items of an entry as the script keeps it: incarnation, type, namespace and device.
+/// What comes behind only the script wants to know.
+struct Kept([Arc<str>; 4]);
+
+impl<'de> Deserialize<'de> for Kept {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Kept, D::Error> {
+        struct Items;
+        impl<'de> Visitor<'de> for Items {
+            type Value = Kept;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an entry")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Kept, A::Error> {
+                let mut text = || {
+                    let next = items.next_element::<Arc<str>>()?;
+                    next.ok_or_else(|| A::Error::custom("too short"))
+                };
+                let kept = Kept([text()?, text()?, text()?, text()?]);
+                while items.next_element::<IgnoredAny>()?.is_some() {}
+                Ok(kept)
+            }
+        }
+        from.deserialize_seq(Items)
+    }
+}
+
+fn seen(socket: Arc<str>, kept: &str) -> Result<Seen, Unavailable> {
+    let Kept([incarnation, kind, namespace, device]) =
+        serde_json::from_str(kept).map_err(|_| nonsense("entry"))?;
+    let process = incarnation.rsplit_once('.').map(|(process, _)| process);
+    Ok(Seen {
+        socket,
+        process: process.map_or(incarnation.clone(), Into::into),
+        namespace,
+        device,
+        kind,
+    })
 }
 
 fn text(value: Value) -> Result<Arc<str>, Unavailable> {
@@ -76,27 +130,38 @@ pub(super) fn typed_user(name: &str) -> Result<TypedUser, Unavailable> {
     })
 }
 
-pub(super) fn edge(fields: Value) -> Result<Edge, Unavailable> {
-    let mut fields = Answer::of(fields)?;
-    let (mut whose, mut online, mut rev, mut at) = (None, false, 0, 0);
+/// An edge's number, 0 if it has none; and the edge, if it can be read.
+pub(super) fn edge(fields: Value) -> (u64, Option<Edge>) {
+    let mut all = Vec::new();
+    if let Ok(mut fields) = Answer::of(fields) {
+        while let (Ok(name), Ok(value)) = (fields.text(), fields.text()) {
+            all.push((name, value));
+        }
+    }
+    let number = all.iter().find(|(name, _)| &**name == "n");
+    let number = number.and_then(|(_, value)| value.parse().ok());
+    (number.unwrap_or(0), read_edge(&all).ok())
+}
+
+fn read_edge(fields: &[(Arc<str>, Arc<str>)]) -> Result<Edge, Unavailable> {
+    let (mut whose, mut online, mut rev, mut at) = (None, None, None, 0);
     let (mut rooms, mut others) = (Vec::new(), None);
-    while let Ok(name) = fields.text() {
-        let value = fields.text()?;
+    for (name, value) in fields {
         let number = || value.parse().map_err(|_| nonsense("number"));
-        match &*name {
-            "w" => whose = Some(typed_user(&value)?),
-            "o" => online = &*value == "1",
-            "r" => rev = number()?,
+        match &**name {
+            "w" => whose = Some(typed_user(value)?),
+            "o" => online = Some(&**value == "1"),
+            "r" => rev = Some(number()?),
             "t" => at = number()?,
-            "m" => rooms = room_names(&value)?,
-            "k" => others = Some(room_names(&value)?),
+            "m" => rooms = room_names(value)?,
+            "k" => others = Some(room_names(value)?),
             _ => {}
         }
     }
     Ok(Edge {
         who: whose.ok_or_else(|| nonsense("user"))?,
-        online,
-        rev,
+        online: online.ok_or_else(|| nonsense("change"))?,
+        rev: rev.ok_or_else(|| nonsense("revision"))?,
         at,
         rooms,
         others,

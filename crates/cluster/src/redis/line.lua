@@ -6,11 +6,12 @@
 -- ARGV[2]  its arguments as JSON
 -- ARGV[3]  and so on: what is no text
 --
--- <prefix>:line          hash: e epoch, i last number, f where it began, run the server's run
+-- <prefix>:line          hash: e epoch, i last number, f where it began, c claims of sessions,
+--                        run the server's run
 -- <prefix>:line:op:P     the last batch of a process: its number, and its events' offsets
 -- <prefix>:line:on:P     a process is there, or was lately
--- <prefix>:lm:SCOPE      hash: e epoch of the offsets, o last offset, l last number, d and p the
---                        number and offset of the last event that is not kept, b and k bytes
+-- <prefix>:lm:SCOPE      packed: the epoch of the offsets, the last offset, the last number, number
+--                        and offset of the last event that is not kept, bytes of events and keys
 -- <prefix>:ll:SCOPE      list: the newest events
 -- <prefix>:lk:SCOPE      hash: key -> the newest event of the key
 -- <prefix>:lw:USER       set: processes that have sessions of a user
@@ -61,7 +62,7 @@ do
         line.last = math.max(line.last, micros, arguments.last or 0) + 1
         line.begin = line.last
         call('HSET', LINE, 'e', text(line.epoch), 'i', text(line.last), 'f', text(line.begin),
-            'run', run)
+            'c', text(line.begin), 'run', run)
     end
 end
 
@@ -70,11 +71,7 @@ local function keep_last()
 end
 
 local function head(kind, numbers)
-    local parts = { struct.pack('>BI4', kind, line.epoch) }
-    for _, number in ipairs(numbers) do
-        parts[#parts + 1] = struct.pack('>I8', number)
-    end
-    return table.concat(parts)
+    return struct.pack('>BI4' .. string.rep('I8', #numbers), kind, line.epoch, unpack(numbers))
 end
 
 -- Of an event, behind its kind and the line's epoch: its number, the one before it, the epoch
@@ -85,73 +82,88 @@ local function id_of(event)
     return (struct.unpack('>I8', event, 6))
 end
 
+-- What is known of scopes is read once and written once in a call.
+local scopes = {}
+
 local function scope_of(name)
-    local known = call('HMGET', prefix .. ':lm:' .. name, 'e', 'o', 'l', 'd', 'p', 'b', 'k')
-    local number = function(index) return tonumber(known[index] or 0) end
-    if number(1) > 0 and number(1) < line.begin then
-        -- It is of another line, whose end may be forgotten: offsets would be given again.
-        call('DEL', prefix .. ':ll:' .. name, prefix .. ':lk:' .. name)
-        known = {}
+    local scope = scopes[name]
+    if scope then
+        return scope
     end
-    return {
-        name = name, epoch = number(1), offset = number(2), last = number(3),
-        dropped = number(4), dropped_offset = number(5), bytes = number(6), key_bytes = number(7),
-    }
+    scope = { name = name, list = prefix .. ':ll:' .. name, keys = prefix .. ':lk:' .. name }
+    local packed = call('GET', prefix .. ':lm:' .. name)
+    if packed then
+        scope.epoch, scope.offset, scope.last, scope.dropped, scope.dropped_offset, scope.bytes,
+            scope.key_bytes = struct.unpack('>I8I8I8I8I8I8I8', packed)
+    end
+    -- What was before the line began is forgotten.
+    if not packed or scope.epoch < line.begin then
+        if packed then
+            call('DEL', scope.list, scope.keys)
+        end
+        scope.epoch, scope.offset, scope.last = 0, 0, 0
+        scope.dropped, scope.dropped_offset, scope.bytes, scope.key_bytes = 0, 0, 0, 0
+    end
+    scopes[name] = scope
+    return scope
 end
 
-local function put_scope(scope)
-    local key = prefix .. ':lm:' .. scope.name
-    call('HSET', key, 'e', text(scope.epoch), 'o', text(scope.offset), 'l', text(scope.last),
-        'd', text(scope.dropped), 'p', text(scope.dropped_offset), 'b', text(scope.bytes),
-        'k', text(scope.key_bytes))
-    call('EXPIRE', key, REMEMBERED)
-    if scope.key_bytes > 0 then
-        call('EXPIRE', prefix .. ':lk:' .. scope.name, REMEMBERED)
+local function put_scopes()
+    for name, scope in pairs(scopes) do
+        if scope.is_changed then
+            local packed = struct.pack('>I8I8I8I8I8I8I8', scope.epoch, scope.offset, scope.last,
+                scope.dropped, scope.dropped_offset, scope.bytes, scope.key_bytes)
+            call('SET', prefix .. ':lm:' .. name, packed, 'EX', REMEMBERED)
+            if scope.key_bytes > 0 then
+                call('EXPIRE', scope.keys, REMEMBERED)
+            end
+        end
+        if scope.is_longer then
+            call('PEXPIRE', scope.list, arguments.age)
+        end
     end
 end
 
 local function forget_key(scope, key)
-    local keys = prefix .. ':lk:' .. scope.name
-    scope.key_bytes = math.max(0, scope.key_bytes - call('HSTRLEN', keys, key))
-    call('HDEL', keys, key)
+    scope.key_bytes = math.max(0, scope.key_bytes - call('HSTRLEN', scope.keys, key))
+    call('HDEL', scope.keys, key)
 end
 
 local function drop_all(scope, id, offset)
-    call('DEL', prefix .. ':ll:' .. scope.name)
-    scope.bytes, scope.dropped, scope.dropped_offset = 0, id, offset
+    call('DEL', scope.list)
+    scope.bytes, scope.dropped, scope.dropped_offset, scope.is_longer = 0, id, offset, false
 end
 
 -- Whether the event is kept as the newest of its key.
 local function keep_key(scope, key, event)
-    local keys = prefix .. ':lk:' .. scope.name
     forget_key(scope, key)
-    local count = call('HLEN', keys)
+    local count = call('HLEN', scope.keys)
     if count == 0 then
         scope.key_bytes = 0
     end
     if count >= MAX_KEYS or scope.key_bytes + #event > arguments.bytes then
         return false
     end
-    call('HSET', keys, key, event)
+    call('HSET', scope.keys, key, event)
     scope.key_bytes = scope.key_bytes + #event
     return true
 end
 
 local function keep(scope, event)
-    local list = prefix .. ':ll:' .. scope.name
     -- Of a namespace more is kept: it is many rooms.
     local share = string.sub(scope.name, 1, 1) == 'a' and 64 or 1
-    -- What has expired was dropped.
-    if call('EXISTS', list) == 0 then
+    local most, bytes = arguments.events * share, arguments.bytes * share
+    local count = call('RPUSH', scope.list, event)
+    if count == 1 then
+        -- What has expired was dropped.
         scope.bytes = 0
         if scope.last > 0 then
             scope.dropped, scope.dropped_offset = scope.last, scope.offset - 1
         end
     end
-    local count = call('RPUSH', list, event)
-    scope.bytes = scope.bytes + #event
-    while count > 0 and (count > arguments.events * share or scope.bytes > arguments.bytes * share) do
-        local oldest = call('LPOP', list)
+    scope.bytes, scope.is_longer = scope.bytes + #event, true
+    while count > 0 and (count > most or scope.bytes > bytes) do
+        local oldest = call('LPOP', scope.list)
         count, scope.bytes = count - 1, scope.bytes - #oldest
         -- A newer one of the key makes it unneeded, or it is there as the newest.
         if string.byte(oldest, FLAGS) % 2 ~= KEYED then
@@ -159,42 +171,43 @@ local function keep(scope, event)
             scope.dropped_offset = struct.unpack('>I8', oldest, 30)
         end
     end
-    call('PEXPIRE', list, arguments.age)
+end
+
+local function keep_flagged(scope, flags, key, event)
+    if flags == REMOVES or (flags == KEYED and #event > MAX_EVENT) then
+        forget_key(scope, key)
+    end
+    if #event > MAX_EVENT then
+        drop_all(scope, line.last, scope.offset)
+        return
+    end
+    if flags == KEYED and not keep_key(scope, key, event) then
+        local other = string.char(string.byte(event, FLAGS) - KEYED)
+        event = string.sub(event, 1, FLAGS - 1) .. other .. string.sub(event, FLAGS + 1)
+    end
+    keep(scope, event)
 end
 
 local function say_one(name, channel, flags, key, body)
     local scope = scope_of(name)
     line.last = line.last + 1
-    local id = line.last
+    local id, before = line.last, scope.last
     if flags == GAP or scope.epoch == 0 then
         scope.epoch = id
     end
-    local before = scope.last
-    if flags == GAP then
-        drop_all(scope, id, scope.offset)
-        call('DEL', prefix .. ':lk:' .. name)
-        scope.key_bytes = 0
-    else
+    if flags ~= GAP then
         scope.offset = scope.offset + 1
     end
-    local event = head(EVENT, { id, before, scope.epoch, scope.offset }) .. body
-    if flags ~= GAP then
-        if flags == REMOVES or #event > MAX_EVENT then
-            forget_key(scope, key)
-        end
-        if #event > MAX_EVENT then
-            drop_all(scope, id, scope.offset)
-        else
-            local kept = event
-            if flags == KEYED and not keep_key(scope, key, event) then
-                local other = string.char(string.byte(event, FLAGS) - KEYED)
-                kept = string.sub(event, 1, FLAGS - 1) .. other .. string.sub(event, FLAGS + 1)
-            end
-            keep(scope, kept)
-        end
+    local event = struct.pack('>BI4I8I8I8I8', EVENT, line.epoch, id, before, scope.epoch,
+        scope.offset) .. body
+    if flags == GAP then
+        drop_all(scope, id, scope.offset)
+        call('DEL', scope.keys)
+        scope.key_bytes = 0
+    else
+        keep_flagged(scope, flags, key, event)
     end
-    scope.last = id
-    put_scope(scope)
+    scope.last, scope.is_changed = id, true
     tell(channel, event)
     return scope.offset
 end
@@ -242,6 +255,7 @@ function operations.say()
             offsets[#offsets + 1] = text(offset)
         end
         call('SET', done, text(arguments.number) .. ' ' .. table.concat(offsets, ' '), 'EX', 3600)
+        put_scopes()
         keep_last()
     end
     return { text(line.epoch), text(line.begin), text(line.last), offsets }
@@ -257,11 +271,10 @@ function operations.collect()
         if scope.epoch == 0 and string.sub(name, 1, 1) == 'r' then
             line.last = line.last + 1
             keep_last()
-            scope.epoch = line.last
-            put_scope(scope)
+            scope.epoch, scope.is_changed = line.last, true
         end
         if after == 0 or scope.last > after then
-            local all = call('LRANGE', prefix .. ':ll:' .. name, 0, -1)
+            local all = call('LRANGE', scope.list, 0, -1)
             local dropped, dropped_offset = scope.dropped, scope.dropped_offset
             if scope.last > 0 and (#all == 0 or id_of(all[#all]) < scope.last) then
                 dropped, dropped_offset = scope.last, scope.offset
@@ -274,11 +287,12 @@ function operations.collect()
                     parts[#parts + 1] = event
                 end
             end
-            for _, event in ipairs(call('HVALS', prefix .. ':lk:' .. name)) do add(event) end
+            for _, event in ipairs(call('HVALS', scope.keys)) do add(event) end
             for _, event in ipairs(all) do add(event) end
             tell(own, table.concat(parts))
         end
     end
+    put_scopes()
     tell(own, head(5, { arguments.request, line.begin, line.last }))
     return 'OK'
 end
@@ -289,22 +303,22 @@ function operations.end_line()
     return 'OK'
 end
 
--- A session: the process that has it, when it was lost (0: it was not), how often it was taken
--- up, whose it is, and what the gateway knows of it.
+-- A session: the process that has it, when it was lost (0: it was not), the number of the claim
+-- by which it has it, whose it is, and what the gateway knows of it.
 local function session(bytes)
     local size = struct.unpack('>I4', bytes)
     local process, at = string.sub(bytes, 5, 4 + size), 5 + size
-    local lost, times, length = struct.unpack('>I8I8I4', bytes, at)
+    local lost, claim, length = struct.unpack('>I8I8I4', bytes, at)
     local from = at + 20
     return {
-        process = process, lost = lost, times = times,
+        process = process, lost = lost, claim = claim,
         user = string.sub(bytes, from, from + length - 1), record = string.sub(bytes, from + length),
     }
 end
 
 local function session_bytes(one)
     return struct.pack('>I4', #one.process) .. one.process
-        .. struct.pack('>I8I8I4', one.lost, one.times, #one.user) .. one.user .. one.record
+        .. struct.pack('>I8I8I4', one.lost, one.claim, #one.user) .. one.user .. one.record
 end
 
 -- { process, ttl }, then of each session the tag and the name of its socket, whether it is lost
@@ -320,7 +334,7 @@ function operations.remember()
             else
                 call('HSET', key, name, session_bytes({
                     process = arguments.process, lost = state == '1' and millis() or 0,
-                    times = known and known.times or 0, user = ARGV[at + 3], record = ARGV[at + 4],
+                    claim = known and known.claim or 0, user = ARGV[at + 3], record = ARGV[at + 4],
                 }))
                 if call('PTTL', key) < arguments.ttl then
                     call('PEXPIRE', key, arguments.ttl)
@@ -341,8 +355,8 @@ function operations.attend()
     return 'OK'
 end
 
--- { process, tag, name, user, window } -> { 'taken', record, epoch, begin, last, how
--- often it was taken up, which process had it }, or { why }
+-- { process, tag, name, user, window } -> { 'taken', record, epoch, begin, last, the claim's
+-- number, which process had it }, or { why }
 function operations.claim()
     local key = prefix .. ':z:' .. arguments.tag
     local bytes = call('HGET', key, ARGV[3])
@@ -357,16 +371,17 @@ function operations.claim()
     if one.user ~= arguments.user then
         return { 'foreign' }
     end
-    one.times = one.times + 1
     local had = one.process
+    -- Counted for all sessions together: one that was forgotten and written anew goes on.
+    one.claim = call('HINCRBY', LINE, 'c', 1)
     if one.process ~= arguments.process then
-        tell(channel_of(one.process), head(6, { one.times }) .. ARGV[3])
+        tell(channel_of(one.process), head(6, { one.claim }) .. ARGV[3])
     end
     one.process, one.lost = arguments.process, 0
     call('HSET', key, ARGV[3], session_bytes(one))
     return {
         'taken', one.record, text(line.epoch), text(line.begin), text(line.last),
-        text(one.times), had,
+        text(one.claim), had,
     }
 end
 

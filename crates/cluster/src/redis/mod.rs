@@ -4,15 +4,23 @@
 mod answer;
 mod calls;
 mod challenges;
+mod condition;
 mod fanout;
+#[cfg(test)]
+mod mended;
 mod registry;
 mod server;
+#[cfg(test)]
+mod server_tests;
 mod socketio;
 #[cfg(test)]
 mod tests;
+mod whereabouts;
 
 pub use calls::Calls;
 pub use challenges::RedisChallenges;
+pub use condition::Finding;
+pub(crate) use condition::examine;
 pub use fanout::{
     Counters as FanoutCounters, Driver, Fanout, Heard, Incoming, Line, LineSettings, Link,
     Listener, Outgoing, Queue, Recipients, RedisDriver,
@@ -21,12 +29,26 @@ pub use registry::RedisRegistry;
 pub use server::{BadUrl, Commands, Connection, Pushed, Server};
 pub use socketio::{Adapter, Foreign, Reply, SocketIoAdapter, Wish};
 
+/// How long a start waits to hear what its server is: without an answer it goes on.
+const MAX_EXAMINATION: std::time::Duration = std::time::Duration::from_secs(2);
+
 /// Whether a URL names a server.
 ///
 /// # Errors
 /// When it does not.
 pub fn check_url(url: &str) -> Result<(), BadUrl> {
     Server::parse(url).map(|_| ())
+}
+
+/// What makes a server unfit, one sentence each about "the Redis"; nothing, if it does not answer.
+pub async fn faults(url: &str) -> Vec<String> {
+    let Ok(server) = Server::parse(url) else {
+        return Vec::new();
+    };
+    let examined = tokio::time::timeout(MAX_EXAMINATION, examine(&server)).await;
+    let findings = examined.ok().and_then(Result::ok).unwrap_or_default();
+    let fatal = findings.into_iter().filter(|finding| finding.is_fatal);
+    fatal.map(|finding| finding.sentence).collect()
 }
 
 /// By which of its addresses this machine reaches a server: where other machines that

@@ -9,17 +9,24 @@
 -- <prefix>:nodes        sorted set: incarnation -> end of its lease; 0: it is dead
 -- <prefix>:info         hash: incarnation -> what the node says of itself
 -- <prefix>:owner        hash: process -> its incarnation
--- <prefix>:u:USER       hash: s:SOCKET -> entry, t:TYPE -> state
--- <prefix>:i:INC        hash: socket -> whose; what there is to sweep
+-- <prefix>:u:USER       hash: s:SOCKET -> entry, t:TYPE -> state, p -> its processes, k: it
+--                       has come back before
+-- <prefix>:r:USER       hash: socket -> its rooms
+-- <prefix>:i:INC:BUCKET hash: socket -> whose; what there is to compare and to sweep
+-- <prefix>:sockets      hash: incarnation -> how many sockets it has
+-- <prefix>:said         hash: incarnation -> the number of its last operation, and the answer
 -- <prefix>:x:PROCESS    hash: socket -> how it lost its place
 -- <prefix>:due          sorted set: whose presence is to be looked at -> when
 -- <prefix>:edges        stream of edges
+-- <prefix>:edge         the number of the last one
 -- <prefix>:epoch        a name for the registry's memory
 -- <prefix>:secret       what nodes show each other
 -- <prefix>:run          the run of the server that was seen last
 -- <prefix>:successor    somebody knew another memory before this one
 -- <prefix>:hold         until when nobody is taken for gone
 -- <prefix>:blind        until when nobody is taken for new either
+-- <prefix>:complete     set: incarnations of which all is there, in this hold
+-- <prefix>:expected     how many nodes there were before memory was lost
 
 local call = redis.call
 local prefix = KEYS[1]
@@ -33,10 +40,23 @@ end
 local NODES, INFO, OWNER = prefix .. ':nodes', prefix .. ':info', prefix .. ':owner'
 local DUE, EDGES = prefix .. ':due', prefix .. ':edges'
 local HOLD, BLIND = prefix .. ':hold', prefix .. ':blind'
+local COMPLETE, EXPECTED = prefix .. ':complete', prefix .. ':expected'
+local SOCKETS, SAID = prefix .. ':sockets', prefix .. ':said'
+-- Entries that one comparison reads, beyond those of one bucket: some milliseconds; and those
+-- that it answers.
+local MAX_COMPARED, MAX_LISTED = 2000, 1000
+local BUCKETS = 256
 local KEPT_EDGES = 65536
+-- Rooms of a user, and of those that an edge names to say who has heard already.
 local KEPT_ROOMS = 1000
--- For how many seconds a user who is gone is remembered.
+local NAMED_ROOMS = 100
+-- For how many seconds a user who is gone is remembered; one who was never there before this
+-- visit, as guests are; and how many milliseconds lie between two visits.
 local REMEMBERED = 7 * 24 * 3600
+local REMEMBERED_GUEST = 24 * 3600
+local VISIT_APART = 3600 * 1000
+-- Sockets that one look-up reads, beyond those of one user: some milliseconds.
+local MAX_LOOKED_UP = 2000
 
 local hold = tonumber(call('GET', HOLD) or 0)
 local blind = tonumber(call('GET', BLIND) or 0)
@@ -45,8 +65,24 @@ local function user_key(user)
     return prefix .. ':u:' .. user
 end
 
-local function index_key(incarnation)
-    return prefix .. ':i:' .. incarnation
+local function rooms_key(user)
+    return prefix .. ':r:' .. user
+end
+
+local function index_key(incarnation, bucket)
+    return prefix .. ':i:' .. incarnation .. ':' .. bucket
+end
+
+local function enlist(incarnation, mark, socket, whose)
+    if call('HSET', index_key(incarnation, string.sub(mark, 1, 2)), socket, whose) == 1 then
+        call('HINCRBY', SOCKETS, incarnation, 1)
+    end
+end
+
+local function unlist(incarnation, bucket, socket)
+    if call('HDEL', index_key(incarnation, bucket), socket) == 1 then
+        call('HINCRBY', SOCKETS, incarnation, -1)
+    end
 end
 
 local function inbox_key(process)
@@ -96,6 +132,20 @@ local function begin_hold(ttl, is_blind)
     if is_blind then
         blind = now + ttl
         call('SET', BLIND, blind)
+    end
+    call('DEL', COMPLETE, EXPECTED)
+end
+
+-- A node is complete; if all are, nobody is waited for any more.
+local function complete(incarnation, which)
+    if hold <= now or which ~= hold then
+        return
+    end
+    call('SADD', COMPLETE, incarnation)
+    local living = call('ZCOUNT', NODES, '(0', '+inf')
+    if call('SCARD', COMPLETE) >= math.max(living, tonumber(call('GET', EXPECTED) or 0)) then
+        call('DEL', HOLD, BLIND, COMPLETE, EXPECTED)
+        hold, blind = 0, 0
     end
 end
 
@@ -171,8 +221,11 @@ end
 -- A socket has changed its rooms. Returns those that the user is new in.
 local function change_rooms(state, before, after)
     local old, wanted, new = as_set(before), as_set(after), {}
+    local count = after and #after > 0 and #room_names(state) or 0
     for room in pairs(wanted) do
-        if not old[room] then
+        local is_counted = state[5] and state[5][room]
+        if not old[room] and (is_counted or count < KEPT_ROOMS) then
+            count = count + (is_counted and 0 or 1)
             state[5] = state[5] or {}
             if not state[5][room] then
                 new[#new + 1] = room
@@ -193,27 +246,49 @@ local function write_edge(user, kind, online, rev, rooms, others)
         'w', join_who(user, kind), 'o', online, 'r', string.format('%.0f', rev),
         't', string.format('%.0f', now),
     }
+    if others and #others > NAMED_ROOMS then
+        others = { unpack(others, 1, NAMED_ROOMS) }
+    end
     for name, list in pairs({ m = rooms, k = others }) do
         if #list > 0 or name == 'k' then
             fields[#fields + 1] = name
             fields[#fields + 1] = #list > 0 and cjson.encode(list) or '[]'
         end
     end
-    call('XADD', EDGES, 'MAXLEN', '~', KEPT_EDGES, '*', unpack(fields))
+    call('XADD', EDGES, 'MAXLEN', '~', KEPT_EDGES, '*', 'n', call('INCR', prefix .. ':edge'),
+        unpack(fields))
 end
 
 local function forget_later(user)
-    local all = call('HGETALL', user_key(user))
+    local all, remembered = call('HGETALL', user_key(user)), REMEMBERED_GUEST
     for i = 1, #all, 2 do
         if string.sub(all[i], 1, 2) == 's:' then
             return
-        end
-        local state = cjson.decode(all[i + 1])
-        if state[1] == 1 or state[3] > 0 then
-            return
+        elseif all[i] == 'k' then
+            remembered = REMEMBERED
+        elseif string.sub(all[i], 1, 2) == 't:' then
+            local state = cjson.decode(all[i + 1])
+            if state[1] == 1 or state[3] > 0 then
+                return
+            end
         end
     end
-    call('EXPIRE', user_key(user), REMEMBERED)
+    call('EXPIRE', user_key(user), remembered)
+end
+
+-- Counts a user's sockets. It is not believed that there are as many as were counted one by one
+-- where something is to be announced, or was found to be missing.
+local function recount(user, kind, state)
+    local count, all = 0, call('HGETALL', user_key(user))
+    for i = 1, #all, 2 do
+        if string.sub(all[i], 1, 2) == 's:' and cjson.decode(all[i + 1])[2] == kind then
+            count = count + 1
+        end
+    end
+    if count ~= state[3] then
+        state[3] = count
+        put_state(user, kind, state)
+    end
 end
 
 -- True: a user who is gone is to be announced later.
@@ -230,17 +305,18 @@ local function settle(user, kind, grace)
         return
     end
     if online == 1 and blind > now then
-        schedule(user, kind, blind)
+        schedule(user, kind, now)
         return
     end
-    if online == 0 and hold > now then
-        postpone(user, kind, math.max(hold, now + grace))
-        return true
-    end
     local due = online == 0 and tonumber(call('ZSCORE', DUE, join_who(user, kind))) or 0
-    if online == 0 and (grace > 0 or due > now) then
+    -- Nothing is worked off in a hold.
+    if online == 0 and (grace > 0 or due > now or hold > now) then
         postpone(user, kind, now + grace)
         return true
+    end
+    recount(user, kind, state)
+    if online ~= (state[3] > 0 and 1 or 0) then
+        return
     end
     state[1] = online
     state[2] = math.max(state[2] + 1, now)
@@ -261,19 +337,57 @@ local function get_entry(user, socket)
         return nil
     end
     local e = cjson.decode(raw)
-    return { s = socket, i = e[1], y = e[2], n = e[3], d = e[4], a = e[5], r = e[6], p = e[7] }
+    local rooms = e[6] or nil
+    if rooms == true then
+        rooms = cjson.decode(call('HGET', rooms_key(user), socket) or '[]')
+    end
+    return {
+        s = socket, i = e[1], y = e[2], n = e[3], d = e[4], a = e[5], r = rooms,
+        p = e[7] or nil, h = e[8] or '',
+    }
+end
+
+-- The number in the mark of an entry as it is kept, which it ends with: 12 hexadecimal digits
+-- after those of the bucket.
+local function number_of(raw)
+    return string.sub(raw, -14, -3)
 end
 
 -- `probation`: the policy by which others go once the socket is there; nil: it has its place.
+-- Rooms stand apart: few ask for them, and they may be many.
 local function put_entry(incarnation, user, kind, entry, probation)
-    local e = { incarnation, kind, entry.n, entry.d, entry.a, entry.r }
-    if probation then
-        e[6], e[7] = entry.r or {}, probation
+    local has_rooms = entry.r and #entry.r > 0
+    if has_rooms then
+        call('HSET', rooms_key(user), entry.s, cjson.encode(entry.r))
     end
+    local e = {
+        incarnation, kind, entry.n, entry.d, entry.a, has_rooms or false, probation or false, entry.h,
+    }
     call('HSET', user_key(user), 's:' .. entry.s, cjson.encode(e))
 end
 
--- `entry`: s socket, n namespace, d device, a since, p policy, r rooms. `told`: the
+-- One socket more or less at a process, for those who send to the user.
+local function count_at(user, process, by)
+    local counts, is_known = {}, false
+    for name, count in string.gmatch(call('HGET', user_key(user), 'p') or '', '(%S+)=(%d+)') do
+        if name == process then
+            count, is_known = tonumber(count) + by, true
+        end
+        if tonumber(count) > 0 then
+            counts[#counts + 1] = name .. '=' .. count
+        end
+    end
+    if not is_known and by > 0 then
+        counts[#counts + 1] = process .. '=' .. by
+    end
+    if #counts > 0 then
+        call('HSET', user_key(user), 'p', table.concat(counts, ' '))
+    else
+        call('HDEL', user_key(user), 'p')
+    end
+end
+
+-- `entry`: s socket, n namespace, d device, a since, p policy, r rooms, h mark. `told`: the
 -- members of its rooms know of the user. `probation`: as in `put_entry`.
 local function add(incarnation, user, kind, entry, told, probation)
     local before = get_entry(user, entry.s)
@@ -282,30 +396,48 @@ local function add(incarnation, user, kind, entry, told, probation)
     local state = get_state(user, kind) or { 0, 0, 0, 0 }
     local others = room_names(state)
     local new = change_rooms(state, before and before.r, entry.r)
+    local process, process_before = process_of(incarnation), before and process_of(before.i)
+    if before and before.r and not (entry.r and #entry.r > 0) then
+        call('HDEL', rooms_key(user), entry.s)
+    end
     if not before then
+        if state[3] == 0 and state[4] > 0 and now - state[4] > VISIT_APART then
+            call('HSET', user_key(user), 'k', 1)
+        end
         state[3] = state[3] + 1
     elseif before.i ~= incarnation then
-        call('HDEL', index_key(before.i), entry.s)
+        unlist(before.i, string.sub(before.h, 1, 2), entry.s)
+    end
+    if process ~= process_before then
+        count_at(user, process, 1)
+        if before then
+            count_at(user, process_before, -1)
+        end
     end
     put_state(user, kind, state)
     if not before then
         -- Whoever was to come back has.
         call('ZREM', DUE, join_who(user, kind))
     end
-    call('HSET', index_key(incarnation), entry.s, join_who(user, kind))
+    enlist(incarnation, entry.h, entry.s, join_who(user, kind))
     if state[1] == 1 and not told and #new > 0 then
         write_edge(user, kind, 1, state[2], new, others)
     end
     settle(user, kind, 0)
 end
 
-local function remove(user, socket)
+-- `only`: if it is an entry of this incarnation.
+local function remove(user, socket, only)
     local entry = get_entry(user, socket)
-    if not entry then
+    if not entry or (only and entry.i ~= only) then
         return false
     end
     call('HDEL', user_key(user), 's:' .. socket)
-    call('HDEL', index_key(entry.i), socket)
+    unlist(entry.i, string.sub(entry.h, 1, 2), socket)
+    if entry.r then
+        call('HDEL', rooms_key(user), socket)
+    end
+    count_at(user, process_of(entry.i), -1)
     local state = get_state(user, entry.y) or { 0, 0, 0, 0 }
     state[3] = math.max(state[3] - 1, 0)
     state[4] = now
@@ -326,13 +458,19 @@ local function is_before(a, b)
 end
 
 -- Others of the user in the same namespace whose leases live, the oldest first: those that
--- have their places, and those on probation.
+-- have their places, and those on probation. Without a limit only those of the same device are
+-- anybody's rivals, and others may be missing.
 local function rivals_of(user, kind, entry)
     local rivals, others = {}, {}
+    local device = entry.p == 'u' and cjson.encode(entry.d)
+    if entry.p == 'u' and entry.d == '' then
+        return rivals, others
+    end
     local all = call('HGETALL', user_key(user))
     for i = 1, #all, 2 do
         local socket = string.sub(all[i], 3)
-        if string.sub(all[i], 1, 2) == 's:' and socket ~= entry.s then
+        if string.sub(all[i], 1, 2) == 's:' and socket ~= entry.s
+            and (not device or string.find(all[i + 1], device, 1, true)) then
             local e = cjson.decode(all[i + 1])
             if e[2] == kind and e[3] == entry.n and alive(e[1]) then
                 local list = e[7] and others or rivals
@@ -389,6 +527,48 @@ local function excess_over(policy, entry, rivals, others)
     return math.max(count + 1 - math.max(is_limited(policy), 1), 0)
 end
 
+-- In how many milliseconds it makes sense to look again whether an incarnation has died: nil,
+-- nothing speaks for that. It was due to renew its lease and has not, or nobody listens where
+-- its process does.
+local function doubt(incarnation)
+    local till = lease(incarnation)
+    local is_late = till - now < arguments.doubted
+    if not is_late and arguments.listens then
+        local ok, heard = pcall(call, 'PUBSUB', 'NUMSUB', prefix .. ':n:' .. process_of(incarnation))
+        is_late = ok and heard[2] == 0
+    end
+    return is_late and math.max(math.min(math.max(till, hold) + 1 - now, arguments.again), 1) or nil
+end
+
+-- What a newcomer is told who would fit if all were gone who may be: when to try again,
+-- as a negative number; else 0.
+local function refusal(policy, entry, rivals, others)
+    local kept, again = { {}, {} }, nil
+    for number, list in ipairs({ rivals, others }) do
+        for _, held in ipairs(list) do
+            local wait = doubt(held.i)
+            if wait then
+                again = math.min(again or wait, wait)
+            else
+                table.insert(kept[number], held)
+            end
+        end
+    end
+    return again and excess_over(policy, entry, kept[1], kept[2]) == 0 and -again or 0
+end
+
+-- The same for one whose user has as many sockets as any may have: `room` is what is left.
+local function refusal_at_bound(user, room)
+    local again
+    for process, count in string.gmatch(call('HGET', user_key(user), 'p') or '', '(%S+)=(%d+)') do
+        local wait = doubt(call('HGET', OWNER, process) or '')
+        if wait then
+            again, room = math.min(again or wait, wait), room + count
+        end
+    end
+    return again and room > 0 and -again or 0
+end
+
 -- Who of `rivals` has to go for `entry`, and why.
 local function losers_to(policy, entry, rivals)
     local losers, excess = {}, excess_over(policy, entry, rivals, {})
@@ -428,20 +608,28 @@ end
 -- maintained, -1 for nothing. Entries, losers and sockets are JSON. `edge`: the last one.
 local operations = {}
 
--- { process, node, fresh, secret, ttl, info, known } -> incarnation, epoch, secret, edge, earlier
+-- { process, node, fresh, secret, ttl, info, known, living }
+--   -> incarnation, epoch, secret, edge, its number
 function operations.join()
     watch_run(arguments.ttl)
     call('SET', prefix .. ':epoch', arguments.fresh, 'NX')
     call('SET', prefix .. ':secret', arguments.secret, 'NX')
     local epoch = call('GET', prefix .. ':epoch')
-    if arguments.known and arguments.known ~= epoch and call('SETNX', prefix .. ':successor', 1) == 1 then
-        begin_hold(arguments.ttl, true)
+    if arguments.known and arguments.known ~= epoch then
+        if call('SETNX', prefix .. ':successor', 1) == 1 then
+            begin_hold(arguments.ttl, true)
+        end
+        if hold > now then
+            local expected = tonumber(call('GET', EXPECTED) or 0)
+            call('SET', EXPECTED, math.max(expected, arguments.living))
+        end
     end
-    local process, earlier = arguments.process, {}
+    local process = arguments.process
     for _, incarnation in ipairs(call('ZRANGE', NODES, 0, -1)) do
         if process_of(incarnation) == process then
-            earlier[#earlier + 1] = incarnation
+            call('SREM', COMPLETE, incarnation)
         elseif not arguments.known and node_of(incarnation) == arguments.node then
+            call('SREM', COMPLETE, incarnation)
             call('ZADD', NODES, 0, incarnation)
         end
     end
@@ -451,11 +639,13 @@ function operations.join()
     call('HSET', OWNER, process, incarnation)
     local last = call('XREVRANGE', EDGES, '+', '-', 'COUNT', 1)
     return {
-        incarnation, epoch, call('GET', prefix .. ':secret'), last[1] and last[1][1] or '0-0', earlier,
+        incarnation, epoch, call('GET', prefix .. ':secret'), last[1] and last[1][1] or '0-0',
+        tonumber(call('GET', prefix .. ':edge') or 0),
     }
 end
 
--- { incarnation, ttl, done = { s } } -> 0 | 1, { loser }, due, rank
+-- { incarnation, ttl, done = { s }, complete = hold }
+--   -> 0 | 1, { loser }, due, rank, nodes that live, hold | 0
 function operations.renew()
     watch_run(arguments.ttl)
     local incarnation = arguments.incarnation
@@ -467,36 +657,56 @@ function operations.renew()
     for _, socket in ipairs(arguments.done) do
         call('HDEL', inbox, socket)
     end
-    return { 1, call('HVALS', inbox), next_due(), call('ZRANK', NODES, incarnation) }
+    complete(incarnation, arguments.complete)
+    return {
+        1, call('HVALS', inbox), next_due(), call('ZRANK', NODES, incarnation),
+        call('ZCOUNT', NODES, string.format('%.0f', now), '+inf'), hold > now and hold or 0,
+    }
 end
 
--- { incarnation, newcomers = { u, y, entry } } -> 0 | 1, { 0: refused | 1 | 2: on probation }
-function operations.connect()
-    local incarnation = arguments.incarnation
+-- Operations of an incarnation that have a number. Each is done once, and answered again when
+-- it is said again: nobody may know whether it was done.
+local numbered = {}
+
+local function once(name)
+    local incarnation, number = arguments.incarnation, arguments.number
     if not owns(incarnation) then
         return { 0 }
     end
+    local said = call('HGET', SAID, incarnation)
+    local last = said and string.match(said, '^%d+')
+    if last and number <= tonumber(last) then
+        -- A smaller one comes too late.
+        return number < tonumber(last) and { 0 } or cmsgpack.unpack(string.sub(said, #last + 2))
+    end
+    local answer = numbered[name](incarnation)
+    call('HSET', SAID, incarnation, string.format('%.0f ', number) .. cmsgpack.pack(answer))
+    return answer
+end
+
+
+-- { incarnation, number, newcomers = { u, y, entry } } -> 0 | 1, { 0: refused | 1 | 2: on probation }
+function numbered.connect(incarnation)
     local answers = {}
     for number, entry in ipairs(arguments.newcomers) do
         local user, kind, policy = entry.u, entry.y, entry.p
         local rivals, others = rivals_of(user, kind, entry)
+        local losers, state = losers_to(policy, entry, rivals), entry.m and get_state(user, kind)
+        local room = state and entry.m + #losers - state[3] or 1
         if type(policy) == 'table' and policy.l and excess_over(policy, entry, rivals, others) > 0 then
-            answers[number] = 0
+            answers[number] = refusal(policy, entry, rivals, others)
+        elseif room < 1 then
+            answers[number] = refusal_at_bound(user, room)
         else
-            local waits = #losers_to(policy, entry, rivals) > 0
-            add(incarnation, user, kind, entry, false, waits and policy or nil)
-            answers[number] = waits and 2 or 1
+            add(incarnation, user, kind, entry, false, #losers > 0 and policy or nil)
+            answers[number] = #losers > 0 and 2 or 1
         end
     end
     return { 1, answers }
 end
 
--- { incarnation, arrivals = { u, y, s } } -> 0 | 1, { loser }
-function operations.establish()
-    local incarnation = arguments.incarnation
-    if not owns(incarnation) then
-        return { 0 }
-    end
+-- { incarnation, number, arrivals = { u, y, s } } -> 0 | 1, { loser }
+function numbered.establish(incarnation)
     local mine = {}
     for _, arrival in ipairs(arguments.arrivals) do
         local user, kind = arrival.u, arrival.y
@@ -531,15 +741,17 @@ local function believe(user, kind)
     call('PERSIST', user_key(user))
 end
 
--- { incarnation, departures = { u, y, s, g = grace } } -> 0 | 1, { 1: the user is settled later | 0 }
-function operations.depart()
-    if not owns(arguments.incarnation) then
-        return { 0 }
-    end
+-- { incarnation, number, departures = { u, y, s, g = grace } } -> 0 | 1, { 1: the user is settled later | 0 }
+function numbered.depart()
     local linger = {}
     for number, departure in ipairs(arguments.departures) do
         local user, kind = departure.u, departure.y
-        if remove(user, departure.s) and departure.g > 0 then
+        if not remove(user, departure.s) then
+            local state = get_state(user, kind)
+            if state then
+                recount(user, kind, state)
+            end
+        elseif departure.g > 0 then
             -- For its other sockets, too, which may go sooner.
             postpone(user, kind, now + departure.g)
         end
@@ -590,16 +802,13 @@ local function contend(incarnation, user, kind, entry, mine)
     end
 end
 
--- { incarnation, users = { u, y, b = believed, e = { entry } } } -> 0 | 1, { loser }
-function operations.restore()
-    local incarnation = arguments.incarnation
-    if not owns(incarnation) then
-        return { 0 }
-    end
+-- { incarnation, number, users = { u, y, b = believed, c = recount, e = { entry } } } -> 0 | 1, { loser }
+function numbered.restore(incarnation)
     local inbox, lost = inbox_key(process_of(incarnation)), {}
     for _, restored in ipairs(arguments.users) do
         local user, kind = restored.u, restored.y
-        if restored.b then
+        local believed = restored.b or (restored.c and not get_state(user, kind))
+        if believed then
             believe(user, kind)
         end
         for _, entry in ipairs(restored.e) do
@@ -609,14 +818,20 @@ function operations.restore()
             elseif held and alive(held.i) and (not held.p or held.i == incarnation) then
                 -- It has kept its place, or its probation; only its incarnation or its rooms
                 -- are new.
-                add(incarnation, user, kind, entry, restored.b, held.p)
+                add(incarnation, user, kind, entry, believed, held.p)
             else
                 local how = contend(incarnation, user, kind, entry, lost)
                 if how then
                     lost[#lost + 1] = how
                 else
-                    add(incarnation, user, kind, entry, restored.b)
+                    add(incarnation, user, kind, entry, believed)
                 end
+            end
+        end
+        if restored.c then
+            local state = get_state(user, kind)
+            if state then
+                recount(user, kind, state)
             end
         end
         settle(user, kind, 0)
@@ -628,6 +843,7 @@ end
 -- { incarnations } -> 1
 function operations.retire()
     for _, incarnation in ipairs(arguments.incarnations) do
+        call('SREM', COMPLETE, incarnation)
         call('ZADD', NODES, 'XX', 0, incarnation)
     end
     return { 1 }
@@ -646,20 +862,29 @@ function operations.maintain()
     local incarnation = call('ZRANGEBYSCORE', NODES, '-inf', '(' .. string.format('%.0f', now),
         'LIMIT', 0, 1)[1]
     if incarnation then
-        local index = index_key(incarnation)
-        local batch = call('HRANDFIELD', index, limit, 'WITHVALUES')
-        for i = 1, #batch, 2 do
-            local user, kind = split_who(batch[i + 1])
-            remove(user, batch[i])
-            call('HDEL', index, batch[i])
-            swept = swept + 1
+        local batch, left = {}, limit
+        for bucket = 0, BUCKETS - 1 do
+            if left == 0 then
+                break
+            end
+            local index = index_key(incarnation, string.format('%02x', bucket))
+            local some = call('HRANDFIELD', index, left, 'WITHVALUES')
+            for i = 1, #some, 2 do
+                local user, kind = split_who(some[i + 1])
+                batch[#batch + 1] = { user, kind }
+                remove(user, some[i], incarnation)
+                unlist(incarnation, string.format('%02x', bucket), some[i])
+                left = left - 1
+            end
         end
+        swept = #batch
         -- Once for all of a user that are gone with it.
-        for i = 1, #batch, 2 do
-            local user, kind = split_who(batch[i + 1])
-            settle(user, kind, grace)
+        for _, who in ipairs(batch) do
+            settle(who[1], who[2], grace)
         end
-        if call('EXISTS', index) == 0 then
+        if left > 0 then
+            call('HDEL', SOCKETS, incarnation)
+            call('HDEL', SAID, incarnation)
             call('ZREM', NODES, incarnation)
             call('HDEL', INFO, incarnation)
             local process = process_of(incarnation)
@@ -679,26 +904,31 @@ function operations.maintain()
     return { swept, ended, next_due() }
 end
 
--- { users } -> { 1: in its grace | 0, last seen | 0, { socket: s, i = process, y, n, d } } each
+-- { users } -> { 1: in its grace | 0, last seen | 0, { socket, entry, .. } } each, of as many of
+-- the first as there is time for, and one at least
 function operations.look_up()
-    local answers = {}
+    local answers, read = {}, 0
     for number, user in ipairs(arguments.users) do
+        read = read + call('HLEN', user_key(user))
+        if number > 1 and read > MAX_LOOKED_UP then
+            break
+        end
         local all = call('HGETALL', user_key(user))
         local lingers, seen, sockets = 0, 0, {}
         for i = 1, #all, 2 do
-            local name, value = string.sub(all[i], 3), cjson.decode(all[i + 1])
-            if string.sub(all[i], 1, 2) == 't:' then
-                seen = math.max(seen, value[4])
-                if value[1] == 1 and value[3] == 0 then
+            local field, name, value = string.sub(all[i], 1, 2), string.sub(all[i], 3), all[i + 1]
+            if field == 't:' then
+                local state = cjson.decode(value)
+                seen = math.max(seen, state[4])
+                if state[1] == 1 and state[3] == 0 then
                     local at = tonumber(call('ZSCORE', DUE, join_who(user, name)) or 0)
-                    if at > now then
+                    if at > now or (at > 0 and hold > now) then
                         lingers = 1
                     end
                 end
-            elseif alive(value[1]) then
-                sockets[#sockets + 1] = cjson.encode({
-                    s = name, i = process_of(value[1]), y = value[2], n = value[3], d = value[4],
-                })
+            elseif field == 's:' and alive(string.match(value, '^%["([^"]*)"') or '') then
+                sockets[#sockets + 1] = name
+                sockets[#sockets + 1] = value
             end
         end
         answers[number] = { lingers, seen, sockets }
@@ -706,43 +936,51 @@ function operations.look_up()
     return answers
 end
 
--- { user, except = process }, ARGV[4] = what its other processes are sent -> their number
-function operations.tell()
-    local told, count = { [arguments.except] = true }, 0
-    local all = call('HGETALL', user_key(arguments.user))
-    for i = 1, #all, 2 do
-        if string.sub(all[i], 1, 2) == 's:' then
-            local incarnation = cjson.decode(all[i + 1])[1]
-            local process = process_of(incarnation)
-            if not told[process] and alive(incarnation) then
-                told[process] = true
-                count = count + 1
-                call('PUBLISH', prefix .. ':n:' .. process, ARGV[4])
+-- The sum of the marks of what there is in a bucket of an incarnation: of users in its index, all
+-- entries. `there`: takes them, three items each.
+local function sum_of(incarnation, bucket, there)
+    local mine = '[' .. cjson.encode(incarnation) .. ','
+    local sum, seen, users = 0, {}, prefix .. ':u:'
+    local index = call('HGETALL', index_key(incarnation, bucket))
+    for i = 2, #index, 2 do
+        local user = split_who(index[i])
+        local all = seen[user] and {} or call('HGETALL', users .. user)
+        seen[user] = true
+        for k = 1, #all, 2 do
+            local raw = all[k + 1]
+            if string.sub(raw, 1, #mine) == mine then
+                sum = (sum + (tonumber(number_of(raw), 16) or 0)) % 2 ^ 48
+                if there then
+                    there[#there + 1] = string.sub(all[k], 3)
+                    there[#there + 1] = join_who(user, cjson.decode(raw)[2])
+                    there[#there + 1] = number_of(raw)
+                end
             end
         end
     end
-    return count
+    return sum, #index / 2
 end
 
--- { incarnation, users, sample } -> { { s, room, .. } .. } each, { s, whose, s, whose .. }
+-- { incarnation, buckets = { bucket, sum } } -> how many of them were looked at,
+-- { bucket, { s, whose, number, .. } } of those that differ; numbers and sums are hexadecimal
 function operations.audit()
-    local incarnation, asked = arguments.incarnation, {}
-    for number, user in ipairs(arguments.users) do
-        local there = {}
-        local all = call('HGETALL', user_key(user))
-        for i = 1, #all, 2 do
-            local entry = string.sub(all[i], 1, 2) == 's:' and cjson.decode(all[i + 1])
-            if entry and entry[1] == incarnation then
-                local found = { string.sub(all[i], 3) }
-                for _, room in ipairs(entry[6] or {}) do
-                    found[#found + 1] = room
-                end
-                there[#there + 1] = found
-            end
+    local incarnation, looked_at, differing = arguments.incarnation, 0, {}
+    local read, listed = 0, 0
+    for _, asked in ipairs(arguments.buckets) do
+        if looked_at > 0 and (read >= MAX_COMPARED or listed >= MAX_LISTED) then
+            break
         end
-        asked[number] = there
+        looked_at = looked_at + 1
+        local sum, count = sum_of(incarnation, asked[1])
+        read = read + count
+        if sum ~= tonumber(asked[2], 16) then
+            local there = {}
+            sum_of(incarnation, asked[1], there)
+            listed = listed + #there / 3
+            differing[#differing + 1] = { asked[1], there }
+        end
     end
-    return { asked, call('HRANDFIELD', index_key(incarnation), arguments.sample, 'WITHVALUES') }
+    return { looked_at, differing }
 end
 
 -- {} -> { incarnation, milliseconds left of its lease, info, number of sockets } each
@@ -752,10 +990,13 @@ function operations.nodes()
     for i = 1, #nodes, 2 do
         answer[#answer + 1] = {
             nodes[i], tonumber(nodes[i + 1]) - now, call('HGET', INFO, nodes[i]) or '{}',
-            call('HLEN', index_key(nodes[i])),
+            tonumber(call('HGET', SOCKETS, nodes[i]) or 0),
         }
     end
     return answer
 end
 
+if numbered[ARGV[1]] then
+    return once(ARGV[1])
+end
 return operations[ARGV[1]]()

@@ -8,12 +8,12 @@ use serde::Serialize;
 use serde_json::{Value as Json, json};
 
 use super::answer::{Answer, edge, nonsense, typed_user};
-use super::calls::{Calls, SOURCE};
-use super::server::{Commands, Server, is_unknown_script};
+use super::calls::Calls;
+use super::server::{Commands, Server, is_not_understood, is_unknown_script};
 use crate::registry::{
-    Admission, Arrival, Audit, Departure, Displaced, EdgeId, Edges, Fenced, Guarded, Joined, Known,
-    Maintained, Millis, Newcomer, NodeInfo, NodeState, Registry, Renewed, Restored, Seen,
-    Unavailable, UserName,
+    Admission, Arrival, Audit, Departure, Displaced, Doubts, EdgeId, Edges, Entry, Fenced, Guarded,
+    Joined, Known, Maintained, Marked, Millis, Newcomer, NodeInfo, NodeState, Registry, Renewed,
+    Restored, Sum, Turn, TypedUser, Unavailable, UserName,
 };
 
 /// How long a read of the stream waits at the server.
@@ -24,6 +24,9 @@ const MAX_EDGES_PER_READ: usize = 4096;
 /// A [`Registry`] in Redis 6.2 or later, or Valkey.
 pub struct RedisRegistry {
     calls: Arc<Calls>,
+    doubts: Doubts,
+    /// Whether the server knows who listens where: one of many does not.
+    knows_listeners: bool,
     /// What the member says, one operation after the other.
     commands: Commands,
     /// Questions. A caller that gives up waiting for an answer puts only their
@@ -38,10 +41,12 @@ type Clock = Box<dyn Fn() -> (Millis, String) + Send + Sync>;
 
 impl RedisRegistry {
     /// Connects when it is first asked.
-    pub fn new(server: Arc<Server>, calls: Arc<Calls>) -> RedisRegistry {
+    pub fn new(server: Arc<Server>, calls: Arc<Calls>, doubts: Doubts) -> RedisRegistry {
         RedisRegistry {
             calls,
-            commands: Commands::new(server.clone()),
+            doubts,
+            knows_listeners: !server.is_cluster(),
+            commands: Commands::once(server.clone()),
             questions: Commands::new(server.clone()),
             reader: Commands::that_wait(server),
             clock: None,
@@ -55,6 +60,8 @@ impl RedisRegistry {
         clock: impl Fn() -> (Millis, String) + Send + Sync + 'static,
     ) -> RedisRegistry {
         self.clock = Some(Box::new(clock));
+        // Nobody listens in a test of the registry alone.
+        self.knows_listeners = false;
         self
     }
 
@@ -89,12 +96,32 @@ impl RedisRegistry {
         let mut known = self.calls.command("EVALSHA", hash, operation, now);
         match commands.query(known.arg(&arguments)).await {
             Err(error) if is_unknown_script(&error) => {
-                let mut whole = self.calls.command("EVAL", SOURCE, operation, now);
-                let answer = commands.query(whole.arg(&arguments));
-                answer.await.map_err(unavailable)
+                let mut whole = self
+                    .calls
+                    .command("EVAL", self.calls.source(), operation, now);
+                let mut answer = commands.query(whole.arg(&arguments)).await;
+                if answer.as_ref().is_err_and(is_not_understood) && self.calls.try_plain() {
+                    let mut plain = self
+                        .calls
+                        .command("EVAL", self.calls.source(), operation, now);
+                    answer = commands.query(plain.arg(&arguments)).await;
+                }
+                answer.map_err(unavailable)
             }
             result => result.map_err(unavailable),
         }
+    }
+
+    /// The same for an operation with a number.
+    async fn numbered(
+        &self,
+        operation: &str,
+        turn: Turn<'_>,
+        mut arguments: Json,
+    ) -> Guarded<Answer> {
+        arguments["incarnation"] = turn.incarnation.into();
+        arguments["number"] = turn.number.into();
+        self.guarded(operation, arguments).await
     }
 
     /// The same for an operation that only the holder of a lease may do.
@@ -120,12 +147,29 @@ fn list<T: Serialize>(items: &[T]) -> Json {
     serde_json::to_value(items).unwrap_or_default()
 }
 
+/// An entry with its mark, as the script wants it.
+fn marked<T: Serialize>(what: &T, who: &TypedUser, entry: &Entry) -> Json {
+    let mut json = serde_json::to_value(what).unwrap_or_default();
+    json["h"] = entry.mark(who).to_string().into();
+    json
+}
+
+fn restored(user: &Restored) -> Json {
+    let mut json = serde_json::to_value(user).unwrap_or_default();
+    let entries = user.entries.iter();
+    json["e"] = entries
+        .map(|entry| marked(entry, &user.who, entry))
+        .collect();
+    json
+}
+
 impl Registry for RedisRegistry {
     async fn join(
         &self,
         info: &NodeInfo,
         ttl: Millis,
         known: Option<&str>,
+        living: u32,
     ) -> Result<Joined, Unavailable> {
         let mut fresh = [0; 20];
         getrandom::fill(&mut fresh).map_err(|error| Unavailable(error.to_string()))?;
@@ -135,6 +179,7 @@ impl Registry for RedisRegistry {
             "fresh": hex(&fresh[..4]),
             "secret": hex(&fresh[4..]),
             "ttl": ttl,
+            "living": living,
             "info": serde_json::to_string(info).unwrap_or_default(),
         });
         if let Some(known) = known {
@@ -146,12 +191,21 @@ impl Registry for RedisRegistry {
             epoch: answer.text()?,
             secret: answer.text()?,
             last_edge: answer.text()?,
-            earlier: answer.list()?.texts()?,
+            edge_number: answer.number()? as u64,
         })
     }
 
-    async fn renew(&self, incarnation: &str, ttl: Millis, done: &[Arc<str>]) -> Guarded<Renewed> {
-        let arguments = json!({ "incarnation": incarnation, "ttl": ttl, "done": done });
+    async fn renew(
+        &self,
+        incarnation: &str,
+        ttl: Millis,
+        done: &[Arc<str>],
+        complete: Option<Millis>,
+    ) -> Guarded<Renewed> {
+        let mut arguments = json!({ "incarnation": incarnation, "ttl": ttl, "done": done });
+        if let Some(hold) = complete {
+            arguments["complete"] = hold.into();
+        }
         let answer = self.guarded("renew", arguments).await?;
         answer
             .map(|mut answer| {
@@ -159,21 +213,31 @@ impl Registry for RedisRegistry {
                     displaced: answer.list()?.read()?,
                     next_due: answer.millis()?,
                     rank: answer.number()? as u32,
+                    living: answer.number()? as u32,
+                    hold: answer.millis()?.filter(|hold| *hold > 0),
                 })
             })
             .map_or_else(|fenced| Ok(Err(fenced)), |renewed| renewed.map(Ok))
     }
 
-    async fn connect(&self, incarnation: &str, newcomers: &[Newcomer]) -> Guarded<Vec<Admission>> {
-        let arguments = json!({ "incarnation": incarnation, "newcomers": list(newcomers) });
-        let mut answer = match self.guarded("connect", arguments).await? {
+    async fn connect(&self, turn: Turn<'_>, newcomers: &[Newcomer]) -> Guarded<Vec<Admission>> {
+        let all = newcomers.iter();
+        let all = all.map(|newcomer| marked(newcomer, &newcomer.who, &newcomer.entry));
+        let arguments = json!({
+            "newcomers": all.collect::<Vec<Json>>(),
+            "doubted": self.doubts.lease_left,
+            "again": self.doubts.again,
+            "listens": self.knows_listeners,
+        });
+        let mut answer = match self.numbered("connect", turn, arguments).await? {
             Ok(answer) => answer,
             Err(Fenced) => return Ok(Err(Fenced)),
         };
         let mut admissions = Vec::with_capacity(newcomers.len());
         for value in answer.list()?.0 {
             admissions.push(match value {
-                Value::Int(0) => Admission::Refused,
+                Value::Int(0) => Admission::Refused(None),
+                Value::Int(wait) if wait < 0 => Admission::Refused(Some(wait.unsigned_abs())),
                 Value::Int(1) => Admission::Admitted,
                 Value::Int(2) => Admission::Reserved,
                 _ => return Err(nonsense("verdict")),
@@ -185,17 +249,17 @@ impl Registry for RedisRegistry {
         Ok(Ok(admissions))
     }
 
-    async fn establish(&self, incarnation: &str, arrivals: &[Arrival]) -> Guarded<Vec<Displaced>> {
-        let arguments = json!({ "incarnation": incarnation, "arrivals": list(arrivals) });
-        match self.guarded("establish", arguments).await? {
+    async fn establish(&self, turn: Turn<'_>, arrivals: &[Arrival]) -> Guarded<Vec<Displaced>> {
+        let arguments = json!({ "arrivals": list(arrivals) });
+        match self.numbered("establish", turn, arguments).await? {
             Ok(mut answer) => Ok(Ok(answer.list()?.read()?)),
             Err(Fenced) => Ok(Err(Fenced)),
         }
     }
 
-    async fn depart(&self, incarnation: &str, departures: &[Departure]) -> Guarded<Vec<bool>> {
-        let arguments = json!({ "incarnation": incarnation, "departures": list(departures) });
-        let mut answer = match self.guarded("depart", arguments).await? {
+    async fn depart(&self, turn: Turn<'_>, departures: &[Departure]) -> Guarded<Vec<bool>> {
+        let arguments = json!({ "departures": list(departures) });
+        let mut answer = match self.numbered("depart", turn, arguments).await? {
             Ok(mut answer) => answer.list()?,
             Err(Fenced) => return Ok(Err(Fenced)),
         };
@@ -206,9 +270,9 @@ impl Registry for RedisRegistry {
         Ok(Ok(linger))
     }
 
-    async fn restore(&self, incarnation: &str, users: &[Restored]) -> Guarded<Vec<Displaced>> {
-        let arguments = json!({ "incarnation": incarnation, "users": list(users) });
-        match self.guarded("restore", arguments).await? {
+    async fn restore(&self, turn: Turn<'_>, users: &[Restored]) -> Guarded<Vec<Displaced>> {
+        let arguments = json!({ "users": users.iter().map(restored).collect::<Vec<Json>>() });
+        match self.numbered("restore", turn, arguments).await? {
             Ok(mut answer) => Ok(Ok(answer.list()?.read()?)),
             Err(Fenced) => Ok(Err(Fenced)),
         }
@@ -265,51 +329,58 @@ impl Registry for RedisRegistry {
         for entry in Answer::of(entries.unwrap_or(Value::Nil))?.0 {
             let mut entry = Answer::of(entry)?;
             edges.last = Some(entry.text()?);
-            edges.edges.push(edge(entry.next()?)?);
+            edges.edges.push(edge(entry.next()?));
         }
         Ok(edges)
     }
 
     async fn look_up(&self, users: &[UserName]) -> Result<Vec<Known>, Unavailable> {
-        let answer = Answer::of(self.ask("look_up", json!({ "users": users })).await?)?;
         let mut all = Vec::with_capacity(users.len());
-        for known in answer.0 {
-            let mut known = Answer::of(known)?;
-            let lingers = known.number()? == 1;
-            let seen = known.millis()?.filter(|seen| *seen > 0);
-            let sockets: Vec<Seen> = known.list()?.read()?;
-            all.push(Known {
-                online: lingers || !sockets.is_empty(),
-                sockets,
-                last_seen: seen,
-            });
+        while let rest @ [_, ..] = &users[all.len()..] {
+            let answer = self.ask("look_up", json!({ "users": rest })).await?;
+            let before = all.len();
+            for known in Answer::of(answer)?.0 {
+                let mut known = Answer::of(known)?;
+                let lingers = known.number()? == 1;
+                let last_seen = known.millis()?.filter(|seen| *seen > 0);
+                let sockets = known.list()?.sockets()?;
+                all.push(Known {
+                    online: lingers || !sockets.is_empty(),
+                    sockets,
+                    last_seen,
+                });
+            }
+            if all.len() == before || all.len() > users.len() {
+                return Err(nonsense("answer for everybody"));
+            }
         }
         Ok(all)
     }
 
-    async fn audit(
-        &self,
-        incarnation: &str,
-        users: &[UserName],
-        sample: u32,
-    ) -> Result<Audit, Unavailable> {
-        let arguments = json!({ "incarnation": incarnation, "users": users, "sample": sample });
+    async fn audit(&self, incarnation: &str, buckets: &[(u8, Sum)]) -> Result<Audit, Unavailable> {
+        let asked = buckets.iter();
+        let asked = asked.map(|(bucket, Sum(sum))| (format!("{bucket:02x}"), format!("{sum:x}")));
+        let arguments = json!({
+            "incarnation": incarnation,
+            "buckets": asked.collect::<Vec<_>>(),
+        });
         let mut answer = Answer::of(self.call("audit", arguments).await?)?;
-        let mut audit = Audit::default();
-        for sockets in answer.list()?.0 {
-            let mut there = Vec::new();
-            for socket in Answer::of(sockets)?.0 {
-                let mut socket = Answer::of(socket)?;
-                let name = socket.text()?;
-                let mut rooms = socket.texts()?;
-                rooms.sort_unstable();
-                there.push((name, rooms));
+        let mut audit = Audit {
+            looked_at: answer.number()? as usize,
+            differing: Vec::new(),
+        };
+        for bucket in answer.list()?.0 {
+            let mut bucket = Answer::of(bucket)?;
+            let name = u8::from_str_radix(&bucket.text()?, 16).map_err(|_| nonsense("bucket"))?;
+            let (mut there, mut entries) = (Vec::new(), bucket.list()?);
+            while let Ok(socket) = entries.text() {
+                there.push(Marked {
+                    socket,
+                    who: typed_user(&entries.text()?)?,
+                    number: u64::from_str_radix(&entries.text()?, 16).unwrap_or(0),
+                });
             }
-            audit.asked.push(there);
-        }
-        let mut sample = answer.list()?;
-        while let Ok(socket) = sample.text() {
-            audit.sample.push((socket, typed_user(&sample.text()?)?));
+            audit.differing.push((name, there));
         }
         Ok(audit)
     }

@@ -61,6 +61,16 @@ impl fmt::Debug for Server {
     }
 }
 
+/// How often a command is tried on a Redis Cluster by the crate that speaks with it, which does so
+/// too where it may have been done already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Tries {
+    /// Once: whoever sends it looks after the rest.
+    One = 0,
+    /// Twice more.
+    Many = 2,
+}
+
 /// What pushed messages are given to; it must not block.
 pub type Pushed = Arc<dyn Fn(PushInfo) + Send + Sync>;
 
@@ -218,15 +228,31 @@ impl Server {
         }
     }
 
+    /// A new connection, by which can be written. `answer_timeout`: how long answers may take;
+    /// `None` for commands that wait at the server.
+    ///
+    /// # Errors
+    /// When there is no server, it does not let this one in, or it is a replica.
+    pub async fn open(
+        &self,
+        answer_timeout: Option<Duration>,
+        pushed: Option<Pushed>,
+    ) -> RedisResult<Connection> {
+        let mut connection = self.connect(answer_timeout, pushed, Tries::Many).await?;
+        refuse_replica(&mut connection).await?;
+        Ok(connection)
+    }
+
     /// A new connection. `answer_timeout`: how long answers may take; `None` for commands
     /// that wait at the server.
     ///
     /// # Errors
     /// When there is no server, or it does not let this one in.
-    pub async fn open(
+    pub(super) async fn connect(
         &self,
         answer_timeout: Option<Duration>,
         pushed: Option<Pushed>,
+        tries: Tries,
     ) -> RedisResult<Connection> {
         let mut config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(CONNECT_TIMEOUT))
@@ -255,8 +281,7 @@ impl Server {
                 let mut builder = ClusterClient::builder(nodes.clone())
                     .use_protocol(ProtocolVersion::RESP3)
                     .connection_timeout(CONNECT_TIMEOUT)
-                    // A member tries again by itself, and with a new incarnation.
-                    .retries(2);
+                    .retries(tries as u32);
                 if let Some(timeout) = answer_timeout {
                     builder = builder.response_timeout(timeout);
                 }
@@ -267,6 +292,26 @@ impl Server {
                 Ok(Connection::Cluster(connection))
             }
         }
+    }
+}
+
+/// Asks whether the other side is there, and takes publications and writes: a master that was
+/// demoted goes on answering. Of a Cluster, commands find the master by themselves.
+///
+/// # Errors
+/// When it does not answer, or is a replica.
+pub(super) async fn refuse_replica(connection: &mut Connection) -> RedisResult<()> {
+    let asked = match connection {
+        Connection::Single(_) => redis::cmd("ROLE"),
+        Connection::Cluster(_) => redis::cmd("PING"),
+    };
+    match asked.query_async::<Value>(connection).await {
+        Ok(Value::Array(role)) if matches!(role.first(), Some(Value::BulkString(name)) if name == b"slave") => {
+            Err((redis::ErrorKind::Io, "it is a replica").into())
+        }
+        // Who may not ask is not kept out.
+        Err(error) if error.code() == Some("NOPERM") => Ok(()),
+        answer => answer.map(|_| ()),
     }
 }
 
@@ -315,6 +360,7 @@ impl ConnectionLike for Connection {
 /// the first doubt: an error, or a caller that did not wait for the answer.
 pub struct Commands {
     server: Arc<Server>,
+    tries: Tries,
     answer_timeout: Option<Duration>,
     current: Mutex<Option<(u64, Connection)>>,
     opening: tokio::sync::Mutex<()>,
@@ -352,10 +398,19 @@ impl Commands {
     pub fn new(server: Arc<Server>) -> Commands {
         Commands {
             server,
+            tries: Tries::Many,
             answer_timeout: Some(ANSWER_TIMEOUT),
             current: Mutex::default(),
             opening: tokio::sync::Mutex::default(),
             number: AtomicU64::new(0),
+        }
+    }
+
+    /// The same for commands that must not be done twice.
+    pub fn once(server: Arc<Server>) -> Commands {
+        Commands {
+            tries: Tries::One,
+            ..Commands::new(server)
         }
     }
 
@@ -365,6 +420,11 @@ impl Commands {
             answer_timeout: None,
             ..Commands::new(server)
         }
+    }
+
+    /// The connection is of no use any more: the next command has a new one.
+    pub(super) fn give_up(&self) {
+        *self.current() = None;
     }
 
     fn current(&self) -> MutexGuard<'_, Option<(u64, Connection)>> {
@@ -379,7 +439,9 @@ impl Commands {
         if let Some(current) = self.current().clone() {
             return Ok(current);
         }
-        let connection = self.server.open(self.answer_timeout, None).await?;
+        let opened = self.server.connect(self.answer_timeout, None, self.tries);
+        let mut connection = opened.await?;
+        refuse_replica(&mut connection).await?;
         let number = self.number.fetch_add(1, Ordering::Relaxed);
         *self.current() = Some((number, connection.clone()));
         Ok((number, connection))
@@ -390,6 +452,15 @@ impl Commands {
     /// # Errors
     /// When it failed, or nobody knows.
     pub async fn query<T: FromRedisValue>(&self, command: &Cmd) -> RedisResult<T> {
+        let result = self.query_once(command).await;
+        match &result {
+            // It was not begun, and a new connection knows where the slot is.
+            Err(error) if was_elsewhere(error) => self.query_once(command).await,
+            _ => result,
+        }
+    }
+
+    async fn query_once<T: FromRedisValue>(&self, command: &Cmd) -> RedisResult<T> {
         let (number, mut connection) = self.connection().await?;
         let doubt = Doubt {
             commands: self,
@@ -400,17 +471,21 @@ impl Commands {
         result
     }
 
-    /// Runs commands in one write, and looks for errors among their answers.
+    /// Runs commands in one write; their answers.
     ///
     /// # Errors
     /// When one failed, or nobody knows.
-    pub async fn pipeline(&self, pipeline: &Pipeline) -> RedisResult<()> {
+    pub async fn pipeline(&self, commands: Vec<Cmd>) -> RedisResult<Vec<Value>> {
+        let mut pipeline = Pipeline::with_capacity(commands.len());
+        for command in commands {
+            pipeline.add_command(command);
+        }
         let (number, mut connection) = self.connection().await?;
         let doubt = Doubt {
             commands: self,
             number,
         };
-        let result = pipeline.exec_async(&mut connection).await;
+        let result = pipeline.query_async(&mut connection).await;
         doubt.unless(result.as_ref().err());
         result
     }
@@ -418,7 +493,18 @@ impl Commands {
 
 /// Whether the connection is as good as before.
 fn is_harmless(error: &RedisError) -> bool {
-    is_unknown_script(error)
+    is_unknown_script(error) || is_not_understood(error)
+}
+
+/// Whether the server could not read a script: then it has not begun it.
+pub(super) fn is_not_understood(error: &RedisError) -> bool {
+    let what = error.detail().unwrap_or_default();
+    error.code() == Some("ERR") && what.starts_with("Error compiling script")
+}
+
+/// Whether one of a Cluster has said that another has the slot.
+fn was_elsewhere(error: &RedisError) -> bool {
+    error.kind() == redis::ErrorKind::Server(redis::ServerErrorKind::Moved)
 }
 
 /// Whether the server does not know the script (any more).

@@ -1,6 +1,7 @@
 //! The script against the model that the simulation runs on, on a real server: the
 //! same operations, the same answers.
 
+use std::collections::BTreeMap;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -8,10 +9,10 @@ use std::time::{Duration, Instant};
 use heartline_core::store::memory::MemoryStore;
 use heartline_core::store::{Challenge, Challenges, Redeemed};
 
-use super::{Calls, RedisChallenges, RedisRegistry, Server};
+use super::{Calls, Commands, RedisChallenges, RedisRegistry, Server};
 use crate::registry::{
-    Arrival, Audit, Departure, Edge, Entry, Known, Millis, Newcomer, NodeInfo, Policy, Registry,
-    Renewed, Restored, RoomName, TypedUser, UserName,
+    Arrival, Audit, Departure, Doubts, Edge, Entry, Known, Mark, Millis, Newcomer, NodeInfo,
+    Policy, Registry, Renewed, Restored, RoomName, Sum, Turn, TypedUser, UserName,
 };
 use crate::simulation::{Dice, Model};
 
@@ -52,6 +53,10 @@ impl Drop for Redis {
 }
 
 const TTL: Millis = 15_000;
+const DOUBTS: Doubts = Doubts {
+    lease_left: 7_500,
+    again: 5_000,
+};
 
 struct Pair {
     registry: RedisRegistry,
@@ -62,6 +67,25 @@ struct Pair {
     /// Sockets there were, and whose.
     sockets: Vec<(TypedUser, Arc<str>)>,
     policy: Policy,
+    max_sockets: u32,
+    /// To look at what the script keeps.
+    commands: Commands,
+    prefix: String,
+    /// Of the last operation with a number.
+    number: u64,
+    /// The hold of which a renewal told.
+    hold: Option<Millis>,
+}
+
+/// Says an operation with a number to both, and now and then a second time.
+macro_rules! both {
+    ($pair:ident, $turn:expr, $operation:ident, $what:expr) => {
+        for _ in 0..=u64::from($pair.dice.chance(20)) {
+            let real = $pair.registry.$operation($turn, $what).await.unwrap();
+            let (now, _) = $pair.time();
+            assert_eq!(real, $pair.model.$operation(now, $turn, $what));
+        }
+    };
 }
 
 fn sorted<T, K: Ord>(mut items: Vec<T>, key: impl Fn(&T) -> K) -> Vec<T> {
@@ -74,7 +98,7 @@ impl Pair {
         let clock = Arc::new(Mutex::new((1_700_000_000_000, 1)));
         let told = clock.clone();
         let calls = Calls::new(&format!("test{seed}"));
-        let registry = RedisRegistry::new(server.clone(), calls).with_clock(move || {
+        let registry = RedisRegistry::new(server.clone(), calls, DOUBTS).with_clock(move || {
             let (now, run) = *told.lock().unwrap();
             (now, format!("{run:x}"))
         });
@@ -87,12 +111,26 @@ impl Pair {
         };
         Pair {
             registry,
-            model: Model::default(),
+            model: Model::with_doubts(DOUBTS),
+            max_sockets: if dice.chance(30) { 4 } else { u32::MAX },
             dice,
             clock,
             incarnations: Vec::new(),
             sockets: Vec::new(),
             policy,
+            commands: Commands::new(server.clone()),
+            prefix: format!("{{test{seed}}}"),
+            number: 0,
+            hold: None,
+        }
+    }
+
+    /// The number of the next operation; now and then one that comes too late.
+    fn next_number(&mut self) -> u64 {
+        self.number += 10;
+        match self.dice.chance(5) {
+            true => self.number.saturating_sub(15),
+            false => self.number,
         }
     }
 
@@ -157,30 +195,36 @@ impl Pair {
                     tag: self.dice.below(2) as u32,
                     address: "a:1".into(),
                     version: "1".into(),
+                    ..NodeInfo::default()
                 };
                 let known = match self.dice.below(3) {
                     0 => Some("another"),
                     _ => None,
                 };
-                let joined = self.registry.join(&info, TTL, known).await.unwrap();
+                let living = self.dice.below(4) as u32;
+                let joining = self.registry.join(&info, TTL, known, living);
+                let joined = joining.await.unwrap();
                 let fresh = joined.incarnation.rsplit_once('.').unwrap().1;
+                let known = (known, living);
                 let expected = self.model.join(now, run, &info, TTL, known, fresh);
                 assert_eq!(joined.incarnation, expected.incarnation);
                 assert_eq!(joined.epoch, expected.epoch);
-                assert_eq!(
-                    sorted(joined.earlier, Arc::clone),
-                    sorted(expected.earlier, Arc::clone)
-                );
+                assert_eq!(joined.edge_number, expected.edge_number);
                 self.incarnations.push(joined.incarnation);
             }
             2 | 3 => {
                 let incarnation = self.incarnation();
                 let (_, done) = self.departed();
-                let real = self
-                    .registry
-                    .renew(&incarnation, TTL, std::slice::from_ref(&done));
-                let real = real.await.unwrap();
-                let expected = self.model.renew(now, run, &incarnation, TTL, &[done]);
+                let complete = self.hold.filter(|_| self.dice.chance(50));
+                let done = std::slice::from_ref(&done);
+                let renewing = self.registry.renew(&incarnation, TTL, done, complete);
+                let real = renewing.await.unwrap();
+                let expected = self
+                    .model
+                    .renew(now, run, &incarnation, TTL, done, complete);
+                if let Ok(renewed) = &real {
+                    self.hold = renewed.hold;
+                }
                 let tidy = |renewed: Renewed| Renewed {
                     displaced: sorted(renewed.displaced, |displaced| displaced.socket.clone()),
                     ..renewed
@@ -189,19 +233,19 @@ impl Pair {
             }
             4..=7 => {
                 let incarnation = self.incarnation();
+                let number = self.next_number();
+                let turn = Turn {
+                    incarnation: &incarnation,
+                    number,
+                };
                 let newcomers: Vec<Newcomer> = (0..=self.dice.below(3))
                     .map(|_| Newcomer {
+                        max_sockets: self.max_sockets,
                         who: self.who(),
                         entry: self.entry(),
                     })
                     .collect();
-                let real = self
-                    .registry
-                    .connect(&incarnation, &newcomers)
-                    .await
-                    .unwrap();
-                let expected = self.model.connect(now, &incarnation, &newcomers);
-                assert_eq!(real, expected);
+                both!(self, turn, connect, &newcomers);
                 let names = newcomers
                     .into_iter()
                     .map(|newcomer| (newcomer.who, newcomer.entry.socket));
@@ -209,26 +253,37 @@ impl Pair {
             }
             16 | 17 => {
                 let incarnation = self.incarnation();
+                let number = self.next_number();
+                let turn = Turn {
+                    incarnation: &incarnation,
+                    number,
+                };
                 let arrivals: Vec<Arrival> = (0..=self.dice.below(2))
                     .map(|_| self.departed())
                     .map(|(who, socket)| Arrival { who, socket })
                     .collect();
-                let real = self.registry.establish(&incarnation, &arrivals).await;
-                let expected = self.model.establish(now, &incarnation, &arrivals);
-                assert_eq!(real.unwrap(), expected);
+                both!(self, turn, establish, &arrivals);
             }
             8 | 9 => {
                 let incarnation = self.incarnation();
+                let number = self.next_number();
+                let turn = Turn {
+                    incarnation: &incarnation,
+                    number,
+                };
                 let (who, socket) = self.departed();
                 let keep = [0, 0, 500, 9_000][self.dice.below(4) as usize];
                 let grace = grace.max(keep);
                 let departures = [Departure { who, socket, grace }];
-                let real = self.registry.depart(&incarnation, &departures).await;
-                let expected = self.model.depart(now, &incarnation, &departures);
-                assert_eq!(real.unwrap(), expected);
+                both!(self, turn, depart, &departures);
             }
             10 | 14 | 15 => {
                 let incarnation = self.incarnation();
+                let number = self.next_number();
+                let turn = Turn {
+                    incarnation: &incarnation,
+                    number,
+                };
                 let (who, socket) = self.departed();
                 let mut known = self.entry();
                 known.socket = socket;
@@ -246,11 +301,10 @@ impl Pair {
                 let users = [Restored {
                     who,
                     believed: self.dice.chance(30),
+                    mended: self.dice.chance(30),
                     entries,
                 }];
-                let real = self.registry.restore(&incarnation, &users).await.unwrap();
-                let expected = self.model.restore(now, &incarnation, &users);
-                assert_eq!(real, expected);
+                both!(self, turn, restore, &users);
                 self.sockets.extend(names);
             }
             11 => {
@@ -287,21 +341,62 @@ impl Pair {
         let real = self.registry.look_up(&users).await.unwrap();
         assert_eq!(tidy(real), tidy(self.model.look_up(now, &users)));
         let incarnation = self.incarnation();
-        let tidy = |audit: Audit| {
-            let asked = audit.asked.into_iter();
-            Audit {
-                asked: asked.map(|all| sorted(all, Clone::clone)).collect(),
-                sample: sorted(audit.sample, Clone::clone),
-            }
-        };
-        let real = self
-            .registry
-            .audit(&incarnation, &users, 10_000)
-            .await
-            .unwrap();
-        let expected = self.model.audit(&incarnation, &users, 10_000);
-        assert_eq!(tidy(real), tidy(expected));
+        self.compare_entries(&incarnation, &users).await;
         assert_eq!(self.registry.nodes().await.unwrap(), self.model.nodes(now));
+        for user in &users {
+            self.compare_places(user).await;
+        }
+    }
+
+    /// Who sends to a user is told of each process that has one of its sockets, and of no other.
+    async fn compare_places(&self, user: &str) {
+        let mut ask = redis::cmd("HGETALL");
+        ask.arg(format!("{}:u:{user}", self.prefix));
+        let kept: BTreeMap<String, String> = self.commands.query(&ask).await.unwrap();
+        let mut expected: BTreeMap<&str, u32> = BTreeMap::new();
+        for (_, entry) in kept.iter().filter(|(name, _)| name.starts_with("s:")) {
+            let incarnation = entry.split('"').nth(1).unwrap();
+            let (process, _) = incarnation.rsplit_once('.').unwrap();
+            *expected.entry(process).or_default() += 1;
+        }
+        let told = kept.get("p").into_iter().flat_map(|told| told.split(' '));
+        let told = told.filter_map(|one| one.split_once('='));
+        let told: BTreeMap<&str, u32> = told
+            .map(|(process, count)| (process, count.parse().unwrap()))
+            .collect();
+        assert_eq!(told, expected);
+    }
+
+    /// What there is of an incarnation: all of it, and that it has the sums that it should.
+    async fn compare_entries(&self, incarnation: &str, users: &[UserName]) {
+        let bucket = |user: &UserName| {
+            let (user, kind) = (user.clone(), "".into());
+            TypedUser { user, kind }.bucket()
+        };
+        let mut buckets: Vec<u8> = users.iter().map(bucket).collect();
+        buckets.dedup();
+        let wrong: Vec<(u8, Sum)> = buckets.iter().map(|&one| (one, Sum(1))).collect();
+        let real = self.registry.audit(incarnation, &wrong).await.unwrap();
+        let expected = self.model.audit(incarnation, &wrong);
+        let tidy = |mut audit: Audit| {
+            for (_, there) in &mut audit.differing {
+                there.sort_unstable();
+            }
+            audit
+        };
+        let expected = tidy(expected);
+        assert_eq!(tidy(real), expected);
+        let sums = expected.differing.iter().map(|(bucket, there)| {
+            let marks = there.iter().map(|marked| Mark {
+                bucket: *bucket,
+                number: marked.number,
+            });
+            (*bucket, marks.fold(Sum::default(), Sum::with))
+        });
+        let sums: Vec<(u8, Sum)> = sums.collect();
+        let real = self.registry.audit(incarnation, &sums).await.unwrap();
+        assert_eq!(real, self.model.audit(incarnation, &sums));
+        assert_eq!(real.differing, []);
     }
 
     async fn compare_edges(&self) {
@@ -313,8 +408,18 @@ impl Pair {
             let rooms = (edge.rooms.clone(), edge.others.clone());
             (edge.who.clone(), edge.rev, rooms)
         };
-        let real = self.registry.edges(&"0-0".into()).await.unwrap();
-        assert_eq!(sorted(real.edges, key), sorted(expected, key));
+        let real = self.registry.edges(&"0-0".into()).await.unwrap().edges;
+        let numbers = |edges: &[(u64, Option<Edge>)]| -> Vec<u64> {
+            edges.iter().map(|(number, _)| *number).collect()
+        };
+        assert_eq!(numbers(&real), numbers(&expected));
+        let tidy = |edges: Vec<(u64, Option<Edge>)>| {
+            sorted(
+                edges.into_iter().filter_map(|(_, edge)| edge).collect(),
+                key,
+            )
+        };
+        assert_eq!(tidy(real), tidy(expected));
     }
 }
 

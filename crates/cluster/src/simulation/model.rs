@@ -1,15 +1,19 @@
 //! The registry as a structure in memory, with time as an argument: what the
 //! scripts are held to, and what the simulation runs on.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use crate::registry::{
-    Admission, Arrival, Audit, Departure, Displaced, DisplacedBy, Edge, Edges, Entry, Fenced,
-    Joined, Known, Maintained, Millis, Newcomer, NodeInfo, NodeState, Policy, Renewed, Restored,
-    RoomName, Seen, TypedUser, UserName,
+    Admission, Arrival, Audit, Departure, Displaced, DisplacedBy, Doubts, Edge, Edges, Entry,
+    Fenced, Joined, Known, Maintained, Mark, Marked, Millis, Newcomer, NodeInfo, NodeState, Policy,
+    Renewed, Restored, RoomName, Seen, Sum, Turn, TypedUser, UserName,
 };
 
+/// Entries that one comparison reads, beyond those of one bucket: some milliseconds.
+const MAX_COMPARED: usize = 2_000;
+/// Entries that it answers, beyond those of one bucket.
+const MAX_LISTED: usize = 1_000;
 /// Edges that are kept for readers that fell behind.
 pub(crate) const KEPT_EDGES: usize = 65_536;
 /// Rooms of an online user, beyond which those that its ended sockets were in are not
@@ -72,11 +76,16 @@ impl State {
     /// A socket has changed its rooms. Those that the user is new in.
     fn change_rooms(&mut self, before: &[RoomName], after: &[RoomName]) -> Vec<RoomName> {
         let mut new = Vec::new();
+        let mut count = self.rooms.len();
         for room in after.iter().filter(|room| !before.contains(room)) {
-            let sockets = self.rooms.entry(room.clone()).or_insert_with(|| {
+            if !self.rooms.contains_key(room) {
+                if count >= KEPT_ROOMS {
+                    continue;
+                }
+                count += 1;
                 new.push(room.clone());
-                0
-            });
+            }
+            let sockets = self.rooms.entry(room.clone()).or_insert(0);
             *sockets += 1;
         }
         for room in before.iter().filter(|room| !after.contains(room)) {
@@ -102,6 +111,51 @@ struct User {
     states: BTreeMap<Arc<str>, State>,
 }
 
+/// What the last operation of an incarnation was answered.
+#[derive(Debug, Clone)]
+enum Said {
+    Admissions(Vec<Admission>),
+    Displaced(Vec<Displaced>),
+    Linger(Vec<bool>),
+}
+
+/// How an operation's answer is kept, and found again.
+trait Answer: Sized + Clone {
+    fn keep(self) -> Said;
+    fn find(said: &Said) -> Option<Self>;
+}
+
+macro_rules! answer {
+    ($of:ty, $kept:ident) => {
+        impl Answer for $of {
+            fn keep(self) -> Said {
+                Said::$kept(self)
+            }
+            fn find(said: &Said) -> Option<Self> {
+                match said {
+                    Said::$kept(answer) => Some(answer.clone()),
+                    _ => None,
+                }
+            }
+        }
+    };
+}
+
+answer!(Vec<Admission>, Admissions);
+answer!(Vec<Displaced>, Displaced);
+answer!(Vec<bool>, Linger);
+
+/// An incarnation's sockets, by the buckets of their users.
+type Index = BTreeMap<u8, BTreeMap<Arc<str>, TypedUser>>;
+
+/// Takes a socket out of the index that it was in.
+fn unlist(indexes: &mut BTreeMap<Arc<str>, Index>, held: &Held, bucket: u8) {
+    let index = indexes.get_mut(&held.incarnation);
+    if let Some(sockets) = index.and_then(|index| index.get_mut(&bucket)) {
+        sockets.remove(&held.entry.socket);
+    }
+}
+
 /// The store's memory.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Model {
@@ -112,6 +166,10 @@ pub(crate) struct Model {
     hold: Millis,
     /// Until when nobody is taken for new either; 0: that is over, and was noticed.
     blind: Millis,
+    /// Those who are complete in this hold.
+    complete: BTreeSet<Arc<str>>,
+    /// How many nodes there were before memory was lost.
+    expected: u32,
     /// Somebody has said that this memory is not the one there was.
     is_successor: bool,
     /// Leases; 0: dead, whatever the hold.
@@ -120,12 +178,21 @@ pub(crate) struct Model {
     /// The incarnation that each process has now.
     owners: BTreeMap<Arc<str>, Arc<str>>,
     users: BTreeMap<UserName, User>,
-    indexes: BTreeMap<Arc<str>, BTreeMap<Arc<str>, TypedUser>>,
+    indexes: BTreeMap<Arc<str>, Index>,
+    /// The last operation of each incarnation, and its answer.
+    said: BTreeMap<Arc<str>, (u64, Said)>,
     inboxes: BTreeMap<Arc<str>, BTreeMap<Arc<str>, Displaced>>,
     due: BTreeSet<(Millis, TypedUser)>,
     dues: BTreeMap<TypedUser, Millis>,
-    edges: Vec<(u64, Edge)>,
+    /// By their ids; each with its number.
+    edges: VecDeque<(u64, u64, Edge)>,
+    /// The last id, which grows over a loss of memory.
+    edge_id: u64,
     edge_number: u64,
+    /// How many edges are kept, if not [`KEPT_EDGES`].
+    pub(crate) kept_edges: Option<usize>,
+    /// When a node is doubted.
+    doubts: Doubts,
 }
 
 /// The process that an incarnation is a life of.
@@ -140,6 +207,14 @@ fn node_of(incarnation: &str) -> &str {
 }
 
 impl Model {
+    /// Nothing is kept yet.
+    pub(crate) fn with_doubts(doubts: Doubts) -> Model {
+        Model {
+            doubts,
+            ..Model::default()
+        }
+    }
+
     fn alive(&self, now: Millis, incarnation: &str) -> bool {
         self.nodes
             .get(incarnation)
@@ -152,6 +227,48 @@ impl Model {
         (owns && self.alive(now, incarnation))
             .then_some(())
             .ok_or(Fenced)
+    }
+
+    /// Does an operation once, and answers it again when it is said again.
+    fn once<T: Answer>(
+        &mut self,
+        now: Millis,
+        turn: Turn<'_>,
+        operation: impl FnOnce(&mut Model) -> T,
+    ) -> Result<T, Fenced> {
+        self.guard(now, turn.incarnation)?;
+        if let Some((last, said)) = self.said.get(turn.incarnation)
+            && turn.number <= *last
+        {
+            let again = (turn.number == *last).then(|| T::find(said));
+            return again.flatten().ok_or(Fenced);
+        }
+        let answer = operation(self);
+        let said = (turn.number, answer.clone().keep());
+        self.said.insert(turn.incarnation.into(), said);
+        Ok(answer)
+    }
+
+    fn begin_hold(&mut self, now: Millis, ttl: Millis, is_blind: bool) {
+        self.hold = now + ttl;
+        if is_blind {
+            self.blind = now + ttl;
+        }
+        self.complete.clear();
+        self.expected = 0;
+    }
+
+    /// A node is complete; if all are, nobody is waited for any more.
+    fn complete(&mut self, now: Millis, incarnation: &str, hold: Option<Millis>) {
+        if self.hold <= now || hold != Some(self.hold) {
+            return;
+        }
+        self.complete.insert(incarnation.into());
+        let living = self.nodes.values().filter(|&&until| until > 0).count();
+        if self.complete.len() >= living.max(self.expected as usize) {
+            self.hold = 0;
+            self.blind = 0;
+        }
     }
 
     fn schedule(&mut self, who: &TypedUser, at: Millis) {
@@ -172,11 +289,10 @@ impl Model {
     fn settle(&mut self, now: Millis, who: &TypedUser, grace: Millis) -> bool {
         let (hold, blind) = (self.hold, self.blind);
         let due = self.dues.get(who).copied().unwrap_or(0);
-        let Some(state) = self
-            .users
-            .get_mut(&who.user)
-            .and_then(|user| user.states.get_mut(&who.kind))
-        else {
+        let Some(user) = self.users.get_mut(&who.user) else {
+            return false;
+        };
+        let Some(state) = user.states.get_mut(&who.kind) else {
             return false;
         };
         let online = state.count > 0;
@@ -184,16 +300,18 @@ impl Model {
             return false;
         }
         if online && blind > now {
-            self.schedule(who, blind);
+            self.schedule(who, now);
             return false;
         }
-        if !online && hold > now {
-            self.postpone(who, hold.max(now + grace));
-            return true;
-        }
-        if !online && (grace > 0 || due > now) {
+        // Nothing is worked off in a hold.
+        if !online && (grace > 0 || due > now || hold > now) {
             self.postpone(who, now + grace);
             return true;
+        }
+        let sockets = user.sockets.values().filter(|held| held.kind == who.kind);
+        state.count = sockets.count() as u32;
+        if online != (state.count > 0) {
+            return false;
         }
         state.online = online;
         state.rev = (state.rev + 1).max(now);
@@ -213,10 +331,11 @@ impl Model {
     }
 
     fn push_edge(&mut self, edge: Edge) {
+        self.edge_id += 1;
         self.edge_number += 1;
-        self.edges.push((self.edge_number, edge));
-        if self.edges.len() > KEPT_EDGES {
-            self.edges.remove(0);
+        self.edges.push_back((self.edge_id, self.edge_number, edge));
+        if self.edges.len() > self.kept_edges.unwrap_or(KEPT_EDGES) {
+            self.edges.pop_front();
         }
     }
 
@@ -260,14 +379,14 @@ impl Model {
                 }
             }
             Some(before) if before.incarnation != *incarnation => {
-                if let Some(index) = self.indexes.get_mut(&before.incarnation) {
-                    index.remove(&entry.socket);
-                }
+                unlist(&mut self.indexes, &before, who.bucket());
             }
             Some(_) => {}
         }
         self.indexes
             .entry(incarnation.clone())
+            .or_default()
+            .entry(who.bucket())
             .or_default()
             .insert(entry.socket.clone(), who.clone());
         if arrives {
@@ -288,9 +407,7 @@ impl Model {
             let keep = state.online && state.rooms.len() <= KEPT_ROOMS;
             state.drop_room(room, keep);
         }
-        if let Some(index) = self.indexes.get_mut(&held.incarnation) {
-            index.remove(socket);
-        }
+        unlist(&mut self.indexes, &held, who.bucket());
         Some(held)
     }
 
@@ -355,7 +472,9 @@ impl Model {
     pub(crate) fn restarted(&mut self, wiped: bool) {
         if wiped {
             *self = Model {
-                edge_number: self.edge_number,
+                edge_id: self.edge_id,
+                kept_edges: self.kept_edges,
+                doubts: self.doubts,
                 ..Model::default()
             };
         }
@@ -363,17 +482,13 @@ impl Model {
 
     fn watch_run(&mut self, now: Millis, run: u64, ttl: Millis) {
         if self.run.replace(run).is_some_and(|before| before != run) {
-            self.blind = now + ttl;
-            self.hold = now + ttl;
+            self.begin_hold(now, ttl, true);
         }
         // Nobody could reach the store for so long that all leases are over.
         let live = |until: &Millis| *until >= now || (*until > 0 && self.hold > now);
         let expired = self.nodes.values().any(|&until| until > 0);
         if expired && !self.nodes.values().any(live) {
-            self.hold = now + ttl;
-            if self.blind > 0 {
-                self.blind = now + ttl;
-            }
+            self.begin_hold(now, ttl, self.blind > 0);
         }
     }
 
@@ -383,22 +498,27 @@ impl Model {
         run: u64,
         info: &NodeInfo,
         ttl: Millis,
-        known: Option<&str>,
+        (known, living): (Option<&str>, u32),
         fresh: &str,
     ) -> Joined {
         self.watch_run(now, run, ttl);
         let process = info.process();
         let epoch = self.epoch.get_or_insert_with(|| fresh.into()).clone();
-        if known.is_some_and(|known| *known != *epoch) && !self.is_successor {
-            self.is_successor = true;
-            self.blind = now + ttl;
-            self.hold = now + ttl;
+        if known.is_some_and(|known| *known != *epoch) {
+            if !self.is_successor {
+                self.is_successor = true;
+                self.begin_hold(now, ttl, true);
+            }
+            if self.hold > now {
+                self.expected = self.expected.max(living);
+            }
         }
-        let mut earlier = Vec::new();
         for (incarnation, until) in &mut self.nodes {
-            if process_of(incarnation) == &*process {
-                earlier.push(incarnation.clone());
-            } else if known.is_none() && node_of(incarnation) == &*info.node_id {
+            let before = process_of(incarnation) == &*process;
+            if before || (known.is_none() && node_of(incarnation) == &*info.node_id) {
+                self.complete.remove(incarnation);
+            }
+            if !before && known.is_none() && node_of(incarnation) == &*info.node_id {
                 *until = 0;
             }
         }
@@ -410,8 +530,8 @@ impl Model {
             incarnation,
             epoch,
             secret: "".into(),
-            last_edge: self.edge_number.to_string().into(),
-            earlier,
+            last_edge: self.edge_id.to_string().into(),
+            edge_number: self.edge_number,
         }
     }
 
@@ -422,6 +542,7 @@ impl Model {
         incarnation: &str,
         ttl: Millis,
         done: &[Arc<str>],
+        complete: Option<Millis>,
     ) -> Result<Renewed, Fenced> {
         self.watch_run(now, run, ttl);
         self.guard(now, incarnation)?;
@@ -434,11 +555,13 @@ impl Model {
             }
             displaced = inbox.values().cloned().collect();
         }
-        let rank = self.rank(incarnation);
+        self.complete(now, incarnation, complete);
         Ok(Renewed {
             displaced,
             next_due: self.next_due(now),
-            rank,
+            rank: self.rank(incarnation),
+            living: self.nodes.values().filter(|&&until| until >= now).count() as u32,
+            hold: Some(self.hold).filter(|hold| *hold > now),
         })
     }
 
@@ -467,35 +590,99 @@ impl Model {
     pub(crate) fn connect(
         &mut self,
         now: Millis,
-        incarnation: &str,
+        turn: Turn<'_>,
         newcomers: &[Newcomer],
     ) -> Result<Vec<Admission>, Fenced> {
-        self.guard(now, incarnation)?;
+        self.once(now, turn, |model| {
+            model.do_connect(now, turn.incarnation, newcomers)
+        })
+    }
+
+    fn do_connect(
+        &mut self,
+        now: Millis,
+        incarnation: &str,
+        newcomers: &[Newcomer],
+    ) -> Vec<Admission> {
         let incarnation: Arc<str> = incarnation.into();
         let mut answers = Vec::new();
-        for Newcomer { who, entry } in newcomers {
+        for newcomer in newcomers {
+            let Newcomer { who, entry, .. } = newcomer;
             let all = self.all_rivals(now, who, entry);
+            let losers = losers_to(entry, &self.rivals(now, who, entry)).len();
+            let room = self.room(newcomer, losers);
             if matches!(entry.policy, Policy::Limit(_)) && excess(entry, &all) > 0 {
-                answers.push(Admission::Refused);
+                let kept = all.iter().filter(|held| self.doubt(now, held).is_none());
+                let kept: Vec<Held> = kept.cloned().collect();
+                let waits = all.iter().filter_map(|held| self.doubt(now, held));
+                let again = waits.min().filter(|_| excess(entry, &kept) == 0);
+                answers.push(Admission::Refused(again));
                 continue;
             }
-            let waits = !losers_to(entry, &self.rivals(now, who, entry)).is_empty();
+            if room < 1 {
+                let user = self.users.get(&who.user).into_iter();
+                let held = user.flat_map(|user| user.sockets.values());
+                let waits: Vec<Millis> =
+                    held.filter_map(|one| self.doubt_owner(now, one)).collect();
+                let fits = room + waits.len() as i64 > 0;
+                let again = waits.into_iter().min().filter(|_| fits);
+                answers.push(Admission::Refused(again));
+                continue;
+            }
+            let waits = losers > 0;
             self.add(now, &incarnation, who, entry, (false, waits));
             answers.push(match waits {
                 true => Admission::Reserved,
                 false => Admission::Admitted,
             });
         }
-        Ok(answers)
+        answers
+    }
+
+    /// How many sockets more a newcomer's user may have.
+    fn room(&self, newcomer: &Newcomer, losers: usize) -> i64 {
+        let user = self.users.get(&newcomer.who.user);
+        let state = user.and_then(|user| user.states.get(&newcomer.who.kind));
+        let count = state.map_or(0, |state| i64::from(state.count));
+        i64::from(newcomer.max_sockets) + losers as i64 - count
+    }
+
+    /// In how many milliseconds to look again whether a socket's incarnation has died, if it is
+    /// doubted.
+    fn doubt(&self, now: Millis, held: &Held) -> Option<Millis> {
+        self.doubt_incarnation(now, &held.incarnation)
+    }
+
+    /// The same for what its process is now.
+    fn doubt_owner(&self, now: Millis, held: &Held) -> Option<Millis> {
+        let owner = self.owners.get(process_of(&held.incarnation));
+        self.doubt_incarnation(now, owner.map_or("", |owner| owner))
+    }
+
+    fn doubt_incarnation(&self, now: Millis, incarnation: &str) -> Option<Millis> {
+        let till = self.nodes.get(incarnation).copied().unwrap_or(0);
+        let is_late = till < now + self.doubts.lease_left;
+        let left = (till.max(self.hold) + 1).saturating_sub(now);
+        is_late.then(|| left.min(self.doubts.again).max(1))
     }
 
     pub(crate) fn establish(
         &mut self,
         now: Millis,
-        incarnation: &str,
+        turn: Turn<'_>,
         arrivals: &[Arrival],
     ) -> Result<Vec<Displaced>, Fenced> {
-        self.guard(now, incarnation)?;
+        self.once(now, turn, |model| {
+            model.do_establish(now, turn.incarnation, arrivals)
+        })
+    }
+
+    fn do_establish(
+        &mut self,
+        now: Millis,
+        incarnation: &str,
+        arrivals: &[Arrival],
+    ) -> Vec<Displaced> {
         let mut mine = Vec::new();
         for Arrival { who, socket } in arrivals {
             let user = self.users.get_mut(&who.user);
@@ -527,7 +714,7 @@ impl Model {
                 self.replace(now, who, &held, why, &entry, incarnation, &mut mine);
             }
         }
-        Ok(mine)
+        mine
     }
 
     fn believe(&mut self, now: Millis, who: &TypedUser) {
@@ -542,38 +729,53 @@ impl Model {
     pub(crate) fn depart(
         &mut self,
         now: Millis,
-        incarnation: &str,
+        turn: Turn<'_>,
         departures: &[Departure],
     ) -> Result<Vec<bool>, Fenced> {
-        self.guard(now, incarnation)?;
+        self.once(now, turn, |model| model.do_depart(now, departures))
+    }
+
+    fn do_depart(&mut self, now: Millis, departures: &[Departure]) -> Vec<bool> {
         let mut linger = Vec::with_capacity(departures.len());
         for departure in departures {
             let Departure { who, socket, grace } = departure;
-            if self.remove(now, who, socket).is_some() && *grace > 0 {
+            let removed = self.remove(now, who, socket);
+            if removed.is_none() {
+                self.recount(who);
+            } else if *grace > 0 {
                 // For its other sockets, too, which may go sooner.
                 self.postpone(who, now + grace);
             }
             linger.push(self.settle(now, who, *grace));
         }
-        Ok(linger)
+        linger
     }
 
     pub(crate) fn restore(
         &mut self,
         now: Millis,
-        incarnation: &str,
+        turn: Turn<'_>,
         users: &[Restored],
     ) -> Result<Vec<Displaced>, Fenced> {
-        self.guard(now, incarnation)?;
+        self.once(now, turn, |model| {
+            model.do_restore(now, turn.incarnation, users)
+        })
+    }
+
+    fn do_restore(&mut self, now: Millis, incarnation: &str, users: &[Restored]) -> Vec<Displaced> {
         let incarnation: Arc<str> = incarnation.into();
         let process = process_of(&incarnation).to_owned();
         let mut lost = Vec::new();
         for Restored {
             who,
             believed,
+            mended,
             entries,
         } in users
         {
+            let user = self.users.get(&who.user);
+            let is_known = user.is_some_and(|user| user.states.contains_key(&who.kind));
+            let believed = &(*believed || (*mended && !is_known));
             if *believed {
                 self.believe(now, who);
             }
@@ -605,9 +807,12 @@ impl Model {
                     self.add(now, &incarnation, who, entry, (*believed, false));
                 }
             }
+            if *mended {
+                self.recount(who);
+            }
             self.settle(now, who, 0);
         }
-        Ok(lost)
+        lost
     }
 
     /// Finds a place for a socket that lives already: the later one wins, as if all
@@ -678,6 +883,7 @@ impl Model {
 
     pub(crate) fn retire(&mut self, incarnations: &[Arc<str>]) {
         for incarnation in incarnations {
+            self.complete.remove(incarnation);
             if let Some(until) = self.nodes.get_mut(incarnation) {
                 *until = 0;
             }
@@ -708,12 +914,18 @@ impl Model {
         if let Some(incarnation) = dead {
             let index = self.indexes.entry(incarnation.clone()).or_default();
             let batch: Vec<(Arc<str>, TypedUser)> = index
-                .iter()
+                .values()
+                .flatten()
                 .take(limit as usize)
                 .map(|(socket, who)| (socket.clone(), who.clone()))
                 .collect();
             for (socket, who) in &batch {
                 self.remove(now, who, socket);
+                if let Some(index) = self.indexes.get_mut(&incarnation)
+                    && let Some(sockets) = index.get_mut(&who.bucket())
+                {
+                    sockets.remove(socket);
+                }
                 let user = self.users.get_mut(&who.user);
                 if let Some(state) = user.and_then(|user| user.states.get_mut(&who.kind)) {
                     state.swept = true;
@@ -724,12 +936,9 @@ impl Model {
             for (_, who) in &batch {
                 self.settle(now, who, grace);
             }
-            if self
-                .indexes
-                .get(&incarnation)
-                .is_none_or(BTreeMap::is_empty)
-            {
+            if maintained.swept < limit {
                 self.indexes.remove(&incarnation);
+                self.said.remove(&incarnation);
                 self.nodes.remove(&incarnation);
                 self.infos.remove(&incarnation);
                 let process = process_of(&incarnation);
@@ -758,14 +967,14 @@ impl Model {
 
     pub(crate) fn edges(&self, last: &str) -> Edges {
         let last: u64 = last.parse().unwrap_or(0);
-        let new: Vec<&(u64, Edge)> = self
-            .edges
-            .iter()
-            .filter(|(number, _)| *number > last)
+        let new = self.edges.iter().rev().take_while(|(id, ..)| *id > last);
+        let mut edges: Vec<_> = new
+            .map(|(_, number, edge)| (*number, Some(edge.clone())))
             .collect();
+        edges.reverse();
         Edges {
-            edges: new.iter().map(|(_, edge)| edge.clone()).collect(),
-            last: new.last().map(|(number, _)| number.to_string().into()),
+            last: (!edges.is_empty()).then(|| self.edge_id.to_string().into()),
+            edges,
         }
     }
 
@@ -794,9 +1003,8 @@ impl Model {
                         user: name.clone(),
                         kind: kind.clone(),
                     };
-                    state.online
-                        && state.count == 0
-                        && self.dues.get(&who).is_some_and(|&at| at > now)
+                    let waits = |&at| at > now || self.hold > now;
+                    state.online && state.count == 0 && self.dues.get(&who).is_some_and(waits)
                 });
                 Known {
                     online: !sockets.is_empty() || lingers,
@@ -807,31 +1015,50 @@ impl Model {
             .collect()
     }
 
-    pub(crate) fn audit(&self, incarnation: &str, users: &[UserName], sample: u32) -> Audit {
-        let asked = users
-            .iter()
-            .map(|name| {
-                let sockets = self.users.get(name).into_iter().flat_map(|user| {
-                    user.sockets
-                        .iter()
-                        .filter(|(_, held)| *held.incarnation == *incarnation)
-                });
-                let with_rooms = sockets.map(|(socket, held)| {
-                    let rooms: BTreeSet<RoomName> = held.entry.rooms.iter().cloned().collect();
-                    (socket.clone(), rooms.into_iter().collect())
-                });
-                with_rooms.collect()
+    /// The sockets in an incarnation's index.
+    fn sockets_of(&self, incarnation: &str) -> usize {
+        let index = self.indexes.get(incarnation).into_iter().flatten();
+        index.map(|(_, sockets)| sockets.len()).sum()
+    }
+
+    /// What there is in a bucket of an incarnation.
+    fn bucket(&self, incarnation: &str, bucket: u8) -> Vec<Marked> {
+        let index = self.indexes.get(incarnation);
+        let sockets = index.and_then(|index| index.get(&bucket));
+        let entries = sockets.into_iter().flatten();
+        let entries = entries.filter_map(|(socket, who)| {
+            let held = self.users.get(&who.user)?.sockets.get(socket)?;
+            Some(Marked {
+                socket: socket.clone(),
+                who: who.clone(),
+                number: held.entry.mark(who).number,
             })
-            .collect();
-        let sample = self
-            .indexes
-            .get(incarnation)
-            .into_iter()
-            .flatten()
-            .take(sample as usize)
-            .map(|(socket, who)| (socket.clone(), who.clone()))
-            .collect();
-        Audit { asked, sample }
+        });
+        entries.collect()
+    }
+
+    pub(crate) fn audit(&self, incarnation: &str, buckets: &[(u8, Sum)]) -> Audit {
+        let mut audit = Audit::default();
+        let (mut read, mut told) = (0, 0);
+        for &(bucket, sum) in buckets {
+            if audit.looked_at > 0 && (read >= MAX_COMPARED || told >= MAX_LISTED) {
+                break;
+            }
+            audit.looked_at += 1;
+            let there = self.bucket(incarnation, bucket);
+            read += there.len();
+            let add = |sum: Sum, marked: &Marked| {
+                sum.with(Mark {
+                    bucket,
+                    number: marked.number,
+                })
+            };
+            if there.iter().fold(Sum::default(), add) != sum {
+                told += there.len();
+                audit.differing.push((bucket, there));
+            }
+        }
+        audit
     }
 
     pub(crate) fn nodes(&self, now: Millis) -> Vec<NodeState> {
@@ -842,11 +1069,66 @@ impl Model {
                 incarnation: incarnation.clone(),
                 lease: until as i64 - now as i64,
                 info: self.infos[incarnation].clone(),
-                sockets: self.indexes.get(incarnation).map_or(0, BTreeMap::len) as u64,
+                sockets: self.sockets_of(incarnation) as u64,
             })
             .collect();
         nodes.sort_by_key(|node| (node.lease, node.incarnation.clone()));
         nodes
+    }
+
+    /// How many sockets there are.
+    pub(crate) fn count(&self) -> usize {
+        self.users.values().map(|user| user.sockets.len()).sum()
+    }
+
+    /// Loses a user's entries, and nothing else: what they are counted by is wrong then.
+    pub(crate) fn lose(&mut self, who: &TypedUser) {
+        if let Some(user) = self.users.get_mut(&who.user) {
+            user.sockets.clear();
+        }
+    }
+
+    /// An entry appears that nobody has said.
+    pub(crate) fn haunt(&mut self, now: Millis, incarnation: &str, who: &TypedUser, socket: &str) {
+        let entry = Entry {
+            socket: socket.into(),
+            namespace: "/".into(),
+            device: "".into(),
+            since: now,
+            policy: Policy::Unlimited,
+            rooms: Vec::new(),
+        };
+        self.add(now, &incarnation.into(), who, &entry, (false, false));
+    }
+
+    /// Counts a user's sockets.
+    fn recount(&mut self, who: &TypedUser) {
+        let Some(user) = self.users.get_mut(&who.user) else {
+            return;
+        };
+        let sockets = user.sockets.values().filter(|held| held.kind == who.kind);
+        let count = sockets.count() as u32;
+        if let Some(state) = user.states.get_mut(&who.kind) {
+            state.count = count;
+        }
+    }
+
+    /// How many entries and verdicts `maintain` would work off.
+    pub(crate) fn due_now(&self, now: Millis, limit: u32) -> u32 {
+        if self.hold > now {
+            return 0;
+        }
+        let dead = self.nodes.iter().filter(|(_, until)| **until < now);
+        let swept: usize = dead.map(|(name, _)| self.sockets_of(name)).sum();
+        let due = self.due.iter().take_while(|(at, _)| *at <= now);
+        (swept.min(limit as usize) + due.take(limit as usize).count()) as u32
+    }
+
+    /// How many entries there are in buckets of an incarnation.
+    pub(crate) fn entries_in(&self, incarnation: &str, buckets: &[(u8, Sum)]) -> usize {
+        let index = self.indexes.get(incarnation);
+        let all = buckets.iter().filter_map(|(bucket, _)| index?.get(bucket));
+        all.map(BTreeMap::len).sum()
     }
 
     /// Whether not everybody has had the chance to say who is there.
@@ -906,15 +1188,15 @@ impl Model {
         all.collect()
     }
 
-    /// Edges after the first `known`.
+    /// Edges after the one with this id.
     pub(crate) fn edges_from(&self, known: u64) -> Vec<Edge> {
-        let new = self.edges.iter().filter(|(number, _)| *number > known);
-        new.map(|(_, edge)| edge.clone()).collect()
+        let new = self.edges(&known.to_string()).edges;
+        new.into_iter().filter_map(|(_, edge)| edge).collect()
     }
 
-    /// Goes on counting edges from `known` on.
+    /// Goes on with the ids of edges from `known` on.
     pub(crate) fn renumber_edges(&mut self, known: u64) {
         self.edges.clear();
-        self.edge_number = known;
+        self.edge_id = known;
     }
 }

@@ -51,7 +51,9 @@ impl<F: Future> Future for Stoppable<F> {
 pub(super) struct Sockets {
     pub(super) users: BTreeMap<TypedUser, Vec<Entry>>,
     pub(super) heard: Vec<Edge>,
-    pub(super) turn: usize,
+    pub(super) heard_count: usize,
+    /// What is heard is only counted: there is much of it.
+    pub(super) is_deaf: bool,
     /// Ousted: told to go, and not gone yet.
     pub(super) leaving: Vec<Arc<str>>,
     pub(super) told: Arc<tokio::sync::Notify>,
@@ -62,20 +64,6 @@ pub(super) struct Table(Arc<Mutex<Sockets>>);
 impl Local for Table {
     fn users(&self) -> Vec<TypedUser> {
         locked(&self.0).users.keys().cloned().collect()
-    }
-
-    fn some_users(&self, count: usize) -> Vec<TypedUser> {
-        let mut sockets = locked(&self.0);
-        sockets.turn += 1;
-        let skip = sockets.turn;
-        let all = sockets.users.len().max(1);
-        let users = sockets.users.keys();
-        users
-            .cycle()
-            .skip(skip % all)
-            .take(count.min(all))
-            .cloned()
-            .collect()
     }
 
     fn entries(&self, who: &TypedUser) -> Vec<Entry> {
@@ -95,7 +83,11 @@ impl Local for Table {
     }
 
     fn announce(&self, edges: &[Edge]) {
-        locked(&self.0).heard.extend_from_slice(edges);
+        let mut sockets = locked(&self.0);
+        sockets.heard_count += edges.len();
+        if !sockets.is_deaf {
+            sockets.heard.extend_from_slice(edges);
+        }
     }
 }
 
@@ -121,6 +113,7 @@ impl Node {
             store: store.clone(),
             cut: Arc::default(),
             in_doubt: Arc::default(),
+            read: Arc::default(),
         };
         let sockets: Arc<Mutex<Sockets>> = Arc::default();
         let info = NodeInfo {
@@ -128,6 +121,7 @@ impl Node {
             tag,
             address: "".into(),
             version: "".into(),
+            ..NodeInfo::default()
         };
         let timing = Timing {
             ttl: TTL,
@@ -192,6 +186,10 @@ impl Node {
         }
     }
 
+    pub(super) fn users(&self) -> usize {
+        locked(&self.sockets).users.len()
+    }
+
     pub(super) fn is_calm(&self) -> bool {
         self.alive && !self.is_stopped() && !self.link.cut.load(Ordering::Relaxed)
     }
@@ -234,7 +232,7 @@ pub(super) fn enter(
     admission: Option<Admission>,
 ) -> Result<Option<Admission>, ()> {
     let mut table = locked(sockets);
-    if admission == Some(Admission::Refused) {
+    if matches!(admission, Some(Admission::Refused(_))) {
         return Err(());
     }
     table

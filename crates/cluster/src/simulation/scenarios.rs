@@ -26,7 +26,7 @@ async fn three_nodes(grace: Duration, policy: Policy) -> World {
     world
 }
 
-fn user(name: &str) -> TypedUser {
+pub(super) fn user(name: &str) -> TypedUser {
     TypedUser {
         user: format!(":{name}").into(),
         kind: "".into(),
@@ -35,7 +35,7 @@ fn user(name: &str) -> TypedUser {
 
 impl World {
     /// A socket of a user comes to a node.
-    fn come(&mut self, number: usize, name: &str, device: &str) {
+    pub(super) fn come(&mut self, number: usize, name: &str, device: &str) {
         let newcomer = self.newcomer(name, device);
         self.enter(number, newcomer, false);
     }
@@ -43,6 +43,7 @@ impl World {
     fn newcomer(&mut self, name: &str, device: &str) -> Newcomer {
         self.sockets += 1;
         Newcomer {
+            max_sockets: u32::MAX,
             who: user(name),
             entry: Entry {
                 socket: format!("s{}", self.sockets).into(),
@@ -56,7 +57,7 @@ impl World {
     }
 
     /// All sockets of a user at a node end.
-    fn go(&self, number: usize, name: &str) {
+    pub(super) fn go(&self, number: usize, name: &str) {
         self.go_for(number, name, Duration::ZERO);
     }
 
@@ -69,7 +70,7 @@ impl World {
     }
 
     /// All sockets of a user at a node come into a room.
-    fn come_into(&self, number: usize, name: &str, room: &str) {
+    pub(super) fn come_into(&self, number: usize, name: &str, room: &str) {
         let who = user(name);
         let node = &self.nodes[number];
         for entry in locked(&node.sockets).users.get_mut(&who).unwrap() {
@@ -78,22 +79,22 @@ impl World {
         node.member.rooms_changed(who);
     }
 
-    fn sockets_at(&self, number: usize, name: &str) -> Vec<Arc<str>> {
+    pub(super) fn sockets_at(&self, number: usize, name: &str) -> Vec<Arc<str>> {
         let table = locked(&self.nodes[number].sockets);
         let entries = table.users.get(&user(name)).into_iter().flatten();
         entries.map(|entry| entry.socket.clone()).collect()
     }
 
-    fn cut(&self, number: usize, is_cut: bool) {
+    pub(super) fn cut(&self, number: usize, is_cut: bool) {
         self.nodes[number].link.cut.store(is_cut, Ordering::Relaxed);
     }
 
-    fn store_is_up(&self, up: bool) {
+    pub(super) fn store_is_up(&self, up: bool) {
         locked(&self.store).up = up;
     }
 
     /// What was announced of a user: online or offline, in order.
-    fn told_of(&self, name: &str) -> Vec<bool> {
+    pub(super) fn told_of(&self, name: &str) -> Vec<bool> {
         let store = locked(&self.store);
         let edges = store.edges.iter().filter(|edge| edge.others.is_none());
         let edges = edges.filter(|edge| edge.who == user(name));
@@ -101,13 +102,13 @@ impl World {
     }
 
     /// Two leases, after which everything is settled; and what is true then.
-    async fn settle(&self) {
+    pub(super) async fn settle(&self) {
         sleep(TTL * 3 + self.grace + MOMENT).await;
         self.check();
     }
 }
 
-async fn until(mut condition: impl FnMut() -> bool) {
+pub(super) async fn until(mut condition: impl FnMut() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(60);
     while !condition() {
         assert!(Instant::now() < deadline, "it does not come to be");

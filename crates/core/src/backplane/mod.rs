@@ -88,6 +88,10 @@ pub struct ClusterStatus {
     pub repairs: u64,
     /// Entries of dead nodes that this one removed.
     pub swept: u64,
+    /// Changes of presence that were gone before they could be read.
+    pub missed_edges: u64,
+    /// Changes of presence that could not be read.
+    pub unreadable_edges: u64,
     /// Changes of presence heard of.
     pub edges: u64,
     /// Sockets admitted while the store was away.

@@ -3,7 +3,7 @@
 //! Every kept event has a number, its place in the line of this node. It takes it and is
 //! posted to the shards in one step, so that each shard sees the numbers ascend, and a number
 //! says what a client has received of everything. The events themselves are in rings, one for
-//! each room, user, and namespace: a busy one costs the others nothing, and to find what
+//! each room, user, socket, and namespace: a busy one costs the others nothing, and to find what
 //! somebody missed looks at theirs alone.
 //!
 //! ```
@@ -14,6 +14,7 @@
 //! assert_eq!(Place::parse("hl.7.rs"), Some(place));
 //! ```
 
+pub mod direct;
 pub mod ring;
 pub mod session;
 pub mod shelf;

@@ -246,6 +246,14 @@ impl Ring {
         }
     }
 
+    /// All up to a number has come: nobody misses it.
+    pub fn forget_up_to(&mut self, id: u64) {
+        let kept = self.entries.partition_point(|event| event.id <= id);
+        for event in self.entries.drain(..kept).collect::<Vec<_>>() {
+            self.gone(&event);
+        }
+    }
+
     /// An event was not kept, or was lost on its way: who did not hear it cannot be told.
     pub fn skip(&mut self, id: u64, offset: u64) {
         self.last = self.last.max(id);

@@ -203,7 +203,8 @@ impl<D> Sessions<D> {
         gone.iter().map(|session| session.name).collect()
     }
 
-    /// Takes a session up: of several who try, one has it.
+    /// Takes a session up: of several who try, one has it. `taken` is called in that step:
+    /// nobody finds neither a session nor what it leaves behind.
     ///
     /// # Errors
     /// There is none of this name, or it is not this user's.
@@ -212,6 +213,7 @@ impl<D> Sessions<D> {
         name: &SocketAddress,
         user: Option<&Arc<UserKey>>,
         now: Micros,
+        taken: impl FnOnce(),
     ) -> Result<Session<D>, Unclaimed> {
         let mut table = self.table();
         let session = table.sessions.get(name).ok_or(Unclaimed::Unknown)?;
@@ -221,7 +223,9 @@ impl<D> Sessions<D> {
         if session.identity.user.as_ref() != user {
             return Err(Unclaimed::Foreign);
         }
-        table.take(name).ok_or(Unclaimed::Unknown)
+        let session = table.take(name).ok_or(Unclaimed::Unknown)?;
+        taken();
+        Ok(session)
     }
 
     /// Gives a session up, and tells whether there was one.
@@ -374,7 +378,7 @@ mod tests {
             sessions.park(session);
             let user = Some(lost(1, 0).identity.user.clone().unwrap());
             session = sessions
-                .claim(&socket(1), user.as_ref(), Micros(at.into()))
+                .claim(&socket(1), user.as_ref(), Micros(at.into()), || ())
                 .unwrap();
         }
         // What it said at the places that are forgotten is not told to it as another's.

@@ -1,6 +1,7 @@
 //! The device policy: who may stay when one more comes.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use hashbrown::HashMap;
 use heartline_wire::time::Micros;
@@ -21,6 +22,8 @@ pub struct Newcomer {
     pub device_id: Option<Arc<str>>,
     /// What its namespace allows.
     pub policy: DevicePolicy,
+    /// How many sockets its user may have, whatever the policy.
+    pub max_sockets: usize,
 }
 
 /// What letting a newcomer in means for others.
@@ -58,8 +61,11 @@ impl Going {
 }
 
 /// The device limit is reached.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct DeviceLimitReached;
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct DeviceLimitReached {
+    /// Set where a place is held by a node that may be dead: when it makes sense to try again.
+    pub retry_after: Option<Duration>,
+}
 
 #[derive(Debug)]
 pub(super) struct Entry {
@@ -77,6 +83,7 @@ impl User {
         socket: &SocketAddress,
         device: Option<&Arc<str>>,
         policy: DevicePolicy,
+        max_sockets: usize,
         going: &mut Going,
     ) -> Result<Admitted, DeviceLimitReached> {
         let here = |entry: &&Entry| entry.socket.namespace() == socket.namespace();
@@ -93,7 +100,7 @@ impl User {
         if let DevicePolicy::Limit { max, on_excess } = policy {
             excess = (others + 1).saturating_sub(max.max(1));
             if excess > 0 && on_excess == OnExcess::Reject {
-                return Err(DeviceLimitReached);
+                return Err(DeviceLimitReached::default());
             }
         }
         for entry in self.sockets.iter().filter(here) {
@@ -103,6 +110,14 @@ impl User {
             } else if excess > 0 && stays(entry) {
                 excess -= 1;
                 admitted.evicted.push(entry.socket);
+            }
+        }
+        if self.sockets.len() >= max_sockets {
+            let stay = self.sockets.iter().filter(|entry| stays(entry)).count();
+            let go = admitted.replaced.iter().chain(&admitted.evicted);
+            let go = go.filter(|old| !going.includes(old)).count();
+            if stay + 1 > max_sockets + go {
+                return Err(DeviceLimitReached::default());
             }
         }
         for &old in admitted.replaced.iter().chain(&admitted.evicted) {

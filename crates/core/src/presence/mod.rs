@@ -100,7 +100,6 @@ pub struct Presence {
     sink: EdgeSink,
     rev: AtomicU64,
     online: AtomicUsize,
-    next_part: AtomicUsize,
 }
 
 impl Presence {
@@ -114,7 +113,6 @@ impl Presence {
             sink,
             rev: AtomicU64::new(0),
             online: AtomicUsize::new(0),
-            next_part: AtomicUsize::new(0),
         }
     }
 
@@ -156,6 +154,7 @@ impl Presence {
             socket,
             device_id,
             policy,
+            max_sockets,
         } = newcomer;
         let mut part = self.part(key.tenant_id.as_deref(), &key.user_id);
         let id = Id {
@@ -180,7 +179,7 @@ impl Presence {
         let user = &mut users[index];
         let was_online = !user.sockets.is_empty() || user.grace.is_some();
         let admitted = match decide {
-            true => user.make_room(&socket, device_id.as_ref(), policy, going)?,
+            true => user.make_room(&socket, device_id.as_ref(), policy, max_sockets, going)?,
             false => Admitted::default(),
         };
         user.sockets.reserve_exact(1);
@@ -427,17 +426,6 @@ impl Presence {
         }
     }
 
-    /// Up to `limit` online users, others at each call.
-    pub fn next_users(&self, limit: usize) -> Vec<Arc<UserKey>> {
-        let turn = self.next_part.fetch_add(1, Ordering::Relaxed);
-        let part = self.parts[turn % PARTS]
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        let start = (turn / PARTS * limit) % part.users.len().max(1);
-        let users = part.users.values().skip(start).flatten();
-        users.take(limit).map(|user| user.key.clone()).collect()
-    }
-
     /// Up to `limit` online users.
     pub fn some(&self, limit: usize) -> Vec<Arc<UserKey>> {
         let mut found = Vec::new();
@@ -552,6 +540,7 @@ mod tests {
             socket: socket(slot),
             device_id: device.map(Into::into),
             policy,
+            max_sockets: usize::MAX,
         }
     }
 
@@ -609,13 +598,34 @@ mod tests {
         }
         assert_eq!(
             presence.connect(newcomer("a", 3, None, LIMIT_2), 0).err(),
-            Some(DeviceLimitReached)
+            Some(DeviceLimitReached::default())
         );
         let admitted = presence
             .connect(newcomer("a", 3, None, EVICT_2), 0)
             .unwrap();
         assert_eq!(admitted.evicted, [socket(1)]);
         assert_eq!(presence.get(None, "a", 0).devices, 2);
+    }
+
+    #[test]
+    fn a_user_has_so_many_sockets_and_no_more_whatever_the_policy() {
+        let (presence, _) = presence(Duration::ZERO);
+        let come = |slot, device| {
+            let newcomer = Newcomer {
+                max_sockets: 3,
+                ..newcomer("a", slot, device, DevicePolicy::Unlimited)
+            };
+            presence.connect(newcomer, 0)
+        };
+        for (slot, device) in [(1, Some("phone")), (2, None), (3, None)] {
+            come(slot, device).unwrap();
+        }
+        assert_eq!(come(4, None).err(), Some(DeviceLimitReached::default()));
+        assert_eq!(come(5, Some("phone")).unwrap().replaced, [socket(1)]);
+        // One of the four is going already.
+        assert!(come(6, None).is_err());
+        presence.disconnect(&user("a"), socket(2), Micros::ZERO, 0);
+        assert!(come(7, None).is_ok());
     }
 
     #[test]
@@ -637,7 +647,7 @@ mod tests {
         }
         // The place is taken all the same: who is not to go counts.
         let third = presence.connect(newcomer("a", 4, None, LIMIT_2), 0);
-        assert_eq!(third.err(), Some(DeviceLimitReached));
+        assert_eq!(third.err(), Some(DeviceLimitReached::default()));
         assert_eq!(edges.lock().unwrap().len(), 1);
     }
 

@@ -8,6 +8,7 @@ use crate::shard::frames::Framing;
 use crate::shard::heartbeat::Heartbeat;
 use crate::shard::outbound::Outbound;
 use crate::shard::polling::Polling;
+use crate::shard::receipt::Receipt;
 use crate::shard::request::Protocol;
 use crate::shard::stream::WebSocket;
 use crate::shard::writes::Waits;
@@ -78,6 +79,7 @@ pub struct Conn {
     pub(crate) transport: Transport,
     pub(crate) out: Option<Box<Outbound>>,
     pub(crate) heartbeat: Heartbeat,
+    pub(crate) receipt: Receipt,
     /// The last ping's round trip, µs; 0 while none has been measured.
     pub rtt: u32,
     /// When something was last heard from it.

@@ -18,6 +18,7 @@ use crate::shard::frames::{Framer, Frames, Framing};
 use crate::shard::heartbeat::{Beat, Heartbeat, HeartbeatTiming};
 use crate::shard::outbound::{ConflationKey, Outbound};
 use crate::shard::polling::{Farewell, Polling};
+use crate::shard::receipt::Receipt;
 use crate::shard::request::{Protocol, Reply};
 use crate::shard::stream::WebSocket;
 use crate::shard::wheel::Wheel;
@@ -253,6 +254,7 @@ impl Engine {
                 transport,
                 out: None,
                 heartbeat: Heartbeat::new(first_ping),
+                receipt: Receipt::default(),
                 rtt: 0,
                 last_seen: self.now,
                 connected_at: self.now,
@@ -528,6 +530,22 @@ impl Engine {
         true
     }
 
+    /// Has the application told, by [`received`](crate::app::App::received), when it is known
+    /// that what was sent has come.
+    pub fn want_receipt(&mut self, slot: Slot) {
+        if let Some(conn) = self.conns.get_mut(slot) {
+            conn.receipt.want();
+        }
+    }
+
+    /// A pong has come: before when all that was sent has come, if it proves that to who wants
+    /// to know.
+    pub(super) fn receipt(&mut self, slot: Slot) -> Option<Micros> {
+        let conn = self.conns.get_mut(slot)?;
+        let proves = conn.receipt.pong();
+        proves.then(|| conn.heartbeat.last_ping())
+    }
+
     // --- time ------------------------------------------------------------
 
     /// When the application wants to be asked about this connection.
@@ -671,6 +689,7 @@ impl Engine {
         let out = conn
             .out
             .get_or_insert_with(|| self.pool.pop().unwrap_or_default());
+        conn.receipt.ping(out.is_empty());
         out.push_urgent(frame);
         self.writes.push(slot, &mut conn.waits, Waits::Alone);
     }

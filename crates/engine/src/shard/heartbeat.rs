@@ -87,6 +87,11 @@ impl Heartbeat {
         answered.then(|| now - self.last_ping)
     }
 
+    /// When the last ping left.
+    pub(crate) fn last_ping(&self) -> Micros {
+        self.last_ping
+    }
+
     /// When `beat` has something to do next.
     pub(crate) fn deadline(&self, heartbeat_timing: HeartbeatTiming) -> Micros {
         if self.unanswered == Micros::ZERO {

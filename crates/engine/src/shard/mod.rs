@@ -8,6 +8,7 @@ pub mod mailbox;
 pub mod outbound;
 pub(crate) mod polling;
 pub(crate) mod probe;
+mod receipt;
 pub mod request;
 pub(crate) mod requests;
 pub(crate) mod stream;

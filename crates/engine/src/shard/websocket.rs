@@ -403,8 +403,12 @@ impl<A: App> Shard<A> {
     }
 
     fn pong(&mut self, slot: Slot) {
+        let receipt = self.engine.receipt(slot);
         if !self.engine.pong(slot) {
             self.app.pinged(&mut self.engine, slot);
+        }
+        if let Some(before) = receipt {
+            self.app.received(&mut self.engine, slot, before);
         }
     }
 

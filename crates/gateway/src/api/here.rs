@@ -28,6 +28,7 @@ use crate::fanout::{ToRoom, ToRooms, ToUser, Unreachable};
 use crate::gateway::Gateway;
 use crate::op::{Op, Query, RoomFilter};
 use crate::peers::{EmitError, Emitted, Sockets};
+use crate::recovery::Recovery;
 
 impl Gateway {
     /// Asks one shard; `None` if it has ended.
@@ -477,22 +478,18 @@ impl Gateway {
         ack_within: Option<Duration>,
     ) -> Emitted {
         let gone = || EmitError::from(Code::Disconnected);
-        let to = self.shared.fanout.find_socket(socket_id).ok_or_else(gone)?;
+        let fanout = &self.shared.fanout;
+        let name = SocketAddress::parse(socket_id).ok_or_else(gone)?;
+        let to = fanout.whereabouts(name);
         let message = Message::new(event, data);
-        let shard = to.0.conn.shard;
         let Some(time) = ack_within else {
-            self.shared.fanout.post(
-                shard,
-                Op::Emit {
-                    to,
-                    message,
-                    volatile: false,
-                },
-            );
-            let there = self.inspect(to);
-            return match there.await {
-                Some(_) => Ok(None),
-                _ => Err(gone()),
+            fanout.emit(name, to, message);
+            let is_there = self.inspect(to).await.is_some();
+            // One that is lost at present hears it when it comes back.
+            let waits = |recovery: &Recovery| recovery.may_come_back(&name);
+            return match is_there || fanout.recovery.as_ref().is_some_and(waits) {
+                true => Ok(None),
+                false => Err(gone()),
             };
         };
         let answer = self.shared.fanout.ask_socket(to, message);

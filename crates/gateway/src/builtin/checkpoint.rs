@@ -116,7 +116,7 @@ pub(super) async fn resume(socket: Socket, gateway: Gateway) {
         // The newest last, as they were joined.
         for room in kept.rooms.iter().rev() {
             if socket.ask_to_join(room).await.is_ok() {
-                let _ = socket.emit("room:joined", &RoomEvent { room });
+                let _ = socket.answer("room:joined", &RoomEvent { room });
             }
         }
     }
@@ -126,5 +126,5 @@ pub(super) async fn resume(socket: Socket, gateway: Gateway) {
         version: kept.version,
         last_seen_at: kept.last_seen_at,
     };
-    let _ = socket.emit("session:resume", &resumed);
+    let _ = socket.answer("session:resume", &resumed);
 }

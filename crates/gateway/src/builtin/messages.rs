@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::auth::UserKey;
 use crate::store::{Channel, NewMessage, StoreError, Stored, StoredMessage, Tell};
-use crate::{Code, Event, EventError, FromEvent, Gateway, Json, Socket, rooms};
+use crate::{Code, Event, EventError, FromEvent, Gateway, Json, Socket, To, rooms};
 
 /// Longest content of `chat:send`, characters.
 const MAX_CHAT: usize = 500;
@@ -204,18 +204,23 @@ async fn send(
         Channel::Conversation(conversation) => Some(socket.take_part(conversation)),
         Channel::Room(_) => None,
     };
-    let stored = store(&gateway, new, tell(&socket, &gateway, room));
+    let tenant = sender.tenant_id.as_deref();
+    let to = gateway.to(socket.namespace(), tenant, &room);
+    let stored = store(&gateway, new, tell(to.clone()));
     let stored = stored.await.map_err(|error| refuse(&temp_id, error))?;
     let message = stored.message;
     if let Some(member) = member {
         member.await;
+    }
+    if let (true, Some(to)) = (stored.duplicate, to) {
+        to.was_stored(&message);
     }
     // From here on the message exists: a failure to tell somebody is not the
     // sender's error. A repetition is only answered, everybody else knows.
     if let (Channel::Conversation(conversation), false) = (&channel, stored.duplicate) {
         notify(&socket, &gateway, &sender, conversation, &message).await;
     }
-    socket.emit(
+    socket.answer(
         "message:sent",
         &Confirmation {
             temp_id: temp_id.as_deref(),
@@ -230,11 +235,9 @@ async fn send(
 }
 
 /// Tells a room of its new message, in the order in which the store has them.
-fn tell(socket: &Socket, gateway: &Gateway, room: String) -> Tell {
-    let tenant = socket.identity().tenant_id().map(|tenant| &**tenant);
-    let to = gateway.to(socket.namespace(), tenant, &room);
+fn tell(to: Option<To>) -> Tell {
     Box::new(move |message| {
-        let told = to.map(|to| to.emit("message:new", message));
+        let told = to.map(|to| to.emit_stored(message));
         if let Some(Err(error)) = told {
             tracing::warn!(%error, id = message.id, "a room could not be told of a message");
         }

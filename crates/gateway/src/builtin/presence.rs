@@ -18,7 +18,7 @@ pub(super) struct Answer {
     users: Vec<UserPresence>,
 }
 
-/// Presence of users of the asking socket's own tenant.
+/// Presence of users of the asking socket's own tenant. Each of them counts as an event.
 pub(super) async fn presence_get(
     socket: Socket,
     gateway: Gateway,
@@ -30,6 +30,7 @@ pub(super) async fn presence_get(
             "Ask about at most 100 users at once",
         ));
     }
+    socket.charge(question.users.len().saturating_sub(1));
     let tenant = socket.identity().tenant_id().map(|tenant| &**tenant);
     let users = gateway.presence(tenant, &question.users).await;
     Ok(Json(Answer { users }))
@@ -63,7 +64,7 @@ pub(super) async fn metrics_request(
         rate_limit_entries: counts.rate_limit_entries,
         uptime: counts.uptime.as_secs(),
     };
-    socket.emit("metrics:response", &response)?;
+    socket.answer("metrics:response", &response)?;
     let value = serde_json::to_value(response)
         .map_err(|error| EventError::new(Code::Internal, error.to_string()))?;
     Ok(Json(value))

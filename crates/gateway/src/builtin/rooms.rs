@@ -96,7 +96,7 @@ pub(super) async fn join_kind(
 
 async fn enter(socket: Socket, room: String) -> Result<Json<RoomReply>, EventError> {
     socket.ask_to_join(&room).await?;
-    socket.emit("room:joined", &RoomEvent { room: &room })?;
+    socket.answer("room:joined", &RoomEvent { room: &room })?;
     Ok(Json(RoomReply { ok: true, room }))
 }
 
@@ -125,7 +125,7 @@ async fn exit(socket: Socket, room: String) -> Result<Json<RoomReply>, EventErro
         ));
     }
     socket.leave(&room).await?;
-    socket.emit("room:left", &RoomEvent { room: &room })?;
+    socket.answer("room:left", &RoomEvent { room: &room })?;
     Ok(Json(RoomReply { ok: true, room }))
 }
 

@@ -7,6 +7,7 @@
 //! should it end in that very moment, the admission is taken back. Those who have to go for
 //! the newcomer go when it is there.
 
+use std::net::IpAddr;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -32,7 +33,7 @@ use super::tasks::TaskKind;
 use crate::common::{Record, owner};
 use crate::data::SocketData;
 use crate::handler::{Arrival, Body, Event, Handlers};
-use crate::op::{Connecting, Op, Outcome, Park, Refusal};
+use crate::op::{Connecting, LineOp, Op, Outcome, Park, Refusal, Replaced};
 use crate::publication::Encoding;
 use crate::recovery::Turn;
 use crate::shared::Shared;
@@ -53,6 +54,20 @@ struct Earlier {
     came_at: Micros,
     /// The place up to which it has heard everything, or before.
     place: u64,
+}
+
+impl Earlier {
+    /// What a ticket says of it; it is not looked at where its address has tried too often.
+    fn of(ticket: &mut Ticket, shared: &Shared, remote: IpAddr, now: Micros) -> Option<Earlier> {
+        if !shared.limits.may_resume(remote, now) {
+            ticket.is_refused();
+        }
+        Some(Earlier {
+            name: ticket.name()?,
+            came_at: now,
+            place: ticket.place(),
+        })
+    }
 }
 
 /// What an authentication came to.
@@ -128,16 +143,13 @@ async fn admit(
     let Some(user) = &identity.user else {
         return Some(Ok((identity, Admitted::default())));
     };
+    let config = &shared.fanout.namespaces.get(socket.namespace()).config;
     let newcomer = Newcomer {
         user: user.clone(),
         socket,
         device_id: identity.device_id.clone(),
-        policy: shared
-            .fanout
-            .namespaces
-            .get(socket.namespace())
-            .config
-            .devices,
+        policy: config.devices,
+        max_sockets: config.max_sockets,
     };
     // Nobody loses a place to who has gone.
     if here.strong_count() == 0 {
@@ -145,7 +157,7 @@ async fn admit(
     }
     Some(match shared.fanout.backplane.connect(newcomer).await {
         Ok(admitted) => Ok((identity, admitted)),
-        Err(DeviceLimitReached) => Err(Refusal::DeviceLimit),
+        Err(DeviceLimitReached { retry_after }) => Err(Refusal::DeviceLimit(retry_after)),
     })
 }
 
@@ -162,12 +174,12 @@ async fn take_over(
     };
     let socket = recovery.whereabouts(name);
     let (reply, done) = oneshot::channel();
-    let op = Op::Park(Park {
+    let op = Op::Line(LineOp::Park(Park {
         socket,
         user,
         since,
         reply,
-    });
+    }));
     shared.fanout.post(socket.0.conn.shard, op);
     // An error: there is no such shard.
     done.await.unwrap_or(false)
@@ -183,14 +195,13 @@ async fn claim(
     let Some((recovery, common)) = shared.fanout.common() else {
         return Ok(None);
     };
-    let is_here = recovery.sessions.holds(&name);
-    if is_here {
+    if recovery.sessions.holds(&name) {
         // What this node has to say of it may be on its way.
         common.remembered().await;
     }
     let session = common.claim(name, owner(identity.user.as_deref())).await?;
     // Another node may have had it since, and this one not have heard of that.
-    let is_as_here = is_here && session.was_here;
+    let is_as_here = recovery.sessions.holds(&name) && session.was_here;
     Ok(Record::read(&session).filter(|_| !is_as_here))
 }
 
@@ -358,18 +369,10 @@ impl Hub {
         };
         let here = Arc::new(());
         let waits = Arc::downgrade(&here);
-        let earlier = ticket.as_mut().and_then(|ticket| {
-            // A turn may have begun before the earlier connection did, on another shard.
-            let now = engine.now.max(shared.clock.now());
-            if !shared.limits.may_resume(remote, now) {
-                ticket.is_refused();
-            }
-            Some(Earlier {
-                name: ticket.name()?,
-                came_at: now,
-                place: ticket.place(),
-            })
-        });
+        // A turn may have begun before the earlier connection did, on another shard.
+        let now = engine.now.max(shared.clock.now());
+        let earlier = ticket.as_mut();
+        let earlier = earlier.and_then(|ticket| Earlier::of(ticket, &shared, remote, now));
         link.joining = Some(Box::new(Joining {
             ticket: ticket.map(Box::new),
             namespace,
@@ -493,12 +496,12 @@ impl Hub {
             (&admitted.evicted, Reason::DeviceLimit),
         ] {
             for &to in list {
-                let op = Op::Replaced {
+                let op = Op::Replaced(Replaced {
                     to,
                     by: by.clone(),
                     node: self.shared.node_id.clone(),
                     reason,
-                };
+                });
                 self.shared.fanout.post(to.0.conn.shard, op);
             }
         }
@@ -521,12 +524,12 @@ impl Hub {
                 // There was nothing in the handshake; an `auth` frame may come yet.
                 return;
             }
-            if let (true, Refusal::App(refused)) = (live, &refusal) {
+            if live && refusal.has_more_to_say() {
                 // The close frame has room for 123 bytes, and none for data.
                 let (code, id) = (refusal.code_told(), joining.id.as_deref());
-                let data = refused.data.as_deref();
+                let data = refusal.data();
                 self.send_live(engine, slot, |text| {
-                    live::push_refusal(&code, &refused.message, data, id, text);
+                    live::push_refusal(&code, refusal.message(), data.as_deref(), id, text);
                 });
             }
             let (reason, code, text) = refusal.closing();

@@ -21,7 +21,7 @@ use super::link::{MAX_PENDING_ACKS, SocketState};
 use super::tasks::TaskKind;
 use crate::event::{Args, EventError, to_json};
 use crate::metrics::Outbound;
-use crate::op::Op;
+use crate::op::{Manner, Op};
 use crate::publication::{self, AckId, Encoding, Head, Publication, Told, may_mislead};
 
 /// How long the store may take to say who is a member.
@@ -69,9 +69,12 @@ impl Hub {
         engine: &mut Engine,
         to: &SocketAddress,
         message: &Message,
-        volatile: bool,
+        how: Manner,
     ) {
         let Some(slot) = self.locate(engine, to) else {
+            if let Manner::Kept(_) = how {
+                self.direct_missed(to);
+            }
             return;
         };
         let is_live = self
@@ -81,16 +84,32 @@ impl Hub {
             tracing::debug!("an event has the name of one of the live protocol's own frames");
             return;
         }
-        if volatile {
-            if !engine.is_writable(slot) {
-                engine.stats.volatile_dropped += 1;
-                return;
+        let namespace = to.namespace();
+        match how {
+            Manner::Kept(told) => self.emit_kept(engine, slot, namespace, message, told),
+            Manner::Passing => self.emit_here(engine, slot, namespace, message),
+            Manner::Volatile if !engine.is_writable(slot) => engine.stats.volatile_dropped += 1,
+            Manner::Volatile => {
+                let place = self.passing(slot, namespace);
+                let place = place.filter(|_| may_mislead(message));
+                self.emit_at(engine, slot, namespace, message, place);
             }
-            let place = self.passing(slot, to.namespace());
-            let place = place.filter(|_| may_mislead(message));
-            return self.emit_at(engine, slot, to.namespace(), message, place);
         }
-        self.emit_here(engine, slot, to.namespace(), message);
+    }
+
+    /// The same of an event that is kept until it has come.
+    fn emit_kept(
+        &mut self,
+        engine: &mut Engine,
+        slot: Slot,
+        namespace: NamespaceId,
+        message: &Message,
+        told: Told,
+    ) {
+        if !self.was_told(slot, namespace, told.place.id) {
+            self.emit_at(engine, slot, namespace, message, Some(told));
+            self.note_direct(engine, slot, namespace, told.place.id);
+        }
     }
 
     pub(super) fn emit_with_ack(

@@ -20,6 +20,7 @@ use super::Hub;
 use super::link::Displaced;
 use super::tasks::TaskKind;
 use crate::handler::{Body, Ending, Event, Responder};
+use crate::op::Replaced;
 use crate::publication::Encoding;
 use crate::socket::Socket;
 
@@ -117,7 +118,6 @@ impl Hub {
     ) {
         let shared = self.shared.clone();
         let handle = self.handle(engine, slot, namespace);
-        self.note_end(engine, slot, namespace);
         let Some(link) = self.link_mut(slot) else {
             return;
         };
@@ -154,11 +154,11 @@ impl Hub {
                 shared.sessions.left(user, rooms);
             }
         }
-        if let (Some(back), Some(conn)) = (socket.back(), id)
-            && let Some(recovery) = &shared.fanout.recovery
-        {
+        if let (Some(recovery), Some(conn)) = (&shared.fanout.recovery, id) {
             let address = SocketAddress::new(conn, namespace, socket.secret);
-            recovery.is_gone(back.name, address);
+            let name = socket.back().map_or(address, |back| back.name);
+            recovery.is_gone(name, address);
+            recovery.may_have_ended(name);
         }
         note_end(
             handle.as_ref(),
@@ -206,6 +206,17 @@ impl Hub {
                 }
             }
         }
+    }
+
+    /// Another node or shard says that a socket's place was taken.
+    pub(super) fn replaced_asked(&mut self, engine: &mut Engine, lost: &Replaced) {
+        let Replaced {
+            to,
+            by,
+            node,
+            reason,
+        } = lost;
+        self.replaced(engine, to, by.as_deref(), node, *reason);
     }
 
     /// Another connection of the user has taken this socket's place.

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use heartline_core::message::check_heard;
 use heartline_core::namespaces::NamespaceId;
+use heartline_core::presence::SocketAddress;
 use heartline_engine::shard::engine::Engine;
 use heartline_engine::tasks::guarded;
 use heartline_wire::codes::Code;
@@ -105,6 +106,34 @@ impl Hub {
             engine.close(slot, Reason::RateLimited);
         }
         Err(EventError::rate_limited(wait))
+    }
+
+    /// Counts an event as so many more. It has been let in: what is over the limit keeps the
+    /// next ones out.
+    pub(super) fn charge(&mut self, engine: &mut Engine, to: &SocketAddress, events: usize) {
+        let Some(slot) = self.locate(engine, to) else {
+            return;
+        };
+        let limits = &self
+            .shared
+            .fanout
+            .namespaces
+            .get(to.namespace())
+            .config
+            .limits;
+        let Some(limit) = limits.events else {
+            return;
+        };
+        let meter = self
+            .link_mut(slot)
+            .and_then(|link| link.meter(Some(to.namespace())));
+        if let Some(meter) = meter {
+            for _ in 0..events {
+                if meter.events.take(limit, engine.now).is_err() {
+                    break;
+                }
+            }
+        }
     }
 
     /// Whether the limit on events allows this one; a refusal has been answered.

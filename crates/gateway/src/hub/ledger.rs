@@ -64,13 +64,6 @@ impl Hub {
         common.remember(name, Some(record.written(&socket.identity, is_lost)));
     }
 
-    /// A socket has gone for good.
-    pub(super) fn forget_for_good(&self, name: SocketAddress) {
-        if let Some((_, common)) = self.shared.fanout.common() {
-            common.remember(name, None);
-        }
-    }
-
     /// It is known how far a room is: its members have heard nothing yet.
     pub(super) fn begin(&mut self, engine: &Engine, room: &Arc<Room>, from: Gap) {
         if !self.rooms.begin(room, from) {
@@ -81,7 +74,8 @@ impl Hub {
         }
     }
 
-    /// Another node has taken up what a socket here has: its client is there.
+    /// Another node has taken up what a socket here has: its client is there. What it had is not
+    /// kept: it is that node's, or of a connection that has come back here since.
     pub(super) fn lose(
         &mut self,
         engine: &mut Engine,
@@ -89,10 +83,12 @@ impl Hub {
         name: SocketAddress,
     ) {
         if let Some(slot) = self.locate(engine, socket) {
-            self.link_closed(engine, slot, Reason::TransportClosed);
+            self.link_closed(engine, slot, Reason::Replaced);
             engine.close(slot, Reason::TransportClosed);
         }
-        if let Some((recovery, _)) = self.shared.fanout.common() {
+        if let Some((recovery, common)) = self.shared.fanout.common()
+            && !common.has_claimed(name)
+        {
             recovery.sessions.give_up(&name);
         }
     }

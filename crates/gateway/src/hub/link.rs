@@ -1,5 +1,6 @@
 //! What the hub remembers of a connection and of its sockets.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -204,6 +205,9 @@ struct SocketRare {
     left: u64,
     /// When the next `heartbeat` event is due; `Micros::MAX` when none is.
     next_heartbeat: Micros,
+    /// What was said to it alone, and may not have come: when each of it was sent, and its
+    /// number.
+    direct: VecDeque<(Micros, u64)>,
 }
 
 impl SocketState {
@@ -245,6 +249,7 @@ impl SocketState {
                 back: None,
                 left: 0,
                 next_heartbeat: Micros::MAX,
+                direct: VecDeque::new(),
             })
         })
     }
@@ -275,6 +280,34 @@ impl SocketState {
 
     pub(crate) fn set_left(&mut self, place: u64) {
         self.rare().left = place;
+    }
+
+    /// Something was sent to it alone that is kept until it has come.
+    pub(crate) fn note_direct(&mut self, at: Micros, id: u64) {
+        let direct = &mut self.rare().direct;
+        let is_full = direct.len() >= MAX_MOMENTS;
+        match direct.back_mut() {
+            // Of one moment, and of too many, the last says it for all.
+            Some(last) if last.0 == at || is_full => *last = (at, id),
+            _ => direct.push_back((at, id)),
+        }
+    }
+
+    /// All has come that was sent before a moment: the number of the last of it that was kept,
+    /// if there was any, and whether something is left that may not have come.
+    pub(crate) fn direct_received(&mut self, before: Micros) -> (Option<u64>, bool) {
+        let Some(rare) = &mut self.rare else {
+            return (None, false);
+        };
+        let mut last = None;
+        while let Some((_, id)) = rare.direct.front().filter(|(at, _)| *at < before) {
+            last = Some(*id);
+            rare.direct.pop_front();
+        }
+        if rare.direct.is_empty() {
+            rare.direct = VecDeque::new();
+        }
+        (last, !rare.direct.is_empty())
     }
 
     /// When the next `heartbeat` event is due; `Micros::MAX` when none is.
@@ -310,6 +343,10 @@ pub(crate) struct PendingAcks {
     pub(crate) next: u64,
     pub(crate) waiting: HashMap<u64, oneshot::Sender<Result<Args, EventError>>>,
 }
+
+/// Moments at which something was sent to one socket alone, as far as they are told apart: what
+/// came in more is known to have come when the last of it has.
+const MAX_MOMENTS: usize = 32;
 
 /// Most acknowledgements one socket may owe.
 pub(crate) const MAX_PENDING_ACKS: usize = 1024;

@@ -52,7 +52,7 @@ use tasks::{HubWaker, TaskKind};
 
 use crate::handler::Handlers;
 use crate::metrics::{Inbound, ShardMetrics};
-use crate::op::Op;
+use crate::op::{LineOp, Op};
 use crate::publication::Encoding;
 use crate::shared::{OwnShared, Shared};
 use crate::socket::Socket;
@@ -207,6 +207,10 @@ impl App for Hub {
         let _ = self.count_event(engine, slot, None);
     }
 
+    fn received(&mut self, engine: &mut Engine, slot: Slot, before: Micros) {
+        self.direct_received(engine, slot, before);
+    }
+
     fn upgraded(&mut self, _engine: &mut Engine, slot: Slot) {
         if let Some(link) = self.link(slot) {
             for socket in &link.sockets {
@@ -229,11 +233,7 @@ impl App for Hub {
         match op {
             Op::Wake(task) => self.wake(engine, task),
             Op::Connecting(connecting) => self.connecting(engine, connecting),
-            Op::Emit {
-                to,
-                message,
-                volatile,
-            } => self.emit(engine, &to, &message, volatile),
+            Op::Emit { to, message, how } => self.emit(engine, &to, &message, how),
             Op::EmitWithAck { to, message, reply } => {
                 self.emit_with_ack(engine, &to, &message, reply)
             }
@@ -261,11 +261,7 @@ impl App for Hub {
                 publication,
                 skip,
             } => self.deliver(engine, &room, offset, &publication, skip.as_ref()),
-            Op::Gap { room, gap } => self.gap(engine, &room, gap),
-            Op::Begin { room, from } => self.begin(engine, &room, from),
-            Op::Lose { socket, name } => self.lose(engine, &socket, name),
-            Op::Settle(reply) => drop(reply.send(())),
-            Op::UserGap { to } => self.user_gap(engine, to.as_ref()),
+            Op::Line(op) => self.line(engine, op),
             Op::Broadcast {
                 namespace,
                 tenant,
@@ -280,16 +276,10 @@ impl App for Hub {
             } => self.deliver_around(engine, &user, &rooms, others.as_ref(), &publication),
             Op::Select { selection, action } => self.select(engine, &selection, &action),
             Op::Disconnect { to, reason, reply } => self.disconnect(engine, &to, reason, reply),
-            Op::Reached { place } => self.reached(place),
-            Op::Park(park) => self.park_asked(engine, park),
-            Op::Replaced {
-                to,
-                by,
-                node,
-                reason,
-            } => self.replaced(engine, &to, by.as_deref(), &node, reason),
+            Op::Replaced(lost) => self.replaced_asked(engine, &lost),
             Op::Refresh { to, who, reply } => self.refresh(engine, &to, who, reply),
             Op::LookAgain { to, room } => self.look_again(engine, &to, room),
+            Op::Charge { to, events } => self.charge(engine, &to, events),
             Op::Drain { spread } => self.drain(engine, spread),
             Op::Shed { count, spread } => self.shed(engine, count, spread),
             Op::Finish(conn) => self.finish(engine, conn),
@@ -318,6 +308,19 @@ impl App for Hub {
 }
 
 impl Hub {
+    /// What concerns the line of kept events, and what was lost of it.
+    fn line(&mut self, engine: &mut Engine, op: LineOp) {
+        match op {
+            LineOp::Gap { room, gap } => self.gap(engine, &room, gap),
+            LineOp::UserGap { to } => self.user_gap(engine, to.as_ref()),
+            LineOp::Begin { room, from } => self.begin(engine, &room, from),
+            LineOp::Reached { place } => self.reached(place),
+            LineOp::Park(park) => self.park_asked(engine, park),
+            LineOp::Lose { socket, name } => self.lose(engine, &socket, name),
+            LineOp::Settle(reply) => drop(reply.send(())),
+        }
+    }
+
     fn count_inbound(&self, kind: Inbound) {
         self.metrics.inbound(kind).add(1);
     }

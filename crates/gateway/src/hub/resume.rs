@@ -26,6 +26,7 @@ use heartline_core::store::conversations::Membership as Kind;
 use heartline_engine::shard::engine::Engine;
 use heartline_wire::id::Slot;
 use heartline_wire::reason::Reason;
+use heartline_wire::time::Micros;
 use heartline_wire::{json, live};
 
 use super::Hub;
@@ -33,7 +34,7 @@ use super::link::Back;
 use crate::data::SocketData;
 use crate::journal::Journal;
 use crate::metrics::Resume;
-use crate::op::{Op, Park, SelectedAction};
+use crate::op::{LineOp, Manner, Op, Park, SelectedAction};
 use crate::publication::{self, Encoding, Head, Publication, Told};
 use crate::recovery::Recovery;
 
@@ -219,8 +220,12 @@ impl Hub {
                 action: SelectedAction::Send(publication),
                 ..
             } => publication.last_kept(),
-            Op::Reached { place } => Some(*place),
-            Op::Gap { gap, .. } => Some(gap.place),
+            Op::Emit {
+                how: Manner::Kept(told),
+                ..
+            } => Some(told.place.id),
+            Op::Line(LineOp::Reached { place }) => Some(*place),
+            Op::Line(LineOp::Gap { gap, .. }) => Some(gap.place),
             _ => None,
         };
         if let Some(reached) = reached {
@@ -241,6 +246,12 @@ impl Hub {
         let by_itself = publication.offset.is_some();
         let id = publication.last_kept();
         id.is_some_and(|id| id <= there.told) && !(by_itself && there.has_topics)
+    }
+
+    /// Whether a socket was told, among what it missed, all up to a place.
+    pub(super) fn was_told(&self, slot: Slot, namespace: NamespaceId, place: u64) -> bool {
+        let there = self.catching_up.find(slot, namespace);
+        there.is_some_and(|there| place <= there.told)
     }
 
     /// Gives a publication to a socket, if it has not got it among what it missed.
@@ -460,6 +471,22 @@ impl Hub {
         let _ = reply.send(is_there);
     }
 
+    /// The id under which a socket is known, where something is kept.
+    fn kept_name(
+        &self,
+        engine: &Engine,
+        slot: Slot,
+        namespace: NamespaceId,
+    ) -> Option<(&Recovery, SocketAddress)> {
+        let recovery = self.recovery()?;
+        let socket = self.link(slot)?.socket(namespace)?;
+        let name = match socket.back() {
+            Some(back) => back.name,
+            None => self.address(engine, slot, namespace)?,
+        };
+        Some((recovery, name))
+    }
+
     /// The name under which a socket is written down, where that is done.
     fn written(
         &self,
@@ -467,13 +494,55 @@ impl Hub {
         slot: Slot,
         namespace: NamespaceId,
     ) -> Option<(&Journal, SocketAddress)> {
-        let journal = self.recovery()?.journal.as_ref()?;
-        let socket = self.link(slot)?.socket(namespace)?;
-        let name = match socket.back() {
-            Some(back) => back.name,
-            None => self.address(engine, slot, namespace)?,
+        let (recovery, name) = self.kept_name(engine, slot, namespace)?;
+        Some((recovery.journal.as_ref()?, name))
+    }
+
+    /// A socket is sent something that is kept for it alone until it has come.
+    pub(super) fn note_direct(
+        &mut self,
+        engine: &mut Engine,
+        slot: Slot,
+        namespace: NamespaceId,
+        place: u64,
+    ) {
+        let link = self.link_mut(slot);
+        if let Some(socket) = link.and_then(|link| link.socket_mut(namespace)) {
+            socket.note_direct(engine.now, place);
+            engine.want_receipt(slot);
+        }
+    }
+
+    /// Something that is kept for a socket alone has not found it. It stays for who comes back.
+    pub(super) fn direct_missed(&self, to: &SocketAddress) {
+        let link = self.link(to.0.conn.slot);
+        let socket = link.and_then(|link| link.socket(to.namespace()));
+        // One whose connection ends is lost or gone in a moment.
+        let is_ending = socket.is_some_and(|socket| socket.secret == to.0.secret);
+        if let Some(recovery) = self.recovery().filter(|_| !is_ending) {
+            recovery.may_have_ended(*to);
+        }
+    }
+
+    /// All that was sent to a connection before a moment has come.
+    pub(super) fn direct_received(&mut self, engine: &mut Engine, slot: Slot, before: Micros) {
+        let Some(link) = self.link_mut(slot) else {
+            return;
         };
-        Some((journal, name))
+        let sockets = link.sockets.iter_mut();
+        let received: Vec<_> = sockets
+            .map(|socket| (socket.namespace, socket.direct_received(before)))
+            .collect();
+        for (namespace, (last, is_more)) in received {
+            if let (Some(id), Some((recovery, name))) =
+                (last, self.kept_name(engine, slot, namespace))
+            {
+                recovery.direct.received(&name, id);
+            }
+            if is_more {
+                engine.want_receipt(slot);
+            }
+        }
     }
 
     /// Writes down that a socket has begun.
@@ -534,22 +603,6 @@ impl Hub {
             }
         }
         self.remember(engine, slot, namespace, false);
-    }
-
-    /// Writes down that a socket has gone for good, if it has.
-    pub(super) fn note_end(&self, engine: &Engine, slot: Slot, namespace: NamespaceId) {
-        if let Some((journal, name)) = self.written(engine, slot, namespace)
-            && let Some(recovery) = self.recovery()
-            && !recovery.sessions.holds(&name)
-        {
-            journal.ended(name);
-        }
-        if let Some(name) = self.name_of(engine, slot, namespace)
-            && let Some((recovery, _)) = self.shared.fanout.common()
-            && !recovery.sessions.holds(&name)
-        {
-            self.forget_for_good(name);
-        }
     }
 
     // --- coming back ------------------------------------------------------
@@ -620,10 +673,16 @@ impl Hub {
         };
         let common = recovery.common.as_ref();
         if common.is_some_and(|common| !common.has_claimed(name)) {
+            // Another node goes on with it: what this one knows of it is old.
+            recovery.sessions.give_up(&name);
             return Err(Resume::Unknown);
         }
+        let address = self.address(engine, slot, namespace);
+        let address = address.ok_or(Resume::Unknown)?;
         let user = identity.user.as_ref();
-        let session = recovery.sessions.claim(&name, user, engine.now);
+        // What is said to it from here on comes here.
+        let taken = || recovery.is_at(name, address);
+        let session = recovery.sessions.claim(&name, user, engine.now, taken);
         let session = session.map_err(|why| match why {
             Unclaimed::Unknown => Resume::Unknown,
             Unclaimed::Foreign => Resume::Foreign,
@@ -631,6 +690,7 @@ impl Hub {
         let taken_up = self.go_on(engine, slot, namespace, session, (since, begin), ticket);
         if taken_up.is_err() {
             // Nobody will ask for it again.
+            recovery.is_gone(name, address);
             recovery.give_up(vec![name]);
         }
         taken_up
@@ -688,7 +748,7 @@ impl Hub {
             has_topics: is_live,
         };
         if self.catching_up.push(slot, namespace, caught) {
-            fanout.post(self.shard, Op::Reached { place: now });
+            fanout.post(self.shard, Op::Line(LineOp::Reached { place: now }));
         }
         self.set_back(engine, slot, namespace, session);
         Ok(missed)
@@ -741,6 +801,14 @@ impl Hub {
             let after = since.max(*joined);
             let found = room.with_ring(|ring| self.events_of(ring, session, after, now));
             missed.events.extend(found.transpose()?.unwrap_or_default());
+        }
+        if let Some(ring) = self
+            .recovery()
+            .and_then(|all| all.direct.find(&session.name))
+        {
+            let ring = ring.lock().unwrap_or_else(PoisonError::into_inner);
+            let found = self.events_of(&ring, session, since, now)?;
+            missed.events.extend(found);
         }
         let identity = &session.identity;
         let everybody = ScopeRef {
@@ -813,9 +881,6 @@ impl Hub {
         let Some(address) = self.address(engine, slot, namespace) else {
             return;
         };
-        if let Some(recovery) = &shared.fanout.recovery {
-            recovery.is_at(session.name, address);
-        }
         if let Some(data) = session.data {
             shared.data.put(address, data);
         }
@@ -869,6 +934,18 @@ impl Hub {
             });
         }
         self.metrics.replayed.add(missed.events.len() as u64);
+        self.note_direct_again(engine, slot, namespace);
+    }
+
+    /// What is kept for a socket alone that has come back was sent, or has come before: it is so
+    /// of all when the next has come.
+    fn note_direct_again(&mut self, engine: &mut Engine, slot: Slot, namespace: NamespaceId) {
+        if let Some((recovery, name)) = self.kept_name(engine, slot, namespace)
+            && recovery.direct.find(&name).is_some()
+        {
+            let place = self.place_of(slot, namespace);
+            self.note_direct(engine, slot, namespace, place);
+        }
     }
 
     /// Tells a socket that has come back which rooms it is not in any more.

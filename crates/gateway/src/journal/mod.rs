@@ -299,6 +299,7 @@ impl From<Place> for Where {
                 tenant,
                 user,
             },
+            Place::Socket(name) => Where::Socket(name),
         }
     }
 }
@@ -338,6 +339,8 @@ pub(crate) enum Place {
         tenant: Option<Arc<str>>,
         user: Option<Arc<str>>,
     },
+    /// A single socket, by the id under which it is known.
+    Socket(SocketAddress),
 }
 
 struct Tape {
@@ -526,6 +529,11 @@ impl Journal {
         self.note(&records);
     }
 
+    /// The same of one to a single socket.
+    pub(crate) fn direct(&self, name: SocketAddress, event: &Kept) {
+        self.note(&[event_record(Where::Socket(name), (self.now)(), event)]);
+    }
+
     /// Publications of a room were lost.
     pub(crate) fn gap(&self, room: &Room, gap: Gap) {
         self.note(&[Record::Gap {
@@ -697,6 +705,7 @@ fn event_found(event: EventRecord) -> (Place, u64, Kept) {
             };
             (scope, 0)
         }
+        Where::Socket(name) => (Place::Socket(name), 0),
     };
     let kept = Kept {
         id: event.id,

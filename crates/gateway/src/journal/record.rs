@@ -109,6 +109,7 @@ pub(super) enum Where {
         tenant: Option<Arc<str>>,
         user: Option<Arc<str>>,
     },
+    Socket(SocketAddress),
 }
 
 #[derive(Debug, Clone)]
@@ -236,6 +237,10 @@ impl Writer<'_> {
                 self.number(namespace.0.into());
                 self.optional(tenant.as_deref());
                 self.optional(user.as_deref());
+            }
+            Where::Socket(name) => {
+                self.byte(2);
+                self.socket(name);
             }
         }
         self.number(event.id);
@@ -428,6 +433,7 @@ impl<'a> Reader<'a> {
                 tenant: self.optional()?.map(Into::into),
                 user: self.optional()?.map(Into::into),
             },
+            2 => Where::Socket(self.socket()?),
             _ => return None,
         };
         Some(EventRecord {
@@ -582,6 +588,7 @@ mod tests {
             Record::Room(room.clone()),
             event(Where::Room(room.clone())),
             event(scope),
+            event(Where::Socket(socket(3))),
             Record::Opened {
                 name: socket(1),
                 user: Some(user.clone()),

@@ -243,6 +243,16 @@ const CLUSTER_COUNTERS: &[Plain<ClusterStatus>] = &[
         |c| c.edges,
     ),
     (
+        "cluster_presence_edges_missed",
+        "Changes of presence that were gone before this node read them; should stay at 0",
+        |c| c.missed_edges,
+    ),
+    (
+        "cluster_presence_edges_unreadable",
+        "Changes of presence that could not be read; should stay at 0",
+        |c| c.unreadable_edges,
+    ),
+    (
         "cluster_unregistered_connects",
         "Sockets admitted while the store was away",
         |c| c.unregistered,

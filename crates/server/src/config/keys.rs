@@ -715,6 +715,12 @@ pub(crate) static KEYS: &[Key] = &[
         },
     ),
     space(
+        "devices.max_sockets",
+        "1000",
+        "sockets a user may have, whatever the policy; one more is refused with `DEVICE_LIMIT`",
+        |n, v| Ok(n.max_sockets = count(v)?),
+    ),
+    space(
         "devices.on_excess",
         "\"reject\"",
         "for `limit`: `reject` the newcomer, or `evict_oldest`",

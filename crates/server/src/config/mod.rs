@@ -127,6 +127,7 @@ pub(crate) fn load(
     if !given.contains_key("store.url") {
         settings.store = settings.store.unset();
     }
+    settings.alike = alike(&given);
     check(&settings, sources, &mut errors);
     if errors.is_empty() {
         let mut warnings = warnings(&settings, &given);
@@ -140,6 +141,42 @@ pub(crate) fn load(
     } else {
         Err(Errors(errors))
     }
+}
+
+/// What nodes of a cluster that differ in it would not do as one.
+const ALIKE: [&str; 17] = [
+    "server.max_payload",
+    "auth.mode",
+    "devices.policy",
+    "devices.max",
+    "devices.max_sockets",
+    "devices.on_excess",
+    "limits.messages",
+    "presence.announce",
+    "presence.offline_grace",
+    "rooms.default",
+    "conversations.access",
+    "recovery.window",
+    "recovery.rooms",
+    "cluster.lease_ttl",
+    "cluster.lease_refresh",
+    "cluster.socketio_adapter",
+    "cluster.socketio_key",
+];
+
+/// The values of these, in namespaces too.
+fn alike(given: &All) -> Vec<(String, String)> {
+    let of_all = ALIKE.iter().filter_map(|name| {
+        let key = find(name)?;
+        let value = given.get(key.name).map(|given| masked(key, &given.value));
+        Some((key.name.to_owned(), value.unwrap_or(key.default.to_owned())))
+    });
+    let of_one = given.iter().filter_map(|(name, given)| {
+        let (_, key) = namespace_key(name)?;
+        let key = find(key).filter(|key| ALIKE.contains(&key.name))?;
+        Some((name.clone(), masked(key, &given.value)))
+    });
+    of_all.chain(of_one).collect()
 }
 
 /// A file is one node's alone: it is no default where there may be several.

@@ -77,6 +77,8 @@ pub(crate) struct Settings {
     pub(crate) socketio_key: String,
     pub(crate) cluster_listen: Option<String>,
     pub(crate) cluster_advertise: Option<String>,
+    /// Settings that all nodes of a cluster should have alike, by their keys.
+    pub(crate) alike: Vec<(String, String)>,
     pub(crate) lease_ttl: Duration,
     pub(crate) lease_refresh: Duration,
     pub(crate) log_format: LogFormat,

@@ -58,6 +58,8 @@ const ATTENDED_ANEW: Duration = Duration::from_secs(12 * 3600);
 const MAX_ATTENDED: usize = 1 << 20;
 /// Scopes that are owed a gap; when there are more, everybody's sessions end.
 const MAX_OWED: usize = 4096;
+/// Sessions that are known to be elsewhere: more than come back at once.
+const MAX_LOST: usize = 65_536;
 /// Own events that were delivered here alone, and may yet come back.
 const MAX_ALONE: usize = 65_536;
 
@@ -122,13 +124,17 @@ struct Sessions {
     attended: HashMap<String, Instant>,
     /// Sockets here that other nodes have named.
     foreign: HashSet<SocketAddress>,
-    /// Sockets that were taken up here, as the so manieth.
+    /// Sockets that were taken up here, each with the number of the claim.
     taken: HashMap<SocketAddress, u64>,
-    /// Those that are being taken up, each with how often others have said that they have.
-    claiming: HashMap<SocketAddress, u64>,
+    /// Sockets that were taken up elsewhere, each with the number of the claim: there is no more to
+    /// be written of them here.
+    lost: HashMap<SocketAddress, u64>,
     /// How many changes there were.
     count: u64,
 }
+
+/// What a socket has, or that it is gone for good.
+type Change = (SocketAddress, Option<Session>);
 
 /// Scopes of which somebody waits for the end.
 #[derive(Default)]
@@ -823,6 +829,12 @@ impl Line {
                 _ => sessions.foreign.remove(&name),
             };
         }
+        if sessions.lost.contains_key(&name) {
+            if session.is_none() {
+                sessions.lost.remove(&name);
+            }
+            return;
+        }
         if session.is_none() {
             sessions.taken.remove(&name);
         }
@@ -884,8 +896,7 @@ impl Line {
         }
     }
 
-    #[allow(clippy::type_complexity)]
-    fn next_sessions(&self) -> (u64, Vec<String>, Vec<(SocketAddress, Option<Session>)>) {
+    fn next_sessions(&self) -> (u64, Vec<String>, Vec<Change>) {
         let mut sessions = locked(&self.sessions);
         let users = std::mem::take(&mut sessions.users);
         let mut batch = Vec::new();
@@ -899,11 +910,7 @@ impl Line {
         (sessions.count, users, batch)
     }
 
-    async fn write(
-        &self,
-        users: &[String],
-        batch: &[(SocketAddress, Option<Session>)],
-    ) -> RedisResult<()> {
+    async fn write(&self, users: &[String], batch: &[Change]) -> RedisResult<()> {
         for users in users.chunks(SESSIONS_PER_CALL) {
             let ttl = ATTENDED.as_millis() as u64;
             let command = self.call("attend", json!({ "users": users, "ttl": ttl }));
@@ -937,7 +944,7 @@ impl Line {
         self.ask::<Value>(&command).await.map(drop)
     }
 
-    fn write_again(&self, users: Vec<String>, batch: Vec<(SocketAddress, Option<Session>)>) {
+    fn write_again(&self, users: Vec<String>, batch: Vec<Change>) {
         let mut sessions = locked(&self.sessions);
         sessions.users.extend(users);
         for (name, session) in batch {
@@ -1002,10 +1009,8 @@ impl Line {
         let arguments = json!({ "tag": tag, "user": owner, "window": window });
         let mut command = self.call("claim", arguments);
         command.arg(&name.0.to_bytes()[..]);
-        locked(&self.sessions).claiming.insert(name, 0);
         let answer = self.ask::<Vec<Value>>(&command).await;
         let answer = answer.map_err(|error| {
-            locked(&self.sessions).claiming.remove(&name);
             self.complain(&error, "sessions cannot be taken up");
             Unclaimed::Unreachable
         })?;
@@ -1015,22 +1020,18 @@ impl Line {
                 .and_then(|value| String::from_redis_value(value).ok())
                 .unwrap_or_default()
         };
-        let times = text(5).parse().unwrap_or(0);
-        let is_taken = text(0) == "taken";
-        {
-            let mut sessions = locked(&self.sessions);
-            let others = sessions.claiming.remove(&name).unwrap_or(0);
-            if is_taken && others > times {
-                // Another one has it since: that was heard before the answer.
-                return Err(Unclaimed::Unknown);
-            }
-            if is_taken {
-                sessions.taken.insert(name, times);
-            }
-        }
         match &*text(0) {
             "taken" => {
                 self.note_reached(&text(2), &text(3), &text(4));
+                let claim = text(5).parse().unwrap_or(0);
+                let mut sessions = locked(&self.sessions);
+                // What others do may be heard before the answer to what was done before.
+                if sessions.lost.get(&name).is_some_and(|other| *other > claim) {
+                    return Err(Unclaimed::Unknown);
+                }
+                sessions.lost.remove(&name);
+                sessions.taken.insert(name, claim);
+                drop(sessions);
                 let record = answer.get(1).cloned();
                 let record = record.and_then(|value| Vec::from_redis_value(value).ok());
                 Ok(Session {
@@ -1063,15 +1064,17 @@ impl Line {
     }
 
     /// Whether this node has a session no more that another one has taken up.
-    pub(super) fn has_lost(&self, name: SocketAddress, times: u64) -> bool {
+    pub(super) fn has_lost(&self, name: SocketAddress, claim: u64) -> bool {
         let mut sessions = locked(&self.sessions);
-        if let Some(others) = sessions.claiming.get_mut(&name) {
-            *others = times.max(*others);
-        }
-        let is_later = sessions.taken.get(&name).is_none_or(|mine| *mine < times);
+        let is_later = sessions.taken.get(&name).is_none_or(|mine| *mine < claim);
         if is_later {
             sessions.taken.remove(&name);
             sessions.foreign.remove(&name);
+            sessions.changed.remove(&name);
+            if sessions.lost.len() >= MAX_LOST {
+                sessions.lost.clear();
+            }
+            sessions.lost.insert(name, claim);
         }
         is_later
     }

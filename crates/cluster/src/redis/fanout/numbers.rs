@@ -11,6 +11,10 @@ use hashbrown::HashMap;
 /// Senders that are remembered, as their restarts add up: more than a cluster has nodes.
 const MAX_SENDERS: usize = 1024;
 
+/// How far a publication may be behind another one of its sender in the same channel: further
+/// than what is ever sent again.
+const MAX_BEHIND: u64 = 65_536;
+
 /// Of all numbers between these it is known what became of them.
 #[derive(Debug, Clone, Copy)]
 struct Known {
@@ -26,10 +30,14 @@ impl Numbers {
     /// A sender's publication has come, behind another one: was that lost?
     pub(super) fn came(&mut self, tag: u32, number: u64, after: u64) -> bool {
         let (first, highest) = (number, number);
-        // A sender that does not know of an earlier one begins again.
-        let Some(known) = self.0.get_mut(&tag).filter(|_| after > 0) else {
+        // A sender that does not know of an earlier one begins again. So does one of which a
+        // number was heard that cannot have been its own.
+        let before = self.0.get_mut(&tag);
+        let is_absurd = |known: &&mut Known| known.highest.saturating_sub(number) > MAX_BEHIND;
+        let was_absurd = before.as_ref().is_some_and(is_absurd);
+        let Some(known) = before.filter(|_| after > 0 && !was_absurd) else {
             self.know(tag, Known { first, highest });
-            return false;
+            return was_absurd;
         };
         let is_hole = after > known.highest;
         known.highest = known.highest.max(highest);
@@ -87,6 +95,19 @@ mod tests {
             "it has lost that before this node knew of it"
         );
         assert!(!numbers.lost(1, 39));
+    }
+
+    #[test]
+    fn after_an_absurd_number_holes_are_told_again() {
+        let mut numbers = Numbers::default();
+        numbers.came(1, 5, 4);
+        numbers.came(1, u64::MAX, 5);
+        assert!(
+            numbers.came(1, 9, 8),
+            "nobody knows what was lost meanwhile"
+        );
+        assert!(!numbers.came(1, 10, 9));
+        assert!(numbers.came(1, 12, 11));
     }
 
     proptest! {

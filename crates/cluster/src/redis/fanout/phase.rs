@@ -131,7 +131,7 @@ impl Line {
                 self.came(request);
             }
             // Unless it has come back meanwhile.
-            Sent::Claimed(name, times) if self.has_lost(name, times) => node.lose_session(name),
+            Sent::Claimed(name, claim) if self.has_lost(name, claim) => node.lose_session(name),
             Sent::Claimed(..) => {}
         }
     }

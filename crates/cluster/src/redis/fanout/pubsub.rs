@@ -4,12 +4,16 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
+use hashbrown::HashMap;
 use redis::{Cmd, Pipeline, PushInfo, PushKind, RedisResult, Value};
+use tokio::sync::watch;
 
 use super::super::calls::Calls;
-use super::super::server::{Commands, Connection, Server, is_unknown_script};
+use super::super::server::{Commands, Connection, Server, refuse_replica};
 use super::super::socketio::Adapter;
+use super::super::whereabouts::{Processes, Whereabouts};
 use super::driver::{Driver, Heard, Link, Listener, Outgoing, Recipients};
+use crate::registry::UserName;
 
 /// How long the server may take for an answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
@@ -18,9 +22,10 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 pub struct RedisDriver {
     server: Arc<Server>,
     calls: Arc<Calls>,
-    commands: Commands,
-    /// This process, as the registry names it.
-    process: Arc<str>,
+    commands: Arc<Commands>,
+    whereabouts: Whereabouts,
+    /// By which channel this process hears what users are told.
+    own: OwnChannel,
     /// Channels whose names begin so are sharded wherever they are.
     sharded: Option<Arc<str>>,
 }
@@ -29,6 +34,83 @@ pub struct RedisDriver {
 pub struct RedisLink {
     connection: Connection,
     sharded: Option<Arc<str>>,
+    own: OwnChannel,
+    canary: Canary,
+}
+
+/// What goes the way of publications now and then: to the server that takes them, and back from
+/// the one that is listened to. After a failover these may be two, each of them well.
+struct Canary {
+    commands: Arc<Commands>,
+    channel: Arc<str>,
+    sent: u64,
+    heard: watch::Receiver<u64>,
+}
+
+impl Canary {
+    async fn fly(&mut self) -> RedisResult<()> {
+        self.sent += 1;
+        let mut command = redis::cmd("PUBLISH");
+        command.arg(&*self.channel).arg(self.sent);
+        let flown = tokio::time::timeout(ANSWER_TIMEOUT, async {
+            self.commands.query::<Value>(&command).await?;
+            let back = self.heard.wait_for(|heard| *heard >= self.sent).await;
+            back.map(|_| ())
+                .map_err(|_| (redis::ErrorKind::Io, "the connection ended").into())
+        });
+        flown.await.unwrap_or_else(|_| {
+            // Which of the two is wrong nobody can say.
+            self.commands.give_up();
+            Err((redis::ErrorKind::Io, "what is published does not come back").into())
+        })
+    }
+}
+
+/// A process's channel. On a Redis Cluster there is one beside it that belongs to one shard, so
+/// that what is said there is not carried to all; others need not know by which it came.
+#[derive(Clone)]
+struct OwnChannel {
+    /// What the names of such channels begin with.
+    prefix: Arc<str>,
+    /// This process's, and the one beside it.
+    name: Arc<str>,
+    canary: Arc<str>,
+    of_one_shard: Option<Arc<str>>,
+}
+
+impl OwnChannel {
+    fn new(calls: &Calls, process: &str, is_cluster: bool) -> OwnChannel {
+        let prefix: Arc<str> = format!("{}:n:", calls.prefix()).into();
+        // Without the hash tag: processes are spread over the shards.
+        let prefix = match is_cluster {
+            true => prefix.replace(['{', '}'], "").into(),
+            false => prefix,
+        };
+        OwnChannel {
+            name: format!("{}:n:{process}", calls.prefix()).into(),
+            canary: format!("{}:canary:{process}", calls.prefix()).into(),
+            of_one_shard: is_cluster.then(|| format!("{prefix}{process}").into()),
+            prefix,
+        }
+    }
+
+    /// What is heard, as if there were one channel. When the other is taken away, this process
+    /// has to begin anew: nobody else asks for it again.
+    fn unify(&self, heard: Heard) -> Heard {
+        let Some(beside) = &self.of_one_shard else {
+            return heard;
+        };
+        match heard {
+            Heard::Message { channel, payload } if *channel == *beside.as_bytes() => {
+                Heard::Message {
+                    channel: self.name.as_bytes().to_vec(),
+                    payload,
+                }
+            }
+            Heard::Unsubscribed { channel } if *channel == *beside.as_bytes() => Heard::Ended,
+            heard => heard,
+        }
+    }
 }
 
 /// Whether a channel is one of those that are sharded wherever they are.
@@ -46,45 +128,100 @@ impl RedisDriver {
     ) -> RedisDriver {
         RedisDriver {
             sharded: adapter.sharded_prefix().map(Into::into),
-            commands: Commands::new(server.clone()),
+            commands: Arc::new(Commands::new(server.clone())),
+            own: OwnChannel::new(&calls, &process, server.is_cluster()),
+            whereabouts: Whereabouts::new(process),
             server,
             calls,
-            process,
         }
     }
 
-    fn command(&self, Outgoing { to, bytes, .. }: &Outgoing) -> Cmd {
-        let (name, channel) = match to {
-            Recipients::User(user) => return self.calls.tell(user, &self.process, bytes),
-            Recipients::Room(channel) if self.server.is_cluster() => ("SPUBLISH", channel),
-            Recipients::Channel(channel) if is_sharded(self.sharded.as_ref(), channel) => {
-                ("SPUBLISH", channel)
-            }
-            Recipients::Room(channel) | Recipients::Channel(channel) => ("PUBLISH", channel),
-        };
-        let mut command = redis::cmd(name);
+    fn publish(&self, is_sharded: bool, channel: &str, bytes: &[u8]) -> Cmd {
+        let mut command = redis::cmd(if is_sharded { "SPUBLISH" } else { "PUBLISH" });
         command.arg(channel).arg(bytes);
         command
     }
 
+    /// Tells processes something.
+    fn tell<'a>(
+        &'a self,
+        processes: &'a [Arc<str>],
+        bytes: &'a [u8],
+    ) -> impl Iterator<Item = Cmd> + 'a {
+        processes.iter().map(move |process| {
+            let channel = format!("{}{process}", self.own.prefix);
+            self.publish(self.server.is_cluster(), &channel, bytes)
+        })
+    }
+
+    /// Sends a batch; to users, where they were last, and then wherever else they are.
+    async fn send_all(&self, batch: &[Outgoing]) -> RedisResult<()> {
+        let mut users: HashMap<&UserName, Processes> = HashMap::new();
+        let mut commands = Vec::with_capacity(batch.len());
+        for Outgoing { to, bytes, .. } in batch {
+            match to {
+                Recipients::User(user) => {
+                    let last = users
+                        .entry(user)
+                        .or_insert_with(|| self.whereabouts.last(user));
+                    commands.extend(self.tell(last, bytes));
+                }
+                Recipients::Room(channel) => {
+                    commands.push(self.publish(self.server.is_cluster(), channel, bytes));
+                }
+                Recipients::Channel(channel) => {
+                    let is_sharded = is_sharded(self.sharded.as_ref(), channel);
+                    commands.push(self.publish(is_sharded, channel, bytes));
+                }
+            }
+        }
+        let asked: Vec<&UserName> = users.keys().copied().collect();
+        commands.extend(asked.iter().map(|user| self.calls.whereabouts(user)));
+        let published = commands.len() - asked.len();
+        let answers = self.run(commands).await?;
+        for (user, answer) in asked.into_iter().zip(answers.into_iter().skip(published)) {
+            if let Some(processes) = users.get_mut(user) {
+                *processes = self.whereabouts.learn(user, processes, &answer);
+            }
+        }
+        let missed = batch.iter().filter_map(|outgoing| match &outgoing.to {
+            Recipients::User(user) => Some((users.get(user)?, &outgoing.bytes)),
+            _ => None,
+        });
+        let missed: Vec<Cmd> = missed
+            .flat_map(|(processes, bytes)| self.tell(processes, bytes))
+            .collect();
+        match missed.is_empty() {
+            true => Ok(()),
+            false => self.run(missed).await.map(|_| ()),
+        }
+    }
+
+    /// Runs commands; their answers.
+    async fn run(&self, commands: Vec<Cmd>) -> RedisResult<Vec<Value>> {
+        match self.server.is_cluster() {
+            true => self.run_apart(&commands).await,
+            false => self.commands.pipeline(commands).await,
+        }
+    }
+
     /// Sends each command to where its channel is, one behind the other but without
     /// waiting for answers in between.
-    async fn send_apart(&self, batch: &[Outgoing]) -> RedisResult<()> {
-        let commands: Vec<Cmd> = batch
-            .iter()
-            .map(|outgoing| self.command(outgoing))
-            .collect();
+    async fn run_apart(&self, commands: &[Cmd]) -> RedisResult<Vec<Value>> {
+        let mut answers = vec![Value::Nil; commands.len()];
         let mut waiting: Vec<_> = commands
             .iter()
-            .map(|command| Box::pin(self.commands.query::<Value>(command)))
+            .enumerate()
+            .map(|(place, command)| (place, Box::pin(self.commands.query::<Value>(command))))
             .collect();
         let mut result = Ok(());
         std::future::poll_fn(|context| {
-            waiting.retain_mut(|sent| match sent.as_mut().poll(context) {
+            waiting.retain_mut(|(place, sent)| match sent.as_mut().poll(context) {
                 Poll::Pending => true,
                 Poll::Ready(answer) => {
-                    if let Err(error) = answer {
-                        result = Err(error);
+                    match answer {
+                        Ok(answer) => answers[*place] = answer,
+                        Err(error) => result = Err(error),
                     }
                     false
                 }
@@ -95,7 +232,7 @@ impl RedisDriver {
             }
         })
         .await;
-        result
+        result.map(|()| answers)
     }
 }
 
@@ -103,30 +240,23 @@ impl Driver for RedisDriver {
     type Link = RedisLink;
 
     async fn send(&self, batch: &[Outgoing]) -> RedisResult<()> {
-        let sent = tokio::time::timeout(ANSWER_TIMEOUT, async {
-            if self.server.is_cluster() {
-                return self.send_apart(batch).await;
-            }
-            let mut pipeline = Pipeline::with_capacity(batch.len());
-            for outgoing in batch {
-                pipeline.add_command(self.command(outgoing)).ignore();
-            }
-            self.commands.pipeline(&pipeline).await
-        });
-        let result = sent
-            .await
-            .unwrap_or_else(|_| Err((redis::ErrorKind::Io, "no answer in time").into()));
-        if result.as_ref().is_err_and(is_unknown_script) {
-            self.calls.load(&self.commands).await?;
-        }
-        result
+        let sent = tokio::time::timeout(ANSWER_TIMEOUT, self.send_all(batch));
+        sent.await
+            .unwrap_or_else(|_| Err((redis::ErrorKind::Io, "no answer in time").into()))
     }
 
     async fn listen(&self, listener: Listener) -> RedisResult<RedisLink> {
-        let pushed = move |push: PushInfo| {
-            if let Some(heard) = read(push) {
-                listener(heard);
+        let own = self.own.clone();
+        let (canary, heard) = watch::channel(0);
+        let pushed = move |push: PushInfo| match read(push) {
+            Some(Heard::Message { channel, payload }) if *channel == *own.canary.as_bytes() => {
+                let number = str::from_utf8(&payload)
+                    .ok()
+                    .and_then(|text| text.parse().ok());
+                canary.send_replace(number.unwrap_or_default());
             }
+            Some(heard) => listener(own.unify(heard)),
+            None => {}
         };
         let opened = self
             .server
@@ -134,6 +264,13 @@ impl Driver for RedisDriver {
         Ok(RedisLink {
             connection: opened.await?,
             sharded: self.sharded.clone(),
+            own: self.own.clone(),
+            canary: Canary {
+                commands: self.commands.clone(),
+                channel: self.own.canary.clone(),
+                sent: 0,
+                heard,
+            },
         })
     }
 }
@@ -166,6 +303,12 @@ fn read(push: PushInfo) -> Option<Heard> {
 }
 
 impl RedisLink {
+    /// Publications go to another server than the one that is listened to.
+    #[cfg(test)]
+    pub(crate) fn publish_by(&mut self, server: &Arc<Server>) {
+        self.canary.commands = Arc::new(Commands::new(server.clone()));
+    }
+
     fn is_sharded(&self, channel: &str) -> bool {
         is_sharded(self.sharded.as_ref(), channel)
     }
@@ -208,13 +351,18 @@ impl RedisLink {
 impl Link for RedisLink {
     async fn listen_always(&mut self, channels: &[String], patterns: &[String]) -> RedisResult<()> {
         let all = channels.iter().map(String::as_str);
-        let (sharded, plain): (Vec<&str>, Vec<&str>) =
+        let (sharded, mut plain): (Vec<&str>, Vec<&str>) =
             all.partition(|channel| self.is_sharded(channel));
+        let canary = self.own.canary.clone();
+        plain.push(&canary);
         match &mut self.connection {
             Connection::Single(connection) => connection.subscribe(&plain).await?,
             Connection::Cluster(connection) => connection.subscribe(&plain).await?,
         }
         self.change_sharded("SSUBSCRIBE", &sharded).await?;
+        if let Some(beside) = self.own.of_one_shard.clone() {
+            self.change_sharded("SSUBSCRIBE", &[&*beside]).await?;
+        }
         if patterns.is_empty() {
             return Ok(());
         }
@@ -241,9 +389,7 @@ impl Link for RedisLink {
     }
 
     async fn ping(&mut self) -> RedisResult<()> {
-        redis::cmd("PING")
-            .query_async::<Value>(&mut self.connection)
-            .await
-            .map(|_| ())
+        refuse_replica(&mut self.connection).await?;
+        self.canary.fly().await
     }
 }

@@ -314,3 +314,57 @@ fn a_ping_goes_before_what_waits_for_a_slow_reader_at_the_next_whole_frame() {
     let place = told.iter().position(|told| *told == PING);
     assert_eq!(place, Some(1));
 }
+
+#[test]
+fn the_answer_to_a_ping_says_once_that_what_was_sent_before_has_come() {
+    let mut harness = harness(settings());
+    let (slot, mut peer) = harness.join(Opening::engineio());
+    let answered = |harness: &mut Harness<Recorder>, peer: &mut Peer| {
+        harness.run(seconds(25) + TICK);
+        peer.read();
+        harness.run(ms(30));
+        peer.text("3");
+        harness.settle();
+        std::mem::take(&mut harness.app().received)
+    };
+    // Nobody has asked.
+    assert_eq!(answered(&mut harness, &mut peer), []);
+    say(harness.engine(), slot, "one");
+    let sent = harness.now();
+    harness.engine().want_receipt(slot);
+    harness.settle();
+    // A pong to no ping says nothing.
+    peer.text("3");
+    harness.settle();
+    let received = answered(&mut harness, &mut peer);
+    assert_eq!(received.len(), 1);
+    // What is sent after the ping may still be on its way when the answer comes.
+    assert!(received[0] > sent && received[0] < harness.now() - ms(29));
+    assert_eq!(answered(&mut harness, &mut peer), []);
+}
+
+#[test]
+fn a_ping_that_overtakes_what_waits_says_nothing_of_it() {
+    let mut harness = harness(settings());
+    let (slot, mut peer) = harness.join(Opening::engineio());
+    harness.engine().want_receipt(slot);
+    // More than the kernel takes.
+    let large = "x".repeat(400_000);
+    while harness.engine().is_writable(slot) {
+        say(harness.engine(), slot, &large);
+        harness.settle();
+        assert!(harness.closed().is_empty());
+    }
+    harness.run(seconds(25) + TICK);
+    while peer.read().is_empty() {}
+    peer.text("3");
+    harness.settle();
+    assert_eq!(harness.app().received, []);
+    peer.read();
+    harness.settle();
+    harness.run(seconds(25) + TICK);
+    peer.read();
+    peer.text("3");
+    harness.settle();
+    assert_eq!(harness.app().received.len(), 1);
+}

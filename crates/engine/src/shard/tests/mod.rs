@@ -37,6 +37,8 @@ struct Recorder {
     overloaded: bool,
     /// Pings that have come.
     pings: usize,
+    /// Before when all that was sent has come, as far as it was told.
+    received: Vec<Micros>,
     /// It has no use for the last words of who has left.
     impatient: bool,
 }
@@ -46,6 +48,10 @@ impl App for Recorder {
 
     fn opened(&mut self, _: &mut Engine, slot: Slot, _: Handshake) {
         self.opened.push(slot);
+    }
+
+    fn received(&mut self, _: &mut Engine, _: Slot, before: Micros) {
+        self.received.push(before);
     }
 
     fn message(&mut self, engine: &mut Engine, slot: Slot, data: Data<'_>) {

@@ -532,6 +532,46 @@ fn where_one_device_is_allowed_the_newcomer_takes_the_place_of_whichever_it_was(
     );
 }
 
+/// A node of many: every place is held by one that may be dead.
+struct Doubtful(LocalBackplane);
+
+impl Backplane for Doubtful {
+    fn attach(&self, node: Arc<dyn Node>) {
+        self.0.attach(node);
+    }
+    fn connect(&self, _: Newcomer) -> BoxFuture<Result<Admitted, DeviceLimitReached>> {
+        let retry_after = Some(ms(900));
+        Box::pin(std::future::ready(Err(DeviceLimitReached { retry_after })))
+    }
+    fn disconnect(&self, _: &Arc<UserKey>, _: SocketAddress, _: Duration) {}
+    fn enter_room(&self, _: &Arc<UserKey>, _: SocketAddress, _: RoomAddress) {}
+    fn leave_room(&self, _: &Arc<UserKey>, _: SocketAddress, _: &RoomAddress) {}
+    fn presence(&self, _: Option<Arc<str>>, _: Vec<String>) -> BoxFuture<Vec<UserPresence>> {
+        Box::pin(std::future::ready(Vec::new()))
+    }
+    fn local(&self) -> &Presence {
+        self.0.local()
+    }
+}
+
+#[test]
+fn who_is_over_the_limit_for_the_moment_alone_is_told_when_to_come_again() {
+    let now = || Moment {
+        at: Micros::ZERO,
+        unix_millis: 0,
+    };
+    let doubtful = Doubtful(LocalBackplane::new(Duration::ZERO, Box::new(now)));
+    let mut world = World::with(config(), |builder| builder.backplane(doubtful));
+    let data = r#""data":{"code":"DEVICE_LIMIT","retryAfterMs":900}"#;
+    let mut ann = world.engineio();
+    let answer = world.ask(&mut ann, &connect("user=ann"));
+    assert!(answer[0].contains(data), "{answer:?}");
+    let mut live = world.live("user=ann");
+    let heard = live.hears();
+    assert!(heard[0].contains(data), "{heard:?}");
+    assert_eq!(heard[1..], ["close 1013"]);
+}
+
 #[test]
 fn the_device_too_many_is_refused_or_the_oldest_goes() {
     for on_excess in [OnExcess::Reject, OnExcess::EvictOldest] {

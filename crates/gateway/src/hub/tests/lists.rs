@@ -74,7 +74,7 @@ fn many_sockets_are_chosen_in_several_turns_and_each_once() {
     let join = |room: &str| format!(r#"42["join","{room}"]"#);
     let mut muted = 0;
     for number in 0..MANY {
-        let session = world.polling("user=ann");
+        let session = world.polling(&format!("user=u{}", number / 100));
         world.post(session, &join("lobby"));
         if number % 2 == 0 {
             world.post(session, &join("other"));

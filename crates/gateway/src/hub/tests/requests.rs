@@ -294,6 +294,25 @@ fn presence_is_asked_of_a_hundred_users_and_of_no_more() {
 }
 
 #[test]
+fn each_user_who_is_asked_about_counts_as_an_event() {
+    let mut world = World::new(config_with(|root| {
+        root.limits.events = Some(Limit::per(100, 10));
+    }));
+    let mut ann = world.socketio("user=ann");
+    let users: Vec<String> = (0..60).map(|number| format!("\"{number}\"")).collect();
+    let ask = format!(r#"421["presence:get",{{"users":[{}]}}]"#, users.join(","));
+    for _ in 0..2 {
+        let answer = world.ask(&mut ann, &ask);
+        assert!(answer[0].contains(r#""online":false"#), "{answer:?}");
+    }
+    let answer = world.ask(&mut ann, &ask);
+    assert!(answer[0].contains("RATE_LIMITED"), "{answer:?}");
+    world.run(seconds(7));
+    let answer = world.ask(&mut ann, &ask);
+    assert!(answer[0].contains(r#""online":false"#), "{answer:?}");
+}
+
+#[test]
 fn a_live_publisher_may_leave_itself_out() {
     let mut world = World::new(config());
     let mut ann = world.live("user=ann");

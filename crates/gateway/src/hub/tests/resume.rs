@@ -99,6 +99,8 @@ impl Tracking {
                     }
                 }
                 self.got.push(serde_json::to_string(&args).unwrap());
+            } else if text == "2" {
+                self.client.says("3");
             }
         }
     }
@@ -435,6 +437,117 @@ fn no_text_of_an_event_is_taken_for_a_place() {
     assert_eq!(ann.got(), [r#"["news","three"]"#]);
 }
 
+#[test]
+fn what_is_said_to_one_socket_comes_over_a_cut_once_and_in_its_place() {
+    let handles = Handles::default();
+    let mut world = World::with(kept(), |builder| handles.filled_by(builder));
+    let mut ann = Tracking::new(&mut world, "user=ann");
+    ann.asks(&mut world, r#"42["join","a"]"#);
+    let socket = handles.find(&ann.sid, true);
+    ann.got();
+    socket.emit("news", "one").unwrap();
+    world.settle();
+    ann.hear(9);
+    said(&world, "a", "two");
+    socket.emit("news", "three").unwrap();
+    world.settle();
+    // Sent, and lost with the connection.
+    ann.client.hears();
+    ann.is_cut(&mut world);
+    said(&world, "a", "four");
+    socket.emit("news", "five").unwrap();
+    let emit = |world: &mut World, id: &str, text: &str| {
+        let (gateway, id, data) = (world.gateway.clone(), id.to_owned(), format!("{text:?}"));
+        let asked =
+            world.begin(async move { gateway.emit(&id, "news", &data, None).await.unwrap() });
+        while !asked.is_finished() {
+            world.settle();
+        }
+        world.runtime.block_on(asked).unwrap().is_ok()
+    };
+    let sid = ann.sid.clone();
+    assert!(emit(&mut world, &sid, "six"));
+    ann.return_to(&mut world);
+    assert!(ann.recovered);
+    let told = ["one", "two", "three", "four", "five", "six"];
+    assert_eq!(ann.got(), told.map(|text| format!(r#"["news","{text}"]"#)));
+    // The handle that it had before leads to where it is now.
+    socket.emit("news", "seven").unwrap();
+    assert!(emit(&mut world, &sid, "eight"));
+    world.settle();
+    ann.hear(9);
+    assert_eq!(ann.got(), [r#"["news","seven"]"#, r#"["news","eight"]"#]);
+    // Who is gone for good hears nothing, and nothing waits for them.
+    ann.asks(&mut world, "41");
+    socket.emit("news", "nine").unwrap();
+    assert!(!emit(&mut world, &sid, "ten"));
+    ann.return_to(&mut world);
+    assert!(!ann.recovered && ann.got().is_empty());
+    let recovery = world.gateway.shared.fanout.recovery.as_ref().unwrap();
+    assert!(recovery.direct.is_empty());
+}
+
+#[test]
+fn what_has_come_is_not_kept_any_longer() {
+    let mut config = kept();
+    config.heartbeat.interval = PING;
+    let handles = Handles::default();
+    let mut world = World::with(config, |builder| handles.filled_by(builder));
+    let mut ann = Tracking::new(&mut world, "user=ann");
+    let kept = |world: &World| world.metric("heartline_kept_bytes");
+    // Answers are not kept at all.
+    ann.asks(&mut world, r#"42["join","a"]"#);
+    ann.asks(&mut world, r#"42["ping"]"#);
+    assert_eq!(kept(&world), 0);
+    handles.find(&ann.sid, true).emit("news", "one").unwrap();
+    world.settle();
+    assert!(kept(&world) > 0);
+    world.run(PING + ms(20));
+    assert!(kept(&world) > 0);
+    // The event has come, and the ping after it, and is answered.
+    ann.hear(9);
+    world.settle();
+    assert_eq!(kept(&world), 0);
+    ann.is_cut(&mut world);
+    ann.return_to(&mut world);
+    assert!(ann.recovered);
+}
+
+#[test]
+fn what_is_said_to_one_live_socket_comes_over_a_cut() {
+    let handles = Handles::default();
+    let mut world = World::with(live_config(), |builder| handles.filled_by(builder));
+    let mut ann = world.open(Opening::plain());
+    let hello = asked(&mut world, &mut ann, &auth("user=ann"));
+    let id = hello[0]["socketId"].as_str().unwrap();
+    let socket = handles.find(id, true);
+    socket.emit("news", "one").unwrap();
+    world.settle();
+    let heard = frames(&mut ann);
+    assert_eq!(heard[0]["data"], "one");
+    socket.emit("news", "two").unwrap();
+    world.settle();
+    ann.0.end();
+    world.settle();
+    socket.emit("news", "three").unwrap();
+    let mut again = world.open(Opening::plain());
+    let frame = serde_json::json!({
+        "type": "auth", "token": "user=ann", "resume": hello[0]["resume"],
+        "place": heard[0]["place"], "topics": {},
+    });
+    let told = asked(&mut world, &mut again, &frame);
+    assert_eq!(told[0]["recovered"], true);
+    let data: Vec<_> = told
+        .iter()
+        .filter(|frame| frame["type"] == "news")
+        .collect();
+    assert_eq!(data.len(), 2, "{told:?}");
+    assert_eq!(
+        (&data[0]["data"], &data[1]["data"]),
+        (&"two".into(), &"three".into())
+    );
+}
+
 /// What happens in one step of a history.
 #[derive(Debug, Clone)]
 enum Step {
@@ -442,6 +555,12 @@ enum Step {
     Broadcast,
     ToUser,
     ToSocket,
+    /// A handler says it: one that began with the session, or with this connection.
+    Direct {
+        is_old: bool,
+    },
+    /// The time of a ping comes.
+    Ping,
     Join(usize),
     Leave(usize),
     /// So many of the texts that are on their way arrive.
@@ -459,6 +578,8 @@ fn step() -> impl Strategy<Value = Step> {
         1 => Just(Step::Broadcast),
         1 => Just(Step::ToUser),
         1 => Just(Step::ToSocket),
+        3 => any::<bool>().prop_map(|is_old| Step::Direct { is_old }),
+        2 => Just(Step::Ping),
         2 => (0usize..3).prop_map(Step::Join),
         1 => (0usize..3).prop_map(Step::Leave),
         2 => (0usize..5).prop_map(Step::Arrive),
@@ -466,6 +587,32 @@ fn step() -> impl Strategy<Value = Step> {
         3 => Just(Step::Return),
         2 => Just(Step::Settle),
     ]
+}
+
+/// The time between two pings in a history.
+const PING: Duration = Duration::from_millis(50);
+
+/// Handles of sockets, in the order in which they were made.
+#[derive(Clone, Default)]
+struct Handles(Arc<Mutex<Vec<Socket>>>);
+
+impl Handles {
+    fn filled_by(&self, builder: GatewayBuilder) -> GatewayBuilder {
+        let handles = self.0.clone();
+        builder.on_connect(move |socket: Socket| {
+            handles.lock().unwrap().push(socket);
+            async {}
+        })
+    }
+
+    /// The first of a socket's handles, or the last.
+    fn find(&self, id: &str, is_first: bool) -> Socket {
+        let handles = self.0.lock().unwrap();
+        let mut of_it = handles.iter().filter(|socket| socket.id() == id);
+        let first = of_it.next().expect("it has connected");
+        let last = of_it.next_back().unwrap_or(first);
+        if is_first { first } else { last }.clone()
+    }
 }
 
 /// One history, in which the gateway is killed before each return if there is a folder for its
@@ -476,7 +623,16 @@ fn tell(
     folder: Option<&std::path::Path>,
 ) -> Result<(), TestCaseError> {
     const ROOMS: [&str; 3] = ["a", "b", "c"];
-    let mut world = World::new(config.clone());
+    let config = &Config {
+        heartbeat: HeartbeatConfig {
+            interval: PING,
+            ..config.heartbeat.clone()
+        },
+        ..config.clone()
+    };
+    let handles = Handles::default();
+    let start = || World::with(config.clone(), |builder| handles.filled_by(builder));
+    let mut world = start();
     let mut ann = Tracking::new(&mut world, "user=ann");
     // Bob keeps two of the rooms alive; the third comes and goes with Ann.
     let mut bob = Tracking::new(&mut world, "user=bob");
@@ -511,6 +667,12 @@ fn tell(
                 said(&world, &ann.sid, &text);
                 is_for_ann = true;
             }
+            Step::Direct { is_old } => {
+                let handle = handles.find(&ann.sid, is_old);
+                handle.emit("news", &text).unwrap();
+                is_for_ann = true;
+            }
+            Step::Ping if is_there => world.run(PING + ms(20)),
             Step::Join(room) if is_there => {
                 // What was said before is delivered before.
                 world.settle();
@@ -545,7 +707,8 @@ fn tell(
                 if let Some(folder) = folder {
                     world.settle();
                     killed(world, folder);
-                    world = World::new(config.clone());
+                    handles.0.lock().unwrap().clear();
+                    world = start();
                 }
                 ann.return_to(&mut world);
                 is_there = true;
@@ -1019,9 +1182,51 @@ use heartline_core::store::{
     Channel, History, HistoryQuery, MessageStore, NewMessage, StoreError, Stored, Tell,
 };
 
-/// A store that outlives its gateway.
-#[derive(Clone, Default)]
-struct Durable(Arc<MemoryStore>);
+/// A store that outlives its gateway, and lets nobody read while it is held.
+#[derive(Clone)]
+struct Durable(Arc<MemoryStore>, Arc<tokio::sync::Semaphore>);
+
+impl Default for Durable {
+    fn default() -> Self {
+        let open = tokio::sync::Semaphore::new(1);
+        Durable(Arc::default(), Arc::new(open))
+    }
+}
+
+impl Durable {
+    /// Another way into the store, of which nobody hears: so it is when a process ends there.
+    fn stores(&self, temp_id: &str) {
+        let new = NewMessage {
+            sender: Arc::new(UserKey {
+                tenant_id: None,
+                user_id: "ann".into(),
+                user_type: None,
+            }),
+            channel: Channel::Conversation("1".into()),
+            content: temp_id.into(),
+            temp_id: Some(temp_id.into()),
+            created_at: 7,
+        };
+        drop(self.append(new, Box::new(|_| ())));
+    }
+}
+
+/// Ann writes a message, which is its own name.
+fn writes(ann: &mut Tracking, world: &mut World, text: &str) {
+    let data = format!(r#"{{"conversationId":"1","content":"{text}","tempId":"{text}"}}"#);
+    ann.asks(world, &format!(r#"42["message:send",{data}]"#));
+}
+
+/// The messages of which Ann was told.
+fn messages(ann: &mut Tracking) -> Vec<String> {
+    let got = ann.got().into_iter();
+    let told = got.filter_map(|event| {
+        let event: serde_json::Value = serde_json::from_str(&event).unwrap();
+        let content = event[1]["content"].as_str()?.to_owned();
+        (event[0] == "message:new").then_some(content)
+    });
+    told.collect()
+}
 
 impl MessageStore for Durable {
     fn append(&self, new: NewMessage, tell: Tell) -> BoxFuture<Result<Stored, StoreError>> {
@@ -1029,7 +1234,11 @@ impl MessageStore for Durable {
     }
 
     fn history(&self, query: HistoryQuery) -> BoxFuture<Result<History, StoreError>> {
-        self.0.history(query)
+        let (store, open) = (self.0.clone(), self.1.clone());
+        Box::pin(async move {
+            let _open = open.acquire().await.unwrap();
+            store.history(query).await
+        })
     }
 }
 
@@ -1044,24 +1253,8 @@ fn a_message_that_was_stored_and_not_told_of_is_told_after_the_kill() {
     let mut world = start();
     let mut ann = Tracking::new(&mut world, "user=ann rooms=conversation:*");
     ann.asks(&mut world, r#"42["join","conversation:1"]"#);
-    let say = |text: &str| {
-        let data = format!(r#"{{"conversationId":"1","content":"{text}"}}"#);
-        format!(r#"42["message:send",{data}]"#)
-    };
-    ann.asks(&mut world, &say("one"));
-    // Another way into the store, of which nobody hears: so it is when the process ends there.
-    let new = NewMessage {
-        sender: Arc::new(UserKey {
-            tenant_id: None,
-            user_id: "bob".into(),
-            user_type: None,
-        }),
-        channel: Channel::Conversation("1".into()),
-        content: "two".into(),
-        temp_id: None,
-        created_at: 7,
-    };
-    drop(store.append(new, Box::new(|_| ())));
+    writes(&mut ann, &mut world, "one");
+    store.stores("two");
     killed(world, &folder);
     ann.got();
     let mut world = start();
@@ -1069,13 +1262,7 @@ fn a_message_that_was_stored_and_not_told_of_is_told_after_the_kill() {
     assert!(ann.recovered);
     world.settle();
     ann.hear(9);
-    let told: Vec<String> = ann
-        .got()
-        .into_iter()
-        .filter(|one| one.contains("message:new"))
-        .collect();
-    assert_eq!(told.len(), 1, "{told:?}");
-    assert!(told[0].contains(r#""content":"two""#), "{told:?}");
+    assert_eq!(messages(&mut ann), ["two"]);
     // It is told once.
     killed(world, &folder);
     let mut world = start();
@@ -1083,6 +1270,79 @@ fn a_message_that_was_stored_and_not_told_of_is_told_after_the_kill() {
     world.settle();
     ann.hear(9);
     assert!(ann.recovered && ann.got().is_empty());
+    std::fs::remove_dir_all(folder).unwrap();
+}
+
+#[test]
+fn messages_of_a_killed_process_and_those_of_the_next_are_told_once_and_in_order() {
+    let (config, folder) = journaled("in-doubt");
+    let store = Durable::default();
+    let start = || World::with(config.clone(), |builder| builder.store(store.clone()));
+    let mut world = start();
+    let mut ann = Tracking::new(&mut world, "user=ann rooms=conversation:*");
+    ann.asks(&mut world, r#"42["join","conversation:1"]"#);
+    writes(&mut ann, &mut world, "one");
+    store.stores("two");
+    killed(world, &folder);
+    ann.got();
+
+    // The next has not read yet what the one before has left, and writes already.
+    let held = store.1.clone().try_acquire_owned().unwrap();
+    let mut world = start();
+    ann.return_to(&mut world);
+    assert!(ann.recovered);
+    writes(&mut ann, &mut world, "three");
+    assert_eq!(messages(&mut ann), Vec::<String>::new());
+    drop(held);
+    world.settle();
+    ann.hear(9);
+    assert_eq!(messages(&mut ann), ["two", "three"]);
+    writes(&mut ann, &mut world, "four");
+    assert_eq!(messages(&mut ann), ["four"]);
+
+    // The database is still storing what the killed one had sent to it.
+    store.stores("five");
+    writes(&mut ann, &mut world, "six");
+    world.settle();
+    ann.hear(9);
+    assert_eq!(messages(&mut ann), ["five", "six"]);
+    // Who sends it again is told that it is there; so are the others.
+    store.stores("seven");
+    writes(&mut ann, &mut world, "seven");
+    world.settle();
+    ann.hear(9);
+    assert_eq!(messages(&mut ann), ["seven"]);
+    world.run(Duration::from_secs(61));
+    writes(&mut ann, &mut world, "eight");
+    assert_eq!(messages(&mut ann), ["eight"]);
+    std::fs::remove_dir_all(folder).unwrap();
+}
+
+#[test]
+fn a_store_that_has_lost_its_messages_tells_of_new_ones() {
+    let (config, folder) = journaled("another-store");
+    let start = |store: &Durable| {
+        let store = store.clone();
+        World::with(config.clone(), |builder| builder.store(store))
+    };
+    let mut world = start(&Durable::default());
+    let mut ann = Tracking::new(&mut world, "user=ann rooms=conversation:*");
+    ann.asks(&mut world, r#"42["join","conversation:1"]"#);
+    for text in ["one", "two", "three"] {
+        writes(&mut ann, &mut world, text);
+    }
+    killed(world, &folder);
+    ann.got();
+    let store = Durable::default();
+    let held = store.1.clone().try_acquire_owned().unwrap();
+    let mut world = start(&store);
+    ann.return_to(&mut world);
+    writes(&mut ann, &mut world, "new");
+    drop(held);
+    world.settle();
+    ann.hear(9);
+    writes(&mut ann, &mut world, "newer");
+    assert_eq!(messages(&mut ann), ["new", "newer"]);
     std::fs::remove_dir_all(folder).unwrap();
 }
 

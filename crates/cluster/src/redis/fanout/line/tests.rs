@@ -14,7 +14,7 @@ use heartline_core::policy::DevicePolicy;
 use heartline_core::presence::{Edge, SocketAddress};
 use heartline_wire::id::Sid;
 use heartline_wire::reason::Reason;
-use redis::{Cmd, Pipeline, Value};
+use redis::{Cmd, Value};
 use serde_json::{Value as Json, json};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
@@ -353,6 +353,13 @@ fn session(owner: &str, record: &str, is_lost: bool) -> Session {
         was_here: true,
         record: record.into(),
     }
+}
+
+/// Every connection that listens is killed.
+fn killed() -> Cmd {
+    let mut command = redis::cmd("CLIENT");
+    command.arg("KILL").arg("TYPE").arg("pubsub");
+    command
 }
 
 async fn hold(process: &Process, name: &str) -> Arc<dyn heartline_core::backplane::Subscription> {
@@ -925,14 +932,13 @@ async fn what_a_cut_lost_is_told_in_its_order_before_anybody_counts_on_it() {
     process.say(&target_of(&room("r")), "0").await.unwrap();
     until(|| process.events().pop()).await;
     for round in 0..5u64 {
-        let mut pipeline = Pipeline::new();
-        pipeline.cmd("CLIENT").arg("KILL").arg("TYPE").arg("pubsub");
+        let mut pipeline = vec![killed()];
         for (at, name) in ["r", "q", "r", "r", "q"].iter().enumerate() {
             let number = 100 + 10 * round + at as u64;
             let event = format!("{name} {round} {at}");
-            pipeline.add_command(process.batch(number, 0, &room(name), &[&event], json!({})));
+            pipeline.push(process.batch(number, 0, &room(name), &[&event], json!({})));
         }
-        process.commands.pipeline(&pipeline).await.unwrap();
+        process.commands.pipeline(pipeline).await.unwrap();
         let count = 1 + 5 * (round as usize + 1);
         until(|| (process.events().len() >= count).then_some(())).await;
         assert_eq!(process.events().len(), count);
@@ -965,13 +971,12 @@ async fn what_a_cut_lost_and_nobody_has_kept_is_a_gap_at_once() {
     *locked(&process.ears.followed) = vec![room("r")];
     process.say(&target_of(&room("r")), "0").await.unwrap();
     until(|| process.events().pop()).await;
-    let mut pipeline = Pipeline::new();
-    pipeline.cmd("CLIENT").arg("KILL").arg("TYPE").arg("pubsub");
+    let mut pipeline = vec![killed()];
     let said = ["1", "2", "3", "4"];
     let bounds = json!({ "events": 2 });
-    pipeline.add_command(process.batch(100, 0, &room("r"), &said, bounds.clone()));
-    pipeline.add_command(process.batch(101, kept::GAP, &room("r"), &[""], bounds));
-    process.commands.pipeline(&pipeline).await.unwrap();
+    pipeline.push(process.batch(100, 0, &room("r"), &said, bounds.clone()));
+    pipeline.push(process.batch(101, kept::GAP, &room("r"), &[""], bounds));
+    process.commands.pipeline(pipeline).await.unwrap();
     let gap = until(|| process.events().into_iter().find(|event| event.2.is_none())).await;
     let (numbers, known, _) = process.end(&room("r")).await;
     assert_eq!((gap.0.epoch, gap.0.offset), (numbers.0, 5));

@@ -1,0 +1,191 @@
+//! A member on a real server in which somebody changes things by hand.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use redis::FromRedisValue;
+
+use super::server::Commands;
+use super::tests::Redis;
+use super::{Calls, RedisRegistry, Server};
+use crate::locked::locked;
+use crate::member::{Local, Member, Timing};
+use crate::registry::{Displaced, Doubts, Edge, Entry, Millis, NodeInfo, Policy, TypedUser};
+
+/// A short lease, so that everything is compared within seconds.
+const TIMING: Timing = Timing {
+    ttl: Duration::from_secs(3),
+    refresh: Duration::from_millis(500),
+    grace: Duration::ZERO,
+};
+/// A generous time for what takes about one and a half leases.
+const SOON: Duration = Duration::from_secs(30);
+
+#[derive(Default)]
+struct Table {
+    users: Mutex<BTreeMap<TypedUser, Vec<Entry>>>,
+    heard: Mutex<Vec<Edge>>,
+}
+
+impl Local for Arc<Table> {
+    fn users(&self) -> Vec<TypedUser> {
+        locked(&self.users).keys().cloned().collect()
+    }
+
+    fn entries(&self, who: &TypedUser) -> Vec<Entry> {
+        locked(&self.users).get(who).cloned().unwrap_or_default()
+    }
+
+    fn has(&self, who: &TypedUser, socket: &str) -> bool {
+        let entries = self.entries(who);
+        entries.iter().any(|entry| *entry.socket == *socket)
+    }
+
+    fn replace(&self, _: &Displaced) {}
+
+    fn announce(&self, edges: &[Edge]) {
+        locked(&self.heard).extend_from_slice(edges);
+    }
+}
+
+fn user(number: usize) -> TypedUser {
+    TypedUser {
+        user: format!(":u{number}").into(),
+        kind: "".into(),
+    }
+}
+
+fn entry(number: usize, since: Millis) -> Entry {
+    Entry {
+        socket: format!("s{number}").into(),
+        namespace: "/".into(),
+        device: "".into(),
+        since,
+        policy: Policy::Unlimited,
+        rooms: vec!["/\nhall".into()],
+    }
+}
+
+struct Place {
+    _redis: Redis,
+    member: Arc<Member<RedisRegistry, Arc<Table>>>,
+    table: Arc<Table>,
+    hand: Commands,
+}
+
+impl Place {
+    /// A node with so many users, all of whom are registered and announced.
+    async fn with(users: usize) -> Place {
+        let redis = Redis::start();
+        let server = Arc::new(Server::parse(&redis.url).unwrap());
+        let registry = RedisRegistry::new(server.clone(), Calls::new("hand"), Doubts::default());
+        let table: Arc<Table> = Arc::default();
+        for number in 0..users {
+            let entries = vec![entry(number, 1_700_000_000_000)];
+            locked(&table.users).insert(user(number), entries);
+        }
+        let info = NodeInfo {
+            node_id: "n".into(),
+            tag: 1,
+            address: "".into(),
+            version: "".into(),
+            ..NodeInfo::default()
+        };
+        let (member, requests) = Member::new(registry, table.clone(), info, TIMING);
+        tokio::spawn(member.clone().run(requests));
+        let place = Place {
+            _redis: redis,
+            member,
+            table,
+            hand: Commands::new(server),
+        };
+        place.until(async |place| place.heard() == users).await;
+        place
+    }
+
+    fn heard(&self) -> usize {
+        locked(&self.table.heard).len()
+    }
+
+    async fn run<T: FromRedisValue>(&self, command: &[&str]) -> T {
+        let mut built = redis::cmd(command[0]);
+        for argument in &command[1..] {
+            built.arg(*argument);
+        }
+        self.hand.query(&built).await.unwrap()
+    }
+
+    async fn has(&self, number: usize, socket: &str) -> bool {
+        let (key, field) = (format!("{{hand}}:u::u{number}"), format!("s:{socket}"));
+        self.run::<bool>(&["HEXISTS", &key, &field]).await
+    }
+
+    async fn until(&self, condition: impl AsyncFn(&Place) -> bool) {
+        let deadline = Instant::now() + SOON;
+        while !condition(self).await {
+            assert!(Instant::now() < deadline, "it does not come to be");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_was_taken_out_of_redis_or_put_into_it_by_hand_is_mended() {
+    let place = Place::with(300).await;
+    let entry: String = place.run(&["HGET", "{hand}:u::u9", "s:s9"]).await;
+    // One that is missing, its user's whole memory, one too many, and a user whom nobody has.
+    let _: u64 = place.run(&["HDEL", "{hand}:u::u7", "s:s7"]).await;
+    let _: u64 = place.run(&["DEL", "{hand}:u::u8"]).await;
+    let ghost = ["HSET", "{hand}:u::u9", "s:ghost", &entry];
+    let _: u64 = place.run(&ghost).await;
+    let bucket = user(1000).bucket();
+    let incarnation = place.member.incarnation().unwrap();
+    let index = format!("{{hand}}:i:{incarnation}:{bucket:02x}");
+    let _: u64 = place
+        .run(&["HSET", "{hand}:u::u1000", "s:gone", &entry])
+        .await;
+    let _: u64 = place.run(&["HSET", &index, "gone", "::u1000"]).await;
+    place
+        .until(async |place| {
+            place.has(7, "s7").await
+                && place.has(8, "s8").await
+                && place.has(9, "s9").await
+                && !place.has(9, "ghost").await
+                && !place.has(1000, "gone").await
+        })
+        .await;
+    let repairs = place.member.counters().repairs.load(Ordering::Relaxed);
+    assert_eq!(repairs, 4);
+    assert_eq!(place.heard(), 300, "nobody came or went");
+    // They are counted as they should be: who goes now is offline.
+    for number in [7, 8, 9] {
+        locked(&place.table.users).remove(&user(number));
+        let socket = format!("s{number}").into();
+        place
+            .member
+            .disconnect(user(number), socket, Duration::ZERO);
+    }
+    place.until(async |place| place.heard() == 303).await;
+    let heard = locked(&place.table.heard);
+    assert!(heard[300..].iter().all(|edge| !edge.online));
+}
+
+#[tokio::test]
+async fn changes_that_cannot_be_read_or_are_gone_are_counted_and_those_after_them_are_told() {
+    let place = Place::with(3).await;
+    let _: String = place
+        .run(&["XADD", "{hand}:edges", "*", "w", "nonsense"])
+        .await;
+    let _: u64 = place.run(&["INCRBY", "{hand}:edge", "5"]).await;
+    locked(&place.table.users).remove(&user(1));
+    place
+        .member
+        .disconnect(user(1), "s1".into(), Duration::ZERO);
+    place.until(async |place| place.heard() == 4).await;
+    let counters = place.member.counters();
+    assert_eq!(counters.unreadable_edges.load(Ordering::Relaxed), 1);
+    assert_eq!(counters.missed_edges.load(Ordering::Relaxed), 5);
+    assert_eq!(counters.errors.load(Ordering::Relaxed), 0);
+}

@@ -1,0 +1,202 @@
+//! What goes over a real server: publications to users, and what is noticed of a server that is
+//! not what it was.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use super::tests::Redis;
+use super::{
+    Adapter, Calls, Driver, Heard, Link, Outgoing, Recipients, RedisDriver, RedisRegistry, Server,
+    SocketIoAdapter, faults,
+};
+use crate::registry::{
+    Departure, Doubts, Entry, Newcomer, NodeInfo, Policy, Registry, Turn, TypedUser, UserName,
+};
+
+const TTL: u64 = 15_000;
+
+/// One node: what it hears as a process, and how it publishes.
+struct Node {
+    registry: RedisRegistry,
+    driver: RedisDriver,
+    incarnation: Arc<str>,
+    told: AtomicU64,
+    heard: Arc<Mutex<Vec<String>>>,
+    link: <RedisDriver as Driver>::Link,
+}
+
+impl Node {
+    async fn start(server: &Arc<Server>, number: u32) -> Node {
+        let calls = Calls::new("test");
+        let info = NodeInfo {
+            node_id: format!("n{number}").into(),
+            tag: number,
+            ..NodeInfo::default()
+        };
+        let registry = RedisRegistry::new(server.clone(), calls.clone(), Doubts::default());
+        let joined = registry.join(&info, TTL, None, 1).await.unwrap();
+        let adapter = Adapter::new(SocketIoAdapter::Off, "", number);
+        let process = info.process();
+        let driver = RedisDriver::new(server.clone(), calls, process.clone(), &adapter);
+        let heard: Arc<Mutex<Vec<String>>> = Arc::default();
+        let hear = heard.clone();
+        let listener = move |one| {
+            if let Heard::Message { payload, .. } = one {
+                let text = String::from_utf8(payload).unwrap();
+                hear.lock().unwrap().push(text);
+            }
+        };
+        let mut link = driver.listen(Arc::new(listener)).await.unwrap();
+        let own = format!("{{test}}:n:{process}");
+        link.listen_always(&[own], &[]).await.unwrap();
+        Node {
+            registry,
+            driver,
+            incarnation: joined.incarnation,
+            told: AtomicU64::new(0),
+            heard,
+            link,
+        }
+    }
+
+    /// The next of what it tells.
+    fn turn(&self) -> Turn<'_> {
+        Turn {
+            incarnation: &self.incarnation,
+            number: self.told.fetch_add(1, Ordering::Relaxed) + 1,
+        }
+    }
+
+    async fn has(&self, user: &TypedUser, socket: &str) {
+        let newcomer = Newcomer {
+            who: user.clone(),
+            entry: Entry {
+                socket: socket.into(),
+                namespace: "/".into(),
+                device: "".into(),
+                since: 1,
+                policy: Policy::Unlimited,
+                rooms: Vec::new(),
+            },
+            max_sockets: 10,
+        };
+        let admitted = self.registry.connect(self.turn(), &[newcomer]).await;
+        assert!(admitted.unwrap().is_ok());
+    }
+
+    async fn has_no_more(&self, user: &TypedUser, socket: &str) {
+        let departure = Departure {
+            who: user.clone(),
+            socket: socket.into(),
+            grace: 0,
+        };
+        let told = self.registry.depart(self.turn(), &[departure]).await;
+        assert!(told.unwrap().is_ok());
+    }
+
+    async fn tell(&self, user: &UserName, texts: &[&str]) {
+        let batch: Vec<Outgoing> = texts
+            .iter()
+            .map(|text| Outgoing {
+                to: Recipients::User(user.clone()),
+                bytes: text.as_bytes().to_vec(),
+                at: tokio::time::Instant::now(),
+                number: None,
+            })
+            .collect();
+        self.driver.send(&batch).await.unwrap();
+    }
+
+    /// What came, once that much has.
+    async fn hears(&self, count: usize) -> Vec<String> {
+        let until = Instant::now() + Duration::from_secs(5);
+        while self.heard.lock().unwrap().len() < count {
+            assert!(Instant::now() < until, "{:?}", self.heard.lock().unwrap());
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        std::mem::take(&mut *self.heard.lock().unwrap())
+    }
+}
+
+#[tokio::test]
+async fn what_is_told_to_a_user_reaches_each_node_that_the_user_is_at_in_order() {
+    let redis = Redis::start();
+    let server = Arc::new(Server::parse(&redis.url).unwrap());
+    let mut nodes = Vec::new();
+    for number in 1..=3 {
+        nodes.push(Node::start(&server, number).await);
+    }
+    let [one, two, three] = &mut nodes[..] else {
+        panic!("three");
+    };
+    let ann = TypedUser {
+        user: ":ann".into(),
+        kind: "".into(),
+    };
+    two.has(&ann, "a").await;
+    one.tell(&ann.user, &["1", "2"]).await;
+    assert_eq!(two.hears(2).await, ["1", "2"]);
+    // Another type of the same user, on a node of which nothing was known.
+    let kind = TypedUser {
+        kind: "=bot".into(),
+        ..ann.clone()
+    };
+    three.has(&kind, "b").await;
+    one.has(&ann, "c").await;
+    one.tell(&ann.user, &["3", "4", "5"]).await;
+    assert_eq!(two.hears(3).await, ["3", "4", "5"]);
+    assert_eq!(three.hears(3).await, ["3", "4", "5"]);
+    // Of two sockets one goes: the user is there all the same.
+    two.has(&ann, "d").await;
+    two.has_no_more(&ann, "a").await;
+    three.has_no_more(&kind, "b").await;
+    one.tell(&ann.user, &["6"]).await;
+    one.tell(&ann.user, &["7"]).await;
+    assert_eq!(two.hears(2).await, ["6", "7"]);
+    two.has_no_more(&ann, "d").await;
+    // Where it was last, that is still sent; it comes back elsewhere at once.
+    three.has(&ann, "e").await;
+    one.tell(&ann.user, &["8"]).await;
+    one.tell(&ann.user, &["9"]).await;
+    let heard = three.hears(2).await;
+    assert_eq!(heard[heard.len() - 2..], ["8", "9"]);
+    assert!(one.heard.lock().unwrap().is_empty(), "it has had its own");
+}
+
+#[tokio::test]
+async fn a_master_that_was_demoted_is_left_and_none_is_begun_with() {
+    let redis = Redis::start();
+    let server = Arc::new(Server::parse(&redis.url).unwrap());
+    let mut node = Node::start(&server, 1).await;
+    node.link.ping().await.unwrap();
+    node.link.ping().await.unwrap();
+    assert!(faults(&redis.url).await.is_empty());
+    let mut demote = redis::cmd("REPLICAOF");
+    demote.arg("127.0.0.1").arg(1);
+    let commands = super::Commands::new(server.clone());
+    commands.query::<redis::Value>(&demote).await.unwrap();
+    let error = node.link.ping().await.unwrap_err();
+    assert!(error.to_string().contains("replica"), "{error}");
+    let listened = node.driver.listen(Arc::new(|_| {})).await;
+    assert!(
+        listened.is_err(),
+        "its publications would reach nobody else"
+    );
+    let told = faults(&redis.url).await;
+    assert!(told[0].contains("is a replica"), "{told:?}");
+}
+
+#[tokio::test]
+async fn what_is_published_and_does_not_come_back_ends_the_connection() {
+    let (redis, other) = (Redis::start(), Redis::start());
+    let server = Arc::new(Server::parse(&redis.url).unwrap());
+    let mut node = Node::start(&server, 1).await;
+    node.link.ping().await.unwrap();
+    // Publications go to one server, and another one is listened to.
+    let elsewhere = Arc::new(Server::parse(&other.url).unwrap());
+    let mut stray = Node::start(&elsewhere, 1).await.link;
+    stray.publish_by(&server);
+    let error = stray.ping().await.unwrap_err();
+    assert!(error.to_string().contains("come back"), "{error}");
+}

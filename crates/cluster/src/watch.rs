@@ -1,0 +1,163 @@
+//! What goes wrong in a cluster without an error anywhere: a server that may throw things away,
+//! nodes that cannot be reached, nodes with other settings. Each is said once.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use hashbrown::HashSet;
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+
+use crate::member::{Local, Member};
+use crate::redis::{Server, examine};
+use crate::registry::{NodeInfo, NodeState, Registry};
+
+/// How often is looked.
+const INTERVAL: Duration = Duration::from_secs(30);
+/// The first time: when nodes that start together have joined.
+const FIRST: Duration = Duration::from_secs(3);
+/// How long a node may take to take a connection.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// Nodes whose addresses are tried at a time, each once in its life.
+const MAX_TRIED: usize = 16;
+/// Processes that were tried, and things that were said: then all may be tried and said again.
+const MAX_REMEMBERED: usize = 4096;
+
+/// What was looked at, and said.
+#[derive(Default)]
+struct Seen {
+    /// Processes whose addresses have answered, or were spoken of.
+    reached: HashSet<Arc<str>>,
+    /// Those that did not answer the last time: they may just be starting, or ending.
+    doubted: HashSet<Arc<str>>,
+    said: HashSet<String>,
+}
+
+impl Seen {
+    /// Whether something is news.
+    fn is_new(&mut self, key: String) -> bool {
+        if self.said.len() >= MAX_REMEMBERED {
+            self.said.clear();
+        }
+        self.said.insert(key)
+    }
+}
+
+/// The settings that another node has otherwise: its key, what is set here, and what there.
+fn differences<'a>(
+    own: &'a NodeInfo,
+    other: &'a NodeInfo,
+) -> impl Iterator<Item = (&'a str, &'a str, &'a str)> {
+    own.settings.iter().filter_map(|(key, here)| {
+        // A node of another version may not have it.
+        let there = other.settings.get(key)?;
+        (here != there).then_some((&**key, &**here, &**there))
+    })
+}
+
+fn compare(own: &NodeInfo, others: &[NodeState], seen: &mut Seen) {
+    for other in others {
+        for (key, here, there) in differences(own, &other.info) {
+            if seen.is_new(format!("setting {key}")) {
+                tracing::warn!(
+                    "{key} is {here} on this node and {there} on node {}: the nodes of a cluster \
+                     do not behave as one then",
+                    other.info.node_id
+                );
+            }
+        }
+    }
+}
+
+/// Tries the addresses of nodes that are new here.
+async fn reach(others: &[NodeState], seen: &mut Seen) {
+    if seen.reached.len() >= MAX_REMEMBERED {
+        seen.reached.clear();
+    }
+    let mut tries = JoinSet::new();
+    let untried = others.iter().filter(|other| {
+        !other.info.address.is_empty() && !seen.reached.contains(&other.info.process())
+    });
+    for other in untried.take(MAX_TRIED) {
+        let info = other.info.clone();
+        tries.spawn(async move {
+            let connecting = TcpStream::connect(&*info.address);
+            let tried = tokio::time::timeout(CONNECT_TIMEOUT, connecting).await;
+            let error = match tried {
+                Ok(Ok(_)) => None,
+                Ok(Err(error)) => Some(error.to_string()),
+                Err(_) => Some("no answer in time".to_owned()),
+            };
+            (info, error)
+        });
+    }
+    let mut doubted = HashSet::new();
+    for (info, error) in tries.join_all().await {
+        let process = info.process();
+        match error {
+            Some(_) if !seen.doubted.contains(&process) => {
+                doubted.insert(process);
+                continue;
+            }
+            Some(error) => tracing::warn!(
+                node = %info.node_id,
+                address = %info.address,
+                %error,
+                "this node does not reach another where that says it is: clients are not handed \
+                 on to it, and the API misses it; set cluster.advertise (or cluster.listen) there"
+            ),
+            None => {}
+        }
+        seen.reached.insert(process);
+    }
+    seen.doubted = doubted;
+}
+
+async fn look_at_server(server: &Arc<Server>, seen: &mut Seen) {
+    let Ok(findings) = examine(server).await else {
+        return;
+    };
+    for finding in findings {
+        if seen.is_new(format!("server {}", finding.key)) {
+            tracing::warn!("the Redis of cluster.url {}", finding.sentence);
+        }
+    }
+}
+
+/// Looks every so often, until it is dropped.
+pub(crate) async fn watch<R: Registry, L: Local>(server: Arc<Server>, member: Arc<Member<R, L>>) {
+    let mut seen = Seen::default();
+    tokio::time::sleep(FIRST).await;
+    loop {
+        look_at_server(&server, &mut seen).await;
+        if let Ok(nodes) = member.nodes().await {
+            let tag = member.info().tag;
+            let is_living = |node: &NodeState| node.lease > 0 && node.info.tag != tag;
+            let others: Vec<NodeState> = nodes.into_iter().filter(is_living).collect();
+            compare(member.info(), &others, &mut seen);
+            reach(&others, &mut seen).await;
+        }
+        let is_sure = seen.doubted.is_empty();
+        tokio::time::sleep(if is_sure { INTERVAL } else { FIRST }).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_setting_that_another_node_has_otherwise_is_named() {
+        let with = |settings: &[(&str, &str)]| NodeInfo {
+            settings: settings
+                .iter()
+                .map(|(key, value)| ((*key).into(), (*value).into()))
+                .collect(),
+            ..NodeInfo::default()
+        };
+        let own = with(&[("a", "1"), ("b", "2"), ("c", "3")]);
+        let other = with(&[("a", "1"), ("b", "4")]);
+        let all: Vec<_> = differences(&own, &other).collect();
+        assert_eq!(all, [("b", "2", "4")]);
+    }
+}
