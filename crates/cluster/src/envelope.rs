@@ -18,7 +18,7 @@ const NUMBERS: usize = 6;
 const NONE: u32 = u32::MAX;
 
 /// Whose publication it is: a process, and how many it had sent before.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Origin {
     /// The process's tag.
     pub tag: u32,

@@ -52,8 +52,9 @@ pub fn body(
 pub enum Sent<'a> {
     /// An event, and whose it was.
     Event(Heard<'a>, Origin),
-    /// The end of a scope: which request it answers, and which of its scopes it is.
-    Tail(u64, usize, Tail<'a>),
+    /// The end of a scope: which request it answers, which of its scopes it is, and whose its
+    /// events were.
+    Tail(u64, usize, Tail<'a>, Vec<Origin>),
     /// All scopes of a request were sent.
     End(u64, Reached),
     /// Another node has taken a session up, by the claim of this number.
@@ -94,7 +95,11 @@ pub fn read(bytes: &[u8], max: usize) -> Option<Sent<'_>> {
     let kind = reader.u8()?;
     let line = reader.u32()?;
     match kind {
-        3 => read_event(&mut reader, line, max).map(|(heard, origin)| Sent::Event(heard, origin)),
+        3 => {
+            let at = read_position(&mut reader, line)?;
+            let (heard, origin) = read_event(reader, at, max)?;
+            Some(Sent::Event(heard, origin))
+        }
         4 => read_tail(&mut reader, max),
         5 => Some(Sent::End(
             reader.u64()?,
@@ -112,14 +117,17 @@ pub fn read(bytes: &[u8], max: usize) -> Option<Sent<'_>> {
     }
 }
 
-fn read_event<'a>(reader: &mut Reader<'a>, line: u32, max: usize) -> Option<(Heard<'a>, Origin)> {
-    let at = Position {
+fn read_position(reader: &mut Reader<'_>, line: u32) -> Option<Position> {
+    Some(Position {
         line,
         id: reader.u64()?,
         before: reader.u64()?,
         epoch: reader.u64()?,
         offset: reader.u64()?,
-    };
+    })
+}
+
+fn read_event(mut reader: Reader<'_>, at: Position, max: usize) -> Option<(Heard<'_>, Origin)> {
     let flags = reader.u8()?;
     let skip = match flags & SKIPS {
         0 => None,
@@ -146,7 +154,7 @@ fn read_event<'a>(reader: &mut Reader<'a>, line: u32, max: usize) -> Option<(Hea
 fn read_tail<'a>(reader: &mut Reader<'a>, max: usize) -> Option<Sent<'a>> {
     let (request, index) = (reader.u64()?, reader.u64()? as usize);
     let (epoch, offset) = (reader.u64()?, reader.u64()?);
-    let known = Extent {
+    let mut known = Extent {
         last: reader.u64()?,
         dropped: reader.u64()?,
         dropped_offset: reader.u64()?,
@@ -158,15 +166,241 @@ fn read_tail<'a>(reader: &mut Reader<'a>, max: usize) -> Option<Sent<'a>> {
         let (3, line) = (event.u8()?, event.u32()?) else {
             return None;
         };
-        events.push(read_event(&mut event, line, max)?.0);
+        let at = read_position(&mut event, line)?;
+        match read_event(event, at, max) {
+            Some(read) => events.push(read),
+            // What another version has said is as good as lost, and nothing else.
+            None => {
+                known.dropped = known.dropped.max(at.id);
+                known.dropped_offset = known.dropped_offset.max(at.offset);
+            }
+        }
     }
-    events.sort_by_key(|event| event.at.id);
-    events.dedup_by_key(|event| event.at.id);
+    events.sort_by_key(|(event, _)| event.at.id);
+    events.dedup_by_key(|(event, _)| event.at.id);
+    let (events, origins) = events.into_iter().unzip();
     let tail = Tail {
         epoch,
         offset,
         known,
         events,
     };
-    Some(Sent::Tail(request, index, tail))
+    Some(Sent::Tail(request, index, tail, origins))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use heartline_core::backplane::NameList;
+    use proptest::prelude::*;
+
+    /// An event as the store sends it on.
+    fn sent(line: u32, numbers: [u64; 4], body: &[u8]) -> Vec<u8> {
+        let mut out = head(3, line, &numbers);
+        out.extend_from_slice(body);
+        out
+    }
+
+    fn head(kind: u8, line: u32, numbers: &[u64]) -> Vec<u8> {
+        let mut out = vec![kind];
+        out.extend_from_slice(&line.to_be_bytes());
+        for number in numbers {
+            out.extend_from_slice(&number.to_be_bytes());
+        }
+        out
+    }
+
+    /// What a test says.
+    #[derive(Debug, Clone)]
+    struct Words {
+        kind: u8,
+        texts: Vec<String>,
+        optional: Vec<Option<String>>,
+        attachments: Vec<Vec<u8>>,
+        flags: u8,
+        skip: Option<[u8; NAME]>,
+        numbers: [u64; 4],
+    }
+
+    fn words() -> impl Strategy<Value = Words> {
+        let text = || "\\PC{0,12}";
+        let parts = (
+            0u8..4,
+            prop::collection::vec(text(), 3),
+            prop::collection::vec(prop::option::of(text()), 4),
+            prop::collection::vec(prop::collection::vec(any::<u8>(), 0..20), 0..3),
+            prop_oneof![Just(0), Just(KEYED), Just(REMOVES), Just(GAP)],
+            prop::option::of(any::<[u8; NAME]>()),
+            any::<[u64; 4]>(),
+        );
+        parts.prop_map(
+            |(kind, texts, optional, attachments, flags, skip, numbers)| Words {
+                kind,
+                texts,
+                optional,
+                attachments,
+                flags,
+                skip,
+                numbers,
+            },
+        )
+    }
+
+    impl Words {
+        fn target(&self) -> Target<'_> {
+            let (namespace, name) = (&*self.texts[0], &*self.texts[1]);
+            let [tenant, third, topic, instead_of] =
+                [0, 1, 2, 3].map(|at| self.optional[at].as_deref());
+            match self.kind {
+                0 => Target::Room {
+                    namespace,
+                    tenant,
+                    room: name,
+                    key: third,
+                },
+                1 => Target::All { namespace, tenant },
+                2 => Target::Rooms {
+                    namespace,
+                    tenant,
+                    rooms: NameList(name),
+                    except: NameList(&self.texts[2]),
+                },
+                _ => Target::User {
+                    namespace,
+                    tenant,
+                    user: name,
+                    user_type: third.map(|_| third),
+                    topic,
+                    instead_of,
+                },
+            }
+        }
+
+        fn message(&self) -> Message {
+            let placeholders = (0..self.attachments.len())
+                .map(|at| format!(r#"{{"_placeholder":true,"num":{at}}}"#));
+            let args = placeholders.collect::<Vec<_>>().join(",");
+            Message {
+                attachments: self.attachments.iter().cloned().map(Into::into).collect(),
+                ..Message::new(&self.texts[2], &args)
+            }
+        }
+
+        fn bytes(&self, origin: Origin) -> Vec<u8> {
+            let skip = self.skip.map(|skip| SocketAddress(Sid::from_bytes(skip)));
+            body(self.flags, skip, origin, &self.target(), &self.message())
+        }
+
+        /// Whether it is what was said.
+        fn is(&self, line: u32, heard: &Heard<'_>) -> bool {
+            let [id, before, epoch, offset] = self.numbers;
+            let at = Position {
+                line,
+                id,
+                before,
+                epoch,
+                offset,
+            };
+            let said = self.message();
+            let message = heard.message.as_ref().map(|message| {
+                (&message.event, &message.args, &message.attachments)
+                    == (&said.event, &said.args, &said.attachments)
+            });
+            heard.at == at
+                && heard.target == self.target()
+                && heard.skip.map(|skip| skip.0.to_bytes()) == self.skip
+                && message == (self.flags != GAP).then_some(true)
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn events_survive_the_journey(words in words(), line: u32, tag: u32, number: u64) {
+            let origin = Origin { tag, number, after: 0 };
+            let bytes = sent(line, words.numbers, &words.bytes(origin));
+            match read(&bytes, 1 << 20) {
+                Some(Sent::Event(heard, by)) => {
+                    prop_assert!(words.is(line, &heard), "{heard:?}");
+                    prop_assert_eq!(by, origin);
+                }
+                other => prop_assert!(false, "{other:?}"),
+            }
+            // What breaks a bound is as good as lost.
+            if words.flags != GAP && words.message().size() > words.texts[2].len() {
+                let read = read(&bytes, 0);
+                let is_lost =
+                    matches!(&read, Some(Sent::Event(heard, _)) if heard.message.is_none());
+                prop_assert!(is_lost, "{read:?}");
+            }
+        }
+
+        #[test]
+        fn ends_survive_the_journey_in_the_order_of_their_events(
+            all in prop::collection::vec(words(), 0..5),
+            line: u32,
+            numbers: [u64; 7],
+            strange in prop::option::of(any::<[u64; 4]>()),
+        ) {
+            let mut bytes = head(4, line, &numbers);
+            let mut add = |event: &[u8]| {
+                bytes.extend_from_slice(&(event.len() as u32).to_be_bytes());
+                bytes.extend_from_slice(event);
+            };
+            // The newest of their keys come first, and again among the others.
+            for words in all.iter().take(2).chain(&all) {
+                let origin = Origin { tag: 1, number: words.numbers[0], after: 0 };
+                add(&sent(line, words.numbers, &words.bytes(origin)));
+            }
+            if let Some(numbers) = strange {
+                add(&sent(line, numbers, &[0, 255, 255]));
+            }
+            let Some(Sent::Tail(request, index, tail, origins)) = read(&bytes, 1 << 20) else {
+                return Err(TestCaseError::fail("it is not read"));
+            };
+            prop_assert_eq!((request, index as u64), (numbers[0], numbers[1]));
+            prop_assert_eq!((tail.epoch, tail.offset), (numbers[2], numbers[3]));
+            let [_, _, _, _, last, dropped, dropped_offset] = numbers;
+            let [strange_id, _, _, strange_offset] = strange.unwrap_or_default();
+            let known = Extent {
+                last,
+                dropped: dropped.max(strange_id),
+                dropped_offset: dropped_offset.max(strange_offset),
+            };
+            prop_assert_eq!(tail.known, known);
+            let mut expected = all.clone();
+            expected.sort_by_key(|words| words.numbers[0]);
+            expected.dedup_by_key(|words| words.numbers[0]);
+            prop_assert_eq!(tail.events.len(), expected.len());
+            for ((words, heard), by) in expected.iter().zip(&tail.events).zip(origins) {
+                prop_assert!(words.is(line, heard), "{heard:?}");
+                prop_assert_eq!(by.number, words.numbers[0]);
+            }
+        }
+
+        #[test]
+        fn any_bytes_are_refused_or_read(bytes: Vec<u8>, kind in 0u8..8) {
+            let _ = read(&bytes, 1 << 10);
+            let mut known = vec![kind];
+            known.extend_from_slice(&bytes);
+            let _ = read(&known, 1 << 10);
+        }
+
+        #[test]
+        fn what_was_damaged_on_its_way_is_refused_or_read(
+            words in words(), is_end: bool, at: prop::sample::Index, byte: u8,
+            cut: prop::sample::Index,
+        ) {
+            let event = sent(1, words.numbers, &words.bytes(Origin::default()));
+            let mut bytes = event.clone();
+            if is_end {
+                bytes = head(4, 1, &[1, 0, 1, 1, 1, 0, 0]);
+                bytes.extend_from_slice(&(event.len() as u32).to_be_bytes());
+                bytes.extend_from_slice(&event);
+            }
+            let _ = read(&bytes[..cut.index(bytes.len())], 1 << 20);
+            let at = at.index(bytes.len());
+            bytes[at] = byte;
+            let _ = read(&bytes, 1 << 20);
+        }
+    }
 }

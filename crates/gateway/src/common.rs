@@ -255,8 +255,14 @@ impl Fanout {
             return;
         };
         let now = self.clock.now();
+        let mut known = tail.known;
         let events = tail.events.into_iter().filter_map(|heard| {
-            let message = heard.message?;
+            let Some(message) = heard.message else {
+                // Who comes back from before it cannot be told of it.
+                known.dropped = known.dropped.max(heard.at.id);
+                known.dropped_offset = known.dropped_offset.max(heard.at.offset);
+                return None;
+            };
             let key = match heard.target {
                 Target::Room { key, .. } => key.map(Into::into),
                 _ => None,
@@ -279,7 +285,7 @@ impl Fanout {
                 room.take_in(
                     &recovery.line,
                     numbers,
-                    tail.known,
+                    known,
                     events,
                     |shard, gap, is_late| {
                         let room = room.clone();
@@ -298,9 +304,7 @@ impl Fanout {
             tenant,
             user: name,
         };
-        recovery
-            .shelf
-            .take_in(scope, &recovery.line, tail.known, events);
+        recovery.shelf.take_in(scope, &recovery.line, known, events);
     }
 
     /// The end of a scope does not come in time.
@@ -481,6 +485,7 @@ impl Record {
         Session {
             owner: owner(identity.user.as_deref()),
             is_lost,
+            was_here: true,
             record: serde_json::to_vec(self).unwrap_or_default(),
         }
     }

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use super::comparison::Comparison;
 use super::edges::Place;
-use super::incarnation::{End, Incarnation, Line, Why};
+use super::incarnation::{End, Incarnation, Line};
 use super::pace::Pace;
 use super::{Local, MAX_PAUSE, Member, Request, Requests, millis, pause_after, within};
 use crate::registry::{

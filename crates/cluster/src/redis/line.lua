@@ -8,7 +8,7 @@
 --
 -- <prefix>:line          hash: e epoch, i last number, f where it began, c claims of sessions,
 --                        run the server's run
--- <prefix>:line:op:P     the last batch of a process
+-- <prefix>:line:op:P     the last batch of a process: its number, and its events' offsets
 -- <prefix>:line:on:P     a process is there, or was lately
 -- <prefix>:lm:SCOPE      packed: the epoch of the offsets, the last offset, the last number, number
 --                        and offset of the last event that is not kept, bytes of events and keys
@@ -21,8 +21,8 @@ local call = redis.call
 local prefix = KEYS[1]
 local arguments = cjson.decode(ARGV[2])
 local LINE = prefix .. ':line'
--- Seconds for which a scope's numbers are remembered.
-local REMEMBERED = 24 * 3600
+-- Seconds for which a scope's numbers are remembered: for longer than its events.
+local REMEMBERED = math.max(24 * 3600, 2 * math.ceil((arguments.age or 0) / 1000))
 local MAX_EVENT, MAX_KEYS = 65536, 1000
 local KEYED, GAP, REMOVES = 1, 4, 8
 
@@ -114,11 +114,19 @@ local function put_scopes()
             local packed = struct.pack('>I8I8I8I8I8I8I8', scope.epoch, scope.offset, scope.last,
                 scope.dropped, scope.dropped_offset, scope.bytes, scope.key_bytes)
             call('SET', prefix .. ':lm:' .. name, packed, 'EX', REMEMBERED)
+            if scope.key_bytes > 0 then
+                call('EXPIRE', scope.keys, REMEMBERED)
+            end
         end
         if scope.is_longer then
             call('PEXPIRE', scope.list, arguments.age)
         end
     end
+end
+
+local function forget_key(scope, key)
+    scope.key_bytes = math.max(0, scope.key_bytes - call('HSTRLEN', scope.keys, key))
+    call('HDEL', scope.keys, key)
 end
 
 local function drop_all(scope, id, offset)
@@ -128,16 +136,16 @@ end
 
 -- Whether the event is kept as the newest of its key.
 local function keep_key(scope, key, event)
-    local before = call('HSTRLEN', scope.keys, key)
-    local bytes = scope.key_bytes - before + #event
-    if (before == 0 and call('HLEN', scope.keys) >= MAX_KEYS) or bytes > arguments.bytes then
-        call('HDEL', scope.keys, key)
-        scope.key_bytes = scope.key_bytes - before
+    forget_key(scope, key)
+    local count = call('HLEN', scope.keys)
+    if count == 0 then
+        scope.key_bytes = 0
+    end
+    if count >= MAX_KEYS or scope.key_bytes + #event > arguments.bytes then
         return false
     end
     call('HSET', scope.keys, key, event)
-    call('EXPIRE', scope.keys, REMEMBERED)
-    scope.key_bytes = bytes
+    scope.key_bytes = scope.key_bytes + #event
     return true
 end
 
@@ -166,16 +174,11 @@ local function keep(scope, event)
 end
 
 local function keep_flagged(scope, flags, key, event)
-    if flags == REMOVES then
-        scope.key_bytes = scope.key_bytes - call('HSTRLEN', scope.keys, key)
-        call('HDEL', scope.keys, key)
+    if flags == REMOVES or (flags == KEYED and #event > MAX_EVENT) then
+        forget_key(scope, key)
     end
     if #event > MAX_EVENT then
         drop_all(scope, line.last, scope.offset)
-        if flags == KEYED then
-            scope.key_bytes = scope.key_bytes - call('HSTRLEN', scope.keys, key)
-            call('HDEL', scope.keys, key)
-        end
         return
     end
     if flags == KEYED and not keep_key(scope, key, event) then
@@ -229,12 +232,18 @@ end
 local operations = {}
 
 -- { process, number, age, events, bytes }, then of each event its scope, channel, flags, key or
--- user, and body -> { epoch, begin, last, offsets }
+-- user, and body -> { epoch, begin, last, offsets }. Of a batch that is sent again, fewer events
+-- may have come: the offsets are those of when it was done.
 function operations.say()
     local done = prefix .. ':line:op:' .. arguments.process
     local offsets = {}
-    if tonumber(call('GET', done) or 0) < arguments.number then
-        call('SET', done, text(arguments.number), 'EX', 3600)
+    local before = call('GET', done) or '0'
+    local number = tonumber(string.match(before, '^%d+'))
+    if number == arguments.number then
+        for offset in string.gmatch(before, ' (%d+)') do
+            offsets[#offsets + 1] = offset
+        end
+    elseif number < arguments.number then
         for at = 3, #ARGV, 5 do
             local name, channel, flags = ARGV[at], ARGV[at + 1], tonumber(ARGV[at + 2])
             local offset
@@ -245,6 +254,7 @@ function operations.say()
             end
             offsets[#offsets + 1] = text(offset)
         end
+        call('SET', done, text(arguments.number) .. ' ' .. table.concat(offsets, ' '), 'EX', 3600)
         put_scopes()
         keep_last()
     end
@@ -287,9 +297,10 @@ function operations.collect()
     return 'OK'
 end
 
--- {} -> { epoch, begin, last }
-function operations.reach()
-    return { text(line.epoch), text(line.begin), text(line.last) }
+-- {} -> the next call begins another line: nobody knows what is missing in this one
+function operations.end_line()
+    call('HDEL', LINE, 'run')
+    return 'OK'
 end
 
 -- A session: the process that has it, when it was lost (0: it was not), the number of the claim
@@ -344,8 +355,8 @@ function operations.attend()
     return 'OK'
 end
 
--- { process, tag, name, user, window } -> { 'taken', record, epoch, begin, last,
--- the claim's number }, or { why }
+-- { process, tag, name, user, window } -> { 'taken', record, epoch, begin, last, the claim's
+-- number, which process had it }, or { why }
 function operations.claim()
     local key = prefix .. ':z:' .. arguments.tag
     local bytes = call('HGET', key, ARGV[3])
@@ -360,6 +371,7 @@ function operations.claim()
     if one.user ~= arguments.user then
         return { 'foreign' }
     end
+    local had = one.process
     -- Counted for all sessions together: one that was forgotten and written anew goes on.
     one.claim = call('HINCRBY', LINE, 'c', 1)
     if one.process ~= arguments.process then
@@ -367,7 +379,10 @@ function operations.claim()
     end
     one.process, one.lost = arguments.process, 0
     call('HSET', key, ARGV[3], session_bytes(one))
-    return { 'taken', one.record, text(line.epoch), text(line.begin), text(line.last), text(one.claim) }
+    return {
+        'taken', one.record, text(line.epoch), text(line.begin), text(line.last),
+        text(one.claim), had,
+    }
 end
 
 -- { tag }, and the name of a socket -> the process that has it, or nothing

@@ -155,6 +155,8 @@ pub struct Session {
     pub owner: String,
     /// Whether its connection was lost: it may be taken up for as long as the window.
     pub is_lost: bool,
+    /// Whether the node that takes it up has had it itself, and no other one since.
+    pub was_here: bool,
     /// What the gateway knows of it.
     pub record: Vec<u8>,
 }

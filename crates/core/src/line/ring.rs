@@ -155,13 +155,13 @@ impl Ring {
         }
         self.trim(event.at, bounds);
         if event.message.size() > MAX_EVENT || size > bounds.bytes {
-            self.dropped = event.id;
+            self.dropped = self.dropped.max(event.id);
             self.dropped_offset = self.dropped_offset.max(event.offset);
             return;
         }
         while self.bytes + size > bounds.bytes || self.account.held() + size > bounds.buffer {
             if !self.drop_oldest() {
-                self.dropped = event.id;
+                self.dropped = self.dropped.max(event.id);
                 self.dropped_offset = self.dropped_offset.max(event.offset);
                 return;
             }
@@ -380,3 +380,6 @@ impl Drop for Ring {
         self.account.sub(self.bytes);
     }
 }
+
+#[cfg(test)]
+mod tests;

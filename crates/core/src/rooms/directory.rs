@@ -671,3 +671,6 @@ impl RoomDirectory {
         self.peopled.load(Ordering::Relaxed)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -200,8 +200,9 @@ async fn claim(
         common.remembered().await;
     }
     let session = common.claim(name, owner(identity.user.as_deref())).await?;
-    let is_here = recovery.sessions.holds(&name);
-    Ok(Record::read(&session).filter(|_| !is_here))
+    // Another node may have had it since, and this one not have heard of that.
+    let is_as_here = recovery.sessions.holds(&name) && session.was_here;
+    Ok(Record::read(&session).filter(|_| !is_as_here))
 }
 
 /// Brings here what a socket that comes back may have missed: what all nodes have kept of its
@@ -240,7 +241,9 @@ async fn gather(
             user: user.into(),
         }));
     }
-    if !recovery.has_followed_since(earlier.place) {
+    // Something is asked for in any case: with the answer has come all that the client may have
+    // heard elsewhere.
+    if !recovery.has_followed_since(earlier.place) || coming.is_empty() {
         coming.spawn(common.follow(Scope::All { namespace, tenant }));
     }
     let mut is_all_here = true;

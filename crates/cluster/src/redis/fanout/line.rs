@@ -45,6 +45,8 @@ const SESSIONS_PER_CALL: usize = 128;
 const PATIENCE: Duration = Duration::from_secs(2);
 /// How long a join waits until it is written down.
 const MAX_WAIT_FOR_WRITING: Duration = Duration::from_secs(1);
+/// Nobody has told yet which line it is.
+pub(super) const NO_LINE: u64 = u64::MAX;
 pub(super) const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const MAX_PAUSE: Duration = Duration::from_millis(250);
 /// How often the store is told that this node is there.
@@ -107,8 +109,9 @@ struct Queue {
     number: u64,
     /// Some of it is on its way.
     is_busy: bool,
-    /// Whose events were given up.
+    /// Whose events were given up; and whether there were more of them.
     owed: HashSet<Scope>,
+    owes_all: bool,
 }
 
 #[derive(Default)]
@@ -145,6 +148,8 @@ struct Asked {
     scopes: Vec<Scope>,
     /// Whether it is asked what was missed.
     of_phase: bool,
+    /// Scopes whose ends have come.
+    taken_in: usize,
     done: oneshot::Sender<()>,
 }
 
@@ -176,10 +181,20 @@ pub struct Line {
     written: watch::Sender<u64>,
     /// The last number that is known.
     last: AtomicU64,
-    /// The line's epoch, as it is known.
+    /// The line's epoch, as it is known, and the one that the node follows.
     epoch: AtomicU64,
+    pub(super) followed_line: AtomicU64,
     /// Something of the line was lost on its way to this node.
     pub(super) behind: Notify,
+}
+
+/// Forgets a request that nobody waits for any more.
+struct Forgets<'a>(&'a Line, u64);
+
+impl Drop for Forgets<'_> {
+    fn drop(&mut self) {
+        locked(&self.0.requests).remove(&self.1);
+    }
 }
 
 fn scope_of(target: &Target<'_>) -> Option<Scope> {
@@ -280,7 +295,8 @@ impl Line {
             change: Notify::new(),
             written: watch::Sender::new(0),
             last: AtomicU64::new(0),
-            epoch: AtomicU64::new(u64::MAX),
+            epoch: AtomicU64::new(NO_LINE),
+            followed_line: AtomicU64::new(NO_LINE),
             behind: Notify::new(),
         })
     }
@@ -357,6 +373,7 @@ impl Line {
         arguments["process"] = json!(&*self.process);
         arguments["sharded"] = json!(self.is_sharded);
         arguments["last"] = json!(self.last.load(Ordering::Relaxed));
+        arguments["age"] = json!(self.settings.age.as_millis() as u64);
         command.arg(operation).arg(arguments.to_string());
         command
     }
@@ -394,21 +411,36 @@ impl Line {
     /// The answers of the store say how far the line is.
     fn note_reached(&self, epoch: &str, begin: &str, last: &str) {
         let read = |text: &str| text.parse::<u64>().unwrap_or_default();
-        self.reached(Reached {
+        self.note(Reached {
             line: read(epoch) as u32,
             begin: read(begin),
             last: read(last),
         });
     }
 
-    /// How far the line is; it is told when that is news.
-    pub(super) fn reached(&self, reached: Reached) {
-        self.last.fetch_max(reached.last, Ordering::Relaxed);
+    /// How far the line is. If it is another one, what was said and who hears it may be
+    /// forgotten there: users are named anew, and what was missed is looked for.
+    pub(super) fn note(&self, reached: Reached) {
+        let known = self.last.fetch_max(reached.last, Ordering::Relaxed);
         let line = u64::from(reached.line);
-        let is_news = self.epoch.swap(line, Ordering::Relaxed) != line;
-        if let Some(node) = self.node().filter(|_| is_news) {
-            node.reach(reached);
+        let before = self.epoch.load(Ordering::Relaxed);
+        // What is of an earlier line was on its way.
+        if before == line || (before != NO_LINE && reached.last < known) {
+            return;
         }
+        self.epoch.store(line, Ordering::Relaxed);
+        if before == NO_LINE {
+            return;
+        }
+        {
+            let mut sessions = locked(&self.sessions);
+            let users = std::mem::take(&mut sessions.attended).into_keys();
+            sessions.users.extend(users);
+            sessions.count += 1;
+        }
+        self.change.notify_one();
+        self.cut();
+        self.behind.notify_one();
     }
 
     // --- saying -----------------------------------------------------------
@@ -476,7 +508,7 @@ impl Line {
 
     /// Whether an own event that comes back has been delivered here already.
     pub(super) fn was_told_alone(&self, origin: Origin) -> bool {
-        origin.tag == self.tag && locked(&self.alone).remove(&origin.number)
+        origin.tag == self.tag && locked(&self.alone).contains(&origin.number)
     }
 
     /// An event could not be said in time.
@@ -494,12 +526,7 @@ impl Line {
             }
             alone.insert(saying.number);
         }
-        {
-            let mut queue = locked(&self.queue);
-            if queue.owed.len() < MAX_OWED {
-                queue.owed.insert(saying.scope);
-            }
-        }
+        self.owe(saying.scope);
         if let Some(Said {
             target,
             message,
@@ -525,6 +552,15 @@ impl Line {
             batch.push(saying);
         }
         queue.is_busy = !batch.is_empty();
+    }
+
+    /// An event was given up that others may not hear of: a gap is to be said in its place.
+    fn owe(&self, scope: Scope) {
+        let mut queue = locked(&self.queue);
+        match queue.owed.len() < MAX_OWED {
+            true => drop(queue.owed.insert(scope)),
+            false => queue.owes_all |= !queue.owed.contains(&scope),
+        }
     }
 
     /// Gaps that stand for what was given up.
@@ -566,9 +602,13 @@ impl Line {
         let mut number = 0;
         let mut batch = Vec::with_capacity(MAX_PER_CALL);
         loop {
-            self.next_batch(&mut batch);
+            if locked(&self.queue).owes_all {
+                self.end_line().await;
+            }
+            // What is missing comes first: it is older than what waits.
+            batch = self.owed();
             if batch.is_empty() {
-                batch = self.owed();
+                self.next_batch(&mut batch);
             }
             if batch.is_empty() {
                 self.work.notified().await;
@@ -579,18 +619,26 @@ impl Line {
         }
     }
 
+    /// Nobody can be told of all that is missing: another line begins.
+    async fn end_line(&self) {
+        match self.ask::<Value>(&self.call("end_line", json!({}))).await {
+            Ok(_) => locked(&self.queue).owes_all = false,
+            Err(error) => {
+                self.complain(&error, "that publications are missing is not in the line");
+                tokio::time::sleep(MAX_PAUSE).await;
+            }
+        }
+    }
+
     /// Says a batch, again and again until it is said or too old.
     async fn say_batch(&self, batch: &mut Vec<Saying>, number: u64) {
-        let LineSettings {
-            age, events, bytes, ..
-        } = self.settings;
+        let LineSettings { events, bytes, .. } = self.settings;
         let mut pause = FIRST_PAUSE;
         loop {
             let mut command = self.call(
                 "say",
                 json!({
-                    "number": number, "age": age.as_millis() as u64, "events": events,
-                    "bytes": bytes,
+                    "number": number, "events": events, "bytes": bytes,
                 }),
             );
             for saying in &*batch {
@@ -604,7 +652,9 @@ impl Line {
                     self.note_reached(&epoch, &begin, &last);
                     let count = batch.len() as u64;
                     self.counters.sent.fetch_add(count, Ordering::Relaxed);
-                    let mut offsets = offsets.into_iter();
+                    // Those at the front were given up since it was sent first.
+                    let given_up = offsets.len().saturating_sub(batch.len());
+                    let mut offsets = offsets.into_iter().skip(given_up);
                     for saying in batch.drain(..) {
                         if let (Some(reply), Some(offset)) = (saying.reply, offsets.next()) {
                             let _ = reply.send(offset);
@@ -619,9 +669,7 @@ impl Line {
                     for old in old {
                         match old.said.is_some() {
                             true => self.give_up(old),
-                            false => {
-                                locked(&self.queue).owed.insert(old.scope);
-                            }
+                            false => self.owe(old.scope),
                         }
                     }
                     self.drop_old_waiting();
@@ -707,24 +755,24 @@ impl Line {
         let asked = Asked {
             scopes,
             of_phase: after.is_some(),
+            taken_in: 0,
             done,
         };
         locked(&self.requests).insert(request, asked);
+        let _forgets = Forgets(self, request);
         let after = after.unwrap_or(0);
         let arguments = json!({ "request": request, "after": after, "scopes": names });
-        let has_come = match self.ask::<Value>(&self.call("collect", arguments)).await {
+        match self.ask::<Value>(&self.call("collect", arguments)).await {
             Ok(_) => matches!(tokio::time::timeout(PATIENCE, answer).await, Ok(Ok(()))),
             Err(error) => {
                 self.complain(&error, "what was kept of rooms cannot be read");
                 false
             }
-        };
-        locked(&self.requests).remove(&request);
-        has_come
+        }
     }
 
-    /// Asks for the ends of all these scopes; whether all have come.
-    pub(super) async fn collect_all(&self, scopes: Vec<Scope>, after: u64) -> bool {
+    /// Asks for the ends of all these scopes: in how many requests, if all were answered.
+    pub(super) async fn collect_all(&self, scopes: Vec<Scope>, after: u64) -> Option<usize> {
         // At least one call: it says how far the line is.
         let mut chunks: Vec<Vec<Scope>> = scopes
             .chunks(SCOPES_PER_CALL * 16)
@@ -733,12 +781,20 @@ impl Line {
         if chunks.is_empty() {
             chunks.push(Vec::new());
         }
+        let count = chunks.len();
         for chunk in chunks {
             if !self.collect(chunk, Some(after)).await {
-                return false;
+                return None;
             }
         }
-        true
+        Some(count)
+    }
+
+    /// The end of a scope of a request was taken in.
+    pub(super) fn took_in(&self, request: u64) {
+        if let Some(asked) = locked(&self.requests).get_mut(&request) {
+            asked.taken_in += 1;
+        }
     }
 
     /// A scope of a request.
@@ -753,9 +809,11 @@ impl Line {
         requests.get(&request).is_some_and(|asked| asked.of_phase)
     }
 
-    /// All of a request has come.
+    /// All of a request has come, or was lost on its way.
     pub(super) fn came(&self, request: u64) {
-        if let Some(asked) = locked(&self.requests).remove(&request) {
+        if let Some(asked) = locked(&self.requests).remove(&request)
+            && (asked.of_phase || asked.taken_in == asked.scopes.len())
+        {
             let _ = asked.done.send(());
         }
     }
@@ -951,7 +1009,8 @@ impl Line {
         let arguments = json!({ "tag": tag, "user": owner, "window": window });
         let mut command = self.call("claim", arguments);
         command.arg(&name.0.to_bytes()[..]);
-        let answer: Vec<Value> = self.ask(&command).await.map_err(|error| {
+        let answer = self.ask::<Vec<Value>>(&command).await;
+        let answer = answer.map_err(|error| {
             self.complain(&error, "sessions cannot be taken up");
             Unclaimed::Unreachable
         })?;
@@ -978,6 +1037,7 @@ impl Line {
                 Ok(Session {
                     owner: owner.to_owned(),
                     is_lost: false,
+                    was_here: text(6) == *self.process,
                     record: record.ok_or(Unclaimed::Unknown)?,
                 })
             }
@@ -1030,3 +1090,6 @@ impl Line {
         );
     }
 }
+
+#[cfg(test)]
+mod tests;

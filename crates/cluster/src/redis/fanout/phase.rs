@@ -6,10 +6,12 @@
 
 use std::sync::atomic::Ordering;
 
-use heartline_core::backplane::line::Heard;
+use heartline_core::backplane::line::{Heard, Position, Reached, Scope};
 use heartline_core::backplane::{Missed, Node};
+use heartline_core::line::ring::Extent;
 
-use super::line::Line;
+use super::line::{FIRST_PAUSE, Line, NO_LINE, target_of};
+use crate::envelope::Origin;
 use crate::kept::{self, Sent};
 use crate::locked::locked;
 
@@ -21,7 +23,10 @@ const MAX_BYTES: usize = 64 << 20;
 #[derive(Default)]
 pub(super) struct Phase {
     /// The ends of scopes that were asked for.
-    ends: Vec<Vec<u8>>,
+    ends: Vec<(Scope, Vec<u8>)>,
+    /// How many requests for them were answered, and how far the line was at the last.
+    answered: usize,
+    reached: Option<Reached>,
     /// What has come since.
     waiting: Vec<Vec<u8>>,
     bytes: usize,
@@ -29,7 +34,7 @@ pub(super) struct Phase {
 }
 
 impl Phase {
-    fn push(&mut self, payload: &[u8], is_end: bool) {
+    fn push(&mut self, payload: &[u8], end_of: Option<Scope>) {
         self.bytes += payload.len();
         if self.bytes > MAX_BYTES {
             self.is_over = true;
@@ -37,11 +42,26 @@ impl Phase {
             self.waiting = Vec::new();
             return;
         }
-        let list = match is_end {
-            true => &mut self.ends,
-            false => &mut self.waiting,
-        };
-        list.push(payload.to_vec());
+        match end_of {
+            Some(scope) => self.ends.push((scope, payload.to_vec())),
+            None => self.waiting.push(payload.to_vec()),
+        }
+    }
+}
+
+/// The loss of what is not kept any more of a scope, as if it was heard.
+fn gap(scope: &Scope, line: u32, epoch: u64, known: Extent) -> Heard<'_> {
+    Heard {
+        at: Position {
+            line,
+            id: known.dropped,
+            before: 0,
+            epoch,
+            offset: known.dropped_offset,
+        },
+        target: target_of(scope),
+        message: None,
+        skip: None,
     }
 }
 
@@ -58,19 +78,31 @@ impl Line {
         let Some(sent) = kept::read(payload, max) else {
             return;
         };
+        if let Sent::Event(heard, _) = &sent {
+            let before = heard.at.id.saturating_sub(1);
+            self.note(Reached {
+                line: heard.at.line,
+                begin: before,
+                last: before,
+            });
+        }
         {
             let mut phase = locked(&self.phase);
             if let Some(phase) = phase.as_mut() {
-                let at_once = match &sent {
-                    Sent::End(request, _) => self.is_of_phase(*request),
-                    Sent::Claimed(..) => true,
-                    Sent::Tail(request, ..) if self.is_of_phase(*request) => {
-                        return phase.push(payload, true);
+                match &sent {
+                    Sent::Claimed(..) => {}
+                    Sent::End(request, reached) if self.is_of_phase(*request) => {
+                        phase.answered += 1;
+                        phase.reached = Some(*reached);
+                        return self.came(*request);
                     }
-                    Sent::Event(..) | Sent::Tail(..) => false,
-                };
-                if !at_once {
-                    return phase.push(payload, false);
+                    Sent::Tail(request, index, ..) if self.is_of_phase(*request) => {
+                        let scope = self.asked(*request, *index);
+                        return phase.push(payload, scope);
+                    }
+                    Sent::Event(..) | Sent::Tail(..) | Sent::End(..) => {
+                        return phase.push(payload, None);
+                    }
                 }
             }
         }
@@ -82,20 +114,19 @@ impl Line {
             return;
         };
         match sent {
-            Sent::Event(mut heard, origin) => {
-                if self.was_told_alone(origin) {
-                    heard.message = None;
+            Sent::Event(heard, origin) => self.tell_event(&**node, heard, origin),
+            Sent::Tail(request, index, mut tail, origins) => {
+                for (heard, origin) in tail.events.iter_mut().zip(origins) {
+                    heard.message.take_if(|_| self.was_told_alone(origin));
                 }
-                self.tell_event(&**node, heard);
-            }
-            Sent::Tail(request, index, tail) => {
                 if let Some(scope) = self.asked(request, index) {
                     node.take_in(&scope, tail);
+                    self.took_in(request);
                 }
             }
             Sent::End(request, reached) => {
-                self.reached(reached);
                 // All that is for this node up to there has come before.
+                self.delivered.fetch_max(reached.last, Ordering::Relaxed);
                 node.reach(reached);
                 self.came(request);
             }
@@ -105,32 +136,64 @@ impl Line {
         }
     }
 
-    fn tell_event(&self, node: &dyn Node, heard: Heard<'_>) {
+    fn tell_event(&self, node: &dyn Node, mut heard: Heard<'_>, origin: Origin) {
         self.delivered.fetch_max(heard.at.id, Ordering::Relaxed);
+        heard.message.take_if(|_| self.was_told_alone(origin));
         node.hear(heard);
     }
 
     /// All that was missed is there: it is told, and what has come since.
     pub(super) fn goes_on(&self, max: usize) {
-        let Some(phase) = locked(&self.phase).take() else {
-            return;
+        let (phase, reached) = {
+            let mut phase = locked(&self.phase);
+            // There was another cut since: what it lost is being found.
+            let Some(reached) = phase.as_ref().and_then(|phase| phase.reached) else {
+                return;
+            };
+            (phase.take().unwrap_or_default(), reached)
         };
         let Some(node) = self.node() else {
             return;
         };
-        if phase.is_over {
-            node.missed(Missed::Anybody);
-            return;
+        let line = u64::from(reached.line);
+        let before = self.followed_line.swap(line, Ordering::Relaxed);
+        let is_another = before != NO_LINE && before != line;
+        match before {
+            NO_LINE => node.reach(reached),
+            _ if is_another => node.reach(Reached {
+                last: reached.begin,
+                ..reached
+            }),
+            _ => {}
         }
-        let ends = phase.ends.iter().filter_map(|end| kept::read(end, max));
-        let mut missed: Vec<Heard<'_>> = Vec::new();
-        for end in ends {
-            if let Sent::Tail(_, _, tail) = end {
-                missed.extend(tail.events);
+        if phase.is_over || is_another {
+            node.missed(Missed::Anybody);
+            // Where nothing comes, that is told at once too.
+            for scope in node.followed() {
+                if let Scope::Room { .. } = scope {
+                    drop(self.follow(scope));
+                }
             }
         }
-        missed.sort_by_key(|heard| heard.at.id);
-        missed.dedup_by_key(|heard| heard.at.id);
+        self.tell_missed(&**node, &phase, reached.line, max);
+        self.delivered.fetch_max(reached.last, Ordering::Relaxed);
+        node.reach(reached);
+    }
+
+    fn tell_missed(&self, node: &dyn Node, phase: &Phase, line: u32, max: usize) {
+        let after = self.delivered.load(Ordering::Relaxed);
+        let mut missed: Vec<(Heard<'_>, Origin)> = Vec::new();
+        for (scope, end) in &phase.ends {
+            let Some(Sent::Tail(_, _, tail, origins)) = kept::read(end, max) else {
+                continue;
+            };
+            if tail.known.dropped > after {
+                let gap = gap(scope, line, tail.epoch, tail.known);
+                missed.push((gap, Origin::default()));
+            }
+            missed.extend(tail.events.into_iter().zip(origins));
+        }
+        missed.sort_by_key(|(heard, _)| heard.at.id);
         let mut missed = missed.into_iter().peekable();
         for payload in &phase.waiting {
             let Some(sent) = kept::read(payload, max) else {
@@ -138,27 +201,34 @@ impl Line {
             };
             if let Sent::Event(heard, _) = &sent {
                 let id = heard.at.id;
-                while let Some(earlier) = missed.next_if(|earlier| earlier.at.id <= id) {
-                    self.tell_event(&**node, earlier);
+                while let Some((earlier, by)) = missed.next_if(|(earlier, _)| earlier.at.id < id) {
+                    self.tell_event(node, earlier, by);
                 }
+                while missed.next_if(|(same, _)| same.at.id == id).is_some() {}
             }
             self.tell(sent);
         }
-        missed.for_each(|heard| self.tell_event(&**node, heard));
+        missed.for_each(|(heard, origin)| self.tell_event(node, heard, origin));
     }
 
     /// Finds what was missed, until it is found.
     pub(super) async fn catch_up(&self) {
         loop {
+            // Whoever is to be heard of is.
+            self.remembered().await;
             let after = self.delivered.load(Ordering::Relaxed);
             let scopes = match (self.node(), after) {
                 (Some(node), 1..) => node.followed(),
                 _ => Vec::new(),
             };
-            if self.collect_all(scopes, after).await {
-                return;
+            if let Some(answers) = self.collect_all(scopes, after).await {
+                let phase = locked(&self.phase);
+                // Otherwise there was a cut in between.
+                if phase.as_ref().is_none_or(|phase| phase.answered >= answers) {
+                    return;
+                }
             }
-            tokio::time::sleep(super::line::FIRST_PAUSE).await;
+            tokio::time::sleep(FIRST_PAUSE).await;
         }
     }
 }

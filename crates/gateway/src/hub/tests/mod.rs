@@ -12,6 +12,7 @@ mod drain;
 mod gaps;
 mod leaving;
 mod lists;
+mod moving;
 mod order;
 mod requests;
 mod resume;

@@ -7,7 +7,7 @@ use super::*;
 use crate::config::RecoveryConfig;
 
 /// A gateway that keeps what goes to rooms for a minute.
-fn kept() -> Config {
+pub(super) fn kept() -> Config {
     Config {
         recovery: RecoveryConfig {
             window: Some(seconds(60)),
@@ -19,8 +19,8 @@ fn kept() -> Config {
 
 /// A client that remembers what socket.io-client remembers.
 /// Source: socket.io-client, `Socket.emitEvent` and `Socket._sendConnectPacket`.
-struct Tracking {
-    client: Client,
+pub(super) struct Tracking {
+    pub(super) client: Client,
     token: String,
     sid: String,
     pid: Option<String>,
@@ -28,25 +28,31 @@ struct Tracking {
     /// The arguments of the events that have come, without places.
     got: Vec<String>,
     /// Whether the last CONNECT went on with the session before.
-    recovered: bool,
+    pub(super) recovered: bool,
 }
 
 impl Tracking {
     fn new(world: &mut World, token: &str) -> Tracking {
-        let mut tracking = Tracking {
-            client: world.engineio(),
+        let mut tracking = Tracking::lost(world.engineio(), token);
+        tracking.connect(world);
+        tracking
+    }
+
+    /// One that has not joined yet.
+    pub(super) fn lost(client: Client, token: &str) -> Tracking {
+        Tracking {
+            client,
             token: token.into(),
             sid: String::new(),
             pid: None,
             offset: None,
             got: Vec::new(),
             recovered: false,
-        };
-        tracking.connect(world);
-        tracking
+        }
     }
 
-    fn connect(&mut self, world: &mut World) {
+    /// What it says when it connects.
+    pub(super) fn hello(&self) -> String {
         let mut auth = format!(r#""token":"{}""#, self.token);
         if let Some(pid) = &self.pid {
             auth.push_str(&format!(r#","pid":"{pid}""#));
@@ -54,7 +60,12 @@ impl Tracking {
                 auth.push_str(&format!(r#","offset":"{offset}""#));
             }
         }
-        self.client.says(&format!("40{{{auth}}}"));
+        format!("40{{{auth}}}")
+    }
+
+    fn connect(&mut self, world: &mut World) {
+        let hello = self.hello();
+        self.client.says(&hello);
         world.settle();
         self.hear(usize::MAX);
     }
@@ -66,12 +77,12 @@ impl Tracking {
     }
 
     /// Receives what has come, but for all after the first few texts.
-    fn hear(&mut self, most: usize) {
+    pub(super) fn hear(&mut self, most: usize) {
         let texts = self.client.hears().into_iter();
         self.take(texts.take(most));
     }
 
-    fn take(&mut self, texts: impl IntoIterator<Item = String>) {
+    pub(super) fn take(&mut self, texts: impl IntoIterator<Item = String>) {
         for text in texts {
             if let Some(reply) = text.strip_prefix("40") {
                 let reply: serde_json::Value = serde_json::from_str(reply).unwrap();
@@ -100,17 +111,17 @@ impl Tracking {
         self.hear(usize::MAX);
     }
 
-    fn got(&mut self) -> Vec<String> {
+    pub(super) fn got(&mut self) -> Vec<String> {
         std::mem::take(&mut self.got)
     }
 
-    fn is_cut(&mut self, world: &mut World) {
+    pub(super) fn is_cut(&mut self, world: &mut World) {
         self.client.0.end();
         world.settle();
     }
 }
 
-fn said(world: &World, room: &str, text: &str) {
+pub(super) fn said(world: &World, room: &str, text: &str) {
     let to = world.gateway.to("/", None, room).unwrap();
     to.emit("news", text).unwrap();
 }

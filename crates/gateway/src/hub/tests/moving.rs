@@ -1,0 +1,759 @@
+//! Two nodes that share one line, in memory, and a client that is lost and comes back at
+//! either: it hears everything once and in order, or begins anew.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use heartline_core::backplane::line::{
+    Heard, Position, Reached, Scope, Session as Written, SharedLine, Tail, Unclaimed,
+};
+use heartline_core::backplane::local::LocalBackplane;
+use heartline_core::backplane::{Backplane, Message, NameList, Node, Subscription, Target};
+use heartline_core::entries::UserPresence;
+use heartline_core::line::ring::Extent;
+use heartline_core::presence::{
+    Admitted, DeviceLimitReached, Newcomer, Presence, RoomAddress, SocketAddress,
+};
+use heartline_core::time::Moment;
+use proptest::prelude::*;
+use tokio::sync::oneshot;
+
+use super::resume::{Tracking, kept, said};
+use super::*;
+
+const LINE: u32 = 5;
+/// Events that are kept of a place.
+const KEPT: usize = 8;
+
+/// An event of the line. Its target is that of its scope, but for some rooms' names.
+#[derive(Clone)]
+struct Said {
+    at: Position,
+    scope: Scope,
+    rooms: Option<(String, String)>,
+    topic: Option<String>,
+    message: Option<Message>,
+    skip: Option<SocketAddress>,
+}
+
+impl Said {
+    fn heard(&self) -> Heard<'_> {
+        let target = match &self.scope {
+            Scope::Room {
+                namespace,
+                tenant,
+                room,
+            } => Target::Room {
+                namespace,
+                tenant: tenant.as_deref(),
+                room,
+                key: None,
+            },
+            Scope::User {
+                namespace,
+                tenant,
+                user,
+            } => Target::User {
+                namespace,
+                tenant: tenant.as_deref(),
+                user,
+                user_type: None,
+                topic: self.topic.as_deref(),
+                instead_of: None,
+            },
+            Scope::All { namespace, tenant } => match &self.rooms {
+                Some((rooms, except)) => Target::Rooms {
+                    namespace,
+                    tenant: tenant.as_deref(),
+                    rooms: NameList(rooms),
+                    except: NameList(except),
+                },
+                None => Target::All {
+                    namespace,
+                    tenant: tenant.as_deref(),
+                },
+            },
+        };
+        Heard {
+            at: self.at,
+            target,
+            message: self.message.clone(),
+            skip: self.skip,
+        }
+    }
+}
+
+#[derive(Default, Clone)]
+struct Place {
+    epoch: u64,
+    offset: u64,
+    known: Extent,
+    events: VecDeque<Said>,
+}
+
+/// What is on its way to a node.
+enum Coming {
+    Event(Said),
+    End(Scope, Place, oneshot::Sender<bool>),
+    Reached(u64),
+    Lose(SocketAddress),
+}
+
+#[derive(Default)]
+struct Way {
+    node: Option<Arc<dyn Node>>,
+    items: VecDeque<Coming>,
+    is_cut: bool,
+    delivered: u64,
+}
+
+/// Where all nodes meet.
+#[derive(Default)]
+struct Meeting {
+    last: u64,
+    places: HashMap<Scope, Place>,
+    sessions: HashMap<SocketAddress, (usize, Written)>,
+    ways: [Way; 2],
+}
+
+fn scope_of(target: &Target<'_>) -> Scope {
+    let tenant = |tenant: Option<&str>| tenant.map(Into::into);
+    match *target {
+        Target::Room {
+            namespace,
+            tenant: t,
+            room,
+            ..
+        } => Scope::Room {
+            namespace: namespace.into(),
+            tenant: tenant(t),
+            room: room.into(),
+        },
+        Target::User {
+            namespace,
+            tenant: t,
+            user,
+            ..
+        } => Scope::User {
+            namespace: namespace.into(),
+            tenant: tenant(t),
+            user: user.into(),
+        },
+        Target::All {
+            namespace,
+            tenant: t,
+        }
+        | Target::Rooms {
+            namespace,
+            tenant: t,
+            ..
+        } => Scope::All {
+            namespace: namespace.into(),
+            tenant: tenant(t),
+        },
+        Target::Users { .. } | Target::Nodes => unreachable!("nobody says that here"),
+    }
+}
+
+impl Meeting {
+    fn say(&mut self, target: &Target<'_>, message: &Message, skip: Option<SocketAddress>) -> u64 {
+        self.last += 1;
+        let scope = scope_of(target);
+        let place = self.places.entry(scope.clone()).or_default();
+        if place.epoch == 0 {
+            place.epoch = self.last;
+        }
+        place.offset += 1;
+        let said = Said {
+            at: Position {
+                line: LINE,
+                id: self.last,
+                before: place.known.last,
+                epoch: place.epoch,
+                offset: place.offset,
+            },
+            scope,
+            rooms: match *target {
+                Target::Rooms { rooms, except, .. } => Some((rooms.0.into(), except.0.into())),
+                _ => None,
+            },
+            topic: match *target {
+                Target::User { topic, .. } => topic.map(Into::into),
+                _ => None,
+            },
+            message: Some(message.clone()),
+            skip,
+        };
+        place.known.last = self.last;
+        place.events.push_back(said.clone());
+        while place.events.len() > KEPT {
+            let oldest = place.events.pop_front().unwrap();
+            place.known.dropped = oldest.at.id;
+            place.known.dropped_offset = oldest.at.offset;
+        }
+        let offset = place.offset;
+        for way in self.ways.iter_mut().filter(|way| !way.is_cut) {
+            way.items.push_back(Coming::Event(said.clone()));
+        }
+        offset
+    }
+
+    fn follow(&mut self, node: usize, scope: Scope, done: oneshot::Sender<bool>) {
+        if self.ways[node].is_cut {
+            return drop(done.send(false));
+        }
+        let place = self.places.entry(scope.clone()).or_default();
+        if place.epoch == 0 && matches!(scope, Scope::Room { .. }) {
+            self.last += 1;
+            place.epoch = self.last;
+        }
+        let (place, last) = (place.clone(), self.last);
+        let way = &mut self.ways[node];
+        way.items.push_back(Coming::End(scope, place, done));
+        way.items.push_back(Coming::Reached(last));
+    }
+
+    fn cut(&mut self, node: usize) {
+        let way = &mut self.ways[node];
+        way.is_cut = true;
+        for item in way.items.drain(..) {
+            if let Coming::End(_, _, done) = item {
+                let _ = done.send(false);
+            }
+        }
+    }
+
+    /// What a cut has lost is found.
+    fn mend(&mut self, node: usize) {
+        let way = &mut self.ways[node];
+        if !std::mem::take(&mut way.is_cut) {
+            return;
+        }
+        let followed = way.node.as_ref().unwrap().followed();
+        let after = way.delivered;
+        let mut missed: Vec<Said> = Vec::new();
+        for scope in followed {
+            let Some(place) = self.places.get(&scope) else {
+                continue;
+            };
+            if place.known.dropped > after {
+                let at = Position {
+                    line: LINE,
+                    id: place.known.dropped,
+                    before: 0,
+                    epoch: place.epoch,
+                    offset: place.known.dropped_offset,
+                };
+                let (rooms, topic, message, skip) = (None, None, None, None);
+                missed.push(Said {
+                    at,
+                    scope,
+                    rooms,
+                    topic,
+                    message,
+                    skip,
+                });
+            }
+            missed.extend(
+                place
+                    .events
+                    .iter()
+                    .filter(|said| said.at.id > after)
+                    .cloned(),
+            );
+        }
+        missed.sort_by_key(|said| said.at.id);
+        way.items.extend(missed.into_iter().map(Coming::Event));
+        way.items.push_back(Coming::Reached(self.last));
+    }
+}
+
+type Shared = Arc<Mutex<Meeting>>;
+
+/// A node's part in it.
+#[derive(Clone)]
+struct Line {
+    meeting: Shared,
+    node: usize,
+}
+
+struct Held {
+    line: Line,
+    scope: Scope,
+    is_known: Arc<AtomicBool>,
+}
+
+impl Subscription for Held {
+    fn ready(&self) -> Option<BoxFuture<()>> {
+        if self.is_known.load(Ordering::Relaxed) {
+            return None;
+        }
+        let (known, coming) = (self.is_known.clone(), self.line.follow(self.scope.clone()));
+        Some(Box::pin(async move {
+            known.store(coming.await, Ordering::Relaxed)
+        }))
+    }
+}
+
+impl SharedLine for Line {
+    fn say(
+        &self,
+        target: &Target<'_>,
+        message: &Message,
+        skip: Option<SocketAddress>,
+    ) -> BoxFuture<Option<u64>> {
+        let offset = self.meeting.lock().unwrap().say(target, message, skip);
+        Box::pin(std::future::ready(Some(offset)))
+    }
+
+    fn hold(&self, namespace: &str, tenant: Option<&str>, room: &str) -> Arc<dyn Subscription> {
+        Arc::new(Held {
+            line: self.clone(),
+            scope: Scope::Room {
+                namespace: namespace.into(),
+                tenant: tenant.map(Into::into),
+                room: room.into(),
+            },
+            is_known: Arc::default(),
+        })
+    }
+
+    fn follow(&self, scope: Scope) -> BoxFuture<bool> {
+        let (done, answer) = oneshot::channel();
+        let (meeting, node) = (self.meeting.clone(), self.node);
+        Box::pin(async move {
+            meeting.lock().unwrap().follow(node, scope, done);
+            answer.await.unwrap_or(false)
+        })
+    }
+
+    fn attend(&self, _: &UserKey) -> bool {
+        false
+    }
+
+    fn remember(&self, name: SocketAddress, session: Option<Written>) {
+        let mut meeting = self.meeting.lock().unwrap();
+        let holder = meeting.sessions.get(&name).map(|(node, _)| *node);
+        if holder.is_none_or(|node| node == self.node) {
+            match session {
+                Some(session) => drop(meeting.sessions.insert(name, (self.node, session))),
+                None => drop(meeting.sessions.remove(&name)),
+            }
+        }
+    }
+
+    fn remembered(&self) -> BoxFuture<()> {
+        Box::pin(std::future::ready(()))
+    }
+
+    fn holder(&self, name: SocketAddress) -> BoxFuture<Option<u32>> {
+        let meeting = self.meeting.lock().unwrap();
+        let holder = meeting
+            .sessions
+            .get(&name)
+            .map(|(node, _)| *node as u32 + 1);
+        Box::pin(std::future::ready(holder))
+    }
+
+    fn has_claimed(&self, name: SocketAddress) -> bool {
+        let meeting = self.meeting.lock().unwrap();
+        meeting
+            .sessions
+            .get(&name)
+            .is_some_and(|(node, _)| *node == self.node)
+    }
+
+    fn claim(&self, name: SocketAddress, owner: String) -> BoxFuture<Result<Written, Unclaimed>> {
+        let mut meeting = self.meeting.lock().unwrap();
+        let taken = match meeting.sessions.get_mut(&name) {
+            None => Err(Unclaimed::Unknown),
+            Some((_, session)) if session.owner != owner => Err(Unclaimed::Foreign),
+            Some((node, session)) => {
+                let had = std::mem::replace(node, self.node);
+                let was_here = had == self.node;
+                let session = Written {
+                    was_here,
+                    ..session.clone()
+                };
+                if !was_here && !meeting.ways[had].is_cut {
+                    meeting.ways[had].items.push_back(Coming::Lose(name));
+                }
+                Ok(session)
+            }
+        };
+        Box::pin(std::future::ready(taken))
+    }
+}
+
+struct Meets {
+    local: LocalBackplane,
+    line: Line,
+}
+
+impl Backplane for Meets {
+    fn attach(&self, node: Arc<dyn Node>) {
+        self.line.meeting.lock().unwrap().ways[self.line.node].node = Some(node.clone());
+        self.local.attach(node);
+    }
+
+    fn connect(&self, newcomer: Newcomer) -> BoxFuture<Result<Admitted, DeviceLimitReached>> {
+        self.local.connect(newcomer)
+    }
+
+    fn disconnect(&self, user: &Arc<UserKey>, socket: SocketAddress, keep: Duration) {
+        self.local.disconnect(user, socket, keep);
+    }
+
+    fn enter_room(&self, user: &Arc<UserKey>, socket: SocketAddress, place: RoomAddress) {
+        self.local.enter_room(user, socket, place);
+    }
+
+    fn leave_room(&self, user: &Arc<UserKey>, socket: SocketAddress, place: &RoomAddress) {
+        self.local.leave_room(user, socket, place);
+    }
+
+    fn presence(
+        &self,
+        tenant: Option<Arc<str>>,
+        users: Vec<String>,
+    ) -> BoxFuture<Vec<UserPresence>> {
+        self.local.presence(tenant, users)
+    }
+
+    fn local(&self) -> &Presence {
+        self.local.local()
+    }
+
+    fn subscribe(
+        &self,
+        namespace: &str,
+        tenant: Option<&str>,
+        room: &str,
+    ) -> Option<Arc<dyn Subscription>> {
+        Some(self.line.hold(namespace, tenant, room))
+    }
+
+    fn line(&self) -> Option<Arc<dyn SharedLine>> {
+        Some(Arc::new(self.line.clone()))
+    }
+
+    fn tag(&self) -> Option<u32> {
+        Some(self.line.node as u32 + 1)
+    }
+
+    fn secret(&self) -> Option<Arc<str>> {
+        Some("of all".into())
+    }
+}
+
+/// Two nodes.
+struct Cluster {
+    worlds: [World; 2],
+    meeting: Shared,
+}
+
+impl Cluster {
+    fn new() -> Cluster {
+        let meeting = Shared::default();
+        let make = |node| {
+            World::with(kept(), |builder| {
+                let clock = Clock::start();
+                let now = move || Moment {
+                    at: clock.now(),
+                    unix_millis: clock.unix_millis(clock.now()),
+                };
+                let local = LocalBackplane::new(Duration::ZERO, Box::new(now));
+                let line = Line {
+                    meeting: meeting.clone(),
+                    node,
+                };
+                builder.backplane(Meets { local, line })
+            })
+        };
+        let mut cluster = Cluster {
+            worlds: [make(0), make(1)],
+            meeting,
+        };
+        {
+            let mut meeting = cluster.meeting.lock().unwrap();
+            meeting.last = 100;
+            for way in &mut meeting.ways {
+                way.items.push_back(Coming::Reached(100));
+            }
+        }
+        cluster.settle();
+        cluster
+    }
+
+    /// What is on its way arrives, until nothing is.
+    fn settle(&mut self) {
+        loop {
+            let mut is_quiet = true;
+            for (at, world) in self.worlds.iter_mut().enumerate() {
+                world.settle();
+                let (node, items) = {
+                    let mut meeting = self.meeting.lock().unwrap();
+                    let way = &mut meeting.ways[at];
+                    (way.node.clone().unwrap(), std::mem::take(&mut way.items))
+                };
+                is_quiet &= items.is_empty();
+                let inside = world.runtime.enter();
+                items
+                    .into_iter()
+                    .for_each(|item| bring(&self.meeting, at, &*node, item));
+                drop(inside);
+                world.settle();
+            }
+            if is_quiet {
+                return;
+            }
+        }
+    }
+
+    fn mend(&mut self) {
+        for node in 0..2 {
+            self.meeting.lock().unwrap().mend(node);
+        }
+        self.settle();
+    }
+}
+
+/// What was on its way to a node is there.
+fn bring(meeting: &Shared, at: usize, node: &dyn Node, item: Coming) {
+    let reached = match &item {
+        Coming::Event(said) => said.at.id,
+        Coming::Reached(last) => *last,
+        _ => 0,
+    };
+    {
+        let way = &mut meeting.lock().unwrap().ways[at];
+        way.delivered = way.delivered.max(reached);
+    }
+    match item {
+        Coming::Event(said) => node.hear(said.heard()),
+        Coming::Reached(last) => node.reach(Reached {
+            line: LINE,
+            begin: 100,
+            last,
+        }),
+        Coming::Lose(name) => node.lose_session(name),
+        Coming::End(scope, place, done) => {
+            let tail = Tail {
+                epoch: place.epoch,
+                offset: place.offset,
+                known: place.known,
+                events: place.events.iter().map(Said::heard).collect(),
+            };
+            node.take_in(&scope, tail);
+            let _ = done.send(true);
+        }
+    }
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    /// Something is said in a room, to all or to the user, at a node.
+    Say(usize, usize),
+    Broadcast(usize),
+    ToUser(usize),
+    Join(usize),
+    Leave(usize),
+    /// So many of the texts that are on their way arrive.
+    Arrive(usize),
+    /// So many of them do, and the connection ends; or nobody notices that it has.
+    Cut(usize),
+    Abandon(usize),
+    /// It comes back at a node.
+    Return(usize),
+    /// A node hears nothing of the line; or does again.
+    CutLine(usize),
+    Mend,
+    Settle,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let node = || 0usize..2;
+    prop_oneof![
+        8 => (0usize..3, node()).prop_map(|(room, node)| Step::Say(room, node)),
+        1 => node().prop_map(Step::Broadcast),
+        1 => node().prop_map(Step::ToUser),
+        3 => (0usize..3).prop_map(Step::Join),
+        1 => (0usize..3).prop_map(Step::Leave),
+        2 => (0usize..5).prop_map(Step::Arrive),
+        3 => (0usize..5).prop_map(Step::Cut),
+        2 => (0usize..5).prop_map(Step::Abandon),
+        5 => node().prop_map(Step::Return),
+        1 => node().prop_map(Step::CutLine),
+        1 => Just(Step::Mend),
+        2 => Just(Step::Settle),
+    ]
+}
+
+const ROOMS: [&str; 3] = ["a", "b", "c"];
+
+fn news(ann: &mut Tracking) -> Vec<String> {
+    let got = ann.got().into_iter();
+    got.filter(|one| one.starts_with(r#"["news""#)).collect()
+}
+
+/// A client comes to a node, for the first time or again.
+fn come(cluster: &mut Cluster, ann: &mut Tracking, node: usize) {
+    ann.client = cluster.worlds[node].engineio();
+    let hello = ann.hello();
+    ann.client.says(&hello);
+    cluster.settle();
+    ann.hear(usize::MAX);
+}
+
+/// One history; how often the client came back, and how often it went on.
+fn tell(steps: Vec<Step>) -> Result<(), TestCaseError> {
+    let mut cluster = Cluster::new();
+    let mut ann = Tracking::lost(cluster.worlds[0].engineio(), "user=ann");
+    come(&mut cluster, &mut ann, 0);
+    // Bob keeps two of the rooms alive at one of the nodes.
+    let mut bob = Tracking::lost(cluster.worlds[1].engineio(), "user=bob");
+    come(&mut cluster, &mut bob, 1);
+    for room in &ROOMS[..2] {
+        bob.client.says(&format!(r#"42["join","{room}"]"#));
+        cluster.settle();
+    }
+    let mut abandoned = Vec::new();
+    let (mut rooms, mut expected, mut got) = ([false; 3], Vec::new(), Vec::new());
+    let (mut is_there, mut at, mut may_refuse, mut is_line_cut) = (true, 0, false, false);
+    let mut unread: Vec<String> = Vec::new();
+    let mut since = 0;
+    for (number, step) in steps.into_iter().enumerate() {
+        let text = number.to_string();
+        let mut is_for_ann = false;
+        match step {
+            Step::Say(room, node) => {
+                said(&cluster.worlds[node], ROOMS[room], &text);
+                is_for_ann = rooms[room];
+                since += 1;
+            }
+            Step::Broadcast(node) => {
+                let everybody = cluster.worlds[node].gateway.everybody("/", None).unwrap();
+                everybody.emit("news", &text).unwrap();
+                is_for_ann = true;
+                since += 1;
+            }
+            Step::ToUser(node) => {
+                said(&cluster.worlds[node], "user:ann", &text);
+                is_for_ann = true;
+                since += 1;
+            }
+            Step::Join(room) if is_there && !is_line_cut => {
+                cluster.settle();
+                ann.client.says(&format!(r#"42["join","{}"]"#, ROOMS[room]));
+                cluster.settle();
+                rooms[room] = true;
+            }
+            Step::Leave(room) if is_there && !is_line_cut => {
+                cluster.settle();
+                ann.client
+                    .says(&format!(r#"42["leave","{}"]"#, ROOMS[room]));
+                cluster.settle();
+                may_refuse |= rooms[room];
+                rooms[room] = false;
+            }
+            Step::Arrive(most) if is_there => {
+                unread.extend(ann.client.hears());
+                let most = most.min(unread.len());
+                ann.take(unread.drain(..most).collect::<Vec<_>>());
+            }
+            Step::Cut(most) | Step::Abandon(most) if is_there => {
+                unread.extend(ann.client.hears());
+                let most = most.min(unread.len());
+                ann.take(unread.drain(..most).collect::<Vec<_>>());
+                unread.clear();
+                is_there = false;
+                match step {
+                    Step::Cut(_) => ann.is_cut(&mut cluster.worlds[at]),
+                    _ => {
+                        let next = cluster.worlds[at].engineio();
+                        abandoned.push(std::mem::replace(&mut ann.client, next));
+                    }
+                }
+                cluster.settle();
+                since = 0;
+            }
+            Step::Return(node) if !is_there => {
+                at = node;
+                come(&mut cluster, &mut ann, node);
+                is_there = true;
+                if !ann.recovered {
+                    // It was away for longer than is kept, or has left something.
+                    prop_assert!(may_refuse || since > KEPT / 2, "a needless refusal");
+                    cluster.mend();
+                    is_line_cut = false;
+                    ann.hear(usize::MAX);
+                    rooms = [false; 3];
+                    expected.clear();
+                    got.clear();
+                    ann.got();
+                    may_refuse = false;
+                }
+            }
+            Step::CutLine(node) => {
+                cluster.meeting.lock().unwrap().cut(node);
+                is_line_cut = true;
+                may_refuse = true;
+            }
+            Step::Mend => {
+                cluster.mend();
+                is_line_cut = false;
+            }
+            Step::Settle => cluster.settle(),
+            _ => {}
+        }
+        if is_for_ann {
+            expected.push(format!(r#"["news","{text}"]"#));
+        }
+        got.extend(news(&mut ann));
+        prop_assert!(expected.starts_with(&got), "{got:?} of {expected:?}");
+    }
+    cluster.mend();
+    if !is_there {
+        unread.clear();
+        come(&mut cluster, &mut ann, 0);
+        if !ann.recovered {
+            return Ok(());
+        }
+    }
+    let rest: Vec<String> = unread.drain(..).chain(ann.client.hears()).collect();
+    let is_told_of_gap = rest.iter().any(|text| text.contains("room:gap"));
+    ann.take(rest);
+    got.extend(news(&mut ann));
+    if !is_told_of_gap {
+        prop_assert_eq!(got, expected);
+    }
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    #[test]
+    fn a_client_that_moves_between_nodes_has_all_of_it_once_and_in_order(
+        steps in prop::collection::vec(step(), 1..60)
+    ) {
+        tell(steps)?;
+    }
+}
+
+#[test]
+fn a_node_that_did_not_hear_where_a_client_went_takes_it_up_as_it_was_there() {
+    let steps = vec![
+        Step::Join(0),
+        Step::CutLine(0),
+        Step::Abandon(9),
+        Step::Return(1),
+        Step::Mend,
+        Step::Join(1),
+        Step::Cut(9),
+        Step::Return(0),
+        Step::Say(1, 1),
+        Step::Settle,
+    ];
+    tell(steps).unwrap();
+}
