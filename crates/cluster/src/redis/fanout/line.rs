@@ -600,13 +600,12 @@ impl Line {
 
     async fn say_all(&self) {
         let mut number = 0;
-        let mut batch = Vec::with_capacity(MAX_PER_CALL);
         loop {
             if locked(&self.queue).owes_all {
                 self.end_line().await;
             }
             // What is missing comes first: it is older than what waits.
-            batch = self.owed();
+            let mut batch = self.owed();
             if batch.is_empty() {
                 self.next_batch(&mut batch);
             }

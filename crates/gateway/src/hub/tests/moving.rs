@@ -200,7 +200,8 @@ impl Meeting {
 
     fn follow(&mut self, node: usize, scope: Scope, done: oneshot::Sender<bool>) {
         if self.ways[node].is_cut {
-            return drop(done.send(false));
+            let _ = done.send(false);
+            return;
         }
         let place = self.places.entry(scope.clone()).or_default();
         if place.epoch == 0 && matches!(scope, Scope::Room { .. }) {
