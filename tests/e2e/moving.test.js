@@ -3,10 +3,9 @@ import assert from "node:assert/strict";
 import { once } from "node:events";
 import { connect } from "node:net";
 import { after, afterEach, before, describe, it } from "node:test";
-import { Live, socketIo } from "./lib/clients.js";
+import { Live, Returning, socketIo } from "./lib/clients.js";
 import { Proxy } from "./lib/proxy.js";
 import { link, redis } from "./lib/redis.js";
-import { Returning } from "./lib/returning.js";
 import { serve, token, until } from "./lib/server.js";
 
 const OPEN = {

@@ -5,7 +5,6 @@ import { afterEach, beforeEach, describe, it } from "node:test";
 import parser from "socket.io-msgpack-parser";
 import { Live, Returning, socketIo } from "./lib/clients.js";
 import { Proxy } from "./lib/proxy.js";
-import { Returning } from "./lib/returning.js";
 import { serve, token, until } from "./lib/server.js";
 import { Book, Witness, liveWitness, socketIoWitness } from "./lib/witness.js";
 

@@ -663,9 +663,10 @@ impl Line {
                 }
                 Err(error) => {
                     self.complain(&error, "kept publications are not in the line");
-                    let is_old = |saying: &mut Saying| saying.at.elapsed() >= MAX_WAIT;
-                    let old: Vec<Saying> = batch.extract_if(.., is_old).collect();
-                    for old in old {
+                    // All of it with the oldest: what is younger would come before its gap.
+                    let is_old = |saying: &Saying| saying.at.elapsed() >= MAX_WAIT;
+                    let old = batch.iter().any(is_old).then(|| std::mem::take(batch));
+                    for old in old.into_iter().flatten() {
                         match old.said.is_some() {
                             true => self.give_up(old),
                             false => self.owe(old.scope),
