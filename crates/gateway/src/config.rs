@@ -140,6 +140,14 @@ impl Default for Config {
     }
 }
 
+impl Config {
+    /// The namespaces, in whose order their numbers are.
+    pub(crate) fn namespace_list(&self) -> String {
+        let names: Vec<&str> = self.namespaces.keys().map(String::as_str).collect();
+        names.join(" ")
+    }
+}
+
 /// Who takes part in conversations, and what of it others see.
 #[derive(Debug, Clone, Default)]
 pub struct ConversationsConfig {
@@ -219,6 +227,9 @@ pub struct RecoveryConfig {
     /// A file from which the next process goes on, if this one is killed; `None`: what is kept
     /// ends with the process.
     pub journal: Option<PathBuf>,
+    /// A file in which a drain leaves to the next process what is kept, where this one is no
+    /// part of a cluster and has no journal; `None`: it ends with the process.
+    pub stopped: Option<PathBuf>,
 }
 
 impl Default for RecoveryConfig {
@@ -232,6 +243,7 @@ impl Default for RecoveryConfig {
             sessions: 100_000,
             max_replay: 1_000,
             journal: None,
+            stopped: None,
         }
     }
 }

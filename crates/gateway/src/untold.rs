@@ -2,9 +2,11 @@
 
 use std::sync::Arc;
 
+use heartline_core::auth::UserKey;
 use heartline_core::message::Message;
 use heartline_core::rooms::{self, RoomKey};
-use heartline_core::store::{Channel, HistoryQuery, MAX_PART, Start};
+use heartline_core::store::{Channel, HistoryQuery, MAX_PART, Start, StoredMessage};
+use heartline_wire::json;
 
 use crate::event::to_json;
 use crate::fanout::ToRoom;
@@ -22,6 +24,29 @@ pub(crate) async fn tell(shared: Arc<Shared>) {
     };
     for (room, told) in recovery.take_told() {
         tell_room(&shared, &room, told).await;
+    }
+}
+
+/// Tells members who are not in the room, as when the message is stored.
+async fn notify(
+    shared: &Shared,
+    room: &RoomKey,
+    conversation_id: &str,
+    (message, json): (&StoredMessage, &str),
+) {
+    let speaker = UserKey {
+        tenant_id: room.tenant.clone(),
+        user_id: message.sender_id.as_str().into(),
+        user_type: message.sender_type.as_deref().map(Into::into),
+    };
+    let data = format!(
+        r#"{{"conversationId":{},"message":{json}}}"#,
+        json::quote(conversation_id)
+    );
+    let notification = Message::new("message:notification", &data);
+    let told = shared.notify(room.namespace, conversation_id, &speaker, notification);
+    if let Err(error) = told.await {
+        tracing::error!(%error, "a conversation's members could not be told");
     }
 }
 
@@ -62,6 +87,9 @@ async fn tell_room(shared: &Arc<Shared>, room: &RoomKey, mut told: u64) {
             };
             let new = Message::new("message:new", &json);
             shared.fanout.publish_to_room(&to, new);
+            if let Channel::Conversation(id) = &channel {
+                notify(shared, room, id, (message, &json)).await;
+            }
         }
     }
 }
