@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use hashbrown::HashMap;
 use heartline_core::auth::{BoxFuture, UserKey};
+use heartline_core::backplane::line::SharedLine;
 use heartline_core::backplane::{
     Backplane, ClusterStatus, Message, Node, Peer, Subscription, Target, UserSocket,
 };
@@ -22,8 +23,8 @@ use crate::member::{Member, Requests, Timing};
 use crate::names;
 use crate::nodes::{Nodes, is_forgotten, peer};
 use crate::redis::{
-    Adapter, BadUrl, Calls, Fanout, Incoming, Queue, RedisDriver, RedisRegistry, Server,
-    SocketIoAdapter,
+    Adapter, BadUrl, Calls, Commands, Fanout, Incoming, Line, LineSettings, Queue, RedisDriver,
+    RedisRegistry, Server, SocketIoAdapter,
 };
 use crate::registry::{self, Admission, Known, Millis, NodeInfo, TypedUser, UserName};
 use crate::servers;
@@ -49,6 +50,8 @@ pub struct Settings {
     pub socketio_adapter: SocketIoAdapter,
     /// `cluster.socketio_key`: what the names of the adapter's channels begin with.
     pub socketio_key: String,
+    /// What is kept for clients that come back, if anything is.
+    pub line: Option<LineSettings>,
 }
 
 /// A socket on its way in: the registry may have it already. Tells the registry that it
@@ -118,7 +121,13 @@ impl Cluster {
         let key = settings.socketio_key;
         let adapter = Adapter::new(settings.socketio_adapter, &key, settings.tag);
         let driver = RedisDriver::new(server.clone(), calls.clone(), info.process(), &adapter);
-        let (fanout, queue) = Fanout::new(calls.prefix(), info.process(), settings.tag, adapter);
+        let line = settings.line.map(|line| {
+            let commands = (Commands::new(server.clone()), server.is_cluster());
+            let own = (info.process(), settings.tag);
+            Line::new(line, calls.prefix(), own, commands)
+        });
+        let own = (info.process(), settings.tag);
+        let (fanout, queue) = Fanout::new(calls.prefix(), own, adapter, line);
         let with_adapter = settings.socketio_adapter != SocketIoAdapter::Off;
         let streams = with_adapter.then(|| (server.clone(), key));
         let registry = RedisRegistry::new(server, calls);
@@ -179,6 +188,7 @@ impl Cluster {
 impl Backplane for Cluster {
     fn attach(&self, node: Arc<dyn Node>) {
         self.member.local().attach(node.clone());
+        let follower = node.clone();
         let parts = locked(&self.parts).take();
         let Some(Parts {
             requests,
@@ -201,6 +211,10 @@ impl Backplane for Cluster {
             Incoming::Foreign(foreign) => servers::obey(&node, &servers, foreign),
         };
         let living = tokio::spawn(self.member.clone().run(requests));
+        if let Some(line) = self.fanout.line().cloned() {
+            let following = tokio::spawn(async move { line.run(follower).await });
+            locked(&self.tasks).push(following.abort_handle());
+        }
         let fanout = self.fanout.clone();
         let fanning = tokio::spawn(async move {
             fanout
@@ -335,6 +349,11 @@ impl Backplane for Cluster {
         self.fanout.publish_keyed(target, message, here);
     }
 
+    fn line(&self) -> Option<Arc<dyn SharedLine>> {
+        self.fanout.line()?;
+        Some(self.fanout.clone())
+    }
+
     fn tag(&self) -> Option<u32> {
         Some(self.member.info().tag)
     }
@@ -424,7 +443,10 @@ impl Backplane for Cluster {
     }
 
     fn close(&self) -> BoxFuture<()> {
-        let member = self.member.clone();
-        Box::pin(async move { member.leave().await })
+        let (member, fanout) = (self.member.clone(), self.fanout.clone());
+        Box::pin(async move {
+            fanout.finish().await;
+            member.leave().await;
+        })
     }
 }

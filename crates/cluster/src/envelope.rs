@@ -232,6 +232,11 @@ pub struct Said<'a> {
 }
 
 impl<'a> Said<'a> {
+    /// Whom it is for.
+    pub fn target(&self) -> Target<'a> {
+        self.target
+    }
+
     /// The publication, if it keeps to the bounds; `max`: as [`decode`].
     ///
     /// # Errors

@@ -11,6 +11,7 @@
 
 mod cluster;
 pub mod envelope;
+pub mod kept;
 mod local;
 mod locked;
 pub mod member;
@@ -24,4 +25,4 @@ mod simulation;
 
 pub use cluster::{Cluster, Settings};
 pub use member::Timing;
-pub use redis::{BadUrl, RedisChallenges, SocketIoAdapter, check_url, own_address};
+pub use redis::{BadUrl, LineSettings, RedisChallenges, SocketIoAdapter, check_url, own_address};

@@ -185,6 +185,11 @@ impl NodeInfo {
     }
 }
 
+/// The tag of a process that [`NodeInfo::process`] names.
+pub fn tag_of_process(process: &str) -> Option<u32> {
+    u32::from_str_radix(process.rsplit_once('.')?.1, 16).ok()
+}
+
 /// The beginning of an incarnation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Joined {

@@ -136,7 +136,7 @@ fn announce_some(
     match fanout
         .recovery
         .as_ref()
-        .filter(|recovery| recovery.keeps_all())
+        .filter(|recovery| recovery.common.is_none() && recovery.keeps_all())
     {
         None => post(messages, None),
         Some(recovery) => {

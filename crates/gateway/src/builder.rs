@@ -46,7 +46,7 @@ use crate::members::Members;
 use crate::metrics::Metrics;
 use crate::node::ThisNode;
 use crate::op::Op;
-use crate::recovery::{Recovery, age_kept, random_secret};
+use crate::recovery::{Recovery, random_secret};
 use crate::sessions::Sessions;
 use crate::shared::Shared;
 
@@ -501,7 +501,7 @@ fn fanout(
         let mut secret = random_secret();
         let mut journal = None;
         if let Some(path) = &config.recovery.journal {
-            let age = age_kept(window, &config.heartbeat);
+            let age = config.heartbeat.age_kept(window);
             let (opened, before) = open_journal(path, config, (run, secret), age, clock)?;
             (run, secret) = opened.identity();
             (journal, found) = (Some(opened), Some(before));
@@ -511,7 +511,7 @@ fn fanout(
         let (settings, heartbeat) = (&config.recovery, &config.heartbeat);
         let identity = (run, secret);
         recovery = Some(Recovery::new(
-            window, settings, heartbeat, identity, journal,
+            window, settings, heartbeat, identity, journal, &backplane,
         ));
     }
     let fanout = Arc::new(Fanout {
@@ -531,7 +531,9 @@ fn fanout(
             let recovery = fanout.as_ref().and_then(|fanout| fanout.recovery.as_ref());
             recovery.is_some_and(|recovery| recovery.keeps(room))
         };
-        fanout.rooms.keep(recovery.line.account.clone(), rule);
+        let is_shared = recovery.common.is_some();
+        let account = recovery.line.account.clone();
+        fanout.rooms.keep(account, is_shared, rule);
         if let Some(found) = found {
             recovery.restore(found, &fanout.rooms, &clock);
         }
@@ -540,7 +542,7 @@ fn fanout(
         let fanout = subscriber.upgrade()?;
         let namespace = &fanout.namespaces.get(room.namespace).name;
         let tenant = room.tenant.as_deref();
-        fanout.backplane.subscribe(namespace, tenant, &room.name)
+        fanout.hold(namespace, tenant, &room.name)
     });
     Ok(fanout)
 }

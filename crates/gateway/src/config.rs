@@ -100,6 +100,16 @@ pub struct Config {
     pub handler_timeout: Duration,
 }
 
+impl Config {
+    /// How long a lost connection may come back, and for how long what was said is kept for
+    /// that: who is lost may have been so for as long as it takes to notice, and twice that,
+    /// to be sure. `None`: nothing is.
+    pub fn kept_for(&self) -> Option<(Duration, Duration)> {
+        let window = self.recovery.window?;
+        Some((window, self.heartbeat.age_kept(window)))
+    }
+}
+
 impl Default for Config {
     fn default() -> Self {
         Config {
@@ -185,6 +195,11 @@ pub struct HeartbeatConfig {
 }
 
 impl HeartbeatConfig {
+    /// For how long what was said is kept for who comes back within a window.
+    pub(crate) fn age_kept(&self, window: Duration) -> Duration {
+        window + 2 * (self.interval + self.timeout)
+    }
+
     /// Age past which the sweep disconnects an entry.
     pub fn stale_after(&self) -> Duration {
         self.stale_after
@@ -230,6 +245,9 @@ pub struct RecoveryConfig {
     /// A file in which a drain leaves to the next process what is kept, where this one is no
     /// part of a cluster and has no journal; `None`: it ends with the process.
     pub stopped: Option<PathBuf>,
+    /// What is to be kept is refused while the line that all nodes share cannot be reached;
+    /// otherwise those who are here hear it, and who was away is told of a gap.
+    pub refuse_unreachable: bool,
 }
 
 impl Default for RecoveryConfig {
@@ -244,6 +262,7 @@ impl Default for RecoveryConfig {
             max_replay: 1_000,
             journal: None,
             stopped: None,
+            refuse_unreachable: false,
         }
     }
 }

@@ -7,9 +7,10 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use hashbrown::HashSet;
-use heartline_core::auth::UserKey;
+use heartline_core::auth::{BoxFuture, UserKey};
+use heartline_core::backplane::line::SharedLine;
 use heartline_core::backplane::{
-    Action, Backplane, Missed, NameList, Target, named_user, user_name,
+    Action, Backplane, Missed, NameList, Subscription, Target, named_user, user_name,
 };
 use heartline_core::entries::SocketEntry;
 use heartline_core::line::ring::{Kept, Only};
@@ -28,7 +29,8 @@ use tokio::sync::oneshot;
 
 use crate::event::{Args, EventError};
 use crate::op::{
-    Chosen, FIRST_CHOICE, Manner, Op, Query, RoomFilter, RoomMembers, SelectedAction, Selection,
+    Chosen, FIRST_CHOICE, Held, LineOp, Manner, Op, Query, RoomFilter, RoomMembers, SelectedAction,
+    Selection,
 };
 use crate::publication::{Publication, Told, may_mislead};
 use crate::recovery::Recovery;
@@ -109,6 +111,47 @@ pub(crate) struct Fanout {
     pub(crate) clock: Clock,
 }
 
+/// What became of a publication.
+pub(crate) enum Published {
+    /// It has this offset, if the room has members here.
+    Here(Option<u64>),
+    /// It is on its way into the line that all nodes share.
+    InLine {
+        said: BoxFuture<Option<u64>>,
+        /// It is not told to those here, should it not get there.
+        refuse: bool,
+    },
+}
+
+impl Published {
+    /// Its offset, once it has one; `None`: it is not known.
+    ///
+    /// # Errors
+    /// It was told to nobody: the line that all nodes share is away, and that is how the
+    /// operator wants it.
+    pub(crate) async fn offset(self) -> Result<Option<u64>, Unreachable> {
+        match self {
+            Published::Here(offset) => Ok(offset),
+            Published::InLine { said, refuse } => match said.await {
+                None if refuse => Err(Unreachable),
+                offset => Ok(offset),
+            },
+        }
+    }
+}
+
+/// The line that all nodes share cannot be reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Unreachable;
+
+/// Whether what is said to several rooms, or to everybody, is kept.
+fn keeps_any(recovery: &Recovery, rooms: &[String]) -> bool {
+    match rooms {
+        [] => recovery.keeps_all(),
+        rooms => rooms.iter().any(|room| recovery.keeps(room)),
+    }
+}
+
 /// Bytes of payload that something in a mailbox holds: arguments, attachments, keys.
 /// A publication to many shards or sockets counts in each of their posts, though it is
 /// there once: reading stops too early rather than too late.
@@ -170,16 +213,122 @@ impl Fanout {
 
     /// A room's epoch as clients know it: offsets of different epochs do not compare.
     pub(crate) fn epoch(&self, number: u64) -> String {
-        format!("{:08x}-{number:x}", self.run)
+        let run = match self.common() {
+            Some((recovery, _)) => recovery.line.epoch(),
+            None => self.run,
+        };
+        format!("{run:08x}-{number:x}")
     }
 
     fn namespace_name(&self, namespace: NamespaceId) -> &Arc<str> {
         &self.namespaces.get(namespace).name
     }
 
+    /// The line that all nodes share, and what this one has of it.
+    pub(crate) fn common(&self) -> Option<(&Recovery, &Arc<dyn SharedLine>)> {
+        let recovery = self.recovery.as_ref()?;
+        Some((recovery, recovery.common.as_ref()?))
+    }
+
+    /// Gives members of a room something that has no number there.
+    pub(crate) fn pass(
+        &self,
+        room: &Arc<Room>,
+        message: Message,
+        skip: Option<SocketAddress>,
+        told: Option<Told>,
+    ) {
+        let name = self.namespaces.get(room.key.namespace).name.clone();
+        let topic = Some(room.key.name.clone());
+        let publication = Publication::new(name, message, topic, None, None).at(told);
+        let publication = Arc::new(publication);
+        room.pass(|shard, offset| {
+            let op = Op::Deliver {
+                room: room.clone(),
+                offset,
+                publication: publication.clone(),
+                skip,
+            };
+            self.post(shard as u16, op);
+        });
+    }
+
+    /// Has a room's publications of other nodes come for as long as it is held.
+    pub(crate) fn hold(
+        &self,
+        namespace: &str,
+        tenant: Option<&str>,
+        room: &str,
+    ) -> Option<Arc<dyn Subscription>> {
+        match self.common() {
+            Some((recovery, common)) if recovery.keeps(room) => {
+                Some(common.hold(namespace, tenant, room))
+            }
+            _ => self.backplane.subscribe(namespace, tenant, room),
+        }
+    }
+
+    /// The same for who is going to join the room. One whose publications are kept is there
+    /// from now on, so that what is kept of it is.
+    pub(crate) fn hold_room(
+        &self,
+        namespace: NamespaceId,
+        tenant: Option<&Arc<str>>,
+        name: &str,
+    ) -> Held {
+        let tenant_name = tenant.map(|tenant| &**tenant);
+        match self.common() {
+            Some((recovery, _)) if recovery.keeps(name) => {
+                let room = RoomRef {
+                    namespace,
+                    tenant: tenant_name,
+                    name,
+                };
+                self.rooms.open(&room, tenant).subscription().cloned()
+            }
+            _ => {
+                let namespace = self.namespace_name(namespace);
+                self.backplane.subscribe(namespace, tenant_name, name)
+            }
+        }
+    }
+
+    /// Waits until a socket's rooms are as it is told: what is said there arrives, and other
+    /// nodes know that it is there.
+    pub(crate) async fn settle(&self, socket: SocketAddress, held: Held) {
+        let ready = held.and_then(|held| held.ready());
+        let was_ready = ready.is_none();
+        if let Some(ready) = ready {
+            ready.await;
+        }
+        let Some((_, common)) = self.common() else {
+            return;
+        };
+        if !was_ready {
+            let (reply, done) = oneshot::channel();
+            self.post(socket.0.conn.shard, Op::Line(LineOp::Settle(reply)));
+            // An error: there is no such shard.
+            let _ = done.await;
+        }
+        common.remembered().await;
+    }
+
+    /// Puts a publication into the line that all nodes share, if there is one and it is kept;
+    /// `None`, and the message is as it was, if not.
+    fn say_in_common(
+        &self,
+        target: &Target<'_>,
+        is_kept: impl FnOnce(&Recovery) -> bool,
+        message: &Message,
+        skip: Option<SocketAddress>,
+    ) -> Option<BoxFuture<Option<u64>>> {
+        let (recovery, common) = self.common()?;
+        is_kept(recovery).then(|| common.say(target, message, skip))
+    }
+
     /// Gives a publication to the members of a room, on all nodes. Its offset, if the
-    /// room has members here.
-    pub(crate) fn publish_to_room(&self, to: &ToRoom<'_>, message: Message) -> Option<u64> {
+    /// room has members here or its publications are kept.
+    pub(crate) fn publish_to_room(&self, to: &ToRoom<'_>, message: Message) -> Published {
         if let Some(user) = to.room.strip_prefix(PRIVATE) {
             let to = ToUser {
                 namespace: to.namespace,
@@ -191,7 +340,7 @@ impl Fanout {
                 skip: to.skip,
             };
             self.send_to_user(&to, message);
-            return None;
+            return Published::Here(None);
         }
         let target = Target::Room {
             namespace: self.namespace_name(to.namespace),
@@ -199,15 +348,21 @@ impl Fanout {
             room: to.room,
             key: to.key,
         };
+        let is_kept = |recovery: &Recovery| recovery.keeps(to.room);
+        if let Some(said) = self.say_in_common(&target, is_kept, &message, to.skip) {
+            let recovery = self.recovery.as_ref();
+            let refuse = recovery.is_some_and(|recovery| recovery.refuse_unreachable);
+            return Published::InLine { said, refuse };
+        }
         if to.key.is_none() {
             self.backplane.publish(&target, &message);
-            return self.publish_here(to, message);
+            return Published::Here(self.publish_here(to, message));
         }
         let mut offset = None;
         self.backplane.publish_keyed(&target, &message, &mut || {
             offset = self.publish_here(to, message.clone());
         });
-        offset
+        Published::Here(offset)
     }
 
     fn publish_here(&self, to: &ToRoom<'_>, message: Message) -> Option<u64> {
@@ -235,6 +390,12 @@ impl Fanout {
             };
             self.post(shard as u16, op);
         };
+        if self.common().is_some() && room.is_kept() {
+            // Who does not know of the line has said it.
+            let told = self.passing(&message);
+            self.pass(&room, message, to.skip, told);
+            return None;
+        }
         let recovery = self.recovery.as_ref().filter(|_| room.is_kept());
         let Some(recovery) = recovery else {
             let make = |offset| make(offset, self.passing(&message), message);
@@ -267,7 +428,7 @@ impl Fanout {
 
     /// The place in the line that an event brings along which is not kept: that of what has
     /// been said before, where it would be taken for a place itself.
-    fn passing(&self, message: &Message) -> Option<Told> {
+    pub(crate) fn passing(&self, message: &Message) -> Option<Told> {
         let recovery = self.recovery.as_ref()?;
         may_mislead(message).then(|| Told {
             place: recovery.line.place(recovery.line.last()),
@@ -286,7 +447,7 @@ impl Fanout {
         post: impl FnOnce(Message, Option<Told>),
     ) {
         match &self.recovery {
-            Some(recovery) if is_kept(recovery) => {
+            Some(recovery) if recovery.common.is_none() && is_kept(recovery) => {
                 let event = recovery.kept(&message, only(), self.clock.now());
                 recovery.keep(scope, vec![event], |place| post(message, place));
             }
@@ -299,7 +460,13 @@ impl Fanout {
 
     /// Gives a message to a user's sockets, on all nodes; to how many here.
     pub(crate) fn send_to_user(&self, to: &ToUser<'_>, message: Message) -> usize {
-        self.backplane.publish(&self.target(to), &message);
+        let target = self.target(to);
+        let is_kept = |recovery: &Recovery| recovery.keeps(&format!("{PRIVATE}{}", to.user));
+        if let Some(said) = self.say_in_common(&target, is_kept, &message, to.skip) {
+            drop(said);
+            return self.sockets_of(to).len();
+        }
+        self.backplane.publish(&target, &message);
         self.send_here(to, message)
     }
 
@@ -313,6 +480,13 @@ impl Fanout {
         message: Message,
     ) {
         let to = |user| ToUser::instead_of(namespace, user, room);
+        if self.common().is_some() {
+            // Nodes that have nobody of a user's do not hear it.
+            for user in users {
+                self.send_to_user(&to(user), message.clone());
+            }
+            return;
+        }
         if self.backplane.tag().is_some() {
             let ids = users.iter().map(|user| user.user_id.to_string()).collect();
             let there = self.backplane.presence(tenant.clone(), ids).await;
@@ -383,11 +557,6 @@ impl Fanout {
             instead_of,
             skip,
         } = *to;
-        let sockets = || {
-            let mut sockets = self.backplane.local().sockets(tenant, user, only);
-            sockets.retain(|socket| socket.namespace() == namespace && Some(*socket) != skip);
-            sockets
-        };
         let scope = ScopeRef {
             namespace,
             tenant,
@@ -406,21 +575,47 @@ impl Fanout {
         };
         let mut reached = 0;
         self.say(scope, is_kept, message, for_whom, |message, place| {
-            let name = self.namespace_name(namespace).clone();
-            let topic = topic.map(Into::into);
-            let publication = Publication::new(name, message, topic, None, None).at(place);
-            let publication = Arc::new(publication);
-            for to in sockets() {
-                let op = Op::Send {
-                    to,
-                    publication: publication.clone(),
-                    instead_of: instead_of.clone(),
-                };
-                self.post(to.0.conn.shard, op);
-                reached += 1;
-            }
+            reached = self.post_to_user(to, message, place);
         });
         reached
+    }
+
+    fn sockets_of(&self, to: &ToUser<'_>) -> Vec<SocketAddress> {
+        let ToUser {
+            namespace,
+            tenant,
+            user,
+            only,
+            skip,
+            ..
+        } = *to;
+        let mut sockets = self.backplane.local().sockets(tenant, user, only);
+        sockets.retain(|socket| socket.namespace() == namespace && Some(*socket) != skip);
+        sockets
+    }
+
+    /// Puts something into the mailboxes of a user's sockets; of how many.
+    pub(crate) fn post_to_user(
+        &self,
+        to: &ToUser<'_>,
+        message: Message,
+        place: Option<Told>,
+    ) -> usize {
+        let name = self.namespace_name(to.namespace).clone();
+        let topic = to.topic.map(Into::into);
+        let publication = Publication::new(name, message, topic, None, None).at(place);
+        let publication = Arc::new(publication);
+        let instead_of: Option<Arc<str>> = to.instead_of.map(Into::into);
+        let sockets = self.sockets_of(to);
+        for &to in &sockets {
+            let op = Op::Send {
+                to,
+                publication: publication.clone(),
+                instead_of: instead_of.clone(),
+            };
+            self.post(to.0.conn.shard, op);
+        }
+        sockets.len()
     }
 
     /// Whether a user has sockets here, or had some that may come back. Who goes has a session
@@ -448,6 +643,10 @@ impl Fanout {
             namespace: self.namespace_name(namespace),
             tenant: tenant.as_deref(),
         };
+        let said = self.say_in_common(&target, Recovery::keeps_all, &message, None);
+        if said.is_some() {
+            return;
+        }
         self.backplane.publish(&target, &message);
         self.broadcast_here(namespace, tenant, message);
     }
@@ -464,18 +663,27 @@ impl Fanout {
             Recovery::keeps_all,
             message,
             everybody,
-            |message, place| {
-                let name = self.namespace_name(namespace).clone();
-                let publication = Publication::new(name, message, None, None, None).at(place);
-                let publication = Arc::new(publication);
-                self.post_to_all(|| Op::Broadcast {
-                    namespace,
-                    tenant: tenant.clone(),
-                    publication: publication.clone(),
-                    about: None,
-                });
-            },
+            |message, place| self.post_to_everybody(namespace, tenant.clone(), message, place),
         );
+    }
+
+    /// Puts something into the mailboxes of all sockets of a namespace and tenant.
+    pub(crate) fn post_to_everybody(
+        &self,
+        namespace: NamespaceId,
+        tenant: Option<Arc<str>>,
+        message: Message,
+        place: Option<Told>,
+    ) {
+        let name = self.namespace_name(namespace).clone();
+        let publication = Publication::new(name, message, None, None, None).at(place);
+        let publication = Arc::new(publication);
+        self.post_to_all(|| Op::Broadcast {
+            namespace,
+            tenant: tenant.clone(),
+            publication: publication.clone(),
+            about: None,
+        });
     }
 
     /// Gives a message to sockets by where they are, on all nodes.
@@ -486,6 +694,11 @@ impl Fanout {
             rooms: NameList(&NameList::text(to.rooms)),
             except: NameList(&NameList::text(to.except)),
         };
+        let is_kept = |recovery: &Recovery| keeps_any(recovery, to.rooms);
+        let said = self.say_in_common(&target, is_kept, &message, to.skip);
+        if said.is_some() {
+            return;
+        }
         self.backplane.publish(&target, &message);
         self.send_to_rooms_here(to, message);
     }
@@ -496,10 +709,7 @@ impl Fanout {
             tenant: to.tenant.map(|tenant| &**tenant),
             user: None,
         };
-        let is_kept = |recovery: &Recovery| match to.rooms {
-            [] => recovery.keeps_all(),
-            rooms => rooms.iter().any(|room| recovery.keeps(room)),
-        };
+        let is_kept = |recovery: &Recovery| keeps_any(recovery, to.rooms);
         // Live subscribers know an event's room; of several, there is none to tell.
         let topic: Option<Arc<str>> = match to.rooms {
             [only] => Some(only.as_str().into()),
@@ -513,11 +723,19 @@ impl Fanout {
             ..Only::default()
         };
         self.say(scope, is_kept, message, for_whom, |message, place| {
-            let name = self.namespace_name(to.namespace).clone();
-            let topic = topic.clone();
-            let publication = Publication::new(name, message, topic, None, None).at(place);
-            self.select_here(to, SelectedAction::Send(Arc::new(publication)));
+            self.post_to_rooms(to, message, place);
         });
+    }
+
+    /// Puts something into the mailboxes of sockets by where they are.
+    pub(crate) fn post_to_rooms(&self, to: &ToRooms<'_>, message: Message, place: Option<Told>) {
+        let name = self.namespace_name(to.namespace).clone();
+        let topic = match to.rooms {
+            [only] => Some(only.as_str().into()),
+            _ => None,
+        };
+        let publication = Publication::new(name, message, topic, None, None).at(place);
+        self.select_here(to, SelectedAction::Send(Arc::new(publication)));
     }
 
     fn deliver_to_rooms(
@@ -654,7 +872,9 @@ impl Fanout {
                 room.iter().for_each(|room| self.tell_gap(room));
             }
             Missed::User { tenant, user } => {
-                if let Some(recovery) = &self.recovery {
+                let recovery = self.recovery.as_ref();
+                // What goes by the line of all nodes is not lost unnoticed.
+                if let Some(recovery) = recovery.filter(|recovery| recovery.common.is_none()) {
                     for (namespace, _) in self.namespaces.iter() {
                         let scope = ScopeRef {
                             namespace,
@@ -665,17 +885,22 @@ impl Fanout {
                     }
                 }
                 for to in self.backplane.local().sockets(tenant, user, None) {
-                    self.post(to.0.conn.shard, Op::UserGap { to: Some(to) });
+                    self.post(to.0.conn.shard, Op::Line(LineOp::UserGap { to: Some(to) }));
                 }
             }
             Missed::Users => {
                 self.lose_all();
-                self.post_to_all(|| Op::UserGap { to: None });
+                let by_line = self.common().map(|(recovery, _)| recovery);
+                let all = format!("{PRIVATE}*");
+                // What goes by the line of all nodes is not lost unnoticed.
+                if by_line.is_none_or(|recovery| !recovery.keeps(&all)) {
+                    self.post_to_all(|| Op::Line(LineOp::UserGap { to: None }));
+                }
             }
             Missed::Anybody => {
                 self.lose_all();
                 self.rooms.all().iter().for_each(|room| self.tell_gap(room));
-                self.post_to_all(|| Op::UserGap { to: None });
+                self.post_to_all(|| Op::Line(LineOp::UserGap { to: None }));
             }
         }
     }
@@ -688,6 +913,9 @@ impl Fanout {
     }
 
     fn tell_gap(&self, room: &Arc<Room>) {
+        if self.common().is_some() && room.is_kept() {
+            return room.doubts();
+        }
         let recovery = self.recovery.as_ref();
         let journal = recovery.and_then(|recovery| recovery.journal.as_ref());
         let note = |gap: Gap| {
@@ -698,7 +926,7 @@ impl Fanout {
         let line = recovery.map(|recovery| &recovery.line);
         self.rooms.begin_epoch(room, line, note, |shard, gap| {
             let room = room.clone();
-            self.post(shard as u16, Op::Gap { room, gap });
+            self.post(shard as u16, Op::Line(LineOp::Gap { room, gap }));
         });
     }
 
@@ -859,7 +1087,9 @@ impl Fanout {
             usize::from(name.0.conn.shard) < self.shards.len() || recovery.may_come_back(&name)
         };
         let recovery = self.recovery.as_ref();
-        let recovery = recovery.filter(|recovery| recovery.keeps_all() && may_be_here(recovery));
+        // The line of all nodes has no place for what one of them says to a socket of its own.
+        let keeps = |recovery: &Recovery| recovery.common.is_none() && recovery.keeps_all();
+        let recovery = recovery.filter(|recovery| keeps(recovery) && may_be_here(recovery));
         let Some(recovery) = recovery else {
             return post(at, message, Manner::Passing);
         };

@@ -13,6 +13,8 @@ use crate::shared::Shared;
 /// How often graces are looked at while any runs, and limiters otherwise.
 const GRACE_INTERVAL: Duration = Duration::from_millis(100);
 const LIMITS_INTERVAL: Duration = Duration::from_secs(5);
+/// In how many of its rounds the other nodes are told again of whom this one has sockets.
+const ATTEND: u32 = 360;
 
 /// Runs until it is aborted.
 pub(crate) async fn run(shared: Arc<Shared>) {
@@ -44,6 +46,7 @@ pub(crate) async fn run(shared: Arc<Shared>) {
         let Some(recovery) = &shared_in_trims.fanout.recovery else {
             return;
         };
+        let mut rounds = 0u32;
         loop {
             tokio::time::sleep(TRIM_INTERVAL).await;
             let now = shared_in_trims.clock.now();
@@ -52,6 +55,13 @@ pub(crate) async fn run(shared: Arc<Shared>) {
             let is_left = |_, tenant: Option<&str>, user: &str| fanout.has_anybody(tenant, user);
             recovery.shelf.trim(now, &recovery.line.bounds, is_left);
             recovery.direct.trim(now, &recovery.line.bounds);
+            rounds += 1;
+            let common = recovery.common.as_ref();
+            if let Some(common) = common.filter(|_| rounds.is_multiple_of(ATTEND)) {
+                fanout.backplane.local().each_user(|user| {
+                    common.attend(user);
+                });
+            }
             let rooms = &shared_in_trims.fanout.rooms;
             rooms.trim(now, &recovery.line.bounds);
         }

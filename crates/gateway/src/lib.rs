@@ -31,6 +31,7 @@ mod api;
 mod binary;
 mod builder;
 mod builtin;
+mod common;
 pub mod config;
 mod data;
 mod event;

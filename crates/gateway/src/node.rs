@@ -3,6 +3,7 @@
 use std::sync::{Arc, Weak};
 
 use heartline_core::auth::BoxFuture;
+use heartline_core::backplane::line::{Heard, Reached, Scope, Tail};
 use heartline_core::backplane::{Acknowledgement, Action, Message, Missed, Node, Target};
 use heartline_core::entries::SocketEntry;
 use heartline_core::policy::DevicePolicy;
@@ -63,6 +64,47 @@ impl Node for ThisNode {
         }
         if let Some(fanout) = self.fanout.upgrade() {
             fanout.missed(whose);
+        }
+    }
+
+    fn hear(&self, heard: Heard<'_>) {
+        if let Some(fanout) = self.fanout.upgrade() {
+            fanout.hear(heard);
+        }
+    }
+
+    fn take_in(&self, scope: &Scope, tail: Tail<'_>) {
+        if let Some(fanout) = self.fanout.upgrade() {
+            fanout.take_in(scope, tail);
+        }
+    }
+
+    fn go_without(&self, scope: &Scope) {
+        if let Some(fanout) = self.fanout.upgrade() {
+            fanout.go_without(scope);
+        }
+    }
+
+    fn reach(&self, reached: Reached) {
+        if let Some(fanout) = self.fanout.upgrade() {
+            fanout.reach(reached);
+        }
+    }
+
+    fn deliver_alone(&self, target: &Target<'_>, message: Message, skip: Option<SocketAddress>) {
+        if let Some(fanout) = self.fanout.upgrade() {
+            fanout.deliver_alone(target, message, skip);
+        }
+    }
+
+    fn followed(&self) -> Vec<Scope> {
+        let fanout = self.fanout.upgrade();
+        fanout.map_or_else(Vec::new, |fanout| fanout.followed())
+    }
+
+    fn lose_session(&self, name: SocketAddress) {
+        if let Some(fanout) = self.fanout.upgrade() {
+            fanout.lose_session(name);
         }
     }
 

@@ -22,6 +22,7 @@ use tokio::sync::oneshot;
 
 use crate::event::{Args, ConnectRefused, EventError};
 use crate::publication::{AckId, Publication, Told};
+use crate::recovery::Turn;
 
 /// Keeps a room's publications of other nodes coming; absent without other nodes.
 pub(crate) type Held = Option<Arc<dyn Subscription>>;
@@ -35,6 +36,10 @@ pub(crate) struct Connecting {
     pub(crate) outcome: Outcome,
     /// The place in the line when it ended: what was said before is not for the socket.
     pub(crate) begin: u64,
+    /// What it brought of an earlier socket is another user's.
+    pub(crate) is_foreign: bool,
+    /// Until then nobody else goes on with that.
+    pub(crate) turn: Option<Turn>,
 }
 
 /// Which connection is over, if it is older than the one by which its client has come back.
@@ -44,7 +49,30 @@ pub(crate) struct Park {
     pub(crate) user: Option<Arc<UserKey>>,
     /// When that one came.
     pub(crate) since: Micros,
-    pub(crate) reply: oneshot::Sender<()>,
+    /// Whether it is still there.
+    pub(crate) reply: oneshot::Sender<bool>,
+}
+
+/// What concerns the line of kept events, and what was lost.
+pub(crate) enum LineOp {
+    /// Publications were lost on their way to a room: its numbers go on in another epoch.
+    Gap { room: Arc<Room>, gap: Gap },
+    /// How far a room is, of which this node did not know it: members have heard nothing yet.
+    Begin { room: Arc<Room>, from: Gap },
+    /// Another node has taken up what a socket has, which is known by this name.
+    Lose {
+        socket: SocketAddress,
+        name: SocketAddress,
+    },
+    /// Answers when all before it is done.
+    Settle(oneshot::Sender<()>),
+    /// Publications to a user were lost, whose socket this is; to any user without one.
+    UserGap { to: Option<SocketAddress> },
+    /// All events up to this place in the line that are for this shard have been delivered.
+    Reached { place: u64 },
+    /// The client of a connection has come back by another one since this time, and wants to
+    /// go on: the earlier one is over.
+    Park(Park),
 }
 
 /// How something is said to one socket.
@@ -130,10 +158,8 @@ pub(crate) enum Op {
         /// Not to this one of them.
         skip: Option<SocketAddress>,
     },
-    /// Publications were lost on their way to a room: its numbers go on in another epoch.
-    Gap { room: Arc<Room>, gap: Gap },
-    /// Publications to a user were lost, whose socket this is; to any user without one.
-    UserGap { to: Option<SocketAddress> },
+    /// Something of the line of kept events.
+    Line(LineOp),
     /// A publication to a namespace's sockets of one tenant.
     Broadcast {
         namespace: NamespaceId,
@@ -160,11 +186,6 @@ pub(crate) enum Op {
         reason: Reason,
         reply: Option<oneshot::Sender<bool>>,
     },
-    /// All events up to this place in the line that are for this shard have been delivered.
-    Reached { place: u64 },
-    /// The client of a connection has come back by another one since this time, and wants to
-    /// go on: the earlier one is over.
-    Park(Park),
     /// A newer connection took this one's place.
     Replaced {
         to: SocketAddress,

@@ -12,6 +12,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use hashbrown::{HashMap, HashSet};
 use heartline_core::auth::RoomPattern;
+use heartline_core::backplane::Backplane;
+use heartline_core::backplane::line::SharedLine;
 use heartline_core::line::direct::Direct;
 use heartline_core::line::ring::{Kept, Only};
 use heartline_core::line::session::{Session, Sessions};
@@ -45,6 +47,62 @@ const CLAIM: usize = NAME + 8;
 /// Events of rooms, by the rooms' incarnations.
 type OfRooms = HashMap<(RoomKey, u64), Vec<Kept>>;
 
+/// What proves that a resume token was given out by this gateway.
+enum Key {
+    /// Its own.
+    Own(hmac::Key),
+    /// That of all nodes, as soon as this one knows it.
+    Common {
+        backplane: Arc<dyn Backplane>,
+        known: Mutex<Option<(Arc<str>, hmac::Key)>>,
+    },
+}
+
+impl Key {
+    fn get(&self) -> Option<hmac::Key> {
+        let (backplane, known) = match self {
+            Key::Own(key) => return Some(key.clone()),
+            Key::Common { backplane, known } => (backplane, known),
+        };
+        let secret = backplane.secret()?;
+        let mut known = known.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*known {
+            Some((of, key)) if *of == secret => Some(key.clone()),
+            _ => {
+                // Nodes show each other the secret itself.
+                let text = format!("resume tokens of {secret}");
+                let key = hmac::Key::new(hmac::HMAC_SHA256, text.as_bytes());
+                *known = Some((secret, key.clone()));
+                Some(key)
+            }
+        }
+    }
+}
+
+/// Connections that want to go on with the same socket have their turn one after the other.
+type Coming = Mutex<HashMap<SocketAddress, Arc<tokio::sync::Mutex<()>>>>;
+
+/// A connection's turn to go on with a socket.
+pub(crate) struct Turn {
+    coming: Arc<Coming>,
+    name: SocketAddress,
+    held: Option<tokio::sync::OwnedMutexGuard<()>>,
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        let mut coming = self.coming.lock().unwrap_or_else(PoisonError::into_inner);
+        self.held = None;
+        // Nobody waits for it.
+        if coming
+            .get(&self.name)
+            .is_some_and(|turn| Arc::strong_count(turn) == 1)
+        {
+            coming.remove(&self.name);
+        }
+    }
+}
+
 /// What a gateway keeps for clients that come back.
 pub(crate) struct Recovery {
     /// The numbers of kept events.
@@ -60,7 +118,13 @@ pub(crate) struct Recovery {
     rooms: Box<[RoomPattern]>,
     /// Most events in one resume.
     pub(crate) max_replay: usize,
-    key: hmac::Key,
+    key: Key,
+    /// The line that all nodes share: numbers are taken there.
+    pub(crate) common: Option<Arc<dyn SharedLine>>,
+    /// What cannot be said there is refused.
+    pub(crate) refuse_unreachable: bool,
+    /// Since this place in it this node has heard all that is for everybody.
+    follows_from: AtomicU64,
     /// What the key is made of.
     secret: [u8; 32],
     /// What was left to the next process.
@@ -69,6 +133,8 @@ pub(crate) struct Recovery {
     missing: AtomicU64,
     /// Rooms of an earlier process, each with the last stored message that it was told of.
     told: Mutex<Vec<(RoomKey, u64)>>,
+    /// Sockets of which it is found out who goes on with them.
+    coming: Arc<Coming>,
     /// Where all of it is written down, if it is.
     pub(crate) journal: Option<Journal>,
 }
@@ -81,9 +147,11 @@ impl Recovery {
         heartbeat: &HeartbeatConfig,
         (epoch, secret): (u32, [u8; 32]),
         journal: Option<Journal>,
+        backplane: &Arc<dyn Backplane>,
     ) -> Self {
+        let common = backplane.line();
         let bounds = Bounds {
-            age: age_kept(window, heartbeat),
+            age: heartbeat.age_kept(window),
             events: config.events,
             bytes: config.bytes,
             buffer: config.buffer,
@@ -100,11 +168,21 @@ impl Recovery {
                 .map(|room| RoomPattern::new(room))
                 .collect(),
             max_replay: config.max_replay,
-            key: hmac::Key::new(hmac::HMAC_SHA256, &secret),
+            key: match common {
+                None => Key::Own(hmac::Key::new(hmac::HMAC_SHA256, &secret)),
+                Some(_) => Key::Common {
+                    backplane: backplane.clone(),
+                    known: Mutex::default(),
+                },
+            },
+            common,
+            refuse_unreachable: config.refuse_unreachable,
+            follows_from: AtomicU64::new(u64::MAX),
             secret,
             left: OnceLock::new(),
             missing: AtomicU64::new(0),
             told: Mutex::default(),
+            coming: Arc::default(),
             journal,
         }
     }
@@ -282,7 +360,7 @@ impl Recovery {
         for _ in 0..LEAVE_ATTEMPTS {
             let found = self.all(rooms, clock);
             let last = found.last;
-            let identity = (self.line.epoch, self.secret);
+            let identity = (self.line.epoch(), self.secret);
             let (sockets, begun) = (found.sockets.len(), clock.now());
             stopped::write(path, namespaces.to_owned(), identity, found)?;
             let file = path.to_owned();
@@ -307,8 +385,27 @@ impl Recovery {
         self.missing.load(Ordering::Relaxed)
     }
 
+    /// Up to this place events may be missing.
+    pub(crate) fn miss(&self, place: u64) {
+        self.missing.fetch_max(place, Ordering::Relaxed);
+    }
+
+    /// From this place on this node hears what all nodes say.
+    pub(crate) fn follows_from(&self, place: u64) {
+        self.follows_from.store(place, Ordering::Relaxed);
+    }
+
+    /// Whether this node has heard all that was for everybody since a place.
+    pub(crate) fn has_followed_since(&self, place: u64) -> bool {
+        self.follows_from.load(Ordering::Relaxed) <= place
+    }
+
     /// Something was lost, and nobody knows whose it was.
     pub(crate) fn lose_all(&self) {
+        if self.common.is_some() {
+            // What goes by the line of all nodes is not lost unnoticed.
+            return;
+        }
         self.line.take(1, |place| {
             if let Some(journal) = &self.journal {
                 journal.lost(place);
@@ -328,6 +425,9 @@ impl Recovery {
     }
 
     fn ended(&self, name: SocketAddress) {
+        if let Some(common) = &self.common {
+            common.remember(name, None);
+        }
         self.direct.end(&name);
         if let Some(file) = self.left.get() {
             // It says that this one may come back.
@@ -411,13 +511,15 @@ impl Recovery {
 
     /// The token by which a socket is resumed that began at a place in the line: it brings
     /// along what would have to be remembered otherwise, and the proof that it is true.
-    pub(crate) fn token(&self, name: &SocketAddress, begin: u64) -> String {
+    /// `None`: it is not known yet how that is proved.
+    pub(crate) fn token(&self, name: &SocketAddress, begin: u64) -> Option<String> {
+        let key = self.key.get()?;
         let mut bytes = [0; CLAIM + PROOF];
         bytes[..NAME].copy_from_slice(&name.0.to_bytes());
         bytes[NAME..CLAIM].copy_from_slice(&begin.to_be_bytes());
-        let proof = hmac::sign(&self.key, &bytes[..CLAIM]);
+        let proof = hmac::sign(&key, &bytes[..CLAIM]);
         bytes[CLAIM..].copy_from_slice(&proof.as_ref()[..PROOF]);
-        URL_SAFE_NO_PAD.encode(bytes)
+        Some(URL_SAFE_NO_PAD.encode(bytes))
     }
 
     /// The socket of a token that this gateway has given out, and the place at which it began.
@@ -431,7 +533,7 @@ impl Recovery {
             return None;
         }
         let (claim, proof) = bytes.split_at(CLAIM);
-        let right = hmac::sign(&self.key, claim);
+        let right = hmac::sign(&self.key.get()?, claim);
         // In a time that tells nothing of how much was right.
         let differs = std::iter::zip(&right.as_ref()[..PROOF], proof);
         let differs = differs.fold(0, |differs, (a, b)| differs | (a ^ b));
@@ -439,6 +541,19 @@ impl Recovery {
         let name: [u8; NAME] = name.try_into().ok()?;
         let begin = u64::from_be_bytes(begin.try_into().ok()?);
         (differs == 0).then(|| (SocketAddress(Sid::from_bytes(name)), begin))
+    }
+
+    /// Waits until nobody else is about to go on with a socket.
+    pub(crate) async fn turn(&self, name: SocketAddress) -> Turn {
+        let turn = {
+            let mut coming = self.coming.lock().unwrap_or_else(PoisonError::into_inner);
+            coming.entry(name).or_default().clone()
+        };
+        Turn {
+            coming: self.coming.clone(),
+            name,
+            held: Some(turn.lock_owned().await),
+        }
     }
 
     /// Where a socket is that is known by this id.
@@ -465,12 +580,6 @@ impl Recovery {
     }
 }
 
-/// How old an event may become: who is lost may have been so for as long as it takes to
-/// notice; twice, to be sure.
-pub(crate) fn age_kept(window: Duration, heartbeat: &HeartbeatConfig) -> Duration {
-    window + 2 * (heartbeat.interval + heartbeat.timeout)
-}
-
 /// What proves that a resume token is this gateway's.
 pub(crate) fn random_secret() -> [u8; 32] {
     let mut secret = [0; 32];
@@ -484,6 +593,7 @@ pub(crate) const TRIM_INTERVAL: Duration = Duration::from_secs(5);
 #[cfg(test)]
 mod tests {
     use super::*;
+    use heartline_core::backplane::local::LocalBackplane;
     use heartline_core::namespaces::NamespaceId;
     use heartline_wire::id::{ConnId, Slot};
 
@@ -498,19 +608,24 @@ mod tests {
 
     fn make() -> Recovery {
         let (config, heartbeat) = (RecoveryConfig::default(), HeartbeatConfig::default());
+        let alone: Arc<dyn Backplane> = Arc::new(LocalBackplane::new(
+            Duration::ZERO,
+            Box::new(|| unreachable!("nobody connects")),
+        ));
         Recovery::new(
             Duration::from_secs(60),
             &config,
             &heartbeat,
             (9, random_secret()),
             None,
+            &alone,
         )
     }
 
     #[test]
     fn a_token_is_believed_from_who_made_it_alone() {
         let (ours, theirs) = (make(), make());
-        let token = ours.token(&socket(5), 300);
+        let token = ours.token(&socket(5), 300).unwrap();
         assert_eq!(token.len(), 59);
         assert_eq!(ours.named(&token), Some((socket(5), 300)));
         assert_eq!(theirs.named(&token), None);

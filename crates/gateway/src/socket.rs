@@ -18,7 +18,7 @@ use tokio::sync::oneshot;
 
 use crate::data::SocketData;
 use crate::event::{Args, EventError, PublishRequest, said, said_to_one};
-use crate::fanout::{ToRoom, ToUser};
+use crate::fanout::{Published, ToRoom, ToUser, Unreachable};
 use crate::in_order;
 use crate::limits::Sender;
 use crate::op::{Manner, Op, Query};
@@ -232,9 +232,7 @@ impl Socket {
             reply,
         });
         let held = answer.await.map_err(|_| gone())??;
-        if let Some(ready) = held.and_then(|held| held.ready()) {
-            ready.await;
-        }
+        self.shared.fanout.settle(self.address, held).await;
         Ok(())
     }
 
@@ -249,7 +247,9 @@ impl Socket {
             room: room.into(),
             reply,
         });
-        answer.await.map_err(|_| gone())
+        answer.await.map_err(|_| gone())?;
+        self.shared.fanout.settle(self.address, None).await;
+        Ok(())
     }
 
     /// Publishes an event to a room of the socket's tenant and namespace.
@@ -306,9 +306,7 @@ impl Socket {
             reply,
         });
         let held = answer.await.map_err(|_| gone())??;
-        if let Some(ready) = held.and_then(|held| held.ready()) {
-            ready.await;
-        }
+        self.shared.fanout.settle(self.address, held).await;
         if let (Some(id), Some(user)) = (rooms::conversation_of(room), &self.identity.user) {
             self.shared.members.joined(id, user).await;
         }
@@ -403,7 +401,12 @@ impl Socket {
             self.say_to_myself(user, &request.room, message, request.to_self);
             return Ok(None);
         }
-        self.publish_message(&request.room, message, key, request.to_self)
+        let published = self.publish_message(&request.room, message, key, request.to_self)?;
+        let offset = published.offset().await;
+        offset.map_err(|Unreachable| {
+            let sentence = "The event could not be published just now; try again";
+            EventError::new(Code::SendFailed, sentence)
+        })
     }
 
     /// Counts one more message of the user, or of the anonymous socket: a user's together in
@@ -545,7 +548,7 @@ impl Socket {
         message: Message,
         key: Option<&str>,
         to_self: bool,
-    ) -> Result<Option<u64>, EventError> {
+    ) -> Result<Published, EventError> {
         self.may_pass(room, &message, key)?;
         let to = ToRoom {
             namespace: self.address.namespace(),

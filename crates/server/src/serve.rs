@@ -8,7 +8,7 @@ use std::time::Duration;
 use heartline::config::AuthMode;
 use heartline::rustls::pki_types::UnixTime;
 use heartline::{Gateway, GatewayBuilder, HttpRequest, HttpResponse};
-use heartline_cluster::{Cluster, Timing};
+use heartline_cluster::{Cluster, LineSettings, Timing};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -132,6 +132,16 @@ async fn cluster(settings: &Settings) -> Result<Option<(Cluster, TcpListener)>, 
         version: env!("CARGO_PKG_VERSION").to_owned(),
         socketio_adapter: settings.socketio_adapter,
         socketio_key: settings.socketio_key.clone(),
+        line: settings
+            .gateway
+            .kept_for()
+            .map(|(window, age)| LineSettings {
+                window,
+                age,
+                events: settings.gateway.recovery.events,
+                bytes: settings.gateway.recovery.bytes,
+                refuse: settings.gateway.recovery.refuse_unreachable,
+            }),
     });
     let cluster = cluster.map_err(|error| failed(error.to_string()))?;
     Ok(Some((cluster, listener)))

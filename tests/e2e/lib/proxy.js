@@ -63,14 +63,18 @@ export class Proxy {
   pairs = new Set();
   refusing = false;
 
+  /** The node's port: new connections go there. */
+  to;
+
   /** Called with each new connection. */
   onPair = () => {};
 
   static async to(port) {
     const proxy = new Proxy();
+    proxy.to = port;
     proxy.server = createServer({ pauseOnConnect: false }, (client) => {
       if (proxy.refusing) return client.destroy();
-      const pair = new Pair(client, connect(port, "127.0.0.1"));
+      const pair = new Pair(client, connect(proxy.to, "127.0.0.1"));
       proxy.pairs.add(pair);
       for (const end of [pair.client, pair.node]) {
         end.on("close", () => {

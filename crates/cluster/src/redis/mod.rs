@@ -14,8 +14,8 @@ mod tests;
 pub use calls::Calls;
 pub use challenges::RedisChallenges;
 pub use fanout::{
-    Counters as FanoutCounters, Driver, Fanout, Heard, Incoming, Link, Listener, Outgoing, Queue,
-    Recipients, RedisDriver,
+    Counters as FanoutCounters, Driver, Fanout, Heard, Incoming, Line, LineSettings, Link,
+    Listener, Outgoing, Queue, Recipients, RedisDriver,
 };
 pub use registry::RedisRegistry;
 pub use server::{BadUrl, Commands, Connection, Pushed, Server};

@@ -20,7 +20,7 @@ pub mod session;
 pub mod shelf;
 
 use std::fmt;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -84,8 +84,8 @@ pub struct Line {
     pub account: Arc<Account>,
     /// What may be kept.
     pub bounds: Bounds,
-    /// Tells this line from that of another process.
-    pub epoch: u32,
+    /// Tells this line from that of another process, or of another store.
+    epoch: AtomicU32,
 }
 
 impl Line {
@@ -95,8 +95,28 @@ impl Line {
             last: Mutex::default(),
             account: Arc::default(),
             bounds,
-            epoch,
+            epoch: AtomicU32::new(epoch),
         }
+    }
+
+    /// Tells this line from that of another process, or of another store.
+    pub fn epoch(&self) -> u32 {
+        self.epoch.load(Ordering::Relaxed)
+    }
+
+    /// It is this line from now on, in which so many numbers are taken.
+    pub fn becomes(&self, epoch: u32, last: u64) {
+        let mut all = self.lock();
+        self.epoch.store(epoch, Ordering::Relaxed);
+        all.id = last;
+    }
+
+    /// An event has come whose number was taken elsewhere: `post` puts it into the shards'
+    /// mailboxes.
+    pub fn follow(&self, id: u64, post: impl FnOnce()) {
+        let mut last = self.lock();
+        post();
+        last.id = last.id.max(id);
     }
 
     /// Takes the next numbers for so many events that `post` puts into the shards' mailboxes,
@@ -141,7 +161,7 @@ impl Line {
     /// A number as clients bring it back.
     pub fn place(&self, id: u64) -> Place {
         Place {
-            epoch: self.epoch,
+            epoch: self.epoch(),
             id,
         }
     }

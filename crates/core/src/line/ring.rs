@@ -79,6 +79,17 @@ impl Kept {
     }
 }
 
+/// How much is known of a place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Extent {
+    /// The number of the last event that is not kept any more; 0: all are.
+    pub dropped: u64,
+    /// The same as an offset.
+    pub dropped_offset: u64,
+    /// The number of the last event; 0: there was none.
+    pub last: u64,
+}
+
 /// The newest events of a place.
 #[derive(Debug)]
 pub struct Ring {
@@ -259,6 +270,38 @@ impl Ring {
     pub fn lose(&mut self, id: u64, now: Micros) {
         self.skip(id, 0);
         self.lost_at = Some(now);
+    }
+
+    /// Takes in what all nodes together have kept of the place, up to what they knew: together
+    /// with what is here, if there is nothing between the two.
+    pub fn take_in(&mut self, known: Extent, events: Vec<Kept>, bounds: &Bounds) {
+        let has_all = known.last <= self.last && known.dropped >= self.dropped;
+        if has_all || known.last < self.dropped {
+            return;
+        }
+        let mut all: BTreeMap<u64, Kept> = BTreeMap::new();
+        all.extend(events.into_iter().map(|event| (event.id, event)));
+        let meets = known.dropped <= self.last && self.dropped <= known.last;
+        let mut ring = Ring::new(self.account.clone());
+        (ring.dropped, ring.dropped_offset) = (known.dropped, known.dropped_offset);
+        ring.lost_at = self.lost_at;
+        if meets {
+            if self.dropped < known.dropped {
+                (ring.dropped, ring.dropped_offset) = (self.dropped, self.dropped_offset);
+            }
+            let here = std::mem::take(&mut self.entries).into_iter();
+            let keyed = std::mem::take(&mut self.keyed).into_values();
+            all.extend(here.chain(keyed).map(|event| (event.id, event)));
+            ring.last = self.last;
+        }
+        self.account.sub(std::mem::take(&mut self.bytes));
+        let last = ring.last.max(known.last);
+        for event in all.into_values() {
+            ring.push(event, bounds);
+        }
+        ring.last = ring.last.max(last);
+        ring.last_at = ring.last_at.max(self.last_at);
+        *self = ring;
     }
 
     /// Drops what is older than it may be. What is newest of its key stays.

@@ -260,6 +260,13 @@ impl<D> Sessions<D> {
         names.cloned().collect()
     }
 
+    /// The rooms of a socket that may come back; `None`: it may not.
+    pub fn rooms(&self, name: &SocketAddress) -> Option<Vec<Arc<Room>>> {
+        let table = self.table();
+        let session = table.sessions.get(name)?;
+        Some(session.rooms.iter().map(|(room, _)| room.clone()).collect())
+    }
+
     /// Whether a socket may come back.
     pub fn holds(&self, name: &SocketAddress) -> bool {
         self.table().sessions.contains_key(name)

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use hashbrown::{Equivalent, HashMap};
 use heartline_wire::time::Micros;
 
-use crate::line::ring::{Kept, Ring};
+use crate::line::ring::{Extent, Kept, Ring};
 use crate::line::{Bounds, Line};
 use crate::namespaces::NamespaceId;
 
@@ -106,6 +106,44 @@ impl Shelf {
         for event in events {
             ring.push(event, &bounds);
         }
+    }
+
+    /// Keeps an event whose number was taken elsewhere, `before` being that of the one before it
+    /// in the scope; `post` puts it into the mailboxes. False: it was there already.
+    pub fn follow(
+        &self,
+        scope: ScopeRef<'_>,
+        line: &Line,
+        before: u64,
+        event: Kept,
+        post: impl FnOnce(),
+    ) -> bool {
+        let ring = self.find_or_make(scope, line);
+        let mut ring = ring.lock().unwrap_or_else(PoisonError::into_inner);
+        if event.id <= ring.last() {
+            return false;
+        }
+        if before > ring.last() {
+            ring.skip(before, 0);
+        }
+        line.follow(event.id, post);
+        ring.push(event, &bounds(scope, &line.bounds));
+        true
+    }
+
+    /// All nodes hear that something of a scope was lost.
+    pub fn follow_loss(&self, scope: ScopeRef<'_>, line: &Line, id: u64) {
+        let ring = self.find_or_make(scope, line);
+        let mut ring = ring.lock().unwrap_or_else(PoisonError::into_inner);
+        line.follow(id, || ());
+        ring.skip(id, 0);
+    }
+
+    /// Takes in what all nodes together have kept of a scope.
+    pub fn take_in(&self, scope: ScopeRef<'_>, line: &Line, known: Extent, events: Vec<Kept>) {
+        let ring = self.find_or_make(scope, line);
+        let mut ring = ring.lock().unwrap_or_else(PoisonError::into_inner);
+        ring.take_in(known, events, &bounds(scope, &line.bounds));
     }
 
     /// Something of a scope was lost on its way: it is not complete for who comes back from

@@ -8,7 +8,7 @@ use hashbrown::{DefaultHashBuilder, Equivalent, HashMap};
 use heartline_wire::time::Micros;
 
 use crate::backplane::Subscription;
-use crate::line::ring::{Kept, Ring};
+use crate::line::ring::{Extent, Kept, Ring};
 use crate::line::{Account, Bounds, Line};
 use crate::namespaces::NamespaceId;
 
@@ -83,6 +83,34 @@ struct Sequence {
     ring: Option<Box<Ring>>,
     /// Since when a room that is kept was seen to have no members.
     empty_since: Option<Micros>,
+    /// What is known of the numbers that all nodes have agreed on.
+    numbers: Numbers,
+}
+
+/// Where a room's numbers come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Numbers {
+    /// From here.
+    Own,
+    /// From the line that all nodes share, of which this node does not know yet how far it is.
+    Awaited,
+    /// The same, and this node does not find out: who is in the room is told of a gap.
+    Unknown,
+    /// The same: what comes next has the next number, or something was lost.
+    Shared,
+}
+
+/// The numbers of a room's event that were taken elsewhere.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Numbered {
+    /// Its place in the line.
+    pub id: u64,
+    /// That of the event before it in the room; 0: there was none.
+    pub before: u64,
+    /// The epoch of its offset.
+    pub epoch: u64,
+    /// Its number in the room.
+    pub offset: u64,
 }
 
 /// Publications were lost here.
@@ -127,6 +155,11 @@ impl Room {
     pub fn with_ring<T>(&self, look: impl FnOnce(&Ring) -> T) -> Option<T> {
         let sequence = self.sequence();
         sequence.ring.as_deref().map(look)
+    }
+
+    /// Where publications of other nodes come from.
+    pub fn subscription(&self) -> Option<&Arc<dyn Subscription>> {
+        self.subscription.as_ref()
     }
 
     /// How many publications there were.
@@ -199,6 +232,136 @@ impl Room {
         offset
     }
 
+    /// Hands on a publication whose numbers were taken elsewhere, unless it has been here. If
+    /// there are others between it and the one before, `gap` is handed on first. True: it is
+    /// new.
+    pub fn follow<T>(
+        &self,
+        line: &Line,
+        at: Numbered,
+        mut event: Kept,
+        make: impl FnOnce(u64, u64) -> T,
+        mut to_shard: impl FnMut(usize, &T),
+        mut gap: impl FnMut(usize, Gap),
+    ) -> bool {
+        let mut sequence = self.sequence();
+        let is_next = sequence.epoch == at.epoch && sequence.offset + 1 == at.offset;
+        match sequence.numbers {
+            // Who waits for the room's numbers gets it with them.
+            Numbers::Awaited => return false,
+            Numbers::Shared if sequence.epoch == at.epoch && at.offset <= sequence.offset => {
+                return false;
+            }
+            Numbers::Shared if is_next => {}
+            Numbers::Own | Numbers::Unknown | Numbers::Shared => {
+                self.skip_to(&mut sequence, at, &mut gap);
+            }
+        }
+        sequence.numbers = Numbers::Shared;
+        sequence.offset = at.offset;
+        (event.id, event.offset) = (at.id, at.offset);
+        line.follow(at.id, || {
+            self.hand(&make(at.offset, at.id), &mut to_shard);
+        });
+        if let Some(ring) = &mut sequence.ring {
+            ring.push(event, &line.bounds);
+        }
+        true
+    }
+
+    /// Hands on what has no number of its own: each shard with members gets that of the last
+    /// publication.
+    pub fn pass(&self, mut to_shard: impl FnMut(usize, u64)) {
+        let sequence = self.sequence();
+        let offset = sequence.offset;
+        self.hand(&offset, &mut |shard, offset: &u64| to_shard(shard, *offset));
+    }
+
+    /// All nodes hear that publications were lost: the next ones are of another epoch.
+    pub fn follow_gap(&self, line: &Line, at: Numbered, mut gap: impl FnMut(usize, Gap)) {
+        let mut sequence = self.sequence();
+        if sequence.numbers == Numbers::Awaited
+            || (sequence.epoch == at.epoch && at.offset <= sequence.offset)
+        {
+            return;
+        }
+        sequence.numbers = Numbers::Shared;
+        line.follow(at.id, || {
+            let next = Numbered {
+                offset: at.offset + 1,
+                before: at.id,
+                ..at
+            };
+            self.skip_to(&mut sequence, next, &mut gap);
+        });
+    }
+
+    fn skip_to(&self, sequence: &mut Sequence, at: Numbered, gap: &mut impl FnMut(usize, Gap)) {
+        (sequence.epoch, sequence.offset) = (at.epoch, at.offset - 1);
+        if let Some(ring) = &mut sequence.ring {
+            ring.skip(at.before, at.offset - 1);
+        }
+        let lost = Gap {
+            epoch: sequence.epoch,
+            offset: sequence.offset,
+            place: at.before,
+        };
+        self.hand(&lost, &mut |shard, lost: &Gap| gap(shard, *lost));
+    }
+
+    /// Whether this node does not know yet how far the room is in the line of all nodes.
+    pub fn is_awaited(&self) -> bool {
+        matches!(self.sequence().numbers, Numbers::Awaited | Numbers::Unknown)
+    }
+
+    /// Nobody has told in time how far the room is: whatever comes first is behind a gap.
+    pub fn goes_without(&self) {
+        let mut sequence = self.sequence();
+        if sequence.numbers == Numbers::Awaited {
+            sequence.numbers = Numbers::Unknown;
+        }
+    }
+
+    /// Something may have been lost: what comes next is behind a gap.
+    pub fn doubts(&self) {
+        let mut sequence = self.sequence();
+        if sequence.numbers == Numbers::Shared {
+            sequence.numbers = Numbers::Unknown;
+        }
+    }
+
+    /// Takes in what all nodes together know of the room: how many publications there were, in
+    /// which epoch, and those that are kept. `to_shard` tells each shard with members how far
+    /// the room is if that was not known before, and whether these have counted on something
+    /// else.
+    pub fn take_in(
+        &self,
+        line: &Line,
+        (epoch, offset): (u64, u64),
+        known: Extent,
+        events: Vec<Kept>,
+        mut to_shard: impl FnMut(usize, Gap, bool),
+    ) {
+        let mut sequence = self.sequence();
+        if let Some(ring) = &mut sequence.ring {
+            ring.take_in(known, events, &line.bounds);
+        }
+        if sequence.numbers == Numbers::Shared {
+            return;
+        }
+        let is_late = sequence.numbers == Numbers::Unknown;
+        sequence.numbers = Numbers::Shared;
+        (sequence.epoch, sequence.offset) = (epoch, offset);
+        let from = Gap {
+            epoch,
+            offset,
+            place: known.last,
+        };
+        self.hand(&from, &mut |shard, from: &Gap| {
+            to_shard(shard, *from, is_late);
+        });
+    }
+
     fn hand<T>(&self, publication: &T, to_shard: &mut impl FnMut(usize, &T)) {
         for (shard, local) in self.locals.iter().enumerate() {
             if local.load(Ordering::Acquire) != NONE {
@@ -227,6 +390,8 @@ pub struct RoomDirectory {
 struct Keep {
     rule: Box<dyn Fn(&str) -> bool + Send + Sync>,
     account: Arc<Account>,
+    /// Their numbers are those of the line that all nodes share.
+    is_shared: bool,
 }
 
 /// Tells the backplane of a room that has members from now on.
@@ -248,9 +413,18 @@ impl RoomDirectory {
 
     /// Has the publications of rooms kept whose names fit the rule. Such a room stays for a
     /// while when its last member has left ([`trim`](Self::trim)).
-    pub fn keep(&self, account: Arc<Account>, rule: impl Fn(&str) -> bool + Send + Sync + 'static) {
+    pub fn keep(
+        &self,
+        account: Arc<Account>,
+        is_shared: bool,
+        rule: impl Fn(&str) -> bool + Send + Sync + 'static,
+    ) {
         let rule = Box::new(rule);
-        let _ = self.keep.set(Keep { rule, account });
+        let _ = self.keep.set(Keep {
+            rule,
+            account,
+            is_shared,
+        });
     }
 
     /// Has `subscribe` called for each room that comes to be.
@@ -309,6 +483,7 @@ impl RoomDirectory {
                 epoch,
                 ring: Some(Box::new(ring)),
                 empty_since: None,
+                numbers: Numbers::Own,
             }),
             locals: (0..self.shards).map(|_| AtomicU32::new(NONE)).collect(),
         });
@@ -325,6 +500,52 @@ impl RoomDirectory {
         Some(room)
     }
 
+    /// The room, which comes to be if it is not there yet. Without members a room that is kept
+    /// stays for a while.
+    pub fn open(&self, room: &RoomRef<'_>, tenant: Option<&Arc<str>>) -> Arc<Room> {
+        let part = self.part(room);
+        let mut part = part.lock().unwrap_or_else(PoisonError::into_inner);
+        self.find_or_make(&mut part, room, tenant)
+    }
+
+    fn find_or_make(
+        &self,
+        part: &mut HashMap<RoomKey, Arc<Room>>,
+        room: &RoomRef<'_>,
+        tenant: Option<&Arc<str>>,
+    ) -> Arc<Room> {
+        if let Some(found) = part.get(room) {
+            return found.clone();
+        }
+        let key = RoomKey {
+            namespace: room.namespace,
+            tenant: tenant.cloned(),
+            name: room.name.into(),
+        };
+        let subscribe = self.subscribe.get();
+        let keep = self.keep.get().filter(|keep| (keep.rule)(room.name));
+        let incarnation = self.incarnations.fetch_add(1, Ordering::Relaxed);
+        let made = Arc::new(Room {
+            subscription: subscribe.and_then(|subscribe| subscribe(&key)),
+            key: key.clone(),
+            incarnation,
+            is_kept: keep.is_some(),
+            sequence: Mutex::new(Sequence {
+                offset: 0,
+                epoch: incarnation,
+                ring: keep.map(|keep| Box::new(Ring::new(keep.account.clone()))),
+                empty_since: None,
+                numbers: match keep.is_some_and(|keep| keep.is_shared) {
+                    true => Numbers::Awaited,
+                    false => Numbers::Own,
+                },
+            }),
+            locals: (0..self.shards).map(|_| AtomicU32::new(NONE)).collect(),
+        });
+        part.insert(key, made.clone());
+        made
+    }
+
     /// Announces that a shard has members under `local`.
     pub(super) fn enter(
         &self,
@@ -337,34 +558,7 @@ impl RoomDirectory {
             .part(room)
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        let found = match part.get(room) {
-            Some(found) => found.clone(),
-            None => {
-                let key = RoomKey {
-                    namespace: room.namespace,
-                    tenant: tenant.cloned(),
-                    name: room.name.into(),
-                };
-                let subscribe = self.subscribe.get();
-                let keep = self.keep.get().filter(|keep| (keep.rule)(room.name));
-                let incarnation = self.incarnations.fetch_add(1, Ordering::Relaxed);
-                let made = Arc::new(Room {
-                    subscription: subscribe.and_then(|subscribe| subscribe(&key)),
-                    key: key.clone(),
-                    incarnation,
-                    is_kept: keep.is_some(),
-                    sequence: Mutex::new(Sequence {
-                        offset: 0,
-                        epoch: incarnation,
-                        ring: keep.map(|keep| Box::new(Ring::new(keep.account.clone()))),
-                        empty_since: None,
-                    }),
-                    locals: (0..self.shards).map(|_| AtomicU32::new(NONE)).collect(),
-                });
-                part.insert(key, made.clone());
-                made
-            }
-        };
+        let found = self.find_or_make(&mut part, room, tenant);
         if found.is_empty() {
             self.peopled.fetch_add(1, Ordering::Relaxed);
         }

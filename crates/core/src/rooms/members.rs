@@ -185,6 +185,21 @@ impl LocalRooms {
         Some(members)
     }
 
+    /// It is known how far a room is: who is in it has heard of nothing yet. True: there are
+    /// members.
+    pub fn begin(&mut self, room: &Room, from: Gap) -> bool {
+        let local = room.local(self.shard);
+        let local = local.and_then(|index| self.rooms.get_mut(index as usize)?.as_mut());
+        let Some(local) = local.filter(|local| local.room.incarnation == room.incarnation) else {
+            return false;
+        };
+        (local.epoch, local.delivered) = (from.epoch, from.offset);
+        for since in &mut local.since {
+            *since = from.place.max(*since);
+        }
+        true
+    }
+
     /// Gives back what `deliver` took.
     pub fn restore(&mut self, room: &Room, members: Vec<Slot>) {
         let local = room

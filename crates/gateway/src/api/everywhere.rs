@@ -6,6 +6,7 @@ use std::time::Duration;
 use heartline_core::auth::UserKey;
 use heartline_core::backplane::{Peer, UserSocket};
 use heartline_core::entries::{MemberEntry, NodeEntry, Page, RoomEntry, SocketEntry, SocketFilter};
+use heartline_core::presence::SocketAddress;
 use heartline_core::rooms::{self, PRIVATE};
 use heartline_engine::shard::ShardHandle;
 use heartline_wire::codes::Code;
@@ -43,12 +44,22 @@ impl Gateway {
 
     /// The node that holds a socket, if it is another one.
     async fn holder(&self, socket_id: &str) -> Option<Peer> {
-        let own = self.shared.fanout.backplane.tag()?;
-        let tag = Sid::decode(socket_id)?.tag();
+        let fanout = &self.shared.fanout;
+        let own = fanout.backplane.tag()?;
+        let name = SocketAddress::parse(socket_id)?;
+        if fanout.whereabouts(name) != name {
+            // It has come back to this node.
+            return None;
+        }
+        let mut tag = name.0.tag();
+        if let Some((_, common)) = fanout.common() {
+            // It may have come back to another than the one that its id names.
+            tag = common.holder(name).await.unwrap_or(tag);
+        }
         if tag == own {
             return None;
         }
-        self.shared.fanout.backplane.peer(tag).await
+        fanout.backplane.peer(tag).await
     }
 
     /// Sockets that fit `filter`, at most `limit` of them from `cursor` on.

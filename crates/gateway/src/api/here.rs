@@ -24,7 +24,7 @@ use super::pages::{
     rooms_page, sockets_page,
 };
 use super::{BadCursor, Broadcast, Publish, PublishError, Published};
-use crate::fanout::{ToRoom, ToRooms, ToUser};
+use crate::fanout::{ToRoom, ToRooms, ToUser, Unreachable};
 use crate::gateway::Gateway;
 use crate::op::{Op, Query, RoomFilter};
 use crate::peers::{EmitError, Emitted, Sockets};
@@ -223,6 +223,8 @@ impl Gateway {
             };
             self.shared.fanout.publish_to_room(&to, message)
         };
+        let offset = offset.offset().await;
+        let offset = offset.map_err(|Unreachable| PublishError::Unreachable)?;
         Ok(Published { delivered, offset })
     }
 
@@ -383,6 +385,9 @@ impl Gateway {
         }
         if let Some(ready) = held.and_then(|held| held.ready()) {
             ready.await;
+        }
+        if let Some((_, common)) = self.shared.fanout.common() {
+            common.remembered().await;
         }
         for answer in leaving {
             moved += usize::from(answer.await.is_ok());

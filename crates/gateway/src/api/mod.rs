@@ -91,6 +91,8 @@ pub enum PublishError {
     InvalidKey,
     /// There is a key, and rooms that are left out.
     KeyWithExcept,
+    /// The cluster's store is away, and `recovery.unreachable` is `refuse`.
+    Unreachable,
 }
 
 impl fmt::Display for PublishError {
@@ -112,6 +114,9 @@ impl fmt::Display for PublishError {
             PublishError::InvalidKey => f.write_str("a key has at most 256 bytes"),
             PublishError::KeyWithExcept => {
                 f.write_str("a key is of a whole room: it does not go with except")
+            }
+            PublishError::Unreachable => {
+                f.write_str("Redis is away, and recovery.unreachable is \"refuse\"; try again")
             }
         }
     }

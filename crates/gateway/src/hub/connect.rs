@@ -7,27 +7,35 @@
 //! should it end in that very moment, the admission is taken back. Those who have to go for
 //! the newcomer go when it is there.
 
+use std::net::IpAddr;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use heartline_core::auth::{AuthError, Credentials, Identity, UserKey};
+use heartline_core::backplane::line::{Scope, Unclaimed};
+use heartline_core::line::session::Session;
 use heartline_core::namespaces::NamespaceId;
 use heartline_core::policy::AuthMode;
 use heartline_core::presence::{Admitted, DeviceLimitReached, Newcomer, SocketAddress};
+use heartline_core::rooms::RoomRef;
 use heartline_engine::shard::engine::Engine;
 use heartline_wire::id::Slot;
 use heartline_wire::live;
 use heartline_wire::reason::Reason;
 use heartline_wire::time::Micros;
 use tokio::sync::oneshot;
+use tokio::task::JoinSet;
 
 use super::Hub;
 use super::link::{Displaced, Joining, SocketState};
 use super::resume::{Missed, Ticket};
 use super::tasks::TaskKind;
+use crate::common::{Record, owner};
+use crate::data::SocketData;
 use crate::handler::{Arrival, Body, Event, Handlers};
-use crate::op::{Connecting, Op, Outcome, Park, Refusal};
+use crate::op::{Connecting, LineOp, Op, Outcome, Park, Refusal};
 use crate::publication::Encoding;
+use crate::recovery::Turn;
 use crate::shared::Shared;
 use crate::socket::Socket;
 
@@ -37,6 +45,40 @@ pub(super) fn presented(token: &str) -> Option<String> {
     (!token.is_empty()).then(|| token.to_owned())
 }
 
+/// What a client brings of an earlier connection.
+#[derive(Clone, Copy)]
+struct Earlier {
+    /// The socket that it had.
+    name: SocketAddress,
+    /// When it has come back.
+    came_at: Micros,
+    /// The place up to which it has heard everything, or before.
+    place: u64,
+}
+
+impl Earlier {
+    /// What a ticket says of it; it is not looked at where its address has tried too often.
+    fn of(ticket: &mut Ticket, shared: &Shared, remote: IpAddr, now: Micros) -> Option<Earlier> {
+        if !shared.limits.may_resume(remote, now) {
+            ticket.is_refused();
+        }
+        Some(Earlier {
+            name: ticket.name()?,
+            came_at: now,
+            place: ticket.place(),
+        })
+    }
+}
+
+/// What an authentication came to.
+struct Authenticated {
+    outcome: Outcome,
+    /// What the newcomer brings of an earlier socket is another user's.
+    is_foreign: bool,
+    /// Nobody else goes on with that socket meanwhile.
+    turn: Option<Turn>,
+}
+
 /// Verifies credentials and asks the backplane for admission, if the newcomer is still
 /// `here` then.
 async fn authenticate(
@@ -44,16 +86,60 @@ async fn authenticate(
     handlers: &Handlers,
     mode: AuthMode,
     credentials: Credentials,
-    (socket, earlier): (SocketAddress, Option<(SocketAddress, Micros)>),
+    (socket, earlier): (SocketAddress, Option<Earlier>),
     here: Weak<()>,
-) -> Option<Outcome> {
+) -> Option<Authenticated> {
     let identity = match identify(shared, handlers, mode, credentials, socket).await {
         Ok(identity) => identity,
-        Err(refusal) => return Some(Err(refusal)),
+        Err(refusal) => {
+            return Some(Authenticated {
+                outcome: Err(refusal),
+                is_foreign: false,
+                turn: None,
+            });
+        }
     };
-    if let Some((name, since)) = earlier {
-        take_over(shared, name, identity.user.clone(), since).await;
+    let mut elsewhere = Ok(None);
+    let mut turn = None;
+    if let Some(Earlier { name, came_at, .. }) = earlier {
+        if let Some((recovery, _)) = shared.fanout.common() {
+            turn = Some(recovery.turn(name).await);
+        }
+        let stays = take_over(shared, name, identity.user.clone(), came_at).await;
+        elsewhere = match stays {
+            true => Err(Unclaimed::Unknown),
+            false => claim(shared, name, &identity).await,
+        };
     }
+    let is_foreign = elsewhere == Err(Unclaimed::Foreign);
+    let outcome = admit(shared, identity, socket, here).await?;
+    if let Ok((identity, _)) = &outcome {
+        if let (Some(user), Some((_, common))) = (&identity.user, shared.fanout.common())
+            && common.attend(user)
+        {
+            common.remembered().await;
+        }
+        if let Some(earlier) = earlier {
+            if let Ok(elsewhere) = elsewhere {
+                gather(shared, &earlier, identity, elsewhere).await;
+            }
+            know_members(shared, identity, &earlier.name).await;
+        }
+    }
+    Some(Authenticated {
+        outcome,
+        is_foreign,
+        turn,
+    })
+}
+
+/// Asks the backplane for admission; `None`: the newcomer has gone.
+async fn admit(
+    shared: &Shared,
+    identity: Arc<Identity>,
+    socket: SocketAddress,
+    here: Weak<()>,
+) -> Option<Outcome> {
     let Some(user) = &identity.user else {
         return Some(Ok((identity, Admitted::default())));
     };
@@ -79,27 +165,133 @@ async fn authenticate(
 }
 
 /// Has an earlier connection of the client ended, if it is still there: it does not know yet
-/// that it is lost. What it had waits for the new one then.
+/// that it is lost. What it had waits for the new one then. True: it is there, and stays.
 async fn take_over(
     shared: &Shared,
     name: SocketAddress,
     user: Option<Arc<UserKey>>,
     since: Micros,
-) {
+) -> bool {
     let Some(recovery) = &shared.fanout.recovery else {
-        return;
+        return false;
     };
     let socket = recovery.whereabouts(name);
     let (reply, done) = oneshot::channel();
-    let op = Op::Park(Park {
+    let op = Op::Line(LineOp::Park(Park {
         socket,
         user,
         since,
         reply,
-    });
+    }));
     shared.fanout.post(socket.0.conn.shard, op);
     // An error: there is no such shard.
-    let _ = done.await;
+    done.await.unwrap_or(false)
+}
+
+/// Takes up what another node, or this one, has written down of a socket: nobody else goes on
+/// with it from here on. What this node does not have itself is returned.
+async fn claim(
+    shared: &Shared,
+    name: SocketAddress,
+    identity: &Identity,
+) -> Result<Option<Record>, Unclaimed> {
+    let Some((recovery, common)) = shared.fanout.common() else {
+        return Ok(None);
+    };
+    let is_here = recovery.sessions.holds(&name);
+    if is_here {
+        // What this node has to say of it may be on its way.
+        common.remembered().await;
+    }
+    let session = common.claim(name, owner(identity.user.as_deref())).await?;
+    Ok(Record::read(&session).filter(|_| !is_here))
+}
+
+/// Brings here what a socket that comes back may have missed: what all nodes have kept of its
+/// rooms, and of what was said to its user. What cannot be had makes a fresh start.
+async fn gather(
+    shared: &Shared,
+    earlier: &Earlier,
+    identity: &Identity,
+    elsewhere: Option<Record>,
+) {
+    let fanout = &shared.fanout;
+    let Some((recovery, common)) = fanout.common() else {
+        return;
+    };
+    if let Some(record) = elsewhere {
+        recovery.park(imported(shared, earlier.name, identity, &record));
+    }
+    let Some(rooms) = recovery.sessions.rooms(&earlier.name) else {
+        return;
+    };
+    let mut coming = JoinSet::new();
+    for room in &rooms {
+        if let Some(ready) = room.subscription().and_then(|held| held.ready()) {
+            coming.spawn(async move {
+                ready.await;
+                true
+            });
+        }
+    }
+    let namespace = fanout.namespaces.get(earlier.name.namespace()).name.clone();
+    let tenant = identity.tenant_id().cloned();
+    if let Some(user) = identity.user_id() {
+        coming.spawn(common.follow(Scope::User {
+            namespace: namespace.clone(),
+            tenant: tenant.clone(),
+            user: user.into(),
+        }));
+    }
+    if !recovery.has_followed_since(earlier.place) {
+        coming.spawn(common.follow(Scope::All { namespace, tenant }));
+    }
+    let mut is_all_here = true;
+    while let Some(came) = coming.join_next().await {
+        is_all_here &= came.unwrap_or(false);
+    }
+    if !is_all_here || rooms.iter().any(|room| room.is_awaited()) {
+        recovery.sessions.give_up(&earlier.name);
+        recovery.give_up(vec![earlier.name]);
+    }
+}
+
+/// What another node has written down of a socket, as if it had been lost here.
+fn imported(
+    shared: &Shared,
+    name: SocketAddress,
+    identity: &Identity,
+    record: &Record,
+) -> Session<Option<SocketData>> {
+    let fanout = &shared.fanout;
+    let last = fanout
+        .recovery
+        .as_ref()
+        .map_or(0, |recovery| recovery.line.last());
+    let tenant = identity.tenant_id();
+    let rooms = record.rooms.iter().map(|(room, since)| {
+        let place = RoomRef {
+            namespace: name.namespace(),
+            tenant: tenant.map(|tenant| &**tenant),
+            name: room,
+        };
+        (fanout.rooms.open(&place, tenant), *since)
+    });
+    let places = record.places.iter().filter_map(|(id, end)| {
+        let place = SocketAddress::parse(id)?;
+        Some((place, (*end).min(last)))
+    });
+    Session {
+        name,
+        places: places.collect(),
+        identity: Arc::new(record.identity(identity.user.clone())),
+        rooms: rooms.collect(),
+        taken: Vec::new(),
+        left: record.left,
+        end: last,
+        lost_at: shared.clock.now(),
+        data: None,
+    }
 }
 
 /// Asks who belongs to the conversations of a socket that comes back, so that it can be said
@@ -177,14 +369,10 @@ impl Hub {
         };
         let here = Arc::new(());
         let waits = Arc::downgrade(&here);
-        let earlier = ticket.as_mut().and_then(|ticket| {
-            // A turn may have begun before the earlier connection did, on another shard.
-            let now = engine.now.max(shared.clock.now());
-            if !shared.limits.may_resume(remote, now) {
-                ticket.is_refused();
-            }
-            Some((ticket.name()?, now))
-        });
+        // A turn may have begun before the earlier connection did, on another shard.
+        let now = engine.now.max(shared.clock.now());
+        let earlier = ticket.as_mut();
+        let earlier = earlier.and_then(|ticket| Earlier::of(ticket, &shared, remote, now));
         link.joining = Some(Box::new(Joining {
             ticket: ticket.map(Box::new),
             namespace,
@@ -209,15 +397,19 @@ impl Hub {
         let work = async move {
             let places = (socket, earlier);
             let outcome = authenticate(&shared, &handlers, mode, credentials, places, waits);
-            if let Some(outcome) = outcome.await {
-                if let (Ok((identity, _)), Some((name, _))) = (&outcome, earlier) {
-                    know_members(&shared, identity, &name).await;
-                }
+            if let Some(Authenticated {
+                outcome,
+                is_foreign,
+                turn,
+            }) = outcome.await
+            {
                 let recovery = shared.fanout.recovery.as_ref();
                 let op = Op::Connecting(Connecting {
                     socket,
                     outcome,
                     begin: recovery.map_or(0, |recovery| recovery.line.last()),
+                    is_foreign,
+                    turn,
                 });
                 shared.fanout.post(conn.shard, op);
             }
@@ -238,6 +430,8 @@ impl Hub {
                 socket,
                 outcome: Err(refusal),
                 begin: 0,
+                is_foreign: false,
+                turn: None,
             },
         );
     }
@@ -250,6 +444,8 @@ impl Hub {
             socket,
             outcome,
             begin,
+            is_foreign,
+            turn: _turn,
         }: Connecting,
     ) {
         let slot = engine.find(socket.0.conn);
@@ -273,6 +469,9 @@ impl Hub {
         match outcome {
             Ok((identity, admitted)) => {
                 let mut joining = *joining;
+                if let Some(ticket) = joining.ticket.as_mut().filter(|_| is_foreign) {
+                    ticket.is_anothers();
+                }
                 let displaced = joining.displaced.take();
                 self.establish(engine, slot, joining, identity.clone(), begin);
                 self.close_displaced(&admitted, &identity);

@@ -19,6 +19,7 @@ mod ends;
 mod events;
 mod gaps;
 mod hello;
+mod ledger;
 mod link;
 mod live;
 mod query;
@@ -51,7 +52,7 @@ use tasks::{HubWaker, TaskKind};
 
 use crate::handler::Handlers;
 use crate::metrics::{Inbound, ShardMetrics};
-use crate::op::Op;
+use crate::op::{LineOp, Op};
 use crate::publication::Encoding;
 use crate::shared::{OwnShared, Shared};
 use crate::socket::Socket;
@@ -260,8 +261,7 @@ impl App for Hub {
                 publication,
                 skip,
             } => self.deliver(engine, &room, offset, &publication, skip.as_ref()),
-            Op::Gap { room, gap } => self.gap(engine, &room, gap),
-            Op::UserGap { to } => self.user_gap(engine, to.as_ref()),
+            Op::Line(op) => self.line(engine, op),
             Op::Broadcast {
                 namespace,
                 tenant,
@@ -276,8 +276,6 @@ impl App for Hub {
             } => self.deliver_around(engine, &user, &rooms, others.as_ref(), &publication),
             Op::Select { selection, action } => self.select(engine, &selection, &action),
             Op::Disconnect { to, reason, reply } => self.disconnect(engine, &to, reason, reply),
-            Op::Reached { place } => self.reached(place),
-            Op::Park(park) => self.park_asked(engine, park),
             Op::Replaced {
                 to,
                 by,
@@ -314,6 +312,19 @@ impl App for Hub {
 }
 
 impl Hub {
+    /// What concerns the line of kept events, and what was lost of it.
+    fn line(&mut self, engine: &mut Engine, op: LineOp) {
+        match op {
+            LineOp::Gap { room, gap } => self.gap(engine, &room, gap),
+            LineOp::UserGap { to } => self.user_gap(engine, to.as_ref()),
+            LineOp::Begin { room, from } => self.begin(engine, &room, from),
+            LineOp::Reached { place } => self.reached(place),
+            LineOp::Park(park) => self.park_asked(engine, park),
+            LineOp::Lose { socket, name } => self.lose(engine, &socket, name),
+            LineOp::Settle(reply) => drop(reply.send(())),
+        }
+    }
+
     fn count_inbound(&self, kind: Inbound) {
         self.metrics.inbound(kind).add(1);
     }

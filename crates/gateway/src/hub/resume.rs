@@ -34,7 +34,7 @@ use super::link::Back;
 use crate::data::SocketData;
 use crate::journal::Journal;
 use crate::metrics::Resume;
-use crate::op::{Manner, Op, Park, SelectedAction};
+use crate::op::{LineOp, Manner, Op, Park, SelectedAction};
 use crate::publication::{self, Encoding, Head, Publication, Told};
 use crate::recovery::Recovery;
 
@@ -53,6 +53,8 @@ pub(crate) struct Ticket {
     session: Option<(SocketAddress, u64)>,
     /// Its address has tried too often: nobody looks.
     is_limited: bool,
+    /// The socket was another user's.
+    is_foreign: bool,
     since: Since,
     /// Live topics, each with the epoch and offset of the last event that came.
     pub(crate) topics: Vec<(Box<str>, Option<(Box<str>, u64)>)>,
@@ -89,6 +91,19 @@ impl Ticket {
     pub(super) fn is_refused(&mut self) {
         self.session = None;
         self.is_limited = true;
+    }
+
+    /// The socket was another user's, as another node knows.
+    pub(super) fn is_anothers(&mut self) {
+        self.is_foreign = true;
+    }
+
+    /// The place up to which it has received everything, or before.
+    pub(super) fn place(&self) -> u64 {
+        match self.since {
+            Since::Place(place) => place.id.max(self.begin()),
+            Since::Unsaid | Since::Garbled => self.begin(),
+        }
     }
 
     /// The socket that the client had.
@@ -209,8 +224,8 @@ impl Hub {
                 how: Manner::Kept(told),
                 ..
             } => Some(told.place.id),
-            Op::Reached { place } => Some(*place),
-            Op::Gap { gap, .. } => Some(gap.place),
+            Op::Line(LineOp::Reached { place }) => Some(*place),
+            Op::Line(LineOp::Gap { gap, .. }) => Some(gap.place),
             _ => None,
         };
         if let Some(reached) = reached {
@@ -320,7 +335,7 @@ impl Hub {
 
     /// The token by which a socket can be resumed that begins, or goes on, now.
     pub(super) fn resume_token(&self, name: &SocketAddress, begin: u64) -> Option<String> {
-        Some(self.recovery()?.token(name, begin))
+        self.recovery()?.token(name, begin)
     }
 
     /// What the payload of a CONNECT brings: `pid` and `offset`.
@@ -340,6 +355,7 @@ impl Hub {
         Some(Ticket {
             session,
             is_limited: false,
+            is_foreign: false,
             since,
             topics: Vec::new(),
         })
@@ -362,6 +378,7 @@ impl Hub {
         Ticket {
             session: session.filter(|(name, _)| name.namespace() == NamespaceId::ROOT),
             is_limited: false,
+            is_foreign: false,
             since: Since::of(resume.place.as_deref()),
             topics: topics.collect(),
         }
@@ -411,6 +428,7 @@ impl Hub {
         if let Some(journal) = &recovery.journal {
             journal.parked(name);
         }
+        self.remember(engine, slot, namespace, true);
         recovery.park(Session {
             name,
             places,
@@ -437,17 +455,20 @@ impl Hub {
         }: Park,
     ) {
         let namespace = socket.namespace();
+        let mut is_there = false;
         if let Some(slot) = self.locate(engine, &socket)
             && let Some(link) = self.link_mut(slot)
             && let Some(there) = link.socket(namespace)
-            && there.connected_at < since
-            && there.identity.user == user
         {
-            link.rare().back_by = engine.now + TAKING_OVER;
-            self.link_closed(engine, slot, Reason::TransportClosed);
-            engine.close(slot, Reason::TransportClosed);
+            is_there = true;
+            if there.connected_at < since && there.identity.user == user {
+                is_there = false;
+                link.rare().back_by = engine.now + TAKING_OVER;
+                self.link_closed(engine, slot, Reason::TransportClosed);
+                engine.close(slot, Reason::TransportClosed);
+            }
         }
-        let _ = reply.send(());
+        let _ = reply.send(is_there);
     }
 
     /// The id under which a socket is known, where something is kept.
@@ -531,6 +552,7 @@ impl Hub {
         {
             journal.opened(name, &socket.identity);
         }
+        self.remember(engine, slot, namespace, false);
     }
 
     /// Writes down that it has come into the last of its rooms.
@@ -547,6 +569,7 @@ impl Hub {
         {
             journal.joined(name, room, joined.offset, joined.since);
         }
+        self.remember(engine, slot, namespace, false);
     }
 
     /// Writes down that it leaves a room.
@@ -562,6 +585,7 @@ impl Hub {
         {
             journal.left(name, &room.key, self.place);
         }
+        self.remember(engine, slot, namespace, false);
     }
 
     /// Writes down that it has come back, and to which rooms.
@@ -578,6 +602,7 @@ impl Hub {
                 }
             }
         }
+        self.remember(engine, slot, namespace, false);
     }
 
     // --- coming back ------------------------------------------------------
@@ -630,10 +655,13 @@ impl Hub {
         if ticket.is_limited {
             return Err(Resume::Limited);
         }
+        if ticket.is_foreign {
+            return Err(Resume::Foreign);
+        }
         let (name, begin) = ticket.session.ok_or(Resume::BadToken)?;
         let since = match ticket.since {
             Since::Garbled => return Err(Resume::BadOffset),
-            Since::Place(place) if place.epoch == recovery.line.epoch => {
+            Since::Place(place) if place.epoch == recovery.line.epoch() => {
                 if place.id > recovery.line.last() {
                     return Err(Resume::BadOffset);
                 }
@@ -643,6 +671,10 @@ impl Hub {
             Since::Place(_) => Some(begin),
             Since::Unsaid => None,
         };
+        let common = recovery.common.as_ref();
+        if common.is_some_and(|common| !common.has_claimed(name)) {
+            return Err(Resume::Unknown);
+        }
         let address = self.address(engine, slot, namespace);
         let address = address.ok_or(Resume::Unknown)?;
         let user = identity.user.as_ref();
@@ -714,7 +746,7 @@ impl Hub {
             has_topics: is_live,
         };
         if self.catching_up.push(slot, namespace, caught) {
-            fanout.post(self.shard, Op::Reached { place: now });
+            fanout.post(self.shard, Op::Line(LineOp::Reached { place: now }));
         }
         self.set_back(engine, slot, namespace, session);
         Ok(missed)

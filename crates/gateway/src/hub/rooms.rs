@@ -457,12 +457,7 @@ impl Hub {
             return;
         }
         let tenant = identity.tenant_id().cloned();
-        let name = self.namespace_name(ROOT);
-        let held = self
-            .shared
-            .fanout
-            .backplane
-            .subscribe(name, tenant.as_deref(), topic);
+        let held = self.shared.fanout.hold_room(ROOT, tenant.as_ref(), topic);
         let ready = held.as_ref().and_then(|held| held.ready());
         let waits = ready.is_some() || open.is_none();
         let (true, Some(to)) = (waits, self.address(engine, slot, ROOT)) else {

@@ -78,6 +78,7 @@ impl From<PublishError> for Problem {
     fn from(error: PublishError) -> Self {
         let status = match error {
             PublishError::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
+            PublishError::Unreachable => StatusCode::SERVICE_UNAVAILABLE,
             _ => StatusCode::BAD_REQUEST,
         };
         Problem::new(status, error.to_string())

@@ -320,14 +320,6 @@ fn age(value: &Value) -> Result<Duration, Wrong> {
     }
 }
 
-fn not_yet(value: &Value, only: &str, what: &str) -> Result<(), Wrong> {
-    let given = text(value)?;
-    match given == only || (only == "off" && is_off(value)) {
-        true => Ok(()),
-        false => Err(format!("can only be {only:?}: {what} not in this version")),
-    }
-}
-
 /// The limit's number and policy arrive apart; both live in one value.
 fn device_limit(config: &mut NamespaceConfig) -> (usize, OnExcess) {
     match config.devices {
@@ -896,9 +888,14 @@ pub(crate) static KEYS: &[Key] = &[
     node(
         "recovery.unreachable",
         "\"deliver\"",
-        "only `deliver` in this version: a node of a cluster keeps what it hears itself, and \
-         clients resume where they were",
-        |_, v| not_yet(v, "deliver", "refusing publications while Redis is away is"),
+        "or `refuse`: what becomes of kept publications while a cluster's Redis is away for longer \
+         than two seconds. `deliver`: the node's own clients hear them, and all others are told of \
+         a gap as soon as Redis is back; `refuse`: `SEND_FAILED` for who publishes",
+        |s, v| {
+            let choices = [("deliver", false), ("refuse", true)];
+            s.gateway.recovery.refuse_unreachable = one_of(v, &choices)?;
+            Ok(())
+        },
     ),
     node(
         "store.url",

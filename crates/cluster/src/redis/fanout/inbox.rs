@@ -44,6 +44,8 @@ pub(super) enum Item {
     LostForUsers,
     /// Some were, in whichever channel.
     LostForAnybody,
+    /// What was missed of the line is there.
+    Found,
 }
 
 impl Item {
@@ -55,7 +57,7 @@ impl Item {
             Item::Heard { channel } | Item::NotHeard { channel } | Item::Lost { channel } => {
                 channel.len()
             }
-            Item::Cut | Item::LostForUsers | Item::LostForAnybody => 0,
+            Item::Cut | Item::LostForUsers | Item::LostForAnybody | Item::Found => 0,
         }
     }
 }

@@ -19,7 +19,9 @@ mod counters;
 mod driver;
 mod inbox;
 mod keyed;
+mod line;
 mod numbers;
+mod phase;
 mod pubsub;
 mod receive;
 mod send;
@@ -27,9 +29,12 @@ mod send;
 mod tests;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use heartline_core::auth::BoxFuture;
+use heartline_core::auth::{BoxFuture, UserKey};
+use heartline_core::backplane::line::{Scope, Session, SharedLine, Unclaimed};
 use heartline_core::backplane::{Message, Subscription, Target};
+use heartline_core::presence::SocketAddress;
 
 use super::socketio::Adapter;
 use crate::envelope::{self, Origin};
@@ -41,6 +46,7 @@ use send::Outbox;
 
 pub use counters::Counters;
 pub use driver::{Driver, Heard, Link, Listener, Outgoing, Recipients};
+pub use line::{Line, LineSettings};
 pub use pubsub::RedisDriver;
 pub use receive::Incoming;
 pub use send::Queue;
@@ -72,7 +78,36 @@ pub struct Fanout {
     outbox: Arc<Outbox>,
     channels: Arc<Channels>,
     keyed: Arc<Keyed>,
+    line: Option<Arc<Line>>,
+    /// What is kept comes by these.
+    _held: Vec<Arc<dyn Subscription>>,
     counters: Arc<Counters>,
+}
+
+/// A room whose events are kept: its channel, and the way to what is kept of it.
+struct KeptRoom {
+    channel: Arc<dyn Subscription>,
+    line: Arc<Line>,
+    scope: Scope,
+    is_known: Arc<AtomicBool>,
+}
+
+impl Subscription for KeptRoom {
+    fn ready(&self) -> Option<BoxFuture<()>> {
+        if self.is_known.load(Ordering::Relaxed) {
+            return self.channel.ready();
+        }
+        let (channel, line) = (self.channel.clone(), self.line.clone());
+        let (scope, is_known) = (self.scope.clone(), self.is_known.clone());
+        Some(Box::pin(async move {
+            if let Some(ready) = channel.ready() {
+                ready.await;
+            }
+            if line.follow(scope).await {
+                is_known.store(true, Ordering::Relaxed);
+            }
+        }))
+    }
 }
 
 impl Fanout {
@@ -80,20 +115,27 @@ impl Fanout {
     /// its hash tag; `process` and `tag` name the process as the registry does.
     pub fn new(
         prefix: &str,
-        process: Arc<str>,
-        tag: u32,
+        (process, tag): (Arc<str>, u32),
         adapter: Adapter,
+        line: Option<Arc<Line>>,
     ) -> (Arc<Fanout>, Queue) {
-        let counters: Arc<Counters> = Arc::default();
+        let counters: Arc<Counters> = match &line {
+            Some(line) => line.counters().clone(),
+            None => Arc::default(),
+        };
         let (outbox, queue) = send::queue(tag, everybody(prefix), &counters);
+        let channels: Arc<Channels> = Arc::default();
+        let own = line.iter().flat_map(|line| line.own_channels());
         let fanout = Fanout {
             prefix: prefix.to_owned(),
             process,
             tag,
             adapter,
             outbox,
-            channels: Arc::default(),
+            _held: own.map(|name| channels.hold(name.into())).collect(),
+            channels,
             keyed: Arc::default(),
+            line,
             counters,
         };
         (Arc::new(fanout), queue)
@@ -145,6 +187,18 @@ impl Fanout {
             Some(theirs) => Arc::new(Both([own, theirs])),
             None => own,
         }
+    }
+
+    /// Resolves when what is kept of this node is where other nodes find it.
+    pub async fn finish(&self) {
+        if let Some(line) = &self.line {
+            line.finish().await;
+        }
+    }
+
+    /// The line of kept events, if there is one.
+    pub fn line(&self) -> Option<&Arc<Line>> {
+        self.line.as_ref()
     }
 
     /// Holds the channel by which Socket.IO servers speak to a room, or to a socket by its
@@ -233,6 +287,94 @@ impl Fanout {
             receiver.receive_all(&driver),
             receiver.work_off()
         );
+    }
+}
+
+impl SharedLine for Fanout {
+    fn say(
+        &self,
+        target: &Target<'_>,
+        message: &Message,
+        skip: Option<SocketAddress>,
+    ) -> BoxFuture<Option<u64>> {
+        let Some(line) = &self.line else {
+            return Box::pin(std::future::ready(None));
+        };
+        if let Some((to, body)) = self.adapter.encode(target, message) {
+            self.outbox.say(to, body);
+        }
+        line.say(target, message, skip)
+    }
+
+    fn hold(&self, namespace: &str, tenant: Option<&str>, room: &str) -> Arc<dyn Subscription> {
+        let Some(line) = &self.line else {
+            return self.subscribe(namespace, tenant, room);
+        };
+        let channel = line.room_channel(namespace, tenant, room);
+        let channel = self.channels.hold(channel.into());
+        let theirs = match tenant {
+            None => self.listen_to_servers(namespace, room),
+            Some(_) => None,
+        };
+        let channel: Arc<dyn Subscription> = match theirs {
+            Some(theirs) => Arc::new(Both([channel, theirs])),
+            None => channel,
+        };
+        Arc::new(KeptRoom {
+            channel,
+            line: line.clone(),
+            scope: Scope::Room {
+                namespace: namespace.into(),
+                tenant: tenant.map(Into::into),
+                room: room.into(),
+            },
+            is_known: Arc::default(),
+        })
+    }
+
+    fn follow(&self, scope: Scope) -> BoxFuture<bool> {
+        match &self.line {
+            Some(line) => line.follow(scope),
+            None => Box::pin(std::future::ready(false)),
+        }
+    }
+
+    fn attend(&self, user: &UserKey) -> bool {
+        let line = self.line.as_ref();
+        line.is_some_and(|line| line.attend(user))
+    }
+
+    fn remember(&self, name: SocketAddress, session: Option<Session>) {
+        if let Some(line) = &self.line {
+            line.remember(name, session);
+        }
+    }
+
+    fn remembered(&self) -> BoxFuture<()> {
+        match &self.line {
+            Some(line) => line.remembered(),
+            None => Box::pin(std::future::ready(())),
+        }
+    }
+
+    fn holder(&self, name: SocketAddress) -> BoxFuture<Option<u32>> {
+        let line = self.line.clone();
+        Box::pin(async move { line?.holder(name).await })
+    }
+
+    fn has_claimed(&self, name: SocketAddress) -> bool {
+        let line = self.line.as_ref();
+        line.is_some_and(|line| line.has_claimed(name))
+    }
+
+    fn claim(&self, name: SocketAddress, owner: String) -> BoxFuture<Result<Session, Unclaimed>> {
+        let line = self.line.clone();
+        Box::pin(async move {
+            match line {
+                Some(line) => line.claim(name, &owner).await,
+                None => Err(Unclaimed::Unknown),
+            }
+        })
     }
 }
 

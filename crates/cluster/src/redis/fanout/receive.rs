@@ -2,6 +2,7 @@
 //! the first doubt and opened again. Whatever may have been missed is told to those whose it
 //! was.
 
+use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -18,6 +19,7 @@ use super::counters::Counters;
 use super::driver::{Driver, Heard, Link, Listener};
 use super::inbox::{Inbox, Item, Worker};
 use super::keyed::{Foreign as Verdict, Keyed};
+use super::line::Line;
 use super::numbers::Numbers;
 use crate::envelope::{self, Body, Origin, Said, Seen, Unread};
 use crate::locked::locked;
@@ -71,6 +73,8 @@ pub(super) struct Ear {
     keyed: Arc<Keyed>,
     counters: Arc<Counters>,
     adapter: Adapter,
+    /// What is kept comes by it, if anything is.
+    line: Option<Arc<Line>>,
     /// Bytes that what is heard may have.
     max_payload: usize,
     outlet: Outlet,
@@ -93,7 +97,15 @@ impl Worker for Ear {
             }
             Item::Said { channel, payload } => self.hear_message(&channel, &payload),
             Item::SaidByServer { channel, payload } => self.hear_server(&channel, &payload),
+            Item::Found => {
+                if let Some(line) = &self.line {
+                    line.goes_on(self.max_payload);
+                }
+            }
             Item::Cut => {
+                if let Some(line) = &self.line {
+                    line.cut();
+                }
                 self.channels.cut();
                 locked(&self.everybody_numbers).forget();
                 self.keyed.forget_all();
@@ -102,7 +114,13 @@ impl Worker for Ear {
             Item::NotHeard { channel } => self.channels.taken_away(text(&channel)),
             Item::Lost { channel } => self.tell_lost(&channel),
             Item::LostForUsers => self.tell(Missed::Users),
-            Item::LostForAnybody => self.tell(Missed::Anybody),
+            Item::LostForAnybody => {
+                if let Some(line) = &self.line {
+                    line.cut();
+                    line.behind.notify_one();
+                }
+                self.tell(Missed::Anybody);
+            }
         }
     }
 }
@@ -134,6 +152,13 @@ impl Ear {
     /// of that is told herewith.
     fn tell_lost(&self, channel: &[u8]) {
         let channel = text(channel);
+        if let Some(line) = &self.line
+            && line.is_of(channel)
+        {
+            line.cut();
+            line.behind.notify_one();
+            return;
+        }
         self.channels.told(channel);
         if channel == self.everybody {
             locked(&self.everybody_numbers).forget();
@@ -158,6 +183,9 @@ impl Ear {
 
     fn hear_message(&self, channel: &[u8], payload: &[u8]) {
         let name = text(channel);
+        if let Some(line) = self.line.as_ref().filter(|line| line.is_of(name)) {
+            return line.hear(payload, self.max_payload);
+        }
         match envelope::read(payload) {
             Some((origin, body)) if origin.tag == self.tag => self.hear_own(name, origin, body),
             Some((origin, _)) if !self.is_new(origin) => {}
@@ -284,6 +312,7 @@ pub(super) struct Receiver {
     channels: Arc<Channels>,
     keyed: Arc<Keyed>,
     counters: Arc<Counters>,
+    line: Option<Arc<Line>>,
     /// Channels that are listened to whatever rooms there are.
     always: Vec<String>,
     patterns: Vec<String>,
@@ -314,6 +343,7 @@ impl Receiver {
             keyed: fanout.keyed.clone(),
             counters: fanout.counters.clone(),
             adapter: fanout.adapter.clone(),
+            line: fanout.line.clone(),
             max_payload,
             outlet,
         };
@@ -322,6 +352,7 @@ impl Receiver {
             channels: fanout.channels.clone(),
             keyed: fanout.keyed.clone(),
             counters: fanout.counters.clone(),
+            line: fanout.line.clone(),
             always,
             patterns: servers.patterns,
         }
@@ -376,8 +407,18 @@ impl Receiver {
         self.channels.set_connected();
         tracing::debug!(rooms = wanted.len(), "other nodes' publications arrive");
         let mut next_ping = Instant::now() + PING_INTERVAL;
+        let mut finding: Pin<Box<dyn Future<Output = ()> + Send + '_>> = Box::pin(self.find());
+        let mut finds = self.line.is_some();
         loop {
             tokio::select! {
+                () = &mut finding, if finds => {
+                    finds = false;
+                    self.inbox.take_in(Item::Found);
+                }
+                () = self.is_behind() => {
+                    finding = Box::pin(self.find());
+                    finds = true;
+                }
                 () = ending.noticed.notified() => {}
                 () = self.channels.changed() => {}
                 () = tokio::time::sleep_until(next_ping) => {
@@ -389,6 +430,21 @@ impl Receiver {
                 return Err((redis::ErrorKind::Io, "the connection ended").into());
             }
             self.follow_changes(&mut link).await?;
+        }
+    }
+
+    /// Returns when something of the line was dropped here.
+    async fn is_behind(&self) {
+        match &self.line {
+            Some(line) => line.behind.notified().await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Finds what was missed of the line.
+    async fn find(&self) {
+        if let Some(line) = &self.line {
+            line.catch_up().await;
         }
     }
 

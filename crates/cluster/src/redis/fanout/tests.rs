@@ -170,7 +170,12 @@ impl Node {
     /// A node that neither sends nor receives yet.
     fn new(tag: u32) -> Node {
         let adapter = Adapter::new(SocketIoAdapter::Off, "socket.io", tag);
-        let (fanout, queue) = Fanout::new("{p}", format!("this.{tag:08x}").into(), tag, adapter);
+        let (fanout, queue) = Fanout::new(
+            "{p}",
+            (format!("this.{tag:08x}").into(), tag),
+            adapter,
+            None,
+        );
         Node {
             fanout,
             queue: Some(queue),

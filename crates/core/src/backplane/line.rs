@@ -1,0 +1,160 @@
+//! The line of kept events that all nodes share, so that a client that was lost on one goes on
+//! on another.
+//!
+//! A kept event takes its number where all nodes meet, and comes back from there to each node
+//! that wants it, its own included, in the order of the numbers. So a number is a place in all
+//! rooms of all nodes at once. The end of each place's events stays there: a node that has not
+//! followed a room from the beginning takes them in.
+
+use std::sync::Arc;
+
+use super::target::{Subscription, Target};
+use crate::auth::{BoxFuture, UserKey};
+use crate::line::ring::Extent;
+use crate::message::Message;
+use crate::presence::SocketAddress;
+
+/// Whose events are kept together.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Scope {
+    /// The members of a room.
+    Room {
+        /// The room's namespace.
+        namespace: Arc<str>,
+        /// Its tenant.
+        tenant: Option<Arc<str>>,
+        /// Its name.
+        room: Arc<str>,
+    },
+    /// A user's sockets in a namespace.
+    User {
+        /// The namespace.
+        namespace: Arc<str>,
+        /// The user's tenant.
+        tenant: Option<Arc<str>>,
+        /// The user's id.
+        user: Arc<str>,
+    },
+    /// All sockets of a namespace and tenant, and what is for those in several rooms.
+    All {
+        /// The namespace.
+        namespace: Arc<str>,
+        /// The tenant.
+        tenant: Option<Arc<str>>,
+    },
+}
+
+/// Where an event stands in the line of all nodes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Position {
+    /// Which line: another one after the store has forgotten.
+    pub line: u32,
+    /// Its number there.
+    pub id: u64,
+    /// The number of the event before it in its scope; 0: there was none.
+    pub before: u64,
+    /// The epoch of its offset.
+    pub epoch: u64,
+    /// Its number in its scope.
+    pub offset: u64,
+}
+
+/// An event of the line.
+#[derive(Debug)]
+pub struct Heard<'a> {
+    /// Where it stands.
+    pub at: Position,
+    /// Whom it is for.
+    pub target: Target<'a>,
+    /// What is said; `None`: events of the room were lost, and this stands for them.
+    pub message: Option<Message>,
+    /// Not for this socket: it has said it.
+    pub skip: Option<SocketAddress>,
+}
+
+/// The end of what all nodes together have kept of a scope.
+#[derive(Debug)]
+pub struct Tail<'a> {
+    /// The epoch of its offsets.
+    pub epoch: u64,
+    /// How many events there were.
+    pub offset: u64,
+    /// From where to where nothing is missing.
+    pub known: Extent,
+    /// The events, by their numbers, the newest of each key among them.
+    pub events: Vec<Heard<'a>>,
+}
+
+/// How far the line of all nodes is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reached {
+    /// Which line.
+    pub line: u32,
+    /// What had a number up to this one may be missing: the store has forgotten.
+    pub begin: u64,
+    /// The last number that was taken.
+    pub last: u64,
+}
+
+/// Why a session cannot be taken up here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unclaimed {
+    /// There is none, or not any more.
+    Unknown,
+    /// It is another user's.
+    Foreign,
+    /// Nobody can say: the store is away.
+    Unreachable,
+}
+
+/// The line, as a node uses it.
+pub trait SharedLine: Send + Sync + 'static {
+    /// Puts an event into the line. It is told here when it comes back. Never waits; the answer
+    /// is its offset, or `None` if it is not in the line: the store is away.
+    fn say(
+        &self,
+        target: &Target<'_>,
+        message: &Message,
+        skip: Option<SocketAddress>,
+    ) -> BoxFuture<Option<u64>>;
+
+    /// Holds a room. [`ready`](Subscription::ready) resolves when its end has been
+    /// [taken in](super::Node::take_in), or will not be for now.
+    fn hold(&self, namespace: &str, tenant: Option<&str>, room: &str) -> Arc<dyn Subscription>;
+
+    /// Has the end of a scope [taken in](super::Node::take_in); false: it cannot be had now.
+    fn follow(&self, scope: Scope) -> BoxFuture<bool>;
+
+    /// This node has sockets of a user, or sessions that may come back: it is to hear what is
+    /// said to them. True: it does soon, and [`remembered`](Self::remembered) tells when; else it
+    /// does already.
+    fn attend(&self, user: &UserKey) -> bool;
+
+    /// Writes down what a socket has, soon; `None`: it is gone for good. `owner` names its
+    /// user.
+    fn remember(&self, name: SocketAddress, session: Option<Session>);
+
+    /// Resolves when all of that is written, or will not be for now.
+    fn remembered(&self) -> BoxFuture<()>;
+
+    /// The tag of the node that has a socket which is known by this name; `None`: nobody says.
+    fn holder(&self, name: SocketAddress) -> BoxFuture<Option<u32>>;
+
+    /// Takes a session up: of several nodes that try, one has it. The one that had it hears of
+    /// [that](super::Node::lose_session).
+    fn claim(&self, name: SocketAddress, owner: String) -> BoxFuture<Result<Session, Unclaimed>>;
+
+    /// Whether this node has taken a session up, and no other one has since.
+    fn has_claimed(&self, name: SocketAddress) -> bool;
+}
+
+/// What a socket has, as its node writes it down.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Session {
+    /// Whose it is: nobody else may take it up.
+    pub owner: String,
+    /// Whether its connection was lost: it may be taken up for as long as the window.
+    pub is_lost: bool,
+    /// What the gateway knows of it.
+    pub record: Vec<u8>,
+}

@@ -1,0 +1,514 @@
+//! The line that all nodes share, as this node follows it: what comes by it on its way to
+//! sockets and rings, and what a session is to another node.
+
+use std::sync::Arc;
+
+use heartline_core::auth::{Identity, RoomPattern, UserKey};
+use heartline_core::backplane::line::{Heard, Reached, Scope, Session, Tail};
+use heartline_core::backplane::{NameList, Target};
+use heartline_core::line::ring::{Kept, Only};
+use heartline_core::line::shelf::ScopeRef;
+use heartline_core::message::Message;
+use heartline_core::namespaces::NamespaceId;
+use heartline_core::presence::SocketAddress;
+use heartline_core::rooms::{Gap, Numbered, Room, RoomRef};
+use heartline_engine::shard::outbound::ConflationKey;
+use heartline_wire::names::{self, Speaker};
+use serde::{Deserialize, Serialize};
+
+use crate::fanout::{Fanout, ToRoom, ToRooms, ToUser};
+use crate::op::{LineOp, Op};
+use crate::publication::{Publication, Told};
+use crate::recovery::Recovery;
+
+impl Fanout {
+    /// Something of the line comes: for whom it is here, it is in their mailboxes then.
+    pub(crate) fn hear(&self, heard: Heard<'_>) {
+        let Some((recovery, _)) = self.common() else {
+            return;
+        };
+        let at = heard.at;
+        if at.line != recovery.line.epoch() {
+            // Nobody here knows what came before.
+            let before = at.id.saturating_sub(1);
+            self.reach(Reached {
+                line: at.line,
+                begin: before,
+                last: before,
+            });
+        }
+        let may_say = |message: &Message| names::may_say(Speaker::Backend, &message.event);
+        let message = heard.message.filter(may_say);
+        let namespace = heard.target.namespace();
+        let Some(namespace) = namespace.and_then(|name| self.namespaces.find(name)) else {
+            return recovery.line.follow(at.id, || ());
+        };
+        let numbered = Numbered {
+            id: at.id,
+            before: at.before,
+            epoch: at.epoch,
+            offset: at.offset,
+        };
+        match heard.target {
+            Target::Room {
+                tenant, room, key, ..
+            } => {
+                let to = ToRoom {
+                    namespace,
+                    tenant,
+                    room,
+                    key,
+                    skip: heard.skip,
+                };
+                self.hear_in_room(recovery, &to, numbered, message);
+            }
+            target => self.hear_elsewhere(
+                recovery,
+                (namespace, target, heard.skip),
+                (at.id, at.before),
+                message,
+            ),
+        }
+    }
+
+    fn hear_in_room(
+        &self,
+        recovery: &Recovery,
+        to: &ToRoom<'_>,
+        at: Numbered,
+        message: Option<Message>,
+    ) {
+        let found = self.rooms.find(&RoomRef {
+            namespace: to.namespace,
+            tenant: to.tenant,
+            name: to.room,
+        });
+        let Some(room) = found else {
+            return recovery.line.follow(at.id, || ());
+        };
+        let gap = |shard: usize, gap: Gap| {
+            let room = room.clone();
+            self.post(shard as u16, Op::Line(LineOp::Gap { room, gap }));
+        };
+        let Some(message) = message else {
+            return room.follow_gap(&recovery.line, at, gap);
+        };
+        let only = Only {
+            skip: to.skip,
+            ..Only::default()
+        };
+        let kept = Kept {
+            key: to.key.map(Into::into),
+            ..recovery.kept(&message, only, self.clock.now())
+        };
+        let name = self.namespaces.get(to.namespace).name.clone();
+        let make = |offset, id| {
+            let conflate = to.key.map(|key| ConflationKey {
+                scope: room.incarnation,
+                key: key.into(),
+            });
+            let topic = Some(room.key.name.clone());
+            let told = Told {
+                place: recovery.line.place(id),
+                is_own: true,
+            };
+            let publication = Publication::new(name, message, topic, Some(offset), conflate);
+            (offset, Arc::new(publication.at(Some(told))))
+        };
+        let to_shard = |shard: usize, (offset, publication): &(u64, Arc<Publication>)| {
+            let op = Op::Deliver {
+                room: room.clone(),
+                offset: *offset,
+                publication: publication.clone(),
+                skip: to.skip,
+            };
+            self.post(shard as u16, op);
+        };
+        room.follow(&recovery.line, at, kept, make, to_shard, gap);
+    }
+
+    /// The same of what goes to no single room.
+    fn hear_elsewhere(
+        &self,
+        recovery: &Recovery,
+        (namespace, target, skip): (NamespaceId, Target<'_>, Option<SocketAddress>),
+        (id, before): (u64, u64),
+        message: Option<Message>,
+    ) {
+        let Some((tenant, user)) = who_of(&target) else {
+            return;
+        };
+        let scope = ScopeRef {
+            namespace,
+            tenant,
+            user,
+        };
+        if user.is_some_and(|user| !self.has_anybody(tenant, user)) {
+            return recovery.line.follow(id, || ());
+        }
+        let Some(message) = message else {
+            recovery.shelf.follow_loss(scope, &recovery.line, id);
+            if let Some(user) = user {
+                for to in self.backplane.local().sockets(tenant, user, None) {
+                    self.post(to.0.conn.shard, Op::Line(LineOp::UserGap { to: Some(to) }));
+                }
+            }
+            return;
+        };
+        let only = only_of(&target, skip);
+        let kept = Kept {
+            id,
+            ..recovery.kept(&message, only, self.clock.now())
+        };
+        let told = Told {
+            place: recovery.line.place(id),
+            is_own: true,
+        };
+        recovery
+            .shelf
+            .follow(scope, &recovery.line, before, kept, || {
+                self.post_to(namespace, &target, skip, message, Some(told));
+            });
+    }
+
+    /// Puts what goes to no single room into the mailboxes.
+    fn post_to(
+        &self,
+        namespace: NamespaceId,
+        target: &Target<'_>,
+        skip: Option<SocketAddress>,
+        message: Message,
+        told: Option<Told>,
+    ) {
+        match *target {
+            Target::User {
+                tenant,
+                user,
+                user_type,
+                topic,
+                instead_of,
+                ..
+            } => {
+                let only = user_type.map(|user_type| user_key(tenant, user, user_type));
+                let to = ToUser {
+                    namespace,
+                    tenant,
+                    user,
+                    only: only.as_ref(),
+                    topic,
+                    instead_of,
+                    skip,
+                };
+                self.post_to_user(&to, message, told);
+            }
+            Target::All { tenant, .. } => {
+                self.post_to_everybody(namespace, tenant.map(Into::into), message, told);
+            }
+            Target::Rooms {
+                tenant,
+                rooms,
+                except,
+                ..
+            } => {
+                let tenant: Option<Arc<str>> = tenant.map(Into::into);
+                let to = ToRooms {
+                    namespace,
+                    tenant: tenant.as_ref(),
+                    rooms: &list(rooms),
+                    except: &list(except),
+                    skip,
+                };
+                self.post_to_rooms(&to, message, told);
+            }
+            Target::Room { .. } | Target::Users { .. } | Target::Nodes => {}
+        }
+    }
+
+    /// The line cannot be reached: what was to go by it is for those here, and is not kept.
+    pub(crate) fn deliver_alone(
+        &self,
+        target: &Target<'_>,
+        message: Message,
+        skip: Option<SocketAddress>,
+    ) {
+        let namespace = target.namespace();
+        let Some(namespace) = namespace.and_then(|name| self.namespaces.find(name)) else {
+            return;
+        };
+        let told = self.passing(&message);
+        let Target::Room { tenant, room, .. } = *target else {
+            return self.post_to(namespace, target, skip, message, told);
+        };
+        let found = self.rooms.find(&RoomRef {
+            namespace,
+            tenant,
+            name: room,
+        });
+        if let Some(room) = found {
+            self.pass(&room, message, skip, told);
+        }
+    }
+
+    /// Takes in what all nodes have kept of a scope.
+    pub(crate) fn take_in(&self, scope: &Scope, tail: Tail<'_>) {
+        let Some((recovery, _)) = self.common() else {
+            return;
+        };
+        let now = self.clock.now();
+        let events = tail.events.into_iter().filter_map(|heard| {
+            let message = heard.message?;
+            let key = match heard.target {
+                Target::Room { key, .. } => key.map(Into::into),
+                _ => None,
+            };
+            let only = only_of(&heard.target, heard.skip);
+            Some(Kept {
+                id: heard.at.id,
+                offset: heard.at.offset,
+                key,
+                ..recovery.kept(&message, only, now)
+            })
+        });
+        let events: Vec<Kept> = events.collect();
+        let Some((namespace, tenant, name)) = self.parts(scope) else {
+            return;
+        };
+        if let Scope::Room { .. } = scope {
+            if let Some(room) = self.room_of(scope) {
+                let numbers = (tail.epoch, tail.offset);
+                room.take_in(
+                    &recovery.line,
+                    numbers,
+                    tail.known,
+                    events,
+                    |shard, gap, is_late| {
+                        let room = room.clone();
+                        let op = match is_late {
+                            true => Op::Line(LineOp::Gap { room, gap }),
+                            false => Op::Line(LineOp::Begin { room, from: gap }),
+                        };
+                        self.post(shard as u16, op);
+                    },
+                );
+            }
+            return;
+        }
+        let scope = ScopeRef {
+            namespace,
+            tenant,
+            user: name,
+        };
+        recovery
+            .shelf
+            .take_in(scope, &recovery.line, tail.known, events);
+    }
+
+    /// The end of a scope does not come in time.
+    pub(crate) fn go_without(&self, scope: &Scope) {
+        if let Some(room) = self.room_of(scope) {
+            room.goes_without();
+        }
+    }
+
+    /// How far the line is: all that is for this node up to there has come.
+    pub(crate) fn reach(&self, reached: Reached) {
+        let Some((recovery, _)) = self.common() else {
+            return;
+        };
+        if recovery.line.epoch() != reached.line {
+            recovery.line.becomes(reached.line, reached.last);
+            recovery.follows_from(reached.last);
+        }
+        recovery.miss(reached.begin);
+        recovery.line.follow(reached.last, || ());
+    }
+
+    /// What this node follows of the line.
+    pub(crate) fn followed(&self) -> Vec<Scope> {
+        let mut scopes = Vec::new();
+        for room in self.rooms.all() {
+            if room.is_kept() {
+                scopes.push(Scope::Room {
+                    namespace: self.namespaces.get(room.key.namespace).name.clone(),
+                    tenant: room.key.tenant.clone(),
+                    room: room.key.name.clone(),
+                });
+            }
+        }
+        let mut tenants: Vec<Option<Arc<str>>> = vec![None];
+        let mut users: Vec<(Option<Arc<str>>, Arc<str>)> = Vec::new();
+        self.backplane.local().each_user(|user| {
+            tenants.push(user.tenant_id.clone());
+            users.push((user.tenant_id.clone(), user.user_id.clone()));
+        });
+        tenants.sort_unstable();
+        tenants.dedup();
+        users.sort_unstable();
+        users.dedup();
+        for (_, namespace) in self.namespaces.iter() {
+            let namespace = &namespace.name;
+            scopes.extend(tenants.iter().map(|tenant| Scope::All {
+                namespace: namespace.clone(),
+                tenant: tenant.clone(),
+            }));
+            scopes.extend(users.iter().map(|(tenant, user)| Scope::User {
+                namespace: namespace.clone(),
+                tenant: tenant.clone(),
+                user: user.clone(),
+            }));
+        }
+        scopes
+    }
+
+    /// Another node has taken up what a socket here had.
+    pub(crate) fn lose_session(&self, name: SocketAddress) {
+        let Some((recovery, _)) = self.common() else {
+            return;
+        };
+        recovery.sessions.give_up(&name);
+        let at = self.whereabouts(name);
+        self.post(at.0.conn.shard, Op::Line(LineOp::Lose { socket: at, name }));
+    }
+
+    fn parts<'a>(
+        &self,
+        scope: &'a Scope,
+    ) -> Option<(NamespaceId, Option<&'a str>, Option<&'a str>)> {
+        let (namespace, tenant, name) = match scope {
+            Scope::Room {
+                namespace,
+                tenant,
+                room,
+            } => (namespace, tenant, Some(&**room)),
+            Scope::User {
+                namespace,
+                tenant,
+                user,
+            } => (namespace, tenant, Some(&**user)),
+            Scope::All { namespace, tenant } => (namespace, tenant, None),
+        };
+        Some((self.namespaces.find(namespace)?, tenant.as_deref(), name))
+    }
+
+    fn room_of(&self, scope: &Scope) -> Option<Arc<Room>> {
+        let Scope::Room { .. } = scope else {
+            return None;
+        };
+        let (namespace, tenant, name) = self.parts(scope)?;
+        self.rooms.find(&RoomRef {
+            namespace,
+            tenant,
+            name: name?,
+        })
+    }
+}
+
+fn list(names: NameList<'_>) -> Vec<String> {
+    names.iter().map(ToOwned::to_owned).collect()
+}
+
+fn user_key(tenant: Option<&str>, user: &str, user_type: Option<&str>) -> UserKey {
+    UserKey {
+        tenant_id: tenant.map(Into::into),
+        user_id: user.into(),
+        user_type: user_type.map(Into::into),
+    }
+}
+
+/// The tenant of a target that is no room, and the user, if it is one.
+fn who_of<'a>(target: &Target<'a>) -> Option<(Option<&'a str>, Option<&'a str>)> {
+    match *target {
+        Target::User { tenant, user, .. } => Some((tenant, Some(user))),
+        Target::All { tenant, .. } | Target::Rooms { tenant, .. } => Some((tenant, None)),
+        Target::Room { .. } | Target::Users { .. } | Target::Nodes => None,
+    }
+}
+
+/// Who of those in its scope a publication is for.
+fn only_of(target: &Target<'_>, skip: Option<SocketAddress>) -> Only {
+    let only = Only {
+        skip,
+        ..Only::default()
+    };
+    match *target {
+        Target::User {
+            tenant,
+            user,
+            user_type,
+            topic,
+            instead_of,
+            ..
+        } => Only {
+            user: user_type.map(|user_type| Arc::new(user_key(tenant, user, user_type))),
+            instead_of: instead_of.map(Into::into),
+            topic: topic.map(Into::into),
+            ..only
+        },
+        Target::Rooms { rooms, except, .. } => {
+            let rooms = list(rooms);
+            // Live subscribers know an event's room; of several, there is none to tell.
+            let topic = match &*rooms {
+                [one] => Some(one.as_str().into()),
+                _ => None,
+            };
+            Only {
+                among: (!rooms.is_empty()).then(|| rooms.into()),
+                except: list(except).into(),
+                topic,
+                ..only
+            }
+        }
+        Target::Room { .. } | Target::All { .. } | Target::Users { .. } | Target::Nodes => only,
+    }
+}
+
+/// What a node writes down of a socket for the others.
+#[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Record {
+    /// Its rooms, each with the number of the last event before it joined.
+    pub(crate) rooms: Vec<(String, u64)>,
+    /// The number of the last event before it left a room.
+    pub(crate) left: u64,
+    /// The ids that it had where it was, each with the number of the last event sent there.
+    pub(crate) places: Vec<(String, u64)>,
+    /// The patterns of rooms that its token granted.
+    pub(crate) grants: Option<Vec<String>>,
+}
+
+impl Record {
+    /// The record as the store has it, for a socket of an identity.
+    pub(crate) fn written(&self, identity: &Identity, is_lost: bool) -> Session {
+        Session {
+            owner: owner(identity.user.as_deref()),
+            is_lost,
+            record: serde_json::to_vec(self).unwrap_or_default(),
+        }
+    }
+
+    /// Reads what a node has written.
+    pub(crate) fn read(session: &Session) -> Option<Record> {
+        serde_json::from_slice(&session.record).ok()
+    }
+
+    /// As far as it is known what the socket was allowed.
+    pub(crate) fn identity(&self, user: Option<Arc<UserKey>>) -> Identity {
+        let grants = self.grants.as_ref();
+        Identity {
+            user,
+            rooms: grants.map(|all| all.iter().map(|one| RoomPattern::new(one)).collect()),
+            ..Identity::default()
+        }
+    }
+}
+
+/// How the owner of a session is named.
+pub(crate) fn owner(user: Option<&UserKey>) -> String {
+    user.map_or_else(String::new, |user| {
+        let parts = (
+            user.tenant_id.as_deref(),
+            &*user.user_id,
+            user.user_type.as_deref(),
+        );
+        serde_json::to_string(&parts).unwrap_or_default()
+    })
+}

@@ -1,0 +1,92 @@
+//! What a socket has, written down where other nodes find it: the one to which its client
+//! comes back goes on with it, whatever has become of this one.
+
+use std::sync::Arc;
+
+use heartline_core::namespaces::NamespaceId;
+use heartline_core::presence::SocketAddress;
+use heartline_core::rooms::{Gap, Room};
+use heartline_engine::shard::engine::Engine;
+use heartline_wire::id::Slot;
+use heartline_wire::reason::Reason;
+
+use super::Hub;
+use crate::common::Record;
+
+impl Hub {
+    /// The id under which a socket is known.
+    pub(super) fn name_of(
+        &self,
+        engine: &Engine,
+        slot: Slot,
+        namespace: NamespaceId,
+    ) -> Option<SocketAddress> {
+        let socket = self.link(slot)?.socket(namespace)?;
+        match socket.back() {
+            Some(back) => Some(back.name),
+            None => self.address(engine, slot, namespace),
+        }
+    }
+
+    /// Writes down what a socket has, or had when its connection was lost.
+    pub(super) fn remember(
+        &self,
+        engine: &Engine,
+        slot: Slot,
+        namespace: NamespaceId,
+        is_lost: bool,
+    ) {
+        let Some((_, common)) = self.shared.fanout.common() else {
+            return;
+        };
+        let (Some(name), Some(address)) = (
+            self.name_of(engine, slot, namespace),
+            self.address(engine, slot, namespace),
+        ) else {
+            return;
+        };
+        let Some(socket) = self.link(slot).and_then(|link| link.socket(namespace)) else {
+            return;
+        };
+        let rooms = socket.rooms.iter().filter_map(|member| {
+            let room = self.rooms.room(*member)?;
+            Some((room.key.name.to_string(), self.rooms.since(*member)))
+        });
+        let earlier = socket.back().map_or(&[][..], |back| &back.places);
+        let earlier = earlier.iter().map(|(place, end)| (place.id(), *end));
+        let grants = socket.identity.rooms.as_ref();
+        let record = Record {
+            rooms: rooms.collect(),
+            left: socket.left(),
+            places: earlier.chain([(address.id(), u64::MAX)]).collect(),
+            grants: grants.map(|all| all.iter().map(|one| one.text()).collect()),
+        };
+        common.remember(name, Some(record.written(&socket.identity, is_lost)));
+    }
+
+    /// It is known how far a room is: its members have heard nothing yet.
+    pub(super) fn begin(&mut self, engine: &Engine, room: &Arc<Room>, from: Gap) {
+        if !self.rooms.begin(room, from) {
+            return;
+        }
+        for &slot in self.rooms.members(room) {
+            self.remember(engine, slot, room.key.namespace, false);
+        }
+    }
+
+    /// Another node has taken up what a socket here has: its client is there.
+    pub(super) fn lose(
+        &mut self,
+        engine: &mut Engine,
+        socket: &SocketAddress,
+        name: SocketAddress,
+    ) {
+        if let Some(slot) = self.locate(engine, socket) {
+            self.link_closed(engine, slot, Reason::TransportClosed);
+            engine.close(slot, Reason::TransportClosed);
+        }
+        if let Some((recovery, _)) = self.shared.fanout.common() {
+            recovery.sessions.give_up(&name);
+        }
+    }
+}
