@@ -1,4 +1,4 @@
-//! Messages that were stored, and of which a killed process has told nobody.
+//! Messages that were stored, and of which a process that ended has told nobody.
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ use crate::shared::Shared;
 /// Bytes of one part of a history, as JSON.
 const PART_BYTES: usize = 1 << 20;
 
-/// Tells the rooms that the journal knows of what is in the store after the last message that
+/// Tells the rooms that an earlier process has left of what is in the store after the last that
 /// was told there. It is done once, before or while the first clients come back: to them these
 /// are messages like any other.
 pub(crate) async fn tell(shared: Arc<Shared>) {

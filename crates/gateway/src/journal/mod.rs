@@ -181,7 +181,10 @@ impl State {
                 if let Where::Room(room) = &event.to {
                     self.note_room(room, event.id);
                     self.note_keyed(&room.key, event);
-                    if let Some(offset) = stored_offset(&event.message) {
+                    // Before something that is gone: that may have been a later message.
+                    let lost = self.rooms.get(&room.key).map_or(0, |known| known.lost);
+                    let offset = stored_offset(&event.message).filter(|_| event.id > lost);
+                    if let Some(offset) = offset {
                         self.note_told(&room.key, offset);
                     }
                 }

@@ -1458,6 +1458,59 @@ fn a_client_of_a_stopped_gateway_goes_on_with_the_next() {
 }
 
 #[test]
+fn after_a_stop_no_message_is_told_again_and_one_of_which_nobody_was_told_is() {
+    let (mut config, folder) = leaving("stopped-untold");
+    config.recovery.bytes = 4_000;
+    let store = Durable::default();
+    let start = || World::with(config.clone(), |builder| builder.store(store.clone()));
+    let mut world = start();
+    let mut ann = Tracking::new(&mut world, "user=ann rooms=conversation:*");
+    ann.asks(&mut world, r#"42["join","conversation:1"]"#);
+    let say = |text: &str| {
+        let data = format!(r#"{{"conversationId":"1","content":"{text}"}}"#);
+        format!(r#"42["message:send",{data}]"#)
+    };
+    let messages = |ann: &mut Tracking| -> Vec<String> {
+        let got = ann.got().into_iter();
+        got.filter(|one| one.contains("message:new")).collect()
+    };
+    // The second is too large to be kept.
+    ann.asks(&mut world, &say("one"));
+    ann.asks(&mut world, &say(&"x".repeat(4_000)));
+    assert_eq!(messages(&mut ann).len(), 2);
+    stopped(world);
+    let mut world = start();
+    ann.return_to(&mut world);
+    world.settle();
+    ann.hear(9);
+    assert!(ann.recovered);
+    assert_eq!(messages(&mut ann), [""; 0]);
+    ann.asks(&mut world, &say("three"));
+    assert_eq!(messages(&mut ann).len(), 1);
+    let new = NewMessage {
+        sender: Arc::new(UserKey {
+            tenant_id: None,
+            user_id: "bob".into(),
+            user_type: None,
+        }),
+        channel: Channel::Conversation("1".into()),
+        content: "four".into(),
+        temp_id: None,
+        created_at: 7,
+    };
+    drop(store.append(new, Box::new(|_| ())));
+    stopped(world);
+    let mut world = start();
+    ann.return_to(&mut world);
+    world.settle();
+    ann.hear(9);
+    let told = messages(&mut ann);
+    assert!(ann.recovered && told.len() == 1, "{told:?}");
+    assert!(told[0].contains(r#""content":"four""#), "{told:?}");
+    std::fs::remove_dir_all(folder).unwrap();
+}
+
+#[test]
 fn what_was_left_too_long_ago_or_is_damaged_is_not_gone_on_with() {
     let (config, folder) = leaving("damaged-left");
     let file = folder.join("left");
