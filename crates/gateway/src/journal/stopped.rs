@@ -124,3 +124,32 @@ pub(crate) fn take(path: &Path, namespaces: &str) -> Result<Option<(Identity, Fo
     found.take_in(&state);
     Ok(Some(((head.epoch, head.secret), found)))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_whole_or_nothing_and_there_once() {
+        let name = format!("heartline-stopped-{}", std::process::id());
+        let path = std::env::temp_dir().join(name);
+        let found = Found {
+            last: 300,
+            ..Found::default()
+        };
+        write(&path, "/ /chat".into(), (7, [3; 32]), found).unwrap();
+        let bytes = fs::read(&path).unwrap();
+        for at in 0..bytes.len() {
+            let mut changed = bytes.clone();
+            changed[at] ^= 1;
+            for damaged in [&changed[..], &bytes[..at]] {
+                fs::write(&path, damaged).unwrap();
+                assert!(take(&path, "/ /chat").is_err(), "{at}");
+            }
+        }
+        fs::write(&path, &bytes).unwrap();
+        let (identity, found) = take(&path, "/ /chat").unwrap().unwrap();
+        assert_eq!((identity, found.last), ((7, [3; 32]), 300));
+        assert!(take(&path, "/ /chat").unwrap().is_none());
+    }
+}

@@ -1387,12 +1387,17 @@ fn leaving(name: &str) -> (Config, std::path::PathBuf) {
 }
 
 /// Stops a gateway in good order.
-fn stopped(mut world: World) {
+fn drained(world: &mut World) {
     let gateway = world.gateway.clone();
     let drained = world.begin(async move { gateway.drain().await });
     while !drained.is_finished() {
         world.run(ms(100));
     }
+}
+
+/// The same, and its process ends.
+fn stopped(mut world: World) {
+    drained(&mut world);
 }
 
 #[test]
@@ -1554,22 +1559,62 @@ fn what_was_left_too_long_ago_or_is_damaged_is_not_gone_on_with() {
 }
 
 #[test]
-fn what_is_said_after_the_end_makes_all_begin_afresh() {
+fn what_happens_after_the_end_makes_all_begin_afresh() {
     let (config, folder) = leaving("late");
-    let mut world = World::new(config.clone());
-    let mut ann = Tracking::new(&mut world, "user=ann");
-    ann.asks(&mut world, r#"42["join","a"]"#);
-    let gateway = world.gateway.clone();
-    let drained = world.begin(async move { gateway.drain().await });
-    while !drained.is_finished() {
-        world.run(ms(100));
+    let deeds: [fn(&mut World, &str); 2] = [
+        |world, _| said(world, "a", "late"),
+        |world, id| assert!(sent_away(world, id)),
+    ];
+    for deed in deeds {
+        let mut world = World::new(config.clone());
+        let mut ann = Tracking::new(&mut world, "user=ann");
+        ann.asks(&mut world, r#"42["join","a"]"#);
+        drained(&mut world);
+        assert!(folder.join("left").exists());
+        deed(&mut world, &ann.sid);
+        assert!(!folder.join("left").exists());
+        drop(world);
+        let mut world = World::new(config.clone());
+        ann.return_to(&mut world);
+        assert!(!ann.recovered);
     }
-    assert!(folder.join("left").exists());
-    said(&world, "a", "late");
-    assert!(!folder.join("left").exists());
-    drop(world);
-    let mut world = World::new(config);
-    ann.return_to(&mut world);
-    assert!(!ann.recovered);
+    std::fs::remove_dir_all(folder).unwrap();
+}
+
+#[test]
+fn who_missed_more_than_was_kept_before_a_stop_begins_afresh() {
+    let (mut config, folder) = leaving("stopped-dropped");
+    config.recovery.events = 2;
+    // Of what goes to everybody more is kept.
+    let ways: [(usize, fn(&World, &Socket)); 4] = [
+        (3, |world, _| said(world, "a", "text")),
+        (3, |world, _| said(world, "user:ann", "text")),
+        (3, |_, socket| socket.emit("news", "text").unwrap()),
+        (129, |world, _| {
+            let all = world.gateway.everybody("/", None).unwrap();
+            all.emit("news", "text").unwrap();
+        }),
+    ];
+    for (index, (too_many, say)) in ways.into_iter().enumerate() {
+        for times in [too_many - 1, too_many] {
+            let handles = Handles::default();
+            let start = || World::with(config.clone(), |builder| handles.filled_by(builder));
+            let mut world = start();
+            let mut ann = Tracking::new(&mut world, "user=ann");
+            ann.asks(&mut world, r#"42["join","a"]"#);
+            ann.got();
+            ann.is_cut(&mut world);
+            for _ in 0..times {
+                say(&world, &handles.find(&ann.sid, true));
+            }
+            world.settle();
+            handles.0.lock().unwrap().clear();
+            stopped(world);
+            let mut world = start();
+            ann.return_to(&mut world);
+            assert_eq!(ann.recovered, times < too_many, "{index} {times}");
+            handles.0.lock().unwrap().clear();
+        }
+    }
     std::fs::remove_dir_all(folder).unwrap();
 }
