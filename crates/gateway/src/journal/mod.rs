@@ -177,18 +177,7 @@ impl State {
         match record {
             Record::Head(_) | Record::Dropped { .. } | Record::Last { .. } => {}
             Record::Room(room) => self.note_room(room, 0),
-            Record::Event(event) => {
-                if let Where::Room(room) = &event.to {
-                    self.note_room(room, event.id);
-                    self.note_keyed(&room.key, event);
-                    // Before something that is gone: that may have been a later message.
-                    let lost = self.rooms.get(&room.key).map_or(0, |known| known.lost);
-                    let offset = stored_offset(&event.message).filter(|_| event.id > lost);
-                    if let Some(offset) = offset {
-                        self.note_told(&room.key, offset);
-                    }
-                }
-            }
+            Record::Event(event) => self.note_event(event),
             Record::Told { room, offset } => self.note_told(room, *offset),
             Record::Gap { room, epoch, place } => {
                 self.note_room(room, *place);
@@ -243,6 +232,20 @@ impl State {
             Record::Ended { name } => {
                 self.sockets.remove(name);
             }
+        }
+    }
+
+    fn note_event(&mut self, event: &EventRecord) {
+        let Where::Room(room) = &event.to else {
+            return;
+        };
+        self.note_room(room, event.id);
+        self.note_keyed(&room.key, event);
+        // Before something that is gone: that may have been a later message.
+        let lost = self.rooms.get(&room.key).map_or(0, |known| known.lost);
+        let offset = stored_offset(&event.message).filter(|_| event.id > lost);
+        if let Some(offset) = offset {
+            self.note_told(&room.key, offset);
         }
     }
 
