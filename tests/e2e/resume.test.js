@@ -1,11 +1,14 @@
 // Connections that are lost and come back, with the real client: what the network does to them
 // is done by a proxy.
 import assert from "node:assert/strict";
+import { mkdtemp, readFile, readdir, rm, stat, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { afterEach, beforeEach, describe, it } from "node:test";
 import parser from "socket.io-msgpack-parser";
 import { Live, Returning, socketIo } from "./lib/clients.js";
 import { Proxy } from "./lib/proxy.js";
-import { serve, token, until } from "./lib/server.js";
+import { freePort, serve, token, until } from "./lib/server.js";
 import { Book, Witness, liveWitness, socketIoWitness } from "./lib/witness.js";
 
 const PLACE = /^hl\.[0-9a-z]+\.[0-9a-z]+$/;
@@ -629,6 +632,103 @@ describe("what is kept", { timeout: 60000 }, () => {
       (await node.metric("heartline_kept_bytes")) === 0 &&
       (await node.metric("heartline_suspended")) === 0;
     await until(nothing, "nothing is kept", 30000);
+  });
+});
+
+describe("a node that is stopped and starts again", { timeout: 60000 }, () => {
+  /** A directory, and what starts a node in it, always on the same port. */
+  async function home(set = {}) {
+    const cwd = await mkdtemp(join(tmpdir(), "heartline-home-"));
+    started.push(() => rm(cwd, { recursive: true, force: true }));
+    const port = await freePort();
+    const start = async (more = {}) => {
+      const node = await serve({ ...OPEN, ...set, ...more }, { port, cwd });
+      started.push(() => node.kill());
+      return node;
+    };
+    return { cwd, port, start };
+  }
+  const left = (cwd) => readdir(cwd).then((names) => names.filter((name) => /resume/.test(name)));
+  const emit = (node, id, event, data) =>
+    node.api(`/v1/connections/${id}/emit`, { method: "POST", body: { event, data } });
+
+  it("its clients are recovered, and nothing is missing or comes twice", async () => {
+    const { cwd, port, start } = await home();
+    let node = await start();
+    const proxy = await Proxy.to(port);
+    started.push(() => proxy.close());
+    const ann = await joined(client(proxy), "lobby");
+    const bob = await joined(client(proxy, "bob", { transports: ["polling"] }), "lobby");
+    const [ids, both] = [[ann.id, bob.id], [ann, bob]];
+    await say(node, "lobby", "news", 1);
+    await emit(node, ann.id, "news", 2);
+    for (const one of both) await until(() => got(one, "news").includes(1), "the first");
+    await until(() => got(ann, "news").includes(2), "the second");
+    // Away when it stops: they have not got the rest.
+    proxy.refusing = true;
+    proxy.all("cut");
+    for (const one of both) await lost(one);
+    await say(node, "lobby", "news", 3);
+    for (const one of both) assert.equal((await emit(node, ids[both.indexOf(one)], "news", 4)).status, 200);
+    await sayTo(node, "ann", "news", 5);
+    await sayToAll(node, "news", 6);
+    assert.equal(await node.stop(), 0);
+    assert.deepEqual(await left(cwd), ["heartline.resume"]);
+    assert.equal((await stat(join(cwd, "heartline.resume"))).mode & 0o777, 0o600);
+    node = await start();
+    assert.deepEqual(await left(cwd), []);
+    await say(node, "lobby", "news", 7);
+    proxy.refusing = false;
+    for (const one of both) {
+      const hello = await back(one);
+      assert.ok(one.recovered && hello.recovered);
+    }
+    assert.deepEqual([ann.id, bob.id], ids);
+    await say(node, "lobby", "news", 8);
+    for (const one of both) await until(() => got(one, "news").includes(8), "the last");
+    assert.deepEqual(got(ann, "news"), [1, 2, 3, 4, 5, 6, 7, 8]);
+    assert.deepEqual(got(bob, "news"), [1, 3, 4, 6, 7, 8]);
+  });
+
+  it("who is connected when it stops goes on as well, with or without something to miss", async () => {
+    const { port, start } = await home();
+    let node = await start();
+    const ann = await joined(client({ http: `http://127.0.0.1:${port}` }), "lobby");
+    for (let round = 1; round <= 3; round++) {
+      await say(node, "lobby", "news", round);
+      await node.stop();
+      node = await start();
+      await back(ann);
+      assert.ok(ann.recovered);
+      await say(node, "lobby", "news", -round);
+    }
+    await until(() => got(ann, "news").length >= 6, "all");
+    assert.deepEqual(got(ann, "news"), [1, -1, 2, -2, 3, -3]);
+  });
+
+  it("without a window it leaves nothing, and what is damaged or foreign is no start", async () => {
+    const { cwd, port, start } = await home({ "recovery.window": "off" });
+    const off = await start();
+    await off.stop();
+    assert.deepEqual(await left(cwd), []);
+    const file = join(cwd, "heartline.resume");
+    await writeFile(file, "something else");
+    let node = await start({ "recovery.window": "60s" });
+    assert.match(node.log, /cannot be used.*damaged, or another program's/);
+    const ann = await joined(client({ http: `http://127.0.0.1:${port}` }), "lobby");
+    await node.stop();
+    const bytes = await readFile(file);
+    bytes[bytes.length >> 1] ^= 1;
+    await writeFile(file, bytes);
+    node = await start({ "recovery.window": "60s" });
+    await back(ann);
+    assert.ok(!ann.recovered);
+    assert.match(node.log, /damaged/);
+    // Nobody else reads what a node was offered that makes no use of it.
+    await node.stop();
+    assert.deepEqual(await left(cwd), ["heartline.resume"]);
+    await (await start()).stop();
+    assert.deepEqual(await left(cwd), []);
   });
 });
 

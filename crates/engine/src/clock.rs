@@ -25,6 +25,15 @@ impl Clock {
         }
     }
 
+    /// The same, but it is this time since the beginning of Unix time.
+    #[cfg(any(test, feature = "harness"))]
+    pub fn start_at(unix_start: Duration) -> Self {
+        Clock {
+            start: Instant::now(),
+            unix_start,
+        }
+    }
+
     /// The present moment; never 0.
     pub fn now(&self) -> Micros {
         Micros(self.start.elapsed().as_micros() as u64 + 1)

@@ -40,7 +40,7 @@ use crate::gateway::{
 use crate::handler::{Arrival, Handler, HandlerSet, Handlers};
 use crate::hub::Hub;
 use crate::intern::Interner;
-use crate::journal::{Found, Journal, Size};
+use crate::journal::{Found, Journal, Size, stopped};
 use crate::markers::Markers;
 use crate::members::Members;
 use crate::metrics::Metrics;
@@ -468,18 +468,31 @@ fn open_journal(
     age: Duration,
     clock: Clock,
 ) -> Result<(Journal, Found), BuildError> {
-    let names: Vec<&str> = config.namespaces.keys().map(String::as_str).collect();
     let now = Box::new(move || clock.unix_millis(clock.now()));
     let size = Size {
         segment: JOURNAL,
         age: age.as_millis() as u64,
     };
-    Journal::open(path, names.join(" "), identity, size, now).map_err(|error| {
+    Journal::open(path, config.namespace_list(), identity, size, now).map_err(|error| {
         BuildError::Journal(format!(
             "the journal {} cannot be used: {error}. Set recovery.journal to a file that this \
              gateway alone may write, or to \"off\"",
             path.display()
         ))
+    })
+}
+
+/// What an earlier process has left when it was stopped. Whoever starts takes it, whether or not
+/// they go on with it: the next one would miss what was said meanwhile.
+fn left_behind(config: &Config) -> Option<(stopped::Identity, Found)> {
+    let path = config.recovery.stopped.as_ref()?;
+    stopped::take(path, &config.namespace_list()).unwrap_or_else(|error| {
+        tracing::warn!(
+            error,
+            path = %path.display(),
+            "what the last process has left for clients that come back cannot be used"
+        );
+        None
     })
 }
 
@@ -493,8 +506,8 @@ fn fanout(
     let mut run = [0; 4];
     heartline_engine::random::fill(&mut run);
     let mut run = u32::from_ne_bytes(run);
-    let mut found = None;
-    let mut recovery = None;
+    let (mut found, mut recovery) = (None, None);
+    let left = left_behind(config).filter(|_| backplane.tag().is_none());
     if let Some(window) = config.recovery.window {
         let mut secret = random_secret();
         let mut journal = None;
@@ -503,6 +516,8 @@ fn fanout(
             let (opened, before) = open_journal(path, config, (run, secret), age, clock)?;
             (run, secret) = opened.identity();
             (journal, found) = (Some(opened), Some(before));
+        } else if let Some((identity, before)) = left {
+            ((run, secret), found) = (identity, Some(before));
         }
         let (settings, heartbeat) = (&config.recovery, &config.heartbeat);
         let identity = (run, secret);

@@ -150,6 +150,14 @@ impl Default for Config {
     }
 }
 
+impl Config {
+    /// The namespaces, in whose order their numbers are.
+    pub(crate) fn namespace_list(&self) -> String {
+        let names: Vec<&str> = self.namespaces.keys().map(String::as_str).collect();
+        names.join(" ")
+    }
+}
+
 /// Who takes part in conversations, and what of it others see.
 #[derive(Debug, Clone, Default)]
 pub struct ConversationsConfig {
@@ -234,6 +242,9 @@ pub struct RecoveryConfig {
     /// A file from which the next process goes on, if this one is killed; `None`: what is kept
     /// ends with the process.
     pub journal: Option<PathBuf>,
+    /// A file in which a drain leaves to the next process what is kept, where this one is no
+    /// part of a cluster and has no journal; `None`: it ends with the process.
+    pub stopped: Option<PathBuf>,
     /// What is to be kept is refused while the line that all nodes share cannot be reached;
     /// otherwise those who are here hear it, and who was away is told of a gap.
     pub refuse_unreachable: bool,
@@ -250,6 +261,7 @@ impl Default for RecoveryConfig {
             sessions: 100_000,
             max_replay: 1_000,
             journal: None,
+            stopped: None,
             refuse_unreachable: false,
         }
     }

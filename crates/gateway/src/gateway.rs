@@ -8,7 +8,6 @@ use std::{fmt, io};
 use bytes::Bytes;
 use heartline_core::auth::UserKey;
 use heartline_core::backplane::ClusterStatus;
-use heartline_core::rooms;
 use heartline_core::store::offer::Store;
 use heartline_engine::http::front::HttpFront;
 use heartline_wire::codes::Code;
@@ -192,23 +191,14 @@ impl Gateway {
         data: &T,
     ) -> Result<(), EventError> {
         let message = said(event, &Args::one(data)?)?;
-        let shared = &self.shared;
-        let Some(namespace) = shared.fanout.namespaces.find(namespace) else {
+        let Some(namespace) = self.shared.fanout.namespaces.find(namespace) else {
             return Ok(());
         };
-        let tenant = speaker.tenant_id.clone();
-        let members = shared.members.list(tenant.as_ref(), conversation_id).await;
-        let members =
-            members.map_err(|error| EventError::new(Code::Internal, error.to_string()))?;
-        let others = members.keys().filter(|member| ***member != *speaker);
-        let others: Vec<Arc<UserKey>> = others.cloned().collect();
-        if !others.is_empty() {
-            let room = rooms::of_conversation(conversation_id);
-            let place = (namespace, tenant, &*room);
-            let told = shared.fanout.send_instead_of_room(place, &others, message);
-            told.await;
-        }
-        Ok(())
+        let told = self
+            .shared
+            .notify(namespace, conversation_id, speaker, message);
+        told.await
+            .map_err(|error| EventError::new(Code::Internal, error.to_string()))
     }
 
     /// The node's numbers at a glance.
@@ -272,6 +262,29 @@ impl Gateway {
         shared.sessions.close().await;
         shared.fanout.backplane.close().await;
         shared.store.close().await;
+        if first {
+            self.leave();
+        }
+    }
+
+    /// Leaves what is kept to the next process, where that is wanted and would be all.
+    fn leave(&self) {
+        let (fanout, config) = (&self.shared.fanout, &self.shared.config);
+        let is_alone = fanout.backplane.tag().is_none();
+        if let (Some(recovery), Some(path), true) =
+            (&fanout.recovery, &config.recovery.stopped, is_alone)
+            && recovery.journal.is_none()
+        {
+            let clock = &self.shared.clock;
+            let left = recovery.leave(path, &config.namespace_list(), &fanout.rooms, clock);
+            if let Err(error) = left {
+                tracing::warn!(
+                    %error,
+                    path = %path.display(),
+                    "what is kept for clients that come back cannot be left to the next process"
+                );
+            }
+        }
     }
 
     /// Whether the drain has begun.

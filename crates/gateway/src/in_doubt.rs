@@ -144,16 +144,25 @@ impl InDoubt {
         }
     }
 
-    /// Tells a room of a message of the store, in each namespace, unless it was told of it.
-    pub(crate) fn fill(&self, place: &Place, offset: u64, mut tell: impl FnMut(NamespaceId)) {
+    /// Tells a room of a message of the store, in each namespace, unless it was told of it. The
+    /// namespaces, if another process has stored it: who is not in the room was told by nobody.
+    pub(crate) fn fill(
+        &self,
+        place: &Place,
+        offset: u64,
+        mut tell: impl FnMut(NamespaceId),
+    ) -> Vec<NamespaceId> {
         let mut rooms = self.rooms();
-        if let Some(room) = rooms.get_mut(place)
-            && offset > room.offset
-        {
-            room.offset = offset;
-            for namespace in &room.namespaces {
-                tell(*namespace);
-            }
+        let Some(room) = rooms.get_mut(place).filter(|room| offset > room.offset) else {
+            return Vec::new();
+        };
+        room.offset = offset;
+        for namespace in &room.namespaces {
+            tell(*namespace);
+        }
+        match room.held.is_none_or(|held| offset < held) {
+            true => room.namespaces.clone(),
+            false => Vec::new(),
         }
     }
 

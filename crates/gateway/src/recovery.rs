@@ -1,8 +1,11 @@
 //! What lets a lost connection be resumed: the line of kept events, sessions that wait, and the
 //! names of sockets that have come back.
 
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -14,7 +17,7 @@ use heartline_core::backplane::line::SharedLine;
 use heartline_core::line::direct::Direct;
 use heartline_core::line::ring::{Kept, Only};
 use heartline_core::line::session::{Session, Sessions};
-use heartline_core::line::shelf::{ScopeRef, Shelf};
+use heartline_core::line::shelf::{Scope, ScopeRef, Shelf};
 use heartline_core::line::{Bounds, Line};
 use heartline_core::message::Message;
 use heartline_core::presence::SocketAddress;
@@ -27,17 +30,23 @@ use ring::hmac;
 use crate::config::{HeartbeatConfig, RecoveryConfig};
 use crate::data::SocketData;
 use crate::in_doubt::InDoubt;
-use crate::journal::{Found, Journal, Place as Written};
+use crate::journal::{Found, Journal, Known, KnownRoom, Place as Written, stopped};
 use crate::publication::Told;
 
 /// Bytes of a resume token that prove the gateway has given it out.
 const PROOF: usize = 12;
+
+/// How often it is tried to leave something to the next process while events are published.
+const LEAVE_ATTEMPTS: usize = 3;
 
 /// Bytes of a socket's id.
 const NAME: usize = 24;
 
 /// Bytes of the id and of the place in the line at which the socket began.
 const CLAIM: usize = NAME + 8;
+
+/// Events of rooms, by the rooms' incarnations.
+type OfRooms = HashMap<(RoomKey, u64), Vec<Kept>>;
 
 /// What proves that a resume token was given out by this gateway.
 enum Key {
@@ -117,6 +126,10 @@ pub(crate) struct Recovery {
     pub(crate) refuse_unreachable: bool,
     /// Since this place in it this node has heard all that is for everybody.
     follows_from: AtomicU64,
+    /// What the key is made of.
+    secret: [u8; 32],
+    /// What was left to the next process.
+    left: OnceLock<PathBuf>,
     /// Up to this place in the line events may be missing that nobody has dropped.
     missing: AtomicU64,
     /// Rooms of an earlier process, and which stored messages they were told of.
@@ -166,6 +179,8 @@ impl Recovery {
             common,
             refuse_unreachable: config.refuse_unreachable,
             follows_from: AtomicU64::new(u64::MAX),
+            secret,
+            left: OnceLock::new(),
             missing: AtomicU64::new(0),
             in_doubt: InDoubt::default(),
             coming: Arc::default(),
@@ -175,14 +190,67 @@ impl Recovery {
 
     /// Goes on with what an earlier process has written down: the rooms and what was said in
     /// them, and the sockets, which were lost with it.
-    pub(crate) fn restore(&self, found: Found, rooms: &RoomDirectory, clock: &Clock) {
+    pub(crate) fn restore(&self, mut found: Found, rooms: &RoomDirectory, clock: &Clock) {
         self.line.go_on_after(found.last);
         let missing = found.kept_from.saturating_sub(1).max(found.lost);
         self.missing.store(missing, Ordering::Relaxed);
-        let mut of_rooms: HashMap<(RoomKey, u64), Vec<Kept>> = HashMap::new();
+        let mut of_rooms = self.restore_events(&mut found, clock);
+        let told = found.rooms.iter().filter(|(_, known)| known.told > 0);
+        self.in_doubt
+            .begin(told.map(|(key, known)| (key.clone(), known.told)));
+        let mut restored = HashMap::new();
+        for (key, known) in found.rooms {
+            let place = (key, known.incarnation);
+            let events = of_rooms.remove(&place).unwrap_or_default();
+            let (key, _) = place;
+            let left = Left {
+                incarnation: known.incarnation,
+                epoch: known.epoch,
+                offset: known.offset,
+                missing: missing.max(known.lost),
+                whole_from: found.kept_from.max(known.lost + 1),
+            };
+            if let Some(room) = rooms.restore(&key, left, events, &self.line.bounds) {
+                restored.insert(key, room);
+            }
+        }
+        let now = clock.now();
+        let was_there = |(place, end): (_, u64)| (place, end.min(found.last));
+        let oldest = clock.unix_millis(now);
+        let oldest = oldest.saturating_sub(self.sessions.window().as_millis() as u64);
+        for socket in found.sockets {
+            if socket.lost_at.is_some_and(|at| at < oldest) {
+                self.ended(socket.name);
+                continue;
+            }
+            let places = socket.rooms.iter();
+            let places = places.filter_map(|(key, since)| {
+                let room = restored.get(key)?;
+                Some((room.clone(), *since))
+            });
+            self.park(Session {
+                name: socket.name,
+                identity: Arc::new(socket.identity()),
+                rooms: places.collect(),
+                left: socket.left,
+                end: found.last,
+                lost_at: socket.lost_at.map_or(now, |at| clock.at_unix_millis(at)),
+                places: socket.places.into_iter().map(was_there).collect(),
+                taken: Vec::new(),
+                data: None,
+            });
+        }
+    }
+
+    /// Goes on with the events but those of rooms, which it answers.
+    fn restore_events(&self, found: &mut Found, clock: &Clock) -> OfRooms {
         let names: HashSet<SocketAddress> = found.sockets.iter().map(|one| one.name).collect();
         let is_known = |name: &SocketAddress| names.contains(name);
-        for (place, at, event) in found.events {
+        for (place, id) in &found.dropped {
+            self.restore_dropped(place, *id, is_known);
+        }
+        let mut of_rooms = OfRooms::new();
+        for (place, at, event) in std::mem::take(&mut found.events) {
             let at = clock.at_unix_millis(at);
             let event = Kept { at, ..event };
             match place {
@@ -207,43 +275,105 @@ impl Recovery {
                 Written::Socket(_) => {}
             }
         }
-        let told = found.rooms.iter().filter(|(_, known)| known.told > 0);
-        self.in_doubt
-            .begin(told.map(|(key, known)| (key.clone(), known.told)));
-        let mut restored = HashMap::new();
-        for (key, known) in found.rooms {
-            let place = (key, known.incarnation);
-            let events = of_rooms.remove(&place).unwrap_or_default();
-            let (key, _) = place;
-            let left = Left {
-                incarnation: known.incarnation,
-                epoch: known.epoch,
-                offset: known.offset,
-                missing: missing.max(known.lost),
-            };
-            if let Some(room) = rooms.restore(&key, left, events, &self.line.bounds) {
-                restored.insert(key, room);
+        of_rooms
+    }
+
+    fn restore_dropped(&self, place: &Written, id: u64, is_known: impl Fn(&SocketAddress) -> bool) {
+        match place {
+            // A room says it itself.
+            Written::Room(..) => {}
+            Written::Scope {
+                namespace,
+                tenant,
+                user,
+            } => {
+                let scope = ScopeRef {
+                    namespace: *namespace,
+                    tenant: tenant.as_deref(),
+                    user: user.as_deref(),
+                };
+                self.shelf.restore_dropped(scope, &self.line, id);
             }
+            Written::Socket(name) if is_known(name) => {
+                self.direct.restore_dropped(*name, &self.line, id);
+            }
+            Written::Socket(_) => {}
         }
-        let now = clock.now();
-        let was_there = |(place, end): (_, u64)| (place, end.min(found.last));
-        for socket in found.sockets {
-            let places = socket.rooms.iter().filter_map(|(key, since)| {
-                let room = restored.get(key)?;
-                Some((room.clone(), *since))
+    }
+
+    /// All that is kept now, for another process. Everybody is gone.
+    fn all(&self, rooms: &RoomDirectory, clock: &Clock) -> Found {
+        let mut found = Found {
+            last: self.line.last(),
+            lost: self.missing(),
+            ..Found::default()
+        };
+        let at = |event: &Kept| clock.unix_millis(event.at);
+        for room in rooms.all() {
+            let place = Written::Room(room.key.clone(), room.incarnation);
+            let dropped = room.with_ring(|ring| {
+                found.take_ring(&place, ring, at);
+                ring.dropped()
             });
-            self.park(Session {
-                name: socket.name,
-                identity: Arc::new(socket.identity()),
-                rooms: places.collect(),
-                left: socket.left,
-                end: found.last,
-                lost_at: socket.lost_at.map_or(now, |at| clock.at_unix_millis(at)),
-                places: socket.places.into_iter().map(was_there).collect(),
-                taken: Vec::new(),
-                data: None,
-            });
+            let known = dropped.map(|dropped| KnownRoom::of(&room, dropped));
+            found
+                .rooms
+                .extend(known.map(|known| (room.key.clone(), known)));
         }
+        let scopes = self.shelf.all().into_iter().map(|(scope, ring)| {
+            let Scope {
+                namespace,
+                tenant,
+                user,
+            } = scope;
+            let place = Written::Scope {
+                namespace,
+                tenant,
+                user,
+            };
+            (place, ring)
+        });
+        let sockets = self.direct.all().into_iter();
+        let sockets = sockets.map(|(name, ring)| (Written::Socket(name), ring));
+        for (place, ring) in scopes.chain(sockets) {
+            let ring = ring.lock().unwrap_or_else(PoisonError::into_inner);
+            found.take_ring(&place, &ring, at);
+        }
+        self.sessions.for_each(|session| {
+            let lost_at = clock.unix_millis(session.lost_at);
+            found.sockets.push(Known::of(session, lost_at));
+        });
+        found
+    }
+
+    /// Leaves all that is kept to the next process, in a file. What happens after it would be
+    /// missing there: then the file is removed.
+    ///
+    /// # Errors
+    /// It cannot be written, or there was no end of what happened.
+    pub(crate) fn leave(
+        &self,
+        path: &Path,
+        namespaces: &str,
+        rooms: &RoomDirectory,
+        clock: &Clock,
+    ) -> io::Result<()> {
+        for _ in 0..LEAVE_ATTEMPTS {
+            let found = self.all(rooms, clock);
+            let last = found.last;
+            let identity = (self.line.epoch(), self.secret);
+            let (sockets, begun) = (found.sockets.len(), clock.now());
+            stopped::write(path, namespaces.to_owned(), identity, found)?;
+            let file = path.to_owned();
+            if self.line.ends_at(last, move || drop(fs::remove_file(file))) {
+                let _ = self.left.set(path.to_owned());
+                let took = clock.now() - begun;
+                tracing::info!(sockets, ?took, "lost sockets are left to the next process");
+                return Ok(());
+            }
+            fs::remove_file(path)?;
+        }
+        Err(io::Error::other("events are still published"))
     }
 
     /// Up to this place in the line events may be missing: an earlier process has said them.
@@ -295,6 +425,10 @@ impl Recovery {
             common.remember(name, None);
         }
         self.direct.end(&name);
+        if let Some(file) = self.left.get() {
+            // It says that this one may come back.
+            let _ = fs::remove_file(file);
+        }
         if let Some(journal) = &self.journal {
             journal.ended(name);
         }

@@ -2,7 +2,11 @@
 
 use std::sync::Arc;
 
-use heartline_core::auth::{Authenticator, Identity};
+use heartline_core::auth::{Authenticator, Identity, UserKey};
+use heartline_core::message::Message;
+use heartline_core::namespaces::NamespaceId;
+use heartline_core::rooms;
+use heartline_core::store::StoreError;
 use heartline_core::store::offer::Store;
 use heartline_engine::clock::Clock;
 use heartline_engine::slots::ConnectionSlots;
@@ -69,6 +73,31 @@ pub(crate) type OwnShared = Arc<Arc<Shared>>;
 impl Shared {
     pub(crate) fn is_draining(&self) -> bool {
         *self.draining.borrow()
+    }
+
+    /// Tells the members of a conversation of something that was said there, but not its
+    /// speaker: on their sockets that are not in the room and may join it.
+    ///
+    /// # Errors
+    /// The store does not say who the members are.
+    pub(crate) async fn notify(
+        &self,
+        namespace: NamespaceId,
+        conversation_id: &str,
+        speaker: &UserKey,
+        message: Message,
+    ) -> Result<(), StoreError> {
+        let tenant = speaker.tenant_id.clone();
+        let members = self.members.list(tenant.as_ref(), conversation_id).await?;
+        let others = members.keys().filter(|member| ***member != *speaker);
+        let others: Vec<Arc<UserKey>> = others.cloned().collect();
+        if !others.is_empty() {
+            let room = rooms::of_conversation(conversation_id);
+            let place = (namespace, tenant, &*room);
+            let told = self.fanout.send_instead_of_room(place, &others, message);
+            told.await;
+        }
+        Ok(())
     }
 
     pub(crate) fn unix_millis(&self) -> u64 {

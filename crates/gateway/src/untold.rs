@@ -3,9 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use heartline_core::auth::UserKey;
 use heartline_core::message::Message;
+use heartline_core::namespaces::NamespaceId;
 use heartline_core::rooms;
-use heartline_core::store::{Channel, HistoryQuery, MAX_PART, Start, StoreError};
+use heartline_core::store::{Channel, HistoryQuery, MAX_PART, Start, StoreError, StoredMessage};
+use heartline_wire::json;
 
 use crate::event::to_json;
 use crate::fanout::ToRoom;
@@ -77,7 +80,7 @@ async fn tell_room(
             let Ok(json) = to_json(message) else {
                 continue;
             };
-            in_doubt.fill(place, message.offset, |namespace| {
+            let told = in_doubt.fill(place, message.offset, |namespace| {
                 let to = ToRoom {
                     namespace,
                     tenant: tenant.as_deref(),
@@ -88,6 +91,34 @@ async fn tell_room(
                 let new = Message::new("message:new", &json);
                 shared.fanout.publish_to_room(&to, new);
             });
+            if let Channel::Conversation(conversation) = &channel {
+                for namespace in told {
+                    notify(shared, (namespace, tenant), conversation, (message, &json)).await;
+                }
+            }
         }
+    }
+}
+
+/// Tells members who are not in the room, as when the message is stored.
+async fn notify(
+    shared: &Shared,
+    (namespace, tenant): (NamespaceId, &Option<Arc<str>>),
+    conversation_id: &str,
+    (message, json): (&StoredMessage, &str),
+) {
+    let speaker = UserKey {
+        tenant_id: tenant.clone(),
+        user_id: message.sender_id.as_str().into(),
+        user_type: message.sender_type.as_deref().map(Into::into),
+    };
+    let data = format!(
+        r#"{{"conversationId":{},"message":{json}}}"#,
+        json::quote(conversation_id)
+    );
+    let notification = Message::new("message:notification", &data);
+    let told = shared.notify(namespace, conversation_id, &speaker, notification);
+    if let Err(error) = told.await {
+        tracing::error!(%error, "a conversation's members could not be told");
     }
 }

@@ -308,7 +308,9 @@ async fn gateway(
     if let Some(sign_in) = sign_in.clone() {
         tokio::spawn(sign_in.keep_small());
     }
-    let mut builder = Gateway::builder(settings.gateway.clone());
+    let mut config = settings.gateway.clone();
+    config.recovery.stopped = Some(settings.store.stopped());
+    let mut builder = Gateway::builder(config);
     if let Some(cluster) = cluster {
         builder = builder.backplane(cluster);
     }

@@ -2,13 +2,16 @@
 import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { createHmac } from "node:crypto";
+import { mkdtemp, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 import { freePort, until, within } from "../../lib/wait.js";
 
 export { freePort, until, within };
 
 export const BINARY =
-  process.env.HEARTLINE_BIN ??
+  (process.env.HEARTLINE_BIN && resolve(process.env.HEARTLINE_BIN)) ??
   fileURLToPath(new URL("../../../target/release/heartline", import.meta.url));
 export const SECRET = "a-secret-that-these-tests-alone-use";
 
@@ -28,6 +31,9 @@ export async function serve(
   { port, dev = false, env = {}, scheme = "http", cwd, patience = 5000 } = {},
 ) {
   port ??= await freePort();
+  // What a node leaves to the next is in its directory: in none that others have.
+  const own = cwd === undefined && set["recovery.window"] !== undefined;
+  if (own) cwd = await mkdtemp(join(tmpdir(), "heartline-"));
   const given = {
     "server.listen": `127.0.0.1:${port}`,
     "admin.listen": `127.0.0.1:${await freePort()}`,
@@ -52,7 +58,10 @@ export async function serve(
   child.stdout.on("data", (data) => (out += data));
   const exited = once(child, "exit").then(([code, signal]) => ({ code, signal }));
   let ended = false;
-  exited.then(() => (ended = true));
+  exited.then(() => {
+    ended = true;
+    if (own) return rm(cwd, { recursive: true, force: true });
+  });
   const http = `${scheme}://127.0.0.1:${port}`;
   const admin = `http://127.0.0.1:${given["admin.listen"].split(":").at(-1)}`;
   await until(

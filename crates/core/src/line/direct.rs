@@ -64,6 +64,12 @@ impl Direct {
         lock(&ring).push(event, &line.bounds);
     }
 
+    /// Something of a socket was dropped by an earlier process.
+    pub fn restore_dropped(&self, name: SocketAddress, line: &Line, id: u64) {
+        let ring = self.find_or_make(name, line);
+        lock(&ring).skip(id, 0);
+    }
+
     /// All up to a number has come: nobody will ask for it.
     pub fn received(&self, name: &SocketAddress, id: u64) {
         let mut rings = self.rings();

@@ -21,7 +21,7 @@ pub mod shelf;
 
 use std::fmt;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 /// What may be kept.
@@ -62,11 +62,24 @@ impl Account {
     }
 }
 
+#[derive(Default)]
+struct Last {
+    id: u64,
+    /// What is done before another one is taken, once.
+    late: Option<Box<dyn FnOnce() + Send>>,
+}
+
+impl fmt::Debug for Last {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.id.fmt(f)
+    }
+}
+
 /// The numbers of kept events.
 #[derive(Debug)]
 pub struct Line {
     /// The last number taken. Held while what has it is posted.
-    last: Mutex<u64>,
+    last: Mutex<Last>,
     /// What is kept.
     pub account: Arc<Account>,
     /// What may be kept.
@@ -79,7 +92,7 @@ impl Line {
     /// A line in which nobody stands.
     pub fn new(bounds: Bounds, epoch: u32) -> Line {
         Line {
-            last: Mutex::new(0),
+            last: Mutex::default(),
             account: Arc::default(),
             bounds,
             epoch: AtomicU32::new(epoch),
@@ -93,38 +106,56 @@ impl Line {
 
     /// It is this line from now on, in which so many numbers are taken.
     pub fn becomes(&self, epoch: u32, last: u64) {
-        let mut all = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = self.lock();
         self.epoch.store(epoch, Ordering::Relaxed);
-        *all = last;
+        all.id = last;
     }
 
     /// An event has come whose number was taken elsewhere: `post` puts it into the shards'
     /// mailboxes.
     pub fn follow(&self, id: u64, post: impl FnOnce()) {
-        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut last = self.lock();
         post();
-        *last = (*last).max(id);
+        last.id = last.id.max(id);
     }
 
     /// Takes the next numbers for so many events that `post` puts into the shards' mailboxes,
     /// and answers the first. Nobody else takes one meanwhile.
     pub fn take(&self, count: usize, post: impl FnOnce(u64)) -> u64 {
-        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        let first = *last + 1;
+        let mut last = self.lock();
+        if let Some(late) = last.late.take() {
+            late();
+        }
+        let first = last.id + 1;
         post(first);
-        *last += count as u64;
+        last.id += count as u64;
         first
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Last> {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// If this is the last number still, has `late` called before another one is taken; whether
+    /// it is.
+    pub fn ends_at(&self, id: u64, late: impl FnOnce() + Send + 'static) -> bool {
+        let mut last = self.lock();
+        let is_last = last.id == id;
+        if is_last {
+            last.late = Some(Box::new(late));
+        }
+        is_last
     }
 
     /// Goes on after a number that was taken by an earlier process.
     pub fn go_on_after(&self, id: u64) {
-        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        *last = (*last).max(id);
+        let mut last = self.lock();
+        last.id = last.id.max(id);
     }
 
     /// The last number that was taken.
     pub fn last(&self) -> u64 {
-        *self.last.lock().unwrap_or_else(PoisonError::into_inner)
+        self.lock().id
     }
 
     /// A number as clients bring it back.

@@ -134,6 +134,11 @@ impl Ring {
         self.last
     }
 
+    /// The number of the last event that is not kept any more; 0: all are.
+    pub fn dropped(&self) -> u64 {
+        self.dropped
+    }
+
     /// Whether nothing is kept, and nothing known to be lost.
     pub fn is_empty(&self) -> bool {
         self.lost_at.is_none() && self.entries.is_empty() && self.keyed.is_empty()

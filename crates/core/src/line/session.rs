@@ -319,6 +319,16 @@ impl<D> Sessions<D> {
         gone.iter().map(|session| session.name).collect()
     }
 
+    /// For how long a socket may come back.
+    pub fn window(&self) -> Duration {
+        self.window
+    }
+
+    /// Looks at each.
+    pub fn for_each(&self, look: impl FnMut(&Session<D>)) {
+        self.table().sessions.values().for_each(look);
+    }
+
     /// How many there are.
     pub fn len(&self) -> usize {
         self.table().sessions.len()

@@ -17,9 +17,12 @@ const NAMESPACE: usize = 64;
 /// All sockets of a namespace and tenant, or those of one user there.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Scope {
-    namespace: NamespaceId,
-    tenant: Option<Arc<str>>,
-    user: Option<Arc<str>>,
+    /// The namespace.
+    pub namespace: NamespaceId,
+    /// The tenant; `None` where there are none.
+    pub tenant: Option<Arc<str>>,
+    /// The user's id; `None`: everybody.
+    pub user: Option<Arc<str>>,
 }
 
 /// The same, borrowed, for looking up.
@@ -157,6 +160,21 @@ impl Shelf {
         let ring = self.find_or_make(scope, line);
         let mut ring = ring.lock().unwrap_or_else(PoisonError::into_inner);
         ring.push(event, &bounds(scope, &line.bounds));
+    }
+
+    /// Something of a scope was dropped by an earlier process.
+    pub fn restore_dropped(&self, scope: ScopeRef<'_>, line: &Line, id: u64) {
+        let ring = self.find_or_make(scope, line);
+        let mut ring = ring.lock().unwrap_or_else(PoisonError::into_inner);
+        ring.skip(id, 0);
+    }
+
+    /// All rings.
+    pub fn all(&self) -> Vec<(Scope, Shared)> {
+        let rings = self.rings.lock().unwrap_or_else(PoisonError::into_inner);
+        let all = rings.iter();
+        all.map(|(scope, ring)| (scope.clone(), ring.clone()))
+            .collect()
     }
 
     /// Drops what is too old, and the rings of users of whom nobody `is_left` to ask. A ring

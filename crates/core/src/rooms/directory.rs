@@ -135,6 +135,8 @@ pub struct Left {
     pub offset: u64,
     /// Those up to this number in the line may be missing.
     pub missing: u64,
+    /// From this number on all are there; before it, what is newest of its key.
+    pub whole_from: u64,
 }
 
 /// What joining as the first of a shard found.
@@ -459,12 +461,14 @@ impl RoomDirectory {
             epoch,
             offset,
             missing,
+            whole_from,
         } = left;
         let keep = self.keep.get().filter(|keep| (keep.rule)(&key.name))?;
         let mut ring = Ring::new(keep.account.clone());
         // Before the first that is there, something may be gone; without any, nothing of this
         // room is known to be complete but what comes after all.
-        let first = events.first().map_or(offset + 1, |event| event.offset);
+        let first = events.iter().find(|event| event.id >= whole_from);
+        let first = first.map_or(offset + 1, |event| event.offset);
         ring.skip(missing, first - 1);
         for event in events {
             ring.push(event, bounds);

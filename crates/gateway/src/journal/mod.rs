@@ -7,7 +7,9 @@
 //! two files, of which the older one goes when the newer one is full.
 
 mod record;
+pub(crate) mod stopped;
 
+use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
@@ -15,8 +17,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use hashbrown::{HashMap, HashSet};
 use heartline_core::auth::{Identity, RoomPattern, UserKey};
+use heartline_core::line::MAX_KEYS;
 use heartline_core::line::ring::Kept;
-use heartline_core::line::session::MAX_PLACES;
+use heartline_core::line::session::{MAX_PLACES, Session};
 use heartline_core::line::shelf::ScopeRef;
 use heartline_core::message::Message;
 use heartline_core::namespaces::NamespaceId;
@@ -55,6 +58,23 @@ pub(crate) struct Known {
 }
 
 impl Known {
+    /// What is known of a socket that was lost at this Unix time in milliseconds.
+    pub(crate) fn of<D>(session: &Session<D>, lost_at: u64) -> Known {
+        let patterns = session.identity.rooms.as_ref();
+        let rooms = session.rooms.iter();
+        Known {
+            name: session.name,
+            user: session.identity.user.clone(),
+            grants: patterns.map(|all| all.iter().map(RoomPattern::text).collect()),
+            rooms: rooms
+                .map(|(room, since)| (room.key.clone(), *since))
+                .collect(),
+            left: session.left,
+            places: session.places.clone(),
+            lost_at: Some(lost_at),
+        }
+    }
+
     /// As far as it is known whose socket it was.
     pub(crate) fn identity(&self) -> Identity {
         let patterns = self.grants.as_ref();
@@ -81,6 +101,20 @@ pub(crate) struct KnownRoom {
     last: u64,
 }
 
+impl KnownRoom {
+    /// How far a room is of which this was the last event that is not kept any more.
+    pub(crate) fn of(room: &Room, dropped: u64) -> KnownRoom {
+        KnownRoom {
+            incarnation: room.incarnation,
+            epoch: room.epoch(),
+            offset: room.offset(),
+            lost: dropped,
+            told: 0,
+            last: 0,
+        }
+    }
+}
+
 /// The offset of a stored message that an event tells of.
 fn stored_offset(message: &Message) -> Option<u64> {
     let is_stored = &*message.event == "message:new";
@@ -95,21 +129,55 @@ struct State {
     rooms: HashMap<RoomKey, KnownRoom>,
     /// The number in the line of the last event that was lost without anybody knowing whose.
     lost: u64,
+    /// The newest of each key of the rooms, however old.
+    keyed: HashMap<RoomKey, Newest>,
+    /// What these weigh, bytes; and what they may weigh.
+    keyed_bytes: usize,
+    most_keyed: usize,
+}
+
+/// The newest events of a room's keys.
+#[derive(Debug, Default)]
+struct Newest {
+    /// Their numbers in the line.
+    ids: HashMap<Box<str>, u64>,
+    events: BTreeMap<u64, Box<EventRecord>>,
+}
+
+/// What it costs to know an event, about, bytes.
+fn weight(event: &EventRecord) -> usize {
+    const BESIDES: usize = 256;
+    let key = event.key.as_ref().map_or(0, |key| 2 * key.len());
+    BESIDES + event.message.size() + key
+}
+
+impl Newest {
+    /// Forgets the one with this number; its weight.
+    fn forget(&mut self, id: u64) -> usize {
+        let Some(event) = self.events.remove(&id) else {
+            return 0;
+        };
+        if let Some(key) = &event.key {
+            self.ids.remove(key);
+        }
+        weight(&event)
+    }
 }
 
 impl State {
+    fn new(size: Size) -> State {
+        State {
+            // A file that begins with them still has room for as much again.
+            most_keyed: (size.segment / 2) as usize,
+            ..State::default()
+        }
+    }
+
     fn apply(&mut self, record: &Record) {
         match record {
-            Record::Head(_) => {}
+            Record::Head(_) | Record::Dropped { .. } | Record::Last { .. } => {}
             Record::Room(room) => self.note_room(room, 0),
-            Record::Event(event) => {
-                if let Where::Room(room) = &event.to {
-                    self.note_room(room, event.id);
-                    if let Some(offset) = stored_offset(&event.message) {
-                        self.note_told(&room.key, offset);
-                    }
-                }
-            }
+            Record::Event(event) => self.note_event(event),
             Record::Told { room, offset } => self.note_told(room, *offset),
             Record::Gap { room, epoch, place } => {
                 self.note_room(room, *place);
@@ -167,6 +235,63 @@ impl State {
         }
     }
 
+    fn note_event(&mut self, event: &EventRecord) {
+        let Where::Room(room) = &event.to else {
+            return;
+        };
+        self.note_room(room, event.id);
+        self.note_keyed(&room.key, event);
+        // Before something that is gone: that may have been a later message.
+        let lost = self.rooms.get(&room.key).map_or(0, |known| known.lost);
+        let offset = stored_offset(&event.message).filter(|_| event.id > lost);
+        if let Some(offset) = offset {
+            self.note_told(&room.key, offset);
+        }
+    }
+
+    /// Of each key the newest is remembered. Of too much the room's oldest goes, as in memory.
+    fn note_keyed(&mut self, room: &RoomKey, event: &EventRecord) {
+        let Some(key) = &event.key else {
+            return;
+        };
+        let known = self.keyed.entry(room.clone()).or_default();
+        let before = known.ids.get(key).copied();
+        if before.is_some_and(|before| before >= event.id) {
+            return;
+        }
+        self.keyed_bytes -= before.map_or(0, |before| known.forget(before));
+        if &*event.message.args != "null" {
+            let size = weight(event);
+            while self.keyed_bytes + size > self.most_keyed || known.ids.len() >= MAX_KEYS {
+                let Some(oldest) = known.events.keys().next().copied() else {
+                    break;
+                };
+                self.keyed_bytes -= known.forget(oldest);
+            }
+            if self.keyed_bytes + size <= self.most_keyed {
+                known.ids.insert(key.clone(), event.id);
+                known.events.insert(event.id, Box::new(event.clone()));
+                self.keyed_bytes += size;
+            }
+        }
+        if known.events.is_empty() {
+            self.keyed.remove(room);
+        }
+    }
+
+    fn forget_keyed(&mut self, room: &RoomKey) {
+        if let Some(known) = self.keyed.remove(room) {
+            let sizes = known.events.values().map(|event| weight(event));
+            self.keyed_bytes -= sizes.sum::<usize>();
+        }
+    }
+
+    /// The newest of keys that were said before a number.
+    fn keyed_before(&self, id: u64) -> impl Iterator<Item = &EventRecord> {
+        let of_rooms = self.keyed.values();
+        of_rooms.flat_map(move |known| known.events.range(..id).map(|(_, event)| &**event))
+    }
+
     fn note_room(&mut self, room: &RoomRecord, id: u64) {
         let new = KnownRoom {
             incarnation: room.incarnation,
@@ -176,6 +301,7 @@ impl State {
             told: 0,
             last: 0,
         };
+        let mut is_new = false;
         let known = match self.rooms.get_mut(&room.key) {
             Some(known) => known,
             None => self.rooms.entry(room.key.clone()).or_insert(new),
@@ -183,9 +309,13 @@ impl State {
         if known.incarnation != room.incarnation {
             let told = known.told;
             *known = KnownRoom { told, ..new };
+            is_new = true;
         }
         known.offset = known.offset.max(room.offset);
         known.last = known.last.max(id);
+        if is_new {
+            self.forget_keyed(&room.key);
+        }
     }
 
     fn note_told(&mut self, room: &RoomKey, offset: u64) {
@@ -198,12 +328,22 @@ impl State {
     fn forget_rooms(&mut self, kept_from: u64) {
         let rooms = self.sockets.values().flat_map(|known| known.rooms.keys());
         let used: HashSet<&RoomKey> = rooms.collect();
-        self.rooms
-            .retain(|key, room| room.last >= kept_from || used.contains(key));
+        let is_needed = |(key, room): &(&RoomKey, &KnownRoom)| {
+            let is_used = used.contains(*key);
+            is_used || room.last >= kept_from
+        };
+        let rooms = self.rooms.iter();
+        let gone = rooms.filter(|one| !is_needed(one));
+        let gone: Vec<RoomKey> = gone.map(|(key, _)| key.clone()).collect();
+        drop(used);
+        for room in gone {
+            self.rooms.remove(&room);
+            self.forget_keyed(&room);
+        }
     }
 
-    /// All of it as records.
-    fn records(&self) -> impl Iterator<Item = Record> {
+    /// All of it as records, with the newest of keys that were said before a number.
+    fn records(&self, own_from: u64) -> impl Iterator<Item = Record> {
         let rooms = self.rooms.iter().flat_map(|(key, known)| {
             let room = RoomRecord {
                 key: key.clone(),
@@ -263,7 +403,9 @@ impl State {
             let first = std::iter::once(opened).chain(places);
             first.chain(joined).chain(left).chain(parked)
         });
-        lost.into_iter().chain(rooms).chain(sockets)
+        let keyed = self.keyed_before(own_from).cloned();
+        let keyed = keyed.map(|event| Record::Event(Box::new(event)));
+        lost.into_iter().chain(rooms).chain(keyed).chain(sockets)
     }
 }
 
@@ -274,6 +416,8 @@ pub(crate) struct Found {
     pub(crate) rooms: Vec<(RoomKey, KnownRoom)>,
     /// The events, each place's in their order, with the Unix time in milliseconds.
     pub(crate) events: Vec<(Place, u64, Kept)>,
+    /// Places of which something was dropped, with the number of the last.
+    pub(crate) dropped: Vec<(Place, u64)>,
     /// The number of the last event.
     pub(crate) last: u64,
     /// Events before this number may be missing.
@@ -305,6 +449,19 @@ impl From<Place> for Where {
 }
 
 impl Found {
+    /// Takes in what is known besides the events that are all there.
+    fn take_in(&mut self, state: &State) {
+        self.lost = state.lost;
+        self.last = self.last.max(state.lost);
+        self.sockets = state.sockets.values().cloned().collect();
+        let rooms = state.rooms.iter();
+        self.rooms = rooms.map(|(key, room)| (key.clone(), *room)).collect();
+        let keyed = state.keyed_before(self.kept_from).cloned();
+        let mut events: Vec<_> = keyed.map(event_found).collect();
+        events.sort_unstable_by_key(|(.., event)| event.id);
+        self.events.splice(..0, events);
+    }
+
     /// Forgets what is too old, and what is more than one file may have: the newest, as
     /// records.
     fn forget_old(&mut self, size: Size, now: u64) -> Vec<u8> {
@@ -409,21 +566,17 @@ impl Journal {
             secret,
             own_from: 1,
         };
-        let (mut state, mut found) = match read(path, &head) {
+        let (mut state, mut found) = match read(path, &head, size) {
             Some((before, state, found)) => {
                 (head.epoch, head.secret) = (before.epoch, before.secret);
                 (state, found)
             }
-            None => (State::default(), Found::default()),
+            None => (State::new(size), Found::default()),
         };
         let events = found.forget_old(size, now());
         let kept_from = found.kept_from.max(1);
         state.forget_rooms(kept_from);
-        found.lost = state.lost;
-        found.last = found.last.max(state.lost);
-        found.sockets = state.sockets.values().cloned().collect();
-        let rooms = state.rooms.iter();
-        found.rooms = rooms.map(|(key, room)| (key.clone(), *room)).collect();
+        found.take_in(&state);
         head.own_from = kept_from;
         // All that is still needed goes into a new file.
         let mut buffer = head_of(&head, &state);
@@ -632,7 +785,7 @@ fn event_record(mut to: Where, at: u64, event: &Kept) -> Record {
 fn head_of(head: &Head, state: &State) -> Vec<u8> {
     let mut begin = Vec::new();
     record::push(&Record::Head(head.clone()), &mut begin);
-    for record in state.records() {
+    for record in state.records(head.own_from) {
         record::push(&record, &mut begin);
     }
     begin
@@ -650,7 +803,7 @@ fn replace(path: &Path, begin: &[u8]) -> io::Result<File> {
 }
 
 /// Reads both files; `None` if there is nothing that this gateway can go on with.
-fn read(path: &Path, expected: &Head) -> Option<(Head, State, Found)> {
+fn read(path: &Path, expected: &Head, size: Size) -> Option<(Head, State, Found)> {
     let usable = |file: &Path| {
         let bytes = std::fs::read(file).ok()?;
         let mut rest = &bytes[..];
@@ -670,16 +823,19 @@ fn read(path: &Path, expected: &Head) -> Option<(Head, State, Found)> {
         before = before.filter(|_| goes_on);
     }
     let kept_from = before.iter().chain(&newer).next()?.0.own_from;
-    let (mut state, mut found) = (State::default(), Found::default());
+    let (mut state, mut found) = (State::new(size), Found::default());
     let mut last = None;
     for (head, bytes, begin) in before.into_iter().chain(newer) {
         // Each begins with all that is known.
-        state = State::default();
+        state = State::new(size);
         let mut rest = &bytes[begin..];
         while let Some(record) = record::take(&mut rest) {
             state.apply(&record);
             found.last = found.last.max(record.place());
-            if let Record::Event(event) = record {
+            // Before these there is only what is newest of its key.
+            if let Record::Event(event) = record
+                && event.id >= head.own_from
+            {
                 found.events.push(event_found(*event));
             }
         }
@@ -690,22 +846,28 @@ fn read(path: &Path, expected: &Head) -> Option<(Head, State, Found)> {
     last.map(|head| (head, state, found))
 }
 
-fn event_found(event: EventRecord) -> (Place, u64, Kept) {
-    let (place, offset) = match event.to {
-        Where::Room(room) => (Place::Room(room.key, room.incarnation), room.offset),
-        Where::Scope {
-            namespace,
-            tenant,
-            user,
-        } => {
-            let scope = Place::Scope {
+impl From<Where> for Place {
+    fn from(to: Where) -> Place {
+        match to {
+            Where::Room(room) => Place::Room(room.key, room.incarnation),
+            Where::Scope {
                 namespace,
                 tenant,
                 user,
-            };
-            (scope, 0)
+            } => Place::Scope {
+                namespace,
+                tenant,
+                user,
+            },
+            Where::Socket(name) => Place::Socket(name),
         }
-        Where::Socket(name) => (Place::Socket(name), 0),
+    }
+}
+
+fn event_found(event: EventRecord) -> (Place, u64, Kept) {
+    let offset = match &event.to {
+        Where::Room(room) => room.offset,
+        Where::Scope { .. } | Where::Socket(_) => 0,
     };
     let kept = Kept {
         id: event.id,
@@ -715,7 +877,7 @@ fn event_found(event: EventRecord) -> (Place, u64, Kept) {
         key: event.key,
         only: event.only,
     };
-    (place, event.at, kept)
+    (event.to.into(), event.at, kept)
 }
 
 #[cfg(test)]
@@ -733,12 +895,114 @@ mod tests {
         Journal::open(path, "/".into(), (1, [2; 32]), size, now).unwrap()
     }
 
-    #[test]
-    fn two_files_hold_what_is_newest_and_say_from_where_on() {
-        let name = format!("heartline-journal-{}", std::process::id());
+    /// A folder of its own for a test.
+    fn folder(name: &str) -> PathBuf {
+        let name = format!("heartline-{name}-{}", std::process::id());
         let folder = std::env::temp_dir().join(name);
         let _ = std::fs::remove_dir_all(&folder);
         std::fs::create_dir(&folder).unwrap();
+        folder
+    }
+
+    /// An event in a room, under a key.
+    fn keyed(id: u64, key: &str, args: &str) -> Record {
+        let to = Where::Room(RoomRecord {
+            key: RoomKey {
+                namespace: NamespaceId::ROOT,
+                tenant: None,
+                name: "map".into(),
+            },
+            incarnation: 3,
+            offset: 0,
+        });
+        let event = Kept {
+            id,
+            offset: id,
+            at: Micros::ZERO,
+            message: Message::new("e", args),
+            key: Some(key.into()),
+            only: None,
+        };
+        event_record(to, 7, &event)
+    }
+
+    #[test]
+    fn the_newest_of_each_key_goes_from_file_to_file() {
+        let folder = folder("journal-keys");
+        let path = folder.join("journal");
+        let (journal, _) = open(&path);
+        let text = format!("\"{}\"", "x".repeat(1_000));
+        for (id, key, args) in [
+            (1, "a", "1"),
+            (2, "b", "2"),
+            (3, "a", "3"),
+            (4, "b", "null"),
+        ] {
+            journal.note(&[keyed(id, key, args)]);
+        }
+        // Other rooms have filled both files since; nobody else forgets the room.
+        let scope = ScopeRef {
+            namespace: NamespaceId::ROOT,
+            tenant: None,
+            user: None,
+        };
+        let socket = SocketAddress::parse("AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA").unwrap();
+        journal.opened(socket, &Identity::default());
+        let Record::Event(event) = keyed(4, "b", "null") else {
+            unreachable!("it was made as one")
+        };
+        let Where::Room(room) = event.to else {
+            unreachable!("it goes to a room")
+        };
+        let joined = Record::Joined {
+            name: socket,
+            room,
+            since: 0,
+        };
+        journal.note(&[joined]);
+        for id in 5..50 {
+            let event = Kept {
+                id,
+                offset: 0,
+                at: Micros::ZERO,
+                message: Message::new("e", &text),
+                key: None,
+                only: None,
+            };
+            journal.events(scope, &[event]);
+        }
+        drop(journal);
+        for _ in 0..2 {
+            let (journal, found) = open(&path);
+            assert!(found.kept_from > 30);
+            let first = &found.events[0].2;
+            assert_eq!((first.id, &*first.message.args), (3, "3"));
+            assert!(found.events[1].2.id >= found.kept_from);
+            drop(journal);
+        }
+        std::fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[test]
+    fn what_a_room_keeps_of_its_keys_is_bounded() {
+        let mut state = State::new(Size {
+            segment: 20_000,
+            age: 1_000,
+        });
+        let text = format!("\"{}\"", "x".repeat(1_000));
+        for id in 1..100 {
+            state.apply(&keyed(id, &format!("key{id}"), &text));
+            assert!(state.keyed_bytes <= 10_000);
+        }
+        let ids: Vec<u64> = state.keyed_before(1_000).map(|event| event.id).collect();
+        assert_eq!(ids, (93..100).collect::<Vec<_>>());
+        state.forget_rooms(1_000);
+        assert_eq!((state.keyed_bytes, state.keyed.len()), (0, 0));
+    }
+
+    #[test]
+    fn two_files_hold_what_is_newest_and_say_from_where_on() {
+        let folder = folder("journal");
         let path = folder.join("journal");
         let (mut journal, found) = open(&path);
         assert_eq!((found.last, found.kept_from), (0, 0));

@@ -28,6 +28,15 @@ pub(super) enum Record {
     Lost {
         place: u64,
     },
+    /// Something that was said there is not kept any more, up to this number in the line.
+    Dropped {
+        to: Where,
+        place: u64,
+    },
+    /// The last number in the line.
+    Last {
+        place: u64,
+    },
     /// A room was told of a stored message with this offset.
     Told {
         room: RoomKey,
@@ -74,7 +83,7 @@ impl Record {
     pub(super) fn place(&self) -> u64 {
         match self {
             Record::Event(event) => event.id,
-            Record::Gap { place, .. } | Record::Lost { place } => *place,
+            Record::Gap { place, .. } | Record::Lost { place } | Record::Last { place } => *place,
             _ => 0,
         }
     }
@@ -222,8 +231,8 @@ impl Writer<'_> {
         self.optional(only.topic.as_deref());
     }
 
-    fn event(&mut self, event: &EventRecord) {
-        match &event.to {
+    fn place(&mut self, to: &Where) {
+        match to {
             Where::Room(room) => {
                 self.byte(0);
                 self.room(room);
@@ -243,6 +252,10 @@ impl Writer<'_> {
                 self.socket(name);
             }
         }
+    }
+
+    fn event(&mut self, event: &EventRecord) {
+        self.place(&event.to);
         self.number(event.id);
         self.number(event.at);
         self.bytes(event.message.event.as_bytes());
@@ -258,15 +271,19 @@ impl Writer<'_> {
         }
     }
 
+    fn head(&mut self, head: &Head) {
+        self.bytes(head.boot.as_bytes());
+        self.bytes(head.namespaces.as_bytes());
+        self.number(head.epoch.into());
+        self.0.extend_from_slice(&head.secret);
+        self.number(head.own_from);
+    }
+
     fn record(&mut self, record: &Record) {
         match record {
             Record::Head(head) => {
                 self.byte(0);
-                self.bytes(head.boot.as_bytes());
-                self.bytes(head.namespaces.as_bytes());
-                self.number(head.epoch.into());
-                self.0.extend_from_slice(&head.secret);
-                self.number(head.own_from);
+                self.head(head);
             }
             Record::Room(room) => {
                 self.byte(1);
@@ -284,6 +301,15 @@ impl Writer<'_> {
             }
             Record::Lost { place } => {
                 self.byte(10);
+                self.number(*place);
+            }
+            Record::Dropped { to, place } => {
+                self.byte(12);
+                self.place(to);
+                self.number(*place);
+            }
+            Record::Last { place } => {
+                self.byte(13);
                 self.number(*place);
             }
             Record::Told { room, offset } => {
@@ -425,8 +451,8 @@ impl<'a> Reader<'a> {
         })
     }
 
-    fn event(&mut self) -> Option<EventRecord> {
-        let to = match self.byte()? {
+    fn place(&mut self) -> Option<Where> {
+        Some(match self.byte()? {
             0 => Where::Room(self.room()?),
             1 => Where::Scope {
                 namespace: self.namespace()?,
@@ -435,9 +461,12 @@ impl<'a> Reader<'a> {
             },
             2 => Where::Socket(self.socket()?),
             _ => return None,
-        };
+        })
+    }
+
+    fn event(&mut self) -> Option<EventRecord> {
         Some(EventRecord {
-            to,
+            to: self.place()?,
             id: self.number()?,
             at: self.number()?,
             message: Message {
@@ -508,6 +537,13 @@ impl<'a> Reader<'a> {
                 place: self.number()?,
             },
             10 => Record::Lost {
+                place: self.number()?,
+            },
+            12 => Record::Dropped {
+                to: self.place()?,
+                place: self.number()?,
+            },
+            13 => Record::Last {
                 place: self.number()?,
             },
             11 => Record::Told {
@@ -624,6 +660,11 @@ mod tests {
                 place: 9,
             },
             Record::Lost { place: 10 },
+            Record::Last { place: 12 },
+            Record::Dropped {
+                to: Where::Socket(socket(4)),
+                place: 11,
+            },
         ]
     }
 

@@ -838,7 +838,9 @@ pub(crate) static KEYS: &[Key] = &[
         "recovery.window",
         "\"off\"",
         "how long a lost connection can be resumed, with its id, its rooms and all that it \
-         missed; `off`: every reconnection is fresh",
+         missed; `off`: every reconnection is fresh. A node alone that is stopped leaves what it \
+         keeps to the next in `heartline.resume`, beside the store's file or in the working \
+         directory",
         |s, v| Ok(s.gateway.recovery.window = optional(v, positive_duration)?),
     ),
     node(
@@ -885,7 +887,8 @@ pub(crate) static KEYS: &[Key] = &[
         "\"off\"",
         "a file that is written to as events are kept and sockets come and go: after `kill -9` \
          the next process goes on with it, and clients lose nothing. It is as secret as the \
-         messages, grows to 128 MB, and is worth nothing after a restart of the machine",
+         messages, grows to 128 MB, and is worth nothing after a restart of the machine. With it \
+         no `heartline.resume` is left",
         |s, v| Ok(s.gateway.recovery.journal = optional(v, |v| Ok(PathBuf::from(text(v)?)))?),
     ),
     node(

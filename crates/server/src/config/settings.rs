@@ -25,7 +25,19 @@ pub(crate) enum StoreUrl {
     Usual(std::path::PathBuf),
 }
 
+/// What a stopped node leaves to the next for clients that come back.
+const STOPPED: &str = "heartline.resume";
+
 impl StoreUrl {
+    /// Where that is: beside the store's file, or in the working directory.
+    pub(crate) fn stopped(&self) -> std::path::PathBuf {
+        match self {
+            #[cfg(feature = "sqlite")]
+            StoreUrl::Sqlite(path) | StoreUrl::Usual(path) => path.with_file_name(STOPPED),
+            _ => STOPPED.into(),
+        }
+    }
+
     /// Whether it is a file, which one node has alone.
     pub(crate) fn is_file(&self) -> bool {
         match self {

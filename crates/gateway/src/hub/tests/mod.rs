@@ -22,7 +22,7 @@ mod upgrade;
 mod watching;
 
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use heartline_core::auth::{
     AuthError, Authenticator, BoxFuture, Credentials, Identity, RoomPattern, UserKey,
@@ -160,13 +160,27 @@ impl World {
 
     /// With handlers of an app.
     fn with(config: Config, app: impl FnOnce(GatewayBuilder) -> GatewayBuilder) -> World {
+        World::made(config, Duration::ZERO, app)
+    }
+
+    /// One that begins so much later than it is.
+    fn later(config: Config, later: Duration) -> World {
+        World::made(config, later, |builder| builder)
+    }
+
+    fn made(
+        config: Config,
+        later: Duration,
+        app: impl FnOnce(GatewayBuilder) -> GatewayBuilder,
+    ) -> World {
         let runtime = Builder::new_current_thread()
             .enable_all()
             .start_paused(true)
             .build()
             .unwrap();
         let inside = runtime.enter();
-        let clock = Clock::start();
+        let since = SystemTime::now().duration_since(UNIX_EPOCH);
+        let clock = Clock::start_at(since.unwrap() + later);
         // As much as has passed on the harness' clock.
         runtime.block_on(tokio::time::advance(seconds(1)));
         let farewells = Farewells::default();

@@ -704,7 +704,12 @@ fn tell(
                 is_there = false;
             }
             Step::Return if !is_there => {
-                if let Some(folder) = folder {
+                if config.recovery.stopped.is_some() {
+                    world.settle();
+                    stopped(world);
+                    handles.0.lock().unwrap().clear();
+                    world = start();
+                } else if let Some(folder) = folder {
                     world.settle();
                     killed(world, folder);
                     handles.0.lock().unwrap().clear();
@@ -776,6 +781,18 @@ proptest! {
     fn the_same_with_a_gateway_that_is_killed(steps in prop::collection::vec(step(), 1..60)) {
         let (config, folder) = journaled("story");
         let told = tell(steps, &config, Some(&folder));
+        std::fs::remove_dir_all(folder).unwrap();
+        told?;
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(30))]
+
+    #[test]
+    fn the_same_with_a_gateway_that_is_stopped(steps in prop::collection::vec(step(), 1..60)) {
+        let (config, folder) = leaving("stopped-story");
+        let told = tell(steps, &config, None);
         std::fs::remove_dir_all(folder).unwrap();
         told?;
     }
@@ -1253,7 +1270,18 @@ fn a_message_that_was_stored_and_not_told_of_is_told_after_the_kill() {
     let mut world = start();
     let mut ann = Tracking::new(&mut world, "user=ann rooms=conversation:*");
     ann.asks(&mut world, r#"42["join","conversation:1"]"#);
+    // Bob belongs to it, and is in no room.
+    let mut bob = Tracking::new(&mut world, "user=bob rooms=conversation:*");
+    bob.asks(&mut world, r#"42["join","conversation:1"]"#);
+    bob.asks(&mut world, r#"42["leave","conversation:1"]"#);
     writes(&mut ann, &mut world, "one");
+    bob.hear(9);
+    let notified = |bob: &mut Tracking| -> Vec<String> {
+        let got = bob.got().into_iter();
+        got.filter(|one| one.contains("message:notification"))
+            .collect()
+    };
+    assert_eq!(notified(&mut bob).len(), 1);
     store.stores("two");
     killed(world, &folder);
     ann.got();
@@ -1263,6 +1291,13 @@ fn a_message_that_was_stored_and_not_told_of_is_told_after_the_kill() {
     world.settle();
     ann.hear(9);
     assert_eq!(messages(&mut ann), ["two"]);
+    bob.return_to(&mut world);
+    assert!(bob.recovered);
+    bob.hear(9);
+    let told = notified(&mut bob);
+    assert_eq!(told.len(), 1, "{told:?}");
+    let expected = r#"["message:notification",{"conversationId":"1","message":{"content":"two","#;
+    assert!(told[0].starts_with(expected), "{told:?}");
     // It is told once.
     killed(world, &folder);
     let mut world = start();
@@ -1270,6 +1305,7 @@ fn a_message_that_was_stored_and_not_told_of_is_told_after_the_kill() {
     world.settle();
     ann.hear(9);
     assert!(ann.recovered && ann.got().is_empty());
+    world.settle();
     std::fs::remove_dir_all(folder).unwrap();
 }
 
@@ -1366,5 +1402,325 @@ fn who_has_come_back_often_goes_on_after_a_kill_too() {
         assert!(ann.recovered, "{round}");
     }
     drop(world);
+    std::fs::remove_dir_all(folder).unwrap();
+}
+
+#[test]
+fn the_newest_of_each_key_survives_kills_however_old_it_is() {
+    let (config, folder) = journaled("keys");
+    let mut world = World::new(config.clone());
+    let publish = |world: &mut World, client: &mut Client, key: &str, data: &str| {
+        client.says(&format!(
+            r#"{{"type":"publish","topic":"map","event":"at","data":{data},"key":"{key}"}}"#
+        ));
+        world.settle();
+    };
+    let mut ann = world.open(Opening::plain());
+    asked(&mut world, &mut ann, &auth("user=ann"));
+    asked(&mut world, &mut ann, &subscribe("map", None));
+    for (key, data) in [
+        ("x", "1"),
+        ("y", "2"),
+        ("x", "3"),
+        ("z", "4"),
+        ("z", "null"),
+    ] {
+        publish(&mut world, &mut ann, key, data);
+    }
+    let snapshot = |world: &mut World| {
+        let mut bob = world.open(Opening::plain());
+        asked(world, &mut bob, &auth("user=bob"));
+        asked(world, &mut bob, &subscribe("map", None))[0].clone()
+    };
+    let expected = |x: u64| {
+        let x_offset = if x == 3 { 3 } else { 6 };
+        serde_json::json!([
+            {"key": "y", "event": "at", "data": 2, "offset": 2},
+            {"key": "x", "event": "at", "data": x, "offset": x_offset},
+        ])
+    };
+    let before = snapshot(&mut world);
+    assert_eq!(before["snapshot"], expected(3));
+    // Longer than any other event is kept; and once more, from what the next process wrote.
+    for _ in 0..2 {
+        for client in 0..2 {
+            // Somebody is there all the time.
+            let mut stays = world.open(Opening::plain());
+            asked(
+                &mut world,
+                &mut stays,
+                &auth(&format!("user=stays{client}")),
+            );
+            asked(&mut world, &mut stays, &subscribe("map", None));
+        }
+        killed(world, &folder);
+        world = World::later(config.clone(), seconds(20_000));
+        let after = snapshot(&mut world);
+        assert_eq!(after["snapshot"], expected(3));
+        assert_eq!(
+            (&after["offset"], &after["epoch"]),
+            (&5.into(), &before["epoch"])
+        );
+    }
+    let mut ann = world.open(Opening::plain());
+    asked(&mut world, &mut ann, &auth("user=ann"));
+    asked(&mut world, &mut ann, &subscribe("map", None));
+    publish(&mut world, &mut ann, "x", "5");
+    killed(world, &folder);
+    let mut world = World::new(config);
+    assert_eq!(snapshot(&mut world)["snapshot"], expected(5));
+    // What was said between is gone: who has not got it is told so, and the others go on.
+    for (offset, recovered) in [(4, false), (5, true)] {
+        let mut eve = world.open(Opening::plain());
+        asked(&mut world, &mut eve, &auth("user=eve"));
+        let epoch = before["epoch"].as_str().unwrap();
+        let told = asked(
+            &mut world,
+            &mut eve,
+            &subscribe("map", Some((epoch, offset))),
+        );
+        assert_eq!(told[0]["recovered"], recovered, "{offset}");
+    }
+    std::fs::remove_dir_all(folder).unwrap();
+}
+
+/// A gateway that leaves what it keeps to the next when it is stopped.
+fn leaving(name: &str) -> (Config, std::path::PathBuf) {
+    let (mut config, folder) = journaled(name);
+    config.recovery.journal = None;
+    config.recovery.stopped = Some(folder.join("left"));
+    (config, folder)
+}
+
+/// Stops a gateway in good order.
+fn drained(world: &mut World) {
+    let gateway = world.gateway.clone();
+    let drained = world.begin(async move { gateway.drain().await });
+    while !drained.is_finished() {
+        world.run(ms(100));
+    }
+}
+
+/// The same, and its process ends.
+fn stopped(mut world: World) {
+    drained(&mut world);
+}
+
+#[test]
+fn a_client_of_a_stopped_gateway_goes_on_with_the_next() {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    let (config, folder) = leaving("stopped");
+    let file = folder.join("left");
+    let handles = Handles::default();
+    let start = || World::with(config.clone(), |builder| handles.filled_by(builder));
+    let mut world = start();
+    let mut ann = Tracking::new(&mut world, "user=ann");
+    ann.asks(&mut world, r#"42["join","a"]"#);
+    let mut bob = Tracking::new(&mut world, "user=bob");
+    bob.asks(&mut world, r#"42["join","a"]"#);
+    let mut kicked = Tracking::new(&mut world, "user=eve");
+    kicked.is_cut(&mut world);
+    ann.got();
+    bob.got();
+    bob.is_cut(&mut world);
+    said(&world, "a", "one");
+    said(&world, "user:ann", "two");
+    handles.find(&ann.sid, true).emit("news", "three").unwrap();
+    world
+        .gateway
+        .everybody("/", None)
+        .unwrap()
+        .emit("news", "four")
+        .unwrap();
+    world.settle();
+    // None of it arrives.
+    ann.client.hears();
+    assert!(sent_away(&mut world, &kicked.sid));
+    stopped(world);
+    let mode = std::fs::metadata(&file).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+
+    let mut world = start();
+    assert!(!file.exists());
+    ann.return_to(&mut world);
+    bob.return_to(&mut world);
+    kicked.return_to(&mut world);
+    assert!(ann.recovered && bob.recovered && !kicked.recovered);
+    let told = |texts: &[&str]| -> Vec<String> {
+        texts
+            .iter()
+            .map(|text| format!(r#"["news","{text}"]"#))
+            .collect()
+    };
+    assert_eq!(ann.got(), told(&["one", "two", "three", "four"]));
+    assert_eq!(bob.got(), told(&["one", "four"]));
+    said(&world, "a", "five");
+    world.settle();
+    ann.hear(9);
+    assert_eq!(ann.got(), told(&["five"]));
+    // Stopped again, and then killed: what only the file of the first stop knew is gone.
+    stopped(world);
+    drop(start());
+    let mut world = start();
+    ann.return_to(&mut world);
+    assert!(!ann.recovered);
+    std::fs::remove_dir_all(folder).unwrap();
+}
+
+#[test]
+fn after_a_stop_no_message_is_told_again_and_one_of_which_nobody_was_told_is() {
+    let (mut config, folder) = leaving("stopped-untold");
+    config.recovery.bytes = 4_000;
+    let store = Durable::default();
+    let start = || World::with(config.clone(), |builder| builder.store(store.clone()));
+    let mut world = start();
+    let mut ann = Tracking::new(&mut world, "user=ann rooms=conversation:*");
+    ann.asks(&mut world, r#"42["join","conversation:1"]"#);
+    let say = |text: &str| {
+        let data = format!(r#"{{"conversationId":"1","content":"{text}"}}"#);
+        format!(r#"42["message:send",{data}]"#)
+    };
+    let messages = |ann: &mut Tracking| -> Vec<String> {
+        let got = ann.got().into_iter();
+        got.filter(|one| one.contains("message:new")).collect()
+    };
+    // The second is too large to be kept.
+    ann.asks(&mut world, &say("one"));
+    ann.asks(&mut world, &say(&"x".repeat(4_000)));
+    assert_eq!(messages(&mut ann).len(), 2);
+    stopped(world);
+    let mut world = start();
+    ann.return_to(&mut world);
+    world.settle();
+    ann.hear(9);
+    assert!(ann.recovered);
+    assert_eq!(messages(&mut ann), [""; 0]);
+    ann.asks(&mut world, &say("three"));
+    assert_eq!(messages(&mut ann).len(), 1);
+    let new = NewMessage {
+        sender: Arc::new(UserKey {
+            tenant_id: None,
+            user_id: "bob".into(),
+            user_type: None,
+        }),
+        channel: Channel::Conversation("1".into()),
+        content: "four".into(),
+        temp_id: None,
+        created_at: 7,
+    };
+    drop(store.append(new, Box::new(|_| ())));
+    stopped(world);
+    let mut world = start();
+    ann.return_to(&mut world);
+    world.settle();
+    ann.hear(9);
+    let told = messages(&mut ann);
+    assert!(ann.recovered && told.len() == 1, "{told:?}");
+    assert!(told[0].contains(r#""content":"four""#), "{told:?}");
+    std::fs::remove_dir_all(folder).unwrap();
+}
+
+#[test]
+fn what_was_left_too_long_ago_or_is_damaged_is_not_gone_on_with() {
+    let (config, folder) = leaving("damaged-left");
+    let file = folder.join("left");
+    let other_namespaces = |config: &mut Config| {
+        config.namespaces.remove("/chat");
+    };
+    let cases: [(&str, fn(&std::path::Path)); 4] = [
+        ("as it is", |_| ()),
+        ("cut short", |file| {
+            let bytes = std::fs::read(file).unwrap();
+            std::fs::write(file, &bytes[..bytes.len() - 1]).unwrap();
+        }),
+        ("changed", |file| {
+            let mut bytes = std::fs::read(file).unwrap();
+            let middle = bytes.len() / 2;
+            bytes[middle] ^= 1;
+            std::fs::write(file, bytes).unwrap();
+        }),
+        ("foreign", |file| {
+            std::fs::write(file, "something else").unwrap()
+        }),
+    ];
+    for (case, change) in cases {
+        for (later, is_other) in [(0, false), (61, false), (0, true)] {
+            let mut world = World::new(config.clone());
+            let mut ann = Tracking::new(&mut world, "user=ann");
+            stopped(world);
+            change(&file);
+            let mut config = config.clone();
+            if is_other {
+                other_namespaces(&mut config);
+            }
+            let mut world = World::later(config, seconds(later));
+            ann.return_to(&mut world);
+            let recovers = case == "as it is" && later == 0 && !is_other;
+            assert_eq!(ann.recovered, recovers, "{case} {later} {is_other}");
+            let _ = std::fs::remove_file(&file);
+        }
+    }
+    std::fs::remove_dir_all(folder).unwrap();
+}
+
+#[test]
+fn what_happens_after_the_end_makes_all_begin_afresh() {
+    let (config, folder) = leaving("late");
+    let deeds: [fn(&mut World, &str); 2] = [
+        |world, _| said(world, "a", "late"),
+        |world, id| assert!(sent_away(world, id)),
+    ];
+    for deed in deeds {
+        let mut world = World::new(config.clone());
+        let mut ann = Tracking::new(&mut world, "user=ann");
+        ann.asks(&mut world, r#"42["join","a"]"#);
+        drained(&mut world);
+        assert!(folder.join("left").exists());
+        deed(&mut world, &ann.sid);
+        assert!(!folder.join("left").exists());
+        drop(world);
+        let mut world = World::new(config.clone());
+        ann.return_to(&mut world);
+        assert!(!ann.recovered);
+    }
+    std::fs::remove_dir_all(folder).unwrap();
+}
+
+#[test]
+fn who_missed_more_than_was_kept_before_a_stop_begins_afresh() {
+    let (mut config, folder) = leaving("stopped-dropped");
+    config.recovery.events = 2;
+    // Of what goes to everybody more is kept.
+    let ways: [(usize, fn(&World, &Socket)); 4] = [
+        (3, |world, _| said(world, "a", "text")),
+        (3, |world, _| said(world, "user:ann", "text")),
+        (3, |_, socket| socket.emit("news", "text").unwrap()),
+        (129, |world, _| {
+            let all = world.gateway.everybody("/", None).unwrap();
+            all.emit("news", "text").unwrap();
+        }),
+    ];
+    for (index, (too_many, say)) in ways.into_iter().enumerate() {
+        for times in [too_many - 1, too_many] {
+            let handles = Handles::default();
+            let start = || World::with(config.clone(), |builder| handles.filled_by(builder));
+            let mut world = start();
+            let mut ann = Tracking::new(&mut world, "user=ann");
+            ann.asks(&mut world, r#"42["join","a"]"#);
+            ann.got();
+            ann.is_cut(&mut world);
+            for _ in 0..times {
+                say(&world, &handles.find(&ann.sid, true));
+            }
+            world.settle();
+            handles.0.lock().unwrap().clear();
+            stopped(world);
+            let mut world = start();
+            ann.return_to(&mut world);
+            assert_eq!(ann.recovered, times < too_many, "{index} {times}");
+            handles.0.lock().unwrap().clear();
+        }
+    }
     std::fs::remove_dir_all(folder).unwrap();
 }
