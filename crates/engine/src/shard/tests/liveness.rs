@@ -356,7 +356,9 @@ fn a_ping_that_overtakes_what_waits_says_nothing_of_it() {
         assert!(harness.closed().is_empty());
     }
     harness.run(seconds(25) + TICK);
-    while peer.read().is_empty() {}
+    while peer.read().is_empty() {
+        harness.settle();
+    }
     peer.text("3");
     harness.settle();
     assert_eq!(harness.app().received, []);
