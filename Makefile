@@ -35,13 +35,14 @@ test-rust:
 release:
 	cargo build --release -p heartline-server
 	scripts/split-symbols $(BUILT)/release/heartline
-	cargo build --release -p heartline --examples
 
 test-client:
 	scripts/node-tests clients/js
 
-test-protocol: release
-	scripts/node-tests tests/protocol
+# By the examples, as `cargo test` has built them.
+test-protocol:
+	cargo build --workspace --examples
+	EXAMPLES=$(abspath $(BUILT))/debug/examples scripts/node-tests tests/protocol
 
 # The demo and what it runs on.
 demo-parts: release

@@ -275,6 +275,12 @@ describe("cluster.url", { timeout: 90000 }, () => {
       10000,
     );
     await Promise.all(nodes.map(ready));
+    // Until all nodes have said who is there, answers are stale.
+    const isKnown = () => check().then(
+      () => true,
+      () => false,
+    );
+    await until(isKnown, "everybody is known again", 15000);
     await check();
   });
 

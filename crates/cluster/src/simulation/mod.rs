@@ -70,7 +70,7 @@ fn runs() -> u64 {
     std::env::var("HEARTLINE_SIMULATIONS")
         .ok()
         .and_then(|runs| runs.parse().ok())
-        .unwrap_or(600)
+        .unwrap_or(300)
 }
 
 fn run_many(first: u64, trouble: u64) {
