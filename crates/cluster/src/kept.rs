@@ -11,7 +11,7 @@ use heartline_core::line::ring::Extent;
 use heartline_core::presence::SocketAddress;
 use heartline_wire::id::Sid;
 
-use crate::envelope::{self, Body, Origin};
+use crate::envelope::{self, Body, Origin, Reader};
 
 /// The newest of its key is kept beside the others.
 pub const KEYED: u8 = 1;
@@ -61,25 +61,9 @@ pub enum Sent<'a> {
     Claimed(SocketAddress, u64),
 }
 
-struct Reader<'a>(&'a [u8]);
-
-impl<'a> Reader<'a> {
-    fn take(&mut self, count: usize) -> Option<&'a [u8]> {
-        let (taken, rest) = self.0.split_at_checked(count)?;
-        self.0 = rest;
-        Some(taken)
-    }
-
+impl Reader<'_> {
     fn u8(&mut self) -> Option<u8> {
         self.take(1).map(|byte| byte[0])
-    }
-
-    fn u32(&mut self) -> Option<u32> {
-        Some(u32::from_be_bytes(self.take(4)?.try_into().ok()?))
-    }
-
-    fn u64(&mut self) -> Option<u64> {
-        Some(u64::from_be_bytes(self.take(8)?.try_into().ok()?))
     }
 
     fn name(&mut self) -> Option<SocketAddress> {
