@@ -149,6 +149,7 @@ class Truth {
     // Whoever ends it knows first.
     const byServer = why === "lost" || why === "drained" || why === "replaced";
     const sure = byServer ? ended - this.slack : ended;
+    Object.assign(socket, { ended, why });
     const doubtful = this.doubtful(node);
     const note = (of, asked, known, ends, left, more) => {
       const { allowed, required } = this.known(user, of);
@@ -442,30 +443,44 @@ function checkPictures(truth, found, pictures) {
   for (const one of wrongs.values()) report(one);
 }
 
-/** One number is one change, whoever hears of it and in which way. */
+/**
+ * One number of a user is one change, whoever is told of it. A user whose node's lease is over is
+ * offline in answers before that has a number; but who was offline is not online again by it.
+ */
 function checkOneHistory(truth, found, pictures) {
-  const known = new Map();
-  const note = (t, by, user, rev, online) => {
+  const edges = new Map();
+  const gone = new Map();
+  const at = ({ by, t }) => `${by} at ${seconds(t)}`;
+  const edge = (one) => {
+    const key = `${one.user} ${one.rev}`;
+    const before = edges.get(key) ?? one;
+    edges.set(key, before);
+    if (before.online !== one.online)
+      found.add("one history", one.t, `${one.user} at rev ${one.rev}: ${at(one)}, ${at(before)}`);
+  };
+  const said = ({ t, asked = t, by, user, rev, online }) => {
     if (!rev) return;
     const key = `${user} ${rev}`;
-    const before = known.get(key);
-    if (!before) known.set(key, { online, by, t });
-    else if (before.online !== online)
-      found.add(
-        "one history",
-        t,
-        `${user} at rev ${rev} is ${online ? "online" : "offline"} by ${by}, not by ${before.by} at ${seconds(before.t)}`,
-      );
+    const before = online && edges.get(key);
+    if (before && !before.online)
+      found.add("one history", t, `${user}: online at rev ${rev} by ${by}, offline by ${at(before)}`);
+    if (!online) gone.set(key, gone.get(key) ?? { by, t });
+    const went = online && gone.get(key);
+    if (went && went.t < asked)
+      found.add("one history", t, `${user}: online at rev ${rev} by ${by}, offline by ${at(went)}`);
   };
-  for (const { t, what, observer, user, online, rev, users } of truth.events) {
-    if (what === "edge") note(t, observer, user, rev, online);
+  for (const { t, what, observer: by, user, online, rev } of truth.events)
+    if (what === "edge") edge({ t, by, user, online, rev });
+  for (const { t, what, observer: by, asked, users } of truth.events)
     if (what === "answer")
-      for (const one of users) if (!one.stale) note(t, observer, one.userId, one.rev, one.online);
-  }
-  for (const { t, observer, of, status, users } of pictures)
+      for (const { userId: user, online, rev, stale } of users)
+        if (!stale) said({ t, asked, by, user, rev, online });
+  gone.clear();
+  // A picture may be late: here a change's number is all that is looked at.
+  for (const { t, observer: by, of, status, users } of pictures)
     if (status === "complete" && of === "users")
       for (const [user, [online, rev]] of Object.entries(users))
-        note(t, observer, user, rev, online);
+        said({ t, asked: -Infinity, by, user, rev, online });
 }
 
 /** Every picture is complete again one lease after the last fault, and stays so. */
@@ -501,6 +516,50 @@ function checkHealing(truth, found, pictures) {
   }
 }
 
+/**
+ * How long changes took to be in complete pictures, in milliseconds: of users whose first socket
+ * came, whose last one was closed, went silent, or was on a node that was killed. The first three
+ * where nothing else was wrong.
+ */
+function latencies(truth, pictures) {
+  const { lease, slack } = truth;
+  const all = { online: [], closed: [], hung: [], killed: [] };
+  const real = new Map();
+  for (const { user, up, ended, why } of truth.sockets.values())
+    if (up !== undefined) {
+      if (!real.has(user)) real.set(user, []);
+      real.get(user).push({ from: up, to: ended, why });
+    }
+  const last = new Map();
+  for (const { t, observer, of, status, users } of pictures) {
+    if (of !== "users") continue;
+    const before = last.get(observer);
+    const now = status === "complete" ? users : undefined;
+    last.set(observer, now);
+    if (!before || !now) continue;
+    for (const [user, [online]] of Object.entries(now)) {
+      if (before[user]?.[0] === online || before[user] === undefined) continue;
+      const mine = real.get(user) ?? [];
+      const there = mine.filter(({ from, to }) => from <= t && t < to);
+      let since, kind;
+      if (online && there.length > 0) {
+        [since, kind] = [Math.min(...there.map(({ from }) => from)), "online"];
+        if (mine.some(({ from, to }) => from < since && to > since - slack)) continue;
+      } else if (!online && there.length === 0) {
+        const gone = mine.filter(({ to }) => to <= t).sort((a, b) => b.to - a.to)[0];
+        [since, kind] = [gone?.to, gone?.why];
+      }
+      if (!all[kind]) continue;
+      const near = truth.faults.filter(
+        ({ from, to }) => from < t && to + 2 * lease + slack > since,
+      );
+      const isKilled = kind === "killed" && near.every((one) => one.kind === "kill");
+      if (near.length === 0 || isKilled) all[kind].push(Math.round(t - since));
+    }
+  }
+  return all;
+}
+
 /** All that is wrong with a history, and how much was looked at. */
 export function check(events) {
   const truth = new Truth(events);
@@ -520,6 +579,7 @@ export function check(events) {
   return {
     violations,
     excused,
+    latencies: latencies(truth, pictures),
     counts: { ...counts, users: truth.users.size, sockets: truth.sockets.size },
     faults: truth.faults.map(({ id, kind, node, from, to }) => ({ id, kind, node, from, to })),
   };
