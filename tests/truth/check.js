@@ -226,6 +226,30 @@ class Truth {
     return since;
   }
 
+  /**
+   * Whether somebody may be announced again between the two: if memory was lost twice, or while
+   * something else was wrong as well, or in a way that Redis does not notice.
+   */
+  mayRepeat(from, to) {
+    const { lease, slack } = this;
+    const near = 2 * lease + slack;
+    return this.faults.some(
+      (one) =>
+        (one.forgets || one.doubts) &&
+        one.from - slack < to &&
+        one.to + near > from &&
+        (one.doubts ||
+          one.lag ||
+          this.faults.some(
+            (other) =>
+              other !== one &&
+              other.scope !== "observer" &&
+              other.from < one.to + near &&
+              other.to + near > one.from,
+          )),
+    );
+  }
+
   /** Whether Redis may have forgotten something between the two. */
   forgot(from, to) {
     const { lease, slack } = this;
@@ -265,7 +289,7 @@ function checkEdges(truth, found) {
     if (before && rev <= before.rev)
       found.add("order", t, `${who}: ${word(online)} with rev ${rev} after ${before.rev}`);
     if (before && online === before.online) {
-      if (truth.forgot(before.t, t)) found.excused++;
+      if (truth.mayRepeat(before.t, t)) found.excused++;
       else found.add("alternation", t, `${who}: ${word(online)} again after ${seconds(before.t)}`);
     }
     const since = truth.lateSince(observer, t);
@@ -299,12 +323,16 @@ function checkAllTold(truth, found, told) {
         const last = edges.findLast((edge) => edge.user === user);
         const then = last ? last.online : is(stay.from - slack, stay.from + slack);
         if (now === undefined || then === undefined || now === then) continue;
-        // Nobody is left who could say so of a node that died while memory was lost.
+        // If memory was lost: nobody is left who could say so of a node that died, and what was
+        // announced while the observer's own node was cut off was lost with it.
         const isLost =
-          !now &&
           truth.forgot(stay.from, t) &&
           truth.faults.some(
-            (one) => one.scope === "node" && one.from < t && one.to + 2 * lease > stay.from,
+            (one) =>
+              one.scope === "node" &&
+              (!now || one.node === stay.node) &&
+              one.from < t &&
+              one.to + 2 * lease > stay.from,
           );
         if (isLost) found.excused++;
         else
@@ -325,8 +353,10 @@ function checkAnswers(truth, found) {
     if (what !== "answer") continue;
     const at = asOf - truth.unix;
     if (at > t + slack) found.add("asOf", t, `${observer} was told what will be at ${seconds(at)}`);
-    for (const { userId, online, stale } of users) {
+    for (const { userId, online, rev, stale } of users) {
       found.counts.answers++;
+      // Nothing is known of them, and it says so.
+      if (stale && rev === 0 && !online) continue;
       const from = (stale ? Math.min(at, asked) : asked) - slack;
       if (touches(truth.blind, from, t)) continue;
       if (covers(truth.wrong(userId, "", online), from, t + 1))
@@ -463,10 +493,12 @@ function checkOneHistory(truth, found, pictures) {
     const key = `${user} ${rev}`;
     const before = online && edges.get(key);
     if (before && !before.online)
-      found.add("one history", t, `${user}: online at rev ${rev} by ${by}, offline by ${at(before)}`);
+      found.add("rev", t, `${user}: online at rev ${rev} by ${by}, offline by ${at(before)}`);
     if (!online) gone.set(key, gone.get(key) ?? { by, t });
     const went = online && gone.get(key);
-    if (went && went.t < asked)
+    if (!went || went.t >= asked) return;
+    gone.delete(key);
+    if (!before || before.online)
       found.add("one history", t, `${user}: online at rev ${rev} by ${by}, offline by ${at(went)}`);
   };
   for (const { t, what, observer: by, user, online, rev } of truth.events)

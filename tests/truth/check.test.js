@@ -205,7 +205,10 @@ describe("the checker of presence", () => {
   it("finds changes that are told twice, backwards, or never", () => {
     const both = socket(5000, 20_000);
     assert.deepEqual(rules(...both, edge(5020, true, 2), edge(20_100, false, 1)), ["order"]);
-    assert.deepEqual(rules(...both, edge(5020, true, 2), edge(20_100, false, 2)), ["order", "one history"]);
+    assert.deepEqual(rules(...both, edge(5020, true, 2), edge(20_100, false, 2)), [
+      "order",
+      "one history",
+    ]);
     assert.deepEqual(rules(...both, edge(5020, true, 1), edge(5600, true, 2)), ["alternation"]);
     assert.deepEqual(rules(...both, edge(5020, true, 1), quiet(40_000)), ["untold"]);
     assert.deepEqual(rules(...socket(5000), quiet(40_000)), ["untold"]);
@@ -225,12 +228,18 @@ describe("the checker of presence", () => {
   it("excuses what the pages say that is not promised when memory was lost", () => {
     const twice = [...socket(1000), edge(1020, true, 1), edge(24_000, true, 2)];
     assert.deepEqual(rules(...twice), ["alternation"]);
-    const wiped = check(history(...twice, ...fault("wipe", 20_000, 20_100)));
+    assert.deepEqual(rules(...twice, ...fault("wipe", 20_000, 20_100)), ["alternation"]);
+    const losses = [...fault("wipe", 20_000, 20_100), ...fault("wipe", 21_000, 21_100)];
+    const wiped = check(history(...twice, ...losses));
     assert.deepEqual([wiped.violations, wiped.excused], [[], 1]);
     // Nobody is left who knew them.
     const lost = [...socket(1000), edge(1020, true, 1), ...fault("kill", 20_000, 22_000, "n2")];
     assert.deepEqual(rules(...lost, quiet(50_000)), ["untold"]);
     assert.deepEqual(rules(...lost, ...fault("wipe", 20_100, 20_200), quiet(50_000)), []);
+    // What came meanwhile, to a node that was cut off.
+    const missed = [...socket(21_000), ...fault("cut", 20_000, 26_000, "n1")];
+    assert.deepEqual(rules(...missed, quiet(50_000)), ["untold"]);
+    assert.deepEqual(rules(...missed, ...fault("wipe", 23_000, 23_100), quiet(50_000)), []);
   });
 
   it("holds answers to the moment in which they were given, and stale ones to theirs", () => {
@@ -243,6 +252,8 @@ describe("the checker of presence", () => {
     assert.deepEqual(rules(...both, stale(true)), []);
     const before = { ...answer(25_000, true, { stale: true }), asOf: UNIX + 23_000 };
     assert.deepEqual(rules(...both, before), ["answer"]);
+    const unknown = answer(10_000, false, { stale: true, rev: 0 });
+    assert.deepEqual(rules(...both, unknown), []);
     assert.deepEqual(rules(...both, { ...answer(10_000, true), asOf: UNIX + 12_000 }), ["asOf"]);
   });
 
@@ -313,7 +324,7 @@ describe("the checker of presence", () => {
     const eve = { ...edge(5030, false, 1), observer: "eve" };
     assert.deepEqual(rules(...socket(5000, 5500), edge(5020, true, 1), eve), ["one history"]);
     const both = [...socket(5000, 20_000), edge(5020, true, 1), edge(20_100, false, 2)];
-    assert.deepEqual(rules(...both, answer(20_200, true, { rev: 2 })), ["one history"]);
+    assert.deepEqual(rules(...both, answer(20_200, true, { rev: 2 })), ["rev"]);
     // A lease is over before that has a number; it does not come back under the old one.
     const early = answer(20_050, false, { rev: 1 });
     assert.deepEqual(rules(...both, early), []);

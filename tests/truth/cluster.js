@@ -96,6 +96,10 @@ class Sentinel {
     this.port = await until(isThere, "another master", 20_000);
     if (how === "SIGSTOP") {
       old.child.kill("SIGCONT");
+      // Until the Sentinel takes its part away there are two masters.
+      const isReplica = async () =>
+        (await ask(old.port, "ROLE").catch(() => "")).startsWith("slave");
+      await until(isReplica, "the old master is a replica", 40_000);
     } else {
       this.servers = this.servers.filter((one) => one !== old);
       await old.kill();
@@ -205,7 +209,9 @@ export class Cluster {
       ends({ key });
       return;
     } else if (kind === "failover") {
-      await this.store.failover(rest.how);
+      await this.store.failover("SIGKILL");
+    } else if (kind === "split") {
+      await this.store.failover("SIGSTOP");
     } else if (kind === "step") {
       this.clock.step(rest.by);
     }

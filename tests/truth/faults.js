@@ -28,6 +28,14 @@ export const KINDS = {
     lag: 3000,
     title: "failover by Sentinel",
   },
+  split: {
+    scope: "store",
+    isMute: true,
+    forgets: true,
+    lag: 3000,
+    doubts: 2,
+    title: "failover, and the old master wakes as one",
+  },
   step: { scope: "store", doubts: 2, title: "clock of Redis steps" },
   deaf: { scope: "observer", title: "client's link goes dead" },
 };

@@ -108,7 +108,7 @@ async function round(cluster, plan, tell) {
     isOver = true;
     await Promise.all(lively);
     // Who was let go by a drain counts as there for a while.
-    await pause(2 * lease + 2 * slack + heartbeat + (counts.drain ? 3000 : 0));
+    await pause(lease + 2 * slack + 1000 + (counts.drain ? 3000 : 0));
     history.add("quiet");
     await pause(100);
   } finally {

@@ -22,6 +22,7 @@ const LASTS = {
   wipe: () => 0,
   evict: () => 0,
   failover: () => 0,
+  split: () => 0,
   step: () => 0,
   // What has gone dead stays so; the client has to notice.
   deaf: () => 0,
@@ -42,8 +43,8 @@ const PLAIN = [
   "evict",
   "deaf",
 ];
-const SENTINEL = ["failover", "failover", "failover", "stop", "kill", "wipe", "evict", "deaf"];
-const STORE = new Set(["outage", "stall", "restart", "wipe", "evict", "failover", "step"]);
+const SENTINEL = ["failover", "failover", "split", "stop", "kill", "wipe", "evict", "deaf"];
+const STORE = new Set(["outage", "stall", "restart", "wipe", "evict", "failover", "split", "step"]);
 
 /**
  * `{ seed, topology, faults }`; each of the faults has `at`, `kind`, `ms`, and `node` or
@@ -54,7 +55,7 @@ export function schedule(seed, { lease, only, hasClock }) {
   const dice = new Dice(seed);
   const isPart = (kind) => !only || only.includes(kind);
   const topology = only
-    ? only.includes("failover")
+    ? only.some((kind) => /failover|split/.test(kind))
       ? "sentinel"
       : "plain"
     : dice.chance(0.25)
@@ -72,11 +73,10 @@ export function schedule(seed, { lease, only, hasClock }) {
     else if (!STORE.has(kind)) fault.node = dice.one(NODES);
     if (kind === "slow") fault.late = dice.between(20, 250);
     if (kind === "evict") fault.key = dice.between(0, 1_000_000);
-    if (kind === "failover") fault.how = dice.one(["SIGKILL", "SIGSTOP"]);
     if (kind === "step") fault.by = dice.one([-1, 1]) * dice.between(1, 30);
     // What comes back takes a while besides.
     const ends = (one) =>
-      one.at + one.ms + (/kill|drain|restart|failover/.test(one.kind) ? 4000 : 500);
+      one.at + one.ms + (/kill|drain|restart|failover|split/.test(one.kind) ? 4000 : 500);
     const isTaken = faults.some(
       (one) =>
         (STORE.has(kind)
