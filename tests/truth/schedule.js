@@ -5,27 +5,26 @@ import { Dice } from "./dice.js";
 export const BEGIN = 6000;
 const NODES = [0, 1, 2];
 
-/** How long a fault lasts, in milliseconds; by the lease, so that some are over before it is. */
+/** Over long before a lease is, about when it is, or long after. */
+function pause(dice, lease) {
+  const [from, to] = dice.one([
+    [0.05, 0.35],
+    [0.6, 1.1],
+    [1, 2.5],
+  ]);
+  return dice.between(from * lease, to * lease);
+}
+
+/** How long a fault lasts, in milliseconds; nothing: it has no end of its own. */
 const LASTS = {
-  cut: (dice, lease) =>
-    dice.chance(0.5) ? dice.between(200, lease / 3) : dice.between(lease, 2.5 * lease),
+  cut: pause,
   slow: (dice, lease) => dice.between(lease / 2, 2 * lease),
-  stop: (dice, lease) =>
-    dice.chance(0.5) ? dice.between(200, lease / 3) : dice.between(lease, 2.5 * lease),
+  stop: pause,
   kill: (dice, lease) => dice.between(100, 2 * lease),
   drain: (dice, lease) => dice.between(100, lease),
-  outage: (dice, lease) =>
-    dice.chance(0.5) ? dice.between(200, lease / 3) : dice.between(lease / 2, 2.5 * lease),
-  stall: (dice, lease) =>
-    dice.chance(0.5) ? dice.between(200, lease / 3) : dice.between(lease / 2, 2 * lease),
+  outage: pause,
+  stall: pause,
   restart: (dice, lease) => (dice.chance(0.6) ? 0 : dice.between(0, 2 * lease)),
-  wipe: () => 0,
-  evict: () => 0,
-  failover: () => 0,
-  split: () => 0,
-  step: () => 0,
-  // What has gone dead stays so; the client has to notice.
-  deaf: () => 0,
 };
 const PLAIN = [
   "cut",
@@ -67,7 +66,7 @@ export function schedule(seed, { lease, only, hasClock }) {
   for (let count = dice.between(1, 4), tries = 0; faults.length < count && tries < 20; tries++) {
     const kind = dice.one(kinds);
     const at = dice.between(500, BEGIN);
-    const ms = LASTS[kind](dice, lease);
+    const ms = LASTS[kind]?.(dice, lease) ?? 0;
     const fault = { at, kind, ms };
     if (kind === "deaf") fault.observer = dice.between(0, 1000);
     else if (!STORE.has(kind)) fault.node = dice.one(NODES);
