@@ -138,6 +138,7 @@ export class Cluster {
   }
 
   async #begin(node) {
+    if (this.isOver) return;
     const set = {
       "server.node_id": node.id,
       "cluster.url": this.store.url(node.index),
@@ -165,6 +166,7 @@ export class Cluster {
   }
 
   async kill() {
+    this.isOver = true;
     for (const { process } of this.nodes) await process?.kill();
     await this.store.kill();
   }

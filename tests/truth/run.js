@@ -5,6 +5,7 @@
 //
 // The first round is the one of SEED, and each next one has the next seed. FAULTS=cut,kill chooses
 // among the kinds of faults, HISTORIES=all keeps the histories of green rounds too.
+import { within } from "../lib/wait.js";
 import { check } from "./check.js";
 import { Cluster } from "./cluster.js";
 import { clock } from "./clock.js";
@@ -33,6 +34,9 @@ const NODE = {
   "limits.events": "off",
   "limits.joins": "off",
 };
+
+/** A round that takes longer hangs, in milliseconds. */
+const LONGEST = 150_000;
 
 const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 
@@ -145,7 +149,8 @@ async function main() {
     const list = plan.faults.map(({ kind, node, ms }) => `${kind}${node ?? ""} ${ms}`).join(", ");
     tell(list);
     try {
-      const { history, counts, result } = await round(cluster, plan, tell);
+      const going = round(cluster, plan, tell);
+      const { history, counts, result } = await within(going, "the round's end", LONGEST);
       rows.push({ seed, topology: plan.topology, done: counts, ...result });
       const { violations } = result;
       if (violations.length > 0) {

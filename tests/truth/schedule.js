@@ -45,6 +45,8 @@ const PLAIN = [
 const SENTINEL = ["failover", "failover", "split", "stop", "kill", "wipe", "evict", "deaf"];
 const STORE = new Set(["outage", "stall", "restart", "wipe", "evict", "failover", "split", "step"]);
 
+const isFailover = ({ kind }) => kind === "failover" || kind === "split";
+
 /**
  * `{ seed, topology, faults }`; each of the faults has `at`, `kind`, `ms`, and `node` or
  * `observer` by number. Faults of one node, and of the store, do not overlap. `only` are the kinds
@@ -54,7 +56,7 @@ export function schedule(seed, { lease, only, hasClock }) {
   const dice = new Dice(seed);
   const isPart = (kind) => !only || only.includes(kind);
   const topology = only
-    ? only.some((kind) => /failover|split/.test(kind))
+    ? only.some((kind) => isFailover({ kind }))
       ? "sentinel"
       : "plain"
     : dice.chance(0.25)
@@ -84,7 +86,9 @@ export function schedule(seed, { lease, only, hasClock }) {
         one.at < ends(fault) &&
         at < ends(one),
     );
-    if (!isTaken) faults.push(fault);
+    // Until the old master is a replica there is none to fail over to.
+    const isAgain = isFailover(fault) && faults.some(isFailover);
+    if (!isTaken && !isAgain) faults.push(fault);
   }
   faults.sort((a, b) => a.at - b.at);
   return { seed, topology, faults };
