@@ -488,18 +488,26 @@ function checkOneHistory(truth, found, pictures) {
     if (before.online !== one.online)
       found.add("one history", one.t, `${one.user} at rev ${one.rev}: ${at(one)}, ${at(before)}`);
   };
+  const named = new Set();
   const said = ({ t, asked = t, by, user, rev, online }) => {
     if (!rev) return;
     const key = `${user} ${rev}`;
-    const before = online && edges.get(key);
-    if (before && !before.online)
-      found.add("rev", t, `${user}: online at rev ${rev} by ${by}, offline by ${at(before)}`);
     if (!online) gone.set(key, gone.get(key) ?? { by, t });
-    const went = online && gone.get(key);
-    if (!went || went.t >= asked) return;
-    gone.delete(key);
-    if (!before || before.online)
+    if (!online) return;
+    const change = edges.get(key);
+    const went = gone.get(key);
+    const isBack = went && went.t < asked;
+    // Of a change before the history there is the user's absence alone.
+    const came = truth.known(user).allowed[0]?.[0] ?? Infinity;
+    const isOfOffline = change ? !change.online : isBack && went.t < came;
+    if (isOfOffline && !named.has(`${key} ${by}`)) {
+      named.add(`${key} ${by}`);
+      const when = change ?? went;
+      found.add("rev", t, `${user}: online at rev ${rev} by ${by}, offline by ${at(when)}`);
+    } else if (!isOfOffline && isBack) {
+      gone.delete(key);
       found.add("one history", t, `${user}: online at rev ${rev} by ${by}, offline by ${at(went)}`);
+    }
   };
   for (const { t, what, observer: by, user, online, rev } of truth.events)
     if (what === "edge") edge({ t, by, user, online, rev });
