@@ -511,16 +511,18 @@ function checkOneHistory(truth, found, pictures) {
   };
   for (const { t, what, observer: by, user, online, rev } of truth.events)
     if (what === "edge") edge({ t, by, user, online, rev });
+  const shown = pictures
+    .filter(({ of, status }) => status === "complete" && of === "users")
+    .flatMap(({ t, observer: by, users }) =>
+      // A picture may be late: of one that says online the number is all that is looked at.
+      Object.entries(users).map(([user, [online, rev]]) => ({ t, by, user, rev, online })),
+    );
+  for (const one of shown) if (!one.online) said(one);
   for (const { t, what, observer: by, asked, users } of truth.events)
     if (what === "answer")
       for (const { userId: user, online, rev, stale } of users)
         if (!stale) said({ t, asked, by, user, rev, online });
-  gone.clear();
-  // A picture may be late: here a change's number is all that is looked at.
-  for (const { t, observer: by, of, status, users } of pictures)
-    if (status === "complete" && of === "users")
-      for (const [user, [online, rev]] of Object.entries(users))
-        said({ t, asked: -Infinity, by, user, rev, online });
+  for (const one of shown) if (one.online) said({ ...one, asked: -Infinity });
 }
 
 /** Every picture is complete again one lease after the last fault, and stays so. */
