@@ -20,6 +20,7 @@ pub mod names;
 mod nodes;
 pub mod redis;
 pub mod registry;
+mod replica;
 mod servers;
 #[cfg(test)]
 mod simulation;

@@ -174,6 +174,17 @@ pub trait Backplane: Send + Sync + 'static {
         users: Vec<String>,
     ) -> BoxFuture<Vec<UserPresence>>;
 
+    /// The same, of what this node knows already where it does; and of which moment the oldest of
+    /// that is, Unix milliseconds. `None`: nothing is older than the question.
+    fn presence_as_of(
+        &self,
+        tenant: Option<Arc<str>>,
+        users: Vec<String>,
+    ) -> BoxFuture<(Vec<UserPresence>, Option<u64>)> {
+        let found = self.presence(tenant, users);
+        Box::pin(async move { (found.await, None) })
+    }
+
     /// Whether what [`presence`](Self::presence) says of users elsewhere can be believed now, and
     /// edges arrive.
     fn is_trusted(&self) -> bool {
