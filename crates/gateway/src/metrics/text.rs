@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use heartline_core::backplane::ClusterStatus;
+use heartline_core::presence::audit::Cause;
 use heartline_engine::shard::conn::TransportName;
 use heartline_wire::reason::Reason;
 use prometheus_client::collector::Collector;
@@ -31,6 +32,8 @@ pub(crate) struct Gauges {
     pub(crate) limited_messages: u64,
     /// The same by the limit on connections.
     pub(crate) limited_connects: u64,
+    /// For how many seconds pictures of users were wrong, by cause.
+    pub(crate) presence_wrong: [(&'static str, f64); Cause::WORDS.len()],
     /// `None`: this node is alone.
     pub(crate) cluster: Option<ClusterStatus>,
 }
@@ -362,6 +365,19 @@ fn lease_age(to: Encoder<'_, '_>, cluster: &ClusterStatus) -> Encoded {
     ConstGauge::new(age).encode(encoder)
 }
 
+fn presence_wrong(to: Encoder<'_, '_>, gauges: &Gauges) -> Encoded {
+    let (name, help) = (
+        "presence_wrong_seconds",
+        "For how long clients that watch were wrong about users, of a sample; should stay at 0",
+    );
+    let mut encoder = to.encode_descriptor(name, help, None, MetricType::Counter)?;
+    for (cause, seconds) in gauges.presence_wrong {
+        let labels = [("cause", cause)];
+        ConstCounter::new(seconds).encode(encoder.encode_family(&labels)?)?;
+    }
+    Ok(())
+}
+
 fn retention(to: Encoder<'_, '_>, runs: &Runs) -> Encoded {
     plain(to, MetricType::Counter, RETENTION, runs)?;
     let (name, help) = ("retention_seconds", "How long removing old rows took");
@@ -385,6 +401,7 @@ impl Collector for Snapshot {
         plain(to, MetricType::Gauge, GAUGES, gauges)?;
         plain(to, MetricType::Counter, COUNTERS, metrics)?;
         retention(to, &metrics.retention)?;
+        presence_wrong(to, gauges)?;
         for (name, help, label, values) in LABELLED {
             let mut encoder = to.encode_descriptor(name, help, None, MetricType::Counter)?;
             for (word, value) in values(&(metrics, gauges)) {
