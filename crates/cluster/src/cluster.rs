@@ -12,6 +12,7 @@ use heartline_core::backplane::{
     Backplane, ClusterStatus, Message, Node, Peer, Subscription, Target, UserSocket,
 };
 use heartline_core::entries::{TypePresence, UserPresence};
+use heartline_core::presence::audit::{Believed, Who};
 use heartline_core::presence::{
     Admitted, DeviceLimitReached, Newcomer, Presence, RoomAddress, SocketAddress,
 };
@@ -244,6 +245,45 @@ impl Cluster {
         (all.collect(), as_of)
     }
 
+    /// What the replica says of some users who are away, and what there is: asked past it.
+    async fn beside_kept(
+        member: &Member<RedisRegistry, Table>,
+        again: &[Who],
+        some: usize,
+    ) -> Vec<(Believed, UserPresence)> {
+        let table = member.local();
+        let now = table.now();
+        let again = again.iter();
+        let again: Vec<UserName> = again
+            .map(|who| names::user_name(who.tenant.as_deref(), &who.user))
+            .collect();
+        let Some(standing) = member.standing() else {
+            return Vec::new();
+        };
+        let kept = table.replica().sample(standing, &again, some, now);
+        if kept.is_empty() {
+            return Vec::new();
+        }
+        let (names, kept): (Vec<UserName>, Vec<UserPresence>) = kept.into_iter().unzip();
+        let known = member.look_up(&names).await.unwrap_or_default();
+        let is_trusted = member.is_complete();
+        let all = names.iter().zip(kept).zip(known);
+        let all = all.filter_map(|((name, kept), known)| {
+            let (tenant, user) = names::tenant_and_user(name)?;
+            let own = table.presence().get(tenant.as_deref(), user, now);
+            let found = Cluster::presence_of(user, &known, now);
+            let found = Cluster::with_own(own, Some(found), is_trusted);
+            let user = user.into();
+            let believed = Believed {
+                who: Who { tenant, user },
+                online: kept.online,
+                rev: kept.rev,
+            };
+            Some((believed, found))
+        });
+        all.collect()
+    }
+
     fn presence_of(user: &str, known: &Known, now: Millis) -> UserPresence {
         let named: BTreeSet<&str> = known
             .sockets
@@ -463,6 +503,11 @@ impl Backplane for Cluster {
             let asked = (tenant.as_deref(), &*users);
             Cluster::find(&member, &look_ups, asked, true).await
         })
+    }
+
+    fn kept(&self, again: Vec<Who>, some: usize) -> BoxFuture<Vec<(Believed, UserPresence)>> {
+        let member = self.member.clone();
+        Box::pin(async move { Cluster::beside_kept(&member, &again, some).await })
     }
 
     fn is_trusted(&self) -> bool {

@@ -78,6 +78,8 @@ pub(crate) struct Replica {
     standing: Option<Standing>,
     /// All changes up to this time have been heard.
     read_until: Millis,
+    /// How many answers were looked at, of all in their order.
+    looked_at: usize,
 }
 
 impl Replica {
@@ -88,6 +90,7 @@ impl Replica {
             questions: 0,
             standing: None,
             read_until: 0,
+            looked_at: 0,
         }
     }
 
@@ -170,6 +173,34 @@ impl Replica {
             };
             self.kept.put(user, kept, bytes);
         }
+    }
+
+    /// What would be answered of users who are away: of those who are to be looked at `again`, and
+    /// of `some` others, each time of others.
+    pub(crate) fn sample(
+        &mut self,
+        standing: Standing,
+        again: &[UserName],
+        some: usize,
+        now: Millis,
+    ) -> Vec<(UserName, UserPresence)> {
+        self.stand(standing);
+        let mut sample: Vec<UserName> = again.to_vec();
+        let others = self.kept.iter().skip(self.looked_at).take(some);
+        let others: Vec<&UserName> = others.map(|(user, _)| user).collect();
+        self.looked_at += some;
+        if others.len() < some {
+            self.looked_at = 0;
+        }
+        let others = others.into_iter().filter(|user| !again.contains(user));
+        sample.extend(others.cloned());
+        let found = sample.into_iter().filter_map(|user| {
+            let kept = self.kept.peek(&user)?;
+            kept.as_of(self.read_until, now)?;
+            let found = kept.found.clone();
+            (!found.online).then_some((user, found))
+        });
+        found.collect()
     }
 
     /// Changes were read.
@@ -359,6 +390,25 @@ mod tests {
         let mut replica = told(away(7));
         assert!(replica.read(after, &user(), 1_100).is_none());
         assert!(read(&mut replica, 1_100).is_none(), "it is gone for good");
+    }
+
+    #[test]
+    fn a_sample_is_of_others_each_time_and_says_what_would_be_answered() {
+        let mut replica = Replica::new();
+        let all: Vec<UserName> = (0..10).map(|user| format!(":{user}").into()).collect();
+        let asked = replica.ask(Some(HERE), &all, 1_000);
+        let found = (0..10).map(|user| (if user < 8 { away(7) } else { there(7) }, true));
+        replica.learn(asked, Some(HERE), found);
+        let mut seen: Vec<UserName> = (0..4)
+            .flat_map(|_| replica.sample(HERE, &[], 3, 1_100))
+            .map(|(user, _)| user)
+            .collect();
+        seen.sort_unstable();
+        assert_eq!(seen, all[..8]);
+        let again = replica.sample(HERE, &all[2..3], 0, 1_100);
+        assert_eq!((again.len(), again[0].1.rev), (1, 7));
+        let late = 1_000 + MAX_BEHIND + 1;
+        assert!(replica.sample(HERE, &all, 0, late).is_empty());
     }
 
     #[test]

@@ -41,13 +41,13 @@ impl<K: Clone + Eq + Hash, V> Bounded<K, V> {
 
     /// How many entries there are.
     #[cfg(test)]
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.entries.len()
     }
 
     /// What they weigh together, bytes.
     #[cfg(test)]
-    pub fn bytes(&self) -> usize {
+    pub(crate) fn bytes(&self) -> usize {
         self.bytes
     }
 
@@ -70,6 +70,12 @@ impl<K: Clone + Eq + Hash, V> Bounded<K, V> {
     /// The same, which does not count as a use.
     pub fn peek(&self, key: &K) -> Option<&V> {
         Some(&self.entries.get(key)?.value)
+    }
+
+    /// All of them, in no order that means anything.
+    pub fn iter(&self) -> impl Iterator<Item = (&K, &V)> {
+        let all = self.entries.iter();
+        all.map(|(key, entry)| (key, &entry.value))
     }
 
     /// Takes a value out.

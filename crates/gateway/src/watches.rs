@@ -11,7 +11,7 @@ use heartline_core::auth::UserKey;
 use heartline_core::backplane::Target;
 use heartline_core::message::Message;
 use heartline_core::namespaces::NamespaceId;
-use heartline_core::presence::audit::{self, Auditor, Cause};
+use heartline_core::presence::audit::{self, Auditor};
 use heartline_core::presence::watch::{Answer, Board, Note, Post, Question, Refused, Scope, What};
 use heartline_core::presence::{Edge, RoomAddress, SocketAddress};
 use heartline_engine::clock::Clock;
@@ -56,6 +56,8 @@ pub(crate) struct Watches {
     /// When what is known could last be believed, Unix milliseconds.
     trusted_at: AtomicU64,
     auditor: Mutex<Auditor>,
+    /// The same of what the backplane keeps for those who ask.
+    kept: Mutex<Auditor>,
 }
 
 impl Watches {
@@ -71,6 +73,7 @@ impl Watches {
             is_idle: AtomicBool::new(true),
             trusted_at: AtomicU64::new(0),
             auditor: Mutex::default(),
+            kept: Mutex::default(),
         }
     }
 
@@ -409,20 +412,36 @@ impl Watches {
 
     // --- whether it is so ------------------------------------------------
 
-    fn auditor(&self) -> MutexGuard<'_, Auditor> {
-        self.auditor.lock().unwrap_or_else(PoisonError::into_inner)
+    /// For how many seconds what was said of users was wrong, and was not said to be stale, by
+    /// cause.
+    pub(crate) fn wrong(&self) -> Vec<(&'static str, f64)> {
+        let mut wrong = audited(&self.auditor).wrong().to_vec();
+        let kept = audited(&self.kept).wrong();
+        wrong.push(("kept", kept.iter().map(|(_, seconds)| seconds).sum()));
+        wrong
     }
 
-    /// For how many seconds pictures were wrong and did not say so, by cause.
-    pub(crate) fn wrong(&self) -> [(&'static str, f64); Cause::WORDS.len()] {
-        self.auditor().wrong()
+    /// Compares what the backplane keeps of users with what there is, if it is time.
+    async fn audit_kept(&self) {
+        let now = self.clock.now();
+        let Some((again, some)) = audited(&self.kept).due(now) else {
+            return;
+        };
+        let backplane = &self.fanout.backplane;
+        let looked_at = backplane.kept(again, some).await;
+        let confirmed = audited(&self.kept).compare(now, looked_at);
+        for who in confirmed {
+            // It keeps what it is told then.
+            let user = vec![who.user.to_string()];
+            backplane.presence(who.tenant, user).await;
+        }
     }
 
     /// Compares what clients believe of some users with what there is, if it is time. What stays
     /// wrong is told as it is.
     async fn audit(&self) {
         let now = self.clock.now();
-        let Some((again, some)) = self.auditor().due(now) else {
+        let Some((again, some)) = audited(&self.auditor).due(now) else {
             return;
         };
         let mut believed = self.locked(|board| board.believed(&again, some));
@@ -437,7 +456,7 @@ impl Watches {
             looked_at.extend(believed.iter().cloned().zip(found.iter().cloned()));
             answers.push((question, found));
         }
-        let confirmed = self.auditor().compare(now, looked_at);
+        let confirmed = audited(&self.auditor).compare(now, looked_at);
         if confirmed.is_empty() {
             return;
         }
@@ -492,6 +511,10 @@ pub(crate) async fn run(watches: Arc<Watches>) {
     }
 }
 
+fn audited(auditor: &Mutex<Auditor>) -> MutexGuard<'_, Auditor> {
+    auditor.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// Looks whether it is so, until it is aborted.
 pub(crate) async fn audit(watches: Arc<Watches>) {
     loop {
@@ -499,5 +522,6 @@ pub(crate) async fn audit(watches: Arc<Watches>) {
         if watches.has_readers.load(Ordering::Relaxed) {
             watches.audit().await;
         }
+        watches.audit_kept().await;
     }
 }

@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use heartline_core::backplane::ClusterStatus;
-use heartline_core::presence::audit::Cause;
 use heartline_engine::shard::conn::TransportName;
 use heartline_wire::reason::Reason;
 use prometheus_client::collector::Collector;
@@ -32,8 +31,8 @@ pub(crate) struct Gauges {
     pub(crate) limited_messages: u64,
     /// The same by the limit on connections.
     pub(crate) limited_connects: u64,
-    /// For how many seconds pictures of users were wrong, by cause.
-    pub(crate) presence_wrong: [(&'static str, f64); Cause::WORDS.len()],
+    /// For how many seconds what was told of users was wrong, by cause.
+    pub(crate) presence_wrong: Vec<(&'static str, f64)>,
     /// `None`: this node is alone.
     pub(crate) cluster: Option<ClusterStatus>,
 }
@@ -368,12 +367,12 @@ fn lease_age(to: Encoder<'_, '_>, cluster: &ClusterStatus) -> Encoded {
 fn presence_wrong(to: Encoder<'_, '_>, gauges: &Gauges) -> Encoded {
     let (name, help) = (
         "presence_wrong_seconds",
-        "For how long clients that watch were wrong about users, of a sample; should stay at 0",
+        "For how long what clients were told of users was wrong, of a sample; should stay at 0",
     );
     let mut encoder = to.encode_descriptor(name, help, None, MetricType::Counter)?;
-    for (cause, seconds) in gauges.presence_wrong {
-        let labels = [("cause", cause)];
-        ConstCounter::new(seconds).encode(encoder.encode_family(&labels)?)?;
+    for (cause, seconds) in &gauges.presence_wrong {
+        let labels = [("cause", *cause)];
+        ConstCounter::new(*seconds).encode(encoder.encode_family(&labels)?)?;
     }
     Ok(())
 }
