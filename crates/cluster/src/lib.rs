@@ -6,7 +6,7 @@
 //! * [`registry`]: what nodes keep together, as a trait of a dozen atomic operations
 //!   and the rules they follow;
 //! * [`member`]: one node's part in it: leases, recovery, batches;
-//! * [`names`], [`envelope`]: how users are named, and publications written;
+//! * [`names`], [`envelope`], [`seal`]: how users are named, publications written and signed;
 //! * [`redis`]: the registry as a script, and the fan-out over pub/sub.
 
 mod cluster;
@@ -20,6 +20,8 @@ pub mod names;
 mod nodes;
 pub mod redis;
 pub mod registry;
+pub mod seal;
+mod seldom;
 mod servers;
 #[cfg(test)]
 mod simulation;

@@ -16,6 +16,7 @@ use std::fmt::Write as _;
 use heartline::config::{AllowedOrigins, DevicePolicy, NamespaceConfig};
 use toml::Value;
 
+use heartline_cluster::seal::fingerprint;
 use keys::{Apply, KEYS, Key};
 pub(crate) use settings::{ClaimNames, JwtSettings, LogFormat, Settings, StoreUrl, WalletSettings};
 pub(crate) use value::parse_duration;
@@ -128,6 +129,7 @@ pub(crate) fn load(
         settings.store = settings.store.unset();
     }
     settings.alike = alike(&given);
+    settings.alike.push(key_of_cluster(&settings));
     check(&settings, sources, &mut errors);
     if errors.is_empty() {
         let mut warnings = warnings(&settings, &given);
@@ -177,6 +179,14 @@ fn alike(given: &All) -> Vec<(String, String)> {
         Some((name.clone(), masked(key, &given.value)))
     });
     of_all.chain(of_one).collect()
+}
+
+/// Which key the nodes of a cluster sign with. Another node sees whether it has the same, and
+/// whoever reads Redis does not see the key.
+fn key_of_cluster(settings: &Settings) -> (String, String) {
+    let key = settings.cluster_key.as_deref();
+    let name = key.map(|key| format!("the one of fingerprint {}", fingerprint(key)));
+    ("cluster.key".into(), name.unwrap_or("off".into()))
 }
 
 /// A file is one node's alone: it is no default where there may be several.
@@ -428,6 +438,12 @@ fn unknown(name: &str, origin: &str) -> String {
 fn check(settings: &Settings, sources: &Sources, errors: &mut Vec<String>) {
     if settings.lease_refresh >= settings.lease_ttl {
         errors.push("cluster.lease_refresh must be shorter than cluster.lease_ttl".into());
+    }
+    if settings.cluster_key.is_none() && settings.cluster_key_previous.is_some() {
+        errors.push(
+            "cluster.key_previous is what is believed beside cluster.key, and that is off: set both"
+                .into(),
+        );
     }
     if settings.tls_cert.is_some() != settings.tls_key.is_some() {
         errors.push("server.tls.cert and server.tls.key belong together: set both or none".into());
