@@ -10,6 +10,7 @@
 //! * [`redis`]: the registry as a script, and the fan-out over pub/sub.
 
 mod cluster;
+mod diagnosis;
 pub mod envelope;
 pub mod kept;
 mod local;
@@ -28,7 +29,9 @@ mod simulation;
 mod watch;
 
 pub use cluster::{Cluster, Settings};
+pub use diagnosis::{Diagnosis, diagnose, place};
 pub use member::Timing;
 pub use redis::{
-    BadUrl, LineSettings, RedisChallenges, SocketIoAdapter, check_url, faults, own_address,
+    BadUrl, Condition, Finding, LineSettings, RedisChallenges, SocketIoAdapter, check_url, faults,
+    own_address,
 };

@@ -625,13 +625,7 @@ fn several_keys(settings: &Settings) -> Option<String> {
 fn unsafe_or_shut(settings: &Settings) -> Vec<String> {
     let mut all = Vec::new();
     all.extend(several_keys(settings));
-    let secret = settings.jwt.secret.as_deref();
-    if let Some(secret) = secret.filter(|secret| secret.len() < GOOD_SECRET) {
-        all.push(format!(
-            "auth.jwt.secret has {} bytes; HS256 wants {GOOD_SECRET} or more (RFC 7518)",
-            secret.len()
-        ));
-    }
+    all.extend(short_secret(settings));
     let proxies = &settings.gateway.trusted_proxies;
     if proxies.iter().any(|net| net.prefix_len() == 0) {
         all.push(
@@ -654,13 +648,25 @@ fn unsafe_or_shut(settings: &Settings) -> Vec<String> {
             );
         }
     }
-    if settings.admin_token.is_none() && !is_loopback(&settings.admin_listen) {
-        all.push(
-            "admin.token is off, and admin.listen is no loopback address: /v1 will answer nobody"
-                .into(),
-        );
-    }
+    all.extend(exposed(settings));
     all
+}
+
+/// That the secret is short, if it is.
+pub(crate) fn short_secret(settings: &Settings) -> Option<String> {
+    let secret = settings.jwt.secret.as_deref();
+    let short = secret.filter(|secret| secret.len() < GOOD_SECRET)?;
+    Some(format!(
+        "auth.jwt.secret has {} bytes; HS256 wants {GOOD_SECRET} or more (RFC 7518)",
+        short.len()
+    ))
+}
+
+/// That the operators' listener is reached from elsewhere and has no token, if so.
+pub(crate) fn exposed(settings: &Settings) -> Option<String> {
+    (settings.admin_token.is_none() && !is_loopback(&settings.admin_listen)).then(|| {
+        "admin.token is off, and admin.listen is no loopback address: /v1 will answer nobody".into()
+    })
 }
 
 /// What is allowed and unwise, or has no effect.
@@ -727,6 +733,17 @@ fn kept_in_memory(settings: &Settings, given: &All) -> Option<String> {
 }
 
 impl Loaded {
+    /// Files that secrets are from.
+    pub(crate) fn secret_files(&self) -> std::collections::BTreeSet<&str> {
+        let of_secret = |name: &str| find(name).is_some_and(|key| key.secret);
+        let secrets = self.given.iter().filter(|(name, _)| of_secret(name));
+        let secrets = secrets.filter(|(_, given)| !value::is_off(&given.value));
+        let origins = secrets.map(|(_, given)| &*given.origin);
+        origins
+            .filter(|origin| std::path::Path::new(origin).is_file())
+            .collect()
+    }
+
     /// The effective configuration as TOML, secrets masked.
     pub(crate) fn show(&self) -> String {
         let mut out = String::new();

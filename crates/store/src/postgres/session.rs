@@ -10,6 +10,7 @@ use tokio_postgres::{Client, Error, Row, Statement};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::url::PostgresUrl;
+use crate::Looked;
 
 /// How long all of a connection may take: resolving, TLS, the password, which server it is.
 const CONNECT: Duration = Duration::from_secs(10);
@@ -152,6 +153,11 @@ pub(super) type Values<'a> = &'a [&'a (dyn ToSql + Sync)];
 impl Session {
     pub(super) fn client(&mut self) -> &mut Client {
         &mut self.client
+    }
+
+    /// What is there, of which nothing is changed.
+    pub(super) async fn look(&self) -> Result<Result<Looked, String>, Error> {
+        super::schema::look(&self.client).await
     }
 
     pub(super) fn is_over(&self) -> bool {
