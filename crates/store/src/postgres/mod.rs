@@ -108,7 +108,7 @@ impl PostgresStore {
         let server = server.map_err(|what| unusable(format!("cannot be used: {what}")))?;
         let session = server.connect().await;
         let session = session.map_err(|error| not_entered(&server, error, "now"))?;
-        match session.look().await {
+        match schema::look(session.shared()).await {
             Ok(looked) => looked.map_err(unusable),
             Err(error) => Err(unusable(format!("does not answer: {}", sentence(&error)))),
         }
