@@ -918,6 +918,35 @@ mod tests {
     }
 
     #[test]
+    fn the_key_of_a_cluster_is_long_and_shown_to_nobody() {
+        const AT: &str = "cluster.url=redis://localhost";
+        const KEY: &str = "cluster.key=hunter2 and thirty-two bytes in all";
+        const OTHER: &str = "cluster.key_previous=hunter2, another key of some length";
+        let loaded = set(&[AT, KEY, OTHER]).unwrap();
+        let of_key = |loaded: &Loaded| {
+            let mut all = loaded.settings.alike.iter();
+            all.find(|(key, _)| key == "cluster.key").unwrap().1.clone()
+        };
+        let told = of_key(&loaded);
+        assert!(told.contains("fingerprint"), "{told}");
+        assert!(!format!("{told}{}", loaded.show()).contains("hunter2"));
+        assert_eq!(of_key(&set(&[AT]).unwrap()), "off");
+        assert!(set(&[AT, KEY, "cluster.key_previous=unsigned"]).is_ok());
+        for (wrong, says) in [
+            (&[AT, "cluster.key=hunter2"][..], "at least 32 bytes, not 7"),
+            (
+                &[AT, KEY, "cluster.key_previous=hunter2"],
+                "at least 32 bytes",
+            ),
+            (&[AT, OTHER], "set both"),
+        ] {
+            let refused = set(wrong).err().unwrap().to_string();
+            assert!(refused.contains(says), "{refused}");
+            assert!(!refused.contains("hunter2"), "{refused}");
+        }
+    }
+
+    #[test]
     fn wallets_need_a_domain_and_a_key_that_signs() {
         const ON: &str = "auth.wallet.enabled=true";
         const AT: &str = "auth.wallet.domain=App.example:443";

@@ -2,12 +2,13 @@
 
 use std::io::IsTerminal as _;
 
-use serde_json::{Value, json};
+use serde::Serialize;
 
-use super::{Exit, print};
+use super::{Exit, print, refuse};
 
 /// How it is with something.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
 pub(super) enum Status {
     Ok,
     /// It works, and may not for long, or not as well as it could.
@@ -36,7 +37,7 @@ impl Status {
 }
 
 /// One thing that was looked at.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(super) struct Check {
     pub(super) name: &'static str,
     pub(super) status: Status,
@@ -78,20 +79,15 @@ impl Check {
             ..Check::warning(name, found, todo)
         }
     }
-
-    fn json(&self) -> Value {
-        json!({
-            "name": self.name,
-            "status": self.status.word(),
-            "found": self.found,
-            "todo": self.todo,
-        })
-    }
 }
 
 /// Columns of statuses and of names.
 const STATUS: usize = 9;
 const NAME: usize = 15;
+/// Narrower than so many characters nothing can be read.
+const MIN_WIDTH: usize = 40;
+/// The width of a terminal that does not say it, and the widest that is read with ease.
+const WIDTH: usize = 100;
 
 /// How lines look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -100,8 +96,29 @@ pub(super) enum Look {
     Json,
     /// One line a check: for `grep`.
     Plain,
-    /// With colours, and what to do on a line of its own.
-    Terminal,
+    /// With colours, what to do on a line of its own, and no line longer than so many characters.
+    Terminal(usize),
+}
+
+/// Text in lines of at most so many characters, if its words allow it, with `indent` spaces before
+/// the second one and those that follow.
+fn wrapped(text: &str, width: usize, indent: usize) -> String {
+    let mut out = String::with_capacity(text.len() + 64);
+    let mut column = 0;
+    for word in text.split(' ') {
+        let length = word.chars().count();
+        if column > 0 && column + 1 + length > width {
+            out.push('\n');
+            out.push_str(&" ".repeat(indent));
+            column = 0;
+        } else if column > 0 {
+            out.push(' ');
+            column += 1;
+        }
+        out.push_str(word);
+        column += length;
+    }
+    out
 }
 
 /// A check as its line, or two.
@@ -114,17 +131,20 @@ pub(super) fn line(check: &Check, look: Look) -> String {
     } = check;
     let word = status.word();
     let gap = " ".repeat(STATUS.saturating_sub(word.len()));
-    if look != Look::Terminal {
+    let Look::Terminal(width) = look else {
         let todo = todo
             .as_ref()
             .map_or(String::new(), |todo| format!(" -> {todo}"));
         return format!("{word}{gap}{name:<NAME$}{found}{todo}\n");
-    }
+    };
+    let indent = STATUS + NAME;
+    let width = width.saturating_sub(indent).max(MIN_WIDTH);
     let colour = status.colour();
+    let found = wrapped(found, width, indent);
     let mut out = format!("{colour}{word}\x1b[0m{gap}{name:<NAME$}{found}\n");
     if let Some(todo) = todo {
-        let indent = " ".repeat(STATUS + NAME);
-        out += &format!("{indent}\x1b[1m→ {todo}\x1b[0m\n");
+        let todo = wrapped(todo, width - 2, indent + 2);
+        out += &format!("{:indent$}\x1b[1m→ {todo}\x1b[0m\n", "");
     }
     out
 }
@@ -159,7 +179,7 @@ impl Report {
         let look = match json {
             true => Look::Json,
             false if is_plain || !std::io::stdout().is_terminal() => Look::Plain,
-            false => Look::Terminal,
+            false => Look::Terminal(width()),
         };
         Report {
             checks: Vec::new(),
@@ -169,7 +189,7 @@ impl Report {
 
     pub(super) fn begin(&self) -> Result<(), Exit> {
         match self.look {
-            Look::Terminal => print(concat!(
+            Look::Terminal(_) => print(concat!(
                 "\x1b[1mheartline ",
                 env!("CARGO_PKG_VERSION"),
                 "\x1b[0m on this machine\n\n"
@@ -192,20 +212,40 @@ impl Report {
 
     pub(super) fn end(&self) -> Result<(), Exit> {
         match self.look {
-            Look::Json => print(&format!("{}\n", self.json())),
+            Look::Json => print(&format!("{}\n", self.json()?)),
             _ => print(&format!("\n{}", sum(&self.checks))),
         }
     }
 
-    fn json(&self) -> Value {
-        let checks: Vec<Value> = self.checks.iter().map(Check::json).collect();
-        json!({ "ok": self.is_ok(), "checks": checks })
+    fn json(&self) -> Result<String, Exit> {
+        #[derive(Serialize)]
+        struct All<'a> {
+            ok: bool,
+            checks: &'a [Check],
+        }
+        let all = All {
+            ok: self.is_ok(),
+            checks: &self.checks,
+        };
+        serde_json::to_string(&all).map_err(|error| refuse(Exit::Failed, error))
     }
 
     /// Whether there is no problem.
     pub(super) fn is_ok(&self) -> bool {
         let mut checks = self.checks.iter();
         checks.all(|check| check.status != Status::Problem)
+    }
+}
+
+/// The characters of a line of the terminal.
+fn width() -> usize {
+    #[cfg(unix)]
+    let columns = rustix::termios::tcgetwinsize(std::io::stdout()).map(|size| size.ws_col);
+    #[cfg(not(unix))]
+    let columns: Result<u16, ()> = Err(());
+    match columns {
+        Ok(columns) if columns > 0 => usize::from(columns).min(WIDTH),
+        _ => WIDTH,
     }
 }
 
@@ -233,7 +273,7 @@ mod tests {
             line(&check, Look::Plain),
             "problem  store          it is full -> rm something\n"
         );
-        let shown = line(&check, Look::Terminal);
+        let shown = line(&check, Look::Terminal(80));
         assert!(shown.contains("\x1b[1;31mproblem\x1b[0m  store          it is full\n"));
         assert!(shown.ends_with("→ rm something\x1b[0m\n"));
         assert_eq!(line(&check, Look::Plain).matches('\x1b').count(), 0);
@@ -252,11 +292,31 @@ mod tests {
             .add(Check::problem("c", "3", Some("4".into())))
             .unwrap();
         assert_eq!(sum(&report.checks), "3 checks, 1 problem, 1 warning\n");
-        let json = report.json();
-        assert_eq!(json["ok"], false);
-        let last = json!({ "name": "c", "status": "problem", "found": "3", "todo": "4" });
-        assert_eq!(json["checks"][2], last);
-        assert_eq!(json["checks"][0]["todo"], Value::Null);
+        let json = report.json().unwrap();
+        assert!(json.starts_with(r#"{"ok":false,"checks":[{"name":"a","status":"ok","#));
+        let last = r#"{"name":"c","status":"problem","found":"3","todo":"4"}]}"#;
+        assert!(json.ends_with(last), "{json}");
+    }
+
+    #[test]
+    fn long_sentences_stay_beside_the_names_of_their_checks() {
+        let found = "a ".repeat(100);
+        let check = Check::warning("store", found, Some("b ".repeat(100)));
+        let shown = line(&check, Look::Terminal(80));
+        let lines: Vec<&str> = shown.lines().collect();
+        assert!(lines.len() > 4);
+        for line in &lines[1..] {
+            assert!(line.starts_with(&" ".repeat(STATUS + NAME)), "{line:?}");
+        }
+        let plain = shown
+            .replace("\x1b[33m", "")
+            .replace("\x1b[0m", "")
+            .replace("\x1b[1m", "");
+        assert!(
+            plain.lines().all(|line| line.chars().count() <= 80),
+            "{plain}"
+        );
+        assert_eq!(wrapped("no-space-at-all", 3, 2), "no-space-at-all");
     }
 
     #[test]
