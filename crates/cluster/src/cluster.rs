@@ -31,6 +31,7 @@ use crate::redis::{
 use crate::registry::{
     self, Admission, Doubts, Known, Millis, NodeInfo, TypedUser, Unavailable, UserName,
 };
+use crate::seal::{Also, Seal};
 use crate::servers;
 use crate::watch;
 
@@ -59,6 +60,10 @@ pub struct Settings {
     pub socketio_key: String,
     /// What is kept for clients that come back, if anything is.
     pub line: Option<LineSettings>,
+    /// `cluster.key`: what nodes say to each other is signed with it.
+    pub key: Option<String>,
+    /// `cluster.key_previous`.
+    pub key_previous: Option<Also>,
 }
 
 /// A socket on its way in: the registry may have it already. Tells the registry that it
@@ -121,6 +126,8 @@ impl Cluster {
     pub fn new(settings: Settings) -> Result<Cluster, BadUrl> {
         let server = Arc::new(Server::parse(&settings.url)?);
         let calls = Calls::new(&settings.prefix);
+        let also = settings.key_previous.as_ref();
+        let seal = Arc::new(Seal::new(calls.prefix(), settings.key.as_deref(), also));
         let info = NodeInfo {
             node_id: settings.node_id.into(),
             tag: settings.tag,
@@ -138,10 +145,10 @@ impl Cluster {
         let line = settings.line.map(|line| {
             let commands = (Commands::new(server.clone()), server.is_cluster());
             let own = (info.process(), settings.tag);
-            Line::new(line, calls.prefix(), own, commands)
+            Line::new(line, calls.prefix(), own, commands, seal.clone())
         });
         let own = (info.process(), settings.tag);
-        let (fanout, queue) = Fanout::new(calls.prefix(), own, adapter, line);
+        let (fanout, queue) = Fanout::new(calls.prefix(), own, adapter, line, seal);
         let with_adapter = settings.socketio_adapter != SocketIoAdapter::Off;
         let streams = with_adapter.then(|| (server.clone(), key));
         let doubts = Doubts::new(settings.timing.ttl, settings.timing.refresh);
@@ -609,6 +616,7 @@ impl Backplane for Cluster {
     fn status(&self) -> Option<ClusterStatus> {
         let member = self.member.counters();
         let fanout = self.fanout.counters();
+        let (unsigned, forged) = self.fanout.not_believed();
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         Some(ClusterStatus {
             degraded: !self.member.is_trusted() || !self.fanout.is_connected(),
@@ -625,6 +633,8 @@ impl Backplane for Cluster {
             received: read(&fanout.received),
             undelivered: read(&fanout.undelivered) + read(&member.forgotten),
             dropped: read(&fanout.dropped),
+            unsigned,
+            forged,
             gaps: read(&fanout.gaps),
             missed: read(&fanout.missed),
             queued: self.fanout.queued(),

@@ -105,6 +105,10 @@ pub struct ClusterStatus {
     pub undelivered: u64,
     /// Publications of other nodes that were dropped, as this one had too much to do.
     pub dropped: u64,
+    /// What was dropped as nobody had signed it, where a key is set.
+    pub unsigned: u64,
+    /// What was dropped as its signature was wrong.
+    pub forged: u64,
     /// Times that somebody was told of publications lost on their way to this node.
     pub missed: u64,
     /// Times this node was cut off from the others' publications.

@@ -280,6 +280,16 @@ const CLUSTER_COUNTERS: &[Plain<ClusterStatus>] = &[
         |c| c.dropped,
     ),
     (
+        "cluster_publications_unsigned",
+        "What was said in the name of a node and not signed, where cluster.key is set",
+        |c| c.unsigned,
+    ),
+    (
+        "cluster_publications_forged",
+        "What was said in the name of a node with a wrong signature",
+        |c| c.forged,
+    ),
+    (
         "cluster_gaps_told",
         "Times that a room, a user or everybody was told of lost publications",
         |c| c.missed,
