@@ -15,20 +15,25 @@ use crate::envelope::{self, Body, Origin, Reader};
 
 /// The newest of its key is kept beside the others.
 pub const KEYED: u8 = 1;
-/// A socket is left out.
+/// A socket is left out, whose name follows.
 const SKIPS: u8 = 2;
 /// Events were lost, and this stands for them.
 pub const GAP: u8 = 4;
 /// The key has no newest event any more.
 pub const REMOVES: u8 = 8;
+/// Changes of presence: the store puts behind it the number up to which they were said before.
+pub const CHANGES: u8 = 16;
+/// For one socket alone, whose name follows.
+pub const DIRECT: u8 = 32;
 
 /// Bytes of a socket's name.
 const NAME: usize = 24;
 
-/// Writes an event as its node sends it.
+/// Writes an event as its node sends it; `named` is the socket that is left out, or the one that
+/// it is for.
 pub fn body(
     flags: u8,
-    skip: Option<SocketAddress>,
+    named: Option<SocketAddress>,
     origin: Origin,
     target: &Target<'_>,
     message: &Message,
@@ -36,10 +41,14 @@ pub fn body(
     let mut out = Vec::with_capacity(32);
     // What removes a key is an event like any other.
     let flags = flags & !REMOVES;
-    match skip {
-        Some(skip) => {
-            out.push(flags | SKIPS);
-            out.extend_from_slice(&skip.0.to_bytes());
+    match named {
+        Some(named) => {
+            out.push(if flags & DIRECT == 0 {
+                flags | SKIPS
+            } else {
+                flags
+            });
+            out.extend_from_slice(&named.0.to_bytes());
         }
         None => out.push(flags),
     }
@@ -113,15 +122,30 @@ fn read_position(reader: &mut Reader<'_>, line: u32) -> Option<Position> {
 
 fn read_event(mut reader: Reader<'_>, at: Position, max: usize) -> Option<(Heard<'_>, Origin)> {
     let flags = reader.u8()?;
-    let skip = match flags & SKIPS {
+    let mut named = |flag: u8| match flags & flag {
+        0 => Some(None),
+        _ => reader.name().map(Some),
+    };
+    let (skip, to) = (named(SKIPS)?, named(DIRECT)?);
+    let edges_after = match flags & CHANGES {
         0 => None,
-        _ => Some(reader.name()?),
+        _ => {
+            let (rest, after) = reader.0.split_last_chunk::<8>()?;
+            reader.0 = rest;
+            Some(u64::from_be_bytes(*after))
+        }
     };
     let (origin, Body::Said(said)) = envelope::read(reader.0)? else {
         return None;
     };
     let target = said.target;
     // What breaks a bound is as good as lost.
+    // What the gateway itself says is held to no client's bounds.
+    let max = if edges_after.is_some() {
+        usize::MAX
+    } else {
+        max
+    };
     let message = match flags & GAP {
         0 => said.check(max).ok().map(|(_, message)| message),
         _ => None,
@@ -131,6 +155,8 @@ fn read_event(mut reader: Reader<'_>, at: Position, max: usize) -> Option<(Heard
         target,
         message,
         skip,
+        to,
+        edges_after,
     };
     Some((heard, origin))
 }

@@ -149,16 +149,17 @@ impl Local for Table {
         }
     }
 
-    fn announce(&self, edges: &[registry::Edge]) {
+    fn announce(&self, edges: &[(u64, registry::Edge)]) {
         let Some(node) = self.node.get() else {
             return;
         };
-        let known = edges.iter().filter_map(|edge| {
+        let known = edges.iter().filter_map(|(number, edge)| {
             Some(Edge {
                 user: Arc::new(names::user_key(&edge.who)?),
                 online: edge.online,
                 rev: edge.rev,
                 at: edge.at,
+                number: *number,
                 rooms: places(&edge.rooms).collect(),
                 others: edge.others.as_deref().map(|rooms| places(rooms).collect()),
             })

@@ -126,6 +126,8 @@ pub(crate) struct Recovery {
     pub(crate) refuse_unreachable: bool,
     /// Since this place in it this node has heard all that is for everybody.
     follows_from: AtomicU64,
+    /// Up to this number changes of presence have come by it.
+    edges_told: AtomicU64,
     /// What the key is made of.
     secret: [u8; 32],
     /// What was left to the next process.
@@ -179,6 +181,7 @@ impl Recovery {
             common,
             refuse_unreachable: config.refuse_unreachable,
             follows_from: AtomicU64::new(u64::MAX),
+            edges_told: AtomicU64::new(0),
             secret,
             left: OnceLock::new(),
             missing: AtomicU64::new(0),
@@ -394,6 +397,18 @@ impl Recovery {
     /// Whether this node has heard all that was for everybody since a place.
     pub(crate) fn has_followed_since(&self, place: u64) -> bool {
         self.follows_from.load(Ordering::Relaxed) <= place
+    }
+
+    /// Up to which number changes of presence have come by the line of all nodes.
+    pub(crate) fn edges_told(&self) -> u64 {
+        self.edges_told.load(Ordering::Relaxed)
+    }
+
+    /// They have come up to this one, behind that one.
+    pub(crate) fn tells_edges(&self, after: u64, to: u64) {
+        // The registry may count anew.
+        let told = if after == 0 { 0 } else { self.edges_told() };
+        self.edges_told.store(told.max(to), Ordering::Relaxed);
     }
 
     /// Something was lost, and nobody knows whose it was.

@@ -308,6 +308,7 @@ impl Presence {
             online,
             rev,
             at,
+            number: 0,
             rooms: rooms.unwrap_or_default(),
             others: None,
         });
@@ -338,6 +339,7 @@ impl Presence {
                 online: true,
                 rev: user.rev,
                 at,
+                number: 0,
                 rooms: vec![place],
                 others,
             });
