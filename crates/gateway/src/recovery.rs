@@ -30,6 +30,7 @@ use ring::hmac;
 use crate::config::{HeartbeatConfig, RecoveryConfig};
 use crate::data::SocketData;
 use crate::in_doubt::InDoubt;
+use crate::journal::stopped::Spot;
 use crate::journal::{Found, Journal, Known, KnownRoom, Place as Written, stopped};
 use crate::publication::Told;
 
@@ -130,6 +131,8 @@ pub(crate) struct Recovery {
     edges_told: AtomicU64,
     /// What the key is made of.
     secret: [u8; 32],
+    /// Where something may be left to the next process.
+    spot: Option<Spot>,
     /// What was left to the next process.
     left: OnceLock<PathBuf>,
     /// Up to this place in the line events may be missing that nobody has dropped.
@@ -183,12 +186,18 @@ impl Recovery {
             follows_from: AtomicU64::new(u64::MAX),
             edges_told: AtomicU64::new(0),
             secret,
+            spot: None,
             left: OnceLock::new(),
             missing: AtomicU64::new(0),
             in_doubt: InDoubt::default(),
             coming: Arc::default(),
             journal,
         }
+    }
+
+    /// The same, which may leave something there to the next process.
+    pub(crate) fn leaving_at(self, spot: Option<Spot>) -> Self {
+        Recovery { spot, ..self }
     }
 
     /// Goes on with what an earlier process has written down: the rooms and what was said in
@@ -347,6 +356,11 @@ impl Recovery {
             found.sockets.push(Known::of(session, lost_at));
         });
         found
+    }
+
+    /// Where that is, if something may be left to the next process.
+    pub(crate) fn spot(&self) -> Option<&Path> {
+        self.spot.as_ref().map(Spot::path)
     }
 
     /// Leaves all that is kept to the next process, in a file. What happens after it would be

@@ -81,6 +81,8 @@ pub struct LineSettings {
     pub bytes: usize,
     /// What cannot be said in time is told to nobody, rather than to those here alone.
     pub refuse: bool,
+    /// How long the end of the node may wait until others know what they have missed of it.
+    pub patience: Duration,
 }
 
 /// An event on its way.
@@ -690,6 +692,7 @@ impl Line {
                 scope,
             });
         }
+        queue.is_busy = !gaps.is_empty();
         gaps
     }
 
@@ -1224,12 +1227,23 @@ impl Line {
     /// Resolves when what was said is in the line and what was to be written is, or will not be
     /// for now: the node ends.
     pub(super) async fn finish(&self) {
+        // Whoever is owed a gap would not hear of it from anybody else.
+        let has_said_all = || {
+            let queue = locked(&self.queue);
+            !queue.is_busy && queue.waiting.is_empty() && queue.owed.is_empty() && !queue.owes_all
+        };
         let nothing_waits = async {
-            while locked(&self.queue).is_busy || !locked(&self.queue).waiting.is_empty() {
+            while !has_said_all() {
                 tokio::time::sleep(FIRST_PAUSE).await;
             }
         };
-        let _ = tokio::time::timeout(MAX_WAIT_FOR_WRITING, nothing_waits).await;
+        let patience = self.settings.patience.max(MAX_WAIT_FOR_WRITING);
+        if tokio::time::timeout(patience, nothing_waits).await.is_err() {
+            tracing::warn!(
+                "Redis was away to the end: what was published last may be missing elsewhere, \
+                 where nobody is told of a gap"
+            );
+        }
         self.remembered().await;
     }
 

@@ -155,6 +155,7 @@ fn settings() -> LineSettings {
         events: 256,
         bytes: 256 << 10,
         refuse: false,
+        patience: Duration::from_secs(10),
     }
 }
 
@@ -1019,6 +1020,27 @@ async fn what_cannot_be_said_in_time_is_told_here_and_a_gap_to_all_when_it_can()
         };
         until(|| (events() == expected).then_some(())).await;
     }
+    drop(held);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_that_ends_has_said_that_something_is_missing() {
+    let redis = Redis::start();
+    let one = Process::start(&redis, 1, settings()).await;
+    let other = Process::start(&redis, 2, settings()).await;
+    let held = [hold(&one, "r").await, hold(&other, "r").await];
+    one.redis(&["CLIENT", "PAUSE", "3500", "WRITE"]).await;
+    assert_eq!(one.say(&target_of(&room("r")), "alone").await, None);
+    one.line.finish().await;
+    drop(one);
+    until(|| {
+        other
+            .events()
+            .iter()
+            .any(|event| event.2.is_none())
+            .then_some(())
+    })
+    .await;
     drop(held);
 }
 
