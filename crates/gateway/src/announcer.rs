@@ -126,13 +126,18 @@ async fn tell(fanout: &Weak<Fanout>, edges: &[Edge], known: &mut u64) -> bool {
             rest = others;
             continue;
         };
+        if alike.first().is_some_and(|edge| edge.number <= *known) {
+            // The registry counts anew.
+            *known = 0;
+        }
         let (changes, count) = changes(&there, alike, *known);
         let to = changes.to;
-        let is_said = recovery.edges_told() >= to || {
-            let saying = common.say_changes(changes);
-            drop(there);
-            saying.await
-        };
+        // Where numbers may have gone back, what was told before says nothing.
+        let is_told = *known > 0 && recovery.edges_told() >= to;
+        let is_said = is_told || common.say_changes(changes).await;
+        if is_said && !is_told {
+            recovery.note_edges_told(to);
+        }
         if is_said {
             *known = to;
             rest = rest.get(count..).unwrap_or_default();

@@ -130,7 +130,7 @@ impl Fanout {
         let new = edges.len().saturating_sub(kept.len());
         let new = edges.get(new..).unwrap_or_default();
         if let Some(last) = new.last() {
-            recovery.tells_edges(after, last.number);
+            recovery.note_edges_told(last.number);
         }
         let Some(first) = kept.first().map(|event| event.id) else {
             return recovery.line.follow(id, || ());

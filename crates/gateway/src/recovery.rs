@@ -418,11 +418,10 @@ impl Recovery {
         self.edges_told.load(Ordering::Relaxed)
     }
 
-    /// They have come up to this one, behind that one.
-    pub(crate) fn tells_edges(&self, after: u64, to: u64) {
-        // The registry may count anew.
-        let told = if after == 0 { 0 } else { self.edges_told() };
-        self.edges_told.store(told.max(to), Ordering::Relaxed);
+    /// They are in it up to this one. It may be a smaller one than before: the registry counts
+    /// anew where it has forgotten.
+    pub(crate) fn note_edges_told(&self, to: u64) {
+        self.edges_told.store(to, Ordering::Relaxed);
     }
 
     /// Something was lost, and nobody knows whose it was.
