@@ -12,7 +12,7 @@ use heartline_core::store::{Challenge, Challenges, Redeemed};
 use super::{Calls, Commands, RedisChallenges, RedisRegistry, Server};
 use crate::registry::{
     Arrival, Audit, Departure, Doubts, Edge, Entry, Known, Mark, Millis, Newcomer, NodeInfo,
-    Policy, Registry, Renewed, Restored, RoomName, Sum, Turn, TypedUser, UserName,
+    Policy, Registry, Renewed, Restored, RoomName, Sum, Suspicion, Turn, TypedUser, UserName,
 };
 use crate::simulation::{Dice, Model};
 
@@ -75,6 +75,8 @@ struct Pair {
     number: u64,
     /// The hold of which a renewal told.
     hold: Option<Millis>,
+    /// What became of suspicions, and how often.
+    verdicts: BTreeMap<String, u32>,
 }
 
 /// Says an operation with a number to both, and now and then a second time.
@@ -122,6 +124,7 @@ impl Pair {
             prefix: format!("{{test{seed}}}"),
             number: 0,
             hold: None,
+            verdicts: BTreeMap::new(),
         }
     }
 
@@ -187,7 +190,8 @@ impl Pair {
     async fn step(&mut self) {
         let grace = if self.dice.chance(50) { 3_000 } else { 0 };
         let (now, run) = self.time();
-        match self.dice.below(20) {
+        match self.dice.below(24) {
+            20..=22 => self.suspect().await,
             0 | 1 => {
                 let number = self.dice.below(3);
                 let info = NodeInfo {
@@ -328,6 +332,26 @@ impl Pair {
         self.compare().await;
     }
 
+    /// A node is suspected by one or two others, some of them insisting.
+    async fn suspect(&mut self) {
+        let whom = self.incarnation();
+        for _ in 0..=self.dice.below(5) {
+            let (by, again) = (self.incarnation(), self.dice.chance(60));
+            let suspicion = Suspicion {
+                whom: &whom,
+                again,
+                window: 400,
+            };
+            let (now, _) = self.time();
+            let real = self.registry.suspect(&by, suspicion).await.unwrap();
+            assert_eq!(real, self.model.suspect(now, &by, suspicion));
+            if let Ok(verdict) = real {
+                *self.verdicts.entry(format!("{verdict:?}")).or_default() += 1;
+            }
+            self.clock.lock().unwrap().0 += self.dice.below(600);
+        }
+    }
+
     async fn compare(&mut self) {
         let (now, _) = self.time();
         let users: Vec<UserName> = (0..4).map(|user| format!("=t%3A:u{user}").into()).collect();
@@ -439,6 +463,7 @@ impl Drop for RoomAddress {
 async fn the_script_does_what_the_model_says() {
     let redis = Redis::start();
     let server = Arc::new(Server::parse(&redis.url).unwrap());
+    let mut verdicts: BTreeMap<String, u32> = BTreeMap::new();
     for seed in 0..20 {
         let mut pair = Pair::new(&server, seed);
         for step in 0..250 {
@@ -446,6 +471,12 @@ async fn the_script_does_what_the_model_says() {
             pair.step().await;
         }
         pair.compare_edges().await;
+        for (verdict, count) in std::mem::take(&mut pair.verdicts) {
+            *verdicts.entry(verdict).or_default() += count;
+        }
+    }
+    for verdict in ["Ends", "Dead", "Open", "Refuted"] {
+        assert!(verdicts.get(verdict) > Some(&5), "{verdicts:?}");
     }
 }
 

@@ -4,10 +4,12 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
+use crate::probes::neighbours;
 use crate::registry::{
     Admission, Announced, Arrival, Audit, Departure, Displaced, DisplacedBy, Doubts, Edge, Edges,
-    Entry, Fenced, Joined, Known, Maintained, Mark, Marked, Millis, Newcomer, NodeInfo, NodeState,
-    Policy, Renewed, Restored, RoomName, Seen, Sum, Turn, TypedUser, UserName,
+    Entry, Fenced, JURY, Joined, Known, Maintained, Mark, Marked, Millis, Newcomer, NodeInfo,
+    NodeState, Policy, Renewed, Restored, RoomName, Seen, Sum, Suspicion, Turn, TypedUser,
+    UserName, Verdict,
 };
 
 /// Entries that one comparison reads, beyond those of one bucket: some milliseconds.
@@ -179,6 +181,12 @@ pub(crate) struct Model {
     owners: BTreeMap<Arc<str>, Arc<str>>,
     users: BTreeMap<UserName, User>,
     indexes: BTreeMap<Arc<str>, Index>,
+    /// Who suspects whom, and when that was said first and last.
+    suspicions: BTreeMap<Arc<str>, BTreeMap<Arc<str>, (Millis, Millis)>>,
+    /// Counts changes of the incarnations there are.
+    members: u64,
+    /// Processes for which something waits here.
+    pub(crate) nudged: BTreeSet<Arc<str>>,
     /// The last operation of each incarnation, and its answer.
     said: BTreeMap<Arc<str>, (u64, Said)>,
     inboxes: BTreeMap<Arc<str>, BTreeMap<Arc<str>, Displaced>>,
@@ -200,6 +208,11 @@ pub(crate) fn process_of(incarnation: &str) -> &str {
     incarnation
         .rsplit_once('.')
         .map_or(incarnation, |(process, _)| process)
+}
+
+/// Whether a suspicion was held to the end of the window, and still is.
+fn is_firm(now: Millis, (first, last): (Millis, Millis), suspicion: Suspicion<'_>) -> bool {
+    last >= first + suspicion.window && now <= last + suspicion.lasts()
 }
 
 fn node_of(incarnation: &str) -> &str {
@@ -237,6 +250,7 @@ impl Model {
         operation: impl FnOnce(&mut Model) -> T,
     ) -> Result<T, Fenced> {
         self.guard(now, turn.incarnation)?;
+        self.suspicions.remove(turn.incarnation);
         if let Some((last, said)) = self.said.get(turn.incarnation)
             && turn.number <= *last
         {
@@ -526,6 +540,8 @@ impl Model {
         self.nodes.insert(incarnation.clone(), now + ttl);
         self.infos.insert(incarnation.clone(), info.clone());
         self.owners.insert(process, incarnation.clone());
+        self.members += 1;
+        self.nudge_neighbours(now, &incarnation);
         Joined {
             incarnation,
             epoch,
@@ -533,6 +549,15 @@ impl Model {
             last_edge: self.edge_id.to_string().into(),
             edge_number: self.edge_number,
         }
+    }
+
+    /// Those who are to ask a newcomer whether it lives hear of it at once.
+    fn nudge_neighbours(&mut self, now: Millis, incarnation: &str) {
+        let living = self.nodes.iter().filter(|(_, until)| **until >= now);
+        let living: Vec<Arc<str>> = living.map(|(name, _)| name.clone()).collect();
+        let near = neighbours(&living, incarnation);
+        let near = near.iter().map(|name| process_of(name).into());
+        self.nudged.extend(near);
     }
 
     pub(crate) fn renew(
@@ -547,6 +572,7 @@ impl Model {
         self.watch_run(now, run, ttl);
         self.guard(now, incarnation)?;
         self.nodes.insert(incarnation.into(), now + ttl);
+        self.suspicions.remove(incarnation);
         let process = process_of(incarnation);
         let mut displaced = Vec::new();
         if let Some(inbox) = self.inboxes.get_mut(process) {
@@ -562,7 +588,65 @@ impl Model {
             rank: self.rank(incarnation),
             living: self.nodes.values().filter(|&&until| until >= now).count() as u32,
             hold: Some(self.hold).filter(|hold| *hold > now),
+            members: self.members,
         })
+    }
+
+    /// How many of those who live, and were not given up themselves, could suspect a process.
+    fn jury(&self, now: Millis, accused: &str, suspicion: Suspicion<'_>) -> u32 {
+        let could = |(name, until): &(&Arc<str>, &Millis)| {
+            let process = process_of(name);
+            let owns = self.owners.get(process) == Some(*name);
+            let doubted = self.suspicions.get(*name).into_iter().flatten();
+            let mut doubted = doubted.filter(|(_, said)| is_firm(now, **said, suspicion));
+            **until >= now && owns && process != accused && doubted.next().is_none()
+        };
+        self.nodes.iter().filter(could).count() as u32
+    }
+
+    pub(crate) fn suspect(
+        &mut self,
+        now: Millis,
+        by: &str,
+        suspicion: Suspicion<'_>,
+    ) -> Result<Verdict, Fenced> {
+        self.guard(now, by)?;
+        let whom = suspicion.whom;
+        if self.hold > now {
+            return Ok(Verdict::Refuted);
+        }
+        if self.nodes.get(whom).is_none_or(|&until| until < now) {
+            return Ok(Verdict::Dead);
+        }
+        let said = self.suspicions.get(whom).and_then(|said| said.get(by));
+        let said = said.copied();
+        if suspicion.again && said.is_none() {
+            return Ok(Verdict::Refuted);
+        }
+        let first = match said {
+            Some((first, last)) if now <= last + suspicion.lasts() => first,
+            _ => now,
+        };
+        let all = self.suspicions.entry(whom.into()).or_default();
+        all.insert(by.into(), (first, now));
+        let accused = process_of(whom).to_owned();
+        self.nudged.insert(accused.as_str().into());
+        let all = self.suspicions[whom].iter();
+        let firm = all.filter(|(name, said)| {
+            is_firm(now, **said, suspicion) && self.alive(now, name) && process_of(name) != accused
+        });
+        if (firm.count() as u32) < JURY.min(self.jury(now, &accused, suspicion)) {
+            return Ok(Verdict::Open);
+        }
+        for (name, until) in &mut self.nodes {
+            if process_of(name) == accused {
+                *until = 0;
+                self.complete.remove(name);
+                self.suspicions.remove(name);
+            }
+        }
+        self.members += 1;
+        Ok(Verdict::Ends)
     }
 
     fn rank(&self, incarnation: &str) -> u32 {
@@ -888,6 +972,7 @@ impl Model {
                 *until = 0;
             }
         }
+        self.members += 1;
     }
 
     pub(crate) fn maintain(
@@ -941,6 +1026,8 @@ impl Model {
                 self.said.remove(&incarnation);
                 self.nodes.remove(&incarnation);
                 self.infos.remove(&incarnation);
+                self.suspicions.remove(&incarnation);
+                self.members += 1;
                 let process = process_of(&incarnation);
                 if self
                     .owners

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{broadcast, watch};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::dice::Dice;
@@ -13,7 +13,7 @@ use super::model::Model;
 use crate::registry::{
     Admission, Arrival, Audit, Departure, Displaced, Edge, EdgeId, Edges, Fenced, Guarded, Joined,
     Known, Maintained, Millis, Newcomer, NodeInfo, NodeState, Registry, Renewed, Restored, Sum,
-    Turn, Unavailable, UserName,
+    Suspicion, Turn, Unavailable, UserName, Verdict,
 };
 
 /// What operations cost, as they were measured on Redis: microseconds of its one core.
@@ -48,6 +48,8 @@ pub(super) struct Store {
     /// All edges there ever were.
     pub(super) edges: Vec<Edge>,
     pub(super) changed: watch::Sender<u64>,
+    /// Processes that are to look at what waits for them.
+    pub(super) nudges: broadcast::Sender<Arc<str>>,
     pub(super) started: Instant,
     pub(super) snapshot: Option<Model>,
     /// Nothing gets lost any more.
@@ -73,6 +75,7 @@ impl Store {
             dice,
             edges: Vec::new(),
             changed: watch::channel(0).0,
+            nudges: broadcast::channel(1024).0,
             started: Instant::now(),
             snapshot: None,
             calm: false,
@@ -210,6 +213,9 @@ impl Link {
                 if let Some(what) = what {
                     eprintln!("{} {what} -> {result:?}", now % 1_000_000);
                 }
+                for process in std::mem::take(&mut store.model.nudged) {
+                    let _ = store.nudges.send(process);
+                }
                 let known = store.edges.len() as u64;
                 let new = store.model.edges_from(known);
                 if !new.is_empty() {
@@ -274,6 +280,29 @@ impl Registry for Link {
         )
         .await
         .inspect(|_| self.in_doubt.store(false, Ordering::Relaxed))
+    }
+
+    async fn suspect(&self, incarnation: &str, suspicion: Suspicion<'_>) -> Guarded<Verdict> {
+        let (by, whom) = (incarnation.to_owned(), suspicion.whom.to_owned());
+        let Suspicion { again, window, .. } = suspicion;
+        let name = format!("suspect {by} {suspicion:?}");
+        self.call(
+            0,
+            || name,
+            move |model, now, _, _| {
+                let whom = &whom;
+                model.suspect(
+                    now,
+                    &by,
+                    Suspicion {
+                        whom,
+                        again,
+                        window,
+                    },
+                )
+            },
+        )
+        .await
     }
 
     async fn connect(&self, turn: Turn<'_>, newcomers: &[Newcomer]) -> Guarded<Vec<Admission>> {

@@ -9,6 +9,7 @@ use tokio::time::sleep;
 
 use super::dice::Dice;
 use super::model;
+use super::net::Net;
 use super::node::{Node, Table, close, enter};
 use super::store::{Link, Store, is_traced, locked};
 use crate::member::{Local, Member};
@@ -16,10 +17,15 @@ use crate::registry::{Admission, Edge, Entry, Newcomer, Policy, RoomName, TypedU
 
 pub(super) const USERS: u64 = 6;
 pub(super) const NODES: usize = 3;
+/// `cluster.failure_timeout` where nodes ask each other whether they live: in so many of a
+/// hundred runs, since most of what happens then is that.
+pub(super) const FAILURE: Duration = Duration::from_millis(1200);
+const PROBED: u64 = 5;
 
 pub(super) struct World {
     pub(super) dice: Dice,
     pub(super) store: Arc<Mutex<Store>>,
+    pub(super) net: Arc<Mutex<Net>>,
     pub(super) nodes: Vec<Node>,
     pub(super) tags: u32,
     pub(super) sockets: u64,
@@ -50,9 +56,11 @@ impl World {
             _ => Policy::Unlimited,
         };
         let rooms_are_left = dice.chance(50);
+        let failure = dice.chance(PROBED).then_some(FAILURE);
+        let net = Net::new(failure, Dice(dice.roll()));
         World {
             rooms_are_left,
-            ..World::of(dice, store, grace, policy)
+            ..World::of_nodes(NODES, dice, (store, net), grace, policy)
         }
     }
 
@@ -60,11 +68,16 @@ impl World {
     pub(super) fn quiet(grace: Duration, policy: Policy) -> World {
         let mut store = Store::new(Dice(1));
         store.calm = true;
-        World::of(Dice(2), store, grace, policy)
+        let net = Net::new(None, Dice(3));
+        World::of_nodes(NODES, Dice(2), (store, net), grace, policy)
     }
 
-    fn of(dice: Dice, store: Store, grace: Duration, policy: Policy) -> World {
-        World::of_nodes(NODES, dice, store, grace, policy)
+    /// The same with nodes that ask each other whether they live.
+    pub(super) fn probed(nodes: usize, grace: Duration) -> World {
+        let mut store = Store::new(Dice(1));
+        store.calm = true;
+        let net = Net::new(Some(FAILURE), Dice(3));
+        World::of_nodes(nodes, Dice(2), (store, net), grace, Policy::Unlimited)
     }
 
     /// Many nodes with many users each, which they have when they join; on a store whose work
@@ -73,7 +86,8 @@ impl World {
         let mut store = Store::new(Dice(1));
         store.calm = true;
         let policy = Policy::Unlimited;
-        let mut world = World::of_nodes(nodes, Dice(2), store, Duration::ZERO, policy);
+        let net = Net::new(None, Dice(3));
+        let mut world = World::of_nodes(nodes, Dice(2), (store, net), Duration::ZERO, policy);
         for number in 0..nodes {
             let mut table = locked(&world.nodes[number].sockets);
             table.is_deaf = true;
@@ -101,14 +115,21 @@ impl World {
         locked(&self.store).is_real = true;
     }
 
-    fn of_nodes(count: usize, dice: Dice, store: Store, grace: Duration, policy: Policy) -> World {
+    fn of_nodes(
+        count: usize,
+        dice: Dice,
+        (store, net): (Store, Arc<Mutex<Net>>),
+        grace: Duration,
+        policy: Policy,
+    ) -> World {
         let store = Arc::new(Mutex::new(store));
         let nodes = (0..count)
-            .map(|number| Node::start(number, number as u32, &store, grace))
+            .map(|number| Node::start(number, number as u32, (&store, &net), grace))
             .collect();
         World {
             dice,
             store,
+            net,
             nodes,
             tags: count as u32,
             sockets: 0,
@@ -271,7 +292,7 @@ impl World {
     /// Something goes wrong.
     pub(super) fn mishap(&mut self) {
         let number = self.dice.below(NODES as u64) as usize;
-        let kind = self.dice.below(12);
+        let kind = self.dice.below(13);
         if is_traced() {
             let now = locked(&self.store).now() % 1_000_000;
             eprintln!("{now} mishap {kind} to node {number}");
@@ -290,7 +311,8 @@ impl World {
                 if !self.nodes[number].alive {
                     self.amnesia |= locked(&self.store).model.is_blank();
                     self.tags += 1;
-                    self.nodes[number] = Node::start(number, self.tags, &self.store, self.grace);
+                    self.nodes[number] =
+                        Node::start(number, self.tags, (&self.store, &self.net), self.grace);
                 }
             }
             4 => {
@@ -320,6 +342,15 @@ impl World {
                 self.restart_store(wiped);
                 locked(&self.store).up = true;
             }
+            11 => {
+                // One of them does not reach another, or does again.
+                let tag = |number: usize| self.nodes[number].member.info().tag;
+                let pair = (tag(number), tag(self.dice.below(NODES as u64) as usize));
+                let cuts = &mut locked(&self.net).cuts;
+                if !cuts.remove(&pair) {
+                    cuts.insert(pair);
+                }
+            }
             _ => {
                 // Goes back in time, as a replica may that was behind.
                 let mut store = locked(&self.store);
@@ -341,6 +372,7 @@ impl World {
             let mut store = locked(&self.store);
             store.up = true;
             store.calm = true;
+            locked(&self.net).cuts.clear();
         }
         for number in 0..self.nodes.len() {
             let node = &mut self.nodes[number];
@@ -349,7 +381,8 @@ impl World {
             // Somebody has to be there to notice that nobody else is.
             if !node.alive && (number == 0 || self.dice.chance(50)) {
                 self.tags += 1;
-                self.nodes[number] = Node::start(number, self.tags, &self.store, self.grace);
+                self.nodes[number] =
+                    Node::start(number, self.tags, (&self.store, &self.net), self.grace);
             }
         }
     }
