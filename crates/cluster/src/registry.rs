@@ -9,6 +9,9 @@
 //! * **A lease per incarnation.** An incarnation is one life of a node in the
 //!   registry. It renews one lease; an entry is believed exactly as long as the lease
 //!   of the incarnation that wrote it lives. No entry has a timer of its own.
+//! * **The cluster's own time.** Leases end by it, and all that is due. It follows the store's
+//!   clock, but never back, and from one operation to the next no further than nodes are silent
+//!   for; so a clock that is set ends no lease, nor does a store that nobody reached.
 //! * **Fencing.** Whoever writes names its incarnation. When a node has begun a new
 //!   one, or its lease is over, what it still sends under the old is refused.
 //! * **Numbers.** What an incarnation tells has a number that grows. Each number is done
@@ -47,7 +50,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-/// A point of the store's own clock, in milliseconds.
+/// A point of the cluster's own time, or of a clock, in milliseconds.
 pub type Millis = u64;
 
 /// A user within a tenant as the store names it; see

@@ -3,9 +3,11 @@
 --
 -- KEYS[1]  the prefix of all keys, with its hash tag
 -- ARGV[1]  the operation
--- ARGV[2]  the time in milliseconds; 0: this server's
+-- ARGV[2]  the time of day in milliseconds; 0: this server's
 -- ARGV[3]  its arguments as JSON
 --
+-- <prefix>:clock        when the time was noted last, how far the cluster's own is behind it, and
+--                       how far that goes on at most without a call
 -- <prefix>:nodes        sorted set: incarnation -> end of its lease; 0: it is dead
 -- <prefix>:info         hash: incarnation -> what the node says of itself
 -- <prefix>:owner        hash: process -> its incarnation
@@ -32,12 +34,35 @@
 
 local call = redis.call
 local prefix = KEYS[1]
-local now = tonumber(ARGV[2])
+local wall = tonumber(ARGV[2])
 local arguments = cjson.decode(ARGV[3])
-if now == 0 then
+if wall == 0 then
     local time = call('TIME')
-    now = time[1] * 1000 + math.floor(time[2] / 1000)
+    wall = time[1] * 1000 + math.floor(time[2] / 1000)
 end
+
+-- The cluster's own time, by which leases and all else end: it never goes back, and between two
+-- calls no further than some nodes are silent for. So a server's clock that is set, or a server
+-- that nobody reached for a while, ends no lease. `wall` is what people are told.
+local CLOCK = prefix .. ':clock'
+local last, behind, most = string.match(call('GET', CLOCK) or '', '^(%S+) (%S+) (%S+)$')
+last, behind, most = tonumber(last or wall), tonumber(behind or 0), tonumber(most or 0)
+
+local function write_clock()
+    call('SET', CLOCK, string.format('%.0f %.0f %.0f', wall, behind, most))
+end
+
+if wall < last then
+    behind = behind + wall - last
+    write_clock()
+elseif most > 0 then
+    behind = behind + math.max(wall - last - most, 0)
+    -- Seldom, as it is a write.
+    if (wall - last) * 6 >= most then
+        write_clock()
+    end
+end
+local now = wall - behind
 
 local NODES, INFO, OWNER = prefix .. ':nodes', prefix .. ':info', prefix .. ':owner'
 local DUE, EDGES = prefix .. ':due', prefix .. ':edges'
@@ -250,7 +275,7 @@ end
 local function write_edge(user, kind, online, rev, rooms, others)
     local fields = {
         'w', join_who(user, kind), 'o', online, 'r', string.format('%.0f', rev),
-        't', string.format('%.0f', now),
+        't', string.format('%.0f', wall),
     }
     if others and #others > NAMED_ROOMS then
         others = { unpack(others, 1, NAMED_ROOMS) }
@@ -325,7 +350,7 @@ local function settle(user, kind, grace)
         return
     end
     state[1] = online
-    state[2] = math.max(state[2] + 1, now)
+    state[2] = math.max(state[2] + 1, wall)
     local rooms = room_names(state)
     if online == 0 then
         state[5] = nil
@@ -407,7 +432,7 @@ local function add(incarnation, user, kind, entry, told, probation)
         call('HDEL', rooms_key(user), entry.s)
     end
     if not before then
-        if state[3] == 0 and state[4] > 0 and now - state[4] > VISIT_APART then
+        if state[3] == 0 and state[4] > 0 and wall - state[4] > VISIT_APART then
             call('HSET', user_key(user), 'k', 1)
         end
         state[3] = state[3] + 1
@@ -446,7 +471,7 @@ local function remove(user, socket, only)
     count_at(user, process_of(entry.i), -1)
     local state = get_state(user, entry.y) or { 0, 0, 0, 0 }
     state[3] = math.max(state[3] - 1, 0)
-    state[4] = now
+    state[4] = wall
     for _, room in ipairs(entry.r or {}) do
         -- Its members are told when the user goes, if they heard that it came.
         local keep = state[1] == 1 and #room_names(state) <= KEPT_ROOMS
@@ -641,6 +666,8 @@ end
 -- { process, node, fresh, secret, ttl, info, known, living }
 --   -> incarnation, epoch, secret, edge, its number
 function operations.join()
+    most = math.floor(arguments.ttl * 2 / 5)
+    write_clock()
     watch_run(arguments.ttl)
     call('SET', prefix .. ':epoch', arguments.fresh, 'NX')
     call('SET', prefix .. ':secret', arguments.secret, 'NX')
@@ -835,7 +862,7 @@ local function believe(user, kind)
     local state = get_state(user, kind) or { 0, 0, 0, 0 }
     if state[1] == 0 then
         state[1] = 1
-        state[2] = math.max(state[2] + 1, now)
+        state[2] = math.max(state[2] + 1, wall)
     end
     put_state(user, kind, state)
     call('PERSIST', user_key(user))

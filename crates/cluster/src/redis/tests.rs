@@ -137,8 +137,10 @@ impl Pair {
         }
     }
 
-    fn time(&self) -> (Millis, u64) {
-        *self.clock.lock().unwrap()
+    /// The cluster's own time, and the run of the server.
+    fn time(&mut self) -> (Millis, u64) {
+        let (wall, run) = *self.clock.lock().unwrap();
+        (self.model.tick(wall), run)
     }
 
     fn who(&mut self) -> TypedUser {
@@ -325,6 +327,11 @@ impl Pair {
             13 => {
                 let mut clock = self.clock.lock().unwrap();
                 clock.0 += self.dice.below(12_000);
+                match self.dice.below(8) {
+                    0 => clock.0 -= 30_000,
+                    1 => clock.0 += 3_600_000,
+                    _ => {}
+                }
                 clock.1 += u64::from(self.dice.chance(10));
             }
             _ => self.clock.lock().unwrap().0 += self.dice.below(200),

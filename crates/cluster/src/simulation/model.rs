@@ -158,9 +158,39 @@ fn unlist(indexes: &mut BTreeMap<Arc<str>, Index>, held: &Held, bucket: u8) {
     }
 }
 
+/// The cluster's own time: it never goes back, and between two operations no further than some.
+#[derive(Debug, Clone, Copy)]
+struct Clock {
+    /// The time of day when it was noted last.
+    last: Millis,
+    /// How far the time of day is ahead.
+    ahead: i64,
+    /// How far it goes on at most without an operation.
+    most: Millis,
+}
+
+impl Clock {
+    fn at(self, wall: Millis) -> Clock {
+        let passed = wall as i64 - self.last as i64;
+        let most = self.most as i64;
+        let jumped = if passed < 0 {
+            passed
+        } else {
+            (passed - most).max(0)
+        };
+        let is_noted = passed < 0 || passed * 6 >= most;
+        Clock {
+            last: if is_noted { wall } else { self.last },
+            ahead: self.ahead + jumped,
+            ..self
+        }
+    }
+}
+
 /// The store's memory.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Model {
+    clock: Option<Clock>,
     epoch: Option<Arc<str>>,
     /// Which run of the store the registry has seen last.
     run: Option<u64>,
@@ -226,6 +256,24 @@ impl Model {
             doubts,
             ..Model::default()
         }
+    }
+
+    /// The cluster's own time, at a time of day.
+    pub(crate) fn time_at(&self, wall: Millis) -> Millis {
+        let clock = self.clock.map(|clock| clock.at(wall));
+        clock.map_or(wall, |clock| wall.saturating_add_signed(-clock.ahead))
+    }
+
+    /// The same for an operation, which is noted.
+    pub(crate) fn tick(&mut self, wall: Millis) -> Millis {
+        let now = self.time_at(wall);
+        self.clock = self.clock.map(|clock| clock.at(wall));
+        now
+    }
+
+    /// The time of day.
+    fn wall(&self, now: Millis) -> Millis {
+        now.saturating_add_signed(self.clock.map_or(0, |clock| clock.ahead))
     }
 
     fn alive(&self, now: Millis, incarnation: &str) -> bool {
@@ -301,7 +349,7 @@ impl Model {
     /// Compares what was announced with who is there. True: a user who is gone is to
     /// be announced later.
     fn settle(&mut self, now: Millis, who: &TypedUser, grace: Millis) -> bool {
-        let (hold, blind) = (self.hold, self.blind);
+        let (hold, blind, wall) = (self.hold, self.blind, self.wall(now));
         let due = self.dues.get(who).copied().unwrap_or(0);
         let Some(user) = self.users.get_mut(&who.user) else {
             return false;
@@ -328,12 +376,12 @@ impl Model {
             return false;
         }
         state.online = online;
-        state.rev = (state.rev + 1).max(now);
+        state.rev = (state.rev + 1).max(wall);
         let edge = Edge {
             who: who.clone(),
             online,
             rev: state.rev,
-            at: now,
+            at: wall,
             rooms: state.rooms.keys().cloned().collect(),
             others: None,
         };
@@ -362,6 +410,7 @@ impl Model {
         entry: &Entry,
         (told, on_probation): (bool, bool),
     ) {
+        let wall = self.wall(now);
         let user = self.users.entry(who.user.clone()).or_default();
         let held = Held {
             entry: entry.clone(),
@@ -379,7 +428,7 @@ impl Model {
             who: who.clone(),
             online: true,
             rev: state.rev,
-            at: now,
+            at: wall,
             rooms: new,
             others: Some(others),
         };
@@ -411,11 +460,12 @@ impl Model {
 
     /// Takes a socket out, without settling.
     fn remove(&mut self, now: Millis, who: &TypedUser, socket: &str) -> Option<Held> {
+        let wall = self.wall(now);
         let user = self.users.get_mut(&who.user)?;
         let held = user.sockets.remove(socket)?;
         let state = user.states.entry(held.kind.clone()).or_default();
         state.count = state.count.saturating_sub(1);
-        state.seen = Some(now);
+        state.seen = Some(wall);
         for room in &held.entry.rooms {
             // Its members are told when the user goes, if they heard that it came.
             let keep = state.online && state.rooms.len() <= KEPT_ROOMS;
@@ -515,6 +565,12 @@ impl Model {
         (known, living): (Option<&str>, u32),
         fresh: &str,
     ) -> Joined {
+        let (last, ahead) = (self.wall(now), self.clock.map_or(0, |clock| clock.ahead));
+        self.clock = Some(Clock {
+            last,
+            ahead,
+            most: ttl * 2 / 5,
+        });
         self.watch_run(now, run, ttl);
         let process = info.process();
         let epoch = self.epoch.get_or_insert_with(|| fresh.into()).clone();
@@ -802,11 +858,12 @@ impl Model {
     }
 
     fn believe(&mut self, now: Millis, who: &TypedUser) {
+        let wall = self.wall(now);
         let user = self.users.entry(who.user.clone()).or_default();
         let state = user.states.entry(who.kind.clone()).or_default();
         if !state.online {
             state.online = true;
-            state.rev = (state.rev + 1).max(now);
+            state.rev = (state.rev + 1).max(wall);
         }
     }
 

@@ -43,6 +43,8 @@ pub(super) struct Store {
     pub(super) model: Model,
     /// Which run of its process this is.
     pub(super) run: u64,
+    /// By how many milliseconds its clock was set since it began.
+    pub(super) stepped: i64,
     pub(super) up: bool,
     pub(super) dice: Dice,
     /// All edges there ever were.
@@ -71,6 +73,7 @@ impl Store {
         Store {
             model: Model::default(),
             run: 1,
+            stepped: 0,
             up: true,
             dice,
             edges: Vec::new(),
@@ -99,9 +102,20 @@ impl Store {
         self.busy_until
     }
 
+    /// The time of day by a clock that is right, as those of the nodes are.
     pub(super) fn now(&self) -> Millis {
         // Not near zero, as no clock is.
         1_700_000_000_000 + self.started.elapsed().as_millis() as Millis
+    }
+
+    /// The time of day by the store's clock.
+    fn wall(&self) -> Millis {
+        self.now().saturating_add_signed(self.stepped)
+    }
+
+    /// The cluster's own time.
+    pub(super) fn time(&self) -> Millis {
+        self.model.time_at(self.wall())
     }
 }
 
@@ -207,7 +221,8 @@ impl Link {
                 if !store.up {
                     return None;
                 }
-                let (now, run) = (store.now(), store.run);
+                let (wall, run) = (store.wall(), store.run);
+                let now = store.model.tick(wall);
                 let Store { model, dice, .. } = &mut *store;
                 let result = operation(model, now, run, dice);
                 if let Some(what) = what {
@@ -353,7 +368,7 @@ impl Registry for Link {
         let (limit, cost) = {
             let store = locked(&self.store);
             let limit = if store.is_real { limit } else { limit.min(3) };
-            let due = store.model.due_now(store.now(), limit);
+            let due = store.model.due_now(store.time(), limit);
             (limit, cost::SWEEP * u64::from(due))
         };
         self.call(

@@ -35,6 +35,8 @@ pub(super) struct World {
     pub(super) rooms_are_left: bool,
     /// The store has lost its memory: who has heard of whom was not told again.
     pub(super) was_wiped: bool,
+    /// The store's clock was set back: without its memory it gives out revisions that it has given.
+    pub(super) was_set_back: bool,
     /// Something happened that no protocol can announce rightly: the store forgot
     /// while a node could not speak, or went back in time.
     pub(super) amnesia: bool,
@@ -137,6 +139,7 @@ impl World {
             policy,
             rooms_are_left: false,
             was_wiped: false,
+            was_set_back: false,
             amnesia: false,
         }
     }
@@ -267,11 +270,11 @@ impl World {
             // A node that has not joined yet would take the empty store for a new one.
             let strangers = processes.contains("");
             // A user who came during a hold was not announced, and nobody knows that.
-            let held = store.model.is_held(store.now()) || store.model.has_unsettled();
+            let held = store.model.is_held(store.time()) || store.model.has_unsettled();
             // Changes that a node has not read yet, nobody can tell it any more.
             let unread = |node: &Node| node.alive && node.link.is_behind(&store);
             let unread = self.nodes.iter().any(unread);
-            self.amnesia |= !calm || ghosts || strangers || held || unread;
+            self.amnesia |= self.was_set_back || !calm || ghosts || strangers || held || unread;
             self.was_wiped = true;
         }
         store.model.restarted(wiped);
@@ -282,17 +285,24 @@ impl World {
     pub(super) fn is_forgotten(&self, number: usize) -> bool {
         let node = &self.nodes[number];
         let store = locked(&self.store);
-        let (model, now) = (&store.model, store.now());
+        let (model, now) = (&store.model, store.time());
         // It may have joined, and not said yet who is there.
         let is_held = self.was_wiped && model.is_held(now);
         let is_known = model.processes().contains(&process(&node.member));
         node.alive && (model.is_blank() || is_held || !is_known)
     }
 
+    /// The store's clock is set by so many milliseconds.
+    pub(super) fn set_clock(&mut self, by: i64) {
+        locked(&self.store).stepped += by;
+        self.was_set_back |= by < 0;
+        self.amnesia |= self.was_set_back && self.was_wiped;
+    }
+
     /// Something goes wrong.
     pub(super) fn mishap(&mut self) {
         let number = self.dice.below(NODES as u64) as usize;
-        let kind = self.dice.below(13);
+        let kind = self.dice.below(14);
         if is_traced() {
             let now = locked(&self.store).now() % 1_000_000;
             eprintln!("{now} mishap {kind} to node {number}");
@@ -301,7 +311,7 @@ impl World {
             0 | 1 => {
                 if self.nodes[number].alive {
                     let store = locked(&self.store);
-                    let held = store.model.is_held(store.now());
+                    let held = store.model.is_held(store.time());
                     drop(store);
                     self.amnesia |= held || self.is_forgotten(number);
                     self.nodes[number].kill();
@@ -341,6 +351,12 @@ impl World {
                 let wiped = self.dice.chance(50);
                 self.restart_store(wiped);
                 locked(&self.store).up = true;
+            }
+            12 => {
+                // Its clock is set, forward or back.
+                let by = [2_000, 9_000, 40_000, 3_600_000][self.dice.below(4) as usize];
+                let forward = self.dice.chance(60);
+                self.set_clock(if forward { by } else { -by });
             }
             11 => {
                 // One of them does not reach another, or does again.
