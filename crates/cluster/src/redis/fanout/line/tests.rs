@@ -7,7 +7,9 @@ use heartline_core::auth::{BoxFuture, UserKey};
 use heartline_core::backplane::line::{
     Changes, ChangesPart, Heard, Position, Reached, Scope, Session, SharedLine, Tail, Unclaimed,
 };
-use heartline_core::backplane::{Acknowledgement, Action, Message, Missed, Node, Target};
+use heartline_core::backplane::{
+    Acknowledgement, Action, Message, Missed, Node, Peer, Probed, Target,
+};
 use heartline_core::entries::SocketEntry;
 use heartline_core::line::ring::Extent;
 use heartline_core::policy::DevicePolicy;
@@ -59,6 +61,10 @@ impl Node for Ears {
     fn announce(&self, _: Vec<Edge>) {}
     fn replace(&self, _: SocketAddress, _: Reason, _: Option<Arc<str>>, _: &Arc<str>) {}
     fn deliver(&self, _: &Target<'_>, _: Message) {}
+
+    fn probe(&self, _: Peer) -> BoxFuture<Probed> {
+        unreachable!()
+    }
 
     fn missed(&self, whose: Missed<'_>) {
         locked(&self.told).push(Told::Missed(format!("{whose:?}")));
