@@ -1,6 +1,6 @@
 # The two commands of this repository are `make serve` and `make test`.
 
-.PHONY: help release dist test-dist serve demo demo-parts test test-rust test-client test-protocol test-e2e bench bench-cluster bench-resume conformance soak torture simulate suites lint layers fuzz
+.PHONY: help release dist test-dist serve demo demo-parts test test-rust test-client test-protocol test-e2e bench bench-cluster bench-resume conformance soak torture truth test-truth simulate suites lint layers fuzz
 
 # Where cargo builds.
 BUILT = $(or $(CARGO_TARGET_DIR),target)
@@ -12,6 +12,7 @@ help:
 	@echo "make bench   measure Heartline beside its peers, half an hour; QUICK=1 for a smoke run"
 	@echo "make soak    churn, broadcast and slow consumers for SECONDS (120); then nothing may be left"
 	@echo "make torture connections cut at any byte, the gateway and its database killed; SECONDS (300)"
+	@echo "make truth   what clients are told of presence against the truth, while all goes wrong; SECONDS (120), SEED"
 	@echo "make bench-cluster  what a cluster costs Redis and gives, six minutes"
 	@echo "make simulate  120 000 runs of the cluster's protocol with everything going wrong, and a million users"
 	@echo "make conformance  Autobahn's fuzzing client against the WebSocket layer (needs a Python 2.7)"
@@ -25,7 +26,7 @@ help:
 serve:
 	cargo run --profile serve -p heartline-server --no-default-features -- serve --dev
 
-test: test-rust test-client test-protocol test-e2e
+test: test-rust test-client test-protocol test-truth test-e2e
 
 test-rust:
 	scripts/install-test-tools
@@ -43,6 +44,10 @@ test-client:
 test-protocol:
 	cargo build --workspace --examples
 	EXAMPLES=$(abspath $(BUILT))/debug/examples scripts/node-tests tests/protocol
+
+# The checker of `make truth`, on histories made by hand.
+test-truth:
+	node --test tests/truth/check.test.js
 
 # The demo and what it runs on.
 demo-parts: release
@@ -79,6 +84,13 @@ torture: release
 	npm ci --prefix tests/e2e --no-audit --no-fund --loglevel=error
 	npm ci --prefix tests/torture --no-audit --no-fund --loglevel=error
 	node tests/torture/run.js $(or $(SECONDS),300) $(PHASES)
+
+truth: release
+	scripts/install-test-tools redis-server
+	npm ci --prefix tests/e2e --no-audit --no-fund --loglevel=error
+	npm ci --prefix clients/js --no-audit --no-fund --loglevel=error
+	npm run build --prefix clients/js --silent
+	node tests/truth/run.js $(or $(SECONDS),120) $(SEED)
 
 # What coming back costs, beside Node; the figures are in bench/RESULTS.md.
 bench-resume: release
