@@ -58,7 +58,7 @@ export interface Options {
   platform?: Platform;
 }
 
-type Handler = (data: never, at: Place) => void;
+type Handler = (data: never) => void;
 type TimerName = "attempt" | "retry" | "watch" | "probe" | "stable" | "token";
 
 /** What is silent for less than this after a sleep is asked whether it lives, in milliseconds. */
@@ -167,6 +167,7 @@ export class Core<
   /** Rooms of which it was said, a moment ago, that this client is out of them. */
   #doubted = new Set<string>();
   #latency: number | undefined;
+  #place: Place = {};
   #unwatch: (() => void) | undefined;
   /** The two clocks when they were last compared: apart by more, the machine has slept. */
   #clocks = { now: 0, unix: 0 };
@@ -218,6 +219,11 @@ export class Core<
   /** Milliseconds there and back, as measured last. */
   get latency(): number | undefined {
     return this.#latency;
+  }
+
+  /** Where the event that is being told was said. Only in the handler itself, before it awaits. */
+  get place(): Place {
+    return this.#place;
   }
 
   /** Calls `listener` with the state now and each one that follows. Returns what ends that. */
@@ -690,14 +696,16 @@ export class Core<
   }
 
   #tell(name: string, data: unknown, at: Place = {}): void {
-    for (const handler of [...(this.#handlers.get(name) ?? [])])
-      this.#guarded(() => handler(data as never, at));
+    for (const handler of [...(this.#handlers.get(name) ?? [])]) {
+      this.#place = at;
+      this.#guarded(() => handler(data as never));
+    }
   }
 
   /** Hears events of this name, over all reconnections. Returns what ends that. */
   on<K extends keyof (Incoming & ServerEvents) & string>(
     event: K,
-    handler: (data: (Incoming & ServerEvents)[K], at: Place) => void,
+    handler: (data: (Incoming & ServerEvents)[K]) => void,
   ): () => void {
     let handlers = this.#handlers.get(event);
     if (!handlers) this.#handlers.set(event, (handlers = new Set()));
@@ -708,7 +716,7 @@ export class Core<
   /** Ends what `on` began. */
   off<K extends keyof (Incoming & ServerEvents) & string>(
     event: K,
-    handler: (data: (Incoming & ServerEvents)[K], at: Place) => void,
+    handler: (data: (Incoming & ServerEvents)[K]) => void,
   ): void {
     const handlers = this.#handlers.get(event);
     if (handlers?.delete(handler as Handler) && handlers.size === 0) this.#handlers.delete(event);

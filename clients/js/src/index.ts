@@ -63,7 +63,22 @@ function sizeOf(event: string, data: unknown): number {
     binary += size;
     return 0;
   });
-  return binary + bytes(text);
+  // With the type of the packet and the number of its acknowledgement.
+  return 32 + binary + bytes(text);
+}
+
+/** Node's. */
+interface Agent {
+  destroy(): void;
+}
+
+/** Node's requests are not to be ended one by one; with an agent of their own, all are. */
+function agentFor(url: string): Agent | undefined {
+  const { process } = globalThis as {
+    process?: { getBuiltinModule?(name: string): { Agent: new () => Agent } };
+  };
+  const module = process?.getBuiltinModule?.(/^(http|ws)s:/.test(url) ? "https" : "http");
+  return module && new module.Agent();
 }
 
 /** A request of `engine.io-client`'s: what is public of it ends the listening, not the request. */
@@ -85,7 +100,7 @@ interface Engine {
  * Knows what an engine has asked by HTTP. Returns what ends all of that: the engine itself leaves
  * alone what has been asked and not been answered, and a browser has room for six of it.
  */
-function requestsOf(engine: Engine): () => void {
+function requestsOf(engine: Engine, agent: Agent | undefined): () => void {
   const { transport } = engine;
   let post: Request | undefined;
   const request = transport.request?.bind(transport);
@@ -96,6 +111,8 @@ function requestsOf(engine: Engine): () => void {
       return asked;
     };
   return () => {
+    agent?.destroy();
+    if (typeof XMLHttpRequest === "undefined") return;
     for (const asked of [transport.pollXhr, post]) asked?._xhr?.abort();
   };
 }
@@ -120,7 +137,9 @@ export function socketIo(url: string, options: Partial<ManagerOptions & SocketOp
   return (token, events, earlier) => {
     const before = earlier as Earlier | undefined;
     let session = before;
+    const agent = options.agent === undefined ? agentFor(url) : undefined;
     const socket = io(url, {
+      ...(agent && { agent: agent as never }),
       ...options,
       forceNew: true,
       reconnection: false,
@@ -162,7 +181,9 @@ export function socketIo(url: string, options: Partial<ManagerOptions & SocketOp
       if (pid !== before?.pid) session = pid === undefined ? undefined : { pid };
     });
     socket.io.on("open", () => socket.io.engine.on("packet", () => over || events.alive()));
-    socket.io.on("error", () => end({ kind: "retry", reason: "transport" }));
+    socket.io.on("error", (error) =>
+      end({ kind: "retry", reason: "transport", ...answered(error) }),
+    );
     socket.on(
       "connect_error",
       (error: Error & { data?: { code?: string; retryAfterMs?: number } }) => {
@@ -230,7 +251,7 @@ export function socketIo(url: string, options: Partial<ManagerOptions & SocketOp
       else socket.emit(event, data);
     };
     socket.connect();
-    abort = requestsOf(socket.io.engine as unknown as Engine);
+    abort = requestsOf(socket.io.engine as unknown as Engine, agent);
     return {
       emit,
       join: (room, reply) => emit("join", { room }, reply),

@@ -119,7 +119,8 @@ export class RoomOf<Incoming extends object, Outward extends object> {
     event: K,
     handler: (data: (Incoming & ServerEvents)[K], at: Place) => void,
   ): () => void {
-    const off = this.client.on(event, (data, at) => {
+    const off = this.client.on(event, (data) => {
+      const at = this.client.place;
       if (!this.#isHere(event, data, at.room)) return;
       if (at.offset !== undefined) this.#offset = at.offset;
       handler(data, at);

@@ -431,7 +431,7 @@ describe("over Socket.IO", () => {
     const { all, lose } = await withPid();
     const heard = [];
     for (const name of ["a", "b", "c", "d"])
-      all.client.on(name, (data) => heard.push([name, data]));
+      all.client.on(name, (...data) => heard.push([name, ...data]));
     await all.say(event("a", { n: 1 }, "hl.e.1"));
     await all.say(event("b", "hl.e.2"));
     await all.say(event("c", "text", "hl.e.3"));
