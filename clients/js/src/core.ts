@@ -330,9 +330,10 @@ export class Core<
     const attempt = this.#attempt;
     const current = () => attempt === this.#attempt;
     const state = this.#state;
-    if (state.status === "reconnecting") {
-      const nextRetryAt = Math.min(state.nextRetryAt, this.#platform.unix());
-      this.#become({ ...state, nextRetryAt, isTrying: true });
+    // Earlier than was told.
+    const unix = this.#platform.unix();
+    if (state.status === "reconnecting" && state.nextRetryAt > unix + 1) {
+      this.#become({ ...state, nextRetryAt: unix });
       if (!current()) return;
     }
     const ended = (end: End) => current() && this.#ended(end);

@@ -94,8 +94,6 @@ export type State =
       readonly attempt: number;
       /** Unix milliseconds; in the past while the attempt is on its way. */
       readonly nextRetryAt: number;
-      /** The attempt is on its way; else it is waited for. */
-      readonly isTrying?: true;
       readonly reason: Reason;
       readonly cause: Cause;
     }

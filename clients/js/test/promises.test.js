@@ -583,11 +583,15 @@ describe("pauses", () => {
   it("and attempts are told apart", async () => {
     const all = connected();
     all.link.events.end(RETRY);
-    assert.equal(all.client.state.isTrying, undefined);
+    const before = all.states.length;
     await all.clock.pass(400);
+    assert.ok(all.client.state.nextRetryAt > all.clock.unix());
     all.client.connect();
-    const { isTrying, nextRetryAt } = all.client.state;
-    assert.deepEqual([isTrying, nextRetryAt], [true, all.clock.unix()]);
+    assert.equal(all.client.state.nextRetryAt, all.clock.unix());
+    // An attempt that begins when it was said to is no other state.
+    all.link.events.end(RETRY);
+    await all.clock.pass(2000);
+    assert.deepEqual([all.links.length, all.states.length], [3, before + 2]);
     all.client.disconnect();
   });
 });
