@@ -1,6 +1,6 @@
 import { Core, type Options } from "./core.js";
 import { Missed } from "./missed.js";
-import { RoomOf } from "./room.js";
+import { Room } from "./room.js";
 import type { Dial, Presence } from "./types.js";
 
 export type { Options, Token } from "./core.js";
@@ -27,8 +27,8 @@ export class Client<
    * One user's hold on a room: each call gives another. The client is in the room as long as
    * somebody wants it to be.
    */
-  room(name: string): RoomOf<Incoming, Outward> {
-    return new RoomOf(this, name);
+  room(name: string): Room<Incoming, Outward> {
+    return new Room(this, name);
   }
 
   /** Presence of users, however many. */

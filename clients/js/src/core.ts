@@ -1,14 +1,13 @@
 import { PERSONAL } from "./names.js";
 import { browser } from "./platform.js";
+import type { Filler, Host, Waiting, Wanted } from "./parts.js";
 import { Queue, failure, type SendOptions } from "./queue.js";
 import {
   HeartlineError,
   type Cause,
   type Dial,
   type End,
-  type Filler,
   type Hello,
-  type Host,
   type Link,
   type LinkEvents,
   type Pending,
@@ -16,12 +15,10 @@ import {
   type Platform,
   type Reason,
   type Reply,
-  type Room,
   type ServerEvents,
   type ServerRequests,
   type Session,
   type State,
-  type Waiting,
 } from "./types.js";
 
 /**
@@ -130,7 +127,7 @@ export class Core<
   #listeners = new Set<(state: State) => void>();
   #handlers = new Map<string, Set<Handler>>();
   /** Rooms to be in. */
-  #rooms = new Map<string, Room>();
+  #rooms = new Map<string, Wanted>();
   /** Rooms that the server has let this client into. */
   #joined = new Set<string>();
   /** Rooms that were left, as long as the server has not said so. */
@@ -777,7 +774,7 @@ export class Core<
   }
 
   /** Asks to be let in, once at a time. Resolves when there is nothing more to wait for. */
-  #enter(name: string, room: Room): Promise<unknown> {
+  #enter(name: string, room: Wanted): Promise<unknown> {
     if (room.entering) return room.entering;
     // Where it stands, so that it is known what is missed later.
     if (!room.wasIn) this.#filler?.joining(name, room);
@@ -813,7 +810,7 @@ export class Core<
   }
 
   /** A room was joined: what was missed of it comes by itself, or is filled, or is told of. */
-  #entered(name: string, room: Room, { recovered, snapshot }: Reply): void {
+  #entered(name: string, room: Wanted, { recovered, snapshot }: Reply): void {
     // A handler may have left it.
     if (!this.isIn(name)) return;
     if (room.isStale && recovered) this.#filler?.goesOn(name, room);
@@ -824,7 +821,7 @@ export class Core<
       this.#tell("room:snapshot", { room: name, snapshot });
   }
 
-  #missed(name: string, room: Room): void {
+  #missed(name: string, room: Wanted): void {
     if (!this.#filler?.missed(name, room)) this.#tell("room:missed", { room: name, filled: false });
   }
 

@@ -11,6 +11,7 @@ import { CODES, REFUSALS, refused } from "./refusals.js";
 import type { Dial, End, Hello, Reason, Reply, Session } from "./types.js";
 
 export { Client, type Options, type SendOptions, type Token } from "./client.js";
+export type { HistoryPart, Room, RoomState } from "./room.js";
 export * from "./types.js";
 
 export interface SocketIoOptions extends Options {

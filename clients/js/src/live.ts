@@ -12,6 +12,7 @@ import type { Dial, End, Hello, Reply, Session } from "./types.js";
 
 export { Client, type Options, type SendOptions, type Token } from "./client.js";
 export { Core } from "./core.js";
+export type { HistoryPart, Room, RoomState } from "./room.js";
 export * from "./types.js";
 
 /** As much of a WebSocket as is needed: the browser's, Node's from 22 on, or that of a package. */

@@ -1,13 +1,6 @@
 import { isPassing } from "./core.js";
-import type {
-  Filler,
-  HeartlineError,
-  Host,
-  Message,
-  Place,
-  Room,
-  Session,
-} from "./types.js";
+import type { Filler, Host, Wanted } from "./parts.js";
+import type { HeartlineError, Message, Place, Session } from "./types.js";
 
 interface Answer {
   readonly messages: readonly Message[];
@@ -51,22 +44,22 @@ const isConversation = (room: string) => room.startsWith(CONVERSATION);
 export class Missed implements Filler {
   constructor(readonly host: Host) {}
 
-  #of(room: Room): History {
+  #of(room: Wanted): History {
     return (room.history ??= { told: new Set() }) as History;
   }
 
-  #isOver(name: string, room: Room): boolean {
+  #isOver(name: string, room: Wanted): boolean {
     return this.host.room(name) !== room;
   }
 
-  drop(name: string, room: Room, session: Session | undefined): void {
+  drop(name: string, room: Wanted, session: Session | undefined): void {
     const history = this.#of(room);
     history.filling = undefined;
     // What was held has not been told: nobody is to believe that it was.
     if (history.held) session?.rooms?.delete(name);
   }
 
-  hello(name: string, room: Room, isElsewhere: boolean): void {
+  hello(name: string, room: Wanted, isElsewhere: boolean): void {
     const history = this.#of(room);
     history.isLoose = false;
     history.isUnsure ||= isElsewhere;
@@ -75,16 +68,16 @@ export class Missed implements Filler {
     if (room.isStale && isConversation(name)) history.held ??= [];
   }
 
-  joining(name: string, room: Room): void {
+  joining(name: string, room: Wanted): void {
     if (isConversation(name)) void this.#fill(name, room, false);
   }
 
   /** A node that was killed may have stored what it has told to nobody: who goes on asks. */
-  lookBack(name: string, room: Room): void {
+  lookBack(name: string, room: Wanted): void {
     if (room.wasIn && this.#of(room).isUnsure) this.joining(name, room);
   }
 
-  goesOn(name: string, room: Room): void {
+  goesOn(name: string, room: Wanted): void {
     const history = this.#of(room);
     const held = history.held ?? [];
     history.held = undefined;
@@ -92,7 +85,7 @@ export class Missed implements Filler {
     this.lookBack(name, room);
   }
 
-  missed(name: string, room: Room): boolean {
+  missed(name: string, room: Wanted): boolean {
     if (!isConversation(name)) return false;
     this.#of(room).held ??= [];
     void this.#fill(name, room, true);
@@ -128,7 +121,7 @@ export class Missed implements Filler {
   }
 
   /** Tells what is new in a conversation's history, or only notes where it stands. */
-  async #fill(name: string, room: Room, isMissed: boolean): Promise<void> {
+  async #fill(name: string, room: Wanted, isMissed: boolean): Promise<void> {
     const history = this.#of(room);
     const filling = (history.filling = {});
     const isOver = () => history.filling !== filling || this.#isOver(name, room);

@@ -27,7 +27,7 @@ const GATEWAYS = /^(message:(new|read)|member:(joined|left))$/;
 const ABOUT = /^room:/;
 
 /** A room, as one of those who use it sees it. */
-export class RoomOf<Incoming extends object, Outward extends object> {
+export class Room<Incoming extends object, Outward extends object> {
   #state: RoomState = { status: "out" };
   #listeners = new Set<(state: RoomState) => void>();
   #offs: (() => void)[] = [];

@@ -442,56 +442,6 @@ export interface LinkEvents {
   end(end: End): void;
 }
 
-/** A room that somebody wants to be in. */
-export interface Room {
-  /** Who wants it. */
-  readonly users: Set<unknown>;
-  /** Who waits to be in it. */
-  readonly waiting: Waiting[];
-  /** The answer that is waited for. */
-  entering?: Promise<unknown> | undefined;
-  /** It was joined once. */
-  wasIn?: boolean;
-  /** It is not known yet whether something was missed since then. */
-  isStale?: boolean;
-  /** What is known of its history. */
-  history?: unknown;
-}
-
-/** Who waits for a reply. */
-export interface Waiting {
-  resolve(reply: Reply): void;
-  reject(error: HeartlineError): void;
-}
-
-/** What was missed of conversations is filled in by this, if it is there. */
-export interface Filler {
-  /** The connection is lost. */
-  drop(name: string, room: Room, session: Session | undefined): void;
-  /** There is one again, perhaps to another node. */
-  hello(name: string, room: Room, isElsewhere: boolean): void;
-  /** A room is joined for the first time. */
-  joining(name: string, room: Room): void;
-  /** A room of a connection that goes on where it was lost. */
-  lookBack(name: string, room: Room): void;
-  /** A room was joined, and goes on where it was lost. */
-  goesOn(name: string, room: Room): void;
-  /** Events of a room were missed. False: nothing can be done about it. */
-  missed(name: string, room: Room): boolean;
-  /** A message was heard, in this room if that is known. */
-  message(message: Message, room: string | undefined, at: Place): void;
-}
-
-/** What a filler needs of its client. */
-export interface Host {
-  request(event: string, data: unknown): Promise<Reply>;
-  tell(event: string, data: unknown, at?: Place): void;
-  room(name: string): Room | undefined;
-  isIn(name: string): boolean;
-  /** Calls after the pause that was asked for, if the connection lasts so long. */
-  again(error: HeartlineError, call: () => void): void;
-}
-
 /** What a lost connection leaves to the next one: whatever its transport goes on by. */
 export interface Session {
   /** Where each room of it stands, if the transport says that. */
