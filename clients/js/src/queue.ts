@@ -41,7 +41,7 @@ interface Outgoing {
   reject(error: HeartlineError): void;
 }
 
-/** Messages that may be on their way at once. The server answers in the order in which they came. */
+/** Messages that may be on their way at once: the server does them in the order in which they come. */
 const WINDOW = 32;
 
 /** Messages that are sent until they are acknowledged, in the order in which they were given. */
@@ -164,10 +164,7 @@ export class Queue {
   #put(one: Outgoing): void {
     const { wire } = this;
     if (one.tries > one.retries) {
-      return this.#reject(
-        one,
-        new HeartlineError("UNCONFIRMED", "sent, and never acknowledged"),
-      );
+      return this.#reject(one, new HeartlineError("UNCONFIRMED", "sent, and never acknowledged"));
     }
     one.isOut = true;
     const again = () => {

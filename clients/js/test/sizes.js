@@ -20,7 +20,10 @@ const LIMITS = {
 for (const [name, [limit, module = name, part]] of Object.entries(LIMITS)) {
   const path = fileURLToPath(new URL(`../dist/${module}.js`, import.meta.url));
   const { outputFiles } = await build({
-    stdin: { contents: `export ${part ? `{ ${part} }` : "*"} from ${JSON.stringify(path)}`, resolveDir: "." },
+    stdin: {
+      contents: `export ${part ? `{ ${part} }` : "*"} from ${JSON.stringify(path)}`,
+      resolveDir: ".",
+    },
     bundle: true,
     minify: true,
     write: false,
