@@ -190,12 +190,14 @@ export class Queue {
     // What the connection before was told, this one asks again.
     if (!one.isOut) return;
     if (reply?.ok !== false) {
-      this.#window = Math.min(WINDOW, this.#window * 2);
       if (this.#done(one)) one.resolve(reply ?? {});
+      // Nothing waits any more: whoever gave too much at once has had to wait for it.
+      if (this.#all.length === 0) this.#window = WINDOW;
     } else if (pause !== undefined && one.tries < one.retries) {
-      // What follows is not to overtake it: one at a time until the server takes them again.
+      // What follows is not to overtake it: one at a time as long as there is any.
       one.off?.();
-      one.tries++;
+      // Those behind the first were refused because of those before them.
+      if (one === this.#all[0]) one.tries++;
       one.isOut = false;
       this.#window = 1;
       this.#isPaused = true;
