@@ -31,7 +31,7 @@ before(async () => {
     jsx: "automatic",
     define: { "process.env.NODE_ENV": '"development"' },
     alias: Object.fromEntries(
-      ["", "/live", "/react"].map((entry) => [
+      ["", "/live", "/react", "/shared"].map((entry) => [
         `@heartline/client${entry}`,
         `${root}dist${entry || "/index"}.js`,
       ]),
@@ -92,10 +92,10 @@ async function start(set = {}) {
   return node;
 }
 
-/** Opens the page as somebody. */
-async function visit(user, more = {}, options = {}) {
-  const context = await browser.newContext(options);
-  open.push(context);
+/** Opens the page as somebody, in a browser of their own or in one that is given. */
+async function visit(user, more = {}, options = {}, context = undefined) {
+  context ??= await browser.newContext(options);
+  if (!open.includes(context)) open.push(context);
   const page = await context.newPage();
   page.on("pageerror", (error) => problems.push(error.message));
   page.on(
@@ -220,6 +220,66 @@ for (const transport of ["socketio", "live"]) {
     });
   });
 }
+
+for (const transport of ["shared", "shared-socketio"]) {
+  describe(`tabs that share a connection, ${transport}`, { timeout: 90000 }, () => {
+    it("are one device, and lose nothing when the one that carries is closed", async () => {
+      await start({ "recovery.window": "1m" });
+      const context = await browser.newContext();
+      const tabs = [];
+      for (let tab = 0; tab < 3; tab++) {
+        tabs.push(await visit("ann", { transport }, {}, context));
+        await tabs[tab].locator("#joined", { hasText: /^in the room/ }).waitFor();
+      }
+      const connections = async () => (await node.api("/v1/users/ann/connections")).body.items;
+      assert.equal((await connections()).length, 1);
+      const say = (tab, content) =>
+        tab.evaluate((content) => {
+          const message = { conversationId: "lobby", content };
+          window.sent = window.heartline.send("message:send", message).then(({ ok }) => ok);
+        }, content);
+      await say(tabs[0], "one");
+      for (const tab of tabs)
+        await until(async () => (await messages(tab)).length === 1, "the first message");
+      // Said in the same breath in which the first tab goes.
+      await Promise.all([say(tabs[1], "two"), say(tabs[2], "three"), tabs[0].close()]);
+      for (const tab of tabs.slice(1)) {
+        assert.equal(await tab.evaluate(() => window.sent), true);
+        await reached(tab, "connected");
+        await until(async () => (await messages(tab)).length === 3, "all messages");
+        assert.deepEqual((await messages(tab)).sort(), ["one", "three", "two"]);
+      }
+      assert.equal((await connections()).length, 1);
+      await tabs[1].evaluate(() => window.show(false));
+      await say(tabs[2], "four");
+      assert.equal(await tabs[2].evaluate(() => window.sent), true);
+      await tabs[2].evaluate(() => window.show(false));
+      await until(async () => (await connections()).length === 0, "no connection");
+    });
+  });
+}
+
+describe("a page that is shown anew", { timeout: 90000 }, () => {
+  it("by another key keeps its connection, and what it was given to send", async () => {
+    const first = await start();
+    const ann = await visit("ann", { transport: "live" });
+    await reached(ann, "connected");
+    const { socketId } = await state(ann);
+    await ann.evaluate(() => window.remount());
+    await ann.locator("#joined", { hasText: /^in the room/ }).waitFor();
+    assert.equal((await state(ann)).socketId, socketId);
+    await first.kill();
+    await reached(ann, "reconnecting");
+    const sent = ann.evaluate(() => {
+      const message = { conversationId: "lobby", content: "hi" };
+      const sent = window.heartline.send("message:send", message);
+      window.remount();
+      return sent.then(({ ok }) => ok);
+    });
+    await start();
+    assert.equal(await sent, true);
+  });
+});
 
 describe("the status light", { timeout: 90000 }, () => {
   const SIZES = { desktop: { width: 1280, height: 720 }, phone: { width: 390, height: 844 } };

@@ -14,9 +14,12 @@ const LIMITS = {
   vue: 2.5 * 1024,
   svelte: 2.5 * 1024,
   together: 2.5 * 1024,
+  // Beside a transport and the client.
+  shared: 3.5 * 1024,
   index: 22 * 1024,
 };
 const FRAMEWORKS = ["react", "react/jsx-runtime", "vue", "svelte"];
+const BESIDE = { shared: ["./client.js", "./types.js"] };
 const PRESENCE = ["./presence.js", "./together.js"];
 
 for (const [name, limit] of Object.entries(LIMITS)) {
@@ -28,7 +31,7 @@ for (const [name, limit] of Object.entries(LIMITS)) {
     write: false,
     format: "esm",
     target: "es2022",
-    external: [...FRAMEWORKS, ...(isBinding ? PRESENCE : [])],
+    external: [...FRAMEWORKS, ...(isBinding ? PRESENCE : (BESIDE[name] ?? []))],
   });
   const size = gzipSync(outputFiles[0].contents, { level: 9 }).length;
   const entry = name === "index" ? "" : name === "together" ? " presence for bindings" : `/${name}`;
