@@ -16,6 +16,18 @@ const root = fileURLToPath(new URL("../../clients/js/", import.meta.url));
 const its = createRequire(`${root}package.json`);
 const axe = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
 
+const CHROMIUM = {
+  executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium",
+  args: [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+  ],
+};
+
 let browser, site, port, node, origin;
 let tokens = 0;
 const problems = [];
@@ -38,6 +50,18 @@ before(async () => {
     ),
     nodePaths: [`${root}node_modules`],
   });
+  const worker = await its("esbuild").build({
+    stdin: {
+      contents: `import { createClient } from "${root}dist/live.js";
+        const { searchParams } = new URL(location);
+        const heartline = createClient(searchParams.get("node"), { token: searchParams.get("token") });
+        heartline.subscribe(({ status }) => postMessage(status));
+        onmessage = () => heartline.disconnect();`,
+      resolveDir: root,
+    },
+    bundle: true,
+    write: false,
+  });
   const page = `<!doctype html><html lang="en"><head><meta charset="utf-8">
     <meta name="viewport" content="width=device-width"><title>Lobby</title>
     <style>
@@ -52,23 +76,16 @@ before(async () => {
       const exp = Math.floor(Date.now() / 1000) + Number(searchParams.get("seconds"));
       return response.end(token(searchParams.get("user"), { exp }));
     }
-    const isScript = pathname === "/page.js";
-    response.setHeader("content-type", isScript ? "text/javascript" : "text/html");
-    response.end(isScript ? outputFiles[0].contents : page);
+    const script = { "/page.js": outputFiles[0], "/worker.js": worker.outputFiles[0] }[pathname];
+    response.setHeader("content-type", script ? "text/javascript" : "text/html");
+    if (pathname === "/strict")
+      response.setHeader("content-security-policy", "default-src 'self'; connect-src *");
+    const html = pathname === "/strict" ? page.replace(/<style>[^]*<\/style>/, "") : page;
+    response.end(script ? script.contents : html);
   }).listen(0, "127.0.0.1");
   await once(site, "listening");
   origin = `http://127.0.0.1:${site.address().port}`;
-  browser = await chromium.launch({
-    executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium",
-    args: [
-      "--no-sandbox",
-      "--disable-gpu",
-      "--disable-background-networking",
-      "--disable-component-update",
-      "--disable-sync",
-      "--no-first-run",
-    ],
-  });
+  browser = await chromium.launch(CHROMIUM);
 });
 afterEach(async () => {
   await Promise.all(open.splice(0).map((one) => one.close?.() ?? one.kill()));
@@ -93,7 +110,7 @@ async function start(set = {}) {
 }
 
 /** Opens the page as somebody, in a browser of their own or in one that is given. */
-async function visit(user, more = {}, options = {}, context = undefined) {
+async function visit(user, { path = "/", ...more } = {}, options = {}, context = undefined) {
   context ??= await browser.newContext(options);
   if (!open.includes(context)) open.push(context);
   const page = await context.newPage();
@@ -110,7 +127,7 @@ async function visit(user, more = {}, options = {}, context = undefined) {
       problems.push(`a request to ${request.url()}`);
   });
   const query = new URLSearchParams({ user, seconds: 3600, node: node.http, ...more });
-  await page.goto(`${origin}/?${query}`);
+  await page.goto(`${origin}${path}?${query}`);
   return page;
 }
 const reached = (page, status) =>
@@ -281,7 +298,86 @@ describe("a page that is shown anew", { timeout: 90000 }, () => {
   });
 });
 
+describe("the client", { timeout: 90000 }, () => {
+  it("runs in a worker, and leaves nothing there", async () => {
+    const { live } = await start();
+    const ann = await visit("ann", { transport: "live" });
+    await reached(ann, "connected");
+    const told = await ann.evaluate(
+      async (url) => {
+        const worker = new Worker(url);
+        const told = [];
+        const status = (wanted) =>
+          new Promise((resolve) => {
+            worker.onmessage = ({ data }) => {
+              told.push(data);
+              if (data === wanted) resolve();
+            };
+          });
+        await status("connected");
+        worker.postMessage("enough");
+        await status("disconnected");
+        return told;
+      },
+      `/worker.js?${new URLSearchParams({ node: live, token: token("ann") })}`,
+    );
+    assert.deepEqual(told, ["connecting", "connected", "disconnected"]);
+  });
+
+  it("goes on when somebody comes back to a page that the browser has kept", async () => {
+    await start();
+    const keeping = await chromium.launch({
+      ...CHROMIUM,
+      ignoreDefaultArgs: ["--disable-back-forward-cache"],
+    });
+    try {
+      const context = await keeping.newContext();
+      const ann = await visit("ann", { transport: "live" }, {}, context);
+      await reached(ann, "connected");
+      await ann.evaluate(() => {
+        window.addEventListener("pageshow", ({ persisted }) => (window.isKept = persisted));
+        location.href = "/page.js";
+      });
+      await ann.waitForURL("**/page.js");
+      await ann.evaluate(() => history.back()).catch(() => {});
+      await until(() => ann.evaluate(() => window.isKept).catch(() => false), "the page");
+      await reached(ann, "connected");
+      const sent = ann.evaluate(() => {
+        const message = { conversationId: "lobby", content: "back" };
+        return window.heartline.send("message:send", message).then(({ ok }) => ok);
+      });
+      assert.equal(await sent, true);
+      await context.close();
+    } finally {
+      open.splice(1);
+      await keeping.close();
+    }
+  });
+});
+
 describe("the status light", { timeout: 90000 }, () => {
+  it("is laid out where a page's policy allows no inline styles", async () => {
+    await start();
+    const ann = await visit("ann", { transport: "live", path: "/strict" });
+    await reached(ann, "connected");
+    const style = () => getComputedStyle(document.querySelector(".heartline-status")).display;
+    assert.equal(await ann.evaluate(style), "inline-flex");
+  });
+
+  it("has shapes where colours are forced", async () => {
+    const first = await start();
+    const ann = await visit("ann", { transport: "live" }, { forcedColors: "active" });
+    const light = () => ann.locator(".heartline-status svg").screenshot({ scale: "css" });
+    await reached(ann, "connected");
+    await ann.screenshot({ path: `${artifacts}client-forced-connected.png` });
+    const seen = [await light()];
+    await first.kill();
+    await reached(ann, "reconnecting");
+    await ann.screenshot({ path: `${artifacts}client-forced-reconnecting.png` });
+    seen.push(await light());
+    assert.notDeepEqual(seen[0], seen[1]);
+  });
+
   const SIZES = { desktop: { width: 1280, height: 720 }, phone: { width: 390, height: 844 } };
 
   it("is accessible in all states, and fits a phone", async () => {
