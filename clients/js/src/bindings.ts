@@ -4,9 +4,10 @@
  * last user has gone, so that whoever is shown anew in the same breath finds it as it was.
  */
 import type { Client } from "./client.js";
+import type { Core } from "./core.js";
 import type { HeartlineError, ServerEvents, State } from "./types.js";
 
-export type AnyClient = Client<any, any>;
+export type AnyClient = Core<any, any>;
 
 /**
  * Where an app says which its client is; then events and their data are checked:
@@ -22,9 +23,11 @@ export type AnyClient = Client<any, any>;
 export interface Register {}
 /** The client that the app has registered, or any. */
 export type TheClient = Register extends { client: infer C extends AnyClient } ? C : AnyClient;
+/** By its own name: what a class takes is not found again from its members. */
+type Incoming<C> =
+  C extends Client<infer In, any> ? In : C extends Core<infer In, any> ? In : never;
 /** What it hears: data by the events' names. */
-export type Events = (TheClient extends Client<infer Incoming, any> ? Incoming : never) &
-  ServerEvents;
+export type Events = Incoming<TheClient> & ServerEvents;
 
 /** Something that is true now, and is told at each change. Never changed; replaced. */
 export interface Store<T> {
@@ -128,7 +131,7 @@ class RoomUse {
   ) {
     this.hold = new Hold(client, () => {
       for (const off of this.#offs) off();
-      client.leave(room);
+      client.leave(room, this);
       end();
     });
     this.#offs = [
@@ -147,7 +150,7 @@ class RoomUse {
 
   #ask(): void {
     this.#error = undefined;
-    this.client.join(this.room).then(
+    this.client.join(this.room, this).then(
       () => this.#show(),
       (error: HeartlineError) => {
         // Neither is a refusal: the one is in the state, the other somebody has wanted.

@@ -4,10 +4,10 @@
  *
  * @module
  */
-import type { Client } from "./client.js";
+import type { Core } from "./core.js";
 import { HeartlineError, type PresenceDelta, type Reply, type WatchedUser } from "./types.js";
 
-type AnyClient = Pick<Client<any, any>, "request" | "emit" | "on" | "subscribe" | "state" | "platform">;
+type AnyClient = Pick<Core<any, any>, "request" | "emit" | "on" | "subscribe" | "state" | "platform">;
 
 /** How true a picture is. */
 export type PresenceState =
@@ -300,9 +300,15 @@ export function watchUsers(client: AnyClient, users: Iterable<string>): Watching
 }
 
 /**
- * The same of whoever is in a room, on any node. The client has to be in it, or to be allowed to
+ * The same of whoever is in a room, on any node: `watchRoom(client, "lobby")`, or with a room
+ * as an object. The client has to be in it, or to be allowed to
  * join it; the watch rests while it has left it.
  */
-export function watchRoom(client: AnyClient, room: string): Watching {
-  return watch(client, [{ room }]);
+export function watchRoom(room: { readonly client: AnyClient; readonly name: string }): Watching;
+export function watchRoom(client: AnyClient, room: string): Watching;
+export function watchRoom(
+  of: AnyClient | { readonly client: AnyClient; readonly name: string },
+  room?: string,
+): Watching {
+  return "client" in of ? watch(of.client, [{ room: of.name }]) : watch(of, [{ room: room! }]);
 }

@@ -4,7 +4,7 @@
  */
 import { Hold, type AnyClient, type Store } from "./bindings.js";
 import { NOBODY, watchRoom, watchUsers, type PresenceState, type Watching } from "./presence.js";
-import type { WatchedUser } from "./types.js";
+import type { Presence, Reply, WatchedUser } from "./types.js";
 
 /** A user who is watched, and on how many devices, where `refresh` asks for that. */
 export type PresentUser = WatchedUser & { readonly devices?: number };
@@ -29,6 +29,8 @@ interface Group {
 }
 
 const COMPLETE: PresenceState = { status: "complete" };
+/** Users that the server takes in one question. */
+const MOST_USERS = 100;
 /** Groups before they become one: a server takes 128 watches of a connection. */
 const MOST_GROUPS = 16;
 
@@ -79,11 +81,19 @@ class People {
     return (this.#answer ??= new Promise((resolve, reject) =>
       this.client.platform.setTimeout(() => {
         this.#asked = this.#answer = undefined;
-        this.client
-          .presence([...asked])
-          .then((all) => resolve(new Map(all.map((one) => [one.userId, one.devices]))), reject);
+        this.#ask([...asked]).then(resolve, reject);
       }, 0),
     ));
+  }
+
+  async #ask(names: readonly string[]): Promise<ReadonlyMap<string, number>> {
+    const parts: Promise<Reply>[] = [];
+    for (let at = 0; at < names.length; at += MOST_USERS) {
+      const users = names.slice(at, at + MOST_USERS);
+      parts.push(this.client.request("presence:get", { users }));
+    }
+    const all = (await Promise.all(parts)).flatMap(({ users }) => users as Presence[]);
+    return new Map(all.map((one) => [one.userId, one.devices]));
   }
 
   #soon(): void {

@@ -7,6 +7,7 @@ const REASONS: Partial<Record<Reason, string>> = {
   auth_required: "please sign in",
   auth_invalid: "please sign in again",
   auth_expired: "please sign in again",
+  signed_out: "please sign in",
   attempts_exhausted: "the server cannot be reached",
 };
 

@@ -127,6 +127,12 @@ describe("the first example", () => {
     );
     all.client.disconnect();
   });
+
+  it("asks no more when nobody is signed in", async () => {
+    const all = await first(page(401, "Who are you?"));
+    assert.deepEqual([all.client.state.status, all.client.state.reason], ["failed", "signed_out"]);
+    assert.ok(all.isClean());
+  });
 });
 
 describe("the client that is written by hand", () => {
@@ -160,8 +166,12 @@ describe("the client that is written by hand", () => {
     assert.equal(sockets.length, 0);
     await clock.pass(3000);
     assert.equal(sockets.length, 1);
+    sockets[0].onopen();
     sockets[0].hear({ type: "hello" });
-    assert.deepEqual(sockets[0].sent, [{ type: "subscribe", topic: "lobby", id: "1" }]);
+    assert.deepEqual(sockets[0].sent, [
+      { type: "auth", token: "t" },
+      { type: "subscribe", topic: "lobby", id: "1" },
+    ]);
   });
 
   it("waits longer and longer for a server that greets and drops", async () => {

@@ -170,6 +170,19 @@ describe("a room", () => {
     assert.equal(all.link.find("leave").length, 1);
   });
 
+  it("that the app has joined by itself stays, whatever components come and go", async () => {
+    const all = started();
+    const { show } = await render(provided(all, h(Room, { seen: [], key: 1 })));
+    await hello(all);
+    void all.client.join("lobby");
+    await act(async () => all.link.find("join")[0].reply({ ok: true }));
+    await show(provided(all));
+    await pass(all, 0);
+    assert.ok(all.client.isIn("lobby"));
+    await act(async () => all.client.leave("lobby"));
+    assert.equal(all.link.find("leave").length, 1);
+  });
+
   it("says why it is closed, and forgets that when it is open", async () => {
     const all = started();
     const seen = [];
