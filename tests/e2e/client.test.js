@@ -125,6 +125,21 @@ for (const [name, make] of Object.entries(TRANSPORTS)) {
       assert.deepEqual(heard, ["zero", "one", "two", "three"]);
     });
 
+    it("sends many at once, in order, also over a limit", async () => {
+      const one = await node({ "limits.messages": '{ count = 10, window = "200ms" }' });
+      const ann = await connect(one, { token: token("ann") });
+      await ann.join("conversation:1");
+      const heard = [];
+      ann.on("message:new", ({ content }) => heard.push(Number(content)));
+      const numbers = Array.from({ length: 40 }, (_, n) => n);
+      await Promise.all(
+        numbers.map((n) => ann.send("message:send", { conversationId: "1", content: `${n}` })),
+      );
+      await until(() => heard.length === 40, "the messages");
+      assert.deepEqual(heard, numbers);
+      assert.deepEqual(ann.pending, { count: 0, bytes: 0 });
+    });
+
     it("goes on trying where nobody listens, and gives up without a sound", async () => {
       const port = await freePort();
       const nowhere = { http: `http://127.0.0.1:${port}`, live: `ws://127.0.0.1:${port}/live` };

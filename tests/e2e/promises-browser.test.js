@@ -1,4 +1,4 @@
-// What @heartline/client promises and only a browser can show: its requests, its storage, its sleep.
+// What @heartline/client promises and only a browser can show: requests, storage, sleep.
 import assert from "node:assert/strict";
 import { once } from "node:events";
 import { createServer } from "node:http";
@@ -158,7 +158,11 @@ describe("the client in a browser", { timeout: 60000 }, () => {
     await page.reload();
     await connect(page);
     await node();
-    await until(async () => (await page.evaluate(() => taken.length)) === 2, "both are taken", 10000);
+    await until(
+      async () => (await page.evaluate(() => taken.length)) === 2,
+      "both are taken",
+      10000,
+    );
     assert.deepEqual(await page.evaluate(() => taken), ["one", "two"]);
     // Nothing is left for the next page, and nothing is in the conversation twice.
     await page.reload();
@@ -228,7 +232,13 @@ describe("the client in a browser", { timeout: 60000 }, () => {
     assert.deepEqual(await page.evaluate(() => shown), [true], "the page was kept");
     // Its socket was closed meanwhile: the state says so, and then there is another.
     await until(
-      () => page.evaluate(() => client.ping().then(() => client.state.status === "connected", () => false)),
+      () =>
+        page.evaluate(() =>
+          client.ping().then(
+            () => client.state.status === "connected",
+            () => false,
+          ),
+        ),
       "a connection that lives",
     );
   });

@@ -27,14 +27,16 @@ import {
  * waits for it any more.
  */
 export type Token =
-  | string
-  | ((asked: { readonly signal: AbortSignal }) => string | Promise<string>);
+  string | ((asked: { readonly signal: AbortSignal }) => string | Promise<string>);
 
 export interface Options {
   token?: Token | undefined;
   /** Connects at once. Default: true. */
   autoConnect?: boolean;
-  /** How often to try again, in a row, before giving up; not counted while offline. Default: for ever. */
+  /**
+   * How often to try again, in a row, before giving up; not counted while offline. Default: for
+   * ever.
+   */
   attempts?: number;
   /** Milliseconds before the second attempt; each later pause is twice as long. Default: 1 000. */
   backoff?: number;
@@ -754,8 +756,7 @@ export class Core<
     const room = this.#rooms.get(name);
     if (!room?.users.delete(user) || room.users.size) return;
     this.#forget(name);
-    for (const one of room.waiting)
-      one.reject(new HeartlineError("LEFT", `room ${name} was left`));
+    for (const one of room.waiting) one.reject(new HeartlineError("LEFT", `room ${name} was left`));
     // If it is not heard now, the next connection says it.
     this.#left.add(name);
     if (this.#hello) this.#depart(name);
@@ -943,10 +944,13 @@ export class Core<
 
   /** Once, if this connection lasts so long. Returns what ends that. */
   #later(ms: number, call: () => void): () => void {
-    const timer = this.#platform.setTimeout(() => {
-      this.#loose.delete(timer);
-      call();
-    }, Math.min(ms, MAX_TIMER));
+    const timer = this.#platform.setTimeout(
+      () => {
+        this.#loose.delete(timer);
+        call();
+      },
+      Math.min(ms, MAX_TIMER),
+    );
     this.#loose.add(timer);
     return () => {
       this.#platform.clearTimeout(timer);

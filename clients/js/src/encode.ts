@@ -12,7 +12,8 @@ export function encode(data: unknown): string {
     // What is given to this function, a date has turned into a text already.
     const own = this[key];
     const type = Object.prototype.toString.call(own).slice(8, -1);
-    const isLost = own === undefined ? Array.isArray(this) : typeof own === "number" && own - own !== 0;
+    const isLost =
+      own === undefined ? Array.isArray(this) : typeof own === "number" && own - own !== 0;
     if (isLost || own?.toJSON || !WHOLE.test(type))
       throw new HeartlineError("INVALID_DATA", `${type} at "${key}": JSON does not carry it whole`);
     return value;

@@ -52,7 +52,7 @@ function credentials(
   return typeof own === "function" ? (done) => own((data) => done(all(data))) : all(own ?? {});
 }
 
-/** How long a goodbye may take before the requests that are on their way are ended, in milliseconds. */
+/** How long a goodbye may take before the requests on their way are ended, in milliseconds. */
 const GOODBYE = 2_000;
 
 /** Bytes of an event, with its binary parts. */
@@ -125,7 +125,9 @@ function answered(error: object): Partial<End> & { code?: number } {
   if (typeof description !== "number" || description < 400) return {};
   const isLimit = description === 429;
   const isAway = isLimit || description === 503;
-  const seconds = isAway && parseFloat(context?.getResponseHeader?.("retry-after"));
+  // Asked for by its name, a header that the page may not see makes browsers complain.
+  const headers = (isAway && context?.getAllResponseHeaders?.()) || "";
+  const seconds = Number(/^retry-after: *(\d+)/im.exec(headers)?.[1]);
   return {
     code: description,
     ...(isAway && { reason: "unavailable", what: isLimit ? "rate_limited" : "unavailable" }),
@@ -163,7 +165,7 @@ export function socketIo(url: string, options: Partial<ManagerOptions & SocketOp
       engine?.close();
       if (!wasOpen) return abort();
       if (engine!.transport.name !== "polling") return;
-      // By HTTP, a goodbye takes as long as its answer, and the probe of an upgrade may be waited for.
+      // By HTTP, a goodbye takes as long as its answer, or as the end of an upgrade before it.
       const timer: unknown = setTimeout(() => {
         engine!._onClose?.("forced close");
         abort();

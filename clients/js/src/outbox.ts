@@ -10,7 +10,10 @@ import { encode } from "./encode.js";
 import type { SendOptions } from "./queue.js";
 import { HeartlineError, type Reply } from "./types.js";
 
-type AnyClient = Pick<Core<any, any>, "send" | "state" | "subscribe" | "subscribePending" | "platform">;
+type AnyClient = Pick<
+  Core<any, any>,
+  "send" | "state" | "subscribe" | "subscribePending" | "platform"
+>;
 
 /** A message that is kept. Its `tempId` is in its data as well. */
 export interface Stored {
@@ -21,7 +24,9 @@ export interface Stored {
   readonly at: number;
 }
 
-/** Where messages are kept. Each may reject: then a message is sent all the same, and `unkept` told. */
+/**
+ * Where messages are kept. Each may reject: then a message is sent all the same, and `unkept` told.
+ */
 export interface OutboxStore {
   /**
    * Calls `found` with what earlier pages have left, the first first, and again when another page
@@ -43,8 +48,8 @@ export interface OutboxOptions {
 
 export interface Outbox {
   /**
-   * As the client's `send`, for objects. It waits over `disconnect()`, too: only the server's answer
-   * settles it, or that there was none for too long.
+   * As the client's `send`, for objects. It waits over `disconnect()`, too: only the answer of the
+   * server settles it, or that there was none for too long.
    */
   send(
     event: string,

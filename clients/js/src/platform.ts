@@ -16,7 +16,11 @@ export const browser: Platform = {
     const { document } = globalThis;
     hear(globalThis, "online", () => changed("online"));
     hear(globalThis, "offline", () => changed("offline"));
-    hear(document, "visibilitychange", () => document.visibilityState === "visible" && changed("awake"));
+    hear(
+      document,
+      "visibilitychange",
+      () => document.visibilityState === "visible" && changed("awake"),
+    );
     return () => offs.forEach((off) => off());
   },
 };

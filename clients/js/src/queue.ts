@@ -41,7 +41,7 @@ interface Outgoing {
   reject(error: HeartlineError): void;
 }
 
-/** Messages that may be on their way at once. The server answers in the order in which they came. */
+/** Messages that may be on their way at once: the server does them in the order in which they come. */
 const WINDOW = 32;
 
 /** Messages that are sent until they are acknowledged, in the order in which they were given. */
@@ -164,10 +164,7 @@ export class Queue {
   #put(one: Outgoing): void {
     const { wire } = this;
     if (one.tries > one.retries) {
-      return this.#reject(
-        one,
-        new HeartlineError("UNCONFIRMED", "sent, and never acknowledged"),
-      );
+      return this.#reject(one, new HeartlineError("UNCONFIRMED", "sent, and never acknowledged"));
     }
     one.isOut = true;
     const again = () => {
@@ -193,12 +190,14 @@ export class Queue {
     // What the connection before was told, this one asks again.
     if (!one.isOut) return;
     if (reply?.ok !== false) {
-      this.#window = Math.min(WINDOW, this.#window * 2);
       if (this.#done(one)) one.resolve(reply ?? {});
+      // Nothing waits any more: whoever gave too much at once has had to wait for it.
+      if (this.#all.length === 0) this.#window = WINDOW;
     } else if (pause !== undefined && one.tries < one.retries) {
-      // What follows is not to overtake it: one at a time until the server takes them again.
+      // What follows is not to overtake it: one at a time as long as there is any.
       one.off?.();
-      one.tries++;
+      // Those behind the first were refused because of those before them.
+      if (one === this.#all[0]) one.tries++;
       one.isOut = false;
       this.#window = 1;
       this.#isPaused = true;

@@ -99,8 +99,7 @@ export class Room<Incoming extends object, Outward extends object> {
     if (this.joined) return this.#become({ status: "in" });
     // After the end of all, whoever wants it has to say so again.
     const isOver = status === "disconnected" || status === "failed";
-    if (this.#state.status === "in" || isOver)
-      this.#become({ status: isOver ? "out" : "joining" });
+    if (this.#state.status === "in" || isOver) this.#become({ status: isOver ? "out" : "joining" });
   }
 
   #become(state: RoomState): void {

@@ -34,7 +34,16 @@ describe("an outbox", () => {
     assert.equal(again[0].data.tempId, said.data.tempId);
     again.forEach(({ reply }, n) => reply({ ok: true, n }));
     await turn();
-    assert.deepEqual([(await third).n, sent], [2, [["one", 0], ["two", 1]]]);
+    assert.deepEqual(
+      [(await third).n, sent],
+      [
+        2,
+        [
+          ["one", 0],
+          ["two", 1],
+        ],
+      ],
+    );
     assert.equal(kept.size, 0);
     after.close();
     next.client.disconnect();

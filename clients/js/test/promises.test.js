@@ -85,7 +85,11 @@ describe("an attempt that ends", () => {
     await all.clock.pass(12_000);
     assert.deepEqual(
       [all.status, all.client.state.reason, all.client.state.cause],
-      ["reconnecting", "token_unavailable", { what: "token", code: "TIMEOUT", message: "no token within 12000 ms" }],
+      [
+        "reconnecting",
+        "token_unavailable",
+        { what: "token", code: "TIMEOUT", message: "no token within 12000 ms" },
+      ],
     );
     await all.clock.pass(30_000);
     assert.ok(signals.filter(({ aborted }) => !aborted).length <= 1);
@@ -97,7 +101,11 @@ describe("an attempt that ends", () => {
   it("has ended for a reason that can be known, when HTTP has answered", async () => {
     for (const [status, headers, expected] of [
       [503, {}, { reason: "unavailable", cause: { what: "unavailable", code: 503 } }],
-      [429, { "retry-after": "7" }, { reason: "unavailable", cause: { what: "rate_limited", code: 429 } }],
+      [
+        429,
+        { "retry-after": "7" },
+        { reason: "unavailable", cause: { what: "rate_limited", code: 429 } },
+      ],
       [404, {}, { reason: "transport", cause: { what: "unreachable", code: 404 } }],
     ]) {
       const server = await silent((_, response) => response.writeHead(status, headers).end());
@@ -210,7 +218,10 @@ describe("a message that the server would not take", () => {
     all.link.events.hello(hello);
     const wide = all.client.send("message:send", { content: "€".repeat(334) });
     assert.equal(await outcome(wide), "TOO_LARGE");
-    assert.equal(await outcome(all.client.send("message:send", { content: "€".repeat(300) })), "pending");
+    assert.equal(
+      await outcome(all.client.send("message:send", { content: "€".repeat(300) })),
+      "pending",
+    );
     all.client.disconnect();
   });
 });
@@ -264,7 +275,12 @@ describe("what JSON does not carry whole", () => {
   it("is all there is: the rest arrives as it was given", async () => {
     const { client, link } = connected();
     const data = { a: [1, "ü", null, true, { b: undefined }], c: Object.create(null) };
-    for (const [event, given] of Object.entries({ e: data, list: [1, 2], text: "x", nothing: undefined }))
+    for (const [event, given] of Object.entries({
+      e: data,
+      list: [1, 2],
+      text: "x",
+      nothing: undefined,
+    }))
       client.send(event, given).catch(() => {});
     const [{ data: said }] = link.find("e");
     assert.deepEqual(said, { a: [1, "ü", null, true, {}], c: {}, tempId: said.tempId });
@@ -278,8 +294,8 @@ describe("what JSON does not carry whole", () => {
 
 describe("a token function", () => {
   for (const [name, bad] of Object.entries({
-    "nothing": undefined,
-    "null": null,
+    nothing: undefined,
+    null: null,
     "an empty text": "",
     "the page of a proxy": "\n<!doctype html><title>502 Bad Gateway</title>",
     "an object": { token: "t" },
@@ -288,7 +304,10 @@ describe("a token function", () => {
       let asked = 0;
       const all = start({ token: async () => (++asked < 3 ? bad : "t") });
       await settled();
-      assert.deepEqual([all.status, all.client.state.reason], ["reconnecting", "token_unavailable"]);
+      assert.deepEqual(
+        [all.status, all.client.state.reason],
+        ["reconnecting", "token_unavailable"],
+      );
       assert.equal(all.client.state.cause.code, "NO_TOKEN");
       await all.clock.pass(5000);
       assert.deepEqual([asked, all.link.token], [3, "t"]);
@@ -481,12 +500,18 @@ describe("surroundings", () => {
   const within = (what, call) => {
     const before = names.map((name) => Object.getOwnPropertyDescriptor(globalThis, name));
     for (const name of names)
-      Object.defineProperty(globalThis, name, { value: what[name], configurable: true, writable: true });
+      Object.defineProperty(globalThis, name, {
+        value: what[name],
+        configurable: true,
+        writable: true,
+      });
     try {
       return call();
     } finally {
       names.forEach((name, index) =>
-        before[index] ? Object.defineProperty(globalThis, name, before[index]) : delete globalThis[name],
+        before[index]
+          ? Object.defineProperty(globalThis, name, before[index])
+          : delete globalThis[name],
       );
     }
   };
@@ -733,7 +758,10 @@ describe("frames of live", () => {
     const { id } = all.said.at(-1);
     all.say({ type: "error", id, code: "RATE_LIMITED", message: "slower", retryAfterMs: 700 });
     const error = await asked.catch((error) => error);
-    assert.deepEqual([error.code, error.retryAfterMs, error.message], ["RATE_LIMITED", 700, "slower"]);
+    assert.deepEqual(
+      [error.code, error.retryAfterMs, error.message],
+      ["RATE_LIMITED", 700, "slower"],
+    );
     all.client.disconnect();
   });
 

@@ -47,12 +47,28 @@ describe("messages on their way", () => {
     assert.equal(all.link.find("message:send").length, 3);
     await all.clock.pass(1);
     const again = () => numbers(all.link.find("message:send").slice(3));
-    assert.deepEqual(again(), [0]);
-    all.link.find("message:send")[3].reply({ ok: true });
-    assert.deepEqual(again(), [0, 1, 2]);
-    for (const { reply } of all.link.find("message:send").slice(4)) reply({ ok: true });
-    assert.deepEqual(again(), [0, 1, 2, 3]);
+    for (let at = 0; at < 4; at++) {
+      assert.deepEqual(again(), [0, 1, 2, 3].slice(0, at + 1));
+      all.link.find("message:send")[3 + at].reply({ ok: true });
+    }
     assert.deepEqual(await Promise.all(sent.map(outcome)), ["done", "done", "done"]);
+    // Nothing has waited since: they may go together again.
+    for (const n of [4, 5]) all.client.send("message:send", { n }).catch(() => {});
+    assert.deepEqual(again(), [0, 1, 2, 3, 4, 5]);
+    all.client.disconnect();
+  });
+
+  it("behind one that is refused over a limit cost nothing: it was not their fault", async () => {
+    const all = connected();
+    const sent = [0, 1].map((n) => all.client.send("message:send", { n }, { retries: 1 }));
+    const limit = { ok: false, code: "RATE_LIMITED", retryAfterMs: 500 };
+    for (const { reply } of all.link.find("message:send").splice(0)) reply(limit);
+    await all.clock.pass(500);
+    all.link.find("message:send")[2].reply({ ok: true });
+    all.link.find("message:send")[3].reply(limit);
+    await all.clock.pass(500);
+    all.link.find("message:send")[4].reply({ ok: true });
+    assert.deepEqual(await Promise.all(sent.map(outcome)), ["done", "done"]);
     all.client.disconnect();
   });
 

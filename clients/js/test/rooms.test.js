@@ -62,6 +62,18 @@ describe("a room", () => {
     all.client.disconnect();
   });
 
+  it("that the server asks to wait for is not asked for by all at the same moment", async () => {
+    const all = connected();
+    all.clock.chance = 0;
+    all.client.join("a");
+    all.link.find("join")[0].reply({ ok: false, code: "RATE_LIMITED", retryAfterMs: 1000 });
+    await all.clock.pass(1249);
+    assert.equal(all.link.find("join").length, 1);
+    await all.clock.pass(1);
+    assert.equal(all.link.find("join").length, 2);
+    all.client.disconnect();
+  });
+
   it("is told of when it was left", async () => {
     const all = connected();
     const heard = [];

@@ -102,7 +102,9 @@ small.on("message:new", ({ content }) => content.length);
 small.room("lobby");
 createLive("wss://example.com/live", { WebSocket });
 const store: OutboxStore = indexedDb("ann");
-const outbox = openOutbox(typed, store, { failed: ({ tempId }, { code, sent }) => [tempId, code, sent] });
+const outbox = openOutbox(typed, store, {
+  failed: ({ tempId }, { code, sent }) => [tempId, code, sent],
+});
 void outbox.send("message:send", { content: "hi" }).then(({ ok }) => ok);
 // @ts-expect-error: only what has a name is kept
 void outbox.send("message:send", "hi");
