@@ -34,6 +34,22 @@ const manifest = (at) => JSON.parse(readFileSync(join(at, "package.json"), "utf8
 const ENTRIES = Object.keys(manifest(here).exports).filter((entry) => entry !== "./package.json");
 const specifier = (entry) => `@heartline/client${entry.slice(1)}`;
 
+/** Compiles a program as strictly as can be. */
+function check(file, options, text) {
+  const compilerOptions = {
+    module: "NodeNext",
+    target: "ES2022",
+    strict: true,
+    exactOptionalPropertyTypes: true,
+    types: [],
+    noEmit: true,
+    ...options,
+  };
+  writeFileSync(join(consumer, file), text);
+  writeFileSync(join(consumer, `${file}.json`), JSON.stringify({ compilerOptions, files: [file] }));
+  return node(join(here, "node_modules", "typescript", "bin", "tsc"), "-p", `${file}.json`);
+}
+
 let tarball, files;
 before(async () => {
   for (const name of ["src", "README.md", "build.js", "package.json", "tsconfig.json"])
@@ -158,23 +174,24 @@ describe("who uses it", () => {
     writeFileSync(join(consumer, "package.json"), '{ "type": "module" }');
     writeFileSync(join(consumer, "page.mts"), page);
     writeFileSync(join(consumer, "page.cts"), page);
-    const compilerOptions = {
-      module: "NodeNext",
-      target: "ES2022",
-      strict: true,
-      exactOptionalPropertyTypes: true,
-      types: [],
-      noEmit: true,
-      skipLibCheck: true,
-    };
-    for (const name of ["page.mts", "page.cts"])
-      writeFileSync(
-        join(consumer, `${name}.json`),
-        JSON.stringify({ compilerOptions, files: [name] }),
-      );
-    const tsc = join(here, "node_modules", "typescript", "bin", "tsc");
-    await Promise.all(["page.mts", "page.cts"].map((name) => node(tsc, "-p", `${name}.json`)));
+    await check("page.mts", { skipLibCheck: true }, page);
+    await check("page.cts", { skipLibCheck: true }, page);
   });
+
+  it("over live needs no types of a browser", () =>
+    check(
+      "bare.mts",
+      { lib: ["ES2022"] },
+      `
+      import { createClient } from "@heartline/client/live";
+      import { createClient as share } from "@heartline/client/shared";
+      import { watchUsers } from "@heartline/client/presence";
+      import { inbox } from "@heartline/client/people";
+      import { openOutbox } from "@heartline/client/outbox";
+      const token = async ({ signal }: { signal: AbortSignal }) => String(signal);
+      const heartline = createClient("wss://x.example", { token });
+      export const all = [heartline, share, watchUsers, inbox, openOutbox];`,
+    ));
 
   it("over live alone has no socket.io-client in the bundle", async () => {
     const { metafile } = await build({
