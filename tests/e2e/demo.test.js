@@ -160,7 +160,7 @@ it("shows on, whatever is said in its room", { timeout: 60000 }, async () => {
     "text",
     7,
   ];
-  for (const event of ["message:new", "typing", "user:online", "user:offline"])
+  for (const event of ["message:new", "typing", "user:online", "user:offline", "presence:change"])
     for (const data of forged) forge(event, data);
   await there(ann, "no sender");
   await say(ann, "After.");

@@ -14,6 +14,7 @@ import {
   type Hello,
   type Link,
   type LinkEvents,
+  type Platform,
   type Reply,
   type Session,
 } from "./types.js";
@@ -57,6 +58,8 @@ export interface SharedOptions extends Options {
 
 /** Whoever carries answers within this, in milliseconds, or another tab takes its place. */
 const PATIENCE = 3_000;
+/** A connection that is in doubt answers within this, in milliseconds, or it is dead. */
+const PROBE = 2_000;
 /** What a tab that closes has left arrives within this, in milliseconds. */
 const LEGACY_TIME = 50;
 /** Others are told at most so often that something was heard, in milliseconds. */
@@ -126,6 +129,8 @@ function whole({ error, ...end }: Plain): End {
   return { ...end, error: new HeartlineError(code, message, retryAfterMs, data) };
 }
 
+type Clocks = Pick<Platform, "now" | "setTimeout" | "clearTimeout">;
+
 interface Legacy {
   readonly session: Session | undefined;
   readonly place: string | undefined;
@@ -151,6 +156,8 @@ class Carrier {
   #place: string | undefined;
   #last: End = LOST;
   #heardAt = -Infinity;
+  /** The timer of a question whether it still lives. */
+  #asking: unknown;
   #greetings: Parameters<LinkEvents["event"]>[] = [];
   /** Who waits for a room that is being joined. */
   readonly #joining = new Map<string, ((reply: Reply) => void)[]>();
@@ -162,7 +169,7 @@ class Carrier {
     readonly id: Id,
     readonly dial: Dial,
     readonly post: (message: ToTab | ToAll) => void,
-    readonly now: () => number,
+    readonly platform: Clocks,
     /** Calls when a tab has gone. */
     readonly whenGone: (tab: Id, gone: () => void) => void,
     /** Nobody wants a connection any more. */
@@ -193,11 +200,9 @@ class Carrier {
     const guest = this.#guests.get(tab);
     if (guest?.link !== number) return;
     if (message.what === "close") {
-      const wasGreeted = guest.isGreeted;
       this.#forget(tab, guest);
-      // Whoever gives a connection up has found that it is dead: it is the same for all.
-      if (!message.forGood && wasGreeted) this.#give(LOST);
-      else if (this.#guests.size === 0) this.#leave(message.forGood);
+      if (this.#guests.size === 0) this.#leave(message.forGood);
+      else if (!message.forGood && guest.isGreeted) this.#ask();
       return;
     }
     const link = this.#link;
@@ -235,6 +240,7 @@ class Carrier {
     const guest = { link, before, isGreeted: false, rooms: new Set<string>(), watches: new Map() };
     this.#guests.set(tab, guest);
     this.#tell(tab, link, { what: "heard" });
+    if (this.#asking !== undefined) return;
     if (this.#hello) this.#greet(tab, guest);
     else if (this.#link) return;
     // Who came because of an attempt that has failed meanwhile begins none, or it would never end.
@@ -259,8 +265,8 @@ class Carrier {
         this.#announce({ what: "event", args });
       },
       alive: () => {
-        if (!current() || this.now() - this.#heardAt < SELDOM) return;
-        this.#heardAt = this.now();
+        if (!current() || this.platform.now() - this.#heardAt < SELDOM) return;
+        this.#heardAt = this.platform.now();
         this.#announce({ what: "alive" });
       },
       end: (end) => current() && this.#give(end),
@@ -269,6 +275,24 @@ class Carrier {
     const link = this.dial(token, events, this.legacy.session);
     if (current()) this.#link = link;
     else link.close(false);
+  }
+
+  /** A tab has given the connection up: either that tab has gone to sleep, or it is dead for all. */
+  #ask(): void {
+    if (this.#asking !== undefined) return;
+    const attempt = this.#attempt;
+    this.#asking = this.platform.setTimeout(() => this.#give(LOST), PROBE);
+    this.#link?.ping(() => {
+      if (attempt !== this.#attempt) return;
+      this.#known();
+      for (const [tab, guest] of this.#guests) this.#greet(tab, guest);
+    });
+  }
+
+  /** Whether it lives is in no doubt any more. */
+  #known(): void {
+    this.platform.clearTimeout(this.#asking);
+    this.#asking = undefined;
   }
 
   /** Whether it was connected where this connection goes on from. */
@@ -308,6 +332,7 @@ class Carrier {
   }
 
   #drop(): void {
+    this.#known();
     this.#attempt++;
     const link = this.#link;
     const session = link?.session?.();
@@ -407,7 +432,7 @@ class Tab {
     readonly name: string,
     readonly real: Dial,
     readonly browser: Browser,
-    readonly platform: Pick<Client["platform"], "now" | "setTimeout" | "clearTimeout">,
+    readonly platform: Clocks,
   ) {}
 
   /** Takes part. */
@@ -467,7 +492,7 @@ class Tab {
       this.id,
       this.real,
       (message) => this.#post(message),
-      () => this.platform.now(),
+      this.platform,
       (tab, gone) => {
         const { signal } = this.#leaving;
         this.browser.locks.request(this.#own(tab), { signal }, async () => gone()).catch(() => {});

@@ -219,6 +219,52 @@ it("a tab whose locks take their time is not taken for one that has gone", async
   );
 });
 
+describe("when one tab gives the connection up", () => {
+  /** As it does whose page is put away. */
+  const giveUp = async ({ all, b }) => {
+    const own = b.clock.watchers;
+    for (const tell of [...own]) tell("offline");
+    await heard();
+    return all;
+  };
+  async function three() {
+    const all = world();
+    const its = new Clock();
+    const [a, b, c] = [all.open("a"), all.open("b", { platform: its }), all.open("c")];
+    await heard();
+    all.link.events.hello(HELLO);
+    await heard();
+    assert.deepEqual(status(a, b, c), ["connected", "connected", "connected"]);
+    return { all, a, b: { ...b, clock: its }, c };
+  }
+
+  it("the others keep it, if it lives", async () => {
+    const { all, a, b, c } = await three();
+    await giveUp({ all, b });
+    assert.deepEqual(status(a, b, c), ["connected", "reconnecting", "connected"]);
+    all.link.find("ping")[0].reply();
+    await all.clock.pass(3000);
+    await heard();
+    assert.equal(all.links.length, 1);
+    b.clock.tell("online");
+    await heard();
+    assert.deepEqual(status(a, b, c), ["connected", "connected", "connected"]);
+    assert.equal(b.client.state.recovered, false);
+  });
+
+  it("all lose it, if it does not answer, and nobody is let in before that is known", async () => {
+    const { all, a, b, c } = await three();
+    await giveUp({ all, b });
+    b.clock.tell("online");
+    await heard();
+    assert.deepEqual(status(b), ["reconnecting"]);
+    await all.clock.pass(2000);
+    await heard();
+    assert.deepEqual(status(a, b, c), ["reconnecting", "reconnecting", "reconnecting"]);
+    assert.deepEqual(all.links[0].closed, [false]);
+  });
+});
+
 describe("when the tab that carries", () => {
   it("is closed, the next takes over, and what it has to send is sent", async () => {
     const { all, a, b } = await two();
