@@ -134,6 +134,8 @@ async fn cluster(settings: &Settings) -> Result<Option<(Cluster, TcpListener)>, 
         address: advertise,
         version: env!("CARGO_PKG_VERSION").to_owned(),
         alike: settings.alike.clone(),
+        key: settings.cluster_key.clone(),
+        key_previous: settings.cluster_key_previous.clone(),
         socketio_adapter: settings.socketio_adapter,
         socketio_key: settings.socketio_key.clone(),
         line: settings

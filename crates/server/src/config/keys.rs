@@ -13,6 +13,7 @@ use heartline::config::{
     NamespaceConfig, OnExcess,
 };
 use heartline_cluster::SocketIoAdapter;
+use heartline_cluster::seal::{Also, MIN_KEY};
 use toml::Value;
 
 use super::place;
@@ -117,6 +118,20 @@ fn folder(value: &Value) -> Result<PathBuf, Wrong> {
     match path.is_dir() {
         true => Ok(path),
         false => Err(format!("must be a folder that is there, not {path:?}")),
+    }
+}
+
+fn cluster_key(value: &Value) -> Result<String, Wrong> {
+    long_enough(text(value)?)
+}
+
+/// A key that nobody can try out.
+fn long_enough(key: String) -> Result<String, Wrong> {
+    match key.len() {
+        MIN_KEY.. => Ok(key),
+        length => Err(format!(
+            "must have at least {MIN_KEY} bytes, not {length}: `openssl rand -base64 32` makes one"
+        )),
     }
 }
 
@@ -966,6 +981,26 @@ pub(crate) static KEYS: &[Key] = &[
                 true => Ok(s.cluster_prefix = prefix),
                 false => Err("must have 1 to 32 letters, digits, _ or -".into()),
             }
+        },
+    ),
+    secret(
+        "cluster.key",
+        "a secret of 32 bytes or more (`openssl rand -base64 32`), the same on all nodes: what they \
+         publish is signed with it, and what is not signed with it is dropped; `off`: whoever can \
+         write to Redis can speak as a node",
+        |s, v| Ok(s.cluster_key = optional(v, cluster_key)?),
+    ),
+    secret(
+        "cluster.key_previous",
+        "what is believed as well, while keys are changed: what another key has signed, or, with \
+         the word `unsigned`, what nobody has",
+        |s, v| {
+            Ok(
+                s.cluster_key_previous = optional(v, |value| match Also::read(&text(value)?) {
+                    Also::Key(key) => long_enough(key).map(Also::Key),
+                    also => Ok(also),
+                })?,
+            )
         },
     ),
     node(

@@ -29,6 +29,7 @@ use crate::kept;
 use crate::locked::locked;
 use crate::names;
 use crate::registry::tag_of_process;
+use crate::seal::Seal;
 
 /// The script's text.
 pub(in super::super) const SOURCE: &str = include_str!("../line.lua");
@@ -163,6 +164,7 @@ pub struct Line {
     script: Script,
     commands: Commands,
     counters: Arc<Counters>,
+    pub(super) seal: Arc<Seal>,
     node: OnceLock<Arc<dyn Node>>,
     /// What was heard while it is found out what was not.
     pub(super) phase: Mutex<Option<Phase>>,
@@ -270,6 +272,7 @@ impl Line {
         prefix: &str,
         (process, tag): (Arc<str>, u32),
         (commands, is_sharded): (Commands, bool),
+        seal: Arc<Seal>,
     ) -> Arc<Line> {
         Arc::new(Line {
             settings,
@@ -280,6 +283,7 @@ impl Line {
             script: Script::new(SOURCE),
             commands,
             counters: Arc::default(),
+            seal,
             node: OnceLock::new(),
             // Until it is known how far the line is.
             phase: Mutex::new(Some(Phase::default())),
@@ -475,7 +479,7 @@ impl Line {
             number: queue.number,
             after: 0,
         };
-        let body = kept::body(flags, skip, origin, target, message);
+        let body = kept::body(flags, skip, origin, target, message, &self.seal);
         let said = Said {
             target: OwnedTarget(envelope::encode(origin, target, &Message::default())),
             message: message.clone(),
@@ -577,7 +581,8 @@ impl Line {
                 after: 0,
             };
             let target = target_of(&scope);
-            let body = kept::body(kept::GAP, None, origin, &target, &Message::default());
+            let none = Message::default();
+            let body = kept::body(kept::GAP, None, origin, &target, &none, &self.seal);
             let key = match &scope {
                 Scope::User { tenant, user, .. } => {
                     names::user_name(tenant.as_deref(), user).to_string()

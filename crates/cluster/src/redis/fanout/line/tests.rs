@@ -27,6 +27,7 @@ use super::{Line, LineSettings, target_of};
 use crate::envelope::Origin;
 use crate::kept;
 use crate::locked::locked;
+use crate::seal::Seal;
 
 /// What a node was told, in the order in which it was.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -192,13 +193,20 @@ impl Process {
         let process: Arc<str> = format!("n.{tag:08x}").into();
         let make = |process: Arc<str>| {
             let commands = (Commands::new(server.clone()), false);
-            Line::new(settings, calls.prefix(), (process, tag), commands)
+            Line::new(
+                settings,
+                calls.prefix(),
+                (process, tag),
+                commands,
+                Arc::default(),
+            )
         };
         let (line, raw) = (make(process.clone()), make("raw".into()));
         let prefix = calls.prefix().to_owned();
         let driver = RedisDriver::new(server.clone(), calls, process.clone(), &adapter);
         let own = (process, tag);
-        let (fanout, queue) = Fanout::new(&prefix, own, adapter, Some(line.clone()));
+        let (fanout, queue) =
+            Fanout::new(&prefix, own, adapter, Some(line.clone()), Arc::default());
         let ears: Arc<Ears> = Arc::default();
         let (running, following) = (fanout.clone(), (line.clone(), ears.clone()));
         let fanning = tokio::spawn(async move {
@@ -293,7 +301,14 @@ impl Process {
                 after: 0,
             };
             let message = Message::new(event, "1");
-            let body = kept::body(flags, None, origin, &target_of(scope), &message);
+            let body = kept::body(
+                flags,
+                None,
+                origin,
+                &target_of(scope),
+                &message,
+                &Seal::default(),
+            );
             command
                 .arg(self.line.name(scope))
                 .arg(self.line.channel(scope));
