@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { afterEach, describe, it } from "node:test";
 import { light, place } from "./dom.js";
-import { act, createElement as h, StrictMode, useEffect, useLayoutEffect } from "react";
+import { act, createElement as h, StrictMode, useEffect } from "react";
 import { createRoot } from "react-dom/client";
 import { renderToString } from "react-dom/server";
 import {
@@ -112,11 +112,15 @@ describe("a provider", () => {
 
   it("has connected before the effects of its children, which may send", async () => {
     const all = started();
-    let sent;
+    let sent, found;
     const Child = () => {
-      useEffect(() => void (sent ??= all.client.send("message:send", { content: "hi" })), []);
+      useEffect(() => {
+        found = all.status;
+        sent ??= all.client.send("message:send", { content: "hi" });
+      }, []);
     };
     await render(provided(all, h(Child)));
+    assert.equal(found, "connecting");
     await hello(all);
     assert.equal(all.link.find("message:send").length, 1);
     assert.equal(await outcome(sent), "pending");

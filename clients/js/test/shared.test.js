@@ -374,6 +374,9 @@ describe("a connection that is recovered", () => {
       [true, true],
     );
     assert.equal(all.link.find("join").length, 0);
+    all.link.events.event("note", 1, "lobby");
+    await heard();
+    for (const tab of [a, b]) assert.ok(tab.names().includes("note"));
     a.client.leave("lobby");
     await heard();
     assert.equal(all.link.find("leave").length, 0);

@@ -79,7 +79,10 @@ it("loses nothing when it is shown anew, nor what children send as they are moun
   const sent = [];
   const Child = defineComponent(() => {
     const client = useHeartline();
-    onMounted(() => sent.push(client.send("message:send", { content: "hi" })));
+    onMounted(() => {
+      assert.equal(all.status, "connecting");
+      sent.push(client.send("message:send", { content: "hi" }));
+    });
     return () => h("p");
   });
   show(() => provided(all, () => h(Child), key.value));
