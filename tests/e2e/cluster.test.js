@@ -55,6 +55,17 @@ async function say(redis, command) {
   socket.destroy();
   assert.match(`${answer}`, /^:[1-9]/);
 }
+/** How many users this Redis was asked about: nothing but a question reads a hash's length. */
+async function askedAbout(redis) {
+  const socket = connect(redis.port, "127.0.0.1");
+  socket.write("INFO commandstats\r\nPING\r\n");
+  let text = "";
+  for await (const data of socket) {
+    text += data;
+    if (text.endsWith("+PONG\r\n")) break;
+  }
+  return Number(/cmdstat_hlen:calls=(\d+)/.exec(text)?.[1] ?? 0);
+}
 /** Events of this name about this user. */
 const about = (client, event, user) =>
   client.heard.filter((one) => one.event === event && one.args[0].userId === user).length;
@@ -224,6 +235,16 @@ describe("a cluster's users", { timeout: 60000 }, () => {
     }
     // Nobody hears of themselves.
     assert.equal(about(watchers[0], "user:online", "w1"), 0);
+    // Whoever asks about them again and again asks their own node.
+    const ask = async () => (await watchers[1].ask("presence:get", { users: ["ann", "zoe"] })).users;
+    const before = await askedAbout(store);
+    for (let times = 0; times < 100; times++)
+      assert.deepEqual((await ask()).map((user) => user.online), [false, false]);
+    assert.ok((await askedAbout(store)) - before <= 4, `${(await askedAbout(store)) - before}`);
+    await io(one, "zoe");
+    await watchers[1].hear("user:online", (user) => user.userId === "zoe");
+    const [, zoe] = await ask();
+    assert.deepEqual([zoe.online, zoe.devices], [true, 1]);
   });
 
   it("are told to those who share a room, where that is wanted, after kill -9 too", async () => {

@@ -21,6 +21,7 @@ pub mod names;
 mod nodes;
 pub mod redis;
 pub mod registry;
+mod replica;
 pub mod seal;
 mod seldom;
 mod servers;

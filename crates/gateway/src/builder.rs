@@ -440,6 +440,7 @@ impl Parts {
             tokio::spawn(crate::housekeeping::run(shared.clone())).abort_handle(),
             tokio::spawn(announcing).abort_handle(),
             tokio::spawn(crate::watches::run(shared.watches.clone())).abort_handle(),
+            tokio::spawn(crate::watches::audit(shared.watches.clone())).abort_handle(),
             tokio::spawn(crate::untold::tell(shared.clone())).abort_handle(),
         ];
         let gateway = Gateway::new(shared, front, tasks);

@@ -390,6 +390,9 @@ impl<R: Registry, L: Local> Member<R, L> {
         incarnation.renew_at = asked + self.about(pause);
         incarnation.rank = renewed.rank;
         incarnation.hold = renewed.hold;
+        if let Some(hold) = renewed.hold {
+            self.hold.store(hold, Ordering::Relaxed);
+        }
         self.schedule(incarnation, renewed.next_due);
         incarnation.done.clear();
         for displaced in renewed.displaced {

@@ -63,6 +63,8 @@ pub trait Local: Send + Sync + 'static {
     fn announce(&self, edges: &[Edge]);
     /// Some of that was gone before it was read.
     fn missed_edges(&self) {}
+    /// All of that has been announced which had happened so long ago.
+    fn heard_until(&self, _ago: Duration) {}
 }
 
 /// The rhythm of a member.
@@ -115,6 +117,16 @@ pub struct Counters {
     pub unregistered: AtomicU64,
     /// Departures that could not be kept until the store is back.
     pub forgotten: AtomicU64,
+}
+
+/// From when on what the registry says of users has held, as far as this node knows: another
+/// one, and the registry may have come to know users otherwise without announcing it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Standing {
+    /// How often the node has joined.
+    pub joins: u64,
+    /// The last hold that it was told of.
+    pub hold: Millis,
 }
 
 struct Request {
@@ -194,6 +206,8 @@ pub struct Member<R, L> {
     number: AtomicU64,
     /// How many nodes lived at the last renewal.
     living: AtomicU32,
+    /// The last hold that was told of; 0: none was.
+    hold: AtomicU64,
     /// Chance, so that not all nodes do the same at the same time.
     drawn: AtomicU64,
     away: AtomicBool,
@@ -224,6 +238,7 @@ impl<R: Registry, L: Local> Member<R, L> {
             generation: AtomicU64::new(0),
             number: AtomicU64::new(0),
             living: AtomicU32::new(0),
+            hold: AtomicU64::new(0),
             drawn: AtomicU64::new(0),
             away: AtomicBool::new(true),
             settled: AtomicBool::new(false),
@@ -264,6 +279,15 @@ impl<R: Registry, L: Local> Member<R, L> {
     pub fn is_complete(&self) -> bool {
         let [settled, hears] = [&self.settled, &self.hears].map(|is| is.load(Ordering::Relaxed));
         settled && hears && self.is_trusted()
+    }
+
+    /// From when on that has been so; `None`: it cannot be believed now.
+    pub fn standing(&self) -> Option<Standing> {
+        let standing = Standing {
+            joins: self.counters.joins.load(Ordering::Relaxed),
+            hold: self.hold.load(Ordering::Relaxed),
+        };
+        self.is_complete().then_some(standing)
     }
 
     /// How old the lease is; `None` before there is one.

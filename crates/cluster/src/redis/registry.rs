@@ -16,8 +16,11 @@ use crate::registry::{
     Registry, Renewed, Restored, Sum, Turn, TypedUser, Unavailable, UserName,
 };
 
-/// How long a read of the stream waits at the server.
-const MAX_WAIT_FOR_EDGES: Duration = Duration::from_secs(5);
+/// How long a read of the stream waits at the server. Its end proves that nothing was missed
+/// until then, so what a node knows of others is not older than this, and a little.
+const MAX_WAIT_FOR_EDGES: Duration = Duration::from_secs(1);
+/// How much later its answer may come.
+const LATE: Duration = Duration::from_secs(5);
 /// Edges in one read.
 const MAX_EDGES_PER_READ: usize = 4096;
 
@@ -309,8 +312,10 @@ impl Registry for RedisRegistry {
             .arg(format!("{}:edges", self.calls.prefix()))
             .arg(&**last);
         // No answer is one too, but a late one.
-        let answer =
-            tokio::time::timeout(MAX_WAIT_FOR_EDGES * 2, self.reader.query::<Value>(&command));
+        let answer = tokio::time::timeout(
+            MAX_WAIT_FOR_EDGES + LATE,
+            self.reader.query::<Value>(&command),
+        );
         let answer = answer
             .await
             .map_err(|_| Unavailable("no answer in time".into()))?

@@ -19,6 +19,7 @@ use heartline_wire::reason::Reason;
 use crate::auth::{BoxFuture, UserKey};
 use crate::entries::{SocketEntry, UserPresence};
 use crate::policy::DevicePolicy;
+use crate::presence::audit::{Believed, Who};
 use crate::presence::{
     Admitted, DeviceLimitReached, Edge, Newcomer, Presence, RoomAddress, SocketAddress,
 };
@@ -177,6 +178,24 @@ pub trait Backplane: Send + Sync + 'static {
         tenant: Option<Arc<str>>,
         users: Vec<String>,
     ) -> BoxFuture<Vec<UserPresence>>;
+
+    /// The same, of what this node knows already where it does; and of which moment the oldest of
+    /// that is, Unix milliseconds. `None`: nothing is older than the question.
+    fn presence_as_of(
+        &self,
+        tenant: Option<Arc<str>>,
+        users: Vec<String>,
+    ) -> BoxFuture<(Vec<UserPresence>, Option<u64>)> {
+        let found = self.presence(tenant, users);
+        Box::pin(async move { (found.await, None) })
+    }
+
+    /// What [`presence_as_of`](Self::presence_as_of) would say of users who are away without asking:
+    /// of those who are to be looked at `again`, and of `some` others, each time of others; and
+    /// beside it what there is. It goes on to say the former.
+    fn kept(&self, _again: Vec<Who>, _some: usize) -> BoxFuture<Vec<(Believed, UserPresence)>> {
+        Box::pin(std::future::ready(Vec::new()))
+    }
 
     /// Whether what [`presence`](Self::presence) says of users elsewhere can be believed now, and
     /// edges arrive.

@@ -31,6 +31,8 @@ pub(crate) struct Gauges {
     pub(crate) limited_messages: u64,
     /// The same by the limit on connections.
     pub(crate) limited_connects: u64,
+    /// For how many seconds what was told of users was wrong, by cause.
+    pub(crate) presence_wrong: Vec<(&'static str, f64)>,
     /// `None`: this node is alone.
     pub(crate) cluster: Option<ClusterStatus>,
 }
@@ -372,6 +374,19 @@ fn lease_age(to: Encoder<'_, '_>, cluster: &ClusterStatus) -> Encoded {
     ConstGauge::new(age).encode(encoder)
 }
 
+fn presence_wrong(to: Encoder<'_, '_>, gauges: &Gauges) -> Encoded {
+    let (name, help) = (
+        "presence_wrong_seconds",
+        "For how long what clients were told of users was wrong, of a sample; should stay at 0",
+    );
+    let mut encoder = to.encode_descriptor(name, help, None, MetricType::Counter)?;
+    for (cause, seconds) in &gauges.presence_wrong {
+        let labels = [("cause", *cause)];
+        ConstCounter::new(*seconds).encode(encoder.encode_family(&labels)?)?;
+    }
+    Ok(())
+}
+
 fn retention(to: Encoder<'_, '_>, runs: &Runs) -> Encoded {
     plain(to, MetricType::Counter, RETENTION, runs)?;
     let (name, help) = ("retention_seconds", "How long removing old rows took");
@@ -395,6 +410,7 @@ impl Collector for Snapshot {
         plain(to, MetricType::Gauge, GAUGES, gauges)?;
         plain(to, MetricType::Counter, COUNTERS, metrics)?;
         retention(to, &metrics.retention)?;
+        presence_wrong(to, gauges)?;
         for (name, help, label, values) in LABELLED {
             let mut encoder = to.encode_descriptor(name, help, None, MetricType::Counter)?;
             for (word, value) in values(&(metrics, gauges)) {
