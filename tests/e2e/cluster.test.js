@@ -581,7 +581,10 @@ describe("a cluster's operators", { timeout: 60000 }, () => {
 
   it("are told which nodes do not answer", async () => {
     // Longer than it takes to ask twice: a node whose lease is over is swept.
-    const [one, two] = await nodes(2, { "cluster.lease_ttl": "30s" });
+    const [one, two] = await nodes(2, {
+      "cluster.lease_ttl": "30s",
+      "cluster.failure_timeout": "off",
+    });
     two.child.kill("SIGSTOP");
     const { body } = await one.api("/v1/nodes");
     assert.deepEqual(
@@ -653,6 +656,50 @@ describe("a cluster in trouble", { timeout: 120000 }, () => {
       [one, three].map((node) => node.metric("heartline_cluster_repairs_total")),
     );
     assert.deepEqual(repairs, [0, 0]);
+  });
+
+  it("kill -9: who was there is offline within two seconds, whatever the lease", async () => {
+    const [one, two, three] = await nodes(3, { "cluster.lease_ttl": "60s" });
+    const watcher = await io(one, "watcher");
+    const ann = await live(two, "ann");
+    await live(three, "bob");
+    for (const user of ["ann", "bob"])
+      await watcher.hear("user:online", ({ userId }) => userId === user);
+    // Who stands still for a second is no crash.
+    two.child.kill("SIGSTOP");
+    const stopped = Date.now();
+    await until(() => Date.now() - stopped > 1000, "a second has passed");
+    two.child.kill("SIGCONT");
+    await until(async () => (await two.api("/healthz")).status === 200, "it goes on");
+
+    const killed = Date.now();
+    await three.kill();
+    await watcher.hear("user:offline", ({ userId }) => userId === "bob", 10000);
+    assert.ok(Date.now() - killed < 2000, `after ${Date.now() - killed} ms`);
+    assert.deepEqual(
+      ["user:online", "user:offline"].map((event) => about(watcher, event, "bob")),
+      [1, 1],
+    );
+    assert.equal(about(watcher, "user:offline", "ann"), 0);
+    assert.equal(ann.ws.readyState, 1);
+    assert.equal(await two.metric("heartline_cluster_incarnations_total"), 1);
+    // The last but one is missed by the last.
+    const again = Date.now();
+    await two.kill();
+    await watcher.hear("user:offline", ({ userId }) => userId === "ann", 10000);
+    assert.ok(Date.now() - again < 2000, `after ${Date.now() - again} ms`);
+  });
+
+  it("kill -9 where nodes do not ask each other: the lease decides", async () => {
+    const [one, two] = await nodes(2, { "cluster.failure_timeout": "off" });
+    const watcher = await io(one, "watcher");
+    await live(two, "ann");
+    await watcher.hear("user:online", ({ userId }) => userId === "ann");
+    const killed = Date.now();
+    await two.kill();
+    await watcher.hear("user:offline", ({ userId }) => userId === "ann", LEASE * 2);
+    // It was renewed a second before at most.
+    assert.ok(Date.now() - killed > LEASE - 1000 - 200, `after ${Date.now() - killed} ms`);
   });
 
   it("SIGSTOP for two leases, then SIGCONT: no ghost, nobody lost", async () => {

@@ -9,7 +9,7 @@ use hashbrown::HashMap;
 use heartline_core::auth::{BoxFuture, UserKey};
 use heartline_core::backplane::line::SharedLine;
 use heartline_core::backplane::{
-    Backplane, ClusterStatus, Message, Node, Peer, Subscription, Target, UserSocket,
+    Backplane, ClusterStatus, Message, Node, Peer, Probed, Subscription, Target, UserSocket,
 };
 use heartline_core::entries::{TypePresence, UserPresence};
 use heartline_core::presence::audit::{Believed, Who};
@@ -21,7 +21,7 @@ use tokio::task::AbortHandle;
 use crate::local::Table;
 use crate::locked::locked;
 use crate::lookups::LookUps;
-use crate::member::{Member, Requests, Timing};
+use crate::member::{Member, Prober, Requests, Timing};
 use crate::names;
 use crate::nodes::{Nodes, is_forgotten, peer};
 use crate::redis::{
@@ -87,6 +87,31 @@ impl Drop for AdmissionGuard<'_> {
     }
 }
 
+/// Asks other nodes as the gateway does.
+#[derive(Clone)]
+struct Ways(Arc<dyn Node>);
+
+impl Prober for Ways {
+    fn probe(
+        &self,
+        node: NodeInfo,
+        secret: Arc<str>,
+    ) -> impl Future<Output = Probed> + Send + 'static {
+        let NodeInfo {
+            tag,
+            node_id,
+            address,
+            ..
+        } = node;
+        self.0.probe(Peer {
+            tag,
+            node_id,
+            address,
+            secret,
+        })
+    }
+}
+
 /// What starts when the gateway is there.
 struct Parts {
     requests: Requests,
@@ -133,6 +158,7 @@ impl Cluster {
             tag: settings.tag,
             address: settings.address.into(),
             version: settings.version.into(),
+            probed: false,
             settings: settings
                 .alike
                 .into_iter()
@@ -377,6 +403,7 @@ impl Backplane for Cluster {
         let (max_payload, namespaces) = (node.max_payload(), node.namespaces());
         let servers = self.fanout.clone();
         let shards = node.clone();
+        let ways = Ways(node.clone());
         let is_busy = move || shards.is_overloaded();
         let deliver = move |incoming: Incoming<'_>| match incoming {
             Incoming::Nudge => member.nudge(),
@@ -396,11 +423,13 @@ impl Backplane for Cluster {
                 .await;
         });
         let watching = tokio::spawn(watch::watch(server, self.member.clone()));
+        let near = tokio::spawn(self.member.clone().watch_neighbours(ways));
         let mut tasks = locked(&self.tasks);
         tasks.extend([
             living.abort_handle(),
             fanning.abort_handle(),
             watching.abort_handle(),
+            near.abort_handle(),
         ]);
         if let Some((server, stream)) = streams {
             let looking = tokio::spawn(servers::look_for_streams(server, stream));
@@ -625,6 +654,7 @@ impl Backplane for Cluster {
             incarnations: read(&member.joins),
             repairs: read(&member.repairs),
             swept: read(&member.swept),
+            given_up: read(&member.given_up),
             edges: read(&member.edges),
             missed_edges: read(&member.missed_edges),
             unreadable_edges: read(&member.unreadable_edges),

@@ -19,6 +19,7 @@ mod lookups;
 pub mod member;
 pub mod names;
 mod nodes;
+mod probes;
 pub mod redis;
 pub mod registry;
 mod replica;

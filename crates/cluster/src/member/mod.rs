@@ -25,6 +25,7 @@ mod departures;
 mod edges;
 mod incarnation;
 mod life;
+mod neighbours;
 mod pace;
 mod telling;
 
@@ -40,6 +41,7 @@ use tokio::time::Instant;
 
 use self::departures::{Departures, PendingDeparture};
 use self::edges::Place;
+pub use self::neighbours::Prober;
 use crate::locked::locked;
 use crate::registry::{
     Admission, Arrival, Departure, Displaced, Edge, Entry, Known, Millis, Newcomer, NodeInfo,
@@ -59,8 +61,9 @@ pub trait Local: Send + Sync + 'static {
     fn has(&self, who: &TypedUser, socket: &str) -> bool;
     /// A socket lost its place. It may be gone already.
     fn replace(&self, displaced: &Displaced);
-    /// Users came or went, somewhere in the cluster.
-    fn announce(&self, edges: &[Edge]);
+    /// Users came or went, somewhere in the cluster: each change with its number, 0 if it has
+    /// none.
+    fn announce(&self, edges: &[(u64, Edge)]);
     /// Some of that was gone before it was read.
     fn missed_edges(&self) {}
     /// All of that has been announced which had happened so long ago.
@@ -76,6 +79,9 @@ pub struct Timing {
     pub refresh: Duration,
     /// `presence.offline_grace`.
     pub grace: Duration,
+    /// `cluster.failure_timeout`: how long a node may be silent before others suspect it; `None`:
+    /// its lease alone decides.
+    pub failure: Option<Duration>,
 }
 
 impl Timing {
@@ -113,6 +119,8 @@ pub struct Counters {
     pub missed_edges: AtomicU64,
     /// Edges that could not be read.
     pub unreadable_edges: AtomicU64,
+    /// Nodes that did not answer and were given up, by a word of this one.
+    pub given_up: AtomicU64,
     /// Sockets admitted while the store was away.
     pub unregistered: AtomicU64,
     /// Departures that could not be kept until the store is back.
@@ -166,6 +174,8 @@ struct State {
     /// Where the stream of edges is to be read from on.
     read_from: Option<Place>,
     nudged: bool,
+    /// A node was given up: there is something to sweep.
+    somebody_died: bool,
     leaving: bool,
 }
 
@@ -206,6 +216,8 @@ pub struct Member<R, L> {
     number: AtomicU64,
     /// How many nodes lived at the last renewal.
     living: AtomicU32,
+    /// The number of the members at the last renewal.
+    members: AtomicU64,
     /// The last hold that was told of; 0: none was.
     hold: AtomicU64,
     /// Chance, so that not all nodes do the same at the same time.
@@ -227,6 +239,10 @@ pub struct Requests(mpsc::UnboundedReceiver<Request>);
 impl<R: Registry, L: Local> Member<R, L> {
     /// A member that has not joined yet; give the requests to [`run`](Self::run).
     pub fn new(registry: R, local: L, info: NodeInfo, timing: Timing) -> (Arc<Self>, Requests) {
+        let info = NodeInfo {
+            probed: timing.failure.is_some(),
+            ..info
+        };
         let (requests, received) = mpsc::unbounded_channel();
         let member = Member {
             registry,
@@ -238,6 +254,7 @@ impl<R: Registry, L: Local> Member<R, L> {
             generation: AtomicU64::new(0),
             number: AtomicU64::new(0),
             living: AtomicU32::new(0),
+            members: AtomicU64::new(0),
             hold: AtomicU64::new(0),
             drawn: AtomicU64::new(0),
             away: AtomicBool::new(true),

@@ -89,6 +89,8 @@ pub struct ClusterStatus {
     pub repairs: u64,
     /// Entries of dead nodes that this one removed.
     pub swept: u64,
+    /// Nodes that did not answer, and were given up by a word of this one.
+    pub given_up: u64,
     /// Changes of presence that were gone before they could be read.
     pub missed_edges: u64,
     /// Changes of presence that could not be read.
@@ -128,6 +130,17 @@ pub struct Peer {
     pub address: Arc<str>,
     /// What it wants to be shown.
     pub secret: Arc<str>,
+}
+
+/// What came of the question whether another node lives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Probed {
+    /// It has answered.
+    Answered,
+    /// Nobody is where it said that it is, or somebody else.
+    Refused,
+    /// Neither: an answer did not come, or not all of it.
+    Failed,
 }
 
 /// A user's socket, on whichever node.
@@ -313,10 +326,16 @@ pub trait Node: Send + Sync + 'static {
     fn deliver_alone(&self, _target: &Target<'_>, _message: Message, _skip: Option<SocketAddress>) {
     }
 
+    /// The same of an event to one socket.
+    fn deliver_alone_to(&self, _name: SocketAddress, _message: Message) {}
+
     /// What this node follows of the line.
     fn followed(&self) -> Vec<line::Scope> {
         Vec::new()
     }
+
+    /// Asks another node whether it lives. Whoever drops the future does not wait any more.
+    fn probe(&self, node: Peer) -> BoxFuture<Probed>;
 
     /// Another node has taken a session up that this one had.
     fn lose_session(&self, _name: SocketAddress) {}

@@ -240,6 +240,11 @@ const CLUSTER_COUNTERS: &[Plain<ClusterStatus>] = &[
         |c| c.swept,
     ),
     (
+        "cluster_nodes_given_up",
+        "Nodes that did not answer, and were taken for dead by a word of this one",
+        |c| c.given_up,
+    ),
+    (
         "cluster_presence_edges",
         "Changes of presence heard of",
         |c| c.edges,

@@ -246,6 +246,15 @@ fn claim_name(value: &Value) -> Result<String, Wrong> {
     }
 }
 
+/// `cluster.failure_timeout`: shorter ones would take a busy machine for a dead one.
+fn failure_timeout(value: &Value) -> Result<Duration, Wrong> {
+    let timeout = positive_duration(value)?;
+    match timeout < Duration::from_millis(300) || timeout > Duration::from_secs(3600) {
+        true => Err("must be between 300ms and 1h".into()),
+        false => Ok(timeout),
+    }
+}
+
 /// An address that other nodes can reach.
 fn advertised(value: &Value) -> Result<Option<String>, Wrong> {
     let address = set_address(value)?;
@@ -1051,6 +1060,14 @@ pub(crate) static KEYS: &[Key] = &[
         "\"5s\"",
         "how often a node renews its lease",
         |s, v| Ok(s.lease_refresh = positive_duration(v)?),
+    ),
+    node(
+        "cluster.failure_timeout",
+        "\"1200ms\"",
+        "for how long a node may leave others' questions whether it lives without an answer; if \
+         Redis does not hear of it either, in a third of that time more, its users are offline \
+         before its lease ends. At least 300 ms; `off`: nodes do not ask each other",
+        |s, v| Ok(s.failure_timeout = optional(v, failure_timeout)?),
     ),
     node(
         "log.format",

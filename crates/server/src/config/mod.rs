@@ -146,7 +146,7 @@ pub(crate) fn load(
 }
 
 /// What nodes of a cluster that differ in it would not do as one.
-const ALIKE: [&str; 17] = [
+const ALIKE: [&str; 18] = [
     "server.max_payload",
     "auth.mode",
     "devices.policy",
@@ -162,6 +162,7 @@ const ALIKE: [&str; 17] = [
     "recovery.rooms",
     "cluster.lease_ttl",
     "cluster.lease_refresh",
+    "cluster.failure_timeout",
     "cluster.socketio_adapter",
     "cluster.socketio_key",
 ];
@@ -1427,6 +1428,8 @@ mod tests {
             ("cluster.url=localhost:6379", "redis://"),
             ("cluster.lease_ttl=off", "duration"),
             ("cluster.lease_ttl=5s", "lease_refresh"),
+            ("cluster.failure_timeout=100ms", "300ms"),
+            ("cluster.failure_timeout=0s", "off"),
             ("=x", "KEY=VALUE"),
         ] {
             let wrong = wrong(&[pair]);

@@ -96,6 +96,7 @@ pub(crate) struct Settings {
     pub(crate) alike: Vec<(String, String)>,
     pub(crate) lease_ttl: Duration,
     pub(crate) lease_refresh: Duration,
+    pub(crate) failure_timeout: Option<Duration>,
     pub(crate) log_format: LogFormat,
     pub(crate) log_level: String,
     pub(crate) demo_page: bool,
