@@ -1,6 +1,6 @@
 # The two commands of this repository are `make serve` and `make test`.
 
-.PHONY: help release dist test-dist serve demo demo-parts test test-rust test-client test-protocol test-e2e bench bench-cluster bench-resume conformance soak torture truth test-truth simulate suites lint layers fuzz
+.PHONY: help release dist test-dist serve demo demo-parts test test-rust test-client test-consumers test-protocol test-e2e bench bench-cluster bench-resume conformance soak torture truth test-truth simulate suites lint layers fuzz
 
 # Where cargo builds.
 BUILT = $(or $(CARGO_TARGET_DIR),target)
@@ -9,6 +9,7 @@ help:
 	@echo "make serve   build Heartline and run it for development on 127.0.0.1:8080"
 	@echo "make demo    a chat in React, in front of a node that it starts itself"
 	@echo "make test    install what the tests need and run all of them"
+	@echo "make test-consumers  the browser client's package in Vite, webpack, Next.js, Deno and Bun; three minutes"
 	@echo "make bench   measure Heartline beside its peers, half an hour; QUICK=1 for a smoke run"
 	@echo "make soak    churn, broadcast and slow consumers for SECONDS (120); then nothing may be left"
 	@echo "make torture connections cut at any byte, the gateway and its database killed; SECONDS (300)"
@@ -39,6 +40,11 @@ release:
 
 test-client:
 	scripts/node-tests clients/js
+
+# Some hundred megabytes of tools and runtimes: no part of `make test`, which has two consumers too.
+test-consumers: release
+	npm ci --prefix clients/js --no-audit --no-fund --loglevel=error
+	scripts/node-tests tests/consumers
 
 # By the examples, as `cargo test` has built them.
 test-protocol:
