@@ -623,11 +623,15 @@ pub trait Registry: Send + Sync + 'static {
     /// Edges after `last`, at once if there are any, else when there are.
     fn edges(&self, last: &EdgeId) -> impl Future<Output = Result<Edges, Unavailable>> + Send;
 
-    /// What is known of users, of any number of them: no operation of the store takes long.
+    /// What is known of users, of any number of them: no operation of the store takes long. Who
+    /// does not hold its lease is told nothing: the registry may have forgotten everything.
+    /// `grace`: what whoever was on a dead node has, once it is swept.
     fn look_up(
         &self,
+        incarnation: &str,
+        grace: Millis,
         users: &[UserName],
-    ) -> impl Future<Output = Result<Vec<Known>, Unavailable>> + Send;
+    ) -> impl Future<Output = Guarded<Vec<Known>>> + Send;
 
     /// Compares what there is of an incarnation with what its node says: of buckets, the sum
     /// of the marks in each.

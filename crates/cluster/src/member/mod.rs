@@ -44,8 +44,8 @@ use self::edges::Place;
 pub use self::neighbours::Prober;
 use crate::locked::locked;
 use crate::registry::{
-    Admission, Arrival, Departure, Displaced, Edge, Entry, Known, Millis, Newcomer, NodeInfo,
-    NodeState, Registry, TypedUser, Unavailable, UserName,
+    Admission, Arrival, Departure, Displaced, Edge, Entry, Fenced, Known, Millis, Newcomer,
+    NodeInfo, NodeState, Registry, TypedUser, Unavailable, UserName,
 };
 
 /// The longest pause between attempts to reach the store.
@@ -429,12 +429,21 @@ impl<R: Registry, L: Local> Member<R, L> {
     /// What the registry knows of users.
     ///
     /// # Errors
-    /// When it cannot be asked.
+    /// When it cannot be asked, or does not know this node any more: then nothing that it says
+    /// can be believed until the node has registered again, which it does at once.
     pub async fn look_up(&self, users: &[UserName]) -> Result<Vec<Known>, Unavailable> {
         if self.away.load(Ordering::Relaxed) {
             return Err(Unavailable("it was left alone".into()));
         }
-        self.patiently(self.registry.look_up(users)).await
+        let Some(incarnation) = self.incarnation() else {
+            return Err(Unavailable("it was not joined yet".into()));
+        };
+        let grace = millis(self.timing.grace);
+        let asking = self.registry.look_up(&incarnation, grace, users);
+        self.patiently(asking).await?.map_err(|Fenced| {
+            self.nudge();
+            Unavailable("it does not know this node any more".into())
+        })
     }
 
     /// Tells the last departures, gives the lease back and ends [`run`](Self::run).

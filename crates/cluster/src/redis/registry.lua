@@ -52,6 +52,8 @@ local function write_clock()
     call('SET', CLOCK, string.format('%.0f %.0f %.0f', wall, behind, most))
 end
 
+-- Nobody could reach the server for longer than nodes are silent for, or its clock was set.
+local was_away = most > 0 and wall - last > most
 if wall < last then
     behind = behind + wall - last
     write_clock()
@@ -858,6 +860,17 @@ function numbered.establish(incarnation)
     return { 1, mine }
 end
 
+-- Whether a user was announced before memory was lost, and nobody has to be told. When the hold is
+-- over, whoever was not said in it is offline for all others: only those are believed then of whom
+-- nothing is known and who have gone, so that their going is told.
+local function is_believed(restored)
+    local is_unknown = not get_state(restored.u, restored.y)
+    if restored.b and (blind > now or (is_unknown and #restored.e == 0)) then
+        return true
+    end
+    return restored.c and is_unknown
+end
+
 local function believe(user, kind)
     local state = get_state(user, kind) or { 0, 0, 0, 0 }
     if state[1] == 0 then
@@ -934,7 +947,7 @@ function numbered.restore(incarnation)
     local inbox, lost = inbox_key(process_of(incarnation)), {}
     for _, restored in ipairs(arguments.users) do
         local user, kind = restored.u, restored.y
-        local believed = restored.b or (restored.c and not get_state(user, kind))
+        local believed = is_believed(restored)
         if believed then
             believe(user, kind)
         end
@@ -1034,18 +1047,28 @@ function operations.maintain()
     return { swept, ended, next_due() }
 end
 
--- { users } -> { 1: in its grace | 0, last seen | 0, { socket, entry, .. },
--- { y, 1: announced as online | 0, revision, .. } } each, of as many of the first as there is
--- time for, and one at least
+-- Whether a user without a socket at a live node is waited for. Sockets of dead nodes count
+-- until they are swept, which begins their grace.
+local function is_waited_for(user, kind, count)
+    local at = tonumber(call('ZSCORE', DUE, join_who(user, kind)) or 0)
+    return at > now or (at > 0 and hold > now) or (count > 0 and arguments.grace > 0)
+end
+
+-- { incarnation, grace, users } -> 0 | 1, then { 1: in its grace | 0, last seen | 0,
+-- { socket, entry, .. }, { y, 1: announced as online | 0, revision, .. } } each, of as many of the
+-- first as there is time for, and one at least
 function operations.look_up()
-    local answers, read = {}, 0
+    if not owns(arguments.incarnation) then
+        return { 0 }
+    end
+    local answers, read = { 1 }, 0
     for number, user in ipairs(arguments.users) do
         read = read + call('HLEN', user_key(user))
         if number > 1 and read > MAX_LOOKED_UP then
             break
         end
         local all = call('HGETALL', user_key(user))
-        local lingers, seen, sockets, announced = 0, 0, {}, {}
+        local lingers, seen, sockets, announced, online = 0, 0, {}, {}, {}
         for i = 1, #all, 2 do
             local field, name, value = string.sub(all[i], 1, 2), string.sub(all[i], 3), all[i + 1]
             if field == 't:' then
@@ -1054,18 +1077,20 @@ function operations.look_up()
                 for _, told in ipairs({ name, state[1], state[2] }) do
                     announced[#announced + 1] = told
                 end
-                if state[1] == 1 and state[3] == 0 then
-                    local at = tonumber(call('ZSCORE', DUE, join_who(user, name)) or 0)
-                    if at > now or (at > 0 and hold > now) then
-                        lingers = 1
-                    end
+                if state[1] == 1 then
+                    online[name] = state[3]
                 end
             elseif field == 's:' and alive(string.match(value, '^%["([^"]*)"') or '') then
                 sockets[#sockets + 1] = name
                 sockets[#sockets + 1] = value
             end
         end
-        answers[number] = { lingers, seen, sockets, announced }
+        for kind, count in pairs(#sockets == 0 and online or {}) do
+            if is_waited_for(user, kind, count) then
+                lingers = 1
+            end
+        end
+        answers[number + 1] = { lingers, seen, sockets, announced }
     end
     return answers
 end
@@ -1128,6 +1153,16 @@ function operations.nodes()
         }
     end
     return answer
+end
+
+-- Nobody is taken for gone then until all have had the time to come back; those who are there
+-- hear of it at once.
+if was_away and hold <= now and call('ZCOUNT', NODES, '(0', '+inf') > 0 then
+    begin_hold(math.floor(most * 5 / 2), blind > 0)
+    for _, incarnation in ipairs(call('ZRANGEBYSCORE', NODES, '(0', '+inf')) do
+        nudged[process_of(incarnation)] = true
+    end
+    nudge()
 end
 
 if numbered[ARGV[1]] then

@@ -137,6 +137,28 @@ impl RedisRegistry {
     }
 }
 
+/// What is known of one user.
+fn known_of(mut known: Answer) -> Result<Known, Unavailable> {
+    let lingers = known.number()? == 1;
+    let last_seen = known.millis()?.filter(|seen| *seen > 0);
+    let sockets = known.list()?.sockets()?;
+    let mut told = known.list()?;
+    let mut announced = Vec::with_capacity(told.0.len() / 3);
+    while told.0.len() > 0 {
+        announced.push(Announced {
+            kind: told.text()?,
+            online: told.number()? == 1,
+            rev: told.millis()?.unwrap_or(0),
+        });
+    }
+    Ok(Known {
+        online: lingers || !sockets.is_empty(),
+        sockets,
+        last_seen,
+        announced,
+    })
+}
+
 fn unavailable(error: RedisError) -> Unavailable {
     Unavailable(error.to_string())
 }
@@ -363,37 +385,28 @@ impl Registry for RedisRegistry {
         Ok(edges)
     }
 
-    async fn look_up(&self, users: &[UserName]) -> Result<Vec<Known>, Unavailable> {
+    async fn look_up(
+        &self,
+        incarnation: &str,
+        grace: Millis,
+        users: &[UserName],
+    ) -> Guarded<Vec<Known>> {
         let mut all = Vec::with_capacity(users.len());
         while let rest @ [_, ..] = &users[all.len()..] {
-            let answer = self.ask("look_up", json!({ "users": rest })).await?;
+            let arguments = json!({ "incarnation": incarnation, "grace": grace, "users": rest });
+            let mut answer = Answer::of(self.ask("look_up", arguments).await?)?;
+            if answer.number()? == 0 {
+                return Ok(Err(Fenced));
+            }
             let before = all.len();
-            for known in Answer::of(answer)?.0 {
-                let mut known = Answer::of(known)?;
-                let lingers = known.number()? == 1;
-                let last_seen = known.millis()?.filter(|seen| *seen > 0);
-                let sockets = known.list()?.sockets()?;
-                let mut told = known.list()?;
-                let mut announced = Vec::with_capacity(told.0.len() / 3);
-                while told.0.len() > 0 {
-                    announced.push(Announced {
-                        kind: told.text()?,
-                        online: told.number()? == 1,
-                        rev: told.millis()?.unwrap_or(0),
-                    });
-                }
-                all.push(Known {
-                    online: lingers || !sockets.is_empty(),
-                    sockets,
-                    last_seen,
-                    announced,
-                });
+            for known in answer.0 {
+                all.push(known_of(Answer::of(known)?)?);
             }
             if all.len() == before || all.len() > users.len() {
                 return Err(nonsense("answer for everybody"));
             }
         }
-        Ok(all)
+        Ok(Ok(all))
     }
 
     async fn audit(&self, incarnation: &str, buckets: &[(u8, Sum)]) -> Result<Audit, Unavailable> {

@@ -184,7 +184,8 @@ fn a_node_that_is_cut_off_is_waited_for_in_a_hold() {
         sleep(MOMENT).await;
         world.cut(0, true);
         world.restart_store(true);
-        sleep(TTL - MOMENT).await;
+        // It tries again within two seconds and a pause.
+        sleep(TTL - MOMENT * 2).await;
         {
             let store = locked(&world.store);
             assert!(store.model.is_held(store.time()));

@@ -267,7 +267,20 @@ impl Model {
     /// The same for an operation, which is noted.
     pub(crate) fn tick(&mut self, wall: Millis) -> Millis {
         let now = self.time_at(wall);
+        let before = self.clock;
         self.clock = self.clock.map(|clock| clock.at(wall));
+        let expects_any = self.nodes.values().any(|&until| until > 0);
+        // Nobody could reach the store for longer than nodes are silent for.
+        if let Some(Clock { last, most, .. }) = before
+            && wall > last + most
+            && self.hold <= now
+            && expects_any
+        {
+            self.begin_hold(now, most * 5 / 2, self.blind > 0);
+            let there = self.nodes.iter().filter(|(_, until)| **until > 0);
+            let there = there.map(|(name, _)| process_of(name).into());
+            self.nudged.extend(there);
+        }
         now
     }
 
@@ -915,8 +928,11 @@ impl Model {
         } in users
         {
             let user = self.users.get(&who.user);
-            let is_known = user.is_some_and(|user| user.states.contains_key(&who.kind));
-            let believed = &(*believed || (*mended && !is_known));
+            let is_unknown = !user.is_some_and(|user| user.states.contains_key(&who.kind));
+            // When the hold is over, whoever was not said in it is offline for all others.
+            let has_gone = is_unknown && entries.is_empty();
+            let believed = *believed && (self.blind > now || has_gone);
+            let believed = &(believed || (*mended && is_unknown));
             if *believed {
                 self.believe(now, who);
             }
@@ -1122,50 +1138,54 @@ impl Model {
         }
     }
 
-    pub(crate) fn look_up(&self, now: Millis, users: &[UserName]) -> Vec<Known> {
-        users
-            .iter()
-            .map(|name| {
-                let Some(user) = self.users.get(name) else {
-                    return Known::default();
-                };
-                let sockets: Vec<Seen> = user
-                    .sockets
-                    .values()
-                    .filter(|held| self.alive(now, &held.incarnation))
-                    .map(|held| Seen {
-                        socket: held.entry.socket.clone(),
-                        process: process_of(&held.incarnation).into(),
-                        namespace: held.entry.namespace.clone(),
-                        device: held.entry.device.clone(),
-                        kind: held.kind.clone(),
-                    })
-                    .collect();
-                // Announced, and to be looked at later.
-                let lingers = user.states.iter().any(|(kind, state)| {
-                    let who = TypedUser {
-                        user: name.clone(),
-                        kind: kind.clone(),
-                    };
-                    let waits = |&at| at > now || self.hold > now;
-                    state.online && state.count == 0 && self.dues.get(&who).is_some_and(waits)
-                });
-                Known {
-                    online: !sockets.is_empty() || lingers,
-                    sockets,
-                    last_seen: user.states.values().filter_map(|state| state.seen).max(),
-                    announced: user
-                        .states
-                        .iter()
-                        .map(|(kind, state)| Announced {
-                            kind: kind.clone(),
-                            online: state.online,
-                            rev: state.rev,
-                        })
-                        .collect(),
-                }
+    pub(crate) fn look_up(
+        &self,
+        now: Millis,
+        incarnation: &str,
+        grace: Millis,
+        users: &[UserName],
+    ) -> Result<Vec<Known>, Fenced> {
+        self.guard(now, incarnation)?;
+        let users = users.iter();
+        Ok(users.map(|name| self.known(now, grace, name)).collect())
+    }
+
+    fn known(&self, now: Millis, grace: Millis, name: &UserName) -> Known {
+        let Some(user) = self.users.get(name) else {
+            return Known::default();
+        };
+        let held = user.sockets.values();
+        let held = held.filter(|held| self.alive(now, &held.incarnation));
+        let sockets: Vec<Seen> = held
+            .map(|held| Seen {
+                socket: held.entry.socket.clone(),
+                process: process_of(&held.incarnation).into(),
+                namespace: held.entry.namespace.clone(),
+                device: held.entry.device.clone(),
+                kind: held.kind.clone(),
             })
-            .collect()
+            .collect();
+        // Announced, and to be looked at later; those of dead nodes count until they are swept.
+        let lingers = user.states.iter().any(|(kind, state)| {
+            let who = TypedUser {
+                user: name.clone(),
+                kind: kind.clone(),
+            };
+            let waits = |&at| at > now || self.hold > now;
+            let is_unswept = state.count > 0 && grace > 0;
+            state.online && (is_unswept || self.dues.get(&who).is_some_and(waits))
+        });
+        let announced = user.states.iter().map(|(kind, state)| Announced {
+            kind: kind.clone(),
+            online: state.online,
+            rev: state.rev,
+        });
+        Known {
+            online: !sockets.is_empty() || lingers,
+            sockets,
+            last_seen: user.states.values().filter_map(|state| state.seen).max(),
+            announced: announced.collect(),
+        }
     }
 
     /// The sockets in an incarnation's index.

@@ -281,6 +281,157 @@ fn users_who_stay_are_not_told_again_after_the_store_forgot_everything() {
 }
 
 #[test]
+fn who_comes_back_after_the_others_have_been_told_that_they_are_all_is_announced() {
+    paused(async {
+        let mut world = three_nodes(Duration::ZERO, Policy::Unlimited).await;
+        for name in ["ann", "bob", "cleo"] {
+            world.come(0, name, "");
+        }
+        sleep(MOMENT).await;
+        world.cut(0, true);
+        world.restart_store(true);
+        sleep(MOMENT).await;
+        world.go(0, "bob");
+        sleep(TTL * 2).await;
+        // Cleo has been seen elsewhere, and is there still.
+        world.come(1, "cleo", "");
+        sleep(MOMENT).await;
+        world.cut(0, false);
+        world.settle().await;
+        assert_eq!(world.told_of("ann"), [true, true]);
+        assert_eq!(world.told_of("bob"), [true, false]);
+        assert_eq!(world.told_of("cleo"), [true, true]);
+    });
+}
+
+#[test]
+fn whoever_comes_back_late_when_the_store_was_away_is_not_taken_for_gone() {
+    for phase in 0..10 {
+        paused(async move {
+            let mut world = three_nodes(Duration::ZERO, Policy::Unlimited).await;
+            world.come(2, "ann", "");
+            sleep(TTL + Duration::from_millis(500 * phase)).await;
+            world.store_is_up(false);
+            sleep(TTL * 2 / 3).await;
+            world.store_is_up(true);
+            world.cut(2, true);
+            sleep(TTL * 2 / 3).await;
+            world.cut(2, false);
+            sleep(MOMENT * 2).await;
+            let store = world.store.clone();
+            let store = locked(&store);
+            assert!(!store.model.is_held(store.time()), "all are back");
+            drop(store);
+            world.settle().await;
+            assert_eq!(world.told_of("ann"), [true]);
+        });
+    }
+}
+
+#[test]
+fn whoever_does_not_come_back_when_the_store_was_away_is_gone_a_lease_later() {
+    paused(async {
+        let mut world = three_nodes(Duration::ZERO, Policy::Unlimited).await;
+        world.come(1, "ann", "");
+        world.come(2, "bob", "");
+        sleep(MOMENT).await;
+        world.store_is_up(false);
+        world.nodes[1].kill();
+        world.nodes[2].kill();
+        sleep(TTL * 2 / 3).await;
+        world.store_is_up(true);
+        sleep(TTL + MOMENT).await;
+        assert_eq!(world.told_of("ann"), [true, false]);
+        assert_eq!(world.told_of("bob"), [true, false]);
+        world.settle().await;
+    });
+}
+
+#[test]
+fn the_last_node_does_not_take_its_own_pauses_for_an_absence_of_the_store() {
+    for phase in 0..20 {
+        paused(async move {
+            let mut world = three_nodes(Duration::ZERO, Policy::Unlimited).await;
+            world.come(1, "ann", "");
+            sleep(TTL + Duration::from_millis(250 * phase)).await;
+            world.nodes[1].kill();
+            world.nodes[2].kill();
+            sleep(TTL + Duration::from_millis(100)).await;
+            assert_eq!(world.told_of("ann"), [true, false]);
+            world.settle().await;
+        });
+    }
+}
+
+impl World {
+    /// What a node says of a user from now on: online or offline, each once and in order, of
+    /// what is not told to be uncertain.
+    async fn said_of(&self, number: usize, name: &str, watched: Duration) -> Vec<bool> {
+        let (begun, mut said) = (Instant::now(), Vec::new());
+        let member = &self.nodes[number].member;
+        while begun.elapsed() < watched {
+            let known = member.look_up(&[user(name).user]).await;
+            if let Ok([known]) = known.as_deref()
+                && member.is_complete()
+                && said.last() != Some(&known.online)
+            {
+                said.push(known.online);
+            }
+            sleep(Duration::from_millis(1)).await;
+        }
+        said
+    }
+}
+
+#[test]
+fn nobody_is_said_to_be_offline_because_the_store_has_forgotten_everything() {
+    paused(async {
+        let mut world = three_nodes(Duration::ZERO, Policy::Unlimited).await;
+        world.come(1, "ann", "");
+        // In the middle between two renewals.
+        sleep(TTL).await;
+        world.restart_store(true);
+        let soon = world.said_of(0, "ann", MOMENT / 4).await;
+        let joins = &world.nodes[0].member.counters().joins;
+        assert_eq!(joins.load(Ordering::Relaxed), 2, "it registers at once");
+        assert!(!soon.contains(&false));
+        assert_eq!(world.said_of(0, "ann", TTL * 2).await, [true]);
+        world.settle().await;
+        assert_eq!(world.told_of("ann"), [true]);
+    });
+}
+
+#[test]
+fn who_is_waited_for_after_a_crash_is_online_until_the_end_of_the_grace() {
+    paused(async {
+        let mut world = three_nodes(GRACE, Policy::Unlimited).await;
+        world.come(1, "ann", "");
+        sleep(MOMENT).await;
+        world.nodes[1].kill();
+        let said = world.said_of(0, "ann", TTL * 2).await;
+        assert_eq!(said, [true, false]);
+        assert_eq!(world.told_of("ann"), [true, false]);
+        world.settle().await;
+    });
+}
+
+#[test]
+fn who_was_told_to_come_back_is_online_until_then_also_if_another_of_its_nodes_crashes() {
+    paused(async {
+        let mut world = three_nodes(Duration::ZERO, Policy::Unlimited).await;
+        world.come(1, "ann", "");
+        world.come(2, "ann", "");
+        sleep(MOMENT).await;
+        world.go_for(2, "ann", TTL + GRACE);
+        world.nodes[1].kill();
+        let said = world.said_of(0, "ann", TTL * 2).await;
+        assert_eq!(said, [true, false]);
+        assert_eq!(world.told_of("ann"), [true, false]);
+        world.settle().await;
+    });
+}
+
+#[test]
 fn a_room_that_a_user_came_into_while_its_node_was_cut_off_hears_of_the_user() {
     paused(async {
         let mut world = three_nodes(Duration::ZERO, Policy::Unlimited).await;

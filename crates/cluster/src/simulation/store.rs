@@ -407,12 +407,17 @@ impl Registry for Link {
         Ok(edges)
     }
 
-    async fn look_up(&self, users: &[UserName]) -> Result<Vec<Known>, Unavailable> {
-        let users = users.to_vec();
+    async fn look_up(
+        &self,
+        incarnation: &str,
+        grace: Millis,
+        users: &[UserName],
+    ) -> Guarded<Vec<Known>> {
+        let (incarnation, users) = (incarnation.to_owned(), users.to_vec());
         self.call(
             cost::LOOK_UP * users.len() as u64,
             || "look up".into(),
-            move |model, now, _, _| model.look_up(now, &users),
+            move |model, now, _, _| model.look_up(now, &incarnation, grace, &users),
         )
         .await
     }
