@@ -47,6 +47,7 @@ use crate::members::Members;
 use crate::metrics::Metrics;
 use crate::node::ThisNode;
 use crate::op::Op;
+use crate::peers::Peers;
 use crate::recovery::{Recovery, random_secret};
 use crate::sessions::Sessions;
 use crate::shared::Shared;
@@ -322,6 +323,8 @@ impl GatewayBuilder {
             fanout: Arc::downgrade(&fanout),
             members: Arc::downgrade(&members),
             watches: Arc::downgrade(&watches),
+            // Its connections are no others' questions'.
+            peers: Arc::new(Peers::new()),
             announcer: announcer.clone(),
             clock,
             max_payload: self.config.max_payload,
@@ -441,6 +444,7 @@ impl Parts {
             tokio::spawn(crate::housekeeping::run(shared.clone())).abort_handle(),
             tokio::spawn(announcing).abort_handle(),
             tokio::spawn(crate::watches::run(shared.watches.clone())).abort_handle(),
+            tokio::spawn(crate::watches::audit(shared.watches.clone())).abort_handle(),
             tokio::spawn(crate::untold::tell(shared.clone())).abort_handle(),
         ];
         let gateway = Gateway::new(shared, front, tasks);

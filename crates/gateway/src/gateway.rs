@@ -69,7 +69,7 @@ pub(crate) struct Ways {
     /// The way to other nodes' answers.
     pub(crate) peers: Arc<Peers>,
     fanout: Arc<Fanout>,
-    tasks: [AbortHandle; 4],
+    tasks: [AbortHandle; 5],
 }
 
 impl fmt::Debug for Gateway {
@@ -131,7 +131,7 @@ impl Gateway {
     pub(crate) fn new(
         shared: Arc<Shared>,
         front: Arc<HttpFront<Op>>,
-        tasks: [AbortHandle; 4],
+        tasks: [AbortHandle; 5],
     ) -> Self {
         Gateway {
             ways: Arc::new(Ways {
@@ -333,6 +333,7 @@ impl Gateway {
             kept_bytes: recovery.map_or(0, |recovery| recovery.line.account.held() as u64),
             limited_messages: shared.limits.refused_messages.load(Ordering::Relaxed),
             limited_connects: shared.limits.refused_connects.load(Ordering::Relaxed),
+            presence_wrong: shared.watches.wrong(),
             cluster: self.cluster_status(),
         })
     }

@@ -4,6 +4,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use hashbrown::HashSet;
+use tokio::time::Instant;
 
 use super::{Local, Member, pause_after};
 use crate::registry::{Edge, EdgeId, Edges, Registry, TypedUser};
@@ -101,6 +102,7 @@ impl<R: Registry, L: Local> Member<R, L> {
                     false => reached,
                 };
             }
+            let asked = Instant::now();
             let read = tokio::select! {
                 biased;
                 () = self.joined.notified() => continue,
@@ -111,6 +113,7 @@ impl<R: Registry, L: Local> Member<R, L> {
                     failures = 0;
                     self.hears.store(true, Ordering::Relaxed);
                     self.pass_on(edges, &mut place);
+                    self.local.heard_until(asked.elapsed());
                     BETWEEN_READS
                 }
                 Err(_) => {

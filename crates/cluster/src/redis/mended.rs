@@ -19,6 +19,7 @@ const TIMING: Timing = Timing {
     ttl: Duration::from_secs(3),
     refresh: Duration::from_millis(500),
     grace: Duration::ZERO,
+    failure: None,
 };
 /// A generous time for what takes about one and a half leases.
 const SOON: Duration = Duration::from_secs(30);

@@ -8,6 +8,7 @@
 //! order.
 
 pub mod address;
+pub mod audit;
 pub mod devices;
 pub mod edge;
 mod scope;

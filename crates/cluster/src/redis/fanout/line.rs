@@ -29,6 +29,7 @@ use crate::kept;
 use crate::locked::locked;
 use crate::names;
 use crate::registry::tag_of_process;
+use crate::seal::Seal;
 
 /// The script's text.
 pub(in super::super) const SOURCE: &str = include_str!("../line.lua");
@@ -191,6 +192,7 @@ pub struct Line {
     script: Script,
     commands: Commands,
     counters: Arc<Counters>,
+    pub(super) seal: Arc<Seal>,
     node: OnceLock<Arc<dyn Node>>,
     /// What was heard while it is found out what was not.
     pub(super) phase: Mutex<Option<Phase>>,
@@ -320,6 +322,7 @@ impl Line {
         prefix: &str,
         (process, tag): (Arc<str>, u32),
         (commands, is_sharded): (Commands, bool),
+        seal: Arc<Seal>,
     ) -> Arc<Line> {
         Arc::new(Line {
             settings,
@@ -330,6 +333,7 @@ impl Line {
             script: Script::new(SOURCE),
             commands,
             counters: Arc::default(),
+            seal,
             node: OnceLock::new(),
             // Until it is known how far the line is.
             phase: Mutex::new(Some(Phase::default())),
@@ -555,7 +559,7 @@ impl Line {
             number: queue.number,
             after: 0,
         };
-        let body = kept::body(flags, named, origin, target, message);
+        let body = kept::body(flags, named, origin, target, message, &self.seal);
         let said = Said {
             target: OwnedTarget(envelope::encode(origin, target, &Message::default())),
             message: message.clone(),
@@ -686,7 +690,8 @@ impl Line {
                 Scope::Socket { name, .. } => (kept::GAP | kept::DIRECT, Some(*name)),
                 _ => (kept::GAP, None),
             };
-            let body = kept::body(flags, named, origin, &target, &Message::default());
+            let none = Message::default();
+            let body = kept::body(flags, named, origin, &target, &none, &self.seal);
             gaps.push(Saying {
                 key: key_of(&scope),
                 flags: kept::GAP,
@@ -830,7 +835,8 @@ impl Line {
                 tag: self.tag,
                 ..Origin::default()
             };
-            let body = kept::body(kept::CHANGES, None, origin, &target_of(&scope), &message);
+            let target = target_of(&scope);
+            let body = kept::body(kept::CHANGES, None, origin, &target, &message, &self.seal);
             command.arg(self.name(&scope)).arg(self.channel(&scope));
             command.arg(count).arg(body);
         }

@@ -80,7 +80,7 @@ impl Line {
 
     /// The store sends something; `max` are the bytes that an event may have.
     pub(super) fn hear(&self, payload: &[u8], max: usize) {
-        let Some(sent) = kept::read(payload, max) else {
+        let Some(sent) = kept::read(payload, max, &self.seal) else {
             return;
         };
         if let Sent::Event(heard, _) = &sent {
@@ -192,7 +192,7 @@ impl Line {
         let after = self.delivered.load(Ordering::Relaxed);
         let mut missed: Vec<(Heard<'_>, Origin)> = Vec::new();
         for (scope, end) in &phase.ends {
-            let Some(Sent::Tail(_, _, tail, origins)) = kept::read(end, max) else {
+            let Some(Sent::Tail(_, _, tail, origins)) = kept::read(end, max, &self.seal) else {
                 continue;
             };
             if tail.known.dropped > after {
@@ -204,7 +204,7 @@ impl Line {
         missed.sort_by_key(|(heard, _)| heard.at.id);
         let mut missed = missed.into_iter().peekable();
         for payload in &phase.waiting {
-            let Some(sent) = kept::read(payload, max) else {
+            let Some(sent) = kept::read(payload, max, &self.seal) else {
                 continue;
             };
             if let Sent::Event(heard, _) = &sent {

@@ -7,7 +7,9 @@ use heartline_core::auth::{BoxFuture, UserKey};
 use heartline_core::backplane::line::{
     Changes, ChangesPart, Heard, Position, Reached, Scope, Session, SharedLine, Tail, Unclaimed,
 };
-use heartline_core::backplane::{Acknowledgement, Action, Message, Missed, Node, Target};
+use heartline_core::backplane::{
+    Acknowledgement, Action, Message, Missed, Node, Peer, Probed, Target,
+};
 use heartline_core::entries::SocketEntry;
 use heartline_core::line::ring::Extent;
 use heartline_core::policy::DevicePolicy;
@@ -27,6 +29,7 @@ use super::{Line, LineSettings, target_of};
 use crate::envelope::Origin;
 use crate::kept;
 use crate::locked::locked;
+use crate::seal::Seal;
 
 /// What a node was told, in the order in which it was.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,6 +61,10 @@ impl Node for Ears {
     fn announce(&self, _: Vec<Edge>) {}
     fn replace(&self, _: SocketAddress, _: Reason, _: Option<Arc<str>>, _: &Arc<str>) {}
     fn deliver(&self, _: &Target<'_>, _: Message) {}
+
+    fn probe(&self, _: Peer) -> BoxFuture<Probed> {
+        unreachable!()
+    }
 
     fn missed(&self, whose: Missed<'_>) {
         locked(&self.told).push(Told::Missed(format!("{whose:?}")));
@@ -197,13 +204,20 @@ impl Process {
         let process: Arc<str> = format!("n.{tag:08x}").into();
         let make = |process: Arc<str>| {
             let commands = (Commands::new(server.clone()), false);
-            Line::new(settings, calls.prefix(), (process, tag), commands)
+            Line::new(
+                settings,
+                calls.prefix(),
+                (process, tag),
+                commands,
+                Arc::default(),
+            )
         };
         let (line, raw) = (make(process.clone()), make("raw".into()));
         let prefix = calls.prefix().to_owned();
         let driver = RedisDriver::new(server.clone(), calls, process.clone(), &adapter);
         let own = (process, tag);
-        let (fanout, queue) = Fanout::new(&prefix, own, adapter, Some(line.clone()));
+        let (fanout, queue) =
+            Fanout::new(&prefix, own, adapter, Some(line.clone()), Arc::default());
         let ears: Arc<Ears> = Arc::default();
         let (running, following) = (fanout.clone(), (line.clone(), ears.clone()));
         let fanning = tokio::spawn(async move {
@@ -298,7 +312,14 @@ impl Process {
                 after: 0,
             };
             let message = Message::new(event, "1");
-            let body = kept::body(flags, None, origin, &target_of(scope), &message);
+            let body = kept::body(
+                flags,
+                None,
+                origin,
+                &target_of(scope),
+                &message,
+                &Seal::default(),
+            );
             command
                 .arg(self.line.name(scope))
                 .arg(self.line.channel(scope));
