@@ -438,7 +438,7 @@ fn no_text_of_an_event_is_taken_for_a_place() {
 }
 
 #[test]
-fn of_two_connections_on_their_way_at_once_the_later_one_goes_on() {
+fn two_connections_on_their_way_at_once_do_not_cost_a_client_its_session() {
     let mut world = World::new(kept());
     let mut ann = Tracking::new(&mut world, "user=ann");
     ann.asks(&mut world, r#"42["join","lobby"]"#);
@@ -452,12 +452,17 @@ fn of_two_connections_on_their_way_at_once_the_later_one_goes_on() {
     world.settle();
     earlier.0.end();
     world.settle();
+    // Whichever of them came up last had it: the client finds it by the next.
     ann.client = later;
     ann.hear(9);
+    ann.is_cut(&mut world);
+    ann.return_to(&mut world);
     assert!(ann.recovered && ann.sid == sid);
     said(&world, "lobby", "two");
     world.settle();
     ann.hear(9);
+    let metrics = world.gateway.encode_metrics();
+    assert!(metrics.contains("heartline_resumes_total{outcome=\"unknown\"} 0"));
     let got = ann.got();
     let news: Vec<_> = got.iter().filter(|one| one.contains("news")).collect();
     assert_eq!(news, [r#"["news","one"]"#, r#"["news","two"]"#]);
