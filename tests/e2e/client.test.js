@@ -82,7 +82,9 @@ for (const [name, make] of Object.entries(TRANSPORTS)) {
       users.subscribe(({ state }) => states.push(state.status));
       const is = ({ picture }, status, names) => {
         const online = [...picture.values()].filter(({ online }) => online);
-        return picture.state.status === status && `${online.map(({ userId }) => userId)}` === names;
+        // Who left and came again before that was told is the last of the picture.
+        const there = online.map(({ userId }) => userId).sort();
+        return picture.state.status === status && `${there}` === names;
       };
       await until(() => is(users, "complete", "bob"), "bob is online");
       await until(() => is(lobby, "complete", "ann,bob"), "both are in the room");
@@ -123,6 +125,43 @@ for (const [name, make] of Object.entries(TRANSPORTS)) {
       await Promise.all(waiting);
       await until(() => heard.length >= 4, "the messages", 10000);
       assert.deepEqual(heard, ["zero", "one", "two", "three"]);
+    });
+
+    it("sends many at once, in order, also over a limit", async () => {
+      const one = await node({ "limits.messages": '{ count = 10, window = "200ms" }' });
+      const ann = await connect(one, { token: token("ann") });
+      await ann.join("conversation:1");
+      const heard = [];
+      ann.on("message:new", ({ content }) => heard.push(Number(content)));
+      const numbers = Array.from({ length: 40 }, (_, n) => n);
+      await Promise.all(
+        numbers.map((n) => ann.send("message:send", { conversationId: "1", content: `${n}` })),
+      );
+      await until(() => heard.length === 40, "the messages");
+      assert.deepEqual(heard, numbers);
+      assert.deepEqual(ann.pending, { count: 0, bytes: 0 });
+    });
+
+    it("says nothing that is too large for the server, and everything that is not", async () => {
+      const one = await node({ "server.max_payload": "10000B", "limits.events": "off" });
+      const ann = await connect(one, { token: token("ann") });
+      await ann.join("lobby");
+      const { socketId } = ann.state;
+      const outcomes = [];
+      for (let size = 9_500; size <= 10_100; size += 12)
+        outcomes.push(
+          await ann.publish("lobby", "at", "x".repeat(size)).then(
+            ({ ok }) => ok,
+            ({ code }) => code,
+          ),
+        );
+      const first = outcomes.indexOf("TOO_LARGE");
+      assert.ok(first > 0 && outcomes.slice(0, first).every((ok) => ok === true), `${outcomes}`);
+      assert.ok(outcomes.slice(first).every((code) => code === "TOO_LARGE"));
+      const large = ann.send("chat:send", { room: "lobby", content: "x".repeat(20_000) });
+      await assert.rejects(large, { code: "TOO_LARGE", sent: "no" });
+      await ann.send("chat:send", { room: "lobby", content: "hi" });
+      assert.deepEqual([ann.state.status, ann.state.socketId], ["connected", socketId]);
     });
 
     it("goes on trying where nobody listens, and gives up without a sound", async () => {

@@ -6,10 +6,12 @@
  */
 import { io, type ManagerOptions, type SocketOptions } from "socket.io-client";
 import { Client, type Options } from "./client.js";
+import { bytes, tooLarge } from "./encode.js";
 import { CODES, REFUSALS, refused } from "./refusals.js";
 import type { Dial, End, Hello, Reason, Reply, Session } from "./types.js";
 
 export { Client, type Options, type SendOptions, type Token } from "./client.js";
+export type { HistoryPart, Room, RoomState } from "./room.js";
 export * from "./types.js";
 
 export interface SocketIoOptions extends Options {
@@ -50,12 +52,97 @@ function credentials(
   return typeof own === "function" ? (done) => own((data) => done(all(data))) : all(own ?? {});
 }
 
+/** How long a goodbye may take before the requests on their way are ended, in milliseconds. */
+const GOODBYE = 2_000;
+
+/** Bytes of an event, with its binary parts. */
+function sizeOf(event: string, data: unknown): number {
+  let binary = 0;
+  const text = JSON.stringify([event, data], (_, value) => {
+    const size: unknown = typeof value === "object" && (value?.byteLength ?? value?.size);
+    if (typeof size !== "number") return value;
+    binary += size;
+    return 0;
+  });
+  // With the type of the packet and the number of its acknowledgement.
+  return 32 + binary + bytes(text);
+}
+
+/** Node's. */
+interface Agent {
+  destroy(): void;
+}
+
+/** Node's requests are not to be ended one by one; with an agent of their own, all are. */
+function agentFor(url: string): Agent | undefined {
+  const { process } = globalThis as {
+    process?: { getBuiltinModule?(name: string): { Agent: new () => Agent } };
+  };
+  const module = process?.getBuiltinModule?.(/^(http|ws)s:/.test(url) ? "https" : "http");
+  return module && new module.Agent();
+}
+
+/** A request of `engine.io-client`'s: what is public of it ends the listening, not the request. */
+interface Request {
+  _xhr?: { abort(): void } | null;
+}
+interface Engine {
+  readonly readyState: string;
+  readonly transport: {
+    readonly name: string;
+    readonly pollXhr?: Request;
+    request?(options?: object): Request;
+  };
+  close(): void;
+  _onClose?(reason: string): void;
+}
+
+/**
+ * Knows what an engine has asked by HTTP. Returns what ends all of that: the engine itself leaves
+ * alone what has been asked and not been answered, and a browser has room for six of it.
+ */
+function requestsOf(engine: Engine, agent: Agent | undefined): () => void {
+  const { transport } = engine;
+  let post: Request | undefined;
+  const request = transport.request?.bind(transport);
+  if (request)
+    transport.request = (options) => {
+      const asked = request(options);
+      if (options) post = asked;
+      return asked;
+    };
+  return () => {
+    agent?.destroy();
+    if (typeof XMLHttpRequest === "undefined") return;
+    for (const asked of [transport.pollXhr, post]) asked?._xhr?.abort();
+  };
+}
+
+/** Whether an attempt failed by an answer of HTTP: a status, and how long to wait. */
+function answered(error: object): Partial<End> & { code?: number } {
+  const { description, context } = error as { description?: unknown; context?: any };
+  // Of a WebSocket, it is an event.
+  if (typeof description !== "number" || description < 400) return {};
+  const isLimit = description === 429;
+  const isAway = isLimit || description === 503;
+  // Asked for by its name, a header that the page may not see makes browsers complain.
+  const headers = (isAway && context?.getAllResponseHeaders?.()) || "";
+  const seconds = Number(/^retry-after: *(\d+)/im.exec(headers)?.[1]);
+  return {
+    code: description,
+    ...(isAway && { reason: "unavailable", what: isLimit ? "rate_limited" : "unavailable" }),
+    ...(seconds && { afterMs: seconds * 1_000 }),
+  };
+}
+
 /** An attempt over `socket.io-client`, whose own reconnecting is off. */
 export function socketIo(url: string, options: Partial<ManagerOptions & SocketOptions> = {}): Dial {
   return (token, events, earlier) => {
     const before = earlier as Earlier | undefined;
     let session = before;
+    const agent = options.agent === undefined ? agentFor(url) : undefined;
     const socket = io(url, {
+      ...(agent && { agent: agent as never }),
       ...options,
       forceNew: true,
       reconnection: false,
@@ -63,16 +150,27 @@ export function socketIo(url: string, options: Partial<ManagerOptions & SocketOp
       auth: credentials(options.auth, before && { ...before }, token)!,
     });
     let over = false;
+    let abort = () => {};
     const close = (forGood: boolean) => {
       over = true;
       socket.offAny();
       socket.off();
       socket.io.off();
+      const engine = socket.io.engine as unknown as Engine | undefined;
+      const wasOpen = engine?.readyState === "open";
       // Then there is nothing left by which it could say goodbye.
-      if (!forGood) socket.io.engine?.close();
+      if (!forGood) engine?.close();
       socket.disconnect();
       // An attempt that has not come to anything is no connection yet.
-      socket.io.engine?.close();
+      engine?.close();
+      if (!wasOpen) return abort();
+      if (engine!.transport.name !== "polling") return;
+      // By HTTP, a goodbye takes as long as its answer, or as the end of an upgrade before it.
+      const timer: unknown = setTimeout(() => {
+        engine!._onClose?.("forced close");
+        abort();
+      }, GOODBYE);
+      (timer as { unref?(): void }).unref?.();
     };
     const end = (how: End) => {
       if (over) return;
@@ -86,7 +184,9 @@ export function socketIo(url: string, options: Partial<ManagerOptions & SocketOp
       if (pid !== before?.pid) session = pid === undefined ? undefined : { pid };
     });
     socket.io.on("open", () => socket.io.engine.on("packet", () => over || events.alive()));
-    socket.io.on("error", () => end({ kind: "retry", reason: "transport" }));
+    socket.io.on("error", (error) =>
+      end({ kind: "retry", reason: "transport", ...answered(error) }),
+    );
     socket.on(
       "connect_error",
       (error: Error & { data?: { code?: string; retryAfterMs?: number } }) => {
@@ -94,12 +194,13 @@ export function socketIo(url: string, options: Partial<ManagerOptions & SocketOp
         const refusal =
           message === "Invalid namespace" ? INVALID_NAMESPACE : REFUSALS[data?.code ?? ""];
         const afterMs = data?.retryAfterMs;
+        const said = { code: data?.code, message };
         // What is said to pass is waited for, whatever it is.
-        if (afterMs !== undefined) end({ kind: "retry", reason: "unavailable", afterMs });
-        else if (refusal) end(refusal);
+        if (afterMs !== undefined) end({ kind: "retry", reason: "unavailable", afterMs, ...said });
+        else if (refusal) end({ ...refusal, ...said });
         // A socket that the server has refused is active no more.
         else if (!socket.active) end(refused(data?.code, message, data));
-        else end({ kind: "retry", reason: "transport" });
+        else end({ kind: "retry", reason: "transport", ...answered(error) });
       },
     );
     socket.on("disconnect", (why, details) => {
@@ -112,14 +213,15 @@ export function socketIo(url: string, options: Partial<ManagerOptions & SocketOp
         why === "transport close" && details && "context" in details
           ? (details.context as CloseEvent)
           : undefined;
-      end(
-        CODES[closed?.code ?? 0] ?? {
-          kind: "retry",
-          reason: isOffline ? "offline" : (ENDS[why] ?? "transport"),
-        },
-      );
+      const ending = CODES[closed?.code ?? 0] ?? {
+        kind: "retry",
+        reason: isOffline ? "offline" : (ENDS[why] ?? "transport"),
+      };
+      end({ code: closed?.code, message: closed?.reason, ...ending });
     });
     let isGreeted = false;
+    /** Bytes that an event may have. */
+    let most = Infinity;
     /** What was missed comes before the hello, and is told after it. */
     const missed: [string, any[]][] = [];
     const heard = (name: string, args: any[]) => {
@@ -139,16 +241,20 @@ export function socketIo(url: string, options: Partial<ManagerOptions & SocketOp
       // Anybody in a room can say it; only the server does so with the id that its CONNECT gave.
       if (!isGreeted && hello?.socketId === socket.id) {
         isGreeted = true;
+        most = hello.maxPayload ?? Infinity;
         events.hello(hello as Hello);
         heard(name, args);
         for (const [name, args] of missed.splice(0)) if (!over) heard(name, args);
       }
     });
     const emit = (event: string, data: unknown, reply?: (reply: Reply) => void) => {
+      const size = most < Infinity ? sizeOf(event, data) : 0;
+      if (size > most) throw tooLarge(size, most);
       if (reply) socket.emit(event, data, reply);
       else socket.emit(event, data);
     };
     socket.connect();
+    abort = requestsOf(socket.io.engine as unknown as Engine, agent);
     return {
       emit,
       join: (room, reply) => emit("join", { room }, reply),

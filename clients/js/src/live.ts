@@ -5,17 +5,39 @@
  * @module
  */
 import { Client, type Options } from "./client.js";
+import { Core } from "./core.js";
+import { bytes, encode, tooLarge } from "./encode.js";
 import { CODES, REFUSALS, refused } from "./refusals.js";
 import type { Dial, End, Hello, Reply, Session } from "./types.js";
 
 export { Client, type Options, type SendOptions, type Token } from "./client.js";
+export { Core } from "./core.js";
+export type { HistoryPart, Room, RoomState } from "./room.js";
 export * from "./types.js";
+
+/** As much of a WebSocket as is needed: the browser's, Node's from 22 on, or that of a package. */
+export interface Socket {
+  readonly readyState: number;
+  onopen: ((event: any) => void) | null;
+  onmessage: ((event: any) => void) | null;
+  onclose: ((event: any) => void) | null;
+  onerror: ((event: any) => void) | null;
+  send(text: string): void;
+  close(code?: number): void;
+}
+
+export interface LiveOptions extends Options {
+  /** Where there is none, as in Node 20: `WebSocket` of the package `ws`. */
+  WebSocket?: new (url: string) => Socket;
+}
 
 /** The server's own frames about a topic; each other one with a topic was said in it. */
 const ABOUT_TOPICS = new Set(["subscribed", "unsubscribed", "gap"]);
 
-/** Names the answer to the frame by which a connection goes on with an earlier one. */
-const RESUME = "0";
+/** Names the answer to the first frame, which has the token. */
+const FIRST = "0";
+/** Answers that may be waited for: who asks has a bound in time, and none says that it is over. */
+const MOST_REPLIES = 1_000;
 
 /** The last event of a topic that came. */
 interface Position {
@@ -33,13 +55,11 @@ interface Earlier extends Session {
 /** An attempt over a WebSocket. */
 export function live(
   url: string,
-  open: (url: string) => WebSocket = (url) => new WebSocket(url),
+  open: (url: string) => Socket = (url) => new WebSocket(url),
 ): Dial {
   return (token, events, earlier) => {
     const before = earlier as Earlier | undefined;
-    const address = new URL(url.replace(/^http/, "ws"));
-    // Who goes on says so with its first frame, and the server is not to begin before that.
-    if (token !== undefined && !before) address.searchParams.set("token", token);
+    const { href } = new URL(url, (globalThis as { location?: Location }).location?.href);
     let over = false;
     let isIn = false;
     let number = 0;
@@ -52,7 +72,11 @@ export function live(
     /** What is said before the close of who does not let this client in, or not yet. */
     let refusal: End | undefined;
     const replies = new Map<string, (reply: Reply) => void>();
-    const socket = open(address.href);
+    /** Bytes that a message may have. */
+    let most = Infinity;
+    /** Who has said who they are waits for that answer: they are greeted as nobody first. */
+    let hasSaid = false;
+    const socket = open(href.replace(/^http/, "ws"));
     const close = (forGood: boolean) => {
       over = true;
       replies.clear();
@@ -66,21 +90,33 @@ export function live(
     socket.onclose = ({ code, reason }) => {
       if (over) return;
       close(false);
-      if (refusal && (code === 4403 || refusal.kind === "retry")) return events.end(refusal);
-      events.end(REFUSALS[reason] ?? CODES[code] ?? { kind: "retry", reason: "transport" });
+      const end = REFUSALS[reason] ?? CODES[code] ?? { kind: "retry", reason: "transport" };
+      const isTold = refusal && (code === 4403 || refusal.kind === "retry");
+      events.end({ code, message: reason, ...(isTold ? refusal! : end) });
     };
-    const say = (frame: object, reply?: (reply: Reply) => void) => {
-      if (socket.readyState !== 1) return;
+    const say = (frame: object, reply?: (reply: Reply) => void): boolean => {
+      if (socket.readyState !== 1) return false;
       const id = reply && String(++number);
+      const text = encode(id ? { ...frame, id } : frame);
+      // No character has more than three bytes.
+      if (text.length * 3 > most) {
+        const size = bytes(text);
+        if (size > most) throw tooLarge(size, most);
+      }
       if (id) replies.set(id, reply!);
-      socket.send(JSON.stringify(id ? { ...frame, id } : frame));
+      if (replies.size > MOST_REPLIES) replies.delete(replies.keys().next().value!);
+      socket.send(text);
+      return true;
     };
-    if (before)
-      socket.onopen = () => {
-        const { resume, place } = before;
-        const at = Object.fromEntries(topics);
-        say({ type: "auth", id: RESUME, token: token ?? "", resume, place, topics: at });
+    socket.onopen = () => {
+      if (!before && token === undefined) return;
+      const more = before && {
+        resume: before.resume,
+        place: before.place,
+        topics: Object.fromEntries(topics),
       };
+      hasSaid = say({ type: "auth", id: FIRST, token: token ?? "", ...more });
+    };
     const stands = (topic: string, { epoch, offset }: Position) => {
       const at = topics.get(topic);
       // Offsets of an epoch only grow: what is told again has come.
@@ -98,12 +134,18 @@ export function live(
         if (offset <= at.offset) return;
         at.offset = offset;
       }
-      events.event(type, data, topic);
+      events.event(type, data, topic, offset);
     };
     socket.onmessage = ({ data: text }) => {
+      let frame: any;
+      try {
+        frame = JSON.parse(text);
+      } catch {}
+      // What is no frame is nothing that the server said.
+      if (typeof frame?.type !== "string") return;
       events.alive();
-      const frame = JSON.parse(text);
       const { type, id, topic } = frame;
+      const afterMs = frame.retryAfterMs ?? frame.data?.retryAfterMs;
       const data = "data" in frame ? frame.data : frame;
       if (session && frame.place !== undefined) session.place = frame.place;
       if (topic !== undefined && !ABOUT_TOPICS.has(type)) return said(topic, frame, data);
@@ -116,12 +158,13 @@ export function live(
         named.delete(topic);
       }
       if (reply) {
-        if (type === "error") reply({ ok: false, code: frame.code, error: frame.message });
+        if (type === "error")
+          reply({ ...frame, ok: false, error: frame.message, retryAfterMs: afterMs });
         else reply(type === "ack" ? frame.data : frame);
       } else if (type === "hello") {
-        // Who may come without a token is greeted as nobody first.
-        if (before && id !== RESUME) return;
+        if (hasSaid && id !== FIRST) return;
         isIn = true;
+        most = data.maxPayload ?? Infinity;
         const { resume, recovered } = data as Hello;
         const place = recovered ? before?.place : undefined;
         session = resume === undefined ? undefined : { resume, place, rooms: topics };
@@ -134,7 +177,6 @@ export function live(
         events.event("room:left", { room: topic, reason: frame.reason });
       } else if (type === "error" && !isIn) {
         // What is said to pass is waited for, whatever it is.
-        const afterMs = frame.data?.retryAfterMs;
         refusal =
           afterMs === undefined
             ? refused(frame.code, frame.message, frame.data)
@@ -180,6 +222,17 @@ export function live(
 export function createClient<
   Incoming extends object = Record<string, any>,
   Outgoing extends object = Record<string, unknown>,
->(url: string, options: Options = {}): Client<Incoming, Outgoing> {
-  return new Client(live(url), options);
+>(url: string, { WebSocket: Own, ...options }: LiveOptions = {}): Client<Incoming, Outgoing> {
+  return new Client(live(url, Own && ((url) => new Own(url))), options);
+}
+
+/**
+ * The same without what fills in the messages that were missed: `room:missed` tells of those, of
+ * conversations too. A third lighter.
+ */
+export function createSmallClient<
+  Incoming extends object = Record<string, any>,
+  Outgoing extends object = Record<string, unknown>,
+>(url: string, { WebSocket: Own, ...options }: LiveOptions = {}): Core<Incoming, Outgoing> {
+  return new Core(live(url, Own && ((url) => new Own(url))), options);
 }

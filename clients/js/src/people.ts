@@ -4,10 +4,10 @@
  *
  * @module
  */
-import type { Client } from "./client.js";
+import type { Core } from "./core.js";
 import { HeartlineError, type Message } from "./types.js";
 
-type AnyClient = Pick<Client<any, any>, "request" | "join">;
+type AnyClient = Pick<Core<any, any>, "request" | "join">;
 
 // --- invites -----------------------------------------------------------
 

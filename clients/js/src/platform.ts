@@ -1,6 +1,6 @@
 import type { Platform } from "./types.js";
 
-/** The browser's, or Node's, where there is no tab. */
+/** The browser's, a worker's, React Native's, or Node's, each as far as it has what is watched. */
 export const browser: Platform = {
   now: () => performance.now(),
   unix: () => Date.now(),
@@ -8,17 +8,26 @@ export const browser: Platform = {
   setTimeout: (callback, ms) => setTimeout(callback, ms),
   clearTimeout: (timer) => clearTimeout(timer as number),
   watch(changed) {
-    if (typeof window === "undefined") return () => {};
-    const online = () => changed("online");
-    const offline = () => changed("offline");
-    const shown = () => document.visibilityState === "visible" && changed("awake");
-    addEventListener("online", online);
-    addEventListener("offline", offline);
-    document.addEventListener("visibilitychange", shown);
-    return () => {
-      removeEventListener("online", online);
-      removeEventListener("offline", offline);
-      document.removeEventListener("visibilitychange", shown);
+    const offs: (() => void)[] = [];
+    const hear = (
+      target: Partial<EventTarget> | undefined,
+      name: string,
+      call: (event: any) => void,
+    ) => {
+      target?.addEventListener?.(name, call);
+      offs.push(() => target?.removeEventListener?.(name, call));
     };
+    const { document } = globalThis;
+    hear(globalThis, "online", () => changed("online"));
+    hear(globalThis, "offline", () => changed("offline"));
+    hear(
+      document,
+      "visibilitychange",
+      () => document.visibilityState === "visible" && changed("awake"),
+    );
+    // A browser that keeps the page for the back button would answer the server's pings for it.
+    hear(globalThis, "pagehide", ({ persisted }) => persisted && changed("offline"));
+    hear(globalThis, "pageshow", ({ persisted }) => persisted && changed("online"));
+    return () => offs.forEach((off) => off());
   },
 };

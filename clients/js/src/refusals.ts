@@ -1,9 +1,9 @@
 import { HeartlineError, type End, type Reason } from "./types.js";
 
-const end = (kind: End["kind"], reason: Reason, afterMs?: number): End => ({
+const end = (kind: End["kind"], reason: Reason, more?: Partial<End>): End => ({
   kind,
   reason,
-  ...(afterMs !== undefined && { afterMs }),
+  ...more,
 });
 const unavailable = end("retry", "unavailable");
 const protocol = end("final", "protocol");
@@ -42,5 +42,5 @@ export const CODES: Readonly<Record<number, End>> = {
   4403: end("final", "kicked"),
   4408: end("retry", "heartbeat_timeout"),
   4409: limit,
-  4429: end("retry", "unavailable", 10_000),
+  4429: end("retry", "unavailable", { afterMs: 10_000, what: "rate_limited" }),
 };

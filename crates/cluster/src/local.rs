@@ -166,18 +166,19 @@ impl Local for Table {
         self.replica().read_up_to(until, now);
     }
 
-    fn announce(&self, edges: &[registry::Edge]) {
+    fn announce(&self, edges: &[(u64, registry::Edge)]) {
         // Before anybody hears of it: who then asks is not answered what was before.
         self.replica().hear(edges);
         let Some(node) = self.node.get() else {
             return;
         };
-        let known = edges.iter().filter_map(|edge| {
+        let known = edges.iter().filter_map(|(number, edge)| {
             Some(Edge {
                 user: Arc::new(names::user_key(&edge.who)?),
                 online: edge.online,
                 rev: edge.rev,
                 at: edge.at,
+                number: *number,
                 rooms: places(&edge.rooms).collect(),
                 others: edge.others.as_deref().map(|rooms| places(rooms).collect()),
             })

@@ -204,8 +204,8 @@ impl Replica {
     }
 
     /// Changes were read.
-    pub(crate) fn hear(&mut self, edges: &[Edge]) {
-        for edge in edges.iter().filter(|edge| edge.others.is_none()) {
+    pub(crate) fn hear(&mut self, edges: &[(u64, Edge)]) {
+        for (_, edge) in edges.iter().filter(|(_, edge)| edge.others.is_none()) {
             let user = &edge.who.user;
             self.asked.remove(user);
             let is_known = self.kept.peek(user).is_some_and(|kept| {
@@ -322,9 +322,9 @@ mod tests {
             Some(64_000),
             "it is known again"
         );
-        replica.hear(&[edge(7)]);
+        replica.hear(&[(0, edge(7))]);
         assert!(read(&mut replica, 64_100).is_some(), "that was known");
-        replica.hear(&[edge(8)]);
+        replica.hear(&[(0, edge(8))]);
         assert_eq!(read(&mut replica, 64_100), None);
     }
 
@@ -341,7 +341,7 @@ mod tests {
     fn an_answer_that_a_change_has_overtaken_is_not_kept() {
         let mut replica = Replica::new();
         for act in [
-            |replica: &mut Replica| replica.hear(&[edge(9)]),
+            |replica: &mut Replica| replica.hear(&[(0, edge(9))]),
             |replica: &mut Replica| replica.touch(&user()),
             |replica: &mut Replica| replica.forget(),
         ] {

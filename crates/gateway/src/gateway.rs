@@ -271,8 +271,9 @@ impl Gateway {
     fn leave(&self) {
         let (fanout, config) = (&self.shared.fanout, &self.shared.config);
         let is_alone = fanout.backplane.tag().is_none();
-        if let (Some(recovery), Some(path), true) =
-            (&fanout.recovery, &config.recovery.stopped, is_alone)
+        if let Some(recovery) = &fanout.recovery
+            && let Some(path) = recovery.spot()
+            && is_alone
             && recovery.journal.is_none()
         {
             let clock = &self.shared.clock;

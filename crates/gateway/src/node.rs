@@ -44,6 +44,7 @@ impl Node for ThisNode {
         if let Some(watches) = self.watches.upgrade() {
             watches.missed_edges();
         }
+        self.announcer.missed();
     }
 
     fn replace(
@@ -116,6 +117,12 @@ impl Node for ThisNode {
     fn deliver_alone(&self, target: &Target<'_>, message: Message, skip: Option<SocketAddress>) {
         if let Some(fanout) = self.fanout.upgrade() {
             fanout.deliver_alone(target, message, skip);
+        }
+    }
+
+    fn deliver_alone_to(&self, name: SocketAddress, message: Message) {
+        if let Some(fanout) = self.fanout.upgrade() {
+            fanout.deliver_alone_to(name, message);
         }
     }
 

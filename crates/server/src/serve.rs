@@ -148,6 +148,7 @@ async fn cluster(settings: &Settings) -> Result<Option<(Cluster, TcpListener)>, 
                 events: settings.gateway.recovery.events,
                 bytes: settings.gateway.recovery.bytes,
                 refuse: settings.gateway.recovery.refuse_unreachable,
+                patience: settings.gateway.drain_timeout,
             }),
     });
     let cluster = cluster.map_err(|error| failed(error.to_string()))?;

@@ -4,6 +4,7 @@ import WebSocket from "ws";
 import { token, until, within } from "./server.js";
 
 export { default as msgpack } from "socket.io-msgpack-parser";
+export { WebSocket };
 
 /** A socket.io-client that remembers all that it heard. */
 export function socketIo(url, options = {}) {
@@ -128,6 +129,9 @@ export class Returning {
       this.subscribed = { ...this.subscribed, [topic]: frame };
     } else if (type === "unsubscribed") {
       this.topics.delete(topic);
+    } else if (type === "gap") {
+      // Of a user's own room too, which is no topic.
+      if (this.topics.has(topic)) this.topics.set(topic, { epoch, offset });
     } else if (offset !== undefined) {
       this.topics.get(topic).offset = offset;
     }

@@ -61,8 +61,9 @@ pub trait Local: Send + Sync + 'static {
     fn has(&self, who: &TypedUser, socket: &str) -> bool;
     /// A socket lost its place. It may be gone already.
     fn replace(&self, displaced: &Displaced);
-    /// Users came or went, somewhere in the cluster.
-    fn announce(&self, edges: &[Edge]);
+    /// Users came or went, somewhere in the cluster: each change with its number, 0 if it has
+    /// none.
+    fn announce(&self, edges: &[(u64, Edge)]);
     /// Some of that was gone before it was read.
     fn missed_edges(&self) {}
     /// All of that has been announced which had happened so long ago.

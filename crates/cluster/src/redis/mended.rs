@@ -46,8 +46,9 @@ impl Local for Arc<Table> {
 
     fn replace(&self, _: &Displaced) {}
 
-    fn announce(&self, edges: &[Edge]) {
-        locked(&self.heard).extend_from_slice(edges);
+    fn announce(&self, edges: &[(u64, Edge)]) {
+        let edges = edges.iter().map(|(_, edge)| edge.clone());
+        locked(&self.heard).extend(edges);
     }
 }
 

@@ -84,11 +84,12 @@ impl Local for Table {
         sockets.told.notify_one();
     }
 
-    fn announce(&self, edges: &[Edge]) {
+    fn announce(&self, edges: &[(u64, Edge)]) {
         let mut sockets = locked(&self.0);
         sockets.heard_count += edges.len();
         if !sockets.is_deaf {
-            sockets.heard.extend_from_slice(edges);
+            let edges = edges.iter().map(|(_, edge)| edge.clone());
+            sockets.heard.extend(edges);
         }
     }
 }

@@ -334,6 +334,9 @@ pub trait Node: Send + Sync + 'static {
     fn deliver_alone(&self, _target: &Target<'_>, _message: Message, _skip: Option<SocketAddress>) {
     }
 
+    /// The same of an event to one socket.
+    fn deliver_alone_to(&self, _name: SocketAddress, _message: Message) {}
+
     /// What this node follows of the line.
     fn followed(&self) -> Vec<line::Scope> {
         Vec::new()

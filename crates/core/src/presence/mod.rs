@@ -309,6 +309,7 @@ impl Presence {
             online,
             rev,
             at,
+            number: 0,
             rooms: rooms.unwrap_or_default(),
             others: None,
         });
@@ -339,6 +340,7 @@ impl Presence {
                 online: true,
                 rev: user.rev,
                 at,
+                number: 0,
                 rooms: vec![place],
                 others,
             });

@@ -49,7 +49,8 @@ impl Hub {
         member("deviceId", identity.device_id.as_deref());
         member("nodeId", Some(&config.node_id));
         fields.push_str(&format!(
-            r#","serverTime":{server_time},"recovered":{recovered}"#
+            r#","serverTime":{server_time},"recovered":{recovered},"maxPayload":{}"#,
+            config.max_payload,
         ));
         if let Some(pid) = pid {
             fields.push_str(&format!(r#","resume":"{pid}""#));

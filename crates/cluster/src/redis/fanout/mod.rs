@@ -32,7 +32,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use heartline_core::auth::{BoxFuture, UserKey};
-use heartline_core::backplane::line::{Scope, Session, SharedLine, Unclaimed};
+use heartline_core::backplane::line::{Changes, Scope, Session, SharedLine, Unclaimed};
 use heartline_core::backplane::{Message, Subscription, Target};
 use heartline_core::presence::SocketAddress;
 
@@ -343,6 +343,28 @@ impl SharedLine for Fanout {
                 room: room.into(),
             },
             is_known: Arc::default(),
+        })
+    }
+
+    fn say_to(&self, namespace: &Arc<str>, name: SocketAddress, message: &Message) {
+        if let Some(line) = &self.line {
+            line.say_to(namespace, name, message);
+        }
+    }
+
+    fn received(&self, name: SocketAddress, id: u64) {
+        if let Some(line) = &self.line {
+            line.received(name, id);
+        }
+    }
+
+    fn say_changes(&self, changes: Changes) -> BoxFuture<bool> {
+        let line = self.line.clone();
+        Box::pin(async move {
+            match line {
+                Some(line) => line.say_changes(changes).await,
+                None => false,
+            }
         })
     }
 

@@ -62,6 +62,11 @@ fn gap(scope: &Scope, line: u32, epoch: u64, known: Extent) -> Heard<'_> {
         target: target_of(scope),
         message: None,
         skip: None,
+        to: match scope {
+            Scope::Socket { name, .. } => Some(*name),
+            _ => None,
+        },
+        edges_after: None,
     }
 }
 
@@ -139,6 +144,9 @@ impl Line {
     fn tell_event(&self, node: &dyn Node, mut heard: Heard<'_>, origin: Origin) {
         self.delivered.fetch_max(heard.at.id, Ordering::Relaxed);
         heard.message.take_if(|_| self.was_told_alone(origin));
+        if heard.to.is_some() && origin.tag == self.tag() {
+            self.came_back(origin.number);
+        }
         node.hear(heard);
     }
 
@@ -218,7 +226,7 @@ impl Line {
             self.remembered().await;
             let after = self.delivered.load(Ordering::Relaxed);
             let scopes = match (self.node(), after) {
-                (Some(node), 1..) => node.followed(),
+                (Some(node), 1..) => node.followed().into_iter().chain(self.unheard()).collect(),
                 _ => Vec::new(),
             };
             if let Some(answers) = self.collect_all(scopes, after).await {

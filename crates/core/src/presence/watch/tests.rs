@@ -45,6 +45,7 @@ fn edge(user: &str, user_type: &str, online: bool, rev: u64) -> Edge {
         online,
         rev,
         at: rev,
+        number: 0,
         rooms: Vec::new(),
         others: None,
     }

@@ -28,8 +28,9 @@ fn a_socket_is_greeted_on_both_protocols_and_others_hear_of_its_user() {
     let now = world.unix_millis();
     let about = r#""authenticated":true,"userId":"ann","deviceId":"phone","nodeId":"n1""#;
     let pings = r#""pingInterval":3600000,"pingTimeout":3600000"#;
-    let hello =
-        format!(r#"{{"socketId":"{id}",{pings},{about},"serverTime":{now},"recovered":false}}"#);
+    let hello = format!(
+        r#"{{"socketId":"{id}",{pings},{about},"serverTime":{now},"recovered":false,"maxPayload":1000000}}"#
+    );
     assert_eq!(heard[1], format!(r#"42["server:hello",{hello}]"#));
     let success =
         format!(r#"{{"userId":"ann","userType":null,"socketId":"{id}","serverTime":{now}}}"#);

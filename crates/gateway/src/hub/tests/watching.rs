@@ -306,6 +306,7 @@ fn a_picture_that_is_wrong_is_counted_by_its_cause_until_it_is_right() {
         online: false,
         rev: picture["users"][0]["rev"].as_u64().unwrap() + 1,
         at: world.unix_millis(),
+        number: 0,
         rooms: Vec::new(),
         others: None,
     };

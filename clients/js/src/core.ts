@@ -1,0 +1,980 @@
+import { PERSONAL } from "./names.js";
+import { browser } from "./platform.js";
+import type { Filler, Host, Waiting, Wanted } from "./parts.js";
+import { Queue, failure, type SendOptions } from "./queue.js";
+import {
+  HeartlineError,
+  type Cause,
+  type Dial,
+  type End,
+  type Hello,
+  type Link,
+  type LinkEvents,
+  type Pending,
+  type Place,
+  type Platform,
+  type Reason,
+  type Reply,
+  type ServerEvents,
+  type ServerRequests,
+  type Session,
+  type State,
+} from "./types.js";
+
+/**
+ * A token, or how to get one: asked before every attempt, and before the last one expires. Whoever
+ * throws, or gives no text, is asked again; `SignedOut` ends that. The signal says that nobody
+ * waits for it any more.
+ */
+export type Token =
+  string | ((asked: { readonly signal: AbortSignal }) => string | Promise<string>);
+
+export interface Options {
+  token?: Token | undefined;
+  /** Connects at once. Default: true. */
+  autoConnect?: boolean;
+  /**
+   * How often to try again, in a row, before giving up; not counted while offline. Default: for
+   * ever.
+   */
+  attempts?: number;
+  /** Milliseconds before the second attempt; each later pause is twice as long. Default: 1 000. */
+  backoff?: number;
+  /** The longest pause in milliseconds. Default: 10 000. */
+  maxBackoff?: number;
+  /**
+   * How long an attempt may take, and the token for it, in milliseconds. Default: 12 000, more than
+   * servers wait for a token.
+   */
+  connectTimeout?: number;
+  /** How many messages may wait to be sent. Default: 1 000. */
+  queue?: number;
+  /** How many bytes they may have, as JSON. Default: 4 000 000. */
+  queueBytes?: number;
+  /** Is told what happens, in words, without data and tokens: `console.debug`, say. */
+  debug?: ((what: string) => void) | undefined;
+  /** For tests. */
+  platform?: Platform;
+}
+
+type Handler = (data: never) => void;
+type TimerName = "attempt" | "retry" | "watch" | "probe" | "stable" | "token";
+
+/** What is silent for less than this after a sleep is asked whether it lives, in milliseconds. */
+const PROBE = 2_000;
+/** How often silence is looked at, at least. */
+const TICK = 5_000;
+/** A connection that lasted so long counts as a good one. */
+const STABLE = 5_000;
+/** Tokens are renewed so long before they expire, or in the last fifth of their time. */
+const REFRESH_AHEAD = 60_000;
+const REQUEST_TIMEOUT = 10_000;
+/** How long messages wait for rooms that are joined again, in milliseconds. */
+const JOIN_TIME = 5_000;
+/** Longest time that a timer can be set to. */
+const MAX_TIMER = 2 ** 31 - 1;
+/** The longest pause that servers ask for before a reconnection, in milliseconds. */
+const MAX_PAUSE = 60_000;
+/** An end that was announced comes within this, in milliseconds; later it is another end. */
+const ANNOUNCED = 30_000;
+/**
+ * How often an event may make this client say something by itself, in milliseconds: over
+ * Socket.IO, whoever is in a room with it might be the one who sends the event.
+ */
+const SELDOM = 1_000;
+/** Events that only this client itself tells. */
+const OWN = /^(room:(in|out|lost|missed|snapshot)|session:back)$/;
+/** When a JSON Web Token expires, in Unix milliseconds. */
+function expiry(token: string): number | undefined {
+  try {
+    const payload = token.split(".")[1]!.replace(/-/g, "+").replace(/_/g, "/");
+    const { exp } = JSON.parse(atob(payload));
+    return typeof exp === "number" ? exp * 1000 : undefined;
+  } catch {
+    return undefined;
+  }
+}
+
+/** Whether the same may be asked again after a pause. */
+export const isPassing = ({ code }: HeartlineError) =>
+  code === "RATE_LIMITED" || code === "OVERLOADED" || code === "TIMEOUT";
+const nothing = () => {};
+const disconnected = (reason: Reason) =>
+  new HeartlineError("DISCONNECTED", `not connected: ${reason}`);
+
+/**
+ * A connection to Heartline that says what is true of it, comes back by itself, and
+ * loses nothing that it was given to send. What was missed is told, and not filled in:
+ * that is what `Client` adds.
+ *
+ * `Incoming` names the events of the application and their data, `Outward` those that
+ * it sends.
+ */
+export class Core<
+  Incoming extends object = Record<string, any>,
+  Outward extends object = Record<string, unknown>,
+> {
+  readonly #dial: Dial;
+  readonly #attempts: number;
+  readonly #backoff: number;
+  readonly #maxBackoff: number;
+  readonly #timeout: number;
+  readonly #log: Options["debug"];
+  readonly #platform: Platform;
+  readonly #filler: Filler | undefined;
+  readonly #queue: Queue;
+  #token: Token | undefined;
+
+  #state: State = { status: "disconnected", reason: "not_started" };
+  #listeners = new Set<(state: State) => void>();
+  #handlers = new Map<string, Set<Handler>>();
+  /** Rooms to be in. */
+  #rooms = new Map<string, Wanted>();
+  /** Rooms that the server has let this client into. */
+  #joined = new Set<string>();
+  /** Rooms that were left, as long as the server has not said so. */
+  #left = new Set<string>();
+  /** What the last connection has left to the next one. */
+  #session: Session | undefined;
+  /** There was a connection, to this node. */
+  #wasIn = false;
+  #nodeId: string | undefined;
+  /** Requests that wait for their replies. */
+  #requests = new Set<Waiting>();
+
+  /** Counts attempts: what belongs to another one comes too late. */
+  #attempt = 0;
+  #link: Link | undefined;
+  #failures = 0;
+  #renewals = 0;
+  #hello: Hello | undefined;
+  /** What the server promises: a ping so often, and how late it may be, in milliseconds. */
+  #interval = 0;
+  #grace = 0;
+  #heardAt = 0;
+  /** Unix milliseconds of the server's clock less those of this one's. */
+  #skew = 0;
+  /** Ends the asking for a token. */
+  #asking: AbortController | undefined;
+  #isOffline = false;
+  /** The server has asked for the pause before the next attempt. */
+  #isAsked = false;
+  /** What was said of this connection's end, and when. Only the end itself can confirm it. */
+  #announced: { [name: string]: { at: number; afterMs?: number; why?: string } | undefined } = {};
+  /** When the last of the server's heartbeats was answered. */
+  #answeredAt = -Infinity;
+  /** Rooms of which it was said, a moment ago, that this client is out of them. */
+  #doubted = new Set<string>();
+  #latency: number | undefined;
+  #place: Place = {};
+  #unwatch: (() => void) | undefined;
+  /** The two clocks when they were last compared: apart by more, the machine has slept. */
+  #clocks = { now: 0, unix: 0 };
+  #loose = new Set<unknown>();
+  #timers: { [name in TimerName]?: unknown } = {};
+
+  constructor(dial: Dial, options: Options = {}, filler?: (host: Host) => Filler) {
+    this.#dial = dial;
+    this.#token = options.token;
+    const platform = (this.#platform = options.platform ?? browser);
+    this.#attempts = options.attempts ?? Infinity;
+    this.#backoff = options.backoff ?? 1_000;
+    this.#maxBackoff = options.maxBackoff ?? 10_000;
+    this.#timeout = options.connectTimeout ?? 12_000;
+    this.#log = options.debug;
+    this.#queue = new Queue(
+      {
+        put: (event, data, reply) => this.#put(event, data, reply),
+        later: (ms, call) => this.#later(ms, call),
+        pause: (tries) => this.#pause(tries),
+        guarded: (call) => this.#guarded(call),
+        platform,
+      },
+      options.queue ?? 1_000,
+      options.queueBytes ?? 4_000_000,
+    );
+    this.#filler = filler?.({
+      request: (event, data) => this.#request(event, data),
+      tell: (event, data, at) => this.#tell(event, data, at),
+      room: (name) => this.#rooms.get(name),
+      isIn: (name) => this.isIn(name),
+      again: (error, call) => this.#again(error, call),
+    });
+    if (options.autoConnect ?? true) this.connect();
+  }
+
+  /** Its clocks and timers, for what stands beside the client. */
+  get platform(): Platform {
+    return this.#platform;
+  }
+
+  // --- state -----------------------------------------------------------
+
+  /** What is true now. */
+  get state(): State {
+    return this.#state;
+  }
+
+  /** Milliseconds there and back, as measured last. */
+  get latency(): number | undefined {
+    return this.#latency;
+  }
+
+  /** Where the event that is being told was said. Only in the handler itself, before it awaits. */
+  get place(): Place {
+    return this.#place;
+  }
+
+  /** Calls `listener` with the state now and each one that follows. Returns what ends that. */
+  subscribe(listener: (state: State) => void): () => void {
+    // Its own function, so that one that subscribes twice is told twice.
+    const own = (state: State) => listener(state);
+    this.#listeners.add(own);
+    this.#guarded(() => own(this.#state));
+    return () => void this.#listeners.delete(own);
+  }
+
+  #become(state: State): void {
+    this.#state = state;
+    this.#debug(`state ${state.status} ${"reason" in state ? state.reason : ""}`);
+    for (const listener of [...this.#listeners]) {
+      this.#guarded(() => listener(state));
+      // What a listener did about it has been told to all by now.
+      if (this.#state !== state) return;
+    }
+  }
+
+  /** An error of the application is its own: nobody else is disturbed. */
+  #guarded(call: () => void): void {
+    try {
+      call();
+    } catch (error) {
+      queueMicrotask(() => {
+        throw error;
+      });
+    }
+  }
+
+  #debug(what: string): void {
+    this.#guarded(() => this.#log?.(what));
+  }
+
+  // --- connecting ------------------------------------------------------
+
+  /** Connects, or tries again at once if it was about to. */
+  connect(): void {
+    const { status } = this.#state;
+    if (status === "reconnecting" && this.#timers.retry !== undefined) this.#begin();
+    if (status !== "disconnected" && status !== "failed") return;
+    this.#failures = this.#renewals = 0;
+    this.#unwatch ??= this.#platform.watch((to) => this.#surroundings(to));
+    const state: State = { status: "connecting" };
+    this.#become(state);
+    if (this.state === state) this.#begin();
+  }
+
+  /** Ends the connection, and whatever waits for it. Nothing is left behind. */
+  disconnect(): void {
+    if (this.#state.status === "disconnected") return;
+    this.#drop(true);
+    this.#stop({ status: "disconnected", reason: "client" });
+  }
+
+  #stop(state: State & { reason: Reason }): void {
+    this.#drop();
+    this.#clear("retry");
+    this.#unwatch?.();
+    this.#unwatch = undefined;
+    this.#isOffline = false;
+    const { reason } = state;
+    this.#queue.fail(() => disconnected(reason));
+    for (const [name, { waiting, wasIn }] of this.#rooms) {
+      for (const one of waiting.splice(0)) {
+        one.reject(disconnected(reason));
+        // Who was told that nothing came of it is not to find it done later.
+        if (!wasIn) this.#rooms.delete(name);
+      }
+    }
+    this.#become(state);
+  }
+
+  /** Lets go of the connection or the attempt, for good or until the next one goes on. */
+  #drop(forGood = false): void {
+    this.#attempt++;
+    const link = this.#link;
+    this.#link = undefined;
+    this.#asking?.abort();
+    if (link) this.#session = link.session?.();
+    if (forGood) this.#session = undefined;
+    for (const [name, room] of this.#rooms) {
+      room.entering = undefined;
+      this.#filler?.drop(name, room, this.#session);
+    }
+    this.#hello = undefined;
+    this.#announced = {};
+    this.#answeredAt = -Infinity;
+    this.#doubted.clear();
+    for (const timer of ["attempt", "watch", "probe", "stable", "token"] as const)
+      this.#clear(timer);
+    for (const timer of this.#loose) this.#platform.clearTimeout(timer);
+    this.#loose.clear();
+    this.#queue.drop();
+    link?.close(forGood);
+    for (const request of [...this.#requests]) request.reject(disconnected("transport"));
+  }
+
+  #begin(): void {
+    this.#drop();
+    this.#clear("retry");
+    const attempt = this.#attempt;
+    const current = () => attempt === this.#attempt;
+    const state = this.#state;
+    // Earlier than was told.
+    const unix = this.#platform.unix();
+    if (state.status === "reconnecting" && state.nextRetryAt > unix + 1) {
+      this.#become({ ...state, nextRetryAt: unix });
+      if (!current()) return;
+    }
+    const ended = (end: End) => current() && this.#ended(end);
+    const events = (token: string | undefined): LinkEvents => ({
+      hello: (hello) => current() && this.#opened(hello, token),
+      event: (...said) => current() && this.#event(...said),
+      alive: () => current() && this.#alive(),
+      end: ended,
+    });
+    const go = (token: string | undefined) => {
+      if (!current()) return;
+      this.#set("attempt", this.#timeout, () =>
+        this.#ended({ kind: "retry", reason: "connect_timeout" }),
+      );
+      try {
+        const link = this.#dial(token, events(token), this.#session);
+        // It may have ended already.
+        if (current()) this.#link = link;
+        else link.close(false);
+      } catch (error) {
+        // An address that is none, or nothing to connect with: it would be the same each time.
+        const { message } = error as Error;
+        const what = new HeartlineError("UNSUPPORTED", message);
+        ended({ kind: "final", reason: "transport", error: what });
+      }
+    };
+    if (typeof this.#token !== "function") return go(this.#token);
+    this.#askToken().then(go, (error) => ended(this.#untold(error)));
+  }
+
+  #opened(hello: Hello, token: string | undefined): void {
+    if (this.#hello) return;
+    const { pingInterval, pingTimeout, recovered, serverTime, maxPayload, userId, nodeId } = hello;
+    const { now, unix } = this.#platform;
+    this.#hello = hello;
+    this.#interval = pingInterval > 0 ? pingInterval : 25_000;
+    this.#grace = pingTimeout > 0 ? pingTimeout : 20_000;
+    this.#queue.most = maxPayload ?? Infinity;
+    this.#clear("attempt");
+    this.#heardAt = now();
+    this.#clocks = { now: now(), unix: unix() };
+    this.#skew = serverTime > 0 ? serverTime - unix() : 0;
+    this.#set("stable", STABLE, () => {
+      this.#failures = this.#renewals = 0;
+    });
+    this.#watch();
+    if (token !== undefined) this.#renewBefore(expiry(token));
+    const isElsewhere = this.#nodeId !== nodeId;
+    this.#nodeId = nodeId;
+    const isByRoom = this.#link?.isByRoom;
+    if (!recovered) this.#joined.clear();
+    if (!recovered && !isByRoom) this.#left.clear();
+    for (const [name, room] of this.#rooms) {
+      if (room.wasIn && (!recovered || isByRoom)) room.isStale = true;
+      this.#filler?.hello(name, room, isElsewhere);
+    }
+    this.#become({
+      status: "connected",
+      socketId: hello.socketId,
+      recovered,
+      ...(userId !== undefined && { userId }),
+    });
+    if (this.#wasIn) this.#tell("session:back", { recovered });
+    this.#wasIn = true;
+    if (this.#hello !== hello) return;
+    for (const room of this.#left) this.#depart(room);
+    const entering = [...this.#rooms].map(([name, room]) => {
+      if (room.isStale || room.waiting.length || !this.#joined.has(name))
+        return this.#enter(name, room);
+      this.#filler?.lookBack(name, room);
+    });
+    // What is sent may be for a room: its own sender is to hear it there.
+    const attempt = this.#attempt;
+    const open = () => attempt === this.#attempt && this.#queue.open();
+    if (!entering.some(Boolean)) return void open();
+    this.#later(JOIN_TIME, open);
+    void Promise.all(entering).then(open);
+  }
+
+  #ended(end: End): void {
+    const { kind, afterMs } = end;
+    const reason = this.#explained(end);
+    const why = reason === "kicked" && this.#foretold("connection:closed")?.why;
+    const error =
+      end.error ?? (why ? new HeartlineError(why, `the server said why: ${why}`) : undefined);
+    // A server that goes away closes the connection.
+    const isClosed = end.reason === "transport" || end.reason === "unavailable";
+    const drain = isClosed ? this.#foretold("server:drain") : undefined;
+    const code = end.code ?? error?.code;
+    const message = end.message || error?.message;
+    const cause: Cause = {
+      what: end.what ?? (drain ? "drained" : this.#what(reason)),
+      ...(code !== undefined && { code }),
+      ...(message && { message }),
+    };
+    this.#debug(`end ${reason} ${code ?? ""}`);
+    const failed = (reason: Reason) =>
+      this.#stop({ status: "failed", reason, cause, ...(error && { error }) });
+    let pause = afterMs! >= 0 ? afterMs : drain?.afterMs;
+    this.#isAsked = pause !== undefined;
+    this.#drop();
+    if (kind === "final") return failed(reason);
+    if (kind === "token") {
+      // A new token may be had once at once; one that is refused too is the last.
+      if (typeof this.#token !== "function" || this.#renewals++ > 0) return failed(reason);
+      pause = 0;
+    }
+    // Without a network nothing can be tried: that is nobody's failure.
+    if (!this.#isOffline && ++this.#failures > this.#attempts) return failed("attempts_exhausted");
+    pause ??= this.#isOffline ? this.#maxBackoff : this.#pause(this.#failures);
+    pause = Math.min(pause, MAX_TIMER);
+    // Before the state is told: a listener may call `connect` or `disconnect`.
+    this.#set("retry", pause, () => this.#begin());
+    this.#become({
+      status: "reconnecting",
+      attempt: this.#failures || 1,
+      nextRetryAt: this.#platform.unix() + pause,
+      reason,
+      cause,
+    });
+  }
+
+  #what(reason: Reason): Cause["what"] {
+    if (/auth|token|signed/.test(reason)) return "token";
+    if (/timeout/.test(reason)) return "timeout";
+    if (reason === "transport") return this.#hello ? "lost" : "unreachable";
+    return reason === "invalid_namespace" ? "refused" : (reason as Cause["what"]);
+  }
+
+  /** What was announced by this event, if that is not too long ago to be about this end. */
+  #foretold(event: string): { at: number; afterMs?: number; why?: string } | undefined {
+    const announced = this.#announced[event];
+    return announced && this.#platform.now() - announced.at <= ANNOUNCED ? announced : undefined;
+  }
+
+  /**
+   * The reason of an end, in the light of what was announced. An announcement never
+   * changes what becomes of the client: that follows from the end alone.
+   */
+  #explained({ kind, reason }: End): Reason {
+    const isTurnedOut = kind === "final" && (reason === "kicked" || reason === "device_limit");
+    if (isTurnedOut && this.#foretold("connection:replaced")) return "replaced";
+    if (kind === "retry" && reason === "transport" && this.#foretold("auth:error"))
+      return "auth_expired";
+    return reason;
+  }
+
+  /** Doubles up to the cap; half of it is chance, so that not all come back together. */
+  #pause(failures: number): number {
+    const most = Math.min(this.#maxBackoff, this.#backoff * 2 ** Math.min(failures - 1, 30));
+    return most * (0.5 + this.#platform.random() / 2);
+  }
+
+  #surroundings(to: "online" | "offline" | "awake"): void {
+    if (to !== "awake") this.#isOffline = to === "offline";
+    const state = this.#state;
+    if (to === "offline") {
+      if (this.#link) this.#ended({ kind: "retry", reason: "offline" });
+    } else if (this.#hello) {
+      this.#look();
+    } else if (this.#timers.retry !== undefined && state.status === "reconnecting") {
+      // A pause that the server has asked for is kept.
+      if (!this.#isAsked || this.#platform.unix() >= state.nextRetryAt) this.#begin();
+    }
+  }
+
+  // --- silence ---------------------------------------------------------
+
+  #watch(): void {
+    const silence = this.#platform.now() - this.#heardAt;
+    const asks = this.#link?.isDeaf && silence < this.#interval;
+    const next = Math.min(TICK, this.#interval + (asks ? 0 : this.#grace) - silence);
+    this.#set("watch", Math.max(next, 0), () => this.#look());
+  }
+
+  /** Whether the machine has slept since the clocks were last looked at. */
+  #hasSlept(): boolean {
+    const before = this.#clocks;
+    const now = this.#platform.now(),
+      unix = this.#platform.unix();
+    this.#clocks = { now, unix };
+    return (
+      Math.abs(unix - before.unix - (now - before.now)) > PROBE || now - before.now > TICK + PROBE
+    );
+  }
+
+  /** Looks whether the connection is as alive as the server promised. */
+  #look(): void {
+    const silence = this.#platform.now() - this.#heardAt;
+    // What was asked before is waited for, whatever else wakes up meanwhile.
+    if (this.#timers.probe !== undefined) return;
+    if (this.#hasSlept()) return this.#probe();
+    if (silence >= this.#interval + this.#grace)
+      return this.#ended({ kind: "retry", reason: "heartbeat_timeout" });
+    if (this.#link?.isDeaf && silence >= this.#interval) this.ping().catch(nothing);
+    this.#watch();
+  }
+
+  /**
+   * Asks whether it lives: perhaps a clock was set, or the browser keeps a hidden tab's timers
+   * waiting. What had come before, and waited to be read, is no answer; what comes later is.
+   */
+  #probe(): void {
+    const asked = this.#platform.now();
+    this.#clear("watch");
+    this.#set("probe", PROBE, () => {
+      if (this.#hasSlept() || this.#heardAt - asked > PROBE / 2) this.#probe();
+      else this.#ended({ kind: "retry", reason: "heartbeat_timeout" });
+    });
+    this.ping().then(() => {
+      this.#clear("probe");
+      this.#watch();
+    }, nothing);
+  }
+
+  #alive(): void {
+    this.#heardAt = this.#platform.now();
+  }
+
+  /** Milliseconds to the server and back. */
+  async ping(): Promise<number> {
+    const asked = this.#platform.now();
+    await this.#ask((reply) => this.#link?.ping(() => reply({})), REQUEST_TIMEOUT);
+    this.#alive();
+    return (this.#latency = this.#heardAt - asked);
+  }
+
+  // --- the token -------------------------------------------------------
+
+  /**
+   * Another token, or another way to get one: for the next attempt, and for the connection that
+   * is, of the same user. Resolves when the server has taken it, or at once where there is no
+   * connection.
+   */
+  async setToken(token: Token): Promise<void> {
+    this.#token = token;
+    this.#renewals = 0;
+    if (this.#hello) await this.#refresh();
+    else if (this.#timers.retry !== undefined && !this.#isAsked) this.#begin();
+  }
+
+  /** What the function gives, in time; nothing else than a text with something in it will do. */
+  async #askToken(): Promise<string> {
+    const ask = this.#token;
+    if (typeof ask !== "function") return ask!;
+    const asking = (this.#asking = new AbortController());
+    let off: (() => void) | undefined;
+    const late = new Promise<never>((_, reject) => {
+      off = this.#later(this.#timeout, () => {
+        asking.abort();
+        reject(new HeartlineError("TIMEOUT", `no token within ${this.#timeout} ms`));
+      });
+    });
+    try {
+      const token: unknown = await Promise.race([ask({ signal: asking.signal }), late]);
+      // The page of a proxy that answers in the place of the app is no token.
+      if (typeof token === "string" && /^\s*[^\s<]/.test(token)) return token;
+      throw new HeartlineError("NO_TOKEN", "what the token function gave is no token");
+    } finally {
+      off!();
+    }
+  }
+
+  /** The end of an attempt without a token. */
+  #untold(error: any): End {
+    if (error?.code === "SIGNED_OUT") return { kind: "final", reason: "signed_out", error };
+    const { code, message } = error ?? {};
+    return { kind: "retry", reason: "token_unavailable", code, message };
+  }
+
+  #renewBefore(expires: number | undefined): void {
+    this.#clear("token");
+    const left = expires! - this.#platform.unix() - this.#skew;
+    const after = left - Math.min(REFRESH_AHEAD, left / 5);
+    if (typeof this.#token === "function" && left > 0 && after < MAX_TIMER)
+      this.#set("token", Math.max(after, SELDOM), () => void this.#renew(1));
+  }
+
+  /** A new token for the connection that is; until it expires, asked for again. */
+  async #renew(tries: number): Promise<void> {
+    const attempt = this.#attempt;
+    try {
+      await this.#refresh();
+    } catch (error) {
+      if (attempt !== this.#attempt) return;
+      const end = this.#untold(error);
+      if (end.kind === "final") return this.#ended(end);
+      this.#set("token", this.#pause(tries), () => void this.#renew(tries + 1));
+    }
+  }
+
+  async #refresh(): Promise<void> {
+    const attempt = this.#attempt;
+    const token = await this.#askToken();
+    if (attempt !== this.#attempt) return;
+    const { expiresAt } = await this.#request("auth:refresh", { token });
+    if (attempt === this.#attempt) this.#renewBefore((expiresAt as number) ?? expiry(token));
+  }
+
+  // --- events ----------------------------------------------------------
+
+  /** An event that the transport heard; with a `room`, if the transport knows it was said there. */
+  #event(name: string, data: any, room?: string, offset?: number): void {
+    if (OWN.test(name)) return;
+    if (room === undefined) this.#mind(name, data);
+    else if (PERSONAL.has(name)) return;
+    const at: Place = {
+      ...(room !== undefined && { room }),
+      ...(offset !== undefined && { offset }),
+    };
+    this.#debug(`heard ${name} ${room ?? ""}`);
+    if (name === "message:new" && this.#filler) this.#filler.message(data, room, at);
+    else this.#tell(name, data, at);
+  }
+
+  /**
+   * What the server says, or, over Socket.IO, somebody in a room who speaks in its name.
+   * Nothing here ends or changes anything by itself.
+   */
+  #mind(name: string, data: any): void {
+    const at = this.#platform.now();
+    if (name === "server:drain") {
+      const asked = data?.reconnectInMs;
+      if (typeof asked === "number" && asked >= 0)
+        this.#announced[name] = { at, afterMs: Math.min(asked, MAX_PAUSE) };
+    } else if (name === "connection:closed") {
+      if (typeof data?.reason === "string") this.#announced[name] = { at, why: data.reason };
+    } else if (
+      name === "connection:replaced" ||
+      (name === "auth:error" && data?.code === "AUTH_TOKEN_EXPIRED")
+    ) {
+      this.#announced[name] = { at };
+    } else if (name === "heartbeat") {
+      if (typeof data?.timestamp === "number") this.#answer(data.timestamp, at);
+    } else if (name === "room:left") {
+      if (data?.reason !== undefined) this.#doubt(data.room);
+    } else if (name === "room:gap") {
+      const room = this.#rooms.get(data?.room);
+      if (room && this.isIn(data.room)) this.#missed(data.room, room);
+    }
+  }
+
+  /** Answers a heartbeat, and measures by this client's own clock how long that takes. */
+  #answer(timestamp: number, at: number): void {
+    if (at - this.#answeredAt < SELDOM) return;
+    this.#answeredAt = at;
+    this.#link?.emit("heartbeat:response", { timestamp }, (reply) => {
+      if (reply?.ok !== false) this.#latency = this.#platform.now() - at;
+    });
+  }
+
+  /** Asks the server for a room that it has perhaps taken away: its refusal would be the proof. */
+  #doubt(name: string): void {
+    const room = this.#rooms.get(name);
+    if (!room || !this.#joined.has(name) || this.#doubted.has(name)) return;
+    this.#doubted.add(name);
+    const attempt = this.#attempt;
+    void this.#enter(name, room).then(() => {
+      if (attempt === this.#attempt) this.#later(SELDOM, () => this.#doubted.delete(name));
+    });
+  }
+
+  #tell(name: string, data: unknown, at: Place = {}): void {
+    for (const handler of [...(this.#handlers.get(name) ?? [])]) {
+      this.#place = at;
+      this.#guarded(() => handler(data as never));
+    }
+  }
+
+  /** Hears events of this name, over all reconnections. Returns what ends that. */
+  on<K extends keyof (Incoming & ServerEvents) & string>(
+    event: K,
+    handler: (data: (Incoming & ServerEvents)[K]) => void,
+  ): () => void {
+    let handlers = this.#handlers.get(event);
+    if (!handlers) this.#handlers.set(event, (handlers = new Set()));
+    handlers.add(handler as Handler);
+    return () => this.off(event, handler);
+  }
+
+  /** Ends what `on` began. */
+  off<K extends keyof (Incoming & ServerEvents) & string>(
+    event: K,
+    handler: (data: (Incoming & ServerEvents)[K]) => void,
+  ): void {
+    const handlers = this.#handlers.get(event);
+    if (handlers?.delete(handler as Handler) && handlers.size === 0) this.#handlers.delete(event);
+  }
+
+  // --- rooms -----------------------------------------------------------
+
+  /**
+   * Joins a room, and joins it again after each reconnection until `leave`. Resolves
+   * when the server has let this client in; rejects when it does not, or at the end.
+   * A room has as many users as have joined it, each once.
+   */
+  join(name: string, user: unknown = this): Promise<void> {
+    const joined = new Promise<void>((resolve, reject) => {
+      let room = this.#rooms.get(name);
+      if (!room) {
+        this.#rooms.set(name, (room = { users: new Set(), waiting: [] }));
+        this.#left.delete(name);
+      }
+      room.users.add(user);
+      if (this.isIn(name)) return resolve();
+      room.waiting.push({ resolve: () => resolve(), reject });
+      if (this.#hello) void this.#enter(name, room);
+    });
+    // Who does not wait for it does not have to hear that it came to nothing.
+    joined.catch(nothing);
+    return joined;
+  }
+
+  /** Whether this client is in a room now. */
+  isIn(room: string): boolean {
+    return this.#hello !== undefined && this.#joined.has(room);
+  }
+
+  /** Leaves a room, for good, unless somebody else wants to be in it. */
+  leave(name: string, user: unknown = this): void {
+    const room = this.#rooms.get(name);
+    if (!room?.users.delete(user) || room.users.size) return;
+    this.#forget(name);
+    for (const one of room.waiting) one.reject(new HeartlineError("LEFT", `room ${name} was left`));
+    // If it is not heard now, the next connection says it.
+    this.#left.add(name);
+    if (this.#hello) this.#depart(name);
+    this.#tell("room:out", { room: name });
+  }
+
+  #depart(room: string): void {
+    // Joined again meanwhile, it has another answer to wait for.
+    this.#link?.leave(room, () => this.#left.delete(room));
+  }
+
+  #forget(name: string): void {
+    this.#rooms.delete(name);
+    this.#joined.delete(name);
+    this.#session?.rooms?.delete(name);
+  }
+
+  /** Asks to be let in, once at a time. Resolves when there is nothing more to wait for. */
+  #enter(name: string, room: Wanted): Promise<unknown> {
+    if (room.entering) return room.entering;
+    // Where it stands, so that it is known what is missed later.
+    if (!room.wasIn) this.#filler?.joining(name, room);
+    return (room.entering = this.#ask(
+      (reply) => this.#link?.join(name, reply),
+      REQUEST_TIMEOUT,
+    ).then(
+      (reply) => {
+        // It may have been left, and joined anew by now: that has an answer of its own.
+        if (this.#rooms.get(name) !== room) return;
+        room.entering = undefined;
+        const isNew = !this.#joined.has(name);
+        this.#joined.add(name);
+        for (const one of room.waiting.splice(0)) one.resolve({});
+        if (isNew) this.#tell("room:in", { room: name });
+        this.#entered(name, room, reply);
+      },
+      (error: HeartlineError) => {
+        // What is lost with the connection is joined with the next one.
+        if (this.#rooms.get(name) !== room || error.code === "DISCONNECTED") return;
+        if (isPassing(error))
+          return new Promise((resolve) =>
+            this.#again(error, () => {
+              room.entering = undefined;
+              resolve(this.#rooms.get(name) === room && this.#enter(name, room));
+            }),
+          );
+        this.#forget(name);
+        for (const one of room.waiting) one.reject(error);
+        this.#tell("room:lost", { room: name, code: error.code });
+      },
+    ));
+  }
+
+  /** A room was joined: what was missed of it comes by itself, or is filled, or is told of. */
+  #entered(name: string, room: Wanted, { recovered, snapshot }: Reply): void {
+    // A handler may have left it.
+    if (!this.isIn(name)) return;
+    if (room.isStale && recovered) this.#filler?.goesOn(name, room);
+    else if (room.isStale) this.#missed(name, room);
+    room.isStale = false;
+    room.wasIn = true;
+    if (!recovered && (snapshot as unknown[] | undefined)?.length)
+      this.#tell("room:snapshot", { room: name, snapshot });
+  }
+
+  #missed(name: string, room: Wanted): void {
+    if (!this.#filler?.missed(name, room)) this.#tell("room:missed", { room: name, filled: false });
+  }
+
+  // --- requests --------------------------------------------------------
+
+  /** A promise of a reply that settles with the connection at the latest. */
+  #ask(put: (reply: (reply: Reply) => void) => void, timeout: number): Promise<Reply> {
+    return new Promise((resolve, reject) => {
+      if (!this.#hello) return reject(disconnected(this.#reason()));
+      const finish = () => {
+        this.#platform.clearTimeout(timer);
+        this.#requests.delete(waiting);
+      };
+      const waiting: Waiting = {
+        resolve(reply) {
+          finish();
+          resolve(reply);
+        },
+        reject(error) {
+          finish();
+          reject(error);
+        },
+      };
+      const late = () =>
+        waiting.reject(new HeartlineError("TIMEOUT", `no answer within ${timeout} ms`));
+      const timer = this.#platform.setTimeout(late, timeout);
+      this.#requests.add(waiting);
+      try {
+        put((reply) =>
+          reply?.ok === false ? waiting.reject(failure(reply)) : waiting.resolve(reply ?? {}),
+        );
+      } catch (error) {
+        waiting.reject(error as HeartlineError);
+      }
+    });
+  }
+
+  #reason(): Reason {
+    const state = this.#state;
+    return "reason" in state ? state.reason : "transport";
+  }
+
+  #put(event: string, data: unknown, reply?: (reply: Reply) => void): boolean | void {
+    this.#debug(`say ${event}`);
+    return this.#link?.emit(event, data, reply);
+  }
+
+  #request(event: string, data: unknown, timeout = REQUEST_TIMEOUT): Promise<Reply> {
+    return this.#ask((reply) => this.#put(event, data, reply), timeout);
+  }
+
+  /**
+   * Sends an event now, or not at all: false says that there is no connection. Throws `TOO_LARGE`
+   * or `INVALID_DATA` for what no server would get.
+   */
+  emit<K extends keyof Outward & string>(event: K, data: Outward[K]): boolean {
+    return this.#hello !== undefined && this.#put(event, data) !== false;
+  }
+
+  /**
+   * Sends an event now and waits for its acknowledgement. Never sends twice, and rejects at
+   * once without a connection.
+   */
+  request<K extends keyof (Outward & ServerRequests) & string>(
+    event: K,
+    data: (Outward & ServerRequests)[K],
+    timeout?: number,
+  ): Promise<Reply> {
+    return this.#request(event, data, timeout);
+  }
+
+  /** Publishes to a room; with a `key`, a slow reader gets only the newest of each. */
+  publish<K extends keyof Incoming & string>(
+    room: string,
+    event: K,
+    data: Incoming[K],
+    key?: string,
+  ): Promise<Reply> {
+    return this.#request("publish", { room, event, data, ...(key !== undefined && { key }) });
+  }
+
+  // --- sending, surely -------------------------------------------------
+
+  /**
+   * Sends an event until it is acknowledged, in the order of the calls, waiting for a
+   * connection if there is none. An object gets a `tempId`, the same at each try, by
+   * which the server knows a message that it has had: `message:send` and `chat:send`
+   * are stored once, however often they were sent.
+   *
+   * Rejects when the server refuses, when `retries` were in vain (`UNCONFIRMED`), when
+   * too much waits (`QUEUE_FULL`), when it cannot be sent at all (`INVALID_DATA`,
+   * `TOO_LARGE`), and at `disconnect()` or failure (`DISCONNECTED`). The error has the
+   * `tempId`, and says by `sent` whether the message may have been received.
+   */
+  send<K extends keyof Outward & string>(
+    event: K,
+    data: Outward[K],
+    options: SendOptions = {},
+  ): Promise<Reply> {
+    const state = this.#state;
+    const isOver = "reason" in state && !/not_started/.test(state.reason) && !("attempt" in state);
+    return this.#queue.add(event, data, options, isOver ? disconnected(state.reason) : undefined);
+  }
+
+  /** What waits to be sent or acknowledged. Never changed; what is different is a new one. */
+  get pending(): Pending {
+    return this.#queue.pending;
+  }
+
+  /** Calls `listener` with what waits now, and each time that it is different. */
+  subscribePending(listener: (pending: Pending) => void): () => void {
+    const own = (pending: Pending) => listener(pending);
+    this.#queue.listeners.add(own);
+    this.#guarded(() => own(this.pending));
+    return () => void this.#queue.listeners.delete(own);
+  }
+
+  // --- timers ----------------------------------------------------------
+
+  /** Once, if this connection lasts so long. Returns what ends that. */
+  #later(ms: number, call: () => void): () => void {
+    const timer = this.#platform.setTimeout(
+      () => {
+        this.#loose.delete(timer);
+        call();
+      },
+      Math.min(ms, MAX_TIMER),
+    );
+    this.#loose.add(timer);
+    return () => {
+      this.#platform.clearTimeout(timer);
+      this.#loose.delete(timer);
+    };
+  }
+
+  /** After the pause that was asked for, and a little later, so that not all come together. */
+  #again({ retryAfterMs }: HeartlineError, call: () => void): void {
+    const chance = 1.25 - this.#platform.random() / 4;
+    this.#later((retryAfterMs ?? this.#backoff) * chance, call);
+  }
+
+  #set(timer: TimerName, ms: number, call: () => void): void {
+    this.#clear(timer);
+    this.#timers[timer] = this.#platform.setTimeout(() => {
+      this.#timers[timer] = undefined;
+      call();
+    }, ms);
+  }
+
+  #clear(timer: TimerName): void {
+    if (this.#timers[timer] === undefined) return;
+    this.#platform.clearTimeout(this.#timers[timer]);
+    this.#timers[timer] = undefined;
+  }
+}

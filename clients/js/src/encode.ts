@@ -1,0 +1,34 @@
+import { HeartlineError } from "./types.js";
+
+/** Values that JSON carries whole. */
+const WHOLE = /^(Object|Array|String|Number|Boolean|Null|Undefined)$/;
+
+/**
+ * A value as JSON. Throws `INVALID_DATA` for what JSON would drop or change: binary data, dates,
+ * maps, functions, numbers that are not finite, and whatever has a JSON of its own.
+ */
+export function encode(data: unknown): string {
+  const seen = function (this: any, key: string, value: unknown) {
+    // What is given to this function, a date has turned into a text already.
+    const own = this[key];
+    const type = Object.prototype.toString.call(own).slice(8, -1);
+    const isLost =
+      own === undefined ? Array.isArray(this) : typeof own === "number" && own - own !== 0;
+    if (isLost || own?.toJSON || !WHOLE.test(type))
+      throw new HeartlineError("INVALID_DATA", `${type} at "${key}": JSON does not carry it whole`);
+    return value;
+  };
+  try {
+    return JSON.stringify(data, seen);
+  } catch (error) {
+    // A circle, or a number that is too big for it.
+    if (error instanceof HeartlineError) throw error;
+    throw new HeartlineError("INVALID_DATA", (error as Error).message);
+  }
+}
+
+/** Bytes of a text in UTF-8. */
+export const bytes = (text: string): number => new TextEncoder().encode(text).length;
+
+export const tooLarge = (size: number, most: number): HeartlineError =>
+  new HeartlineError("TOO_LARGE", `${size} bytes, and the server takes ${most}`);

@@ -1,0 +1,173 @@
+import { isPassing } from "./core.js";
+import type { Filler, Host, Wanted } from "./parts.js";
+import type { HeartlineError, Message, Place, Session } from "./types.js";
+
+interface Answer {
+  readonly messages: readonly Message[];
+  readonly head: number;
+  readonly floor: number;
+  readonly complete: boolean;
+}
+
+/** What is known of a conversation. */
+interface History {
+  /** The last message that was told, or was there before it was joined. */
+  last?: number;
+  /** Ids of the messages told last. */
+  readonly told: Set<string>;
+  /** Messages that wait until those before them have been told, and where they were said. */
+  held?: [Message, Place][] | undefined;
+  /** Names the reading of its history that goes on. */
+  filling?: object | undefined;
+  /** Some of what was missed cannot be had. */
+  isLacking?: boolean;
+  /** Its end may be missing: nobody has asked since the node was another one. */
+  isUnsure?: boolean;
+  /** Its offsets have holes that its history does not fill: they say nothing. */
+  isLoose?: boolean;
+}
+
+/** A conversation's room is this and its id. */
+const CONVERSATION = "conversation:";
+/** Messages that the server gives in one answer. */
+const PART = 200;
+/** Messages of a conversation that are known by their ids, so that none is told twice. */
+const MOST_TOLD = 2 * PART;
+/** Messages that may wait for those before them; what is too much is in the history too. */
+const MOST_HELD = 1_000;
+/** Messages of a conversation that are filled in. Whoever missed more is to load afresh. */
+const MOST_FILLED = 10_000;
+
+const isConversation = (room: string) => room.startsWith(CONVERSATION);
+
+/** Fills what was missed of conversations from their history, so that each message is told once. */
+export class Missed implements Filler {
+  constructor(readonly host: Host) {}
+
+  #of(room: Wanted): History {
+    return (room.history ??= { told: new Set() }) as History;
+  }
+
+  #isOver(name: string, room: Wanted): boolean {
+    return this.host.room(name) !== room;
+  }
+
+  drop(name: string, room: Wanted, session: Session | undefined): void {
+    const history = this.#of(room);
+    history.filling = undefined;
+    // What was held has not been told: nobody is to believe that it was.
+    if (history.held) session?.rooms?.delete(name);
+  }
+
+  hello(name: string, room: Wanted, isElsewhere: boolean): void {
+    const history = this.#of(room);
+    history.isLoose = false;
+    history.isUnsure ||= isElsewhere;
+    // What was being filled when the connection was lost is to be filled now.
+    if (room.wasIn && history.held) room.isStale = true;
+    if (room.isStale && isConversation(name)) history.held ??= [];
+  }
+
+  joining(name: string, room: Wanted): void {
+    if (isConversation(name)) void this.#fill(name, room, false);
+  }
+
+  /** A node that was killed may have stored what it has told to nobody: who goes on asks. */
+  lookBack(name: string, room: Wanted): void {
+    if (room.wasIn && this.#of(room).isUnsure) this.joining(name, room);
+  }
+
+  goesOn(name: string, room: Wanted): void {
+    const history = this.#of(room);
+    const held = history.held ?? [];
+    history.held = undefined;
+    for (const [message, at] of held) this.message(message, name, at);
+    this.lookBack(name, room);
+  }
+
+  missed(name: string, room: Wanted): boolean {
+    if (!isConversation(name)) return false;
+    this.#of(room).held ??= [];
+    void this.#fill(name, room, true);
+    return true;
+  }
+
+  /** A message of a conversation that this client is in is told once, after those before it. */
+  message(message: Message, said: string | undefined, at: Place): void {
+    const { conversationId, offset } = message ?? {};
+    const name = said ?? CONVERSATION + conversationId;
+    const room = this.host.room(name);
+    // Over Socket.IO, it may be of the open room of that name: its offsets are others.
+    const isSure = said !== undefined || !this.host.room(conversationId);
+    if (!room || !isConversation(name) || typeof offset !== "number" || !isSure)
+      return this.host.tell("message:new", message, at);
+    const history = this.#of(room);
+    if (history.held) {
+      if (history.held.push([message, at]) > MOST_HELD) history.held.shift();
+    } else if (offset > (history.last ?? offset) + 1 && !history.isLoose) {
+      history.held = [[message, at]];
+      void this.#fill(name, room, false);
+    } else this.#tellOnce(history, message, at);
+  }
+
+  #tellOnce(history: History, message: Message, at: Place): void {
+    const { id, offset } = message;
+    const { told } = history;
+    history.last = Math.max(history.last ?? 0, offset);
+    if (told.has(id)) return;
+    told.add(id);
+    if (told.size > MOST_TOLD) told.delete(told.values().next().value!);
+    this.host.tell("message:new", message, at);
+  }
+
+  /** Tells what is new in a conversation's history, or only notes where it stands. */
+  async #fill(name: string, room: Wanted, isMissed: boolean): Promise<void> {
+    const history = this.#of(room);
+    const filling = (history.filling = {});
+    const isOver = () => history.filling !== filling || this.#isOver(name, room);
+    const conversationId = name.slice(CONVERSATION.length);
+    let after = history.last;
+    try {
+      for (;;) {
+        const part = after === undefined ? { limit: 1 } : { after, limit: PART };
+        const answer = await this.host.request("history:get", { conversationId, ...part });
+        if (isOver()) return;
+        const { head, floor, messages, complete } = answer as unknown as Answer;
+        const missed = after === undefined ? 0 : head - history.last!;
+        // What is gone of those that were told already is nobody's loss.
+        const isGone = missed > MOST_FILLED || (!complete && !(floor <= history.last!));
+        const isOther = missed < 0 || missed > MOST_FILLED;
+        if (isOther || isGone || after === undefined)
+          history.isLacking = isMissed || (isGone && !!history.held);
+        // Who has told a message knows better where it stands than who has only asked.
+        if (isOther || history.last === undefined) history.last = head;
+        if (isOther || after === undefined) break;
+        for (const message of messages) this.#tellOnce(history, message, { room: name });
+        // A handler may have left.
+        if (isOver()) return;
+        history.held = history.held?.filter(([{ id }]) => !history.told.has(id));
+        if (messages.length === 0 || history.last! >= head) break;
+        after = history.last;
+      }
+    } catch (error) {
+      if (isOver()) return;
+      if (isPassing(error as HeartlineError))
+        return this.host.again(
+          error as HeartlineError,
+          () => !isOver() && void this.#fill(name, room, isMissed),
+        );
+      history.isLacking = isMissed || !!history.held;
+    }
+    history.filling = undefined;
+    history.isUnsure = false;
+    history.isLoose = history.held?.some(([{ offset }]) => offset > history.last! + 1) ?? false;
+    // What was held is told, now that all before it has been told.
+    const held = history.held ?? [];
+    history.held = undefined;
+    for (const [message, at] of held)
+      if (!this.#isOver(name, room)) this.#tellOnce(history, message, at);
+    const filled = !history.isLacking;
+    history.isLacking = false;
+    if (isMissed || !filled) this.host.tell("room:missed", { room: name, filled });
+  }
+}

@@ -1,0 +1,282 @@
+/**
+ * An outbox that outlives the page: what was given to it is kept until the server has taken it or
+ * refused it, over reloads and crashes. Functions beside the client, so that whoever does without
+ * them does not load them.
+ *
+ * @module
+ */
+import type { Core } from "./core.js";
+import { encode } from "./encode.js";
+import type { SendOptions } from "./queue.js";
+import { HeartlineError, type Reply } from "./types.js";
+
+type AnyClient = Pick<
+  Core<any, any>,
+  "send" | "state" | "subscribe" | "subscribePending" | "platform"
+>;
+
+/** A message that is kept. Its `tempId` is in its data as well. */
+export interface Stored {
+  readonly tempId: string;
+  readonly event: string;
+  readonly data: { readonly [name: string]: unknown };
+  /** When it was given, Unix milliseconds. */
+  readonly at: number;
+}
+
+/**
+ * Where messages are kept. Each may reject: then a message is sent all the same, and `unkept` told.
+ */
+export interface OutboxStore {
+  /**
+   * Calls `found` with what earlier pages have left, the first first, and again when another page
+   * that had some is closed. Resolves when all has been looked at that can be now.
+   */
+  load(found: (messages: readonly Stored[]) => void): Promise<void>;
+  put(message: Stored): Promise<void>;
+  remove(tempId: string): Promise<void>;
+}
+
+export interface OutboxOptions {
+  /** The server has taken a message that an earlier page has left. */
+  sent?(message: Stored, reply: Reply): void;
+  /** It has refused one of those, or nobody has ever answered. It is kept no more. */
+  failed?(message: Stored, error: HeartlineError): void;
+  /** A message could not be kept, and is lost with the page if it is not sent before. */
+  unkept?(error: unknown, message: Stored | undefined): void;
+}
+
+export interface Outbox {
+  /**
+   * As the client's `send`, for objects. It waits over `disconnect()`, too: only the answer of the
+   * server settles it, or that there was none for too long.
+   */
+  send(
+    event: string,
+    data: { readonly [name: string]: unknown },
+    options?: SendOptions,
+  ): Promise<Reply>;
+  /** Everything that earlier pages have left has been given to the client. */
+  readonly ready: Promise<void>;
+  /** What is kept stays so, for the next page. */
+  close(): void;
+}
+
+interface Entry {
+  readonly message: Stored;
+  readonly options: SendOptions | undefined;
+  /** Its place among those that were given. */
+  place?: number;
+  resolve(reply: Reply): void;
+  reject(error: HeartlineError): void;
+}
+
+/**
+ * Keeps what is sent by it, and sends what earlier pages have kept. A store is one user's: give it
+ * another name for each.
+ *
+ * ```ts
+ * const outbox = openOutbox(heartline, indexedDb(`outbox of ${userId}`));
+ * await outbox.send("message:send", { conversationId: "42", content: "hello" });
+ * ```
+ */
+export function openOutbox(
+  client: AnyClient,
+  store: OutboxStore,
+  options: OutboxOptions = {},
+): Outbox {
+  let isClosed = false;
+  /** Wait for a client that is connected again, or has room. */
+  let parked: Entry[] = [];
+  const unkept = (message?: Stored) => (error: unknown) => options.unkept?.(error, message);
+
+  let places = 0;
+
+  const give = (entry: Entry): void => {
+    const { message } = entry;
+    entry.place ??= places++;
+    const done = (settle: () => void) => {
+      store.remove(message.tempId).catch(unkept(message));
+      settle();
+    };
+    client.send(message.event, message.data, entry.options).then(
+      (reply) => done(() => entry.resolve(reply)),
+      (error: HeartlineError) => {
+        if (error.code === "DISCONNECTED" || error.code === "QUEUE_FULL") parked.push(entry);
+        else done(() => entry.reject(error));
+      },
+    );
+  };
+  const again = () => {
+    const { state } = client;
+    const isOver = state.status === "failed" || ("reason" in state && state.reason === "client");
+    if (isClosed || isOver) return;
+    for (const entry of parked.splice(0).sort((a, b) => a.place! - b.place!)) give(entry);
+  };
+  const offs = [
+    client.subscribe(({ status }) => {
+      // What is rejected by an end is parked a moment later.
+      if (status === "connecting" || status === "connected") queueMicrotask(again);
+    }),
+    client.subscribePending(({ count }) => {
+      if (count === 0) queueMicrotask(again);
+    }),
+  ];
+
+  const ready = store
+    .load((messages) => {
+      for (const message of messages) {
+        if (isClosed) return;
+        give({
+          message,
+          options: undefined,
+          resolve: (reply) => options.sent?.(message, reply),
+          reject: (error) => options.failed?.(message, error),
+        });
+      }
+    })
+    .catch(unkept());
+
+  /** One after another: what is given first is kept first, and sent first. */
+  let last: Promise<unknown> = ready;
+  return {
+    ready,
+    send(event, data, sendOptions) {
+      return new Promise((resolve, reject) => {
+        if (isClosed) throw new HeartlineError("DISCONNECTED", "the outbox is closed");
+        if (typeof data !== "object" || data === null || Array.isArray(data))
+          throw new HeartlineError("INVALID_DATA", "only an object has a tempId to be known by");
+        const { platform } = client;
+        const at = platform.unix();
+        const part = () => Math.floor(platform.random() * 2 ** 32).toString(36);
+        const tempId = (data.tempId as string) ?? `${at.toString(36)}-${part()}${part()}`;
+        const copy = { ...(JSON.parse(encode(data)) as object), tempId };
+        const message = { tempId, event, data: copy, at };
+        last = last
+          .then(() => store.put(message))
+          .catch(unkept(message))
+          .then(() => give({ message, options: sendOptions, resolve, reject }));
+      });
+    },
+    close() {
+      isClosed = true;
+      for (const off of offs) off();
+      parked = [];
+    },
+  };
+}
+
+/** Keeps messages as long as the page lives: for tests, and where there is nothing else. */
+export function memory(kept: Map<string, Stored> = new Map()): OutboxStore {
+  return {
+    async load(found) {
+      found([...kept.values()]);
+    },
+    async put(message) {
+      kept.set(message.tempId, message);
+    },
+    async remove(tempId) {
+      kept.delete(tempId);
+    },
+  };
+}
+
+const TABLE = "messages";
+/** How long a page that has just gone may take to be gone, in milliseconds. */
+const LOCK_TIME = 1_000;
+
+/** A row: the number is its place. */
+interface Row extends Stored {
+  readonly number?: number;
+  /** The page that sends it. */
+  readonly owner: string;
+}
+
+const settled = <T>(request: IDBRequest<T>): Promise<T> =>
+  new Promise((resolve, reject) => {
+    request.onsuccess = () => resolve(request.result);
+    request.onerror = () => reject(request.error);
+  });
+
+/**
+ * Keeps messages in the browser's database, for one user: name it after them. Several pages may be
+ * open: each sends its own, and one of them those of a page that was closed.
+ */
+export function indexedDb(name: string): OutboxStore {
+  const owner = crypto.getRandomValues(new Uint32Array(4)).join("-");
+  const lock = (of: string) => `heartline ${name} ${of}`;
+  const { locks } = navigator as { locks?: LockManager };
+  let opened: Promise<IDBDatabase> | undefined;
+  const open = () =>
+    (opened ??= new Promise<IDBDatabase>((resolve, reject) => {
+      const request = indexedDB.open(`heartline ${name}`, 1);
+      request.onupgradeneeded = () =>
+        request.result
+          .createObjectStore(TABLE, { keyPath: "number", autoIncrement: true })
+          .createIndex("tempId", "tempId");
+      request.onsuccess = () => resolve(request.result);
+      request.onerror = () => reject(request.error);
+    }));
+  /** Does something, and resolves once it is on the disk. */
+  const change = async <T>(work: (table: IDBObjectStore) => Promise<T>): Promise<T> => {
+    const transaction = (await open()).transaction(TABLE, "readwrite");
+    const done = new Promise<void>((resolve, reject) => {
+      transaction.oncomplete = () => resolve();
+      transaction.onerror = transaction.onabort = () => reject(transaction.error);
+    });
+    const result = await work(transaction.objectStore(TABLE));
+    await done;
+    return result;
+  };
+  const all = (table: IDBObjectStore) => settled(table.getAll()) as Promise<Row[]>;
+  /** Takes over what others have left. */
+  const claim = (of: (row: Row) => boolean): Promise<Row[]> =>
+    change(async (table) => {
+      const rows = (await all(table)).filter(of);
+      for (const row of rows) table.put({ ...row, owner });
+      return rows;
+    });
+  return {
+    async load(found) {
+      const tell = (rows: Row[]) =>
+        found(rows.map(({ number: _, owner: __, ...message }) => message));
+      if (!locks) return tell(await claim((row) => row.owner !== owner));
+      // Held until the page is gone.
+      void locks.request(lock(owner), () => new Promise(() => {}));
+      const owners = new Set((await change(all)).map((row) => row.owner));
+      const taken = [...owners].map((other) =>
+        // Granted when that page is gone, be it much later.
+        locks.request(lock(other), async () => tell(await claim((row) => row.owner === other))),
+      );
+      const late = new Promise<void>((resolve) => setTimeout(resolve, LOCK_TIME));
+      await Promise.race([Promise.all(taken), late]);
+    },
+    put: (message) => change((table) => settled(table.add({ ...message, owner }))).then(() => {}),
+    remove: (tempId) =>
+      change(async (table) => {
+        const keys = await settled(table.index("tempId").getAllKeys(tempId));
+        for (const key of keys) table.delete(key);
+      }),
+  };
+}
+
+/**
+ * Asks whoever closes the page whether they mean it, while something waits to be sent. Returns what
+ * ends that.
+ */
+export function warnBeforeUnload(client: Pick<AnyClient, "subscribePending">): () => void {
+  const warn = (event: BeforeUnloadEvent) => {
+    event.preventDefault();
+    // What older browsers look at.
+    event.returnValue = true;
+  };
+  const off = client.subscribePending(({ count }) => {
+    // Without anything that waits, the page is not to be kept from the back and forward cache.
+    if (count > 0) addEventListener("beforeunload", warn);
+    else removeEventListener("beforeunload", warn);
+  });
+  return () => {
+    off();
+    removeEventListener("beforeunload", warn);
+  };
+}

@@ -1,0 +1,52 @@
+// What the parts of a client have to do with each other, and nobody else.
+import type { HeartlineError, Message, Place, Reply, Session } from "./types.js";
+
+/** A room that somebody wants to be in. */
+export interface Wanted {
+  /** Who wants it. */
+  readonly users: Set<unknown>;
+  /** Who waits to be in it. */
+  readonly waiting: Waiting[];
+  /** The answer that is waited for. */
+  entering?: Promise<unknown> | undefined;
+  /** It was joined once. */
+  wasIn?: boolean;
+  /** It is not known yet whether something was missed since then. */
+  isStale?: boolean;
+  /** What is known of its history. */
+  history?: unknown;
+}
+
+/** Who waits for a reply. */
+export interface Waiting {
+  resolve(reply: Reply): void;
+  reject(error: HeartlineError): void;
+}
+
+/** What was missed of conversations is filled in by this, if it is there. */
+export interface Filler {
+  /** The connection is lost. */
+  drop(name: string, room: Wanted, session: Session | undefined): void;
+  /** There is one again, perhaps to another node. */
+  hello(name: string, room: Wanted, isElsewhere: boolean): void;
+  /** A room is joined for the first time. */
+  joining(name: string, room: Wanted): void;
+  /** A room of a connection that goes on where it was lost. */
+  lookBack(name: string, room: Wanted): void;
+  /** A room was joined, and goes on where it was lost. */
+  goesOn(name: string, room: Wanted): void;
+  /** Events of a room were missed. False: nothing can be done about it. */
+  missed(name: string, room: Wanted): boolean;
+  /** A message was heard, in this room if that is known. */
+  message(message: Message, room: string | undefined, at: Place): void;
+}
+
+/** What a filler needs of its client. */
+export interface Host {
+  request(event: string, data: unknown): Promise<Reply>;
+  tell(event: string, data: unknown, at?: Place): void;
+  room(name: string): Wanted | undefined;
+  isIn(name: string): boolean;
+  /** Calls after the pause that was asked for, if the connection lasts so long. */
+  again(error: HeartlineError, call: () => void): void;
+}

@@ -1,0 +1,147 @@
+// An outbox that outlives the page.
+import assert from "node:assert/strict";
+import { describe, it } from "node:test";
+import { memory, openOutbox, warnBeforeUnload } from "../dist/outbox.js";
+import { HELLO, connected, outcome, settled, start } from "./fake.js";
+
+const turn = () => new Promise((resolve) => setImmediate(resolve));
+const contents = (link) => link.find("message:send").map(({ data }) => data.content);
+const send = (outbox, content) => outbox.send("message:send", { content, tempId: `t ${content}` });
+
+describe("an outbox", () => {
+  it("gives the next page what this one has not sent, before what is new, by the same names", async () => {
+    const kept = new Map();
+    const first = start();
+    const before = openOutbox(first.client, memory(kept));
+    for (const content of ["one", "two"]) send(before, content).catch(() => {});
+    await turn();
+    first.link.events.hello(HELLO);
+    const [said] = first.link.find("message:send");
+    // The page is gone before the answer.
+    before.close();
+    const names = [...kept.keys()];
+    assert.equal(names.length, 2);
+
+    const next = connected();
+    const sent = [];
+    const after = openOutbox(next.client, memory(kept), {
+      sent: ({ data }, { n }) => sent.push([data.content, n]),
+    });
+    const third = send(after, "three");
+    await turn();
+    assert.deepEqual(contents(next.link), ["one", "two", "three"]);
+    const again = next.link.find("message:send");
+    assert.equal(again[0].data.tempId, said.data.tempId);
+    again.forEach(({ reply }, n) => reply({ ok: true, n }));
+    await turn();
+    assert.deepEqual(
+      [(await third).n, sent],
+      [
+        2,
+        [
+          ["one", 0],
+          ["two", 1],
+        ],
+      ],
+    );
+    assert.equal(kept.size, 0);
+    after.close();
+    next.client.disconnect();
+    first.client.disconnect();
+  });
+
+  it("keeps what was not sent over a disconnect, and sends it after the next connect", async () => {
+    const kept = new Map();
+    const all = start();
+    const outbox = openOutbox(all.client, memory(kept));
+    const sent = ["one", "two"].map((content) => send(outbox, content));
+    await turn();
+    all.client.disconnect();
+    await turn();
+    assert.deepEqual([await outcome(sent[0]), kept.size], ["pending", 2]);
+    all.client.connect();
+    all.link.events.hello(HELLO);
+    await turn();
+    assert.deepEqual(contents(all.link), ["one", "two"]);
+    for (const { reply } of all.link.find("message:send")) reply({ ok: true });
+    assert.deepEqual(await Promise.all(sent.map(outcome)), ["done", "done"]);
+    await turn();
+    assert.equal(kept.size, 0);
+    outbox.close();
+    all.client.disconnect();
+  });
+
+  it("forgets what the server refuses, and says so, of an earlier page's too", async () => {
+    const kept = new Map();
+    const first = start();
+    send(openOutbox(first.client, memory(kept)), "old").catch(() => {});
+    await turn();
+    const all = connected();
+    const failed = [];
+    const outbox = openOutbox(all.client, memory(kept), {
+      failed: ({ data }, { code }) => failed.push([data.content, code]),
+    });
+    const sent = send(outbox, "new");
+    await turn();
+    for (const { reply } of all.link.find("message:send")) reply({ ok: false, code: "FORBIDDEN" });
+    assert.equal(await outcome(sent), "FORBIDDEN");
+    await turn();
+    assert.deepEqual([failed, kept.size], [[["old", "FORBIDDEN"]], 0]);
+    for (const { client } of [all, first]) client.disconnect();
+  });
+
+  it("sends what cannot be kept all the same, and says so", async () => {
+    const all = connected();
+    const full = () => Promise.reject(new Error("the disk is full"));
+    const unkept = [];
+    const outbox = openOutbox(
+      all.client,
+      { load: full, put: full, remove: full },
+      { unkept: (error, message) => unkept.push(message?.data.content) },
+    );
+    const sent = send(outbox, "one");
+    await turn();
+    all.link.find("message:send")[0].reply({ ok: true });
+    assert.equal(await outcome(sent), "done");
+    await turn();
+    assert.deepEqual(unkept, [undefined, "one", "one"]);
+    all.client.disconnect();
+  });
+
+  it("takes nothing that JSON does not carry, and nothing without a name", async () => {
+    const all = connected();
+    const outbox = openOutbox(all.client, memory());
+    for (const bad of [{ at: new Date(0) }, "text", [1], null])
+      assert.equal(await outcome(outbox.send("e", bad)), "INVALID_DATA");
+    all.client.disconnect();
+  });
+});
+
+describe("whoever closes the page", () => {
+  it("is asked while something waits, and only then", async () => {
+    const target = new EventTarget();
+    const names = ["addEventListener", "removeEventListener"];
+    for (const name of names) globalThis[name] = target[name].bind(target);
+    try {
+      const all = connected();
+      const off = warnBeforeUnload(all.client);
+      const isAsked = () => {
+        const event = new Event("beforeunload", { cancelable: true });
+        Object.defineProperty(event, "returnValue", { value: "", writable: true });
+        return !target.dispatchEvent(event) && event.returnValue === true;
+      };
+      assert.equal(isAsked(), false);
+      all.client.send("e", 1).catch(() => {});
+      assert.equal(isAsked(), true);
+      all.link.find("e")[0].reply();
+      await settled();
+      assert.equal(isAsked(), false);
+      all.client.send("e", 2).catch(() => {});
+      off();
+      assert.equal(isAsked(), false);
+      all.client.disconnect();
+    } finally {
+      for (const name of names) delete globalThis[name];
+    }
+  });
+});

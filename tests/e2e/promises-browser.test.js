@@ -1,0 +1,250 @@
+// What @heartline/client promises and only a browser can show: requests, storage, sleep.
+import assert from "node:assert/strict";
+import { once } from "node:events";
+import { createServer } from "node:http";
+import { createRequire } from "node:module";
+import { fileURLToPath } from "node:url";
+import { after, afterEach, before, describe, it } from "node:test";
+import { chromium } from "playwright-core";
+import { freePort, serve, token, until } from "./lib/server.js";
+
+const root = fileURLToPath(new URL("../../clients/js/", import.meta.url));
+const its = createRequire(`${root}package.json`);
+
+let browser, site, origin, port;
+const open = [];
+
+before(async () => {
+  const { outputFiles } = await its("esbuild").build({
+    stdin: {
+      contents: `
+        export { createClient } from "./dist/index.js";
+        export { createClient as createLive } from "./dist/live.js";
+        export * from "./dist/outbox.js";`,
+      resolveDir: root,
+    },
+    bundle: true,
+    write: false,
+    format: "iife",
+    globalName: "lib",
+  });
+  const page = `<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Page</title>
+    <script src="/lib.js"></script></head><body></body></html>`;
+  site = createServer((request, response) => {
+    const isScript = request.url === "/lib.js";
+    response.setHeader("content-type", isScript ? "text/javascript" : "text/html");
+    response.end(isScript ? outputFiles[0].contents : page);
+  }).listen(0, "127.0.0.1");
+  await once(site, "listening");
+  origin = `http://127.0.0.1:${site.address().port}`;
+  browser = await chromium.launch({
+    executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium",
+    ignoreDefaultArgs: ["--disable-back-forward-cache"],
+    args: ["--no-sandbox", "--disable-gpu", "--no-first-run"],
+  });
+});
+afterEach(async () => {
+  for (const one of open.splice(0).reverse()) await (one.kill?.() ?? one.close());
+});
+after(async () => {
+  await browser?.close();
+  site?.close();
+});
+
+async function node(set = {}) {
+  port ??= await freePort();
+  const started = await serve({ "server.allowed_origins": `["${origin}"]`, ...set }, { port });
+  open.push(started);
+  return started;
+}
+async function visit() {
+  const context = await browser.newContext();
+  open.push(context);
+  const page = await context.newPage();
+  await page.goto(origin);
+  return page;
+}
+const status = (page) => page.evaluate(() => window.client.state.status);
+
+describe("the client in a browser", { timeout: 60000 }, () => {
+  it("leaves the page its requests, where a server accepts them and says nothing", async () => {
+    const held = new Set();
+    const silent = createServer((request, response) => {
+      response.setHeader("access-control-allow-origin", origin);
+      if (request.url === "/ok") return response.end("ok");
+      held.add(request);
+      request.on("close", () => held.delete(request));
+    }).listen(0, "127.0.0.1");
+    open.push({ close: () => (silent.closeAllConnections(), silent.close()) });
+    await once(silent, "listening");
+    const page = await visit();
+    const url = `http://127.0.0.1:${silent.address().port}`;
+    const attempts = await page.evaluate(async (url) => {
+      const options = { connectTimeout: 150, backoff: 10, maxBackoff: 10 };
+      window.client = lib.createClient(url, options);
+      return new Promise((resolve) =>
+        client.subscribe(({ attempt }) => attempt === 9 && resolve(attempt)),
+      );
+    }, url);
+    assert.equal(attempts, 9);
+    assert.ok(held.size <= 2, `${held.size} are held`);
+    const ok = await page.evaluate(
+      async (url) => (await fetch(`${url}/ok`, { signal: AbortSignal.timeout(3000) })).text(),
+      url,
+    );
+    assert.equal(ok, "ok");
+    await page.evaluate(() => client.disconnect());
+    await until(() => held.size === 0, "nothing is held");
+  });
+
+  it("is woken twice, and asks once whether it lives", async () => {
+    const one = await node();
+    const page = await visit();
+    await page.evaluate(
+      ([url, token]) => {
+        window.client = lib.createLive(url, { token });
+        window.states = [];
+        client.subscribe(({ status, reason }) => states.push(reason ?? status));
+      },
+      [one.live, token("ann")],
+    );
+    await until(async () => (await status(page)) === "connected", "a connection");
+    one.child.kill("SIGSTOP");
+    try {
+      const took = await page.evaluate(() => {
+        // An hour's sleep, by the clock on the wall.
+        const now = Date.now;
+        Date.now = () => now() + 3_600_000;
+        const before = performance.now();
+        document.dispatchEvent(new Event("visibilitychange"));
+        window.dispatchEvent(new Event("online"));
+        return new Promise((resolve) =>
+          client.subscribe(
+            ({ status }) => status !== "connected" && resolve(performance.now() - before),
+          ),
+        );
+      });
+      assert.ok(took > 1500 && took < 6000, `${took} ms`);
+    } finally {
+      one.child.kill("SIGCONT");
+    }
+    assert.equal((await page.evaluate(() => states)).at(-1), "heartbeat_timeout");
+  });
+
+  it("has kept over a reload what was not sent before it, and sends it once", async () => {
+    const one = await node();
+    await one.kill();
+    const page = await visit();
+    const connect = (page) =>
+      page.evaluate(
+        ([url, token]) => {
+          window.client = lib.createLive(url, { token, backoff: 100, maxBackoff: 200 });
+          window.taken = [];
+          window.outbox = lib.openOutbox(client, lib.indexedDb("ann"), {
+            sent: ({ data }) => taken.push(data.content),
+          });
+        },
+        [one.live, token("ann")],
+      );
+    await connect(page);
+    await page.evaluate(async () => {
+      for (const content of ["one", "two"])
+        outbox.send("message:send", { conversationId: "1", content }).catch(() => {});
+      // What is given to the client has been kept before.
+      await new Promise((resolve) =>
+        client.subscribePending(({ count }) => count === 2 && resolve()),
+      );
+    });
+    await page.reload();
+    await connect(page);
+    await node();
+    await until(
+      async () => (await page.evaluate(() => taken.length)) === 2,
+      "both are taken",
+      10000,
+    );
+    assert.deepEqual(await page.evaluate(() => taken), ["one", "two"]);
+    // Nothing is left for the next page, and nothing is in the conversation twice.
+    await page.reload();
+    await connect(page);
+    const [left, messages] = await page.evaluate(async () => {
+      await outbox.ready;
+      const { reply, off } = await new Promise((resolve) => {
+        const off = client.subscribe(async ({ status }) => {
+          if (status !== "connected") return;
+          resolve({ reply: await client.request("history:get", { conversationId: "1" }), off });
+        });
+      });
+      off();
+      return [client.pending.count, reply.messages.map(({ content }) => content)];
+    });
+    assert.deepEqual([left, messages], [0, ["one", "two"]]);
+  });
+
+  it("sends what a page has left that was closed, and leaves alone what one has that is open", async () => {
+    const one = await node();
+    const context = await browser.newContext();
+    open.push(context);
+    const pages = [await context.newPage(), await context.newPage()];
+    for (const page of pages) await page.goto(origin);
+    const [first, second] = pages;
+    // The first is never connected.
+    await first.evaluate(async () => {
+      window.client = lib.createLive("ws://127.0.0.1:9/live", { autoConnect: false });
+      window.outbox = lib.openOutbox(client, lib.indexedDb("ann"));
+      outbox.send("message:send", { conversationId: "1", content: "left" }).catch(() => {});
+      await new Promise((resolve) => client.subscribePending(({ count }) => count && resolve()));
+    });
+    await second.evaluate(
+      async ([url, token]) => {
+        window.client = lib.createLive(url, { token });
+        window.taken = [];
+        window.outbox = lib.openOutbox(client, lib.indexedDb("ann"), {
+          sent: ({ data }) => taken.push(data.content),
+        });
+        await outbox.ready;
+        await outbox.send("message:send", { conversationId: "1", content: "own" });
+      },
+      [one.live, token("ann")],
+    );
+    assert.deepEqual(await second.evaluate(() => taken), []);
+    await first.close();
+    await until(async () => (await second.evaluate(() => taken)).length === 1, "what was left");
+    assert.deepEqual(await second.evaluate(() => taken), ["left"]);
+  });
+
+  it("comes back with a page that was kept behind another one", async () => {
+    const one = await node();
+    const page = await visit();
+    await page.evaluate(
+      ([url, token]) => {
+        window.client = lib.createLive(url, { token });
+        window.shown = [];
+        addEventListener("pageshow", ({ persisted }) => shown.push(persisted));
+      },
+      [one.live, token("ann")],
+    );
+    await until(async () => (await status(page)) === "connected", "a connection");
+    await page.goto(`${origin}/?elsewhere`);
+    // Nobody is online on a page that nobody sees.
+    await until(
+      async () => (await one.api("/v1/users/ann/connections")).body.items.length === 0,
+      "no connection",
+    );
+    await page.evaluate(() => void history.back());
+    await until(async () => !page.url().includes("elsewhere"), "the page before");
+    await until(async () => await page.evaluate(() => window.shown?.length), "pageshow");
+    assert.deepEqual(await page.evaluate(() => shown), [true], "the page was kept");
+    // It has closed its socket meanwhile: the state says so, and then there is another.
+    await until(
+      () =>
+        page.evaluate(() =>
+          client.ping().then(
+            () => client.state.status === "connected",
+            () => false,
+          ),
+        ),
+      "a connection that lives",
+    );
+  });
+});
