@@ -55,6 +55,17 @@ async function say(redis, command) {
   socket.destroy();
   assert.match(`${answer}`, /^:[1-9]/);
 }
+/** How many users this Redis was asked about: nothing but a question reads a hash's length. */
+async function askedAbout(redis) {
+  const socket = connect(redis.port, "127.0.0.1");
+  socket.write("INFO commandstats\r\nPING\r\n");
+  let text = "";
+  for await (const data of socket) {
+    text += data;
+    if (text.endsWith("+PONG\r\n")) break;
+  }
+  return Number(/cmdstat_hlen:calls=(\d+)/.exec(text)?.[1] ?? 0);
+}
 /** Events of this name about this user. */
 const about = (client, event, user) =>
   client.heard.filter((one) => one.event === event && one.args[0].userId === user).length;
@@ -224,6 +235,16 @@ describe("a cluster's users", { timeout: 60000 }, () => {
     }
     // Nobody hears of themselves.
     assert.equal(about(watchers[0], "user:online", "w1"), 0);
+    // Whoever asks about them again and again asks their own node.
+    const ask = async () => (await watchers[1].ask("presence:get", { users: ["ann", "zoe"] })).users;
+    const before = await askedAbout(store);
+    for (let times = 0; times < 100; times++)
+      assert.deepEqual((await ask()).map((user) => user.online), [false, false]);
+    assert.ok((await askedAbout(store)) - before <= 4, `${(await askedAbout(store)) - before}`);
+    await io(one, "zoe");
+    await watchers[1].hear("user:online", (user) => user.userId === "zoe");
+    const [, zoe] = await ask();
+    assert.deepEqual([zoe.online, zoe.devices], [true, 1]);
   });
 
   it("are told to those who share a room, where that is wanted, after kill -9 too", async () => {
@@ -560,7 +581,10 @@ describe("a cluster's operators", { timeout: 60000 }, () => {
 
   it("are told which nodes do not answer", async () => {
     // Longer than it takes to ask twice: a node whose lease is over is swept.
-    const [one, two] = await nodes(2, { "cluster.lease_ttl": "30s" });
+    const [one, two] = await nodes(2, {
+      "cluster.lease_ttl": "30s",
+      "cluster.failure_timeout": "off",
+    });
     two.child.kill("SIGSTOP");
     const { body } = await one.api("/v1/nodes");
     assert.deepEqual(
@@ -632,6 +656,50 @@ describe("a cluster in trouble", { timeout: 120000 }, () => {
       [one, three].map((node) => node.metric("heartline_cluster_repairs_total")),
     );
     assert.deepEqual(repairs, [0, 0]);
+  });
+
+  it("kill -9: who was there is offline within two seconds, whatever the lease", async () => {
+    const [one, two, three] = await nodes(3, { "cluster.lease_ttl": "60s" });
+    const watcher = await io(one, "watcher");
+    const ann = await live(two, "ann");
+    await live(three, "bob");
+    for (const user of ["ann", "bob"])
+      await watcher.hear("user:online", ({ userId }) => userId === user);
+    // Who stands still for a second is no crash.
+    two.child.kill("SIGSTOP");
+    const stopped = Date.now();
+    await until(() => Date.now() - stopped > 1000, "a second has passed");
+    two.child.kill("SIGCONT");
+    await until(async () => (await two.api("/healthz")).status === 200, "it goes on");
+
+    const killed = Date.now();
+    await three.kill();
+    await watcher.hear("user:offline", ({ userId }) => userId === "bob", 10000);
+    assert.ok(Date.now() - killed < 2000, `after ${Date.now() - killed} ms`);
+    assert.deepEqual(
+      ["user:online", "user:offline"].map((event) => about(watcher, event, "bob")),
+      [1, 1],
+    );
+    assert.equal(about(watcher, "user:offline", "ann"), 0);
+    assert.equal(ann.ws.readyState, 1);
+    assert.equal(await two.metric("heartline_cluster_incarnations_total"), 1);
+    // The last but one is missed by the last.
+    const again = Date.now();
+    await two.kill();
+    await watcher.hear("user:offline", ({ userId }) => userId === "ann", 10000);
+    assert.ok(Date.now() - again < 2000, `after ${Date.now() - again} ms`);
+  });
+
+  it("kill -9 where nodes do not ask each other: the lease decides", async () => {
+    const [one, two] = await nodes(2, { "cluster.failure_timeout": "off" });
+    const watcher = await io(one, "watcher");
+    await live(two, "ann");
+    await watcher.hear("user:online", ({ userId }) => userId === "ann");
+    const killed = Date.now();
+    await two.kill();
+    await watcher.hear("user:offline", ({ userId }) => userId === "ann", LEASE * 2);
+    // It was renewed a second before at most.
+    assert.ok(Date.now() - killed > LEASE - 1000 - 200, `after ${Date.now() - killed} ms`);
   });
 
   it("SIGSTOP for two leases, then SIGCONT: no ghost, nobody lost", async () => {

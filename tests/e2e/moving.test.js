@@ -127,6 +127,58 @@ describe("socket.io-client goes on at another node", { timeout: 60000 }, () => {
     });
   }
 
+  it("with who came and went meanwhile, and with what was said to it alone", async () => {
+    const { nodes, proxy } = await world();
+    const [one, two] = nodes;
+    const socket = await joined(proxy, "ann", ["lobby"]);
+    const { id } = socket;
+    const names = (event) => got(socket, event).map((data) => data.userId);
+    const bob = await joined({ http: two.http }, "bob", ["lobby"]);
+    await until(() => names("user:online").includes("bob"), "bob comes");
+    const emit = async (node, data) => {
+      const path = `/v1/connections/${id}/emit`;
+      const answer = await node.api(path, { method: "POST", body: { event: "own", data } });
+      assert.equal(answer.status, 200, JSON.stringify(answer.body));
+    };
+    await emit(two, 1);
+    await until(() => got(socket, "own").length === 1, "what is said to it");
+    // What is sent from here on does not come.
+    proxy.all("stop");
+    await emit(two, 2);
+    await emit(one, 3);
+    await say(two, "lobby", "news", 4);
+    const carol = await joined({ http: one.http }, "carol", []);
+    await until(() => bob.heard.some(({ args }) => args[0]?.userId === "carol"), "carol comes");
+    bob.disconnect();
+    await until(
+      () => carol.heard.some(({ event }) => event === "user:offline"),
+      "bob has gone",
+      20000,
+    );
+    proxy.refusing = true;
+    await one.kill();
+    proxy.all("cut");
+    const hello = await turned(proxy, socket, two);
+    assert.deepEqual([hello.recovered, hello.socketId], [true, id]);
+    await until(() => names("user:offline").includes("bob"), "bob's going");
+    await emit(two, 5);
+    await until(() => got(socket, "own").length === 4, "what is said to it then");
+    assert.deepEqual([got(socket, "own"), got(socket, "news")], [[1, 2, 3, 5], [4]]);
+    assert.deepEqual(names("user:online"), ["bob", "carol"]);
+    const order = socket.heard.map(({ event }) => event);
+    const missed = order.slice(order.indexOf("own") + 1);
+    assert.deepEqual(missed.slice(0, 5), ["own", "own", "news", "user:online", "user:offline"]);
+    // Also where the store has forgotten a room's numbers alone.
+    proxy.refusing = true;
+    proxy.all("cut");
+    await until(() => !socket.connected, "the loss");
+    await say(two, "lobby", "news", "lost");
+    const each = "for _, key in ipairs(redis.call('KEYS', '*:lm:r:*lobby*'))";
+    await command(`EVAL "${each} do redis.call('DEL', key) end" 0`);
+    const next = await start(9);
+    assert.equal((await turned(proxy, socket, next)).recovered, false);
+  });
+
   it("and back again: what it said itself does not come to it, and a room that it left is left", async () => {
     const { nodes, proxy } = await world(3);
     const [one, two, three] = nodes;

@@ -706,6 +706,21 @@ describe("a node that is stopped and starts again", { timeout: 60000 }, () => {
     assert.deepEqual(got(ann, "news"), [1, -1, 2, -2, 3, -3]);
   });
 
+  it("and another one beside it, which starts later, does not take that from it", async () => {
+    const { cwd, port, start } = await home();
+    let node = await start();
+    const other = await serve(OPEN, { port: await freePort(), cwd });
+    started.push(() => other.kill());
+    assert.match(other.log, /another gateway runs in this directory/);
+    const ann = await joined(client({ http: `http://127.0.0.1:${port}` }), "lobby");
+    await node.stop();
+    assert.equal(await other.stop(), 0);
+    assert.deepEqual(await left(cwd), ["heartline.resume"]);
+    node = await start();
+    await back(ann);
+    assert.ok(ann.recovered);
+  });
+
   it("without a window it leaves nothing, and what is damaged or foreign is no start", async () => {
     const { cwd, port, start } = await home({ "recovery.window": "off" });
     const off = await start();

@@ -11,6 +11,7 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { redis } from "../e2e/lib/redis.js";
+import { Cluster, HURTS, Pair } from "./cluster.js";
 import { History, tables } from "./report.js";
 import { between, pause, rooms } from "./rooms.js";
 import { Heartline, Node } from "./servers.js";
@@ -21,7 +22,7 @@ function hurting(done) {
   const hurt = (name, act) => {
     done[name] = 0;
     return async (server, history) => {
-      await pause(between(0, 1000));
+      await pause(between(0, 300));
       history.add(name);
       await act(server);
       done[name]++;
@@ -60,6 +61,30 @@ const inRooms = (title, make, { hurt, ...mix } = {}) => ({
     }
   },
 });
+/** The same with three gateways, a Redis and its replica. */
+const inCluster = (title) => ({
+  kind: "rooms",
+  title,
+  run: async (options) => {
+    const pair = new Pair();
+    const done = Object.fromEntries(HURTS.map(([name]) => [name, 0]));
+    const all = HURTS.flatMap(([name, times, act]) => Array(times).fill([name, act]));
+    const hurt = async (cluster, history) => {
+      const [name, act] = all[Math.floor(Math.random() * all.length)];
+      history.add(name);
+      await act(cluster);
+      done[name]++;
+    };
+    try {
+      const cluster = new Cluster(await pair.start());
+      // One of three is killed: a part of the clients comes back for it.
+      const result = await rooms(cluster, { ...options, ...ALL, hurt, waits: 1 / 8 });
+      return { ...result, done };
+    } finally {
+      await pair.end();
+    }
+  },
+});
 const memory = () => new Heartline();
 const journal = (_, folder) => new Heartline({ "recovery.journal": join(folder, "journal") });
 const node = () => new Node();
@@ -74,21 +99,22 @@ const inStore = (title, run, hurts) => ({
 
 /** With each its part of the time. */
 const PHASES = {
-  memory: { part: 4, ...inRooms("Heartline, in memory", memory, ALL) },
-  stopped: { part: 3, ...inRooms("Heartline, stopped", memory, { ...ALL, hurt: "stop" }) },
+  memory: { part: 2, ...inRooms("Heartline, in memory", memory, ALL) },
+  stopped: { part: 2, ...inRooms("Heartline, stopped", memory, { ...ALL, hurt: "stop" }) },
   journal: {
     part: 8,
     ...inRooms("Heartline with a journal, killed", journal, { ...ALL, hurt: "kill" }),
   },
+  cluster: { part: 10, ...inCluster("Heartline, three gateways and a Redis that fails over") },
   sqlite: {
-    part: 5,
+    part: 4,
     ...inStore("SQLite, gateway killed and stopped", sqlite, ["kill", "kill", "kill", "stop"]),
   },
   postgres: {
-    part: 6,
-    ...inStore("PostgreSQL, it and the gateway killed", database, ["crash", "kill"]),
+    part: 9,
+    ...inStore("PostgreSQL, it and the gateway killed", database, ["crash", "crash", "kill"]),
   },
-  disk: { part: 3, ...inStore("SQLite, disk full", disk, ["fill"]) },
+  disk: { part: 2, ...inStore("SQLite, disk full", disk, ["fill"]) },
   heartline: { part: 3, ...inRooms("Heartline", memory) },
   node: { part: 3, ...inRooms("Node, in memory", node), isPeer: true },
   nodeStreams: { part: 3, ...inRooms("Node, Redis streams", streams), isPeer: true },
@@ -109,7 +135,9 @@ const PHASES = {
 };
 
 const SECONDS = Number(process.argv[2] ?? 300);
-const names = process.argv[3]?.split(",") ?? Object.keys(PHASES);
+// Peers, and what stands beside them, only where they are named.
+const usual = Object.keys(PHASES).slice(0, Object.keys(PHASES).indexOf("heartline"));
+const names = process.argv[3]?.split(",") ?? usual;
 const parts = names.reduce((sum, name) => sum + PHASES[name].part, 0);
 const results = [];
 let red = 0;

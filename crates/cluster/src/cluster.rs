@@ -9,9 +9,10 @@ use hashbrown::HashMap;
 use heartline_core::auth::{BoxFuture, UserKey};
 use heartline_core::backplane::line::SharedLine;
 use heartline_core::backplane::{
-    Backplane, ClusterStatus, Message, Node, Peer, Subscription, Target, UserSocket,
+    Backplane, ClusterStatus, Message, Node, Peer, Probed, Subscription, Target, UserSocket,
 };
 use heartline_core::entries::{TypePresence, UserPresence};
+use heartline_core::presence::audit::{Believed, Who};
 use heartline_core::presence::{
     Admitted, DeviceLimitReached, Newcomer, Presence, RoomAddress, SocketAddress,
 };
@@ -20,14 +21,17 @@ use tokio::task::AbortHandle;
 use crate::local::Table;
 use crate::locked::locked;
 use crate::lookups::LookUps;
-use crate::member::{Member, Requests, Timing};
+use crate::member::{Member, Prober, Requests, Timing};
 use crate::names;
 use crate::nodes::{Nodes, is_forgotten, peer};
 use crate::redis::{
     Adapter, BadUrl, Calls, Commands, Fanout, Incoming, Line, LineSettings, Queue, RedisDriver,
     RedisRegistry, Server, SocketIoAdapter,
 };
-use crate::registry::{self, Admission, Doubts, Known, Millis, NodeInfo, TypedUser, UserName};
+use crate::registry::{
+    self, Admission, Doubts, Known, Millis, NodeInfo, TypedUser, Unavailable, UserName,
+};
+use crate::seal::{Also, Seal};
 use crate::servers;
 use crate::watch;
 
@@ -56,6 +60,10 @@ pub struct Settings {
     pub socketio_key: String,
     /// What is kept for clients that come back, if anything is.
     pub line: Option<LineSettings>,
+    /// `cluster.key`: what nodes say to each other is signed with it.
+    pub key: Option<String>,
+    /// `cluster.key_previous`.
+    pub key_previous: Option<Also>,
 }
 
 /// A socket on its way in: the registry may have it already. Tells the registry that it
@@ -76,6 +84,31 @@ impl Drop for AdmissionGuard<'_> {
         if let Some((who, socket)) = self.socket.take() {
             self.member.disconnect(who, socket, Duration::ZERO);
         }
+    }
+}
+
+/// Asks other nodes as the gateway does.
+#[derive(Clone)]
+struct Ways(Arc<dyn Node>);
+
+impl Prober for Ways {
+    fn probe(
+        &self,
+        node: NodeInfo,
+        secret: Arc<str>,
+    ) -> impl Future<Output = Probed> + Send + 'static {
+        let NodeInfo {
+            tag,
+            node_id,
+            address,
+            ..
+        } = node;
+        self.0.probe(Peer {
+            tag,
+            node_id,
+            address,
+            secret,
+        })
     }
 }
 
@@ -118,11 +151,14 @@ impl Cluster {
     pub fn new(settings: Settings) -> Result<Cluster, BadUrl> {
         let server = Arc::new(Server::parse(&settings.url)?);
         let calls = Calls::new(&settings.prefix);
+        let also = settings.key_previous.as_ref();
+        let seal = Arc::new(Seal::new(calls.prefix(), settings.key.as_deref(), also));
         let info = NodeInfo {
             node_id: settings.node_id.into(),
             tag: settings.tag,
             address: settings.address.into(),
             version: settings.version.into(),
+            probed: false,
             settings: settings
                 .alike
                 .into_iter()
@@ -135,10 +171,10 @@ impl Cluster {
         let line = settings.line.map(|line| {
             let commands = (Commands::new(server.clone()), server.is_cluster());
             let own = (info.process(), settings.tag);
-            Line::new(line, calls.prefix(), own, commands)
+            Line::new(line, calls.prefix(), own, commands, seal.clone())
         });
         let own = (info.process(), settings.tag);
-        let (fanout, queue) = Fanout::new(calls.prefix(), own, adapter, line);
+        let (fanout, queue) = Fanout::new(calls.prefix(), own, adapter, line, seal);
         let with_adapter = settings.socketio_adapter != SocketIoAdapter::Off;
         let streams = with_adapter.then(|| (server.clone(), key));
         let doubts = Doubts::new(settings.timing.ttl, settings.timing.refresh);
@@ -147,7 +183,7 @@ impl Cluster {
         let asked = member.clone();
         let look_ups = LookUps::new(move |users| {
             let member = asked.clone();
-            Box::pin(async move { member.look_up(&users).await })
+            Box::pin(async move { Cluster::look_up(&member, &users).await })
         });
         Ok(Cluster {
             member,
@@ -177,6 +213,108 @@ impl Cluster {
                 locked(&self.spoken_to).insert(*socket, held);
             }
         }
+    }
+
+    /// Asks the registry, and keeps what it says.
+    async fn look_up(
+        member: &Member<RedisRegistry, Table>,
+        users: &[UserName],
+    ) -> Result<Vec<Known>, Unavailable> {
+        let now = member.local().now();
+        let asked = member.local().replica().ask(member.standing(), users, now);
+        let known = member.look_up(users).await;
+        let found = users.iter().zip(known.iter().flatten());
+        let found = found.map(|(name, known)| {
+            let user = names::tenant_and_user(name).map_or("", |(_, user)| user);
+            let found = Cluster::presence_of(user, known, now);
+            let announced = found.types.iter().any(|told| told.online);
+            let agrees = announced == found.online;
+            (found, agrees)
+        });
+        let standing = member.standing();
+        member.local().replica().learn(asked, standing, found);
+        known
+    }
+
+    /// What is known of users: by the replica, if it `may_be_kept`, and by the registry. And of
+    /// which moment the oldest of it is, if it was kept.
+    async fn find(
+        member: &Member<RedisRegistry, Table>,
+        look_ups: &Arc<LookUps>,
+        (tenant, users): (Option<&str>, &[String]),
+        may_be_kept: bool,
+    ) -> (Vec<UserPresence>, Option<Millis>) {
+        let now = member.local().now();
+        let names: Vec<UserName> = users
+            .iter()
+            .map(|user| names::user_name(tenant, user))
+            .collect();
+        let mut found: Vec<Option<UserPresence>> = vec![None; users.len()];
+        let mut as_of = None;
+        if let Some(standing) = member.standing().filter(|_| may_be_kept) {
+            let mut replica = member.local().replica();
+            for (found, name) in found.iter_mut().zip(&names) {
+                if let Some((kept, at)) = replica.read(standing, name, now) {
+                    *found = Some(kept);
+                    as_of = Some(as_of.unwrap_or(at).min(at));
+                }
+            }
+        }
+        let unknown = || (0..users.len()).filter(|&index| found[index].is_none());
+        let missing: Vec<usize> = unknown().collect();
+        if !missing.is_empty() {
+            let asked: Vec<UserName> = missing.iter().map(|&index| names[index].clone()).collect();
+            let known = look_ups.ask(&asked).await.unwrap_or_default();
+            for (index, known) in missing.into_iter().zip(known) {
+                found[index] = Some(Cluster::presence_of(&users[index], &known, now));
+            }
+        }
+        let is_trusted = member.is_complete();
+        let own = member.local().presence();
+        let all = users.iter().zip(found).map(|(user, found)| {
+            let own = own.get(tenant, user, now);
+            Cluster::with_own(own, found, is_trusted)
+        });
+        (all.collect(), as_of)
+    }
+
+    /// What the replica says of some users who are away, and what there is: asked past it.
+    async fn beside_kept(
+        member: &Member<RedisRegistry, Table>,
+        again: &[Who],
+        some: usize,
+    ) -> Vec<(Believed, UserPresence)> {
+        let table = member.local();
+        let now = table.now();
+        let again = again.iter();
+        let again: Vec<UserName> = again
+            .map(|who| names::user_name(who.tenant.as_deref(), &who.user))
+            .collect();
+        let Some(standing) = member.standing() else {
+            return Vec::new();
+        };
+        let kept = table.replica().sample(standing, &again, some, now);
+        if kept.is_empty() {
+            return Vec::new();
+        }
+        let (names, kept): (Vec<UserName>, Vec<UserPresence>) = kept.into_iter().unzip();
+        let known = member.look_up(&names).await.unwrap_or_default();
+        let is_trusted = member.is_complete();
+        let all = names.iter().zip(kept).zip(known);
+        let all = all.filter_map(|((name, kept), known)| {
+            let (tenant, user) = names::tenant_and_user(name)?;
+            let own = table.presence().get(tenant.as_deref(), user, now);
+            let found = Cluster::presence_of(user, &known, now);
+            let found = Cluster::with_own(own, Some(found), is_trusted);
+            let user = user.into();
+            let believed = Believed {
+                who: Who { tenant, user },
+                online: kept.online,
+                rev: kept.rev,
+            };
+            Some((believed, found))
+        });
+        all.collect()
     }
 
     fn presence_of(user: &str, known: &Known, now: Millis) -> UserPresence {
@@ -265,6 +403,7 @@ impl Backplane for Cluster {
         let (max_payload, namespaces) = (node.max_payload(), node.namespaces());
         let servers = self.fanout.clone();
         let shards = node.clone();
+        let ways = Ways(node.clone());
         let is_busy = move || shards.is_overloaded();
         let deliver = move |incoming: Incoming<'_>| match incoming {
             Incoming::Nudge => member.nudge(),
@@ -284,11 +423,13 @@ impl Backplane for Cluster {
                 .await;
         });
         let watching = tokio::spawn(watch::watch(server, self.member.clone()));
+        let near = tokio::spawn(self.member.clone().watch_neighbours(ways));
         let mut tasks = locked(&self.tasks);
         tasks.extend([
             living.abort_handle(),
             fanning.abort_handle(),
             watching.abort_handle(),
+            near.abort_handle(),
         ]);
         if let Some((server, stream)) = streams {
             let looking = tokio::spawn(servers::look_for_streams(server, stream));
@@ -330,8 +471,10 @@ impl Backplane for Cluster {
                     })
                 }
             };
+            let name = asked.who.user.clone();
             let entered = member.connect(asked, enter).await;
             guard.disarm();
+            member.local().replica().touch(&name);
             entered
         })
     }
@@ -344,8 +487,9 @@ impl Backplane for Cluster {
     fn disconnect(&self, user: &Arc<UserKey>, socket: SocketAddress, keep: Duration) {
         locked(&self.spoken_to).remove(&socket);
         self.member.local().presence().leave(user, socket);
-        self.member
-            .disconnect(names::typed_user(user), socket.id().into(), keep);
+        let who = names::typed_user(user);
+        self.member.local().replica().touch(&who.user);
+        self.member.disconnect(who, socket.id().into(), keep);
     }
 
     fn withdraw(&self, user: &Arc<UserKey>, socket: SocketAddress, admitted: &Admitted) {
@@ -379,22 +523,27 @@ impl Backplane for Cluster {
     ) -> BoxFuture<Vec<UserPresence>> {
         let (member, look_ups) = (self.member.clone(), self.look_ups.clone());
         Box::pin(async move {
-            let now = member.local().now();
-            let names: Vec<UserName> = users
-                .iter()
-                .map(|user| names::user_name(tenant.as_deref(), user))
-                .collect();
-            let known = look_ups.ask(&names).await.ok();
-            let is_trusted = member.is_complete();
-            let own = member.local().presence();
-            let all = users.iter().enumerate().map(|(index, user)| {
-                let own = own.get(tenant.as_deref(), user, now);
-                let known = known.as_ref().and_then(|known| known.get(index));
-                let known = known.map(|known| Cluster::presence_of(user, known, now));
-                Cluster::with_own(own, known, is_trusted)
-            });
-            all.collect()
+            let asked = (tenant.as_deref(), &*users);
+            let (found, _) = Cluster::find(&member, &look_ups, asked, false).await;
+            found
         })
+    }
+
+    fn presence_as_of(
+        &self,
+        tenant: Option<Arc<str>>,
+        users: Vec<String>,
+    ) -> BoxFuture<(Vec<UserPresence>, Option<u64>)> {
+        let (member, look_ups) = (self.member.clone(), self.look_ups.clone());
+        Box::pin(async move {
+            let asked = (tenant.as_deref(), &*users);
+            Cluster::find(&member, &look_ups, asked, true).await
+        })
+    }
+
+    fn kept(&self, again: Vec<Who>, some: usize) -> BoxFuture<Vec<(Believed, UserPresence)>> {
+        let member = self.member.clone();
+        Box::pin(async move { Cluster::beside_kept(&member, &again, some).await })
     }
 
     fn is_trusted(&self) -> bool {
@@ -496,6 +645,7 @@ impl Backplane for Cluster {
     fn status(&self) -> Option<ClusterStatus> {
         let member = self.member.counters();
         let fanout = self.fanout.counters();
+        let (unsigned, forged) = self.fanout.not_believed();
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         Some(ClusterStatus {
             degraded: !self.member.is_trusted() || !self.fanout.is_connected(),
@@ -504,6 +654,7 @@ impl Backplane for Cluster {
             incarnations: read(&member.joins),
             repairs: read(&member.repairs),
             swept: read(&member.swept),
+            given_up: read(&member.given_up),
             edges: read(&member.edges),
             missed_edges: read(&member.missed_edges),
             unreadable_edges: read(&member.unreadable_edges),
@@ -512,6 +663,8 @@ impl Backplane for Cluster {
             received: read(&fanout.received),
             undelivered: read(&fanout.undelivered) + read(&member.forgotten),
             dropped: read(&fanout.dropped),
+            unsigned,
+            forged,
             gaps: read(&fanout.gaps),
             missed: read(&fanout.missed),
             queued: self.fanout.queued(),

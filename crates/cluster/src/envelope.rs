@@ -1,6 +1,7 @@
 //! A publication on its way to other nodes, as bytes.
 //!
-//! One byte of version, one of kind, the sender's tag and its running number, the number
+//! One byte of version (or of version and that a signature stands at the end, which
+//! [`Seal`](crate::seal::Seal) writes and takes off), one of kind, the sender's tag and its running number, the number
 //! that it had before in the same channel, then the target's and the message's texts, each
 //! behind its length. Numbers are big-endian. A publication that is lost shows in the next
 //! one's number; if there is none, a mark says it.
@@ -10,6 +11,10 @@ use heartline_core::backplane::{Message, MessageError, NameList, Target, check, 
 use heartline_wire::socketio::MAX_ATTACHMENTS;
 
 const VERSION: u8 = 2;
+/// The same, with a signature.
+pub(crate) const SIGNED: u8 = 3;
+/// No process says so much: at a million a second it takes nine years.
+const MAX_NUMBER: u64 = 1 << 48;
 /// The kind of a mark.
 const MARK: u8 = 5;
 /// Where the running number is, with the one before it behind it.
@@ -62,6 +67,11 @@ pub fn mark(origin: Origin, user: Option<&str>) -> Vec<u8> {
     put_head(MARK, origin, &mut out);
     put(user.map(str::as_bytes), &mut out);
     out
+}
+
+/// Whether a signature stands behind an envelope.
+pub(crate) fn is_signed(envelope: &[u8]) -> bool {
+    envelope.first() == Some(&SIGNED)
 }
 
 /// A target as its kind and texts.
@@ -297,19 +307,23 @@ fn read_target<'a>(kind: u8, reader: &mut Reader<'a>) -> Option<Target<'a>> {
     })
 }
 
-/// Reads what another node has sent, without a look at its bounds; `None`: it is nothing that
-/// this version knows.
+/// Reads what another node has sent, without its signature and without a look at its bounds;
+/// `None`: it is nothing that this version knows.
 pub fn read(bytes: &[u8]) -> Option<(Origin, Body<'_>)> {
     let mut reader = Reader(bytes);
     let [version, kind] = *reader.take(2)? else {
         return None;
     };
-    if version != VERSION {
+    if ![VERSION, SIGNED].contains(&version) {
         return None;
     }
     let tag = reader.u32()?;
     let number = reader.u64()?;
     let after = reader.u64()?;
+    // Whoever believed it would take what its sender says next for old.
+    if number.max(after) > MAX_NUMBER {
+        return None;
+    }
     let origin = Origin { tag, number, after };
     if kind == MARK {
         let user = reader.text()?;
@@ -375,10 +389,10 @@ impl Seen {
         (&mut self.window[(place / 64) as usize], 1 << (place % 64))
     }
 
-    /// Whether `number` is new; it is not from here on. What is further back than
-    /// the window is taken for old, but not for ever: no sender repeats so much of what is so old,
-    /// so the highest number was not its own.
-    pub fn is_new(&mut self, number: u64) -> bool {
+    /// Whether `number` is new; it is not from here on. What is further back than the window is
+    /// taken for old. Unless all numbers are surely their sender's (`is_sure`), that is not for
+    /// ever: no sender repeats so much of what is so old, so the highest number was not its own.
+    pub fn is_new(&mut self, number: u64, is_sure: bool) -> bool {
         if number > self.highest {
             if number - self.highest >= WINDOW {
                 self.window.fill(0);
@@ -395,8 +409,8 @@ impl Seen {
             return true;
         }
         if self.highest - number >= WINDOW {
-            self.far_back += 1;
-            if self.far_back < MAX_FAR_BACK {
+            self.far_back = self.far_back.saturating_add(1);
+            if is_sure || self.far_back < MAX_FAR_BACK {
                 return false;
             }
             *self = Seen {
@@ -427,7 +441,7 @@ mod tests {
     proptest! {
         #[test]
         fn publications_survive_the_journey(
-            kind in 0..6, tag: u32, number: u64, after: u64,
+            kind in 0..6, tag: u32, number in 0..=MAX_NUMBER, after in 0..=MAX_NUMBER,
             texts in prop::collection::vec(text(), 5),
             optional in prop::collection::vec(prop::option::of(text()), 4),
             attachments in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..20), 0..3),
@@ -480,7 +494,7 @@ mod tests {
             let mut there = std::collections::HashSet::new();
             for number in numbers {
                 let number = base + number;
-                prop_assert_eq!(seen.is_new(number), there.insert(number));
+                prop_assert_eq!(seen.is_new(number, false), there.insert(number));
             }
         }
     }
@@ -552,22 +566,42 @@ mod tests {
     #[test]
     fn what_is_too_far_back_is_old() {
         let mut seen = Seen::default();
-        assert!(seen.is_new(10_000));
-        assert!(seen.is_new(10_000 - (WINDOW - 1)));
-        assert!(!seen.is_new(10_000 - WINDOW));
-        assert!(seen.is_new(50_000));
-        assert!(seen.is_new(50_000 - 1));
-        assert!(!seen.is_new(10_000));
+        assert!(seen.is_new(10_000, false));
+        assert!(seen.is_new(10_000 - (WINDOW - 1), false));
+        assert!(!seen.is_new(10_000 - WINDOW, false));
+        assert!(seen.is_new(50_000, false));
+        assert!(seen.is_new(50_000 - 1, false));
+        assert!(!seen.is_new(10_000, false));
     }
 
     #[test]
     fn an_absurd_number_does_not_mute_its_sender_for_ever() {
         let mut seen = Seen::default();
-        assert!(seen.is_new(7));
-        assert!(seen.is_new(u64::MAX));
-        let heard: Vec<u64> = (8..100).filter(|number| seen.is_new(*number)).collect();
+        assert!(seen.is_new(7, false));
+        assert!(seen.is_new(u64::MAX, false));
+        let heard: Vec<u64> = (8..100)
+            .filter(|number| seen.is_new(*number, false))
+            .collect();
         let first = 8 + u64::from(MAX_FAR_BACK) - 1;
         assert_eq!(heard, (first..100).collect::<Vec<_>>());
-        assert!(!seen.is_new(first));
+        assert!(!seen.is_new(first, false));
+        // Where all numbers are signed, what comes again is old for ever.
+        let mut seen = Seen::default();
+        assert!(seen.is_new(10_000, true));
+        assert!((1..100).all(|number| !seen.is_new(number, true)));
+    }
+
+    #[test]
+    fn a_number_that_no_process_reaches_is_nobodys() {
+        let origin = |number, after| Origin {
+            tag: 1,
+            number,
+            after,
+        };
+        for origin in [origin(u64::MAX, 0), origin(1, u64::MAX)] {
+            let bytes = encode(origin, &Target::Nodes, &Message::default());
+            assert!(read(&bytes).is_none());
+            assert!(read(&mark(origin, None)).is_none());
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! Events of the line as bytes: as nodes send them, and as the store sends them on.
 //!
-//! A node sends flags, the socket that is left out, if one is, and an envelope. The store puts
+//! A node sends flags, the socket that is left out, if one is, and an envelope, all of which it
+//! signs if it has a key. The store puts
 //! a head in front: one byte of kind, four of the line's epoch, then the number, the one before
 //! it in the scope, the epoch of the offset and the offset, eight bytes each. Numbers are
 //! big-endian. `redis/line.lua` is the other end.
@@ -12,39 +13,59 @@ use heartline_core::presence::SocketAddress;
 use heartline_wire::id::Sid;
 
 use crate::envelope::{self, Body, Origin, Reader};
+use crate::seal::Seal;
 
 /// The newest of its key is kept beside the others.
 pub const KEYED: u8 = 1;
-/// A socket is left out.
+/// A socket is left out, whose name follows.
 const SKIPS: u8 = 2;
 /// Events were lost, and this stands for them.
 pub const GAP: u8 = 4;
 /// The key has no newest event any more.
 pub const REMOVES: u8 = 8;
+/// Changes of presence: the store puts behind it the number up to which they were said before.
+pub const CHANGES: u8 = 16;
+/// For one socket alone, whose name follows.
+pub const DIRECT: u8 = 32;
 
 /// Bytes of a socket's name.
 const NAME: usize = 24;
 
-/// Writes an event as its node sends it.
+/// Writes an event as its node sends it; `named` is the socket that is left out, or the one that
+/// it is for.
 pub fn body(
     flags: u8,
-    skip: Option<SocketAddress>,
+    named: Option<SocketAddress>,
     origin: Origin,
     target: &Target<'_>,
     message: &Message,
+    seal: &Seal,
 ) -> Vec<u8> {
     let mut out = Vec::with_capacity(32);
     // What removes a key is an event like any other.
     let flags = flags & !REMOVES;
-    match skip {
-        Some(skip) => {
-            out.push(flags | SKIPS);
-            out.extend_from_slice(&skip.0.to_bytes());
+    match named {
+        Some(named) => {
+            out.push(if flags & DIRECT == 0 {
+                flags | SKIPS
+            } else {
+                flags
+            });
+            out.extend_from_slice(&named.0.to_bytes());
         }
         None => out.push(flags),
     }
-    out.extend_from_slice(&envelope::encode(origin, target, message));
+    let mut envelope = envelope::encode(origin, target, message);
+    seal.prepare(&mut envelope);
+    out.extend_from_slice(&envelope);
+    seal.sign(place(out[0], &mut [0; 4]), &mut out[1..]);
     out
+}
+
+/// The place that signatures are for: what the flags say, but for the one that the store takes
+/// away where it does not keep the newest of a key. Whom an event is for stands in the event.
+fn place(flags: u8, room: &mut [u8; 4]) -> &str {
+    char::from(flags & !KEYED).encode_utf8(room)
 }
 
 /// What the store sends.
@@ -72,19 +93,19 @@ impl Reader<'_> {
     }
 }
 
-/// Reads what the store sends; events are held to `max` bytes. `None`: it is nothing that this
-/// version knows.
-pub fn read(bytes: &[u8], max: usize) -> Option<Sent<'_>> {
+/// Reads what the store sends; events are held to `max` bytes, and to their signatures. `None`: it
+/// is nothing that this version knows, or not to be believed.
+pub fn read<'a>(bytes: &'a [u8], max: usize, seal: &Seal) -> Option<Sent<'a>> {
     let mut reader = Reader(bytes);
     let kind = reader.u8()?;
     let line = reader.u32()?;
     match kind {
         3 => {
             let at = read_position(&mut reader, line)?;
-            let (heard, origin) = read_event(reader, at, max)?;
+            let (heard, origin) = read_event(reader, at, max, seal)?;
             Some(Sent::Event(heard, origin))
         }
-        4 => read_tail(&mut reader, max),
+        4 => read_tail(&mut reader, max, seal),
         5 => Some(Sent::End(
             reader.u64()?,
             Reached {
@@ -111,17 +132,40 @@ fn read_position(reader: &mut Reader<'_>, line: u32) -> Option<Position> {
     })
 }
 
-fn read_event(mut reader: Reader<'_>, at: Position, max: usize) -> Option<(Heard<'_>, Origin)> {
+fn read_event<'a>(
+    mut reader: Reader<'a>,
+    at: Position,
+    max: usize,
+    seal: &Seal,
+) -> Option<(Heard<'a>, Origin)> {
     let flags = reader.u8()?;
-    let skip = match flags & SKIPS {
+    let edges_after = match flags & CHANGES {
         0 => None,
-        _ => Some(reader.name()?),
+        _ => {
+            let (rest, after) = reader.0.split_last_chunk::<8>()?;
+            reader.0 = rest;
+            Some(u64::from_be_bytes(*after))
+        }
     };
-    let (origin, Body::Said(said)) = envelope::read(reader.0)? else {
+    let signed = reader.0;
+    let mut named = |flag: u8| match flags & flag {
+        0 => Some(None),
+        _ => reader.name().map(Some),
+    };
+    let (skip, to) = (named(SKIPS)?, named(DIRECT)?);
+    let begin = signed.len() - reader.0.len();
+    let said = seal.open(place(flags, &mut [0; 4]), signed, begin)?.get(begin..)?;
+    let (origin, Body::Said(said)) = envelope::read(said)? else {
         return None;
     };
     let target = said.target;
     // What breaks a bound is as good as lost.
+    // What the gateway itself says is held to no client's bounds.
+    let max = if edges_after.is_some() {
+        usize::MAX
+    } else {
+        max
+    };
     let message = match flags & GAP {
         0 => said.check(max).ok().map(|(_, message)| message),
         _ => None,
@@ -131,11 +175,13 @@ fn read_event(mut reader: Reader<'_>, at: Position, max: usize) -> Option<(Heard
         target,
         message,
         skip,
+        to,
+        edges_after,
     };
     Some((heard, origin))
 }
 
-fn read_tail<'a>(reader: &mut Reader<'a>, max: usize) -> Option<Sent<'a>> {
+fn read_tail<'a>(reader: &mut Reader<'a>, max: usize, seal: &Seal) -> Option<Sent<'a>> {
     let (request, index) = (reader.u64()?, reader.u64()? as usize);
     let (epoch, offset) = (reader.u64()?, reader.u64()?);
     let mut known = Extent {
@@ -151,9 +197,10 @@ fn read_tail<'a>(reader: &mut Reader<'a>, max: usize) -> Option<Sent<'a>> {
             return None;
         };
         let at = read_position(&mut event, line)?;
-        match read_event(event, at, max) {
+        match read_event(event, at, max, seal) {
             Some(read) => events.push(read),
-            // What another version has said is as good as lost, and nothing else.
+            // What another version has said is as good as lost, and nothing else; so is what
+            // nobody has signed.
             None => {
                 known.dropped = known.dropped.max(at.id);
                 known.dropped_offset = known.dropped_offset.max(at.offset);
@@ -271,8 +318,13 @@ mod tests {
         }
 
         fn bytes(&self, origin: Origin) -> Vec<u8> {
+            self.bytes_of(origin, &Seal::default())
+        }
+
+        fn bytes_of(&self, origin: Origin, seal: &Seal) -> Vec<u8> {
             let skip = self.skip.map(|skip| SocketAddress(Sid::from_bytes(skip)));
-            body(self.flags, skip, origin, &self.target(), &self.message())
+            let (target, message) = (self.target(), self.message());
+            body(self.flags, skip, origin, &target, &message, seal)
         }
 
         /// Whether it is what was said.
@@ -299,10 +351,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn events_survive_the_journey(words in words(), line: u32, tag: u32, number: u64) {
+        fn events_survive_the_journey(words in words(), line: u32, tag: u32, number in 0..1u64 << 48) {
             let origin = Origin { tag, number, after: 0 };
             let bytes = sent(line, words.numbers, &words.bytes(origin));
-            match read(&bytes, 1 << 20) {
+            match read(&bytes, 1 << 20, &Seal::default()) {
                 Some(Sent::Event(heard, by)) => {
                     prop_assert!(words.is(line, &heard), "{heard:?}");
                     prop_assert_eq!(by, origin);
@@ -311,7 +363,7 @@ mod tests {
             }
             // What breaks a bound is as good as lost.
             if words.flags != GAP && words.message().size() > words.texts[2].len() {
-                let read = read(&bytes, 0);
+                let read = read(&bytes, 0, &Seal::default());
                 let is_lost =
                     matches!(&read, Some(Sent::Event(heard, _)) if heard.message.is_none());
                 prop_assert!(is_lost, "{read:?}");
@@ -332,13 +384,13 @@ mod tests {
             };
             // The newest of their keys come first, and again among the others.
             for words in all.iter().take(2).chain(&all) {
-                let origin = Origin { tag: 1, number: words.numbers[0], after: 0 };
+                let origin = Origin { tag: 1, number: words.numbers[0] >> 16, after: 0 };
                 add(&sent(line, words.numbers, &words.bytes(origin)));
             }
             if let Some(numbers) = strange {
                 add(&sent(line, numbers, &[0, 255, 255]));
             }
-            let Some(Sent::Tail(request, index, tail, origins)) = read(&bytes, 1 << 20) else {
+            let Some(Sent::Tail(request, index, tail, origins)) = read(&bytes, 1 << 20, &Seal::default()) else {
                 return Err(TestCaseError::fail("it is not read"));
             };
             prop_assert_eq!((request, index as u64), (numbers[0], numbers[1]));
@@ -357,16 +409,47 @@ mod tests {
             prop_assert_eq!(tail.events.len(), expected.len());
             for ((words, heard), by) in expected.iter().zip(&tail.events).zip(origins) {
                 prop_assert!(words.is(line, heard), "{heard:?}");
-                prop_assert_eq!(by.number, words.numbers[0]);
+                prop_assert_eq!(by.number, words.numbers[0] >> 16);
             }
         }
 
         #[test]
+        fn with_a_key_only_what_is_signed_is_heard(words in words(), at: prop::sample::Index) {
+            let seal = Seal::new("{p}", Some("a key of thirty-two bytes, or so."), None);
+            let is_heard = |bytes: &[u8]| {
+                let read = read(bytes, 1 << 20, &seal);
+                matches!(read, Some(Sent::Event(heard, _)) if words.is(1, &heard))
+            };
+            let signed = words.bytes_of(Origin::default(), &seal);
+            prop_assert!(is_heard(&sent(1, words.numbers, &signed)));
+            let bare = words.bytes(Origin::default());
+            prop_assert!(!is_heard(&sent(1, words.numbers, &bare)));
+            let mut changed = signed.clone();
+            changed[at.index(signed.len())] ^= 2;
+            prop_assert!(read(&sent(1, words.numbers, &changed), 1 << 20, &seal).is_none());
+            // The store may take away that it is the newest of its key, and keeps it so.
+            let mut other = signed.clone();
+            other[0] &= !KEYED;
+            prop_assert!(read(&sent(1, words.numbers, &other), 1 << 20, &seal).is_some());
+            // Of an end, it is missing.
+            let mut end = head(4, 1, &[1, 0, 1, 1, 0, 0, 0]);
+            for event in [&signed, &bare].map(|body| sent(1, words.numbers, body)) {
+                end.extend_from_slice(&(event.len() as u32).to_be_bytes());
+                end.extend_from_slice(&event);
+            }
+            let Some(Sent::Tail(_, _, tail, _)) = read(&end, 1 << 20, &seal) else {
+                return Err(TestCaseError::fail("it is not read"));
+            };
+            prop_assert_eq!(tail.events.len(), 1);
+            prop_assert_eq!(tail.known.dropped, words.numbers[0]);
+        }
+
+        #[test]
         fn any_bytes_are_refused_or_read(bytes: Vec<u8>, kind in 0u8..8) {
-            let _ = read(&bytes, 1 << 10);
+            let _ = read(&bytes, 1 << 10, &Seal::default());
             let mut known = vec![kind];
             known.extend_from_slice(&bytes);
-            let _ = read(&known, 1 << 10);
+            let _ = read(&known, 1 << 10, &Seal::default());
         }
 
         #[test]
@@ -381,10 +464,10 @@ mod tests {
                 bytes.extend_from_slice(&(event.len() as u32).to_be_bytes());
                 bytes.extend_from_slice(&event);
             }
-            let _ = read(&bytes[..cut.index(bytes.len())], 1 << 20);
+            let _ = read(&bytes[..cut.index(bytes.len())], 1 << 20, &Seal::default());
             let at = at.index(bytes.len());
             bytes[at] = byte;
-            let _ = read(&bytes, 1 << 20);
+            let _ = read(&bytes, 1 << 20, &Seal::default());
         }
     }
 }

@@ -6,10 +6,11 @@
 //! * [`registry`]: what nodes keep together, as a trait of a dozen atomic operations
 //!   and the rules they follow;
 //! * [`member`]: one node's part in it: leases, recovery, batches;
-//! * [`names`], [`envelope`]: how users are named, and publications written;
+//! * [`names`], [`envelope`], [`seal`]: how users are named, publications written and signed;
 //! * [`redis`]: the registry as a script, and the fan-out over pub/sub.
 
 mod cluster;
+mod diagnosis;
 pub mod envelope;
 pub mod kept;
 mod local;
@@ -18,15 +19,21 @@ mod lookups;
 pub mod member;
 pub mod names;
 mod nodes;
+mod probes;
 pub mod redis;
 pub mod registry;
+mod replica;
+pub mod seal;
+mod seldom;
 mod servers;
 #[cfg(test)]
 mod simulation;
 mod watch;
 
 pub use cluster::{Cluster, Settings};
+pub use diagnosis::{Diagnosis, diagnose, place};
 pub use member::Timing;
 pub use redis::{
-    BadUrl, LineSettings, RedisChallenges, SocketIoAdapter, check_url, faults, own_address,
+    BadUrl, Condition, Finding, LineSettings, RedisChallenges, SocketIoAdapter, check_url, faults,
+    own_address,
 };

@@ -1,22 +1,26 @@
 //! This node's table of sockets, as a member of the cluster sees it: names of the
 //! registry on one side, users and sockets of the gateway on the other.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
+use std::time::Duration;
 
 use heartline_core::backplane::Node;
 use heartline_core::policy::{DevicePolicy, OnExcess};
 use heartline_core::presence::{Edge, Presence, RoomAddress, SocketAddress};
 use heartline_wire::reason::Reason;
 
+use crate::locked::locked;
 use crate::member::Local;
 use crate::names;
 use crate::registry::{self, Displaced, DisplacedBy, Entry, Millis, Policy, RoomName, TypedUser};
+use crate::replica::Replica;
 
 /// This node's table of sockets as the member sees it.
 pub(crate) struct Table {
     /// The node; not there before the gateway is built.
     node: OnceLock<Arc<dyn Node>>,
     presence: Presence,
+    replica: Mutex<Replica>,
 }
 
 impl Table {
@@ -25,6 +29,7 @@ impl Table {
         Table {
             node: OnceLock::new(),
             presence: Presence::of_one_node_of_many(),
+            replica: Mutex::new(Replica::new()),
         }
     }
 
@@ -37,6 +42,11 @@ impl Table {
     /// Presence as this node alone knows it.
     pub(crate) fn presence(&self) -> &Presence {
         &self.presence
+    }
+
+    /// What is known of users without asking.
+    pub(crate) fn replica(&self) -> MutexGuard<'_, Replica> {
+        locked(&self.replica)
     }
 
     /// The node's clock, in milliseconds since 1970; 0 before the gateway is built.
@@ -144,21 +154,31 @@ impl Local for Table {
     }
 
     fn missed_edges(&self) {
+        self.replica().forget();
         if let Some(node) = self.node.get() {
             node.missed_edges();
         }
     }
 
-    fn announce(&self, edges: &[registry::Edge]) {
+    fn heard_until(&self, ago: Duration) {
+        let now = self.now();
+        let until = now.saturating_sub(ago.as_millis() as Millis);
+        self.replica().read_up_to(until, now);
+    }
+
+    fn announce(&self, edges: &[(u64, registry::Edge)]) {
+        // Before anybody hears of it: who then asks is not answered what was before.
+        self.replica().hear(edges);
         let Some(node) = self.node.get() else {
             return;
         };
-        let known = edges.iter().filter_map(|edge| {
+        let known = edges.iter().filter_map(|(number, edge)| {
             Some(Edge {
                 user: Arc::new(names::user_key(&edge.who)?),
                 online: edge.online,
                 rev: edge.rev,
                 at: edge.at,
+                number: *number,
                 rooms: places(&edge.rooms).collect(),
                 others: edge.others.as_deref().map(|rooms| places(rooms).collect()),
             })

@@ -9,6 +9,9 @@
 //! * **A lease per incarnation.** An incarnation is one life of a node in the
 //!   registry. It renews one lease; an entry is believed exactly as long as the lease
 //!   of the incarnation that wrote it lives. No entry has a timer of its own.
+//! * **The cluster's own time.** Leases end by it, and all that is due. It follows the store's
+//!   clock, but never back, and from one operation to the next no further than nodes are silent
+//!   for; so a clock that is set ends no lease, nor does a store that nobody reached.
 //! * **Fencing.** Whoever writes names its incarnation. When a node has begun a new
 //!   one, or its lease is over, what it still sends under the old is refused.
 //! * **Numbers.** What an incarnation tells has a number that grows. Each number is done
@@ -30,6 +33,11 @@
 //!   that, it is on probation: nobody goes until its node says that it is there. When it has
 //!   gone meanwhile, or its node has died, nobody was displaced. Of two that race, the later
 //!   one to be there finds the other in its place, so never both stay.
+//! * **Suspicions.** A node that others do not reach is not waited for until its lease ends. Each
+//!   of them says so twice, with a window between, and the registry tells the node at once: any
+//!   word of it refutes all that was said. If two have said so to the end of the window, or all
+//!   who could, its incarnation ends. So nobody dies for a bad way between nodes, nor while
+//!   the registry is out of reach, and in a hold nobody is suspected.
 //! * **Verdicts.** What is to be settled later (a grace, the hold's end) waits in one
 //!   ordered list, which any node works off.
 
@@ -42,7 +50,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-/// A point of the store's own clock, in milliseconds.
+/// A point of the cluster's own time, or of a clock, in milliseconds.
 pub type Millis = u64;
 
 /// A user within a tenant as the store names it; see
@@ -285,6 +293,9 @@ pub struct NodeInfo {
     pub address: Arc<str>,
     /// The version it runs.
     pub version: Arc<str>,
+    /// Whether it answers others who ask whether it lives, and asks them.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub probed: bool,
     /// Settings that all nodes should have alike, by their keys.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub settings: BTreeMap<Arc<str>, Arc<str>>,
@@ -330,6 +341,42 @@ pub struct Renewed {
     pub living: u32,
     /// The name of the hold, if there is one: all who live are waited for.
     pub hold: Option<Millis>,
+    /// Another number where the incarnations are others than before.
+    pub members: u64,
+}
+
+/// Says that a node may be dead.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Suspicion<'a> {
+    /// Its incarnation.
+    pub whom: &'a str,
+    /// Whether the same was said before, and not refuted.
+    pub again: bool,
+    /// How long the node has time to refute it, milliseconds.
+    pub window: Millis,
+}
+
+impl Suspicion<'_> {
+    /// For how long what was said counts if it is not said again, milliseconds.
+    pub fn lasts(&self) -> Millis {
+        self.window * 4
+    }
+}
+
+/// How many nodes have to suspect another to the end of the window, unless fewer could.
+pub const JURY: u32 = 2;
+
+/// What becomes of a suspicion.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// The incarnation ends by this.
+    Ends,
+    /// It had ended before.
+    Dead,
+    /// It is to be said again after the window.
+    Open,
+    /// The node was heard of meanwhile, or there is a hold.
+    Refuted,
 }
 
 /// What maintenance came to.
@@ -517,6 +564,14 @@ pub trait Registry: Send + Sync + 'static {
         done: &[Arc<str>],
         complete: Option<Millis>,
     ) -> impl Future<Output = Guarded<Renewed>> + Send;
+
+    /// Another node does not answer. It is told at once, and if it is not heard of within the
+    /// window, and enough others say the same, its incarnation ends.
+    fn suspect(
+        &self,
+        incarnation: &str,
+        suspicion: Suspicion<'_>,
+    ) -> impl Future<Output = Guarded<Verdict>> + Send;
 
     /// Registers sockets by their namespaces' device policies: says who is refused, and for
     /// whom others have to go.

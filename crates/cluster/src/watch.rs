@@ -55,31 +55,41 @@ fn differences<'a>(
     })
 }
 
+/// The same as sentences, each with its key. `own` are the settings of `this`.
+pub(crate) fn different<'a>(
+    own: &'a NodeInfo,
+    other: &'a NodeInfo,
+    this: &str,
+) -> impl Iterator<Item = (&'a str, String)> {
+    differences(own, other).map(move |(key, here, there)| {
+        let sentence = format!(
+            "{key} is {here} {this} and {there} on node {}: the nodes of a cluster do not behave \
+             as one then",
+            other.node_id
+        );
+        (key, sentence)
+    })
+}
+
 fn compare(own: &NodeInfo, others: &[NodeState], seen: &mut Seen) {
     for other in others {
-        for (key, here, there) in differences(own, &other.info) {
+        for (key, sentence) in different(own, &other.info, "on this node") {
             if seen.is_new(format!("setting {key}")) {
-                tracing::warn!(
-                    "{key} is {here} on this node and {there} on node {}: the nodes of a cluster \
-                     do not behave as one then",
-                    other.info.node_id
-                );
+                tracing::warn!("{sentence}");
             }
         }
     }
 }
 
-/// Tries the addresses of nodes that are new here.
-async fn reach(others: &[NodeState], seen: &mut Seen) {
-    if seen.reached.len() >= MAX_REMEMBERED {
-        seen.reached.clear();
-    }
+/// Tries the addresses of nodes: each, and why it is not reached.
+pub(crate) async fn try_all(
+    nodes: impl Iterator<Item = NodeInfo>,
+) -> Vec<(NodeInfo, Option<String>)> {
     let mut tries = JoinSet::new();
-    let untried = others.iter().filter(|other| {
-        !other.info.address.is_empty() && !seen.reached.contains(&other.info.process())
-    });
-    for other in untried.take(MAX_TRIED) {
-        let info = other.info.clone();
+    for info in nodes
+        .filter(|info| !info.address.is_empty())
+        .take(MAX_TRIED)
+    {
         tries.spawn(async move {
             let connecting = TcpStream::connect(&*info.address);
             let tried = tokio::time::timeout(CONNECT_TIMEOUT, connecting).await;
@@ -91,8 +101,19 @@ async fn reach(others: &[NodeState], seen: &mut Seen) {
             (info, error)
         });
     }
+    tries.join_all().await
+}
+
+/// Tries the addresses of nodes that are new here.
+async fn reach(others: &[NodeState], seen: &mut Seen) {
+    if seen.reached.len() >= MAX_REMEMBERED {
+        seen.reached.clear();
+    }
+    let infos = others.iter().map(|other| &other.info);
+    let untried = infos.filter(|info| !seen.reached.contains(&info.process()));
+    let tried = try_all(untried.cloned()).await;
     let mut doubted = HashSet::new();
-    for (info, error) in tries.join_all().await {
+    for (info, error) in tried {
         let process = info.process();
         match error {
             Some(_) if !seen.doubted.contains(&process) => {
@@ -114,12 +135,12 @@ async fn reach(others: &[NodeState], seen: &mut Seen) {
 }
 
 async fn look_at_server(server: &Arc<Server>, seen: &mut Seen) {
-    let Ok(findings) = examine(server).await else {
+    let Ok(condition) = examine(server).await else {
         return;
     };
-    for finding in findings {
+    for finding in condition.findings {
         if seen.is_new(format!("server {}", finding.key)) {
-            tracing::warn!("the Redis of cluster.url {}", finding.sentence);
+            tracing::warn!("the Redis of cluster.url {finding}");
         }
     }
 }

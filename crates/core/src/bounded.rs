@@ -16,7 +16,7 @@ struct Entry<V> {
 }
 
 /// Values by key, at most so many, and of so many bytes.
-pub(crate) struct Bounded<K, V> {
+pub struct Bounded<K, V> {
     entries: HashMap<K, Entry<V>>,
     /// The keys by their last use.
     order: BTreeMap<u64, K>,
@@ -28,7 +28,7 @@ pub(crate) struct Bounded<K, V> {
 
 impl<K: Clone + Eq + Hash, V> Bounded<K, V> {
     /// An empty table.
-    pub(crate) fn new(max_entries: usize, max_bytes: usize) -> Self {
+    pub fn new(max_entries: usize, max_bytes: usize) -> Self {
         Bounded {
             entries: HashMap::new(),
             order: BTreeMap::new(),
@@ -52,33 +52,64 @@ impl<K: Clone + Eq + Hash, V> Bounded<K, V> {
     }
 
     /// The value of a key, which counts as a use.
-    pub(crate) fn get(&mut self, key: &K) -> Option<&V> {
+    pub fn get(&mut self, key: &K) -> Option<&V> {
+        self.get_mut(key).map(|value| &*value)
+    }
+
+    /// The same, to change it.
+    pub fn get_mut(&mut self, key: &K) -> Option<&mut V> {
         let entry = self.entries.get_mut(key)?;
         self.uses += 1;
         if let Some(key) = self.order.remove(&entry.used) {
             self.order.insert(self.uses, key);
         }
         entry.used = self.uses;
-        Some(&entry.value)
+        Some(&mut entry.value)
     }
 
     /// The same, which does not count as a use.
-    pub(crate) fn peek(&self, key: &K) -> Option<&V> {
+    pub fn peek(&self, key: &K) -> Option<&V> {
         Some(&self.entries.get(key)?.value)
     }
 
+    /// All of them, in no order that means anything.
+    pub fn iter(&self) -> impl Iterator<Item = (&K, &V)> {
+        let all = self.entries.iter();
+        all.map(|(key, entry)| (key, &entry.value))
+    }
+
     /// Takes a value out.
-    pub(crate) fn take(&mut self, key: &K) -> Option<V> {
+    pub fn take(&mut self, key: &K) -> Option<V> {
         let entry = self.entries.remove(key)?;
         self.order.remove(&entry.used);
         self.bytes -= entry.bytes;
         Some(entry.value)
     }
 
+    /// The value that has rested longest.
+    pub fn oldest(&self) -> Option<&V> {
+        let (_, key) = self.order.first_key_value()?;
+        self.peek(key)
+    }
+
+    /// Takes that one out.
+    pub fn take_oldest(&mut self) -> Option<(K, V)> {
+        let (_, key) = self.order.pop_first()?;
+        let value = self.take(&key)?;
+        Some((key, value))
+    }
+
+    /// Takes all out.
+    pub fn clear(&mut self) {
+        self.entries.clear();
+        self.order.clear();
+        self.bytes = 0;
+    }
+
     /// Keeps a value of so many bytes, in the place of an earlier one. Those that have rested
     /// longest go as long as there is too much, and are answered; the newest stays, whatever it
     /// weighs.
-    pub(crate) fn put(&mut self, key: K, value: V, bytes: usize) -> Vec<(K, V)> {
+    pub fn put(&mut self, key: K, value: V, bytes: usize) -> Vec<(K, V)> {
         self.take(&key);
         self.uses += 1;
         let used = self.uses;
@@ -89,13 +120,10 @@ impl<K: Clone + Eq + Hash, V> Bounded<K, V> {
         while self.entries.len() > 1
             && (self.entries.len() > self.max_entries || self.bytes > self.max_bytes)
         {
-            let Some((_, oldest)) = self.order.pop_first() else {
+            let Some(oldest) = self.take_oldest() else {
                 break;
             };
-            if let Some(entry) = self.entries.remove(&oldest) {
-                self.bytes -= entry.bytes;
-                gone.push((oldest, entry.value));
-            }
+            gone.push(oldest);
         }
         gone
     }

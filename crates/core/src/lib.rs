@@ -8,7 +8,7 @@
 
 pub mod auth;
 pub mod backplane;
-mod bounded;
+pub mod bounded;
 pub mod entries;
 pub mod line;
 pub mod message;

@@ -3,65 +3,330 @@
 //! The first leaves at once; what follows it within a moment leaves together, in one
 //! write to each socket. So a thousand logins a second cost each client twenty
 //! writes, not a thousand.
+//!
+//! Where nodes share a line of kept events, changes go by it: whoever was away is told of them
+//! at their place among everything else. Each node reads them all, and the first to do so puts
+//! them there for all.
 
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use hashbrown::HashMap;
 use heartline_core::auth::UserKey;
+use heartline_core::backplane::line::{Changes, ChangesPart};
 use heartline_core::line::ring::{Kept, Only};
 use heartline_core::line::shelf::ScopeRef;
 use heartline_core::message::Message;
 use heartline_core::namespaces::NamespaceId;
 use heartline_core::policy::Announce;
-use heartline_core::presence::Edge;
+use heartline_core::presence::{Edge, RoomAddress};
+use heartline_core::rooms::Room;
+use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
 use crate::fanout::Fanout;
 use crate::op::Op;
-use crate::publication::Publication;
+use crate::publication::{Publication, Told};
 use crate::recovery::Recovery;
 
 /// How long changes are gathered after some have left.
 const WINDOW: Duration = Duration::from_millis(50);
 /// Changes of presence in one write: a bound on what a client has to take at once.
 const MAX_EDGES_PER_WRITE: usize = 256;
+/// Changes in one event of the line, and their bytes: less than what is kept of one event.
+const MAX_EDGES_IN_LINE: usize = 128;
+const MAX_BYTES_IN_LINE: usize = 32 << 10;
+/// The name of such an event.
+const CHANGES: &str = "presence:changes";
 
 /// Changes that wait to be told.
 #[derive(Default)]
+struct Waiting {
+    edges: Vec<Edge>,
+    /// Which of them come after some that are gone.
+    after_holes: Vec<usize>,
+}
+
+/// Changes of presence on their way.
+#[derive(Default)]
 pub(crate) struct Announcer {
-    waiting: Mutex<Vec<Edge>>,
+    waiting: Mutex<Waiting>,
     work: Notify,
 }
 
 impl Announcer {
+    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Tells these after those that came before. Does not wait, and calls nobody.
     pub(crate) fn push(&self, edges: impl IntoIterator<Item = Edge>) {
-        self.waiting
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .extend(edges);
+        self.waiting().edges.extend(edges);
         self.work.notify_one();
     }
 
-    fn take(&self) -> Vec<Edge> {
-        std::mem::take(&mut self.waiting.lock().unwrap_or_else(PoisonError::into_inner))
+    /// Some are gone before those that come next.
+    pub(crate) fn missed(&self) {
+        let mut waiting = self.waiting();
+        let at = waiting.edges.len();
+        waiting.after_holes.push(at);
+    }
+
+    /// What waits, in pieces without a hole.
+    fn take(&self) -> (Vec<Edge>, Vec<usize>) {
+        let waiting = std::mem::take(&mut *self.waiting());
+        (waiting.edges, waiting.after_holes)
     }
 }
 
 /// Tells until it is aborted, or the gateway has gone.
 pub(crate) async fn run(announcer: Arc<Announcer>, fanout: Weak<Fanout>) {
+    // The number of the last change that was read.
+    let mut known = 0;
     loop {
-        let edges = announcer.take();
+        let (edges, holes) = announcer.take();
         if edges.is_empty() {
+            if !holes.is_empty() {
+                known = 0;
+            }
             announcer.work.notified().await;
             continue;
         }
-        match fanout.upgrade() {
-            Some(fanout) => announce(&fanout, &edges),
-            None => return,
+        let mut from = 0;
+        for to in holes.iter().copied().chain([edges.len()]) {
+            let piece = edges.get(from..to).unwrap_or_default();
+            if !tell(&fanout, piece, &mut known).await {
+                return;
+            }
+            if to < edges.len() || holes.last() == Some(&to) {
+                known = 0;
+            }
+            from = to;
         }
         tokio::time::sleep(WINDOW).await;
+    }
+}
+
+/// Tells some changes that follow each other; false: the gateway has gone.
+async fn tell(fanout: &Weak<Fanout>, edges: &[Edge], known: &mut u64) -> bool {
+    let mut rest = edges;
+    while !rest.is_empty() {
+        let Some(there) = fanout.upgrade() else {
+            return false;
+        };
+        let common = there.common().filter(|(recovery, _)| recovery.keeps_all());
+        // Those that other versions have written have no numbers.
+        let is_numbered = rest.first().is_some_and(|edge| edge.number > 0);
+        let alike = rest
+            .iter()
+            .position(|edge| (edge.number > 0) != is_numbered);
+        let (alike, others) = rest.split_at(alike.unwrap_or(rest.len()));
+        let Some((recovery, common)) = common.filter(|_| is_numbered) else {
+            announce(&there, alike);
+            rest = others;
+            continue;
+        };
+        if alike.first().is_some_and(|edge| edge.number <= *known) {
+            // The registry counts anew.
+            *known = 0;
+        }
+        let (changes, count) = changes(&there, alike, *known);
+        let to = changes.to;
+        // Where numbers may have gone back, what was told before says nothing.
+        let is_told = *known > 0 && recovery.edges_told() >= to;
+        let is_said = is_told || common.say_changes(changes).await;
+        if is_said && !is_told {
+            recovery.note_edges_told(to);
+        }
+        if is_said {
+            *known = to;
+            rest = rest.get(count..).unwrap_or_default();
+        } else {
+            tokio::time::sleep(WINDOW).await;
+        }
+    }
+    true
+}
+
+/// What is told of the first of some changes to whom, and how many of them these are.
+fn changes(fanout: &Fanout, edges: &[Edge], known: u64) -> (Changes, usize) {
+    let first = edges.first().map_or(0, |edge| edge.number);
+    let mut changes = Changes {
+        after: if known > 0 {
+            known
+        } else {
+            first.saturating_sub(1)
+        },
+        to: first,
+        parts: Vec::new(),
+    };
+    let mut bytes = 0;
+    let mut some: Vec<(&Edge, String)> = Vec::new();
+    for edge in edges.iter().take(MAX_EDGES_IN_LINE) {
+        let written = serde_json::to_string(&Written::of(edge)).unwrap_or_default();
+        bytes += written.len();
+        if bytes > MAX_BYTES_IN_LINE && !some.is_empty() {
+            break;
+        }
+        changes.to = edge.number;
+        some.push((edge, written));
+    }
+    let mut tenants: HashMap<Option<&Arc<str>>, Vec<&(&Edge, String)>> = HashMap::new();
+    for one in &some {
+        let tenant = one.0.user.tenant_id.as_ref();
+        tenants.entry(tenant).or_default().push(one);
+    }
+    for (_, namespace) in fanout.namespaces.iter() {
+        for (tenant, all) in &tenants {
+            let is_told = |edge: &Edge| match namespace.config.announce {
+                Announce::Namespace => edge.others.is_none(),
+                Announce::Rooms => edge
+                    .rooms
+                    .iter()
+                    .any(|room| room.namespace == namespace.name),
+                Announce::Off => false,
+            };
+            let told = all.iter().filter(|(edge, _)| is_told(edge));
+            let told: Vec<&str> = told.map(|(_, written)| &**written).collect();
+            if !told.is_empty() {
+                changes.parts.push(ChangesPart {
+                    namespace: namespace.name.clone(),
+                    tenant: tenant.cloned(),
+                    count: told.len(),
+                    message: Message::new(CHANGES, &format!("[{}]", told.join(","))),
+                });
+            }
+        }
+    }
+    (changes, some.len())
+}
+
+/// A change as the line has it.
+#[derive(Serialize, Deserialize)]
+struct Written {
+    n: u64,
+    user: String,
+    kind: Option<String>,
+    online: bool,
+    rev: u64,
+    at: u64,
+    /// Each with its namespace.
+    rooms: Vec<(String, String)>,
+    others: Option<Vec<(String, String)>>,
+}
+
+impl Written {
+    fn of(edge: &Edge) -> Written {
+        let names = |place: &RoomAddress| (place.namespace.to_string(), place.room.to_string());
+        let others = edge.others.as_ref();
+        Written {
+            n: edge.number,
+            user: edge.user.user_id.to_string(),
+            kind: edge.user.user_type.as_deref().map(Into::into),
+            online: edge.online,
+            rev: edge.rev,
+            at: edge.at,
+            rooms: edge.rooms.iter().map(names).collect(),
+            others: others.map(|others| others.list().iter().map(names).collect()),
+        }
+    }
+
+    fn read(self, tenant: Option<&Arc<str>>) -> Edge {
+        let place = |(namespace, room): (String, String)| RoomAddress {
+            namespace: namespace.into(),
+            room: room.into(),
+        };
+        Edge {
+            user: Arc::new(UserKey {
+                tenant_id: tenant.cloned(),
+                user_id: self.user.into(),
+                user_type: self.kind.map(Into::into),
+            }),
+            online: self.online,
+            rev: self.rev,
+            at: self.at,
+            number: self.n,
+            rooms: self.rooms.into_iter().map(place).collect(),
+            others: self
+                .others
+                .map(|others| others.into_iter().map(place).collect()),
+        }
+    }
+}
+
+/// Reads changes that have come by the line.
+pub(crate) fn read(message: &Message, tenant: Option<&Arc<str>>) -> Vec<Edge> {
+    let written: Vec<Written> = serde_json::from_str(&message.args).unwrap_or_default();
+    written.into_iter().map(|one| one.read(tenant)).collect()
+}
+
+/// The same as they are kept, with their numbers in the line, of which this is the last. Those up
+/// to a number were said before.
+pub(crate) fn kept(
+    fanout: &Fanout,
+    recovery: &Recovery,
+    (namespace, edges): (NamespaceId, &[Edge]),
+    (last, after): (u64, u64),
+) -> Vec<Kept> {
+    let (name, now) = (&fanout.namespaces.get(namespace).name, fanout.clock.now());
+    let announce = fanout.namespaces.get(namespace).config.announce;
+    let first = (last + 1).saturating_sub(edges.len() as u64);
+    let new = (first..).zip(edges).filter(|(_, edge)| edge.number > after);
+    let kept = new.map(|(id, edge)| {
+        let only = match announce {
+            Announce::Rooms => for_whom(name, edge, names_in(name, &edge.rooms)),
+            _ => Only {
+                about: Some(edge.user.clone()),
+                ..Only::default()
+            },
+        };
+        Kept {
+            id,
+            ..recovery.kept(&edge_message(edge), only, now)
+        }
+    });
+    kept.collect()
+}
+
+/// Tells those here of changes that have come by the line.
+pub(crate) fn tell_here(
+    fanout: &Fanout,
+    namespace: NamespaceId,
+    tenant: Option<&Arc<str>>,
+    edges: &[Edge],
+    told: impl Fn(usize) -> Told,
+) {
+    let name = fanout.namespaces.get(namespace).name.clone();
+    if edges.is_empty() {
+        return;
+    }
+    match fanout.namespaces.get(namespace).config.announce {
+        Announce::Namespace => {
+            let messages = edges.iter().map(edge_message).collect();
+            let about: Arc<[Arc<UserKey>]> = edges.iter().map(|edge| edge.user.clone()).collect();
+            let publication = Publication::of_many(name, messages).at(Some(told(0)));
+            let publication = Arc::new(publication);
+            fanout.post_to_all(|| Op::Broadcast {
+                namespace,
+                tenant: tenant.cloned(),
+                publication: publication.clone(),
+                about: Some(about.clone()),
+            });
+        }
+        Announce::Rooms => {
+            for (index, edge) in edges.iter().enumerate() {
+                let tenant = tenant.map(|tenant| &**tenant);
+                let rooms = fanout.find_rooms(namespace, tenant, &edge.rooms);
+                post_around(
+                    fanout,
+                    &name,
+                    (edge, rooms),
+                    edge_message(edge),
+                    Some(told(index)),
+                );
+            }
+        }
+        Announce::Off => {}
     }
 }
 
@@ -161,39 +426,53 @@ fn announce_around(fanout: &Fanout, namespace: NamespaceId, name: &Arc<str>, edg
     if rooms.is_empty() {
         return;
     }
-    let message = edge_message(edge);
     let scope = ScopeRef {
         namespace,
         tenant,
         user: None,
     };
-    let for_whom = || Only {
-        about: Some(edge.user.clone()),
-        among: Some(rooms.iter().map(|room| room.key.name.to_string()).collect()),
-        except: match &edge.others {
-            Some(others) => {
-                let others = others.list().into_iter();
-                let here = others.filter(|place| place.namespace == *name);
-                here.map(|place| place.room.to_string()).collect()
-            }
-            None => Box::default(),
-        },
-        ..Only::default()
-    };
+    let names = rooms.iter().map(|room| room.key.name.to_string()).collect();
     fanout.say(
         scope,
         Recovery::keeps_all,
-        message,
-        for_whom,
-        |message, place| {
-            let publication = Publication::new(name.clone(), message, None, None, None).at(place);
-            let publication = Arc::new(publication);
-            fanout.post_to_all(|| Op::DeliverAround {
-                user: edge.user.clone(),
-                rooms: rooms.clone(),
-                others: edge.others.clone(),
-                publication: publication.clone(),
-            });
-        },
+        edge_message(edge),
+        || for_whom(name, edge, names),
+        |message, place| post_around(fanout, name, (edge, rooms.clone()), message, place),
     );
+}
+
+/// Who hears of a change that is told to the members of some rooms of a namespace.
+fn for_whom(namespace: &Arc<str>, edge: &Edge, rooms: Vec<String>) -> Only {
+    Only {
+        about: Some(edge.user.clone()),
+        among: Some(rooms.into()),
+        except: match &edge.others {
+            Some(others) => names_in(namespace, &others.list()).into(),
+            None => Box::default(),
+        },
+        ..Only::default()
+    }
+}
+
+/// The rooms of a namespace.
+fn names_in(namespace: &Arc<str>, places: &[RoomAddress]) -> Vec<String> {
+    let here = places.iter().filter(|place| place.namespace == *namespace);
+    here.map(|place| place.room.to_string()).collect()
+}
+
+fn post_around(
+    fanout: &Fanout,
+    name: &Arc<str>,
+    (edge, rooms): (&Edge, Vec<Arc<Room>>),
+    message: Message,
+    place: Option<Told>,
+) {
+    let publication = Publication::new(name.clone(), message, None, None, None).at(place);
+    let publication = Arc::new(publication);
+    fanout.post_to_all(|| Op::DeliverAround {
+        user: edge.user.clone(),
+        rooms: rooms.clone(),
+        others: edge.others.clone(),
+        publication: publication.clone(),
+    });
 }

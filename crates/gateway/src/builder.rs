@@ -40,12 +40,14 @@ use crate::gateway::{
 use crate::handler::{Arrival, Handler, HandlerSet, Handlers};
 use crate::hub::Hub;
 use crate::intern::Interner;
+use crate::journal::stopped::Spot;
 use crate::journal::{Found, Journal, Size, stopped};
 use crate::markers::Markers;
 use crate::members::Members;
 use crate::metrics::Metrics;
 use crate::node::ThisNode;
 use crate::op::Op;
+use crate::peers::Peers;
 use crate::recovery::{Recovery, random_secret};
 use crate::sessions::Sessions;
 use crate::shared::Shared;
@@ -321,6 +323,8 @@ impl GatewayBuilder {
             fanout: Arc::downgrade(&fanout),
             members: Arc::downgrade(&members),
             watches: Arc::downgrade(&watches),
+            // Its connections are no others' questions'.
+            peers: Arc::new(Peers::new()),
             announcer: announcer.clone(),
             clock,
             max_payload: self.config.max_payload,
@@ -440,6 +444,7 @@ impl Parts {
             tokio::spawn(crate::housekeeping::run(shared.clone())).abort_handle(),
             tokio::spawn(announcing).abort_handle(),
             tokio::spawn(crate::watches::run(shared.watches.clone())).abort_handle(),
+            tokio::spawn(crate::watches::audit(shared.watches.clone())).abort_handle(),
             tokio::spawn(crate::untold::tell(shared.clone())).abort_handle(),
         ];
         let gateway = Gateway::new(shared, front, tasks);
@@ -482,14 +487,31 @@ fn open_journal(
     })
 }
 
+/// Where something is left to the next process, if that is this one's part.
+fn spot(config: &Config) -> Option<Spot> {
+    let path = config.recovery.stopped.as_ref()?;
+    match Spot::claim(path) {
+        Ok(Some(spot)) => return Some(spot),
+        Ok(None) => tracing::info!(
+            path = %path.display(),
+            "another gateway runs in this directory: this one leaves nothing there when it stops"
+        ),
+        Err(error) => tracing::warn!(
+            %error,
+            path = %path.display(),
+            "nothing can be left there to the next process"
+        ),
+    }
+    None
+}
+
 /// What an earlier process has left when it was stopped. Whoever starts takes it, whether or not
 /// they go on with it: the next one would miss what was said meanwhile.
-fn left_behind(config: &Config) -> Option<(stopped::Identity, Found)> {
-    let path = config.recovery.stopped.as_ref()?;
-    stopped::take(path, &config.namespace_list()).unwrap_or_else(|error| {
+fn left_behind(spot: &Spot, config: &Config) -> Option<(stopped::Identity, Found)> {
+    stopped::take(spot.path(), &config.namespace_list()).unwrap_or_else(|error| {
         tracing::warn!(
             error,
-            path = %path.display(),
+            path = %spot.path().display(),
             "what the last process has left for clients that come back cannot be used"
         );
         None
@@ -507,7 +529,9 @@ fn fanout(
     heartline_engine::random::fill(&mut run);
     let mut run = u32::from_ne_bytes(run);
     let (mut found, mut recovery) = (None, None);
-    let left = left_behind(config).filter(|_| backplane.tag().is_none());
+    let spot = spot(config);
+    let left = spot.as_ref().and_then(|spot| left_behind(spot, config));
+    let left = left.filter(|_| backplane.tag().is_none());
     if let Some(window) = config.recovery.window {
         let mut secret = random_secret();
         let mut journal = None;
@@ -521,9 +545,8 @@ fn fanout(
         }
         let (settings, heartbeat) = (&config.recovery, &config.heartbeat);
         let identity = (run, secret);
-        recovery = Some(Recovery::new(
-            window, settings, heartbeat, identity, journal, &backplane,
-        ));
+        let kept = Recovery::new(window, settings, heartbeat, identity, journal, &backplane);
+        recovery = Some(kept.leaving_at(spot));
     }
     let fanout = Arc::new(Fanout {
         namespaces: Namespaces::new(&config.namespaces),

@@ -16,8 +16,9 @@ use heartline_engine::shard::outbound::ConflationKey;
 use heartline_wire::names::{self, Speaker};
 use serde::{Deserialize, Serialize};
 
+use crate::announcer;
 use crate::fanout::{Fanout, ToRoom, ToRooms, ToUser};
-use crate::op::{LineOp, Op};
+use crate::op::{LineOp, Manner, Op};
 use crate::publication::{Publication, Told};
 use crate::recovery::Recovery;
 
@@ -38,11 +39,22 @@ impl Fanout {
             });
         }
         let may_say = |message: &Message| names::may_say(Speaker::Backend, &message.event);
-        let message = heard.message.filter(may_say);
+        let is_ours = heard.edges_after.is_some();
+        let message = heard.message.filter(|message| is_ours || may_say(message));
         let namespace = heard.target.namespace();
         let Some(namespace) = namespace.and_then(|name| self.namespaces.find(name)) else {
             return recovery.line.follow(at.id, || ());
         };
+        if let Some(name) = heard.to {
+            return self.hear_alone(recovery, name, (at.id, at.before), message);
+        }
+        if let (Some(after), Some(message), Target::All { tenant, .. }) =
+            (heard.edges_after, &message, heard.target)
+        {
+            let tenant = tenant.map(Into::into);
+            let scope = (namespace, tenant.as_ref());
+            return self.hear_changes(recovery, scope, (at.id, at.before, after), message);
+        }
         let numbered = Numbered {
             id: at.id,
             before: at.before,
@@ -69,6 +81,74 @@ impl Fanout {
                 message,
             ),
         }
+    }
+
+    /// What is said to one socket comes, to where it is or is waited for.
+    fn hear_alone(
+        &self,
+        recovery: &Recovery,
+        name: SocketAddress,
+        (id, before): (u64, u64),
+        message: Option<Message>,
+    ) {
+        let Some(message) = message else {
+            recovery.direct.follow_loss(name, &recovery.line, id);
+            let to = recovery.whereabouts(name);
+            let op = Op::Line(LineOp::UserGap { to: Some(to) });
+            return self.post(to.0.conn.shard, op);
+        };
+        let line = &recovery.line;
+        // Of one that is nowhere nobody would find out that it is.
+        if usize::from(name.0.conn.shard) >= self.shards.len() && !recovery.may_come_back(&name) {
+            return line.follow(id, || ());
+        }
+        let kept = Kept {
+            id,
+            ..recovery.kept(&message, Only::default(), self.clock.now())
+        };
+        let told = Told {
+            place: line.place(id),
+            is_own: true,
+        };
+        recovery.direct.follow(name, line, before, kept, || {
+            let to = recovery.whereabouts(name);
+            let how = Manner::Kept(told);
+            self.post(to.0.conn.shard, Op::Emit { to, message, how });
+        });
+    }
+
+    /// Changes of presence come.
+    fn hear_changes(
+        &self,
+        recovery: &Recovery,
+        (namespace, tenant): (NamespaceId, Option<&Arc<str>>),
+        (id, before, after): (u64, u64, u64),
+        message: &Message,
+    ) {
+        let edges = announcer::read(message, tenant);
+        let kept = announcer::kept(self, recovery, (namespace, &edges), (id, after));
+        let new = edges.len().saturating_sub(kept.len());
+        let new = edges.get(new..).unwrap_or_default();
+        if let Some(last) = new.last() {
+            recovery.note_edges_told(last.number);
+        }
+        let Some(first) = kept.first().map(|event| event.id) else {
+            return recovery.line.follow(id, || ());
+        };
+        let told = |index: usize| Told {
+            place: recovery.line.place(first + index as u64),
+            is_own: true,
+        };
+        let scope = ScopeRef {
+            namespace,
+            tenant: tenant.map(|tenant| &**tenant),
+            user: None,
+        };
+        recovery
+            .shelf
+            .follow(scope, &recovery.line, before, kept, || {
+                announcer::tell_here(self, namespace, tenant, new, told);
+            });
     }
 
     fn hear_in_room(
@@ -166,7 +246,7 @@ impl Fanout {
         };
         recovery
             .shelf
-            .follow(scope, &recovery.line, before, kept, || {
+            .follow(scope, &recovery.line, before, vec![kept], || {
                 self.post_to(namespace, &target, skip, message, Some(told));
             });
     }
@@ -249,33 +329,59 @@ impl Fanout {
         }
     }
 
+    /// The same of what was to be said to one socket.
+    pub(crate) fn deliver_alone_to(&self, name: SocketAddress, message: Message) {
+        let at = self.whereabouts(name);
+        let how = Manner::Passing;
+        let op = Op::Emit {
+            to: at,
+            message,
+            how,
+        };
+        self.post(at.0.conn.shard, op);
+    }
+
     /// Takes in what all nodes have kept of a scope.
     pub(crate) fn take_in(&self, scope: &Scope, tail: Tail<'_>) {
         let Some((recovery, _)) = self.common() else {
             return;
         };
         let now = self.clock.now();
+        let (namespace, tenant) = match scope {
+            Scope::All { namespace, tenant } => (self.namespaces.find(namespace), tenant.clone()),
+            _ => (None, None),
+        };
         let mut known = tail.known;
-        let events = tail.events.into_iter().filter_map(|heard| {
+        let events = tail.events.into_iter().flat_map(|heard| {
             let Some(message) = heard.message else {
                 // Who comes back from before it cannot be told of it.
                 known.dropped = known.dropped.max(heard.at.id);
                 known.dropped_offset = known.dropped_offset.max(heard.at.offset);
-                return None;
+                return Vec::new();
             };
+            if let (Some(after), Some(namespace)) = (heard.edges_after, namespace) {
+                let edges = announcer::read(&message, tenant.as_ref());
+                let numbers = (heard.at.id, after);
+                return announcer::kept(self, recovery, (namespace, &edges), numbers);
+            }
             let key = match heard.target {
                 Target::Room { key, .. } => key.map(Into::into),
                 _ => None,
             };
             let only = only_of(&heard.target, heard.skip);
-            Some(Kept {
+            vec![Kept {
                 id: heard.at.id,
                 offset: heard.at.offset,
                 key,
                 ..recovery.kept(&message, only, now)
-            })
+            }]
         });
         let events: Vec<Kept> = events.collect();
+        if let Scope::Socket { name, .. } = scope {
+            return recovery
+                .direct
+                .take_in(*name, &recovery.line, known, events);
+        }
         let Some((namespace, tenant, name)) = self.parts(scope) else {
             return;
         };
@@ -349,6 +455,11 @@ impl Fanout {
         tenants.dedup();
         users.sort_unstable();
         users.dedup();
+        let sockets = self.recovery.iter().flat_map(|all| all.direct.all());
+        scopes.extend(sockets.map(|(name, _)| Scope::Socket {
+            namespace: self.namespaces.get(name.namespace()).name.clone(),
+            name,
+        }));
         for (_, namespace) in self.namespaces.iter() {
             let namespace = &namespace.name;
             scopes.extend(tenants.iter().map(|tenant| Scope::All {
@@ -390,6 +501,7 @@ impl Fanout {
                 user,
             } => (namespace, tenant, Some(&**user)),
             Scope::All { namespace, tenant } => (namespace, tenant, None),
+            Scope::Socket { .. } => return None,
         };
         Some((self.namespaces.find(namespace)?, tenant.as_deref(), name))
     }

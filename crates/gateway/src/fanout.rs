@@ -1088,12 +1088,14 @@ impl Fanout {
             usize::from(name.0.conn.shard) < self.shards.len() || recovery.may_come_back(&name)
         };
         let recovery = self.recovery.as_ref();
-        // The line of all nodes has no place for what one of them says to a socket of its own.
-        let keeps = |recovery: &Recovery| recovery.common.is_none() && recovery.keeps_all();
-        let recovery = recovery.filter(|recovery| keeps(recovery) && may_be_here(recovery));
-        let Some(recovery) = recovery else {
+        let keeps = |recovery: &Recovery| recovery.keeps_all() && may_be_here(recovery);
+        let Some(recovery) = recovery.filter(|recovery| keeps(recovery)) else {
             return post(at, message, Manner::Passing);
         };
+        if let Some(common) = &recovery.common {
+            let namespace = self.namespace_name(name.namespace());
+            return common.say_to(namespace, name, &message);
+        }
         let kept = recovery.kept(&message, Only::default(), self.clock.now());
         recovery.keep_direct(name, kept, |told| {
             post(recovery.whereabouts(name), message, Manner::Kept(told));

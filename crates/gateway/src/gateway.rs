@@ -69,7 +69,7 @@ pub(crate) struct Ways {
     /// The way to other nodes' answers.
     pub(crate) peers: Arc<Peers>,
     fanout: Arc<Fanout>,
-    tasks: [AbortHandle; 4],
+    tasks: [AbortHandle; 5],
 }
 
 impl fmt::Debug for Gateway {
@@ -131,7 +131,7 @@ impl Gateway {
     pub(crate) fn new(
         shared: Arc<Shared>,
         front: Arc<HttpFront<Op>>,
-        tasks: [AbortHandle; 4],
+        tasks: [AbortHandle; 5],
     ) -> Self {
         Gateway {
             ways: Arc::new(Ways {
@@ -271,8 +271,9 @@ impl Gateway {
     fn leave(&self) {
         let (fanout, config) = (&self.shared.fanout, &self.shared.config);
         let is_alone = fanout.backplane.tag().is_none();
-        if let (Some(recovery), Some(path), true) =
-            (&fanout.recovery, &config.recovery.stopped, is_alone)
+        if let Some(recovery) = &fanout.recovery
+            && let Some(path) = recovery.spot()
+            && is_alone
             && recovery.journal.is_none()
         {
             let clock = &self.shared.clock;
@@ -332,6 +333,7 @@ impl Gateway {
             kept_bytes: recovery.map_or(0, |recovery| recovery.line.account.held() as u64),
             limited_messages: shared.limits.refused_messages.load(Ordering::Relaxed),
             limited_connects: shared.limits.refused_connects.load(Ordering::Relaxed),
+            presence_wrong: shared.watches.wrong(),
             cluster: self.cluster_status(),
         })
     }

@@ -4,7 +4,9 @@ use std::sync::{Arc, Weak};
 
 use heartline_core::auth::BoxFuture;
 use heartline_core::backplane::line::{Heard, Reached, Scope, Tail};
-use heartline_core::backplane::{Acknowledgement, Action, Message, Missed, Node, Target};
+use heartline_core::backplane::{
+    Acknowledgement, Action, Message, Missed, Node, Peer, Probed, Target,
+};
 use heartline_core::entries::SocketEntry;
 use heartline_core::policy::DevicePolicy;
 use heartline_core::presence::{Edge, SocketAddress};
@@ -15,6 +17,7 @@ use crate::announcer::Announcer;
 use crate::fanout::Fanout;
 use crate::members::Members;
 use crate::op::{Op, Replaced};
+use crate::peers::Peers;
 use crate::watches::{self, Watches};
 
 /// The node as its backplane knows it. Does not keep the node alive, which owns the
@@ -23,6 +26,7 @@ pub(crate) struct ThisNode {
     pub(crate) fanout: Weak<Fanout>,
     pub(crate) members: Weak<Members>,
     pub(crate) watches: Weak<Watches>,
+    pub(crate) peers: Arc<Peers>,
     pub(crate) announcer: Arc<Announcer>,
     pub(crate) clock: Clock,
     pub(crate) max_payload: usize,
@@ -40,6 +44,7 @@ impl Node for ThisNode {
         if let Some(watches) = self.watches.upgrade() {
             watches.missed_edges();
         }
+        self.announcer.missed();
     }
 
     fn replace(
@@ -115,9 +120,20 @@ impl Node for ThisNode {
         }
     }
 
+    fn deliver_alone_to(&self, name: SocketAddress, message: Message) {
+        if let Some(fanout) = self.fanout.upgrade() {
+            fanout.deliver_alone_to(name, message);
+        }
+    }
+
     fn followed(&self) -> Vec<Scope> {
         let fanout = self.fanout.upgrade();
         fanout.map_or_else(Vec::new, |fanout| fanout.followed())
+    }
+
+    fn probe(&self, node: Peer) -> BoxFuture<Probed> {
+        let peers = self.peers.clone();
+        Box::pin(async move { peers.probe(&node).await })
     }
 
     fn lose_session(&self, name: SocketAddress) {

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use heartline_core::backplane::Peer;
+use heartline_core::backplane::{Peer, Probed};
 use heartline_core::entries::{MemberEntry, NodeEntry, Page, RoomEntry, SocketEntry, SocketFilter};
 use heartline_engine::http::forward::{PROOF, connector};
 use heartline_engine::http::nodes::ASK;
@@ -131,6 +131,8 @@ questions! {
         part: Part,
         over_ms: u64,
     }
+    /// Whether the process lives that is meant.
+    Alive {}
     /// The node itself.
     AboutNode {}
 }
@@ -184,6 +186,11 @@ impl Asked for AboutNode {
     type Answer = NodeEntry;
 }
 
+impl Asked for Alive {
+    /// Its tag.
+    type Answer = Option<u32>;
+}
+
 /// A node did not answer.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Silent;
@@ -203,17 +210,32 @@ impl Peers {
         }
     }
 
+    /// Whether a node lives.
+    pub(crate) async fn probe(&self, peer: &Peer) -> Probed {
+        let Ok(request) = request(peer, Alive {}) else {
+            return Probed::Failed;
+        };
+        let response = match self.client.request(request).await {
+            Ok(response) => response,
+            Err(error) if was_refused(&error) => return Probed::Refused,
+            Err(_) => return Probed::Failed,
+        };
+        let is_proven = response.status().is_success();
+        let Ok(body) = response.into_body().collect().await else {
+            return Probed::Failed;
+        };
+        match serde_json::from_slice::<Option<u32>>(&body.to_bytes()) {
+            // It is another process's address now.
+            Ok(Some(tag)) if is_proven && tag != peer.tag => Probed::Refused,
+            _ => Probed::Answered,
+        }
+    }
+
     /// A node's answer.
     pub(crate) async fn ask<Q: Asked>(&self, peer: &Peer, asked: Q) -> Result<Q::Answer, Silent> {
         let time = ANSWER_TIMEOUT + asked.extra_time();
         let exchange = async {
-            let question: Question = asked.into();
-            let body = serde_json::to_vec(&question).map_err(|error| error.to_string())?;
-            let proof = HeaderValue::from_str(&peer.secret).map_err(|error| error.to_string())?;
-            let request = Request::post(format!("http://{}{ASK}", peer.address))
-                .header(PROOF, proof)
-                .body(Full::new(body.into()))
-                .map_err(|error| error.to_string())?;
+            let request = request(peer, asked)?;
             let response = self.client.request(request).await;
             let response = response.map_err(|error| error.to_string())?;
             if !response.status().is_success() {
@@ -230,6 +252,26 @@ impl Peers {
             Silent
         })
     }
+}
+
+/// A question, as it is put to a node.
+fn request(peer: &Peer, asked: impl Into<Question>) -> Result<Request<Full<Bytes>>, String> {
+    let question: Question = asked.into();
+    let body = serde_json::to_vec(&question).map_err(|error| error.to_string())?;
+    let proof = HeaderValue::from_str(&peer.secret).map_err(|error| error.to_string())?;
+    Request::post(format!("http://{}{ASK}", peer.address))
+        .header(PROOF, proof)
+        .body(Full::new(body.into()))
+        .map_err(|error| error.to_string())
+}
+
+/// Whether nobody listens at an address: a kernel has said so.
+fn was_refused(error: &(dyn std::error::Error + 'static)) -> bool {
+    let mut causes = std::iter::successors(Some(error), |error| error.source());
+    causes.any(|cause| {
+        let cause = cause.downcast_ref::<std::io::Error>();
+        cause.is_some_and(|cause| cause.kind() == std::io::ErrorKind::ConnectionRefused)
+    })
 }
 
 /// What a socket said to an event, or why nothing came of it.

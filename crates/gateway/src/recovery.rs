@@ -30,6 +30,7 @@ use ring::hmac;
 use crate::config::{HeartbeatConfig, RecoveryConfig};
 use crate::data::SocketData;
 use crate::in_doubt::InDoubt;
+use crate::journal::stopped::Spot;
 use crate::journal::{Found, Journal, Known, KnownRoom, Place as Written, stopped};
 use crate::publication::Told;
 
@@ -126,8 +127,12 @@ pub(crate) struct Recovery {
     pub(crate) refuse_unreachable: bool,
     /// Since this place in it this node has heard all that is for everybody.
     follows_from: AtomicU64,
+    /// Up to this number changes of presence have come by it.
+    edges_told: AtomicU64,
     /// What the key is made of.
     secret: [u8; 32],
+    /// Where something may be left to the next process.
+    spot: Option<Spot>,
     /// What was left to the next process.
     left: OnceLock<PathBuf>,
     /// Up to this place in the line events may be missing that nobody has dropped.
@@ -179,13 +184,20 @@ impl Recovery {
             common,
             refuse_unreachable: config.refuse_unreachable,
             follows_from: AtomicU64::new(u64::MAX),
+            edges_told: AtomicU64::new(0),
             secret,
+            spot: None,
             left: OnceLock::new(),
             missing: AtomicU64::new(0),
             in_doubt: InDoubt::default(),
             coming: Arc::default(),
             journal,
         }
+    }
+
+    /// The same, which may leave something there to the next process.
+    pub(crate) fn leaving_at(self, spot: Option<Spot>) -> Self {
+        Recovery { spot, ..self }
     }
 
     /// Goes on with what an earlier process has written down: the rooms and what was said in
@@ -346,6 +358,11 @@ impl Recovery {
         found
     }
 
+    /// Where that is, if something may be left to the next process.
+    pub(crate) fn spot(&self) -> Option<&Path> {
+        self.spot.as_ref().map(Spot::path)
+    }
+
     /// Leaves all that is kept to the next process, in a file. What happens after it would be
     /// missing there: then the file is removed.
     ///
@@ -394,6 +411,17 @@ impl Recovery {
     /// Whether this node has heard all that was for everybody since a place.
     pub(crate) fn has_followed_since(&self, place: u64) -> bool {
         self.follows_from.load(Ordering::Relaxed) <= place
+    }
+
+    /// Up to which number changes of presence have come by the line of all nodes.
+    pub(crate) fn edges_told(&self) -> u64 {
+        self.edges_told.load(Ordering::Relaxed)
+    }
+
+    /// They are in it up to this one. It may be a smaller one than before: the registry counts
+    /// anew where it has forgotten.
+    pub(crate) fn note_edges_told(&self, to: u64) {
+        self.edges_told.store(to, Ordering::Relaxed);
     }
 
     /// Something was lost, and nobody knows whose it was.

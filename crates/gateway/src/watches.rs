@@ -4,13 +4,14 @@
 //! is to be told goes into the shards' mailboxes under that lock, so it comes in its order.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use heartline_core::auth::UserKey;
 use heartline_core::backplane::Target;
 use heartline_core::message::Message;
 use heartline_core::namespaces::NamespaceId;
+use heartline_core::presence::audit::{self, Auditor};
 use heartline_core::presence::watch::{Answer, Board, Note, Post, Question, Refused, Scope, What};
 use heartline_core::presence::{Edge, RoomAddress, SocketAddress};
 use heartline_engine::clock::Clock;
@@ -54,6 +55,9 @@ pub(crate) struct Watches {
     is_idle: AtomicBool,
     /// When what is known could last be believed, Unix milliseconds.
     trusted_at: AtomicU64,
+    auditor: Mutex<Auditor>,
+    /// The same of what the backplane keeps for those who ask.
+    kept: Mutex<Auditor>,
 }
 
 impl Watches {
@@ -68,6 +72,8 @@ impl Watches {
             has_readers: AtomicBool::new(false),
             is_idle: AtomicBool::new(true),
             trusted_at: AtomicU64::new(0),
+            auditor: Mutex::default(),
+            kept: Mutex::default(),
         }
     }
 
@@ -404,6 +410,64 @@ impl Watches {
         }
     }
 
+    // --- whether it is so ------------------------------------------------
+
+    /// For how many seconds what was said of users was wrong, and was not said to be stale, by
+    /// cause.
+    pub(crate) fn wrong(&self) -> Vec<(&'static str, f64)> {
+        let mut wrong = audited(&self.auditor).wrong().to_vec();
+        let kept = audited(&self.kept).wrong();
+        wrong.push(("kept", kept.iter().map(|(_, seconds)| seconds).sum()));
+        wrong
+    }
+
+    /// Compares what the backplane keeps of users with what there is, if it is time.
+    async fn audit_kept(&self) {
+        let now = self.clock.now();
+        let Some((again, some)) = audited(&self.kept).due(now) else {
+            return;
+        };
+        let backplane = &self.fanout.backplane;
+        let looked_at = backplane.kept(again, some).await;
+        let confirmed = audited(&self.kept).compare(now, looked_at);
+        for who in confirmed {
+            // It keeps what it is told then.
+            let user = vec![who.user.to_string()];
+            backplane.presence(who.tenant, user).await;
+        }
+    }
+
+    /// Compares what clients believe of some users with what there is, if it is time. What stays
+    /// wrong is told as it is.
+    async fn audit(&self) {
+        let now = self.clock.now();
+        let Some((again, some)) = audited(&self.auditor).due(now) else {
+            return;
+        };
+        let mut believed = self.locked(|board| board.believed(&again, some));
+        believed.sort_by(|one, other| one.who.tenant.cmp(&other.who.tenant));
+        let (mut looked_at, mut answers) = (Vec::new(), Vec::new());
+        for believed in believed.chunk_by(|one, other| one.who.tenant == other.who.tenant) {
+            let tenant = believed[0].who.tenant.clone();
+            let users = believed.iter().map(|believed| believed.who.user.clone());
+            let question = self.locked(|board| board.ask(tenant.clone(), users.collect()));
+            let users = question.users.iter().map(ToString::to_string).collect();
+            let found = self.fanout.backplane.presence(tenant, users).await;
+            looked_at.extend(believed.iter().cloned().zip(found.iter().cloned()));
+            answers.push((question, found));
+        }
+        let confirmed = audited(&self.auditor).compare(now, looked_at);
+        if confirmed.is_empty() {
+            return;
+        }
+        self.locked(|board| {
+            for (question, found) in &answers {
+                board.learn(question, found);
+            }
+        });
+        self.work.notify_one();
+    }
+
     async fn turn(&self) {
         self.look().await;
         while let Some(question) = self.locked(|board| board.next_question(ASKED)) {
@@ -444,5 +508,20 @@ pub(crate) async fn run(watches: Arc<Watches>) {
         }
         watches.turn().await;
         tokio::time::sleep(WINDOW).await;
+    }
+}
+
+fn audited(auditor: &Mutex<Auditor>) -> MutexGuard<'_, Auditor> {
+    auditor.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Looks whether it is so, until it is aborted.
+pub(crate) async fn audit(watches: Arc<Watches>) {
+    loop {
+        tokio::time::sleep(audit::AGAIN).await;
+        if watches.has_readers.load(Ordering::Relaxed) {
+            watches.audit().await;
+        }
+        watches.audit_kept().await;
     }
 }

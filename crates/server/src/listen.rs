@@ -11,7 +11,10 @@ use crate::exit::{Exit, refuse};
 const BACKLOG: u32 = 65_535;
 
 /// Listens on the first address of `address` that can be listened on.
-async fn bind(address: &str) -> std::io::Result<TcpListener> {
+///
+/// # Errors
+/// What is in the way; [`advice`] says what to do.
+pub(crate) async fn bind(address: &str) -> std::io::Result<TcpListener> {
     let mut error = std::io::ErrorKind::AddrNotAvailable.into();
     for address in tokio::net::lookup_host(address).await? {
         let socket = match address {
@@ -34,21 +37,26 @@ async fn bind(address: &str) -> std::io::Result<TcpListener> {
 /// The exit code; the reason and what to do are on standard error.
 pub(crate) async fn listen(key: &str, address: &str) -> Result<TcpListener, Exit> {
     bind(address).await.map_err(|error| {
-        let advice = match error.kind() {
-            std::io::ErrorKind::AddrInUse => {
-                format!("another program has it; stop that, or set {key} to another port")
-            }
-            std::io::ErrorKind::PermissionDenied => {
-                format!("ports below 1024 need a privilege; set {key} to a higher one")
-            }
-            std::io::ErrorKind::AddrNotAvailable => {
-                format!("this machine has no such address; set {key} to one it has")
-            }
-            _ => format!("{error}; set {key} to an address of this machine"),
-        };
+        let advice = advice(key, &error);
         refuse(
             Exit::Failed,
             format!("cannot listen on {address}: {advice}"),
         )
     })
+}
+
+/// Why the address of the configuration's `key` cannot be had, and what to do.
+pub(crate) fn advice(key: &str, error: &std::io::Error) -> String {
+    match error.kind() {
+        std::io::ErrorKind::AddrInUse => {
+            format!("another program has it; stop that, or set {key} to another port")
+        }
+        std::io::ErrorKind::PermissionDenied => {
+            format!("ports below 1024 need a privilege; set {key} to a higher one")
+        }
+        std::io::ErrorKind::AddrNotAvailable => {
+            format!("this machine has no such address; set {key} to one it has")
+        }
+        _ => format!("{error}; set {key} to an address of this machine"),
+    }
 }

@@ -2,7 +2,7 @@
 //!
 //! `cli` says what may be typed, `config` what may be set, `serve` runs a node,
 //! `auth` verifies and signs tokens, `admin` answers operators and backends,
-//! `dev` is what `--dev` adds. `exit` has the exit codes, `out` and `logs` what is
+//! `dev` is what `--dev` adds, `doctor` says what is wrong. `exit` has the exit codes, `out` and `logs` what is
 //! printed.
 
 // They panic when nobody reads what they print; `out` does not.
@@ -13,6 +13,7 @@ mod auth;
 mod cli;
 mod config;
 mod dev;
+mod doctor;
 mod exit;
 mod hosts;
 mod listen;

@@ -14,6 +14,10 @@ use heartline::rustls::sign::CertifiedKey;
 /// earlier (at the latest a third of ninety days before), so by then a renewal has failed.
 const SOON: Duration = Duration::from_secs(14 * 24 * 3600);
 
+/// After all certificates: 9999-12-31T23:59:59Z (RFC 5280, section 4.1.2.5) is that of those that
+/// have no end.
+const FAR: UnixTime = UnixTime::since_unix_epoch(Duration::from_secs(253_402_300_799));
+
 /// The certificate in use; connections that stand keep theirs.
 #[derive(Debug)]
 pub(crate) struct Certificate {
@@ -52,6 +56,40 @@ impl Certificate {
         warning(&self.cert, &self.current().cert, now)
     }
 
+    /// Whether a certificate of the chain has ended at `now`, and a sentence about that, if it has
+    /// or will within two weeks.
+    pub(crate) fn ending(&self, now: UnixTime) -> Option<(bool, String)> {
+        ending(&self.cert, &self.current().cert, now)
+    }
+
+    /// When the first certificate of the chain ends (RFC 3339).
+    pub(crate) fn end(&self) -> Option<String> {
+        let chain = &self.current().cert;
+        let ends = chain.iter().filter_map(|der| end_before(der, FAR));
+        ends.min().map(date)
+    }
+
+    /// Whether a certificate of the chain is not good yet.
+    pub(crate) fn begins_after(&self, now: UnixTime) -> bool {
+        let early = |der| {
+            matches!(
+                validity(der, now),
+                Err(webpki::Error::CertNotValidYet { .. })
+            )
+        };
+        self.current().cert.iter().any(early)
+    }
+
+    /// The names of hosts that it is for (RFC 5280, section 4.2.1.6).
+    pub(crate) fn names(&self) -> Vec<String> {
+        let current = self.current();
+        let own = current.end_entity_cert().ok();
+        let own = own.and_then(|der| webpki::EndEntityCert::try_from(der).ok());
+        own.map_or(Vec::new(), |own| {
+            own.valid_dns_names().map(Into::into).collect()
+        })
+    }
+
     fn current(&self) -> Arc<CertifiedKey> {
         let current = self.current.read();
         current.unwrap_or_else(PoisonError::into_inner).clone()
@@ -76,30 +114,49 @@ impl ResolvesServerCert for Certificate {
     }
 }
 
+/// What to do about a certificate that ends.
+pub(crate) const RENEW: &str = "put a renewed one there, and send SIGHUP";
+
 fn warning(path: &str, chain: &[CertificateDer<'_>], now: UnixTime) -> Option<String> {
+    ending(path, chain, now).map(|(_, what)| format!("server.tls.cert: {what}; {RENEW}"))
+}
+
+/// Whether a chain has ended, and what is to be said of it, if it has or will soon.
+fn ending(path: &str, chain: &[CertificateDer<'_>], now: UnixTime) -> Option<(bool, String)> {
     let soon = UnixTime::since_unix_epoch(Duration::from_secs(now.as_secs()) + SOON);
     let end = chain.iter().filter_map(|der| end_before(der, soon)).min()?;
-    let what = match end < now {
+    let is_over = end < now;
+    let what = match is_over {
         true => "expired, so that clients refuse it,",
         false => "expires",
     };
-    let on = humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(end.as_secs()));
-    Some(format!(
-        "server.tls.cert: {path} holds a certificate that {what} on {on}; put a renewed one \
-         there, and send SIGHUP"
+    let on = date(end);
+    Some((
+        is_over,
+        format!("{path} holds a certificate that {what} on {on}"),
     ))
+}
+
+fn date(at: UnixTime) -> String {
+    let at = UNIX_EPOCH + Duration::from_secs(at.as_secs());
+    humantime::format_rfc3339_seconds(at).to_string()
 }
 
 /// When the certificate's validity ends (RFC 5280, section 4.1.2.5), if that is before `time`.
 /// The library that verifies certificates checks validity before anything else and names the
 /// end, so it is asked, and no parser of X.509 comes in for one date.
 fn end_before(der: &CertificateDer<'_>, time: UnixTime) -> Option<UnixTime> {
-    let certificate = webpki::EndEntityCert::try_from(der).ok()?;
-    let server = webpki::KeyUsage::server_auth();
-    match certificate.verify_for_usage(&[], &[], &[], time, server, None, None) {
+    match validity(der, time) {
         Err(webpki::Error::CertExpired { not_after, .. }) => Some(not_after),
         _ => None,
     }
+}
+
+fn validity(der: &CertificateDer<'_>, time: UnixTime) -> Result<(), webpki::Error> {
+    let certificate = webpki::EndEntityCert::try_from(der)?;
+    let server = webpki::KeyUsage::server_auth();
+    let verified = certificate.verify_for_usage(&[], &[], &[], time, server, None, None);
+    verified.map(|_| ())
 }
 
 fn read(cert: &str, key: &str) -> Result<CertifiedKey, String> {

@@ -4,6 +4,7 @@
 
 mod clean;
 mod error;
+mod look;
 #[cfg(feature = "postgres")]
 mod postgres;
 mod queue;
@@ -12,6 +13,7 @@ mod sqlite;
 mod waiting;
 
 pub use error::OpenError;
+pub use look::Looked;
 #[cfg(feature = "postgres")]
 pub use postgres::{PostgresStore, PostgresUrl};
 #[cfg(feature = "sqlite")]

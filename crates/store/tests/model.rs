@@ -338,4 +338,38 @@ fn tables_of_a_newer_version_or_of_another_program_are_refused() {
     connection.execute_batch("CREATE TABLE mine (a)").unwrap();
     let refused = SqliteStore::open(&other.file()).err().unwrap().to_string();
     assert!(refused.contains("another program's"), "{refused}");
+    for (file, why) in [
+        (folder.file(), "newer"),
+        (other.file(), "another program's"),
+    ] {
+        let looked = SqliteStore::look(&file).err().unwrap().to_string();
+        assert!(looked.contains(why), "{looked}");
+    }
+}
+
+#[test]
+fn a_file_can_be_looked_at_whoever_has_it_and_is_left_as_it_was() {
+    let folder = Folder::new();
+    let beside = || {
+        let files = std::fs::read_dir(&folder.0).unwrap();
+        let mut names: Vec<_> = files.map(|file| file.unwrap().file_name()).collect();
+        names.sort();
+        names
+    };
+    let look = || {
+        let before = beside();
+        let looked = SqliteStore::look(&folder.file()).unwrap();
+        assert_eq!(beside(), before);
+        (looked.version == looked.known, looked.is_in_use)
+    };
+    assert_eq!(look(), (false, false), "there is none yet");
+    let store = folder.open();
+    assert_eq!(look(), (true, true));
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(store.close());
+    drop(store);
+    let until = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    while look() != (true, false) {
+        assert!(std::time::Instant::now() < until);
+    }
 }

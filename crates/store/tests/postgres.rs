@@ -299,6 +299,13 @@ fn a_server_that_lets_nobody_in_or_has_newer_tables_is_said_at_the_start() {
             let url = PostgresUrl::parse(&url).unwrap();
             PostgresStore::open(&url).await.err().unwrap().to_string()
         };
+        let look = || async {
+            let url = PostgresUrl::parse(server.url()).unwrap();
+            let looked = PostgresStore::look(&url).await;
+            looked.map(|looked| (looked.version, looked.version == looked.known))
+        };
+        assert_eq!(look().await.unwrap(), (0, false), "and none are made");
+        assert_eq!(look().await.unwrap().0, 0);
         let wrong = open(server.url().replace("secret", "wrong")).await;
         assert!(wrong.contains("password authentication failed"), "{wrong}");
         let missing = open(format!("{}x", server.url())).await;
@@ -315,6 +322,7 @@ fn a_server_that_lets_nobody_in_or_has_newer_tables_is_said_at_the_start() {
         let (first, second) = tokio::join!(server.open(), server.open());
         first.close().await;
         second.close().await;
+        assert!(look().await.unwrap().1);
         let newer = "INSERT INTO heartline.migration (version) VALUES (1000)";
         server.client().await.batch_execute(newer).await.unwrap();
         let refused = open(server.url().to_owned()).await;
@@ -322,6 +330,8 @@ fn a_server_that_lets_nobody_in_or_has_newer_tables_is_said_at_the_start() {
             refused.contains("newer Heartline (schema 1000"),
             "{refused}"
         );
+        let looked = look().await.err().unwrap().to_string();
+        assert!(looked.contains("newer Heartline"), "{looked}");
     });
 }
 

@@ -128,6 +128,9 @@ export class Returning {
       this.subscribed = { ...this.subscribed, [topic]: frame };
     } else if (type === "unsubscribed") {
       this.topics.delete(topic);
+    } else if (type === "gap") {
+      // Of a user's own room too, which is no topic.
+      if (this.topics.has(topic)) this.topics.set(topic, { epoch, offset });
     } else if (offset !== undefined) {
       this.topics.get(topic).offset = offset;
     }

@@ -43,6 +43,8 @@ export class Book {
 export class Witness {
   recovered = 0;
   fresh = 0;
+  /** How often it was told that it has missed something. */
+  gaps = 0;
   /** Events that came out of the order over all rooms, of a client who gets one line of them. */
   crossed = [];
   #last = 0;
@@ -55,6 +57,14 @@ export class Witness {
   begins(room) {
     this.rooms.get(room).push({ numbers: [] });
     this.#last = 0;
+  }
+
+  /** It was told that events of a room were lost: what comes next may be any. */
+  misses(room) {
+    const section = this.rooms.get(room)?.at(-1);
+    if (section && section.numbers.length > 0) this.begins(room);
+    else if (section) delete section.from;
+    this.gaps++;
   }
 
   /** It was told that it is in a room: from here on it hears everything. */
@@ -152,6 +162,7 @@ export function socketIoWitness(url, user, witness, options = {}) {
     });
   };
   socket.on(event, (data) => witness.hears(read(data)));
+  socket.on("room:gap", ({ room }) => witness.misses(room));
   // In the order of its packets: a fresh start is known before anything of it is heard.
   socket.on("connect", () => {
     witness[socket.recovered ? "recovered" : "fresh"]++;
@@ -178,6 +189,7 @@ export function liveWitness(url, user, witness, { event = "news", read, silence 
   const take = one.take.bind(one);
   let over = false;
   one.take = (frame) => {
+    if (globalThis.TRAIL) (witness.trail ??= []).push([Date.now(), frame.type, frame.topic, frame.epoch, frame.offset, frame.recovered, frame.data?.number, frame.resume && frame.nodeId, frame.place]);
     take(frame);
     one.got.length = 0;
     one.hellos.length = Math.min(one.hellos.length, 1);
@@ -189,6 +201,8 @@ export function liveWitness(url, user, witness, { event = "news", read, silence 
       if (!frame.recovered || witness.rooms.get(frame.topic).length === 0)
         witness.begins(frame.topic);
       witness.joined(frame.topic);
+    } else if (frame.type === "gap") {
+      witness.misses(frame.topic);
     } else if (frame.type === event) {
       witness.hears(read ? read(frame.data) : frame.data);
     }
@@ -204,6 +218,7 @@ export function liveWitness(url, user, witness, { event = "news", read, silence 
         topics: Object.fromEntries(one.topics),
         place: one.place,
       };
+      if (globalThis.TRAIL) (witness.trail ??= []).push([Date.now(), "AUTH", JSON.stringify(resume)]);
       live.send({ type: "auth", token: token(user), ...resume });
     });
     // The gateway pings; who hears nothing for long has lost it.

@@ -4,6 +4,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use hashbrown::HashSet;
+use tokio::time::Instant;
 
 use super::{Local, Member, pause_after};
 use crate::registry::{Edge, EdgeId, Edges, Registry, TypedUser};
@@ -63,15 +64,16 @@ impl Place {
 
 impl<R: Registry, L: Local> Member<R, L> {
     /// What may have to be told if the store loses its memory.
-    fn note_edges(&self, edges: &[Edge]) {
+    fn note_edges(&self, edges: &[(u64, Edge)]) {
         // Shards wait for the state: what takes time is done before.
-        let gone = edges.iter().filter(|edge| !edge.online);
+        let edges = || edges.iter().map(|(_, edge)| edge);
+        let gone = edges().filter(|edge| !edge.online);
         let here: HashSet<&TypedUser> = gone
             .map(|edge| &edge.who)
             .filter(|who| !self.local.entries(who).is_empty())
             .collect();
         let mut state = self.state();
-        for Edge { who, online, .. } in edges {
+        for Edge { who, online, .. } in edges() {
             // The registry knows better by now.
             state.believed.remove(who);
             if *online {
@@ -100,6 +102,7 @@ impl<R: Registry, L: Local> Member<R, L> {
                     false => reached,
                 };
             }
+            let asked = Instant::now();
             let read = tokio::select! {
                 biased;
                 () = self.joined.notified() => continue,
@@ -110,6 +113,7 @@ impl<R: Registry, L: Local> Member<R, L> {
                     failures = 0;
                     self.hears.store(true, Ordering::Relaxed);
                     self.pass_on(edges, &mut place);
+                    self.local.heard_until(asked.elapsed());
                     BETWEEN_READS
                 }
                 Err(_) => {
@@ -140,7 +144,7 @@ impl<R: Registry, L: Local> Member<R, L> {
                 );
             }
             match edge {
-                Some(edge) => edges.push(edge),
+                Some(edge) => edges.push((number, edge)),
                 None => {
                     self.counters
                         .unreadable_edges
@@ -155,7 +159,7 @@ impl<R: Registry, L: Local> Member<R, L> {
         }
     }
 
-    fn announce(&self, edges: &mut Vec<Edge>) {
+    fn announce(&self, edges: &mut Vec<(u64, Edge)>) {
         if edges.is_empty() {
             return;
         }

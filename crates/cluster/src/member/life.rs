@@ -316,6 +316,9 @@ impl<R: Registry, L: Local> Member<R, L> {
         }
         self.compare(incarnation).await?;
         let now = Instant::now();
+        if std::mem::take(&mut self.state().somebody_died) {
+            incarnation.maintain_at = Some(now);
+        }
         if incarnation.maintain_at.is_some_and(|at| now >= at) {
             self.maintain(incarnation).await?;
         }
@@ -382,6 +385,7 @@ impl<R: Registry, L: Local> Member<R, L> {
     fn renewed(&self, incarnation: &mut Incarnation<'_>, asked: Instant, renewed: Renewed) {
         self.state().valid_until = Some(asked + self.timing.ttl);
         self.living.store(renewed.living, Ordering::Relaxed);
+        self.members.store(renewed.members, Ordering::Relaxed);
         // Who is waited for in a hold may be complete at any moment.
         let pause = match renewed.hold {
             Some(_) => self.timing.second_look(),
@@ -390,6 +394,9 @@ impl<R: Registry, L: Local> Member<R, L> {
         incarnation.renew_at = asked + self.about(pause);
         incarnation.rank = renewed.rank;
         incarnation.hold = renewed.hold;
+        if let Some(hold) = renewed.hold {
+            self.hold.store(hold, Ordering::Relaxed);
+        }
         self.schedule(incarnation, renewed.next_due);
         incarnation.done.clear();
         for displaced in renewed.displaced {

@@ -25,6 +25,7 @@ mod departures;
 mod edges;
 mod incarnation;
 mod life;
+mod neighbours;
 mod pace;
 mod telling;
 
@@ -40,6 +41,7 @@ use tokio::time::Instant;
 
 use self::departures::{Departures, PendingDeparture};
 use self::edges::Place;
+pub use self::neighbours::Prober;
 use crate::locked::locked;
 use crate::registry::{
     Admission, Arrival, Departure, Displaced, Edge, Entry, Known, Millis, Newcomer, NodeInfo,
@@ -59,10 +61,13 @@ pub trait Local: Send + Sync + 'static {
     fn has(&self, who: &TypedUser, socket: &str) -> bool;
     /// A socket lost its place. It may be gone already.
     fn replace(&self, displaced: &Displaced);
-    /// Users came or went, somewhere in the cluster.
-    fn announce(&self, edges: &[Edge]);
+    /// Users came or went, somewhere in the cluster: each change with its number, 0 if it has
+    /// none.
+    fn announce(&self, edges: &[(u64, Edge)]);
     /// Some of that was gone before it was read.
     fn missed_edges(&self) {}
+    /// All of that has been announced which had happened so long ago.
+    fn heard_until(&self, _ago: Duration) {}
 }
 
 /// The rhythm of a member.
@@ -74,6 +79,9 @@ pub struct Timing {
     pub refresh: Duration,
     /// `presence.offline_grace`.
     pub grace: Duration,
+    /// `cluster.failure_timeout`: how long a node may be silent before others suspect it; `None`:
+    /// its lease alone decides.
+    pub failure: Option<Duration>,
 }
 
 impl Timing {
@@ -111,10 +119,22 @@ pub struct Counters {
     pub missed_edges: AtomicU64,
     /// Edges that could not be read.
     pub unreadable_edges: AtomicU64,
+    /// Nodes that did not answer and were given up, by a word of this one.
+    pub given_up: AtomicU64,
     /// Sockets admitted while the store was away.
     pub unregistered: AtomicU64,
     /// Departures that could not be kept until the store is back.
     pub forgotten: AtomicU64,
+}
+
+/// From when on what the registry says of users has held, as far as this node knows: another
+/// one, and the registry may have come to know users otherwise without announcing it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Standing {
+    /// How often the node has joined.
+    pub joins: u64,
+    /// The last hold that it was told of.
+    pub hold: Millis,
 }
 
 struct Request {
@@ -154,6 +174,8 @@ struct State {
     /// Where the stream of edges is to be read from on.
     read_from: Option<Place>,
     nudged: bool,
+    /// A node was given up: there is something to sweep.
+    somebody_died: bool,
     leaving: bool,
 }
 
@@ -194,6 +216,10 @@ pub struct Member<R, L> {
     number: AtomicU64,
     /// How many nodes lived at the last renewal.
     living: AtomicU32,
+    /// The number of the members at the last renewal.
+    members: AtomicU64,
+    /// The last hold that was told of; 0: none was.
+    hold: AtomicU64,
     /// Chance, so that not all nodes do the same at the same time.
     drawn: AtomicU64,
     away: AtomicBool,
@@ -213,6 +239,10 @@ pub struct Requests(mpsc::UnboundedReceiver<Request>);
 impl<R: Registry, L: Local> Member<R, L> {
     /// A member that has not joined yet; give the requests to [`run`](Self::run).
     pub fn new(registry: R, local: L, info: NodeInfo, timing: Timing) -> (Arc<Self>, Requests) {
+        let info = NodeInfo {
+            probed: timing.failure.is_some(),
+            ..info
+        };
         let (requests, received) = mpsc::unbounded_channel();
         let member = Member {
             registry,
@@ -224,6 +254,8 @@ impl<R: Registry, L: Local> Member<R, L> {
             generation: AtomicU64::new(0),
             number: AtomicU64::new(0),
             living: AtomicU32::new(0),
+            members: AtomicU64::new(0),
+            hold: AtomicU64::new(0),
             drawn: AtomicU64::new(0),
             away: AtomicBool::new(true),
             settled: AtomicBool::new(false),
@@ -264,6 +296,15 @@ impl<R: Registry, L: Local> Member<R, L> {
     pub fn is_complete(&self) -> bool {
         let [settled, hears] = [&self.settled, &self.hears].map(|is| is.load(Ordering::Relaxed));
         settled && hears && self.is_trusted()
+    }
+
+    /// From when on that has been so; `None`: it cannot be believed now.
+    pub fn standing(&self) -> Option<Standing> {
+        let standing = Standing {
+            joins: self.counters.joins.load(Ordering::Relaxed),
+            hold: self.hold.load(Ordering::Relaxed),
+        };
+        self.is_complete().then_some(standing)
     }
 
     /// How old the lease is; `None` before there is one.

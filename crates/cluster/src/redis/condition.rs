@@ -1,6 +1,7 @@
 //! Whether a cluster can live on a server: what the server says of itself, in sentences for
 //! operators.
 
+use std::fmt;
 use std::time::Duration;
 
 use redis::RedisResult;
@@ -8,7 +9,7 @@ use redis::RedisResult;
 use super::server::{Server, Tries};
 
 /// How long a server may take to say what it is.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
+pub(crate) const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 /// A share of its `maxmemory`, in percent, beyond which a server is nearly full.
 const NEARLY_FULL: u64 = 90;
 
@@ -19,8 +20,25 @@ pub struct Finding {
     pub key: &'static str,
     /// The cluster cannot work so.
     pub is_fatal: bool,
-    /// One sentence, with what to do.
+    /// One sentence about "the Redis".
     pub sentence: String,
+    /// What to do.
+    pub todo: &'static str,
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.sentence, self.todo)
+    }
+}
+
+/// What a server is, and what there is to be said of it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Condition {
+    /// Its name and version, if it says them.
+    pub what: Option<String>,
+    /// What its operator should know.
+    pub findings: Vec<Finding>,
 }
 
 /// What a server says of itself: `INFO`, as names and values.
@@ -37,6 +55,14 @@ impl<'a> Info<'a> {
         found.unwrap_or(0)
     }
 
+    /// Its name and version.
+    fn what(&self) -> Option<String> {
+        match self.get("valkey_version") {
+            Some(version) => Some(format!("Valkey {version}")),
+            None => Some(format!("Redis {}", self.get("redis_version")?)),
+        }
+    }
+
     /// Major and minor version of Redis, also where it is Valkey.
     fn version(&self) -> Option<(u64, u64)> {
         let mut parts = self.get("redis_version")?.split('.');
@@ -50,11 +76,12 @@ impl<'a> Info<'a> {
 pub(super) fn judge(info: &str, is_cluster: bool) -> Vec<Finding> {
     let info = Info(info);
     let mut findings = Vec::new();
-    let mut find = |key, is_fatal, sentence: String| {
+    let mut find = |key, is_fatal, sentence: String, todo| {
         findings.push(Finding {
             key,
             is_fatal,
             sentence,
+            todo,
         });
     };
     let (needed, kind) = match is_cluster {
@@ -66,26 +93,34 @@ pub(super) fn judge(info: &str, is_cluster: bool) -> Vec<Finding> {
             "is version {major}.{minor}, and {kind} is needed from {}.{} on",
             needed.0, needed.1
         );
-        find("version", true, what);
+        let todo = "install a newer one, or name another one in cluster.url";
+        find("version", true, what, todo);
     }
     // Of a Cluster, whichever answers: commands find the right one.
     if !is_cluster && matches!(info.get("role"), Some("slave" | "replica")) {
-        let what = "is a replica, which takes no writes: name its master, or let its Sentinels \
-                    find that (redis+sentinel://)";
-        find("role", true, what.into());
+        let todo = "name its master in cluster.url, or let its Sentinels find that \
+                    (redis+sentinel://)";
+        find(
+            "role",
+            true,
+            "is a replica, which takes no writes".into(),
+            todo,
+        );
     }
     if !is_cluster && info.get("cluster_enabled") == Some("1") {
-        let what = "is one of a Redis Cluster: write redis+cluster://";
-        find("cluster", true, what.into());
+        let todo = "write redis+cluster:// in cluster.url";
+        find("cluster", true, "is one of a Redis Cluster".into(), todo);
     }
     let max = info.number("maxmemory");
     let policy = info.get("maxmemory_policy").unwrap_or_default();
     if max > 0 && policy.starts_with("allkeys") {
         let what = format!(
             "may throw away leases and users when it is full, since its maxmemory-policy is \
-             {policy}: set noeviction"
+             {policy}"
         );
-        find("evicts", false, what);
+        let todo = "set noeviction, in its configuration and by redis-cli CONFIG SET \
+                    maxmemory-policy noeviction";
+        find("evicts", false, what, todo);
     }
     let used = info.number("used_memory");
     if max > 0 && used.saturating_mul(100) > max.saturating_mul(NEARLY_FULL) {
@@ -95,7 +130,9 @@ pub(super) fn judge(info: &str, is_cluster: bool) -> Vec<Finding> {
             used >> 20,
             max >> 20
         );
-        find("full", false, what);
+        let todo = "give it more, by redis-cli CONFIG SET maxmemory, or see by redis-cli --bigkeys \
+                    what else it keeps";
+        find("full", false, what, todo);
     }
     findings
 }
@@ -104,7 +141,7 @@ pub(super) fn judge(info: &str, is_cluster: bool) -> Vec<Finding> {
 ///
 /// # Errors
 /// When it does not answer, or may not be asked.
-pub(crate) async fn examine(server: &Server) -> RedisResult<Vec<Finding>> {
+pub(crate) async fn examine(server: &Server) -> RedisResult<Condition> {
     let mut connection = server
         .connect(Some(ANSWER_TIMEOUT), None, Tries::Many)
         .await?;
@@ -116,16 +153,18 @@ pub(crate) async fn examine(server: &Server) -> RedisResult<Vec<Finding>> {
         redis::Value::Map(nodes) => nodes.into_iter().map(|(_, info)| info).collect(),
         one => vec![one],
     };
-    let mut findings: Vec<Finding> = Vec::new();
+    let mut condition = Condition::default();
+    let findings = &mut condition.findings;
     for info in infos {
         let info: String = redis::from_redis_value(info)?;
+        condition.what = condition.what.or_else(|| Info(&info).what());
         for finding in judge(&info, is_cluster) {
             if !findings.iter().any(|known| known.key == finding.key) {
                 findings.push(finding);
             }
         }
     }
-    Ok(findings)
+    Ok(condition)
 }
 
 #[cfg(test)]
@@ -165,6 +204,7 @@ mod tests {
         let old = judge("redis_version:6.2.1", true);
         let expected = "is version 6.2, and a Redis Cluster is needed from 7.0 on";
         assert_eq!(old[0].sentence, expected);
+        assert!(old[0].to_string().ends_with("in cluster.url"));
         assert_eq!(keys(&says("cluster_enabled:1\r\nrole:slave"), true), []);
         let volatile = "maxmemory:1\r\nmaxmemory_policy:volatile-lru";
         assert_eq!(

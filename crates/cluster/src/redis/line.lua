@@ -7,14 +7,16 @@
 -- ARGV[3]  and so on: what is no text
 --
 -- <prefix>:line          hash: e epoch, i last number, f where it began, c claims of sessions,
---                        run the server's run
+--                        run the server's run, x the last change of presence that was said,
+--                        a:SCOPE a namespace's scope was there
 -- <prefix>:line:op:P     the last batch of a process: its number, and its events' offsets
 -- <prefix>:line:on:P     a process is there, or was lately
 -- <prefix>:lm:SCOPE      packed: the epoch of the offsets, the last offset, the last number, number
 --                        and offset of the last event that is not kept, bytes of events and keys
 -- <prefix>:ll:SCOPE      list: the newest events
 -- <prefix>:lk:SCOPE      hash: key -> the newest event of the key
--- <prefix>:lw:USER       set: processes that have sessions of a user
+-- <prefix>:lw:USER       set: processes that have sessions of a user, and, behind a "!", the line
+--                        and scope of what was said to them
 -- <prefix>:z:TAG         hash: socket -> session, by the tag of the node that named the socket
 
 local call = redis.call
@@ -24,7 +26,7 @@ local LINE = prefix .. ':line'
 -- Seconds for which a scope's numbers are remembered: for longer than its events.
 local REMEMBERED = math.max(24 * 3600, 2 * math.ceil((arguments.age or 0) / 1000))
 local MAX_EVENT, MAX_KEYS = 65536, 1000
-local KEYED, GAP, REMOVES = 1, 4, 8
+local KEYED, GAP, REMOVES, CHANGES = 1, 4, 8, 16
 
 local function text(number)
     return string.format('%.0f', number)
@@ -61,6 +63,12 @@ do
         line.epoch = epoch ~= line.epoch and epoch or (epoch + 1) % 4294967296
         line.last = math.max(line.last, micros, arguments.last or 0) + 1
         line.begin = line.last
+        -- What scopes there were is forgotten with what was in them.
+        local said = call('HGET', LINE, 'x')
+        call('DEL', LINE)
+        if said then
+            call('HSET', LINE, 'x', said)
+        end
         call('HSET', LINE, 'e', text(line.epoch), 'i', text(line.last), 'f', text(line.begin),
             'c', text(line.begin), 'run', run)
     end
@@ -98,14 +106,53 @@ local function scope_of(name)
     end
     -- What was before the line began is forgotten.
     if not packed or scope.epoch < line.begin then
-        if packed then
-            call('DEL', scope.list, scope.keys)
-        end
+        -- Without its numbers, what is there says that they were there.
+        scope.is_torn = call('DEL', scope.list, scope.keys) > 0 and not packed
         scope.epoch, scope.offset, scope.last = 0, 0, 0
         scope.dropped, scope.dropped_offset, scope.bytes, scope.key_bytes = 0, 0, 0, 0
+    elseif scope.key_bytes > 0 and call('EXISTS', scope.keys) == 0 then
+        -- The newest of its keys are gone, and nobody has taken them out.
+        scope.dropped, scope.dropped_offset = scope.last, scope.offset
+        scope.key_bytes, scope.is_changed = 0, true
     end
     scopes[name] = scope
     return scope
+end
+
+-- Where it is noted that a scope was there, which has no numbers: they were evicted, or somebody
+-- has deleted them. A room has numbers before it has members, and a socket's go with what was
+-- said to it.
+local function note_of(name)
+    local kind = string.sub(name, 1, 1)
+    if kind == 'a' then
+        return 'HEXISTS', LINE, name
+    elseif kind == 'u' then
+        local from, to = string.find(name, '^u:%d+:')
+        local length = tonumber(string.sub(name, 3, to - 1))
+        local user = string.sub(name, to + length + 2)
+        return 'SISMEMBER', prefix .. ':lw:' .. user, '!' .. text(line.epoch) .. ':' .. name
+    end
+end
+
+local function was_there(scope)
+    local look, key, note = note_of(scope.name)
+    return scope.is_torn or string.sub(scope.name, 1, 1) == 'r'
+        or (look ~= nil and call(look, key, note) == 1)
+end
+
+-- A scope that has no numbers gets some. What was said in it before, if anything may have been,
+-- is gone.
+local function begin_scope(scope, id)
+    if was_there(scope) then
+        scope.last, scope.dropped = id - 1, id - 1
+    end
+    local look, key, note = note_of(scope.name)
+    if look == 'HEXISTS' then
+        call('HSET', key, note, 1)
+    elseif look == 'SISMEMBER' then
+        call('SADD', key, note)
+    end
+    scope.epoch, scope.is_changed = id, true
 end
 
 local function put_scopes()
@@ -113,7 +160,11 @@ local function put_scopes()
         if scope.is_changed then
             local packed = struct.pack('>I8I8I8I8I8I8I8', scope.epoch, scope.offset, scope.last,
                 scope.dropped, scope.dropped_offset, scope.bytes, scope.key_bytes)
-            call('SET', prefix .. ':lm:' .. name, packed, 'EX', REMEMBERED)
+            if string.sub(name, 1, 1) == 's' then
+                call('SET', prefix .. ':lm:' .. name, packed, 'PX', arguments.age)
+            else
+                call('SET', prefix .. ':lm:' .. name, packed, 'EX', REMEMBERED)
+            end
             if scope.key_bytes > 0 then
                 call('EXPIRE', scope.keys, REMEMBERED)
             end
@@ -191,10 +242,13 @@ end
 local function say_one(name, channel, flags, key, body)
     local scope = scope_of(name)
     line.last = line.last + 1
-    local id, before = line.last, scope.last
-    if flags == GAP or scope.epoch == 0 then
+    local id = line.last
+    if scope.epoch == 0 then
+        begin_scope(scope, id)
+    elseif flags == GAP then
         scope.epoch = id
     end
+    local before = scope.last
     if flags ~= GAP then
         scope.offset = scope.offset + 1
     end
@@ -214,9 +268,18 @@ end
 
 -- A user's events are for the processes that have sessions of theirs, and are kept for these.
 local function say_to_user(name, flags, user, body)
-    local processes = call('SMEMBERS', prefix .. ':lw:' .. user)
+    local processes = {}
+    for _, process in ipairs(call('SMEMBERS', prefix .. ':lw:' .. user)) do
+        if string.sub(process, 1, 1) ~= '!' then
+            processes[#processes + 1] = process
+        end
+    end
     if #processes == 0 then
-        return 0
+        if scope_of(name).epoch == 0 then
+            return 0
+        end
+        -- Whose sessions there are was known, and is not any more: who has them hears it.
+        return say_one(name, prefix .. ':c', flags, '', body)
     end
     local bytes
     local said = tell
@@ -227,6 +290,24 @@ local function say_to_user(name, flags, user, body)
         tell(channel_of(process), bytes)
     end
     return offset
+end
+
+-- What goes to one socket is for the process that has it, or had it.
+local function say_to_socket(name, channel, flags, socket, body)
+    local key = prefix .. ':z:' .. text(struct.unpack('>I4', socket))
+    local bytes = call('HGET', key, socket)
+    if bytes then
+        local size = struct.unpack('>I4', bytes)
+        channel = channel_of(string.sub(bytes, 5, 4 + size))
+    end
+    return say_one(name, channel, flags, '', body)
+end
+
+local function socket_scope(socket)
+    local hex = string.gsub(socket, '.', function(byte)
+        return string.format('%02x', string.byte(byte))
+    end)
+    return 's:' .. hex
 end
 
 local operations = {}
@@ -247,8 +328,11 @@ function operations.say()
         for at = 3, #ARGV, 5 do
             local name, channel, flags = ARGV[at], ARGV[at + 1], tonumber(ARGV[at + 2])
             local offset
-            if string.sub(name, 1, 1) == 'u' then
+            local kind = string.sub(name, 1, 1)
+            if kind == 'u' then
                 offset = say_to_user(name, flags, ARGV[at + 3], ARGV[at + 4])
+            elseif kind == 's' then
+                offset = say_to_socket(name, channel, flags, ARGV[at + 3], ARGV[at + 4])
             else
                 offset = say_one(name, channel, flags, ARGV[at + 3], ARGV[at + 4])
             end
@@ -261,6 +345,53 @@ function operations.say()
     return { text(line.epoch), text(line.begin), text(line.last), offsets }
 end
 
+-- { after, to, age, events, bytes }, then of each scope its name, its channel, how many changes of
+-- presence and these: what the registry has numbered behind `after` and up to `to`, unless it was
+-- said. Each change takes a number of the line -> { epoch, begin, last }
+function operations.changes()
+    local counted = tonumber(call('GET', prefix .. ':edge') or 0)
+    local said = tonumber(call('HGET', LINE, 'x') or 0)
+    -- The registry has forgotten, and counts anew.
+    if said > counted then
+        said = 0
+    end
+    if arguments.to > said then
+        for at = 3, #ARGV, 4 do
+            line.last = line.last + tonumber(ARGV[at + 2]) - 1
+            say_one(ARGV[at], ARGV[at + 1], CHANGES, '', ARGV[at + 3] .. struct.pack('>I8', said))
+        end
+        call('HSET', LINE, 'x', text(arguments.to))
+        put_scopes()
+        keep_last()
+        if said > 0 and arguments.after > said then
+            -- Nobody has read what is between, and nobody knows whom it was for.
+            call('HDEL', LINE, 'run')
+        end
+    end
+    return { text(line.epoch), text(line.begin), text(line.last) }
+end
+
+-- {}, then of each socket its name and up to which number it has received what was said to it
+function operations.receive()
+    for at = 3, #ARGV, 2 do
+        local name, id = socket_scope(ARGV[at]), tonumber(ARGV[at + 1])
+        local scope = scope_of(name)
+        if scope.last <= id then
+            call('DEL', scope.list, prefix .. ':lm:' .. name)
+            scopes[name] = nil
+        else
+            local oldest = call('LINDEX', scope.list, 0)
+            while oldest and id_of(oldest) <= id do
+                scope.bytes, scope.is_changed = scope.bytes - #oldest, true
+                call('LPOP', scope.list)
+                oldest = call('LINDEX', scope.list, 0)
+            end
+        end
+    end
+    put_scopes()
+    return 'OK'
+end
+
 -- { process, request, after, scopes }: the process hears the end of each scope that has
 -- something after a number, then how far the line is.
 function operations.collect()
@@ -268,10 +399,10 @@ function operations.collect()
     local after = arguments.after
     for index, name in ipairs(arguments.scopes) do
         local scope = scope_of(name)
-        if scope.epoch == 0 and string.sub(name, 1, 1) == 'r' then
+        if scope.epoch == 0 and was_there(scope) then
             line.last = line.last + 1
             keep_last()
-            scope.epoch, scope.is_changed = line.last, true
+            begin_scope(scope, line.last)
         end
         if after == 0 or scope.last > after then
             local all = call('LRANGE', scope.list, 0, -1)
@@ -331,6 +462,8 @@ function operations.remember()
         if not known or known.process == arguments.process then
             if state == '-' then
                 call('HDEL', key, name)
+                local scope = socket_scope(name)
+                call('DEL', prefix .. ':ll:' .. scope, prefix .. ':lm:' .. scope)
             else
                 call('HSET', key, name, session_bytes({
                     process = arguments.process, lost = state == '1' and millis() or 0,

@@ -19,6 +19,7 @@ const TIMING: Timing = Timing {
     ttl: Duration::from_secs(3),
     refresh: Duration::from_millis(500),
     grace: Duration::ZERO,
+    failure: None,
 };
 /// A generous time for what takes about one and a half leases.
 const SOON: Duration = Duration::from_secs(30);
@@ -45,8 +46,9 @@ impl Local for Arc<Table> {
 
     fn replace(&self, _: &Displaced) {}
 
-    fn announce(&self, edges: &[Edge]) {
-        locked(&self.heard).extend_from_slice(edges);
+    fn announce(&self, edges: &[(u64, Edge)]) {
+        let edges = edges.iter().map(|(_, edge)| edge.clone());
+        locked(&self.heard).extend(edges);
     }
 }
 

@@ -19,8 +19,8 @@ mod whereabouts;
 
 pub use calls::Calls;
 pub use challenges::RedisChallenges;
-pub use condition::Finding;
-pub(crate) use condition::examine;
+pub(crate) use condition::{ANSWER_TIMEOUT, examine};
+pub use condition::{Condition, Finding};
 pub use fanout::{
     Counters as FanoutCounters, Driver, Fanout, Heard, Incoming, Line, LineSettings, Link,
     Listener, Outgoing, Queue, Recipients, RedisDriver,
@@ -46,9 +46,9 @@ pub async fn faults(url: &str) -> Vec<String> {
         return Vec::new();
     };
     let examined = tokio::time::timeout(MAX_EXAMINATION, examine(&server)).await;
-    let findings = examined.ok().and_then(Result::ok).unwrap_or_default();
-    let fatal = findings.into_iter().filter(|finding| finding.is_fatal);
-    fatal.map(|finding| finding.sentence).collect()
+    let condition = examined.ok().and_then(Result::ok).unwrap_or_default();
+    let fatal = condition.findings.iter().filter(|finding| finding.is_fatal);
+    fatal.map(Finding::to_string).collect()
 }
 
 /// By which of its addresses this machine reaches a server: where other machines that

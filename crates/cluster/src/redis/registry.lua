@@ -3,9 +3,11 @@
 --
 -- KEYS[1]  the prefix of all keys, with its hash tag
 -- ARGV[1]  the operation
--- ARGV[2]  the time in milliseconds; 0: this server's
+-- ARGV[2]  the time of day in milliseconds; 0: this server's
 -- ARGV[3]  its arguments as JSON
 --
+-- <prefix>:clock        when the time was noted last, how far the cluster's own is behind it, and
+--                       how far that goes on at most without a call
 -- <prefix>:nodes        sorted set: incarnation -> end of its lease; 0: it is dead
 -- <prefix>:info         hash: incarnation -> what the node says of itself
 -- <prefix>:owner        hash: process -> its incarnation
@@ -14,6 +16,8 @@
 -- <prefix>:r:USER       hash: socket -> its rooms
 -- <prefix>:i:INC:BUCKET hash: socket -> whose; what there is to compare and to sweep
 -- <prefix>:sockets      hash: incarnation -> how many sockets it has
+-- <prefix>:suspects     hash: incarnation -> who suspects it, since when, and when it was said last
+-- <prefix>:members      another number where the incarnations are others
 -- <prefix>:said         hash: incarnation -> the number of its last operation, and the answer
 -- <prefix>:x:PROCESS    hash: socket -> how it lost its place
 -- <prefix>:due          sorted set: whose presence is to be looked at -> when
@@ -30,18 +34,45 @@
 
 local call = redis.call
 local prefix = KEYS[1]
-local now = tonumber(ARGV[2])
+local wall = tonumber(ARGV[2])
 local arguments = cjson.decode(ARGV[3])
-if now == 0 then
+if wall == 0 then
     local time = call('TIME')
-    now = time[1] * 1000 + math.floor(time[2] / 1000)
+    wall = time[1] * 1000 + math.floor(time[2] / 1000)
 end
+
+-- The cluster's own time, by which leases and all else end: it never goes back, and between two
+-- calls no further than some nodes are silent for. So a server's clock that is set, or a server
+-- that nobody reached for a while, ends no lease. `wall` is what people are told.
+local CLOCK = prefix .. ':clock'
+local last, behind, most = string.match(call('GET', CLOCK) or '', '^(%S+) (%S+) (%S+)$')
+last, behind, most = tonumber(last or wall), tonumber(behind or 0), tonumber(most or 0)
+
+local function write_clock()
+    call('SET', CLOCK, string.format('%.0f %.0f %.0f', wall, behind, most))
+end
+
+if wall < last then
+    behind = behind + wall - last
+    write_clock()
+elseif most > 0 then
+    behind = behind + math.max(wall - last - most, 0)
+    -- Seldom, as it is a write.
+    if (wall - last) * 6 >= most then
+        write_clock()
+    end
+end
+local now = wall - behind
 
 local NODES, INFO, OWNER = prefix .. ':nodes', prefix .. ':info', prefix .. ':owner'
 local DUE, EDGES = prefix .. ':due', prefix .. ':edges'
 local HOLD, BLIND = prefix .. ':hold', prefix .. ':blind'
 local COMPLETE, EXPECTED = prefix .. ':complete', prefix .. ':expected'
 local SOCKETS, SAID = prefix .. ':sockets', prefix .. ':said'
+local SUSPECTS, MEMBERS = prefix .. ':suspects', prefix .. ':members'
+-- How many nodes have to suspect another, unless fewer could; how many neighbours of a newcomer
+-- on each side are told of it.
+local JURY, NEIGHBOURS = 2, 2
 -- Entries that one comparison reads, beyond those of one bucket: some milliseconds; and those
 -- that it answers.
 local MAX_COMPARED, MAX_LISTED = 2000, 1000
@@ -244,7 +275,7 @@ end
 local function write_edge(user, kind, online, rev, rooms, others)
     local fields = {
         'w', join_who(user, kind), 'o', online, 'r', string.format('%.0f', rev),
-        't', string.format('%.0f', now),
+        't', string.format('%.0f', wall),
     }
     if others and #others > NAMED_ROOMS then
         others = { unpack(others, 1, NAMED_ROOMS) }
@@ -319,7 +350,7 @@ local function settle(user, kind, grace)
         return
     end
     state[1] = online
-    state[2] = math.max(state[2] + 1, now)
+    state[2] = math.max(state[2] + 1, wall)
     local rooms = room_names(state)
     if online == 0 then
         state[5] = nil
@@ -401,7 +432,7 @@ local function add(incarnation, user, kind, entry, told, probation)
         call('HDEL', rooms_key(user), entry.s)
     end
     if not before then
-        if state[3] == 0 and state[4] > 0 and now - state[4] > VISIT_APART then
+        if state[3] == 0 and state[4] > 0 and wall - state[4] > VISIT_APART then
             call('HSET', user_key(user), 'k', 1)
         end
         state[3] = state[3] + 1
@@ -440,7 +471,7 @@ local function remove(user, socket, only)
     count_at(user, process_of(entry.i), -1)
     local state = get_state(user, entry.y) or { 0, 0, 0, 0 }
     state[3] = math.max(state[3] - 1, 0)
-    state[4] = now
+    state[4] = wall
     for _, room in ipairs(entry.r or {}) do
         -- Its members are told when the user goes, if they heard that it came.
         local keep = state[1] == 1 and #room_names(state) <= KEPT_ROOMS
@@ -608,9 +639,35 @@ end
 -- maintained, -1 for nothing. Entries, losers and sockets are JSON. `edge`: the last one.
 local operations = {}
 
+-- Those who are to ask a newcomer whether it lives hear of it at once: its neighbours in the
+-- ring of all, by the ends of their names.
+local function nudge_neighbours(incarnation)
+    local ring, at = {}, nil
+    for _, one in ipairs(call('ZRANGEBYSCORE', NODES, string.format('%.0f', now), '+inf')) do
+        ring[#ring + 1] = string.match(one, '[^.]*$') .. ' ' .. one
+    end
+    table.sort(ring)
+    for index, one in ipairs(ring) do
+        if string.sub(one, -#incarnation - 1) == ' ' .. incarnation then
+            at = index - 1
+        end
+    end
+    for step = 1, at and math.min(NEIGHBOURS, #ring - 1) or 0 do
+        for _, index in ipairs({ (at + step) % #ring, (at - step) % #ring }) do
+            local near = string.match(ring[index + 1], ' (.*)$')
+            if near ~= incarnation then
+                nudged[process_of(near)] = true
+            end
+        end
+    end
+    nudge()
+end
+
 -- { process, node, fresh, secret, ttl, info, known, living }
 --   -> incarnation, epoch, secret, edge, its number
 function operations.join()
+    most = math.floor(arguments.ttl * 2 / 5)
+    write_clock()
     watch_run(arguments.ttl)
     call('SET', prefix .. ':epoch', arguments.fresh, 'NX')
     call('SET', prefix .. ':secret', arguments.secret, 'NX')
@@ -637,6 +694,8 @@ function operations.join()
     call('ZADD', NODES, now + arguments.ttl, incarnation)
     call('HSET', INFO, incarnation, arguments.info)
     call('HSET', OWNER, process, incarnation)
+    call('INCR', MEMBERS)
+    nudge_neighbours(incarnation)
     local last = call('XREVRANGE', EDGES, '+', '-', 'COUNT', 1)
     return {
         incarnation, epoch, call('GET', prefix .. ':secret'), last[1] and last[1][1] or '0-0',
@@ -645,7 +704,7 @@ function operations.join()
 end
 
 -- { incarnation, ttl, done = { s }, complete = hold }
---   -> 0 | 1, { loser }, due, rank, nodes that live, hold | 0
+--   -> 0 | 1, { loser }, due, rank, nodes that live, hold | 0, number of the members
 function operations.renew()
     watch_run(arguments.ttl)
     local incarnation = arguments.incarnation
@@ -653,6 +712,7 @@ function operations.renew()
         return { 0 }
     end
     call('ZADD', NODES, now + arguments.ttl, incarnation)
+    call('HDEL', SUSPECTS, incarnation)
     local inbox = inbox_key(process_of(incarnation))
     for _, socket in ipairs(arguments.done) do
         call('HDEL', inbox, socket)
@@ -661,7 +721,73 @@ function operations.renew()
     return {
         1, call('HVALS', inbox), next_due(), call('ZRANK', NODES, incarnation),
         call('ZCOUNT', NODES, string.format('%.0f', now), '+inf'), hold > now and hold or 0,
+        tonumber(call('GET', MEMBERS) or 0),
     }
+end
+
+-- Whether a suspicion, { since when, said last }, was held to the end of the window, and still is.
+local function is_firm(said)
+    return said[2] - said[1] >= arguments.window and now - said[2] <= arguments.lasts
+end
+
+-- How many of those who live, and were not given up themselves, could suspect a process.
+local function count_jury(accused, all)
+    local count = 0
+    for _, one in ipairs(call('ZRANGEBYSCORE', NODES, string.format('%.0f', now), '+inf')) do
+        local process, is_given_up = process_of(one), false
+        for _, said in pairs(all[one] or {}) do
+            is_given_up = is_given_up or is_firm(said)
+        end
+        if process ~= accused and not is_given_up and call('HGET', OWNER, process) == one then
+            count = count + 1
+        end
+    end
+    return count
+end
+
+-- { incarnation, whom, again, window, lasts } -> 0 | 1, 0: it was dead | 1: open | 2: refuted | 3: it ends
+function operations.suspect()
+    local by, whom = arguments.incarnation, arguments.whom
+    local accused, all = process_of(whom), {}
+    if not owns(by) then
+        return { 0 }
+    elseif hold > now then
+        return { 1, 2 }
+    elseif lease(whom) < now then
+        return { 1, 0 }
+    end
+    local raw = call('HGETALL', SUSPECTS)
+    for i = 1, #raw, 2 do
+        all[raw[i]] = cjson.decode(raw[i + 1])
+    end
+    local mine = all[whom] and all[whom][by]
+    if arguments.again and not mine then
+        return { 1, 2 }
+    end
+    all[whom] = all[whom] or {}
+    local is_held = mine and now - mine[2] <= arguments.lasts
+    all[whom][by] = { is_held and mine[1] or now, now }
+    call('HSET', SUSPECTS, whom, cjson.encode(all[whom]))
+    nudged[accused] = true
+    nudge()
+    local firm = 0
+    for one, said in pairs(all[whom]) do
+        if is_firm(said) and alive(one) and process_of(one) ~= accused then
+            firm = firm + 1
+        end
+    end
+    if firm < math.min(JURY, count_jury(accused, all)) then
+        return { 1, 1 }
+    end
+    for _, one in ipairs(call('ZRANGE', NODES, 0, -1)) do
+        if process_of(one) == accused then
+            call('ZADD', NODES, 0, one)
+            call('SREM', COMPLETE, one)
+            call('HDEL', SUSPECTS, one)
+        end
+    end
+    call('INCR', MEMBERS)
+    return { 1, 3 }
 end
 
 -- Operations of an incarnation that have a number. Each is done once, and answered again when
@@ -673,6 +799,7 @@ local function once(name)
     if not owns(incarnation) then
         return { 0 }
     end
+    call('HDEL', SUSPECTS, incarnation)
     local said = call('HGET', SAID, incarnation)
     local last = said and string.match(said, '^%d+')
     if last and number <= tonumber(last) then
@@ -735,7 +862,7 @@ local function believe(user, kind)
     local state = get_state(user, kind) or { 0, 0, 0, 0 }
     if state[1] == 0 then
         state[1] = 1
-        state[2] = math.max(state[2] + 1, now)
+        state[2] = math.max(state[2] + 1, wall)
     end
     put_state(user, kind, state)
     call('PERSIST', user_key(user))
@@ -846,6 +973,7 @@ function operations.retire()
         call('SREM', COMPLETE, incarnation)
         call('ZADD', NODES, 'XX', 0, incarnation)
     end
+    call('INCR', MEMBERS)
     return { 1 }
 end
 
@@ -887,6 +1015,8 @@ function operations.maintain()
             call('HDEL', SAID, incarnation)
             call('ZREM', NODES, incarnation)
             call('HDEL', INFO, incarnation)
+            call('HDEL', SUSPECTS, incarnation)
+            call('INCR', MEMBERS)
             local process = process_of(incarnation)
             if call('HGET', OWNER, process) == incarnation then
                 call('HDEL', OWNER, process)

@@ -13,11 +13,14 @@ use super::server::{Commands, Server, is_not_understood, is_unknown_script};
 use crate::registry::{
     Admission, Announced, Arrival, Audit, Departure, Displaced, Doubts, EdgeId, Edges, Entry,
     Fenced, Guarded, Joined, Known, Maintained, Marked, Millis, Newcomer, NodeInfo, NodeState,
-    Registry, Renewed, Restored, Sum, Turn, TypedUser, Unavailable, UserName,
+    Registry, Renewed, Restored, Sum, Suspicion, Turn, TypedUser, Unavailable, UserName, Verdict,
 };
 
-/// How long a read of the stream waits at the server.
-const MAX_WAIT_FOR_EDGES: Duration = Duration::from_secs(5);
+/// How long a read of the stream waits at the server. Its end proves that nothing was missed
+/// until then, so what a node knows of others is not older than this, and a little.
+const MAX_WAIT_FOR_EDGES: Duration = Duration::from_secs(1);
+/// How much later its answer may come.
+const LATE: Duration = Duration::from_secs(5);
 /// Edges in one read.
 const MAX_EDGES_PER_READ: usize = 4096;
 
@@ -215,9 +218,33 @@ impl Registry for RedisRegistry {
                     rank: answer.number()? as u32,
                     living: answer.number()? as u32,
                     hold: answer.millis()?.filter(|hold| *hold > 0),
+                    members: answer.millis()?.unwrap_or(0),
                 })
             })
             .map_or_else(|fenced| Ok(Err(fenced)), |renewed| renewed.map(Ok))
+    }
+
+    async fn suspect(&self, incarnation: &str, suspicion: Suspicion<'_>) -> Guarded<Verdict> {
+        let arguments = json!({
+            "incarnation": incarnation,
+            "whom": suspicion.whom,
+            "again": suspicion.again,
+            "window": suspicion.window,
+            "lasts": suspicion.lasts(),
+        });
+        // Beside the member's loop, which may be waiting for an answer.
+        let answer = self.call_on(&self.questions, "suspect", arguments).await?;
+        let mut answer = Answer::of(answer)?;
+        if answer.number()? == 0 {
+            return Ok(Err(Fenced));
+        }
+        Ok(Ok(match answer.number()? {
+            0 => Verdict::Dead,
+            1 => Verdict::Open,
+            2 => Verdict::Refuted,
+            3 => Verdict::Ends,
+            _ => return Err(nonsense("verdict")),
+        }))
     }
 
     async fn connect(&self, turn: Turn<'_>, newcomers: &[Newcomer]) -> Guarded<Vec<Admission>> {
@@ -309,8 +336,10 @@ impl Registry for RedisRegistry {
             .arg(format!("{}:edges", self.calls.prefix()))
             .arg(&**last);
         // No answer is one too, but a late one.
-        let answer =
-            tokio::time::timeout(MAX_WAIT_FOR_EDGES * 2, self.reader.query::<Value>(&command));
+        let answer = tokio::time::timeout(
+            MAX_WAIT_FOR_EDGES + LATE,
+            self.reader.query::<Value>(&command),
+        );
         let answer = answer
             .await
             .map_err(|_| Unavailable("no answer in time".into()))?

@@ -243,6 +243,14 @@ impl Server {
         Ok(connection)
     }
 
+    /// A new connection to whatever is there, a replica as well.
+    ///
+    /// # Errors
+    /// When there is no server, or it does not let this one in.
+    pub(crate) async fn open_any(&self, answer_timeout: Duration) -> RedisResult<Connection> {
+        self.connect(Some(answer_timeout), None, Tries::One).await
+    }
+
     /// A new connection. `answer_timeout`: how long answers may take; `None` for commands
     /// that wait at the server.
     ///

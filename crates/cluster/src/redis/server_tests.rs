@@ -44,7 +44,10 @@ impl Node {
         let listener = move |one| {
             if let Heard::Message { payload, .. } = one {
                 let text = String::from_utf8(payload).unwrap();
-                hear.lock().unwrap().push(text);
+                // A nudge has none.
+                if !text.is_empty() {
+                    hear.lock().unwrap().push(text);
+                }
             }
         };
         let mut link = driver.listen(Arc::new(listener)).await.unwrap();

@@ -12,7 +12,7 @@ use heartline_core::store::{Challenge, Challenges, Redeemed};
 use super::{Calls, Commands, RedisChallenges, RedisRegistry, Server};
 use crate::registry::{
     Arrival, Audit, Departure, Doubts, Edge, Entry, Known, Mark, Millis, Newcomer, NodeInfo,
-    Policy, Registry, Renewed, Restored, RoomName, Sum, Turn, TypedUser, UserName,
+    Policy, Registry, Renewed, Restored, RoomName, Sum, Suspicion, Turn, TypedUser, UserName,
 };
 use crate::simulation::{Dice, Model};
 
@@ -75,6 +75,8 @@ struct Pair {
     number: u64,
     /// The hold of which a renewal told.
     hold: Option<Millis>,
+    /// What became of suspicions, and how often.
+    verdicts: BTreeMap<String, u32>,
 }
 
 /// Says an operation with a number to both, and now and then a second time.
@@ -122,6 +124,7 @@ impl Pair {
             prefix: format!("{{test{seed}}}"),
             number: 0,
             hold: None,
+            verdicts: BTreeMap::new(),
         }
     }
 
@@ -134,8 +137,10 @@ impl Pair {
         }
     }
 
-    fn time(&self) -> (Millis, u64) {
-        *self.clock.lock().unwrap()
+    /// The cluster's own time, and the run of the server.
+    fn time(&mut self) -> (Millis, u64) {
+        let (wall, run) = *self.clock.lock().unwrap();
+        (self.model.tick(wall), run)
     }
 
     fn who(&mut self) -> TypedUser {
@@ -187,7 +192,8 @@ impl Pair {
     async fn step(&mut self) {
         let grace = if self.dice.chance(50) { 3_000 } else { 0 };
         let (now, run) = self.time();
-        match self.dice.below(20) {
+        match self.dice.below(24) {
+            20..=22 => self.suspect().await,
             0 | 1 => {
                 let number = self.dice.below(3);
                 let info = NodeInfo {
@@ -321,11 +327,36 @@ impl Pair {
             13 => {
                 let mut clock = self.clock.lock().unwrap();
                 clock.0 += self.dice.below(12_000);
+                match self.dice.below(8) {
+                    0 => clock.0 -= 30_000,
+                    1 => clock.0 += 3_600_000,
+                    _ => {}
+                }
                 clock.1 += u64::from(self.dice.chance(10));
             }
             _ => self.clock.lock().unwrap().0 += self.dice.below(200),
         }
         self.compare().await;
+    }
+
+    /// A node is suspected by one or two others, some of them insisting.
+    async fn suspect(&mut self) {
+        let whom = self.incarnation();
+        for _ in 0..=self.dice.below(5) {
+            let (by, again) = (self.incarnation(), self.dice.chance(60));
+            let suspicion = Suspicion {
+                whom: &whom,
+                again,
+                window: 400,
+            };
+            let (now, _) = self.time();
+            let real = self.registry.suspect(&by, suspicion).await.unwrap();
+            assert_eq!(real, self.model.suspect(now, &by, suspicion));
+            if let Ok(verdict) = real {
+                *self.verdicts.entry(format!("{verdict:?}")).or_default() += 1;
+            }
+            self.clock.lock().unwrap().0 += self.dice.below(600);
+        }
     }
 
     async fn compare(&mut self) {
@@ -439,6 +470,7 @@ impl Drop for RoomAddress {
 async fn the_script_does_what_the_model_says() {
     let redis = Redis::start();
     let server = Arc::new(Server::parse(&redis.url).unwrap());
+    let mut verdicts: BTreeMap<String, u32> = BTreeMap::new();
     for seed in 0..20 {
         let mut pair = Pair::new(&server, seed);
         for step in 0..250 {
@@ -446,6 +478,12 @@ async fn the_script_does_what_the_model_says() {
             pair.step().await;
         }
         pair.compare_edges().await;
+        for (verdict, count) in std::mem::take(&mut pair.verdicts) {
+            *verdicts.entry(verdict).or_default() += count;
+        }
+    }
+    for verdict in ["Ends", "Dead", "Open", "Refuted"] {
+        assert!(verdicts.get(verdict) > Some(&5), "{verdicts:?}");
     }
 }
 

@@ -144,7 +144,7 @@ fn a_crowd_that_a_store_has_forgotten_is_registered_again_and_nobody_is_told_of_
         until(|| locked(&world.store).model.count() == all).await;
         until(|| {
             let store = locked(&world.store);
-            !store.model.is_held(store.now())
+            !store.model.is_held(store.time())
         })
         .await;
         let took = restarted.elapsed();
@@ -187,7 +187,7 @@ fn a_node_that_is_cut_off_is_waited_for_in_a_hold() {
         sleep(TTL - MOMENT).await;
         {
             let store = locked(&world.store);
-            assert!(store.model.is_held(store.now()));
+            assert!(store.model.is_held(store.time()));
         }
         world.cut(0, false);
         world.settle().await;
@@ -229,7 +229,7 @@ fn what_the_store_has_otherwise_is_mended_within_half_a_minute() {
         let edges = world.edges();
         let ghost = {
             let mut store = locked(&world.store);
-            let now = store.now();
+            let now = store.time();
             store.model.lose(&user("n0u17"));
             store.model.lose(&user("n2u3999"));
             let incarnation = world.nodes[1].member.incarnation().unwrap();

@@ -7,9 +7,12 @@
 //! `HEARTLINE_SEED` runs a single one. A seed that failed is printed; what it has taught is
 //! told as a scenario.
 
+mod clocks;
+mod crashes;
 mod crowd;
 mod dice;
 mod model;
+mod net;
 mod node;
 mod paused;
 mod scenarios;

@@ -4,10 +4,12 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
+use crate::probes::neighbours;
 use crate::registry::{
     Admission, Announced, Arrival, Audit, Departure, Displaced, DisplacedBy, Doubts, Edge, Edges,
-    Entry, Fenced, Joined, Known, Maintained, Mark, Marked, Millis, Newcomer, NodeInfo, NodeState,
-    Policy, Renewed, Restored, RoomName, Seen, Sum, Turn, TypedUser, UserName,
+    Entry, Fenced, JURY, Joined, Known, Maintained, Mark, Marked, Millis, Newcomer, NodeInfo,
+    NodeState, Policy, Renewed, Restored, RoomName, Seen, Sum, Suspicion, Turn, TypedUser,
+    UserName, Verdict,
 };
 
 /// Entries that one comparison reads, beyond those of one bucket: some milliseconds.
@@ -156,9 +158,39 @@ fn unlist(indexes: &mut BTreeMap<Arc<str>, Index>, held: &Held, bucket: u8) {
     }
 }
 
+/// The cluster's own time: it never goes back, and between two operations no further than some.
+#[derive(Debug, Clone, Copy)]
+struct Clock {
+    /// The time of day when it was noted last.
+    last: Millis,
+    /// How far the time of day is ahead.
+    ahead: i64,
+    /// How far it goes on at most without an operation.
+    most: Millis,
+}
+
+impl Clock {
+    fn at(self, wall: Millis) -> Clock {
+        let passed = wall as i64 - self.last as i64;
+        let most = self.most as i64;
+        let jumped = if passed < 0 {
+            passed
+        } else {
+            (passed - most).max(0)
+        };
+        let is_noted = passed < 0 || passed * 6 >= most;
+        Clock {
+            last: if is_noted { wall } else { self.last },
+            ahead: self.ahead + jumped,
+            ..self
+        }
+    }
+}
+
 /// The store's memory.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Model {
+    clock: Option<Clock>,
     epoch: Option<Arc<str>>,
     /// Which run of the store the registry has seen last.
     run: Option<u64>,
@@ -179,6 +211,12 @@ pub(crate) struct Model {
     owners: BTreeMap<Arc<str>, Arc<str>>,
     users: BTreeMap<UserName, User>,
     indexes: BTreeMap<Arc<str>, Index>,
+    /// Who suspects whom, and when that was said first and last.
+    suspicions: BTreeMap<Arc<str>, BTreeMap<Arc<str>, (Millis, Millis)>>,
+    /// Counts changes of the incarnations there are.
+    members: u64,
+    /// Processes for which something waits here.
+    pub(crate) nudged: BTreeSet<Arc<str>>,
     /// The last operation of each incarnation, and its answer.
     said: BTreeMap<Arc<str>, (u64, Said)>,
     inboxes: BTreeMap<Arc<str>, BTreeMap<Arc<str>, Displaced>>,
@@ -202,6 +240,11 @@ pub(crate) fn process_of(incarnation: &str) -> &str {
         .map_or(incarnation, |(process, _)| process)
 }
 
+/// Whether a suspicion was held to the end of the window, and still is.
+fn is_firm(now: Millis, (first, last): (Millis, Millis), suspicion: Suspicion<'_>) -> bool {
+    last >= first + suspicion.window && now <= last + suspicion.lasts()
+}
+
 fn node_of(incarnation: &str) -> &str {
     process_of(process_of(incarnation))
 }
@@ -213,6 +256,24 @@ impl Model {
             doubts,
             ..Model::default()
         }
+    }
+
+    /// The cluster's own time, at a time of day.
+    pub(crate) fn time_at(&self, wall: Millis) -> Millis {
+        let clock = self.clock.map(|clock| clock.at(wall));
+        clock.map_or(wall, |clock| wall.saturating_add_signed(-clock.ahead))
+    }
+
+    /// The same for an operation, which is noted.
+    pub(crate) fn tick(&mut self, wall: Millis) -> Millis {
+        let now = self.time_at(wall);
+        self.clock = self.clock.map(|clock| clock.at(wall));
+        now
+    }
+
+    /// The time of day.
+    fn wall(&self, now: Millis) -> Millis {
+        now.saturating_add_signed(self.clock.map_or(0, |clock| clock.ahead))
     }
 
     fn alive(&self, now: Millis, incarnation: &str) -> bool {
@@ -237,6 +298,7 @@ impl Model {
         operation: impl FnOnce(&mut Model) -> T,
     ) -> Result<T, Fenced> {
         self.guard(now, turn.incarnation)?;
+        self.suspicions.remove(turn.incarnation);
         if let Some((last, said)) = self.said.get(turn.incarnation)
             && turn.number <= *last
         {
@@ -287,7 +349,7 @@ impl Model {
     /// Compares what was announced with who is there. True: a user who is gone is to
     /// be announced later.
     fn settle(&mut self, now: Millis, who: &TypedUser, grace: Millis) -> bool {
-        let (hold, blind) = (self.hold, self.blind);
+        let (hold, blind, wall) = (self.hold, self.blind, self.wall(now));
         let due = self.dues.get(who).copied().unwrap_or(0);
         let Some(user) = self.users.get_mut(&who.user) else {
             return false;
@@ -314,12 +376,12 @@ impl Model {
             return false;
         }
         state.online = online;
-        state.rev = (state.rev + 1).max(now);
+        state.rev = (state.rev + 1).max(wall);
         let edge = Edge {
             who: who.clone(),
             online,
             rev: state.rev,
-            at: now,
+            at: wall,
             rooms: state.rooms.keys().cloned().collect(),
             others: None,
         };
@@ -348,6 +410,7 @@ impl Model {
         entry: &Entry,
         (told, on_probation): (bool, bool),
     ) {
+        let wall = self.wall(now);
         let user = self.users.entry(who.user.clone()).or_default();
         let held = Held {
             entry: entry.clone(),
@@ -365,7 +428,7 @@ impl Model {
             who: who.clone(),
             online: true,
             rev: state.rev,
-            at: now,
+            at: wall,
             rooms: new,
             others: Some(others),
         };
@@ -397,11 +460,12 @@ impl Model {
 
     /// Takes a socket out, without settling.
     fn remove(&mut self, now: Millis, who: &TypedUser, socket: &str) -> Option<Held> {
+        let wall = self.wall(now);
         let user = self.users.get_mut(&who.user)?;
         let held = user.sockets.remove(socket)?;
         let state = user.states.entry(held.kind.clone()).or_default();
         state.count = state.count.saturating_sub(1);
-        state.seen = Some(now);
+        state.seen = Some(wall);
         for room in &held.entry.rooms {
             // Its members are told when the user goes, if they heard that it came.
             let keep = state.online && state.rooms.len() <= KEPT_ROOMS;
@@ -501,6 +565,12 @@ impl Model {
         (known, living): (Option<&str>, u32),
         fresh: &str,
     ) -> Joined {
+        let (last, ahead) = (self.wall(now), self.clock.map_or(0, |clock| clock.ahead));
+        self.clock = Some(Clock {
+            last,
+            ahead,
+            most: ttl * 2 / 5,
+        });
         self.watch_run(now, run, ttl);
         let process = info.process();
         let epoch = self.epoch.get_or_insert_with(|| fresh.into()).clone();
@@ -526,6 +596,8 @@ impl Model {
         self.nodes.insert(incarnation.clone(), now + ttl);
         self.infos.insert(incarnation.clone(), info.clone());
         self.owners.insert(process, incarnation.clone());
+        self.members += 1;
+        self.nudge_neighbours(now, &incarnation);
         Joined {
             incarnation,
             epoch,
@@ -533,6 +605,15 @@ impl Model {
             last_edge: self.edge_id.to_string().into(),
             edge_number: self.edge_number,
         }
+    }
+
+    /// Those who are to ask a newcomer whether it lives hear of it at once.
+    fn nudge_neighbours(&mut self, now: Millis, incarnation: &str) {
+        let living = self.nodes.iter().filter(|(_, until)| **until >= now);
+        let living: Vec<Arc<str>> = living.map(|(name, _)| name.clone()).collect();
+        let near = neighbours(&living, incarnation);
+        let near = near.iter().map(|name| process_of(name).into());
+        self.nudged.extend(near);
     }
 
     pub(crate) fn renew(
@@ -547,6 +628,7 @@ impl Model {
         self.watch_run(now, run, ttl);
         self.guard(now, incarnation)?;
         self.nodes.insert(incarnation.into(), now + ttl);
+        self.suspicions.remove(incarnation);
         let process = process_of(incarnation);
         let mut displaced = Vec::new();
         if let Some(inbox) = self.inboxes.get_mut(process) {
@@ -562,7 +644,65 @@ impl Model {
             rank: self.rank(incarnation),
             living: self.nodes.values().filter(|&&until| until >= now).count() as u32,
             hold: Some(self.hold).filter(|hold| *hold > now),
+            members: self.members,
         })
+    }
+
+    /// How many of those who live, and were not given up themselves, could suspect a process.
+    fn jury(&self, now: Millis, accused: &str, suspicion: Suspicion<'_>) -> u32 {
+        let could = |(name, until): &(&Arc<str>, &Millis)| {
+            let process = process_of(name);
+            let owns = self.owners.get(process) == Some(*name);
+            let doubted = self.suspicions.get(*name).into_iter().flatten();
+            let mut doubted = doubted.filter(|(_, said)| is_firm(now, **said, suspicion));
+            **until >= now && owns && process != accused && doubted.next().is_none()
+        };
+        self.nodes.iter().filter(could).count() as u32
+    }
+
+    pub(crate) fn suspect(
+        &mut self,
+        now: Millis,
+        by: &str,
+        suspicion: Suspicion<'_>,
+    ) -> Result<Verdict, Fenced> {
+        self.guard(now, by)?;
+        let whom = suspicion.whom;
+        if self.hold > now {
+            return Ok(Verdict::Refuted);
+        }
+        if self.nodes.get(whom).is_none_or(|&until| until < now) {
+            return Ok(Verdict::Dead);
+        }
+        let said = self.suspicions.get(whom).and_then(|said| said.get(by));
+        let said = said.copied();
+        if suspicion.again && said.is_none() {
+            return Ok(Verdict::Refuted);
+        }
+        let first = match said {
+            Some((first, last)) if now <= last + suspicion.lasts() => first,
+            _ => now,
+        };
+        let all = self.suspicions.entry(whom.into()).or_default();
+        all.insert(by.into(), (first, now));
+        let accused = process_of(whom).to_owned();
+        self.nudged.insert(accused.as_str().into());
+        let all = self.suspicions[whom].iter();
+        let firm = all.filter(|(name, said)| {
+            is_firm(now, **said, suspicion) && self.alive(now, name) && process_of(name) != accused
+        });
+        if (firm.count() as u32) < JURY.min(self.jury(now, &accused, suspicion)) {
+            return Ok(Verdict::Open);
+        }
+        for (name, until) in &mut self.nodes {
+            if process_of(name) == accused {
+                *until = 0;
+                self.complete.remove(name);
+                self.suspicions.remove(name);
+            }
+        }
+        self.members += 1;
+        Ok(Verdict::Ends)
     }
 
     fn rank(&self, incarnation: &str) -> u32 {
@@ -718,11 +858,12 @@ impl Model {
     }
 
     fn believe(&mut self, now: Millis, who: &TypedUser) {
+        let wall = self.wall(now);
         let user = self.users.entry(who.user.clone()).or_default();
         let state = user.states.entry(who.kind.clone()).or_default();
         if !state.online {
             state.online = true;
-            state.rev = (state.rev + 1).max(now);
+            state.rev = (state.rev + 1).max(wall);
         }
     }
 
@@ -888,6 +1029,7 @@ impl Model {
                 *until = 0;
             }
         }
+        self.members += 1;
     }
 
     pub(crate) fn maintain(
@@ -941,6 +1083,8 @@ impl Model {
                 self.said.remove(&incarnation);
                 self.nodes.remove(&incarnation);
                 self.infos.remove(&incarnation);
+                self.suspicions.remove(&incarnation);
+                self.members += 1;
                 let process = process_of(&incarnation);
                 if self
                     .owners

@@ -11,8 +11,10 @@ use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use tokio::sync::broadcast::error::RecvError;
 use tokio::time::sleep;
 
+use super::net::{Net, Process, Ways};
 use super::store::{Link, Store, locked};
 use crate::member::{Local, Member, Timing};
 use crate::registry::{Admission, Displaced, Edge, Entry, Newcomer, NodeInfo, TypedUser};
@@ -82,11 +84,12 @@ impl Local for Table {
         sockets.told.notify_one();
     }
 
-    fn announce(&self, edges: &[Edge]) {
+    fn announce(&self, edges: &[(u64, Edge)]) {
         let mut sockets = locked(&self.0);
         sockets.heard_count += edges.len();
         if !sockets.is_deaf {
-            sockets.heard.extend_from_slice(edges);
+            let edges = edges.iter().map(|(_, edge)| edge.clone());
+            sockets.heard.extend(edges);
         }
     }
 }
@@ -100,13 +103,14 @@ pub(super) struct Node {
     pub(super) alive: bool,
     /// Edges before it began.
     pub(super) from: usize,
+    pub(super) net: Arc<Mutex<Net>>,
 }
 
 impl Node {
     pub(super) fn start(
         number: usize,
         tag: u32,
-        store: &Arc<Mutex<Store>>,
+        (store, net): (&Arc<Mutex<Store>>, &Arc<Mutex<Net>>),
         grace: Duration,
     ) -> Node {
         let link = Link {
@@ -119,7 +123,7 @@ impl Node {
         let info = NodeInfo {
             node_id: format!("n{number}").into(),
             tag,
-            address: "".into(),
+            address: "somewhere".into(),
             version: "".into(),
             ..NodeInfo::default()
         };
@@ -127,7 +131,15 @@ impl Node {
             ttl: TTL,
             refresh: REFRESH,
             grace,
+            failure: locked(net).failure,
         };
+        locked(net).processes.insert(tag, Process::Answers);
+        let ways = Ways {
+            net: net.clone(),
+            own: tag,
+        };
+        let mut nudges = locked(store).nudges.subscribe();
+        let process = info.process();
         let (member, requests) = Member::new(link.clone(), Table(sockets.clone()), info, timing);
         let mut node = Node {
             member: member.clone(),
@@ -137,8 +149,23 @@ impl Node {
             tasks: Vec::new(),
             alive: true,
             from: locked(store).edges.len(),
+            net: net.clone(),
         };
         node.spawn(member.clone().run(requests));
+        node.spawn(member.clone().watch_neighbours(ways));
+        let (link, nudged) = (node.link.clone(), member.clone());
+        node.spawn(async move {
+            loop {
+                match nudges.recv().await {
+                    Ok(whose) if whose == process && !link.cut.load(Ordering::Relaxed) => {
+                        sleep(Duration::from_millis(2)).await;
+                        nudged.nudge();
+                    }
+                    Err(RecvError::Closed) => return,
+                    _ => {}
+                }
+            }
+        });
         // Ousted sockets go a moment later.
         node.spawn(async move {
             loop {
@@ -161,11 +188,26 @@ impl Node {
         }));
     }
 
+    fn process(&self, process: Option<Process>) {
+        let tag = self.member.info().tag;
+        let processes = &mut locked(&self.net).processes;
+        match process {
+            Some(process) => processes.insert(tag, process),
+            None => processes.remove(&tag),
+        };
+    }
+
     pub(super) fn stop(&self) {
+        if self.alive {
+            self.process(Some(Process::Stopped));
+        }
         self.switch.borrow_mut().stopped = true;
     }
 
     pub(super) fn go_on(&self) {
+        if self.alive {
+            self.process(Some(Process::Answers));
+        }
         let waiting = {
             let mut switch = self.switch.borrow_mut();
             switch.stopped = false;
@@ -180,6 +222,7 @@ impl Node {
 
     pub(super) fn kill(&mut self) {
         self.alive = false;
+        self.process(None);
         self.go_on();
         for task in self.tasks.drain(..) {
             task.abort();

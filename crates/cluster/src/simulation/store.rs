@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{broadcast, watch};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::dice::Dice;
@@ -13,7 +13,7 @@ use super::model::Model;
 use crate::registry::{
     Admission, Arrival, Audit, Departure, Displaced, Edge, EdgeId, Edges, Fenced, Guarded, Joined,
     Known, Maintained, Millis, Newcomer, NodeInfo, NodeState, Registry, Renewed, Restored, Sum,
-    Turn, Unavailable, UserName,
+    Suspicion, Turn, Unavailable, UserName, Verdict,
 };
 
 /// What operations cost, as they were measured on Redis: microseconds of its one core.
@@ -43,11 +43,15 @@ pub(super) struct Store {
     pub(super) model: Model,
     /// Which run of its process this is.
     pub(super) run: u64,
+    /// By how many milliseconds its clock was set since it began.
+    pub(super) stepped: i64,
     pub(super) up: bool,
     pub(super) dice: Dice,
     /// All edges there ever were.
     pub(super) edges: Vec<Edge>,
     pub(super) changed: watch::Sender<u64>,
+    /// Processes that are to look at what waits for them.
+    pub(super) nudges: broadcast::Sender<Arc<str>>,
     pub(super) started: Instant,
     pub(super) snapshot: Option<Model>,
     /// Nothing gets lost any more.
@@ -69,10 +73,12 @@ impl Store {
         Store {
             model: Model::default(),
             run: 1,
+            stepped: 0,
             up: true,
             dice,
             edges: Vec::new(),
             changed: watch::channel(0).0,
+            nudges: broadcast::channel(1024).0,
             started: Instant::now(),
             snapshot: None,
             calm: false,
@@ -96,9 +102,20 @@ impl Store {
         self.busy_until
     }
 
+    /// The time of day by a clock that is right, as those of the nodes are.
     pub(super) fn now(&self) -> Millis {
         // Not near zero, as no clock is.
         1_700_000_000_000 + self.started.elapsed().as_millis() as Millis
+    }
+
+    /// The time of day by the store's clock.
+    fn wall(&self) -> Millis {
+        self.now().saturating_add_signed(self.stepped)
+    }
+
+    /// The cluster's own time.
+    pub(super) fn time(&self) -> Millis {
+        self.model.time_at(self.wall())
     }
 }
 
@@ -204,11 +221,15 @@ impl Link {
                 if !store.up {
                     return None;
                 }
-                let (now, run) = (store.now(), store.run);
+                let (wall, run) = (store.wall(), store.run);
+                let now = store.model.tick(wall);
                 let Store { model, dice, .. } = &mut *store;
                 let result = operation(model, now, run, dice);
                 if let Some(what) = what {
                     eprintln!("{} {what} -> {result:?}", now % 1_000_000);
+                }
+                for process in std::mem::take(&mut store.model.nudged) {
+                    let _ = store.nudges.send(process);
                 }
                 let known = store.edges.len() as u64;
                 let new = store.model.edges_from(known);
@@ -276,6 +297,29 @@ impl Registry for Link {
         .inspect(|_| self.in_doubt.store(false, Ordering::Relaxed))
     }
 
+    async fn suspect(&self, incarnation: &str, suspicion: Suspicion<'_>) -> Guarded<Verdict> {
+        let (by, whom) = (incarnation.to_owned(), suspicion.whom.to_owned());
+        let Suspicion { again, window, .. } = suspicion;
+        let name = format!("suspect {by} {suspicion:?}");
+        self.call(
+            0,
+            || name,
+            move |model, now, _, _| {
+                let whom = &whom;
+                model.suspect(
+                    now,
+                    &by,
+                    Suspicion {
+                        whom,
+                        again,
+                        window,
+                    },
+                )
+            },
+        )
+        .await
+    }
+
     async fn connect(&self, turn: Turn<'_>, newcomers: &[Newcomer]) -> Guarded<Vec<Admission>> {
         let cost = cost::CONNECT * newcomers.len() as u64;
         let newcomers = newcomers.to_vec();
@@ -324,7 +368,7 @@ impl Registry for Link {
         let (limit, cost) = {
             let store = locked(&self.store);
             let limit = if store.is_real { limit } else { limit.min(3) };
-            let due = store.model.due_now(store.now(), limit);
+            let due = store.model.due_now(store.time(), limit);
             (limit, cost::SWEEP * u64::from(due))
         };
         self.call(

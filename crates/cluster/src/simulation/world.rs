@@ -9,6 +9,7 @@ use tokio::time::sleep;
 
 use super::dice::Dice;
 use super::model;
+use super::net::Net;
 use super::node::{Node, Table, close, enter};
 use super::store::{Link, Store, is_traced, locked};
 use crate::member::{Local, Member};
@@ -16,10 +17,15 @@ use crate::registry::{Admission, Edge, Entry, Newcomer, Policy, RoomName, TypedU
 
 pub(super) const USERS: u64 = 6;
 pub(super) const NODES: usize = 3;
+/// `cluster.failure_timeout` where nodes ask each other whether they live: in so many of a
+/// hundred runs, since most of what happens then is that.
+pub(super) const FAILURE: Duration = Duration::from_millis(1200);
+const PROBED: u64 = 5;
 
 pub(super) struct World {
     pub(super) dice: Dice,
     pub(super) store: Arc<Mutex<Store>>,
+    pub(super) net: Arc<Mutex<Net>>,
     pub(super) nodes: Vec<Node>,
     pub(super) tags: u32,
     pub(super) sockets: u64,
@@ -29,6 +35,8 @@ pub(super) struct World {
     pub(super) rooms_are_left: bool,
     /// The store has lost its memory: who has heard of whom was not told again.
     pub(super) was_wiped: bool,
+    /// The store's clock was set back: without its memory it gives out revisions that it has given.
+    pub(super) was_set_back: bool,
     /// Something happened that no protocol can announce rightly: the store forgot
     /// while a node could not speak, or went back in time.
     pub(super) amnesia: bool,
@@ -50,9 +58,11 @@ impl World {
             _ => Policy::Unlimited,
         };
         let rooms_are_left = dice.chance(50);
+        let failure = dice.chance(PROBED).then_some(FAILURE);
+        let net = Net::new(failure, Dice(dice.roll()));
         World {
             rooms_are_left,
-            ..World::of(dice, store, grace, policy)
+            ..World::of_nodes(NODES, dice, (store, net), grace, policy)
         }
     }
 
@@ -60,11 +70,16 @@ impl World {
     pub(super) fn quiet(grace: Duration, policy: Policy) -> World {
         let mut store = Store::new(Dice(1));
         store.calm = true;
-        World::of(Dice(2), store, grace, policy)
+        let net = Net::new(None, Dice(3));
+        World::of_nodes(NODES, Dice(2), (store, net), grace, policy)
     }
 
-    fn of(dice: Dice, store: Store, grace: Duration, policy: Policy) -> World {
-        World::of_nodes(NODES, dice, store, grace, policy)
+    /// The same with nodes that ask each other whether they live.
+    pub(super) fn probed(nodes: usize, grace: Duration) -> World {
+        let mut store = Store::new(Dice(1));
+        store.calm = true;
+        let net = Net::new(Some(FAILURE), Dice(3));
+        World::of_nodes(nodes, Dice(2), (store, net), grace, Policy::Unlimited)
     }
 
     /// Many nodes with many users each, which they have when they join; on a store whose work
@@ -73,7 +88,8 @@ impl World {
         let mut store = Store::new(Dice(1));
         store.calm = true;
         let policy = Policy::Unlimited;
-        let mut world = World::of_nodes(nodes, Dice(2), store, Duration::ZERO, policy);
+        let net = Net::new(None, Dice(3));
+        let mut world = World::of_nodes(nodes, Dice(2), (store, net), Duration::ZERO, policy);
         for number in 0..nodes {
             let mut table = locked(&world.nodes[number].sockets);
             table.is_deaf = true;
@@ -101,14 +117,21 @@ impl World {
         locked(&self.store).is_real = true;
     }
 
-    fn of_nodes(count: usize, dice: Dice, store: Store, grace: Duration, policy: Policy) -> World {
+    fn of_nodes(
+        count: usize,
+        dice: Dice,
+        (store, net): (Store, Arc<Mutex<Net>>),
+        grace: Duration,
+        policy: Policy,
+    ) -> World {
         let store = Arc::new(Mutex::new(store));
         let nodes = (0..count)
-            .map(|number| Node::start(number, number as u32, &store, grace))
+            .map(|number| Node::start(number, number as u32, (&store, &net), grace))
             .collect();
         World {
             dice,
             store,
+            net,
             nodes,
             tags: count as u32,
             sockets: 0,
@@ -116,6 +139,7 @@ impl World {
             policy,
             rooms_are_left: false,
             was_wiped: false,
+            was_set_back: false,
             amnesia: false,
         }
     }
@@ -246,11 +270,11 @@ impl World {
             // A node that has not joined yet would take the empty store for a new one.
             let strangers = processes.contains("");
             // A user who came during a hold was not announced, and nobody knows that.
-            let held = store.model.is_held(store.now()) || store.model.has_unsettled();
+            let held = store.model.is_held(store.time()) || store.model.has_unsettled();
             // Changes that a node has not read yet, nobody can tell it any more.
             let unread = |node: &Node| node.alive && node.link.is_behind(&store);
             let unread = self.nodes.iter().any(unread);
-            self.amnesia |= !calm || ghosts || strangers || held || unread;
+            self.amnesia |= self.was_set_back || !calm || ghosts || strangers || held || unread;
             self.was_wiped = true;
         }
         store.model.restarted(wiped);
@@ -261,17 +285,24 @@ impl World {
     pub(super) fn is_forgotten(&self, number: usize) -> bool {
         let node = &self.nodes[number];
         let store = locked(&self.store);
-        let (model, now) = (&store.model, store.now());
+        let (model, now) = (&store.model, store.time());
         // It may have joined, and not said yet who is there.
         let is_held = self.was_wiped && model.is_held(now);
         let is_known = model.processes().contains(&process(&node.member));
         node.alive && (model.is_blank() || is_held || !is_known)
     }
 
+    /// The store's clock is set by so many milliseconds.
+    pub(super) fn set_clock(&mut self, by: i64) {
+        locked(&self.store).stepped += by;
+        self.was_set_back |= by < 0;
+        self.amnesia |= self.was_set_back && self.was_wiped;
+    }
+
     /// Something goes wrong.
     pub(super) fn mishap(&mut self) {
         let number = self.dice.below(NODES as u64) as usize;
-        let kind = self.dice.below(12);
+        let kind = self.dice.below(14);
         if is_traced() {
             let now = locked(&self.store).now() % 1_000_000;
             eprintln!("{now} mishap {kind} to node {number}");
@@ -280,7 +311,7 @@ impl World {
             0 | 1 => {
                 if self.nodes[number].alive {
                     let store = locked(&self.store);
-                    let held = store.model.is_held(store.now());
+                    let held = store.model.is_held(store.time());
                     drop(store);
                     self.amnesia |= held || self.is_forgotten(number);
                     self.nodes[number].kill();
@@ -290,7 +321,8 @@ impl World {
                 if !self.nodes[number].alive {
                     self.amnesia |= locked(&self.store).model.is_blank();
                     self.tags += 1;
-                    self.nodes[number] = Node::start(number, self.tags, &self.store, self.grace);
+                    self.nodes[number] =
+                        Node::start(number, self.tags, (&self.store, &self.net), self.grace);
                 }
             }
             4 => {
@@ -320,6 +352,21 @@ impl World {
                 self.restart_store(wiped);
                 locked(&self.store).up = true;
             }
+            12 => {
+                // Its clock is set, forward or back.
+                let by = [2_000, 9_000, 40_000, 3_600_000][self.dice.below(4) as usize];
+                let forward = self.dice.chance(60);
+                self.set_clock(if forward { by } else { -by });
+            }
+            11 => {
+                // One of them does not reach another, or does again.
+                let tag = |number: usize| self.nodes[number].member.info().tag;
+                let pair = (tag(number), tag(self.dice.below(NODES as u64) as usize));
+                let cuts = &mut locked(&self.net).cuts;
+                if !cuts.remove(&pair) {
+                    cuts.insert(pair);
+                }
+            }
             _ => {
                 // Goes back in time, as a replica may that was behind.
                 let mut store = locked(&self.store);
@@ -341,6 +388,7 @@ impl World {
             let mut store = locked(&self.store);
             store.up = true;
             store.calm = true;
+            locked(&self.net).cuts.clear();
         }
         for number in 0..self.nodes.len() {
             let node = &mut self.nodes[number];
@@ -349,7 +397,8 @@ impl World {
             // Somebody has to be there to notice that nobody else is.
             if !node.alive && (number == 0 || self.dice.chance(50)) {
                 self.tags += 1;
-                self.nodes[number] = Node::start(number, self.tags, &self.store, self.grace);
+                self.nodes[number] =
+                    Node::start(number, self.tags, (&self.store, &self.net), self.grace);
             }
         }
     }

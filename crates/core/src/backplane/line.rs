@@ -42,6 +42,13 @@ pub enum Scope {
         /// The tenant.
         tenant: Option<Arc<str>>,
     },
+    /// What is said to one socket alone, until it has come.
+    Socket {
+        /// The namespace.
+        namespace: Arc<str>,
+        /// The id under which it is known.
+        name: SocketAddress,
+    },
 }
 
 /// Where an event stands in the line of all nodes.
@@ -70,6 +77,35 @@ pub struct Heard<'a> {
     pub message: Option<Message>,
     /// Not for this socket: it has said it.
     pub skip: Option<SocketAddress>,
+    /// For this socket alone, which is known by this id.
+    pub to: Option<SocketAddress>,
+    /// It says changes of presence, of which those up to this number were said before; as many
+    /// numbers of the line as there are changes end with its own.
+    pub edges_after: Option<u64>,
+}
+
+/// Changes of presence on their way into the line.
+#[derive(Debug, Clone)]
+pub struct Changes {
+    /// The number of the one before them; all between are here.
+    pub after: u64,
+    /// The number of the last.
+    pub to: u64,
+    /// What is told of them to whom.
+    pub parts: Vec<ChangesPart>,
+}
+
+/// What of some changes is for the sockets of a namespace and tenant.
+#[derive(Debug, Clone)]
+pub struct ChangesPart {
+    /// The namespace.
+    pub namespace: Arc<str>,
+    /// The tenant.
+    pub tenant: Option<Arc<str>>,
+    /// How many changes.
+    pub count: usize,
+    /// All of them.
+    pub message: Message,
 }
 
 /// The end of what all nodes together have kept of a scope.
@@ -117,6 +153,16 @@ pub trait SharedLine: Send + Sync + 'static {
         message: &Message,
         skip: Option<SocketAddress>,
     ) -> BoxFuture<Option<u64>>;
+
+    /// The same to one socket, which is known by this id and was here a moment ago.
+    fn say_to(&self, namespace: &Arc<str>, name: SocketAddress, message: &Message);
+
+    /// What was said to a socket alone has come, up to a number.
+    fn received(&self, name: SocketAddress, id: u64);
+
+    /// Puts changes of presence into the line, once, whichever nodes do it. They are told here
+    /// when they come back. False: the store is away.
+    fn say_changes(&self, changes: Changes) -> BoxFuture<bool>;
 
     /// Holds a room. [`ready`](Subscription::ready) resolves when its end has been
     /// [taken in](super::Node::take_in), or will not be for now.

@@ -19,6 +19,7 @@ use heartline_wire::reason::Reason;
 use crate::auth::{BoxFuture, UserKey};
 use crate::entries::{SocketEntry, UserPresence};
 use crate::policy::DevicePolicy;
+use crate::presence::audit::{Believed, Who};
 use crate::presence::{
     Admitted, DeviceLimitReached, Edge, Newcomer, Presence, RoomAddress, SocketAddress,
 };
@@ -88,6 +89,8 @@ pub struct ClusterStatus {
     pub repairs: u64,
     /// Entries of dead nodes that this one removed.
     pub swept: u64,
+    /// Nodes that did not answer, and were given up by a word of this one.
+    pub given_up: u64,
     /// Changes of presence that were gone before they could be read.
     pub missed_edges: u64,
     /// Changes of presence that could not be read.
@@ -104,6 +107,10 @@ pub struct ClusterStatus {
     pub undelivered: u64,
     /// Publications of other nodes that were dropped, as this one had too much to do.
     pub dropped: u64,
+    /// What was dropped as nobody had signed it, where a key is set.
+    pub unsigned: u64,
+    /// What was dropped as its signature was wrong.
+    pub forged: u64,
     /// Times that somebody was told of publications lost on their way to this node.
     pub missed: u64,
     /// Times this node was cut off from the others' publications.
@@ -123,6 +130,17 @@ pub struct Peer {
     pub address: Arc<str>,
     /// What it wants to be shown.
     pub secret: Arc<str>,
+}
+
+/// What came of the question whether another node lives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Probed {
+    /// It has answered.
+    Answered,
+    /// Nobody is where it said that it is, or somebody else.
+    Refused,
+    /// Neither: an answer did not come, or not all of it.
+    Failed,
 }
 
 /// A user's socket, on whichever node.
@@ -173,6 +191,24 @@ pub trait Backplane: Send + Sync + 'static {
         tenant: Option<Arc<str>>,
         users: Vec<String>,
     ) -> BoxFuture<Vec<UserPresence>>;
+
+    /// The same, of what this node knows already where it does; and of which moment the oldest of
+    /// that is, Unix milliseconds. `None`: nothing is older than the question.
+    fn presence_as_of(
+        &self,
+        tenant: Option<Arc<str>>,
+        users: Vec<String>,
+    ) -> BoxFuture<(Vec<UserPresence>, Option<u64>)> {
+        let found = self.presence(tenant, users);
+        Box::pin(async move { (found.await, None) })
+    }
+
+    /// What [`presence_as_of`](Self::presence_as_of) would say of users who are away without asking:
+    /// of those who are to be looked at `again`, and of `some` others, each time of others; and
+    /// beside it what there is. It goes on to say the former.
+    fn kept(&self, _again: Vec<Who>, _some: usize) -> BoxFuture<Vec<(Believed, UserPresence)>> {
+        Box::pin(std::future::ready(Vec::new()))
+    }
 
     /// Whether what [`presence`](Self::presence) says of users elsewhere can be believed now, and
     /// edges arrive.
@@ -290,10 +326,16 @@ pub trait Node: Send + Sync + 'static {
     fn deliver_alone(&self, _target: &Target<'_>, _message: Message, _skip: Option<SocketAddress>) {
     }
 
+    /// The same of an event to one socket.
+    fn deliver_alone_to(&self, _name: SocketAddress, _message: Message) {}
+
     /// What this node follows of the line.
     fn followed(&self) -> Vec<line::Scope> {
         Vec::new()
     }
+
+    /// Asks another node whether it lives. Whoever drops the future does not wait any more.
+    fn probe(&self, node: Peer) -> BoxFuture<Probed>;
 
     /// Another node has taken a session up that this one had.
     fn lose_session(&self, _name: SocketAddress) {}

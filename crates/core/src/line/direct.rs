@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use hashbrown::HashMap;
 use heartline_wire::time::Micros;
 
-use crate::line::ring::{Kept, Ring};
+use crate::line::ring::{Extent, Kept, Ring};
 use crate::line::{Bounds, Line};
 use crate::presence::address::SocketAddress;
 
@@ -56,6 +56,44 @@ impl Direct {
             post(id);
         });
         ring.push(event, &line.bounds);
+    }
+
+    /// Keeps an event whose number was taken elsewhere, `before` being that of the one before it
+    /// to the socket; `post` puts it into a mailbox.
+    pub fn follow(
+        &self,
+        name: SocketAddress,
+        line: &Line,
+        before: u64,
+        event: Kept,
+        post: impl FnOnce(),
+    ) {
+        let ring = self.find_or_make(name, line);
+        let mut ring = lock(&ring);
+        if event.id <= ring.last() {
+            return;
+        }
+        if before > ring.last() && ring.last() > 0 {
+            ring.skip(before, 0);
+        }
+        line.follow(event.id, post);
+        ring.push(event, &line.bounds);
+    }
+
+    /// All nodes hear that something to a socket was lost.
+    pub fn follow_loss(&self, name: SocketAddress, line: &Line, id: u64) {
+        let ring = self.find_or_make(name, line);
+        line.follow(id, || ());
+        lock(&ring).skip(id, 0);
+    }
+
+    /// Takes in what all nodes together have kept for a socket.
+    pub fn take_in(&self, name: SocketAddress, line: &Line, known: Extent, events: Vec<Kept>) {
+        if known.last == 0 && self.find(&name).is_none() {
+            return;
+        }
+        let ring = self.find_or_make(name, line);
+        lock(&ring).take_in(known, events, &line.bounds);
     }
 
     /// Keeps an event of an earlier process.

@@ -266,6 +266,15 @@ impl Ring {
         self.dropped_offset = self.dropped_offset.max(offset);
     }
 
+    /// The numbers in the room begin anew behind this one, and in the line behind that: of what
+    /// is kept nobody can be told any more, and its numbers would be taken for those to come.
+    pub fn begin_anew(&mut self, id: u64, offset: u64) {
+        while self.drop_oldest() {}
+        self.last = self.last.max(id);
+        self.dropped = self.last;
+        self.dropped_offset = offset;
+    }
+
     /// The same of something that was lost now: it is remembered for as long as an event.
     pub fn lose(&mut self, id: u64, now: Micros) {
         self.skip(id, 0);

@@ -108,26 +108,31 @@ impl Shelf {
         }
     }
 
-    /// Keeps an event whose number was taken elsewhere, `before` being that of the one before it
-    /// in the scope; `post` puts it into the mailboxes. False: it was there already.
+    /// Keeps events whose numbers were taken elsewhere, `before` being that of the one before them
+    /// in the scope; `post` puts them into the mailboxes. False: they were there already.
     pub fn follow(
         &self,
         scope: ScopeRef<'_>,
         line: &Line,
         before: u64,
-        event: Kept,
+        events: Vec<Kept>,
         post: impl FnOnce(),
     ) -> bool {
         let ring = self.find_or_make(scope, line);
         let mut ring = ring.lock().unwrap_or_else(PoisonError::into_inner);
-        if event.id <= ring.last() {
+        let Some(last) = events.last().map(|event| event.id) else {
+            return false;
+        };
+        if last <= ring.last() {
             return false;
         }
         if before > ring.last() {
             ring.skip(before, 0);
         }
-        line.follow(event.id, post);
-        ring.push(event, &bounds(scope, &line.bounds));
+        line.follow(last, post);
+        for event in events {
+            ring.push(event, &bounds(scope, &line.bounds));
+        }
         true
     }
 

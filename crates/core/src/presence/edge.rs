@@ -18,6 +18,8 @@ pub struct Edge {
     pub rev: u64,
     /// Unix milliseconds.
     pub at: u64,
+    /// Its number among the edges of all nodes; 0: it has none.
+    pub number: u64,
     /// The rooms whose members are to know, where `presence.announce` is `rooms`.
     pub rooms: Vec<RoomAddress>,
     /// Set if this is no change: an online user has come into `rooms`. Who is in these

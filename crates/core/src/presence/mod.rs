@@ -8,6 +8,7 @@
 //! order.
 
 pub mod address;
+pub mod audit;
 pub mod devices;
 pub mod edge;
 mod scope;
@@ -308,6 +309,7 @@ impl Presence {
             online,
             rev,
             at,
+            number: 0,
             rooms: rooms.unwrap_or_default(),
             others: None,
         });
@@ -338,6 +340,7 @@ impl Presence {
                 online: true,
                 rev: user.rev,
                 at,
+                number: 0,
                 rooms: vec![place],
                 others,
             });

@@ -297,9 +297,12 @@ impl Room {
     }
 
     fn skip_to(&self, sequence: &mut Sequence, at: Numbered, gap: &mut impl FnMut(usize, Gap)) {
+        let is_another = sequence.epoch != at.epoch;
         (sequence.epoch, sequence.offset) = (at.epoch, at.offset - 1);
-        if let Some(ring) = &mut sequence.ring {
-            ring.skip(at.before, at.offset - 1);
+        match &mut sequence.ring {
+            Some(ring) if is_another => ring.begin_anew(at.before, at.offset - 1),
+            Some(ring) => ring.skip(at.before, at.offset - 1),
+            None => {}
         }
         let lost = Gap {
             epoch: sequence.epoch,
@@ -343,7 +346,11 @@ impl Room {
         mut to_shard: impl FnMut(usize, Gap, bool),
     ) {
         let mut sequence = self.sequence();
+        let is_another = sequence.epoch != epoch;
         if let Some(ring) = &mut sequence.ring {
+            if is_another && !ring.is_empty() {
+                ring.begin_anew(known.dropped, known.dropped_offset);
+            }
             ring.take_in(known, events, &line.bounds);
         }
         if sequence.numbers == Numbers::Shared {

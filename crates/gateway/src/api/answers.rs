@@ -73,6 +73,7 @@ impl Gateway {
                 let over = Duration::from_millis(asked.over_ms);
                 write(&asked, self.shed_here(asked.part, over))
             }
+            Question::Alive(asked) => write(&asked, self.shared.fanout.backplane.tag()),
             Question::AboutNode(asked) => write(&asked, self.node_here()),
         }
     }

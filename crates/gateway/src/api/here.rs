@@ -509,6 +509,21 @@ impl Gateway {
             .await
     }
 
+    /// The same, of what this node knows already where it does, which costs the cluster's store
+    /// nothing; and until when nothing is missing in it, Unix milliseconds: now, some seconds ago
+    /// at most, or when this node was cut off.
+    pub async fn presence_as_of(
+        &self,
+        tenant: Option<&str>,
+        users: &[String],
+    ) -> (Vec<UserPresence>, u64) {
+        let now = self.as_of();
+        let backplane = &self.shared.fanout.backplane;
+        let asked = backplane.presence_as_of(tenant.map(Into::into), users.to_vec());
+        let (found, as_of) = asked.await;
+        (found, as_of.unwrap_or(now).min(now))
+    }
+
     /// Up to `limit` of the users that are online on this node.
     pub fn online_users(&self, limit: usize) -> Vec<Arc<UserKey>> {
         self.shared.fanout.backplane.local().some(limit)

@@ -35,8 +35,7 @@ pub(super) async fn presence_get(
     }
     socket.charge(question.users.len().saturating_sub(1));
     let tenant = socket.identity().tenant_id().map(|tenant| &**tenant);
-    let as_of = gateway.as_of();
-    let users = gateway.presence(tenant, &question.users).await;
+    let (users, as_of) = gateway.presence_as_of(tenant, &question.users).await;
     Ok(Json(Answer { users, as_of }))
 }
 

@@ -241,6 +241,12 @@ async fn gather(
             user: user.into(),
         }));
     }
+    if recovery.keeps_all() {
+        coming.spawn(common.follow(Scope::Socket {
+            namespace: namespace.clone(),
+            name: earlier.name,
+        }));
+    }
     // Something is asked for in any case: with the answer has come all that the client may have
     // heard elsewhere.
     if !recovery.has_followed_since(earlier.place) || coming.is_empty() {

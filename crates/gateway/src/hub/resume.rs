@@ -538,6 +538,9 @@ impl Hub {
                 (last, self.kept_name(engine, slot, namespace))
             {
                 recovery.direct.received(&name, id);
+                if let Some(common) = &recovery.common {
+                    common.received(name, id);
+                }
             }
             if is_more {
                 engine.want_receipt(slot);

@@ -2,9 +2,9 @@
 //!
 //! It has the records of a journal, and is either whole or nothing: a digest is its end.
 
-use std::fs;
+use std::fs::{self, File, TryLockError};
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use heartline_core::line::ring::{Kept, Ring};
 use ring::digest::{SHA256, SHA256_OUTPUT_LEN, digest};
@@ -34,6 +34,39 @@ impl Found {
         if ring.dropped() > 0 {
             self.dropped.push((place.clone(), ring.dropped()));
         }
+    }
+}
+
+/// Where this gateway alone leaves a file: of several that run in one directory, the first to
+/// start. Another one's stop would take from the next process what this one has left to it.
+#[derive(Debug)]
+pub(crate) struct Spot {
+    path: PathBuf,
+    /// The directory, locked for as long as the process lives.
+    _directory: File,
+}
+
+impl Spot {
+    /// Takes the directory of a file; `None`: another gateway has it.
+    ///
+    /// # Errors
+    /// There is no such directory, or it cannot be locked.
+    pub(crate) fn claim(path: &Path) -> io::Result<Option<Spot>> {
+        let parent = path.parent().filter(|path| !path.as_os_str().is_empty());
+        let directory = File::open(parent.unwrap_or(Path::new(".")))?;
+        match directory.try_lock() {
+            Ok(()) => Ok(Some(Spot {
+                path: path.to_owned(),
+                _directory: directory,
+            })),
+            Err(TryLockError::WouldBlock) => Ok(None),
+            Err(TryLockError::Error(error)) => Err(error),
+        }
+    }
+
+    /// The file.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
     }
 }
 
@@ -128,6 +161,22 @@ pub(crate) fn take(path: &Path, namespaces: &str) -> Result<Option<(Identity, Fo
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn of_several_gateways_in_a_directory_one_leaves_a_file() {
+        let name = format!("heartline-spot-{}", std::process::id());
+        let home = std::env::temp_dir().join(name);
+        fs::create_dir_all(&home).unwrap();
+        let path = home.join("heartline.resume");
+        let first = Spot::claim(&path).unwrap();
+        assert_eq!(first.as_ref().map(Spot::path), Some(&*path));
+        assert!(Spot::claim(&path).unwrap().is_none());
+        drop(first);
+        assert!(Spot::claim(&path).unwrap().is_some());
+        assert_eq!(fs::read_dir(&home).unwrap().count(), 0);
+        fs::remove_dir(&home).unwrap();
+        assert!(Spot::claim(&path).is_err());
+    }
 
     #[test]
     fn a_file_is_whole_or_nothing_and_there_once() {

@@ -31,6 +31,8 @@ pub(crate) struct Gauges {
     pub(crate) limited_messages: u64,
     /// The same by the limit on connections.
     pub(crate) limited_connects: u64,
+    /// For how many seconds what was told of users was wrong, by cause.
+    pub(crate) presence_wrong: Vec<(&'static str, f64)>,
     /// `None`: this node is alone.
     pub(crate) cluster: Option<ClusterStatus>,
 }
@@ -238,6 +240,11 @@ const CLUSTER_COUNTERS: &[Plain<ClusterStatus>] = &[
         |c| c.swept,
     ),
     (
+        "cluster_nodes_given_up",
+        "Nodes that did not answer, and were taken for dead by a word of this one",
+        |c| c.given_up,
+    ),
+    (
         "cluster_presence_edges",
         "Changes of presence heard of",
         |c| c.edges,
@@ -276,6 +283,16 @@ const CLUSTER_COUNTERS: &[Plain<ClusterStatus>] = &[
         "cluster_publications_dropped",
         "Publications of other nodes that were dropped, as this one had too much to do",
         |c| c.dropped,
+    ),
+    (
+        "cluster_publications_unsigned",
+        "What was said in the name of a node and not signed, where cluster.key is set",
+        |c| c.unsigned,
+    ),
+    (
+        "cluster_publications_forged",
+        "What was said in the name of a node with a wrong signature",
+        |c| c.forged,
     ),
     (
         "cluster_gaps_told",
@@ -362,6 +379,19 @@ fn lease_age(to: Encoder<'_, '_>, cluster: &ClusterStatus) -> Encoded {
     ConstGauge::new(age).encode(encoder)
 }
 
+fn presence_wrong(to: Encoder<'_, '_>, gauges: &Gauges) -> Encoded {
+    let (name, help) = (
+        "presence_wrong_seconds",
+        "For how long what clients were told of users was wrong, of a sample; should stay at 0",
+    );
+    let mut encoder = to.encode_descriptor(name, help, None, MetricType::Counter)?;
+    for (cause, seconds) in &gauges.presence_wrong {
+        let labels = [("cause", *cause)];
+        ConstCounter::new(*seconds).encode(encoder.encode_family(&labels)?)?;
+    }
+    Ok(())
+}
+
 fn retention(to: Encoder<'_, '_>, runs: &Runs) -> Encoded {
     plain(to, MetricType::Counter, RETENTION, runs)?;
     let (name, help) = ("retention_seconds", "How long removing old rows took");
@@ -385,6 +415,7 @@ impl Collector for Snapshot {
         plain(to, MetricType::Gauge, GAUGES, gauges)?;
         plain(to, MetricType::Counter, COUNTERS, metrics)?;
         retention(to, &metrics.retention)?;
+        presence_wrong(to, gauges)?;
         for (name, help, label, values) in LABELLED {
             let mut encoder = to.encode_descriptor(name, help, None, MetricType::Counter)?;
             for (word, value) in values(&(metrics, gauges)) {

@@ -175,7 +175,7 @@ pub(super) static ROUTES: &[Route] = &[
     Route {
         method: "post",
         path: "/v1/presence",
-        does: "Presence of up to 1000 users",
+        does: "Presence of up to 1000 users, as it was at asOf",
         query: &[],
         body: &["users", "tenantId"],
         answer: "Presences",

@@ -73,7 +73,7 @@ const SHAPES: &[Shape] = &[
     ),
     ("UserConnections", &[("items", "Connection[]")]),
     ("Presence", PRESENCE),
-    ("Presences", &[("users", "Presence[]")]),
+    ("Presences", &[("users", "Presence[]"), ("asOf", "integer")]),
     (
         "Room",
         &[

@@ -151,9 +151,9 @@ pub(super) async fn presence_of_many(
             "Ask about at most 1000 users at once",
         ));
     }
-    let users = state
+    let (users, as_of) = state
         .gateway
-        .presence(question.tenant_id.as_deref(), &question.users)
+        .presence_as_of(question.tenant_id.as_deref(), &question.users)
         .await;
-    Ok(Json(json!({ "users": users })))
+    Ok(Json(json!({ "users": users, "asOf": as_of })))
 }

@@ -188,6 +188,11 @@ impl KeySet {
         }
     }
 
+    /// How many keys for signatures it has.
+    pub(crate) fn count(&self) -> usize {
+        self.known().keys.len()
+    }
+
     /// Why the set is not as new as it should be; `None` if it is.
     pub(crate) fn trouble(&self) -> Option<Arc<str>> {
         let known = self.known();

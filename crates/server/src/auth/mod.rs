@@ -3,6 +3,6 @@
 mod crypto;
 pub(crate) mod jwks;
 pub(crate) mod jwt;
-mod key;
+pub(crate) mod key;
 mod refusal;
 pub(crate) mod sign;

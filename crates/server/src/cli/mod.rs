@@ -8,7 +8,7 @@ use clap::{Parser, Subcommand};
 use crate::config;
 use crate::config::given::Given;
 use crate::exit::{Exit, print};
-use crate::{out, schedule, serve};
+use crate::{doctor, out, schedule, serve};
 
 /// A self-hosted realtime gateway that always knows who is really there.
 #[derive(Debug, Parser)]
@@ -29,6 +29,13 @@ enum Command {
         #[arg(long)]
         dev: bool,
     },
+    /// Look at this machine, the configuration and what they need, and say what to type
+    ///
+    /// One line for each check: ok, warning or problem, what was found, and what to do about it.
+    /// Descriptors, ports, clock, certificate, keys, the operators' listener, Redis and the nodes
+    /// that live there, the store and its disk. Nothing is changed. Exit status: 0 if there is no
+    /// problem, 1 if there is one, 2 if the configuration cannot be understood.
+    Doctor(doctor::Doctor),
     /// Check or show the configuration
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -65,6 +72,7 @@ enum ConfigCommand {
 pub(crate) fn run(cli: Cli) -> Exit {
     let done = match cli.command {
         Command::Serve { given, dev } => given.load(dev).and_then(|loaded| serve::run(loaded, dev)),
+        Command::Doctor(doctor) => doctor::run(doctor),
         Command::Config(ConfigCommand::Check { given, dev }) => {
             given.load(dev).and_then(|mut loaded| {
                 loaded.warnings.extend(serve::check(&loaded.settings)?);

@@ -13,6 +13,7 @@ use heartline::config::{
     NamespaceConfig, OnExcess,
 };
 use heartline_cluster::SocketIoAdapter;
+use heartline_cluster::seal::{Also, MIN_KEY};
 use toml::Value;
 
 use super::place;
@@ -117,6 +118,20 @@ fn folder(value: &Value) -> Result<PathBuf, Wrong> {
     match path.is_dir() {
         true => Ok(path),
         false => Err(format!("must be a folder that is there, not {path:?}")),
+    }
+}
+
+fn cluster_key(value: &Value) -> Result<String, Wrong> {
+    long_enough(text(value)?)
+}
+
+/// A key that nobody can try out.
+fn long_enough(key: String) -> Result<String, Wrong> {
+    match key.len() {
+        MIN_KEY.. => Ok(key),
+        length => Err(format!(
+            "must have at least {MIN_KEY} bytes, not {length}: `openssl rand -base64 32` makes one"
+        )),
     }
 }
 
@@ -228,6 +243,15 @@ fn claim_name(value: &Value) -> Result<String, Wrong> {
     match is_off(value) {
         true => Err("must be the name of a claim, like \"sub\"".into()),
         false => text(value),
+    }
+}
+
+/// `cluster.failure_timeout`: shorter ones would take a busy machine for a dead one.
+fn failure_timeout(value: &Value) -> Result<Duration, Wrong> {
+    let timeout = positive_duration(value)?;
+    match timeout < Duration::from_millis(300) || timeout > Duration::from_secs(3600) {
+        true => Err("must be between 300ms and 1h".into()),
+        false => Ok(timeout),
     }
 }
 
@@ -968,6 +992,26 @@ pub(crate) static KEYS: &[Key] = &[
             }
         },
     ),
+    secret(
+        "cluster.key",
+        "a secret of 32 bytes or more (`openssl rand -base64 32`), the same on all nodes: what they \
+         publish is signed with it, and what is not signed with it is dropped; `off`: whoever can \
+         write to Redis can speak as a node",
+        |s, v| Ok(s.cluster_key = optional(v, cluster_key)?),
+    ),
+    secret(
+        "cluster.key_previous",
+        "what is believed as well, while keys are changed: what another key has signed, or, with \
+         the word `unsigned`, what nobody has",
+        |s, v| {
+            Ok(
+                s.cluster_key_previous = optional(v, |value| match Also::read(&text(value)?) {
+                    Also::Key(key) => long_enough(key).map(Also::Key),
+                    also => Ok(also),
+                })?,
+            )
+        },
+    ),
     node(
         "cluster.listen",
         "\"auto\"",
@@ -1016,6 +1060,14 @@ pub(crate) static KEYS: &[Key] = &[
         "\"5s\"",
         "how often a node renews its lease",
         |s, v| Ok(s.lease_refresh = positive_duration(v)?),
+    ),
+    node(
+        "cluster.failure_timeout",
+        "\"1200ms\"",
+        "for how long a node may leave others' questions whether it lives without an answer; if \
+         Redis does not hear of it either, in a third of that time more, its users are offline \
+         before its lease ends. At least 300 ms; `off`: nodes do not ask each other",
+        |s, v| Ok(s.failure_timeout = optional(v, failure_timeout)?),
     ),
     node(
         "log.format",

@@ -16,6 +16,7 @@ use std::fmt::Write as _;
 use heartline::config::{AllowedOrigins, DevicePolicy, NamespaceConfig};
 use toml::Value;
 
+use heartline_cluster::seal::fingerprint;
 use keys::{Apply, KEYS, Key};
 pub(crate) use settings::{ClaimNames, JwtSettings, LogFormat, Settings, StoreUrl, WalletSettings};
 pub(crate) use value::parse_duration;
@@ -128,6 +129,7 @@ pub(crate) fn load(
         settings.store = settings.store.unset();
     }
     settings.alike = alike(&given);
+    settings.alike.push(key_of_cluster(&settings));
     check(&settings, sources, &mut errors);
     if errors.is_empty() {
         let mut warnings = warnings(&settings, &given);
@@ -144,7 +146,7 @@ pub(crate) fn load(
 }
 
 /// What nodes of a cluster that differ in it would not do as one.
-const ALIKE: [&str; 17] = [
+const ALIKE: [&str; 18] = [
     "server.max_payload",
     "auth.mode",
     "devices.policy",
@@ -160,6 +162,7 @@ const ALIKE: [&str; 17] = [
     "recovery.rooms",
     "cluster.lease_ttl",
     "cluster.lease_refresh",
+    "cluster.failure_timeout",
     "cluster.socketio_adapter",
     "cluster.socketio_key",
 ];
@@ -177,6 +180,14 @@ fn alike(given: &All) -> Vec<(String, String)> {
         Some((name.clone(), masked(key, &given.value)))
     });
     of_all.chain(of_one).collect()
+}
+
+/// Which key the nodes of a cluster sign with. Another node sees whether it has the same, and
+/// whoever reads Redis does not see the key.
+fn key_of_cluster(settings: &Settings) -> (String, String) {
+    let key = settings.cluster_key.as_deref();
+    let name = key.map(|key| format!("the one of fingerprint {}", fingerprint(key)));
+    ("cluster.key".into(), name.unwrap_or("off".into()))
 }
 
 /// A file is one node's alone: it is no default where there may be several.
@@ -429,6 +440,12 @@ fn check(settings: &Settings, sources: &Sources, errors: &mut Vec<String>) {
     if settings.lease_refresh >= settings.lease_ttl {
         errors.push("cluster.lease_refresh must be shorter than cluster.lease_ttl".into());
     }
+    if settings.cluster_key.is_none() && settings.cluster_key_previous.is_some() {
+        errors.push(
+            "cluster.key_previous is what is believed beside cluster.key, and that is off: set both"
+                .into(),
+        );
+    }
     if settings.tls_cert.is_some() != settings.tls_key.is_some() {
         errors.push("server.tls.cert and server.tls.key belong together: set both or none".into());
     }
@@ -609,13 +626,7 @@ fn several_keys(settings: &Settings) -> Option<String> {
 fn unsafe_or_shut(settings: &Settings) -> Vec<String> {
     let mut all = Vec::new();
     all.extend(several_keys(settings));
-    let secret = settings.jwt.secret.as_deref();
-    if let Some(secret) = secret.filter(|secret| secret.len() < GOOD_SECRET) {
-        all.push(format!(
-            "auth.jwt.secret has {} bytes; HS256 wants {GOOD_SECRET} or more (RFC 7518)",
-            secret.len()
-        ));
-    }
+    all.extend(short_secret(settings));
     let proxies = &settings.gateway.trusted_proxies;
     if proxies.iter().any(|net| net.prefix_len() == 0) {
         all.push(
@@ -638,13 +649,25 @@ fn unsafe_or_shut(settings: &Settings) -> Vec<String> {
             );
         }
     }
-    if settings.admin_token.is_none() && !is_loopback(&settings.admin_listen) {
-        all.push(
-            "admin.token is off, and admin.listen is no loopback address: /v1 will answer nobody"
-                .into(),
-        );
-    }
+    all.extend(exposed(settings));
     all
+}
+
+/// That the secret is short, if it is.
+pub(crate) fn short_secret(settings: &Settings) -> Option<String> {
+    let secret = settings.jwt.secret.as_deref();
+    let short = secret.filter(|secret| secret.len() < GOOD_SECRET)?;
+    Some(format!(
+        "auth.jwt.secret has {} bytes; HS256 wants {GOOD_SECRET} or more (RFC 7518)",
+        short.len()
+    ))
+}
+
+/// That the operators' listener is reached from elsewhere and has no token, if so.
+pub(crate) fn exposed(settings: &Settings) -> Option<String> {
+    (settings.admin_token.is_none() && !is_loopback(&settings.admin_listen)).then(|| {
+        "admin.token is off, and admin.listen is no loopback address: /v1 will answer nobody".into()
+    })
 }
 
 /// What is allowed and unwise, or has no effect.
@@ -711,6 +734,17 @@ fn kept_in_memory(settings: &Settings, given: &All) -> Option<String> {
 }
 
 impl Loaded {
+    /// Files that secrets are from.
+    pub(crate) fn secret_files(&self) -> std::collections::BTreeSet<&str> {
+        let of_secret = |name: &str| find(name).is_some_and(|key| key.secret);
+        let secrets = self.given.iter().filter(|(name, _)| of_secret(name));
+        let secrets = secrets.filter(|(_, given)| !value::is_off(&given.value));
+        let origins = secrets.map(|(_, given)| &*given.origin);
+        origins
+            .filter(|origin| std::path::Path::new(origin).is_file())
+            .collect()
+    }
+
     /// The effective configuration as TOML, secrets masked.
     pub(crate) fn show(&self) -> String {
         let mut out = String::new();
@@ -882,6 +916,35 @@ mod tests {
         let refused = refused.err().unwrap().to_string();
         assert!(refused.contains("cargo build --release"), "{refused}");
         assert!(!refused.contains("hunter2"), "{refused}");
+    }
+
+    #[test]
+    fn the_key_of_a_cluster_is_long_and_shown_to_nobody() {
+        const AT: &str = "cluster.url=redis://localhost";
+        const KEY: &str = "cluster.key=hunter2 and thirty-two bytes in all";
+        const OTHER: &str = "cluster.key_previous=hunter2, another key of some length";
+        let loaded = set(&[AT, KEY, OTHER]).unwrap();
+        let of_key = |loaded: &Loaded| {
+            let mut all = loaded.settings.alike.iter();
+            all.find(|(key, _)| key == "cluster.key").unwrap().1.clone()
+        };
+        let told = of_key(&loaded);
+        assert!(told.contains("fingerprint"), "{told}");
+        assert!(!format!("{told}{}", loaded.show()).contains("hunter2"));
+        assert_eq!(of_key(&set(&[AT]).unwrap()), "off");
+        assert!(set(&[AT, KEY, "cluster.key_previous=unsigned"]).is_ok());
+        for (wrong, says) in [
+            (&[AT, "cluster.key=hunter2"][..], "at least 32 bytes, not 7"),
+            (
+                &[AT, KEY, "cluster.key_previous=hunter2"],
+                "at least 32 bytes",
+            ),
+            (&[AT, OTHER], "set both"),
+        ] {
+            let refused = set(wrong).err().unwrap().to_string();
+            assert!(refused.contains(says), "{refused}");
+            assert!(!refused.contains("hunter2"), "{refused}");
+        }
     }
 
     #[test]
@@ -1365,6 +1428,8 @@ mod tests {
             ("cluster.url=localhost:6379", "redis://"),
             ("cluster.lease_ttl=off", "duration"),
             ("cluster.lease_ttl=5s", "lease_refresh"),
+            ("cluster.failure_timeout=100ms", "300ms"),
+            ("cluster.failure_timeout=0s", "off"),
             ("=x", "KEY=VALUE"),
         ] {
             let wrong = wrong(&[pair]);

@@ -5,6 +5,7 @@ use std::time::Duration;
 use heartline::config::NamespaceConfig;
 use heartline::store::Retention;
 use heartline_cluster::SocketIoAdapter;
+use heartline_cluster::seal::Also;
 
 use crate::schedule::Schedule;
 
@@ -85,6 +86,8 @@ pub(crate) struct Settings {
     pub(crate) schedule: Schedule,
     pub(crate) cluster_url: Option<String>,
     pub(crate) cluster_prefix: String,
+    pub(crate) cluster_key: Option<String>,
+    pub(crate) cluster_key_previous: Option<Also>,
     pub(crate) socketio_adapter: SocketIoAdapter,
     pub(crate) socketio_key: String,
     pub(crate) cluster_listen: Option<String>,
@@ -93,6 +96,7 @@ pub(crate) struct Settings {
     pub(crate) alike: Vec<(String, String)>,
     pub(crate) lease_ttl: Duration,
     pub(crate) lease_refresh: Duration,
+    pub(crate) failure_timeout: Option<Duration>,
     pub(crate) log_format: LogFormat,
     pub(crate) log_level: String,
     pub(crate) demo_page: bool,

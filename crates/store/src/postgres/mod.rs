@@ -35,12 +35,12 @@ use heartline_core::store::{
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::AbortHandle;
 
-use crate::OpenError;
 use crate::queue::Queue;
 use crate::waiting::{Reply, answer, weight};
+use crate::{Looked, OpenError};
 use lane::{Lane, Queued, Trouble};
 use pool::Pool;
-use session::{Pauses, Server, Session, random, sentence};
+use session::{NotConnected, Pauses, Server, Session, random, sentence};
 use tables::{Attempt, Tables};
 pub use url::PostgresUrl;
 
@@ -98,6 +98,22 @@ impl PostgresStore {
         Ok(PostgresStore::start(server, session))
     }
 
+    /// Looks at a database without changing anything; tries to connect once.
+    ///
+    /// # Errors
+    /// A sentence that says what to do.
+    pub async fn look(url: &PostgresUrl) -> Result<Looked, OpenError> {
+        let unusable = |what: String| OpenError::of(format!("the database {url} {what}"));
+        let server = Server::new(url.clone());
+        let server = server.map_err(|what| unusable(format!("cannot be used: {what}")))?;
+        let session = server.connect().await;
+        let session = session.map_err(|error| not_entered(&server, error, "now"))?;
+        match schema::look(session.shared()).await {
+            Ok(looked) => looked.map_err(unusable),
+            Err(error) => Err(unusable(format!("does not answer: {}", sentence(&error)))),
+        }
+    }
+
     fn start(server: Arc<Server>, session: Arc<Session>) -> PostgresStore {
         let (is_running, ended) = watch::channel(());
         let is_running = Arc::new(is_running);
@@ -147,6 +163,21 @@ impl PostgresStore {
     }
 }
 
+/// Why there is no connection; `when` says for how long that is so.
+fn not_entered(server: &Server, error: NotConnected, when: &str) -> OpenError {
+    let (url, what) = (server.url(), error.sentence);
+    OpenError::of(match error.is_final {
+        true => format!(
+            "the database {url} cannot be entered: {what}. See that user, password, database and \
+             sslmode in store.url are right"
+        ),
+        false => format!(
+            "the database {url} cannot be reached {when}: {what}. See that PostgreSQL runs there \
+             and takes connections from this machine"
+        ),
+    })
+}
+
 /// The first connection.
 async fn first(server: &Server) -> Result<Arc<Session>, OpenError> {
     let until = Instant::now() + PATIENCE;
@@ -156,22 +187,11 @@ async fn first(server: &Server) -> Result<Arc<Session>, OpenError> {
             Ok(session) => return Ok(session),
             Err(error) => error,
         };
-        let url = server.url();
-        let what = error.sentence;
-        if error.is_final {
-            return Err(OpenError::of(format!(
-                "the database {url} cannot be entered: {what}. See that user, password, database and \
-                 sslmode in store.url are right"
-            )));
+        if error.is_final || Instant::now() > until {
+            let when = format!("for {} seconds", PATIENCE.as_secs());
+            return Err(not_entered(server, error, &when));
         }
-        if Instant::now() > until {
-            let seconds = PATIENCE.as_secs();
-            return Err(OpenError::of(format!(
-                "the database {url} cannot be reached for {seconds} seconds: {what}. See that \
-                 PostgreSQL runs there and takes connections from this machine"
-            )));
-        }
-        tracing::debug!(error = what, "PostgreSQL is not there yet");
+        tracing::debug!(error = error.sentence, "PostgreSQL is not there yet");
         tokio::time::sleep(pauses.next(random())).await;
     }
 }

@@ -1,6 +1,10 @@
 //! The tables, and how a database gets them.
 
+use std::time::Instant;
+
 use tokio_postgres::{Client, Error, Transaction};
+
+use crate::look::Looked;
 
 /// The tables, step by step, in the order of their numbers.
 const MIGRATIONS: &[(i32, &str)] = &[
@@ -19,8 +23,8 @@ const OLDEST: i32 = 130_000;
 /// What an answer stands for that a setting of the server does not keep.
 const DURABLE: [&str; 2] = ["fsync", "synchronous_commit"];
 
-/// Brings the tables to what this version knows, in one transaction; or says why it cannot.
-pub(super) async fn prepare(client: &mut Client) -> Result<Result<(), String>, Error> {
+/// What is to be said of a database, a sentence each; or why it cannot be used.
+pub(super) async fn examine(client: &Client) -> Result<Result<Vec<String>, String>, Error> {
     let number = setting(client, "server_version_num").await?;
     if number.parse().is_ok_and(|number: i32| number < OLDEST) {
         let version = setting(client, "server_version").await?;
@@ -35,15 +39,67 @@ pub(super) async fn prepare(client: &mut Client) -> Result<Result<(), String>, E
              one with ENCODING 'UTF8'"
         )));
     }
+    let mut warnings = Vec::new();
     for name in DURABLE {
         if setting(client, name).await? == "off" {
-            tracing::warn!(
-                "PostgreSQL has {name} = off: messages that were acknowledged may be lost when \
-                 its machine fails"
-            );
+            warnings.push(format!(
+                "PostgreSQL has {name} = off: messages that were acknowledged may be lost when its \
+                 machine fails"
+            ));
         }
     }
+    Ok(Ok(warnings))
+}
+
+/// Brings the tables to what this version knows, in one transaction; or says why it cannot.
+pub(super) async fn prepare(client: &mut Client) -> Result<Result<(), String>, Error> {
+    match examine(client).await? {
+        Ok(warnings) => warnings.iter().for_each(|what| tracing::warn!("{what}")),
+        Err(what) => return Ok(Err(what)),
+    }
     migrate(client).await
+}
+
+/// Looks at a database without changing anything; or says why it cannot be used.
+pub(super) async fn look(client: &Client) -> Result<Result<Looked, String>, Error> {
+    let start = Instant::now();
+    let what = format!("PostgreSQL {}", setting(client, "server_version").await?);
+    let round_trip = Some(start.elapsed());
+    let warnings = match examine(client).await? {
+        Ok(warnings) => warnings,
+        Err(what) => return Ok(Err(what)),
+    };
+    let has_tables = "SELECT to_regclass('heartline.migration') IS NOT NULL";
+    let version = match client.query_one(has_tables, &[]).await?.get(0) {
+        true => client.query_one(VERSION, &[]).await?.get(0),
+        false => 0,
+    };
+    Ok(not_newer(version).map(|()| Looked {
+        what: Some(what),
+        version: version.into(),
+        known: known().into(),
+        round_trip,
+        warnings,
+        ..Looked::default()
+    }))
+}
+
+const VERSION: &str = "SELECT coalesce(max(version), 0) FROM heartline.migration";
+
+/// The version of the tables that this program makes.
+fn known() -> i32 {
+    MIGRATIONS.last().map_or(0, |(number, _)| *number)
+}
+
+fn not_newer(version: i32) -> Result<(), String> {
+    let known = known();
+    match version > known {
+        true => Err(format!(
+            "has tables of a newer Heartline (schema {version}, and this one knows {known}): run \
+             that version, or set store.url to another database"
+        )),
+        false => Ok(()),
+    }
 }
 
 async fn setting(client: &Client, name: &str) -> Result<String, Error> {
@@ -65,14 +121,8 @@ async fn migrate(client: &mut Client) -> Result<Result<(), String>, Error> {
             version integer PRIMARY KEY, at timestamptz NOT NULL DEFAULT now())";
         transaction.batch_execute(table).await?;
     }
-    let version = "SELECT coalesce(max(version), 0) FROM heartline.migration";
-    let version: i32 = transaction.query_one(version, &[]).await?.get(0);
-    let known = MIGRATIONS.last().map_or(0, |(number, _)| *number);
-    if version > known {
-        return Ok(Err(format!(
-            "has tables of a newer Heartline (schema {version}, and this one knows {known}): run \
-             that version, or set store.url to another database"
-        )));
+    if let Err(what) = not_newer(transaction.query_one(VERSION, &[]).await?.get(0)) {
+        return Ok(Err(what));
     }
     for (number, sql) in MIGRATIONS {
         let done = "INSERT INTO heartline.migration (version) VALUES ($1) ON CONFLICT DO NOTHING";

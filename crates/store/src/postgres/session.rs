@@ -154,6 +154,11 @@ impl Session {
         &mut self.client
     }
 
+    /// The client, for what needs no statement that is known.
+    pub(super) fn shared(&self) -> &Client {
+        &self.client
+    }
+
     pub(super) fn is_over(&self) -> bool {
         self.client.is_closed()
     }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
 
 use crate::error::OpenError;
+use crate::look::Looked;
 
 /// The tables, step by step, in the order of their numbers.
 const MIGRATIONS: &[(i64, &str)] = &[
@@ -41,9 +42,7 @@ impl Database {
         let path = path
             .canonicalize()
             .map_err(|error| failed("cannot be found", error))?;
-        let mut lock = path.clone().into_os_string();
-        lock.push(".lock");
-        let file = private().open(&lock);
+        let file = private().open(lock_of(&path));
         let file = file.map_err(|error| failed("cannot be locked", error))?;
         match file.try_lock() {
             Ok(()) => Ok(Database { path, _lock: file }),
@@ -87,16 +86,20 @@ impl Database {
     }
 
     pub(crate) fn unusable(&self, error: &rusqlite::Error) -> OpenError {
-        let path = self.path.display();
-        OpenError::of(match is_damaged(error) {
-            true => format!(
-                "the database {path} is damaged, or is not a database ({error}): nothing was \
-                 changed. Keep a copy of it together with {path}-wal, and put a good one in its \
-                 place, or set store.url to another file"
-            ),
-            false => format!("the database {path} cannot be used: {error}"),
-        })
+        unusable(&self.path, error)
     }
+}
+
+fn unusable(path: &Path, error: &rusqlite::Error) -> OpenError {
+    let path = path.display();
+    OpenError::of(match is_damaged(error) {
+        true => format!(
+            "the database {path} is damaged, or is not a database ({error}): nothing was changed. \
+             Keep a copy of it together with {path}-wal, and put a good one in its place, or set \
+             store.url to another file"
+        ),
+        false => format!("the database {path} cannot be used: {error}"),
+    })
 }
 
 /// Files that others have no business with.
@@ -130,29 +133,93 @@ fn prepare(connection: &Connection) -> rusqlite::Result<()> {
     )
 }
 
+/// The version of the tables that this program makes.
+fn known() -> i64 {
+    MIGRATIONS.last().map_or(0, |(number, _)| *number)
+}
+
+/// The version of the tables that are there, 0 without any; or why they are no use.
+fn version(connection: &Connection) -> rusqlite::Result<Result<i64, String>> {
+    let count = |sql: &str| connection.query_row(sql, [], |row| row.get::<_, i64>(0));
+    let tables = count("SELECT count(*) FROM sqlite_schema WHERE type = 'table'")?;
+    let own = count("SELECT count(*) FROM sqlite_schema WHERE name = 'migration'")?;
+    if own == 0 {
+        return Ok(match tables {
+            0 => Ok(0),
+            _ => Err("is another program's: set store.url to another file".into()),
+        });
+    }
+    let version = count("SELECT ifnull(max(version), 0) FROM migration")?;
+    let known = known();
+    Ok(match version > known {
+        true => Err(format!(
+            "has tables of a newer Heartline (schema {version}, and this one knows {known}): run \
+             that version, or set store.url to another file"
+        )),
+        false => Ok(version),
+    })
+}
+
+/// The file that says by its lock whether a gateway has the database open.
+fn lock_of(path: &Path) -> PathBuf {
+    let mut lock = path.as_os_str().to_owned();
+    lock.push(".lock");
+    lock.into()
+}
+
+/// Looks at a file without changing anything; a gateway may have it open.
+pub(crate) fn look(path: &Path) -> Result<Looked, OpenError> {
+    let mut looked = Looked {
+        known: known(),
+        what: Some(format!("SQLite {}", rusqlite::version())),
+        ..Looked::default()
+    };
+    if !path.exists() {
+        return Ok(looked);
+    }
+    let path = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    if let Ok(lock) = File::open(lock_of(&path)) {
+        looked.is_in_use = matches!(lock.try_lock(), Err(TryLockError::WouldBlock));
+    }
+    let database = |what: String| OpenError::of(format!("the database {} {what}", path.display()));
+    let mut log = path.as_os_str().to_owned();
+    log.push("-wal");
+    // A file that nobody has open, and whose log is in it, is read as it is: otherwise even who
+    // reads leaves files beside it.
+    let is_whole = !looked.is_in_use && !Path::new(&log).exists();
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let opened = match (is_whole, path.to_str()) {
+        (true, Some(text)) => {
+            let quoted = text
+                .replace('%', "%25")
+                .replace('?', "%3f")
+                .replace('#', "%23");
+            let url = format!("file:{quoted}?immutable=1");
+            Connection::open_with_flags(url, flags | OpenFlags::SQLITE_OPEN_URI)
+        }
+        _ => Connection::open_with_flags(&path, flags),
+    };
+    let found = opened.and_then(|connection| {
+        connection.busy_timeout(PATIENCE)?;
+        version(&connection)
+    });
+    match found {
+        Ok(Ok(version)) => Ok(Looked { version, ..looked }),
+        Ok(Err(what)) => Err(database(what)),
+        Err(error) => Err(unusable(&path, &error)),
+    }
+}
+
 /// Brings the tables to what this version knows; or says why it cannot.
 fn migrate(connection: &mut Connection) -> rusqlite::Result<Result<(), String>> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    let count = |sql: &str| transaction.query_row(sql, [], |row| row.get::<_, i64>(0));
-    let tables = count("SELECT count(*) FROM sqlite_schema WHERE type = 'table'")?;
-    let own = count("SELECT count(*) FROM sqlite_schema WHERE name = 'migration'")?;
-    if tables > 0 && own == 0 {
-        return Ok(Err(
-            "is another program's: set store.url to another file".into()
-        ));
+    if let Err(what) = version(&transaction)? {
+        return Ok(Err(what));
     }
     transaction.execute_batch(
         "CREATE TABLE IF NOT EXISTS migration (version INTEGER PRIMARY KEY, at INTEGER NOT NULL) \
          STRICT",
     )?;
-    let version = count("SELECT ifnull(max(version), 0) FROM migration")?;
-    let known = MIGRATIONS.last().map_or(0, |(number, _)| *number);
-    if version > known {
-        return Ok(Err(format!(
-            "has tables of a newer Heartline (schema {version}, and this one knows {known}): run \
-             that version, or set store.url to another file"
-        )));
-    }
     for (number, sql) in MIGRATIONS {
         let done = "INSERT OR IGNORE INTO migration (version, at) VALUES (?1, unixepoch() * 1000)";
         if transaction.execute(done, [number])? > 0 {

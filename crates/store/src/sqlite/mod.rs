@@ -28,9 +28,9 @@ use heartline_core::store::{
 use rusqlite::{Connection, Transaction};
 use tokio::sync::{oneshot, watch};
 
-use crate::OpenError;
 use crate::queue::Queue;
 use crate::waiting::{OVERHEAD, Reply, answer, weight};
+use crate::{Looked, OpenError};
 use database::Database;
 use reader::{Question, Reader};
 use tables::Tables;
@@ -69,7 +69,15 @@ impl SqliteStore {
         SqliteStore::open_with(path, |_| Ok(()))
     }
 
-    /// The same, with something to be done to the connection that writes.
+    /// Looks at a file, which may be open, without changing anything.
+    ///
+    /// # Errors
+    /// When it cannot be used, or has tables of a newer version.
+    pub fn look(path: &Path) -> Result<Looked, OpenError> {
+        database::look(path)
+    }
+
+    /// The same as [`open`](Self::open), with something to be done to the connection that writes.
     fn open_with(
         path: &Path,
         adjust: impl FnOnce(&Connection) -> rusqlite::Result<()>,

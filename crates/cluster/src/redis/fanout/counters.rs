@@ -1,15 +1,8 @@
 //! What the fan-out counts, and how often it complains.
 
-use std::sync::Mutex;
 use std::sync::atomic::AtomicU64;
-use std::time::Duration;
 
-use tokio::time::Instant;
-
-use crate::locked::locked;
-
-/// At most one error in this time is logged: all are counted.
-const LOG_INTERVAL: Duration = Duration::from_secs(10);
+use crate::seldom::LogLimit;
 
 /// What happened so far; all of it grows.
 #[derive(Debug, Default)]
@@ -31,21 +24,6 @@ pub struct Counters {
     logged: LogLimit,
     /// For publications over a bound.
     pub(super) refused: LogLimit,
-}
-
-/// Logs what goes wrong again and again, now and then.
-#[derive(Debug, Default)]
-pub(super) struct LogLimit(Mutex<Option<Instant>>);
-
-impl LogLimit {
-    /// Logs, unless something was logged a moment ago.
-    pub(super) fn warn(&self, error: &dyn std::fmt::Display, what: &str) {
-        let mut logged = locked(&self.0);
-        if logged.is_none_or(|at| at.elapsed() > LOG_INTERVAL) {
-            *logged = Some(Instant::now());
-            tracing::warn!(%error, "{what}");
-        }
-    }
 }
 
 impl Counters {

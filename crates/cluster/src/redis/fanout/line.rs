@@ -5,14 +5,14 @@
 //! again, and done once. What cannot be said for too long is delivered here alone, and a gap
 //! is said in its stead as soon as the store is back.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use hashbrown::{HashMap, HashSet};
 use heartline_core::auth::{BoxFuture, UserKey};
-use heartline_core::backplane::line::{Reached, Scope, Session, Unclaimed};
+use heartline_core::backplane::line::{Changes, ChangesPart, Reached, Scope, Session, Unclaimed};
 use heartline_core::backplane::{Message, Node, Target};
 use heartline_core::presence::SocketAddress;
 use redis::{Cmd, FromRedisValue, RedisError, RedisResult, Script, Value};
@@ -29,6 +29,7 @@ use crate::kept;
 use crate::locked::locked;
 use crate::names;
 use crate::registry::tag_of_process;
+use crate::seal::Seal;
 
 /// The script's text.
 pub(in super::super) const SOURCE: &str = include_str!("../line.lua");
@@ -62,6 +63,11 @@ const MAX_OWED: usize = 4096;
 const MAX_LOST: usize = 65_536;
 /// Own events that were delivered here alone, and may yet come back.
 const MAX_ALONE: usize = 65_536;
+/// Own events to sockets of which it is known that they have not come back; older ones among
+/// more have been lost on purpose.
+const MAX_UNHEARD: usize = 65_536;
+/// Receipts in one call.
+const RECEIPTS_PER_CALL: usize = 256;
 
 /// What a line may keep.
 #[derive(Debug, Clone, Copy)]
@@ -76,13 +82,15 @@ pub struct LineSettings {
     pub bytes: usize,
     /// What cannot be said in time is told to nobody, rather than to those here alone.
     pub refuse: bool,
+    /// How long the end of the node may wait until others know what they have missed of it.
+    pub patience: Duration,
 }
 
 /// An event on its way.
 struct Saying {
     scope: Scope,
     /// The key, or the name of the user.
-    key: String,
+    key: Vec<u8>,
     flags: u8,
     body: Vec<u8>,
     at: Instant,
@@ -96,7 +104,8 @@ struct Saying {
 struct Said {
     target: OwnedTarget,
     message: Message,
-    skip: Option<SocketAddress>,
+    /// Who is left out, or the one whom it is for.
+    named: Option<SocketAddress>,
 }
 
 /// A target that outlives its publisher, as an envelope.
@@ -112,6 +121,8 @@ struct Queue {
     /// Whose events were given up; and whether there were more of them.
     owed: HashSet<Scope>,
     owes_all: bool,
+    /// Own events to sockets, by their numbers, that have not come back yet.
+    unheard: BTreeMap<u64, Scope>,
 }
 
 #[derive(Default)]
@@ -129,8 +140,24 @@ struct Sessions {
     /// Sockets that were taken up elsewhere, each with the number of the claim: there is no more to
     /// be written of them here.
     lost: HashMap<SocketAddress, u64>,
+    /// Up to which number sockets have received what was said to them alone.
+    received: HashMap<SocketAddress, u64>,
     /// How many changes there were.
     count: u64,
+}
+
+/// What is to be written at once.
+#[derive(Default)]
+struct Writing {
+    users: Vec<String>,
+    sessions: Vec<Change>,
+    receipts: Vec<(SocketAddress, u64)>,
+}
+
+impl Writing {
+    fn is_empty(&self) -> bool {
+        self.users.is_empty() && self.sessions.is_empty() && self.receipts.is_empty()
+    }
 }
 
 /// What a socket has, or that it is gone for good.
@@ -163,6 +190,7 @@ pub struct Line {
     script: Script,
     commands: Commands,
     counters: Arc<Counters>,
+    pub(super) seal: Arc<Seal>,
     node: OnceLock<Arc<dyn Node>>,
     /// What was heard while it is found out what was not.
     pub(super) phase: Mutex<Option<Phase>>,
@@ -259,7 +287,29 @@ pub(super) fn target_of(scope: &Scope) -> Target<'_> {
             namespace,
             tenant: tenant.as_deref(),
         },
+        Scope::Socket { namespace, .. } => Target::All {
+            namespace,
+            tenant: None,
+        },
     }
+}
+
+/// What the script looks a scope's people up by: a user's name, a socket's bytes.
+fn key_of(scope: &Scope) -> Vec<u8> {
+    match scope {
+        Scope::User { tenant, user, .. } => names::user_name(tenant.as_deref(), user)
+            .as_bytes()
+            .to_vec(),
+        Scope::Socket { name, .. } => name.0.to_bytes().to_vec(),
+        Scope::Room { .. } | Scope::All { .. } => Vec::new(),
+    }
+}
+
+/// A socket's scope among the keys: `line.lua` makes the same of its bytes.
+fn socket_scope(name: SocketAddress) -> String {
+    let bytes = name.0.to_bytes();
+    let hex = bytes.iter().map(|byte| format!("{byte:02x}"));
+    std::iter::once("s:".to_owned()).chain(hex).collect()
 }
 
 impl Line {
@@ -270,6 +320,7 @@ impl Line {
         prefix: &str,
         (process, tag): (Arc<str>, u32),
         (commands, is_sharded): (Commands, bool),
+        seal: Arc<Seal>,
     ) -> Arc<Line> {
         Arc::new(Line {
             settings,
@@ -280,6 +331,7 @@ impl Line {
             script: Script::new(SOURCE),
             commands,
             counters: Arc::default(),
+            seal,
             node: OnceLock::new(),
             // Until it is known how far the line is.
             phase: Mutex::new(Some(Phase::default())),
@@ -352,6 +404,7 @@ impl Line {
                 namespace.len(),
                 names::tenant_name(tenant.as_deref())
             ),
+            Scope::Socket { name, .. } => socket_scope(*name),
         }
     }
 
@@ -363,6 +416,8 @@ impl Line {
                 room,
             } => self.room_channel(namespace, tenant.as_deref(), room),
             Scope::User { .. } => String::new(),
+            // Unless it is another node's by now.
+            Scope::Socket { .. } => format!("{}:c:{}", self.prefix, self.process),
             Scope::All { .. } => self.everybody(),
         }
     }
@@ -455,18 +510,41 @@ impl Line {
         let Some(scope) = scope_of(target) else {
             return Box::pin(std::future::ready(None));
         };
-        let key = match (target, &scope) {
-            (Target::Room { key: Some(key), .. }, _) => (*key).to_owned(),
-            (_, Scope::User { tenant, user, .. }) => {
-                names::user_name(tenant.as_deref(), user).to_string()
-            }
-            _ => String::new(),
+        let key = match target {
+            Target::Room { key: Some(key), .. } => key.as_bytes().to_vec(),
+            _ => key_of(&scope),
         };
         let flags = match target {
             Target::Room { key: Some(_), .. } if &*message.args == "null" => kept::REMOVES,
             Target::Room { key: Some(_), .. } => kept::KEYED,
             _ => 0,
         };
+        let answer = self.put_in_line((scope, key, flags), target, message, skip);
+        Box::pin(async move { answer.await.ok() })
+    }
+
+    /// Puts an event to a socket in line.
+    pub(super) fn say_to(&self, namespace: &Arc<str>, name: SocketAddress, message: &Message) {
+        let scope = Scope::Socket {
+            namespace: namespace.clone(),
+            name,
+        };
+        let key = key_of(&scope);
+        let target = Target::All {
+            namespace,
+            tenant: None,
+        };
+        let said = (scope, key, kept::DIRECT);
+        drop(self.put_in_line(said, &target, message, Some(name)));
+    }
+
+    fn put_in_line(
+        &self,
+        (scope, key, flags): (Scope, Vec<u8>, u8),
+        target: &Target<'_>,
+        message: &Message,
+        named: Option<SocketAddress>,
+    ) -> oneshot::Receiver<u64> {
         let (reply, answer) = oneshot::channel();
         let mut queue = locked(&self.queue);
         queue.number += 1;
@@ -475,13 +553,19 @@ impl Line {
             number: queue.number,
             after: 0,
         };
-        let body = kept::body(flags, skip, origin, target, message);
+        let body = kept::body(flags, named, origin, target, message, &self.seal);
         let said = Said {
             target: OwnedTarget(envelope::encode(origin, target, &Message::default())),
             message: message.clone(),
-            skip,
+            named,
         };
         let number = queue.number;
+        if flags == kept::DIRECT {
+            while queue.unheard.len() >= MAX_UNHEARD {
+                queue.unheard.pop_first();
+            }
+            queue.unheard.insert(number, scope.clone());
+        }
         queue.bytes += body.len();
         queue.waiting.push_back(Saying {
             scope,
@@ -503,7 +587,22 @@ impl Line {
             self.give_up(oldest);
         }
         self.work.notify_one();
-        Box::pin(async move { answer.await.ok() })
+        answer
+    }
+
+    /// This node's tag.
+    pub(super) fn tag(&self) -> u32 {
+        self.tag
+    }
+
+    /// An own event to a socket has come back.
+    pub(super) fn came_back(&self, number: u64) {
+        locked(&self.queue).unheard.remove(&number);
+    }
+
+    /// The sockets to which something was said that has not come back.
+    pub(super) fn unheard(&self) -> HashSet<Scope> {
+        locked(&self.queue).unheard.values().cloned().collect()
     }
 
     /// Whether an own event that comes back has been delivered here already.
@@ -527,15 +626,19 @@ impl Line {
             alone.insert(saying.number);
         }
         self.owe(saying.scope);
+        self.came_back(saying.number);
         if let Some(Said {
             target,
             message,
-            skip,
+            named,
         }) = saying.said
             && let Some((_, Body::Said(said))) = envelope::read(&target.0)
             && let Some(node) = self.node()
         {
-            node.deliver_alone(&said.target(), message, skip);
+            match named.filter(|_| saying.flags == kept::DIRECT) {
+                Some(to) => node.deliver_alone_to(to, message),
+                None => node.deliver_alone(&said.target(), message, named),
+            }
         }
     }
 
@@ -577,15 +680,14 @@ impl Line {
                 after: 0,
             };
             let target = target_of(&scope);
-            let body = kept::body(kept::GAP, None, origin, &target, &Message::default());
-            let key = match &scope {
-                Scope::User { tenant, user, .. } => {
-                    names::user_name(tenant.as_deref(), user).to_string()
-                }
-                _ => String::new(),
+            let (flags, named) = match &scope {
+                Scope::Socket { name, .. } => (kept::GAP | kept::DIRECT, Some(*name)),
+                _ => (kept::GAP, None),
             };
+            let none = Message::default();
+            let body = kept::body(flags, named, origin, &target, &none, &self.seal);
             gaps.push(Saying {
-                key,
+                key: key_of(&scope),
                 flags: kept::GAP,
                 body,
                 at: Instant::now(),
@@ -595,6 +697,7 @@ impl Line {
                 scope,
             });
         }
+        queue.is_busy = !gaps.is_empty();
         gaps
     }
 
@@ -696,6 +799,41 @@ impl Line {
             queue.bytes -= old.body.len();
             drop(queue);
             self.give_up(old);
+        }
+    }
+
+    /// Has changes of presence in the line; false: nobody knows.
+    pub(super) async fn say_changes(&self, changes: Changes) -> bool {
+        let LineSettings { events, bytes, .. } = self.settings;
+        let Changes { after, to, parts } = changes;
+        let arguments = json!({ "after": after, "to": to, "events": events, "bytes": bytes });
+        let mut command = self.call("changes", arguments);
+        for part in parts {
+            let ChangesPart {
+                namespace,
+                tenant,
+                count,
+                message,
+            } = part;
+            let scope = Scope::All { namespace, tenant };
+            let origin = Origin {
+                tag: self.tag,
+                ..Origin::default()
+            };
+            let target = target_of(&scope);
+            let body = kept::body(kept::CHANGES, None, origin, &target, &message, &self.seal);
+            command.arg(self.name(&scope)).arg(self.channel(&scope));
+            command.arg(count).arg(body);
+        }
+        match self.ask::<(String, String, String)>(&command).await {
+            Ok((epoch, begin, last)) => {
+                self.note_reached(&epoch, &begin, &last);
+                true
+            }
+            Err(error) => {
+                self.complain(&error, "changes of presence are not in the line");
+                false
+            }
         }
     }
 
@@ -846,6 +984,17 @@ impl Line {
         self.change.notify_one();
     }
 
+    /// A socket has received what was said to it alone, up to a number.
+    pub(super) fn received(&self, name: SocketAddress, id: u64) {
+        let mut sessions = locked(&self.sessions);
+        let is_news = sessions.received.is_empty();
+        sessions.received.insert(name, id);
+        drop(sessions);
+        if is_news {
+            self.change.notify_one();
+        }
+    }
+
     /// This node has sessions of a user.
     pub(super) fn attend(&self, user: &UserKey) -> bool {
         let name = names::user_name(user.tenant_id.as_deref(), &user.user_id).to_string();
@@ -874,21 +1023,20 @@ impl Line {
     async fn write_all(&self) {
         let mut pause = FIRST_PAUSE;
         loop {
-            let (count, users, batch) = self.next_sessions();
-            if users.is_empty() && batch.is_empty() {
-                self.written.send_if_modified(|written| {
-                    let is_news = *written < count;
-                    *written = count.max(*written);
-                    is_news
-                });
+            let (count, writing) = self.next_writing();
+            if writing.is_empty() {
+                self.note_written(count);
                 self.change.notified().await;
                 continue;
             }
-            match self.write(&users, &batch).await {
-                Ok(()) => pause = FIRST_PAUSE,
+            match self.write(&writing).await {
+                Ok(()) => {
+                    pause = FIRST_PAUSE;
+                    self.note_written(count);
+                }
                 Err(error) => {
                     self.complain(&error, "sessions are not written down");
-                    self.write_again(users, batch);
+                    self.write_again(writing);
                     tokio::time::sleep(pause).await;
                     pause = (pause * 2).min(MAX_PAUSE);
                 }
@@ -896,9 +1044,23 @@ impl Line {
         }
     }
 
-    fn next_sessions(&self) -> (u64, Vec<String>, Vec<Change>) {
+    fn note_written(&self, count: u64) {
+        self.written.send_if_modified(|written| {
+            let is_news = *written < count;
+            *written = count.max(*written);
+            is_news
+        });
+    }
+
+    /// What is to be written, and which change is the last before which all is, then.
+    fn next_writing(&self) -> (u64, Writing) {
         let mut sessions = locked(&self.sessions);
         let users = std::mem::take(&mut sessions.users);
+        let receipts = sessions.received.iter().take(RECEIPTS_PER_CALL);
+        let receipts: Vec<_> = receipts.map(|(name, id)| (*name, *id)).collect();
+        for (name, _) in &receipts {
+            sessions.received.remove(name);
+        }
         let mut batch = Vec::new();
         while batch.len() < SESSIONS_PER_CALL
             && let Some(name) = sessions.order.pop_front()
@@ -907,10 +1069,21 @@ impl Line {
                 batch.push((name, session));
             }
         }
-        (sessions.count, users, batch)
+        let writing = Writing {
+            users,
+            sessions: batch,
+            receipts,
+        };
+        let is_all = sessions.order.is_empty();
+        (if is_all { sessions.count } else { 0 }, writing)
     }
 
-    async fn write(&self, users: &[String], batch: &[Change]) -> RedisResult<()> {
+    async fn write(&self, writing: &Writing) -> RedisResult<()> {
+        let Writing {
+            users,
+            sessions: batch,
+            receipts,
+        } = writing;
         for users in users.chunks(SESSIONS_PER_CALL) {
             let ttl = ATTENDED.as_millis() as u64;
             let command = self.call("attend", json!({ "users": users, "ttl": ttl }));
@@ -924,6 +1097,13 @@ impl Line {
             let now = Instant::now();
             let users = users.iter().map(|user| (user.clone(), now));
             sessions.attended.extend(users);
+        }
+        if !receipts.is_empty() {
+            let mut command = self.call("receive", json!({}));
+            for (name, id) in receipts {
+                command.arg(&name.0.to_bytes()[..]).arg(*id);
+            }
+            self.ask::<Value>(&command).await?;
         }
         if batch.is_empty() {
             return Ok(());
@@ -944,10 +1124,14 @@ impl Line {
         self.ask::<Value>(&command).await.map(drop)
     }
 
-    fn write_again(&self, users: Vec<String>, batch: Vec<Change>) {
+    fn write_again(&self, writing: Writing) {
         let mut sessions = locked(&self.sessions);
-        sessions.users.extend(users);
-        for (name, session) in batch {
+        sessions.users.extend(writing.users);
+        for (name, id) in writing.receipts {
+            let known = sessions.received.entry(name).or_default();
+            *known = id.max(*known);
+        }
+        for (name, session) in writing.sessions {
             // What is newer stays.
             if !sessions.changed.contains_key(&name) {
                 sessions.changed.insert(name, session);
@@ -1049,12 +1233,23 @@ impl Line {
     /// Resolves when what was said is in the line and what was to be written is, or will not be
     /// for now: the node ends.
     pub(super) async fn finish(&self) {
+        // Whoever is owed a gap would not hear of it from anybody else.
+        let has_said_all = || {
+            let queue = locked(&self.queue);
+            !queue.is_busy && queue.waiting.is_empty() && queue.owed.is_empty() && !queue.owes_all
+        };
         let nothing_waits = async {
-            while locked(&self.queue).is_busy || !locked(&self.queue).waiting.is_empty() {
+            while !has_said_all() {
                 tokio::time::sleep(FIRST_PAUSE).await;
             }
         };
-        let _ = tokio::time::timeout(MAX_WAIT_FOR_WRITING, nothing_waits).await;
+        let patience = self.settings.patience.max(MAX_WAIT_FOR_WRITING);
+        if tokio::time::timeout(patience, nothing_waits).await.is_err() {
+            tracing::warn!(
+                "Redis was away to the end: what was published last may be missing elsewhere, \
+                 where nobody is told of a gap"
+            );
+        }
         self.remembered().await;
     }
 

@@ -32,13 +32,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use heartline_core::auth::{BoxFuture, UserKey};
-use heartline_core::backplane::line::{Scope, Session, SharedLine, Unclaimed};
+use heartline_core::backplane::line::{Changes, Scope, Session, SharedLine, Unclaimed};
 use heartline_core::backplane::{Message, Subscription, Target};
 use heartline_core::presence::SocketAddress;
 
 use super::socketio::Adapter;
 use crate::envelope::{self, Origin};
 use crate::names;
+use crate::seal::Seal;
 use channels::Channels;
 use keyed::Keyed;
 use receive::{Outlet, Receiver};
@@ -82,6 +83,7 @@ pub struct Fanout {
     /// What is kept comes by these.
     _held: Vec<Arc<dyn Subscription>>,
     counters: Arc<Counters>,
+    seal: Arc<Seal>,
 }
 
 /// A room whose events are kept: its channel, and the way to what is kept of it.
@@ -118,12 +120,18 @@ impl Fanout {
         (process, tag): (Arc<str>, u32),
         adapter: Adapter,
         line: Option<Arc<Line>>,
+        seal: Arc<Seal>,
     ) -> (Arc<Fanout>, Queue) {
         let counters: Arc<Counters> = match &line {
             Some(line) => line.counters().clone(),
             None => Arc::default(),
         };
-        let (outbox, queue) = send::queue(tag, everybody(prefix), &counters);
+        let (outbox, queue) = send::queue(
+            tag,
+            (everybody(prefix), processes(prefix)),
+            seal.clone(),
+            &counters,
+        );
         let channels: Arc<Channels> = Arc::default();
         let own = line.iter().flat_map(|line| line.own_channels());
         let fanout = Fanout {
@@ -137,6 +145,7 @@ impl Fanout {
             keyed: Arc::default(),
             line,
             counters,
+            seal,
         };
         (Arc::new(fanout), queue)
     }
@@ -144,6 +153,11 @@ impl Fanout {
     /// What happened so far.
     pub fn counters(&self) -> &Counters {
         &self.counters
+    }
+
+    /// What was dropped as nobody had signed it, and as the signature was wrong.
+    pub fn not_believed(&self) -> (u64, u64) {
+        self.seal.dropped()
     }
 
     /// Whether other nodes' publications arrive.
@@ -332,6 +346,28 @@ impl SharedLine for Fanout {
         })
     }
 
+    fn say_to(&self, namespace: &Arc<str>, name: SocketAddress, message: &Message) {
+        if let Some(line) = &self.line {
+            line.say_to(namespace, name, message);
+        }
+    }
+
+    fn received(&self, name: SocketAddress, id: u64) {
+        if let Some(line) = &self.line {
+            line.received(name, id);
+        }
+    }
+
+    fn say_changes(&self, changes: Changes) -> BoxFuture<bool> {
+        let line = self.line.clone();
+        Box::pin(async move {
+            match line {
+                Some(line) => line.say_changes(changes).await,
+                None => false,
+            }
+        })
+    }
+
     fn follow(&self, scope: Scope) -> BoxFuture<bool> {
         match &self.line {
             Some(line) => line.follow(scope),
@@ -376,6 +412,11 @@ impl SharedLine for Fanout {
             }
         })
     }
+}
+
+/// What the names of channels begin with by which processes are spoken to.
+fn processes(prefix: &str) -> String {
+    format!("{prefix}:n:")
 }
 
 /// The channel that all nodes hear.

@@ -62,6 +62,11 @@ fn gap(scope: &Scope, line: u32, epoch: u64, known: Extent) -> Heard<'_> {
         target: target_of(scope),
         message: None,
         skip: None,
+        to: match scope {
+            Scope::Socket { name, .. } => Some(*name),
+            _ => None,
+        },
+        edges_after: None,
     }
 }
 
@@ -75,7 +80,7 @@ impl Line {
 
     /// The store sends something; `max` are the bytes that an event may have.
     pub(super) fn hear(&self, payload: &[u8], max: usize) {
-        let Some(sent) = kept::read(payload, max) else {
+        let Some(sent) = kept::read(payload, max, &self.seal) else {
             return;
         };
         if let Sent::Event(heard, _) = &sent {
@@ -139,6 +144,9 @@ impl Line {
     fn tell_event(&self, node: &dyn Node, mut heard: Heard<'_>, origin: Origin) {
         self.delivered.fetch_max(heard.at.id, Ordering::Relaxed);
         heard.message.take_if(|_| self.was_told_alone(origin));
+        if heard.to.is_some() && origin.tag == self.tag() {
+            self.came_back(origin.number);
+        }
         node.hear(heard);
     }
 
@@ -184,7 +192,7 @@ impl Line {
         let after = self.delivered.load(Ordering::Relaxed);
         let mut missed: Vec<(Heard<'_>, Origin)> = Vec::new();
         for (scope, end) in &phase.ends {
-            let Some(Sent::Tail(_, _, tail, origins)) = kept::read(end, max) else {
+            let Some(Sent::Tail(_, _, tail, origins)) = kept::read(end, max, &self.seal) else {
                 continue;
             };
             if tail.known.dropped > after {
@@ -196,7 +204,7 @@ impl Line {
         missed.sort_by_key(|(heard, _)| heard.at.id);
         let mut missed = missed.into_iter().peekable();
         for payload in &phase.waiting {
-            let Some(sent) = kept::read(payload, max) else {
+            let Some(sent) = kept::read(payload, max, &self.seal) else {
                 continue;
             };
             if let Sent::Event(heard, _) = &sent {
@@ -218,7 +226,7 @@ impl Line {
             self.remembered().await;
             let after = self.delivered.load(Ordering::Relaxed);
             let scopes = match (self.node(), after) {
-                (Some(node), 1..) => node.followed(),
+                (Some(node), 1..) => node.followed().into_iter().chain(self.unheard()).collect(),
                 _ => Vec::new(),
             };
             if let Some(answers) = self.collect_all(scopes, after).await {

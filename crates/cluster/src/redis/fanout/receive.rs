@@ -24,6 +24,7 @@ use super::numbers::Numbers;
 use crate::envelope::{self, Body, Origin, Said, Seen, Unread};
 use crate::locked::locked;
 use crate::names;
+use crate::seal::Seal;
 
 /// Channels in one command.
 const MAX_CHANNELS_PER_COMMAND: usize = 512;
@@ -72,6 +73,7 @@ pub(super) struct Ear {
     channels: Arc<Channels>,
     keyed: Arc<Keyed>,
     counters: Arc<Counters>,
+    seal: Arc<Seal>,
     adapter: Adapter,
     /// What is kept comes by it, if anything is.
     line: Option<Arc<Line>>,
@@ -186,6 +188,14 @@ impl Ear {
         if let Some(line) = self.line.as_ref().filter(|line| line.is_of(name)) {
             return line.hear(payload, self.max_payload);
         }
+        let place = match name.starts_with(&self.processes) {
+            true => &self.processes,
+            false => name,
+        };
+        let Some(payload) = self.seal.open(place, payload, 0) else {
+            // Nobody is told of it: whoever forges could have all rooms read their history.
+            return;
+        };
         match envelope::read(payload) {
             Some((origin, body)) if origin.tag == self.tag => self.hear_own(name, origin, body),
             Some((origin, _)) if !self.is_new(origin) => {}
@@ -291,7 +301,8 @@ impl Ear {
         if seen.len() >= MAX_SENDERS && !seen.contains_key(&origin.tag) {
             seen.clear();
         }
-        seen.entry(origin.tag).or_default().is_new(origin.number)
+        let seen = seen.entry(origin.tag).or_default();
+        seen.is_new(origin.number, self.seal.is_strict())
     }
 }
 
@@ -327,7 +338,7 @@ impl Receiver {
         max_payload: usize,
         outlet: Outlet,
     ) -> Receiver {
-        let processes = format!("{}:n:", fanout.prefix);
+        let processes = super::processes(&fanout.prefix);
         let servers = fanout.adapter.always(namespaces.iter().map(|name| &**name));
         let everybody = fanout.everybody();
         let mut always = vec![format!("{processes}{}", fanout.process), everybody.clone()];
@@ -342,6 +353,7 @@ impl Receiver {
             channels: fanout.channels.clone(),
             keyed: fanout.keyed.clone(),
             counters: fanout.counters.clone(),
+            seal: fanout.seal.clone(),
             adapter: fanout.adapter.clone(),
             line: fanout.line.clone(),
             max_payload,

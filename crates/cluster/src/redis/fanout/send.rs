@@ -20,6 +20,7 @@ use super::counters::Counters;
 use super::driver::{Driver, Outgoing, Recipients};
 use crate::envelope::{self, Origin};
 use crate::locked::locked;
+use crate::seal::Seal;
 
 /// Publications that wait to be sent, and their bytes: a server that is away must not
 /// take this process's memory.
@@ -65,6 +66,9 @@ pub(super) struct Outbox {
     tag: u32,
     /// By which everybody is told.
     everybody: Recipients,
+    seal: Arc<Seal>,
+    /// What is signed instead of a channel where each process of a user has its own.
+    users: String,
     line: Mutex<Line>,
     work: Notify,
     counters: Arc<Counters>,
@@ -73,11 +77,19 @@ pub(super) struct Outbox {
 /// What [`Fanout::run`](super::Fanout::run) reads from.
 pub struct Queue(Arc<Outbox>);
 
-/// A queue's two ends. `everybody` is the channel that all nodes hear.
-pub(super) fn queue(tag: u32, everybody: String, counters: &Arc<Counters>) -> (Arc<Outbox>, Queue) {
+/// A queue's two ends. `everybody` is the channel that all nodes hear, `users` what the names of
+/// those begin with by which processes are told what is for users.
+pub(super) fn queue(
+    tag: u32,
+    (everybody, users): (String, String),
+    seal: Arc<Seal>,
+    counters: &Arc<Counters>,
+) -> (Arc<Outbox>, Queue) {
     let outbox = Arc::new(Outbox {
         tag,
         everybody: Recipients::Channel(everybody),
+        seal,
+        users,
         line: Mutex::default(),
         work: Notify::new(),
         counters: counters.clone(),
@@ -142,6 +154,7 @@ impl Outbox {
     /// Puts one of this node's publications in line; answers its number. What does not fit,
     /// the oldest first, is counted as undelivered.
     pub(super) fn publish(&self, to: Recipients, mut envelope: Vec<u8>) -> u64 {
+        self.seal.prepare(&mut envelope);
         let mut line = locked(&self.line);
         let (number, after) = line.number(&to);
         envelope::stamp(&mut envelope, number, after);
@@ -174,6 +187,17 @@ impl Outbox {
     }
 }
 
+impl Outbox {
+    /// Signs what is on its way, once its numbers are known; it was prepared for that.
+    fn sign(&self, to: &Recipients, bytes: &mut [u8]) {
+        let place = match to {
+            Recipients::Room(channel) | Recipients::Channel(channel) => channel,
+            Recipients::User(_) => &self.users,
+        };
+        self.seal.sign(place, bytes);
+    }
+}
+
 impl Queue {
     /// Sends what is put in line, until it is dropped.
     pub(super) async fn send_all(self, driver: &impl Driver, given_up: &GivenUp<'_>) {
@@ -183,6 +207,10 @@ impl Queue {
             self.next_batch(&mut batch);
             let was_empty = batch.is_empty();
             if !was_empty {
+                // Here, where no shard waits for it. What has no number is for Socket.IO servers.
+                for outgoing in batch.iter_mut().filter(|one| one.number.is_some()) {
+                    self.0.sign(&outgoing.to, &mut outgoing.bytes);
+                }
                 self.send(driver, &mut batch).await;
                 let mut line = locked(&self.0.line);
                 batch.drain(..).for_each(|sent| line.release(&sent));
@@ -291,9 +319,12 @@ impl Queue {
             Recipients::User(user) => Some(&**user),
             _ => None,
         };
+        let mut bytes = envelope::mark(origin, user);
+        self.0.seal.prepare(&mut bytes);
+        self.0.sign(to, &mut bytes);
         Outgoing {
             to: to.clone(),
-            bytes: envelope::mark(origin, user),
+            bytes,
             at: Instant::now(),
             number: None,
         }

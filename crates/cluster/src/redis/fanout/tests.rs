@@ -16,6 +16,7 @@ use super::inbox::MAX_WAITING;
 use super::send::{MAX_OWED, MAX_QUEUED, MAX_QUEUED_BYTES, MAX_WAIT};
 use super::{Fanout, Incoming, Queue};
 use crate::locked::locked;
+use crate::seal::{Also, Seal};
 
 /// Pub/sub of which a test says what it does.
 #[derive(Clone, Default)]
@@ -169,12 +170,18 @@ struct Node {
 impl Node {
     /// A node that neither sends nor receives yet.
     fn new(tag: u32) -> Node {
+        Node::signing(tag, Arc::default())
+    }
+
+    /// The same with a key, perhaps.
+    fn signing(tag: u32, seal: Arc<Seal>) -> Node {
         let adapter = Adapter::new(SocketIoAdapter::Off, "socket.io", tag);
         let (fanout, queue) = Fanout::new(
             "{p}",
             (format!("this.{tag:08x}").into(), tag),
             adapter,
             None,
+            seal,
         );
         Node {
             fanout,
@@ -212,10 +219,14 @@ impl Node {
 
     /// A node that sends and receives.
     async fn connected(tag: u32) -> Node {
-        let mut node = Node::new(tag);
+        Node::new(tag).connect().await
+    }
+
+    async fn connect(mut self) -> Node {
+        let node = &mut self;
         node.run();
         until(|| node.fanout.is_connected()).await;
-        node
+        self
     }
 
     fn publish(&self, event: &str) {
@@ -680,4 +691,100 @@ async fn a_publication_with_a_key_that_is_never_sent_is_told_at_home_too() {
     until(|| one.fanout.is_connected()).await;
     one.bring_all(&other.all_sent().await[1..]);
     assert_eq!(one.heard().last().map(String::as_str), Some("later"));
+}
+
+const KEY: &str = "a key of thirty-two bytes, or so.";
+
+/// A node with a key that listens to the room.
+async fn signing(tag: u32, key: &str, also: Option<Also>) -> (Node, Arc<dyn Subscription>) {
+    let seal = Arc::new(Seal::new("{p}", Some(key), also.as_ref()));
+    let node = Node::signing(tag, seal).connect().await;
+    let room = node.hold("r");
+    until(|| node.is_subscribed("r")).await;
+    (node, room)
+}
+
+fn to_user() -> Target<'static> {
+    Target::User {
+        namespace: "/",
+        tenant: None,
+        user: "ann",
+        user_type: None,
+        topic: None,
+        instead_of: None,
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn with_a_key_only_nodes_that_have_it_are_heard() {
+    let (one, _room) = signing(1, KEY, None).await;
+    let (other, _there) = signing(2, KEY, None).await;
+    let stranger = Node::connected(3).await;
+    let (forger, _room) = signing(4, "another key of the same length...", None).await;
+    for node in [&one, &stranger, &forger] {
+        node.publish("said");
+        node.fanout.publish(&to_user(), &Message::new("to ann", ""));
+        node.fanout
+            .publish(&Target::Nodes, &Message::new("to all", ""));
+        other.bring_all(&node.all_sent().await);
+    }
+    assert_eq!(other.heard(), ["said", "to ann", "to all"]);
+    assert_eq!(other.fanout.not_believed(), (3, 3));
+    // Whoever has none hears all of them.
+    let (bare, _room) = listening(5).await;
+    bare.bring_all(&one.all_sent().await);
+    assert_eq!(bare.heard(), ["said", "to ann", "to all"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_signed_is_heard_once_and_by_its_own_channel() {
+    let (one, _room) = signing(1, KEY, None).await;
+    let (other, _there) = signing(2, KEY, None).await;
+    (0..5_000).for_each(|_| one.publish("x"));
+    let sent = one.all_sent().await;
+    other.bring_all(&sent);
+    assert_eq!(other.heard().len(), 5_000);
+    other.bring_all(&sent[..100]);
+    let elsewhere = Outgoing {
+        to: Recipients::Channel("{p}:all".into()),
+        ..sent[4_999].clone()
+    };
+    other.stub.bring(&elsewhere);
+    assert_eq!(other.heard().len(), 5_000);
+    assert_eq!(other.fanout.not_believed(), (0, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn marks_of_what_was_lost_are_signed_as_well() {
+    let (one, _room) = signing(1, KEY, None).await;
+    let (other, _there) = signing(2, KEY, None).await;
+    one.publish("before");
+    other.bring_all(&one.all_sent().await);
+    one.stub.state(|state| state.is_away = true);
+    one.publish("lost");
+    tokio::time::sleep(MAX_WAIT * 2).await;
+    one.stub.state(|state| {
+        state.writes.clear();
+        state.is_away = false;
+    });
+    until(|| !one.stub.sent().is_empty()).await;
+    other.bring_all(&one.stub.sent());
+    assert_eq!(other.heard(), ["before", "gap of r"]);
+    assert_eq!(other.fanout.not_believed(), (0, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_envelope_with_an_absurd_number_mutes_nobody() {
+    let (one, _room) = listening(1).await;
+    let (other, _there) = listening(2).await;
+    one.publish("before");
+    let sent = one.all_sent().await;
+    other.bring_all(&sent);
+    let mut forged = sent[0].clone();
+    crate::envelope::stamp(&mut forged.bytes, u64::MAX, 1);
+    other.stub.bring(&forged);
+    assert_eq!(other.heard(), ["before", "gap of r"]);
+    one.publish("after");
+    other.bring_all(&one.all_sent().await[1..]);
+    assert_eq!(other.heard(), ["before", "gap of r", "after"]);
 }

@@ -24,6 +24,7 @@ use serde::Serialize;
 use self::log::{Log, Reader, Shown};
 use self::roster::Follow;
 use super::address::SocketAddress;
+use super::audit::{Believed, Who};
 use super::edge::{Edge, RoomAddress};
 use crate::entries::UserPresence;
 
@@ -266,6 +267,8 @@ pub struct Board {
     resting: usize,
     /// Since when what is known is not to be believed, Unix milliseconds.
     distrusted: Option<u64>,
+    /// How many users were looked at, of all in their order.
+    looked_at: usize,
 }
 
 impl Board {
@@ -287,6 +290,7 @@ impl Board {
             shown: 0,
             resting: 0,
             distrusted: None,
+            looked_at: 0,
         }
     }
 
@@ -675,6 +679,42 @@ impl Board {
     /// Since when it is not believed.
     pub fn distrusted(&self) -> Option<u64> {
         self.distrusted
+    }
+
+    /// What readers believe of users, who are not told that it may not be so: of those who are to
+    /// be looked at `again`, and of `some` others, each time of others.
+    pub fn believed(&mut self, again: &[Who], some: usize) -> Vec<Believed> {
+        if self.distrusted.is_some() {
+            return Vec::new();
+        }
+        let again = again.iter().map(|who| UserName {
+            tenant: who.tenant.clone(),
+            user: who.user.clone(),
+        });
+        let mut looked_at: Vec<UserName> = again.collect();
+        if self.looked_at >= self.users.len() {
+            self.looked_at = 0;
+        }
+        // Some milliseconds for a million users.
+        let others = self.users.keys().skip(self.looked_at).take(some);
+        let others: Vec<&UserName> = others.filter(|name| !looked_at.contains(name)).collect();
+        looked_at.extend(others.into_iter().cloned());
+        self.looked_at += some;
+        let believed = looked_at.into_iter().filter_map(|name| {
+            let logs = self.users.get(&name)?.logs.iter();
+            let mut logs = logs.filter_map(|scope| self.logs.get(scope));
+            let shown = logs.find_map(|log| {
+                let is_told = log.is_full && !log.stale && !log.readers.is_empty();
+                log.users.get(&name.user).filter(|_| is_told)
+            })?;
+            let UserName { tenant, user } = name;
+            Some(Believed {
+                who: Who { tenant, user },
+                online: shown.online,
+                rev: shown.rev,
+            })
+        });
+        believed.collect()
     }
 
     fn soil_all(&mut self) {

@@ -45,6 +45,7 @@ fn edge(user: &str, user_type: &str, online: bool, rev: u64) -> Edge {
         online,
         rev,
         at: rev,
+        number: 0,
         rooms: Vec::new(),
         others: None,
     }
@@ -133,6 +134,40 @@ fn a_reader_gets_a_picture_and_then_each_change_with_the_next_number() {
         .collect();
     assert_eq!(changes, [(1, "bob", true), (2, "ann", false)]);
     assert_eq!(posts[1].1["users"][0]["lastSeenAt"], 7);
+}
+
+#[test]
+fn an_audit_sees_what_readers_believe_of_others_each_time_but_not_what_is_said_to_be_stale() {
+    let mut board = Board::new(7);
+    let scope = users(&["ann", "bob", "eve"]);
+    watched(&mut board, &scope, reader(1));
+    let mut seen: Vec<Believed> = (0..3).flat_map(|_| board.believed(&[], 1)).collect();
+    seen.sort_by(|one, other| one.who.user.cmp(&other.who.user));
+    let names: Vec<&str> = seen.iter().map(|seen| &*seen.who.user).collect();
+    assert_eq!(names, ["ann", "bob", "eve"]);
+    board.hear(&[edge("bob", "", true, 6)]);
+    let bob = [seen[1].who.clone()];
+    let believes = |board: &mut Board| {
+        let seen = board.believed(&bob, 0);
+        seen.first().map(|seen| (seen.online, seen.rev))
+    };
+    assert_eq!(
+        believes(&mut board),
+        Some((false, 0)),
+        "it was not told yet"
+    );
+    flush(&mut board);
+    assert_eq!(believes(&mut board), Some((true, 6)));
+    assert_eq!(board.believed(&bob, 9).len(), 3, "each is seen once");
+    board.distrust(1);
+    flush(&mut board);
+    assert_eq!(believes(&mut board), None);
+    board.trust();
+    assert_eq!(believes(&mut board), None, "readers do not know that yet");
+    flush(&mut board);
+    assert_eq!(believes(&mut board), Some((true, 6)));
+    board.gone(reader(1), Micros::ZERO);
+    assert_eq!(believes(&mut board), None, "nobody believes anything");
 }
 
 #[test]

@@ -222,6 +222,14 @@ fn run(steps: Vec<Step>) {
         }
         let (epoch, offset) = member.at.unwrap_or((room.epoch(), room.offset()));
         assert_eq!((room.epoch(), room.offset()), (epoch, offset));
+        let offsets = room.with_ring(|ring| {
+            let kept = ring.between_offsets(0, u64::MAX).into_iter();
+            kept.map(|event| event.offset).collect::<Vec<_>>()
+        });
+        let offsets = offsets.unwrap_or_default();
+        // Of several epochs a number would be there twice.
+        assert!(offsets.is_sorted_by(|one, next| one < next), "{offsets:?}");
+        assert!(offsets.last().is_none_or(|last| *last <= room.offset()));
     }
 }
 

@@ -5,14 +5,14 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use heartline_core::backplane::line::{
-    Heard, Position, Reached, Scope, Session as Written, SharedLine, Tail, Unclaimed,
+    Changes, Heard, Position, Reached, Scope, Session as Written, SharedLine, Tail, Unclaimed,
 };
 use heartline_core::backplane::local::LocalBackplane;
 use heartline_core::backplane::{Backplane, Message, NameList, Node, Subscription, Target};
 use heartline_core::entries::UserPresence;
 use heartline_core::line::ring::Extent;
 use heartline_core::presence::{
-    Admitted, DeviceLimitReached, Newcomer, Presence, RoomAddress, SocketAddress,
+    Admitted, DeviceLimitReached, Edge, Newcomer, Presence, RoomAddress, SocketAddress,
 };
 use heartline_core::time::Moment;
 use proptest::prelude::*;
@@ -34,6 +34,7 @@ struct Said {
     topic: Option<String>,
     message: Option<Message>,
     skip: Option<SocketAddress>,
+    edges_after: Option<u64>,
 }
 
 impl Said {
@@ -73,12 +74,21 @@ impl Said {
                     tenant: tenant.as_deref(),
                 },
             },
+            Scope::Socket { namespace, .. } => Target::All {
+                namespace,
+                tenant: None,
+            },
         };
         Heard {
             at: self.at,
             target,
             message: self.message.clone(),
             skip: self.skip,
+            to: match &self.scope {
+                Scope::Socket { name, .. } => Some(*name),
+                _ => None,
+            },
+            edges_after: self.edges_after,
         }
     }
 }
@@ -114,6 +124,8 @@ struct Meeting {
     places: HashMap<Scope, Place>,
     sessions: HashMap<SocketAddress, (usize, Written)>,
     ways: [Way; 2],
+    /// The last change of presence that was said.
+    edges: u64,
 }
 
 fn scope_of(target: &Target<'_>) -> Scope {
@@ -158,7 +170,17 @@ fn scope_of(target: &Target<'_>) -> Scope {
 impl Meeting {
     fn say(&mut self, target: &Target<'_>, message: &Message, skip: Option<SocketAddress>) -> u64 {
         self.last += 1;
-        let scope = scope_of(target);
+        self.put(scope_of(target), target, message, skip)
+    }
+
+    /// An event has the last number; its own.
+    fn put(
+        &mut self,
+        scope: Scope,
+        target: &Target<'_>,
+        message: &Message,
+        skip: Option<SocketAddress>,
+    ) -> u64 {
         let place = self.places.entry(scope.clone()).or_default();
         if place.epoch == 0 {
             place.epoch = self.last;
@@ -183,6 +205,7 @@ impl Meeting {
             },
             message: Some(message.clone()),
             skip,
+            edges_after: (&*message.event == "presence:changes").then_some(self.edges),
         };
         place.known.last = self.last;
         place.events.push_back(said.clone());
@@ -192,8 +215,14 @@ impl Meeting {
             place.known.dropped_offset = oldest.at.offset;
         }
         let offset = place.offset;
-        for way in self.ways.iter_mut().filter(|way| !way.is_cut) {
-            way.items.push_back(Coming::Event(said.clone()));
+        let holder = match &said.scope {
+            Scope::Socket { name, .. } => self.sessions.get(name).map(|(node, _)| *node),
+            _ => None,
+        };
+        for (node, way) in self.ways.iter_mut().enumerate() {
+            if !way.is_cut && holder.is_none_or(|holder| holder == node) {
+                way.items.push_back(Coming::Event(said.clone()));
+            }
         }
         offset
     }
@@ -230,7 +259,15 @@ impl Meeting {
         if !std::mem::take(&mut way.is_cut) {
             return;
         }
-        let followed = way.node.as_ref().unwrap().followed();
+        let mut followed = way.node.as_ref().unwrap().followed();
+        // A node knows to whom it has said something that has not come back.
+        followed.extend(self.places.keys().filter_map(|scope| match scope {
+            Scope::Socket { name, .. } => {
+                let (holder, _) = self.sessions.get(name)?;
+                (*holder == node).then(|| scope.clone())
+            }
+            _ => None,
+        }));
         let after = way.delivered;
         let mut missed: Vec<Said> = Vec::new();
         for scope in followed {
@@ -253,6 +290,7 @@ impl Meeting {
                     topic,
                     message,
                     skip,
+                    edges_after: None,
                 });
             }
             missed.extend(
@@ -264,6 +302,7 @@ impl Meeting {
             );
         }
         missed.sort_by_key(|said| said.at.id);
+        missed.dedup_by_key(|said| said.at.id);
         way.items.extend(missed.into_iter().map(Coming::Event));
         way.items.push_back(Coming::Reached(self.last));
     }
@@ -305,6 +344,49 @@ impl SharedLine for Line {
     ) -> BoxFuture<Option<u64>> {
         let offset = self.meeting.lock().unwrap().say(target, message, skip);
         Box::pin(std::future::ready(Some(offset)))
+    }
+
+    fn say_to(&self, namespace: &Arc<str>, name: SocketAddress, message: &Message) {
+        let target = Target::All {
+            namespace,
+            tenant: None,
+        };
+        let scope = Scope::Socket {
+            namespace: namespace.clone(),
+            name,
+        };
+        let mut meeting = self.meeting.lock().unwrap();
+        meeting.last += 1;
+        meeting.put(scope, &target, message, None);
+    }
+
+    fn received(&self, name: SocketAddress, id: u64) {
+        let scope = Scope::Socket {
+            namespace: "/".into(),
+            name,
+        };
+        let mut meeting = self.meeting.lock().unwrap();
+        let last = meeting.places.get(&scope).map(|place| place.known.last);
+        if last.is_some_and(|last| last <= id) {
+            meeting.places.remove(&scope);
+        }
+    }
+
+    fn say_changes(&self, changes: Changes) -> BoxFuture<bool> {
+        let mut meeting = self.meeting.lock().unwrap();
+        if changes.to > meeting.edges {
+            assert!(changes.after <= meeting.edges, "no node has missed one");
+            for part in changes.parts {
+                let target = Target::All {
+                    namespace: &part.namespace,
+                    tenant: part.tenant.as_deref(),
+                };
+                meeting.last += part.count as u64;
+                meeting.put(scope_of(&target), &target, &part.message, None);
+            }
+            meeting.edges = changes.to;
+        }
+        Box::pin(std::future::ready(true))
     }
 
     fn hold(&self, namespace: &str, tenant: Option<&str>, room: &str) -> Arc<dyn Subscription> {
@@ -457,7 +539,9 @@ impl Cluster {
     fn new() -> Cluster {
         let meeting = Shared::default();
         let make = |node| {
-            World::with(kept(), |builder| {
+            let mut config = kept();
+            config.namespaces.get_mut("/").unwrap().announce = Announce::Namespace;
+            World::with(config, |builder| {
                 let clock = Clock::start();
                 let now = move || Moment {
                     at: clock.now(),
@@ -511,6 +595,37 @@ impl Cluster {
         }
     }
 
+    /// A user comes online: all nodes read that, in one order or the other.
+    fn comes_online(&mut self, number: u64, text: &str, first: usize) {
+        for node in [first, 1 - first] {
+            let edge = Edge {
+                user: Arc::new(UserKey {
+                    tenant_id: None,
+                    user_id: format!("x{text}").into(),
+                    user_type: None,
+                }),
+                online: true,
+                rev: number,
+                at: number,
+                number,
+                rooms: Vec::new(),
+                others: None,
+            };
+            let there = self.meeting.lock().unwrap().ways[node].node.clone();
+            there.unwrap().announce(vec![edge]);
+            // What is told within a moment is told together.
+            self.worlds[node].run(Duration::from_millis(60));
+        }
+    }
+
+    /// Something is said to one socket, where it is or was.
+    fn say_to(&mut self, node: usize, socket: &str, text: &str) {
+        let name = SocketAddress::parse(socket).unwrap();
+        let message = Message::new("news", &format!("{text:?}"));
+        let world = &self.worlds[node];
+        world.gateway.shared.fanout.emit(name, name, message);
+    }
+
     fn mend(&mut self) {
         for node in 0..2 {
             self.meeting.lock().unwrap().mend(node);
@@ -557,6 +672,10 @@ enum Step {
     Say(usize, usize),
     Broadcast(usize),
     ToUser(usize),
+    /// To the socket, at the node that has it.
+    ToSocket,
+    /// A user comes online, which one of the nodes reads first.
+    Online(usize),
     Join(usize),
     Leave(usize),
     /// So many of the texts that are on their way arrive.
@@ -578,6 +697,8 @@ fn step() -> impl Strategy<Value = Step> {
         8 => (0usize..3, node()).prop_map(|(room, node)| Step::Say(room, node)),
         1 => node().prop_map(Step::Broadcast),
         1 => node().prop_map(Step::ToUser),
+        3 => Just(Step::ToSocket),
+        2 => node().prop_map(Step::Online),
         3 => (0usize..3).prop_map(Step::Join),
         1 => (0usize..3).prop_map(Step::Leave),
         2 => (0usize..5).prop_map(Step::Arrive),
@@ -594,7 +715,11 @@ const ROOMS: [&str; 3] = ["a", "b", "c"];
 
 fn news(ann: &mut Tracking) -> Vec<String> {
     let got = ann.got().into_iter();
-    got.filter(|one| one.starts_with(r#"["news""#)).collect()
+    let named = got.map(|one| match one.split_once(r#""userId":"x"#) {
+        Some((_, rest)) => format!(r#"["news","{}"]"#, rest.split('"').next().unwrap()),
+        None => one,
+    });
+    named.filter(|one| one.starts_with(r#"["news""#)).collect()
 }
 
 /// A client comes to a node, for the first time or again.
@@ -622,7 +747,7 @@ fn tell(steps: Vec<Step>) -> Result<(), TestCaseError> {
     let (mut rooms, mut expected, mut got) = ([false; 3], Vec::new(), Vec::new());
     let (mut is_there, mut at, mut may_refuse, mut is_line_cut) = (true, 0, false, false);
     let mut unread: Vec<String> = Vec::new();
-    let mut since = 0;
+    let (mut since, mut edges) = (0, 0);
     for (number, step) in steps.into_iter().enumerate() {
         let text = number.to_string();
         let mut is_for_ann = false;
@@ -640,6 +765,17 @@ fn tell(steps: Vec<Step>) -> Result<(), TestCaseError> {
             }
             Step::ToUser(node) => {
                 said(&cluster.worlds[node], "user:ann", &text);
+                is_for_ann = true;
+                since += 1;
+            }
+            Step::ToSocket => {
+                cluster.say_to(at, &ann.sid, &text);
+                is_for_ann = true;
+                since += 1;
+            }
+            Step::Online(first) => {
+                edges += 1;
+                cluster.comes_online(edges, &text, first);
                 is_for_ann = true;
                 since += 1;
             }

@@ -22,7 +22,7 @@ pub(super) fn kept() -> Config {
 pub(super) struct Tracking {
     pub(super) client: Client,
     token: String,
-    sid: String,
+    pub(super) sid: String,
     pid: Option<String>,
     offset: Option<String>,
     /// The arguments of the events that have come, without places.

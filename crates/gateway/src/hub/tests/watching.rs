@@ -1,6 +1,7 @@
 //! What clients watch, on both protocols: a picture, and each change with the next number.
 
 use heartline_core::policy::Limit;
+use heartline_core::presence::Edge;
 use serde_json::{Value, json};
 
 use super::*;
@@ -279,4 +280,47 @@ fn who_asks_about_users_hears_until_when_nothing_is_missing() {
     assert!(offline.contains("user:offline") && rev(&offline) > rev(&online));
     let answer = ann.ask(&mut world, "presence:get", json!({ "users": ["bob"] }));
     assert_eq!(answer["users"][0]["rev"], rev(&offline));
+}
+
+#[test]
+fn a_picture_that_is_wrong_is_counted_by_its_cause_until_it_is_right() {
+    let mut world = World::new(config());
+    let mut ann = Watcher::new(&mut world, "user=ann", true);
+    let bob = world.live("user=bob");
+    let picture = ann.ask(&mut world, "presence:watch", json!({ "users": ["bob"] }));
+    let wrong = |world: &World, cause: &str| {
+        let line = format!("heartline_presence_wrong_seconds_total{{cause=\"{cause}\"}}");
+        let text = world.gateway.encode_metrics();
+        let value = text.lines().find_map(|one| one.strip_prefix(&line));
+        value.unwrap().trim().parse::<f64>().unwrap()
+    };
+    world.run(seconds(15));
+    assert_eq!(wrong(&world, "lost"), 0.0);
+    // Nobody has announced this.
+    let edge = Edge {
+        user: Arc::new(UserKey {
+            tenant_id: None,
+            user_id: "bob".into(),
+            user_type: None,
+        }),
+        online: false,
+        rev: picture["users"][0]["rev"].as_u64().unwrap() + 1,
+        at: world.unix_millis(),
+        number: 0,
+        rooms: Vec::new(),
+        others: None,
+    };
+    world.gateway.shared.watches.heard(&[edge]);
+    assert_eq!(states(&ann.changes(&mut world)[0]), [("bob".into(), false)]);
+    world.run(seconds(20));
+    let counted = wrong(&world, "lost");
+    assert!((8.0..20.0).contains(&counted), "{counted}");
+    drop(bob);
+    world.run(seconds(2));
+    let counted = wrong(&world, "lost");
+    world.run(seconds(20));
+    assert_eq!(wrong(&world, "lost"), counted);
+    for cause in ["late", "unannounced", "unswept"] {
+        assert_eq!(wrong(&world, cause), 0.0);
+    }
 }

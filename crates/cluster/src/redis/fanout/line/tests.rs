@@ -5,9 +5,11 @@ use std::time::Duration;
 
 use heartline_core::auth::{BoxFuture, UserKey};
 use heartline_core::backplane::line::{
-    Heard, Position, Reached, Scope, Session, SharedLine, Tail, Unclaimed,
+    Changes, ChangesPart, Heard, Position, Reached, Scope, Session, SharedLine, Tail, Unclaimed,
 };
-use heartline_core::backplane::{Acknowledgement, Action, Message, Missed, Node, Target};
+use heartline_core::backplane::{
+    Acknowledgement, Action, Message, Missed, Node, Peer, Probed, Target,
+};
 use heartline_core::entries::SocketEntry;
 use heartline_core::line::ring::Extent;
 use heartline_core::policy::DevicePolicy;
@@ -27,6 +29,7 @@ use super::{Line, LineSettings, target_of};
 use crate::envelope::Origin;
 use crate::kept;
 use crate::locked::locked;
+use crate::seal::Seal;
 
 /// What a node was told, in the order in which it was.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,13 +62,21 @@ impl Node for Ears {
     fn replace(&self, _: SocketAddress, _: Reason, _: Option<Arc<str>>, _: &Arc<str>) {}
     fn deliver(&self, _: &Target<'_>, _: Message) {}
 
+    fn probe(&self, _: Peer) -> BoxFuture<Probed> {
+        unreachable!()
+    }
+
     fn missed(&self, whose: Missed<'_>) {
         locked(&self.told).push(Told::Missed(format!("{whose:?}")));
     }
 
     fn hear(&self, heard: Heard<'_>) {
         let text = heard.message.map(|message| message.event.to_string());
-        locked(&self.told).push(Told::Event(heard.at, whom(&heard.target), text));
+        let whom = match heard.to {
+            Some(_) => "socket".into(),
+            None => whom(&heard.target),
+        };
+        locked(&self.told).push(Told::Event(heard.at, whom, text));
     }
 
     fn take_in(&self, scope: &Scope, tail: Tail<'_>) {
@@ -151,6 +162,7 @@ fn settings() -> LineSettings {
         events: 256,
         bytes: 256 << 10,
         refuse: false,
+        patience: Duration::from_secs(10),
     }
 }
 
@@ -192,13 +204,20 @@ impl Process {
         let process: Arc<str> = format!("n.{tag:08x}").into();
         let make = |process: Arc<str>| {
             let commands = (Commands::new(server.clone()), false);
-            Line::new(settings, calls.prefix(), (process, tag), commands)
+            Line::new(
+                settings,
+                calls.prefix(),
+                (process, tag),
+                commands,
+                Arc::default(),
+            )
         };
         let (line, raw) = (make(process.clone()), make("raw".into()));
         let prefix = calls.prefix().to_owned();
         let driver = RedisDriver::new(server.clone(), calls, process.clone(), &adapter);
         let own = (process, tag);
-        let (fanout, queue) = Fanout::new(&prefix, own, adapter, Some(line.clone()));
+        let (fanout, queue) =
+            Fanout::new(&prefix, own, adapter, Some(line.clone()), Arc::default());
         let ears: Arc<Ears> = Arc::default();
         let (running, following) = (fanout.clone(), (line.clone(), ears.clone()));
         let fanning = tokio::spawn(async move {
@@ -293,7 +312,14 @@ impl Process {
                 after: 0,
             };
             let message = Message::new(event, "1");
-            let body = kept::body(flags, None, origin, &target_of(scope), &message);
+            let body = kept::body(
+                flags,
+                None,
+                origin,
+                &target_of(scope),
+                &message,
+                &Seal::default(),
+            );
             command
                 .arg(self.line.name(scope))
                 .arg(self.line.channel(scope));
@@ -406,6 +432,10 @@ async fn what_several_processes_say_comes_to_each_in_one_order_without_a_hole() 
             let of = events.iter().filter(|event| event.1 == name);
             let mut before = (0, 0);
             for (at, _, _) in of {
+                if before.1 == 0 {
+                    // Nothing was said before it had members.
+                    before.0 = at.epoch - 1;
+                }
                 assert_eq!((at.before, at.offset), (before.0, before.1 + 1));
                 before = (at.id, at.offset);
             }
@@ -533,9 +563,10 @@ async fn the_newest_of_each_key_outlasts_what_came_after_it() {
     for event in ["b1", "b2", "b3", "b4", "b5", "b6"] {
         process.say(&keyed("r", "b"), event).await.unwrap();
     }
-    let (_, known, _) = process.end(&scope).await;
+    let (numbers, known, _) = process.end(&scope).await;
     assert_eq!(
-        known.dropped, 0,
+        known.dropped,
+        numbers.0 - 1,
         "nobody misses what a newer one of its key has replaced"
     );
     let all = ["a2", "gone", "b3", "b4", "b5", "b6"];
@@ -583,8 +614,8 @@ async fn a_key_too_many_is_kept_as_an_event_among_others() {
     }
     let keys = format!("{{p}}:lk:{}", process.line.name(&scope));
     assert_eq!(process.redis(&["HLEN", &keys]).await, Value::Int(1_000));
-    let (_, known, events) = process.end(&scope).await;
-    assert_eq!((known.dropped, events.len()), (0, 1_001));
+    let (numbers, known, events) = process.end(&scope).await;
+    assert_eq!((known.dropped, events.len()), (numbers.0 - 1, 1_001));
     for event in ["1", "2", "3", "4"] {
         process.say(&target_of(&scope), event).await.unwrap();
     }
@@ -693,10 +724,8 @@ async fn the_ends_of_places_are_told_from_a_number_on_or_from_the_beginning() {
     };
     let before = process.told().len();
     assert!(process.line.collect(scopes.clone(), Some(first.last)).await);
-    assert_eq!(
-        ends(process.told().split_off(before)),
-        [(room("r"), vec!["2".into()])]
-    );
+    let all = [(room("r"), vec!["2".into()]), (room("new"), vec![])];
+    assert_eq!(ends(process.told().split_off(before)), all);
     let before = process.told().len();
     assert!(process.line.collect(scopes, None).await);
     let told = process.told().split_off(before);
@@ -1013,4 +1042,196 @@ async fn what_cannot_be_said_in_time_is_told_here_and_a_gap_to_all_when_it_can()
         until(|| (events() == expected).then_some(())).await;
     }
     drop(held);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_that_ends_has_said_that_something_is_missing() {
+    let redis = Redis::start();
+    let one = Process::start(&redis, 1, settings()).await;
+    let other = Process::start(&redis, 2, settings()).await;
+    let held = [hold(&one, "r").await, hold(&other, "r").await];
+    one.redis(&["CLIENT", "PAUSE", "3500", "WRITE"]).await;
+    assert_eq!(one.say(&target_of(&room("r")), "alone").await, None);
+    one.line.finish().await;
+    drop(one);
+    until(|| {
+        other
+            .events()
+            .iter()
+            .any(|event| event.2.is_none())
+            .then_some(())
+    })
+    .await;
+    drop(held);
+}
+
+fn alone(name: SocketAddress) -> Scope {
+    Scope::Socket {
+        namespace: "/".into(),
+        name,
+    }
+}
+
+fn everybody() -> Scope {
+    Scope::All {
+        namespace: "/".into(),
+        tenant: None,
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_place_whose_numbers_the_store_has_lost_is_not_taken_for_one_in_which_nothing_was_said() {
+    let redis = Redis::start();
+    let process = Process::start(&redis, 1, settings()).await;
+    let held = hold(&process, "r").await;
+    assert!(process.attend("ann") && process.attend("bob"));
+    process.fanout.remembered().await;
+    let places = [room("r"), user("ann"), everybody()];
+    for lost in [":lm:", ":ll:"] {
+        for scope in &places {
+            process.say(&target_of(scope), "lost").await.unwrap();
+            let (_, known, _) = process.end(scope).await;
+            let key = |kind: &str| format!("{{p}}{kind}{}", process.line.name(scope));
+            process.redis(&["DEL", &key(lost)]).await;
+            let (_, found, events) = process.end(scope).await;
+            assert!(found.dropped >= known.last, "{scope:?} without {lost}");
+            assert!(events.is_empty());
+            // What comes next does not make it whole.
+            process.say(&target_of(scope), "next").await.unwrap();
+            let (_, after, events) = process.end(scope).await;
+            assert!(after.dropped >= known.last && after.last > after.dropped);
+            assert_eq!(events.len(), 1);
+            // Also if nobody has asked in between.
+            process.redis(&["DEL", &key(":lm:")]).await;
+            process.say(&target_of(scope), "and next").await.unwrap();
+            let (_, found, _) = process.end(scope).await;
+            assert!(found.dropped >= after.last, "{scope:?}");
+        }
+    }
+    // Of a user to whom nothing was said before, all is there.
+    process
+        .say(&target_of(&user("bob")), "first")
+        .await
+        .unwrap();
+    let (_, known, _) = process.end(&user("bob")).await;
+    assert_eq!(known.dropped, 0);
+    // Who has a user's sockets may be forgotten too.
+    process.redis(&["DEL", "{p}:lw::bob"]).await;
+    process
+        .say(&target_of(&user("bob")), "second")
+        .await
+        .unwrap();
+    let second = |event: &(Position, String, Option<String>)| event.2.as_deref() == Some("second");
+    until(|| process.events().iter().any(second).then_some(())).await;
+    // And the newest events of keys.
+    process.say(&keyed("r", "k"), "of a key").await.unwrap();
+    let (_, before, _) = process.end(&room("r")).await;
+    let keys = format!("{{p}}:lk:{}", process.line.name(&room("r")));
+    process.redis(&["DEL", &keys]).await;
+    let (_, after, _) = process.end(&room("r")).await;
+    assert_eq!((before.last, after.dropped), (after.last, after.last));
+    drop(held);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_said_to_a_socket_follows_it_until_it_has_come() {
+    let redis = Redis::start();
+    let one = Process::start(&redis, 1, settings()).await;
+    let other = Process::start(&redis, 2, settings()).await;
+    let name = socket(1, 7);
+    one.fanout
+        .remember(name, Some(session("ann", "rooms", false)));
+    one.fanout.remembered().await;
+    let say = |text: &str| {
+        one.fanout
+            .say_to(&"/".into(), name, &Message::new(text, "1"))
+    };
+    let heard = |process: &Process, text: &str| {
+        let events = process.events().into_iter();
+        let mut found = events.filter(|event| event.2.as_deref() == Some(text));
+        found.next().map(|event| (event.0.id, event.1))
+    };
+    say("a");
+    assert_eq!(until(|| heard(&one, "a")).await.1, "socket");
+    other.line.claim(name, "ann").await.unwrap();
+    say("b");
+    let (second, _) = until(|| heard(&other, "b")).await;
+    assert_eq!((heard(&one, "b"), heard(&other, "a")), (None, None));
+    assert_eq!(other.kept(&alone(name)).await, ["a", "b"]);
+    // What has come is kept no more, and nothing is missing.
+    other.fanout.received(name, second - 1);
+    until_kept(&other, &alone(name), &["b"]).await;
+    other.fanout.received(name, second);
+    until_kept(&other, &alone(name), &[]).await;
+    let (_, known, _) = other.end(&alone(name)).await;
+    assert_eq!(known, Extent::default());
+    // What a cut loses is found, also if nothing comes after it.
+    other.redis(&["CLIENT", "PAUSE", "200", "ALL"]).await;
+    other
+        .fanout
+        .say_to(&"/".into(), name, &Message::new("c", "1"));
+    let _: Result<Value, _> = other.commands.query(&killed()).await;
+    until(|| heard(&other, "c")).await;
+    // With the session all of it goes.
+    other.fanout.remember(name, None);
+    other.fanout.remembered().await;
+    assert!(other.kept(&alone(name)).await.is_empty());
+}
+
+async fn until_kept(process: &Process, scope: &Scope, expected: &[&str]) {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while process.kept(scope).await != expected {
+        assert!(Instant::now() < deadline, "it is not {expected:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn changes_of_presence_are_in_the_line_once_whichever_nodes_put_them_there() {
+    let redis = Redis::start();
+    let one = Process::start(&redis, 1, settings()).await;
+    let other = Process::start(&redis, 2, settings()).await;
+    let changes = |after: u64, to: u64| Changes {
+        after,
+        to,
+        parts: vec![ChangesPart {
+            namespace: "/".into(),
+            tenant: None,
+            count: (to - after) as usize,
+            message: Message::new(&format!("up to {to}"), "[]"),
+        }],
+    };
+    one.redis(&["SET", "{p}:edge", "9"]).await;
+    for (process, after, to) in [(&one, 3, 5), (&other, 3, 5), (&other, 4, 6), (&one, 5, 6)] {
+        assert!(process.fanout.say_changes(changes(after, to)).await);
+    }
+    let told = |process: &Process| -> Vec<_> {
+        let events = process.events().into_iter();
+        events.map(|(at, _, text)| (at, text.unwrap())).collect()
+    };
+    until(|| (told(&one).len() == 2 && told(&other).len() == 2).then_some(())).await;
+    assert_eq!(told(&one), told(&other));
+    let [first, second] = told(&one).try_into().unwrap();
+    assert_eq!((&*first.1, &*second.1), ("up to 5", "up to 6"));
+    assert_eq!(
+        second.0.id - first.0.id,
+        2,
+        "each change has a number of its own"
+    );
+    assert_eq!(second.0.before, first.0.id);
+    // Where some are gone for all, nobody is resumed over that.
+    let line = first.0.line;
+    assert!(one.fanout.say_changes(changes(8, 9)).await);
+    assert!(one.fanout.say_changes(changes(8, 9)).await);
+    let is_another = |told: &Told| matches!(told, Told::Reached(reached) if reached.line != line);
+    until(|| one.told().iter().any(is_another).then_some(())).await;
+    // The registry has forgotten, and counts anew.
+    one.redis(&["SET", "{p}:edge", "1"]).await;
+    assert!(other.fanout.say_changes(changes(0, 1)).await);
+    until(|| {
+        told(&one)
+            .iter()
+            .any(|(_, text)| text == "up to 1")
+            .then_some(())
+    })
+    .await;
 }
