@@ -1,6 +1,6 @@
 # The two commands of this repository are `make serve` and `make test`.
 
-.PHONY: help release dist test-dist serve demo demo-parts test test-rust test-client test-protocol test-e2e bench bench-cluster bench-resume conformance soak torture simulate suites lint layers fuzz
+.PHONY: help release dist test-dist serve demo demo-parts test test-rust test-client test-consumers test-protocol test-e2e bench bench-cluster bench-resume conformance soak torture truth test-truth simulate suites lint layers fuzz
 
 # Where cargo builds.
 BUILT = $(or $(CARGO_TARGET_DIR),target)
@@ -9,9 +9,11 @@ help:
 	@echo "make serve   build Heartline and run it for development on 127.0.0.1:8080"
 	@echo "make demo    a chat in React, in front of a node that it starts itself"
 	@echo "make test    install what the tests need and run all of them"
+	@echo "make test-consumers  the browser client's package in Vite, webpack, Next.js, Deno and Bun; three minutes"
 	@echo "make bench   measure Heartline beside its peers, half an hour; QUICK=1 for a smoke run"
 	@echo "make soak    churn, broadcast and slow consumers for SECONDS (120); then nothing may be left"
 	@echo "make torture connections cut at any byte, the gateway and its database killed; SECONDS (300)"
+	@echo "make truth   what clients are told of presence against the truth, while all goes wrong; SECONDS (120), SEED"
 	@echo "make bench-cluster  what a cluster costs Redis and gives, six minutes"
 	@echo "make simulate  120 000 runs of the cluster's protocol with everything going wrong, and a million users"
 	@echo "make conformance  Autobahn's fuzzing client against the WebSocket layer (needs a Python 2.7)"
@@ -25,7 +27,7 @@ help:
 serve:
 	cargo run --profile serve -p heartline-server --no-default-features -- serve --dev
 
-test: test-rust test-client test-protocol test-e2e
+test: test-rust test-client test-protocol test-truth test-e2e
 
 test-rust:
 	scripts/install-test-tools
@@ -39,10 +41,19 @@ release:
 test-client:
 	scripts/node-tests clients/js
 
+# Some hundred megabytes of tools and runtimes: no part of `make test`, which has two consumers too.
+test-consumers: release
+	npm ci --prefix clients/js --no-audit --no-fund --loglevel=error
+	scripts/node-tests tests/consumers
+
 # By the examples, as `cargo test` has built them.
 test-protocol:
 	cargo build --workspace --examples
 	EXAMPLES=$(abspath $(BUILT))/debug/examples scripts/node-tests tests/protocol
+
+# The checker of `make truth`, on histories made by hand.
+test-truth:
+	node --test tests/truth/check.test.js
 
 # The demo and what it runs on.
 demo-parts: release
@@ -79,6 +90,13 @@ torture: release
 	npm ci --prefix tests/e2e --no-audit --no-fund --loglevel=error
 	npm ci --prefix tests/torture --no-audit --no-fund --loglevel=error
 	node tests/torture/run.js $(or $(SECONDS),300) $(PHASES)
+
+truth: release
+	scripts/install-test-tools redis-server
+	npm ci --prefix tests/e2e --no-audit --no-fund --loglevel=error
+	npm ci --prefix clients/js --no-audit --no-fund --loglevel=error
+	npm run build --prefix clients/js --silent
+	node tests/truth/run.js $(or $(SECONDS),120) $(SEED)
 
 # What coming back costs, beside Node; the figures are in bench/RESULTS.md.
 bench-resume: release

@@ -16,6 +16,18 @@ const root = fileURLToPath(new URL("../../clients/js/", import.meta.url));
 const its = createRequire(`${root}package.json`);
 const axe = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
 
+const CHROMIUM = {
+  executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium",
+  args: [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+  ],
+};
+
 let browser, site, port, node, origin;
 let tokens = 0;
 const problems = [];
@@ -31,12 +43,24 @@ before(async () => {
     jsx: "automatic",
     define: { "process.env.NODE_ENV": '"development"' },
     alias: Object.fromEntries(
-      ["", "/live", "/react"].map((entry) => [
+      ["", "/live", "/react", "/shared"].map((entry) => [
         `@heartline/client${entry}`,
         `${root}dist${entry || "/index"}.js`,
       ]),
     ),
     nodePaths: [`${root}node_modules`],
+  });
+  const worker = await its("esbuild").build({
+    stdin: {
+      contents: `import { createClient } from "${root}dist/live.js";
+        const { searchParams } = new URL(location);
+        const heartline = createClient(searchParams.get("node"), { token: searchParams.get("token") });
+        heartline.subscribe(({ status }) => postMessage(status));
+        onmessage = () => heartline.disconnect();`,
+      resolveDir: root,
+    },
+    bundle: true,
+    write: false,
   });
   const page = `<!doctype html><html lang="en"><head><meta charset="utf-8">
     <meta name="viewport" content="width=device-width"><title>Lobby</title>
@@ -52,23 +76,16 @@ before(async () => {
       const exp = Math.floor(Date.now() / 1000) + Number(searchParams.get("seconds"));
       return response.end(token(searchParams.get("user"), { exp }));
     }
-    const isScript = pathname === "/page.js";
-    response.setHeader("content-type", isScript ? "text/javascript" : "text/html");
-    response.end(isScript ? outputFiles[0].contents : page);
+    const script = { "/page.js": outputFiles[0], "/worker.js": worker.outputFiles[0] }[pathname];
+    response.setHeader("content-type", script ? "text/javascript" : "text/html");
+    if (pathname === "/strict")
+      response.setHeader("content-security-policy", "default-src 'self'; connect-src *");
+    const html = pathname === "/strict" ? page.replace(/<style>[^]*<\/style>/, "") : page;
+    response.end(script ? script.contents : html);
   }).listen(0, "127.0.0.1");
   await once(site, "listening");
   origin = `http://127.0.0.1:${site.address().port}`;
-  browser = await chromium.launch({
-    executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium",
-    args: [
-      "--no-sandbox",
-      "--disable-gpu",
-      "--disable-background-networking",
-      "--disable-component-update",
-      "--disable-sync",
-      "--no-first-run",
-    ],
-  });
+  browser = await chromium.launch(CHROMIUM);
 });
 afterEach(async () => {
   await Promise.all(open.splice(0).map((one) => one.close?.() ?? one.kill()));
@@ -92,10 +109,10 @@ async function start(set = {}) {
   return node;
 }
 
-/** Opens the page as somebody. */
-async function visit(user, more = {}, options = {}) {
-  const context = await browser.newContext(options);
-  open.push(context);
+/** Opens the page as somebody, in a browser of their own or in one that is given. */
+async function visit(user, { path = "/", ...more } = {}, options = {}, context = undefined) {
+  context ??= await browser.newContext(options);
+  if (!open.includes(context)) open.push(context);
   const page = await context.newPage();
   page.on("pageerror", (error) => problems.push(error.message));
   page.on(
@@ -110,7 +127,7 @@ async function visit(user, more = {}, options = {}) {
       problems.push(`a request to ${request.url()}`);
   });
   const query = new URLSearchParams({ user, seconds: 3600, node: node.http, ...more });
-  await page.goto(`${origin}/?${query}`);
+  await page.goto(`${origin}${path}?${query}`);
   return page;
 }
 const reached = (page, status) =>
@@ -215,13 +232,124 @@ for (const transport of ["socketio", "live"]) {
       await reached(first, "failed");
       await first.getByRole("status").getByText("opened in another place").waitFor();
       await first.getByRole("button", { name: "Try again" }).click();
+      // The button has gone; whoever goes on by keyboard is where it was.
+      await first.locator("[role=status]:focus").waitFor();
       await reached(first, "connected");
       await reached(second, "failed");
     });
   });
 }
 
+for (const transport of ["shared", "shared-socketio"]) {
+  describe(`tabs that share a connection, ${transport}`, { timeout: 90000 }, () => {
+    it("are one device, and lose nothing when the one that carries is closed", async () => {
+      await start({ "recovery.window": "1m" });
+      const context = await browser.newContext();
+      const tabs = [];
+      for (let tab = 0; tab < 3; tab++) {
+        tabs.push(await visit("ann", { transport }, {}, context));
+        await tabs[tab].locator("#joined", { hasText: /^in the room/ }).waitFor();
+      }
+      const connections = async () => (await node.api("/v1/users/ann/connections")).body.items;
+      assert.equal((await connections()).length, 1);
+      const say = (tab, content) =>
+        tab.evaluate((content) => {
+          const message = { conversationId: "lobby", content };
+          window.sent = window.heartline.send("message:send", message).then(({ ok }) => ok);
+        }, content);
+      await say(tabs[0], "one");
+      for (const tab of tabs)
+        await until(async () => (await messages(tab)).length === 1, "the first message");
+      // Said in the same breath in which the first tab goes.
+      await Promise.all([say(tabs[1], "two"), say(tabs[2], "three"), tabs[0].close()]);
+      for (const tab of tabs.slice(1)) {
+        assert.equal(await tab.evaluate(() => window.sent), true);
+        await reached(tab, "connected");
+        await until(async () => (await messages(tab)).length === 3, "all messages");
+        assert.deepEqual((await messages(tab)).sort(), ["one", "three", "two"]);
+      }
+      assert.equal((await connections()).length, 1);
+      await tabs[1].evaluate(() => window.show(false));
+      await say(tabs[2], "four");
+      assert.equal(await tabs[2].evaluate(() => window.sent), true);
+      await tabs[2].evaluate(() => window.show(false));
+      await until(async () => (await connections()).length === 0, "no connection");
+    });
+  });
+}
+
+describe("a page that is shown anew", { timeout: 90000 }, () => {
+  it("by another key keeps its connection, and what it was given to send", async () => {
+    const first = await start();
+    const ann = await visit("ann", { transport: "live" });
+    await reached(ann, "connected");
+    const { socketId } = await state(ann);
+    await ann.evaluate(() => window.remount());
+    await ann.locator("#joined", { hasText: /^in the room/ }).waitFor();
+    assert.equal((await state(ann)).socketId, socketId);
+    await first.kill();
+    await reached(ann, "reconnecting");
+    const sent = ann.evaluate(() => {
+      const message = { conversationId: "lobby", content: "hi" };
+      const sent = window.heartline.send("message:send", message);
+      window.remount();
+      return sent.then(({ ok }) => ok);
+    });
+    await start();
+    assert.equal(await sent, true);
+  });
+});
+
+describe("the client", { timeout: 90000 }, () => {
+  it("runs in a worker, and leaves nothing there", async () => {
+    const { live } = await start();
+    const ann = await visit("ann", { transport: "live" });
+    await reached(ann, "connected");
+    const told = await ann.evaluate(
+      async (url) => {
+        const worker = new Worker(url);
+        const told = [];
+        const status = (wanted) =>
+          new Promise((resolve) => {
+            worker.onmessage = ({ data }) => {
+              told.push(data);
+              if (data === wanted) resolve();
+            };
+          });
+        await status("connected");
+        worker.postMessage("enough");
+        await status("disconnected");
+        return told;
+      },
+      `/worker.js?${new URLSearchParams({ node: live, token: token("ann") })}`,
+    );
+    assert.deepEqual(told, ["connecting", "connected", "disconnected"]);
+  });
+});
+
 describe("the status light", { timeout: 90000 }, () => {
+  it("is laid out where a page's policy allows no inline styles", async () => {
+    await start();
+    const ann = await visit("ann", { transport: "live", path: "/strict" });
+    await reached(ann, "connected");
+    const style = () => getComputedStyle(document.querySelector(".heartline-status")).display;
+    assert.equal(await ann.evaluate(style), "inline-flex");
+  });
+
+  it("has shapes where colours are forced", async () => {
+    const first = await start();
+    const ann = await visit("ann", { transport: "live" }, { forcedColors: "active" });
+    const light = () => ann.locator(".heartline-status svg").screenshot({ scale: "css" });
+    await reached(ann, "connected");
+    await ann.screenshot({ path: `${artifacts}client-forced-connected.png` });
+    const seen = [await light()];
+    await first.kill();
+    await reached(ann, "reconnecting");
+    await ann.screenshot({ path: `${artifacts}client-forced-reconnecting.png` });
+    seen.push(await light());
+    assert.notDeepEqual(seen[0], seen[1]);
+  });
+
   const SIZES = { desktop: { width: 1280, height: 720 }, phone: { width: 390, height: 844 } };
 
   it("is accessible in all states, and fits a phone", async () => {

@@ -51,8 +51,9 @@ after(async () => {
   if (demo) assert.deepEqual(await once(demo, "exit"), [0, null]);
 });
 
-async function enter(name, options) {
+async function enter(name, options, before = () => {}) {
   const page = await (await browser.newContext(options)).newPage();
+  await before(page);
   page.on("pageerror", (error) => problems.push(error.message));
   page.on("request", (request) => {
     const { protocol, hostname } = new URL(request.url());
@@ -138,6 +139,52 @@ it(
     for (const page of [ann, bob, laptop]) await page.context().close();
   },
 );
+
+it("shows on, whatever is said in its room", { timeout: 60000 }, async () => {
+  let socket;
+  const forge = (event, data) => socket.send(`42${JSON.stringify([event, data])}`);
+  const ann = await enter("Ann", { viewport: { width: 1280, height: 720 } }, (page) =>
+    page.routeWebSocket(/socket\.io/, (one) => (socket = one).connectToServer()),
+  );
+  await say(ann, "Before.");
+  await ann.locator(".messages em").waitFor({ state: "detached" });
+  await until(() => socket, "a WebSocket");
+  const forged = [
+    { id: "1", conversationId: "lobby", senderId: "Ann", content: "no time" },
+    { id: "2", conversationId: "lobby", senderId: {}, content: "no sender", createdAt: 1e300 },
+    { id: "3", conversationId: "lobby", senderId: "Ann", content: { no: "text" }, createdAt: 1 },
+    { id: {}, conversationId: {}, senderId: [], content: [] },
+    { userId: {}, lastSeenAt: 1e300 },
+    { user: {}, in: "lobby" },
+    null,
+    "text",
+    7,
+  ];
+  for (const event of ["message:new", "typing", "user:online", "user:offline", "presence:change"])
+    for (const data of forged) forge(event, data);
+  await there(ann, "no sender");
+  await say(ann, "After.");
+  await there(ann, "After.");
+  assert.equal(await ann.getByRole("alert").count(), 0);
+  assert.equal(await ann.locator(".messages li:not(.end)").count(), 4);
+  await look(ann, "demo-forged-desktop");
+  // And if it breaks all the same, it says so, and can be shown again.
+  await ann.evaluate(() => {
+    window.toISOString = Date.prototype.toISOString;
+    Date.prototype.toISOString = () => {
+      throw new Error("out of order");
+    };
+  });
+  await say(ann, "Too much.");
+  await ann.getByRole("alert").getByText("out of order").waitFor();
+  await ann.evaluate(() => void (Date.prototype.toISOString = window.toISOString));
+  await look(ann, "demo-broken-desktop");
+  await ann.getByRole("button", { name: "Show it again" }).click();
+  await say(ann, "Here again.");
+  await there(ann, "Here again.");
+  assert.deepEqual(problems.splice(0), []);
+  await ann.context().close();
+});
 
 it("misses nothing when its node is killed", { timeout: 90000 }, async () => {
   const ann = await enter("Ann", { viewport: { width: 1280, height: 720 } });

@@ -227,11 +227,16 @@ describe("the client in a browser", { timeout: 60000 }, () => {
     );
     await until(async () => (await status(page)) === "connected", "a connection");
     await page.goto(`${origin}/?elsewhere`);
+    // Nobody is online on a page that nobody sees.
+    await until(
+      async () => (await one.api("/v1/users/ann/connections")).body.items.length === 0,
+      "no connection",
+    );
     await page.evaluate(() => void history.back());
     await until(async () => !page.url().includes("elsewhere"), "the page before");
     await until(async () => await page.evaluate(() => window.shown?.length), "pageshow");
     assert.deepEqual(await page.evaluate(() => shown), [true], "the page was kept");
-    // Its socket was closed meanwhile: the state says so, and then there is another.
+    // It has closed its socket meanwhile: the state says so, and then there is another.
     await until(
       () =>
         page.evaluate(() =>

@@ -9,7 +9,11 @@ export const browser: Platform = {
   clearTimeout: (timer) => clearTimeout(timer as number),
   watch(changed) {
     const offs: (() => void)[] = [];
-    const hear = (target: Partial<EventTarget> | undefined, name: string, call: () => void) => {
+    const hear = (
+      target: Partial<EventTarget> | undefined,
+      name: string,
+      call: (event: any) => void,
+    ) => {
       target?.addEventListener?.(name, call);
       offs.push(() => target?.removeEventListener?.(name, call));
     };
@@ -21,6 +25,9 @@ export const browser: Platform = {
       "visibilitychange",
       () => document.visibilityState === "visible" && changed("awake"),
     );
+    // A browser that keeps the page for the back button would answer the server's pings for it.
+    hear(globalThis, "pagehide", ({ persisted }) => persisted && changed("offline"));
+    hear(globalThis, "pageshow", ({ persisted }) => persisted && changed("online"));
     return () => offs.forEach((off) => off());
   },
 };

@@ -7,7 +7,10 @@
 import type { Core } from "./core.js";
 import { HeartlineError, type PresenceDelta, type Reply, type WatchedUser } from "./types.js";
 
-type AnyClient = Pick<Core<any, any>, "request" | "emit" | "on" | "subscribe" | "state" | "platform">;
+type AnyClient = Pick<
+  Core<any, any>,
+  "request" | "emit" | "on" | "subscribe" | "state" | "platform"
+>;
 
 /** How true a picture is. */
 export type PresenceState =
@@ -96,7 +99,8 @@ class Mirror {
     this.#since = client.platform.unix();
     this.picture = new Users({ status: "stale", since: this.#since });
     this.#offs = [
-      client.on("presence:change", (change) => this.#changed(change)),
+      // Over Socket.IO, anything may come under this name.
+      client.on("presence:change", (change) => change && this.#changed(change)),
       client.on("room:in", ({ room }) => {
         if ("room" in what && room === what.room && this.#code !== undefined) this.#ask();
       }),
@@ -229,7 +233,8 @@ const mirrors = new WeakMap<AnyClient, Map<string, Mirror>>();
 function worst(states: readonly PresenceState[]): PresenceState {
   let all = COMPLETE;
   for (const state of states) {
-    if (state.status === "stale" && (all.status !== "stale" || state.since < all.since)) all = state;
+    if (state.status === "stale" && (all.status !== "stale" || state.since < all.since))
+      all = state;
     else if (state.status === "catching-up" && all.status === "complete") all = state;
   }
   return all;

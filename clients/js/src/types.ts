@@ -472,3 +472,8 @@ export interface Link {
 
 /** Begins an attempt, which goes on where an earlier one was lost if it can. */
 export type Dial = (token: string | undefined, events: LinkEvents, earlier?: Session) => Link;
+
+declare global {
+  /** Named here for programs whose types know no browser. Where they do, it is theirs. */
+  interface AbortSignal {}
+}

@@ -537,6 +537,28 @@ describe("surroundings", () => {
     );
     assert.deepEqual(heard, ["offline", "online"]);
   });
+
+  it("of a page that is kept behind another one end with it, and begin again", () => {
+    const target = new EventTarget();
+    const heard = [];
+    const tell = (name, persisted) =>
+      target.dispatchEvent(Object.assign(new Event(name), { persisted }));
+    within(
+      {
+        addEventListener: target.addEventListener.bind(target),
+        removeEventListener: target.removeEventListener.bind(target),
+      },
+      () => {
+        const off = browser.watch((to) => heard.push(to));
+        tell("pageshow", false);
+        tell("pagehide", true);
+        tell("pageshow", true);
+        tell("pagehide", false);
+        off();
+      },
+    );
+    assert.deepEqual(heard, ["offline", "online"]);
+  });
 });
 
 describe("pauses", () => {

@@ -373,7 +373,8 @@ impl Cluster {
             ..own.clone()
         });
         if is_here && !found.online {
-            found.online = true;
+            // The registry's number is that of something else.
+            (found.online, found.stale) = (true, true);
             found.last_seen_at = own.last_seen_at;
         }
         if is_here {

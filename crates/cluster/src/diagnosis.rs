@@ -3,6 +3,7 @@
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use hashbrown::HashSet;
 use redis::{Cmd, RedisError, Value};
 
 use crate::redis::{ANSWER_TIMEOUT, Calls, Condition, Connection, RedisRegistry, Server, examine};
@@ -26,7 +27,7 @@ pub struct Diagnosis {
     pub forbidden: Vec<&'static str>,
     /// Names of the nodes that live.
     pub nodes: Vec<String>,
-    /// What of their settings is not as it is here, a sentence each.
+    /// What of their settings is not as it is here, a sentence for each key.
     pub different: Vec<String>,
     /// Nodes whose address does not answer: name, address, and why.
     pub unreached: Vec<(String, String, String)>,
@@ -113,12 +114,12 @@ impl Diagnosis {
         };
         let living = nodes.into_iter().filter(|node| node.lease > 0);
         let infos: Vec<NodeInfo> = living.map(|node| node.info).collect();
+        let mut told = HashSet::new();
         for other in &infos {
-            for (_, sentence) in different(own, other, "here") {
-                if self.different.len() < own.settings.len() {
-                    self.different.push(sentence);
-                }
-            }
+            // Once for each key: where one node differs, others do.
+            let news =
+                different(own, other, "here").filter(|(key, _)| told.insert(key.to_string()));
+            self.different.extend(news.map(|(_, sentence)| sentence));
         }
         self.nodes = infos.iter().map(|info| info.node_id.to_string()).collect();
         for (info, error) in try_all(infos.into_iter()).await {

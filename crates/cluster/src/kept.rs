@@ -154,7 +154,9 @@ fn read_event<'a>(
     };
     let (skip, to) = (named(SKIPS)?, named(DIRECT)?);
     let begin = signed.len() - reader.0.len();
-    let said = seal.open(place(flags, &mut [0; 4]), signed, begin)?.get(begin..)?;
+    let said = seal
+        .open(place(flags, &mut [0; 4]), signed, begin)?
+        .get(begin..)?;
     let (origin, Body::Said(said)) = envelope::read(said)? else {
         return None;
     };

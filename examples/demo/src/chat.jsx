@@ -4,7 +4,28 @@ import { ConnectionStatus, useConnectionStatus, useEvent, useHeartline, useMisse
 const ROOMS = ["lobby", "kitchen", "garden"];
 /** How long somebody is typing after the last key, in milliseconds. */
 const TYPING = 3000;
-const time = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit" });
+const clock = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit" });
+const text = (value) => (typeof value === "string" ? value : "");
+/** Times that a `Date` can be. */
+const isTime = (at) => typeof at === "number" && Math.abs(at) <= 8.64e15;
+const time = (at) => (isTime(at) ? clock.format(at) : "");
+
+/**
+ * What is said in a room may be said by anybody in it, in the server's name too: a message is what
+ * has the form of one, and nothing else is shown.
+ */
+function messageOf(data) {
+  const { id, tempId, conversationId, senderId, content, createdAt } = data ?? {};
+  if (typeof id !== "string" || typeof content !== "string") return undefined;
+  return {
+    id,
+    content: content.slice(0, 2000),
+    conversationId: text(conversationId),
+    senderId: text(senderId).slice(0, 64),
+    createdAt: isTime(createdAt) ? createdAt : Date.now(),
+    ...(typeof tempId === "string" && { tempId }),
+  };
+}
 
 /** Everybody who was online when this page came, or came since. */
 function usePeople() {
@@ -18,7 +39,7 @@ function usePeople() {
       .then(({ users }) => add(users.map(({ userId }) => userId)))
       .catch(() => {});
   }, [status]);
-  useEvent("user:online", ({ userId }) => add([userId]));
+  useEvent("user:online", (user) => text(user?.userId) && add([user.userId]));
   return usePresence(names, { refresh: 5000 });
 }
 
@@ -27,10 +48,11 @@ function useTyping(room, me) {
   const client = useHeartline();
   const [until, setUntil] = useState({});
   const told = useRef(0);
-  useEvent("typing", ({ user, in: where }) => {
-    if (where === room && user !== me) setUntil((before) => ({ ...before, [user]: Date.now() + TYPING }));
+  useEvent("typing", (data) => {
+    const user = text(data?.user).slice(0, 64);
+    if (user && data.in === room && user !== me) setUntil((before) => ({ ...before, [user]: Date.now() + TYPING }));
   });
-  useEvent("message:new", ({ senderId }) => setUntil(({ [senderId]: _, ...others }) => others));
+  useEvent("message:new", (data) => setUntil(({ [text(data?.senderId)]: _, ...others }) => others));
   useEffect(() => {
     const next = Math.min(...Object.values(until)) - Date.now();
     if (!Number.isFinite(next)) return;
@@ -56,7 +78,10 @@ function useMessages(room) {
       const index = before.findIndex(({ tempId, id }) => (message.tempId && tempId === message.tempId) || (message.id && id === message.id));
       return index < 0 ? [...before, message].slice(-500) : before.with(index, { ...before[index], ...message });
     });
-  useEvent("message:new", put);
+  useEvent("message:new", (data) => {
+    const message = messageOf(data);
+    if (message) put(message);
+  });
   // It has no place to load them from: a real chat would read its history here.
   useMissed(room, () => put({ id: `missed-${Date.now()}`, conversationId: room, senderId: "", content: "Something may be missing here.", createdAt: Date.now() }));
   const send = (content, senderId) => {
@@ -142,7 +167,7 @@ export function Chat({ me, onLeave }) {
         <ol className="messages" aria-label="Messages" tabIndex={0}>
           {messages.map(({ id, tempId, senderId, content, createdAt, fate }) => (
             <li key={tempId ?? id} className={senderId === me ? "mine" : undefined}>
-              <b>{senderId}</b> <time dateTime={new Date(createdAt).toISOString()}>{time.format(createdAt)}</time>
+              <b>{senderId}</b> <time dateTime={new Date(createdAt).toISOString()}>{time(createdAt)}</time>
               {fate && <em> {fate}</em>}
               <p>{content}</p>
             </li>
@@ -168,7 +193,7 @@ export function Chat({ me, onLeave }) {
             .map(({ userId, online, devices = 1, lastSeenAt }) => (
               <li key={userId} data-online={online}>
                 <b>{userId}</b>
-                <span>{online ? `${devices} ${devices === 1 ? "device" : "devices"}` : lastSeenAt ? `left at ${time.format(lastSeenAt)}` : "away"}</span>
+                <span>{online ? `${devices} ${devices === 1 ? "device" : "devices"}` : time(lastSeenAt) ? `left at ${time(lastSeenAt)}` : "away"}</span>
               </li>
             ))}
         </ul>

@@ -1,4 +1,4 @@
-import { StrictMode, useState } from "react";
+import { Component, StrictMode, useState } from "react";
 import { createRoot } from "react-dom/client";
 import { createClient } from "@heartline/client";
 import { HeartlineProvider } from "@heartline/client/react";
@@ -35,6 +35,23 @@ function Welcome({ onName }) {
   );
 }
 
+/** Whatever goes wrong within is said, and can be tried again. */
+class Boundary extends Component {
+  state = { error: undefined };
+  static getDerivedStateFromError = (error) => ({ error });
+  render() {
+    const { error } = this.state;
+    if (!error) return this.props.children;
+    return (
+      <main className="welcome">
+        <h1>Something went wrong here</h1>
+        <p role="alert">{String(error.message ?? error)}</p>
+        <button onClick={() => this.setState({ error: undefined })}>Show it again</button>
+      </main>
+    );
+  }
+}
+
 function App() {
   const [client, setClient] = useState(() => sessionStorage.user && connectAs(sessionStorage.user));
   const enter = (name) => {
@@ -48,7 +65,9 @@ function App() {
   if (!client) return <Welcome onName={enter} />;
   return (
     <HeartlineProvider client={client}>
-      <Chat me={sessionStorage.user} onLeave={leave} />
+      <Boundary>
+        <Chat me={sessionStorage.user} onLeave={leave} />
+      </Boundary>
     </HeartlineProvider>
   );
 }

@@ -4,6 +4,7 @@ import WebSocket from "ws";
 import { token, until, within } from "./server.js";
 
 export { default as msgpack } from "socket.io-msgpack-parser";
+export { WebSocket };
 
 /** A socket.io-client that remembers all that it heard. */
 export function socketIo(url, options = {}) {

@@ -8,7 +8,7 @@ import { join } from "node:path";
 import { freePort, until } from "./server.js";
 
 /** Starts a Redis that keeps nothing on disk. `args` are for its command line. */
-export async function redis(port, args = []) {
+export async function redis(port, args = [], env = {}) {
   port ??= await freePort();
   const given = [
     "--port",
@@ -22,16 +22,20 @@ export async function redis(port, args = []) {
     ...args,
   ];
   return {
-    ...(await start(given, /Ready to accept connections/)),
+    ...(await start(given, /Ready to accept connections/, env)),
     port,
     url: `redis://127.0.0.1:${port}`,
   };
 }
 
 /** Starts `redis-server` in a folder of its own and waits for a line of its log. */
-export async function start(args, ready) {
+export async function start(args, ready, env = {}) {
   const folder = mkdtempSync(join(tmpdir(), "heartline-redis-"));
-  const child = spawn("redis-server", args, { cwd: folder, stdio: ["ignore", "pipe", "inherit"] });
+  const child = spawn("redis-server", args, {
+    cwd: folder,
+    stdio: ["ignore", "pipe", "inherit"],
+    env: { ...process.env, ...env },
+  });
   let log = "",
     failure;
   child.on("error", (error) => (failure = error));
@@ -61,16 +65,32 @@ export async function start(args, ready) {
   };
 }
 
-/** A TCP link to a port. While it is cut, nothing gets through and nobody is told. */
+/**
+ * A TCP link to a port. While it is cut, nothing gets through and nobody is told; while it is
+ * slow, all of it does, so many milliseconds later.
+ */
 export async function link(target) {
   const pairs = new Set();
   let isCut = false;
+  let late = 0;
   const server = createServer((near) => {
     const far = connect(target, "127.0.0.1");
     const pair = [near, far];
     pairs.add(pair);
     const flow = (from, to) => {
-      from.on("data", (data) => isCut || to.write(data));
+      let last = Promise.resolve();
+      let waiting = 0;
+      const pass = (data) => isCut || to.destroyed || to.write(data);
+      from.on("data", (data) => {
+        if (late === 0 && waiting === 0) return pass(data);
+        // Behind what waits already, whatever that was late by.
+        waiting++;
+        const passed = new Promise((resolve) => setTimeout(resolve, late));
+        last = Promise.all([last, passed]).then(() => {
+          waiting--;
+          pass(data);
+        });
+      });
       from.on("error", () => {});
       from.on("close", () => {
         pairs.delete(pair);
@@ -94,6 +114,9 @@ export async function link(target) {
       isCut = false;
       // What was swallowed cannot be made up for: those connections are broken.
       endAll();
+    },
+    slow(ms) {
+      late = ms;
     },
     close() {
       endAll();

@@ -1,8 +1,9 @@
 // What the browser test drives: the packages as an application uses them.
 import { StrictMode, useState } from "react";
 import { createRoot } from "react-dom/client";
-import { createClient as overSocketIo } from "@heartline/client";
-import { createClient as overLive } from "@heartline/client/live";
+import { createClient as overSocketIo, socketIo } from "@heartline/client";
+import { createClient as overLive, live } from "@heartline/client/live";
+import { createClient as shared } from "@heartline/client/shared";
 import {
   ConnectionStatus,
   HeartlineProvider,
@@ -22,10 +23,13 @@ const options = {
   maxBackoff: 1000,
   ...(query.has("attempts") && { attempts: Number(query.get("attempts")) }),
 };
-const client =
-  query.get("transport") === "live"
-    ? overLive(`${query.get("node")}/live`, options)
-    : overSocketIo(query.get("node"), options);
+const node = query.get("node");
+const client = {
+  live: () => overLive(`${node}/live`, options),
+  socketio: () => overSocketIo(node, options),
+  shared: () => shared(live(`${node}/live`), { ...options, name: query.get("user") }),
+  "shared-socketio": () => shared(socketIo(node), { ...options, name: query.get("user") }),
+}[query.get("transport")]();
 window.heartline = client;
 window.states = [];
 client.subscribe((state) => window.states.push(state));
@@ -60,10 +64,12 @@ function Room({ name }) {
 
 function Page() {
   const [shown, setShown] = useState(true);
+  const [key, setKey] = useState(0);
   window.show = setShown;
+  window.remount = () => setKey((key) => key + 1);
   if (!shown) return <main>Nothing is shown.</main>;
   return (
-    <HeartlineProvider client={client}>
+    <HeartlineProvider client={client} key={key}>
       <main>
         <h1>Lobby</h1>
         <ConnectionStatus />

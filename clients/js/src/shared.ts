@@ -1,0 +1,723 @@
+/**
+ * One connection for all tabs of a browser. Each tab has a client of its own, with its own rooms and
+ * its own queue; what differs is the transport: one of the tabs, the holder of a lock, has the real
+ * connection, and carries for the others over a `BroadcastChannel`. When it is closed, the next in
+ * line takes over, and every client sends again what has not been acknowledged.
+ *
+ * @module
+ */
+import { Client, type Options } from "./client.js";
+import {
+  HeartlineError,
+  type Dial,
+  type End,
+  type Hello,
+  type Link,
+  type LinkEvents,
+  type Platform,
+  type Reply,
+  type Session,
+} from "./types.js";
+
+export { Client, type Options } from "./client.js";
+export * from "./types.js";
+
+/** The part of a browser's locks that is used: `navigator.locks`. */
+export interface Locks {
+  request(
+    name: string,
+    options: { steal?: boolean; signal?: AbortSignal },
+    held: () => Promise<unknown>,
+  ): Promise<unknown>;
+}
+
+/** The part of a `BroadcastChannel` that is used. */
+export interface Channel {
+  postMessage(message: unknown): void;
+  onmessage: ((event: { data: any }) => void) | null;
+  close(): void;
+}
+
+/** What tabs have in common; tests bring their own. */
+export interface Browser {
+  readonly locks: Locks;
+  channel(name: string): Channel;
+  /** Calls when this page is left, until what it returns is called. */
+  onLeave(left: () => void): () => void;
+}
+
+export interface SharedOptions extends Options {
+  /**
+   * Tabs of this name share a connection: name it by the user, or two who use one browser would
+   * speak as one.
+   */
+  name: string;
+  /** For tests. */
+  browser?: Browser | undefined;
+}
+
+/** Whoever carries answers within this, in milliseconds, or another tab takes its place. */
+const PATIENCE = 3_000;
+/** A connection that is in doubt answers within this, in milliseconds, or it is dead. */
+const PROBE = 2_000;
+/** What a tab that closes has left arrives within this, in milliseconds. */
+const LEGACY_TIME = 50;
+/** Others are told at most so often that something was heard, in milliseconds. */
+const SELDOM = 1_000;
+/** What is said once, after the hello: to tabs that come later too. */
+const GREETINGS = /^(server:hello|connection:success|session:resume)$/;
+
+type Heard = Parameters<LinkEvents["event"]>;
+/** A tab's name. */
+type Id = `tab:${string}`;
+
+/** Where a tab was connected, and in which rooms it was. */
+interface Before {
+  readonly place: string | undefined;
+  readonly rooms: readonly string[];
+}
+
+/** What a tab says to the one that carries. */
+type Said =
+  | { what: "dial"; token: string | undefined; before: Before; isWoken: boolean }
+  | { what: "emit"; event: string; data: unknown; id: number | undefined }
+  | { what: "join" | "leave"; room: string; id: number }
+  | { what: "ping"; id: number }
+  | { what: "close"; forGood: boolean };
+
+/** What the one that carries says to a tab. */
+type Told =
+  | { what: "heard" }
+  | { what: "hello"; hello: Hello; place: string; isDeaf: boolean; isByRoom: boolean }
+  | { what: "greeting"; args: Heard }
+  | { what: "reply"; id: number; reply: Reply }
+  | { what: "end"; end: Plain };
+
+/** An end whose error has lost its class on the way. */
+type Plain = Omit<End, "error"> & { error?: Partial<HeartlineError> };
+
+/** What all tabs hear. */
+type Announced =
+  /** From now on this one carries. */
+  | { what: "carrier" }
+  /** It begins an attempt, or has a connection: whoever waits may come. */
+  | { what: "wake" }
+  /** It has heard something, and what. */
+  | { what: "event"; args: Heard }
+  | { what: "alive" }
+  /** It goes, and leaves to the next what a connection goes on by. */
+  | { what: "legacy"; session: Session | undefined; place: string | undefined };
+
+type ToCarrier = { to: "carrier"; tab: Id; link: number } & Said;
+type ToTab = { to: Id; link: number; from: Id } & Told;
+type ToAll = { to: "all"; from: Id } & Announced;
+
+const LOST: End = { kind: "retry", reason: "transport" };
+
+function plain({ error, ...end }: End): Plain {
+  if (!error) return end;
+  const { code, message, retryAfterMs, data } = error;
+  return {
+    ...end,
+    error: { code, message, ...(retryAfterMs !== undefined && { retryAfterMs }), data },
+  };
+}
+
+function whole({ error, ...end }: Plain): End {
+  if (!error) return end;
+  const { code = "FAILED", message = "", retryAfterMs, data } = error;
+  return { ...end, error: new HeartlineError(code, message, retryAfterMs, data) };
+}
+
+type Clocks = Pick<Platform, "now" | "setTimeout" | "clearTimeout">;
+
+interface Legacy {
+  readonly session: Session | undefined;
+  readonly place: string | undefined;
+}
+
+interface Guest {
+  readonly link: number;
+  readonly before: Before;
+  isGreeted: boolean;
+  rooms: Set<string>;
+  /** What it watches, as the server was asked. */
+  readonly watches: Map<string, unknown>;
+}
+
+/** The tab that carries: the real connection, and whom it is for. */
+class Carrier {
+  readonly #guests = new Map<Id, Guest>();
+  /** Tabs of which it will hear that they have gone. */
+  readonly #watched = new Set<Id>();
+  #link: Link | undefined;
+  #hello: Hello | undefined;
+  #attempt = 0;
+  #place: string | undefined;
+  #last: End = LOST;
+  #heardAt = -Infinity;
+  /** The timer of a question whether it still lives. */
+  #asking: unknown;
+  #greetings: Parameters<LinkEvents["event"]>[] = [];
+  /** Who waits for a room that is being joined. */
+  readonly #joining = new Map<string, ((reply: Reply) => void)[]>();
+  /** What a connection that goes on has said of each room. */
+  readonly #goesOn = new Map<string, Reply>();
+  #isOver = false;
+
+  constructor(
+    readonly id: Id,
+    readonly dial: Dial,
+    readonly post: (message: ToTab | ToAll) => void,
+    readonly platform: Clocks,
+    /** Calls when a tab has gone. */
+    readonly whenGone: (tab: Id, gone: () => void) => void,
+    /** Nobody wants a connection any more. */
+    readonly idle: () => void,
+    public legacy: Legacy,
+  ) {
+    this.#announce({ what: "carrier" });
+  }
+
+  /** Lets go of the connection, and says by what it can be gone on. */
+  end(): void {
+    if (this.#isOver) return;
+    this.#isOver = true;
+    const link = this.#link;
+    this.#drop();
+    link?.close(false);
+    this.#announce({ what: "legacy", ...this.legacy });
+  }
+
+  #announce(announced: Announced): void {
+    this.post({ to: "all", from: this.id, ...announced });
+  }
+
+  hear(message: ToCarrier): void {
+    const { tab, link: number } = message;
+    if (this.#isOver) return;
+    if (message.what === "dial") return this.#dialled(tab, number, message);
+    const guest = this.#guests.get(tab);
+    if (guest?.link !== number) return;
+    if (message.what === "close") {
+      this.#forget(tab, guest);
+      if (this.#guests.size === 0) this.#leave(message.forGood);
+      else if (!message.forGood && guest.isGreeted) this.#ask();
+      return;
+    }
+    const link = this.#link;
+    if (!link || !this.#hello) return;
+    const { id }: { id: number | undefined } = message;
+    const reply = (reply: Reply) =>
+      id !== undefined && this.#tell(tab, number, { what: "reply", id, reply: reply ?? {} });
+    switch (message.what) {
+      case "emit":
+        return this.#emit(guest, message.event, message.data, id === undefined ? undefined : reply);
+      case "ping":
+        return link.ping(() => reply({}));
+      case "join":
+        return this.#join(guest, message.room, reply);
+      case "leave":
+        guest.rooms.delete(message.room);
+        if (this.#isWanted(({ rooms }) => rooms.has(message.room))) reply({ ok: true });
+        else link.leave(message.room, () => reply({ ok: true }));
+    }
+  }
+
+  #tell(tab: Id, link: number, told: Told): void {
+    this.post({ to: tab, link, from: this.id, ...told });
+  }
+
+  #isWanted(by: (guest: Guest) => boolean): boolean {
+    return [...this.#guests.values()].some(by);
+  }
+
+  #dialled(tab: Id, link: number, { token, before, isWoken }: Said & { what: "dial" }): void {
+    const known = this.#guests.get(tab);
+    if (known?.link === link) return;
+    if (!this.#watched.has(tab)) this.whenGone(tab, () => this.#gone(tab));
+    this.#watched.add(tab);
+    const guest = { link, before, isGreeted: false, rooms: new Set<string>(), watches: new Map() };
+    this.#guests.set(tab, guest);
+    this.#tell(tab, link, { what: "heard" });
+    if (this.#asking !== undefined) return;
+    if (this.#hello) this.#greet(tab, guest);
+    else if (this.#link) return;
+    // Who came because of an attempt that has failed meanwhile begins none, or it would never end.
+    else if (isWoken) this.#bid(tab, guest, this.#last);
+    else this.#begin(token);
+  }
+
+  #begin(token: string | undefined): void {
+    const attempt = ++this.#attempt;
+    const current = () => attempt === this.#attempt;
+    const events: LinkEvents = {
+      hello: (hello) => {
+        if (!current()) return;
+        this.#hello = hello;
+        this.#place = `${this.id}:${attempt}`;
+        for (const [tab, guest] of this.#guests) this.#greet(tab, guest);
+        this.#announce({ what: "wake" });
+      },
+      event: (...args) => {
+        if (!current()) return;
+        if (GREETINGS.test(args[0])) this.#greetings.push(args);
+        this.#announce({ what: "event", args });
+      },
+      alive: () => {
+        if (!current() || this.platform.now() - this.#heardAt < SELDOM) return;
+        this.#heardAt = this.platform.now();
+        this.#announce({ what: "alive" });
+      },
+      end: (end) => current() && this.#give(end),
+    };
+    this.#announce({ what: "wake" });
+    const link = this.dial(token, events, this.legacy.session);
+    if (current()) this.#link = link;
+    else link.close(false);
+  }
+
+  /** A tab has given the connection up: either that tab has gone to sleep, or it is dead for all. */
+  #ask(): void {
+    if (this.#asking !== undefined) return;
+    const attempt = this.#attempt;
+    this.#asking = this.platform.setTimeout(() => this.#give(LOST), PROBE);
+    this.#link?.ping(() => {
+      if (attempt !== this.#attempt) return;
+      this.#known();
+      for (const [tab, guest] of this.#guests) this.#greet(tab, guest);
+    });
+  }
+
+  /** Whether it lives is in no doubt any more. */
+  #known(): void {
+    this.platform.clearTimeout(this.#asking);
+    this.#asking = undefined;
+  }
+
+  /** Whether it was connected where this connection goes on from. */
+  #goesOnFor({ before }: Guest): boolean {
+    const isSame = before.place !== undefined && before.place === this.legacy.place;
+    return isSame && this.#hello!.recovered;
+  }
+
+  #greet(tab: Id, guest: Guest): void {
+    if (guest.isGreeted) return;
+    guest.isGreeted = true;
+    const recovered = this.#goesOnFor(guest);
+    const isByRoom = !!this.#link?.isByRoom;
+    if (recovered && !isByRoom) guest.rooms = new Set(guest.before.rooms);
+    this.#tell(tab, guest.link, {
+      what: "hello",
+      hello: { ...this.#hello!, recovered },
+      place: this.#place!,
+      isDeaf: !!this.#link?.isDeaf,
+      isByRoom,
+    });
+    for (const args of this.#greetings) this.#tell(tab, guest.link, { what: "greeting", args });
+  }
+
+  /** It has ended, for all. */
+  #give(end: End): void {
+    const link = this.#link;
+    this.#drop();
+    link?.close(false);
+    this.#last = end.kind === "retry" ? end : LOST;
+    for (const [tab, guest] of [...this.#guests]) this.#bid(tab, guest, end);
+  }
+
+  #bid(tab: Id, { link }: Guest, end: End): void {
+    this.#guests.delete(tab);
+    this.#tell(tab, link, { what: "end", end: plain(end) });
+  }
+
+  #drop(): void {
+    this.#known();
+    this.#attempt++;
+    const link = this.#link;
+    const session = link?.session?.();
+    if (link) this.legacy = { session, place: session && (this.#place ?? this.legacy.place) };
+    this.#link = this.#hello = this.#place = undefined;
+    this.#greetings = [];
+    this.#joining.clear();
+    this.#goesOn.clear();
+  }
+
+  /** Nobody wants the connection any more. */
+  #leave(forGood: boolean): void {
+    const link = this.#link;
+    this.#drop();
+    if (forGood) this.legacy = { session: undefined, place: undefined };
+    link?.close(forGood);
+    this.idle();
+  }
+
+  #gone(tab: Id): void {
+    const guest = this.#guests.get(tab);
+    this.#watched.delete(tab);
+    if (guest) this.#forget(tab, guest);
+    if (this.#guests.size === 0 && !this.#isOver) this.#leave(true);
+  }
+
+  /** Leaves the rooms and ends the watches that nobody else wants. */
+  #forget(tab: Id, { rooms, watches }: Guest): void {
+    this.#guests.delete(tab);
+    if (!this.#hello) return;
+    for (const room of rooms)
+      if (!this.#isWanted((guest) => guest.rooms.has(room))) this.#link?.leave(room, () => {});
+    for (const [key, what] of watches)
+      if (!this.#isWanted((guest) => guest.watches.has(key)))
+        this.#link?.emit("presence:unwatch", what);
+  }
+
+  #emit(guest: Guest, event: string, data: any, reply?: (reply: Reply) => void): void {
+    const isWatch = event === "presence:watch";
+    if (isWatch || event === "presence:unwatch") {
+      const { after: _, ...what } = data ?? {};
+      const key = JSON.stringify(what);
+      if (isWatch) guest.watches.set(key, what);
+      else {
+        guest.watches.delete(key);
+        if (this.#isWanted(({ watches }) => watches.has(key))) return void reply?.({ ok: true });
+      }
+    }
+    this.#link!.emit(event, data, reply);
+  }
+
+  #join(guest: Guest, room: string, reply: (reply: Reply) => void): void {
+    guest.rooms.add(room);
+    const known = this.#goesOn.get(room);
+    if (known && this.#goesOnFor(guest)) return reply(known);
+    const waiting = this.#joining.get(room);
+    if (waiting) return void waiting.push(reply);
+    const all = [reply];
+    this.#joining.set(room, all);
+    this.#link!.join(room, (answer) => {
+      this.#joining.delete(room);
+      if (answer?.recovered) this.#goesOn.set(room, answer);
+      if (answer?.ok === false) guest.rooms.delete(room);
+      for (const one of all) one(answer ?? {});
+    });
+  }
+}
+
+/** What a tab's link is to the tab. */
+interface Current {
+  /** It was answered by somebody who carries. */
+  isCarried(): boolean;
+  begin(): void;
+  hear(message: ToTab | ToAll): void;
+  lose(): void;
+}
+
+/** This tab: a transport for its client, and a place in the line of those who may carry. */
+class Tab {
+  readonly id: Id = `tab:${Math.random().toString(36).slice(2)}${Math.random().toString(36).slice(2)}`;
+  /** Connects, if the client was about to. */
+  wake = () => {};
+  #channel: Channel | undefined;
+  #carrier: Carrier | undefined;
+  #current: Current | undefined;
+  #isIn = false;
+  #number = 0;
+  /** Those of the last connection. */
+  #rooms: ReadonlySet<string> = new Set();
+  /** The attempt that begins now is not this tab's own. */
+  isWoken = false;
+  #legacy: Legacy = { session: undefined, place: undefined };
+  #leaving = new AbortController();
+  #offLeave = () => {};
+
+  constructor(
+    readonly name: string,
+    readonly real: Dial,
+    readonly browser: Browser,
+    readonly platform: Clocks,
+  ) {}
+
+  /** Takes part. */
+  #enter(): void {
+    if (this.#channel) return;
+    const channel = (this.#channel = this.browser.channel(`heartline:${this.name}`));
+    channel.onmessage = ({ data }) => this.#heard(data);
+    this.#leaving = new AbortController();
+    this.#offLeave = this.browser.onLeave(() => this.leave());
+    // By this whoever carries sees that this tab has gone; before that it would seem to have.
+    this.#isIn = false;
+    this.#lock(this.#own(this.id), {}, () => {
+      this.#isIn = true;
+      this.#current?.begin();
+    });
+    this.#line(false);
+  }
+
+  #own(tab: Id): string {
+    return `heartline:${this.name}:${tab}`;
+  }
+
+  /** Holds a lock until this tab leaves, or `lost` is called. */
+  #lock(name: string, how: { steal?: boolean }, held: () => void, lost = () => {}): void {
+    const { signal } = this.#leaving;
+    const options = how.steal ? how : { signal };
+    this.browser.locks
+      .request(name, options, () => {
+        if (!signal.aborted) held();
+        return until(signal);
+      })
+      .catch(() => signal.aborted || lost());
+  }
+
+  /** Gets into the line, or to its head: whoever is there does not answer. */
+  #line(steal: boolean): void {
+    const { signal } = this.#leaving;
+    const carry = () => signal.aborted || this.#carry();
+    this.#lock(
+      `heartline:${this.name}`,
+      { steal },
+      () => {
+        // What the last one has left may still be on its way.
+        if (this.#current?.isCarried()) this.platform.setTimeout(carry, LEGACY_TIME);
+        else carry();
+      },
+      () => {
+        // This tab was asleep, and another one has taken its place.
+        this.#uncarry();
+        this.#line(false);
+      },
+    );
+  }
+
+  #carry(): void {
+    this.#carrier ??= new Carrier(
+      this.id,
+      this.real,
+      (message) => this.#post(message),
+      this.platform,
+      (tab, gone) => {
+        const { signal } = this.#leaving;
+        this.browser.locks.request(this.#own(tab), { signal }, async () => gone()).catch(() => {});
+      },
+      () => this.#current ?? this.leave(),
+      this.#legacy,
+    );
+  }
+
+  #uncarry(): void {
+    const carrier = this.#carrier;
+    this.#carrier = undefined;
+    if (!carrier) return;
+    carrier.end();
+    this.#legacy = carrier.legacy;
+  }
+
+  /** Takes part no more: another tab carries from now on. Its own link ends as lost. */
+  leave(): void {
+    if (!this.#channel) return;
+    this.#uncarry();
+    this.#channel.onmessage = null;
+    this.#channel.close();
+    this.#channel = undefined;
+    this.#offLeave();
+    this.#leaving.abort();
+    this.#current?.lose();
+  }
+
+  /** The client wants no connection any more. */
+  rest(): void {
+    // Who carries for others goes on.
+    if (!this.#carrier) this.leave();
+  }
+
+  #post(message: ToCarrier | ToTab | ToAll): void {
+    const { to } = message;
+    const isHere = to === this.id || (to === "carrier" && this.#carrier !== undefined);
+    const channel = this.#channel;
+    if (!isHere) channel?.postMessage(message);
+    if (!isHere && to !== "all") return;
+    // As from another tab: later, and without what is changed meanwhile.
+    const copy = structuredClone(message);
+    queueMicrotask(() => channel === this.#channel && this.#heard(copy));
+  }
+
+  #heard(message: ToCarrier | ToTab | ToAll): void {
+    if (message.to === "carrier") return this.#carrier?.hear(message);
+    if (message.to !== "all" && message.to !== this.id) return;
+    if (message.what === "legacy") {
+      const { session, place } = message;
+      this.#legacy = { session, place };
+    } else if (message.what === "wake") {
+      // Who has an attempt of its own on the way is not woken for the next one.
+      if (!this.#current) this.wake();
+    } else this.#current?.hear(message);
+  }
+
+  readonly dial: Dial = (token, events, earlier) => {
+    this.#enter();
+    const number = ++this.#number;
+    const before: Before = {
+      place: (earlier as (Session & { place?: string }) | undefined)?.place,
+      rooms: [...this.#rooms],
+    };
+    let { isWoken } = this;
+    this.isWoken = false;
+    const rooms = new Set<string>();
+    const replies = new Map<number, (reply: Reply) => void>();
+    let asked = 0;
+    let carrier: Id | undefined;
+    let place: string | undefined;
+    const say = (said: Said) => this.#post({ to: "carrier", tab: this.id, link: number, ...said });
+    const ask = (said: (id: number) => Said, reply: (reply: Reply) => void) => {
+      const id = ++asked;
+      replies.set(id, reply);
+      say(said(id));
+    };
+    const begin = () => {
+      if (!this.#isIn) return;
+      say({ what: "dial", token, before, isWoken });
+    };
+    const over = () => {
+      this.platform.clearTimeout(timer);
+      replies.clear();
+      if (this.#current === current) this.#current = undefined;
+    };
+    const end = (end: End) => {
+      over();
+      events.end(end);
+    };
+    const current: Current = {
+      isCarried: () => carrier !== undefined,
+      begin,
+      lose: () => end({ ...LOST, afterMs: 0 }),
+      hear: (message) => {
+        if (message.what === "carrier") {
+          // The connection that was is gone with whoever carried it.
+          if (carrier !== undefined) return current.lose();
+          isWoken = false;
+          return begin();
+        }
+        if (message.to === "all") {
+          if (message.from !== carrier || place === undefined) return;
+          events.alive();
+          if (message.what !== "event") return;
+          const [, , room] = message.args;
+          if (room === undefined || rooms.has(room)) events.event(...message.args);
+          return;
+        }
+        if (message.link !== number) return;
+        carrier = message.from;
+        events.alive();
+        if (message.what === "heard") clear();
+        else if (message.what === "hello") {
+          const { hello, isDeaf, isByRoom } = message;
+          ({ place } = message);
+          // Rooms of which the connection says by itself that it is in there.
+          if (hello.recovered && !isByRoom) for (const room of before.rooms) rooms.add(room);
+          this.#rooms = rooms;
+          Object.assign(link, { isDeaf, isByRoom });
+          events.hello(hello);
+        } else if (message.what === "greeting") events.event(...message.args);
+        else if (message.what === "end") end(whole(message.end));
+        else {
+          const reply = replies.get(message.id);
+          replies.delete(message.id);
+          reply?.(message.reply);
+        }
+      },
+    };
+    const link: Link = {
+      emit(event, data, reply) {
+        if (reply) ask((id) => ({ what: "emit", event, data, id }), reply);
+        else say({ what: "emit", event, data, id: undefined });
+      },
+      join(room, reply) {
+        rooms.add(room);
+        ask((id) => ({ what: "join", room, id }), reply);
+      },
+      leave(room, reply) {
+        rooms.delete(room);
+        ask(
+          (id) => ({ what: "leave", room, id }),
+          () => reply(),
+        );
+      },
+      ping: (reply) =>
+        ask(
+          (id) => ({ what: "ping", id }),
+          () => reply(),
+        ),
+      session: () => ({ place: place ?? before.place }) as Session,
+      close: (forGood) => {
+        over();
+        say({ what: "close", forGood });
+      },
+    };
+    const clear = () => this.platform.clearTimeout(timer);
+    const timer = this.platform.setTimeout(() => this.#carrier || this.#line(true), PATIENCE);
+    this.#current = current;
+    begin();
+    return link;
+  };
+}
+
+const until = (signal: AbortSignal) =>
+  new Promise<void>((resolve) =>
+    signal.aborted ? resolve() : signal.addEventListener("abort", () => resolve()),
+  );
+
+/** Where there are no locks or channels, each tab is for itself. */
+function surroundings(): Browser | undefined {
+  const { navigator, BroadcastChannel } = globalThis as {
+    navigator?: { locks?: Locks };
+    BroadcastChannel?: new (name: string) => unknown;
+  };
+  const locks = navigator?.locks;
+  if (!locks || !BroadcastChannel) return undefined;
+  return {
+    locks,
+    channel: (name) => new BroadcastChannel(name) as Channel,
+    onLeave(left) {
+      globalThis.addEventListener?.("pagehide", left);
+      return () => globalThis.removeEventListener?.("pagehide", left);
+    },
+  };
+}
+
+/**
+ * A client that shares its connection with all tabs that have one of the same name. The server sees
+ * one device, however many tabs there are.
+ *
+ * ```ts
+ * import { live } from "@heartline/client/live";
+ * import { createClient } from "@heartline/client/shared";
+ *
+ * const heartline = createClient(live("wss://realtime.example.com/live"), { name: userId, token });
+ * ```
+ *
+ * Without Web Locks, as in a page that did not come over HTTPS, each tab has its own.
+ */
+export function createClient<
+  Incoming extends object = Record<string, any>,
+  Outgoing extends object = Record<string, unknown>,
+>(
+  dial: Dial,
+  { name, browser = surroundings(), autoConnect = true, ...options }: SharedOptions,
+): Client<Incoming, Outgoing> {
+  if (!browser) return new Client(dial, { ...options, autoConnect });
+  let tab: Tab | undefined;
+  const client: Client<Incoming, Outgoing> = new Client(
+    (...attempt) => (tab ??= begin()).dial(...attempt),
+    { ...options, autoConnect: false },
+  );
+  function begin(): Tab {
+    const tab = new Tab(name, dial, browser!, client.platform);
+    tab.wake = () => {
+      if (client.state.status !== "reconnecting") return;
+      tab.isWoken = true;
+      client.connect();
+    };
+    client.subscribe(({ status }) => status === "disconnected" && tab.rest());
+    return tab;
+  }
+  if (autoConnect) client.connect();
+  return client;
+}

@@ -1,0 +1,414 @@
+// One connection for several tabs.
+import assert from "node:assert/strict";
+import { describe, it } from "node:test";
+import { createClient } from "../dist/shared.js";
+import { Clock, HELLO, outcome, settled } from "./fake.js";
+import { Tabs } from "./tabs.js";
+
+/** Lets what tabs say to each other arrive, and what follows from it. */
+async function heard() {
+  for (let turn = 0; turn < 8; turn++) await settled();
+}
+
+/** A browser with tabs, each with its client; and all real connections that came about. */
+function world(link = {}) {
+  const tabs = new Tabs();
+  const clock = new Clock();
+  const links = [];
+  const dial = (tab) => (token, events, earlier) => {
+    const one = {
+      tab,
+      token,
+      earlier,
+      events,
+      said: [],
+      closed: [],
+      emit: (event, data, reply) => one.said.push({ event, data, reply }),
+      join: (room, reply) => one.said.push({ event: "join", data: room, reply }),
+      leave: (room, reply) => one.said.push({ event: "leave", data: room, reply }),
+      ping: (reply) => one.said.push({ event: "ping", reply }),
+      session: () => ({ of: links.indexOf(one) }),
+      close: (forGood) => one.closed.push(forGood),
+      find: (event) => one.said.filter((said) => said.event === event),
+      ...link,
+    };
+    links.push(one);
+    return one;
+  };
+  const open = (name, options = {}) => {
+    const page = tabs.open();
+    const client = createClient(dial(name), {
+      name: "ann",
+      token: name,
+      platform: clock,
+      browser: page.browser,
+      ...options,
+    });
+    const events = [];
+    for (const event of ["note", "server:hello", "session:back", "room:missed"])
+      client.on(event, (data) => events.push([event, data]));
+    return { ...page, client, events, names: () => events.map(([event]) => event) };
+  };
+  return {
+    tabs,
+    clock,
+    links,
+    open,
+    get link() {
+      return links.at(-1);
+    },
+  };
+}
+
+/** Two tabs with a connection, which the first one carries. */
+async function two(link) {
+  const all = world(link);
+  const [a, b] = [all.open("a"), all.open("b")];
+  await heard();
+  all.link.events.hello(HELLO);
+  await heard();
+  return { ...all, a, b, all };
+}
+const status = (...tabs) => tabs.map(({ client }) => client.state.status);
+
+describe("tabs that share a connection", () => {
+  it("have one, and each knows what is true of it", async () => {
+    const { all, a, b } = await two();
+    assert.deepEqual(status(a, b), ["connected", "connected"]);
+    assert.equal(all.links.length, 1);
+    assert.deepEqual(
+      [a, b].map(({ client }) => client.state.socketId),
+      ["s1", "s1"],
+    );
+    all.link.events.event("server:hello", HELLO);
+    const c = all.open("c");
+    await heard();
+    assert.deepEqual(status(c), ["connected"]);
+    assert.equal(all.links.length, 1);
+    for (const tab of [a, b, c]) assert.deepEqual(tab.names(), ["server:hello"]);
+  });
+
+  it("hear what is said in their own rooms, and leave one when the last of them does", async () => {
+    const { all, a, b } = await two();
+    for (const tab of [a, b]) void tab.client.join("lobby");
+    void b.client.join("kitchen");
+    await heard();
+    assert.deepEqual(
+      all.link.find("join").map(({ data }) => data),
+      ["lobby", "kitchen"],
+    );
+    for (const { reply } of all.link.find("join")) reply({ ok: true });
+    await heard();
+    assert.ok(a.client.isIn("lobby") && b.client.isIn("lobby") && b.client.isIn("kitchen"));
+    all.link.events.event("note", 1, "lobby");
+    all.link.events.event("note", 2, "kitchen");
+    all.link.events.event("note", 3);
+    await heard();
+    const notes = ({ events }) =>
+      events.filter(([name]) => name === "note").map(([, data]) => data);
+    assert.deepEqual(
+      [notes(a), notes(b)],
+      [
+        [1, 3],
+        [1, 2, 3],
+      ],
+    );
+    b.client.leave("lobby");
+    await heard();
+    assert.equal(all.link.find("leave").length, 0);
+    a.client.leave("lobby");
+    await heard();
+    assert.deepEqual(
+      all.link.find("leave").map(({ data }) => data),
+      ["lobby"],
+    );
+  });
+
+  it("get each its own answers", async () => {
+    const { all, a, b } = await two();
+    const asked = [a, b].map(({ client }, n) => client.request("ask", { n }));
+    await heard();
+    for (const { data, reply } of all.link.find("ask")) reply({ ok: true, n: data.n });
+    assert.deepEqual(
+      (await Promise.all(asked)).map(({ n }) => n),
+      [0, 1],
+    );
+  });
+
+  it("end a watch when the last of them does", async () => {
+    const { all, a, b } = await two();
+    for (const { client } of [a, b]) client.emit("presence:watch", { room: "lobby" });
+    a.client.emit("presence:unwatch", { room: "lobby" });
+    await heard();
+    assert.equal(all.link.find("presence:unwatch").length, 0);
+    b.crash();
+    await heard();
+    assert.deepEqual(
+      all.link.find("presence:unwatch").map(({ data }) => data),
+      [{ room: "lobby" }],
+    );
+  });
+
+  it("are told of the same end, and of a refusal with all that came with it", async () => {
+    const { all, a, b } = await two();
+    const { HeartlineError } = await import("../dist/types.js");
+    const error = new HeartlineError("BANNED", "not today", undefined, { until: 5 });
+    all.link.events.end({ kind: "final", reason: "refused", error });
+    await heard();
+    for (const { client } of [a, b]) {
+      assert.equal(client.state.reason, "refused");
+      assert.ok(client.state.error instanceof HeartlineError);
+      assert.deepEqual(client.state.error.data, { until: 5 });
+    }
+    b.client.connect();
+    await heard();
+    all.link.events.hello(HELLO);
+    await heard();
+    assert.deepEqual(status(a, b), ["failed", "connected"]);
+  });
+
+  it("try together, and no more often than one would", async () => {
+    const { all, a, b } = await two();
+    for (const pause of [0, 1000, 2000, 4000]) {
+      await all.clock.pass(pause);
+      await heard();
+      all.link.events.end({ kind: "retry", reason: "transport" });
+      await heard();
+    }
+    assert.equal(all.links.length, 4);
+    assert.deepEqual(
+      [a, b].map(({ client }) => client.state.attempt),
+      [4, 4],
+    );
+    await all.clock.pass(8000);
+    await heard();
+    all.link.events.hello(HELLO);
+    await heard();
+    assert.deepEqual(status(a, b), ["connected", "connected"]);
+  });
+
+  it("do not chase each other when an attempt fails at once", async () => {
+    const { all } = await two();
+    const before = all.links.length;
+    all.links.push = function (one) {
+      queueMicrotask(() => one.events.end({ kind: "retry", reason: "transport" }));
+      return Array.prototype.push.call(this, one);
+    };
+    all.link.events.end({ kind: "retry", reason: "transport" });
+    await heard();
+    for (let second = 0; second < 20; second++) {
+      await all.clock.pass(1000);
+      await heard();
+    }
+    assert.ok(all.links.length - before <= 6, `${all.links.length - before} attempts in 20 s`);
+  });
+});
+
+it("a tab whose locks take their time is not taken for one that has gone", async () => {
+  const { all } = await two();
+  const { browser } = all.tabs.open();
+  const locks = { request: (...asked) => heard().then(() => browser.locks.request(...asked)) };
+  const { client } = all.open("c", { browser: { ...browser, locks } });
+  await heard();
+  await heard();
+  void client.join("lobby");
+  await heard();
+  assert.deepEqual(
+    all.link.find("join").map(({ data }) => data),
+    ["lobby"],
+  );
+});
+
+describe("when one tab gives the connection up", () => {
+  /** As it does whose page is put away. */
+  const giveUp = async ({ all, b }) => {
+    const own = b.clock.watchers;
+    for (const tell of [...own]) tell("offline");
+    await heard();
+    return all;
+  };
+  async function three() {
+    const all = world();
+    const its = new Clock();
+    const [a, b, c] = [all.open("a"), all.open("b", { platform: its }), all.open("c")];
+    await heard();
+    all.link.events.hello(HELLO);
+    await heard();
+    assert.deepEqual(status(a, b, c), ["connected", "connected", "connected"]);
+    return { all, a, b: { ...b, clock: its }, c };
+  }
+
+  it("the others keep it, if it lives", async () => {
+    const { all, a, b, c } = await three();
+    await giveUp({ all, b });
+    assert.deepEqual(status(a, b, c), ["connected", "reconnecting", "connected"]);
+    all.link.find("ping")[0].reply();
+    await all.clock.pass(3000);
+    await heard();
+    assert.equal(all.links.length, 1);
+    b.clock.tell("online");
+    await heard();
+    assert.deepEqual(status(a, b, c), ["connected", "connected", "connected"]);
+    assert.equal(b.client.state.recovered, false);
+  });
+
+  it("all lose it, if it does not answer, and nobody is let in before that is known", async () => {
+    const { all, a, b, c } = await three();
+    await giveUp({ all, b });
+    b.clock.tell("online");
+    await heard();
+    assert.deepEqual(status(b), ["reconnecting"]);
+    await all.clock.pass(2000);
+    await heard();
+    assert.deepEqual(status(a, b, c), ["reconnecting", "reconnecting", "reconnecting"]);
+    assert.deepEqual(all.links[0].closed, [false]);
+  });
+});
+
+describe("when the tab that carries", () => {
+  it("is closed, the next takes over, and what it has to send is sent", async () => {
+    const { all, a, b } = await two();
+    const sent = b.client.send("message:send", { content: "hi" });
+    await heard();
+    const [{ data: first }] = all.link.find("message:send");
+    a.close();
+    await heard();
+    assert.deepEqual(all.link.closed, [false]);
+    await all.clock.pass(50);
+    await heard();
+    assert.equal(all.links.length, 2);
+    assert.deepEqual([all.link.tab, all.link.token], ["b", "b"]);
+    // It goes on from where the other one was.
+    assert.deepEqual(all.link.earlier, { of: 0 });
+    all.link.events.hello({ ...HELLO, recovered: true });
+    await heard();
+    assert.equal(b.client.state.recovered, true);
+    const [again] = all.link.find("message:send");
+    assert.equal(again.data.tempId, first.tempId);
+    again.reply({ ok: true });
+    await heard();
+    assert.equal(await outcome(sent), "done");
+  });
+
+  it("crashes, the next takes over afresh", async () => {
+    const { all, a, b } = await two();
+    void b.client.join("lobby");
+    await heard();
+    all.link.find("join")[0].reply({ ok: true });
+    await heard();
+    a.crash();
+    await heard();
+    await all.clock.pass(50);
+    await heard();
+    assert.equal(all.link.tab, "b");
+    assert.equal(all.link.earlier, undefined);
+    all.link.events.hello(HELLO);
+    await heard();
+    assert.deepEqual(
+      all.link.find("join").map(({ data }) => data),
+      ["lobby"],
+    );
+    assert.equal(b.client.state.recovered, false);
+  });
+
+  it("sleeps, another one takes its place, and it finds that when it wakes", async () => {
+    const all = world();
+    const its = new Clock();
+    const [a, b] = [all.open("a", { platform: its }), all.open("b")];
+    await heard();
+    all.link.events.hello(HELLO);
+    await heard();
+    assert.deepEqual([status(a, b), all.link.tab], [["connected", "connected"], "a"]);
+    a.sleep();
+    await all.clock.pass(50_000);
+    await heard();
+    assert.equal(all.link.tab, "b");
+    all.link.events.hello({ ...HELLO, socketId: "s2" });
+    await heard();
+    assert.deepEqual(status(b), ["connected"]);
+    a.wake();
+    await heard();
+    await its.pass(0);
+    await heard();
+    assert.deepEqual(status(a, b), ["connected", "connected"]);
+    assert.equal(a.client.state.socketId, "s2");
+    assert.ok(all.links[0].closed.length > 0);
+  });
+
+  it("wants no connection any more, it goes on carrying for the others", async () => {
+    const { all, a, b } = await two();
+    a.client.disconnect();
+    await heard();
+    assert.deepEqual(status(a, b), ["disconnected", "connected"]);
+    assert.deepEqual([all.links.length, all.link.closed.length], [1, 0]);
+    b.client.disconnect();
+    await heard();
+    assert.deepEqual(all.link.closed, [true]);
+    assert.equal(all.tabs.left, 0);
+    assert.equal(all.clock.timers, 0);
+    // And may come again.
+    a.client.connect();
+    await heard();
+    all.link.events.hello(HELLO);
+    await heard();
+    assert.deepEqual(status(a), ["connected"]);
+  });
+});
+
+describe("a connection that is recovered", () => {
+  it("keeps the rooms of each tab, where rooms are not joined again", async () => {
+    const { all, a, b } = await two();
+    for (const tab of [a, b]) void tab.client.join("lobby");
+    await heard();
+    all.link.find("join")[0].reply({ ok: true });
+    await heard();
+    all.link.events.end({ kind: "retry", reason: "transport" });
+    await heard();
+    await all.clock.pass(1000);
+    await heard();
+    assert.deepEqual(all.link.earlier, { of: 0 });
+    all.link.events.hello({ ...HELLO, recovered: true });
+    await heard();
+    assert.deepEqual(
+      [a, b].map(({ client }) => client.state.recovered),
+      [true, true],
+    );
+    assert.equal(all.link.find("join").length, 0);
+    all.link.events.event("note", 1, "lobby");
+    await heard();
+    for (const tab of [a, b]) assert.ok(tab.names().includes("note"));
+    a.client.leave("lobby");
+    await heard();
+    assert.equal(all.link.find("leave").length, 0);
+    // Who comes now was not there before.
+    const c = all.open("c");
+    await heard();
+    assert.equal(c.client.state.recovered, false);
+  });
+
+  it("tells each tab of each room whether something was missed, where they are", async () => {
+    const { all, a, b } = await two({ isByRoom: true, isDeaf: true });
+    for (const tab of [a, b]) void tab.client.join("lobby");
+    await heard();
+    all.link.find("join")[0].reply({ ok: true });
+    await heard();
+    all.link.events.end({ kind: "retry", reason: "transport" });
+    await heard();
+    await all.clock.pass(1000);
+    await heard();
+    all.link.events.hello({ ...HELLO, recovered: true });
+    await heard();
+    assert.equal(all.link.find("join").length, 1);
+    all.link.find("join")[0].reply({ ok: true, recovered: true });
+    await heard();
+    assert.ok(a.client.isIn("lobby") && b.client.isIn("lobby"));
+    for (const tab of [a, b]) assert.ok(!tab.names().includes("room:missed"));
+  });
+});
+
+it("without locks each tab has its own connection", async () => {
+  const all = world();
+  for (const name of ["a", "b"]) all.open(name, { browser: undefined });
+  await heard();
+  assert.equal(all.links.length, 2);
+});
