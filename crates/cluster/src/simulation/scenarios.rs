@@ -318,10 +318,10 @@ fn whoever_comes_back_late_when_the_store_was_away_is_not_taken_for_gone() {
             sleep(TTL * 2 / 3).await;
             world.cut(2, false);
             sleep(MOMENT * 2).await;
-            let store = world.store.clone();
-            let store = locked(&store);
-            assert!(!store.model.is_held(store.time()), "all are back");
-            drop(store);
+            {
+                let store = locked(&world.store);
+                assert!(!store.model.is_held(store.time()), "all are back");
+            }
             world.settle().await;
             assert_eq!(world.told_of("ann"), [true]);
         });
