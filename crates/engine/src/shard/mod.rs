@@ -6,6 +6,7 @@ pub mod frames;
 pub mod heartbeat;
 pub mod mailbox;
 pub mod outbound;
+pub(crate) mod pieces;
 pub(crate) mod polling;
 pub(crate) mod probe;
 mod receipt;
