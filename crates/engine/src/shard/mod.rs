@@ -3,6 +3,7 @@
 pub mod conn;
 pub mod engine;
 pub mod frames;
+pub(crate) mod gather;
 pub mod heartbeat;
 pub mod mailbox;
 pub mod outbound;
