@@ -133,6 +133,8 @@ export class Cluster {
           "cluster.url": pair.url,
           "cluster.lease_ttl": "3s",
           "cluster.lease_refresh": "1s",
+          // What is acknowledged is in Redis: nothing is told to some that others do not hear of.
+          "recovery.unreachable": "refuse",
           // More than is said while somebody is away, as far as Redis knows of it.
           "recovery.events": 1024,
         }),

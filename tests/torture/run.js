@@ -1,6 +1,6 @@
 // Nothing is lost: real clients and writers, while connections break at any byte, the gateway is
-// killed and stopped, its database crashes and its disk is full. Afterwards all that was heard
-// and kept is compared with all that was said.
+// killed and stopped, its database crashes, its disk is full, and a cluster's Redis fails over.
+// Afterwards all that was heard and kept is compared with all that was said.
 //
 //   node tests/torture/run.js [SECONDS [PHASE,…]]     `make torture SECONDS=…`
 //
@@ -78,7 +78,8 @@ const inCluster = (title) => ({
     try {
       const cluster = new Cluster(await pair.start());
       // One of three is killed: a part of the clients comes back for it.
-      const result = await rooms(cluster, { ...options, ...ALL, hurt, waits: 1 / 8 });
+      const how = { ...ALL, hurt, count: 120, waits: 1 / 8 };
+      const result = await rooms(cluster, { ...options, ...how });
       return { ...result, done };
     } finally {
       await pair.end();

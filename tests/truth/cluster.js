@@ -27,6 +27,7 @@ class Plain {
     store.clock = clock;
     store.server = kept(await redis(undefined, [], clock?.env));
     store.port = store.server.port;
+    store.cuts = Array(NODES).fill(0);
     store.links = await Promise.all(Array.from({ length: NODES }, () => link(store.port)));
     return store;
   }
@@ -38,6 +39,16 @@ class Plain {
   async kill() {
     this.links.forEach((one) => one.close());
     await this.server.kill();
+  }
+
+  /** Of two who have cut a link, the last to heal it does. */
+  cut(node) {
+    this.cuts[node]++;
+    this.links[node].cut();
+  }
+
+  heal(node) {
+    if (--this.cuts[node] === 0) this.links[node].heal();
   }
 
   async restart(ms) {
@@ -176,9 +187,9 @@ export class Cluster {
     const node = this.nodes[index];
     begins();
     if (kind === "cut") {
-      this.store.links[index].cut();
+      this.store.cut(index);
       await pause(ms);
-      this.store.links[index].heal();
+      this.store.heal(index);
     } else if (kind === "slow") {
       this.store.links[index].slow(rest.late);
       await pause(ms);
@@ -193,9 +204,9 @@ export class Cluster {
       await pause(ms);
       await this.#begin(node);
     } else if (kind === "outage") {
-      for (const link of this.store.links) link.cut();
+      for (const { index } of this.nodes) this.store.cut(index);
       await pause(ms);
-      for (const link of this.store.links) link.heal();
+      for (const { index } of this.nodes) this.store.heal(index);
     } else if (kind === "stall") {
       this.store.stall("SIGSTOP");
       await pause(ms);

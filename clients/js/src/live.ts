@@ -228,7 +228,7 @@ export function createClient<
 
 /**
  * The same without what fills in the messages that were missed: `room:missed` tells of those, of
- * conversations too. A third lighter.
+ * conversations too. A sixth lighter.
  */
 export function createSmallClient<
   Incoming extends object = Record<string, any>,

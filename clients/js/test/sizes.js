@@ -8,8 +8,8 @@ const PRESENCE = ["./presence.js", "./together.js"];
 
 /** Bytes; what of a module is weighed, if not all of it; and what is not weighed with it. */
 const LIMITS = {
-  // The core and its queue: what every client has. A third is the state machine, a seventh the
-  // queue, a sixth the live protocol with going on where a connection was lost.
+  // What every client has: more than half is the state machine, an eighth the queue, and a sixth
+  // the live protocol, a third of which is going on where a connection was lost.
   "live, small": [7.6 * 1024, { module: "live", part: "createSmallClient" }],
   // With what fills in missed messages, and rooms as objects.
   live: [9.1 * 1024, { part: "createClient" }],

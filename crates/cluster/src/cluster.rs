@@ -159,6 +159,7 @@ impl Cluster {
             address: settings.address.into(),
             version: settings.version.into(),
             probed: false,
+            proto: registry::Versions::OWN,
             settings: settings
                 .alike
                 .into_iter()
@@ -373,7 +374,8 @@ impl Cluster {
             ..own.clone()
         });
         if is_here && !found.online {
-            found.online = true;
+            // The registry's number is that of something else.
+            (found.online, found.stale) = (true, true);
             found.last_seen_at = own.last_seen_at;
         }
         if is_here {
@@ -654,6 +656,10 @@ impl Backplane for Cluster {
             incarnations: read(&member.joins),
             repairs: read(&member.repairs),
             swept: read(&member.swept),
+            set_aside: read(&member.set_aside),
+            newer: read(&fanout.newer),
+            damaged: read(&fanout.damaged),
+            refused: self.member.refused(),
             given_up: read(&member.given_up),
             edges: read(&member.edges),
             missed_edges: read(&member.missed_edges),

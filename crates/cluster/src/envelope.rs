@@ -307,6 +307,13 @@ fn read_target<'a>(kind: u8, reader: &mut Reader<'a>) -> Option<Target<'a>> {
     })
 }
 
+/// Whether something that cannot be [`read`] is of a version that this build does not know.
+pub fn is_of_another_version(bytes: &[u8]) -> bool {
+    bytes
+        .first()
+        .is_some_and(|version| ![VERSION, SIGNED].contains(version))
+}
+
 /// Reads what another node has sent, without its signature and without a look at its bounds;
 /// `None`: it is nothing that this version knows.
 pub fn read(bytes: &[u8]) -> Option<(Origin, Body<'_>)> {

@@ -38,6 +38,10 @@
 //!   word of it refutes all that was said. If two have said so to the end of the window, or all
 //!   who could, its incarnation ends. So nobody dies for a bad way between nodes, nor while
 //!   the registry is out of reach, and in a hold nobody is suspected.
+//! * **Versions.** A node says which it can read. Whoever has none in common with a node that lives
+//!   does not join; what is written is the newest that all who live can read. A record that
+//!   nobody can read, and a user of whom an operation fails, are set aside and counted: they
+//!   keep no other from its turn.
 //! * **Verdicts.** What is to be settled later (a grace, the hold's end) waits in one
 //!   ordered list, which any node works off.
 
@@ -281,6 +285,37 @@ pub enum Admission {
     Refused(Option<Millis>),
 }
 
+/// Versions of what nodes keep together and say to each other that a build can read; it can
+/// write any of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Versions {
+    /// The oldest.
+    pub min: u32,
+    /// The newest.
+    pub max: u32,
+}
+
+impl Versions {
+    /// Of this build. What a build cannot read is another version; what it ignores is none.
+    pub const OWN: Versions = Versions { min: 1, max: 1 };
+}
+
+/// Of builds that do not say.
+impl Default for Versions {
+    fn default() -> Versions {
+        Versions { min: 1, max: 1 }
+    }
+}
+
+/// A node that lives, with which another has no version in common.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stranger {
+    /// `server.node_id` of the one that lives.
+    pub node_id: Arc<str>,
+    /// What it reads.
+    pub versions: Versions,
+}
+
 /// What a node tells of itself.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -293,6 +328,9 @@ pub struct NodeInfo {
     pub address: Arc<str>,
     /// The version it runs.
     pub version: Arc<str>,
+    /// What it can read.
+    #[serde(default)]
+    pub proto: Versions,
     /// Whether it answers others who ask whether it lives, and asks them.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub probed: bool,
@@ -326,6 +364,8 @@ pub struct Joined {
     pub last_edge: EdgeId,
     /// Its number; 0 if there was none.
     pub edge_number: u64,
+    /// What is written: the newest version that all who live can read.
+    pub version: u32,
 }
 
 /// What a renewal brings.
@@ -343,6 +383,11 @@ pub struct Renewed {
     pub hold: Option<Millis>,
     /// Another number where the incarnations are others than before.
     pub members: u64,
+    /// What is written from now on, as in [`Joined`].
+    pub version: u32,
+    /// Records that could not be read, and operations on one user that failed, in the registry's
+    /// life: they were set aside.
+    pub set_aside: u64,
 }
 
 /// Says that a node may be dead.
@@ -546,14 +591,15 @@ pub trait Registry: Send + Sync + 'static {
     /// Begins an incarnation. `known` is the life of the registry that the process was
     /// in last: another one now means that memory was lost. A process that was in
     /// none is new: other processes with its node id are taken for dead. `living`: how many
-    /// nodes lived as far as it knows; after a loss of memory as many are waited for.
+    /// nodes lived as far as it knows; after a loss of memory as many are waited for. Nothing
+    /// has happened if a node lives that has no version in common with this one.
     fn join(
         &self,
         info: &NodeInfo,
         ttl: Millis,
         known: Option<&str>,
         living: u32,
-    ) -> impl Future<Output = Result<Joined, Unavailable>> + Send;
+    ) -> impl Future<Output = Result<Result<Joined, Stranger>, Unavailable>> + Send;
 
     /// Renews the lease. `done`: displaced sockets that were dealt with. `complete`: the hold
     /// in which this node has found that what the registry has of it is true.

@@ -272,11 +272,11 @@ impl Gateway {
         let (fanout, config) = (&self.shared.fanout, &self.shared.config);
         let is_alone = fanout.backplane.tag().is_none();
         if let Some(recovery) = &fanout.recovery
-            && let Some(path) = recovery.spot()
             && is_alone
             && recovery.journal.is_none()
+            && let Some(spot) = recovery.spot()
         {
-            let clock = &self.shared.clock;
+            let (clock, path) = (&self.shared.clock, spot.path());
             let left = recovery.leave(path, &config.namespace_list(), &fanout.rooms, clock);
             if let Err(error) = left {
                 tracing::warn!(

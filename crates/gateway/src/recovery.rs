@@ -132,7 +132,7 @@ pub(crate) struct Recovery {
     /// What the key is made of.
     secret: [u8; 32],
     /// Where something may be left to the next process.
-    spot: Option<Spot>,
+    spot: Mutex<Option<Spot>>,
     /// What was left to the next process.
     left: OnceLock<PathBuf>,
     /// Up to this place in the line events may be missing that nobody has dropped.
@@ -186,7 +186,7 @@ impl Recovery {
             follows_from: AtomicU64::new(u64::MAX),
             edges_told: AtomicU64::new(0),
             secret,
-            spot: None,
+            spot: Mutex::default(),
             left: OnceLock::new(),
             missing: AtomicU64::new(0),
             in_doubt: InDoubt::default(),
@@ -197,7 +197,10 @@ impl Recovery {
 
     /// The same, which may leave something there to the next process.
     pub(crate) fn leaving_at(self, spot: Option<Spot>) -> Self {
-        Recovery { spot, ..self }
+        Recovery {
+            spot: Mutex::new(spot),
+            ..self
+        }
     }
 
     /// Goes on with what an earlier process has written down: the rooms and what was said in
@@ -358,9 +361,12 @@ impl Recovery {
         found
     }
 
-    /// Where that is, if something may be left to the next process.
-    pub(crate) fn spot(&self) -> Option<&Path> {
-        self.spot.as_ref().map(Spot::path)
+    /// Where that is, if something may be left to the next process: once.
+    pub(crate) fn spot(&self) -> Option<Spot> {
+        self.spot
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take()
     }
 
     /// Leaves all that is kept to the next process, in a file. What happens after it would be

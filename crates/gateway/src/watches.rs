@@ -213,18 +213,10 @@ impl Watches {
             }
             board.answer(&scope, reader, after, now, &mut self.poster())
         });
-        let Ok(mut answer) = answer else {
+        let Ok(answer) = answer else {
             self.locked(|board| board.unwatch(&scope, reader, self.clock.now()));
             return answer;
         };
-        if answer.stale {
-            // Whoever has a socket here is online, whatever is thought of others.
-            let local = self.fanout.backplane.local();
-            let tenant = scope.tenant.as_deref();
-            for user in &mut answer.users {
-                user.online |= !local.find(tenant, &user.user_id).is_empty();
-            }
-        }
         // It is worked off behind the answer, which is in the mailbox by then.
         let to = reader;
         let op = WatchOp::Begin { to, scope };

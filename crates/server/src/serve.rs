@@ -176,6 +176,10 @@ async fn node(settings: Settings, dev: bool) -> Result<(), Exit> {
     if signals.until_ended(joined(&node.gateway)).await.is_none() {
         return signals.drain(&node.gateway).await;
     }
+    let status = node.gateway.cluster_status();
+    if let Some(what) = status.and_then(|status| status.refused) {
+        return Err(refuse(Exit::Failed, what));
+    }
     if let Some(keys) = node.tokens.key_set() {
         // Not for long: without its keys the node serves who needs none.
         let tried = tokio::time::timeout(FIRST_JOIN, keys.tried());
@@ -375,7 +379,7 @@ async fn joined(gateway: &Gateway) {
     let until = tokio::time::Instant::now() + FIRST_JOIN;
     while gateway
         .cluster_status()
-        .is_some_and(|status| status.degraded)
+        .is_some_and(|status| status.degraded && status.refused.is_none())
     {
         if tokio::time::Instant::now() > until {
             tracing::warn!("the cluster's Redis does not answer yet; this node serves alone");

@@ -189,7 +189,6 @@ export function liveWitness(url, user, witness, { event = "news", read, silence 
   const take = one.take.bind(one);
   let over = false;
   one.take = (frame) => {
-    if (globalThis.TRAIL) (witness.trail ??= []).push([Date.now(), frame.type, frame.topic, frame.epoch, frame.offset, frame.recovered, frame.data?.number, frame.resume && frame.nodeId, frame.place]);
     take(frame);
     one.got.length = 0;
     one.hellos.length = Math.min(one.hellos.length, 1);
@@ -218,8 +217,7 @@ export function liveWitness(url, user, witness, { event = "news", read, silence 
         topics: Object.fromEntries(one.topics),
         place: one.place,
       };
-      if (globalThis.TRAIL) (witness.trail ??= []).push([Date.now(), "AUTH", JSON.stringify(resume)]);
-      live.send({ type: "auth", token: token(user), ...resume });
+        live.send({ type: "auth", token: token(user), ...resume });
     });
     // The gateway pings; who hears nothing for long has lost it.
     let late = setTimeout(() => live.close(), 4000);

@@ -14,8 +14,8 @@ use super::incarnation::{End, Incarnation, Line};
 use super::pace::Pace;
 use super::{Local, MAX_PAUSE, Member, Request, Requests, millis, pause_after, within};
 use crate::registry::{
-    Fenced, Guarded, Joined, Maintained, Millis, NodeState, Registry, Renewed, Turn, TypedUser,
-    Unavailable,
+    Fenced, Guarded, Joined, Maintained, Millis, NodeState, Registry, Renewed, Stranger, Turn,
+    TypedUser, Unavailable,
 };
 
 /// Entries swept, and verdicts worked off, in one operation.
@@ -84,6 +84,50 @@ impl<R: Registry, L: Local> Member<R, L> {
         self.away.store(true, Ordering::Relaxed);
         if failures == 0 {
             tracing::error!(%error, "presence and rooms are this node's own until it is back");
+        }
+    }
+
+    /// Whether this node may join: not if a node lives that does not understand it, or the other
+    /// way round.
+    fn admitted(&self, answer: Result<Joined, Stranger>) -> Result<Joined, Unavailable> {
+        let stranger = match answer {
+            Ok(joined) => {
+                self.state().refused = None;
+                self.note_version(joined.version);
+                return Ok(joined);
+            }
+            Err(stranger) => stranger,
+        };
+        let (own, theirs) = (self.info.proto, stranger.versions);
+        let what = format!(
+            "this build speaks the cluster's protocol in versions {} to {}, and node {}, which lives, \
+             in {} to {}: run a build that has one in common with both on all nodes first, or stop \
+             that node",
+            own.min, own.max, stranger.node_id, theirs.min, theirs.max
+        );
+        self.state().refused = Some(what.as_str().into());
+        Err(Unavailable(what))
+    }
+
+    fn note_version(&self, version: u32) {
+        let before = self.version.swap(version, Ordering::Relaxed);
+        if before != 0 && before != version {
+            tracing::info!(
+                version,
+                "all nodes of the cluster speak another version now"
+            );
+        }
+    }
+
+    /// What the registry could not read or do for one user is told, when there is more of it.
+    fn note_set_aside(&self, count: u64) {
+        let before = self.counters.set_aside.swap(count, Ordering::Relaxed);
+        if count > before {
+            tracing::error!(
+                more = count - before,
+                "records of the cluster cannot be read, or not changed; they are left out, and the \
+                 last of them are in the hash PREFIX:aside"
+            );
         }
     }
 
@@ -205,7 +249,7 @@ impl<R: Registry, L: Local> Member<R, L> {
         let joining = self
             .registry
             .join(&self.info, ttl, epoch.as_deref(), living);
-        let joined: Joined = self.patiently(joining).await?;
+        let joined = self.admitted(self.patiently(joining).await?)?;
         self.counters.joins.fetch_add(1, Ordering::Relaxed);
         // From here on, what was answered under the last incarnation is in doubt; and
         // only then is looked who is there.
@@ -386,6 +430,8 @@ impl<R: Registry, L: Local> Member<R, L> {
         self.state().valid_until = Some(asked + self.timing.ttl);
         self.living.store(renewed.living, Ordering::Relaxed);
         self.members.store(renewed.members, Ordering::Relaxed);
+        self.note_version(renewed.version);
+        self.note_set_aside(renewed.set_aside);
         // Who is waited for in a hold may be complete at any moment.
         let pause = match renewed.hold {
             Some(_) => self.timing.second_look(),

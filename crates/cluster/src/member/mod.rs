@@ -121,6 +121,8 @@ pub struct Counters {
     pub unreadable_edges: AtomicU64,
     /// Nodes that did not answer and were given up, by a word of this one.
     pub given_up: AtomicU64,
+    /// Records of the registry that cannot be read, or not changed, in its life.
+    pub set_aside: AtomicU64,
     /// Sockets admitted while the store was away.
     pub unregistered: AtomicU64,
     /// Departures that could not be kept until the store is back.
@@ -171,6 +173,8 @@ struct State {
     valid_until: Option<Instant>,
     incarnation: Option<Arc<str>>,
     secret: Option<Arc<str>>,
+    /// Why this node may not join.
+    refused: Option<Arc<str>>,
     /// Where the stream of edges is to be read from on.
     read_from: Option<Place>,
     nudged: bool,
@@ -216,6 +220,8 @@ pub struct Member<R, L> {
     number: AtomicU64,
     /// How many nodes lived at the last renewal.
     living: AtomicU32,
+    /// The version that is written; 0 before the first join.
+    version: AtomicU32,
     /// The number of the members at the last renewal.
     members: AtomicU64,
     /// The last hold that was told of; 0: none was.
@@ -254,6 +260,7 @@ impl<R: Registry, L: Local> Member<R, L> {
             generation: AtomicU64::new(0),
             number: AtomicU64::new(0),
             living: AtomicU32::new(0),
+            version: AtomicU32::new(0),
             members: AtomicU64::new(0),
             hold: AtomicU64::new(0),
             drawn: AtomicU64::new(0),
@@ -322,6 +329,16 @@ impl<R: Registry, L: Local> Member<R, L> {
     /// What nodes show each other; `None` before the first join.
     pub fn secret(&self) -> Option<Arc<str>> {
         self.state().secret.clone()
+    }
+
+    /// The newest version that all nodes can read: what is written. 0 before the first join.
+    pub fn version(&self) -> u32 {
+        self.version.load(Ordering::Relaxed)
+    }
+
+    /// Why this node may not join, if a node lives that does not understand it.
+    pub fn refused(&self) -> Option<Arc<str>> {
+        self.state().refused.clone()
     }
 
     /// What this node says of itself.

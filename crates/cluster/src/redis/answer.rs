@@ -57,8 +57,9 @@ impl Answer {
     pub(super) fn sockets(mut self) -> Result<Vec<Seen>, Unavailable> {
         let mut sockets = Vec::with_capacity(self.0.len() / 2);
         while self.0.len() > 0 {
-            let socket = self.text()?;
-            sockets.push(seen(socket, &self.text()?)?);
+            let (socket, kept) = (self.text()?, self.text()?);
+            // What cannot be read keeps nobody from the others.
+            sockets.extend(seen(socket, &kept));
         }
         Ok(sockets)
     }

@@ -18,6 +18,9 @@
 -- <prefix>:sockets      hash: incarnation -> how many sockets it has
 -- <prefix>:suspects     hash: incarnation -> who suspects it, since when, and when it was said last
 -- <prefix>:members      another number where the incarnations are others
+-- <prefix>:version      the newest that all nodes can read
+-- <prefix>:unread       how often something was set aside
+-- <prefix>:aside        hash: what that was, the last hundred
 -- <prefix>:said         hash: incarnation -> the number of its last operation, and the answer
 -- <prefix>:x:PROCESS    hash: socket -> how it lost its place
 -- <prefix>:due          sorted set: whose presence is to be looked at -> when
@@ -70,6 +73,7 @@ local HOLD, BLIND = prefix .. ':hold', prefix .. ':blind'
 local COMPLETE, EXPECTED = prefix .. ':complete', prefix .. ':expected'
 local SOCKETS, SAID = prefix .. ':sockets', prefix .. ':said'
 local SUSPECTS, MEMBERS = prefix .. ':suspects', prefix .. ':members'
+local VERSION = prefix .. ':version'
 -- How many nodes have to suspect another, unless fewer could; how many neighbours of a newcomer
 -- on each side are told of it.
 local JURY, NEIGHBOURS = 2, 2
@@ -78,6 +82,8 @@ local JURY, NEIGHBOURS = 2, 2
 local MAX_COMPARED, MAX_LISTED = 2000, 1000
 local BUCKETS = 256
 local KEPT_EDGES = 65536
+-- The last ones of what was set aside.
+local ASIDE, KEPT_ASIDE = prefix .. ':aside', 100
 -- Rooms of a user, and of those that an edge names to say who has heard already.
 local KEPT_ROOMS = 1000
 local NAMED_ROOMS = 100
@@ -89,8 +95,34 @@ local VISIT_APART = 3600 * 1000
 -- Sockets that one look-up reads, beyond those of one user: some milliseconds.
 local MAX_LOOKED_UP = 2000
 
-local hold = tonumber(call('GET', HOLD) or 0)
-local blind = tonumber(call('GET', BLIND) or 0)
+local hold = tonumber(call('GET', HOLD) or 0) or 0
+local blind = tonumber(call('GET', BLIND) or 0) or 0
+
+-- Whatever nobody can read, and what failed for one user, is told there and counted, and keeps no
+-- other from its turn.
+local function set_aside(what)
+    local number = call('INCR', prefix .. ':unread')
+    call('HSET', ASIDE, number % KEPT_ASIDE, string.sub(what, 1, 500))
+end
+
+-- A table, or nothing.
+local function decode(raw, where)
+    local ok, value = pcall(cjson.decode, raw or '')
+    if ok and type(value) == 'table' then
+        return value
+    elseif raw then
+        set_aside(where .. ' ' .. raw)
+    end
+end
+
+-- Does something for one of many. Nothing, if it failed.
+local function attempt(whose, work, ...)
+    local ok, result = pcall(work, ...)
+    if ok then
+        return result
+    end
+    set_aside(tostring(whose) .. ': ' .. tostring(type(result) == 'table' and result.err or result))
+end
 
 local function user_key(user)
     return prefix .. ':u:' .. user
@@ -134,7 +166,7 @@ local function join_who(user, kind)
 end
 
 local function split_who(who)
-    local colon = string.find(who, ':', 1, true)
+    local colon = string.find(who, ':', 1, true) or 0
     return string.sub(who, colon + 1), string.sub(who, 1, colon - 1)
 end
 
@@ -204,7 +236,20 @@ end
 -- sockets are in each.
 local function get_state(user, kind)
     local raw = call('HGET', user_key(user), 't:' .. kind)
-    return raw and cjson.decode(raw)
+    local state = raw and decode(raw, 'state')
+    for i = 1, state and 4 or 0 do
+        state[i] = tonumber(state[i]) or 0
+    end
+    return state
+end
+
+-- An entry as it is kept, or nothing; what is none does not stay.
+local function read_entry(user, socket, raw)
+    local e = decode(raw, 'entry')
+    if e and type(e[1]) == 'string' and type(e[2]) == 'string' then
+        return e
+    end
+    call('HDEL', user_key(user), 's:' .. socket)
 end
 
 local function put_state(user, kind, state)
@@ -298,8 +343,8 @@ local function forget_later(user)
         elseif all[i] == 'k' then
             remembered = REMEMBERED
         elseif string.sub(all[i], 1, 2) == 't:' then
-            local state = cjson.decode(all[i + 1])
-            if state[1] == 1 or state[3] > 0 then
+            local state = decode(all[i + 1], 'state')
+            if state and (state[1] == 1 or (tonumber(state[3]) or 0) > 0) then
                 return
             end
         end
@@ -312,8 +357,9 @@ end
 local function recount(user, kind, state)
     local count, all = 0, call('HGETALL', user_key(user))
     for i = 1, #all, 2 do
-        if string.sub(all[i], 1, 2) == 's:' and cjson.decode(all[i + 1])[2] == kind then
-            count = count + 1
+        if string.sub(all[i], 1, 2) == 's:' then
+            local e = read_entry(user, string.sub(all[i], 3), all[i + 1])
+            count = count + (e and e[2] == kind and 1 or 0)
         end
     end
     if count ~= state[3] then
@@ -367,10 +413,13 @@ local function get_entry(user, socket)
     if not raw then
         return nil
     end
-    local e = cjson.decode(raw)
+    local e = read_entry(user, socket, raw)
+    if not e then
+        return nil
+    end
     local rooms = e[6] or nil
     if rooms == true then
-        rooms = cjson.decode(call('HGET', rooms_key(user), socket) or '[]')
+        rooms = decode(call('HGET', rooms_key(user), socket) or '[]', 'rooms')
     end
     return {
         s = socket, i = e[1], y = e[2], n = e[3], d = e[4], a = e[5], r = rooms,
@@ -502,8 +551,8 @@ local function rivals_of(user, kind, entry)
         local socket = string.sub(all[i], 3)
         if string.sub(all[i], 1, 2) == 's:' and socket ~= entry.s
             and (not device or string.find(all[i + 1], device, 1, true)) then
-            local e = cjson.decode(all[i + 1])
-            if e[2] == kind and e[3] == entry.n and alive(e[1]) then
+            local e = read_entry(user, socket, all[i + 1])
+            if e and e[2] == kind and e[3] == entry.n and alive(e[1]) then
                 local list = e[7] and others or rivals
                 list[#list + 1] = { s = socket, i = e[1], y = e[2], n = e[3], d = e[4], a = e[5] }
             end
@@ -633,6 +682,40 @@ local function next_due()
     return math.max(first - now, 0)
 end
 
+-- What a node can read, as it says.
+local function versions_of(incarnation)
+    local ok, info = pcall(cjson.decode, call('HGET', INFO, incarnation) or '')
+    local proto = ok and type(info) == 'table' and info.proto
+    if type(proto) == 'table' and tonumber(proto.min) and tonumber(proto.max) then
+        return tonumber(proto.min), tonumber(proto.max)
+    end
+    return 1, 1
+end
+
+-- The incarnations are others: another number, and perhaps another version.
+local function members_changed()
+    local version
+    for _, one in ipairs(call('ZRANGEBYSCORE', NODES, '(0', '+inf')) do
+        local _, newest = versions_of(one)
+        version = math.min(version or newest, newest)
+    end
+    call('INCR', MEMBERS)
+    call('SET', VERSION, version or 0)
+end
+
+-- A node that lives and has no version in common with the one that joins, if there is one.
+local function stranger()
+    for _, one in ipairs(call('ZRANGEBYSCORE', NODES, '(0', '+inf')) do
+        local is_past = process_of(one) == arguments.process
+            or (not arguments.known and node_of(one) == arguments.node)
+        local oldest, newest = versions_of(one)
+        if not is_past and alive(one)
+            and (newest < arguments.proto.min or oldest > arguments.proto.max) then
+            return { 0, node_of(one), oldest, newest }
+        end
+    end
+end
+
 -- Above each operation: its arguments -> its answer, a list. `0`: the incarnation does not
 -- hold its lease. u: a user, y: its type, s: a socket; an entry is as in `add`, a loser as in
 -- `loser`, and of the asking node. `due`: in how many milliseconds something is to be
@@ -663,9 +746,13 @@ local function nudge_neighbours(incarnation)
     nudge()
 end
 
--- { process, node, fresh, secret, ttl, info, known, living }
---   -> incarnation, epoch, secret, edge, its number
+-- { process, node, fresh, secret, ttl, info, proto = { min, max }, known, living }
+--   -> 1, incarnation, epoch, secret, edge, its number, version | 0, node, its min, its max
 function operations.join()
+    local other = stranger()
+    if other then
+        return other
+    end
     most = math.floor(arguments.ttl * 2 / 5)
     write_clock()
     watch_run(arguments.ttl)
@@ -694,17 +781,18 @@ function operations.join()
     call('ZADD', NODES, now + arguments.ttl, incarnation)
     call('HSET', INFO, incarnation, arguments.info)
     call('HSET', OWNER, process, incarnation)
-    call('INCR', MEMBERS)
+    members_changed()
     nudge_neighbours(incarnation)
     local last = call('XREVRANGE', EDGES, '+', '-', 'COUNT', 1)
     return {
-        incarnation, epoch, call('GET', prefix .. ':secret'), last[1] and last[1][1] or '0-0',
-        tonumber(call('GET', prefix .. ':edge') or 0),
+        1, incarnation, epoch, call('GET', prefix .. ':secret'), last[1] and last[1][1] or '0-0',
+        tonumber(call('GET', prefix .. ':edge') or 0), tonumber(call('GET', VERSION) or 0),
     }
 end
 
 -- { incarnation, ttl, done = { s }, complete = hold }
---   -> 0 | 1, { loser }, due, rank, nodes that live, hold | 0, number of the members
+--   -> 0 | 1, { loser }, due, rank, nodes that live, hold | 0, number of the members,
+--      version, how often something was set aside
 function operations.renew()
     watch_run(arguments.ttl)
     local incarnation = arguments.incarnation
@@ -718,10 +806,19 @@ function operations.renew()
         call('HDEL', inbox, socket)
     end
     complete(incarnation, arguments.complete)
+    local losers, told = {}, call('HGETALL', inbox)
+    for i = 1, #told, 2 do
+        if decode(told[i + 1], 'loser') then
+            losers[#losers + 1] = told[i + 1]
+        else
+            call('HDEL', inbox, told[i])
+        end
+    end
     return {
-        1, call('HVALS', inbox), next_due(), call('ZRANK', NODES, incarnation),
+        1, losers, next_due(), call('ZRANK', NODES, incarnation),
         call('ZCOUNT', NODES, string.format('%.0f', now), '+inf'), hold > now and hold or 0,
-        tonumber(call('GET', MEMBERS) or 0),
+        tonumber(call('GET', MEMBERS) or 0), tonumber(call('GET', VERSION) or 0),
+        tonumber(call('GET', prefix .. ':unread') or 0),
     }
 end
 
@@ -758,7 +855,7 @@ function operations.suspect()
     end
     local raw = call('HGETALL', SUSPECTS)
     for i = 1, #raw, 2 do
-        all[raw[i]] = cjson.decode(raw[i + 1])
+        all[raw[i]] = decode(raw[i + 1], 'suspicion')
     end
     local mine = all[whom] and all[whom][by]
     if arguments.again and not mine then
@@ -786,7 +883,7 @@ function operations.suspect()
             call('HDEL', SUSPECTS, one)
         end
     end
-    call('INCR', MEMBERS)
+    members_changed()
     return { 1, 3 }
 end
 
@@ -804,7 +901,13 @@ local function once(name)
     local last = said and string.match(said, '^%d+')
     if last and number <= tonumber(last) then
         -- A smaller one comes too late.
-        return number < tonumber(last) and { 0 } or cmsgpack.unpack(string.sub(said, #last + 2))
+        if number < tonumber(last) then
+            return { 0 }
+        end
+        local ok, answer = pcall(cmsgpack.unpack, string.sub(said, #last + 2))
+        if ok and type(answer) == 'table' then
+            return answer
+        end
     end
     local answer = numbered[name](incarnation)
     call('HSET', SAID, incarnation, string.format('%.0f ', number) .. cmsgpack.pack(answer))
@@ -812,47 +915,56 @@ local function once(name)
 end
 
 
+local function connect(incarnation, entry)
+    local user, kind, policy = entry.u, entry.y, entry.p
+    local rivals, others = rivals_of(user, kind, entry)
+    local losers, state = losers_to(policy, entry, rivals), entry.m and get_state(user, kind)
+    local room = state and entry.m + #losers - state[3] or 1
+    if type(policy) == 'table' and policy.l and excess_over(policy, entry, rivals, others) > 0 then
+        return refusal(policy, entry, rivals, others)
+    elseif room < 1 then
+        return refusal_at_bound(user, room)
+    end
+    add(incarnation, user, kind, entry, false, #losers > 0 and policy or nil)
+    return #losers > 0 and 2 or 1
+end
+
 -- { incarnation, number, newcomers = { u, y, entry } } -> 0 | 1, { 0: refused | 1 | 2: on probation }
 function numbered.connect(incarnation)
     local answers = {}
     for number, entry in ipairs(arguments.newcomers) do
-        local user, kind, policy = entry.u, entry.y, entry.p
-        local rivals, others = rivals_of(user, kind, entry)
-        local losers, state = losers_to(policy, entry, rivals), entry.m and get_state(user, kind)
-        local room = state and entry.m + #losers - state[3] or 1
-        if type(policy) == 'table' and policy.l and excess_over(policy, entry, rivals, others) > 0 then
-            answers[number] = refusal(policy, entry, rivals, others)
-        elseif room < 1 then
-            answers[number] = refusal_at_bound(user, room)
-        else
-            add(incarnation, user, kind, entry, false, #losers > 0 and policy or nil)
-            answers[number] = #losers > 0 and 2 or 1
-        end
+        -- A fault of the registry keeps nobody out.
+        answers[number] = attempt(entry.u, connect, incarnation, entry) or 1
     end
     return { 1, answers }
+end
+
+local function establish(incarnation, arrival, mine)
+    local user, kind = arrival.u, arrival.y
+    local entry = get_entry(user, arrival.s)
+    if not (entry and entry.p and entry.i == incarnation and entry.y == kind) then
+        return
+    end
+    local policy, rivals = entry.p, rivals_of(user, kind, entry)
+    if policy.l and excess_over(policy, entry, rivals, {}) > 0 then
+        -- Those that were said again meanwhile were there before.
+        local last = rivals[#rivals]
+        remove(user, entry.s)
+        settle(user, kind, 0)
+        mine[#mine + 1] = loser(entry.s, 'l', last.d, last.i)
+    else
+        put_entry(incarnation, user, kind, entry)
+        for _, lost in ipairs(losers_to(policy, entry, rivals)) do
+            oust(user, lost[1], lost[2], entry, incarnation, mine)
+        end
+    end
 end
 
 -- { incarnation, number, arrivals = { u, y, s } } -> 0 | 1, { loser }
 function numbered.establish(incarnation)
     local mine = {}
     for _, arrival in ipairs(arguments.arrivals) do
-        local user, kind = arrival.u, arrival.y
-        local entry = get_entry(user, arrival.s)
-        if entry and entry.p and entry.i == incarnation and entry.y == kind then
-            local policy, rivals = entry.p, rivals_of(user, kind, entry)
-            if policy.l and excess_over(policy, entry, rivals, {}) > 0 then
-                -- Those that were said again meanwhile were there before.
-                local last = rivals[#rivals]
-                remove(user, entry.s)
-                settle(user, kind, 0)
-                mine[#mine + 1] = loser(entry.s, 'l', last.d, last.i)
-            else
-                put_entry(incarnation, user, kind, entry)
-                for _, lost in ipairs(losers_to(policy, entry, rivals)) do
-                    oust(user, lost[1], lost[2], entry, incarnation, mine)
-                end
-            end
-        end
+        attempt(arrival.u, establish, incarnation, arrival, mine)
     end
     nudge()
     return { 1, mine }
@@ -868,21 +980,25 @@ local function believe(user, kind)
     call('PERSIST', user_key(user))
 end
 
+local function depart(departure)
+    local user, kind = departure.u, departure.y
+    if not remove(user, departure.s) then
+        local state = get_state(user, kind)
+        if state then
+            recount(user, kind, state)
+        end
+    elseif departure.g > 0 then
+        -- For its other sockets, too, which may go sooner.
+        postpone(user, kind, now + departure.g)
+    end
+    return settle(user, kind, departure.g) and 1 or 0
+end
+
 -- { incarnation, number, departures = { u, y, s, g = grace } } -> 0 | 1, { 1: the user is settled later | 0 }
 function numbered.depart()
     local linger = {}
     for number, departure in ipairs(arguments.departures) do
-        local user, kind = departure.u, departure.y
-        if not remove(user, departure.s) then
-            local state = get_state(user, kind)
-            if state then
-                recount(user, kind, state)
-            end
-        elseif departure.g > 0 then
-            -- For its other sockets, too, which may go sooner.
-            postpone(user, kind, now + departure.g)
-        end
-        linger[number] = settle(user, kind, departure.g) and 1 or 0
+        linger[number] = attempt(departure.u, depart, departure) or 0
     end
     return { 1, linger }
 end
@@ -929,39 +1045,43 @@ local function contend(incarnation, user, kind, entry, mine)
     end
 end
 
+local function restore(incarnation, restored, inbox, lost)
+    local user, kind = restored.u, restored.y
+    local believed = restored.b or (restored.c and not get_state(user, kind))
+    if believed then
+        believe(user, kind)
+    end
+    for _, entry in ipairs(restored.e) do
+        local told, held = call('HGET', inbox, entry.s), get_entry(user, entry.s)
+        if told then
+            lost[#lost + 1] = told
+        elseif held and alive(held.i) and (not held.p or held.i == incarnation) then
+            -- It has kept its place, or its probation; only its incarnation or its rooms
+            -- are new.
+            add(incarnation, user, kind, entry, believed, held.p)
+        else
+            local how = contend(incarnation, user, kind, entry, lost)
+            if how then
+                lost[#lost + 1] = how
+            else
+                add(incarnation, user, kind, entry, believed)
+            end
+        end
+    end
+    if restored.c then
+        local state = get_state(user, kind)
+        if state then
+            recount(user, kind, state)
+        end
+    end
+    settle(user, kind, 0)
+end
+
 -- { incarnation, number, users = { u, y, b = believed, c = recount, e = { entry } } } -> 0 | 1, { loser }
 function numbered.restore(incarnation)
     local inbox, lost = inbox_key(process_of(incarnation)), {}
     for _, restored in ipairs(arguments.users) do
-        local user, kind = restored.u, restored.y
-        local believed = restored.b or (restored.c and not get_state(user, kind))
-        if believed then
-            believe(user, kind)
-        end
-        for _, entry in ipairs(restored.e) do
-            local told, held = call('HGET', inbox, entry.s), get_entry(user, entry.s)
-            if told then
-                lost[#lost + 1] = told
-            elseif held and alive(held.i) and (not held.p or held.i == incarnation) then
-                -- It has kept its place, or its probation; only its incarnation or its rooms
-                -- are new.
-                add(incarnation, user, kind, entry, believed, held.p)
-            else
-                local how = contend(incarnation, user, kind, entry, lost)
-                if how then
-                    lost[#lost + 1] = how
-                else
-                    add(incarnation, user, kind, entry, believed)
-                end
-            end
-        end
-        if restored.c then
-            local state = get_state(user, kind)
-            if state then
-                recount(user, kind, state)
-            end
-        end
-        settle(user, kind, 0)
+        attempt(restored.u, restore, incarnation, restored, inbox, lost)
     end
     nudge()
     return { 1, lost }
@@ -973,7 +1093,7 @@ function operations.retire()
         call('SREM', COMPLETE, incarnation)
         call('ZADD', NODES, 'XX', 0, incarnation)
     end
-    call('INCR', MEMBERS)
+    members_changed()
     return { 1 }
 end
 
@@ -1000,7 +1120,7 @@ function operations.maintain()
             for i = 1, #some, 2 do
                 local user, kind = split_who(some[i + 1])
                 batch[#batch + 1] = { user, kind }
-                remove(user, some[i], incarnation)
+                attempt(user, remove, user, some[i], incarnation)
                 unlist(incarnation, string.format('%02x', bucket), some[i])
                 left = left - 1
             end
@@ -1008,7 +1128,7 @@ function operations.maintain()
         swept = #batch
         -- Once for all of a user that are gone with it.
         for _, who in ipairs(batch) do
-            settle(who[1], who[2], grace)
+            attempt(who[1], settle, who[1], who[2], grace)
         end
         if left > 0 then
             call('HDEL', SOCKETS, incarnation)
@@ -1016,7 +1136,7 @@ function operations.maintain()
             call('ZREM', NODES, incarnation)
             call('HDEL', INFO, incarnation)
             call('HDEL', SUSPECTS, incarnation)
-            call('INCR', MEMBERS)
+            members_changed()
             local process = process_of(incarnation)
             if call('HGET', OWNER, process) == incarnation then
                 call('HDEL', OWNER, process)
@@ -1029,7 +1149,7 @@ function operations.maintain()
     for _, who in ipairs(due) do
         call('ZREM', DUE, who)
         local user, kind = split_who(who)
-        settle(user, kind, 0)
+        attempt(user, settle, user, kind, 0)
     end
     return { swept, ended, next_due() }
 end
@@ -1049,7 +1169,7 @@ function operations.look_up()
         for i = 1, #all, 2 do
             local field, name, value = string.sub(all[i], 1, 2), string.sub(all[i], 3), all[i + 1]
             if field == 't:' then
-                local state = cjson.decode(value)
+                local state = get_state(user, name) or { 0, 0, 0, 0 }
                 seen = math.max(seen, state[4])
                 for _, told in ipairs({ name, state[1], state[2] }) do
                     announced[#announced + 1] = told
@@ -1086,7 +1206,7 @@ local function sum_of(incarnation, bucket, there)
                 sum = (sum + (tonumber(number_of(raw), 16) or 0)) % 2 ^ 48
                 if there then
                     there[#there + 1] = string.sub(all[k], 3)
-                    there[#there + 1] = join_who(user, cjson.decode(raw)[2])
+                    there[#there + 1] = join_who(user, (decode(raw, 'entry') or {})[2] or '')
                     there[#there + 1] = number_of(raw)
                 end
             end

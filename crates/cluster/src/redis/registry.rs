@@ -13,7 +13,8 @@ use super::server::{Commands, Server, is_not_understood, is_unknown_script};
 use crate::registry::{
     Admission, Announced, Arrival, Audit, Departure, Displaced, Doubts, EdgeId, Edges, Entry,
     Fenced, Guarded, Joined, Known, Maintained, Marked, Millis, Newcomer, NodeInfo, NodeState,
-    Registry, Renewed, Restored, Sum, Suspicion, Turn, TypedUser, Unavailable, UserName, Verdict,
+    Registry, Renewed, Restored, Stranger, Sum, Suspicion, Turn, TypedUser, Unavailable, UserName,
+    Verdict, Versions, tag_of_process,
 };
 
 /// How long a read of the stream waits at the server. Its end proves that nothing was missed
@@ -137,6 +138,17 @@ impl RedisRegistry {
     }
 }
 
+/// A node of which no more can be read than its name.
+fn nameless(incarnation: &str) -> NodeInfo {
+    let process = incarnation.rsplit_once('.').map(|(process, _)| process);
+    let node_id = process.and_then(|process| process.rsplit_once('.'));
+    NodeInfo {
+        node_id: node_id.map_or(incarnation, |(node_id, _)| node_id).into(),
+        tag: process.and_then(tag_of_process).unwrap_or(0),
+        ..NodeInfo::default()
+    }
+}
+
 fn unavailable(error: RedisError) -> Unavailable {
     Unavailable(error.to_string())
 }
@@ -173,7 +185,7 @@ impl Registry for RedisRegistry {
         ttl: Millis,
         known: Option<&str>,
         living: u32,
-    ) -> Result<Joined, Unavailable> {
+    ) -> Result<Result<Joined, Stranger>, Unavailable> {
         let mut fresh = [0; 20];
         getrandom::fill(&mut fresh).map_err(|error| Unavailable(error.to_string()))?;
         let mut arguments = json!({
@@ -184,18 +196,26 @@ impl Registry for RedisRegistry {
             "ttl": ttl,
             "living": living,
             "info": serde_json::to_string(info).unwrap_or_default(),
+            "proto": info.proto,
         });
         if let Some(known) = known {
             arguments["known"] = known.into();
         }
         let mut answer = Answer::of(self.call("join", arguments).await?)?;
-        Ok(Joined {
+        if answer.number()? == 0 {
+            let node_id = answer.text()?;
+            let [min, max] = [answer.number()? as u32, answer.number()? as u32];
+            let versions = Versions { min, max };
+            return Ok(Err(Stranger { node_id, versions }));
+        }
+        Ok(Ok(Joined {
             incarnation: answer.text()?,
             epoch: answer.text()?,
             secret: answer.text()?,
             last_edge: answer.text()?,
             edge_number: answer.number()? as u64,
-        })
+            version: answer.number()? as u32,
+        }))
     }
 
     async fn renew(
@@ -219,6 +239,8 @@ impl Registry for RedisRegistry {
                     living: answer.number()? as u32,
                     hold: answer.millis()?.filter(|hold| *hold > 0),
                     members: answer.millis()?.unwrap_or(0),
+                    version: answer.number()? as u32,
+                    set_aside: answer.millis()?.unwrap_or(0),
                 })
             })
             .map_or_else(|fenced| Ok(Err(fenced)), |renewed| renewed.map(Ok))
@@ -413,11 +435,14 @@ impl Registry for RedisRegistry {
             let name = u8::from_str_radix(&bucket.text()?, 16).map_err(|_| nonsense("bucket"))?;
             let (mut there, mut entries) = (Vec::new(), bucket.list()?);
             while let Ok(socket) = entries.text() {
-                there.push(Marked {
-                    socket,
-                    who: typed_user(&entries.text()?)?,
-                    number: u64::from_str_radix(&entries.text()?, 16).unwrap_or(0),
-                });
+                let (who, number) = (entries.text()?, entries.text()?);
+                if let Ok(who) = typed_user(&who) {
+                    there.push(Marked {
+                        socket,
+                        who,
+                        number: u64::from_str_radix(&number, 16).unwrap_or(0),
+                    });
+                }
             }
             audit.differing.push((name, there));
         }
@@ -432,7 +457,7 @@ impl Registry for RedisRegistry {
             let incarnation = node.text()?;
             let lease = node.number()?;
             let info: NodeInfo =
-                serde_json::from_str(&node.text()?).map_err(|_| nonsense("node's name"))?;
+                serde_json::from_str(&node.text()?).unwrap_or_else(|_| nameless(&incarnation));
             nodes.push(NodeState {
                 incarnation,
                 lease,

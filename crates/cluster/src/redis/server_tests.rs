@@ -35,7 +35,7 @@ impl Node {
             ..NodeInfo::default()
         };
         let registry = RedisRegistry::new(server.clone(), calls.clone(), Doubts::default());
-        let joined = registry.join(&info, TTL, None, 1).await.unwrap();
+        let joined = registry.join(&info, TTL, None, 1).await.unwrap().unwrap();
         let adapter = Adapter::new(SocketIoAdapter::Off, "", number);
         let process = info.process();
         let driver = RedisDriver::new(server.clone(), calls, process.clone(), &adapter);

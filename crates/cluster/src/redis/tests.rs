@@ -13,6 +13,7 @@ use super::{Calls, Commands, RedisChallenges, RedisRegistry, Server};
 use crate::registry::{
     Arrival, Audit, Departure, Doubts, Edge, Entry, Known, Mark, Millis, Newcomer, NodeInfo,
     Policy, Registry, Renewed, Restored, RoomName, Sum, Suspicion, Turn, TypedUser, UserName,
+    Versions,
 };
 use crate::simulation::{Dice, Model};
 
@@ -77,6 +78,8 @@ struct Pair {
     hold: Option<Millis>,
     /// What became of suspicions, and how often.
     verdicts: BTreeMap<String, u32>,
+    /// How many nodes were not let join.
+    refused: u32,
 }
 
 /// Says an operation with a number to both, and now and then a second time.
@@ -125,6 +128,7 @@ impl Pair {
             number: 0,
             hold: None,
             verdicts: BTreeMap::new(),
+            refused: 0,
         }
     }
 
@@ -196,7 +200,12 @@ impl Pair {
             20..=22 => self.suspect().await,
             0 | 1 => {
                 let number = self.dice.below(3);
+                let min = 1 + u32::from(self.dice.chance(20));
                 let info = NodeInfo {
+                    proto: Versions {
+                        min,
+                        max: min + self.dice.below(3) as u32,
+                    },
                     node_id: format!("n{number}").into(),
                     tag: self.dice.below(2) as u32,
                     address: "a:1".into(),
@@ -210,9 +219,18 @@ impl Pair {
                 let living = self.dice.below(4) as u32;
                 let joining = self.registry.join(&info, TTL, known, living);
                 let joined = joining.await.unwrap();
+                let Ok(joined) = joined else {
+                    let known = (known, living);
+                    let expected = self.model.join(now, run, &info, TTL, known, "x");
+                    assert_eq!(joined.err(), expected.err());
+                    self.refused += 1;
+                    return self.compare().await;
+                };
                 let fresh = joined.incarnation.rsplit_once('.').unwrap().1;
                 let known = (known, living);
                 let expected = self.model.join(now, run, &info, TTL, known, fresh);
+                let expected = expected.expect("it may join");
+                assert_eq!(joined.version, expected.version);
                 assert_eq!(joined.incarnation, expected.incarnation);
                 assert_eq!(joined.epoch, expected.epoch);
                 assert_eq!(joined.edge_number, expected.edge_number);
@@ -470,7 +488,7 @@ impl Drop for RoomAddress {
 async fn the_script_does_what_the_model_says() {
     let redis = Redis::start();
     let server = Arc::new(Server::parse(&redis.url).unwrap());
-    let mut verdicts: BTreeMap<String, u32> = BTreeMap::new();
+    let (mut verdicts, mut refused) = (BTreeMap::<String, u32>::new(), 0);
     for seed in 0..20 {
         let mut pair = Pair::new(&server, seed);
         for step in 0..250 {
@@ -478,10 +496,12 @@ async fn the_script_does_what_the_model_says() {
             pair.step().await;
         }
         pair.compare_edges().await;
+        refused += pair.refused;
         for (verdict, count) in std::mem::take(&mut pair.verdicts) {
             *verdicts.entry(verdict).or_default() += count;
         }
     }
+    assert!(refused > 5, "{refused}");
     for verdict in ["Ends", "Dead", "Open", "Refuted"] {
         assert!(verdicts.get(verdict) > Some(&5), "{verdicts:?}");
     }
@@ -545,4 +565,117 @@ async fn of_nodes_that_race_for_a_challenge_one_gets_it() {
         }
         assert_eq!(taken, 1, "round {round}");
     }
+}
+
+/// A registry of its own on a server.
+fn registry_of(server: &Arc<Server>) -> RedisRegistry {
+    RedisRegistry::new(server.clone(), Calls::new("v"), DOUBTS)
+}
+
+fn node_with(name: &str, min: u32, max: u32) -> NodeInfo {
+    NodeInfo {
+        node_id: name.into(),
+        tag: 7,
+        proto: Versions { min, max },
+        ..NodeInfo::default()
+    }
+}
+
+#[tokio::test]
+async fn two_builds_in_one_cluster_write_what_both_can_read_and_a_third_is_refused() {
+    let redis = Redis::start();
+    let server = Arc::new(Server::parse(&redis.url).unwrap());
+    let registry = registry_of(&server);
+    let join = async |info: &NodeInfo| registry.join(info, TTL, None, 0).await.unwrap();
+    let old = join(&node_with("old", 1, 1)).await.unwrap();
+    assert_eq!(old.version, 1);
+    let new = join(&node_with("new", 1, 2)).await.unwrap();
+    assert_eq!(new.version, 1, "the old one lives");
+    let refused = join(&node_with("newest", 2, 3)).await.unwrap_err();
+    assert_eq!((&*refused.node_id, refused.versions.max), ("old", 1));
+    assert_eq!(
+        registry.nodes().await.unwrap().len(),
+        2,
+        "nothing is left of it"
+    );
+    // The old one goes: what is written changes, and the newest may come.
+    registry.retire(&[old.incarnation]).await.unwrap();
+    let renewed = registry.renew(&new.incarnation, TTL, &[], None).await;
+    assert_eq!(renewed.unwrap().unwrap().version, 2);
+    assert_eq!(join(&node_with("newest", 2, 3)).await.unwrap().version, 2);
+}
+
+#[tokio::test]
+async fn a_record_that_nobody_can_read_keeps_no_other_from_its_turn() {
+    let redis = Redis::start();
+    let server = Arc::new(Server::parse(&redis.url).unwrap());
+    let registry = registry_of(&server);
+    let joined = registry.join(&node_with("n", 1, 1), TTL, None, 0).await;
+    let incarnation = joined.unwrap().unwrap().incarnation;
+    let commands = Commands::new(server.clone());
+    let put = async |command: &[&str]| {
+        let mut cmd = redis::cmd(command[0]);
+        cmd.arg(&command[1..]);
+        let done: redis::Value = commands.query(&cmd).await.unwrap();
+        drop(done);
+    };
+    // Of three users one has an entry and a state that are nonsense, one is no hash at all.
+    put(&["HSET", "{v}:u::a", "s:x", "nonsense", "t:", "[[]]"]).await;
+    put(&["SET", "{v}:u::b", "nonsense"]).await;
+    put(&["HSET", "{v}:x:n.00000007", "x", "nonsense"]).await;
+    let newcomers: Vec<Newcomer> = ["a", "b", "c"]
+        .iter()
+        .map(|user| Newcomer {
+            max_sockets: u32::MAX,
+            who: TypedUser {
+                user: format!(":{user}").into(),
+                kind: "".into(),
+            },
+            entry: Entry {
+                socket: format!("s{user}").into(),
+                namespace: "/".into(),
+                device: "d".into(),
+                since: 1,
+                policy: Policy::Limit(3),
+                rooms: Vec::new(),
+            },
+        })
+        .collect();
+    let turn = |number| Turn {
+        incarnation: &incarnation,
+        number,
+    };
+    let admitted = registry.connect(turn(1), &newcomers).await.unwrap();
+    assert_eq!(admitted.unwrap().len(), 3, "a fault keeps nobody out");
+    let known = registry.look_up(&[":a".into(), ":c".into()]).await.unwrap();
+    assert!(
+        known
+            .iter()
+            .all(|known| known.online && known.sockets.len() == 1)
+    );
+    let renewed = registry.renew(&incarnation, TTL, &[], None).await.unwrap();
+    let renewed = renewed.unwrap();
+    assert_eq!(renewed.displaced, []);
+    assert!(renewed.set_aside >= 3, "{}", renewed.set_aside);
+    // And they go, all but the one that was never there.
+    let departures: Vec<Departure> = newcomers
+        .iter()
+        .map(|newcomer| Departure {
+            who: newcomer.who.clone(),
+            socket: newcomer.entry.socket.clone(),
+            grace: 0,
+        })
+        .collect();
+    let departed = registry.depart(turn(2), &departures).await.unwrap();
+    assert_eq!(departed, Ok(vec![false; 3]));
+    let known = registry.look_up(&[":a".into(), ":c".into()]).await.unwrap();
+    assert!(known.iter().all(|known| !known.online));
+    let again = registry.renew(&incarnation, TTL, &[], None).await.unwrap();
+    let now = again.unwrap().set_aside;
+    let once_more = registry.renew(&incarnation, TTL, &[], None).await.unwrap();
+    assert_eq!(
+        once_more.unwrap().set_aside,
+        now,
+        "what was set aside is not met again"
+    );
 }

@@ -8,8 +8,8 @@ use crate::probes::neighbours;
 use crate::registry::{
     Admission, Announced, Arrival, Audit, Departure, Displaced, DisplacedBy, Doubts, Edge, Edges,
     Entry, Fenced, JURY, Joined, Known, Maintained, Mark, Marked, Millis, Newcomer, NodeInfo,
-    NodeState, Policy, Renewed, Restored, RoomName, Seen, Sum, Suspicion, Turn, TypedUser,
-    UserName, Verdict,
+    NodeState, Policy, Renewed, Restored, RoomName, Seen, Stranger, Sum, Suspicion, Turn,
+    TypedUser, UserName, Verdict, Versions,
 };
 
 /// Entries that one comparison reads, beyond those of one bucket: some milliseconds.
@@ -564,7 +564,8 @@ impl Model {
         ttl: Millis,
         (known, living): (Option<&str>, u32),
         fresh: &str,
-    ) -> Joined {
+    ) -> Result<Joined, Stranger> {
+        self.admit(now, info, known.is_none())?;
         let (last, ahead) = (self.wall(now), self.clock.map_or(0, |clock| clock.ahead));
         self.clock = Some(Clock {
             last,
@@ -598,13 +599,45 @@ impl Model {
         self.owners.insert(process, incarnation.clone());
         self.members += 1;
         self.nudge_neighbours(now, &incarnation);
-        Joined {
+        Ok(Joined {
             incarnation,
             epoch,
             secret: "".into(),
             last_edge: self.edge_id.to_string().into(),
             edge_number: self.edge_number,
+            version: self.version(),
+        })
+    }
+
+    /// Whether a node has a version in common with each that lives.
+    fn admit(&self, now: Millis, info: &NodeInfo, is_new: bool) -> Result<(), Stranger> {
+        let process = info.process();
+        let there = self.nodes.iter().filter(|(_, until)| **until > 0);
+        let mut there: Vec<_> = there.map(|(name, until)| (until, name)).collect();
+        there.sort_unstable();
+        for (_, incarnation) in there {
+            let other = &self.infos[incarnation];
+            let is_past = process_of(incarnation) == &*process
+                || (is_new && node_of(incarnation) == &*info.node_id);
+            let Versions { min, max } = other.proto;
+            if !is_past
+                && self.alive(now, incarnation)
+                && (max < info.proto.min || min > info.proto.max)
+            {
+                return Err(Stranger {
+                    node_id: node_of(incarnation).into(),
+                    versions: other.proto,
+                });
+            }
         }
+        Ok(())
+    }
+
+    /// The newest version that all can read.
+    fn version(&self) -> u32 {
+        let there = self.nodes.iter().filter(|(_, until)| **until > 0);
+        let newest = there.map(|(name, _)| self.infos[name].proto.max);
+        newest.min().unwrap_or(0)
     }
 
     /// Those who are to ask a newcomer whether it lives hear of it at once.
@@ -645,6 +678,8 @@ impl Model {
             living: self.nodes.values().filter(|&&until| until >= now).count() as u32,
             hold: Some(self.hold).filter(|hold| *hold > now),
             members: self.members,
+            version: self.version(),
+            set_aside: 0,
         })
     }
 

@@ -17,7 +17,7 @@ use tokio::time::sleep;
 use super::net::{Net, Process, Ways};
 use super::store::{Link, Store, locked};
 use crate::member::{Local, Member, Timing};
-use crate::registry::{Admission, Displaced, Edge, Entry, Newcomer, NodeInfo, TypedUser};
+use crate::registry::{Admission, Displaced, Edge, Entry, Newcomer, NodeInfo, TypedUser, Versions};
 
 /// `cluster.lease_ttl` and `cluster.lease_refresh` of all nodes.
 pub(super) const TTL: Duration = Duration::from_secs(15);
@@ -110,8 +110,19 @@ impl Node {
     pub(super) fn start(
         number: usize,
         tag: u32,
+        ways: (&Arc<Mutex<Store>>, &Arc<Mutex<Net>>),
+        grace: Duration,
+    ) -> Node {
+        Node::of_build(number, tag, ways, grace, Versions::OWN)
+    }
+
+    /// A node that reads these versions.
+    pub(super) fn of_build(
+        number: usize,
+        tag: u32,
         (store, net): (&Arc<Mutex<Store>>, &Arc<Mutex<Net>>),
         grace: Duration,
+        proto: Versions,
     ) -> Node {
         let link = Link {
             store: store.clone(),
@@ -125,6 +136,7 @@ impl Node {
             tag,
             address: "somewhere".into(),
             version: "".into(),
+            proto,
             ..NodeInfo::default()
         };
         let timing = Timing {

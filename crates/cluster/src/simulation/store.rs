@@ -12,8 +12,8 @@ use super::dice::Dice;
 use super::model::Model;
 use crate::registry::{
     Admission, Arrival, Audit, Departure, Displaced, Edge, EdgeId, Edges, Fenced, Guarded, Joined,
-    Known, Maintained, Millis, Newcomer, NodeInfo, NodeState, Registry, Renewed, Restored, Sum,
-    Suspicion, Turn, Unavailable, UserName, Verdict,
+    Known, Maintained, Millis, Newcomer, NodeInfo, NodeState, Registry, Renewed, Restored,
+    Stranger, Sum, Suspicion, Turn, Unavailable, UserName, Verdict,
 };
 
 /// What operations cost, as they were measured on Redis: microseconds of its one core.
@@ -266,7 +266,7 @@ impl Registry for Link {
         ttl: Millis,
         known: Option<&str>,
         living: u32,
-    ) -> Result<Joined, Unavailable> {
+    ) -> Result<Result<Joined, Stranger>, Unavailable> {
         let known = known.map(ToOwned::to_owned);
         let name = format!("join {}.{}", info.node_id, info.tag);
         let what = || name;

@@ -13,7 +13,7 @@ use super::net::Net;
 use super::node::{Node, Table, close, enter};
 use super::store::{Link, Store, is_traced, locked};
 use crate::member::{Local, Member};
-use crate::registry::{Admission, Edge, Entry, Newcomer, Policy, RoomName, TypedUser};
+use crate::registry::{Admission, Edge, Entry, Newcomer, Policy, RoomName, TypedUser, Versions};
 
 pub(super) const USERS: u64 = 6;
 pub(super) const NODES: usize = 3;
@@ -142,6 +142,13 @@ impl World {
             was_set_back: false,
             amnesia: false,
         }
+    }
+
+    /// A node is started that reads these versions.
+    pub(super) fn start_build(&mut self, number: usize, versions: Versions) {
+        self.tags += 1;
+        let ways = (&self.store, &self.net);
+        self.nodes[number] = Node::of_build(number, self.tags, ways, self.grace, versions);
     }
 
     pub(super) fn connect(&mut self) {

@@ -89,6 +89,14 @@ pub struct ClusterStatus {
     pub repairs: u64,
     /// Entries of dead nodes that this one removed.
     pub swept: u64,
+    /// Records of the cluster that cannot be read, or not changed: the same number on all nodes.
+    pub set_aside: u64,
+    /// What other nodes said in a version that this one does not know.
+    pub newer: u64,
+    /// What other nodes said and nobody can read.
+    pub damaged: u64,
+    /// Why this node may not join.
+    pub refused: Option<Arc<str>>,
     /// Nodes that did not answer, and were given up by a word of this one.
     pub given_up: u64,
     /// Changes of presence that were gone before they could be read.

@@ -180,7 +180,8 @@ impl LocalRooms {
         let members = self.deliver(room, gap.offset)?;
         let index = room.local(self.shard)?;
         if let Some(Some(local)) = self.rooms.get_mut(index as usize) {
-            local.epoch = gap.epoch;
+            // Its numbers may be smaller than those of the one before.
+            (local.epoch, local.delivered) = (gap.epoch, gap.offset);
         }
         Some(members)
     }
@@ -309,6 +310,27 @@ mod tests {
         );
         rooms.join(NamespaceId(1), None, "r", Slot(3), &mut Vec::new(), 0);
         assert_eq!(directory.count(), 3);
+    }
+
+    #[test]
+    fn a_joiner_learns_the_numbers_of_the_epoch_that_began() {
+        let directory = Arc::new(RoomDirectory::new(1));
+        let mut rooms = LocalRooms::new(directory.clone(), 0);
+        let (mut one, mut other) = (Vec::new(), Vec::new());
+        rooms.join(NamespaceId::ROOT, None, "r", Slot(1), &mut one, 0);
+        let room = rooms.room(one[0]).unwrap().clone();
+        let members = rooms.deliver(&room, 55).unwrap();
+        rooms.restore(&room, members);
+        // The store has forgotten: numbers begin at 1.
+        let gap = Gap {
+            epoch: 9,
+            offset: 2,
+            place: 100,
+        };
+        let members = rooms.begin_epoch(&room, gap).unwrap();
+        rooms.restore(&room, members);
+        let joined = rooms.join(NamespaceId::ROOT, None, "r", Slot(2), &mut other, 0);
+        assert_eq!((joined.epoch, joined.offset), (9, 2));
     }
 
     #[test]

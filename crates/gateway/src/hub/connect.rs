@@ -62,6 +62,7 @@ impl Earlier {
         if !shared.limits.may_resume(remote, now) {
             ticket.is_refused();
         }
+        ticket.comes(now);
         Some(Earlier {
             name: ticket.name()?,
             came_at: now,
@@ -102,7 +103,7 @@ async fn authenticate(
     let mut elsewhere = Ok(None);
     let mut turn = None;
     if let Some(Earlier { name, came_at, .. }) = earlier {
-        if let Some((recovery, _)) = shared.fanout.common() {
+        if let Some(recovery) = &shared.fanout.recovery {
             turn = Some(recovery.turn(name).await);
         }
         let stays = take_over(shared, name, identity.user.clone(), came_at).await;

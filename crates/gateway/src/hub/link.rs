@@ -328,6 +328,8 @@ pub(crate) struct Back {
     pub(crate) name: SocketAddress,
     /// Where it was before, each with the number of the last event that was sent to it there.
     pub(crate) places: Vec<(SocketAddress, u64)>,
+    /// When its client has come with it.
+    pub(crate) came_at: Micros,
 }
 
 impl Back {

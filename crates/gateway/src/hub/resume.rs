@@ -56,6 +56,8 @@ pub(crate) struct Ticket {
     /// The socket was another user's.
     is_foreign: bool,
     since: Since,
+    /// When it has come back.
+    came_at: Micros,
     /// Live topics, each with the epoch and offset of the last event that came.
     pub(crate) topics: Vec<(Box<str>, Option<(Box<str>, u64)>)>,
 }
@@ -85,6 +87,11 @@ impl Ticket {
     /// The place at which it began.
     pub(super) fn begin(&self) -> u64 {
         self.session.map_or(0, |(_, begin)| begin)
+    }
+
+    /// It is brought now.
+    pub(super) fn comes(&mut self, now: Micros) {
+        self.came_at = now;
     }
 
     /// Is not looked at, as there were too many that were of no use.
@@ -357,6 +364,7 @@ impl Hub {
             is_limited: false,
             is_foreign: false,
             since,
+            came_at: Micros::ZERO,
             topics: Vec::new(),
         })
     }
@@ -380,6 +388,7 @@ impl Hub {
             is_limited: false,
             is_foreign: false,
             since: Since::of(resume.place.as_deref()),
+            came_at: Micros::ZERO,
             topics: topics.collect(),
         }
     }
@@ -461,7 +470,12 @@ impl Hub {
             && let Some(there) = link.socket(namespace)
         {
             is_there = true;
-            if there.connected_at < since && there.identity.user == user {
+            // Of two that were on their way at once, the one that left later is wanted.
+            let is_earlier = match there.back() {
+                Some(back) => back.came_at <= since,
+                None => there.connected_at < since,
+            };
+            if is_earlier && there.identity.user == user {
                 is_there = false;
                 link.rare().back_by = engine.now + TAKING_OVER;
                 self.link_closed(engine, slot, Reason::TransportClosed);
@@ -753,7 +767,7 @@ impl Hub {
         if self.catching_up.push(slot, namespace, caught) {
             fanout.post(self.shard, Op::Line(LineOp::Reached { place: now }));
         }
-        self.set_back(engine, slot, namespace, session);
+        self.set_back(engine, slot, namespace, session, ticket.came_at);
         Ok(missed)
     }
 
@@ -879,7 +893,14 @@ impl Hub {
         }
     }
 
-    fn set_back(&mut self, engine: &Engine, slot: Slot, namespace: NamespaceId, session: Parked) {
+    fn set_back(
+        &mut self,
+        engine: &Engine,
+        slot: Slot,
+        namespace: NamespaceId,
+        session: Parked,
+        came_at: Micros,
+    ) {
         let shared = self.shared.clone();
         let Some(address) = self.address(engine, slot, namespace) else {
             return;
@@ -894,6 +915,7 @@ impl Hub {
             socket.set_back(Back {
                 name: session.name,
                 places: session.places,
+                came_at,
             });
             if session.left > 0 {
                 socket.set_left(session.left);

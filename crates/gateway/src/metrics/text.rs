@@ -205,6 +205,23 @@ const LABELLED: &[Labelled] = &[
             ]
         },
     ),
+    (
+        "cluster_unreadable",
+        "What other nodes said or wrote that cannot be read: of another version, damaged, or a \
+         record that was set aside",
+        "cause",
+        |(_, gauges)| {
+            let cluster = gauges.cluster.iter();
+            let causes = cluster.flat_map(|cluster| {
+                [
+                    ("version", cluster.newer),
+                    ("damaged", cluster.damaged),
+                    ("record", cluster.set_aside),
+                ]
+            });
+            causes.collect()
+        },
+    ),
 ];
 
 const CLUSTER_GAUGES: &[Plain<ClusterStatus>] = &[

@@ -15,6 +15,10 @@ pub struct Counters {
     pub undelivered: AtomicU64,
     /// Publications of other nodes that were dropped here, as there was too much to do.
     pub dropped: AtomicU64,
+    /// Publications of other nodes in a version that this one does not know.
+    pub newer: AtomicU64,
+    /// Publications of other nodes that nobody could read.
+    pub damaged: AtomicU64,
     /// Times this node was cut off from the others' publications.
     pub gaps: AtomicU64,
     /// Times that somebody was told of lost publications: a room, a user, everybody.

@@ -44,6 +44,8 @@ const SCOPES_PER_CALL: usize = 16;
 const SESSIONS_PER_CALL: usize = 128;
 /// How long an answer may take, and the end of a scope.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// The same of one that is asked for again, because there was none.
+const SECOND_PATIENCE: Duration = Duration::from_millis(500);
 /// How long a join waits until it is written down.
 const MAX_WAIT_FOR_WRITING: Duration = Duration::from_secs(1);
 /// Nobody has told yet which line it is.
@@ -434,7 +436,11 @@ impl Line {
     }
 
     async fn ask<T: FromRedisValue>(&self, command: &Cmd) -> RedisResult<T> {
-        let answer = tokio::time::timeout(PATIENCE, self.commands.query(command));
+        self.ask_for(PATIENCE, command).await
+    }
+
+    async fn ask_for<T: FromRedisValue>(&self, time: Duration, command: &Cmd) -> RedisResult<T> {
+        let answer = tokio::time::timeout(time, self.commands.query(command));
         let late = || {
             Err(RedisError::from((
                 redis::ErrorKind::Io,
@@ -736,7 +742,7 @@ impl Line {
     async fn say_batch(&self, batch: &mut Vec<Saying>, number: u64) {
         let LineSettings { events, bytes, .. } = self.settings;
         let mut pause = FIRST_PAUSE;
-        loop {
+        for attempt in 0u32.. {
             let mut command = self.call(
                 "say",
                 json!({
@@ -749,7 +755,12 @@ impl Line {
                 command.arg(saying.flags).arg(&saying.key).arg(&saying.body);
             }
             type Answer = (String, String, String, Vec<u64>);
-            match self.ask::<Answer>(&command).await {
+            let time = if attempt == 0 {
+                PATIENCE
+            } else {
+                SECOND_PATIENCE
+            };
+            match self.ask_for::<Answer>(time, &command).await {
                 Ok((epoch, begin, last, offsets)) => {
                     self.note_reached(&epoch, &begin, &last);
                     let count = batch.len() as u64;
@@ -766,8 +777,10 @@ impl Line {
                 }
                 Err(error) => {
                     self.complain(&error, "kept publications are not in the line");
-                    // All of it with the oldest: what is younger would come before its gap.
-                    let is_old = |saying: &Saying| saying.at.elapsed() >= MAX_WAIT;
+                    // It may have been this process that stood still: it asks again before it takes
+                    // the store for away. All of it with the oldest: what is younger would come
+                    // before its gap.
+                    let is_old = |saying: &Saying| attempt > 0 && saying.at.elapsed() >= MAX_WAIT;
                     let old = batch.iter().any(is_old).then(|| std::mem::take(batch));
                     for old in old.into_iter().flatten() {
                         match old.said.is_some() {
@@ -775,7 +788,9 @@ impl Line {
                             false => self.owe(old.scope),
                         }
                     }
-                    self.drop_old_waiting();
+                    if attempt > 0 {
+                        self.drop_old_waiting();
+                    }
                     tokio::time::sleep(pause).await;
                     pause = (pause * 2).min(MAX_PAUSE);
                     if batch.is_empty() {

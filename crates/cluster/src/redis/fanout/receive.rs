@@ -203,9 +203,12 @@ impl Ear {
             Some((origin, Body::Said(said))) => self.hear_publication(name, origin, said),
             None => {
                 let what = "another node's publication cannot be read";
-                self.counters
-                    .refused
-                    .warn(&"it is of another version", what);
+                let (count, why) = match envelope::is_of_another_version(payload) {
+                    true => (&self.counters.newer, "it is of another version"),
+                    false => (&self.counters.damaged, "it is damaged"),
+                };
+                count.fetch_add(1, Ordering::Relaxed);
+                self.counters.refused.warn(&why, what);
                 self.tell_lost(channel);
             }
         }

@@ -214,11 +214,17 @@ impl Register {
         self.types.iter().any(|known| known.online)
     }
 
-    fn set(&mut self, user_type: Option<&Arc<str>>, online: bool, rev: u64, turn: u64) {
+    fn set(
+        &mut self,
+        user_type: Option<&Arc<str>>,
+        (online, rev): (bool, u64),
+        turn: u64,
+        is_certain: bool,
+    ) {
         self.rev = self.rev.max(rev);
         let known = |known: &&mut Known| known.user_type.as_ref() == user_type;
         match self.types.iter_mut().find(known) {
-            Some(known) if rev > known.rev => {
+            Some(known) if rev > known.rev || (is_certain && known.turn < turn) => {
                 (known.online, known.rev, known.turn) = (online, rev, turn);
             }
             Some(_) => {}
@@ -571,7 +577,7 @@ impl Board {
             };
             any = true;
             let user_type = edge.user.user_type.as_ref();
-            register.set(user_type, edge.online, edge.rev, self.turn);
+            register.set(user_type, (edge.online, edge.rev), self.turn, false);
             if !edge.online {
                 register.last_seen = register.last_seen.max(Some(edge.at));
             }
@@ -583,7 +589,8 @@ impl Board {
     }
 
     /// A question about some users.
-    pub fn ask(&self, tenant: Option<Arc<str>>, users: Vec<Arc<str>>) -> Question {
+    pub fn ask(&mut self, tenant: Option<Arc<str>>, users: Vec<Arc<str>>) -> Question {
+        self.turn += 1;
         Question {
             tenant,
             users,
@@ -609,19 +616,18 @@ impl Board {
     }
 
     /// Questions about everybody who is watched, each of at most `max` users.
-    pub fn questions(&self, max: usize) -> Vec<Question> {
-        let mut tenants: HashMap<&Option<Arc<str>>, Vec<Arc<str>>> = HashMap::new();
+    pub fn questions(&mut self, max: usize) -> Vec<Question> {
+        let mut tenants: HashMap<Option<Arc<str>>, Vec<Arc<str>>> = HashMap::new();
         for name in self.users.keys() {
-            let users = tenants.entry(&name.tenant).or_default();
+            let users = tenants.entry(name.tenant.clone()).or_default();
             users.push(name.user.clone());
         }
-        let tenants = tenants.into_iter();
-        tenants
-            .flat_map(|(tenant, users)| {
-                let parts = users.chunks(max).map(<[_]>::to_vec).collect::<Vec<_>>();
-                parts.into_iter().map(|part| self.ask(tenant.clone(), part))
-            })
-            .collect()
+        let mut questions = Vec::new();
+        for (tenant, users) in tenants {
+            let parts = users.chunks(max).map(<[_]>::to_vec);
+            questions.extend(parts.map(|part| self.ask(tenant.clone(), part)));
+        }
+        questions
     }
 
     /// The backplane's answer, in the order of the question. What was heard since it was asked
@@ -638,7 +644,12 @@ impl Board {
             register.is_asked = true;
             for one in &found.types {
                 let user_type = one.user_type.as_ref();
-                register.set(user_type, one.online, one.rev, question.turn);
+                register.set(
+                    user_type,
+                    (one.online, one.rev),
+                    question.turn,
+                    !found.stale,
+                );
             }
             if !found.stale {
                 for known in &mut register.types {
@@ -777,6 +788,8 @@ impl Board {
             log.drop_who_left(&mut forgotten, &mut self.shown);
         }
         let is_too_much = is_room && log.users.len() > MAX_IN_ROOM;
+        // Whoever is in a room again, and was not asked about yet, is missing in it.
+        let stale = stale || (log.stale && !log.changed.is_empty());
         let is_new = !std::mem::replace(&mut log.is_full, true);
         let was_stale = std::mem::replace(&mut log.stale, stale);
         if !is_new && (!told.is_empty() || was_stale != stale) {

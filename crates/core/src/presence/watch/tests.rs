@@ -722,3 +722,46 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_store_that_went_back_in_time_is_believed_when_it_is_asked_again() {
+    let mut board = Board::new(7);
+    let scope = users(&["ann"]);
+    board.watch(&scope, reader(1)).unwrap();
+    fill(&mut board, &scope, |_| found(&[("", true, 5)]));
+    board
+        .answer(&scope, reader(1), None, 9, &mut |_| {})
+        .unwrap();
+    board.begin(&scope, reader(1), &mut |_| {});
+    // Said by a master whose last moments are lost with it.
+    board.hear(&[edge("ann", "", false, 8)]);
+    flush(&mut board);
+    board.distrust(9);
+    flush(&mut board);
+    let question = board.ask(None, vec!["ann".into()]);
+    board.learn(&question, &[found(&[("", true, 5)])]);
+    board.trust();
+    let posts = flush(&mut board);
+    let (_, change) = posts.last().unwrap();
+    assert_eq!(change["users"][0]["online"], true, "{change}");
+}
+
+#[test]
+fn a_room_is_complete_again_when_everybody_in_it_has_been_asked_about() {
+    let mut board = Board::new(7);
+    let scope = room();
+    watched_room(&mut board, &["bob"]);
+    board.distrust(9);
+    flush(&mut board);
+    board.note(&scope, 0, &"ann".into(), true);
+    board.trust();
+    for (_, change) in flush(&mut board) {
+        assert_eq!(change["stale"], true, "{change}");
+    }
+    let question = board.next_question(100).unwrap();
+    board.learn(&question, &[found(&[("", true, 5)])]);
+    let posts = flush(&mut board);
+    let (_, change) = posts.last().unwrap();
+    assert_eq!(change["users"][0]["userId"], "ann");
+    assert!(change.get("stale").is_none(), "{change}");
+}

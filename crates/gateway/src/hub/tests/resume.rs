@@ -438,6 +438,37 @@ fn no_text_of_an_event_is_taken_for_a_place() {
 }
 
 #[test]
+fn two_connections_on_their_way_at_once_do_not_cost_a_client_its_session() {
+    let mut world = World::new(kept());
+    let mut ann = Tracking::new(&mut world, "user=ann");
+    ann.asks(&mut world, r#"42["join","lobby"]"#);
+    said(&world, "lobby", "one");
+    let sid = ann.sid.clone();
+    let hello = ann.hello();
+    // The gateway stood still: the client has given the first of them up, and it does not know.
+    let [mut earlier, mut later] = [world.engineio(), world.engineio()];
+    earlier.says(&hello);
+    later.says(&hello);
+    world.settle();
+    earlier.0.end();
+    world.settle();
+    // Whichever of them came up last had it: the client finds it by the next.
+    ann.client = later;
+    ann.hear(9);
+    ann.is_cut(&mut world);
+    ann.return_to(&mut world);
+    assert!(ann.recovered && ann.sid == sid);
+    said(&world, "lobby", "two");
+    world.settle();
+    ann.hear(9);
+    let metrics = world.gateway.encode_metrics();
+    assert!(metrics.contains("heartline_resumes_total{outcome=\"unknown\"} 0"));
+    let got = ann.got();
+    let news: Vec<_> = got.iter().filter(|one| one.contains("news")).collect();
+    assert_eq!(news, [r#"["news","one"]"#, r#"["news","two"]"#]);
+}
+
+#[test]
 fn what_is_said_to_one_socket_comes_over_a_cut_once_and_in_its_place() {
     let handles = Handles::default();
     let mut world = World::with(kept(), |builder| handles.filled_by(builder));
