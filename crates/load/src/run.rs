@@ -248,6 +248,8 @@ fn wait(shared: &Shared<'_>, time: Duration, stage: Stage, watch: &mut dyn FnMut
 
 /// Waits for what is on its way, as long as some of it arrives.
 fn drain(shared: &Shared<'_>, watch: &mut dyn FnMut(Progress)) {
+    // The threads tell of what they have just sent first.
+    std::thread::sleep(WATCH_INTERVAL);
     let mut progress = (Instant::now(), 0);
     loop {
         let received = shared.received.load(Ordering::Relaxed);
