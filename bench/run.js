@@ -89,8 +89,10 @@ function note(text) {
 }
 
 const began = Date.now();
-// A smoke run asks no peer for what only the load's options make another figure, and has no C++.
-const smoke = (figure) => (figure.busy ? figure.peers.slice(0, 1) : figure.peers.filter((key) => key !== "uws"));
+// A smoke run asks no peer for what only the load's options make another figure, and none that
+// takes longer to build than to run.
+const LONG_TO_BUILD = ["uws", "socketioxide"];
+const smoke = (figure) => (figure.busy ? figure.peers.slice(0, 1) : figure.peers.filter((key) => !LONG_TO_BUILD.includes(key)));
 const ours = (peers) => peers.filter((key) => PEERS[key].ours).flatMap((key) => [key, key + BEFORE]);
 const figures = FIGURES.filter((figure) => !ONLY || ONLY.includes(figure.key))
   .map((figure) => (QUICK ? { ...figure, peers: smoke(figure) } : figure))
