@@ -10,7 +10,7 @@ help:
 	@echo "make demo    a chat in React, in front of a node that it starts itself"
 	@echo "make test    install what the tests need and run all of them"
 	@echo "make test-consumers  the browser client's package in Vite, webpack, Next.js, Deno and Bun; three minutes"
-	@echo "make bench   measure Heartline beside its peers, half an hour; QUICK=1 for a smoke run"
+	@echo "make bench   measure Heartline beside its peers, three quarters of an hour; QUICK=1 for a smoke run"
 	@echo "make soak    churn, broadcast and slow consumers for SECONDS (120); then nothing may be left"
 	@echo "make torture connections cut at any byte, the gateway and its database killed; SECONDS (300)"
 	@echo "make truth   what clients are told of presence against the truth, while all goes wrong; SECONDS (120), SEED"

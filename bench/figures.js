@@ -1,10 +1,15 @@
 // What is measured, and the budgets that Heartline is held to.
 
 /** The peers that speak Socket.IO or less and can be asked for everything. */
-const ALL = ["live", "socketio", "bunLive", "bun", "node", "socketioxide", "bare"];
+const ALL = ["live", "socketio", "bunLive", "bun", "uws", "node", "socketioxide", "bare"];
+/** Those of them that know rooms by name. */
+const ROOMS = ["live", "socketio", "bunLive", "node", "socketioxide"];
 
 /** Options for `heartline load`; `quick` is what a smoke run makes of them. */
 const load = (scenario, connections, options = {}) => ({ scenario, connections, ...options });
+
+/** There are many of these. */
+const BRIEF = { duration: "1500ms" };
 
 const perSecond = (report) => report.per_second;
 const cpu = (report) => report.server.cpu_per_million;
@@ -40,6 +45,33 @@ export const FIGURES = [
   {
     key: "broadcast16", title: "deliveries/s, 1 000 members, 16 publications in flight",
     load: load("broadcast", 1000, { "in-flight": 16 }), peers: ALL,
+    value: perSecond, better: "higher", unit: "/s", also: { "CPU s per million": cpu },
+  },
+  ...[1000, 10000].flatMap((members) => [2, 4].map((flights) => ({
+    key: `broadcast${members / 1000}kIn${flights}`,
+    title: `deliveries/s, ${members / 1000} 000 members, ${flights === 2 ? "two" : "four"} publications in flight, each a write of its own`,
+    load: load("broadcast", members, { "in-flight": flights, apart: true, ...BRIEF }), peers: ALL, busy: true,
+    value: perSecond, better: "higher", unit: "/s", also: { "CPU s per million": cpu },
+  }))),
+  {
+    key: "echo8Apart", title: "acknowledged events/s, 50 connections, eight in flight on each, each event a write of its own",
+    load: load("echo", 50, { event: "echo", "in-flight": 8, apart: true, ...BRIEF }), peers: ALL, busy: true,
+    value: perSecond, better: "higher", unit: "/s", also: { "CPU s per million": cpu },
+  },
+  ...[[1000, 2], [1000, 4], [10000, 2], [10000, 4]].map(([members, publishers]) => ({
+    key: `publishers${publishers}In${members / 1000}k`,
+    title: `deliveries/s, ${members / 1000} 000 members, ${publishers === 2 ? "two" : "four"} of whom publish one after the other's beginning, each one at a time`,
+    load: load("broadcast", members, { "in-flight": publishers, publishers, apart: true, ...BRIEF }), peers: ALL, busy: true,
+    value: perSecond, better: "higher", unit: "/s", also: { "CPU s per million": cpu },
+  })),
+  {
+    key: "tls", title: "deliveries/s over TLS, 1 000 members, one publication in flight",
+    load: load("broadcast", 1000, { ...BRIEF }), peers: ["live", "socketio", "bunLive", "bun", "node"], options: { tls: true }, busy: true,
+    value: perSecond, better: "higher", unit: "/s", also: { "CPU s per million": cpu },
+  },
+  {
+    key: "rooms", title: "deliveries/s, 1 000 rooms of four, one publication in flight in each",
+    load: load("broadcast", 4000, { rooms: 1000, apart: true, ...BRIEF }), peers: ROOMS, busy: true,
     value: perSecond, better: "higher", unit: "/s", also: { "CPU s per million": cpu },
   },
   {
@@ -106,6 +138,17 @@ export const BUDGETS = [
       [`deliveries/s, ${members} members: the slower of both to Node's`, "over 2", ({ m }) => Math.min(m(figure, "live"), m(figure, "socketio")) / m(figure, "node"), (v) => v > 2],
     ];
   }),
+  ...[["1k", "1 000", 1.5], ["10k", "10 000", 1.2]].flatMap(([key, members, least]) => ["two", "four"].flatMap((many) => {
+    const flights = many === "two" ? 2 : 4;
+    return [[`broadcast${key}In${flights}`, `${many} in flight`], [`publishers${flights}In${key}`, `${many} publishers`]].flatMap(([figure, what]) => [
+      [`deliveries/s, ${members} members, ${what}: live to Bun's`, `at least ${least}`, ({ m }) => m(figure, "live") / m(figure, "bunLive"), (v) => v >= least],
+      [`deliveries/s, ${members} members, ${what}: live to Socket.IO`, "0.9 to 1.1", ({ m }) => m(figure, "live") / m(figure, "socketio"), (v) => v >= 0.9 && v <= 1.1],
+    ]);
+  })),
+  ["events/s, each a write of its own: live to the bare loop's", "at least 1", ({ m }) => m("echo8Apart", "live") / m("echo8Apart", "bare"), (v) => v >= 1],
+  ["events/s, each a write of its own: live to Bun's", "at least 1", ({ m }) => m("echo8Apart", "live") / m("echo8Apart", "bunLive"), (v) => v >= 1],
+  ["deliveries/s, 1 000 rooms of four: the slower of both to Bun's", "at least 1", ({ m }) => Math.min(m("rooms", "live"), m("rooms", "socketio")) / m("rooms", "bunLive"), (v) => v >= 1],
+  ["deliveries/s over TLS: the slower of both to Bun's", "at least 1", ({ m }) => Math.min(m("tls", "live"), m("tls", "socketio")) / m("tls", "bunLive"), (v) => v >= 1],
   ["deliveries/s, 16 in flight: live to Bun's", "at least 1.3", ({ m }) => m("broadcast16", "live") / m("broadcast16", "bunLive"), (v) => v >= 1.3],
   ["deliveries/s, 16 in flight: Socket.IO to socketioxide's", "over 1", ({ m }) => m("broadcast16", "socketio") / m("broadcast16", "socketioxide"), (v) => v > 1],
   ["events/s, one in flight: live to Bun's", "at least 0.85", ({ m }) => m("echo1", "live") / m("echo1", "bunLive"), (v) => v >= 0.85],

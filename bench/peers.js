@@ -1,6 +1,9 @@
 // The servers that are compared: how each is started, and what it speaks.
-import { spawn } from "node:child_process";
+import { execFileSync, spawn } from "node:child_process";
+import { mkdtempSync, rmSync } from "node:fs";
 import { connect } from "node:net";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { freePort } from "../tests/e2e/lib/server.js";
 
@@ -12,6 +15,20 @@ export const SECRET = "a-secret-that-the-benchmarks-alone-use";
 // and metrics are on, as they always are.
 const OFF = ["limits.messages=off", "limits.events=off", "limits.joins=off", "limits.connects_per_ip=off"];
 
+/** A certificate for this run, made when it is first asked for. */
+let made;
+export function certificate() {
+  if (made) return made;
+  const folder = mkdtempSync(join(tmpdir(), "heartline-bench-"));
+  process.on("exit", () => rmSync(folder, { recursive: true }));
+  const [cert, key] = ["cert.pem", "key.pem"].map((name) => join(folder, name));
+  execFileSync("openssl", ["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "1",
+    "-subj", "/CN=localhost", "-keyout", key, "-out", cert], { stdio: "ignore" });
+  return (made = { cert, key });
+}
+
+const encrypted = (tls) => (tls ? [`server.tls.cert=${certificate().cert}`, `server.tls.key=${certificate().key}`] : []);
+
 /** Heartline as shipped. `announce` is off: the other servers know no presence. */
 const heartline = (threads, set = [], binary = BINARY) => (port, admin) => [
   binary, "serve",
@@ -22,6 +39,7 @@ const heartline = (threads, set = [], binary = BINARY) => (port, admin) => [
 
 const echo = (threads, program = here("../target/release/examples/echo")) => (port) => [program, "--listen", `0.0.0.0:${port}`, "--threads", `${threads}`];
 const bun = (port) => [here("peers/bun/node_modules/.bin/bun"), here("peers/bun/server.js"), `${port}`];
+const uws = (port) => [here("peers/uws/target/bench-peer-uws"), `${port}`];
 const node = (port) => ["node", here("peers/node/server.js"), `${port}`];
 const socketioxide = (port) => [here("peers/socketioxide/target/release/bench-peer-socketioxide"), `${port}`];
 const bare = (port) => [here("peers/bare/target/release/bench-peer-bare"), `${port}`];
@@ -32,25 +50,26 @@ export const PEERS = {
   socketio: { name: "Heartline, Socket.IO", protocol: "socketio", command: heartline(1), echo: echo(1), ours: true },
   bunLive: { name: "Bun, the same JSON", protocol: "live", command: bun },
   bun: { name: "Bun, plain frames", protocol: "raw", command: bun },
+  uws: { name: "uWebSockets in C++, plain frames", protocol: "raw", command: uws },
   node: { name: "Socket.IO on Node", protocol: "socketio", command: node },
   socketioxide: { name: "socketioxide", protocol: "socketio", command: socketioxide },
   bare: { name: "bare loop", protocol: "raw", command: bare },
 };
 
 /** Heartline as an earlier build has it, in a folder like `target/release`. */
-export function before(key, folder, { threads = 1, set = [] } = {}) {
+export function before(key, folder, { threads = 1, set = [], tls } = {}) {
   return {
     ...PEERS[key],
     name: `${PEERS[key].name}, before`,
-    command: heartline(threads, set, `${folder}/heartline`),
+    command: heartline(threads, [...set, ...encrypted(tls)], `${folder}/heartline`),
     echo: echo(threads, `${folder}/examples/echo`),
   };
 }
 
 /** Heartline with its own variations. */
-export const variant = (key, { threads = 1, set = [] }) => ({
+export const variant = (key, { threads = 1, set = [], tls }) => ({
   ...PEERS[key],
-  command: heartline(threads, set),
+  command: heartline(threads, [...set, ...encrypted(tls)]),
   echo: echo(threads),
 });
 
@@ -62,12 +81,16 @@ const listens = (port) =>
   });
 
 /** Starts a server, pinned to `cpu` where there is one to spare. */
-export async function start(command, { cpu, pingInterval } = {}) {
+export async function start(command, { cpu, pingInterval, tls } = {}) {
   const port = await freePort();
   const [program, ...args] = [...(cpu === undefined ? [] : ["taskset", "-c", `${cpu}`]), ...command(port, await freePort())];
   const child = spawn(program, args, {
     stdio: ["ignore", "ignore", "pipe"],
-    env: { ...process.env, ...(pingInterval && { PING_INTERVAL_MS: `${pingInterval}` }) },
+    env: {
+      ...process.env,
+      ...(pingInterval && { PING_INTERVAL_MS: `${pingInterval}` }),
+      ...(tls && { TLS_CERT: certificate().cert, TLS_KEY: certificate().key }),
+    },
   });
   let log = "";
   child.stderr.on("data", (data) => (log += data));
@@ -83,6 +106,7 @@ export async function start(command, { cpu, pingInterval } = {}) {
   }
   return {
     port,
+    url: `${tls ? "https" : "http"}://127.0.0.1:${port}`,
     // taskset becomes the program.
     pid: child.pid,
     async stop() {

@@ -20,13 +20,14 @@ const output = (command, ...args) => {
 
 function versions() {
   const read = (path) => JSON.parse(readFileSync(new URL(path, import.meta.url), "utf8"));
-  const lock = readFileSync(new URL("peers/socketioxide/Cargo.lock", import.meta.url), "utf8");
-  const crate = lock.match(/name = "socketioxide"\nversion = "([^"]+)"/)?.[1];
+  const crate = (peer, name) =>
+    readFileSync(new URL(`peers/${peer}/Cargo.lock`, import.meta.url), "utf8").match(`name = "${name}"\nversion = "([^"]+)"`)?.[1];
   return {
     "Heartline": `${output(BINARY, "--version").replace("heartline ", "")}, commit ${output("git", "rev-parse", "--short", "HEAD")}`,
     "Bun": read("peers/bun/package.json").dependencies.bun,
     "Socket.IO": `${read("peers/node/package.json").dependencies["socket.io"]} on Node ${process.version}`,
-    "socketioxide": crate,
+    "socketioxide": crate("socketioxide", "socketioxide"),
+    "uWebSockets": `as libuwebsockets-sys ${crate("uws", "libuwebsockets-sys")} brings it, ${output("c++", "--version")}`,
     "rustc": output("rustc", "--version"),
     "kernel": release(),
     "machine": `${cpus().length} × ${cpus()[0]?.model.trim()}, ${Math.round(totalmem() / 2 ** 30)} GB`,
@@ -36,7 +37,7 @@ function versions() {
 const table = (head, rows) =>
   [head, head.map((_, index) => (index ? "---:" : "---")), ...rows].map((row) => `| ${row.join(" | ")} |`).join("\n");
 
-const COLORS = { live: "#0b6e4f", socketio: "#2f9e6e", bunLive: "#8d6a9f", bun: "#b79cc4", node: "#c0504d", socketioxide: "#d98e3f", bare: "#8a8a8a" };
+const COLORS = { live: "#0b6e4f", socketio: "#2f9e6e", bunLive: "#8d6a9f", bun: "#b79cc4", uws: "#5b7db1", node: "#c0504d", socketioxide: "#d98e3f", bare: "#8a8a8a" };
 
 /** Bars of each figure, as shares of the longest. */
 function bars(figures, m) {
@@ -132,7 +133,12 @@ function written(file) {
   return existsSync(path) ? readFileSync(path, "utf8").replace(/^# .*\n+/, "") : "";
 }
 
-export async function document({ figures, growth, budgets, m, c, reports, remarks, rounds, quick, minutes }) {
+/** What the steps cost that every server is made of, from the first round to the last. */
+const calibrated = (calibrations) =>
+  [["system_call_us", "the smallest system call"], ["write_us", "a write of 128 B to a connection"], ["read_us", "a read of it"]]
+    .map(([key, what]) => [what, `${calibrations.map((one) => one[key].toFixed(2)).join(" · ")} µs`]);
+
+export async function document({ figures, growth, budgets, m, c, reports, calibrations, remarks, rounds, quick, minutes }) {
   const shown = Object.keys(PEERS);
   const rows = figures.flatMap((figure) => {
     const row = (title, read, unit) => [title, ...shown.map((key) => (figure.peers.includes(key) ? number(read(figure.key, key), unit) : ""))];
@@ -150,7 +156,7 @@ ${quick ? "A smoke run: small and once, so nothing here is a claim.\n\n" : ""}Wr
 Medians of ${rounds} interleaved ${rounds === 1 ? "round" : "rounds"}; the server had one processor and the client the other. The
 machine is shared and noisy (within one figure the rounds differed by up to ${widest} %): read the ratios, not the numbers.
 
-${table(["", ""], Object.entries(versions()))}
+${table(["", ""], [...Object.entries(versions()), ...calibrated(calibrations)])}
 
 ${quick ? "" : `## Budgets
 

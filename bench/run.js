@@ -1,6 +1,6 @@
 // Measures Heartline and its peers, interleaved, and writes RESULTS.md.
 //
-//   node bench/run.js            all of it, about half an hour
+//   node bench/run.js            all of it, about three quarters of an hour
 //   QUICK=1 node bench/run.js    a smoke run: everything once, small, no claims
 //   ONLY=echo8,memory …          some figures only, to look at; writes nothing
 //   BASELINE=DIR ONLY=…          an earlier build beside this one, in place of the peers:
@@ -28,21 +28,9 @@ const median = (values) => {
   return sorted.length % 2 ? sorted[middle] : (sorted[middle - 1] + sorted[middle]) / 2;
 };
 
-/** Runs `heartline load` against a server; its report. */
-async function loadOnce(server, peer, load) {
-  const { scenario, connections, tokens, ...options } = load;
-  const given = {
-    duration: "3s", warmup: "700ms", settle: scenario === "idle" ? "1500ms" : "200ms", ...options,
-    ...(QUICK && { duration: "200ms", warmup: "50ms", settle: "20ms" }),
-  };
-  const count = QUICK ? Math.min(connections, 200) : connections;
-  const args = [
-    "load", scenario, "--url", `http://127.0.0.1:${server.port}`, "--protocol", peer.protocol,
-    "--connections", `${count}`, "--threads", "1", "--pid", `${server.pid}`,
-    ...Object.entries(given).flatMap(([name, value]) => [`--${name}`, `${QUICK && name === "rooms" ? Math.min(value, 50) : value}`]),
-    ...(tokens && peer.ours ? ["--tokens", "--set", `auth.jwt.secret=${SECRET}`] : []),
-  ];
-  const pinned = CLIENT === undefined ? [BINARY, ...args] : ["taskset", "-c", `${CLIENT}`, BINARY, ...args];
+/** Runs `heartline load`, on the processor `cpu` where there are some; its report. */
+async function loadWith(args, cpu = CLIENT) {
+  const pinned = cpu === undefined ? [BINARY, "load", ...args] : ["taskset", "-c", `${cpu}`, BINARY, "load", ...args];
   const child = spawn(pinned[0], pinned.slice(1), { stdio: ["ignore", "pipe", "pipe"] });
   let out = "", log = "";
   child.stdout.on("data", (data) => (out += data));
@@ -52,15 +40,32 @@ async function loadOnce(server, peer, load) {
   return JSON.parse(out);
 }
 
+/** The same against a server. */
+async function loadOnce(server, peer, load) {
+  const { scenario, connections, tokens, ...options } = load;
+  const given = {
+    duration: "3s", warmup: "700ms", settle: scenario === "idle" ? "1500ms" : "200ms", ...options,
+    ...(QUICK && { duration: "200ms", warmup: "50ms", settle: "20ms" }),
+  };
+  const count = QUICK ? Math.min(connections, 200) : connections;
+  const args = [
+    scenario, "--url", server.url, "--protocol", peer.protocol,
+    "--connections", `${count}`, "--threads", "1", "--pid", `${server.pid}`,
+    ...Object.entries(given).flatMap(([name, value]) => (value === true ? [`--${name}`] : [`--${name}`, `${QUICK && name === "rooms" ? Math.min(value, 50) : value}`])),
+    ...(tokens && peer.ours ? ["--tokens", "--set", `auth.jwt.secret=${SECRET}`] : []),
+  ];
+  return loadWith(args);
+}
+
 function subject(key, figure) {
   if (key.endsWith(BEFORE)) {
     const peer = before(key.slice(0, -BEFORE.length), BASELINE, figure.options);
     const command = figure.load?.event === "echo" ? peer.echo : peer.command;
-    return { peer, command, options: { cpu: SERVER, pingInterval: figure.options?.pingInterval } };
+    return { peer, command, options: { cpu: SERVER, pingInterval: figure.options?.pingInterval, tls: figure.options?.tls } };
   }
   const peer = figure.options && PEERS[key].ours ? variant(key, figure.options) : PEERS[key];
   const echoes = figure.load?.event === "echo" && peer.echo;
-  return { peer, command: echoes || peer.command, options: { cpu: SERVER, pingInterval: figure.options?.pingInterval } };
+  return { peer, command: echoes || peer.command, options: { cpu: SERVER, pingInterval: figure.options?.pingInterval, tls: figure.options?.tls } };
 }
 
 async function measure(key, figure, load = figure.load) {
@@ -84,8 +89,13 @@ function note(text) {
 }
 
 const began = Date.now();
+// A smoke run asks no peer for what only the load's options make another figure, and none that
+// takes longer to build than to run.
+const LONG_TO_BUILD = ["uws", "socketioxide"];
+const smoke = (figure) => (figure.busy ? figure.peers.slice(0, 1) : figure.peers.filter((key) => !LONG_TO_BUILD.includes(key)));
 const ours = (peers) => peers.filter((key) => PEERS[key].ours).flatMap((key) => [key, key + BEFORE]);
 const figures = FIGURES.filter((figure) => !ONLY || ONLY.includes(figure.key))
+  .map((figure) => (QUICK ? { ...figure, peers: smoke(figure) } : figure))
   .map((figure) => (BASELINE ? { ...figure, peers: ours(figure.peers) } : figure));
 const growth = BASELINE ? [] : GROWTH.filter((figure) => !ONLY || ONLY.includes(figure.key));
 const reports = {};
@@ -99,7 +109,9 @@ const step = (what) => {
   console.error(`[${done}/${total}, ${minutes} min] ${what}`);
 };
 
+const calibrations = [];
 for (let round = 1; round <= ROUNDS; round += 1) {
+  calibrations.push(await loadWith(["calibrate", "--duration", QUICK ? "50ms" : "1s"], SERVER));
   for (const figure of figures) {
     for (const key of figure.peers) {
       const report = await measure(key, figure);
@@ -147,7 +159,7 @@ for (const { what, budget, value, reached } of QUICK ? [] : budgets) {
 if (!ONLY && !BASELINE) {
   const folder = new URL(QUICK ? "../target/bench/" : "./", import.meta.url);
   mkdirSync(folder, { recursive: true });
-  const { markdown, plots } = await document({ figures, growth, budgets, m, c, reports, remarks, rounds: ROUNDS, quick: QUICK, minutes: (Date.now() - began) / 60000 });
+  const { markdown, plots } = await document({ figures, growth, budgets, m, c, reports, calibrations, remarks, rounds: ROUNDS, quick: QUICK, minutes: (Date.now() - began) / 60000 });
   writeFileSync(new URL("RESULTS.md", folder), markdown);
   for (const [name, svg] of Object.entries(plots)) writeFileSync(new URL(name, folder), svg);
   console.error(`written: ${fileURLToPath(new URL("RESULTS.md", folder))}`);

@@ -72,6 +72,7 @@ for (const protocol of ["socketio", "polling", "live"]) {
 
     for (const [what, options] of [
       ["in flight", { "in-flight": 4 }],
+      ["of several members, each by itself", { "in-flight": 4, publishers: 2, apart: true }],
       ["by a rate", { "publish-rate": 200 }],
     ]) {
       it(`publications ${what} reach every member of every room`, async () => {
@@ -86,6 +87,12 @@ for (const protocol of ["socketio", "polling", "live"]) {
     });
   });
 }
+
+it("a machine is calibrated without a server", async () => {
+  const { code, report } = await load("calibrate", { duration: "20ms" });
+  assert.equal(code, 0);
+  assert.ok(report.write_us > report.system_call_us && report.read_us > 0, JSON.stringify(report));
+});
 
 it("members who stop reading are let go, and nobody else loses anything", async () => {
   const options = {
@@ -116,7 +123,8 @@ it("keyed publications keep them", async () => {
 describe("what cannot be done", () => {
   for (const [what, scenario, options, code, says] of [
     ["an address without a scheme", "idle", { url: "127.0.0.1" }, 2, /http:\/\/127\.0\.0\.1:8080/],
-    ["TLS", "idle", { url: "https://127.0.0.1" }, 2, /TLS/],
+    ["another scheme", "idle", { url: "ftp://127.0.0.1" }, 2, /https:\/\//],
+    ["more publishers than members", "broadcast", { publishers: 30 }, 2, /more publishers/],
     ["more rooms than connections", "broadcast", { rooms: 50 }, 2, /more rooms than connections/],
     ["slow members without a rate", "slow", {}, 2, /rate/],
     ["tokens without a secret", "idle", { tokens: true }, 2, /auth\.jwt\.secret/],

@@ -7,7 +7,7 @@ import { join } from "node:path";
 import { after, before, it } from "node:test";
 import tls from "node:tls";
 import { Live, socketIo } from "./lib/clients.js";
-import { BINARY, serve, token, until } from "./lib/server.js";
+import { BINARY, SECRET, serve, token, until } from "./lib/server.js";
 
 const folder = mkdtempSync(join(tmpdir(), "heartline-tls-"));
 const cert = join(folder, "cert.pem"),
@@ -86,6 +86,18 @@ it("carries both protocols, large messages and bursts", async () => {
   );
   for (const client of clients) client.close();
   live.close();
+});
+
+it("carries what the load generator says, over each protocol", async () => {
+  for (const protocol of ["socketio", "polling", "live"]) {
+    const args = ["load", "broadcast", "--url", `https://127.0.0.1:${node.port}`, "--protocol", protocol,
+      "--connections", "10", "--publish-rate", "30", "--duration", "200ms", "--warmup", "20ms", "--tokens", "--set", `auth.jwt.secret=${SECRET}`];
+    const { status, stdout, stderr } = spawnSync(BINARY, args, { encoding: "utf8" });
+    assert.equal(status, 0, stderr);
+    const { connected, operations, lost, failures } = JSON.parse(stdout);
+    assert.deepEqual({ connected, lost, failures }, { connected: 10, lost: 0, failures: {} });
+    assert.ok(operations > 0, stdout);
+  }
 });
 
 it("reads its certificate again on SIGHUP, and keeps the old one if the new is none", async () => {

@@ -30,6 +30,7 @@ function live(socket, { type, id, topic, event, data }) {
 const server = Bun.serve({
   port: Number(port),
   hostname: "0.0.0.0",
+  ...(process.env.TLS_CERT && { tls: { cert: Bun.file(process.env.TLS_CERT), key: Bun.file(process.env.TLS_KEY) } }),
   fetch(request, server) {
     const data = { live: new URL(request.url).pathname === "/live" };
     return server.upgrade(request, { data }) ? undefined : new Response("a WebSocket is wanted", { status: 426 });

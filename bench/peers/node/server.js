@@ -1,10 +1,13 @@
 // Socket.IO on Node with ws: what most teams run.
-import { createServer } from "node:http";
+import { readFileSync } from "node:fs";
+import * as http from "node:http";
+import * as https from "node:https";
 import { Server } from "socket.io";
 
 const [port] = process.argv.slice(2);
-const http = createServer();
-const io = new Server(http, {
+const { TLS_CERT, TLS_KEY } = process.env;
+const server = TLS_CERT ? https.createServer({ cert: readFileSync(TLS_CERT), key: readFileSync(TLS_KEY) }) : http.createServer();
+const io = new Server(server, {
   pingInterval: Number(process.env.PING_INTERVAL_MS ?? 25000),
   perMessageDeflate: false,
   httpCompression: false,
@@ -24,4 +27,4 @@ io.on("connection", (socket) => {
 });
 
 process.on("SIGTERM", () => process.exit(0));
-http.listen({ port: Number(port), host: "0.0.0.0", backlog: 4096 }, () => console.log(`listening on ${port}`));
+server.listen({ port: Number(port), host: "0.0.0.0", backlog: 4096 }, () => console.log(`listening on ${port}`));

@@ -6,8 +6,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use heartline_wire::ws::{self, Decoder, OpCode};
 use mio::net::TcpStream;
+use rustls::ClientConnection;
 
 use crate::plan::{Plan, Protocol};
+use crate::tls::Tls;
 
 /// Masks need be unpredictable where a browser sends what a page says; here
 /// any will do that is not zero.
@@ -70,6 +72,7 @@ pub(crate) struct Polling {
 /// A socket with what it could not take yet.
 pub(crate) struct Channel {
     pub(crate) stream: TcpStream,
+    tls: Option<Box<ClientConnection>>,
     pub(crate) out: Vec<u8>,
 }
 
@@ -78,7 +81,11 @@ impl Channel {
     /// addresses (127.0.0.0/8), or ports would run out; which, is counted in
     /// `sources`: a search by the kernel becomes slow among connections that
     /// have just ended.
-    pub(crate) fn connect(to: SocketAddr, sources: &AtomicUsize) -> io::Result<Self> {
+    pub(crate) fn connect(
+        to: SocketAddr,
+        sources: &AtomicUsize,
+        tls: Option<&Tls>,
+    ) -> io::Result<Self> {
         use socket2::{Domain, Protocol, Socket, Type};
         let socket = Socket::new(Domain::for_address(to), Type::STREAM, Some(Protocol::TCP))?;
         socket.set_nonblocking(true)?;
@@ -100,14 +107,57 @@ impl Channel {
             Err(error) if error.raw_os_error() == Some(IN_PROGRESS) => {}
             Err(error) => return Err(error),
         }
+        let tls = tls.map(Tls::begin).transpose().map_err(io::Error::other)?;
         Ok(Channel {
             stream: TcpStream::from_std(socket.into()),
+            tls: tls.map(Box::new),
             out: Vec::new(),
         })
     }
 
     /// Writes what waits, as far as the socket takes it.
     pub(crate) fn flush(&mut self) -> io::Result<()> {
+        let flushed = match self.tls {
+            None => self.flush_plain(),
+            Some(_) => self.flush_tls(),
+        };
+        match flushed {
+            // Not connected yet: the writable event comes when it is.
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::WouldBlock | io::ErrorKind::NotConnected
+                ) =>
+            {
+                Ok(())
+            }
+            flushed => flushed,
+        }
+    }
+
+    fn flush_tls(&mut self) -> io::Result<()> {
+        let Some(tls) = &mut self.tls else {
+            return Ok(());
+        };
+        loop {
+            while tls.wants_write() {
+                tls.write_tls(&mut self.stream)?;
+            }
+            if self.out.is_empty() || tls.is_handshaking() {
+                return Ok(());
+            }
+            let taken = tls.writer().write(&self.out)?;
+            self.out.drain(..taken);
+        }
+    }
+
+    /// Whether the handshake, or what waited for its end, is to be written.
+    pub(crate) fn wants_flush(&self) -> bool {
+        let tls = self.tls.as_ref();
+        tls.is_some_and(|tls| tls.wants_write() || (!self.out.is_empty() && !tls.is_handshaking()))
+    }
+
+    fn flush_plain(&mut self) -> io::Result<()> {
         while !self.out.is_empty() {
             match self.stream.write(&self.out) {
                 Ok(n) if n == self.out.len() => {
@@ -120,12 +170,8 @@ impl Channel {
                 Ok(n) => {
                     self.out.drain(..n);
                 }
-                Err(error) => match error.kind() {
-                    // Not connected yet: the writable event comes when it is.
-                    io::ErrorKind::WouldBlock | io::ErrorKind::NotConnected => return Ok(()),
-                    io::ErrorKind::Interrupted => {}
-                    _ => return Err(error),
-                },
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
             }
         }
         Ok(())
@@ -135,7 +181,12 @@ impl Channel {
     /// may be more.
     pub(crate) fn read(&mut self, buffer: &mut [u8]) -> io::Result<Option<(usize, bool)>> {
         loop {
-            match self.stream.read(buffer) {
+            let read = match &mut self.tls {
+                None => self.stream.read(buffer),
+                Some(tls) => read_tls(tls, &mut self.stream, buffer),
+            };
+            match read {
+                Ok(n) if self.tls.is_some() => return Ok(Some((n, true))),
                 Ok(n) => return Ok(Some((n, n == buffer.len() || n == 0))),
                 Err(error) => match error.kind() {
                     io::ErrorKind::WouldBlock | io::ErrorKind::NotConnected => return Ok(None),
@@ -144,6 +195,24 @@ impl Channel {
                 },
             }
         }
+    }
+}
+
+fn read_tls(
+    tls: &mut ClientConnection,
+    stream: &mut TcpStream,
+    buffer: &mut [u8],
+) -> io::Result<usize> {
+    loop {
+        match tls.reader().read(buffer) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(0),
+            read => return read,
+        }
+        if tls.read_tls(stream)? == 0 {
+            return Ok(0);
+        }
+        tls.process_new_packets().map_err(io::Error::other)?;
     }
 }
 
@@ -164,12 +233,13 @@ impl Conn {
         plan: &Plan,
         index: usize,
         sources: &AtomicUsize,
+        tls: Option<&Tls>,
         token: Option<&str>,
         now: u64,
     ) -> io::Result<Self> {
         let link = match plan.protocol {
-            Protocol::Polling => Link::Polling(Box::new(Polling::begin(plan, sources)?)),
-            _ => Link::WebSocket(WebSocket::begin(plan, sources, token)?),
+            Protocol::Polling => Link::Polling(Box::new(Polling::begin(plan, sources, tls)?)),
+            _ => Link::WebSocket(WebSocket::begin(plan, sources, tls, token)?),
         };
         Ok(Conn {
             index,
@@ -207,8 +277,13 @@ impl Conn {
 }
 
 impl WebSocket {
-    fn begin(plan: &Plan, sources: &AtomicUsize, token: Option<&str>) -> io::Result<Self> {
-        let mut channel = Channel::connect(plan.target.address, sources)?;
+    fn begin(
+        plan: &Plan,
+        sources: &AtomicUsize,
+        tls: Option<&Tls>,
+        token: Option<&str>,
+    ) -> io::Result<Self> {
+        let mut channel = Channel::connect(plan.target.address, sources, tls)?;
         let path = plan.target.path(plan.protocol);
         let query = match plan.protocol {
             Protocol::SocketIo => "?EIO=4&transport=websocket",
@@ -246,10 +321,10 @@ impl WebSocket {
 }
 
 impl Polling {
-    fn begin(plan: &Plan, sources: &AtomicUsize) -> io::Result<Self> {
+    fn begin(plan: &Plan, sources: &AtomicUsize, tls: Option<&Tls>) -> io::Result<Self> {
         let mut polling = Polling {
-            get: Channel::connect(plan.target.address, sources)?,
-            post: Channel::connect(plan.target.address, sources)?,
+            get: Channel::connect(plan.target.address, sources, tls)?,
+            post: Channel::connect(plan.target.address, sources, tls)?,
             get_input: Vec::new(),
             post_input: Vec::new(),
             sid: String::new(),

@@ -89,6 +89,11 @@ impl Arrivals {
         self.members[room] -= 1;
     }
 
+    /// How many of this thread's members have what is in `place`, and how many they are.
+    pub(crate) fn of_place(&self, flights: &Flights, place: usize) -> (u32, u32) {
+        (self.seen[place].1, self.members[flights.room(place)])
+    }
+
     /// One delivery of publication `number`. The place, if this thread's
     /// members now all have it, and how many they are.
     pub(crate) fn delivery(&mut self, flights: &Flights, number: u64) -> Option<(usize, u32)> {

@@ -20,6 +20,7 @@
 //! buffer; a connection is a socket, a decoder and, while something waits to be
 //! sent, a buffer; what one turn has to send on a connection is one write.
 
+mod calibrate;
 mod conn;
 mod flights;
 mod http;
@@ -29,8 +30,10 @@ mod report;
 mod run;
 mod shared;
 mod speech;
+mod tls;
 mod worker;
 
+pub use calibrate::{Calibration, calibrate};
 pub use plan::{Plan, Protocol, Scenario, Target, TargetError};
 pub use report::{Latency, Progress, Report, ServerCost, Stage};
 pub use run::{Error, run};

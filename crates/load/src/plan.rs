@@ -76,12 +76,14 @@ pub struct Target {
     /// The path, if the address named one.
     path: Option<String>,
     pub(crate) address: SocketAddr,
+    /// Whether TLS is spoken.
+    pub(crate) tls: bool,
 }
 
 /// Why an address cannot be a target.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TargetError {
-    /// Neither `http://` nor `ws://`.
+    /// None of `http://`, `ws://`, `https://` and `wss://`.
     Scheme,
     /// The name does not resolve, or the port is no number.
     Unresolved(String),
@@ -91,7 +93,7 @@ impl fmt::Display for TargetError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Scheme => f.write_str(
-                "write the address like http://127.0.0.1:8080 (TLS is not spoken: aim behind its terminator)",
+                "write the address like http://127.0.0.1:8080 or https://127.0.0.1:8443",
             ),
             Self::Unresolved(why) => write!(f, "the address does not resolve: {why}"),
         }
@@ -104,10 +106,15 @@ impl FromStr for Target {
     type Err = TargetError;
 
     fn from_str(url: &str) -> Result<Self, TargetError> {
-        let rest = url
-            .strip_prefix("http://")
-            .or_else(|| url.strip_prefix("ws://"))
-            .ok_or(TargetError::Scheme)?;
+        let (tls, rest) = [
+            ("http://", false),
+            ("ws://", false),
+            ("https://", true),
+            ("wss://", true),
+        ]
+        .into_iter()
+        .find_map(|(scheme, tls)| Some((tls, url.strip_prefix(scheme)?)))
+        .ok_or(TargetError::Scheme)?;
         let (authority, path) = match rest.find('/') {
             Some(at) => (&rest[..at], &rest[at..]),
             None => (rest, ""),
@@ -118,7 +125,7 @@ impl FromStr for Target {
         let resolvable = if named {
             authority.to_owned()
         } else {
-            format!("{authority}:80")
+            format!("{authority}:{}", if tls { 443 } else { 80 })
         };
         let address = resolvable
             .to_socket_addrs()
@@ -129,11 +136,22 @@ impl FromStr for Target {
             authority: authority.to_owned(),
             path: (path.len() > 1).then(|| path.to_owned()),
             address,
+            tls,
         })
     }
 }
 
 impl Target {
+    /// The host without its port.
+    pub(crate) fn host(&self) -> &str {
+        let named = self.authority.rsplit_once(':');
+        let host = match named {
+            Some((host, port)) if !port.ends_with(']') => host,
+            _ => &self.authority,
+        };
+        host.trim_start_matches('[').trim_end_matches(']')
+    }
+
     /// The path for `protocol`, its usual one if the address named none.
     pub(crate) fn path(&self, protocol: Protocol) -> &str {
         self.path
@@ -167,6 +185,11 @@ pub struct Plan {
     pub rooms: usize,
     /// Events on their way at once: of a connection (echo), of a room (broadcast).
     pub in_flight: usize,
+    /// Members of each room that take turns publishing, 1 or more.
+    pub publishers: usize,
+    /// Every event leaves as soon as it is due, in a write of its own. Otherwise
+    /// what one turn has for a connection is one write.
+    pub apart: bool,
     /// Publications a second over all rooms instead of `in_flight`; 0 for that.
     pub publish_rate: f64,
     /// Bytes of padding in each event's data.
@@ -200,6 +223,8 @@ impl Plan {
             warmup: Duration::from_secs(1),
             rooms: 1,
             in_flight: 1,
+            publishers: 1,
+            apart: false,
             publish_rate: 0.0,
             size: 128,
             event: "ping".into(),
@@ -214,6 +239,12 @@ impl Plan {
     /// The room of connection `index`.
     pub(crate) fn room(&self, index: usize) -> Option<usize> {
         (self.rooms > 0).then(|| index % self.rooms)
+    }
+
+    /// The connection that is publisher `number` of `room`. All of a room belong to
+    /// the thread of its first member.
+    pub(crate) fn publisher(&self, room: usize, number: usize) -> usize {
+        room + self.rooms * self.threads * (number % self.publishers)
     }
 
     /// Whether connection `index` stops reading once it is in its room. The
@@ -238,11 +269,29 @@ mod tests {
         let target: Target = "ws://127.0.0.1/other".parse().unwrap();
         assert_eq!(target.address.port(), 80);
         assert_eq!(target.path(Protocol::Polling), "/other");
+        let target: Target = "https://[::1]".parse().unwrap();
         assert_eq!(
-            "https://127.0.0.1".parse::<Target>(),
+            (target.address.port(), target.host(), target.tls),
+            (443, "::1", true)
+        );
+        assert_eq!(
+            "ftp://127.0.0.1".parse::<Target>(),
             Err(TargetError::Scheme)
         );
         assert!("http://127.0.0.1:x".parse::<Target>().is_err());
+    }
+
+    #[test]
+    fn publishers_of_a_room_are_its_members_and_of_one_thread() {
+        let mut plan = Plan::new(Scenario::Broadcast, "http://127.0.0.1:1".parse().unwrap());
+        (plan.rooms, plan.threads, plan.publishers) = (5, 2, 4);
+        for room in 0..5 {
+            let all: Vec<usize> = (0..8).map(|number| plan.publisher(room, number)).collect();
+            assert_eq!((all[0], &all[..4]), (room, &all[4..]));
+            assert!(all.iter().all(|&index| plan.room(index) == Some(room)));
+            assert!(all.iter().all(|&index| index % 2 == room % 2));
+            assert!(all.iter().all(|&index| index < 5 * 2 * 4));
+        }
     }
 
     #[test]

@@ -14,12 +14,15 @@ use crate::plan::{Plan, Scenario};
 use crate::process::{self, Usage};
 use crate::report::{Latency, Progress, Report, ServerCost, Stage, rate};
 use crate::shared::{Mailbox, Phase, Shared, Tokens};
+use crate::tls::Tls;
 use crate::worker::{self, Worker};
 
 /// How often the run is looked at.
 const WATCH_INTERVAL: Duration = Duration::from_millis(20);
 /// How long after the measurement what is on its way may make no progress.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(3);
+
+const NO_NAME: Error = Error::Plan("the address has no name that TLS can ask for");
 
 /// Why there is no report.
 #[derive(Debug)]
@@ -78,7 +81,11 @@ pub fn run(
         mailboxes.push(Mailbox::new(&poll).map_err(Error::Io)?);
         polls.push(poll);
     }
-    let shared = Shared::new(plan, tokens, mailboxes);
+    let tls = match plan.target.tls {
+        true => Some(Tls::new(plan.target.host()).map_err(|_| NO_NAME)?),
+        false => None,
+    };
+    let shared = Shared::new(plan, tokens, tls, mailboxes);
     std::thread::scope(|scope| {
         let shared = &shared;
         let threads: Vec<_> = polls
@@ -109,6 +116,10 @@ fn check(plan: &Plan) -> Result<(), Error> {
         "publications need a room: give at least one"
     } else if plan.rooms > plan.connections {
         "there are more rooms than connections"
+    } else if plan.publishers == 0 {
+        "at least one member of a room publishes"
+    } else if publishes && plan.publisher(plan.rooms - 1, plan.publishers - 1) >= plan.connections {
+        "there are more publishers than connections"
     } else if plan.in_flight == 0 && plan.publish_rate <= 0.0 {
         "give events in flight, or a rate"
     } else if plan.scenario == Scenario::Slow && plan.publish_rate <= 0.0 {
@@ -237,6 +248,8 @@ fn wait(shared: &Shared<'_>, time: Duration, stage: Stage, watch: &mut dyn FnMut
 
 /// Waits for what is on its way, as long as some of it arrives.
 fn drain(shared: &Shared<'_>, watch: &mut dyn FnMut(Progress)) {
+    // The threads tell of what they have just sent first.
+    std::thread::sleep(WATCH_INTERVAL);
     let mut progress = (Instant::now(), 0);
     loop {
         let received = shared.received.load(Ordering::Relaxed);

@@ -11,6 +11,7 @@ use mio::{Poll, Token};
 use crate::flights::Flights;
 use crate::plan::Plan;
 use crate::report::{Progress, Stage};
+use crate::tls::Tls;
 
 /// The token under which a thread's poller tells that the thread was woken.
 pub(crate) const WAKER: Token = Token(usize::MAX);
@@ -47,6 +48,8 @@ pub(crate) type Tokens<'a> = &'a (dyn Fn(usize) -> Option<String> + Sync);
 pub(crate) struct Shared<'a> {
     pub(crate) plan: &'a Plan,
     pub(crate) tokens: Tokens<'a>,
+    /// For connections over TLS.
+    pub(crate) tls: Option<Tls>,
     pub(crate) base: Instant,
     phase: AtomicU8,
     /// The next source to connect from.
@@ -69,10 +72,16 @@ pub(crate) struct Shared<'a> {
 }
 
 impl<'a> Shared<'a> {
-    pub(crate) fn new(plan: &'a Plan, tokens: Tokens<'a>, mailboxes: Vec<Mailbox>) -> Self {
+    pub(crate) fn new(
+        plan: &'a Plan,
+        tokens: Tokens<'a>,
+        tls: Option<Tls>,
+        mailboxes: Vec<Mailbox>,
+    ) -> Self {
         Shared {
             plan,
             tokens,
+            tls,
             base: Instant::now(),
             phase: AtomicU8::new(Phase::Connecting as u8),
             // Runs that follow each other begin at different places.

@@ -195,9 +195,12 @@ impl<'a> Worker<'a> {
             }
             Scenario::Broadcast if !self.publishes_by_rate() => {
                 for room in self.own_rooms() {
-                    for place in self.shared.flights.of_room(room) {
-                        self.launch(place);
-                    }
+                    let places = self.shared.flights.of_room(room);
+                    let first = match self.plan.publishers {
+                        1 => places.len(),
+                        _ => 1,
+                    };
+                    places.take(first).for_each(|place| self.launch(place));
                 }
             }
             _ => {}
@@ -246,7 +249,8 @@ impl<'a> Worker<'a> {
         let registry = self.poll.registry();
         let both = Interest::READABLE | Interest::WRITABLE;
         let sources = &self.shared.sources;
-        let conn = Conn::begin(self.plan, index, sources, token.as_deref(), self.now);
+        let tls = self.shared.tls.as_ref();
+        let conn = Conn::begin(self.plan, index, sources, tls, token.as_deref(), self.now);
         let begun = conn.and_then(|mut conn| {
             match &mut conn.link {
                 Link::WebSocket(websocket) => {
@@ -347,7 +351,8 @@ impl<'a> Worker<'a> {
         {
             for room in self.own_rooms() {
                 for place in self.shared.flights.of_room(room) {
-                    if self.sent[place].1 + STALLED < self.now {
+                    let (generation, left) = self.sent[place];
+                    if generation > 0 && left + STALLED < self.now {
                         self.launch(place);
                     }
                 }
@@ -368,6 +373,14 @@ impl<'a> Worker<'a> {
             conn.say(&self.text);
         }
         self.mark(slot);
+    }
+
+    /// Says what is measured: it waits for nothing else if it is to be a write of its own.
+    fn say_event(&mut self, slot: usize) {
+        self.say(slot);
+        if self.plan.apart {
+            self.flush(slot);
+        }
     }
 
     fn flush(&mut self, slot: usize) {
@@ -394,7 +407,12 @@ impl<'a> Worker<'a> {
                 Link::Polling(polling) => &mut polling.get,
             };
             match channel.read(&mut buffer) {
-                Ok(None) => break,
+                Ok(None) => {
+                    if channel.wants_flush() {
+                        self.mark(slot);
+                    }
+                    break;
+                }
                 Ok(Some((0, _))) => {
                     self.end(slot, End::Closed(None));
                     break;
@@ -660,7 +678,7 @@ impl<'a> Worker<'a> {
         self.text.clear();
         self.speech.echo(self.now, &mut self.text);
         self.expected += 1;
-        self.say(slot);
+        self.say_event(slot);
     }
 
     fn acknowledged(&mut self, slot: usize, left: u64) {
@@ -688,7 +706,9 @@ impl<'a> Worker<'a> {
             return;
         }
         let flights = &self.shared.flights;
-        if let Some((place, count)) = self.arrivals.delivery(flights, number) {
+        let arrived = self.arrivals.delivery(flights, number);
+        self.begin_next(number);
+        if let Some((place, count)) = arrived {
             if flights.arrived(place, count) {
                 let owner = flights.room(place) % self.plan.threads;
                 if owner == self.number {
@@ -701,6 +721,24 @@ impl<'a> Worker<'a> {
     }
 
     // --- publications ----------------------------------------------------
+
+    /// Publishers who know nothing of each other do not begin together: the next place of
+    /// a room begins when the one before it has reached its share of the members.
+    fn begin_next(&mut self, number: u64) {
+        let flights = &self.shared.flights;
+        let place = (number % flights.places() as u64) as usize;
+        let places = flights.of_room(flights.room(place));
+        let next = place + 1;
+        if self.plan.publishers == 1 || next == places.end || self.sent[next].0 > 0 {
+            return;
+        }
+        let (reached, members) = self.arrivals.of_place(flights, place);
+        let running = matches!(self.phase, Phase::Running | Phase::Measuring);
+        let own = flights.room(place) % self.plan.threads == self.number;
+        if running && own && reached as usize * places.len() >= members as usize {
+            self.launch(next);
+        }
+    }
 
     fn publishes_by_rate(&self) -> bool {
         self.plan.publish_rate > 0.0
@@ -730,14 +768,17 @@ impl<'a> Worker<'a> {
         *left = self.now;
         let number = *generation * flights.places() as u64 + place as u64;
         self.expected += u64::from(flights.begin(place));
-        self.publish(flights.room(place), number, self.now);
+        let room = flights.room(place);
+        let publisher = self
+            .plan
+            .publisher(room, place - flights.of_room(room).start);
+        self.publish(room, publisher, number, self.now);
     }
 
-    fn publish(&mut self, room: usize, number: u64, due: u64) {
+    fn publish(&mut self, room: usize, publisher: usize, number: u64, due: u64) {
         self.text.clear();
         self.speech.publish(room, number, due, &mut self.text);
-        // The room's first connection is its publisher.
-        self.say(room / self.plan.threads);
+        self.say_event(publisher / self.plan.threads);
     }
 
     /// Publications that are due by the rate.
@@ -754,7 +795,8 @@ impl<'a> Worker<'a> {
             let room = self.number + (self.turns % rooms) * self.plan.threads;
             self.turns += 1;
             self.expected += u64::from(self.shared.flights.members(room));
-            self.publish(room, self.turns as u64, self.due as u64);
+            let publisher = self.plan.publisher(room, self.turns / rooms);
+            self.publish(room, publisher, self.turns as u64, self.due as u64);
             self.due += gap;
         }
     }

@@ -7,6 +7,7 @@ use heartline_wire::time::Micros;
 use crate::shard::frames::Framing;
 use crate::shard::heartbeat::Heartbeat;
 use crate::shard::outbound::Outbound;
+use crate::shard::pieces::Piece;
 use crate::shard::polling::Polling;
 use crate::shard::receipt::Receipt;
 use crate::shard::request::Protocol;
@@ -77,6 +78,8 @@ pub struct Conn {
     /// The application knows that the connection is over.
     pub(crate) told: bool,
     pub(crate) transport: Transport,
+    /// What waits, if it is only what waits for others too. Then there is no `out`.
+    pub(crate) piece: Option<Piece>,
     pub(crate) out: Option<Box<Outbound>>,
     pub(crate) heartbeat: Heartbeat,
     pub(crate) receipt: Receipt,

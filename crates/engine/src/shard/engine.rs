@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use heartline_wire::id::{ConnId, Sid, Slot};
 use heartline_wire::reason::Reason;
 use heartline_wire::time::{Micros, micros};
@@ -17,6 +18,7 @@ use crate::shard::conn::{Conn, Phase, Slab, Transport, TransportName};
 use crate::shard::frames::{Framer, Frames, Framing};
 use crate::shard::heartbeat::{Beat, Heartbeat, HeartbeatTiming};
 use crate::shard::outbound::{ConflationKey, Outbound};
+use crate::shard::pieces::Pieces;
 use crate::shard::polling::{Farewell, Polling};
 use crate::shard::receipt::Receipt;
 use crate::shard::request::{Protocol, Reply};
@@ -101,6 +103,7 @@ pub struct Engine {
         reason = "a queue moves between pool and connection as its box"
     )]
     pub(super) pool: Vec<Box<Outbound>>,
+    pub(super) pieces: Pieces,
     pub(super) shaper: Framer,
     pub(super) inflater: Inflater,
     /// What is counted.
@@ -147,6 +150,7 @@ impl Engine {
             doubtful: Vec::new(),
             due: Vec::new(),
             pool: Vec::new(),
+            pieces: Pieces::default(),
             shaper: Framer::new(compress_from),
             inflater: Inflater::default(),
             stats: Stats::default(),
@@ -252,6 +256,7 @@ impl Engine {
                 gone: false,
                 told: false,
                 transport,
+                piece: None,
                 out: None,
                 heartbeat: Heartbeat::new(first_ping),
                 receipt: Receipt::default(),
@@ -385,31 +390,75 @@ impl Engine {
     /// Sends frames that other connections share.
     pub fn send(&mut self, slot: Slot, frames: &Frames) {
         match self.framing(slot) {
-            Framing::Plain => self.enqueue(slot, Waits::WithMany, |out| out.push(frames.plain())),
+            Framing::Plain => self.enqueue_shared(slot, frames.plain()),
             framing => {
                 let framed = self.shaper.shared(frames, framing);
-                self.enqueue(slot, Waits::WithMany, |out| out.push(&framed));
+                self.enqueue_shared(slot, &framed);
             }
         }
     }
 
     /// Sends a publication of which only the newest per key is worth keeping.
     pub fn send_keyed(&mut self, slot: Slot, key: &ConflationKey, frames: &Frames) {
-        let mut replaced = false;
         match self.framing(slot) {
-            Framing::Plain => {
-                self.enqueue(slot, Waits::WithMany, |out| {
-                    replaced = out.push_keyed(key, frames.plain())
-                });
-            }
+            Framing::Plain => self.enqueue_keyed(slot, key, frames.plain()),
             framing => {
                 let framed = self.shaper.shared(frames, framing);
-                self.enqueue(slot, Waits::WithMany, |out| {
-                    replaced = out.push_keyed(key, &framed)
-                });
+                self.enqueue_keyed(slot, key, &framed);
             }
         }
-        self.stats.conflated += u64::from(replaced);
+    }
+
+    fn enqueue_shared(&mut self, slot: Slot, frames: &Bytes) {
+        if !self.holds(slot, frames) {
+            self.enqueue(slot, Waits::WithMany, |out| out.push(frames));
+        }
+    }
+
+    fn enqueue_keyed(&mut self, slot: Slot, key: &ConflationKey, frames: &Bytes) {
+        // So little is kept in pieces that no publication would take another's place.
+        if !self.holds(slot, frames) {
+            let mut replaced = false;
+            self.enqueue(slot, Waits::WithMany, |out| {
+                replaced = out.push_keyed(key, frames);
+            });
+            self.stats.conflated += u64::from(replaced);
+        }
+    }
+
+    /// Has the connection hold `frames` together with all others they are for. False if it
+    /// needs a queue of its own for that.
+    fn holds(&mut self, slot: Slot, frames: &Bytes) -> bool {
+        let Some(conn) = self.conns.get_mut(slot) else {
+            return false;
+        };
+        let is_websocket = matches!(conn.transport, Transport::WebSocket(_));
+        if conn.phase != Phase::Open || conn.out.is_some() || !is_websocket {
+            return false;
+        }
+        let held = match conn.piece.take() {
+            None => Ok(self.pieces.hold(frames)),
+            Some(first) => self.pieces.join(first, frames, self.settings.send_buffer),
+        };
+        let is_held = held.is_ok();
+        let (Ok(piece) | Err(piece)) = held;
+        conn.piece = Some(piece);
+        self.writes.push(slot, &mut conn.waits, Waits::WithMany);
+        is_held
+    }
+
+    /// The queue of what a connection has to send, with where it stands in line. What it held
+    /// together with others is in it.
+    pub(super) fn queue(&mut self, slot: Slot) -> Option<(&mut Outbound, &mut Waits, &mut Writes)> {
+        let conn = self.conns.get_mut(slot)?;
+        let out = conn
+            .out
+            .get_or_insert_with(|| self.pool.pop().unwrap_or_default());
+        if let Some(piece) = conn.piece.take() {
+            out.push(self.pieces.bytes(&piece));
+            self.pieces.release(piece);
+        }
+        Some((out, &mut conn.waits, &mut self.writes))
     }
 
     pub(super) fn framing(&self, slot: Slot) -> Framing {
@@ -427,22 +476,20 @@ impl Engine {
     }
 
     pub(crate) fn enqueue(&mut self, slot: Slot, place: Waits, push: impl FnOnce(&mut Outbound)) {
-        let Some(conn) = self.conns.get_mut(slot) else {
-            return;
-        };
-        if conn.phase != Phase::Open {
+        if self.conn(slot).is_none() {
             return;
         }
-        let out = conn
-            .out
-            .get_or_insert_with(|| self.pool.pop().unwrap_or_default());
+        let Some((out, waits, writes)) = self.queue(slot) else {
+            return;
+        };
         let is_second = out.holds_any();
         push(out);
-        self.writes.push(slot, &mut conn.waits, place);
+        writes.push(slot, waits, place);
         // One message may always wait, however large; a second one over the
         // bound may mean that the peer does not keep up.
+        let waiting = out.waiting();
         let bound = self.settings.send_buffer;
-        if is_second && out.waiting() > bound {
+        if is_second && waiting > bound {
             self.flush(slot);
             let now = self.now;
             let is_over = |conn: &Conn| match (&conn.transport, &conn.out) {
@@ -686,12 +733,12 @@ impl Engine {
             Protocol::EngineIo => b"\x81\x012",
             Protocol::Plain => b"\x89\x00",
         };
-        let out = conn
-            .out
-            .get_or_insert_with(|| self.pool.pop().unwrap_or_default());
-        conn.receipt.ping(out.is_empty());
-        out.push_urgent(frame);
-        self.writes.push(slot, &mut conn.waits, Waits::Alone);
+        let is_first = conn.piece.is_none() && conn.out.as_ref().is_none_or(|out| out.is_empty());
+        conn.receipt.ping(is_first);
+        if let Some((out, waits, writes)) = self.queue(slot) {
+            out.push_urgent(frame);
+            writes.push(slot, waits, Waits::Alone);
+        }
     }
 
     // --- ends ------------------------------------------------------------
@@ -770,11 +817,9 @@ impl Engine {
 
     /// A close frame behind all that waits.
     pub(super) fn append_close(&mut self, slot: Slot, code: u16, text: &str) {
-        if let Some(conn) = self.conns.get_mut(slot) {
-            conn.out
-                .get_or_insert_with(|| self.pool.pop().unwrap_or_default())
-                .append(|buffer| ws::push_close(code, text, buffer));
-            self.writes.push(slot, &mut conn.waits, Waits::Alone);
+        if let Some((out, waits, writes)) = self.queue(slot) {
+            out.append(|buffer| ws::push_close(code, text, buffer));
+            writes.push(slot, waits, Waits::Alone);
         }
     }
 
@@ -804,7 +849,7 @@ impl Engine {
     /// close frame behind it, or the deadline for that has passed.
     pub(super) fn end_when_written(&mut self, slot: Slot) {
         match self.conns.get_mut(slot) {
-            Some(conn) if conn.out.is_some() => conn.discard = true,
+            Some(conn) if conn.out.is_some() || conn.piece.is_some() => conn.discard = true,
             _ => self.end_transport(slot),
         }
     }
@@ -812,6 +857,9 @@ impl Engine {
     pub(super) fn forget(&mut self, slot: Slot) {
         self.wheel.cancel(slot);
         if let Some(conn) = self.conns.remove(slot) {
+            if let Some(piece) = conn.piece {
+                self.pieces.release(piece);
+            }
             if let Some(out) = conn.out {
                 self.recycle(out);
             }

@@ -3,9 +3,11 @@
 pub mod conn;
 pub mod engine;
 pub mod frames;
+pub(crate) mod gather;
 pub mod heartbeat;
 pub mod mailbox;
 pub mod outbound;
+pub(crate) mod pieces;
 pub(crate) mod polling;
 pub(crate) mod probe;
 mod receipt;

@@ -17,6 +17,7 @@ use mio::{Events, Poll};
 use crate::app::App;
 use crate::clock::Clock;
 use crate::shard::conn::{Phase, Transport};
+use crate::shard::gather::{GATHER, Gather};
 use crate::shard::probe::PROBE;
 use crate::shard::writes::SLICE;
 use crate::shard::{Shard, ShardMessage, WAKER};
@@ -54,6 +55,7 @@ impl<A: App> Shard<A> {
     /// Turns until it is told to stop.
     pub(super) fn run(&mut self, poll: &mut Poll, clock: Clock) {
         let mut events = Events::with_capacity(EVENTS);
+        let mut gather = Gather::default();
         loop {
             let asked = clock.now();
             let timeout = self.idle_until(asked).map(|until| until - asked);
@@ -63,9 +65,19 @@ impl<A: App> Shard<A> {
                 }
                 tracing::error!(%error, "the poller of a shard failed");
             }
-            let events = events.iter().map(Readiness::from);
-            if self.turn(events, asked, clock.now()).is_break() {
+            let now = clock.now();
+            let connections = events.iter().map(|event| event.token());
+            let connections = connections.filter(|token| *token != WAKER);
+            let goes_on = gather.told(connections.map(|token| token.0), asked, now);
+            let told = events.iter().map(Readiness::from);
+            if self.turn(told, asked, now).is_break() {
                 return;
+            }
+            if goes_on && self.engine.writes.is_empty() {
+                let until = clock.now() + GATHER;
+                while clock.now() < until {
+                    std::hint::spin_loop();
+                }
             }
         }
     }

@@ -23,7 +23,43 @@ const SLICES: usize = 64;
 pub(super) const READS_PER_TURN: usize = 4;
 
 impl Engine {
+    /// Writes what waits, as far as the socket takes it.
     pub(crate) fn flush_websocket(&mut self, slot: Slot) {
+        if !self.flush_piece(slot) {
+            self.flush_queue(slot);
+        }
+    }
+
+    /// Writes what a connection holds together with others. False if it has a queue, by now.
+    fn flush_piece(&mut self, slot: Slot) -> bool {
+        let Some(conn) = self.conns.get_mut(slot) else {
+            return false;
+        };
+        let (Transport::WebSocket(websocket), Some(piece)) = (&mut conn.transport, &conn.piece)
+        else {
+            return false;
+        };
+        let bytes = self.pieces.bytes(piece);
+        let written = match &websocket.stream {
+            Stream::Plain(_) => websocket.stream.write(&[IoSlice::new(bytes)]),
+            // What it has encrypted and not sent yet is the queue's business.
+            Stream::Tls(_) => Ok(0),
+        };
+        // An error is met again by who writes the queue.
+        let written = written.unwrap_or(0);
+        if written == bytes.len() {
+            if let Some(piece) = conn.piece.take() {
+                self.pieces.release(piece);
+            }
+            return true;
+        }
+        if let Some((out, ..)) = self.queue(slot) {
+            out.advance(written);
+        }
+        false
+    }
+
+    fn flush_queue(&mut self, slot: Slot) {
         let Some(conn) = self.conns.get_mut(slot) else {
             return;
         };
@@ -95,7 +131,8 @@ impl Engine {
     pub(crate) fn writable(&mut self, slot: Slot) {
         if let Some(conn) = self.conns.get_mut(slot) {
             // An event says so whatever it is about: who stands in line waits there.
-            if conn.out.is_some() && conn.waits == Waits::Nowhere {
+            let has_some = conn.out.is_some() || conn.piece.is_some();
+            if has_some && conn.waits == Waits::Nowhere {
                 self.writes.push(slot, &mut conn.waits, Waits::Alone);
             }
         }

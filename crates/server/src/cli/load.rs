@@ -25,6 +25,22 @@ enum ScenarioName {
     Churn,
     /// A broadcast during which some members do not read
     Slow,
+    /// No server: what a system call, a write to a socket and a read cost this machine
+    Calibrate,
+}
+
+impl ScenarioName {
+    /// `None` for what needs no server.
+    fn scenario(self) -> Option<Scenario> {
+        Some(match self {
+            ScenarioName::Idle => Scenario::Idle,
+            ScenarioName::Echo => Scenario::Echo,
+            ScenarioName::Broadcast => Scenario::Broadcast,
+            ScenarioName::Churn => Scenario::Churn,
+            ScenarioName::Slow => Scenario::Slow,
+            ScenarioName::Calibrate => return None,
+        })
+    }
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -76,6 +92,13 @@ pub(crate) struct Load {
     /// Events on their way at once: of a connection (echo), of a room (broadcast)
     #[arg(long, default_value_t = 1)]
     in_flight: usize,
+    /// Members of each room that take turns publishing (broadcast)
+    #[arg(long, default_value_t = 1)]
+    publishers: usize,
+    /// Every event leaves in a write of its own, as soon as it is due; otherwise what
+    /// there is for a connection at one time is one write
+    #[arg(long)]
+    apart: bool,
     /// Publications a second over all rooms, instead of --in-flight
     #[arg(long, default_value_t = 0.0, hide_default_value = true)]
     publish_rate: f64,
@@ -118,6 +141,9 @@ fn duration(text: &str) -> Result<Duration, String> {
 
 /// Runs it: the result is one line of JSON on standard output.
 pub(crate) fn run(load: Load) -> Result<(), Exit> {
+    let Some(scenario) = load.scenario.scenario() else {
+        return calibrate(&load);
+    };
     let target: Target = load.url.parse().map_err(usage)?;
     let users = load.users;
     let prefix = load.user_prefix.clone();
@@ -128,7 +154,7 @@ pub(crate) fn run(load: Load) -> Result<(), Exit> {
     if let Some(settings) = &settings {
         sign(settings, &Claims::default(), 0).map_err(usage)?;
     }
-    let plan = plan(load, target);
+    let plan = plan(load, scenario, target);
     let expires = system_clock() + 24 * 3600;
     let tokens = |index: usize| {
         let user = users.map_or(index, |users| index % users);
@@ -153,14 +179,14 @@ fn usage(error: impl std::fmt::Display) -> Exit {
     refuse(Exit::BadConfiguration, error)
 }
 
-fn plan(load: Load, target: Target) -> Plan {
-    let scenario = match load.scenario {
-        ScenarioName::Idle => Scenario::Idle,
-        ScenarioName::Echo => Scenario::Echo,
-        ScenarioName::Broadcast => Scenario::Broadcast,
-        ScenarioName::Churn => Scenario::Churn,
-        ScenarioName::Slow => Scenario::Slow,
-    };
+fn calibrate(load: &Load) -> Result<(), Exit> {
+    let found = heartline_load::calibrate(load.size, load.duration)
+        .and_then(|found| Ok(serde_json::to_string(&found)?))
+        .map_err(|error| refuse(Exit::Failed, error))?;
+    print(&format!("{found}\n"))
+}
+
+fn plan(load: Load, scenario: Scenario, target: Target) -> Plan {
     let mut plan = Plan::new(scenario, target);
     plan.protocol = match load.protocol {
         ProtocolName::Socketio => Protocol::SocketIo,
@@ -180,6 +206,8 @@ fn plan(load: Load, target: Target) -> Plan {
     let publishes = matches!(scenario, Scenario::Broadcast | Scenario::Slow);
     plan.rooms = load.rooms.unwrap_or(usize::from(publishes));
     plan.in_flight = load.in_flight;
+    plan.publishers = load.publishers;
+    plan.apart = load.apart;
     plan.publish_rate = load.publish_rate;
     plan.size = load.size;
     plan.event = load.event;

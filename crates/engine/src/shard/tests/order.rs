@@ -107,6 +107,25 @@ proptest! {
         prop_assert_eq!(short(&read), short(&sent));
         prop_assert!(read == sent);
         prop_assert!(harness.closed().is_empty());
+        prop_assert_eq!(harness.engine().pieces.len(), 0);
+    }
+}
+
+#[test]
+fn what_many_were_to_be_sent_is_forgotten_with_the_last_of_them() {
+    let mut harness = harness(settings());
+    let (slots, peers): (Vec<_>, Vec<_>) = (0..3).map(|_| harness.join(Opening::plain())).unzip();
+    for text in ["first", "second"] {
+        publish(harness.engine(), &slots, text);
+    }
+    assert_eq!(harness.engine().pieces.len(), 1);
+    for &slot in &slots {
+        harness.engine().close(slot, Reason::Kicked);
+    }
+    assert_eq!(harness.engine().pieces.len(), 0);
+    harness.settle();
+    for mut peer in peers {
+        assert_eq!(peer.read()[..2], texts(&["first", "second"]));
     }
 }
 
