@@ -27,11 +27,21 @@ async function logIn(name) {
   return answer.headers.get("set-cookie").split(";")[0];
 }
 
+/** Somebody who listens to the app; who is online is told in the gateway's own time. */
+class Guest extends Socket {
+  async next() {
+    for (;;) {
+      const message = await super.next();
+      if (!/^42\["user:(online|offline)"/.test(message)) return message;
+    }
+  }
+}
+
 /** Somebody who is in the lobby. */
 async function come(name) {
   const cookie = await logIn(name);
   const target = `ws://${url}/socket.io/?EIO=4&transport=websocket`;
-  const socket = new Socket(target, { headers: { cookie } });
+  const socket = new Guest(target, { headers: { cookie } });
   await socket.next();
   socket.send("40");
   await socket.next();
