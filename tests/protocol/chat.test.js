@@ -32,7 +32,7 @@ class Guest extends Socket {
   async next() {
     for (;;) {
       const message = await super.next();
-      if (!/^42\["user:(online|offline)"/.test(message)) return message;
+      if (!/^42(\/moderators,)?\["user:(online|offline)"/.test(message)) return message;
     }
   }
 }
