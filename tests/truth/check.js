@@ -114,13 +114,18 @@ class Truth {
     return known;
   }
 
-  /** When sockets that were registered on a node may be taken for gone: its lease may be over. */
+  /**
+   * When sockets that were registered on a node may be taken for gone: its lease may be over, or it
+   * stood still for as long as its neighbours wait for an answer (`silence`), or nearly: the last
+   * answer is from before.
+   */
   doubtful(node) {
-    const { lease, refresh, slack } = this;
+    const { lease, refresh, slack, silence = Infinity } = this;
     const all = [];
     let chain;
-    for (const { isMute, scope, from, to, doubts } of this.of(node)) {
+    for (const { kind, isMute, scope, from, to, doubts } of this.of(node)) {
       if (doubts) all.push([from - slack, to + doubts * lease + slack]);
+      if (kind === "stop" && to - from > (silence * 3) / 4) all.push([from, to + lease + slack]);
       if (!isMute) continue;
       if (chain && from < chain.to + refresh + slack) chain.to = Math.max(chain.to, to);
       else chain = { from, to, isOwn: false };

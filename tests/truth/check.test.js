@@ -155,6 +155,19 @@ describe("the checker of presence", () => {
     assert.deepEqual(rules(...long, edge(1020, true, 1), late[0], quiet(58_000)), ["untold"]);
   });
 
+  it("lets neighbours give up a node that stood still for as long as they wait", () => {
+    const story = (ms) => {
+      const all = history(
+        ...[...socket(1000), ...fault("stop", 20_000, 20_000 + ms, "n2")],
+        ...[edge(1020, true, 1), edge(21_300, false, 2), edge(23_000, true, 3)],
+      );
+      all[0] = { ...all[0], settings: { ...SETTINGS, silence: 1200 } };
+      return check(all).violations.map(({ rule }) => rule);
+    };
+    assert.deepEqual(story(2000), []);
+    assert.ok(story(800).includes("edge"));
+  });
+
   it("takes nobody for gone because Redis was away, or forgot everything", () => {
     for (const kind of ["outage", "stall", "restart", "wipe"]) {
       const story = [...socket(1000), ...fault(kind, 20_000, 32_000), edge(1020, true, 1)];

@@ -22,12 +22,13 @@ const SEED = Number(process.argv[3] || Date.now() % 1_000_000);
 const ONLY = process.env.FAULTS?.split(",");
 const KEEPS = process.env.HISTORIES === "all";
 /** Milliseconds. The slack is for machines that have something else to do as well. */
-const SETTINGS = { lease: 4000, refresh: 800, heartbeat: 3000, slack: 1200 };
+const SETTINGS = { lease: 4000, refresh: 800, silence: 1200, heartbeat: 3000, slack: 1200 };
 const USERS = Array.from({ length: 14 }, (_, index) => `u${index}`);
 const ROOM = "lobby";
 const NODE = {
   "cluster.lease_ttl": `${SETTINGS.lease}ms`,
   "cluster.lease_refresh": `${SETTINGS.refresh}ms`,
+  "cluster.failure_timeout": `${SETTINGS.silence}ms`,
   "heartbeat.interval": "2s",
   "heartbeat.timeout": "1s",
   "server.drain_timeout": "1s",
