@@ -6,7 +6,7 @@
  */
 import { Client, type Options } from "./client.js";
 import { Core } from "./core.js";
-import { bytes, encode, tooLarge } from "./encode.js";
+import { encode, measure } from "./encode.js";
 import { CODES, REFUSALS, refused } from "./refusals.js";
 import type { Dial, End, Hello, Reply, Session } from "./types.js";
 
@@ -98,11 +98,7 @@ export function live(
       if (socket.readyState !== 1) return false;
       const id = reply && String(++number);
       const text = encode(id ? { ...frame, id } : frame);
-      // No character has more than three bytes.
-      if (text.length * 3 > most) {
-        const size = bytes(text);
-        if (size > most) throw tooLarge(size, most);
-      }
+      measure(text, most);
       if (id) replies.set(id, reply!);
       if (replies.size > MOST_REPLIES) replies.delete(replies.keys().next().value!);
       socket.send(text);

@@ -7,7 +7,7 @@
  */
 import type { Core } from "./core.js";
 import { encode } from "./encode.js";
-import type { SendOptions } from "./queue.js";
+import { unique, type SendOptions } from "./queue.js";
 import { HeartlineError, type Reply } from "./types.js";
 
 type AnyClient = Pick<
@@ -148,8 +148,7 @@ export function openOutbox(
           throw new HeartlineError("INVALID_DATA", "only an object has a tempId to be known by");
         const { platform } = client;
         const at = platform.unix();
-        const part = () => Math.floor(platform.random() * 2 ** 32).toString(36);
-        const tempId = (data.tempId as string) ?? `${at.toString(36)}-${part()}${part()}`;
+        const tempId = (data.tempId as string) ?? unique(platform);
         const copy = { ...(JSON.parse(encode(data)) as object), tempId };
         const message = { tempId, event, data: copy, at };
         last = last

@@ -6,21 +6,19 @@ export interface Wanted {
   /** Who wants it. */
   readonly users: Set<unknown>;
   /** Who waits to be in it. */
-  readonly waiting: Waiting[];
+  readonly waiting: ((error?: HeartlineError) => void)[];
   /** The answer that is waited for. */
   entering?: Promise<unknown> | undefined;
+  /** The server has let this client into it. */
+  isIn?: boolean;
+  /** A moment ago, it was said that this client is out of it. */
+  isDoubted?: boolean;
   /** It was joined once. */
   wasIn?: boolean;
   /** It is not known yet whether something was missed since then. */
   isStale?: boolean;
   /** What is known of its history. */
   history?: unknown;
-}
-
-/** Who waits for a reply. */
-export interface Waiting {
-  resolve(reply: Reply): void;
-  reject(error: HeartlineError): void;
 }
 
 /** What was missed of conversations is filled in by this, if it is there. */
