@@ -92,6 +92,8 @@ const ANNOUNCED = 30_000;
  * Socket.IO, whoever is in a room with it might be the one who sends the event.
  */
 const SELDOM = 1_000;
+/** The states in which nothing happens until `connect()`. */
+const OVER = /^(disconnected|failed)$/;
 /** What says why the connection ends, or for how long. */
 const ANNOUNCES = /^(server:drain|connection:(closed|replaced)|auth:error)$/;
 /** When a JSON Web Token expires, in Unix milliseconds. */
@@ -144,9 +146,8 @@ export class Core<
   readonly #left = new Set<string>();
   /** What the last connection has left to the next one. */
   #session: Session | undefined;
-  /** There was a connection, to this node. */
+  /** There was a connection. */
   #wasIn = false;
-  #nodeId: string | undefined;
 
   /** Counts attempts: what belongs to another one comes too late. */
   #attempt = 0;
@@ -165,10 +166,8 @@ export class Core<
   #isOffline = false;
   /** The server has asked for the pause before the next attempt. */
   #isAsked = false;
-  /** What was said of this connection's end, and when. Only the end itself can confirm it. */
-  #announced: { [name: string]: { at: number; data: any } } = {};
-  /** When the last of the server's heartbeats was answered. */
-  #answeredAt = -Infinity;
+  /** What was said of this connection's end, not long ago. Only the end itself can confirm it. */
+  #announced: { [name: string]: any } = {};
   #latency: number | undefined;
   #place: Place = {};
   #unwatch: (() => void) | undefined;
@@ -241,7 +240,7 @@ export class Core<
   connect(): void {
     const { status } = this.state;
     if (this.#timers.has("retry")) this.#begin();
-    if (status !== "disconnected" && status !== "failed") return;
+    if (!OVER.test(status)) return;
     this.#failures = this.#renewals = 0;
     this.#unwatch ??= this.platform.watch((to) => this.#surroundings(to));
     const state: State = { status: "connecting" };
@@ -279,13 +278,9 @@ export class Core<
     this.#asking?.abort();
     if (link) this.#session = link.session?.();
     if (forGood) this.#session = undefined;
-    for (const [name, room] of this.#rooms) {
-      room.entering = undefined;
-      room.isDoubted = false;
-      this.#filler?.drop(name, room, this.#session);
-    }
+    for (const room of this.#rooms.values()) room.entering = undefined;
+    this.#filler?.drop(this.#rooms, this.#session);
     this.#announced = {};
-    this.#answeredAt = -Infinity;
     this.#queue.drop();
     this.#timers.drop();
     link?.close(forGood);
@@ -330,7 +325,7 @@ export class Core<
 
   #opened(hello: Hello, token: string | undefined): void {
     if (this.#hello) return;
-    const { pingInterval, pingTimeout, recovered, serverTime, nodeId } = hello;
+    const { pingInterval, pingTimeout, recovered, serverTime } = hello;
     const { now, unix } = this.platform;
     this.#hello = hello;
     this.#interval = pingInterval > 0 ? pingInterval : 25_000;
@@ -345,15 +340,13 @@ export class Core<
     });
     this.#watch();
     if (token !== undefined) this.#renewBefore(expiry(token));
-    const isElsewhere = this.#nodeId !== nodeId;
-    this.#nodeId = nodeId;
     const isByRoom = this.#link?.isByRoom;
     if (!recovered && !isByRoom) this.#left.clear();
-    for (const [name, room] of this.#rooms) {
+    for (const room of this.#rooms.values()) {
       if (!recovered) room.isIn = false;
       if (room.wasIn && (!recovered || isByRoom)) room.isStale = true;
-      this.#filler?.hello(name, room, isElsewhere);
     }
+    this.#filler?.hello(hello, this.#rooms);
     const { socketId, userId } = hello;
     this.#become(given({ status: "connected", socketId, recovered, userId }));
     if (this.#wasIn) this.#tell("session:back", { recovered });
@@ -379,12 +372,12 @@ export class Core<
   #ended(end: End): void {
     const { kind, afterMs } = end;
     const reason = this.#explained(end);
-    const why = reason === "kicked" && this.#foretold("connection:closed")?.reason;
+    const why = reason === "kicked" && this.#announced["connection:closed"]?.reason;
     const error =
       end.error ?? (why ? new HeartlineError(why, `the server said why: ${why}`) : undefined);
     // A server that goes away closes the connection.
     const isClosed = end.reason === "transport" || end.reason === "unavailable";
-    const drain = isClosed ? this.#foretold("server:drain")?.reconnectInMs : undefined;
+    const drain = isClosed ? this.#announced["server:drain"]?.reconnectInMs : undefined;
     const cause: Cause = given({
       what: end.what ?? (drain === undefined ? this.#what(reason) : "drained"),
       code: end.code ?? error?.code,
@@ -425,20 +418,14 @@ export class Core<
     return reason === "invalid_namespace" ? "refused" : (reason as Cause["what"]);
   }
 
-  /** What was announced by this event, if that is not too long ago to be about this end. */
-  #foretold(event: string): any {
-    const announced = this.#announced[event];
-    if (announced && this.platform.now() - announced.at <= ANNOUNCED) return announced.data;
-  }
-
   /**
    * The reason of an end, in the light of what was announced. An announcement never
    * changes what becomes of the client: that follows from the end alone.
    */
   #explained({ kind, reason }: End): Reason {
     const isTurnedOut = kind === "final" && (reason === "kicked" || reason === "device_limit");
-    if (isTurnedOut && this.#foretold("connection:replaced")) return "replaced";
-    if (kind === "retry" && reason === "transport" && this.#foretold("auth:error"))
+    if (isTurnedOut && this.#announced["connection:replaced"]) return "replaced";
+    if (kind === "retry" && reason === "transport" && this.#announced["auth:error"])
       return "auth_expired";
     return reason;
   }
@@ -620,15 +607,16 @@ export class Core<
       (name !== "server:drain" || (typeof reconnectInMs === "number" && reconnectInMs >= 0)) &&
       (name !== "connection:closed" || typeof reason === "string") &&
       (name !== "auth:error" || data.code === "AUTH_TOKEN_EXPIRED")
-    )
-      this.#announced[name] = { at: this.platform.now(), data };
+    ) {
+      this.#announced[name] = data;
+      this.#timers.set(name, ANNOUNCED, () => delete this.#announced[name]);
+    }
   }
 
   /** Answers a heartbeat, and measures by this client's own clock how long that takes. */
   #answer(timestamp: number): void {
+    if (!this.#isFirst("heartbeat")) return;
     const at = this.platform.now();
-    if (at - this.#answeredAt < SELDOM) return;
-    this.#answeredAt = at;
     this.#link?.emit("heartbeat:response", { timestamp }, (reply) => {
       if (reply?.ok !== false) this.#latency = this.platform.now() - at;
     });
@@ -636,11 +624,14 @@ export class Core<
 
   /** Asks the server for a room that it has perhaps taken away: its refusal would be the proof. */
   #doubt(name: string, room: Wanted): void {
-    if (!room.isIn || room.isDoubted) return;
-    room.isDoubted = true;
-    void this.#enter(name, room).then(() => {
-      if (room.isDoubted) this.#timers.set(room, SELDOM, () => (room.isDoubted = false));
-    });
+    if (room.isIn && this.#isFirst(room)) void this.#enter(name, room);
+  }
+
+  /** Whether nothing like this has been, a moment ago. */
+  #isFirst(what: unknown): boolean {
+    const isFirst = !this.#timers.has(what);
+    if (isFirst) this.#timers.set(what, SELDOM, nothing);
+    return isFirst;
   }
 
   #tell(name: string, data: unknown, at: Place = {}): void {
@@ -794,11 +785,15 @@ export class Core<
     put: (reply: (reply: Reply) => void) => void,
     timeout = REQUEST_TIMEOUT,
   ): Promise<Reply> {
-    const { state } = this;
-    if (!this.#hello) throw disconnected("reason" in state ? state.reason : "transport");
+    if (!this.#hello) throw disconnected(this.#reason());
     const reply = (await this.#within<Reply>(timeout, "answer", put)) ?? {};
     if (reply.ok === false) throw failure(reply);
     return reply;
+  }
+
+  #reason(): Reason {
+    const { state } = this;
+    return "reason" in state ? state.reason : "transport";
   }
 
   #put(event: string, data: unknown, reply?: (reply: Reply) => void): boolean | void {
@@ -858,9 +853,10 @@ export class Core<
     data: Outward[K],
     options: SendOptions = {},
   ): Promise<Reply> {
-    const { state } = this;
-    const isOver = "reason" in state && !/not_started/.test(state.reason) && !("attempt" in state);
-    return this.#queue.add(event, data, options, isOver ? disconnected(state.reason) : undefined);
+    const reason = this.#reason();
+    // Before the first connect it waits.
+    const isOver = OVER.test(this.state.status) && reason !== "not_started";
+    return this.#queue.add(event, data, options, isOver ? disconnected(reason) : undefined);
   }
 
   /** What waits to be sent or acknowledged. Never changed; what is different is a new one. */
