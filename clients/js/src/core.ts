@@ -109,7 +109,7 @@ function expiry(token: string): number | undefined {
 
 /** Whether the same may be asked again after a pause. */
 export const isPassing = ({ code }: HeartlineError) =>
-  code === "RATE_LIMITED" || code === "OVERLOADED" || code === "TIMEOUT";
+  /^(RATE_LIMITED|OVERLOADED|TIMEOUT)$/.test(code);
 const nothing = () => {};
 /** Tells all who wait to be in a room that they are, or why not. */
 const settle = ({ waiting }: Wanted, error?: () => HeartlineError) => {
@@ -161,8 +161,6 @@ export class Core<
   #heardAt = 0;
   /** Unix milliseconds of the server's clock less those of this one's. */
   #skew = 0;
-  /** Ends the asking for a token. */
-  #asking: AbortController | undefined;
   #isOffline = false;
   /** The server has asked for the pause before the next attempt. */
   #isAsked = false;
@@ -275,7 +273,6 @@ export class Core<
     this.#attempt++;
     const link = this.#link;
     this.#link = this.#hello = undefined;
-    this.#asking?.abort();
     if (link) this.#session = link.session?.();
     if (forGood) this.#session = undefined;
     for (const room of this.#rooms.values()) room.entering = undefined;
@@ -374,7 +371,7 @@ export class Core<
     const reason = this.#explained(end);
     const why = reason === "kicked" && this.#announced["connection:closed"]?.reason;
     const error =
-      end.error ?? (why ? new HeartlineError(why, `the server said why: ${why}`) : undefined);
+      end.error ?? (why ? new HeartlineError(why, `the server said ${why}`) : undefined);
     // A server that goes away closes the connection.
     const isClosed = end.reason === "transport" || end.reason === "unavailable";
     const drain = isClosed ? this.#announced["server:drain"]?.reconnectInMs : undefined;
@@ -415,7 +412,7 @@ export class Core<
     if (/auth|token|signed/.test(reason)) return "token";
     if (/timeout/.test(reason)) return "timeout";
     if (reason === "transport") return this.#hello ? "lost" : "unreachable";
-    return reason === "invalid_namespace" ? "refused" : (reason as Cause["what"]);
+    return reason as Cause["what"];
   }
 
   /**
@@ -433,7 +430,8 @@ export class Core<
   /** Doubles up to the cap; half of it is chance, so that not all come back together. */
   #pause(failures: number): number {
     const { backoff, maxBackoff } = this.#options;
-    return Math.min(maxBackoff, backoff * 2 ** (failures - 1)) * (0.5 + this.platform.random() / 2);
+    const most = Math.min(maxBackoff, backoff * 2 ** Math.min(failures - 1, 30));
+    return most * (0.5 + this.platform.random() / 2);
   }
 
   #surroundings(to: "online" | "offline" | "awake"): void {
@@ -530,17 +528,17 @@ export class Core<
   async #askToken(): Promise<string> {
     const ask = this.#token;
     if (typeof ask !== "function") return ask!;
-    const asking = (this.#asking = new AbortController());
-    const token = await this.#within(this.#options.connectTimeout, "token", (given, failed) => {
-      const answer = async () => ask({ signal: asking.signal });
-      answer().then(given, failed);
-    }).catch((error) => {
-      asking.abort();
-      throw error;
-    });
+    const asking = new AbortController();
+    const answer = async () => ask({ signal: asking.signal });
+    const token = await this.#within(
+      this.#options.connectTimeout,
+      "token",
+      (given, failed) => void answer().then(given, failed),
+      () => asking.abort(),
+    );
     // The page of a proxy that answers in the place of the app is no token.
     if (typeof token === "string" && /^\s*[^\s<]/.test(token)) return token;
-    throw new HeartlineError("NO_TOKEN", "what the token function gave is no token");
+    throw new HeartlineError("NO_TOKEN", "the token function gave no token");
   }
 
   /** The end of an attempt without a token. */
@@ -763,21 +761,26 @@ export class Core<
 
   // --- requests --------------------------------------------------------
 
-  /** What is answered in time and by this connection, or else rejects. */
+  /** What is answered in time and by this connection; or else it is `over`, and rejects. */
   #within<T>(
     ms: number,
     what: string,
     ask: (resolve: (answer: T) => void, reject: (error: unknown) => void) => void,
+    over = nothing,
   ): Promise<T> {
-    let off: () => void;
     return new Promise<T>((resolve, reject) => {
-      off = this.#timers.later(
+      const fail = (error: HeartlineError) => {
+        over();
+        reject(error);
+      };
+      this.#timers.set(
+        ask,
         ms,
-        () => reject(new HeartlineError("TIMEOUT", `no ${what} within ${ms} ms`)),
-        () => reject(disconnected("transport")),
+        () => fail(new HeartlineError("TIMEOUT", `no ${what} within ${ms} ms`)),
+        () => fail(disconnected("transport")),
       );
       ask(resolve, reject);
-    }).finally(() => off());
+    }).finally(() => this.#timers.clear(ask));
   }
 
   /** A promise of a reply that settles with the connection at the latest. */
@@ -874,7 +877,7 @@ export class Core<
   /** After the pause that was asked for, and a little later, so that not all come together. */
   #again({ retryAfterMs }: HeartlineError, call: () => void): void {
     const chance = 1.25 - this.platform.random() / 4;
-    this.#timers.later((retryAfterMs ?? this.#options.backoff) * chance, call);
+    this.#timers.set(call, (retryAfterMs ?? this.#options.backoff) * chance, call);
   }
 
   /** Tells whether this attempt, and the connection that it became, is still the one. */

@@ -16,7 +16,7 @@ export function encode(data: unknown): string {
     const isLost =
       own === undefined ? Array.isArray(this) : typeof own === "number" && own - own !== 0;
     if (isLost || own?.toJSON || !WHOLE.test(type))
-      throw invalid(`${type} at "${key}": JSON does not carry it whole`);
+      throw invalid(`JSON loses ${type} at "${key}"`);
     return value;
   };
   try {
@@ -33,6 +33,6 @@ const bytes = (text: string): number => new TextEncoder().encode(text).length;
 /** The bytes of a text in UTF-8, and `more` of them. Throws `TOO_LARGE` for too many. */
 export function measure(text: string, most: number, more = 0): number {
   const size = bytes(text) + more;
-  if (size > most) throw new HeartlineError("TOO_LARGE", `${size} bytes; the server takes ${most}`);
+  if (size > most) throw new HeartlineError("TOO_LARGE", `${size} bytes of at most ${most}`);
   return size;
 }

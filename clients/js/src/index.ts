@@ -19,7 +19,7 @@ export interface SocketIoOptions extends Options {
   socketio?: Partial<ManagerOptions & SocketOptions>;
 }
 
-const INVALID_NAMESPACE: End = { kind: "final", reason: "invalid_namespace" };
+const INVALID_NAMESPACE: End = { kind: "final", reason: "invalid_namespace", what: "refused" };
 
 const ENDS: Record<string, Reason> = {
   "ping timeout": "heartbeat_timeout",

@@ -20,7 +20,8 @@ export const browser: Platform = {
   watch(changed) {
     const { document } = globalThis;
     const hear = ({ type, persisted }: any) => {
-      if (type === "visibilitychange" ? document.visibilityState === "visible" : (persisted ?? true))
+      const isSeen = document?.visibilityState === "visible";
+      if (type === "visibilitychange" ? isSeen : (persisted ?? true))
         changed(CHANGES[type as keyof typeof CHANGES]);
     };
     const each = (change: "addEventListener" | "removeEventListener") => {

@@ -80,7 +80,7 @@ export class Queue {
         if (error) throw error;
         size = measure(text, this.most);
         if (count >= this.maxCount || bytes + size > this.maxBytes)
-          throw new HeartlineError("QUEUE_FULL", `${count} messages, ${bytes} bytes, wait already`);
+          throw new HeartlineError("QUEUE_FULL", `${count} messages of ${bytes} bytes wait`);
       } catch (error) {
         return reject(Object.assign(error as Error, { tempId, sent: "no" }));
       }
@@ -153,7 +153,7 @@ export class Queue {
   #put(one: Outgoing): void {
     const { timers, put, pause } = this.wire;
     if (one.tries > one.retries)
-      return this.#reject(one, new HeartlineError("UNCONFIRMED", "sent, and never acknowledged"));
+      return this.#reject(one, new HeartlineError("UNCONFIRMED", "never acknowledged"));
     one.isOut = true;
     timers.set(one, one.timeout, () =>
       timers.set(one, pause(++one.tries), () => {

@@ -8,7 +8,10 @@ interface Due {
   readonly gone: (() => void) | undefined;
 }
 
-/** What is due later, by names or without, as long as this connection or this attempt lasts. */
+/**
+ * What is due later, each by a name or an object of its own, as long as this connection or this
+ * attempt lasts.
+ */
 export class Timers {
   readonly #due = new Map<unknown, Due>();
 
@@ -34,13 +37,6 @@ export class Timers {
   clear(name: unknown): void {
     this.platform.clearTimeout(this.#due.get(name)?.timer);
     this.#due.delete(name);
-  }
-
-  /** The same without a name. Returns what ends it. */
-  later(ms: number, call: () => void, gone?: () => void): () => void {
-    const name = {};
-    this.set(name, ms, call, gone);
-    return () => this.clear(name);
   }
 
   drop(): void {
