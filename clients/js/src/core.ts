@@ -96,10 +96,10 @@ const SELDOM = 1_000;
 const OVER = /^(disconnected|failed)$/;
 /** What says why the connection ends, or for how long. */
 const ANNOUNCES = /^(server:drain|connection:(closed|replaced)|auth:error)$/;
-/** When a JSON Web Token expires, in Unix milliseconds. */
-function expiry(token: string): number | undefined {
+/** When a JSON Web Token expires, in Unix milliseconds, if it is one and says that. */
+function expiry(token: string | undefined): number | undefined {
   try {
-    const payload = token.split(".")[1]!.replace(/-/g, "+").replace(/_/g, "/");
+    const payload = token!.split(".")[1]!.replace(/-/g, "+").replace(/_/g, "/");
     const { exp } = JSON.parse(atob(payload));
     return typeof exp === "number" ? exp * 1000 : undefined;
   } catch {
@@ -323,20 +323,21 @@ export class Core<
   #opened(hello: Hello, token: string | undefined): void {
     if (this.#hello) return;
     const { pingInterval, pingTimeout, recovered, serverTime } = hello;
-    const { now, unix } = this.platform;
+    const unix = this.platform.unix();
     this.#hello = hello;
     this.#interval = pingInterval > 0 ? pingInterval : 25_000;
     this.#grace = pingTimeout > 0 ? pingTimeout : 20_000;
     this.#queue.most = hello.maxPayload ?? Infinity;
     this.#timers.clear("attempt");
-    this.#heardAt = now();
-    this.#clocks = { now: now(), unix: unix() };
-    this.#skew = serverTime > 0 ? serverTime - unix() : 0;
+    this.#alive();
+    // From now on.
+    this.#hasSlept();
+    this.#skew = serverTime > 0 ? serverTime - unix : 0;
     this.#timers.set("stable", STABLE, () => {
       this.#failures = this.#renewals = 0;
     });
     this.#watch();
-    if (token !== undefined) this.#renewBefore(expiry(token));
+    this.#renewBefore(expiry(token));
     const isByRoom = this.#link?.isByRoom;
     if (!recovered && !isByRoom) this.#left.clear();
     for (const room of this.#rooms.values()) {
@@ -368,7 +369,7 @@ export class Core<
 
   #ended(end: End): void {
     const { kind, afterMs } = end;
-    const reason = this.#explained(end);
+    const reason = this.#explained(end.reason);
     const why = reason === "kicked" && this.#announced["connection:closed"]?.reason;
     const error =
       end.error ?? (why ? new HeartlineError(why, `the server said ${why}`) : undefined);
@@ -419,12 +420,10 @@ export class Core<
    * The reason of an end, in the light of what was announced. An announcement never
    * changes what becomes of the client: that follows from the end alone.
    */
-  #explained({ kind, reason }: End): Reason {
-    const isTurnedOut = kind === "final" && (reason === "kicked" || reason === "device_limit");
+  #explained(reason: Reason): Reason {
+    const isTurnedOut = reason === "kicked" || reason === "device_limit";
     if (isTurnedOut && this.#announced["connection:replaced"]) return "replaced";
-    if (kind === "retry" && reason === "transport" && this.#announced["auth:error"])
-      return "auth_expired";
-    return reason;
+    return reason === "transport" && this.#announced["auth:error"] ? "auth_expired" : reason;
   }
 
   /** Doubles up to the cap; half of it is chance, so that not all come back together. */
