@@ -10,9 +10,9 @@ const PRESENCE = ["./presence.js", "./together.js"];
 const LIMITS = {
   // What every client has: more than half is the state machine, an eighth the queue, and a sixth
   // the live protocol, a third of which is going on where a connection was lost.
-  "live, small": [7_600, { module: "live", part: "createSmallClient" }],
+  "live, small": [7_550, { module: "live", part: "createSmallClient" }],
   // With what fills in missed messages, and rooms as objects.
-  live: [9_100, { part: "createClient" }],
+  live: [9_050, { part: "createClient" }],
   outbox: [1_900],
   people: [1_350],
   presence: [1_600],
