@@ -102,32 +102,23 @@ impl Fanout {
         let Some(namespace) = self.namespaces.find(namespace) else {
             return;
         };
-        let action = match action {
-            Action::Emit(message) if socketio::RESERVED_EVENTS.contains(&&*message.event) => {
-                // It would break every client that hears it.
-                tracing::debug!("another server's event has a name of the protocol's own");
-                return;
-            }
-            Action::Emit(message) => {
-                let to = ToRooms {
-                    namespace,
-                    tenant: None,
-                    rooms,
-                    except,
-                    skip: None,
-                };
-                return self.send_to_rooms_here(&to, message);
-            }
-            Action::Join(rooms) => SelectedAction::Join(rooms.into()),
-            Action::Leave(rooms) => SelectedAction::Leave(rooms.into()),
-            Action::Disconnect => SelectedAction::Disconnect,
-        };
         let to = ToRooms {
             namespace,
             tenant: None,
             rooms,
             except,
             skip: None,
+        };
+        let action = match action {
+            Action::Emit(message) if socketio::RESERVED_EVENTS.contains(&&*message.event) => {
+                // It would break every client that hears it.
+                tracing::debug!("another server's event has a name of the protocol's own");
+                return;
+            }
+            Action::Emit(message) => return self.send_to_rooms_here(&to, message),
+            Action::Join(rooms) => SelectedAction::Join(rooms.into()),
+            Action::Leave(rooms) => SelectedAction::Leave(rooms.into()),
+            Action::Disconnect => SelectedAction::Disconnect,
         };
         self.select_here(&to, action);
     }

@@ -163,9 +163,9 @@ fn check_paths(settings: &Settings, errors: &mut Vec<String>) {
 
 #[cfg(test)]
 mod tests {
+    use crate::config::load::{Loaded, load};
     use crate::config::sources::Sources;
     use crate::config::tests::{set, wrong};
-    use crate::config::{Loaded, load};
 
     #[test]
     fn what_cannot_be_listened_on_is_found_before_it_is_tried() {

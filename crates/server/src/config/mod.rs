@@ -20,7 +20,7 @@ mod understand;
 mod value;
 mod warnings;
 
-pub(crate) use load::{Loaded, load};
+pub(crate) use load::Loaded;
 pub(crate) use reference::reference;
 pub(crate) use settings::{ClaimNames, JwtSettings, LogFormat, Settings, StoreUrl, WalletSettings};
 pub(crate) use value::parse_duration;

@@ -166,7 +166,7 @@ pub(super) fn not_read(name: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::load;
+    use crate::config::load::load;
     use crate::config::tests::{set, wrong};
     use heartline::config::AuthMode;
 

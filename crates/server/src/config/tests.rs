@@ -1,6 +1,6 @@
 //! The table of keys from outside: what each accepts, what it refuses and with which words.
 
-use super::load::Errors;
+use super::load::{Errors, load};
 use super::sources::Sources;
 use super::*;
 

@@ -18,12 +18,7 @@ fn a_client_that_was_cut_off_has_its_id_its_rooms_and_what_it_missed() {
     said(&world, "lobby", "two");
     said(&world, "other", "never");
     said(&world, "user:ann", "three");
-    world
-        .gateway
-        .everybody("/", None)
-        .unwrap()
-        .emit("news", "four")
-        .unwrap();
+    said_to_all(&world, "four");
     world.settle();
     ann.return_to(&mut world);
     assert!(ann.recovered);

@@ -47,12 +47,7 @@ fn a_client_of_a_killed_gateway_goes_on_with_the_next() {
     said(&world, "a", "two");
     said(&world, "user:ann", "three");
     said(&world, "c", "never");
-    world
-        .gateway
-        .everybody("/", None)
-        .unwrap()
-        .emit("news", "four")
-        .unwrap();
+    said_to_all(&world, "four");
     world.settle();
     let sid = ann.sid.clone();
     killed(world, &folder);

@@ -132,6 +132,12 @@ pub(super) fn said(world: &World, room: &str, text: &str) {
     to.emit("news", text).unwrap();
 }
 
+/// Says something to everybody of `/`.
+fn said_to_all(world: &World, text: &str) {
+    let all = world.gateway.everybody("/", None).unwrap();
+    all.emit("news", text).unwrap();
+}
+
 /// An operator ends a socket; whether there was one.
 fn sent_away(world: &mut World, id: &str) -> bool {
     let (gateway, id) = (world.gateway.clone(), id.to_owned());

@@ -49,12 +49,7 @@ fn a_client_of_a_stopped_gateway_goes_on_with_the_next() {
     said(&world, "a", "one");
     said(&world, "user:ann", "two");
     handles.find(&ann.sid, true).emit("news", "three").unwrap();
-    world
-        .gateway
-        .everybody("/", None)
-        .unwrap()
-        .emit("news", "four")
-        .unwrap();
+    said_to_all(&world, "four");
     world.settle();
     // None of it arrives.
     ann.client.hears();
@@ -218,10 +213,7 @@ fn who_missed_more_than_was_kept_before_a_stop_begins_afresh() {
         (3, |world, _| said(world, "a", "text")),
         (3, |world, _| said(world, "user:ann", "text")),
         (3, |_, socket| socket.emit("news", "text").unwrap()),
-        (129, |world, _| {
-            let all = world.gateway.everybody("/", None).unwrap();
-            all.emit("news", "text").unwrap();
-        }),
+        (129, |world, _| said_to_all(world, "text")),
     ];
     for (index, (too_many, say)) in ways.into_iter().enumerate() {
         for times in [too_many - 1, too_many] {

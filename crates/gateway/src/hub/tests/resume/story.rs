@@ -87,12 +87,7 @@ fn tell(
                 is_for_ann = rooms[room];
             }
             Step::Broadcast => {
-                world
-                    .gateway
-                    .everybody("/", None)
-                    .unwrap()
-                    .emit("news", &text)
-                    .unwrap();
+                said_to_all(&world, &text);
                 is_for_ann = true;
             }
             Step::ToUser => {
