@@ -665,6 +665,7 @@ impl Backplane for Cluster {
             set_aside: read(&member.set_aside),
             newer: read(&fanout.newer),
             damaged: read(&fanout.damaged),
+            unread: self.fanout.unread(),
             refused: self.member.refused(),
             given_up: read(&member.given_up),
             edges: read(&member.edges),

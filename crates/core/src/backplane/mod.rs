@@ -115,6 +115,8 @@ pub struct ClusterStatus {
     pub undelivered: u64,
     /// Publications of other nodes that were dropped, as this one had too much to do.
     pub dropped: u64,
+    /// Events of the line that could not be read.
+    pub unread: u64,
     /// What was dropped as nobody had signed it, where a key is set.
     pub unsigned: u64,
     /// What was dropped as its signature was wrong.
