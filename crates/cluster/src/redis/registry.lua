@@ -98,8 +98,9 @@ local VISIT_APART = 3600 * 1000
 -- Sockets that one look-up reads, beyond those of one user: some milliseconds.
 local MAX_LOOKED_UP = 2000
 -- For how many milliseconds after a look-up changes of a user's devices are told, and when that
--- is said anew: nodes keep an answer for five minutes at most. Of a user with more fields than
--- this is told that there was a change, as counting them is no work for each.
+-- is said anew: nodes keep an answer for five minutes at most. Of a user with more sockets than
+-- this it is told that there was a change, but not how many devices there are: counting them each
+-- time would be much work.
 local TOLD_FOR, TOLD_AGAIN = 900 * 1000, 600 * 1000
 local MAX_COUNTED = 40
 
@@ -376,18 +377,21 @@ end
 -- Of whoever somebody asked about lately. It has the form of an edge that tells nobody anything,
 -- so that builds which know of none can read it.
 local function tell_move(user)
-    local told_until = tonumber(call('HGET', user_key(user), 'w') or 0)
+    local known = call('HMGET', user_key(user), 'w', 'p')
+    local told_until, sockets = tonumber(known[1] or 0), 0
     if told_until < now then
         if told_until > 0 then
             call('HDEL', user_key(user), 'w')
         end
         return
     end
-    local is_few = call('HLEN', user_key(user)) <= MAX_COUNTED
+    for count in string.gmatch(known[2] or '', '=(%d+)') do
+        sockets = sockets + count
+    end
     call('XADD', EDGES, 'MAXLEN', '~', KEPT_EDGES, '*',
         'w', join_who(user, moved[user][1]), 'o', 1, 'r', string.format('%.0f', moved[user][2]),
         't', string.format('%.0f', wall), 'k', '[]', 'd', call('INCR', DEVICES),
-        'c', is_few and count_devices(user) or -1)
+        'c', sockets <= MAX_COUNTED and count_devices(user) or -1)
 end
 
 local function tell_moves()

@@ -17,8 +17,8 @@ use crate::registry::{
     Verdict, Versions, tag_of_process,
 };
 
-/// How much later the answer to a read of the stream may come than it waits at the server.
-const LATE: Duration = Duration::from_secs(5);
+/// How long a read of the stream may take, of which it waits some seconds at the server.
+const MAX_READ: Duration = Duration::from_secs(6);
 /// Edges in one read.
 const MAX_EDGES_PER_READ: usize = 4096;
 
@@ -377,7 +377,7 @@ impl Registry for RedisRegistry {
             .arg(format!("{}:edges", self.calls.prefix()))
             .arg(&**last);
         // No answer is one too, but a late one.
-        let answer = tokio::time::timeout(wait + LATE, self.reader.query::<Value>(&command));
+        let answer = tokio::time::timeout(MAX_READ, self.reader.query::<Value>(&command));
         let answer = answer
             .await
             .map_err(|_| Unavailable("no answer in time".into()))?
