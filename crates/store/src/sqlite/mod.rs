@@ -32,7 +32,7 @@ use crate::queue::Queue;
 use crate::waiting::{OVERHEAD, Reply, answer, weight};
 use crate::{Looked, OpenError};
 use database::Database;
-use reader::{Question, Reader};
+use reader::{Question, Reader, Seat};
 use tables::Tables;
 use writer::{Health, Waiting, Work, Writer, Writing};
 
@@ -91,9 +91,10 @@ impl SqliteStore {
         let health = Arc::new(Health::default());
         let (done, told) = mpsc::sync_channel(UNTOLD);
         let (ended, has_ended) = watch::channel(false);
+        let seats: Vec<Seat> = (0..READERS).map(|_| Seat::default()).collect();
         let writer = Writer::new(
             connection,
-            database.clone(),
+            (database.clone(), seats.clone()),
             queue.clone(),
             health.clone(),
             done,
@@ -101,9 +102,8 @@ impl SqliteStore {
         let writer = writer.map_err(unusable)?;
         spawn("store-write", move || writer.run())?;
         spawn("store-tell", move || writer::tell_all(&told, ended))?;
-        for _ in 0..READERS {
-            let reader = Reader::new(database.reader()?, database.clone(), questions.clone());
-            let reader = reader.map_err(unusable)?;
+        for seat in seats {
+            let reader = Reader::new(seat, database.clone(), questions.clone())?;
             spawn("store-read", move || reader.run())?;
         }
         Ok(SqliteStore {
