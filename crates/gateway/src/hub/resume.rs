@@ -182,7 +182,7 @@ impl CatchingUp {
 #[derive(Default)]
 pub(super) struct Missed {
     /// The events, by their places.
-    pub(super) events: Vec<Kept>,
+    pub(super) events: Vec<Arc<Kept>>,
     /// Rooms that its new token does not grant.
     taken: Vec<Arc<str>>,
 }
@@ -755,7 +755,7 @@ impl Hub {
         // All that is published from here on is in the mailbox, for whoever is in a room.
         let now = recovery.line.last();
         self.collect(namespace, &session, (since, now), is_live, &mut missed)?;
-        let unsure = |event: &Kept| event.id <= session.end;
+        let unsure = |event: &Arc<Kept>| event.id <= session.end;
         if !is_sure && missed.events.iter().any(unsure) {
             return Err(Resume::Unsure);
         }
@@ -816,16 +816,16 @@ impl Hub {
         let rooms = session.rooms.iter().filter(|_| !is_live);
         for (room, joined) in rooms.filter(|(room, _)| !missed.taken.contains(&room.key.name)) {
             let after = since.max(*joined);
-            let found = room.with_ring(|ring| self.events_of(ring, session, after, now));
-            missed.events.extend(found.transpose()?.unwrap_or_default());
+            let events = &mut missed.events;
+            let found = room.with_ring(|ring| self.take(ring, session, (after, now), events));
+            found.transpose()?;
         }
         if let Some(ring) = self
             .recovery()
             .and_then(|all| all.direct.find(&session.name))
         {
             let ring = ring.lock().unwrap_or_else(PoisonError::into_inner);
-            let found = self.events_of(&ring, session, since, now)?;
-            missed.events.extend(found);
+            self.take(&ring, session, (since, now), &mut missed.events)?;
         }
         let identity = &session.identity;
         let everybody = ScopeRef {
@@ -841,23 +841,21 @@ impl Hub {
         for scope in std::iter::once(everybody).chain(user) {
             if let Some(ring) = shelf.and_then(|shelf| shelf.find(scope)) {
                 let ring = ring.lock().unwrap_or_else(PoisonError::into_inner);
-                missed
-                    .events
-                    .extend(self.events_of(&ring, session, since, now)?);
+                self.take(&ring, session, (since, now), &mut missed.events)?;
             }
         }
         missed.events.sort_by_key(|event| event.id);
         Ok(())
     }
 
-    /// What a session missed of a ring, or that something of it is gone.
-    fn events_of(
+    /// Adds what a session missed of a ring, or says that something of it is gone.
+    fn take(
         &self,
         ring: &Ring,
         session: &Parked,
-        after: u64,
-        to: u64,
-    ) -> Result<Vec<Kept>, Resume> {
+        (after, to): (u64, u64),
+        missed: &mut Vec<Arc<Kept>>,
+    ) -> Result<(), Resume> {
         if !ring.is_complete_after(after) {
             return Err(Resume::Trimmed);
         }
@@ -873,12 +871,12 @@ impl Hub {
             }
             Err(_) => false,
         };
-        let events = ring.between(after, to).into_iter();
+        let events = ring.between(after, to);
         let heard = events.filter(|event| session.hears(event, is_open));
-        let heard = heard.cloned().collect();
+        missed.extend(heard.cloned());
         match in_doubt.get() {
             true => Err(Resume::Unsure),
-            false => Ok(heard),
+            false => Ok(()),
         }
     }
 
@@ -1019,7 +1017,7 @@ impl Hub {
         room: &Room,
         (epoch, offset): (&str, u64),
         to: u64,
-    ) -> Option<Vec<Kept>> {
+    ) -> Option<Vec<Arc<Kept>>> {
         if self.shared.fanout.epoch(room.epoch()) != epoch || offset > to {
             return None;
         }
@@ -1028,8 +1026,8 @@ impl Hub {
         let found = room.with_ring(|ring| {
             let is_complete = ring.is_complete_after_offset(offset);
             is_complete.then(|| {
-                let events = ring.between_offsets(offset, to).into_iter();
-                events.cloned().collect::<Vec<Kept>>()
+                let events = ring.between_offsets(offset, to);
+                events.cloned().collect::<Vec<_>>()
             })
         })??;
         let bytes: usize = found.iter().map(|event| event.message.size()).sum();
@@ -1037,7 +1035,12 @@ impl Hub {
     }
 
     /// Takes out what a live client has said itself and did not want to hear.
-    fn without_own(&self, engine: &Engine, slot: Slot, mut missed: Vec<Kept>) -> Vec<Kept> {
+    fn without_own(
+        &self,
+        engine: &Engine,
+        slot: Slot,
+        mut missed: Vec<Arc<Kept>>,
+    ) -> Vec<Arc<Kept>> {
         let here = self.address(engine, slot, NamespaceId::ROOT);
         missed.retain(|event| {
             let skip = event.only.as_ref().and_then(|only| only.skip);
@@ -1054,7 +1057,7 @@ impl Hub {
         engine: &mut Engine,
         slot: Slot,
         topic: &str,
-        missed: Vec<Kept>,
+        missed: Vec<Arc<Kept>>,
     ) {
         let missed = self.without_own(engine, slot, missed);
         for event in &missed {
