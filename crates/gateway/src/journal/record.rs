@@ -323,6 +323,12 @@ impl Writer<'_> {
                 self.key(room);
                 self.number(*offset);
             }
+            of_socket => self.of_socket(of_socket),
+        }
+    }
+
+    fn of_socket(&mut self, record: &Record) {
+        match record {
             Record::Opened { name, user, rooms } => {
                 self.of(3, name);
                 self.user(user.as_deref());
@@ -358,6 +364,7 @@ impl Writer<'_> {
                 self.bytes(key.as_bytes());
                 self.optional(text.as_deref());
             }
+            _ => {}
         }
     }
 }
