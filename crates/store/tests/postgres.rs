@@ -532,3 +532,37 @@ fn a_proxy_that_forgets_statements_is_refused_at_the_start_and_one_that_does_not
         }
     });
 }
+
+#[test]
+fn settings_by_which_what_was_acknowledged_may_be_lost_are_said() {
+    let server = Server::start();
+    support::runtime().block_on(async {
+        let url = PostgresUrl::parse(server.url()).unwrap();
+        let warnings = || async { PostgresStore::look(&url).await.unwrap().warnings };
+        assert_eq!(warnings().await, [] as [&str; 0]);
+        let client = server.client().await;
+        for set in [
+            "fsync = off",
+            "full_page_writes = off",
+            "data_sync_retry = on",
+        ] {
+            let set = format!("ALTER SYSTEM SET {set}");
+            client.batch_execute(&set).await.unwrap();
+        }
+        server.stop("fast");
+        server.up();
+        let said = warnings().await;
+        let names = [
+            "fsync = off",
+            "full_page_writes = off",
+            "data_sync_retry = on",
+        ];
+        assert_eq!(said.len(), names.len());
+        for (said, name) in said.iter().zip(names) {
+            assert!(
+                said.contains(name) && said.contains("may be lost"),
+                "{said}"
+            );
+        }
+    });
+}

@@ -12,8 +12,9 @@ use crate::line::{Account, Bounds, MAX_EVENT, MAX_KEYS};
 use crate::message::Message;
 use crate::presence::address::SocketAddress;
 
-/// What an event costs besides its texts, about, bytes.
-const OVERHEAD: usize = 160;
+/// What an event costs besides its texts, about, bytes: its own allocation, its place in the
+/// ring, and what the allocations of its texts have before these.
+const OVERHEAD: usize = 192;
 
 /// What a condition costs, about, bytes.
 const CONDITION: usize = 192;
