@@ -144,7 +144,7 @@ impl Door {
 }
 
 /// A connection that speaks HTTP; dropping it takes it from the count.
-pub(super) struct Inside {
+pub(crate) struct Inside {
     door: Arc<Door>,
     address: IpAddr,
 }
@@ -182,6 +182,13 @@ impl AcceptFailures {
     }
 
     pub(super) async fn after(&self, error: io::Error, whose: &'static str, clock: Clock) {
+        if !self.tell(&error, whose, clock) {
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+
+    /// Tells the log, now and then. Whether the next one may be accepted at once.
+    pub(super) fn tell(&self, error: &io::Error, whose: &'static str, clock: Clock) -> bool {
         if let Some(failures) = self.0.speaks_for(clock.now()) {
             tracing::warn!(%error, failures, listener = whose, "a connection could not be accepted");
         }
@@ -190,9 +197,7 @@ impl AcceptFailures {
             io::ErrorKind::ConnectionReset,
             io::ErrorKind::Interrupted,
         ];
-        if !passing.contains(&error.kind()) {
-            tokio::time::sleep(PAUSE).await;
-        }
+        passing.contains(&error.kind())
     }
 }
 
