@@ -104,8 +104,7 @@ impl<Op: Send + 'static> Doorman for HttpFront<Op> {
             .map(|(_, other)| other)
             .min_by_key(|other| other.connections())
         {
-            // A sixteenth more is no reason to change threads.
-            Some(least) if least.connections() + connections / 16 < connections => {
+            Some(least) if has_clearly_more(connections, least.connections()) => {
                 least.0.push(ShardMessage::Arrived(arrival));
                 None
             }
@@ -182,6 +181,12 @@ impl<Op: Send + 'static> Doorman for HttpFront<Op> {
     }
 }
 
+/// Whether a shard has so many more connections than another that one should change threads: a
+/// sixteenth more is no reason.
+fn has_clearly_more(own: usize, other: usize) -> bool {
+    own > other + own / 16
+}
+
 /// A whole GET request without a body, and how long its head is.
 fn parse(read: &[u8]) -> Option<(HttpRequest<()>, usize)> {
     let mut lines = [httparse::EMPTY_HEADER; HEADERS];
@@ -231,6 +236,13 @@ fn begins_session<B>(request: &HttpRequest<B>) -> Option<bool> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn few_connections_are_spread_evenly_and_many_nearly_so() {
+        assert!(!has_clearly_more(0, 0) && !has_clearly_more(5, 5) && !has_clearly_more(5, 6));
+        assert!(has_clearly_more(1, 0) && has_clearly_more(6, 5));
+        assert!(!has_clearly_more(1060, 1000) && has_clearly_more(1100, 1000));
+    }
 
     fn head(line: &str, headers: &str) -> String {
         format!("{line}\r\nhost: x\r\n{headers}\r\n")
