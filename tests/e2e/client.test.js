@@ -345,7 +345,7 @@ for (const [name, make] of Object.entries(TRANSPORTS)) {
     it("notices a node that stands still", async () => {
       const one = await node();
       const ann = await connect(one, { token: token("ann"), connectTimeout: 1000 });
-      one.child.kill("SIGSTOP");
+      await one.freeze();
       await reached(ann, "reconnecting", 9000);
       assert.equal(ann.state.reason, "heartbeat_timeout");
       one.child.kill("SIGCONT");

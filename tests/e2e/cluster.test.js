@@ -585,7 +585,7 @@ describe("a cluster's operators", { timeout: 60000 }, () => {
       "cluster.lease_ttl": "30s",
       "cluster.failure_timeout": "off",
     });
-    two.child.kill("SIGSTOP");
+    await two.freeze();
     const { body } = await one.api("/v1/nodes");
     assert.deepEqual(
       body.nodes.map((node) => [node.nodeId, node.state]),
@@ -666,7 +666,7 @@ describe("a cluster in trouble", { timeout: 120000 }, () => {
     for (const user of ["ann", "bob"])
       await watcher.hear("user:online", ({ userId }) => userId === user);
     // Who stands still for a second is no crash.
-    two.child.kill("SIGSTOP");
+    await two.freeze();
     const stopped = Date.now();
     await until(() => Date.now() - stopped > 1000, "a second has passed");
     two.child.kill("SIGCONT");
@@ -708,7 +708,7 @@ describe("a cluster in trouble", { timeout: 120000 }, () => {
     const stays = await live(two, "stays"),
       leaves = await live(two, "leaves");
     await watcher.hear("user:online", (user) => user.userId === "leaves");
-    two.child.kill("SIGSTOP");
+    await two.freeze();
     const stopped = Date.now();
     await watcher.hear("user:offline", (user) => user.userId === "stays", LEASE * 2);
     await watcher.hear("user:offline", (user) => user.userId === "leaves", LEASE);

@@ -214,7 +214,7 @@ describe("socket.io-client goes on at another node", { timeout: 60000 }, () => {
     const [one, two] = nodes;
     const socket = await joined(proxy, "ann", ["lobby"]);
     const { id } = socket;
-    one.child.kill("SIGSTOP");
+    await one.freeze();
     proxy.refusing = true;
     proxy.all("halfOpen");
     await until(() => !socket.connected, "the loss");

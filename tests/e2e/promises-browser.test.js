@@ -109,7 +109,7 @@ describe("the client in a browser", { timeout: 60000 }, () => {
       [one.live, token("ann")],
     );
     await until(async () => (await status(page)) === "connected", "a connection");
-    one.child.kill("SIGSTOP");
+    await one.freeze();
     try {
       const took = await page.evaluate(() => {
         // An hour's sleep, by the clock on the wall.

@@ -659,7 +659,10 @@ describe("a node that is stopped and starts again", { timeout: 60000 }, () => {
     started.push(() => proxy.close());
     const ann = await joined(client(proxy), "lobby");
     const bob = await joined(client(proxy, "bob", { transports: ["polling"] }), "lobby");
-    const [ids, both] = [[ann.id, bob.id], [ann, bob]];
+    const [ids, both] = [
+      [ann.id, bob.id],
+      [ann, bob],
+    ];
     await say(node, "lobby", "news", 1);
     await emit(node, ann.id, "news", 2);
     for (const one of both) await until(() => got(one, "news").includes(1), "the first");
@@ -669,7 +672,8 @@ describe("a node that is stopped and starts again", { timeout: 60000 }, () => {
     proxy.all("cut");
     for (const one of both) await lost(one);
     await say(node, "lobby", "news", 3);
-    for (const one of both) assert.equal((await emit(node, ids[both.indexOf(one)], "news", 4)).status, 200);
+    for (const one of both)
+      assert.equal((await emit(node, ids[both.indexOf(one)], "news", 4)).status, 200);
     await sayTo(node, "ann", "news", 5);
     await sayToAll(node, "news", 6);
     assert.equal(await node.stop(), 0);
@@ -711,7 +715,7 @@ describe("a node that is stopped and starts again", { timeout: 60000 }, () => {
     let node = await start();
     const other = await serve(OPEN, { port: await freePort(), cwd });
     started.push(() => other.kill());
-    assert.match(other.log, /another gateway runs in this directory/);
+    await until(() => /another gateway runs in this directory/.test(other.log), "its word");
     const ann = await joined(client({ http: `http://127.0.0.1:${port}` }), "lobby");
     await node.stop();
     assert.equal(await other.stop(), 0);
@@ -729,7 +733,7 @@ describe("a node that is stopped and starts again", { timeout: 60000 }, () => {
     const file = join(cwd, "heartline.resume");
     await writeFile(file, "something else");
     let node = await start({ "recovery.window": "60s" });
-    assert.match(node.log, /cannot be used.*damaged, or another program's/);
+    await until(() => /cannot be used.*damaged, or another program's/.test(node.log), "its word");
     const ann = await joined(client({ http: `http://127.0.0.1:${port}` }), "lobby");
     await node.stop();
     const bytes = await readFile(file);

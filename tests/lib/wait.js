@@ -2,15 +2,40 @@
 import { once } from "node:events";
 import { createServer } from "node:net";
 
-/** A port of 127.0.0.1 that nobody listens on. */
+// Test files run as processes of their own, and a node binds a port some time after it was chosen,
+// or once more after a restart. So each process has a block of ports to itself, below those that
+// the system gives to clients, for as long as it listens on the block's first port.
+const BLOCK = 250;
+// Browsers and fetch refuse 10080, as many below it: https://fetch.spec.whatwg.org/#port-blocking
+const [LOWEST, HIGHEST] = [11000, 32000];
+let block, next;
+
+const listening = (port) =>
+  new Promise((resolve) => {
+    const server = createServer().unref();
+    server.once("error", () => resolve(undefined));
+    server.listen(port, "127.0.0.1", () => resolve(server));
+  });
+
+async function claim() {
+  for (let first = LOWEST; first + BLOCK <= HIGHEST; first += BLOCK)
+    if (await listening(first)) return first;
+  throw new Error("no block of ports is free for this process");
+}
+
+/** A port of 127.0.0.1 that nobody listens on, and that no other process of the tests takes. */
 export async function freePort() {
-  const server = createServer();
-  server.listen(0, "127.0.0.1");
-  await once(server, "listening");
-  const { port } = server.address();
-  server.close();
-  await once(server, "close");
-  return port;
+  const first = await (block ??= claim());
+  for (let tries = 1; tries < BLOCK; tries++) {
+    next = next === undefined || next + 1 === first + BLOCK ? first + 1 : next + 1;
+    const port = next;
+    const server = await listening(port);
+    if (!server) continue;
+    server.close();
+    await once(server, "close");
+    return port;
+  }
+  throw new Error(`each port of ${first} to ${first + BLOCK - 1} is taken`);
 }
 
 /** Waits until `condition` gives something true, and gives that. */

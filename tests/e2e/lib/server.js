@@ -2,7 +2,7 @@
 import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { createHmac } from "node:crypto";
-import { mkdtemp, rm } from "node:fs/promises";
+import { mkdtemp, readFile, readdir, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -57,6 +57,8 @@ export async function serve(
   child.stderr.on("data", (data) => (log += data));
   child.stdout.on("data", (data) => (out += data));
   const exited = once(child, "exit").then(([code, signal]) => ({ code, signal }));
+  // Unless it is to say no more than what is wrong.
+  const saysIt = !["warn", "error"].includes(given["log.level"]);
   let ended = false;
   exited.then(() => {
     ended = true;
@@ -67,12 +69,13 @@ export async function serve(
   await until(
     async () => {
       if (ended) throw new Error(`the node ended before it listened: ${log}`);
+      if (saysIt && !/\bready\b/.test(log)) return false;
       return fetch(`${http}/healthz`).then(
         (response) => response.ok,
         () => false,
       );
     },
-    "healthz",
+    "the node to be ready",
     patience,
   );
   const api = async (path, options = {}) => {
@@ -113,6 +116,19 @@ export async function serve(
       child.kill("SIGTERM");
       const { code } = await within(exited, "the node's end", 10000);
       return code;
+    },
+    /** Stops the node where it stands, and resolves when all its threads do; SIGCONT ends it. */
+    async freeze() {
+      child.kill("SIGSTOP");
+      if (process.platform !== "linux") return;
+      const threads = `/proc/${child.pid}/task`;
+      // The state follows the name, which is in parentheses: proc_pid_stat(5).
+      const isStopped = async (thread) =>
+        /\) [TZX] [^)]*$/.test(await readFile(`${threads}/${thread}/stat`, "latin1"));
+      await until(
+        async () => (await Promise.all((await readdir(threads)).map(isStopped))).every(Boolean),
+        "the node to stand still",
+      );
     },
     async kill() {
       child.kill("SIGKILL");
