@@ -165,12 +165,13 @@ impl Agreed {
 }
 
 /// The server's side of the handshake (RFC 6455 §4.2.2), or what is wrong with the client's.
-pub(super) fn agree<B>(request: &HttpRequest<B>, compression: bool) -> Result<Agreed, Answer> {
+pub(super) fn agree<B>(request: &HttpRequest<B>, compression: bool) -> Result<Agreed, Box<Answer>> {
     if request.method() != Method::GET {
-        return Err(text(
+        let answer = text(
             StatusCode::METHOD_NOT_ALLOWED,
             "a WebSocket begins with GET",
-        ));
+        );
+        return Err(Box::new(answer));
     }
     let headers = request.headers();
     if headers
@@ -185,14 +186,15 @@ pub(super) fn agree<B>(request: &HttpRequest<B>, compression: bool) -> Result<Ag
             header::SEC_WEBSOCKET_VERSION,
             HeaderValue::from_static("13"),
         );
-        return Err(answer);
+        return Err(Box::new(answer));
     }
     let key = headers.get(header::SEC_WEBSOCKET_KEY);
     let Some(key) = key.filter(|key| STANDARD.decode(key).is_ok_and(|key| key.len() == 16)) else {
-        return Err(text(
+        let answer = text(
             StatusCode::BAD_REQUEST,
             "the Sec-WebSocket-Key header is missing or malformed",
-        ));
+        );
+        return Err(Box::new(answer));
     };
     let mut hash = Sha1::new();
     hash.update(key.as_bytes());
@@ -213,7 +215,7 @@ pub(super) fn switch(
 ) -> Answer {
     let agreed = match agree(request, compression) {
         Ok(agreed) => agreed,
-        Err(answer) => return answer,
+        Err(answer) => return *answer,
     };
     let mut answer = status(StatusCode::SWITCHING_PROTOCOLS);
     let out = answer.headers_mut();

@@ -42,7 +42,7 @@ impl Doorman for Notes {
             preface: ANSWER.to_vec(),
             deflate: None,
             handshake: Handshake::default(),
-            guard: self.slots.take(peer).ok().expect("there is no bound"),
+            guard: self.slots.take(peer).expect("there is no bound"),
             head: REQUEST.len(),
         })
     }
