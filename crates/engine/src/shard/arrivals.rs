@@ -101,7 +101,7 @@ impl<A: App> Shard<A> {
     /// Takes in who was accepted, unless that is for a shard with fewer connections.
     fn place(&mut self, arrival: Arrival) {
         let doorman = arrival.doorman.clone();
-        let connections = self.engine.connections();
+        let connections = self.connections();
         if let Some(arrival) = doorman.hand_on(arrival, self.engine.shard, connections) {
             self.arrived(arrival);
         }
@@ -118,6 +118,11 @@ impl<A: App> Shard<A> {
             _ => {}
         }
         self.read_buffer = buffer;
+    }
+
+    /// How many connections there are; who has not asked for one has a slot at most.
+    pub(super) fn connections(&self) -> usize {
+        self.engine.taken() - self.arrivals.waiting.len()
     }
 
     fn wait_for(&mut self, mut arrival: Arrival) {

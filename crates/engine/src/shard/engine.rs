@@ -206,8 +206,8 @@ impl Engine {
         })
     }
 
-    /// How many connections there are, closing ones included.
-    pub(super) fn connections(&self) -> usize {
+    /// How many slots are taken: by connections, closing ones included, and by who waits for one.
+    pub(super) fn taken(&self) -> usize {
         self.conns.len()
     }
 

@@ -98,10 +98,10 @@ impl<A: App> Shard<A> {
         self.close_failed();
         self.app.turn(&mut self.engine);
         self.write();
-        self.mailbox.0.load.store(
-            self.engine.connections(),
-            std::sync::atomic::Ordering::Relaxed,
-        );
+        self.mailbox
+            .0
+            .load
+            .store(self.connections(), std::sync::atomic::Ordering::Relaxed);
         ControlFlow::Continue(())
     }
 

@@ -127,9 +127,12 @@ fn who_takes_a_while_is_waited_for() {
     let (mut harness, address, doorman) = listening();
     let mut client = connect(address);
     turn_until(&mut harness, |_| doorman.door.total() == 1);
+    assert_eq!(harness.handle().connections(), 0);
     harness.run(HEADER_TIMEOUT - Duration::from_secs(1));
     client.write_all(REQUEST).unwrap();
     turn_until(&mut harness, |harness| !harness.app().opened.is_empty());
+    harness.turn();
+    assert_eq!(harness.handle().connections(), 1);
     // The time for a request is over, and nobody waits for one.
     harness.run(Duration::from_secs(2));
     hears(&mut client, ANSWER);
