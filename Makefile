@@ -1,6 +1,6 @@
 # The two commands of this repository are `make serve` and `make test`.
 
-.PHONY: help release dist test-dist serve demo demo-parts test test-rust test-client test-consumers test-protocol test-e2e bench bench-cluster bench-resume conformance soak torture truth test-truth simulate suites lint layers fuzz
+.PHONY: help release dist test-dist serve demo demo-parts test test-rust test-client test-consumers test-protocol test-e2e bench bench-cluster bench-resume bench-leaving conformance soak torture truth test-truth simulate suites lint layers fuzz
 
 # Where cargo builds.
 BUILT = $(or $(CARGO_TARGET_DIR),target)
@@ -103,6 +103,13 @@ bench-resume: release
 	npm ci --prefix tests/e2e --no-audit --no-fund --loglevel=error
 	npm ci --prefix tests/torture --no-audit --no-fund --loglevel=error
 	taskset -c 1 node bench/resume.js
+
+# What members hear while a node is killed or drained, beside Node; in bench/RESULTS.md too.
+bench-leaving: release
+	scripts/install-test-tools redis-server
+	npm ci --prefix tests/e2e --no-audit --no-fund --loglevel=error
+	npm ci --prefix tests/torture --no-audit --no-fund --loglevel=error
+	node bench/leaving.js
 
 bench-cluster: release
 	scripts/install-test-tools

@@ -160,6 +160,8 @@ export const BUDGETS = [
   ["CPU per event, eight in flight: live to Bun's", "at most 1.1", ({ c }) => c("echo8", "live") / c("echo8", "bunLive"), (v) => v <= 1.1],
   ["idle CPU, 16 000 heartbeats every 5 s: live to the bare loop's", "at most 1.5", ({ m }) => m("heartbeats", "live") / m("heartbeats", "bare"), (v) => v <= 1.5],
   ["connections/s with a token: Socket.IO to socketioxide's without", "over 1.2", ({ m }) => m("connects", "socketio") / m("connects", "socketioxide"), (v) => v > 1.2],
+  ["connections/s with a token: live to Bun's without", "at least 1", ({ m }) => m("connects", "live") / m("connects", "bunLive"), (v) => v >= 1],
+  ["CPU per connection with a token: live to Bun's without", "at most 1.1", ({ c }) => c("connects", "live") / c("connects", "bunLive"), (v) => v <= 1.1],
   ["p99 with one slow member in ten to that without: live", "at most 1.2", ({ m }) => m("slow", "live") / m("slowNone", "live"), (v) => v <= 1.2],
   ["p99 with one slow member in ten to that without: Socket.IO", "at most 1.2", ({ m }) => m("slow", "socketio") / m("slowNone", "socketio"), (v) => v <= 1.2],
   ["CPU per event, two threads to one: live", "at most 1.15", ({ m, c }) => m("echo8Threads", "live") / c("echo8", "live"), (v) => v <= 1.15],

@@ -178,6 +178,9 @@ ${growth.map((figure) => table([`${figure.title}`, ...figure.points.map(({ x }) 
 ## Coming back, and keeping
 
 ${written("RESUMING.md")}
+## While a node goes
+
+${written("LEAVING.md")}
 ## What was run
 
 Every server answers the same events: \`echo\` with its argument, \`join\`, \`publish\`. Heartline runs as shipped, with

@@ -40,7 +40,7 @@ const LOG_PERIOD: Duration = Duration::from_secs(1);
 
 /// Why a connection is closed as soon as it is accepted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Closed {
+pub(crate) enum Closed {
     /// Descriptors are short, or too many speak HTTP.
     Full,
     /// Its address has as many as it may.
@@ -48,7 +48,7 @@ pub(super) enum Closed {
 }
 
 /// Counts the connections that speak HTTP.
-pub(super) struct Door {
+pub(crate) struct Door {
     /// The process's limit of descriptors.
     descriptors: usize,
     /// Most connections from one address.
@@ -65,7 +65,7 @@ impl Door {
     /// `descriptors` is the process's limit of them, `sessions` the bound on an address's
     /// connections (`server.max_connections_per_ip`). Without that, an address may have half
     /// of what there is.
-    pub(super) fn new(descriptors: usize, sessions: Option<usize>) -> Arc<Door> {
+    pub(crate) fn new(descriptors: usize, sessions: Option<usize>) -> Arc<Door> {
         let room = descriptors.min(MAX_HTTP_CONNECTIONS);
         let bound = |sessions: usize| sessions.saturating_mul(PER_SESSION) + BESIDES;
         Arc::new(Door {
@@ -79,13 +79,13 @@ impl Door {
     }
 
     /// Connections that speak HTTP.
-    pub(super) fn total(&self) -> usize {
+    pub(crate) fn total(&self) -> usize {
         self.total.load(Ordering::Relaxed)
     }
 
     /// Lets a connection in. `descriptor` is its number: as the system gives the lowest that
     /// is free, all lower ones are taken.
-    pub(super) fn enter(
+    pub(crate) fn enter(
         self: &Arc<Self>,
         peer: IpAddr,
         descriptor: usize,
@@ -144,7 +144,7 @@ impl Door {
 }
 
 /// A connection that speaks HTTP; dropping it takes it from the count.
-pub(super) struct Inside {
+pub(crate) struct Inside {
     door: Arc<Door>,
     address: IpAddr,
 }
@@ -182,6 +182,13 @@ impl AcceptFailures {
     }
 
     pub(super) async fn after(&self, error: io::Error, whose: &'static str, clock: Clock) {
+        if !self.tell(&error, whose, clock) {
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+
+    /// Tells the log, now and then. Whether the next one may be accepted at once.
+    pub(super) fn tell(&self, error: &io::Error, whose: &'static str, clock: Clock) -> bool {
         if let Some(failures) = self.0.speaks_for(clock.now()) {
             tracing::warn!(%error, failures, listener = whose, "a connection could not be accepted");
         }
@@ -190,9 +197,7 @@ impl AcceptFailures {
             io::ErrorKind::ConnectionReset,
             io::ErrorKind::Interrupted,
         ];
-        if !passing.contains(&error.kind()) {
-            tokio::time::sleep(PAUSE).await;
-        }
+        passing.contains(&error.kind())
     }
 }
 

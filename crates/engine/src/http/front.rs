@@ -6,7 +6,7 @@
 
 use std::io;
 use std::net::IpAddr;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, RawFd};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -39,15 +39,14 @@ use crate::http::remote::{client_address, client_scheme};
 use crate::http::seldom::Seldom;
 use crate::http::served;
 use crate::http::token::{TokenPlaces, token};
-use crate::http::upgrade::{PLAIN, Reclaim, TLS, switch, wants_upgrade};
+use crate::http::upgrade::{Reclaim, TLS, switch, wants_upgrade};
 use crate::http::visitor::Visitor;
 use crate::shard::ShardHandle;
+use crate::shard::newcomers::HEADER_TIMEOUT;
 use crate::shard::request::{Handshake, PostStart, Protocol, Reply, Request, RequestId};
 use crate::slots::{ConnectionSlots, Refused, SlotGuard, address_group};
 use crate::tasks::BoxFuture;
 
-/// How long a client may take to send a request's headers, or to finish TLS.
-const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a POST's body may take.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 /// Shortest time between two lines of the log about refused origins, µs.
@@ -120,13 +119,15 @@ pub struct HttpParts<Op> {
 
 /// The HTTP side of a gateway.
 pub struct HttpFront<Op> {
-    settings: HttpSettings,
-    parts: HttpParts<Op>,
+    pub(super) settings: HttpSettings,
+    pub(super) parts: HttpParts<Op>,
     /// Numbers requests.
     requests: AtomicU64,
     /// Made with the first listener: by then the limit of descriptors is what it will be.
     door: OnceLock<Arc<Door>>,
-    accept_failures: AcceptFailures,
+    pub(super) accept_failures: AcceptFailures,
+    /// Numbers listeners.
+    pub(super) listeners: AtomicUsize,
     client_files: ClientFiles,
     foreign_origins: Seldom,
     /// Where the search for the shard with the fewest connections begins.
@@ -159,6 +160,7 @@ impl<Op: Send + 'static> HttpFront<Op> {
             requests: AtomicU64::new(1),
             door: OnceLock::new(),
             accept_failures: AcceptFailures::new(),
+            listeners: AtomicUsize::new(0),
             foreign_origins: Seldom::every(ORIGINS_PERIOD),
             next_shard: AtomicUsize::new(0),
         }
@@ -204,10 +206,29 @@ impl<Op: Send + 'static> HttpFront<Op> {
         };
         let failed = failure.happens();
         tokio::pin!(drained, failed);
+        let accepting = async {
+            match tls {
+                None => self.accept_by_shards(listener, drained).await,
+                Some(tls) => self.accept_tls(listener, tls, drained).await,
+            }
+        };
+        tokio::select! {
+            biased;
+            error = &mut failed => Err(error),
+            done = accepting => done,
+        }
+    }
+
+    /// Accepts connections that are encrypted: here, since a handshake takes its time.
+    async fn accept_tls(
+        self: &Arc<Self>,
+        listener: TcpListener,
+        tls: TlsAcceptor,
+        mut drained: impl Future<Output = ()> + Unpin,
+    ) -> io::Result<()> {
         loop {
             let accepted = tokio::select! {
                 biased;
-                error = &mut failed => return Err(error),
                 () = &mut drained => return Ok(()),
                 accepted = listener.accept() => accepted,
             };
@@ -223,30 +244,49 @@ impl<Op: Send + 'static> HttpFront<Op> {
         self.accept_failures.after(error, listener, clock).await;
     }
 
-    fn accepted(self: &Arc<Self>, tcp: TcpStream, peer: IpAddr, tls: Option<TlsAcceptor>) {
+    /// Lets a connection in with the descriptor `descriptor`, or tells the log why not.
+    pub(super) fn let_in(&self, descriptor: RawFd, peer: IpAddr) -> Option<Inside> {
         let sessions = self.parts.slots.max_per_ip();
         let door = self
             .door
             .get_or_init(|| Door::new(descriptors::limit(), sessions));
-        let descriptor = usize::try_from(tcp.as_raw_fd()).unwrap_or(usize::MAX);
-        let inside = match door.enter(peer, descriptor, &self.settings.trusted_proxies) {
-            Ok(inside) => inside,
-            Err(why) => return door.log(why, peer, self.parts.clock.now()),
+        let descriptor = usize::try_from(descriptor).unwrap_or(usize::MAX);
+        match door.enter(peer, descriptor, &self.settings.trusted_proxies) {
+            Ok(inside) => Some(inside),
+            Err(why) => {
+                door.log(why, peer, self.parts.clock.now());
+                None
+            }
+        }
+    }
+
+    fn accepted(self: &Arc<Self>, tcp: TcpStream, peer: IpAddr, tls: TlsAcceptor) {
+        let Some(inside) = self.let_in(tcp.as_raw_fd(), peer) else {
+            return;
         };
         let front = self.clone();
         tokio::spawn(async move {
-            let Some(tls) = tls else {
-                return front.connection(tcp, peer, PLAIN, inside).await;
-            };
             let handshake = tokio::time::timeout(HEADER_TIMEOUT, tls.accept(tcp));
             if let Ok(Ok(stream)) = handshake.await {
-                front.connection(stream, peer, TLS, inside).await;
+                let early = Bytes::new();
+                front
+                    .connection(stream, early, peer, TLS, inside, HEADER_TIMEOUT)
+                    .await;
             }
         });
     }
 
-    async fn connection<S>(self: &Arc<Self>, stream: S, peer: IpAddr, take: Reclaim, inside: Inside)
-    where
+    /// Speaks HTTP with a connection of which `early` was read. Its first request may take
+    /// `patience`.
+    pub(super) async fn connection<S>(
+        self: &Arc<Self>,
+        stream: S,
+        early: Bytes,
+        peer: IpAddr,
+        take: Reclaim,
+        inside: Inside,
+        patience: Duration,
+    ) where
         S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
     {
         let sender = Sender {
@@ -256,7 +296,7 @@ impl<Op: Send + 'static> HttpFront<Op> {
             take,
         };
         let answer = |request| self.clone().answer(request, sender);
-        served::serve(stream, HEADER_TIMEOUT, || inside.patience(), answer).await;
+        served::serve(stream, early, patience, || inside.patience(), answer).await;
     }
 
     async fn answer(self: Arc<Self>, request: HttpRequest<Incoming>, sender: Sender) -> Answer {
@@ -329,7 +369,7 @@ impl<Op: Send + 'static> HttpFront<Op> {
     }
 
     /// Judges from where a page has come.
-    fn judge(&self, headers: &HeaderMap, sender: Sender) -> Origin {
+    pub(super) fn judge(&self, headers: &HeaderMap, sender: Sender) -> Origin {
         let trusted = &self.settings.trusted_proxies;
         let scheme = client_scheme(sender.ip, sender.tls, headers, trusted);
         cors::judge(headers, &self.settings.origins, scheme)
@@ -372,7 +412,7 @@ impl<Op: Send + 'static> HttpFront<Op> {
     }
 
     /// What is told of a connection's first request.
-    fn handshake(&self, request: &HttpRequest<Incoming>, origin: &Origin) -> Handshake {
+    pub(super) fn handshake<B>(&self, request: &HttpRequest<B>, origin: &Origin) -> Handshake {
         let headers = request.headers();
         let agent = headers.get(header::USER_AGENT);
         let agent = agent.and_then(|value| value.to_str().ok());

@@ -1,7 +1,8 @@
 //! The HTTP front: from a TCP connection to a request of a shard.
 
-mod accept;
+pub(crate) mod accept;
 pub(crate) mod answer;
+mod arrive;
 mod client_files;
 mod compress;
 pub mod cors;

@@ -75,7 +75,7 @@ impl<Op: Send + 'static> HttpFront<Op> {
                         }
                     }
                 };
-                served::serve(tcp, IDLE_NODE, || IDLE_NODE, answer).await;
+                served::serve(tcp, Bytes::new(), IDLE_NODE, || IDLE_NODE, answer).await;
                 drop(place);
             });
         }

@@ -38,12 +38,13 @@ const HEADER_BYTES: usize = 16 * 1024;
 /// happens to it.
 const NEVER: Duration = Duration::from_secs(600);
 
-/// Serves HTTP on a stream, until it ends or is upgraded.
+/// Serves HTTP on a stream of which `early` has been read, until it ends or is upgraded.
 ///
 /// The headers of a request may take `head` from the first byte, the first request `head`
 /// from now; `idle` says how long the next one may be waited for.
 pub(super) async fn serve<S, F, R>(
     stream: S,
+    early: Bytes,
     head: Duration,
     idle: impl Fn() -> Duration + Send + Sync,
     answer: F,
@@ -53,7 +54,7 @@ pub(super) async fn serve<S, F, R>(
     R: Future<Output = Response<Full<Bytes>>>,
 {
     let exchange = Arc::new(Exchange::default());
-    let stream = HttpStream::new(stream, head, exchange.clone());
+    let stream = HttpStream::new(stream, early, head, exchange.clone());
     let service = hyper::service::service_fn(|request| {
         exchange.enter(Phase::Asked);
         let answer = answer(request);
@@ -127,6 +128,8 @@ impl Exchange {
 /// [`WRITE_TIMEOUT`].
 pub(crate) struct HttpStream<S> {
     inner: S,
+    /// What was read before, and nobody has been given yet.
+    early: Bytes,
     exchange: Arc<Exchange>,
     /// The response that ended HTTP.
     held: Vec<u8>,
@@ -152,9 +155,10 @@ enum Step {
 }
 
 impl<S> HttpStream<S> {
-    fn new(inner: S, head: Duration, exchange: Arc<Exchange>) -> Self {
+    fn new(inner: S, early: Bytes, head: Duration, exchange: Arc<Exchange>) -> Self {
         HttpStream {
             inner,
+            early,
             exchange,
             held: Vec::new(),
             head,
@@ -165,9 +169,14 @@ impl<S> HttpStream<S> {
         }
     }
 
-    /// The stream, and what must be written to it before anything else.
-    pub(crate) fn into_parts(self) -> (S, Vec<u8>) {
-        (self.inner, self.held)
+    /// The stream, what must be written to it before anything else, and what was read of it
+    /// beyond `read`, that included.
+    pub(crate) fn into_parts(self, read: Bytes) -> (S, Vec<u8>, Bytes) {
+        let read = match self.early.is_empty() {
+            true => read,
+            false => [read, self.early].concat().into(),
+        };
+        (self.inner, self.held, read)
     }
 
     /// Whether bytes are the response that ends HTTP. What they look like tells where it
@@ -234,7 +243,13 @@ impl<S: AsyncRead + Unpin> AsyncRead for HttpStream<S> {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
-        let read = Pin::new(&mut self.inner).poll_read(cx, buffer);
+        let read = if self.early.is_empty() {
+            Pin::new(&mut self.inner).poll_read(cx, buffer)
+        } else {
+            let length = self.early.len().min(buffer.remaining());
+            buffer.put_slice(&self.early.split_to(length));
+            Poll::Ready(Ok(()))
+        };
         if read.is_pending() {
             // As if the peer had left: HTTP ends in good order.
             return match self.is_late(cx) {
@@ -300,7 +315,7 @@ mod tests {
     const SHORT: Duration = Duration::from_millis(20);
 
     fn stream<S>(inner: S, limit: Duration) -> HttpStream<S> {
-        let mut stream = HttpStream::new(inner, limit, Arc::default());
+        let mut stream = HttpStream::new(inner, Bytes::new(), limit, Arc::default());
         stream.limit = limit;
         stream
     }
@@ -321,7 +336,7 @@ mod tests {
         near.exchange.enter(Phase::Switching);
         near.write_all(b"HTTP/1.1 101 Switching").await.unwrap();
         near.write_all(b" Protocols\r\n\r\n").await.unwrap();
-        let (near, held) = near.into_parts();
+        let (near, held, _) = near.into_parts(Bytes::new());
         assert_eq!(held, b"HTTP/1.1 101 Switching Protocols\r\n\r\n");
         drop(near);
         let mut all = Vec::new();
@@ -335,7 +350,7 @@ mod tests {
         let mut near = stream(near, SHORT);
         near.exchange.enter(Phase::Answered);
         near.write_all(SWITCHING).await.unwrap();
-        let (_, held) = near.into_parts();
+        let (_, held, _) = near.into_parts(Bytes::new());
         assert!(held.is_empty());
         let mut all = Vec::new();
         far.read_to_end(&mut all).await.unwrap();
@@ -360,6 +375,7 @@ mod tests {
         let (head, idle) = (Duration::from_secs(head), Duration::from_secs(idle));
         tokio::spawn(serve(
             near,
+            Bytes::new(),
             head,
             move || idle,
             |_| std::future::ready(Response::new(Full::from("hello"))),

@@ -55,20 +55,20 @@ fn take_spliced<S: Duplex + 'static>(upgraded: hyper::upgrade::Upgraded) -> io::
     let parts = upgraded
         .downcast::<TokioIo<HttpStream<S>>>()
         .map_err(|_| io::Error::other("not the stream that was served"))?;
-    let (stream, preface) = parts.io.into_inner().into_parts();
-    Ok((Box::new(stream), preface, parts.read_buf))
+    let (stream, preface, leftover) = parts.io.into_inner().into_parts(parts.read_buf);
+    Ok((Box::new(stream), preface, leftover))
 }
 
 fn take_plain(upgraded: hyper::upgrade::Upgraded) -> io::Result<Upgraded> {
     let parts = upgraded
         .downcast::<TokioIo<HttpStream<TcpStream>>>()
         .map_err(|_| io::Error::other("not the stream that was served"))?;
-    let (tcp, preface) = parts.io.into_inner().into_parts();
+    let (tcp, preface, leftover) = parts.io.into_inner().into_parts(parts.read_buf);
     Ok(Upgraded {
         tcp: tcp.into_std()?,
         tls: None,
         preface,
-        leftover: parts.read_buf,
+        leftover,
         deflate: None,
     })
 }
@@ -77,13 +77,13 @@ fn take_tls(upgraded: hyper::upgrade::Upgraded) -> io::Result<Upgraded> {
     let parts = upgraded
         .downcast::<TokioIo<HttpStream<tokio_rustls::server::TlsStream<TcpStream>>>>()
         .map_err(|_| io::Error::other("not the stream that was served"))?;
-    let (stream, preface) = parts.io.into_inner().into_parts();
+    let (stream, preface, leftover) = parts.io.into_inner().into_parts(parts.read_buf);
     let (tcp, session) = stream.into_inner();
     Ok(Upgraded {
         tcp: tcp.into_std()?,
         tls: Some(Box::new(session)),
         preface,
-        leftover: parts.read_buf,
+        leftover,
         deflate: None,
     })
 }
@@ -124,18 +124,54 @@ fn subprotocol(headers: &HeaderMap) -> Option<HeaderValue> {
         .and_then(|name| HeaderValue::from_str(name).ok())
 }
 
-/// Answers 101 and gives the socket to `then` (RFC 6455 §4.2.2).
-pub(super) fn switch(
-    request: &mut HttpRequest<Incoming>,
-    compression: bool,
-    take: TakeRaw,
-    then: impl FnOnce(Upgraded) + Send + 'static,
-) -> Answer {
+/// What a handshake has led to.
+pub(super) struct Agreed {
+    /// `Sec-WebSocket-Accept`.
+    accept: String,
+    protocol: Option<HeaderValue>,
+    extension: Option<Agreement>,
+}
+
+impl Agreed {
+    /// The window of permessage-deflate, if that was negotiated.
+    pub(super) fn deflate(&self) -> Option<u8> {
+        self.extension.map(|agreed| agreed.server_window_bits)
+    }
+
+    /// The last response of HTTP, with these headers besides.
+    pub(super) fn response(&self, besides: &HeaderMap) -> Vec<u8> {
+        let mut out = Vec::with_capacity(256);
+        out.extend_from_slice(
+            b"HTTP/1.1 101 Switching Protocols\r\nconnection: Upgrade\r\nupgrade: websocket\r\n",
+        );
+        let mut line = |name: &[u8], value: &[u8]| {
+            for part in [name, b": ", value, b"\r\n"] {
+                out.extend_from_slice(part);
+            }
+        };
+        line(b"sec-websocket-accept", self.accept.as_bytes());
+        if let Some(protocol) = &self.protocol {
+            line(b"sec-websocket-protocol", protocol.as_bytes());
+        }
+        if let Some(extension) = &self.extension {
+            line(b"sec-websocket-extensions", extension.header().as_bytes());
+        }
+        for (name, value) in besides {
+            line(name.as_str().as_bytes(), value.as_bytes());
+        }
+        out.extend_from_slice(b"\r\n");
+        out
+    }
+}
+
+/// The server's side of the handshake (RFC 6455 §4.2.2), or what is wrong with the client's.
+pub(super) fn agree<B>(request: &HttpRequest<B>, compression: bool) -> Result<Agreed, Box<Answer>> {
     if request.method() != Method::GET {
-        return text(
+        let answer = text(
             StatusCode::METHOD_NOT_ALLOWED,
             "a WebSocket begins with GET",
         );
+        return Err(Box::new(answer));
     }
     let headers = request.headers();
     if headers
@@ -150,36 +186,53 @@ pub(super) fn switch(
             header::SEC_WEBSOCKET_VERSION,
             HeaderValue::from_static("13"),
         );
-        return answer;
+        return Err(Box::new(answer));
     }
     let key = headers.get(header::SEC_WEBSOCKET_KEY);
     let Some(key) = key.filter(|key| STANDARD.decode(key).is_ok_and(|key| key.len() == 16)) else {
-        return text(
+        let answer = text(
             StatusCode::BAD_REQUEST,
             "the Sec-WebSocket-Key header is missing or malformed",
         );
+        return Err(Box::new(answer));
     };
     let mut hash = Sha1::new();
     hash.update(key.as_bytes());
     hash.update(b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11");
-    let accept = STANDARD.encode(hash.finalize());
+    Ok(Agreed {
+        accept: STANDARD.encode(hash.finalize()),
+        protocol: subprotocol(headers),
+        extension: compression.then(|| offers(headers)).flatten(),
+    })
+}
+
+/// Answers 101 and gives the socket to `then`.
+pub(super) fn switch(
+    request: &mut HttpRequest<Incoming>,
+    compression: bool,
+    take: TakeRaw,
+    then: impl FnOnce(Upgraded) + Send + 'static,
+) -> Answer {
+    let agreed = match agree(request, compression) {
+        Ok(agreed) => agreed,
+        Err(answer) => return *answer,
+    };
     let mut answer = status(StatusCode::SWITCHING_PROTOCOLS);
     let out = answer.headers_mut();
     out.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
     out.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
-    if let Ok(accept) = HeaderValue::from_str(&accept) {
+    let deflate = agreed.deflate();
+    if let Ok(accept) = HeaderValue::from_str(&agreed.accept) {
         out.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
     }
-    if let Some(protocol) = subprotocol(request.headers()) {
+    if let Some(protocol) = agreed.protocol {
         out.insert(header::SEC_WEBSOCKET_PROTOCOL, protocol);
     }
-    let agreed = compression.then(|| offers(request.headers())).flatten();
-    if let Some(agreed) = agreed {
-        if let Ok(value) = HeaderValue::from_str(&agreed.header()) {
+    if let Some(extension) = agreed.extension {
+        if let Ok(value) = HeaderValue::from_str(&extension.header()) {
             out.insert(header::SEC_WEBSOCKET_EXTENSIONS, value);
         }
     }
-    let deflate = agreed.map(|agreed| agreed.server_window_bits);
     let upgrade = hyper::upgrade::on(request);
     tokio::spawn(async move {
         match upgrade.await.map_err(io::Error::other).and_then(take) {

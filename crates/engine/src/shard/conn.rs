@@ -136,6 +136,16 @@ impl Slab {
         (slot, self.generations[slot.index()])
     }
 
+    /// The generation of a slot's present or next user.
+    pub(crate) fn generation(&self, slot: Slot) -> u32 {
+        self.generations[slot.index()]
+    }
+
+    /// Gives back a slot that was taken for nobody in the end.
+    pub(crate) fn give_back(&mut self, slot: Slot) {
+        self.free.push(slot);
+    }
+
     pub(crate) fn put(&mut self, slot: Slot, conn: Conn) {
         self.conns[slot.index()] = Some(conn);
     }

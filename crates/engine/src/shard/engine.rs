@@ -62,6 +62,14 @@ pub struct Settings {
     pub tag: Option<u32>,
 }
 
+/// The place that a connection takes.
+pub(crate) struct Place {
+    /// Among all of the gateway.
+    pub(crate) guard: SlotGuard,
+    /// The slot under which the poller knows its socket already.
+    pub(crate) kept: Option<Slot>,
+}
+
 /// A deadline that is acted on later than this was missed: a first ping may be late by as much.
 const LATE: Duration = Duration::from_millis(100);
 
@@ -93,6 +101,8 @@ pub struct Engine {
     /// Connections to read in the next turn although no event may come.
     pub(super) again: Vec<Slot>,
     pub(super) app_due: Vec<Slot>,
+    /// Slots without a connection whose deadline has come.
+    pub(super) nobody_due: Vec<Slot>,
     /// Connections whose time is over, and whose answers may have come: they are judged when
     /// the poller has been asked once more.
     pub(super) doubtful: Vec<Slot>,
@@ -147,6 +157,7 @@ impl Engine {
             closed: Vec::new(),
             again: Vec::new(),
             app_due: Vec::new(),
+            nobody_due: Vec::new(),
             doubtful: Vec::new(),
             due: Vec::new(),
             pool: Vec::new(),
@@ -195,8 +206,8 @@ impl Engine {
         })
     }
 
-    /// How many connections there are, closing ones included.
-    pub(super) fn connections(&self) -> usize {
+    /// How many slots are taken: by connections, closing ones included, and by who waits for one.
+    pub(super) fn taken(&self) -> usize {
         self.conns.len()
     }
 
@@ -235,9 +246,11 @@ impl Engine {
         protocol: Protocol,
         framing: Framing,
         transport: Transport,
-        guard: SlotGuard,
+        place: Place,
     ) -> Slot {
-        let (slot, generation) = self.conns.reserve();
+        let Place { guard, kept } = place;
+        let slot = kept.unwrap_or_else(|| self.conns.reserve().0);
+        let generation = self.conns.generation(slot);
         let first_ping = self.first_ping();
         let secret = self.secret();
         self.conns.put(
@@ -281,11 +294,13 @@ impl Engine {
         framing: Framing,
         websocket: WebSocket,
         preface: Vec<u8>,
-        guard: SlotGuard,
+        place: Place,
     ) -> Option<Slot> {
-        let slot = self.open(protocol, framing, Transport::WebSocket(websocket), guard);
+        let is_known = place.kept.is_some();
+        let slot = self.open(protocol, framing, Transport::WebSocket(websocket), place);
         let conn = self.conns.get_mut(slot)?;
-        if let Transport::WebSocket(websocket) = &mut conn.transport {
+        let transport = (!is_known).then_some(&mut conn.transport);
+        if let Some(Transport::WebSocket(websocket)) = transport {
             let interest = Interest::READABLE | Interest::WRITABLE;
             if let Err(error) =
                 self.registry
@@ -309,7 +324,7 @@ impl Engine {
             Protocol::EngineIo,
             framing,
             Transport::Polling(Box::default()),
-            guard,
+            Place { guard, kept: None },
         )
     }
 
@@ -660,6 +675,7 @@ impl Engine {
     pub(super) fn deadline(&mut self, slot: Slot) {
         let now = self.now;
         let Some(conn) = self.conns.get_mut(slot) else {
+            self.nobody_due.push(slot);
             return;
         };
         if matches!(conn.phase, Phase::Closing(_)) {

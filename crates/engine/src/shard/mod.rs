@@ -1,11 +1,13 @@
 //! One shard: its connections, what it carries above them, its mailbox, and its thread.
 
+pub(crate) mod arrivals;
 pub mod conn;
 pub mod engine;
 pub mod frames;
 pub(crate) mod gather;
 pub mod heartbeat;
 pub mod mailbox;
+pub(crate) mod newcomers;
 pub mod outbound;
 pub(crate) mod pieces;
 pub(crate) mod polling;
@@ -27,12 +29,14 @@ use std::sync::atomic::Ordering;
 
 use heartline_wire::id::Slot;
 use mio::{Poll, Registry, Token};
+use tokio::sync::oneshot;
 
 use crate::app::App;
 use crate::clock::Clock;
 use crate::failure::Failure;
 use crate::shard::engine::{Engine, Settings};
 use crate::shard::mailbox::Mailbox;
+use crate::shard::newcomers::{Arrival, Arrivals, Listening};
 use crate::shard::request::Request;
 use crate::tasks::guarded;
 
@@ -47,6 +51,12 @@ pub(crate) enum ShardMessage<Op> {
     Http(Request),
     /// For what the shard carries.
     App(Op),
+    /// One more socket to accept from.
+    Listen(Listening),
+    /// One less, by its id; the sender is dropped when its descriptor is closed.
+    ListenNoMore(usize, oneshot::Sender<()>),
+    /// Whom another shard has accepted.
+    Arrived(Arrival),
     /// The thread ends; its connections with it.
     Stop,
 }
@@ -110,6 +120,7 @@ pub(crate) struct Shard<A: App> {
     /// turn.
     pub(crate) inflated_now: usize,
     pub(crate) mailbox: ShardHandle<A::Op>,
+    pub(crate) arrivals: Arrivals,
     /// Kept for its memory: what the mailbox had, being worked off.
     batch: Vec<ShardMessage<A::Op>>,
 }
@@ -124,6 +135,7 @@ impl<A: App> Shard<A> {
             inflated: Vec::new(),
             inflated_now: 0,
             mailbox,
+            arrivals: Arrivals::default(),
             batch: Vec::new(),
         }
     }

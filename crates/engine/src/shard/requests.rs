@@ -11,12 +11,11 @@ use tokio::sync::oneshot;
 use crate::app::App;
 use crate::shard::Shard;
 use crate::shard::conn::{Phase, Transport};
-use crate::shard::engine::Engine;
+use crate::shard::engine::{Engine, Place};
 use crate::shard::frames::framing;
 use crate::shard::polling::{Held, Pending, Polling};
 use crate::shard::request::{Handshake, PostStart, Protocol, Reply, Request, RequestId, Upgraded};
 use crate::shard::stream::{Stash, WebSocket};
-use crate::slots::SlotGuard;
 
 impl Engine {
     /// The slot of the session `name`, closing ones included.
@@ -85,7 +84,10 @@ impl<A: App> Shard<A> {
                 upgraded,
                 handshake,
                 guard,
-            } => self.open_websocket(protocol, base64, upgraded, handshake, guard),
+            } => {
+                let place = Place { guard, kept: None };
+                self.open_websocket(protocol, base64, upgraded, handshake, place);
+            }
             Request::OpenPolling {
                 base64,
                 handshake,
@@ -136,14 +138,14 @@ impl<A: App> Shard<A> {
         }
     }
 
-    fn open_websocket(
+    pub(super) fn open_websocket(
         &mut self,
         protocol: Protocol,
         base64: bool,
         mut upgraded: Upgraded,
         handshake: Handshake,
-        guard: SlotGuard,
-    ) {
+        place: Place,
+    ) -> Option<Slot> {
         let framing = framing(base64, upgraded.deflate);
         let deflate = upgraded.deflate.is_some();
         let preface = std::mem::take(&mut upgraded.preface);
@@ -151,10 +153,8 @@ impl<A: App> Shard<A> {
         let websocket = WebSocket::new(stream, deflate);
         let opened = self
             .engine
-            .open_websocket(protocol, framing, websocket, preface, guard);
-        let Some(slot) = opened else {
-            return;
-        };
+            .open_websocket(protocol, framing, websocket, preface, place);
+        let slot = opened?;
         if protocol == Protocol::EngineIo {
             if let Some(packet) = self.engine.open_packet(slot, &[]) {
                 self.engine.send_with(slot, |out| {
@@ -175,6 +175,7 @@ impl<A: App> Shard<A> {
             self.engine.read_later(slot);
         }
         self.app.opened(&mut self.engine, slot, handshake);
+        opened
     }
 
     fn get(&mut self, name: &Sid, id: RequestId, reply: oneshot::Sender<Reply>) {

@@ -16,6 +16,7 @@ use mio::{Events, Poll};
 
 use crate::app::App;
 use crate::clock::Clock;
+use crate::shard::arrivals::LISTENER;
 use crate::shard::conn::{Phase, Transport};
 use crate::shard::gather::{GATHER, Gather};
 use crate::shard::probe::PROBE;
@@ -97,15 +98,16 @@ impl<A: App> Shard<A> {
         self.close_failed();
         self.app.turn(&mut self.engine);
         self.write();
-        self.mailbox.0.load.store(
-            self.engine.connections(),
-            std::sync::atomic::Ordering::Relaxed,
-        );
+        self.mailbox
+            .0
+            .load
+            .store(self.connections(), std::sync::atomic::Ordering::Relaxed);
         ControlFlow::Continue(())
     }
 
     /// Reads what has come, unless too much waits to be worked off.
     fn hear(&mut self, events: impl Iterator<Item = Readiness>, asked: Micros) {
+        self.accept_again();
         let overloaded = self.app.is_overloaded();
         // Whoever is among them is read once, also if an event tells of it as well.
         let mut again = match overloaded {
@@ -122,6 +124,10 @@ impl<A: App> Shard<A> {
                 self.probe_readable(Slot((event.token & !PROBE) as u32));
                 continue;
             }
+            if event.token & LISTENER != 0 {
+                self.accept(event.token);
+                continue;
+            }
             let slot = Slot(event.token as u32);
             if event.writable {
                 self.engine.writable(slot);
@@ -133,6 +139,7 @@ impl<A: App> Shard<A> {
             }
             if event.readable || event.ended {
                 let Some(conn) = self.engine.conns.get_mut(slot) else {
+                    self.arrival_readable(slot);
                     continue;
                 };
                 if !overloaded && !conn.again {
@@ -163,6 +170,9 @@ impl<A: App> Shard<A> {
     /// Acts on the deadlines that have come.
     fn fire(&mut self) {
         self.engine.fire();
+        while let Some(slot) = self.engine.nobody_due.pop() {
+            self.give_up(slot);
+        }
         while let Some(slot) = self.engine.app_due.pop() {
             if self.engine.conn(slot).is_some() {
                 self.app.deadline(&mut self.engine, slot);
@@ -181,6 +191,9 @@ impl<A: App> Shard<A> {
                     match message {
                         ShardMessage::App(op) => self.app.op(&mut self.engine, op),
                         ShardMessage::Http(request) => self.request(request),
+                        ShardMessage::Listen(listening) => self.listen(listening),
+                        ShardMessage::ListenNoMore(id, closed) => self.listen_no_more(id, closed),
+                        ShardMessage::Arrived(arrival) => self.arrived(arrival),
                         ShardMessage::Stop => return ControlFlow::Break(()),
                     }
                 }
@@ -227,10 +240,12 @@ impl<A: App> Shard<A> {
         if unread {
             return Some(now + OVERLOAD_PAUSE);
         }
-        match (engine.next_wake(), self.app.next_wake()) {
-            (Some(a), Some(b)) => Some(a.min(b)),
-            (a, b) => a.or(b),
-        }
+        let wakes = [
+            engine.next_wake(),
+            self.app.next_wake(),
+            self.arrivals.next_wake(),
+        ];
+        wakes.into_iter().flatten().min()
     }
 
     fn tell_closed(&mut self) {

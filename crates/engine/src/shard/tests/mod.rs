@@ -1,5 +1,6 @@
 //! A shard from its peers' side, on the harness.
 
+mod arrivals;
 mod ends;
 mod fairness;
 mod liveness;
