@@ -90,12 +90,17 @@ impl Line {
                 begin: before,
                 last: before,
             });
+            // A master that is none any more goes on: everybody was told of a gap in what it says.
+            if !self.is_known(heard.at.line) {
+                return;
+            }
         }
         {
             let mut phase = locked(&self.phase);
             if let Some(phase) = phase.as_mut() {
                 match &sent {
                     Sent::Claimed(..) => {}
+                    Sent::End(_, reached) if !self.is_known(reached.line) => return,
                     Sent::End(request, reached) if self.is_of_phase(*request) => {
                         phase.answered += 1;
                         phase.reached = Some(*reached);
@@ -112,6 +117,12 @@ impl Line {
             }
         }
         self.tell(sent);
+    }
+
+    /// Whether a line is the one that is known, or the first one.
+    fn is_known(&self, line: u32) -> bool {
+        let known = self.epoch.load(Ordering::Relaxed);
+        known == NO_LINE || known == u64::from(line)
     }
 
     fn tell(&self, sent: Sent<'_>) {
