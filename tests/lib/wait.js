@@ -6,7 +6,8 @@ import { createServer } from "node:net";
 // or once more after a restart. So each process has a block of ports to itself, below those that
 // the system gives to clients, for as long as it listens on the block's first port.
 const BLOCK = 250;
-const [LOWEST, HIGHEST] = [10000, 32000];
+// Browsers and fetch refuse 10080, as many below it: https://fetch.spec.whatwg.org/#port-blocking
+const [LOWEST, HIGHEST] = [11000, 32000];
 let block, next;
 
 const listening = (port) =>
