@@ -9,7 +9,7 @@ import { between, pause, pick } from "./rooms.js";
 import { Heartline } from "./servers.js";
 
 /** How long a Redis has to be silent before another takes its place, in milliseconds. */
-const DOWN_AFTER = 1000;
+const DOWN_AFTER = 500;
 
 /** Says something to a Redis and gives what it answers at once; `""` if it does not. */
 function ask(port, text) {
