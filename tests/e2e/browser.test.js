@@ -1,30 +1,16 @@
 // The demo page in a real browser.
 import assert from "node:assert/strict";
-import { mkdirSync } from "node:fs";
-import { fileURLToPath } from "node:url";
 import { after, before, it } from "node:test";
-import { chromium } from "playwright-core";
+import { artifacts, launch, watch } from "./lib/browser.js";
 import { freePort, serve, until } from "./lib/server.js";
 
-const artifacts = fileURLToPath(new URL("./artifacts/", import.meta.url));
 let browser, port, node;
 const problems = [];
 
 before(async () => {
-  mkdirSync(artifacts, { recursive: true });
   port = await freePort();
   node = await serve({}, { dev: true, port });
-  browser = await chromium.launch({
-    executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium",
-    args: [
-      "--no-sandbox",
-      "--disable-gpu",
-      "--disable-background-networking",
-      "--disable-component-update",
-      "--disable-sync",
-      "--no-first-run",
-    ],
-  });
+  browser = await launch();
 });
 after(async () => {
   await browser?.close();
@@ -35,12 +21,7 @@ async function visit(name, options) {
   const context = await browser.newContext(options);
   const page = await context.newPage();
   await page.addInitScript((name) => (localStorage.name ??= name), name);
-  page.on("pageerror", (error) => problems.push(error.message));
-  page.on("request", (request) => {
-    const { protocol, hostname } = new URL(request.url());
-    if (protocol !== "data:" && hostname !== "127.0.0.1")
-      problems.push(`a request to ${request.url()}`);
-  });
+  watch(page, problems);
   await page.goto(node.http);
   await page.waitForFunction(() => document.getElementById("state").dataset.state === "connected");
   return page;

@@ -1,32 +1,18 @@
 // @heartline/client and its React binding in a real browser, against the release binary.
 import assert from "node:assert/strict";
 import { once } from "node:events";
-import { mkdirSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { mkdtempSync, rmSync } from "node:fs";
 import { createServer } from "node:http";
 import { createRequire } from "node:module";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { after, afterEach, before, describe, it } from "node:test";
-import { chromium } from "playwright-core";
+import { artifacts, launch, look, watch } from "./lib/browser.js";
 import { freePort, serve, token, until } from "./lib/server.js";
 
-const artifacts = fileURLToPath(new URL("./artifacts/", import.meta.url));
 const root = fileURLToPath(new URL("../../clients/js/", import.meta.url));
 const its = createRequire(`${root}package.json`);
-const axe = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
-
-const CHROMIUM = {
-  executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium",
-  args: [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--no-first-run",
-  ],
-};
 
 let browser, site, port, node, origin;
 let tokens = 0;
@@ -34,7 +20,6 @@ const problems = [];
 const open = [];
 
 before(async () => {
-  mkdirSync(artifacts, { recursive: true });
   const { outputFiles } = await its("esbuild").build({
     entryPoints: [fileURLToPath(new URL("./pages/client.jsx", import.meta.url))],
     bundle: true,
@@ -85,7 +70,7 @@ before(async () => {
   }).listen(0, "127.0.0.1");
   await once(site, "listening");
   origin = `http://127.0.0.1:${site.address().port}`;
-  browser = await chromium.launch(CHROMIUM);
+  browser = await launch();
 });
 afterEach(async () => {
   await Promise.all(open.splice(0).map((one) => one.close?.() ?? one.kill()));
@@ -114,7 +99,7 @@ async function visit(user, { path = "/", ...more } = {}, options = {}, context =
   context ??= await browser.newContext(options);
   if (!open.includes(context)) open.push(context);
   const page = await context.newPage();
-  page.on("pageerror", (error) => problems.push(error.message));
+  watch(page, problems);
   page.on(
     "console",
     (message) =>
@@ -122,10 +107,6 @@ async function visit(user, { path = "/", ...more } = {}, options = {}, context =
       !/net::ERR_|WebSocket connection|40[0-9]|Failed to load/.test(message.text()) &&
       problems.push(message.text()),
   );
-  page.on("request", (request) => {
-    if (new URL(request.url()).hostname !== "127.0.0.1")
-      problems.push(`a request to ${request.url()}`);
-  });
   const query = new URLSearchParams({ user, seconds: 3600, node: node.http, ...more });
   await page.goto(`${origin}${path}?${query}`);
   return page;
@@ -355,30 +336,20 @@ describe("the status light", { timeout: 90000 }, () => {
   it("is accessible in all states, and fits a phone", async () => {
     await start();
     for (const [size, viewport] of Object.entries(SIZES)) {
-      const look = async (page, status) => {
+      const shows = async (page, status) => {
         await reached(page, status);
-        await page.evaluate(axe);
-        const { violations } = await page.evaluate(() => window.axe.run());
-        assert.deepEqual(
-          violations.map(({ id, nodes }) => [id, nodes.map(({ html }) => html)]),
-          [],
-        );
-        assert.equal(
-          await page.evaluate(() => document.documentElement.scrollWidth > innerWidth),
-          false,
-        );
-        await page.screenshot({ path: `${artifacts}client-${status}-${size}.png` });
+        await look(page, `client-${status}-${size}`);
       };
       const page = await visit("ann", { transport: "live" }, { viewport });
-      await look(page, "connected");
+      await shows(page, "connected");
       await page.context().setOffline(true);
-      await look(page, "reconnecting");
+      await shows(page, "reconnecting");
       await page.context().setOffline(false);
       await reached(page, "connected");
       await page.evaluate(() => window.heartline.disconnect());
-      await look(page, "disconnected");
+      await shows(page, "disconnected");
       const refused = await visit("ann", { transport: "live", token: "nonsense" }, { viewport });
-      await look(refused, "failed");
+      await shows(refused, "failed");
     }
   });
 });

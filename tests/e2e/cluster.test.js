@@ -6,7 +6,7 @@ import { connect } from "node:net";
 import { after, afterEach, before, describe, it } from "node:test";
 import { Live, socketIo } from "./lib/clients.js";
 import { link, redis } from "./lib/redis.js";
-import { freePort, serve, token, until } from "./lib/server.js";
+import { freePort, killAll, serve, token, until } from "./lib/server.js";
 
 // Short leases: what takes 15 s in production takes 3 s here.
 const LEASE = 3000;
@@ -78,12 +78,7 @@ before(async () => {
 });
 afterEach(async () => {
   turn++;
-  await Promise.all(
-    open
-      .splice(0)
-      .reverse()
-      .map((one) => one.kill()),
-  );
+  await killAll(open);
 });
 after(() => store.kill());
 

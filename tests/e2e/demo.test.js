@@ -2,15 +2,11 @@
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
 import { once } from "node:events";
-import { mkdirSync, readFileSync } from "node:fs";
-import { createRequire } from "node:module";
 import { fileURLToPath } from "node:url";
 import { after, before, it } from "node:test";
-import { chromium } from "playwright-core";
+import { launch, look, watch } from "./lib/browser.js";
 import { BINARY, freePort, until } from "./lib/server.js";
 
-const artifacts = fileURLToPath(new URL("./artifacts/", import.meta.url));
-const axe = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
 let browser,
   demo,
   url,
@@ -18,7 +14,6 @@ let browser,
 const problems = [];
 
 before(async () => {
-  mkdirSync(artifacts, { recursive: true });
   const port = await freePort();
   demo = spawn(
     process.execPath,
@@ -33,17 +28,7 @@ before(async () => {
   url = await until(() => log.match(/The demo: (\S+)/)?.[1], "the demo's address", 30000).catch(
     () => assert.fail(log),
   );
-  browser = await chromium.launch({
-    executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium",
-    args: [
-      "--no-sandbox",
-      "--disable-gpu",
-      "--disable-background-networking",
-      "--disable-component-update",
-      "--disable-sync",
-      "--no-first-run",
-    ],
-  });
+  browser = await launch();
 });
 after(async () => {
   await browser?.close();
@@ -54,12 +39,7 @@ after(async () => {
 async function enter(name, options, before = () => {}) {
   const page = await (await browser.newContext(options)).newPage();
   await before(page);
-  page.on("pageerror", (error) => problems.push(error.message));
-  page.on("request", (request) => {
-    const { protocol, hostname } = new URL(request.url());
-    if (protocol !== "data:" && hostname !== "127.0.0.1")
-      problems.push(`a request to ${request.url()}`);
-  });
+  watch(page, problems);
   await page.goto(url);
   await page.getByLabel("Your name").fill(name);
   await page.getByRole("button", { name: "Come in" }).click();
@@ -71,20 +51,6 @@ const say = async (page, text) => {
   await page.getByRole("button", { name: "Send" }).click();
 };
 const there = (page, text) => page.locator(".messages p", { hasText: text }).waitFor();
-async function look(page, name) {
-  await page.evaluate(axe);
-  const { violations } = await page.evaluate(() => window.axe.run());
-  assert.deepEqual(
-    violations.map(({ id, nodes }) => [id, nodes.map(({ html }) => html)]),
-    [],
-  );
-  assert.equal(
-    await page.evaluate(() => document.documentElement.scrollWidth > innerWidth),
-    false,
-    `${name} scrolls sideways`,
-  );
-  await page.screenshot({ path: `${artifacts}${name}.png` });
-}
 
 it(
   "is a chat with rooms, presence, typing, devices and a status light",

@@ -5,7 +5,7 @@ import { createServer } from "node:http";
 import { createRequire } from "node:module";
 import { fileURLToPath } from "node:url";
 import { after, afterEach, before, describe, it } from "node:test";
-import { chromium } from "playwright-core";
+import { launch } from "./lib/browser.js";
 import { freePort, serve, token, until } from "./lib/server.js";
 
 const root = fileURLToPath(new URL("../../clients/js/", import.meta.url));
@@ -37,11 +37,7 @@ before(async () => {
   }).listen(0, "127.0.0.1");
   await once(site, "listening");
   origin = `http://127.0.0.1:${site.address().port}`;
-  browser = await chromium.launch({
-    executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium",
-    ignoreDefaultArgs: ["--disable-back-forward-cache"],
-    args: ["--no-sandbox", "--disable-gpu", "--no-first-run"],
-  });
+  browser = await launch({ ignoreDefaultArgs: ["--disable-back-forward-cache"] });
 });
 afterEach(async () => {
   for (const one of open.splice(0).reverse()) await (one.kill?.() ?? one.close());

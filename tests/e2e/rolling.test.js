@@ -4,7 +4,7 @@ import assert from "node:assert/strict";
 import { after, afterEach, before, describe, it } from "node:test";
 import { Live, socketIo } from "./lib/clients.js";
 import { redis } from "./lib/redis.js";
-import { serve, token, until } from "./lib/server.js";
+import { killAll, serve, token, until } from "./lib/server.js";
 
 let store;
 const open = [];
@@ -56,12 +56,7 @@ before(async () => {
 });
 afterEach(async () => {
   turn++;
-  await Promise.all(
-    open
-      .splice(0)
-      .reverse()
-      .map((one) => one.kill()),
-  );
+  await killAll(open);
 });
 after(() => store.kill());
 

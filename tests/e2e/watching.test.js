@@ -3,20 +3,13 @@ import assert from "node:assert/strict";
 import { after, afterEach, before, describe, it } from "node:test";
 import { Live, socketIo } from "./lib/clients.js";
 import { redis } from "./lib/redis.js";
-import { serve, token, until } from "./lib/server.js";
+import { killAll, serve, token, until } from "./lib/server.js";
 
 const LEASE = 3000;
 const LEASES = { "cluster.lease_ttl": "3s", "cluster.lease_refresh": "1s" };
 
 const open = [];
-afterEach(() =>
-  Promise.all(
-    open
-      .splice(0)
-      .reverse()
-      .map((one) => one.kill()),
-  ),
-);
+afterEach(() => killAll(open));
 
 async function start(set = {}) {
   const node = await serve(set);

@@ -200,7 +200,7 @@ async fn whoever_joins_writes_or_has_a_token_for_it_is_a_member() {
     let mut reads = socketio(&address, "reads/conversation:*").await;
     ask(&mut reads, "history:get", r#"{"conversationId":"1"}"#).await;
     let _named = socketio(&address, "named/conversation:1").await;
-    let told = joins.hear(r#""userId":"named""#).await;
+    let told = joins.hear(r#""userId":"named"}]"#).await;
     assert_eq!(
         told,
         r#"42["member:joined",{"conversationId":"1","userId":"named"}]"#

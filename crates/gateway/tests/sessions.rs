@@ -11,31 +11,14 @@ mod support;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use heartline::auth::{AuthError, Authenticator, BoxFuture, Credentials, Identity, UserKey};
+use heartline::auth::{BoxFuture, UserKey};
 use heartline::store::memory::MemoryStore;
 use heartline::store::{
     Changed, Changes, Checkpoint, Checkpoints, History, HistoryQuery, MessageStore, NewMessage,
     Patch, StoreError, Stored, Tell,
 };
 use heartline::{Config, Gateway};
-use support::{Client, config, start};
-
-/// The token is the user's id.
-struct Names;
-
-impl Authenticator for Names {
-    fn authenticate(&self, credentials: Credentials) -> BoxFuture<Result<Identity, AuthError>> {
-        let user = UserKey {
-            tenant_id: None,
-            user_id: credentials.token.unwrap_or_default().into(),
-            user_type: None,
-        };
-        Box::pin(std::future::ready(Ok(Identity {
-            user: Some(Arc::new(user)),
-            ..Identity::default()
-        })))
-    }
-}
+use support::{Client, Names, config, start};
 
 /// A store that counts what is written, and fails where it is told to.
 #[derive(Clone, Default)]

@@ -25,6 +25,15 @@ export function token(user, claims = {}, secret = SECRET) {
   return `${head}.${createHmac("sha256", secret).update(head).digest("base64url")}`;
 }
 
+/** Ends all that a test has opened, the newest first, each with `kill`. */
+export const killAll = (open) =>
+  Promise.all(
+    open
+      .splice(0)
+      .reverse()
+      .map((one) => one.kill()),
+  );
+
 /** Starts a node; `set` are configuration keys. */
 export async function serve(
   set = {},

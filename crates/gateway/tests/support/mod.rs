@@ -350,24 +350,28 @@ pub(crate) async fn until(condition: impl Fn() -> bool) {
         .expect("the condition in time");
 }
 
-/// Tokens are `USER` or `USER/ROOM,ROOM`: a user, and the rooms that it may join.
+/// Tokens are `USER`, `USER@TENANT`, `USER~DEVICE` or `USER/ROOM,ROOM`.
 pub(crate) struct Names;
 
 impl Authenticator for Names {
     fn authenticate(&self, credentials: Credentials) -> BoxFuture<Result<Identity, AuthError>> {
         let token = credentials.token.unwrap_or_default();
-        let (user, rooms) = match token.split_once('/') {
-            Some((user, rooms)) => (user, Some(rooms.split(',').map(RoomPattern::new).collect())),
-            None => (&*token, None),
+        let split = |text: &str, at: char| match text.split_once(at) {
+            Some((first, second)) => (first.to_owned(), Some(second.to_owned())),
+            None => (text.to_owned(), None),
         };
+        let (rest, rooms) = split(&token, '/');
+        let (rest, device) = split(&rest, '~');
+        let (user, tenant) = split(&rest, '@');
         let user = UserKey {
-            tenant_id: None,
+            tenant_id: tenant.map(Into::into),
             user_id: user.into(),
             user_type: None,
         };
         Box::pin(std::future::ready(Ok(Identity {
             user: Some(Arc::new(user)),
-            rooms,
+            device_id: device.map(Into::into),
+            rooms: rooms.map(|rooms| rooms.split(',').map(RoomPattern::new).collect()),
             ..Identity::default()
         })))
     }

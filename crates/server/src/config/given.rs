@@ -3,7 +3,8 @@
 
 use clap::Args;
 
-use super::{Loaded, Sources, load};
+use super::load::{Loaded, load};
+use super::sources::Sources;
 use crate::exit::Exit;
 use crate::out;
 

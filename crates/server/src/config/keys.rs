@@ -42,6 +42,21 @@ pub(crate) struct Key {
     pub(crate) secret: bool,
 }
 
+impl Key {
+    /// A value as it may be shown.
+    pub(super) fn masked(&self, value: &Value) -> String {
+        if self.secret && !is_off(value) {
+            return "\"********\"".into();
+        }
+        if let Some((scheme, rest)) = value.as_str().and_then(|text| text.split_once("://")) {
+            if let Some((_, host)) = rest.rsplit_once('@') {
+                return format!("\"{scheme}://********@{host}\"");
+            }
+        }
+        value.to_string()
+    }
+}
+
 const fn node(
     name: &'static str,
     default: &'static str,

@@ -1,0 +1,164 @@
+//! What is said in a room.
+
+use std::sync::Arc;
+
+use heartline_core::auth::BoxFuture;
+use heartline_core::backplane::Target;
+use heartline_core::line::ring::{Kept, Only};
+use heartline_core::message::Message;
+use heartline_core::namespaces::NamespaceId;
+use heartline_core::presence::SocketAddress;
+use heartline_core::rooms::{PRIVATE, RoomRef};
+use heartline_engine::shard::outbound::ConflationKey;
+
+use super::{Fanout, ToUser};
+use crate::op::Op;
+use crate::publication::{Publication, Told};
+use crate::recovery::Recovery;
+
+/// The members of a room.
+#[derive(Clone, Copy)]
+pub(crate) struct ToRoom<'a> {
+    pub(crate) namespace: NamespaceId,
+    pub(crate) tenant: Option<&'a str>,
+    pub(crate) room: &'a str,
+    /// Set where only the newest per room and key matters to a slow reader.
+    pub(crate) key: Option<&'a str>,
+    /// Not this one of them.
+    pub(crate) skip: Option<SocketAddress>,
+}
+
+/// What became of a publication.
+pub(crate) enum Published {
+    /// It has this offset, if the room has members here.
+    Here(Option<u64>),
+    /// It is on its way into the line that all nodes share.
+    InLine {
+        said: BoxFuture<Option<u64>>,
+        /// It is not told to those here, should it not get there.
+        refuse: bool,
+    },
+}
+
+impl Published {
+    /// Its offset, once it has one; `None`: it is not known.
+    ///
+    /// # Errors
+    /// It was told to nobody: the line that all nodes share is away, and that is how the
+    /// operator wants it.
+    pub(crate) async fn offset(self) -> Result<Option<u64>, Unreachable> {
+        match self {
+            Published::Here(offset) => Ok(offset),
+            Published::InLine { said, refuse } => match said.await {
+                None if refuse => Err(Unreachable),
+                offset => Ok(offset),
+            },
+        }
+    }
+}
+
+/// The line that all nodes share cannot be reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Unreachable;
+
+impl Fanout {
+    /// Gives a publication to the members of a room, on all nodes. Its offset, if the
+    /// room has members here or its publications are kept.
+    pub(crate) fn publish_to_room(&self, to: &ToRoom<'_>, message: Message) -> Published {
+        if let Some(user) = to.room.strip_prefix(PRIVATE) {
+            let to = ToUser {
+                namespace: to.namespace,
+                tenant: to.tenant,
+                user,
+                only: None,
+                topic: Some(to.room),
+                instead_of: None,
+                skip: to.skip,
+            };
+            self.send_to_user(&to, message);
+            return Published::Here(None);
+        }
+        let target = Target::Room {
+            namespace: self.namespace_name(to.namespace),
+            tenant: to.tenant,
+            room: to.room,
+            key: to.key,
+        };
+        let is_kept = |recovery: &Recovery| recovery.keeps(to.room);
+        if let Some(said) = self.say_in_common(&target, is_kept, &message, to.skip) {
+            let recovery = self.recovery.as_ref();
+            let refuse = recovery.is_some_and(|recovery| recovery.refuse_unreachable);
+            return Published::InLine { said, refuse };
+        }
+        if to.key.is_none() {
+            self.backplane.publish(&target, &message);
+            return Published::Here(self.publish_here(to, message));
+        }
+        let mut offset = None;
+        self.backplane.publish_keyed(&target, &message, &mut || {
+            offset = self.publish_here(to, message.clone());
+        });
+        Published::Here(offset)
+    }
+
+    pub(super) fn publish_here(&self, to: &ToRoom<'_>, message: Message) -> Option<u64> {
+        let room = self.rooms.find(&RoomRef {
+            namespace: to.namespace,
+            tenant: to.tenant,
+            name: to.room,
+        })?;
+        let make = |offset, place: Option<Told>, message: Message| {
+            let conflate = to.key.map(|key| ConflationKey {
+                scope: room.incarnation,
+                key: key.into(),
+            });
+            let name = self.namespace_name(to.namespace).clone();
+            let topic = Some(room.key.name.clone());
+            let publication = Publication::new(name, message, topic, Some(offset), conflate);
+            (offset, Arc::new(publication.at(place)))
+        };
+        let to_shard = |shard: usize, (offset, publication): &(u64, Arc<Publication>)| {
+            let op = Op::Deliver {
+                room: room.clone(),
+                offset: *offset,
+                publication: publication.clone(),
+                skip: to.skip,
+            };
+            self.post(shard as u16, op);
+        };
+        if self.common().is_some() && room.is_kept() {
+            // Who does not know of the line has said it.
+            let told = self.passing(&message);
+            self.pass(&room, message, to.skip, told);
+            return None;
+        }
+        let recovery = self.recovery.as_ref().filter(|_| room.is_kept());
+        let Some(recovery) = recovery else {
+            let make = |offset| make(offset, self.passing(&message), message);
+            return Some(room.publish(make, to_shard));
+        };
+        let only = Only {
+            skip: to.skip,
+            ..Only::default()
+        };
+        let kept = Kept {
+            key: to.key.map(Into::into),
+            ..recovery.kept(&message, only, self.clock.now())
+        };
+        let make = |offset, id| {
+            let place = recovery.line.place(id);
+            let told = Told {
+                place,
+                is_own: true,
+            };
+            make(offset, Some(told), message)
+        };
+        let note = |event: &Kept| {
+            if let Some(journal) = &recovery.journal {
+                journal.room_event(&room, event);
+            }
+        };
+        let offset = room.publish_kept(&recovery.line, kept, note, make, to_shard);
+        Some(offset)
+    }
+}

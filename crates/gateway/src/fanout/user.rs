@@ -1,0 +1,224 @@
+//! What is said to a user, or to users instead of a room's events.
+
+use std::sync::Arc;
+
+use heartline_core::auth::UserKey;
+use heartline_core::backplane::{NameList, Target, user_name};
+use heartline_core::line::ring::Only;
+use heartline_core::line::shelf::ScopeRef;
+use heartline_core::message::Message;
+use heartline_core::namespaces::NamespaceId;
+use heartline_core::presence::SocketAddress;
+use heartline_core::rooms::PRIVATE;
+
+use super::Fanout;
+use crate::op::Op;
+use crate::publication::{Publication, Told};
+use crate::recovery::Recovery;
+
+/// A user's sockets in a namespace.
+pub(crate) struct ToUser<'a> {
+    pub(crate) namespace: NamespaceId,
+    pub(crate) tenant: Option<&'a str>,
+    pub(crate) user: &'a str,
+    /// Only this type of user.
+    pub(crate) only: Option<&'a UserKey>,
+    /// The room as which clients know it.
+    pub(crate) topic: Option<&'a str>,
+    /// It is told instead of this room's events: only to sockets that are not in the room
+    /// and may join it.
+    pub(crate) instead_of: Option<&'a str>,
+    /// Not this one of them.
+    pub(crate) skip: Option<SocketAddress>,
+}
+
+impl<'a> ToUser<'a> {
+    /// A user who is told of something instead of a room's events.
+    fn instead_of(namespace: NamespaceId, user: &'a UserKey, room: &'a str) -> ToUser<'a> {
+        ToUser {
+            namespace,
+            tenant: user.tenant_id.as_deref(),
+            user: &user.user_id,
+            only: Some(user),
+            topic: None,
+            instead_of: Some(room),
+            skip: None,
+        }
+    }
+}
+
+impl Fanout {
+    /// Gives a message to a user's sockets, on all nodes; to how many here.
+    pub(crate) fn send_to_user(&self, to: &ToUser<'_>, message: Message) -> usize {
+        let target = self.target(to);
+        let is_kept = |recovery: &Recovery| recovery.keeps(&format!("{PRIVATE}{}", to.user));
+        if let Some(said) = self.say_in_common(&target, is_kept, &message, to.skip) {
+            drop(said);
+            return self.sockets_of(to).len();
+        }
+        self.backplane.publish(&target, &message);
+        self.send_here(to, message)
+    }
+
+    /// Tells users of something instead of a room's events, on all nodes: on their sockets that
+    /// are not in the room and may join it. Of other nodes it is asked once which of the users
+    /// have sockets at all.
+    pub(crate) async fn send_instead_of_room(
+        &self,
+        (namespace, tenant, room): (NamespaceId, Option<Arc<str>>, &str),
+        users: &[Arc<UserKey>],
+        message: Message,
+    ) {
+        let to = |user| ToUser::instead_of(namespace, user, room);
+        if self.common().is_some() {
+            // Nodes that have nobody of a user's do not hear it.
+            for user in users {
+                self.send_to_user(&to(user), message.clone());
+            }
+            return;
+        }
+        if self.backplane.tag().is_some() {
+            let ids = users.iter().map(|user| user.user_id.to_string()).collect();
+            let there = self.backplane.presence(tenant.clone(), ids).await;
+            let online = users.iter().zip(&there).filter(|(_, there)| there.online);
+            let mut names = Vec::new();
+            for (user, _) in online {
+                match user_name(user) {
+                    Some(name) => names.push(name),
+                    None => self.backplane.publish(&self.target(&to(user)), &message),
+                }
+            }
+            if !names.is_empty() {
+                let target = Target::Users {
+                    namespace: self.namespace_name(namespace),
+                    tenant: tenant.as_deref(),
+                    users: NameList(&NameList::text(&names)),
+                    instead_of: room,
+                };
+                self.backplane.publish(&target, &message);
+            }
+        }
+        self.send_to_users_here((namespace, room), users, message);
+    }
+
+    pub(super) fn send_to_users_here(
+        &self,
+        (namespace, room): (NamespaceId, &str),
+        users: impl IntoIterator<Item = impl AsRef<UserKey>>,
+        message: Message,
+    ) {
+        let is_here = |user: &UserKey| {
+            let (tenant, id) = (user.tenant_id.as_deref(), &*user.user_id);
+            let parked = |recovery: &Recovery| recovery.sessions.has(tenant, id);
+            self.recovery.as_ref().is_some_and(parked)
+                || !self
+                    .backplane
+                    .local()
+                    .sockets(tenant, id, Some(user))
+                    .is_empty()
+        };
+        for user in users {
+            let user = user.as_ref();
+            if is_here(user) {
+                let to = ToUser::instead_of(namespace, user, room);
+                self.send_here(&to, message.clone());
+            }
+        }
+    }
+
+    fn target<'a>(&'a self, to: &ToUser<'a>) -> Target<'a> {
+        Target::User {
+            namespace: self.namespace_name(to.namespace),
+            tenant: to.tenant,
+            user: to.user,
+            user_type: to.only.map(|only| only.user_type.as_deref()),
+            topic: to.topic,
+            instead_of: to.instead_of,
+        }
+    }
+
+    pub(super) fn send_here(&self, to: &ToUser<'_>, message: Message) -> usize {
+        let ToUser {
+            namespace,
+            tenant,
+            user,
+            only,
+            topic,
+            instead_of,
+            skip,
+        } = *to;
+        let scope = ScopeRef {
+            namespace,
+            tenant,
+            user: Some(user),
+        };
+        let is_kept = |recovery: &Recovery| {
+            recovery.keeps(&format!("{PRIVATE}{user}")) && self.has_anybody(tenant, user)
+        };
+        let instead_of: Option<Arc<str>> = instead_of.map(Into::into);
+        let for_whom = || Only {
+            skip,
+            user: only.map(|only| Arc::new(only.clone())),
+            instead_of: instead_of.clone(),
+            topic: topic.map(Into::into),
+            ..Only::default()
+        };
+        let mut reached = 0;
+        self.say(scope, is_kept, message, for_whom, |message, place| {
+            reached = self.post_to_user(to, message, place);
+        });
+        reached
+    }
+
+    fn sockets_of(&self, to: &ToUser<'_>) -> Vec<SocketAddress> {
+        let ToUser {
+            namespace,
+            tenant,
+            user,
+            only,
+            skip,
+            ..
+        } = *to;
+        let mut sockets = self.backplane.local().sockets(tenant, user, only);
+        sockets.retain(|socket| socket.namespace() == namespace && Some(*socket) != skip);
+        sockets
+    }
+
+    /// Puts something into the mailboxes of a user's sockets; of how many.
+    pub(crate) fn post_to_user(
+        &self,
+        to: &ToUser<'_>,
+        message: Message,
+        place: Option<Told>,
+    ) -> usize {
+        let name = self.namespace_name(to.namespace).clone();
+        let topic = to.topic.map(Into::into);
+        let publication = Publication::new(name, message, topic, None, None).at(place);
+        let publication = Arc::new(publication);
+        let instead_of: Option<Arc<str>> = to.instead_of.map(Into::into);
+        let sockets = self.sockets_of(to);
+        for &to in &sockets {
+            let op = Op::Send {
+                to,
+                publication: publication.clone(),
+                instead_of: instead_of.clone(),
+            };
+            self.post(to.0.conn.shard, op);
+        }
+        sockets.len()
+    }
+
+    /// Whether a user has sockets here, or had some that may come back. Who goes has a session
+    /// before they have no socket; who comes back has a socket before they have no session.
+    pub(crate) fn has_anybody(&self, tenant: Option<&str>, user: &str) -> bool {
+        let has_sockets = || {
+            !self
+                .backplane
+                .local()
+                .sockets(tenant, user, None)
+                .is_empty()
+        };
+        let sessions = self.recovery.as_ref().map(|recovery| &recovery.sessions);
+        has_sockets() || sessions.is_some_and(|all| all.has(tenant, user)) || has_sockets()
+    }
+}

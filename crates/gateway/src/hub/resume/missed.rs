@@ -1,0 +1,170 @@
+//! What a socket missed: found, bounded and told.
+
+use std::cell::Cell;
+use std::sync::{Arc, PoisonError};
+
+use heartline_core::line::ring::{Kept, Ring};
+use heartline_core::line::shelf::ScopeRef;
+use heartline_core::namespaces::NamespaceId;
+use heartline_core::rooms::Grant;
+use heartline_core::store::conversations::Membership as Kind;
+use heartline_engine::shard::engine::Engine;
+use heartline_wire::id::Slot;
+use heartline_wire::live;
+
+use super::parking::Parked;
+use crate::hub::Hub;
+use crate::metrics::Resume;
+use crate::publication::{self, Encoding, Head, Told};
+
+/// What one resume may weigh, bytes; and half of what may wait for a connection.
+const MAX_REPLAY_BYTES: usize = 512 << 10;
+
+/// What is told to a socket that has come back.
+#[derive(Default)]
+pub(in crate::hub) struct Missed {
+    /// The events, by their places.
+    pub(in crate::hub) events: Vec<Kept>,
+    /// Rooms that its new token does not grant.
+    pub(super) taken: Vec<Arc<str>>,
+}
+
+impl Hub {
+    /// Finds what the socket missed between two places, in its rooms and of what went to no
+    /// room. Live clients ask for their topics' events themselves.
+    pub(super) fn collect(
+        &self,
+        namespace: NamespaceId,
+        session: &Parked,
+        (since, now): (u64, u64),
+        is_live: bool,
+        missed: &mut Missed,
+    ) -> Result<(), Resume> {
+        let rooms = session.rooms.iter().filter(|_| !is_live);
+        for (room, joined) in rooms.filter(|(room, _)| !missed.taken.contains(&room.key.name)) {
+            let after = since.max(*joined);
+            let found = room.with_ring(|ring| self.events_of(ring, session, after, now));
+            missed.events.extend(found.transpose()?.unwrap_or_default());
+        }
+        if let Some(ring) = self
+            .recovery()
+            .and_then(|all| all.direct.find(&session.name))
+        {
+            let ring = ring.lock().unwrap_or_else(PoisonError::into_inner);
+            let found = self.events_of(&ring, session, since, now)?;
+            missed.events.extend(found);
+        }
+        let identity = &session.identity;
+        let everybody = ScopeRef {
+            namespace,
+            tenant: identity.tenant_id().map(|tenant| &**tenant),
+            user: None,
+        };
+        let user = identity.user_id().map(|user| ScopeRef {
+            user: Some(user),
+            ..everybody
+        });
+        let shelf = self.recovery().map(|recovery| &recovery.shelf);
+        for scope in std::iter::once(everybody).chain(user) {
+            if let Some(ring) = shelf.and_then(|shelf| shelf.find(scope)) {
+                let ring = ring.lock().unwrap_or_else(PoisonError::into_inner);
+                missed
+                    .events
+                    .extend(self.events_of(&ring, session, since, now)?);
+            }
+        }
+        missed.events.sort_by_key(|event| event.id);
+        Ok(())
+    }
+
+    /// What a session missed of a ring, or that something of it is gone.
+    fn events_of(
+        &self,
+        ring: &Ring,
+        session: &Parked,
+        after: u64,
+        to: u64,
+    ) -> Result<Vec<Kept>, Resume> {
+        if !ring.is_complete_after(after) {
+            return Err(Resume::Trimmed);
+        }
+        let members = &self.shared.members;
+        let in_doubt = Cell::new(false);
+        let is_open = |room: &str| match members.grant(room, &session.identity) {
+            // Only members are told of what is said in a conversation.
+            Ok(Grant::Given | Grant::ToMembers(Kind::Joined)) => true,
+            Ok(Grant::ToMembers(Kind::Invited)) => {
+                let open = members.may_join_now(room, &session.identity);
+                in_doubt.set(in_doubt.get() || open.is_none());
+                open.is_some_and(|open| open.is_ok())
+            }
+            Err(_) => false,
+        };
+        let events = ring.between(after, to).into_iter();
+        let heard = events.filter(|event| session.hears(event, is_open));
+        let heard = heard.cloned().collect();
+        match in_doubt.get() {
+            true => Err(Resume::Unsure),
+            false => Ok(heard),
+        }
+    }
+
+    /// Whether what one resume is to bring fits what may wait for the connection.
+    pub(super) fn may_bring(&self, events: &[Kept]) -> bool {
+        let max = MAX_REPLAY_BYTES.min(self.shared.config.send_buffer / 2);
+        let bytes: usize = events.iter().map(|event| event.message.size()).sum();
+        let most = self.recovery().map_or(0, |recovery| recovery.max_replay);
+        events.len() <= most && bytes <= max
+    }
+
+    /// Tells a client what it has missed. What comes before the answer to a CONNECT,
+    /// Socket.IO's client keeps, and its handlers get it when they see that the connection is
+    /// there. Source: socket.io's tests of connection state recovery.
+    pub(in crate::hub) fn replay(
+        &mut self,
+        engine: &mut Engine,
+        slot: Slot,
+        namespace: NamespaceId,
+        missed: &Missed,
+    ) {
+        let (Some(recovery), Some(encoding)) =
+            (self.recovery(), self.link(slot).map(|link| link.encoding))
+        else {
+            return;
+        };
+        let name = self.namespace_name(namespace);
+        for event in &missed.events {
+            if encoding == Encoding::Live && live::is_reserved(&event.message.event) {
+                continue;
+            }
+            let topic = event.only.as_ref().and_then(|only| only.topic.as_deref());
+            let head = Head {
+                namespace: name,
+                topic,
+                place: Some(Told {
+                    place: recovery.line.place(event.id),
+                    is_own: true,
+                }),
+                ..Head::default()
+            };
+            engine.send_with(slot, |out| {
+                publication::push_event(encoding, &head, &event.message, out);
+            });
+        }
+        self.metrics.replayed.add(missed.events.len() as u64);
+        self.note_direct_again(engine, slot, namespace);
+    }
+
+    /// Tells a socket that has come back which rooms it is not in any more.
+    pub(in crate::hub) fn tell_taken(
+        &mut self,
+        engine: &mut Engine,
+        slot: Slot,
+        namespace: NamespaceId,
+        missed: &Missed,
+    ) {
+        for room in &missed.taken {
+            self.tell_forbidden(engine, slot, namespace, room);
+        }
+    }
+}

@@ -1,0 +1,133 @@
+//! What a client brings of an earlier connection.
+
+use heartline_core::line::Place;
+use heartline_core::namespaces::NamespaceId;
+use heartline_core::presence::SocketAddress;
+use heartline_wire::time::Micros;
+use heartline_wire::{json, live};
+
+use crate::hub::Hub;
+
+/// What a client brings of an earlier connection.
+#[derive(Debug)]
+pub(crate) struct Ticket {
+    /// The socket, and the place in the line at which it began; `None`: the token is not one of
+    /// this gateway.
+    pub(super) session: Option<(SocketAddress, u64)>,
+    /// Its address has tried too often: nobody looks.
+    pub(super) is_limited: bool,
+    /// The socket was another user's.
+    pub(super) is_foreign: bool,
+    pub(super) since: Since,
+    /// When it has come back.
+    pub(super) came_at: Micros,
+    /// Live topics, each with the epoch and offset of the last event that came.
+    pub(crate) topics: Vec<(Box<str>, Option<(Box<str>, u64)>)>,
+}
+
+/// What a client has received.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Since {
+    /// Everything up to this place.
+    Place(Place),
+    /// It does not say: Socket.IO's clients have received nothing, and of live clients the
+    /// topics tell.
+    Unsaid,
+    /// Something that is no place.
+    Garbled,
+}
+
+impl Since {
+    fn of(text: Option<&str>) -> Since {
+        match text {
+            None => Since::Unsaid,
+            Some(text) => Place::parse(text).map_or(Since::Garbled, Since::Place),
+        }
+    }
+}
+
+impl Ticket {
+    /// The place at which it began.
+    pub(in crate::hub) fn begin(&self) -> u64 {
+        self.session.map_or(0, |(_, begin)| begin)
+    }
+
+    /// It is brought now.
+    pub(in crate::hub) fn comes(&mut self, now: Micros) {
+        self.came_at = now;
+    }
+
+    /// Is not looked at, as there were too many that were of no use.
+    pub(in crate::hub) fn is_refused(&mut self) {
+        self.session = None;
+        self.is_limited = true;
+    }
+
+    /// The socket was another user's, as another node knows.
+    pub(in crate::hub) fn is_anothers(&mut self) {
+        self.is_foreign = true;
+    }
+
+    /// The place up to which it has received everything, or before.
+    pub(in crate::hub) fn place(&self) -> u64 {
+        match self.since {
+            Since::Place(place) => place.id.max(self.begin()),
+            Since::Unsaid | Since::Garbled => self.begin(),
+        }
+    }
+
+    /// The socket that the client had.
+    pub(in crate::hub) fn name(&self) -> Option<SocketAddress> {
+        self.session.map(|(name, _)| name)
+    }
+}
+
+impl Hub {
+    /// What the payload of a CONNECT brings: `pid` and `offset`.
+    /// Source: socket.io-client, `Socket._sendConnectPacket`.
+    pub(in crate::hub) fn ticket(&self, payload: &str, namespace: NamespaceId) -> Option<Ticket> {
+        let recovery = self.recovery()?;
+        let text = |name| json::field(payload, name).and_then(json::unquote);
+        let session = recovery.named(&text("pid")?);
+        let session = session.filter(|(name, _)| name.namespace() == namespace);
+        let since = match json::field(payload, "offset") {
+            None => Since::Unsaid,
+            Some(offset) => match json::unquote(offset) {
+                Some(offset) => Since::of(Some(&offset)),
+                None => Since::Garbled,
+            },
+        };
+        Some(Ticket {
+            session,
+            is_limited: false,
+            is_foreign: false,
+            since,
+            came_at: Micros::ZERO,
+            topics: Vec::new(),
+        })
+    }
+
+    /// What an `auth` frame brings.
+    pub(in crate::hub) fn live_ticket(&self, resume: &live::Resume<'_>) -> Ticket {
+        let session = self
+            .recovery()
+            .and_then(|recovery| recovery.named(&resume.token));
+        let topics = resume
+            .topics
+            .iter()
+            .take(self.shared.config.max_rooms_per_socket);
+        let topics = topics.map(|(topic, at)| {
+            let at = at.as_ref();
+            let at = at.map(|(epoch, offset)| ((&**epoch).into(), *offset));
+            ((&**topic).into(), at)
+        });
+        Ticket {
+            session: session.filter(|(name, _)| name.namespace() == NamespaceId::ROOT),
+            is_limited: false,
+            is_foreign: false,
+            since: Since::of(resume.place.as_deref()),
+            came_at: Micros::ZERO,
+            topics: topics.collect(),
+        }
+    }
+}

@@ -1,0 +1,83 @@
+//! What of a socket is written down, so that another process or node can go on with it.
+
+use heartline_core::namespaces::NamespaceId;
+use heartline_core::presence::SocketAddress;
+use heartline_core::rooms::{self, Joined};
+use heartline_engine::shard::engine::Engine;
+use heartline_wire::id::Slot;
+
+use crate::hub::Hub;
+use crate::journal::Journal;
+
+impl Hub {
+    /// The name under which a socket is written down, where that is done.
+    fn written(
+        &self,
+        engine: &Engine,
+        slot: Slot,
+        namespace: NamespaceId,
+    ) -> Option<(&Journal, SocketAddress)> {
+        let (recovery, name) = self.kept_name(engine, slot, namespace)?;
+        Some((recovery.journal.as_ref()?, name))
+    }
+
+    /// Writes down that a socket has begun.
+    pub(in crate::hub) fn note_open(&self, engine: &Engine, slot: Slot, namespace: NamespaceId) {
+        if let Some((journal, name)) = self.written(engine, slot, namespace)
+            && let Some(socket) = self.link(slot).and_then(|link| link.socket(namespace))
+        {
+            journal.opened(name, &socket.identity);
+        }
+        self.remember(engine, slot, namespace, false);
+    }
+
+    /// Writes down that it has come into the last of its rooms.
+    pub(in crate::hub) fn note_join(
+        &self,
+        engine: &Engine,
+        slot: Slot,
+        namespace: NamespaceId,
+        joined: &Joined,
+    ) {
+        if let Some((journal, name)) = self.written(engine, slot, namespace)
+            && let Some(socket) = self.link(slot).and_then(|link| link.socket(namespace))
+            && let Some(room) = socket.rooms.last().and_then(|last| self.rooms.room(*last))
+        {
+            journal.joined(name, room, joined.offset, joined.since);
+        }
+        self.remember(engine, slot, namespace, false);
+    }
+
+    /// Writes down that it leaves a room.
+    pub(in crate::hub) fn note_leave(
+        &self,
+        engine: &Engine,
+        slot: Slot,
+        namespace: NamespaceId,
+        membership: rooms::Membership,
+    ) {
+        if let Some((journal, name)) = self.written(engine, slot, namespace)
+            && let Some(room) = self.rooms.room(membership)
+        {
+            journal.left(name, &room.key, self.place);
+        }
+        self.remember(engine, slot, namespace, false);
+    }
+
+    /// Writes down that it has come back, and to which rooms.
+    pub(super) fn note_back(&self, engine: &Engine, slot: Slot, namespace: NamespaceId) {
+        if let Some((journal, name)) = self.written(engine, slot, namespace)
+            && let Some(address) = self.address(engine, slot, namespace)
+            && let Some(socket) = self.link(slot).and_then(|link| link.socket(namespace))
+        {
+            let earlier = socket.back().and_then(|back| back.places.last());
+            journal.back(name, address, earlier.map_or(0, |(_, end)| *end));
+            for member in &socket.rooms {
+                if let Some(room) = self.rooms.room(*member) {
+                    journal.joined(name, room, room.offset(), self.rooms.since(*member));
+                }
+            }
+        }
+        self.remember(engine, slot, namespace, false);
+    }
+}

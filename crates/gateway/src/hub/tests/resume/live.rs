@@ -1,0 +1,208 @@
+//! Live clients: topics and sessions.
+
+use super::*;
+
+/// What a live client is told, as JSON.
+pub(super) fn frames(client: &mut Client) -> Vec<serde_json::Value> {
+    let texts = client.hears().into_iter();
+    texts
+        .map(|text| serde_json::from_str(&text).unwrap_or(serde_json::Value::String(text)))
+        .collect()
+}
+
+pub(super) fn asked(
+    world: &mut World,
+    client: &mut Client,
+    frame: &serde_json::Value,
+) -> Vec<serde_json::Value> {
+    client.says(&frame.to_string());
+    world.settle();
+    frames(client)
+}
+
+pub(super) fn live_config() -> Config {
+    Config {
+        hello: true,
+        ..kept()
+    }
+}
+
+pub(super) fn auth(token: &str) -> serde_json::Value {
+    serde_json::json!({"type": "auth", "token": token})
+}
+
+pub(super) fn subscribe(topic: &str, recover: Option<(&str, u64)>) -> serde_json::Value {
+    let recover =
+        recover.map(|(epoch, offset)| serde_json::json!({"epoch": epoch, "offset": offset}));
+    serde_json::json!({"type": "subscribe", "topic": topic, "id": 1, "recover": recover})
+}
+
+#[test]
+fn a_topic_is_gone_on_with_after_the_last_offset_that_came() {
+    let mut world = World::new(live_config());
+    let mut ann = world.open(Opening::plain());
+    asked(&mut world, &mut ann, &auth("user=ann"));
+    let answer = asked(&mut world, &mut ann, &subscribe("a", None));
+    assert_eq!(answer[0]["recovered"], false);
+    let epoch = answer[0]["epoch"].as_str().unwrap().to_owned();
+    said(&world, "a", "one");
+    world.settle();
+    assert_eq!(frames(&mut ann)[0]["offset"], 1);
+    ann.0.end();
+    world.settle();
+    for text in ["two", "three"] {
+        said(&world, "a", text);
+    }
+    world.settle();
+    let mut ann = world.open(Opening::plain());
+    asked(&mut world, &mut ann, &auth("user=ann"));
+    let answer = asked(&mut world, &mut ann, &subscribe("a", Some((&epoch, 1))));
+    assert_eq!(answer[0]["recovered"], true);
+    assert_eq!(answer[0]["offset"], 1);
+    let told: Vec<_> = answer[1..]
+        .iter()
+        .map(|event| {
+            (
+                event["data"].as_str().unwrap(),
+                event["offset"].as_u64().unwrap(),
+            )
+        })
+        .collect();
+    assert_eq!(told, [("two", 2), ("three", 3)]);
+    said(&world, "a", "four");
+    world.settle();
+    assert_eq!(frames(&mut ann)[0]["offset"], 4);
+    // From the future, or of another time: afresh, at the present.
+    for recover in [(&*epoch, 99), ("x", 1)] {
+        let mut other = world.open(Opening::plain());
+        asked(&mut world, &mut other, &auth("user=bob"));
+        let answer = asked(&mut world, &mut other, &subscribe("a", Some(recover)));
+        assert_eq!(answer.len(), 1);
+        assert_eq!(answer[0]["recovered"], false);
+        assert_eq!(answer[0]["offset"], 4);
+    }
+}
+
+#[test]
+fn who_comes_new_to_a_topic_gets_the_newest_of_each_key() {
+    let mut world = World::new(live_config());
+    let mut ann = world.open(Opening::plain());
+    asked(&mut world, &mut ann, &auth("user=ann"));
+    asked(&mut world, &mut ann, &subscribe("map", None));
+    for (key, data) in [
+        ("x", "1"),
+        ("y", "2"),
+        ("x", "3"),
+        ("z", "4"),
+        ("z", "null"),
+    ] {
+        ann.says(&format!(
+            r#"{{"type":"publish","topic":"map","event":"at","data":{data},"key":"{key}"}}"#
+        ));
+    }
+    world.settle();
+    let mut bob = world.open(Opening::plain());
+    asked(&mut world, &mut bob, &auth("user=bob"));
+    let answer = asked(&mut world, &mut bob, &subscribe("map", None));
+    let snapshot = serde_json::json!([
+        {"key": "y", "event": "at", "data": 2, "offset": 2},
+        {"key": "x", "event": "at", "data": 3, "offset": 3},
+    ]);
+    assert_eq!(answer[0]["snapshot"], snapshot);
+    assert_eq!(answer[0]["offset"], 5);
+}
+
+#[test]
+fn a_live_session_goes_on_with_its_id_and_all_its_topics() {
+    let mut world = World::new(live_config());
+    let mut ann = world.open(Opening::plain());
+    let hello = asked(&mut world, &mut ann, &auth("user=ann"));
+    let (id, resume) = (&hello[0]["socketId"], &hello[0]["resume"]);
+    assert_eq!(hello[0]["recovered"], false);
+    let a = asked(&mut world, &mut ann, &subscribe("a", None));
+    let b = asked(&mut world, &mut ann, &subscribe("b", None));
+    said(&world, "a", "one");
+    said(&world, "user:ann", "two");
+    world.settle();
+    let heard = frames(&mut ann);
+    let place = heard[1]["place"].as_str().unwrap();
+    ann.0.end();
+    world.settle();
+    said(&world, "user:ann", "three");
+    said(&world, "b", "four");
+    world.settle();
+    let mut again = world.open(Opening::plain());
+    let frame = serde_json::json!({
+        "type": "auth", "token": "user=ann", "resume": resume, "place": place,
+        "topics": {"a": {"epoch": a[0]["epoch"], "offset": 1}, "b": {"epoch": b[0]["epoch"], "offset": 0}},
+    });
+    let told = asked(&mut world, &mut again, &frame);
+    assert_eq!(
+        (&told[0]["type"], &told[0]["recovered"]),
+        (&"hello".into(), &true.into())
+    );
+    assert_eq!(&told[0]["socketId"], id);
+    assert_eq!(&told[0]["resume"], resume);
+    let rest: Vec<String> = told[1..]
+        .iter()
+        .filter(|frame| frame["type"] != "connection:success")
+        .map(|frame| {
+            let data = frame["data"].as_str().unwrap_or("");
+            let topic = frame["topic"].as_str().unwrap_or("");
+            format!("{} {topic} {data}", frame["type"].as_str().unwrap())
+        })
+        .collect();
+    assert_eq!(
+        rest,
+        [
+            "news user:ann three",
+            "subscribed a ",
+            "subscribed b ",
+            "news b four"
+        ]
+    );
+}
+
+#[test]
+fn a_live_session_whose_last_events_may_be_lost_says_so() {
+    let mut world = World::new(live_config());
+    let topics = |epoch: &serde_json::Value, offset: u64| serde_json::json!({"a": {"epoch": epoch, "offset": offset}});
+    // Without a place the topics tell what has come: what was said before an event of a topic
+    // has come with it, and of what was said after it nobody knows.
+    for (last, recovered) in [("a", true), ("user:ann", false)] {
+        let mut ann = world.open(Opening::plain());
+        let hello = asked(&mut world, &mut ann, &auth("user=ann"));
+        let a = asked(&mut world, &mut ann, &subscribe("a", None));
+        let before = a[0]["offset"].as_u64().unwrap();
+        said(&world, "user:ann", "one");
+        said(&world, last, "two");
+        world.settle();
+        ann.0.end();
+        world.settle();
+        let mut again = world.open(Opening::plain());
+        let offset = before + u64::from(last == "a");
+        let frame = serde_json::json!({
+            "type": "auth", "token": "user=ann", "resume": hello[0]["resume"],
+            "topics": topics(&a[0]["epoch"], offset),
+        });
+        let told = asked(&mut world, &mut again, &frame);
+        assert_eq!(told[0]["recovered"], recovered, "{last}");
+        let topic = told
+            .iter()
+            .find(|frame| frame["type"] == "subscribed")
+            .unwrap();
+        assert_eq!(topic["recovered"], true);
+        again.0.close(1000);
+        world.settle();
+    }
+    // A goodbye is one.
+    let mut ann = world.open(Opening::plain());
+    let hello = asked(&mut world, &mut ann, &auth("user=ann"));
+    ann.0.close(1000);
+    world.settle();
+    let mut again = world.open(Opening::plain());
+    let frame = serde_json::json!({
+        "type": "auth", "token": "user=ann", "resume": hello[0]["resume"], "topics": {},
+    });
+    assert_eq!(asked(&mut world, &mut again, &frame)[0]["recovered"], false);
+}

@@ -1,0 +1,224 @@
+//! The table of keys from outside: what each accepts, what it refuses and with which words.
+
+use super::load::{Errors, load};
+use super::sources::Sources;
+use super::*;
+
+pub(super) fn set(pairs: &[&str]) -> Result<Loaded, Errors> {
+    let sources = Sources {
+        set: pairs.iter().map(ToString::to_string).collect(),
+        ..Sources::default()
+    };
+    load(&sources, std::iter::empty())
+}
+
+/// The only thing that is wrong with these pairs.
+pub(super) fn wrong(pairs: &[&str]) -> String {
+    let Err(errors) = set(pairs) else {
+        panic!("{pairs:?} was accepted");
+    };
+    assert_eq!(errors.0.len(), 1, "{errors}");
+    errors.to_string()
+}
+
+/// The same from a file.
+pub(super) fn file(text: &str) -> Result<Loaded, Errors> {
+    static NUMBER: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+    let number = NUMBER.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    let name = format!("heartline-config-{}-{number}.toml", std::process::id());
+    let path = std::env::temp_dir().join(name);
+    std::fs::write(&path, text).unwrap();
+    let sources = Sources {
+        file: path.to_str().map(ToOwned::to_owned),
+        ..Sources::default()
+    };
+    let loaded = load(&sources, std::iter::empty());
+    let _ = std::fs::remove_file(path);
+    loaded
+}
+
+#[cfg(feature = "postgres")]
+#[test]
+fn a_postgres_url_is_for_nodes_too_and_its_password_is_never_shown() {
+    let loaded = set(&[
+        "store.url=postgresql://u:hunter2@db/x?sslmode=require",
+        "cluster.url=redis://localhost",
+    ]);
+    let loaded = loaded.unwrap();
+    assert!(!loaded.warnings.iter().any(|one| one.contains("store.url")));
+    let shown = loaded.show();
+    assert!(shown.contains("postgresql://********@db/x"), "{shown}");
+    assert!(!format!("{:?}{shown}", loaded.settings.store).contains("hunter2"));
+    for wrong in [
+        "store.url=postgres://u:hunter2@db/x?sslmode=verify-ca",
+        "store.url=postgres://u@db/x?password=hunter2",
+        "store.url=postgres://u:hunter2@db:port/x",
+    ] {
+        let refused = set(&[wrong]).err().unwrap().to_string();
+        assert!(!refused.contains("hunter2"), "{refused}");
+    }
+}
+
+#[cfg(not(feature = "postgres"))]
+#[test]
+fn a_build_without_postgres_says_what_to_build() {
+    let refused = set(&["store.url=postgres://u:hunter2@db/x"]);
+    let refused = refused.err().unwrap().to_string();
+    assert!(refused.contains("cargo build --release"), "{refused}");
+    assert!(!refused.contains("hunter2"), "{refused}");
+}
+
+#[cfg(not(feature = "sqlite"))]
+#[test]
+fn a_build_without_sqlite_says_what_to_build() {
+    let refused = set(&["store.url=sqlite://a.db"])
+        .err()
+        .map(|errors| errors.to_string())
+        .unwrap_or_default();
+    assert!(refused.contains("cargo build --release"), "{refused}");
+}
+
+#[cfg(feature = "sqlite")]
+#[test]
+fn messages_are_in_a_file_unless_nodes_would_have_to_share_it() {
+    let store = |pairs: &[&str], dev| {
+        let sources = Sources {
+            set: pairs.iter().map(ToString::to_string).collect(),
+            dev,
+            ..Sources::default()
+        };
+        let loaded = load(&sources, std::iter::empty());
+        loaded
+            .map(|loaded| {
+                let warned = loaded.warnings.iter().any(|one| one.contains("store.url"));
+                (loaded.settings.store, warned)
+            })
+            .map_err(|errors| errors.to_string())
+    };
+    let file = |path: &str| StoreUrl::Sqlite(path.into());
+    let cluster = "cluster.url=redis://localhost";
+    let memory = "store.url=memory:";
+    let usual = StoreUrl::Usual("heartline.db".into());
+    assert_eq!(store(&[], false), Ok((usual, false)));
+    assert_eq!(store(&[], true), Ok((StoreUrl::Memory, false)));
+    assert_eq!(store(&[memory], false), Ok((StoreUrl::Memory, false)));
+    assert_eq!(
+        store(&["store.url=sqlite:///var/lib/x.db"], true),
+        Ok((file("/var/lib/x.db"), false))
+    );
+    assert_eq!(store(&[cluster], false), Ok((StoreUrl::Memory, true)));
+    assert_eq!(
+        store(&[cluster, memory], false),
+        Ok((StoreUrl::Memory, false))
+    );
+    let shared = store(&[cluster, "store.url=sqlite://x.db"], false);
+    assert!(shared.unwrap_err().contains("nodes cannot share a file"));
+    for wrong in [
+        "store.url=sqlite://",
+        "store.url=sqlite:x.db",
+        "store.url=x.db",
+    ] {
+        assert!(store(&[wrong], false).is_err(), "{wrong}");
+    }
+}
+
+#[test]
+fn origins_are_kept_as_browsers_send_them_or_refused() {
+    let loaded = set(&["server.allowed_origins=[\"https://App.example:443/\"]"]);
+    let origins = loaded
+        .ok()
+        .map(|loaded| loaded.settings.gateway.allowed_origins);
+    let kept = vec!["https://app.example".to_owned()];
+    assert_eq!(origins, Some(heartline::config::AllowedOrigins::List(kept)));
+    // Also beside a star, and where a comma separates them.
+    for bad in ["[\"*\", \"app.example\"]", "https://a.example,b.example"] {
+        let wrong = wrong(&[&format!("server.allowed_origins={bad}")]);
+        assert!(wrong.contains("https://"), "{wrong}");
+    }
+}
+
+#[test]
+fn what_cannot_work_is_refused_with_the_right_form() {
+    for (pair, says) in [
+        ("server.listen=8080", "\"0.0.0.0:8080\""),
+        ("server.listen=*:8080", "\"0.0.0.0:8080\""),
+        ("server.socketio_path=/healthz", "/healthz"),
+        ("server.socketio_path=/dev/", "/dev/token"),
+        ("server.socketio_path=off", "\"/socket.io/\""),
+        ("server.live_path=/../live", "\"/live\""),
+        ("server.max_payload=1", "128"),
+        ("server.send_buffer=1", "1024"),
+        ("server.max_connections=0", "\"off\""),
+        ("server.compression=on", "\"off\""),
+        ("server.connect_timeout=45", "\"45s\""),
+        ("server.trusted_proxies=[[\"10.0.0.0/8\"]]", "list of texts"),
+        ("server.trusted_proxies=10.0.0.0/33", "10.0.0.0/8"),
+        ("admin.token=Bearer abc", "leave"),
+        ("admin.token=\u{e4}", "ASCII"),
+        (
+            "admin.listen=localhost:8080",
+            "admin.listen and server.listen",
+        ),
+        (
+            "auth.jwt.secret=-----BEGIN PUBLIC KEY----- MFkwEw",
+            "auth.jwt.public_key",
+        ),
+        ("auth.jwt.jwks_url=http://", "https://issuer.example"),
+        ("auth.jwt.jwks_url=https://x y/", "https://issuer.example"),
+        ("auth.jwt.jwks_url=https://x:99999/", "port"),
+        ("auth.jwt.jwks_url=ftp://x/", "https://issuer.example"),
+        ("auth.jwt.audience=[\"a\",\"b\"]", "not a list"),
+        ("auth.jwt.leeway=2d", "1d"),
+        ("auth.jwt.claims.user=", "name of a claim"),
+        ("auth.jwt.query=sid", "Engine.IO"),
+        ("auth.jwt.query=a=b", "\"token\""),
+        ("auth.jwt.cookie=a;b", "\"session\""),
+        ("devices.max=0", "at least 1"),
+        ("limits.messages={count=0,window=\"10s\"}", "at least 1"),
+        ("presence.offline_grace=999999d", "366d"),
+        ("cluster.advertise=0.0.0.0:7000", "10.0.0.7:7000"),
+        ("cluster.socketio_key=", "socket.io"),
+        ("cluster.url=localhost:6379", "redis://"),
+        ("cluster.lease_ttl=off", "duration"),
+        ("cluster.lease_ttl=5s", "lease_refresh"),
+        ("cluster.failure_timeout=100ms", "300ms"),
+        ("cluster.failure_timeout=0s", "off"),
+        ("=x", "KEY=VALUE"),
+    ] {
+        let wrong = wrong(&[pair]);
+        assert!(wrong.contains(says), "{pair}: {wrong}");
+    }
+    let cookie = ["auth.jwt.cookie=session", "server.allowed_origins=*"];
+    assert!(wrong(&cookie).contains("name the origins"));
+}
+
+#[test]
+fn what_can_be_understood_is_understood() {
+    for pair in [
+        "server.listen=localhost:80",
+        "server.allowed_origins=off",
+        "server.trusted_proxies=off",
+        "server.trusted_proxies=10.0.0.1/8, ::1",
+        "server.max_payload=1.5 MB",
+        "server.send_buffer=2_000_000",
+        "server.max_connections=1_000",
+        "server.compression=false",
+        "server.client_files=OFF",
+        "server.drain_spread=0s",
+        "server.connect_timeout=45 sec",
+        "auth.mode=Optional",
+        "auth.jwt.leeway=off",
+        "auth.jwt.jwks_url=HTTPS://issuer.example/keys",
+        "devices.on_excess=evict-oldest",
+        "limits.messages=10/10s",
+        "limits.connects_per_ip=1_000/1m",
+        "presence.offline_grace=off",
+        "cluster.url=valkey://x",
+        "log.level=INFO",
+        "log.format=JSON",
+        "dev.builtin_page=no",
+    ] {
+        let loaded = set(&[pair]);
+        assert!(loaded.is_ok(), "{pair}: {}", loaded.err().unwrap());
+    }
+}
