@@ -149,6 +149,7 @@ export async function rooms(
     ...duplicates.map((one) => `client ${number}: duplicate: ${one}`),
     ...inversions.map((one) => `client ${number}: inversion: ${one}`),
   ]);
+  if (faults.length > 0 && server.log) history.add("what gateways said", { log: server.log });
   return {
     faults,
     clients: count,
