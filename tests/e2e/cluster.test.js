@@ -240,6 +240,11 @@ describe("a cluster's users", { timeout: 60000 }, () => {
     await watchers[1].hear("user:online", (user) => user.userId === "zoe");
     const [, zoe] = await ask();
     assert.deepEqual([zoe.online, zoe.devices], [true, 1]);
+    // Nor are their devices asked for again: the node is told.
+    const asked = await askedAbout(store);
+    await io(one, "zoe");
+    await until(async () => (await ask())[1].devices === 2, "another device");
+    assert.ok((await askedAbout(store)) - asked <= 4);
   });
 
   it("are told to those who share a room, where that is wanted, after kill -9 too", async () => {

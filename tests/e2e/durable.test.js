@@ -15,14 +15,17 @@ let folder;
 before(() => (folder = mkdtempSync(join(tmpdir(), "heartline-durable-"))));
 after(() => rmSync(folder, { recursive: true, force: true }));
 
-const start = (path, set = {}) =>
-  serve({
-    "store.url": `sqlite://${path}`,
-    "limits.messages": "off",
-    "limits.events": "off",
-    "server.drain_timeout": "200ms",
-    ...set,
-  });
+const start = (path, set = {}, options = {}) =>
+  serve(
+    {
+      "store.url": `sqlite://${path}`,
+      "limits.messages": "off",
+      "limits.events": "off",
+      "server.drain_timeout": "200ms",
+      ...set,
+    },
+    options,
+  );
 
 describe("messages in SQLite", () => {
   it("an acknowledged message is there once and in its place after kill -9 under load", async () => {
@@ -102,6 +105,34 @@ describe("messages in SQLite", () => {
       await node.exited;
       execFileSync("umount", [disk]);
     }
+  });
+
+  it("after a failed sync the sender hears it, /readyz says so, and the next message is kept", async () => {
+    const disk = mkdtempSync(join(folder, "sync-"));
+    const library = join(disk, "disk.so");
+    const source = new URL("../../crates/store/tests/disk.c", import.meta.url).pathname;
+    execFileSync("cc", ["-shared", "-fPIC", "-o", library, source, "-ldl", "-lpthread"]);
+    const env = { LD_PRELOAD: library, FAILING_DISK: disk };
+    const node = await start(join(disk, "heartline.db"), {}, { env });
+    const client = await Live.connect(node.live, token("ann"));
+    const say = async (tempId) => {
+      const data = { conversationId: "c", content: "hello", tempId };
+      return (await client.ask({ type: "emit", event: "message:send", data })).data;
+    };
+    const ready = async () => (await node.api("/readyz")).body;
+    assert.equal((await say("one")).message.offset, 1);
+    writeFileSync(join(disk, "fail"), "-wal");
+    const refused = await say("two");
+    assert.equal(refused.code, "SEND_FAILED");
+    assert.ok(refused.retryAfterMs > 0);
+    assert.deepEqual(await ready(), { status: "degraded", store: "failing" });
+    assert.match(node.log, /the disk has failed/);
+    assert.equal((await say("two")).message.offset, 2);
+    assert.deepEqual(await ready(), { status: "ready" });
+    const kept = await history(node, "c");
+    assert.deepEqual(kept.map(({ tempId }) => tempId), ["one", "two"]);
+    client.close();
+    assert.equal(await node.stop(), 0);
   });
 });
 

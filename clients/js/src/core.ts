@@ -1,7 +1,10 @@
-import { PERSONAL } from "./names.js";
+import { given } from "./given.js";
+import { OWN, PERSONAL } from "./names.js";
 import { browser } from "./platform.js";
-import type { Filler, Host, Waiting, Wanted } from "./parts.js";
+import type { Filler, Host, Wanted } from "./parts.js";
 import { Queue, failure, type SendOptions } from "./queue.js";
+import { MAX_TIMER, Timers } from "./timers.js";
+import { Told, guarded } from "./told.js";
 import {
   HeartlineError,
   type Cause,
@@ -58,8 +61,17 @@ export interface Options {
 }
 
 type Handler = (data: never) => void;
-type TimerName = "attempt" | "retry" | "watch" | "probe" | "stable" | "token";
 
+const DEFAULTS = {
+  autoConnect: true,
+  attempts: Infinity,
+  backoff: 1_000,
+  maxBackoff: 10_000,
+  connectTimeout: 12_000,
+  queue: 1_000,
+  queueBytes: 4_000_000,
+  platform: browser,
+};
 /** What is silent for less than this after a sleep is asked whether it lives, in milliseconds. */
 const PROBE = 2_000;
 /** How often silence is looked at, at least. */
@@ -71,8 +83,6 @@ const REFRESH_AHEAD = 60_000;
 const REQUEST_TIMEOUT = 10_000;
 /** How long messages wait for rooms that are joined again, in milliseconds. */
 const JOIN_TIME = 5_000;
-/** Longest time that a timer can be set to. */
-const MAX_TIMER = 2 ** 31 - 1;
 /** The longest pause that servers ask for before a reconnection, in milliseconds. */
 const MAX_PAUSE = 60_000;
 /** An end that was announced comes within this, in milliseconds; later it is another end. */
@@ -82,12 +92,14 @@ const ANNOUNCED = 30_000;
  * Socket.IO, whoever is in a room with it might be the one who sends the event.
  */
 const SELDOM = 1_000;
-/** Events that only this client itself tells. */
-const OWN = /^(room:(in|out|lost|missed|snapshot)|session:back)$/;
-/** When a JSON Web Token expires, in Unix milliseconds. */
-function expiry(token: string): number | undefined {
+/** The states in which nothing happens until `connect()`. */
+const OVER = /^(disconnected|failed)$/;
+/** What says why the connection ends, or for how long. */
+const ANNOUNCES = /^(server:drain|connection:(closed|replaced)|auth:error)$/;
+/** When a JSON Web Token expires, in Unix milliseconds, if it is one and says that. */
+function expiry(token: string | undefined): number | undefined {
   try {
-    const payload = token.split(".")[1]!.replace(/-/g, "+").replace(/_/g, "/");
+    const payload = token!.split(".")[1]!.replace(/-/g, "+").replace(/_/g, "/");
     const { exp } = JSON.parse(atob(payload));
     return typeof exp === "number" ? exp * 1000 : undefined;
   } catch {
@@ -97,8 +109,12 @@ function expiry(token: string): number | undefined {
 
 /** Whether the same may be asked again after a pause. */
 export const isPassing = ({ code }: HeartlineError) =>
-  code === "RATE_LIMITED" || code === "OVERLOADED" || code === "TIMEOUT";
+  /^(RATE_LIMITED|OVERLOADED|TIMEOUT)$/.test(code);
 const nothing = () => {};
+/** Tells all who wait to be in a room that they are, or why not. */
+const settle = ({ waiting }: Wanted, error?: () => HeartlineError) => {
+  for (const told of waiting.splice(0)) told(error?.());
+};
 const disconnected = (reason: Reason) =>
   new HeartlineError("DISCONNECTED", `not connected: ${reason}`);
 
@@ -115,32 +131,23 @@ export class Core<
   Outward extends object = Record<string, unknown>,
 > {
   readonly #dial: Dial;
-  readonly #attempts: number;
-  readonly #backoff: number;
-  readonly #maxBackoff: number;
-  readonly #timeout: number;
-  readonly #log: Options["debug"];
-  readonly #platform: Platform;
+  readonly #options: Options & typeof DEFAULTS;
+  /** All of them end with the connection or the attempt. */
+  readonly #timers: Timers;
   readonly #filler: Filler | undefined;
   readonly #queue: Queue;
   #token: Token | undefined;
 
-  #state: State = { status: "disconnected", reason: "not_started" };
-  #listeners = new Set<(state: State) => void>();
-  #handlers = new Map<string, Set<Handler>>();
+  readonly #state = new Told<State>({ status: "disconnected", reason: "not_started" });
+  readonly #handlers = new Map<string, Set<Handler>>();
   /** Rooms to be in. */
-  #rooms = new Map<string, Wanted>();
-  /** Rooms that the server has let this client into. */
-  #joined = new Set<string>();
+  readonly #rooms = new Map<string, Wanted>();
   /** Rooms that were left, as long as the server has not said so. */
-  #left = new Set<string>();
+  readonly #left = new Set<string>();
   /** What the last connection has left to the next one. */
   #session: Session | undefined;
-  /** There was a connection, to this node. */
+  /** There was a connection. */
   #wasIn = false;
-  #nodeId: string | undefined;
-  /** Requests that wait for their replies. */
-  #requests = new Set<Waiting>();
 
   /** Counts attempts: what belongs to another one comes too late. */
   #attempt = 0;
@@ -154,44 +161,30 @@ export class Core<
   #heardAt = 0;
   /** Unix milliseconds of the server's clock less those of this one's. */
   #skew = 0;
-  /** Ends the asking for a token. */
-  #asking: AbortController | undefined;
   #isOffline = false;
   /** The server has asked for the pause before the next attempt. */
   #isAsked = false;
-  /** What was said of this connection's end, and when. Only the end itself can confirm it. */
-  #announced: { [name: string]: { at: number; afterMs?: number; why?: string } | undefined } = {};
-  /** When the last of the server's heartbeats was answered. */
-  #answeredAt = -Infinity;
-  /** Rooms of which it was said, a moment ago, that this client is out of them. */
-  #doubted = new Set<string>();
+  /** What was said of this connection's end, not long ago. Only the end itself can confirm it. */
+  #announced: { [name: string]: any } = {};
   #latency: number | undefined;
   #place: Place = {};
   #unwatch: (() => void) | undefined;
   /** The two clocks when they were last compared: apart by more, the machine has slept. */
   #clocks = { now: 0, unix: 0 };
-  #loose = new Set<unknown>();
-  #timers: { [name in TimerName]?: unknown } = {};
 
   constructor(dial: Dial, options: Options = {}, filler?: (host: Host) => Filler) {
     this.#dial = dial;
     this.#token = options.token;
-    const platform = (this.#platform = options.platform ?? browser);
-    this.#attempts = options.attempts ?? Infinity;
-    this.#backoff = options.backoff ?? 1_000;
-    this.#maxBackoff = options.maxBackoff ?? 10_000;
-    this.#timeout = options.connectTimeout ?? 12_000;
-    this.#log = options.debug;
+    const all = (this.#options = { ...DEFAULTS, ...given(options) });
+    const timers = (this.#timers = new Timers(all.platform));
     this.#queue = new Queue(
       {
+        timers,
         put: (event, data, reply) => this.#put(event, data, reply),
-        later: (ms, call) => this.#later(ms, call),
         pause: (tries) => this.#pause(tries),
-        guarded: (call) => this.#guarded(call),
-        platform,
       },
-      options.queue ?? 1_000,
-      options.queueBytes ?? 4_000_000,
+      all.queue,
+      all.queueBytes,
     );
     this.#filler = filler?.({
       request: (event, data) => this.#request(event, data),
@@ -200,19 +193,19 @@ export class Core<
       isIn: (name) => this.isIn(name),
       again: (error, call) => this.#again(error, call),
     });
-    if (options.autoConnect ?? true) this.connect();
+    if (all.autoConnect) this.connect();
   }
 
   /** Its clocks and timers, for what stands beside the client. */
   get platform(): Platform {
-    return this.#platform;
+    return this.#options.platform;
   }
 
   // --- state -----------------------------------------------------------
 
   /** What is true now. */
   get state(): State {
-    return this.#state;
+    return this.#state.value;
   }
 
   /** Milliseconds there and back, as measured last. */
@@ -227,73 +220,50 @@ export class Core<
 
   /** Calls `listener` with the state now and each one that follows. Returns what ends that. */
   subscribe(listener: (state: State) => void): () => void {
-    // Its own function, so that one that subscribes twice is told twice.
-    const own = (state: State) => listener(state);
-    this.#listeners.add(own);
-    this.#guarded(() => own(this.#state));
-    return () => void this.#listeners.delete(own);
+    return this.#state.subscribe(listener);
   }
 
   #become(state: State): void {
-    this.#state = state;
     this.#debug(`state ${state.status} ${"reason" in state ? state.reason : ""}`);
-    for (const listener of [...this.#listeners]) {
-      this.#guarded(() => listener(state));
-      // What a listener did about it has been told to all by now.
-      if (this.#state !== state) return;
-    }
-  }
-
-  /** An error of the application is its own: nobody else is disturbed. */
-  #guarded(call: () => void): void {
-    try {
-      call();
-    } catch (error) {
-      queueMicrotask(() => {
-        throw error;
-      });
-    }
+    this.#state.become(state);
   }
 
   #debug(what: string): void {
-    this.#guarded(() => this.#log?.(what));
+    guarded(() => this.#options.debug?.(what));
   }
 
   // --- connecting ------------------------------------------------------
 
   /** Connects, or tries again at once if it was about to. */
   connect(): void {
-    const { status } = this.#state;
-    if (status === "reconnecting" && this.#timers.retry !== undefined) this.#begin();
-    if (status !== "disconnected" && status !== "failed") return;
+    const { status } = this.state;
+    if (this.#timers.has("retry")) this.#begin();
+    if (!OVER.test(status)) return;
     this.#failures = this.#renewals = 0;
-    this.#unwatch ??= this.#platform.watch((to) => this.#surroundings(to));
+    this.#unwatch ??= this.platform.watch((to) => this.#surroundings(to));
     const state: State = { status: "connecting" };
     this.#become(state);
-    if (this.state === state) this.#begin();
+    if (this.#state.value === state) this.#begin();
   }
 
   /** Ends the connection, and whatever waits for it. Nothing is left behind. */
   disconnect(): void {
-    if (this.#state.status === "disconnected") return;
+    if (this.state.status === "disconnected") return;
     this.#drop(true);
     this.#stop({ status: "disconnected", reason: "client" });
   }
 
   #stop(state: State & { reason: Reason }): void {
     this.#drop();
-    this.#clear("retry");
     this.#unwatch?.();
     this.#unwatch = undefined;
     this.#isOffline = false;
-    const { reason } = state;
-    this.#queue.fail(() => disconnected(reason));
-    for (const [name, { waiting, wasIn }] of this.#rooms) {
-      for (const one of waiting.splice(0)) {
-        one.reject(disconnected(reason));
-        // Who was told that nothing came of it is not to find it done later.
-        if (!wasIn) this.#rooms.delete(name);
-      }
+    const error = () => disconnected(state.reason);
+    this.#queue.fail(error);
+    for (const [name, room] of this.#rooms) {
+      // Who was told that nothing came of it is not to find it done later.
+      if (room.waiting.length && !room.wasIn) this.#rooms.delete(name);
+      settle(room, error);
     }
     this.#become(state);
   }
@@ -302,35 +272,23 @@ export class Core<
   #drop(forGood = false): void {
     this.#attempt++;
     const link = this.#link;
-    this.#link = undefined;
-    this.#asking?.abort();
+    this.#link = this.#hello = undefined;
     if (link) this.#session = link.session?.();
     if (forGood) this.#session = undefined;
-    for (const [name, room] of this.#rooms) {
-      room.entering = undefined;
-      this.#filler?.drop(name, room, this.#session);
-    }
-    this.#hello = undefined;
+    for (const room of this.#rooms.values()) room.entering = undefined;
+    this.#filler?.drop(this.#rooms, this.#session);
     this.#announced = {};
-    this.#answeredAt = -Infinity;
-    this.#doubted.clear();
-    for (const timer of ["attempt", "watch", "probe", "stable", "token"] as const)
-      this.#clear(timer);
-    for (const timer of this.#loose) this.#platform.clearTimeout(timer);
-    this.#loose.clear();
     this.#queue.drop();
+    this.#timers.drop();
     link?.close(forGood);
-    for (const request of [...this.#requests]) request.reject(disconnected("transport"));
   }
 
   #begin(): void {
     this.#drop();
-    this.#clear("retry");
-    const attempt = this.#attempt;
-    const current = () => attempt === this.#attempt;
-    const state = this.#state;
+    const current = this.#current();
+    const { state } = this;
     // Earlier than was told.
-    const unix = this.#platform.unix();
+    const unix = this.platform.unix();
     if (state.status === "reconnecting" && state.nextRetryAt > unix + 1) {
       this.#become({ ...state, nextRetryAt: unix });
       if (!current()) return;
@@ -344,7 +302,7 @@ export class Core<
     });
     const go = (token: string | undefined) => {
       if (!current()) return;
-      this.#set("attempt", this.#timeout, () =>
+      this.#timers.set("attempt", this.#options.connectTimeout, () =>
         this.#ended({ kind: "retry", reason: "connect_timeout" }),
       );
       try {
@@ -354,8 +312,7 @@ export class Core<
         else link.close(false);
       } catch (error) {
         // An address that is none, or nothing to connect with: it would be the same each time.
-        const { message } = error as Error;
-        const what = new HeartlineError("UNSUPPORTED", message);
+        const what = new HeartlineError("UNSUPPORTED", (error as Error).message);
         ended({ kind: "final", reason: "transport", error: what });
       }
     };
@@ -365,73 +322,69 @@ export class Core<
 
   #opened(hello: Hello, token: string | undefined): void {
     if (this.#hello) return;
-    const { pingInterval, pingTimeout, recovered, serverTime, maxPayload, userId, nodeId } = hello;
-    const { now, unix } = this.#platform;
+    const { pingInterval, pingTimeout, recovered, serverTime } = hello;
+    const unix = this.platform.unix();
     this.#hello = hello;
     this.#interval = pingInterval > 0 ? pingInterval : 25_000;
     this.#grace = pingTimeout > 0 ? pingTimeout : 20_000;
-    this.#queue.most = maxPayload ?? Infinity;
-    this.#clear("attempt");
-    this.#heardAt = now();
-    this.#clocks = { now: now(), unix: unix() };
-    this.#skew = serverTime > 0 ? serverTime - unix() : 0;
-    this.#set("stable", STABLE, () => {
+    this.#queue.most = hello.maxPayload ?? Infinity;
+    this.#timers.clear("attempt");
+    this.#alive();
+    // From now on.
+    this.#hasSlept();
+    this.#skew = serverTime > 0 ? serverTime - unix : 0;
+    this.#timers.set("stable", STABLE, () => {
       this.#failures = this.#renewals = 0;
     });
     this.#watch();
-    if (token !== undefined) this.#renewBefore(expiry(token));
-    const isElsewhere = this.#nodeId !== nodeId;
-    this.#nodeId = nodeId;
+    this.#renewBefore(expiry(token));
     const isByRoom = this.#link?.isByRoom;
-    if (!recovered) this.#joined.clear();
     if (!recovered && !isByRoom) this.#left.clear();
-    for (const [name, room] of this.#rooms) {
+    for (const room of this.#rooms.values()) {
+      if (!recovered) room.isIn = false;
       if (room.wasIn && (!recovered || isByRoom)) room.isStale = true;
-      this.#filler?.hello(name, room, isElsewhere);
     }
-    this.#become({
-      status: "connected",
-      socketId: hello.socketId,
-      recovered,
-      ...(userId !== undefined && { userId }),
-    });
+    this.#filler?.hello(hello, this.#rooms);
+    const { socketId, userId } = hello;
+    this.#become(given({ status: "connected", socketId, recovered, userId }));
     if (this.#wasIn) this.#tell("session:back", { recovered });
     this.#wasIn = true;
     if (this.#hello !== hello) return;
     for (const room of this.#left) this.#depart(room);
     const entering = [...this.#rooms].map(([name, room]) => {
-      if (room.isStale || room.waiting.length || !this.#joined.has(name))
-        return this.#enter(name, room);
+      if (room.isStale || room.waiting.length || !room.isIn) return this.#enter(name, room);
       this.#filler?.lookBack(name, room);
     });
+    if (!entering.some(Boolean)) return this.#queue.open();
     // What is sent may be for a room: its own sender is to hear it there.
-    const attempt = this.#attempt;
-    const open = () => attempt === this.#attempt && this.#queue.open();
-    if (!entering.some(Boolean)) return void open();
-    this.#later(JOIN_TIME, open);
-    void Promise.all(entering).then(open);
+    const joined = Promise.all(entering);
+    const open = () => this.#queue.open();
+    this.#timers.set(joined, JOIN_TIME, open);
+    void joined.then(() => {
+      if (!this.#timers.has(joined)) return;
+      this.#timers.clear(joined);
+      open();
+    });
   }
 
   #ended(end: End): void {
     const { kind, afterMs } = end;
-    const reason = this.#explained(end);
-    const why = reason === "kicked" && this.#foretold("connection:closed")?.why;
+    const reason = this.#explained(end.reason);
+    const why = reason === "kicked" && this.#announced["connection:closed"]?.reason;
     const error =
-      end.error ?? (why ? new HeartlineError(why, `the server said why: ${why}`) : undefined);
+      end.error ?? (why ? new HeartlineError(why, `the server said ${why}`) : undefined);
     // A server that goes away closes the connection.
     const isClosed = end.reason === "transport" || end.reason === "unavailable";
-    const drain = isClosed ? this.#foretold("server:drain") : undefined;
-    const code = end.code ?? error?.code;
-    const message = end.message || error?.message;
-    const cause: Cause = {
-      what: end.what ?? (drain ? "drained" : this.#what(reason)),
-      ...(code !== undefined && { code }),
-      ...(message && { message }),
-    };
-    this.#debug(`end ${reason} ${code ?? ""}`);
+    const drain = isClosed ? this.#announced["server:drain"]?.reconnectInMs : undefined;
+    const cause: Cause = given({
+      what: end.what ?? (drain === undefined ? this.#what(reason) : "drained"),
+      code: end.code ?? error?.code,
+      message: end.message || error?.message || undefined,
+    });
+    this.#debug(`end ${reason} ${cause.code ?? ""}`);
     const failed = (reason: Reason) =>
-      this.#stop({ status: "failed", reason, cause, ...(error && { error }) });
-    let pause = afterMs! >= 0 ? afterMs : drain?.afterMs;
+      this.#stop(given({ status: "failed", reason, cause, error }));
+    let pause = afterMs! >= 0 ? afterMs : drain && Math.min(drain, MAX_PAUSE);
     this.#isAsked = pause !== undefined;
     this.#drop();
     if (kind === "final") return failed(reason);
@@ -440,16 +393,17 @@ export class Core<
       if (typeof this.#token !== "function" || this.#renewals++ > 0) return failed(reason);
       pause = 0;
     }
+    const { attempts, maxBackoff } = this.#options;
     // Without a network nothing can be tried: that is nobody's failure.
-    if (!this.#isOffline && ++this.#failures > this.#attempts) return failed("attempts_exhausted");
-    pause ??= this.#isOffline ? this.#maxBackoff : this.#pause(this.#failures);
+    if (!this.#isOffline && ++this.#failures > attempts) return failed("attempts_exhausted");
+    pause ??= this.#isOffline ? maxBackoff : this.#pause(this.#failures);
     pause = Math.min(pause, MAX_TIMER);
     // Before the state is told: a listener may call `connect` or `disconnect`.
-    this.#set("retry", pause, () => this.#begin());
+    this.#timers.set("retry", pause, () => this.#begin());
     this.#become({
       status: "reconnecting",
       attempt: this.#failures || 1,
-      nextRetryAt: this.#platform.unix() + pause,
+      nextRetryAt: this.platform.unix() + pause,
       reason,
       cause,
     });
@@ -459,76 +413,71 @@ export class Core<
     if (/auth|token|signed/.test(reason)) return "token";
     if (/timeout/.test(reason)) return "timeout";
     if (reason === "transport") return this.#hello ? "lost" : "unreachable";
-    return reason === "invalid_namespace" ? "refused" : (reason as Cause["what"]);
-  }
-
-  /** What was announced by this event, if that is not too long ago to be about this end. */
-  #foretold(event: string): { at: number; afterMs?: number; why?: string } | undefined {
-    const announced = this.#announced[event];
-    return announced && this.#platform.now() - announced.at <= ANNOUNCED ? announced : undefined;
+    return reason as Cause["what"];
   }
 
   /**
    * The reason of an end, in the light of what was announced. An announcement never
    * changes what becomes of the client: that follows from the end alone.
    */
-  #explained({ kind, reason }: End): Reason {
-    const isTurnedOut = kind === "final" && (reason === "kicked" || reason === "device_limit");
-    if (isTurnedOut && this.#foretold("connection:replaced")) return "replaced";
-    if (kind === "retry" && reason === "transport" && this.#foretold("auth:error"))
-      return "auth_expired";
-    return reason;
+  #explained(reason: Reason): Reason {
+    const isTurnedOut = reason === "kicked" || reason === "device_limit";
+    if (isTurnedOut && this.#announced["connection:replaced"]) return "replaced";
+    return reason === "transport" && this.#announced["auth:error"] ? "auth_expired" : reason;
   }
 
   /** Doubles up to the cap; half of it is chance, so that not all come back together. */
   #pause(failures: number): number {
-    const most = Math.min(this.#maxBackoff, this.#backoff * 2 ** Math.min(failures - 1, 30));
-    return most * (0.5 + this.#platform.random() / 2);
+    const { backoff, maxBackoff } = this.#options;
+    const most = Math.min(maxBackoff, backoff * 2 ** Math.min(failures - 1, 30));
+    return most * (0.5 + this.platform.random() / 2);
   }
 
   #surroundings(to: "online" | "offline" | "awake"): void {
     if (to !== "awake") this.#isOffline = to === "offline";
-    const state = this.#state;
+    const { state } = this;
     if (to === "offline") {
       if (this.#link) this.#ended({ kind: "retry", reason: "offline" });
     } else if (this.#hello) {
       this.#look();
-    } else if (this.#timers.retry !== undefined && state.status === "reconnecting") {
+    } else if (this.#timers.has("retry") && state.status === "reconnecting") {
       // A pause that the server has asked for is kept.
-      if (!this.#isAsked || this.#platform.unix() >= state.nextRetryAt) this.#begin();
+      if (!this.#isAsked || this.platform.unix() >= state.nextRetryAt) this.#begin();
     }
   }
 
   // --- silence ---------------------------------------------------------
 
   #watch(): void {
-    const silence = this.#platform.now() - this.#heardAt;
+    const silence = this.platform.now() - this.#heardAt;
     const asks = this.#link?.isDeaf && silence < this.#interval;
     const next = Math.min(TICK, this.#interval + (asks ? 0 : this.#grace) - silence);
-    this.#set("watch", Math.max(next, 0), () => this.#look());
+    this.#timers.set("watch", Math.max(next, 0), () => this.#look());
   }
 
   /** Whether the machine has slept since the clocks were last looked at. */
   #hasSlept(): boolean {
     const before = this.#clocks;
-    const now = this.#platform.now(),
-      unix = this.#platform.unix();
+    const now = this.platform.now();
+    const unix = this.platform.unix();
     this.#clocks = { now, unix };
-    return (
-      Math.abs(unix - before.unix - (now - before.now)) > PROBE || now - before.now > TICK + PROBE
-    );
+    const passed = now - before.now;
+    return Math.abs(unix - before.unix - passed) > PROBE || passed > TICK + PROBE;
   }
 
   /** Looks whether the connection is as alive as the server promised. */
   #look(): void {
-    const silence = this.#platform.now() - this.#heardAt;
+    const silence = this.platform.now() - this.#heardAt;
     // What was asked before is waited for, whatever else wakes up meanwhile.
-    if (this.#timers.probe !== undefined) return;
+    if (this.#timers.has("probe")) return;
     if (this.#hasSlept()) return this.#probe();
-    if (silence >= this.#interval + this.#grace)
-      return this.#ended({ kind: "retry", reason: "heartbeat_timeout" });
+    if (silence >= this.#interval + this.#grace) return this.#silent();
     if (this.#link?.isDeaf && silence >= this.#interval) this.ping().catch(nothing);
     this.#watch();
+  }
+
+  #silent(): void {
+    this.#ended({ kind: "retry", reason: "heartbeat_timeout" });
   }
 
   /**
@@ -536,26 +485,26 @@ export class Core<
    * waiting. What had come before, and waited to be read, is no answer; what comes later is.
    */
   #probe(): void {
-    const asked = this.#platform.now();
-    this.#clear("watch");
-    this.#set("probe", PROBE, () => {
+    const asked = this.platform.now();
+    this.#timers.clear("watch");
+    this.#timers.set("probe", PROBE, () => {
       if (this.#hasSlept() || this.#heardAt - asked > PROBE / 2) this.#probe();
-      else this.#ended({ kind: "retry", reason: "heartbeat_timeout" });
+      else this.#silent();
     });
     this.ping().then(() => {
-      this.#clear("probe");
+      this.#timers.clear("probe");
       this.#watch();
     }, nothing);
   }
 
   #alive(): void {
-    this.#heardAt = this.#platform.now();
+    this.#heardAt = this.platform.now();
   }
 
   /** Milliseconds to the server and back. */
   async ping(): Promise<number> {
-    const asked = this.#platform.now();
-    await this.#ask((reply) => this.#link?.ping(() => reply({})), REQUEST_TIMEOUT);
+    const asked = this.platform.now();
+    await this.#ask((reply) => this.#link?.ping(() => reply({})));
     this.#alive();
     return (this.#latency = this.#heardAt - asked);
   }
@@ -571,29 +520,24 @@ export class Core<
     this.#token = token;
     this.#renewals = 0;
     if (this.#hello) await this.#refresh();
-    else if (this.#timers.retry !== undefined && !this.#isAsked) this.#begin();
+    else if (this.#timers.has("retry") && !this.#isAsked) this.#begin();
   }
 
   /** What the function gives, in time; nothing else than a text with something in it will do. */
   async #askToken(): Promise<string> {
     const ask = this.#token;
     if (typeof ask !== "function") return ask!;
-    const asking = (this.#asking = new AbortController());
-    let off: (() => void) | undefined;
-    const late = new Promise<never>((_, reject) => {
-      off = this.#later(this.#timeout, () => {
-        asking.abort();
-        reject(new HeartlineError("TIMEOUT", `no token within ${this.#timeout} ms`));
-      });
-    });
-    try {
-      const token: unknown = await Promise.race([ask({ signal: asking.signal }), late]);
-      // The page of a proxy that answers in the place of the app is no token.
-      if (typeof token === "string" && /^\s*[^\s<]/.test(token)) return token;
-      throw new HeartlineError("NO_TOKEN", "what the token function gave is no token");
-    } finally {
-      off!();
-    }
+    const asking = new AbortController();
+    const answer = async () => ask({ signal: asking.signal });
+    const token = await this.#within(
+      this.#options.connectTimeout,
+      "token",
+      (given, failed) => void answer().then(given, failed),
+      () => asking.abort(),
+    );
+    // The page of a proxy that answers in the place of the app is no token.
+    if (typeof token === "string" && /^\s*[^\s<]/.test(token)) return token;
+    throw new HeartlineError("NO_TOKEN", "the token function gave no token");
   }
 
   /** The end of an attempt without a token. */
@@ -604,45 +548,42 @@ export class Core<
   }
 
   #renewBefore(expires: number | undefined): void {
-    this.#clear("token");
-    const left = expires! - this.#platform.unix() - this.#skew;
+    this.#timers.clear("token");
+    const left = expires! - this.platform.unix() - this.#skew;
     const after = left - Math.min(REFRESH_AHEAD, left / 5);
-    if (typeof this.#token === "function" && left > 0 && after < MAX_TIMER)
-      this.#set("token", Math.max(after, SELDOM), () => void this.#renew(1));
+    if (typeof this.#token === "function" && left > 0)
+      this.#timers.set("token", Math.max(after, SELDOM), () => void this.#renew(1));
   }
 
   /** A new token for the connection that is; until it expires, asked for again. */
   async #renew(tries: number): Promise<void> {
-    const attempt = this.#attempt;
+    const current = this.#current();
     try {
       await this.#refresh();
     } catch (error) {
-      if (attempt !== this.#attempt) return;
+      if (!current()) return;
       const end = this.#untold(error);
       if (end.kind === "final") return this.#ended(end);
-      this.#set("token", this.#pause(tries), () => void this.#renew(tries + 1));
+      this.#timers.set("token", this.#pause(tries), () => void this.#renew(tries + 1));
     }
   }
 
   async #refresh(): Promise<void> {
-    const attempt = this.#attempt;
+    const current = this.#current();
     const token = await this.#askToken();
-    if (attempt !== this.#attempt) return;
+    if (!current()) return;
     const { expiresAt } = await this.#request("auth:refresh", { token });
-    if (attempt === this.#attempt) this.#renewBefore((expiresAt as number) ?? expiry(token));
+    if (current()) this.#renewBefore((expiresAt as number) ?? expiry(token));
   }
 
   // --- events ----------------------------------------------------------
 
   /** An event that the transport heard; with a `room`, if the transport knows it was said there. */
   #event(name: string, data: any, room?: string, offset?: number): void {
-    if (OWN.test(name)) return;
-    if (room === undefined) this.#mind(name, data);
+    if (OWN.has(name)) return;
+    if (room === undefined) this.#mind(name, Object(data));
     else if (PERSONAL.has(name)) return;
-    const at: Place = {
-      ...(room !== undefined && { room }),
-      ...(offset !== undefined && { offset }),
-    };
+    const at: Place = given({ room, offset });
     this.#debug(`heard ${name} ${room ?? ""}`);
     if (name === "message:new" && this.#filler) this.#filler.message(data, room, at);
     else this.#tell(name, data, at);
@@ -653,52 +594,47 @@ export class Core<
    * Nothing here ends or changes anything by itself.
    */
   #mind(name: string, data: any): void {
-    const at = this.#platform.now();
-    if (name === "server:drain") {
-      const asked = data?.reconnectInMs;
-      if (typeof asked === "number" && asked >= 0)
-        this.#announced[name] = { at, afterMs: Math.min(asked, MAX_PAUSE) };
-    } else if (name === "connection:closed") {
-      if (typeof data?.reason === "string") this.#announced[name] = { at, why: data.reason };
-    } else if (
-      name === "connection:replaced" ||
-      (name === "auth:error" && data?.code === "AUTH_TOKEN_EXPIRED")
+    const { reason, reconnectInMs, timestamp } = data;
+    const room = this.#rooms.get(data.room);
+    if (name === "heartbeat" && typeof timestamp === "number") this.#answer(timestamp);
+    else if (name === "room:left" && reason !== undefined && room) this.#doubt(data.room, room);
+    else if (name === "room:gap" && this.isIn(data.room)) this.#missed(data.room, room!);
+    else if (
+      ANNOUNCES.test(name) &&
+      (name !== "server:drain" || (typeof reconnectInMs === "number" && reconnectInMs >= 0)) &&
+      (name !== "connection:closed" || typeof reason === "string") &&
+      (name !== "auth:error" || data.code === "AUTH_TOKEN_EXPIRED")
     ) {
-      this.#announced[name] = { at };
-    } else if (name === "heartbeat") {
-      if (typeof data?.timestamp === "number") this.#answer(data.timestamp, at);
-    } else if (name === "room:left") {
-      if (data?.reason !== undefined) this.#doubt(data.room);
-    } else if (name === "room:gap") {
-      const room = this.#rooms.get(data?.room);
-      if (room && this.isIn(data.room)) this.#missed(data.room, room);
+      this.#announced[name] = data;
+      this.#timers.set(name, ANNOUNCED, () => delete this.#announced[name]);
     }
   }
 
   /** Answers a heartbeat, and measures by this client's own clock how long that takes. */
-  #answer(timestamp: number, at: number): void {
-    if (at - this.#answeredAt < SELDOM) return;
-    this.#answeredAt = at;
+  #answer(timestamp: number): void {
+    if (!this.#isFirst("heartbeat")) return;
+    const at = this.platform.now();
     this.#link?.emit("heartbeat:response", { timestamp }, (reply) => {
-      if (reply?.ok !== false) this.#latency = this.#platform.now() - at;
+      if (reply?.ok !== false) this.#latency = this.platform.now() - at;
     });
   }
 
   /** Asks the server for a room that it has perhaps taken away: its refusal would be the proof. */
-  #doubt(name: string): void {
-    const room = this.#rooms.get(name);
-    if (!room || !this.#joined.has(name) || this.#doubted.has(name)) return;
-    this.#doubted.add(name);
-    const attempt = this.#attempt;
-    void this.#enter(name, room).then(() => {
-      if (attempt === this.#attempt) this.#later(SELDOM, () => this.#doubted.delete(name));
-    });
+  #doubt(name: string, room: Wanted): void {
+    if (room.isIn && this.#isFirst(room)) void this.#enter(name, room);
+  }
+
+  /** Whether nothing like this has been, a moment ago. */
+  #isFirst(what: unknown): boolean {
+    const isFirst = !this.#timers.has(what);
+    if (isFirst) this.#timers.set(what, SELDOM, nothing);
+    return isFirst;
   }
 
   #tell(name: string, data: unknown, at: Place = {}): void {
     for (const handler of [...(this.#handlers.get(name) ?? [])]) {
       this.#place = at;
-      this.#guarded(() => handler(data as never));
+      guarded(() => handler(data as never));
     }
   }
 
@@ -738,7 +674,7 @@ export class Core<
       }
       room.users.add(user);
       if (this.isIn(name)) return resolve();
-      room.waiting.push({ resolve: () => resolve(), reject });
+      room.waiting.push((error) => (error ? reject(error) : resolve()));
       if (this.#hello) void this.#enter(name, room);
     });
     // Who does not wait for it does not have to hear that it came to nothing.
@@ -748,7 +684,7 @@ export class Core<
 
   /** Whether this client is in a room now. */
   isIn(room: string): boolean {
-    return this.#hello !== undefined && this.#joined.has(room);
+    return !!this.#hello && !!this.#rooms.get(room)?.isIn;
   }
 
   /** Leaves a room, for good, unless somebody else wants to be in it. */
@@ -756,7 +692,7 @@ export class Core<
     const room = this.#rooms.get(name);
     if (!room?.users.delete(user) || room.users.size) return;
     this.#forget(name);
-    for (const one of room.waiting) one.reject(new HeartlineError("LEFT", `room ${name} was left`));
+    settle(room, () => new HeartlineError("LEFT", `room ${name} was left`));
     // If it is not heard now, the next connection says it.
     this.#left.add(name);
     if (this.#hello) this.#depart(name);
@@ -770,7 +706,6 @@ export class Core<
 
   #forget(name: string): void {
     this.#rooms.delete(name);
-    this.#joined.delete(name);
     this.#session?.rooms?.delete(name);
   }
 
@@ -779,17 +714,14 @@ export class Core<
     if (room.entering) return room.entering;
     // Where it stands, so that it is known what is missed later.
     if (!room.wasIn) this.#filler?.joining(name, room);
-    return (room.entering = this.#ask(
-      (reply) => this.#link?.join(name, reply),
-      REQUEST_TIMEOUT,
-    ).then(
+    return (room.entering = this.#ask((reply) => this.#link?.join(name, reply)).then(
       (reply) => {
         // It may have been left, and joined anew by now: that has an answer of its own.
         if (this.#rooms.get(name) !== room) return;
         room.entering = undefined;
-        const isNew = !this.#joined.has(name);
-        this.#joined.add(name);
-        for (const one of room.waiting.splice(0)) one.resolve({});
+        const isNew = !room.isIn;
+        room.isIn = true;
+        settle(room);
         if (isNew) this.#tell("room:in", { room: name });
         this.#entered(name, room, reply);
       },
@@ -804,7 +736,7 @@ export class Core<
             }),
           );
         this.#forget(name);
-        for (const one of room.waiting) one.reject(error);
+        settle(room, () => error);
         this.#tell("room:lost", { room: name, code: error.code });
       },
     ));
@@ -828,40 +760,41 @@ export class Core<
 
   // --- requests --------------------------------------------------------
 
+  /** What is answered in time and by this connection; or else it is `over`, and rejects. */
+  #within<T>(
+    ms: number,
+    what: string,
+    ask: (resolve: (answer: T) => void, reject: (error: unknown) => void) => void,
+    over = nothing,
+  ): Promise<T> {
+    return new Promise<T>((resolve, reject) => {
+      const fail = (error: HeartlineError) => {
+        over();
+        reject(error);
+      };
+      this.#timers.set(
+        ask,
+        ms,
+        () => fail(new HeartlineError("TIMEOUT", `no ${what} within ${ms} ms`)),
+        () => fail(disconnected("transport")),
+      );
+      ask(resolve, reject);
+    }).finally(() => this.#timers.clear(ask));
+  }
+
   /** A promise of a reply that settles with the connection at the latest. */
-  #ask(put: (reply: (reply: Reply) => void) => void, timeout: number): Promise<Reply> {
-    return new Promise((resolve, reject) => {
-      if (!this.#hello) return reject(disconnected(this.#reason()));
-      const finish = () => {
-        this.#platform.clearTimeout(timer);
-        this.#requests.delete(waiting);
-      };
-      const waiting: Waiting = {
-        resolve(reply) {
-          finish();
-          resolve(reply);
-        },
-        reject(error) {
-          finish();
-          reject(error);
-        },
-      };
-      const late = () =>
-        waiting.reject(new HeartlineError("TIMEOUT", `no answer within ${timeout} ms`));
-      const timer = this.#platform.setTimeout(late, timeout);
-      this.#requests.add(waiting);
-      try {
-        put((reply) =>
-          reply?.ok === false ? waiting.reject(failure(reply)) : waiting.resolve(reply ?? {}),
-        );
-      } catch (error) {
-        waiting.reject(error as HeartlineError);
-      }
-    });
+  async #ask(
+    put: (reply: (reply: Reply) => void) => void,
+    timeout = REQUEST_TIMEOUT,
+  ): Promise<Reply> {
+    if (!this.#hello) throw disconnected(this.#reason());
+    const reply = (await this.#within<Reply>(timeout, "answer", put)) ?? {};
+    if (reply.ok === false) throw failure(reply);
+    return reply;
   }
 
   #reason(): Reason {
-    const state = this.#state;
+    const { state } = this;
     return "reason" in state ? state.reason : "transport";
   }
 
@@ -870,7 +803,7 @@ export class Core<
     return this.#link?.emit(event, data, reply);
   }
 
-  #request(event: string, data: unknown, timeout = REQUEST_TIMEOUT): Promise<Reply> {
+  #request(event: string, data: unknown, timeout?: number): Promise<Reply> {
     return this.#ask((reply) => this.#put(event, data, reply), timeout);
   }
 
@@ -879,7 +812,7 @@ export class Core<
    * or `INVALID_DATA` for what no server would get.
    */
   emit<K extends keyof Outward & string>(event: K, data: Outward[K]): boolean {
-    return this.#hello !== undefined && this.#put(event, data) !== false;
+    return !!this.#hello && this.#put(event, data) !== false;
   }
 
   /**
@@ -901,7 +834,7 @@ export class Core<
     data: Incoming[K],
     key?: string,
   ): Promise<Reply> {
-    return this.#request("publish", { room, event, data, ...(key !== undefined && { key }) });
+    return this.#request("publish", { room, event, ...given({ data, key }) });
   }
 
   // --- sending, surely -------------------------------------------------
@@ -922,59 +855,33 @@ export class Core<
     data: Outward[K],
     options: SendOptions = {},
   ): Promise<Reply> {
-    const state = this.#state;
-    const isOver = "reason" in state && !/not_started/.test(state.reason) && !("attempt" in state);
-    return this.#queue.add(event, data, options, isOver ? disconnected(state.reason) : undefined);
+    const reason = this.#reason();
+    // Before the first connect it waits.
+    const isOver = OVER.test(this.state.status) && reason !== "not_started";
+    return this.#queue.add(event, data, options, isOver ? disconnected(reason) : undefined);
   }
 
   /** What waits to be sent or acknowledged. Never changed; what is different is a new one. */
   get pending(): Pending {
-    return this.#queue.pending;
+    return this.#queue.pending.value;
   }
 
   /** Calls `listener` with what waits now, and each time that it is different. */
   subscribePending(listener: (pending: Pending) => void): () => void {
-    const own = (pending: Pending) => listener(pending);
-    this.#queue.listeners.add(own);
-    this.#guarded(() => own(this.pending));
-    return () => void this.#queue.listeners.delete(own);
+    return this.#queue.pending.subscribe(listener);
   }
 
   // --- timers ----------------------------------------------------------
 
-  /** Once, if this connection lasts so long. Returns what ends that. */
-  #later(ms: number, call: () => void): () => void {
-    const timer = this.#platform.setTimeout(
-      () => {
-        this.#loose.delete(timer);
-        call();
-      },
-      Math.min(ms, MAX_TIMER),
-    );
-    this.#loose.add(timer);
-    return () => {
-      this.#platform.clearTimeout(timer);
-      this.#loose.delete(timer);
-    };
-  }
-
   /** After the pause that was asked for, and a little later, so that not all come together. */
   #again({ retryAfterMs }: HeartlineError, call: () => void): void {
-    const chance = 1.25 - this.#platform.random() / 4;
-    this.#later((retryAfterMs ?? this.#backoff) * chance, call);
+    const chance = 1.25 - this.platform.random() / 4;
+    this.#timers.set(call, (retryAfterMs ?? this.#options.backoff) * chance, call);
   }
 
-  #set(timer: TimerName, ms: number, call: () => void): void {
-    this.#clear(timer);
-    this.#timers[timer] = this.#platform.setTimeout(() => {
-      this.#timers[timer] = undefined;
-      call();
-    }, ms);
-  }
-
-  #clear(timer: TimerName): void {
-    if (this.#timers[timer] === undefined) return;
-    this.#platform.clearTimeout(this.#timers[timer]);
-    this.#timers[timer] = undefined;
+  /** Tells whether this attempt, and the connection that it became, is still the one. */
+  #current(): () => boolean {
+    const attempt = this.#attempt;
+    return () => attempt === this.#attempt;
   }
 }

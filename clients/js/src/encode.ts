@@ -8,6 +8,7 @@ const WHOLE = /^(Object|Array|String|Number|Boolean|Null|Undefined)$/;
  * maps, functions, numbers that are not finite, and whatever has a JSON of its own.
  */
 export function encode(data: unknown): string {
+  const invalid = (message: string) => new HeartlineError("INVALID_DATA", message);
   const seen = function (this: any, key: string, value: unknown) {
     // What is given to this function, a date has turned into a text already.
     const own = this[key];
@@ -15,20 +16,23 @@ export function encode(data: unknown): string {
     const isLost =
       own === undefined ? Array.isArray(this) : typeof own === "number" && own - own !== 0;
     if (isLost || own?.toJSON || !WHOLE.test(type))
-      throw new HeartlineError("INVALID_DATA", `${type} at "${key}": JSON does not carry it whole`);
+      throw invalid(`JSON loses ${type} at "${key}"`);
     return value;
   };
   try {
     return JSON.stringify(data, seen);
   } catch (error) {
     // A circle, or a number that is too big for it.
-    if (error instanceof HeartlineError) throw error;
-    throw new HeartlineError("INVALID_DATA", (error as Error).message);
+    throw error instanceof HeartlineError ? error : invalid((error as Error).message);
   }
 }
 
 /** Bytes of a text in UTF-8. */
-export const bytes = (text: string): number => new TextEncoder().encode(text).length;
+const bytes = (text: string): number => new TextEncoder().encode(text).length;
 
-export const tooLarge = (size: number, most: number): HeartlineError =>
-  new HeartlineError("TOO_LARGE", `${size} bytes, and the server takes ${most}`);
+/** The bytes of a text in UTF-8, and `more` of them. Throws `TOO_LARGE` for too many. */
+export function measure(text: string, most: number, more = 0): number {
+  const size = bytes(text) + more;
+  if (size > most) throw new HeartlineError("TOO_LARGE", `${size} bytes of at most ${most}`);
+  return size;
+}

@@ -6,7 +6,7 @@
  */
 import { io, type ManagerOptions, type SocketOptions } from "socket.io-client";
 import { Client, type Options } from "./client.js";
-import { bytes, tooLarge } from "./encode.js";
+import { measure } from "./encode.js";
 import { CODES, REFUSALS, refused } from "./refusals.js";
 import type { Dial, End, Hello, Reason, Reply, Session } from "./types.js";
 
@@ -19,7 +19,7 @@ export interface SocketIoOptions extends Options {
   socketio?: Partial<ManagerOptions & SocketOptions>;
 }
 
-const INVALID_NAMESPACE: End = { kind: "final", reason: "invalid_namespace" };
+const INVALID_NAMESPACE: End = { kind: "final", reason: "invalid_namespace", what: "refused" };
 
 const ENDS: Record<string, Reason> = {
   "ping timeout": "heartbeat_timeout",
@@ -55,8 +55,8 @@ function credentials(
 /** How long a goodbye may take before the requests on their way are ended, in milliseconds. */
 const GOODBYE = 2_000;
 
-/** Bytes of an event, with its binary parts. */
-function sizeOf(event: string, data: unknown): number {
+/** Throws for an event that has too many bytes, with its binary parts. */
+function check(event: string, data: unknown, most: number): void {
   let binary = 0;
   const text = JSON.stringify([event, data], (_, value) => {
     const size: unknown = typeof value === "object" && (value?.byteLength ?? value?.size);
@@ -65,7 +65,7 @@ function sizeOf(event: string, data: unknown): number {
     return 0;
   });
   // With the type of the packet and the number of its acknowledgement.
-  return 32 + binary + bytes(text);
+  measure(text, most, 32 + binary);
 }
 
 /** Node's. */
@@ -248,8 +248,7 @@ export function socketIo(url: string, options: Partial<ManagerOptions & SocketOp
       }
     });
     const emit = (event: string, data: unknown, reply?: (reply: Reply) => void) => {
-      const size = most < Infinity ? sizeOf(event, data) : 0;
-      if (size > most) throw tooLarge(size, most);
+      if (most < Infinity) check(event, data, most);
       if (reply) socket.emit(event, data, reply);
       else socket.emit(event, data);
     };

@@ -6,7 +6,7 @@
  */
 import { Client, type Options } from "./client.js";
 import { Core } from "./core.js";
-import { bytes, encode, tooLarge } from "./encode.js";
+import { encode, measure } from "./encode.js";
 import { CODES, REFUSALS, refused } from "./refusals.js";
 import type { Dial, End, Hello, Reply, Session } from "./types.js";
 
@@ -32,7 +32,9 @@ export interface LiveOptions extends Options {
 }
 
 /** The server's own frames about a topic; each other one with a topic was said in it. */
-const ABOUT_TOPICS = new Set(["subscribed", "unsubscribed", "gap"]);
+const ABOUT_TOPICS = /^((un)?subscribed|gap)$/;
+/** Answers that nobody waits for any more. */
+const ANSWERS = /^(pong|ack|subscribed)$/;
 
 /** Names the answer to the first frame, which has the token. */
 const FIRST = "0";
@@ -60,7 +62,6 @@ export function live(
   return (token, events, earlier) => {
     const before = earlier as Earlier | undefined;
     const { href } = new URL(url, (globalThis as { location?: Location }).location?.href);
-    let over = false;
     let isIn = false;
     let number = 0;
     let session = before;
@@ -75,10 +76,9 @@ export function live(
     /** Bytes that a message may have. */
     let most = Infinity;
     /** Who has said who they are waits for that answer: they are greeted as nobody first. */
-    let hasSaid = false;
+    let first: string | undefined;
     const socket = open(href.replace(/^http/, "ws"));
     const close = (forGood: boolean) => {
-      over = true;
       replies.clear();
       socket.onopen = socket.onmessage = socket.onclose = null;
       // Also one that is opening; it says so in the console, and nothing else. 1000 is goodbye.
@@ -88,7 +88,6 @@ export function live(
     // connection that was given up while it was opening.
     socket.onerror = () => {};
     socket.onclose = ({ code, reason }) => {
-      if (over) return;
       close(false);
       const end = REFUSALS[reason] ?? CODES[code] ?? { kind: "retry", reason: "transport" };
       const isTold = refusal && (code === 4403 || refusal.kind === "retry");
@@ -98,11 +97,7 @@ export function live(
       if (socket.readyState !== 1) return false;
       const id = reply && String(++number);
       const text = encode(id ? { ...frame, id } : frame);
-      // No character has more than three bytes.
-      if (text.length * 3 > most) {
-        const size = bytes(text);
-        if (size > most) throw tooLarge(size, most);
-      }
+      measure(text, most);
       if (id) replies.set(id, reply!);
       if (replies.size > MOST_REPLIES) replies.delete(replies.keys().next().value!);
       socket.send(text);
@@ -115,7 +110,7 @@ export function live(
         place: before.place,
         topics: Object.fromEntries(topics),
       };
-      hasSaid = say({ type: "auth", id: FIRST, token: token ?? "", ...more });
+      if (say({ type: "auth", id: FIRST, token: token ?? "", ...more })) first = FIRST;
     };
     const stands = (topic: string, { epoch, offset }: Position) => {
       const at = topics.get(topic);
@@ -144,11 +139,10 @@ export function live(
       // What is no frame is nothing that the server said.
       if (typeof frame?.type !== "string") return;
       events.alive();
-      const { type, id, topic } = frame;
+      const { type, id, topic, data = frame } = frame;
       const afterMs = frame.retryAfterMs ?? frame.data?.retryAfterMs;
-      const data = "data" in frame ? frame.data : frame;
       if (session && frame.place !== undefined) session.place = frame.place;
-      if (topic !== undefined && !ABOUT_TOPICS.has(type)) return said(topic, frame, data);
+      if (topic !== undefined && !ABOUT_TOPICS.test(type)) return said(topic, frame, data);
       let reply = id !== undefined && replies.get(id);
       replies.delete(id);
       if (type === "subscribed") {
@@ -162,12 +156,12 @@ export function live(
           reply({ ...frame, ok: false, error: frame.message, retryAfterMs: afterMs });
         else reply(type === "ack" ? frame.data : frame);
       } else if (type === "hello") {
-        if (hasSaid && id !== FIRST) return;
+        if (id !== first) return;
         isIn = true;
         most = data.maxPayload ?? Infinity;
         const { resume, recovered } = data as Hello;
         const place = recovered ? before?.place : undefined;
-        session = resume === undefined ? undefined : { resume, place, rooms: topics };
+        session = resume ? { resume, place, rooms: topics } : undefined;
         events.hello(data);
         events.event("server:hello", data);
       } else if (type === "unsubscribed") {
@@ -189,7 +183,7 @@ export function live(
       } else if (type === "gap") {
         stands(topic, frame);
         events.event("room:gap", { room: topic });
-      } else if (type !== "pong" && type !== "ack" && type !== "subscribed") {
+      } else if (!ANSWERS.test(type)) {
         events.event(type, data, topic);
       }
     };

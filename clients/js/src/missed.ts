@@ -1,6 +1,6 @@
 import { isPassing } from "./core.js";
 import type { Filler, Host, Wanted } from "./parts.js";
-import type { HeartlineError, Message, Place, Session } from "./types.js";
+import type { HeartlineError, Hello, Message, Place, Session } from "./types.js";
 
 interface Answer {
   readonly messages: readonly Message[];
@@ -42,6 +42,8 @@ const isConversation = (room: string) => room.startsWith(CONVERSATION);
 
 /** Fills what was missed of conversations from their history, so that each message is told once. */
 export class Missed implements Filler {
+  #nodeId: string | undefined;
+
   constructor(readonly host: Host) {}
 
   #of(room: Wanted): History {
@@ -52,20 +54,26 @@ export class Missed implements Filler {
     return this.host.room(name) !== room;
   }
 
-  drop(name: string, room: Wanted, session: Session | undefined): void {
-    const history = this.#of(room);
-    history.filling = undefined;
-    // What was held has not been told: nobody is to believe that it was.
-    if (history.held) session?.rooms?.delete(name);
+  drop(rooms: ReadonlyMap<string, Wanted>, session: Session | undefined): void {
+    for (const [name, room] of rooms) {
+      const history = this.#of(room);
+      history.filling = undefined;
+      // What was held has not been told: nobody is to believe that it was.
+      if (history.held) session?.rooms?.delete(name);
+    }
   }
 
-  hello(name: string, room: Wanted, isElsewhere: boolean): void {
-    const history = this.#of(room);
-    history.isLoose = false;
-    history.isUnsure ||= isElsewhere;
-    // What was being filled when the connection was lost is to be filled now.
-    if (room.wasIn && history.held) room.isStale = true;
-    if (room.isStale && isConversation(name)) history.held ??= [];
+  hello({ nodeId }: Hello, rooms: ReadonlyMap<string, Wanted>): void {
+    const isElsewhere = this.#nodeId !== nodeId;
+    this.#nodeId = nodeId;
+    for (const [name, room] of rooms) {
+      const history = this.#of(room);
+      history.isLoose = false;
+      history.isUnsure ||= isElsewhere;
+      // What was being filled when the connection was lost is to be filled now.
+      if (room.wasIn && history.held) room.isStale = true;
+      if (room.isStale && isConversation(name)) history.held ??= [];
+    }
   }
 
   joining(name: string, room: Wanted): void {

@@ -7,12 +7,12 @@
  */
 import type { Core } from "./core.js";
 import { encode } from "./encode.js";
-import type { SendOptions } from "./queue.js";
+import { unique, type SendOptions } from "./queue.js";
 import { HeartlineError, type Reply } from "./types.js";
 
 type AnyClient = Pick<
   Core<any, any>,
-  "send" | "state" | "subscribe" | "subscribePending" | "platform"
+  "send" | "state" | "subscribe" | "pending" | "subscribePending" | "platform"
 >;
 
 /** A message that is kept. Its `tempId` is in its data as well. */
@@ -95,15 +95,22 @@ export function openOutbox(
   const give = (entry: Entry): void => {
     const { message } = entry;
     entry.place ??= places++;
+    // Nobody overtakes those that wait for room.
+    if (parked.length) return void parked.push(entry);
     const done = (settle: () => void) => {
       store.remove(message.tempId).catch(unkept(message));
       settle();
     };
+    // Whoever finds no room in an empty queue never will.
+    const isAlone = client.pending.count === 0;
     client.send(message.event, message.data, entry.options).then(
       (reply) => done(() => entry.resolve(reply)),
       (error: HeartlineError) => {
-        if (error.code === "DISCONNECTED" || error.code === "QUEUE_FULL") parked.push(entry);
-        else done(() => entry.reject(error));
+        const isLater = error.code === "QUEUE_FULL" ? !isAlone : error.code === "DISCONNECTED";
+        if (!isLater) return done(() => entry.reject(error));
+        parked.push(entry);
+        // Perhaps what it waits for has come meanwhile.
+        if (client.pending.count === 0) queueMicrotask(again);
       },
     );
   };
@@ -148,8 +155,7 @@ export function openOutbox(
           throw new HeartlineError("INVALID_DATA", "only an object has a tempId to be known by");
         const { platform } = client;
         const at = platform.unix();
-        const part = () => Math.floor(platform.random() * 2 ** 32).toString(36);
-        const tempId = (data.tempId as string) ?? `${at.toString(36)}-${part()}${part()}`;
+        const tempId = (data.tempId as string) ?? unique(platform);
         const copy = { ...(JSON.parse(encode(data)) as object), tempId };
         const message = { tempId, event, data: copy, at };
         last = last

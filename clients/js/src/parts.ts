@@ -1,14 +1,16 @@
 // What the parts of a client have to do with each other, and nobody else.
-import type { HeartlineError, Message, Place, Reply, Session } from "./types.js";
+import type { HeartlineError, Hello, Message, Place, Reply, Session } from "./types.js";
 
 /** A room that somebody wants to be in. */
 export interface Wanted {
   /** Who wants it. */
   readonly users: Set<unknown>;
   /** Who waits to be in it. */
-  readonly waiting: Waiting[];
+  readonly waiting: ((error?: HeartlineError) => void)[];
   /** The answer that is waited for. */
   entering?: Promise<unknown> | undefined;
+  /** The server has let this client into it. */
+  isIn?: boolean;
   /** It was joined once. */
   wasIn?: boolean;
   /** It is not known yet whether something was missed since then. */
@@ -17,18 +19,15 @@ export interface Wanted {
   history?: unknown;
 }
 
-/** Who waits for a reply. */
-export interface Waiting {
-  resolve(reply: Reply): void;
-  reject(error: HeartlineError): void;
-}
+/** Rooms by their names. */
+type Rooms = ReadonlyMap<string, Wanted>;
 
 /** What was missed of conversations is filled in by this, if it is there. */
 export interface Filler {
   /** The connection is lost. */
-  drop(name: string, room: Wanted, session: Session | undefined): void;
+  drop(rooms: Rooms, session: Session | undefined): void;
   /** There is one again, perhaps to another node. */
-  hello(name: string, room: Wanted, isElsewhere: boolean): void;
+  hello(hello: Hello, rooms: Rooms): void;
   /** A room is joined for the first time. */
   joining(name: string, room: Wanted): void;
   /** A room of a connection that goes on where it was lost. */

@@ -1,5 +1,15 @@
 import type { Platform } from "./types.js";
 
+/** What the events of a page or a worker mean. */
+const CHANGES = {
+  online: "online",
+  offline: "offline",
+  visibilitychange: "awake",
+  // A browser that keeps the page for the back button would answer the server's pings for it.
+  pagehide: "offline",
+  pageshow: "online",
+} as const;
+
 /** The browser's, a worker's, React Native's, or Node's, each as far as it has what is watched. */
 export const browser: Platform = {
   now: () => performance.now(),
@@ -8,26 +18,19 @@ export const browser: Platform = {
   setTimeout: (callback, ms) => setTimeout(callback, ms),
   clearTimeout: (timer) => clearTimeout(timer as number),
   watch(changed) {
-    const offs: (() => void)[] = [];
-    const hear = (
-      target: Partial<EventTarget> | undefined,
-      name: string,
-      call: (event: any) => void,
-    ) => {
-      target?.addEventListener?.(name, call);
-      offs.push(() => target?.removeEventListener?.(name, call));
-    };
     const { document } = globalThis;
-    hear(globalThis, "online", () => changed("online"));
-    hear(globalThis, "offline", () => changed("offline"));
-    hear(
-      document,
-      "visibilitychange",
-      () => document.visibilityState === "visible" && changed("awake"),
-    );
-    // A browser that keeps the page for the back button would answer the server's pings for it.
-    hear(globalThis, "pagehide", ({ persisted }) => persisted && changed("offline"));
-    hear(globalThis, "pageshow", ({ persisted }) => persisted && changed("online"));
-    return () => offs.forEach((off) => off());
+    const hear = ({ type, persisted }: any) => {
+      const isSeen = document?.visibilityState === "visible";
+      if (type === "visibilitychange" ? isSeen : (persisted ?? true))
+        changed(CHANGES[type as keyof typeof CHANGES]);
+    };
+    const each = (change: "addEventListener" | "removeEventListener") => {
+      for (const type in CHANGES) {
+        const target = type === "visibilitychange" ? document : globalThis;
+        (target as Partial<EventTarget> | undefined)?.[change]?.(type, hear);
+      }
+    };
+    each("addEventListener");
+    return () => each("removeEventListener");
   },
 };

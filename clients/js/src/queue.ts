@@ -1,5 +1,8 @@
-import { bytes, encode, tooLarge } from "./encode.js";
-import { HeartlineError, type Pending, type Platform, type Reply } from "./types.js";
+import { encode, measure } from "./encode.js";
+import { given } from "./given.js";
+import type { Timers } from "./timers.js";
+import { Told } from "./told.js";
+import { HeartlineError, type Pending, type Reply } from "./types.js";
 
 export interface SendOptions {
   /** How long to wait for an acknowledgement, in milliseconds. Default: 10 000. */
@@ -12,13 +15,10 @@ export interface SendOptions {
 interface Wire {
   /** Says it. Throws for what the server would not take. */
   put(event: string, data: unknown, reply: (reply: Reply) => void): boolean | void;
-  /** Calls once, if this connection lasts so long. */
-  later(ms: number, call: () => void): () => void;
   /** How long to wait before the next try, in milliseconds. */
   pause(tries: number): number;
-  readonly platform: Platform;
-  /** Calls what belongs to the application. */
-  guarded(call: () => void): void;
+  /** They end with the connection. */
+  readonly timers: Timers;
 }
 
 interface Outgoing {
@@ -33,10 +33,8 @@ interface Outgoing {
   /** Tries that a server which was there has not answered, or has answered with a pause. */
   tries: number;
   /** It was said on this connection, and is not to be said again now. */
-  isOut: boolean;
-  wasOut: boolean;
-  /** Ends the wait for its answer. */
-  off?: () => void;
+  isOut?: boolean;
+  wasOut?: boolean;
   resolve(reply: Reply): void;
   reject(error: HeartlineError): void;
 }
@@ -46,15 +44,12 @@ const WINDOW = 32;
 
 /** Messages that are sent until they are acknowledged, in the order in which they were given. */
 export class Queue {
-  pending: Pending = { count: 0, bytes: 0 };
-  readonly listeners = new Set<(pending: Pending) => void>();
+  readonly pending = new Told<Pending>({ count: 0, bytes: 0 });
   /** Bytes that a message may have. */
   most = Infinity;
   readonly #all: Outgoing[] = [];
-  /** They may be sent. */
+  /** They may be sent: there is a connection, and the server has asked for no pause. */
   #isOpen = false;
-  /** The server has asked for a pause. */
-  #isPaused = false;
   #window = WINDOW;
 
   constructor(
@@ -66,25 +61,26 @@ export class Queue {
   /** Takes a message, unless there is an `error` already. */
   add(
     event: string,
-    given: unknown,
+    original: unknown,
     { timeout = 10_000, retries = 5 }: SendOptions,
     error?: HeartlineError,
   ): Promise<Reply> {
     return new Promise((resolve, reject) => {
-      const { count, bytes: held } = this.pending;
+      const { count, bytes } = this.pending.value;
+      const { platform } = this.wire.timers;
+      const at = platform.unix();
       let data: any;
-      let size = 0;
+      let size: number;
       let tempId: string | undefined;
       try {
-        const text = encode(given) as string | undefined;
-        data = text && JSON.parse(text);
+        const text = encode(original) ?? "";
+        data = text ? JSON.parse(text) : undefined;
         if (typeof data === "object" && data && !Array.isArray(data))
-          tempId = data.tempId ??= this.#unique();
-        size = bytes(text ?? "");
+          tempId = data.tempId ??= unique(platform);
         if (error) throw error;
-        if (size > this.most) throw tooLarge(size, this.most);
-        if (count >= this.maxCount || held + size > this.maxBytes)
-          throw new HeartlineError("QUEUE_FULL", `${count} messages, ${held} bytes, wait already`);
+        size = measure(text, this.most);
+        if (count >= this.maxCount || bytes + size > this.maxBytes)
+          throw new HeartlineError("QUEUE_FULL", `${count} messages of ${bytes} bytes wait`);
       } catch (error) {
         return reject(Object.assign(error as Error, { tempId, sent: "no" }));
       }
@@ -93,24 +89,16 @@ export class Queue {
         data,
         size,
         tempId,
-        at: this.wire.platform.unix(),
+        at,
         timeout,
         retries,
         tries: 0,
-        isOut: false,
-        wasOut: false,
         resolve,
         reject,
       });
       this.#note(1, size);
       this.#pump();
     });
-  }
-
-  #unique(): string {
-    const { platform } = this.wire;
-    const part = () => Math.floor(platform.random() * 2 ** 32).toString(36);
-    return `${platform.unix().toString(36)}-${part()}${part()}`;
   }
 
   open(): void {
@@ -120,30 +108,31 @@ export class Queue {
 
   /** The connection is gone, and all that waited for its answers. */
   drop(): void {
-    this.#isOpen = this.#isPaused = false;
+    this.#isOpen = false;
     for (const one of this.#all) one.isOut = false;
   }
 
   /** Nothing is sent any more. */
-  fail(error: (one: object) => HeartlineError): void {
-    for (const one of [...this.#all]) this.#reject(one, error(one));
+  fail(error: () => HeartlineError): void {
+    for (const one of [...this.#all]) this.#reject(one, error());
   }
 
   #note(count: number, size: number): void {
-    const { pending } = this;
-    this.pending = {
-      count: pending.count + count,
-      bytes: pending.bytes + size,
-      ...(this.#all[0] && { oldest: this.#all[0].at }),
-    };
-    for (const listener of [...this.listeners]) this.wire.guarded(() => listener(this.pending));
+    const { value } = this.pending;
+    this.pending.become(
+      given({
+        count: value.count + count,
+        bytes: value.bytes + size,
+        oldest: this.#all[0]?.at,
+      }),
+    );
   }
 
   /** Takes a message out, once. */
   #done(one: Outgoing): boolean {
     const index = this.#all.indexOf(one);
     if (index < 0) return false;
-    one.off?.();
+    this.wire.timers.clear(one);
     this.#all.splice(index, 1);
     this.#note(-1, -one.size);
     return true;
@@ -156,26 +145,24 @@ export class Queue {
 
   #pump(): void {
     for (const one of this.#all.slice(0, this.#window)) {
-      if (!this.#isOpen || this.#isPaused) return;
+      if (!this.#isOpen) return;
       if (!one.isOut) this.#put(one);
     }
   }
 
   #put(one: Outgoing): void {
-    const { wire } = this;
-    if (one.tries > one.retries) {
-      return this.#reject(one, new HeartlineError("UNCONFIRMED", "sent, and never acknowledged"));
-    }
+    const { timers, put, pause } = this.wire;
+    if (one.tries > one.retries)
+      return this.#reject(one, new HeartlineError("UNCONFIRMED", "never acknowledged"));
     one.isOut = true;
-    const again = () => {
-      one.isOut = false;
-      this.#pump();
-    };
-    one.off = wire.later(one.timeout, () => {
-      one.off = wire.later(wire.pause(++one.tries), again);
-    });
+    timers.set(one, one.timeout, () =>
+      timers.set(one, pause(++one.tries), () => {
+        one.isOut = false;
+        this.#pump();
+      }),
+    );
     try {
-      const isOut = wire.put(one.event, one.data, (reply) => this.#answered(one, reply));
+      const isOut = put(one.event, one.data, (reply) => this.#answered(one, reply));
       one.wasOut ||= isOut !== false;
     } catch (error) {
       this.#reject(one, error as HeartlineError);
@@ -185,30 +172,32 @@ export class Queue {
 
   /** An answer to an earlier try is one too, as long as nobody has given up. */
   #answered(one: Outgoing, reply: Reply | undefined): void {
-    const { wire } = this;
+    const { timers } = this.wire;
     const pause = reply?.retryAfterMs;
     // What the connection before was told, this one asks again.
     if (!one.isOut) return;
     if (reply?.ok !== false) {
       if (this.#done(one)) one.resolve(reply ?? {});
       // Nothing waits any more: whoever gave too much at once has had to wait for it.
-      if (this.#all.length === 0) this.#window = WINDOW;
+      if (!this.#all.length) this.#window = WINDOW;
     } else if (pause !== undefined && one.tries < one.retries) {
       // What follows is not to overtake it: one at a time as long as there is any.
-      one.off?.();
+      timers.clear(one);
       // Those behind the first were refused because of those before them.
       if (one === this.#all[0]) one.tries++;
       one.isOut = false;
       this.#window = 1;
-      this.#isPaused = true;
-      wire.later(pause, () => {
-        this.#isPaused = false;
-        this.#pump();
-      });
-      return;
+      this.#isOpen = false;
+      return timers.set(this, pause, () => this.open());
     } else this.#reject(one, failure(reply), "refused");
     this.#pump();
   }
+}
+
+/** A name that no other message has. */
+export function unique({ unix, random }: Timers["platform"]): string {
+  const part = () => Math.floor(random() * 2 ** 32).toString(36);
+  return `${unix().toString(36)}-${part()}${part()}`;
 }
 
 /** What the server has refused with. */

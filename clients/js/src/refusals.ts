@@ -1,10 +1,6 @@
 import { HeartlineError, type End, type Reason } from "./types.js";
 
-const end = (kind: End["kind"], reason: Reason, more?: Partial<End>): End => ({
-  kind,
-  reason,
-  ...more,
-});
+const end = (kind: End["kind"], reason: Reason): End => ({ kind, reason });
 const unavailable = end("retry", "unavailable");
 const protocol = end("final", "protocol");
 const limit = end("final", "device_limit");
@@ -42,5 +38,5 @@ export const CODES: Readonly<Record<number, End>> = {
   4403: end("final", "kicked"),
   4408: end("retry", "heartbeat_timeout"),
   4409: limit,
-  4429: end("retry", "unavailable", { afterMs: 10_000, what: "rate_limited" }),
+  4429: { ...unavailable, afterMs: 10_000, what: "rate_limited" },
 };

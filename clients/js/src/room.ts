@@ -1,4 +1,5 @@
 import type { Core } from "./core.js";
+import { Told } from "./told.js";
 import type { Message, Place, Reply, ServerEvents } from "./types.js";
 
 /** How a room and this client stand. Never changed; what is different is a new one. */
@@ -28,8 +29,7 @@ const ABOUT = /^room:/;
 
 /** A room, as one of those who use it sees it. */
 export class Room<Incoming extends object, Outward extends object> {
-  #state: RoomState = { status: "out" };
-  #listeners = new Set<(state: RoomState) => void>();
+  readonly #state = new Told<RoomState>({ status: "out" });
   #offs: (() => void)[] = [];
   #watching: (() => void)[] | undefined;
   #offset: number | undefined;
@@ -41,7 +41,7 @@ export class Room<Incoming extends object, Outward extends object> {
   ) {}
 
   get state(): RoomState {
-    return this.#state;
+    return this.#state.value;
   }
 
   /** Whether the client is in it now. */
@@ -56,10 +56,7 @@ export class Room<Incoming extends object, Outward extends object> {
 
   /** Calls `listener` with the state now and each one that follows. Returns what ends that. */
   subscribe(listener: (state: RoomState) => void): () => void {
-    const own = (state: RoomState) => listener(state);
-    this.#listeners.add(own);
-    own(this.#state);
-    return () => void this.#listeners.delete(own);
+    return this.#state.subscribe(listener);
   }
 
   /** Wants to be in the room, over all reconnections. Settles as `client.join` does. */
@@ -90,7 +87,7 @@ export class Room<Incoming extends object, Outward extends object> {
   close(): void {
     for (const off of this.#offs.splice(0)) off();
     this.leave();
-    this.#listeners.clear();
+    this.#state.end();
   }
 
   #look(code?: string): void {
@@ -99,14 +96,12 @@ export class Room<Incoming extends object, Outward extends object> {
     if (this.joined) return this.#become({ status: "in" });
     // After the end of all, whoever wants it has to say so again.
     const isOver = status === "disconnected" || status === "failed";
-    if (this.#state.status === "in" || isOver) this.#become({ status: isOver ? "out" : "joining" });
+    if (this.state.status === "in" || isOver) this.#become({ status: isOver ? "out" : "joining" });
   }
 
   #become(state: RoomState): void {
-    const { status, code } = this.#state;
-    if (status === state.status && code === state.code) return;
-    this.#state = state;
-    for (const listener of [...this.#listeners]) listener(state);
+    const { status, code } = this.state;
+    if (status !== state.status || code !== state.code) this.#state.become(state);
   }
 
   /**

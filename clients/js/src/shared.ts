@@ -64,6 +64,11 @@ const PROBE = 2_000;
 const LEGACY_TIME = 50;
 /** Others are told at most so often that something was heard, in milliseconds. */
 const SELDOM = 1_000;
+/**
+ * Events that are kept for tabs that come later to a connection that goes on. Who comes after more
+ * of them begins afresh.
+ */
+const MOST_KEPT = 500;
 /** What is said once, after the hello: to tabs that come later too. */
 const GREETINGS = /^(server:hello|connection:success|session:resume)$/;
 
@@ -89,7 +94,8 @@ type Said =
 type Told =
   | { what: "heard" }
   | { what: "hello"; hello: Hello; place: string; isDeaf: boolean; isByRoom: boolean }
-  | { what: "greeting"; args: Heard }
+  /** What was heard before it came. */
+  | { what: "earlier"; args: Heard }
   | { what: "reply"; id: number; reply: Reply }
   | { what: "end"; end: Plain };
 
@@ -140,6 +146,8 @@ interface Guest {
   readonly link: number;
   readonly before: Before;
   isGreeted: boolean;
+  /** It was told all that came since it was connected last. */
+  goesOn: boolean;
   rooms: Set<string>;
   /** What it watches, as the server was asked. */
   readonly watches: Map<string, unknown>;
@@ -158,7 +166,9 @@ class Carrier {
   #heardAt = -Infinity;
   /** The timer of a question whether it still lives. */
   #asking: unknown;
-  #greetings: Parameters<LinkEvents["event"]>[] = [];
+  #greetings: Heard[] = [];
+  /** All that was heard since the hello, unless that is too much. */
+  #kept: Heard[] | undefined;
   /** Who waits for a room that is being joined. */
   readonly #joining = new Map<string, ((reply: Reply) => void)[]>();
   /** What a connection that goes on has said of each room. */
@@ -237,7 +247,14 @@ class Carrier {
     if (known?.link === link) return;
     if (!this.#watched.has(tab)) this.whenGone(tab, () => this.#gone(tab));
     this.#watched.add(tab);
-    const guest = { link, before, isGreeted: false, rooms: new Set<string>(), watches: new Map() };
+    const guest: Guest = {
+      link,
+      before,
+      isGreeted: false,
+      goesOn: false,
+      rooms: new Set(),
+      watches: new Map(),
+    };
     this.#guests.set(tab, guest);
     this.#tell(tab, link, { what: "heard" });
     if (this.#asking !== undefined) return;
@@ -255,6 +272,7 @@ class Carrier {
       hello: (hello) => {
         if (!current()) return;
         this.#hello = hello;
+        this.#kept = hello.recovered ? [] : undefined;
         this.#place = `${this.id}:${attempt}`;
         for (const [tab, guest] of this.#guests) this.#greet(tab, guest);
         this.#announce({ what: "wake" });
@@ -262,6 +280,7 @@ class Carrier {
       event: (...args) => {
         if (!current()) return;
         if (GREETINGS.test(args[0])) this.#greetings.push(args);
+        if (this.#kept && this.#kept.push(args) > MOST_KEPT) this.#kept = undefined;
         this.#announce({ what: "event", args });
       },
       alive: () => {
@@ -295,16 +314,13 @@ class Carrier {
     this.#asking = undefined;
   }
 
-  /** Whether it was connected where this connection goes on from. */
-  #goesOnFor({ before }: Guest): boolean {
-    const isSame = before.place !== undefined && before.place === this.legacy.place;
-    return isSame && this.#hello!.recovered;
-  }
-
   #greet(tab: Id, guest: Guest): void {
     if (guest.isGreeted) return;
     guest.isGreeted = true;
-    const recovered = this.#goesOnFor(guest);
+    // It was connected where this connection goes on from, and what came since then is known.
+    const { place } = guest.before;
+    const recovered = place !== undefined && place === this.legacy.place && !!this.#kept;
+    guest.goesOn = recovered;
     const isByRoom = !!this.#link?.isByRoom;
     if (recovered && !isByRoom) guest.rooms = new Set(guest.before.rooms);
     this.#tell(tab, guest.link, {
@@ -314,7 +330,8 @@ class Carrier {
       isDeaf: !!this.#link?.isDeaf,
       isByRoom,
     });
-    for (const args of this.#greetings) this.#tell(tab, guest.link, { what: "greeting", args });
+    const earlier = recovered ? this.#kept! : this.#greetings;
+    for (const args of earlier) this.#tell(tab, guest.link, { what: "earlier", args });
   }
 
   /** It has ended, for all. */
@@ -339,6 +356,7 @@ class Carrier {
     if (link) this.legacy = { session, place: session && (this.#place ?? this.legacy.place) };
     this.#link = this.#hello = this.#place = undefined;
     this.#greetings = [];
+    this.#kept = undefined;
     this.#joining.clear();
     this.#goesOn.clear();
   }
@@ -387,7 +405,7 @@ class Carrier {
   #join(guest: Guest, room: string, reply: (reply: Reply) => void): void {
     guest.rooms.add(room);
     const known = this.#goesOn.get(room);
-    if (known && this.#goesOnFor(guest)) return reply(known);
+    if (known && guest.goesOn) return reply(known);
     const waiting = this.#joining.get(room);
     if (waiting) return void waiting.push(reply);
     const all = [reply];
@@ -584,6 +602,10 @@ class Tab {
       over();
       events.end(end);
     };
+    const heard = (args: Heard) => {
+      const [, , room] = args;
+      if (room === undefined || rooms.has(room)) events.event(...args);
+    };
     const current: Current = {
       isCarried: () => carrier !== undefined,
       begin,
@@ -598,9 +620,7 @@ class Tab {
         if (message.to === "all") {
           if (message.from !== carrier || place === undefined) return;
           events.alive();
-          if (message.what !== "event") return;
-          const [, , room] = message.args;
-          if (room === undefined || rooms.has(room)) events.event(...message.args);
+          if (message.what === "event") heard(message.args);
           return;
         }
         if (message.link !== number) return;
@@ -615,7 +635,7 @@ class Tab {
           this.#rooms = rooms;
           Object.assign(link, { isDeaf, isByRoom });
           events.hello(hello);
-        } else if (message.what === "greeting") events.event(...message.args);
+        } else if (message.what === "earlier") heard(message.args);
         else if (message.what === "end") end(whole(message.end));
         else {
           const reply = replies.get(message.id);

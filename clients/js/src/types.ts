@@ -388,12 +388,12 @@ export class HeartlineError extends Error {
     super(message);
   }
   /** Of a message that was given to `send`: the name by which it is stored once. */
-  readonly tempId?: string;
+  declare readonly tempId?: string;
   /**
    * Of such a message: `no`, it has never left; `unknown`, it has, and nobody has said what became
    * of it; `refused`, the server has said that it does not take it.
    */
-  readonly sent?: "no" | "unknown" | "refused";
+  declare readonly sent?: "no" | "unknown" | "refused";
 }
 
 /** What a token function throws when nobody is signed in any more: it is not asked again. */

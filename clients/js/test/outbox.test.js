@@ -108,6 +108,36 @@ describe("an outbox", () => {
     all.client.disconnect();
   });
 
+  it("keeps the order of the calls where the client's queue is full", async () => {
+    const all = connected({ queue: 2 });
+    const outbox = openOutbox(all.client, memory());
+    const sent = ["one", "two", "three"].map((content) => send(outbox, content));
+    await turn();
+    assert.deepEqual(contents(all.link), ["one", "two"]);
+    const answer = async () => {
+      for (const { reply } of all.link.said.splice(0)) reply({ ok: true });
+      await turn();
+    };
+    all.link.said.shift().reply({ ok: true });
+    await turn();
+    // There is room for one more: that is not for the one that came last.
+    sent.push(send(outbox, "four"));
+    await turn();
+    assert.deepEqual(contents(all.link), ["two"]);
+    await answer();
+    assert.deepEqual(contents(all.link), ["three", "four"]);
+    await answer();
+    for (const one of sent) assert.equal(await outcome(one), "done");
+    all.client.disconnect();
+  });
+
+  it("refuses what the client's queue could never hold", async () => {
+    const all = start({ queueBytes: 100 });
+    const outbox = openOutbox(all.client, memory());
+    assert.equal(await outcome(send(outbox, "x".repeat(100))), "QUEUE_FULL");
+    all.client.disconnect();
+  });
+
   it("takes nothing that JSON does not carry, and nothing without a name", async () => {
     const all = connected();
     const outbox = openOutbox(all.client, memory());

@@ -386,6 +386,65 @@ describe("a connection that is recovered", () => {
     assert.equal(c.client.state.recovered, false);
   });
 
+  for (const [where, link] of [
+    ["rooms are not joined again", {}],
+    ["they are", { isByRoom: true, isDeaf: true }],
+  ])
+    it(`tells a tab that is late what was missed before it came, where ${where}`, async () => {
+      const { all, a, b } = await two(link);
+      for (const tab of [a, b]) void tab.client.join("lobby");
+      await heard();
+      all.link.find("join")[0].reply({ ok: true });
+      await heard();
+      b.sleep();
+      all.link.events.end({ kind: "retry", reason: "transport" });
+      await heard();
+      await all.clock.pass(1000);
+      await heard();
+      all.link.events.hello({ ...HELLO, recovered: true });
+      await heard();
+      all.link.find("join")[0]?.reply({ ok: true, recovered: true });
+      all.link.events.event("note", "missed", "lobby");
+      all.link.events.event("note", "elsewhere", "another room");
+      await heard();
+      b.wake();
+      await heard();
+      await all.clock.pass(1000);
+      await heard();
+      all.link.events.event("note", "new", "lobby");
+      await heard();
+      assert.equal(b.client.state.recovered, true);
+      for (const tab of [a, b]) {
+        const notes = tab.events.filter(([event]) => event === "note").map(([, data]) => data);
+        assert.deepEqual(notes, ["missed", "new"]);
+        assert.ok(!tab.names().includes("room:missed"));
+      }
+    });
+
+  it("begins afresh for a tab that comes after more than is kept", async () => {
+    const { all, b } = await two();
+    void b.client.join("lobby");
+    await heard();
+    all.link.find("join")[0].reply({ ok: true });
+    await heard();
+    b.sleep();
+    all.link.events.end({ kind: "retry", reason: "transport" });
+    await heard();
+    await all.clock.pass(1000);
+    await heard();
+    all.link.events.hello({ ...HELLO, recovered: true });
+    for (let n = 0; n < 501; n++) all.link.events.event("note", n, "lobby");
+    await heard();
+    b.wake();
+    await heard();
+    await all.clock.pass(1000);
+    await heard();
+    all.link.find("join")[0].reply({ ok: true });
+    await heard();
+    assert.equal(b.client.state.recovered, false);
+    assert.deepEqual(b.events.at(-1), ["room:missed", { room: "lobby", filled: false }]);
+  });
+
   it("tells each tab of each room whether something was missed, where they are", async () => {
     const { all, a, b } = await two({ isByRoom: true, isDeaf: true });
     for (const tab of [a, b]) void tab.client.join("lobby");

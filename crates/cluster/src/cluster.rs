@@ -230,7 +230,7 @@ impl Cluster {
             let found = Cluster::presence_of(user, known, now);
             let announced = found.types.iter().any(|told| told.online);
             let agrees = announced == found.online;
-            (found, agrees)
+            (found, agrees, known.devices_from)
         });
         let standing = member.standing();
         member.local().replica().learn(asked, standing, found);
@@ -555,6 +555,12 @@ impl Backplane for Cluster {
         self.member.is_complete()
     }
 
+    fn heard_until(&self) -> Option<u64> {
+        let table = self.member.local();
+        let now = table.now();
+        Some(table.replica().heard_until(now))
+    }
+
     fn local(&self) -> &Presence {
         self.member.local().presence()
     }
@@ -662,6 +668,7 @@ impl Backplane for Cluster {
             set_aside: read(&member.set_aside),
             newer: read(&fanout.newer),
             damaged: read(&fanout.damaged),
+            unread: self.fanout.unread(),
             refused: self.member.refused(),
             given_up: read(&member.given_up),
             edges: read(&member.edges),
@@ -686,5 +693,41 @@ impl Backplane for Cluster {
             fanout.finish().await;
             member.leave().await;
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn presence(online: bool, rev: u64) -> UserPresence {
+        UserPresence {
+            user_id: "ann".into(),
+            online,
+            devices: usize::from(online),
+            last_seen_at: Some(7),
+            rev,
+            stale: false,
+            types: vec![TypePresence {
+                user_type: None,
+                online,
+                rev,
+            }],
+        }
+    }
+
+    #[test]
+    fn who_has_a_socket_here_is_online_and_if_the_registry_knows_none_that_is_in_doubt() {
+        let found = Cluster::with_own(presence(true, 3), Some(presence(false, 9)), true);
+        assert!(found.online && found.stale, "rev 9 is that of their going");
+        assert_eq!((found.devices, found.rev), (1, 9));
+        let found = Cluster::with_own(presence(true, 3), Some(presence(true, 9)), true);
+        assert!(found.online && !found.stale);
+        let found = Cluster::with_own(presence(false, 3), Some(presence(false, 9)), true);
+        assert!(!found.online && !found.stale);
+        let found = Cluster::with_own(presence(false, 3), Some(presence(true, 9)), false);
+        assert!(found.online && found.stale, "nobody is complete yet");
+        let found = Cluster::with_own(presence(true, 3), None, true);
+        assert!(found.online && found.stale && found.rev == 0);
     }
 }

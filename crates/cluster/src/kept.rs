@@ -94,17 +94,52 @@ impl Reader<'_> {
 }
 
 /// Reads what the store sends; events are held to `max` bytes, and to their signatures. `None`: it
-/// is nothing that this version knows, or not to be believed.
+/// is nothing that this version knows, which is counted, or not to be believed.
 pub fn read<'a>(bytes: &'a [u8], max: usize, seal: &Seal) -> Option<Sent<'a>> {
+    match read_sent(bytes, max, seal) {
+        Ok(sent) => Some(sent),
+        Err(why) => {
+            why.count(seal);
+            None
+        }
+    }
+}
+
+/// Why something is not read.
+enum Unread {
+    /// Nobody has signed it who may say it: that is counted.
+    Unbelieved,
+    /// It is of another version, or damaged.
+    Strange,
+}
+
+impl Unread {
+    fn count(self, seal: &Seal) {
+        match self {
+            Unread::Unbelieved => {}
+            Unread::Strange => seal.note_unread(),
+        }
+    }
+}
+
+fn read_sent<'a>(bytes: &'a [u8], max: usize, seal: &Seal) -> Result<Sent<'a>, Unread> {
+    match bytes.first() {
+        Some(3) => {
+            let mut reader = Reader(&bytes[1..]);
+            let line = reader.u32().ok_or(Unread::Strange)?;
+            let at = read_position(&mut reader, line).ok_or(Unread::Strange)?;
+            let (heard, origin) = read_event(reader, at, max, seal)?;
+            Ok(Sent::Event(heard, origin))
+        }
+        _ => read_other(bytes, max, seal).ok_or(Unread::Strange),
+    }
+}
+
+fn read_other<'a>(bytes: &'a [u8], max: usize, seal: &Seal) -> Option<Sent<'a>> {
     let mut reader = Reader(bytes);
     let kind = reader.u8()?;
     let line = reader.u32()?;
     match kind {
-        3 => {
-            let at = read_position(&mut reader, line)?;
-            let (heard, origin) = read_event(reader, at, max, seal)?;
-            Some(Sent::Event(heard, origin))
-        }
         4 => read_tail(&mut reader, max, seal),
         5 => Some(Sent::End(
             reader.u64()?,
@@ -137,12 +172,14 @@ fn read_event<'a>(
     at: Position,
     max: usize,
     seal: &Seal,
-) -> Option<(Heard<'a>, Origin)> {
-    let flags = reader.u8()?;
+) -> Result<(Heard<'a>, Origin), Unread> {
+    let strange = || Unread::Strange;
+    let flags = reader.u8().ok_or_else(strange)?;
     let edges_after = match flags & CHANGES {
         0 => None,
         _ => {
-            let (rest, after) = reader.0.split_last_chunk::<8>()?;
+            let cut = reader.0.split_last_chunk::<8>();
+            let (rest, after) = cut.ok_or_else(strange)?;
             reader.0 = rest;
             Some(u64::from_be_bytes(*after))
         }
@@ -152,13 +189,15 @@ fn read_event<'a>(
         0 => Some(None),
         _ => reader.name().map(Some),
     };
-    let (skip, to) = (named(SKIPS)?, named(DIRECT)?);
+    let (skip, to) = (named(SKIPS), named(DIRECT));
+    let (skip, to) = skip.zip(to).ok_or_else(strange)?;
     let begin = signed.len() - reader.0.len();
     let said = seal
-        .open(place(flags, &mut [0; 4]), signed, begin)?
-        .get(begin..)?;
-    let (origin, Body::Said(said)) = envelope::read(said)? else {
-        return None;
+        .open(place(flags, &mut [0; 4]), signed, begin)
+        .ok_or(Unread::Unbelieved)?;
+    let read = said.get(begin..).and_then(envelope::read);
+    let Some((origin, Body::Said(said))) = read else {
+        return Err(Unread::Strange);
     };
     let target = said.target;
     // What breaks a bound is as good as lost.
@@ -180,7 +219,7 @@ fn read_event<'a>(
         to,
         edges_after,
     };
-    Some((heard, origin))
+    Ok((heard, origin))
 }
 
 fn read_tail<'a>(reader: &mut Reader<'a>, max: usize, seal: &Seal) -> Option<Sent<'a>> {
@@ -200,10 +239,11 @@ fn read_tail<'a>(reader: &mut Reader<'a>, max: usize, seal: &Seal) -> Option<Sen
         };
         let at = read_position(&mut event, line)?;
         match read_event(event, at, max, seal) {
-            Some(read) => events.push(read),
+            Ok(read) => events.push(read),
             // What another version has said is as good as lost, and nothing else; so is what
             // nobody has signed.
-            None => {
+            Err(why) => {
+                why.count(seal);
                 known.dropped = known.dropped.max(at.id);
                 known.dropped_offset = known.dropped_offset.max(at.offset);
             }
@@ -444,6 +484,31 @@ mod tests {
             };
             prop_assert_eq!(tail.events.len(), 1);
             prop_assert_eq!(tail.known.dropped, words.numbers[0]);
+        }
+
+        #[test]
+        fn what_cannot_be_read_is_counted_once_and_what_is_not_believed_otherwise(
+            words in words(), is_end: bool,
+        ) {
+            let seal = Seal::new("{p}", Some("a key of thirty-two bytes, or so."), None);
+            let bare = words.bytes(Origin::default());
+            // As another version may write it: an envelope that this one does not know.
+            let mut strange = bare.clone();
+            strange[1 + words.skip.map_or(0, |_| NAME)] = 0xfe;
+            let unknown = Seal::default();
+            for (seal, body, counted) in [(&unknown, &strange, 1), (&unknown, &bare, 1), (&seal, &bare, 0)] {
+                let mut bytes = sent(1, words.numbers, body);
+                if is_end {
+                    let mut end = head(4, 1, &[1, 0, 1, 1, 0, 0, 0]);
+                    end.extend_from_slice(&(bytes.len() as u32).to_be_bytes());
+                    end.extend_from_slice(&bytes);
+                    bytes = end;
+                }
+                let _ = read(&bytes, 1 << 20, seal);
+                prop_assert_eq!(seal.unread(), counted);
+            }
+            prop_assert!(read(&[9], 1 << 20, &unknown).is_none());
+            prop_assert_eq!(unknown.unread(), 2);
         }
 
         #[test]

@@ -12,7 +12,9 @@ use heartline_wire::reason::Reason;
 use crate::locked::locked;
 use crate::member::Local;
 use crate::names;
-use crate::registry::{self, Displaced, DisplacedBy, Entry, Millis, Policy, RoomName, TypedUser};
+use crate::registry::{
+    self, DevicesChange, Displaced, DisplacedBy, Entry, Millis, Policy, RoomName, TypedUser,
+};
 use crate::replica::Replica;
 
 /// This node's table of sockets as the member sees it.
@@ -160,10 +162,22 @@ impl Local for Table {
         }
     }
 
+    fn is_asked(&self) -> bool {
+        self.replica().is_asked(self.now())
+    }
+
     fn heard_until(&self, ago: Duration) {
         let now = self.now();
         let until = now.saturating_sub(ago.as_millis() as Millis);
         self.replica().read_up_to(until, now);
+    }
+
+    fn note_devices(&self, changes: &[DevicesChange], missed: bool) {
+        let mut replica = self.replica();
+        if missed {
+            replica.forget();
+        }
+        replica.note_devices(changes);
     }
 
     fn announce(&self, edges: &[(u64, registry::Edge)]) {

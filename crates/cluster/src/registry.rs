@@ -296,8 +296,9 @@ pub struct Versions {
 }
 
 impl Versions {
-    /// Of this build. What a build cannot read is another version; what it ignores is none.
-    pub const OWN: Versions = Versions { min: 1, max: 1 };
+    /// Of this build. What a build cannot read is another version; what it ignores is none. Since
+    /// version 2 nodes [tell](DevicesChange) when the devices of users are others.
+    pub const OWN: Versions = Versions { min: 1, max: 2 };
 }
 
 /// Of builds that do not say.
@@ -501,13 +502,30 @@ pub struct Edge {
     pub others: Option<Vec<RoomName>>,
 }
 
+/// The version from which on nodes tell of each [`DevicesChange`].
+pub const DEVICES_ARE_TOLD: u32 = 2;
+
+/// A user who is announced as online is on other devices than before. It is told of users about
+/// whom was [asked](Registry::look_up) within some minutes, and not where an edge says more.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct DevicesChange {
+    /// The user, of whatever type.
+    pub user: UserName,
+    /// It grows by one with each of these changes.
+    pub number: u64,
+    /// How many there are now; `None`: too many sockets to count them.
+    pub devices: Option<u32>,
+}
+
 /// Edges in their order.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Edges {
     /// These, each with its number: it grows by one with each edge. `None`: what cannot be
     /// read.
     pub edges: Vec<(u64, Option<Edge>)>,
-    /// The last of them; read on from here.
+    /// What was told of devices in between.
+    pub devices: Vec<DevicesChange>,
+    /// The last of them all; read on from here.
     pub last: Option<EdgeId>,
 }
 
@@ -537,6 +555,9 @@ pub struct Known {
     pub last_seen: Option<Millis>,
     /// What was announced last of each type.
     pub announced: Vec<Announced>,
+    /// Each [`DevicesChange`] of the user after this number is told for some minutes. `None`: it
+    /// is not, as nobody is announced as online.
+    pub devices_from: Option<u64>,
 }
 
 /// What was announced last of a user of one type.
@@ -666,8 +687,12 @@ pub trait Registry: Send + Sync + 'static {
         ttl: Millis,
     ) -> impl Future<Output = Result<Maintained, Unavailable>> + Send;
 
-    /// Edges after `last`, at once if there are any, else when there are.
-    fn edges(&self, last: &EdgeId) -> impl Future<Output = Result<Edges, Unavailable>> + Send;
+    /// Edges after `last`, at once if there are any, else when there are, or none after `wait`.
+    fn edges(
+        &self,
+        last: &EdgeId,
+        wait: Duration,
+    ) -> impl Future<Output = Result<Edges, Unavailable>> + Send;
 
     /// What is known of users, of any number of them: no operation of the store takes long. Who
     /// does not hold its lease is told nothing: the registry may have forgotten everything.

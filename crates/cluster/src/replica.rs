@@ -5,8 +5,10 @@
 //!
 //! * A user who is away, and was announced so, comes back by a change. What was said of them is
 //!   kept until there is one, and is as new as the changes that were read.
-//! * Whether a user who is there still is, changes tell as well; on how many devices, they do
-//!   not. That is kept for a moment, and is of the moment when it was asked.
+//! * Whether a user who is there still is, changes tell as well; on how many devices, the
+//!   registry tells of whoever was asked about. Where it does not (a node of an older build lives,
+//!   or the user has too many sockets to count them each time), that is kept for a moment, and is
+//!   of the moment when it was asked.
 //! * What is on its way from one to the other, such as the users of a node that has died, is
 //!   not kept.
 //!
@@ -20,18 +22,20 @@ use heartline_core::entries::UserPresence;
 
 use crate::member::Standing;
 use crate::names;
-use crate::registry::{Edge, Millis, UserName};
+use crate::registry::{DEVICES_ARE_TOLD, DevicesChange, Edge, Millis, UserName};
 
-/// For how long the answer about a user who is there is good: so long may another device go
-/// unseen. Who asks all the time causes one question in it.
+/// For how long the answer about a user who is there is good where nobody tells of devices: so long
+/// may another one go unseen. Who asks all the time causes one question in it.
 const DEVICES_FOR: Millis = 2_000;
 /// How old the changes that were read may be for an answer: some times what lies between reads.
 const MAX_BEHIND: Millis = 3_000;
-/// After how long a user is asked about in any case. Should the registry lose a user without
-/// being restarted, as by eviction, no change tells of it.
+/// After how long a user is asked about in any case, which is less than the registry tells of
+/// their devices for.
 const ASKED_AGAIN_AFTER: Millis = 300_000;
 /// After how long without a question a user is forgotten: then changes of theirs cost nothing.
 const UNASKED_FOR: Millis = 120_000;
+/// For how long after a question it is of interest how new the changes are that were read.
+const ASKED_LATELY: Millis = 10_000;
 /// Users whose answers are kept, and bytes of them: as many as a node with as many clients may
 /// be asked about, and what they need at most.
 const MAX_KEPT: usize = 65_536;
@@ -42,6 +46,8 @@ const TYPE_BYTES: usize = 64;
 
 struct Kept {
     found: UserPresence,
+    /// Changes of devices after this one make a difference; `None`: not all are told.
+    devices_from: Option<u64>,
     /// The question was put at this time: the answer is not older.
     asked_at: Millis,
     used_at: Millis,
@@ -50,7 +56,7 @@ struct Kept {
 impl Kept {
     /// Until when it is known to be so, if that is late enough.
     fn as_of(&self, read_until: Millis, now: Millis) -> Option<Millis> {
-        let (as_of, limit) = match self.found.online {
+        let (as_of, limit) = match self.found.online && self.devices_from.is_none() {
             true => (self.asked_at, DEVICES_FOR),
             false => (self.asked_at.max(read_until), MAX_BEHIND),
         };
@@ -78,6 +84,8 @@ pub(crate) struct Replica {
     standing: Option<Standing>,
     /// All changes up to this time have been heard.
     read_until: Millis,
+    /// When anybody asked last.
+    last_asked: Millis,
     /// How many answers were looked at, of all in their order.
     looked_at: usize,
 }
@@ -90,6 +98,7 @@ impl Replica {
             questions: 0,
             standing: None,
             read_until: 0,
+            last_asked: 0,
             looked_at: 0,
         }
     }
@@ -102,6 +111,7 @@ impl Replica {
         now: Millis,
     ) -> Option<(UserPresence, Millis)> {
         self.stand(standing);
+        self.last_asked = self.last_asked.max(now);
         let kept = self.kept.get_mut(user)?;
         let Some(as_of) = kept.as_of(self.read_until, now) else {
             // It may be good again, when more changes have been read.
@@ -139,13 +149,14 @@ impl Replica {
         }
     }
 
-    /// What was answered of each user, and whether what is announced agrees with it; nothing, if
-    /// there was no answer. `standing` is the node's by now.
+    /// What was answered of each user, whether what is announced agrees with it, and from where on
+    /// changes of devices are told; nothing, if there was no answer. `standing` is the node's by
+    /// now.
     pub(crate) fn learn(
         &mut self,
         asked: Asked,
         standing: Option<Standing>,
-        found: impl IntoIterator<Item = (UserPresence, bool)>,
+        found: impl IntoIterator<Item = (UserPresence, bool, Option<u64>)>,
     ) {
         if let Some(standing) = standing {
             self.stand(standing);
@@ -158,9 +169,10 @@ impl Replica {
             }
             self.asked.remove(&user);
             let holds = standing.is_some() && standing == asked.standing;
-            let Some((found, true)) = found.filter(|_| holds) else {
+            let Some((found, true, devices_from)) = found.filter(|_| holds) else {
                 continue;
             };
+            let all_tell = standing.is_some_and(|now| now.version >= DEVICES_ARE_TOLD);
             let kinds = found
                 .types
                 .iter()
@@ -168,6 +180,7 @@ impl Replica {
             let bytes = KEPT_BYTES + user.len() + found.user_id.len() + kinds.sum::<usize>();
             let kept = Kept {
                 found,
+                devices_from: devices_from.filter(|_| all_tell),
                 asked_at: asked.at,
                 used_at: asked.at,
             };
@@ -175,7 +188,7 @@ impl Replica {
         }
     }
 
-    /// What would be answered of users who are away: of those who are to be looked at `again`, and
+    /// What would be answered of users: of those who are to be looked at `again`, and
     /// of `some` others, each time of others.
     pub(crate) fn sample(
         &mut self,
@@ -197,15 +210,14 @@ impl Replica {
         let found = sample.into_iter().filter_map(|user| {
             let kept = self.kept.peek(&user)?;
             kept.as_of(self.read_until, now)?;
-            let found = kept.found.clone();
-            (!found.online).then_some((user, found))
+            Some((user, kept.found.clone()))
         });
         found.collect()
     }
 
-    /// Changes were read.
+    /// Changes were read. What says of a user what was known already is none.
     pub(crate) fn hear(&mut self, edges: &[(u64, Edge)]) {
-        for (_, edge) in edges.iter().filter(|(_, edge)| edge.others.is_none()) {
+        for (_, edge) in edges {
             let user = &edge.who.user;
             self.asked.remove(user);
             let is_known = self.kept.peek(user).is_some_and(|kept| {
@@ -217,6 +229,35 @@ impl Replica {
                 self.kept.take(user);
             }
         }
+    }
+
+    /// Users are on other devices.
+    pub(crate) fn note_devices(&mut self, changes: &[DevicesChange]) {
+        for change in changes {
+            // What is on its way here may be older.
+            self.asked.remove(&change.user);
+            let Some(kept) = self.kept.peek_mut(&change.user) else {
+                continue;
+            };
+            if kept.devices_from.is_none_or(|from| from >= change.number) {
+                continue;
+            }
+            kept.devices_from = change.devices.map(|_| change.number);
+            if let Some(devices) = change.devices {
+                kept.found.devices = devices as usize;
+            }
+        }
+    }
+
+    /// All changes up to this time have been heard; it matters to somebody at `now`.
+    pub(crate) fn heard_until(&mut self, now: Millis) -> Millis {
+        self.last_asked = self.last_asked.max(now);
+        self.read_until
+    }
+
+    /// Whether anybody asked about users lately.
+    pub(crate) fn is_asked(&self, now: Millis) -> bool {
+        now.saturating_sub(self.last_asked) <= ASKED_LATELY
     }
 
     /// All changes up to this time have been heard.
@@ -254,7 +295,11 @@ mod tests {
     use crate::registry::TypedUser;
     use heartline_core::entries::TypePresence;
 
-    const HERE: Standing = Standing { joins: 1, hold: 0 };
+    const HERE: Standing = Standing {
+        joins: 1,
+        hold: 0,
+        version: DEVICES_ARE_TOLD,
+    };
 
     fn user() -> UserName {
         ":u".into()
@@ -300,8 +345,24 @@ mod tests {
     fn told(found: UserPresence) -> Replica {
         let mut replica = Replica::new();
         let asked = replica.ask(Some(HERE), &[user()], 1_000);
-        replica.learn(asked, Some(HERE), [(found, true)]);
+        replica.learn(asked, Some(HERE), [(found, true, None)]);
         replica
+    }
+
+    /// The same, of somebody who is there: changes of devices after the tenth are told.
+    fn told_of_devices() -> Replica {
+        let mut replica = Replica::new();
+        let asked = replica.ask(Some(HERE), &[user()], 1_000);
+        replica.learn(asked, Some(HERE), [(there(7), true, Some(10))]);
+        replica
+    }
+
+    fn on(number: u64, devices: Option<u32>) -> [DevicesChange; 1] {
+        [DevicesChange {
+            user: user(),
+            number,
+            devices,
+        }]
     }
 
     fn read(replica: &mut Replica, now: Millis) -> Option<Millis> {
@@ -329,7 +390,80 @@ mod tests {
     }
 
     #[test]
-    fn who_is_there_is_asked_about_once_in_a_moment_because_devices_come_without_a_change() {
+    fn who_is_there_is_not_asked_about_again_either_and_devices_are_as_told() {
+        let mut replica = told_of_devices();
+        replica.read_up_to(60_000, 60_040);
+        let mut devices = |change: &[DevicesChange]| {
+            replica.note_devices(change);
+            let (found, as_of) = replica.read(HERE, &user(), 61_000)?;
+            assert_eq!((found.last_seen_at, as_of), (Some(60_000), 60_000));
+            Some(found.devices)
+        };
+        assert_eq!(devices(&[]), Some(2));
+        assert_eq!(devices(&on(10, Some(1))), Some(2), "that was known");
+        assert_eq!(devices(&on(11, Some(3))), Some(3));
+        assert_eq!(devices(&on(13, Some(0))), Some(0), "within a grace");
+        assert_eq!(devices(&on(12, Some(3))), Some(0));
+        // Too many to count: it is good for a moment after it was asked, and asked again then.
+        assert_eq!(devices(&on(14, None)), None);
+        replica.hear(&[(0, edge(8))]);
+        assert!(replica.kept.peek(&user()).is_none());
+    }
+
+    #[test]
+    fn an_answer_that_a_change_of_devices_has_overtaken_is_not_kept() {
+        let mut replica = Replica::new();
+        let asked = replica.ask(Some(HERE), &[user()], 1_000);
+        replica.note_devices(&on(11, Some(1)));
+        replica.learn(asked, Some(HERE), [(there(7), true, Some(10))]);
+        assert_eq!(read(&mut replica, 1_100), None);
+    }
+
+    #[test]
+    fn where_an_older_build_lives_devices_may_come_without_being_told() {
+        let older = Standing {
+            version: DEVICES_ARE_TOLD - 1,
+            ..HERE
+        };
+        let mut replica = Replica::new();
+        let asked = replica.ask(Some(older), &[user()], 1_000);
+        replica.learn(asked, Some(older), [(there(7), true, Some(10))]);
+        replica.read_up_to(60_000, 60_040);
+        assert!(replica.read(older, &user(), 1_000 + DEVICES_FOR).is_some());
+        assert!(replica.read(older, &user(), 1_001 + DEVICES_FOR).is_none());
+        assert!(
+            replica.read(HERE, &user(), 1_100).is_none(),
+            "it came before"
+        );
+    }
+
+    #[test]
+    fn who_came_back_to_the_registry_without_being_announced_is_there_again() {
+        // As if nothing was known: the user's record was lost.
+        let mut replica = told(away(0));
+        replica.hear(&[(0, edge(9))]);
+        assert_eq!(read(&mut replica, 1_100), None);
+        let mut mended = edge(9);
+        mended.others = Some(Vec::new());
+        let mut replica = told(away(0));
+        replica.hear(&[(0, mended.clone())]);
+        assert_eq!(read(&mut replica, 1_100), None);
+        let mut replica = told(there(9));
+        replica.hear(&[(0, mended)]);
+        assert!(read(&mut replica, 1_100).is_some(), "that was known");
+    }
+
+    #[test]
+    fn how_new_the_changes_are_is_of_interest_for_some_seconds_after_a_question() {
+        let mut replica = Replica::new();
+        assert!(!replica.is_asked(60_000));
+        assert_eq!(read(&mut replica, 60_000), None);
+        assert!(replica.is_asked(60_000 + ASKED_LATELY));
+        assert!(!replica.is_asked(60_001 + ASKED_LATELY));
+    }
+
+    #[test]
+    fn who_is_there_is_asked_about_once_in_a_moment_where_devices_are_not_told() {
         let mut replica = told(there(7));
         replica.read_up_to(2_900, 2_940);
         let (found, as_of) = replica.read(HERE, &user(), 3_000).unwrap();
@@ -349,9 +483,9 @@ mod tests {
             act(&mut replica);
             // A later question is one of its own.
             let again = replica.ask(Some(HERE), &[user()], 1_001);
-            replica.learn(asked, Some(HERE), [(away(7), true)]);
+            replica.learn(asked, Some(HERE), [(away(7), true, None)]);
             assert_eq!(read(&mut replica, 1_100), None);
-            replica.learn(again, Some(HERE), [(away(7), true)]);
+            replica.learn(again, Some(HERE), [(away(7), true, None)]);
             assert_eq!(read(&mut replica, 1_100), Some(1_001));
             act(&mut replica);
             assert_eq!(read(&mut replica, 1_100), None);
@@ -362,9 +496,9 @@ mod tests {
     fn of_two_questions_at_once_one_is_kept_and_one_without_an_answer_leaves_nothing() {
         let mut replica = Replica::new();
         let [one, other] = [0; 2].map(|_| replica.ask(Some(HERE), &[user()], 1_000));
-        replica.learn(other, Some(HERE), [(away(7), true)]);
+        replica.learn(other, Some(HERE), [(away(7), true, None)]);
         assert_eq!(read(&mut replica, 1_100), None);
-        replica.learn(one, Some(HERE), [(away(7), true)]);
+        replica.learn(one, Some(HERE), [(away(7), true, None)]);
         assert!(read(&mut replica, 1_100).is_some());
         replica.forget();
         let asked = replica.ask(Some(HERE), &[user()], 1_000);
@@ -383,7 +517,7 @@ mod tests {
         ] {
             let mut replica = Replica::new();
             let asked = replica.ask(asked_in, &[user()], 1_000);
-            replica.learn(asked, told_in, [(away(7), agrees)]);
+            replica.learn(asked, told_in, [(away(7), agrees, None)]);
             assert!(replica.read(HERE, &user(), 1_100).is_none());
             assert!(replica.read(after, &user(), 1_100).is_none());
         }
@@ -397,14 +531,14 @@ mod tests {
         let mut replica = Replica::new();
         let all: Vec<UserName> = (0..10).map(|user| format!(":{user}").into()).collect();
         let asked = replica.ask(Some(HERE), &all, 1_000);
-        let found = (0..10).map(|user| (if user < 8 { away(7) } else { there(7) }, true));
+        let found = (0..10).map(|user| (if user < 8 { away(7) } else { there(7) }, true, Some(1)));
         replica.learn(asked, Some(HERE), found);
         let mut seen: Vec<UserName> = (0..4)
             .flat_map(|_| replica.sample(HERE, &[], 3, 1_100))
             .map(|(user, _)| user)
             .collect();
         seen.sort_unstable();
-        assert_eq!(seen, all[..8]);
+        assert_eq!(seen, all);
         let again = replica.sample(HERE, &all[2..3], 0, 1_100);
         assert_eq!((again.len(), again[0].1.rev), (1, 7));
         let late = 1_000 + MAX_BEHIND + 1;
@@ -423,7 +557,7 @@ mod tests {
         replica.read_up_to(now + 1_001, now + 1_001);
         assert_eq!(read(&mut replica, now + 1_001), None);
         let asked = replica.ask(Some(HERE), &[user()], now);
-        replica.learn(asked, Some(HERE), [(away(7), true)]);
+        replica.learn(asked, Some(HERE), [(away(7), true, None)]);
         replica.read_up_to(now + UNASKED_FOR, now + UNASKED_FOR);
         assert!(replica.kept.oldest().is_some());
         replica.read_up_to(now + UNASKED_FOR, now + UNASKED_FOR + 1);

@@ -49,6 +49,8 @@ pub struct Seal {
     takes_unsigned: bool,
     unsigned: AtomicU64,
     forged: AtomicU64,
+    /// Events of the line that are believed, and that this build cannot read.
+    unread: AtomicU64,
     logged: LogLimit,
 }
 
@@ -165,6 +167,17 @@ impl Seal {
             "its signature is wrong: another node has another cluster.key, or somebody forges",
         );
         None
+    }
+
+    /// An event of the line was believed and cannot be read.
+    pub(crate) fn note_unread(&self) {
+        self.unread.fetch_add(1, Ordering::Relaxed);
+        self.complain("an event of the line is of another version, or damaged");
+    }
+
+    /// How many those were.
+    pub(crate) fn unread(&self) -> u64 {
+        self.unread.load(Ordering::Relaxed)
     }
 
     fn complain(&self, why: &str) {

@@ -169,10 +169,10 @@ fn collecting() {
     let rounds = 10_000;
     let begin = Instant::now();
     for _ in 0..rounds {
-        let mut missed: Vec<Kept> = Vec::new();
+        let mut missed: Vec<Arc<Kept>> = Vec::new();
         for room in &world.rooms[..5] {
             let is_complete = room.with_ring(|ring| {
-                missed.extend(ring.between(since, now).into_iter().cloned());
+                missed.extend(ring.between(since, now).cloned());
                 ring.is_complete_after(since)
             });
             assert_eq!(is_complete, Some(true));

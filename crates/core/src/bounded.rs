@@ -72,6 +72,11 @@ impl<K: Clone + Eq + Hash, V> Bounded<K, V> {
         Some(&self.entries.get(key)?.value)
     }
 
+    /// The same, to change it.
+    pub fn peek_mut(&mut self, key: &K) -> Option<&mut V> {
+        Some(&mut self.entries.get_mut(key)?.value)
+    }
+
     /// All of them, in no order that means anything.
     pub fn iter(&self) -> impl Iterator<Item = (&K, &V)> {
         let all = self.entries.iter();

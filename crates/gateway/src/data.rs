@@ -1,6 +1,7 @@
 //! What an app remembers of a socket while it lives.
 
 use std::any::{Any, TypeId};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use hashbrown::HashMap;
@@ -8,9 +9,17 @@ use heartline_core::presence::SocketAddress;
 
 type Values = HashMap<TypeId, Arc<dyn Any + Send + Sync>>;
 
+/// Values as JSON, by their names.
+pub(crate) type Texts = BTreeMap<String, String>;
+
+/// What [`Socket::remember`](crate::Socket::remember) keeps of one socket, bytes of names and
+/// JSON: as much as of a user's checkpoint. All of it is in each file of the journal.
+pub(crate) const MAX_REMEMBERED: usize = 4_096;
+
 /// Values of one socket, one of each type: what `socket.data` is on Node. They go with the
-/// socket, after its disconnect handlers have begun. A socket whose app keeps nothing costs
-/// nothing.
+/// socket, after its disconnect handlers have begun, and stay for one that may come back, as long
+/// as this process lives: [`Socket::remember`](crate::Socket::remember) is for longer. A socket
+/// whose app keeps nothing costs nothing.
 ///
 /// ```
 /// # use heartline::Socket;
@@ -21,11 +30,56 @@ type Values = HashMap<TypeId, Arc<dyn Any + Send + Sync>>;
 /// # }
 /// ```
 #[derive(Clone, Default)]
-pub struct SocketData(Arc<Mutex<Values>>);
+pub struct SocketData(Arc<Inside>);
+
+#[derive(Default)]
+struct Inside {
+    values: Mutex<Values>,
+    texts: Mutex<Texts>,
+}
 
 impl SocketData {
     fn values(&self) -> std::sync::MutexGuard<'_, Values> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        let values = self.0.values.lock();
+        values.unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What an earlier process has remembered.
+    pub(crate) fn of(texts: Texts) -> SocketData {
+        let data = SocketData::default();
+        *data.remembered() = texts;
+        data
+    }
+
+    /// What is remembered as JSON.
+    pub(crate) fn remembered(&self) -> std::sync::MutexGuard<'_, Texts> {
+        let texts = self.0.texts.lock();
+        texts.unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Remembers a text, or forgets what had its name; `note` is called while nobody else does.
+    ///
+    /// # Errors
+    /// The bytes of all, which would be more than [`MAX_REMEMBERED`].
+    pub(crate) fn remember(
+        &self,
+        name: &str,
+        text: Option<&str>,
+        note: impl FnOnce(),
+    ) -> Result<(), usize> {
+        let mut texts = self.remembered();
+        let others = texts.iter().filter(|(other, _)| *other != name);
+        let others = others.map(|(name, text)| name.len() + text.len());
+        let size = others.sum::<usize>() + text.map_or(0, |text| name.len() + text.len());
+        if text.is_some() && size > MAX_REMEMBERED {
+            return Err(size);
+        }
+        match text {
+            Some(text) => drop(texts.insert(name.to_owned(), text.to_owned())),
+            None => drop(texts.remove(name)),
+        }
+        note();
+        Ok(())
     }
 
     /// Keeps a value; the one of this type that was there before.

@@ -175,7 +175,7 @@ impl EventError {
     }
 
     /// What the app wants to say cannot be written.
-    fn unwritable(error: serde_json::Error) -> Self {
+    pub(crate) fn unwritable(error: serde_json::Error) -> Self {
         EventError::new(Code::Internal, format!("the value is no JSON: {error}"))
     }
 

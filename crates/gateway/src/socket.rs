@@ -14,9 +14,10 @@ use heartline_wire::codes::Code;
 use heartline_wire::names::{self, Speaker};
 use heartline_wire::reason::Reason;
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 use tokio::sync::oneshot;
 
-use crate::data::SocketData;
+use crate::data::{MAX_REMEMBERED, SocketData};
 use crate::event::{Args, EventError, PublishRequest, said, said_to_one};
 use crate::fanout::{Published, ToRoom, ToUser, Unreachable};
 use crate::in_order;
@@ -100,6 +101,39 @@ impl Socket {
             Some(data) => data.clone(),
             None => self.shared.data.of(self.address),
         }
+    }
+
+    /// Remembers a value of the socket under a name, as JSON; `null` forgets it. It is there again
+    /// when the client goes on where it was lost ([`recovered`](Self::recovered)): on this node,
+    /// also after the process was killed (with a
+    /// [`journal`](crate::config::RecoveryConfig::journal)) or stopped in good order, not on
+    /// another node. What is to outlive the socket belongs into a checkpoint.
+    ///
+    /// # Errors
+    /// `TOO_LARGE` when names and values of the socket would have more than 4 096 bytes;
+    /// `INTERNAL` when the value cannot be written as JSON.
+    pub fn remember<T: Serialize + ?Sized>(&self, name: &str, value: &T) -> Result<(), EventError> {
+        let text = serde_json::to_string(value).map_err(EventError::unwritable)?;
+        let text = Some(&*text).filter(|text| *text != "null");
+        let recovery = self.shared.fanout.recovery.as_ref();
+        let journal = recovery.and_then(|recovery| recovery.journal.as_ref());
+        let note = || {
+            if let Some(journal) = journal {
+                let socket = self.name.as_deref().unwrap_or(&self.address);
+                journal.remembered(*socket, name, text);
+            }
+        };
+        self.data().remember(name, text, note).map_err(|size| {
+            let error = format!("At most {MAX_REMEMBERED} bytes are remembered of a socket");
+            let error = EventError::new(Code::TooLarge, error);
+            error.with("size", size).with("max", MAX_REMEMBERED)
+        })
+    }
+
+    /// What was remembered under a name; `None`: nothing, or it is no such value.
+    pub fn remembered<T: DeserializeOwned>(&self, name: &str) -> Option<T> {
+        let text = self.data().remembered().get(name).cloned();
+        serde_json::from_str(&text?).ok()
     }
 
     /// The registry's entry of the socket: its transport, rooms, times and more; `None` once

@@ -106,6 +106,14 @@ impl Watches {
         renewed.min(self.trusted_at.load(Ordering::Relaxed))
     }
 
+    /// Until when nothing is missing in what the board knows, Unix milliseconds: changes may be on
+    /// their way here.
+    fn reached(&self) -> u64 {
+        let now = self.as_of();
+        let heard = self.fanout.backplane.heard_until();
+        heard.map_or(now, |heard| heard.min(now))
+    }
+
     // --- what happens ----------------------------------------------------
 
     /// Changes of presence. Does not wait, and calls nobody.
@@ -179,7 +187,7 @@ impl Watches {
 
     /// Changes of presence are lost: everybody who is watched is asked about.
     pub(crate) fn missed_edges(&self) {
-        let as_of = self.as_of();
+        let as_of = self.reached();
         self.locked(|board| board.distrust(as_of));
         self.work.notify_one();
     }
@@ -206,12 +214,12 @@ impl Watches {
         if is_new {
             self.fill(&scope).await;
         }
-        let now = self.unix_millis();
+        let as_of = self.reached();
         let answer = self.locked(|board| {
             if !self.fanout.backplane.is_trusted() {
-                board.distrust(self.as_of());
+                board.distrust(as_of);
             }
-            board.answer(&scope, reader, after, now, &mut self.poster())
+            board.answer(&scope, reader, after, as_of, &mut self.poster())
         });
         let Ok(answer) = answer else {
             self.locked(|board| board.unwatch(&scope, reader, self.clock.now()));
@@ -269,10 +277,15 @@ impl Watches {
         if let What::Room(_) = &scope.what {
             self.fill_room(scope).await;
         }
+        let now = self.unix_millis();
         let unknown = self.locked(|board| board.unknown(scope));
+        let is_whole = self.locked(|board| board.is_unknown(scope));
         for users in unknown.chunks(ASKED) {
             let question = self.locked(|board| board.ask(scope.tenant.clone(), users.to_vec()));
             self.ask(&question).await;
+        }
+        if is_whole {
+            self.locked(|board| board.all_asked(scope, now));
         }
     }
 
@@ -318,7 +331,7 @@ impl Watches {
         self.locked(|board| board.learn(question, &found));
         let is_certain = found.iter().all(|user| !user.stale);
         if !is_certain {
-            self.locked(|board| board.distrust(self.as_of()));
+            self.locked(|board| board.distrust(self.reached()));
         }
         is_certain
     }
@@ -386,7 +399,7 @@ impl Watches {
     /// is asked about first.
     async fn look(&self) {
         if !self.fanout.backplane.is_trusted() {
-            return self.locked(|board| board.distrust(self.as_of()));
+            return self.locked(|board| board.distrust(self.reached()));
         }
         if self.locked(|board| board.distrusted().is_none()) {
             return;
@@ -465,10 +478,15 @@ impl Watches {
         while let Some(question) = self.locked(|board| board.next_question(ASKED)) {
             self.ask(&question).await;
         }
-        let (now, at) = (self.unix_millis(), self.clock.now());
+        let at = self.clock.now();
+        let as_of = match self.is_idle.load(Ordering::Relaxed) {
+            // Nobody is told.
+            true => 0,
+            false => self.reached(),
+        };
         self.locked(|board| {
             board.expire(at);
-            board.flush(now, &mut self.poster());
+            board.flush(as_of, &mut self.poster());
         });
         self.tell_nodes();
     }

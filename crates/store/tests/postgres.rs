@@ -426,3 +426,143 @@ fn an_end_does_not_wait_for_ever_for_a_server_that_is_away() {
         assert!(matches!(stored.await, Err(StoreError::Failed(_))));
     });
 }
+
+#[test]
+fn one_message_after_the_other_is_one_commit_each_and_many_at_once_share_them() {
+    let server = Server::start();
+    support::runtime().block_on(async {
+        let store = Arc::new(server.open_locally().await);
+        let client = server.client().await;
+        // Each transaction that writes has a number; looking has none.
+        let count = || async {
+            let sql = "SELECT txid_snapshot_xmax(txid_current_snapshot())";
+            client.query_one(sql, &[]).await.unwrap().get::<_, i64>(0)
+        };
+        let send =
+            |number: usize| store.append(message(1, 1, &number.to_string()), Box::new(|_| ()));
+        send(0).await.unwrap();
+        let before = count().await;
+        for number in 1..=30 {
+            send(number).await.unwrap();
+        }
+        assert_eq!(count().await - before, 30);
+        let before = count().await;
+        let all: Vec<_> = (100..400)
+            .map(|number| tokio::spawn(send(number)))
+            .collect();
+        for stored in all {
+            stored.await.unwrap().unwrap();
+        }
+        assert!(count().await - before < 100);
+    });
+}
+
+#[test]
+fn a_message_whose_commit_failed_is_refused_and_stored_when_it_is_sent_again() {
+    let server = Server::start();
+    support::runtime().block_on(async {
+        let store = server.open_locally().await;
+        let client = server.client().await;
+        let (told, hear) = (Arc::new(AtomicUsize::new(0)), |told: &Arc<AtomicUsize>| {
+            let told = told.clone();
+            move |_: &StoredMessage| {
+                told.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+        let send = |temp_id| store.append(message(1, 1, temp_id), Box::new(hear(&told)));
+        assert_eq!(send("first").await.unwrap().message.offset, 1);
+        // What it says when the disk has failed, at the commit.
+        let fails = "CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS
+                $$ BEGIN RAISE 'could not fsync file' USING ERRCODE = '58030'; END $$;
+            CREATE CONSTRAINT TRIGGER fails AFTER INSERT ON heartline.message
+                DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION fail()";
+        client.batch_execute(fails).await.unwrap();
+        let refused = send("second").await;
+        assert!(matches!(&refused, Err(StoreError::Failed(what)) if what.contains("58030")));
+        assert!(store.is_in_trouble() && told.load(Ordering::Relaxed) == 1);
+        let mended = "DROP TRIGGER fails ON heartline.message";
+        client.batch_execute(mended).await.unwrap();
+        let again = send("second").await.unwrap();
+        assert_eq!((again.message.offset, again.duplicate), (2, false));
+        assert!(!store.is_in_trouble() && told.load(Ordering::Relaxed) == 2);
+        assert_eq!(all(&store, 1).await.len(), 2);
+    });
+}
+
+#[test]
+fn a_proxy_that_forgets_statements_is_refused_at_the_start_and_one_that_does_not_is_used() {
+    let server = Server::start();
+    support::runtime().block_on(async {
+        let by_transaction = server.pool("transaction").await;
+        let refusals = [
+            PostgresStore::open(&by_transaction)
+                .await
+                .err()
+                .unwrap()
+                .to_string(),
+            PostgresStore::look(&by_transaction)
+                .await
+                .err()
+                .unwrap()
+                .to_string(),
+        ];
+        for refused in refusals {
+            assert!(refused.contains("by transaction and forgets prepared statements"));
+            assert!(refused.contains("pool_mode = session"), "{refused}");
+        }
+    });
+    let server = Server::start();
+    support::runtime().block_on(async {
+        let by_session = server.pool("session").await;
+        PostgresStore::look(&by_session).await.unwrap();
+        let store = Arc::new(PostgresStore::open(&by_session).await.unwrap());
+        // On all lanes at once.
+        let senders = (0..40).map(|number: u64| {
+            let store = store.clone();
+            tokio::spawn(async move {
+                let new = message(number, number % 10, "one");
+                store.append(new, Box::new(|_| ())).await.unwrap();
+            })
+        });
+        for sender in senders.collect::<Vec<_>>() {
+            sender.await.unwrap();
+        }
+        for conversation in 0..10 {
+            assert_eq!(all(&store, conversation).await.len(), 4);
+        }
+    });
+}
+
+#[test]
+fn settings_by_which_what_was_acknowledged_may_be_lost_are_said() {
+    let server = Server::start();
+    support::runtime().block_on(async {
+        let url = PostgresUrl::parse(server.url()).unwrap();
+        let warnings = || async { PostgresStore::look(&url).await.unwrap().warnings };
+        assert_eq!(warnings().await, [] as [&str; 0]);
+        let client = server.client().await;
+        for set in [
+            "fsync = off",
+            "full_page_writes = off",
+            "data_sync_retry = on",
+        ] {
+            let set = format!("ALTER SYSTEM SET {set}");
+            client.batch_execute(&set).await.unwrap();
+        }
+        server.stop("fast");
+        server.up();
+        let said = warnings().await;
+        let names = [
+            "fsync = off",
+            "full_page_writes = off",
+            "data_sync_retry = on",
+        ];
+        assert_eq!(said.len(), names.len());
+        for (said, name) in said.iter().zip(names) {
+            assert!(
+                said.contains(name) && said.contains("may be lost"),
+                "{said}"
+            );
+        }
+    });
+}

@@ -7,11 +7,17 @@ use hashbrown::HashSet;
 use tokio::time::Instant;
 
 use super::{Local, Member, pause_after};
-use crate::registry::{Edge, EdgeId, Edges, Registry, TypedUser};
+use crate::registry::{DevicesChange, Edge, EdgeId, Edges, Registry, TypedUser};
 
 /// How long after a read the next one begins. So all nodes together read seldom, however many
 /// changes there are, and what waits is read at once.
 const BETWEEN_READS: Duration = Duration::from_millis(40);
+
+/// How long a read waits at the store. Its end proves that nothing was missed until then: while
+/// somebody asks, what a node knows of others is not older than this, and a little.
+const WAIT_WHILE_ASKED: Duration = Duration::from_secs(1);
+/// The same while nobody does, and a node is to cost the store little.
+const WAIT: Duration = Duration::from_secs(5);
 
 /// A place in the stream of edges.
 #[derive(Clone)]
@@ -20,6 +26,8 @@ pub(super) struct Place {
     pub(super) id: EdgeId,
     /// Its number.
     pub(super) number: u64,
+    /// Of the last change of devices; 0: none was read.
+    pub(super) devices: u64,
     /// The stream is another than before.
     pub(super) is_new_life: bool,
 }
@@ -36,6 +44,7 @@ impl Place {
         Place {
             id: "0".into(),
             number: 0,
+            devices: 0,
             is_new_life: false,
         }
     }
@@ -59,6 +68,16 @@ impl Place {
         let before = if number > self.number { self.number } else { 0 };
         self.number = number;
         number.saturating_sub(before + 1)
+    }
+
+    /// Goes on over changes of devices: whether any is missing before or between them.
+    fn go_on_with_devices(&mut self, changes: &[DevicesChange]) -> bool {
+        let mut missed = false;
+        for change in changes {
+            missed |= self.devices != 0 && change.number != self.devices + 1;
+            self.devices = change.number;
+        }
+        missed
     }
 }
 
@@ -103,10 +122,14 @@ impl<R: Registry, L: Local> Member<R, L> {
                 };
             }
             let asked = Instant::now();
+            let wait = match self.local.is_asked() {
+                true => WAIT_WHILE_ASKED,
+                false => WAIT,
+            };
             let read = tokio::select! {
                 biased;
                 () = self.joined.notified() => continue,
-                read = self.registry.edges(&place.id) => read,
+                read = self.registry.edges(&place.id, wait) => read,
             };
             let pause = match read {
                 Ok(edges) => {
@@ -154,6 +177,10 @@ impl<R: Registry, L: Local> Member<R, L> {
             }
         }
         self.announce(&mut edges);
+        if !read.devices.is_empty() {
+            let missed = place.go_on_with_devices(&read.devices);
+            self.local.note_devices(&read.devices, missed);
+        }
         if let Some(id) = read.last {
             place.id = id;
         }
@@ -180,8 +207,27 @@ mod tests {
         Place {
             id: id.into(),
             number,
+            devices: 0,
             is_new_life: false,
         }
+    }
+
+    #[test]
+    fn a_jump_of_the_numbers_of_devices_is_a_hole_but_for_the_first() {
+        let told = |numbers: &[u64]| -> Vec<DevicesChange> {
+            let changes = numbers.iter().map(|&number| DevicesChange {
+                user: ":u".into(),
+                number,
+                devices: None,
+            });
+            changes.collect()
+        };
+        let mut at = place("7-0", 7);
+        assert!(!at.go_on_with_devices(&told(&[12, 13])));
+        assert!(!at.go_on_with_devices(&told(&[14])));
+        assert!(at.go_on_with_devices(&told(&[16, 17])));
+        assert!(at.go_on_with_devices(&told(&[1])), "another life");
+        assert!(!at.go_on_with_devices(&told(&[2])));
     }
 
     #[test]

@@ -270,6 +270,7 @@ impl<R: Registry, L: Local> Member<R, L> {
             state.read_from = Some(Place {
                 id: joined.last_edge,
                 number: joined.edge_number,
+                devices: 0,
                 is_new_life: forgot,
             });
         }

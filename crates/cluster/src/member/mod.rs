@@ -44,8 +44,8 @@ use self::edges::Place;
 pub use self::neighbours::Prober;
 use crate::locked::locked;
 use crate::registry::{
-    Admission, Arrival, Departure, Displaced, Edge, Entry, Fenced, Known, Millis, Newcomer,
-    NodeInfo, NodeState, Registry, TypedUser, Unavailable, UserName,
+    Admission, Arrival, Departure, DevicesChange, Displaced, Edge, Entry, Fenced, Known, Millis,
+    Newcomer, NodeInfo, NodeState, Registry, TypedUser, Unavailable, UserName,
 };
 
 /// The longest pause between attempts to reach the store.
@@ -66,6 +66,12 @@ pub trait Local: Send + Sync + 'static {
     fn announce(&self, edges: &[(u64, Edge)]);
     /// Some of that was gone before it was read.
     fn missed_edges(&self) {}
+    /// Users are on other devices; `missed`: some who are were not told of before these.
+    fn note_devices(&self, _changes: &[DevicesChange], _missed: bool) {}
+    /// Whether anybody wants to know how new that is.
+    fn is_asked(&self) -> bool {
+        false
+    }
     /// All of that has been announced which had happened so long ago.
     fn heard_until(&self, _ago: Duration) {}
 }
@@ -137,6 +143,8 @@ pub struct Standing {
     pub joins: u64,
     /// The last hold that it was told of.
     pub hold: Millis,
+    /// The version that all nodes speak.
+    pub version: u32,
 }
 
 struct Request {
@@ -310,6 +318,7 @@ impl<R: Registry, L: Local> Member<R, L> {
         let standing = Standing {
             joins: self.counters.joins.load(Ordering::Relaxed),
             hold: self.hold.load(Ordering::Relaxed),
+            version: self.version(),
         };
         self.is_complete().then_some(standing)
     }

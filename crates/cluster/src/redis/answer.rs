@@ -7,7 +7,7 @@ use redis::Value;
 use serde::de::{Error, IgnoredAny, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
-use crate::registry::{Edge, Millis, RoomName, Seen, TypedUser, Unavailable};
+use crate::registry::{DevicesChange, Edge, Millis, RoomName, Seen, TypedUser, Unavailable};
 
 /// An answer that is not what the operation answers; `what` is missing.
 pub(super) fn nonsense(what: &str) -> Unavailable {
@@ -131,20 +131,45 @@ pub(super) fn typed_user(name: &str) -> Result<TypedUser, Unavailable> {
     })
 }
 
-/// An edge's number, 0 if it has none; and the edge, if it can be read.
-pub(super) fn edge(fields: Value) -> (u64, Option<Edge>) {
+/// A record of the stream.
+pub(super) enum Record {
+    /// An edge's number, 0 if it has none; and the edge, if it can be read.
+    Edge(u64, Option<Edge>),
+    /// A user is on other devices.
+    Devices(DevicesChange),
+}
+
+pub(super) fn record(fields: Value) -> Record {
     let mut all = Vec::new();
     if let Ok(mut fields) = Answer::of(fields) {
         while let (Ok(name), Ok(value)) = (fields.text(), fields.text()) {
             all.push((name, value));
         }
     }
-    let number = all.iter().find(|(name, _)| &**name == "n");
-    let number = number.and_then(|(_, value)| value.parse().ok());
-    (number.unwrap_or(0), read_edge(&all).ok())
+    if let Some(change) = read_devices(&all) {
+        return Record::Devices(change);
+    }
+    let number = field(&all, "n").and_then(|value| value.parse().ok());
+    Record::Edge(number.unwrap_or(0), read_edge(&all).ok())
 }
 
-fn read_edge(fields: &[(Arc<str>, Arc<str>)]) -> Result<Edge, Unavailable> {
+type Fields = [(Arc<str>, Arc<str>)];
+
+fn field<'a>(fields: &'a Fields, name: &str) -> Option<&'a str> {
+    let mut named = fields.iter().filter(|(known, _)| **known == *name);
+    named.next().map(|(_, value)| &**value)
+}
+
+/// A record about devices has the fields of an edge that tells nobody anything, and two more.
+fn read_devices(fields: &Fields) -> Option<DevicesChange> {
+    Some(DevicesChange {
+        number: field(fields, "d")?.parse().ok()?,
+        user: typed_user(field(fields, "w")?).ok()?.user,
+        devices: field(fields, "c")?.parse().ok(),
+    })
+}
+
+fn read_edge(fields: &Fields) -> Result<Edge, Unavailable> {
     let (mut whose, mut online, mut rev, mut at) = (None, None, None, 0);
     let (mut rooms, mut others) = (Vec::new(), None);
     for (name, value) in fields {

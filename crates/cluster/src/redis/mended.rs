@@ -27,7 +27,10 @@ const SOON: Duration = Duration::from_secs(30);
 #[derive(Default)]
 struct Table {
     users: Mutex<BTreeMap<TypedUser, Vec<Entry>>>,
+    /// Who came and went.
     heard: Mutex<Vec<Edge>>,
+    /// Who was said to be there, to nobody but nodes.
+    reminded: Mutex<Vec<TypedUser>>,
 }
 
 impl Local for Arc<Table> {
@@ -48,7 +51,10 @@ impl Local for Arc<Table> {
 
     fn announce(&self, edges: &[(u64, Edge)]) {
         let edges = edges.iter().map(|(_, edge)| edge.clone());
-        locked(&self.heard).extend(edges);
+        let (changes, others): (Vec<Edge>, _) = edges.partition(|edge| edge.others.is_none());
+        locked(&self.heard).extend(changes);
+        let reminders = others.into_iter().filter(|edge| edge.rooms.is_empty());
+        locked(&self.reminded).extend(reminders.map(|edge| edge.who));
     }
 }
 
@@ -161,6 +167,10 @@ async fn what_was_taken_out_of_redis_or_put_into_it_by_hand_is_mended() {
     let repairs = place.member.counters().repairs.load(Ordering::Relaxed);
     assert_eq!(repairs, 4);
     assert_eq!(place.heard(), 300, "nobody came or went");
+    // Nodes that asked meanwhile were told that nobody is there.
+    place
+        .until(async |place| *locked(&place.table.reminded) == [user(8)])
+        .await;
     // They are counted as they should be: who goes now is offline.
     for number in [7, 8, 9] {
         locked(&place.table.users).remove(&user(number));

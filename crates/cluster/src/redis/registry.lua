@@ -12,7 +12,7 @@
 -- <prefix>:info         hash: incarnation -> what the node says of itself
 -- <prefix>:owner        hash: process -> its incarnation
 -- <prefix>:u:USER       hash: s:SOCKET -> entry, t:TYPE -> state, p -> its processes, k: it
---                       has come back before
+--                       has come back before, w -> until when changes of its devices are told
 -- <prefix>:r:USER       hash: socket -> its rooms
 -- <prefix>:i:INC:BUCKET hash: socket -> whose; what there is to compare and to sweep
 -- <prefix>:sockets      hash: incarnation -> how many sockets it has
@@ -24,8 +24,9 @@
 -- <prefix>:said         hash: incarnation -> the number of its last operation, and the answer
 -- <prefix>:x:PROCESS    hash: socket -> how it lost its place
 -- <prefix>:due          sorted set: whose presence is to be looked at -> when
--- <prefix>:edges        stream of edges
--- <prefix>:edge         the number of the last one
+-- <prefix>:edges        stream of edges, and of changes of devices
+-- <prefix>:edge         the number of the last edge
+-- <prefix>:devices      the number of the last change of devices
 -- <prefix>:epoch        a name for the registry's memory
 -- <prefix>:secret       what nodes show each other
 -- <prefix>:run          the run of the server that was seen last
@@ -70,7 +71,7 @@ end
 local now = wall - behind
 
 local NODES, INFO, OWNER = prefix .. ':nodes', prefix .. ':info', prefix .. ':owner'
-local DUE, EDGES = prefix .. ':due', prefix .. ':edges'
+local DUE, EDGES, DEVICES = prefix .. ':due', prefix .. ':edges', prefix .. ':devices'
 local HOLD, BLIND = prefix .. ':hold', prefix .. ':blind'
 local COMPLETE, EXPECTED = prefix .. ':complete', prefix .. ':expected'
 local SOCKETS, SAID = prefix .. ':sockets', prefix .. ':said'
@@ -96,6 +97,12 @@ local REMEMBERED_GUEST = 24 * 3600
 local VISIT_APART = 3600 * 1000
 -- Sockets that one look-up reads, beyond those of one user: some milliseconds.
 local MAX_LOOKED_UP = 2000
+-- For how many milliseconds after a look-up changes of a user's devices are told, and when that
+-- is said anew: nodes keep an answer for five minutes at most. Of a user with more sockets than
+-- this it is told that there was a change, but not how many devices there are: counting them each
+-- time would be much work.
+local TOLD_FOR, TOLD_AGAIN = 900 * 1000, 600 * 1000
+local MAX_COUNTED = 40
 
 local hold = tonumber(call('GET', HOLD) or 0) or 0
 local blind = tonumber(call('GET', BLIND) or 0) or 0
@@ -319,7 +326,22 @@ local function change_rooms(state, before, after)
     return new
 end
 
+-- Users who were announced as online and have a socket more or less by this call: of them is told
+-- on how many devices they are, unless an edge says more.
+local moved, moved_order = {}, {}
+local function note_move(user, kind, state)
+    if state[1] == 1 then
+        if moved[user] == nil then
+            moved_order[#moved_order + 1] = user
+        end
+        moved[user] = { kind, state[2] }
+    end
+end
+
 local function write_edge(user, kind, online, rev, rooms, others)
+    if not others then
+        moved[user] = moved[user] and false
+    end
     local fields = {
         'w', join_who(user, kind), 'o', online, 'r', string.format('%.0f', rev),
         't', string.format('%.0f', wall),
@@ -335,6 +357,49 @@ local function write_edge(user, kind, online, rev, rooms, others)
     end
     call('XADD', EDGES, 'MAXLEN', '~', KEPT_EDGES, '*', 'n', call('INCR', prefix .. ':edge'),
         unpack(fields))
+end
+
+-- How many devices a user is on: those with names, each once, and sockets without.
+local function count_devices(user)
+    local count, named, all = 0, {}, call('HGETALL', user_key(user))
+    for i = 1, #all, 2 do
+        if string.sub(all[i], 1, 2) == 's:' then
+            local e = read_entry(user, string.sub(all[i], 3), all[i + 1])
+            if e and alive(e[1]) and not named[e[4]] then
+                count = count + 1
+                named[e[4]] = e[4] ~= ''
+            end
+        end
+    end
+    return count
+end
+
+-- Of whoever somebody asked about lately. It has the form of an edge that tells nobody anything,
+-- so that builds which know of none can read it.
+local function tell_move(user)
+    local known = call('HMGET', user_key(user), 'w', 'p')
+    local told_until, sockets = tonumber(known[1] or 0), 0
+    if told_until < now then
+        if told_until > 0 then
+            call('HDEL', user_key(user), 'w')
+        end
+        return
+    end
+    for count in string.gmatch(known[2] or '', '=(%d+)') do
+        sockets = sockets + count
+    end
+    call('XADD', EDGES, 'MAXLEN', '~', KEPT_EDGES, '*',
+        'w', join_who(user, moved[user][1]), 'o', 1, 'r', string.format('%.0f', moved[user][2]),
+        't', string.format('%.0f', wall), 'k', '[]', 'd', call('INCR', DEVICES),
+        'c', sockets <= MAX_COUNTED and count_devices(user) or -1)
+end
+
+local function tell_moves()
+    for _, user in ipairs(moved_order) do
+        if moved[user] then
+            attempt(user, tell_move, user)
+        end
+    end
 end
 
 local function forget_later(user)
@@ -487,8 +552,13 @@ local function add(incarnation, user, kind, entry, told, probation)
             call('HSET', user_key(user), 'k', 1)
         end
         state[3] = state[3] + 1
+        note_move(user, kind, state)
     elseif before.i ~= incarnation then
         unlist(before.i, string.sub(before.h, 1, 2), entry.s)
+        -- It was not believed for a while.
+        if not alive(before.i) then
+            note_move(user, kind, state)
+        end
     end
     if process ~= process_before then
         count_at(user, process, 1)
@@ -523,6 +593,7 @@ local function remove(user, socket, only)
     local state = get_state(user, entry.y) or { 0, 0, 0, 0 }
     state[3] = math.max(state[3] - 1, 0)
     state[4] = wall
+    note_move(user, entry.y, state)
     for _, room in ipairs(entry.r or {}) do
         -- Its members are told when the user goes, if they heard that it came.
         local keep = state[1] == 1 and #room_names(state) <= KEPT_ROOMS
@@ -912,6 +983,7 @@ local function once(name)
         end
     end
     local answer = numbered[name](incarnation)
+    tell_moves()
     call('HSET', SAID, incarnation, string.format('%.0f ', number) .. cmsgpack.pack(answer))
     return answer
 end
@@ -1062,7 +1134,12 @@ local function restore(incarnation, restored, inbox, lost)
     local user, kind = restored.u, restored.y
     local believed = is_believed(restored)
     if believed then
+        local is_lost = restored.c and hold <= now and not get_state(user, kind)
         believe(user, kind)
+        if is_lost then
+            -- Nobody is told, but nodes that were told meanwhile that nobody is there know better.
+            write_edge(user, kind, 1, get_state(user, kind)[2], {}, {})
+        end
     end
     for _, entry in ipairs(restored.e) do
         local told, held = call('HGET', inbox, entry.s), get_entry(user, entry.s)
@@ -1164,6 +1241,7 @@ function operations.maintain()
         local user, kind = split_who(who)
         attempt(user, settle, user, kind, 0)
     end
+    tell_moves()
     return { swept, ended, next_due() }
 end
 
@@ -1174,14 +1252,24 @@ local function is_waited_for(user, kind, count)
     return at > now or (at > 0 and hold > now) or (count > 0 and arguments.grace > 0)
 end
 
+-- From now on, changes of a user's devices are told. False: the server has no room for that.
+local function tell_of(user)
+    local told_until = tonumber(call('HGET', user_key(user), 'w') or 0)
+    if told_until >= now + TOLD_AGAIN then
+        return true
+    end
+    return (pcall(call, 'HSET', user_key(user), 'w', string.format('%.0f', now + TOLD_FOR)))
+end
+
 -- { incarnation, grace, users } -> 0 | 1, then { 1: in its grace | 0, last seen | 0,
--- { socket, entry, .. }, { y, 1: announced as online | 0, revision, .. } } each, of as many of the
--- first as there is time for, and one at least
+-- { socket, entry, .. }, { y, 1: announced as online | 0, revision, .. }, the number from which on
+-- changes of devices are told | -1 } each, of as many of the first as there is time for, and one at
+-- least
 function operations.look_up()
     if not owns(arguments.incarnation) then
         return { 0 }
     end
-    local answers, read = { 1 }, 0
+    local answers, read, number_now = { 1 }, 0, tonumber(call('GET', DEVICES) or 0)
     for number, user in ipairs(arguments.users) do
         read = read + call('HLEN', user_key(user))
         if number > 1 and read > MAX_LOOKED_UP then
@@ -1210,7 +1298,8 @@ function operations.look_up()
                 lingers = 1
             end
         end
-        answers[number + 1] = { lingers, seen, sockets, announced }
+        local is_told = next(online) and tell_of(user)
+        answers[number + 1] = { lingers, seen, sockets, announced, is_told and number_now or -1 }
     end
     return answers
 end

@@ -7,7 +7,7 @@ use redis::{Cmd, RedisError, Value};
 use serde::Serialize;
 use serde_json::{Value as Json, json};
 
-use super::answer::{Answer, edge, nonsense, typed_user};
+use super::answer::{Answer, Record, nonsense, record, typed_user};
 use super::calls::Calls;
 use super::server::{Commands, Server, is_not_understood, is_unknown_script};
 use crate::registry::{
@@ -17,11 +17,8 @@ use crate::registry::{
     Verdict, Versions, tag_of_process,
 };
 
-/// How long a read of the stream waits at the server. Its end proves that nothing was missed
-/// until then, so what a node knows of others is not older than this, and a little.
-const MAX_WAIT_FOR_EDGES: Duration = Duration::from_secs(1);
-/// How much later its answer may come.
-const LATE: Duration = Duration::from_secs(5);
+/// How long a read of the stream may take, of which it waits some seconds at the server.
+const MAX_READ: Duration = Duration::from_secs(6);
 /// Edges in one read.
 const MAX_EDGES_PER_READ: usize = 4096;
 
@@ -152,11 +149,13 @@ fn known_of(mut known: Answer) -> Result<Known, Unavailable> {
             rev: told.millis()?.unwrap_or(0),
         });
     }
+    let devices_from = known.millis()?;
     Ok(Known {
         online: lingers || !sockets.is_empty(),
         sockets,
         last_seen,
         announced,
+        devices_from,
     })
 }
 
@@ -369,21 +368,16 @@ impl Registry for RedisRegistry {
         })
     }
 
-    async fn edges(&self, last: &EdgeId) -> Result<Edges, Unavailable> {
+    async fn edges(&self, last: &EdgeId, wait: Duration) -> Result<Edges, Unavailable> {
         let mut command: Cmd = redis::cmd("XREAD");
         command.arg("COUNT").arg(MAX_EDGES_PER_READ);
-        command
-            .arg("BLOCK")
-            .arg(MAX_WAIT_FOR_EDGES.as_millis() as u64);
+        command.arg("BLOCK").arg(wait.as_millis().max(1) as u64);
         command
             .arg("STREAMS")
             .arg(format!("{}:edges", self.calls.prefix()))
             .arg(&**last);
         // No answer is one too, but a late one.
-        let answer = tokio::time::timeout(
-            MAX_WAIT_FOR_EDGES + LATE,
-            self.reader.query::<Value>(&command),
-        );
+        let answer = tokio::time::timeout(MAX_READ, self.reader.query::<Value>(&command));
         let answer = answer
             .await
             .map_err(|_| Unavailable("no answer in time".into()))?
@@ -402,7 +396,10 @@ impl Registry for RedisRegistry {
         for entry in Answer::of(entries.unwrap_or(Value::Nil))?.0 {
             let mut entry = Answer::of(entry)?;
             edges.last = Some(entry.text()?);
-            edges.edges.push(edge(entry.next()?));
+            match record(entry.next()?) {
+                Record::Edge(number, edge) => edges.edges.push((number, edge)),
+                Record::Devices(change) => edges.devices.push(change),
+            }
         }
         Ok(edges)
     }

@@ -11,9 +11,9 @@ use heartline_core::store::{Challenge, Challenges, Redeemed};
 
 use super::{Calls, Commands, RedisChallenges, RedisRegistry, Server};
 use crate::registry::{
-    Arrival, Audit, Departure, Doubts, Edge, Entry, Known, Mark, Millis, Newcomer, NodeInfo,
-    Policy, Registry, Renewed, Restored, RoomName, Sum, Suspicion, Turn, TypedUser, UserName,
-    Versions,
+    Arrival, Audit, Departure, DevicesChange, Doubts, Edge, Edges, Entry, Known, Mark, Millis,
+    Newcomer, NodeInfo, Policy, Registry, Renewed, Restored, RoomName, Sum, Suspicion, Turn,
+    TypedUser, UserName, Versions,
 };
 use crate::simulation::{Dice, Model};
 
@@ -482,14 +482,30 @@ impl Pair {
 
     async fn compare_edges(&self) {
         let expected = self.model.edges("0").edges;
-        if expected.is_empty() {
+        if expected.is_empty() && self.model.devices().is_empty() {
             return;
         }
         let key = |edge: &Edge| {
             let rooms = (edge.rooms.clone(), edge.others.clone());
             (edge.who.clone(), edge.rev, rooms)
         };
-        let real = self.registry.edges(&"0-0".into()).await.unwrap().edges;
+        let start = "0-0".into();
+        let reading = self.registry.edges(&start, Duration::from_secs(1));
+        let Edges {
+            edges: real,
+            devices,
+            ..
+        } = reading.await.unwrap();
+        // A sweep has no order.
+        let of = |change: &DevicesChange| (change.user.clone(), change.devices);
+        let changes = |all: &[DevicesChange]| sorted(all.iter().map(of).collect(), Clone::clone);
+        assert_eq!(changes(&devices), changes(self.model.devices()));
+        assert!(
+            devices
+                .iter()
+                .map(|change| change.number)
+                .eq(1..=devices.len() as u64)
+        );
         let numbers = |edges: &[(u64, Option<Edge>)]| -> Vec<u64> {
             edges.iter().map(|(number, _)| *number).collect()
         };

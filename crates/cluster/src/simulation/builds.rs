@@ -22,18 +22,18 @@ fn nodes_of_two_builds_are_one_cluster_and_write_what_all_can_read() {
         world.come(2, "ann", "");
         for number in 0..2 {
             world.nodes[number].kill();
-            world.start_build(number, Versions { min: 1, max: 2 });
+            world.start_build(number, Versions { min: 2, max: 3 });
         }
         sleep(MOMENT).await;
         world.come(0, "bob", "");
         sleep(MOMENT).await;
         let version = |world: &World, number: usize| world.nodes[number].member.version();
-        assert_eq!([0, 1, 2].map(|number| version(&world, number)), [1; 3]);
+        assert_eq!([0, 1, 2].map(|number| version(&world, number)), [2; 3]);
         // The last old one goes.
         world.nodes[2].kill();
-        world.start_build(2, Versions { min: 2, max: 2 });
+        world.start_build(2, Versions { min: 3, max: 3 });
         sleep(TTL * 3).await;
-        assert_eq!([0, 1, 2].map(|number| version(&world, number)), [2; 3]);
+        assert_eq!([0, 1, 2].map(|number| version(&world, number)), [3; 3]);
         assert_eq!(world.told_of("bob"), [true]);
         assert_eq!(world.told_of("ann"), [true, false]);
         world.settle().await;
@@ -46,12 +46,12 @@ fn a_build_that_a_living_node_does_not_understand_stays_out_and_says_why() {
         let mut world = World::quiet(Duration::ZERO, Policy::Unlimited);
         sleep(MOMENT).await;
         world.nodes[0].kill();
-        world.start_build(0, Versions { min: 2, max: 3 });
+        world.start_build(0, Versions { min: 3, max: 4 });
         sleep(MOMENT).await;
         let member = world.nodes[0].member.clone();
         let why = member.refused().expect("it is refused");
         assert!(
-            why.contains("versions 2 to 3") && why.contains("1 to 1"),
+            why.contains("versions 3 to 4") && why.contains("1 to 2"),
             "{why}"
         );
         assert!(!member.is_trusted());
@@ -60,6 +60,6 @@ fn a_build_that_a_living_node_does_not_understand_stays_out_and_says_why() {
         world.nodes[2].kill();
         until(|| member.is_trusted()).await;
         assert_eq!(member.refused(), None);
-        until(|| member.version() == 3).await;
+        until(|| member.version() == 4).await;
     });
 }

@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use crate::probes::neighbours;
 use crate::registry::{
-    Admission, Announced, Arrival, Audit, Departure, Displaced, DisplacedBy, Doubts, Edge, Edges,
-    Entry, Fenced, JURY, Joined, Known, Maintained, Mark, Marked, Millis, Newcomer, NodeInfo,
-    NodeState, Policy, Renewed, Restored, RoomName, Seen, Stranger, Sum, Suspicion, Turn,
+    Admission, Announced, Arrival, Audit, Departure, DevicesChange, Displaced, DisplacedBy, Doubts,
+    Edge, Edges, Entry, Fenced, JURY, Joined, Known, Maintained, Mark, Marked, Millis, Newcomer,
+    NodeInfo, NodeState, Policy, Renewed, Restored, RoomName, Seen, Stranger, Sum, Suspicion, Turn,
     TypedUser, UserName, Verdict, Versions,
 };
 
@@ -21,6 +21,10 @@ pub(crate) const KEPT_EDGES: usize = 65_536;
 /// Rooms of an online user, beyond which those that its ended sockets were in are not
 /// told when it goes.
 const KEPT_ROOMS: usize = 1000;
+/// For how many milliseconds after a question changes of devices are told, and when that is said
+/// anew.
+const TOLD_FOR: Millis = 900_000;
+const TOLD_AGAIN: Millis = 600_000;
 
 #[derive(Debug, Clone)]
 struct Held {
@@ -111,6 +115,8 @@ impl State {
 struct User {
     sockets: BTreeMap<Arc<str>, Held>,
     states: BTreeMap<Arc<str>, State>,
+    /// Until when it is told that it is on other devices.
+    told_until: Millis,
 }
 
 /// What the last operation of an incarnation was answered.
@@ -227,6 +233,10 @@ pub(crate) struct Model {
     /// The last id, which grows over a loss of memory.
     edge_id: u64,
     edge_number: u64,
+    /// Users of whom it is to be told that they are on other devices.
+    moved: Vec<UserName>,
+    /// What was told of that.
+    devices: Vec<DevicesChange>,
     /// How many edges are kept, if not [`KEPT_EDGES`].
     pub(crate) kept_edges: Option<usize>,
     /// When a node is doubted.
@@ -319,6 +329,7 @@ impl Model {
             return again.flatten().ok_or(Fenced);
         }
         let answer = operation(self);
+        self.tell_moves(now);
         let said = (turn.number, answer.clone().keep());
         self.said.insert(turn.incarnation.into(), said);
         Ok(answer)
@@ -401,8 +412,45 @@ impl Model {
         if !online {
             state.rooms.clear();
         }
+        self.moved.retain(|user| *user != who.user);
         self.push_edge(edge);
         false
+    }
+
+    /// A user who is announced as online may be on other devices.
+    fn note_move(&mut self, who: &TypedUser) {
+        let user = self.users.get(&who.user);
+        let state = user.and_then(|user| user.states.get(&who.kind));
+        if state.is_some_and(|state| state.online) && !self.moved.contains(&who.user) {
+            self.moved.push(who.user.clone());
+        }
+    }
+
+    /// Tells of users about whom somebody asked lately.
+    fn tell_moves(&mut self, now: Millis) {
+        for name in std::mem::take(&mut self.moved) {
+            let Some(user) = self.users.get(&name).filter(|user| user.told_until >= now) else {
+                continue;
+            };
+            let held = user.sockets.values();
+            let held = held.filter(|held| self.alive(now, &held.incarnation));
+            let devices: Vec<&Arc<str>> = held.map(|held| &held.entry.device).collect();
+            let named: BTreeSet<&&Arc<str>> =
+                devices.iter().filter(|one| !one.is_empty()).collect();
+            let unnamed = devices.iter().filter(|one| one.is_empty()).count();
+            let count = (named.len() + unnamed) as u32;
+            self.devices.push(DevicesChange {
+                user: name,
+                number: self.devices.len() as u64 + 1,
+                // Nobody has so many sockets here that they are not counted.
+                devices: Some(count),
+            });
+        }
+    }
+
+    /// All that was told of devices.
+    pub(crate) fn devices(&self) -> &[DevicesChange] {
+        &self.devices
     }
 
     fn push_edge(&mut self, edge: Edge) {
@@ -446,6 +494,13 @@ impl Model {
             others: Some(others),
         };
         let arrives = state.online && !told && !arrival.rooms.is_empty();
+        let has_moved = match &before {
+            None => true,
+            Some(before) if before.incarnation == *incarnation => false,
+            Some(before) => !self.alive(now, &before.incarnation),
+        };
+        let user = self.users.entry(who.user.clone()).or_default();
+        let state = user.states.entry(who.kind.clone()).or_default();
         match before {
             None => {
                 state.count += 1;
@@ -465,6 +520,9 @@ impl Model {
             .entry(who.bucket())
             .or_default()
             .insert(entry.socket.clone(), who.clone());
+        if has_moved {
+            self.note_move(who);
+        }
         if arrives {
             self.push_edge(arrival);
         }
@@ -484,6 +542,11 @@ impl Model {
             let keep = state.online && state.rooms.len() <= KEPT_ROOMS;
             state.drop_room(room, keep);
         }
+        let of = TypedUser {
+            user: who.user.clone(),
+            kind: held.kind.clone(),
+        };
+        self.note_move(&of);
         unlist(&mut self.indexes, &held, who.bucket());
         Some(held)
     }
@@ -915,6 +978,21 @@ impl Model {
         }
     }
 
+    /// Nobody is told, but nodes that were told meanwhile that nobody is there know better.
+    fn tell_that_there(&mut self, now: Millis, who: &TypedUser) {
+        let user = self.users.get(&who.user);
+        let state = user.and_then(|user| user.states.get(&who.kind));
+        let rev = state.map_or(0, |state| state.rev);
+        self.push_edge(Edge {
+            who: who.clone(),
+            online: true,
+            rev,
+            at: self.wall(now),
+            rooms: Vec::new(),
+            others: Some(Vec::new()),
+        });
+    }
+
     pub(crate) fn depart(
         &mut self,
         now: Millis,
@@ -970,6 +1048,9 @@ impl Model {
             let believed = &(believed || (*mended && is_unknown));
             if *believed {
                 self.believe(now, who);
+                if *mended && is_unknown && self.hold <= now {
+                    self.tell_that_there(now, who);
+                }
             }
             for entry in entries {
                 let told = self
@@ -1156,6 +1237,7 @@ impl Model {
             self.dues.remove(&who);
             self.settle(now, &who, 0);
         }
+        self.tell_moves(now);
         maintained.next_due = self.next_due(now);
         maintained
     }
@@ -1170,19 +1252,34 @@ impl Model {
         Edges {
             last: (!edges.is_empty()).then(|| self.edge_id.to_string().into()),
             edges,
+            devices: Vec::new(),
         }
     }
 
     pub(crate) fn look_up(
-        &self,
+        &mut self,
         now: Millis,
         incarnation: &str,
         grace: Millis,
         users: &[UserName],
     ) -> Result<Vec<Known>, Fenced> {
         self.guard(now, incarnation)?;
-        let users = users.iter();
-        Ok(users.map(|name| self.known(now, grace, name)).collect())
+        let mut all = Vec::with_capacity(users.len());
+        for name in users {
+            let known = self.known(now, grace, name);
+            let is_told = known.announced.iter().any(|told| told.online);
+            if let Some(user) = self.users.get_mut(name).filter(|_| is_told)
+                && user.told_until < now + TOLD_AGAIN
+            {
+                user.told_until = now + TOLD_FOR;
+            }
+            let devices_from = is_told.then_some(self.devices.len() as u64);
+            all.push(Known {
+                devices_from,
+                ..known
+            });
+        }
+        Ok(all)
     }
 
     fn known(&self, now: Millis, grace: Millis, name: &UserName) -> Known {
@@ -1220,6 +1317,7 @@ impl Model {
             sockets,
             last_seen: user.states.values().filter_map(|state| state.seen).max(),
             announced: announced.collect(),
+            devices_from: None,
         }
     }
 

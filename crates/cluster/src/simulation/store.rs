@@ -384,7 +384,7 @@ impl Registry for Link {
             .await
     }
 
-    async fn edges(&self, last: &EdgeId) -> Result<Edges, Unavailable> {
+    async fn edges(&self, last: &EdgeId, _: Duration) -> Result<Edges, Unavailable> {
         let after = last.parse::<u64>().unwrap_or(0);
         self.read.store(after, Ordering::Relaxed);
         let mut changed = locked(&self.store).changed.subscribe();

@@ -115,6 +115,8 @@ pub struct ClusterStatus {
     pub undelivered: u64,
     /// Publications of other nodes that were dropped, as this one had too much to do.
     pub dropped: u64,
+    /// Events of the line that could not be read.
+    pub unread: u64,
     /// What was dropped as nobody had signed it, where a key is set.
     pub unsigned: u64,
     /// What was dropped as its signature was wrong.
@@ -211,8 +213,7 @@ pub trait Backplane: Send + Sync + 'static {
         Box::pin(async move { (found.await, None) })
     }
 
-    /// What [`presence_as_of`](Self::presence_as_of) would say of users who are away without asking:
-    /// of those who are to be looked at `again`, and of `some` others, each time of others; and
+    /// What [`presence_as_of`](Self::presence_as_of) would say of users without asking: of those who are to be looked at `again`, and of `some` others, each time of others; and
     /// beside it what there is. It goes on to say the former.
     fn kept(&self, _again: Vec<Who>, _some: usize) -> BoxFuture<Vec<(Believed, UserPresence)>> {
         Box::pin(std::future::ready(Vec::new()))
@@ -222,6 +223,12 @@ pub trait Backplane: Send + Sync + 'static {
     /// edges arrive.
     fn is_trusted(&self) -> bool {
         true
+    }
+
+    /// All edges up to this time have been given to the node, Unix milliseconds; `None`: it has
+    /// them as they come. Who asks is to be told of a time that is not long ago, next time.
+    fn heard_until(&self) -> Option<u64> {
+        None
     }
 
     /// The users of this node.

@@ -1,6 +1,7 @@
 //! What is kept of one place: the newest events, and the newest of each key.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::ops::Bound;
 use std::sync::Arc;
 
 use hashbrown::HashMap;
@@ -11,8 +12,9 @@ use crate::line::{Account, Bounds, MAX_EVENT, MAX_KEYS};
 use crate::message::Message;
 use crate::presence::address::SocketAddress;
 
-/// What an event costs besides its texts, about, bytes.
-const OVERHEAD: usize = 160;
+/// What an event costs besides its texts, about, bytes: its own allocation, its place in the
+/// ring, and what the allocations of its texts have before these.
+const OVERHEAD: usize = 192;
 
 /// What a condition costs, about, bytes.
 const CONDITION: usize = 192;
@@ -67,6 +69,12 @@ impl Only {
 }
 
 impl Kept {
+    /// Whether it is what its key is now. Whoever missed that there is nothing any more must hear
+    /// of it, and who comes new has nothing to hear.
+    fn is_newest_of_key(&self) -> bool {
+        self.key.is_some() && &*self.message.args != "null"
+    }
+
     fn size(&self) -> usize {
         let key = self.key.as_ref().map_or(0, |key| 2 * key.len());
         let only = self.only.as_ref().map_or(0, |only| {
@@ -94,12 +102,16 @@ pub struct Extent {
 #[derive(Debug)]
 pub struct Ring {
     account: Arc<Account>,
-    entries: VecDeque<Kept>,
+    /// By their numbers. Whoever collects them shares them.
+    entries: VecDeque<(u64, Arc<Kept>)>,
     /// Those with keys, by their numbers.
-    keyed: BTreeMap<u64, Kept>,
+    keyed: BTreeMap<u64, Arc<Kept>>,
     keys: HashMap<Box<str>, u64>,
     /// What all weighs.
     bytes: usize,
+    /// What of this the account knows: it is all threads', so that an event which takes the place
+    /// of another of its size leaves it alone.
+    counted: usize,
     /// The number of the last event that is not kept any more: before it nothing is complete.
     dropped: u64,
     /// The same as an offset.
@@ -121,6 +133,7 @@ impl Ring {
             keyed: BTreeMap::new(),
             keys: HashMap::new(),
             bytes: 0,
+            counted: 0,
             dropped: 0,
             dropped_offset: 0,
             last: 0,
@@ -152,89 +165,96 @@ impl Ring {
     /// Keeps an event, whose number is higher than all before. What is too much goes: of this
     /// ring, the oldest first.
     pub fn push(&mut self, event: Kept, bounds: &Bounds) {
+        let (size, mut spare) = (event.size(), None);
+        if self.make_room(&event, size, bounds, &mut spare) {
+            self.put(shared(event, spare), size);
+        }
+        self.count();
+    }
+
+    /// Sees that there is room for an event of so many bytes, and leaves in `spare` what it took
+    /// the place of; false: it is not kept.
+    fn make_room(
+        &mut self,
+        event: &Kept,
+        size: usize,
+        bounds: &Bounds,
+        spare: &mut Option<Arc<Kept>>,
+    ) -> bool {
         self.last = event.id;
         self.last_at = event.at;
-        let size = event.size();
         if let Some(key) = &event.key {
-            self.forget_key(&key.clone());
+            self.forget_key(key);
         }
-        self.trim(event.at, bounds);
-        if event.message.size() > MAX_EVENT || size > bounds.bytes {
+        self.drop_old(event.at, bounds);
+        let mut fits = event.message.size() <= MAX_EVENT && size <= bounds.bytes;
+        while fits && (self.bytes + size > bounds.bytes || self.held() + size > bounds.buffer) {
+            let oldest = self.drop_oldest();
+            fits = oldest.is_some();
+            *spare = oldest.or(spare.take());
+        }
+        if !fits {
             self.dropped = self.dropped.max(event.id);
             self.dropped_offset = self.dropped_offset.max(event.offset);
-            return;
-        }
-        while self.bytes + size > bounds.bytes || self.account.held() + size > bounds.buffer {
-            if !self.drop_oldest() {
-                self.dropped = self.dropped.max(event.id);
-                self.dropped_offset = self.dropped_offset.max(event.offset);
-                return;
+        } else if event.is_newest_of_key() {
+            if self.keyed.len() >= MAX_KEYS {
+                self.drop_oldest_key();
             }
+        } else if self.entries.len() >= bounds.events {
+            *spare = self.drop_oldest_plain();
         }
-        let is_removal = &*event.message.args == "null";
+        fits
+    }
+
+    fn put(&mut self, event: Arc<Kept>, size: usize) {
+        self.bytes += size;
         match &event.key {
-            Some(_) if is_removal => {
-                // Who missed it must hear of it; who comes new has nothing to hear.
-                self.keep_plain(event, size, bounds);
-            }
-            Some(key) => {
-                if self.keyed.len() >= MAX_KEYS {
-                    self.drop_oldest_key();
-                }
+            Some(key) if event.is_newest_of_key() => {
                 self.keys.insert(key.clone(), event.id);
                 self.keyed.insert(event.id, event);
-                self.add(size);
             }
-            None => self.keep_plain(event, size, bounds),
+            _ => self.entries.push_back((event.id, event)),
         }
     }
 
-    fn keep_plain(&mut self, event: Kept, size: usize, bounds: &Bounds) {
-        if self.entries.len() >= bounds.events {
-            self.drop_oldest_plain();
+    /// What all rings hold, with what this one has not counted yet.
+    fn held(&self) -> usize {
+        (self.account.held() + self.bytes).saturating_sub(self.counted)
+    }
+
+    /// Tells the account what has become more or less.
+    fn count(&mut self) {
+        if self.bytes > self.counted {
+            self.account.add(self.bytes - self.counted);
+        } else if self.bytes < self.counted {
+            self.account.sub(self.counted - self.bytes);
         }
-        self.entries.push_back(event);
-        self.add(size);
-    }
-
-    fn add(&mut self, size: usize) {
-        self.bytes += size;
-        self.account.add(size);
-    }
-
-    fn gone(&mut self, event: &Kept) {
-        let size = event.size();
-        self.bytes -= size;
-        self.account.sub(size);
+        self.counted = self.bytes;
     }
 
     fn note_dropped(&mut self, event: &Kept) {
-        self.gone(event);
+        self.bytes -= event.size();
         self.dropped = self.dropped.max(event.id);
         self.dropped_offset = self.dropped_offset.max(event.offset);
     }
 
-    fn drop_oldest_plain(&mut self) -> bool {
-        let oldest = self.entries.pop_front();
-        if let Some(oldest) = &oldest {
-            self.note_dropped(oldest);
-        }
-        oldest.is_some()
+    fn drop_oldest_plain(&mut self) -> Option<Arc<Kept>> {
+        let (_, oldest) = self.entries.pop_front()?;
+        self.note_dropped(&oldest);
+        Some(oldest)
     }
 
-    fn drop_oldest_key(&mut self) -> bool {
-        let Some((_, oldest)) = self.keyed.pop_first() else {
-            return false;
-        };
+    fn drop_oldest_key(&mut self) -> Option<Arc<Kept>> {
+        let (_, oldest) = self.keyed.pop_first()?;
         if let Some(key) = &oldest.key {
             self.keys.remove(key);
         }
         self.note_dropped(&oldest);
-        true
+        Some(oldest)
     }
 
-    fn drop_oldest(&mut self) -> bool {
-        let plain = self.entries.front().map(|event| event.id);
+    fn drop_oldest(&mut self) -> Option<Arc<Kept>> {
+        let plain = self.entries.front().map(|(id, _)| *id);
         let keyed = self.keyed.first_key_value().map(|(id, _)| *id);
         match (plain, keyed) {
             (Some(plain), Some(keyed)) if keyed < plain => self.drop_oldest_key(),
@@ -247,16 +267,16 @@ impl Ring {
     fn forget_key(&mut self, key: &str) {
         let known = self.keys.remove(key);
         if let Some(event) = known.and_then(|id| self.keyed.remove(&id)) {
-            self.gone(&event);
+            self.bytes -= event.size();
         }
     }
 
     /// All up to a number has come: nobody misses it.
     pub fn forget_up_to(&mut self, id: u64) {
-        let kept = self.entries.partition_point(|event| event.id <= id);
-        for event in self.entries.drain(..kept).collect::<Vec<_>>() {
-            self.gone(&event);
-        }
+        let come = self.entries.partition_point(|(own, _)| *own <= id);
+        let come = self.entries.drain(..come);
+        self.bytes -= come.map(|(_, event)| event.size()).sum::<usize>();
+        self.count();
     }
 
     /// An event was not kept, or was lost on its way: who did not hear it cannot be told.
@@ -269,7 +289,8 @@ impl Ring {
     /// The numbers in the room begin anew behind this one, and in the line behind that: of what
     /// is kept nobody can be told any more, and its numbers would be taken for those to come.
     pub fn begin_anew(&mut self, id: u64, offset: u64) {
-        while self.drop_oldest() {}
+        while self.drop_oldest().is_some() {}
+        self.count();
         self.last = self.last.max(id);
         self.dropped = self.last;
         self.dropped_offset = offset;
@@ -288,8 +309,9 @@ impl Ring {
         if has_all || known.last < self.dropped {
             return;
         }
-        let mut all: BTreeMap<u64, Kept> = BTreeMap::new();
-        all.extend(events.into_iter().map(|event| (event.id, event)));
+        let mut all: BTreeMap<u64, Arc<Kept>> = BTreeMap::new();
+        let events = events.into_iter();
+        all.extend(events.map(|event| (event.id, Arc::new(event))));
         let meets = known.dropped <= self.last && self.dropped <= known.last;
         let mut ring = Ring::new(self.account.clone());
         (ring.dropped, ring.dropped_offset) = (known.dropped, known.dropped_offset);
@@ -298,15 +320,19 @@ impl Ring {
             if self.dropped < known.dropped {
                 (ring.dropped, ring.dropped_offset) = (self.dropped, self.dropped_offset);
             }
-            let here = std::mem::take(&mut self.entries).into_iter();
-            let keyed = std::mem::take(&mut self.keyed).into_values();
-            all.extend(here.chain(keyed).map(|event| (event.id, event)));
+            all.extend(std::mem::take(&mut self.entries));
+            all.append(&mut self.keyed);
             ring.last = self.last;
         }
-        self.account.sub(std::mem::take(&mut self.bytes));
+        self.bytes = 0;
+        self.count();
         let last = ring.last.max(known.last);
         for event in all.into_values() {
-            ring.push(event, bounds);
+            let size = event.size();
+            if ring.make_room(&event, size, bounds, &mut None) {
+                ring.put(event, size);
+            }
+            ring.count();
         }
         ring.last = ring.last.max(last);
         ring.last_at = ring.last_at.max(self.last_at);
@@ -315,13 +341,18 @@ impl Ring {
 
     /// Drops what is older than it may be. What is newest of its key stays.
     pub fn trim(&mut self, now: Micros, bounds: &Bounds) {
-        while let Some(oldest) = self.entries.front()
+        self.drop_old(now, bounds);
+        self.count();
+        if self.entries.is_empty() {
+            self.entries.shrink_to_fit();
+        }
+    }
+
+    fn drop_old(&mut self, now: Micros, bounds: &Bounds) {
+        while let Some((_, oldest)) = self.entries.front()
             && now - oldest.at > bounds.age
         {
             self.drop_oldest_plain();
-        }
-        if self.entries.is_empty() {
-            self.entries.shrink_to_fit();
         }
         self.lost_at = self.lost_at.filter(|at| now - *at <= bounds.age);
     }
@@ -337,36 +368,37 @@ impl Ring {
     }
 
     /// What is kept after one number and up to another, by the numbers.
-    pub fn between(&self, after: u64, to: u64) -> Vec<&Kept> {
-        if after >= to {
-            return Vec::new();
-        }
-        let from = self.entries.partition_point(|event| event.id <= after);
-        let plain = self.entries.range(from..);
-        let plain = plain.take_while(|event| event.id <= to);
-        let keyed = self.keyed.range(after + 1..=to).map(|(_, event)| event);
-        merged(plain, keyed)
+    pub fn between(&self, after: u64, to: u64) -> impl Iterator<Item = &Arc<Kept>> {
+        let to = to.max(after);
+        let from = self.entries.partition_point(|(id, _)| *id <= after);
+        let plain = self.entries.range(from..).map(|(_, event)| event);
+        let keyed = (Bound::Excluded(after), Bound::Unbounded);
+        let keyed = self.keyed.range(keyed).map(|(_, event)| event);
+        let all = merged(plain, keyed);
+        all.take_while(move |event| event.id <= to)
     }
 
     /// What is kept after one number in the room and up to another, by the numbers.
-    pub fn between_offsets(&self, after: u64, to: u64) -> Vec<&Kept> {
-        let from = self.entries.partition_point(|event| event.offset <= after);
-        let plain = self.entries.range(from..);
-        let plain = plain.take_while(|event| event.offset <= to);
-        let keyed = self.keyed.values();
-        let keyed = keyed.filter(|event| event.offset > after && event.offset <= to);
-        merged(plain, keyed)
+    pub fn between_offsets(&self, after: u64, to: u64) -> impl Iterator<Item = &Arc<Kept>> {
+        let is_come = |(_, event): &(u64, Arc<Kept>)| event.offset <= after;
+        let from = self.entries.partition_point(is_come);
+        let plain = self.entries.range(from..).map(|(_, event)| event);
+        let all = merged(plain, self.keyed.values());
+        all.filter(move |event| event.offset > after && event.offset <= to)
     }
 
     /// The newest events of the keys, up to a number in the room.
     pub fn newest(&self, to: u64) -> impl Iterator<Item = &Kept> {
-        self.keyed.values().filter(move |event| event.offset <= to)
+        let newest = self.keyed.values().map(|event| &**event);
+        newest.filter(move |event| event.offset <= to)
     }
 
     /// The number, in the line, of the last event that is kept up to a number in the room.
     pub fn id_of(&self, offset: u64) -> Option<u64> {
-        let plain = self.entries.partition_point(|event| event.offset <= offset);
+        let come = |(_, event): &(u64, Arc<Kept>)| event.offset <= offset;
+        let plain = self.entries.partition_point(come);
         let plain = plain.checked_sub(1).and_then(|at| self.entries.get(at));
+        let plain = plain.map(|(_, event)| event);
         let keyed = self
             .keyed
             .values()
@@ -376,22 +408,33 @@ impl Ring {
     }
 }
 
-fn merged<'a>(
-    plain: impl Iterator<Item = &'a Kept>,
-    keyed: impl Iterator<Item = &'a Kept>,
-) -> Vec<&'a Kept> {
-    let mut all: Vec<&Kept> = plain.collect();
-    let before = all.len();
-    all.extend(keyed);
-    if all.len() > before {
-        all.sort_unstable_by_key(|event| event.id);
+/// An event that can be shared: by what had the place before, where nobody else has that.
+fn shared(event: Kept, spare: Option<Arc<Kept>>) -> Arc<Kept> {
+    if let Some(mut spare) = spare
+        && let Some(old) = Arc::get_mut(&mut spare)
+    {
+        *old = event;
+        return spare;
     }
-    all
+    Arc::new(event)
+}
+
+/// Both by their numbers, as each is.
+fn merged<'a>(
+    plain: impl Iterator<Item = &'a Arc<Kept>>,
+    keyed: impl Iterator<Item = &'a Arc<Kept>>,
+) -> impl Iterator<Item = &'a Arc<Kept>> {
+    let (mut plain, mut keyed) = (plain.peekable(), keyed.peekable());
+    std::iter::from_fn(move || match (plain.peek(), keyed.peek()) {
+        (Some(one), Some(other)) if other.id < one.id => keyed.next(),
+        (None, Some(_)) => keyed.next(),
+        _ => plain.next(),
+    })
 }
 
 impl Drop for Ring {
     fn drop(&mut self) {
-        self.account.sub(self.bytes);
+        self.account.sub(self.counted);
     }
 }
 

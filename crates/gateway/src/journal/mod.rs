@@ -15,6 +15,7 @@ use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use crate::data::{SocketData, Texts};
 use hashbrown::{HashMap, HashSet};
 use heartline_core::auth::{Identity, RoomPattern, UserKey};
 use heartline_core::line::MAX_KEYS;
@@ -55,11 +56,13 @@ pub(crate) struct Known {
     pub(crate) places: Vec<(SocketAddress, u64)>,
     /// When it was lost, Unix milliseconds; `None`: it was there until the end.
     pub(crate) lost_at: Option<u64>,
+    /// What is remembered of it.
+    pub(crate) remembered: Texts,
 }
 
 impl Known {
     /// What is known of a socket that was lost at this Unix time in milliseconds.
-    pub(crate) fn of<D>(session: &Session<D>, lost_at: u64) -> Known {
+    pub(crate) fn of(session: &Session<Option<SocketData>>, lost_at: u64) -> Known {
         let patterns = session.identity.rooms.as_ref();
         let rooms = session.rooms.iter();
         Known {
@@ -72,6 +75,11 @@ impl Known {
             left: session.left,
             places: session.places.clone(),
             lost_at: Some(lost_at),
+            remembered: session
+                .data
+                .as_ref()
+                .map(|data| data.remembered().clone())
+                .unwrap_or_default(),
         }
     }
 
@@ -195,8 +203,17 @@ impl State {
                     left: 0,
                     places: vec![(*name, u64::MAX)],
                     lost_at: None,
+                    remembered: Texts::new(),
                 };
                 self.sockets.insert(*name, known);
+            }
+            Record::Remembered { name, key, text } => {
+                if let Some(known) = self.sockets.get_mut(name) {
+                    match text {
+                        Some(text) => known.remembered.insert(key.clone(), text.clone()),
+                        None => known.remembered.remove(key),
+                    };
+                }
             }
             Record::Joined { name, room, since } => {
                 self.note_room(room, 0);
@@ -399,8 +416,14 @@ impl State {
                 address: *address,
                 end,
             });
+            let texts = known.remembered.iter();
+            let texts = texts.map(move |(key, text)| Record::Remembered {
+                name,
+                key: key.clone(),
+                text: Some(text.clone()),
+            });
             let parked = known.lost_at.map(|at| Record::Parked { name, at });
-            let first = std::iter::once(opened).chain(places);
+            let first = std::iter::once(opened).chain(places).chain(texts);
             first.chain(joined).chain(left).chain(parked)
         });
         let keyed = self.keyed_before(own_from).cloned();
@@ -734,6 +757,15 @@ impl Journal {
             name,
             room: room.clone(),
             place,
+        }]);
+    }
+
+    /// Something is remembered of it under a name, as JSON; `None`: no more.
+    pub(crate) fn remembered(&self, name: SocketAddress, key: &str, text: Option<&str>) {
+        self.note(&[Record::Remembered {
+            name,
+            key: key.to_owned(),
+            text: text.map(ToOwned::to_owned),
         }]);
     }
 

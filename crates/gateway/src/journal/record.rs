@@ -72,6 +72,12 @@ pub(super) enum Record {
         /// The number of the last event that it was sent where it was before.
         end: u64,
     },
+    /// Something is remembered of it under a name, as JSON; `None`: no more.
+    Remembered {
+        name: SocketAddress,
+        key: String,
+        text: Option<String>,
+    },
     /// It will not come back.
     Ended {
         name: SocketAddress,
@@ -317,6 +323,12 @@ impl Writer<'_> {
                 self.key(room);
                 self.number(*offset);
             }
+            of_socket => self.of_socket(of_socket),
+        }
+    }
+
+    fn of_socket(&mut self, record: &Record) {
+        match record {
             Record::Opened { name, user, rooms } => {
                 self.of(3, name);
                 self.user(user.as_deref());
@@ -347,6 +359,12 @@ impl Writer<'_> {
             Record::Ended { name } => {
                 self.of(8, name);
             }
+            Record::Remembered { name, key, text } => {
+                self.of(14, name);
+                self.bytes(key.as_bytes());
+                self.optional(text.as_deref());
+            }
+            _ => {}
         }
     }
 }
@@ -539,6 +557,11 @@ impl<'a> Reader<'a> {
             10 => Record::Lost {
                 place: self.number()?,
             },
+            14 => Record::Remembered {
+                name: self.socket()?,
+                key: self.text()?.to_owned(),
+                text: self.optional()?.map(Into::into),
+            },
             12 => Record::Dropped {
                 to: self.place()?,
                 place: self.number()?,
@@ -650,6 +673,11 @@ mod tests {
                 end: 4,
             },
             Record::Ended { name: socket(2) },
+            Record::Remembered {
+                name: socket(1),
+                key: "score".into(),
+                text: Some(r#"{"é":1}"#.into()),
+            },
             Record::Told {
                 room: other.key.clone(),
                 offset: 6,

@@ -28,8 +28,8 @@ pub(crate) type Identity = (u32, [u8; 32]);
 impl Found {
     /// Takes in what is kept of a place. `at` says when an event was said, Unix milliseconds.
     pub(crate) fn take_ring(&mut self, place: &Place, ring: &Ring, at: impl Fn(&Kept) -> u64) {
-        let events = ring.between(0, u64::MAX).into_iter();
-        let events = events.map(|event| (place.clone(), at(event), event.clone()));
+        let events = ring.between(0, u64::MAX);
+        let events = events.map(|event| (place.clone(), at(event), Kept::clone(event)));
         self.events.extend(events);
         if ring.dropped() > 0 {
             self.dropped.push((place.clone(), ring.dropped()));

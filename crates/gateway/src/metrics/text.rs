@@ -207,8 +207,8 @@ const LABELLED: &[Labelled] = &[
     ),
     (
         "cluster_unreadable",
-        "What other nodes said or wrote that cannot be read: of another version, damaged, or a \
-         record that was set aside",
+        "What other nodes said or wrote that cannot be read: of another version, damaged, an \
+         event of the line, or a record that was set aside",
         "cause",
         |(_, gauges)| {
             let cluster = gauges.cluster.iter();
@@ -217,6 +217,7 @@ const LABELLED: &[Labelled] = &[
                     ("version", cluster.newer),
                     ("damaged", cluster.damaged),
                     ("record", cluster.set_aside),
+                    ("line", cluster.unread),
                 ]
             });
             causes.collect()

@@ -81,6 +81,9 @@ impl PostgresStore {
         let server = Server::new(url.clone());
         let server = Arc::new(server.map_err(|what| unusable(&format!("cannot be used: {what}")))?);
         let mut session = first(&server).await?;
+        keeps_statements(&server, &session)
+            .await
+            .map_err(|what| unusable(&what))?;
         let client = Arc::get_mut(&mut session)
             .expect("nobody else has seen it")
             .client();
@@ -108,6 +111,9 @@ impl PostgresStore {
         let server = server.map_err(|what| unusable(format!("cannot be used: {what}")))?;
         let session = server.connect().await;
         let session = session.map_err(|error| not_entered(&server, error, "now"))?;
+        keeps_statements(&server, &session)
+            .await
+            .map_err(unusable)?;
         match schema::look(session.shared()).await {
             Ok(looked) => looked.map_err(unusable),
             Err(error) => Err(unusable(format!("does not answer: {}", sentence(&error)))),
@@ -160,6 +166,21 @@ impl PostgresStore {
     {
         let pool = self.pool.clone();
         Box::pin(async move { pool.ask(question).await })
+    }
+}
+
+/// Or says what stands between.
+async fn keeps_statements(server: &Server, session: &Session) -> Result<(), String> {
+    match server.keeps_statements(session).await {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(
+            "is behind a proxy that hands out connections by transaction and \
+             forgets prepared statements: with PgBouncer that needs pool_mode = session, or \
+             PgBouncer 1.21 or newer with max_prepared_statements above 0. Set that, or have \
+             store.url lead to PostgreSQL itself"
+                .into(),
+        ),
+        Err(error) => Err(format!("does not answer: {}", sentence(&error))),
     }
 }
 

@@ -20,8 +20,14 @@ const LOCK: i64 = 0x6865_6172_746c_696e;
 /// The oldest PostgreSQL that is tested: 13.
 const OLDEST: i32 = 130_000;
 
-/// What an answer stands for that a setting of the server does not keep.
-const DURABLE: [&str; 2] = ["fsync", "synchronous_commit"];
+/// What an answer stands for that these settings of the server do not keep: the last believes a
+/// sync after one that has failed.
+const NOT_DURABLE: [(&str, &str); 4] = [
+    ("fsync", "off"),
+    ("synchronous_commit", "off"),
+    ("full_page_writes", "off"),
+    ("data_sync_retry", "on"),
+];
 
 /// What is to be said of a database, a sentence each; or why it cannot be used.
 pub(super) async fn examine(client: &Client) -> Result<Result<Vec<String>, String>, Error> {
@@ -40,10 +46,10 @@ pub(super) async fn examine(client: &Client) -> Result<Result<Vec<String>, Strin
         )));
     }
     let mut warnings = Vec::new();
-    for name in DURABLE {
-        if setting(client, name).await? == "off" {
+    for (name, value) in NOT_DURABLE {
+        if setting(client, name).await? == value {
             warnings.push(format!(
-                "PostgreSQL has {name} = off: messages that were acknowledged may be lost when its \
+                "PostgreSQL has {name} = {value}: messages that were acknowledged may be lost when its \
                  machine fails"
             ));
         }

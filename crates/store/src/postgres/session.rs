@@ -21,6 +21,9 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 /// A statement is planned once for each connection, and again when its tables have changed.
 const ONE_PLAN: &str = "SET plan_cache_mode = force_generic_plan";
 
+/// How long a statement may wait for a connection that a proxy has to make for it.
+const PROBE: Duration = Duration::from_secs(3);
+
 /// What an error means for what was asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Meaning {
@@ -43,8 +46,8 @@ pub(super) fn meaning(error: &Error) -> Meaning {
         // Serialization, deadlock, unique.
         "40001" | "40P01" | "23505" => Meaning::Again,
         // Shutdown, start, too many connections, a server that only reads now; a statement that
-        // a proxy or a change of tables has made unknown.
-        "57P01" | "57P02" | "57P03" | "57P05" | "53300" | "25006" | "26000" | "0A000" => {
+        // a proxy or a change of tables has made unknown, or another's.
+        "57P01" | "57P02" | "57P03" | "57P05" | "53300" | "25006" | "26000" | "42P05" | "0A000" => {
             Meaning::Away
         }
         _ => match &code[..2] {
@@ -136,6 +139,40 @@ impl Server {
             statements: Mutex::default(),
             over,
         }))
+    }
+}
+
+/// The statement is not there, or another is under its name.
+const ANOTHER: [&str; 2] = ["26000", "42P05"];
+
+impl Server {
+    /// Whether a connection still knows a statement while others are at work. Where a proxy hands
+    /// out connections by transaction, another one may do each, which knows nothing of it.
+    pub(super) async fn keeps_statements(&self, session: &Session) -> Result<bool, Error> {
+        let ask = async {
+            let statement = session.client.prepare("SELECT 1").await?;
+            let Ok(other) = self.connect().await else {
+                return Ok(());
+            };
+            // A proxy hands out first what was last used: the connection that knows it.
+            other.batch("BEGIN; SELECT 1").await?;
+            let asked = session.client.query(&statement, &[]);
+            let answer = tokio::time::timeout(PROBE, asked).await;
+            other.batch("ROLLBACK").await?;
+            // Late: there is no second connection, so no statement meets another.
+            answer.map_or(Ok(()), |answer| answer.map(drop))
+        };
+        match ask.await {
+            Ok(()) => Ok(true),
+            Err(error) => {
+                let code = error.code().map_or("", |code| code.code());
+                if ANOTHER.contains(&code) {
+                    Ok(false)
+                } else {
+                    Err(error)
+                }
+            }
+        }
     }
 }
 

@@ -1,10 +1,11 @@
 //! The file: who may have it open, how it is opened, and which tables it has.
 
 use std::fs::{File, OpenOptions, TryLockError};
-use std::io;
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
 
 use crate::error::OpenError;
@@ -22,6 +23,9 @@ const MIGRATIONS: &[(i64, &str)] = &[
 
 /// How long a start waits for a stranger that has the file locked.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How much of the log is written anew at a time, bytes.
+const PIECE: usize = 1 << 20;
 
 /// A database that no other gateway has open.
 pub(crate) struct Database {
@@ -45,13 +49,38 @@ impl Database {
         let file = private().open(lock_of(&path));
         let file = file.map_err(|error| failed("cannot be locked", error))?;
         match file.try_lock() {
-            Ok(()) => Ok(Database { path, _lock: file }),
+            Ok(()) => {
+                let database = Database { path, _lock: file };
+                database.settle()?;
+                Ok(database)
+            }
             Err(TryLockError::WouldBlock) => Err(OpenError::refused(format!(
                 "the database {} is in use by another gateway: one process has it at a time",
                 path.display()
             ))),
             Err(TryLockError::Error(error)) => Err(failed("cannot be locked", error)),
         }
+    }
+
+    /// Has the log on the disk as it is read. Whoever had it before may have been told that a
+    /// sync failed: what the disk did not take then is still read, but counts as written, and no
+    /// later sync writes it. So it is written anew, byte for byte; nobody may have it open.
+    ///
+    /// # Errors
+    /// When the disk does not take it.
+    pub(crate) fn settle(&self) -> Result<(), OpenError> {
+        let log = beside(&self.path, "-wal");
+        rewrite(&log).map_err(|error| {
+            let log = log.display();
+            OpenError::refused(format!(
+                "the database's log {log} cannot be synced: {error}"
+            ))
+        })
+    }
+
+    /// The file, as logs name it.
+    pub(crate) fn path(&self) -> std::path::Display<'_> {
+        self.path.display()
     }
 
     /// The connection that writes, with all tables.
@@ -80,6 +109,7 @@ impl Database {
         let opened = Connection::open_with_flags(&self.path, flags).and_then(|connection| {
             connection.busy_timeout(PATIENCE)?;
             connection.execute_batch("PRAGMA query_only = 1; PRAGMA temp_store = MEMORY")?;
+            leave_the_log(&connection)?;
             Ok(connection)
         });
         opened.map_err(|error| self.unusable(&error))
@@ -100,6 +130,32 @@ fn unusable(path: &Path, error: &rusqlite::Error) -> OpenError {
         ),
         false => format!("the database {path} cannot be used: {error}"),
     })
+}
+
+/// Has the log left as it is when the connection is closed, also as the last one.
+pub(crate) fn leave_the_log(connection: &Connection) -> rusqlite::Result<()> {
+    let no_checkpoint = DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE;
+    connection.set_db_config(no_checkpoint, true).map(drop)
+}
+
+/// Writes a file's own bytes into it, and syncs it. A file that is not there is as it should be.
+fn rewrite(path: &Path) -> io::Result<()> {
+    let mut file = match OpenOptions::new().read(true).write(true).open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    let (mut piece, mut at) = (vec![0; PIECE], 0);
+    loop {
+        file.seek(SeekFrom::Start(at))?;
+        let count = file.read(&mut piece)?;
+        if count == 0 {
+            return if at == 0 { Ok(()) } else { file.sync_all() };
+        }
+        file.seek(SeekFrom::Start(at))?;
+        file.write_all(&piece[..count])?;
+        at += count as u64;
+    }
 }
 
 /// Files that others have no business with.
@@ -162,9 +218,14 @@ fn version(connection: &Connection) -> rusqlite::Result<Result<i64, String>> {
 
 /// The file that says by its lock whether a gateway has the database open.
 fn lock_of(path: &Path) -> PathBuf {
-    let mut lock = path.as_os_str().to_owned();
-    lock.push(".lock");
-    lock.into()
+    beside(path, ".lock")
+}
+
+/// A file beside another, whose name goes on so.
+fn beside(path: &Path, more: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(more);
+    name.into()
 }
 
 /// Looks at a file without changing anything; a gateway may have it open.
@@ -182,11 +243,10 @@ pub(crate) fn look(path: &Path) -> Result<Looked, OpenError> {
         looked.is_in_use = matches!(lock.try_lock(), Err(TryLockError::WouldBlock));
     }
     let database = |what: String| OpenError::of(format!("the database {} {what}", path.display()));
-    let mut log = path.as_os_str().to_owned();
-    log.push("-wal");
+    let log = beside(&path, "-wal");
     // A file that nobody has open, and whose log is in it, is read as it is: otherwise even who
     // reads leaves files beside it.
-    let is_whole = !looked.is_in_use && !Path::new(&log).exists();
+    let is_whole = !looked.is_in_use && !log.exists();
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let opened = match (is_whole, path.to_str()) {
         (true, Some(text)) => {

@@ -32,7 +32,7 @@ use crate::queue::Queue;
 use crate::waiting::{OVERHEAD, Reply, answer, weight};
 use crate::{Looked, OpenError};
 use database::Database;
-use reader::{Question, Reader};
+use reader::{Question, Reader, Seat};
 use tables::Tables;
 use writer::{Health, Waiting, Work, Writer, Writing};
 
@@ -80,20 +80,21 @@ impl SqliteStore {
     /// The same as [`open`](Self::open), with something to be done to the connection that writes.
     fn open_with(
         path: &Path,
-        adjust: impl FnOnce(&Connection) -> rusqlite::Result<()>,
+        adjust: impl FnOnce(&mut Connection) -> rusqlite::Result<()>,
     ) -> Result<SqliteStore, OpenError> {
         let database = Arc::new(Database::claim(path)?);
-        let connection = database.writer()?;
+        let mut connection = database.writer()?;
         let unusable = |error| database.unusable(&error);
-        adjust(&connection).map_err(unusable)?;
+        adjust(&mut connection).map_err(unusable)?;
         let queue = Arc::new(Queue::new(MAX_WAITING, MAX_WAITING_BYTES));
         let questions = Arc::new(Queue::new(MAX_QUESTIONS, usize::MAX));
         let health = Arc::new(Health::default());
         let (done, told) = mpsc::sync_channel(UNTOLD);
         let (ended, has_ended) = watch::channel(false);
+        let seats: Vec<Seat> = (0..READERS).map(|_| Seat::default()).collect();
         let writer = Writer::new(
             connection,
-            database.clone(),
+            (database.clone(), seats.clone()),
             queue.clone(),
             health.clone(),
             done,
@@ -101,9 +102,8 @@ impl SqliteStore {
         let writer = writer.map_err(unusable)?;
         spawn("store-write", move || writer.run())?;
         spawn("store-tell", move || writer::tell_all(&told, ended))?;
-        for _ in 0..READERS {
-            let reader = Reader::new(database.reader()?, database.clone(), questions.clone());
-            let reader = reader.map_err(unusable)?;
+        for seat in seats {
+            let reader = Reader::new(seat, database.clone(), questions.clone())?;
             spawn("store-read", move || reader.run())?;
         }
         Ok(SqliteStore {
@@ -264,6 +264,7 @@ mod tests {
     use heartline_core::auth::UserKey;
     use heartline_core::store::{Channel, Start, StoredMessage};
     use std::path::PathBuf;
+    use std::sync::atomic::{AtomicUsize, Ordering};
 
     fn message(number: usize, length: usize) -> NewMessage {
         NewMessage {
@@ -323,6 +324,33 @@ mod tests {
         let history = store.history(query).await.unwrap();
         let offsets: Vec<_> = history.messages.iter().map(|one| one.offset).collect();
         assert_eq!(offsets, (1..=kept as u64 + 1).collect::<Vec<_>>());
+        std::fs::remove_dir_all(path.parent().unwrap()).unwrap();
+    }
+
+    #[tokio::test]
+    async fn one_message_after_the_other_is_one_commit_each_and_many_at_once_share_them() {
+        let path = file("commits");
+        let commits = Arc::new(AtomicUsize::new(0));
+        let counted = commits.clone();
+        let store = SqliteStore::open_with(&path, |connection| {
+            connection.commit_hook(Some(move || {
+                counted.fetch_add(1, Ordering::Relaxed);
+                false
+            }))
+        });
+        let store = store.unwrap();
+        let send = |number| store.append(message(number, 10), Box::new(|_| ()));
+        for number in 0..30 {
+            send(number).await.unwrap();
+        }
+        assert_eq!(commits.swap(0, Ordering::Relaxed), 30);
+        // While the first is written the others come.
+        let all: Vec<_> = (100..1_000).map(send).collect();
+        for stored in all {
+            stored.await.unwrap();
+        }
+        let commits = commits.load(Ordering::Relaxed);
+        assert!((1..300).contains(&commits), "{commits}");
         std::fs::remove_dir_all(path.parent().unwrap()).unwrap();
     }
 

@@ -44,6 +44,11 @@ impl Tables {
         }
     }
 
+    /// One of the heads that are still to be written, by its conversation's row.
+    pub(super) fn last_head(&self) -> Option<(u64, u64)> {
+        self.heads.last_key_value().map(|(id, head)| (*id, *head))
+    }
+
     /// Writes the heads of the conversations that have become longer, and the markers of those
     /// who wrote there.
     pub(super) fn write_heads(&mut self, transaction: &Transaction<'_>) -> rusqlite::Result<()> {

@@ -1,15 +1,16 @@
 //! The only thread that writes: everything that waits is one transaction.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI32, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender};
 use std::time::{Duration, Instant};
 
 use heartline_core::store::{NewMessage, StoreError, Stored};
-use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior, ffi};
+use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior};
 use tokio::sync::{oneshot, watch};
 
-use super::database::{Database, is_damaged};
+use super::database::{Database, is_damaged, leave_the_log};
+use super::reader::Seat;
 use super::tables::Tables;
 use crate::queue::Queue;
 use crate::waiting::Reply;
@@ -107,24 +108,29 @@ impl Work {
 
 /// How the writer fares, for whoever asks.
 #[derive(Default)]
-pub(crate) struct Health(AtomicU8);
-
-const FAILING: u8 = 1;
-const BROKEN: u8 = 2;
+pub(crate) struct Health(AtomicBool);
 
 impl Health {
-    /// Whether the last that was to be stored could not be.
+    /// Whether the last that was to be stored could not be, or its log not be brought in.
     pub(crate) fn is_in_trouble(&self) -> bool {
-        self.0.load(Ordering::Relaxed) != 0
+        self.0.load(Ordering::Relaxed)
     }
+}
 
-    fn is_broken(&self) -> bool {
-        self.0.load(Ordering::Relaxed) == BROKEN
-    }
-
-    fn is(&self, health: u8) {
-        self.0.store(health, Ordering::Relaxed);
-    }
+/// What is believed of the file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Belief {
+    /// It is as the connection has it.
+    Good,
+    /// The disk has failed while a batch was written. What was committed before is on the disk.
+    /// The batch may be in the log, but is not counted there: a new connection writes over it.
+    Doubted,
+    /// The disk has failed while the log was brought in: what was brought in before may be
+    /// neither on the disk nor in the log for long. All connections are closed, and the log
+    /// counts from its beginning.
+    Unsettled,
+    /// It is damaged, or what was acknowledged is not in it: nothing is written any more.
+    Broken,
 }
 
 /// What a batch came to: for each message, what is stored.
@@ -132,7 +138,8 @@ type Done = (Vec<Work>, Result<Vec<Option<Stored>>, StoreError>);
 
 /// The thread that writes.
 pub(crate) struct Writer {
-    connection: Connection,
+    /// `None`: it could not be opened again.
+    connection: Option<Connection>,
     tables: Tables,
     queue: Arc<Queue<Work>>,
     health: Arc<Health>,
@@ -140,34 +147,52 @@ pub(crate) struct Writer {
     /// Pages in the log, told by SQLite at each commit.
     log_pages: Arc<AtomicI32>,
     checkpoint_at: i32,
+    belief: Belief,
+    /// The log could not be brought in, and was not since.
+    log_waits: bool,
+    /// A conversation's row, and its head when the last batch was on the disk.
+    last: Option<(u64, u64)>,
+    /// The connections of those who read.
+    readers: Vec<Seat>,
     /// Released when the last connection is closed.
-    _database: Arc<Database>,
+    database: Arc<Database>,
 }
 
 impl Writer {
     pub(crate) fn new(
-        mut connection: Connection,
-        database: Arc<Database>,
+        connection: Connection,
+        (database, readers): (Arc<Database>, Vec<Seat>),
         queue: Arc<Queue<Work>>,
         health: Arc<Health>,
         done: SyncSender<Done>,
     ) -> rusqlite::Result<Writer> {
-        let log_pages = Arc::new(AtomicI32::new(0));
-        let told = log_pages.clone();
-        connection.wal_hook(Some(move |_: &mut rusqlite::hooks::Wal, pages| {
-            told.store(pages, Ordering::Relaxed);
-            Ok(())
-        }))?;
-        Ok(Writer {
-            connection,
+        let mut writer = Writer {
+            connection: None,
             tables: Tables::default(),
             queue,
             health,
             done,
-            log_pages,
+            log_pages: Arc::new(AtomicI32::new(0)),
             checkpoint_at: CHECKPOINT_PAGES,
-            _database: database,
-        })
+            belief: Belief::Good,
+            log_waits: false,
+            last: None,
+            readers,
+            database,
+        };
+        writer.take(connection)?;
+        Ok(writer)
+    }
+
+    /// Writes by this connection.
+    fn take(&mut self, mut connection: Connection) -> rusqlite::Result<()> {
+        let told = self.log_pages.clone();
+        connection.wal_hook(Some(move |_: &mut rusqlite::hooks::Wal, pages| {
+            told.store(pages, Ordering::Relaxed);
+            Ok(())
+        }))?;
+        self.connection = Some(connection);
+        Ok(())
     }
 
     /// Stores until the queue is closed and empty.
@@ -179,19 +204,24 @@ impl Writer {
             }
             self.checkpoint_if_due();
         }
-        self.checkpoint("TRUNCATE");
+        if self.is_believed().is_ok() {
+            self.checkpoint("TRUNCATE");
+        }
+        if self.belief != Belief::Good {
+            self.close();
+        }
     }
 
     fn store(&mut self, batch: &mut [Work]) -> Result<Vec<Option<Stored>>, StoreError> {
-        if self.health.is_broken() {
-            let what = "the database was found damaged: nothing is stored until a restart";
-            return Err(StoreError::Failed(what.into()));
-        }
         let until = Instant::now() + PATIENCE;
         loop {
+            if let Err(what) = self.is_believed() {
+                self.fares(true);
+                return Err(StoreError::Failed(what));
+            }
             let error = match self.write(batch) {
                 Ok(stored) => {
-                    self.health.is(0);
+                    self.fares(self.log_waits);
                     return Ok(stored);
                 }
                 Err(error) => error,
@@ -204,17 +234,104 @@ impl Writer {
                 std::thread::sleep(PAUSE);
                 continue;
             }
-            self.health.is(match is_fatal(&error) {
-                true => BROKEN,
-                false => FAILING,
-            });
+            self.fares(true);
+            self.doubt(&error, Belief::Doubted);
             return Err(StoreError::Failed(error.to_string()));
+        }
+    }
+
+    fn fares(&self, is_in_trouble: bool) {
+        self.health.0.store(is_in_trouble, Ordering::Relaxed);
+    }
+
+    /// Believes no more of the file than the error leaves: `disk` if the disk has failed.
+    fn doubt(&mut self, error: &rusqlite::Error, disk: Belief) {
+        let path = self.database.path();
+        if is_damaged(error) {
+            tracing::error!(database = %path, %error, "the database is damaged");
+            self.belief = Belief::Broken;
+        } else if error.sqlite_error_code() == Some(ErrorCode::SystemIoFailure) {
+            tracing::error!(
+                database = %path, %error,
+                "the disk has failed: the database is opened anew before anything is stored"
+            );
+            let connection = self.connection.as_ref();
+            self.belief = match connection.is_some_and(Connection::is_autocommit) {
+                true => disk,
+                // It could not even be rolled back.
+                false => Belief::Unsettled,
+            };
+        }
+    }
+
+    /// Sees that the file is as the connection has it, and opens it anew if that is in doubt; or
+    /// says why nothing can be stored.
+    fn is_believed(&mut self) -> Result<(), String> {
+        match self.belief {
+            Belief::Good => return Ok(()),
+            Belief::Broken => {
+                let what = "the database was found damaged: nothing is stored until a restart";
+                return Err(what.into());
+            }
+            // The old connection is closed when the new one is open: were there none, the log would
+            // be read from its beginning, with what the failed sync has left there.
+            Belief::Doubted => {}
+            Belief::Unsettled => {
+                let seats = self.readers.clone();
+                // Until it is open again nobody else opens it.
+                let mut seats: Vec<_> = seats.iter().map(Seat::lock).collect();
+                seats.iter_mut().for_each(|seat| drop(seat.take()));
+                self.close();
+                self.database.settle().map_err(|error| error.to_string())?;
+                return self.open();
+            }
+        }
+        self.open()
+    }
+
+    fn open(&mut self) -> Result<(), String> {
+        let connection = self.database.writer().map_err(|error| error.to_string())?;
+        self.tables.forget(true);
+        self.take(connection).map_err(|error| error.to_string())?;
+        if !self.has_the_last() {
+            tracing::error!(
+                database = %self.database.path(),
+                "the database has not got what was acknowledged: nothing is stored until a restart"
+            );
+            self.belief = Belief::Broken;
+            return Err("what was acknowledged is not in the database any more".into());
+        }
+        self.belief = Belief::Good;
+        tracing::info!(database = %self.database.path(), "the database is open again");
+        Ok(())
+    }
+
+    /// Whether the last that was acknowledged is still there.
+    fn has_the_last(&self) -> bool {
+        let (Some((id, head)), Some(connection)) = (self.last, &self.connection) else {
+            return true;
+        };
+        let sql = "SELECT head >= ?2 FROM conversation WHERE id = ?1";
+        let found = connection.query_row(sql, [id, head], |row| row.get(0));
+        found.unwrap_or(false)
+    }
+
+    /// Closes the connection, and leaves the log as it is.
+    fn close(&mut self) {
+        if let Some(connection) = self.connection.take()
+            && let Err(error) = leave_the_log(&connection)
+        {
+            tracing::error!(%error, "the database's log may be brought in by a failing disk");
         }
     }
 
     /// Writes all of it in one transaction, in its order, or nothing.
     fn write(&mut self, batch: &mut [Work]) -> rusqlite::Result<Vec<Option<Stored>>> {
         let (connection, tables) = (&mut self.connection, &mut self.tables);
+        let Some(connection) = connection else {
+            return Err(rusqlite::Error::InvalidQuery);
+        };
+        let mut last = self.last;
         let done = connection
             .transaction_with_behavior(TransactionBehavior::Immediate)
             .and_then(|transaction| {
@@ -229,11 +346,15 @@ impl Writer {
                         }
                     });
                 }
+                last = tables.last_head().or(last);
                 tables.write_heads(&transaction)?;
                 transaction.commit()?;
                 Ok(all)
             });
         tables.forget(done.is_err());
+        if done.is_ok() {
+            self.last = last;
+        }
         done
     }
 
@@ -243,7 +364,7 @@ impl Writer {
             // The log begins anew.
             self.checkpoint_at = CHECKPOINT_PAGES;
         }
-        if pages >= self.checkpoint_at && !self.health.is_broken() {
+        if pages >= self.checkpoint_at && self.belief == Belief::Good {
             self.checkpoint_at = pages + RETRY_PAGES;
             self.checkpoint(if pages >= TRUNCATE_PAGES {
                 "TRUNCATE"
@@ -255,11 +376,15 @@ impl Writer {
 
     fn checkpoint(&mut self, mode: &str) {
         let sql = format!("PRAGMA wal_checkpoint({mode})");
-        if let Err(error) = self.connection.query_row(&sql, [], |_| Ok(())) {
+        let Some(connection) = &self.connection else {
+            return;
+        };
+        let done = connection.query_row(&sql, [], |_| Ok(()));
+        self.log_waits = done.is_err();
+        if let Err(error) = done {
             tracing::warn!(%error, "the database's log could not be brought in");
-            if is_fatal(&error) {
-                self.health.is(BROKEN);
-            }
+            self.fares(true);
+            self.doubt(&error, Belief::Unsettled);
         }
     }
 }
@@ -269,13 +394,6 @@ impl Drop for Writer {
     fn drop(&mut self) {
         self.queue.abandon();
     }
-}
-
-/// Whether nothing may be written any more: the file is damaged, or what the disk was told to
-/// keep it may have lost without being asked again.
-fn is_fatal(error: &rusqlite::Error) -> bool {
-    let code = error.sqlite_error().map_or(0, |error| error.extended_code);
-    is_damaged(error) || [ffi::SQLITE_IOERR_FSYNC, ffi::SQLITE_IOERR_DIR_FSYNC].contains(&code)
 }
 
 /// The thread that tells of what is stored: one, so that all is told in its order, and another

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use heartline_store::{PostgresStore, PostgresUrl};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -70,6 +71,23 @@ impl Server {
     /// Ends it as pg_ctl's mode says; "immediate" is a crash.
     pub fn stop(&self, mode: &str) {
         script(&["stop", mode], &self.folder);
+    }
+
+    /// Puts a PgBouncer before it, which hands out connections as this pool_mode says: its URL.
+    pub async fn pool(&self, mode: &str) -> PostgresUrl {
+        let free = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = free.local_addr().unwrap().port().to_string();
+        drop(free);
+        let url = script(&["pool", &port, mode], &self.folder);
+        let end = Instant::now() + Duration::from_secs(10);
+        while TcpStream::connect(format!("127.0.0.1:{port}"))
+            .await
+            .is_err()
+        {
+            assert!(Instant::now() < end, "there is no PgBouncer");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        PostgresUrl::parse(&url).unwrap()
     }
 
     /// Gives it a certificate for 127.0.0.1, which is `ca.pem` in its folder.

@@ -160,6 +160,11 @@ impl Fanout {
         self.seal.dropped()
     }
 
+    /// Events of the line that could not be read.
+    pub fn unread(&self) -> u64 {
+        self.seal.unread()
+    }
+
     /// Whether other nodes' publications arrive.
     pub fn is_connected(&self) -> bool {
         self.channels.is_connected()

@@ -134,7 +134,7 @@ fn due(all: &[Said], last: u64, is_after: impl Fn(&Said) -> bool) -> Vec<u64> {
 
 fn check(ring: &Ring, all: &[Said], lost: &[u64]) {
     let most = all.last().map_or(0, |said| said.id) + 1;
-    let holds = |found: Vec<&Kept>, due: Vec<u64>| {
+    let holds = |found: Vec<&Arc<Kept>>, due: Vec<u64>| {
         let found: Vec<u64> = found.iter().map(|event| event.id).collect();
         assert!(found.is_sorted_by(|a, b| a < b), "{found:?}");
         assert!(
@@ -150,14 +150,14 @@ fn check(ring: &Ring, all: &[Said], lost: &[u64]) {
                 .find(|gap| **gap > after && **gap <= ring.last());
             assert_eq!(gap, None, "after {after} nothing was lost");
             let due = due(all, ring.last(), |said| said.id > after);
-            holds(ring.between(after, ring.last()), due);
+            holds(ring.between(after, ring.last()).collect(), due);
         }
     }
     let last = all.iter().rfind(|said| said.id <= ring.last());
     for after in 0..=last.map_or(0, |said| said.offset) {
         if ring.is_complete_after_offset(after) && ring.is_complete_after(0) {
             let due = due(all, ring.last(), |said| said.offset > after);
-            holds(ring.between_offsets(after, u64::MAX), due);
+            holds(ring.between_offsets(after, u64::MAX).collect(), due);
         }
     }
 }
@@ -267,4 +267,48 @@ proptest! {
         };
         run(steps, bounds);
     }
+}
+
+#[test]
+fn what_was_collected_is_shared_and_stays_as_it_was_when_others_take_its_place() {
+    let bounds = Bounds {
+        age: Duration::from_secs(60),
+        events: 3,
+        bytes: 1 << 20,
+        buffer: 1 << 20,
+    };
+    let account: Arc<Account> = Arc::default();
+    let mut ring = Ring::new(account.clone());
+    let say = |ring: &mut Ring, id: u64, key: Option<u8>| {
+        let said = Said {
+            id,
+            offset: id,
+            key,
+            is_removal: false,
+        };
+        let mut event = said.kept(id);
+        event.message = Message::new("e", &id.to_string());
+        ring.push(event, &bounds);
+    };
+    for id in 1..=3 {
+        say(&mut ring, id, (id == 2).then_some(1));
+    }
+    let collect = |ring: &Ring| ring.between(0, u64::MAX).cloned().collect::<Vec<_>>();
+    let (one, other) = (collect(&ring), collect(&ring));
+    let is_same = std::iter::zip(&one, &other).all(|(one, other)| Arc::ptr_eq(one, other));
+    assert!(one.len() == 3 && is_same);
+    drop(other);
+    (4..=20).for_each(|id| say(&mut ring, id, None));
+    let texts = |all: &[Arc<Kept>]| -> Vec<String> {
+        all.iter()
+            .map(|event| event.message.args.to_string())
+            .collect()
+    };
+    assert_eq!(texts(&one), ["1", "2", "3"]);
+    // The newest of a key stays, and the three that are the newest.
+    assert_eq!(texts(&collect(&ring)), ["2", "18", "19", "20"]);
+    let weighs: usize = collect(&ring).iter().map(|event| event.size()).sum();
+    assert_eq!(account.held(), weighs);
+    drop(ring);
+    assert_eq!(account.held(), 0);
 }

@@ -100,6 +100,8 @@ pub(super) struct Log {
     pub(super) readers: HashMap<SocketAddress, Reader>,
     /// There was a picture.
     pub(super) is_full: bool,
+    /// Until when nothing is missing, as readers were told.
+    pub(super) as_of: u64,
     /// It is in the list of those that may have something to tell.
     pub(super) is_dirty: bool,
     /// Since when it has no readers.
@@ -134,6 +136,7 @@ impl Log {
             recent: Recent::default(),
             readers: HashMap::new(),
             is_full: false,
+            as_of: 0,
             is_dirty: false,
             rests_since: None,
         }
@@ -164,6 +167,13 @@ impl Log {
             }
             is.is_in
         });
+    }
+
+    /// Until when nothing is missing: what was said once stays true, unless it is
+    /// `distrusted` since some time.
+    pub(super) fn reach(&mut self, as_of: u64, distrusted: Option<u64>) -> u64 {
+        self.as_of = distrusted.unwrap_or(self.as_of.max(as_of));
+        self.as_of
     }
 
     /// Puts a change at the end of the log.

@@ -214,6 +214,12 @@ impl Register {
         self.types.iter().any(|known| known.online)
     }
 
+    /// Whether this change of a type is known, or a later one.
+    fn knows(&self, user_type: Option<&Arc<str>>, rev: u64) -> bool {
+        let mut types = self.types.iter();
+        types.any(|known| known.user_type.as_ref() == user_type && known.rev >= rev)
+    }
+
     fn set(
         &mut self,
         user_type: Option<&Arc<str>>,
@@ -377,9 +383,29 @@ impl Board {
         unknown.into_iter().cloned().collect()
     }
 
+    /// Whether nobody has asked about any of a scope.
+    pub fn is_unknown(&self, scope: &Arc<Scope>) -> bool {
+        self.logs.get(scope).is_some_and(|log| {
+            let mut all = log.users.keys().chain(&log.changed);
+            all.all(|user| {
+                let register = self.users.get(&name(scope, user));
+                register.is_none_or(|register| !register.is_asked)
+            })
+        })
+    }
+
+    /// A picture that nobody has had yet, all of whose users were asked about at this time or
+    /// later: nothing before it is missing, Unix milliseconds.
+    pub fn all_asked(&mut self, scope: &Arc<Scope>, at: u64) {
+        if let Some(log) = self.logs.get_mut(scope) {
+            log.as_of = log.as_of.max(at);
+        }
+    }
+
     /// What a reader who watches this is told first: the picture, or, if what came `after` a
     /// place is still there, where it goes on. What follows comes when the reader is
-    /// [ready](Self::begin).
+    /// [ready](Self::begin). `as_of`: until then nothing is missing in what is known, Unix
+    /// milliseconds.
     ///
     /// # Errors
     /// [`Refused::Gone`] when it does not watch it any more, [`Refused::TooManyInRoom`].
@@ -388,10 +414,10 @@ impl Board {
         scope: &Arc<Scope>,
         reader: SocketAddress,
         after: Option<(&str, u64)>,
-        now: u64,
+        as_of: u64,
         post: Poster<'_>,
     ) -> Result<Answer, Refused> {
-        self.settle(scope, now, post);
+        self.settle(scope, as_of, post);
         let epoch = |log: &Log| format!("{:08x}-{:x}", self.run, log.epoch);
         let Some(log) = self.logs.get_mut(scope) else {
             return Err(Refused::TooManyInRoom);
@@ -414,7 +440,7 @@ impl Board {
             room: scope.room_name().cloned(),
             users,
             recovered: goes_on.is_some(),
-            as_of: self.distrusted.unwrap_or(now),
+            as_of: log.reach(as_of, self.distrusted),
             stale: log.stale,
         })
     }
@@ -567,7 +593,7 @@ impl Board {
     pub fn hear(&mut self, edges: &[Edge]) -> bool {
         self.turn += 1;
         let mut any = false;
-        for edge in edges.iter().filter(|edge| edge.others.is_none()) {
+        for edge in edges {
             let name = UserName {
                 tenant: edge.user.tenant_id.clone(),
                 user: edge.user.user_id.clone(),
@@ -575,8 +601,12 @@ impl Board {
             let Some(register) = self.users.get_mut(&name) else {
                 continue;
             };
-            any = true;
             let user_type = edge.user.user_type.as_ref();
+            // Who came into a room, or was there all the time, may have been lost sight of.
+            if edge.others.is_some() && register.knows(user_type, edge.rev) {
+                continue;
+            }
+            any = true;
             register.set(user_type, (edge.online, edge.rev), self.turn, false);
             if !edge.online {
                 register.last_seen = register.last_seen.max(Some(edge.at));
@@ -736,15 +766,15 @@ impl Board {
 
     // --- what is told ----------------------------------------------------
 
-    /// Tells what is different now. `now` is the Unix time in milliseconds.
-    pub fn flush(&mut self, now: u64, post: Poster<'_>) {
+    /// Tells what is different now. `as_of`: until then nothing is missing, Unix milliseconds.
+    pub fn flush(&mut self, as_of: u64, post: Poster<'_>) {
         for scope in std::mem::take(&mut self.dirty) {
-            self.settle(&scope, now, post);
+            self.settle(&scope, as_of, post);
         }
     }
 
     /// Compares what readers of a log were told with what is known.
-    fn settle(&mut self, scope: &Arc<Scope>, now: u64, post: Poster<'_>) {
+    fn settle(&mut self, scope: &Arc<Scope>, as_of: u64, post: Poster<'_>) {
         let follow = self.follows.get(scope);
         let stale = self.distrusted.is_some() || follow.is_some_and(Follow::is_in_doubt);
         let Some(log) = self.logs.get_mut(scope) else {
@@ -794,7 +824,8 @@ impl Board {
         let was_stale = std::mem::replace(&mut log.stale, stale);
         if !is_new && (!told.is_empty() || was_stale != stale) {
             log.rev += 1;
-            let change = log.say(scope, self.run, told, self.distrusted.unwrap_or(now));
+            let as_of = log.reach(as_of, self.distrusted);
+            let change = log.say(scope, self.run, told, as_of);
             let readers = log.followers();
             if !readers.is_empty() {
                 post(Post {

@@ -765,3 +765,52 @@ fn a_room_is_complete_again_when_everybody_in_it_has_been_asked_about() {
     assert_eq!(change["users"][0]["userId"], "ann");
     assert!(change.get("stale").is_none(), "{change}");
 }
+
+#[test]
+fn who_was_thought_gone_is_there_again_when_their_node_has_said_so_to_nodes_alone() {
+    let mut board = Board::new(7);
+    let scope = users(&["ann"]);
+    board.watch(&scope, reader(1)).unwrap();
+    // Their record was lost when it was asked for.
+    fill(&mut board, &scope, |_| found(&[]));
+    let mut nobody = |_: Post<'_>| {};
+    let picture = board
+        .answer(&scope, reader(1), None, 9, &mut nobody)
+        .unwrap();
+    assert!(!picture.users[0].online);
+    board.begin(&scope, reader(1), &mut nobody);
+    let mended = Edge {
+        others: Some([].into_iter().collect()),
+        ..edge("ann", "", true, 8)
+    };
+    assert!(board.hear(std::slice::from_ref(&mended)));
+    let posts = flush(&mut board);
+    assert_eq!(posts[0].1["users"][0]["online"], true);
+    // As a user who comes into one more room.
+    assert!(!board.hear(&[mended]), "that is known");
+}
+
+#[test]
+fn until_when_nothing_is_missing_does_not_go_back_unless_it_was_wrong() {
+    let mut board = Board::new(7);
+    let scope = users(&["ann"]);
+    board.watch(&scope, reader(1)).unwrap();
+    assert!(board.is_unknown(&scope));
+    fill(&mut board, &scope, |_| found(&[("", true, 5)]));
+    assert!(!board.is_unknown(&scope));
+    board.all_asked(&scope, 90);
+    let as_of = |board: &mut Board, reached: u64| {
+        let answer = board.answer(&scope, reader(1), None, reached, &mut |_| {});
+        answer.unwrap().as_of
+    };
+    assert_eq!(as_of(&mut board, 80), 90, "everybody was asked about since");
+    assert_eq!(as_of(&mut board, 100), 100);
+    assert_eq!(as_of(&mut board, 95), 100, "that was said");
+    board.begin(&scope, reader(1), &mut |_| {});
+    board.hear(&[edge("ann", "", false, 8)]);
+    let mut posts = Posts::new();
+    board.flush(110, &mut |post| keep(&mut posts, &post));
+    assert_eq!(posts[0].1["asOf"], 110);
+    board.distrust(70);
+    assert_eq!(as_of(&mut board, 120), 70);
+}

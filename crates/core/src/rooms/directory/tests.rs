@@ -223,7 +223,7 @@ fn run(steps: Vec<Step>) {
         let (epoch, offset) = member.at.unwrap_or((room.epoch(), room.offset()));
         assert_eq!((room.epoch(), room.offset()), (epoch, offset));
         let offsets = room.with_ring(|ring| {
-            let kept = ring.between_offsets(0, u64::MAX).into_iter();
+            let kept = ring.between_offsets(0, u64::MAX);
             kept.map(|event| event.offset).collect::<Vec<_>>()
         });
         let offsets = offsets.unwrap_or_default();

@@ -24,7 +24,7 @@ const MAX_REPLAY_BYTES: usize = 512 << 10;
 #[derive(Default)]
 pub(in crate::hub) struct Missed {
     /// The events, by their places.
-    pub(in crate::hub) events: Vec<Kept>,
+    pub(in crate::hub) events: Vec<Arc<Kept>>,
     /// Rooms that its new token does not grant.
     pub(super) taken: Vec<Arc<str>>,
 }
@@ -43,16 +43,16 @@ impl Hub {
         let rooms = session.rooms.iter().filter(|_| !is_live);
         for (room, joined) in rooms.filter(|(room, _)| !missed.taken.contains(&room.key.name)) {
             let after = since.max(*joined);
-            let found = room.with_ring(|ring| self.events_of(ring, session, after, now));
-            missed.events.extend(found.transpose()?.unwrap_or_default());
+            let events = &mut missed.events;
+            let found = room.with_ring(|ring| self.take(ring, session, (after, now), events));
+            found.transpose()?;
         }
         if let Some(ring) = self
             .recovery()
             .and_then(|all| all.direct.find(&session.name))
         {
             let ring = ring.lock().unwrap_or_else(PoisonError::into_inner);
-            let found = self.events_of(&ring, session, since, now)?;
-            missed.events.extend(found);
+            self.take(&ring, session, (since, now), &mut missed.events)?;
         }
         let identity = &session.identity;
         let everybody = ScopeRef {
@@ -68,23 +68,21 @@ impl Hub {
         for scope in std::iter::once(everybody).chain(user) {
             if let Some(ring) = shelf.and_then(|shelf| shelf.find(scope)) {
                 let ring = ring.lock().unwrap_or_else(PoisonError::into_inner);
-                missed
-                    .events
-                    .extend(self.events_of(&ring, session, since, now)?);
+                self.take(&ring, session, (since, now), &mut missed.events)?;
             }
         }
         missed.events.sort_by_key(|event| event.id);
         Ok(())
     }
 
-    /// What a session missed of a ring, or that something of it is gone.
-    fn events_of(
+    /// Adds what a session missed of a ring, or says that something of it is gone.
+    fn take(
         &self,
         ring: &Ring,
         session: &Parked,
-        after: u64,
-        to: u64,
-    ) -> Result<Vec<Kept>, Resume> {
+        (after, to): (u64, u64),
+        missed: &mut Vec<Arc<Kept>>,
+    ) -> Result<(), Resume> {
         if !ring.is_complete_after(after) {
             return Err(Resume::Trimmed);
         }
@@ -100,17 +98,17 @@ impl Hub {
             }
             Err(_) => false,
         };
-        let events = ring.between(after, to).into_iter();
+        let events = ring.between(after, to);
         let heard = events.filter(|event| session.hears(event, is_open));
-        let heard = heard.cloned().collect();
+        missed.extend(heard.cloned());
         match in_doubt.get() {
             true => Err(Resume::Unsure),
-            false => Ok(heard),
+            false => Ok(()),
         }
     }
 
     /// Whether what one resume is to bring fits what may wait for the connection.
-    pub(super) fn may_bring(&self, events: &[Kept]) -> bool {
+    pub(super) fn may_bring(&self, events: &[Arc<Kept>]) -> bool {
         let max = MAX_REPLAY_BYTES.min(self.shared.config.send_buffer / 2);
         let bytes: usize = events.iter().map(|event| event.message.size()).sum();
         let most = self.recovery().map_or(0, |recovery| recovery.max_replay);

@@ -153,7 +153,7 @@ impl Hub {
         // All that is published from here on is in the mailbox, for whoever is in a room.
         let now = recovery.line.last();
         self.collect(namespace, &session, (since, now), is_live, &mut missed)?;
-        let unsure = |event: &Kept| event.id <= session.end;
+        let unsure = |event: &Arc<Kept>| event.id <= session.end;
         if !is_sure && missed.events.iter().any(unsure) {
             return Err(Resume::Unsure);
         }

@@ -1,5 +1,7 @@
 //! Live topics: what a client says of each, what it missed, and the newest of each key.
 
+use std::sync::Arc;
+
 use heartline_core::line::ring::Kept;
 use heartline_core::message::Message;
 use heartline_core::namespaces::NamespaceId;
@@ -53,22 +55,27 @@ impl Hub {
         room: &Room,
         (epoch, offset): (&str, u64),
         to: u64,
-    ) -> Option<Vec<Kept>> {
+    ) -> Option<Vec<Arc<Kept>>> {
         if self.shared.fanout.epoch(room.epoch()) != epoch || offset > to {
             return None;
         }
         let found = room.with_ring(|ring| {
             let is_complete = ring.is_complete_after_offset(offset);
             is_complete.then(|| {
-                let events = ring.between_offsets(offset, to).into_iter();
-                events.cloned().collect::<Vec<Kept>>()
+                let events = ring.between_offsets(offset, to);
+                events.cloned().collect::<Vec<_>>()
             })
         })??;
         self.may_bring(&found).then_some(found)
     }
 
     /// Takes out what a live client has said itself and did not want to hear.
-    fn without_own(&self, engine: &Engine, slot: Slot, mut missed: Vec<Kept>) -> Vec<Kept> {
+    fn without_own(
+        &self,
+        engine: &Engine,
+        slot: Slot,
+        mut missed: Vec<Arc<Kept>>,
+    ) -> Vec<Arc<Kept>> {
         let here = self.address(engine, slot, NamespaceId::ROOT);
         missed.retain(|event| {
             let skip = event.only.as_ref().and_then(|only| only.skip);
@@ -85,7 +92,7 @@ impl Hub {
         engine: &mut Engine,
         slot: Slot,
         topic: &str,
-        missed: Vec<Kept>,
+        missed: Vec<Arc<Kept>>,
     ) {
         let missed = self.without_own(engine, slot, missed);
         for event in &missed {

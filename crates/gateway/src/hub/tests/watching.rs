@@ -1,7 +1,13 @@
 //! What clients watch, on both protocols: a picture, and each change with the next number.
 
+use heartline_core::backplane::local::LocalBackplane;
+use heartline_core::backplane::{Backplane, Node};
+use heartline_core::entries::{TypePresence, UserPresence};
 use heartline_core::policy::Limit;
-use heartline_core::presence::Edge;
+use heartline_core::presence::{
+    Admitted, DeviceLimitReached, Edge, Newcomer, Presence, RoomAddress, SocketAddress,
+};
+use heartline_core::time::Moment;
 use serde_json::{Value, json};
 
 use super::*;
@@ -325,4 +331,151 @@ fn a_picture_that_is_wrong_is_counted_by_its_cause_until_it_is_right() {
     for cause in ["late", "unannounced", "unswept"] {
         assert_eq!(wrong(&world, cause), 0.0);
     }
+}
+
+/// What a node of many knows of users elsewhere.
+#[derive(Clone, Default)]
+struct Elsewhere {
+    is_trusted: bool,
+    heard_until: Option<u64>,
+    /// What is said of whoever is asked about, and since when they were offline.
+    rev: u64,
+}
+
+struct OneOfMany {
+    local: LocalBackplane,
+    elsewhere: Arc<Mutex<Elsewhere>>,
+}
+
+impl OneOfMany {
+    fn elsewhere(&self) -> Elsewhere {
+        self.elsewhere.lock().unwrap().clone()
+    }
+
+    /// A world with one, and what it knows.
+    fn world(knows: Elsewhere) -> (World, Arc<Mutex<Elsewhere>>) {
+        let now = || Moment {
+            at: Micros::ZERO,
+            unix_millis: 1_700_000_000_000,
+        };
+        let elsewhere = Arc::new(Mutex::new(knows));
+        let backplane = OneOfMany {
+            local: LocalBackplane::new(Duration::ZERO, Box::new(now)),
+            elsewhere: elsewhere.clone(),
+        };
+        let world = World::with(config(), |builder| builder.backplane(backplane));
+        (world, elsewhere)
+    }
+}
+
+impl Backplane for OneOfMany {
+    fn attach(&self, node: Arc<dyn Node>) {
+        self.local.attach(node);
+    }
+    fn connect(&self, newcomer: Newcomer) -> BoxFuture<Result<Admitted, DeviceLimitReached>> {
+        self.local.connect(newcomer)
+    }
+    fn disconnect(&self, user: &Arc<UserKey>, socket: SocketAddress, keep: Duration) {
+        self.local.disconnect(user, socket, keep);
+    }
+    fn enter_room(&self, _: &Arc<UserKey>, _: SocketAddress, _: RoomAddress) {}
+    fn leave_room(&self, _: &Arc<UserKey>, _: SocketAddress, _: &RoomAddress) {}
+    fn presence(&self, _: Option<Arc<str>>, users: Vec<String>) -> BoxFuture<Vec<UserPresence>> {
+        let Elsewhere {
+            is_trusted, rev, ..
+        } = self.elsewhere();
+        let found = users.into_iter().map(|user_id| UserPresence {
+            user_id,
+            online: false,
+            devices: 0,
+            last_seen_at: None,
+            rev,
+            stale: !is_trusted,
+            types: vec![TypePresence {
+                user_type: None,
+                online: false,
+                rev,
+            }],
+        });
+        Box::pin(std::future::ready(found.collect()))
+    }
+    fn is_trusted(&self) -> bool {
+        self.elsewhere().is_trusted
+    }
+    fn heard_until(&self) -> Option<u64> {
+        self.elsewhere().heard_until
+    }
+    fn local(&self) -> &Presence {
+        self.local.local()
+    }
+}
+
+#[test]
+fn a_picture_in_doubt_is_what_is_known_at_its_place_and_changes_go_on_from_there() {
+    let (mut world, elsewhere) = OneOfMany::world(Elsewhere {
+        rev: u64::MAX / 4,
+        ..Elsewhere::default()
+    });
+    let mut ann = Watcher::new(&mut world, "user=ann", true);
+    let _bob = world.live("user=bob");
+    let picture = ann.ask(&mut world, "presence:watch", json!({ "users": ["bob"] }));
+    // A socket of theirs is here, but no change has said so: one that is told next would be
+    // none for whoever was told otherwise.
+    assert_eq!(picture["stale"], true);
+    assert_eq!(states(&picture), [("bob".into(), false)]);
+    assert!(ann.changes(&mut world).is_empty());
+    elsewhere.lock().unwrap().is_trusted = true;
+    world.run(seconds(1));
+    let changes = ann.changes(&mut world);
+    assert_eq!(changes.len(), 1, "{changes:?}");
+    assert_eq!(
+        (&changes[0]["rev"], changes[0].get("stale")),
+        (&json!(1), None)
+    );
+    assert_eq!(changes[0]["users"], json!([]), "nothing else is different");
+}
+
+#[test]
+fn a_picture_says_until_when_changes_have_come() {
+    let (mut world, elsewhere) = OneOfMany::world(Elsewhere {
+        is_trusted: true,
+        ..Elsewhere::default()
+    });
+    let heard = |world: &World, ago: u64| {
+        let until = world.unix_millis() - ago;
+        elsewhere.lock().unwrap().heard_until = Some(until);
+        until
+    };
+    let mut ann = Watcher::new(&mut world, "user=ann", true);
+    let mut eve = Watcher::new(&mut world, "user=eve", true);
+    let begun = world.unix_millis();
+    heard(&world, 900);
+    let watch = json!({ "users": ["bob"] });
+    let as_of = |picture: &Value| picture["asOf"].as_u64().unwrap();
+    let first = ann.ask(&mut world, "presence:watch", watch.clone());
+    assert!(
+        as_of(&first) >= begun,
+        "everybody in it was just asked about"
+    );
+    world.run(seconds(10));
+    let until = heard(&world, 700);
+    let picture = eve.ask(&mut world, "presence:watch", watch);
+    assert_eq!(as_of(&picture), until);
+    let until = heard(&world, 600);
+    let edge = Edge {
+        user: Arc::new(UserKey {
+            tenant_id: None,
+            user_id: "bob".into(),
+            user_type: None,
+        }),
+        online: true,
+        rev: 7,
+        at: until,
+        number: 0,
+        rooms: Vec::new(),
+        others: None,
+    };
+    world.gateway.shared.watches.heard(&[edge]);
+    let changes = ann.changes(&mut world);
+    assert_eq!(as_of(&changes[0]), until);
 }

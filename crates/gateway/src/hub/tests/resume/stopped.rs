@@ -2,7 +2,7 @@
 
 use heartline_core::store::{Channel, MessageStore, NewMessage};
 
-use super::killed::journaled;
+use super::killed::{journaled, killed};
 use super::untold::Durable;
 use super::*;
 
@@ -26,6 +26,61 @@ fn drained(world: &mut World) {
 /// The same, and its process ends.
 pub(super) fn stopped(mut world: World) {
     drained(&mut world);
+}
+
+#[test]
+fn what_the_app_remembers_of_a_socket_is_there_when_it_goes_on_also_at_the_next_process() {
+    // Cut, killed twice, and stopped in good order twice.
+    let (journaled, folder) = journaled("remembered");
+    let (leaving, other) = leaving("remembered-left");
+    for (config, end) in [
+        (&journaled, killed as fn(World, &std::path::Path)),
+        (&leaving, |world, _| stopped(world)),
+    ] {
+        let handles = Handles::default();
+        let start = || {
+            World::with(config.clone(), |builder| {
+                let builder = builder.on_connect(|socket: Socket| async move {
+                    let times: u32 = socket.remembered("times").unwrap_or(0);
+                    socket.remember("times", &(times + 1)).unwrap();
+                });
+                handles.filled_by(builder)
+            })
+        };
+        let mut world = start();
+        let mut ann = Tracking::new(&mut world, "user=ann");
+        ann.asks(&mut world, r#"42["join","a"]"#);
+        let socket = handles.find(&ann.sid, false);
+        socket.remember("bet", &("red", 20)).unwrap();
+        socket.remember("gone", &1).unwrap();
+        socket.remember("gone", &()).unwrap();
+        ann.is_cut(&mut world);
+        ann.return_to(&mut world);
+        assert!(ann.recovered);
+        drop(socket);
+        for process in 3..5 {
+            // Whoever has a handle holds the gateway.
+            handles.0.lock().unwrap().clear();
+            end(world, &folder);
+            world = start();
+            ann.return_to(&mut world);
+            assert!(ann.recovered);
+            let socket = handles.find(&ann.sid, false);
+            assert_eq!(socket.remembered("bet"), Some(("red".to_owned(), 20)));
+            assert_eq!(socket.remembered::<u32>("gone"), None);
+            assert_eq!(socket.remembered("times"), Some(process));
+        }
+        // Another socket of the same user has nothing of it.
+        let new = Tracking::new(&mut world, "user=ann");
+        let socket = handles.find(&new.sid, false);
+        assert_eq!(socket.remembered::<(String, u32)>("bet"), None);
+        let refused = socket.remember("long", &"x".repeat(4_096)).unwrap_err();
+        assert_eq!(refused.code(), "TOO_LARGE");
+        assert_eq!(socket.remembered("times"), Some(1));
+        drop(world);
+    }
+    std::fs::remove_dir_all(folder).unwrap();
+    std::fs::remove_dir_all(other).unwrap();
 }
 
 #[test]
