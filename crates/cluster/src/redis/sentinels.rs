@@ -89,6 +89,10 @@ impl Sentinels {
         &self,
         config: &AsyncConnectionConfig,
     ) -> RedisResult<MultiplexedConnection> {
+        if self.address().is_none() {
+            // Before anything is opened: what is named later is compared with it.
+            self.ask_any().await;
+        }
         if let Some(address) = self.address() {
             let client = Client::open(self.way.clone().set_addr(address))?;
             let opened = client.get_multiplexed_async_connection_with_config(config);
@@ -142,13 +146,15 @@ impl Sentinels {
         }
     }
 
-    /// Listens to one of them for as long as it answers.
-    async fn listen(&self, sentinel: &ConnectionInfo) -> RedisResult<Infallible> {
-        let news = Arc::new(Notify::new());
-        let told = news.clone();
+    /// Opens a connection to one of them; `news` are when it says something by itself.
+    async fn open(
+        &self,
+        sentinel: &ConnectionInfo,
+        news: Arc<Notify>,
+    ) -> RedisResult<MultiplexedConnection> {
         let pushed = move |push: PushInfo| -> Result<(), ()> {
             if push.kind == PushKind::Message {
-                told.notify_one();
+                news.notify_one();
             }
             Ok(())
         };
@@ -158,22 +164,46 @@ impl Sentinels {
             .set_push_sender(pushed);
         let client = Client::open(sentinel.clone())?;
         let opened = client.get_multiplexed_async_connection_with_config(&config);
-        let mut connection = opened.await?;
+        opened.await
+    }
+
+    /// Has one of them name the master.
+    async fn ask(&self, connection: &mut MultiplexedConnection) -> RedisResult<()> {
+        let mut asked = redis::cmd("SENTINEL");
+        asked.arg("MASTER").arg(&self.name);
+        let answer: Vec<String> = match asked.query_async(connection).await? {
+            redis::Value::Map(pairs) => pairs
+                .into_iter()
+                .flat_map(|(name, value)| [name, value])
+                .filter_map(|value| redis::from_redis_value(value).ok())
+                .collect(),
+            other => redis::from_redis_value(other)?,
+        };
+        if let Some(master) = read(&answer) {
+            self.named(master);
+        }
+        Ok(())
+    }
+
+    /// Asks one after the other until one has answered.
+    async fn ask_any(&self) {
+        for sentinel in &self.each {
+            let opened = self.open(sentinel, Arc::default()).await;
+            if let Ok(mut connection) = opened
+                && self.ask(&mut connection).await.is_ok()
+            {
+                return;
+            }
+        }
+    }
+
+    /// Listens to one of them for as long as it answers.
+    async fn listen(&self, sentinel: &ConnectionInfo) -> RedisResult<Infallible> {
+        let news = Arc::new(Notify::new());
+        let mut connection = self.open(sentinel, news.clone()).await?;
         connection.subscribe("+switch-master").await?;
         loop {
-            let mut asked = redis::cmd("SENTINEL");
-            asked.arg("MASTER").arg(&self.name);
-            let answer: Vec<String> = match asked.query_async(&mut connection).await? {
-                redis::Value::Map(pairs) => pairs
-                    .into_iter()
-                    .flat_map(|(name, value)| [name, value])
-                    .filter_map(|value| redis::from_redis_value(value).ok())
-                    .collect(),
-                other => redis::from_redis_value(other)?,
-            };
-            if let Some(master) = read(&answer) {
-                self.named(master);
-            }
+            self.ask(&mut connection).await?;
             let _ = tokio::time::timeout(INTERVAL, news.notified()).await;
         }
     }

@@ -6,6 +6,7 @@
 
 use std::sync::atomic::Ordering;
 
+use hashbrown::HashSet;
 use heartline_core::backplane::line::{Heard, Position, Reached, Scope};
 use heartline_core::backplane::{Missed, Node};
 use heartline_core::line::ring::Extent;
@@ -94,6 +95,9 @@ impl Line {
             if !self.is_known(heard.at.line) {
                 return;
             }
+        }
+        if let Sent::End(_, reached) = &sent {
+            self.note(*reached);
         }
         {
             let mut phase = locked(&self.phase);
@@ -202,7 +206,12 @@ impl Line {
     fn tell_missed(&self, node: &dyn Node, phase: &Phase, line: u32, max: usize) {
         let after = self.delivered.load(Ordering::Relaxed);
         let mut missed: Vec<(Heard<'_>, Origin)> = Vec::new();
-        for (scope, end) in &phase.ends {
+        // What was asked for again, as no answer came in time, may have come twice.
+        let mut seen = HashSet::new();
+        for (scope, end) in phase.ends.iter().rev() {
+            if !seen.insert(scope) {
+                continue;
+            }
             let Some(Sent::Tail(_, _, tail, origins)) = kept::read(end, max, &self.seal) else {
                 continue;
             };
