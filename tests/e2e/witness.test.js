@@ -41,6 +41,26 @@ describe("a witness", () => {
     it(what, async () => assert.deepEqual(await verdict(heard), expected));
   }
 
+  it("forgives what is missing for as long as it takes to say so, and says how much it was", async () => {
+    for (const [after, gaps, late] of [
+      [5000, 0, 2],
+      [5001, 2, 0],
+    ]) {
+      const book = new Book(["a"]);
+      for (let count = 0; count < 7; count++) await book.say("a", yes);
+      let time = 0;
+      const witness = new Witness(book, ["a"], { now: () => time });
+      witness.begins("a");
+      for (const number of [1, 2, 5]) witness.hears({ room: "a", number, all: number });
+      time = after;
+      witness.hears({ room: "a", number: 6, all: 6 });
+      witness.misses("a");
+      witness.hears({ room: "a", number: 7, all: 7 });
+      const verdict = witness.verdict();
+      assert.deepEqual([verdict.gaps.length, verdict.late], [gaps, late]);
+    }
+  });
+
   it("wants nothing of what was not acknowledged and heard by nobody", async () => {
     const book = new Book(["a"]);
     for (const isSaid of [true, false, true]) await book.say("a", () => isSaid);

@@ -9,7 +9,7 @@ import { between, pause, pick } from "./rooms.js";
 import { Heartline } from "./servers.js";
 
 /** How long a Redis has to be silent before another takes its place, in milliseconds. */
-const DOWN_AFTER = 1000;
+const DOWN_AFTER = 500;
 
 /** Says something to a Redis and gives what it answers at once; `""` if it does not. */
 function ask(port, text) {
@@ -131,6 +131,7 @@ export class Cluster {
         new Heartline({
           "server.node_id": `n${index}`,
           "cluster.url": pair.url,
+          "log.level": "info",
           "cluster.lease_ttl": "3s",
           "cluster.lease_refresh": "1s",
           // What is acknowledged is in Redis: nothing is told to some that others do not hear of.
@@ -151,6 +152,11 @@ export class Cluster {
     for (const node of this.nodes)
       for (const [why, count] of node.outcomes) all.set(why, (all.get(why) ?? 0) + count);
     return all;
+  }
+
+  /** What each of them said. */
+  get log() {
+    return this.nodes.map((node) => node.log.split("\n"));
   }
 
   async start() {

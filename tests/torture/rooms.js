@@ -117,7 +117,8 @@ export async function rooms(
           const before = sum("recovered") + sum("fresh");
           await hurt(server, history);
           // Most are back before it happens again, however slow the machine is.
-          const areBack = () => isOver() || sum("recovered") + sum("fresh") > before + count * waits;
+          const areBack = () =>
+            isOver() || sum("recovered") + sum("fresh") > before + count * waits;
           await until(areBack, "most are back", 15000).catch(() => {});
         }),
     ]);
@@ -148,6 +149,7 @@ export async function rooms(
     ...duplicates.map((one) => `client ${number}: duplicate: ${one}`),
     ...inversions.map((one) => `client ${number}: inversion: ${one}`),
   ]);
+  if (faults.length > 0 && server.log) history.add("what gateways said", { log: server.log });
   return {
     faults,
     clients: count,
@@ -158,7 +160,8 @@ export async function rooms(
     refused: sum("fresh") - count,
     outcomes: Object.fromEntries(server.outcomes),
     heard: total("heard"),
-    told: total("told"),
+    told: total("told") + total("late"),
+    toldLate: total("late"),
     gaps: total("gaps"),
     duplicates: total("duplicates"),
     inversions: total("inversions"),

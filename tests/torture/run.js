@@ -2,8 +2,9 @@
 // killed and stopped, its database crashes, its disk is full, and a cluster's Redis fails over.
 // Afterwards all that was heard and kept is compared with all that was said.
 //
-//   node tests/torture/run.js [SECONDS [PHASE,…]]     `make torture SECONDS=…`
+//   node tests/torture/run.js [SECONDS [PHASE,… [HURT,…]]]     `make torture SECONDS=…`
 //
+// A cluster is hurt in all ways, or in those that are named (tests/torture/cluster.js), "failover".
 // SECONDS is for all phases together, so it decides how many cuts and kills there are. Phases
 // that begin with "node" torture Socket.IO on Node in the same way: what they lose is told, and
 // no fault of the run.
@@ -67,8 +68,10 @@ const inCluster = (title) => ({
   title,
   run: async (options) => {
     const pair = new Pair();
-    const done = Object.fromEntries(HURTS.map(([name]) => [name, 0]));
-    const all = HURTS.flatMap(([name, times, act]) => Array(times).fill([name, act]));
+    const named = process.argv[4]?.split(",");
+    const hurts = HURTS.filter(([name]) => !named || named.includes(name));
+    const done = Object.fromEntries(hurts.map(([name]) => [name, 0]));
+    const all = hurts.flatMap(([name, times, act]) => Array(times).fill([name, act]));
     const hurt = async (cluster, history) => {
       const [name, act] = all[Math.floor(Math.random() * all.length)];
       history.add(name);

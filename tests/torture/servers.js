@@ -23,6 +23,8 @@ export class Heartline {
   static title = "Heartline";
   /** Why clients began afresh or went on, over all lives. */
   outcomes = new Map();
+  /** What it said in earlier lives. */
+  #said = "";
 
   constructor(set = {}) {
     this.set = {
@@ -67,6 +69,12 @@ export class Heartline {
     // What comes between this and the end is not counted.
     await this.count();
     await this.node.kill();
+    this.#said += this.node.log;
+  }
+
+  /** What it said in all lives. */
+  get log() {
+    return this.#said + (this.node?.log ?? "");
   }
 
   signal(name) {

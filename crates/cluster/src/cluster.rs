@@ -424,12 +424,15 @@ impl Backplane for Cluster {
                 .run(driver, queue, (max_payload, &namespaces), deliver, is_busy)
                 .await;
         });
+        let followed = server.clone();
+        let moving = tokio::spawn(async move { followed.follow().await });
         let watching = tokio::spawn(watch::watch(server, self.member.clone()));
         let near = tokio::spawn(self.member.clone().watch_neighbours(ways));
         let mut tasks = locked(&self.tasks);
         tasks.extend([
             living.abort_handle(),
             fanning.abort_handle(),
+            moving.abort_handle(),
             watching.abort_handle(),
             near.abort_handle(),
         ]);

@@ -39,6 +39,13 @@ export class Book {
   }
 }
 
+/**
+ * How much later a client may be told of a gap than it heard what came behind the gap, in
+ * milliseconds: what a master of Redis acknowledges that is none any more is known to be lost when
+ * its gateway knows of the new one.
+ */
+const LATE = 5000;
+
 /** What one client heard of each room, in sections that begin with a fresh start. */
 export class Witness {
   recovered = 0;
@@ -49,21 +56,25 @@ export class Witness {
   crossed = [];
   #last = 0;
 
-  constructor(book, rooms, { isLine = false } = {}) {
-    Object.assign(this, { book, isLine });
+  constructor(book, rooms, { isLine = false, now = Date.now } = {}) {
+    Object.assign(this, { book, isLine, now });
     this.rooms = new Map(rooms.map((room) => [room, []]));
   }
 
   begins(room) {
-    this.rooms.get(room).push({ numbers: [] });
+    this.rooms.get(room).push({ numbers: [], times: [] });
     this.#last = 0;
   }
 
   /** It was told that events of a room were lost: what comes next may be any. */
   misses(room) {
     const section = this.rooms.get(room)?.at(-1);
-    if (section && section.numbers.length > 0) this.begins(room);
-    else if (section) delete section.from;
+    if (section && section.numbers.length > 0) {
+      section.gapAt = this.now();
+      this.begins(room);
+    } else if (section) {
+      delete section.from;
+    }
     this.gaps++;
   }
 
@@ -75,7 +86,9 @@ export class Witness {
   hears(data) {
     const { room, number, all } = data;
     this.book.heard(data);
-    this.rooms.get(room).at(-1).numbers.push(number);
+    const section = this.rooms.get(room).at(-1);
+    section.numbers.push(number);
+    section.times.push(this.now());
     if (this.isLine && all < this.#last) this.crossed.push(`${all} after ${this.#last}`);
     this.#last = Math.max(this.#last, all);
   }
@@ -91,16 +104,18 @@ export class Witness {
 
   /**
    * What is wrong: `gaps`, `duplicates` and `inversions` as texts; and what is not: how many
-   * events it heard, and how many it knows that it missed, since it began afresh. Who is not
+   * events it heard, and how many it knows that it missed, since it began afresh or was told of a
+   * gap, of which `late` those that were told after it had heard what came behind them. Who is not
    * `here` at the end may still hear what came last.
    */
   verdict(there = (room) => this.book.there(room), isHere = true) {
-    const verdict = { gaps: [], duplicates: [], inversions: [...this.crossed], heard: 0, told: 0 };
+    const inversions = [...this.crossed];
+    const verdict = { gaps: [], duplicates: [], inversions, heard: 0, told: 0, late: 0 };
     for (const [room, sections] of this.rooms) {
       const events = there(room);
       const places = new Map(events.map((number, index) => [number, index]));
       let end = -1;
-      for (const [index, { numbers, from }] of sections.entries()) {
+      for (const [index, { numbers, times, from, gapAt }] of sections.entries()) {
         const which = `${room}, section ${index}`;
         verdict.heard += numbers.length;
         const first = numbers.length > 0 ? places.get(numbers[0]) : Infinity;
@@ -115,10 +130,14 @@ export class Witness {
         if (end >= 0) verdict.told += Math.max(0, start - end - 1);
         let at = start - 1;
         const holes = new Set();
-        for (const number of numbers) {
+        const late = new Set();
+        for (const [nth, number] of numbers.entries()) {
           const place = places.get(number);
           if (place > at) {
-            for (let missing = at + 1; missing < place; missing++) holes.add(missing);
+            for (let missing = at + 1; missing < place; missing++) {
+              holes.add(missing);
+              if (gapAt - times[nth] <= LATE) late.add(missing);
+            }
             at = place;
           } else if (holes.delete(place)) {
             verdict.inversions.push(`${which}: ${number} after ${events[at]}`);
@@ -126,9 +145,13 @@ export class Witness {
             verdict.duplicates.push(`${which}: ${number} again after ${events[at]}`);
           }
         }
-        if (isLast && isHere) for (let place = at + 1; place < events.length; place++) holes.add(place);
+        if (isLast && isHere)
+          for (let place = at + 1; place < events.length; place++) holes.add(place);
         end = at;
-        for (const place of holes) verdict.gaps.push(`${which}: ${events[place]} is missing`);
+        for (const place of holes) {
+          if (late.has(place)) verdict.late++;
+          else verdict.gaps.push(`${which}: ${events[place]} is missing`);
+        }
       }
     }
     return verdict;
@@ -217,7 +240,7 @@ export function liveWitness(url, user, witness, { event = "news", read, silence 
         topics: Object.fromEntries(one.topics),
         place: one.place,
       };
-        live.send({ type: "auth", token: token(user), ...resume });
+      live.send({ type: "auth", token: token(user), ...resume });
     });
     // The gateway pings; who hears nothing for long has lost it.
     let late = setTimeout(() => live.close(), 4000);

@@ -8,6 +8,7 @@
 --
 -- <prefix>:line          hash: e epoch, i last number, f where it began, c claims of sessions,
 --                        run the server's run, x the last change of presence that was said,
+--                        p the lines before it, each with its last number, the newest first,
 --                        a:SCOPE a namespace's scope was there
 -- <prefix>:line:op:P     the last batch of a process: its number, and its events' offsets
 -- <prefix>:line:on:P     a process is there, or was lately
@@ -26,6 +27,8 @@ local LINE = prefix .. ':line'
 -- Seconds for which a scope's numbers are remembered: for longer than its events.
 local REMEMBERED = math.max(24 * 3600, 2 * math.ceil((arguments.age or 0) / 1000))
 local MAX_EVENT, MAX_KEYS = 65536, 1000
+-- Bytes of what is known of earlier lines: some ten of them.
+local MAX_ENDS = 300
 local KEYED, GAP, REMOVES, CHANGES = 1, 4, 8, 16
 
 local function text(number)
@@ -46,17 +49,23 @@ local function channel_of(process)
     return prefix .. ':c:' .. process
 end
 
--- The line, as it is. Another run of the server may have forgotten its end.
+-- The line, as it is. Another run of the server may have forgotten its end, and so has one that
+-- somebody knows a later number of.
 local line = {}
 do
-    local known = call('HMGET', LINE, 'e', 'i', 'f', 'run')
+    local known = call('HMGET', LINE, 'e', 'i', 'f', 'run', 'p')
     local ok, info = pcall(call, 'INFO', 'server')
     local run = ok and type(info) == 'string' and string.match(info, 'run_id:(%x+)') or ''
     -- So that a test can tell of a restart.
     run = arguments.run or run
     line.epoch, line.last = tonumber(known[1] or 0), tonumber(known[2] or 0)
     line.begin = tonumber(known[3] or 0)
-    if known[4] ~= run then
+    if known[4] ~= run or (arguments.last or 0) > line.last then
+        local ends = known[5] or ''
+        if line.epoch > 0 then
+            ends = text(line.epoch) .. ':' .. text(line.last) .. ' ' .. ends
+            ends = string.sub(ends, 1, MAX_ENDS)
+        end
         local time = call('TIME')
         local micros = time[1] * 1000000 + time[2]
         local epoch = math.floor(micros / 1000) % 4294967296
@@ -70,7 +79,7 @@ do
             call('HSET', LINE, 'x', said)
         end
         call('HSET', LINE, 'e', text(line.epoch), 'i', text(line.last), 'f', text(line.begin),
-            'c', text(line.begin), 'run', run)
+            'c', text(line.begin), 'run', run, 'p', ends)
     end
 end
 
@@ -426,6 +435,21 @@ function operations.collect()
     put_scopes()
     tell(own, head(5, { arguments.request, line.begin, line.last }))
     return 'OK'
+end
+
+-- { line, id } -> 1 if what had that number in a line is in it: that line is this one, or ended
+-- later than that. A server that has lost what it was told last does not know of it.
+function operations.has()
+    if arguments.line == line.epoch then
+        return arguments.id <= line.last and 1 or 0
+    end
+    local ends = call('HGET', LINE, 'p') or ''
+    for epoch, last in string.gmatch(ends, '(%d+):(%d+) ') do
+        if tonumber(epoch) == arguments.line then
+            return arguments.id <= tonumber(last) and 1 or 0
+        end
+    end
+    return 0
 end
 
 -- {} -> the next call begins another line: nobody knows what is missing in this one

@@ -9,6 +9,7 @@ mod fanout;
 #[cfg(test)]
 mod mended;
 mod registry;
+mod sentinels;
 mod server;
 #[cfg(test)]
 mod server_tests;

@@ -15,6 +15,7 @@ use redis::{
     Value,
 };
 
+use super::sentinels::Sentinels;
 use crate::locked::locked;
 
 /// How long a connection may take to be established.
@@ -46,8 +47,7 @@ pub struct Server(Target);
 
 enum Target {
     Single(Box<ConnectionInfo>),
-    /// The client, and one of the Sentinels.
-    Sentinel(Box<tokio::sync::Mutex<SentinelClient>>, Box<ConnectionInfo>),
+    Sentinel(Arc<Sentinels>),
     Cluster(Vec<ConnectionInfo>),
 }
 
@@ -55,7 +55,7 @@ impl fmt::Debug for Server {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self.0 {
             Target::Single(_) => "Server(single)",
-            Target::Sentinel(..) => "Server(sentinel)",
+            Target::Sentinel(_) => "Server(sentinel)",
             Target::Cluster(_) => "Server(cluster)",
         })
     }
@@ -151,14 +151,17 @@ impl<'a> Url<'a> {
             return Err(bad("no master's name"));
         }
         let sentinels = self.servers(hosts)?;
-        let first = sentinels
-            .first()
-            .cloned()
-            .ok_or_else(|| bad("no Sentinels"))?;
         let database = self.server("unused", &format!("/{db}"))?;
         let client = self.sentinel_client(&sentinels, master, database.redis_settings());
         let client = client.map_err(|_| bad("no Sentinels"))?;
-        Ok(Target::Sentinel(Box::new(client.into()), Box::new(first)))
+        // They have passwords of their own, if any: the URL's is the master's.
+        let open = RedisConnectionInfo::default().set_protocol(ProtocolVersion::RESP3);
+        let each = sentinels.into_iter();
+        let each = each
+            .map(|one| one.set_redis_settings(open.clone()))
+            .collect();
+        let sentinels = Sentinels::new(client, each, master, database);
+        Ok(Target::Sentinel(Arc::new(sentinels)))
     }
 
     fn servers(&self, hosts: &str) -> Result<Vec<ConnectionInfo>, BadUrl> {
@@ -214,12 +217,42 @@ impl Server {
         matches!(self.0, Target::Cluster(_))
     }
 
+    /// How often its Sentinels have named another master.
+    pub(super) fn term(&self) -> u64 {
+        match &self.0 {
+            Target::Sentinel(sentinels) => sentinels.term(),
+            Target::Single(_) | Target::Cluster(_) => 0,
+        }
+    }
+
+    /// Resolves when its Sentinels have named another master than in that term: what was opened
+    /// then is of no use any more, however well it answers.
+    pub(super) fn moves_from(&self, term: u64) -> impl Future<Output = ()> + Send + use<> {
+        let sentinels = match &self.0 {
+            Target::Sentinel(sentinels) => Some(sentinels.clone()),
+            Target::Single(_) | Target::Cluster(_) => None,
+        };
+        async move {
+            match sentinels {
+                Some(sentinels) => sentinels.moves_from(term).await,
+                None => std::future::pending().await,
+            }
+        }
+    }
+
+    /// Listens to its Sentinels, if it has any, until it is dropped.
+    pub(crate) async fn follow(&self) {
+        if let Target::Sentinel(sentinels) = &self.0 {
+            sentinels.clone().follow().await;
+        }
+    }
+
     /// Where it is, for one to find out by which of its own addresses it is reached.
     pub fn some_address(&self) -> Option<(String, u16)> {
         let info = match &self.0 {
             Target::Single(info) => &**info,
             Target::Cluster(nodes) => nodes.first()?,
-            Target::Sentinel(_, first) => first,
+            Target::Sentinel(sentinels) => sentinels.first()?,
         };
         match info.addr() {
             redis::ConnectionAddr::Tcp(host, port)
@@ -280,10 +313,8 @@ impl Server {
                 let connection = client.get_multiplexed_async_connection_with_config(&config);
                 Ok(Connection::Single(connection.await?))
             }
-            Target::Sentinel(client, _) => {
-                let mut client = client.lock().await;
-                let connection = client.get_async_connection_with_config(&config);
-                Ok(Connection::Single(connection.await?))
+            Target::Sentinel(sentinels) => {
+                Ok(Connection::Single(sentinels.connect(&config).await?))
             }
             Target::Cluster(nodes) => {
                 let mut builder = ClusterClient::builder(nodes.clone())
@@ -309,11 +340,18 @@ impl Server {
 /// # Errors
 /// When it does not answer, or is a replica.
 pub(super) async fn refuse_replica(connection: &mut Connection) -> RedisResult<()> {
-    let asked = match connection {
-        Connection::Single(_) => redis::cmd("ROLE"),
-        Connection::Cluster(_) => redis::cmd("PING"),
-    };
-    match asked.query_async::<Value>(connection).await {
+    match connection {
+        Connection::Single(connection) => refuse_replica_on(connection).await,
+        Connection::Cluster(connection) => redis::cmd("PING").query_async(connection).await,
+    }
+}
+
+/// The same of one server.
+///
+/// # Errors
+/// When it does not answer, or is a replica.
+pub(super) async fn refuse_replica_on(connection: &mut MultiplexedConnection) -> RedisResult<()> {
+    match redis::cmd("ROLE").query_async::<Value>(connection).await {
         Ok(Value::Array(role)) if matches!(role.first(), Some(Value::BulkString(name)) if name == b"slave") => {
             Err((redis::ErrorKind::Io, "it is a replica").into())
         }
@@ -364,13 +402,22 @@ impl ConnectionLike for Connection {
     }
 }
 
+/// A connection in use.
+#[derive(Clone)]
+struct Current {
+    number: u64,
+    /// The server's term when it was opened.
+    term: u64,
+    connection: Connection,
+}
+
 /// Commands over one connection, which is opened when it is needed and given up at
 /// the first doubt: an error, or a caller that did not wait for the answer.
 pub struct Commands {
     server: Arc<Server>,
     tries: Tries,
     answer_timeout: Option<Duration>,
-    current: Mutex<Option<(u64, Connection)>>,
+    current: Mutex<Option<Current>>,
     opening: tokio::sync::Mutex<()>,
     number: AtomicU64,
 }
@@ -394,7 +441,7 @@ impl Drop for Doubt<'_> {
         let mut current = self.commands.current();
         if current
             .as_ref()
-            .is_some_and(|(number, _)| *number == self.number)
+            .is_some_and(|current| current.number == self.number)
         {
             *current = None;
         }
@@ -435,11 +482,15 @@ impl Commands {
         *self.current() = None;
     }
 
-    fn current(&self) -> MutexGuard<'_, Option<(u64, Connection)>> {
-        locked(&self.current)
+    /// The connection, unless it is to a master that was.
+    fn current(&self) -> MutexGuard<'_, Option<Current>> {
+        let mut current = locked(&self.current);
+        let term = self.server.term();
+        current.take_if(|current| current.term != term);
+        current
     }
 
-    async fn connection(&self) -> RedisResult<(u64, Connection)> {
+    async fn connection(&self) -> RedisResult<Current> {
         if let Some(current) = self.current().clone() {
             return Ok(current);
         }
@@ -447,12 +498,33 @@ impl Commands {
         if let Some(current) = self.current().clone() {
             return Ok(current);
         }
+        let term = self.server.term();
         let opened = self.server.connect(self.answer_timeout, None, self.tries);
         let mut connection = opened.await?;
         refuse_replica(&mut connection).await?;
-        let number = self.number.fetch_add(1, Ordering::Relaxed);
-        *self.current() = Some((number, connection.clone()));
-        Ok((number, connection))
+        let opened = Current {
+            number: self.number.fetch_add(1, Ordering::Relaxed),
+            term,
+            connection,
+        };
+        *self.current() = Some(opened.clone());
+        Ok(opened)
+    }
+
+    /// What `answer` gives, unless another server becomes the master meanwhile: what an earlier
+    /// one says then is worth nothing.
+    async fn unless_moved<T>(
+        &self,
+        term: u64,
+        answer: impl Future<Output = RedisResult<T>>,
+    ) -> RedisResult<T> {
+        tokio::select! {
+            biased;
+            () = self.server.moves_from(term) => {
+                Err((redis::ErrorKind::Io, "another server became the master").into())
+            }
+            answer = answer => answer,
+        }
     }
 
     /// Runs a command.
@@ -469,12 +541,17 @@ impl Commands {
     }
 
     async fn query_once<T: FromRedisValue>(&self, command: &Cmd) -> RedisResult<T> {
-        let (number, mut connection) = self.connection().await?;
+        let Current {
+            number,
+            term,
+            mut connection,
+        } = self.connection().await?;
         let doubt = Doubt {
             commands: self,
             number,
         };
-        let result = command.query_async(&mut connection).await;
+        let answer = command.query_async(&mut connection);
+        let result = self.unless_moved(term, answer).await;
         doubt.unless(result.as_ref().err());
         result
     }
@@ -488,12 +565,17 @@ impl Commands {
         for command in commands {
             pipeline.add_command(command);
         }
-        let (number, mut connection) = self.connection().await?;
+        let Current {
+            number,
+            term,
+            mut connection,
+        } = self.connection().await?;
         let doubt = Doubt {
             commands: self,
             number,
         };
-        let result = pipeline.query_async(&mut connection).await;
+        let answer = pipeline.query_async(&mut connection);
+        let result = self.unless_moved(term, answer).await;
         doubt.unless(result.as_ref().err());
         result
     }

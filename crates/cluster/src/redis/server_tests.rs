@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use super::tests::Redis;
 use super::{
-    Adapter, Calls, Driver, Heard, Link, Outgoing, Recipients, RedisDriver, RedisRegistry, Server,
-    SocketIoAdapter, faults,
+    Adapter, Calls, Commands, Driver, Heard, Link, Outgoing, Recipients, RedisDriver,
+    RedisRegistry, Server, SocketIoAdapter, faults,
 };
 use crate::registry::{
     Departure, Doubts, Entry, Newcomer, NodeInfo, Policy, Registry, Turn, TypedUser, UserName,
@@ -202,4 +202,100 @@ async fn what_is_published_and_does_not_come_back_ends_the_connection() {
     stray.publish_by(&server);
     let error = stray.ping().await.unwrap_err();
     assert!(error.to_string().contains("come back"), "{error}");
+}
+
+/// A Sentinel of one master, in a folder of its own.
+struct Sentinel {
+    process: std::process::Child,
+    folder: std::path::PathBuf,
+    port: u16,
+}
+
+impl Sentinel {
+    fn start(master: &Redis) -> Sentinel {
+        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = free.local_addr().unwrap().port();
+        drop(free);
+        let folder = std::env::temp_dir().join(format!("heartline-sentinel-{port}"));
+        std::fs::create_dir_all(&folder).unwrap();
+        let file = folder.join("sentinel.conf");
+        let lines = [
+            format!("port {port}"),
+            "bind 127.0.0.1".into(),
+            format!("sentinel monitor main 127.0.0.1 {} 1", master.port()),
+            "sentinel down-after-milliseconds main 200".into(),
+            "sentinel failover-timeout main 2000".into(),
+            String::new(),
+        ];
+        std::fs::write(&file, lines.join("\n")).unwrap();
+        let process = std::process::Command::new("redis-server")
+            .arg(&file)
+            .arg("--sentinel")
+            .current_dir(&folder)
+            .stdout(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
+        Sentinel {
+            process,
+            folder,
+            port,
+        }
+    }
+}
+
+impl Drop for Sentinel {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+        let _ = std::fs::remove_dir_all(&self.folder);
+    }
+}
+
+async fn until(what: &str, condition: impl AsyncFn() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !condition().await {
+        assert!(Instant::now() < deadline, "not in time: {what}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_master_that_stood_still_is_left_before_it_can_answer_again() {
+    let first = Redis::start();
+    let second = Redis::start_with(&["--replicaof", "127.0.0.1", first.port()]);
+    let sentinel = Sentinel::start(&first);
+    let url = format!("redis+sentinel://127.0.0.1:{}/main", sentinel.port);
+    let server = Arc::new(Server::parse(&url).unwrap());
+    let followed = server.clone();
+    let following = tokio::spawn(async move { followed.follow().await });
+    let commands = Commands::once(server.clone());
+    let mut ask_port = redis::cmd("CONFIG");
+    ask_port.arg("GET").arg("port");
+    let port = async || -> Option<String> {
+        let answer: (String, String) = commands.query(&ask_port).await.ok()?;
+        Some(answer.1)
+    };
+    until("the master is found", async || {
+        port().await.as_deref() == Some(first.port())
+    })
+    .await;
+    let asked = Server::parse(&format!("redis://127.0.0.1:{}", sentinel.port)).unwrap();
+    let asked = Commands::new(Arc::new(asked));
+    let mut replicas = redis::cmd("SENTINEL");
+    replicas.arg("REPLICAS").arg("main");
+    until("the Sentinel knows the replica", async || {
+        let known: redis::RedisResult<Vec<redis::Value>> = asked.query(&replicas).await;
+        known.is_ok_and(|known| known.len() == 1)
+    })
+    .await;
+    first.signal("-STOP");
+    // It waits for an answer of the one that stands still, which would come as soon as it goes on.
+    let mut count = redis::cmd("INCR");
+    count.arg("count");
+    let error = commands.query::<u64>(&count).await.unwrap_err();
+    assert!(error.to_string().contains("became the master"), "{error}");
+    first.signal("-CONT");
+    assert_eq!(commands.query::<u64>(&count).await.unwrap(), 1);
+    assert_eq!(port().await.as_deref(), Some(second.port()));
+    following.abort();
 }

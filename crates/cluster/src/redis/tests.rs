@@ -25,12 +25,18 @@ pub(super) struct Redis {
 
 impl Redis {
     pub(super) fn start() -> Redis {
+        Redis::start_with(&[])
+    }
+
+    /// The same with more on its command line.
+    pub(super) fn start_with(arguments: &[&str]) -> Redis {
         let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let port = free.local_addr().unwrap().port();
         drop(free);
         let child = Command::new("redis-server")
             .args(["--port", &port.to_string(), "--bind", "127.0.0.1"])
             .args(["--save", "", "--appendonly", "no"])
+            .args(arguments)
             .stdout(Stdio::null())
             .spawn()
             .expect("redis-server is needed for this test; scripts/install-test-tools installs it");
@@ -43,6 +49,17 @@ impl Redis {
             child,
             url: format!("redis://127.0.0.1:{port}"),
         }
+    }
+
+    pub(super) fn port(&self) -> &str {
+        self.url.rsplit_once(':').map_or("", |(_, port)| port)
+    }
+
+    /// Sends it a signal.
+    pub(super) fn signal(&self, name: &str) {
+        let id = self.child.id().to_string();
+        let sent = Command::new("kill").args([name, &id]).status();
+        assert!(sent.is_ok_and(|status| status.success()));
     }
 }
 

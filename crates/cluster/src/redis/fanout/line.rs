@@ -182,6 +182,32 @@ struct Asked {
     done: oneshot::Sender<()>,
 }
 
+/// The end of what this node has said in a line: it was acknowledged.
+#[derive(Debug, Clone, Copy)]
+struct SaidUpTo {
+    line: u32,
+    id: u64,
+}
+
+/// What this node has said, as far as it may be lost: a master that stood still acknowledges,
+/// though another one has taken its place.
+#[derive(Default)]
+struct Proof {
+    /// In the line that is known.
+    current: Option<SaidUpTo>,
+    /// In lines before it, one for each: nobody has looked yet whether it is in what others have.
+    open: Vec<SaidUpTo>,
+}
+
+impl Proof {
+    fn is_open(&mut self, said: SaidUpTo) {
+        match self.open.iter_mut().find(|one| one.line == said.line) {
+            Some(one) => one.id = said.id.max(one.id),
+            None => self.open.push(said),
+        }
+    }
+}
+
 /// The line, as this node uses it.
 pub struct Line {
     settings: LineSettings,
@@ -200,6 +226,7 @@ pub struct Line {
     pub(super) delivered: AtomicU64,
     queue: Mutex<Queue>,
     work: Notify,
+    proof: Mutex<Proof>,
     wanted: Mutex<Wanted>,
     wish: Notify,
     requests: Mutex<HashMap<u64, Asked>>,
@@ -212,7 +239,7 @@ pub struct Line {
     /// The last number that is known.
     last: AtomicU64,
     /// The line's epoch, as it is known, and the one that the node follows.
-    epoch: AtomicU64,
+    pub(super) epoch: AtomicU64,
     pub(super) followed_line: AtomicU64,
     /// Something of the line was lost on its way to this node.
     pub(super) behind: Notify,
@@ -340,6 +367,7 @@ impl Line {
             delivered: AtomicU64::new(0),
             queue: Mutex::default(),
             work: Notify::new(),
+            proof: Mutex::default(),
             wanted: Mutex::default(),
             wish: Notify::new(),
             requests: Mutex::default(),
@@ -470,13 +498,47 @@ impl Line {
     }
 
     /// The answers of the store say how far the line is.
-    fn note_reached(&self, epoch: &str, begin: &str, last: &str) {
+    fn note_reached(&self, epoch: &str, begin: &str, last: &str) -> Reached {
         let read = |text: &str| text.parse::<u64>().unwrap_or_default();
-        self.note(Reached {
+        let reached = Reached {
             line: read(epoch) as u32,
             begin: read(begin),
             last: read(last),
-        });
+        };
+        self.note(reached);
+        reached
+    }
+
+    /// What this node has said is in a line, up to there.
+    fn note_said(&self, Reached { line, last, .. }: Reached) {
+        let said = SaidUpTo { line, id: last };
+        let mut proof = locked(&self.proof);
+        if u64::from(line) == self.epoch.load(Ordering::Relaxed) {
+            proof.current = Some(said);
+        } else {
+            proof.is_open(said);
+        }
+    }
+
+    /// Looks whether what this node has said in earlier lines is in what others have. If it is not,
+    /// some have heard it and others have not, also of those who were told of the new line before
+    /// it was said: another one begins for all.
+    async fn prove(&self) -> RedisResult<()> {
+        loop {
+            let Some(said) = locked(&self.proof).open.first().copied() else {
+                return Ok(());
+            };
+            let mut command = self.call("has", json!({ "line": said.line, "id": said.id }));
+            let is_there = self.ask::<u8>(command.arg("")).await? == 1;
+            locked(&self.proof).open.remove(0);
+            if !is_there {
+                tracing::warn!(
+                    "the Redis of cluster.url has lost publications that it had acknowledged: \
+                     everybody is told of a gap"
+                );
+                locked(&self.queue).owes_all = true;
+            }
+        }
     }
 
     /// How far the line is. If it is another one, what was said and who hears it may be
@@ -493,6 +555,13 @@ impl Line {
         if before == NO_LINE {
             return;
         }
+        {
+            let mut proof = locked(&self.proof);
+            if let Some(said) = proof.current.take() {
+                proof.is_open(said);
+            }
+        }
+        self.work.notify_one();
         {
             let mut sessions = locked(&self.sessions);
             let users = std::mem::take(&mut sessions.attended).into_keys();
@@ -710,6 +779,10 @@ impl Line {
     async fn say_all(&self) {
         let mut number = 0;
         loop {
+            if let Err(error) = self.prove().await {
+                self.complain(&error, "nobody knows what is lost of what was published");
+                tokio::time::sleep(MAX_PAUSE).await;
+            }
             if locked(&self.queue).owes_all {
                 self.end_line().await;
             }
@@ -762,7 +835,7 @@ impl Line {
             };
             match self.ask_for::<Answer>(time, &command).await {
                 Ok((epoch, begin, last, offsets)) => {
-                    self.note_reached(&epoch, &begin, &last);
+                    self.note_said(self.note_reached(&epoch, &begin, &last));
                     let count = batch.len() as u64;
                     self.counters.sent.fetch_add(count, Ordering::Relaxed);
                     // Those at the front were given up since it was sent first.
@@ -842,7 +915,8 @@ impl Line {
         }
         match self.ask::<(String, String, String)>(&command).await {
             Ok((epoch, begin, last)) => {
-                self.note_reached(&epoch, &begin, &last);
+                self.note_said(self.note_reached(&epoch, &begin, &last));
+                self.work.notify_one();
                 true
             }
             Err(error) => {
@@ -1251,7 +1325,9 @@ impl Line {
         // Whoever is owed a gap would not hear of it from anybody else.
         let has_said_all = || {
             let queue = locked(&self.queue);
-            !queue.is_busy && queue.waiting.is_empty() && queue.owed.is_empty() && !queue.owes_all
+            let is_proved = locked(&self.proof).open.is_empty();
+            let owes = !queue.owed.is_empty() || queue.owes_all;
+            is_proved && !owes && !queue.is_busy && queue.waiting.is_empty()
         };
         let nothing_waits = async {
             while !has_said_all() {

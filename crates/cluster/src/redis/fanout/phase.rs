@@ -6,6 +6,7 @@
 
 use std::sync::atomic::Ordering;
 
+use hashbrown::HashSet;
 use heartline_core::backplane::line::{Heard, Position, Reached, Scope};
 use heartline_core::backplane::{Missed, Node};
 use heartline_core::line::ring::Extent;
@@ -90,12 +91,20 @@ impl Line {
                 begin: before,
                 last: before,
             });
+            // A master that is none any more goes on: everybody was told of a gap in what it says.
+            if !self.is_known(heard.at.line) {
+                return;
+            }
+        }
+        if let Sent::End(_, reached) = &sent {
+            self.note(*reached);
         }
         {
             let mut phase = locked(&self.phase);
             if let Some(phase) = phase.as_mut() {
                 match &sent {
                     Sent::Claimed(..) => {}
+                    Sent::End(_, reached) if !self.is_known(reached.line) => return,
                     Sent::End(request, reached) if self.is_of_phase(*request) => {
                         phase.answered += 1;
                         phase.reached = Some(*reached);
@@ -112,6 +121,12 @@ impl Line {
             }
         }
         self.tell(sent);
+    }
+
+    /// Whether a line is the one that is known, or the first one.
+    fn is_known(&self, line: u32) -> bool {
+        let known = self.epoch.load(Ordering::Relaxed);
+        known == NO_LINE || known == u64::from(line)
     }
 
     fn tell(&self, sent: Sent<'_>) {
@@ -191,7 +206,12 @@ impl Line {
     fn tell_missed(&self, node: &dyn Node, phase: &Phase, line: u32, max: usize) {
         let after = self.delivered.load(Ordering::Relaxed);
         let mut missed: Vec<(Heard<'_>, Origin)> = Vec::new();
-        for (scope, end) in &phase.ends {
+        // What was asked for again, as no answer came in time, may have come twice.
+        let mut seen = HashSet::new();
+        for (scope, end) in phase.ends.iter().rev() {
+            if !seen.insert(scope) {
+                continue;
+            }
             let Some(Sent::Tail(_, _, tail, origins)) = kept::read(end, max, &self.seal) else {
                 continue;
             };

@@ -7,6 +7,7 @@ use std::time::Duration;
 use hashbrown::HashMap;
 use redis::{Cmd, Pipeline, PushInfo, PushKind, RedisResult, Value};
 use tokio::sync::watch;
+use tokio::task::AbortHandle;
 
 use super::super::calls::Calls;
 use super::super::server::{Commands, Connection, Server, refuse_replica};
@@ -36,6 +37,16 @@ pub struct RedisLink {
     sharded: Option<Arc<str>>,
     own: OwnChannel,
     canary: Canary,
+    _mover: Mover,
+}
+
+/// Ends what is heard of a master that is none any more, until it is dropped.
+struct Mover(AbortHandle);
+
+impl Drop for Mover {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 /// What goes the way of publications now and then: to the server that takes them, and back from
@@ -248,6 +259,13 @@ impl Driver for RedisDriver {
     async fn listen(&self, listener: Listener) -> RedisResult<RedisLink> {
         let own = self.own.clone();
         let (canary, heard) = watch::channel(0);
+        let moved = self.server.moves_from(self.server.term());
+        let ends = listener.clone();
+        let mover = tokio::spawn(async move {
+            moved.await;
+            ends(Heard::Ended);
+        });
+        let mover = Mover(mover.abort_handle());
         let pushed = move |push: PushInfo| match read(push) {
             Some(Heard::Message { channel, payload }) if *channel == *own.canary.as_bytes() => {
                 let number = str::from_utf8(&payload)
@@ -271,6 +289,7 @@ impl Driver for RedisDriver {
                 sent: 0,
                 heard,
             },
+            _mover: mover,
         })
     }
 }
