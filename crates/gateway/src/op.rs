@@ -8,6 +8,7 @@ use std::time::Duration;
 use heartline_core::auth::{AuthError, Identity, UserKey};
 use heartline_core::backplane::Subscription;
 use heartline_core::entries::{SocketEntry, SocketFilter};
+use heartline_core::line::Place;
 use heartline_core::message::Message;
 use heartline_core::namespaces::NamespaceId;
 use heartline_core::presence::watch::Scope;
@@ -36,7 +37,7 @@ pub(crate) struct Connecting {
     pub(crate) socket: SocketAddress,
     pub(crate) outcome: Outcome,
     /// The place in the line when it ended: what was said before is not for the socket.
-    pub(crate) begin: u64,
+    pub(crate) begin: Option<Place>,
     /// What it brought of an earlier socket is another user's.
     pub(crate) is_foreign: bool,
     /// Until then nobody else goes on with that.

@@ -18,7 +18,7 @@ use heartline_core::line::direct::Direct;
 use heartline_core::line::ring::{Kept, Only};
 use heartline_core::line::session::{Session, Sessions};
 use heartline_core::line::shelf::{Scope, ScopeRef, Shelf};
-use heartline_core::line::{Bounds, Line};
+use heartline_core::line::{Bounds, Line, Place};
 use heartline_core::message::Message;
 use heartline_core::presence::SocketAddress;
 use heartline_core::rooms::{Left, RoomDirectory, RoomKey};
@@ -43,8 +43,11 @@ const LEAVE_ATTEMPTS: usize = 3;
 /// Bytes of a socket's id.
 const NAME: usize = 24;
 
+/// Bytes of a line's epoch.
+const EPOCH: usize = 4;
+
 /// Bytes of the id and of the place in the line at which the socket began.
-const CLAIM: usize = NAME + 8;
+const CLAIM: usize = NAME + EPOCH + 8;
 
 /// Events of rooms, by the rooms' incarnations.
 type OfRooms = HashMap<(RoomKey, u64), Vec<Kept>>;
@@ -544,18 +547,19 @@ impl Recovery {
     /// The token by which a socket is resumed that began at a place in the line: it brings
     /// along what would have to be remembered otherwise, and the proof that it is true.
     /// `None`: it is not known yet how that is proved.
-    pub(crate) fn token(&self, name: &SocketAddress, begin: u64) -> Option<String> {
+    pub(crate) fn token(&self, name: &SocketAddress, begin: Place) -> Option<String> {
         let key = self.key.get()?;
         let mut bytes = [0; CLAIM + PROOF];
         bytes[..NAME].copy_from_slice(&name.0.to_bytes());
-        bytes[NAME..CLAIM].copy_from_slice(&begin.to_be_bytes());
+        bytes[NAME..NAME + EPOCH].copy_from_slice(&begin.epoch.to_be_bytes());
+        bytes[NAME + EPOCH..CLAIM].copy_from_slice(&begin.id.to_be_bytes());
         let proof = hmac::sign(&key, &bytes[..CLAIM]);
         bytes[CLAIM..].copy_from_slice(&proof.as_ref()[..PROOF]);
         Some(URL_SAFE_NO_PAD.encode(bytes))
     }
 
     /// The socket of a token that this gateway has given out, and the place at which it began.
-    pub(crate) fn named(&self, token: &str) -> Option<(SocketAddress, u64)> {
+    pub(crate) fn named(&self, token: &str) -> Option<(SocketAddress, Place)> {
         if token.len() != ((CLAIM + PROOF) * 4).div_ceil(3) {
             return None;
         }
@@ -571,7 +575,11 @@ impl Recovery {
         let differs = differs.fold(0, |differs, (a, b)| differs | (a ^ b));
         let (name, begin) = claim.split_at(NAME);
         let name: [u8; NAME] = name.try_into().ok()?;
-        let begin = u64::from_be_bytes(begin.try_into().ok()?);
+        let (epoch, id) = begin.split_at(EPOCH);
+        let begin = Place {
+            epoch: u32::from_be_bytes(epoch.try_into().ok()?),
+            id: u64::from_be_bytes(id.try_into().ok()?),
+        };
         (differs == 0).then(|| (SocketAddress(Sid::from_bytes(name)), begin))
     }
 
@@ -657,9 +665,10 @@ mod tests {
     #[test]
     fn a_token_is_believed_from_who_made_it_alone() {
         let (ours, theirs) = (make(), make());
-        let token = ours.token(&socket(5), 300).unwrap();
-        assert_eq!(token.len(), 59);
-        assert_eq!(ours.named(&token), Some((socket(5), 300)));
+        let begin = Place { epoch: 7, id: 300 };
+        let token = ours.token(&socket(5), begin).unwrap();
+        assert_eq!(token.len(), 64);
+        assert_eq!(ours.named(&token), Some((socket(5), begin)));
         assert_eq!(theirs.named(&token), None);
         for bad in ["", "x", &token[1..], &format!("{token}A"), &socket(5).id()] {
             assert_eq!(ours.named(bad), None, "{bad}");

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use heartline_core::auth::{AuthError, Credentials, Identity, UserKey};
 use heartline_core::backplane::line::{Scope, Unclaimed};
+use heartline_core::line::Place;
 use heartline_core::line::session::Session;
 use heartline_core::namespaces::NamespaceId;
 use heartline_core::policy::AuthMode;
@@ -414,7 +415,7 @@ impl Hub {
                 let op = Op::Connecting(Connecting {
                     socket,
                     outcome,
-                    begin: recovery.map_or(0, |recovery| recovery.line.last()),
+                    begin: recovery.map(|recovery| recovery.line.place(recovery.line.last())),
                     is_foreign,
                     turn,
                 });
@@ -436,7 +437,7 @@ impl Hub {
             Connecting {
                 socket,
                 outcome: Err(refusal),
-                begin: 0,
+                begin: None,
                 is_foreign: false,
                 turn: None,
             },
@@ -555,7 +556,7 @@ impl Hub {
         slot: Slot,
         joining: Joining,
         identity: Arc<Identity>,
-        begin: u64,
+        begin: Option<Place>,
     ) {
         let namespace = joining.namespace;
         // A live connection that was anonymous so far becomes somebody: what the nobody had
@@ -585,7 +586,7 @@ impl Hub {
             (Some(_), Some(ticket)) => ticket.begin(),
             _ => begin,
         };
-        let pid = self.resume_token(&name, begin);
+        let pid = begin.and_then(|begin| self.resume_token(&name, begin));
         let is_live = self
             .link(slot)
             .is_some_and(|link| link.encoding == Encoding::Live);

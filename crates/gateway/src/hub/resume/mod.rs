@@ -28,6 +28,8 @@ pub(super) use topics::snapshot;
 
 use heartline_core::presence::SocketAddress;
 
+use heartline_core::line::Place;
+
 use super::Hub;
 use crate::recovery::Recovery;
 
@@ -37,7 +39,7 @@ impl Hub {
     }
 
     /// The token by which a socket can be resumed that begins, or goes on, now.
-    pub(super) fn resume_token(&self, name: &SocketAddress, begin: u64) -> Option<String> {
+    pub(super) fn resume_token(&self, name: &SocketAddress, begin: Place) -> Option<String> {
         self.recovery()?.token(name, begin)
     }
 }

@@ -74,17 +74,27 @@ impl Hub {
             return Err(Resume::Foreign);
         }
         let (name, begin) = ticket.session.ok_or(Resume::BadToken)?;
+        let line = recovery.line.epoch();
+        // Numbers of another line say nothing of this one.
+        let begin = (begin.epoch == line).then_some(begin.id);
         let since = match ticket.since {
             Since::Garbled => return Err(Resume::BadOffset),
-            Since::Place(place) if place.epoch == recovery.line.epoch() => {
+            Since::Place(place) if place.epoch == line => {
                 if place.id > recovery.line.last() {
                     return Err(Resume::BadOffset);
                 }
                 // What is older than the session is of the one before: nothing has come.
-                Some(place.id.max(begin))
+                Some(place.id.max(begin.unwrap_or(0)))
             }
-            Since::Place(_) => Some(begin),
+            // What is of an earlier line is of the session before, if this one began in this line.
+            Since::Place(_) => Some(begin.ok_or(Resume::Trimmed)?),
             Since::Unsaid => None,
+        };
+        let begin = match begin.or(since) {
+            Some(begin) => begin,
+            // The topics of a live client tell of each by itself.
+            None if !ticket.topics.is_empty() => 0,
+            None => return Err(Resume::Trimmed),
         };
         let common = recovery.common.as_ref();
         if common.is_some_and(|common| !common.has_claimed(name)) {

@@ -13,7 +13,7 @@ use crate::hub::Hub;
 pub(crate) struct Ticket {
     /// The socket, and the place in the line at which it began; `None`: the token is not one of
     /// this gateway.
-    pub(super) session: Option<(SocketAddress, u64)>,
+    pub(super) session: Option<(SocketAddress, Place)>,
     /// Its address has tried too often: nobody looks.
     pub(super) is_limited: bool,
     /// The socket was another user's.
@@ -48,8 +48,8 @@ impl Since {
 
 impl Ticket {
     /// The place at which it began.
-    pub(in crate::hub) fn begin(&self) -> u64 {
-        self.session.map_or(0, |(_, begin)| begin)
+    pub(in crate::hub) fn begin(&self) -> Option<Place> {
+        self.session.map(|(_, begin)| begin)
     }
 
     /// It is brought now.
@@ -70,9 +70,10 @@ impl Ticket {
 
     /// The place up to which it has received everything, or before.
     pub(in crate::hub) fn place(&self) -> u64 {
+        let begin = self.begin().map_or(0, |begin| begin.id);
         match self.since {
-            Since::Place(place) => place.id.max(self.begin()),
-            Since::Unsaid | Since::Garbled => self.begin(),
+            Since::Place(place) => place.id.max(begin),
+            Since::Unsaid | Since::Garbled => begin,
         }
     }
 

@@ -115,6 +115,8 @@ struct Way {
     items: VecDeque<Coming>,
     is_cut: bool,
     delivered: u64,
+    /// Another line than the one that all follow.
+    line: Option<u32>,
 }
 
 /// Where all nodes meet.
@@ -641,14 +643,18 @@ fn bring(meeting: &Shared, at: usize, node: &dyn Node, item: Coming) {
         Coming::Reached(last) => *last,
         _ => 0,
     };
-    {
+    let line = {
         let way = &mut meeting.lock().unwrap().ways[at];
         way.delivered = way.delivered.max(reached);
-    }
+        way.line.unwrap_or(LINE)
+    };
     match item {
-        Coming::Event(said) => node.hear(said.heard()),
+        Coming::Event(mut said) => {
+            said.at.line = line;
+            node.hear(said.heard());
+        }
         Coming::Reached(last) => node.reach(Reached {
-            line: LINE,
+            line,
             begin: 100,
             last,
         }),
@@ -893,4 +899,30 @@ fn a_node_that_did_not_hear_where_a_client_went_takes_it_up_as_it_was_there() {
         Step::Settle,
     ];
     tell(steps).unwrap();
+}
+
+#[test]
+fn who_began_in_a_line_that_a_node_does_not_follow_begins_afresh_there() {
+    for line in [LINE, LINE + 1] {
+        let mut cluster = Cluster::new();
+        let mut ann = Tracking::lost(cluster.worlds[0].engineio(), "user=ann");
+        // Her node is at a master that has gone on by itself.
+        {
+            let mut meeting = cluster.meeting.lock().unwrap();
+            let last = meeting.last;
+            let way = &mut meeting.ways[0];
+            way.line = Some(line);
+            way.items.push_back(Coming::Reached(last));
+        }
+        cluster.settle();
+        come(&mut cluster, &mut ann, 0);
+        said(&cluster.worlds[0], "user:ann", "1");
+        cluster.settle();
+        ann.hear(usize::MAX);
+        assert_eq!(news(&mut ann), [r#"["news","1"]"#]);
+        ann.is_cut(&mut cluster.worlds[0]);
+        cluster.settle();
+        come(&mut cluster, &mut ann, 1);
+        assert_eq!(ann.recovered, line == LINE);
+    }
 }
