@@ -7,7 +7,7 @@
 -- ARGV[3]  and so on: what is no text
 --
 -- <prefix>:line          hash: e epoch, i last number, f where it began, c claims of sessions,
---                        run the server's run, x the last change of presence that was said,
+--                        t when it began, run the server's run, x the last change of presence that was said,
 --                        p the lines before it, each with its last number, the newest first,
 --                        a:SCOPE a namespace's scope was there
 -- <prefix>:line:op:P     the last batch of a process: its number, and its events' offsets
@@ -79,7 +79,7 @@ do
             call('HSET', LINE, 'x', said)
         end
         call('HSET', LINE, 'e', text(line.epoch), 'i', text(line.last), 'f', text(line.begin),
-            'c', text(line.begin), 'run', run, 'p', ends)
+            'c', text(line.begin), 'run', run, 'p', ends, 't', text(micros))
     end
 end
 
@@ -437,19 +437,21 @@ function operations.collect()
     return 'OK'
 end
 
--- { line, id } -> 1 if what had that number in a line is in it: that line is this one, or ended
--- later than that. A server that has lost what it was told last does not know of it.
+-- { line, id } -> { 1, 0 } if what had that number in a line is in it: that line is this one, or
+-- ended later than that. A server that has lost what it was told last does not know of it:
+-- { 0, for how many milliseconds this line has been there }
 function operations.has()
-    if arguments.line == line.epoch then
-        return arguments.id <= line.last and 1 or 0
+    if arguments.line == line.epoch and arguments.id <= line.last then
+        return { 1, 0 }
     end
     local ends = call('HGET', LINE, 'p') or ''
     for epoch, last in string.gmatch(ends, '(%d+):(%d+) ') do
-        if tonumber(epoch) == arguments.line then
-            return arguments.id <= tonumber(last) and 1 or 0
+        if tonumber(epoch) == arguments.line and arguments.id <= tonumber(last) then
+            return { 1, 0 }
         end
     end
-    return 0
+    local begun = tonumber(call('HGET', LINE, 't') or 0)
+    return { 0, math.max(0, millis() - math.floor(begun / 1000)) }
 end
 
 -- {} -> the next call begins another line: nobody knows what is missing in this one

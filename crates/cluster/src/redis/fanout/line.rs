@@ -187,6 +187,8 @@ struct Asked {
 struct SaidUpTo {
     line: u32,
     id: u64,
+    /// When it was known to be there.
+    at: Instant,
 }
 
 /// What this node has said, as far as it may be lost: a master that stood still acknowledges,
@@ -202,7 +204,8 @@ struct Proof {
 impl Proof {
     fn is_open(&mut self, said: SaidUpTo) {
         match self.open.iter_mut().find(|one| one.line == said.line) {
-            Some(one) => one.id = said.id.max(one.id),
+            Some(one) if one.id < said.id => *one = said,
+            Some(_) => {}
             None => self.open.push(said),
         }
     }
@@ -511,7 +514,11 @@ impl Line {
 
     /// What this node has said is in a line, up to there.
     fn note_said(&self, Reached { line, last, .. }: Reached) {
-        let said = SaidUpTo { line, id: last };
+        let said = SaidUpTo {
+            line,
+            id: last,
+            at: Instant::now(),
+        };
         let mut proof = locked(&self.proof);
         if u64::from(line) == self.epoch.load(Ordering::Relaxed) {
             proof.current = Some(said);
@@ -521,17 +528,20 @@ impl Line {
     }
 
     /// Looks whether what this node has said in earlier lines is in what others have. If it is not,
-    /// some have heard it and others have not, also of those who were told of the new line before
-    /// it was said: another one begins for all.
+    /// and was said when this line was there already, some of those who were told of that have not
+    /// heard it: another line begins for all.
     async fn prove(&self) -> RedisResult<()> {
         loop {
             let Some(said) = locked(&self.proof).open.first().copied() else {
                 return Ok(());
             };
             let mut command = self.call("has", json!({ "line": said.line, "id": said.id }));
-            let is_there = self.ask::<u8>(command.arg("")).await? == 1;
+            let asked = Instant::now();
+            let (is_there, age) = self.ask::<(u8, u64)>(command.arg("")).await?;
             locked(&self.proof).open.remove(0);
-            if !is_there {
+            // As old as the line may have been when the answer was received.
+            let age = Duration::from_millis(age) + asked.elapsed();
+            if is_there == 0 && said.at.elapsed() <= age {
                 tracing::warn!(
                     "the Redis of cluster.url has lost publications that it had acknowledged: \
                      everybody is told of a gap"
