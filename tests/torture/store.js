@@ -38,7 +38,12 @@ export async function disk(options) {
     fill: () => {
       const { bavail, bsize } = statfsSync(on);
       // tmpfs has no blocks for its owner alone: nothing is left.
-      writeFileSync(ballast, Buffer.alloc(bavail * bsize));
+      try {
+        writeFileSync(ballast, Buffer.alloc(bavail * bsize));
+      } catch (error) {
+        // The gateway has written meanwhile: it is full as well.
+        if (error.code !== "ENOSPC") throw error;
+      }
     },
     clear: () => rmSync(ballast, { force: true }),
   };

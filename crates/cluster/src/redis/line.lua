@@ -437,21 +437,22 @@ function operations.collect()
     return 'OK'
 end
 
--- { line, id } -> { 1, 0 } if what had that number in a line is in it: that line is this one, or
--- ended later than that. A server that has lost what it was told last does not know of it:
--- { 0, for how many milliseconds this line has been there }
+-- { line, id } -> { 1, ... } if what had that number in a line is in it: that line is this one, or
+-- ended later than that. A server that has lost what it was told last does not know of it: { 0, ... }.
+-- Behind it for how many milliseconds this line has been there, and epoch, begin, last.
 function operations.has()
+    local is_there = 0
     if arguments.line == line.epoch and arguments.id <= line.last then
-        return { 1, 0 }
+        is_there = 1
     end
-    local ends = call('HGET', LINE, 'p') or ''
-    for epoch, last in string.gmatch(ends, '(%d+):(%d+) ') do
+    local known = call('HMGET', LINE, 'p', 't')
+    for epoch, last in string.gmatch(known[1] or '', '(%d+):(%d+) ') do
         if tonumber(epoch) == arguments.line and arguments.id <= tonumber(last) then
-            return { 1, 0 }
+            is_there = 1
         end
     end
-    local begun = tonumber(call('HGET', LINE, 't') or 0)
-    return { 0, math.max(0, millis() - math.floor(begun / 1000)) }
+    local age = math.max(0, millis() - math.floor(tonumber(known[2] or 0) / 1000))
+    return { is_there, age, text(line.epoch), text(line.begin), text(line.last) }
 end
 
 -- {} -> the next call begins another line: nobody knows what is missing in this one

@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 use std::convert::Infallible;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -44,6 +45,10 @@ pub(super) struct Sentinels {
     /// How the master is reached, but for its address.
     way: ConnectionInfo,
     known: Mutex<Option<Master>>,
+    /// Each of them is listened to.
+    is_followed: AtomicBool,
+    /// A master was found by other means before one was named.
+    is_found: AtomicBool,
     /// How often another was named.
     term: watch::Sender<u64>,
 }
@@ -62,6 +67,8 @@ impl Sentinels {
             name: name.to_owned(),
             way,
             known: Mutex::default(),
+            is_followed: AtomicBool::new(false),
+            is_found: AtomicBool::new(false),
             term: watch::Sender::new(0),
         }
     }
@@ -90,7 +97,7 @@ impl Sentinels {
         &self,
         config: &AsyncConnectionConfig,
     ) -> RedisResult<MultiplexedConnection> {
-        if self.address().is_none() {
+        if self.address().is_none() || !self.is_followed.load(Ordering::Relaxed) {
             // Before anything is opened: what is named later is compared with it.
             self.ask_any().await;
         }
@@ -103,6 +110,7 @@ impl Sentinels {
                 return Ok(connection);
             }
         }
+        self.is_found.store(true, Ordering::Relaxed);
         let mut client = self.client.lock().await;
         client.get_async_connection_with_config(config).await
     }
@@ -133,9 +141,10 @@ impl Sentinels {
         {
             return;
         }
-        let is_another = known
-            .as_ref()
-            .is_some_and(|known| (&known.host, known.port) != (&master.host, master.port));
+        let is_another = match &*known {
+            Some(known) => (&known.host, known.port) != (&master.host, master.port),
+            None => self.is_found.load(Ordering::Relaxed),
+        };
         let Master { host, port, .. } = &master;
         if is_another {
             tracing::info!(address = %format_args!("{host}:{port}"), "the Sentinels name another master");
@@ -171,20 +180,30 @@ impl Sentinels {
     /// Has one of them name the master.
     async fn ask(&self, connection: &mut MultiplexedConnection) -> RedisResult<()> {
         // While a failover is under way, `MASTER` has the new epoch with the old address. So the
-        // address comes first: it is never newer than the epoch that is asked for behind it.
-        let mut address = redis::cmd("SENTINEL");
-        address.arg("GET-MASTER-ADDR-BY-NAME").arg(&self.name);
-        let address: Option<(String, u16)> = address.query_async(connection).await?;
+        // address is asked for by itself, and is right if it is the same before and after.
+        let before = self.ask_address(connection).await?;
         let mut known = redis::cmd("SENTINEL");
         known.arg("MASTER").arg(&self.name);
         let known: HashMap<String, String> = known.query_async(connection).await?;
         let epoch = known
             .get("config-epoch")
             .and_then(|epoch| epoch.parse().ok());
-        if let (Some((host, port)), Some(epoch)) = (address, epoch) {
+        let address = self.ask_address(connection).await?;
+        if let (Some((host, port)), Some(epoch)) =
+            (address.filter(|now| before.as_ref() == Some(now)), epoch)
+        {
             self.named(Master { epoch, host, port });
         }
         Ok(())
+    }
+
+    async fn ask_address(
+        &self,
+        connection: &mut MultiplexedConnection,
+    ) -> RedisResult<Option<(String, u16)>> {
+        let mut asked = redis::cmd("SENTINEL");
+        asked.arg("GET-MASTER-ADDR-BY-NAME").arg(&self.name);
+        asked.query_async(connection).await
     }
 
     /// Asks one after the other until one has answered.
@@ -212,6 +231,7 @@ impl Sentinels {
 
     /// Listens to all of them, until it is dropped.
     pub(super) async fn follow(self: Arc<Self>) {
+        self.is_followed.store(true, Ordering::Relaxed);
         let mut listening = tokio::task::JoinSet::new();
         for index in 0..self.each.len() {
             let all = self.clone();

@@ -537,8 +537,16 @@ impl Line {
             };
             let mut command = self.call("has", json!({ "line": said.line, "id": said.id }));
             let asked = Instant::now();
-            let (is_there, age) = self.ask::<(u8, u64)>(command.arg("")).await?;
-            locked(&self.proof).open.remove(0);
+            type Answer = (u8, u64, String, String, String);
+            let answer = self.ask::<Answer>(command.arg("")).await?;
+            let (is_there, age, epoch, begin, last) = answer;
+            let line = self.note_reached(&epoch, &begin, &last).line;
+            if u64::from(line) != self.epoch.load(Ordering::Relaxed) {
+                // What a master says that is none any more proves nothing.
+                return Err((redis::ErrorKind::Io, "it is of another line").into());
+            }
+            let is_same = |one: &SaidUpTo| (one.line, one.id) == (said.line, said.id);
+            locked(&self.proof).open.retain(|one| !is_same(one));
             // As old as the line may have been when the answer was received.
             let age = Duration::from_millis(age) + asked.elapsed();
             if is_there == 0 && said.at.elapsed() <= age {
@@ -802,7 +810,11 @@ impl Line {
                 self.next_batch(&mut batch);
             }
             if batch.is_empty() {
-                self.work.notified().await;
+                // What could not be found out, or said, is tried again.
+                let is_done = locked(&self.proof).open.is_empty() && !locked(&self.queue).owes_all;
+                if is_done {
+                    self.work.notified().await;
+                }
                 continue;
             }
             number += 1;

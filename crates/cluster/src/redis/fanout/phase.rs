@@ -227,11 +227,18 @@ impl Line {
             let Some(sent) = kept::read(payload, max, &self.seal) else {
                 continue;
             };
+            // Before whatever counts on it.
+            let before = match &sent {
+                Sent::Event(heard, _) => heard.at.id,
+                Sent::Tail(_, _, tail, _) => tail.known.last + 1,
+                Sent::End(_, reached) => reached.last + 1,
+                Sent::Claimed(..) => 0,
+            };
+            while let Some((earlier, by)) = missed.next_if(|(earlier, _)| earlier.at.id < before) {
+                self.tell_event(node, earlier, by);
+            }
             if let Sent::Event(heard, _) = &sent {
                 let id = heard.at.id;
-                while let Some((earlier, by)) = missed.next_if(|(earlier, _)| earlier.at.id < id) {
-                    self.tell_event(node, earlier, by);
-                }
                 while missed.next_if(|(same, _)| same.at.id == id).is_some() {}
             }
             self.tell(sent);

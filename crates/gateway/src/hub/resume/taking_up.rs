@@ -86,6 +86,12 @@ impl Hub {
                 // What is older than the session is of the one before: nothing has come.
                 Some(place.id.max(begin.unwrap_or(0)))
             }
+            // Numbers only grow, from line to line too: it has been in a later one since.
+            Since::Place(place)
+                if recovery.common.is_some() && begin.is_some_and(|begin| place.id > begin) =>
+            {
+                return Err(Resume::Trimmed);
+            }
             // What is of an earlier line is of the session before, if this one began in this line.
             Since::Place(_) => Some(begin.ok_or(Resume::Trimmed)?),
             Since::Unsaid => None,
