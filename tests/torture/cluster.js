@@ -108,8 +108,9 @@ export class Pair {
     } else {
       master.child.kill("SIGCONT");
     }
-    const back = this.servers.find((one) => one.port === master.port);
-    await until(() => this.follows(back), "the old one follows", 30000);
+    // On a busy machine the Sentinel may have decided once more by then.
+    const isPair = async () => this.follows((await this.roles())[1]);
+    await until(isPair, "one follows the other", 30000);
   }
 
   async end() {
