@@ -561,17 +561,18 @@ impl Line {
 
     /// How far the line is. If it is another one, what was said and who hears it may be
     /// forgotten there: users are named anew, and what was missed is looked for.
-    pub(super) fn note(&self, reached: Reached) {
+    /// True: it is.
+    pub(super) fn note(&self, reached: Reached) -> bool {
         let known = self.last.fetch_max(reached.last, Ordering::Relaxed);
         let line = u64::from(reached.line);
         let before = self.epoch.load(Ordering::Relaxed);
         // What is of an earlier line was on its way.
         if before == line || (before != NO_LINE && reached.last < known) {
-            return;
+            return false;
         }
         self.epoch.store(line, Ordering::Relaxed);
         if before == NO_LINE {
-            return;
+            return false;
         }
         {
             let mut proof = locked(&self.proof);
@@ -589,6 +590,7 @@ impl Line {
         self.change.notify_one();
         self.cut();
         self.behind.notify_one();
+        true
     }
 
     // --- saying -----------------------------------------------------------

@@ -96,15 +96,15 @@ impl Line {
                 return;
             }
         }
-        if let Sent::End(_, reached) = &sent {
-            self.note(*reached);
-        }
+        let is_cut = matches!(&sent, Sent::End(_, reached) if self.note(*reached));
         {
             let mut phase = locked(&self.phase);
             if let Some(phase) = phase.as_mut() {
                 match &sent {
                     Sent::Claimed(..) => {}
                     Sent::End(_, reached) if !self.is_known(reached.line) => return,
+                    // What came before it is gone with the line before: all is asked for again.
+                    Sent::End(request, _) if is_cut && self.is_of_phase(*request) => return,
                     Sent::End(request, reached) if self.is_of_phase(*request) => {
                         phase.answered += 1;
                         phase.reached = Some(*reached);
