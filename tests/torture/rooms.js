@@ -71,8 +71,8 @@ export class Cuts {
   }
 }
 
-/** Whose client this is: each user has two, of different kinds. */
-const userOf = (number) => `u${Math.floor(number / 2)}`;
+/** Whose client this is: one of three is the only one of its user, the others are two. */
+const userOf = (number) => `u${number % 3 === 0 ? number : number - (number % 3) + 1}`;
 
 /** As many clients as `count`, of all kinds that the server knows. */
 function clients(server, proxy, book, count, { live, own, users }) {
