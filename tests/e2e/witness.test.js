@@ -152,7 +152,11 @@ describe("a witness", () => {
       const rest = (hears) => hears(other, 1, 2, 3, 4);
       for (const [what, play, expected] of [
         ["hears all", ({ hears }) => hears(scope, 1, 2, 3, 4), [0, 0, 0, 0, 0]],
-        ["misses the first, as it is there from its beginning", ({ hears }) => hears(scope, 2, 3, 4), [1, 0, 0, 0, 0]],
+        [
+          "misses the first, as it is there from its beginning",
+          ({ hears }) => hears(scope, 2, 3, 4),
+          [1, 0, 0, 0, 0],
+        ],
         ["misses one in the middle", ({ hears }) => hears(scope, 1, 2, 4), [1, 0, 0, 0, 0]],
         ["misses the last", ({ hears }) => hears(scope, 1, 2, 3), [1, 0, 0, 0, 0]],
         ["misses all of them", () => {}, [4, 0, 0, 0, 0]],
@@ -210,7 +214,11 @@ describe("a witness", () => {
       const [witness, other] = [make(), make()];
       for (const one of [witness, other]) one.comes(false);
       const hears = (one, number, at) => one.hears({ room: EVERYBODY, number, all: number }, at);
-      for (const [number, at] of [[1, "hl.1.1"], [3, "hl.1.5"]]) hears(witness, number, at);
+      for (const [number, at] of [
+        [1, "hl.1.1"],
+        [3, "hl.1.5"],
+      ])
+        hears(witness, number, at);
       hears(other, 2, place);
       witness.comes(false);
       assert.equal(witness.verdict().gaps.length, gaps);

@@ -124,7 +124,7 @@ export class Book {
       `said ${time(at)}`,
       acknowledged ? `acknowledged ${time(acknowledged)} by ${by}${to}` : "not acknowledged",
       `heard by ${hearers}`,
-      nodes.size > 0 && `on ${[...nodes].sort().join(" ")}`,
+      nodes.size > 0 && nodes.size < 9 && `on ${[...nodes].sort().join(" ")}`,
       lines.size > 0 && `in line ${[...lines].join(" ")}`,
     ];
     return parts.filter(Boolean).join(", ");
@@ -314,7 +314,15 @@ export class Witness {
    */
   verdict(there = (room) => this.book.there(room), isHere = true) {
     const inversions = [...this.crossed];
-    const verdict = { gaps: [], duplicates: [], inversions, heard: 0, told: 0, late: 0, swapped: 0 };
+    const verdict = {
+      gaps: [],
+      duplicates: [],
+      inversions,
+      heard: 0,
+      told: 0,
+      late: 0,
+      swapped: 0,
+    };
     for (const [room, sections] of this.rooms) {
       const events = there(room);
       const places = new Map(events.map((number, index) => [number, index]));
