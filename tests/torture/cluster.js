@@ -5,15 +5,8 @@ import { connect } from "node:net";
 import { join } from "node:path";
 import { redis, start } from "../e2e/lib/redis.js";
 import { freePort, until } from "../e2e/lib/server.js";
-import { isOwn } from "../e2e/lib/witness.js";
 import { between, pause, pick } from "./rooms.js";
 import { Heartline, living } from "./servers.js";
-
-/**
- * How long after an acknowledgement `kill -9` of the gateway that gave it may take along what was
- * said to a user or to everybody, in milliseconds: for so long it may wait for Redis.
- */
-const TAKEN_ALONG = 2000;
 
 /** How long a Redis has to be silent before another takes its place, in milliseconds. */
 const DOWN_AFTER = 500;
@@ -174,20 +167,6 @@ export class Cluster {
 
   get unanswered() {
     return this.nodes.flatMap((node) => node.unanswered);
-  }
-
-  /**
-   * Whether something is acknowledged before it is in Redis. So it is with what goes to users and
-   * to everybody: what is said to them by two gateways may change places.
-   */
-  isEarly(scope) {
-    return isOwn(scope);
-  }
-
-  /** Whether something that nobody has heard went with the gateway that acknowledged it. */
-  mayVanish(scope, { at, acknowledged, by }) {
-    const [endAt] = this.nodes.map((node) => node.endOf(by)).filter(Boolean);
-    return this.isEarly(scope) && at <= endAt && endAt <= acknowledged + TAKEN_ALONG;
   }
 
   /** What all of them answer. */

@@ -75,8 +75,7 @@ export class Cuts {
 const userOf = (number) => `u${number % 3 === 0 ? number : number - (number % 3) + 1}`;
 
 /** As many clients as `count`, of all kinds that the server knows. */
-function clients(server, proxy, book, count, { live, own, users }) {
-  const isEarly = (scope) => server.isEarly?.(scope) ?? false;
+function clients(proxy, book, count, { live, own, users }) {
   return Array.from({ length: count }, (_, number) => {
     const rooms = [0, 7, 31].map((step) => ROOMS[(number + step) % ROOMS.length]);
     const isLive = live && number % 3 === 2;
@@ -84,7 +83,6 @@ function clients(server, proxy, book, count, { live, own, users }) {
     const witness = new Witness(book, rooms, {
       own: users ? [`user:${user}`, EVERYBODY] : [],
       isLine: !isLive,
-      isEarly,
     });
     const as = (kind, one) => Object.assign(one, { number, kind, user });
     if (isLive) return as("live", liveWitness(proxy.live, user, witness, { silence: SILENCE }));
@@ -145,9 +143,8 @@ export async function rooms(server, options) {
   Object.defineProperty(proxy, "to", { get: () => server.port });
   const ofUsers = Array.from(new Set(Array.from({ length: count }, (_, number) => userOf(number))));
   const own = users ? [...ofUsers.map((user) => `user:${user}`), EVERYBODY] : [];
-  const mayVanish = (scope, said) => server.mayVanish?.(scope, said) ?? false;
-  const book = new Book([...ROOMS, ...own], { mayVanish });
-  const all = clients(server, proxy, book, count, options);
+  const book = new Book([...ROOMS, ...own]);
+  const all = clients(proxy, book, count, options);
   const cuts = new Cuts(proxy, history);
   const sum = (name) => all.reduce((sum, { witness }) => sum + witness[name], 0);
   const late = () => all.filter(({ witness }) => !witness.isDone());
@@ -238,8 +235,6 @@ export async function rooms(server, options) {
     heard: total("heard"),
     told: total("told") + total("late"),
     toldLate: total("late"),
-    swapped: total("swapped"),
-    vanished: book.vanished,
     gaps: total("gaps"),
     duplicates: total("duplicates"),
     inversions: total("inversions"),

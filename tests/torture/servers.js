@@ -73,11 +73,6 @@ export class Heartline {
     }
   }
 
-  /** When a life was ended; `undefined`: it was not, or is another one's. */
-  endOf(life) {
-    return this.#lives.find(({ name }) => name === life)?.endAt;
-  }
-
   /** What it answers, if it does. */
   ask(path) {
     const answer = this.node.api(path, { signal: AbortSignal.timeout(WORD) });

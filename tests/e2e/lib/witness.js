@@ -9,12 +9,10 @@ export const isOwn = (scope) => scope === EVERYBODY || scope.startsWith("user:")
 
 /** One thing that was said, and what became of it. */
 class Said {
-  /** When an acknowledgement came, of which life of which gateway, and to what. */
+  /** When an acknowledgement came, of which life of a gateway, and to what. */
   acknowledged;
   by;
   way;
-  /** Its place among all that is said, as far as somebody knows it. */
-  place = 0;
   /** How many have heard it, on which gateways, and in which lines of the cluster's. */
   hearers = 0;
   nodes = new Set();
@@ -30,16 +28,10 @@ export class Book {
   said = 0;
   #scopes;
   #now;
-  #vanish;
 
-  /**
-   * `mayVanish(scope, said)`: whether what was acknowledged may be gone before anybody has heard
-   * of it.
-   */
-  constructor(scopes, { now = Date.now, mayVanish = () => false } = {}) {
+  constructor(scopes, { now = Date.now } = {}) {
     this.#scopes = new Map(scopes.map((scope) => [scope, { next: 1, all: new Map() }]));
     this.#now = now;
-    this.#vanish = mayVanish;
   }
 
   get scopes() {
@@ -67,11 +59,10 @@ export class Book {
     return all.get(number);
   }
 
-  /** Somebody hears something at a place in a line, and on a gateway. */
-  heard({ room, number }, { line, id = 0, node } = {}) {
+  /** Somebody hears something, in a line and on a gateway. */
+  heard({ room, number }, { line, node } = {}) {
     const said = this.#find(room, number);
     said.hearers++;
-    said.place = Math.max(said.place, id);
     if (line !== undefined) said.lines.add(line);
     if (node !== undefined) said.nodes.add(node);
   }
@@ -84,36 +75,15 @@ export class Book {
   /** All that was acknowledged, and all that somebody heard, which is then for everybody. */
   there(room) {
     const there = [...this.#scopes.get(room).all].filter(
-      ([, said]) => said.hearers > 0 || (said.acknowledged && !this.#vanish(room, said)),
+      ([, said]) => said.hearers > 0 || said.acknowledged,
     );
     return there.map(([number]) => number).sort((a, b) => a - b);
-  }
-
-  /** How much was acknowledged and heard by nobody, as it may be. */
-  get vanished() {
-    const gone = ([room, { all }]) =>
-      [...all.values()].filter(
-        (said) => said.hearers === 0 && said.acknowledged && this.#vanish(room, said),
-      );
-    return [...this.#scopes].flatMap(gone).length;
   }
 
   /** Whether two things of a scope were heard in one line of the cluster's. */
   areOfOneLine(room, one, other) {
     const [lines, others] = [one, other].map((number) => this.#find(room, number).lines);
     return [...lines].some((line) => others.has(line));
-  }
-
-  /** Whether something was said behind all these, by their places. */
-  isBehind(room, number, others) {
-    const { place } = this.#find(room, number);
-    return place > 0 && others.every((other) => this.#find(room, other).place < place);
-  }
-
-  /** Whether one gateway has acknowledged both: it had them in this order. */
-  areOfOneGateway(room, one, other) {
-    const [by, another] = [one, other].map((number) => this.#find(room, number).by);
-    return by !== undefined && by === another;
   }
 
   /** What is known of something, in words. */
@@ -174,15 +144,10 @@ export class Witness {
 
   /**
    * `rooms` are joined, in `own` it is as soon as it is there: its user's, and everybody's.
-   * `isLine`: what comes is one line over all scopes. `isEarly(scope)`: an acknowledgement does not
-   * say there that it is in the line already, so what is said next by another gateway may overtake.
+   * `isLine`: what comes is one line over all scopes.
    */
-  constructor(
-    book,
-    rooms,
-    { own = [], isLine = false, isEarly = () => false, now = Date.now } = {},
-  ) {
-    Object.assign(this, { book, own, isLine, isEarly, now });
+  constructor(book, rooms, { own = [], isLine = false, now = Date.now } = {}) {
+    Object.assign(this, { book, own, isLine, now });
     this.rooms = new Map([...rooms, ...own].map((room) => [room, []]));
   }
 
@@ -273,7 +238,7 @@ export class Witness {
   hears(data, placeText) {
     const { room, number, all } = data;
     const place = placeOf(placeText);
-    this.book.heard(data, { ...place, node: this.node });
+    this.book.heard(data, { line: place?.line, node: this.node });
     const section = this.rooms.get(room).at(-1);
     section.numbers.push(number);
     section.times.push(this.now());
@@ -281,10 +246,8 @@ export class Witness {
     // What comes twice is told as that, and not as what comes too late.
     if (section.heard.has(number) || !this.isLine) return;
     section.heard.add(number);
-    if (!this.isEarly(room)) {
-      if (all < this.#last) this.crossed.push(`${room}: ${all} after ${this.#last}`);
-      this.#last = Math.max(this.#last, all);
-    }
+    if (all < this.#last) this.crossed.push(`${room}: ${all} after ${this.#last}`);
+    this.#last = Math.max(this.#last, all);
     if (!place) return;
     if (place.id < this.#place) this.crossed.push(`${room}: ${number} at an earlier place`);
     this.#place = Math.max(this.#place, place.id);
@@ -308,21 +271,12 @@ export class Witness {
   /**
    * What is wrong: `gaps`, `duplicates` and `inversions` as texts; and what is not: how many
    * events it heard, and how many it knows that it missed, since it began afresh or was told of a
-   * gap, of which `late` those that were told after it had heard what came behind them; and what
-   * was `swapped` on its way through several gateways. Who is not `here` at the end may still hear
-   * what came last.
+   * gap, of which `late` those that were told after it had heard what came behind them. Who is not
+   * `here` at the end may still hear what came last.
    */
   verdict(there = (room) => this.book.there(room), isHere = true) {
     const inversions = [...this.crossed];
-    const verdict = {
-      gaps: [],
-      duplicates: [],
-      inversions,
-      heard: 0,
-      told: 0,
-      late: 0,
-      swapped: 0,
-    };
+    const verdict = { gaps: [], duplicates: [], inversions, heard: 0, told: 0, late: 0 };
     for (const [room, sections] of this.rooms) {
       const events = there(room);
       const places = new Map(events.map((number, index) => [number, index]));
@@ -354,7 +308,8 @@ export class Witness {
             at = place;
           } else {
             holes.delete(place);
-            this.#judgeOrder(verdict, room, which, numbers.slice(0, nth), number);
+            const text = `${number} after ${events[at]}${this.#tell(room, number)}`;
+            verdict.inversions.push(`${which}: ${text}`);
           }
           seen.add(number);
         }
@@ -363,26 +318,13 @@ export class Witness {
         end = at;
         for (const [place, behind] of holes) {
           const number = events[place];
-          // What was overtaken was said after all of this, and before the next section or in it.
-          const isLater =
-            !isLast && this.isEarly(room) && this.book.isBehind(room, number, numbers);
-          if (isLater) verdict.told++;
-          else if (this.#isToldLate(room, number, behind, section, sections.slice(index + 1)))
+          if (this.#isToldLate(room, number, behind, section, sections.slice(index + 1)))
             verdict.late++;
           else verdict.gaps.push(`${which}: ${number} is missing${this.#tell(room, number)}`);
         }
       }
     }
     return verdict;
-  }
-
-  /** What comes behind what was said later: by one gateway that is wrong. */
-  #judgeOrder(verdict, room, which, before, number) {
-    const later = before.filter((one) => one > number);
-    const isWrong = (one) => !this.isEarly(room) || this.book.areOfOneGateway(room, one, number);
-    const wrong = later.find(isWrong);
-    if (wrong === undefined) verdict.swapped++;
-    else verdict.inversions.push(`${which}: ${number} after ${wrong}${this.#tell(room, number)}`);
   }
 
   /**
