@@ -135,7 +135,8 @@ async function lastWords(book, all, say, faults) {
  */
 export async function rooms(server, options) {
   const { seconds, count = 240, users, hurt, waits = 1 / 3, history, tell } = options;
-  history.last = () => (server.log ? [["what gateways said", { log: server.log }]] : []);
+  const logs = () => (server.log ? [["what gateways said", { log: server.log }]] : []);
+  history.last = logs;
   const faults = [];
   await server.start();
   const proxy = await Proxy.to(server.port);
@@ -148,6 +149,8 @@ export async function rooms(server, options) {
   const cuts = new Cuts(proxy, history);
   const sum = (name) => all.reduce((sum, { witness }) => sum + witness[name], 0);
   const late = () => all.filter(({ witness }) => !witness.isDone());
+  // Should it not come to a verdict.
+  history.last = () => [...late().map((one) => ["is late", state(one)]), ...logs()];
   const say = (data) => server.publish(data);
   let end = Infinity;
   const isOver = () => Date.now() >= end;
@@ -213,6 +216,7 @@ export async function rooms(server, options) {
     proxy.close();
     server.discard();
   }
+  history.last = logs;
   faults.push(...(server.unanswered ?? []));
   const verdicts = all.map((one) => one.witness.verdict(undefined, !away.includes(one)));
   const total = (name) => verdicts.reduce((sum, one) => sum + (one[name].length ?? one[name]), 0);
