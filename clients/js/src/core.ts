@@ -47,11 +47,7 @@ export class Core<
   /** There is a connection. */
   #isOn = false;
 
-  constructor(
-    dial: Dial,
-    options: Options = {},
-    Filling?: new (client: Core<any, any>) => Filler,
-  ) {
+  constructor(dial: Dial, options: Options = {}, Filling?: new (client: Core<any, any>) => Filler) {
     // What is here has to be there before it connects.
     super(dial, { ...options, autoConnect: false });
     this.#backoff = options.backoff ?? DEFAULTS.backoff;
@@ -214,12 +210,7 @@ export class Core<
     return true;
   }
 
-  protected override hears(
-    event: string,
-    data: any,
-    said: string | undefined,
-    at: Place,
-  ): boolean {
+  protected override hears(event: string, data: any, said: string | undefined, at: Place): boolean {
     const { room: name, reason } = Object(data);
     const room = this.#rooms.get(name);
     if (room && said === undefined) {

@@ -164,10 +164,7 @@ const opening =
     new (Own ?? WebSocket)(url);
 
 /** An attempt over a WebSocket. */
-export function live(
-  url: string,
-  open: (url: string) => Socket = opening(),
-): Dial {
+export function live(url: string, open: (url: string) => Socket = opening()): Dial {
   return dialling(url, open, resuming);
 }
 

@@ -49,8 +49,7 @@ export function resuming(
   const asked = new Map<string, Answered>();
   return {
     // What is undefined is not said.
-    first: () =>
-      before && { ...before, rooms: undefined, topics: Object.fromEntries(topics) },
+    first: () => before && { ...before, rooms: undefined, topics: Object.fromEntries(topics) },
     hears(frame, isSaid, reply) {
       const { type, topic, epoch, offset, place } = frame;
       const at = topics.get(topic);

@@ -107,6 +107,7 @@ small.on("message:new", ({ content }) => content.length);
 void small.send("message:send", { conversationId: "1", content: "hi" }).then(({ ok }) => ok);
 void inbox(small);
 openOutbox(small, indexedDb("ann")).close();
+watchUsers(small, ["bob"]).close();
 // @ts-expect-error: rooms were not taken
 void small.join("lobby");
 // @ts-expect-error: nor were they here

@@ -18,7 +18,9 @@ class Socket {
 
 /** A client over a WebSocket that says what the test says. */
 export function overLive(options) {
-  return over((open, platform) => new Client(live("ws://here/live", open), { ...options, platform }));
+  return over(
+    (open, platform) => new Client(live("ws://here/live", open), { ...options, platform }),
+  );
 }
 
 /** A small client with what it takes by name, which hears of the page where it takes that. */
