@@ -22,7 +22,7 @@ use crate::event::{Args, EventError, PublishRequest, said, said_to_one};
 use crate::fanout::{Published, ToRoom, ToUser, Unreachable};
 use crate::in_order;
 use crate::limits::Sender;
-use crate::op::{Manner, Op, Query};
+use crate::op::{LineOp, Manner, Op, Query};
 use crate::shared::{OwnShared, Shared};
 use crate::to::To;
 
@@ -104,10 +104,17 @@ impl Socket {
     }
 
     /// Remembers a value of the socket under a name, as JSON; `null` forgets it. It is there again
-    /// when the client goes on where it was lost ([`recovered`](Self::recovered)): on this node,
+    /// when the client goes on where it was lost ([`recovered`](Self::recovered)): on one node,
     /// also after the process was killed (with a
-    /// [`journal`](crate::config::RecoveryConfig::journal)) or stopped in good order, not on
-    /// another node. What is to outlive the socket belongs into a checkpoint.
+    /// [`journal`](crate::config::RecoveryConfig::journal)) or stopped in good order; in a cluster
+    /// on whichever node it comes to. What is to outlive the socket belongs into a checkpoint.
+    ///
+    /// The journal has it when this returns. In a cluster it is written to Redis with all else
+    /// that the socket has, at each change and behind this call: one write of a node is under way
+    /// at a time, with the newest of up to 128 sockets, so it is there after a round trip or two.
+    /// A node that is killed before that takes along what was remembered since the last write; so
+    /// while Redis is away, all of that time. What must not be lost then is to be in a store or a
+    /// checkpoint before the client is answered.
     ///
     /// # Errors
     /// `TOO_LARGE` when names and values of the socket would have more than 4 096 bytes;
@@ -115,19 +122,31 @@ impl Socket {
     pub fn remember<T: Serialize + ?Sized>(&self, name: &str, value: &T) -> Result<(), EventError> {
         let text = serde_json::to_string(value).map_err(EventError::unwritable)?;
         let text = Some(&*text).filter(|text| *text != "null");
-        let recovery = self.shared.fanout.recovery.as_ref();
+        let fanout = &self.shared.fanout;
+        let recovery = fanout.recovery.as_ref();
         let journal = recovery.and_then(|recovery| recovery.journal.as_ref());
+        let known_as = *self.name.as_deref().unwrap_or(&self.address);
         let note = || {
             if let Some(journal) = journal {
-                let socket = self.name.as_deref().unwrap_or(&self.address);
-                journal.remembered(*socket, name, text);
+                journal.remembered(known_as, name, text);
             }
         };
-        self.data().remember(name, text, note).map_err(|size| {
+        let is_first = self.data().remember(name, text, note).map_err(|size| {
             let error = format!("At most {MAX_REMEMBERED} bytes are remembered of a socket");
             let error = EventError::new(Code::TooLarge, error);
             error.with("size", size).with("max", MAX_REMEMBERED)
-        })
+        })?;
+        if is_first && let Some((recovery, _)) = fanout.common() {
+            // It may have come back since this handle was made.
+            let socket = match recovery.whereabouts(known_as) {
+                same if same == known_as => self.address,
+                other => other,
+            };
+            let name = known_as;
+            let op = Op::Line(LineOp::Remember { socket, name });
+            fanout.post(socket.0.conn.shard, op);
+        }
+        Ok(())
     }
 
     /// What was remembered under a name; `None`: nothing, or it is no such value.

@@ -203,8 +203,14 @@ async fn claim(
     }
     let session = common.claim(name, owner(identity.user.as_deref())).await?;
     // Another node may have had it since, and this one not have heard of that.
-    let is_as_here = recovery.sessions.holds(&name) && session.was_here;
-    Ok(Record::read(&session).filter(|_| !is_as_here))
+    if recovery.sessions.holds(&name) && session.was_here {
+        return Ok(None);
+    }
+    let record = Record::read(&session);
+    if record.is_none() {
+        recovery.give_up(vec![name]);
+    }
+    record.map(Some).ok_or(Unclaimed::Unknown)
 }
 
 /// Brings here what a socket that comes back may have missed: what all nodes have kept of its
@@ -298,7 +304,8 @@ fn imported(
         left: record.left,
         end: last,
         lost_at: shared.clock.now(),
-        data: None,
+        data: (!record.remembered.is_empty())
+            .then(|| SocketData::of(record.remembered.clone())),
     }
 }
 

@@ -317,6 +317,7 @@ impl Hub {
             LineOp::Reached { place } => self.reached(place),
             LineOp::Park(park) => self.park_asked(engine, park),
             LineOp::Lose { socket, name } => self.lose(engine, &socket, name),
+            LineOp::Remember { socket, name } => self.remember_asked(engine, &socket, &name),
             LineOp::Settle(reply) => drop(reply.send(())),
         }
     }
