@@ -1,5 +1,5 @@
 -- The line of kept events that all nodes share, and the sessions of clients that may come
--- back: what line.rs says, as one script. Each call is one operation, and atomic.
+-- back: what fanout/line says, as one script. Each call is one operation, and atomic.
 --
 -- KEYS[1]  the prefix of all keys, with its hash tag
 -- ARGV[1]  the operation

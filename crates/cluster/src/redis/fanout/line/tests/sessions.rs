@@ -1,0 +1,131 @@
+//! Sessions that are written down, and taken up.
+
+use super::*;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_is_taken_up_by_whoever_asks_last_and_by_nobody_else() {
+    let redis = Redis::start();
+    let one = Process::start(&redis, 1, settings()).await;
+    let other = Process::start(&redis, 2, settings()).await;
+    let name = socket(1, 7);
+    one.fanout
+        .remember(name, Some(session("ann", "rooms", false)));
+    one.fanout.remembered().await;
+    assert_eq!(one.fanout.holder(name).await, Some(1));
+    assert_eq!(other.line.claim(name, "bob").await, Err(Unclaimed::Foreign));
+    assert_eq!(
+        other.line.claim(socket(1, 8), "ann").await,
+        Err(Unclaimed::Unknown)
+    );
+    let taken = other.line.claim(name, "ann").await.unwrap();
+    assert_eq!(taken.record, b"rooms");
+    assert_eq!(other.fanout.holder(name).await, Some(2));
+    let lost = |process: &Process| process.told().contains(&Told::LostSession(name));
+    until(|| lost(&one).then_some(())).await;
+    // What the one that had it writes late changes nothing.
+    one.fanout
+        .remember(name, Some(session("ann", "late", true)));
+    one.fanout
+        .remember(socket(1, 9), Some(session("ann", "other", true)));
+    one.fanout.remembered().await;
+    one.fanout.remember(name, None);
+    one.fanout.remembered().await;
+    other
+        .fanout
+        .remember(name, Some(session("ann", "newer", true)));
+    other.fanout.remembered().await;
+    let again = one.line.claim(name, "ann").await.unwrap();
+    assert_eq!(again.record, b"newer");
+    assert!(!again.was_here, "another one has had it");
+    assert!(one.line.claim(name, "ann").await.unwrap().was_here);
+    until(|| lost(&other).then_some(())).await;
+    assert!(one.line.has_claimed(name) && !other.line.has_claimed(name));
+    one.fanout.remember(name, None);
+    one.fanout.remembered().await;
+    assert_eq!(other.line.claim(name, "ann").await, Err(Unclaimed::Unknown));
+    assert_eq!(
+        other.line.claim(socket(1, 9), "ann").await.unwrap().record,
+        b"other"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_processes_that_race_for_a_session_one_keeps_it() {
+    let redis = Redis::start();
+    let all = [
+        Process::start(&redis, 1, settings()).await,
+        Process::start(&redis, 2, settings()).await,
+        Process::start(&redis, 3, settings()).await,
+    ];
+    for round in 0..20 {
+        let name = socket(1, round);
+        all[0]
+            .fanout
+            .remember(name, Some(session("ann", "rooms", true)));
+        all[0].fanout.remembered().await;
+        let (a, b) = tokio::join!(
+            all[1].line.claim(name, "ann"),
+            all[2].line.claim(name, "ann")
+        );
+        assert!(
+            a.is_ok() || b.is_ok(),
+            "who is not last hears that before or later"
+        );
+        let holder = all[0].fanout.holder(name).await.unwrap();
+        let winners = || {
+            let have = all[1..]
+                .iter()
+                .filter(|process| process.line.has_claimed(name));
+            have.map(|process| process.tag).collect::<Vec<_>>()
+        };
+        until(|| (winners() == [holder]).then_some(())).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_is_there_for_the_window_and_its_node_for_as_long_as_it_says_so() {
+    let redis = Redis::start();
+    let short = LineSettings {
+        window: Duration::from_millis(50),
+        ..settings()
+    };
+    let one = Process::start(&redis, 1, settings()).await;
+    let other = Process::start(&redis, 2, short).await;
+    let (lost, there) = (socket(1, 7), socket(1, 8));
+    one.fanout
+        .remember(lost, Some(session("ann", "rooms", true)));
+    one.fanout
+        .remember(there, Some(session("ann", "rooms", false)));
+    one.fanout.remembered().await;
+    tokio::time::sleep(Duration::from_millis(60)).await;
+    assert_eq!(other.line.claim(lost, "ann").await, Err(Unclaimed::Unknown));
+    assert!(other.line.claim(there, "ann").await.is_ok());
+    let ttl = one.line.ttl() as i64;
+    for key in ["{p}:z:1", "{p}:line:on:n.00000001"] {
+        let left = one.redis(&["PTTL", key]).await;
+        assert!(
+            matches!(left, Value::Int(left) if left > ttl - 11_000),
+            "{key}: {left:?}"
+        );
+    }
+    // What a process has left behind goes, once nobody has seen it for long.
+    let gone = socket(1, 9);
+    let mut command = one.line.call("remember", json!({ "ttl": ttl }));
+    command
+        .arg("1")
+        .arg(&gone.0.to_bytes()[..])
+        .arg("0")
+        .arg("ann")
+        .arg("rooms");
+    let _: Value = one.raw(&command).await;
+    let refresh = |process: &Process| {
+        let arguments = json!({ "tags": ["1"], "ttl": ttl, "cursors": ["0"] });
+        process.line.call("refresh", arguments)
+    };
+    let _: Value = other.raw(&refresh(&other)).await;
+    assert!(other.fanout.holder(gone).await.is_some());
+    one.redis(&["DEL", "{p}:line:on:n.00000001"]).await;
+    let _: Value = other.raw(&refresh(&other)).await;
+    assert_eq!(other.fanout.holder(gone).await, None);
+    assert_eq!(other.fanout.holder(there).await, Some(2));
+}
