@@ -591,7 +591,7 @@ pub(crate) struct Record {
     pub(crate) places: Vec<(String, u64)>,
     /// The patterns of rooms that its token granted.
     pub(crate) grants: Option<Vec<String>>,
-    /// What the app remembers of it; builds that do not know of this leave it out.
+    /// What the app remembers of it; builds that do not know of it leave it out.
     #[serde(default, skip_serializing_if = "Texts::is_empty")]
     pub(crate) remembered: Texts,
 }

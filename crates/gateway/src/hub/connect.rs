@@ -201,7 +201,8 @@ async fn claim(
         // What this node has to say of it may be on its way.
         common.remembered().await;
     }
-    let session = common.claim(name, owner(identity.user.as_deref())).await?;
+    let user = identity.user.as_deref();
+    let session = common.claim(name, owner(user), user).await?;
     // Another node may have had it since, and this one not have heard of that.
     if recovery.sessions.holds(&name) && session.was_here {
         return Ok(None);
@@ -304,8 +305,7 @@ fn imported(
         left: record.left,
         end: last,
         lost_at: shared.clock.now(),
-        data: (!record.remembered.is_empty())
-            .then(|| SocketData::of(record.remembered.clone())),
+        data: (!record.remembered.is_empty()).then(|| SocketData::of(record.remembered.clone())),
     }
 }
 

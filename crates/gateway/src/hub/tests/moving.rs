@@ -448,7 +448,12 @@ impl SharedLine for Line {
             .is_some_and(|(node, _)| *node == self.node)
     }
 
-    fn claim(&self, name: SocketAddress, owner: String) -> BoxFuture<Result<Written, Unclaimed>> {
+    fn claim(
+        &self,
+        name: SocketAddress,
+        owner: String,
+        _: Option<&UserKey>,
+    ) -> BoxFuture<Result<Written, Unclaimed>> {
         let mut meeting = self.meeting.lock().unwrap();
         let taken = match meeting.sessions.get_mut(&name) {
             None => Err(Unclaimed::Unknown),
