@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use heartline_core::auth::{BoxFuture, Credentials, Identity, UserKey};
 use heartline_core::entries::SocketEntry;
+use heartline_core::line::session::Session;
 use heartline_core::message::{Message, check, check_key};
 use heartline_core::presence::SocketAddress;
 use heartline_core::rooms::{self, RoomError};
@@ -38,7 +39,7 @@ pub struct Socket {
     pub(crate) remote: IpAddr,
     /// The id under which it is known, if that is not where it is: it has come back.
     pub(crate) name: Option<Box<SocketAddress>>,
-    /// Set in handles of a socket that has ended: what the app remembered of it.
+    /// Set in handles of a socket that has ended, if the app remembered something of it.
     pub(crate) ended: Option<SocketData>,
 }
 
@@ -66,7 +67,7 @@ fn gone() -> EventError {
 impl Socket {
     /// The socket's id.
     pub fn id(&self) -> String {
-        self.name.as_deref().unwrap_or(&self.address).id()
+        self.known_as().id()
     }
 
     /// Whether this connection goes on where an earlier one was lost: the socket has its id,
@@ -97,9 +98,32 @@ impl Socket {
 
     /// What the app remembers of the socket: what `socket.data` is on Node.
     pub fn data(&self) -> SocketData {
-        match &self.ended {
-            Some(data) => data.clone(),
-            None => self.shared.data.of(self.address),
+        let there = &self.shared.data;
+        if let Some(data) = self.ended.clone().or_else(|| there.find(&self.address)) {
+            return data;
+        }
+        // It may have been lost since this handle was made, and have come back since.
+        let recovery = self.shared.fanout.recovery.as_ref();
+        let lost = recovery.and_then(|recovery| {
+            let keep = |session: &mut Session<Option<SocketData>>| {
+                session.data.get_or_insert_default().clone()
+            };
+            recovery.sessions.look_at(self.known_as(), keep)
+        });
+        lost.unwrap_or_else(|| there.of(self.place()))
+    }
+
+    /// The address under which it is known.
+    fn known_as(&self) -> &SocketAddress {
+        self.name.as_deref().unwrap_or(&self.address)
+    }
+
+    /// Where it is now, if it is here.
+    fn place(&self) -> SocketAddress {
+        let name = *self.known_as();
+        match self.shared.fanout.whereabouts(name) {
+            same if same == name => self.address,
+            other => other,
         }
     }
 
@@ -125,7 +149,7 @@ impl Socket {
         let fanout = &self.shared.fanout;
         let recovery = fanout.recovery.as_ref();
         let journal = recovery.and_then(|recovery| recovery.journal.as_ref());
-        let known_as = *self.name.as_deref().unwrap_or(&self.address);
+        let known_as = *self.known_as();
         let note = || {
             if let Some(journal) = journal {
                 journal.remembered(known_as, name, text);
@@ -136,13 +160,8 @@ impl Socket {
             let error = EventError::new(Code::TooLarge, error);
             error.with("size", size).with("max", MAX_REMEMBERED)
         })?;
-        if is_first && let Some((recovery, _)) = fanout.common() {
-            // It may have come back since this handle was made.
-            let socket = match recovery.whereabouts(known_as) {
-                same if same == known_as => self.address,
-                other => other,
-            };
-            let name = known_as;
+        if is_first && fanout.common().is_some() {
+            let (name, socket) = (known_as, self.place());
             let op = Op::Line(LineOp::Remember { socket, name });
             fanout.post(socket.0.conn.shard, op);
         }
@@ -238,7 +257,7 @@ impl Socket {
     }
 
     fn emit_kept(&self, message: Message) {
-        let name = *self.name.as_deref().unwrap_or(&self.address);
+        let name = *self.known_as();
         self.shared.fanout.emit(name, self.address, message);
     }
 

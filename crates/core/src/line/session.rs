@@ -324,13 +324,13 @@ impl<D> Sessions<D> {
         self.window
     }
 
-    /// Looks at one.
+    /// Looks at one; nobody takes it up meanwhile.
     pub fn look_at<T>(
         &self,
         name: &SocketAddress,
-        look: impl FnOnce(&Session<D>) -> T,
+        look: impl FnOnce(&mut Session<D>) -> T,
     ) -> Option<T> {
-        self.table().sessions.get(name).map(look)
+        self.table().sessions.get_mut(name).map(look)
     }
 
     /// Looks at each.

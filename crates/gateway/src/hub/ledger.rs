@@ -72,8 +72,9 @@ impl Hub {
             self.remember(engine, slot, socket.namespace());
         } else if let Some((recovery, common)) = self.shared.fanout.common() {
             // Within the step: whoever takes it up writes later.
-            let write = |session: &_| common.remember(*name, Some(Record::lost(session)));
-            recovery.sessions.look_at(name, write);
+            recovery.sessions.look_at(name, |session| {
+                common.remember(*name, Some(Record::lost(session)));
+            });
         }
     }
 

@@ -971,7 +971,7 @@ fn what_the_app_remembers_of_a_socket_is_there_on_the_node_to_which_its_client_c
     let killed = std::mem::replace(&mut ann.client, cluster.worlds[0].engineio());
     let bet = Some(("red\n\"".to_owned(), 20));
     // Then she is cut off, and comes back to the same node, and to another.
-    for (node, ends) in [(1, 0), (1, 1), (0, 2)] {
+    for (node, ends) in [(1, 0u32), (1, 1), (0, 2)] {
         come(&mut cluster, &mut ann, node);
         assert!(ann.recovered, "at {node} after {ends} ends");
         let socket = handles.find(&ann.sid, false);
@@ -980,7 +980,11 @@ fn what_the_app_remembers_of_a_socket_is_there_on_the_node_to_which_its_client_c
         assert_eq!(socket.remembered("ends"), (ends > 0).then_some(ends));
         // What another node has is no JSON, and stays there.
         assert_eq!(socket.data().get::<u32>(), None);
+        assert_eq!(socket.remembered("late"), ends.checked_sub(1));
         ann.is_cut(&mut cluster.worlds[node]);
+        cluster.settle();
+        // A handler that has not ended yet goes on.
+        socket.remember("late", &ends).unwrap();
         cluster.settle();
         if ends == 1 {
             cluster.mend();

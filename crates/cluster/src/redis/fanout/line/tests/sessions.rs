@@ -12,7 +12,10 @@ async fn a_session_is_taken_up_by_whoever_asks_last_and_by_nobody_else() {
         .remember(name, Some(session("ann", "rooms", false)));
     one.fanout.remembered().await;
     assert_eq!(one.fanout.holder(name).await, Some(1));
-    assert_eq!(other.line.claim(name, "bob", None).await, Err(Unclaimed::Foreign));
+    assert_eq!(
+        other.line.claim(name, "bob", None).await,
+        Err(Unclaimed::Foreign)
+    );
     assert_eq!(
         other.line.claim(socket(1, 8), "ann", None).await,
         Err(Unclaimed::Unknown)
@@ -42,9 +45,17 @@ async fn a_session_is_taken_up_by_whoever_asks_last_and_by_nobody_else() {
     assert!(one.line.has_claimed(name) && !other.line.has_claimed(name));
     one.fanout.remember(name, None);
     one.fanout.remembered().await;
-    assert_eq!(other.line.claim(name, "ann", None).await, Err(Unclaimed::Unknown));
     assert_eq!(
-        other.line.claim(socket(1, 9), "ann", None).await.unwrap().record,
+        other.line.claim(name, "ann", None).await,
+        Err(Unclaimed::Unknown)
+    );
+    assert_eq!(
+        other
+            .line
+            .claim(socket(1, 9), "ann", None)
+            .await
+            .unwrap()
+            .record,
         b"other"
     );
 }
@@ -98,7 +109,10 @@ async fn a_session_is_there_for_the_window_and_its_node_for_as_long_as_it_says_s
         .remember(there, Some(session("ann", "rooms", false)));
     one.fanout.remembered().await;
     tokio::time::sleep(Duration::from_millis(60)).await;
-    assert_eq!(other.line.claim(lost, "ann", None).await, Err(Unclaimed::Unknown));
+    assert_eq!(
+        other.line.claim(lost, "ann", None).await,
+        Err(Unclaimed::Unknown)
+    );
     assert!(other.line.claim(there, "ann", None).await.is_ok());
     let ttl = one.line.ttl() as i64;
     for key in ["{p}:z:1", "{p}:line:on:n.00000001"] {
