@@ -435,6 +435,8 @@ impl Fanout {
         if recovery.line.epoch() != reached.line {
             recovery.line.becomes(reached.line, reached.last);
             recovery.follows_from(reached.last);
+            // Who joined a room last may be written down without it there.
+            self.post_to_all(|| Op::Line(LineOp::RememberAll));
         }
         recovery.miss(reached.begin);
         recovery.line.follow(reached.last, || ());

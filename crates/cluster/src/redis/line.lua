@@ -49,37 +49,43 @@ local function channel_of(process)
     return prefix .. ':c:' .. process
 end
 
--- The line, as it is. Another run of the server may have forgotten its end, and so has one that
--- somebody knows a later number of.
+-- The line, as it is.
 local line = {}
+
+-- Another line begins: nobody knows what is missing in the one before. `ends` are those before that.
+local function begin_line(ends)
+    if line.epoch > 0 then
+        ends = text(line.epoch) .. ':' .. text(line.last) .. ' ' .. ends
+        ends = string.sub(ends, 1, MAX_ENDS)
+    end
+    local time = call('TIME')
+    local micros = time[1] * 1000000 + time[2]
+    local epoch = math.floor(micros / 1000) % 4294967296
+    line.epoch = epoch ~= line.epoch and epoch or (epoch + 1) % 4294967296
+    line.last = math.max(line.last, micros, arguments.last or 0) + 1
+    line.begin = line.last
+    -- What scopes there were is forgotten with what was in them.
+    local said = call('HGET', LINE, 'x')
+    call('DEL', LINE)
+    if said then
+        call('HSET', LINE, 'x', said)
+    end
+    call('HSET', LINE, 'e', text(line.epoch), 'i', text(line.last), 'f', text(line.begin),
+        'c', text(line.begin), 'run', line.run, 'p', ends, 't', text(micros))
+end
+
+-- Another run of the server may have forgotten the line's end, and so has one that somebody knows
+-- a later number of.
 do
     local known = call('HMGET', LINE, 'e', 'i', 'f', 'run', 'p')
     local ok, info = pcall(call, 'INFO', 'server')
     local run = ok and type(info) == 'string' and string.match(info, 'run_id:(%x+)') or ''
     -- So that a test can tell of a restart.
-    run = arguments.run or run
+    line.run = arguments.run or run
     line.epoch, line.last = tonumber(known[1] or 0), tonumber(known[2] or 0)
     line.begin = tonumber(known[3] or 0)
-    if known[4] ~= run or (arguments.last or 0) > line.last then
-        local ends = known[5] or ''
-        if line.epoch > 0 then
-            ends = text(line.epoch) .. ':' .. text(line.last) .. ' ' .. ends
-            ends = string.sub(ends, 1, MAX_ENDS)
-        end
-        local time = call('TIME')
-        local micros = time[1] * 1000000 + time[2]
-        local epoch = math.floor(micros / 1000) % 4294967296
-        line.epoch = epoch ~= line.epoch and epoch or (epoch + 1) % 4294967296
-        line.last = math.max(line.last, micros, arguments.last or 0) + 1
-        line.begin = line.last
-        -- What scopes there were is forgotten with what was in them.
-        local said = call('HGET', LINE, 'x')
-        call('DEL', LINE)
-        if said then
-            call('HSET', LINE, 'x', said)
-        end
-        call('HSET', LINE, 'e', text(line.epoch), 'i', text(line.last), 'f', text(line.begin),
-            'c', text(line.begin), 'run', run, 'p', ends, 't', text(micros))
+    if known[4] ~= line.run or (arguments.last or 0) > line.last then
+        begin_line(known[5] or '')
     end
 end
 
@@ -455,10 +461,10 @@ function operations.has()
     return { is_there, age, text(line.epoch), text(line.begin), text(line.last) }
 end
 
--- {} -> the next call begins another line: nobody knows what is missing in this one
+-- {} -> { epoch, begin, last } of another line
 function operations.end_line()
-    call('HDEL', LINE, 'run')
-    return 'OK'
+    begin_line(call('HGET', LINE, 'p') or '')
+    return { text(line.epoch), text(line.begin), text(line.last) }
 end
 
 -- A session: the process that has it, when it was lost (0: it was not), the number of the claim
@@ -480,13 +486,18 @@ local function session_bytes(one)
 end
 
 -- { process, ttl }, then of each session the tag and the name of its socket, whether it is lost
--- (1), there (0) or gone (-), its user, and what is known of it
+-- (1), there (0) or gone (-), its user, what is known of it, and the claim by which the process has
+-- it, or 0. A server that has lost the claim does not know it for the process's.
 function operations.remember()
-    for at = 3, #ARGV, 5 do
+    for at = 3, #ARGV, 6 do
         local key, name, state = prefix .. ':z:' .. ARGV[at], ARGV[at + 1], ARGV[at + 2]
         local bytes = call('HGET', key, name)
-        local known = bytes and session(bytes)
-        if not known or known.process == arguments.process then
+        local known, claim = bytes and session(bytes), tonumber(ARGV[at + 5])
+        local is_own = not known or known.process == arguments.process
+        if is_own or known.claim < claim then
+            if not is_own then
+                tell(channel_of(known.process), head(6, { claim }) .. name)
+            end
             if state == '-' then
                 call('HDEL', key, name)
                 local scope = socket_scope(name)
@@ -494,7 +505,8 @@ function operations.remember()
             else
                 call('HSET', key, name, session_bytes({
                     process = arguments.process, lost = state == '1' and millis() or 0,
-                    claim = known and known.claim or 0, user = ARGV[at + 3], record = ARGV[at + 4],
+                    claim = math.max(claim, known and known.claim or 0), user = ARGV[at + 3],
+                    record = ARGV[at + 4],
                 }))
                 if call('PTTL', key) < arguments.ttl then
                     call('PEXPIRE', key, arguments.ttl)

@@ -78,6 +78,16 @@ impl Hub {
         }
     }
 
+    /// Writes down what all sockets have.
+    pub(super) fn remember_all(&self, engine: &Engine) {
+        for slot in (0..self.links.len() as u32).map(Slot) {
+            let sockets = self.link(slot).into_iter().flat_map(|link| &link.sockets);
+            for socket in sockets {
+                self.remember(engine, slot, socket.namespace);
+            }
+        }
+    }
+
     /// It is known how far a room is: its members have heard nothing yet.
     pub(super) fn begin(&mut self, engine: &Engine, room: &Arc<Room>, from: Gap) {
         if !self.rooms.begin(room, from) {

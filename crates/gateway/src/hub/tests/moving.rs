@@ -932,20 +932,27 @@ fn a_node_that_did_not_hear_where_a_client_went_takes_it_up_as_it_was_there() {
     tell(steps).unwrap();
 }
 
+impl Cluster {
+    /// A node hears of another line, or of the one that it knows.
+    fn goes_over(&mut self, node: usize, line: u32) {
+        {
+            let mut meeting = self.meeting.lock().unwrap();
+            let last = meeting.last;
+            let way = &mut meeting.ways[node];
+            way.line = Some(line);
+            way.items.push_back(Coming::Reached(last));
+        }
+        self.settle();
+    }
+}
+
 #[test]
 fn who_began_in_a_line_that_a_node_does_not_follow_begins_afresh_there() {
     for line in [LINE, LINE + 1] {
         let mut cluster = Cluster::new();
         let mut ann = Tracking::lost(cluster.worlds[0].engineio(), "user=ann");
         // Her node is at a master that has gone on by itself.
-        {
-            let mut meeting = cluster.meeting.lock().unwrap();
-            let last = meeting.last;
-            let way = &mut meeting.ways[0];
-            way.line = Some(line);
-            way.items.push_back(Coming::Reached(last));
-        }
-        cluster.settle();
+        cluster.goes_over(0, line);
         come(&mut cluster, &mut ann, 0);
         said(&cluster.worlds[0], "user:ann", "1");
         cluster.settle();
@@ -956,6 +963,50 @@ fn who_began_in_a_line_that_a_node_does_not_follow_begins_afresh_there() {
         come(&mut cluster, &mut ann, 1);
         assert_eq!(ann.recovered, line == LINE);
     }
+}
+
+#[test]
+fn who_has_been_in_a_later_line_begins_afresh_at_a_node_that_has_not_heard_of_it() {
+    for line in [LINE, LINE + 1] {
+        let mut cluster = Cluster::new();
+        let mut ann = Tracking::lost(cluster.worlds[0].engineio(), "user=ann");
+        come(&mut cluster, &mut ann, 0);
+        cluster.goes_over(0, line);
+        said(&cluster.worlds[0], "user:ann", "1");
+        cluster.settle();
+        ann.hear(usize::MAX);
+        assert_eq!(news(&mut ann), [r#"["news","1"]"#]);
+        ann.is_cut(&mut cluster.worlds[0]);
+        cluster.settle();
+        come(&mut cluster, &mut ann, 1);
+        assert_eq!(ann.recovered, line == LINE);
+    }
+}
+
+#[test]
+fn who_joined_a_room_before_a_failover_is_in_it_also_after_their_node_has_died() {
+    let mut cluster = Cluster::new();
+    let mut ann = Tracking::lost(cluster.worlds[0].engineio(), "user=ann");
+    come(&mut cluster, &mut ann, 0);
+    let before = cluster.meeting.lock().unwrap().sessions.clone();
+    ann.client.says(r#"42["join","a"]"#);
+    cluster.settle();
+    // A replica takes over that has not heard of it.
+    cluster.meeting.lock().unwrap().sessions = before;
+    cluster.goes_over(0, LINE + 1);
+    cluster.goes_over(1, LINE + 1);
+    said(&cluster.worlds[0], "a", "1");
+    cluster.settle();
+    ann.hear(usize::MAX);
+    cluster.meeting.lock().unwrap().cut(0);
+    let next = cluster.worlds[0].engineio();
+    let _dead = std::mem::replace(&mut ann.client, next);
+    come(&mut cluster, &mut ann, 1);
+    assert!(ann.recovered);
+    said(&cluster.worlds[1], "a", "2");
+    cluster.settle();
+    ann.hear(usize::MAX);
+    assert_eq!(news(&mut ann), [r#"["news","1"]"#, r#"["news","2"]"#]);
 }
 
 #[test]

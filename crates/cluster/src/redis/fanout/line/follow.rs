@@ -88,19 +88,29 @@ impl Line {
         }
     }
 
-    /// Asks for the ends of scopes in which something came after a number; whether all have
-    /// come.
-    pub(super) async fn collect(&self, scopes: Vec<Scope>, after: Option<u64>) -> bool {
+    /// A request for the ends of scopes; what is answered when all have come.
+    pub(super) fn begin_request(
+        &self,
+        scopes: Vec<Scope>,
+        of_phase: bool,
+    ) -> (u64, oneshot::Receiver<()>) {
         let request = self.next_request.fetch_add(1, Ordering::Relaxed);
-        let names: Vec<String> = scopes.iter().map(|scope| self.name(scope)).collect();
         let (done, answer) = oneshot::channel();
         let asked = Asked {
             scopes,
-            of_phase: after.is_some(),
+            of_phase,
             taken_in: 0,
             done,
         };
         locked(&self.requests).insert(request, asked);
+        (request, answer)
+    }
+
+    /// Asks for the ends of scopes in which something came after a number; whether all have
+    /// come.
+    pub(super) async fn collect(&self, scopes: Vec<Scope>, after: Option<u64>) -> bool {
+        let names: Vec<String> = scopes.iter().map(|scope| self.name(scope)).collect();
+        let (request, answer) = self.begin_request(scopes, after.is_some());
         let _forgets = Forgets(self, request);
         let after = after.unwrap_or(0);
         let arguments = json!({ "request": request, "after": after, "scopes": names });
@@ -134,6 +144,12 @@ impl Line {
             }
         }
         Some(count)
+    }
+
+    /// Of what was asked for since it was missed, some has come, and is gone with the rest: all of
+    /// it is asked for again.
+    pub(in super::super) fn forget_what_was_missed(&self) {
+        locked(&self.requests).retain(|_, asked| !asked.of_phase);
     }
 
     /// The end of a scope of a request was taken in.

@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use hashbrown::{HashMap, HashSet};
-use heartline_core::backplane::line::{Reached, Scope};
+use heartline_core::backplane::line::Scope;
 use heartline_core::backplane::{Node, Target};
 use heartline_core::presence::SocketAddress;
 use redis::{Cmd, FromRedisValue, RedisError, RedisResult, Script, Value};
@@ -28,7 +28,7 @@ use crate::locked::locked;
 use crate::names;
 use crate::seal::Seal;
 use follow::{Asked, Wanted};
-use prove::Proof;
+use prove::Known;
 use say::Queue;
 use sessions::{MAX_WAIT_FOR_WRITING, Sessions};
 
@@ -77,7 +77,7 @@ pub struct Line {
     pub(super) delivered: AtomicU64,
     queue: Mutex<Queue>,
     work: Notify,
-    proof: Mutex<Proof>,
+    known: Mutex<Known>,
     wanted: Mutex<Wanted>,
     wish: Notify,
     requests: Mutex<HashMap<u64, Asked>>,
@@ -87,10 +87,8 @@ pub struct Line {
     sessions: Mutex<Sessions>,
     change: Notify,
     written: watch::Sender<u64>,
-    /// The last number that is known.
-    last: AtomicU64,
-    /// The line's epoch, as it is known, and the one that the node follows.
-    pub(super) epoch: AtomicU64,
+    attended: watch::Sender<u64>,
+    /// The line's epoch that the node follows.
     pub(super) followed_line: AtomicU64,
     /// Something of the line was lost on its way to this node.
     pub(super) behind: Notify,
@@ -165,7 +163,7 @@ impl Line {
             delivered: AtomicU64::new(0),
             queue: Mutex::default(),
             work: Notify::new(),
-            proof: Mutex::default(),
+            known: Mutex::default(),
             wanted: Mutex::default(),
             wish: Notify::new(),
             requests: Mutex::default(),
@@ -174,8 +172,7 @@ impl Line {
             sessions: Mutex::default(),
             change: Notify::new(),
             written: watch::Sender::new(0),
-            last: AtomicU64::new(0),
-            epoch: AtomicU64::new(NO_LINE),
+            attended: watch::Sender::new(0),
             followed_line: AtomicU64::new(NO_LINE),
             behind: Notify::new(),
         })
@@ -255,7 +252,7 @@ impl Line {
         command.arg(self.script.get_hash()).arg(1).arg(&self.prefix);
         arguments["process"] = json!(&*self.process);
         arguments["sharded"] = json!(self.is_sharded);
-        arguments["last"] = json!(self.last.load(Ordering::Relaxed));
+        arguments["last"] = json!(locked(&self.known).last);
         arguments["age"] = json!(self.settings.age.as_millis() as u64);
         command.arg(operation).arg(arguments.to_string());
         command
@@ -295,52 +292,6 @@ impl Line {
         self.node.get()
     }
 
-    /// The answers of the store say how far the line is.
-    fn note_reached(&self, epoch: &str, begin: &str, last: &str) -> Reached {
-        let read = |text: &str| text.parse::<u64>().unwrap_or_default();
-        let reached = Reached {
-            line: read(epoch) as u32,
-            begin: read(begin),
-            last: read(last),
-        };
-        self.note(reached);
-        reached
-    }
-
-    /// How far the line is. If it is another one, what was said and who hears it may be
-    /// forgotten there: users are named anew, and what was missed is looked for.
-    /// True: it is.
-    pub(super) fn note(&self, reached: Reached) -> bool {
-        let known = self.last.fetch_max(reached.last, Ordering::Relaxed);
-        let line = u64::from(reached.line);
-        let before = self.epoch.load(Ordering::Relaxed);
-        // What is of an earlier line was on its way.
-        if before == line || (before != NO_LINE && reached.last < known) {
-            return false;
-        }
-        self.epoch.store(line, Ordering::Relaxed);
-        if before == NO_LINE {
-            return false;
-        }
-        {
-            let mut proof = locked(&self.proof);
-            if let Some(said) = proof.current.take() {
-                proof.is_open(said);
-            }
-        }
-        self.work.notify_one();
-        {
-            let mut sessions = locked(&self.sessions);
-            let users = std::mem::take(&mut sessions.attended).into_keys();
-            sessions.users.extend(users);
-            sessions.count += 1;
-        }
-        self.change.notify_one();
-        self.cut();
-        self.behind.notify_one();
-        true
-    }
-
     /// This node's tag.
     pub(super) fn tag(&self) -> u32 {
         self.tag
@@ -350,14 +301,8 @@ impl Line {
     /// for now: the node ends.
     pub(super) async fn finish(&self) {
         // Whoever is owed a gap would not hear of it from anybody else.
-        let has_said_all = || {
-            let queue = locked(&self.queue);
-            let is_proved = locked(&self.proof).open.is_empty();
-            let owes = !queue.owed.is_empty() || queue.owes_all;
-            is_proved && !owes && !queue.is_busy && queue.waiting.is_empty()
-        };
         let nothing_waits = async {
-            while !has_said_all() {
+            while !self.has_said_all() {
                 tokio::time::sleep(FIRST_PAUSE).await;
             }
         };

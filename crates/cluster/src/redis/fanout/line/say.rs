@@ -14,7 +14,6 @@ use heartline_core::auth::BoxFuture;
 use heartline_core::backplane::line::{Changes, ChangesPart, Scope};
 use heartline_core::backplane::{Message, Target};
 use heartline_core::presence::SocketAddress;
-use redis::Value;
 use serde_json::json;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -41,7 +40,7 @@ const MAX_ALONE: usize = 65_536;
 const MAX_UNHEARD: usize = 65_536;
 
 /// An event on its way.
-pub(super) struct Saying {
+struct Saying {
     scope: Scope,
     /// The key, or the name of the user.
     key: Vec<u8>,
@@ -67,13 +66,13 @@ struct OwnedTarget(Vec<u8>);
 
 #[derive(Default)]
 pub(super) struct Queue {
-    pub(super) waiting: VecDeque<Saying>,
+    waiting: VecDeque<Saying>,
     bytes: usize,
     number: u64,
     /// Some of it is on its way.
-    pub(super) is_busy: bool,
+    is_busy: bool,
     /// Whose events were given up; and whether there were more of them.
-    pub(super) owed: HashSet<Scope>,
+    owed: HashSet<Scope>,
     pub(super) owes_all: bool,
     /// Own events to sockets, by their numbers, that have not come back yet.
     unheard: BTreeMap<u64, Scope>,
@@ -342,7 +341,7 @@ impl Line {
             }
             if batch.is_empty() {
                 // What could not be found out, or said, is tried again.
-                let is_done = locked(&self.proof).open.is_empty() && !locked(&self.queue).owes_all;
+                let is_done = locked(&self.known).open.is_empty() && !locked(&self.queue).owes_all;
                 if is_done {
                     self.work.notified().await;
                 }
@@ -354,14 +353,31 @@ impl Line {
     }
 
     /// Nobody can be told of all that is missing: another line begins.
-    async fn end_line(&self) {
-        match self.ask::<Value>(&self.call("end_line", json!({}))).await {
-            Ok(_) => locked(&self.queue).owes_all = false,
+    pub(super) async fn end_line(&self) {
+        {
+            let mut queue = locked(&self.queue);
+            // What comes to be owed from here on may be behind the end of the line.
+            queue.owes_all = false;
+            queue.is_busy = true;
+        }
+        type Answer = (String, String, String);
+        match self.ask::<Answer>(&self.call("end_line", json!({}))).await {
+            // That it has ended may be lost as well.
+            Ok((epoch, begin, last)) => self.note_said(self.note_reached(&epoch, &begin, &last)),
             Err(error) => {
+                locked(&self.queue).owes_all = true;
                 self.complain(&error, "that publications are missing is not in the line");
                 tokio::time::sleep(MAX_PAUSE).await;
             }
         }
+    }
+
+    /// Whether nothing waits, is on its way, or is owed.
+    pub(super) fn has_said_all(&self) -> bool {
+        let queue = locked(&self.queue);
+        let is_proved = locked(&self.known).open.is_empty();
+        let owes = !queue.owed.is_empty() || queue.owes_all;
+        is_proved && !owes && !queue.is_busy && queue.waiting.is_empty()
     }
 
     /// Says a batch, again and again until it is said or too old.

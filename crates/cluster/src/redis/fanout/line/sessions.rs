@@ -9,6 +9,7 @@ use heartline_core::backplane::line::{Scope, Session, Unclaimed};
 use heartline_core::presence::SocketAddress;
 use redis::{FromRedisValue, RedisResult, Value};
 use serde_json::json;
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::{FIRST_PAUSE, Line, MAX_PAUSE};
@@ -45,8 +46,10 @@ pub(super) struct Sessions {
     changed: HashMap<SocketAddress, Option<Session>>,
     order: VecDeque<SocketAddress>,
     /// Users to be attended.
-    pub(super) users: Vec<String>,
-    pub(super) attended: HashMap<String, Instant>,
+    users: Vec<String>,
+    /// How often some were added to these.
+    named: u64,
+    attended: HashMap<String, Instant>,
     /// Sockets here that other nodes have named.
     foreign: HashSet<SocketAddress>,
     /// Sockets that were taken up here, each with the number of the claim.
@@ -57,7 +60,7 @@ pub(super) struct Sessions {
     /// Up to which number sockets have received what was said to them alone.
     received: HashMap<SocketAddress, u64>,
     /// How many changes there were.
-    pub(super) count: u64,
+    count: u64,
 }
 
 impl Sessions {
@@ -80,8 +83,10 @@ impl Sessions {
 
 /// What is to be written at once.
 #[derive(Default)]
-struct Writing {
+pub(super) struct Writing {
     users: Vec<String>,
+    /// Users were named so often before.
+    named: u64,
     sessions: Vec<Change>,
     receipts: Vec<(SocketAddress, u64)>,
 }
@@ -94,6 +99,15 @@ impl Writing {
 
 /// What a socket has, or that it is gone for good.
 type Change = (SocketAddress, Option<Session>);
+
+/// All is done up to a number.
+fn note(done: &watch::Sender<u64>, up_to: u64) {
+    done.send_if_modified(|done| {
+        let is_news = *done < up_to;
+        *done = up_to.max(*done);
+        is_news
+    });
+}
 
 impl Line {
     /// Writes down what a socket has.
@@ -142,10 +156,30 @@ impl Line {
             return false;
         }
         sessions.count += 1;
+        sessions.named += 1;
         sessions.users.push(name);
         drop(sessions);
         self.change.notify_one();
         true
+    }
+
+    /// It may be forgotten whose sessions this node has.
+    pub(super) fn name_users_anew(&self) {
+        let mut sessions = locked(&self.sessions);
+        let users = std::mem::take(&mut sessions.attended).into_keys();
+        sessions.users.extend(users);
+        sessions.count += 1;
+        sessions.named += 1;
+        drop(sessions);
+        self.change.notify_one();
+    }
+
+    /// Resolves when this node hears what is said to the users whose sessions it has now.
+    pub(in super::super) async fn all_attended(&self) {
+        let named = locked(&self.sessions).named;
+        let mut attended = self.attended.subscribe();
+        // The sender lives as long as this does.
+        let _ = attended.wait_for(|attended| *attended >= named).await;
     }
 
     /// Resolves when all that was to be written is, or will not be for now.
@@ -163,14 +197,15 @@ impl Line {
         loop {
             let (count, writing) = self.next_writing();
             if writing.is_empty() {
-                self.note_written(count);
+                note(&self.written, count);
+                note(&self.attended, writing.named);
                 self.change.notified().await;
                 continue;
             }
             match self.write(&writing).await {
                 Ok(()) => {
                     pause = FIRST_PAUSE;
-                    self.note_written(count);
+                    note(&self.written, count);
                 }
                 Err(error) => {
                     self.complain(&error, "sessions are not written down");
@@ -182,16 +217,8 @@ impl Line {
         }
     }
 
-    fn note_written(&self, count: u64) {
-        self.written.send_if_modified(|written| {
-            let is_news = *written < count;
-            *written = count.max(*written);
-            is_news
-        });
-    }
-
     /// What is to be written, and which change is the last before which all is, then.
-    fn next_writing(&self) -> (u64, Writing) {
+    pub(super) fn next_writing(&self) -> (u64, Writing) {
         let mut sessions = locked(&self.sessions);
         let users = std::mem::take(&mut sessions.users);
         let receipts = sessions.received.iter().take(RECEIPTS_PER_CALL);
@@ -211,6 +238,7 @@ impl Line {
         }
         let writing = Writing {
             users,
+            named: sessions.named,
             sessions: batch,
             receipts,
         };
@@ -218,14 +246,13 @@ impl Line {
         (if is_all { sessions.count } else { 0 }, writing)
     }
 
-    async fn write(&self, writing: &Writing) -> RedisResult<()> {
+    pub(super) async fn write(&self, writing: &Writing) -> RedisResult<()> {
+        self.write_users(writing).await?;
         let Writing {
-            users,
             sessions: batch,
             receipts,
+            ..
         } = writing;
-        self.tell_attended(users).await?;
-        locked(&self.sessions).note_attended(users);
         if !receipts.is_empty() {
             let mut command = self.call("receive", json!({}));
             for (name, id) in receipts {
@@ -237,19 +264,39 @@ impl Line {
             return Ok(());
         }
         let mut command = self.call("remember", json!({ "ttl": self.ttl() }));
-        for (name, session) in batch {
-            command.arg(name.0.tag()).arg(&name.0.to_bytes()[..]);
-            match session {
-                Some(session) => {
-                    command.arg(if session.is_lost { "1" } else { "0" });
-                    command.arg(&session.owner).arg(&session.record);
+        {
+            let sessions = locked(&self.sessions);
+            for (name, session) in batch {
+                command.arg(name.0.tag()).arg(&name.0.to_bytes()[..]);
+                match session {
+                    Some(session) => {
+                        command.arg(if session.is_lost { "1" } else { "0" });
+                        command.arg(&session.owner).arg(&session.record);
+                    }
+                    None => {
+                        command.arg("-").arg("").arg("");
+                    }
                 }
-                None => {
-                    command.arg("-").arg("").arg("");
-                }
+                command.arg(sessions.taken.get(name).copied().unwrap_or_default());
             }
         }
         self.ask::<Value>(&command).await.map(drop)
+    }
+
+    async fn write_users(&self, Writing { users, named, .. }: &Writing) -> RedisResult<()> {
+        loop {
+            let line = locked(&self.known).line;
+            self.tell_attended(users).await?;
+            let mut sessions = locked(&self.sessions);
+            // Otherwise it may have been said in the line before, and those who are known to be
+            // attended are named anew already.
+            if locked(&self.known).line == line {
+                sessions.note_attended(users);
+                break;
+            }
+        }
+        note(&self.attended, *named);
+        Ok(())
     }
 
     /// Tells the store that there are sessions of these users here.
@@ -392,10 +439,13 @@ impl Line {
         };
         match &*text(0) {
             "taken" => {
-                self.note_reached(&text(2), &text(3), &text(4));
+                let line = self.note_reached(&text(2), &text(3), &text(4)).line;
                 let claim = text(5).parse().unwrap_or(0);
                 let mut sessions = locked(&self.sessions);
-                if let Some(user) = user {
+                // Unless all are named anew already.
+                if let Some(user) = user
+                    && locked(&self.known).line == Some(line)
+                {
                     sessions.note_attended(&[user.to_string()]);
                 }
                 // What others do may be heard before the answer to what was done before.

@@ -1,5 +1,6 @@
 //! The ends of places, and what a cut lost.
 
+use super::super::super::driver::Heard;
 use super::*;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -104,4 +105,20 @@ async fn what_a_cut_lost_and_nobody_has_kept_is_a_gap_at_once() {
     assert_eq!((gap.0.epoch, gap.0.offset), (numbers.0, 5));
     assert_eq!(gap.0.id, known.last);
     drop(held);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_said_while_the_server_had_taken_a_channel_away_is_found() {
+    let redis = Redis::start();
+    let process = Process::start(&redis, 1, settings()).await;
+    process.say(&target_of(&everybody()), "0").await.unwrap();
+    until(|| process.events().pop()).await;
+    let requests = || process.line.next_request.load(Ordering::Relaxed);
+    let asked = requests();
+    let listener = locked(&process.tap).clone().unwrap();
+    listener(Heard::Unsubscribed {
+        channel: "{p}:c".into(),
+    });
+    until(|| (requests() > asked).then_some(())).await;
+    until(|| locked(&process.line.phase).is_none().then_some(())).await;
 }

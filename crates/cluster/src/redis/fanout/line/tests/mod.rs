@@ -2,10 +2,12 @@
 
 mod follow;
 mod keeps;
+mod phase;
 mod prove;
 mod say;
 mod sessions;
 
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -31,6 +33,7 @@ use super::super::super::socketio::{Adapter, SocketIoAdapter};
 use super::super::super::tests::Redis;
 use super::super::super::{Calls, Commands, RedisDriver, Server};
 use super::super::Fanout;
+use super::super::driver::{Driver, Listener, Outgoing};
 use super::{Line, LineSettings, target_of};
 use crate::envelope::Origin;
 use crate::kept;
@@ -172,6 +175,24 @@ fn settings() -> LineSettings {
     }
 }
 
+/// A way to a server, by which a test has a connection bring something.
+struct Tapped(RedisDriver, Tap);
+
+type Tap = Arc<Mutex<Option<Listener>>>;
+
+impl Driver for Tapped {
+    type Link = <RedisDriver as Driver>::Link;
+
+    async fn send(&self, batch: &[Outgoing]) -> redis::RedisResult<()> {
+        self.0.send(batch).await
+    }
+
+    async fn listen(&self, listener: Listener) -> redis::RedisResult<Self::Link> {
+        *locked(&self.1) = Some(listener.clone());
+        self.0.listen(listener).await
+    }
+}
+
 /// A process of a cluster, without sockets.
 struct Process {
     fanout: Arc<Fanout>,
@@ -179,6 +200,7 @@ struct Process {
     /// One by which nothing is said but what a test says itself.
     raw: Arc<Line>,
     ears: Arc<Ears>,
+    tap: Tap,
     commands: Commands,
     tag: u32,
     tasks: Vec<AbortHandle>,
@@ -220,7 +242,9 @@ impl Process {
         };
         let (line, raw) = (make(process.clone()), make("raw".into()));
         let prefix = calls.prefix().to_owned();
+        let tap = Tap::default();
         let driver = RedisDriver::new(server.clone(), calls, process.clone(), &adapter);
+        let driver = Tapped(driver, tap.clone());
         let own = (process, tag);
         let (fanout, queue) =
             Fanout::new(&prefix, own, adapter, Some(line.clone()), Arc::default());
@@ -240,6 +264,7 @@ impl Process {
             line,
             raw,
             ears,
+            tap,
             commands: Commands::new(server),
             tag,
             tasks: vec![fanning.abort_handle(), following.abort_handle()],

@@ -130,7 +130,8 @@ async fn a_session_is_there_for_the_window_and_its_node_for_as_long_as_it_says_s
         .arg(&gone.0.to_bytes()[..])
         .arg("0")
         .arg("ann")
-        .arg("rooms");
+        .arg("rooms")
+        .arg(0);
     let _: Value = one.raw(&command).await;
     let refresh = |process: &Process| {
         let arguments = json!({ "tags": ["1"], "ttl": ttl, "cursors": ["0"] });
@@ -142,6 +143,99 @@ async fn a_session_is_there_for_the_window_and_its_node_for_as_long_as_it_says_s
     let _: Value = other.raw(&refresh(&other)).await;
     assert_eq!(other.fanout.holder(gone).await, None);
     assert_eq!(other.fanout.holder(there).await, Some(2));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_that_was_taken_up_is_had_also_where_the_server_has_lost_that() {
+    let redis = Redis::start();
+    let one = Process::start(&redis, 1, settings()).await;
+    let other = Process::start(&redis, 2, settings()).await;
+    let name = socket(1, 7);
+    one.fanout
+        .remember(name, Some(session("ann", "old", false)));
+    one.fanout.remembered().await;
+    one.redis(&["COPY", "{p}:z:1", "{p}:before"]).await;
+    other.line.claim(name, "ann", None).await.unwrap();
+    let lost = |process: &Process| {
+        let told = process.told().into_iter();
+        told.filter(|told| *told == Told::LostSession(name)).count()
+    };
+    until(|| (lost(&one) == 1).then_some(())).await;
+    // A replica has taken over that had not heard of it.
+    one.redis(&["COPY", "{p}:before", "{p}:z:1", "REPLACE"])
+        .await;
+    assert_eq!(one.fanout.holder(name).await, Some(1));
+    other
+        .fanout
+        .remember(name, Some(session("ann", "new", true)));
+    other.fanout.remembered().await;
+    assert_eq!(one.fanout.holder(name).await, Some(2));
+    until(|| (lost(&one) == 2).then_some(())).await;
+    // Whoever takes it up from there has it for good.
+    assert_eq!(
+        one.line.claim(name, "ann", None).await.unwrap().record,
+        b"new"
+    );
+    other
+        .fanout
+        .remember(name, Some(session("ann", "late", true)));
+    other.fanout.remembered().await;
+    assert_eq!(
+        other.line.claim(name, "ann", None).await.unwrap().record,
+        b"new"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_user_who_is_named_while_another_line_begins_is_named_in_that_too() {
+    let redis = Redis::start();
+    let process = Process::start(&redis, 1, settings()).await;
+    let raw = &process.raw;
+    raw.note(Reached {
+        line: 1,
+        begin: 1,
+        last: 1,
+    });
+    let ann = UserKey {
+        tenant_id: None,
+        user_id: "ann".into(),
+        user_type: None,
+    };
+    assert!(raw.attend(&ann));
+    let (_, writing) = raw.next_writing();
+    let another = async {
+        raw.note(Reached {
+            line: 2,
+            begin: 2,
+            last: 2,
+        });
+    };
+    let (written, ()) = tokio::join!(raw.write(&writing), another);
+    written.unwrap();
+    assert!(!raw.attend(&ann), "it is known");
+    // Nobody knows in which of them it was said first.
+    let said = process.redis(&["INFO", "commandstats"]).await;
+    let said = redis::from_redis_value::<String>(said).unwrap();
+    assert!(said.contains("cmdstat_sadd:calls=2,"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_cut_lost_counts_as_found_when_all_users_are_heard_of_and_not_before() {
+    let redis = Redis::start();
+    let process = Process::start(&redis, 1, settings()).await;
+    // What is no set cannot be added to.
+    process.redis(&["SET", "{p}:lw::ann", "1"]).await;
+    assert!(process.attend("ann"));
+    let _: Result<Value, _> = process.commands.query(&killed()).await;
+    let is_cut = || locked(&process.line.phase).is_some();
+    until(|| is_cut().then_some(())).await;
+    // As long as anybody waits for what is to be written.
+    process.fanout.remembered().await;
+    process.fanout.remembered().await;
+    assert!(is_cut());
+    process.redis(&["DEL", "{p}:lw::ann"]).await;
+    until(|| (!is_cut()).then_some(())).await;
+    assert!(!process.attend("ann"), "it is known");
 }
 
 fn ann() -> UserKey {
