@@ -76,6 +76,11 @@ pub(crate) enum LineOp {
         socket: SocketAddress,
         name: SocketAddress,
     },
+    /// The app has come to remember something of a socket, which is known by this name.
+    Remember {
+        socket: SocketAddress,
+        name: SocketAddress,
+    },
     /// What was written down of sockets may be forgotten.
     RememberAll,
     /// Answers when all before it is done.
