@@ -132,8 +132,10 @@ enum Phase {
     Begun,
     /// It is being answered.
     Asked,
-    /// Its response is on its way or has left; there is no next one yet.
+    /// Its response is on its way; there is no next one yet.
     Answered,
+    /// The same, and the response has left.
+    Left,
     /// Its response is the last of HTTP.
     Switching,
 }
@@ -261,7 +263,7 @@ impl<S> HttpStream<S> {
     fn is_late(&mut self, cx: &mut Context<'_>) -> bool {
         let limit = if self.exchange.is(Phase::Begun) {
             self.head
-        } else if self.exchange.is(Phase::Answered) {
+        } else if self.exchange.is(Phase::Answered) || self.exchange.is(Phase::Left) {
             Duration::from_millis(self.exchange.idle.load(Ordering::Relaxed).into())
         } else {
             self.deadline = None;
@@ -283,6 +285,10 @@ impl<S> HttpStream<S> {
     /// Whether the peer's last word is kept from HTTP, which would not answer it. Wakes the
     /// task when that is over.
     fn is_owed(&mut self, cx: &mut Context<'_>) -> bool {
+        if self.exchange.is(Phase::Answered) {
+            // What leaves wakes the task, and how long that may take has its own bound.
+            return true;
+        }
         if !self.exchange.is(Phase::Asked) && !self.exchange.is(Phase::Switching) {
             return false;
         }
@@ -344,7 +350,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for HttpStream<S> {
             };
         }
         if buffer.filled().len() > before {
-            if self.exchange.is(Phase::Answered) {
+            if self.exchange.is(Phase::Answered) || self.exchange.is(Phase::Left) {
                 self.exchange.enter(Phase::Begun);
                 self.deadline = None;
             }
@@ -387,6 +393,10 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for HttpStream<S> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.exchange.is(Phase::Answered) {
+            // Hyper asks for it when it has nothing more to write.
+            self.exchange.enter(Phase::Left);
+        }
         let progress = Pin::new(&mut self.inner).poll_flush(cx);
         self.judge(Step::Flush, progress, cx)
     }
@@ -574,6 +584,21 @@ mod tests {
         assert_eq!(last_word(GET, OWED, 60_000).await, nothing(10_000));
         assert_eq!(last_word(GET, AT_ONCE, 60_000).await, nothing(50));
         assert_eq!(last_word(GET, AT_ONCE, 10).await.0, "heard 0");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_that_takes_a_while_to_leave_does_so_whole() {
+        let (near, mut far) = tokio::io::duplex(1000);
+        let answer = |_| std::future::ready(Response::new(Full::from(vec![b'x'; 100_000])));
+        let (idle, early) = (|| OWED, Bytes::new());
+        tokio::spawn(serve(near, early, OWED, idle, |_| AT_ONCE, answer));
+        far.write_all(GET.as_bytes()).await.unwrap();
+        far.shutdown().await.unwrap();
+        let mut told = Vec::new();
+        while far.read_buf(&mut told).await.unwrap() > 0 {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+        assert_eq!(told.iter().filter(|byte| **byte == b'x').count(), 100_000);
     }
 
     #[tokio::test(start_paused = true)]
