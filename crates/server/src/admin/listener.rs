@@ -162,6 +162,10 @@ impl AsyncWrite for Connection {
         // Hyper asks for it when it has nothing more to write.
         if std::mem::take(&mut self.answered) {
             self.asked = false;
+            if self.ended {
+                // It waits for a next request, and is to hear that none will come.
+                cx.waker().wake_by_ref();
+            }
         }
         Pin::new(&mut self.stream).poll_flush(cx)
     }
