@@ -79,7 +79,8 @@ fn leave(listener: &mut TcpListener, registry: &Registry) -> io::Result<()> {
     registry.deregister(listener)
 }
 
-#[cfg(all(test, target_os = "linux"))]
+#[cfg(test)]
+#[cfg(target_os = "linux")]
 mod tests {
     use super::*;
     use std::net::Ipv4Addr;
