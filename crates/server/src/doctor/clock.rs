@@ -20,7 +20,11 @@ pub(super) fn judge(now: u64, others: &[(&str, Option<i64>)]) -> Check {
         let found = format!("it is {time} here, which cannot be: no token and no certificate fits");
         return Check::problem(NAME, found, todo);
     }
-    let known = || others.iter().filter_map(|(whose, ahead)| Some((*whose, (*ahead)?)));
+    let known = || {
+        others
+            .iter()
+            .filter_map(|(whose, ahead)| Some((*whose, (*ahead)?)))
+    };
     let told = known().map(|(whose, ahead)| format!("; the clock of {whose} is {}", apart(ahead)));
     let found = format!("it is {time}{}", told.collect::<String>());
     match known().any(|(_, ahead)| ahead.unsigned_abs() > MAX_DIFFERENCE) {

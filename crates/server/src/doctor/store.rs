@@ -51,15 +51,16 @@ mod database {
     }
 
     #[cfg(feature = "postgres")]
-    pub(super) async fn postgres(
-        url: &heartline_store::PostgresUrl,
-    ) -> (Vec<Check>, Option<i64>) {
+    pub(super) async fn postgres(url: &heartline_store::PostgresUrl) -> (Vec<Check>, Option<i64>) {
         match heartline_store::PostgresStore::look(url).await {
             Ok(looked) => (judge_postgres(&looked), looked.ahead),
             Err(error) => {
                 let todo =
                     format!("psql '{url}' -c 'SELECT 1', with the password, on this machine");
-                (vec![Check::problem(NAME, error.to_string(), Some(todo))], None)
+                (
+                    vec![Check::problem(NAME, error.to_string(), Some(todo))],
+                    None,
+                )
             }
         }
     }
