@@ -17,6 +17,8 @@ use heartline_wire::json::MAX_DEPTH;
 pub use invites::Welcome;
 pub(crate) use pages::count_newcomer;
 
+use crate::fanout::Unreachable;
+
 /// An event for the members of a room.
 #[derive(Debug, Clone)]
 pub struct Publish {
@@ -114,6 +116,12 @@ impl PublishError {
             | PublishError::KeyWithExcept => Code::InvalidData,
             PublishError::Unreachable => Code::SendFailed,
         }
+    }
+}
+
+impl From<Unreachable> for PublishError {
+    fn from(Unreachable: Unreachable) -> Self {
+        PublishError::Unreachable
     }
 }
 

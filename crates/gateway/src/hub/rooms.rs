@@ -29,8 +29,8 @@ use crate::publication::Encoding;
 
 /// How long the store may take to keep a member.
 const REMEMBER: Duration = Duration::from_secs(10);
-/// How long a subscription may take.
-const SUBSCRIBE: Duration = Duration::from_secs(5);
+/// How long a subscription may take: twice what a store that is away is waited for.
+const SUBSCRIBE: Duration = Duration::from_secs(10);
 /// How much longer, where the other nodes are asked who is there: as long as they may take.
 const ASK_NODES: Duration = Duration::from_secs(4);
 
