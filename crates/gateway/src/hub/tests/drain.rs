@@ -8,11 +8,6 @@ use heartline_core::store::{
 use super::*;
 use crate::{EventError, Json};
 
-#[path = "../../../tests/support/conversations_of.rs"]
-mod conversations_of;
-#[path = "../../../tests/support/invites_of.rs"]
-mod invites_of;
-
 /// A store that never comes to its end.
 #[derive(Default)]
 struct Away(MemoryStore);
