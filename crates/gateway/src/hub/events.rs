@@ -248,10 +248,6 @@ impl Hub {
             _ => return,
         };
         let error = EventError::from(code);
-        if let Some(AckId::Raw(id)) = &ack {
-            // Live: no handler has run that could have answered.
-            return self.live_error(engine, slot, &error, Some(&**id));
-        }
         if let Some(address) = self.address(engine, slot, namespace) {
             self.refuse(engine, &address, ack.as_ref(), &error);
         }

@@ -236,9 +236,10 @@ impl Line {
     /// An event could not be said in time.
     fn give_up(&self, saying: Saying) {
         self.counters.undelivered.fetch_add(1, Ordering::Relaxed);
-        if self.settings.refuse {
+        let is_waited_for = |reply: &oneshot::Sender<u64>| !reply.is_closed();
+        if self.settings.refuse && saying.reply.as_ref().is_some_and(is_waited_for) {
             // Who has said it hears that it was not. Should it be in the line after all, all
-            // nodes have it.
+            // nodes have it. Nobody can be refused what they do not wait for.
             return;
         }
         {
