@@ -517,6 +517,17 @@ function operations.remember()
     return 'OK'
 end
 
+-- { process, users }: of which of these users it is forgotten that the process has sessions.
+function operations.forgotten()
+    local forgotten = {}
+    for _, user in ipairs(arguments.users) do
+        if call('SISMEMBER', prefix .. ':lw:' .. user, arguments.process) == 0 then
+            forgotten[#forgotten + 1] = user
+        end
+    end
+    return forgotten
+end
+
 -- { process, users, ttl }: the process has sessions of these users.
 function operations.attend()
     for _, user in ipairs(arguments.users) do
@@ -527,8 +538,9 @@ function operations.attend()
     return 'OK'
 end
 
--- { process, tag, name, user, window } -> { 'taken', record, epoch, begin, last, the claim's
--- number, which process had it }, or { why }
+-- { process, tag, user, window, attended, ttl }, and the name of a socket -> { 'taken', record,
+-- epoch, begin, last, the claim's number, which process had it }, or { why }. `attended` is there
+-- if the socket is a user's: the process has sessions of that user from here on.
 function operations.claim()
     local key = prefix .. ':z:' .. arguments.tag
     local bytes = call('HGET', key, ARGV[3])
@@ -544,6 +556,16 @@ function operations.claim()
         return { 'foreign' }
     end
     local had = one.process
+    if arguments.attended then
+        local key = prefix .. ':lw:' .. arguments.attended
+        -- Whoever has a session of a user is there. Else it was evicted, and nobody knows what was
+        -- said to the user since.
+        if call('SISMEMBER', key, had) == 0 then
+            return { 'unknown' }
+        end
+        call('SADD', key, arguments.process)
+        call('PEXPIRE', key, arguments.ttl)
+    end
     -- Counted for all sessions together: one that was forgotten and written anew goes on.
     one.claim = call('HINCRBY', LINE, 'c', 1)
     if one.process ~= arguments.process then

@@ -250,8 +250,12 @@ impl App for Hub {
                 topic,
                 id,
                 recover,
+                members,
                 held,
-            } => self.subscription_ready(engine, &to, &topic, id.as_deref(), recover, &held),
+            } => {
+                let id = id.as_deref();
+                self.subscription_ready(engine, &to, &topic, id, recover, members, &held);
+            }
             Op::Unsubscribe { to, topic, id } => self.unsubscribed(engine, &to, &topic, id),
             Op::Leave { to, room, reply } => self.leave_asked(engine, &to, &room, reply),
             Op::Deliver {
@@ -320,6 +324,7 @@ impl Hub {
             LineOp::Reached { place } => self.reached(place),
             LineOp::Park(park) => self.park_asked(engine, park),
             LineOp::Lose { socket, name } => self.lose(engine, &socket, name),
+            LineOp::Remember { socket, name } => self.remember_asked(engine, &socket, &name),
             LineOp::RememberAll => self.remember_all(engine),
             LineOp::Settle(reply) => drop(reply.send(())),
         }

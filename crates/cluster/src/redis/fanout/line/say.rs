@@ -281,7 +281,7 @@ impl Line {
     }
 
     /// An event was given up that others may not hear of: a gap is to be said in its place.
-    fn owe(&self, scope: Scope) {
+    pub(super) fn owe(&self, scope: Scope) {
         let mut queue = locked(&self.queue);
         match queue.owed.len() < MAX_OWED {
             true => drop(queue.owed.insert(scope)),

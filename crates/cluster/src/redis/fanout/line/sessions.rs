@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use hashbrown::{HashMap, HashSet};
 use heartline_core::auth::{BoxFuture, UserKey};
-use heartline_core::backplane::line::{Session, Unclaimed};
+use heartline_core::backplane::line::{Scope, Session, Unclaimed};
 use heartline_core::presence::SocketAddress;
 use redis::{FromRedisValue, RedisResult, Value};
 use serde_json::json;
@@ -17,8 +17,10 @@ use crate::locked::locked;
 use crate::names;
 use crate::registry::tag_of_process;
 
-/// Sessions in one call.
+/// Sessions in one call: the store does nothing else meanwhile.
 const SESSIONS_PER_CALL: usize = 128;
+/// And the bytes of what they have: rooms, and what apps remember.
+const MAX_BYTES_PER_CALL: usize = 1 << 20;
 /// How long a join waits until it is written down.
 pub(super) const MAX_WAIT_FOR_WRITING: Duration = Duration::from_secs(1);
 /// How often the store is told that this node is there.
@@ -26,6 +28,11 @@ const REFRESH: Duration = Duration::from_secs(10);
 /// For how long it is remembered of whom this node has sessions, and when that is said anew.
 const ATTENDED: Duration = Duration::from_secs(24 * 3600);
 const ATTENDED_ANEW: Duration = Duration::from_secs(12 * 3600);
+/// After so long this node does not count on it any more.
+const STILL_ATTENDED: Duration = Duration::from_secs(23 * 3600);
+/// Of how many of them the store is asked at each refresh whether it still knows: of fifty
+/// thousand in four minutes.
+const ASKED_PER_REFRESH: usize = 2048;
 /// Users who are known to be attended. When there are more, all are said anew.
 const MAX_ATTENDED: usize = 1 << 20;
 /// Sessions that are known to be elsewhere: more than come back at once.
@@ -54,6 +61,24 @@ pub(super) struct Sessions {
     received: HashMap<SocketAddress, u64>,
     /// How many changes there were.
     count: u64,
+}
+
+impl Sessions {
+    /// The store knows that there are sessions of these users here.
+    fn note_attended(&mut self, users: &[String]) {
+        if self.attended.len() + users.len() > MAX_ATTENDED {
+            self.attended.clear();
+        }
+        let now = Instant::now();
+        let users = users.iter().map(|user| (user.clone(), now));
+        self.attended.extend(users);
+    }
+
+    /// The users of whom the store should still know it.
+    fn still_attended(&mut self) -> Vec<String> {
+        self.attended.retain(|_, at| at.elapsed() < STILL_ATTENDED);
+        self.attended.keys().cloned().collect()
+    }
 }
 
 /// What is to be written at once.
@@ -201,11 +226,13 @@ impl Line {
         for (name, _) in &receipts {
             sessions.received.remove(name);
         }
-        let mut batch = Vec::new();
+        let (mut batch, mut bytes) = (Vec::new(), 0);
         while batch.len() < SESSIONS_PER_CALL
+            && bytes < MAX_BYTES_PER_CALL
             && let Some(name) = sessions.order.pop_front()
         {
             if let Some(session) = sessions.changed.remove(&name) {
+                bytes += session.as_ref().map_or(0, |session| session.record.len());
                 batch.push((name, session));
             }
         }
@@ -259,25 +286,64 @@ impl Line {
     async fn write_users(&self, Writing { users, named, .. }: &Writing) -> RedisResult<()> {
         loop {
             let line = locked(&self.known).line;
-            for users in users.chunks(SESSIONS_PER_CALL) {
-                let ttl = ATTENDED.as_millis() as u64;
-                let command = self.call("attend", json!({ "users": users, "ttl": ttl }));
-                self.ask::<Value>(&command).await?;
-            }
+            self.tell_attended(users).await?;
             let mut sessions = locked(&self.sessions);
             // Otherwise it may have been said in the line before, and those who are known to be
             // attended are named anew already.
             if locked(&self.known).line == line {
-                if sessions.attended.len() + users.len() > MAX_ATTENDED {
-                    sessions.attended.clear();
-                }
-                let now = Instant::now();
-                let attended = users.iter().map(|user| (user.clone(), now));
-                sessions.attended.extend(attended);
+                sessions.note_attended(users);
                 break;
             }
         }
         note(&self.attended, *named);
+        Ok(())
+    }
+
+    /// Tells the store that there are sessions of these users here.
+    async fn tell_attended(&self, users: &[String]) -> RedisResult<()> {
+        for users in users.chunks(SESSIONS_PER_CALL) {
+            let ttl = ATTENDED.as_millis() as u64;
+            let command = self.call("attend", json!({ "users": users, "ttl": ttl }));
+            self.ask::<Value>(&command).await?;
+        }
+        Ok(())
+    }
+
+    /// Finds users of whom the store has forgotten that they have sessions here: their key was
+    /// evicted, and what was said to them since has come to nobody. They are owed a gap.
+    /// `rest` is who is to be looked at in this round, `forgotten` who was found and has none yet.
+    pub(super) async fn look_for_forgotten(
+        &self,
+        rest: &mut Vec<String>,
+        forgotten: &mut Vec<String>,
+    ) -> RedisResult<()> {
+        if forgotten.is_empty() {
+            if rest.is_empty() {
+                *rest = locked(&self.sessions).still_attended();
+            }
+            let some = rest.split_off(rest.len().saturating_sub(ASKED_PER_REFRESH));
+            for users in some.chunks(SESSIONS_PER_CALL) {
+                let command = self.call("forgotten", json!({ "users": users }));
+                forgotten.extend(self.ask::<Vec<String>>(&command).await?);
+            }
+        }
+        // First this: a gap is told to those who are known to have sessions.
+        self.tell_attended(forgotten).await?;
+        let namespaces = self.node().map(|node| node.namespaces());
+        let namespaces = namespaces.unwrap_or_default();
+        for name in forgotten.drain(..) {
+            let Some((tenant, user)) = names::tenant_and_user(&name) else {
+                continue;
+            };
+            for namespace in &namespaces {
+                self.owe(Scope::User {
+                    namespace: namespace.clone(),
+                    tenant: tenant.clone(),
+                    user: user.into(),
+                });
+            }
+            self.work.notify_one();
+        }
         Ok(())
     }
 
@@ -304,6 +370,7 @@ impl Line {
 
     pub(super) async fn refresh_all(&self) {
         let mut cursors: HashMap<u32, String> = HashMap::new();
+        let (mut rest, mut forgotten) = (Vec::new(), Vec::new());
         loop {
             let mut tags: Vec<u32> = {
                 let sessions = locked(&self.sessions);
@@ -326,6 +393,9 @@ impl Line {
                 Ok(next) => cursors = tags.into_iter().zip(next).collect(),
                 Err(error) => self.complain(&error, "sessions are not kept alive"),
             }
+            if let Err(error) = self.look_for_forgotten(&mut rest, &mut forgotten).await {
+                self.complain(&error, "whether users are heard of is not known");
+            }
             tokio::time::sleep(REFRESH).await;
         }
     }
@@ -344,10 +414,16 @@ impl Line {
         &self,
         name: SocketAddress,
         owner: &str,
+        user: Option<&UserKey>,
     ) -> Result<Session, Unclaimed> {
         let window = self.settings.window.as_millis() as u64;
         let tag = name.0.tag().to_string();
-        let arguments = json!({ "tag": tag, "user": owner, "window": window });
+        let mut arguments = json!({ "tag": tag, "user": owner, "window": window });
+        let user = user.map(|user| names::user_name(user.tenant_id.as_deref(), &user.user_id));
+        if let Some(user) = &user {
+            arguments["attended"] = json!(&**user);
+            arguments["ttl"] = json!(ATTENDED.as_millis() as u64);
+        }
         let mut command = self.call("claim", arguments);
         command.arg(&name.0.to_bytes()[..]);
         let answer = self.ask::<Vec<Value>>(&command).await;
@@ -363,9 +439,15 @@ impl Line {
         };
         match &*text(0) {
             "taken" => {
-                self.note_reached(&text(2), &text(3), &text(4));
+                let line = self.note_reached(&text(2), &text(3), &text(4)).line;
                 let claim = text(5).parse().unwrap_or(0);
                 let mut sessions = locked(&self.sessions);
+                // Unless all are named anew already.
+                if let Some(user) = user
+                    && locked(&self.known).line == Some(line)
+                {
+                    sessions.note_attended(&[user.to_string()]);
+                }
                 // What others do may be heard before the answer to what was done before.
                 if sessions.lost.get(&name).is_some_and(|other| *other > claim) {
                     return Err(Unclaimed::Unknown);
@@ -406,5 +488,54 @@ impl Line {
             sessions.lost.insert(name, claim);
         }
         is_later
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use heartline_wire::id::Sid;
+
+    use super::super::super::super::{Commands, Server};
+    use super::super::LineSettings;
+    use super::*;
+
+    #[tokio::test]
+    async fn what_apps_remember_of_many_sockets_is_written_a_megabyte_at_a_time() {
+        let settings = LineSettings {
+            window: Duration::from_secs(60),
+            age: Duration::from_secs(90),
+            events: 256,
+            bytes: 256 << 10,
+            refuse: false,
+            patience: Duration::from_secs(10),
+        };
+        // Nothing is asked of it.
+        let server = Arc::new(Server::parse("redis://127.0.0.1:1").unwrap());
+        let own = (Arc::from("n.1"), 1);
+        let commands = (Commands::new(server), false);
+        let line = Line::new(settings, "{p}", own, commands, Arc::default());
+        let most = 25 << 10;
+        for number in 0..200 {
+            let session = Session {
+                owner: String::new(),
+                is_lost: false,
+                was_here: true,
+                record: vec![b'1'; most],
+            };
+            line.remember(SocketAddress(Sid::from_bytes([number; 24])), Some(session));
+        }
+        let (mut written, mut is_all) = (0, 0);
+        loop {
+            let (count, writing) = line.next_writing();
+            if writing.is_empty() {
+                break;
+            }
+            let bytes = most * writing.sessions.len();
+            assert!(bytes < MAX_BYTES_PER_CALL + most, "{bytes} at once");
+            (written, is_all) = (written + writing.sessions.len(), count);
+        }
+        assert_eq!((written, is_all), (200, 200));
     }
 }

@@ -12,12 +12,15 @@ async fn a_session_is_taken_up_by_whoever_asks_last_and_by_nobody_else() {
         .remember(name, Some(session("ann", "rooms", false)));
     one.fanout.remembered().await;
     assert_eq!(one.fanout.holder(name).await, Some(1));
-    assert_eq!(other.line.claim(name, "bob").await, Err(Unclaimed::Foreign));
     assert_eq!(
-        other.line.claim(socket(1, 8), "ann").await,
+        other.line.claim(name, "bob", None).await,
+        Err(Unclaimed::Foreign)
+    );
+    assert_eq!(
+        other.line.claim(socket(1, 8), "ann", None).await,
         Err(Unclaimed::Unknown)
     );
-    let taken = other.line.claim(name, "ann").await.unwrap();
+    let taken = other.line.claim(name, "ann", None).await.unwrap();
     assert_eq!(taken.record, b"rooms");
     assert_eq!(other.fanout.holder(name).await, Some(2));
     let lost = |process: &Process| process.told().contains(&Told::LostSession(name));
@@ -34,17 +37,25 @@ async fn a_session_is_taken_up_by_whoever_asks_last_and_by_nobody_else() {
         .fanout
         .remember(name, Some(session("ann", "newer", true)));
     other.fanout.remembered().await;
-    let again = one.line.claim(name, "ann").await.unwrap();
+    let again = one.line.claim(name, "ann", None).await.unwrap();
     assert_eq!(again.record, b"newer");
     assert!(!again.was_here, "another one has had it");
-    assert!(one.line.claim(name, "ann").await.unwrap().was_here);
+    assert!(one.line.claim(name, "ann", None).await.unwrap().was_here);
     until(|| lost(&other).then_some(())).await;
     assert!(one.line.has_claimed(name) && !other.line.has_claimed(name));
     one.fanout.remember(name, None);
     one.fanout.remembered().await;
-    assert_eq!(other.line.claim(name, "ann").await, Err(Unclaimed::Unknown));
     assert_eq!(
-        other.line.claim(socket(1, 9), "ann").await.unwrap().record,
+        other.line.claim(name, "ann", None).await,
+        Err(Unclaimed::Unknown)
+    );
+    assert_eq!(
+        other
+            .line
+            .claim(socket(1, 9), "ann", None)
+            .await
+            .unwrap()
+            .record,
         b"other"
     );
 }
@@ -64,8 +75,8 @@ async fn of_two_processes_that_race_for_a_session_one_keeps_it() {
             .remember(name, Some(session("ann", "rooms", true)));
         all[0].fanout.remembered().await;
         let (a, b) = tokio::join!(
-            all[1].line.claim(name, "ann"),
-            all[2].line.claim(name, "ann")
+            all[1].line.claim(name, "ann", None),
+            all[2].line.claim(name, "ann", None)
         );
         assert!(
             a.is_ok() || b.is_ok(),
@@ -98,8 +109,11 @@ async fn a_session_is_there_for_the_window_and_its_node_for_as_long_as_it_says_s
         .remember(there, Some(session("ann", "rooms", false)));
     one.fanout.remembered().await;
     tokio::time::sleep(Duration::from_millis(60)).await;
-    assert_eq!(other.line.claim(lost, "ann").await, Err(Unclaimed::Unknown));
-    assert!(other.line.claim(there, "ann").await.is_ok());
+    assert_eq!(
+        other.line.claim(lost, "ann", None).await,
+        Err(Unclaimed::Unknown)
+    );
+    assert!(other.line.claim(there, "ann", None).await.is_ok());
     let ttl = one.line.ttl() as i64;
     for key in ["{p}:z:1", "{p}:line:on:n.00000001"] {
         let left = one.redis(&["PTTL", key]).await;
@@ -141,7 +155,7 @@ async fn a_session_that_was_taken_up_is_had_also_where_the_server_has_lost_that(
         .remember(name, Some(session("ann", "old", false)));
     one.fanout.remembered().await;
     one.redis(&["COPY", "{p}:z:1", "{p}:before"]).await;
-    other.line.claim(name, "ann").await.unwrap();
+    other.line.claim(name, "ann", None).await.unwrap();
     let lost = |process: &Process| {
         let told = process.told().into_iter();
         told.filter(|told| *told == Told::LostSession(name)).count()
@@ -158,12 +172,18 @@ async fn a_session_that_was_taken_up_is_had_also_where_the_server_has_lost_that(
     assert_eq!(one.fanout.holder(name).await, Some(2));
     until(|| (lost(&one) == 2).then_some(())).await;
     // Whoever takes it up from there has it for good.
-    assert_eq!(one.line.claim(name, "ann").await.unwrap().record, b"new");
+    assert_eq!(
+        one.line.claim(name, "ann", None).await.unwrap().record,
+        b"new"
+    );
     other
         .fanout
         .remember(name, Some(session("ann", "late", true)));
     other.fanout.remembered().await;
-    assert_eq!(other.line.claim(name, "ann").await.unwrap().record, b"new");
+    assert_eq!(
+        other.line.claim(name, "ann", None).await.unwrap().record,
+        b"new"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -218,4 +238,90 @@ async fn what_a_cut_lost_counts_as_found_when_all_users_are_heard_of_and_not_bef
     process.redis(&["DEL", "{p}:lw::ann"]).await;
     until(|| (!is_cut()).then_some(())).await;
     assert!(!process.attend("ann"), "it is known");
+}
+
+fn ann() -> UserKey {
+    UserKey {
+        tenant_id: None,
+        user_id: "ann".into(),
+        user_type: None,
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whose_key_was_evicted_before_anything_was_said_to_them_begins_afresh() {
+    let redis = Redis::start();
+    let one = Process::start(&redis, 1, settings()).await;
+    let other = Process::start(&redis, 2, settings()).await;
+    assert!(one.attend("ann"));
+    for number in 7..10 {
+        one.fanout
+            .remember(socket(1, number), Some(session("ann", "rooms", true)));
+    }
+    one.fanout.remembered().await;
+    let ann = ann();
+    let claim = async |process: &Process, number: u8| {
+        let name = socket(1, number);
+        process.line.claim(name, "ann", Some(&ann)).await
+    };
+    assert!(claim(&other, 7).await.is_ok());
+    // What is said from then on goes to both.
+    let (scope, heard) = (user("ann"), |process: &Process, text: &str| {
+        let mut events = process.events().into_iter();
+        events.any(|event| event.2.as_deref() == Some(text))
+    });
+    other.say(&target_of(&scope), "both").await.unwrap();
+    until(|| (heard(&one, "both") && heard(&other, "both")).then_some(())).await;
+    assert!(!other.attend("ann"), "it is known there already");
+    // All that is known of the user is gone, and so is what is said meanwhile.
+    for key in ["lw::ann", "lm:u:1:/::ann", "ll:u:1:/::ann"] {
+        one.redis(&["DEL", &format!("{{p}}:{key}")]).await;
+    }
+    other.say(&target_of(&scope), "lost").await.unwrap();
+    assert_eq!(claim(&other, 8).await, Err(Unclaimed::Unknown));
+    // Also where another process has come to have sessions of the user since.
+    let third = Process::start(&redis, 3, settings()).await;
+    assert!(third.attend("ann"));
+    third.fanout.remembered().await;
+    assert_eq!(claim(&third, 9).await, Err(Unclaimed::Unknown));
+    assert!(!heard(&one, "lost") && !heard(&other, "lost"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whose_key_was_evicted_while_they_are_here_is_told_of_a_gap_and_heard_of_again() {
+    let redis = Redis::start();
+    let process = Process::start(&redis, 1, settings()).await;
+    assert!(process.attend("ann") && process.attend("bob"));
+    process.fanout.remembered().await;
+    let (mut rest, mut forgotten) = (Vec::new(), Vec::new());
+    let mut look = async || {
+        let line = &process.line;
+        line.look_for_forgotten(&mut rest, &mut forgotten).await
+    };
+    look().await.unwrap();
+    process.redis(&["DEL", "{p}:lw::ann"]).await;
+    let (ann, bob) = (user("ann"), user("bob"));
+    process.say(&target_of(&ann), "lost").await.unwrap();
+    look().await.unwrap();
+    let gap = |event: &(Position, String, Option<String>)| event.2.is_none();
+    let gap = until(|| process.events().into_iter().find(gap)).await;
+    assert_eq!(gap.1, "user ann");
+    process.say(&target_of(&ann), "heard").await.unwrap();
+    process.say(&target_of(&bob), "heard too").await.unwrap();
+    // Whoever comes back from before that is not told that nothing is missing.
+    let (_, known, events) = process.end(&ann).await;
+    assert_eq!((known.dropped, events.len()), (gap.0.id, 1));
+    let ttl = process.redis(&["TTL", "{p}:lw::ann"]).await;
+    assert!(matches!(ttl, Value::Int(80_000..)), "{ttl:?}");
+    // Nobody else is told, and nobody again.
+    look().await.unwrap();
+    process.say(&target_of(&ann), "last").await.unwrap();
+    until(|| {
+        let events = process.events();
+        let is_last = events.last()?.2.as_deref() == Some("last");
+        is_last.then_some(())
+    })
+    .await;
+    let gaps = process.events().into_iter();
+    assert_eq!(gaps.filter(|event| event.2.is_none()).count(), 1);
 }
