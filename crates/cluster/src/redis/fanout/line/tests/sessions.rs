@@ -210,6 +210,8 @@ async fn a_user_who_is_named_while_another_line_begins_is_named_in_that_too() {
             last: 2,
         });
     };
+    // It is not answered before that.
+    process.redis(&["CLIENT", "PAUSE", "200", "ALL"]).await;
     let (written, ()) = tokio::join!(raw.write(&writing), another);
     written.unwrap();
     assert!(!raw.attend(&ann), "it is known");
