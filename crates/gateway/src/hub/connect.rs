@@ -298,6 +298,7 @@ fn imported(
         left: record.left,
         end: last,
         lost_at: shared.clock.now(),
+        seen: None,
         data: None,
     }
 }
