@@ -1,6 +1,7 @@
 // Connections that are lost and come back, with the real client: what the network does to them
 // is done by a proxy.
 import assert from "node:assert/strict";
+import { request as httpRequest } from "node:http";
 import { mkdtemp, readFile, readdir, rm, stat, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -128,6 +129,30 @@ describe("socket.io-client comes back", { timeout: 60000 }, () => {
       assert.equal(await outcome(node, "recovered"), 1);
     });
   }
+
+  it("by polling, although a POST was still on its way when the client gave up", async () => {
+    const { node } = await world();
+    const at = (sid) => `${node.http}/socket.io/?EIO=4&transport=polling${sid && `&sid=${sid}`}`;
+    const connected = async (more) => {
+      const { sid } = JSON.parse((await (await fetch(at(""))).text()).slice(1));
+      const body = `40${JSON.stringify({ token: token("ann"), ...more })}`;
+      await fetch(at(sid), { method: "POST", body });
+      const packets = (await (await fetch(at(sid))).text()).split("\x1e");
+      const answer = packets.find((packet) => packet.startsWith("40"));
+      return { url: at(sid), ...JSON.parse(answer.slice(2)) };
+    };
+    const { url, pid, sid } = await connected();
+    const slow = httpRequest(url, { method: "POST" });
+    started.push(() => slow.destroy());
+    const refused = new Promise((resolve) => slow.on("response", resolve));
+    slow.on("error", () => {}).write("4");
+    // Until the first has arrived, this one is the only POST.
+    const second = () => fetch(url, { method: "POST", body: "3" });
+    await until(async () => (await second()).status === 400, "two at once");
+    assert.equal((await refused).statusCode, 400);
+    assert.equal((await connected({ pid })).sid, sid);
+    assert.equal(await outcome(node, "recovered"), 1);
+  });
 
   it("the token comes in each CONNECT, and the place as one more argument of each event", async () => {
     const { node, proxy } = await world({ "namespaces./chat.auth.mode": "required" });

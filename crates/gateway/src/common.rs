@@ -228,10 +228,15 @@ impl Fanout {
         }
         let Some(message) = message else {
             recovery.shelf.follow_loss(scope, &recovery.line, id);
-            if let Some(user) = user {
-                for to in self.backplane.local().sockets(tenant, user, None) {
-                    self.post(to.0.conn.shard, Op::Line(LineOp::UserGap { to: Some(to) }));
-                }
+            let Some(user) = user else {
+                let tenant: Option<Arc<str>> = tenant.map(Into::into);
+                return self.post_to_all(|| {
+                    let tenant = tenant.clone();
+                    Op::Line(LineOp::EverybodyGap { namespace, tenant })
+                });
+            };
+            for to in self.backplane.local().sockets(tenant, user, None) {
+                self.post(to.0.conn.shard, Op::Line(LineOp::UserGap { to: Some(to) }));
             }
             return;
         };

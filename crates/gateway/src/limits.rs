@@ -1,8 +1,10 @@
 //! Limits that several connections share: messages of a user, connections of an address.
 
+use std::collections::HashSet;
+use std::hash::{BuildHasher, Hash, RandomState};
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use heartline_core::auth::UserKey;
 use heartline_core::policy::{ConnectLimit, Limit};
@@ -46,6 +48,34 @@ const FAILED_RESUMES: Limit = Limit::per(10, 60);
 /// Wrong invites of a user, and of an address.
 const GUESSES: Limit = Limit::per(10, 60);
 
+/// So many messages are known by the names that their senders gave them, at least.
+const SENT: usize = 16_384;
+
+/// Messages that have been counted, by hashes of whose they are, where they went and the name
+/// that their sender gave them: who sends one again, because no answer came, is not counted
+/// again. At most 2 × `SENT` hashes of 8 bytes.
+#[derive(Default)]
+struct Sent {
+    hashing: RandomState,
+    newer: HashSet<u64>,
+    older: HashSet<u64>,
+}
+
+impl Sent {
+    fn note(&mut self, message: impl Hash) {
+        if self.newer.len() >= SENT {
+            self.older = std::mem::take(&mut self.newer);
+        }
+        let hash = self.hashing.hash_one(message);
+        self.newer.insert(hash);
+    }
+
+    fn has(&self, message: impl Hash) -> bool {
+        let hash = self.hashing.hash_one(message);
+        self.newer.contains(&hash) || self.older.contains(&hash)
+    }
+}
+
 /// A refusal by a limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct OverLimit {
@@ -62,6 +92,7 @@ pub(crate) struct Limits {
     connects: KeyedLimiter<IpAddr>,
     failed_resumes: KeyedLimiter<IpAddr>,
     guesses: KeyedLimiter<Guesser>,
+    sent: Mutex<Sent>,
     /// Messages refused since the start.
     pub(crate) refused_messages: AtomicU64,
     /// Connections refused since the start.
@@ -77,6 +108,21 @@ impl Limits {
         now: Micros,
     ) -> Result<(), OverLimit> {
         take(&self.messages, sender, limit, now, &self.refused_messages)
+    }
+
+    /// A message that has been counted is handed to the store.
+    pub(crate) fn note_sent(&self, message: impl Hash) {
+        self.sent().note(message);
+    }
+
+    /// Whether a message has been handed to the store before: it is told from others by the
+    /// same things as in `note_sent`.
+    pub(crate) fn was_sent(&self, message: impl Hash) -> bool {
+        self.sent().has(message)
+    }
+
+    fn sent(&self) -> MutexGuard<'_, Sent> {
+        self.sent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// One more connection of this address, if the limit allows. By default loopback is
@@ -143,7 +189,7 @@ impl Limits {
     }
 }
 
-fn take<K: std::hash::Hash + Eq>(
+fn take<K: Hash + Eq>(
     limiter: &KeyedLimiter<K>,
     key: K,
     limit: Limit,
@@ -184,5 +230,18 @@ mod tests {
         let loopback = "127.0.0.1".parse().unwrap();
         (0..20).for_each(|_| limits.note_failed_resume(loopback, at(0)));
         assert!(limits.may_resume(loopback, at(0)));
+    }
+
+    #[test]
+    fn of_many_messages_the_last_are_known_when_they_come_again() {
+        let limits = Limits::default();
+        let message = |number: usize| ("ann", number);
+        for number in 0..3 * SENT {
+            limits.note_sent(message(number));
+        }
+        assert!((2 * SENT..3 * SENT).all(|number| limits.was_sent(message(number))));
+        assert!(!limits.was_sent(message(0)) && !limits.was_sent(message(3 * SENT)));
+        let sent = limits.sent();
+        assert!(sent.newer.len() + sent.older.len() <= 2 * SENT);
     }
 }

@@ -154,7 +154,7 @@ impl Markers {
                     key: None,
                     skip,
                 };
-                self.fanout.publish_to_room(&to, message.clone());
+                drop(self.fanout.publish_to_room(&to, message.clone()));
             }
             let to = ToUser {
                 namespace,
@@ -165,7 +165,7 @@ impl Markers {
                 instead_of: self.receipts.then_some(&*room),
                 skip,
             };
-            self.fanout.send_to_user(&to, message.clone());
+            drop(self.fanout.send_to_user(&to, message.clone()));
         }
     }
 }

@@ -378,7 +378,7 @@ impl Members {
                 key: None,
                 skip: None,
             };
-            self.fanout.publish_to_room(&to, message.clone());
+            drop(self.fanout.publish_to_room(&to, message.clone()));
         }
     }
 }

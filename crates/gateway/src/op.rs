@@ -80,6 +80,11 @@ pub(crate) enum LineOp {
     Settle(oneshot::Sender<()>),
     /// Publications to a user were lost, whose socket this is; to any user without one.
     UserGap { to: Option<SocketAddress> },
+    /// What was said to everybody of a namespace and tenant was lost.
+    EverybodyGap {
+        namespace: NamespaceId,
+        tenant: Option<Arc<str>>,
+    },
     /// All events up to this place in the line that are for this shard have been delivered.
     Reached { place: u64 },
     /// The client of a connection has come back by another one since this time, and wants to

@@ -84,6 +84,37 @@ impl Key {
     }
 }
 
+/// Why a resume token names no socket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Unnamed {
+    /// This gateway has not given it out.
+    Forged,
+    /// What proves it is not known yet.
+    Unsure,
+}
+
+/// The bytes of what has the length and the letters of a resume token: claim and proof.
+fn claimed(token: &str) -> Option<[u8; CLAIM + PROOF]> {
+    if token.len() != ((CLAIM + PROOF) * 4).div_ceil(3) {
+        return None;
+    }
+    let mut bytes = [0; CLAIM + PROOF];
+    let read = URL_SAFE_NO_PAD.decode_slice(token, &mut bytes).ok()?;
+    (read == bytes.len()).then_some(bytes)
+}
+
+/// The socket that a claim names, and the place at which it began.
+fn read_claim(claim: &[u8]) -> Option<(SocketAddress, Place)> {
+    let (name, begin) = claim.split_at(NAME);
+    let name: [u8; NAME] = name.try_into().ok()?;
+    let (epoch, id) = begin.split_at(EPOCH);
+    let begin = Place {
+        epoch: u32::from_be_bytes(epoch.try_into().ok()?),
+        id: u64::from_be_bytes(id.try_into().ok()?),
+    };
+    Some((SocketAddress(Sid::from_bytes(name)), begin))
+}
+
 /// Connections that want to go on with the same socket have their turn one after the other.
 type Coming = Mutex<HashMap<SocketAddress, Arc<tokio::sync::Mutex<()>>>>;
 
@@ -559,29 +590,20 @@ impl Recovery {
         Some(URL_SAFE_NO_PAD.encode(bytes))
     }
 
-    /// The socket of a token that this gateway has given out, and the place at which it began.
-    pub(crate) fn named(&self, token: &str) -> Option<(SocketAddress, Place)> {
-        if token.len() != ((CLAIM + PROOF) * 4).div_ceil(3) {
-            return None;
-        }
-        let mut bytes = [0; CLAIM + PROOF];
-        let read = URL_SAFE_NO_PAD.decode_slice(token, &mut bytes).ok()?;
-        if read != bytes.len() {
-            return None;
-        }
+    /// The socket of a token that this gateway has given out, or any of its cluster, and the
+    /// place at which it began.
+    ///
+    /// # Errors
+    /// It is no such token, or nobody knows yet: this node has not joined its cluster.
+    pub(crate) fn named(&self, token: &str) -> Result<(SocketAddress, Place), Unnamed> {
+        let bytes = claimed(token).ok_or(Unnamed::Forged)?;
         let (claim, proof) = bytes.split_at(CLAIM);
-        let right = hmac::sign(&self.key.get()?, claim);
+        let right = hmac::sign(&self.key.get().ok_or(Unnamed::Unsure)?, claim);
         // In a time that tells nothing of how much was right.
         let differs = std::iter::zip(&right.as_ref()[..PROOF], proof);
         let differs = differs.fold(0, |differs, (a, b)| differs | (a ^ b));
-        let (name, begin) = claim.split_at(NAME);
-        let name: [u8; NAME] = name.try_into().ok()?;
-        let (epoch, id) = begin.split_at(EPOCH);
-        let begin = Place {
-            epoch: u32::from_be_bytes(epoch.try_into().ok()?),
-            id: u64::from_be_bytes(id.try_into().ok()?),
-        };
-        (differs == 0).then(|| (SocketAddress(Sid::from_bytes(name)), begin))
+        let read = read_claim(claim).filter(|_| differs == 0);
+        read.ok_or(Unnamed::Forged)
     }
 
     /// Waits until nobody else is about to go on with a socket.
@@ -669,16 +691,16 @@ mod tests {
         let begin = Place { epoch: 7, id: 300 };
         let token = ours.token(&socket(5), begin).unwrap();
         assert_eq!(token.len(), 64);
-        assert_eq!(ours.named(&token), Some((socket(5), begin)));
-        assert_eq!(theirs.named(&token), None);
+        assert_eq!(ours.named(&token), Ok((socket(5), begin)));
+        assert_eq!(theirs.named(&token), Err(Unnamed::Forged));
         for bad in ["", "x", &token[1..], &format!("{token}A"), &socket(5).id()] {
-            assert_eq!(ours.named(bad), None, "{bad}");
+            assert_eq!(ours.named(bad), Err(Unnamed::Forged), "{bad}");
         }
         for at in 0..token.len() {
             let mut other = token.clone().into_bytes();
             other[at] = if other[at] == b'A' { b'B' } else { b'A' };
             let other = String::from_utf8(other).unwrap_or_default();
-            assert_eq!(ours.named(&other), None, "{other}");
+            assert_eq!(ours.named(&other), Err(Unnamed::Forged), "{other}");
         }
     }
 

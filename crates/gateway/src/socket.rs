@@ -9,7 +9,7 @@ use heartline_core::entries::SocketEntry;
 use heartline_core::message::{Message, check, check_key};
 use heartline_core::presence::SocketAddress;
 use heartline_core::rooms::{self, RoomError};
-use heartline_core::store::{Bound, Checkpoint, Outcome, Patch, StoreError};
+use heartline_core::store::{Bound, Channel, Checkpoint, Outcome, Patch, StoreError};
 use heartline_wire::codes::Code;
 use heartline_wire::names::{self, Speaker};
 use heartline_wire::reason::Reason;
@@ -428,14 +428,13 @@ impl Socket {
             attachments: request.data.attachments,
         };
         let key = request.key.as_deref();
-        if let Some(user) = &self.identity.user
-            && request.room.starts_with(rooms::PRIVATE)
-        {
-            self.may_pass(&request.room, &message, key)?;
-            self.say_to_myself(user, &request.room, message, request.to_self);
-            return Ok(None);
-        }
-        let published = self.publish_message(&request.room, message, key, request.to_self)?;
+        let published = match &self.identity.user {
+            Some(user) if request.room.starts_with(rooms::PRIVATE) => {
+                self.may_pass(&request.room, &message, key)?;
+                self.say_to_myself(user, &request.room, message, request.to_self)
+            }
+            _ => self.publish_message(&request.room, message, key, request.to_self)?,
+        };
         let offset = published.offset().await;
         offset.map_err(|Unreachable| {
             let sentence = "The event could not be published just now; try again";
@@ -469,6 +468,16 @@ impl Socket {
             });
         }
         Err(EventError::from(Code::RateLimited).retry_after(over.retry_after_ms))
+    }
+
+    /// Whether a message of this name has been handed to the store, and so been counted.
+    pub(crate) fn has_sent(&self, user: &UserKey, channel: &Channel, temp_id: &str) -> bool {
+        self.shared.limits.was_sent((user, channel, temp_id))
+    }
+
+    /// A message that has been counted is handed to the store.
+    pub(crate) fn notes_sent(&self, user: &UserKey, channel: &Channel, temp_id: &str) {
+        self.shared.limits.note_sent((user, channel, temp_id));
     }
 
     /// What the client has asked for counts as so many events more (`limits.events`): for what
@@ -617,7 +626,13 @@ impl Socket {
 
     /// Publishes to the user's own room. It belongs to the user key: users of another type
     /// may have the same id, and are somebody else.
-    fn say_to_myself(&self, user: &UserKey, room: &str, message: Message, to_self: bool) {
+    fn say_to_myself(
+        &self,
+        user: &UserKey,
+        room: &str,
+        message: Message,
+        to_self: bool,
+    ) -> Published {
         let to = ToUser {
             namespace: self.address.namespace(),
             tenant: user.tenant_id.as_deref(),
@@ -627,7 +642,7 @@ impl Socket {
             instead_of: None,
             skip: (!to_self).then_some(self.address),
         };
-        self.shared.fanout.send_to_user(&to, message);
+        self.shared.fanout.send_to_user(&to, message).1
     }
 
     /// Ends the socket and tells its client not to come back.

@@ -126,7 +126,7 @@ impl To {
                     key: None,
                     skip: self.skip,
                 };
-                fanout.publish_to_room(&to, message);
+                drop(fanout.publish_to_room(&to, message));
             }
             (rooms, except) => {
                 let to = ToRooms {
@@ -136,7 +136,7 @@ impl To {
                     except,
                     skip: self.skip,
                 };
-                fanout.send_to_rooms(&to, message);
+                drop(fanout.send_to_rooms(&to, message));
             }
         }
         Ok(())

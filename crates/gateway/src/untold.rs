@@ -89,7 +89,7 @@ async fn tell_room(
                     skip: None,
                 };
                 let new = Message::new("message:new", &json);
-                shared.fanout.publish_to_room(&to, new);
+                drop(shared.fanout.publish_to_room(&to, new));
             });
             if let Channel::Conversation(conversation) = &channel {
                 for namespace in told {

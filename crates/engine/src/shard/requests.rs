@@ -17,6 +17,12 @@ use crate::shard::polling::{Held, Pending, Polling};
 use crate::shard::request::{Handshake, PostStart, Protocol, Reply, Request, RequestId, Upgraded};
 use crate::shard::stream::{Stash, WebSocket};
 
+/// Why a session ends of which two GETs or two POSTs are on their way at once. It is no breach:
+/// engine.io-client, whose GET has broken, says its goodbye while its last POST is still on its
+/// way, and comes back. Source: engine.io, `Polling.onPollRequest` and `onDataRequest`
+/// ("overlap from client" is a transport error).
+const OVERLAP: Reason = Reason::TransportError;
+
 impl Engine {
     /// The slot of the session `name`, closing ones included.
     fn session(&self, name: &Sid) -> Option<Slot> {
@@ -187,7 +193,7 @@ impl<A: App> Shard<A> {
         if polling.get.is_some() {
             // Two GETs at once: the first is let go with a close, the second refused.
             let _ = reply.send(Reply::Status(400));
-            self.engine.close(slot, Reason::ProtocolViolation);
+            self.engine.close(slot, OVERLAP);
             return;
         }
         let upgrading = polling.probe.as_ref().is_some_and(|probe| probe.probed);
@@ -217,7 +223,7 @@ impl<A: App> Shard<A> {
         };
         if polling.post.is_some() || polling.held.is_some() {
             let _ = reply.send(PostStart::Refuse(Reply::Status(400)));
-            self.engine.close(slot, Reason::ProtocolViolation);
+            self.engine.close(slot, OVERLAP);
             return;
         }
         let (alive, ended) = oneshot::channel();

@@ -434,20 +434,22 @@ impl Gateway {
         users
     }
 
-    /// How many sockets of a user other nodes have, in one namespace or in all.
-    pub(crate) async fn count_elsewhere(&self, user: &UserKey, namespace: Option<&str>) -> usize {
+    /// How many sockets of a user, or of all users with this id, other nodes have, in one
+    /// namespace or in all.
+    pub(crate) async fn count_elsewhere(
+        &self,
+        tenant: Option<&str>,
+        user_id: &str,
+        only: Option<&UserKey>,
+        namespace: Option<&str>,
+    ) -> usize {
         let Some(own) = self.shared.fanout.backplane.tag() else {
             return 0;
         };
-        let tenant = user.tenant_id.as_deref();
-        let sockets = self
-            .shared
-            .fanout
-            .backplane
-            .sockets(tenant, &user.user_id)
-            .await;
+        let backplane = &self.shared.fanout.backplane;
+        let sockets = backplane.sockets(tenant, user_id).await;
         let elsewhere = |socket: &&UserSocket| {
-            *socket.user == *user
+            only.is_none_or(|only| *socket.user == *only)
                 && namespace.is_none_or(|namespace| *socket.namespace == *namespace)
                 && Sid::decode(&socket.id).is_some_and(|name| name.tag() != own)
         };

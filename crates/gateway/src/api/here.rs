@@ -24,7 +24,7 @@ use super::pages::{
     rooms_page, sockets_page,
 };
 use super::{BadCursor, Broadcast, Publish, PublishError, Published};
-use crate::fanout::{ToRoom, ToRooms, ToUser, Unreachable};
+use crate::fanout::{ToRoom, ToRooms, ToUser};
 use crate::gateway::Gateway;
 use crate::op::{ListPlace, Op, Query, RoomFilter};
 use crate::peers::{EmitError, Emitted, Sockets};
@@ -244,7 +244,8 @@ impl Gateway {
                 instead_of: None,
                 skip: None,
             };
-            let delivered = self.shared.fanout.send_to_user(&to, message);
+            let (delivered, told) = self.shared.fanout.send_to_user(&to, message);
+            told.offset().await?;
             return Ok(Published {
                 delivered,
                 offset: None,
@@ -261,8 +262,7 @@ impl Gateway {
             };
             self.shared.fanout.publish_to_room(&to, message)
         };
-        let offset = offset.offset().await;
-        let offset = offset.map_err(|Unreachable| PublishError::Unreachable)?;
+        let offset = offset.offset().await?;
         Ok(Published { delivered, offset })
     }
 
@@ -287,7 +287,8 @@ impl Gateway {
             except,
             skip: None,
         };
-        fanout.send_to_rooms(&to, message);
+        let told = fanout.send_to_rooms(&to, message);
+        told.offset().await?;
         Ok(Published {
             delivered: here.len(),
             offset: None,
@@ -462,7 +463,8 @@ impl Gateway {
                 place = next;
             }
         }
-        self.shared.fanout.broadcast(namespace, tenant, message);
+        let told = self.shared.fanout.broadcast(namespace, tenant, message);
+        told.offset().await?;
         Ok(Published {
             delivered,
             offset: None,
@@ -470,13 +472,40 @@ impl Gateway {
     }
 
     /// Gives an event to all of a user's sockets, in one namespace or in all;
-    /// to how many.
+    /// to how many. Where it is kept, it waits for those that were lost and may come back.
     ///
     /// # Errors
-    /// When the namespace, event or data is none.
+    /// When the namespace, event or data is none, or the cluster's store is away and
+    /// `recovery.unreachable` is `refuse`.
     pub async fn emit_to_user(
         &self,
         user: UserKey,
+        namespace: Option<&str>,
+        event: &str,
+        data: &str,
+    ) -> Result<usize, PublishError> {
+        let to = (user.tenant_id.as_deref(), &*user.user_id, Some(&user));
+        self.emit_to(to, namespace, event, data).await
+    }
+
+    /// The same for all users of a tenant with this id: one for each user type.
+    ///
+    /// # Errors
+    /// As [`emit_to_user`](Self::emit_to_user).
+    pub async fn emit_to_users(
+        &self,
+        (tenant, user_id): (Option<&str>, &str),
+        namespace: Option<&str>,
+        event: &str,
+        data: &str,
+    ) -> Result<usize, PublishError> {
+        let to = (tenant, user_id, None);
+        self.emit_to(to, namespace, event, data).await
+    }
+
+    async fn emit_to(
+        &self,
+        (tenant, user, only): (Option<&str>, &str, Option<&UserKey>),
         namespace: Option<&str>,
         event: &str,
         data: &str,
@@ -487,23 +516,27 @@ impl Gateway {
             .iter()
             .map(|(id, _)| id)
             .filter(|other| namespace.is_none() || *other == id);
-        let tenant = user.tenant_id.as_deref();
-        let elsewhere = self.count_elsewhere(&user, namespace).await;
-        let here: usize = wanted
+        // Nobody is looked for: who was lost on another node is found by what is kept.
+        let mut reached = self.count_elsewhere(tenant, user, only, namespace).await;
+        let said: Vec<_> = wanted
             .map(|namespace| {
                 let to = ToUser {
                     namespace,
                     tenant,
-                    user: &user.user_id,
-                    only: Some(&user),
+                    user,
+                    only,
                     topic: None,
                     instead_of: None,
                     skip: None,
                 };
                 self.shared.fanout.send_to_user(&to, message.clone())
             })
-            .sum();
-        Ok(here + elsewhere)
+            .collect();
+        for (here, told) in said {
+            told.offset().await?;
+            reached += here;
+        }
+        Ok(reached)
     }
 
     /// Gives an event to one socket of this node; its acknowledgement, if one is

@@ -17,6 +17,8 @@ use heartline_wire::json::MAX_DEPTH;
 
 pub use invites::Welcome;
 
+use crate::fanout::Unreachable;
+
 /// An event for the members of a room.
 #[derive(Debug, Clone)]
 pub struct Publish {
@@ -96,6 +98,12 @@ pub enum PublishError {
     KeyWithExcept,
     /// The cluster's store is away, and `recovery.unreachable` is `refuse`.
     Unreachable,
+}
+
+impl From<Unreachable> for PublishError {
+    fn from(Unreachable: Unreachable) -> Self {
+        PublishError::Unreachable
+    }
 }
 
 impl fmt::Display for PublishError {

@@ -93,10 +93,19 @@ fn text_of(content: Option<String>, max: usize) -> Result<String, EventError> {
     }
 }
 
-/// The sender, if it may send one more message now.
-fn sender(socket: &Socket) -> Result<Arc<UserKey>, EventError> {
-    socket.take_message()?;
-    socket.identity().user.clone().ok_or_else(|| {
+/// The sender, if it may send one more message now. One that has been counted is not counted
+/// again: whoever sends it again has had no answer.
+fn sender(
+    socket: &Socket,
+    channel: Option<&Channel>,
+    temp_id: Option<&str>,
+) -> Result<Arc<UserKey>, EventError> {
+    let user = socket.identity().user.clone();
+    let comes_again = || Some(socket.has_sent(user.as_ref()?, channel?, temp_id?));
+    if comes_again() != Some(true) {
+        socket.take_message()?;
+    }
+    user.ok_or_else(|| {
         EventError::new(
             Code::AuthRequired,
             "Only authenticated users may send messages",
@@ -113,26 +122,27 @@ struct Checked {
 }
 
 async fn check_message(socket: &Socket, draft: Draft) -> Result<Checked, EventError> {
-    let sender = sender(socket)?;
+    let channel = draft.conversation.map(Channel::Conversation);
+    let sender = sender(socket, channel.as_ref(), draft.temp_id.as_deref())?;
     let content = text_of(draft.content, MAX_MESSAGE)?;
-    let conversation = draft
-        .conversation
-        .ok_or_else(|| EventError::new(Code::InvalidRoom, "conversationId is missing"))?;
-    let room = rooms::of_conversation(&conversation);
+    let missing = || EventError::new(Code::InvalidRoom, "conversationId is missing");
+    let channel = channel.ok_or_else(missing)?;
+    let room = rooms::of_conversation(channel.name());
     socket.may_join(&room).await?;
     socket.may_publish(&room).await?;
     Ok(Checked {
         sender,
-        channel: Channel::Conversation(conversation),
+        channel,
         room,
         content,
     })
 }
 
 async fn check_chat(socket: &Socket, draft: Draft) -> Result<Checked, EventError> {
-    let sender = sender(socket)?;
-    let content = text_of(draft.content, MAX_CHAT)?;
     let room = draft.room.unwrap_or_else(|| OPEN_ROOM.to_owned());
+    let channel = Channel::Room(room.clone());
+    let sender = sender(socket, Some(&channel), draft.temp_id.as_deref())?;
+    let content = text_of(draft.content, MAX_CHAT)?;
     if rooms::conversation_of(&room).is_some() {
         let advice = "A conversation is no open room; write in it with message:send";
         return Err(EventError::new(Code::InvalidRoom, advice));
@@ -140,7 +150,7 @@ async fn check_chat(socket: &Socket, draft: Draft) -> Result<Checked, EventError
     socket.may_publish(&room).await?;
     Ok(Checked {
         sender,
-        channel: Channel::Room(room.clone()),
+        channel,
         room,
         content,
     })
@@ -192,6 +202,9 @@ async fn send(
         room,
         content,
     } = checked.map_err(|error| refuse(&temp_id, error))?;
+    if let Some(temp_id) = &temp_id {
+        socket.notes_sent(&sender, &channel, temp_id);
+    }
     let new = NewMessage {
         sender: sender.clone(),
         channel: channel.clone(),

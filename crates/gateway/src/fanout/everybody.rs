@@ -8,7 +8,7 @@ use heartline_core::line::shelf::ScopeRef;
 use heartline_core::message::Message;
 use heartline_core::namespaces::NamespaceId;
 
-use super::Fanout;
+use super::{Fanout, Published};
 use crate::op::Op;
 use crate::publication::{Publication, Told};
 use crate::recovery::Recovery;
@@ -20,17 +20,18 @@ impl Fanout {
         namespace: NamespaceId,
         tenant: Option<Arc<str>>,
         message: Message,
-    ) {
+    ) -> Published {
         let target = Target::All {
             namespace: self.namespace_name(namespace),
             tenant: tenant.as_deref(),
         };
         let said = self.say_in_common(&target, Recovery::keeps_all, &message, None);
-        if said.is_some() {
-            return;
+        if let Some(said) = said {
+            return said;
         }
         self.backplane.publish(&target, &message);
         self.broadcast_here(namespace, tenant, message);
+        Published::Here(None)
     }
 
     pub(super) fn broadcast_here(

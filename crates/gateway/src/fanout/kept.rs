@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use heartline_core::auth::BoxFuture;
 use heartline_core::backplane::{Subscription, Target};
 use heartline_core::line::ring::Only;
 use heartline_core::line::shelf::ScopeRef;
@@ -12,7 +11,7 @@ use heartline_core::presence::SocketAddress;
 use heartline_core::rooms::{Room, RoomRef};
 use tokio::sync::oneshot;
 
-use super::Fanout;
+use super::{Fanout, Published};
 use crate::op::{Held, LineOp, Op};
 use crate::publication::{Publication, Told, may_mislead};
 use crate::recovery::Recovery;
@@ -102,16 +101,21 @@ impl Fanout {
     }
 
     /// Puts a publication into the line that all nodes share, if there is one and it is kept;
-    /// `None`, and the message is as it was, if not.
+    /// `None`, and the message is as it was, if not. Whoever does not wait for what becomes of it
+    /// cannot be refused: it is told to those here then, should the line be away.
     pub(super) fn say_in_common(
         &self,
         target: &Target<'_>,
         is_kept: impl FnOnce(&Recovery) -> bool,
         message: &Message,
         skip: Option<SocketAddress>,
-    ) -> Option<BoxFuture<Option<u64>>> {
+    ) -> Option<Published> {
         let (recovery, common) = self.common()?;
-        is_kept(recovery).then(|| common.say(target, message, skip))
+        is_kept(recovery).then(|| Published::InLine {
+            said: common.say(target, message, skip),
+            is_numbered: matches!(target, Target::Room { .. }),
+            refuse: recovery.refuse_unreachable,
+        })
     }
 
     /// The place in the line that an event brings along which is not kept: that of what has

@@ -29,12 +29,15 @@ pub(crate) struct ToRoom<'a> {
 }
 
 /// What became of a publication.
+#[must_use]
 pub(crate) enum Published {
     /// It has this offset, if the room has members here.
     Here(Option<u64>),
     /// It is on its way into the line that all nodes share.
     InLine {
         said: BoxFuture<Option<u64>>,
+        /// Its number is an offset that clients know.
+        is_numbered: bool,
         /// It is not told to those here, should it not get there.
         refuse: bool,
     },
@@ -49,9 +52,13 @@ impl Published {
     pub(crate) async fn offset(self) -> Result<Option<u64>, Unreachable> {
         match self {
             Published::Here(offset) => Ok(offset),
-            Published::InLine { said, refuse } => match said.await {
+            Published::InLine {
+                said,
+                is_numbered,
+                refuse,
+            } => match said.await {
                 None if refuse => Err(Unreachable),
-                offset => Ok(offset),
+                offset => Ok(offset.filter(|_| is_numbered)),
             },
         }
     }
@@ -63,7 +70,7 @@ pub(crate) struct Unreachable;
 
 impl Fanout {
     /// Gives a publication to the members of a room, on all nodes. Its offset, if the
-    /// room has members here or its publications are kept.
+    /// room has members here or its publications are kept; a user's room numbers nothing.
     pub(crate) fn publish_to_room(&self, to: &ToRoom<'_>, message: Message) -> Published {
         if let Some(user) = to.room.strip_prefix(PRIVATE) {
             let to = ToUser {
@@ -75,8 +82,7 @@ impl Fanout {
                 instead_of: None,
                 skip: to.skip,
             };
-            self.send_to_user(&to, message);
-            return Published::Here(None);
+            return self.send_to_user(&to, message).1;
         }
         let target = Target::Room {
             namespace: self.namespace_name(to.namespace),
@@ -86,9 +92,7 @@ impl Fanout {
         };
         let is_kept = |recovery: &Recovery| recovery.keeps(to.room);
         if let Some(said) = self.say_in_common(&target, is_kept, &message, to.skip) {
-            let recovery = self.recovery.as_ref();
-            let refuse = recovery.is_some_and(|recovery| recovery.refuse_unreachable);
-            return Published::InLine { said, refuse };
+            return said;
         }
         if to.key.is_none() {
             self.backplane.publish(&target, &message);

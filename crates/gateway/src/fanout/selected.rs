@@ -12,7 +12,7 @@ use heartline_core::presence::SocketAddress;
 use heartline_core::rooms::{PRIVATE, RoomRef};
 use heartline_wire::socketio;
 
-use super::Fanout;
+use super::{Fanout, Published};
 use crate::op::{Chosen, FIRST_CHOICE, Op, Query, SelectedAction, Selection};
 use crate::publication::{Publication, Told};
 use crate::recovery::Recovery;
@@ -40,7 +40,7 @@ fn keeps_any(recovery: &Recovery, rooms: &[String]) -> bool {
 
 impl Fanout {
     /// Gives a message to sockets by where they are, on all nodes.
-    pub(crate) fn send_to_rooms(&self, to: &ToRooms<'_>, message: Message) {
+    pub(crate) fn send_to_rooms(&self, to: &ToRooms<'_>, message: Message) -> Published {
         let target = Target::Rooms {
             namespace: self.namespace_name(to.namespace),
             tenant: to.tenant.map(|tenant| &**tenant),
@@ -49,11 +49,12 @@ impl Fanout {
         };
         let is_kept = |recovery: &Recovery| keeps_any(recovery, to.rooms);
         let said = self.say_in_common(&target, is_kept, &message, to.skip);
-        if said.is_some() {
-            return;
+        if let Some(said) = said {
+            return said;
         }
         self.backplane.publish(&target, &message);
         self.send_to_rooms_here(to, message);
+        Published::Here(None)
     }
 
     pub(super) fn send_to_rooms_here(&self, to: &ToRooms<'_>, message: Message) {

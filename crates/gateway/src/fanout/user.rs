@@ -11,7 +11,7 @@ use heartline_core::namespaces::NamespaceId;
 use heartline_core::presence::SocketAddress;
 use heartline_core::rooms::PRIVATE;
 
-use super::Fanout;
+use super::{Fanout, Published};
 use crate::op::Op;
 use crate::publication::{Publication, Told};
 use crate::recovery::Recovery;
@@ -48,16 +48,16 @@ impl<'a> ToUser<'a> {
 }
 
 impl Fanout {
-    /// Gives a message to a user's sockets, on all nodes; to how many here.
-    pub(crate) fn send_to_user(&self, to: &ToUser<'_>, message: Message) -> usize {
+    /// Gives a message to a user's sockets, on all nodes: to how many here, and what becomes of
+    /// it.
+    pub(crate) fn send_to_user(&self, to: &ToUser<'_>, message: Message) -> (usize, Published) {
         let target = self.target(to);
         let is_kept = |recovery: &Recovery| recovery.keeps(&format!("{PRIVATE}{}", to.user));
         if let Some(said) = self.say_in_common(&target, is_kept, &message, to.skip) {
-            drop(said);
-            return self.sockets_of(to).len();
+            return (self.sockets_of(to).len(), said);
         }
         self.backplane.publish(&target, &message);
-        self.send_here(to, message)
+        (self.send_here(to, message), Published::Here(None))
     }
 
     /// Tells users of something instead of a room's events, on all nodes: on their sockets that
@@ -73,7 +73,7 @@ impl Fanout {
         if self.common().is_some() {
             // Nodes that have nobody of a user's do not hear it.
             for user in users {
-                self.send_to_user(&to(user), message.clone());
+                drop(self.send_to_user(&to(user), message.clone()));
             }
             return;
         }

@@ -55,6 +55,36 @@ impl Hub {
         }
     }
 
+    /// The sockets of a namespace and tenant are told: for the user's own room, or for each room
+    /// of one that is nobody's.
+    pub(super) fn everybody_gap(
+        &mut self,
+        engine: &mut Engine,
+        namespace: NamespaceId,
+        tenant: Option<&Arc<str>>,
+    ) {
+        for slot in (0..self.links.len() as u32).map(Slot) {
+            let socket = self.link(slot).and_then(|link| link.socket(namespace));
+            let Some(socket) = socket.filter(|socket| socket.identity.tenant_id() == tenant) else {
+                continue;
+            };
+            if let Some(room) = Hub::private_room(&socket.identity) {
+                let epoch = self.shared.fanout.epoch(0);
+                self.tell_gap(engine, slot, namespace, &room, (&epoch, 0));
+                continue;
+            }
+            let rooms = socket.rooms.iter();
+            let rooms: Vec<_> = rooms
+                .filter_map(|member| self.rooms.room(*member).cloned())
+                .collect();
+            for room in rooms {
+                let epoch = self.shared.fanout.epoch(room.epoch());
+                let place = (&*epoch, room.offset());
+                self.tell_gap(engine, slot, namespace, &room.key.name, place);
+            }
+        }
+    }
+
     fn tell_gap(
         &mut self,
         engine: &mut Engine,

@@ -313,6 +313,9 @@ impl Hub {
         match op {
             LineOp::Gap { room, gap } => self.gap(engine, &room, gap),
             LineOp::UserGap { to } => self.user_gap(engine, to.as_ref()),
+            LineOp::EverybodyGap { namespace, tenant } => {
+                self.everybody_gap(engine, namespace, tenant.as_ref());
+            }
             LineOp::Begin { room, from } => self.begin(engine, &room, from),
             LineOp::Reached { place } => self.reached(place),
             LineOp::Park(park) => self.park_asked(engine, park),

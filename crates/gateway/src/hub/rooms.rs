@@ -26,8 +26,8 @@ use crate::publication::Encoding;
 
 /// How long the store may take to keep a member.
 const REMEMBER: Duration = Duration::from_secs(10);
-/// How long a subscription may take.
-const SUBSCRIBE: Duration = Duration::from_secs(5);
+/// How long a subscription may take: twice what a store that is away is waited for.
+const SUBSCRIBE: Duration = Duration::from_secs(10);
 
 /// The only namespace of live connections.
 const ROOT: NamespaceId = NamespaceId::ROOT;

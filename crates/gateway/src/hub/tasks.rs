@@ -7,11 +7,15 @@ use heartline_core::presence::SocketAddress;
 use heartline_engine::shard::engine::Engine;
 use heartline_engine::tasks::{Ended, TaskId, Work};
 use heartline_wire::id::{ConnId, Slot};
+use heartline_wire::reason::Reason;
 
 use super::Hub;
 use crate::in_order;
 use crate::op::{Op, Refusal};
 use crate::shared::OwnShared;
+
+/// The close code of who is to come back a little later (RFC 6455's registry: Try Again Later).
+const TRY_AGAIN_LATER: u16 = 1013;
 
 /// What the hub wants to know of a task when it ends.
 pub(super) enum TaskKind {
@@ -96,9 +100,12 @@ impl Hub {
                 let refusal = Refusal::Auth(AuthError::Unavailable);
                 self.connect_failed(engine, socket, refusal);
             }
+            // The client may believe that it is in the topic already: it has named it as it came
+            // back. It comes back once more, and begins where it was lost.
             TaskKind::Subscribe(socket) => {
                 if let Some(slot) = self.locate(engine, &socket) {
-                    self.release_input(engine, slot);
+                    let (reason, text) = (Reason::TransportError, "a topic cannot be reached");
+                    engine.close_with(slot, reason, TRY_AGAIN_LATER, text);
                 }
             }
             TaskKind::Detached => {}

@@ -105,18 +105,23 @@ pub(super) async fn emit(
 ) -> Result<Json<Value>, Problem> {
     let (which, Known(out)) = (which?.0, body);
     let data = out.data.as_ref().map_or("null", |data| data.get());
-    // Checked even if nobody is there to hear it.
-    state
-        .gateway
-        .check_event(out.namespace.as_deref(), &out.event, data)?;
-    let mut delivered = 0;
-    for user in meant(&state, &user_id, &which).await {
-        let user = UserKey::clone(&user);
-        let sent = state
-            .gateway
-            .emit_to_user(user, out.namespace.as_deref(), &out.event, data);
-        delivered += sent.await?;
-    }
+    let (gateway, namespace) = (&state.gateway, out.namespace.as_deref());
+    let delivered = match &which.user_type {
+        Some(user_type) => {
+            let user = UserKey {
+                tenant_id: which.tenant_id.as_deref().map(Into::into),
+                user_id: user_id.into(),
+                user_type: Some(user_type.as_str().into()),
+            };
+            let sent = gateway.emit_to_user(user, namespace, &out.event, data);
+            sent.await?
+        }
+        None => {
+            let users = (which.tenant_id.as_deref(), &*user_id);
+            let sent = gateway.emit_to_users(users, namespace, &out.event, data);
+            sent.await?
+        }
+    };
     Ok(Json(json!({ "delivered": delivered })))
 }
 

@@ -778,7 +778,7 @@ pub(crate) static KEYS: &[Key] = &[
     space(
         "limits.messages",
         "{ count = 10, window = \"10s\" }",
-        "`message:send` and `chat:send`, per user, per socket when anonymous; a namespace with another limit counts for itself",
+        "`message:send` and `chat:send`, per user, per socket when anonymous; one that comes again under its `tempId` counts once; a namespace with another limit counts for itself",
         |n, v| Ok(n.limits.messages = optional(v, limit)?),
     ),
     space(

@@ -67,13 +67,7 @@ impl Hub {
     ) -> Result<Missed, Resume> {
         let fanout = self.shared.fanout.clone();
         let recovery = fanout.recovery.as_ref().ok_or(Resume::Unknown)?;
-        if ticket.is_limited {
-            return Err(Resume::Limited);
-        }
-        if ticket.is_foreign {
-            return Err(Resume::Foreign);
-        }
-        let (name, begin) = ticket.session.ok_or(Resume::BadToken)?;
+        let (name, begin) = ticket.session?;
         let line = recovery.line.epoch();
         // Numbers of another line say nothing of this one.
         let begin = (begin.epoch == line).then_some(begin.id);

@@ -7,17 +7,14 @@ use heartline_wire::time::Micros;
 use heartline_wire::{json, live};
 
 use crate::hub::Hub;
+use crate::metrics::Resume;
+use crate::recovery::{Recovery, Unnamed};
 
 /// What a client brings of an earlier connection.
 #[derive(Debug)]
 pub(crate) struct Ticket {
-    /// The socket, and the place in the line at which it began; `None`: the token is not one of
-    /// this gateway.
-    pub(super) session: Option<(SocketAddress, Place)>,
-    /// Its address has tried too often: nobody looks.
-    pub(super) is_limited: bool,
-    /// The socket was another user's.
-    pub(super) is_foreign: bool,
+    /// The socket, and the place in the line at which it began; or why it is not looked for.
+    pub(super) session: Result<(SocketAddress, Place), Resume>,
     pub(super) since: Since,
     /// When it has come back.
     pub(super) came_at: Micros,
@@ -49,7 +46,7 @@ impl Since {
 impl Ticket {
     /// The place at which it began.
     pub(in crate::hub) fn begin(&self) -> Option<Place> {
-        self.session.map(|(_, begin)| begin)
+        self.session.ok().map(|(_, begin)| begin)
     }
 
     /// It is brought now.
@@ -59,13 +56,12 @@ impl Ticket {
 
     /// Is not looked at, as there were too many that were of no use.
     pub(in crate::hub) fn is_refused(&mut self) {
-        self.session = None;
-        self.is_limited = true;
+        self.session = Err(Resume::Limited);
     }
 
     /// The socket was another user's, as another node knows.
     pub(in crate::hub) fn is_anothers(&mut self) {
-        self.is_foreign = true;
+        self.session = Err(Resume::Foreign);
     }
 
     /// The place up to which it has received everything, or before.
@@ -79,7 +75,7 @@ impl Ticket {
 
     /// The socket that the client had.
     pub(in crate::hub) fn name(&self) -> Option<SocketAddress> {
-        self.session.map(|(name, _)| name)
+        self.session.ok().map(|(name, _)| name)
     }
 }
 
@@ -89,8 +85,7 @@ impl Hub {
     pub(in crate::hub) fn ticket(&self, payload: &str, namespace: NamespaceId) -> Option<Ticket> {
         let recovery = self.recovery()?;
         let text = |name| json::field(payload, name).and_then(json::unquote);
-        let session = recovery.named(&text("pid")?);
-        let session = session.filter(|(name, _)| name.namespace() == namespace);
+        let session = named(recovery, &text("pid")?, namespace);
         let since = match json::field(payload, "offset") {
             None => Since::Unsaid,
             Some(offset) => match json::unquote(offset) {
@@ -100,8 +95,6 @@ impl Hub {
         };
         Some(Ticket {
             session,
-            is_limited: false,
-            is_foreign: false,
             since,
             came_at: Micros::ZERO,
             topics: Vec::new(),
@@ -110,9 +103,9 @@ impl Hub {
 
     /// What an `auth` frame brings.
     pub(in crate::hub) fn live_ticket(&self, resume: &live::Resume<'_>) -> Ticket {
-        let session = self
-            .recovery()
-            .and_then(|recovery| recovery.named(&resume.token));
+        let session = self.recovery().ok_or(Resume::Unknown);
+        let session =
+            session.and_then(|recovery| named(recovery, &resume.token, NamespaceId::ROOT));
         let topics = resume
             .topics
             .iter()
@@ -123,12 +116,26 @@ impl Hub {
             ((&**topic).into(), at)
         });
         Ticket {
-            session: session.filter(|(name, _)| name.namespace() == NamespaceId::ROOT),
-            is_limited: false,
-            is_foreign: false,
+            session,
             since: Since::of(resume.place.as_deref()),
             came_at: Micros::ZERO,
             topics: topics.collect(),
         }
     }
+}
+
+/// The socket that a token names in a namespace, and the place at which it began.
+fn named(
+    recovery: &Recovery,
+    token: &str,
+    namespace: NamespaceId,
+) -> Result<(SocketAddress, Place), Resume> {
+    let (name, begin) = recovery.named(token).map_err(|why| match why {
+        Unnamed::Forged => Resume::BadToken,
+        Unnamed::Unsure => Resume::Unknown,
+    })?;
+    if name.namespace() != namespace {
+        return Err(Resume::BadToken);
+    }
+    Ok((name, begin))
 }

@@ -12,7 +12,10 @@ const MANY: usize = 2_500;
 
 impl World {
     /// What comes of something that waits for the shard's turns.
-    fn finish<T: Send + 'static>(&mut self, work: impl Future<Output = T> + Send + 'static) -> T {
+    pub(super) fn finish<T: Send + 'static>(
+        &mut self,
+        work: impl Future<Output = T> + Send + 'static,
+    ) -> T {
         let mut begun = self.begin(work);
         self.run(ms(1));
         assert!(begun.is_finished(), "it waits for something else");

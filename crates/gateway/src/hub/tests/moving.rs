@@ -20,6 +20,7 @@ use tokio::sync::oneshot;
 
 use super::resume::{Tracking, kept, said};
 use super::*;
+use crate::api::{Broadcast, Publish, PublishError};
 
 const LINE: u32 = 5;
 /// Events that are kept of a place.
@@ -117,6 +118,10 @@ struct Way {
     delivered: u64,
     /// Another line than the one that all follow.
     line: Option<u32>,
+    /// It has not joined the others yet.
+    is_alone: bool,
+    /// Nothing of what it says gets into the line.
+    is_away: bool,
 }
 
 /// Where all nodes meet.
@@ -344,8 +349,10 @@ impl SharedLine for Line {
         message: &Message,
         skip: Option<SocketAddress>,
     ) -> BoxFuture<Option<u64>> {
-        let offset = self.meeting.lock().unwrap().say(target, message, skip);
-        Box::pin(std::future::ready(Some(offset)))
+        let mut meeting = self.meeting.lock().unwrap();
+        let is_away = meeting.ways[self.node].is_away;
+        let offset = (!is_away).then(|| meeting.say(target, message, skip));
+        Box::pin(std::future::ready(offset))
     }
 
     fn say_to(&self, namespace: &Arc<str>, name: SocketAddress, message: &Message) {
@@ -527,7 +534,8 @@ impl Backplane for Meets {
     }
 
     fn secret(&self) -> Option<Arc<str>> {
-        Some("of all".into())
+        let meeting = self.line.meeting.lock().unwrap();
+        (!meeting.ways[self.line.node].is_alone).then(|| "of all".into())
     }
 }
 
@@ -539,9 +547,13 @@ struct Cluster {
 
 impl Cluster {
     fn new() -> Cluster {
+        Cluster::with(&kept())
+    }
+
+    fn with(config: &Config) -> Cluster {
         let meeting = Shared::default();
         let make = |node| {
-            let mut config = kept();
+            let mut config = config.clone();
             config.namespaces.get_mut("/").unwrap().announce = Announce::Namespace;
             World::with(config, |builder| {
                 let clock = Clock::start();
@@ -925,4 +937,147 @@ fn who_began_in_a_line_that_a_node_does_not_follow_begins_afresh_there() {
         come(&mut cluster, &mut ann, 1);
         assert_eq!(ann.recovered, line == LINE);
     }
+}
+
+#[test]
+fn what_is_said_to_a_user_waits_for_who_was_lost_on_another_node() {
+    let mut cluster = Cluster::new();
+    let mut ann = Tracking::lost(cluster.worlds[0].engineio(), "user=ann");
+    come(&mut cluster, &mut ann, 0);
+    ann.is_cut(&mut cluster.worlds[0]);
+    cluster.settle();
+    let gateway = cluster.worlds[1].gateway.clone();
+    let emitted = async move {
+        let ann = (None, "ann");
+        gateway.emit_to_users(ann, None, "news", "\"1\"").await
+    };
+    assert_eq!(cluster.worlds[1].finish(emitted), Ok(0));
+    cluster.settle();
+    come(&mut cluster, &mut ann, 0);
+    assert!(ann.recovered);
+    assert_eq!(news(&mut ann), [r#"["news","1"]"#]);
+}
+
+#[test]
+fn who_says_what_cannot_be_kept_hears_that_whomever_it_was_for() {
+    let mut config = kept();
+    config.recovery.refuse_unreachable = true;
+    let mut cluster = Cluster::with(&config);
+    let mut ann = Tracking::lost(cluster.worlds[0].engineio(), "user=ann");
+    come(&mut cluster, &mut ann, 0);
+    cluster.meeting.lock().unwrap().ways[0].is_away = true;
+    let said = |cluster: &mut Cluster, room: Option<&str>, except: &[&str]| {
+        let gateway = cluster.worlds[0].gateway.clone();
+        let (namespace, event, data) = ("/".into(), "news".into(), "1".into());
+        let except = except.iter().map(ToString::to_string).collect();
+        let publish = room.map(ToOwned::to_owned);
+        cluster.worlds[0].finish(async move {
+            let Some(room) = publish else {
+                return gateway
+                    .broadcast(Broadcast {
+                        tenant_id: None,
+                        namespace,
+                        event,
+                        data,
+                        except,
+                    })
+                    .await;
+            };
+            gateway
+                .publish(Publish {
+                    tenant_id: None,
+                    namespace,
+                    room,
+                    event,
+                    data,
+                    key: None,
+                    except,
+                })
+                .await
+        })
+    };
+    for room in [Some("a"), Some("user:ann"), None] {
+        for except in [&[][..], &["b"]] {
+            let said = said(&mut cluster, room, except);
+            assert_eq!(said.err(), Some(PublishError::Unreachable), "{room:?}");
+        }
+    }
+    let gateway = cluster.worlds[0].gateway.clone();
+    let emitted = async move {
+        let ann = (None, "ann");
+        gateway.emit_to_users(ann, None, "news", "1").await
+    };
+    let emitted = cluster.worlds[0].finish(emitted);
+    assert_eq!(emitted, Err(PublishError::Unreachable));
+    let publish = r#"421["publish",{"room":"user:ann","event":"news","data":1}]"#;
+    let answer = cluster.worlds[0].ask(&mut ann.client, publish);
+    assert!(answer[0].contains(r#""code":"SEND_FAILED""#), "{answer:?}");
+}
+
+#[test]
+fn all_are_told_where_what_was_said_to_everybody_is_lost() {
+    let mut cluster = Cluster::new();
+    let mut ann = Tracking::lost(cluster.worlds[0].engineio(), "user=ann");
+    come(&mut cluster, &mut ann, 0);
+    let world = &mut cluster.worlds[0];
+    let fanout = world.gateway.shared.fanout.clone();
+    let target = Target::All {
+        namespace: "/",
+        tenant: None,
+    };
+    let at = Position {
+        line: LINE,
+        id: 101,
+        before: 100,
+        epoch: 1,
+        offset: 1,
+    };
+    fanout.hear(Heard {
+        at,
+        target,
+        message: None,
+        skip: None,
+        to: None,
+        edges_after: None,
+    });
+    world.settle();
+    let heard = ann.client.hears();
+    assert!(heard[0].starts_with(r#"42["room:gap",{"room":"user:ann"}"#));
+}
+
+#[test]
+fn a_live_client_whose_topic_cannot_be_reached_is_sent_away_to_come_back() {
+    let mut cluster = Cluster::new();
+    let mut ann = cluster.worlds[0].live("user=ann");
+    cluster.settle();
+    ann.hears();
+    let world = &mut cluster.worlds[0];
+    // What all nodes have of it does not come.
+    let subscribe = r#"{"type":"subscribe","topic":"a","id":1}"#;
+    assert!(world.ask(&mut ann, subscribe).is_empty());
+    world.run(ms(9_900));
+    assert!(ann.hears().is_empty());
+    world.run(ms(200));
+    assert_eq!(ann.hears(), ["close 1013"]);
+    // It goes on where it was.
+    world.run(ms(1_000));
+    assert_eq!(world.metric("heartline_suspended"), 1);
+}
+
+#[test]
+fn nobody_is_taken_for_a_forger_by_a_node_that_has_not_joined_the_others() {
+    let mut cluster = Cluster::new();
+    let mut ann = Tracking::lost(cluster.worlds[0].engineio(), "user=ann");
+    come(&mut cluster, &mut ann, 0);
+    ann.is_cut(&mut cluster.worlds[0]);
+    cluster.settle();
+    cluster.meeting.lock().unwrap().ways[1].is_alone = true;
+    come(&mut cluster, &mut ann, 1);
+    assert!(!ann.recovered);
+    let outcomes = |cluster: &Cluster, name| {
+        let name = format!("heartline_resumes_total{{outcome=\"{name}\"}} ");
+        cluster.worlds[1].metric(&name)
+    };
+    assert_eq!(outcomes(&cluster, "bad_token"), 0);
+    assert_eq!(outcomes(&cluster, "unknown"), 1);
 }

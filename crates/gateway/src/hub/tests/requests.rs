@@ -190,7 +190,7 @@ fn what_a_token_does_not_grant_is_refused_on_both_protocols() {
 }
 
 /// A message of `chat:send` with the number 5.
-const CHAT: &str = r#"425["chat:send",{"content":"hi","tempId":"t"}]"#;
+const CHAT: &str = r#"425["chat:send",{"content":"hi"}]"#;
 
 #[test]
 fn the_eleventh_message_in_ten_seconds_is_refused_on_whichever_connection_of_the_user() {
@@ -212,7 +212,7 @@ fn the_eleventh_message_in_ten_seconds_is_refused_on_whichever_connection_of_the
     for refused in [&mut phone, &mut desk] {
         let heard = world.ask(refused, CHAT);
         // The first was sent five seconds ago.
-        let rest = format!(r#"{refusal},"retryAfterMs":5000,"tempId":"t"}}]"#);
+        let rest = format!(r#"{refusal},"retryAfterMs":5000}}]"#);
         let error = format!(r#"42["message:error",{{{rest}"#);
         assert_eq!(heard, [error, format!(r#"435[{{"ok":false,{rest}"#)]);
     }
@@ -227,6 +227,27 @@ fn the_eleventh_message_in_ten_seconds_is_refused_on_whichever_connection_of_the
         world.metric(r#"heartline_rate_limited_total{limit="messages"}"#),
         4
     );
+}
+
+#[test]
+fn a_message_that_comes_again_is_answered_again_and_counts_once() {
+    let mut world = World::new(config_with(|root| {
+        root.limits.messages = Some(Limit::per(2, 60));
+    }));
+    let mut ann = world.socketio("user=ann");
+    let say = |temp_id: &str, room: &str| {
+        format!(r#"425["chat:send",{{"content":"hi","room":"{room}","tempId":"{temp_id}"}}]"#)
+    };
+    let mut answer = |temp_id, room| world.ask(&mut ann, &say(temp_id, room)).pop().unwrap();
+    let first = answer("t", "a");
+    assert!(first.contains(r#""ok":true"#), "{first}");
+    assert_eq!(answer("t", "a"), first);
+    assert!(answer("t", "b").contains(r#""ok":true"#));
+    // Two messages were said, whatever the number of tries.
+    assert!(answer("u", "a").contains("RATE_LIMITED"));
+    assert_eq!(answer("t", "a"), first);
+    // Of one that was refused nothing is known.
+    assert!(answer("u", "a").contains("RATE_LIMITED"));
 }
 
 #[test]
