@@ -342,7 +342,7 @@ struct Run {
 
 impl Run {
     /// Does the request, unless another node has, and keeps the answer.
-    async fn to_its_end(
+    async fn finish(
         mut self,
         answering: impl Future<Output = Response> + Send + 'static,
     ) -> Result<Response, Problem> {
@@ -413,7 +413,7 @@ async fn obeyed(answers: Answers, request: Request, next: Next) -> Result<Respon
     };
     let answering = next.run(Request::from_parts(parts, Body::from(body)));
     // By itself: it is finished even if the caller does not wait for it.
-    let running = tokio::spawn(run.to_its_end(answering));
+    let running = tokio::spawn(run.finish(answering));
     running.await.unwrap_or_else(|_| Err(failed()))
 }
 
