@@ -67,6 +67,25 @@ it("is built by webpack, and live brings nothing of Socket.IO", async () => {
   assert.doesNotMatch(scripts(path), /engine\.io|reconnect_attempt/);
 });
 
+/** What only those parts say that a small client takes by name, or does not have. */
+const PARTS = /was left|visibilitychange|recover:|history:get/;
+
+it("is a small client without what is not named, built by Vite and by webpack", async () => {
+  const { build } = await import("vite");
+  const outDir = join(folder, "small-vite");
+  const input = join(here, "small.js");
+  await build({ root: here, logLevel: "error", build: { outDir, rolldownOptions: { input } } });
+  const { default: webpack } = await import("webpack");
+  const path = join(folder, "small-webpack");
+  const mode = "production";
+  const stats = await promisify(webpack)({ mode, context: here, entry: input, output: { path } });
+  assert.ok(!stats.hasErrors(), stats.toString({ all: false, errors: true }));
+  for (const at of [outDir, path]) {
+    assert.match(scripts(at), /never acknowledged/);
+    assert.doesNotMatch(scripts(at), PARTS);
+  }
+});
+
 it("is rendered by Next.js from a server component, and connects nothing there", async () => {
   const app = join(here, "app");
   await run(app, tool("next"), "build");

@@ -1,5 +1,7 @@
 import { Core, type Options } from "./core.js";
+import { given } from "./given.js";
 import { Missed } from "./missed.js";
+import { browser } from "./page.js";
 import { Room } from "./room.js";
 import type { Dial, Presence } from "./types.js";
 
@@ -20,7 +22,7 @@ export class Client<
   Outward extends object = Record<string, unknown>,
 > extends Core<Incoming, Outward> {
   constructor(dial: Dial, options: Options = {}) {
-    super(dial, options, (host) => new Missed(host));
+    super(dial, { platform: browser, ...given(options) }, Missed);
   }
 
   /**

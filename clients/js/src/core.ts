@@ -1,127 +1,33 @@
 import { given } from "./given.js";
-import { OWN, PERSONAL } from "./names.js";
-import { browser } from "./platform.js";
-import type { Filler, Host, Wanted } from "./parts.js";
-import { Queue, failure, type SendOptions } from "./queue.js";
-import { MAX_TIMER, Timers } from "./timers.js";
-import { Told, guarded } from "./told.js";
+import type { Filler, Wanted } from "./parts.js";
+import { DEFAULTS, SELDOM, Small, nothing, type Options } from "./small.js";
 import {
   HeartlineError,
-  type Cause,
   type Dial,
-  type End,
   type Hello,
-  type Link,
-  type LinkEvents,
-  type Pending,
+  type Message,
   type Place,
-  type Platform,
-  type Reason,
   type Reply,
-  type ServerEvents,
-  type ServerRequests,
   type Session,
-  type State,
 } from "./types.js";
 
-/**
- * A token, or how to get one: asked before every attempt, and before the last one expires. Whoever
- * throws, or gives no text, is asked again; `SignedOut` ends that. The signal says that nobody
- * waits for it any more.
- */
-export type Token =
-  string | ((asked: { readonly signal: AbortSignal }) => string | Promise<string>);
+export type { Options, Token } from "./small.js";
 
-export interface Options {
-  token?: Token | undefined;
-  /** Connects at once. Default: true. */
-  autoConnect?: boolean;
-  /**
-   * How often to try again, in a row, before giving up; not counted while offline. Default: for
-   * ever.
-   */
-  attempts?: number;
-  /** Milliseconds before the second attempt; each later pause is twice as long. Default: 1 000. */
-  backoff?: number;
-  /** The longest pause in milliseconds. Default: 10 000. */
-  maxBackoff?: number;
-  /**
-   * How long an attempt may take, and the token for it, in milliseconds. Default: 12 000, more than
-   * servers wait for a token.
-   */
-  connectTimeout?: number;
-  /** How many messages may wait to be sent. Default: 1 000. */
-  queue?: number;
-  /** How many bytes they may have, as JSON. Default: 4 000 000. */
-  queueBytes?: number;
-  /** Is told what happens, in words, without data and tokens: `console.debug`, say. */
-  debug?: ((what: string) => void) | undefined;
-  /** For tests. */
-  platform?: Platform;
-}
-
-type Handler = (data: never) => void;
-
-const DEFAULTS = {
-  autoConnect: true,
-  attempts: Infinity,
-  backoff: 1_000,
-  maxBackoff: 10_000,
-  connectTimeout: 12_000,
-  queue: 1_000,
-  queueBytes: 4_000_000,
-  platform: browser,
-};
-/** What is silent for less than this after a sleep is asked whether it lives, in milliseconds. */
-const PROBE = 2_000;
-/** How often silence is looked at, at least. */
-const TICK = 5_000;
-/** A connection that lasted so long counts as a good one. */
-const STABLE = 5_000;
-/** Tokens are renewed so long before they expire, or in the last fifth of their time. */
-const REFRESH_AHEAD = 60_000;
-const REQUEST_TIMEOUT = 10_000;
 /** How long messages wait for rooms that are joined again, in milliseconds. */
 const JOIN_TIME = 5_000;
-/** The longest pause that servers ask for before a reconnection, in milliseconds. */
-const MAX_PAUSE = 60_000;
-/** An end that was announced comes within this, in milliseconds; later it is another end. */
-const ANNOUNCED = 30_000;
-/**
- * How often an event may make this client say something by itself, in milliseconds: over
- * Socket.IO, whoever is in a room with it might be the one who sends the event.
- */
-const SELDOM = 1_000;
-/** The states in which nothing happens until `connect()`. */
-const OVER = /^(disconnected|failed)$/;
-/** What says why the connection ends, or for how long. */
-const ANNOUNCES = /^(server:drain|connection:(closed|replaced)|auth:error)$/;
-/** When a JSON Web Token expires, in Unix milliseconds, if it is one and says that. */
-function expiry(token: string | undefined): number | undefined {
-  try {
-    const payload = token!.split(".")[1]!.replace(/-/g, "+").replace(/_/g, "/");
-    const { exp } = JSON.parse(atob(payload));
-    return typeof exp === "number" ? exp * 1000 : undefined;
-  } catch {
-    return undefined;
-  }
-}
 
 /** Whether the same may be asked again after a pause. */
 export const isPassing = ({ code }: HeartlineError) =>
   /^(RATE_LIMITED|OVERLOADED|TIMEOUT)$/.test(code);
-const nothing = () => {};
 /** Tells all who wait to be in a room that they are, or why not. */
 const settle = ({ waiting }: Wanted, error?: () => HeartlineError) => {
   for (const told of waiting.splice(0)) told(error?.());
 };
-const disconnected = (reason: Reason) =>
-  new HeartlineError("DISCONNECTED", `not connected: ${reason}`);
 
 /**
- * A connection to Heartline that says what is true of it, comes back by itself, and
- * loses nothing that it was given to send. What was missed is told, and not filled in:
- * that is what `Client` adds.
+ * A connection to Heartline that says what is true of it, comes back by itself, loses nothing that
+ * it was given to send, and is in rooms. What was missed is told, and not filled in: that is what
+ * `Client` adds.
  *
  * `Incoming` names the events of the application and their data, `Outward` those that
  * it sends.
@@ -129,536 +35,27 @@ const disconnected = (reason: Reason) =>
 export class Core<
   Incoming extends object = Record<string, any>,
   Outward extends object = Record<string, unknown>,
-> {
-  readonly #dial: Dial;
-  readonly #options: Options & typeof DEFAULTS;
-  /** All of them end with the connection or the attempt. */
-  readonly #timers: Timers;
-  readonly #filler: Filler | undefined;
-  readonly #queue: Queue;
-  #token: Token | undefined;
-
-  readonly #state = new Told<State>({ status: "disconnected", reason: "not_started" });
-  readonly #handlers = new Map<string, Set<Handler>>();
+> extends Small<Incoming, Outward> {
   /** Rooms to be in. */
   readonly #rooms = new Map<string, Wanted>();
   /** Rooms that were left, as long as the server has not said so. */
   readonly #left = new Set<string>();
+  readonly #filler: Filler | undefined;
+  readonly #backoff: number;
   /** What the last connection has left to the next one. */
   #session: Session | undefined;
-  /** There was a connection. */
-  #wasIn = false;
+  /** There is a connection. */
+  #isOn = false;
 
-  /** Counts attempts: what belongs to another one comes too late. */
-  #attempt = 0;
-  #link: Link | undefined;
-  #failures = 0;
-  #renewals = 0;
-  #hello: Hello | undefined;
-  /** What the server promises: a ping so often, and how late it may be, in milliseconds. */
-  #interval = 0;
-  #grace = 0;
-  #heardAt = 0;
-  /** Unix milliseconds of the server's clock less those of this one's. */
-  #skew = 0;
-  #isOffline = false;
-  /** The server has asked for the pause before the next attempt. */
-  #isAsked = false;
-  /** What was said of this connection's end, not long ago. Only the end itself can confirm it. */
-  #announced: { [name: string]: any } = {};
-  #latency: number | undefined;
-  #place: Place = {};
-  #unwatch: (() => void) | undefined;
-  /** The two clocks when they were last compared: apart by more, the machine has slept. */
-  #clocks = { now: 0, unix: 0 };
-
-  constructor(dial: Dial, options: Options = {}, filler?: (host: Host) => Filler) {
-    this.#dial = dial;
-    this.#token = options.token;
-    const all = (this.#options = { ...DEFAULTS, ...given(options) });
-    const timers = (this.#timers = new Timers(all.platform));
-    this.#queue = new Queue(
-      {
-        timers,
-        put: (event, data, reply) => this.#put(event, data, reply),
-        pause: (tries) => this.#pause(tries),
-      },
-      all.queue,
-      all.queueBytes,
-    );
-    this.#filler = filler?.({
-      request: (event, data) => this.#request(event, data),
-      tell: (event, data, at) => this.#tell(event, data, at),
-      room: (name) => this.#rooms.get(name),
-      isIn: (name) => this.isIn(name),
-      again: (error, call) => this.#again(error, call),
-    });
-    if (all.autoConnect) this.connect();
+  constructor(dial: Dial, options: Options = {}, Filling?: new (client: Core<any, any>) => Filler) {
+    // What is here has to be there before it connects.
+    super(dial, { ...options, autoConnect: false });
+    this.#backoff = options.backoff ?? DEFAULTS.backoff;
+    this.#filler = Filling && new Filling(this);
+    if (options.autoConnect ?? true) this.connect();
   }
 
-  /** Its clocks and timers, for what stands beside the client. */
-  get platform(): Platform {
-    return this.#options.platform;
-  }
-
-  // --- state -----------------------------------------------------------
-
-  /** What is true now. */
-  get state(): State {
-    return this.#state.value;
-  }
-
-  /** Milliseconds there and back, as measured last. */
-  get latency(): number | undefined {
-    return this.#latency;
-  }
-
-  /** Where the event that is being told was said. Only in the handler itself, before it awaits. */
-  get place(): Place {
-    return this.#place;
-  }
-
-  /** Calls `listener` with the state now and each one that follows. Returns what ends that. */
-  subscribe(listener: (state: State) => void): () => void {
-    return this.#state.subscribe(listener);
-  }
-
-  #become(state: State): void {
-    this.#debug(`state ${state.status} ${"reason" in state ? state.reason : ""}`);
-    this.#state.become(state);
-  }
-
-  #debug(what: string): void {
-    guarded(() => this.#options.debug?.(what));
-  }
-
-  // --- connecting ------------------------------------------------------
-
-  /** Connects, or tries again at once if it was about to. */
-  connect(): void {
-    const { status } = this.state;
-    if (this.#timers.has("retry")) this.#begin();
-    if (!OVER.test(status)) return;
-    this.#failures = this.#renewals = 0;
-    this.#unwatch ??= this.platform.watch((to) => this.#surroundings(to));
-    const state: State = { status: "connecting" };
-    this.#become(state);
-    if (this.#state.value === state) this.#begin();
-  }
-
-  /** Ends the connection, and whatever waits for it. Nothing is left behind. */
-  disconnect(): void {
-    if (this.state.status === "disconnected") return;
-    this.#drop(true);
-    this.#stop({ status: "disconnected", reason: "client" });
-  }
-
-  #stop(state: State & { reason: Reason }): void {
-    this.#drop();
-    this.#unwatch?.();
-    this.#unwatch = undefined;
-    this.#isOffline = false;
-    const error = () => disconnected(state.reason);
-    this.#queue.fail(error);
-    for (const [name, room] of this.#rooms) {
-      // Who was told that nothing came of it is not to find it done later.
-      if (room.waiting.length && !room.wasIn) this.#rooms.delete(name);
-      settle(room, error);
-    }
-    this.#become(state);
-  }
-
-  /** Lets go of the connection or the attempt, for good or until the next one goes on. */
-  #drop(forGood = false): void {
-    this.#attempt++;
-    const link = this.#link;
-    this.#link = this.#hello = undefined;
-    if (link) this.#session = link.session?.();
-    if (forGood) this.#session = undefined;
-    for (const room of this.#rooms.values()) room.entering = undefined;
-    this.#filler?.drop(this.#rooms, this.#session);
-    this.#announced = {};
-    this.#queue.drop();
-    this.#timers.drop();
-    link?.close(forGood);
-  }
-
-  #begin(): void {
-    this.#drop();
-    const current = this.#current();
-    const { state } = this;
-    // Earlier than was told.
-    const unix = this.platform.unix();
-    if (state.status === "reconnecting" && state.nextRetryAt > unix + 1) {
-      this.#become({ ...state, nextRetryAt: unix });
-      if (!current()) return;
-    }
-    const ended = (end: End) => current() && this.#ended(end);
-    const events = (token: string | undefined): LinkEvents => ({
-      hello: (hello) => current() && this.#opened(hello, token),
-      event: (...said) => current() && this.#event(...said),
-      alive: () => current() && this.#alive(),
-      end: ended,
-    });
-    const go = (token: string | undefined) => {
-      if (!current()) return;
-      this.#timers.set("attempt", this.#options.connectTimeout, () =>
-        this.#ended({ kind: "retry", reason: "connect_timeout" }),
-      );
-      try {
-        const link = this.#dial(token, events(token), this.#session);
-        // It may have ended already.
-        if (current()) this.#link = link;
-        else link.close(false);
-      } catch (error) {
-        // An address that is none, or nothing to connect with: it would be the same each time.
-        const what = new HeartlineError("UNSUPPORTED", (error as Error).message);
-        ended({ kind: "final", reason: "transport", error: what });
-      }
-    };
-    if (typeof this.#token !== "function") return go(this.#token);
-    this.#askToken().then(go, (error) => ended(this.#untold(error)));
-  }
-
-  #opened(hello: Hello, token: string | undefined): void {
-    if (this.#hello) return;
-    const { pingInterval, pingTimeout, recovered, serverTime } = hello;
-    const unix = this.platform.unix();
-    this.#hello = hello;
-    this.#interval = pingInterval > 0 ? pingInterval : 25_000;
-    this.#grace = pingTimeout > 0 ? pingTimeout : 20_000;
-    this.#queue.most = hello.maxPayload ?? Infinity;
-    this.#timers.clear("attempt");
-    this.#alive();
-    // From now on.
-    this.#hasSlept();
-    this.#skew = serverTime > 0 ? serverTime - unix : 0;
-    this.#timers.set("stable", STABLE, () => {
-      this.#failures = this.#renewals = 0;
-    });
-    this.#watch();
-    this.#renewBefore(expiry(token));
-    const isByRoom = this.#link?.isByRoom;
-    if (!recovered && !isByRoom) this.#left.clear();
-    for (const room of this.#rooms.values()) {
-      if (!recovered) room.isIn = false;
-      if (room.wasIn && (!recovered || isByRoom)) room.isStale = true;
-    }
-    this.#filler?.hello(hello, this.#rooms);
-    const { socketId, userId } = hello;
-    this.#become(given({ status: "connected", socketId, recovered, userId }));
-    if (this.#wasIn) this.#tell("session:back", { recovered });
-    this.#wasIn = true;
-    if (this.#hello !== hello) return;
-    for (const room of this.#left) this.#depart(room);
-    const entering = [...this.#rooms].map(([name, room]) => {
-      if (room.isStale || room.waiting.length || !room.isIn) return this.#enter(name, room);
-      this.#filler?.lookBack(name, room);
-    });
-    if (!entering.some(Boolean)) return this.#queue.open();
-    // What is sent may be for a room: its own sender is to hear it there.
-    const joined = Promise.all(entering);
-    const open = () => this.#queue.open();
-    this.#timers.set(joined, JOIN_TIME, open);
-    void joined.then(() => {
-      if (!this.#timers.has(joined)) return;
-      this.#timers.clear(joined);
-      open();
-    });
-  }
-
-  #ended(end: End): void {
-    const { kind, afterMs } = end;
-    const reason = this.#explained(end.reason);
-    const why = reason === "kicked" && this.#announced["connection:closed"]?.reason;
-    const error =
-      end.error ?? (why ? new HeartlineError(why, `the server said ${why}`) : undefined);
-    // A server that goes away closes the connection.
-    const isClosed = end.reason === "transport" || end.reason === "unavailable";
-    const drain = isClosed ? this.#announced["server:drain"]?.reconnectInMs : undefined;
-    const cause: Cause = given({
-      what: end.what ?? (drain === undefined ? this.#what(reason) : "drained"),
-      code: end.code ?? error?.code,
-      message: end.message || error?.message || undefined,
-    });
-    this.#debug(`end ${reason} ${cause.code ?? ""}`);
-    const failed = (reason: Reason) =>
-      this.#stop(given({ status: "failed", reason, cause, error }));
-    let pause = afterMs! >= 0 ? afterMs : drain && Math.min(drain, MAX_PAUSE);
-    this.#isAsked = pause !== undefined;
-    this.#drop();
-    if (kind === "final") return failed(reason);
-    if (kind === "token") {
-      // A new token may be had once at once; one that is refused too is the last.
-      if (typeof this.#token !== "function" || this.#renewals++ > 0) return failed(reason);
-      pause = 0;
-    }
-    const { attempts, maxBackoff } = this.#options;
-    // Without a network nothing can be tried: that is nobody's failure.
-    if (!this.#isOffline && ++this.#failures > attempts) return failed("attempts_exhausted");
-    pause ??= this.#isOffline ? maxBackoff : this.#pause(this.#failures);
-    pause = Math.min(pause, MAX_TIMER);
-    // Before the state is told: a listener may call `connect` or `disconnect`.
-    this.#timers.set("retry", pause, () => this.#begin());
-    this.#become({
-      status: "reconnecting",
-      attempt: this.#failures || 1,
-      nextRetryAt: this.platform.unix() + pause,
-      reason,
-      cause,
-    });
-  }
-
-  #what(reason: Reason): Cause["what"] {
-    if (/auth|token|signed/.test(reason)) return "token";
-    if (/timeout/.test(reason)) return "timeout";
-    if (reason === "transport") return this.#hello ? "lost" : "unreachable";
-    return reason as Cause["what"];
-  }
-
-  /**
-   * The reason of an end, in the light of what was announced. An announcement never
-   * changes what becomes of the client: that follows from the end alone.
-   */
-  #explained(reason: Reason): Reason {
-    const isTurnedOut = reason === "kicked" || reason === "device_limit";
-    if (isTurnedOut && this.#announced["connection:replaced"]) return "replaced";
-    return reason === "transport" && this.#announced["auth:error"] ? "auth_expired" : reason;
-  }
-
-  /** Doubles up to the cap; half of it is chance, so that not all come back together. */
-  #pause(failures: number): number {
-    const { backoff, maxBackoff } = this.#options;
-    const most = Math.min(maxBackoff, backoff * 2 ** Math.min(failures - 1, 30));
-    return most * (0.5 + this.platform.random() / 2);
-  }
-
-  #surroundings(to: "online" | "offline" | "awake"): void {
-    if (to !== "awake") this.#isOffline = to === "offline";
-    const { state } = this;
-    if (to === "offline") {
-      if (this.#link) this.#ended({ kind: "retry", reason: "offline" });
-    } else if (this.#hello) {
-      this.#look();
-    } else if (this.#timers.has("retry") && state.status === "reconnecting") {
-      // A pause that the server has asked for is kept.
-      if (!this.#isAsked || this.platform.unix() >= state.nextRetryAt) this.#begin();
-    }
-  }
-
-  // --- silence ---------------------------------------------------------
-
-  #watch(): void {
-    const silence = this.platform.now() - this.#heardAt;
-    const asks = this.#link?.isDeaf && silence < this.#interval;
-    const next = Math.min(TICK, this.#interval + (asks ? 0 : this.#grace) - silence);
-    this.#timers.set("watch", Math.max(next, 0), () => this.#look());
-  }
-
-  /** Whether the machine has slept since the clocks were last looked at. */
-  #hasSlept(): boolean {
-    const before = this.#clocks;
-    const now = this.platform.now();
-    const unix = this.platform.unix();
-    this.#clocks = { now, unix };
-    const passed = now - before.now;
-    return Math.abs(unix - before.unix - passed) > PROBE || passed > TICK + PROBE;
-  }
-
-  /** Looks whether the connection is as alive as the server promised. */
-  #look(): void {
-    const silence = this.platform.now() - this.#heardAt;
-    // What was asked before is waited for, whatever else wakes up meanwhile.
-    if (this.#timers.has("probe")) return;
-    if (this.#hasSlept()) return this.#probe();
-    if (silence >= this.#interval + this.#grace) return this.#silent();
-    if (this.#link?.isDeaf && silence >= this.#interval) this.ping().catch(nothing);
-    this.#watch();
-  }
-
-  #silent(): void {
-    this.#ended({ kind: "retry", reason: "heartbeat_timeout" });
-  }
-
-  /**
-   * Asks whether it lives: perhaps a clock was set, or the browser keeps a hidden tab's timers
-   * waiting. What had come before, and waited to be read, is no answer; what comes later is.
-   */
-  #probe(): void {
-    const asked = this.platform.now();
-    this.#timers.clear("watch");
-    this.#timers.set("probe", PROBE, () => {
-      if (this.#hasSlept() || this.#heardAt - asked > PROBE / 2) this.#probe();
-      else this.#silent();
-    });
-    this.ping().then(() => {
-      this.#timers.clear("probe");
-      this.#watch();
-    }, nothing);
-  }
-
-  #alive(): void {
-    this.#heardAt = this.platform.now();
-  }
-
-  /** Milliseconds to the server and back. */
-  async ping(): Promise<number> {
-    const asked = this.platform.now();
-    await this.#ask((reply) => this.#link?.ping(() => reply({})));
-    this.#alive();
-    return (this.#latency = this.#heardAt - asked);
-  }
-
-  // --- the token -------------------------------------------------------
-
-  /**
-   * Another token, or another way to get one: for the next attempt, and for the connection that
-   * is, of the same user. Resolves when the server has taken it, or at once where there is no
-   * connection.
-   */
-  async setToken(token: Token): Promise<void> {
-    this.#token = token;
-    this.#renewals = 0;
-    if (this.#hello) await this.#refresh();
-    else if (this.#timers.has("retry") && !this.#isAsked) this.#begin();
-  }
-
-  /** What the function gives, in time; nothing else than a text with something in it will do. */
-  async #askToken(): Promise<string> {
-    const ask = this.#token;
-    if (typeof ask !== "function") return ask!;
-    const asking = new AbortController();
-    const answer = async () => ask({ signal: asking.signal });
-    const token = await this.#within(
-      this.#options.connectTimeout,
-      "token",
-      (given, failed) => void answer().then(given, failed),
-      () => asking.abort(),
-    );
-    // The page of a proxy that answers in the place of the app is no token.
-    if (typeof token === "string" && /^\s*[^\s<]/.test(token)) return token;
-    throw new HeartlineError("NO_TOKEN", "the token function gave no token");
-  }
-
-  /** The end of an attempt without a token. */
-  #untold(error: any): End {
-    if (error?.code === "SIGNED_OUT") return { kind: "final", reason: "signed_out", error };
-    const { code, message } = error ?? {};
-    return { kind: "retry", reason: "token_unavailable", code, message };
-  }
-
-  #renewBefore(expires: number | undefined): void {
-    this.#timers.clear("token");
-    const left = expires! - this.platform.unix() - this.#skew;
-    const after = left - Math.min(REFRESH_AHEAD, left / 5);
-    if (typeof this.#token === "function" && left > 0)
-      this.#timers.set("token", Math.max(after, SELDOM), () => void this.#renew(1));
-  }
-
-  /** A new token for the connection that is; until it expires, asked for again. */
-  async #renew(tries: number): Promise<void> {
-    const current = this.#current();
-    try {
-      await this.#refresh();
-    } catch (error) {
-      if (!current()) return;
-      const end = this.#untold(error);
-      if (end.kind === "final") return this.#ended(end);
-      this.#timers.set("token", this.#pause(tries), () => void this.#renew(tries + 1));
-    }
-  }
-
-  async #refresh(): Promise<void> {
-    const current = this.#current();
-    const token = await this.#askToken();
-    if (!current()) return;
-    const { expiresAt } = await this.#request("auth:refresh", { token });
-    if (current()) this.#renewBefore((expiresAt as number) ?? expiry(token));
-  }
-
-  // --- events ----------------------------------------------------------
-
-  /** An event that the transport heard; with a `room`, if the transport knows it was said there. */
-  #event(name: string, data: any, room?: string, offset?: number): void {
-    if (OWN.has(name)) return;
-    if (room === undefined) this.#mind(name, Object(data));
-    else if (PERSONAL.has(name)) return;
-    const at: Place = given({ room, offset });
-    this.#debug(`heard ${name} ${room ?? ""}`);
-    if (name === "message:new" && this.#filler) this.#filler.message(data, room, at);
-    else this.#tell(name, data, at);
-  }
-
-  /**
-   * What the server says, or, over Socket.IO, somebody in a room who speaks in its name.
-   * Nothing here ends or changes anything by itself.
-   */
-  #mind(name: string, data: any): void {
-    const { reason, reconnectInMs, timestamp } = data;
-    const room = this.#rooms.get(data.room);
-    if (name === "heartbeat" && typeof timestamp === "number") this.#answer(timestamp);
-    else if (name === "room:left" && reason !== undefined && room) this.#doubt(data.room, room);
-    else if (name === "room:gap" && this.isIn(data.room)) this.#missed(data.room, room!);
-    else if (
-      ANNOUNCES.test(name) &&
-      (name !== "server:drain" || (typeof reconnectInMs === "number" && reconnectInMs >= 0)) &&
-      (name !== "connection:closed" || typeof reason === "string") &&
-      (name !== "auth:error" || data.code === "AUTH_TOKEN_EXPIRED")
-    ) {
-      this.#announced[name] = data;
-      this.#timers.set(name, ANNOUNCED, () => delete this.#announced[name]);
-    }
-  }
-
-  /** Answers a heartbeat, and measures by this client's own clock how long that takes. */
-  #answer(timestamp: number): void {
-    if (!this.#isFirst("heartbeat")) return;
-    const at = this.platform.now();
-    this.#link?.emit("heartbeat:response", { timestamp }, (reply) => {
-      if (reply?.ok !== false) this.#latency = this.platform.now() - at;
-    });
-  }
-
-  /** Asks the server for a room that it has perhaps taken away: its refusal would be the proof. */
-  #doubt(name: string, room: Wanted): void {
-    if (room.isIn && this.#isFirst(room)) void this.#enter(name, room);
-  }
-
-  /** Whether nothing like this has been, a moment ago. */
-  #isFirst(what: unknown): boolean {
-    const isFirst = !this.#timers.has(what);
-    if (isFirst) this.#timers.set(what, SELDOM, nothing);
-    return isFirst;
-  }
-
-  #tell(name: string, data: unknown, at: Place = {}): void {
-    for (const handler of [...(this.#handlers.get(name) ?? [])]) {
-      this.#place = at;
-      guarded(() => handler(data as never));
-    }
-  }
-
-  /** Hears events of this name, over all reconnections. Returns what ends that. */
-  on<K extends keyof (Incoming & ServerEvents) & string>(
-    event: K,
-    handler: (data: (Incoming & ServerEvents)[K]) => void,
-  ): () => void {
-    let handlers = this.#handlers.get(event);
-    if (!handlers) this.#handlers.set(event, (handlers = new Set()));
-    handlers.add(handler as Handler);
-    return () => this.off(event, handler);
-  }
-
-  /** Ends what `on` began. */
-  off<K extends keyof (Incoming & ServerEvents) & string>(
-    event: K,
-    handler: (data: (Incoming & ServerEvents)[K]) => void,
-  ): void {
-    const handlers = this.#handlers.get(event);
-    if (handlers?.delete(handler as Handler) && handlers.size === 0) this.#handlers.delete(event);
-  }
-
-  // --- rooms -----------------------------------------------------------
+  // --- who wants what --------------------------------------------------
 
   /**
    * Joins a room, and joins it again after each reconnection until `leave`. Resolves
@@ -675,7 +72,7 @@ export class Core<
       room.users.add(user);
       if (this.isIn(name)) return resolve();
       room.waiting.push((error) => (error ? reject(error) : resolve()));
-      if (this.#hello) void this.#enter(name, room);
+      if (this.#isOn) void this.#enter(name, room);
     });
     // Who does not wait for it does not have to hear that it came to nothing.
     joined.catch(nothing);
@@ -684,7 +81,7 @@ export class Core<
 
   /** Whether this client is in a room now. */
   isIn(room: string): boolean {
-    return !!this.#hello && !!this.#rooms.get(room)?.isIn;
+    return this.#isOn && !!this.#rooms.get(room)?.isIn;
   }
 
   /** Leaves a room, for good, unless somebody else wants to be in it. */
@@ -695,13 +92,23 @@ export class Core<
     settle(room, () => new HeartlineError("LEFT", `room ${name} was left`));
     // If it is not heard now, the next connection says it.
     this.#left.add(name);
-    if (this.#hello) this.#depart(name);
-    this.#tell("room:out", { room: name });
+    if (this.#isOn) this.#depart(name);
+    this.tell("room:out", { room: name });
+  }
+
+  /** Publishes to a room; with a `key`, a slow reader gets only the newest of each. */
+  publish<K extends keyof Incoming & string>(
+    room: string,
+    event: K,
+    data: Incoming[K],
+    key?: string,
+  ): Promise<Reply> {
+    return this.request("publish", { room, event, ...given({ data, key }) } as never);
   }
 
   #depart(room: string): void {
     // Joined again meanwhile, it has another answer to wait for.
-    this.#link?.leave(room, () => this.#left.delete(room));
+    this.link?.leave(room, () => this.#left.delete(room));
   }
 
   #forget(name: string): void {
@@ -709,12 +116,18 @@ export class Core<
     this.#session?.rooms?.delete(name);
   }
 
+  protected wanted(name: string): Wanted | undefined {
+    return this.#rooms.get(name);
+  }
+
+  // --- getting in ------------------------------------------------------
+
   /** Asks to be let in, once at a time. Resolves when there is nothing more to wait for. */
   #enter(name: string, room: Wanted): Promise<unknown> {
     if (room.entering) return room.entering;
     // Where it stands, so that it is known what is missed later.
     if (!room.wasIn) this.#filler?.joining(name, room);
-    return (room.entering = this.#ask((reply) => this.#link?.join(name, reply)).then(
+    return (room.entering = this.ask((reply) => this.link?.join(name, reply)).then(
       (reply) => {
         // It may have been left, and joined anew by now: that has an answer of its own.
         if (this.#rooms.get(name) !== room) return;
@@ -722,7 +135,7 @@ export class Core<
         const isNew = !room.isIn;
         room.isIn = true;
         settle(room);
-        if (isNew) this.#tell("room:in", { room: name });
+        if (isNew) this.tell("room:in", { room: name });
         this.#entered(name, room, reply);
       },
       (error: HeartlineError) => {
@@ -730,14 +143,14 @@ export class Core<
         if (this.#rooms.get(name) !== room || error.code === "DISCONNECTED") return;
         if (isPassing(error))
           return new Promise((resolve) =>
-            this.#again(error, () => {
+            this.again(error, () => {
               room.entering = undefined;
               resolve(this.#rooms.get(name) === room && this.#enter(name, room));
             }),
           );
         this.#forget(name);
         settle(room, () => error);
-        this.#tell("room:lost", { room: name, code: error.code });
+        this.tell("room:lost", { room: name, code: error.code });
       },
     ));
   }
@@ -751,137 +164,83 @@ export class Core<
     room.isStale = false;
     room.wasIn = true;
     if (!recovered && (snapshot as unknown[] | undefined)?.length)
-      this.#tell("room:snapshot", { room: name, snapshot });
+      this.tell("room:snapshot", { room: name, snapshot });
   }
 
   #missed(name: string, room: Wanted): void {
-    if (!this.#filler?.missed(name, room)) this.#tell("room:missed", { room: name, filled: false });
+    if (!this.#filler?.missed(name, room)) this.tell("room:missed", { room: name, filled: false });
   }
-
-  // --- requests --------------------------------------------------------
-
-  /** What is answered in time and by this connection; or else it is `over`, and rejects. */
-  #within<T>(
-    ms: number,
-    what: string,
-    ask: (resolve: (answer: T) => void, reject: (error: unknown) => void) => void,
-    over = nothing,
-  ): Promise<T> {
-    return new Promise<T>((resolve, reject) => {
-      const fail = (error: HeartlineError) => {
-        over();
-        reject(error);
-      };
-      this.#timers.set(
-        ask,
-        ms,
-        () => fail(new HeartlineError("TIMEOUT", `no ${what} within ${ms} ms`)),
-        () => fail(disconnected("transport")),
-      );
-      ask(resolve, reject);
-    }).finally(() => this.#timers.clear(ask));
-  }
-
-  /** A promise of a reply that settles with the connection at the latest. */
-  async #ask(
-    put: (reply: (reply: Reply) => void) => void,
-    timeout = REQUEST_TIMEOUT,
-  ): Promise<Reply> {
-    if (!this.#hello) throw disconnected(this.#reason());
-    const reply = (await this.#within<Reply>(timeout, "answer", put)) ?? {};
-    if (reply.ok === false) throw failure(reply);
-    return reply;
-  }
-
-  #reason(): Reason {
-    const { state } = this;
-    return "reason" in state ? state.reason : "transport";
-  }
-
-  #put(event: string, data: unknown, reply?: (reply: Reply) => void): boolean | void {
-    this.#debug(`say ${event}`);
-    return this.#link?.emit(event, data, reply);
-  }
-
-  #request(event: string, data: unknown, timeout?: number): Promise<Reply> {
-    return this.#ask((reply) => this.#put(event, data, reply), timeout);
-  }
-
-  /**
-   * Sends an event now, or not at all: false says that there is no connection. Throws `TOO_LARGE`
-   * or `INVALID_DATA` for what no server would get.
-   */
-  emit<K extends keyof Outward & string>(event: K, data: Outward[K]): boolean {
-    return !!this.#hello && this.#put(event, data) !== false;
-  }
-
-  /**
-   * Sends an event now and waits for its acknowledgement. Never sends twice, and rejects at
-   * once without a connection.
-   */
-  request<K extends keyof (Outward & ServerRequests) & string>(
-    event: K,
-    data: (Outward & ServerRequests)[K],
-    timeout?: number,
-  ): Promise<Reply> {
-    return this.#request(event, data, timeout);
-  }
-
-  /** Publishes to a room; with a `key`, a slow reader gets only the newest of each. */
-  publish<K extends keyof Incoming & string>(
-    room: string,
-    event: K,
-    data: Incoming[K],
-    key?: string,
-  ): Promise<Reply> {
-    return this.#request("publish", { room, event, ...given({ data, key }) });
-  }
-
-  // --- sending, surely -------------------------------------------------
-
-  /**
-   * Sends an event until it is acknowledged, in the order of the calls, waiting for a
-   * connection if there is none. An object gets a `tempId`, the same at each try, by
-   * which the server knows a message that it has had: `message:send` and `chat:send`
-   * are stored once, however often they were sent.
-   *
-   * Rejects when the server refuses, when `retries` were in vain (`UNCONFIRMED`), when
-   * too much waits (`QUEUE_FULL`), when it cannot be sent at all (`INVALID_DATA`,
-   * `TOO_LARGE`), and at `disconnect()` or failure (`DISCONNECTED`). The error has the
-   * `tempId`, and says by `sent` whether the message may have been received.
-   */
-  send<K extends keyof Outward & string>(
-    event: K,
-    data: Outward[K],
-    options: SendOptions = {},
-  ): Promise<Reply> {
-    const reason = this.#reason();
-    // Before the first connect it waits.
-    const isOver = OVER.test(this.state.status) && reason !== "not_started";
-    return this.#queue.add(event, data, options, isOver ? disconnected(reason) : undefined);
-  }
-
-  /** What waits to be sent or acknowledged. Never changed; what is different is a new one. */
-  get pending(): Pending {
-    return this.#queue.pending.value;
-  }
-
-  /** Calls `listener` with what waits now, and each time that it is different. */
-  subscribePending(listener: (pending: Pending) => void): () => void {
-    return this.#queue.pending.subscribe(listener);
-  }
-
-  // --- timers ----------------------------------------------------------
 
   /** After the pause that was asked for, and a little later, so that not all come together. */
-  #again({ retryAfterMs }: HeartlineError, call: () => void): void {
+  protected again({ retryAfterMs }: HeartlineError, call: () => void): void {
     const chance = 1.25 - this.platform.random() / 4;
-    this.#timers.set(call, (retryAfterMs ?? this.#options.backoff) * chance, call);
+    this.timers.set(call, (retryAfterMs ?? this.#backoff) * chance, call);
   }
 
-  /** Tells whether this attempt, and the connection that it became, is still the one. */
-  #current(): () => boolean {
-    const attempt = this.#attempt;
-    return () => attempt === this.#attempt;
+  // --- the connection --------------------------------------------------
+
+  protected override hello(hello: Hello): void {
+    const { recovered } = hello;
+    const isByRoom = this.link?.isByRoom;
+    this.#isOn = true;
+    if (!recovered && !isByRoom) this.#left.clear();
+    for (const room of this.#rooms.values()) {
+      if (!recovered) room.isIn = false;
+      if (room.wasIn && (!recovered || isByRoom)) room.isStale = true;
+    }
+    this.#filler?.hello(hello, this.#rooms);
+  }
+
+  protected override entering(open: () => void): boolean {
+    const { timers } = this;
+    for (const room of this.#left) this.#depart(room);
+    const entering = [...this.#rooms].map(([name, room]) => {
+      if (room.isStale || room.waiting.length || !room.isIn) return this.#enter(name, room);
+      this.#filler?.lookBack(name, room);
+    });
+    if (!entering.some(Boolean)) return false;
+    // What is sent may be for a room: its own sender is to hear it there.
+    const joined = Promise.all(entering);
+    timers.set(joined, JOIN_TIME, open);
+    void joined.then(() => {
+      if (!timers.has(joined)) return;
+      timers.clear(joined);
+      open();
+    });
+    return true;
+  }
+
+  protected override hears(event: string, data: any, said: string | undefined, at: Place): boolean {
+    const { room: name, reason } = Object(data);
+    const room = this.#rooms.get(name);
+    if (room && said === undefined) {
+      if (event === "room:left" && reason !== undefined) this.#doubt(name, room);
+      if (event === "room:gap" && this.isIn(name)) this.#missed(name, room);
+    }
+    if (event !== "message:new" || !this.#filler) return false;
+    this.#filler.message(data as Message, said, at);
+    return true;
+  }
+
+  /** Asks the server for a room that it has perhaps taken away: its refusal would be the proof. */
+  #doubt(name: string, room: Wanted): void {
+    if (!room.isIn || this.timers.has(room)) return;
+    this.timers.set(room, SELDOM, nothing);
+    void this.#enter(name, room);
+  }
+
+  protected override drop(session: Session | undefined): void {
+    this.#isOn = false;
+    this.#session = session;
+    for (const room of this.#rooms.values()) room.entering = undefined;
+    this.#filler?.drop(this.#rooms, session);
+  }
+
+  protected override over(error: () => HeartlineError): void {
+    for (const [name, room] of this.#rooms) {
+      // Who was told that nothing came of it is not to find it done later.
+      if (room.waiting.length && !room.wasIn) this.#rooms.delete(name);
+      settle(room, error);
+    }
   }
 }

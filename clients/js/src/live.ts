@@ -7,12 +7,18 @@
 import { Client, type Options } from "./client.js";
 import { Core } from "./core.js";
 import { encode, measure } from "./encode.js";
+import { browser } from "./page.js";
 import { CODES, REFUSALS, refused } from "./refusals.js";
-import type { Dial, End, Hello, Reply, Session } from "./types.js";
+import { resuming, type Answered } from "./resuming.js";
+import { Small } from "./small.js";
+import type { Dial, End } from "./types.js";
 
 export { Client, type Options, type SendOptions, type Token } from "./client.js";
-export { Core } from "./core.js";
+export { Core, Core as rooms } from "./core.js";
+export { browser as page } from "./page.js";
+export { resuming } from "./resuming.js";
 export type { HistoryPart, Room, RoomState } from "./room.js";
+export { Small } from "./small.js";
 export * from "./types.js";
 
 /** As much of a WebSocket as is needed: the browser's, Node's from 22 on, or that of a package. */
@@ -41,38 +47,19 @@ const FIRST = "0";
 /** Answers that may be waited for: who asks has a bound in time, and none says that it is over. */
 const MOST_REPLIES = 1_000;
 
-/** The last event of a topic that came. */
-interface Position {
-  readonly epoch: string;
-  offset: number;
-}
-
-interface Earlier extends Session {
-  readonly resume: string;
-  /** Of what is said in no topic. */
-  place?: string | undefined;
-  readonly rooms: Map<string, Position>;
-}
-
-/** An attempt over a WebSocket. */
-export function live(
+/** An attempt over a WebSocket, which goes on where an earlier one was lost if `resume` does. */
+function dialling(
   url: string,
-  open: (url: string) => Socket = (url) => new WebSocket(url),
+  open: (url: string) => Socket,
+  resume: typeof resuming | undefined,
 ): Dial {
   return (token, events, earlier) => {
-    const before = earlier as Earlier | undefined;
     const { href } = new URL(url, (globalThis as { location?: Location }).location?.href);
     let isIn = false;
     let number = 0;
-    let session = before;
-    const topics: Earlier["rooms"] = before?.rooms ?? new Map();
-    /** Topics that the first frame has named, as long as nobody has asked how they fare. */
-    const named = new Set(before && topics.keys());
-    /** Who waits for what is answered of them. */
-    const asked = new Map<string, (reply: Reply) => void>();
     /** What is said before the close of who does not let this client in, or not yet. */
     let refusal: End | undefined;
-    const replies = new Map<string, (reply: Reply) => void>();
+    const replies = new Map<string, Answered>();
     /** Bytes that a message may have. */
     let most = Infinity;
     /** Who has said who they are waits for that answer: they are greeted as nobody first. */
@@ -93,7 +80,7 @@ export function live(
       const isTold = refusal && (code === 4403 || refusal.kind === "retry");
       events.end({ code, message: reason, ...(isTold ? refusal! : end) });
     };
-    const say = (frame: object, reply?: (reply: Reply) => void): boolean => {
+    const say = (frame: object, reply?: Answered): boolean => {
       if (socket.readyState !== 1) return false;
       const id = reply && String(++number);
       const text = encode(id ? { ...frame, id } : frame);
@@ -103,33 +90,11 @@ export function live(
       socket.send(text);
       return true;
     };
+    const going = resume?.(earlier, say);
     socket.onopen = () => {
-      if (!before && token === undefined) return;
-      const more = before && {
-        resume: before.resume,
-        place: before.place,
-        topics: Object.fromEntries(topics),
-      };
+      const more = going?.first();
+      if (!more && token === undefined) return;
       if (say({ type: "auth", id: FIRST, token: token ?? "", ...more })) first = FIRST;
-    };
-    const stands = (topic: string, { epoch, offset }: Position) => {
-      const at = topics.get(topic);
-      // Offsets of an epoch only grow: what is told again has come.
-      const seen = at?.epoch === epoch ? at.offset : 0;
-      topics.set(topic, { epoch, offset: Math.max(seen, offset) });
-    };
-    /** An event that was said in a topic, unless it was heard before. */
-    const said = (
-      topic: string,
-      { type, offset }: { type: string; offset?: number },
-      data: any,
-    ) => {
-      const at = topics.get(topic);
-      if (at && offset !== undefined) {
-        if (offset <= at.offset) return;
-        at.offset = offset;
-      }
-      events.event(type, data, topic, offset);
     };
     socket.onmessage = ({ data: text }) => {
       let frame: any;
@@ -140,48 +105,35 @@ export function live(
       if (typeof frame?.type !== "string") return;
       events.alive();
       const { type, id, topic, data = frame } = frame;
+      if (type === "hello" && id !== first) return;
       const afterMs = frame.retryAfterMs ?? frame.data?.retryAfterMs;
-      if (session && frame.place !== undefined) session.place = frame.place;
-      if (topic !== undefined && !ABOUT_TOPICS.test(type)) return said(topic, frame, data);
-      let reply = id !== undefined && replies.get(id);
-      replies.delete(id);
-      if (type === "subscribed") {
-        stands(topic, frame);
-        reply ||= asked.get(topic);
-        asked.delete(topic);
-        named.delete(topic);
-      }
+      const isSaid = topic !== undefined && !ABOUT_TOPICS.test(type);
+      const answered = !isSaid && id;
+      let reply = replies.get(answered);
+      replies.delete(answered);
+      if (going) reply = going.hears(frame, isSaid, reply);
       if (reply) {
         if (type === "error")
           reply({ ...frame, ok: false, error: frame.message, retryAfterMs: afterMs });
         else reply(type === "ack" ? frame.data : frame);
+      } else if (isSaid) {
+        events.event(type, data, topic, frame.offset);
       } else if (type === "hello") {
-        if (id !== first) return;
         isIn = true;
         most = data.maxPayload ?? Infinity;
-        const { resume, recovered } = data as Hello;
-        const place = recovered ? before?.place : undefined;
-        session = resume ? { resume, place, rooms: topics } : undefined;
         events.hello(data);
         events.event("server:hello", data);
       } else if (type === "unsubscribed") {
         // Without a reason it confirms what this client asked for.
-        if (frame.reason === undefined) return;
-        topics.delete(topic);
-        events.event("room:left", { room: topic, reason: frame.reason });
+        if (frame.reason !== undefined)
+          events.event("room:left", { room: topic, reason: frame.reason });
       } else if (type === "error" && !isIn) {
         // What is said to pass is waited for, whatever it is.
         refusal =
           afterMs === undefined
             ? refused(frame.code, frame.message, frame.data)
             : { kind: "retry", reason: "unavailable", afterMs };
-      } else if (type === "error" && asked.size > 0) {
-        // It does not say which of the named topics it is about: each is asked for by itself.
-        for (const [topic, reply] of asked)
-          say({ type: "subscribe", topic, recover: topics.get(topic) }, reply);
-        asked.clear();
       } else if (type === "gap") {
-        stands(topic, frame);
         events.event("room:gap", { room: topic });
       } else if (!ANSWERS.test(type)) {
         events.event(type, data, topic);
@@ -192,18 +144,28 @@ export function live(
       isByRoom: true,
       emit: (event, data, reply) => say({ type: "emit", event, data }, reply),
       join(room, reply) {
-        if (named.delete(room)) asked.set(room, reply);
-        else say({ type: "subscribe", topic: room }, reply);
+        if (!going?.join(room, reply)) say({ type: "subscribe", topic: room }, reply);
       },
       leave(room, reply) {
-        topics.delete(room);
+        going?.leave(room);
         say({ type: "unsubscribe", topic: room }, reply);
       },
       ping: (reply) => say({ type: "ping" }, () => reply()),
-      session: () => session,
+      session: going?.session,
       close,
     };
   };
+}
+
+/** Opens a WebSocket: the runtime's, unless there is an own one. */
+const opening =
+  (Own?: new (url: string) => Socket) =>
+  (url: string): Socket =>
+    new (Own ?? WebSocket)(url);
+
+/** An attempt over a WebSocket. */
+export function live(url: string, open: (url: string) => Socket = opening()): Dial {
+  return dialling(url, open, resuming);
 }
 
 /**
@@ -217,16 +179,44 @@ export function createClient<
   Incoming extends object = Record<string, any>,
   Outgoing extends object = Record<string, unknown>,
 >(url: string, { WebSocket: Own, ...options }: LiveOptions = {}): Client<Incoming, Outgoing> {
-  return new Client(live(url, Own && ((url) => new Own(url))), options);
+  return new Client(dialling(url, opening(Own), resuming), options);
+}
+
+/** What a small client takes of this module; it does without what is not named. */
+export interface SmallOptions extends LiveOptions {
+  /** Hears what becomes of the network and the page. */
+  page?: typeof browser | undefined;
+  /** Goes on where a connection was lost. */
+  resuming?: typeof resuming | undefined;
+  /** Joins rooms, and joins them again. */
+  rooms?: typeof Core | undefined;
 }
 
 /**
- * The same without what fills in the messages that were missed: `room:missed` tells of those, of
- * conversations too. A sixth lighter.
+ * The client with its queue, and of the rest what it is given:
+ *
+ * ```ts
+ * import { createSmallClient, page, resuming, rooms } from "@heartline/client/live";
+ *
+ * const heartline = createSmallClient("/live", { token: fetchToken, page, resuming, rooms });
+ * ```
+ *
+ * Without `rooms` it has no `join`. Without `resuming` each connection begins afresh. Without
+ * `page` it notices by the silence alone that the network or the machine was away. With all of
+ * them it is what `createClient` makes, without rooms as objects and without what fills in the
+ * messages that were missed.
  */
 export function createSmallClient<
   Incoming extends object = Record<string, any>,
   Outgoing extends object = Record<string, unknown>,
->(url: string, { WebSocket: Own, ...options }: LiveOptions = {}): Core<Incoming, Outgoing> {
-  return new Core(live(url, Own && ((url) => new Own(url))), options);
+>(url: string, options: SmallOptions & { rooms: typeof Core }): Core<Incoming, Outgoing>;
+export function createSmallClient<
+  Incoming extends object = Record<string, any>,
+  Outgoing extends object = Record<string, unknown>,
+>(url: string, options?: SmallOptions): Small<Incoming, Outgoing>;
+export function createSmallClient(
+  url: string,
+  { WebSocket: Own, page, resuming, rooms: Kind = Small as never, ...options }: SmallOptions = {},
+): Small {
+  return new Kind(dialling(url, opening(Own), resuming), { platform: page!, ...options });
 }

@@ -1,5 +1,5 @@
-import { isPassing } from "./core.js";
-import type { Filler, Host, Wanted } from "./parts.js";
+import { isPassing, type Core } from "./core.js";
+import type { Filler, Wanted } from "./parts.js";
 import type { HeartlineError, Hello, Message, Place, Session } from "./types.js";
 
 interface Answer {
@@ -44,14 +44,14 @@ const isConversation = (room: string) => room.startsWith(CONVERSATION);
 export class Missed implements Filler {
   #nodeId: string | undefined;
 
-  constructor(readonly host: Host) {}
+  constructor(readonly client: Core<any, any>) {}
 
   #of(room: Wanted): History {
     return (room.history ??= { told: new Set() }) as History;
   }
 
   #isOver(name: string, room: Wanted): boolean {
-    return this.host.room(name) !== room;
+    return this.client["wanted"](name) !== room;
   }
 
   drop(rooms: ReadonlyMap<string, Wanted>, session: Session | undefined): void {
@@ -104,11 +104,11 @@ export class Missed implements Filler {
   message(message: Message, said: string | undefined, at: Place): void {
     const { conversationId, offset } = message ?? {};
     const name = said ?? CONVERSATION + conversationId;
-    const room = this.host.room(name);
+    const room = this.client["wanted"](name);
     // Over Socket.IO, it may be of the open room of that name: its offsets are others.
-    const isSure = said !== undefined || !this.host.room(conversationId);
+    const isSure = said !== undefined || !this.client["wanted"](conversationId);
     if (!room || !isConversation(name) || typeof offset !== "number" || !isSure)
-      return this.host.tell("message:new", message, at);
+      return this.client["tell"]("message:new", message, at);
     const history = this.#of(room);
     if (history.held) {
       if (history.held.push([message, at]) > MOST_HELD) history.held.shift();
@@ -125,7 +125,7 @@ export class Missed implements Filler {
     if (told.has(id)) return;
     told.add(id);
     if (told.size > MOST_TOLD) told.delete(told.values().next().value!);
-    this.host.tell("message:new", message, at);
+    this.client["tell"]("message:new", message, at);
   }
 
   /** Tells what is new in a conversation's history, or only notes where it stands. */
@@ -138,7 +138,7 @@ export class Missed implements Filler {
     try {
       for (;;) {
         const part = after === undefined ? { limit: 1 } : { after, limit: PART };
-        const answer = await this.host.request("history:get", { conversationId, ...part });
+        const answer = await this.client.request("history:get", { conversationId, ...part });
         if (isOver()) return;
         const { head, floor, messages, complete } = answer as unknown as Answer;
         const missed = after === undefined ? 0 : head - history.last!;
@@ -160,7 +160,7 @@ export class Missed implements Filler {
     } catch (error) {
       if (isOver()) return;
       if (isPassing(error as HeartlineError))
-        return this.host.again(
+        return this.client["again"](
           error as HeartlineError,
           () => !isOver() && void this.#fill(name, room, isMissed),
         );
@@ -176,6 +176,6 @@ export class Missed implements Filler {
       if (!this.#isOver(name, room)) this.#tellOnce(history, message, at);
     const filled = !history.isLacking;
     history.isLacking = false;
-    if (isMissed || !filled) this.host.tell("room:missed", { room: name, filled });
+    if (isMissed || !filled) this.client["tell"]("room:missed", { room: name, filled });
   }
 }

@@ -5,13 +5,13 @@
  *
  * @module
  */
-import type { Core } from "./core.js";
 import { encode } from "./encode.js";
 import { unique, type SendOptions } from "./queue.js";
+import type { Small } from "./small.js";
 import { HeartlineError, type Reply } from "./types.js";
 
 type AnyClient = Pick<
-  Core<any, any>,
+  Small<any, any>,
   "send" | "state" | "subscribe" | "pending" | "subscribePending" | "platform"
 >;
 

@@ -1,5 +1,5 @@
 // What the parts of a client have to do with each other, and nobody else.
-import type { HeartlineError, Hello, Message, Place, Reply, Session } from "./types.js";
+import type { HeartlineError, Hello, Message, Place, Session } from "./types.js";
 
 /** A room that somebody wants to be in. */
 export interface Wanted {
@@ -38,14 +38,4 @@ export interface Filler {
   missed(name: string, room: Wanted): boolean;
   /** A message was heard, in this room if that is known. */
   message(message: Message, room: string | undefined, at: Place): void;
-}
-
-/** What a filler needs of its client. */
-export interface Host {
-  request(event: string, data: unknown): Promise<Reply>;
-  tell(event: string, data: unknown, at?: Place): void;
-  room(name: string): Wanted | undefined;
-  isIn(name: string): boolean;
-  /** Calls after the pause that was asked for, if the connection lasts so long. */
-  again(error: HeartlineError, call: () => void): void;
 }

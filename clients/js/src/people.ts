@@ -5,9 +5,10 @@
  * @module
  */
 import type { Core } from "./core.js";
+import type { Small } from "./small.js";
 import { HeartlineError, type Message } from "./types.js";
 
-type AnyClient = Pick<Core<any, any>, "request" | "join">;
+type AnyClient = Pick<Small<any, any>, "request">;
 
 // --- invites -----------------------------------------------------------
 
@@ -62,7 +63,10 @@ export interface Welcome {
  * Rejects with `INVALID_INVITE`, `INVITE_NOT_FOUND`, `INVITE_EXPIRED`, `INVITE_EXHAUSTED`,
  * `INVITE_REVOKED`, `AUTH_REQUIRED` or `RATE_LIMITED`.
  */
-export async function joinByInvite(client: AnyClient, pasted: string): Promise<Welcome> {
+export async function joinByInvite(
+  client: AnyClient & Pick<Core<any, any>, "join">,
+  pasted: string,
+): Promise<Welcome> {
   const code = parseInvite(pasted);
   if (code === undefined) throw new HeartlineError("INVALID_INVITE", "there is no code in it");
   const reply = await client.request("invite:join", { code });

@@ -1,36 +1,10 @@
 import type { Platform } from "./types.js";
 
-/** What the events of a page or a worker mean. */
-const CHANGES = {
-  online: "online",
-  offline: "offline",
-  visibilitychange: "awake",
-  // A browser that keeps the page for the back button would answer the server's pings for it.
-  pagehide: "offline",
-  pageshow: "online",
-} as const;
-
-/** The browser's, a worker's, React Native's, or Node's, each as far as it has what is watched. */
-export const browser: Platform = {
+/** Time and chance, and nothing that says how the page fares. */
+export const clocks: Platform = {
   now: () => performance.now(),
   unix: () => Date.now(),
   random: () => Math.random(),
   setTimeout: (callback, ms) => setTimeout(callback, ms),
   clearTimeout: (timer) => clearTimeout(timer as number),
-  watch(changed) {
-    const { document } = globalThis;
-    const hear = ({ type, persisted }: any) => {
-      const isSeen = document?.visibilityState === "visible";
-      if (type === "visibilitychange" ? isSeen : (persisted ?? true))
-        changed(CHANGES[type as keyof typeof CHANGES]);
-    };
-    const each = (change: "addEventListener" | "removeEventListener") => {
-      for (const type in CHANGES) {
-        const target = type === "visibilitychange" ? document : globalThis;
-        (target as Partial<EventTarget> | undefined)?.[change]?.(type, hear);
-      }
-    };
-    each("addEventListener");
-    return () => each("removeEventListener");
-  },
 };

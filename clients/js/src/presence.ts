@@ -4,11 +4,11 @@
  *
  * @module
  */
-import type { Core } from "./core.js";
+import type { Small } from "./small.js";
 import { HeartlineError, type PresenceDelta, type Reply, type WatchedUser } from "./types.js";
 
 type AnyClient = Pick<
-  Core<any, any>,
+  Small<any, any>,
   "request" | "emit" | "on" | "subscribe" | "state" | "platform"
 >;
 

@@ -1,8 +1,8 @@
 import { encode, measure } from "./encode.js";
 import { given } from "./given.js";
-import type { Timers } from "./timers.js";
+import type { Small } from "./small.js";
 import { Told } from "./told.js";
-import { HeartlineError, type Pending, type Reply } from "./types.js";
+import { HeartlineError, type Pending, type Platform, type Reply } from "./types.js";
 
 export interface SendOptions {
   /** How long to wait for an acknowledgement, in milliseconds. Default: 10 000. */
@@ -11,14 +11,10 @@ export interface SendOptions {
   retries?: number;
 }
 
-/** What the queue needs of its client. */
-interface Wire {
-  /** Says it. Throws for what the server would not take. */
-  put(event: string, data: unknown, reply: (reply: Reply) => void): boolean | void;
-  /** How long to wait before the next try, in milliseconds. */
-  pause(tries: number): number;
-  /** They end with the connection. */
-  readonly timers: Timers;
+/** How many messages may wait, and how many bytes they may have. */
+interface Limits {
+  readonly queue: number;
+  readonly queueBytes: number;
 }
 
 interface Outgoing {
@@ -52,11 +48,13 @@ export class Queue {
   #isOpen = false;
   #window = WINDOW;
 
-  constructor(
-    readonly wire: Wire,
-    readonly maxCount: number,
-    readonly maxBytes: number,
-  ) {}
+  readonly #client: Small<any, any>;
+  readonly #limits: Limits;
+
+  constructor(client: Small<any, any>, limits: Limits) {
+    this.#client = client;
+    this.#limits = limits;
+  }
 
   /** Takes a message, unless there is an `error` already. */
   add(
@@ -67,7 +65,7 @@ export class Queue {
   ): Promise<Reply> {
     return new Promise((resolve, reject) => {
       const { count, bytes } = this.pending.value;
-      const { platform } = this.wire.timers;
+      const { platform } = this.#client;
       const at = platform.unix();
       let data: any;
       let size: number;
@@ -79,7 +77,7 @@ export class Queue {
           tempId = data.tempId ??= unique(platform);
         if (error) throw error;
         size = measure(text, this.most);
-        if (count >= this.maxCount || bytes + size > this.maxBytes)
+        if (count >= this.#limits.queue || bytes + size > this.#limits.queueBytes)
           throw new HeartlineError("QUEUE_FULL", `${count} messages of ${bytes} bytes wait`);
       } catch (error) {
         return reject(Object.assign(error as Error, { tempId, sent: "no" }));
@@ -132,7 +130,7 @@ export class Queue {
   #done(one: Outgoing): boolean {
     const index = this.#all.indexOf(one);
     if (index < 0) return false;
-    this.wire.timers.clear(one);
+    this.#client["timers"].clear(one);
     this.#all.splice(index, 1);
     this.#note(-1, -one.size);
     return true;
@@ -151,18 +149,19 @@ export class Queue {
   }
 
   #put(one: Outgoing): void {
-    const { timers, put, pause } = this.wire;
+    const client = this.#client;
+    const timers = client["timers"];
     if (one.tries > one.retries)
       return this.#reject(one, new HeartlineError("UNCONFIRMED", "never acknowledged"));
     one.isOut = true;
     timers.set(one, one.timeout, () =>
-      timers.set(one, pause(++one.tries), () => {
+      timers.set(one, client["pause"](++one.tries), () => {
         one.isOut = false;
         this.#pump();
       }),
     );
     try {
-      const isOut = put(one.event, one.data, (reply) => this.#answered(one, reply));
+      const isOut = client["put"](one.event, one.data, (reply) => this.#answered(one, reply));
       one.wasOut ||= isOut !== false;
     } catch (error) {
       this.#reject(one, error as HeartlineError);
@@ -172,7 +171,7 @@ export class Queue {
 
   /** An answer to an earlier try is one too, as long as nobody has given up. */
   #answered(one: Outgoing, reply: Reply | undefined): void {
-    const { timers } = this.wire;
+    const timers = this.#client["timers"];
     const pause = reply?.retryAfterMs;
     // What the connection before was told, this one asks again.
     if (!one.isOut) return;
@@ -195,7 +194,7 @@ export class Queue {
 }
 
 /** A name that no other message has. */
-export function unique({ unix, random }: Timers["platform"]): string {
+export function unique({ unix, random }: Platform): string {
   const part = () => Math.floor(random() * 2 ** 32).toString(36);
   return `${unix().toString(36)}-${part()}${part()}`;
 }

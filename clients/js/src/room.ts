@@ -29,7 +29,7 @@ const ABOUT = /^room:/;
 
 /** A room, as one of those who use it sees it. */
 export class Room<Incoming extends object, Outward extends object> {
-  readonly #state = new Told<RoomState>({ status: "out" });
+  #state = new Told<RoomState>({ status: "out" });
   #offs: (() => void)[] = [];
   #watching: (() => void)[] | undefined;
   #offset: number | undefined;
@@ -87,7 +87,8 @@ export class Room<Incoming extends object, Outward extends object> {
   close(): void {
     for (const off of this.#offs.splice(0)) off();
     this.leave();
-    this.#state.end();
+    // Nobody is told any more.
+    this.#state = new Told(this.state);
   }
 
   #look(code?: string): void {

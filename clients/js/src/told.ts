@@ -24,11 +24,6 @@ export class Told<T> {
     }
   }
 
-  /** Nobody is told any more. */
-  end(): void {
-    this.#listeners.clear();
-  }
-
   /** Calls `listener` with the value now and each one that follows. Returns what ends that. */
   subscribe(listener: (value: T) => void): () => void {
     // Its own function, so that one that subscribes twice is told twice.

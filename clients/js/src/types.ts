@@ -414,7 +414,7 @@ export interface Platform {
   setTimeout(callback: () => void, ms: number): unknown;
   clearTimeout(timer: unknown): void;
   /** Says when the network or the tab comes back or goes, until what it returns is called. */
-  watch(changed: (to: "online" | "offline" | "awake") => void): () => void;
+  watch?(changed: (to: "online" | "offline" | "awake") => void): () => void;
 }
 
 /** How a connection ended. */
@@ -465,7 +465,7 @@ export interface Link {
   /** Each room has to be joined again, also by a connection that is recovered. */
   readonly isByRoom?: boolean;
   /** What the next attempt needs to go on from here. */
-  session?(): Session | undefined;
+  session?: (() => Session | undefined) | undefined;
   /** Ends it: for good, or so that another attempt can go on. No event follows. */
   close(forGood: boolean): void;
 }

@@ -319,6 +319,7 @@ describe("silence", () => {
     await clock.pass(42);
     // Whoever made up the timestamp: the time it took is measured here.
     reply({ ok: true, latencyMs: 1_700_000_000_000 });
+    await settled();
     assert.equal(client.latency, 42);
   });
 });

@@ -6,7 +6,7 @@ import { describe, it } from "node:test";
 import { Client } from "../dist/client.js";
 import { socketIo } from "../dist/index.js";
 import { createClient as createLive, live } from "../dist/live.js";
-import { browser } from "../dist/platform.js";
+import { browser } from "../dist/page.js";
 import { SignedOut } from "../dist/types.js";
 import { Clock, HELLO, connected, outcome, settled, start, thrown, token } from "./fake.js";
 import { overLive, overSocketIo } from "./wires.js";

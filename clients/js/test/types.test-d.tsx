@@ -9,7 +9,13 @@ import {
   type Pending,
   type State,
 } from "../dist/index.js";
-import { createClient as createLive, createSmallClient } from "../dist/live.js";
+import {
+  createClient as createLive,
+  createSmallClient,
+  page,
+  resuming,
+  rooms,
+} from "../dist/live.js";
 import { indexedDb, openOutbox, warnBeforeUnload, type OutboxStore } from "../dist/outbox.js";
 import { checkpoint, inbox, joinByInvite, parseInvite, signIn } from "../dist/people.js";
 import {
@@ -98,8 +104,26 @@ function because({ what, code, message }: Cause): string {
 }
 const small = createSmallClient<Incoming, Outgoing>("wss://example.com/live");
 small.on("message:new", ({ content }) => content.length);
+void small.send("message:send", { conversationId: "1", content: "hi" }).then(({ ok }) => ok);
+void inbox(small);
+openOutbox(small, indexedDb("ann")).close();
+watchUsers(small, ["bob"]).close();
+// @ts-expect-error: rooms were not taken
+void small.join("lobby");
+// @ts-expect-error: nor were they here
+void createSmallClient("wss://example.com/live", { page, resuming }).join("lobby");
+// @ts-expect-error: who is in no rooms joins none by an invite
+void joinByInvite(small, "k3Jd81LmQz");
+const roomy = createSmallClient<Incoming, Outgoing>("wss://example.com/live", { rooms, resuming });
+void roomy.join("lobby").then(() => roomy.isIn("lobby"));
+void joinByInvite(roomy, "k3Jd81LmQz");
 // @ts-expect-error: rooms as objects are not in it
-small.room("lobby");
+roomy.room("lobby");
+// @ts-expect-error: no such part
+createSmallClient("wss://example.com/live", { history: true });
+<HeartlineProvider client={roomy}>hi</HeartlineProvider>;
+// @ts-expect-error: what is shown may be in rooms
+<HeartlineProvider client={small}>hi</HeartlineProvider>;
 createLive("wss://example.com/live", { WebSocket });
 const store: OutboxStore = indexedDb("ann");
 const outbox = openOutbox(typed, store, {

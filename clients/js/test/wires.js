@@ -2,25 +2,46 @@
 import { Transport } from "engine.io-client";
 import { Client } from "../dist/client.js";
 import { socketIo } from "../dist/index.js";
-import { live } from "../dist/live.js";
+import { createSmallClient, live } from "../dist/live.js";
 import { Clock, HELLO } from "./fake.js";
+
+/** A WebSocket that is open, and hears what the test says. */
+class Socket {
+  readyState = 1;
+  said = [];
+  constructor(url) {
+    this.url = url;
+  }
+  send = (text) => this.said.push(JSON.parse(text));
+  close = (code) => (this.closedWith = code ?? "no code");
+}
 
 /** A client over a WebSocket that says what the test says. */
 export function overLive(options) {
+  return over(
+    (open, platform) => new Client(live("ws://here/live", open), { ...options, platform }),
+  );
+}
+
+/** A small client with what it takes by name, which hears of the page where it takes that. */
+export function overSmall(options) {
+  return over((open, clock) => {
+    const platform = { ...clock, watch: options?.page?.watch };
+    function WebSocket(url) {
+      return open(url);
+    }
+    return createSmallClient("ws://here/live", { ...options, platform, WebSocket });
+  });
+}
+
+function over(make) {
   const sockets = [];
   const clock = new Clock();
-  const dial = live("ws://here/live", (url) => {
-    const socket = {
-      readyState: 1,
-      said: [],
-      url,
-      send: (text) => socket.said.push(JSON.parse(text)),
-      close: (code) => (socket.closedWith = code ?? "no code"),
-    };
-    sockets.push(socket);
-    return socket;
-  });
-  const client = new Client(dial, { ...options, platform: clock });
+  const open = (url) => {
+    sockets.push(new Socket(url));
+    return sockets.at(-1);
+  };
+  const client = make(open, clock);
   return {
     client,
     clock,

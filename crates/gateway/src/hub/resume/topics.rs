@@ -30,20 +30,18 @@ impl Hub {
     }
 
     /// The place up to which a live client has received everything, as its topics tell: what
-    /// was queued for it before an event that came has come as well.
+    /// was queued for it before an event that came has come as well. When it was put into a
+    /// topic says nothing: the answer to that may have been lost with the connection.
     pub(super) fn heard_on_topics(&self, session: &Parked, ticket: &Ticket) -> u64 {
         let fanout = &self.shared.fanout;
         let places = ticket.topics.iter().filter_map(|(topic, at)| {
             let (epoch, offset) = at.as_ref()?;
-            let rooms = session.rooms.iter();
-            let (room, joined) = rooms
-                .into_iter()
-                .find(|(room, _)| *room.key.name == **topic)?;
+            let mut rooms = session.rooms.iter().map(|(room, _)| room);
+            let room = rooms.find(|room| *room.key.name == **topic)?;
             if fanout.epoch(room.epoch()) != **epoch {
                 return None;
             }
-            let at = room.with_ring(|ring| ring.id_of(*offset)).flatten();
-            Some((*joined).max(at.unwrap_or(0)))
+            room.with_ring(|ring| ring.id_of(*offset)).flatten()
         });
         // It cannot have received more than was sent.
         places.max().unwrap_or(0).min(session.end)

@@ -164,6 +164,40 @@ fn a_live_session_goes_on_with_its_id_and_all_its_topics() {
 }
 
 #[test]
+fn a_live_client_that_is_cut_twice_gets_all_that_was_said_to_no_topic() {
+    let mut world = World::new(live_config());
+    let mut ann = world.open(Opening::plain());
+    let hello = asked(&mut world, &mut ann, &auth("user=ann"));
+    let a = asked(&mut world, &mut ann, &subscribe("a", None));
+    said(&world, "a", "zero");
+    world.settle();
+    frames(&mut ann);
+    ann.0.end();
+    world.settle();
+    let frame = serde_json::json!({
+        "type": "auth", "token": "user=ann", "resume": hello[0]["resume"], "place": hello[0]["place"],
+        "topics": {"a": {"epoch": a[0]["epoch"], "offset": 1}},
+    });
+    // Of the answers to the first two attempts nothing comes.
+    for text in ["one", "two", "three"] {
+        said_to_all(&world, text);
+        said(&world, "user:ann", text);
+        let mut again = world.open(Opening::plain());
+        let told = asked(&mut world, &mut again, &frame);
+        assert_eq!(told[0]["recovered"], true);
+        let news = told.iter().filter(|frame| frame["type"] == "news");
+        ann = again;
+        if text == "three" {
+            let news: Vec<_> = news.map(|frame| &frame["data"]).collect();
+            assert_eq!(news, ["one", "one", "two", "two", "three", "three"]);
+            return;
+        }
+        ann.0.end();
+        world.settle();
+    }
+}
+
+#[test]
 fn a_live_session_whose_last_events_may_be_lost_says_so() {
     let mut world = World::new(live_config());
     let topics = |epoch: &serde_json::Value, offset: u64| serde_json::json!({"a": {"epoch": epoch, "offset": offset}});
