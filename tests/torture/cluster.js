@@ -6,7 +6,7 @@ import { join } from "node:path";
 import { redis, start } from "../e2e/lib/redis.js";
 import { freePort, until } from "../e2e/lib/server.js";
 import { between, pause, pick } from "./rooms.js";
-import { Heartline } from "./servers.js";
+import { Heartline, living } from "./servers.js";
 
 /** How long a Redis has to be silent before another takes its place, in milliseconds. */
 const DOWN_AFTER = 500;
@@ -38,6 +38,7 @@ function ask(port, text) {
 /** Two Redis, of which one follows the other, and a Sentinel that says which. */
 export class Pair {
   async start() {
+    living.add(this);
     const first = await redis();
     const second = await redis(undefined, ["--replicaof", "127.0.0.1", `${first.port}`]);
     this.servers = [first, second];
@@ -121,6 +122,10 @@ export class Pair {
       await one.kill();
     }
   }
+
+  discard() {
+    for (const one of [this.sentinel, ...(this.servers ?? [])]) one?.child.kill("SIGKILL");
+  }
 }
 
 /** Three gateways that are one. */
@@ -158,6 +163,15 @@ export class Cluster {
   /** What each of them said. */
   get log() {
     return this.nodes.map((node) => node.log.split("\n"));
+  }
+
+  get unanswered() {
+    return this.nodes.flatMap((node) => node.unanswered);
+  }
+
+  /** What all of them answer. */
+  ask(path) {
+    return Promise.all(this.nodes.map((node) => node.ask(path)));
   }
 
   async start() {

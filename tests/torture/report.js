@@ -9,6 +9,8 @@ const MOST = 20_000;
 /** What was done, with its time in milliseconds from the beginning. */
 export class History {
   lines = [];
+  /** What is said at the end of a red phase, each with its detail. */
+  last = () => [];
   #begun = Date.now();
 
   add(what, detail = {}) {
@@ -18,6 +20,7 @@ export class History {
 
   /** The file that it is written to. */
   write(phase, result) {
+    for (const [what, detail] of this.last()) this.add(what, detail);
     mkdirSync(FOLDER, { recursive: true });
     const path = `${FOLDER}${phase}-${new Date().toISOString().replaceAll(":", "")}.json`;
     writeFileSync(path, JSON.stringify({ phase, ...result, history: this.lines }, null, 1));
@@ -78,7 +81,7 @@ export function tables(results) {
           words(one.done) || "–",
           `${n(one.recovered)} (${share(one)})`,
           why(one),
-          n(one.told),
+          `${n(one.told)}${one.toldLate ? ` (${n(one.toldLate)} late)` : ""}`,
           `**${n(one.gaps)}**`,
           `**${n(one.duplicates)}**`,
           `**${n(one.inversions)}**`,

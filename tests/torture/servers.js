@@ -3,18 +3,24 @@ import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { fileURLToPath } from "node:url";
 import { freePort, serve, until, within } from "../e2e/lib/server.js";
+import { EVERYBODY } from "../e2e/lib/witness.js";
 
 /** Time between pings, and to answer one, in milliseconds: a stopped cable is noticed soon. */
 const PING = { interval: 2000, timeout: 2000 };
 /** After so long without a ping a connection is lost, whoever looks. */
 export const SILENCE = PING.interval + PING.timeout + 500;
 
+/** How long the answer to a publication may take, milliseconds: more than a gateway is stopped. */
+const ANSWER = 20_000;
+/** The same of what is only asked to be told of it. */
+const WORD = 3000;
+
 const OFF = Object.fromEntries(
   ["messages", "events", "joins", "connects_per_ip"].map((of) => [`limits.${of}`, "off"]),
 );
 
 /** What still runs when this process is told to end. */
-const living = new Set();
+export const living = new Set();
 process.on("exit", () => living.forEach((server) => server.discard()));
 for (const signal of ["SIGINT", "SIGTERM"]) process.on(signal, () => process.exit(1));
 
@@ -23,6 +29,10 @@ export class Heartline {
   static title = "Heartline";
   /** Why clients began afresh or went on, over all lives. */
   outcomes = new Map();
+  /** Publications that were not answered at all, by a gateway that was not killed meanwhile. */
+  unanswered = [];
+  /** Its lives, each with the time of its end. */
+  #lives = [];
   /** What it said in earlier lives. */
   #said = "";
 
@@ -44,21 +54,37 @@ export class Heartline {
     living.add(this);
     this.port ??= await freePort();
     this.node = await serve(this.set, { port: this.port, patience: 30000 });
+    this.#lives.push({ name: `${this.set["server.node_id"] ?? "n"}.${this.#lives.length + 1}` });
   }
 
-  /** Whether a publication was acknowledged. */
-  publish(data) {
+  /** Says something in its scope: `by` which life it was acknowledged and which `way`, if it was. */
+  async publish(data) {
+    const life = this.#lives.at(-1);
+    const way = wayOf(data);
     const body = { event: "news", data };
-    const path = `/v1/rooms/${data.room}/publish`;
-    return this.node.api(path, { method: "POST", body }).then(
-      ({ status }) => status === 200,
-      () => false,
+    const signal = AbortSignal.timeout(ANSWER);
+    try {
+      const { status } = await this.node.api(way, { method: "POST", body, signal });
+      return status === 200 && { by: life.name, way };
+    } catch {
+      if (signal.aborted && !life.endAt)
+        this.unanswered.push(`${life.name} does not answer within ${ANSWER} ms: ${way}`);
+      return false;
+    }
+  }
+
+  /** What it answers, if it does. */
+  ask(path) {
+    const answer = this.node.api(path, { signal: AbortSignal.timeout(WORD) });
+    return answer.then(
+      ({ body, text }) => body ?? text,
+      (error) => `${error}`,
     );
   }
 
   /** Adds up what the metrics of this life say. */
   async count() {
-    const { text } = await this.node.api("/metrics");
+    const text = `${await this.ask("/metrics")}`;
     for (const [, why, count] of text.matchAll(
       /^heartline_resumes_total\{outcome="(\w+)"\} (\d+)/gm,
     ))
@@ -68,6 +94,7 @@ export class Heartline {
   async kill() {
     // What comes between this and the end is not counted.
     await this.count();
+    this.#lives.at(-1).endAt = Date.now();
     await this.node.kill();
     this.#said += this.node.log;
   }
@@ -90,6 +117,14 @@ export class Heartline {
   discard() {
     this.node?.child.kill("SIGKILL");
   }
+}
+
+/** How a backend says something: to everybody, to a user in one of two ways, or in a room. */
+function wayOf({ room, number }) {
+  if (room === EVERYBODY) return "/v1/broadcast";
+  const [, user] = room.split("user:");
+  const isEmit = user !== undefined && number % 2 === 1;
+  return isEmit ? `/v1/users/${user}/emit` : `/v1/rooms/${room}/publish`;
 }
 
 /** Socket.IO on Node; with a Redis it uses the adapter for streams. */

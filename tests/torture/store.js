@@ -113,7 +113,12 @@ async function durable({ seconds, folder, url, parts, hurts, history, tell }) {
   const load = new Load({ refusals: REFUSALS });
   const heads = new Map(load.conversations().map((name) => [`conversation:${name}`, 0]));
   // What is there is known at the end: everything from the first message to the last.
-  const book = { heard: () => {}, next: () => Infinity };
+  const book = {
+    heard: () => {},
+    next: () => Infinity,
+    areOfOneLine: () => true,
+    tell: () => "in its history",
+  };
   const there = (room) => Array.from({ length: heads.get(room) }, (_, index) => index + 1);
   const readers = reading(proxy, book, [...heads.keys()]);
   const cuts = new Cuts(proxy, history, 0.5);

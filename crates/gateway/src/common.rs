@@ -6,6 +6,7 @@ use std::sync::Arc;
 use heartline_core::auth::{Identity, RoomPattern, UserKey};
 use heartline_core::backplane::line::{Heard, Reached, Scope, Session, Tail};
 use heartline_core::backplane::{NameList, Target};
+use heartline_core::line;
 use heartline_core::line::ring::{Kept, Only};
 use heartline_core::line::shelf::ScopeRef;
 use heartline_core::message::Message;
@@ -17,6 +18,7 @@ use heartline_wire::names::{self, Speaker};
 use serde::{Deserialize, Serialize};
 
 use crate::announcer;
+use crate::data::{self, MAX_REMEMBERED, SocketData, Texts};
 use crate::fanout::{Fanout, ToRoom, ToRooms, ToUser};
 use crate::op::{LineOp, Manner, Op};
 use crate::publication::{Publication, Told};
@@ -433,6 +435,8 @@ impl Fanout {
         if recovery.line.epoch() != reached.line {
             recovery.line.becomes(reached.line, reached.last);
             recovery.follows_from(reached.last);
+            // Who joined a room last may be written down without it there.
+            self.post_to_all(|| Op::Line(LineOp::RememberAll));
         }
         recovery.miss(reached.begin);
         recovery.line.follow(reached.last, || ());
@@ -594,6 +598,9 @@ pub(crate) struct Record {
     pub(crate) places: Vec<(String, u64)>,
     /// The patterns of rooms that its token granted.
     pub(crate) grants: Option<Vec<String>>,
+    /// What the app remembers of it; builds that do not know of it leave it out.
+    #[serde(default, skip_serializing_if = "Texts::is_empty")]
+    pub(crate) remembered: Texts,
 }
 
 impl Record {
@@ -607,9 +614,29 @@ impl Record {
         }
     }
 
-    /// Reads what a node has written.
+    /// What the store has of a socket that was lost.
+    pub(crate) fn lost(session: &line::session::Session<Option<SocketData>>) -> Session {
+        let rooms = session.rooms.iter();
+        let places = session.places.iter();
+        let grants = session.identity.rooms.as_ref();
+        let data = session.data.as_ref();
+        let record = Record {
+            rooms: rooms
+                .map(|(room, since)| (room.key.name.to_string(), *since))
+                .collect(),
+            left: session.left,
+            places: places.map(|(place, end)| (place.id(), *end)).collect(),
+            grants: grants.map(|all| all.iter().map(|one| one.text()).collect()),
+            remembered: data.map(SocketData::to_write).unwrap_or_default(),
+        };
+        record.written(&session.identity, true)
+    }
+
+    /// Reads what a node has written; `None`: another build has, and this one cannot go on
+    /// with it.
     pub(crate) fn read(session: &Session) -> Option<Record> {
-        serde_json::from_slice(&session.record).ok()
+        let record: Record = serde_json::from_slice(&session.record).ok()?;
+        (data::size_of(&record.remembered) <= MAX_REMEMBERED).then_some(record)
     }
 
     /// As far as it is known what the socket was allowed.

@@ -2,6 +2,7 @@
 
 use std::any::{Any, TypeId};
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use hashbrown::HashMap;
@@ -13,8 +14,16 @@ type Values = HashMap<TypeId, Arc<dyn Any + Send + Sync>>;
 pub(crate) type Texts = BTreeMap<String, String>;
 
 /// What [`Socket::remember`](crate::Socket::remember) keeps of one socket, bytes of names and
-/// JSON: as much as of a user's checkpoint. All of it is in each file of the journal.
+/// JSON: as much as of a user's checkpoint. All of it is in each file of the journal, and in a
+/// cluster in what is written down of the socket in Redis, where it is JSON within JSON: a
+/// quotation mark takes two bytes there, and a control character in a name six.
 pub(crate) const MAX_REMEMBERED: usize = 4_096;
+
+/// The bytes of names and JSON.
+pub(crate) fn size_of(texts: &Texts) -> usize {
+    let sizes = texts.iter().map(|(name, text)| name.len() + text.len());
+    sizes.sum()
+}
 
 /// Values of one socket, one of each type: what `socket.data` is on Node. They go with the
 /// socket, after its disconnect handlers have begun, and stay for one that may come back, as long
@@ -36,6 +45,8 @@ pub struct SocketData(Arc<Inside>);
 struct Inside {
     values: Mutex<Values>,
     texts: Mutex<Texts>,
+    /// The texts have changed, and will be written down for other nodes.
+    is_due: AtomicBool,
 }
 
 impl SocketData {
@@ -57,7 +68,15 @@ impl SocketData {
         texts.unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The same, as it is written down for other nodes now.
+    pub(crate) fn to_write(&self) -> Texts {
+        let texts = self.remembered();
+        self.0.is_due.store(false, Ordering::Relaxed);
+        texts.clone()
+    }
+
     /// Remembers a text, or forgets what had its name; `note` is called while nobody else does.
+    /// True: this is the first change since all was [written down](Self::to_write).
     ///
     /// # Errors
     /// The bytes of all, which would be more than [`MAX_REMEMBERED`].
@@ -66,11 +85,10 @@ impl SocketData {
         name: &str,
         text: Option<&str>,
         note: impl FnOnce(),
-    ) -> Result<(), usize> {
+    ) -> Result<bool, usize> {
         let mut texts = self.remembered();
-        let others = texts.iter().filter(|(other, _)| *other != name);
-        let others = others.map(|(name, text)| name.len() + text.len());
-        let size = others.sum::<usize>() + text.map_or(0, |text| name.len() + text.len());
+        let before = texts.get(name).map_or(0, |text| name.len() + text.len());
+        let size = size_of(&texts) - before + text.map_or(0, |text| name.len() + text.len());
         if text.is_some() && size > MAX_REMEMBERED {
             return Err(size);
         }
@@ -79,7 +97,7 @@ impl SocketData {
             None => drop(texts.remove(name)),
         }
         note();
-        Ok(())
+        Ok(!self.0.is_due.swap(true, Ordering::Relaxed))
     }
 
     /// Keeps a value; the one of this type that was there before.

@@ -76,6 +76,13 @@ pub(crate) enum LineOp {
         socket: SocketAddress,
         name: SocketAddress,
     },
+    /// The app has come to remember something of a socket, which is known by this name.
+    Remember {
+        socket: SocketAddress,
+        name: SocketAddress,
+    },
+    /// What was written down of sockets may be forgotten.
+    RememberAll,
     /// Answers when all before it is done.
     Settle(oneshot::Sender<()>),
     /// Publications to a user were lost, whose socket this is; to any user without one.

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use heartline_core::auth::{BoxFuture, Credentials, Identity, UserKey};
 use heartline_core::entries::SocketEntry;
+use heartline_core::line::session::Session;
 use heartline_core::message::{Message, check, check_key};
 use heartline_core::presence::SocketAddress;
 use heartline_core::rooms::{self, RoomError};
@@ -22,7 +23,7 @@ use crate::event::{Args, EventError, PublishRequest, said, said_to_one};
 use crate::fanout::{Published, ToRoom, ToUser, Unreachable};
 use crate::in_order;
 use crate::limits::Sender;
-use crate::op::{Manner, Op, Query};
+use crate::op::{LineOp, Manner, Op, Query};
 use crate::shared::{OwnShared, Shared};
 use crate::to::To;
 
@@ -38,7 +39,7 @@ pub struct Socket {
     pub(crate) remote: IpAddr,
     /// The id under which it is known, if that is not where it is: it has come back.
     pub(crate) name: Option<Box<SocketAddress>>,
-    /// Set in handles of a socket that has ended: what the app remembered of it.
+    /// Set in handles of a socket that has ended, if the app remembered something of it.
     pub(crate) ended: Option<SocketData>,
 }
 
@@ -66,7 +67,7 @@ fn gone() -> EventError {
 impl Socket {
     /// The socket's id.
     pub fn id(&self) -> String {
-        self.name.as_deref().unwrap_or(&self.address).id()
+        self.known_as().id()
     }
 
     /// Whether this connection goes on where an earlier one was lost: the socket has its id,
@@ -97,17 +98,47 @@ impl Socket {
 
     /// What the app remembers of the socket: what `socket.data` is on Node.
     pub fn data(&self) -> SocketData {
-        match &self.ended {
-            Some(data) => data.clone(),
-            None => self.shared.data.of(self.address),
+        let there = &self.shared.data;
+        if let Some(data) = self.ended.clone().or_else(|| there.find(&self.address)) {
+            return data;
+        }
+        // It may have been lost since this handle was made, and have come back since.
+        let recovery = self.shared.fanout.recovery.as_ref();
+        let lost = recovery.and_then(|recovery| {
+            let keep = |session: &mut Session<Option<SocketData>>| {
+                session.data.get_or_insert_default().clone()
+            };
+            recovery.sessions.look_at(self.known_as(), keep)
+        });
+        lost.unwrap_or_else(|| there.of(self.place()))
+    }
+
+    /// The address under which it is known.
+    fn known_as(&self) -> &SocketAddress {
+        self.name.as_deref().unwrap_or(&self.address)
+    }
+
+    /// Where it is now, if it is here.
+    fn place(&self) -> SocketAddress {
+        let name = *self.known_as();
+        match self.shared.fanout.whereabouts(name) {
+            same if same == name => self.address,
+            other => other,
         }
     }
 
     /// Remembers a value of the socket under a name, as JSON; `null` forgets it. It is there again
-    /// when the client goes on where it was lost ([`recovered`](Self::recovered)): on this node,
+    /// when the client goes on where it was lost ([`recovered`](Self::recovered)): on one node,
     /// also after the process was killed (with a
-    /// [`journal`](crate::config::RecoveryConfig::journal)) or stopped in good order, not on
-    /// another node. What is to outlive the socket belongs into a checkpoint.
+    /// [`journal`](crate::config::RecoveryConfig::journal)) or stopped in good order; in a cluster
+    /// on whichever node it comes to. What is to outlive the socket belongs into a checkpoint.
+    ///
+    /// The journal has it when this returns. In a cluster it is written to Redis with all else
+    /// that the socket has, at each change and behind this call: one write of a node is under way
+    /// at a time, with the newest of up to 128 sockets, so it is there after a round trip or two.
+    /// A node that is killed before that takes along what was remembered since the last write; so
+    /// while Redis is away, all of that time. What must not be lost then is to be in a store or a
+    /// checkpoint before the client is answered.
     ///
     /// # Errors
     /// `TOO_LARGE` when names and values of the socket would have more than 4 096 bytes;
@@ -115,19 +146,26 @@ impl Socket {
     pub fn remember<T: Serialize + ?Sized>(&self, name: &str, value: &T) -> Result<(), EventError> {
         let text = serde_json::to_string(value).map_err(EventError::unwritable)?;
         let text = Some(&*text).filter(|text| *text != "null");
-        let recovery = self.shared.fanout.recovery.as_ref();
+        let fanout = &self.shared.fanout;
+        let recovery = fanout.recovery.as_ref();
         let journal = recovery.and_then(|recovery| recovery.journal.as_ref());
+        let known_as = *self.known_as();
         let note = || {
             if let Some(journal) = journal {
-                let socket = self.name.as_deref().unwrap_or(&self.address);
-                journal.remembered(*socket, name, text);
+                journal.remembered(known_as, name, text);
             }
         };
-        self.data().remember(name, text, note).map_err(|size| {
+        let is_first = self.data().remember(name, text, note).map_err(|size| {
             let error = format!("At most {MAX_REMEMBERED} bytes are remembered of a socket");
             let error = EventError::new(Code::TooLarge, error);
             error.with("size", size).with("max", MAX_REMEMBERED)
-        })
+        })?;
+        if is_first && fanout.common().is_some() {
+            let (name, socket) = (known_as, self.place());
+            let op = Op::Line(LineOp::Remember { socket, name });
+            fanout.post(socket.0.conn.shard, op);
+        }
+        Ok(())
     }
 
     /// What was remembered under a name; `None`: nothing, or it is no such value.
@@ -219,7 +257,7 @@ impl Socket {
     }
 
     fn emit_kept(&self, message: Message) {
-        let name = *self.name.as_deref().unwrap_or(&self.address);
+        let name = *self.known_as();
         self.shared.fanout.emit(name, self.address, message);
     }
 

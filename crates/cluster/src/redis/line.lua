@@ -1,5 +1,5 @@
 -- The line of kept events that all nodes share, and the sessions of clients that may come
--- back: what line.rs says, as one script. Each call is one operation, and atomic.
+-- back: what fanout/line says, as one script. Each call is one operation, and atomic.
 --
 -- KEYS[1]  the prefix of all keys, with its hash tag
 -- ARGV[1]  the operation
@@ -49,37 +49,43 @@ local function channel_of(process)
     return prefix .. ':c:' .. process
 end
 
--- The line, as it is. Another run of the server may have forgotten its end, and so has one that
--- somebody knows a later number of.
+-- The line, as it is.
 local line = {}
+
+-- Another line begins: nobody knows what is missing in the one before. `ends` are those before that.
+local function begin_line(ends)
+    if line.epoch > 0 then
+        ends = text(line.epoch) .. ':' .. text(line.last) .. ' ' .. ends
+        ends = string.sub(ends, 1, MAX_ENDS)
+    end
+    local time = call('TIME')
+    local micros = time[1] * 1000000 + time[2]
+    local epoch = math.floor(micros / 1000) % 4294967296
+    line.epoch = epoch ~= line.epoch and epoch or (epoch + 1) % 4294967296
+    line.last = math.max(line.last, micros, arguments.last or 0) + 1
+    line.begin = line.last
+    -- What scopes there were is forgotten with what was in them.
+    local said = call('HGET', LINE, 'x')
+    call('DEL', LINE)
+    if said then
+        call('HSET', LINE, 'x', said)
+    end
+    call('HSET', LINE, 'e', text(line.epoch), 'i', text(line.last), 'f', text(line.begin),
+        'c', text(line.begin), 'run', line.run, 'p', ends, 't', text(micros))
+end
+
+-- Another run of the server may have forgotten the line's end, and so has one that somebody knows
+-- a later number of.
 do
     local known = call('HMGET', LINE, 'e', 'i', 'f', 'run', 'p')
     local ok, info = pcall(call, 'INFO', 'server')
     local run = ok and type(info) == 'string' and string.match(info, 'run_id:(%x+)') or ''
     -- So that a test can tell of a restart.
-    run = arguments.run or run
+    line.run = arguments.run or run
     line.epoch, line.last = tonumber(known[1] or 0), tonumber(known[2] or 0)
     line.begin = tonumber(known[3] or 0)
-    if known[4] ~= run or (arguments.last or 0) > line.last then
-        local ends = known[5] or ''
-        if line.epoch > 0 then
-            ends = text(line.epoch) .. ':' .. text(line.last) .. ' ' .. ends
-            ends = string.sub(ends, 1, MAX_ENDS)
-        end
-        local time = call('TIME')
-        local micros = time[1] * 1000000 + time[2]
-        local epoch = math.floor(micros / 1000) % 4294967296
-        line.epoch = epoch ~= line.epoch and epoch or (epoch + 1) % 4294967296
-        line.last = math.max(line.last, micros, arguments.last or 0) + 1
-        line.begin = line.last
-        -- What scopes there were is forgotten with what was in them.
-        local said = call('HGET', LINE, 'x')
-        call('DEL', LINE)
-        if said then
-            call('HSET', LINE, 'x', said)
-        end
-        call('HSET', LINE, 'e', text(line.epoch), 'i', text(line.last), 'f', text(line.begin),
-            'c', text(line.begin), 'run', run, 'p', ends, 't', text(micros))
+    if known[4] ~= line.run or (arguments.last or 0) > line.last then
+        begin_line(known[5] or '')
     end
 end
 
@@ -455,10 +461,10 @@ function operations.has()
     return { is_there, age, text(line.epoch), text(line.begin), text(line.last) }
 end
 
--- {} -> the next call begins another line: nobody knows what is missing in this one
+-- {} -> { epoch, begin, last } of another line
 function operations.end_line()
-    call('HDEL', LINE, 'run')
-    return 'OK'
+    begin_line(call('HGET', LINE, 'p') or '')
+    return { text(line.epoch), text(line.begin), text(line.last) }
 end
 
 -- A session: the process that has it, when it was lost (0: it was not), the number of the claim
@@ -480,13 +486,18 @@ local function session_bytes(one)
 end
 
 -- { process, ttl }, then of each session the tag and the name of its socket, whether it is lost
--- (1), there (0) or gone (-), its user, and what is known of it
+-- (1), there (0) or gone (-), its user, what is known of it, and the claim by which the process has
+-- it, or 0. A server that has lost the claim does not know it for the process's.
 function operations.remember()
-    for at = 3, #ARGV, 5 do
+    for at = 3, #ARGV, 6 do
         local key, name, state = prefix .. ':z:' .. ARGV[at], ARGV[at + 1], ARGV[at + 2]
         local bytes = call('HGET', key, name)
-        local known = bytes and session(bytes)
-        if not known or known.process == arguments.process then
+        local known, claim = bytes and session(bytes), tonumber(ARGV[at + 5])
+        local is_own = not known or known.process == arguments.process
+        if is_own or known.claim < claim then
+            if not is_own then
+                tell(channel_of(known.process), head(6, { claim }) .. name)
+            end
             if state == '-' then
                 call('HDEL', key, name)
                 local scope = socket_scope(name)
@@ -494,7 +505,8 @@ function operations.remember()
             else
                 call('HSET', key, name, session_bytes({
                     process = arguments.process, lost = state == '1' and millis() or 0,
-                    claim = known and known.claim or 0, user = ARGV[at + 3], record = ARGV[at + 4],
+                    claim = math.max(claim, known and known.claim or 0), user = ARGV[at + 3],
+                    record = ARGV[at + 4],
                 }))
                 if call('PTTL', key) < arguments.ttl then
                     call('PEXPIRE', key, arguments.ttl)
@@ -503,6 +515,17 @@ function operations.remember()
         end
     end
     return 'OK'
+end
+
+-- { process, users }: of which of these users it is forgotten that the process has sessions.
+function operations.forgotten()
+    local forgotten = {}
+    for _, user in ipairs(arguments.users) do
+        if call('SISMEMBER', prefix .. ':lw:' .. user, arguments.process) == 0 then
+            forgotten[#forgotten + 1] = user
+        end
+    end
+    return forgotten
 end
 
 -- { process, users, ttl }: the process has sessions of these users.
@@ -515,8 +538,9 @@ function operations.attend()
     return 'OK'
 end
 
--- { process, tag, name, user, window } -> { 'taken', record, epoch, begin, last, the claim's
--- number, which process had it }, or { why }
+-- { process, tag, user, window, attended, ttl }, and the name of a socket -> { 'taken', record,
+-- epoch, begin, last, the claim's number, which process had it }, or { why }. `attended` is there
+-- if the socket is a user's: the process has sessions of that user from here on.
 function operations.claim()
     local key = prefix .. ':z:' .. arguments.tag
     local bytes = call('HGET', key, ARGV[3])
@@ -532,6 +556,16 @@ function operations.claim()
         return { 'foreign' }
     end
     local had = one.process
+    if arguments.attended then
+        local key = prefix .. ':lw:' .. arguments.attended
+        -- Whoever has a session of a user is there. Else it was evicted, and nobody knows what was
+        -- said to the user since.
+        if call('SISMEMBER', key, had) == 0 then
+            return { 'unknown' }
+        end
+        call('SADD', key, arguments.process)
+        call('PEXPIRE', key, arguments.ttl)
+    end
     -- Counted for all sessions together: one that was forgotten and written anew goes on.
     one.claim = call('HINCRBY', LINE, 'c', 1)
     if one.process ~= arguments.process then

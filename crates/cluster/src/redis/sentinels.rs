@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::convert::Infallible;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use redis::aio::MultiplexedConnection;
 use redis::sentinel::SentinelClient;
@@ -26,6 +26,11 @@ const INTERVAL: Duration = Duration::from_secs(1);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
 /// The pause before a Sentinel is looked for again.
 const PAUSE: Duration = Duration::from_secs(1);
+/// For how long a Sentinel's word stands for it that is not said again: some answers may be late.
+const FRESH: Duration = Duration::from_secs(5);
+/// How long Sentinels must agree that a failover never was. They tell each other of one every two
+/// seconds, and put servers right that disagree after eight.
+const CLEAR: Duration = Duration::from_secs(10);
 
 /// The master that Sentinels have named.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,6 +41,64 @@ struct Master {
     port: u16,
 }
 
+/// What a Sentinel says that seems to know less than others.
+#[derive(Debug)]
+struct Word {
+    master: Master,
+    /// It has said so since then, and the last time then.
+    since: Instant,
+    at: Instant,
+}
+
+/// What was named.
+#[derive(Debug, Default)]
+struct Named {
+    master: Option<Master>,
+    /// Who has named it first, by its place among all.
+    by: usize,
+    /// Who names another one that seems to be of before.
+    behind: HashMap<usize, Word>,
+}
+
+impl Named {
+    /// Whether one of so many Sentinels that names a master is believed. One that has not heard of
+    /// the last failover is not. If most of them have not, and nobody knows it otherwise for long
+    /// enough, there was none: they were made to forget.
+    fn believes(&mut self, (index, count): (usize, usize), master: &Master, now: Instant) -> bool {
+        if !self.is_behind(index, master) {
+            self.behind.clear();
+            return true;
+        }
+        let is_said =
+            |word: &Word| word.master == *master && now.saturating_duration_since(word.at) < FRESH;
+        match self.behind.get_mut(&index).filter(|word| is_said(word)) {
+            Some(word) => word.at = now,
+            None => {
+                let (master, since, at) = (master.clone(), now, now);
+                self.behind.insert(index, Word { master, since, at });
+            }
+        }
+        let is_old = |word: &&Word| now.saturating_duration_since(word.since) >= CLEAR;
+        let agree = self.behind.values().filter(|word| is_said(word));
+        let agree = agree.filter(is_old);
+        let is_clear = agree.count() * 2 > count;
+        if is_clear {
+            self.behind.clear();
+        }
+        is_clear
+    }
+
+    /// Whether a Sentinel seems to have missed a failover: by its count, or by the address. That
+    /// may come after the count, from the one that sees to the failover.
+    fn is_behind(&self, index: usize, master: &Master) -> bool {
+        let Some(known) = &self.master else {
+            return false;
+        };
+        known.epoch > master.epoch
+            || (known.epoch == master.epoch && index != self.by && known != master)
+    }
+}
+
 /// The Sentinels of one master.
 pub(super) struct Sentinels {
     client: tokio::sync::Mutex<SentinelClient>,
@@ -44,7 +107,7 @@ pub(super) struct Sentinels {
     name: String,
     /// How the master is reached, but for its address.
     way: ConnectionInfo,
-    known: Mutex<Option<Master>>,
+    known: Mutex<Named>,
     /// Each of them is listened to.
     is_followed: AtomicBool,
     /// A master was found by other means before one was named.
@@ -102,12 +165,10 @@ impl Sentinels {
             self.ask_any().await;
         }
         if let Some(address) = self.address() {
-            let client = Client::open(self.way.clone().set_addr(address))?;
-            let opened = client.get_multiplexed_async_connection_with_config(config);
-            if let Ok(mut connection) = opened.await
-                && refuse_replica_on(&mut connection).await.is_ok()
-            {
-                return Ok(connection);
+            let opened = self.open_master(address, config).await;
+            // Who listens to all of them goes to nobody whom an old one names instead.
+            if opened.is_ok() || self.is_followed.load(Ordering::Relaxed) {
+                return opened;
             }
         }
         self.is_found.store(true, Ordering::Relaxed);
@@ -115,8 +176,20 @@ impl Sentinels {
         client.get_async_connection_with_config(config).await
     }
 
+    async fn open_master(
+        &self,
+        address: ConnectionAddr,
+        config: &AsyncConnectionConfig,
+    ) -> RedisResult<MultiplexedConnection> {
+        let client = Client::open(self.way.clone().set_addr(address))?;
+        let opened = client.get_multiplexed_async_connection_with_config(config);
+        let mut connection = opened.await?;
+        refuse_replica_on(&mut connection).await?;
+        Ok(connection)
+    }
+
     fn address(&self) -> Option<ConnectionAddr> {
-        let Master { host, port, .. } = locked(&self.known).clone()?;
+        let Master { host, port, .. } = locked(&self.known).master.clone()?;
         Some(match self.way.addr().clone() {
             ConnectionAddr::TcpTls {
                 insecure,
@@ -132,16 +205,17 @@ impl Sentinels {
         })
     }
 
-    /// A Sentinel names a master. One that has not heard of the last failover is not believed.
-    fn named(&self, master: Master) {
+    /// A Sentinel, by its place among all, names a master.
+    fn named(&self, index: usize, master: Master, now: Instant) {
         let mut known = locked(&self.known);
-        if known
-            .as_ref()
-            .is_some_and(|known| known.epoch > master.epoch)
-        {
+        let is_behind = known.is_behind(index, &master);
+        if !known.believes((index, self.each.len()), &master, now) {
             return;
         }
-        let is_another = match &*known {
+        if is_behind {
+            tracing::warn!("most Sentinels have forgotten the last failover, and are believed");
+        }
+        let is_another = match &known.master {
             Some(known) => (&known.host, known.port) != (&master.host, master.port),
             None => self.is_found.load(Ordering::Relaxed),
         };
@@ -149,7 +223,9 @@ impl Sentinels {
         if is_another {
             tracing::info!(address = %format_args!("{host}:{port}"), "the Sentinels name another master");
         }
-        *known = Some(master);
+        if known.master.as_ref() != Some(&master) {
+            (known.master, known.by) = (Some(master), index);
+        }
         drop(known);
         if is_another {
             self.term.send_modify(|term| *term += 1);
@@ -178,7 +254,7 @@ impl Sentinels {
     }
 
     /// Has one of them name the master.
-    async fn ask(&self, connection: &mut MultiplexedConnection) -> RedisResult<()> {
+    async fn ask(&self, index: usize, connection: &mut MultiplexedConnection) -> RedisResult<()> {
         // While a failover is under way, `MASTER` has the new epoch with the old address. So the
         // address is asked for by itself, and is right if it is the same before and after.
         let before = self.ask_address(connection).await?;
@@ -189,12 +265,26 @@ impl Sentinels {
             .get("config-epoch")
             .and_then(|epoch| epoch.parse().ok());
         let address = self.ask_address(connection).await?;
-        if let (Some((host, port)), Some(epoch)) =
+        let (Some((host, port)), Some(epoch)) =
             (address.filter(|now| before.as_ref() == Some(now)), epoch)
-        {
-            self.named(Master { epoch, host, port });
+        else {
+            return Ok(());
+        };
+        let master = Master { epoch, host, port };
+        let is_behind = locked(&self.known).is_behind(index, &master);
+        // One that is cut off from the others does not know what they have decided since.
+        if !is_behind || self.sees_most(connection).await {
+            self.named(index, master, Instant::now());
         }
         Ok(())
+    }
+
+    /// Whether a Sentinel reaches most of the others.
+    async fn sees_most(&self, connection: &mut MultiplexedConnection) -> bool {
+        let mut quorum = redis::cmd("SENTINEL");
+        quorum.arg("CKQUORUM").arg(&self.name);
+        let answer: RedisResult<String> = quorum.query_async(connection).await;
+        answer.is_ok()
     }
 
     async fn ask_address(
@@ -208,10 +298,10 @@ impl Sentinels {
 
     /// Asks one after the other until one has answered.
     async fn ask_any(&self) {
-        for sentinel in &self.each {
+        for (index, sentinel) in self.each.iter().enumerate() {
             let opened = self.open(sentinel, Arc::default()).await;
             if let Ok(mut connection) = opened
-                && self.ask(&mut connection).await.is_ok()
+                && self.ask(index, &mut connection).await.is_ok()
             {
                 return;
             }
@@ -219,12 +309,12 @@ impl Sentinels {
     }
 
     /// Listens to one of them for as long as it answers.
-    async fn listen(&self, sentinel: &ConnectionInfo) -> RedisResult<Infallible> {
+    async fn listen(&self, index: usize) -> RedisResult<Infallible> {
         let news = Arc::new(Notify::new());
-        let mut connection = self.open(sentinel, news.clone()).await?;
+        let mut connection = self.open(&self.each[index], news.clone()).await?;
         connection.subscribe("+switch-master").await?;
         loop {
-            self.ask(&mut connection).await?;
+            self.ask(index, &mut connection).await?;
             let _ = tokio::time::timeout(INTERVAL, news.notified()).await;
         }
     }
@@ -237,7 +327,7 @@ impl Sentinels {
             let all = self.clone();
             listening.spawn(async move {
                 loop {
-                    let Err(error) = all.listen(&all.each[index]).await;
+                    let Err(error) = all.listen(index).await;
                     tracing::debug!(%error, index, "a Sentinel does not answer");
                     tokio::time::sleep(PAUSE).await;
                 }
@@ -254,12 +344,13 @@ mod tests {
 
     use super::*;
 
-    fn sentinels() -> Sentinels {
+    /// So many of them.
+    fn sentinels(count: usize) -> Sentinels {
         let sentinel = "redis://127.0.0.1:1".into_connection_info().unwrap();
         let kind = SentinelServerType::Master;
         let builder = SentinelClientBuilder::new([sentinel.addr().clone()], "main", kind).unwrap();
         let client = builder.build().unwrap();
-        Sentinels::new(client, vec![sentinel.clone()], "main", sentinel)
+        Sentinels::new(client, vec![sentinel.clone(); count], "main", sentinel)
     }
 
     fn master(epoch: u64, port: u16) -> Master {
@@ -270,23 +361,109 @@ mod tests {
         }
     }
 
+    fn port(sentinels: &Sentinels) -> u16 {
+        match sentinels.address() {
+            Some(ConnectionAddr::Tcp(_, port)) => port,
+            other => panic!("no address: {other:?}"),
+        }
+    }
+
     #[test]
     fn a_sentinel_that_has_not_heard_of_a_failover_takes_nobody_back_to_the_old_master() {
-        let sentinels = sentinels();
-        sentinels.named(master(0, 1));
+        let sentinels = sentinels(3);
+        let now = Instant::now();
+        sentinels.named(0, master(0, 1), now);
         assert_eq!(sentinels.term(), 0, "the first one is no other one");
-        sentinels.named(master(1, 2));
+        sentinels.named(0, master(1, 2), now);
         assert_eq!(sentinels.term(), 1);
-        sentinels.named(master(0, 1));
-        sentinels.named(master(1, 2));
+        sentinels.named(1, master(0, 1), now);
+        sentinels.named(0, master(1, 2), now);
         assert_eq!(sentinels.term(), 1);
         // In the middle of a failover the epoch may come with the old address.
-        sentinels.named(master(2, 2));
-        sentinels.named(master(2, 3));
+        sentinels.named(0, master(2, 2), now);
+        sentinels.named(0, master(2, 3), now);
         assert_eq!(sentinels.term(), 2);
-        assert_eq!(
-            sentinels.address(),
-            Some(ConnectionAddr::Tcp("10.0.0.1".into(), 3))
-        );
+        assert_eq!(port(&sentinels), 3);
+    }
+
+    /// Sentinels that name the same every second, from a second on and until another; the first
+    /// at which something else is believed than before.
+    fn say(
+        sentinels: &Sentinels,
+        words: &[(usize, Master)],
+        start: Instant,
+        seconds: std::ops::Range<u64>,
+    ) -> Option<u64> {
+        let before = port(sentinels);
+        seconds.into_iter().find(|second| {
+            for (index, master) in words {
+                let now = start + Duration::from_secs(*second);
+                sentinels.named(*index, master.clone(), now);
+            }
+            port(sentinels) != before
+        })
+    }
+
+    #[test]
+    fn sentinels_that_were_made_to_count_anew_are_believed_without_a_restart() {
+        let sentinels = sentinels(3);
+        let start = Instant::now();
+        sentinels.named(0, master(5, 1), start);
+        let anew = [(0, master(0, 2)), (1, master(0, 2))];
+        assert_eq!(say(&sentinels, &anew, start, 0..60), Some(10));
+        assert_eq!(sentinels.term(), 1);
+        // The next failover is known at once.
+        let later = start + Duration::from_secs(11);
+        sentinels.named(2, master(1, 3), later);
+        assert_eq!((port(&sentinels), sentinels.term()), (3, 2));
+        // The same where the master stayed, but not the count.
+        sentinels.named(0, master(9, 3), later);
+        let same = [(1, master(0, 3)), (2, master(0, 3))];
+        assert_eq!(say(&sentinels, &same, later, 0..60), None);
+        sentinels.named(0, master(1, 4), later + Duration::from_secs(61));
+        assert_eq!((port(&sentinels), sentinels.term()), (4, 3));
+    }
+
+    #[test]
+    fn sentinels_that_are_told_of_another_master_one_by_one_send_nobody_to_and_fro() {
+        // Whichever is told first.
+        for order in [[0, 1, 2], [1, 2, 0], [2, 0, 1]] {
+            let sentinels = sentinels(3);
+            let start = Instant::now();
+            (0..3).for_each(|index| sentinels.named(index, master(0, 1), start));
+            for count in 0..=3 {
+                let told = order[..count].iter().map(|index| (*index, master(0, 2)));
+                let others = order[count..].iter().map(|index| (*index, master(0, 1)));
+                let words: Vec<_> = told.chain(others).collect();
+                let from = 60 * count as u64;
+                say(&sentinels, &words, start, from..from + 60);
+            }
+            assert_eq!((port(&sentinels), sentinels.term()), (2, 1));
+        }
+    }
+
+    #[test]
+    fn an_old_word_is_not_believed_however_long_it_is_said() {
+        let sentinels = sentinels(3);
+        let start = Instant::now();
+        sentinels.named(0, master(5, 1), start);
+        let old = |index| (index, master(4, 2));
+        // By one alone.
+        assert_eq!(say(&sentinels, &[old(0)], start, 0..600), None);
+        // By two, while one knows it otherwise.
+        let all = [old(0), old(1), (2, master(5, 1))];
+        assert_eq!(say(&sentinels, &all, start, 600..1200), None);
+        // By two that do not name the same.
+        let each = [old(0), (1, master(4, 3))];
+        assert_eq!(say(&sentinels, &each, start, 1200..1800), None);
+        // By one, and by another that does not answer any more.
+        assert_eq!(say(&sentinels, &[old(0), old(1)], start, 1800..1804), None);
+        assert_eq!(say(&sentinels, &[old(1)], start, 1804..2400), None);
+        // For a moment, now and then.
+        for round in 0..60 {
+            let at = 2400 + 20 * round;
+            assert_eq!(say(&sentinels, &[old(0), old(1)], start, at..at + 9), None);
+        }
+        assert_eq!(sentinels.term(), 0);
     }
 }

@@ -187,8 +187,14 @@ pub trait SharedLine: Send + Sync + 'static {
     fn holder(&self, name: SocketAddress) -> BoxFuture<Option<u32>>;
 
     /// Takes a session up: of several nodes that try, one has it. The one that had it hears of
-    /// [that](super::Node::lose_session).
-    fn claim(&self, name: SocketAddress, owner: String) -> BoxFuture<Result<Session, Unclaimed>>;
+    /// [that](super::Node::lose_session). If the owner is a user, this node [attends](Self::attend)
+    /// them from then on.
+    fn claim(
+        &self,
+        name: SocketAddress,
+        owner: String,
+        user: Option<&UserKey>,
+    ) -> BoxFuture<Result<Session, Unclaimed>>;
 
     /// Whether this node has taken a session up, and no other one has since.
     fn has_claimed(&self, name: SocketAddress) -> bool;

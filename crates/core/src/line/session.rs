@@ -412,6 +412,15 @@ impl<D> Sessions<D> {
         self.window
     }
 
+    /// Looks at one; nobody takes it up meanwhile.
+    pub fn look_at<T>(
+        &self,
+        name: &SocketAddress,
+        look: impl FnOnce(&mut Session<D>) -> T,
+    ) -> Option<T> {
+        self.table().sessions.get_mut(name).map(look)
+    }
+
     /// Looks at each.
     pub fn for_each(&self, look: impl FnMut(&Session<D>)) {
         self.table().sessions.values().for_each(look);

@@ -201,10 +201,17 @@ async fn claim(
         // What this node has to say of it may be on its way.
         common.remembered().await;
     }
-    let session = common.claim(name, owner(identity.user.as_deref())).await?;
+    let user = identity.user.as_deref();
+    let session = common.claim(name, owner(user), user).await?;
     // Another node may have had it since, and this one not have heard of that.
-    let is_as_here = recovery.sessions.holds(&name) && session.was_here;
-    Ok(Record::read(&session).filter(|_| !is_as_here))
+    if recovery.sessions.holds(&name) && session.was_here {
+        return Ok(None);
+    }
+    let record = Record::read(&session);
+    if record.is_none() {
+        recovery.give_up(vec![name]);
+    }
+    record.map(Some).ok_or(Unclaimed::Unknown)
 }
 
 /// Brings here what a socket that comes back may have missed: what all nodes have kept of its
@@ -299,7 +306,7 @@ fn imported(
         end: last,
         lost_at: shared.clock.now(),
         seen: None,
-        data: None,
+        data: (!record.remembered.is_empty()).then(|| SocketData::of(record.remembered.clone())),
     }
 }
 

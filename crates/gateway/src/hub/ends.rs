@@ -172,7 +172,7 @@ impl Hub {
             _ => None,
         };
         if let Some(mut handle) = handle {
-            handle.ended = Some(data.unwrap_or_default());
+            handle.ended = data;
             let ending = Ending { reason, rooms };
             self.tell_app(engine, &handle, &ending, handshake.as_ref());
         }

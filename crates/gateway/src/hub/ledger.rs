@@ -28,14 +28,8 @@ impl Hub {
         }
     }
 
-    /// Writes down what a socket has, or had when its connection was lost.
-    pub(super) fn remember(
-        &self,
-        engine: &Engine,
-        slot: Slot,
-        namespace: NamespaceId,
-        is_lost: bool,
-    ) {
+    /// Writes down what a socket has.
+    pub(super) fn remember(&self, engine: &Engine, slot: Slot, namespace: NamespaceId) {
         let Some((_, common)) = self.shared.fanout.common() else {
             return;
         };
@@ -55,13 +49,43 @@ impl Hub {
         let earlier = socket.back().map_or(&[][..], |back| &back.places);
         let earlier = earlier.iter().map(|(place, end)| (place.id(), *end));
         let grants = socket.identity.rooms.as_ref();
+        let data = self.shared.data.find(&address);
         let record = Record {
             rooms: rooms.collect(),
             left: socket.left(),
             places: earlier.chain([(address.id(), u64::MAX)]).collect(),
             grants: grants.map(|all| all.iter().map(|one| one.text()).collect()),
+            remembered: data.map(|data| data.to_write()).unwrap_or_default(),
         };
-        common.remember(name, Some(record.written(&socket.identity, is_lost)));
+        common.remember(name, Some(record.written(&socket.identity, false)));
+    }
+
+    /// The app has come to remember something of a socket, which is known by this name, or of
+    /// one that was lost.
+    pub(super) fn remember_asked(
+        &self,
+        engine: &Engine,
+        socket: &SocketAddress,
+        name: &SocketAddress,
+    ) {
+        if let Some(slot) = self.locate(engine, socket) {
+            self.remember(engine, slot, socket.namespace());
+        } else if let Some((recovery, common)) = self.shared.fanout.common() {
+            // Within the step: whoever takes it up writes later.
+            recovery.sessions.look_at(name, |session| {
+                common.remember(*name, Some(Record::lost(session)));
+            });
+        }
+    }
+
+    /// Writes down what all sockets have.
+    pub(super) fn remember_all(&self, engine: &Engine) {
+        for slot in (0..self.links.len() as u32).map(Slot) {
+            let sockets = self.link(slot).into_iter().flat_map(|link| &link.sockets);
+            for socket in sockets {
+                self.remember(engine, slot, socket.namespace);
+            }
+        }
     }
 
     /// It is known how far a room is: its members have heard nothing yet.
@@ -70,7 +94,7 @@ impl Hub {
             return;
         }
         for &slot in self.rooms.members(room) {
-            self.remember(engine, slot, room.key.namespace, false);
+            self.remember(engine, slot, room.key.namespace);
         }
     }
 

@@ -320,6 +320,8 @@ impl Hub {
             LineOp::Reached { place } => self.reached(place),
             LineOp::Park(park) => self.park_asked(engine, park),
             LineOp::Lose { socket, name } => self.lose(engine, &socket, name),
+            LineOp::Remember { socket, name } => self.remember_asked(engine, &socket, &name),
+            LineOp::RememberAll => self.remember_all(engine),
             LineOp::Settle(reply) => drop(reply.send(())),
         }
     }

@@ -23,6 +23,8 @@ struct Channel {
     /// Somebody counts on what is published there, and some of that may not have come. They are
     /// told before the next publication, and when the subscription is confirmed.
     missed: bool,
+    /// The server has ended the subscription, which is not confirmed again yet.
+    is_taken: bool,
     numbers: Numbers,
     waiting: Vec<oneshot::Sender<()>>,
 }
@@ -169,20 +171,32 @@ impl Channels {
         }
     }
 
-    /// The server has ended a subscription that nobody has given up: it is asked for anew.
-    pub(super) fn taken_away(&self, name: &str) {
+    /// The server has ended a subscription; true: one that nobody has given up, and which is asked
+    /// for anew.
+    pub(super) fn taken_away(&self, name: &str) -> bool {
         let mut table = locked(&self.table);
         let table = &mut *table;
-        if let Some((name, _)) = table.channels.get_key_value(name) {
-            let name = name.clone();
-            if let Some(channel) = table.channels.get_mut(&name).filter(|one| one.confirmed) {
-                channel.confirmed = false;
-                channel.missed = true;
-                channel.numbers.forget();
-                table.changed.push(name);
-                self.work.notify_one();
-            }
-        }
+        let Some((name, _)) = table.channels.get_key_value(name) else {
+            return false;
+        };
+        let name = name.clone();
+        let Some(channel) = table.channels.get_mut(&name).filter(|one| one.confirmed) else {
+            return false;
+        };
+        channel.confirmed = false;
+        channel.missed = true;
+        channel.is_taken = true;
+        channel.numbers.forget();
+        table.changed.push(name);
+        self.work.notify_one();
+        true
+    }
+
+    /// A channel was confirmed here. Had it been [taken away](Self::taken_away)?
+    pub(super) fn is_back(&self, name: &str) -> bool {
+        let mut table = locked(&self.table);
+        let channel = table.channels.get_mut(name);
+        channel.is_some_and(|channel| std::mem::take(&mut channel.is_taken))
     }
 
     /// Whether what is published in the channels arrives.

@@ -408,11 +408,17 @@ impl SharedLine for Fanout {
         line.is_some_and(|line| line.has_claimed(name))
     }
 
-    fn claim(&self, name: SocketAddress, owner: String) -> BoxFuture<Result<Session, Unclaimed>> {
+    fn claim(
+        &self,
+        name: SocketAddress,
+        owner: String,
+        user: Option<&UserKey>,
+    ) -> BoxFuture<Result<Session, Unclaimed>> {
         let line = self.line.clone();
+        let user = user.cloned();
         Box::pin(async move {
             match line {
-                Some(line) => line.claim(name, &owner).await,
+                Some(line) => line.claim(name, &owner, user.as_ref()).await,
                 None => Err(Unclaimed::Unknown),
             }
         })

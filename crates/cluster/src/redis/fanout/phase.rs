@@ -32,6 +32,8 @@ pub(super) struct Phase {
     waiting: Vec<Vec<u8>>,
     bytes: usize,
     is_over: bool,
+    /// The number of the last event that has come since.
+    last: u64,
 }
 
 impl Phase {
@@ -74,9 +76,20 @@ fn gap(scope: &Scope, line: u32, epoch: u64, known: Extent) -> Heard<'_> {
 impl Line {
     /// Something of the line is lost: from here on it waits until that is found.
     pub(super) fn cut(&self) {
-        let mut phase = locked(&self.phase);
+        self.cut_in(&mut locked(&self.phase));
+    }
+
+    /// Something of the line is lost, and can be found at once.
+    pub(super) fn falls_behind(&self) {
+        self.cut();
+        self.behind.notify_one();
+    }
+
+    /// The same as a [cut](Self::cut), for who holds the phase.
+    pub(super) fn cut_in(&self, phase: &mut Option<Phase>) {
         // What waited so far is in what will be found.
         *phase = Some(Phase::default());
+        self.forget_what_was_missed();
     }
 
     /// The store sends something; `max` are the bytes that an event may have.
@@ -84,27 +97,31 @@ impl Line {
         let Some(sent) = kept::read(payload, max, &self.seal) else {
             return;
         };
-        if let Sent::Event(heard, _) = &sent {
-            let before = heard.at.id.saturating_sub(1);
-            self.note(Reached {
-                line: heard.at.line,
-                begin: before,
-                last: before,
-            });
-            // A master that is none any more goes on: everybody was told of a gap in what it says.
-            if !self.is_known(heard.at.line) {
-                return;
+        let line = match &sent {
+            Sent::Event(heard, _) => {
+                let before = heard.at.id.saturating_sub(1);
+                self.note(Reached {
+                    line: heard.at.line,
+                    begin: before,
+                    last: before,
+                });
+                Some(heard.at.line)
             }
-        }
-        let is_cut = matches!(&sent, Sent::End(_, reached) if self.note(*reached));
+            Sent::End(_, reached) => {
+                self.note(*reached);
+                Some(reached.line)
+            }
+            Sent::Tail(..) | Sent::Claimed(..) => None,
+        };
         {
             let mut phase = locked(&self.phase);
+            // A master that is none any more goes on: everybody was told of a gap in what it says.
+            if line.is_some_and(|line| !self.is_known(line)) {
+                return;
+            }
             if let Some(phase) = phase.as_mut() {
                 match &sent {
                     Sent::Claimed(..) => {}
-                    Sent::End(_, reached) if !self.is_known(reached.line) => return,
-                    // What came before it is gone with the line before: all is asked for again.
-                    Sent::End(request, _) if is_cut && self.is_of_phase(*request) => return,
                     Sent::End(request, reached) if self.is_of_phase(*request) => {
                         phase.answered += 1;
                         phase.reached = Some(*reached);
@@ -114,19 +131,15 @@ impl Line {
                         let scope = self.asked(*request, *index);
                         return phase.push(payload, scope);
                     }
-                    Sent::Event(..) | Sent::Tail(..) | Sent::End(..) => {
+                    Sent::Event(heard, _) => {
+                        phase.last = phase.last.max(heard.at.id);
                         return phase.push(payload, None);
                     }
+                    Sent::Tail(..) | Sent::End(..) => return phase.push(payload, None),
                 }
             }
         }
         self.tell(sent);
-    }
-
-    /// Whether a line is the one that is known, or the first one.
-    fn is_known(&self, line: u32) -> bool {
-        let known = self.epoch.load(Ordering::Relaxed);
-        known == NO_LINE || known == u64::from(line)
     }
 
     fn tell(&self, sent: Sent<'_>) {
@@ -199,6 +212,19 @@ impl Line {
             }
         }
         self.tell_missed(&**node, &phase, reached.line, max);
+        let reached = match phase.is_over {
+            true => {
+                // What was too much is kept nowhere here: nobody comes back over it.
+                let last = phase.last.max(reached.last);
+                let begin = last;
+                Reached {
+                    begin,
+                    last,
+                    ..reached
+                }
+            }
+            false => reached,
+        };
         self.delivered.fetch_max(reached.last, Ordering::Relaxed);
         node.reach(reached);
     }
@@ -219,7 +245,9 @@ impl Line {
                 let gap = gap(scope, line, tail.epoch, tail.known);
                 missed.push((gap, Origin::default()));
             }
-            missed.extend(tail.events.into_iter().zip(origins));
+            // Everybody has been told of a gap in what was said in another line.
+            let events = tail.events.into_iter().zip(origins);
+            missed.extend(events.filter(|(heard, _)| heard.at.line == line));
         }
         missed.sort_by_key(|(heard, _)| heard.at.id);
         let mut missed = missed.into_iter().peekable();
@@ -251,10 +279,15 @@ impl Line {
         loop {
             // Whoever is to be heard of is.
             self.remembered().await;
+            self.all_attended().await;
+            let Some(node) = self.node() else {
+                tokio::time::sleep(FIRST_PAUSE).await;
+                continue;
+            };
             let after = self.delivered.load(Ordering::Relaxed);
-            let scopes = match (self.node(), after) {
-                (Some(node), 1..) => node.followed().into_iter().chain(self.unheard()).collect(),
-                _ => Vec::new(),
+            let scopes = match after {
+                0 => Vec::new(),
+                _ => node.followed().into_iter().chain(self.unheard()).collect(),
             };
             if let Some(answers) = self.collect_all(scopes, after).await {
                 let phase = locked(&self.phase);

@@ -113,13 +113,20 @@ impl Worker for Ear {
                 self.keyed.forget_all();
             }
             Item::Heard { channel } => self.goes_on(text(&channel)),
-            Item::NotHeard { channel } => self.channels.taken_away(text(&channel)),
+            Item::NotHeard { channel } => {
+                let channel = text(&channel);
+                if self.channels.taken_away(channel)
+                    && let Some(line) = self.line_of(channel)
+                {
+                    // It is found when the channel is heard again.
+                    line.cut();
+                }
+            }
             Item::Lost { channel } => self.tell_lost(&channel),
             Item::LostForUsers => self.tell(Missed::Users),
             Item::LostForAnybody => {
                 if let Some(line) = &self.line {
-                    line.cut();
-                    line.behind.notify_one();
+                    line.falls_behind();
                 }
                 self.tell(Missed::Anybody);
             }
@@ -130,6 +137,11 @@ impl Worker for Ear {
 impl Ear {
     fn deliver(&self, incoming: Incoming<'_>) {
         (self.outlet.deliver)(incoming);
+    }
+
+    /// The line, if what is kept comes by a channel.
+    fn line_of(&self, channel: &str) -> Option<&Arc<Line>> {
+        self.line.as_ref().filter(|line| line.is_of(channel))
     }
 
     fn is_nudge(&self, channel: &[u8], payload: &[u8]) -> bool {
@@ -144,6 +156,11 @@ impl Ear {
     /// A channel is heard from here on. A room has one of its own beside those by which
     /// Socket.IO servers speak to it, and is told once.
     fn goes_on(&self, channel: &str) {
+        if self.channels.is_back(channel)
+            && let Some(line) = self.line_of(channel)
+        {
+            line.falls_behind();
+        }
         let is_rooms = names::room_of_channel(&self.rooms, channel).is_some();
         if self.channels.goes_on(channel) && is_rooms {
             self.tell_lost_of(channel);
@@ -154,12 +171,8 @@ impl Ear {
     /// of that is told herewith.
     fn tell_lost(&self, channel: &[u8]) {
         let channel = text(channel);
-        if let Some(line) = &self.line
-            && line.is_of(channel)
-        {
-            line.cut();
-            line.behind.notify_one();
-            return;
+        if let Some(line) = self.line_of(channel) {
+            return line.falls_behind();
         }
         self.channels.told(channel);
         if channel == self.everybody {
@@ -185,7 +198,7 @@ impl Ear {
 
     fn hear_message(&self, channel: &[u8], payload: &[u8]) {
         let name = text(channel);
-        if let Some(line) = self.line.as_ref().filter(|line| line.is_of(name)) {
+        if let Some(line) = self.line_of(name) {
             return line.hear(payload, self.max_payload);
         }
         let place = match name.starts_with(&self.processes) {

@@ -8,6 +8,7 @@ use heartline_engine::shard::engine::Engine;
 use heartline_wire::id::Slot;
 use heartline_wire::reason::Reason;
 
+use crate::common::Record;
 use crate::data::SocketData;
 use crate::hub::Hub;
 use crate::op::Park;
@@ -97,8 +98,7 @@ impl Hub {
         if let Some(journal) = &recovery.journal {
             journal.parked(name);
         }
-        self.remember(engine, slot, namespace, true);
-        recovery.park(Session {
+        let session = Session {
             name,
             places,
             identity: socket.identity.clone(),
@@ -109,7 +109,12 @@ impl Hub {
             lost_at: engine.now,
             seen,
             data: self.shared.data.find(&address),
-        });
+        };
+        // Whoever takes it up writes later.
+        if let Some(common) = &recovery.common {
+            common.remember(name, Some(Record::lost(&session)));
+        }
+        recovery.park(session);
     }
 
     /// The client of a connection has come back by another: if this one is older, it is over,

@@ -28,7 +28,7 @@ impl Hub {
         {
             journal.opened(name, &socket.identity);
         }
-        self.remember(engine, slot, namespace, false);
+        self.remember(engine, slot, namespace);
     }
 
     /// Writes down that it has come into the last of its rooms.
@@ -45,7 +45,7 @@ impl Hub {
         {
             journal.joined(name, room, joined.offset, joined.since);
         }
-        self.remember(engine, slot, namespace, false);
+        self.remember(engine, slot, namespace);
     }
 
     /// Writes down that it leaves a room.
@@ -61,7 +61,7 @@ impl Hub {
         {
             journal.left(name, &room.key, self.place);
         }
-        self.remember(engine, slot, namespace, false);
+        self.remember(engine, slot, namespace);
     }
 
     /// Writes down that it has come back, and to which rooms.
@@ -78,6 +78,6 @@ impl Hub {
                 }
             }
         }
-        self.remember(engine, slot, namespace, false);
+        self.remember(engine, slot, namespace);
     }
 }

@@ -18,7 +18,7 @@ use heartline_core::time::Moment;
 use proptest::prelude::*;
 use tokio::sync::oneshot;
 
-use super::resume::{Tracking, kept, said};
+use super::resume::{Handles, Tracking, kept, said};
 use super::*;
 use crate::api::{Broadcast, Publish, PublishError};
 
@@ -455,7 +455,12 @@ impl SharedLine for Line {
             .is_some_and(|(node, _)| *node == self.node)
     }
 
-    fn claim(&self, name: SocketAddress, owner: String) -> BoxFuture<Result<Written, Unclaimed>> {
+    fn claim(
+        &self,
+        name: SocketAddress,
+        owner: String,
+        _: Option<&UserKey>,
+    ) -> BoxFuture<Result<Written, Unclaimed>> {
         let mut meeting = self.meeting.lock().unwrap();
         let taken = match meeting.sessions.get_mut(&name) {
             None => Err(Unclaimed::Unknown),
@@ -551,6 +556,10 @@ impl Cluster {
     }
 
     fn with(config: &Config) -> Cluster {
+        Cluster::filled(config, |builder| builder)
+    }
+
+    fn filled(config: &Config, fill: impl Fn(GatewayBuilder) -> GatewayBuilder) -> Cluster {
         let meeting = Shared::default();
         let make = |node| {
             let mut config = config.clone();
@@ -566,7 +575,7 @@ impl Cluster {
                     meeting: meeting.clone(),
                     node,
                 };
-                builder.backplane(Meets { local, line })
+                fill(builder).backplane(Meets { local, line })
             })
         };
         let mut cluster = Cluster {
@@ -638,6 +647,16 @@ impl Cluster {
         let message = Message::new("news", &format!("{text:?}"));
         let world = &self.worlds[node];
         world.gateway.shared.fanout.emit(name, name, message);
+    }
+
+    /// Changes what is written down of a socket.
+    fn rewrite(&self, socket: &str, change: impl FnOnce(&mut serde_json::Value)) {
+        let name = SocketAddress::parse(socket).unwrap();
+        let mut meeting = self.meeting.lock().unwrap();
+        let (_, session) = meeting.sessions.get_mut(&name).unwrap();
+        let mut record = serde_json::from_slice(&session.record).unwrap();
+        change(&mut record);
+        session.record = serde_json::to_vec(&record).unwrap();
     }
 
     fn mend(&mut self) {
@@ -913,20 +932,27 @@ fn a_node_that_did_not_hear_where_a_client_went_takes_it_up_as_it_was_there() {
     tell(steps).unwrap();
 }
 
+impl Cluster {
+    /// A node hears of another line, or of the one that it knows.
+    fn goes_over(&mut self, node: usize, line: u32) {
+        {
+            let mut meeting = self.meeting.lock().unwrap();
+            let last = meeting.last;
+            let way = &mut meeting.ways[node];
+            way.line = Some(line);
+            way.items.push_back(Coming::Reached(last));
+        }
+        self.settle();
+    }
+}
+
 #[test]
 fn who_began_in_a_line_that_a_node_does_not_follow_begins_afresh_there() {
     for line in [LINE, LINE + 1] {
         let mut cluster = Cluster::new();
         let mut ann = Tracking::lost(cluster.worlds[0].engineio(), "user=ann");
         // Her node is at a master that has gone on by itself.
-        {
-            let mut meeting = cluster.meeting.lock().unwrap();
-            let last = meeting.last;
-            let way = &mut meeting.ways[0];
-            way.line = Some(line);
-            way.items.push_back(Coming::Reached(last));
-        }
-        cluster.settle();
+        cluster.goes_over(0, line);
         come(&mut cluster, &mut ann, 0);
         said(&cluster.worlds[0], "user:ann", "1");
         cluster.settle();
@@ -937,6 +963,50 @@ fn who_began_in_a_line_that_a_node_does_not_follow_begins_afresh_there() {
         come(&mut cluster, &mut ann, 1);
         assert_eq!(ann.recovered, line == LINE);
     }
+}
+
+#[test]
+fn who_has_been_in_a_later_line_begins_afresh_at_a_node_that_has_not_heard_of_it() {
+    for line in [LINE, LINE + 1] {
+        let mut cluster = Cluster::new();
+        let mut ann = Tracking::lost(cluster.worlds[0].engineio(), "user=ann");
+        come(&mut cluster, &mut ann, 0);
+        cluster.goes_over(0, line);
+        said(&cluster.worlds[0], "user:ann", "1");
+        cluster.settle();
+        ann.hear(usize::MAX);
+        assert_eq!(news(&mut ann), [r#"["news","1"]"#]);
+        ann.is_cut(&mut cluster.worlds[0]);
+        cluster.settle();
+        come(&mut cluster, &mut ann, 1);
+        assert_eq!(ann.recovered, line == LINE);
+    }
+}
+
+#[test]
+fn who_joined_a_room_before_a_failover_is_in_it_also_after_their_node_has_died() {
+    let mut cluster = Cluster::new();
+    let mut ann = Tracking::lost(cluster.worlds[0].engineio(), "user=ann");
+    come(&mut cluster, &mut ann, 0);
+    let before = cluster.meeting.lock().unwrap().sessions.clone();
+    ann.client.says(r#"42["join","a"]"#);
+    cluster.settle();
+    // A replica takes over that has not heard of it.
+    cluster.meeting.lock().unwrap().sessions = before;
+    cluster.goes_over(0, LINE + 1);
+    cluster.goes_over(1, LINE + 1);
+    said(&cluster.worlds[0], "a", "1");
+    cluster.settle();
+    ann.hear(usize::MAX);
+    cluster.meeting.lock().unwrap().cut(0);
+    let next = cluster.worlds[0].engineio();
+    let _dead = std::mem::replace(&mut ann.client, next);
+    come(&mut cluster, &mut ann, 1);
+    assert!(ann.recovered);
+    said(&cluster.worlds[1], "a", "2");
+    cluster.settle();
+    ann.hear(usize::MAX);
+    assert_eq!(news(&mut ann), [r#"["news","1"]"#, r#"["news","2"]"#]);
 }
 
 #[test]
@@ -1080,4 +1150,88 @@ fn nobody_is_taken_for_a_forger_by_a_node_that_has_not_joined_the_others() {
     };
     assert_eq!(outcomes(&cluster, "bad_token"), 0);
     assert_eq!(outcomes(&cluster, "unknown"), 1);
+}
+
+#[test]
+fn what_the_app_remembers_of_a_socket_is_there_on_the_node_to_which_its_client_comes() {
+    let handles = Handles::default();
+    let mut cluster = Cluster::filled(&kept(), |builder| {
+        let builder = builder.on_disconnect(|socket: Socket| async move {
+            let times: u32 = socket.remembered("ends").unwrap_or(0);
+            socket.remember("ends", &(times + 1)).unwrap();
+        });
+        handles.filled_by(builder)
+    });
+    let mut ann = Tracking::lost(cluster.worlds[0].engineio(), "user=ann");
+    come(&mut cluster, &mut ann, 0);
+    let socket = handles.find(&ann.sid, false);
+    socket.remember("gone", &1).unwrap();
+    cluster.settle();
+    socket.remember("gone", &()).unwrap();
+    socket.remember("bet", &("red\n\"", 10)).unwrap();
+    socket.remember("bet", &("red\n\"", 20)).unwrap();
+    socket.data().insert(7u32);
+    cluster.settle();
+    // Her node is killed: nothing of her end is written, nor heard.
+    cluster.meeting.lock().unwrap().cut(0);
+    let killed = std::mem::replace(&mut ann.client, cluster.worlds[0].engineio());
+    let bet = Some(("red\n\"".to_owned(), 20));
+    // Then she is cut off, and comes back to the same node, and to another.
+    for (node, ends) in [(1, 0u32), (1, 1), (0, 2)] {
+        come(&mut cluster, &mut ann, node);
+        assert!(ann.recovered, "at {node} after {ends} ends");
+        let socket = handles.find(&ann.sid, false);
+        assert_eq!(socket.remembered("bet"), bet, "at {node}");
+        assert_eq!(socket.remembered::<u32>("gone"), None);
+        assert_eq!(socket.remembered("ends"), (ends > 0).then_some(ends));
+        // What another node has is no JSON, and stays there.
+        assert_eq!(socket.data().get::<u32>(), None);
+        assert_eq!(socket.remembered("late"), ends.checked_sub(1));
+        ann.is_cut(&mut cluster.worlds[node]);
+        cluster.settle();
+        // A handler that has not ended yet goes on.
+        socket.remember("late", &ends).unwrap();
+        cluster.settle();
+        if ends == 1 {
+            cluster.mend();
+        }
+    }
+    drop(killed);
+}
+
+#[test]
+fn what_another_build_has_written_of_a_socket_is_gone_on_with_or_set_aside() {
+    type Change = fn(&mut serde_json::Value);
+    let cases: [(bool, Option<u32>, Change); 5] = [
+        (true, Some(7), |record| {
+            record["new"] = serde_json::json!({ "of": "another" });
+        }),
+        // A build before this one wrote nothing of it.
+        (true, None, |record| {
+            record.as_object_mut().unwrap().remove("remembered");
+        }),
+        (false, None, |record| record["remembered"] = 7.into()),
+        (false, None, |record| record["remembered"]["n"] = 7.into()),
+        (false, None, |record| {
+            record["remembered"]["long"] = "1".repeat(4_096).into();
+        }),
+    ];
+    for (index, (recovers, remembered, change)) in cases.into_iter().enumerate() {
+        let handles = Handles::default();
+        let mut cluster = Cluster::filled(&kept(), |builder| handles.filled_by(builder));
+        let mut ann = Tracking::lost(cluster.worlds[0].engineio(), "user=ann");
+        come(&mut cluster, &mut ann, 0);
+        let id = ann.sid.clone();
+        handles.find(&id, false).remember("n", &7).unwrap();
+        ann.is_cut(&mut cluster.worlds[0]);
+        cluster.settle();
+        cluster.rewrite(&id, change);
+        come(&mut cluster, &mut ann, 1);
+        assert_eq!((index, ann.recovered), (index, recovers));
+        let socket = handles.find(&ann.sid, false);
+        assert_eq!((index, socket.remembered("n")), (index, remembered));
+        let name = SocketAddress::parse(&id).unwrap();
+        let is_kept = cluster.meeting.lock().unwrap().sessions.contains_key(&name);
+        assert_eq!((index, is_kept), (index, recovers));
+    }
 }

@@ -3,6 +3,34 @@
 use super::*;
 
 #[test]
+fn what_the_app_comes_to_remember_of_a_socket_that_was_cut_off_is_there_when_it_goes_on() {
+    // By a handler of its end, or by one that has not ended yet.
+    for is_end in [true, false] {
+        let handles = Handles::default();
+        let mut world = World::with(kept(), |builder| {
+            let builder = handles.filled_by(builder);
+            builder.on_disconnect(move |socket: Socket| async move {
+                if is_end {
+                    socket.remember("late", &1).unwrap();
+                }
+            })
+        });
+        let mut ann = Tracking::new(&mut world, "user=ann");
+        ann.is_cut(&mut world);
+        let before = handles.find(&ann.sid, true);
+        if !is_end {
+            before.remember("late", &1).unwrap();
+        }
+        ann.return_to(&mut world);
+        assert!(ann.recovered);
+        let after = handles.find(&ann.sid, false);
+        assert_eq!(after.remembered("late"), Some(1), "at its end: {is_end}");
+        before.remember("later", &2).unwrap();
+        assert_eq!(after.remembered("later"), Some(2));
+    }
+}
+
+#[test]
 fn a_client_that_was_cut_off_has_its_id_its_rooms_and_what_it_missed() {
     let mut world = World::new(kept());
     let mut ann = Tracking::new(&mut world, "user=ann");

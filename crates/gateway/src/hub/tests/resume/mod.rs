@@ -151,10 +151,10 @@ fn sent_away(world: &mut World, id: &str) -> bool {
 
 /// Handles of sockets, in the order in which they were made.
 #[derive(Clone, Default)]
-struct Handles(Arc<Mutex<Vec<Socket>>>);
+pub(super) struct Handles(Arc<Mutex<Vec<Socket>>>);
 
 impl Handles {
-    fn filled_by(&self, builder: GatewayBuilder) -> GatewayBuilder {
+    pub(super) fn filled_by(&self, builder: GatewayBuilder) -> GatewayBuilder {
         let handles = self.0.clone();
         builder.on_connect(move |socket: Socket| {
             handles.lock().unwrap().push(socket);
@@ -163,7 +163,7 @@ impl Handles {
     }
 
     /// The first of a socket's handles, or the last.
-    fn find(&self, id: &str, is_first: bool) -> Socket {
+    pub(super) fn find(&self, id: &str, is_first: bool) -> Socket {
         let handles = self.0.lock().unwrap();
         let mut of_it = handles.iter().filter(|socket| socket.id() == id);
         let first = of_it.next().expect("it has connected");

@@ -1,0 +1,325 @@
+//! Sessions that are written down, and taken up.
+
+use super::*;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_is_taken_up_by_whoever_asks_last_and_by_nobody_else() {
+    let redis = Redis::start();
+    let one = Process::start(&redis, 1, settings()).await;
+    let other = Process::start(&redis, 2, settings()).await;
+    let name = socket(1, 7);
+    one.fanout
+        .remember(name, Some(session("ann", "rooms", false)));
+    one.fanout.remembered().await;
+    assert_eq!(one.fanout.holder(name).await, Some(1));
+    assert_eq!(
+        other.line.claim(name, "bob", None).await,
+        Err(Unclaimed::Foreign)
+    );
+    assert_eq!(
+        other.line.claim(socket(1, 8), "ann", None).await,
+        Err(Unclaimed::Unknown)
+    );
+    let taken = other.line.claim(name, "ann", None).await.unwrap();
+    assert_eq!(taken.record, b"rooms");
+    assert_eq!(other.fanout.holder(name).await, Some(2));
+    let lost = |process: &Process| process.told().contains(&Told::LostSession(name));
+    until(|| lost(&one).then_some(())).await;
+    // What the one that had it writes late changes nothing.
+    one.fanout
+        .remember(name, Some(session("ann", "late", true)));
+    one.fanout
+        .remember(socket(1, 9), Some(session("ann", "other", true)));
+    one.fanout.remembered().await;
+    one.fanout.remember(name, None);
+    one.fanout.remembered().await;
+    other
+        .fanout
+        .remember(name, Some(session("ann", "newer", true)));
+    other.fanout.remembered().await;
+    let again = one.line.claim(name, "ann", None).await.unwrap();
+    assert_eq!(again.record, b"newer");
+    assert!(!again.was_here, "another one has had it");
+    assert!(one.line.claim(name, "ann", None).await.unwrap().was_here);
+    until(|| lost(&other).then_some(())).await;
+    assert!(one.line.has_claimed(name) && !other.line.has_claimed(name));
+    one.fanout.remember(name, None);
+    one.fanout.remembered().await;
+    assert_eq!(
+        other.line.claim(name, "ann", None).await,
+        Err(Unclaimed::Unknown)
+    );
+    assert_eq!(
+        other
+            .line
+            .claim(socket(1, 9), "ann", None)
+            .await
+            .unwrap()
+            .record,
+        b"other"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_processes_that_race_for_a_session_one_keeps_it() {
+    let redis = Redis::start();
+    let all = [
+        Process::start(&redis, 1, settings()).await,
+        Process::start(&redis, 2, settings()).await,
+        Process::start(&redis, 3, settings()).await,
+    ];
+    for round in 0..20 {
+        let name = socket(1, round);
+        all[0]
+            .fanout
+            .remember(name, Some(session("ann", "rooms", true)));
+        all[0].fanout.remembered().await;
+        let (a, b) = tokio::join!(
+            all[1].line.claim(name, "ann", None),
+            all[2].line.claim(name, "ann", None)
+        );
+        assert!(
+            a.is_ok() || b.is_ok(),
+            "who is not last hears that before or later"
+        );
+        let holder = all[0].fanout.holder(name).await.unwrap();
+        let winners = || {
+            let have = all[1..]
+                .iter()
+                .filter(|process| process.line.has_claimed(name));
+            have.map(|process| process.tag).collect::<Vec<_>>()
+        };
+        until(|| (winners() == [holder]).then_some(())).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_is_there_for_the_window_and_its_node_for_as_long_as_it_says_so() {
+    let redis = Redis::start();
+    let short = LineSettings {
+        window: Duration::from_millis(50),
+        ..settings()
+    };
+    let one = Process::start(&redis, 1, settings()).await;
+    let other = Process::start(&redis, 2, short).await;
+    let (lost, there) = (socket(1, 7), socket(1, 8));
+    one.fanout
+        .remember(lost, Some(session("ann", "rooms", true)));
+    one.fanout
+        .remember(there, Some(session("ann", "rooms", false)));
+    one.fanout.remembered().await;
+    tokio::time::sleep(Duration::from_millis(60)).await;
+    assert_eq!(
+        other.line.claim(lost, "ann", None).await,
+        Err(Unclaimed::Unknown)
+    );
+    assert!(other.line.claim(there, "ann", None).await.is_ok());
+    let ttl = one.line.ttl() as i64;
+    for key in ["{p}:z:1", "{p}:line:on:n.00000001"] {
+        let left = one.redis(&["PTTL", key]).await;
+        assert!(
+            matches!(left, Value::Int(left) if left > ttl - 11_000),
+            "{key}: {left:?}"
+        );
+    }
+    // What a process has left behind goes, once nobody has seen it for long.
+    let gone = socket(1, 9);
+    let mut command = one.line.call("remember", json!({ "ttl": ttl }));
+    command
+        .arg("1")
+        .arg(&gone.0.to_bytes()[..])
+        .arg("0")
+        .arg("ann")
+        .arg("rooms")
+        .arg(0);
+    let _: Value = one.raw(&command).await;
+    let refresh = |process: &Process| {
+        let arguments = json!({ "tags": ["1"], "ttl": ttl, "cursors": ["0"] });
+        process.line.call("refresh", arguments)
+    };
+    let _: Value = other.raw(&refresh(&other)).await;
+    assert!(other.fanout.holder(gone).await.is_some());
+    one.redis(&["DEL", "{p}:line:on:n.00000001"]).await;
+    let _: Value = other.raw(&refresh(&other)).await;
+    assert_eq!(other.fanout.holder(gone).await, None);
+    assert_eq!(other.fanout.holder(there).await, Some(2));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_that_was_taken_up_is_had_also_where_the_server_has_lost_that() {
+    let redis = Redis::start();
+    let one = Process::start(&redis, 1, settings()).await;
+    let other = Process::start(&redis, 2, settings()).await;
+    let name = socket(1, 7);
+    one.fanout
+        .remember(name, Some(session("ann", "old", false)));
+    one.fanout.remembered().await;
+    one.redis(&["COPY", "{p}:z:1", "{p}:before"]).await;
+    other.line.claim(name, "ann", None).await.unwrap();
+    let lost = |process: &Process| {
+        let told = process.told().into_iter();
+        told.filter(|told| *told == Told::LostSession(name)).count()
+    };
+    until(|| (lost(&one) == 1).then_some(())).await;
+    // A replica has taken over that had not heard of it.
+    one.redis(&["COPY", "{p}:before", "{p}:z:1", "REPLACE"])
+        .await;
+    assert_eq!(one.fanout.holder(name).await, Some(1));
+    other
+        .fanout
+        .remember(name, Some(session("ann", "new", true)));
+    other.fanout.remembered().await;
+    assert_eq!(one.fanout.holder(name).await, Some(2));
+    until(|| (lost(&one) == 2).then_some(())).await;
+    // Whoever takes it up from there has it for good.
+    assert_eq!(
+        one.line.claim(name, "ann", None).await.unwrap().record,
+        b"new"
+    );
+    other
+        .fanout
+        .remember(name, Some(session("ann", "late", true)));
+    other.fanout.remembered().await;
+    assert_eq!(
+        other.line.claim(name, "ann", None).await.unwrap().record,
+        b"new"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_user_who_is_named_while_another_line_begins_is_named_in_that_too() {
+    let redis = Redis::start();
+    let process = Process::start(&redis, 1, settings()).await;
+    let raw = &process.raw;
+    raw.note(Reached {
+        line: 1,
+        begin: 1,
+        last: 1,
+    });
+    let ann = UserKey {
+        tenant_id: None,
+        user_id: "ann".into(),
+        user_type: None,
+    };
+    assert!(raw.attend(&ann));
+    let (_, writing) = raw.next_writing();
+    let another = async {
+        raw.note(Reached {
+            line: 2,
+            begin: 2,
+            last: 2,
+        });
+    };
+    let (written, ()) = tokio::join!(raw.write(&writing), another);
+    written.unwrap();
+    assert!(!raw.attend(&ann), "it is known");
+    // Nobody knows in which of them it was said first.
+    let said = process.redis(&["INFO", "commandstats"]).await;
+    let said = redis::from_redis_value::<String>(said).unwrap();
+    assert!(said.contains("cmdstat_sadd:calls=2,"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_cut_lost_counts_as_found_when_all_users_are_heard_of_and_not_before() {
+    let redis = Redis::start();
+    let process = Process::start(&redis, 1, settings()).await;
+    // What is no set cannot be added to.
+    process.redis(&["SET", "{p}:lw::ann", "1"]).await;
+    assert!(process.attend("ann"));
+    let _: Result<Value, _> = process.commands.query(&killed()).await;
+    let is_cut = || locked(&process.line.phase).is_some();
+    until(|| is_cut().then_some(())).await;
+    // As long as anybody waits for what is to be written.
+    process.fanout.remembered().await;
+    process.fanout.remembered().await;
+    assert!(is_cut());
+    process.redis(&["DEL", "{p}:lw::ann"]).await;
+    until(|| (!is_cut()).then_some(())).await;
+    assert!(!process.attend("ann"), "it is known");
+}
+
+fn ann() -> UserKey {
+    UserKey {
+        tenant_id: None,
+        user_id: "ann".into(),
+        user_type: None,
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whose_key_was_evicted_before_anything_was_said_to_them_begins_afresh() {
+    let redis = Redis::start();
+    let one = Process::start(&redis, 1, settings()).await;
+    let other = Process::start(&redis, 2, settings()).await;
+    assert!(one.attend("ann"));
+    for number in 7..10 {
+        one.fanout
+            .remember(socket(1, number), Some(session("ann", "rooms", true)));
+    }
+    one.fanout.remembered().await;
+    let ann = ann();
+    let claim = async |process: &Process, number: u8| {
+        let name = socket(1, number);
+        process.line.claim(name, "ann", Some(&ann)).await
+    };
+    assert!(claim(&other, 7).await.is_ok());
+    // What is said from then on goes to both.
+    let (scope, heard) = (user("ann"), |process: &Process, text: &str| {
+        let mut events = process.events().into_iter();
+        events.any(|event| event.2.as_deref() == Some(text))
+    });
+    other.say(&target_of(&scope), "both").await.unwrap();
+    until(|| (heard(&one, "both") && heard(&other, "both")).then_some(())).await;
+    assert!(!other.attend("ann"), "it is known there already");
+    // All that is known of the user is gone, and so is what is said meanwhile.
+    for key in ["lw::ann", "lm:u:1:/::ann", "ll:u:1:/::ann"] {
+        one.redis(&["DEL", &format!("{{p}}:{key}")]).await;
+    }
+    other.say(&target_of(&scope), "lost").await.unwrap();
+    assert_eq!(claim(&other, 8).await, Err(Unclaimed::Unknown));
+    // Also where another process has come to have sessions of the user since.
+    let third = Process::start(&redis, 3, settings()).await;
+    assert!(third.attend("ann"));
+    third.fanout.remembered().await;
+    assert_eq!(claim(&third, 9).await, Err(Unclaimed::Unknown));
+    assert!(!heard(&one, "lost") && !heard(&other, "lost"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whose_key_was_evicted_while_they_are_here_is_told_of_a_gap_and_heard_of_again() {
+    let redis = Redis::start();
+    let process = Process::start(&redis, 1, settings()).await;
+    assert!(process.attend("ann") && process.attend("bob"));
+    process.fanout.remembered().await;
+    let (mut rest, mut forgotten) = (Vec::new(), Vec::new());
+    let mut look = async || {
+        let line = &process.line;
+        line.look_for_forgotten(&mut rest, &mut forgotten).await
+    };
+    look().await.unwrap();
+    process.redis(&["DEL", "{p}:lw::ann"]).await;
+    let (ann, bob) = (user("ann"), user("bob"));
+    process.say(&target_of(&ann), "lost").await.unwrap();
+    look().await.unwrap();
+    let gap = |event: &(Position, String, Option<String>)| event.2.is_none();
+    let gap = until(|| process.events().into_iter().find(gap)).await;
+    assert_eq!(gap.1, "user ann");
+    process.say(&target_of(&ann), "heard").await.unwrap();
+    process.say(&target_of(&bob), "heard too").await.unwrap();
+    // Whoever comes back from before that is not told that nothing is missing.
+    let (_, known, events) = process.end(&ann).await;
+    assert_eq!((known.dropped, events.len()), (gap.0.id, 1));
+    let ttl = process.redis(&["TTL", "{p}:lw::ann"]).await;
+    assert!(matches!(ttl, Value::Int(80_000..)), "{ttl:?}");
+    // Nobody else is told, and nobody again.
+    look().await.unwrap();
+    process.say(&target_of(&ann), "last").await.unwrap();
+    until(|| {
+        let events = process.events();
+        let is_last = events.last()?.2.as_deref() == Some("last");
+        is_last.then_some(())
+    })
+    .await;
+    let gaps = process.events().into_iter();
+    assert_eq!(gaps.filter(|event| event.2.is_none()).count(), 1);
+}
