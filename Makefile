@@ -14,7 +14,7 @@ help:
 	@echo "make soak    churn, broadcast and slow consumers for SECONDS (120); then nothing may be left"
 	@echo "make torture connections cut at any byte, the gateway and its database killed; SECONDS (300)"
 	@echo "make truth   what clients are told of presence against the truth, while all goes wrong; SECONDS (120), SEED"
-	@echo "make bench-cluster  what a cluster costs Redis and gives, six minutes"
+	@echo "make bench-cluster  what a cluster costs Redis and gives, twelve minutes"
 	@echo "make simulate  120 000 runs of the cluster's protocol with everything going wrong, and a million users"
 	@echo "make conformance  Autobahn's fuzzing client against the WebSocket layer (needs a Python 2.7)"
 	@echo "make suites  the tests of Socket.IO's protocols and clients; CHECKOUT=a clone of socketio/socket.io"
@@ -113,6 +113,7 @@ bench-leaving: release
 
 bench-cluster: release
 	scripts/install-test-tools
+	npm ci --prefix tests/e2e --no-audit --no-fund --loglevel=error
 	npm ci --prefix bench/peers/adapter --no-audit --no-fund --loglevel=error
 	node bench/cluster.js
 

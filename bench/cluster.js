@@ -1,18 +1,22 @@
 // Measures what a cluster costs and gives, and writes CLUSTER.md.
 //
-//   node bench/cluster.js           all of it, about six minutes
-//   QUICK=1 node bench/cluster.js   a smoke run: everything once, small, writes nothing
+//   node bench/cluster.js             all of it, about twelve minutes
+//   node bench/cluster.js kills cuts  some of its parts: idle, kills, cuts, across
+//   QUICK=1 node bench/cluster.js     a smoke run: everything once, small, writes nothing
+//
+// USERS=54000 is how many users there are while links are cut; NOTE="…" is written beside the date.
 import { spawn } from "node:child_process";
 import { once } from "node:events";
-import { writeFileSync } from "node:fs";
+import { readFileSync, writeFileSync } from "node:fs";
 import { connect } from "node:net";
 import { cpus } from "node:os";
 import { fileURLToPath } from "node:url";
-import WebSocket from "./peers/adapter/node_modules/ws/wrapper.mjs";
-import { freePort, serve, token, until } from "../tests/e2e/lib/server.js";
-import { redis } from "../tests/e2e/lib/redis.js";
+import { Live, WebSocket } from "../tests/e2e/lib/clients.js";
+import { ask, link, redis } from "../tests/e2e/lib/redis.js";
+import { BINARY, SECRET, freePort, serve, token, until } from "../tests/e2e/lib/server.js";
 
 const QUICK = Boolean(process.env.QUICK);
+const USERS = Number(process.env.USERS ?? (QUICK ? 300 : 54_000));
 const here = (path) => fileURLToPath(new URL(path, import.meta.url));
 const say = (text) => console.log(text);
 const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
@@ -39,18 +43,20 @@ async function info(port, section, field) {
   return Number(text.match(new RegExp(`^${field}:?(\\d+)`, "m"))?.[1] ?? 0);
 }
 
-/** Commands that clients send to a Redis in a second, those of scripts left out. */
+/** Commands that clients have sent to a Redis, those of scripts left out. */
+async function calls(store) {
+  let sum = 0;
+  for (const name of ["evalsha", "eval", "xread", "ping", "publish", "set", "exists", "hello"]) {
+    sum += await info(store.port, "commandstats", `cmdstat_${name}:calls=`);
+  }
+  return sum;
+}
+
+/** How many of them there are in a second. */
 async function rate(store, seconds) {
-  const calls = async () => {
-    let sum = 0;
-    for (const name of ["evalsha", "eval", "xread", "ping", "publish", "set", "exists", "hello"]) {
-      sum += await info(store.port, "commandstats", `cmdstat_${name}:calls=`);
-    }
-    return sum;
-  };
-  const [before, bytes] = [await calls(), await info(store.port, "stats", "total_net_input_bytes")];
+  const [before, bytes] = [await calls(store), await info(store.port, "stats", "total_net_input_bytes")];
   await pause(seconds * 1000);
-  const [after, all] = [await calls(), await info(store.port, "stats", "total_net_input_bytes")];
+  const [after, all] = [await calls(store), await info(store.port, "stats", "total_net_input_bytes")];
   return { commands: (after - before) / seconds, bytes: (all - bytes) / seconds };
 }
 
@@ -68,7 +74,7 @@ async function users(to, count, offset = 0) {
   return sockets;
 }
 
-async function idleCost() {
+async function idleCosts() {
   const rows = [];
   const seconds = QUICK ? 2 : 30;
   for (const count of QUICK ? [50, 100] : [100, 1000, 10000]) {
@@ -94,27 +100,119 @@ async function idleCost() {
   return rows;
 }
 
-async function timeToOffline() {
+/** A node is killed again and again, and another one's client hears that its users have gone. */
+async function kills() {
+  const [count, each] = QUICK ? [2, 10] : [30, 100];
   const store = await redis();
-  const [one, two] = [await node(store, "n1"), await node(store, "n2")];
-  const count = QUICK ? 50 : 1000;
-  const watcher = (await users(one, 1, 1_000_000))[0];
-  const offline = [];
-  watcher.on("message", (data) => {
-    if (JSON.parse(data).type === "user:offline") offline.push(Date.now());
-  });
-  const sockets = await users(two, count);
-  // Its lease was renewed at some moment of the last five seconds.
-  const killed = Date.now();
-  await two.kill();
-  await until(() => offline.length === count, "all are offline", 30000);
-  const seconds = (at) => (at - killed) / 1000;
-  const result = { count, first: seconds(offline[0]), last: seconds(offline.at(-1)) };
-  for (const socket of [watcher, ...sockets]) socket.terminate();
-  await one.kill();
+  const staying = [await node(store, "n1"), await node(store, "n2")];
+  const watcher = (await users(staying[0], 1, 1_000_000))[0];
+  const heard = { "user:online": 0, "user:offline": 0 };
+  watcher.on("message", (data) => heard[JSON.parse(data).type]++);
+  const first = [], last = [];
+  for (let turn = 1; turn <= count; turn++) {
+    const three = await node(store, `n${2 + turn}`);
+    const sockets = await users(three, each, turn * each);
+    await until(() => heard["user:online"] === turn * each, "all are online", 10000);
+    // Its lease was renewed at some moment of the last five seconds.
+    await pause(Math.random() * 5000);
+    const killed = performance.now();
+    await three.kill();
+    await until(() => heard["user:offline"] > (turn - 1) * each, "one is offline", 30000);
+    first.push(performance.now() - killed);
+    await until(() => heard["user:offline"] === turn * each, "all are offline", 30000);
+    last.push(performance.now() - killed);
+    for (const socket of sockets) socket.terminate();
+  }
+  watcher.terminate();
+  await Promise.all(staying.map((one) => one.kill()));
   await store.kill();
-  say(`${count} users of a killed node: offline after ${result.first.toFixed(1)} to ${result.last.toFixed(1)} s`);
-  return result;
+  const of = (times, share) => `${(sorted(times)[Math.ceil(share * times.length) - 1] / 1000).toFixed(2)} s`;
+  const times = `the first of them after ${of(first, 0.5)} (half of the kills) to ${of(first, 1)} (all), of the last after ${of(last, 0.5)} to ${of(last, 1)}`;
+  say(`${count} kills: ${times}`);
+  return `A node with ${each} users was killed ${count} times, at any time between two renewals of its lease (15 s, renewed
+every 5 s); two others stay. A client of one of these heard that the users are offline: of
+${times}.`;
+}
+
+const sorted = (list) => [...list].sort((a, b) => a - b);
+
+/** Many users who do nothing on three nodes, while links to Redis are cut. */
+async function cuts() {
+  const each = Math.floor(USERS / 3);
+  const store = await redis();
+  const links = await Promise.all([1, 2, 3].map(() => link(store.port)));
+  const nodes = await Promise.all(links.map((one, index) => node(one, `n${index + 1}`, { "presence.announce": "off" })));
+  const begun = performance.now();
+  nodes.forEach((one, index) => idle(one, each, `of${index}`));
+  const registered = async () => (await ask(store.port, "HVALS", "{hl}:sockets")).split("\n").reduce((sum, one) => sum + Number(one), 0);
+  await until(async () => (await registered()) >= each * 3, "all are registered", 600_000);
+  say(`${each * 3} users after ${((performance.now() - begun) / 1000).toFixed(0)} s`);
+  // Each watches some of the users of all nodes.
+  const names = nodes.flatMap((_, index) => Array.from({ length: 30 }, (_, at) => `of${index}-${Math.floor((at * each) / 30)}`));
+  const watchers = await Promise.all(nodes.map((one, index) => Live.connect(one.live, token(`watcher${index}`))));
+  const request = async (watcher, event, data) => {
+    const answer = await watcher.ask({ type: "emit", event, data });
+    return answer.data ?? answer;
+  };
+  for (const watcher of watchers) await request(watcher, "presence:watch", { users: names });
+  await pause(QUICK ? 1000 : 20_000);
+  const seconds = QUICK ? 2 : 20;
+  const usual = (await rate(store, seconds)).commands;
+  const rows = [];
+  for (const [what, cut] of [
+    ["`CLIENT KILL TYPE normal`", () => ask(store.port, "CLIENT", "KILL", "TYPE", "normal")],
+    ["`CLIENT KILL TYPE pubsub`", () => ask(store.port, "CLIENT", "KILL", "TYPE", "pubsub")],
+    ["all links cut for a second", async () => {
+      links.forEach((one) => one.cut());
+      await pause(1000);
+      links.forEach((one) => one.heal());
+    }],
+  ]) {
+    const edges = async () => Number(await ask(store.port, "GET", "{hl}:edge"));
+    const joined = async () => Promise.all(nodes.map((one) => one.metric("heartline_cluster_incarnations_total")));
+    const changed = () => watchers.map(({ heard }) => heard.filter(({ type, data, users }) => type === "presence:change" && (data?.users ?? users)?.length > 0).length);
+    const [before, asked, old, shown] = [await edges(), await calls(store), await joined(), changed()];
+    await cut();
+    const healed = performance.now();
+    let doubted = 0;
+    const isSure = async () => {
+      const answers = await Promise.all(watchers.map((one) => request(one, "presence:get", { users: names })));
+      const states = await Promise.all(nodes.map(async (one) => (await one.api("/readyz")).body?.status));
+      const isRight = answers.every(({ users }) => users?.length === names.length && users.every(({ online, stale }) => online && !stale));
+      return isRight && states.every((state) => state === "ready");
+    };
+    // From when on all are sure for two seconds on end.
+    for (let sure = healed; performance.now() - sure < 2000; ) {
+      if (!(await isSure())) (doubted = performance.now() - healed), (sure = performance.now());
+      if (performance.now() - healed > 60_000) throw new Error("not sure within a minute");
+      await pause(20);
+    }
+    // Two leases later nobody comes any more who has not come.
+    await pause(QUICK ? 1000 : Math.max(0, 30_000 - (performance.now() - healed)));
+    const took = (performance.now() - healed) / 1000;
+    const more = (await calls(store)) - asked - usual * took;
+    const [after, now] = [await edges(), await joined()];
+    const row = { what, sure: doubted, commands: Math.max(0, more), edges: after - before, joined: now.reduce((sum, one, index) => sum + one - old[index], 0), changes: changed().reduce((sum, one, index) => sum + one - shown[index], 0) };
+    rows.push(row);
+    say(JSON.stringify(row));
+  }
+  started.forEach((one) => one.kill());
+  await store.kill();
+  const head = ["what is done to Redis's clients", "sure after", "commands besides", "registered again", "changes of presence", "of those who are watched"];
+  const cells = rows.map((row) => [row.what, `${row.sure.toFixed(0)} ms`, row.commands.toFixed(0), `${row.joined} nodes`, row.edges, row.changes]);
+  return `${each * 3} users who do nothing on three nodes, with default leases. On each node a client watches ${names.length} users of all
+nodes. From when on all answers are certain and right and all nodes ready; what Redis was asked in half a
+minute besides the ${usual.toFixed(1)} commands/s of before; and what that changed, where the truth is that nobody came or went.
+
+${table(head, cells)}`;
+}
+
+/** As many idle users as that, by the load generator, until this process ends. */
+function idle(to, count, prefix) {
+  const flags = { url: to.http, protocol: "live", set: `auth.jwt.secret=${SECRET}`, connections: count, threads: 1, duration: "3600s", "user-prefix": prefix };
+  const args = ["load", "idle", "--tokens", ...Object.entries(flags).flatMap(([name, value]) => [`--${name}`, `${value}`])];
+  const child = spawn(BINARY, args, { stdio: "ignore" });
+  started.push({ kill: () => child.kill("SIGKILL") });
 }
 
 /** A Socket.IO client in a few lines, so that it costs the same for both servers. */
@@ -200,45 +298,58 @@ async function crossNode() {
   return rows;
 }
 
-function document(idle, offline, cross) {
-  const table = (head, rows) => [head, head.map(() => "---:"), ...rows].map((row) => `| ${row.join(" | ")} |`).join("\n");
-  return `# What a cluster costs and gives
+const table = (head, rows) =>
+  [head, head.map((_, index) => (index === 0 && isNaN(rows[0][0]) ? "---" : "---:")), ...rows].map((row) => `| ${row.join(" | ")} |`).join("\n");
 
-Written by \`node bench/cluster.js\` on ${new Date().toISOString().slice(0, 10)}, on ${cpus().length} × ${cpus()[0].model}: three
-nodes, Redis and the clients share the processors, so read the ratios.
-
-## Redis, while nobody does anything
-
-Commands that clients send per second to Redis, for three nodes with leases of 15 s, and for the
+async function idleText() {
+  const rows = await idleCosts();
+  const head = ["idle users", "Heartline, commands/s", "bytes/s to Redis", "by hand, commands/s", "bytes/s to Redis"];
+  const cells = rows.map((row) => [row.count, row.ours.commands.toFixed(1), row.ours.bytes.toFixed(0), row.theirs.commands.toFixed(1), row.theirs.bytes.toFixed(0)]);
+  return `Commands that clients send per second to Redis, for three nodes with leases of 15 s, and for the
 design that teams write by hand (\`bench/peers/adapter/presence.js\`: a key with a lifetime for each user,
 renewed every 25 s, looked at every 30 s).
 
-${table(["idle users", "Heartline, commands/s", "bytes/s to Redis", "by hand, commands/s", "bytes/s to Redis"], idle.map((row) => [row.count, row.ours.commands.toFixed(1), row.ours.bytes.toFixed(0), row.theirs.commands.toFixed(1), row.theirs.bytes.toFixed(0)]))}
+${table(head, cells)}
 
-Redis used ${idle.at(-1).memory.toFixed(0)} bytes per user in the last run, all included.
+Redis used ${rows.at(-1).memory.toFixed(0)} bytes per user in the last run, all included.`;
+}
 
-## From kill -9 to offline
-
-${offline.count} users were connected to the node that was killed; with default leases (15 s, renewed every 5 s), another
-node's client heard of the first after ${offline.first.toFixed(1)} s and of the last after ${offline.last.toFixed(1)} s.
-
-## Broadcasts across nodes
-
-One client publishes on one node, ${cross[0].members} members of the room hear it on the other; medians of three runs,
+async function acrossText() {
+  const rows = await crossNode();
+  const head = ["in flight", "Heartline, deliveries/s", "p50 ms", "p99 ms", "Socket.IO, deliveries/s", "p50 ms", "p99 ms"];
+  const cells = rows.map((row) => [row.inFlight, ...["heartline", "node"].flatMap((name) => [row[name].rate.toFixed(0), row[name].p50.toFixed(2), row[name].p99.toFixed(2)])]);
+  return `One client publishes on one node, ${rows[0].members} members of the room hear it on the other; medians of three runs,
 beside Socket.IO 4.8.4 on Node with its Redis adapter, on the same Redis.
 
-${table(["in flight", "Heartline, deliveries/s", "p50 ms", "p99 ms", "Socket.IO, deliveries/s", "p50 ms", "p99 ms"], cross.map((row) => [row.inFlight, ...["heartline", "node"].flatMap((name) => [row[name].rate.toFixed(0), row[name].p50.toFixed(2), row[name].p99.toFixed(2)])]))}
+${table(head, cells)}
 
-Lost: ${cross.map((row) => `${row.heartline.lost} and ${row.node.lost}`).join("; ")}.
-`;
+Lost: ${rows.map((row) => `${row.heartline.lost} and ${row.node.lost}`).join("; ")}.`;
+}
+
+const PARTS = {
+  idle: ["Redis, while nobody does anything", idleText],
+  kills: ["From kill -9 to offline", kills],
+  cuts: ["Redis's clients are cut off", cuts],
+  across: ["Broadcasts across nodes", acrossText],
+};
+
+/** Puts a part into the page, in the place of what is there under its heading. */
+function write(name, heading, text) {
+  const path = here("CLUSTER.md");
+  const parts = readFileSync(path, "utf8").split(/^(?=## )/m).map((part) => part.trimEnd());
+  const at = parts.findIndex((part) => part.startsWith(`## ${heading}\n`));
+  const note = process.env.NOTE ? `; ${process.env.NOTE}` : "";
+  const when = `\`node bench/cluster.js ${name}\` on ${new Date().toISOString().slice(0, 10)}, on ${cpus().length} × ${cpus()[0].model}${note}.`;
+  parts.splice(at < 0 ? parts.length : at, at < 0 ? 0 : 1, `## ${heading}\n\n${when}\n\n${text}`);
+  writeFileSync(path, `${parts.join("\n\n")}\n`);
+  say(`written: ${path}`);
 }
 
 process.on("exit", () => started.forEach((one) => one.kill()));
-const idle = await idleCost();
-const offline = await timeToOffline();
-const cross = await crossNode();
-if (!QUICK) {
-  writeFileSync(here("CLUSTER.md"), document(idle, offline, cross));
-  say(`written: ${here("CLUSTER.md")}`);
+const chosen = process.argv.slice(2);
+for (const [name, [heading, measure]] of Object.entries(PARTS)) {
+  if (chosen.length > 0 && !chosen.includes(name)) continue;
+  const text = await measure();
+  if (!QUICK) write(name, heading, text);
 }
 process.exit(0);

@@ -157,7 +157,7 @@ describe("frames", () => {
     });
     assert.equal((await socket.hear("message:new")).data.id, sent.data.message.id);
     const answer = await socket.ask({ type: "emit", event: "nobody", data: 1 });
-    assert.deepEqual([answer.type, answer.data.code], ["ack", "not-implemented"]);
+    assert.deepEqual([answer.type, answer.code], ["error", "not-implemented"]);
   });
 
   it("ping is answered with the time", async () => {

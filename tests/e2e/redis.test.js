@@ -5,7 +5,7 @@ import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { afterEach, describe, it } from "node:test";
 import { Live, socketIo } from "./lib/clients.js";
-import { redis, start } from "./lib/redis.js";
+import { clusterUrl, moveSlot, redis, redisCluster, start } from "./lib/redis.js";
 import { freePort, serve, token, until } from "./lib/server.js";
 
 const open = [];
@@ -68,51 +68,6 @@ async function oneGateway(url, { env } = {}) {
   };
   await check();
   return { nodes, check, ann, bob };
-}
-
-/** A Redis Cluster of three masters; their ports. */
-async function redisCluster() {
-  const ports = [];
-  for (let index = 0; index < 3; index++) {
-    const port = await freePort();
-    // The bus has a port of its own, ten thousand above by default.
-    const args = ["--cluster-enabled", "yes", "--cluster-node-timeout", "2000"];
-    keep(await redis(port, [...args, "--cluster-port", `${await freePort()}`]));
-    ports.push(port);
-  }
-  const hosts = ports.map((port) => `127.0.0.1:${port}`);
-  const create = ["--cluster", "create", ...hosts, "--cluster-yes"];
-  execFileSync("redis-cli", create, { stdio: "ignore" });
-  return { ports, url: `redis+cluster://${hosts.join(",")}` };
-}
-
-/** Moves the slot of a key or a sharded channel to another master, as resharding does. */
-async function moveSlot(ports, key, underWay = async () => {}) {
-  const cli = (port, ...args) =>
-    execFileSync("redis-cli", ["-p", `${port}`, ...args]).toString().trim();
-  const slot = cli(ports[0], "CLUSTER", "KEYSLOT", key);
-  const owns = (port) =>
-    cli(port, "CLUSTER", "NODES")
-      .split("\n")
-      .find((line) => line.includes("myself"))
-      .split(" ")
-      .slice(8)
-      .some((range) => {
-        const [first, last = first] = range.split("-").map(Number);
-        return first <= slot && slot <= last;
-      });
-  const from = ports.find(owns);
-  const to = ports.find((port) => port !== from);
-  const [fromId, toId] = [from, to].map((port) => cli(port, "CLUSTER", "MYID"));
-  cli(to, "CLUSTER", "SETSLOT", slot, "IMPORTING", fromId);
-  cli(from, "CLUSTER", "SETSLOT", slot, "MIGRATING", toId);
-  await underWay();
-  for (;;) {
-    const keys = cli(from, "CLUSTER", "GETKEYSINSLOT", slot, "100").split("\n").filter(Boolean);
-    if (keys.length === 0) break;
-    cli(from, "MIGRATE", "127.0.0.1", `${to}`, "", "0", "5000", "KEYS", ...keys);
-  }
-  for (const port of [to, from, ...ports]) cli(port, "CLUSTER", "SETSLOT", slot, "NODE", toId);
 }
 
 describe("cluster.url", { timeout: 90000 }, () => {
@@ -285,15 +240,16 @@ describe("cluster.url", { timeout: 90000 }, () => {
   });
 
   it("names a Redis Cluster", async () => {
-    const { url } = await redisCluster();
+    const url = clusterUrl(await redisCluster({ keep }));
     const { check } = await oneGateway(url);
     // Rooms are of all slots.
     for (let turn = 0; turn < 5; turn++) await check();
   });
 
   it("names a Redis Cluster whose slots move", async () => {
-    const { ports, url } = await redisCluster();
-    const { check, ann, bob, nodes } = await oneGateway(url);
+    const servers = await redisCluster({ keep });
+    const { check, ann, bob, nodes } = await oneGateway(clusterUrl(servers));
+    const { port } = servers[0];
     await ann.ask("join", { room: "moved" });
     await bob.ask({ type: "subscribe", topic: "moved" });
     let turn = 0;
@@ -306,13 +262,13 @@ describe("cluster.url", { timeout: 90000 }, () => {
       );
     };
     assert.ok(await isTold());
-    await moveSlot(ports, "hl:r:1:/::moved");
+    await moveSlot(port, "hl:r:1:/::moved");
     await until(isTold, "the room is heard at its new place", 8000);
     // All that is known of users. Meanwhile nobody writes to the new place what is at the old.
     const isReady = async (node) => (await node.api("/readyz")).body.status === "ready";
     const areReady = async () => (await Promise.all(nodes.map(isReady))).every(Boolean);
     const isNoticed = async () => !(await areReady());
-    await moveSlot(ports, "{hl}", () => until(isNoticed, "the nodes notice it", 10000));
+    await moveSlot(port, "{hl}", () => until(isNoticed, "the nodes notice it", 10000));
     const again = async () => (await areReady()) && check().then(() => true, () => false);
     await until(again, "the nodes are one gateway", 15000);
     await check();

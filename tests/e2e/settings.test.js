@@ -41,6 +41,10 @@ describe("a running node", () => {
     return once(socket, "close").then(([code]) => code);
   };
 
+  it("says at its start who may join and write to which rooms", async () => {
+    await until(() => node.log.includes("rooms.default is open"), "the log");
+  });
+
   it("logs why it refused a token, never the token, and not without end", async () => {
     const wrong = token("ann", {}, "another-secret-of-enough-bytes-here");
     assert.equal(await connect(wrong), 4401);
@@ -103,7 +107,9 @@ describe("--dev", () => {
   });
 
   it("signs no token with a secret that is used elsewhere too", async () => {
-    const node = await serve({ "auth.jwt.secret": SECRET }, { dev: true });
+    const set = { "auth.jwt.secret": SECRET, "rooms.default": "none" };
+    const node = await serve(set, { dev: true });
+    await until(() => node.log.includes("rooms.default is none"), "the log");
     const refused = await fetch(`${node.http}/dev/token?user=ann`);
     assert.equal(refused.status, 403);
     assert.match(await refused.text(), /heartline token/);

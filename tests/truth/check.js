@@ -14,6 +14,8 @@ const SWEEP = 1000;
 const NODES = 5000;
 /** A drain lets users be online until they were to come back, and so long after that. */
 const DRAINED = 10_000;
+/** What is known of a user's devices stands beside what is known of their rooms, behind this. */
+const DEVICE = "device ";
 /** How often the client for browsers looks whether it still hears anything, after `heartbeat`. */
 const TICK = 1000;
 
@@ -23,7 +25,9 @@ class Truth {
     this.events = events;
     const begin = events.find(({ what }) => what === "begin");
     if (!begin) throw new Error("the history has no beginning");
-    Object.assign(this, begin.settings); // lease, refresh, heartbeat, slack
+    // lease, refresh, silence, heartbeat, slack; `announce`: the room whose members alone hear of
+    // its users, if it is so.
+    Object.assign(this, begin.settings);
     this.unix = begin.unix;
     this.end = events.at(-1).t;
     this.faults = [];
@@ -65,6 +69,9 @@ class Truth {
       this.observers.set(observer, stays);
       if (stays.at(-1)) stays.at(-1).to = Math.min(stays.at(-1).to, t);
       if (what === "here") stays.push({ from: t, to: Infinity, node });
+    } else if (what === "joined") {
+      const stay = this.observers.get(event.observer)?.at(-1);
+      if (stay) stay.joined ??= t;
     }
   }
 
@@ -86,8 +93,8 @@ class Truth {
   knownFrom(t, node) {
     const { lease, slack } = this;
     let known = t + slack;
-    for (const { from, to, kind, scope, doubts = 0, lag = 0 } of this.of(node)) {
-      const after = kind === "kill" || kind === "drain" ? 0 : lease * (scope === "store" ? 2 : 1);
+    for (const { from, to, ends, scope, doubts = 0, lag = 0 } of this.of(node)) {
+      const after = ends ? 0 : lease * (scope === "store" ? 2 : 1);
       const rest = Math.max(after, doubts * lease);
       if (from - lag - slack < known && to + rest > t) known = Math.max(known, to + rest + slack);
     }
@@ -100,12 +107,12 @@ class Truth {
     const takes = { hung: heartbeat, killed: lease + SWEEP + more, drained: DRAINED };
     let known = t + (takes[how] ?? 0) + slack;
     for (const fault of this.of(node)) {
-      const { kind, scope, from, to, doubts = 0, lag = 0 } = fault;
+      const { kind, ends, scope, from, to, doubts = 0, lag = 0 } = fault;
       if (from - lag - slack >= known || to + lease * 2 <= t) continue;
       let end;
       if (scope === "store") end = to + Math.max(2, doubts) * lease;
-      else if (kind === "kill") end = from + lease + SWEEP + more;
-      else if (kind === "drain") end = to + DRAINED;
+      else if (ends === "killed") end = from + lease + SWEEP + more;
+      else if (ends === "drained") end = to + DRAINED;
       else if (kind === "slow") end = to + lease;
       // Its lease is over by then, or it is back.
       else end = Math.min(to, from + lease + SWEEP + more) + lease;
@@ -140,14 +147,13 @@ class Truth {
 
   /** What one socket says of its user. */
   judge(socket) {
-    const { user, node, dialed, up, down = Infinity, how, rooms } = socket;
+    const { user, node, dialed, up, down = Infinity, how, rooms, device = socket.socket } = socket;
     this.known(user);
-    const kill = this.faults.find(
-      (one) => one.kind === "kill" && one.node === node && one.from > dialed && one.from < down,
+    const own = this.faults.filter((one) => one.node === node);
+    const kill = own.find(
+      ({ ends, from }) => ends === "killed" && from > dialed && from < down,
     );
-    const drain = this.faults.find(
-      (one) => one.kind === "drain" && one.node === node && one.from < down && one.to > down,
-    );
+    const drain = own.find(({ ends, from, to }) => ends === "drained" && from < down && to > down);
     const isKilled = kill !== undefined && up !== undefined;
     const ended = isKilled ? kill.from : down;
     const why = isKilled ? "killed" : drain ? "drained" : how;
@@ -163,7 +169,7 @@ class Truth {
       if (known !== undefined)
         required.push(...without([[this.knownFrom(known, node), ends]], doubtful));
     };
-    note("", dialed, up, sure, ended, 0);
+    for (const of of ["", `${DEVICE}${device}`]) note(of, dialed, up, sure, ended, 0);
     for (const one of rooms) {
       const left = Math.min(one.out ?? Infinity, ended);
       const ends = Math.min(one.leaves ?? Infinity, sure);
@@ -180,10 +186,26 @@ class Truth {
     return of;
   }
 
+  /** How many devices a user has at least, all that time, and at most, at any time in it. */
+  devices(user, from, to) {
+    const all = [...this.users.get(user)].filter(([of]) => of.startsWith(DEVICE));
+    return [
+      all.filter(([, { required }]) => covers(required, from, to)).length,
+      all.filter(([, { allowed }]) => touches(allowed, from, to)).length,
+    ];
+  }
+
   /** When it is wrong to say so of a user. */
   wrong(user, room, isOnline) {
     const { allowed, required } = this.known(user, room);
     return isOnline ? outside(allowed) : required;
+  }
+
+  /** Whether a user may have left the room whose members hear of them, by themselves. */
+  mayHaveLeft(user, since, t) {
+    const isLeft = ({ room, leaves, out = Infinity }) =>
+      room === this.announce && leaves < t && out > since;
+    return [...this.sockets.values()].some((one) => one.user === user && one.rooms.some(isLeft));
   }
 
   nodeOf(observer, t) {
@@ -218,8 +240,8 @@ class Truth {
     let since = t - slack;
     const node = this.nodeOf(observer, t);
     const mine = [
-      ...this.of(node).map(({ from, to, doubts = 1, lag = 0, kind }) =>
-        kind === "kill" ? [from, to] : [from - lag, to + (doubts + 1) * lease],
+      ...this.of(node).map(({ from, to, doubts = 1, lag = 0, ends }) =>
+        ends === "killed" ? [from, to] : [from - lag, to + (doubts + 1) * lease],
       ),
       ...this.faults
         .filter((one) => one.observer === observer)
@@ -291,14 +313,17 @@ function checkEdges(truth, found) {
     last.set(observer, mine);
     const before = mine.get(user);
     const word = (is) => (is ? "online" : "offline");
-    if (before && rev <= before.rev)
+    // Who leaves the room is forgotten there, and new when they come into it again.
+    const isAgain =
+      online && before?.online && truth.mayHaveLeft(user, truth.lateSince(observer, before.t), t);
+    if (before && (isAgain ? rev < before.rev : rev <= before.rev))
       found.add("order", t, `${who}: ${word(online)} with rev ${rev} after ${before.rev}`);
-    if (before && online === before.online) {
+    if (before && online === before.online && !isAgain) {
       if (truth.mayRepeat(before.t, t)) found.excused++;
       else found.add("alternation", t, `${who}: ${word(online)} again after ${seconds(before.t)}`);
     }
     const since = truth.lateSince(observer, t);
-    if (covers(truth.wrong(user, "", online), since, t + 1))
+    if (covers(truth.wrong(user, online ? truth.announce : "", online), since, t + 1))
       found.add("edge", t, `${who}: ${word(online)}, wrong at least since ${seconds(since)}`);
     mine.set(user, { t, online, rev });
     const stay = truth.observers.get(observer)?.findLastIndex(({ from }) => from <= t);
@@ -309,36 +334,54 @@ function checkEdges(truth, found) {
   checkAllTold(truth, found, told);
 }
 
+/**
+ * What an observer has to have been told of a user by `t`, and what it was told: online, offline,
+ * or nothing that could be held against it. `last`: the last that it was told, if anything.
+ */
+function wanted(truth, user, stay, last, t) {
+  const { slack, announce } = truth;
+  const is = (room, from, to) => {
+    const { allowed, required } = truth.known(user, room);
+    if (covers(required, from, to)) return true;
+    return touches(allowed, from, to) ? undefined : false;
+  };
+  const since = announce ? stay.joined : stay.from;
+  if (since === undefined || since > t - slack) return [];
+  const then = last ? last.online : is(announce, since - slack, since + slack);
+  const now = is(announce, t - slack, t);
+  if (!announce || now) return [now, then];
+  // Where somebody has left by themselves, nobody hears that they have gone.
+  const heard = last ? truth.lateSince(stay.observer, last.t) : since - slack;
+  const isGone = is("", t - slack, t) === false && !truth.mayHaveLeft(user, heard, t);
+  return [isGone ? false : undefined, then];
+}
+
 /** At a moment of quiet, each observer has heard of each change since it came. */
 function checkAllTold(truth, found, told) {
-  const { slack, lease } = truth;
+  const { lease } = truth;
   for (const { t } of truth.events.filter(({ what }) => what === "quiet"))
     for (const [observer, stays] of truth.observers) {
       const index = stays.findLastIndex(({ from }) => from <= t);
       const stay = stays[index];
-      if (!stay || stay.to < t || stay.from > t - slack) continue;
+      if (!stay || stay.to < t) continue;
       const edges = (told.get(`${observer}/${index}`) ?? []).filter((edge) => edge.t <= t);
       for (const user of truth.users.keys()) {
-        const is = (from, to) => {
-          const { allowed, required } = truth.known(user);
-          if (covers(required, from, to)) return true;
-          return touches(allowed, from, to) ? undefined : false;
-        };
-        const now = is(t - slack, t);
         const last = edges.findLast((edge) => edge.user === user);
-        const then = last ? last.online : is(stay.from - slack, stay.from + slack);
+        const [now, then] = wanted(truth, user, { ...stay, observer }, last, t);
         if (now === undefined || then === undefined || now === then) continue;
         // If memory was lost: nobody is left who could say so of a node that died, and what was
-        // announced while the observer's own node was cut off was lost with it.
+        // announced while the observer's own node was cut off was lost with it. Of rooms, who came
+        // into one meanwhile is not announced there.
         const isLost =
           truth.forgot(stay.from, t) &&
-          truth.faults.some(
-            (one) =>
-              one.scope === "node" &&
-              (!now || one.node === stay.node) &&
-              one.from < t &&
-              one.to + 2 * lease > stay.from,
-          );
+          (truth.announce !== undefined ||
+            truth.faults.some(
+              (one) =>
+                one.scope === "node" &&
+                (!now || one.node === stay.node) &&
+                one.from < t &&
+                one.to + 2 * lease > stay.from,
+            ));
         if (isLost) found.excused++;
         else
           found.add(
@@ -358,7 +401,7 @@ function checkAnswers(truth, found) {
     if (what !== "answer") continue;
     const at = asOf - truth.unix;
     if (at > t + slack) found.add("asOf", t, `${observer} was told what will be at ${seconds(at)}`);
-    for (const { userId, online, rev, stale } of users) {
+    for (const { userId, online, rev, stale, devices } of users) {
       found.counts.answers++;
       // Nothing is known of them, and it says so.
       if (stale && rev === 0 && !online) continue;
@@ -371,6 +414,15 @@ function checkAnswers(truth, found) {
           `${observer}: ${userId} is ${online ? "online" : "offline"}` +
             (stale ? `, stale, as of ${seconds(at)}` : ""),
         );
+      else if (online && !stale && devices !== undefined) {
+        const [least, most] = truth.devices(userId, from, t + 1);
+        if (devices < least || devices > most)
+          found.add(
+            "devices",
+            t,
+            `${observer}: ${userId} is on ${devices} devices, not ${least} to ${most}`,
+          );
+      }
     }
   }
 }

@@ -270,6 +270,23 @@ describe("the checker of presence", () => {
     assert.deepEqual(rules(...both, { ...answer(10_000, true), asOf: UNIX + 12_000 }), ["asOf"]);
   });
 
+  it("counts devices: those with names once, and each socket without", () => {
+    const on = (from, device, name) => {
+      const [dial, ...rest] = socket(from, undefined, "closed", "n2", name);
+      return [{ ...dial, device }, ...rest];
+    };
+    const three = [...on(5000, "d1"), ...on(5001, "d1", "two"), ...on(5002, undefined, "three")];
+    const says = (devices, t = 10_000) => answer(t, true, { devices });
+    assert.deepEqual(rules(...three, says(2)), []);
+    assert.deepEqual(rules(...three, says(1)), ["devices"]);
+    assert.deepEqual(rules(...three, says(3)), ["devices"]);
+    // A moment after they came, some may not be known yet.
+    assert.deepEqual(rules(...three, says(1, 5500)), []);
+    const gone = { t: 20_000, what: "down", socket: "three", how: "closed" };
+    assert.deepEqual(rules(...three, gone, says(2, 20_500), says(1, 20_500)), []);
+    assert.deepEqual(rules(...three, gone, says(2, 30_000)), ["devices"]);
+  });
+
   it("counts the changes of a watch, and makes the picture of them", () => {
     const both = socket(5000, 20_000);
     const on = change(5060, 1, { ann: [true, 1] });
@@ -317,6 +334,70 @@ describe("the checker of presence", () => {
     assert.deepEqual(rules(...inside, shows(1000, {}), shows(8100, there), shows(22_000, {})), [
       "picture",
     ]);
+  });
+
+  describe("where those hear who share a room", () => {
+    const told = (...events) => {
+      const all = history({ t: 2, what: "joined", observer: "bob" }, ...events);
+      all[0] = { ...all[0], settings: { ...SETTINGS, announce: "r" } };
+      return [...new Set(check(all).violations.map(({ rule }) => rule))];
+    };
+    const room = (t, what, name = "s5000") => ({ t, what, socket: name, room: "r" });
+    const come = (t, name) => [room(t, "join", name), room(t + 10, "in", name)];
+    const go = (t, name) => [room(t, "leave", name), room(t + 10, "out", name)];
+
+    it("wants them to hear who comes into it, and who goes without having left it", () => {
+      const inside = [...socket(5000, 20_000), ...come(8000)];
+      const both = [edge(8050, true, 1), edge(20_100, false, 2)];
+      assert.deepEqual(told(...inside, ...both, quiet(40_000)), []);
+      assert.deepEqual(told(...inside, both[0], quiet(40_000)), ["untold"]);
+      assert.deepEqual(told(...socket(5000), ...come(8000), quiet(40_000)), ["untold"]);
+      // Nobody knows of who is not in it.
+      assert.deepEqual(told(...socket(5000), quiet(40_000)), []);
+      assert.deepEqual(told(...socket(5000), edge(5050, true, 1), quiet(40_000)), ["edge"]);
+      const left = [...socket(5000, 30_000), ...come(8000), ...go(15_000)];
+      assert.deepEqual(told(...left, both[0], quiet(40_000)), []);
+    });
+
+    it("lets who left it be new there again, by the same number, and nobody else", () => {
+      const back = [...socket(5000), ...come(8000), ...go(15_000), ...come(20_000)];
+      const twice = [edge(8050, true, 1), edge(20_050, true, 1)];
+      assert.deepEqual(told(...back, ...twice, quiet(40_000)), []);
+      assert.deepEqual(told(...socket(5000), ...come(8000), ...twice), ["order", "alternation"]);
+      assert.deepEqual(told(...back, edge(8050, true, 2), edge(20_050, true, 1)), ["order"]);
+    });
+
+    it("holds nothing against them before they have come into it", () => {
+      const late = [...socket(5000), ...come(8000), quiet(40_000)];
+      const at = (t) => [
+        { t, what: "here", observer: "bob", node: "n1" },
+        { t: t + 10, what: "joined", observer: "bob" },
+      ];
+      assert.deepEqual(told(...late, ...at(20_000)), []);
+      assert.deepEqual(told(...late, at(3000)[0]), []);
+      assert.deepEqual(told(...late, ...at(3000)), ["untold"]);
+      const gone = [...socket(5000, 30_000), ...come(8000), quiet(50_000), ...at(20_000)];
+      assert.deepEqual(told(...gone), ["untold"]);
+      assert.deepEqual(told(...gone, edge(30_050, false, 2)), []);
+    });
+  });
+
+  it("lets whoever was on a node that another build replaces be there until they are back", () => {
+    const story = (t) => [
+      ...[...socket(5000, 20_100, "lost"), ...fault("replace", 20_000, 24_000, "n2")],
+      ...[picture(5100, true), picture(t, false)],
+    ];
+    assert.deepEqual(rules(...story(34_000)), []);
+    assert.deepEqual(rules(...story(36_000)), ["picture"]);
+  });
+
+  it("takes nobody for gone because a slot moved, or another server took a master's place", () => {
+    for (const kind of ["reshard", "handover", "shard"]) {
+      const story = [...socket(1000), ...fault(kind, 20_000, 24_000), edge(1020, true, 1)];
+      assert.deepEqual(rules(...story, quiet(40_000)), [], kind);
+      const told = [edge(25_000, false, 2), edge(26_000, true, 3)];
+      assert.deepEqual(rules(...story, ...told), ["edge"], kind);
+    }
   });
 
   it("wants pictures to be complete again one lease after the last fault", () => {
@@ -375,20 +456,43 @@ describe("the checker of presence", () => {
 });
 
 describe("a schedule of faults", () => {
+  const options = { lease: 4000, hasClock: true, hasBuilds: true };
+  const some = Array.from({ length: 300 }, (_, seed) => seed);
+
   it("follows from its seed, and names faults that there are", () => {
-    const options = { lease: 4000, hasClock: true };
     const seen = new Set();
-    for (let seed = 0; seed < 300; seed++) {
+    const ways = new Set();
+    for (const seed of some) {
       const one = schedule(seed, options);
       assert.deepEqual(one, schedule(seed, options));
       for (const { kind, at, ms } of one.faults) {
         assert.ok(KINDS[kind] && at >= 0 && ms >= 0);
         seen.add(kind);
       }
+      ways.add(`${one.topology} ${one.announce}`);
     }
     assert.deepEqual([...seen].sort(), Object.keys(KINDS).sort());
-    const [some] = [7].map((seed) => schedule(seed, { ...options, only: ["kill"] }));
-    assert.ok(some.faults.every(({ kind }) => kind === "kill"));
+    assert.equal(ways.size, 6);
+  });
+
+  it("has what it is asked for, and no other build where there is none", () => {
+    const kinds = (more) =>
+      some.flatMap((seed) => schedule(seed, { ...options, ...more }).faults.map((one) => one.kind));
+    assert.deepEqual([...new Set(kinds({ only: ["kill"] }))], ["kill"]);
+    assert.ok(!kinds({ hasBuilds: false }).some((kind) => /replace|roll/.test(kind)));
+    const only = { ...options, only: ["reshard"], announce: ["rooms"] };
+    const one = schedule(7, only);
+    assert.deepEqual([one.topology, one.announce], ["cluster", "rooms"]);
+    assert.throws(() => schedule(7, { ...only, redis: ["plain"] }), /no such faults/);
+  });
+
+  it("takes no node while nodes are replaced one after the other", () => {
+    for (const seed of some) {
+      const { faults } = schedule(seed, options);
+      const roll = faults.find(({ kind }) => kind === "roll");
+      const isMet = ({ at, node }) => node !== undefined && at > roll.at && at < roll.at + 12_000;
+      if (roll) assert.ok(!faults.some(isMet), `${seed}`);
+    }
   });
 });
 

@@ -12,8 +12,9 @@ const PAUSE = 500;
 
 /** What all of them have: a name, a way to a node that may change, and the history. */
 class Observer {
-  constructor(name, proxy, { history, users, room, heartbeat }) {
-    Object.assign(this, { name, proxy, history, users, room, heartbeat });
+  /** `announce`: the room that they have to be in to hear of users, if it is so. */
+  constructor(name, proxy, { history, users, room, heartbeat, announce }) {
+    Object.assign(this, { name, proxy, history, users, room, heartbeat, announce });
     this.isOver = false;
     this.timers = new Set();
   }
@@ -44,11 +45,12 @@ class Observer {
       this.note("answer", {
         asked,
         asOf: answer.asOf,
-        users: answer.users.map(({ userId, online, rev, stale }) => ({
+        users: answer.users.map(({ userId, online, rev, stale, devices }) => ({
           userId,
           online,
           rev,
           stale,
+          devices,
         })),
       });
   }
@@ -92,6 +94,8 @@ class Mirror extends Observer {
     client.subscribe(({ status }) => status !== "connected" && this.away());
     client.on("user:online", (user) => this.edge(true, user));
     client.on("user:offline", (user) => this.edge(false, user));
+    client.on("room:in", () => this.note("joined"));
+    if (this.announce) client.join(this.announce);
     this.watching = [
       ["users", watchUsers(client, this.users)],
       [`room:${this.room}`, watchRoom(client, this.room)],
@@ -122,6 +126,7 @@ class Mirror extends Observer {
 
 /** A client that speaks the protocol itself: it asks, and writes down what it is told. */
 class Plain extends Observer {
+  life = 0;
   #places = new Map();
 
   get scopes() {
@@ -131,8 +136,19 @@ class Plain extends Observer {
     ];
   }
 
-  watchAll() {
+  begun() {
+    this.life++;
+    if (this.announce) this.enter();
     for (const [of, what] of this.scopes) this.watch(of, what);
+  }
+
+  enter() {
+    const life = this.life;
+    this.join(this.announce, (ok) => {
+      if (life !== this.life || this.isOver) return;
+      if (ok) this.note("joined");
+      else this.later(() => life === this.life && this.enter());
+    });
   }
 
   watch(of, what) {
@@ -167,8 +183,6 @@ class Plain extends Observer {
 }
 
 class PlainSocketIo extends Plain {
-  life = 0;
-
   begin(transports) {
     const socket = (this.socket = socketIo(this.proxy.http, {
       auth: { token: token(this.name) },
@@ -177,9 +191,8 @@ class PlainSocketIo extends Plain {
     }));
     socket.offAny();
     socket.on("server:hello", (hello) => {
-      this.life++;
       this.here(hello);
-      this.watchAll();
+      this.begun();
     });
     socket.on("disconnect", () => this.away());
     socket.on("presence:change", (change) => this.changed(change));
@@ -193,14 +206,16 @@ class PlainSocketIo extends Plain {
       .emit(event, data, (error, answer) => then(error ? undefined : answer));
   }
 
+  join(room, then) {
+    this.request("join", { room }, (answer) => then(answer?.ok));
+  }
+
   end() {
     this.socket.disconnect();
   }
 }
 
 class PlainLive extends Plain {
-  life = 0;
-
   begin() {
     const live = new Live(`${this.proxy.live}?token=${token(this.name)}`);
     const asked = new Map();
@@ -220,11 +235,10 @@ class PlainLive extends Plain {
       const { type, id, data, ...rest } = JSON.parse(text.toString());
       const said = data ?? rest;
       if (type === "hello") {
-        this.life++;
         this.here(said);
-        this.watchAll();
+        this.begun();
       } else if (asked.has(id)) {
-        asked.get(id)(said);
+        asked.get(id)(said, type);
         asked.delete(id);
       } else if (type === "presence:change") {
         this.changed(said);
@@ -240,10 +254,18 @@ class PlainLive extends Plain {
   }
 
   request(event, data, then) {
+    this.say({ type: "emit", event, data }, then);
+  }
+
+  join(topic, then) {
+    this.say({ type: "subscribe", topic }, (_, type) => then(type && type !== "error"));
+  }
+
+  say(frame, then) {
     if (this.live.ws.readyState !== 1) return then(undefined);
     const id = `q${this.live.nextId++}`;
     this.asked.set(id, then);
-    this.live.send({ type: "emit", event, data, id });
+    this.live.send({ ...frame, id });
   }
 
   end() {

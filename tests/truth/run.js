@@ -4,7 +4,10 @@
 //   node tests/truth/run.js [SECONDS [SEED]]          `make truth SECONDS=… SEED=…`
 //
 // The first round is the one of SEED, and each next one has the next seed. FAULTS=cut,kill chooses
-// among the kinds of faults, HISTORIES=all keeps the histories of green rounds too.
+// among the kinds of faults, REDIS=plain,sentinel,cluster among the ways to run Redis,
+// ANNOUNCE=namespace,rooms among who hears; OTHER_BIN=PATH is another build, which nodes are
+// replaced by and by which they are replaced. HISTORIES=all keeps the histories of green rounds too.
+import { existsSync } from "node:fs";
 import { within } from "../lib/wait.js";
 import { check } from "./check.js";
 import { Cluster } from "./cluster.js";
@@ -19,7 +22,10 @@ import { Users } from "./users.js";
 
 const SECONDS = Number(process.argv[2] || 120);
 const SEED = Number(process.argv[3] || Date.now() % 1_000_000);
-const ONLY = process.env.FAULTS?.split(",");
+const [ONLY, REDIS, ANNOUNCE] = ["FAULTS", "REDIS", "ANNOUNCE"].map((name) =>
+  process.env[name]?.split(","),
+);
+const OTHER = process.env.OTHER_BIN;
 const KEEPS = process.env.HISTORIES === "all";
 /** Milliseconds. The slack is for machines that have something else to do as well. */
 const SETTINGS = { lease: 4000, refresh: 800, silence: 1200, heartbeat: 3000, slack: 1200 };
@@ -44,8 +50,7 @@ const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 async function faults(cluster, plan, history, watchers, counts) {
   const begun = history.now;
   let id = 0;
-  const one = async ({ at, ...fault }) => {
-    await pause(Math.max(0, begun + at - history.now));
+  const hurt = async (fault) => {
     const mine = id++;
     const { kind, node, observer, ...detail } = fault;
     const watcher = watchers[observer % watchers.length];
@@ -54,6 +59,7 @@ async function faults(cluster, plan, history, watchers, counts) {
         id: mine,
         kind,
         ...(node !== undefined && { node: cluster.nodes[node].id }),
+        ...(kind === "replace" && { build: 1 - cluster.nodes[node].build }),
         ...(observer !== undefined && { observer: watcher.name }),
         ...detail,
       });
@@ -64,15 +70,23 @@ async function faults(cluster, plan, history, watchers, counts) {
     watcher.proxy.all("stop");
     ends();
   };
+  const one = async ({ at, ...fault }) => {
+    await pause(Math.max(0, begun + at - history.now));
+    if (fault.kind !== "roll") return hurt(fault);
+    counts.roll = (counts.roll ?? 0) + 1;
+    for (const node of cluster.nextToReplace(fault.first))
+      await hurt({ kind: "replace", node, ms: fault.ms });
+  };
   await Promise.all(plan.map(one));
 }
 
 /** One round, from clients who come to the verdict. */
 async function round(cluster, plan, tell) {
   const dice = new Dice(plan.seed ^ 0x5eed);
-  const history = new History(plan.seed, SETTINGS, plan.faults);
+  const announce = plan.announce === "rooms" ? ROOM : undefined;
+  const history = new History(plan.seed, { ...SETTINGS, announce }, plan.faults);
   const { heartbeat, lease, slack } = SETTINGS;
-  const shared = { history, users: USERS, room: ROOM, heartbeat };
+  const shared = { history, users: USERS, room: ROOM, heartbeat, announce };
   const watchers = await observers(cluster.nodes, shared);
   // Users do not look for a node that a kill has just taken away.
   const users = new Users({ ...shared, dice, nodes: () => cluster.up });
@@ -113,7 +127,7 @@ async function round(cluster, plan, tell) {
     isOver = true;
     await Promise.all(lively);
     // Who was let go by a drain counts as there for a while.
-    await pause(lease + 2 * slack + 1000 + (counts.drain ? 3000 : 0));
+    await pause(lease + 2 * slack + 1000 + (counts.drain || counts.replace ? 3000 : 0));
     history.add("quiet");
     await pause(100);
   } finally {
@@ -126,33 +140,49 @@ async function round(cluster, plan, tell) {
   return { history, counts, result: check(history.events) };
 }
 
+/** What a round's cluster is, in words. */
+function words({ topology, announce }, cluster) {
+  const hears = announce === "rooms" ? ", rooms hear" : "";
+  const others = cluster.nodes.filter(({ build }) => build === 1).map(({ id }) => id);
+  return topology + hears + (OTHER ? `, other build: ${others.join(" ") || "none"}` : "");
+}
+
 async function main() {
+  if (OTHER && !existsSync(OTHER)) throw new Error(`OTHER_BIN: there is no ${OTHER}`);
   const begun = Date.now();
   const end = begun + SECONDS * 1000;
   const rows = [];
-  let cluster;
+  let cluster, way;
   let red = 0;
   const time = clock();
-  const options = { lease: SETTINGS.lease, only: ONLY, hasClock: !!time };
+  const options = {
+    lease: SETTINGS.lease,
+    only: ONLY,
+    redis: REDIS,
+    announce: ANNOUNCE,
+    hasClock: !!time,
+    hasBuilds: !!OTHER,
+  };
   console.error(
     `seed ${SEED}, ${SECONDS} s${time ? "" : "; without steps of the clock: there is no cc"}`,
   );
   for (let seed = SEED; Date.now() < end; seed++) {
     const plan = schedule(seed, options);
     const tell = (text) =>
-      console.error(
-        `${Math.round((Date.now() - begun) / 1000)} s, round ${seed} (${plan.topology}): ${text}`,
-      );
-    if (cluster?.topology !== plan.topology) {
-      await cluster?.kill();
-      cluster = await Cluster.start(plan.topology, NODE, time);
-    }
-    const list = plan.faults.map(({ kind, node, ms }) => `${kind}${node ?? ""} ${ms}`).join(", ");
-    tell(list);
+      console.error(`${Math.round((Date.now() - begun) / 1000)} s, round ${seed}: ${text}`);
+    const { topology, announce } = plan;
     try {
+      if (way !== `${topology} ${announce}`) {
+        await cluster?.kill();
+        way = `${topology} ${announce}`;
+        const settings = { ...NODE, "presence.announce": announce };
+        cluster = await Cluster.start(topology, settings, { clock: time, other: OTHER });
+      }
+      const list = plan.faults.map(({ kind, node, ms }) => `${kind}${node ?? ""} ${ms}`);
+      tell(`(${words(plan, cluster)}) ${list.join(", ")}`);
       const going = round(cluster, plan, tell);
       const { history, counts, result } = await within(going, "the round's end", LONGEST);
-      rows.push({ seed, topology: plan.topology, done: counts, ...result });
+      rows.push({ seed, topology, announce, hasBuilds: !!OTHER, done: counts, ...result });
       const { violations } = result;
       if (violations.length > 0) {
         red++;
@@ -165,8 +195,8 @@ async function main() {
     } catch (error) {
       red++;
       tell(`the round did not end: ${error.stack}`);
-      await cluster.kill();
-      cluster = undefined;
+      await cluster?.kill();
+      cluster = way = undefined;
     }
   }
   await cluster?.kill();

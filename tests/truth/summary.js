@@ -7,9 +7,16 @@ const WORDS = {
   hung: "it went silent",
   killed: "its node was killed",
 };
+/** What may be otherwise than usual, each with a row of its own. */
+const WAYS = [
+  ["with Sentinels", ({ topology }) => topology === "sentinel"],
+  ["on a Redis Cluster", ({ topology }) => topology === "cluster"],
+  ["`presence.announce = \"rooms\"`", ({ announce }) => announce === "rooms"],
+  ["two builds", ({ hasBuilds }) => hasBuilds],
+];
 const row = (cells) => `| ${cells.join(" | ")} |`;
 
-/** A row for each kind of fault, of the rounds that it was in, and one for all. */
+/** A row for each kind of fault and each way, of the rounds that it was in, and one for all. */
 export function table(rounds, kinds) {
   const line = (title, some, count) => {
     const sum = (what) => some.reduce((all, one) => all + one.counts[what], 0);
@@ -42,7 +49,11 @@ export function table(rounds, kinds) {
     const count = some.reduce((all, { done }) => all + done[kind], 0);
     return count > 0 ? [line(title, some, count)] : [];
   });
-  const all = rounds.reduce((sum, { faults }) => sum + faults.length, 0);
+  const done = (some) => some.reduce((sum, { faults }) => sum + faults.length, 0);
+  for (const [title, is] of WAYS) {
+    const some = rounds.filter(is);
+    if (some.length > 0) lines.push(line(title, some, done(some)));
+  }
   const rules = new Map();
   for (const { violations } of rounds)
     for (const { rule } of violations) rules.set(rule, (rules.get(rule) ?? 0) + 1);
@@ -56,7 +67,7 @@ export function table(rounds, kinds) {
     row(head),
     row(head.map((_, index) => (index === 0 ? "---" : "---:"))),
     ...lines,
-    line("all", rounds, all),
+    line("all", rounds, done(rounds)),
     "",
     row(["known in pictures after", "times", "half, ms", "99 %, ms", "all, ms"]),
     row(["---", "---:", "---:", "---:", "---:"]),

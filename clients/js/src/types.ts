@@ -276,7 +276,7 @@ export interface Place {
 
 /** What a gateway answers by itself, and what it wants to know. */
 export interface ServerRequests {
-  join: { readonly room: string };
+  join: { readonly room: string; readonly members?: boolean };
   leave: { readonly room: string };
   publish: {
     readonly room: string;

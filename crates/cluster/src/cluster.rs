@@ -329,6 +329,9 @@ impl Cluster {
             .sockets
             .iter()
             .filter(|socket| socket.device.is_empty());
+        // Who has come while nobody is announced has the number of their going until then.
+        let is_told = known.announced.iter().any(|told| told.online);
+        let is_of_going = known.online && !is_told && !known.announced.is_empty();
         UserPresence {
             user_id: user.to_owned(),
             online: known.online,
@@ -344,7 +347,7 @@ impl Cluster {
                 .map(|told| told.rev)
                 .max()
                 .unwrap_or(0),
-            stale: false,
+            stale: is_of_going,
             types: known
                 .announced
                 .iter()
@@ -714,6 +717,28 @@ mod tests {
                 rev,
             }],
         }
+    }
+
+    #[test]
+    fn who_is_back_and_not_announced_yet_is_online_under_a_number_that_is_in_doubt() {
+        let told = |online, rev| crate::registry::Announced {
+            kind: "".into(),
+            online,
+            rev,
+        };
+        let of = |announced: Vec<_>| {
+            let known = Known {
+                online: true,
+                announced,
+                ..Known::default()
+            };
+            let found = Cluster::presence_of("ann", &known, 1);
+            (found.online, found.rev, found.stale)
+        };
+        assert_eq!(of(vec![told(false, 9)]), (true, 9, true));
+        assert_eq!(of(vec![told(true, 10)]), (true, 10, false));
+        assert_eq!(of(vec![told(false, 11), told(true, 10)]), (true, 11, false));
+        assert_eq!(of(vec![]), (true, 0, false));
     }
 
     #[test]

@@ -52,6 +52,26 @@ pub enum ConversationAccess {
     Open,
 }
 
+/// What a token may do in rooms that its claims do not speak of, conversations excepted. Who has
+/// no token has no claims either.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum RoomsDefault {
+    /// Without `rooms` it may join all of them, without `publish` it may publish to all.
+    #[default]
+    Open,
+    /// Without the one it joins none, without the other it publishes to none.
+    Closed,
+}
+
+/// What decides of rooms where a token's claims do not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct RoomAccess {
+    /// Of those of conversations.
+    pub conversations: ConversationAccess,
+    /// Of all others.
+    pub rooms: RoomsDefault,
+}
+
 /// What happens when a user connects another device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum DevicePolicy {

@@ -314,7 +314,7 @@ impl GatewayBuilder {
         let announcer = Arc::new(Announcer::default());
         let members = Arc::new(Members::new(
             self.store.clone(),
-            self.config.conversations.access,
+            self.config.room_access(),
             fanout.clone(),
             clock,
         ));

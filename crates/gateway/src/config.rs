@@ -3,7 +3,7 @@
 
 pub use heartline_core::policy::{
     Announce, AuthMode, ConnectLimit, ConversationAccess, DevicePolicy, Limit, LimitsConfig,
-    NamespaceConfig, OnExcess,
+    NamespaceConfig, OnExcess, RoomAccess, RoomsDefault,
 };
 pub use heartline_engine::http::cors::{AllowedOrigins, normalized as normalized_origin};
 
@@ -76,6 +76,8 @@ pub struct Config {
     pub recovery: RecoveryConfig,
     /// Most rooms one socket may be in, its private `user:ID` room not counted.
     pub max_rooms_per_socket: usize,
+    /// What who has no list of rooms may do in those that are no conversations.
+    pub rooms_default: RoomsDefault,
     /// Which rooms are kept with a user's checkpoint; private ones never are.
     pub checkpoint_rooms: Vec<RoomPattern>,
     /// Whether who comes back joins the kept rooms again that the token still grants.
@@ -101,6 +103,14 @@ pub struct Config {
 }
 
 impl Config {
+    /// What decides of rooms where a token's claims do not.
+    pub fn room_access(&self) -> RoomAccess {
+        RoomAccess {
+            conversations: self.conversations.access,
+            rooms: self.rooms_default,
+        }
+    }
+
     /// How long a lost connection may come back, and for how long what was said is kept for
     /// that: who is lost may have been so for as long as it takes to notice, and twice that,
     /// to be sure. `None`: nothing is.
@@ -136,6 +146,7 @@ impl Default for Config {
             heartbeat: HeartbeatConfig::default(),
             recovery: RecoveryConfig::default(),
             max_rooms_per_socket: 100,
+            rooms_default: RoomsDefault::default(),
             checkpoint_rooms: vec![RoomPattern::new("*")],
             session_rejoin: false,
             conversations: ConversationsConfig::default(),

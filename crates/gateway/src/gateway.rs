@@ -15,6 +15,7 @@ use heartline_wire::time::Micros;
 use serde::Serialize;
 use tokio::net::TcpListener;
 use tokio::task::AbortHandle;
+use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 
@@ -29,6 +30,9 @@ use crate::to::To;
 
 /// How long a drain waits for its last responses to leave.
 const LAST_RESPONSES: Duration = Duration::from_millis(250);
+/// How much longer than `drain_timeout` a drain takes at most: the process is to end within a
+/// second, and what is left of that is its own.
+const LAST_OF_ALL: Duration = Duration::from_millis(900);
 
 /// A request on the public port that is neither Socket.IO nor live, with its body: at most
 /// `max_payload` bytes.
@@ -239,8 +243,10 @@ impl Gateway {
 
     /// Lets everybody go: new connections are refused, clients are told when to
     /// come back, running handlers may finish. Resolves when all are gone, at
-    /// the latest `drain_timeout` after the last was let go.
+    /// the latest `drain_timeout` after the last was let go, and what is to be kept is kept: that
+    /// takes at most what is left of `drain_timeout` and a second.
     pub async fn drain(&self) {
+        let begun = Instant::now();
         let shared = &self.shared;
         let first = !shared.draining.send_replace(true);
         let spread = shared.config.drain_spread.unwrap_or_default();
@@ -259,11 +265,28 @@ impl Gateway {
         // The last responses to polling clients are on their way: they tell of the
         // close, and each ends its connection.
         let _ = tokio::time::timeout(LAST_RESPONSES, self.ways.front.no_http()).await;
-        shared.sessions.close().await;
-        shared.fanout.backplane.close().await;
-        shared.store.close().await;
+        let left = (time + LAST_OF_ALL).saturating_sub(begun.elapsed());
+        self.finish(left).await;
         if first {
             self.leave();
+        }
+    }
+
+    /// Lets the store keep what it was given and leaves the cluster, but waits for neither longer
+    /// than this.
+    async fn finish(&self, patience: Duration) {
+        let shared = &self.shared;
+        let keeping = async {
+            // What they have to write is for the store.
+            shared.sessions.close().await;
+            shared.store.close().await;
+        };
+        let all = async { tokio::join!(keeping, shared.fanout.backplane.close()) };
+        if tokio::time::timeout(patience, all).await.is_err() {
+            tracing::error!(
+                "the store or the cluster's Redis is away: what waits for it, and was not \
+                 acknowledged, is lost"
+            );
         }
     }
 

@@ -7,7 +7,7 @@ use hashbrown::HashMap;
 use heartline_core::auth::{BoxFuture, Identity, UserKey};
 use heartline_core::backplane::Target;
 use heartline_core::message::Message;
-use heartline_core::policy::ConversationAccess;
+use heartline_core::policy::RoomAccess;
 use heartline_core::rooms::{self, Grant, RoomError};
 use heartline_core::store::StoreError;
 use heartline_core::store::conversations::{Added, Member, Membership};
@@ -69,7 +69,7 @@ struct Told<'a> {
 /// The members of conversations.
 pub(crate) struct Members {
     store: Arc<dyn Store>,
-    access: ConversationAccess,
+    access: RoomAccess,
     fanout: Arc<Fanout>,
     clock: Clock,
     known: Mutex<HashMap<Conversation, Arc<Known>>>,
@@ -85,7 +85,7 @@ fn unreadable(error: &StoreError) -> EventError {
 impl Members {
     pub(crate) fn new(
         store: Arc<dyn Store>,
-        access: ConversationAccess,
+        access: RoomAccess,
         fanout: Arc<Fanout>,
         clock: Clock,
     ) -> Members {

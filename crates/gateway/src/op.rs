@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use heartline_core::auth::{AuthError, Identity, UserKey};
 use heartline_core::backplane::Subscription;
-use heartline_core::entries::{SocketEntry, SocketFilter};
+use heartline_core::entries::{MemberEntry, SocketEntry, SocketFilter};
 use heartline_core::line::Place;
 use heartline_core::message::Message;
 use heartline_core::namespaces::NamespaceId;
@@ -160,6 +160,8 @@ pub(crate) enum Op {
         topic: Box<str>,
         id: Option<Box<str>>,
         recover: Recover,
+        /// Who is there, where that was asked for.
+        members: Option<Vec<MemberEntry>>,
         /// Kept until then; or why not.
         held: Result<Held, EventError>,
     },

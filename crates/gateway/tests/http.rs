@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use heartline::{Config, Gateway};
-use support::{Client, DEADLINE, config, start};
+use support::{Client, DEADLINE, config, start, until};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 
@@ -124,9 +124,13 @@ async fn polling(http: &mut Http) -> String {
 
 /// A polling session that has joined nothing.
 async fn opened(http: &mut Http) -> String {
-    let open = http.ask("GET", HANDSHAKE, "", "").await;
-    let sid = open.text().split('"').nth(3).unwrap();
-    format!("{HANDSHAKE}&sid={sid}")
+    opened_by(http.ask("GET", HANDSHAKE, "", "").await.text())
+}
+
+/// Where the session is asked for that a response tells of.
+fn opened_by(response: &str) -> String {
+    let (_, rest) = response.split_once("\"sid\":\"").unwrap();
+    format!("{HANDSHAKE}&sid={}", rest.split('"').next().unwrap())
 }
 
 fn repeating() -> heartline::GatewayBuilder {
@@ -168,6 +172,50 @@ async fn idle_connections_of_one_address_keep_nobody_else_out() {
     tokio::time::timeout(DEADLINE, again)
         .await
         .expect("the address to be let in again");
+}
+
+/// All that comes back when nothing is said behind a request.
+async fn last_word(address: &str, asked: [&str; 4]) -> String {
+    let mut http = Http::to(address).await;
+    let [method, target, headers, body] = asked;
+    http.send(method, target, headers, body).await;
+    http.stream.shutdown().await.unwrap();
+    let mut told = Vec::new();
+    let reading = tokio::time::timeout(DEADLINE, http.stream.read_to_end(&mut told));
+    reading.await.expect("an end in time").unwrap();
+    String::from_utf8_lossy(&told).into_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_asks_and_says_no_more_is_answered_whatever_they_ask_for() {
+    let (gateway, address) = start(repeating()).await;
+    let address = &*address;
+    for _ in 0..10 {
+        let opened = last_word(address, ["GET", HANDSHAKE, "", ""]).await;
+        assert!(
+            opened.contains("200 OK") && opened.contains("\"sid\""),
+            "{opened:?}"
+        );
+        let not_there = last_word(address, ["GET", "/nothing", "", ""]).await;
+        assert!(not_there.starts_with("HTTP/1.1 404"), "{not_there:?}");
+        let hello = last_word(address, ["GET", "/live", UPGRADE, ""]).await;
+        assert!(hello.starts_with("HTTP/1.1 101"), "{hello:?}");
+        let mut http = Http::to(address).await;
+        let session = opened_by(&opened);
+        let posted = last_word(address, ["POST", &session, "", "40"]).await;
+        assert!(posted.ends_with("\r\n\r\nok"), "{posted:?}");
+        // What waits already comes, and a response that does not is not waited for.
+        let polled = last_word(address, ["GET", &session, "", ""]).await;
+        assert!(polled.contains("\r\n\r\n40{"), "{polled:?}");
+        let said = http
+            .ask("POST", &session, "", "42[\"repeat\",\"hi\"]")
+            .await;
+        assert_eq!(said.text(), "ok");
+        let heard = http.ask("GET", &session, "", "").await;
+        assert_eq!(heard.text(), "42[\"repeated\",\"hi\"]");
+        assert_eq!(last_word(address, ["GET", &session, "", ""]).await, "");
+        until(|| gateway.connection_count() == 0).await;
+    }
 }
 
 /// What a newcomer is answered, on each endpoint.

@@ -551,11 +551,15 @@ async fn invites_that_do_not_hold_say_why_and_guesses_are_limited() {
     let mut nobody = Client::connect(&address, "").await;
     let answer = ask(&mut nobody, "invite:join", &format!(r#""{good}""#)).await;
     assert!(answer.contains("AUTH_REQUIRED"), "{answer}");
+    let answer = ask(&mut nobody, "invite:join", "{}").await;
+    assert!(answer.contains("AUTH_REQUIRED"), "{answer}");
     let mut ann = socketio(&address, "ann").await;
     for (pasted, code) in [
         (format!(r#""{expired}""#), "INVITE_EXPIRED"),
         (r#""no code""#.to_owned(), "INVALID_INVITE"),
-        (r#"{"cod":"x"}"#.to_owned(), "INVALID_DATA"),
+        (r#"{"cod":"x"}"#.to_owned(), "INVALID_INVITE"),
+        (r#"{"code":123}"#.to_owned(), "INVALID_INVITE"),
+        ("null".to_owned(), "INVALID_INVITE"),
     ] {
         for _ in 0..12 {
             let answer = ask(&mut ann, "invite:join", &pasted).await;

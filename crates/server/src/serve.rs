@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use heartline::config::AuthMode;
+use heartline::config::{AuthMode, RoomsDefault};
 use heartline::rustls::pki_types::UnixTime;
 use heartline::{Gateway, GatewayBuilder, HttpRequest, HttpResponse};
 use heartline_cluster::{Cluster, LineSettings, Timing};
@@ -357,6 +357,7 @@ fn announce(settings: &Settings, public: &TcpListener, operators: &TcpListener, 
         let bound = listener.local_addr();
         bound.map_or(configured.clone(), |address| address.to_string())
     };
+    tracing::info!("{}", what_rooms_are(settings));
     let listen_address = address(public, &settings.listen);
     let admin_address = address(operators, &settings.admin_listen);
     tracing::info!(
@@ -370,6 +371,21 @@ fn announce(settings: &Settings, public: &TcpListener, operators: &TcpListener, 
         let greeting = dev::greeting(settings, &listen_address, &admin_address);
         // Not on this thread: nobody may be reading.
         tokio::task::spawn_blocking(move || drop(out::print(&greeting)));
+    }
+}
+
+/// What rooms are to those whose tokens say nothing of them.
+fn what_rooms_are(settings: &Settings) -> &'static str {
+    match settings.gateway.rooms_default {
+        RoomsDefault::Open => {
+            "rooms.default is open: without a list of rooms a token may join and write to every \
+             room that is no conversation and no user's own, and so may who has no token"
+        }
+        RoomsDefault::Closed => {
+            "rooms.default is none: of rooms that are no conversation a token may join those in \
+             its list and write to those in its list for that, and its user's own; without a token \
+             nobody may do either"
+        }
     }
 }
 

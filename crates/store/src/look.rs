@@ -15,6 +15,8 @@ pub struct Looked {
     pub is_in_use: bool,
     /// How long an answer takes, where it is on another machine.
     pub round_trip: Option<Duration>,
+    /// How far the clock of that machine is ahead of this one's, milliseconds.
+    pub ahead: Option<i64>,
     /// What its operator should know, a sentence each.
     pub warnings: Vec<String>,
 }

@@ -540,6 +540,9 @@ fn settings_by_which_what_was_acknowledged_may_be_lost_are_said() {
         let url = PostgresUrl::parse(server.url()).unwrap();
         let warnings = || async { PostgresStore::look(&url).await.unwrap().warnings };
         assert_eq!(warnings().await, [] as [&str; 0]);
+        // Its clock is this machine's.
+        let ahead = PostgresStore::look(&url).await.unwrap().ahead;
+        assert!(ahead.is_some_and(|ahead| ahead.abs() < 1000), "{ahead:?}");
         let client = server.client().await;
         for set in [
             "fsync = off",

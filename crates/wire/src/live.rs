@@ -11,7 +11,7 @@
 //! let Ok(ClientFrame::Subscribe { topic, id, .. }) = frame else { panic!() };
 //!
 //! let mut answer = String::new();
-//! live::push_subscribed(&topic, id, "e1", 9, "[]", false, &mut answer);
+//! live::push_subscribed(&topic, id, "e1", 9, "[]", false, None, &mut answer);
 //! assert_eq!(
 //!     answer,
 //!     r#"{"type":"subscribed","topic":"room:7","id":1,"epoch":"e1","offset":9,"snapshot":[],"recovered":false}"#
@@ -87,6 +87,8 @@ pub enum ClientFrame<'a> {
         id: Option<&'a str>,
         /// Epoch and offset of the last event that was received.
         recover: Option<Position<'a>>,
+        /// Whether the answer is to say who is there: with `"members":true`.
+        members: bool,
     },
     /// Leaves a topic.
     Unsubscribe {

@@ -244,7 +244,7 @@ const TABLE: [Entry; 17] = {
             (NodeLost, "node_lost", 1001),
             Cluster,
             AtOnce,
-            "The node that held it died. Not counted yet",
+            "The node that held it died; counted by the node that found out",
         ),
     ]
 };

@@ -1,11 +1,20 @@
-// A Redis of a test's own, and a link to it that can be cut.
-import { spawn } from "node:child_process";
+// A Redis of a test's own, or a Redis Cluster, and a link to it that can be cut.
+import { execFile, spawn } from "node:child_process";
 import { once } from "node:events";
 import { mkdtempSync, rmSync } from "node:fs";
 import { connect, createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { promisify } from "node:util";
 import { freePort, until } from "./server.js";
+
+const run = promisify(execFile);
+
+/** What the server on a port answers to a command. */
+export async function ask(port, ...words) {
+  const { stdout } = await run("redis-cli", ["-p", `${port}`, ...words], { timeout: 5000 });
+  return stdout.trim();
+}
 
 /** Starts a Redis that keeps nothing on disk. `args` are for its command line. */
 export async function redis(port, args = [], env = {}) {
@@ -63,6 +72,67 @@ export async function start(args, ready, env = {}) {
       rmSync(folder, { recursive: true, force: true });
     },
   };
+}
+
+/** A server that may become a part of a Redis Cluster; `bus` is its port for others. `patience` is its `cluster-node-timeout`. */
+export async function clusterServer(patience = 2000) {
+  // The bus has a port of its own, ten thousand above by default.
+  const bus = await freePort();
+  const args = ["--cluster-enabled", "yes", "--cluster-node-timeout", `${patience}`];
+  return { ...(await redis(undefined, [...args, "--cluster-port", `${bus}`])), bus };
+}
+
+/** A Redis Cluster of three masters, with a replica each if `replicas` is 1: its servers. */
+export async function redisCluster({ replicas = 0, patience, keep = (server) => server } = {}) {
+  const servers = [];
+  for (let index = 0; index < 3 * (1 + replicas); index++)
+    servers.push(keep(await clusterServer(patience)));
+  const hosts = servers.map(({ port }) => `127.0.0.1:${port}`);
+  const many = ["--cluster-replicas", `${replicas}`, "--cluster-yes"];
+  await run("redis-cli", ["--cluster", "create", ...hosts, ...many], { timeout: 60_000 });
+  return servers;
+}
+
+/** As `cluster.url` names it. */
+export const clusterUrl = (servers) =>
+  `redis+cluster://${servers.map(({ port }) => `127.0.0.1:${port}`).join(",")}`;
+
+/** The servers of a Redis Cluster as the one on a port knows them. */
+export async function clusterNodes(port) {
+  const lines = (await ask(port, "CLUSTER", "NODES")).split("\n");
+  return lines.map((line) => {
+    const [id, address, flags, master, , , , , ...slots] = line.split(" ");
+    const isMaster = flags.includes("master") && !flags.includes("fail");
+    const ranges = slots.map((range) => range.split("-").map(Number));
+    const owns = (slot) => ranges.some(([from, to = from]) => from <= slot && slot <= to);
+    return { id, port: Number(address.match(/:(\d+)@/)[1]), isMaster, master, owns };
+  });
+}
+
+/** The master of the slot of a key, or of a sharded channel. */
+export async function masterOf(port, key) {
+  const slot = Number(await ask(port, "CLUSTER", "KEYSLOT", key));
+  const nodes = await clusterNodes(port);
+  return nodes.find(({ isMaster, owns }) => isMaster && owns(slot));
+}
+
+/** Moves the slot of a key or a sharded channel to another master, as resharding does. */
+export async function moveSlot(port, key, underWay = async () => {}) {
+  const slot = await ask(port, "CLUSTER", "KEYSLOT", key);
+  const from = await masterOf(port, key);
+  const masters = (await clusterNodes(port)).filter(({ isMaster }) => isMaster);
+  const to = masters.find(({ id }) => id !== from.id);
+  await ask(to.port, "CLUSTER", "SETSLOT", slot, "IMPORTING", from.id);
+  await ask(from.port, "CLUSTER", "SETSLOT", slot, "MIGRATING", to.id);
+  await underWay();
+  for (;;) {
+    const keys = await ask(from.port, "CLUSTER", "GETKEYSINSLOT", slot, "100");
+    if (keys === "") break;
+    const all = ["KEYS", ...keys.split("\n")];
+    await ask(from.port, "MIGRATE", "127.0.0.1", `${to.port}`, "", "0", "5000", ...all);
+  }
+  for (const one of [to, from, ...masters])
+    await ask(one.port, "CLUSTER", "SETSLOT", slot, "NODE", to.id);
 }
 
 /**

@@ -37,7 +37,7 @@ export const killAll = (open) =>
 /** Starts a node; `set` are configuration keys. */
 export async function serve(
   set = {},
-  { port, dev = false, env = {}, scheme = "http", cwd, patience = 5000 } = {},
+  { port, dev = false, env = {}, scheme = "http", cwd, patience = 5000, binary = BINARY } = {},
 ) {
   port ??= await freePort();
   // What a node leaves to the next is in its directory: in none that others have.
@@ -56,7 +56,7 @@ export async function serve(
   // A key that is given as undefined is left to its default.
   const keys = Object.entries(given).filter(([, value]) => value !== undefined);
   const flags = keys.flatMap(([key, value]) => ["--set", `${key}=${value}`]);
-  const child = spawn(BINARY, ["serve", ...(dev ? ["--dev"] : []), ...flags], {
+  const child = spawn(binary, ["serve", ...(dev ? ["--dev"] : []), ...flags], {
     stdio: ["ignore", "pipe", "pipe"],
     env: { ...process.env, ...env },
     cwd,

@@ -27,6 +27,8 @@ pub(super) struct Incarnation<'a> {
     pub(super) renew_at: Instant,
     /// When there is something to maintain; `None` if nothing is known of.
     pub(super) maintain_at: Option<Instant>,
+    /// Sockets of dead nodes that were swept, since the last of these was done with.
+    pub(super) swept: u32,
     /// The node's place among the living, from 0 on.
     pub(super) rank: u32,
     /// Users to be registered.

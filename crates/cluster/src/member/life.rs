@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use heartline_wire::reason::Reason;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
@@ -291,6 +292,7 @@ impl<R: Registry, L: Local> Member<R, L> {
             name: joined.incarnation,
             renew_at: asked + self.timing.refresh,
             maintain_at: None,
+            swept: 0,
             rank: 0,
             restored: false,
             restore,
@@ -471,8 +473,11 @@ impl<R: Registry, L: Local> Member<R, L> {
         self.counters
             .swept
             .fetch_add(u64::from(swept), Ordering::Relaxed);
-        for incarnation in ended {
-            tracing::info!(%incarnation, "swept what a node left behind");
+        incarnation.swept = incarnation.swept.saturating_add(swept);
+        for lost in ended {
+            let sockets = std::mem::take(&mut incarnation.swept);
+            let reason = Reason::NodeLost;
+            tracing::info!(incarnation = %lost, %reason, sockets, "swept what a node left behind");
         }
         self.schedule(incarnation, next_due);
         // What is left over is due now.

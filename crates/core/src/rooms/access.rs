@@ -3,7 +3,7 @@
 use heartline_wire::codes::Code;
 
 use crate::auth::{Identity, RoomPattern};
-use crate::policy::ConversationAccess;
+use crate::policy::{ConversationAccess, RoomAccess, RoomsDefault};
 use crate::store::conversations::Membership;
 
 /// Why a room may not be joined or published to.
@@ -108,15 +108,19 @@ fn own(name: &str, identity: &Identity) -> Result<Option<Grant>, RoomError> {
     }
 }
 
+/// What holds of a room that is no conversation, where no claim speaks of it.
+fn unnamed(access: RoomAccess) -> Result<Grant, RoomError> {
+    match access.rooms {
+        RoomsDefault::Open => Ok(Grant::Given),
+        RoomsDefault::Closed => Err(RoomError::Forbidden),
+    }
+}
+
 /// Whether a room may be joined.
 ///
 /// # Errors
 /// When it may not, whoever is a member of it.
-pub fn may_join(
-    name: &str,
-    identity: &Identity,
-    access: ConversationAccess,
-) -> Result<Grant, RoomError> {
+pub fn may_join(name: &str, identity: &Identity, access: RoomAccess) -> Result<Grant, RoomError> {
     if let Some(grant) = own(name, identity)? {
         return Ok(grant);
     }
@@ -126,10 +130,11 @@ pub fn may_join(
             true => Ok(Grant::ToMembers(Membership::Invited)),
             false => Err(error),
         }),
-        None if is_conversation && access == ConversationAccess::Members => {
-            Ok(Grant::ToMembers(Membership::Joined))
-        }
-        None => Ok(Grant::Given),
+        None if is_conversation => Ok(match access.conversations {
+            ConversationAccess::Members => Grant::ToMembers(Membership::Joined),
+            ConversationAccess::Open => Grant::Given,
+        }),
+        None => unnamed(access),
     }
 }
 
@@ -141,7 +146,7 @@ pub fn may_join(
 pub fn may_publish(
     name: &str,
     identity: &Identity,
-    access: ConversationAccess,
+    access: RoomAccess,
 ) -> Result<Grant, RoomError> {
     if let Some(grant) = own(name, identity)? {
         return Ok(grant);
@@ -149,7 +154,7 @@ pub fn may_publish(
     match &identity.publish {
         Some(patterns) => named(name, patterns),
         None if conversation_of(name).is_some() => may_join(name, identity, access),
-        None => Ok(Grant::Given),
+        None => unnamed(access),
     }
 }
 
@@ -178,18 +183,61 @@ mod tests {
         }
     }
 
+    fn access(conversations: ConversationAccess) -> RoomAccess {
+        RoomAccess {
+            conversations,
+            ..RoomAccess::default()
+        }
+    }
+
+    #[test]
+    fn where_nothing_is_open_by_default_a_token_may_do_what_it_says() {
+        let closed = RoomAccess {
+            rooms: RoomsDefault::Closed,
+            ..RoomAccess::default()
+        };
+        let lobby: Option<&[&str]> = Some(&["lobby"]);
+        let (fine, forbidden) = (Ok(Grant::Given), Err(RoomError::Forbidden));
+        for (rooms, publish, join, say) in [
+            (None, None, forbidden, forbidden),
+            (lobby, None, fine, forbidden),
+            (None, lobby, forbidden, fine),
+            (lobby, lobby, fine, fine),
+        ] {
+            let who = identity(rooms, publish);
+            assert_eq!(may_join("lobby", &who, closed), join);
+            assert_eq!(may_publish("lobby", &who, closed), say);
+            assert_eq!(may_join("user:7", &who, closed), fine);
+            assert_eq!(may_publish("user:7", &who, closed), fine);
+            // Who has no token has no claims.
+            let nobody = Identity::default();
+            assert_eq!(may_join("lobby", &nobody, closed), forbidden);
+            assert_eq!(may_publish("lobby", &nobody, closed), forbidden);
+        }
+        // Of conversations something else decides.
+        let anybody = identity(None, None);
+        let to_members = Ok(Grant::ToMembers(Membership::Joined));
+        assert_eq!(may_join("conversation:1", &anybody, closed), to_members);
+        assert_eq!(may_publish("conversation:1", &anybody, closed), to_members);
+        let open = RoomAccess {
+            conversations: ConversationAccess::Open,
+            ..closed
+        };
+        assert_eq!(may_join("conversation:1", &anybody, open), fine);
+        assert_eq!(may_publish("conversation:1", &anybody, open), fine);
+    }
+
     #[test]
     fn private_rooms_are_their_owners() {
         let owner = identity(Some(&["*"]), None);
-        let may_join = |name: &str, identity: &Identity| {
-            may_join(name, identity, ConversationAccess::Open).map(drop)
-        };
+        let open = access(ConversationAccess::Open);
+        let may_join = |name: &str, identity: &Identity| may_join(name, identity, open).map(drop);
         assert_eq!(may_join("user:7", &owner), Ok(()));
         assert_eq!(may_join("user:8", &owner), Err(RoomError::Forbidden));
         let nobody = Identity::default();
         for name in ["user:7", "conversation:1"] {
             assert_eq!(may_join(name, &nobody), Err(RoomError::AuthRequired));
-            let publish = may_publish(name, &nobody, ConversationAccess::Open);
+            let publish = may_publish(name, &nobody, open);
             assert_eq!(publish, Err(RoomError::AuthRequired));
         }
         assert_eq!(may_join("lobby", &nobody), Ok(()));
@@ -200,7 +248,8 @@ mod tests {
     #[test]
     fn a_conversation_is_open_by_a_token_or_to_its_members() {
         use Membership::{Invited, Joined};
-        let (open, members) = (ConversationAccess::Open, ConversationAccess::Members);
+        let open = access(ConversationAccess::Open);
+        let members = access(ConversationAccess::Members);
         let fits: Option<&[&str]> = Some(&["conversation:*"]);
         let others: Option<&[&str]> = Some(&["lobby"]);
         for (rooms, access, expected) in [

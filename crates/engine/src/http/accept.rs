@@ -34,7 +34,7 @@ const IDLE: Duration = Duration::from_secs(65);
 /// The same while there are many.
 const IDLE_AMONG_MANY: Duration = Duration::from_secs(10);
 /// How long nothing is accepted when nothing can be.
-const PAUSE: Duration = Duration::from_millis(50);
+pub(crate) const PAUSE: Duration = Duration::from_millis(50);
 /// Shortest time between two lines of the log about one thing.
 const LOG_PERIOD: Duration = Duration::from_secs(1);
 

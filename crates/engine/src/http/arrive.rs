@@ -9,7 +9,6 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use bytes::Bytes;
 use hyper::Request as HttpRequest;
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use tokio::net::TcpListener;
@@ -21,7 +20,8 @@ use crate::http::front::{HttpFront, Sender};
 use crate::http::remote::client_address;
 use crate::http::upgrade::{PLAIN, agree, wants_upgrade};
 use crate::shard::ShardMessage;
-use crate::shard::newcomers::{Arrival, Doorman, Listening, Opening};
+use crate::shard::listener::Listener;
+use crate::shard::newcomers::{Arrival, Caller, Doorman, Listening, Opening};
 use crate::shard::request::Protocol;
 use crate::slots::address_group;
 
@@ -43,7 +43,7 @@ impl<Op: Send + 'static> HttpFront<Op> {
         for shard in &self.parts.shards {
             shard.0.push(ShardMessage::Listen(Listening {
                 id,
-                listener: mio::net::TcpListener::from_std(listener.try_clone()?),
+                listener: Listener::new(mio::net::TcpListener::from_std(listener.try_clone()?)),
                 doorman: self.clone(),
             }));
         }
@@ -105,7 +105,7 @@ impl<Op: Send + 'static> Doorman for HttpFront<Op> {
             .min_by_key(|other| other.connections())
         {
             Some(least) if has_clearly_more(connections, least.connections()) => {
-                least.0.push(ShardMessage::Arrived(arrival));
+                least.hand_on(arrival);
                 None
             }
             _ => Some(arrival),
@@ -158,17 +158,11 @@ impl<Op: Send + 'static> Doorman for HttpFront<Op> {
         })
     }
 
-    fn serve(
-        self: Arc<Self>,
-        tcp: std::net::TcpStream,
-        peer: IpAddr,
-        inside: Inside,
-        read: Bytes,
-        patience: Duration,
-    ) {
-        match tokio::net::TcpStream::from_std(tcp) {
+    fn serve(self: Arc<Self>, caller: Caller) {
+        match tokio::net::TcpStream::from_std(caller.tcp) {
             Ok(tcp) => drop(tokio::spawn(async move {
-                self.connection(tcp, read, peer, PLAIN, inside, patience)
+                let (peer, inside) = (caller.peer, caller.inside);
+                self.connection(tcp, caller.read, peer, PLAIN, inside, caller.patience)
                     .await;
             })),
             Err(error) => tracing::warn!(%error, "a connection could not be served"),

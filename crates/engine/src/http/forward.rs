@@ -18,6 +18,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::AsyncWriteExt;
 
 use crate::http::answer::{Answer, refusal};
+use crate::http::served::Asking;
 use crate::http::upgrade::{Reclaim, Spliced, wants_upgrade};
 use crate::tasks::BoxFuture;
 
@@ -46,7 +47,7 @@ pub type FindOwner = Arc<dyn Fn(u32) -> BoxFuture<Option<Owner>> + Send + Sync>;
 pub struct Forwarder {
     tag: u32,
     find: FindOwner,
-    client: Client<HttpConnector, Incoming>,
+    client: Client<HttpConnector, Asking>,
 }
 
 /// No node has the session (any more).
@@ -72,9 +73,9 @@ impl Forwarder {
     }
 
     /// The owner's response.
-    pub async fn send(
+    async fn send(
         &self,
-        mut request: Request<Incoming>,
+        mut request: Request<Asking>,
         name: &Sid,
     ) -> Result<Response<Incoming>, Nobody> {
         let owner = (self.find)(name.tag()).await.ok_or(Nobody)?;
@@ -142,7 +143,7 @@ pub(super) fn splice(
 /// Has the owner of a session answer.
 pub(super) async fn forward(
     forwarder: &Forwarder,
-    mut request: HttpRequest<Incoming>,
+    mut request: HttpRequest<Asking>,
     name: &Sid,
     take: Reclaim,
 ) -> Answer {

@@ -17,7 +17,6 @@ use heartline_wire::engineio::RequestError;
 use heartline_wire::handshake::Handshake as Head;
 use heartline_wire::id::Sid;
 use http_body_util::{BodyExt, Full};
-use hyper::body::Incoming;
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Method, Request as HttpRequest, Response, StatusCode};
 use ipnet::IpNet;
@@ -37,7 +36,7 @@ use crate::http::cors::{AllowedOrigins, Origin};
 use crate::http::forward::{Forwarder, forward};
 use crate::http::remote::{client_address, client_scheme};
 use crate::http::seldom::Seldom;
-use crate::http::served;
+use crate::http::served::{self, AT_ONCE, Asking, OWED};
 use crate::http::token::{TokenPlaces, token};
 use crate::http::upgrade::{Reclaim, TLS, switch, wants_upgrade};
 use crate::http::visitor::Visitor;
@@ -295,11 +294,25 @@ impl<Op: Send + 'static> HttpFront<Op> {
             tls: take.tls,
             take,
         };
+        let idle = || inside.patience();
+        let owed = |request: &HttpRequest<Asking>| self.owed(request);
         let answer = |request| self.clone().answer(request, sender);
-        served::serve(stream, early, patience, || inside.patience(), answer).await;
+        served::serve(stream, early, patience, idle, owed, answer).await;
     }
 
-    async fn answer(self: Arc<Self>, request: HttpRequest<Incoming>, sender: Sender) -> Answer {
+    /// How long a client that says no more is still answered. A poll's answer may be a minute in
+    /// coming, and who has left meanwhile is to be missed at once.
+    pub(super) fn owed<B>(&self, request: &HttpRequest<B>) -> Duration {
+        let polls = request.method() == Method::GET
+            && request.uri().path() == self.settings.engineio_path
+            && Query::of(request).get("sid").is_some();
+        match polls {
+            true => AT_ONCE,
+            false => OWED,
+        }
+    }
+
+    async fn answer(self: Arc<Self>, request: HttpRequest<Asking>, sender: Sender) -> Answer {
         let front = self.clone();
         let mut answer = front.route(request, sender).await;
         if *self.parts.draining.borrow() && answer.status() != StatusCode::SWITCHING_PROTOCOLS {
@@ -312,7 +325,7 @@ impl<Op: Send + 'static> HttpFront<Op> {
 
     pub(super) async fn route(
         self: Arc<Self>,
-        request: HttpRequest<Incoming>,
+        request: HttpRequest<Asking>,
         sender: Sender,
     ) -> Answer {
         let path = request.uri().path();
@@ -360,7 +373,7 @@ impl<Op: Send + 'static> HttpFront<Op> {
     }
 
     /// Who asks for something of the app's.
-    fn visitor(&self, request: &HttpRequest<Incoming>, sender: Sender) -> Visitor {
+    fn visitor(&self, request: &HttpRequest<Asking>, sender: Sender) -> Visitor {
         let (headers, trusted) = (request.headers(), &self.settings.trusted_proxies);
         Visitor {
             address: address_group(client_address(sender.ip, headers, trusted)),
@@ -376,7 +389,7 @@ impl<Op: Send + 'static> HttpFront<Op> {
     }
 
     /// The same. The log hears of foreign ones, now and then.
-    fn origin(&self, request: &HttpRequest<Incoming>, sender: Sender) -> Origin {
+    fn origin(&self, request: &HttpRequest<Asking>, sender: Sender) -> Origin {
         let origin = self.judge(request.headers(), sender);
         if let Origin::Foreign(name) = &origin {
             if let Some(refused) = self.foreign_origins.speaks_for(self.parts.clock.now()) {
@@ -399,7 +412,7 @@ impl<Op: Send + 'static> HttpFront<Op> {
 
     /// Asks the app, which has to answer for what is within the limits only, whether a
     /// connection may begin so; headers for the response.
-    async fn gatekeep(&self, request: &HttpRequest<Incoming>) -> Result<HeaderMap, Answer> {
+    async fn gatekeep(&self, request: &HttpRequest<Asking>) -> Result<HeaderMap, Answer> {
         let Some(gatekeeper) = &self.parts.gatekeeper else {
             return Ok(HeaderMap::new());
         };
@@ -439,7 +452,7 @@ impl<Op: Send + 'static> HttpFront<Op> {
 
     async fn engineio(
         self: &Arc<Self>,
-        request: HttpRequest<Incoming>,
+        request: HttpRequest<Asking>,
         sender: Sender,
         origin: &Origin,
     ) -> Answer {
@@ -514,7 +527,7 @@ impl<Op: Send + 'static> HttpFront<Op> {
         (!sender.is_node && forwarder.is_foreign(name)).then_some(forwarder)
     }
 
-    async fn poll(self: &Arc<Self>, request: HttpRequest<Incoming>, name: Sid) -> Answer {
+    async fn poll(self: &Arc<Self>, request: HttpRequest<Asking>, name: Sid) -> Answer {
         let Some(shard) = self.shard(&name) else {
             return refusal(RequestError::UnknownSid, false);
         };
@@ -554,7 +567,7 @@ impl<Op: Send + 'static> HttpFront<Op> {
     async fn poll_post(
         &self,
         shard: &ShardHandle<Op>,
-        request: HttpRequest<Incoming>,
+        request: HttpRequest<Asking>,
         name: Sid,
     ) -> Answer {
         let id = self.requests.fetch_add(1, Ordering::Relaxed);
@@ -608,7 +621,7 @@ impl<Op: Send + 'static> HttpFront<Op> {
 
     async fn upgrade(
         self: &Arc<Self>,
-        mut request: HttpRequest<Incoming>,
+        mut request: HttpRequest<Asking>,
         name: Sid,
         take: Reclaim,
     ) -> Answer {
@@ -632,7 +645,7 @@ impl<Op: Send + 'static> HttpFront<Op> {
 
     // --- live ------------------------------------------------------------
 
-    async fn live(self: &Arc<Self>, request: HttpRequest<Incoming>, sender: Sender) -> Answer {
+    async fn live(self: &Arc<Self>, request: HttpRequest<Asking>, sender: Sender) -> Answer {
         let origin = self.origin(&request, sender);
         match origin {
             Origin::Malformed => {
@@ -676,7 +689,7 @@ impl<Op: Send + 'static> HttpFront<Op> {
 
     fn open_websocket(
         self: &Arc<Self>,
-        mut request: HttpRequest<Incoming>,
+        mut request: HttpRequest<Asking>,
         protocol: Protocol,
         base64: bool,
         handshake: Handshake,
@@ -797,7 +810,7 @@ enum BodyError {
 
 /// Reads a body of at most `limit` bytes. Of a larger one, the rest is discarded first, up
 /// to a bound.
-async fn read_body(mut body: Incoming, limit: usize) -> Result<Bytes, BodyError> {
+async fn read_body(mut body: Asking, limit: usize) -> Result<Bytes, BodyError> {
     let mut kept = Vec::new();
     let mut seen = 0;
     while let Some(frame) = body.frame().await {

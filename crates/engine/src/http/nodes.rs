@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
-use hyper::body::Incoming;
 use hyper::header::HeaderMap;
 use hyper::{Request as HttpRequest, Response, StatusCode};
 use tokio::net::TcpListener;
@@ -15,7 +14,7 @@ use tokio::sync::Semaphore;
 use crate::http::answer::{Answer, status, text};
 use crate::http::forward::PROOF;
 use crate::http::front::{HttpFront, Sender};
-use crate::http::served;
+use crate::http::served::{self, Asking};
 use crate::http::upgrade::PLAIN;
 use crate::tasks::BoxFuture;
 
@@ -64,7 +63,7 @@ impl<Op: Send + 'static> HttpFront<Op> {
                     tls: false,
                     take: PLAIN,
                 };
-                let answer = |request: HttpRequest<Incoming>| {
+                let answer = |request: HttpRequest<Asking>| {
                     let (front, answerer) = (front.clone(), answerer.clone());
                     let proven = is_proven(request.headers(), proof().as_deref());
                     async move {
@@ -75,7 +74,9 @@ impl<Op: Send + 'static> HttpFront<Op> {
                         }
                     }
                 };
-                served::serve(tcp, Bytes::new(), IDLE_NODE, || IDLE_NODE, answer).await;
+                let (idle, early) = (|| IDLE_NODE, Bytes::new());
+                let owed = |request: &HttpRequest<Asking>| front.owed(request);
+                served::serve(tcp, early, IDLE_NODE, idle, owed, answer).await;
                 drop(place);
             });
         }
@@ -96,7 +97,7 @@ fn is_proven(headers: &HeaderMap, secret: Option<&str>) -> bool {
     !secret.is_empty() && given.len() == secret.len() && differs == 0
 }
 
-async fn ask(request: HttpRequest<Incoming>, answerer: &Answerer) -> Answer {
+async fn ask(request: HttpRequest<Asking>, answerer: &Answerer) -> Answer {
     let body = Limited::new(request.into_body(), MAX_QUESTION).collect();
     match body.await {
         Ok(body) => Response::new(Full::new(answerer(body.to_bytes()).await.into())),

@@ -1,4 +1,4 @@
-//! The stream that HTTP is served on, with three things that hyper does not do.
+//! The stream that HTTP is served on, with four things that hyper does not do.
 //!
 //! It does not wait for ever for a peer who does not read: hyper bounds how long a
 //! request may take to come, not how long a response may take to leave, and an
@@ -6,6 +6,10 @@
 //!
 //! It tells a request that is slow to come from one that nobody has begun to send: a
 //! connection may wait longer for its next request than that may take to arrive.
+//!
+//! It answers who has said all they have to say and ended their side of the stream: hyper takes
+//! that end for a departure, and gives up what is being answered. A departure looks the same, so
+//! the end is kept from hyper for a time, and for a short one where an answer may be long in coming.
 //!
 //! And it holds back the response that ends HTTP (`101 Switching Protocols`), so
 //! that it leaves together with the first frames: one packet less for every
@@ -16,13 +20,13 @@ use std::future::Future;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
-use std::task::{Context, Poll};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::Full;
-use hyper::body::Incoming;
+use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -31,7 +35,12 @@ use tokio::time::{Instant, Sleep, sleep};
 /// How long a response may make no progress towards a client that does not read.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Bound on a request's headers.
-const HEADER_BYTES: usize = 16 * 1024;
+pub(crate) const HEADER_BYTES: usize = 16 * 1024;
+/// How long who has ended their side of the stream is still answered.
+pub(super) const OWED: Duration = Duration::from_secs(10);
+/// The same where an answer may be long in coming, and where a body has not come whole: what a shard
+/// has to say already leaves within some turns, and who has left is to be missed at once.
+pub(super) const AT_ONCE: Duration = Duration::from_millis(50);
 
 /// The bound that hyper has on headers, the wait for them included. The stream's own come
 /// first, but without one hyper does not ask the stream for the next request before something
@@ -41,22 +50,28 @@ const NEVER: Duration = Duration::from_secs(600);
 /// Serves HTTP on a stream of which `early` has been read, until it ends or is upgraded.
 ///
 /// The headers of a request may take `head` from the first byte, the first request `head`
-/// from now; `idle` says how long the next one may be waited for.
+/// from now; `idle` says how long the next one may be waited for, and `owed` how long a client
+/// that says no more is still to be answered.
 pub(super) async fn serve<S, F, R>(
     stream: S,
     early: Bytes,
     head: Duration,
     idle: impl Fn() -> Duration + Send + Sync,
+    owed: impl Fn(&Request<Asking>) -> Duration + Send + Sync,
     answer: F,
 ) where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    F: Fn(Request<Incoming>) -> R,
+    F: Fn(Request<Asking>) -> R,
     R: Future<Output = Response<Full<Bytes>>>,
 {
     let exchange = Arc::new(Exchange::default());
     let stream = HttpStream::new(stream, early, head, exchange.clone());
-    let service = hyper::service::service_fn(|request| {
-        exchange.enter(Phase::Asked);
+    let service = hyper::service::service_fn(|request: Request<Incoming>| {
+        let request = request.map(|incoming| Asking {
+            incoming,
+            exchange: exchange.clone(),
+        });
+        exchange.ask(request.body().is_end_stream(), owed(&request));
         let answer = answer(request);
         async {
             let answer = answer.await;
@@ -79,6 +94,36 @@ pub(super) async fn serve<S, F, R>(
         .await;
 }
 
+/// The body of a request, whose end is noted.
+pub(crate) struct Asking {
+    incoming: Incoming,
+    exchange: Arc<Exchange>,
+}
+
+impl Body for Asking {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<hyper::Result<Frame<Bytes>>>> {
+        let frame = ready!(Pin::new(&mut self.incoming).poll_frame(cx));
+        if self.incoming.is_end_stream() || frame.is_none() {
+            self.exchange.whole.store(true, Ordering::Relaxed);
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.incoming.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.incoming.size_hint()
+    }
+}
+
 /// How far the present request has come.
 #[derive(Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
@@ -87,8 +132,10 @@ enum Phase {
     Begun,
     /// It is being answered.
     Asked,
-    /// Its response is on its way or has left; there is no next one yet.
+    /// Its response is on its way; there is no next one yet.
     Answered,
+    /// The same, and the response has left.
+    Left,
     /// Its response is the last of HTTP.
     Switching,
 }
@@ -96,6 +143,10 @@ enum Phase {
 /// What a stream and the service on it have in common. One task has both.
 struct Exchange {
     phase: AtomicU8,
+    /// All of the present request has been read.
+    whole: AtomicBool,
+    /// How long it is answered if that was the last of what the client says, ms.
+    owed: AtomicU32,
     /// How long the next request may be waited for, ms.
     idle: AtomicU32,
 }
@@ -104,6 +155,8 @@ impl Default for Exchange {
     fn default() -> Self {
         Exchange {
             phase: AtomicU8::new(Phase::Begun as u8),
+            whole: AtomicBool::new(false),
+            owed: AtomicU32::new(0),
             idle: AtomicU32::new(0),
         }
     }
@@ -118,10 +171,27 @@ impl Exchange {
         self.phase.load(Ordering::Relaxed) == phase as u8
     }
 
-    fn idle(&self, idle: Duration) {
-        let millis = u32::try_from(idle.as_millis()).unwrap_or(u32::MAX);
-        self.idle.store(millis, Ordering::Relaxed);
+    fn ask(&self, whole: bool, owed: Duration) {
+        self.whole.store(whole, Ordering::Relaxed);
+        self.owed.store(millis(owed), Ordering::Relaxed);
+        self.enter(Phase::Asked);
     }
+
+    fn idle(&self, idle: Duration) {
+        self.idle.store(millis(idle), Ordering::Relaxed);
+    }
+
+    /// How long after its last word a client is still answered.
+    fn owed(&self) -> Duration {
+        match self.whole.load(Ordering::Relaxed) {
+            true => Duration::from_millis(self.owed.load(Ordering::Relaxed).into()),
+            false => AT_ONCE,
+        }
+    }
+}
+
+fn millis(time: Duration) -> u32 {
+    u32::try_from(time.as_millis()).unwrap_or(u32::MAX)
 }
 
 /// Ends when a request does not come in time; fails a write that has made no progress for
@@ -140,6 +210,8 @@ pub(crate) struct HttpStream<S> {
     timer: Option<(Step, Pin<Box<Sleep>>)>,
     /// When the wait for what is to be read is over.
     deadline: Option<Instant>,
+    /// When the peer was found to say no more.
+    ended: Option<Instant>,
     /// Set to the deadline, or to an earlier one.
     alarm: Pin<Box<Sleep>>,
 }
@@ -165,6 +237,7 @@ impl<S> HttpStream<S> {
             limit: WRITE_TIMEOUT,
             timer: None,
             deadline: None,
+            ended: None,
             alarm: Box::pin(sleep(head)),
         }
     }
@@ -190,7 +263,7 @@ impl<S> HttpStream<S> {
     fn is_late(&mut self, cx: &mut Context<'_>) -> bool {
         let limit = if self.exchange.is(Phase::Begun) {
             self.head
-        } else if self.exchange.is(Phase::Answered) {
+        } else if self.exchange.is(Phase::Answered) || self.exchange.is(Phase::Left) {
             Duration::from_millis(self.exchange.idle.load(Ordering::Relaxed).into())
         } else {
             self.deadline = None;
@@ -207,6 +280,25 @@ impl<S> HttpStream<S> {
             return self.alarm.as_mut().poll(cx).is_ready();
         }
         false
+    }
+
+    /// Whether the peer's last word is kept from HTTP, which would not answer it. Wakes the
+    /// task when that is over.
+    fn is_owed(&mut self, cx: &mut Context<'_>) -> bool {
+        if self.exchange.is(Phase::Answered) {
+            // What leaves wakes the task, and how long that may take has its own bound.
+            return true;
+        }
+        if !self.exchange.is(Phase::Asked) && !self.exchange.is(Phase::Switching) {
+            return false;
+        }
+        let now = Instant::now();
+        let until = *self.ended.get_or_insert(now) + self.exchange.owed();
+        if now >= until {
+            return false;
+        }
+        self.alarm.as_mut().reset(until);
+        self.alarm.as_mut().poll(cx).is_pending()
     }
 
     fn judge<T>(
@@ -257,9 +349,13 @@ impl<S: AsyncRead + Unpin> AsyncRead for HttpStream<S> {
                 false => Poll::Pending,
             };
         }
-        if self.exchange.is(Phase::Answered) && buffer.filled().len() > before {
-            self.exchange.enter(Phase::Begun);
-            self.deadline = None;
+        if buffer.filled().len() > before {
+            if self.exchange.is(Phase::Answered) || self.exchange.is(Phase::Left) {
+                self.exchange.enter(Phase::Begun);
+                self.deadline = None;
+            }
+        } else if matches!(read, Poll::Ready(Ok(()))) && self.is_owed(cx) {
+            return Poll::Pending;
         }
         read
     }
@@ -297,6 +393,10 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for HttpStream<S> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.exchange.is(Phase::Answered) {
+            // Hyper asks for it when it has nothing more to write.
+            self.exchange.enter(Phase::Left);
+        }
         let progress = Pin::new(&mut self.inner).poll_flush(cx);
         self.judge(Step::Flush, progress, cx)
     }
@@ -310,6 +410,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for HttpStream<S> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use http_body_util::BodyExt;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     const SHORT: Duration = Duration::from_millis(20);
@@ -378,6 +479,7 @@ mod tests {
             Bytes::new(),
             head,
             move || idle,
+            |_| OWED,
             |_| std::future::ready(Response::new(Full::from("hello"))),
         ));
         far
@@ -432,5 +534,76 @@ mod tests {
         let mut far = served(10, 3);
         ask(&mut far).await;
         assert_eq!(lasts(&mut far).await, 3);
+    }
+
+    /// Says `request` and no more. It is answered after `takes`, if that is waited for, as
+    /// `owed` says. What the answer is, and how long the stream lasts, ms.
+    async fn last_word(request: &str, owed: Duration, takes: u64) -> (String, u128) {
+        let (near, mut far) = tokio::io::duplex(10_000);
+        let head = Duration::from_secs(10);
+        let answer = |request: Request<Asking>| async move {
+            let body = request.into_body().collect().await;
+            tokio::time::sleep(Duration::from_millis(takes)).await;
+            Response::new(Full::from(match body {
+                Ok(body) => format!("heard {}", body.to_bytes().len()),
+                Err(_) => "cut off".into(),
+            }))
+        };
+        let served = serve(near, Bytes::new(), head, || head, |_| owed, answer);
+        far.write_all(request.as_bytes()).await.unwrap();
+        far.shutdown().await.unwrap();
+        let begun = Instant::now();
+        let mut told = String::new();
+        let (read, ()) = tokio::join!(far.read_to_string(&mut told), served);
+        read.unwrap();
+        // Clocks of tests go by milliseconds, rounded up.
+        let lasted = begun.elapsed().as_millis() / 10 * 10;
+        (told.rsplit("\r\n\r\n").next().unwrap().into(), lasted)
+    }
+
+    const GET: &str = "GET / HTTP/1.1\r\nhost: x\r\n\r\n";
+
+    #[tokio::test(start_paused = true)]
+    async fn who_says_no_more_is_answered_and_the_stream_ends_with_that() {
+        for takes in [0, 9000] {
+            for request in [GET, "GET / HTTP/1.0\r\n\r\n"] {
+                let answered = last_word(request, OWED, takes).await;
+                assert_eq!(answered, ("heard 0".into(), u128::from(takes)));
+            }
+            let post = "POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\nhi";
+            let answered = last_word(post, OWED, takes).await;
+            assert_eq!(answered, ("heard 2".into(), u128::from(takes)));
+        }
+        let answered = last_word(&GET.repeat(2), OWED, 9000).await;
+        assert_eq!(answered, ("heard 0".into(), 18_000));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_has_left_is_not_answered_for_long() {
+        let nothing = |lasted| (String::new(), lasted);
+        assert_eq!(last_word(GET, OWED, 60_000).await, nothing(10_000));
+        assert_eq!(last_word(GET, AT_ONCE, 60_000).await, nothing(50));
+        assert_eq!(last_word(GET, AT_ONCE, 10).await.0, "heard 0");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_that_takes_a_while_to_leave_does_so_whole() {
+        let (near, mut far) = tokio::io::duplex(1000);
+        let answer = |_| std::future::ready(Response::new(Full::from(vec![b'x'; 100_000])));
+        let (idle, early) = (|| OWED, Bytes::new());
+        tokio::spawn(serve(near, early, OWED, idle, |_| AT_ONCE, answer));
+        far.write_all(GET.as_bytes()).await.unwrap();
+        far.shutdown().await.unwrap();
+        let mut told = Vec::new();
+        while far.read_buf(&mut told).await.unwrap() > 0 {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+        assert_eq!(told.iter().filter(|byte| **byte == b'x').count(), 100_000);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_rest_of_a_body_is_not_waited_for_when_the_client_has_left() {
+        let cut = "POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\nhi";
+        assert_eq!(last_word(cut, OWED, 0).await.1, 50);
     }
 }

@@ -7,7 +7,6 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use heartline_wire::ws::deflate::{Agreement, negotiate};
-use hyper::body::Incoming;
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Method, Request as HttpRequest, StatusCode};
 use hyper_util::rt::TokioIo;
@@ -16,7 +15,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
 use crate::http::answer::{Answer, status, text};
-use crate::http::served::HttpStream;
+use crate::http::served::{Asking, HttpStream};
 use crate::shard::request::Upgraded;
 
 /// A stream to splice, what must be written to it first, and what was read already.
@@ -208,7 +207,7 @@ pub(super) fn agree<B>(request: &HttpRequest<B>, compression: bool) -> Result<Ag
 
 /// Answers 101 and gives the socket to `then`.
 pub(super) fn switch(
-    request: &mut HttpRequest<Incoming>,
+    request: &mut HttpRequest<Asking>,
     compression: bool,
     take: TakeRaw,
     then: impl FnOnce(Upgraded) + Send + 'static,

@@ -211,8 +211,9 @@ impl Engine {
         })
     }
 
-    /// How many slots are taken: by connections, closing ones included, and by who waits for one.
-    pub(super) fn taken(&self) -> usize {
+    /// How many connections there are, those included that are closing, and that wait for
+    /// their first request.
+    pub(super) fn connections(&self) -> usize {
         self.conns.len()
     }
 

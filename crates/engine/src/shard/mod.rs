@@ -6,6 +6,7 @@ pub mod engine;
 pub mod frames;
 pub(crate) mod gather;
 pub mod heartbeat;
+pub(crate) mod listener;
 pub mod mailbox;
 pub(crate) mod newcomers;
 pub mod outbound;
@@ -91,7 +92,15 @@ impl<Op> ShardHandle<Op> {
         self.0.is_high()
     }
 
-    /// Connections that the shard had after its last turn.
+    /// Hands a newcomer on.
+    pub(crate) fn hand_on(&self, arrival: Arrival) {
+        // Until the shard tells itself: of many who come at once, not all are for it.
+        self.0.load.fetch_add(1, Ordering::Relaxed);
+        self.0.push(ShardMessage::Arrived(arrival));
+    }
+
+    /// Connections that the shard had after its last turn, those included who have not asked for
+    /// anything yet: most of them will.
     pub fn connections(&self) -> usize {
         self.0.load.load(Ordering::Relaxed)
     }

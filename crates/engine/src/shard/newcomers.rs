@@ -1,6 +1,7 @@
 //! Those who have come to a shard by TCP and not asked for anything yet, as data; and what the
 //! shard asks the HTTP side about them.
 
+use std::collections::VecDeque;
 use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -8,10 +9,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use hashbrown::HashMap;
+use heartline_wire::id::Slot;
 use heartline_wire::time::Micros;
-use mio::net::{TcpListener, TcpStream};
+use mio::net::TcpStream;
 
 use crate::http::accept::Inside;
+use crate::shard::listener::Listener;
 use crate::shard::request::{Handshake, Protocol};
 use crate::slots::SlotGuard;
 
@@ -30,16 +33,8 @@ pub(crate) trait Doorman: Send + Sync {
     /// What is opened for a request, of which this much has come; `None` if HTTP is to decide.
     fn open(&self, read: &[u8], peer: IpAddr) -> Option<Opening>;
 
-    /// Has HTTP serve a connection of which this was read. The rest of its first request's
-    /// head may take `patience`.
-    fn serve(
-        self: Arc<Self>,
-        tcp: std::net::TcpStream,
-        peer: IpAddr,
-        inside: Inside,
-        read: Bytes,
-        patience: Duration,
-    );
+    /// Has HTTP serve a connection.
+    fn serve(self: Arc<Self>, caller: Caller);
 
     /// A connection could not be accepted. Whether the next one may be at once.
     fn not_accepted(&self, error: &io::Error) -> bool;
@@ -59,11 +54,22 @@ pub(crate) struct Opening {
     pub(crate) head: usize,
 }
 
+/// Whose request, as far as it has come, is for HTTP.
+pub(crate) struct Caller {
+    pub(crate) tcp: std::net::TcpStream,
+    pub(crate) peer: IpAddr,
+    pub(crate) inside: Inside,
+    /// What was read of the connection.
+    pub(crate) read: Bytes,
+    /// How long the rest of the request's head may take.
+    pub(crate) patience: Duration,
+}
+
 /// A socket to listen on.
 pub(crate) struct Listening {
     /// Tells it from others.
     pub(crate) id: usize,
-    pub(crate) listener: TcpListener,
+    pub(crate) listener: Listener,
     pub(crate) doorman: Arc<dyn Doorman>,
 }
 
@@ -82,14 +88,45 @@ pub(crate) struct Arrival {
 pub(crate) struct Arrivals {
     pub(crate) listeners: HashMap<usize, Listening>,
     /// By the slot that is kept for them.
-    pub(crate) waiting: HashMap<u32, Arrival>,
-    /// When it is tried again to accept although no event comes.
+    pub(crate) waiting: HashMap<u32, Waiting>,
+    /// Where somebody has spoken for whom there was no time yet.
+    pub(crate) unheard: VecDeque<Slot>,
+    /// When newcomers have a turn although no event comes.
     pub(crate) again: Option<Micros>,
+    /// For how many newcomers this turn has still time.
+    pub(crate) room: usize,
+    /// Somebody was handed on.
+    pub(crate) handed_on: bool,
 }
+
+/// Who has been accepted and has not asked yet.
+pub(crate) struct Waiting {
+    pub(crate) arrival: Arrival,
+    /// The poller has told of something to read, and nobody has read it.
+    pub(crate) spoke: bool,
+    /// The poller has told of the stream's end, which it does once.
+    pub(crate) hup: bool,
+}
+
+/// Newcomers who are accepted or heard in one turn: some milliseconds of it. Of those who have
+/// connected, thousands may speak in one moment.
+pub(crate) const NEWCOMERS: usize = 64;
 
 impl Arrivals {
     /// When a turn is due for them, deadlines aside.
     pub(crate) fn next_wake(&self) -> Option<Micros> {
         self.again
+    }
+
+    /// Whether there is time for one more in this turn, who has it then.
+    pub(crate) fn has_room(&mut self) -> bool {
+        let room = self.room;
+        self.room = room.saturating_sub(1);
+        room > 0
+    }
+
+    /// Has a turn begin with newcomers at this moment, or at an earlier one.
+    pub(crate) fn again_at(&mut self, at: Micros) {
+        self.again = Some(self.again.map_or(at, |again| again.min(at)));
     }
 }

@@ -15,7 +15,7 @@ use crate::shard::engine::{Engine, Place};
 use crate::shard::frames::framing;
 use crate::shard::polling::{Held, Pending, Polling};
 use crate::shard::request::{Handshake, PostStart, Protocol, Reply, Request, RequestId, Upgraded};
-use crate::shard::stream::{Stash, WebSocket};
+use crate::shard::stream::{Stash, Stream, WebSocket};
 
 /// Why a session ends of which two GETs or two POSTs are on their way at once. It is no breach:
 /// engine.io-client, whose GET has broken, says its goodbye while its last POST is still on its
@@ -156,6 +156,8 @@ impl<A: App> Shard<A> {
         let deflate = upgraded.deflate.is_some();
         let preface = std::mem::take(&mut upgraded.preface);
         let (stream, leftover) = upgraded.into_stream();
+        // More may have been decrypted than HTTP has read, and no event tells of that.
+        let more = matches!(stream, Stream::Tls(_)) || !leftover.is_empty();
         let websocket = WebSocket::new(stream, deflate);
         let opened = self
             .engine
@@ -172,7 +174,7 @@ impl<A: App> Shard<A> {
                 });
             }
         }
-        if !leftover.is_empty() {
+        if more {
             if let Some(conn) = self.engine.conns.get_mut(slot) {
                 if let Transport::WebSocket(websocket) = &mut conn.transport {
                     websocket.stash = Stash::of(&leftover);

@@ -98,16 +98,16 @@ impl<A: App> Shard<A> {
         self.close_failed();
         self.app.turn(&mut self.engine);
         self.write();
-        self.mailbox
-            .0
-            .load
-            .store(self.connections(), std::sync::atomic::Ordering::Relaxed);
+        self.mailbox.0.load.store(
+            self.engine.connections(),
+            std::sync::atomic::Ordering::Relaxed,
+        );
         ControlFlow::Continue(())
     }
 
     /// Reads what has come, unless too much waits to be worked off.
     fn hear(&mut self, events: impl Iterator<Item = Readiness>, asked: Micros) {
-        self.accept_again();
+        self.go_on_with_newcomers();
         let overloaded = self.app.is_overloaded();
         // Whoever is among them is read once, also if an event tells of it as well.
         let mut again = match overloaded {
@@ -139,7 +139,7 @@ impl<A: App> Shard<A> {
             }
             if event.readable || event.ended {
                 let Some(conn) = self.engine.conns.get_mut(slot) else {
-                    self.arrival_readable(slot);
+                    self.arrival_readable(slot, event.ended);
                     continue;
                 };
                 if !overloaded && !conn.again {
@@ -171,7 +171,7 @@ impl<A: App> Shard<A> {
     fn fire(&mut self) {
         self.engine.fire();
         while let Some(slot) = self.engine.nobody_due.pop() {
-            self.give_up(slot);
+            self.has_not_asked(slot);
         }
         while let Some(slot) = self.engine.app_due.pop() {
             if self.engine.conn(slot).is_some() {

@@ -204,6 +204,8 @@ impl<A: App> Shard<A> {
             let read = websocket.stream.read(&mut buffer);
             let more = match read {
                 Ok((0, _)) => {
+                    // Who has only ended their side gets the answers to what they said.
+                    self.engine.flush(slot);
                     self.engine.lost(slot, Reason::TransportClosed);
                     false
                 }

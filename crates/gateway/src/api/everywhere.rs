@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use heartline_core::auth::UserKey;
+use heartline_core::auth::{Identity, UserKey};
 use heartline_core::backplane::{Peer, UserSocket};
 use heartline_core::entries::{MemberEntry, NodeEntry, Page, RoomEntry, SocketEntry, SocketFilter};
 use heartline_core::presence::SocketAddress;
@@ -12,11 +12,14 @@ use heartline_engine::shard::ShardHandle;
 use heartline_wire::codes::Code;
 use heartline_wire::id::Sid;
 
-use super::pages::{DevicesByUser, RoomsByKey, decode_cursor, member_entries, rooms_page};
-use super::{BadCursor, Moved, PublishError, ShedError};
+use super::pages::{
+    DevicesByUser, RoomsByKey, count_newcomer, decode_cursor, member_entries, rooms_page,
+};
+use super::{BadCursor, MEMBERS_AN_EVENT, Moved, PublishError, ShedError};
 use crate::gateway::Gateway;
 use crate::op::Op;
 use crate::peers::{self, Asked, EmitError, Emitted, Part, Silent, Sockets};
+use crate::socket::Socket;
 
 impl Gateway {
     /// Asks all other nodes at once. Answers, and the ids of those that had none.
@@ -251,6 +254,35 @@ impl Gateway {
             *users.entry((member.user_id, member.user_type)).or_default() += member.devices;
         }
         (member_entries(users), unreachable)
+    }
+
+    /// The members of a room as one who may join it is told: of `user:ID` those of the user's own
+    /// key, and of nodes that do not answer none.
+    pub(crate) async fn members_told(
+        &self,
+        namespace: &str,
+        identity: &Identity,
+        room: &str,
+    ) -> Vec<MemberEntry> {
+        let tenant = identity.tenant_id().map(|tenant| &**tenant);
+        let (mut members, _) = self.room_members(namespace, tenant, room).await;
+        if let Some(user) = identity.user.as_ref().filter(|_| room.starts_with(PRIVATE)) {
+            members.retain(|member| member.user_type.as_deref() == user.user_type.as_deref());
+        }
+        members
+    }
+
+    /// The members of a room, on all nodes, for a client that has joined it: at most 1 000, itself
+    /// among them. Ten of them count as an event of the client's.
+    pub async fn members_for(&self, socket: &Socket, room: &str) -> Vec<MemberEntry> {
+        let identity = socket.identity();
+        let members = self.members_told(socket.namespace(), identity, room);
+        let mut members = members.await;
+        socket.charge(members.len() / MEMBERS_AN_EVENT);
+        if let Some(user) = &identity.user {
+            count_newcomer(&mut members, user, false);
+        }
+        members
     }
 
     /// Puts sockets into a room, whatever their tokens say of it, on all nodes. A socket

@@ -13,9 +13,11 @@ mod watching;
 
 use std::fmt;
 
+use heartline_wire::codes::Code;
 use heartline_wire::json::MAX_DEPTH;
 
 pub use invites::Welcome;
+pub(crate) use pages::count_newcomer;
 
 use crate::fanout::Unreachable;
 
@@ -66,6 +68,8 @@ pub struct Moved {
 
 /// Users that a list of a room's members has at most.
 pub(crate) const MAX_MEMBERS: usize = 1000;
+/// So many of them count as an event of the client that asks: a full list as a hundred.
+pub(crate) const MEMBERS_AN_EVENT: usize = 10;
 
 /// What became of a publication.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -98,6 +102,23 @@ pub enum PublishError {
     KeyWithExcept,
     /// The cluster's store is away, and `recovery.unreachable` is `refuse`.
     Unreachable,
+}
+
+impl PublishError {
+    /// The code that clients have for the same.
+    pub fn code(&self) -> Code {
+        match self {
+            PublishError::UnknownNamespace(_) => Code::InvalidNamespace,
+            PublishError::InvalidRoom => Code::InvalidRoom,
+            PublishError::InvalidEvent => Code::InvalidEvent,
+            PublishError::TooLarge(_) => Code::PayloadTooLarge,
+            PublishError::InvalidData
+            | PublishError::TooDeep
+            | PublishError::InvalidKey
+            | PublishError::KeyWithExcept => Code::InvalidData,
+            PublishError::Unreachable => Code::SendFailed,
+        }
+    }
 }
 
 impl From<Unreachable> for PublishError {

@@ -112,6 +112,26 @@ pub(crate) fn member_entries(users: DevicesByUser) -> Vec<MemberEntry> {
     users.into_iter().take(MAX_MEMBERS).map(entry).collect()
 }
 
+/// Sees to it that a user who comes into a room is in the list of its members, with one more
+/// device if that `is_new` there. Of too many members the last one makes room.
+pub(crate) fn count_newcomer(members: &mut Vec<MemberEntry>, user: &UserKey, is_new: bool) {
+    let key = (&*user.user_id, user.user_type.as_deref());
+    let of = |member: &MemberEntry| (&*member.user_id, member.user_type.as_deref()).cmp(&key);
+    match members.binary_search_by(of) {
+        Ok(own) => members[own].devices += usize::from(is_new),
+        Err(place) => {
+            members.truncate(MAX_MEMBERS - 1);
+            let (user_id, user_type) = (key.0.to_owned(), key.1.map(ToOwned::to_owned));
+            let entry = MemberEntry {
+                user_id,
+                user_type,
+                devices: 1,
+            };
+            members.insert(place.min(members.len()), entry);
+        }
+    }
+}
+
 pub(crate) fn encode_cursor(key: &str) -> String {
     use base64::Engine as _;
     base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(key)

@@ -107,7 +107,7 @@ pub(super) async fn inbox_get(
     };
     let inbox = gateway.store().inbox(query).await;
     let mut inbox = inbox.map_err(|error| refused(&error))?;
-    let access = gateway.config().conversations.access;
+    let access = gateway.config().room_access();
     let is_open = |entry: &InboxEntry| {
         let room = rooms::of_conversation(&entry.conversation_id);
         let grant = rooms::may_join(&room, socket.identity(), access);

@@ -2,14 +2,28 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Code, EventError, Gateway, Json, Socket};
+use crate::{Code, Event, EventError, FromEvent, Gateway, Json, Socket};
 
-/// `{ code }`, or the code alone.
-#[derive(Debug, Deserialize)]
-#[serde(untagged)]
-pub(super) enum Pasted {
-    Object { code: String },
-    Code(String),
+/// `{ code }`, or the code alone. What has none in it is no invite, which is said to those alone
+/// who may come by one.
+#[derive(Debug)]
+pub(super) struct Pasted(String);
+
+impl FromEvent for Pasted {
+    fn from_event(event: &Event<'_>) -> Result<Self, EventError> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Raw {
+            Object { code: String },
+            Code(String),
+        }
+        Ok(Pasted(
+            match serde_json::from_str(&heartline_wire::json::whole(event.first())) {
+                Ok(Raw::Object { code } | Raw::Code(code)) => code,
+                Err(_) => String::new(),
+            },
+        ))
+    }
 }
 
 #[derive(Debug, Serialize)]
@@ -24,9 +38,8 @@ pub(super) struct Joined {
 pub(super) async fn join(
     socket: Socket,
     gateway: Gateway,
-    Json(pasted): Json<Pasted>,
+    Pasted(code): Pasted,
 ) -> Result<Json<Joined>, EventError> {
-    let (Pasted::Object { code } | Pasted::Code(code)) = pasted;
     let user = socket.identity().user.as_ref().ok_or(Code::AuthRequired)?;
     let address = Some(socket.remote_addr());
     let welcome = gateway.join_by_invite(&code, user, address).await?;

@@ -2,14 +2,19 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::entries::MemberEntry;
 use crate::rooms::{self, RoomError};
-use crate::{Code, Event, EventError, FromEvent, Json, PublishRequest, Socket};
+use crate::{Code, Event, EventError, FromEvent, Gateway, Json, PublishRequest, Socket};
 
 /// `{ room }`, or the room's name alone.
 #[derive(Debug, Deserialize)]
 #[serde(untagged)]
 pub(super) enum RoomArgument {
-    Object { room: String },
+    Object {
+        room: String,
+        #[serde(default)]
+        members: serde_json::Value,
+    },
     Name(String),
 }
 
@@ -17,6 +22,18 @@ pub(super) enum RoomArgument {
 pub(super) struct RoomReply {
     ok: bool,
     room: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    members: Option<Vec<MemberEntry>>,
+}
+
+impl RoomReply {
+    fn of(room: String) -> Json<RoomReply> {
+        Json(RoomReply {
+            ok: true,
+            room,
+            members: None,
+        })
+    }
 }
 
 #[derive(Serialize)]
@@ -24,13 +41,24 @@ struct RoomEvent<'a> {
     room: &'a str,
 }
 
-/// The room an event is about; what names none is `INVALID_ROOM`.
-pub(super) struct Wanted(String);
+/// The room an event is about, and whether its members are asked for with `members: true`;
+/// what names none is `INVALID_ROOM`.
+pub(super) struct Wanted {
+    room: String,
+    members: bool,
+}
 
 impl FromEvent for Wanted {
     fn from_event(event: &Event<'_>) -> Result<Self, EventError> {
         match serde_json::from_str(&heartline_wire::json::whole(event.first())) {
-            Ok(RoomArgument::Object { room } | RoomArgument::Name(room)) => Ok(Wanted(room)),
+            Ok(RoomArgument::Object { room, members }) => Ok(Wanted {
+                room,
+                members: members == true,
+            }),
+            Ok(RoomArgument::Name(room)) => Ok(Wanted {
+                room,
+                members: false,
+            }),
             Err(_) => Err(EventError::new(
                 Code::InvalidRoom,
                 "room is missing: give { room }, or the room's name alone",
@@ -40,14 +68,19 @@ impl FromEvent for Wanted {
 }
 
 /// The room of `join:KIND` with an id: the id itself, or the only or the
-/// best-named member of an object; without one, the kind alone.
-pub(super) struct KindRoom(String);
+/// best-named member of an object; without one, the kind alone. `members: true` beside it is a
+/// question.
+pub(super) struct KindRoom(Wanted);
 
 impl FromEvent for KindRoom {
     fn from_event(event: &Event<'_>) -> Result<Self, EventError> {
         let kind = event.name().split_once(':').map_or("", |(_, kind)| kind);
-        let value: serde_json::Value =
+        let mut value: serde_json::Value =
             serde_json::from_str(&heartline_wire::json::whole(event.first())).unwrap_or_default();
+        let wants_members = value.get("members").is_some_and(|wanted| *wanted == true);
+        if let Some(object) = value.as_object_mut().filter(|_| wants_members) {
+            object.remove("members");
+        }
         let text = |value: &serde_json::Value| match value {
             serde_json::Value::String(text) if !text.is_empty() => Some(text.clone()),
             serde_json::Value::Number(number) => Some(number.to_string()),
@@ -73,45 +106,55 @@ impl FromEvent for KindRoom {
         if kind.is_empty() || unusable {
             return Err(RoomError::Invalid.into());
         }
-        Ok(KindRoom(match id {
-            Some(id) => format!("{kind}:{id}"),
-            None => kind.to_owned(),
+        Ok(KindRoom(Wanted {
+            room: match id {
+                Some(id) => format!("{kind}:{id}"),
+                None => kind.to_owned(),
+            },
+            members: wants_members,
         }))
     }
 }
 
 pub(super) async fn join(
     socket: Socket,
-    Wanted(room): Wanted,
+    gateway: Gateway,
+    wanted: Wanted,
 ) -> Result<Json<RoomReply>, EventError> {
-    enter(socket, room).await
+    enter(socket, gateway, wanted).await
 }
 
 pub(super) async fn join_kind(
     socket: Socket,
-    KindRoom(room): KindRoom,
+    gateway: Gateway,
+    KindRoom(wanted): KindRoom,
 ) -> Result<Json<RoomReply>, EventError> {
-    enter(socket, room).await
+    enter(socket, gateway, wanted).await
 }
 
-async fn enter(socket: Socket, room: String) -> Result<Json<RoomReply>, EventError> {
+async fn enter(
+    socket: Socket,
+    gateway: Gateway,
+    Wanted { room, members }: Wanted,
+) -> Result<Json<RoomReply>, EventError> {
     socket.ask_to_join(&room).await?;
     socket.answer("room:joined", &RoomEvent { room: &room })?;
-    Ok(Json(RoomReply { ok: true, room }))
+    let mut reply = RoomReply::of(room);
+    if members {
+        reply.0.members = Some(gateway.members_for(&socket, &reply.0.room).await);
+    }
+    Ok(reply)
 }
 
-pub(super) async fn leave(
-    socket: Socket,
-    Wanted(room): Wanted,
-) -> Result<Json<RoomReply>, EventError> {
-    exit(socket, room).await
+pub(super) async fn leave(socket: Socket, wanted: Wanted) -> Result<Json<RoomReply>, EventError> {
+    exit(socket, wanted.room).await
 }
 
 pub(super) async fn leave_kind(
     socket: Socket,
-    KindRoom(room): KindRoom,
+    KindRoom(wanted): KindRoom,
 ) -> Result<Json<RoomReply>, EventError> {
-    exit(socket, room).await
+    exit(socket, wanted.room).await
 }
 
 async fn exit(socket: Socket, room: String) -> Result<Json<RoomReply>, EventError> {
@@ -126,7 +169,7 @@ async fn exit(socket: Socket, room: String) -> Result<Json<RoomReply>, EventErro
     }
     socket.leave(&room).await?;
     socket.answer("room:left", &RoomEvent { room: &room })?;
-    Ok(Json(RoomReply { ok: true, room }))
+    Ok(RoomReply::of(room))
 }
 
 #[derive(Debug, Serialize)]

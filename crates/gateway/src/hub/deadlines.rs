@@ -14,6 +14,12 @@ use super::Hub;
 use super::link::{Link, SocketState};
 use crate::publication::Encoding;
 
+/// When something was last said in any namespace: a connection is idle when all of its sockets
+/// are. `None`: it has none.
+fn last_activity(link: &Link) -> Option<Micros> {
+    link.sockets.iter().map(|socket| socket.last_activity).max()
+}
+
 impl Hub {
     /// Sets the connection's next deadline to the earliest of all that it has.
     pub(super) fn rearm(&mut self, engine: &mut Engine, slot: Slot) {
@@ -31,12 +37,12 @@ impl Hub {
             deadline = deadline.min(until);
         }
         for socket in &link.sockets {
-            deadline = deadline
-                .min(socket.expires)
-                .min(socket.next_heartbeat())
-                .min(socket.last_activity + idle);
+            deadline = deadline.min(socket.expires).min(socket.next_heartbeat());
         }
-        deadline
+        match last_activity(link) {
+            Some(at) => deadline.min(at + idle),
+            None => deadline,
+        }
     }
 
     pub(super) fn idle_timeout(&self) -> Duration {
@@ -94,10 +100,7 @@ impl Hub {
         };
         let expired = due(|socket| socket.expires);
         let beating = due(SocketState::next_heartbeat);
-        let is_idle = link
-            .sockets
-            .iter()
-            .any(|socket| socket.last_activity + idle <= now);
+        let is_idle = last_activity(link).is_some_and(|at| at + idle <= now);
         if !expired.is_empty() {
             return self.expire(engine, slot, &expired);
         }

@@ -258,7 +258,7 @@ impl Hub {
                     .link(slot)
                     .is_some_and(|link| link.encoding == Encoding::Live);
                 if live && !error.announced {
-                    self.live_error(engine, slot, &error.code, &error.error, None);
+                    self.live_error(engine, slot, error, None);
                 } else {
                     let data = json.replacen(r#""ok":false,"#, "", 1);
                     self.emit_here(
@@ -424,13 +424,12 @@ impl Hub {
         &mut self,
         engine: &mut Engine,
         slot: Slot,
-        code: &str,
-        message: &str,
+        error: &EventError,
         id: Option<&str>,
     ) {
         self.metrics.outbound(Outbound::Error).add(1);
         self.send_live(engine, slot, |text| {
-            heartline_wire::live::push_error(code, message, id, text)
+            live::push_error(&error.code, &error.error, error.retry_after_ms, id, text);
         });
     }
 }

@@ -16,6 +16,9 @@ use crate::event::{EventError, temp_id};
 use crate::handler::{Announced, Body, ErasedHandler, Event, Responder};
 use crate::publication::{AckId, Encoding};
 
+/// What clients say to show that they are there: nobody has done anything by that.
+const SIGNS_OF_LIFE: [&str; 2] = ["ping", "heartbeat:response"];
+
 /// An application event of a client.
 pub(super) struct InboundEvent<'a> {
     pub(super) namespace: NamespaceId,
@@ -31,6 +34,8 @@ impl Hub {
     pub(super) fn event(&mut self, engine: &mut Engine, slot: Slot, inbound: InboundEvent<'_>) {
         let namespace = inbound.namespace;
         let now = engine.now;
+        let is_sign_of_life =
+            self.shared.config.builtin_events && SIGNS_OF_LIFE.contains(&inbound.name);
         let Some(link) = self.link_mut(slot) else {
             return;
         };
@@ -42,7 +47,9 @@ impl Hub {
         let Some(socket) = link.socket_mut(namespace) else {
             return;
         };
-        socket.last_activity = now;
+        if !is_sign_of_life {
+            socket.last_activity = now;
+        }
         let said = match inbound.body {
             Body::Args(args) => args,
             Body::Publish(frame) => frame.data,
@@ -241,6 +248,10 @@ impl Hub {
             _ => return,
         };
         let error = EventError::from(code);
+        if let Some(AckId::Raw(id)) = &ack {
+            // Live: no handler has run that could have answered.
+            return self.live_error(engine, slot, &error, Some(&**id));
+        }
         if let Some(address) = self.address(engine, slot, namespace) {
             self.refuse(engine, &address, ack.as_ref(), &error);
         }

@@ -11,6 +11,7 @@ use heartline_wire::{json, ws};
 use super::Hub;
 use super::connect::presented;
 use super::events::InboundEvent;
+use crate::event::EventError;
 use crate::handler::{Body, PublishFrame};
 use crate::metrics::Inbound;
 use crate::publication::AckId;
@@ -52,10 +53,15 @@ impl Hub {
                 let now = engine.clock.unix_millis(engine.now);
                 self.send_live(engine, slot, |text| live::push_pong(id, now, text));
             }
-            ClientFrame::Subscribe { topic, id, recover } => {
+            ClientFrame::Subscribe {
+                topic,
+                id,
+                recover,
+                members,
+            } => {
                 self.count_inbound(Inbound::Subscribe);
                 let recover = recover.map(|(epoch, offset)| ((*epoch).into(), offset));
-                self.subscribe(engine, slot, &topic, id, recover);
+                self.subscribe(engine, slot, &topic, id, recover, members);
             }
             ClientFrame::Unsubscribe { topic, id } => {
                 self.count_inbound(Inbound::Unsubscribe);
@@ -98,7 +104,7 @@ impl Hub {
         let Err(error) = counted else {
             return true;
         };
-        self.live_error(engine, slot, &error.code, &error.error, *id);
+        self.live_error(engine, slot, &error, *id);
         false
     }
 
@@ -125,7 +131,8 @@ impl Hub {
             engine.close(slot, Reason::ProtocolViolation);
             return;
         }
-        self.live_error(engine, slot, Code::ProtocolViolation.as_str(), message, id);
+        let error = EventError::new(Code::ProtocolViolation, message.to_owned());
+        self.live_error(engine, slot, &error, id);
     }
 
     pub(super) fn active(&mut self, engine: &Engine, slot: Slot) {

@@ -250,8 +250,12 @@ impl App for Hub {
                 topic,
                 id,
                 recover,
+                members,
                 held,
-            } => self.subscription_ready(engine, &to, &topic, id.as_deref(), recover, &held),
+            } => {
+                let id = id.as_deref();
+                self.subscription_ready(engine, &to, &topic, id, recover, members, &held);
+            }
             Op::Unsubscribe { to, topic, id } => self.unsubscribed(engine, &to, &topic, id),
             Op::Leave { to, room, reply } => self.leave_asked(engine, &to, &room, reply),
             Op::Deliver {

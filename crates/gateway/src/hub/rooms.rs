@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use heartline_core::auth::{Identity, UserKey};
+use heartline_core::entries::MemberEntry;
 use heartline_core::message::Message;
 use heartline_core::namespaces::NamespaceId;
 use heartline_core::policy::Announce;
@@ -20,7 +21,9 @@ use super::Hub;
 use super::link::SocketState;
 use super::resume::snapshot;
 use super::tasks::TaskKind;
-use crate::event::EventError;
+use crate::api::{MEMBERS_AN_EVENT, count_newcomer};
+use crate::event::{EventError, to_json};
+use crate::gateway::WeakGateway;
 use crate::op::{Held, Op, Recover};
 use crate::publication::Encoding;
 
@@ -28,6 +31,8 @@ use crate::publication::Encoding;
 const REMEMBER: Duration = Duration::from_secs(10);
 /// How long a subscription may take: twice what a store that is away is waited for.
 const SUBSCRIBE: Duration = Duration::from_secs(10);
+/// How much longer, where the other nodes are asked who is there: as long as they may take.
+const ASK_NODES: Duration = Duration::from_secs(4);
 
 /// The only namespace of live connections.
 const ROOT: NamespaceId = NamespaceId::ROOT;
@@ -175,14 +180,18 @@ impl Hub {
         topic: &str,
         id: Option<&str>,
         recover: Recover,
+        members: Option<Vec<MemberEntry>>,
         held: &Result<Held, EventError>,
     ) {
         let Some(slot) = self.locate(engine, to) else {
             return;
         };
+        if let Some(members) = &members {
+            self.charge(engine, to, members.len() / MEMBERS_AN_EVENT);
+        }
         match held {
-            Ok(_) => self.subscribe_now(engine, slot, topic, id, recover),
-            Err(error) => self.live_error(engine, slot, &error.code, &error.error, id),
+            Ok(_) => self.subscribe_now(engine, slot, topic, id, recover, members),
+            Err(error) => self.live_error(engine, slot, error, id),
         }
         self.release_input(engine, slot);
     }
@@ -438,6 +447,8 @@ impl Hub {
         }
     }
 
+    /// A live connection wants to join a topic, and with `members` to hear who is there: up to
+    /// that moment, and itself.
     pub(super) fn subscribe(
         &mut self,
         engine: &mut Engine,
@@ -445,10 +456,11 @@ impl Hub {
         topic: &str,
         id: Option<&str>,
         recover: Recover,
+        members: bool,
     ) {
         self.active(engine, slot);
         if let Err(error) = self.count_join(engine, slot, Some(ROOT)) {
-            self.live_error(engine, slot, &error.code, &error.error, id);
+            self.live_error(engine, slot, &error, id);
             return;
         }
         let Some(socket) = self.link(slot).and_then(|link| link.socket(ROOT)) else {
@@ -457,15 +469,17 @@ impl Hub {
         let identity = socket.identity.clone();
         let open = self.shared.members.may_join_now(topic, &identity);
         if let Some(Err(error)) = open {
-            self.live_error(engine, slot, error.code().as_str(), error.message(), id);
+            self.live_error(engine, slot, &error.into(), id);
             return;
         }
         let tenant = identity.tenant_id().cloned();
         let held = self.shared.fanout.hold_room(ROOT, tenant.as_ref(), topic);
         let ready = held.as_ref().and_then(|held| held.ready());
-        let waits = ready.is_some() || open.is_none();
+        let gateway = self.handlers.gateway.get();
+        let gateway = gateway.filter(|_| members).and_then(WeakGateway::upgrade);
+        let waits = ready.is_some() || open.is_none() || gateway.is_some();
         let (true, Some(to)) = (waits, self.address(engine, slot, ROOT)) else {
-            self.subscribe_now(engine, slot, topic, id, recover);
+            self.subscribe_now(engine, slot, topic, id, recover, None);
             return;
         };
         // What comes from other nodes is to arrive before the answer says that it
@@ -481,17 +495,26 @@ impl Hub {
             if let (Ok(()), Some(ready)) = (&open, ready) {
                 ready.await;
             }
+            let members = match (&open, gateway) {
+                (Ok(()), Some(gateway)) => {
+                    let there = &shared.fanout.namespaces.get(ROOT).name;
+                    Some(gateway.members_told(there, &identity, &topic).await)
+                }
+                _ => None,
+            };
             let held = open.map(|()| held);
             let op = Op::Subscribe {
                 to,
                 topic,
                 id,
                 recover,
+                members,
                 held,
             };
             shared.fanout.post(shard, op);
         };
-        self.start(engine, Box::pin(work), TaskKind::Subscribe(to), SUBSCRIBE);
+        let time = SUBSCRIBE + if members { ASK_NODES } else { Duration::ZERO };
+        self.start(engine, Box::pin(work), TaskKind::Subscribe(to), time);
     }
 
     /// A live connection wants to leave a topic. What it has published before is on its way
@@ -540,13 +563,13 @@ impl Hub {
         topic: &str,
         id: Option<&str>,
         recover: Recover,
+        members: Option<Vec<MemberEntry>>,
     ) {
+        let members = members.map(|members| self.with_newcomer(slot, topic, members));
+        let members = members.as_deref();
         let joined = match self.join(engine, slot, ROOT, topic) {
             Ok(joined) => joined,
-            Err(error) => {
-                let code = error.code().as_str();
-                return self.live_error(engine, slot, code, error.message(), id);
-            }
+            Err(error) => return self.live_error(engine, slot, &error.into(), id),
         };
         self.note_joined(engine, slot, ROOT, topic);
         let epoch = self.shared.fanout.epoch(joined.epoch);
@@ -561,17 +584,29 @@ impl Hub {
         match missed {
             Some((offset, missed)) => {
                 self.send_live(engine, slot, |text| {
-                    live::push_subscribed(topic, id, &epoch, offset, "[]", true, text);
+                    live::push_subscribed(topic, id, &epoch, offset, "[]", true, members, text);
                 });
                 self.replay_topic(engine, slot, topic, missed);
             }
             None => {
                 let snapshot = room.map_or_else(|| "[]".into(), |room| snapshot(&room, to));
                 self.send_live(engine, slot, |text| {
-                    live::push_subscribed(topic, id, &epoch, to, &snapshot, false, text);
+                    live::push_subscribed(topic, id, &epoch, to, &snapshot, false, members, text);
                 });
             }
         }
+    }
+
+    /// The members of a topic as JSON, with a live connection that is about to join it.
+    fn with_newcomer(&self, slot: Slot, topic: &str, mut members: Vec<MemberEntry>) -> String {
+        let socket = self.link(slot).and_then(|link| link.socket(ROOT));
+        if let Some(socket) = socket
+            && let Some(user) = &socket.identity.user
+        {
+            let is_counted = self.is_in(socket, topic) || topic.starts_with(PRIVATE);
+            count_newcomer(&mut members, user, !is_counted);
+        }
+        to_json(&members).unwrap_or_else(|_| "[]".into())
     }
 
     /// A topic of a live connection whose publications may be kept.

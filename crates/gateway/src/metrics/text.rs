@@ -120,12 +120,21 @@ const LABELLED: &[Labelled] = &[
             words(&REFUSALS, count)
         },
     ),
-    ("disconnects", "Sockets ended", "reason", |(metrics, _)| {
-        let count = |reason: Reason| metrics.sum(|shard| shard.disconnects[reason as usize].get());
-        Reason::all()
-            .map(|reason| (reason.as_str(), count(reason)))
-            .collect()
-    }),
+    (
+        "disconnects",
+        "Sockets ended; node_lost: users' on nodes that died, counted by the one that swept them",
+        "reason",
+        |(metrics, gauges)| {
+            let swept = gauges.cluster.as_ref().map_or(0, |cluster| cluster.swept);
+            let count = |reason: Reason| match reason {
+                Reason::NodeLost => swept,
+                _ => metrics.sum(|shard| shard.disconnects[reason as usize].get()),
+            };
+            Reason::all()
+                .map(|reason| (reason.as_str(), count(reason)))
+                .collect()
+        },
+    ),
     (
         "messages_inbound",
         "Messages from clients",
@@ -387,12 +396,14 @@ fn connections(to: Encoder<'_, '_>, metrics: &Metrics) -> Encoded {
     Ok(())
 }
 
-fn lease_age(to: Encoder<'_, '_>, cluster: &ClusterStatus) -> Encoded {
+/// Also of a node alone, which needs nobody's leave: it is always 0 there.
+fn lease_age(to: Encoder<'_, '_>, cluster: Option<&ClusterStatus>) -> Encoded {
     let (name, help) = (
         "cluster_lease_age_seconds",
-        "Since this node's lease was renewed",
+        "Since this node's lease was renewed; 0 for a node alone",
     );
-    let age = cluster.lease_age.unwrap_or_default().as_secs_f64();
+    let age = cluster.and_then(|cluster| cluster.lease_age);
+    let age = age.unwrap_or_default().as_secs_f64();
     let encoder = to.encode_descriptor(name, help, None, MetricType::Gauge)?;
     ConstGauge::new(age).encode(encoder)
 }
@@ -441,11 +452,55 @@ impl Collector for Snapshot {
                 ConstCounter::new(value).encode(encoder.encode_family(&labels)?)?;
             }
         }
+        lease_age(to, gauges.cluster.as_ref())?;
         if let Some(cluster) = &gauges.cluster {
-            lease_age(to, cluster)?;
             plain(to, MetricType::Gauge, CLUSTER_GAUGES, cluster)?;
             plain(to, MetricType::Counter, CLUSTER_COUNTERS, cluster)?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(cluster: Option<ClusterStatus>) -> String {
+        Arc::new(Metrics::new(1, vec!["/".into()])).encode(Gauges {
+            rooms: 0,
+            users_online: 0,
+            transports: 0,
+            rate_limit_entries: 0,
+            uptime_seconds: 0,
+            draining: false,
+            suspended: 0,
+            kept_bytes: 0,
+            limited_messages: 0,
+            limited_connects: 0,
+            presence_wrong: Vec::new(),
+            cluster,
+        })
+    }
+
+    #[test]
+    fn who_was_on_a_node_that_died_is_counted_where_that_was_swept() {
+        let lost = r#"heartline_disconnects_total{reason="node_lost"}"#;
+        assert!(told(None).contains(&format!("{lost} 0\n")));
+        let swept = ClusterStatus {
+            swept: 3,
+            ..ClusterStatus::default()
+        };
+        assert!(told(Some(swept)).contains(&format!("{lost} 3\n")));
+    }
+
+    #[test]
+    fn a_node_alone_has_a_lease_of_no_age() {
+        let age = "\nheartline_cluster_lease_age_seconds 0.0\n";
+        assert!(told(None).contains(age), "{}", told(None));
+        let renewed = ClusterStatus {
+            lease_age: Some(std::time::Duration::from_secs(2)),
+            ..ClusterStatus::default()
+        };
+        assert!(told(Some(renewed)).contains("\nheartline_cluster_lease_age_seconds 2.0\n"));
     }
 }

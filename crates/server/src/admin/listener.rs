@@ -1,5 +1,6 @@
 //! Connections to the operators' listener: no more than it can bear, and none that only
-//! takes a place.
+//! takes a place. Who has asked and ended their side of the stream is answered; HTTP alone
+//! would take that for a departure.
 
 use std::future::Future;
 use std::io::{self, IoSlice};
@@ -20,15 +21,19 @@ use tokio::time::{Instant, Sleep, sleep};
 const MAX_CONNECTIONS: usize = 1024;
 /// How long the first byte of a connection may take.
 const FIRST: Duration = Duration::from_secs(10);
-/// How long no byte may move in either direction: longer than scrapers and backends keep a
-/// connection for their next request.
+/// How long a connection may wait for its next request, longer than scrapers and backends
+/// keep theirs; how long it may take from a request's first byte to the answer's, however slowly
+/// the others come; and how long no byte of the answer may move.
 const IDLE: Duration = Duration::from_secs(65);
+/// How long who says no more is still answered.
+const OWED: Duration = Duration::from_secs(10);
 
 /// A listener with so many places.
 pub(super) struct Bounded {
     listener: TcpListener,
     places: Arc<Semaphore>,
     first: Duration,
+    idle: Duration,
 }
 
 impl Bounded {
@@ -37,6 +42,7 @@ impl Bounded {
             listener,
             places: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
             first: FIRST,
+            idle: IDLE,
         }
     }
 }
@@ -52,6 +58,10 @@ impl Listener for Bounded {
         let connection = Connection {
             stream,
             alarm: Box::pin(sleep(self.first)),
+            idle: self.idle,
+            asked: false,
+            answered: false,
+            ended: false,
             _place: place,
         };
         (connection, peer)
@@ -66,22 +76,34 @@ impl Listener for Bounded {
 pub(super) struct Connection {
     stream: TcpStream,
     alarm: Pin<Box<Sleep>>,
+    idle: Duration,
+    /// Something was said since the last answer left.
+    asked: bool,
+    /// Some of an answer was written.
+    answered: bool,
+    /// Nothing more will be.
+    ended: bool,
     _place: Option<OwnedSemaphorePermit>,
 }
 
 impl Connection {
-    /// Notes that something has moved, or looks whether nothing has for too long.
-    fn judge<T>(
+    fn wait(&mut self, time: Duration) {
+        self.alarm.as_mut().reset(Instant::now() + time);
+    }
+
+    /// Notes that something was written, or looks whether nothing was for too long.
+    fn judge(
         &mut self,
-        progress: Poll<io::Result<T>>,
-        late: io::Result<T>,
+        written: Poll<io::Result<usize>>,
         cx: &mut Context<'_>,
-    ) -> Poll<io::Result<T>> {
-        if progress.is_ready() {
-            self.alarm.as_mut().reset(Instant::now() + IDLE);
-            return progress;
+    ) -> Poll<io::Result<usize>> {
+        if written.is_ready() {
+            self.answered = true;
+            self.wait(self.idle);
+            return written;
         }
-        self.alarm.as_mut().poll(cx).map(|()| late)
+        let late = self.alarm.as_mut().poll(cx);
+        late.map(|()| Err(io::ErrorKind::TimedOut.into()))
     }
 }
 
@@ -91,9 +113,25 @@ impl AsyncRead for Connection {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let read = Pin::new(&mut self.stream).poll_read(cx, buffer);
+        let before = buffer.filled().len();
+        match Pin::new(&mut self.stream).poll_read(cx, buffer) {
+            Poll::Ready(Ok(())) if buffer.filled().len() > before => {
+                if !std::mem::replace(&mut self.asked, true) {
+                    let idle = self.idle;
+                    self.wait(idle);
+                }
+                return Poll::Ready(Ok(()));
+            }
+            Poll::Ready(Ok(())) if self.asked => {
+                if !std::mem::replace(&mut self.ended, true) {
+                    self.wait(OWED);
+                }
+            }
+            Poll::Pending => {}
+            ready => return ready,
+        }
         // As if the peer had left: HTTP ends in good order.
-        self.judge(read, Ok(()), cx)
+        self.alarm.as_mut().poll(cx).map(Ok)
     }
 }
 
@@ -104,7 +142,7 @@ impl AsyncWrite for Connection {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
-        self.judge(written, Err(io::ErrorKind::TimedOut.into()), cx)
+        self.judge(written, cx)
     }
 
     fn poll_write_vectored(
@@ -113,7 +151,7 @@ impl AsyncWrite for Connection {
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
-        self.judge(written, Err(io::ErrorKind::TimedOut.into()), cx)
+        self.judge(written, cx)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -121,6 +159,14 @@ impl AsyncWrite for Connection {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // Hyper asks for it when it has nothing more to write.
+        if std::mem::take(&mut self.answered) {
+            self.asked = false;
+            if self.ended {
+                // It waits for a next request, and is to hear that none will come.
+                cx.waker().wake_by_ref();
+            }
+        }
         Pin::new(&mut self.stream).poll_flush(cx)
     }
 
@@ -134,8 +180,12 @@ mod tests {
     use super::*;
     use std::io::{Read, Write};
 
-    #[test]
-    fn connections_that_say_nothing_give_their_places_to_those_who_wait() {
+    /// Serves with two places and this patience; what answers takes `takes`.
+    fn served(
+        first: Duration,
+        idle: Duration,
+        takes: Duration,
+    ) -> (tokio::runtime::Runtime, SocketAddr) {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
@@ -145,27 +195,74 @@ mod tests {
         let address = listener.local_addr().unwrap();
         let bounded = Bounded {
             places: Arc::new(Semaphore::new(2)),
-            first: Duration::from_millis(50),
+            first,
+            idle,
             ..Bounded::new(listener)
         };
-        let answers = axum::Router::new().fallback(|| async { "hello" });
+        let answers = axum::Router::new().fallback(move |body: String| async move {
+            sleep(takes).await;
+            format!("hello {body}")
+        });
         runtime.spawn(async move { axum::serve(bounded, answers).await });
-        let connect = || {
-            let stream = std::net::TcpStream::connect(address).unwrap();
-            stream
-                .set_read_timeout(Some(Duration::from_secs(20)))
-                .unwrap();
-            stream
-        };
-        let mut silent: Vec<_> = (0..4).map(|_| connect()).collect();
-        let mut asks = connect();
+        (runtime, address)
+    }
+
+    fn connect(address: SocketAddr) -> std::net::TcpStream {
+        let stream = std::net::TcpStream::connect(address).unwrap();
+        let patience = Some(Duration::from_secs(20));
+        stream.set_read_timeout(patience).unwrap();
+        stream
+    }
+
+    fn answer(mut stream: std::net::TcpStream) -> String {
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    }
+
+    #[test]
+    fn connections_that_say_nothing_give_their_places_to_those_who_wait() {
+        let (_runtime, address) = served(Duration::from_millis(50), IDLE, Duration::ZERO);
+        let mut silent: Vec<_> = (0..4).map(|_| connect(address)).collect();
+        let mut asks = connect(address);
         asks.write_all(b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
             .unwrap();
-        let mut answer = String::new();
-        asks.read_to_string(&mut answer).unwrap();
-        assert!(answer.ends_with("hello"), "{answer}");
+        let answer = answer(asks);
+        assert!(answer.ends_with("hello "), "{answer}");
         for stream in &mut silent {
             assert_eq!(stream.read(&mut [0]).unwrap(), 0);
+        }
+    }
+
+    #[test]
+    fn who_asks_and_says_no_more_is_answered() {
+        let (_runtime, address) = served(FIRST, IDLE, Duration::from_millis(50));
+        for (request, said) in [
+            ("GET / HTTP/1.1\r\nhost: x\r\n\r\n", "hello "),
+            ("GET / HTTP/1.0\r\n\r\n", "hello "),
+            (
+                "POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 3\r\n\r\nyou",
+                "hello you",
+            ),
+        ] {
+            let mut asks = connect(address);
+            asks.write_all(request.as_bytes()).unwrap();
+            asks.shutdown(std::net::Shutdown::Write).unwrap();
+            let answer = answer(asks);
+            assert!(answer.ends_with(said), "{answer:?}");
+        }
+    }
+
+    #[test]
+    fn a_request_that_trickles_in_has_an_end() {
+        let (_runtime, address) = served(FIRST, Duration::from_millis(100), Duration::ZERO);
+        let mut slow = connect(address);
+        slow.set_read_timeout(Some(Duration::from_millis(10)))
+            .unwrap();
+        slow.write_all(b"GET / HTTP/1.1\r\nx: ").unwrap();
+        let begun = Instant::now();
+        while slow.write_all(b"x").is_ok() && !matches!(slow.read(&mut [0]), Ok(0)) {
+            assert!(begun.elapsed() < FIRST);
         }
     }
 }

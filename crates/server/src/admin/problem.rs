@@ -81,7 +81,7 @@ impl From<PublishError> for Problem {
             PublishError::Unreachable => StatusCode::SERVICE_UNAVAILABLE,
             _ => StatusCode::BAD_REQUEST,
         };
-        Problem::new(status, error.to_string())
+        Problem::new(status, error.to_string()).with_code(error.code().as_str())
     }
 }
 
@@ -104,5 +104,25 @@ impl From<PathRejection> for Problem {
 impl From<QueryRejection> for Problem {
     fn from(error: QueryRejection) -> Self {
         Problem::new(StatusCode::BAD_REQUEST, error.body_text())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_published_has_the_code_that_clients_have_for_it() {
+        for (error, status, code) in [
+            (PublishError::InvalidRoom, 400, "INVALID_ROOM"),
+            (PublishError::InvalidEvent, 400, "INVALID_EVENT"),
+            (PublishError::TooDeep, 400, "INVALID_DATA"),
+            (PublishError::TooLarge(7), 413, "PAYLOAD_TOO_LARGE"),
+            (PublishError::Unreachable, 503, "SEND_FAILED"),
+        ] {
+            let problem = Problem::from(error);
+            assert_eq!(problem.status.as_u16(), status);
+            assert_eq!(problem.code.as_deref(), Some(code));
+        }
     }
 }

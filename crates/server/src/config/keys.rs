@@ -10,7 +10,7 @@ use std::time::Duration;
 use heartline::auth::RoomPattern;
 use heartline::config::{
     AllowedOrigins, Announce, AuthMode, ConnectLimit, ConversationAccess, DevicePolicy,
-    NamespaceConfig, OnExcess,
+    NamespaceConfig, OnExcess, RoomsDefault,
 };
 use heartline_cluster::SocketIoAdapter;
 use heartline_cluster::seal::{Also, MIN_KEY};
@@ -810,6 +810,17 @@ pub(crate) static KEYS: &[Key] = &[
         "100",
         "rooms one socket may be in",
         |s, v| Ok(s.gateway.max_rooms_per_socket = count(v)?),
+    ),
+    node(
+        "rooms.default",
+        "\"open\"",
+        "what a token without a list of rooms may join, and one without a list of rooms to publish \
+         to may write to, conversations excepted: `open`: every room, or `none`. Who has no token \
+         has no lists; `user:ID` is open to its user in any case, and the API to all rooms",
+        |s, v| {
+            let choices = [("open", RoomsDefault::Open), ("none", RoomsDefault::Closed)];
+            Ok(s.gateway.rooms_default = one_of(v, &choices)?)
+        },
     ),
     node(
         "conversations.access",

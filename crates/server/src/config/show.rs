@@ -8,6 +8,9 @@ use super::load::Loaded;
 use super::names::{find, namespace_key};
 use super::value;
 
+/// The value that stands for one which depends on something else.
+const AUTO: &str = "auto";
+
 impl Loaded {
     /// Files that secrets are from.
     pub(crate) fn secret_files(&self) -> BTreeSet<&str> {
@@ -18,6 +21,19 @@ impl Loaded {
         origins
             .filter(|origin| std::path::Path::new(origin).is_file())
             .collect()
+    }
+
+    /// What there is in place of a default that depends on something else.
+    fn in_effect(&self, name: &str) -> Option<String> {
+        let gateway = &self.settings.gateway;
+        match name {
+            "server.node_id" => Some(format!("{:?}", gateway.node_id)),
+            "heartbeat.stale_after" => {
+                let after = gateway.heartbeat.stale_after();
+                Some(format!("\"{}\"", humantime::format_duration(after)))
+            }
+            _ => None,
+        }
     }
 
     /// The effective configuration as TOML, secrets masked.
@@ -33,14 +49,16 @@ impl Loaded {
             }
             let (value, note) = match self.given.get(key.name) {
                 Some(given) => (
-                    key.masked(&given.value),
+                    self.in_effect(key.name)
+                        .filter(|_| given.value.as_str() == Some(AUTO))
+                        .unwrap_or_else(|| key.masked(&given.value)),
                     format!("  # from {}", given.origin),
                 ),
-                None if key.name == "server.node_id" => (
-                    format!("{:?}", self.settings.gateway.node_id),
+                None => (
+                    self.in_effect(key.name)
+                        .unwrap_or_else(|| key.default.to_owned()),
                     String::new(),
                 ),
-                None => (key.default.to_owned(), String::new()),
             };
             let _ = writeln!(out, "{name} = {value}{note}");
         }

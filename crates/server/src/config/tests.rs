@@ -37,6 +37,41 @@ pub(super) fn file(text: &str) -> Result<Loaded, Errors> {
     loaded
 }
 
+#[test]
+fn what_depends_on_something_else_is_shown_as_it_is() {
+    let cases: [(&[&str], &str); 4] = [
+        (&[], "stale_after = \"40s\"\n"),
+        (&["heartbeat.interval=5s"], "stale_after = \"20s\"\n"),
+        (
+            &["heartbeat.stale_after=auto"],
+            "stale_after = \"40s\"  # from --set\n",
+        ),
+        (
+            &["heartbeat.stale_after=60s"],
+            "stale_after = \"60s\"  # from --set\n",
+        ),
+    ];
+    for (given, shown) in cases {
+        let all = set(given).unwrap().show();
+        assert!(all.contains(shown), "{all}");
+    }
+}
+
+#[test]
+fn who_may_join_and_write_by_default_is_one_of_two_words() {
+    use heartline::config::RoomsDefault;
+    let cases: [(&[&str], RoomsDefault); 3] = [
+        (&[], RoomsDefault::Open),
+        (&["rooms.default=open"], RoomsDefault::Open),
+        (&["rooms.default=none"], RoomsDefault::Closed),
+    ];
+    for (given, expected) in cases {
+        let settings = set(given).unwrap().settings;
+        assert_eq!(settings.gateway.rooms_default, expected);
+    }
+    assert!(wrong(&["rooms.default=closed"]).contains("open, none"));
+}
+
 #[cfg(feature = "postgres")]
 #[test]
 fn a_postgres_url_is_for_nodes_too_and_its_password_is_never_shown() {

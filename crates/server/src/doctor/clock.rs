@@ -10,8 +10,8 @@ const END: u64 = 4_102_444_800;
 /// How far two clocks may differ, milliseconds: less than `auth.jwt.leeway` usually is.
 const MAX_DIFFERENCE: u64 = 2000;
 
-/// `ahead`: how far the clock of Redis is ahead, milliseconds.
-pub(super) fn judge(now: u64, ahead: Option<i64>) -> Check {
+/// `others`: whose clocks there are besides, and how far each is ahead, milliseconds, if it said so.
+pub(super) fn judge(now: u64, others: &[(&str, Option<i64>)]) -> Check {
     const NAME: &str = "clock";
     const SYNC: &str = "timedatectl set-ntp true; timedatectl says whether it is in step";
     let time = humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(now));
@@ -20,25 +20,29 @@ pub(super) fn judge(now: u64, ahead: Option<i64>) -> Check {
         let found = format!("it is {time} here, which cannot be: no token and no certificate fits");
         return Check::problem(NAME, found, todo);
     }
-    let Some(ahead) = ahead else {
-        return Check::ok(NAME, format!("it is {time}"));
+    let known = || {
+        others
+            .iter()
+            .filter_map(|(whose, ahead)| Some((*whose, (*ahead)?)))
     };
-    let way = if ahead < 0 { "behind" } else { "ahead" };
-    let difference = ahead.unsigned_abs();
-    let found = match difference {
-        0..1000 => format!("it is {time}; the clock of Redis is {difference} ms {way}"),
-        _ => format!(
-            "it is {time}; the clock of Redis is {:.1} s {way}",
-            difference as f64 / 1000.0
-        ),
-    };
-    match difference > MAX_DIFFERENCE {
+    let told = known().map(|(whose, ahead)| format!("; the clock of {whose} is {}", apart(ahead)));
+    let found = format!("it is {time}{}", told.collect::<String>());
+    match known().any(|(_, ahead)| ahead.unsigned_abs() > MAX_DIFFERENCE) {
         true => Check::warning(
             NAME,
-            format!("{found}: on one of the two machines it is wrong"),
+            format!("{found}: on one of these machines it is wrong"),
             todo,
         ),
         false => Check::ok(NAME, found),
+    }
+}
+
+/// A difference in words.
+fn apart(ahead: i64) -> String {
+    let way = if ahead < 0 { "behind" } else { "ahead" };
+    match ahead.unsigned_abs() {
+        difference @ 0..1000 => format!("{difference} ms {way}"),
+        difference => format!("{:.1} s {way}", difference as f64 / 1000.0),
     }
 }
 
@@ -48,20 +52,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_wrong_year_is_a_problem_and_another_time_than_that_of_redis_a_warning() {
+    fn a_wrong_year_is_a_problem_and_another_time_than_elsewhere_a_warning() {
         let now = 1_800_000_000;
-        for (now, ahead, expected) in [
-            (now, None, Status::Ok),
-            (now, Some(-2000), Status::Ok),
-            (now, Some(2001), Status::Warning),
-            (now, Some(-86_400_000), Status::Warning),
-            (0, None, Status::Problem),
-            (BEGIN - 1, Some(0), Status::Problem),
-            (END, Some(0), Status::Problem),
+        for (now, redis, postgres, expected) in [
+            (now, None, None, Status::Ok),
+            (now, Some(-2000), Some(2000), Status::Ok),
+            (now, Some(2001), None, Status::Warning),
+            (now, None, Some(2001), Status::Warning),
+            (now, Some(0), Some(-86_400_000), Status::Warning),
+            (0, None, None, Status::Problem),
+            (BEGIN - 1, Some(0), None, Status::Problem),
+            (END, Some(0), None, Status::Problem),
         ] {
-            assert_eq!(judge(now, ahead).status, expected, "{now} {ahead:?}");
+            let others = [("Redis", redis), ("PostgreSQL", postgres)];
+            assert_eq!(judge(now, &others).status, expected, "{now} {others:?}");
         }
-        let found = judge(now, Some(-3200)).found;
-        assert!(found.contains("3.2 s behind"), "{found}");
+        let others = [("Redis", Some(-3200)), ("PostgreSQL", Some(7))];
+        let found = judge(now, &others).found;
+        assert!(found.contains("Redis is 3.2 s behind; "), "{found}");
+        assert!(found.contains("PostgreSQL is 7 ms ahead: on"), "{found}");
     }
 }

@@ -73,10 +73,12 @@ async fn look(report: &mut Report, loaded: &Loaded, dev: bool) -> Result<(), Exi
     let missing = missing_authentication(settings).filter(|_| !dev);
     report.add_all(tokens::look(settings, missing).await)?;
     report.add(admin::judge(settings))?;
-    let (checks, ahead) = cluster::look(settings).await;
+    let (checks, redis) = cluster::look(settings).await;
     report.add_all(checks)?;
-    report.add(clock::judge(system_clock(), ahead))?;
-    report.add_all(store::look(settings, running).await)?;
+    let (checks, postgres) = store::look(settings, running).await;
+    report.add_all(checks)?;
+    let clocks = [("Redis", redis), ("PostgreSQL", postgres)];
+    report.add(clock::judge(system_clock(), &clocks))?;
     report.add_all(kept(settings))
 }
 

@@ -6,8 +6,12 @@ use crate::config::{Settings, StoreUrl};
 
 const NAME: &str = "store";
 
-pub(super) async fn look(settings: &Settings, running: Option<Running>) -> Vec<Check> {
-    match &settings.store {
+/// The checks, and how far the clock of PostgreSQL is ahead, milliseconds.
+pub(super) async fn look(
+    settings: &Settings,
+    running: Option<Running>,
+) -> (Vec<Check>, Option<i64>) {
+    let checks = match &settings.store {
         StoreUrl::Memory => {
             // Without a database in this build.
             let _ = running;
@@ -15,10 +19,11 @@ pub(super) async fn look(settings: &Settings, running: Option<Running>) -> Vec<C
             vec![Check::ok(NAME, found)]
         }
         #[cfg(feature = "postgres")]
-        StoreUrl::Postgres(url) => database::postgres(url).await,
+        StoreUrl::Postgres(url) => return database::postgres(url).await,
         #[cfg(feature = "sqlite")]
         StoreUrl::Sqlite(path) | StoreUrl::Usual(path) => database::sqlite(path, running),
-    }
+    };
+    (checks, None)
 }
 
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
@@ -46,13 +51,16 @@ mod database {
     }
 
     #[cfg(feature = "postgres")]
-    pub(super) async fn postgres(url: &heartline_store::PostgresUrl) -> Vec<Check> {
+    pub(super) async fn postgres(url: &heartline_store::PostgresUrl) -> (Vec<Check>, Option<i64>) {
         match heartline_store::PostgresStore::look(url).await {
-            Ok(looked) => judge_postgres(&looked),
+            Ok(looked) => (judge_postgres(&looked), looked.ahead),
             Err(error) => {
                 let todo =
                     format!("psql '{url}' -c 'SELECT 1', with the password, on this machine");
-                vec![Check::problem(NAME, error.to_string(), Some(todo))]
+                (
+                    vec![Check::problem(NAME, error.to_string(), Some(todo))],
+                    None,
+                )
             }
         }
     }

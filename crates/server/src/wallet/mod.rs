@@ -32,7 +32,7 @@ pub(crate) const CONNECT: &str = "/auth/connect";
 
 /// Challenges for an address or a wallet: a person asks for one, and now and then for another.
 const CHALLENGES: Limit = Limit::per(10, 900);
-/// Signatures from an address or for a wallet.
+/// Signatures from an address, and for a wallet those that were wrong.
 const CONNECTS: Limit = Limit::per(5, 900);
 
 /// Longest challenge that is looked at, bytes: a domain has 253 at most, the rest 250.
@@ -41,13 +41,14 @@ const MAX_CHALLENGE: usize = 1024;
 /// How often limits forget who has been quiet.
 const FORGET_EVERY: Duration = Duration::from_secs(60);
 
-/// What is counted, each by itself.
+/// What is counted, each by itself; loopback addresses are not: behind a local proxy that is not
+/// in `server.trusted_proxies`, everybody has the same one.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum Counted {
     ChallengeTo(IpAddr),
     ChallengeFor([u8; 32]),
     ConnectFrom(IpAddr),
-    ConnectOf([u8; 32]),
+    WrongFor([u8; 32]),
 }
 
 /// Signs people in by their wallets.
@@ -175,7 +176,9 @@ impl SignIn {
     ) -> Result<Value, Refusal> {
         let wallet = wallet_of(&object(body)?)?;
         let key = wallet.key().to_bytes();
-        self.count(Counted::ChallengeTo(from), CHALLENGES, now)?;
+        if !from.is_loopback() {
+            self.count(Counted::ChallengeTo(from), CHALLENGES, now)?;
+        }
         self.count(Counted::ChallengeFor(key), CHALLENGES, now)?;
         let expires_at = now.unix_millis + self.settings.ttl.as_millis() as u64;
         let text = self.text(&wallet, now.unix_millis, expires_at);
@@ -233,8 +236,14 @@ impl SignIn {
             Refusal::Invalid("signature must be of 64 bytes, as base64 or hex".into())
         })?;
         let key = wallet.key().to_bytes();
-        self.count(Counted::ConnectFrom(from), CONNECTS, now)?;
-        self.count(Counted::ConnectOf(key), CONNECTS, now)?;
+        if !from.is_loopback() {
+            self.count(Counted::ConnectFrom(from), CONNECTS, now)?;
+        }
+        // Each guess uses a challenge up: who has none of the wallet's has not guessed.
+        let wrong = Counted::WrongFor(key);
+        if let Some(wait) = self.limits.wait(&wrong, CONNECTS, now.at) {
+            return Err(Refusal::TooMany(wait));
+        }
         let challenges = self.challenges(store)?;
         let redeemed = match challenge.len() {
             0..=MAX_CHALLENGE => {
@@ -255,6 +264,7 @@ impl SignIn {
             }
         }
         if !proof::is_signed(&wallet, challenge.as_bytes(), &signature) {
+            self.limits.take(wrong, CONNECTS, now.at);
             return Err(Refusal::Unauthorized("Invalid signature"));
         }
         self.welcome(&wallet, now.unix_millis)
@@ -370,4 +380,147 @@ fn json_of(status: StatusCode, body: &Value) -> HttpResponse {
     let plain = HeaderValue::from_static("nosniff");
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, plain);
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use base64::engine::general_purpose::STANDARD;
+    use heartline::store::memory::MemoryStore;
+    use ring::signature::{Ed25519KeyPair, KeyPair};
+
+    use crate::config::JwtSettings;
+
+    const NOW: Now = Now {
+        at: Micros::ZERO,
+        unix_millis: 1_000_000,
+    };
+
+    /// People who sign in, at a node without anything else.
+    struct People {
+        sign_in: SignIn,
+        store: MemoryStore,
+    }
+
+    impl People {
+        fn new() -> People {
+            let jwt = JwtSettings {
+                secret: Some("0123456789abcdef0123456789abcdef".into()),
+                ..JwtSettings::default()
+            };
+            let settings = WalletSettings {
+                enabled: true,
+                domain: "app.example".into(),
+                ttl: Duration::from_secs(300),
+                token_ttl: Duration::from_secs(600),
+                user_type: None,
+            };
+            People {
+                sign_in: SignIn {
+                    settings,
+                    signer: Signer::for_wallets(&jwt).unwrap(),
+                    limits: KeyedLimiter::default(),
+                    together: None,
+                    start: Instant::now(),
+                },
+                store: MemoryStore::default(),
+            }
+        }
+
+        async fn challenge(&self, from: IpAddr, wallet: &Ed25519KeyPair) -> Option<String> {
+            let body = json!({ "walletAddress": address(wallet) }).to_string();
+            let given = self
+                .sign_in
+                .challenge(&self.store, from, body.as_bytes(), NOW);
+            let given = given.await.ok()?;
+            Some(given["challenge"].as_str()?.to_owned())
+        }
+
+        /// What becomes of a signature by `signer`: `in`, or why not.
+        async fn connect(
+            &self,
+            from: IpAddr,
+            wallet: &Ed25519KeyPair,
+            challenge: &str,
+            signer: &Ed25519KeyPair,
+        ) -> String {
+            let signature = STANDARD.encode(signer.sign(challenge.as_bytes()));
+            let body = json!({
+                "walletAddress": address(wallet), "challenge": challenge, "signature": signature,
+            });
+            let body = body.to_string();
+            let connected = self
+                .sign_in
+                .connect(&self.store, from, body.as_bytes(), NOW);
+            match connected.await {
+                Ok(_) => "in".into(),
+                Err(Refusal::Unauthorized(why)) => why.into(),
+                Err(Refusal::TooMany(_)) => "too many".into(),
+                Err(Refusal::Invalid(why)) => why,
+                Err(Refusal::Store(error)) => error.to_string(),
+            }
+        }
+    }
+
+    fn wallet(seed: u8) -> Ed25519KeyPair {
+        Ed25519KeyPair::from_seed_unchecked(&[seed; 32]).unwrap()
+    }
+
+    fn address(wallet: &Ed25519KeyPair) -> String {
+        STANDARD.encode(wallet.public_key())
+    }
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    #[tokio::test]
+    async fn of_twenty_who_race_for_a_challenge_one_is_in_and_the_others_hear_why() {
+        for from in ["127.0.0.1", "::1"] {
+            let (people, own) = (People::new(), wallet(1));
+            let challenge = people.challenge(ip(from), &own).await.unwrap();
+            assert_eq!(people.connect(ip(from), &own, &challenge, &own).await, "in");
+            for _ in 1..20 {
+                let refused = people.connect(ip(from), &own, &challenge, &own).await;
+                assert_eq!(refused, "Invalid or expired challenge");
+            }
+            // Nor are the challenges that many ask for from there too many.
+            for seed in 2..40 {
+                assert!(people.challenge(ip(from), &wallet(seed)).await.is_some());
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn who_signs_wrongly_for_a_wallet_five_times_has_to_wait_wherever_they_are() {
+        let (people, own, other) = (People::new(), wallet(1), wallet(2));
+        for last in 0..5 {
+            let from = ip(&format!("10.0.0.{last}"));
+            let challenge = people.challenge(from, &own).await.unwrap();
+            // Without a challenge of the wallet's nothing is guessed.
+            let stray = people.connect(ip("127.0.0.1"), &own, "no challenge", &other);
+            assert_eq!(stray.await, "Invalid or expired challenge");
+            let wrong = people.connect(from, &own, &challenge, &other).await;
+            assert_eq!(wrong, "Invalid signature");
+        }
+        let from = ip("127.0.0.1");
+        let challenge = people.challenge(from, &own).await.unwrap();
+        assert_eq!(
+            people.connect(from, &own, &challenge, &own).await,
+            "too many"
+        );
+        let challenge = people.challenge(from, &other).await.unwrap();
+        assert_eq!(people.connect(from, &other, &challenge, &other).await, "in");
+    }
+
+    #[tokio::test]
+    async fn an_address_has_five_tries() {
+        let people = People::new();
+        for seed in 1..=6 {
+            let own = wallet(seed);
+            let challenge = people.challenge(ip("10.0.0.1"), &own).await.unwrap();
+            let became = people.connect(ip("10.0.0.1"), &own, &challenge, &own).await;
+            assert_eq!(became, if seed < 6 { "in" } else { "too many" });
+        }
+    }
 }

@@ -1,6 +1,6 @@
 //! The tables, and how a database gets them.
 
-use std::time::Instant;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use tokio_postgres::{Client, Error, Transaction};
 
@@ -71,6 +71,7 @@ pub(super) async fn look(client: &Client) -> Result<Result<Looked, String>, Erro
     let start = Instant::now();
     let what = format!("PostgreSQL {}", setting(client, "server_version").await?);
     let round_trip = Some(start.elapsed());
+    let ahead = Some(clock_ahead(client).await?);
     let warnings = match examine(client).await? {
         Ok(warnings) => warnings,
         Err(what) => return Ok(Err(what)),
@@ -85,9 +86,23 @@ pub(super) async fn look(client: &Client) -> Result<Result<Looked, String>, Erro
         version: version.into(),
         known: known().into(),
         round_trip,
+        ahead,
         warnings,
         ..Looked::default()
     }))
+}
+
+/// How far the clock of the database's machine is ahead of this one's, milliseconds.
+async fn clock_ahead(client: &Client) -> Result<i64, Error> {
+    let here = || {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH);
+        now.map_or(0, |now| now.as_millis() as i64)
+    };
+    let before = here();
+    let sql = "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint";
+    let there: i64 = client.query_one(sql, &[]).await?.get(0);
+    // It was said in between.
+    Ok(there - i64::midpoint(before, here()))
 }
 
 const VERSION: &str = "SELECT coalesce(max(version), 0) FROM heartline.migration";

@@ -17,6 +17,7 @@ struct Fields<'a> {
     token: Option<&'a str>,
     to_self: Option<&'a str>,
     recover: Option<&'a str>,
+    members: Option<&'a str>,
     resume: Option<&'a str>,
     place: Option<&'a str>,
     topics: Option<&'a str>,
@@ -68,6 +69,7 @@ impl<'a> Fields<'a> {
             "token" => &mut self.token,
             "self" => &mut self.to_self,
             "recover" => &mut self.recover,
+            "members" => &mut self.members,
             "resume" => &mut self.resume,
             "place" => &mut self.place,
             "topics" => &mut self.topics,
@@ -124,6 +126,7 @@ pub fn decode(text: &str) -> Result<ClientFrame<'_>, FrameError<'_>> {
             topic: need("subscribe", "topic", fields.topic)?,
             id,
             recover: fields.recover.and_then(position),
+            members: fields.members == Some("true"),
         },
         "unsubscribe" => ClientFrame::Unsubscribe {
             topic: need("unsubscribe", "topic", fields.topic)?,

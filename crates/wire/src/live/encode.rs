@@ -69,7 +69,8 @@ pub fn push_event(
     out.push('}');
 }
 
-/// Appends the answer to `subscribe`. `snapshot` is a raw JSON array.
+/// Appends the answer to `subscribe`. `snapshot` is a raw JSON array, and so are the `members`,
+/// where they were asked for.
 pub fn push_subscribed(
     topic: &str,
     id: Option<&str>,
@@ -77,6 +78,7 @@ pub fn push_subscribed(
     offset: u64,
     snapshot: &str,
     recovered: bool,
+    members: Option<&str>,
     out: &mut String,
 ) {
     open("subscribed", out);
@@ -86,6 +88,9 @@ pub fn push_subscribed(
     push_number("offset", offset, out);
     push_raw("snapshot", snapshot, out);
     push_raw("recovered", if recovered { "true" } else { "false" }, out);
+    if let Some(members) = members {
+        push_raw("members", members, out);
+    }
     out.push('}');
 }
 
@@ -127,11 +132,21 @@ pub fn push_pong(id: Option<&str>, timestamp_ms: u64, out: &mut String) {
     out.push('}');
 }
 
-/// Appends an error: `{"type":"error","code":…,"message":…,"id":…}`.
-pub fn push_error(code: &str, message: &str, id: Option<&str>, out: &mut String) {
+/// Appends an error: `{"type":"error","code":…,"message":…,"retryAfterMs":…,"id":…}`; the time
+/// after which trying again makes sense in milliseconds, where there is one.
+pub fn push_error(
+    code: &str,
+    message: &str,
+    retry_after_ms: Option<u64>,
+    id: Option<&str>,
+    out: &mut String,
+) {
     open("error", out);
     push_text("code", code, out);
     push_text("message", message, out);
+    if let Some(wait) = retry_after_ms {
+        push_number("retryAfterMs", wait, out);
+    }
     push_id(id, out);
     out.push('}');
 }

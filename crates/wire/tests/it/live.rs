@@ -49,6 +49,7 @@ fn frames() {
                 topic: cow("a"),
                 id: Some("\"x\""),
                 recover: None,
+                members: false,
             },
         ),
         (
@@ -57,6 +58,16 @@ fn frames() {
                 topic: cow("a"),
                 id: None,
                 recover: Some((cow("e"), 7)),
+                members: false,
+            },
+        ),
+        (
+            r#"{"type":"subscribe","topic":"a","members":true}"#,
+            Subscribe {
+                topic: cow("a"),
+                id: None,
+                recover: None,
+                members: true,
             },
         ),
         // A position that is none recovers nothing.
@@ -66,6 +77,7 @@ fn frames() {
                 topic: cow("a"),
                 id: None,
                 recover: None,
+                members: false,
             },
         ),
         (
@@ -74,6 +86,7 @@ fn frames() {
                 topic: cow("a"),
                 id: None,
                 recover: None,
+                members: false,
             },
         ),
         (
@@ -82,6 +95,7 @@ fn frames() {
                 topic: cow("a"),
                 id: None,
                 recover: None,
+                members: false,
             },
         ),
         (
@@ -273,8 +287,12 @@ fn encoders() {
             r#"{"type":"e\"","data":null,"place":"hl.1.2"}"#,
         ),
         (
-            encoded(|o| push_subscribed("t", Some("1"), "e", 3, "[1]", true, o)),
+            encoded(|o| push_subscribed("t", Some("1"), "e", 3, "[1]", true, None, o)),
             r#"{"type":"subscribed","topic":"t","id":1,"epoch":"e","offset":3,"snapshot":[1],"recovered":true}"#,
+        ),
+        (
+            encoded(|o| push_subscribed("t", None, "e", 3, "[]", false, Some("[2]"), o)),
+            r#"{"type":"subscribed","topic":"t","epoch":"e","offset":3,"snapshot":[],"recovered":false,"members":[2]}"#,
         ),
         (
             encoded(|o| push_gap("t", "e", 7, o)),
@@ -305,12 +323,12 @@ fn encoders() {
             r#"{"type":"pong","timestamp":17}"#,
         ),
         (
-            encoded(|o| push_error("protocol-violation", "no \"x\"", None, o)),
+            encoded(|o| push_error("protocol-violation", "no \"x\"", None, None, o)),
             r#"{"type":"error","code":"protocol-violation","message":"no \"x\""}"#,
         ),
         (
-            encoded(|o| push_error("c", "m", Some("5"), o)),
-            r#"{"type":"error","code":"c","message":"m","id":5}"#,
+            encoded(|o| push_error("c", "m", Some(70), Some("5"), o)),
+            r#"{"type":"error","code":"c","message":"m","retryAfterMs":70,"id":5}"#,
         ),
         (
             encoded(|o| push_refusal("c", "m", Some("[1]"), Some("5"), o)),
@@ -356,11 +374,13 @@ proptest! {
         };
         prop_assert_eq!(decode(&text), Ok(expected));
 
-        let text = whole(json!({"type": "subscribe", "topic": topic, "recover": {"epoch": epoch, "offset": offset}}));
+        let members = offset % 2 == 0;
+        let text = whole(json!({"type": "subscribe", "topic": topic, "members": members, "recover": {"epoch": epoch, "offset": offset}}));
         let expected = ClientFrame::Subscribe {
             topic: topic.as_str().into(),
             id: Some(&id),
             recover: Some((epoch.as_str().into(), offset)),
+            members,
         };
         prop_assert_eq!(decode(&text), Ok(expected));
 

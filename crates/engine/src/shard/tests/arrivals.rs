@@ -1,7 +1,7 @@
 //! Newcomers: real sockets, and an HTTP side that notes what it is given.
 
 use std::io::{self, Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
@@ -11,7 +11,10 @@ use tokio::sync::oneshot;
 use super::*;
 use crate::http::accept::{Door, Inside};
 use crate::shard::ShardMessage;
-use crate::shard::newcomers::{Arrival, Doorman, HEADER_TIMEOUT, Listening, Opening as Begun};
+use crate::shard::listener::Listener;
+use crate::shard::newcomers::{
+    Arrival, Caller, Doorman, HEADER_TIMEOUT, Listening, NEWCOMERS, Opening as Begun,
+};
 use crate::slots::ConnectionSlots;
 
 const REQUEST: &[u8] = b"GET / HTTP/1.1\r\n\r\n";
@@ -24,6 +27,8 @@ struct Notes {
     door: Arc<Door>,
     slots: Arc<ConnectionSlots>,
     given: Mutex<Vec<Given>>,
+    /// How many connections the shard had for each whom it might have handed on.
+    loads: Mutex<Vec<usize>>,
 }
 
 impl Doorman for Notes {
@@ -31,7 +36,8 @@ impl Doorman for Notes {
         self.door.enter(peer, 10, &[]).ok()
     }
 
-    fn hand_on(&self, arrival: Arrival, _: u16, _: usize) -> Option<Arrival> {
+    fn hand_on(&self, arrival: Arrival, _: u16, connections: usize) -> Option<Arrival> {
+        self.loads.lock().unwrap().push(connections);
         Some(arrival)
     }
 
@@ -47,15 +53,9 @@ impl Doorman for Notes {
         })
     }
 
-    fn serve(
-        self: Arc<Self>,
-        _: TcpStream,
-        _: std::net::IpAddr,
-        _: Inside,
-        read: Bytes,
-        patience: Duration,
-    ) {
-        self.given.lock().unwrap().push((read, patience));
+    fn serve(self: Arc<Self>, caller: Caller) {
+        let given = (caller.read, caller.patience);
+        self.given.lock().unwrap().push(given);
     }
 
     fn not_accepted(&self, _: &io::Error) -> bool {
@@ -65,22 +65,28 @@ impl Doorman for Notes {
 
 /// A shard that listens, where, and the HTTP side.
 fn listening() -> (Harness<Recorder>, SocketAddr, Arc<Notes>) {
-    let mut harness = Harness::new(settings(), |_| Recorder::default());
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-    listener.set_nonblocking(true).unwrap();
     let address = listener.local_addr().unwrap();
+    let (harness, doorman) = listening_on(listener);
+    (harness, address, doorman)
+}
+
+fn listening_on(listener: TcpListener) -> (Harness<Recorder>, Arc<Notes>) {
+    let mut harness = Harness::new(settings(), |_| Recorder::default());
+    listener.set_nonblocking(true).unwrap();
     let doorman = Arc::new(Notes {
         door: Door::new(10_000, None),
         slots: harness.slots().clone(),
         given: Mutex::default(),
+        loads: Mutex::default(),
     });
     harness.handle().0.push(ShardMessage::Listen(Listening {
         id: 7,
-        listener: mio::net::TcpListener::from_std(listener),
+        listener: Listener::new(mio::net::TcpListener::from_std(listener)),
         doorman: doorman.clone(),
     }));
     harness.turn();
-    (harness, address, doorman)
+    (harness, doorman)
 }
 
 /// Turns at this moment until `is_so`; the kernel may take its time to bring what was sent.
@@ -102,6 +108,13 @@ fn connect(address: SocketAddr) -> TcpStream {
     client
 }
 
+/// A request, and a message behind it that is answered with `hello`.
+fn asks_and_says_hello() -> Vec<u8> {
+    let mut said = REQUEST.to_vec();
+    ws::push_masked_frame(OpCode::Text, b"echo hello", [1, 2, 3, 4], &mut said);
+    said
+}
+
 fn hears(client: &mut TcpStream, what: &[u8]) {
     let mut heard = vec![0; what.len()];
     client.read_exact(&mut heard).unwrap();
@@ -112,9 +125,7 @@ fn hears(client: &mut TcpStream, what: &[u8]) {
 fn who_asks_at_once_is_answered_and_heard() {
     let (mut harness, address, doorman) = listening();
     let mut client = connect(address);
-    let mut said = REQUEST.to_vec();
-    ws::push_masked_frame(OpCode::Text, b"echo hello", [1, 2, 3, 4], &mut said);
-    client.write_all(&said).unwrap();
+    client.write_all(&asks_and_says_hello()).unwrap();
     turn_until(&mut harness, |harness| !harness.app().heard.is_empty());
     harness.settle();
     hears(&mut client, ANSWER);
@@ -127,12 +138,9 @@ fn who_takes_a_while_is_waited_for() {
     let (mut harness, address, doorman) = listening();
     let mut client = connect(address);
     turn_until(&mut harness, |_| doorman.door.total() == 1);
-    assert_eq!(harness.handle().connections(), 0);
     harness.run(HEADER_TIMEOUT - Duration::from_secs(1));
     client.write_all(REQUEST).unwrap();
     turn_until(&mut harness, |harness| !harness.app().opened.is_empty());
-    harness.turn();
-    assert_eq!(harness.handle().connections(), 1);
     // The time for a request is over, and nobody waits for one.
     harness.run(Duration::from_secs(2));
     hears(&mut client, ANSWER);
@@ -202,4 +210,122 @@ fn a_listener_that_is_closed_takes_nobody() {
         Err(oneshot::error::TryRecvError::Closed)
     );
     assert!(TcpStream::connect(address).is_err());
+}
+
+#[test]
+fn who_asks_and_says_no_more_is_answered_and_gone_at_once() {
+    let hello = asks_and_says_hello();
+    for (said, answer) in [(REQUEST, &b""[..]), (&hello, b"\x81\x05hello")] {
+        for waits in [false, true] {
+            let (mut harness, address, doorman) = listening();
+            let mut client = connect(address);
+            if waits {
+                turn_until(&mut harness, |_| doorman.door.total() == 1);
+            }
+            client.write_all(said).unwrap();
+            client.shutdown(Shutdown::Write).unwrap();
+            turn_until(&mut harness, |harness| !harness.app().closed.is_empty());
+            hears(&mut client, ANSWER);
+            hears(&mut client, answer);
+            assert_eq!(client.read(&mut [0]).unwrap(), 0);
+        }
+    }
+}
+
+#[test]
+fn many_who_ask_in_one_moment_are_heard_a_few_in_each_turn() {
+    let (mut harness, address, doorman) = listening();
+    let many = 2 * NEWCOMERS + 1;
+    let mut clients: Vec<_> = (0..many).map(|_| connect(address)).collect();
+    turn_until(&mut harness, |_| doorman.door.total() == many);
+    for client in &mut clients {
+        client.write_all(REQUEST).unwrap();
+        client.shutdown(Shutdown::Write).unwrap();
+    }
+    let mut before = 0;
+    turn_until(&mut harness, |harness| {
+        let opened = harness.app().opened.len();
+        assert!(opened - before <= NEWCOMERS, "{before} and then {opened}");
+        before = opened;
+        // Not one of them is forgotten, nor that they have said all they have to say.
+        harness.app().closed.len() == many
+    });
+    for client in &mut clients {
+        hears(client, ANSWER);
+    }
+    assert_eq!(harness.slots().total(), 0);
+}
+
+#[test]
+fn who_speaks_in_time_is_heard_although_there_is_no_time_for_them() {
+    let (mut harness, address, doorman) = listening();
+    let many = 2 * NEWCOMERS;
+    let mut clients: Vec<_> = (0..many).map(|_| connect(address)).collect();
+    turn_until(&mut harness, |_| doorman.door.total() == many);
+    for client in &mut clients {
+        client.write_all(b"GET").unwrap();
+    }
+    harness.advance(HEADER_TIMEOUT + Duration::from_secs(1));
+    turn_until(&mut harness, |_| doorman.door.total() == 0);
+    assert_eq!(doorman.given.lock().unwrap().len(), many);
+    harness.settle();
+    assert_eq!(harness.handle().connections(), 0);
+}
+
+#[test]
+fn who_has_not_asked_yet_counts_where_newcomers_are_spread() {
+    let (mut harness, address, doorman) = listening();
+    let _clients = [connect(address), connect(address), connect(address)];
+    turn_until(&mut harness, |_| doorman.door.total() == 3);
+    assert_eq!(*doorman.loads.lock().unwrap(), [0, 1, 2]);
+}
+
+#[test]
+fn who_is_handed_on_counts_before_the_other_shard_has_seen_them() {
+    let (mut harness, _, doorman) = listening();
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let client = connect(listener.local_addr().unwrap());
+    let (tcp, peer) = listener.accept().unwrap();
+    tcp.set_nonblocking(true).unwrap();
+    let arrival = Arrival {
+        tcp: mio::net::TcpStream::from_std(tcp),
+        peer: peer.ip(),
+        inside: doorman.door.enter(peer.ip(), 10, &[]).ok().unwrap(),
+        doorman: doorman.clone(),
+        until: harness.now() + HEADER_TIMEOUT,
+    };
+    let handle = harness.handle();
+    handle.hand_on(arrival);
+    assert_eq!(handle.connections(), 1);
+    harness.turn();
+    assert_eq!(handle.connections(), 1);
+    drop(client);
+    turn_until(&mut harness, |harness| harness.handle().connections() == 0);
+}
+
+#[test]
+fn who_came_before_a_listener_is_closed_is_answered() {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let address = listener.local_addr().unwrap();
+    let mut same = mio::net::TcpListener::from_std(listener.try_clone().unwrap());
+    let (mut harness, _) = listening_on(listener);
+    let mut client = connect(address);
+    client.write_all(REQUEST).unwrap();
+    let mut poll = mio::Poll::new().unwrap();
+    let interest = mio::Interest::READABLE;
+    poll.registry()
+        .register(&mut same, mio::Token(0), interest)
+        .unwrap();
+    let patience = Some(Duration::from_secs(5));
+    poll.poll(&mut mio::Events::with_capacity(1), patience)
+        .unwrap();
+    drop(same);
+    let (closed, _) = oneshot::channel();
+    // Told of the end before it hears of the newcomer.
+    let end = ShardMessage::ListenNoMore(7, closed);
+    harness.handle().0.push(end);
+    harness.turn_told(std::iter::empty(), harness.now());
+    turn_until(&mut harness, |harness| !harness.app().opened.is_empty());
+    harness.settle();
+    hears(&mut client, ANSWER);
 }

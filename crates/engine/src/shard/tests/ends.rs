@@ -109,12 +109,12 @@ fn an_end_is_told_once_whatever_else_happens_to_the_connection() {
 fn who_ends_their_half_of_the_stream_is_gone() {
     let mut harness = harness(settings());
     let (slot, mut peer) = harness.join(Opening::plain());
-    peer.text("last words");
+    peer.text("echo last words");
     peer.end();
     harness.settle();
-    assert_eq!(harness.heard(), ["last words"]);
+    assert_eq!(harness.heard(), ["echo last words"]);
     assert_eq!(harness.closed(), [(slot, Reason::TransportClosed)]);
-    assert_eq!(peer.read(), [Told::End]);
+    assert_eq!(peer.read(), [Told::text("last words"), Told::End]);
 }
 
 #[test]

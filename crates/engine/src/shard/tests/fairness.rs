@@ -95,6 +95,21 @@ fn a_member_who_pings_meanwhile_is_answered_before_the_others_are_written_to() {
 }
 
 #[test]
+fn a_ping_never_waits_for_more_than_a_slice_however_much_is_published() {
+    let mut room = room();
+    let (_, mut other) = room.harness.join(Opening::plain());
+    // More is published than can be written between two pings.
+    for _ in 0..20 {
+        room.publish("to all");
+        room.publish("to all again");
+        other.ping(b"?");
+        room.harness.turn();
+        assert_eq!(other.read(), [Told::Pong(b"?".into())]);
+        assert_eq!(room.written(), SLICE);
+    }
+}
+
+#[test]
 fn deadlines_and_the_mailbox_have_their_turn_between_two_slices() {
     let mut room = room();
     room.publish("to all");

@@ -60,7 +60,7 @@ fn two_gets_at_once_end_the_session() {
     let second = harness.get(session);
     assert_eq!(harness.settled(second), Some(Answer::Status(400)));
     assert_eq!(first.answer(), payload("1"));
-    assert_eq!(harness.closed(), [(slot, Reason::ProtocolViolation)]);
+    assert_eq!(harness.closed(), [(slot, Reason::TransportError)]);
     let get = harness.get(session);
     assert_eq!(
         harness.settled(get),
@@ -110,7 +110,7 @@ fn a_post_beside_one_that_is_held_ends_the_session() {
     harness.settle();
     assert_eq!(second.start(), Some(Err(Answer::Status(400))));
     assert_eq!(held.answer(), Some(Answer::Ended));
-    assert_eq!(harness.closed(), [(slot, Reason::ProtocolViolation)]);
+    assert_eq!(harness.closed(), [(slot, Reason::TransportError)]);
     assert_eq!(harness.heard(), ["pause"]);
 }
 

@@ -25,7 +25,7 @@ impl Hub {
         ticket: &Ticket,
     ) {
         for (topic, at) in &ticket.topics {
-            self.subscribe(engine, slot, topic, None, at.clone());
+            self.subscribe(engine, slot, topic, None, at.clone(), false);
         }
     }
 

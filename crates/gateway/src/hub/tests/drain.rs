@@ -1,7 +1,33 @@
 //! The end of a node, step by step as the page about it has them.
 
+use heartline_core::store::memory::MemoryStore;
+use heartline_core::store::{
+    History, HistoryQuery, MessageStore, NewMessage, StoreError, Stored, Tell,
+};
+
 use super::*;
 use crate::{EventError, Json};
+
+/// A store that never comes to its end.
+#[derive(Default)]
+struct Away(MemoryStore);
+
+impl MessageStore for Away {
+    fn append(&self, new: NewMessage, tell: Tell) -> BoxFuture<Result<Stored, StoreError>> {
+        self.0.append(new, tell)
+    }
+
+    fn history(&self, query: HistoryQuery) -> BoxFuture<Result<History, StoreError>> {
+        self.0.history(query)
+    }
+
+    fn close(&self) -> BoxFuture<()> {
+        Box::pin(std::future::pending())
+    }
+}
+
+conversations_of::has_conversations_of!(Away, 0);
+invites_of::has_invites_of!(Away, 0);
 
 /// A node whose event `work` takes two seconds, and `ask` waits for the client.
 fn world(config: Config) -> World {
@@ -190,6 +216,31 @@ fn whoever_is_still_there_when_the_time_is_up_is_closed_all_the_same() {
     world.run(ms(300));
     assert!(draining.is_finished());
     drop(deaf);
+}
+
+#[test]
+fn a_store_that_is_away_keeps_a_node_for_a_second_at_most() {
+    for (work, spread) in [(false, None), (true, Some(seconds(3)))] {
+        let config = Config {
+            drain_timeout: seconds(2),
+            drain_spread: spread,
+            ..config()
+        };
+        let mut world = World::with(config, |builder| {
+            builder
+                .store(Away::default())
+                .on("work", || tokio::time::sleep(seconds(9)))
+        });
+        let mut ann = world.socketio("user=ann");
+        if work {
+            world.ask(&mut ann, r#"421["work"]"#);
+        }
+        let draining = drain(&mut world);
+        world.run(spread.unwrap_or_default() + ms(2_850));
+        assert!(!draining.is_finished(), "there may be time left for it");
+        world.run(ms(100));
+        assert!(draining.is_finished());
+    }
 }
 
 #[test]

@@ -7,9 +7,13 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
 
 mod connect;
+#[path = "../../../tests/support/conversations_of.rs"]
+mod conversations_of;
 mod data;
 mod drain;
 mod gaps;
+#[path = "../../../tests/support/invites_of.rs"]
+mod invites_of;
 mod leaving;
 mod lists;
 mod moving;

@@ -157,6 +157,57 @@ fn who_says_nothing_for_too_long_is_closed_and_pongs_are_nothing() {
     assert_eq!(world.farewells().len(), 2);
 }
 
+/// Where who says nothing for a minute is closed.
+fn impatient() -> Config {
+    Config {
+        heartbeat: HeartbeatConfig {
+            idle_timeout: Some(seconds(60)),
+            ..config().heartbeat
+        },
+        ..config()
+    }
+}
+
+#[test]
+fn a_connection_is_idle_when_nothing_is_said_in_any_of_its_namespaces() {
+    let mut world = World::new(impatient());
+    let mut ann = world.socketio("user=ann");
+    let enter = r#"40/chat,{"token":"user=ann"}"#;
+    assert!(world.ask(&mut ann, enter)[0].starts_with("40/chat,"));
+    for event in [r#"42/chat,["unheard"]"#, r#"42["unheard"]"#] {
+        for _ in 0..3 {
+            world.run(seconds(40));
+            assert!(world.ask(&mut ann, event).is_empty());
+        }
+    }
+    // The last word was said in one, and the other one has been quiet for longer.
+    world.run(ms(59_980));
+    assert!(ann.hears().is_empty());
+    world.run(ms(40));
+    assert_eq!(ann.hears(), ["close 4408"]);
+}
+
+#[test]
+fn signs_of_life_are_no_activity() {
+    let mut world = World::new(impatient());
+    let mut ann = world.socketio("user=ann");
+    let mut bob = world.live("user=bob");
+    for _ in 0..5 {
+        world.run(seconds(11));
+        assert!(world.ask(&mut ann, r#"42["ping"]"#)[0].contains("pong"));
+        ann.says(r#"42["heartbeat:response",{"timestamp":1}]"#);
+        let ping = r#"{"type":"emit","event":"ping","id":1}"#;
+        assert_eq!(world.ask(&mut bob, ping).len(), 2);
+        assert!(world.ask(&mut bob, r#"{"type":"ping"}"#)[0].contains("pong"));
+    }
+    assert!(ann.hears().is_empty());
+    world.run(ms(4_980));
+    assert!(ann.hears().is_empty() && bob.hears().is_empty());
+    world.run(ms(40));
+    assert_eq!(ann.hears(), ["close 4408"]);
+    assert_eq!(bob.hears(), ["close 4408"]);
+}
+
 #[test]
 fn those_who_came_together_do_not_get_their_heartbeats_together_nor_after_a_freeze() {
     let mut world = World::new(Config {

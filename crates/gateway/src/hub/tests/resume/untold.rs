@@ -7,11 +7,7 @@ use heartline_core::store::{
 
 use super::killed::{journaled, killed};
 use super::*;
-
-#[path = "../../../../tests/support/conversations_of.rs"]
-mod conversations_of;
-#[path = "../../../../tests/support/invites_of.rs"]
-mod invites_of;
+use crate::hub::tests::{conversations_of, invites_of};
 
 /// A store that outlives its gateway, and lets nobody read while it is held.
 #[derive(Clone)]
