@@ -562,10 +562,22 @@ describe("a cluster's operators", { timeout: 60000 }, () => {
       1,
     );
     await ann.hear("told");
+    // What was sent to one node under a key is not done again by another.
+    const answers = [];
+    for (const node of [one, two, one]) {
+      const headers = { "idempotency-key": "told-once" };
+      const wish = { method: "POST", body: { event: "told" }, headers };
+      const { status, body, headers: had } = await node.api(`/v1/connections/${ann.id}/emit`, wish);
+      answers.push([status, body, had.get("idempotency-replayed")]);
+    }
+    const delivered = { delivered: 1 };
+    assert.deepEqual(answers, [null, "true", "true"].map((again) => [200, delivered, again]));
     assert.deepEqual(
       (await one.api("/v1/users/ann/emit", { method: "POST", body: { event: "mail" } })).body,
       { delivered: 1 },
     );
+    await ann.hear("mail");
+    assert.equal(ann.count("told"), 2);
 
     const { id } = ann,
       ending = ann.ending();

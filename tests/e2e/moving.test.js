@@ -192,6 +192,10 @@ describe("socket.io-client goes on at another node", { timeout: 60000 }, () => {
       proxy.refusing = true;
       proxy.all("cut");
       await until(() => !socket.connected, "the loss");
+      const entry = async () => (await to.api(`/v1/connections/${id}`)).body;
+      await until(async () => (await entry()).state === "suspended", "another node knows of it");
+      const { body } = await to.api("/v1/connections?state=suspended");
+      assert.deepEqual(body.items, [await entry()]);
       await say(three, "other", "news", "left");
       await say(two, "lobby", "news", number);
       const hello = await turned(proxy, socket, to);

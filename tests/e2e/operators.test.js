@@ -129,7 +129,7 @@ describe("/v1", () => {
       async () => (await node.api("/v1/nodes")).body.nodes[0].connections === 2,
       "the extra ones' end",
     );
-    for (const query of ["cursor=zzz", "limit=0", "limit=many"]) {
+    for (const query of ["cursor=zzz", "cursor=lost.x", "limit=0", "limit=many", "state=gone"]) {
       assert.equal((await node.api(`/v1/connections?${query}`)).status, 400);
     }
   });
@@ -238,6 +238,29 @@ describe("/v1", () => {
         assert.equal(answer.headers.get("content-type"), "application/problem+json");
         assert.match(answer.body.detail, /UTF-8/);
       }
+  });
+
+  it("does once what is sent twice under an Idempotency-Key, and answers it as it did", async () => {
+    const invite = (key, conversationId, headers = {}) =>
+      node.api("/v1/invites", {
+        method: "POST",
+        body: { conversationId },
+        headers: { ...headers, "idempotency-key": key },
+      });
+    const first = await invite("a-key", "7");
+    const again = await invite("a-key", "7");
+    assert.deepEqual([first.status, again.status], [201, 201]);
+    assert.deepEqual(again.body, first.body);
+    assert.equal(again.headers.get("content-type"), first.headers.get("content-type"));
+    const replayed = [first, again].map((one) => one.headers.get("idempotency-replayed"));
+    assert.deepEqual(replayed, [null, "true"]);
+    const other = await invite("a-key", "8");
+    assert.deepEqual([other.status, other.body.code], [422, "IDEMPOTENCY_KEY_REUSED"]);
+    assert.equal((await invite("", "8")).body.code, "IDEMPOTENCY_KEY_INVALID");
+    // Who may not ask is not told of it.
+    const stranger = await invite("a-key", "7", { origin: "http://evil.example" });
+    assert.equal(stranger.status, 403);
+    assert.equal((await node.api("/v1/invites")).body.invites.length, 1);
   });
 
   it("disconnects, and clients stay away", async () => {

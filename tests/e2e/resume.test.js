@@ -463,7 +463,13 @@ describe("who comes back is who left", { timeout: 60000 }, () => {
     proxy.all("cut");
     await lost(socket);
     await until(async () => (await node.metric("heartline_suspended")) === 1, "it waits");
+    const { body } = await node.api(`/v1/connections/${next}`);
+    assert.deepEqual(
+      [body.state, body.transport, body.remoteAddr, body.rooms],
+      ["suspended", "websocket", "127.0.0.1", ["user:ann"]],
+    );
     assert.equal((await node.api(`/v1/connections/${next}`, { method: "DELETE" })).status, 200);
+    assert.equal((await node.api(`/v1/connections/${next}`)).status, 404);
     proxy.refusing = false;
     assert.equal((await back(socket)).recovered, false);
   });
@@ -635,7 +641,8 @@ describe("what is kept", { timeout: 60000 }, () => {
     first.io.engine.close();
     await until(async () => (await node.metric("heartline_suspended")) === 1, "one waits");
     second.io.engine.close();
-    const left = async () => (await node.api("/v1/connections")).body.items.length === 0;
+    const there = "/v1/connections?state=connected";
+    const left = async () => (await node.api(there)).body.items.length === 0;
     await until(left, "both are lost");
     assert.equal(await node.metric("heartline_suspended"), 1);
     proxy.refusing = false;
@@ -825,7 +832,8 @@ describe("a live client comes back", { timeout: 60000 }, () => {
       const client = await live(proxy, "a");
       end(client.live.ws);
       await client.live.end();
-      const gone = async () => (await node.api("/v1/connections")).body.items.length === 0;
+      const there = "/v1/connections?state=connected";
+      const gone = async () => (await node.api(there)).body.items.length === 0;
       await until(gone, "the node has seen it");
       assert.equal((await client.connect()).recovered, comes, end.toString());
       client.live.ws.close(1000);

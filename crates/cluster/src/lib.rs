@@ -34,6 +34,6 @@ pub use cluster::{Cluster, Settings};
 pub use diagnosis::{Diagnosis, diagnose, place};
 pub use member::Timing;
 pub use redis::{
-    BadUrl, Condition, Finding, LineSettings, RedisChallenges, SocketIoAdapter, check_url, faults,
-    own_address,
+    BadUrl, Condition, Finding, LineSettings, OnceBounds, OnceKnown, RedisChallenges, RedisOnce,
+    SocketIoAdapter, check_url, faults, own_address,
 };

@@ -6,8 +6,12 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-/// One socket as the registry knows it.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+use crate::auth::Identity;
+
+/// One socket as the registry knows it. One that is [suspended](ConnectionState::Suspended) is as
+/// it was when its connection was lost; if a process before this one lost it, or another node,
+/// nothing is known of its connection.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct SocketEntry {
     /// The socket's id.
@@ -29,28 +33,74 @@ pub struct SocketEntry {
     pub wallet_address: Option<String>,
     /// The node that holds it.
     pub node_id: String,
-    /// `websocket`, `polling` or `live`.
+    /// `websocket`, `polling` or `live`; empty, and absent in JSON, if it is not known.
+    #[serde(default, skip_serializing_if = "str::is_empty")]
     pub transport: Cow<'static, str>,
     /// The namespace.
     pub namespace: String,
-    /// The peer's address.
+    /// The peer's address; empty, and absent in JSON, if it is not known.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub remote_addr: String,
     /// The `User-Agent` header, cut to 256 bytes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub user_agent: Option<String>,
-    /// `connected`.
+    /// The word for its [`ConnectionState`].
     pub state: Cow<'static, str>,
-    /// Unix milliseconds.
+    /// Unix milliseconds; this and the next two: 0, and absent in JSON, if it is not known.
+    #[serde(default, skip_serializing_if = "is_zero")]
     pub connected_at: u64,
     /// Unix milliseconds of the last packet of any kind from the client.
+    #[serde(default, skip_serializing_if = "is_zero")]
     pub last_seen_at: u64,
     /// Unix milliseconds of the last application event from the client.
+    #[serde(default, skip_serializing_if = "is_zero")]
     pub last_activity_at: u64,
     /// The last ping's round trip, milliseconds; absent before the first.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rtt_ms: Option<f64>,
     /// Rooms it is in, its `user:ID` room included.
     pub rooms: Vec<String>,
+}
+
+fn is_zero(number: &u64) -> bool {
+    *number == 0
+}
+
+impl SocketEntry {
+    /// What an identity says of the socket of this id.
+    pub fn of(socket_id: String, identity: &Identity) -> SocketEntry {
+        let user = identity.user.as_deref();
+        let text = |value: Option<&Arc<str>>| value.map(ToString::to_string);
+        SocketEntry {
+            socket_id,
+            user_id: user.map(|user| user.user_id.to_string()),
+            user_type: text(user.and_then(|user| user.user_type.as_ref())),
+            tenant_id: text(identity.tenant_id()),
+            device_id: text(identity.device_id.as_ref()),
+            wallet_address: text(identity.wallet_address.as_ref()),
+            ..SocketEntry::default()
+        }
+    }
+}
+
+/// Whether a socket has a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ConnectionState {
+    /// It has.
+    Connected,
+    /// Its connection is gone, and its client may still come back to what it had.
+    Suspended,
+}
+
+impl ConnectionState {
+    /// The contract's word.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            ConnectionState::Connected => "connected",
+            ConnectionState::Suspended => "suspended",
+        }
+    }
 }
 
 /// A member of a conversation.
@@ -184,4 +234,34 @@ pub struct SocketFilter {
     pub namespace: Option<String>,
     /// Only in this room.
     pub room: Option<String>,
+    /// Only those that are connected, or those that are not.
+    #[serde(default)]
+    pub state: Option<ConnectionState>,
+}
+
+impl SocketFilter {
+    /// Whether sockets in this state are meant.
+    pub fn takes(&self, state: ConnectionState) -> bool {
+        self.state.is_none_or(|wanted| wanted == state)
+    }
+
+    /// Whether a socket of an identity in a namespace is meant, whatever its state; `is_in` says
+    /// whether it is in a room.
+    pub fn fits(
+        &self,
+        identity: &Identity,
+        namespace: &str,
+        is_in: impl FnOnce(&str) -> bool,
+    ) -> bool {
+        let same = |wanted: &Option<String>, value: Option<&str>| {
+            wanted.is_none() || wanted.as_deref() == value
+        };
+        let user_type = identity.user.as_ref().map(|user| user.user_type.as_deref());
+        let tenant = identity.tenant_id().map(|tenant| &**tenant);
+        same(&self.user_id, identity.user_id())
+            && same(&self.user_type, user_type.flatten())
+            && same(&self.tenant_id, tenant)
+            && same(&self.namespace, Some(namespace))
+            && self.room.as_deref().is_none_or(is_in)
+    }
 }

@@ -385,13 +385,13 @@ pub(crate) enum SelectedAction {
 
 /// What the API wants to know of a shard's sockets.
 pub(crate) enum Query {
-    /// Entries that fit, at most `limit`, among some of the slots from a place on; and the
-    /// place to go on from.
+    /// Entries that fit, at most `limit`, among some of the slots from a place on, each with its
+    /// place; and the place to go on from.
     List {
         filter: SocketFilter,
         from: ListPlace,
         limit: usize,
-        reply: oneshot::Sender<(Vec<SocketEntry>, Option<ListPlace>)>,
+        reply: oneshot::Sender<(Vec<(ListPlace, SocketEntry)>, Option<ListPlace>)>,
     },
     /// Some sockets by where they are, from a place on; and the place to go on from. A socket
     /// that is in several of the rooms is told of as often.

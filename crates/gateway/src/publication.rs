@@ -324,6 +324,11 @@ pub(crate) fn address_text(ip: IpAddr) -> String {
     ip.to_canonical().to_string()
 }
 
+/// A round trip in µs as an entry has it: in milliseconds, if one was measured.
+pub(crate) fn rtt_millis(rtt: u32) -> Option<f64> {
+    (rtt > 0).then(|| f64::from(rtt) / 1000.0)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

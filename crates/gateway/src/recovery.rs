@@ -286,6 +286,7 @@ impl Recovery {
                 lost_at: socket.lost_at.map_or(now, |at| clock.at_unix_millis(at)),
                 places: socket.places.into_iter().map(was_there).collect(),
                 taken: Vec::new(),
+                seen: None,
                 data: Some(socket.remembered)
                     .filter(|texts| !texts.is_empty())
                     .map(SocketData::of),

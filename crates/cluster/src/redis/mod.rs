@@ -8,6 +8,7 @@ mod condition;
 mod fanout;
 #[cfg(test)]
 mod mended;
+mod once;
 mod registry;
 mod sentinels;
 mod server;
@@ -26,6 +27,7 @@ pub use fanout::{
     Counters as FanoutCounters, Driver, Fanout, Heard, Incoming, Line, LineSettings, Link,
     Listener, Outgoing, Queue, Recipients, RedisDriver,
 };
+pub use once::{OnceBounds, OnceKnown, RedisOnce};
 pub use registry::RedisRegistry;
 pub use server::{BadUrl, Commands, Connection, Pushed, Server};
 pub use socketio::{Adapter, Foreign, Reply, SocketIoAdapter, Wish};

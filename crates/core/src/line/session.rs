@@ -1,6 +1,7 @@
 //! Sockets whose connection was lost, until they come back or are given up.
 
 use std::collections::VecDeque;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -38,8 +39,30 @@ pub struct Session<D> {
     pub end: u64,
     /// When it was lost.
     pub lost_at: Micros,
+    /// What was known of its connection then; `None`: another process lost it.
+    pub seen: Option<Box<Seen>>,
     /// What the app remembers of it.
     pub data: D,
+}
+
+/// What was known of a connection when it was lost: a hundred bytes, and the text of the browser,
+/// which those of one kind share.
+#[derive(Debug)]
+pub struct Seen {
+    /// `websocket`, `polling` or `live`.
+    pub transport: &'static str,
+    /// The peer's address.
+    pub remote_addr: IpAddr,
+    /// The `User-Agent` header.
+    pub user_agent: Option<Arc<str>>,
+    /// When the socket began.
+    pub connected_at: Micros,
+    /// When something came from the client for the last time.
+    pub last_seen: Micros,
+    /// When an application event did.
+    pub last_activity: Micros,
+    /// The last ping's round trip, µs; 0: none was measured.
+    pub rtt: u32,
 }
 
 impl<D> Session<D> {
@@ -113,10 +136,21 @@ fn owner(user: Option<&Arc<UserKey>>) -> Option<Owner> {
     user.map(|user| (user.tenant_id.clone(), user.user_id.clone()))
 }
 
+/// A socket was lost.
+#[derive(Clone, Copy)]
+struct Loss {
+    /// Which loss it was.
+    number: u64,
+    name: SocketAddress,
+    at: Micros,
+}
+
 struct Table<D> {
     sessions: HashMap<SocketAddress, Session<D>>,
     /// The names in the order in which they were lost, of which some have been taken up.
-    order: VecDeque<(SocketAddress, Micros)>,
+    order: VecDeque<Loss>,
+    /// How many have been lost.
+    losses: u64,
     /// Their names, by whose they are.
     owners: HashMap<Owner, Vec<SocketAddress>>,
 }
@@ -135,16 +169,34 @@ impl<D> Table<D> {
         Some(session)
     }
 
+    fn names(&self, user: &UserKey) -> Vec<SocketAddress> {
+        let owner = (user.tenant_id.clone(), user.user_id.clone());
+        let mut names = self.owners.get(&owner).cloned().unwrap_or_default();
+        names.retain(|name| {
+            let session = self.sessions.get(name);
+            session.is_some_and(|session| session.identity.user.as_deref() == Some(user))
+        });
+        names
+    }
+
     /// Forgets in the order who has come back, once these are most of it.
     fn compact(&mut self) {
         if self.order.len() <= SLACK * self.sessions.len() + 64 {
             return;
         }
         let sessions = &self.sessions;
-        self.order.retain(|(name, at)| {
-            let session = sessions.get(name);
-            session.is_some_and(|session| session.lost_at == *at)
-        });
+        self.order.retain(|loss| loss.of(sessions).is_some());
+    }
+}
+
+impl Loss {
+    /// What the socket had, if it has not come back since.
+    fn of<'a, D>(
+        &self,
+        sessions: &'a HashMap<SocketAddress, Session<D>>,
+    ) -> Option<&'a Session<D>> {
+        let session = sessions.get(&self.name);
+        session.filter(|session| session.lost_at == self.at)
     }
 }
 
@@ -161,6 +213,7 @@ impl<D> Sessions<D> {
         let table = Table {
             sessions: HashMap::new(),
             order: VecDeque::new(),
+            losses: 0,
             owners: HashMap::new(),
         };
         Sessions {
@@ -183,19 +236,20 @@ impl<D> Sessions<D> {
         let (name, at) = (session.name, session.lost_at);
         let before = table.take(&name);
         while table.sessions.len() >= self.most.max(1) {
-            let Some((oldest, lost_at)) = table.order.pop_front() else {
+            let Some(oldest) = table.order.pop_front() else {
                 break;
             };
-            let still = |session: &Session<D>| session.lost_at == lost_at;
-            if table.sessions.get(&oldest).is_some_and(still) {
-                gone.extend(table.take(&oldest));
+            if oldest.of(&table.sessions).is_some() {
+                gone.extend(table.take(&oldest.name));
             }
         }
         if let Some(owner) = owner(session.identity.user.as_ref()) {
             table.owners.entry(owner).or_default().push(name);
         }
         table.sessions.insert(name, session);
-        table.order.push_back((name, at));
+        let number = table.losses;
+        table.losses += 1;
+        table.order.push_back(Loss { number, name, at });
         table.compact();
         // Without the lock: what is dropped may be the app's.
         drop(table);
@@ -237,16 +291,51 @@ impl<D> Sessions<D> {
     /// Gives up all sessions of a user: their names.
     pub fn give_up_all(&self, user: &UserKey) -> Vec<SocketAddress> {
         let mut table = self.table();
-        let owner = (user.tenant_id.clone(), user.user_id.clone());
-        let mut names = table.owners.get(&owner).cloned().unwrap_or_default();
-        names.retain(|name| {
-            let session = table.sessions.get(name);
-            session.is_some_and(|session| session.identity.user.as_deref() == Some(user))
-        });
+        let names = table.names(user);
         let gone: Vec<_> = names.iter().filter_map(|name| table.take(name)).collect();
         drop(table);
         drop(gone);
         names
+    }
+
+    /// The names of a user's sockets that may come back.
+    pub fn names(&self, user: &UserKey) -> Vec<SocketAddress> {
+        self.table().names(user)
+    }
+
+    /// What a socket had; `None`: it may not come back, or its time is over.
+    pub fn look<T>(
+        &self,
+        name: &SocketAddress,
+        now: Micros,
+        look: impl FnOnce(&Session<D>) -> T,
+    ) -> Option<T> {
+        let table = self.table();
+        let session = table.sessions.get(name)?;
+        (now - session.lost_at <= self.window).then(|| look(session))
+    }
+
+    /// Looks at some of those whose time is not over, in the order in which they were lost: at
+    /// most at the next `most` losses from a place on. `look` gets the place of each, and says
+    /// whether it wants to see more; answers the place to go on from, `None` at the end.
+    pub fn look_at_some(
+        &self,
+        from: u64,
+        most: usize,
+        now: Micros,
+        mut look: impl FnMut(u64, &Session<D>) -> bool,
+    ) -> Option<u64> {
+        let table = self.table();
+        let begin = table.order.partition_point(|loss| loss.number < from);
+        let mut losses = table.order.range(begin..);
+        for loss in losses.by_ref().take(most) {
+            let session = loss.of(&table.sessions);
+            let session = session.filter(|session| now - session.lost_at <= self.window);
+            if session.is_some_and(|session| !look(loss.number, session)) {
+                return Some(loss.number + 1);
+            }
+        }
+        losses.next().map(|loss| loss.number)
     }
 
     /// The conversations whose rooms a socket was in: who looks whether they are still open to
@@ -302,13 +391,12 @@ impl<D> Sessions<D> {
     pub fn expire(&self, now: Micros) -> Vec<SocketAddress> {
         let mut gone = Vec::new();
         let mut table = self.table();
-        while let Some((name, lost_at)) = table.order.front().copied()
-            && now - lost_at > self.window
+        while let Some(oldest) = table.order.front().copied()
+            && now - oldest.at > self.window
         {
             table.order.pop_front();
-            let still = |session: &Session<D>| session.lost_at == lost_at;
-            if table.sessions.get(&name).is_some_and(still) {
-                gone.extend(table.take(&name));
+            if oldest.of(&table.sessions).is_some() {
+                gone.extend(table.take(&oldest.name));
             }
         }
         if table.order.is_empty() {
@@ -383,6 +471,7 @@ mod tests {
             left: 0,
             end: 0,
             lost_at: Micros(at),
+            seen: None,
             data: (),
         }
     }
@@ -410,11 +499,49 @@ mod tests {
     }
 
     #[test]
+    fn who_stays_away_is_listed_once_however_many_come_back_between_the_parts() {
+        let sessions = Sessions::new(Duration::from_secs(3600), 1_000);
+        (0..500).for_each(|number| drop(sessions.park(lost(number, number.into()))));
+        let now = Micros(1_000);
+        let (mut seen, mut place, mut parts) = (Vec::new(), Some(0), 0);
+        while let Some(from) = place {
+            // A part has at most 20 of the next 30.
+            let mut part = 0;
+            place = sessions.look_at_some(from, 30, now, |_, session| {
+                seen.push(session.name);
+                part += 1;
+                part < 20
+            });
+            assert!(part <= 20);
+            parts += 1;
+            // Every second of those that were seen comes back, and ten more are lost.
+            for name in seen.iter().rev().take(20).step_by(2) {
+                sessions.give_up(name);
+            }
+            if parts < 10 {
+                let at = 600 + parts * 10;
+                (0..10).for_each(|one| drop(sessions.park(lost(at + one, at.into()))));
+            }
+        }
+        let listed: std::collections::HashSet<_> = seen.iter().copied().collect();
+        assert_eq!((listed.len(), seen.len()), (590, 590));
+        // None of them can come back any more, though nobody has given them up yet.
+        let late = now + Duration::from_secs(3601);
+        assert_eq!(
+            sessions.look_at_some(0, 1_000, late, |_, _| unreachable!()),
+            None
+        );
+        assert!(sessions.look(&socket(0), late, |_| ()).is_none());
+        assert!(sessions.holds(&socket(0)) && sessions.look(&socket(0), now, |_| ()).is_some());
+    }
+
+    #[test]
     fn a_users_sessions_are_found_and_given_up_together() {
         let sessions = Sessions::new(Duration::from_secs(3600), 1_000);
         (1..=3).for_each(|number| drop(sessions.park(lost(number, 0))));
         let [ann] = sessions.users(None, "ann").try_into().unwrap();
         assert_eq!(sessions.users(Some("t"), "ann").len(), 0);
+        assert_eq!(sessions.names(&ann), [1, 2, 3].map(socket));
         assert!(sessions.give_up(&socket(2)) && !sessions.give_up(&socket(2)));
         assert_eq!(sessions.give_up_all(&ann).len(), 2);
         assert!(sessions.is_empty() && sessions.users(None, "ann").is_empty());

@@ -177,6 +177,11 @@ impl Engine {
             .filter(|conn| conn.phase == Phase::Open)
     }
 
+    /// The same, also of one that has ended, until the application has been told.
+    pub fn known(&self, slot: Slot) -> Option<&Conn> {
+        self.conns.get(slot)
+    }
+
     /// Whether the peer gets all that is sent in this turn, or nothing of it: in one response.
     pub fn is_heard_whole(&self, slot: Slot) -> bool {
         let conn = self.conns.get(slot);

@@ -65,7 +65,8 @@ impl Gateway {
         fanout.backplane.peer(tag).await
     }
 
-    /// Sockets that fit `filter`, at most `limit` of them from `cursor` on.
+    /// Sockets that fit `filter`, at most `limit` of them from `cursor` on; those that were lost
+    /// and may come back are among them.
     ///
     /// # Errors
     /// When the cursor is none.
@@ -132,7 +133,7 @@ impl Gateway {
         Ok(page)
     }
 
-    /// One socket, wherever it is.
+    /// One socket, wherever it is, or was lost and may come back to.
     pub async fn connection(&self, socket_id: &str) -> Option<SocketEntry> {
         match self.holder(socket_id).await {
             None => self.connection_here(socket_id).await,
@@ -487,14 +488,21 @@ impl Gateway {
         sockets.unwrap_or_default().iter().filter(elsewhere).count()
     }
 
-    /// A user's sockets.
+    /// A user's sockets; of those that were lost and may come back, this node's.
     pub async fn user_connections(&self, user: &UserKey) -> Vec<SocketEntry> {
         let found =
             self.for_each_socket(
                 user,
                 |gateway, id| async move { gateway.connection(&id).await },
             );
-        found.await.into_iter().flatten().collect()
+        let mut found: Vec<SocketEntry> = found.await.into_iter().flatten().collect();
+        for lost in self.suspended_of(user) {
+            // It may have been lost since it was found.
+            if !found.iter().any(|entry| entry.socket_id == lost.socket_id) {
+                found.push(lost);
+            }
+        }
+        found
     }
 
     /// Ends all of a user's sockets; how many there were.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use hashbrown::HashSet;
 use heartline_core::auth::UserKey;
 use heartline_core::entries::{
-    MemberEntry, Page, RoomEntry, SocketEntry, SocketFilter, UserPresence,
+    ConnectionState, MemberEntry, Page, RoomEntry, SocketEntry, SocketFilter, UserPresence,
 };
 use heartline_core::message::{Message, check_key};
 use heartline_core::namespaces::NamespaceId;
@@ -20,13 +20,13 @@ use heartline_wire::reason::Reason;
 use tokio::sync::oneshot;
 
 use super::pages::{
-    DevicesByUser, RoomsByKey, count_devices, decode_cursor, member_entries, parse_place,
+    DevicesByUser, RoomsByKey, SocketPlace, count_devices, decode_cursor, member_entries,
     rooms_page, sockets_page,
 };
 use super::{BadCursor, Broadcast, Publish, PublishError, Published};
 use crate::fanout::{ToRoom, ToRooms, ToUser};
 use crate::gateway::Gateway;
-use crate::op::{Op, Query, RoomFilter};
+use crate::op::{ListPlace, Op, Query, RoomFilter};
 use crate::peers::{EmitError, Emitted, Sockets};
 use crate::recovery::Recovery;
 
@@ -47,16 +47,42 @@ impl Gateway {
         cursor: Option<String>,
         limit: usize,
     ) -> Result<Page<SocketEntry>, BadCursor> {
-        let (mut shard, mut from) = match cursor {
-            None => (0, (Slot(0), 0)),
-            Some(cursor) => parse_place(&cursor).ok_or(BadCursor)?,
+        let begin = match cursor {
+            None => SocketPlace::FIRST,
+            Some(cursor) => SocketPlace::parse(&cursor).ok_or(BadCursor)?,
         };
         // One more than is asked for: the next page begins with it.
         let wanted = limit.saturating_add(1);
-        let mut items: Vec<SocketEntry> = Vec::new();
-        while shard < self.shared.fanout.shard_count() && items.len() < wanted {
-            let (filter, limit) = (filter.clone(), wanted - items.len());
-            let found = self
+        let mut found = Vec::new();
+        let first_loss = match begin {
+            SocketPlace::Connected(shard, from) => {
+                if filter.takes(ConnectionState::Connected) {
+                    let from = (shard, from);
+                    self.list_connected(&filter, from, wanted, &mut found).await;
+                }
+                0
+            }
+            SocketPlace::Suspended(loss) => loss,
+        };
+        if filter.takes(ConnectionState::Suspended) {
+            let filter = &filter;
+            self.list_suspended(filter, first_loss, wanted, &mut found)
+                .await;
+        }
+        Ok(sockets_page(found, limit))
+    }
+
+    /// Sockets that fit and have a connection, from a place on, until there are `wanted`.
+    async fn list_connected(
+        &self,
+        filter: &SocketFilter,
+        (mut shard, mut from): (u16, ListPlace),
+        wanted: usize,
+        found: &mut Vec<(SocketPlace, SocketEntry)>,
+    ) {
+        while shard < self.shared.fanout.shard_count() && found.len() < wanted {
+            let (filter, limit) = (filter.clone(), wanted - found.len());
+            let some = self
                 .ask(shard, |reply| Query::List {
                     filter,
                     from,
@@ -64,20 +90,32 @@ impl Gateway {
                     reply,
                 })
                 .await;
-            let (mut found, next) = found.unwrap_or_default();
-            items.append(&mut found);
+            let (some, next) = some.unwrap_or_default();
+            let places = some.into_iter();
+            found
+                .extend(places.map(|(place, entry)| (SocketPlace::Connected(shard, place), entry)));
             match next {
                 Some(next) => from = next,
                 None => (shard, from) = (shard + 1, (Slot(0), 0)),
             }
         }
-        Ok(sockets_page(items, limit))
     }
 
-    /// One socket, if it is here.
+    /// One socket, if it is here or was lost here and may come back.
     pub(crate) async fn connection_here(&self, socket_id: &str) -> Option<SocketEntry> {
-        let socket = self.shared.fanout.find_socket(socket_id)?;
-        self.inspect(socket).await
+        let name = SocketAddress::parse(socket_id)?;
+        let fanout = &self.shared.fanout;
+        let place = fanout.whereabouts(name);
+        let mut there = self.inspect(place).await;
+        if there.is_none() {
+            there = self.suspended(&name);
+        }
+        // Who takes up a session is at another place in the same step.
+        let moved = Some(fanout.whereabouts(name)).filter(|moved| *moved != place);
+        match moved.filter(|_| there.is_none()) {
+            Some(moved) => self.inspect(moved).await,
+            None => there,
+        }
     }
 
     async fn inspect(&self, socket: SocketAddress) -> Option<SocketEntry> {

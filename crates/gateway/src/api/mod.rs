@@ -1,5 +1,6 @@
 //! What operators and an app's backend ask of a gateway: of this node (`here`), of all
-//! nodes (`everywhere`), and what other nodes are answered (`answers`).
+//! nodes (`everywhere`), and what other nodes are answered (`answers`). Of sockets that were lost
+//! and may come back, `suspended` tells.
 
 mod answers;
 mod conversations;
@@ -7,6 +8,7 @@ mod everywhere;
 mod here;
 mod invites;
 mod pages;
+mod suspended;
 mod watching;
 
 use std::fmt;

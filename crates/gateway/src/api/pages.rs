@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use heartline_core::auth::UserKey;
 use heartline_core::entries::{MemberEntry, Page, RoomEntry, SocketEntry};
-use heartline_wire::id::{Sid, Slot};
+use heartline_wire::id::Slot;
 
 use super::{BadCursor, MAX_MEMBERS};
 use crate::op::{ListPlace, RoomPlace};
@@ -35,31 +35,57 @@ pub(crate) fn rooms_page(all: RoomsByKey, limit: usize, more: bool) -> Page<Room
     }
 }
 
-/// The first sockets as a page; the next one begins with what is over the limit.
-pub(crate) fn sockets_page(mut items: Vec<SocketEntry>, limit: usize) -> Page<SocketEntry> {
-    let next = items
-        .get(limit)
-        .and_then(|next| Sid::decode(&next.socket_id));
-    items.truncate(limit);
-    Page {
-        items,
-        next_cursor: next.map(|next| {
-            let Sid {
-                conn, namespace, ..
-            } = next;
-            format!("{}.{}.{namespace}", conn.shard, conn.slot.0)
-        }),
-        unreachable: Vec::new(),
+/// A place in the list of a node's sockets: those that are connected come first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum SocketPlace {
+    /// A shard, and a place in its list.
+    Connected(u16, ListPlace),
+    /// Among those that are suspended, which loss.
+    Suspended(u64),
+}
+
+/// What the cursor of a place among suspended sockets begins with.
+const SUSPENDED: &str = "lost.";
+
+impl SocketPlace {
+    /// Where the list begins.
+    pub(crate) const FIRST: SocketPlace = SocketPlace::Connected(0, (Slot(0), 0));
+
+    fn cursor(self) -> String {
+        match self {
+            SocketPlace::Connected(shard, (slot, namespace)) => {
+                format!("{shard}.{}.{namespace}", slot.0)
+            }
+            SocketPlace::Suspended(loss) => format!("{SUSPENDED}{loss}"),
+        }
+    }
+
+    /// The place of a cursor; `None` for what is none.
+    pub(crate) fn parse(cursor: &str) -> Option<SocketPlace> {
+        if let Some(loss) = cursor.strip_prefix(SUSPENDED) {
+            return loss.parse().ok().map(SocketPlace::Suspended);
+        }
+        let mut parts = cursor.split('.');
+        let shard = parts.next()?.parse().ok()?;
+        let slot = Slot(parts.next()?.parse().ok()?);
+        let place = (slot, parts.next()?.parse().ok()?);
+        let is_all = parts.next().is_none();
+        is_all.then_some(SocketPlace::Connected(shard, place))
     }
 }
 
-/// A shard, and a place in its list of sockets.
-pub(crate) fn parse_place(cursor: &str) -> Option<(u16, ListPlace)> {
-    let mut parts = cursor.split('.');
-    let shard = parts.next()?.parse().ok()?;
-    let slot = Slot(parts.next()?.parse().ok()?);
-    let namespace = parts.next()?.parse().ok()?;
-    parts.next().is_none().then_some((shard, (slot, namespace)))
+/// The first sockets as a page; the next one begins with what is over the limit.
+pub(crate) fn sockets_page(
+    mut found: Vec<(SocketPlace, SocketEntry)>,
+    limit: usize,
+) -> Page<SocketEntry> {
+    let next = found.get(limit).map(|(place, _)| place.cursor());
+    found.truncate(limit);
+    Page {
+        items: found.into_iter().map(|(_, entry)| entry).collect(),
+        next_cursor: next,
+        unreachable: Vec::new(),
+    }
 }
 
 /// Users by id and type, and how many of their devices are somewhere.

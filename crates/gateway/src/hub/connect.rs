@@ -305,6 +305,7 @@ fn imported(
         left: record.left,
         end: last,
         lost_at: shared.clock.now(),
+        seen: None,
         data: (!record.remembered.is_empty()).then(|| SocketData::of(record.remembered.clone())),
     }
 }

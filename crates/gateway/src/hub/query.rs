@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use heartline_core::auth::UserKey;
-use heartline_core::entries::{SocketEntry, SocketFilter};
+use heartline_core::entries::{ConnectionState, SocketEntry, SocketFilter};
 use heartline_core::namespaces::NamespaceId;
 use heartline_core::presence::SocketAddress;
 use heartline_core::rooms::Room;
@@ -13,7 +13,7 @@ use heartline_wire::id::Slot;
 use super::Hub;
 use super::link::SocketState;
 use crate::op::{ListPlace, Query, RoomFilter, RoomMembers};
-use crate::publication::address_text;
+use crate::publication::{address_text, rtt_millis};
 
 /// Slots that a question looks at in one turn, and members of a room: about as long as a
 /// turn may take, a tenth of a millisecond.
@@ -130,15 +130,15 @@ impl Hub {
         (there, (end < all).then_some(Slot(end)))
     }
 
-    /// Entries that fit, at most `limit`, among a slice of the slots from `from` on; and the
-    /// place to go on from.
+    /// Entries that fit, at most `limit`, among a slice of the slots from `from` on, each with its
+    /// place; and the place to go on from.
     fn list(
         &self,
         engine: &Engine,
         filter: &SocketFilter,
         from: ListPlace,
         limit: usize,
-    ) -> (Vec<SocketEntry>, Option<ListPlace>) {
+    ) -> (Vec<(ListPlace, SocketEntry)>, Option<ListPlace>) {
         let (first, from_namespace) = from;
         let all = self.links.len() as u32;
         let end = first.0.saturating_add(SLICE).min(all);
@@ -157,10 +157,12 @@ impl Hub {
                 .collect();
             fitting.sort_unstable();
             for namespace in fitting {
+                let place = (slot, namespace.0);
                 if found.len() >= limit {
-                    return (found, Some((slot, namespace.0)));
+                    return (found, Some(place));
                 }
-                found.extend(self.entry(engine, slot, namespace));
+                let entry = self.entry(engine, slot, namespace);
+                found.extend(entry.map(|entry| (place, entry)));
             }
         }
         (found, (end < all).then_some((Slot(end), 0)))
@@ -168,32 +170,16 @@ impl Hub {
 
     /// Whether a socket is one of those that are asked for.
     fn fits(&self, socket: &SocketState, filter: &SocketFilter) -> bool {
-        let same = |wanted: &Option<String>, value: Option<&str>| {
-            wanted.is_none() || wanted.as_deref() == value
-        };
         let identity = &socket.identity;
-        let user = identity.user.as_deref();
-        same(&filter.user_id, user.map(|user| &*user.user_id))
-            && same(
-                &filter.user_type,
-                user.and_then(|user| user.user_type.as_deref()),
-            )
-            && same(
-                &filter.tenant_id,
-                identity.tenant_id().map(|tenant| &**tenant),
-            )
-            && same(
-                &filter.namespace,
-                Some(self.namespace_name(socket.namespace)),
-            )
-            && filter.room.as_ref().is_none_or(|room| {
-                let named = |member| {
-                    let there = self.rooms.room(member);
-                    there.is_some_and(|there| *there.key.name == **room)
-                };
-                socket.rooms.iter().any(|member| named(*member))
-                    || Self::private_room(identity).as_deref() == Some(room)
-            })
+        let namespace = self.namespace_name(socket.namespace);
+        filter.fits(identity, namespace, |room| {
+            let named = |member| {
+                let there = self.rooms.room(member);
+                there.is_some_and(|there| *there.key.name == *room)
+            };
+            socket.rooms.iter().any(|member| named(*member))
+                || Self::private_room(identity).as_deref() == Some(room)
+        })
     }
 
     /// Some of a room's members that are users, from the end of the list: a member that
@@ -220,32 +206,24 @@ impl Hub {
         let conn = engine.conn(slot)?;
         let link = self.link(slot)?;
         let socket = link.socket(namespace)?;
-        let identity = &socket.identity;
-        let user = identity.user.as_deref();
-        let text = |value: Option<&std::sync::Arc<str>>| value.map(ToString::to_string);
-        let rooms = self.room_names(&socket.rooms, identity);
+        let id = match socket.back() {
+            Some(back) => back.name.id(),
+            None => self.address(engine, slot, namespace)?.id(),
+        };
         let unix = |at| engine.clock.unix_millis(at);
         Some(SocketEntry {
-            socket_id: match socket.back() {
-                Some(back) => back.name.id(),
-                None => self.address(engine, slot, namespace)?.id(),
-            },
-            user_id: user.map(|user| user.user_id.to_string()),
-            user_type: text(user.and_then(|user| user.user_type.as_ref())),
-            tenant_id: text(identity.tenant_id()),
-            device_id: text(identity.device_id.as_ref()),
-            wallet_address: text(identity.wallet_address.as_ref()),
             node_id: self.shared.config.node_id.clone(),
             transport: conn.transport_name().as_str().into(),
             namespace: self.namespace_name(namespace).to_string(),
             remote_addr: address_text(conn.ip()),
-            user_agent: text(link.user_agent.as_ref()),
-            state: "connected".into(),
+            user_agent: link.user_agent.as_ref().map(ToString::to_string),
+            state: ConnectionState::Connected.as_str().into(),
             connected_at: unix(socket.connected_at),
             last_seen_at: unix(conn.last_seen),
             last_activity_at: unix(socket.last_activity),
-            rtt_ms: (conn.rtt > 0).then(|| f64::from(conn.rtt) / 1000.0),
-            rooms,
+            rtt_ms: rtt_millis(conn.rtt),
+            rooms: self.room_names(&socket.rooms, &socket.identity),
+            ..SocketEntry::of(id, &socket.identity)
         })
     }
 }

@@ -7,7 +7,7 @@ use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State as With};
 use axum::http::StatusCode;
 use heartline::Code;
-use heartline::entries::{Page, SocketEntry, SocketFilter};
+use heartline::entries::{ConnectionState, Page, SocketEntry, SocketFilter};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
@@ -48,6 +48,7 @@ pub(super) struct Wanted {
     tenant_id: Option<String>,
     namespace: Option<String>,
     room: Option<String>,
+    state: Option<ConnectionState>,
 }
 
 pub(super) async fn list(
@@ -63,6 +64,7 @@ pub(super) async fn list(
         tenant_id: wanted.tenant_id,
         namespace: wanted.namespace,
         room: wanted.room,
+        state: wanted.state,
     };
     Ok(Json(
         state.gateway.connections(filter, cursor, limit).await?,

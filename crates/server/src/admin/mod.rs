@@ -7,6 +7,7 @@
 mod connections;
 mod conversations;
 mod guard;
+mod idempotency;
 mod invites;
 mod listener;
 mod nodes;
@@ -75,6 +76,10 @@ fn router(state: State) -> Router {
         .route("/nodes/{nodeId}/shed", post(nodes::shed))
         .route("/drain", post(drain))
         .layer(middleware::from_fn(strict::check))
+        .layer(middleware::from_fn_with_state(
+            state.answers.clone(),
+            idempotency::obey,
+        ))
         .layer(middleware::from_fn_with_state(state.clone(), guard::check))
         .layer(DefaultBodyLimit::max(MAX_BODY));
     Router::new()

@@ -6,6 +6,7 @@ use heartline::store::{MAX_PART, PART};
 use serde_json::{Map, Value, json};
 
 use super::connections::{DEFAULT_LIMIT, MAX_LIMIT};
+use super::idempotency::{KEY, MAX_KEY};
 use super::nodes::{DEFAULT_OVER_MS, MAX_OVER_MS};
 use super::schemas;
 
@@ -20,6 +21,14 @@ pub(super) struct Route {
     pub(super) body: &'static [&'static str],
     /// The schema of the answer.
     answer: &'static str,
+}
+
+impl Route {
+    /// Whether it is a POST that changes something: one that can have an `Idempotency-Key`.
+    pub(super) fn changes(&self) -> bool {
+        let is_of_v1 = self.path.starts_with("/v1/");
+        self.method == "post" && is_of_v1 && self.path != "/v1/presence"
+    }
 }
 
 const WHICH: &[&str] = &["tenantId", "userType"];
@@ -79,7 +88,7 @@ pub(super) static ROUTES: &[Route] = &[
     Route {
         method: "get",
         path: "/v1/connections",
-        does: "Sockets, a page at a time",
+        does: "Sockets, a page at a time; those that were lost and may come back are suspended",
         query: &[
             "cursor",
             "limit",
@@ -88,6 +97,7 @@ pub(super) static ROUTES: &[Route] = &[
             "tenantId",
             "namespace",
             "room",
+            "state",
         ],
         body: &[],
         answer: "Connections",
@@ -422,9 +432,26 @@ fn parameter(route: &Route, name: &str) -> Value {
             "The namespace, with its slash.",
         ),
         "room" => (json!({ "type": "string" }), "Only those in this room."),
+        "state" => (
+            json!({ "type": "string", "enum": ["connected", "suspended"] }),
+            "Only those that have a connection, or only those that were lost and may come back.",
+        ),
         _ => (json!({ "type": "string" }), ""),
     };
     json!({ "name": name, "in": "query", "description": description, "schema": schema })
+}
+
+/// The header by which a POST that is sent again is done once.
+fn idempotency_key() -> Value {
+    json!({
+        "name": KEY,
+        "in": "header",
+        "description": "What the caller makes up for this one request, such as a UUID. The same \
+            request under the same key is not done again for 24 hours, but answered as it was, \
+            with Idempotency-Replayed: true; while it runs, 409; another request under it, 422.",
+        "schema": { "type": "string", "minLength": 1, "maxLength": MAX_KEY,
+            "pattern": "^[!-~]+$" },
+    })
 }
 
 fn member(name: &str) -> Value {
@@ -453,6 +480,7 @@ fn operation(route: &Route) -> Value {
         .map(|(name, _)| json!({ "name": name, "in": "path", "required": true, "schema": { "type": "string" } }))
         .collect();
     parameters.extend(route.query.iter().map(|name| parameter(route, name)));
+    parameters.extend(route.changes().then(idempotency_key));
     let good = match route.answer {
         "" => json!({ "text/plain": { "schema": { "type": "string" } } }),
         name => json!({ "application/json": { "schema": schemas::reference(name) } }),

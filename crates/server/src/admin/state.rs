@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use heartline::Gateway;
 
+use super::idempotency::Answers;
 use crate::auth::jwt::JwtAuthenticator;
 use crate::config::Settings;
 use crate::hosts::is_loopback;
@@ -16,6 +17,7 @@ pub(crate) struct State {
     pub(super) token: Option<Arc<str>>,
     pub(super) loopback: bool,
     pub(super) drain: tokio::sync::mpsc::Sender<()>,
+    pub(super) answers: Answers,
 }
 
 impl State {
@@ -27,6 +29,7 @@ impl State {
         drain: tokio::sync::mpsc::Sender<()>,
     ) -> Self {
         State {
+            answers: Answers::new(&gateway, settings),
             gateway,
             tokens,
             token: settings.admin_token.as_deref().map(Into::into),

@@ -34,10 +34,8 @@ pub(super) async fn check(request: Request, next: Next) -> Response {
 }
 
 async fn checked(mut request: Request, next: Next) -> Result<Response, Problem> {
-    let path = request.extensions().get::<MatchedPath>();
-    let route = path.and_then(|path| route(request.method(), path.as_str()));
     // Without a route the answer is 404 or 405 anyway.
-    let Some(route) = route else {
+    let Some(route) = route_of(&request) else {
         return Ok(next.run(request).await);
     };
     check_query(request.uri(), route.query)?;
@@ -55,16 +53,17 @@ async fn checked(mut request: Request, next: Next) -> Result<Response, Problem> 
     Ok(next.run(request).await)
 }
 
-fn route(method: &Method, path: &str) -> Option<&'static Route> {
+/// What the table of routes says of a request.
+pub(super) fn route_of(request: &Request) -> Option<&'static Route> {
+    let path = request.extensions().get::<MatchedPath>()?;
     // A HEAD is answered by the route of GET.
-    let method = if *method == Method::HEAD {
-        "get"
-    } else {
-        method.as_str()
+    let method = match *request.method() {
+        Method::HEAD => "get",
+        ref method => method.as_str(),
     };
     ROUTES
         .iter()
-        .find(|route| route.path == path && route.method.eq_ignore_ascii_case(method))
+        .find(|route| route.path == path.as_str() && route.method.eq_ignore_ascii_case(method))
 }
 
 fn bad(what: String) -> Problem {

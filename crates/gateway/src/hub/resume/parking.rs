@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use heartline_core::line::session::Session;
+use heartline_core::line::session::{Seen, Session};
 use heartline_core::namespaces::NamespaceId;
 use heartline_engine::shard::engine::Engine;
 use heartline_wire::id::Slot;
@@ -82,6 +82,17 @@ impl Hub {
             Some(back) => (back.name, back.places.clone()),
             None => (address, Vec::new()),
         };
+        let seen = engine.known(slot).zip(self.link(slot)).map(|(conn, link)| {
+            Box::new(Seen {
+                transport: conn.transport_name().as_str(),
+                remote_addr: conn.ip(),
+                user_agent: link.user_agent.clone(),
+                connected_at: socket.connected_at,
+                last_seen: conn.last_seen,
+                last_activity: socket.last_activity,
+                rtt: conn.rtt,
+            })
+        });
         let end = self.place_of(slot, namespace);
         places.push((address, end));
         if let Some(journal) = &recovery.journal {
@@ -96,6 +107,7 @@ impl Hub {
             left: socket.left(),
             end,
             lost_at: engine.now,
+            seen,
             data: self.shared.data.find(&address),
         };
         // Whoever takes it up writes later.

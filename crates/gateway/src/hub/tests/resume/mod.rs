@@ -7,6 +7,7 @@ mod killed;
 mod live;
 mod stopped;
 mod story;
+mod suspended;
 mod untold;
 
 use super::*;
