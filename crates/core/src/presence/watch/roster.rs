@@ -51,7 +51,8 @@ pub struct PlaceOf {
 pub struct Roster {
     room: PlaceOf,
     /// The number of what a node says of a room: one more than the last, or the same, if nothing
-    /// has changed.
+    /// has changed. The first is the time, microseconds since the process began: later than any
+    /// that was said before the room was forgotten.
     number: u64,
     /// `entered` are all there are.
     is_all: bool,
@@ -176,7 +177,11 @@ impl Follow {
         if !(is_change || is_all || (owes_word && self.number > 0)) {
             return None;
         }
-        self.number += u64::from(is_change || self.number == 0);
+        // Whoever has heard of it before it was forgotten sees a hole where the first word is lost.
+        self.number = match self.number {
+            0 => now.0.max(1),
+            number => number + u64::from(is_change),
+        };
         if is_all {
             left.clear();
             // One more than can be watched says that these are too many.
