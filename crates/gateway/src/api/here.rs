@@ -532,11 +532,16 @@ impl Gateway {
                 self.shared.fanout.send_to_user(&to, message.clone())
             })
             .collect();
+        // Each is waited for: what nobody waits for is delivered although it was refused.
+        let mut refused = None;
         for (here, told) in said {
-            told.offset().await?;
+            refused = refused.or(told.offset().await.err());
             reached += here;
         }
-        Ok(reached)
+        match refused {
+            Some(why) => Err(why.into()),
+            None => Ok(reached),
+        }
     }
 
     /// Gives an event to one socket of this node; its acknowledgement, if one is

@@ -202,9 +202,6 @@ async fn send(
         room,
         content,
     } = checked.map_err(|error| refuse(&temp_id, error))?;
-    if let Some(temp_id) = &temp_id {
-        socket.notes_sent(&sender, &channel, temp_id);
-    }
     let new = NewMessage {
         sender: sender.clone(),
         channel: channel.clone(),
@@ -220,7 +217,15 @@ async fn send(
     let tenant = sender.tenant_id.as_deref();
     let to = gateway.to(socket.namespace(), tenant, &room);
     let stored = store(&gateway, new, tell(to.clone()));
-    let stored = stored.await.map_err(|error| refuse(&temp_id, error))?;
+    let stored = stored.await;
+    // It is there, or nobody knows: the same comes again to find out.
+    let may_be_there = |error: &EventError| error.code == Code::SendFailed.as_str();
+    if let Some(temp_id) = &temp_id
+        && stored.as_ref().err().is_none_or(may_be_there)
+    {
+        socket.notes_sent(&sender, &channel, temp_id);
+    }
+    let stored = stored.map_err(|error| refuse(&temp_id, error))?;
     let message = stored.message;
     if let Some(member) = member {
         member.await;

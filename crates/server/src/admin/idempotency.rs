@@ -252,6 +252,9 @@ impl Table {
     }
 }
 
+/// How long Redis is waited for, before and after a request is done: it is no reason not to do it.
+const PATIENCE: Duration = Duration::from_secs(2);
+
 /// What nodes of a cluster keep together.
 struct Together {
     redis: RedisOnce,
@@ -266,10 +269,14 @@ impl Together {
         }
         let now = self.gateway.unix_millis();
         let asked = self.redis.claim(&run.key, &run.fingerprint, run.token, now);
-        let known = asked.await.unwrap_or_else(|error| {
-            tracing::debug!(%error, "whether a request was done elsewhere is not known");
-            None
-        });
+        let known = match tokio::time::timeout(PATIENCE, asked).await {
+            Ok(Ok(known)) => known,
+            Ok(Err(error)) => {
+                tracing::debug!(%error, "whether a request was done elsewhere is not known");
+                None
+            }
+            Err(_) => None,
+        };
         let Some(known) = known else {
             return Claim::Begun;
         };
@@ -286,8 +293,10 @@ impl Together {
         let told = self
             .redis
             .finish(&run.key, run.token, answer.as_deref(), now);
-        if let Err(error) = told.await {
-            tracing::debug!(%error, "an answer is not known to other nodes");
+        match tokio::time::timeout(PATIENCE, told).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::debug!(%error, "an answer is not known to other nodes"),
+            Err(_) => tracing::debug!("an answer is not known to other nodes in time"),
         }
     }
 }
