@@ -110,13 +110,13 @@ impl Limits {
         take(&self.messages, sender, limit, now, &self.refused_messages)
     }
 
-    /// A message that has been counted is handed to the store.
+    /// A message that has been counted is in the store, or may be.
     pub(crate) fn note_sent(&self, message: impl Hash) {
         self.sent().note(message);
     }
 
-    /// Whether a message has been handed to the store before: it is told from others by the
-    /// same things as in `note_sent`.
+    /// Whether a message is in the store already, or may be: it is told from others by the same
+    /// things as in `note_sent`.
     pub(crate) fn was_sent(&self, message: impl Hash) -> bool {
         self.sent().has(message)
     }

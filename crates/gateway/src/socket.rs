@@ -508,12 +508,12 @@ impl Socket {
         Err(EventError::from(Code::RateLimited).retry_after(over.retry_after_ms))
     }
 
-    /// Whether a message of this name has been handed to the store, and so been counted.
+    /// Whether a message of this name is in the store, or may be, and so has been counted.
     pub(crate) fn has_sent(&self, user: &UserKey, channel: &Channel, temp_id: &str) -> bool {
         self.shared.limits.was_sent((user, channel, temp_id))
     }
 
-    /// A message that has been counted is handed to the store.
+    /// A message that has been counted is in the store, or may be.
     pub(crate) fn notes_sent(&self, user: &UserKey, channel: &Channel, temp_id: &str) {
         self.shared.limits.note_sent((user, channel, temp_id));
     }

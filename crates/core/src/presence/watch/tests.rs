@@ -724,6 +724,44 @@ proptest! {
 }
 
 #[test]
+fn a_lost_word_of_a_room_that_a_node_had_forgotten_is_noticed() {
+    let scope = room();
+    let at = |seconds: u64| Micros(seconds * 1_000_000);
+    let (mut watching, mut speaking) = (Board::new(0), Board::new(1));
+    watching.watch(&scope, reader(1)).unwrap();
+    watching.follow(&scope);
+    watching.seed_here(&scope, 0, Vec::new());
+    let tell = |watching: &mut Board, speaking: &mut Board, now: Micros, is_lost: bool| {
+        watching.know_nodes(&[1], now);
+        for note in watching.notes(now) {
+            if speaking.noted(0, note, now).is_some() {
+                speaking.seed_here(&scope, 0, vec!["ann".into()]);
+            }
+        }
+        let said = speaking.notes(now).into_iter();
+        for note in said.filter(|_| !is_lost) {
+            watching.noted(1, note, now);
+        }
+    };
+    tell(&mut watching, &mut speaking, at(1), false);
+    assert!(watching.follows[&scope].is_in(&"ann".into()));
+    // The speaking node hears for so long of nobody who watches that it forgets the room.
+    speaking.expire(at(67));
+    assert!(!speaking.follows.contains_key(&scope));
+    // What it says first when it is asked again is lost, and what it says next is not.
+    tell(&mut watching, &mut speaking, at(67), true);
+    speaking.note(&scope, 0, &"ann".into(), false);
+    speaking.note(&scope, 0, &"bob".into(), true);
+    tell(&mut watching, &mut speaking, at(68), false);
+    assert!(watching.is_in_doubt(&scope));
+    tell(&mut watching, &mut speaking, at(80), false);
+    assert!(!watching.is_in_doubt(&scope));
+    for (user, is_in) in [("ann", false), ("bob", true)] {
+        assert_eq!(watching.follows[&scope].is_in(&user.into()), is_in);
+    }
+}
+
+#[test]
 fn a_store_that_went_back_in_time_is_believed_when_it_is_asked_again() {
     let mut board = Board::new(7);
     let scope = users(&["ann"]);
