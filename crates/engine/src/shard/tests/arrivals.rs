@@ -257,6 +257,35 @@ fn many_who_ask_in_one_moment_are_heard_a_few_in_each_turn() {
 }
 
 #[test]
+fn who_has_spoken_first_is_heard_before_others_who_go_on_coming() {
+    let (mut harness, address, doorman) = listening();
+    let (first, later) = (3 * NEWCOMERS, 2 * NEWCOMERS);
+    let mut clients: Vec<_> = (0..first + later).map(|_| connect(address)).collect();
+    turn_until(&mut harness, |_| doorman.door.total() == first + later);
+    for client in &mut clients[..first] {
+        client.write_all(b"first").unwrap();
+    }
+    // All of them have been told of, and some heard.
+    harness.turn();
+    let heard = doorman.given.lock().unwrap().len();
+    assert!((1..=NEWCOMERS).contains(&heard), "{heard}");
+    harness.turn_told(std::iter::empty(), harness.now());
+    for client in &mut clients[first..] {
+        client.write_all(b"later").unwrap();
+    }
+    let all = first + later;
+    turn_until(&mut harness, |_| doorman.given.lock().unwrap().len() == all);
+    let given = doorman.given.lock().unwrap();
+    let spoke = |said: &'static str| given.iter().filter(move |(read, _)| read == said);
+    assert_eq!(
+        (spoke("first").count(), spoke("later").count()),
+        (first, later)
+    );
+    let last = given.iter().rposition(|(read, _)| read == "first").unwrap();
+    assert_eq!(last + 1, first);
+}
+
+#[test]
 fn who_speaks_in_time_is_heard_although_there_is_no_time_for_them() {
     let (mut harness, address, doorman) = listening();
     let many = 2 * NEWCOMERS;
