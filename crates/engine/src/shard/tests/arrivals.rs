@@ -260,8 +260,12 @@ fn many_who_ask_in_one_moment_are_heard_a_few_in_each_turn() {
 fn who_has_spoken_first_is_heard_before_others_who_go_on_coming() {
     let (mut harness, address, doorman) = listening();
     let (first, later) = (3 * NEWCOMERS, 2 * NEWCOMERS);
-    let mut clients: Vec<_> = (0..first + later).map(|_| connect(address)).collect();
-    turn_until(&mut harness, |_| doorman.door.total() == first + later);
+    let mut clients = Vec::new();
+    while clients.len() < first + later {
+        // No more than may wait to be accepted.
+        clients.extend((0..NEWCOMERS).map(|_| connect(address)));
+        turn_until(&mut harness, |_| doorman.door.total() == clients.len());
+    }
     for client in &mut clients[..first] {
         client.write_all(b"first").unwrap();
     }
