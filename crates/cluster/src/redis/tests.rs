@@ -634,8 +634,8 @@ async fn a_request_is_done_by_one_node_and_its_answer_is_everybodys() {
     };
     let finish = async |node: usize, answer: Option<&str>, now| {
         let answer = answer.map(str::as_bytes);
-        let token = node as u64 + 1;
-        let finished = nodes[node].finish("k", &bytes(1), token, answer, now);
+        let (token, fingerprint) = (node as u64 + 1, bytes(1));
+        let finished = nodes[node].finish("k", &fingerprint, token, answer, now);
         finished.await.unwrap();
     };
     let known = |answer: Option<&str>| {
@@ -690,7 +690,8 @@ async fn of_requests_that_are_done_once_the_oldest_are_forgotten_when_there_is_t
         let claimed = once.claim(&key, &bytes(number), 1, now).await;
         assert_eq!(claimed.unwrap(), None);
         let answer = vec![b'x'; size];
-        let finished = once.finish(&key, &bytes(number), 1, Some(&answer), now);
+        let (fingerprint, answer) = (bytes(number), Some(&*answer));
+        let finished = once.finish(&key, &fingerprint, 1, answer, now);
         finished.await.unwrap();
     };
     let kept = async |number: u64| {

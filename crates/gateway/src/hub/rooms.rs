@@ -505,12 +505,8 @@ impl Hub {
         }
         engine.pause(slot);
         let (shared, shard) = (self.shared.clone(), self.shard);
-        let (topic, id): (Box<str>, Option<Box<str>>) = (topic.into(), id.map(Into::into));
-        let asked = Box::new(Subscribing {
-            to,
-            topic: topic.clone(),
-            id: id.clone(),
-        });
+        let asked = Box::new(Subscribing::new(to, topic, id));
+        let (topic, id) = (asked.topic.clone(), asked.id.clone());
         let work = async move {
             let open = shared.members.may_join(&topic, &identity).await;
             if let (Ok(()), Some(ready)) = (&open, ready) {

@@ -40,6 +40,16 @@ pub(super) struct Subscribing {
     pub(super) id: Option<Box<str>>,
 }
 
+impl Subscribing {
+    pub(super) fn new(to: SocketAddress, topic: &str, id: Option<&str>) -> Subscribing {
+        Subscribing {
+            to,
+            topic: topic.into(),
+            id: id.map(Into::into),
+        }
+    }
+}
+
 pub(super) struct HubWaker {
     pub(super) shared: OwnShared,
     pub(super) shard: u16,
