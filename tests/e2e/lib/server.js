@@ -86,7 +86,11 @@ export async function serve(
     },
     "the node to be ready",
     patience,
-  );
+  ).catch((error) => {
+    // Nobody else knows of it.
+    child.kill("SIGKILL");
+    throw error;
+  });
   const api = async (path, options = {}) => {
     const body = options.body === undefined ? undefined : JSON.stringify(options.body);
     const headers = { ...(body && { "content-type": "application/json" }), ...options.headers };
