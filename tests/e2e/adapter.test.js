@@ -398,20 +398,20 @@ describe("a backend", { timeout: 60000 }, () => {
     );
     // Two sockets of one connection, on different pages.
     const second = one.io.socket("/x", { auth: { token: token("ann") } });
-    second.connect();
     await until(() => second.connected, "the second namespace");
     for (const limit of [1, 2, 5, 13]) {
-      const [ids, cursors] = [[], []];
+      const [ids, cursors, users] = [[], [], []];
       let cursor = "";
       do {
         const path = `/v1/connections?limit=${limit}&cursor=${cursor}`;
         const { body } = await both.nodes[0].api(path);
         assert.ok(body.items.length <= limit && body.items.length > 0);
         ids.push(...body.items.map((entry) => entry.socketId));
+        users.push(...body.items.map((entry) => entry.userId));
         cursor = body.nextCursor;
         cursors.push(cursor);
       } while (cursor);
-      assert.equal(ids.length, 13);
+      assert.equal(ids.length, 13, `${users}`);
       assert.equal(new Set(ids).size, 13);
       assert.equal(cursors.length, Math.ceil(13 / limit), "no page without anything");
     }

@@ -67,7 +67,7 @@ it("two people see each other, talk, and come back after the server died", async
   await ann.waitForFunction(
     () => document.getElementById("state").dataset.state === "connected",
     undefined,
-    { timeout: 20000 },
+    { timeout: 60000 },
   );
   assert.match(await text(ann, "#story"), /Back after/);
 

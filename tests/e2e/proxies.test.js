@@ -82,7 +82,7 @@ async function start(kind, node) {
       );
     },
     `${kind} serves the node`,
-    10000,
+    20000,
   );
   return {
     port,
@@ -107,6 +107,8 @@ for (const kind of Object.keys(kinds)) {
         "server.trusted_proxies": "127.0.0.1",
         "heartbeat.interval": "500ms",
         "server.max_payload": "2MB",
+        // A message may wait for the next poll.
+        "server.send_buffer": "4MB",
       });
       proxy = await start(kind, node.port);
     });

@@ -943,8 +943,8 @@ describe("a live client comes back", { timeout: 60000 }, () => {
   });
 });
 
-describe("under torture", { timeout: 90000 }, () => {
-  const [CLIENTS, ROOMS, MS] = [100, 12, 12000];
+describe("under torture", { timeout: 120000 }, () => {
+  const [CLIENTS, ROOMS, MS, CUTS] = [100, 12, 12000, 100];
 
   it("each client has all of its rooms once and in order, or begins afresh and knows it", async (t) => {
     const { node, proxy } = await world({
@@ -983,10 +983,15 @@ describe("under torture", { timeout: 90000 }, () => {
     };
     for (const pair of proxy.pairs) breaks(pair);
     proxy.onPair = breaks;
-    const end = Date.now() + MS;
+    // A slow machine takes longer to come to as many.
+    const from = Date.now();
+    const isOver = () => {
+      const time = Date.now() - from;
+      return time > 3 * MS || (time > MS && cuts > CUTS);
+    };
     const saying = (data) => say(node, data.room, "news", data);
     const publisher = async (rooms) => {
-      while (Date.now() < end) for (const room of rooms) await book.say(room, saying);
+      while (!isOver()) for (const room of rooms) await book.say(room, saying);
     };
     const noise = setInterval(() => pick(clients).publish(pick(names), 1), 5);
     await Promise.all([0, 1, 2].map((part) => publisher(names.filter((_, at) => at % 3 === part))));
@@ -996,7 +1001,7 @@ describe("under torture", { timeout: 90000 }, () => {
     const late = () => clients.filter(({ witness }) => !witness.isDone()).length;
     // One last word, for those who begin afresh after the rest.
     for (const room of names) await book.say(room, saying);
-    await until(() => late() === 0, "all have the last event", 15000).catch(() => {});
+    await until(() => late() === 0, "all have the last event", 30000).catch(() => {});
     const faults = clients.flatMap(({ witness }, number) => {
       const { gaps, duplicates, inversions } = witness.verdict();
       return [...gaps, ...duplicates, ...inversions].map((one) => `client ${number}, ${one}`);
@@ -1012,6 +1017,6 @@ describe("under torture", { timeout: 90000 }, () => {
     );
     assert.deepEqual(faults.slice(0, 10), [], `${faults.length} faults`);
     assert.equal(late(), 0);
-    assert.ok(cuts > 100 && recovered >= 0.99 * (recovered + fresh), `${recovered} and ${fresh}`);
+    assert.ok(cuts > CUTS && recovered >= 0.99 * (recovered + fresh), `${recovered} and ${fresh}`);
   });
 });

@@ -12,7 +12,7 @@ const run = promisify(execFile);
 
 /** What the server on a port answers to a command. */
 export async function ask(port, ...words) {
-  const { stdout } = await run("redis-cli", ["-p", `${port}`, ...words], { timeout: 5000 });
+  const { stdout } = await run("redis-cli", ["-p", `${port}`, ...words], { timeout: 20000 });
   return stdout.trim();
 }
 
