@@ -164,7 +164,7 @@ describe("frames", () => {
     const socket = await live("ping");
     const pong = await socket.ask({ type: "ping" });
     assert.equal(pong.type, "pong");
-    assert.ok(Math.abs(pong.timestamp - Date.now()) < 5000);
+    assert.ok(Math.abs(pong.timestamp - Date.now()) < 15000);
   });
 
   it("that fit nothing are told so, twenty times", async () => {

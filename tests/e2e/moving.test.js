@@ -39,7 +39,7 @@ async function start(index, set = {}, url = store.url) {
   });
   started.push(() => node.kill());
   const isReady = async () => (await node.api("/readyz")).body?.status === "ready";
-  await until(isReady, "the node is ready", 10000);
+  await until(isReady, "the node is ready", 20000);
   return node;
 }
 /** Nodes of one cluster, and a way to the first of them that can be turned to another. */
@@ -88,7 +88,7 @@ async function command(text) {
 async function turned(proxy, socket, node, before = hellos(socket).length) {
   proxy.to = node.port;
   proxy.refusing = false;
-  await until(() => socket.connected && hellos(socket).length > before, "the return", 10000);
+  await until(() => socket.connected && hellos(socket).length > before, "the return", 20000);
   return hellos(socket).at(-1);
 }
 

@@ -28,7 +28,7 @@ async function nodes(count, set = {}) {
     await until(
       async () => (await node.api("/readyz")).body?.status === "ready",
       "the node is ready",
-      10000,
+      20000,
     );
   return started;
 }
@@ -76,7 +76,6 @@ describe("a rolling restart", { timeout: 90000 }, () => {
     await until(
       async () => (await two.api("/v1/nodes")).body.nodes.length === 1,
       "the first node is gone",
-      10000,
     );
     assert.equal(await isOnline(two, "ann"), true);
     await io(two, "ann");
@@ -104,8 +103,8 @@ describe("a rolling restart", { timeout: 90000 }, () => {
     );
     const waited = at - told;
     assert.ok(waited >= reconnectInMs + 5000 - 50, `${waited} ms, told ${reconnectInMs}`);
-    // A lease's renewal and a turn of maintenance later at most.
-    assert.ok(waited < reconnectInMs + 5000 + 3000, `${waited} ms, told ${reconnectInMs}`);
+    // A lease's renewal and a turn of maintenance later, and what a busy machine adds.
+    assert.ok(waited < reconnectInMs + 5000 + 8000, `${waited} ms, told ${reconnectInMs}`);
     assert.equal(await isOnline(two, "ann"), false);
   });
 
@@ -125,7 +124,7 @@ describe("a rolling restart", { timeout: 90000 }, () => {
     // And who is back may leave like everybody else.
     const third = await io(two, "dan");
     third.close();
-    await watcher.hear("user:offline", ({ userId }) => userId === "dan", 2000);
+    await watcher.hear("user:offline", ({ userId }) => userId === "dan", 4500);
   });
 });
 
