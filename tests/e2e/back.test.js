@@ -9,7 +9,7 @@ import { Client } from "../../clients/js/dist/client.js";
 import { socketIo } from "../../clients/js/dist/index.js";
 import { live } from "../../clients/js/dist/live.js";
 import { proxy } from "./lib/proxy.js";
-import { freePort, serve, token, until } from "./lib/server.js";
+import { freePort, serve, token, until, within } from "./lib/server.js";
 
 const open = [];
 afterEach(async () => {
@@ -151,7 +151,13 @@ for (const [name, make] of Object.entries(TRANSPORTS)) {
       const cable = await proxy(port);
       open.push(cable);
       const { client: bob, heard: bobHeard } = await enter(first, "bob");
+      const seen = new Promise((resolve) =>
+        bob.on("user:online", ({ userId }) => userId === "ann" && resolve()),
+      );
       const { client: ann, heard } = await enter(cable, "ann");
+      // Bob's coming is announced before hers: were it said once she is cut off, nobody would know
+      // whether a live client had heard it.
+      await within(seen, "ann's coming");
       const { socketId } = ann.state;
       await say(bob, 1, 2);
       await all(heard, 2);
