@@ -93,10 +93,10 @@ for (const [name, make] of Object.entries(TRANSPORTS)) {
     until(
       () => client.state.status === status,
       `${status}: ${JSON.stringify(client.state)}`,
-      15000,
+      30000,
     );
   const all = (heard, count) =>
-    until(() => heard.length >= count, `${count} of ${JSON.stringify(heard)}`, 15000);
+    until(() => heard.length >= count, `${count} of ${JSON.stringify(heard)}`, 30000);
   const say = (client, from, to) =>
     Promise.all(numbers(from, to).map((n) => client.publish("map", "n", { n })));
   const write = async (client, from, to) => {
@@ -104,7 +104,7 @@ for (const [name, make] of Object.entries(TRANSPORTS)) {
       await client.request("message:send", { conversationId: "1", content: `m${n}` });
   };
 
-  describe(`coming back over ${name}`, { timeout: 60000 }, () => {
+  describe(`coming back over ${name}`, { timeout: 180000 }, () => {
     it("goes on after a cut cable, with all that was said meanwhile", async () => {
       const one = await node({ "limits.messages": "off" });
       const cable = await proxy(one.port);
@@ -219,7 +219,7 @@ for (const [name, make] of Object.entries(TRANSPORTS)) {
       const { socketId } = ann.state;
       const reasons = [];
       ann.subscribe(({ reason }) => reason && reasons.push(reason));
-      await until(() => heard.includes("recovered"), "the return", 15000);
+      await until(() => heard.includes("recovered"), "the return", 30000);
       await say(bob, 1, 2);
       await all(heard, 3);
       assert.deepEqual([heard, ann.state.socketId], [["recovered", 1, 2], socketId]);
@@ -277,7 +277,7 @@ for (const [name, make] of Object.entries(TRANSPORTS)) {
       await until(
         () => heard.includes("map missed") && heard.includes(`${ROOM} filled`),
         "both",
-        15000,
+        30000,
       );
       await until(() => heard.includes("m251"), "the last message");
       assert.equal(ann.state.recovered, false);
@@ -300,7 +300,7 @@ for (const [name, make] of Object.entries(TRANSPORTS)) {
       await reached(ann, "reconnecting");
       await write(bob, 2, 40);
       cable.mend();
-      await until(() => heard.includes(`${ROOM} filled`), "the history", 15000);
+      await until(() => heard.includes(`${ROOM} filled`), "the history", 30000);
       assert.deepEqual(
         heard.filter((one) => /^m\d/.test(one)),
         numbers(1, 40).map((n) => `m${n}`),
@@ -309,7 +309,7 @@ for (const [name, make] of Object.entries(TRANSPORTS)) {
   });
 }
 
-it("no message is missing or comes twice in many cuts and kills", { timeout: 90000 }, async () => {
+it("no message is missing or comes twice in many cuts and kills", { timeout: 180000 }, async () => {
   const off = Object.fromEntries(
     ["messages", "events", "joins"].map((of) => [`limits.${of}`, "off"]),
   );
@@ -375,8 +375,8 @@ it("no message is missing or comes twice in many cuts and kills", { timeout: 900
     .message;
   await bob.publish("map", "n", { n: ++number });
   for (const { client, heard } of all) {
-    await until(() => heard.messages.at(-1) === last.offset, "the last message", 15000);
-    await until(() => heard.numbers.at(-1) === number, "the last number", 15000);
+    await until(() => heard.messages.at(-1) === last.offset, "the last message", 30000);
+    await until(() => heard.numbers.at(-1) === number, "the last number", 30000);
     assert.deepEqual(heard.messages, numbers(1, last.offset));
     // What was published while there was no node was heard by nobody; all heard the rest.
     assert.deepEqual(heard.numbers, all[0].heard.numbers);

@@ -52,7 +52,7 @@ for (const [name, make] of Object.entries(TRANSPORTS)) {
     return client;
   };
 
-  describe(`the client over ${name}`, { timeout: 60000 }, () => {
+  describe(`the client over ${name}`, { timeout: 180000 }, () => {
     it("connects, joins, talks and knows who is there", async () => {
       const one = await node();
       const ann = await connect(one, { token: token("ann") }),

@@ -36,7 +36,7 @@ async function nodes(count, set = {}, url = () => store.url) {
 }
 const status = async (node) => (await node.api("/readyz")).body?.status;
 const ready = (node) =>
-  until(async () => (await status(node)) === "ready", "the node is ready", 20000);
+  until(async () => (await status(node)) === "ready", "the node is ready");
 
 async function io(node, user, claims = {}, options = {}) {
   const auth = { token: token(user, claims) };
@@ -84,7 +84,7 @@ afterEach(async () => {
 });
 after(() => store.kill());
 
-describe("a cluster's rooms", { timeout: 60000 }, () => {
+describe("a cluster's rooms", { timeout: 180000 }, () => {
   it("are the same on all nodes, for both protocols", async () => {
     const [one, two, three] = await nodes(3);
     const ann = await io(one, "ann"),
@@ -186,7 +186,7 @@ describe("a cluster's rooms", { timeout: 60000 }, () => {
   });
 });
 
-describe("a cluster's users", { timeout: 60000 }, () => {
+describe("a cluster's users", { timeout: 180000 }, () => {
   it("are told wherever they are", async () => {
     const [one, two, three] = await nodes(3);
     const phone = await io(one, "ann"),
@@ -223,7 +223,7 @@ describe("a cluster's users", { timeout: 60000 }, () => {
       await watcher.hear("user:offline", (user) => user.userId === "ann");
     const [gone] = await presence(one, "ann");
     assert.equal(gone.online, false);
-    assert.ok(Math.abs(gone.lastSeenAt - Date.now()) < 15000);
+    assert.ok(Math.abs(gone.lastSeenAt - Date.now()) < 30000);
     for (const watcher of watchers) {
       assert.deepEqual(
         [about(watcher, "user:online", "ann"), about(watcher, "user:offline", "ann")],
@@ -317,7 +317,7 @@ describe("a cluster's users", { timeout: 60000 }, () => {
   });
 });
 
-describe("a cluster's devices", { timeout: 60000 }, () => {
+describe("a cluster's devices", { timeout: 180000 }, () => {
   it("replace each other across nodes", async () => {
     const [one, two] = await nodes(2);
     const old = await io(one, "ann", { deviceId: "phone" });
@@ -416,7 +416,7 @@ async function roundRobin(targets) {
   return `http://127.0.0.1:${server.address().port}`;
 }
 
-describe("a cluster behind a proxy without sticky sessions", { timeout: 60000 }, () => {
+describe("a cluster behind a proxy without sticky sessions", { timeout: 180000 }, () => {
   it("serves a client that only polls", async () => {
     const three = await nodes(3);
     const url = await roundRobin(three);
@@ -508,7 +508,7 @@ describe("a cluster behind a proxy without sticky sessions", { timeout: 60000 },
   });
 });
 
-describe("a cluster's operators", { timeout: 60000 }, () => {
+describe("a cluster's operators", { timeout: 180000 }, () => {
   it("see the connections of all nodes, page by page", async () => {
     const three = await nodes(3);
     const clients = [];
@@ -618,7 +618,7 @@ describe("a cluster's operators", { timeout: 60000 }, () => {
   });
 });
 
-describe("a cluster that was set up wrongly", { timeout: 60000 }, () => {
+describe("a cluster that was set up wrongly", { timeout: 180000 }, () => {
   it("says once which setting differs, and which node is not reached", async () => {
     const set = (id) => ({ "server.node_id": id, ...cluster() });
     const one = await serve({ ...set("n1"), "presence.offline_grace": "2s" });
@@ -626,7 +626,7 @@ describe("a cluster that was set up wrongly", { timeout: 60000 }, () => {
     open.push(one, two);
     await Promise.all([one, two].map(ready));
     const says = (node, text) => node.log.split(text).length - 1;
-    await until(() => says(one, "does not reach another") > 0, "the address is named", 15000);
+    await until(() => says(one, "does not reach another") > 0, "the address is named", 30000);
     assert.match(one.log, /node=n2 address=127/);
     await until(() => says(two, "presence.offline_grace is") > 0, "the setting is named");
     assert.equal(says(one, 'presence.offline_grace is "2s" on this node and "0s" on node n2'), 1);
@@ -636,7 +636,7 @@ describe("a cluster that was set up wrongly", { timeout: 60000 }, () => {
   });
 });
 
-describe("a cluster in trouble", { timeout: 120000 }, () => {
+describe("a cluster in trouble", { timeout: 240000 }, () => {
   it("kill -9: everybody there is offline within a lease and a second, and told once", async () => {
     const [one, two, three] = await nodes(3);
     const watcher = await io(one, "watcher"),
@@ -651,7 +651,7 @@ describe("a cluster in trouble", { timeout: 120000 }, () => {
           .filter((one) => one.event === "user:offline")
           .map((one) => one.args[0].userId),
       );
-    await until(() => watcher.count("user:online") >= 1000, "all are online", 20000);
+    await until(() => watcher.count("user:online") >= 1000, "all are online");
     const killed = Date.now();
     await two.kill();
     await until(() => gone().size === 1000, "all are offline");

@@ -164,7 +164,7 @@ describe("frames", () => {
     const socket = await live("ping");
     const pong = await socket.ask({ type: "ping" });
     assert.equal(pong.type, "pong");
-    assert.ok(Math.abs(pong.timestamp - Date.now()) < 15000);
+    assert.ok(Math.abs(pong.timestamp - Date.now()) < 30000);
   });
 
   it("that fit nothing are told so, twenty times", async () => {
@@ -280,7 +280,7 @@ describe("slow consumers", () => {
     );
     slow.ws._socket.resume();
     for (let v = 0; v < 3; v++)
-      await slow.hear("position", (frame) => frame.data.last === last - v, 20000);
+      await slow.hear("position", (frame) => frame.data.last === last - v);
     const order = slow.heard
       .filter((frame) => frame.type === "position")
       .map((frame) => frame.data.last);

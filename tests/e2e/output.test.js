@@ -89,7 +89,7 @@ describe("a node whose log is not read for a while", () => {
       const child = spawn(BINARY, args, { stdio: ["ignore", "pipe", "inherit"] });
       let out = "";
       child.stdout.on("data", (data) => (out += data));
-      const ended = within(once(child, "close"), "the load's end", 20000);
+      const ended = within(once(child, "close"), "the load's end");
       assert.deepEqual(await ended.finally(() => child.kill("SIGKILL")), [0, null]);
       const { operations } = JSON.parse(out);
       assert.ok(operations > 0, "nobody gets in any more");

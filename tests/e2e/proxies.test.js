@@ -82,7 +82,7 @@ async function start(kind, node) {
       );
     },
     `${kind} serves the node`,
-    20000,
+    30000,
   );
   return {
     port,
@@ -100,7 +100,7 @@ async function start(kind, node) {
 }
 
 for (const kind of Object.keys(kinds)) {
-  describe(`behind ${kind}`, { timeout: 60000 }, () => {
+  describe(`behind ${kind}`, { timeout: 180000 }, () => {
     let node, proxy;
     before(async () => {
       node = await serve({

@@ -35,7 +35,7 @@ let node;
 // As it is printed at the start.
 const token = () => node.out.match(/^ *(eyJ[\w.-]+)$/m)[1];
 
-describe("the README's example", { timeout: 30000 }, () => {
+describe("the README's example", { timeout: 180000 }, () => {
   before(async () => (node = await serve({}, { dev: true })));
   after(() => node.kill());
 

@@ -18,7 +18,7 @@ const ready = (node) =>
   until(
     async () => (await node.api("/readyz")).body.status === "ready",
     "the node is ready",
-    20000,
+    30000,
   );
 
 /** Two nodes that share `url` are one gateway. Gives a check that can be repeated. */
@@ -227,7 +227,7 @@ describe("cluster.url", { timeout: 180000 }, () => {
     await until(
       async () => (await nodes[0].api("/readyz")).body.status === "degraded",
       "the master is missed",
-      20000,
+      30000,
     );
     await Promise.all(nodes.map(ready));
     // Until all nodes have said who is there, answers are stale.
@@ -263,12 +263,12 @@ describe("cluster.url", { timeout: 180000 }, () => {
     };
     assert.ok(await isTold());
     await moveSlot(port, "hl:r:1:/::moved");
-    await until(isTold, "the room is heard at its new place", 20000);
+    await until(isTold, "the room is heard at its new place");
     // All that is known of users. Meanwhile nobody writes to the new place what is at the old.
     const isReady = async (node) => (await node.api("/readyz")).body.status === "ready";
     const areReady = async () => (await Promise.all(nodes.map(isReady))).every(Boolean);
     const isNoticed = async () => !(await areReady());
-    await moveSlot(port, "{hl}", () => until(isNoticed, "the nodes notice it", 20000));
+    await moveSlot(port, "{hl}", () => until(isNoticed, "the nodes notice it"));
     const again = async () => (await areReady()) && check().then(() => true, () => false);
     await until(again, "the nodes are one gateway", 60000);
     await check();

@@ -69,7 +69,7 @@ const got = (socket, event) =>
 const lost = (socket) => until(() => !socket.connected, "the loss");
 /** Waits until it is back. */
 async function back(socket) {
-  await until(() => socket.connected, "the return", 20000);
+  await until(() => socket.connected, "the return");
   await until(() => socket.count("server:hello") > (socket.hellos ?? 1), "another hello");
   socket.hellos = socket.count("server:hello");
   return socket.heard.filter((one) => one.event === "server:hello").at(-1).args[0];
@@ -92,7 +92,7 @@ async function joined(socket, ...rooms) {
   return socket;
 }
 
-describe("socket.io-client comes back", { timeout: 60000 }, () => {
+describe("socket.io-client comes back", { timeout: 180000 }, () => {
   for (const [name, options] of [
     ["by WebSocket", {}],
     ["by polling", { transports: ["polling"] }],
@@ -409,7 +409,7 @@ describe("socket.io-client comes back", { timeout: 60000 }, () => {
   });
 });
 
-describe("who comes back is who left", { timeout: 60000 }, () => {
+describe("who comes back is who left", { timeout: 180000 }, () => {
   const renewed = (socket, user, claims) => (socket.auth = { token: token(user, claims) });
 
   it("with another user's token everything is fresh", async () => {
@@ -583,7 +583,7 @@ describe("who comes back is who left", { timeout: 60000 }, () => {
   });
 });
 
-describe("what is kept", { timeout: 60000 }, () => {
+describe("what is kept", { timeout: 180000 }, () => {
   it("rooms by their names, and the others are as ever", async () => {
     const { node, proxy } = await world({ "recovery.rooms": '["kept:*"]' });
     const socket = await joined(client(proxy), "kept:a", "map");
@@ -674,7 +674,7 @@ describe("what is kept", { timeout: 60000 }, () => {
   });
 });
 
-describe("a node that is stopped and starts again", { timeout: 60000 }, () => {
+describe("a node that is stopped and starts again", { timeout: 180000 }, () => {
   /** A directory, and what starts a node in it, always on the same port. */
   async function home(set = {}) {
     const cwd = await mkdtemp(join(tmpdir(), "heartline-home-"));
@@ -790,7 +790,7 @@ describe("a node that is stopped and starts again", { timeout: 60000 }, () => {
   });
 });
 
-describe("a live client comes back", { timeout: 60000 }, () => {
+describe("a live client comes back", { timeout: 180000 }, () => {
   const live = async (proxy, ...topics) => {
     const client = new Returning(proxy);
     started.push(() => client.live.close());
@@ -943,7 +943,7 @@ describe("a live client comes back", { timeout: 60000 }, () => {
   });
 });
 
-describe("under torture", { timeout: 120000 }, () => {
+describe("under torture", { timeout: 240000 }, () => {
   const [CLIENTS, ROOMS, MS, CUTS] = [100, 12, 12000, 100];
 
   it("each client has all of its rooms once and in order, or begins afresh and knows it", async (t) => {
@@ -973,7 +973,7 @@ describe("under torture", { timeout: 120000 }, () => {
     });
     started.push(...clients.map((one) => () => one.close()));
     const begun = () => clients.every(({ witness }) => witness.fresh > 0);
-    await until(begun, "all are there", 20000);
+    await until(begun, "all are there");
     // From here on connections break, each at some byte to either side.
     const breaks = (pair) => {
       // Some late enough for all that was missed to get through in one response.

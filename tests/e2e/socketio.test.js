@@ -48,7 +48,7 @@ for (const [way, options] of Object.entries(ways)) {
         [hello.userId, hello.userType, hello.deviceId],
         [user("hello"), "driver", "d1"],
       );
-      assert.ok(Math.abs(hello.serverTime - Date.now()) < 15000);
+      assert.ok(Math.abs(hello.serverTime - Date.now()) < 30000);
       assert.equal(typeof hello.nodeId, "string");
       const success = await socket.hear("connection:success");
       assert.deepEqual(
@@ -238,7 +238,7 @@ for (const [way, options] of Object.entries(ways)) {
       const they = (data) => data.userId === user("they");
       const one = await client(user("they"), options).connection();
       const online = await observer.hear("user:online", they);
-      assert.ok(Math.abs(online.at - Date.now()) < 15000);
+      assert.ok(Math.abs(online.at - Date.now()) < 30000);
       const two = await client(user("they"), options).connection();
       const users = [user("they"), user("nobody")];
       const known = (await observer.ask("presence:get", { users })).users;

@@ -64,7 +64,7 @@ async function watch(client, what) {
   return { take, online, becomes, epoch };
 }
 
-describe("presence that is watched on one node", { timeout: 60000 }, () => {
+describe("presence that is watched on one node", { timeout: 180000 }, () => {
   it("is a picture and changes without a hole, of users and of a room", async () => {
     const node = await start();
     const ann = await io(node, "ann"),
@@ -99,7 +99,7 @@ describe("presence that is watched on one node", { timeout: 60000 }, () => {
     assert.ok(gone.rev > rev);
     const asked = await ann.ask("presence:get", { users: ["bob"] });
     assert.equal(asked.users[0].rev, gone.rev);
-    assert.ok(Math.abs(asked.asOf - Date.now()) < 15000);
+    assert.ok(Math.abs(asked.asOf - Date.now()) < 30000);
     await node.kill();
     const again = await start();
     const eve = await io(again, "eve");
@@ -124,7 +124,7 @@ describe("presence that is watched on one node", { timeout: 60000 }, () => {
   });
 });
 
-describe("presence that is watched on two nodes", { timeout: 120000 }, () => {
+describe("presence that is watched on two nodes", { timeout: 240000 }, () => {
   let store;
   before(async () => (store = await redis()));
   after(() => store.kill());
@@ -135,7 +135,7 @@ describe("presence that is watched on two nodes", { timeout: 120000 }, () => {
       ["n1", "n2"].map((id) => start({ "server.node_id": id, ...cluster })),
     );
     const ready = async (node) => (await node.api("/readyz")).body?.status === "ready";
-    for (const node of [one, two]) await until(() => ready(node), "the node is ready", 20000);
+    for (const node of [one, two]) await until(() => ready(node), "the node is ready");
     const ann = await io(one, "ann"),
       bob = await io(two, "bob");
     for (const client of [ann, bob]) await client.ask("join", { room: "r" });
@@ -159,7 +159,7 @@ describe("presence that is watched on two nodes", { timeout: 120000 }, () => {
     assert.ok(here.connected);
     // A node that comes after the watch began is asked as well.
     const three = await start({ "server.node_id": "n3", ...cluster });
-    await until(() => ready(three), "the node is ready", 20000);
+    await until(() => ready(three), "the node is ready");
     const eve = await io(three, "eve");
     await eve.ask("join", { room: "r" });
     await until(() => room.online().includes("eve"), "eve is in the room");
@@ -175,7 +175,7 @@ describe("presence that is watched on two nodes", { timeout: 120000 }, () => {
     );
     const status = async (node) => (await node.api("/readyz")).body?.status;
     for (const node of [one, two])
-      await until(async () => (await status(node)) === "ready", "the node is ready", 20000);
+      await until(async () => (await status(node)) === "ready", "the node is ready");
     const ann = await io(one, "ann"),
       bob = await io(two, "bob");
     await io(one, "cid");

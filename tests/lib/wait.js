@@ -39,7 +39,7 @@ export async function freePort() {
 }
 
 /** How long to wait for what comes soon on any machine that is not busy, milliseconds. */
-export const PATIENCE = 15000;
+export const PATIENCE = 30000;
 
 /** Waits until `condition` gives something true, and gives that. */
 export async function until(condition, what, ms = PATIENCE) {
