@@ -243,10 +243,11 @@ describe("socket.io-client goes on at another node", { timeout: 60000 }, () => {
     const ann = await joined(proxy, "ann", ["lobby"]);
     const bob = await joined(proxy, "bob", ["lobby"]);
     const eve = await joined(proxy, "eve", ["lobby"]);
+    const { id } = bob;
     proxy.refusing = true;
     await one.kill();
     assert.equal((await two.api("/v1/users/ann/disconnect", { method: "POST" })).status, 200);
-    const { body } = await two.api(`/v1/connections/${bob.id}`, { method: "DELETE" });
+    const { body } = await two.api(`/v1/connections/${id}`, { method: "DELETE" });
     assert.deepEqual(body, { disconnected: 1 });
     const back = [ann, bob, eve].map((socket) => turned(proxy, socket, two, 1));
     const recovered = (await Promise.all(back)).map((hello) => hello.recovered);
