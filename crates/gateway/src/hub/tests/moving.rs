@@ -1066,9 +1066,9 @@ fn what_is_said_to_a_user_waits_for_who_was_lost_on_another_node() {
 /// How a client is sent away, by a node that reaches no other one.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Away {
-    ByUser,
-    ByType,
-    BySocket,
+    User,
+    Type,
+    Socket,
 }
 
 fn is_sent_away(cluster: &mut Cluster, node: usize, ann: &Tracking, how: Away) {
@@ -1081,9 +1081,9 @@ fn is_sent_away(cluster: &mut Cluster, node: usize, ann: &Tracking, how: Away) {
     };
     cluster.worlds[node].finish(async move {
         match how {
-            Away::ByUser => drop(gateway.disconnect_users((None, "ann")).await),
-            Away::ByType => drop(gateway.disconnect_user(&user).await),
-            Away::BySocket => assert!(gateway.disconnect(&id).await),
+            Away::User => drop(gateway.disconnect_users((None, "ann")).await),
+            Away::Type => drop(gateway.disconnect_user(&user).await),
+            Away::Socket => assert!(gateway.disconnect(&id).await),
         }
     });
     cluster.settle();
@@ -1091,7 +1091,7 @@ fn is_sent_away(cluster: &mut Cluster, node: usize, ann: &Tracking, how: Away) {
 
 #[test]
 fn who_is_sent_away_while_lost_begins_afresh_wherever_they_were_and_wherever_they_come() {
-    for how in [Away::ByUser, Away::ByType, Away::BySocket] {
+    for how in [Away::User, Away::Type, Away::Socket] {
         // Their node has them still, or hears nothing any more.
         for (to, is_dead) in [(0, false), (1, false), (1, true)] {
             let mut cluster = Cluster::new();
@@ -1113,7 +1113,7 @@ fn who_is_sent_away_while_lost_begins_afresh_wherever_they_were_and_wherever_the
             assert!(!ann.recovered, "{how:?}, to {to}");
             let _dead = std::mem::replace(&mut other.client, cluster.worlds[1].engineio());
             come(&mut cluster, &mut other, to);
-            assert_eq!(other.recovered, how != Away::ByUser, "{how:?}, to {to}");
+            assert_eq!(other.recovered, how != Away::User, "{how:?}, to {to}");
             // What begins after that is theirs.
             ann.is_cut(&mut cluster.worlds[to]);
             cluster.settle();
