@@ -237,6 +237,28 @@ describe("socket.io-client goes on at another node", { timeout: 180000 }, () => 
     assert.deepEqual(got(socket, "news"), [1, 2]);
   });
 
+  it("but not when it was sent away for good, though its own was killed before that", async () => {
+    const { nodes, proxy } = await world();
+    const [one, two] = nodes;
+    const ann = await joined(proxy, "ann", ["lobby"]);
+    const bob = await joined(proxy, "bob", ["lobby"]);
+    const eve = await joined(proxy, "eve", ["lobby"]);
+    const { id } = bob;
+    proxy.refusing = true;
+    await one.kill();
+    assert.equal((await two.api("/v1/users/ann/disconnect", { method: "POST" })).status, 200);
+    const { body } = await two.api(`/v1/connections/${id}`, { method: "DELETE" });
+    assert.deepEqual(body, { disconnected: 1 });
+    const back = [ann, bob, eve].map((socket) => turned(proxy, socket, two, 1));
+    const recovered = (await Promise.all(back)).map((hello) => hello.recovered);
+    assert.deepEqual(recovered, [false, false, true]);
+    // What it has from then on is its own.
+    proxy.refusing = true;
+    proxy.all("cut");
+    await until(() => !ann.connected, "the loss");
+    assert.equal((await turned(proxy, ann, two)).recovered, true);
+  });
+
   it("once, whoever else brings its token, and not with another user's", async () => {
     const { nodes, proxy } = await world();
     const [one, two] = nodes;
