@@ -53,7 +53,8 @@ const SENT: usize = 16_384;
 
 /// Messages that have been counted, by hashes of whose they are, where they went and the name
 /// that their sender gave them, and whether each was in the store: who sends one again, because no
-/// answer came, is not counted again. At most 2 × `SENT` hashes of 8 bytes.
+/// answer came, is not counted again. At most 2 × `SENT` entries of 16 bytes: about
+/// 1 MB with what is free in their tables.
 #[derive(Default)]
 struct Sent {
     hashing: RandomState,

@@ -55,6 +55,9 @@ pub(crate) struct Rare {
     /// Until when its client is expected back, because it was told to come; the beginning if
     /// it was not.
     pub(crate) back_by: Micros,
+    /// Until when it is in no topic that it would have to wait for, because it has waited for one
+    /// in vain; the beginning if it has not.
+    pub(crate) no_waiting_until: Micros,
     /// The counts of sockets that have ended: whoever comes back into a namespace goes on with
     /// what was counted. At most one for each namespace.
     pub(crate) counts_kept: Vec<(NamespaceId, Counts)>,
@@ -71,6 +74,7 @@ impl Link {
             Box::new(Rare {
                 drain_at: None,
                 back_by: Micros::ZERO,
+                no_waiting_until: Micros::ZERO,
                 counts_kept: Vec::new(),
                 handshake: None,
                 token: None,
@@ -134,6 +138,12 @@ impl Link {
                 refused: &mut self.refused,
             }),
         }
+    }
+
+    /// Until when it is not to wait for a topic; the beginning if it may.
+    pub(crate) fn no_waiting_until(&self) -> Micros {
+        let rare = self.rare.as_ref();
+        rare.map_or(Micros::ZERO, |rare| rare.no_waiting_until)
     }
 
     /// Until when its client is expected back; the beginning if it was not told to come.

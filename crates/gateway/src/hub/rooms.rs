@@ -14,13 +14,14 @@ use heartline_core::rooms::{self, Joined, Membership, PRIVATE, Room, RoomError, 
 use heartline_engine::shard::engine::Engine;
 use heartline_wire::codes::Code;
 use heartline_wire::id::Slot;
+use heartline_wire::time::Micros;
 use heartline_wire::{json, live};
 use tokio::sync::oneshot;
 
 use super::Hub;
 use super::link::SocketState;
 use super::resume::snapshot;
-use super::tasks::{Subscribing, TaskKind};
+use super::tasks::{Subscribing, TaskKind, not_reached};
 use crate::api::{MEMBERS_AN_EVENT, count_newcomer};
 use crate::event::{EventError, to_json};
 use crate::gateway::WeakGateway;
@@ -491,19 +492,21 @@ impl Hub {
         let tenant = identity.tenant_id().cloned();
         let held = self.shared.fanout.hold_room(ROOT, tenant.as_ref(), topic);
         let ready = held.as_ref().and_then(|held| held.ready());
+        let may_stick = ready.is_some() || open.is_none();
+        if let (true, Some(error)) = (may_stick, self.has_waited(slot, engine.now)) {
+            self.live_error_about(engine, slot, &error, Some(topic), id);
+            return;
+        }
         let gateway = self.handlers.gateway.get();
         let gateway = gateway.filter(|_| members).and_then(WeakGateway::upgrade);
-        let waits = ready.is_some() || open.is_none() || gateway.is_some();
+        let waits = may_stick || gateway.is_some();
         let (true, Some(to)) = (waits, self.address(engine, slot, ROOT)) else {
             self.subscribe_now(engine, slot, topic, id, recover, None);
             return;
         };
         // What comes from other nodes is to arrive before the answer says that it
         // does, and nothing of the topic before the answer.
-        if let Some(link) = self.link_mut(slot) {
-            link.holding += 1;
-        }
-        engine.pause(slot);
+        self.pause_input(engine, slot);
         let (shared, shard) = (self.shared.clone(), self.shard);
         let asked = Box::new(Subscribing::new(to, topic, id));
         let (topic, id) = (asked.topic.clone(), asked.id.clone());
@@ -534,6 +537,13 @@ impl Hub {
         self.start(engine, Box::pin(work), TaskKind::Subscribe(asked), time);
     }
 
+    /// Whether a connection has waited for a topic in vain a short while ago, and what it is told
+    /// if it would have to wait for another: its input is not to stand still once more.
+    fn has_waited(&self, slot: Slot, now: Micros) -> Option<EventError> {
+        let until = self.link(slot)?.no_waiting_until();
+        (until > now).then(|| not_reached(until - now))
+    }
+
     /// A live connection wants to leave a topic. What it has published before is on its way
     /// to it, and so are the answers; what it says next waits until it has left.
     pub(super) fn unsubscribe(
@@ -546,10 +556,7 @@ impl Hub {
         let Some(to) = self.address(engine, slot, ROOT) else {
             return;
         };
-        if let Some(link) = self.link_mut(slot) {
-            link.holding += 1;
-        }
-        engine.pause(slot);
+        self.pause_input(engine, slot);
         let (topic, id) = (topic.into(), id.map(Into::into));
         let op = Op::Unsubscribe { to, topic, id };
         self.shared.fanout.post(self.shard, op);

@@ -8,6 +8,7 @@ use heartline_engine::shard::engine::Engine;
 use heartline_engine::tasks::{Ended, TaskId, Work};
 use heartline_wire::codes::Code;
 use heartline_wire::id::{ConnId, Slot};
+use heartline_wire::time::micros;
 
 use super::Hub;
 use crate::event::EventError;
@@ -16,8 +17,8 @@ use crate::op::{Op, Refusal};
 use crate::shared::OwnShared;
 
 /// What a client is told to wait whose topic did not come in time: its input stood still for eight
-/// seconds, and is not to do so all the time.
-const ASK_AGAIN_MS: u64 = 20_000;
+/// seconds, and is not to do so all the time. Until then no other topic holds it either.
+const ASK_AGAIN: Duration = Duration::from_secs(20);
 
 /// What the hub wants to know of a task when it ends.
 pub(super) enum TaskKind {
@@ -48,6 +49,12 @@ impl Subscribing {
             id: id.map(Into::into),
         }
     }
+}
+
+/// A topic did not come in time, or is not waited for.
+pub(super) fn not_reached(ask_again: Duration) -> EventError {
+    let error = EventError::new(Code::Internal, "The topic was not reached in time");
+    error.retry_after(micros(ask_again).div_ceil(1000))
 }
 
 pub(super) struct HubWaker {
@@ -125,9 +132,12 @@ impl Hub {
                 self.connect_failed(engine, socket, refusal);
             }
             TaskKind::Subscribe(asked) => {
-                let error = EventError::new(Code::Internal, "The topic was not reached in time");
-                let error = error.retry_after(ASK_AGAIN_MS);
-                self.not_subscribed(engine, &asked, &error);
+                if let Some(slot) = self.locate(engine, &asked.to) {
+                    if let Some(link) = self.link_mut(slot) {
+                        link.rare().no_waiting_until = engine.now + ASK_AGAIN;
+                    }
+                }
+                self.not_subscribed(engine, &asked, &not_reached(ASK_AGAIN));
             }
             TaskKind::Detached => {}
         }
@@ -154,10 +164,15 @@ impl Hub {
         *holds = true;
         let conn = *conn;
         if let Some(slot) = engine.find(conn) {
-            if let Some(link) = self.link_mut(slot) {
-                link.holding += 1;
-                engine.pause(slot);
-            }
+            self.pause_input(engine, slot);
+        }
+    }
+
+    /// One thing more that the client's next event has to wait for.
+    pub(super) fn pause_input(&mut self, engine: &mut Engine, slot: Slot) {
+        if let Some(link) = self.link_mut(slot) {
+            link.holding += 1;
+            engine.pause(slot);
         }
     }
 

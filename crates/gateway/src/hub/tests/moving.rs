@@ -1237,6 +1237,41 @@ fn a_live_client_whose_topic_cannot_be_reached_hears_so_and_keeps_its_connection
 }
 
 #[test]
+fn several_topics_that_cannot_be_reached_hold_up_a_live_client_no_longer_than_one() {
+    let mut cluster = Cluster::new();
+    let mut ann = cluster.worlds[0].live("user=ann");
+    cluster.settle();
+    ann.hears();
+    let world = &mut cluster.worlds[0];
+    for (id, topic) in ["a", "b", "c"].into_iter().enumerate() {
+        ann.says(&format!(r#"{{"type":"subscribe","topic":"{topic}","id":{id}}}"#));
+    }
+    ann.says(r#"{"type":"ping","id":3}"#);
+    world.run(ms(8_100));
+    let heard = ann.hears();
+    for (id, told) in heard[..3].iter().enumerate() {
+        let told: serde_json::Value = serde_json::from_str(told).unwrap();
+        assert_eq!(told["code"], "INTERNAL", "{told}");
+        assert_eq!(told["id"], id, "{told}");
+        let pause = told["retryAfterMs"].as_u64().unwrap();
+        assert!((19_000..=20_000).contains(&pause), "{told}");
+    }
+    assert!(heard[3].contains(r#""pong","id":3"#), "{heard:?}");
+    // Later, what is left of the pause; and after it, one is waited for again.
+    world.run(ms(10_000));
+    let subscribe = r#"{"type":"subscribe","topic":"b","id":4}"#;
+    let told = world.ask(&mut ann, subscribe);
+    let told: serde_json::Value = serde_json::from_str(&told[0]).unwrap();
+    let pause = told["retryAfterMs"].as_u64().unwrap();
+    assert!((9_000..=10_000).contains(&pause), "{told}");
+    world.run(ms(pause));
+    ann.hears();
+    assert!(world.ask(&mut ann, subscribe).is_empty());
+    world.run(ms(8_100));
+    assert!(ann.hears()[0].contains(r#""retryAfterMs":20000"#));
+}
+
+#[test]
 fn nobody_is_taken_for_a_forger_by_a_node_that_has_not_joined_the_others() {
     let mut cluster = Cluster::new();
     let mut ann = Tracking::lost(cluster.worlds[0].engineio(), "user=ann");
