@@ -7,10 +7,18 @@ use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use axum::serve::Listener;
+use axum::Router;
+use axum::body::{Body, Bytes, HttpBody};
+use axum::extract::connect_info::{ConnectInfo, Connected};
+use axum::extract::Request;
+use axum::middleware::{self, Next};
+use axum::response::Response;
+use axum::serve::{IncomingStream, Listener};
+use http_body::{Frame, SizeHint};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -26,11 +34,95 @@ const FIRST: Duration = Duration::from_secs(10);
 /// How long a connection may wait for its next request, longer than scrapers and backends
 /// keep theirs; and how long no byte of an answer may move.
 const IDLE: Duration = Duration::from_secs(65);
-/// How long a request may take to come, however slowly: 2 MB at 1 Mbit/s.
+/// How long a request may take to come whole, however slowly: 2 MB at 1 Mbit/s. The answer to one
+/// that has may take `LONGEST` more. Who has said all they have to say and ended their side is
+/// answered as long: that looks like a departure, and is none.
 const COMES: Duration = Duration::from_secs(20);
-/// How long it may take from a request's first byte to the answer's. Who has said all they have to
-/// say and ended their side is answered as long: that looks like a departure, and is none.
-const ASKED: Duration = COMES.saturating_add(LONGEST);
+
+/// Answers with `router` whoever comes to `listener`, until it is aborted.
+pub(super) async fn serve(listener: Bounded, router: Router) -> io::Result<()> {
+    let router = router.layer(middleware::from_fn(attend));
+    let answers = router.into_make_service_with_connect_info::<Arrival>();
+    axum::serve(listener, answers).await
+}
+
+/// How much of the request that a connection brings has come.
+#[derive(Clone, Default)]
+struct Arrival(Arc<AtomicU8>);
+
+impl Arrival {
+    /// All of its head, and not all of its body.
+    const HEAD: u8 = 1;
+    /// All of it. Otherwise: none, or some of its head.
+    const WHOLE: u8 = 2;
+
+    fn is_now(&self, state: u8) {
+        self.0.store(state, Ordering::Relaxed);
+    }
+
+    /// Whether it was so; it is no more.
+    fn take(&self, state: u8) -> bool {
+        let (order, then) = (Ordering::Relaxed, Ordering::Relaxed);
+        self.0.compare_exchange(state, 0, order, then).is_ok()
+    }
+}
+
+impl Connected<IncomingStream<'_, Bounded>> for Arrival {
+    fn connect_info(stream: IncomingStream<'_, Bounded>) -> Arrival {
+        stream.io().arrival.clone()
+    }
+}
+
+/// Notes how much of a request has come.
+async fn attend(
+    ConnectInfo(arrival): ConnectInfo<Arrival>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let request = request.map(|body| {
+        let is_whole = body.is_end_stream();
+        arrival.is_now(if is_whole { Arrival::WHOLE } else { Arrival::HEAD });
+        let arrival = arrival.clone();
+        match is_whole {
+            true => body,
+            false => Body::new(Coming { body, arrival }),
+        }
+    });
+    let answer = next.run(request).await;
+    // It may be refused before the rest of it has come.
+    arrival.take(Arrival::HEAD);
+    answer
+}
+
+/// The body of a request, which notes that all of it has come.
+struct Coming {
+    body: Body,
+    arrival: Arrival,
+}
+
+impl HttpBody for Coming {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        let frame = Pin::new(&mut self.body).poll_frame(cx);
+        if matches!(frame, Poll::Ready(None)) || self.body.is_end_stream() {
+            self.arrival.is_now(Arrival::WHOLE);
+        }
+        frame
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
 
 /// A listener with so many places.
 pub(super) struct Bounded {
@@ -38,7 +130,8 @@ pub(super) struct Bounded {
     places: Arc<Semaphore>,
     first: Duration,
     idle: Duration,
-    asked: Duration,
+    comes: Duration,
+    longest: Duration,
 }
 
 impl Bounded {
@@ -48,7 +141,8 @@ impl Bounded {
             places: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
             first: FIRST,
             idle: IDLE,
-            asked: ASKED,
+            comes: COMES,
+            longest: LONGEST,
         }
     }
 }
@@ -65,7 +159,9 @@ impl Listener for Bounded {
             stream,
             alarm: Box::pin(sleep(self.first)),
             idle: self.idle,
-            patience: self.asked,
+            comes: self.comes,
+            longest: self.longest,
+            arrival: Arrival::default(),
             asked: false,
             answered: false,
             ended: false,
@@ -84,8 +180,11 @@ pub(super) struct Connection {
     stream: TcpStream,
     alarm: Pin<Box<Sleep>>,
     idle: Duration,
-    /// From a request's first byte to the answer's.
-    patience: Duration,
+    /// From a request's first byte to its last.
+    comes: Duration,
+    /// How much longer it may take until the answer's first, if it has come whole.
+    longest: Duration,
+    arrival: Arrival,
     /// Something was said since the last answer left.
     asked: bool,
     /// Some of an answer was written.
@@ -107,12 +206,26 @@ impl Connection {
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<usize>> {
         if written.is_ready() {
-            self.answered = true;
-            self.wait(self.idle);
+            // No answer is written before all has come but the word that it may (100).
+            if self.arrival.0.load(Ordering::Relaxed) != Arrival::HEAD {
+                self.arrival.is_now(0);
+                self.answered = true;
+                self.wait(self.idle);
+            }
             return written;
         }
-        let late = self.alarm.as_mut().poll(cx);
+        let late = self.poll_late(cx);
         late.map(|()| Err(io::ErrorKind::TimedOut.into()))
+    }
+
+    /// Whether it takes too long. A request that has come in time has time for its answer.
+    fn poll_late(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let late = self.alarm.as_mut().poll(cx);
+        if late.is_ready() && self.arrival.take(Arrival::WHOLE) {
+            self.wait(self.longest);
+            return self.alarm.as_mut().poll(cx);
+        }
+        late
     }
 }
 
@@ -126,8 +239,8 @@ impl AsyncRead for Connection {
         match Pin::new(&mut self.stream).poll_read(cx, buffer) {
             Poll::Ready(Ok(())) if buffer.filled().len() > before => {
                 if !std::mem::replace(&mut self.asked, true) {
-                    let patience = self.patience;
-                    self.wait(patience);
+                    let comes = self.comes;
+                    self.wait(comes);
                 }
                 return Poll::Ready(Ok(()));
             }
@@ -136,7 +249,7 @@ impl AsyncRead for Connection {
             ready => return ready,
         }
         // As if the peer had left: HTTP ends in good order.
-        self.alarm.as_mut().poll(cx).map(Ok)
+        self.poll_late(cx).map(Ok)
     }
 }
 
@@ -188,7 +301,7 @@ mod tests {
     /// Serves with two places and these patiences; what answers takes `takes`.
     fn served(
         first: Duration,
-        (idle, asked): (Duration, Duration),
+        (idle, comes): (Duration, Duration),
         takes: Duration,
     ) -> (tokio::runtime::Runtime, SocketAddr) {
         let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -202,14 +315,14 @@ mod tests {
             places: Arc::new(Semaphore::new(2)),
             first,
             idle,
-            asked,
+            comes,
             ..Bounded::new(listener)
         };
         let answers = axum::Router::new().fallback(move |body: String| async move {
             sleep(takes).await;
             format!("hello {body}")
         });
-        runtime.spawn(async move { axum::serve(bounded, answers).await });
+        runtime.spawn(serve(bounded, answers));
         (runtime, address)
     }
 
@@ -228,7 +341,7 @@ mod tests {
 
     #[test]
     fn connections_that_say_nothing_give_their_places_to_those_who_wait() {
-        let (_runtime, address) = served(Duration::from_millis(50), (IDLE, ASKED), Duration::ZERO);
+        let (_runtime, address) = served(Duration::from_millis(50), (IDLE, COMES), Duration::ZERO);
         let mut silent: Vec<_> = (0..4).map(|_| connect(address)).collect();
         let mut asks = connect(address);
         asks.write_all(b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
@@ -246,18 +359,19 @@ mod tests {
         let others = heartline::Gateway::EMIT_TAKES;
         let redis = super::super::idempotency::PATIENCE * 2;
         assert!(LONGEST >= ack + others + redis, "{LONGEST:?}");
-        assert!(ASKED >= COMES + LONGEST && COMES >= FIRST);
+        assert!(COMES >= FIRST);
         // Nor is it given up by other nodes while it runs.
         assert!(super::super::idempotency::RUNS_FOR > LONGEST);
     }
 
     #[test]
     fn who_asks_and_says_no_more_is_answered() {
-        // Also by what takes longer than any wait between requests.
+        // Also by what takes longer than any wait between requests, and than a request may take
+        // to come.
         let (_runtime, address) = served(
             FIRST,
-            (Duration::from_millis(20), ASKED),
-            Duration::from_millis(200),
+            (Duration::from_millis(20), Duration::from_millis(100)),
+            Duration::from_millis(400),
         );
         for (request, said) in [
             ("GET / HTTP/1.1\r\nhost: x\r\n\r\n", "hello "),
@@ -276,9 +390,33 @@ mod tests {
     }
 
     #[test]
+    fn half_a_request_takes_a_place_no_longer_than_a_whole_one_may_take_to_come() {
+        let comes = Duration::from_millis(100);
+        for half in [
+            "POST / HTTP/1.1\r\nhost: x\r\n",
+            "POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 3\r\n\r\nyo",
+            "POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 3\r\nexpect: 100-continue\r\n\r\n",
+            "POST / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n2\r\nyo\r\n",
+        ] {
+            for ends in [false, true] {
+                let (_runtime, address) = served(FIRST, (IDLE, comes), Duration::ZERO);
+                let mut asks = connect(address);
+                asks.write_all(half.as_bytes()).unwrap();
+                if ends {
+                    asks.shutdown(std::net::Shutdown::Write).unwrap();
+                }
+                let begun = Instant::now();
+                let answer = answer(asks);
+                assert!(!answer.contains("hello"), "{half}: {answer}");
+                assert!(begun.elapsed() < FIRST, "{half}");
+            }
+        }
+    }
+
+    #[test]
     fn a_request_that_trickles_in_has_an_end() {
-        let asked = Duration::from_millis(100);
-        let (_runtime, address) = served(FIRST, (IDLE, asked), Duration::ZERO);
+        let comes = Duration::from_millis(100);
+        let (_runtime, address) = served(FIRST, (IDLE, comes), Duration::ZERO);
         let mut slow = connect(address);
         slow.set_read_timeout(Some(Duration::from_millis(10)))
             .unwrap();

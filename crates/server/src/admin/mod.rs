@@ -45,7 +45,7 @@ const MAX_BODY: usize = 2_000_000;
 
 /// Answers until it is aborted.
 pub(crate) async fn serve(listener: TcpListener, state: State) {
-    if let Err(error) = axum::serve(Bounded::new(listener), router(state)).await {
+    if let Err(error) = listener::serve(Bounded::new(listener), router(state)).await {
         tracing::error!(%error, "the operators' listener failed");
     }
 }

@@ -18,8 +18,8 @@ pub(in crate::admin) const PATIENCE: Duration = Duration::from_secs(2);
 /// How long after they could not be told the others are told again: a failover takes some seconds.
 const AGAIN: Duration = Duration::from_secs(2);
 
-/// Answers that the others are to be told of at once, those included that wait for Redis: as many as
-/// requests may run. Each has 64 KB at most, which the node's own table has as well.
+/// Answers that wait until the others can be told of them: as many as requests may run. Each has
+/// 64 KB at most, which the node's own table has as well.
 const UNTOLD: usize = MAX_RUNNING;
 
 /// A request that is done by this node.
@@ -134,13 +134,13 @@ impl Together {
         if claimed == Claimed::Not && answer.is_none() {
             return;
         }
+        if claimed == Claimed::Surely && self.tell(&ask, answer.as_ref()).await {
+            return;
+        }
         let Ok(room) = self.untold.clone().try_acquire_owned() else {
             tracing::debug!("too many answers are not known to other nodes; one more is not");
             return;
         };
-        if claimed == Claimed::Surely && self.tell(&ask, answer.as_ref()).await {
-            return;
-        }
         tokio::spawn(self.insist(ask, answer, room));
     }
 
@@ -364,9 +364,15 @@ pub(super) mod tests {
             told.finish(ask(), Claimed::Not, answer()).await;
         }
         assert_eq!(together.untold.available_permits(), 0);
+        // Who waits for a caller's answer is not among them, nor is it kept from being told.
+        let told = together.clone();
+        told.finish(ask(), Claimed::Surely, answer()).await;
         shelf.is_now(Mood::Answers);
+        let told = together.clone();
+        told.finish(ask(), Claimed::Surely, answer()).await;
+        assert_eq!(shelf.told().len(), 1);
         sleep(AGAIN * 2).await;
-        assert_eq!(shelf.told().len(), UNTOLD);
+        assert_eq!(shelf.told().len(), 1 + UNTOLD);
         assert_eq!(together.untold.available_permits(), UNTOLD);
     }
 }
