@@ -1,6 +1,6 @@
 import { given } from "./given.js";
-import type { Filler, Wanted } from "./parts.js";
-import { DEFAULTS, SELDOM, Small, nothing, type Options } from "./small.js";
+import { isPassing, type Filler, type Wanted } from "./parts.js";
+import { SELDOM, Small, nothing, type Options } from "./small.js";
 import {
   HeartlineError,
   type Dial,
@@ -16,9 +16,9 @@ export type { Options, Token } from "./small.js";
 /** How long messages wait for rooms that are joined again, in milliseconds. */
 const JOIN_TIME = 5_000;
 
-/** Whether the same may be asked again after a pause. */
-export const isPassing = ({ code, retryAfterMs }: HeartlineError) =>
-  retryAfterMs !== undefined || /^(RATE_LIMITED|OVERLOADED|TIMEOUT)$/.test(code);
+/** The longest pause before the same is asked again, if the server asks for no longer one. */
+const MOST_PAUSE = 30_000;
+
 /** Tells all who wait to be in a room that they are, or why not. */
 const settle = ({ waiting }: Wanted, error?: () => HeartlineError) => {
   for (const told of waiting.splice(0)) told(error?.());
@@ -41,7 +41,6 @@ export class Core<
   /** Rooms that were left, as long as the server has not said so. */
   readonly #left = new Set<string>();
   readonly #filler: Filler | undefined;
-  readonly #backoff: number;
   /** What the last connection has left to the next one. */
   #session: Session | undefined;
   /** There is a connection. */
@@ -50,7 +49,6 @@ export class Core<
   constructor(dial: Dial, options: Options = {}, Filling?: new (client: Core<any, any>) => Filler) {
     // What is here has to be there before it connects.
     super(dial, { ...options, autoConnect: false });
-    this.#backoff = options.backoff ?? DEFAULTS.backoff;
     this.#filler = Filling && new Filling(this);
     if (options.autoConnect ?? true) this.connect();
   }
@@ -123,7 +121,7 @@ export class Core<
   // --- getting in ------------------------------------------------------
 
   /** Asks to be let in, once at a time. Resolves when there is nothing more to wait for. */
-  #enter(name: string, room: Wanted): Promise<unknown> {
+  #enter(name: string, room: Wanted, tries = -1): Promise<unknown> {
     if (room.entering) return room.entering;
     // Where it stands, so that it is known what is missed later.
     if (!room.wasIn) this.#filler?.joining(name, room);
@@ -143,9 +141,9 @@ export class Core<
         if (this.#rooms.get(name) !== room || error.code === "DISCONNECTED") return;
         if (isPassing(error))
           return new Promise((resolve) =>
-            this.again(error, () => {
+            this.again(error, tries++, () => {
               room.entering = undefined;
-              resolve(this.#rooms.get(name) === room && this.#enter(name, room));
+              resolve(this.#rooms.get(name) === room && this.#enter(name, room, tries));
             }),
           );
         this.#forget(name);
@@ -171,10 +169,13 @@ export class Core<
     if (!this.#filler?.missed(name, room)) this.tell("room:missed", { room: name, filled: false });
   }
 
-  /** After the pause that was asked for, and a little later, so that not all come together. */
-  protected again({ retryAfterMs }: HeartlineError, call: () => void): void {
-    const chance = 1.25 - this.platform.random() / 4;
-    this.timers.set(call, (retryAfterMs ?? this.#backoff) * chance, call);
+  /**
+   * After the pause that was asked for, and a little later, so that not all come together; after
+   * some tries, from -1 on, the pause doubles.
+   */
+  protected again({ retryAfterMs = 0 }: HeartlineError, tries: number, call: () => void): void {
+    const asked = retryAfterMs * (1.25 - this.platform.random() / 4);
+    this.timers.set(call, Math.max(this.pause(tries, MOST_PAUSE), asked), call);
   }
 
   // --- the connection --------------------------------------------------

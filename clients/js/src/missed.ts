@@ -1,5 +1,5 @@
-import { isPassing, type Core } from "./core.js";
-import type { Filler, Wanted } from "./parts.js";
+import type { Core } from "./core.js";
+import { isPassing, type Filler, type Wanted } from "./parts.js";
 import type { HeartlineError, Hello, Message, Place, Session } from "./types.js";
 
 interface Answer {
@@ -20,11 +20,11 @@ interface History {
   /** Names the reading of its history that goes on. */
   filling?: object | undefined;
   /** Some of what was missed cannot be had. */
-  isLacking?: boolean;
+  isLacking?: unknown;
   /** Its end may be missing: nobody has asked since the node was another one. */
-  isUnsure?: boolean;
+  isUnsure?: boolean | undefined;
   /** Its offsets have holes that its history does not fill: they say nothing. */
-  isLoose?: boolean;
+  isLoose?: boolean | undefined;
 }
 
 /** A conversation's room is this and its id. */
@@ -37,6 +37,8 @@ const MOST_TOLD = 2 * PART;
 const MOST_HELD = 1_000;
 /** Messages of a conversation that are filled in. Whoever missed more is to load afresh. */
 const MOST_FILLED = 10_000;
+/** The count of tries, from -1 on, after which no history is asked for that cannot be read. */
+const MORE_TRIES = 3;
 
 const isConversation = (room: string) => room.startsWith(CONVERSATION);
 
@@ -112,7 +114,7 @@ export class Missed implements Filler {
     const history = this.#of(room);
     if (history.held) {
       if (history.held.push([message, at]) > MOST_HELD) history.held.shift();
-    } else if (offset > (history.last ?? offset) + 1 && !history.isLoose) {
+    } else if (offset > history.last! + 1 && !history.isLoose) {
       history.held = [[message, at]];
       void this.#fill(name, room, false);
     } else this.#tellOnce(history, message, at);
@@ -129,7 +131,7 @@ export class Missed implements Filler {
   }
 
   /** Tells what is new in a conversation's history, or only notes where it stands. */
-  async #fill(name: string, room: Wanted, isMissed: boolean): Promise<void> {
+  async #fill(name: string, room: Wanted, isMissed: boolean, tries = -1): Promise<void> {
     const history = this.#of(room);
     const filling = (history.filling = {});
     const isOver = () => history.filling !== filling || this.#isOver(name, room);
@@ -137,16 +139,17 @@ export class Missed implements Filler {
     let after = history.last;
     try {
       for (;;) {
-        const part = after === undefined ? { limit: 1 } : { after, limit: PART };
-        const answer = await this.client.request("history:get", { conversationId, ...part });
+        const limit = after === undefined ? 1 : PART;
+        const answer = await this.client.request("history:get", { conversationId, after, limit });
         if (isOver()) return;
         const { head, floor, messages, complete } = answer as unknown as Answer;
         const missed = after === undefined ? 0 : head - history.last!;
         // What is gone of those that were told already is nobody's loss.
-        const isGone = missed > MOST_FILLED || (!complete && !(floor <= history.last!));
-        const isOther = missed < 0 || missed > MOST_FILLED;
+        const isFar = missed > MOST_FILLED;
+        const isGone = isFar || !(complete || floor <= history.last!);
+        const isOther = isFar || missed < 0;
         if (isOther || isGone || after === undefined)
-          history.isLacking = isMissed || (isGone && !!history.held);
+          history.isLacking = isMissed || (isGone && history.held);
         // Who has told a message knows better where it stands than who has only asked.
         if (isOther || history.last === undefined) history.last = head;
         if (isOther || after === undefined) break;
@@ -154,28 +157,30 @@ export class Missed implements Filler {
         // A handler may have left.
         if (isOver()) return;
         history.held = history.held?.filter(([{ id }]) => !history.told.has(id));
-        if (messages.length === 0 || history.last! >= head) break;
+        if (!messages.length || history.last! >= head) break;
         after = history.last;
       }
-    } catch (error) {
+    } catch (caught) {
+      const error = caught as HeartlineError;
       if (isOver()) return;
-      if (isPassing(error as HeartlineError))
+      if (isPassing(error) && (error.code !== "INTERNAL" || tries < MORE_TRIES))
         return this.client["again"](
-          error as HeartlineError,
-          () => !isOver() && void this.#fill(name, room, isMissed),
+          error,
+          tries++,
+          () => isOver() || void this.#fill(name, room, isMissed, tries),
         );
-      history.isLacking = isMissed || !!history.held;
+      history.isLacking = isMissed || history.held;
     }
     history.filling = undefined;
-    history.isUnsure = false;
-    history.isLoose = history.held?.some(([{ offset }]) => offset > history.last! + 1) ?? false;
+    history.isUnsure = undefined;
+    history.isLoose = history.held?.some(([{ offset }]) => offset > history.last! + 1);
     // What was held is told, now that all before it has been told.
     const held = history.held ?? [];
     history.held = undefined;
     for (const [message, at] of held)
       if (!this.#isOver(name, room)) this.#tellOnce(history, message, at);
     const filled = !history.isLacking;
-    history.isLacking = false;
+    history.isLacking = undefined;
     if (isMissed || !filled) this.client["tell"]("room:missed", { room: name, filled });
   }
 }

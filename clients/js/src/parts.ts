@@ -39,3 +39,7 @@ export interface Filler {
   /** A message was heard, in this room if that is known. */
   message(message: Message, room: string | undefined, at: Place): void;
 }
+
+/** Whether the same may be asked again after a pause. */
+export const isPassing = ({ code, retryAfterMs }: HeartlineError): boolean =>
+  retryAfterMs !== undefined || /^(RATE_LIMITED|OVERLOADED|TIMEOUT)$/.test(code);

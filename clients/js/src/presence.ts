@@ -4,8 +4,9 @@
  *
  * @module
  */
+import { isPassing } from "./parts.js";
 import type { Small } from "./small.js";
-import { HeartlineError, type PresenceDelta, type Reply, type WatchedUser } from "./types.js";
+import type { HeartlineError, PresenceDelta, Reply, WatchedUser } from "./types.js";
 
 type AnyClient = Pick<
   Small<any, any>,
@@ -142,9 +143,7 @@ class Mirror {
         if (asking !== this.#asking) return;
         this.#asking = undefined;
         const { code, retryAfterMs } = error;
-        const isPassing =
-          retryAfterMs !== undefined || /^(RATE_LIMITED|OVERLOADED|TIMEOUT)$/.test(code);
-        if (isPassing) this.#pause(retryAfterMs ?? PAUSE);
+        if (isPassing(error)) this.#pause(retryAfterMs ?? PAUSE);
         // The next connection asks by itself.
         else if (code !== "DISCONNECTED") this.#code = code;
         this.#show();

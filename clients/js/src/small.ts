@@ -61,7 +61,7 @@ export interface Options {
 
 type Handler = (data: never) => void;
 
-export const DEFAULTS = {
+const DEFAULTS = {
   autoConnect: true,
   attempts: Infinity,
   backoff: 1_000,
@@ -385,9 +385,8 @@ export class Small<
   }
 
   /** Doubles up to the cap; half of it is chance, so that not all come back together. */
-  protected pause(failures: number): number {
-    const { backoff, maxBackoff } = this.#options;
-    const most = Math.min(maxBackoff, backoff * 2 ** Math.min(failures - 1, 30));
+  protected pause(failures: number, cap = this.#options.maxBackoff): number {
+    const most = Math.min(cap, this.#options.backoff * 2 ** Math.min(failures - 1, 30));
     return most * (0.5 + this.platform.random() / 2);
   }
 

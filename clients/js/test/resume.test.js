@@ -208,6 +208,35 @@ describe("a fresh start", () => {
     assert.deepEqual(heard, ["afresh", "13", `${ROOM} missed`]);
   });
 
+  it("asks a server that fails less and less often, and no longer than messages can wait", async () => {
+    const { all, server, heard, lose } = await inConversation();
+    server.say(11, false);
+    await lose();
+    await server.answer({ except: ["history:get"] });
+    server.say(12);
+    heard.length = 0;
+    const asked = () => all.link.find("history:get");
+    const fails = async () => {
+      asked().at(-1).answered = true;
+      asked().at(-1).reply({ ok: false, code: "INTERNAL", retryAfterMs: 1_000 });
+      await settled();
+    };
+    for (const [index, pause] of [1_000, 1_000, 1_000, 2_000].entries()) {
+      await fails();
+      await all.clock.pass(pause - 1);
+      assert.equal(asked().length, index + 1);
+      await all.clock.pass(1);
+      assert.equal(asked().length, index + 2);
+    }
+    assert.deepEqual(heard, []);
+    await fails();
+    assert.deepEqual(heard, ["12", `${ROOM} missed`]);
+    server.say(13);
+    assert.equal(heard.at(-1), "13");
+    await all.clock.pass(20_000);
+    assert.equal(asked().length, 5);
+  });
+
   it("that is lost too is made up for by the next one", async () => {
     for (const recovered of [false, true]) {
       const { server, heard, lose } = await inConversation();

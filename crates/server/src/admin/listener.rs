@@ -13,8 +13,8 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, Bytes, HttpBody};
-use axum::extract::connect_info::{ConnectInfo, Connected};
 use axum::extract::Request;
+use axum::extract::connect_info::{ConnectInfo, Connected};
 use axum::middleware::{self, Next};
 use axum::response::Response;
 use axum::serve::{IncomingStream, Listener};
@@ -81,7 +81,11 @@ async fn attend(
 ) -> Response {
     let request = request.map(|body| {
         let is_whole = body.is_end_stream();
-        arrival.is_now(if is_whole { Arrival::WHOLE } else { Arrival::HEAD });
+        arrival.is_now(if is_whole {
+            Arrival::WHOLE
+        } else {
+            Arrival::HEAD
+        });
         let arrival = arrival.clone();
         match is_whole {
             true => body,

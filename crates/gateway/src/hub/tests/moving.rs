@@ -1244,7 +1244,9 @@ fn several_topics_that_cannot_be_reached_hold_up_a_live_client_no_longer_than_on
     ann.hears();
     let world = &mut cluster.worlds[0];
     for (id, topic) in ["a", "b", "c"].into_iter().enumerate() {
-        ann.says(&format!(r#"{{"type":"subscribe","topic":"{topic}","id":{id}}}"#));
+        ann.says(&format!(
+            r#"{{"type":"subscribe","topic":"{topic}","id":{id}}}"#
+        ));
     }
     ann.says(r#"{"type":"ping","id":3}"#);
     world.run(ms(8_100));
