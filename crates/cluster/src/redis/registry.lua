@@ -199,13 +199,17 @@ local function owns(incarnation)
 end
 
 local function begin_hold(ttl, is_blind)
+    -- Those who were there before memory was lost are waited for in this one too.
+    if hold <= now then
+        call('DEL', EXPECTED)
+    end
     hold = now + ttl
     call('SET', HOLD, hold)
     if is_blind then
         blind = now + ttl
         call('SET', BLIND, blind)
     end
-    call('DEL', COMPLETE, EXPECTED)
+    call('DEL', COMPLETE)
 end
 
 -- A node is complete; if all are, nobody is waited for any more.

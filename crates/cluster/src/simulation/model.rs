@@ -336,12 +336,15 @@ impl Model {
     }
 
     fn begin_hold(&mut self, now: Millis, ttl: Millis, is_blind: bool) {
+        // Those who were there before memory was lost are waited for in this one too.
+        if self.hold <= now {
+            self.expected = 0;
+        }
         self.hold = now + ttl;
         if is_blind {
             self.blind = now + ttl;
         }
         self.complete.clear();
-        self.expected = 0;
     }
 
     /// A node is complete; if all are, nobody is waited for any more.

@@ -281,6 +281,27 @@ fn users_who_stay_are_not_told_again_after_the_store_forgot_everything() {
 }
 
 #[test]
+fn users_who_stay_are_not_told_again_if_the_store_restarts_before_all_nodes_are_back_in_it() {
+    paused(async {
+        let mut world = three_nodes(Duration::ZERO, Policy::Unlimited).await;
+        world.come(1, "ann", "");
+        world.come(2, "bob", "");
+        // In the middle between two renewals.
+        sleep(TTL).await;
+        world.restart_store(true);
+        // The first node notices it, and is the only one that the store knows.
+        world.come(0, "cleo", "");
+        until(|| locked(&world.store).model.processes().len() == 1).await;
+        world.restart_store(false);
+        world.settle().await;
+        assert!(!world.amnesia);
+        for name in ["ann", "bob", "cleo"] {
+            assert_eq!(world.told_of(name), [true], "{name}");
+        }
+    });
+}
+
+#[test]
 fn who_comes_back_after_the_others_have_been_told_that_they_are_all_is_announced() {
     paused(async {
         let mut world = three_nodes(Duration::ZERO, Policy::Unlimited).await;
