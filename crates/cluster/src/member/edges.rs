@@ -30,6 +30,8 @@ pub(super) struct Place {
     pub(super) devices: u64,
     /// The stream is another than before.
     pub(super) is_new_life: bool,
+    /// The first edge of another life was read before that was known.
+    pub(super) is_ahead: bool,
 }
 
 /// The parts of a stream's id: a time and a count.
@@ -46,16 +48,23 @@ impl Place {
             number: 0,
             devices: 0,
             is_new_life: false,
+            is_ahead: false,
         }
     }
 
     /// The reader is here when it learns that the stream has another life, which has come as
     /// far as `reached`. Ids are times: if its server's clock is behind, that life began
-    /// before the reader's place.
+    /// before the reader's place, unless the reader is in it already.
     fn in_new_life(self, reached: &Place) -> Place {
+        if self.is_ahead {
+            return Place {
+                is_ahead: false,
+                ..self
+            };
+        }
         match parts(&self.id) > parts(&reached.id) {
             true => Place::start(),
-            false => self,
+            false => Place { number: 0, ..self },
         }
     }
 
@@ -65,6 +74,7 @@ impl Place {
             return 0;
         }
         // A smaller one is of another life, which began with 1.
+        self.is_ahead |= number == 1 && self.number > 0;
         let before = if number > self.number { self.number } else { 0 };
         self.number = number;
         number.saturating_sub(before + 1)
@@ -209,6 +219,7 @@ mod tests {
             number,
             devices: 0,
             is_new_life: false,
+            is_ahead: false,
         }
     }
 
@@ -251,5 +262,22 @@ mod tests {
         assert_eq!(&*place("2000-0", 90).in_new_life(&reached).id, "0");
         assert_eq!(&*place("1000-2", 3).in_new_life(&reached).id, "1000-2");
         assert_eq!(&*place("1000-12", 90).in_new_life(&reached).id, "0");
+    }
+
+    #[test]
+    fn what_was_read_of_a_new_life_before_the_reader_knew_of_it_is_not_read_again() {
+        let mut at = place("900-0", 90);
+        assert_eq!((at.go_on(1), at.go_on(2)), (0, 0));
+        at.id = "1001-0".into();
+        let mut at = at.in_new_life(&place("1000-0", 0));
+        assert_eq!(&*at.id, "1001-0");
+        assert_eq!(at.go_on(3), 0);
+        // The next life after that is another one again, and its server's clock is behind.
+        assert_eq!(&*at.in_new_life(&place("700-0", 0)).id, "0");
+        // Who learns of it first is not ahead when the first edge comes.
+        let mut at = place("900-0", 90).in_new_life(&place("1000-0", 0));
+        assert_eq!(at.go_on(1), 0);
+        at.id = "1001-0".into();
+        assert_eq!(&*at.in_new_life(&place("700-0", 0)).id, "0");
     }
 }

@@ -302,6 +302,26 @@ fn users_who_stay_are_not_told_again_if_the_store_restarts_before_all_nodes_are_
 }
 
 #[test]
+fn nobody_hears_twice_of_who_came_while_a_node_found_that_the_store_had_forgotten_everything() {
+    // At each moment of a node's joining anew.
+    for phase in 0..40 {
+        paused(async move {
+            let mut world = three_nodes(Duration::ZERO, Policy::Unlimited).await;
+            world.come(0, "ann", "");
+            sleep(TTL).await;
+            world.restart_store(true);
+            world.come(0, "bob", "");
+            until(|| locked(&world.store).model.announced() == [user("ann")]).await;
+            // Node 1 learns of it now, and Ann comes into a room at node 0.
+            world.come(1, "cleo", "");
+            sleep(Duration::from_millis(phase)).await;
+            world.come_into(0, "ann", "r");
+            world.settle().await;
+        });
+    }
+}
+
+#[test]
 fn who_comes_back_after_the_others_have_been_told_that_they_are_all_is_announced() {
     paused(async {
         let mut world = three_nodes(Duration::ZERO, Policy::Unlimited).await;
