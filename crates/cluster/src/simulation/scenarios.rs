@@ -161,6 +161,39 @@ fn a_socket_replaced_while_its_node_was_stopped_ends_when_it_goes_on() {
 }
 
 #[test]
+fn a_place_that_was_given_after_a_lease_is_not_taken_back_because_the_store_was_away_then() {
+    for policy in DISPLACING {
+        for restarts in [false, true] {
+            paused(async move {
+                let mut world = three_nodes(Duration::ZERO, policy).await;
+                world.come(0, "ann", "phone");
+                sleep(MOMENT).await;
+                world.nodes[0].stop();
+                // Its lease is over, and nobody has swept it yet.
+                let over = || {
+                    let store = locked(&world.store);
+                    let nodes = store.model.nodes(store.time());
+                    nodes.iter().any(|node| node.lease < 0)
+                };
+                until(over).await;
+                world.come(1, "ann", "phone");
+                until(|| locked(&world.store).model.sockets().len() == 2).await;
+                world.store_is_up(false);
+                sleep(TTL / 2).await;
+                if restarts {
+                    world.restart_store(false);
+                }
+                world.store_is_up(true);
+                world.nodes[0].go_on();
+                world.settle().await;
+                assert_eq!(world.sockets_at(1, "ann").len(), 1);
+                assert!(world.sockets_at(0, "ann").is_empty());
+            });
+        }
+    }
+}
+
+#[test]
 fn two_sockets_of_a_device_that_came_while_the_store_was_away_become_the_later_one() {
     paused(async {
         let mut world = three_nodes(Duration::ZERO, Policy::Unlimited).await;

@@ -41,28 +41,34 @@ fn losers_to(entry: &Entry, rivals: &[Held]) -> Vec<(Held, DisplacedBy)> {
 
 impl Model {
     /// Others of the user in the same namespace whose leases live, and who have their places.
-    fn rivals(&self, now: Millis, who: &TypedUser, entry: &Entry) -> Vec<Held> {
+    fn rivals(&mut self, now: Millis, who: &TypedUser, entry: &Entry) -> Vec<Held> {
         let mut rivals = self.all_rivals(now, who, entry);
         rivals.retain(|held| !held.on_probation);
         rivals
     }
 
-    /// The same, and those on probation.
-    fn all_rivals(&self, now: Millis, who: &TypedUser, entry: &Entry) -> Vec<Held> {
+    /// The same, and those on probation. Who is passed over, since their lease is over, is dead
+    /// from then on: no hold gives back a place that another one may have now.
+    fn all_rivals(&mut self, now: Millis, who: &TypedUser, entry: &Entry) -> Vec<Held> {
         let Some(user) = self.users.get(&who.user) else {
             return Vec::new();
         };
-        let mut rivals: Vec<Held> = user
-            .sockets
-            .values()
-            .filter(|held| {
-                held.kind == who.kind
-                    && held.entry.namespace == entry.namespace
-                    && held.entry.socket != entry.socket
-                    && self.alive(now, &held.incarnation)
-            })
+        let others = user.sockets.values().filter(|held| {
+            held.kind == who.kind
+                && held.entry.namespace == entry.namespace
+                && held.entry.socket != entry.socket
+        });
+        let (mut rivals, over): (Vec<Held>, Vec<Held>) = others
             .cloned()
-            .collect();
+            .partition(|held| self.alive(now, &held.incarnation));
+        for held in over {
+            let same = !entry.device.is_empty() && held.entry.device == entry.device;
+            if (same || entry.policy != Policy::Unlimited)
+                && let Some(until) = self.nodes.get_mut(&held.incarnation)
+            {
+                *until = 0;
+            }
+        }
         rivals.sort_by_key(|held| (held.entry.since, held.entry.socket.clone()));
         rivals
     }
