@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use hashbrown::{HashMap, HashSet};
 use heartline_core::auth::{RoomPattern, UserKey};
+use heartline_core::presence::SocketAddress;
 use heartline_core::rooms::PRIVATE;
 use heartline_core::store::{
     Changes, Checkpoint, MAX_ROOMS, MessageStore, Outcome, Patch, StoreError,
@@ -144,11 +145,16 @@ impl Sessions {
     }
 
     /// What is kept of a user, all that was said here included; the rooms are those of the
-    /// user's sockets here, if these are in any.
+    /// user's sockets here, if these are in any. A newcomer's own rooms do not count: it asks
+    /// where its user was before.
     pub(crate) async fn checkpoint(
         self: &Arc<Self>,
         user: &Arc<UserKey>,
+        newcomer: Option<SocketAddress>,
     ) -> Told<Option<Checkpoint>> {
+        // The rooms first: a socket that ends notes them before it gives them back, so that
+        // they are found here or behind what waits.
+        let here = self.rooms_here(user, newcomer).await;
         let asked = self.ask_behind(user);
         let found = match asked {
             Some(answer) => answer.await.unwrap_or_else(|_| Err(keeps_none())),
@@ -159,11 +165,14 @@ impl Sessions {
         };
         let mut found = found?;
         if let Some(checkpoint) = &mut found {
-            let here = self.rooms_here(user).await;
             if let Some(rooms) = here.filter(|rooms| !rooms.is_empty()) {
                 checkpoint.rooms = rooms;
             }
             self.lock().kept.insert(user.clone());
+            // Whose last socket ended meanwhile was not followed.
+            if self.sockets_here(user).is_empty() {
+                self.lock().kept.remove(user);
+            }
         }
         Ok(found)
     }
@@ -222,13 +231,16 @@ impl Sessions {
     }
 
     async fn write(&self, user: &Arc<UserKey>, batch: Waiting) {
-        let here = self.rooms_here(user).await;
+        let here = self.rooms_here(user, None).await;
         let is_gone = here.is_none();
-        let left = batch.left.map(|left| self.to_keep(left));
-        let rooms = match here {
-            Some(here) if !here.is_empty() => Some(here),
-            // Who has just come back is in no room yet: what was left a moment ago counts.
-            here => left.or(here.filter(|_| !batch.patches.is_empty())),
+        // Who has just come back is in no rooms yet but those that everybody is put into: what
+        // was left a moment ago counts.
+        let rooms = match (here, batch.left) {
+            (here, Some(left)) => {
+                let here = here.unwrap_or_default();
+                Some(self.to_keep(here.into_iter().chain(left)))
+            }
+            (here, None) => here.filter(|here| !here.is_empty() || !batch.patches.is_empty()),
         };
         let (patches, replies): (Vec<_>, Vec<_>) = batch.patches.into_iter().unzip();
         let changes = Changes {
@@ -266,20 +278,30 @@ impl Sessions {
         }
     }
 
-    /// The rooms that the user's sockets are in here; `None`: there are no such sockets.
-    async fn rooms_here(&self, user: &Arc<UserKey>) -> Option<Vec<String>> {
+    fn sockets_here(&self, user: &UserKey) -> Vec<SocketAddress> {
         let local = self.fanout.backplane.local();
-        let tenant = user.tenant_id.as_deref();
-        let sockets = local.sockets(tenant, &user.user_id, Some(user));
-        if sockets.is_empty() {
-            return None;
-        }
-        let rooms = self.fanout.recent_rooms(&sockets).await;
-        Some(self.to_keep(rooms))
+        local.sockets(user.tenant_id.as_deref(), &user.user_id, Some(user))
+    }
+
+    /// The rooms that the user's sockets are in here, one of them left out; `None`: there are no
+    /// other sockets.
+    async fn rooms_here(
+        &self,
+        user: &UserKey,
+        without: Option<SocketAddress>,
+    ) -> Option<Vec<String>> {
+        let others = || {
+            let mut sockets = self.sockets_here(user);
+            sockets.retain(|socket| Some(*socket) != without);
+            Some(sockets).filter(|sockets| !sockets.is_empty())
+        };
+        let rooms = self.fanout.recent_rooms(&others()?).await;
+        // A socket whose end was under way has ended now.
+        others().map(|_| self.to_keep(rooms))
     }
 
     /// Those of some rooms that are kept, each once.
-    fn to_keep(&self, rooms: Vec<String>) -> Vec<String> {
+    fn to_keep(&self, rooms: impl IntoIterator<Item = String>) -> Vec<String> {
         let mut kept = Vec::new();
         for room in rooms {
             let is_wanted = self.rooms.iter().any(|pattern| pattern.matches(&room));

@@ -565,7 +565,19 @@ impl Socket {
     /// `AUTH_REQUIRED`, `OVERLOADED` when too many ask, or `SAVE_FAILED` when the store does not
     /// answer.
     pub async fn kept(&self) -> Result<Option<Checkpoint>, EventError> {
-        let kept = self.shared.sessions.checkpoint(self.user()?);
+        self.found(None).await
+    }
+
+    /// What is kept of the user, for a socket that has just come: its own rooms do not count.
+    pub(crate) async fn kept_before(&self) -> Result<Option<Checkpoint>, EventError> {
+        self.found(Some(self.address)).await
+    }
+
+    async fn found(
+        &self,
+        newcomer: Option<SocketAddress>,
+    ) -> Result<Option<Checkpoint>, EventError> {
+        let kept = self.shared.sessions.checkpoint(self.user()?, newcomer);
         match tokio::time::timeout(STORE_TIME, kept).await {
             Ok(Ok(kept)) => Ok(kept),
             Ok(Err(StoreError::Overloaded)) => Err(Code::Overloaded.into()),

@@ -17,7 +17,7 @@ use heartline::store::{
     Changed, Changes, Checkpoint, Checkpoints, History, HistoryQuery, MessageStore, NewMessage,
     Patch, StoreError, Stored, Tell,
 };
-use heartline::{Config, Gateway};
+use heartline::{Config, Gateway, Socket};
 use support::{Client, Names, config, start};
 
 /// A store that counts what is written, and fails where it is told to.
@@ -31,6 +31,26 @@ struct Inside {
     fails: AtomicBool,
     /// How many questions it refuses as too many.
     overloaded: AtomicUsize,
+    /// How often it was asked.
+    questions: AtomicUsize,
+    /// Answers are on their way while somebody writes here.
+    slow: tokio::sync::RwLock<()>,
+}
+
+impl Inside {
+    async fn has_one_of_ann(&self) {
+        let changes = Changes {
+            user: Arc::new(UserKey {
+                tenant_id: None,
+                user_id: "ann".into(),
+                user_type: None,
+            }),
+            patches: vec![Patch::parse(r#"{"n":1}"#, None).unwrap()],
+            rooms: None,
+            now: 7,
+        };
+        self.store.change(changes).await.unwrap();
+    }
 }
 
 impl Checkpoints for Counting {
@@ -48,7 +68,15 @@ impl Checkpoints for Counting {
         let overloaded = &self.0.overloaded;
         match overloaded.fetch_update(Ordering::Relaxed, Ordering::Relaxed, left) {
             Ok(_) => Box::pin(std::future::ready(Err(StoreError::Overloaded))),
-            Err(_) => self.0.store.checkpoint(user),
+            Err(_) => {
+                let (inside, found) = (self.0.clone(), self.0.store.checkpoint(user));
+                Box::pin(async move {
+                    let found = found.await;
+                    inside.questions.fetch_add(1, Ordering::Relaxed);
+                    drop(inside.slow.read().await);
+                    found
+                })
+            }
         }
     }
 }
@@ -83,6 +111,14 @@ async fn gateway() -> (Gateway, String, Counting) {
 
 async fn ann(address: &str) -> Client {
     Client::connect(address, r#"{"token":"ann"}"#).await
+}
+
+async fn until(is_so: impl Fn() -> bool) {
+    let deadline = tokio::time::Instant::now() + support::DEADLINE;
+    while !is_so() {
+        assert!(tokio::time::Instant::now() < deadline);
+        tokio::task::yield_now().await;
+    }
 }
 
 #[tokio::test]
@@ -120,6 +156,45 @@ async fn what_was_said_just_now_is_there_for_who_comes_just_then() {
 }
 
 #[tokio::test]
+async fn who_comes_while_the_other_socket_ends_hears_of_its_rooms() {
+    let (gateway, address, store) = gateway().await;
+    store.0.has_one_of_ann().await;
+    let mut first = ann(&address).await;
+    first.hear("session:resume").await;
+    first.send(r#"421["join","news"]"#).await;
+    first.hear("431[").await;
+    let slow = store.0.slow.write().await;
+    let asked = store.0.questions.load(Ordering::Relaxed);
+    let mut second = ann(&address).await;
+    until(|| store.0.questions.load(Ordering::Relaxed) > asked).await;
+    drop(first);
+    until(|| gateway.counts().sockets == 1).await;
+    drop(slow);
+    let resumed = second.hear("session:resume").await;
+    assert!(resumed.contains(r#""rooms":["news"]"#), "{resumed}");
+}
+
+#[tokio::test]
+async fn rooms_that_the_app_puts_everybody_into_do_not_hide_those_of_before() {
+    let builder = Gateway::builder(config()).authenticator(Names);
+    let builder = builder.on_connect(|socket: Socket| async move {
+        // In it before it is asked what is kept.
+        socket.join("lobby").await
+    });
+    let (gateway, address) = start(builder.store(Counting::default())).await;
+    let mut first = ann(&address).await;
+    first.send(r#"421["session:checkpoint",{"n":1}]"#).await;
+    first.hear("431[").await;
+    first.send(r#"422["join","news"]"#).await;
+    first.hear("432[").await;
+    drop(first);
+    until(|| gateway.counts().sockets == 0).await;
+    let mut next = ann(&address).await;
+    let resumed = next.hear("session:resume").await;
+    assert!(resumed.contains(r#""news""#), "{resumed}");
+}
+
+#[tokio::test]
 async fn where_the_store_is_away_it_is_said_and_nothing_is_kept_half() {
     let (_gateway, address, store) = gateway().await;
     let mut client = ann(&address).await;
@@ -142,17 +217,7 @@ async fn where_the_store_is_away_it_is_said_and_nothing_is_kept_half() {
 #[tokio::test]
 async fn where_all_come_at_once_the_store_is_asked_again() {
     let (_gateway, address, store) = gateway().await;
-    let changes = Changes {
-        user: Arc::new(UserKey {
-            tenant_id: None,
-            user_id: "ann".into(),
-            user_type: None,
-        }),
-        patches: vec![Patch::parse(r#"{"n":1}"#, None).unwrap()],
-        rooms: None,
-        now: 7,
-    };
-    store.0.store.change(changes).await.unwrap();
+    store.0.has_one_of_ann().await;
     store.0.overloaded.store(2, Ordering::Relaxed);
     let mut client = ann(&address).await;
     let resumed = client.hear("session:resume").await;
@@ -164,11 +229,7 @@ async fn where_all_come_at_once_the_store_is_asked_again() {
 async fn who_keeps_nothing_costs_the_store_nothing_when_they_go() {
     let (gateway, address, store) = gateway().await;
     drop(ann(&address).await);
-    let until = tokio::time::Instant::now() + support::DEADLINE;
-    while gateway.counts().sockets > 0 {
-        assert!(tokio::time::Instant::now() < until);
-        tokio::task::yield_now().await;
-    }
+    until(|| gateway.counts().sockets == 0).await;
     gateway.drain().await;
     assert_eq!(store.0.writes.load(Ordering::Relaxed), 0);
 }

@@ -195,11 +195,20 @@ fn hear_raw(text: &str) -> Heard<'_> {
     }
 }
 
+/// What is heard a million times a second is read without searching where it is as expected.
 fn event(text: &str) -> Heard<'_> {
-    let numbers = text
-        .find("{\"n\":")
-        .map(|at| &text[at + 5..])
-        .and_then(|rest| Some((number(rest.as_bytes())?, number_at(rest, "\"t\":")?)));
+    let mut objects = text.match_indices('{');
+    let numbers = objects
+        .find_map(|(at, _)| text[at..].strip_prefix("{\"n\":"))
+        .and_then(|rest| {
+            let n = number(rest.as_bytes())?;
+            let behind = rest.trim_start_matches(|digit: char| digit.is_ascii_digit());
+            let t = match behind.strip_prefix(",\"t\":") {
+                Some(t) => number(t.as_bytes()),
+                None => number_at(behind, "\"t\":"),
+            };
+            Some((n, t?))
+        });
     numbers.map_or(Heard::Other, |(number, due)| Heard::Event(number, due))
 }
 
@@ -220,7 +229,10 @@ fn number_at(text: &str, before: &str) -> Option<u64> {
 
 /// The string behind `before`, if it has no escapes worth minding.
 fn string_at<'a>(text: &'a str, before: &str) -> Option<&'a str> {
-    let rest = &text[text.find(before)? + before.len()..];
+    let rest = match text.strip_prefix(before) {
+        Some(rest) => rest,
+        None => &text[text.find(before)? + before.len()..],
+    };
     rest.find('"').map(|end| &rest[..end])
 }
 

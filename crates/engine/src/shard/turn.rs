@@ -20,7 +20,7 @@ use crate::shard::arrivals::LISTENER;
 use crate::shard::conn::{Phase, Transport};
 use crate::shard::gather::{GATHER, Gather};
 use crate::shard::probe::PROBE;
-use crate::shard::writes::SLICE;
+use crate::shard::writes::{LONG, SLICE};
 use crate::shard::{Shard, ShardMessage, WAKER};
 
 /// Most connections that one turn hears of.
@@ -91,13 +91,19 @@ impl<A: App> Shard<A> {
         now: Micros,
     ) -> ControlFlow<()> {
         self.mailbox.0.awake();
+        let had_line = self.engine.writes.many() > 0;
         self.engine.begin_turn(now);
         self.hear(events, asked);
         self.fire();
         self.work_off()?;
         self.close_failed();
         self.app.turn(&mut self.engine);
-        self.write();
+        self.write_alone();
+        // Who publishes more than once says so in the next microseconds: a long line that has
+        // just formed waits for one look at the poller, and gets both in one write.
+        if had_line || self.engine.writes.many() < LONG {
+            self.write_to_many();
+        }
         self.mailbox.0.load.store(
             self.engine.connections(),
             std::sync::atomic::Ordering::Relaxed,
@@ -210,8 +216,8 @@ impl<A: App> Shard<A> {
         ControlFlow::Continue(())
     }
 
-    /// Writes to a slice of those who have something to write.
-    fn write(&mut self) {
+    /// Writes to a slice of those who have something of their own to write.
+    fn write_alone(&mut self) {
         let mut written = 0;
         while written < SLICE {
             match self.engine.writes.pop_alone() {
@@ -219,6 +225,10 @@ impl<A: App> Shard<A> {
                 None => break,
             }
         }
+    }
+
+    /// Writes to a slice of those who have to write what is for many.
+    fn write_to_many(&mut self) {
         let mut written = 0;
         while written < SLICE {
             match self.engine.writes.pop_with_many() {

@@ -19,6 +19,12 @@ use heartline_wire::id::Slot;
 /// to be heard.
 pub(crate) const SLICE: usize = 256;
 
+/// From so many connections on, a line for many that has just formed waits for one look at the
+/// poller before it is written to: some tenths of a microsecond, where each write takes two. In a
+/// room of a thousand with two publications in flight that makes 1 write of 1.19, and with four
+/// 0.77 of the processor time for a delivery; with one in flight it costs nothing measurable.
+pub(crate) const LONG: usize = 64;
+
 /// Where a connection stands that has something to write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub(crate) enum Waits {
@@ -62,6 +68,12 @@ impl Writes {
     /// Takes the next of those who have something to write that is for many.
     pub(crate) fn pop_with_many(&mut self) -> Option<Slot> {
         self.with_many.pop_front()
+    }
+
+    /// Places in the line of those who have to write what is for many, those included that will
+    /// be passed over.
+    pub(crate) fn many(&self) -> usize {
+        self.with_many.len()
     }
 
     /// Places in line, those included that will be passed over.

@@ -63,7 +63,7 @@ const PAUSES: [u64; 3] = [200, 800, 3_000];
 async fn kept(socket: &Socket) -> Option<Checkpoint> {
     let mut pauses = PAUSES.into_iter();
     loop {
-        match socket.kept().await {
+        match socket.kept_before().await {
             Ok(kept) => return kept,
             Err(error) if error.code() == Code::Overloaded.as_str() => {
                 tokio::time::sleep(Duration::from_millis(pauses.next()?)).await;

@@ -137,8 +137,10 @@ impl Hub {
             None => Vec::new(),
         };
         let user = socket.identity.user.as_ref();
-        let followed = user.filter(|user| shared.sessions.follows(user));
-        let left = followed.map(|_| self.recent_rooms(&socket.rooms));
+        if let Some(user) = user.filter(|user| shared.sessions.follows(user)) {
+            // Before they are left: who comes back meanwhile finds them here or there.
+            shared.sessions.left(user, self.recent_rooms(&socket.rooms));
+        }
         self.note_moved_out(engine, slot, &socket);
         self.leave_all(std::mem::take(&mut socket.rooms), namespace);
         let transport = engine
@@ -151,9 +153,6 @@ impl Hub {
             let address = SocketAddress::new(conn, namespace, socket.secret);
             let keep = back_by - engine.now;
             shared.fanout.backplane.disconnect(user, address, keep);
-            if let Some(rooms) = left {
-                shared.sessions.left(user, rooms);
-            }
         }
         if let (Some(recovery), Some(conn)) = (&shared.fanout.recovery, id) {
             let address = SocketAddress::new(conn, namespace, socket.secret);

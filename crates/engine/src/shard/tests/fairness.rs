@@ -7,7 +7,7 @@ use heartline_wire::id::Slot;
 use super::*;
 use crate::shard::WAKER;
 use crate::shard::turn::{EVENTS, ROUNDS, Readiness};
-use crate::shard::writes::SLICE;
+use crate::shard::writes::{LONG, SLICE};
 
 /// One large room at a time: each of its members takes two descriptors.
 static ROOM: Mutex<()> = Mutex::new(());
@@ -57,6 +57,12 @@ impl Room {
             .post_order(move |engine, _| publish(engine, &slots, text));
     }
 
+    /// The same, and the turn that hears of it: the next one begins to write.
+    fn publish_and_hear(&mut self, text: &'static str) {
+        self.publish(text);
+        self.harness.turn();
+    }
+
     /// How many have been written to, of those that are not read meanwhile.
     fn written(&mut self) -> usize {
         let read = self.peers.iter_mut().map(Peer::read);
@@ -72,6 +78,8 @@ fn an_answer_leaves_in_the_turn_that_begins_a_publication_to_a_large_room() {
     other.text("echo hello");
     let turned = room.harness.turn();
     assert_eq!(other.read(), texts(&["hello"]));
+    assert_eq!(turned.until, Some(room.harness.now()));
+    let turned = room.harness.turn();
     assert_eq!(room.written(), SLICE);
     assert_eq!(turned.in_line, room.slots.len() - SLICE);
     assert_eq!(turned.until, Some(room.harness.now()));
@@ -81,7 +89,7 @@ fn an_answer_leaves_in_the_turn_that_begins_a_publication_to_a_large_room() {
 fn a_member_who_pings_meanwhile_is_answered_before_the_others_are_written_to() {
     let mut room = room();
     let mut last = room.peers.pop().unwrap();
-    room.publish("to all");
+    room.publish_and_hear("to all");
     room.harness.turn();
     last.ping(b"?");
     room.harness.turn();
@@ -98,6 +106,7 @@ fn a_member_who_pings_meanwhile_is_answered_before_the_others_are_written_to() {
 fn a_ping_never_waits_for_more_than_a_slice_however_much_is_published() {
     let mut room = room();
     let (_, mut other) = room.harness.join(Opening::plain());
+    room.publish_and_hear("to all");
     // More is published than can be written between two pings.
     for _ in 0..20 {
         room.publish("to all");
@@ -112,7 +121,7 @@ fn a_ping_never_waits_for_more_than_a_slice_however_much_is_published() {
 #[test]
 fn deadlines_and_the_mailbox_have_their_turn_between_two_slices() {
     let mut room = room();
-    room.publish("to all");
+    room.publish_and_hear("to all");
     let deadline = room.harness.now() + ms(50);
     let last = *room.slots.last().unwrap();
     room.harness.engine().set_app_deadline(last, deadline);
@@ -129,9 +138,32 @@ fn deadlines_and_the_mailbox_have_their_turn_between_two_slices() {
 }
 
 #[test]
+fn what_is_published_right_after_leaves_in_the_same_writes() {
+    let mut room = room();
+    let twice = [("first", "second"), ("third", "fourth")];
+    for (round, (text, again)) in twice.into_iter().enumerate() {
+        room.publish_and_hear(text);
+        room.publish(again);
+        room.harness.settle();
+        for peer in &mut room.peers {
+            assert_eq!(peer.texts(), [text, again]);
+            assert_eq!(peer.chunks(), round + 1);
+        }
+    }
+}
+
+#[test]
+fn a_short_line_leaves_in_the_turn_that_hears_of_it() {
+    let mut room = room();
+    room.slots.truncate(LONG - 1);
+    room.publish_and_hear("to some");
+    assert_eq!(room.written(), LONG - 1);
+}
+
+#[test]
 fn who_still_waits_gets_the_next_publication_in_the_same_write() {
     let mut room = room();
-    room.publish("first");
+    room.publish_and_hear("first");
     room.harness.turn();
     room.publish("second");
     room.harness.settle();
@@ -146,7 +178,7 @@ fn who_still_waits_gets_the_next_publication_in_the_same_write() {
 #[test]
 fn those_who_were_left_come_before_those_who_are_new_in_line() {
     let mut room = room();
-    room.publish("first");
+    room.publish_and_hear("first");
     room.harness.turn();
     room.publish("second");
     room.harness.turn();
