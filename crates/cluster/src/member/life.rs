@@ -273,7 +273,7 @@ impl<R: Registry, L: Local> Member<R, L> {
                 number: joined.edge_number,
                 devices: 0,
                 is_new_life: forgot,
-                is_ahead: false,
+                at: asked,
             });
         }
         let doubtful = std::mem::take(&mut state.unregistered);

@@ -336,21 +336,33 @@ fn users_who_stay_are_not_told_again_if_the_store_restarts_before_all_nodes_are_
 
 #[test]
 fn nobody_hears_twice_of_who_came_while_a_node_found_that_the_store_had_forgotten_everything() {
-    // At each moment of a node's joining anew.
-    for phase in 0..40 {
-        paused(async move {
-            let mut world = three_nodes(Duration::ZERO, Policy::Unlimited).await;
-            world.come(0, "ann", "");
-            sleep(TTL).await;
-            world.restart_store(true);
-            world.come(0, "bob", "");
-            until(|| locked(&world.store).model.announced() == [user("ann")]).await;
-            // Node 1 learns of it now, and Ann comes into a room at node 0.
-            world.come(1, "cleo", "");
-            sleep(Duration::from_millis(phase)).await;
-            world.come_into(0, "ann", "r");
-            world.settle().await;
-        });
+    for is_old_memory_back in [false, true] {
+        // At each moment of a node's joining anew.
+        for phase in 0..40 {
+            paused(async move {
+                let mut world = three_nodes(Duration::ZERO, Policy::Unlimited).await;
+                world.come(0, "ann", "");
+                sleep(TTL).await;
+                let before = locked(&world.store).model.clone();
+                world.restart_store(true);
+                if is_old_memory_back {
+                    sleep(TTL).await;
+                    world.amnesia = true;
+                    let mut store = locked(&world.store);
+                    let edges = store.edges.len() as u64;
+                    store.model = before;
+                    store.model.renumber_edges(edges);
+                    store.run += 1;
+                }
+                world.come(0, "bob", "");
+                sleep(MOMENT / 40).await;
+                // Node 1 learns of it now, and Ann comes into a room at node 0.
+                world.come(1, "cleo", "");
+                sleep(Duration::from_millis(phase)).await;
+                world.come_into(0, "ann", "r");
+                world.settle().await;
+            });
+        }
     }
 }
 

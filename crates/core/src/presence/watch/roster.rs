@@ -213,9 +213,11 @@ impl Board {
     /// A room is to be followed. True: each shard has to [say](Self::seed_here) who is there.
     pub fn follow(&mut self, scope: &Arc<Scope>) -> bool {
         let is_new = !self.follows.contains_key(scope);
-        self.follows.entry(scope.clone()).or_default();
+        let follow = self.follows.entry(scope.clone()).or_default();
         self.asks_at = Micros::ZERO;
-        self.nodes_at = Micros::ZERO;
+        if !follow.knows_nodes && self.logs.contains_key(scope) {
+            self.nodes_at = Micros::ZERO;
+        }
         is_new
     }
 
