@@ -127,10 +127,12 @@ async function kills() {
   await Promise.all(staying.map((one) => one.kill()));
   await store.kill();
   const of = (times, share) => `${(sorted(times)[Math.ceil(share * times.length) - 1] / 1000).toFixed(2)} s`;
-  const times = `the first of them after ${of(first, 0.5)} (half of the kills) to ${of(first, 1)} (all), of the last after ${of(last, 0.5)} to ${of(last, 1)}`;
+  const times =
+    `the first of them after ${of(first, 0.5)} (half of the kills) to ${of(first, 1)} (all), ` +
+    `of the last after ${of(last, 0.5)} to ${of(last, 1)}`;
   say(`${count} kills: ${times}`);
-  return `A node with ${each} users was killed ${count} times, at any time between two renewals of its lease (15 s, renewed
-every 5 s); two others stay. A client of one of these heard that the users are offline: of
+  return `A node with ${each} users was killed ${count} times, at any time between two renewals of its lease (15 s,
+renewed every 5 s); two others stay. A client of one of these heard that the users are offline: of
 ${times}.`;
 }
 
@@ -141,14 +143,19 @@ async function cuts() {
   const each = Math.floor(USERS / 3);
   const store = await redis();
   const links = await Promise.all([1, 2, 3].map(() => link(store.port)));
-  const nodes = await Promise.all(links.map((one, index) => node(one, `n${index + 1}`, { "presence.announce": "off" })));
+  const set = { "presence.announce": "off" };
+  const nodes = await Promise.all(links.map((one, index) => node(one, `n${index + 1}`, set)));
   const begun = performance.now();
   nodes.forEach((one, index) => idle(one, each, `of${index}`));
-  const registered = async () => (await ask(store.port, "HVALS", "{hl}:sockets")).split("\n").reduce((sum, one) => sum + Number(one), 0);
+  const registered = async () => {
+    const counts = (await ask(store.port, "HVALS", "{hl}:sockets")).split("\n");
+    return counts.reduce((sum, one) => sum + Number(one), 0);
+  };
   await until(async () => (await registered()) >= each * 3, "all are registered", 600_000);
   say(`${each * 3} users after ${((performance.now() - begun) / 1000).toFixed(0)} s`);
   // Each watches some of the users of all nodes.
-  const names = nodes.flatMap((_, index) => Array.from({ length: 30 }, (_, at) => `of${index}-${Math.floor((at * each) / 30)}`));
+  const some = Array.from({ length: 30 }, (_, at) => Math.floor((at * each) / 30));
+  const names = nodes.flatMap((_, index) => some.map((at) => `of${index}-${at}`));
   const watchers = await Promise.all(nodes.map((one, index) => Live.connect(one.live, token(`watcher${index}`))));
   const request = async (watcher, event, data) => {
     const answer = await watcher.ask({ type: "emit", event, data });
@@ -170,7 +177,9 @@ async function cuts() {
   ]) {
     const edges = async () => Number(await ask(store.port, "GET", "{hl}:edge"));
     const joined = async () => Promise.all(nodes.map((one) => one.metric("heartline_cluster_incarnations_total")));
-    const changed = () => watchers.map(({ heard }) => heard.filter(({ type, data, users }) => type === "presence:change" && (data?.users ?? users)?.length > 0).length);
+    const isChange = ({ type, data, users }) =>
+      type === "presence:change" && (data?.users ?? users)?.length > 0;
+    const changed = () => watchers.map(({ heard }) => heard.filter(isChange).length);
     const [before, asked, old, shown] = [await edges(), await calls(store), await joined(), changed()];
     await cut();
     const healed = performance.now();
@@ -178,7 +187,10 @@ async function cuts() {
     const isSure = async () => {
       const answers = await Promise.all(watchers.map((one) => request(one, "presence:get", { users: names })));
       const states = await Promise.all(nodes.map(async (one) => (await one.api("/readyz")).body?.status));
-      const isRight = answers.every(({ users }) => users?.length === names.length && users.every(({ online, stale }) => online && !stale));
+      const isRight = answers.every(
+        ({ users }) =>
+          users?.length === names.length && users.every(({ online, stale }) => online && !stale),
+      );
       return isRight && states.every((state) => state === "ready");
     };
     // From when on all are sure for two seconds on end.
@@ -192,32 +204,65 @@ async function cuts() {
     const took = (performance.now() - healed) / 1000;
     const more = (await calls(store)) - asked - usual * took;
     const [after, now] = [await edges(), await joined()];
-    const row = { what, sure: doubted, commands: Math.max(0, more), edges: after - before, joined: now.reduce((sum, one, index) => sum + one - old[index], 0), changes: changed().reduce((sum, one, index) => sum + one - shown[index], 0) };
+    const grown = (to, from) => to.reduce((sum, one, index) => sum + one - from[index], 0);
+    const row = {
+      what,
+      sure: doubted,
+      commands: Math.max(0, more),
+      edges: after - before,
+      joined: grown(now, old),
+      changes: grown(changed(), shown),
+    };
     rows.push(row);
     say(JSON.stringify(row));
   }
   started.forEach((one) => one.kill());
   await store.kill();
-  const head = ["what is done to Redis's clients", "sure after", "commands besides", "registered again", "changes of presence", "of those who are watched"];
-  const cells = rows.map((row) => [row.what, `${row.sure.toFixed(0)} ms`, row.commands.toFixed(0), `${row.joined} nodes`, row.edges, row.changes]);
-  return `${each * 3} users who do nothing on three nodes, with default leases. On each node a client watches ${names.length} users of all
-nodes. From when on all answers are certain and right and all nodes ready; what Redis was asked in half a
-minute besides the ${usual.toFixed(1)} commands/s of before; and what that changed, where the truth is that nobody came or went.
+  const head = [
+    "what is done to Redis's clients",
+    "sure after",
+    "commands besides",
+    "registered again",
+    "changes of presence",
+    "of those who are watched",
+  ];
+  const cells = rows.map((row) => [
+    row.what,
+    `${row.sure.toFixed(0)} ms`,
+    row.commands.toFixed(0),
+    `${row.joined} nodes`,
+    row.edges,
+    row.changes,
+  ]);
+  return `${each * 3} users who do nothing on three nodes, with default leases. On each node a client watches
+${names.length} users of all nodes. From when on all answers are certain and right and all nodes ready; what Redis was
+asked in half a minute besides the ${usual.toFixed(1)} commands/s of before; and what that changed, where the truth is
+that nobody came or went.
 
 ${table(head, cells)}`;
 }
 
 /** As many idle users as that, by the load generator, until this process ends. */
 function idle(to, count, prefix) {
-  const flags = { url: to.http, protocol: "live", set: `auth.jwt.secret=${SECRET}`, connections: count, threads: 1, duration: "3600s", "user-prefix": prefix };
-  const args = ["load", "idle", "--tokens", ...Object.entries(flags).flatMap(([name, value]) => [`--${name}`, `${value}`])];
+  const flags = {
+    url: to.http,
+    protocol: "live",
+    set: `auth.jwt.secret=${SECRET}`,
+    connections: count,
+    threads: 1,
+    duration: "3600s",
+    "user-prefix": prefix,
+  };
+  const given = Object.entries(flags).flatMap(([name, value]) => [`--${name}`, `${value}`]);
+  const args = ["load", "idle", "--tokens", ...given];
   const child = spawn(BINARY, args, { stdio: "ignore" });
   started.push({ kill: () => child.kill("SIGKILL") });
 }
 
 /** A Socket.IO client in a few lines, so that it costs the same for both servers. */
 async function member(url, user) {
-  const socket = new WebSocket(`${url.replace("http", "ws")}/socket.io/?EIO=4&transport=websocket`, { perMessageDeflate: false });
+  const at = `${url.replace("http", "ws")}/socket.io/?EIO=4&transport=websocket`;
+  const socket = new WebSocket(at, { perMessageDeflate: false });
   const connected = new Promise((resolve) => {
     socket.on("message", (data) => {
       const text = data.toString();
@@ -261,12 +306,18 @@ async function across(speakTo, hearAt, members, messages, inFlight) {
   const seconds = (performance.now() - begin) / 1000;
   latencies.sort((a, b) => a - b);
   for (const socket of [speaker, ...listeners]) socket.terminate();
-  return { rate: heard / seconds, lost: messages * members - heard, p50: latencies[latencies.length >> 1], p99: latencies[Math.floor(latencies.length * 0.99)] };
+  return {
+    rate: heard / seconds,
+    lost: messages * members - heard,
+    p50: latencies[latencies.length >> 1],
+    p99: latencies[Math.floor(latencies.length * 0.99)],
+  };
 }
 
 async function crossNode() {
   const store = await redis();
-  const ours = [await node(store, "n1", { "presence.announce": "off" }), await node(store, "n2", { "presence.announce": "off" })];
+  const set = { "presence.announce": "off" };
+  const ours = [await node(store, "n1", set), await node(store, "n2", set)];
   const theirs = [];
   for (let index = 0; index < 2; index++) {
     const port = await freePort();
@@ -274,7 +325,9 @@ async function crossNode() {
     started.push({ kill: () => child.kill("SIGKILL") });
     const url = `http://127.0.0.1:${port}`;
     // An answer of any kind: it takes WebSockets only.
-    await until(() => fetch(`${url}/socket.io/?EIO=4&transport=polling`).then(() => true, () => false), "the peer listens", 10000);
+    const at = `${url}/socket.io/?EIO=4&transport=polling`;
+    const listens = () => fetch(at).then(() => true, () => false);
+    await until(listens, "the peer listens", 10000);
     theirs.push({ http: url });
   }
   const rows = [];
@@ -288,23 +341,32 @@ async function crossNode() {
     const median = (list, key) => list.map((one) => one[key]).sort((a, b) => a - b)[list.length >> 1];
     const row = { inFlight, members };
     for (const [name, list] of Object.entries(results)) {
-      row[name] = { rate: median(list, "rate"), p50: median(list, "p50"), p99: median(list, "p99"), lost: list.reduce((sum, one) => sum + one.lost, 0) };
+      row[name] = {
+        rate: median(list, "rate"),
+        p50: median(list, "p50"),
+        p99: median(list, "p99"),
+        lost: list.reduce((sum, one) => sum + one.lost, 0),
+      };
     }
     rows.push(row);
-    say(`across nodes, ${inFlight} in flight: ${row.heartline.rate.toFixed(0)}/s, Socket.IO ${row.node.rate.toFixed(0)}/s`);
+    const [our, their] = [row.heartline, row.node].map(({ rate }) => rate.toFixed(0));
+    say(`across nodes, ${inFlight} in flight: ${our}/s, Socket.IO ${their}/s`);
   }
   await Promise.all(ours.map((one) => one.kill()));
   await store.kill();
   return rows;
 }
 
-const table = (head, rows) =>
-  [head, head.map((_, index) => (index === 0 && isNaN(rows[0][0]) ? "---" : "---:")), ...rows].map((row) => `| ${row.join(" | ")} |`).join("\n");
+function table(head, rows) {
+  const sides = head.map((_, index) => (index === 0 && isNaN(rows[0][0]) ? "---" : "---:"));
+  return [head, sides, ...rows].map((row) => `| ${row.join(" | ")} |`).join("\n");
+}
 
 async function idleText() {
   const rows = await idleCosts();
   const head = ["idle users", "Heartline, commands/s", "bytes/s to Redis", "by hand, commands/s", "bytes/s to Redis"];
-  const cells = rows.map((row) => [row.count, row.ours.commands.toFixed(1), row.ours.bytes.toFixed(0), row.theirs.commands.toFixed(1), row.theirs.bytes.toFixed(0)]);
+  const costs = ({ commands, bytes }) => [commands.toFixed(1), bytes.toFixed(0)];
+  const cells = rows.map((row) => [row.count, ...costs(row.ours), ...costs(row.theirs)]);
   return `Commands that clients send per second to Redis, for three nodes with leases of 15 s, and for the
 design that teams write by hand (\`bench/peers/adapter/presence.js\`: a key with a lifetime for each user,
 renewed every 25 s, looked at every 30 s).
@@ -316,10 +378,12 @@ Redis used ${rows.at(-1).memory.toFixed(0)} bytes per user in the last run, all 
 
 async function acrossText() {
   const rows = await crossNode();
-  const head = ["in flight", "Heartline, deliveries/s", "p50 ms", "p99 ms", "Socket.IO, deliveries/s", "p50 ms", "p99 ms"];
-  const cells = rows.map((row) => [row.inFlight, ...["heartline", "node"].flatMap((name) => [row[name].rate.toFixed(0), row[name].p50.toFixed(2), row[name].p99.toFixed(2)])]);
-  return `One client publishes on one node, ${rows[0].members} members of the room hear it on the other; medians of three runs,
-beside Socket.IO 4.8.4 on Node with its Redis adapter, on the same Redis.
+  const columns = (name) => [`${name}, deliveries/s`, "p50 ms", "p99 ms"];
+  const head = ["in flight", ...columns("Heartline"), ...columns("Socket.IO")];
+  const figures = ({ rate, p50, p99 }) => [rate.toFixed(0), p50.toFixed(2), p99.toFixed(2)];
+  const cells = rows.map((row) => [row.inFlight, ...figures(row.heartline), ...figures(row.node)]);
+  return `One client publishes on one node, ${rows[0].members} members of the room hear it on the other; medians of
+three runs, beside Socket.IO 4.8.4 on Node with its Redis adapter, on the same Redis.
 
 ${table(head, cells)}
 
@@ -339,7 +403,9 @@ function write(name, heading, text) {
   const parts = readFileSync(path, "utf8").split(/^(?=## )/m).map((part) => part.trimEnd());
   const at = parts.findIndex((part) => part.startsWith(`## ${heading}\n`));
   const note = process.env.NOTE ? `; ${process.env.NOTE}` : "";
-  const when = `\`node bench/cluster.js ${name}\` on ${new Date().toISOString().slice(0, 10)}, on ${cpus().length} × ${cpus()[0].model}${note}.`;
+  const machine = `${cpus().length} × ${cpus()[0].model}`;
+  const day = new Date().toISOString().slice(0, 10);
+  const when = `\`node bench/cluster.js ${name}\` on ${day}, on ${machine}${note}.`;
   parts.splice(at < 0 ? parts.length : at, at < 0 ? 0 : 1, `## ${heading}\n\n${when}\n\n${text}`);
   writeFileSync(path, `${parts.join("\n\n")}\n`);
   say(`written: ${path}`);

@@ -49,24 +49,29 @@ export const FIGURES = [
   },
   ...[1000, 10000].flatMap((members) => [2, 4].map((flights) => ({
     key: `broadcast${members / 1000}kIn${flights}`,
-    title: `deliveries/s, ${members / 1000} 000 members, ${flights === 2 ? "two" : "four"} publications in flight, each a write of its own`,
+    title: `deliveries/s, ${members / 1000} 000 members, ${flights === 2 ? "two" : "four"} publications in flight, ` +
+      "each a write of its own",
     load: load("broadcast", members, { "in-flight": flights, apart: true, ...BRIEF }), peers: ALL, busy: true,
     value: perSecond, better: "higher", unit: "/s", also: { "CPU s per million": cpu },
   }))),
   {
-    key: "echo8Apart", title: "acknowledged events/s, 50 connections, eight in flight on each, each event a write of its own",
+    key: "echo8Apart",
+    title: "acknowledged events/s, 50 connections, eight in flight on each, each event a write of its own",
     load: load("echo", 50, { event: "echo", "in-flight": 8, apart: true, ...BRIEF }), peers: ALL, busy: true,
     value: perSecond, better: "higher", unit: "/s", also: { "CPU s per million": cpu },
   },
   ...[[1000, 2], [1000, 4], [10000, 2], [10000, 4]].map(([members, publishers]) => ({
     key: `publishers${publishers}In${members / 1000}k`,
-    title: `deliveries/s, ${members / 1000} 000 members, ${publishers === 2 ? "two" : "four"} of whom publish one after the other's beginning, each one at a time`,
-    load: load("broadcast", members, { "in-flight": publishers, publishers, apart: true, ...BRIEF }), peers: ALL, busy: true,
+    title: `deliveries/s, ${members / 1000} 000 members, ${publishers === 2 ? "two" : "four"} of whom publish ` +
+      "one after the other's beginning, each one at a time",
+    load: load("broadcast", members, { "in-flight": publishers, publishers, apart: true, ...BRIEF }),
+    peers: ALL, busy: true,
     value: perSecond, better: "higher", unit: "/s", also: { "CPU s per million": cpu },
   })),
   {
     key: "tls", title: "deliveries/s over TLS, 1 000 members, one publication in flight",
-    load: load("broadcast", 1000, { ...BRIEF }), peers: ["live", "socketio", "bunLive", "bun", "node"], options: { tls: true }, busy: true,
+    load: load("broadcast", 1000, { ...BRIEF }), peers: ["live", "socketio", "bunLive", "bun", "node"],
+    options: { tls: true }, busy: true,
     value: perSecond, better: "higher", unit: "/s", also: { "CPU s per million": cpu },
   },
   {
@@ -90,14 +95,20 @@ export const FIGURES = [
     options: { pingInterval: 5000, set: ["heartbeat.interval=5s"] },
     value: (report) => report.server.cpu_share * 100, better: "lower", unit: "%",
   },
-  ...[["slow", 10, "one in ten of whom does not read"], ["slowNone", 0, "all of whom read"]].map(([key, percent, who]) => ({
+  ...[
+    ["slow", 10, "one in ten of whom does not read"],
+    ["slowNone", 0, "all of whom read"],
+  ].map(([key, percent, who]) => ({
     key, title: `p99 of 100 publications/s of 10 KB to 200 members, ${who}`,
     // Long and large enough for the slow ones' buffers to overflow.
     load: load("slow", 200, { "publish-rate": 100, size: 10000, duration: "8s", "slow-percent": percent }),
     peers: ["live", "socketio"], value: p99, better: "lower", unit: "ms",
   })),
-  ...["echo8", "broadcast1k"].map((key) => ({
-    key: `${key}Threads`, title: `CPU seconds per million, two worker threads instead of one: ${key === "echo8" ? "events, eight in flight" : "deliveries, 1 000 members"}`,
+  ...[
+    ["echo8", "events, eight in flight"],
+    ["broadcast1k", "deliveries, 1 000 members"],
+  ].map(([key, what]) => ({
+    key: `${key}Threads`, title: `CPU seconds per million, two worker threads instead of one: ${what}`,
     load: key === "echo8" ? load("echo", 50, { event: "echo", "in-flight": 8 }) : load("broadcast", 1000),
     peers: ["live", "socketio"], options: { threads: 2 }, value: cpu, better: "lower", unit: "s",
   })),
@@ -107,7 +118,9 @@ export const FIGURES = [
 export const GROWTH = [
   {
     key: "growthMemory", title: "Resident bytes per connection", x: "connections", unit: "B",
-    points: [1000, 4000, 16000].map((n) => ({ x: n, load: load("idle", n, { duration: "1s", tokens: true, rooms: 1 }) })),
+    points: [1000, 4000, 16000].map((n) => {
+      return { x: n, load: load("idle", n, { duration: "1s", tokens: true, rooms: 1 }) };
+    }),
     fresh: true, value: (report) => report.server.bytes_per_connection,
   },
   {
@@ -122,48 +135,87 @@ export const GROWTH = [
   },
 ];
 
+const atLeast = (bound) => [`at least ${bound}`, (v) => v >= bound];
+const atMost = (bound) => [`at most ${bound}`, (v) => v <= bound];
+const over = (bound) => [`over ${bound}`, (v) => v > bound];
+const between = (low, high) => [`${low} to ${high}`, (v) => v >= low && v <= high];
+const under = (bound, text) => [`under ${text}`, (v) => v < bound];
+
+/** A figure of one peer to that of another, or to the same peer's `other` figure; and CPU per million. */
+const ratio = (figure, peer, to, other = figure) => ({ m }) => m(figure, peer) / m(other, to);
+const costs = (figure, peer, to) => ({ c }) => c(figure, peer) / c(figure, to);
+/** The slower of both protocols to another peer. */
+const slower = (figure, to) => ({ m }) =>
+  Math.min(m(figure, "live"), m(figure, "socketio")) / m(figure, to);
+/** What a second worker thread adds to the CPU of a figure. */
+const threads = (figure) => ({ m, c }) => m(`${figure}Threads`, "live") / c(figure, "live");
+
+/** One publication in flight, in rooms of two sizes. */
+const ALONE = [["broadcast1k", "1 000"], ["broadcast10k", "10 000"]].flatMap(([figure, members]) => {
+  const what = `deliveries/s, ${members} members`;
+  return [
+    [`${what}: live to Bun's`, atLeast(1), ratio(figure, "live", "bunLive")],
+    [`${what}: Socket.IO to Bun's`, atLeast(0.9), ratio(figure, "socketio", "bunLive")],
+    [`${what}: the slower of both to socketioxide's`, over(1.6), slower(figure, "socketioxide")],
+    [`${what}: the slower of both to Node's`, over(2), slower(figure, "node")],
+  ];
+});
+
+/** Two and four of them, by one client and by as many, in the same rooms. */
+const TOGETHER = [["1k", "1 000", 1.5], ["10k", "10 000", 1.2]].flatMap(([key, members, least]) =>
+  [["two", 2], ["four", 4]].flatMap(([many, flights]) =>
+    [
+      [`broadcast${key}In${flights}`, `${many} in flight`],
+      [`publishers${flights}In${key}`, `${many} publishers`],
+    ].flatMap(([figure, how]) => {
+      const what = `deliveries/s, ${members} members, ${how}`;
+      return [
+        [`${what}: live to Bun's`, atLeast(least), ratio(figure, "live", "bunLive")],
+        [`${what}: live to Socket.IO`, between(0.9, 1.1), ratio(figure, "live", "socketio")],
+      ];
+    }),
+  ),
+);
+
 /**
  * The budgets: `measured` gives the figure from the medians, as the ratio or size
  * that `holds` judges. `m(figure, peer)` is a median, `c` its CPU per million.
  */
 export const BUDGETS = [
-  ["memory of an idle Socket.IO connection, authenticated, in one room", "under 2 048 B", ({ m }) => m("memory", "socketio"), (v) => v < 2048],
-  ["memory of an idle live connection, the same", "under 1 280 B", ({ m }) => m("memory", "live"), (v) => v < 1280],
-  ...["broadcast1k", "broadcast10k"].flatMap((figure) => {
-    const members = figure === "broadcast1k" ? "1 000" : "10 000";
-    return [
-      [`deliveries/s, ${members} members: live to Bun's`, "at least 1", ({ m }) => m(figure, "live") / m(figure, "bunLive"), (v) => v >= 1],
-      [`deliveries/s, ${members} members: Socket.IO to Bun's`, "at least 0.9", ({ m }) => m(figure, "socketio") / m(figure, "bunLive"), (v) => v >= 0.9],
-      [`deliveries/s, ${members} members: the slower of both to socketioxide's`, "over 1.6", ({ m }) => Math.min(m(figure, "live"), m(figure, "socketio")) / m(figure, "socketioxide"), (v) => v > 1.6],
-      [`deliveries/s, ${members} members: the slower of both to Node's`, "over 2", ({ m }) => Math.min(m(figure, "live"), m(figure, "socketio")) / m(figure, "node"), (v) => v > 2],
-    ];
-  }),
-  ...[["1k", "1 000", 1.5], ["10k", "10 000", 1.2]].flatMap(([key, members, least]) => ["two", "four"].flatMap((many) => {
-    const flights = many === "two" ? 2 : 4;
-    return [[`broadcast${key}In${flights}`, `${many} in flight`], [`publishers${flights}In${key}`, `${many} publishers`]].flatMap(([figure, what]) => [
-      [`deliveries/s, ${members} members, ${what}: live to Bun's`, `at least ${least}`, ({ m }) => m(figure, "live") / m(figure, "bunLive"), (v) => v >= least],
-      [`deliveries/s, ${members} members, ${what}: live to Socket.IO`, "0.9 to 1.1", ({ m }) => m(figure, "live") / m(figure, "socketio"), (v) => v >= 0.9 && v <= 1.1],
-    ]);
-  })),
-  ["events/s, each a write of its own: live to the bare loop's", "at least 1", ({ m }) => m("echo8Apart", "live") / m("echo8Apart", "bare"), (v) => v >= 1],
-  ["events/s, each a write of its own: live to Bun's", "at least 1", ({ m }) => m("echo8Apart", "live") / m("echo8Apart", "bunLive"), (v) => v >= 1],
-  ["deliveries/s, 1 000 rooms of four: the slower of both to Bun's", "at least 1", ({ m }) => Math.min(m("rooms", "live"), m("rooms", "socketio")) / m("rooms", "bunLive"), (v) => v >= 1],
-  ["deliveries/s over TLS: the slower of both to Bun's", "at least 1", ({ m }) => Math.min(m("tls", "live"), m("tls", "socketio")) / m("tls", "bunLive"), (v) => v >= 1],
-  ["deliveries/s, 16 in flight: live to Bun's", "at least 1.3", ({ m }) => m("broadcast16", "live") / m("broadcast16", "bunLive"), (v) => v >= 1.3],
-  ["deliveries/s, 16 in flight: Socket.IO to socketioxide's", "over 1", ({ m }) => m("broadcast16", "socketio") / m("broadcast16", "socketioxide"), (v) => v > 1],
-  ["events/s, one in flight: live to Bun's", "at least 0.85", ({ m }) => m("echo1", "live") / m("echo1", "bunLive"), (v) => v >= 0.85],
-  ["events/s, one in flight: Socket.IO to socketioxide's", "at least 1.2", ({ m }) => m("echo1", "socketio") / m("echo1", "socketioxide"), (v) => v >= 1.2],
-  ["events/s, eight in flight: live to Bun's", "at least 1.5", ({ m }) => m("echo8", "live") / m("echo8", "bunLive"), (v) => v >= 1.5],
-  ["events/s, eight in flight: Socket.IO to socketioxide's", "at least 1.5", ({ m }) => m("echo8", "socketio") / m("echo8", "socketioxide"), (v) => v >= 1.5],
-  ["CPU per delivery, one in flight: live to Bun's", "at most 1.1", ({ c }) => c("broadcast1k", "live") / c("broadcast1k", "bunLive"), (v) => v <= 1.1],
-  ["CPU per event, one in flight: live to Bun's", "at most 1.1", ({ c }) => c("echo1", "live") / c("echo1", "bunLive"), (v) => v <= 1.1],
-  ["CPU per event, eight in flight: live to Bun's", "at most 1.1", ({ c }) => c("echo8", "live") / c("echo8", "bunLive"), (v) => v <= 1.1],
-  ["idle CPU, 16 000 heartbeats every 5 s: live to the bare loop's", "at most 1.5", ({ m }) => m("heartbeats", "live") / m("heartbeats", "bare"), (v) => v <= 1.5],
-  ["connections/s with a token: Socket.IO to socketioxide's without", "over 1.2", ({ m }) => m("connects", "socketio") / m("connects", "socketioxide"), (v) => v > 1.2],
-  ["connections/s with a token: live to Bun's without", "at least 1", ({ m }) => m("connects", "live") / m("connects", "bunLive"), (v) => v >= 1],
-  ["CPU per connection with a token: live to Bun's without", "at most 1.1", ({ c }) => c("connects", "live") / c("connects", "bunLive"), (v) => v <= 1.1],
-  ["p99 with one slow member in ten to that without: live", "at most 1.2", ({ m }) => m("slow", "live") / m("slowNone", "live"), (v) => v <= 1.2],
-  ["p99 with one slow member in ten to that without: Socket.IO", "at most 1.2", ({ m }) => m("slow", "socketio") / m("slowNone", "socketio"), (v) => v <= 1.2],
-  ["CPU per event, two threads to one: live", "at most 1.15", ({ m, c }) => m("echo8Threads", "live") / c("echo8", "live"), (v) => v <= 1.15],
-  ["CPU per delivery, two threads to one: live", "at most 1.15", ({ m, c }) => m("broadcast1kThreads", "live") / c("broadcast1k", "live"), (v) => v <= 1.15],
-].map(([what, budget, measured, holds]) => ({ what, budget, measured, holds }));
+  ["memory of an idle Socket.IO connection, authenticated, in one room", under(2048, "2 048 B"),
+    ({ m }) => m("memory", "socketio")],
+  ["memory of an idle live connection, the same", under(1280, "1 280 B"),
+    ({ m }) => m("memory", "live")],
+  ...ALONE,
+  ...TOGETHER,
+  ["events/s, each a write of its own: live to the bare loop's", atLeast(1),
+    ratio("echo8Apart", "live", "bare")],
+  ["events/s, each a write of its own: live to Bun's", atLeast(1),
+    ratio("echo8Apart", "live", "bunLive")],
+  ["deliveries/s, 1 000 rooms of four: the slower of both to Bun's", atLeast(1), slower("rooms", "bunLive")],
+  ["deliveries/s over TLS: the slower of both to Bun's", atLeast(1), slower("tls", "bunLive")],
+  ["deliveries/s, 16 in flight: live to Bun's", atLeast(1.3), ratio("broadcast16", "live", "bunLive")],
+  ["deliveries/s, 16 in flight: Socket.IO to socketioxide's", over(1),
+    ratio("broadcast16", "socketio", "socketioxide")],
+  ["events/s, one in flight: live to Bun's", atLeast(0.85), ratio("echo1", "live", "bunLive")],
+  ["events/s, one in flight: Socket.IO to socketioxide's", atLeast(1.2),
+    ratio("echo1", "socketio", "socketioxide")],
+  ["events/s, eight in flight: live to Bun's", atLeast(1.5), ratio("echo8", "live", "bunLive")],
+  ["events/s, eight in flight: Socket.IO to socketioxide's", atLeast(1.5),
+    ratio("echo8", "socketio", "socketioxide")],
+  ["CPU per delivery, one in flight: live to Bun's", atMost(1.1), costs("broadcast1k", "live", "bunLive")],
+  ["CPU per event, one in flight: live to Bun's", atMost(1.1), costs("echo1", "live", "bunLive")],
+  ["CPU per event, eight in flight: live to Bun's", atMost(1.1), costs("echo8", "live", "bunLive")],
+  ["idle CPU, 16 000 heartbeats every 5 s: live to the bare loop's", atMost(1.5),
+    ratio("heartbeats", "live", "bare")],
+  ["connections/s with a token: Socket.IO to socketioxide's without", over(1.2),
+    ratio("connects", "socketio", "socketioxide")],
+  ["connections/s with a token: live to Bun's without", atLeast(1), ratio("connects", "live", "bunLive")],
+  ["CPU per connection with a token: live to Bun's without", atMost(1.1), costs("connects", "live", "bunLive")],
+  ["p99 with one slow member in ten to that without: live", atMost(1.2),
+    ratio("slow", "live", "live", "slowNone")],
+  ["p99 with one slow member in ten to that without: Socket.IO", atMost(1.2),
+    ratio("slow", "socketio", "socketio", "slowNone")],
+  ["CPU per event, two threads to one: live", atMost(1.15), threads("echo8")],
+  ["CPU per delivery, two threads to one: live", atMost(1.15), threads("broadcast1k")],
+].map(([what, [budget, holds], measured]) => ({ what, budget, measured, holds }));

@@ -111,7 +111,12 @@ function judge(told, heard, from, to) {
   }
   late.sort((a, b) => a - b);
   const share = (fits) => late.filter(fits).length / late.length;
-  return { onTime: share((ms) => ms <= ON_TIME), missed: share((ms) => ms === Infinity), p50: late[late.length >> 1], p99: late[Math.floor(late.length * 0.99)] };
+  return {
+    onTime: share((ms) => ms <= ON_TIME),
+    missed: share((ms) => ms === Infinity),
+    p50: late[late.length >> 1],
+    p99: late[Math.floor(late.length * 0.99)],
+  };
 }
 
 async function run(make, how) {
@@ -166,7 +171,12 @@ for (let round = 1; round <= ROUNDS; round++) {
   for (const [what, how] of Object.entries(HAPPENS)) {
     const store = await redis();
     const kinds = {
-      Heartline: (index) => new Heartline({ "server.node_id": `n${index}`, "cluster.url": store.url, "server.drain_timeout": undefined }),
+      Heartline: (index) =>
+        new Heartline({
+          "server.node_id": `n${index}`,
+          "cluster.url": store.url,
+          "server.drain_timeout": undefined,
+        }),
       "Socket.IO": () => new Node(store),
     };
     // Whoever is first meets a Redis and a machine that have rested.
@@ -174,17 +184,27 @@ for (let round = 1; round <= ROUNDS; round++) {
     for (const [name, make] of round % 2 ? order : order.reverse()) {
       const result = await measure(name, make, how);
       ((results[what] ??= {})[name] ??= []).push(result);
-      console.log(`${round} ${what.padEnd(8)} ${name.padEnd(10)} on time ${percent(result.onTime)}, missed ${percent(result.missed)}, p50 ${result.p50.toFixed(1)} ms, p99 ${result.p99.toFixed(0)} ms`);
+      const { onTime, missed, p50, p99 } = result;
+      console.log(
+        `${round} ${what.padEnd(8)} ${name.padEnd(10)} on time ${percent(onTime)}, ` +
+          `missed ${percent(missed)}, p50 ${p50.toFixed(1)} ms, p99 ${p99.toFixed(0)} ms`,
+      );
     }
     await store.kill();
   }
 }
-console.log(`\n${MEMBERS} members of ${ROOMS} rooms on two nodes, ${RATE} publications/s; medians of ${ROUNDS}, of what was published in ${WINDOW / 1000} s from then on\n`);
+console.log(
+  `\n${MEMBERS} members of ${ROOMS} rooms on two nodes, ${RATE} publications/s; medians of ${ROUNDS}, ` +
+    `of what was published in ${WINDOW / 1000} s from then on\n`,
+);
 console.log("| one of two nodes | | within 250 ms | never | p50 | p99 |\n| --- | --- | ---: | ---: | ---: | ---: |");
 for (const [what, kinds] of Object.entries(results)) {
   for (const [name, all] of Object.entries(kinds)) {
     const of = (key) => median(all.map((one) => one[key]));
-    console.log(`| ${what} | ${name} | ${percent(of("onTime"))} | ${percent(of("missed"))} | ${of("p50").toFixed(1)} ms | ${Number.isFinite(of("p99")) ? `${of("p99").toFixed(0)} ms` : "never"} |`);
+    const p99 = Number.isFinite(of("p99")) ? `${of("p99").toFixed(0)} ms` : "never";
+    const shares = [percent(of("onTime")), percent(of("missed"))];
+    const cells = [what, name, ...shares, `${of("p50").toFixed(1)} ms`, p99];
+    console.log(`| ${cells.join(" | ")} |`);
   }
 }
 process.exit(0);

@@ -13,8 +13,17 @@ const OPEN = { "limits.connects_per_ip": "off" };
 
 /** So many users come as fast as they can and go again; the load generator's report. */
 async function storm(node) {
-  const flags = { url: node.http, protocol: "live", set: `auth.jwt.secret=${SECRET}`, connections: USERS, threads: 1, duration: "1s", warmup: "100ms" };
-  const args = ["load", "idle", "--tokens", ...Object.entries(flags).flatMap(([name, value]) => [`--${name}`, `${value}`])];
+  const flags = {
+    url: node.http,
+    protocol: "live",
+    set: `auth.jwt.secret=${SECRET}`,
+    connections: USERS,
+    threads: 1,
+    duration: "1s",
+    warmup: "100ms",
+  };
+  const given = Object.entries(flags).flatMap(([name, value]) => [`--${name}`, `${value}`]);
+  const args = ["load", "idle", "--tokens", ...given];
   const child = spawn(BINARY, args, { stdio: ["ignore", "pipe", "inherit"] });
   let out = "";
   child.stdout.on("data", (data) => (out += data));
@@ -47,7 +56,8 @@ watcher.ws.on("message", (data) => {
 const { connects_per_second } = await storm(one);
 await until(() => came >= USERS, "all of them", 60_000);
 console.log(
-  `a cluster, everybody told: ${Math.round(connects_per_second)} logins/s; a client on the other node hears of ${came} ` +
+  `a cluster, everybody told: ${Math.round(connects_per_second)} logins/s; ` +
+    `a client on the other node hears of ${came} ` +
     `within ${((at - began) / 1000).toFixed(1)} s, in ${writes} writes of ${Math.round(bytes / came)} bytes a user`,
 );
 await Promise.all([one.kill(), two.kill()]);

@@ -22,22 +22,28 @@ export function certificate() {
   const folder = mkdtempSync(join(tmpdir(), "heartline-bench-"));
   process.on("exit", () => rmSync(folder, { recursive: true }));
   const [cert, key] = ["cert.pem", "key.pem"].map((name) => join(folder, name));
-  execFileSync("openssl", ["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "1",
-    "-subj", "/CN=localhost", "-keyout", key, "-out", cert], { stdio: "ignore" });
+  const kind = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"];
+  const files = ["-keyout", key, "-out", cert];
+  const args = ["req", "-x509", ...kind, "-days", "1", "-subj", "/CN=localhost", ...files];
+  execFileSync("openssl", args, { stdio: "ignore" });
   return (made = { cert, key });
 }
 
-const encrypted = (tls) => (tls ? [`server.tls.cert=${certificate().cert}`, `server.tls.key=${certificate().key}`] : []);
+const encrypted = (tls) =>
+  tls ? [`server.tls.cert=${certificate().cert}`, `server.tls.key=${certificate().key}`] : [];
 
 /** Heartline as shipped. `announce` is off: the other servers know no presence. */
 const heartline = (threads, set = [], binary = BINARY) => (port, admin) => [
   binary, "serve",
   ...[`server.listen=0.0.0.0:${port}`, `admin.listen=127.0.0.1:${admin}`, `server.worker_threads=${threads}`,
-    `auth.jwt.secret=${SECRET}`, "auth.mode=optional", "presence.announce=off", "log.level=warn", "store.url=memory:", ...OFF, ...set,
+    `auth.jwt.secret=${SECRET}`, "auth.mode=optional", "presence.announce=off", "log.level=warn",
+    "store.url=memory:", ...OFF, ...set,
   ].flatMap((pair) => ["--set", pair]),
 ];
 
-const echo = (threads, program = here("../target/release/examples/echo")) => (port) => [program, "--listen", `0.0.0.0:${port}`, "--threads", `${threads}`];
+const ECHO = here("../target/release/examples/echo");
+const echo = (threads, program = ECHO) => (port) =>
+  [program, "--listen", `0.0.0.0:${port}`, "--threads", `${threads}`];
 const bun = (port) => [here("peers/bun/node_modules/.bin/bun"), here("peers/bun/server.js"), `${port}`];
 const uws = (port) => [here("peers/uws/target/bench-peer-uws"), `${port}`];
 const node = (port) => ["node", here("peers/node/server.js"), `${port}`];
@@ -83,7 +89,8 @@ const listens = (port) =>
 /** Starts a server, pinned to `cpu` where there is one to spare. */
 export async function start(command, { cpu, pingInterval, tls } = {}) {
   const port = await freePort();
-  const [program, ...args] = [...(cpu === undefined ? [] : ["taskset", "-c", `${cpu}`]), ...command(port, await freePort())];
+  const pin = cpu === undefined ? [] : ["taskset", "-c", `${cpu}`];
+  const [program, ...args] = [...pin, ...command(port, await freePort())];
   const child = spawn(program, args, {
     stdio: ["ignore", "ignore", "pipe"],
     env: {

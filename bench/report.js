@@ -20,14 +20,18 @@ const output = (command, ...args) => {
 
 function versions() {
   const read = (path) => JSON.parse(readFileSync(new URL(path, import.meta.url), "utf8"));
-  const crate = (peer, name) =>
-    readFileSync(new URL(`peers/${peer}/Cargo.lock`, import.meta.url), "utf8").match(`name = "${name}"\nversion = "([^"]+)"`)?.[1];
+  const crate = (peer, name) => {
+    const lock = readFileSync(new URL(`peers/${peer}/Cargo.lock`, import.meta.url), "utf8");
+    return lock.match(`name = "${name}"\nversion = "([^"]+)"`)?.[1];
+  };
+  const own = output(BINARY, "--version").replace("heartline ", "");
+  const uws = crate("uws", "libuwebsockets-sys");
   return {
-    "Heartline": `${output(BINARY, "--version").replace("heartline ", "")}, commit ${output("git", "rev-parse", "--short", "HEAD")}`,
+    "Heartline": `${own}, commit ${output("git", "rev-parse", "--short", "HEAD")}`,
     "Bun": read("peers/bun/package.json").dependencies.bun,
     "Socket.IO": `${read("peers/node/package.json").dependencies["socket.io"]} on Node ${process.version}`,
     "socketioxide": crate("socketioxide", "socketioxide"),
-    "uWebSockets": `as libuwebsockets-sys ${crate("uws", "libuwebsockets-sys")} brings it, ${output("c++", "--version")}`,
+    "uWebSockets": `as libuwebsockets-sys ${uws} brings it, ${output("c++", "--version")}`,
     "rustc": output("rustc", "--version"),
     "kernel": release(),
     "machine": `${cpus().length} × ${cpus()[0]?.model.trim()}, ${Math.round(totalmem() / 2 ** 30)} GB`,
@@ -37,7 +41,16 @@ function versions() {
 const table = (head, rows) =>
   [head, head.map((_, index) => (index ? "---:" : "---")), ...rows].map((row) => `| ${row.join(" | ")} |`).join("\n");
 
-const COLORS = { live: "#0b6e4f", socketio: "#2f9e6e", bunLive: "#8d6a9f", bun: "#b79cc4", uws: "#5b7db1", node: "#c0504d", socketioxide: "#d98e3f", bare: "#8a8a8a" };
+const COLORS = {
+  live: "#0b6e4f",
+  socketio: "#2f9e6e",
+  bunLive: "#8d6a9f",
+  bun: "#b79cc4",
+  uws: "#5b7db1",
+  node: "#c0504d",
+  socketioxide: "#d98e3f",
+  bare: "#8a8a8a",
+};
 
 /** Bars of each figure, as shares of the longest. */
 function bars(figures, m) {
@@ -49,10 +62,11 @@ function bars(figures, m) {
     lines.push(`<text x="10" y="${(y += 16)}" class="title">${figure.title} (${figure.better} is better)</text>`);
     for (const [key, value] of values) {
       y += 18;
+      const width = Math.max(1, (value / longest) * 480);
       lines.push(
         `<text x="168" y="${y}" class="name">${PEERS[key].name}</text>`,
-        `<rect x="176" y="${y - 11}" width="${Math.max(1, (value / longest) * 480).toFixed(1)}" height="13" fill="${COLORS[key]}"/>`,
-        `<text x="${(184 + Math.max(1, (value / longest) * 480)).toFixed(1)}" y="${y}">${number(value, figure.unit)}</text>`,
+        `<rect x="176" y="${y - 11}" width="${width.toFixed(1)}" height="13" fill="${COLORS[key]}"/>`,
+        `<text x="${(184 + width).toFixed(1)}" y="${y}">${number(value, figure.unit)}</text>`,
       );
     }
     y += 16;
@@ -83,18 +97,25 @@ function curves(growth, m) {
       lines.push(`<text x="${left - 4}" y="${py(value) + 4}" class="name">${number(value, figure.unit)}</text>`);
     }
     for (const [key, points] of Object.entries(series)) {
-      lines.push(`<polyline points="${points.map(([x, value]) => `${px(x).toFixed(1)},${py(value).toFixed(1)}`).join(" ")}" fill="none" stroke="${COLORS[key]}" stroke-width="2"/>`);
-      for (const [x, value] of points) lines.push(`<circle cx="${px(x).toFixed(1)}" cy="${py(value).toFixed(1)}" r="3" fill="${COLORS[key]}"/>`);
+      const color = COLORS[key];
+      const places = points.map(([x, value]) => [px(x).toFixed(1), py(value).toFixed(1)]);
+      lines.push(
+        `<polyline points="${places.join(" ")}" fill="none" stroke="${color}" stroke-width="2"/>`,
+        ...places.map(([x, y]) => `<circle cx="${x}" cy="${y}" r="3" fill="${color}"/>`),
+      );
     }
   });
   ["live", "socketio", "bare"].forEach((key, index) => {
-    lines.push(`<rect x="${20 + index * 170}" y="236" width="12" height="12" fill="${COLORS[key]}"/><text x="${38 + index * 170}" y="246">${PEERS[key].name}</text>`);
+    const left = 20 + index * 170;
+    const mark = `<rect x="${left}" y="236" width="12" height="12" fill="${COLORS[key]}"/>`;
+    lines.push(`${mark}<text x="${left + 18}" y="246">${PEERS[key].name}</text>`);
   });
   return svg(30 + growth.length * 330, 260, lines);
 }
 
 const svg = (width, height, lines) =>
-  `<svg xmlns="http://www.w3.org/2000/svg" width="${width}" height="${height}" viewBox="0 0 ${width} ${height}" font-family="system-ui, sans-serif" font-size="12" fill="#222">
+  `<svg xmlns="http://www.w3.org/2000/svg" width="${width}" height="${height}" viewBox="0 0 ${width} ${height}" \
+font-family="system-ui, sans-serif" font-size="12" fill="#222">
 <style>.title{font-weight:600}.name{text-anchor:end}.tick{text-anchor:middle}.axis{fill:none;stroke:#999}</style>
 <rect width="100%" height="100%" fill="#fff"/>
 ${lines.join("\n")}
@@ -121,7 +142,11 @@ export function headline(m) {
         `<text x="${(left + width + 6).toFixed(1)}" y="${y}">${number(value, "B")}</text>`,
       ];
     });
-    return [`<text x="${left}" y="24" class="title">${title}</text>`, `<text x="${left}" y="40" fill="#666">${better}</text>`, ...bars];
+    return [
+      `<text x="${left}" y="24" class="title">${title}</text>`,
+      `<text x="${left}" y="40" fill="#666">${better}</text>`,
+      ...bars,
+    ];
   });
   const names = peers.map((peer, row) => `<text x="144" y="${64 + row * 22}" class="name">${PEERS[peer].name}</text>`);
   return svg(860, 170, [...names, ...lines]);
@@ -135,32 +160,57 @@ function written(file) {
 
 /** What the steps cost that every server is made of, from the first round to the last. */
 const calibrated = (calibrations) =>
-  [["system_call_us", "the smallest system call"], ["write_us", "a write of 128 B to a connection"], ["read_us", "a read of it"]]
-    .map(([key, what]) => [what, `${calibrations.map((one) => one[key].toFixed(2)).join(" · ")} µs`]);
+  [
+    ["system_call_us", "the smallest system call"],
+    ["write_us", "a write of 128 B to a connection"],
+    ["read_us", "a read of it"],
+  ].map(([key, what]) => [what, `${calibrations.map((one) => one[key].toFixed(2)).join(" · ")} µs`]);
 
-export async function document({ figures, growth, budgets, m, c, reports, calibrations, remarks, rounds, quick, minutes }) {
+export async function document(measured) {
+  const { figures, growth, budgets, m, c, reports, calibrations, remarks, rounds, quick, minutes } = measured;
   const shown = Object.keys(PEERS);
   const rows = figures.flatMap((figure) => {
-    const row = (title, read, unit) => [title, ...shown.map((key) => (figure.peers.includes(key) ? number(read(figure.key, key), unit) : ""))];
+    const cell = (key, read, unit) =>
+      figure.peers.includes(key) ? number(read(figure.key, key), unit) : "";
+    const row = (title, read, unit) => [title, ...shown.map((key) => cell(key, read, unit))];
     const also = figure.also ? [row("— CPU seconds per million", c, "s")] : [];
     return [row(figure.title, m, figure.unit), ...also];
   });
   const spread = (figure, key) => {
     const values = (reports[figure.key]?.[key] ?? []).map(figure.value).filter(Number.isFinite);
-    return values.length > 1 ? Math.round(((Math.max(...values) - Math.min(...values)) / m(figure.key, key)) * 100) : 0;
+    const range = Math.max(...values) - Math.min(...values);
+    return values.length > 1 ? Math.round((range / m(figure.key, key)) * 100) : 0;
   };
-  const widest = Math.max(0, ...figures.flatMap((figure) => figure.peers.map((key) => spread(figure, key)).filter(Number.isFinite)));
+  const spreads = figures.flatMap((figure) => figure.peers.map((key) => spread(figure, key)));
+  const widest = Math.max(0, ...spreads.filter(Number.isFinite));
+  const kept = budgets.map(({ what, budget, value, reached }) => {
+    const verdict = reached ? "reached" : "**not reached**";
+    return [what, budget, value.toFixed(value >= 100 ? 0 : 2), verdict];
+  });
+  const grown = growth.map((figure) => {
+    const head = [figure.title, ...figure.points.map(({ x }) => `${number(x, "B")} ${figure.x}`)];
+    const at = (key, x) => number(m(figure.key, `${key} ${x}`), figure.unit);
+    const lines = growthPeers(figure).map((key) => {
+      return [PEERS[key].name, ...figure.points.map(({ x }) => at(key, x))];
+    });
+    return table(head, lines);
+  });
+  const day = new Date().toISOString().slice(0, 10);
+  const all = [...new Set(remarks)].map((remark) => `- ${remark}`).join("\n");
   const markdown = `# Results
 
-${quick ? "A smoke run: small and once, so nothing here is a claim.\n\n" : ""}Written by \`make bench\` on ${new Date().toISOString().slice(0, 10)} in ${Math.round(minutes)} minutes.
-Medians of ${rounds} interleaved ${rounds === 1 ? "round" : "rounds"}; the server had one processor and the client the other. The
-machine is shared and noisy (within one figure the rounds differed by up to ${widest} %): read the ratios, not the numbers.
+${quick ? "A smoke run: small and once, so nothing here is a claim.\n\n" : ""}\
+Written by \`make bench\` on ${day} in ${Math.round(minutes)} minutes.
+Medians of ${rounds} interleaved ${rounds === 1 ? "round" : "rounds"}; the server had one processor and the client the \
+other. The
+machine is shared and noisy (within one figure the rounds differed by up to ${widest} %): \
+read the ratios, not the numbers.
 
 ${table(["", ""], [...Object.entries(versions()), ...calibrated(calibrations)])}
 
 ${quick ? "" : `## Budgets
 
-${table(["budget", "", "measured", ""], budgets.map(({ what, budget, value, reached }) => [what, budget, value.toFixed(value >= 100 ? 0 : 2), reached ? "reached" : "**not reached**"]))}
+${table(["budget", "", "measured", ""], kept)}
 
 ${written("FINDINGS.md")}`}
 ## All figures
@@ -173,7 +223,7 @@ ${table(["", ...shown.map((key) => PEERS[key].name)], rows)}
 
 ![Memory and cost per delivery as connections and rooms grow](growth.svg)
 
-${growth.map((figure) => table([`${figure.title}`, ...figure.points.map(({ x }) => `${number(x, "B")} ${figure.x}`)], growthPeers(figure).map((key) => [PEERS[key].name, ...figure.points.map(({ x }) => number(m(figure.key, `${key} ${x}`), figure.unit))]))).join("\n\n")}
+${grown.join("\n\n")}
 
 ## Coming back, and keeping
 
@@ -189,6 +239,11 @@ limits and presence announcements are off, since no peer has any. Acknowledged e
 [examples/echo.rs](../examples/echo.rs). "Plain frames" and the bare loop do no protocol at all: they give a frame
 back, or write it to everybody. The loop parses nothing, checks nothing and knows nobody; nothing can be faster here.
 The load is \`heartline load\`, and [figures.js](figures.js) says what each figure asks of it.
-${remarks.length > 0 ? `\nRemarks of the run:\n\n${[...new Set(remarks)].map((remark) => `- ${remark}`).join("\n")}\n` : ""}`;
-  return { markdown, plots: { "headline.svg": headline(m), "results.svg": bars(figures, m), "growth.svg": curves(growth, m) } };
+${remarks.length > 0 ? `\nRemarks of the run:\n\n${all}\n` : ""}`;
+  const plots = {
+    "headline.svg": headline(m),
+    "results.svg": bars(figures, m),
+    "growth.svg": curves(growth, m),
+  };
+  return { markdown, plots };
 }

@@ -330,7 +330,8 @@ for (let round = 1; round <= ROUNDS; round++) {
   for (const [name, command] of Object.entries(SERVERS)) {
     const { seconds, cpu, recovered } = await blip(command);
     console.log(
-      `${round} ${name.padEnd(9)} ${MANY} back in ${seconds.toFixed(2)} s, ${cpu.toFixed(2)} s of the server, ${recovered} recovered`,
+      `${round} ${name.padEnd(9)} ${MANY} back in ${seconds.toFixed(2)} s, ` +
+        `${cpu.toFixed(2)} s of the server, ${recovered} recovered`,
     );
   }
 }

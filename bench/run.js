@@ -51,21 +51,26 @@ async function loadOnce(server, peer, load) {
   const args = [
     scenario, "--url", server.url, "--protocol", peer.protocol,
     "--connections", `${count}`, "--threads", "1", "--pid", `${server.pid}`,
-    ...Object.entries(given).flatMap(([name, value]) => (value === true ? [`--${name}`] : [`--${name}`, `${QUICK && name === "rooms" ? Math.min(value, 50) : value}`])),
+    ...Object.entries(given).flatMap(([name, value]) => {
+      if (value === true) return [`--${name}`];
+      return [`--${name}`, `${QUICK && name === "rooms" ? Math.min(value, 50) : value}`];
+    }),
     ...(tokens && peer.ours ? ["--tokens", "--set", `auth.jwt.secret=${SECRET}`] : []),
   ];
   return loadWith(args);
 }
 
 function subject(key, figure) {
+  const { pingInterval, tls } = figure.options ?? {};
+  const options = { cpu: SERVER, pingInterval, tls };
   if (key.endsWith(BEFORE)) {
     const peer = before(key.slice(0, -BEFORE.length), BASELINE, figure.options);
     const command = figure.load?.event === "echo" ? peer.echo : peer.command;
-    return { peer, command, options: { cpu: SERVER, pingInterval: figure.options?.pingInterval, tls: figure.options?.tls } };
+    return { peer, command, options };
   }
   const peer = figure.options && PEERS[key].ours ? variant(key, figure.options) : PEERS[key];
   const echoes = figure.load?.event === "echo" && peer.echo;
-  return { peer, command: echoes || peer.command, options: { cpu: SERVER, pingInterval: figure.options?.pingInterval, tls: figure.options?.tls } };
+  return { peer, command: echoes || peer.command, options };
 }
 
 async function measure(key, figure, load = figure.load) {
@@ -92,7 +97,8 @@ const began = Date.now();
 // A smoke run asks no peer for what only the load's options make another figure, and none that
 // takes longer to build than to run.
 const LONG_TO_BUILD = ["uws", "socketioxide"];
-const smoke = (figure) => (figure.busy ? figure.peers.slice(0, 1) : figure.peers.filter((key) => !LONG_TO_BUILD.includes(key)));
+const isQuick = (key) => !LONG_TO_BUILD.includes(key);
+const smoke = ({ busy, peers }) => (busy ? peers.slice(0, 1) : peers.filter(isQuick));
 const ours = (peers) => peers.filter((key) => PEERS[key].ours).flatMap((key) => [key, key + BEFORE]);
 const figures = FIGURES.filter((figure) => !ONLY || ONLY.includes(figure.key))
   .map((figure) => (QUICK ? { ...figure, peers: smoke(figure) } : figure))
@@ -101,13 +107,20 @@ const growth = BASELINE ? [] : GROWTH.filter((figure) => !ONLY || ONLY.includes(
 const reports = {};
 const record = (figure, key, report) => ((reports[figure] ??= {})[key] ??= []).push(report);
 
-const total = ROUNDS * (figures.reduce((sum, figure) => sum + figure.peers.length, 0) + growth.reduce((sum, figure) => sum + figure.points.length * growthPeers(figure).length, 0));
+const sum = (list, count) => list.reduce((sum, figure) => sum + count(figure), 0);
+const total =
+  ROUNDS *
+  (sum(figures, ({ peers }) => peers.length) +
+    sum(growth, (figure) => figure.points.length * growthPeers(figure).length));
 let done = 0;
 const step = (what) => {
   done += 1;
   const minutes = ((Date.now() - began) / 60000).toFixed(1);
   console.error(`[${done}/${total}, ${minutes} min] ${what}`);
 };
+
+/** A figure as it is printed. */
+const short = (value) => Number(value?.toPrecision(4));
 
 const calibrations = [];
 for (let round = 1; round <= ROUNDS; round += 1) {
@@ -116,7 +129,8 @@ for (let round = 1; round <= ROUNDS; round += 1) {
     for (const key of figure.peers) {
       const report = await measure(key, figure);
       record(figure.key, key, report);
-      step(`round ${round}, ${figure.key}, ${PEERS[key]?.name ?? key}: ${Number(figure.value(report)?.toPrecision(4))} ${figure.unit}`);
+      const value = `${short(figure.value(report))} ${figure.unit}`;
+      step(`round ${round}, ${figure.key}, ${PEERS[key]?.name ?? key}: ${value}`);
     }
   }
   for (const figure of growth) {
@@ -124,7 +138,8 @@ for (let round = 1; round <= ROUNDS; round += 1) {
       for (const point of figure.points) {
         const report = await measure(key, figure, point.load);
         record(figure.key, `${key} ${point.x}`, report);
-        step(`round ${round}, ${figure.key}, ${PEERS[key].name}, ${point.x}: ${Number(figure.value(report)?.toPrecision(4))} ${figure.unit}`);
+        const value = `${short(figure.value(report))} ${figure.unit}`;
+        step(`round ${round}, ${figure.key}, ${PEERS[key].name}, ${point.x}: ${value}`);
       }
     }
   }
@@ -148,18 +163,24 @@ for (const figure of BASELINE ? figures : []) {
     const [now, then] = [m(figure.key, own), m(figure.key, key)];
     const [cpu, cpuThen] = [c(figure.key, own), c(figure.key, key)];
     const costs = cpu ? `, CPU ${(cpu / cpuThen).toFixed(3)}` : "";
-    console.log(`${figure.key.padEnd(14)} ${own.padEnd(9)} after/before ${(now / then).toFixed(3)}${costs}  (${Number(now.toPrecision(4))} / ${Number(then.toPrecision(4))} ${figure.unit}, ${figure.better} is better)`);
+    const values = `${short(now)} / ${short(then)} ${figure.unit}, ${figure.better} is better`;
+    const name = `${figure.key.padEnd(14)} ${own.padEnd(9)}`;
+    console.log(`${name} after/before ${(now / then).toFixed(3)}${costs}  (${values})`);
   }
 }
 
 // A smoke run has no say in budgets.
 for (const { what, budget, value, reached } of QUICK ? [] : budgets) {
-  console.log(`${reached ? "reached    " : "NOT reached"} ${value.toFixed(2).padStart(9)}  ${budget.padEnd(14)} ${what}`);
+  const verdict = reached ? "reached    " : "NOT reached";
+  console.log(`${verdict} ${value.toFixed(2).padStart(9)}  ${budget.padEnd(14)} ${what}`);
 }
 if (!ONLY && !BASELINE) {
   const folder = new URL(QUICK ? "../target/bench/" : "./", import.meta.url);
   mkdirSync(folder, { recursive: true });
-  const { markdown, plots } = await document({ figures, growth, budgets, m, c, reports, calibrations, remarks, rounds: ROUNDS, quick: QUICK, minutes: (Date.now() - began) / 60000 });
+  const minutes = (Date.now() - began) / 60000;
+  const how = { rounds: ROUNDS, quick: QUICK, minutes };
+  const measured = { figures, growth, budgets, m, c, reports, calibrations, remarks };
+  const { markdown, plots } = await document({ ...measured, ...how });
   writeFileSync(new URL("RESULTS.md", folder), markdown);
   for (const [name, svg] of Object.entries(plots)) writeFileSync(new URL(name, folder), svg);
   console.error(`written: ${fileURLToPath(new URL("RESULTS.md", folder))}`);

@@ -50,7 +50,7 @@ async function raw(name) {
   const ws = new WebSocket(`ws://127.0.0.1:${node.port}/socket.io/?EIO=4&transport=websocket`);
   const heard = [];
   ws.on("message", (data) => heard.push(data.toString()));
-  const find = (start) => until(() => heard.find((packet) => packet.startsWith(start)), `a packet ${start}`, 20000);
+  const find = (start) => until(() => heard.find((packet) => packet.startsWith(start)), `a packet ${start}`);
   await find("0");
   ws.send(`40${JSON.stringify({ token: token(name) })}`);
   await find("40");

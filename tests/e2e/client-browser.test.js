@@ -112,12 +112,12 @@ async function visit(user, { path = "/", ...more } = {}, options = {}, context =
   return page;
 }
 const reached = (page, status) =>
-  page.locator(`.heartline-status[data-status=${status}]`).waitFor({ timeout: 15000 });
+  page.locator(`.heartline-status[data-status=${status}]`).waitFor({ timeout: 30000 });
 const messages = (page) => page.locator("#messages li").allInnerTexts();
 const state = (page) => page.evaluate(() => window.heartline.state);
 
 for (const transport of ["socketio", "live"]) {
-  describe(`in a browser, over ${transport}`, { timeout: 90000 }, () => {
+  describe(`in a browser, over ${transport}`, { timeout: 180000 }, () => {
     it("shows who is there, connects once, and leaves nothing when it is hidden", async () => {
       await start();
       const ann = await visit("ann", { transport });
@@ -200,7 +200,7 @@ for (const transport of ["socketio", "live"]) {
       // Three tokens later it is the same connection.
       const { socketId } = await state(ann);
       const before = tokens;
-      await until(() => tokens >= before + 3, "three tokens", 15000);
+      await until(() => tokens >= before + 3, "three tokens", 30000);
       assert.equal((await state(ann)).socketId, socketId);
       assert.equal(await node.metric('heartline_disconnects_total{reason="token_expired"}'), 0);
     });
@@ -222,7 +222,7 @@ for (const transport of ["socketio", "live"]) {
 }
 
 for (const transport of ["shared", "shared-socketio"]) {
-  describe(`tabs that share a connection, ${transport}`, { timeout: 90000 }, () => {
+  describe(`tabs that share a connection, ${transport}`, { timeout: 180000 }, () => {
     it("are one device, and lose nothing when the one that carries is closed", async () => {
       await start({ "recovery.window": "1m" });
       const context = await browser.newContext();
@@ -259,7 +259,7 @@ for (const transport of ["shared", "shared-socketio"]) {
   });
 }
 
-describe("a page that is shown anew", { timeout: 90000 }, () => {
+describe("a page that is shown anew", { timeout: 180000 }, () => {
   it("by another key keeps its connection, and what it was given to send", async () => {
     const first = await start();
     const ann = await visit("ann", { transport: "live" });
@@ -281,7 +281,7 @@ describe("a page that is shown anew", { timeout: 90000 }, () => {
   });
 });
 
-describe("the client", { timeout: 90000 }, () => {
+describe("the client", { timeout: 180000 }, () => {
   it("runs in a worker, and leaves nothing there", async () => {
     const { live } = await start();
     const ann = await visit("ann", { transport: "live" });
@@ -308,7 +308,7 @@ describe("the client", { timeout: 90000 }, () => {
   });
 });
 
-describe("the status light", { timeout: 90000 }, () => {
+describe("the status light", { timeout: 180000 }, () => {
   it("is laid out where a page's policy allows no inline styles", async () => {
     await start();
     const ann = await visit("ann", { transport: "live", path: "/strict" });

@@ -18,7 +18,8 @@ afterEach(async () => {
 
 async function node(set = {}, options = {}) {
   const started = await serve(
-    { "heartbeat.interval": "1s", "heartbeat.timeout": "500ms", ...set },
+    // However busy this machine is, only what a test does ends a connection.
+    { "heartbeat.interval": "20s", "heartbeat.timeout": "10s", ...set },
     options,
   );
   open.push(started);
@@ -51,7 +52,7 @@ for (const [name, make] of Object.entries(TRANSPORTS)) {
     return client;
   };
 
-  describe(`the client over ${name}`, { timeout: 60000 }, () => {
+  describe(`the client over ${name}`, { timeout: 180000 }, () => {
     it("connects, joins, talks and knows who is there", async () => {
       const one = await node();
       const ann = await connect(one, { token: token("ann") }),
@@ -128,7 +129,9 @@ for (const [name, make] of Object.entries(TRANSPORTS)) {
     });
 
     it("sends many at once, in order, also over a limit", async () => {
-      const one = await node({ "limits.messages": '{ count = 10, window = "200ms" }' });
+      // A window in which a busy machine takes all that are on their way: what is taken behind a
+      // refused one is earlier than it.
+      const one = await node({ "limits.messages": '{ count = 20, window = "1s" }' });
       const ann = await connect(one, { token: token("ann") });
       await ann.join("conversation:1");
       const heard = [];
@@ -265,18 +268,16 @@ for (const [name, make] of Object.entries(TRANSPORTS)) {
     });
 
     it("has a new token in time, and when it was late", async () => {
-      // However busy this machine is, only the token may end the connection.
-      const calm = { "heartbeat.interval": "20s", "heartbeat.timeout": "10s" };
-      const one = await node({ ...calm, "auth.jwt.leeway": "0s" });
+      const one = await node({ "auth.jwt.leeway": "0s" });
       let asked = 0;
       const states = [];
       const ann = await connect(one, {
         token: () => (asked++, token("ann", claims(asked === 1 ? 3 : 3600))),
       });
       ann.subscribe(({ status }) => states.push(status));
-      await until(() => asked === 2, "the renewal", 6000);
-      const late = await connect(one, { token: token("bob", claims(2)) });
-      await reached(late, "failed", 6000);
+      await until(() => asked === 2, "the renewal");
+      const late = await connect(one, { token: token("bob", claims(3)) });
+      await reached(late, "failed");
       assert.equal(late.state.reason, "auth_expired");
       // Three seconds are over by now.
       assert.deepEqual([states, asked], [["connected"], 2]);
@@ -343,13 +344,13 @@ for (const [name, make] of Object.entries(TRANSPORTS)) {
     });
 
     it("notices a node that stands still", async () => {
-      const one = await node();
+      const one = await node({ "heartbeat.interval": "1s", "heartbeat.timeout": "500ms" });
       const ann = await connect(one, { token: token("ann"), connectTimeout: 1000 });
       await one.freeze();
-      await reached(ann, "reconnecting", 9000);
+      await reached(ann, "reconnecting");
       assert.equal(ann.state.reason, "heartbeat_timeout");
       one.child.kill("SIGCONT");
-      await reached(ann, "connected", 9000);
+      await reached(ann, "connected");
     });
   });
 }

@@ -43,7 +43,7 @@ async function enter(name, options, before = () => {}) {
   await page.goto(url);
   await page.getByLabel("Your name").fill(name);
   await page.getByRole("button", { name: "Come in" }).click();
-  await page.locator(".heartline-status[data-status=connected]").waitFor({ timeout: 15000 });
+  await page.locator(".heartline-status[data-status=connected]").waitFor({ timeout: 30000 });
   return page;
 }
 const say = async (page, text) => {
@@ -54,7 +54,7 @@ const there = (page, text) => page.locator(".messages p", { hasText: text }).wai
 
 it(
   "is a chat with rooms, presence, typing, devices and a status light",
-  { timeout: 90000 },
+  { timeout: 180000 },
   async () => {
     const ann = await enter("Ann", { viewport: { width: 1280, height: 720 } });
     const bob = await enter("Bob", { viewport: { width: 390, height: 844 }, colorScheme: "dark" });
@@ -106,7 +106,7 @@ it(
   },
 );
 
-it("shows on, whatever is said in its room", { timeout: 60000 }, async () => {
+it("shows on, whatever is said in its room", { timeout: 180000 }, async () => {
   let socket;
   const forge = (event, data) => socket.send(`42${JSON.stringify([event, data])}`);
   const ann = await enter("Ann", { viewport: { width: 1280, height: 720 } }, (page) =>
@@ -152,7 +152,7 @@ it("shows on, whatever is said in its room", { timeout: 60000 }, async () => {
   await ann.context().close();
 });
 
-it("misses nothing when its node is killed", { timeout: 90000 }, async () => {
+it("misses nothing when its node is killed", { timeout: 180000 }, async () => {
   const ann = await enter("Ann", { viewport: { width: 1280, height: 720 } });
   const bob = await enter("Bob", { viewport: { width: 390, height: 844 } });
   const texts = (page) => page.locator(".messages p").allInnerTexts();

@@ -51,7 +51,9 @@ function diagnosis(set) {
   }
   // What the machine that runs the tests is like is not the point.
   const ours = checks.filter(
-    ({ name }) => !["descriptors", "backlog", "conntrack", "clock"].includes(name),
+    ({ name, found }) =>
+      !["descriptors", "backlog", "conntrack", "clock"].includes(name) &&
+      !/^a write takes/.test(found),
   );
   const unwell = ours.filter((check) => check.status !== "ok");
   return { ok, checks, unwell, short: unwell.map(({ name, status }) => `${name}: ${status}`) };

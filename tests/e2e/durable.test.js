@@ -126,7 +126,7 @@ describe("messages in SQLite", () => {
     assert.equal(refused.code, "SEND_FAILED");
     assert.ok(refused.retryAfterMs > 0);
     assert.deepEqual(await ready(), { status: "degraded", store: "failing" });
-    assert.match(node.log, /the disk has failed/);
+    await until(() => /the disk has failed/.test(node.log), "a line of the log");
     assert.equal((await say("two")).message.offset, 2);
     assert.deepEqual(await ready(), { status: "ready" });
     const kept = await history(node, "c");

@@ -164,7 +164,7 @@ describe("frames", () => {
     const socket = await live("ping");
     const pong = await socket.ask({ type: "ping" });
     assert.equal(pong.type, "pong");
-    assert.ok(Math.abs(pong.timestamp - Date.now()) < 5000);
+    assert.ok(Math.abs(pong.timestamp - Date.now()) < 30000);
   });
 
   it("that fit nothing are told so, twenty times", async () => {
@@ -225,17 +225,18 @@ describe("slow consumers", () => {
     let sent = 0;
     await until(
       async () => {
-        for (let i = 0; i < 50; i++)
+        for (let i = 0; i < 10; i++)
           (publisher.send({ type: "publish", topic: "flood", event: "e", data: filler }), sent++);
-        await publisher.ask({ type: "ping" });
-        return (await node.metric('heartline_disconnects_total{reason="slow_consumer"}')) === 1;
+        // At the quick one's pace, however busy this machine is.
+        await until(() => quick.count("e") === sent, "everything at the quick one");
+        return (await node.metric('heartline_disconnects_total{reason="slow_consumer"}')) > 0;
       },
       "the slow one's end",
-      20000,
+      30000,
     );
-    await until(() => quick.count("e") === sent, "everything at the quick one", 20000);
     slow.ws._socket.resume();
-    assert.equal((await slow.end(20000)).code, 4413);
+    assert.equal((await slow.end()).code, 4413);
+    assert.equal(await node.metric('heartline_disconnects_total{reason="slow_consumer"}'), 1);
     const online = async (user) => (await node.api(`/v1/users/${user}`)).body.online;
     await until(async () => !(await online("slow")), "the slow one is offline");
     assert.deepEqual([await online("quick"), await online("pub")], [true, true]);
@@ -275,11 +276,11 @@ describe("slow consumers", () => {
         return (await conflated()) > 100;
       },
       "conflation",
-      20000,
+      30000,
     );
     slow.ws._socket.resume();
     for (let v = 0; v < 3; v++)
-      await slow.hear("position", (frame) => frame.data.last === last - v, 20000);
+      await slow.hear("position", (frame) => frame.data.last === last - v);
     const order = slow.heard
       .filter((frame) => frame.type === "position")
       .map((frame) => frame.data.last);

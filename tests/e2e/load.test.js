@@ -97,10 +97,12 @@ it("a machine is calibrated without a server", async () => {
 it("members who stop reading are let go, and nobody else loses anything", async () => {
   const options = {
     protocol: "live",
-    connections: 40,
-    "publish-rate": 1000,
+    connections: 20,
+    // More than the kernel's buffers take, at a pace that who reads on a busy machine keeps.
+    "publish-rate": 80,
     size: 20000,
-    duration: "1s",
+    duration: "5s",
+    "slow-percent": 20,
   };
   const report = await good("slow", options);
   assert.ok(report.close_codes[4413] > 0, JSON.stringify(report));

@@ -36,7 +36,7 @@ after(async () => {
 
 function heartline(...args) {
   return new Promise((resolve) => {
-    execFile(BINARY, args, { timeout: 10000 }, (error, stdout, stderr) => {
+    execFile(BINARY, args, { timeout: 180000 }, (error, stdout, stderr) => {
       resolve({ code: error ? error.code : 0, stdout, stderr });
     });
   });

@@ -89,7 +89,7 @@ describe("a node whose log is not read for a while", () => {
       const child = spawn(BINARY, args, { stdio: ["ignore", "pipe", "inherit"] });
       let out = "";
       child.stdout.on("data", (data) => (out += data));
-      const ended = within(once(child, "close"), "the load's end", 20000);
+      const ended = within(once(child, "close"), "the load's end");
       assert.deepEqual(await ended.finally(() => child.kill("SIGKILL")), [0, null]);
       const { operations } = JSON.parse(out);
       assert.ok(operations > 0, "nobody gets in any more");
@@ -105,11 +105,11 @@ describe("a node whose log is not read for a while", () => {
     assert.equal((await client.ask({ type: "ping" })).type, "pong");
     client.close();
     node.child.stderr.resume();
-    await until(() => / WARN .*lines of this log were lost.* lines=[1-9]/.test(node.log), "the note", 10000);
+    await until(() => / WARN .*lines of this log were lost.* lines=[1-9]/.test(node.log), "the note");
     const torn = node.log.split("\n").filter((line) => line && !/^\d{4}-\d\d-\d\dT[\d:.]+Z +[A-Z]+ /.test(line));
     assert.deepEqual(torn, []);
     assert.equal(await node.stop(), 0);
-    assert.match(node.log, /stopped\n$/);
+    await until(() => /stopped\n$/.test(node.log), "its last line");
   });
 
   it("drains in good order although nobody reads", async () => {
@@ -129,7 +129,7 @@ describe("a command whose output nobody reads", () => {
   it("`load` ends quietly after its work", async () => {
     const node = await start();
     const args = ["load", "idle", "-c", "2", "-d", "100ms", "--warmup", "10ms", "--url", node.http, "--tokens", ...secret];
-    assert.deepEqual(await unread("stdout", args, { ms: 10000 }), { code: 0, signal: null, stderr: "" });
+    assert.deepEqual(await unread("stdout", args, { ms: 20000 }), { code: 0, signal: null, stderr: "" });
     await node.stop();
   });
 
@@ -138,7 +138,7 @@ describe("a command whose output nobody reads", () => {
     const args = ["serve", "--dev", "--set", `server.listen=127.0.0.1:${port}`, "--set", `admin.listen=127.0.0.1:${adminPort}`];
     // It ends by itself, once it has answered.
     const script = `"$0" "$@" & until curl -sf http://127.0.0.1:${port}/ >/dev/null; do kill -0 $! || exit 9; sleep 0.02; done; kill $!; wait $!`;
-    const { code, stderr } = await unread("stdout", args, { script, ms: 10000 });
+    const { code, stderr } = await unread("stdout", args, { script, ms: 20000 });
     assert.equal(code, 0, stderr);
     assert.match(stderr, /stopped\n$/);
   });
@@ -167,7 +167,7 @@ describe("a signal to a node that starts", () => {
     const early = fetch(`${node.admin}/healthz`).then(() => false, () => true);
     assert.equal(await node.stop(), 0);
     assert.equal(await early, true, "it had started already");
-    assert.match(node.log, /draining[^]*stopped\n/);
+    await until(() => /draining[^]*stopped\n/.test(node.log), "its last line");
     redis.close();
   });
 });

@@ -62,7 +62,7 @@ async function visit() {
 }
 const status = (page) => page.evaluate(() => window.client.state.status);
 
-describe("the client in a browser", { timeout: 60000 }, () => {
+describe("the client in a browser", { timeout: 180000 }, () => {
   it("leaves the page its requests, where a server accepts them and says nothing", async () => {
     const held = new Set();
     const silent = createServer((request, response) => {

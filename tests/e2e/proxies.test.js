@@ -82,7 +82,7 @@ async function start(kind, node) {
       );
     },
     `${kind} serves the node`,
-    10000,
+    30000,
   );
   return {
     port,
@@ -100,13 +100,15 @@ async function start(kind, node) {
 }
 
 for (const kind of Object.keys(kinds)) {
-  describe(`behind ${kind}`, { timeout: 60000 }, () => {
+  describe(`behind ${kind}`, { timeout: 180000 }, () => {
     let node, proxy;
     before(async () => {
       node = await serve({
         "server.trusted_proxies": "127.0.0.1",
         "heartbeat.interval": "500ms",
         "server.max_payload": "2MB",
+        // A message may wait for the next poll.
+        "server.send_buffer": "4MB",
       });
       proxy = await start(kind, node.port);
     });

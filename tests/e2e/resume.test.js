@@ -46,6 +46,13 @@ function client(proxy, user = "ann", options = {}) {
   return socket;
 }
 
+/** One in another namespace, on the same connection; each keeps it from ending. */
+function beside(socket, namespace) {
+  const other = socket.io.socket(namespace, { auth: socket.auth });
+  started.push(() => other.disconnect());
+  return other;
+}
+
 const say = (node, room, event, data) =>
   node.api(`/v1/rooms/${room}/publish`, { method: "POST", body: { event, data } });
 const sayToAll = (node, event, data) =>
@@ -62,7 +69,7 @@ const got = (socket, event) =>
 const lost = (socket) => until(() => !socket.connected, "the loss");
 /** Waits until it is back. */
 async function back(socket) {
-  await until(() => socket.connected, "the return", 10000);
+  await until(() => socket.connected, "the return");
   await until(() => socket.count("server:hello") > (socket.hellos ?? 1), "another hello");
   socket.hellos = socket.count("server:hello");
   return socket.heard.filter((one) => one.event === "server:hello").at(-1).args[0];
@@ -85,7 +92,7 @@ async function joined(socket, ...rooms) {
   return socket;
 }
 
-describe("socket.io-client comes back", { timeout: 60000 }, () => {
+describe("socket.io-client comes back", { timeout: 180000 }, () => {
   for (const [name, options] of [
     ["by WebSocket", {}],
     ["by polling", { transports: ["polling"] }],
@@ -157,7 +164,7 @@ describe("socket.io-client comes back", { timeout: 60000 }, () => {
   it("the token comes in each CONNECT, and the place as one more argument of each event", async () => {
     const { node, proxy } = await world({ "namespaces./chat.auth.mode": "required" });
     const root = await joined(client(proxy));
-    const chat = root.io.socket("/chat", { auth: { token: token("ann") } });
+    const chat = beside(root, "/chat");
     await until(() => chat.connected, "another namespace");
     assert.match(root._pid, /^[\w-]{20,}$/);
     assert.match(chat._pid, /^[\w-]{20,}$/);
@@ -357,7 +364,7 @@ describe("socket.io-client comes back", { timeout: 60000 }, () => {
   it("two namespaces on one connection come back each with its own", async () => {
     const { node, proxy } = await world({ "namespaces./chat.auth.mode": "required" });
     const root = await joined(client(proxy), "lobby");
-    const chat = root.io.socket("/chat", { auth: { token: token("ann") } });
+    const chat = beside(root, "/chat");
     const heard = [];
     chat.onAny((event, data) => heard.push([event, data]));
     await until(() => chat.connected, "another namespace");
@@ -402,7 +409,7 @@ describe("socket.io-client comes back", { timeout: 60000 }, () => {
   });
 });
 
-describe("who comes back is who left", { timeout: 60000 }, () => {
+describe("who comes back is who left", { timeout: 180000 }, () => {
   const renewed = (socket, user, claims) => (socket.auth = { token: token(user, claims) });
 
   it("with another user's token everything is fresh", async () => {
@@ -432,7 +439,7 @@ describe("who comes back is who left", { timeout: 60000 }, () => {
 
   it("an expired token is refused, and with a new one the session goes on", async () => {
     const { node, proxy } = await world();
-    const exp = Math.floor(Date.now() / 1000) + 2;
+    const exp = Math.ceil(Date.now() / 1000) + 2;
     const socket = await joined(client(proxy, "ann", { claims: { exp } }), "lobby");
     const id = socket.id;
     renewed(socket, "ann");
@@ -576,7 +583,7 @@ describe("who comes back is who left", { timeout: 60000 }, () => {
   });
 });
 
-describe("what is kept", { timeout: 60000 }, () => {
+describe("what is kept", { timeout: 180000 }, () => {
   it("rooms by their names, and the others are as ever", async () => {
     const { node, proxy } = await world({ "recovery.rooms": '["kept:*"]' });
     const socket = await joined(client(proxy), "kept:a", "map");
@@ -667,7 +674,7 @@ describe("what is kept", { timeout: 60000 }, () => {
   });
 });
 
-describe("a node that is stopped and starts again", { timeout: 60000 }, () => {
+describe("a node that is stopped and starts again", { timeout: 180000 }, () => {
   /** A directory, and what starts a node in it, always on the same port. */
   async function home(set = {}) {
     const cwd = await mkdtemp(join(tmpdir(), "heartline-home-"));
@@ -774,7 +781,7 @@ describe("a node that is stopped and starts again", { timeout: 60000 }, () => {
     node = await start({ "recovery.window": "60s" });
     await back(ann);
     assert.ok(!ann.recovered);
-    assert.match(node.log, /damaged/);
+    await until(() => /damaged/.test(node.log), "its word");
     // Nobody else reads what a node was offered that makes no use of it.
     await node.stop();
     assert.deepEqual(await left(cwd), ["heartline.resume"]);
@@ -783,7 +790,7 @@ describe("a node that is stopped and starts again", { timeout: 60000 }, () => {
   });
 });
 
-describe("a live client comes back", { timeout: 60000 }, () => {
+describe("a live client comes back", { timeout: 180000 }, () => {
   const live = async (proxy, ...topics) => {
     const client = new Returning(proxy);
     started.push(() => client.live.close());
@@ -936,8 +943,8 @@ describe("a live client comes back", { timeout: 60000 }, () => {
   });
 });
 
-describe("under torture", { timeout: 90000 }, () => {
-  const [CLIENTS, ROOMS, MS] = [100, 12, 12000];
+describe("under torture", { timeout: 240000 }, () => {
+  const [CLIENTS, ROOMS, MS, CUTS] = [100, 12, 12000, 100];
 
   it("each client has all of its rooms once and in order, or begins afresh and knows it", async (t) => {
     const { node, proxy } = await world({
@@ -966,7 +973,7 @@ describe("under torture", { timeout: 90000 }, () => {
     });
     started.push(...clients.map((one) => () => one.close()));
     const begun = () => clients.every(({ witness }) => witness.fresh > 0);
-    await until(begun, "all are there", 20000);
+    await until(begun, "all are there");
     // From here on connections break, each at some byte to either side.
     const breaks = (pair) => {
       // Some late enough for all that was missed to get through in one response.
@@ -976,10 +983,15 @@ describe("under torture", { timeout: 90000 }, () => {
     };
     for (const pair of proxy.pairs) breaks(pair);
     proxy.onPair = breaks;
-    const end = Date.now() + MS;
+    // A slow machine takes longer to come to as many.
+    const from = Date.now();
+    const isOver = () => {
+      const time = Date.now() - from;
+      return time > 3 * MS || (time > MS && cuts > CUTS);
+    };
     const saying = (data) => say(node, data.room, "news", data);
     const publisher = async (rooms) => {
-      while (Date.now() < end) for (const room of rooms) await book.say(room, saying);
+      while (!isOver()) for (const room of rooms) await book.say(room, saying);
     };
     const noise = setInterval(() => pick(clients).publish(pick(names), 1), 5);
     await Promise.all([0, 1, 2].map((part) => publisher(names.filter((_, at) => at % 3 === part))));
@@ -989,7 +1001,7 @@ describe("under torture", { timeout: 90000 }, () => {
     const late = () => clients.filter(({ witness }) => !witness.isDone()).length;
     // One last word, for those who begin afresh after the rest.
     for (const room of names) await book.say(room, saying);
-    await until(() => late() === 0, "all have the last event", 15000).catch(() => {});
+    await until(() => late() === 0, "all have the last event", 30000).catch(() => {});
     const faults = clients.flatMap(({ witness }, number) => {
       const { gaps, duplicates, inversions } = witness.verdict();
       return [...gaps, ...duplicates, ...inversions].map((one) => `client ${number}, ${one}`);
@@ -1005,6 +1017,6 @@ describe("under torture", { timeout: 90000 }, () => {
     );
     assert.deepEqual(faults.slice(0, 10), [], `${faults.length} faults`);
     assert.equal(late(), 0);
-    assert.ok(cuts > 100 && recovered >= 0.99 * (recovered + fresh), `${recovered} and ${fresh}`);
+    assert.ok(cuts > CUTS && recovered >= 0.99 * (recovered + fresh), `${recovered} and ${fresh}`);
   });
 });

@@ -28,7 +28,7 @@ async function nodes(count, set = {}) {
     await until(
       async () => (await node.api("/readyz")).body?.status === "ready",
       "the node is ready",
-      10000,
+      30000,
     );
   return started;
 }
@@ -60,7 +60,7 @@ afterEach(async () => {
 });
 after(() => store.kill());
 
-describe("a rolling restart", { timeout: 90000 }, () => {
+describe("a rolling restart", { timeout: 180000 }, () => {
   it("announces nobody offline who comes back when told", async () => {
     const [one, two] = await nodes(2);
     const watcher = await io(two, "watcher");
@@ -76,7 +76,6 @@ describe("a rolling restart", { timeout: 90000 }, () => {
     await until(
       async () => (await two.api("/v1/nodes")).body.nodes.length === 1,
       "the first node is gone",
-      10000,
     );
     assert.equal(await isOnline(two, "ann"), true);
     await io(two, "ann");
@@ -98,14 +97,14 @@ describe("a rolling restart", { timeout: 90000 }, () => {
     const { reconnectInMs } = await ann.hear("server:drain");
     const told = ann.heard.find(({ event }) => event === "server:drain").at;
     await stopping;
-    await watcher.hear("user:offline", ({ userId }) => userId === "ann", 20000);
+    await watcher.hear("user:offline", ({ userId }) => userId === "ann");
     const { at } = watcher.heard.find(
       ({ event, args }) => event === "user:offline" && args[0].userId === "ann",
     );
     const waited = at - told;
     assert.ok(waited >= reconnectInMs + 5000 - 50, `${waited} ms, told ${reconnectInMs}`);
-    // A lease's renewal and a turn of maintenance later at most.
-    assert.ok(waited < reconnectInMs + 5000 + 3000, `${waited} ms, told ${reconnectInMs}`);
+    // A lease's renewal and a turn of maintenance later, and what a busy machine adds.
+    assert.ok(waited < reconnectInMs + 5000 + 8000, `${waited} ms, told ${reconnectInMs}`);
     assert.equal(await isOnline(two, "ann"), false);
   });
 
@@ -125,11 +124,11 @@ describe("a rolling restart", { timeout: 90000 }, () => {
     // And who is back may leave like everybody else.
     const third = await io(two, "dan");
     third.close();
-    await watcher.hear("user:offline", ({ userId }) => userId === "dan", 2000);
+    await watcher.hear("user:offline", ({ userId }) => userId === "dan", 4500);
   });
 });
 
-describe("shedding", { timeout: 90000 }, () => {
+describe("shedding", { timeout: 180000 }, () => {
   const count = async (node, id) =>
     (await node.api("/v1/nodes")).body.nodes.find(({ nodeId }) => nodeId === id).connections;
   const shed = (node, id, body) =>

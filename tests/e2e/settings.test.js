@@ -139,7 +139,8 @@ describe("a key set", () => {
       return answer?.status === 200 && answer;
     }, "an answer");
     assert.deepEqual([status, body.status, body.keys], [200, "degraded", "unreachable"]);
-    assert.match(node.log, /key set of auth\.jwt\.jwks_url could not be fetched/);
+    const says = () => /key set of auth\.jwt\.jwks_url could not be fetched/.test(node.log);
+    await until(says, "a line of the log");
     await node.stop();
     const issuer = createServer((_, response) => response.end('{"keys":[null]}'));
     issuer.listen(port, "127.0.0.1");

@@ -48,7 +48,7 @@ for (const [way, options] of Object.entries(ways)) {
         [hello.userId, hello.userType, hello.deviceId],
         [user("hello"), "driver", "d1"],
       );
-      assert.ok(Math.abs(hello.serverTime - Date.now()) < 5000);
+      assert.ok(Math.abs(hello.serverTime - Date.now()) < 30000);
       assert.equal(typeof hello.nodeId, "string");
       const success = await socket.hear("connection:success");
       assert.deepEqual(
@@ -238,7 +238,7 @@ for (const [way, options] of Object.entries(ways)) {
       const they = (data) => data.userId === user("they");
       const one = await client(user("they"), options).connection();
       const online = await observer.hear("user:online", they);
-      assert.ok(Math.abs(online.at - Date.now()) < 5000);
+      assert.ok(Math.abs(online.at - Date.now()) < 30000);
       const two = await client(user("they"), options).connection();
       const users = [user("they"), user("nobody")];
       const known = (await observer.ask("presence:get", { users })).users;
@@ -293,7 +293,7 @@ for (const [way, options] of Object.entries(ways)) {
       await first.kill();
       await gone;
       const second = await serve({}, { port });
-      await until(() => socket.connected, "the reconnection", 10000);
+      await until(() => socket.connected, "the reconnection");
       assert.notEqual(socket.id, id);
       await until(() => socket.count("server:hello") === 2, "the second hello");
       socket.close();

@@ -8,7 +8,7 @@ import { serve, token, until } from "./lib/server.js";
 const APP = "http://app.example";
 const both = [["polling"], ["websocket"]];
 
-describe("a token", { timeout: 60000 }, () => {
+describe("a token", { timeout: 180000 }, () => {
   let node;
   before(async () => {
     node = await serve({

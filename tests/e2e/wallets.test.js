@@ -69,7 +69,7 @@ const SETTINGS = {
 };
 
 for (const store of ["memory:", "sqlite://"])
-  describe(`sign-in with a wallet, ${store}`, { timeout: 60000 }, () => {
+  describe(`sign-in with a wallet, ${store}`, { timeout: 180000 }, () => {
     let node, folder, url;
     before(async () => {
       folder = mkdtempSync(join(tmpdir(), "heartline-wallets-"));
@@ -257,7 +257,7 @@ for (const store of ["memory:", "sqlite://"])
     });
   });
 
-describe("sign-in with a wallet", { timeout: 60000 }, () => {
+describe("sign-in with a wallet", { timeout: 180000 }, () => {
   let folder;
   before(() => (folder = mkdtempSync(join(tmpdir(), "heartline-wallets-"))));
   after(() => rmSync(folder, { recursive: true, force: true }));

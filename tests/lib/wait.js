@@ -38,8 +38,11 @@ export async function freePort() {
   throw new Error(`each port of ${first} to ${first + BLOCK - 1} is taken`);
 }
 
+/** How long to wait for what comes soon on any machine that is not busy, milliseconds. */
+export const PATIENCE = 30000;
+
 /** Waits until `condition` gives something true, and gives that. */
-export async function until(condition, what, ms = 5000) {
+export async function until(condition, what, ms = PATIENCE) {
   const end = Date.now() + ms;
   for (;;) {
     const value = await condition();
@@ -50,7 +53,7 @@ export async function until(condition, what, ms = 5000) {
 }
 
 /** A promise that fails when `ms` have passed. */
-export function within(promise, what, ms = 5000) {
+export function within(promise, what, ms = PATIENCE) {
   let timer;
   const late = new Promise((_, reject) => {
     timer = setTimeout(() => reject(new Error(`not within ${ms} ms: ${what}`)), ms);

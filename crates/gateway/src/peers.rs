@@ -1,9 +1,11 @@
 //! What nodes of a cluster ask each other, one question a request, each with the type of
 //! its answer.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use heartline_core::auth::UserKey;
 use heartline_core::backplane::{Peer, Probed};
 use heartline_core::entries::{MemberEntry, NodeEntry, Page, RoomEntry, SocketEntry, SocketFilter};
 use heartline_engine::http::forward::{PROOF, connector};
@@ -33,6 +35,44 @@ pub struct Sockets {
     pub rooms: Vec<String>,
     /// They are in none of these.
     pub except: Vec<String>,
+}
+
+/// The users with an id, of one type or of any.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Users {
+    pub(crate) tenant_id: Option<String>,
+    pub(crate) user_id: String,
+    /// Of this type alone, which may be none.
+    pub(crate) only: Option<OneType>,
+}
+
+/// A type of users.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct OneType {
+    pub(crate) user_type: Option<String>,
+}
+
+impl Users {
+    /// One user.
+    pub(crate) fn one(user: &UserKey) -> Users {
+        let text = |text: &Arc<str>| text.to_string();
+        let user_type = user.user_type.as_ref().map(text);
+        Users {
+            tenant_id: user.tenant_id.as_ref().map(text),
+            user_id: text(&user.user_id),
+            only: Some(OneType { user_type }),
+        }
+    }
+
+    /// The user who is meant, if it is one.
+    pub(crate) fn key(&self) -> Option<UserKey> {
+        let OneType { user_type } = self.only.as_ref()?;
+        Some(UserKey {
+            tenant_id: self.tenant_id.as_deref().map(Into::into),
+            user_id: (*self.user_id).into(),
+            user_type: user_type.as_deref().map(Into::into),
+        })
+    }
 }
 
 /// Some of a node's connections.
@@ -94,6 +134,10 @@ questions! {
     Disconnect {
         socket_id: String,
     }
+    /// End all sockets of users, and what they may come back to.
+    DisconnectUsers {
+        users: Users,
+    }
     /// Give an event to a socket, and wait so many milliseconds for an acknowledgement.
     Emit {
         socket_id: String,
@@ -149,6 +193,11 @@ impl Asked for Connection {
 impl Asked for Disconnect {
     /// Whether it was there.
     type Answer = bool;
+}
+
+impl Asked for DisconnectUsers {
+    /// How many.
+    type Answer = usize;
 }
 
 impl Asked for Emit {

@@ -240,7 +240,8 @@ impl Sessions {
                 let here = here.unwrap_or_default();
                 Some(self.to_keep(here.into_iter().chain(left)))
             }
-            (here, None) => here.filter(|here| !here.is_empty() || !batch.patches.is_empty()),
+            // A question alone changes nothing.
+            (here, None) => here.filter(|_| !batch.patches.is_empty()),
         };
         let (patches, replies): (Vec<_>, Vec<_>) = batch.patches.into_iter().unzip();
         let changes = Changes {

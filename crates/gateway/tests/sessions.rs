@@ -60,7 +60,12 @@ impl Checkpoints for Counting {
             return Box::pin(std::future::ready(Err(away)));
         }
         self.0.writes.fetch_add(1, Ordering::Relaxed);
-        self.0.store.change(changes)
+        let (inside, changed) = (self.0.clone(), self.0.store.change(changes));
+        Box::pin(async move {
+            let changed = changed.await;
+            drop(inside.slow.read().await);
+            changed
+        })
     }
 
     fn checkpoint(&self, user: &Arc<UserKey>) -> BoxFuture<Result<Option<Checkpoint>, StoreError>> {
@@ -177,21 +182,40 @@ async fn who_comes_while_the_other_socket_ends_hears_of_its_rooms() {
 #[tokio::test]
 async fn rooms_that_the_app_puts_everybody_into_do_not_hide_those_of_before() {
     let builder = Gateway::builder(config()).authenticator(Names);
-    let builder = builder.on_connect(|socket: Socket| async move {
-        // In it before it is asked what is kept.
-        socket.join("lobby").await
+    let joined = Arc::new(AtomicUsize::new(0));
+    let count = joined.clone();
+    let builder = builder.on_connect(move |socket: Socket| {
+        let count = count.clone();
+        async move {
+            let _ = socket.join("lobby").await;
+            count.fetch_add(1, Ordering::Relaxed);
+        }
     });
-    let (gateway, address) = start(builder.store(Counting::default())).await;
-    let mut first = ann(&address).await;
-    first.send(r#"421["session:checkpoint",{"n":1}]"#).await;
-    first.hear("431[").await;
-    first.send(r#"422["join","news"]"#).await;
-    first.hear("432[").await;
-    drop(first);
-    until(|| gateway.counts().sockets == 0).await;
-    let mut next = ann(&address).await;
-    let resumed = next.hear("session:resume").await;
-    assert!(resumed.contains(r#""news""#), "{resumed}");
+    let store = Counting::default();
+    let (gateway, address) = start(builder.store(store.clone())).await;
+    // Who comes back does so before their end is written, while it is, and afterwards.
+    for comes_meanwhile in [false, true] {
+        let mut first = ann(&address).await;
+        first.send(r#"421["session:checkpoint",{"n":1}]"#).await;
+        first.hear("431[").await;
+        first.send(r#"422["join","news"]"#).await;
+        first.hear("432[").await;
+        let writes = store.0.writes.load(Ordering::Relaxed);
+        let slow = store.0.slow.write().await;
+        drop(first);
+        until(|| gateway.counts().sockets == 0).await;
+        if comes_meanwhile {
+            until(|| store.0.writes.load(Ordering::Relaxed) > writes).await;
+        }
+        let before = joined.load(Ordering::Relaxed);
+        let mut next = ann(&address).await;
+        until(|| joined.load(Ordering::Relaxed) > before).await;
+        drop(slow);
+        let resumed = next.hear("session:resume").await;
+        assert!(resumed.contains(r#""news""#), "{resumed}");
+        drop(next);
+        until(|| gateway.counts().sockets == 0).await;
+    }
 }
 
 #[tokio::test]

@@ -1,7 +1,7 @@
 // Clients whose events can be awaited.
 import { io } from "socket.io-client";
 import WebSocket from "ws";
-import { token, until, within } from "./server.js";
+import { PATIENCE, token, until, within } from "./server.js";
 
 export { default as msgpack } from "socket.io-msgpack-parser";
 export { WebSocket };
@@ -19,7 +19,7 @@ export function socketIo(url, options = {}) {
   return Object.assign(socket, {
     heard,
     /** The first event of this name, come or still to come; its first argument. */
-    hear: async (event, fits = () => true, ms = 5000) => {
+    hear: async (event, fits = () => true, ms = PATIENCE) => {
       const find = () => heard.find((one) => one.event === event && fits(...one.args));
       return (await until(find, `event ${event}; heard ${heard.map((one) => one.event)}`, ms))
         .args[0];
@@ -38,7 +38,7 @@ export function socketIo(url, options = {}) {
       within(new Promise((resolve) => socket.once("connect_error", resolve)), "connect_error"),
     ending: () =>
       within(new Promise((resolve) => socket.once("disconnect", resolve)), "disconnect"),
-    ask: (event, ...args) => socket.timeout(5000).emitWithAck(event, ...args),
+    ask: (event, ...args) => socket.timeout(PATIENCE).emitWithAck(event, ...args),
   });
 }
 
@@ -73,7 +73,7 @@ export class Live {
   }
 
   /** The first frame of this type, come or still to come. */
-  hear(type, fits = () => true, ms = 5000) {
+  hear(type, fits = () => true, ms = PATIENCE) {
     const find = () => this.heard.find((frame) => frame.type === type && fits(frame));
     return until(find, `frame ${type}; heard ${this.heard.map((frame) => frame.type)}`, ms);
   }
@@ -85,7 +85,7 @@ export class Live {
     return until(() => this.heard.find((one) => one.id === id), `an answer to ${frame.type}`);
   }
 
-  end(ms = 5000) {
+  end(ms = PATIENCE) {
     return within(this.closed, "close", ms);
   }
 

@@ -12,7 +12,7 @@ const run = promisify(execFile);
 
 /** What the server on a port answers to a command. */
 export async function ask(port, ...words) {
-  const { stdout } = await run("redis-cli", ["-p", `${port}`, ...words], { timeout: 5000 });
+  const { stdout } = await run("redis-cli", ["-p", `${port}`, ...words], { timeout: 20000 });
   return stdout.trim();
 }
 
@@ -60,7 +60,12 @@ export async function start(args, ready, env = {}) {
     if (child.exitCode !== null) throw new Error(`redis-server ended: ${log}`);
     return ready.test(log);
   };
-  await until(isReady, "redis-server is ready", 10000);
+  await until(isReady, "redis-server is ready", 20000).catch((error) => {
+    // Nobody else knows of it.
+    child.kill("SIGKILL");
+    rmSync(folder, { recursive: true, force: true });
+    throw error;
+  });
   return {
     child,
     folder,

@@ -6,9 +6,9 @@ import { mkdtemp, readFile, readdir, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
-import { freePort, until, within } from "../../lib/wait.js";
+import { PATIENCE, freePort, until, within } from "../../lib/wait.js";
 
-export { freePort, until, within };
+export { PATIENCE, freePort, until, within };
 
 export const BINARY =
   (process.env.HEARTLINE_BIN && resolve(process.env.HEARTLINE_BIN)) ??
@@ -37,7 +37,7 @@ export const killAll = (open) =>
 /** Starts a node; `set` are configuration keys. */
 export async function serve(
   set = {},
-  { port, dev = false, env = {}, scheme = "http", cwd, patience = 5000, binary = BINARY } = {},
+  { port, dev = false, env = {}, scheme = "http", cwd, patience = PATIENCE, binary = BINARY } = {},
 ) {
   port ??= await freePort();
   // What a node leaves to the next is in its directory: in none that others have.
@@ -86,7 +86,11 @@ export async function serve(
     },
     "the node to be ready",
     patience,
-  );
+  ).catch((error) => {
+    // Nobody else knows of it.
+    child.kill("SIGKILL");
+    throw error;
+  });
   const api = async (path, options = {}) => {
     const body = options.body === undefined ? undefined : JSON.stringify(options.body);
     const headers = { ...(body && { "content-type": "application/json" }), ...options.headers };
@@ -123,7 +127,7 @@ export async function serve(
     /** Ends the node in good order; its exit code. */
     async stop() {
       child.kill("SIGTERM");
-      const { code } = await within(exited, "the node's end", 10000);
+      const { code } = await within(exited, "the node's end", 20000);
       return code;
     },
     /** Stops the node where it stands, and resolves when all its threads do; SIGCONT ends it. */

@@ -108,7 +108,7 @@ export class Load {
   }
 
   /** Waits for so many more acknowledgements. */
-  more(count, ms = 20000) {
+  more(count, ms = 60000) {
     const before = this.acknowledged.size;
     const isThere = () => this.acknowledged.size > before + count;
     return until(isThere, `${count} more messages than ${before} are acknowledged`, ms);

@@ -18,6 +18,7 @@
 -- <prefix>:lk:SCOPE      hash: key -> the newest event of the key
 -- <prefix>:lw:USER       set: processes that have sessions of a user, and, behind a "!", the line
 --                        and scope of what was said to them
+-- <prefix>:lx:USER        hash: type, or * for all -> the last number before their sessions were ended
 -- <prefix>:z:TAG         hash: socket -> session, by the tag of the node that named the socket
 
 local call = redis.call
@@ -528,19 +529,72 @@ function operations.forgotten()
     return forgotten
 end
 
--- { process, users, ttl }: the process has sessions of these users.
+-- { process, users, ttl, age }: the process has sessions of these users. Then of each gap in what
+-- was said to some of them its scope, the user, and body. A session can be taken up only where it
+-- is known whose it is: so nobody goes on over what was missed -> { epoch, begin, last }
 function operations.attend()
     for _, user in ipairs(arguments.users) do
         local key = prefix .. ':lw:' .. user
         call('SADD', key, arguments.process)
         call('PEXPIRE', key, arguments.ttl)
     end
-    return 'OK'
+    for at = 3, #ARGV, 3 do
+        say_to_user(ARGV[at], GAP, ARGV[at + 1], ARGV[at + 2])
+    end
+    put_scopes()
+    if #ARGV > 2 then
+        keep_last()
+    end
+    return { text(line.epoch), text(line.begin), text(line.last) }
 end
 
--- { process, tag, user, window, attended, ttl }, and the name of a socket -> { 'taken', record,
--- epoch, begin, last, the claim's number, which process had it }, or { why }. `attended` is there
--- if the socket is a user's: the process has sessions of that user from here on.
+-- Whether a user's sessions that began behind a number were ended since.
+local function was_ended(user, kind, begin)
+    for _, number in ipairs(call('HMGET', prefix .. ':lx:' .. user, kind, '*')) do
+        if number and begin <= tonumber(number) then
+            return true
+        end
+    end
+    return false
+end
+
+-- { users, ttl }, each of these with its type or *: what they have begun so far is nobody's. It is
+-- known by a number of the line, which all processes hear of.
+function operations.end_all()
+    line.last = line.last + 1
+    keep_last()
+    for _, user in ipairs(arguments.users) do
+        local key = prefix .. ':lx:' .. user[1]
+        call('HSET', key, user[2], text(line.last - 1))
+        call('PEXPIRE', key, arguments.ttl)
+    end
+    tell(prefix .. ':c', head(5, { 0, line.begin, line.last }))
+    return { text(line.epoch), text(line.begin), text(line.last) }
+end
+
+-- { tag }, and the name of a socket -> whether there was something of it. What is left of it keeps
+-- its process from writing it down again before that hears of it; then it is removed like what
+-- processes leave behind that are gone.
+operations['end'] = function()
+    local key = prefix .. ':z:' .. arguments.tag
+    local bytes = call('HGET', key, ARGV[3])
+    local one = bytes and session(bytes)
+    if not one or one.process == '' then
+        return 0
+    end
+    local claim = call('HINCRBY', LINE, 'c', 1)
+    tell(channel_of(one.process), head(6, { claim }) .. ARGV[3])
+    call('HSET', key, ARGV[3], session_bytes({
+        process = '', lost = millis(), claim = claim, user = '', record = '',
+    }))
+    local scope = socket_scope(ARGV[3])
+    call('DEL', prefix .. ':ll:' .. scope, prefix .. ':lm:' .. scope)
+    return 1
+end
+
+-- { process, tag, user, window, begin, attended, kind, ttl }, and the name of a socket -> { 'taken',
+-- record, epoch, begin, last, the claim's number, which process had it }, or { why }. `attended` is
+-- there if the socket is a user's, of that type: the process has sessions of that user from here on.
 function operations.claim()
     local key = prefix .. ':z:' .. arguments.tag
     local bytes = call('HGET', key, ARGV[3])
@@ -548,6 +602,9 @@ function operations.claim()
         return { 'unknown' }
     end
     local one = session(bytes)
+    if one.process == '' then
+        return { 'unknown' }
+    end
     if one.lost > 0 and one.lost + arguments.window < millis() then
         call('HDEL', key, ARGV[3])
         return { 'unknown' }
@@ -557,6 +614,9 @@ function operations.claim()
     end
     local had = one.process
     if arguments.attended then
+        if was_ended(arguments.attended, arguments.kind, arguments.begin) then
+            return { 'unknown' }
+        end
         local key = prefix .. ':lw:' .. arguments.attended
         -- Whoever has a session of a user is there. Else it was evicted, and nobody knows what was
         -- said to the user since.

@@ -2,6 +2,8 @@
 //! a call, and the fan-out over pub/sub.
 
 mod answer;
+#[cfg(test)]
+mod builds;
 mod calls;
 mod challenges;
 mod condition;

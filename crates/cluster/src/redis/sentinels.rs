@@ -2,7 +2,9 @@
 //!
 //! A master that stood still for a while does not know that another took its place: it goes on
 //! answering, and what it is told is lost. Only Sentinels know (<https://redis.io/docs/latest/develop/reference/sentinel-clients/>).
-//! So each of them is listened to, and whatever was opened to an earlier master ends at once.
+//! So each of them is listened to, and whatever was opened to an earlier master ends at once. Those
+//! that the URL names are looked for again and again, by their names; they tell of others, which
+//! may be all that is left of them one day.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -26,11 +28,31 @@ const INTERVAL: Duration = Duration::from_secs(1);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
 /// The pause before a Sentinel is looked for again.
 const PAUSE: Duration = Duration::from_secs(1);
-/// For how long a Sentinel's word stands for it that is not said again: some answers may be late.
-const FRESH: Duration = Duration::from_secs(5);
-/// How long Sentinels must agree that a failover never was. They tell each other of one every two
-/// seconds, and put servers right that disagree after eight.
-const CLEAR: Duration = Duration::from_secs(10);
+/// Sentinels that are listened to besides those that the URL names: as many as anybody has.
+const MAX_LEARNED: usize = 8;
+
+/// How long things take with Sentinels.
+#[derive(Debug, Clone, Copy)]
+struct Pace {
+    /// For how long a Sentinel's word stands for it that is not said again: some answers may be
+    /// late.
+    fresh: Duration,
+    /// How long Sentinels must agree that a failover never was. They tell each other of one every
+    /// two seconds, and put servers right that disagree after eight.
+    clear: Duration,
+    /// Who was away for so long may be gone for good: longer than a restart takes.
+    gone: Duration,
+    /// How often a Sentinel is asked which others there are. Before the first time, those of the
+    /// URL have said who they are.
+    learn: Duration,
+}
+
+const PACE: Pace = Pace {
+    fresh: Duration::from_secs(5),
+    clear: Duration::from_secs(10),
+    gone: Duration::from_secs(30),
+    learn: Duration::from_secs(10),
+};
 
 /// The master that Sentinels have named.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,27 +72,90 @@ struct Word {
     at: Instant,
 }
 
+/// A Sentinel that another one has told of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Told {
+    id: String,
+    host: String,
+    port: u16,
+}
+
+impl Told {
+    /// Reads what a Sentinel says of another one; `None`: it does not answer that one either.
+    fn read(said: &HashMap<String, String>) -> Option<Told> {
+        let is_down = said.get("flags")?.split(',').any(|flag| flag == "s_down");
+        (!is_down).then_some(Told {
+            id: said.get("runid")?.clone(),
+            host: said.get("ip")?.clone(),
+            port: said.get("port")?.parse().ok()?,
+        })
+    }
+}
+
 /// What was named.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Named {
+    pace: Pace,
     master: Option<Master>,
-    /// Who has named it first, by its place among all.
+    /// Who has named it first, by its place among all: those of the URL, then those that were told
+    /// of.
     by: usize,
     /// Who names another one that seems to be of before.
     behind: HashMap<usize, Word>,
+    /// When each was last heard, and who it was.
+    heard: HashMap<usize, Instant>,
+    ids: HashMap<usize, String>,
+    /// Those that were told of, each since when.
+    told: [Option<(Told, Instant)>; MAX_LEARNED],
+    /// Since when the master cannot be reached.
+    away_since: Option<Instant>,
 }
 
 impl Named {
-    /// Whether one of so many Sentinels that names a master is believed. One that has not heard of
-    /// the last failover is not. If most of them have not, and nobody knows it otherwise for long
-    /// enough, there was none: they were made to forget.
+    fn new(pace: Pace) -> Named {
+        Named {
+            pace,
+            master: None,
+            by: 0,
+            behind: HashMap::new(),
+            heard: HashMap::new(),
+            ids: HashMap::new(),
+            told: Default::default(),
+            away_since: None,
+        }
+    }
+
+    fn is_recent(&self, at: Instant, now: Instant) -> bool {
+        now.saturating_duration_since(at) < self.pace.gone
+    }
+
+    fn is_heard(&self, place: usize, now: Instant) -> bool {
+        let heard = self.heard.get(&place);
+        heard.is_some_and(|at| self.is_recent(*at, now))
+    }
+
+    /// Of how many Sentinels most are needed: of those of the URL, `count`, and of all others that
+    /// are heard. Where the master itself has been away for long, whoever is away as long does
+    /// not count any more: else nobody would be believed again.
+    fn electorate(&self, count: usize, now: Instant) -> usize {
+        let is_away = self.away_since.is_some_and(|at| !self.is_recent(at, now));
+        let counts = |place: usize| (place < count && !is_away) || self.is_heard(place, now);
+        let all = 0..count + MAX_LEARNED;
+        all.filter(|place| counts(*place)).count()
+    }
+
+    /// Whether a Sentinel that names a master is believed; the URL names `count` of them. One that
+    /// has not heard of the last failover is not. If most of them have not, and nobody knows it
+    /// otherwise for long enough, there was none: they were made to forget.
     fn believes(&mut self, (index, count): (usize, usize), master: &Master, now: Instant) -> bool {
+        self.heard.insert(index, now);
         if !self.is_behind(index, master) {
             self.behind.clear();
             return true;
         }
+        let Pace { fresh, clear, .. } = self.pace;
         let is_said =
-            |word: &Word| word.master == *master && now.saturating_duration_since(word.at) < FRESH;
+            |word: &Word| word.master == *master && now.saturating_duration_since(word.at) < fresh;
         match self.behind.get_mut(&index).filter(|word| is_said(word)) {
             Some(word) => word.at = now,
             None => {
@@ -78,14 +163,74 @@ impl Named {
                 self.behind.insert(index, Word { master, since, at });
             }
         }
-        let is_old = |word: &&Word| now.saturating_duration_since(word.since) >= CLEAR;
+        let is_old = |word: &&Word| now.saturating_duration_since(word.since) >= clear;
         let agree = self.behind.values().filter(|word| is_said(word));
         let agree = agree.filter(is_old);
-        let is_clear = agree.count() * 2 > count;
+        let is_clear = agree.count() * 2 > self.electorate(count, now);
         if is_clear {
             self.behind.clear();
         }
         is_clear
+    }
+
+    /// A Sentinel has said who it is. False: it is not the one that was told of at this place, or
+    /// is listened to at another one already.
+    fn is_at(&mut self, (index, count): (usize, usize), id: &str, now: Instant) -> bool {
+        self.ids.insert(index, id.to_owned());
+        let is_it =
+            |told: &Option<(Told, Instant)>| told.as_ref().is_some_and(|(told, _)| told.id == id);
+        let is_named = |place: usize| {
+            let known = self.ids.get(&place);
+            known.is_some_and(|known| known == id) && self.is_heard(place, now)
+        };
+        let wanted = (index < count).then_some(index);
+        let wanted = wanted.or_else(|| (0..count).find(|place| is_named(*place)));
+        let places = self.told.iter().enumerate();
+        let twice = places.filter(|(slot, told)| {
+            let place = count + slot;
+            // Whom the URL names is listened to there.
+            (is_it(told) && wanted.is_some()) || (place == index && !is_it(told))
+        });
+        let twice: Vec<usize> = twice.map(|(slot, _)| slot).collect();
+        for slot in &twice {
+            self.told[*slot] = None;
+            self.heard.remove(&(count + slot));
+            self.behind.remove(&(count + slot));
+        }
+        index < count || !twice.contains(&(index - count))
+    }
+
+    /// A Sentinel tells of others. True: some are new.
+    fn learn(&mut self, count: usize, others: Vec<Told>, now: Instant) -> bool {
+        let mut is_news = false;
+        for other in others {
+            let mut known = self.ids.iter().filter(|(_, id)| **id == other.id);
+            let is_here = known.any(|(place, _)| self.is_heard(*place, now));
+            let is_same = |told: &Option<(Told, Instant)>| {
+                told.as_ref().is_some_and(|(told, _)| *told == other)
+            };
+            if is_here || self.told.iter().any(is_same) {
+                continue;
+            }
+            // A place of one that is gone is free.
+            let is_free = |slot: usize| {
+                let told = self.told[slot].as_ref();
+                let is_new = told.is_some_and(|(_, since)| self.is_recent(*since, now));
+                !is_new && !self.is_heard(count + slot, now)
+            };
+            let Some(slot) = (0..MAX_LEARNED).find(|slot| is_free(*slot)) else {
+                continue;
+            };
+            let place = count + slot;
+            self.ids.remove(&place);
+            if self.by == place {
+                // Another one is to be there.
+                self.by = usize::MAX;
+            }
+            self.told[slot] = Some((other, now));
+            is_news = true;
+        }
+        is_news
     }
 
     /// Whether a Sentinel seems to have missed a failover: by its count, or by the address. That
@@ -114,6 +259,8 @@ pub(super) struct Sentinels {
     is_found: AtomicBool,
     /// How often another was named.
     term: watch::Sender<u64>,
+    /// How often others were told of.
+    learned: watch::Sender<u64>,
 }
 
 impl Sentinels {
@@ -129,11 +276,32 @@ impl Sentinels {
             each,
             name: name.to_owned(),
             way,
-            known: Mutex::default(),
+            known: Mutex::new(Named::new(PACE)),
             is_followed: AtomicBool::new(false),
             is_found: AtomicBool::new(false),
             term: watch::Sender::new(0),
+            learned: watch::Sender::new(0),
         }
+    }
+
+    /// Has all of it go faster than anybody wants it.
+    #[cfg(test)]
+    pub(super) fn hurry(&self) {
+        locked(&self.known).pace = Pace {
+            fresh: Duration::from_millis(500),
+            clear: Duration::from_millis(300),
+            gone: Duration::from_secs(1),
+            learn: Duration::from_millis(100),
+        };
+    }
+
+    /// Whether others were told of.
+    #[cfg(test)]
+    pub(super) fn has_learned(&self) -> bool {
+        let known = locked(&self.known);
+        let now = Instant::now();
+        let mut places = self.each.len()..self.each.len() + MAX_LEARNED;
+        places.any(|place| known.is_heard(place, now))
     }
 
     /// The first of them.
@@ -166,6 +334,7 @@ impl Sentinels {
         }
         if let Some(address) = self.address() {
             let opened = self.open_master(address, config).await;
+            self.note_reached(opened.is_ok(), Instant::now());
             // Who listens to all of them goes to nobody whom an old one names instead.
             if opened.is_ok() || self.is_followed.load(Ordering::Relaxed) {
                 return opened;
@@ -190,7 +359,12 @@ impl Sentinels {
 
     fn address(&self) -> Option<ConnectionAddr> {
         let Master { host, port, .. } = locked(&self.known).master.clone()?;
-        Some(match self.way.addr().clone() {
+        Some(self.address_of(host, port))
+    }
+
+    /// An address, to be reached like the master.
+    fn address_of(&self, host: String, port: u16) -> ConnectionAddr {
+        match self.way.addr().clone() {
             ConnectionAddr::TcpTls {
                 insecure,
                 tls_params,
@@ -202,7 +376,14 @@ impl Sentinels {
                 tls_params,
             },
             _ => ConnectionAddr::Tcp(host, port),
-        })
+        }
+    }
+
+    /// The master that was named can be reached, or not.
+    fn note_reached(&self, is_there: bool, now: Instant) {
+        let mut known = locked(&self.known);
+        let since = known.away_since.unwrap_or(now);
+        known.away_since = (!is_there).then_some(since);
     }
 
     /// A Sentinel, by its place among all, names a master.
@@ -225,6 +406,9 @@ impl Sentinels {
         }
         if known.master.as_ref() != Some(&master) {
             (known.master, known.by) = (Some(master), index);
+        }
+        if is_another {
+            known.away_since = None;
         }
         drop(known);
         if is_another {
@@ -308,26 +492,78 @@ impl Sentinels {
         }
     }
 
+    /// Finds out who one of them is: one that the URL names may be told of by another name.
+    async fn meet(&self, index: usize, connection: &mut MultiplexedConnection) -> RedisResult<()> {
+        let mut asked = redis::cmd("SENTINEL");
+        let id: RedisResult<String> = asked.arg("MYID").query_async(connection).await;
+        let known = id.is_ok_and(|id| {
+            let mut known = locked(&self.known);
+            known.is_at((index, self.each.len()), &id, Instant::now())
+        });
+        match known || index < self.each.len() {
+            true => Ok(()),
+            false => Err((redis::ErrorKind::Io, "it is not the one that was told of").into()),
+        }
+    }
+
+    /// Has one of them tell of others.
+    async fn learn(&self, connection: &mut MultiplexedConnection) -> RedisResult<()> {
+        let mut asked = redis::cmd("SENTINEL");
+        asked.arg("SENTINELS").arg(&self.name);
+        let others: Vec<HashMap<String, String>> = asked.query_async(connection).await?;
+        let others = others.iter().filter_map(Told::read).collect();
+        let count = self.each.len();
+        if locked(&self.known).learn(count, others, Instant::now()) {
+            self.learned.send_modify(|times| *times += 1);
+        }
+        Ok(())
+    }
+
     /// Listens to one of them for as long as it answers.
-    async fn listen(&self, index: usize) -> RedisResult<Infallible> {
+    async fn listen(&self, index: usize, sentinel: &ConnectionInfo) -> RedisResult<Infallible> {
         let news = Arc::new(Notify::new());
-        let mut connection = self.open(&self.each[index], news.clone()).await?;
+        let mut connection = self.open(sentinel, news.clone()).await?;
+        self.meet(index, &mut connection).await?;
         connection.subscribe("+switch-master").await?;
+        let pause = locked(&self.known).pace.learn;
+        let mut learns_at = Instant::now() + pause;
         loop {
             self.ask(index, &mut connection).await?;
-            let _ = tokio::time::timeout(INTERVAL, news.notified()).await;
+            if Instant::now() >= learns_at {
+                self.meet(index, &mut connection).await?;
+                self.learn(&mut connection).await?;
+                learns_at = Instant::now() + pause;
+            }
+            let _ = tokio::time::timeout(INTERVAL.min(pause), news.notified()).await;
         }
+    }
+
+    /// How one of them is reached, by its place among all.
+    fn way_to(&self, index: usize) -> Option<ConnectionInfo> {
+        if let Some(named) = self.each.get(index) {
+            return Some(named.clone());
+        }
+        let slot = index - self.each.len();
+        let (told, _) = locked(&self.known).told[slot].clone()?;
+        let address = self.address_of(told.host, told.port);
+        Some(self.first()?.clone().set_addr(address))
     }
 
     /// Listens to all of them, until it is dropped.
     pub(super) async fn follow(self: Arc<Self>) {
         self.is_followed.store(true, Ordering::Relaxed);
         let mut listening = tokio::task::JoinSet::new();
-        for index in 0..self.each.len() {
+        for index in 0..self.each.len() + MAX_LEARNED {
             let all = self.clone();
             listening.spawn(async move {
+                let mut learned = all.learned.subscribe();
                 loop {
-                    let Err(error) = all.listen(index).await;
+                    let Some(way) = all.way_to(index) else {
+                        // The sender lives as long as this does.
+                        let _ = learned.changed().await;
+                        continue;
+                    };
+                    let Err(error) = all.listen(index, &way).await;
                     tracing::debug!(%error, index, "a Sentinel does not answer");
                     tokio::time::sleep(PAUSE).await;
                 }
@@ -440,6 +676,92 @@ mod tests {
             }
             assert_eq!((port(&sentinels), sentinels.term()), (2, 1));
         }
+    }
+
+    #[test]
+    fn sentinels_that_are_left_and_were_reset_are_believed_once_the_master_is_gone_with_the_others()
+    {
+        let sentinels = sentinels(3);
+        let start = Instant::now();
+        (0..3).for_each(|index| sentinels.named(index, master(5, 1), start));
+        let anew = [(0, master(0, 2))];
+        assert_eq!(say(&sentinels, &anew, start, 0..600), None);
+        let later = start + Duration::from_secs(600);
+        sentinels.note_reached(false, later);
+        sentinels.note_reached(false, later + Duration::from_secs(20));
+        // Not while another one that is there says what was known.
+        let other = [(0, master(0, 2)), (1, master(5, 1))];
+        assert_eq!(say(&sentinels, &other, later, 0..60), None);
+        // Nor while the master is.
+        sentinels.note_reached(true, later);
+        assert_eq!(say(&sentinels, &anew, later, 60..120), None);
+        let gone = later + Duration::from_secs(120);
+        sentinels.note_reached(false, gone);
+        assert_eq!(say(&sentinels, &anew, gone, 0..60), Some(30));
+        assert_eq!((port(&sentinels), sentinels.term()), (2, 1));
+        // A failover that it hears of later is known at once.
+        sentinels.named(0, master(1, 3), gone + Duration::from_secs(31));
+        assert_eq!((port(&sentinels), sentinels.term()), (3, 2));
+    }
+
+    fn told(id: &str, port: u16) -> Told {
+        Told {
+            id: id.into(),
+            host: "10.0.0.9".into(),
+            port,
+        }
+    }
+
+    #[test]
+    fn sentinels_that_others_tell_of_are_listened_to_once_and_within_bounds() {
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let mut known = Named::new(PACE);
+        let (all, of_url) = (2, |place| (place, 2));
+        let ports = |known: &Named| -> Vec<u16> {
+            let told = known.told.iter().flatten();
+            told.map(|(told, _)| told.port).collect()
+        };
+        known.believes(of_url(0), &master(1, 1), start);
+        assert!(known.is_at(of_url(0), "a", start));
+        // One that the URL names is told of, before it has said who it is.
+        let others = vec![told("a", 1), told("b", 2), told("c", 3)];
+        assert!(known.learn(all, others.clone(), start));
+        assert!(!known.learn(all, others.clone(), at(1)));
+        assert_eq!(ports(&known), [2, 3]);
+        assert!(known.is_at((2, 2), "b", at(1)));
+        known.believes((2, 2), &master(1, 1), at(1));
+        assert_eq!(known.electorate(all, at(1)), 3);
+        known.believes(of_url(1), &master(1, 1), at(2));
+        assert!(known.is_at(of_url(1), "b", at(2)));
+        assert_eq!((ports(&known), known.electorate(all, at(2))), (vec![3], 2));
+        assert!(!known.is_at((2, 2), "b", at(2)));
+        // Another one has come to be where one was.
+        assert!(!known.is_at((3, 2), "x", at(3)) && ports(&known).is_empty());
+        // Of too many the first are listened to, until they are gone.
+        let many = |from: u16| (from..from + 9).map(|port| told(&port.to_string(), port));
+        assert!(known.learn(all, many(10).collect(), at(4)));
+        assert!(!known.learn(all, many(20).collect(), at(5)));
+        assert_eq!(ports(&known), (10..18).collect::<Vec<_>>());
+        known.believes((4, 2), &master(1, 1), at(20));
+        assert!(known.learn(all, many(20).collect(), at(40)));
+        assert_eq!(ports(&known), [20, 21, 12, 22, 23, 24, 25, 26]);
+    }
+
+    #[test]
+    fn a_sentinel_that_does_not_answer_others_is_not_told_of() {
+        let said = |flags: &str| {
+            let fields = [
+                ("runid", "a"),
+                ("ip", "10.0.0.9"),
+                ("port", "1"),
+                ("flags", flags),
+            ];
+            let fields = fields.map(|(name, text)| (name.to_owned(), text.to_owned()));
+            Told::read(&HashMap::from(fields))
+        };
+        assert_eq!(said("sentinel"), Some(told("a", 1)));
+        assert_eq!(said("s_down,sentinel,disconnected"), None);
     }
 
     #[test]

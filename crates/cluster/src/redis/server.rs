@@ -217,6 +217,15 @@ impl Server {
         matches!(self.0, Target::Cluster(_))
     }
 
+    /// Its Sentinels.
+    #[cfg(test)]
+    pub(super) fn sentinels(&self) -> &Sentinels {
+        match &self.0 {
+            Target::Sentinel(sentinels) => sentinels,
+            Target::Single(_) | Target::Cluster(_) => panic!("it has some"),
+        }
+    }
+
     /// How often its Sentinels have named another master.
     pub(super) fn term(&self) -> u64 {
         match &self.0 {

@@ -251,6 +251,14 @@ impl Drop for Sentinel {
     }
 }
 
+/// Asks for the port of the server that a node would write to.
+async fn port_of(commands: &Commands) -> Option<String> {
+    let mut ask = redis::cmd("CONFIG");
+    ask.arg("GET").arg("port");
+    let answer: (String, String) = commands.query(&ask).await.ok()?;
+    Some(answer.1)
+}
+
 async fn until(what: &str, condition: impl AsyncFn() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(20);
     while !condition().await {
@@ -269,12 +277,7 @@ async fn a_master_that_stood_still_is_left_before_it_can_answer_again() {
     let followed = server.clone();
     let following = tokio::spawn(async move { followed.follow().await });
     let commands = Commands::once(server.clone());
-    let mut ask_port = redis::cmd("CONFIG");
-    ask_port.arg("GET").arg("port");
-    let port = async || -> Option<String> {
-        let answer: (String, String) = commands.query(&ask_port).await.ok()?;
-        Some(answer.1)
-    };
+    let port = async || port_of(&commands).await;
     until("the master is found", async || {
         port().await.as_deref() == Some(first.port())
     })
@@ -297,5 +300,44 @@ async fn a_master_that_stood_still_is_left_before_it_can_answer_again() {
     first.signal("-CONT");
     assert_eq!(commands.query::<u64>(&count).await.unwrap(), 1);
     assert_eq!(port().await.as_deref(), Some(second.port()));
+    following.abort();
+}
+
+#[tokio::test]
+async fn a_node_goes_on_by_the_one_sentinel_that_is_left_and_that_its_url_does_not_name() {
+    let (first, second) = (Redis::start(), Redis::start());
+    let (named, other) = (Sentinel::start(&first), Sentinel::start(&first));
+    // One is gone from the beginning.
+    let url = format!("redis+sentinel://127.0.0.1:{},127.0.0.1:1/main", named.port);
+    let server = Arc::new(Server::parse(&url).unwrap());
+    server.sentinels().hurry();
+    let followed = server.clone();
+    let following = tokio::spawn(async move { followed.follow().await });
+    let commands = Commands::once(server.clone());
+    until("the master is found", async || {
+        port_of(&commands).await.as_deref() == Some(first.port())
+    })
+    .await;
+    until("the other Sentinel is heard", async || {
+        server.sentinels().has_learned()
+    })
+    .await;
+    drop(named);
+    first.signal("-KILL");
+    // It is made to forget what it knew, and told of another master.
+    let address = format!("redis://127.0.0.1:{}", other.port);
+    let asked = Commands::new(Arc::new(Server::parse(&address).unwrap()));
+    for words in [
+        vec!["REMOVE", "main"],
+        vec!["MONITOR", "main", "127.0.0.1", second.port(), "1"],
+    ] {
+        let mut command = redis::cmd("SENTINEL");
+        command.arg(words);
+        asked.query::<redis::Value>(&command).await.unwrap();
+    }
+    until("the other master is found", async || {
+        port_of(&commands).await.as_deref() == Some(second.port())
+    })
+    .await;
     following.abort();
 }

@@ -172,9 +172,9 @@ pub trait SharedLine: Send + Sync + 'static {
     fn follow(&self, scope: Scope) -> BoxFuture<bool>;
 
     /// This node has sockets of a user, or sessions that may come back: it is to hear what is
-    /// said to them. True: it does soon, and [`remembered`](Self::remembered) tells when; else it
-    /// does already.
-    fn attend(&self, user: &UserKey) -> bool;
+    /// said to them. `None`: it does already; else the future resolves when it does. If that is
+    /// late, it resolves before, and what the user may have missed until then is told as a gap.
+    fn attend(&self, user: &UserKey) -> Option<BoxFuture<()>>;
 
     /// Writes down what a socket has, soon; `None`: it is gone for good. `owner` names its
     /// user.
@@ -188,13 +188,25 @@ pub trait SharedLine: Send + Sync + 'static {
 
     /// Takes a session up: of several nodes that try, one has it. The one that had it hears of
     /// [that](super::Node::lose_session). If the owner is a user, this node [attends](Self::attend)
-    /// them from then on.
+    /// them from then on. `begin` is the number of the last event before the session began: one
+    /// from before its user was [ended](Self::end_all) is not there any more.
     fn claim(
         &self,
         name: SocketAddress,
         owner: String,
         user: Option<&UserKey>,
+        begin: u64,
     ) -> BoxFuture<Result<Session, Unclaimed>>;
+
+    /// What a socket has is nobody's from here on, whichever node has it, and whatever has become
+    /// of that. True: there was something, and its node hears that it has it
+    /// [no more](super::Node::lose_session).
+    fn end(&self, name: SocketAddress) -> BoxFuture<bool>;
+
+    /// The same of all that the users with an id have, of one type or of any. It is done when it
+    /// is [remembered](Self::remembered), or as soon as the store is back; what they begin after
+    /// that is theirs. Nodes are not told.
+    fn end_all(&self, tenant: Option<&str>, user: &str, only: Option<&UserKey>);
 
     /// Whether this node has taken a session up, and no other one has since.
     fn has_claimed(&self, name: SocketAddress) -> bool;

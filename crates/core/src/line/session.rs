@@ -16,6 +16,10 @@ use crate::rooms::{PRIVATE, Room, conversation_of};
 /// Where a socket was that has been lost so often, and has received nothing meanwhile.
 pub const MAX_PLACES: usize = 16;
 
+/// Users of whom it is remembered when their sessions were ended: more than are ended while somebody
+/// who had come before that is on their way to what they had.
+const MAX_ENDED: usize = 4096;
+
 /// How many times as long as the table the order of losses may become by who has come back.
 const SLACK: usize = 2;
 
@@ -127,6 +131,8 @@ pub enum Unclaimed {
     Unknown,
     /// It is another user's.
     Foreign,
+    /// It was ended since its client has come.
+    Ended,
 }
 
 /// A user of a tenant, by id.
@@ -134,6 +140,40 @@ type Owner = (Option<Arc<str>>, Arc<str>);
 
 fn owner(user: Option<&Arc<UserKey>>) -> Option<Owner> {
     user.map(|user| (user.tenant_id.clone(), user.user_id.clone()))
+}
+
+/// Whose sessions were ended of late: what such a user had may be on its way from another node.
+#[derive(Default)]
+struct Ended {
+    /// How many times somebody's were.
+    count: u64,
+    /// The last time for each user, and all in their order.
+    users: HashMap<Owner, u64>,
+    order: VecDeque<(u64, Owner)>,
+    /// Whose were up to this time, nobody knows any more.
+    forgotten: u64,
+}
+
+impl Ended {
+    fn note(&mut self, owner: Owner) {
+        if self.order.len() >= MAX_ENDED
+            && let Some((time, oldest)) = self.order.pop_front()
+        {
+            self.forgotten = time;
+            if self.users.get(&oldest) == Some(&time) {
+                self.users.remove(&oldest);
+            }
+        }
+        self.count += 1;
+        self.users.insert(owner.clone(), self.count);
+        self.order.push_back((self.count, owner));
+    }
+
+    /// Whether a user's may have been since there were so many times.
+    fn is_later(&self, owner: &Owner, than: u64) -> bool {
+        let last = self.users.get(owner);
+        than < self.forgotten || last.is_some_and(|last| than < *last)
+    }
 }
 
 /// A socket was lost.
@@ -153,6 +193,7 @@ struct Table<D> {
     losses: u64,
     /// Their names, by whose they are.
     owners: HashMap<Owner, Vec<SocketAddress>>,
+    ended: Ended,
 }
 
 impl<D> Table<D> {
@@ -215,6 +256,7 @@ impl<D> Sessions<D> {
             order: VecDeque::new(),
             losses: 0,
             owners: HashMap::new(),
+            ended: Ended::default(),
         };
         Sessions {
             table: Mutex::new(table),
@@ -257,15 +299,17 @@ impl<D> Sessions<D> {
         gone.iter().map(|session| session.name).collect()
     }
 
-    /// Takes a session up: of several who try, one has it. `taken` is called in that step:
-    /// nobody finds neither a session nor what it leaves behind.
+    /// Takes a session up: of several who try, one has it. Its client has come when so many
+    /// [ends](Self::ends) had been. `taken` is called in that step: nobody finds neither a session
+    /// nor what it leaves behind.
     ///
     /// # Errors
-    /// There is none of this name, or it is not this user's.
+    /// There is none of this name, or it is not this user's, or it was ended since.
     pub fn claim(
         &self,
         name: &SocketAddress,
         user: Option<&Arc<UserKey>>,
+        ends: u64,
         now: Micros,
         taken: impl FnOnce(),
     ) -> Result<Session<D>, Unclaimed> {
@@ -276,6 +320,9 @@ impl<D> Sessions<D> {
         }
         if session.identity.user.as_ref() != user {
             return Err(Unclaimed::Foreign);
+        }
+        if owner(user).is_some_and(|owner| table.ended.is_later(&owner, ends)) {
+            return Err(Unclaimed::Ended);
         }
         let session = table.take(name).ok_or(Unclaimed::Unknown)?;
         taken();
@@ -288,14 +335,32 @@ impl<D> Sessions<D> {
         taken.is_some()
     }
 
-    /// Gives up all sessions of a user: their names.
-    pub fn give_up_all(&self, user: &UserKey) -> Vec<SocketAddress> {
+    /// Gives up all sessions of the users with an id, of one type or of any: their names. What is
+    /// on its way from another node, for a client that has come before, cannot be taken up either.
+    pub fn end_all(
+        &self,
+        tenant: Option<&str>,
+        user: &str,
+        only: Option<&UserKey>,
+    ) -> Vec<SocketAddress> {
+        let owner: Owner = (tenant.map(Into::into), user.into());
         let mut table = self.table();
-        let names = table.names(user);
+        let mut names = table.owners.get(&owner).cloned().unwrap_or_default();
+        names.retain(|name| {
+            let session = table.sessions.get(name);
+            let theirs = session.and_then(|session| session.identity.user.as_deref());
+            only.is_none_or(|only| theirs == Some(only))
+        });
         let gone: Vec<_> = names.iter().filter_map(|name| table.take(name)).collect();
+        table.ended.note(owner);
         drop(table);
         drop(gone);
         names
+    }
+
+    /// How many times somebody's sessions were [ended](Self::end_all).
+    pub fn ends(&self) -> u64 {
+        self.table().ended.count
     }
 
     /// The names of a user's sockets that may come back.
@@ -486,7 +551,7 @@ mod tests {
             sessions.park(session);
             let user = Some(lost(1, 0).identity.user.clone().unwrap());
             session = sessions
-                .claim(&socket(1), user.as_ref(), Micros(at.into()), || ())
+                .claim(&socket(1), user.as_ref(), 0, Micros(at.into()), || ())
                 .unwrap();
         }
         // What it said at the places that are forgotten is not told to it as another's.
@@ -543,7 +608,35 @@ mod tests {
         assert_eq!(sessions.users(Some("t"), "ann").len(), 0);
         assert_eq!(sessions.names(&ann), [1, 2, 3].map(socket));
         assert!(sessions.give_up(&socket(2)) && !sessions.give_up(&socket(2)));
-        assert_eq!(sessions.give_up_all(&ann).len(), 2);
+        let other = UserKey {
+            user_type: Some("rider".into()),
+            ..(*ann).clone()
+        };
+        assert!(sessions.end_all(None, "ann", Some(&other)).is_empty());
+        assert_eq!(sessions.end_all(None, "ann", Some(&ann)).len(), 2);
         assert!(sessions.is_empty() && sessions.users(None, "ann").is_empty());
+    }
+
+    #[test]
+    fn what_was_ended_while_it_was_on_its_way_is_not_taken_up_and_what_comes_later_is() {
+        let sessions = Sessions::new(Duration::from_secs(3600), 1_000);
+        let user = lost(1, 0).identity.user.clone();
+        let comes = |ends| {
+            sessions.park(lost(1, 0));
+            let claimed = sessions.claim(&socket(1), user.as_ref(), ends, Micros(1), || ());
+            claimed.map(|session| session.name)
+        };
+        let before = sessions.ends();
+        sessions.end_all(Some("t"), "ann", None);
+        assert_eq!(comes(before), Ok(socket(1)));
+        sessions.end_all(None, "ann", None);
+        assert_eq!(comes(before), Err(Unclaimed::Ended));
+        let after = sessions.ends();
+        assert_eq!(comes(after), Ok(socket(1)));
+        // Of more than are remembered, nobody knows whether it was among them.
+        (0..=MAX_ENDED).for_each(|one| drop(sessions.end_all(None, &one.to_string(), None)));
+        assert_eq!(comes(after), Err(Unclaimed::Ended));
+        assert_eq!(comes(sessions.ends()), Ok(socket(1)));
+        assert!(sessions.table().ended.users.len() <= MAX_ENDED);
     }
 }

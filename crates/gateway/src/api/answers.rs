@@ -45,6 +45,9 @@ impl Gateway {
             Question::Disconnect(asked) => {
                 write(&asked, self.disconnect_here(&asked.socket_id).await)
             }
+            Question::DisconnectUsers(asked) => {
+                write(&asked, self.disconnect_users_here(&asked.users).await)
+            }
             Question::Emit(asked) => {
                 let within = asked.ack_within.map(Duration::from_millis);
                 let emitted = self.emit_here(&asked.socket_id, &asked.event, &asked.data, within);

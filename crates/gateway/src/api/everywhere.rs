@@ -18,7 +18,7 @@ use super::pages::{
 use super::{BadCursor, MEMBERS_AN_EVENT, Moved, PublishError, ShedError};
 use crate::gateway::Gateway;
 use crate::op::Op;
-use crate::peers::{self, Asked, EmitError, Emitted, Part, Silent, Sockets};
+use crate::peers::{self, Asked, EmitError, Emitted, Part, Silent, Sockets, Users};
 use crate::socket::Socket;
 
 impl Gateway {
@@ -146,8 +146,18 @@ impl Gateway {
     }
 
     /// Ends a socket, wherever it is, and tells its client not to come back; whether
-    /// it was there.
+    /// it was there. One that was lost does not find what it had, whatever has become of its node.
     pub async fn disconnect(&self, socket_id: &str) -> bool {
+        let was_there = self.disconnect_at_holder(socket_id).await;
+        let name = SocketAddress::parse(socket_id);
+        let Some((name, (_, common))) = name.zip(self.shared.fanout.common()) else {
+            return was_there;
+        };
+        // Its node may be gone, or its client at another by now.
+        common.end(name).await || was_there
+    }
+
+    async fn disconnect_at_holder(&self, socket_id: &str) -> bool {
         match self.holder(socket_id).await {
             None => self.disconnect_here(socket_id).await,
             Some(peer) => {
@@ -490,11 +500,12 @@ impl Gateway {
 
     /// A user's sockets; of those that were lost and may come back, this node's.
     pub async fn user_connections(&self, user: &UserKey) -> Vec<SocketEntry> {
-        let found =
-            self.for_each_socket(
-                user,
-                |gateway, id| async move { gateway.connection(&id).await },
-            );
+        let known = self.sockets_of(user.tenant_id.as_deref(), &user.user_id);
+        let known = known.await.into_iter();
+        let found = self.for_each_socket(
+            known.filter(|socket| *socket.user == *user),
+            |gateway, id| async move { gateway.connection(&id).await },
+        );
         let mut found: Vec<SocketEntry> = found.await.into_iter().flatten().collect();
         for lost in self.suspended_of(user) {
             // It may have been lost since it was found.
@@ -505,40 +516,61 @@ impl Gateway {
         found
     }
 
-    /// Ends all of a user's sockets; how many there were.
+    /// Ends all of a user's sockets; how many there were. Those that were lost do not find what
+    /// they had, whichever node they come to and whatever has become of theirs; of these, as many
+    /// count as the nodes know that answer.
     pub async fn disconnect_user(&self, user: &UserKey) -> usize {
-        let ended =
-            self.for_each_socket(
-                user,
-                |gateway, id| async move { gateway.disconnect(&id).await },
-            );
-        let ended = ended.await.into_iter().filter(|ended| *ended).count();
-        // Those that are lost at present do not find what they had.
-        let suspended = self.shared.fanout.recovery.as_ref().map_or(0, |recovery| {
-            let names = recovery.sessions.give_up_all(user);
-            let count = names.len();
-            recovery.give_up(names);
-            count
-        });
-        ended + suspended
+        self.disconnect_all(Users::one(user)).await
     }
 
-    /// Does something about each of a user's sockets, all at once: a node that does not
-    /// answer is waited for once.
+    /// The same of the users with this id, of all types.
+    pub async fn disconnect_users(&self, (tenant, user_id): (Option<&str>, &str)) -> usize {
+        let users = Users {
+            tenant_id: tenant.map(ToOwned::to_owned),
+            user_id: user_id.to_owned(),
+            only: None,
+        };
+        self.disconnect_all(users).await
+    }
+
+    async fn disconnect_all(&self, users: Users) -> usize {
+        let (tenant, user_id, only) = (users.tenant_id.as_deref(), &*users.user_id, users.key());
+        if let Some((_, common)) = self.shared.fanout.common() {
+            // From here on no node lets them go on, also not one that does not answer.
+            common.end_all(tenant, user_id, only.as_ref());
+            common.remembered().await;
+        }
+        let here = self.disconnect_users_here(&users).await;
+        let asked = peers::DisconnectUsers {
+            users: users.clone(),
+        };
+        let (elsewhere, silent) = self.ask_all(asked).await;
+        let ended = here + elsewhere.iter().sum::<usize>();
+        if silent.is_empty() {
+            return ended;
+        }
+        // Nodes of an older build know this question.
+        let known = self.sockets_of(tenant, user_id).await;
+        let meant = |user: &UserKey| only.as_ref().is_none_or(|only| *user == *only);
+        let theirs = known.into_iter().filter(|socket| meant(&socket.user));
+        let act =
+            |gateway: Gateway, id: Arc<str>| async move { gateway.disconnect_at_holder(&id).await };
+        let done = self.for_each_socket(theirs, act).await;
+        ended + done.into_iter().filter(|ended| *ended).count()
+    }
+
+    /// Does something about each of some sockets, all at once: a node that does not answer is
+    /// waited for once.
     async fn for_each_socket<T, F>(
         &self,
-        user: &UserKey,
+        sockets: impl Iterator<Item = UserSocket>,
         act: impl Fn(Gateway, Arc<str>) -> F,
     ) -> Vec<T>
     where
         T: Send + 'static,
         F: Future<Output = T> + Send + 'static,
     {
-        let sockets = self
-            .sockets_of(user.tenant_id.as_deref(), &user.user_id)
-            .await;
-        let theirs = sockets.into_iter().filter(|socket| *socket.user == *user);
-        let acting: Vec<_> = theirs
+        let acting: Vec<_> = sockets
             .map(|socket| tokio::spawn(act(self.clone(), socket.id)))
             .collect();
         let mut done = Vec::with_capacity(acting.len());

@@ -27,7 +27,7 @@ use super::{BadCursor, Broadcast, Publish, PublishError, Published};
 use crate::fanout::{ToRoom, ToRooms, ToUser};
 use crate::gateway::Gateway;
 use crate::op::{ListPlace, Op, Query, RoomFilter};
-use crate::peers::{EmitError, Emitted, Sockets};
+use crate::peers::{EmitError, Emitted, Sockets, Users};
 use crate::recovery::Recovery;
 
 impl Gateway {
@@ -130,7 +130,7 @@ impl Gateway {
             return false;
         };
         let fanout = &self.shared.fanout;
-        if self.kick(fanout.whereabouts(name)).await {
+        if self.kick(fanout.whereabouts(name)).await.unwrap_or(false) {
             return true;
         }
         // One that is lost at present will not find what it had.
@@ -142,7 +142,33 @@ impl Gateway {
         })
     }
 
-    async fn kick(&self, to: SocketAddress) -> bool {
+    /// Ends all sockets of users that are here, or were lost here; how many.
+    pub(crate) async fn disconnect_users_here(&self, users: &Users) -> usize {
+        let (tenant, user, only) = (users.tenant_id.as_deref(), &*users.user_id, users.key());
+        let fanout = &self.shared.fanout;
+        let end_suspended = || {
+            fanout.recovery.as_ref().map_or(0, |recovery| {
+                let names = recovery.sessions.end_all(tenant, user, only.as_ref());
+                let count = names.len();
+                recovery.give_up(names);
+                count
+            })
+        };
+        // First: whoever is on their way to what they had goes without it, or has a socket here.
+        let mut ended = end_suspended();
+        let local = fanout.backplane.local();
+        let sockets = local.sockets(tenant, user, only.as_ref()).into_iter();
+        // All shards are asked before one is waited for.
+        let kicked: Vec<_> = sockets.map(|socket| self.kick(socket)).collect();
+        for kicked in kicked {
+            ended += usize::from(kicked.await.unwrap_or(false));
+        }
+        // And who was lost in between.
+        ended + end_suspended()
+    }
+
+    /// Asks its shard to end a socket; whether it was there.
+    fn kick(&self, to: SocketAddress) -> oneshot::Receiver<bool> {
         let (reply, answer) = oneshot::channel();
         self.shared.fanout.post(
             to.0.conn.shard,
@@ -152,7 +178,7 @@ impl Gateway {
                 reply: Some(reply),
             },
         );
-        answer.await.unwrap_or(false)
+        answer
     }
 
     /// Rooms of this node in the order of their names, at most `limit` from `cursor` on.

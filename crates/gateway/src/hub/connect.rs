@@ -55,6 +55,8 @@ struct Earlier {
     came_at: Micros,
     /// The place up to which it has heard everything, or before.
     place: u64,
+    /// The place at which it began.
+    begin: u64,
 }
 
 impl Earlier {
@@ -63,11 +65,13 @@ impl Earlier {
         if !shared.limits.may_resume(remote, now) {
             ticket.is_refused();
         }
-        ticket.comes(now);
+        let recovery = shared.fanout.recovery.as_ref();
+        ticket.comes(now, recovery.map_or(0, |recovery| recovery.sessions.ends()));
         Some(Earlier {
             name: ticket.name()?,
             came_at: now,
             place: ticket.place(),
+            begin: ticket.begin()?.id,
         })
     }
 }
@@ -103,23 +107,24 @@ async fn authenticate(
     };
     let mut elsewhere = Ok(None);
     let mut turn = None;
-    if let Some(Earlier { name, came_at, .. }) = earlier {
+    if let Some(earlier) = &earlier {
+        let Earlier { name, came_at, .. } = *earlier;
         if let Some(recovery) = &shared.fanout.recovery {
             turn = Some(recovery.turn(name).await);
         }
         let stays = take_over(shared, name, identity.user.clone(), came_at).await;
         elsewhere = match stays {
             true => Err(Unclaimed::Unknown),
-            false => claim(shared, name, &identity).await,
+            false => claim(shared, earlier, &identity).await,
         };
     }
     let is_foreign = elsewhere == Err(Unclaimed::Foreign);
     let outcome = admit(shared, identity, socket, here).await?;
     if let Ok((identity, _)) = &outcome {
         if let (Some(user), Some((_, common))) = (&identity.user, shared.fanout.common())
-            && common.attend(user)
+            && let Some(attended) = common.attend(user)
         {
-            common.remembered().await;
+            attended.await;
         }
         if let Some(earlier) = earlier {
             if let Ok(elsewhere) = elsewhere {
@@ -191,7 +196,7 @@ async fn take_over(
 /// with it from here on. What this node does not have itself is returned.
 async fn claim(
     shared: &Shared,
-    name: SocketAddress,
+    &Earlier { name, begin, .. }: &Earlier,
     identity: &Identity,
 ) -> Result<Option<Record>, Unclaimed> {
     let Some((recovery, common)) = shared.fanout.common() else {
@@ -202,7 +207,7 @@ async fn claim(
         common.remembered().await;
     }
     let user = identity.user.as_deref();
-    let session = common.claim(name, owner(user), user).await?;
+    let session = common.claim(name, owner(user), user, begin).await?;
     // Another node may have had it since, and this one not have heard of that.
     if recovery.sessions.holds(&name) && session.was_here {
         return Ok(None);

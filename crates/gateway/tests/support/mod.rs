@@ -16,7 +16,7 @@ use heartline_wire::ws::{Decoder, Message, OpCode, Role, push_masked_frame};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-pub(crate) const DEADLINE: Duration = Duration::from_secs(5);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
 
 pub(crate) fn config() -> Config {
     let open = NamespaceConfig {

@@ -130,10 +130,19 @@ pub(super) async fn disconnect(
     Named(user_id): Named,
     which: Result<Query<Which>, QueryRejection>,
 ) -> Result<Json<Value>, Problem> {
-    let mut disconnected = 0;
-    for user in meant(&state, &user_id, &which?.0).await {
-        disconnected += state.gateway.disconnect_user(&user).await;
-    }
+    let which = which?.0;
+    let tenant = which.tenant_id.as_deref();
+    let disconnected = match which.user_type {
+        Some(user_type) => {
+            let user = UserKey {
+                tenant_id: tenant.map(Into::into),
+                user_id: user_id.into(),
+                user_type: Some(user_type.into()),
+            };
+            state.gateway.disconnect_user(&user).await
+        }
+        None => state.gateway.disconnect_users((tenant, &user_id)).await,
+    };
     Ok(Json(json!({ "disconnected": disconnected })))
 }
 

@@ -380,9 +380,8 @@ impl SharedLine for Fanout {
         }
     }
 
-    fn attend(&self, user: &UserKey) -> bool {
-        let line = self.line.as_ref();
-        line.is_some_and(|line| line.attend(user))
+    fn attend(&self, user: &UserKey) -> Option<BoxFuture<()>> {
+        self.line.as_ref()?.attend(user)
     }
 
     fn remember(&self, name: SocketAddress, session: Option<Session>) {
@@ -413,15 +412,33 @@ impl SharedLine for Fanout {
         name: SocketAddress,
         owner: String,
         user: Option<&UserKey>,
+        begin: u64,
     ) -> BoxFuture<Result<Session, Unclaimed>> {
         let line = self.line.clone();
         let user = user.cloned();
         Box::pin(async move {
             match line {
-                Some(line) => line.claim(name, &owner, user.as_ref()).await,
+                Some(line) => line.claim(name, &owner, user.as_ref(), begin).await,
                 None => Err(Unclaimed::Unknown),
             }
         })
+    }
+
+    fn end(&self, name: SocketAddress) -> BoxFuture<bool> {
+        let line = self.line.clone();
+        Box::pin(async move {
+            match line {
+                Some(line) => line.end(name).await,
+                None => false,
+            }
+        })
+    }
+
+    fn end_all(&self, tenant: Option<&str>, user: &str, only: Option<&UserKey>) {
+        if let Some(line) = &self.line {
+            let kind = only.map_or_else(|| "*".into(), |only| names::typed_user(only).kind);
+            line.end_all(names::user_name(tenant, user).to_string(), kind.to_string());
+        }
     }
 }
 

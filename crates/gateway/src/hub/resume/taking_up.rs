@@ -107,10 +107,16 @@ impl Hub {
         let user = identity.user.as_ref();
         // What is said to it from here on comes here.
         let taken = || recovery.is_at(name, address);
-        let session = recovery.sessions.claim(&name, user, engine.now, taken);
+        let sessions = &recovery.sessions;
+        let session = sessions.claim(&name, user, ticket.ends, engine.now, taken);
         let session = session.map_err(|why| match why {
             Unclaimed::Unknown => Resume::Unknown,
             Unclaimed::Foreign => Resume::Foreign,
+            Unclaimed::Ended => {
+                sessions.give_up(&name);
+                recovery.give_up(vec![name]);
+                Resume::Unknown
+            }
         })?;
         let taken_up = self.go_on(engine, slot, namespace, session, (since, begin), ticket);
         if taken_up.is_err() {

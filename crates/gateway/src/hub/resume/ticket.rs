@@ -16,8 +16,9 @@ pub(crate) struct Ticket {
     /// The socket, and the place in the line at which it began; or why it is not looked for.
     pub(super) session: Result<(SocketAddress, Place), Resume>,
     pub(super) since: Since,
-    /// When it has come back.
+    /// When it has come back, and how many times sessions had been ended by then.
     pub(super) came_at: Micros,
+    pub(super) ends: u64,
     /// Live topics, each with the epoch and offset of the last event that came.
     pub(crate) topics: Vec<(Box<str>, Option<(Box<str>, u64)>)>,
 }
@@ -49,9 +50,9 @@ impl Ticket {
         self.session.ok().map(|(_, begin)| begin)
     }
 
-    /// It is brought now.
-    pub(in crate::hub) fn comes(&mut self, now: Micros) {
-        self.came_at = now;
+    /// It is brought now, when sessions have been ended so many times.
+    pub(in crate::hub) fn comes(&mut self, now: Micros, ends: u64) {
+        (self.came_at, self.ends) = (now, ends);
     }
 
     /// Is not looked at, as there were too many that were of no use.
@@ -97,6 +98,7 @@ impl Hub {
             session,
             since,
             came_at: Micros::ZERO,
+            ends: 0,
             topics: Vec::new(),
         })
     }
@@ -119,6 +121,7 @@ impl Hub {
             session,
             since: Since::of(resume.place.as_deref()),
             came_at: Micros::ZERO,
+            ends: 0,
             topics: topics.collect(),
         }
     }

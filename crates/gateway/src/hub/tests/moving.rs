@@ -133,6 +133,8 @@ struct Meeting {
     ways: [Way; 2],
     /// The last change of presence that was said.
     edges: u64,
+    /// Users whose sessions were ended, and the number of that.
+    ended: Vec<(String, Option<UserKey>, u64)>,
 }
 
 fn scope_of(target: &Target<'_>) -> Scope {
@@ -419,8 +421,8 @@ impl SharedLine for Line {
         })
     }
 
-    fn attend(&self, _: &UserKey) -> bool {
-        false
+    fn attend(&self, _: &UserKey) -> Option<BoxFuture<()>> {
+        None
     }
 
     fn remember(&self, name: SocketAddress, session: Option<Written>) {
@@ -459,9 +461,21 @@ impl SharedLine for Line {
         &self,
         name: SocketAddress,
         owner: String,
-        _: Option<&UserKey>,
+        user: Option<&UserKey>,
+        begin: u64,
     ) -> BoxFuture<Result<Written, Unclaimed>> {
         let mut meeting = self.meeting.lock().unwrap();
+        let meets = |ended: &(String, Option<UserKey>, u64)| {
+            user.is_some_and(|user| {
+                *user.user_id == *ended.0
+                    && ended.1.as_ref().is_none_or(|only| only == user)
+                    && begin < ended.2
+            })
+        };
+        if meeting.ended.iter().any(meets) {
+            meeting.sessions.remove(&name);
+            return Box::pin(std::future::ready(Err(Unclaimed::Unknown)));
+        }
         let taken = match meeting.sessions.get_mut(&name) {
             None => Err(Unclaimed::Unknown),
             Some((_, session)) if session.owner != owner => Err(Unclaimed::Foreign),
@@ -479,6 +493,27 @@ impl SharedLine for Line {
             }
         };
         Box::pin(std::future::ready(taken))
+    }
+
+    fn end(&self, name: SocketAddress) -> BoxFuture<bool> {
+        let mut meeting = self.meeting.lock().unwrap();
+        let was_there = meeting.sessions.remove(&name);
+        if let Some((had, _)) = &was_there
+            && !meeting.ways[*had].is_cut
+        {
+            meeting.ways[*had].items.push_back(Coming::Lose(name));
+        }
+        Box::pin(std::future::ready(was_there.is_some()))
+    }
+
+    fn end_all(&self, _: Option<&str>, user: &str, only: Option<&UserKey>) {
+        let mut meeting = self.meeting.lock().unwrap();
+        meeting.last += 1;
+        let last = meeting.last;
+        meeting.ended.push((user.into(), only.cloned(), last));
+        for way in meeting.ways.iter_mut().filter(|way| !way.is_cut) {
+            way.items.push_back(Coming::Reached(last));
+        }
     }
 }
 
@@ -1026,6 +1061,66 @@ fn what_is_said_to_a_user_waits_for_who_was_lost_on_another_node() {
     come(&mut cluster, &mut ann, 0);
     assert!(ann.recovered);
     assert_eq!(news(&mut ann), [r#"["news","1"]"#]);
+}
+
+/// How a client is sent away, by a node that reaches no other one.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Away {
+    User,
+    Type,
+    Socket,
+}
+
+fn is_sent_away(cluster: &mut Cluster, node: usize, ann: &Tracking, how: Away) {
+    let gateway = cluster.worlds[node].gateway.clone();
+    let id = ann.sid.clone();
+    let user = UserKey {
+        tenant_id: None,
+        user_id: "ann".into(),
+        user_type: Some("rider".into()),
+    };
+    cluster.worlds[node].finish(async move {
+        match how {
+            Away::User => drop(gateway.disconnect_users((None, "ann")).await),
+            Away::Type => drop(gateway.disconnect_user(&user).await),
+            Away::Socket => assert!(gateway.disconnect(&id).await),
+        }
+    });
+    cluster.settle();
+}
+
+#[test]
+fn who_is_sent_away_while_lost_begins_afresh_wherever_they_were_and_wherever_they_come() {
+    for how in [Away::User, Away::Type, Away::Socket] {
+        // Their node has them still, or hears nothing any more.
+        for (to, is_dead) in [(0, false), (1, false), (1, true)] {
+            let mut cluster = Cluster::new();
+            let mut ann = Tracking::lost(cluster.worlds[0].engineio(), "user=ann/rider");
+            come(&mut cluster, &mut ann, 0);
+            // Another one with the same id, and the same node.
+            let mut other = Tracking::lost(cluster.worlds[0].engineio(), "user=ann/driver");
+            come(&mut cluster, &mut other, 0);
+            if is_dead {
+                cluster.meeting.lock().unwrap().cut(0);
+            } else {
+                ann.is_cut(&mut cluster.worlds[0]);
+                other.is_cut(&mut cluster.worlds[0]);
+            }
+            cluster.settle();
+            is_sent_away(&mut cluster, 1, &ann, how);
+            let _dead = std::mem::replace(&mut ann.client, cluster.worlds[1].engineio());
+            come(&mut cluster, &mut ann, to);
+            assert!(!ann.recovered, "{how:?}, to {to}");
+            let _dead = std::mem::replace(&mut other.client, cluster.worlds[1].engineio());
+            come(&mut cluster, &mut other, to);
+            assert_eq!(other.recovered, how != Away::User, "{how:?}, to {to}");
+            // What begins after that is theirs.
+            ann.is_cut(&mut cluster.worlds[to]);
+            cluster.settle();
+            come(&mut cluster, &mut ann, 1);
+            assert!(ann.recovered, "{how:?}, to {to}");
+        }
+    }
 }
 
 #[test]

@@ -290,6 +290,26 @@ impl Line {
         }
     }
 
+    /// A gap in a scope, as it is said.
+    pub(super) fn gap_in(&self, scope: &Scope) -> Vec<u8> {
+        self.gap(&mut locked(&self.queue), scope)
+    }
+
+    fn gap(&self, queue: &mut Queue, scope: &Scope) -> Vec<u8> {
+        queue.number += 1;
+        let origin = Origin {
+            tag: self.tag,
+            number: queue.number,
+            after: 0,
+        };
+        let (flags, named) = match scope {
+            Scope::Socket { name, .. } => (kept::GAP | kept::DIRECT, Some(*name)),
+            _ => (kept::GAP, None),
+        };
+        let (target, none) = (target_of(scope), Message::default());
+        kept::body(flags, named, origin, &target, &none, &self.seal)
+    }
+
     /// Gaps that stand for what was given up.
     fn owed(&self) -> Vec<Saying> {
         let mut queue = locked(&self.queue);
@@ -297,19 +317,7 @@ impl Line {
         let mut gaps = Vec::new();
         for scope in owed {
             queue.owed.remove(&scope);
-            queue.number += 1;
-            let origin = Origin {
-                tag: self.tag,
-                number: queue.number,
-                after: 0,
-            };
-            let target = target_of(&scope);
-            let (flags, named) = match &scope {
-                Scope::Socket { name, .. } => (kept::GAP | kept::DIRECT, Some(*name)),
-                _ => (kept::GAP, None),
-            };
-            let none = Message::default();
-            let body = kept::body(flags, named, origin, &target, &none, &self.seal);
+            let body = self.gap(&mut queue, &scope);
             gaps.push(Saying {
                 key: key_of(&scope),
                 flags: kept::GAP,

@@ -1,6 +1,7 @@
 //! What this node writes down of its sockets, and what it takes up of others'.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Duration;
 
 use hashbrown::{HashMap, HashSet};
@@ -50,6 +51,10 @@ pub(super) struct Sessions {
     /// How often some were added to these.
     named: u64,
     attended: HashMap<String, Instant>,
+    /// Users who have sockets here, though nobody else knows it yet: they are owed a gap.
+    late: HashSet<String>,
+    /// Users whose sessions are to be ended, each with a type, or `*`.
+    ended: Vec<(String, String)>,
     /// Sockets here that other nodes have named.
     foreign: HashSet<SocketAddress>,
     /// Sockets that were taken up here, each with the number of the claim.
@@ -64,6 +69,12 @@ pub(super) struct Sessions {
 }
 
 impl Sessions {
+    /// How many changes there were.
+    #[cfg(test)]
+    pub(super) fn count(&self) -> u64 {
+        self.count
+    }
+
     /// The store knows that there are sessions of these users here.
     fn note_attended(&mut self, users: &[String]) {
         if self.attended.len() + users.len() > MAX_ATTENDED {
@@ -87,13 +98,17 @@ pub(super) struct Writing {
     users: Vec<String>,
     /// Users were named so often before.
     named: u64,
+    ended: Vec<(String, String)>,
     sessions: Vec<Change>,
     receipts: Vec<(SocketAddress, u64)>,
 }
 
 impl Writing {
     fn is_empty(&self) -> bool {
-        self.users.is_empty() && self.sessions.is_empty() && self.receipts.is_empty()
+        self.users.is_empty()
+            && self.ended.is_empty()
+            && self.sessions.is_empty()
+            && self.receipts.is_empty()
     }
 }
 
@@ -148,19 +163,37 @@ impl Line {
     }
 
     /// This node has sessions of a user.
-    pub(in super::super) fn attend(&self, user: &UserKey) -> bool {
+    pub(in super::super) fn attend(self: &Arc<Self>, user: &UserKey) -> Option<BoxFuture<()>> {
         let name = names::user_name(user.tenant_id.as_deref(), &user.user_id).to_string();
         let mut sessions = locked(&self.sessions);
         let known = sessions.attended.get(&name);
         if known.is_some_and(|at| at.elapsed() < ATTENDED_ANEW) {
-            return false;
+            return None;
         }
+        // Only said anew: it is known all the while.
+        let is_known = known.is_some();
         sessions.count += 1;
         sessions.named += 1;
-        sessions.users.push(name);
+        sessions.users.push(name.clone());
         drop(sessions);
         self.change.notify_one();
-        true
+        let (line, soon) = (self.clone(), self.remembered());
+        Some(Box::pin(async move {
+            soon.await;
+            let mut sessions = locked(&line.sessions);
+            if !is_known && !sessions.attended.contains_key(&name) {
+                sessions.late.insert(name);
+            }
+        }))
+    }
+
+    /// What users have begun so far is nobody's any more.
+    pub(in super::super) fn end_all(&self, user: String, kind: String) {
+        let mut sessions = locked(&self.sessions);
+        sessions.count += 1;
+        sessions.ended.push((user, kind));
+        drop(sessions);
+        self.change.notify_one();
     }
 
     /// It may be forgotten whose sessions this node has.
@@ -221,6 +254,7 @@ impl Line {
     pub(super) fn next_writing(&self) -> (u64, Writing) {
         let mut sessions = locked(&self.sessions);
         let users = std::mem::take(&mut sessions.users);
+        let ended = std::mem::take(&mut sessions.ended);
         let receipts = sessions.received.iter().take(RECEIPTS_PER_CALL);
         let receipts: Vec<_> = receipts.map(|(name, id)| (*name, *id)).collect();
         for (name, _) in &receipts {
@@ -239,6 +273,7 @@ impl Line {
         let writing = Writing {
             users,
             named: sessions.named,
+            ended,
             sessions: batch,
             receipts,
         };
@@ -249,10 +284,16 @@ impl Line {
     pub(super) async fn write(&self, writing: &Writing) -> RedisResult<()> {
         self.write_users(writing).await?;
         let Writing {
+            ended,
             sessions: batch,
             receipts,
             ..
         } = writing;
+        for users in ended.chunks(SESSIONS_PER_CALL) {
+            let ttl = ATTENDED.as_millis() as u64;
+            let command = self.call("end_all", json!({ "users": users, "ttl": ttl }));
+            self.ask::<Value>(&command).await?;
+        }
         if !receipts.is_empty() {
             let mut command = self.call("receive", json!({}));
             for (name, id) in receipts {
@@ -284,13 +325,21 @@ impl Line {
     }
 
     async fn write_users(&self, Writing { users, named, .. }: &Writing) -> RedisResult<()> {
+        let are_late = |late: &HashSet<String>| -> Vec<String> {
+            let users = users.iter().filter(|user| late.contains(*user));
+            users.cloned().collect()
+        };
         loop {
             let line = locked(&self.known).line;
-            self.tell_attended(users).await?;
+            let late = are_late(&locked(&self.sessions).late);
+            self.tell_attended(users, &late).await?;
             let mut sessions = locked(&self.sessions);
+            for user in &late {
+                sessions.late.remove(user);
+            }
             // Otherwise it may have been said in the line before, and those who are known to be
             // attended are named anew already.
-            if locked(&self.known).line == line {
+            if locked(&self.known).line == line && are_late(&sessions.late).is_empty() {
                 sessions.note_attended(users);
                 break;
             }
@@ -299,12 +348,35 @@ impl Line {
         Ok(())
     }
 
-    /// Tells the store that there are sessions of these users here.
-    async fn tell_attended(&self, users: &[String]) -> RedisResult<()> {
+    /// Tells the store that there are sessions of these users here. What was said to some of them
+    /// has not come: in the same step, all nodes are told of a gap in it.
+    async fn tell_attended(&self, users: &[String], missed: &[String]) -> RedisResult<()> {
+        let namespaces = self.node().map(|node| node.namespaces());
+        let namespaces = namespaces.unwrap_or_default();
         for users in users.chunks(SESSIONS_PER_CALL) {
             let ttl = ATTENDED.as_millis() as u64;
-            let command = self.call("attend", json!({ "users": users, "ttl": ttl }));
-            self.ask::<Value>(&command).await?;
+            let mut command = self.call("attend", json!({ "users": users, "ttl": ttl }));
+            let mut says = false;
+            for name in users.iter().filter(|user| missed.contains(user)) {
+                let Some((tenant, user)) = names::tenant_and_user(name) else {
+                    continue;
+                };
+                for namespace in &namespaces {
+                    let scope = Scope::User {
+                        namespace: namespace.clone(),
+                        tenant: tenant.clone(),
+                        user: user.into(),
+                    };
+                    let body = self.gap_in(&scope);
+                    command.arg(self.name(&scope)).arg(name).arg(body);
+                    says = true;
+                }
+            }
+            let (epoch, begin, last): (String, String, String) = self.ask(&command).await?;
+            let reached = self.note_reached(&epoch, &begin, &last);
+            if says {
+                self.note_said(reached);
+            }
         }
         Ok(())
     }
@@ -327,29 +399,15 @@ impl Line {
                 forgotten.extend(self.ask::<Vec<String>>(&command).await?);
             }
         }
-        // First this: a gap is told to those who are known to have sessions.
-        self.tell_attended(forgotten).await?;
-        let namespaces = self.node().map(|node| node.namespaces());
-        let namespaces = namespaces.unwrap_or_default();
-        for name in forgotten.drain(..) {
-            let Some((tenant, user)) = names::tenant_and_user(&name) else {
-                continue;
-            };
-            for namespace in &namespaces {
-                self.owe(Scope::User {
-                    namespace: namespace.clone(),
-                    tenant: tenant.clone(),
-                    user: user.into(),
-                });
-            }
-            self.work.notify_one();
-        }
+        self.tell_attended(forgotten, forgotten).await?;
+        forgotten.clear();
         Ok(())
     }
 
     fn write_again(&self, writing: Writing) {
         let mut sessions = locked(&self.sessions);
         sessions.users.extend(writing.users);
+        sessions.ended.extend(writing.ended);
         for (name, id) in writing.receipts {
             let known = sessions.received.entry(name).or_default();
             *known = id.max(*known);
@@ -415,13 +473,17 @@ impl Line {
         name: SocketAddress,
         owner: &str,
         user: Option<&UserKey>,
+        begin: u64,
     ) -> Result<Session, Unclaimed> {
         let window = self.settings.window.as_millis() as u64;
         let tag = name.0.tag().to_string();
-        let mut arguments = json!({ "tag": tag, "user": owner, "window": window });
-        let user = user.map(|user| names::user_name(user.tenant_id.as_deref(), &user.user_id));
-        if let Some(user) = &user {
+        let mut arguments = json!({ "tag": tag, "user": owner, "window": window, "begin": begin });
+        let user = user.map(names::typed_user);
+        let kind = user.as_ref().map(|user| user.kind.clone());
+        let user = user.map(|user| user.user);
+        if let (Some(user), Some(kind)) = (&user, kind) {
             arguments["attended"] = json!(&**user);
+            arguments["kind"] = json!(&*kind);
             arguments["ttl"] = json!(ATTENDED.as_millis() as u64);
         }
         let mut command = self.call("claim", arguments);
@@ -465,8 +527,22 @@ impl Line {
                 })
             }
             "foreign" => Err(Unclaimed::Foreign),
-            _ => Err(Unclaimed::Unknown),
+            _ => {
+                // Whatever this node has of it.
+                locked(&self.sessions).taken.remove(&name);
+                Err(Unclaimed::Unknown)
+            }
         }
+    }
+
+    /// What a socket has is nobody's from here on.
+    pub(in super::super) async fn end(&self, name: SocketAddress) -> bool {
+        let mut command = self.call("end", json!({ "tag": name.0.tag().to_string() }));
+        command.arg(&name.0.to_bytes()[..]);
+        let there = self.ask::<u64>(&command).await;
+        there
+            .inspect_err(|error| self.complain(error, "a session cannot be ended"))
+            .is_ok_and(|there| there > 0)
     }
 
     /// Whether this node has taken a session up, and no other one has since.
@@ -493,8 +569,6 @@ impl Line {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use heartline_wire::id::Sid;
 
     use super::super::super::super::{Commands, Server};

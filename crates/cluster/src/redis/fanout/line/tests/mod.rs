@@ -364,11 +364,12 @@ impl Process {
     }
 
     fn attend(&self, user: &str) -> bool {
-        self.fanout.attend(&UserKey {
+        let user = UserKey {
             tenant_id: None,
             user_id: user.into(),
             user_type: None,
-        })
+        };
+        self.fanout.attend(&user).is_some()
     }
 }
 

@@ -168,7 +168,7 @@ async fn what_is_said_to_a_socket_follows_it_until_it_has_come() {
     };
     say("a");
     assert_eq!(until(|| heard(&one, "a")).await.1, "socket");
-    other.line.claim(name, "ann", None).await.unwrap();
+    other.line.claim(name, "ann", None, 0).await.unwrap();
     say("b");
     let (second, _) = until(|| heard(&other, "b")).await;
     assert_eq!((heard(&one, "b"), heard(&other, "a")), (None, None));

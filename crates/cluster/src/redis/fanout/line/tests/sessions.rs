@@ -13,14 +13,14 @@ async fn a_session_is_taken_up_by_whoever_asks_last_and_by_nobody_else() {
     one.fanout.remembered().await;
     assert_eq!(one.fanout.holder(name).await, Some(1));
     assert_eq!(
-        other.line.claim(name, "bob", None).await,
+        other.line.claim(name, "bob", None, 0).await,
         Err(Unclaimed::Foreign)
     );
     assert_eq!(
-        other.line.claim(socket(1, 8), "ann", None).await,
+        other.line.claim(socket(1, 8), "ann", None, 0).await,
         Err(Unclaimed::Unknown)
     );
-    let taken = other.line.claim(name, "ann", None).await.unwrap();
+    let taken = other.line.claim(name, "ann", None, 0).await.unwrap();
     assert_eq!(taken.record, b"rooms");
     assert_eq!(other.fanout.holder(name).await, Some(2));
     let lost = |process: &Process| process.told().contains(&Told::LostSession(name));
@@ -37,22 +37,22 @@ async fn a_session_is_taken_up_by_whoever_asks_last_and_by_nobody_else() {
         .fanout
         .remember(name, Some(session("ann", "newer", true)));
     other.fanout.remembered().await;
-    let again = one.line.claim(name, "ann", None).await.unwrap();
+    let again = one.line.claim(name, "ann", None, 0).await.unwrap();
     assert_eq!(again.record, b"newer");
     assert!(!again.was_here, "another one has had it");
-    assert!(one.line.claim(name, "ann", None).await.unwrap().was_here);
+    assert!(one.line.claim(name, "ann", None, 0).await.unwrap().was_here);
     until(|| lost(&other).then_some(())).await;
     assert!(one.line.has_claimed(name) && !other.line.has_claimed(name));
     one.fanout.remember(name, None);
     one.fanout.remembered().await;
     assert_eq!(
-        other.line.claim(name, "ann", None).await,
+        other.line.claim(name, "ann", None, 0).await,
         Err(Unclaimed::Unknown)
     );
     assert_eq!(
         other
             .line
-            .claim(socket(1, 9), "ann", None)
+            .claim(socket(1, 9), "ann", None, 0)
             .await
             .unwrap()
             .record,
@@ -75,8 +75,8 @@ async fn of_two_processes_that_race_for_a_session_one_keeps_it() {
             .remember(name, Some(session("ann", "rooms", true)));
         all[0].fanout.remembered().await;
         let (a, b) = tokio::join!(
-            all[1].line.claim(name, "ann", None),
-            all[2].line.claim(name, "ann", None)
+            all[1].line.claim(name, "ann", None, 0),
+            all[2].line.claim(name, "ann", None, 0)
         );
         assert!(
             a.is_ok() || b.is_ok(),
@@ -110,10 +110,10 @@ async fn a_session_is_there_for_the_window_and_its_node_for_as_long_as_it_says_s
     one.fanout.remembered().await;
     tokio::time::sleep(Duration::from_millis(60)).await;
     assert_eq!(
-        other.line.claim(lost, "ann", None).await,
+        other.line.claim(lost, "ann", None, 0).await,
         Err(Unclaimed::Unknown)
     );
-    assert!(other.line.claim(there, "ann", None).await.is_ok());
+    assert!(other.line.claim(there, "ann", None, 0).await.is_ok());
     let ttl = one.line.ttl() as i64;
     for key in ["{p}:z:1", "{p}:line:on:n.00000001"] {
         let left = one.redis(&["PTTL", key]).await;
@@ -155,7 +155,7 @@ async fn a_session_that_was_taken_up_is_had_also_where_the_server_has_lost_that(
         .remember(name, Some(session("ann", "old", false)));
     one.fanout.remembered().await;
     one.redis(&["COPY", "{p}:z:1", "{p}:before"]).await;
-    other.line.claim(name, "ann", None).await.unwrap();
+    other.line.claim(name, "ann", None, 0).await.unwrap();
     let lost = |process: &Process| {
         let told = process.told().into_iter();
         told.filter(|told| *told == Told::LostSession(name)).count()
@@ -173,7 +173,7 @@ async fn a_session_that_was_taken_up_is_had_also_where_the_server_has_lost_that(
     until(|| (lost(&one) == 2).then_some(())).await;
     // Whoever takes it up from there has it for good.
     assert_eq!(
-        one.line.claim(name, "ann", None).await.unwrap().record,
+        one.line.claim(name, "ann", None, 0).await.unwrap().record,
         b"new"
     );
     other
@@ -181,7 +181,7 @@ async fn a_session_that_was_taken_up_is_had_also_where_the_server_has_lost_that(
         .remember(name, Some(session("ann", "late", true)));
     other.fanout.remembered().await;
     assert_eq!(
-        other.line.claim(name, "ann", None).await.unwrap().record,
+        other.line.claim(name, "ann", None, 0).await.unwrap().record,
         b"new"
     );
 }
@@ -201,7 +201,7 @@ async fn a_user_who_is_named_while_another_line_begins_is_named_in_that_too() {
         user_id: "ann".into(),
         user_type: None,
     };
-    assert!(raw.attend(&ann));
+    assert!(raw.attend(&ann).is_some());
     let (_, writing) = raw.next_writing();
     let another = async {
         raw.note(Reached {
@@ -214,7 +214,7 @@ async fn a_user_who_is_named_while_another_line_begins_is_named_in_that_too() {
     process.redis(&["CLIENT", "PAUSE", "200", "ALL"]).await;
     let (written, ()) = tokio::join!(raw.write(&writing), another);
     written.unwrap();
-    assert!(!raw.attend(&ann), "it is known");
+    assert!(raw.attend(&ann).is_none(), "it is known");
     // Nobody knows in which of them it was said first.
     let said = process.redis(&["INFO", "commandstats"]).await;
     let said = redis::from_redis_value::<String>(said).unwrap();
@@ -262,7 +262,7 @@ async fn whose_key_was_evicted_before_anything_was_said_to_them_begins_afresh() 
     let ann = ann();
     let claim = async |process: &Process, number: u8| {
         let name = socket(1, number);
-        process.line.claim(name, "ann", Some(&ann)).await
+        process.line.claim(name, "ann", Some(&ann), 0).await
     };
     assert!(claim(&other, 7).await.is_ok());
     // What is said from then on goes to both.
@@ -324,4 +324,165 @@ async fn whose_key_was_evicted_while_they_are_here_is_told_of_a_gap_and_heard_of
     .await;
     let gaps = process.events().into_iter();
     assert_eq!(gaps.filter(|event| event.2.is_none()).count(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_users_have_begun_is_nobodys_once_it_was_ended_and_what_they_begin_then_is_theirs() {
+    let redis = Redis::start();
+    let one = Process::start(&redis, 1, settings()).await;
+    let other = Process::start(&redis, 2, settings()).await;
+    let typed = |kind: Option<&str>| UserKey {
+        user_type: kind.map(Into::into),
+        ..ann()
+    };
+    let (plain, rider) = (typed(None), typed(Some("rider")));
+    one.attend("ann");
+    for number in 1..=6 {
+        one.fanout.remember(
+            socket(1, number),
+            Some(session("ann", "rooms", number % 2 == 0)),
+        );
+    }
+    one.fanout.remembered().await;
+    let reached = || {
+        let told = one.told().into_iter().rev();
+        let mut reached = told.filter_map(|told| match told {
+            Told::Reached(reached) => Some(reached.last),
+            _ => None,
+        });
+        reached.next().unwrap_or(0)
+    };
+    let claim = async |number: u8, user: &UserKey, begin: u64| {
+        let claimed = other
+            .line
+            .claim(socket(1, number), "ann", Some(user), begin);
+        claimed.await.map(|session| session.record)
+    };
+    let before = reached();
+    other.fanout.end_all(None, "ann", Some(&rider));
+    other.fanout.remembered().await;
+    assert_eq!(claim(1, &rider, before).await, Err(Unclaimed::Unknown));
+    assert!(claim(1, &plain, before).await.is_ok());
+    // All nodes hear where that was: what begins there begins behind it.
+    let between = until(|| Some(reached()).filter(|reached| *reached > before)).await;
+    assert!(claim(2, &rider, between).await.is_ok());
+    other.fanout.end_all(None, "ann", None);
+    other.fanout.remembered().await;
+    for user in [&plain, &rider] {
+        assert_eq!(claim(3, user, between).await, Err(Unclaimed::Unknown));
+    }
+    // Not even where it was taken up before.
+    assert!(!other.line.has_claimed(socket(1, 3)));
+    assert_eq!(claim(1, &plain, between).await, Err(Unclaimed::Unknown));
+    assert!(!other.line.has_claimed(socket(1, 1)));
+    let after = until(|| Some(reached()).filter(|reached| *reached > between)).await;
+    assert!(claim(4, &plain, after).await.is_ok());
+    let ttl = one.redis(&["TTL", "{p}:lx::ann"]).await;
+    assert!(matches!(ttl, Value::Int(80_000..)), "{ttl:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn that_users_were_sent_away_is_said_as_soon_as_the_server_is_back() {
+    let redis = Redis::start();
+    let process = Process::start(&redis, 1, settings()).await;
+    process.attend("ann");
+    process
+        .fanout
+        .remember(socket(1, 1), Some(session("ann", "rooms", true)));
+    process.fanout.remembered().await;
+    // What is no hash takes no field.
+    process.redis(&["SET", "{p}:lx::ann", "1"]).await;
+    process.fanout.end_all(None, "ann", None);
+    process.fanout.remembered().await;
+    process.redis(&["DEL", "{p}:lx::ann"]).await;
+    let is_ended = || {
+        let sessions = locked(&process.line.sessions);
+        let count = sessions.count();
+        (*process.line.written.borrow() >= count).then_some(())
+    };
+    until(is_ended).await;
+    let ann = ann();
+    let claimed = process.line.claim(socket(1, 1), "ann", Some(&ann), 1).await;
+    assert_eq!(claimed, Err(Unclaimed::Unknown));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_socket_that_was_ended_is_taken_up_by_nobody_though_its_process_does_not_know_yet() {
+    let redis = Redis::start();
+    let one = Process::start(&redis, 1, settings()).await;
+    let other = Process::start(&redis, 2, settings()).await;
+    let name = socket(1, 7);
+    let written = |text| Some(session("", text, true));
+    // By one that does not listen.
+    one.raw.remember(name, written("rooms"));
+    one.raw.write(&one.raw.next_writing().1).await.unwrap();
+    assert!(other.line.end(name).await);
+    assert!(!other.line.end(name).await && !other.line.end(socket(1, 8)).await);
+    one.raw.remember(name, written("late"));
+    one.raw.write(&one.raw.next_writing().1).await.unwrap();
+    for process in [&one, &other] {
+        let claimed = process.line.claim(name, "", None, 0).await;
+        assert_eq!(claimed, Err(Unclaimed::Unknown));
+        assert_eq!(process.fanout.holder(name).await, None);
+    }
+    // One that does loses it.
+    let name = socket(1, 9);
+    one.fanout.remember(name, written("rooms"));
+    one.fanout.remembered().await;
+    assert!(other.line.end(name).await);
+    until(|| one.told().contains(&Told::LostSession(name)).then_some(())).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_said_to_a_user_before_it_was_known_where_they_are_is_a_gap() {
+    let redis = Redis::start();
+    let process = Process::start(&redis, 1, settings()).await;
+    let other = Process::start(&redis, 2, settings()).await;
+    let ann = ann();
+    other.attend("ann");
+    other.fanout.remembered().await;
+    // What is no set cannot be added to.
+    process.redis(&["RENAME", "{p}:lw::ann", "{p}:aside"]).await;
+    process.redis(&["SET", "{p}:lw::ann", "1"]).await;
+    let attended = process.fanout.attend(&ann).unwrap();
+    // Its client is let in all the same, and what is said to it then does not come.
+    attended.await;
+    process
+        .fanout
+        .remember(socket(1, 7), Some(session("ann", "rooms", true)));
+    let scope = user("ann");
+    process
+        .redis(&["EVAL", SWAPPED, "2", "{p}:lw::ann", "{p}:aside"])
+        .await;
+    let is_gap = |event: &(Position, String, Option<String>)| event.2.is_none();
+    let gap = until(|| process.events().into_iter().find(is_gap)).await;
+    assert_eq!(gap.1, "user ann");
+    process.fanout.remembered().await;
+    // Nobody goes on over it; and what comes after it is heard.
+    let (_, known, _) = other.end(&scope).await;
+    assert_eq!(known.dropped, gap.0.id);
+    other.say(&target_of(&scope), "heard").await.unwrap();
+    let is_last = |event: &(Position, String, Option<String>)| event.2.is_some();
+    let last = until(|| process.events().into_iter().find(is_last)).await;
+    assert_eq!(last.2.as_deref(), Some("heard"));
+    // Whoever is in time, and comes again, misses nothing.
+    assert!(process.fanout.attend(&ann).is_none());
+    let gaps = process.events().into_iter();
+    assert_eq!(gaps.filter(is_gap).count(), 1);
+}
+
+/// The one key has what the other had.
+const SWAPPED: &str = "redis.call('DEL', KEYS[1]) redis.call('RENAME', KEYS[2], KEYS[1]) return 1";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_named_within_a_second_is_told_of_no_gap() {
+    let redis = Redis::start();
+    let process = Process::start(&redis, 1, settings()).await;
+    let attended = process.fanout.attend(&ann()).unwrap();
+    attended.await;
+    process.fanout.remembered().await;
+    let scope = user("ann");
+    process.say(&target_of(&scope), "heard").await.unwrap();
+    let event = until(|| process.events().into_iter().next()).await;
+    assert_eq!(event.2.as_deref(), Some("heard"));
 }

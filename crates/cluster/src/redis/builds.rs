@@ -1,0 +1,207 @@
+//! Nodes of two builds on a real server: one after the other is replaced.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use tokio::task::AbortHandle;
+
+use super::tests::Redis;
+use super::{Calls, RedisRegistry, Server};
+use crate::locked::locked;
+use crate::member::{Local, Member, Timing};
+use crate::registry::{
+    DevicesChange, Displaced, Doubts, Edge, Entry, Newcomer, NodeInfo, Policy, TypedUser, Versions,
+};
+
+/// A lease that is over soon.
+const TIMING: Timing = Timing {
+    ttl: Duration::from_millis(1_500),
+    refresh: Duration::from_millis(250),
+    grace: Duration::ZERO,
+    failure: None,
+};
+
+#[derive(Default)]
+struct Table {
+    users: Mutex<BTreeMap<TypedUser, Vec<Entry>>>,
+    /// Who came and went.
+    heard: Mutex<Vec<(String, bool)>>,
+    /// How many devices users were said to be on.
+    devices: Mutex<Vec<(String, Option<u32>)>>,
+}
+
+impl Local for Arc<Table> {
+    fn users(&self) -> Vec<TypedUser> {
+        locked(&self.users).keys().cloned().collect()
+    }
+
+    fn entries(&self, who: &TypedUser) -> Vec<Entry> {
+        locked(&self.users).get(who).cloned().unwrap_or_default()
+    }
+
+    fn has(&self, who: &TypedUser, socket: &str) -> bool {
+        let entries = self.entries(who);
+        entries.iter().any(|entry| *entry.socket == *socket)
+    }
+
+    fn replace(&self, _: &Displaced) {}
+
+    fn announce(&self, edges: &[(u64, Edge)]) {
+        let changes = edges.iter().filter(|(_, edge)| edge.others.is_none());
+        let changes = changes.map(|(_, edge)| (edge.who.user.to_string(), edge.online));
+        locked(&self.heard).extend(changes);
+    }
+
+    fn note_devices(&self, changes: &[DevicesChange], _: bool) {
+        let changes = changes.iter();
+        let changes = changes.map(|change| (change.user.to_string(), change.devices));
+        locked(&self.devices).extend(changes);
+    }
+
+    fn is_asked(&self) -> bool {
+        true
+    }
+}
+
+fn user(name: &str) -> TypedUser {
+    TypedUser {
+        user: format!(":{name}").into(),
+        kind: "".into(),
+    }
+}
+
+struct Build {
+    member: Arc<Member<RedisRegistry, Arc<Table>>>,
+    table: Arc<Table>,
+    running: AbortHandle,
+}
+
+impl Drop for Build {
+    fn drop(&mut self) {
+        self.running.abort();
+    }
+}
+
+impl Build {
+    /// A node that can read these versions.
+    fn start(redis: &Redis, tag: u32, min: u32, max: u32) -> Build {
+        let server = Arc::new(Server::parse(&redis.url).unwrap());
+        let doubts = Doubts::new(TIMING.ttl, TIMING.refresh);
+        let registry = RedisRegistry::new(server, Calls::new("builds"), doubts);
+        let table: Arc<Table> = Arc::default();
+        let info = NodeInfo {
+            node_id: format!("n{tag}").into(),
+            tag,
+            proto: Versions { min, max },
+            ..NodeInfo::default()
+        };
+        let (member, requests) = Member::new(registry, table.clone(), info, TIMING);
+        let running = tokio::spawn(member.clone().run(requests)).abort_handle();
+        Build {
+            member,
+            table,
+            running,
+        }
+    }
+
+    /// A user comes, on a device of its own.
+    async fn comes(&self, name: &str, device: &str) {
+        let entry = Entry {
+            socket: format!("{name} {device}").into(),
+            namespace: "/".into(),
+            device: device.into(),
+            since: 1,
+            policy: Policy::Unlimited,
+            rooms: Vec::new(),
+        };
+        let newcomer = Newcomer {
+            who: user(name),
+            entry: entry.clone(),
+            max_sockets: 10,
+        };
+        let enter = |_| -> Result<(), ()> {
+            let mut users = locked(&self.table.users);
+            users.entry(user(name)).or_default().push(entry);
+            Ok(())
+        };
+        self.member.connect(newcomer, enter).await.unwrap();
+    }
+
+    /// On how many devices a user is, as the registry is asked.
+    async fn devices_of(&self, name: &str) -> usize {
+        let known = self.member.look_up(&[user(name).user]).await.unwrap();
+        known[0].sockets.len()
+    }
+
+    fn told_of(&self, name: &str) -> Vec<bool> {
+        let heard = locked(&self.table.heard);
+        let theirs = heard.iter().filter(|(who, _)| **who == *user(name).user);
+        theirs.map(|(_, online)| *online).collect()
+    }
+
+    fn devices_told(&self) -> Vec<(String, Option<u32>)> {
+        locked(&self.table.devices).clone()
+    }
+}
+
+async fn until(what: &str, condition: impl Fn() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !condition() {
+        assert!(Instant::now() < deadline, "not in time: {what}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+#[tokio::test]
+async fn what_nodes_of_two_builds_say_is_right_on_both_until_the_last_old_one_is_gone() {
+    let redis = Redis::start();
+    let old = Build::start(&redis, 1, 1, 1);
+    until("the old one is there", || old.member.is_trusted()).await;
+    let new = Build::start(&redis, 2, 1, 2);
+    until("the new one is there", || new.member.is_trusted()).await;
+    assert_eq!([&old, &new].map(|build| build.member.version()), [1, 1]);
+    // Each knows the other's users.
+    old.comes("ann", "phone").await;
+    new.comes("bob", "phone").await;
+    for build in [&old, &new] {
+        let both = || ["ann", "bob"].map(|name| build.told_of(name)) == [[true], [true]];
+        until("both have come", both).await;
+        assert_eq!(build.devices_of("ann").await, 1);
+    }
+    // Who was asked about comes on another device, at either.
+    old.comes("bob", "desk").await;
+    new.comes("ann", "desk").await;
+    for (build, name) in [(&old, "ann"), (&new, "bob"), (&old, "bob")] {
+        assert_eq!(build.devices_of(name).await, 2);
+    }
+    // One that has nothing in common with them stays out.
+    let other = Build::start(&redis, 3, 2, 3);
+    until("it is refused", || other.member.refused().is_some()).await;
+    let why = other.member.refused().unwrap();
+    assert!(
+        why.contains("n1") && why.contains("versions 2 to 3"),
+        "{why}"
+    );
+    new.comes("marker", "phone").await;
+    until("the last has come", || old.told_of("marker") == [true]).await;
+    // Devices are told of already, and not relied on.
+    assert_eq!(new.member.standing().map(|now| now.version), Some(1));
+    locked(&new.table.devices).clear();
+    // The old one dies: what it has written is swept by a build that can read more, which goes
+    // over to that, and the other one may come.
+    drop(old);
+    until("ann's phone is gone", || new.member.version() == 2).await;
+    until("the other one is let in", || other.member.is_trusted()).await;
+    assert_eq!(other.member.version(), 2);
+    while new.devices_of("ann").await + new.devices_of("bob").await > 2 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    other.comes("ann", "tablet").await;
+    let of_ann = (user("ann").user.to_string(), Some(2));
+    until("that is told", || new.devices_told().contains(&of_ann)).await;
+    // Nobody has gone.
+    for name in ["ann", "bob", "marker"] {
+        assert_eq!(new.told_of(name), [true], "{name}");
+    }
+}
