@@ -20,16 +20,16 @@ const LOOK: Duration = Duration::from_millis(10);
 pub(super) async fn is_set() -> Option<bool> {
     let mut asked = Command::new("timedatectl");
     asked.args(["show", "--property=NTPSynchronized", "--value"]);
-    answer(asked).await.as_deref().and_then(understand)
+    answer(asked, ANSWER).await.as_deref().and_then(understand)
 }
 
-/// What a program says on its standard output, if it ends well and in time.
-async fn answer(mut program: Command) -> Option<String> {
+/// What a program says on its standard output, if it ends well and in `time`.
+async fn answer(mut program: Command, time: Duration) -> Option<String> {
     program.stdin(Stdio::null()).stderr(Stdio::null());
     let mut child = program.stdout(Stdio::piped()).spawn().ok()?;
     let begun = Instant::now();
     while child.try_wait().ok()?.is_none() {
-        if begun.elapsed() >= ANSWER {
+        if begun.elapsed() >= time {
             let _ = child.kill();
             let _ = child.wait();
             return None;
@@ -153,9 +153,13 @@ mod tests {
             shell.args(["-c", what]);
             shell
         };
-        assert_eq!(answer(Command::new("/nowhere/timedatectl")).await, None);
-        assert_eq!(answer(shell("echo yes; exit 1")).await, None);
-        assert_eq!(answer(shell("exec sleep 60")).await, None);
-        assert_eq!(answer(shell("echo yes")).await.as_deref(), Some("yes\n"));
+        let long = Duration::from_secs(60);
+        let missing = Command::new("/nowhere/timedatectl");
+        assert_eq!(answer(missing, long).await, None);
+        assert_eq!(answer(shell("echo yes; exit 1"), long).await, None);
+        let hangs = shell("exec sleep 600");
+        assert_eq!(answer(hangs, Duration::from_millis(50)).await, None);
+        let says = answer(shell("echo yes"), long).await;
+        assert_eq!(says.as_deref(), Some("yes\n"));
     }
 }
