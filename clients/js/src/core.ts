@@ -17,8 +17,8 @@ export type { Options, Token } from "./small.js";
 const JOIN_TIME = 5_000;
 
 /** Whether the same may be asked again after a pause. */
-export const isPassing = ({ code }: HeartlineError) =>
-  /^(RATE_LIMITED|OVERLOADED|TIMEOUT)$/.test(code);
+export const isPassing = ({ code, retryAfterMs }: HeartlineError) =>
+  retryAfterMs !== undefined || /^(RATE_LIMITED|OVERLOADED|TIMEOUT)$/.test(code);
 /** Tells all who wait to be in a room that they are, or why not. */
 const settle = ({ waiting }: Wanted, error?: () => HeartlineError) => {
   for (const told of waiting.splice(0)) told(error?.());

@@ -142,7 +142,8 @@ class Mirror {
         if (asking !== this.#asking) return;
         this.#asking = undefined;
         const { code, retryAfterMs } = error;
-        const isPassing = /^(RATE_LIMITED|OVERLOADED|TIMEOUT)$/.test(code);
+        const isPassing =
+          retryAfterMs !== undefined || /^(RATE_LIMITED|OVERLOADED|TIMEOUT)$/.test(code);
         if (isPassing) this.#pause(retryAfterMs ?? PAUSE);
         // The next connection asks by itself.
         else if (code !== "DISCONNECTED") this.#code = code;

@@ -47,12 +47,20 @@ export function resuming(
   const named = new Set(before && topics.keys());
   /** Who waits for what is answered of them. */
   const asked = new Map<string, Answered>();
+  /** A topic is answered: who waits for that. */
+  const answers = (topic: string, reply = asked.get(topic)) => {
+    asked.delete(topic);
+    named.delete(topic);
+    return reply;
+  };
   return {
     // What is undefined is not said.
     first: () => before && { ...before, rooms: undefined, topics: Object.fromEntries(topics) },
     hears(frame, isSaid, reply) {
       const { type, topic, epoch, offset, place } = frame;
       const at = topics.get(topic);
+      /** The topic that came to nothing, if it is known. */
+      const about = type === "error" && frame.data?.topic;
       if (session && place !== undefined) session.place = place;
       if (isSaid) {
         // An event that was heard before.
@@ -62,11 +70,7 @@ export function resuming(
         // Offsets of an epoch only grow: what is told again has come.
         const seen = at?.epoch === epoch ? at!.offset : 0;
         topics.set(topic, { epoch, offset: Math.max(seen, offset) });
-        if (type === "subscribed") {
-          reply ||= asked.get(topic);
-          asked.delete(topic);
-          named.delete(topic);
-        }
+        if (type === "subscribed") reply = answers(topic, reply);
       } else if (type === "hello") {
         const { resume, recovered } = frame.data ?? frame;
         // Who goes on does so from the place where it was.
@@ -74,6 +78,8 @@ export function resuming(
       } else if (type === "unsubscribed") {
         // Without a reason it confirms what this client asked for.
         if (frame.reason !== undefined) topics.delete(topic);
+      } else if (about) {
+        reply = answers(about, reply);
       } else if (!reply && type === "error" && asked.size > 0) {
         // It does not say which of the named topics it is about: each is asked for by itself.
         for (const [topic, reply] of asked)

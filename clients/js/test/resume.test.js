@@ -633,6 +633,37 @@ describe("over live", () => {
     all.client.disconnect();
   });
 
+  it("a topic that comes to nothing is asked for again when the server says, and alone", async () => {
+    const { all, heard, lose } = await withTopics("a", "b", "c");
+    const lost = [];
+    all.client.on("room:lost", ({ room, code }) => lost.push(room, code));
+    await lose();
+    all.say(RESUMED);
+    const error = { type: "error", code: "INTERNAL", message: "not in time" };
+    all.say({ ...error, retryAfterMs: 3_000, data: { topic: "a" } });
+    all.say(subscribed("b", 0, { recovered: true }));
+    // Without a time it is over.
+    all.say({ ...error, data: { topic: "c" } });
+    await settled();
+    assert.deepEqual([all.said.length, lost], [1, ["c", "INTERNAL"]]);
+    await all.clock.pass(2_900);
+    assert.equal(all.said.length, 1);
+    await all.clock.pass(1_000);
+    const again = all.said.at(-1);
+    assert.deepEqual([all.said.length, again.type, again.topic], [2, "subscribe", "a"]);
+    // The same by the answer to what it has asked, as often as it takes.
+    all.say({ ...error, id: again.id, retryAfterMs: 3_000, data: { topic: "a" } });
+    await settled();
+    await all.clock.pass(4_000);
+    const { id } = all.said.at(-1);
+    assert.equal(all.said.length, 3);
+    all.say(subscribed("a", 0, { id }));
+    await settled();
+    assert.equal(all.client.isIn("a"), true);
+    assert.deepEqual(heard.slice(-1), ["a missed"]);
+    all.client.disconnect();
+  });
+
   it("a conversation that goes on by itself asks for no history", async () => {
     const { all, heard, lose } = await withTopics(ROOM);
     all.say({ type: "message:new", topic: ROOM, data: message(1), offset: 1 });

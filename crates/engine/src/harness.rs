@@ -330,6 +330,15 @@ impl<A: App> Harness<A> {
         }
     }
 
+    /// What the poller has to tell, which the shard does not hear.
+    #[cfg(test)]
+    pub(crate) fn told(&mut self) -> Vec<Readiness> {
+        while let Err(error) = self.poll.poll(&mut self.events, Some(Duration::ZERO)) {
+            assert_eq!(error.kind(), io::ErrorKind::Interrupted);
+        }
+        self.events.iter().map(Readiness::from).collect()
+    }
+
     /// One turn that is told `events`, of a poller that was asked at `asked`.
     #[cfg(test)]
     pub(crate) fn turn_told(&mut self, events: impl Iterator<Item = Readiness>, asked: Micros) {

@@ -1,6 +1,6 @@
 //! Limits that several connections share: messages of a user, connections of an address.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::hash::{BuildHasher, Hash, RandomState};
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -52,27 +52,34 @@ const GUESSES: Limit = Limit::per(10, 60);
 const SENT: usize = 16_384;
 
 /// Messages that have been counted, by hashes of whose they are, where they went and the name
-/// that their sender gave them: who sends one again, because no answer came, is not counted
-/// again. At most 2 × `SENT` hashes of 8 bytes.
+/// that their sender gave them, and whether each was in the store: who sends one again, because no
+/// answer came, is not counted again. At most 2 × `SENT` hashes of 8 bytes.
 #[derive(Default)]
 struct Sent {
     hashing: RandomState,
-    newer: HashSet<u64>,
-    older: HashSet<u64>,
+    newer: HashMap<u64, bool>,
+    older: HashMap<u64, bool>,
 }
 
 impl Sent {
-    fn note(&mut self, message: impl Hash) {
+    /// Whether it was in the store at an earlier time.
+    fn note(&mut self, message: impl Hash, is_stored: bool) -> bool {
+        let hash = self.hashing.hash_one(message);
+        let was_stored = self.find(hash) == Some(true);
         if self.newer.len() >= SENT {
             self.older = std::mem::take(&mut self.newer);
         }
-        let hash = self.hashing.hash_one(message);
-        self.newer.insert(hash);
+        self.newer.insert(hash, is_stored || was_stored);
+        was_stored
     }
 
     fn has(&self, message: impl Hash) -> bool {
-        let hash = self.hashing.hash_one(message);
-        self.newer.contains(&hash) || self.older.contains(&hash)
+        self.find(self.hashing.hash_one(message)).is_some()
+    }
+
+    fn find(&self, hash: u64) -> Option<bool> {
+        let found = self.newer.get(&hash).or_else(|| self.older.get(&hash));
+        found.copied()
     }
 }
 
@@ -110,9 +117,10 @@ impl Limits {
         take(&self.messages, sender, limit, now, &self.refused_messages)
     }
 
-    /// A message that has been counted is in the store, or may be.
-    pub(crate) fn note_sent(&self, message: impl Hash) {
-        self.sent().note(message);
+    /// A message that has been counted is in the store, or may be. Whether it was there at an
+    /// earlier time: if it is new there nevertheless, the store has forgotten that one.
+    pub(crate) fn note_sent(&self, message: impl Hash, is_stored: bool) -> bool {
+        self.sent().note(message, is_stored)
     }
 
     /// Whether a message is in the store already, or may be: it is told from others by the same
@@ -237,10 +245,14 @@ mod tests {
         let limits = Limits::default();
         let message = |number: usize| ("ann", number);
         for number in 0..3 * SENT {
-            limits.note_sent(message(number));
+            assert!(!limits.note_sent(message(number), false));
         }
         assert!((2 * SENT..3 * SENT).all(|number| limits.was_sent(message(number))));
         assert!(!limits.was_sent(message(0)) && !limits.was_sent(message(3 * SENT)));
+        // Of what may have been stored nobody knows that it was there.
+        let last = message(3 * SENT - 1);
+        assert!(!limits.note_sent(last, true) && limits.note_sent(last, false));
+        assert!(limits.note_sent(last, true));
         let sent = limits.sent();
         assert!(sent.newer.len() + sent.older.len() <= 2 * SENT);
     }

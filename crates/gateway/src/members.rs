@@ -34,6 +34,9 @@ const MAX_MEMBERS: usize = 1_000_000;
 /// How long the store may take to keep a member before whoever joined is answered.
 const PATIENCE: Duration = Duration::from_secs(2);
 
+/// What whoever asks is told to wait when the store does not answer, milliseconds.
+pub(crate) const RETRY_AFTER_MS: u64 = 1_000;
+
 /// The members of a conversation.
 pub(crate) type List = HashMap<Arc<UserKey>, Membership>;
 
@@ -79,7 +82,7 @@ pub(crate) struct Members {
 fn unreadable(error: &StoreError) -> EventError {
     tracing::error!(%error, "a conversation's members could not be read");
     let what = "The members could not be read; try again";
-    EventError::new(Code::Internal, what)
+    EventError::new(Code::Internal, what).retry_after(RETRY_AFTER_MS)
 }
 
 impl Members {

@@ -21,7 +21,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 /// How long an answer may take, besides what the question itself waits for.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
+pub(crate) const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Sockets of one tenant by where they are, on all nodes.
 #[derive(Debug, Clone, Serialize, Deserialize)]

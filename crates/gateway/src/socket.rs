@@ -513,9 +513,17 @@ impl Socket {
         self.shared.limits.was_sent((user, channel, temp_id))
     }
 
-    /// A message that has been counted is in the store, or may be.
-    pub(crate) fn notes_sent(&self, user: &UserKey, channel: &Channel, temp_id: &str) {
-        self.shared.limits.note_sent((user, channel, temp_id));
+    /// A message that has been counted is in the store, or may be. Whether it was there at an
+    /// earlier time.
+    pub(crate) fn notes_sent(
+        &self,
+        user: &UserKey,
+        channel: &Channel,
+        temp_id: &str,
+        is_stored: bool,
+    ) -> bool {
+        let message = (user, channel, temp_id);
+        self.shared.limits.note_sent(message, is_stored)
     }
 
     /// What the client has asked for counts as so many events more (`limits.events`): for what

@@ -354,10 +354,10 @@ const TABLE: [Entry; 34] = {
         ),
         entry(
             (Internal, "INTERNAL"),
-            &[Connect, Event],
+            &[Connect, Event, Live],
             Later,
             "The event could not be processed",
-            "The handler failed or ran out of time, what it had done stays done; or who decides about connecting failed",
+            "The handler failed or ran out of time, what it had done stays done; who decides about connecting failed; or a topic could not be reached in time",
         ),
         entry(
             (ProtocolViolation, "protocol-violation"),

@@ -393,9 +393,8 @@ pub const CLOSE_CODES: &[CloseCode] = {
             Gateway,
             Later,
             &[],
-            "Tokens cannot be checked just now (`AUTH_UNAVAILABLE`), a place is held by a node \
-             that may be dead (`DEVICE_LIMIT`, with `retryAfterMs` in the frame `error` before), \
-             or a topic could not be reached within ten seconds",
+            "Tokens cannot be checked just now (`AUTH_UNAVAILABLE`), or a place is held by a node \
+             that may be dead (`DEVICE_LIMIT`, with `retryAfterMs` in the frame `error` before)",
         ),
         code(
             4401,

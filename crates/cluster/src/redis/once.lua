@@ -34,10 +34,10 @@ local known = redis.call('HGET', base, key)
 local is_own = known and string.sub(known, 1, 17) == 'r' .. token
 
 if operation == 'finish' then
-  -- It was given up, and is another's.
-  if not is_own then return '' end
-  drop(key)
-  if ARGV[9] ~= '' then put('d' .. string.sub(known, 2, 81) .. ARGV[9]) end
+  -- It was given up, and is another's; or it is done, and this is said again.
+  if known and not is_own then return '' end
+  if known then drop(key) end
+  if ARGV[10] ~= '' then put('d' .. token .. ARGV[9] .. ARGV[10]) end
   return ''
 end
 

@@ -90,18 +90,21 @@ impl RedisOnce {
     }
 
     /// A request that was taken up with this token is done, and its answer is kept; without one
-    /// it can be taken up again.
+    /// it can be taken up again. Of a request that nobody has taken up, or that was forgotten, the
+    /// answer is kept too; another's stays as it is. Saying it again changes nothing.
     ///
     /// # Errors
     /// When Redis does not answer.
     pub async fn finish(
         &self,
         key: &str,
+        fingerprint: &[u8; 32],
         token: u64,
         answer: Option<&[u8]>,
         now: u64,
     ) -> RedisResult<()> {
         let mut command = self.command("finish", now, key, token);
+        command.arg(hex(fingerprint));
         command.arg(answer.unwrap_or_default());
         self.run(&command).await.map(|_: Vec<u8>| ())
     }

@@ -634,8 +634,9 @@ async fn a_request_is_done_by_one_node_and_its_answer_is_everybodys() {
     };
     let finish = async |node: usize, answer: Option<&str>, now| {
         let answer = answer.map(str::as_bytes);
-        let finished = nodes[node].finish("k", node as u64 + 1, answer, now).await;
-        finished.unwrap();
+        let (token, fingerprint) = (node as u64 + 1, bytes(1));
+        let finished = nodes[node].finish("k", &fingerprint, token, answer, now);
+        finished.await.unwrap();
     };
     let known = |answer: Option<&str>| {
         Some(OnceKnown {
@@ -652,6 +653,9 @@ async fn a_request_is_done_by_one_node_and_its_answer_is_everybodys() {
     // What is another's nobody ends.
     finish(1, Some("two"), now).await;
     finish(0, Some("o\0ne"), now + 500).await;
+    // What was done is not done otherwise, and saying it again makes it no younger.
+    finish(0, Some("other"), now + 600).await;
+    finish(0, None, now + 600).await;
     for node in 0..2 {
         assert_eq!(claim(node, 1, now + 10_500).await, known(Some("o\0ne")));
     }
@@ -667,6 +671,13 @@ async fn a_request_is_done_by_one_node_and_its_answer_is_everybodys() {
     assert_eq!(claim(1, 1, now + 1_000).await, None);
     finish(0, Some("late"), now + 1_001).await;
     assert_eq!(claim(0, 1, now + 1_001).await, known(None));
+    // What nobody could take up here is known once it is done; what came to nothing is not.
+    let now = now + 40_000;
+    assert_eq!(claim(1, 1, now).await, None);
+    finish(1, None, now).await;
+    finish(0, None, now).await;
+    finish(0, Some("alone"), now).await;
+    assert_eq!(claim(1, 1, now + 1).await, known(Some("alone")));
 }
 
 #[tokio::test]
@@ -679,7 +690,9 @@ async fn of_requests_that_are_done_once_the_oldest_are_forgotten_when_there_is_t
         let claimed = once.claim(&key, &bytes(number), 1, now).await;
         assert_eq!(claimed.unwrap(), None);
         let answer = vec![b'x'; size];
-        once.finish(&key, 1, Some(&answer), now).await.unwrap();
+        let (fingerprint, answer) = (bytes(number), Some(&*answer));
+        let finished = once.finish(&key, &fingerprint, 1, answer, now);
+        finished.await.unwrap();
     };
     let kept = async |number: u64| {
         let key = format!("k{number:04}");

@@ -1,6 +1,7 @@
 //! What was said, in memory and within bounds: the model of what a store keeps.
 
 use std::collections::{HashMap, VecDeque};
+use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 
 use crate::auth::UserKey;
@@ -14,6 +15,10 @@ const MESSAGES: usize = 65_536;
 
 /// What they may weigh, bytes: the longest have 40 KB.
 const BYTES: usize = 64 << 20;
+
+/// Of how many messages that are not kept any more it is known that they were sent: twice as many
+/// as whose senders may repeat them for nothing. About 150 bytes each.
+const PAST: usize = 65_536;
 
 /// How many conversations are remembered of which no message is kept.
 const EMPTY: usize = 65_536;
@@ -29,6 +34,14 @@ type Place = Arc<(Option<Arc<str>>, Channel)>;
 
 /// What one message is known by, however often it is sent.
 type Attempt = (Arc<UserKey>, Place, String);
+
+/// A message that is not kept any more, for want of room.
+struct Past {
+    /// The number of its conversation.
+    row: u64,
+    offset: u64,
+    created_at: u64,
+}
 
 /// A conversation.
 #[derive(Clone)]
@@ -64,6 +77,10 @@ pub(super) struct Log {
     /// Where each message that is kept was said, in the order in which they came.
     order: VecDeque<Place>,
     attempts: HashMap<Attempt, u64>,
+    /// Those that are not kept any more, by hashes of their attempts.
+    past: Bounded<[u64; 2], Past>,
+    /// Two, so that no two attempts have the same hashes.
+    hashing: [RandomState; 2],
     bytes: usize,
 }
 
@@ -75,6 +92,8 @@ impl Default for Log {
             empty: Bounded::new(EMPTY, EMPTY_BYTES),
             order: VecDeque::new(),
             attempts: HashMap::new(),
+            past: Bounded::new(PAST, PAST),
+            hashing: Default::default(),
             bytes: 0,
         }
     }
@@ -92,7 +111,11 @@ impl Log {
             .temp_id
             .clone()
             .map(|temp_id| (new.sender.clone(), place.clone(), temp_id));
-        if let Some(message) = attempt.as_ref().and_then(|attempt| self.find(attempt)) {
+        if let Some(attempt) = &attempt
+            && let Some(message) = self
+                .find(attempt)
+                .or_else(|| self.find_past(attempt, &new.content))
+        {
             return Stored {
                 message,
                 duplicate: true,
@@ -208,6 +231,28 @@ impl Log {
         Some(talk.messages.get(index as usize)?.message.clone())
     }
 
+    /// A message that is not kept any more, which comes again with this text.
+    fn find_past(&mut self, attempt: &Attempt, content: &str) -> Option<StoredMessage> {
+        let hashes = self.hashes(attempt);
+        let past = self.past.get(&hashes)?;
+        let (sender, place, temp_id) = attempt;
+        Some(StoredMessage {
+            id: StoredMessage::id_of(past.row, past.offset),
+            offset: past.offset,
+            conversation_id: place.1.name().to_owned(),
+            sender_id: sender.user_id.to_string(),
+            sender_type: sender.user_type.as_ref().map(ToString::to_string),
+            content: content.to_owned(),
+            temp_id: Some(temp_id.clone()),
+            created_at: past.created_at,
+        })
+    }
+
+    fn hashes(&self, attempt: &Attempt) -> [u64; 2] {
+        let hashing = self.hashing.each_ref();
+        hashing.map(|hashing| hashing.hash_one(attempt))
+    }
+
     /// A conversation that goes on from where it is remembered to have been.
     fn begin(&mut self, place: &Place, now: u64) -> Talk {
         let (row, head) = self.empty.take(place).unwrap_or_else(|| {
@@ -222,25 +267,30 @@ impl Log {
         }
     }
 
+    /// Makes room. That the message was sent stays known: nobody asked for it to be removed.
     fn forget_oldest(&mut self) {
-        let Some(place) = self.order.pop_front() else {
-            return;
-        };
-        self.forget_first(&place);
+        let forgotten = self.order.pop_front();
+        if let Some((attempt, past)) = forgotten.and_then(|place| self.forget_first(&place)) {
+            self.past.put(self.hashes(&attempt), past, 1);
+        }
     }
 
-    /// Forgets the first message that is kept of a conversation; `order` has it no more.
-    fn forget_first(&mut self, place: &Place) {
-        let Some(talk) = self.talks.get_mut(place) else {
-            return;
-        };
-        if let Some(kept) = talk.messages.pop_front() {
+    /// Forgets the first message that is kept of a conversation; `order` has it no more. What it
+    /// was known by.
+    fn forget_first(&mut self, place: &Place) -> Option<(Attempt, Past)> {
+        let talk = self.talks.get_mut(place)?;
+        let row = talk.row;
+        let forgotten = talk.messages.pop_front().and_then(|kept| {
             self.bytes -= kept.bytes;
-            if let Some(temp_id) = kept.message.temp_id {
-                let attempt = (kept.sender, place.clone(), temp_id);
-                self.attempts.remove(&attempt);
-            }
-        }
+            let attempt = (kept.sender, place.clone(), kept.message.temp_id?);
+            self.attempts.remove(&attempt);
+            let past = Past {
+                row,
+                offset: kept.message.offset,
+                created_at: kept.message.created_at,
+            };
+            Some((attempt, past))
+        });
         if talk.messages.is_empty() {
             let known = (talk.row, talk.head);
             self.talks.remove(place);
@@ -248,6 +298,7 @@ impl Log {
             let bytes = OVERHEAD + place.1.name().len() + tenant;
             self.empty.put(place.clone(), known, bytes);
         }
+        forgotten
     }
 }
 
@@ -354,7 +405,37 @@ mod tests {
         }
         assert!(log.bytes <= BYTES);
         assert!(log.append(message("2999")).duplicate);
-        assert!(!log.append(message("0")).duplicate);
+        assert!(!log.append(message("3000")).duplicate);
+    }
+
+    #[test]
+    fn a_message_that_comes_again_is_the_same_also_when_it_is_not_kept_any_more() {
+        let mut log = Log::default();
+        let first = log.append(message("first")).message;
+        for number in 0..MESSAGES {
+            log.append(message(&number.to_string()));
+        }
+        assert_eq!(history(&mut log, Start::After(0), 0).2, 1);
+        let later = || NewMessage {
+            created_at: 9,
+            ..message("first")
+        };
+        let again = log.append(later());
+        assert!(again.duplicate && again.message == first);
+        // It is known for as long as a bound says, longer if it is asked for.
+        for number in 0..PAST + 1 {
+            log.append(message(&format!("more {number}")));
+            if number == PAST / 2 {
+                assert!(log.append(later()).duplicate);
+            }
+        }
+        assert!(log.append(later()).duplicate);
+        for number in 0..PAST + 1 {
+            log.append(message(&format!("yet more {number}")));
+        }
+        let anew = log.append(later());
+        assert!(!anew.duplicate && anew.message.id != first.id);
+        assert!(log.past.len() <= PAST);
     }
 
     #[test]
@@ -368,7 +449,7 @@ mod tests {
             });
         }
         assert_eq!(history(&mut log, Start::After(0), 9), (vec![], 1, 1, false));
-        let second = log.append(message("first")).message;
+        let second = log.append(message("second")).message;
         assert_eq!(second.offset, 2);
         assert_eq!(first.id.split('-').next(), second.id.split('-').next());
         assert_eq!(history(&mut log, Start::After(1), 9), (vec![2], 2, 1, true));
@@ -385,6 +466,7 @@ mod tests {
             let part = history(&mut log, Start::Before(before), 9);
             assert_eq!(part, (vec![], 5, 3, before == 1), "{before}");
         }
+        // As in a database, what was removed on purpose is not known any more.
         assert!(!log.append(message("0")).duplicate);
         assert!(log.append(message("4")).duplicate);
     }

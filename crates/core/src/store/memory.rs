@@ -38,7 +38,8 @@ struct Memory {
 }
 
 /// Keeps in memory what a node needs while it runs: the newest 65 536 messages, and the members
-/// of the 65 536 conversations that were used last; either of at most 64 MB; and 65 536 invites.
+/// of the 65 536 conversations that were used last; either of at most 64 MB; 65 536 invites; and
+/// as many messages of before by what their senders called them.
 /// Gone with the process.
 #[derive(Default)]
 pub struct MemoryStore {

@@ -256,8 +256,9 @@ impl Part {
 /// others told.
 pub trait MessageStore: Send + Sync + 'static {
     /// Stores a message in the next place of its conversation, or finds the one that this
-    /// sender stored in this channel under the same `temp_id`. A member of the conversation who
-    /// writes has read what is before.
+    /// sender stored in this channel under the same `temp_id`, for as long as that is kept; or
+    /// longer, with the text with which it comes again. A member of the conversation who writes
+    /// has read what is before.
     ///
     /// A new message is told before the answer is there: those of one conversation in the order
     /// of their offsets, whoever stored them and whether or not the answer is still waited

@@ -21,7 +21,13 @@ use crate::op::Op;
 use crate::peers::{self, Asked, EmitError, Emitted, Part, Silent, Sockets, Users};
 use crate::socket::Socket;
 
+/// How long an emit may look for its socket: some questions to Redis.
+const FIND: Duration = Duration::from_secs(10);
+
 impl Gateway {
+    /// How long [`emit`](Gateway::emit) may take besides the wait for an acknowledgement.
+    pub const EMIT_TAKES: Duration = FIND.saturating_add(peers::ANSWER_TIMEOUT);
+
     /// Asks all other nodes at once. Answers, and the ids of those that had none.
     async fn ask_all<Q: Asked>(&self, asked: Q) -> (Vec<Q::Answer>, Vec<String>) {
         let (peers, suspect) = self.shared.fanout.backplane.peers().await;
@@ -181,7 +187,11 @@ impl Gateway {
         ack_within: Option<Duration>,
     ) -> Result<Emitted, PublishError> {
         self.check_event(None, event, data)?;
-        let Some(peer) = self.holder(socket_id).await else {
+        let unreachable = || Err(EmitError::from(Code::NodeUnreachable));
+        let Ok(holder) = tokio::time::timeout(FIND, self.holder(socket_id)).await else {
+            return Ok(unreachable());
+        };
+        let Some(peer) = holder else {
             return Ok(self.emit_here(socket_id, event, data, ack_within).await);
         };
         let asked = peers::Emit {
@@ -191,7 +201,7 @@ impl Gateway {
             ack_within: ack_within.map(|time| time.as_millis() as u64),
         };
         let emitted = self.ways.peers.ask(&peer, asked).await;
-        Ok(emitted.unwrap_or_else(|Silent| Err(EmitError::from(Code::NodeUnreachable))))
+        Ok(emitted.unwrap_or_else(|Silent| unreachable()))
     }
 
     /// Rooms in the order of their names, at most `limit` from `cursor` on.

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::inbox::Id;
+use super::messages::RETRY_AFTER_MS;
 use crate::store::{Channel, History, HistoryQuery, MAX_PART, PART, Start, StoreError};
 use crate::{Code, Event, EventError, FromEvent, Gateway, Json, Socket, rooms};
 
@@ -77,7 +78,7 @@ pub(super) fn refused(error: &StoreError) -> EventError {
         StoreError::Failed(reason) => {
             tracing::error!(reason, "the store could not do what a client asked for");
             let what = "The store cannot do that now; try again";
-            EventError::new(Code::Internal, what)
+            EventError::new(Code::Internal, what).retry_after(RETRY_AFTER_MS)
         }
     }
 }

@@ -19,7 +19,7 @@ const MAX_TEMP_ID: usize = 128;
 const STORE_TIME: Duration = Duration::from_secs(10);
 /// When a message that could not be stored may be tried again, milliseconds: a queue that was
 /// full has moved on, a full disk costs little more than the question.
-const RETRY_AFTER_MS: u64 = 1_000;
+pub(super) const RETRY_AFTER_MS: u64 = 1_000;
 /// Where `chat:send` goes when it names no room.
 const OPEN_ROOM: &str = "chat";
 
@@ -223,7 +223,12 @@ async fn send(
     if let Some(temp_id) = &temp_id
         && stored.as_ref().err().is_none_or(may_be_there)
     {
-        socket.notes_sent(&sender, &channel, temp_id);
+        let was_there = socket.notes_sent(&sender, &channel, temp_id, stored.is_ok());
+        if was_there && stored.as_ref().is_ok_and(|stored| !stored.duplicate) {
+            // The store has forgotten the first: this is one more, and said once more. It is
+            // there; what comes next may be refused for it.
+            let _ = socket.take_message();
+        }
     }
     let stored = stored.map_err(|error| refuse(&temp_id, error))?;
     let message = stored.message;

@@ -427,9 +427,22 @@ impl Hub {
         error: &EventError,
         id: Option<&str>,
     ) {
+        self.live_error_about(engine, slot, error, None, id);
+    }
+
+    /// The same about a topic that a client wanted to be in.
+    pub(super) fn live_error_about(
+        &mut self,
+        engine: &mut Engine,
+        slot: Slot,
+        error: &EventError,
+        topic: Option<&str>,
+        id: Option<&str>,
+    ) {
         self.metrics.outbound(Outbound::Error).add(1);
+        let wait = error.retry_after_ms;
         self.send_live(engine, slot, |text| {
-            live::push_error(&error.code, &error.error, error.retry_after_ms, id, text);
+            live::push_error(&error.code, &error.error, wait, topic, id, text);
         });
     }
 }

@@ -20,7 +20,7 @@ use tokio::sync::oneshot;
 use super::Hub;
 use super::link::SocketState;
 use super::resume::snapshot;
-use super::tasks::TaskKind;
+use super::tasks::{Subscribing, TaskKind};
 use crate::api::{MEMBERS_AN_EVENT, count_newcomer};
 use crate::event::{EventError, to_json};
 use crate::gateway::WeakGateway;
@@ -29,8 +29,9 @@ use crate::publication::Encoding;
 
 /// How long the store may take to keep a member.
 const REMEMBER: Duration = Duration::from_secs(10);
-/// How long a subscription may take: twice what a store that is away is waited for.
-const SUBSCRIBE: Duration = Duration::from_secs(10);
+/// How long a subscription may take: longer than a store that is away is waited for (5 s), and
+/// less than clients wait for its answer (10 s).
+const SUBSCRIBE: Duration = Duration::from_secs(8);
 /// How much longer, where the other nodes are asked who is there: as long as they may take.
 const ASK_NODES: Duration = Duration::from_secs(4);
 
@@ -191,9 +192,24 @@ impl Hub {
         }
         match held {
             Ok(_) => self.subscribe_now(engine, slot, topic, id, recover, members),
-            Err(error) => self.live_error(engine, slot, error, id),
+            Err(error) => self.live_error_about(engine, slot, error, Some(topic), id),
         }
         self.release_input(engine, slot);
+    }
+
+    /// Nothing came of a subscription. That costs the topic and not the connection: its client is
+    /// in a topic when it has heard `subscribed`, also in one that it has come back with.
+    pub(super) fn not_subscribed(
+        &mut self,
+        engine: &mut Engine,
+        asked: &Subscribing,
+        error: &EventError,
+    ) {
+        if let Some(slot) = self.locate(engine, &asked.to) {
+            let (topic, id) = (Some(&*asked.topic), asked.id.as_deref());
+            self.live_error_about(engine, slot, error, topic, id);
+            self.release_input(engine, slot);
+        }
     }
 
     /// One more join of a socket, or of the connection itself under the limits of `/`, if
@@ -460,7 +476,7 @@ impl Hub {
     ) {
         self.active(engine, slot);
         if let Err(error) = self.count_join(engine, slot, Some(ROOT)) {
-            self.live_error(engine, slot, &error, id);
+            self.live_error_about(engine, slot, &error, Some(topic), id);
             return;
         }
         let Some(socket) = self.link(slot).and_then(|link| link.socket(ROOT)) else {
@@ -469,7 +485,7 @@ impl Hub {
         let identity = socket.identity.clone();
         let open = self.shared.members.may_join_now(topic, &identity);
         if let Some(Err(error)) = open {
-            self.live_error(engine, slot, &error.into(), id);
+            self.live_error_about(engine, slot, &error.into(), Some(topic), id);
             return;
         }
         let tenant = identity.tenant_id().cloned();
@@ -489,7 +505,8 @@ impl Hub {
         }
         engine.pause(slot);
         let (shared, shard) = (self.shared.clone(), self.shard);
-        let (topic, id): (Box<str>, _) = (topic.into(), id.map(Into::into));
+        let asked = Box::new(Subscribing::new(to, topic, id));
+        let (topic, id) = (asked.topic.clone(), asked.id.clone());
         let work = async move {
             let open = shared.members.may_join(&topic, &identity).await;
             if let (Ok(()), Some(ready)) = (&open, ready) {
@@ -514,7 +531,7 @@ impl Hub {
             shared.fanout.post(shard, op);
         };
         let time = SUBSCRIBE + if members { ASK_NODES } else { Duration::ZERO };
-        self.start(engine, Box::pin(work), TaskKind::Subscribe(to), time);
+        self.start(engine, Box::pin(work), TaskKind::Subscribe(asked), time);
     }
 
     /// A live connection wants to leave a topic. What it has published before is on its way
@@ -569,7 +586,9 @@ impl Hub {
         let members = members.as_deref();
         let joined = match self.join(engine, slot, ROOT, topic) {
             Ok(joined) => joined,
-            Err(error) => return self.live_error(engine, slot, &error.into(), id),
+            Err(error) => {
+                return self.live_error_about(engine, slot, &error.into(), Some(topic), id);
+            }
         };
         self.note_joined(engine, slot, ROOT, topic);
         let epoch = self.shared.fanout.epoch(joined.epoch);

@@ -6,16 +6,18 @@ use heartline_core::auth::AuthError;
 use heartline_core::presence::SocketAddress;
 use heartline_engine::shard::engine::Engine;
 use heartline_engine::tasks::{Ended, TaskId, Work};
+use heartline_wire::codes::Code;
 use heartline_wire::id::{ConnId, Slot};
-use heartline_wire::reason::Reason;
 
 use super::Hub;
+use crate::event::EventError;
 use crate::in_order;
 use crate::op::{Op, Refusal};
 use crate::shared::OwnShared;
 
-/// The close code of who is to come back a little later (RFC 6455's registry: Try Again Later).
-const TRY_AGAIN_LATER: u16 = 1013;
+/// What a client is told to wait whose topic did not come in time: its input stood still for eight
+/// seconds, and is not to do so all the time.
+const ASK_AGAIN_MS: u64 = 20_000;
 
 /// What the hub wants to know of a task when it ends.
 pub(super) enum TaskKind {
@@ -25,9 +27,27 @@ pub(super) enum TaskKind {
         holds: bool,
     },
     Connect(SocketAddress),
-    /// The connection waits for it.
-    Subscribe(SocketAddress),
+    /// The connection's input waits for it.
+    Subscribe(Box<Subscribing>),
     Detached,
+}
+
+/// A live connection that wants to be in a topic.
+pub(super) struct Subscribing {
+    pub(super) to: SocketAddress,
+    pub(super) topic: Box<str>,
+    /// What it calls its question; `None`: it has not asked by one, or came back with the topic.
+    pub(super) id: Option<Box<str>>,
+}
+
+impl Subscribing {
+    pub(super) fn new(to: SocketAddress, topic: &str, id: Option<&str>) -> Subscribing {
+        Subscribing {
+            to,
+            topic: topic.into(),
+            id: id.map(Into::into),
+        }
+    }
 }
 
 pub(super) struct HubWaker {
@@ -81,6 +101,10 @@ impl Hub {
                     TaskKind::Connect(socket) => {
                         self.connect_failed(engine, socket, Refusal::Failed);
                     }
+                    // It would panic again.
+                    TaskKind::Subscribe(asked) => {
+                        self.not_subscribed(engine, &asked, &Code::Internal.into());
+                    }
                     kind => self.task_failed(engine, kind),
                 }
             }
@@ -100,13 +124,10 @@ impl Hub {
                 let refusal = Refusal::Auth(AuthError::Unavailable);
                 self.connect_failed(engine, socket, refusal);
             }
-            // The client may believe that it is in the topic already: it has named it as it came
-            // back. It comes back once more, and begins where it was lost.
-            TaskKind::Subscribe(socket) => {
-                if let Some(slot) = self.locate(engine, &socket) {
-                    let (reason, text) = (Reason::TransportError, "a topic cannot be reached");
-                    engine.close_with(slot, reason, TRY_AGAIN_LATER, text);
-                }
+            TaskKind::Subscribe(asked) => {
+                let error = EventError::new(Code::Internal, "The topic was not reached in time");
+                let error = error.retry_after(ASK_AGAIN_MS);
+                self.not_subscribed(engine, &asked, &error);
             }
             TaskKind::Detached => {}
         }

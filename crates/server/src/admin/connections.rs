@@ -104,7 +104,7 @@ pub(super) struct Emitted {
 }
 
 /// Longest wait for an acknowledgement.
-const MAX_ACK: Duration = Duration::from_secs(60);
+pub(super) const MAX_ACK: Duration = Duration::from_secs(60);
 
 pub(super) async fn emit(
     With(state): With<State>,

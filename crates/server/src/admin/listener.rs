@@ -16,17 +16,21 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, Sleep, sleep};
 
+use super::LONGEST;
+
 /// Connections at once; further ones wait to be accepted. Backends keep theirs for later, so
 /// there is room for many.
 const MAX_CONNECTIONS: usize = 1024;
 /// How long the first byte of a connection may take.
 const FIRST: Duration = Duration::from_secs(10);
 /// How long a connection may wait for its next request, longer than scrapers and backends
-/// keep theirs; how long it may take from a request's first byte to the answer's, however slowly
-/// the others come; and how long no byte of the answer may move.
+/// keep theirs; and how long no byte of an answer may move.
 const IDLE: Duration = Duration::from_secs(65);
-/// How long who says no more is still answered.
-const OWED: Duration = Duration::from_secs(10);
+/// How long a request may take to come, however slowly: 2 MB at 1 Mbit/s.
+const COMES: Duration = Duration::from_secs(20);
+/// How long it may take from a request's first byte to the answer's. Who has said all they have to
+/// say and ended their side is answered as long: that looks like a departure, and is none.
+const ASKED: Duration = COMES.saturating_add(LONGEST);
 
 /// A listener with so many places.
 pub(super) struct Bounded {
@@ -34,6 +38,7 @@ pub(super) struct Bounded {
     places: Arc<Semaphore>,
     first: Duration,
     idle: Duration,
+    asked: Duration,
 }
 
 impl Bounded {
@@ -43,6 +48,7 @@ impl Bounded {
             places: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
             first: FIRST,
             idle: IDLE,
+            asked: ASKED,
         }
     }
 }
@@ -59,6 +65,7 @@ impl Listener for Bounded {
             stream,
             alarm: Box::pin(sleep(self.first)),
             idle: self.idle,
+            patience: self.asked,
             asked: false,
             answered: false,
             ended: false,
@@ -77,6 +84,8 @@ pub(super) struct Connection {
     stream: TcpStream,
     alarm: Pin<Box<Sleep>>,
     idle: Duration,
+    /// From a request's first byte to the answer's.
+    patience: Duration,
     /// Something was said since the last answer left.
     asked: bool,
     /// Some of an answer was written.
@@ -117,16 +126,12 @@ impl AsyncRead for Connection {
         match Pin::new(&mut self.stream).poll_read(cx, buffer) {
             Poll::Ready(Ok(())) if buffer.filled().len() > before => {
                 if !std::mem::replace(&mut self.asked, true) {
-                    let idle = self.idle;
-                    self.wait(idle);
+                    let patience = self.patience;
+                    self.wait(patience);
                 }
                 return Poll::Ready(Ok(()));
             }
-            Poll::Ready(Ok(())) if self.asked => {
-                if !std::mem::replace(&mut self.ended, true) {
-                    self.wait(OWED);
-                }
-            }
+            Poll::Ready(Ok(())) if self.asked => self.ended = true,
             Poll::Pending => {}
             ready => return ready,
         }
@@ -180,10 +185,10 @@ mod tests {
     use super::*;
     use std::io::{Read, Write};
 
-    /// Serves with two places and this patience; what answers takes `takes`.
+    /// Serves with two places and these patiences; what answers takes `takes`.
     fn served(
         first: Duration,
-        idle: Duration,
+        (idle, asked): (Duration, Duration),
         takes: Duration,
     ) -> (tokio::runtime::Runtime, SocketAddr) {
         let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -197,6 +202,7 @@ mod tests {
             places: Arc::new(Semaphore::new(2)),
             first,
             idle,
+            asked,
             ..Bounded::new(listener)
         };
         let answers = axum::Router::new().fallback(move |body: String| async move {
@@ -222,7 +228,7 @@ mod tests {
 
     #[test]
     fn connections_that_say_nothing_give_their_places_to_those_who_wait() {
-        let (_runtime, address) = served(Duration::from_millis(50), IDLE, Duration::ZERO);
+        let (_runtime, address) = served(Duration::from_millis(50), (IDLE, ASKED), Duration::ZERO);
         let mut silent: Vec<_> = (0..4).map(|_| connect(address)).collect();
         let mut asks = connect(address);
         asks.write_all(b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
@@ -235,8 +241,24 @@ mod tests {
     }
 
     #[test]
+    fn no_request_that_is_allowed_is_cut_before_its_answer() {
+        let ack = super::super::connections::MAX_ACK;
+        let others = heartline::Gateway::EMIT_TAKES;
+        let redis = super::super::idempotency::PATIENCE * 2;
+        assert!(LONGEST >= ack + others + redis, "{LONGEST:?}");
+        assert!(ASKED >= COMES + LONGEST && COMES >= FIRST);
+        // Nor is it given up by other nodes while it runs.
+        assert!(super::super::idempotency::RUNS_FOR > LONGEST);
+    }
+
+    #[test]
     fn who_asks_and_says_no_more_is_answered() {
-        let (_runtime, address) = served(FIRST, IDLE, Duration::from_millis(50));
+        // Also by what takes longer than any wait between requests.
+        let (_runtime, address) = served(
+            FIRST,
+            (Duration::from_millis(20), ASKED),
+            Duration::from_millis(200),
+        );
         for (request, said) in [
             ("GET / HTTP/1.1\r\nhost: x\r\n\r\n", "hello "),
             ("GET / HTTP/1.0\r\n\r\n", "hello "),
@@ -255,7 +277,8 @@ mod tests {
 
     #[test]
     fn a_request_that_trickles_in_has_an_end() {
-        let (_runtime, address) = served(FIRST, Duration::from_millis(100), Duration::ZERO);
+        let asked = Duration::from_millis(100);
+        let (_runtime, address) = served(FIRST, (IDLE, asked), Duration::ZERO);
         let mut slow = connect(address);
         slow.set_read_timeout(Some(Duration::from_millis(10)))
             .unwrap();

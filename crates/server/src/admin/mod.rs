@@ -19,17 +19,26 @@ mod state;
 mod strict;
 mod users;
 
+use std::time::Duration;
+
 use axum::extract::DefaultBodyLimit;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post, put};
 use axum::{Json, Router, middleware};
+use heartline::Gateway;
 use serde_json::json;
 use tokio::net::TcpListener;
 
 use listener::Bounded;
 use problem::Problem;
 pub(crate) use state::State;
+
+/// How long the longest request that is allowed may take, once it has come: an emit under a key, in
+/// a cluster, that waits for an acknowledgement.
+const LONGEST: Duration = connections::MAX_ACK
+    .saturating_add(Gateway::EMIT_TAKES)
+    .saturating_add(idempotency::PATIENCE.saturating_mul(2));
 
 /// Largest request body, bytes.
 const MAX_BODY: usize = 2_000_000;

@@ -446,8 +446,8 @@ fn idempotency_key() -> Value {
     json!({
         "name": KEY,
         "in": "header",
-        "description": "What the caller makes up for this one request, such as a UUID. The same \
-            request under the same key is not done again for 24 hours, but answered as it was, \
+        "description": "What the caller makes up for this one request, such as a UUID. What was \
+            done under a key is not done again for 24 hours, but answered as it was, \
             with Idempotency-Replayed: true; while it runs, 409; another request under it, 422.",
         "schema": { "type": "string", "minLength": 1, "maxLength": MAX_KEY,
             "pattern": "^[!-~]+$" },

@@ -132,12 +132,14 @@ pub fn push_pong(id: Option<&str>, timestamp_ms: u64, out: &mut String) {
     out.push('}');
 }
 
-/// Appends an error: `{"type":"error","code":…,"message":…,"retryAfterMs":…,"id":…}`; the time
-/// after which trying again makes sense in milliseconds, where there is one.
+/// Appends an error: `{"type":"error","code":…,"message":…,"retryAfterMs":…,"data":…,"id":…}`; the
+/// time after which trying again makes sense in milliseconds, and the topic that came to nothing as
+/// `{"topic":…}`, where there are such. (A `topic` beside the `type` has what was said in it.)
 pub fn push_error(
     code: &str,
     message: &str,
     retry_after_ms: Option<u64>,
+    topic: Option<&str>,
     id: Option<&str>,
     out: &mut String,
 ) {
@@ -146,6 +148,11 @@ pub fn push_error(
     push_text("message", message, out);
     if let Some(wait) = retry_after_ms {
         push_number("retryAfterMs", wait, out);
+    }
+    if let Some(topic) = topic {
+        out.push_str(r#","data":{"topic":"#);
+        json::quote_into(topic, out);
+        out.push('}');
     }
     push_id(id, out);
     out.push('}');

@@ -323,12 +323,16 @@ fn encoders() {
             r#"{"type":"pong","timestamp":17}"#,
         ),
         (
-            encoded(|o| push_error("protocol-violation", "no \"x\"", None, None, o)),
+            encoded(|o| push_error("protocol-violation", "no \"x\"", None, None, None, o)),
             r#"{"type":"error","code":"protocol-violation","message":"no \"x\""}"#,
         ),
         (
-            encoded(|o| push_error("c", "m", Some(70), Some("5"), o)),
+            encoded(|o| push_error("c", "m", Some(70), None, Some("5"), o)),
             r#"{"type":"error","code":"c","message":"m","retryAfterMs":70,"id":5}"#,
+        ),
+        (
+            encoded(|o| push_error("c", "m", Some(70), Some("\"t"), None, o)),
+            r#"{"type":"error","code":"c","message":"m","retryAfterMs":70,"data":{"topic":"\"t"}}"#,
         ),
         (
             encoded(|o| push_refusal("c", "m", Some("[1]"), Some("5"), o)),

@@ -11,10 +11,12 @@ use tokio::sync::oneshot;
 use super::*;
 use crate::http::accept::{Door, Inside};
 use crate::shard::ShardMessage;
+use crate::shard::arrivals::LISTENER;
 use crate::shard::listener::Listener;
 use crate::shard::newcomers::{
     Arrival, Caller, Doorman, HEADER_TIMEOUT, Listening, NEWCOMERS, Opening as Begun,
 };
+use crate::shard::turn::Readiness;
 use crate::slots::ConnectionSlots;
 
 const REQUEST: &[u8] = b"GET / HTTP/1.1\r\n\r\n";
@@ -29,6 +31,8 @@ struct Notes {
     given: Mutex<Vec<Given>>,
     /// How many connections the shard had for each whom it might have handed on.
     loads: Mutex<Vec<usize>>,
+    /// Another shard has fewer connections. (It loses them.)
+    hands_on: bool,
 }
 
 impl Doorman for Notes {
@@ -38,7 +42,7 @@ impl Doorman for Notes {
 
     fn hand_on(&self, arrival: Arrival, _: u16, connections: usize) -> Option<Arrival> {
         self.loads.lock().unwrap().push(connections);
-        Some(arrival)
+        Some(arrival).filter(|_| !self.hands_on)
     }
 
     fn open(&self, read: &[u8], peer: std::net::IpAddr) -> Option<Begun> {
@@ -72,6 +76,11 @@ fn listening() -> (Harness<Recorder>, SocketAddr, Arc<Notes>) {
 }
 
 fn listening_on(listener: TcpListener) -> (Harness<Recorder>, Arc<Notes>) {
+    listening_beside(listener, false)
+}
+
+/// The same beside another shard, which `has_fewer` connections.
+fn listening_beside(listener: TcpListener, has_fewer: bool) -> (Harness<Recorder>, Arc<Notes>) {
     let mut harness = Harness::new(settings(), |_| Recorder::default());
     listener.set_nonblocking(true).unwrap();
     let doorman = Arc::new(Notes {
@@ -79,6 +88,7 @@ fn listening_on(listener: TcpListener) -> (Harness<Recorder>, Arc<Notes>) {
         slots: harness.slots().clone(),
         given: Mutex::default(),
         loads: Mutex::default(),
+        hands_on: has_fewer,
     });
     harness.handle().0.push(ShardMessage::Listen(Listening {
         id: 7,
@@ -257,6 +267,39 @@ fn many_who_ask_in_one_moment_are_heard_a_few_in_each_turn() {
 }
 
 #[test]
+fn who_has_spoken_first_is_heard_before_others_who_go_on_coming() {
+    let (mut harness, address, doorman) = listening();
+    let (first, later) = (3 * NEWCOMERS, 2 * NEWCOMERS);
+    let mut clients = Vec::new();
+    while clients.len() < first + later {
+        // No more than may wait to be accepted.
+        clients.extend((0..NEWCOMERS).map(|_| connect(address)));
+        turn_until(&mut harness, |_| doorman.door.total() == clients.len());
+    }
+    for client in &mut clients[..first] {
+        client.write_all(b"first").unwrap();
+    }
+    // All of them have been told of, and some heard.
+    harness.turn();
+    let heard = doorman.given.lock().unwrap().len();
+    assert!((1..=NEWCOMERS).contains(&heard), "{heard}");
+    harness.turn_told(std::iter::empty(), harness.now());
+    for client in &mut clients[first..] {
+        client.write_all(b"later").unwrap();
+    }
+    let all = first + later;
+    turn_until(&mut harness, |_| doorman.given.lock().unwrap().len() == all);
+    let given = doorman.given.lock().unwrap();
+    let spoke = |said: &'static str| given.iter().filter(move |(read, _)| read == said);
+    assert_eq!(
+        (spoke("first").count(), spoke("later").count()),
+        (first, later)
+    );
+    let last = given.iter().rposition(|(read, _)| read == "first").unwrap();
+    assert_eq!(last + 1, first);
+}
+
+#[test]
 fn who_speaks_in_time_is_heard_although_there_is_no_time_for_them() {
     let (mut harness, address, doorman) = listening();
     let many = 2 * NEWCOMERS;
@@ -278,6 +321,22 @@ fn who_has_not_asked_yet_counts_where_newcomers_are_spread() {
     let _clients = [connect(address), connect(address), connect(address)];
     turn_until(&mut harness, |_| doorman.door.total() == 3);
     assert_eq!(*doorman.loads.lock().unwrap(), [0, 1, 2]);
+}
+
+#[test]
+fn who_hands_newcomers_on_goes_to_the_end_of_the_line_for_the_next() {
+    for has_fewer in [true, false] {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let address = listener.local_addr().unwrap();
+        let (mut harness, doorman) = listening_beside(listener, has_fewer);
+        let _clients: Vec<_> = (0..=NEWCOMERS).map(|_| connect(address)).collect();
+        harness.turn();
+        assert_eq!(doorman.loads.lock().unwrap().len(), NEWCOMERS);
+        // Who stands anew in line is told anew of those who wait there.
+        let tells = |event: &Readiness| event.token == LISTENER | 7;
+        let told = harness.told().into_iter().filter(tells).count();
+        assert_eq!(told, usize::from(has_fewer));
+    }
 }
 
 #[test]

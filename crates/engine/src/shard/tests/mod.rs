@@ -6,6 +6,7 @@ mod fairness;
 mod liveness;
 mod order;
 mod polling;
+mod tls;
 mod upgrade;
 mod websocket;
 

@@ -1211,7 +1211,7 @@ fn all_are_told_where_what_was_said_to_everybody_is_lost() {
 }
 
 #[test]
-fn a_live_client_whose_topic_cannot_be_reached_is_sent_away_to_come_back() {
+fn a_live_client_whose_topic_cannot_be_reached_hears_so_and_keeps_its_connection() {
     let mut cluster = Cluster::new();
     let mut ann = cluster.worlds[0].live("user=ann");
     cluster.settle();
@@ -1220,13 +1220,20 @@ fn a_live_client_whose_topic_cannot_be_reached_is_sent_away_to_come_back() {
     // What all nodes have of it does not come.
     let subscribe = r#"{"type":"subscribe","topic":"a","id":1}"#;
     assert!(world.ask(&mut ann, subscribe).is_empty());
-    world.run(ms(9_900));
+    // What it says meanwhile waits.
+    ann.says(r#"{"type":"ping","id":2}"#);
+    world.run(ms(7_900));
     assert!(ann.hears().is_empty());
     world.run(ms(200));
-    assert_eq!(ann.hears(), ["close 1013"]);
-    // It goes on where it was.
-    world.run(ms(1_000));
-    assert_eq!(world.metric("heartline_suspended"), 1);
+    let heard = ann.hears();
+    let error = concat!(
+        r#"{"type":"error","code":"INTERNAL","message":"The topic was not reached in time","#,
+        r#""retryAfterMs":20000,"data":{"topic":"a"},"id":1}"#,
+    );
+    assert_eq!(heard[0], error);
+    assert!(heard[1].contains(r#""pong","id":2"#), "{heard:?}");
+    assert_eq!(heard.len(), 2);
+    assert_eq!(world.gateway.connection_count(), 1);
 }
 
 #[test]

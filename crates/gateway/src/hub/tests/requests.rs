@@ -1,6 +1,12 @@
 //! What clients ask, and what they are answered.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use heartline_core::policy::{AuthMode, Limit, RoomsDefault};
+use heartline_core::store::memory::MemoryStore;
+use heartline_core::store::{
+    History, HistoryQuery, MessageStore, NewMessage, StoreError, Stored, Tell,
+};
 
 use super::*;
 
@@ -393,6 +399,55 @@ fn a_message_that_comes_again_is_answered_again_and_counts_once() {
     assert_eq!(answer("t", "a"), first);
     // Of one that was refused nothing is known.
     assert!(answer("u", "a").contains("RATE_LIMITED"));
+}
+
+/// A store that forgets at once what its senders call their messages, and fails when it is told to.
+#[derive(Default, Clone)]
+struct Forgetful(Arc<MemoryStore>, Arc<AtomicBool>);
+
+impl MessageStore for Forgetful {
+    fn append(&self, new: NewMessage, tell: Tell) -> BoxFuture<Result<Stored, StoreError>> {
+        if self.1.load(Ordering::Relaxed) {
+            return Box::pin(async { Err(StoreError::Failed("no disk".into())) });
+        }
+        let temp_id = None;
+        self.0.append(NewMessage { temp_id, ..new }, tell)
+    }
+
+    fn history(&self, query: HistoryQuery) -> BoxFuture<Result<History, StoreError>> {
+        self.0.history(query)
+    }
+}
+
+conversations_of::has_conversations_of!(Forgetful, 0);
+invites_of::has_invites_of!(Forgetful, 0);
+
+#[test]
+fn a_message_that_comes_again_counts_again_where_the_store_has_forgotten_the_first() {
+    let config = config_with(|root| root.limits.messages = Some(Limit::per(3, 60)));
+    let store = Forgetful::default();
+    let fails = store.1.clone();
+    let mut world = World::with(config, |builder| builder.store(store));
+    let mut ann = world.socketio("user=ann");
+    let mut say = |temp_id: &str| {
+        let text = format!(r#"425["chat:send",{{"content":"hi","tempId":"{temp_id}"}}]"#);
+        world.ask(&mut ann, &text).pop().unwrap()
+    };
+    // What may have been stored counts once, however often it is tried.
+    fails.store(true, Ordering::Relaxed);
+    for _ in 0..4 {
+        assert!(say("t").contains("SEND_FAILED"));
+    }
+    fails.store(false, Ordering::Relaxed);
+    // It is there now; then it is there, and said, once more, and that is one more.
+    for offset in [1, 2, 3] {
+        let answer = say("t");
+        assert!(
+            answer.contains(&format!(r#""offset":{offset},"#)),
+            "{answer}"
+        );
+    }
+    assert!(say("u").contains("RATE_LIMITED"));
 }
 
 #[test]

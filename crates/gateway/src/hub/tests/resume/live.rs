@@ -1,6 +1,15 @@
 //! Live clients: topics and sessions.
 
+use heartline_core::store::conversations::{
+    Added, Conversations, Inbox, InboxQuery, Marked, Member, Membership,
+};
+use heartline_core::store::memory::MemoryStore;
+use heartline_core::store::{
+    History, HistoryQuery, MessageStore, NewMessage, StoreError, Stored, Tell,
+};
+
 use super::*;
+use crate::config::ConversationsConfig;
 
 /// What a live client is told, as JSON.
 pub(super) fn frames(client: &mut Client) -> Vec<serde_json::Value> {
@@ -239,4 +248,132 @@ fn a_live_session_whose_last_events_may_be_lost_says_so() {
         "type": "auth", "token": "user=ann", "resume": hello[0]["resume"], "topics": {},
     });
     assert_eq!(asked(&mut world, &mut again, &frame)[0]["recovered"], false);
+}
+
+/// A store that has no answer of some conversations: it is stuck, or at fault.
+#[derive(Default)]
+struct Moody(MemoryStore);
+
+impl MessageStore for Moody {
+    fn append(&self, new: NewMessage, tell: Tell) -> BoxFuture<Result<Stored, StoreError>> {
+        self.0.append(new, tell)
+    }
+
+    fn history(&self, query: HistoryQuery) -> BoxFuture<Result<History, StoreError>> {
+        self.0.history(query)
+    }
+}
+
+impl Conversations for Moody {
+    fn add_member(
+        &self,
+        id: &str,
+        user: &Arc<UserKey>,
+        membership: Membership,
+        now: u64,
+    ) -> BoxFuture<Result<Added, StoreError>> {
+        self.0.add_member(id, user, membership, now)
+    }
+
+    fn remove_member(&self, id: &str, user: &Arc<UserKey>) -> BoxFuture<Result<bool, StoreError>> {
+        self.0.remove_member(id, user)
+    }
+
+    fn members(
+        &self,
+        tenant: Option<&str>,
+        id: &str,
+    ) -> BoxFuture<Result<Vec<Member>, StoreError>> {
+        match id {
+            "stuck" => Box::pin(std::future::pending()),
+            "fault" => Box::pin(async { panic!("a store's fault") }),
+            "fails" => Box::pin(async { Err(StoreError::Failed("no disk".into())) }),
+            _ => self.0.members(tenant, id),
+        }
+    }
+
+    fn mark_read(
+        &self,
+        id: &str,
+        user: &Arc<UserKey>,
+        offset: u64,
+        now: u64,
+    ) -> BoxFuture<Result<Option<Marked>, StoreError>> {
+        self.0.mark_read(id, user, offset, now)
+    }
+
+    fn inbox(&self, query: InboxQuery) -> BoxFuture<Result<Inbox, StoreError>> {
+        self.0.inbox(query)
+    }
+}
+
+crate::hub::tests::invites_of::has_invites_of!(Moody, 0);
+
+/// An error about a topic: its code, the topic, the id, and when it is worth asking again.
+fn told(frame: &serde_json::Value) -> (&str, &str, Option<u64>, Option<u64>) {
+    let text = |value: &'static str| frame[value].as_str().unwrap_or_default();
+    let topic = frame["data"]["topic"].as_str().unwrap_or_default();
+    assert_eq!(text("type"), "error", "{frame}");
+    let (id, wait) = (&frame["id"], &frame["retryAfterMs"]);
+    (text("code"), topic, id.as_u64(), wait.as_u64())
+}
+
+#[test]
+fn a_topic_that_comes_to_nothing_costs_neither_the_connection_nor_the_other_topics() {
+    let config = Config {
+        conversations: ConversationsConfig::default(),
+        ..live_config()
+    };
+    let mut world = World::with(config, |builder| builder.store(Moody::default()));
+    let mut ann = world.open(Opening::plain());
+    let hello = asked(&mut world, &mut ann, &auth("user=ann"));
+    asked(&mut world, &mut ann, &subscribe("a", None));
+    // What panics would panic again; what failed or is stuck is worth another try.
+    let answer = asked(&mut world, &mut ann, &subscribe("conversation:fault", None));
+    let expected = ("INTERNAL", "conversation:fault", Some(1), None);
+    assert_eq!(told(&answer[0]), expected);
+    let answer = asked(&mut world, &mut ann, &subscribe("conversation:fails", None));
+    let expected = ("INTERNAL", "conversation:fails", Some(1), Some(1_000));
+    assert_eq!(told(&answer[0]), expected);
+    for _ in 0..2 {
+        let stuck = subscribe("conversation:stuck", None);
+        assert!(asked(&mut world, &mut ann, &stuck).is_empty());
+        world.run(ms(9_100));
+        let expected = ("INTERNAL", "conversation:stuck", Some(1), Some(20_000));
+        assert_eq!(told(&frames(&mut ann)[0]), expected);
+    }
+    said(&world, "a", "one");
+    world.settle();
+    assert_eq!(frames(&mut ann)[0]["data"], "one");
+    // Who comes back with them is told of each, goes on with the others, and stays.
+    ann.0.end();
+    world.settle();
+    for round in 0..2 {
+        let mut ann = world.open(Opening::plain());
+        let again = serde_json::json!({
+            "type": "auth", "token": "user=ann", "resume": hello[0]["resume"],
+            "topics": {"a": null, "conversation:stuck": null, "conversation:fault": null},
+        });
+        let told_at_once = asked(&mut world, &mut ann, &again);
+        let fault = ("INTERNAL", "conversation:fault", None, None);
+        let errors: Vec<_> = told_at_once
+            .iter()
+            .filter(|f| f["type"] == "error")
+            .collect();
+        assert_eq!(errors.len(), 1, "{told_at_once:?}");
+        assert_eq!(told(errors[0]), fault);
+        assert!(
+            told_at_once
+                .iter()
+                .any(|f| f["type"] == "subscribed" && f["topic"] == "a")
+        );
+        world.run(ms(9_100));
+        let stuck = ("INTERNAL", "conversation:stuck", None, Some(20_000));
+        assert_eq!(told(&frames(&mut ann)[0]), stuck);
+        said(&world, "a", "two");
+        world.settle();
+        assert_eq!(frames(&mut ann)[0]["data"], "two", "{round}");
+        ann.0.end();
+        world.settle();
+    }
 }

@@ -6,6 +6,8 @@
 //!
 //! Source: draft-ietf-httpapi-idempotency-key-header-07.
 
+mod together;
+
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -24,6 +26,8 @@ use super::openapi::Route;
 use super::problem::Problem;
 use super::strict;
 use crate::config::Settings;
+pub(super) use together::PATIENCE;
+use together::{Ask, Claimed, InRedis, Together};
 
 /// The header as it is written.
 pub(super) const KEY: &str = "Idempotency-Key";
@@ -53,9 +57,9 @@ const MAX_ANSWER: usize = 64 << 10;
 /// listener has connections.
 const MAX_RUNNING: usize = 1024;
 
-/// In a cluster, a node that was doing a request for this long has died: an acknowledgement may
-/// take a minute, and the answer of another node some seconds.
-const RUNS_FOR: Duration = Duration::from_secs(120);
+/// In a cluster, a node that was doing a request for this long has died: longer than any may take
+/// ([`LONGEST`](super::LONGEST)).
+pub(super) const RUNS_FOR: Duration = Duration::from_secs(120);
 
 /// What a caller is told to wait whose first request still runs, milliseconds: most take less.
 const RUNS: u64 = 1_000;
@@ -106,11 +110,18 @@ struct Answer {
 }
 
 impl Answer {
-    /// What is kept of an answer. After some a caller is to try again, and it is to be done then.
+    /// What is kept of an answer: that something was done, or is refused for good. After any other
+    /// the same request, or a mended one, may be sent under its key: nothing was done (400, 409,
+    /// 413, 429, whatever says `Retry-After`), or nobody knows (5xx).
+    ///
+    /// As Stripe has it, whose clients repeat 409, 429 and 5xx under the same key by themselves.
     fn kept(status: StatusCode, headers: &HeaderMap, body: &Bytes) -> Option<Answer> {
-        let is_final = (status.is_success() || status.is_client_error())
-            && status != StatusCode::TOO_MANY_REQUESTS;
-        is_final.then(|| Answer {
+        let is_refused = matches!(
+            status,
+            StatusCode::FORBIDDEN | StatusCode::NOT_FOUND | StatusCode::GONE
+        );
+        let is_final = status.is_success() || is_refused;
+        (is_final && !headers.contains_key(header::RETRY_AFTER)).then(|| Answer {
             status,
             kind: headers.get(header::CONTENT_TYPE).cloned(),
             body: Some(body.clone()).filter(|body| body.len() <= MAX_ANSWER),
@@ -252,55 +263,6 @@ impl Table {
     }
 }
 
-/// How long Redis is waited for, before and after a request is done: it is no reason not to do it.
-const PATIENCE: Duration = Duration::from_secs(2);
-
-/// What nodes of a cluster keep together.
-struct Together {
-    redis: RedisOnce,
-    gateway: Gateway,
-}
-
-impl Together {
-    async fn claim(&self, run: &Run) -> Claim {
-        let status = self.gateway.cluster_status();
-        if status.is_some_and(|status| status.degraded) {
-            return Claim::Begun;
-        }
-        let now = self.gateway.unix_millis();
-        let asked = self.redis.claim(&run.key, &run.fingerprint, run.token, now);
-        let known = match tokio::time::timeout(PATIENCE, asked).await {
-            Ok(Ok(known)) => known,
-            Ok(Err(error)) => {
-                tracing::debug!(%error, "whether a request was done elsewhere is not known");
-                None
-            }
-            Err(_) => None,
-        };
-        let Some(known) = known else {
-            return Claim::Begun;
-        };
-        if known.fingerprint != run.fingerprint {
-            return Claim::Reused;
-        }
-        let answer = known.answer.and_then(|answer| Answer::read(&answer));
-        answer.map_or(Claim::Running, Claim::Done)
-    }
-
-    async fn finish(&self, run: &Run) {
-        let answer = run.answer.as_ref().map(Answer::write);
-        let now = self.gateway.unix_millis();
-        let told = self
-            .redis
-            .finish(&run.key, run.token, answer.as_deref(), now);
-        match tokio::time::timeout(PATIENCE, told).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::debug!(%error, "an answer is not known to other nodes"),
-            Err(_) => tracing::debug!("an answer is not known to other nodes in time"),
-        }
-    }
-}
-
 /// What was answered under keys.
 #[derive(Clone)]
 pub(super) struct Answers {
@@ -322,7 +284,10 @@ impl Answers {
         let redis = url.and_then(|url| RedisOnce::new(url, &settings.cluster_prefix, bounds).ok());
         let gateway = gateway.clone();
         Answers {
-            together: redis.map(|redis| Arc::new(Together { redis, gateway })),
+            together: redis.map(|redis| {
+                let once = Arc::new(redis);
+                Arc::new(Together::on(InRedis { once, gateway }))
+            }),
             ..Answers::alone()
         }
     }
@@ -342,10 +307,7 @@ impl Answers {
 /// A request that runs under a key. Whatever becomes of it, the key does not stay taken.
 struct Run {
     answers: Answers,
-    key: Arc<str>,
-    fingerprint: Fingerprint,
-    /// Tells it from the same request at another node.
-    token: u64,
+    ask: Ask,
     answer: Option<Answer>,
 }
 
@@ -356,10 +318,13 @@ impl Run {
         answering: impl Future<Output = Response> + Send + 'static,
     ) -> Result<Response, Problem> {
         let together = self.answers.together.clone();
-        if let Some(together) = &together
-            && let Some(answered) = together.claim(&self).await.answered()
-        {
-            return Ok(answered);
+        let mut claimed = Claimed::Not;
+        if let Some(together) = &together {
+            let (claim, known) = together.claim(&self.ask).await;
+            if let Some(answered) = claim.answered() {
+                return Ok(answered);
+            }
+            claimed = known;
         }
         // By itself: a panic is to give the key back.
         let response = match tokio::spawn(answering).await {
@@ -369,9 +334,13 @@ impl Run {
         let (parts, body) = response.into_parts();
         // It is in memory already.
         let body = to_bytes(body, usize::MAX).await.map_err(|_| failed())?;
-        self.answer = Answer::kept(parts.status, &parts.headers, &body);
-        if let Some(together) = &together {
-            together.finish(&self).await;
+        let answer = Answer::kept(parts.status, &parts.headers, &body);
+        self.answer.clone_from(&answer);
+        let ask = self.ask.clone();
+        // Here it is known at once.
+        drop(self);
+        if let Some(together) = together {
+            together.finish(ask, claimed, answer).await;
         }
         Ok(Response::from_parts(parts, Body::from(body)))
     }
@@ -381,7 +350,7 @@ impl Drop for Run {
     fn drop(&mut self) {
         let answer = self.answer.take();
         let mut table = self.answers.table();
-        table.finish(&self.key, answer, Instant::now());
+        table.finish(&self.ask.key, answer, Instant::now());
     }
 }
 
@@ -413,11 +382,15 @@ async fn obeyed(answers: Answers, request: Request, next: Next) -> Result<Respon
     if let Some(answered) = claim.answered() {
         return Ok(answered);
     }
-    let run = Run {
-        answers,
+    let ask = Ask {
         key,
         fingerprint,
         token: u64::from_ne_bytes(token),
+        begun: tokio::time::Instant::now(),
+    };
+    let run = Run {
+        answers,
+        ask,
         answer: None,
     };
     let answering = next.run(Request::from_parts(parts, Body::from(body)));
@@ -428,6 +401,7 @@ async fn obeyed(answers: Answers, request: Request, next: Next) -> Result<Respon
 
 #[cfg(test)]
 mod tests {
+    use super::together::tests::{Mood, Moody};
     use super::*;
     use std::net::SocketAddr;
 
@@ -468,6 +442,10 @@ mod tests {
         match &*body {
             "panic" => panic!("a handler's fault"),
             "large" => "x".repeat(MAX_ANSWER + 1).into_response(),
+            "later" => {
+                let later = [(header::RETRY_AFTER, "1")];
+                (StatusCode::NOT_FOUND, later, "later").into_response()
+            }
             status => {
                 let status: StatusCode = status.parse().unwrap();
                 (status, axum::Json(count)).into_response()
@@ -477,6 +455,10 @@ mod tests {
 
     impl Api {
         async fn start() -> Api {
+            Api::of(Answers::alone()).await
+        }
+
+        async fn of(answers: Answers) -> Api {
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
             let api = Api {
                 address: listener.local_addr().unwrap(),
@@ -489,7 +471,7 @@ mod tests {
                 .route("/rooms/{room}/publish", post(act))
                 .route("/rooms", get(act))
                 .route("/presence", post(act))
-                .layer(middleware::from_fn_with_state(Answers::alone(), obey));
+                .layer(middleware::from_fn_with_state(answers, obey));
             let app = Router::new().nest("/v1", v1).with_state(api.clone());
             tokio::spawn(async move { axum::serve(listener, app).await });
             api
@@ -532,7 +514,7 @@ mod tests {
     #[tokio::test]
     async fn a_request_that_is_sent_again_is_done_once_and_answered_as_it_was() {
         let api = Api::start().await;
-        for status in [201, 404, 409] {
+        for status in [201, 403, 404, 410] {
             let (key, body) = (format!("k{status}"), status.to_string());
             let (first, again) = (api.post(&key, &body).await, api.post(&key, &body).await);
             assert_eq!(first, (status, false, "1".into()));
@@ -559,13 +541,23 @@ mod tests {
     #[tokio::test]
     async fn what_a_caller_is_to_try_again_is_done_again() {
         let api = Api::start().await;
-        for status in [500, 503, 504, 429] {
+        for status in [400, 408, 409, 413, 423, 425, 429, 500, 502, 503, 504] {
             let (key, body) = (format!("k{status}"), status.to_string());
             for count in 1..=2 {
                 let answer = api.post(&key, &body).await;
                 assert_eq!(answer, (status, false, count.to_string()));
             }
             api.done();
+            // A mended request may have the same key.
+            assert_eq!(api.post(&key, "200").await, (200, false, "1".into()));
+            assert_eq!(api.post(&key, "200").await, (200, true, "1".into()));
+            api.done();
+        }
+        // Whatever names a time is not final.
+        for count in 1..=2 {
+            let answer = api.post("later", "later").await;
+            assert_eq!(answer, (404, false, "later".into()));
+            assert_eq!(api.done().len(), 1, "{count}");
         }
         for _ in 0..2 {
             let (status, is_again, problem) = api.post("p", "panic").await;
@@ -621,6 +613,39 @@ mod tests {
         };
         assert_eq!(within(answered).await, (200, true, "waited".into()));
         assert_eq!(api.done(), ["1"]);
+    }
+
+    #[tokio::test]
+    async fn where_others_do_not_hear_of_an_answer_its_caller_does_and_is_answered_so_again() {
+        let shelf = Moody::new(Mood::IsAway);
+        let answers = Answers {
+            together: Some(Arc::new(Together::on(shelf.clone()))),
+            ..Answers::alone()
+        };
+        let api = Api::of(answers).await;
+        // They are cut off before it is claimed, and after that.
+        let first = within(api.post("away", "200")).await;
+        assert_eq!(first, (200, false, "1".into()));
+        shelf.is_now(Mood::Answers);
+        let key = "idempotency-key: cut\r\n";
+        let mut caller = api.send("POST /v1/broadcast", key, "wait 1").await;
+        drop(within(api.begun.acquire()).await);
+        shelf.is_now(Mood::Fails);
+        api.wait.add_permits(1);
+        let mut text = String::new();
+        within(caller.read_to_string(&mut text)).await.unwrap();
+        assert!(text.ends_with("waited"), "{text}");
+        for (key, body) in [("away", "200"), ("cut", "wait 1")] {
+            assert!(within(api.post(key, body)).await.1, "{key}");
+        }
+        shelf.is_now(Mood::Answers);
+        let all_told = async {
+            while !shelf.told().contains(&("cut".to_owned(), true)) {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        within(all_told).await;
+        assert_eq!(api.done(), ["200", "1"]);
     }
 
     #[tokio::test]
@@ -712,7 +737,7 @@ mod tests {
             (&headers, MAX_ANSWER + 1),
         ] {
             let body = "x".repeat(size).into();
-            let answer = Answer::kept(StatusCode::CONFLICT, headers, &body).unwrap();
+            let answer = Answer::kept(StatusCode::NOT_FOUND, headers, &body).unwrap();
             assert_eq!(Answer::read(&answer.write()), Some(answer));
         }
         assert_eq!(Answer::read(b"what is this"), None);
