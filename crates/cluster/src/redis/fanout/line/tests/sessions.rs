@@ -413,8 +413,7 @@ async fn end_of_ann(process: &Process) -> Option<String> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_begins_afresh_after_they_were_sent_away_keeps_that_though_other_things_are_not_written()
- {
+async fn who_begins_afresh_after_they_were_sent_away_keeps_that_though_something_is_not_written() {
     let redis = Redis::start();
     let process = Process::start(&redis, 1, settings()).await;
     // What is no hash takes no field.
