@@ -634,6 +634,17 @@ impl Backplane for Cluster {
         })
     }
 
+    fn others(&self) -> BoxFuture<Option<(Vec<u32>, Duration)>> {
+        let (member, nodes) = (self.member.clone(), self.nodes.clone());
+        Box::pin(async move {
+            let (nodes, age) = nodes.known(&member).await?;
+            let own = member.info().tag;
+            let others = nodes.iter().filter(|node| node.lease >= 0);
+            let tags = others.map(|node| node.info.tag).filter(|tag| *tag != own);
+            Some((tags.collect(), age))
+        })
+    }
+
     fn sockets(&self, tenant: Option<&str>, user: &str) -> BoxFuture<Option<Vec<UserSocket>>> {
         let look_ups = self.look_ups.clone();
         let name = names::user_name(tenant, user);

@@ -18,7 +18,15 @@ const NEWEST_FOR: Duration = Duration::from_millis(200);
 
 /// The nodes of the last answer, so that not every request asks the store.
 #[derive(Default)]
-pub(crate) struct Nodes(tokio::sync::Mutex<Option<(Instant, Arc<Vec<NodeState>>)>>);
+pub(crate) struct Nodes(tokio::sync::Mutex<Option<Known>>);
+
+struct Known {
+    nodes: Arc<Vec<NodeState>>,
+    /// When the question that has this answer was asked; `None`: the last one has none.
+    asked: Option<Instant>,
+    /// When the last one was over.
+    tried: Instant,
+}
 
 impl Nodes {
     /// The nodes; with `newer`, not older than a moment. The last known ones while the
@@ -28,19 +36,45 @@ impl Nodes {
         member: &Member<R, L>,
         newer: bool,
     ) -> Arc<Vec<NodeState>> {
+        self.ask(member, newer).await.0
+    }
+
+    /// The nodes of a moment ago, and how long ago they were asked for at most; `None` while the
+    /// store is away.
+    pub(crate) async fn known<R: Registry, L: Local>(
+        &self,
+        member: &Member<R, L>,
+    ) -> Option<(Arc<Vec<NodeState>>, Duration)> {
+        let (nodes, asked) = self.ask(member, true).await;
+        Some((nodes, asked?.elapsed()))
+    }
+
+    async fn ask<R: Registry, L: Local>(
+        &self,
+        member: &Member<R, L>,
+        newer: bool,
+    ) -> (Arc<Vec<NodeState>>, Option<Instant>) {
         let mut known = self.0.lock().await;
-        if let Some((at, nodes)) = &*known {
-            if !newer || at.elapsed() < NEWEST_FOR {
-                return nodes.clone();
-            }
+        if let Some(known) = &*known
+            && (!newer || known.tried.elapsed() < NEWEST_FOR)
+        {
+            return (known.nodes.clone(), known.asked);
         }
-        let before = known.as_ref().map(|(_, nodes)| nodes.clone());
-        let nodes = match member.nodes().await {
-            Ok(nodes) => Arc::new(nodes),
-            Err(_) => before.unwrap_or_default(),
+        let asking = Instant::now();
+        let (nodes, asked) = match member.nodes().await {
+            Ok(nodes) => (Arc::new(nodes), Some(asking)),
+            Err(_) => (
+                known.take().map(|known| known.nodes).unwrap_or_default(),
+                None,
+            ),
         };
-        *known = Some((Instant::now(), nodes.clone()));
-        nodes
+        let tried = Instant::now();
+        *known = Some(Known {
+            nodes: nodes.clone(),
+            asked,
+            tried,
+        });
+        (nodes, asked)
     }
 }
 

@@ -33,10 +33,6 @@ const ASKED: usize = 100;
 /// How long a reader waits for other nodes to say who is in a room; without them, it is told that
 /// the picture may lack somebody.
 const ROSTERS: Duration = Duration::from_secs(2);
-/// How often it is asked which other nodes there are, while a room is watched; and while any
-/// owes an answer.
-const NODES: Duration = Duration::from_secs(5);
-const NODES_IN_DOUBT: Duration = Duration::from_secs(1);
 /// The event by which nodes speak of rooms that are watched.
 pub(crate) const NOTE: &str = "presence:watched";
 
@@ -63,7 +59,7 @@ pub(crate) struct Watches {
 impl Watches {
     pub(crate) fn new(fanout: Arc<Fanout>, clock: Clock) -> Watches {
         Watches {
-            board: Mutex::new(Board::new(fanout.run)),
+            board: Mutex::new(Board::new(fanout.run, fanout.shard_count())),
             fanout,
             clock,
             work: Notify::new(),
@@ -181,7 +177,8 @@ impl Watches {
 
     /// What other nodes said may be lost.
     pub(crate) fn missed(&self) {
-        self.locked(Board::ask_again);
+        let now = self.clock.now();
+        self.locked(|board| board.ask_again(now));
         self.work.notify_one();
     }
 
@@ -295,8 +292,12 @@ impl Watches {
             // A shard that has ended has nobody.
             let _ = seeded.await;
         }
-        self.know_nodes().await;
+        let knows_nodes = self.know_nodes().await;
         self.tell_nodes();
+        if !knows_nodes {
+            // It is told that somebody may be missing.
+            return;
+        }
         let all_said = async {
             loop {
                 let noted = self.noted.notified();
@@ -366,16 +367,14 @@ impl Watches {
         }
     }
 
-    async fn know_nodes(&self) {
-        let nodes: Vec<u32> = match self.fanout.backplane.tag() {
-            Some(_) => {
-                let (peers, _) = self.fanout.backplane.peers().await;
-                peers.iter().map(|peer| peer.tag).collect()
-            }
-            None => Vec::new(),
+    /// Asks which other nodes there are. False: that is not known.
+    async fn know_nodes(&self) -> bool {
+        let Some((nodes, age)) = self.fanout.backplane.others().await else {
+            return false;
         };
-        let now = self.clock.now();
-        self.locked(|board| board.know_nodes(&nodes, now));
+        let asked = self.clock.now() - age;
+        self.locked(|board| board.know_nodes(&nodes, asked));
+        true
     }
 
     fn tell_nodes(&self) {
@@ -404,7 +403,9 @@ impl Watches {
         if self.locked(|board| board.distrusted().is_none()) {
             return;
         }
-        self.locked(Board::ask_again);
+        let now = self.clock.now();
+        self.locked(|board| board.ask_again(now));
+        self.know_nodes().await;
         for question in self.locked(|board| board.questions(ASKED)) {
             if !self.ask(&question).await {
                 return;
@@ -495,7 +496,6 @@ impl Watches {
 /// Tells until it is aborted.
 pub(crate) async fn run(watches: Arc<Watches>) {
     let mut has_begun = false;
-    let mut knows_nodes_at = tokio::time::Instant::now();
     loop {
         let pause = match watches.is_idle.load(Ordering::Relaxed) {
             true => LOOK_SELDOM,
@@ -508,13 +508,10 @@ pub(crate) async fn run(watches: Arc<Watches>) {
             has_begun = true;
             watches.tell(&Note::Begun);
         }
-        let now = tokio::time::Instant::now();
-        if now >= knows_nodes_at {
-            let (any, in_doubt) = watches.locked(|board| board.rooms_watched());
-            knows_nodes_at = now + if in_doubt { NODES_IN_DOUBT } else { NODES };
-            if any && watches.fanout.backplane.is_trusted() {
-                watches.know_nodes().await;
-            }
+        let now = watches.clock.now();
+        let is_trusted = watches.fanout.backplane.is_trusted();
+        if is_trusted && watches.locked(|board| board.wants_nodes(now)) {
+            watches.know_nodes().await;
         }
         watches.turn().await;
         tokio::time::sleep(WINDOW).await;

@@ -30,6 +30,8 @@ pub(super) struct Place {
     pub(super) devices: u64,
     /// The stream is another than before.
     pub(super) is_new_life: bool,
+    /// When the last edge was read; of a place that a join has told, when that was asked.
+    pub(super) at: Instant,
 }
 
 /// The parts of a stream's id: a time and a count.
@@ -40,21 +42,23 @@ fn parts(id: &str) -> (u64, u64) {
 
 impl Place {
     /// Before everything.
-    fn start() -> Place {
+    fn start(at: Instant) -> Place {
         Place {
             id: "0".into(),
             number: 0,
             devices: 0,
             is_new_life: false,
+            at,
         }
     }
 
     /// The reader is here when it learns that the stream has another life, which has come as
     /// far as `reached`. Ids are times: if its server's clock is behind, that life began
-    /// before the reader's place.
+    /// before the reader's place. What was read since the join was asked is of that life already.
     fn in_new_life(self, reached: &Place) -> Place {
-        match parts(&self.id) > parts(&reached.id) {
-            true => Place::start(),
+        let is_in_it = self.at >= reached.at;
+        match !is_in_it && parts(&self.id) > parts(&reached.id) {
+            true => Place::start(reached.at),
             false => self,
         }
     }
@@ -111,7 +115,7 @@ impl<R: Registry, L: Local> Member<R, L> {
 
     /// Reads the stream of edges, from the first join on.
     pub(super) async fn follow_edges(&self) {
-        let mut place = Place::start();
+        let mut place = Place::start(Instant::now());
         let mut failures = 0u32;
         self.joined.notified().await;
         loop {
@@ -182,7 +186,7 @@ impl<R: Registry, L: Local> Member<R, L> {
             self.local.note_devices(&read.devices, missed);
         }
         if let Some(id) = read.last {
-            place.id = id;
+            (place.id, place.at) = (id, Instant::now());
         }
     }
 
@@ -209,7 +213,15 @@ mod tests {
             number,
             devices: 0,
             is_new_life: false,
+            at: Instant::now(),
         }
+    }
+
+    /// A place that is told to whoever asks from now on.
+    fn reached(id: &str, number: u64) -> Place {
+        let place = place(id, number);
+        let at = place.at + Duration::from_millis(1);
+        Place { at, ..place }
     }
 
     #[test]
@@ -247,9 +259,26 @@ mod tests {
 
     #[test]
     fn a_stream_whose_clock_is_behind_is_read_from_its_beginning() {
-        let reached = place("1000-3", 4);
+        let reached = reached("1000-3", 4);
         assert_eq!(&*place("2000-0", 90).in_new_life(&reached).id, "0");
         assert_eq!(&*place("1000-2", 3).in_new_life(&reached).id, "1000-2");
         assert_eq!(&*place("1000-12", 90).in_new_life(&reached).id, "0");
+    }
+
+    #[test]
+    fn what_was_read_of_a_new_life_before_the_reader_knew_of_it_is_not_read_again() {
+        let asked = reached("1000-0", 0);
+        let mut at = place("900-0", 90);
+        assert_eq!((at.go_on(1), at.go_on(2)), (0, 0));
+        (at.id, at.at) = ("1001-0".into(), asked.at);
+        let mut at = at.in_new_life(&asked);
+        assert_eq!(&*at.id, "1001-0");
+        assert_eq!(at.go_on(3), 0);
+        // The next life after that is another one again, and its server's clock is behind.
+        let asked = Place {
+            at: asked.at + Duration::from_millis(1),
+            ..place("700-0", 0)
+        };
+        assert_eq!(&*at.in_new_life(&asked).id, "0");
     }
 }

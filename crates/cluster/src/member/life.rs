@@ -273,6 +273,7 @@ impl<R: Registry, L: Local> Member<R, L> {
                 number: joined.edge_number,
                 devices: 0,
                 is_new_life: forgot,
+                at: asked,
             });
         }
         let doubtful = std::mem::take(&mut state.unregistered);

@@ -11,6 +11,7 @@
 --                        p the lines before it, each with its last number, the newest first,
 --                        a:SCOPE a namespace's scope was there
 -- <prefix>:line:op:P     the last batch of a process: its number, and its events' offsets
+-- <prefix>:line:end:P    the last number of what a process has ended of users'
 -- <prefix>:line:on:P     a process is there, or was lately
 -- <prefix>:lm:SCOPE      packed: the epoch of the offsets, the last offset, the last number, number
 --                        and offset of the last event that is not kept, bytes of events and keys
@@ -558,17 +559,25 @@ local function was_ended(user, kind, begin)
     return false
 end
 
--- { users, ttl }, each of these with its type or *: what they have begun so far is nobody's. It is
--- known by a number of the line, which all processes hear of.
+-- { process, users, ttl }, of each of these the process's number of that, which grows, the user, and
+-- a type or *: what they have begun so far is nobody's. It is known by a number of the line, which
+-- all processes hear of. What is sent again is not done again.
 function operations.end_all()
-    line.last = line.last + 1
-    keep_last()
-    for _, user in ipairs(arguments.users) do
-        local key = prefix .. ':lx:' .. user[1]
-        call('HSET', key, user[2], text(line.last - 1))
-        call('PEXPIRE', key, arguments.ttl)
+    local done_key = prefix .. ':line:end:' .. arguments.process
+    local done = tonumber(call('GET', done_key) or 0)
+    if arguments.users[#arguments.users][1] > done then
+        line.last = line.last + 1
+        keep_last()
+        for _, user in ipairs(arguments.users) do
+            if user[1] > done then
+                local key = prefix .. ':lx:' .. user[2]
+                call('HSET', key, user[3], text(line.last - 1))
+                call('PEXPIRE', key, arguments.ttl)
+            end
+        end
+        call('SET', done_key, text(arguments.users[#arguments.users][1]), 'PX', arguments.ttl)
+        tell(prefix .. ':c', head(5, { 0, line.begin, line.last }))
     end
-    tell(prefix .. ':c', head(5, { 0, line.begin, line.last }))
     return { text(line.epoch), text(line.begin), text(line.last) }
 end
 

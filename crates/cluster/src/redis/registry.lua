@@ -199,13 +199,17 @@ local function owns(incarnation)
 end
 
 local function begin_hold(ttl, is_blind)
+    -- Those who were there before memory was lost are waited for in this one too.
+    if hold <= now then
+        call('DEL', EXPECTED)
+    end
     hold = now + ttl
     call('SET', HOLD, hold)
     if is_blind then
         blind = now + ttl
         call('SET', BLIND, blind)
     end
-    call('DEL', COMPLETE, EXPECTED)
+    call('DEL', COMPLETE)
 end
 
 -- A node is complete; if all are, nobody is waited for any more.
@@ -625,9 +629,13 @@ local function rivals_of(user, kind, entry)
         if string.sub(all[i], 1, 2) == 's:' and socket ~= entry.s
             and (not device or string.find(all[i + 1], device, 1, true)) then
             local e = read_entry(user, socket, all[i + 1])
-            if e and e[2] == kind and e[3] == entry.n and alive(e[1]) then
+            local is_other = e and e[2] == kind and e[3] == entry.n
+            if is_other and alive(e[1]) then
                 local list = e[7] and others or rivals
                 list[#list + 1] = { s = socket, i = e[1], y = e[2], n = e[3], d = e[4], a = e[5] }
+            elseif is_other and (not device or e[4] == entry.d) and lease(e[1]) > 0 then
+                -- No hold gives back a place that another one may have now.
+                call('ZADD', NODES, 0, e[1])
             end
         end
     end

@@ -161,6 +161,39 @@ fn a_socket_replaced_while_its_node_was_stopped_ends_when_it_goes_on() {
 }
 
 #[test]
+fn a_place_that_was_given_after_a_lease_is_not_taken_back_because_the_store_was_away_then() {
+    for policy in DISPLACING {
+        for restarts in [false, true] {
+            paused(async move {
+                let mut world = three_nodes(Duration::ZERO, policy).await;
+                world.come(0, "ann", "phone");
+                sleep(MOMENT).await;
+                world.nodes[0].stop();
+                // Its lease is over, and nobody has swept it yet.
+                let over = || {
+                    let store = locked(&world.store);
+                    let nodes = store.model.nodes(store.time());
+                    nodes.iter().any(|node| node.lease < 0)
+                };
+                until(over).await;
+                world.come(1, "ann", "phone");
+                until(|| locked(&world.store).model.sockets().len() == 2).await;
+                world.store_is_up(false);
+                sleep(TTL / 2).await;
+                if restarts {
+                    world.restart_store(false);
+                }
+                world.store_is_up(true);
+                world.nodes[0].go_on();
+                world.settle().await;
+                assert_eq!(world.sockets_at(1, "ann").len(), 1);
+                assert!(world.sockets_at(0, "ann").is_empty());
+            });
+        }
+    }
+}
+
+#[test]
 fn two_sockets_of_a_device_that_came_while_the_store_was_away_become_the_later_one() {
     paused(async {
         let mut world = three_nodes(Duration::ZERO, Policy::Unlimited).await;
@@ -278,6 +311,59 @@ fn users_who_stay_are_not_told_again_after_the_store_forgot_everything() {
         assert_eq!(world.told_of("ann"), [true]);
         assert_eq!(world.told_of("bob"), [true]);
     });
+}
+
+#[test]
+fn users_who_stay_are_not_told_again_if_the_store_restarts_before_all_nodes_are_back_in_it() {
+    paused(async {
+        let mut world = three_nodes(Duration::ZERO, Policy::Unlimited).await;
+        world.come(1, "ann", "");
+        world.come(2, "bob", "");
+        // In the middle between two renewals.
+        sleep(TTL).await;
+        world.restart_store(true);
+        // The first node notices it, and is the only one that the store knows.
+        world.come(0, "cleo", "");
+        until(|| locked(&world.store).model.processes().len() == 1).await;
+        world.restart_store(false);
+        world.settle().await;
+        assert!(!world.amnesia);
+        for name in ["ann", "bob", "cleo"] {
+            assert_eq!(world.told_of(name), [true], "{name}");
+        }
+    });
+}
+
+#[test]
+fn nobody_hears_twice_of_who_came_while_a_node_found_that_the_store_had_forgotten_everything() {
+    for is_old_memory_back in [false, true] {
+        // At each moment of a node's joining anew.
+        for phase in 0..40 {
+            paused(async move {
+                let mut world = three_nodes(Duration::ZERO, Policy::Unlimited).await;
+                world.come(0, "ann", "");
+                sleep(TTL).await;
+                let before = locked(&world.store).model.clone();
+                world.restart_store(true);
+                if is_old_memory_back {
+                    sleep(TTL).await;
+                    world.amnesia = true;
+                    let mut store = locked(&world.store);
+                    let edges = store.edges.len() as u64;
+                    store.model = before;
+                    store.model.renumber_edges(edges);
+                    store.run += 1;
+                }
+                world.come(0, "bob", "");
+                sleep(MOMENT / 40).await;
+                // Node 1 learns of it now, and Ann comes into a room at node 0.
+                world.come(1, "cleo", "");
+                sleep(Duration::from_millis(phase)).await;
+                world.come_into(0, "ann", "r");
+                world.settle().await;
+            });
+        }
+    }
 }
 
 #[test]

@@ -467,7 +467,9 @@ impl World {
             if self.was_wiped || self.amnesia {
                 // What a node had not read yet was lost.
                 let mut all = store.edges.iter();
-                assert!(heard.iter().all(|edge| all.any(|one| one == edge)));
+                for edge in heard {
+                    assert!(all.any(|one| one == edge), "heard again, or late: {edge:?}");
+                }
                 continue;
             }
             let all = &store.edges[store.edges.len() - heard.len()..];

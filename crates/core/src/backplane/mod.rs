@@ -281,6 +281,12 @@ pub trait Backplane: Send + Sync + 'static {
         Box::pin(std::future::ready(Default::default()))
     }
 
+    /// The tags of all other nodes that are believed, also of those that nobody reaches; and how
+    /// long ago that was asked at most. `None`: it is not known at present which there are.
+    fn others(&self) -> BoxFuture<Option<(Vec<u32>, Duration)>> {
+        Box::pin(std::future::ready(Some(Default::default())))
+    }
+
     /// A user's sockets on all nodes, of all types; `None`: only this node's own are
     /// known.
     fn sockets(&self, _tenant: Option<&str>, _user: &str) -> BoxFuture<Option<Vec<UserSocket>>> {

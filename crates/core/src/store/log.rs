@@ -35,7 +35,7 @@ type Place = Arc<(Option<Arc<str>>, Channel)>;
 /// What one message is known by, however often it is sent.
 type Attempt = (Arc<UserKey>, Place, String);
 
-/// A message that is not kept any more.
+/// A message that is not kept any more, for want of room.
 struct Past {
     /// The number of its conversation.
     row: u64,
@@ -267,42 +267,38 @@ impl Log {
         }
     }
 
+    /// Makes room. That the message was sent stays known: nobody asked for it to be removed.
     fn forget_oldest(&mut self) {
-        let Some(place) = self.order.pop_front() else {
-            return;
-        };
-        self.forget_first(&place);
+        let forgotten = self.order.pop_front();
+        if let Some((attempt, past)) = forgotten.and_then(|place| self.forget_first(&place)) {
+            self.past.put(self.hashes(&attempt), past, 1);
+        }
     }
 
-    /// Forgets the first message that is kept of a conversation; `order` has it no more.
-    fn forget_first(&mut self, place: &Place) {
-        let Some(talk) = self.talks.get_mut(place) else {
-            return;
-        };
-        if let Some(kept) = talk.messages.pop_front() {
+    /// Forgets the first message that is kept of a conversation; `order` has it no more. What it
+    /// was known by.
+    fn forget_first(&mut self, place: &Place) -> Option<(Attempt, Past)> {
+        let talk = self.talks.get_mut(place)?;
+        let row = talk.row;
+        let forgotten = talk.messages.pop_front().and_then(|kept| {
             self.bytes -= kept.bytes;
-            if let Some(temp_id) = kept.message.temp_id {
-                let attempt = (kept.sender, place.clone(), temp_id);
-                self.attempts.remove(&attempt);
-                let past = Past {
-                    row: talk.row,
-                    offset: kept.message.offset,
-                    created_at: kept.message.created_at,
-                };
-                self.past.put(self.hashes(&attempt), past, 1);
-            }
-        }
-        if let Some(talk) = self
-            .talks
-            .get(place)
-            .filter(|talk| talk.messages.is_empty())
-        {
+            let attempt = (kept.sender, place.clone(), kept.message.temp_id?);
+            self.attempts.remove(&attempt);
+            let past = Past {
+                row,
+                offset: kept.message.offset,
+                created_at: kept.message.created_at,
+            };
+            Some((attempt, past))
+        });
+        if talk.messages.is_empty() {
             let known = (talk.row, talk.head);
             self.talks.remove(place);
             let tenant = place.0.as_ref().map_or(0, |tenant| tenant.len());
             let bytes = OVERHEAD + place.1.name().len() + tenant;
             self.empty.put(place.clone(), known, bytes);
         }
+        forgotten
     }
 }
 
@@ -470,7 +466,8 @@ mod tests {
             let part = history(&mut log, Start::Before(before), 9);
             assert_eq!(part, (vec![], 5, 3, before == 1), "{before}");
         }
-        assert!(log.append(message("0")).duplicate);
+        // As in a database, what was removed on purpose is not known any more.
+        assert!(!log.append(message("0")).duplicate);
         assert!(log.append(message("4")).duplicate);
     }
 

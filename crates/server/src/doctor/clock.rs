@@ -1,6 +1,7 @@
 //! Whether this machine knows what time it is: tokens and certificates end by its clock.
 
-use std::time::{Duration, UNIX_EPOCH};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use super::report::Check;
 
@@ -10,8 +11,47 @@ const END: u64 = 4_102_444_800;
 /// How far two clocks may differ, milliseconds: less than `auth.jwt.leeway` usually is.
 const MAX_DIFFERENCE: u64 = 2000;
 
-/// `others`: whose clocks there are besides, and how far each is ahead, milliseconds, if it said so.
-pub(super) fn judge(now: u64, others: &[(&str, Option<i64>)]) -> Check {
+/// How long `timedatectl` has to answer: it asks a service, which may have to be started first.
+const ANSWER: Duration = Duration::from_secs(2);
+const LOOK: Duration = Duration::from_millis(10);
+
+/// Whether a time server sets this machine's clock: what its kernel says to `timedatectl`. `None`:
+/// nobody says, as in most containers, and where there is no systemd.
+pub(super) async fn is_set() -> Option<bool> {
+    let mut asked = Command::new("timedatectl");
+    asked.args(["show", "--property=NTPSynchronized", "--value"]);
+    answer(asked, ANSWER).await.as_deref().and_then(understand)
+}
+
+/// What a program says on its standard output, if it ends well and in `time`.
+async fn answer(mut program: Command, time: Duration) -> Option<String> {
+    program.stdin(Stdio::null()).stderr(Stdio::null());
+    let mut child = program.stdout(Stdio::piped()).spawn().ok()?;
+    let begun = Instant::now();
+    while child.try_wait().ok()?.is_none() {
+        if begun.elapsed() >= time {
+            let _ = child.kill();
+            let _ = child.wait();
+            return None;
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+    let output = child.wait_with_output().ok()?;
+    let is_well = output.status.success();
+    String::from_utf8(output.stdout).ok().filter(|_| is_well)
+}
+
+fn understand(said: &str) -> Option<bool> {
+    match said.trim() {
+        "yes" => Some(true),
+        "no" => Some(false),
+        _ => None,
+    }
+}
+
+/// `is_set`: whether a time server sets this clock, if that is known. `others`: whose clocks there
+/// are besides, and how far each is ahead, milliseconds, if it said so.
+pub(super) fn judge(now: u64, is_set: Option<bool>, others: &[(&str, Option<i64>)]) -> Check {
     const NAME: &str = "clock";
     const SYNC: &str = "timedatectl set-ntp true; timedatectl says whether it is in step";
     let time = humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(now));
@@ -26,14 +66,19 @@ pub(super) fn judge(now: u64, others: &[(&str, Option<i64>)]) -> Check {
             .filter_map(|(whose, ahead)| Some((*whose, (*ahead)?)))
     };
     let told = known().map(|(whose, ahead)| format!("; the clock of {whose} is {}", apart(ahead)));
-    let found = format!("it is {time}{}", told.collect::<String>());
-    match known().any(|(_, ahead)| ahead.unsigned_abs() > MAX_DIFFERENCE) {
-        true => Check::warning(
-            NAME,
-            format!("{found}: on one of these machines it is wrong"),
-            todo,
-        ),
-        false => Check::ok(NAME, found),
+    let set = match is_set {
+        Some(true) => "a time server sets it",
+        Some(false) => "no time server sets it",
+        None => "whether a time server sets it is not known on this system",
+    };
+    let found = format!("it is {time}; {set}{}", told.collect::<String>());
+    if known().any(|(_, ahead)| ahead.unsigned_abs() > MAX_DIFFERENCE) {
+        let found = format!("{found}: on one of these machines it is wrong");
+        return Check::warning(NAME, found, todo);
+    }
+    match is_set {
+        Some(false) => Check::warning(NAME, found, todo),
+        _ => Check::ok(NAME, found),
     }
 }
 
@@ -65,11 +110,56 @@ mod tests {
             (END, Some(0), None, Status::Problem),
         ] {
             let others = [("Redis", redis), ("PostgreSQL", postgres)];
-            assert_eq!(judge(now, &others).status, expected, "{now} {others:?}");
+            let status = judge(now, Some(true), &others).status;
+            assert_eq!(status, expected, "{now} {others:?}");
         }
         let others = [("Redis", Some(-3200)), ("PostgreSQL", Some(7))];
-        let found = judge(now, &others).found;
+        let found = judge(now, None, &others).found;
         assert!(found.contains("Redis is 3.2 s behind; "), "{found}");
         assert!(found.contains("PostgreSQL is 7 ms ahead: on"), "{found}");
+    }
+
+    #[test]
+    fn a_clock_that_nobody_sets_is_a_warning_and_one_of_which_nothing_is_known_says_so() {
+        let now = 1_800_000_000;
+        for (said, is_set, expected, word) in [
+            (
+                Some("yes\n"),
+                Some(true),
+                Status::Ok,
+                "; a time server sets it",
+            ),
+            (
+                Some("no\n"),
+                Some(false),
+                Status::Warning,
+                "; no time server sets it",
+            ),
+            (Some(""), None, Status::Ok, "is not known on this system"),
+            (None, None, Status::Ok, "is not known on this system"),
+        ] {
+            assert_eq!(said.and_then(understand), is_set);
+            let check = judge(now, is_set, &[("Redis", None)]);
+            assert_eq!(check.status, expected, "{said:?}");
+            assert!(check.found.ends_with(word), "{}", check.found);
+        }
+    }
+
+    #[cfg(unix)]
+    #[tokio::test]
+    async fn a_program_that_is_missing_fails_or_hangs_says_nothing() {
+        let shell = |what: &str| {
+            let mut shell = Command::new("sh");
+            shell.args(["-c", what]);
+            shell
+        };
+        let long = Duration::from_secs(60);
+        let missing = Command::new("/nowhere/timedatectl");
+        assert_eq!(answer(missing, long).await, None);
+        assert_eq!(answer(shell("echo yes; exit 1"), long).await, None);
+        let hangs = shell("exec sleep 600");
+        assert_eq!(answer(hangs, Duration::from_millis(50)).await, None);
+        let says = answer(shell("echo yes"), long).await;
+        assert_eq!(says.as_deref(), Some("yes\n"));
     }
 }

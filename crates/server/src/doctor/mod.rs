@@ -78,7 +78,8 @@ async fn look(report: &mut Report, loaded: &Loaded, dev: bool) -> Result<(), Exi
     let (checks, postgres) = store::look(settings, running).await;
     report.add_all(checks)?;
     let clocks = [("Redis", redis), ("PostgreSQL", postgres)];
-    report.add(clock::judge(system_clock(), &clocks))?;
+    let is_set = clock::is_set().await;
+    report.add(clock::judge(system_clock(), is_set, &clocks))?;
     report.add_all(kept(settings))
 }
 

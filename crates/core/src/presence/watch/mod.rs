@@ -259,6 +259,7 @@ pub struct Question {
 #[derive(Debug)]
 pub struct Board {
     run: u32,
+    shards: u16,
     epochs: u64,
     turn: u64,
     logs: HashMap<Arc<Scope>, Log>,
@@ -270,6 +271,10 @@ pub struct Board {
     /// When it is looked next which rooms other nodes are to be asked about, and what is over.
     asks_at: Micros,
     expires_at: Micros,
+    /// When it is to be asked next which other nodes there are; and since when lists of them are
+    /// of use.
+    nodes_at: Micros,
+    nodes_lost: Micros,
     /// Logs that may have something to tell.
     dirty: Vec<Arc<Scope>>,
     /// Users who came into rooms and were not asked about.
@@ -284,10 +289,12 @@ pub struct Board {
 }
 
 impl Board {
-    /// Nothing is watched. `run` tells this process' epochs from others'.
-    pub fn new(run: u32) -> Board {
+    /// Nothing is watched. `run` tells this process' epochs from others'; `shards` is how many
+    /// there are that [say](Self::seed_here) who is in a room.
+    pub fn new(run: u32, shards: u16) -> Board {
         Board {
             run,
+            shards,
             epochs: 0,
             turn: 0,
             logs: HashMap::new(),
@@ -297,6 +304,8 @@ impl Board {
             speaking: HashSet::new(),
             asks_at: Micros::ZERO,
             expires_at: Micros::ZERO,
+            nodes_at: Micros::ZERO,
+            nodes_lost: Micros::ZERO,
             dirty: Vec::new(),
             unasked: Vec::new(),
             shown: 0,
@@ -776,7 +785,8 @@ impl Board {
     /// Compares what readers of a log were told with what is known.
     fn settle(&mut self, scope: &Arc<Scope>, as_of: u64, post: Poster<'_>) {
         let follow = self.follows.get(scope);
-        let stale = self.distrusted.is_some() || follow.is_some_and(Follow::is_in_doubt);
+        let stale = self.distrusted.is_some()
+            || follow.is_some_and(|follow| follow.is_in_doubt(self.shards));
         let Some(log) = self.logs.get_mut(scope) else {
             return;
         };

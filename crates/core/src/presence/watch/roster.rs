@@ -21,6 +21,11 @@ const ASKS: Duration = Duration::from_secs(20);
 const WANTED: Duration = Duration::from_secs(65);
 /// The same while a node owes an answer: as long as one takes that is on its way.
 const ASKS_IN_DOUBT: Duration = Duration::from_secs(2);
+/// How often it is asked which other nodes there are, while a room is watched; while any owes an
+/// answer; and while that is not known.
+const NODES: Duration = Duration::from_secs(5);
+const NODES_IN_DOUBT: Duration = Duration::from_secs(1);
+const NODES_UNKNOWN: Duration = Duration::from_millis(250);
 
 /// What nodes tell each other of rooms that are watched.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -85,8 +90,6 @@ struct Elsewhere {
     number: u64,
     users: HashSet<Arc<str>>,
     heard: Micros,
-    /// It was in the list of nodes.
-    is_listed: bool,
     /// It has not said all of them yet, or something of that was missed.
     is_in_doubt: bool,
 }
@@ -123,8 +126,15 @@ impl Follow {
     }
 
     /// Whether somebody may be in the room of whom nothing is known here.
-    pub(super) fn is_in_doubt(&self) -> bool {
-        !self.knows_nodes || self.elsewhere.values().any(|all| all.is_in_doubt)
+    pub(super) fn is_in_doubt(&self, shards: u16) -> bool {
+        !self.knows_here(shards)
+            || !self.knows_nodes
+            || self.elsewhere.values().any(|all| all.is_in_doubt)
+    }
+
+    /// Whether all shards have said who is there.
+    fn knows_here(&self, shards: u16) -> bool {
+        self.here.len() >= usize::from(shards)
     }
 
     /// A node is to say who is in the room there, if it has not.
@@ -135,7 +145,6 @@ impl Follow {
                 number: 0,
                 users: HashSet::new(),
                 heard: now,
-                is_listed: false,
                 is_in_doubt: true,
             };
             self.elsewhere.insert(node, unheard);
@@ -149,8 +158,11 @@ impl Follow {
         self.asks_at = Micros::ZERO;
     }
 
-    /// What other nodes are to be told.
-    fn word(&mut self, scope: &Scope, now: Micros) -> Option<Note> {
+    /// What other nodes are to be told: nothing before it is all.
+    fn word(&mut self, scope: &Scope, shards: u16, now: Micros) -> Option<Note> {
+        if !self.knows_here(shards) {
+            return None;
+        }
         let changed = std::mem::take(&mut self.changed);
         let is_all = std::mem::take(&mut self.owes_all);
         let owes_word = std::mem::take(&mut self.owes_word);
@@ -201,15 +213,12 @@ impl Board {
     /// A room is to be followed. True: each shard has to [say](Self::seed_here) who is there.
     pub fn follow(&mut self, scope: &Arc<Scope>) -> bool {
         let is_new = !self.follows.contains_key(scope);
-        self.follows.entry(scope.clone()).or_default();
+        let follow = self.follows.entry(scope.clone()).or_default();
         self.asks_at = Micros::ZERO;
+        if !follow.knows_nodes && self.logs.contains_key(scope) {
+            self.nodes_at = Micros::ZERO;
+        }
         is_new
-    }
-
-    /// Whether a shard has said who is in a room; `shards` is how many there are.
-    pub fn is_followed(&self, scope: &Arc<Scope>, shards: u16) -> bool {
-        let follow = self.follows.get(scope);
-        follow.is_some_and(|follow| follow.here.len() >= usize::from(shards))
     }
 
     /// The users in a room whose sockets a shard holds, each as often as it has sockets there.
@@ -225,6 +234,7 @@ impl Board {
         follow.changed.extend(there.iter().cloned());
         follow.here.insert(shard, counts);
         self.speaking.insert(scope.clone());
+        self.soil(scope);
         for user in there {
             self.touch(scope, &user);
         }
@@ -258,38 +268,47 @@ impl Board {
     /// Whether other nodes owe an answer about a room that is watched.
     pub fn is_in_doubt(&self, scope: &Arc<Scope>) -> bool {
         let follow = self.follows.get(scope);
-        follow.is_none_or(Follow::is_in_doubt)
+        follow.is_none_or(|follow| follow.is_in_doubt(self.shards))
     }
 
-    /// Whether rooms are watched, and whether other nodes owe an answer about any.
-    pub fn rooms_watched(&self) -> (bool, bool) {
+    /// Whether it is to be asked now which other nodes there are.
+    pub fn wants_nodes(&mut self, now: Micros) -> bool {
+        if now < self.nodes_at {
+            return false;
+        }
+        let (logs, shards) = (&self.logs, self.shards);
         let all = self.follows.iter();
-        let mut watched = all.filter(|(scope, _)| self.logs.contains_key(*scope));
-        let first = watched.next();
-        let in_doubt = |(_, follow): (_, &Follow)| follow.is_in_doubt();
-        (
-            first.is_some(),
-            first.is_some_and(in_doubt) || watched.any(in_doubt),
-        )
+        let watched = all.filter(|(scope, _)| logs.contains_key(*scope));
+        let pauses = watched.map(|(_, follow)| match follow.is_in_doubt(shards) {
+            true if !follow.knows_nodes => NODES_UNKNOWN,
+            true => NODES_IN_DOUBT,
+            false => NODES,
+        });
+        let pause = pauses.min();
+        self.nodes_at = now + pause.unwrap_or(NODES);
+        pause.is_some()
     }
 
-    /// The other nodes there are. Those that are no more have nobody in any room, and owe no
-    /// answer; those that are new do.
-    pub fn know_nodes(&mut self, nodes: &[u32], now: Micros) {
+    /// The other nodes that there were when somebody `asked`. Those that are no more have nobody
+    /// in any room, and owe no answer; those that are new do. A list that is older than what made
+    /// it necessary says nothing.
+    pub fn know_nodes(&mut self, nodes: &[u32], asked: Micros) {
+        if asked < self.nodes_lost {
+            return;
+        }
         let (mut changed, mut scopes) = (Vec::new(), Vec::new());
+        let shards = self.shards;
         for (scope, follow) in &mut self.follows {
             if !self.logs.contains_key(scope) {
                 continue;
             }
-            let was_in_doubt = follow.is_in_doubt();
+            let was_in_doubt = follow.is_in_doubt(shards);
             for node in nodes {
-                follow.expect(*node, now);
+                follow.expect(*node, asked);
             }
             follow.elsewhere.retain(|node, all| {
-                let is_there = nodes.contains(node);
-                // Some are in no list, as they cannot be reached.
-                let was_there = std::mem::replace(&mut all.is_listed, is_there);
-                let stays = is_there || !(was_there || all.is_in_doubt);
+                // Who has spoken since may have come since.
+                let stays = nodes.contains(node) || all.heard > asked;
                 if !stays {
                     changed.extend(all.users.drain().map(|user| (scope.clone(), user)));
                 }
@@ -299,7 +318,7 @@ impl Board {
             if follow.asks_at == Micros::ZERO {
                 self.asks_at = Micros::ZERO;
             }
-            if was_in_doubt != follow.is_in_doubt() {
+            if was_in_doubt != follow.is_in_doubt(shards) {
                 scopes.push(scope.clone());
             }
         }
@@ -311,9 +330,12 @@ impl Board {
         }
     }
 
-    /// Other nodes are to say again who is in the rooms that are watched here.
-    pub fn ask_again(&mut self) {
+    /// What other nodes said may be lost, also that there are more of them: they are to say again
+    /// who is in the rooms that are watched here.
+    pub fn ask_again(&mut self, now: Micros) {
+        (self.nodes_lost, self.nodes_at) = (now, Micros::ZERO);
         for (scope, follow) in &mut self.follows {
+            follow.knows_nodes = false;
             if self.logs.contains_key(scope) {
                 follow.asks_at = Micros::ZERO;
                 for all in follow.elsewhere.values_mut() {
@@ -327,10 +349,10 @@ impl Board {
 
     /// What other nodes are to be told now.
     pub fn notes(&mut self, now: Micros) -> Vec<Note> {
-        let mut notes = Vec::new();
+        let (mut notes, shards) = (Vec::new(), self.shards);
         for scope in self.speaking.drain() {
             let follow = self.follows.get_mut(&scope);
-            notes.extend(follow.and_then(|follow| follow.word(&scope, now)));
+            notes.extend(follow.and_then(|follow| follow.word(&scope, shards, now)));
         }
         if now < self.asks_at {
             return notes;
@@ -338,13 +360,9 @@ impl Board {
         self.asks_at = now + EXPIRES;
         for (scope, follow) in &mut self.follows {
             if self.logs.contains_key(scope) && now >= follow.asks_at {
-                let all = follow.asks_at == Micros::ZERO || follow.is_in_doubt();
-                follow.asks_at = now
-                    + if follow.is_in_doubt() {
-                        ASKS_IN_DOUBT
-                    } else {
-                        ASKS
-                    };
+                let is_in_doubt = follow.is_in_doubt(shards);
+                let all = follow.asks_at == Micros::ZERO || is_in_doubt;
+                follow.asks_at = now + if is_in_doubt { ASKS_IN_DOUBT } else { ASKS };
                 notes.extend(PlaceOf::new(scope).map(|room| Note::Wanted { room, all }));
             }
         }
@@ -399,7 +417,6 @@ impl Board {
             number: 0,
             users: HashSet::new(),
             heard: now,
-            is_listed: false,
             is_in_doubt: false,
         });
         all.heard = now;

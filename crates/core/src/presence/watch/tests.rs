@@ -102,7 +102,7 @@ fn watched(board: &mut Board, scope: &Arc<Scope>, who: SocketAddress) -> Answer 
 
 #[test]
 fn a_reader_gets_a_picture_and_then_each_change_with_the_next_number() {
-    let mut board = Board::new(7);
+    let mut board = Board::new(7, 1);
     let scope = users(&["bob", "ann", "bob"]);
     assert!(board.watch(&scope, reader(1)).unwrap());
     fill(&mut board, &scope, |user| found(&[("", user == "ann", 5)]));
@@ -138,7 +138,7 @@ fn a_reader_gets_a_picture_and_then_each_change_with_the_next_number() {
 
 #[test]
 fn an_audit_sees_what_readers_believe_of_others_each_time_but_not_what_is_said_to_be_stale() {
-    let mut board = Board::new(7);
+    let mut board = Board::new(7, 1);
     let scope = users(&["ann", "bob", "eve"]);
     watched(&mut board, &scope, reader(1));
     let mut seen: Vec<Believed> = (0..3).flat_map(|_| board.believed(&[], 1)).collect();
@@ -172,7 +172,7 @@ fn an_audit_sees_what_readers_believe_of_others_each_time_but_not_what_is_said_t
 
 #[test]
 fn a_change_that_comes_twice_or_late_is_none_and_a_user_is_online_by_any_type() {
-    let mut board = Board::new(7);
+    let mut board = Board::new(7, 1);
     let scope = users(&["ann"]);
     watched(&mut board, &scope, reader(1));
     board.hear(&[
@@ -195,7 +195,7 @@ fn a_change_that_comes_twice_or_late_is_none_and_a_user_is_online_by_any_type() 
 
 #[test]
 fn who_comes_back_in_time_goes_on_and_who_comes_late_gets_a_new_picture() {
-    let mut board = Board::new(7);
+    let mut board = Board::new(7, 1);
     let scope = users(&["ann"]);
     let first = watched(&mut board, &scope, reader(1));
     board.gone(reader(1), Micros::ZERO);
@@ -225,7 +225,7 @@ fn who_comes_back_in_time_goes_on_and_who_comes_late_gets_a_new_picture() {
 
 #[test]
 fn who_has_missed_more_than_is_kept_gets_a_new_picture() {
-    let mut board = Board::new(7);
+    let mut board = Board::new(7, 1);
     let scope = users(&["ann"]);
     let first = watched(&mut board, &scope, reader(1));
     let mut goes_on = Vec::new();
@@ -243,7 +243,7 @@ fn who_has_missed_more_than_is_kept_gets_a_new_picture() {
 
 #[test]
 fn what_a_socket_watches_has_bounds_and_its_end_makes_place() {
-    let mut board = Board::new(7);
+    let mut board = Board::new(7, 1);
     let many = |from: usize, count: usize| {
         let names = (from..from + count).map(|number| Arc::from(format!("u{number}")));
         Arc::new(Scope::users(None, names))
@@ -271,7 +271,7 @@ fn what_a_socket_watches_has_bounds_and_its_end_makes_place() {
 
 #[test]
 fn users_of_other_tenants_are_other_users() {
-    let mut board = Board::new(7);
+    let mut board = Board::new(7, 1);
     let scope = users(&["ann"]);
     watched(&mut board, &scope, reader(1));
     let mut other = edge("ann", "", true, 5);
@@ -285,7 +285,7 @@ fn users_of_other_tenants_are_other_users() {
 
 #[test]
 fn a_node_in_doubt_says_so_and_says_when_it_is_over() {
-    let mut board = Board::new(7);
+    let mut board = Board::new(7, 1);
     let scope = users(&["ann"]);
     watched(&mut board, &scope, reader(1));
     board.distrust(40);
@@ -325,7 +325,7 @@ fn watched_room(board: &mut Board, members: &[&str]) -> Answer {
 
 #[test]
 fn of_a_room_it_is_told_who_comes_who_leaves_and_who_goes() {
-    let mut board = Board::new(7);
+    let mut board = Board::new(7, 1);
     let scope = room();
     let answer = watched_room(&mut board, &["ann", "ann", "bob"]);
     assert_eq!(answer.users.len(), 2);
@@ -349,7 +349,7 @@ fn of_a_room_it_is_told_who_comes_who_leaves_and_who_goes() {
 
 #[test]
 fn a_room_of_too_many_is_not_watched_any_more() {
-    let mut board = Board::new(7);
+    let mut board = Board::new(7, 1);
     let scope = room();
     watched_room(&mut board, &["ann"]);
     for number in 0..MAX_IN_ROOM {
@@ -366,8 +366,8 @@ fn a_room_of_too_many_is_not_watched_any_more() {
 
 #[test]
 fn a_node_that_is_no_more_has_nobody_in_a_room() {
-    let mut board = Board::new(1);
-    let mut other = Board::new(2);
+    let mut board = Board::new(1, 1);
+    let mut other = Board::new(2, 1);
     let scope = room();
     watched_room(&mut board, &["ann"]);
     let now = Micros::ZERO + Duration::from_secs(1);
@@ -387,6 +387,98 @@ fn a_node_that_is_no_more_has_nobody_in_a_room() {
     assert!(board.follows[&scope].is_in(&bob));
     board.know_nodes(&[], now);
     assert!(!board.follows[&scope].is_in(&bob) && !board.is_in_doubt(&scope));
+}
+
+/// A room that is watched on a node of many, which has begun, and what the other is to be told.
+fn watched_room_of_many(board: &mut Board, now: Micros) -> (Arc<Scope>, Vec<Note>) {
+    let scope = room();
+    board.watch(&scope, reader(1)).unwrap();
+    board.follow(&scope);
+    board.seed_here(&scope, 0, vec!["ann".into()]);
+    let notes = board.notes(now);
+    fill(board, &scope, |_| found(&[("", true, 1)]));
+    board
+        .answer(&scope, reader(1), None, 1, &mut |_| {})
+        .unwrap();
+    board.begin(&scope, reader(1), &mut |_| {});
+    (scope, notes)
+}
+
+#[test]
+fn a_room_is_not_complete_until_it_is_known_which_nodes_there_are() {
+    let at = |millis: u64| Micros(millis * 1_000);
+    let (mut board, mut other) = (Board::new(1, 1), Board::new(2, 1));
+    let (scope, _) = watched_room_of_many(&mut board, at(1));
+    assert!(board.is_in_doubt(&scope) && board.wants_nodes(at(1)));
+    // Nobody could be asked. Then the store is back, and what was known before it is not enough.
+    board.distrust(1);
+    board.ask_again(at(500));
+    board.know_nodes(&[], at(400));
+    board.trust();
+    for (_, change) in flush(&mut board) {
+        assert_eq!(change["stale"], true, "{change}");
+    }
+    assert!(board.wants_nodes(at(510)));
+    assert!(!board.wants_nodes(at(520)) && board.wants_nodes(at(760)));
+    board.know_nodes(&[2], at(760));
+    for note in board.notes(at(800)) {
+        if let Some(scope) = other.noted(1, note, at(800)) {
+            other.seed_here(&scope, 0, vec!["bob".into()]);
+        }
+    }
+    assert!(board.is_in_doubt(&scope));
+    for note in other.notes(at(800)) {
+        board.noted(2, note, at(800));
+    }
+    fill(&mut board, &scope, |_| found(&[("", true, 1)]));
+    let posts = flush(&mut board);
+    let (_, change) = posts.last().unwrap();
+    assert!(change.get("stale").is_none(), "{change}");
+    assert_eq!(change["users"][0]["userId"], "bob");
+}
+
+#[test]
+fn a_node_that_has_begun_since_the_list_was_asked_for_is_waited_for() {
+    let at = |millis: u64| Micros(millis * 1_000);
+    let mut board = Board::new(1, 1);
+    let (scope, _) = watched_room_of_many(&mut board, at(1));
+    board.know_nodes(&[], at(100));
+    assert!(!board.is_in_doubt(&scope));
+    board.noted(2, Note::Begun, at(200));
+    board.know_nodes(&[], at(150));
+    assert!(board.is_in_doubt(&scope));
+    // It has gone again.
+    board.know_nodes(&[], at(300));
+    assert!(!board.is_in_doubt(&scope));
+}
+
+#[test]
+fn a_node_does_not_say_who_is_in_a_room_before_all_its_shards_have() {
+    let now = Micros(1_000);
+    let (mut board, mut other) = (Board::new(1, 1), Board::new(2, 2));
+    let (scope, notes) = watched_room_of_many(&mut board, now);
+    board.know_nodes(&[2], now);
+    for note in notes {
+        other.noted(1, note, now);
+    }
+    assert_eq!(other.notes(now), []);
+    other.seed_here(&scope, 0, Vec::new());
+    assert_eq!(other.notes(now), []);
+    assert!(board.is_in_doubt(&scope));
+    other.seed_here(&scope, 1, vec!["bob".into()]);
+    for note in other.notes(now) {
+        board.noted(2, note, now);
+    }
+    assert!(!board.is_in_doubt(&scope) && board.follows[&scope].is_in(&"bob".into()));
+    // Nor is its own picture complete before that.
+    let mut alone = Board::new(3, 2);
+    alone.watch(&scope, reader(1)).unwrap();
+    alone.follow(&scope);
+    alone.know_nodes(&[], now);
+    alone.seed_here(&scope, 0, Vec::new());
+    assert!(alone.is_in_doubt(&scope));
+    alone.seed_here(&scope, 1, Vec::new());
+    assert!(!alone.is_in_doubt(&scope));
 }
 
 /// A client's mirror, as the one in `clients/js`.
@@ -450,7 +542,7 @@ struct World {
 impl World {
     fn new() -> World {
         World {
-            board: Board::new(0),
+            board: Board::new(0, 1),
             runs: 0,
             sockets: 0,
             clients: Vec::new(),
@@ -590,7 +682,7 @@ impl World {
             10 if !self.clients.is_empty() => self.reconnect(which % self.clients.len()),
             11 if which.is_multiple_of(8) => {
                 self.runs += 1;
-                self.board = Board::new(self.runs);
+                self.board = Board::new(self.runs, 1);
                 (self.has_lost, self.is_checking) = (false, false);
                 self.asked.clear();
                 self.stream.clear();
@@ -677,7 +769,7 @@ proptest! {
     ) {
         let scope = room();
         let mut now = Micros::ZERO;
-        let mut nodes: Vec<Board> = (0..3).map(Board::new).collect();
+        let mut nodes: Vec<Board> = (0..3).map(|run| Board::new(run, 1)).collect();
         for board in &mut nodes {
             board.watch(&scope, reader(1)).unwrap();
             board.follow(&scope);
@@ -727,7 +819,7 @@ proptest! {
 fn a_lost_word_of_a_room_that_a_node_had_forgotten_is_noticed() {
     let scope = room();
     let at = |seconds: u64| Micros(seconds * 1_000_000);
-    let (mut watching, mut speaking) = (Board::new(0), Board::new(1));
+    let (mut watching, mut speaking) = (Board::new(0, 1), Board::new(1, 1));
     watching.watch(&scope, reader(1)).unwrap();
     watching.follow(&scope);
     watching.seed_here(&scope, 0, Vec::new());
@@ -763,7 +855,7 @@ fn a_lost_word_of_a_room_that_a_node_had_forgotten_is_noticed() {
 
 #[test]
 fn a_store_that_went_back_in_time_is_believed_when_it_is_asked_again() {
-    let mut board = Board::new(7);
+    let mut board = Board::new(7, 1);
     let scope = users(&["ann"]);
     board.watch(&scope, reader(1)).unwrap();
     fill(&mut board, &scope, |_| found(&[("", true, 5)]));
@@ -786,7 +878,7 @@ fn a_store_that_went_back_in_time_is_believed_when_it_is_asked_again() {
 
 #[test]
 fn a_room_is_complete_again_when_everybody_in_it_has_been_asked_about() {
-    let mut board = Board::new(7);
+    let mut board = Board::new(7, 1);
     let scope = room();
     watched_room(&mut board, &["bob"]);
     board.distrust(9);
@@ -806,7 +898,7 @@ fn a_room_is_complete_again_when_everybody_in_it_has_been_asked_about() {
 
 #[test]
 fn who_was_thought_gone_is_there_again_when_their_node_has_said_so_to_nodes_alone() {
-    let mut board = Board::new(7);
+    let mut board = Board::new(7, 1);
     let scope = users(&["ann"]);
     board.watch(&scope, reader(1)).unwrap();
     // Their record was lost when it was asked for.
@@ -830,7 +922,7 @@ fn who_was_thought_gone_is_there_again_when_their_node_has_said_so_to_nodes_alon
 
 #[test]
 fn until_when_nothing_is_missing_does_not_go_back_unless_it_was_wrong() {
-    let mut board = Board::new(7);
+    let mut board = Board::new(7, 1);
     let scope = users(&["ann"]);
     board.watch(&scope, reader(1)).unwrap();
     assert!(board.is_unknown(&scope));

@@ -1,9 +1,10 @@
 //! What clients watch, on both protocols: a picture, and each change with the next number.
 
 use heartline_core::backplane::local::LocalBackplane;
-use heartline_core::backplane::{Backplane, Node};
+use heartline_core::backplane::{Backplane, Message, Node, Target};
 use heartline_core::entries::{TypePresence, UserPresence};
 use heartline_core::policy::Limit;
+use heartline_core::presence::watch::{Board, Note};
 use heartline_core::presence::{
     Admitted, DeviceLimitReached, Edge, Newcomer, Presence, RoomAddress, SocketAddress,
 };
@@ -340,6 +341,11 @@ struct Elsewhere {
     heard_until: Option<u64>,
     /// What is said of whoever is asked about, and since when they were offline.
     rev: u64,
+    /// The other nodes, if it is known which there are.
+    nodes: Option<Vec<u32>>,
+    node: Option<Arc<dyn Node>>,
+    /// What this one has said to them.
+    said: Vec<String>,
 }
 
 struct OneOfMany {
@@ -370,7 +376,23 @@ impl OneOfMany {
 
 impl Backplane for OneOfMany {
     fn attach(&self, node: Arc<dyn Node>) {
+        self.elsewhere.lock().unwrap().node = Some(node.clone());
         self.local.attach(node);
+    }
+    fn tag(&self) -> Option<u32> {
+        Some(1)
+    }
+    fn others(&self) -> BoxFuture<Option<(Vec<u32>, Duration)>> {
+        let nodes = self.elsewhere().nodes;
+        Box::pin(std::future::ready(
+            nodes.map(|nodes| (nodes, Duration::ZERO)),
+        ))
+    }
+    fn publish(&self, target: &Target<'_>, message: &Message) {
+        if let Target::Nodes = target {
+            let mut elsewhere = self.elsewhere.lock().unwrap();
+            elsewhere.said.push(message.args.to_string());
+        }
     }
     fn connect(&self, newcomer: Newcomer) -> BoxFuture<Result<Admitted, DeviceLimitReached>> {
         self.local.connect(newcomer)
@@ -433,6 +455,55 @@ fn a_picture_in_doubt_is_what_is_known_at_its_place_and_changes_go_on_from_there
         (&json!(1), None)
     );
     assert_eq!(changes[0]["users"], json!([]), "nothing else is different");
+}
+
+#[test]
+fn a_room_is_complete_when_the_nodes_that_were_unknown_at_first_have_said_who_is_in_it() {
+    // A node that was started while nobody could be asked.
+    let (mut world, elsewhere) = OneOfMany::world(Elsewhere::default());
+    let mut ann = Watcher::new(&mut world, "user=ann rooms=a", true);
+    let picture = ann.ask(&mut world, "presence:watch", json!({ "room": "a" }));
+    assert_eq!(
+        (&picture["stale"], &picture["users"]),
+        (&json!(true), &json!([]))
+    );
+    {
+        let mut elsewhere = elsewhere.lock().unwrap();
+        elsewhere.said.clear();
+        elsewhere.is_trusted = true;
+    }
+    world.run(seconds(1));
+    let whole = |changes: &[Value]| changes.iter().any(|change| change.get("stale").is_none());
+    assert!(
+        !whole(&ann.changes(&mut world)),
+        "nobody knows who else there is"
+    );
+    elsewhere.lock().unwrap().nodes = Some(vec![2]);
+    world.run(seconds(1));
+    assert!(
+        !whole(&ann.changes(&mut world)),
+        "the other node has not answered"
+    );
+    // It does.
+    let now = Micros::ZERO + seconds(9);
+    let mut other = Board::new(2, 1);
+    let Elsewhere { said, node, .. } = elsewhere.lock().unwrap().clone();
+    for said in said {
+        let (from, note): (u32, Note) = serde_json::from_str(&said).unwrap();
+        if let Some(scope) = other.noted(from, note, now) {
+            other.seed_here(&scope, 0, vec!["bob".into()]);
+        }
+    }
+    for note in other.notes(now) {
+        let message = Message::new("presence:watched", &json!([2, note]).to_string());
+        node.as_ref().unwrap().deliver(&Target::Nodes, message);
+    }
+    let changes = ann.changes(&mut world);
+    assert_eq!(states(changes.last().unwrap()), [("bob".into(), false)]);
+    assert!(
+        changes.last().unwrap().get("stale").is_none(),
+        "{changes:?}"
+    );
 }
 
 #[test]

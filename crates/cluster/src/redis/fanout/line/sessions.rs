@@ -26,7 +26,8 @@ const MAX_BYTES_PER_CALL: usize = 1 << 20;
 pub(super) const MAX_WAIT_FOR_WRITING: Duration = Duration::from_secs(1);
 /// How often the store is told that this node is there.
 const REFRESH: Duration = Duration::from_secs(10);
-/// For how long it is remembered of whom this node has sessions, and when that is said anew.
+/// For how long, at least, it is remembered of whom this node has sessions, and when that is said
+/// anew.
 const ATTENDED: Duration = Duration::from_secs(24 * 3600);
 const ATTENDED_ANEW: Duration = Duration::from_secs(12 * 3600);
 /// After so long this node does not count on it any more.
@@ -41,20 +42,25 @@ const MAX_LOST: usize = 65_536;
 /// Receipts in one call.
 const RECEIPTS_PER_CALL: usize = 256;
 
+/// Users whose sessions are to be ended: the number of that, their name, and a type, or `*`.
+type Ended = (u64, String, String);
+
 #[derive(Default)]
 pub(super) struct Sessions {
     /// What is to be written, the newest of each socket.
     changed: HashMap<SocketAddress, Option<Session>>,
     order: VecDeque<SocketAddress>,
     /// Users to be attended.
-    users: Vec<String>,
+    users: HashSet<String>,
     /// How often some were added to these.
     named: u64,
     attended: HashMap<String, Instant>,
     /// Users who have sockets here, though nobody else knows it yet: they are owed a gap.
     late: HashSet<String>,
-    /// Users whose sessions are to be ended, each with a type, or `*`.
-    ended: Vec<(String, String)>,
+    /// Users whose sessions are to be ended, in the order of the numbers.
+    ended: Vec<Ended>,
+    /// The last of these numbers.
+    last_ended: u64,
     /// Sockets here that other nodes have named.
     foreign: HashSet<SocketAddress>,
     /// Sockets that were taken up here, each with the number of the claim.
@@ -75,6 +81,18 @@ impl Sessions {
         self.count
     }
 
+    /// A user is let in though nobody else knows it yet.
+    #[cfg(test)]
+    pub(super) fn let_in_late(&mut self, user: &str) {
+        self.late.insert(user.to_owned());
+    }
+
+    /// Those of some users who are owed a gap.
+    fn late_of(&self, users: &[String]) -> Vec<String> {
+        let late = users.iter().filter(|user| self.late.contains(*user));
+        late.cloned().collect()
+    }
+
     /// The store knows that there are sessions of these users here.
     fn note_attended(&mut self, users: &[String]) {
         if self.attended.len() + users.len() > MAX_ATTENDED {
@@ -92,13 +110,13 @@ impl Sessions {
     }
 }
 
-/// What is to be written at once.
+/// What is to be written at once. What is written is taken out.
 #[derive(Default)]
 pub(super) struct Writing {
     users: Vec<String>,
     /// Users were named so often before.
     named: u64,
-    ended: Vec<(String, String)>,
+    ended: Vec<Ended>,
     sessions: Vec<Change>,
     receipts: Vec<(SocketAddress, u64)>,
 }
@@ -174,7 +192,7 @@ impl Line {
         let is_known = known.is_some();
         sessions.count += 1;
         sessions.named += 1;
-        sessions.users.push(name.clone());
+        sessions.users.insert(name.clone());
         drop(sessions);
         self.change.notify_one();
         let (line, soon) = (self.clone(), self.remembered());
@@ -191,7 +209,9 @@ impl Line {
     pub(in super::super) fn end_all(&self, user: String, kind: String) {
         let mut sessions = locked(&self.sessions);
         sessions.count += 1;
-        sessions.ended.push((user, kind));
+        sessions.last_ended += 1;
+        let number = sessions.last_ended;
+        sessions.ended.push((number, user, kind));
         drop(sessions);
         self.change.notify_one();
     }
@@ -228,14 +248,14 @@ impl Line {
     pub(super) async fn write_all(&self) {
         let mut pause = FIRST_PAUSE;
         loop {
-            let (count, writing) = self.next_writing();
+            let (count, mut writing) = self.next_writing();
             if writing.is_empty() {
                 note(&self.written, count);
                 note(&self.attended, writing.named);
                 self.change.notified().await;
                 continue;
             }
-            match self.write(&writing).await {
+            match self.write(&mut writing).await {
                 Ok(()) => {
                     pause = FIRST_PAUSE;
                     note(&self.written, count);
@@ -253,7 +273,7 @@ impl Line {
     /// What is to be written, and which change is the last before which all is, then.
     pub(super) fn next_writing(&self) -> (u64, Writing) {
         let mut sessions = locked(&self.sessions);
-        let users = std::mem::take(&mut sessions.users);
+        let users = std::mem::take(&mut sessions.users).into_iter().collect();
         let ended = std::mem::take(&mut sessions.ended);
         let receipts = sessions.received.iter().take(RECEIPTS_PER_CALL);
         let receipts: Vec<_> = receipts.map(|(name, id)| (*name, *id)).collect();
@@ -281,29 +301,38 @@ impl Line {
         (if is_all { sessions.count } else { 0 }, writing)
     }
 
-    pub(super) async fn write(&self, writing: &Writing) -> RedisResult<()> {
-        self.write_users(writing).await?;
-        let Writing {
-            ended,
-            sessions: batch,
-            receipts,
-            ..
-        } = writing;
-        for users in ended.chunks(SESSIONS_PER_CALL) {
-            let ttl = ATTENDED.as_millis() as u64;
-            let command = self.call("end_all", json!({ "users": users, "ttl": ttl }));
-            self.ask::<Value>(&command).await?;
+    /// Writes all of it, or what comes first: no session before it is known whose it is.
+    pub(super) async fn write(&self, writing: &mut Writing) -> RedisResult<()> {
+        // Numbered, as an answer may be lost: what they have begun since they were ended is theirs.
+        while !writing.ended.is_empty() {
+            let count = writing.ended.len().min(SESSIONS_PER_CALL);
+            let users = &writing.ended[..count];
+            let arguments = json!({ "users": users, "ttl": self.user_ttl() });
+            self.ask::<Value>(&self.call("end_all", arguments)).await?;
+            writing.ended.drain(..count);
         }
-        if !receipts.is_empty() {
+        while !writing.users.is_empty() {
+            let rest = writing.users.len().saturating_sub(SESSIONS_PER_CALL);
+            self.write_users(&writing.users[rest..]).await?;
+            writing.users.truncate(rest);
+        }
+        note(&self.attended, writing.named);
+        if !writing.receipts.is_empty() {
             let mut command = self.call("receive", json!({}));
-            for (name, id) in receipts {
+            for (name, id) in &writing.receipts {
                 command.arg(&name.0.to_bytes()[..]).arg(*id);
             }
             self.ask::<Value>(&command).await?;
+            writing.receipts.clear();
         }
-        if batch.is_empty() {
-            return Ok(());
+        if !writing.sessions.is_empty() {
+            self.write_sessions(&writing.sessions).await?;
+            writing.sessions.clear();
         }
+        Ok(())
+    }
+
+    async fn write_sessions(&self, batch: &[Change]) -> RedisResult<()> {
         let mut command = self.call("remember", json!({ "ttl": self.ttl() }));
         {
             let sessions = locked(&self.sessions);
@@ -324,14 +353,12 @@ impl Line {
         self.ask::<Value>(&command).await.map(drop)
     }
 
-    async fn write_users(&self, Writing { users, named, .. }: &Writing) -> RedisResult<()> {
-        let are_late = |late: &HashSet<String>| -> Vec<String> {
-            let users = users.iter().filter(|user| late.contains(*user));
-            users.cloned().collect()
-        };
-        loop {
+    /// Some users, [`SESSIONS_PER_CALL`] at most, are known to be attended, and who is owed a gap
+    /// has it.
+    async fn write_users(&self, users: &[String]) -> RedisResult<()> {
+        let late = loop {
             let line = locked(&self.known).line;
-            let late = are_late(&locked(&self.sessions).late);
+            let late = locked(&self.sessions).late_of(users);
             self.tell_attended(users, &late).await?;
             let mut sessions = locked(&self.sessions);
             for user in &late {
@@ -339,44 +366,50 @@ impl Line {
             }
             // Otherwise it may have been said in the line before, and those who are known to be
             // attended are named anew already.
-            if locked(&self.known).line == line && are_late(&sessions.late).is_empty() {
+            if locked(&self.known).line == line {
+                // From here on nobody comes to be late: what is said to them comes.
                 sessions.note_attended(users);
-                break;
+                break sessions.late_of(users);
+            }
+        };
+        if !late.is_empty() {
+            self.tell_attended(&late, &late).await?;
+            let mut sessions = locked(&self.sessions);
+            for user in &late {
+                sessions.late.remove(user);
             }
         }
-        note(&self.attended, *named);
         Ok(())
     }
 
-    /// Tells the store that there are sessions of these users here. What was said to some of them
-    /// has not come: in the same step, all nodes are told of a gap in it.
+    /// Tells the store that there are sessions of these users here, [`SESSIONS_PER_CALL`] at most.
+    /// What was said to some of them has not come: in the same step, all nodes are told of a gap
+    /// in it.
     async fn tell_attended(&self, users: &[String], missed: &[String]) -> RedisResult<()> {
         let namespaces = self.node().map(|node| node.namespaces());
         let namespaces = namespaces.unwrap_or_default();
-        for users in users.chunks(SESSIONS_PER_CALL) {
-            let ttl = ATTENDED.as_millis() as u64;
-            let mut command = self.call("attend", json!({ "users": users, "ttl": ttl }));
-            let mut says = false;
-            for name in users.iter().filter(|user| missed.contains(user)) {
-                let Some((tenant, user)) = names::tenant_and_user(name) else {
-                    continue;
+        let arguments = json!({ "users": users, "ttl": self.user_ttl() });
+        let mut command = self.call("attend", arguments);
+        let mut says = false;
+        for name in missed {
+            let Some((tenant, user)) = names::tenant_and_user(name) else {
+                continue;
+            };
+            for namespace in &namespaces {
+                let scope = Scope::User {
+                    namespace: namespace.clone(),
+                    tenant: tenant.clone(),
+                    user: user.into(),
                 };
-                for namespace in &namespaces {
-                    let scope = Scope::User {
-                        namespace: namespace.clone(),
-                        tenant: tenant.clone(),
-                        user: user.into(),
-                    };
-                    let body = self.gap_in(&scope);
-                    command.arg(self.name(&scope)).arg(name).arg(body);
-                    says = true;
-                }
+                let body = self.gap_in(&scope);
+                command.arg(self.name(&scope)).arg(name).arg(body);
+                says = true;
             }
-            let (epoch, begin, last): (String, String, String) = self.ask(&command).await?;
-            let reached = self.note_reached(&epoch, &begin, &last);
-            if says {
-                self.note_said(reached);
-            }
+        }
+        let (epoch, begin, last): (String, String, String) = self.ask(&command).await?;
+        let reached = self.note_reached(&epoch, &begin, &last);
+        if says {
+            self.note_said(reached);
         }
         Ok(())
     }
@@ -399,15 +432,19 @@ impl Line {
                 forgotten.extend(self.ask::<Vec<String>>(&command).await?);
             }
         }
-        self.tell_attended(forgotten, forgotten).await?;
-        forgotten.clear();
+        while !forgotten.is_empty() {
+            let rest = forgotten.len().saturating_sub(SESSIONS_PER_CALL);
+            self.tell_attended(&forgotten[rest..], &forgotten[rest..])
+                .await?;
+            forgotten.truncate(rest);
+        }
         Ok(())
     }
 
     fn write_again(&self, writing: Writing) {
         let mut sessions = locked(&self.sessions);
         sessions.users.extend(writing.users);
-        sessions.ended.extend(writing.ended);
+        sessions.ended.splice(..0, writing.ended);
         for (name, id) in writing.receipts {
             let known = sessions.received.entry(name).or_default();
             *known = id.max(*known);
@@ -424,6 +461,12 @@ impl Line {
     /// For how long what this node has written stays there without it, milliseconds.
     pub(super) fn ttl(&self) -> u64 {
         (2 * self.settings.window + 6 * REFRESH).as_millis() as u64
+    }
+
+    /// For how long it is known of users whose sessions there are, and that some were ended, with
+    /// nothing said anew, milliseconds: for no shorter time than these may be taken up.
+    fn user_ttl(&self) -> u64 {
+        self.ttl().max(ATTENDED.as_millis() as u64)
     }
 
     pub(super) async fn refresh_all(&self) {
@@ -484,7 +527,7 @@ impl Line {
         if let (Some(user), Some(kind)) = (&user, kind) {
             arguments["attended"] = json!(&**user);
             arguments["kind"] = json!(&*kind);
-            arguments["ttl"] = json!(ATTENDED.as_millis() as u64);
+            arguments["ttl"] = json!(self.user_ttl());
         }
         let mut command = self.call("claim", arguments);
         command.arg(&name.0.to_bytes()[..]);

@@ -26,7 +26,7 @@ use heartline_wire::id::Sid;
 use heartline_wire::reason::Reason;
 use redis::{Cmd, Value};
 use serde_json::{Value as Json, json};
-use tokio::task::AbortHandle;
+use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::Instant;
 
 use super::super::super::socketio::{Adapter, SocketIoAdapter};

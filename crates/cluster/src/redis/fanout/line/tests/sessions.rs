@@ -202,7 +202,7 @@ async fn a_user_who_is_named_while_another_line_begins_is_named_in_that_too() {
         user_type: None,
     };
     assert!(raw.attend(&ann).is_some());
-    let (_, writing) = raw.next_writing();
+    let (_, mut writing) = raw.next_writing();
     let another = async {
         raw.note(Reached {
             line: 2,
@@ -212,7 +212,7 @@ async fn a_user_who_is_named_while_another_line_begins_is_named_in_that_too() {
     };
     // It is not answered before that.
     process.redis(&["CLIENT", "PAUSE", "200", "ALL"]).await;
-    let (written, ()) = tokio::join!(raw.write(&writing), another);
+    let (written, ()) = tokio::join!(raw.write(&mut writing), another);
     written.unwrap();
     assert!(raw.attend(&ann).is_none(), "it is known");
     // Nobody knows in which of them it was said first.
@@ -406,6 +406,72 @@ async fn that_users_were_sent_away_is_said_as_soon_as_the_server_is_back() {
     assert_eq!(claimed, Err(Unclaimed::Unknown));
 }
 
+/// The number up to which all that ann has begun was ended.
+async fn end_of_ann(process: &Process) -> Option<String> {
+    let end = process.redis(&["HGET", "{p}:lx::ann", "*"]).await;
+    redis::from_redis_value(end).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_begins_afresh_after_they_were_sent_away_keeps_that_though_something_is_not_written() {
+    let redis = Redis::start();
+    let process = Process::start(&redis, 1, settings()).await;
+    // What is no hash takes no field.
+    process.redis(&["SET", "{p}:z:1", "1"]).await;
+    process
+        .fanout
+        .remember(socket(1, 1), Some(session("ann", "rooms", true)));
+    process.fanout.end_all(None, "ann", None);
+    let errors = || process.line.counters.errors.load(Ordering::Relaxed);
+    let some_more = |before: u64| move || (errors() >= before + 3).then_some(());
+    until(some_more(0)).await;
+    let end = end_of_ann(&process).await;
+    assert!(end.is_some());
+    until(some_more(errors())).await;
+    assert_eq!(end_of_ann(&process).await, end);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn that_users_were_sent_away_is_said_once_though_the_answer_to_it_was_lost() {
+    let redis = Redis::start();
+    let process = Process::start(&redis, 1, settings()).await;
+    let end = async |users: &[(u64, &str, &str)]| {
+        let arguments = json!({ "users": users, "ttl": 90_000 });
+        let command = process.raw.call("end_all", arguments);
+        process.raw(&command).await
+    };
+    let first: (String, String, String) = end(&[(1, ":ann", "*")]).await;
+    let ended = end_of_ann(&process).await;
+    // Sent again, alone or with what came meanwhile.
+    assert_eq!(end(&[(1, ":ann", "*")]).await, first);
+    let more = end(&[(1, ":ann", "*"), (2, ":bob", "*")]).await;
+    assert_ne!(more, first);
+    assert_eq!(end_of_ann(&process).await, ended);
+    let bob = process.redis(&["EXISTS", "{p}:lx::bob"]).await;
+    assert_eq!(bob, Value::Int(1));
+    // Sent away another time.
+    end(&[(3, ":ann", "*")]).await;
+    assert_ne!(end_of_ann(&process).await, ended);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_was_sent_away_is_known_for_as_long_as_anything_of_theirs_may_be_taken_up() {
+    let redis = Redis::start();
+    let days = settings();
+    let days = LineSettings {
+        window: 2 * Duration::from_secs(24 * 3600),
+        ..days
+    };
+    let process = Process::start(&redis, 1, days).await;
+    process.attend("ann");
+    process.fanout.end_all(None, "ann", None);
+    process.fanout.remembered().await;
+    for key in ["lx", "lw"] {
+        let ttl = process.redis(&["TTL", &format!("{{p}}:{key}::ann")]).await;
+        assert!(matches!(ttl, Value::Int(172_800..)), "{key}: {ttl:?}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_socket_that_was_ended_is_taken_up_by_nobody_though_its_process_does_not_know_yet() {
     let redis = Redis::start();
@@ -415,11 +481,11 @@ async fn a_socket_that_was_ended_is_taken_up_by_nobody_though_its_process_does_n
     let written = |text| Some(session("", text, true));
     // By one that does not listen.
     one.raw.remember(name, written("rooms"));
-    one.raw.write(&one.raw.next_writing().1).await.unwrap();
+    one.raw.write(&mut one.raw.next_writing().1).await.unwrap();
     assert!(other.line.end(name).await);
     assert!(!other.line.end(name).await && !other.line.end(socket(1, 8)).await);
     one.raw.remember(name, written("late"));
-    one.raw.write(&one.raw.next_writing().1).await.unwrap();
+    one.raw.write(&mut one.raw.next_writing().1).await.unwrap();
     for process in [&one, &other] {
         let claimed = process.line.claim(name, "", None, 0).await;
         assert_eq!(claimed, Err(Unclaimed::Unknown));
@@ -444,9 +510,9 @@ async fn what_was_said_to_a_user_before_it_was_known_where_they_are_is_a_gap() {
     // What is no set cannot be added to.
     process.redis(&["RENAME", "{p}:lw::ann", "{p}:aside"]).await;
     process.redis(&["SET", "{p}:lw::ann", "1"]).await;
-    let attended = process.fanout.attend(&ann).unwrap();
-    // Its client is let in all the same, and what is said to it then does not come.
-    attended.await;
+    // Clients are let in all the same, and what is said to them then does not come.
+    let attended = (0..30).map(|_| process.fanout.attend(&ann).unwrap());
+    JoinSet::from_iter(attended).join_all().await;
     process
         .fanout
         .remember(socket(1, 7), Some(session("ann", "rooms", true)));
@@ -465,7 +531,8 @@ async fn what_was_said_to_a_user_before_it_was_known_where_they_are_is_a_gap() {
     let is_last = |event: &(Position, String, Option<String>)| event.2.is_some();
     let last = until(|| process.events().into_iter().find(is_last)).await;
     assert_eq!(last.2.as_deref(), Some("heard"));
-    // Whoever is in time, and comes again, misses nothing.
+    // Whoever is in time, and comes again, misses nothing; and of thirty who came late, one user
+    // has missed something.
     assert!(process.fanout.attend(&ann).is_none());
     let gaps = process.events().into_iter();
     assert_eq!(gaps.filter(is_gap).count(), 1);
@@ -485,4 +552,39 @@ async fn who_is_named_within_a_second_is_told_of_no_gap() {
     process.say(&target_of(&scope), "heard").await.unwrap();
     let event = until(|| process.events().into_iter().next()).await;
     assert_eq!(event.2.as_deref(), Some("heard"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_many_users_those_are_named_again_who_were_let_in_meanwhile_and_no_others() {
+    const USERS: usize = 1_000;
+    const LATE: usize = 10;
+    let redis = Redis::start();
+    let process = Process::start(&redis, 1, settings()).await;
+    let raw = &process.raw;
+    let attend = |name: usize| {
+        raw.attend(&UserKey {
+            user_id: name.to_string().into(),
+            ..ann()
+        })
+    };
+    // So that it knows which line it is.
+    raw.attend(&ann());
+    raw.write(&mut raw.next_writing().1).await.unwrap();
+    process.redis(&["CONFIG", "RESETSTAT"]).await;
+    assert!((0..USERS).all(|name| attend(name).is_some()));
+    let (_, mut writing) = raw.next_writing();
+    // Some are let in while the first of them are named.
+    let late = async {
+        let mut sessions = locked(&raw.sessions);
+        (0..LATE).for_each(|name| sessions.let_in_late(&format!(":{name}")));
+    };
+    process.redis(&["CLIENT", "PAUSE", "200", "ALL"]).await;
+    let (written, ()) = tokio::join!(raw.write(&mut writing), late);
+    written.unwrap();
+    assert!((0..USERS).all(|name| attend(name).is_none()));
+    let said = process.redis(&["INFO", "commandstats"]).await;
+    let said = redis::from_redis_value::<String>(said).unwrap();
+    let named = said.split("cmdstat_sadd:calls=").nth(1).unwrap();
+    let named: usize = named.split(',').next().unwrap().parse().unwrap();
+    assert!((USERS..=USERS + LATE).contains(&named), "{named}");
 }
