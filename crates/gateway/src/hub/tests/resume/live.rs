@@ -341,6 +341,9 @@ fn a_topic_that_comes_to_nothing_costs_neither_the_connection_nor_the_other_topi
         world.run(ms(9_100));
         let expected = ("INTERNAL", "conversation:stuck", Some(1), Some(20_000));
         assert_eq!(told(&frames(&mut ann)[0]), expected);
+        // Before then it would not be waited for.
+        world.run(ms(20_000));
+        frames(&mut ann);
     }
     said(&world, "a", "one");
     world.settle();
