@@ -181,6 +181,7 @@ describe("presence that is watched on two nodes", { timeout: 240000 }, () => {
     await io(one, "cid");
     const users = await watch(ann, { users: ["bob", "cid"] });
     await users.becomes(["bob", "cid"]);
+    await until(() => !users.take().stale, "it is certain");
     await own.kill();
     await until(() => users.take().stale, "it is stale");
     const asked = await ann.ask("presence:get", { users: ["bob", "cid"] });
