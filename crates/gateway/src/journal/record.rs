@@ -578,6 +578,27 @@ impl<'a> Reader<'a> {
     }
 }
 
+/// An event in a room, under a key, as tests need them.
+#[cfg(test)]
+pub(super) fn keyed(id: u64, key: &str, args: &str) -> Record {
+    Record::Event(Box::new(EventRecord {
+        to: Where::Room(RoomRecord {
+            key: RoomKey {
+                namespace: NamespaceId::ROOT,
+                tenant: None,
+                name: "map".into(),
+            },
+            incarnation: 3,
+            offset: id,
+        }),
+        id,
+        at: 7,
+        message: Message::new("e", args),
+        key: Some(key.into()),
+        only: None,
+    }))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -9,8 +9,10 @@ use std::path::{Path, PathBuf};
 use heartline_core::line::ring::{Kept, Ring};
 use ring::digest::{SHA256, SHA256_OUTPUT_LEN, digest};
 
+use super::files::{head_of, replace};
+use super::found::{Found, Place, event_found, event_record};
+use super::known::{Size, State};
 use super::record::{self, Head, Record};
-use super::{Found, Place, Size, State, event_found, event_record, head_of, replace};
 
 /// What such a file is of, instead of a start of the machine. Another form has another number.
 const MARK: &str = "heartline stopped 1";
