@@ -239,7 +239,15 @@ function checkMap(markdown, { crate, modules }, { unit, rowOf }) {
   const faults = [];
   const names = [...modules.keys()].filter((name) => unit(name));
   const missing = new Set(names);
+  let above = 0;
   for (const { row, name, line } of table) {
+    if (row < above) {
+      faults.push(
+        `${MAP}:${line}: the map of ${crate} has \`${name}\` of row ${row} below row ${above}; ` +
+          "let the ground come first.",
+      );
+    }
+    above = Math.max(above, row);
     const own = name.replace(/\/mod$/, "");
     const meant = names.filter((module) => {
       if (own !== name) return module === own;
@@ -256,6 +264,13 @@ function checkMap(markdown, { crate, modules }, { unit, rowOf }) {
       faults.push(
         `${MAP}:${line}: the map of ${crate} has \`${name}\` in row ${row}, ${TABLE} in row ` +
           `${other}; correct the one that is wrong.`,
+      );
+    }
+    const again = meant.find((module) => !missing.has(module));
+    if (again !== undefined) {
+      faults.push(
+        `${MAP}:${line}: the map of ${crate} names \`${again}\` a second time; say once why it ` +
+          "changes.",
       );
     }
     for (const module of meant) missing.delete(module);

@@ -364,6 +364,18 @@ test("a map that differs from the rows is refused", (t) => {
   refuses(map(`${low}${high}| 2 | \`gone\` | x |\n`), "ARCHITECTURE.md:8:", "`gone` in row 2");
 });
 
+test("a map that names a module twice, or has a row below a higher one, is refused", (t) => {
+  const low = "| 1 | `low` | x |\n", high = "| 2 | `high` | x |\n";
+  const files = { "high.rs": "mod one;\n", "high/one.rs": "" };
+  const map = (rows) => tree(t, { ...files, "ARCHITECTURE.md": heading + rows });
+  passes(map(low + high));
+  refuses(map(low + high + high), "ARCHITECTURE.md:8:", "names `high` a second time");
+  refuses(map("| 1 | `low`, `low` | x |\n" + high), "ARCHITECTURE.md:6:", "`low` a second time");
+  const within = `${low}${high}| 2 | \`high/one\` | x |\n`;
+  refuses(map(within), "ARCHITECTURE.md:8:", "names `high/one` a second time");
+  refuses(map(high + low), "ARCHITECTURE.md:7:", "`low` of row 1 below row 2");
+});
+
 test("a map may name the files of a folder, and then names all of them", (t) => {
   const files = { "high.rs": "mod one;\nmod two;\n", "high/one.rs": "", "high/two.rs": "" };
   const map = (row) =>
