@@ -1,5 +1,7 @@
-//! The connections of one shard, the lists they stand in, and all that an
-//! [`App`](crate::app::App) may do to them.
+//! The connections of one shard, the lists they stand in, and what an
+//! [`App`](crate::app::App) may ask of them and send to them.
+//!
+//! When they are pinged is in `deadlines`, how they end in `ends`.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,7 +10,6 @@ use bytes::Bytes;
 use heartline_wire::id::{ConnId, Sid, Slot};
 use heartline_wire::reason::Reason;
 use heartline_wire::time::{Micros, micros};
-use heartline_wire::ws;
 use heartline_wire::ws::deflate::Inflater;
 use mio::{Interest, Registry, Token};
 
@@ -16,29 +17,16 @@ use crate::clock::Clock;
 use crate::random::{SecretSource, Spread};
 use crate::shard::conn::{Conn, Phase, Slab, Transport, TransportName};
 use crate::shard::frames::{Framer, Frames, Framing};
-use crate::shard::heartbeat::{Beat, Heartbeat, HeartbeatTiming};
+use crate::shard::heartbeat::{Heartbeat, HeartbeatTiming};
 use crate::shard::outbound::{ConflationKey, Outbound};
 use crate::shard::pieces::Pieces;
-use crate::shard::polling::{Farewell, Polling};
 use crate::shard::receipt::Receipt;
-use crate::shard::request::{Protocol, Reply};
+use crate::shard::request::Protocol;
 use crate::shard::stream::WebSocket;
 use crate::shard::wheel::Wheel;
 use crate::shard::writes::{Waits, Writes};
 use crate::slots::SlotGuard;
 
-/// How long a peer has to finish a closing handshake.
-pub(super) const CLOSE_WAIT: Duration = Duration::from_secs(5);
-/// The same for a slow consumer, who first has to read what the kernel holds.
-const SLOW_CLOSE_WAIT: Duration = Duration::from_secs(15);
-/// How long a closed polling session waits for the GET that takes the news
-/// (Engine.IO's `closeTimeout`).
-const POLLING_CLOSE_WAIT: Duration = Duration::from_secs(30);
-/// Deadlines in one tick of the wheel above which a first ping moves away.
-const MAX_PINGS_PER_TICK: u32 = 4;
-/// How late a deadline may come before the process counts as having stood still: well above
-/// a tick of the wheel and a long turn.
-const STOOD_STILL: Duration = Duration::from_millis(100);
 /// Queues kept for reuse per shard.
 const MAX_POOLED_QUEUES: usize = 1024;
 
@@ -69,9 +57,6 @@ pub(crate) struct Place {
     /// The slot under which the poller knows its socket already.
     pub(crate) kept: Option<Slot>,
 }
-
-/// A deadline that is acted on later than this was missed: a first ping may be late by as much.
-const LATE: Duration = Duration::from_millis(100);
 
 /// The connections of one shard and what can be done to them.
 pub struct Engine {
@@ -211,6 +196,16 @@ impl Engine {
         })
     }
 
+    /// The client's address, also of a connection that is closing.
+    pub fn address(&self, slot: Slot) -> Option<std::net::IpAddr> {
+        self.conns.get(slot).map(|conn| conn.guard.ip())
+    }
+
+    /// How a connection travels at present.
+    pub fn transport_name(&self, slot: Slot) -> Option<TransportName> {
+        self.conns.get(slot).map(Conn::transport_name)
+    }
+
     /// How many connections there are, those included that are closing, and that wait for
     /// their first request.
     pub(super) fn connections(&self) -> usize {
@@ -332,24 +327,6 @@ impl Engine {
             Transport::Polling(Box::default()),
             Place { guard, kept: None },
         )
-    }
-
-    /// After `interval`, or earlier where too many would be pinged together.
-    pub(super) fn first_ping(&mut self) -> Micros {
-        let interval = self.settings.heartbeat_timing.interval;
-        let mut best = self.now + interval;
-        let mut crowd = self.wheel.crowd(best);
-        for _ in 0..6 {
-            if crowd <= MAX_PINGS_PER_TICK {
-                break;
-            }
-            let candidate = self.now + interval - self.random_time(interval / 2);
-            let there = self.wheel.crowd(candidate);
-            if there < crowd {
-                (best, crowd) = (candidate, there);
-            }
-        }
-        best
     }
 
     /// The `sid` of a connection.
@@ -547,6 +524,17 @@ impl Engine {
         }
     }
 
+    /// Writes what waits on every connection, without waiting for the turn's end.
+    pub fn flush_all(&mut self) {
+        while let Some(slot) = self
+            .writes
+            .pop_alone()
+            .or_else(|| self.writes.pop_with_many())
+        {
+            self.write_in_turn(slot);
+        }
+    }
+
     pub(super) fn recycle(&mut self, mut out: Box<Outbound>) {
         if self.pool.len() < MAX_POOLED_QUEUES && out.recycle() {
             self.pool.push(out);
@@ -612,342 +600,5 @@ impl Engine {
         let conn = self.conns.get_mut(slot)?;
         let proves = conn.receipt.pong();
         proves.then(|| conn.heartbeat.last_ping())
-    }
-
-    // --- time ------------------------------------------------------------
-
-    /// When the application wants to be asked about this connection.
-    pub fn set_app_deadline(&mut self, slot: Slot, deadline: Micros) {
-        if let Some(conn) = self.conns.get_mut(slot) {
-            if conn.app_deadline != deadline {
-                conn.app_deadline = deadline;
-                self.rearm(slot);
-            }
-        }
-    }
-
-    /// When the earliest deadline may come; `None` if there is none.
-    pub(super) fn next_wake(&self) -> Option<Micros> {
-        self.wheel.next_wake()
-    }
-
-    /// Begins a turn at `now`.
-    pub(super) fn begin_turn(&mut self, now: Micros) {
-        if self.next_wake().is_some_and(|due| now - due > LATE) {
-            self.punctual_since = now;
-        }
-        self.now = now;
-    }
-
-    /// Acts on the deadlines that have come.
-    pub(super) fn fire(&mut self) {
-        let mut due = std::mem::take(&mut self.due);
-        due.append(&mut self.doubtful);
-        self.wheel.advance(self.now, &mut due);
-        for slot in due.drain(..) {
-            self.deadline(slot);
-        }
-        self.due = due;
-    }
-
-    pub(super) fn rearm(&mut self, slot: Slot) {
-        let Some(conn) = self.conns.get(slot) else {
-            return;
-        };
-        let deadline = match conn.phase {
-            Phase::Closing(_) => conn.close_deadline,
-            Phase::Open => {
-                let probe = match &conn.transport {
-                    Transport::Polling(polling) => polling
-                        .probe
-                        .as_ref()
-                        .map_or(Micros::MAX, |probe| probe.deadline),
-                    Transport::WebSocket(_) => Micros::MAX,
-                };
-                conn.heartbeat
-                    .deadline(self.settings.heartbeat_timing)
-                    .min(conn.app_deadline)
-                    .min(probe)
-            }
-        };
-        if deadline == Micros::MAX {
-            self.wheel.cancel(slot);
-        } else {
-            self.wheel.set(slot, deadline);
-        }
-    }
-
-    /// A connection's deadline has come: finds out which, and acts.
-    pub(super) fn deadline(&mut self, slot: Slot) {
-        let now = self.now;
-        let Some(conn) = self.conns.get_mut(slot) else {
-            self.nobody_due.push(slot);
-            return;
-        };
-        if matches!(conn.phase, Phase::Closing(_)) {
-            if now >= conn.close_deadline {
-                self.end_transport(slot);
-            } else {
-                self.rearm(slot);
-            }
-            return;
-        }
-        if !self.beat(slot) {
-            return;
-        }
-        let Some(conn) = self.conns.get_mut(slot) else {
-            return;
-        };
-        if let Transport::Polling(polling) = &mut conn.transport {
-            if polling
-                .probe
-                .as_ref()
-                .is_some_and(|probe| now >= probe.deadline)
-            {
-                polling.probe = None;
-            }
-        }
-        if conn.app_deadline <= now {
-            conn.app_deadline = Micros::MAX;
-            self.app_due.push(slot);
-        }
-        self.rearm(slot);
-    }
-
-    /// Pings an open connection if it is time, or ends it if its time is over; whether it
-    /// goes on.
-    pub(super) fn beat(&mut self, slot: Slot) -> bool {
-        let now = self.now;
-        let Some(conn) = self.conns.get_mut(slot) else {
-            return false;
-        };
-        if conn.phase != Phase::Open {
-            return false;
-        }
-        let timing = self.settings.heartbeat_timing;
-        let late = now - conn.heartbeat.deadline(timing);
-        let heard = match &conn.transport {
-            _ if conn.paused => Micros::ZERO,
-            Transport::WebSocket(_) => self.heard_until,
-            // HTTP brings what it says at once, unless the whole process stood still: then
-            // HTTP has as much to catch up with.
-            Transport::Polling(_) if late > STOOD_STILL => Micros::ZERO,
-            Transport::Polling(_) => now,
-        };
-        match conn.heartbeat.beat(now, timing, heard) {
-            Beat::Nothing => {}
-            Beat::Ping => self.ping(slot),
-            Beat::Listen => self.doubtful.push(slot),
-            Beat::Dead => {
-                self.close(slot, Reason::HeartbeatTimeout);
-                return false;
-            }
-        }
-        true
-    }
-
-    pub(super) fn ping(&mut self, slot: Slot) {
-        let Some(conn) = self.conns.get_mut(slot) else {
-            return;
-        };
-        // `2` as a text frame; an empty ping frame.
-        let frame: &[u8] = match conn.protocol {
-            Protocol::EngineIo => b"\x81\x012",
-            Protocol::Plain => b"\x89\x00",
-        };
-        let is_first = conn.piece.is_none() && conn.out.as_ref().is_none_or(|out| out.is_empty());
-        conn.receipt.ping(is_first);
-        if let Some((out, waits, writes)) = self.queue(slot) {
-            out.push_urgent(frame);
-            writes.push(slot, waits, Waits::Alone);
-        }
-    }
-
-    // --- ends ------------------------------------------------------------
-
-    /// Ends a connection in good order: the peer is told, then the transport
-    /// closes. The application hears of it in this turn.
-    pub fn close(&mut self, slot: Slot, reason: Reason) {
-        self.close_with(slot, reason, reason.close_code(), "");
-    }
-
-    /// The same with a close code and text of its own.
-    pub fn close_with(&mut self, slot: Slot, reason: Reason, code: u16, text: &str) {
-        let now = self.now;
-        let Some(conn) = self.conns.get_mut(slot) else {
-            return;
-        };
-        if conn.phase != Phase::Open {
-            return;
-        }
-        conn.phase = Phase::Closing(reason);
-        self.closed.push((slot, reason));
-        match &mut conn.transport {
-            Transport::WebSocket(_) => {
-                // The peer's own close must be heard.
-                let paused = std::mem::take(&mut conn.paused);
-                conn.close_deadline = now + CLOSE_WAIT;
-                if reason == Reason::SlowConsumer {
-                    conn.close_deadline = now + SLOW_CLOSE_WAIT;
-                    if let Some(out) = &mut conn.out {
-                        out.keep_frame_in_flight();
-                    }
-                }
-                if paused {
-                    self.read_later(slot);
-                }
-                self.append_close(slot, code, text);
-            }
-            Transport::Polling(polling) => {
-                // A client that is changing over polls no more: it hears the last on
-                // its WebSocket.
-                let changes = polling.probe.as_ref().is_some_and(|probe| probe.probed);
-                polling.farewell = Farewell::of(reason, code);
-                let has_events = conn.out.as_ref().is_some_and(|out| !out.is_empty());
-                let lingers = match reason {
-                    Reason::ProtocolViolation
-                    | Reason::ClientLeft
-                    | Reason::HeartbeatTimeout
-                    | Reason::StaleSweep
-                    | Reason::TransportClosed
-                    | Reason::TransportError => false,
-                    _ => has_events || changes || polling.farewell != Farewell::Silence,
-                };
-                if !(lingers && changes) {
-                    polling.probe = None;
-                }
-                if let Some(held) = polling.held.take() {
-                    if polling.farewell == Farewell::ComeLater {
-                        let _ = held.reply.send(polling.farewell.reply());
-                    }
-                }
-                polling.post = None;
-                conn.close_deadline = now + POLLING_CLOSE_WAIT;
-                if reason == Reason::SlowConsumer {
-                    if let Some(out) = &mut conn.out {
-                        out.keep_frame_in_flight();
-                    }
-                }
-                if polling.get.is_some() || !lingers {
-                    self.finish_polling(slot);
-                    return;
-                }
-            }
-        }
-        self.rearm(slot);
-    }
-
-    /// A close frame behind all that waits.
-    pub(super) fn append_close(&mut self, slot: Slot, code: u16, text: &str) {
-        if let Some((out, waits, writes)) = self.queue(slot) {
-            out.append(|buffer| ws::push_close(code, text, buffer));
-            writes.push(slot, waits, Waits::Alone);
-        }
-    }
-
-    /// The transport has ended by itself, or must end now.
-    pub(super) fn lost(&mut self, slot: Slot, reason: Reason) {
-        if let Some(conn) = self.conns.get_mut(slot) {
-            if conn.phase == Phase::Open {
-                conn.phase = Phase::Closing(reason);
-                self.closed.push((slot, reason));
-            }
-        }
-        self.end_transport(slot);
-    }
-
-    /// Frees the slot, as soon as the application knows.
-    pub(super) fn end_transport(&mut self, slot: Slot) {
-        if let Some(conn) = self.conns.get_mut(slot) {
-            conn.gone = true;
-            self.wheel.cancel(slot);
-            if conn.told {
-                self.forget(slot);
-            }
-        }
-    }
-
-    /// Both sides have closed: the transport ends once what waits is written, the
-    /// close frame behind it, or the deadline for that has passed.
-    pub(super) fn end_when_written(&mut self, slot: Slot) {
-        match self.conns.get_mut(slot) {
-            Some(conn) if conn.out.is_some() || conn.piece.is_some() => conn.discard = true,
-            _ => self.end_transport(slot),
-        }
-    }
-
-    pub(super) fn forget(&mut self, slot: Slot) {
-        self.wheel.cancel(slot);
-        if let Some(conn) = self.conns.remove(slot) {
-            if let Some(piece) = conn.piece {
-                self.pieces.release(piece);
-            }
-            if let Some(out) = conn.out {
-                self.recycle(out);
-            }
-        }
-    }
-
-    /// Writes what waits on every connection, without waiting for the turn's end.
-    pub fn flush_all(&mut self) {
-        while let Some(slot) = self
-            .writes
-            .pop_alone()
-            .or_else(|| self.writes.pop_with_many())
-        {
-            self.write_in_turn(slot);
-        }
-    }
-
-    /// Ends all transports that still wait for their peers.
-    pub fn force_closing(&mut self) {
-        let closing: Vec<Slot> = self
-            .conns
-            .slots()
-            .filter(|&slot| {
-                self.conns
-                    .get(slot)
-                    .is_some_and(|conn| matches!(conn.phase, Phase::Closing(_)))
-            })
-            .collect();
-        for slot in closing {
-            self.end_transport(slot);
-        }
-    }
-
-    /// Answers a closing session's GET: with what still waits, or, that done,
-    /// with the session's [`Farewell`], and then the session is forgotten. They never
-    /// travel together: a client that sees a close in a payload drops the
-    /// events beside it.
-    pub(super) fn finish_polling(&mut self, slot: Slot) {
-        let Some(conn) = self.conns.get_mut(slot) else {
-            return;
-        };
-        if let Transport::Polling(polling) = &mut conn.transport {
-            if let Some(get) = polling.get.take() {
-                let payload = Polling::drain(&mut conn.out);
-                let farewell = polling.farewell;
-                if payload.is_empty() || farewell == Farewell::Noop {
-                    let _ = get.reply.send(farewell.reply());
-                } else {
-                    let _ = get.reply.send(Reply::Payload(payload));
-                    if farewell != Farewell::Silence {
-                        self.rearm(slot);
-                        return;
-                    }
-                }
-            }
-        }
-        self.end_transport(slot);
-    }
-
-    /// The client's address, also of a connection that is closing.
-    pub fn address(&self, slot: Slot) -> Option<std::net::IpAddr> {
-        self.conns.get(slot).map(|conn| conn.guard.ip())
-    }
-
-    /// How a connection travels at present.
-    pub fn transport_name(&self, slot: Slot) -> Option<TransportName> {
-        self.conns.get(slot).map(Conn::transport_name)
     }
 }

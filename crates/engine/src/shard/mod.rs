@@ -2,6 +2,8 @@
 
 pub(crate) mod arrivals;
 pub mod conn;
+mod deadlines;
+mod ends;
 pub mod engine;
 pub mod frames;
 pub(crate) mod gather;

@@ -11,7 +11,7 @@ use mio::{Interest, Token};
 use crate::app::App;
 use crate::shard::Shard;
 use crate::shard::conn::{Phase, Transport};
-use crate::shard::engine::CLOSE_WAIT;
+use crate::shard::ends::CLOSE_WAIT;
 use crate::shard::frames::{Framing, framing};
 use crate::shard::polling::Probe;
 use crate::shard::request::Reply;

@@ -4,7 +4,7 @@ use heartline_wire::ws::deflate::Deflater;
 
 use super::*;
 use crate::harness::MASK;
-use crate::shard::engine::CLOSE_WAIT;
+use crate::shard::ends::CLOSE_WAIT;
 
 fn masked(opcode: OpCode, payload: &[u8]) -> Vec<u8> {
     let mut frame = Vec::new();
