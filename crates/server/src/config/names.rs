@@ -1,6 +1,6 @@
 //! The names of keys: which there are, in namespaces too, and what was probably meant.
 
-use super::keys::{Apply, KEYS, Key};
+use super::keys::{self, Apply, Key};
 
 pub(super) const NAMESPACES: &str = "namespaces.";
 
@@ -25,12 +25,12 @@ pub(super) fn is_section(name: &str) -> bool {
             .strip_prefix(name)
             .is_some_and(|rest| rest.starts_with('.'))
     };
-    name == "namespaces" || KEYS.iter().any(below)
+    name == "namespaces" || keys::all().any(below)
 }
 
 /// The key of this name, in a namespace or not.
 pub(super) fn find(name: &str) -> Option<&'static Key> {
-    let by_name = |name: &str| KEYS.iter().find(|key| key.name == name);
+    let by_name = |name: &str| keys::all().find(|key| key.name == name);
     by_name(name).or_else(|| {
         let (_, key) = namespace_key(name)?;
         by_name(key).filter(|key| matches!(key.apply, Apply::Namespace(_)))
@@ -88,24 +88,18 @@ pub(super) fn unknown(name: &str, origin: &str) -> String {
         None => (String::new(), name.to_owned()),
     };
     if prefix.is_empty() && is_section(name) {
-        let below = KEYS
-            .iter()
-            .find(|key| key.name.starts_with(&format!("{name}.")));
+        let below = keys::all().find(|key| key.name.starts_with(&format!("{name}.")));
         let like = below.map_or("namespaces.\"/chat\".auth.mode", |key| key.name);
         return format!("{name} is a section (from {origin}): its keys have values, like {like}");
     }
-    if let Some(key) = KEYS
-        .iter()
-        .find(|key| !prefix.is_empty() && key.name == asked)
-    {
+    if let Some(key) = keys::all().find(|key| !prefix.is_empty() && key.name == asked) {
         let key = key.name;
         return format!(
             "{key} is of the whole node, not of a namespace: it cannot be {name} (from {origin})"
         );
     }
-    let candidates = KEYS
-        .iter()
-        .filter(|key| prefix.is_empty() || matches!(key.apply, Apply::Namespace(_)));
+    let candidates =
+        keys::all().filter(|key| prefix.is_empty() || matches!(key.apply, Apply::Namespace(_)));
     let nearest = candidates.min_by_key(|key| strsim::damerau_levenshtein(key.name, &asked));
     let hint = nearest.map_or(String::new(), |key| {
         format!("; did you mean {prefix}{}?", key.name)

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::keys::{Apply, KEYS};
+use super::keys::{self, Apply};
 
 /// What every token needs, as a part of the reference.
 const TOKENS: &str = "
@@ -38,7 +38,7 @@ pub(crate) fn reference() -> String {
          This page is printed by `heartline config docs`.\n\n\
          | key | default | meaning |\n|---|---|---|\n",
     );
-    for key in KEYS {
+    for key in keys::all() {
         let mark = if matches!(key.apply, Apply::Namespace(_)) {
             " †"
         } else {

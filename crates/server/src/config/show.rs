@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
-use super::keys::KEYS;
+use super::keys;
 use super::load::Loaded;
 use super::names::{find, namespace_key};
 use super::value;
@@ -40,7 +40,7 @@ impl Loaded {
     pub(crate) fn show(&self) -> String {
         let mut out = String::new();
         let mut section = "";
-        for key in KEYS {
+        for key in keys::all() {
             let (head, name) = key.name.rsplit_once('.').unwrap_or(("", key.name));
             if head != section {
                 section = head;

@@ -7,7 +7,7 @@ use std::ffi::OsString;
 use heartline::config::NamespaceConfig;
 use toml::Value;
 
-use super::keys::{Apply, KEYS};
+use super::keys::{self, Apply};
 use super::names::{NAMESPACES, find, is_section, namespace_key};
 use super::settings::Settings;
 use super::value;
@@ -155,7 +155,7 @@ fn flatten(prefix: &str, table: &toml::Table, origin: &str, given: &mut All) {
 /// What is to be said of a variable that is named as a key is, but for the second underscore.
 pub(super) fn not_read(name: &str) -> Option<String> {
     let rest = name.strip_prefix("HEARTLINE_")?.to_ascii_lowercase();
-    let key = KEYS.iter().find(|key| key.name.replace('.', "_") == rest)?;
+    let key = keys::all().find(|key| key.name.replace('.', "_") == rest)?;
     let meant = key.name.replace('.', "__").to_ascii_uppercase();
     Some(format!(
         "the environment variable {name} is not read: two underscores stand for a dot, so it is \

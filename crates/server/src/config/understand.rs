@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use heartline::config::NamespaceConfig;
 use toml::Value;
 
-use super::keys::{Apply, KEYS, Key};
+use super::keys::{self, Apply, Key};
 use super::names::{find, is_bare_namespace, namespace_key, not_a_namespace, unknown};
 use super::settings::Settings;
 use super::sources::{All, Sourced};
@@ -41,7 +41,7 @@ pub(super) fn understand(given: &All, errors: &mut Vec<String>) -> Settings {
         None => (value::literal(key.default), "the defaults".to_owned()),
     };
     // In the order of the table: `devices.policy` comes before its details.
-    for key in KEYS {
+    for key in keys::all() {
         let (value, origin) = value_of(key);
         let mut put = |value: &Value| match key.apply {
             Apply::Node(apply) => apply(&mut settings, value),
@@ -59,7 +59,7 @@ pub(super) fn understand(given: &All, errors: &mut Vec<String>) -> Settings {
             .entry(name)
             .or_insert_with(|| settings.namespace.clone());
     }
-    for key in KEYS {
+    for key in keys::all() {
         let Apply::Namespace(apply) = key.apply else {
             continue;
         };
@@ -74,8 +74,7 @@ pub(super) fn understand(given: &All, errors: &mut Vec<String>) -> Settings {
                 }
                 // A policy set here brings the limit's details from outside along.
                 if key.name == "devices.policy" {
-                    for detail in KEYS
-                        .iter()
+                    for detail in keys::all()
                         .filter(|key| ["devices.max", "devices.on_excess"].contains(&key.name))
                     {
                         if let Apply::Namespace(apply) = detail.apply {

@@ -144,6 +144,18 @@ pub(crate) fn truth(value: &Value) -> Result<bool, Wrong> {
     }
 }
 
+/// One of these words, in any case, with `-` for `_` too.
+pub(crate) fn one_of<T: Copy>(value: &Value, choices: &[(&str, T)]) -> Result<T, Wrong> {
+    let text = text(value)?;
+    let names: Vec<&str> = choices.iter().map(|(name, _)| *name).collect();
+    let plain = text.to_ascii_lowercase().replace('-', "_");
+    choices
+        .iter()
+        .find(|(name, _)| *name == plain)
+        .map(|(_, choice)| *choice)
+        .ok_or_else(|| format!("must be one of {}, not {text:?}", names.join(", ")))
+}
+
 /// A list of texts; one text is a list of one, commas separate several.
 pub(crate) fn list(value: &Value) -> Result<Vec<String>, Wrong> {
     match value {

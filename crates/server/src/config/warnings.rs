@@ -3,7 +3,7 @@
 use heartline::config::{DevicePolicy, NamespaceConfig};
 
 use super::check::GOOD_SECRET;
-use super::keys::{KEYS, Key};
+use super::keys::{self, Key};
 use super::settings::{Settings, StoreUrl};
 use super::sources::{All, WITH_CLUSTER};
 use super::value;
@@ -33,7 +33,7 @@ pub(super) fn warnings(settings: &Settings, given: &All) -> Vec<String> {
         let given = given.get(key.name);
         given.is_some_and(|given| given.value != value::literal(key.default))
     };
-    let first_set = |names: fn(&str) -> bool| KEYS.iter().find(|key| names(key.name) && set(key));
+    let first_set = |names: fn(&str) -> bool| keys::all().find(|key| names(key.name) && set(key));
     let limited = |config: &NamespaceConfig| matches!(config.devices, DevicePolicy::Limit { .. });
     let of_limit = first_set(|name| ["devices.max", "devices.on_excess"].contains(&name));
     if let (Some(key), false) = (of_limit, gateway.namespaces.values().any(limited)) {

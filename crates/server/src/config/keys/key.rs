@@ -1,0 +1,88 @@
+//! What a key is, and how its row in the table is written.
+
+use heartline::config::NamespaceConfig;
+use toml::Value;
+
+use crate::config::settings::Settings;
+use crate::config::value::{Wrong, is_off};
+
+/// Puts a value where it belongs.
+pub(crate) enum Apply {
+    /// For the whole node.
+    Node(fn(&mut Settings, &Value) -> Result<(), Wrong>),
+    /// For all namespaces, and for one as `namespaces."/name".KEY`.
+    Namespace(fn(&mut NamespaceConfig, &Value) -> Result<(), Wrong>),
+}
+
+/// One key.
+pub(crate) struct Key {
+    pub(crate) name: &'static str,
+    /// As one would write it in the file.
+    pub(crate) default: &'static str,
+    pub(crate) help: &'static str,
+    pub(crate) apply: Apply,
+    /// Its value is not for other people's eyes.
+    pub(crate) secret: bool,
+}
+
+impl Key {
+    /// A value as it may be shown.
+    pub(crate) fn masked(&self, value: &Value) -> String {
+        if self.secret && !is_off(value) {
+            return "\"********\"".into();
+        }
+        if let Some((scheme, rest)) = value.as_str().and_then(|text| text.split_once("://")) {
+            if let Some((_, host)) = rest.rsplit_once('@') {
+                return format!("\"{scheme}://********@{host}\"");
+            }
+        }
+        value.to_string()
+    }
+}
+
+/// A key of the whole node.
+pub(super) const fn node(
+    name: &'static str,
+    default: &'static str,
+    help: &'static str,
+    apply: fn(&mut Settings, &Value) -> Result<(), Wrong>,
+) -> Key {
+    Key {
+        name,
+        default,
+        help,
+        apply: Apply::Node(apply),
+        secret: false,
+    }
+}
+
+/// A key of the whole node whose value is not for other people's eyes; `off` unless it is set.
+pub(super) const fn secret(
+    name: &'static str,
+    help: &'static str,
+    apply: fn(&mut Settings, &Value) -> Result<(), Wrong>,
+) -> Key {
+    Key {
+        name,
+        default: "\"off\"",
+        help,
+        apply: Apply::Node(apply),
+        secret: true,
+    }
+}
+
+/// A key of each namespace.
+pub(super) const fn space(
+    name: &'static str,
+    default: &'static str,
+    help: &'static str,
+    apply: fn(&mut NamespaceConfig, &Value) -> Result<(), Wrong>,
+) -> Key {
+    Key {
+        name,
+        default,
+        help,
+        apply: Apply::Namespace(apply),
+        secret: false,
+    }
+}
