@@ -48,12 +48,10 @@ impl Key {
         if self.secret && !is_off(value) {
             return "\"********\"".into();
         }
-        if let Some((scheme, rest)) = value.as_str().and_then(|text| text.split_once("://")) {
-            if let Some((_, host)) = rest.rsplit_once('@') {
-                return format!("\"{scheme}://********@{host}\"");
-            }
+        match value.as_str().and_then(super::value::masked_url) {
+            Some(url) => Value::from(url).to_string(),
+            None => value.to_string(),
         }
-        value.to_string()
     }
 }
 
