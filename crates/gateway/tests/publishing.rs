@@ -311,6 +311,42 @@ async fn an_id_that_is_none_is_refused_and_not_left_out() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_does_not_fit_is_said_in_words_of_the_sender() {
+    let (_gateway, address) = start(gateway()).await;
+    let mut client = socketio(&address, "writer").await;
+    for (event, says) in [
+        (r#"["publish",null]"#, "expected an object"),
+        (r#"["publish","r"]"#, "expected an object"),
+        (r#"["publish",[]]"#, "expected an object"),
+        (r#"["publish",{"room":1}]"#, "expected a string"),
+        (r#"["publish",{"event":"e"}]"#, "missing field `room`"),
+        (
+            r#"["read",{"conversationId":"1","offset":-1}]"#,
+            "expected a whole number",
+        ),
+        (
+            r#"["read",{"conversationId":[],"offset":1}]"#,
+            "none of the kinds",
+        ),
+        (
+            r#"["history:get",{"conversationId":"1","limit":"x"}]"#,
+            "expected a whole number",
+        ),
+        (r#"["presence:get",{"users":"x"}]"#, "expected a list"),
+    ] {
+        client.send(&format!("421{event}")).await;
+        let ack = client.hear("431[").await;
+        assert!(
+            ack.contains("INVALID_DATA") && ack.contains(says),
+            "{event}: {ack}"
+        );
+        for inner in [" at line ", "struct", "enum", "usize", "u64"] {
+            assert!(!ack.contains(inner), "{event}: {ack}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_conversation_has_an_id_and_nobody_leaves_their_own_room() {
     let (_gateway, address) = start(gateway()).await;
     let mut client = socketio(&address, "reader").await;
