@@ -194,6 +194,25 @@ describe("messages in PostgreSQL", () => {
     }
   });
 
+  it("what it does not keep is refused as that, and is not to be sent again", async () => {
+    const one = await node();
+    const ann = await Live.connect(one.live, token("ann"));
+    const data = { conversationId: "c1", content: "hello", tempId: "a\0b" };
+    const refused = await ann.ask({ type: "emit", event: "message:send", data });
+    assert.equal(refused.data.code, "INVALID_DATA");
+    const nobody = new Live(`${one.live}?token=${token("a\0b")}`);
+    assert.deepEqual(await nobody.end(), { code: 4401, reason: "AUTH_TOKEN_INVALID" });
+    for (const [path, options] of [
+      ["/v1/invites", { method: "POST", body: { conversationId: "c1", label: "a\0b" } }],
+      ["/v1/conversations/c1/members", { method: "PUT", body: { users: ["a\0b"] } }],
+      ["/v1/conversations/c%00/messages"],
+      ["/v1/conversations/c1/messages?tenantId=%00"],
+    ])
+      assert.equal((await one.api(path, options)).status, 400, path);
+    assert.doesNotMatch(one.log, /ERROR/);
+    assert.equal(await one.stop(), 0);
+  });
+
   it("what one gateway keeps is told to those who are with the other", async () => {
     const [first, second] = [await node(), await node()];
     const [ann, bob] = [

@@ -428,6 +428,16 @@ describe("the command line", () => {
     assert.match(stdout, /\[namespaces\."\/chat"\]/);
   });
 
+  it("shows what can be read again", async () => {
+    const file = join(folder, "shown.toml");
+    const settings = ["presence.offline_grace=3s", "namespaces./chat=true"];
+    const given = settings.flatMap((one) => ["--set", one]);
+    const { stdout } = await heartline("config", "show", ...given);
+    writeFileSync(file, stdout);
+    const { code, stderr } = await heartline("config", "check", "--config", file);
+    assert.equal(code, 0, stderr);
+  });
+
   it("makes tokens that are accepted", async () => {
     const made = await heartline(
       "token",
@@ -450,6 +460,16 @@ describe("the command line", () => {
     assert.deepEqual([hello.userId, hello.userType, hello.deviceId], ["cli", "bot", "d"]);
     assert.equal((await client.ask({ type: "subscribe", topic: "b" })).code, "FORBIDDEN");
     client.close();
+    // None that every node would refuse.
+    for (const wrong of [
+      ["--user", ""],
+      ["--user", "u".repeat(257)],
+      ["--user", "u", "--type", ""],
+    ]) {
+      const given = ["--set", `auth.jwt.secret=${SECRET}`];
+      const { code, stdout } = await heartline("token", ...wrong, ...given);
+      assert.deepEqual([code, stdout], [2, ""], `${wrong}`);
+    }
     assert.equal((await heartline("token", "--user", "x")).code, 2);
     assert.equal((await heartline("token")).code, 2);
     assert.equal((await heartline("fly")).code, 2);

@@ -131,6 +131,28 @@ impl ConnectRefused {
 /// Longest explanation of what does not fit, characters.
 const MAX_WHY: usize = 200;
 
+/// What serde says of data that does not fit, without what means nothing to who sent it: the
+/// names of types, and a place in a text that may never have been sent so.
+fn in_words(why: &str) -> String {
+    let why = why.rsplit_once(" at line ").map_or(why, |(why, _)| why);
+    if why.starts_with("data did not match any variant of untagged enum") {
+        return "a value is of none of the kinds that it may be".to_owned();
+    }
+    let Some((what, wanted)) = why.rsplit_once("expected ") else {
+        return why.to_owned();
+    };
+    let wanted = match wanted.split(' ').next().unwrap_or_default() {
+        "struct" | "map" => "an object",
+        "a" if wanted == "a sequence" => "a list",
+        "sequence" | "tuple" => "a list",
+        "u8" | "u16" | "u32" | "u64" | "usize" => "a whole number of at least 0",
+        "i8" | "i16" | "i32" | "i64" | "isize" => "a whole number",
+        "f32" | "f64" => "a number",
+        _ => wanted,
+    };
+    format!("{what}expected {wanted}")
+}
+
 /// Why an event was refused. It becomes the acknowledgement
 /// `{ ok: false, error, code }`, or, where none was asked for, the event
 /// `message:error` (live: an `error` frame).
@@ -167,7 +189,7 @@ impl EventError {
     /// The event's data is not what its handler takes. The sentence repeats little of it:
     /// serde quotes a text that stands in the wrong place whole, in up to seven times its bytes.
     pub(crate) fn misfit(error: serde_json::Error) -> Self {
-        let why = error.to_string();
+        let why = in_words(&error.to_string());
         EventError::new(
             Code::InvalidData,
             format!("The event's data does not fit: {why:.MAX_WHY$}"),

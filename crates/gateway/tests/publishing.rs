@@ -280,6 +280,107 @@ async fn the_same_temp_id_in_another_conversation_is_another_message() {
     assert_eq!(ids[0], ids[2]);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn an_id_that_is_none_is_refused_and_not_left_out() {
+    let (_gateway, address) = start(gateway()).await;
+    let long = format!("\"{}\"", "t".repeat(129));
+    // Without it the same message would be stored once more each time.
+    for event in ["message:send", "chat:send"] {
+        let mut client = socketio(&address, event).await;
+        for temp_id in ["true", "[]", "{}", "\"\\u0000\"", &long] {
+            let data = format!(r#"{{"conversationId":"1","content":"hi","tempId":{temp_id}}}"#);
+            client.send(&format!(r#"421["{event}",{data}]"#)).await;
+            let ack = client.hear("431[").await;
+            assert!(ack.contains("INVALID_DATA"), "{event} {temp_id}: {ack}");
+        }
+    }
+    let mut client = socketio(&address, "writer").await;
+    for temp_id in ["null", "7", "\"t\""] {
+        let data = format!(r#"{{"content":"hi","tempId":{temp_id}}}"#);
+        client.send(&format!(r#"421["chat:send",{data}]"#)).await;
+        let ack = client.hear("431[").await;
+        assert!(ack.contains(r#""ok":true"#), "{temp_id}: {ack}");
+    }
+    // What is meant for a room goes nowhere else.
+    for room in ["true", "[\"r\"]", "{}", "\"\""] {
+        let data = format!(r#"{{"content":"hi","room":{room}}}"#);
+        client.send(&format!(r#"421["chat:send",{data}]"#)).await;
+        let ack = client.hear("431[").await;
+        assert!(ack.contains("INVALID_ROOM"), "{room}: {ack}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_does_not_fit_is_said_in_words_of_the_sender() {
+    let (_gateway, address) = start(gateway()).await;
+    let mut client = socketio(&address, "writer").await;
+    for (event, says) in [
+        (r#"["publish",null]"#, "expected an object"),
+        (r#"["publish","r"]"#, "expected an object"),
+        (r#"["publish",[]]"#, "expected an object"),
+        (r#"["publish",{"room":1}]"#, "expected a string"),
+        (r#"["publish",{"event":"e"}]"#, "missing field `room`"),
+        (
+            r#"["read",{"conversationId":"1","offset":-1}]"#,
+            "expected a whole number",
+        ),
+        (
+            r#"["read",{"conversationId":[],"offset":1}]"#,
+            "none of the kinds",
+        ),
+        (
+            r#"["history:get",{"conversationId":"1","limit":"x"}]"#,
+            "expected a whole number",
+        ),
+        (r#"["presence:get",{"users":"x"}]"#, "expected a list"),
+    ] {
+        client.send(&format!("421{event}")).await;
+        let ack = client.hear("431[").await;
+        assert!(
+            ack.contains("INVALID_DATA") && ack.contains(says),
+            "{event}: {ack}"
+        );
+        for inner in [" at line ", "struct", "enum", "usize", "u64"] {
+            assert!(!ack.contains(inner), "{event}: {ack}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_conversation_has_an_id_and_nobody_leaves_their_own_room() {
+    let (_gateway, address) = start(gateway()).await;
+    let mut client = socketio(&address, "reader").await;
+    for event in [
+        r#"["join","conversation:"]"#,
+        r#"["join:conversation",""]"#,
+        r#"["history:get",{"conversationId":""}]"#,
+        r#"["read",{"conversationId":"","offset":1}]"#,
+        r#"["message:send",{"conversationId":"","content":"hi"}]"#,
+        r#"["chat:send",{"room":"conversation:","content":"hi"}]"#,
+        r#"["publish",{"room":"conversation:","event":"e"}]"#,
+    ] {
+        client.send(&format!("421{event}")).await;
+        let ack = client.hear("431[").await;
+        assert!(ack.contains("INVALID_ROOM"), "{event}: {ack}");
+    }
+    client.send(r#"421["join",{"room":42}]"#).await;
+    let ack = client.hear("431[").await;
+    assert!(ack.contains("room must be text"), "{ack}");
+    let mut live = live(&address, "reader").await;
+    live.send(r#"{"type":"subscribe","topic":"conversation:","id":1}"#)
+        .await;
+    let answer = live.hear(r#""id":1"#).await;
+    assert!(answer.contains("INVALID_ROOM"), "{answer}");
+    live.send(r#"{"type":"unsubscribe","topic":"user:reader","id":2}"#)
+        .await;
+    let answer = live.hear(r#""id":2"#).await;
+    assert!(answer.contains("FORBIDDEN"), "{answer}");
+    client
+        .send(r#"421["publish",{"room":"user:reader","event":"still","data":1}]"#)
+        .await;
+    live.hear("still").await;
+}
+
 /// The offsets that stand in a message, in its order.
 fn offsets(message: &str) -> Vec<u64> {
     let rest = message.split(r#","offset":"#).skip(1);

@@ -98,6 +98,11 @@ impl<'a> Url<'a> {
             return Err(bad("unknown scheme"));
         }
         let (credentials, place) = rest.split_at(rest.rfind('@').map_or(0, |at| at + 1));
+        let query = place.split_once('?').map(|(_, query)| query);
+        if query.is_some_and(|query| !query.starts_with("protocol=")) {
+            // It would be dropped without a word, be it a password.
+            return Err(bad("a ?, and what comes behind it, has no meaning there"));
+        }
         Ok(Url {
             family,
             kind,
@@ -123,6 +128,9 @@ impl<'a> Url<'a> {
         // The crate's own words may repeat what is in the URL.
         let info = info.map_err(|_| bad("no host, port or database that could be understood"))?;
         let redis = info.redis_settings().clone();
+        if redis.db() < 0 {
+            return Err(bad("no database that there can be"));
+        }
         Ok(info.set_redis_settings(redis.set_protocol(ProtocolVersion::RESP3)))
     }
 
@@ -640,6 +648,10 @@ mod tests {
             "http://a",
             "redis://",
             "redis://:hunter2@a/x",
+            "redis://a/-1",
+            "redis://a?password=hunter2",
+            "redis+sentinel://a:1/m?sentinel_password=hunter2",
+            "redis+cluster://a:1,b:2?password=hunter2",
             "redis+sentinel://a:1",
             "redis+cluster://a:1/4",
             "redis+ring://hunter2@a",

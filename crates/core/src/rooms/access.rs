@@ -42,6 +42,9 @@ pub const MAX_NAME: usize = 256;
 /// The prefix of rooms that belong to one user.
 pub const PRIVATE: &str = "user:";
 
+/// What is said to who wants to leave one.
+pub const STAYS: &str = "A user's own room cannot be left";
+
 /// The prefix of rooms that belong to conversations.
 const CONVERSATION: &str = "conversation:";
 
@@ -55,9 +58,11 @@ pub fn conversation_of(room: &str) -> Option<&str> {
     room.strip_prefix(CONVERSATION)
 }
 
-/// Whether `name` can be a room's name.
+/// Whether `name` can be a room's name. A conversation's has its id in it.
 pub fn is_valid_name(name: &str) -> bool {
-    !name.is_empty() && name.len() <= MAX_NAME && !name.chars().any(char::is_control)
+    !matches!(name, "" | CONVERSATION)
+        && name.len() <= MAX_NAME
+        && !name.chars().any(char::is_control)
 }
 
 /// What a token comes to for a room, before anybody has asked who its members are.

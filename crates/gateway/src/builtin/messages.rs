@@ -31,6 +31,10 @@ pub(super) struct Draft {
     room: Option<String>,
     content: Option<String>,
     temp_id: Option<String>,
+    /// A `room` came that is no name of one.
+    has_other_room: bool,
+    /// A `tempId` came by which no message can be known again.
+    has_other_temp_id: bool,
 }
 
 impl FromEvent for Draft {
@@ -47,21 +51,34 @@ impl FromEvent for Draft {
         else {
             return Ok(Draft::default());
         };
-        let id = |value: Option<serde_json::Value>| match value {
-            Some(serde_json::Value::String(text)) if !text.is_empty() => Some(text),
-            Some(serde_json::Value::Number(number)) => Some(number.to_string()),
-            _ => None,
-        };
+        let (conversation, _) = id(raw.conversation_id);
+        let (room, has_other_room) = id(raw.room);
+        let (temp_id, has_other_temp_id) = id(raw.temp_id);
         let content = match raw.content {
             Some(serde_json::Value::String(text)) => Some(text),
             _ => None,
         };
+        // Not all databases keep a NUL.
+        let fits = |id: &String| id.len() <= MAX_TEMP_ID && !id.contains('\0');
+        let temp_id_fits = temp_id.as_ref().is_none_or(fits);
         Ok(Draft {
-            conversation: id(raw.conversation_id),
-            room: id(raw.room),
+            conversation,
+            room,
             content,
-            temp_id: id(raw.temp_id).filter(|id| id.len() <= MAX_TEMP_ID),
+            temp_id: temp_id.filter(fits),
+            has_other_room,
+            has_other_temp_id: has_other_temp_id || !temp_id_fits,
         })
+    }
+}
+
+/// An id: text that is not empty, or a number; and whether something else came in its place.
+fn id(value: Option<serde_json::Value>) -> (Option<String>, bool) {
+    match value {
+        Some(serde_json::Value::String(text)) if !text.is_empty() => (Some(text), false),
+        Some(serde_json::Value::Number(number)) => (Some(number.to_string()), false),
+        None | Some(serde_json::Value::Null) => (None, false),
+        Some(_) => (None, true),
     }
 }
 
@@ -113,6 +130,15 @@ fn sender(
     })
 }
 
+/// Without its `tempId` a message would be stored once more each time that it comes.
+fn check_temp_id(draft: &Draft) -> Result<(), EventError> {
+    let misfit = "tempId must be a number, or text of 1 to 128 bytes without a NUL";
+    match draft.has_other_temp_id {
+        true => Err(EventError::new(Code::InvalidData, misfit)),
+        false => Ok(()),
+    }
+}
+
 /// A message that may be stored.
 struct Checked {
     sender: Arc<UserKey>,
@@ -122,8 +148,10 @@ struct Checked {
 }
 
 async fn check_message(socket: &Socket, draft: Draft) -> Result<Checked, EventError> {
+    let misfit = check_temp_id(&draft);
     let channel = draft.conversation.map(Channel::Conversation);
     let sender = sender(socket, channel.as_ref(), draft.temp_id.as_deref())?;
+    misfit?;
     let content = text_of(draft.content, MAX_MESSAGE)?;
     let missing = || EventError::new(Code::InvalidRoom, "conversationId is missing");
     let channel = channel.ok_or_else(missing)?;
@@ -139,9 +167,17 @@ async fn check_message(socket: &Socket, draft: Draft) -> Result<Checked, EventEr
 }
 
 async fn check_chat(socket: &Socket, draft: Draft) -> Result<Checked, EventError> {
+    let misfit = check_temp_id(&draft);
     let room = draft.room.unwrap_or_else(|| OPEN_ROOM.to_owned());
     let channel = Channel::Room(room.clone());
     let sender = sender(socket, Some(&channel), draft.temp_id.as_deref())?;
+    misfit?;
+    if draft.has_other_room {
+        return Err(EventError::new(
+            Code::InvalidRoom,
+            "room must be a room's name; without one, a message goes to the room chat",
+        ));
+    }
     let content = text_of(draft.content, MAX_CHAT)?;
     if rooms::conversation_of(&room).is_some() {
         let advice = "A conversation is no open room; write in it with message:send";

@@ -59,11 +59,21 @@ impl FromEvent for Wanted {
                 room,
                 members: false,
             }),
-            Err(_) => Err(EventError::new(
-                Code::InvalidRoom,
-                "room is missing: give { room }, or the room's name alone",
-            )),
+            Err(_) => Err(EventError::new(Code::InvalidRoom, no_room(event))),
         }
+    }
+}
+
+/// What is wrong with data that names no room.
+fn no_room(event: &Event<'_>) -> &'static str {
+    #[derive(Deserialize)]
+    struct Other {
+        #[serde(rename = "room")]
+        _room: serde::de::IgnoredAny,
+    }
+    match serde_json::from_str::<Option<Other>>(event.first()) {
+        Ok(Some(_)) => "room must be text: give { room }, or the room's name alone",
+        _ => "room is missing: give { room }, or the room's name alone",
     }
 }
 
@@ -162,10 +172,7 @@ async fn exit(socket: Socket, room: String) -> Result<Json<RoomReply>, EventErro
         return Err(RoomError::Invalid.into());
     }
     if room.starts_with(rooms::PRIVATE) {
-        return Err(EventError::new(
-            Code::Forbidden,
-            "A user's own room cannot be left",
-        ));
+        return Err(EventError::new(Code::Forbidden, rooms::STAYS));
     }
     socket.leave(&room).await?;
     socket.answer("room:left", &RoomEvent { room: &room })?;

@@ -10,7 +10,7 @@ use heartline_core::message::Message;
 use heartline_core::namespaces::NamespaceId;
 use heartline_core::policy::Announce;
 use heartline_core::presence::{RoomAddress, SocketAddress};
-use heartline_core::rooms::{self, Joined, Membership, PRIVATE, Room, RoomError, RoomRef};
+use heartline_core::rooms::{self, Joined, Membership, PRIVATE, Room, RoomError, RoomRef, STAYS};
 use heartline_engine::shard::engine::Engine;
 use heartline_wire::codes::Code;
 use heartline_wire::id::Slot;
@@ -545,7 +545,8 @@ impl Hub {
     }
 
     /// A live connection wants to leave a topic. What it has published before is on its way
-    /// to it, and so are the answers; what it says next waits until it has left.
+    /// to it, and so are the answers; what it says next waits until it has left. Its user's own
+    /// room it stays in.
     pub(super) fn unsubscribe(
         &mut self,
         engine: &mut Engine,
@@ -556,6 +557,10 @@ impl Hub {
         let Some(to) = self.address(engine, slot, ROOT) else {
             return;
         };
+        if topic.starts_with(PRIVATE) {
+            let error = EventError::new(Code::Forbidden, STAYS);
+            return self.live_error_about(engine, slot, &error, Some(topic), id);
+        }
         self.pause_input(engine, slot);
         let (topic, id) = (topic.into(), id.map(Into::into));
         let op = Op::Unsubscribe { to, topic, id };

@@ -18,6 +18,8 @@ use super::problem::Problem;
 use super::state::State;
 use super::strict::{Known, Named};
 
+/// Longest id of a user, bytes: no token has a longer one.
+const MAX_ID: usize = 256;
 /// Most users in one request.
 const MAX_USERS: usize = 1000;
 
@@ -35,7 +37,7 @@ pub(super) struct Wanted {
 
 pub(super) async fn messages(
     With(state): With<State>,
-    Named(conversation): Named,
+    Named(id): Named,
     wanted: Result<Query<Wanted>, QueryRejection>,
 ) -> Result<Json<History>, Problem> {
     let wanted = wanted?.0;
@@ -48,7 +50,7 @@ pub(super) async fn messages(
     }
     let query = HistoryQuery {
         tenant: wanted.tenant_id.map(Into::into),
-        channel: Channel::Conversation(conversation),
+        channel: Channel::Conversation(conversation(&id)?.to_owned()),
         from,
         limit,
         bytes: MAX_BYTES,
@@ -74,7 +76,7 @@ pub(super) fn unavailable(error: &StoreError) -> Problem {
 
 /// A conversation's id, if it can be one.
 pub(super) fn conversation(id: &str) -> Result<&str, Problem> {
-    match !id.is_empty() && rooms::is_valid_name(&rooms::of_conversation(id)) {
+    match rooms::is_valid_name(&rooms::of_conversation(id)) {
         true => Ok(id),
         false => Err(Problem::new(
             StatusCode::BAD_REQUEST,
@@ -129,10 +131,11 @@ pub(super) struct Users {
 
 /// The keys of users.
 fn keys(users: Vec<String>, which: &Which) -> Result<Vec<Arc<UserKey>>, Problem> {
-    if users.len() > MAX_USERS || users.iter().any(String::is_empty) {
+    let is_id = |user: &String| (1..=MAX_ID).contains(&user.len());
+    if users.len() > MAX_USERS || !users.iter().all(is_id) {
         return Err(Problem::new(
             StatusCode::BAD_REQUEST,
-            "Name at most 1000 users at once, each by an id",
+            "Name at most 1000 users at once, each by an id of 1 to 256 bytes",
         ));
     }
     let key = |user: String| {

@@ -9,7 +9,8 @@ use axum::http::{Method, StatusCode, Uri};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use heartline_wire::json::whole;
-use serde::de::{DeserializeOwned, IgnoredAny};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
 use serde_json::value::RawValue;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -21,6 +22,9 @@ const MAX_IDLE_BODY: usize = 64 * 1024;
 
 /// Longest explanation of what does not fit, characters: it may quote the body.
 const MAX_WHY: usize = 200;
+
+/// The member that is what an app says, in which anything may stand.
+const DATA: &str = "data";
 
 /// The members that a request's body may have.
 #[derive(Clone, Copy)]
@@ -38,6 +42,10 @@ async fn checked(mut request: Request, next: Next) -> Result<Response, Problem> 
     let Some(route) = route_of(&request) else {
         return Ok(next.run(request).await);
     };
+    // The one way in which a path may have one.
+    if request.uri().path().contains("%00") {
+        return Err(has_nul("The path"));
+    }
     check_query(request.uri(), route.query)?;
     request.extensions_mut().insert(Members(route.body));
     if route.body.is_empty() && request.method() != Method::GET {
@@ -87,9 +95,12 @@ fn unknown(kind: &str, name: &str, known: &[&str]) -> Problem {
 
 fn check_query(uri: &Uri, known: &[&str]) -> Result<(), Problem> {
     let mut seen = BTreeSet::new();
-    for (name, _) in form_urlencoded::parse(uri.query().unwrap_or_default().as_bytes()) {
+    for (name, value) in form_urlencoded::parse(uri.query().unwrap_or_default().as_bytes()) {
         if !known.contains(&&*name) {
             return Err(unknown("query parameter", &name, known));
+        }
+        if value.contains('\0') {
+            return Err(has_nul(&format!("The query parameter {name:?}")));
         }
         if !seen.insert(name.clone()) {
             return Err(bad(format!("The query parameter {name:?} is there twice")));
@@ -99,12 +110,38 @@ fn check_query(uri: &Uri, known: &[&str]) -> Result<(), Problem> {
 }
 
 fn check_members(body: &str, known: &[&str]) -> Result<(), Problem> {
-    let members: BTreeMap<String, IgnoredAny> =
+    let members: BTreeMap<String, &RawValue> =
         serde_json::from_str(body).map_err(|_| bad("The body must be an object of JSON".into()))?;
-    match members.keys().find(|name| !known.contains(&name.as_str())) {
-        Some(name) => Err(unknown("member of the body", name, known)),
-        None => Ok(()),
+    for (name, value) in members {
+        if !known.contains(&name.as_str()) {
+            return Err(unknown("member of the body", &name, known));
+        }
+        if name != DATA && holds_nul(value.get()) {
+            return Err(has_nul(&format!("The member {name:?}")));
+        }
     }
+    Ok(())
+}
+
+/// Names and ids have no NUL: not all databases keep it.
+fn has_nul(what: &str) -> Problem {
+    bad(format!("{what} has a NUL in it"))
+}
+
+/// Whether a text of this JSON has a NUL in it.
+fn holds_nul(json: &str) -> bool {
+    fn is_in(value: &Value) -> bool {
+        match value {
+            Value::String(text) => text.contains('\0'),
+            Value::Array(items) => items.iter().any(is_in),
+            Value::Object(members) => members.iter().any(|(name, value)| {
+                let name_has = name.contains('\0');
+                name_has || is_in(value)
+            }),
+            _ => false,
+        }
+    }
+    json.contains("\\u0000") && serde_json::from_str(json).is_ok_and(|value| is_in(&value))
 }
 
 /// A body whose members are all known.
@@ -174,6 +211,31 @@ mod tests {
         assert!(far.contains("Known are data, key") && !far.contains("did you mean"));
         assert!(read("[1]").is_err() && read("").is_err());
         assert!(check_members(r#"{"a":1}"#, &[]).is_err());
+    }
+
+    #[test]
+    fn a_name_with_a_nul_is_refused_and_what_an_app_says_is_not() {
+        let known = &["userId", "users", "data"];
+        let asked = |query: &str| check_query(&format!("/v1/x{query}").parse().unwrap(), known);
+        assert!(asked("?userId=a%01").is_ok());
+        let refused = asked("?userId=a%00b").map_err(|problem| format!("{problem:?}"));
+        assert!(refused.unwrap_err().contains("NUL"));
+        let read =
+            |body: &str| check_members(body, known).map_err(|problem| format!("{problem:?}"));
+        for good in [
+            r#"{"data":"\u0000"}"#,
+            r#"{"userId":"\\u0000"}"#,
+            r#"{"users":["a"],"data":{"x":"\u0000"}}"#,
+        ] {
+            assert!(read(good).is_ok(), "{good}");
+        }
+        for bad in [
+            r#"{"userId":"a\u0000b"}"#,
+            r#"{"users":["a","\u0000"]}"#,
+            r#"{"users":[{"\u0000":1}]}"#,
+        ] {
+            assert!(read(bad).unwrap_err().contains("NUL"), "{bad}");
+        }
     }
 
     /// A body, read into `T`, that may have the member `data`.

@@ -132,9 +132,10 @@ fn object(part: &str) -> Option<Map<String, Value>> {
 }
 
 /// Whether a claim may be an id: the ids of two users that differ by half characters would be
-/// one.
+/// one, and what has a control character is no room's name, nor kept by every database.
 fn is_id(text: &str) -> bool {
-    (1..=MAX_ID).contains(&text.len()) && !text.contains(char::REPLACEMENT_CHARACTER)
+    let is_foreign = |c: char| c == char::REPLACEMENT_CHARACTER || c.is_control();
+    (1..=MAX_ID).contains(&text.len()) && !text.contains(is_foreign)
 }
 
 impl Header {
@@ -315,7 +316,8 @@ impl Inner {
                 Some(Value::String(text)) if is_id(text) => Ok(Some(text.as_str().into())),
                 Some(Value::Number(number)) => Ok(Some(number.to_string().into())),
                 Some(_) => Err(Refused::invalid(format!(
-                    "its claim `{name}` is no text of 1 to {MAX_ID} bytes and whole characters"
+                    "its claim `{name}` is no text of 1 to {MAX_ID} bytes and whole characters, \
+                     none of them a control character"
                 ))),
             }
         };
@@ -550,6 +552,25 @@ mod tests {
                         "{algorithm:?}"
                     );
                 }
+            }
+        }
+    }
+
+    #[test]
+    fn an_id_has_no_control_character() {
+        for claim in ["sub", "userType", "tenantId", "deviceId", "walletAddress"] {
+            for (id, fits) in [
+                ("a b", true),
+                ("a\0b", false),
+                ("a\nb", false),
+                ("\u{85}", false),
+            ] {
+                let mut claims = good();
+                claims[claim] = id.into();
+                let key = EncodingKey::from_secret(b"secret");
+                let token = encode(&Header::default(), &claims, &key).unwrap();
+                let verified = verify(&with_secret(), &token);
+                assert_eq!(verified.is_ok(), fits, "{claim}: {id:?}");
             }
         }
     }

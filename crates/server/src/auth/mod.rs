@@ -4,5 +4,5 @@ mod crypto;
 pub(crate) mod jwks;
 pub(crate) mod jwt;
 pub(crate) mod key;
-mod refusal;
+pub(crate) mod refusal;
 pub(crate) mod sign;

@@ -103,7 +103,7 @@ pub(crate) struct Load {
     #[arg(long, default_value_t = 0.0, hide_default_value = true)]
     publish_rate: f64,
     /// Bytes of padding in each event
-    #[arg(long, default_value_t = 128)]
+    #[arg(long, default_value_t = 128, value_parser = padding)]
     size: usize,
     /// The event that the server acknowledges (echo)
     #[arg(long, default_value = "ping")]
@@ -284,9 +284,26 @@ fn text(progress: &Progress, rate: f64) -> String {
     text
 }
 
+/// Most padding of an event, bytes: every connection that publishes writes it at once.
+const MAX_PADDING: usize = 16 << 20;
+
+fn padding(text: &str) -> Result<usize, String> {
+    let size: Option<usize> = text.parse().ok();
+    size.filter(|size| *size <= MAX_PADDING)
+        .ok_or_else(|| format!("write a number of bytes, at most {MAX_PADDING}"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn padding_has_a_bound() {
+        assert_eq!(padding("16777216"), Ok(MAX_PADDING));
+        for wrong in ["16777217", "999999999999", "-1", "1MB", ""] {
+            assert!(padding(wrong).is_err(), "{wrong}");
+        }
+    }
 
     #[test]
     fn the_line_says_how_it_goes() {

@@ -5,12 +5,13 @@ use std::io::Read as _;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
-use heartline::auth::Identity;
+use heartline::auth::{AuthError, Identity};
 
 use crate::auth::jwt::{JwtAuthenticator, system_clock};
+use crate::auth::refusal::Refused;
 use crate::auth::sign::{Claims, sign};
 use crate::config::given::Given;
-use crate::config::parse_duration;
+use crate::config::{JwtSettings, parse_duration};
 use crate::exit::{Exit, print, refuse};
 
 /// Most bytes of standard input that are looked at: no token is nearly so long.
@@ -89,9 +90,28 @@ fn make(token: Token) -> Result<(), Exit> {
         admin: token.admin,
     };
     let expires = system_clock() + token.ttl.as_secs();
-    let token = sign(&loaded.settings.jwt, &claims, expires)
+    let jwt = &loaded.settings.jwt;
+    let bad = |error: String| refuse(Exit::BadConfiguration, error);
+    let token = sign(jwt, &claims, expires).map_err(bad)?;
+    match verify(jwt, &token)? {
+        // One that is over already is what was asked for.
+        Err(refused) if refused.error != AuthError::Expired => Err(bad(format!(
+            "no node would take this token: {}",
+            refused.why
+        ))),
+        _ => print(&format!("{token}\n")),
+    }
+}
+
+/// What a node of these settings thinks of a token.
+fn verify(settings: &JwtSettings, token: &str) -> Result<Result<Identity, Refused>, Exit> {
+    let authenticator = JwtAuthenticator::new(settings, system_clock)
         .map_err(|error| refuse(Exit::BadConfiguration, error))?;
-    print(&format!("{token}\n"))
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    let runtime = runtime.map_err(|error| refuse(Exit::Failed, error.to_string()))?;
+    Ok(runtime.block_on(authenticator.verify(token)))
 }
 
 fn check(token: Option<String>, given: Given) -> Result<(), Exit> {
@@ -119,13 +139,7 @@ fn check(token: Option<String>, given: Given) -> Result<(), Exit> {
     };
     let token = token.trim();
     let token = token.strip_prefix("Bearer ").unwrap_or(token).trim();
-    let authenticator = JwtAuthenticator::new(&settings.jwt, system_clock)
-        .map_err(|error| refuse(Exit::BadConfiguration, error))?;
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build();
-    let runtime = runtime.map_err(|error| failed(error.to_string()))?;
-    match runtime.block_on(authenticator.verify(token)) {
+    match verify(&settings.jwt, token)? {
         Ok(identity) => print(&explain(&identity, system_clock())),
         Err(refused) => {
             let code = refused.error.code().as_str();

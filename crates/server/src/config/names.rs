@@ -100,6 +100,8 @@ pub(super) fn unknown(name: &str, origin: &str) -> String {
     }
     let candidates =
         keys::all().filter(|key| prefix.is_empty() || matches!(key.apply, Apply::Namespace(_)));
+    // Case is no distance, and neither is the line that some write for the other.
+    let asked = asked.to_lowercase().replace('-', "_");
     let nearest = candidates.min_by_key(|key| strsim::damerau_levenshtein(key.name, &asked));
     let hint = nearest.map_or(String::new(), |key| {
         format!("; did you mean {prefix}{}?", key.name)
@@ -117,6 +119,10 @@ mod tests {
             panic!("it was accepted");
         };
         assert!(errors.0[0].contains("heartbeat.interval?"), "{errors}");
+        for other in ["LIMITS.MESSAGES=off", "Limits.Messages=off"] {
+            let wrong = wrong(&[other]);
+            assert!(wrong.contains("mean limits.messages?"), "{wrong}");
+        }
     }
 
     #[test]

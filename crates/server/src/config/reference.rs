@@ -16,10 +16,10 @@ explains one in words, and a node's log says why it refused one.
 | `alg` | HS256, HS384 or HS512 for a secret; RS*, PS*, ES256, ES384 or EdDSA, as the key is, for a public key or a key set |
 | `kid` | with `auth.jwt.jwks_url`: the id of a key in the set; without it all keys that fit `alg` are tried |
 | `exp` | always: when it expires, Unix seconds; `auth.jwt.leeway` is added |
-| `sub` | always (or `userId`): the user's id, text of 1 to 256 bytes or a number |
+| `sub` | always (or `userId`): the user's id, text of 1 to 256 bytes without control characters, or a number |
 | `nbf` | if it is there: from when it is good, Unix seconds |
 | `iss`, `aud` | those of `auth.jwt.issuer` and `auth.jwt.audience`, where these are set |
-| `userType`, `tenantId`, `deviceId`, `walletAddress` | may be there: text of 1 to 256 bytes or a number |
+| `userType`, `tenantId`, `deviceId`, `walletAddress` | may be there: text of the same kind, or a number |
 | `rooms`, `publish` | may be there: lists of at most 1000 rooms or prefixes (`conversation:*`) that may be joined and written to; `null` is an empty list |
 | `admin` | `true` lets it ask for metrics |
 

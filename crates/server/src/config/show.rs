@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
-use super::keys;
+use super::keys::{self, Key};
 use super::load::Loaded;
 use super::names::{find, namespace_key};
 use super::value;
@@ -36,48 +36,67 @@ impl Loaded {
         }
     }
 
-    /// The effective configuration as TOML, secrets masked.
+    /// A key's line: its value in effect, and where it is from.
+    fn line(&self, key: &Key) -> String {
+        let (_, name) = parts(key.name);
+        let in_effect = self.in_effect(key.name);
+        match self.given.get(key.name) {
+            Some(given) => {
+                let is_auto = given.value.as_str() == Some(AUTO);
+                let value = in_effect.filter(|_| is_auto);
+                let value = value.unwrap_or_else(|| key.masked(&given.value));
+                format!("{name} = {value}  # from {}", given.origin)
+            }
+            None => {
+                let value = in_effect.unwrap_or_else(|| key.default.to_owned());
+                format!("{name} = {value}")
+            }
+        }
+    }
+
+    /// The effective configuration as TOML, secrets masked. A section stands where its first key
+    /// does: TOML takes each once.
     pub(crate) fn show(&self) -> String {
         let mut out = String::new();
-        let mut section = "";
+        let mut sections: Vec<&str> = Vec::new();
         for key in keys::all() {
-            let (head, name) = key.name.rsplit_once('.').unwrap_or(("", key.name));
-            if head != section {
-                section = head;
-                let gap = if out.is_empty() { "" } else { "\n" };
-                let _ = writeln!(out, "{gap}[{section}]");
+            let (section, _) = parts(key.name);
+            if !sections.contains(&section) {
+                sections.push(section);
             }
-            let (value, note) = match self.given.get(key.name) {
-                Some(given) => (
-                    self.in_effect(key.name)
-                        .filter(|_| given.value.as_str() == Some(AUTO))
-                        .unwrap_or_else(|| key.masked(&given.value)),
-                    format!("  # from {}", given.origin),
-                ),
-                None => (
-                    self.in_effect(key.name)
-                        .unwrap_or_else(|| key.default.to_owned()),
-                    String::new(),
-                ),
-            };
-            let _ = writeln!(out, "{name} = {value}{note}");
         }
+        for section in sections {
+            let gap = if out.is_empty() { "" } else { "\n" };
+            let _ = writeln!(out, "{gap}[{section}]");
+            for key in keys::all().filter(|key| parts(key.name).0 == section) {
+                let _ = writeln!(out, "{}", self.line(key));
+            }
+        }
+        self.show_namespaces(&mut out);
+        out
+    }
+
+    fn show_namespaces(&self, out: &mut String) {
         let mut namespace = String::new();
         for (name, given) in &self.given {
-            let (Some((of, key)), Some(found)) = (namespace_key(name), find(name)) else {
+            let Some((of, key)) = namespace_key(name) else {
                 continue;
             };
             if of != namespace {
                 let _ = writeln!(out, "\n[namespaces.\"{of}\"]");
                 namespace = of;
             }
-            let _ = writeln!(
-                out,
-                "{key} = {}  # from {}",
-                found.masked(&given.value),
-                given.origin
-            );
+            // One that has no keys of its own is named, and no more.
+            let Some(found) = find(name) else {
+                continue;
+            };
+            let value = found.masked(&given.value);
+            let _ = writeln!(out, "{key} = {value}  # from {}", given.origin);
         }
-        out
     }
+}
+
+/// A key's section, and its name there.
+fn parts(name: &str) -> (&str, &str) {
+    name.rsplit_once('.').unwrap_or(("", name))
 }

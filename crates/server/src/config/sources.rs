@@ -152,14 +152,19 @@ fn flatten(prefix: &str, table: &toml::Table, origin: &str, given: &mut All) {
     }
 }
 
-/// What is to be said of a variable that is named as a key is, but for the second underscore.
+/// What is to be said of a variable that is named as a key is, but for the case of its beginning
+/// or the second underscore.
 pub(super) fn not_read(name: &str) -> Option<String> {
-    let rest = name.strip_prefix("HEARTLINE_")?.to_ascii_lowercase();
+    let lower = name.to_ascii_lowercase().replace("__", "_");
+    let rest = lower.strip_prefix("heartline_")?;
     let key = keys::all().find(|key| key.name.replace('.', "_") == rest)?;
     let meant = key.name.replace('.', "__").to_ascii_uppercase();
+    let why = match name.starts_with("HEARTLINE_") {
+        true => "two underscores stand for a dot",
+        false => "its name begins with capitals",
+    };
     Some(format!(
-        "the environment variable {name} is not read: two underscores stand for a dot, so it is \
-         {ENVIRONMENT}{meant}"
+        "the environment variable {name} is not read: {why}, so it is {ENVIRONMENT}{meant}"
     ))
 }
 
@@ -266,6 +271,8 @@ mod tests {
         };
         for (name, meant) in [
             ("HEARTLINE_SERVER_LISTEN", "HEARTLINE__SERVER__LISTEN"),
+            ("HEARTLINE_SERVER__LISTEN", "HEARTLINE__SERVER__LISTEN"),
+            ("heartline__server__listen", "HEARTLINE__SERVER__LISTEN"),
             (
                 "HEARTLINE_AUTH_JWT_JWKS_URL",
                 "HEARTLINE__AUTH__JWT__JWKS_URL",

@@ -58,6 +58,43 @@ fn what_depends_on_something_else_is_shown_as_it_is() {
 }
 
 #[test]
+fn what_is_shown_can_be_read_again_and_is_the_same() {
+    let without_origins = |shown: String| -> Vec<String> {
+        let bare = |line: &str| {
+            line.split("  # from ")
+                .next()
+                .unwrap_or_default()
+                .to_owned()
+        };
+        // As a reader groups digits, or does not.
+        let line = |line: &str| bare(line).replace("_0", "0");
+        shown.lines().map(line).collect()
+    };
+    let cases: [&[&str]; 3] = [
+        &[],
+        &["presence.announce=off", "presence.offline_grace=3s"],
+        &[
+            "namespaces.\"/chat\".limits.messages={ count = 1, window = \"1s\" }",
+            "namespaces.\"/chat\".devices.max=3",
+            "namespaces.\"/bare\"=true",
+            "auth.jwt.issuer=a\"b\\c",
+            "server.allowed_origins=https://a.example,https://b.example",
+        ],
+    ];
+    for given in cases {
+        // The name is random unless it is given.
+        let given = [given, &["server.node_id=one"]].concat();
+        let shown = set(&given).unwrap().show();
+        let again = file(&shown).unwrap_or_else(|errors| panic!("{errors}: {shown}"));
+        assert_eq!(without_origins(shown), without_origins(again.show()));
+        let names = |loaded: Loaded| -> Vec<String> {
+            loaded.settings.gateway.namespaces.into_keys().collect()
+        };
+        assert_eq!(names(set(&given).unwrap()), names(again));
+    }
+}
+
+#[test]
 fn who_may_join_and_write_by_default_is_one_of_two_words() {
     use heartline::config::RoomsDefault;
     let cases: [(&[&str], RoomsDefault); 3] = [

@@ -18,6 +18,38 @@ pub(crate) fn text(value: &Value) -> Result<String, Wrong> {
     }
 }
 
+/// The same where it is written in a form of its own.
+fn written(value: &Value, form: &str) -> Result<String, Wrong> {
+    text(value).map_err(|_| format!("must be {form}"))
+}
+
+/// A URL without what in it is for nobody else's eyes: what stands before the `@`, and what its
+/// query has under a name that says so. `None` if it is no URL.
+pub(super) fn masked_url(text: &str) -> Option<String> {
+    const MASK: &str = "********";
+    let (scheme, rest) = text.split_once("://")?;
+    let place = match rest.rsplit_once('@') {
+        Some((_, place)) => format!("{MASK}@{place}"),
+        None => rest.to_owned(),
+    };
+    let Some((place, query)) = place.split_once('?') else {
+        return Some(format!("{scheme}://{place}"));
+    };
+    let is_secret = |name: &str| {
+        let name = name.to_ascii_lowercase();
+        let words = [
+            "pass", "pwd", "secret", "token", "key", "auth", "sig", "cred",
+        ];
+        words.iter().any(|word| name.contains(word))
+    };
+    let masked = |pair: &str| match pair.split_once('=') {
+        Some((name, _)) if is_secret(name) => format!("{name}={MASK}"),
+        _ => pair.to_owned(),
+    };
+    let query: Vec<String> = query.split('&').map(masked).collect();
+    Some(format!("{scheme}://{place}?{}", query.join("&")))
+}
+
 /// `off`, `false`, or no text at all.
 pub(crate) fn is_off(value: &Value) -> bool {
     match value {
@@ -50,10 +82,10 @@ pub(crate) fn optional<T>(
 
 /// `25s`, `300ms`, `1m30s`, `0s`.
 pub(crate) fn duration(value: &Value) -> Result<Duration, Wrong> {
-    let text = text(value)?;
+    let form = "a duration like \"25s\", \"300ms\" or \"1m30s\"";
+    let text = written(value, form)?;
     parse_duration(&text).ok_or_else(|| {
-        let wrong =
-            format!("must be a duration like \"25s\", \"300ms\" or \"1m30s\", not {text:?}");
+        let wrong = format!("must be {form}, not {text:?}");
         match !text.is_empty() && text.chars().all(|c| c.is_ascii_digit()) {
             true => format!("{wrong}: write \"{text}s\" or \"{text}ms\""),
             false => wrong,
@@ -91,13 +123,12 @@ pub(crate) fn positive_duration(value: &Value) -> Result<Duration, Wrong> {
 
 /// `1MB` (a million), `1MiB`, `64KB`, or plain bytes.
 pub(crate) fn size(value: &Value) -> Result<usize, Wrong> {
-    let text = text(value)?;
+    let form = "a size like \"1MB\", \"64KiB\" or a number of bytes";
+    let text = written(value, form)?;
     let size: Option<bytesize::ByteSize> = ungrouped(&text).parse().ok();
     size.and_then(|size| usize::try_from(size.as_u64()).ok())
         .filter(|size| *size > 0)
-        .ok_or_else(|| {
-            format!("must be a size like \"1MB\", \"64KiB\" or a number of bytes, not {text:?}")
-        })
+        .ok_or_else(|| format!("must be {form}, not {text:?}"))
 }
 
 /// A size with the least with which anything works.
@@ -120,7 +151,7 @@ pub(crate) fn count(value: &Value) -> Result<usize, Wrong> {
 
 /// A whole number.
 pub(crate) fn whole(value: &Value) -> Result<usize, Wrong> {
-    let text = text(value)?;
+    let text = written(value, "a whole number")?;
     ungrouped(&text)
         .parse()
         .map_err(|_| format!("must be a whole number, not {text:?}"))
@@ -137,7 +168,7 @@ fn ungrouped(text: &str) -> String {
 
 /// `true` or `false`.
 pub(crate) fn truth(value: &Value) -> Result<bool, Wrong> {
-    match text(value)?.as_str() {
+    match written(value, "true or false")?.as_str() {
         "true" | "on" | "yes" | "1" => Ok(true),
         "false" | "off" | "no" | "0" => Ok(false),
         other => Err(format!("must be true or false, not {other:?}")),
@@ -221,6 +252,36 @@ pub(crate) fn literal(text: &str) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_url_is_shown_without_what_is_secret_in_it() {
+        for (given, shown) in [
+            ("redis://u:p@h:1/0", "redis://********@h:1/0"),
+            ("redis://u:p@w?x@h:1", "redis://********@h:1"),
+            ("redis://h:1?password=p", "redis://h:1?password=********"),
+            (
+                "https://h/k?kid=1&access_token=t&sslpassword=p",
+                "https://h/k?kid=1&access_token=********&sslpassword=********",
+            ),
+            (
+                "postgres://u:p@h/d?sslmode=require",
+                "postgres://********@h/d?sslmode=require",
+            ),
+            ("https://h/k", "https://h/k"),
+        ] {
+            assert_eq!(masked_url(given).as_deref(), Some(shown));
+        }
+        assert_eq!(masked_url("no URL"), None);
+    }
+
+    #[test]
+    fn what_is_no_text_is_told_what_is_wanted() {
+        let table = literal("{ a = 1 }");
+        assert!(duration(&table).unwrap_err().contains("a duration"));
+        assert!(size(&table).unwrap_err().contains("a size"));
+        assert!(whole(&table).unwrap_err().contains("a whole number"));
+        assert!(truth(&table).unwrap_err().contains("true or false"));
+    }
 
     #[test]
     fn durations() {

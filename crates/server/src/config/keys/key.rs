@@ -4,7 +4,7 @@ use heartline::config::NamespaceConfig;
 use toml::Value;
 
 use crate::config::settings::Settings;
-use crate::config::value::{Wrong, is_off};
+use crate::config::value::{Wrong, is_off, masked_url};
 
 /// Puts a value where it belongs.
 pub(crate) enum Apply {
@@ -31,12 +31,10 @@ impl Key {
         if self.secret && !is_off(value) {
             return "\"********\"".into();
         }
-        if let Some((scheme, rest)) = value.as_str().and_then(|text| text.split_once("://")) {
-            if let Some((_, host)) = rest.rsplit_once('@') {
-                return format!("\"{scheme}://********@{host}\"");
-            }
+        match value.as_str().and_then(masked_url) {
+            Some(url) => Value::from(url).to_string(),
+            None => value.to_string(),
         }
-        value.to_string()
     }
 }
 
