@@ -17,8 +17,8 @@ use heartline_wire::time::Micros;
 /// A boxed future that may move between threads.
 pub type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
-/// Work whose result is sent by itself, wherever it has to go.
-pub type Work = Pin<Box<dyn Future<Output = ()> + Send>>;
+/// What a task does; `T` is what its owner gets when it is done.
+pub type Work<T> = BoxFuture<T>;
 
 /// Number of a task that waits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,38 +51,62 @@ impl<P: Wakes> Wake for TaskWaker<P> {
     }
 }
 
-struct Task<P, M> {
-    work: Work,
-    waker: Arc<TaskWaker<P>>,
+/// A task's waker: as its owner looks at it, and as its future gets it. The second is kept, so
+/// that a poll counts no references.
+struct Wakers<P> {
+    own: Arc<TaskWaker<P>>,
+    given: Waker,
+}
+
+struct Task<P, M, T> {
+    work: Work<T>,
+    wakers: Wakers<P>,
     meta: M,
     deadline: Micros,
 }
 
-struct Entry<P, M> {
+struct Entry<P, M, T> {
     generation: u32,
-    task: Option<Task<P, M>>,
+    task: Option<Task<P, M, T>>,
 }
 
-/// How a poll ended.
-pub enum Ended<M> {
+/// How a first poll ended.
+pub enum Started<T> {
     /// It goes on under this number.
     Waiting(TaskId),
-    /// It is done.
-    Done(M),
+    /// It is done, with this result.
+    Done(T),
+    /// It panicked.
+    Panicked,
+}
+
+/// How a later poll ended.
+pub enum Ended<M, T> {
+    /// It goes on.
+    Waiting,
+    /// It is done, with this result.
+    Done(M, T),
     /// It panicked.
     Panicked(M),
 }
 
-/// `M` is what the owner wants to know of a task when it ends.
-pub struct Tasks<P, M> {
+/// `M` is what the owner wants to know of a task that has waited when it ends, `T` the result.
+pub struct Tasks<P, M, T> {
     to: Arc<P>,
-    entries: Vec<Entry<P, M>>,
+    entries: Vec<Entry<P, M, T>>,
     free: Vec<u32>,
     /// The waker for the next task; a task that is ready at once leaves it be.
-    spare: Option<(TaskId, Arc<TaskWaker<P>>)>,
+    spare: Option<(TaskId, Wakers<P>)>,
 }
 
-impl<P: Wakes, M> Tasks<P, M> {
+impl<P> Wakers<P> {
+    /// Whether nobody has kept one.
+    fn are_alone(&self) -> bool {
+        Arc::strong_count(&self.own) == 2
+    }
+}
+
+impl<P: Wakes, M, T> Tasks<P, M, T> {
     /// `to` is told of tasks that can go on.
     pub fn new(to: Arc<P>) -> Self {
         Tasks {
@@ -98,54 +122,59 @@ impl<P: Wakes, M> Tasks<P, M> {
         self.entries.len() - self.free.len() - usize::from(self.spare.is_some())
     }
 
-    /// Polls `work` for the first time.
-    pub fn start(&mut self, mut work: Work, meta: M, deadline: Micros) -> Ended<M> {
-        let (id, waker) = self.spare.take().unwrap_or_else(|| self.reserve());
-        match poll(&mut work, &waker) {
-            Ok(Poll::Ready(())) => {
+    /// Polls `work` for the first time. `meta` is asked for if it waits.
+    pub fn start(
+        &mut self,
+        mut work: Work<T>,
+        deadline: Micros,
+        meta: impl FnOnce() -> M,
+    ) -> Started<T> {
+        let (id, wakers) = self.spare.take().unwrap_or_else(|| self.reserve());
+        match poll(&mut work, &wakers.given) {
+            Ok(Poll::Ready(result)) => {
                 discard(work);
-                if Arc::strong_count(&waker) == 1 && !waker.posted.load(Ordering::Acquire) {
-                    self.spare = Some((id, waker));
+                if wakers.are_alone() && !wakers.own.posted.load(Ordering::Acquire) {
+                    self.spare = Some((id, wakers));
                 } else {
                     self.release(id.slot);
                 }
-                Ended::Done(meta)
+                Started::Done(result)
             }
             Ok(Poll::Pending) => {
                 self.entries[id.slot as usize].task = Some(Task {
                     work,
-                    waker,
-                    meta,
+                    wakers,
+                    meta: meta(),
                     deadline,
                 });
-                Ended::Waiting(id)
+                Started::Waiting(id)
             }
             Err(()) => {
                 discard(work);
                 self.release(id.slot);
-                Ended::Panicked(meta)
+                Started::Panicked
             }
         }
     }
 
     /// Polls a task that was woken. `None`: it is gone.
-    pub fn resume(&mut self, id: TaskId) -> Option<Ended<M>> {
+    pub fn resume(&mut self, id: TaskId) -> Option<Ended<M, T>> {
         let entry = self.entries.get_mut(id.slot as usize)?;
         if entry.generation != id.generation {
             return None;
         }
         let task = entry.task.as_mut()?;
-        task.waker.posted.swap(false, Ordering::AcqRel);
-        let waker = task.waker.clone();
-        let polled = poll(&mut task.work, &waker);
+        task.wakers.own.posted.swap(false, Ordering::AcqRel);
+        let polled = poll(&mut task.work, &task.wakers.given);
         if matches!(polled, Ok(Poll::Pending)) {
-            return Some(Ended::Waiting(id));
+            return Some(Ended::Waiting);
         }
         let Task { work, meta, .. } = entry.task.take()?;
         discard(work);
         self.release(id.slot);
         Some(match polled {
-            Ok(_) => Ended::Done(meta),
+            Ok(Poll::Ready(result)) => Ended::Done(meta, result),
+            Ok(Poll::Pending) => Ended::Waiting,
             Err(()) => Ended::Panicked(meta),
         })
     }
@@ -171,7 +200,7 @@ impl<P: Wakes, M> Tasks<P, M> {
         }
     }
 
-    fn reserve(&mut self) -> (TaskId, Arc<TaskWaker<P>>) {
+    fn reserve(&mut self) -> (TaskId, Wakers<P>) {
         let slot = self.free.pop().unwrap_or_else(|| {
             self.entries.push(Entry {
                 generation: 0,
@@ -183,12 +212,13 @@ impl<P: Wakes, M> Tasks<P, M> {
             slot,
             generation: self.entries[slot as usize].generation,
         };
-        let waker = Arc::new(TaskWaker {
+        let own = Arc::new(TaskWaker {
             to: self.to.clone(),
             task,
             posted: AtomicBool::new(false),
         });
-        (task, waker)
+        let given = Waker::from(own.clone());
+        (task, Wakers { own, given })
     }
 
     fn release(&mut self, slot: u32) {
@@ -204,13 +234,12 @@ pub fn guarded<T>(call: impl FnOnce() -> T) -> Option<T> {
 }
 
 /// Drops a future. A destructor that panics is the future's own fault.
-fn discard(work: Work) {
+fn discard<T>(work: Work<T>) {
     guarded(move || drop(work));
 }
 
-fn poll<P: Wakes>(work: &mut Work, waker: &Arc<TaskWaker<P>>) -> Result<Poll<()>, ()> {
-    let waker = Waker::from(waker.clone());
-    let mut context = Context::from_waker(&waker);
+fn poll<T>(work: &mut Work<T>, waker: &Waker) -> Result<Poll<T>, ()> {
+    let mut context = Context::from_waker(waker);
     catch_unwind(AssertUnwindSafe(|| work.as_mut().poll(&mut context))).map_err(drop)
 }
 
@@ -233,8 +262,8 @@ mod tests {
         let mut tasks = Tasks::new(Arc::new(Posted::default()));
         for _ in 0..3 {
             assert!(matches!(
-                tasks.start(Box::pin(async {}), 7, Micros(0)),
-                Ended::Done(7)
+                tasks.start(Box::pin(async { 7 }), Micros(0), || ()),
+                Started::Done(7)
             ));
         }
         assert_eq!((tasks.waiting(), tasks.entries.len()), (0, 1));
@@ -249,8 +278,8 @@ mod tests {
             let _ = keep.send(context.waker().clone());
             Poll::Ready(())
         });
-        tasks.start(Box::pin(ready), 1, Micros(100));
-        tasks.start(Box::pin(std::future::pending()), 2, Micros(100));
+        tasks.start(Box::pin(ready), Micros(100), || 1);
+        tasks.start(Box::pin(std::future::pending()), Micros(100), || 2);
         kept.recv().unwrap().wake();
         let woken = posted.0.lock().unwrap().pop().unwrap();
         assert!(tasks.resume(woken).is_none());
@@ -264,13 +293,13 @@ mod tests {
         let (sender, receiver) = oneshot::channel::<()>();
         let work = Box::pin(async move { drop(receiver.await) });
         assert!(matches!(
-            tasks.start(work, 1, Micros(100)),
-            Ended::Waiting(_)
+            tasks.start(work, Micros(100), || 1),
+            Started::Waiting(_)
         ));
         assert_eq!(tasks.waiting(), 1);
         sender.send(()).unwrap();
         let woken = posted.0.lock().unwrap().pop().unwrap();
-        assert!(matches!(tasks.resume(woken), Some(Ended::Done(1))));
+        assert!(matches!(tasks.resume(woken), Some(Ended::Done(1, ()))));
         assert!(tasks.resume(woken).is_none());
         assert_eq!(tasks.waiting(), 0);
     }
@@ -291,11 +320,14 @@ mod tests {
         }
         let mut tasks = Tasks::new(Arc::new(Posted::default()));
         let ready = Box::pin(Bomb(Poll::Ready(())));
-        assert!(matches!(tasks.start(ready, 1, Micros(0)), Ended::Done(1)));
+        assert!(matches!(
+            tasks.start(ready, Micros(0), || 1),
+            Started::Done(())
+        ));
         let endless = Box::pin(Bomb(Poll::Pending));
         assert!(matches!(
-            tasks.start(endless, 2, Micros(50)),
-            Ended::Waiting(_)
+            tasks.start(endless, Micros(50), || 2),
+            Started::Waiting(_)
         ));
         let mut expired = Vec::new();
         tasks.expire(Micros(50), |meta| expired.push(meta));
@@ -305,9 +337,12 @@ mod tests {
     #[test]
     fn panics_and_endless_futures_end_alone() {
         let mut tasks = Tasks::new(Arc::new(Posted::default()));
-        let bad: Work = Box::pin(async { panic!("a handler's fault") });
-        assert!(matches!(tasks.start(bad, 1, Micros(0)), Ended::Panicked(1)));
-        tasks.start(Box::pin(std::future::pending()), 2, Micros(50));
+        let bad: Work<()> = Box::pin(async { panic!("a handler's fault") });
+        assert!(matches!(
+            tasks.start(bad, Micros(0), || 1),
+            Started::Panicked
+        ));
+        tasks.start(Box::pin(std::future::pending()), Micros(50), || 2);
         let mut expired = Vec::new();
         tasks.expire(Micros(49), |meta| expired.push(meta));
         assert!(expired.is_empty());

@@ -256,31 +256,40 @@ pub(crate) fn push_event(
     }
 }
 
+/// Bytes of a Socket.IO answer around its namespace and arguments, about: types, number, brackets.
+const ACK_AROUND: usize = 6;
+/// Bytes of a live answer around its id and data.
+const LIVE_ACK_AROUND: usize = r#"{"type":"ack","id":,"data":}"#.len();
+
 /// Appends the answer to an event that asked for one.
 pub(crate) fn push_ack(
     encoding: Encoding,
     namespace: &str,
-    id: &AckId,
+    id: AckRef<'_>,
     args: &str,
     attachments: &[Bytes],
     out: &mut Vec<u8>,
 ) {
     match (encoding, id) {
-        (Encoding::Text, AckId::Number(id)) => {
-            let mut text = String::with_capacity(args.len() + 24);
-            text.push('4');
-            socketio::push_ack(namespace, *id, args, attachments.len(), &mut text);
-            push_text(&text, attachments, out);
+        (Encoding::Text, AckRef::Number(id)) => {
+            let expected = namespace.len() + args.len() + ACK_AROUND;
+            ws::push_frame_with(ws::OpCode::Text, expected, out, |out| {
+                out.push(b'4');
+                socketio::push_ack(namespace, id, args, attachments.len(), out);
+            });
+            push_attachments(attachments, out);
         }
-        (Encoding::Msgpack, AckId::Number(id)) => {
+        (Encoding::Msgpack, AckRef::Number(id)) => {
             let mut packet = Vec::with_capacity(args.len() + 32);
-            msgpack::encode_ack(namespace, *id, args, attachments, &mut packet);
+            msgpack::encode_ack(namespace, id, args, attachments, &mut packet);
             ws::push_frame(ws::OpCode::Binary, &packet, out);
         }
-        (Encoding::Live, AckId::Raw(id)) => {
-            let mut text = String::with_capacity(args.len() + id.len() + 32);
-            live::push_ack(Some(id), &live_data(args, attachments), &mut text);
-            ws::push_frame(ws::OpCode::Text, text.as_bytes(), out);
+        (Encoding::Live, AckRef::Raw(id)) => {
+            let data = live_data(args, attachments);
+            let expected = id.len() + data.len() + LIVE_ACK_AROUND;
+            ws::push_frame_with(ws::OpCode::Text, expected, out, |out| {
+                live::push_ack(Some(id), &data, out);
+            });
         }
         // An id of the other protocol cannot come up.
         _ => {}
@@ -289,6 +298,10 @@ pub(crate) fn push_ack(
 
 fn push_text(text: &str, attachments: &[Bytes], out: &mut Vec<u8>) {
     ws::push_frame(ws::OpCode::Text, text.as_bytes(), out);
+    push_attachments(attachments, out);
+}
+
+fn push_attachments(attachments: &[Bytes], out: &mut Vec<u8>) {
     for attachment in attachments {
         ws::push_frame(ws::OpCode::Binary, attachment, out);
     }
@@ -302,14 +315,44 @@ pub(crate) enum AckId {
     Raw(Box<str>),
 }
 
+/// The same, borrowed from the event: what is answered at once keeps no copy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum AckRef<'a> {
+    Number(u64),
+    Raw(&'a str),
+}
+
+impl AckId {
+    pub(crate) fn borrowed(&self) -> AckRef<'_> {
+        match self {
+            AckId::Number(id) => AckRef::Number(*id),
+            AckId::Raw(id) => AckRef::Raw(id),
+        }
+    }
+}
+
+impl AckRef<'_> {
+    pub(crate) fn kept(self) -> AckId {
+        match self {
+            AckRef::Number(id) => AckId::Number(id),
+            AckRef::Raw(id) => AckId::Raw(id.into()),
+        }
+    }
+}
+
 /// A live frame has one value: the only argument, `null`, or all as an array.
 /// Binary becomes base64.
 pub(crate) fn live_data<'a>(args: &'a str, attachments: &[Bytes]) -> Cow<'a, str> {
-    let mut elements = json::elements(args);
-    let data = match (elements.next(), elements.next()) {
-        (None, _) => Cow::Borrowed("null"),
-        (Some(only), None) => Cow::Borrowed(only),
-        (Some(_), Some(_)) => Cow::Owned(format!("[{args}]")),
+    let data = if !args.is_empty() && !args.as_bytes().contains(&b',') {
+        // Nothing to take apart.
+        Cow::Borrowed(args)
+    } else {
+        let mut elements = json::elements(args);
+        match (elements.next(), elements.next()) {
+            (None, _) => Cow::Borrowed("null"),
+            (Some(only), None) => Cow::Borrowed(only),
+            (Some(_), Some(_)) => Cow::Owned(format!("[{args}]")),
+        }
     };
     if attachments.is_empty() {
         return data;

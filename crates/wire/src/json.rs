@@ -38,8 +38,28 @@ pub(crate) fn trim(text: &str) -> &str {
     }
 }
 
+/// What text is appended to: a text, or the frames that leave for a peer.
+pub trait Sink {
+    /// Appends a text.
+    fn push_text(&mut self, text: &str);
+}
+
+impl Sink for String {
+    #[inline]
+    fn push_text(&mut self, text: &str) {
+        self.push_str(text);
+    }
+}
+
+impl Sink for Vec<u8> {
+    #[inline]
+    fn push_text(&mut self, text: &str) {
+        self.extend_from_slice(text.as_bytes());
+    }
+}
+
 /// Appends a number in decimal.
-pub(crate) fn push_u64(number: u64, out: &mut String) {
+pub(crate) fn push_u64(number: u64, out: &mut impl Sink) {
     let mut digits = [0u8; 20];
     let mut at = digits.len();
     let mut rest = number;
@@ -51,5 +71,5 @@ pub(crate) fn push_u64(number: u64, out: &mut String) {
             break;
         }
     }
-    out.push_str(std::str::from_utf8(&digits[at..]).unwrap_or_default());
+    out.push_text(std::str::from_utf8(&digits[at..]).unwrap_or_default());
 }

@@ -34,7 +34,7 @@ use std::fmt;
 
 pub use close::{CloseFrame, is_valid_close_code, push_close};
 pub use decoder::Decoder;
-pub use header::{frame_boundary, push_frame, push_header, push_masked_frame};
+pub use header::{frame_boundary, push_frame, push_frame_with, push_header, push_masked_frame};
 
 /// The most a control frame may carry (RFC 6455 §5.5).
 pub const MAX_CONTROL_PAYLOAD: usize = 125;

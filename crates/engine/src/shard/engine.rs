@@ -101,6 +101,8 @@ pub struct Engine {
     pub(super) pieces: Pieces,
     pub(super) shaper: Framer,
     pub(super) inflater: Inflater,
+    /// Whether what the mailbox had is being worked off: some of it may not be done yet.
+    pub(super) works_off: bool,
     /// What is counted.
     pub stats: Stats,
 }
@@ -149,6 +151,7 @@ impl Engine {
             pieces: Pieces::default(),
             shaper: Framer::new(compress_from),
             inflater: Inflater::default(),
+            works_off: false,
             stats: Stats::default(),
         }
     }
@@ -218,6 +221,12 @@ impl Engine {
             .slots()
             .filter(|&slot| self.conn(slot).is_some())
             .collect()
+    }
+
+    /// Whether what others have asked of the shard is being worked off: what one of them wanted
+    /// before now may still stand behind.
+    pub fn works_off(&self) -> bool {
+        self.works_off
     }
 
     /// A random secret for a name.

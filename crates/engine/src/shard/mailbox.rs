@@ -51,6 +51,11 @@ impl<T> Mailbox<T> {
         self.wake();
     }
 
+    /// Whether nothing waits: nothing at least of what the caller knows to have been pushed.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.backlog.load(Ordering::Relaxed) == 0
+    }
+
     /// Whether more waits than should.
     pub(crate) fn is_high(&self) -> bool {
         self.backlog.load(Ordering::Relaxed) >= HIGH
@@ -101,12 +106,12 @@ mod tests {
         let poll = mio::Poll::new().unwrap();
         let mailbox = Mailbox::new(mio::Waker::new(poll.registry(), mio::Token(0)).unwrap());
         for number in 0..HIGH {
-            assert!(!mailbox.is_high());
+            assert!(!mailbox.is_high() && mailbox.is_empty() == (number == 0));
             mailbox.push(number);
         }
         assert!(mailbox.is_high());
         let mut taken = Vec::new();
-        assert!(mailbox.take(&mut taken) && !mailbox.is_high());
+        assert!(mailbox.take(&mut taken) && !mailbox.is_high() && mailbox.is_empty());
         assert_eq!(taken.len(), HIGH);
         mailbox.push_with(1, HIGH * 1024);
         assert!(mailbox.is_high());

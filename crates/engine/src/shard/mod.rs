@@ -87,6 +87,13 @@ impl<Op> ShardHandle<Op> {
         self.0.push_with(ShardMessage::App(op), bytes);
     }
 
+    /// Whether nothing waits of what the caller knows to have been posted: by itself, or by
+    /// whoever it has heard from since.
+    #[inline]
+    pub fn is_quiet(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Whether the shard has more to work off than it should: nobody is to read from
     /// clients while it has.
     #[inline]

@@ -189,6 +189,7 @@ impl<A: App> Shard<A> {
     /// Does what others ask, until the mailbox is quiet or has had its share of the turn.
     fn work_off(&mut self) -> ControlFlow<()> {
         let mut batch = std::mem::take(&mut self.batch);
+        self.engine.works_off = true;
         for _ in 0..ROUNDS {
             let mut quiet = true;
             if self.mailbox.0.take(&mut batch) {
@@ -212,6 +213,7 @@ impl<A: App> Shard<A> {
                 break;
             }
         }
+        self.engine.works_off = false;
         self.batch = batch;
         ControlFlow::Continue(())
     }

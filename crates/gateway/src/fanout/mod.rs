@@ -97,6 +97,13 @@ impl Fanout {
         }
     }
 
+    /// Whether a shard has nothing waiting of what was posted before now, as far as the caller
+    /// can know of it.
+    pub(crate) fn is_quiet(&self, shard: u16) -> bool {
+        let shard = self.shards.get(usize::from(shard));
+        shard.is_none_or(ShardHandle::is_quiet)
+    }
+
     /// The same for all shards.
     pub(crate) fn post_to_all(&self, op: impl Fn() -> Op) {
         for shard in 0..self.shard_count() {

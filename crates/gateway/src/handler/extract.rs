@@ -1,6 +1,6 @@
 //! What handlers take from events, and what their answers are on the wire.
 
-use std::cell::OnceCell;
+use std::cell::{LazyCell, OnceCell};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -19,7 +19,7 @@ use crate::socket::Socket;
 
 /// An event on its way to its handler.
 pub struct Event<'a> {
-    pub(crate) socket: &'a Socket,
+    pub(crate) socket: Handle<'a>,
     pub(crate) name: &'a str,
     pub(crate) body: Body<'a>,
     pub(crate) attachments: &'a [Bytes],
@@ -29,6 +29,9 @@ pub struct Event<'a> {
     /// Set for the end of a socket.
     pub(crate) ending: Option<&'a Ending>,
 }
+
+/// The socket of an event: its handle is made for whoever asks for it, as it counts references.
+pub(crate) type Handle<'a> = LazyCell<Socket, &'a dyn Fn() -> Socket>;
 
 /// How a socket ended.
 pub(crate) struct Ending {
@@ -104,8 +107,8 @@ impl<'a> Event<'a> {
     }
 
     /// The socket it came from.
-    pub fn socket(&self) -> &'a Socket {
-        self.socket
+    pub fn socket(&self) -> &Socket {
+        &self.socket
     }
 
     /// The arguments as the inside of a JSON array: `1,{"a":2}`.
@@ -170,7 +173,7 @@ impl FromEvent for LeftRooms {
 
 impl FromEvent for Socket {
     fn from_event(event: &Event<'_>) -> Result<Self, EventError> {
-        Ok(event.socket.clone())
+        Ok(event.socket().clone())
     }
 }
 

@@ -23,93 +23,22 @@ mod table;
 
 use std::future::Future;
 
-use heartline_core::presence::SocketAddress;
 use heartline_engine::tasks::Work;
-use heartline_wire::codes::Code;
 
 use crate::event::{Args, EventError};
-use crate::op::Op;
-use crate::publication::AckId;
-use crate::shared::OwnShared;
-use crate::socket::Socket;
 
 pub use extract::{All, Event, EventName, FromEvent, IntoReply, Json, LeftRooms, NoAnswer};
-pub(crate) use extract::{Body, Ending, PublishFrame};
+pub(crate) use extract::{Body, Ending, Handle, PublishFrame};
 pub(crate) use table::Handlers;
 pub use table::{Arrival, HandlerSet};
 
-/// Sends a handler's answer, whatever becomes of the handler.
-pub(crate) struct Responder {
-    shared: OwnShared,
-    to: SocketAddress,
-    ack: Option<AckId>,
-    announced: Announced,
-    done: bool,
-}
-
-/// Whether a refusal is told as `message:error` even where an acknowledgement says it, and
-/// then the `tempId` that it is about.
-pub(crate) type Announced = Option<Option<String>>;
-
-impl Responder {
-    pub(crate) fn new(socket: &Socket, ack: Option<AckId>) -> Self {
-        Responder {
-            shared: socket.shared.clone(),
-            to: socket.address(),
-            ack,
-            announced: None,
-            done: false,
-        }
-    }
-
-    pub(crate) fn announcing(mut self, announced: Announced) -> Self {
-        self.announced = announced;
-        self
-    }
-
-    pub(crate) fn finish(mut self, reply: Result<Option<Args>, EventError>) {
-        self.send(reply);
-    }
-
-    fn send(&mut self, reply: Result<Option<Args>, EventError>) {
-        self.done = true;
-        let ack = self.ack.take();
-        let op = match (reply, ack) {
-            (Ok(Some(args)), Some(ack)) => Op::Ack {
-                to: self.to,
-                ack,
-                args,
-            },
-            (Ok(_), _) => return,
-            (Err(mut error), ack) => {
-                if let Some(temp_id) = self.announced.take() {
-                    error.announced = true;
-                    error.temp_id = error.temp_id.or(temp_id);
-                }
-                Op::Refuse {
-                    to: self.to,
-                    ack,
-                    error: Box::new(error),
-                }
-            }
-        };
-        self.shared.fanout.post(self.to.0.conn.shard, op);
-    }
-}
-
-impl Drop for Responder {
-    /// The handler panicked or ran out of time: the client is told all the same.
-    fn drop(&mut self) {
-        if !self.done {
-            self.send(Err(Code::Internal.into()));
-        }
-    }
-}
+/// What a handler comes to: the answer, `None` for no answer, or why the event was refused.
+pub(crate) type Reply = Result<Option<Args>, Box<EventError>>;
 
 /// A type-erased handler.
 pub(crate) trait ErasedHandler: Send + Sync + 'static {
-    /// Takes what it needs from the event. The work sends the answer itself.
-    fn call(&self, event: &Event<'_>, responder: Responder) -> Option<Work>;
+    /// Takes what it needs from the event, or says why that does not fit.
+    fn call(&self, event: &Event<'_>) -> Result<Work<Reply>, Box<EventError>>;
 
     /// Whether it looks at the connection's first request.
     fn needs_handshake(&self) -> bool;
@@ -174,14 +103,9 @@ impl<H: Handler<A>, A: 'static> Erased<H, A> {
 }
 
 impl<H: Handler<A>, A: 'static> ErasedHandler for Erased<H, A> {
-    fn call(&self, event: &Event<'_>, responder: Responder) -> Option<Work> {
-        match self.handler.begin(event) {
-            Ok(future) => Some(Box::pin(async move { responder.finish(future.await) })),
-            Err(error) => {
-                responder.finish(Err(error));
-                None
-            }
-        }
+    fn call(&self, event: &Event<'_>) -> Result<Work<Reply>, Box<EventError>> {
+        let future = self.handler.begin(event)?;
+        Ok(Box::pin(async move { Ok(future.await?) }))
     }
 
     fn needs_handshake(&self) -> bool {

@@ -20,6 +20,7 @@ use heartline_core::policy::AuthMode;
 use heartline_core::presence::{Admitted, DeviceLimitReached, Newcomer, SocketAddress};
 use heartline_core::rooms::RoomRef;
 use heartline_engine::shard::engine::Engine;
+use heartline_engine::tasks::guarded;
 use heartline_wire::id::Slot;
 use heartline_wire::live;
 use heartline_wire::reason::Reason;
@@ -28,12 +29,13 @@ use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
 use super::Hub;
+use super::answers::{About, Called};
 use super::link::{Displaced, Joining, SocketState};
 use super::resume::{Missed, Ticket};
 use super::tasks::TaskKind;
 use crate::common::{Record, owner};
 use crate::data::SocketData;
-use crate::handler::{Arrival, Body, Event, Handlers};
+use crate::handler::{Arrival, Body, Event, Handle, Handlers};
 use crate::op::{Connecting, LineOp, Op, Outcome, Park, Refusal, Replaced};
 use crate::publication::Encoding;
 use crate::recovery::Turn;
@@ -435,7 +437,7 @@ impl Hub {
                 shared.fanout.post(conn.shard, op);
             }
         };
-        self.start(engine, Box::pin(work), TaskKind::Connect(socket), time);
+        self.start(engine, work, TaskKind::Connect(socket), time);
     }
 
     /// The authentication did not come to an end.
@@ -698,9 +700,10 @@ impl Hub {
     ) {
         let handlers = self.handlers.clone();
         let handshake = self.link(slot).and_then(|link| link.handshake().cloned());
+        let socket = || handle.clone();
         for handler in handlers.connect(handle.address.namespace()) {
             let event = Event {
-                socket: handle,
+                socket: Handle::new(&socket),
                 name: "connect",
                 body: Body::Args(payload.unwrap_or("")),
                 attachments: &[],
@@ -708,7 +711,14 @@ impl Hub {
                 handshake: handshake.as_ref(),
                 ending: None,
             };
-            self.handle_event(engine, slot, handler, &event, None);
+            let called = Called::of(guarded(|| handler.call(&event)));
+            let about = About {
+                address: handle.address,
+                name: event.name,
+                body: event.body,
+                ack: None,
+            };
+            self.handled(engine, slot, &about, called);
         }
     }
 

@@ -22,7 +22,7 @@ use super::tasks::TaskKind;
 use crate::event::{Args, EventError, to_json};
 use crate::metrics::Outbound;
 use crate::op::{Manner, Op};
-use crate::publication::{self, AckId, Encoding, Head, Publication, Told, may_mislead};
+use crate::publication::{self, AckRef, Encoding, Head, Publication, Told, may_mislead};
 
 /// How long the store may take to say who is a member.
 const ASK_STORE: Duration = Duration::from_secs(10);
@@ -212,14 +212,14 @@ impl Hub {
                 shared.fanout.post(to.0.conn.shard, op);
             }
         };
-        self.start(engine, Box::pin(work), TaskKind::Detached, ASK_STORE);
+        self.start(engine, work, TaskKind::Detached, ASK_STORE);
     }
 
     pub(super) fn ack(
         &mut self,
         engine: &mut Engine,
         to: &SocketAddress,
-        ack: &AckId,
+        ack: AckRef<'_>,
         args: &Args,
     ) {
         let Some(slot) = self.locate(engine, to) else {
@@ -245,7 +245,7 @@ impl Hub {
         &mut self,
         engine: &mut Engine,
         to: &SocketAddress,
-        ack: Option<&AckId>,
+        ack: Option<AckRef<'_>>,
         error: &EventError,
     ) {
         self.metrics.outbound(Outbound::Error).add(1);

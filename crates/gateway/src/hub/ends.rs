@@ -19,7 +19,7 @@ use tokio::sync::oneshot;
 use super::Hub;
 use super::link::Displaced;
 use super::tasks::TaskKind;
-use crate::handler::{Body, Ending, Event, Responder};
+use crate::handler::{Body, Ending, Event, Handle};
 use crate::op::Replaced;
 use crate::publication::Encoding;
 use crate::socket::Socket;
@@ -186,9 +186,10 @@ impl Hub {
         handshake: Option<&Arc<Handshake>>,
     ) {
         let handlers = self.handlers.clone();
+        let socket = || handle.clone();
         for handler in handlers.disconnect(handle.address.namespace()) {
             let event = Event {
-                socket: handle,
+                socket: Handle::new(&socket),
                 name: "disconnect",
                 body: Body::Args(""),
                 attachments: &[],
@@ -196,13 +197,13 @@ impl Hub {
                 handshake,
                 ending: Some(ending),
             };
-            let responder = Responder::new(handle, None);
-            match guarded(|| handler.call(&event, responder)) {
+            match guarded(|| handler.call(&event)) {
                 None => self.note_panic(),
-                Some(None) => {}
-                Some(Some(work)) => {
+                // Nobody is left who could be told.
+                Some(Err(_)) => {}
+                Some(Ok(work)) => {
                     let time = self.shared.config.handler_timeout;
-                    self.start(engine, work, TaskKind::Detached, time);
+                    self.carry(engine, work, TaskKind::Detached, time);
                 }
             }
         }

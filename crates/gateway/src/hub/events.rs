@@ -11,10 +11,10 @@ use heartline_wire::id::Slot;
 use heartline_wire::reason::Reason;
 
 use super::Hub;
-use super::tasks::TaskKind;
-use crate::event::{EventError, temp_id};
-use crate::handler::{Announced, Body, ErasedHandler, Event, Responder};
-use crate::publication::{AckId, Encoding};
+use super::answers::{About, Called};
+use crate::event::EventError;
+use crate::handler::{Body, Event, Handle};
+use crate::publication::{AckRef, Encoding};
 
 /// What clients say to show that they are there: nobody has done anything by that.
 const SIGNS_OF_LIFE: [&str; 2] = ["ping", "heartbeat:response"];
@@ -26,7 +26,18 @@ pub(super) struct InboundEvent<'a> {
     pub(super) body: Body<'a>,
     pub(super) attachments: &'a [Bytes],
     /// Where the answer goes, if one is wanted.
-    pub(super) ack: Option<AckId>,
+    pub(super) ack: Option<AckRef<'a>>,
+}
+
+impl<'a> InboundEvent<'a> {
+    fn about(&self, address: SocketAddress) -> About<'a> {
+        About {
+            address,
+            name: self.name,
+            body: self.body,
+            ack: self.ack,
+        }
+    }
 }
 
 impl Hub {
@@ -43,7 +54,6 @@ impl Hub {
             // Its client has been told; it is kept for the handlers that are at work.
             return;
         }
-        let encoding = link.encoding;
         let Some(socket) = link.socket_mut(namespace) else {
             return;
         };
@@ -61,24 +71,36 @@ impl Hub {
         if !self.is_within_limit(engine, slot, &inbound) {
             return;
         }
-        let Some(handle) = self.handle(engine, slot, namespace) else {
-            return;
+        if let Some((address, called)) = self.call(engine, slot, &inbound) {
+            self.handled(engine, slot, &inbound.about(address), called);
+        }
+    }
+
+    /// Calls the handler of an event. `None`: its socket is gone.
+    fn call(
+        &self,
+        engine: &Engine,
+        slot: Slot,
+        inbound: &InboundEvent<'_>,
+    ) -> Option<(SocketAddress, Called)> {
+        let link = self.link(slot)?;
+        let socket = link.socket(inbound.namespace)?;
+        let address = SocketAddress::new(engine.id(slot)?, inbound.namespace, socket.secret);
+        let remote = engine.address(slot)?;
+        let Some(handler) = self.handlers.find(inbound.namespace, inbound.name) else {
+            return Some((address, Called::Nobody));
         };
-        let handlers = self.handlers.clone();
-        let Some(handler) = handlers.find(namespace, inbound.name) else {
-            return self.unhandled(engine, slot, namespace, encoding, inbound.ack);
-        };
-        let handshake = self.link(slot).and_then(|link| link.handshake().cloned());
+        let handle = || self.handle_of(socket, address, remote);
         let event = Event {
-            socket: &handle,
+            socket: Handle::new(&handle),
             name: inbound.name,
             body: inbound.body,
             attachments: inbound.attachments,
-            gateway: &handlers.gateway,
-            handshake: handshake.as_ref(),
+            gateway: &self.handlers.gateway,
+            handshake: link.handshake(),
             ending: None,
         };
-        self.handle_event(engine, slot, handler, &event, inbound.ack);
+        Some((address, Called::of(guarded(|| handler.call(&event)))))
     }
 
     /// Counts one more frame of a socket, or of the connection itself under the limits of
@@ -158,20 +180,7 @@ impl Hub {
         false
     }
 
-    /// The contract's messages are sent by clients that may listen to either: whatever refuses
-    /// them, they hear it as the acknowledgement and as `message:error`.
-    fn announced(&self, event: &str, body: &Body<'_>) -> Announced {
-        match body {
-            Body::Args(args)
-                if matches!(event, "message:send" | "chat:send")
-                    && self.shared.config.builtin_events =>
-            {
-                Some(temp_id(args))
-            }
-            _ => None,
-        }
-    }
-
+    /// Behind the answers to what was said before.
     fn refuse_inbound(
         &mut self,
         engine: &mut Engine,
@@ -180,11 +189,7 @@ impl Hub {
         error: EventError,
     ) {
         if let Some(address) = self.address(engine, slot, inbound.namespace) {
-            let error = match self.announced(inbound.name, &inbound.body) {
-                Some(temp_id) => error.announce().about(temp_id),
-                None => error,
-            };
-            self.refuse(engine, &address, inbound.ack.as_ref(), &error);
+            self.answer_event(engine, &inbound.about(address), Err(Box::new(error)));
         }
     }
 
@@ -202,54 +207,15 @@ impl Hub {
         }
     }
 
-    /// Runs a handler for an event of this connection. A panic costs the event alone.
-    pub(super) fn handle_event(
-        &mut self,
-        engine: &mut Engine,
-        slot: Slot,
-        handler: &dyn ErasedHandler,
-        event: &Event<'_>,
-        ack: Option<AckId>,
-    ) {
-        let responder =
-            Responder::new(event.socket, ack).announcing(self.announced(event.name, &event.body));
-        let Some(called) = guarded(|| handler.call(event, responder)) else {
-            return self.note_panic();
-        };
-        let (Some(work), Some(conn)) = (called, engine.id(slot)) else {
-            return;
-        };
-        let max = self.shared.config.max_handlers_in_flight;
-        if let Some(link) = self.link_mut(slot) {
-            link.in_flight += 1;
-            if usize::from(link.in_flight) >= max {
-                engine.pause(slot);
-            }
-        }
-        let time = self.shared.config.handler_timeout;
-        let kind = TaskKind::Handler { conn, holds: false };
-        self.start(engine, work, kind, time);
-    }
-
-    /// Nobody is there for this event. Whoever asked for an answer gets one, unless all
-    /// events are the app's: Socket.IO clients know silence then, as of any other server,
-    /// and try again.
-    fn unhandled(
-        &mut self,
-        engine: &mut Engine,
-        slot: Slot,
-        namespace: NamespaceId,
-        encoding: Encoding,
-        ack: Option<AckId>,
-    ) {
-        let code = match encoding {
+    /// Nobody is there for this event: what its sender is told. Whoever asked for an answer
+    /// gets one, unless all events are the app's: Socket.IO clients know silence then, as of any
+    /// other server, and try again.
+    pub(super) fn unhandled(&self, slot: Slot, about: &About<'_>) -> Option<EventError> {
+        let code = match self.link(slot)?.encoding {
             Encoding::Live => Code::LiveNotImplemented,
-            _ if ack.is_some() && self.shared.config.builtin_events => Code::NotImplemented,
-            _ => return,
+            _ if about.ack.is_some() && self.shared.config.builtin_events => Code::NotImplemented,
+            _ => return None,
         };
-        let error = EventError::from(code);
-        if let Some(address) = self.address(engine, slot, namespace) {
-            self.refuse(engine, &address, ack.as_ref(), &error);
-        }
+        Some(code.into())
     }
 }

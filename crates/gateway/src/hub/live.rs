@@ -14,7 +14,7 @@ use super::events::InboundEvent;
 use crate::event::EventError;
 use crate::handler::{Body, PublishFrame};
 use crate::metrics::Inbound;
-use crate::publication::AckId;
+use crate::publication::AckRef;
 
 /// A live connection's only namespace.
 const ROOT: NamespaceId = NamespaceId::ROOT;
@@ -188,7 +188,7 @@ impl Hub {
             name,
             body,
             attachments: &[],
-            ack: id.map(|id| AckId::Raw(id.into())),
+            ack: id.map(AckRef::Raw),
         };
         self.event(engine, slot, inbound);
     }

@@ -1,8 +1,8 @@
 //! What is said on the connections of one shard, and what it means.
 //!
 //! Both protocols end in the same event and start from the same publication:
-//! `socketio` and `live` translate, `events` decides who handles and `tasks` carries the
-//! handlers, `connect` lets sockets in and `hello` greets them, `rooms` knows where they
+//! `socketio` and `live` translate, `events` decides who handles, `tasks` carries the
+//! handlers and `answers` brings what they come to, `connect` lets sockets in and `hello` greets them, `rooms` knows where they
 //! are, `delivery` and `select` bring things to them, `deadlines` and `sweep` watch them,
 //! `ends` and `drain` let them go, `resume` lets them go on, `gaps` tells of losses between
 //! nodes, `watching` brings what is watched, `query` answers the API.
@@ -11,6 +11,7 @@
 //! [`Op`] through the shard's mailbox, so a connection's state has one owner
 //! and no lock.
 
+mod answers;
 mod connect;
 mod deadlines;
 mod delivery;
@@ -33,6 +34,7 @@ mod tasks;
 mod tests;
 mod watching;
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -47,14 +49,14 @@ use heartline_engine::tasks::Tasks;
 use heartline_wire::id::Slot;
 use heartline_wire::reason::Reason;
 use heartline_wire::time::Micros;
-use link::Link;
+use link::{Link, SocketState};
 use resume::CatchingUp;
 use tasks::{HubWaker, TaskKind};
 
-use crate::handler::Handlers;
+use crate::handler::{Handlers, Reply};
 use crate::metrics::{Inbound, ShardMetrics};
 use crate::op::{LineOp, Op};
-use crate::publication::Encoding;
+use crate::publication::{AckId, Encoding};
 use crate::shared::{OwnShared, Shared};
 use crate::socket::Socket;
 
@@ -75,7 +77,7 @@ pub(crate) struct Hub {
     place: u64,
     /// Sockets that have come back, and need not be told again what is in the mailbox.
     catching_up: CatchingUp,
-    tasks: Tasks<HubWaker, TaskKind>,
+    tasks: Tasks<HubWaker, TaskKind, Reply>,
     next_task_sweep: Micros,
     pub(crate) metrics: Arc<ShardMetrics>,
 }
@@ -134,14 +136,19 @@ impl Hub {
     /// A handle for handlers; also of a socket whose connection is closing.
     fn handle(&self, engine: &Engine, slot: Slot, namespace: NamespaceId) -> Option<Socket> {
         let socket = self.link(slot)?.socket(namespace)?;
-        Some(Socket {
+        let address = self.address(engine, slot, namespace)?;
+        Some(self.handle_of(socket, address, engine.address(slot)?))
+    }
+
+    fn handle_of(&self, socket: &SocketState, address: SocketAddress, remote: IpAddr) -> Socket {
+        Socket {
             shared: self.shared.clone(),
-            address: self.address(engine, slot, namespace)?,
+            address,
             identity: socket.identity.clone(),
-            remote: engine.address(slot)?,
+            remote,
             name: socket.back().map(|back| Box::new(back.name)),
             ended: None,
-        })
+        }
     }
 
     fn namespace_name(&self, namespace: NamespaceId) -> &Arc<str> {
@@ -241,8 +248,11 @@ impl App for Hub {
                 publication,
                 instead_of,
             } => self.send_to(engine, &to, &publication, instead_of.as_ref()),
-            Op::Ack { to, ack, args } => self.ack(engine, &to, &ack, &args),
-            Op::Refuse { to, ack, error } => self.refuse(engine, &to, ack.as_ref(), &error),
+            Op::Ack { to, ack, args } => self.ack(engine, &to, ack.borrowed(), &args),
+            Op::Refuse { to, ack, error } => {
+                let ack = ack.as_ref().map(AckId::borrowed);
+                self.refuse(engine, &to, ack, &error);
+            }
             Op::Join { to, room, reply } => self.join_asked(engine, &to, &room, reply),
             Op::TryJoin { to, room, reply } => self.try_join(engine, &to, &room, reply),
             Op::Subscribe {

@@ -391,7 +391,7 @@ impl Hub {
                             .post(to.0.conn.shard, Op::LookAgain { to, room });
                     }
                 };
-                self.start(engine, Box::pin(work), TaskKind::Detached, REMEMBER);
+                self.start(engine, work, TaskKind::Detached, REMEMBER);
             }
         }
     }
@@ -425,7 +425,7 @@ impl Hub {
                 members.joined(&conversation, &user).await;
             }
         };
-        self.start(engine, Box::pin(work), TaskKind::Detached, REMEMBER);
+        self.start(engine, work, TaskKind::Detached, REMEMBER);
     }
 
     /// The rooms of a socket by their names, in the order of these.
@@ -460,7 +460,7 @@ impl Hub {
         if let Some(user) = user {
             let (members, id) = (self.shared.members.clone(), conversation.to_owned());
             let work = async move { members.joined(&id, &user).await };
-            self.start(engine, Box::pin(work), TaskKind::Detached, REMEMBER);
+            self.start(engine, work, TaskKind::Detached, REMEMBER);
         }
     }
 
@@ -534,7 +534,7 @@ impl Hub {
             shared.fanout.post(shard, op);
         };
         let time = SUBSCRIBE + if members { ASK_NODES } else { Duration::ZERO };
-        self.start(engine, Box::pin(work), TaskKind::Subscribe(asked), time);
+        self.start(engine, work, TaskKind::Subscribe(asked), time);
     }
 
     /// Whether a connection has waited for a topic in vain a short while ago, and what it is told

@@ -19,7 +19,7 @@ use super::link::Partial;
 use crate::event::{Args, EventError};
 use crate::handler::Body;
 use crate::metrics::Inbound;
-use crate::publication::{AckId, Encoding};
+use crate::publication::{AckRef, Encoding};
 
 /// What is known of a packet that is not looked into.
 struct Head<'a> {
@@ -174,7 +174,7 @@ impl Hub {
                         name: &name,
                         body: Body::Args(args),
                         attachments: &[],
-                        ack: packet.id.map(AckId::Number),
+                        ack: packet.id.map(AckRef::Number),
                     };
                     self.refuse_event(engine, slot, &inbound, error.into());
                 }
@@ -244,7 +244,7 @@ impl Hub {
                     name: &name,
                     body: Body::Args(args),
                     attachments,
-                    ack: id.map(AckId::Number),
+                    ack: id.map(AckRef::Number),
                 };
                 self.event(engine, slot, inbound);
                 Some(())

@@ -1,17 +1,20 @@
 //! Handlers that are still at work, and what a connection's input waits for.
 
+use std::future::Future;
 use std::time::Duration;
 
 use heartline_core::auth::AuthError;
 use heartline_core::presence::SocketAddress;
 use heartline_engine::shard::engine::Engine;
-use heartline_engine::tasks::{Ended, TaskId, Work};
+use heartline_engine::tasks::{Ended, Started, TaskId, Work};
 use heartline_wire::codes::Code;
 use heartline_wire::id::{ConnId, Slot};
 use heartline_wire::time::micros;
 
 use super::Hub;
+use super::answers::Asked;
 use crate::event::EventError;
+use crate::handler::Reply;
 use crate::in_order;
 use crate::op::{Op, Refusal};
 use crate::shared::OwnShared;
@@ -26,6 +29,7 @@ pub(super) enum TaskKind {
     Handler {
         conn: ConnId,
         holds: bool,
+        asked: Asked,
     },
     Connect(SocketAddress),
     /// The connection's input waits for it.
@@ -69,26 +73,85 @@ impl heartline_engine::tasks::Wakes for HubWaker {
 }
 
 impl Hub {
-    /// Runs `work` now, and goes on with it later if it waits.
+    /// Runs `work`, which is no handler's, now, and goes on with it later if it waits.
     pub(super) fn start(
         &mut self,
         engine: &mut Engine,
-        work: Work,
+        work: impl Future<Output = ()> + Send + 'static,
         kind: TaskKind,
         time: Duration,
     ) {
-        let asked = in_order::Watch::begin();
-        let ended = self.tasks.start(work, kind, engine.now + time);
-        if let (Ended::Waiting(task), true) = (&ended, asked.anything()) {
-            self.hold_input(engine, *task);
+        let work = async move {
+            work.await;
+            Ok(None)
+        };
+        self.carry(engine, Box::pin(work), kind, time);
+    }
+
+    /// The same of work whose result is nobody's.
+    pub(super) fn carry(
+        &mut self,
+        engine: &mut Engine,
+        work: Work<Reply>,
+        kind: TaskKind,
+        time: Duration,
+    ) {
+        let mut kept = Some(kind);
+        let due = engine.now + time;
+        let started = self
+            .tasks
+            .start(work, due, || kept.take().unwrap_or(TaskKind::Detached));
+        match (started, kept) {
+            (Started::Done(_), Some(kind)) => self.task_done(engine, kind, Ok(None)),
+            (Started::Panicked, Some(kind)) => self.task_panicked(engine, kind),
+            _ => {}
         }
-        self.ended(engine, ended);
+    }
+
+    /// Runs a handler to its first wait. What it comes to, or `None` if it goes on later;
+    /// `asked` is where the answer goes then.
+    pub(super) fn start_handler(
+        &mut self,
+        engine: &mut Engine,
+        slot: Slot,
+        work: Work<Reply>,
+        asked: impl FnOnce() -> Asked,
+    ) -> Option<Reply> {
+        let conn = engine.id(slot)?;
+        let watch = in_order::Watch::begin();
+        let due = engine.now + self.shared.config.handler_timeout;
+        let started = self.tasks.start(work, due, || TaskKind::Handler {
+            conn,
+            holds: false,
+            asked: asked(),
+        });
+        let task = match started {
+            Started::Done(reply) => return Some(reply),
+            Started::Panicked => {
+                self.note_panic();
+                return Some(Err(Box::new(Code::Internal.into())));
+            }
+            Started::Waiting(task) => task,
+        };
+        let max = self.shared.config.max_handlers_in_flight;
+        if let Some(link) = self.link_mut(slot) {
+            link.in_flight += 1;
+            if usize::from(link.in_flight) >= max {
+                engine.pause(slot);
+            }
+        }
+        if watch.anything() {
+            self.hold_input(engine, task);
+        }
+        None
     }
 
     /// A future can go on.
     pub(super) fn wake(&mut self, engine: &mut Engine, task: TaskId) {
-        if let Some(ended) = self.tasks.resume(task) {
-            self.ended(engine, ended);
+        match self.tasks.resume(task) {
+            Some(Ended::Done(kind, reply)) => self.task_done(engine, kind, reply),
+            Some(Ended::Panicked(kind)) => self.task_panicked(engine, kind),
+            Some(Ended::Waiting) | None => {}
         }
     }
 
@@ -98,35 +161,33 @@ impl Hub {
         self.metrics.handler_panics.add(1);
     }
 
-    pub(super) fn ended(&mut self, engine: &mut Engine, ended: Ended<TaskKind>) {
-        match ended {
-            Ended::Waiting(_) => {}
-            Ended::Done(kind) => self.task_done(engine, kind),
-            Ended::Panicked(kind) => {
-                self.note_panic();
-                match kind {
-                    TaskKind::Connect(socket) => {
-                        self.connect_failed(engine, socket, Refusal::Failed);
-                    }
-                    // It would panic again.
-                    TaskKind::Subscribe(asked) => {
-                        self.not_subscribed(engine, &asked, &Code::Internal.into());
-                    }
-                    kind => self.task_failed(engine, kind),
-                }
+    fn task_panicked(&mut self, engine: &mut Engine, kind: TaskKind) {
+        self.note_panic();
+        match kind {
+            TaskKind::Connect(socket) => {
+                self.connect_failed(engine, socket, Refusal::Failed);
             }
+            // It would panic again.
+            TaskKind::Subscribe(asked) => {
+                self.not_subscribed(engine, &asked, &Code::Internal.into());
+            }
+            kind => self.task_failed(engine, kind),
         }
     }
 
-    pub(super) fn task_done(&mut self, engine: &mut Engine, kind: TaskKind) {
-        if let TaskKind::Handler { conn, holds } = kind {
+    fn task_done(&mut self, engine: &mut Engine, kind: TaskKind, reply: Reply) {
+        if let TaskKind::Handler { conn, holds, asked } = kind {
+            self.post_reply(asked, reply);
             self.handler_done(engine, conn, holds);
         }
     }
 
     pub(super) fn task_failed(&mut self, engine: &mut Engine, kind: TaskKind) {
         match kind {
-            TaskKind::Handler { conn, holds } => self.handler_done(engine, conn, holds),
+            TaskKind::Handler { conn, holds, asked } => {
+                self.post_reply(asked, Err(Box::new(Code::Internal.into())));
+                self.handler_done(engine, conn, holds);
+            }
             TaskKind::Connect(socket) => {
                 let refusal = Refusal::Auth(AuthError::Unavailable);
                 self.connect_failed(engine, socket, refusal);
@@ -158,7 +219,7 @@ impl Hub {
     /// What the client sends waits until the handler that runs under `task` has ended:
     /// it has asked for a change of rooms, and what follows is to find that done.
     pub(super) fn hold_input(&mut self, engine: &mut Engine, task: TaskId) {
-        let Some(TaskKind::Handler { conn, holds }) = self.tasks.meta_mut(task) else {
+        let Some(TaskKind::Handler { conn, holds, .. }) = self.tasks.meta_mut(task) else {
             return;
         };
         *holds = true;

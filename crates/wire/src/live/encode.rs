@@ -1,13 +1,13 @@
 //! From frames to text.
 
-use crate::json;
+use crate::json::{self, Sink};
 
 /// Opens a frame: `{"type":"<kind>"`; `kind` needs no escapes.
 #[inline]
-fn open(kind: &str, out: &mut String) {
-    out.push_str("{\"type\":\"");
-    out.push_str(kind);
-    out.push('"');
+fn open(kind: &str, out: &mut impl Sink) {
+    out.push_text("{\"type\":\"");
+    out.push_text(kind);
+    out.push_text("\"");
 }
 
 #[inline]
@@ -17,9 +17,9 @@ fn push_text(name: &str, value: &str, out: &mut String) {
 }
 
 #[inline]
-fn push_raw(name: &str, value: &str, out: &mut String) {
+fn push_raw(name: &str, value: &str, out: &mut impl Sink) {
     push_name(name, out);
-    out.push_str(value);
+    out.push_text(value);
 }
 
 #[inline]
@@ -29,14 +29,14 @@ fn push_number(name: &str, value: u64, out: &mut String) {
 }
 
 #[inline]
-fn push_name(name: &str, out: &mut String) {
-    out.push_str(",\"");
-    out.push_str(name);
-    out.push_str("\":");
+fn push_name(name: &str, out: &mut impl Sink) {
+    out.push_text(",\"");
+    out.push_text(name);
+    out.push_text("\":");
 }
 
 #[inline]
-fn push_id(id: Option<&str>, out: &mut String) {
+fn push_id(id: Option<&str>, out: &mut impl Sink) {
     if let Some(id) = id {
         push_raw("id", id, out);
     }
@@ -117,11 +117,12 @@ pub fn push_gap(topic: &str, epoch: &str, offset: u64, out: &mut String) {
 }
 
 /// Appends the answer to `publish` or `emit`. `data` is raw JSON.
-pub fn push_ack(id: Option<&str>, data: &str, out: &mut String) {
+#[inline]
+pub fn push_ack(id: Option<&str>, data: &str, out: &mut impl Sink) {
     open("ack", out);
     push_id(id, out);
     push_raw("data", data, out);
-    out.push('}');
+    out.push_text("}");
 }
 
 /// Appends the answer to `ping`; the time in milliseconds since 1970.

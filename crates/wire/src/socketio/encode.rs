@@ -1,7 +1,7 @@
 //! From packets to text. The Engine.IO message type is the caller's to add.
 
 use super::PacketType;
-use crate::json;
+use crate::json::{self, Sink};
 
 /// Type, attachments, namespace and id: all that comes before the payload.
 #[inline]
@@ -10,16 +10,16 @@ fn push_head(
     attachments: usize,
     namespace: &str,
     id: Option<u64>,
-    out: &mut String,
+    out: &mut impl Sink,
 ) {
-    out.push(kind.digit());
+    json::push_u64(kind as u64, out);
     if kind.is_binary() {
         json::push_u64(attachments as u64, out);
-        out.push('-');
+        out.push_text("-");
     }
     if namespace != "/" {
-        out.push_str(namespace);
-        out.push(',');
+        out.push_text(namespace);
+        out.push_text(",");
     }
     if let Some(id) = id {
         json::push_u64(id, out);
@@ -53,15 +53,16 @@ pub fn push_event(
 }
 
 /// Appends the answer to an event. `args` is the raw inside of an array.
-pub fn push_ack(namespace: &str, id: u64, args: &str, attachments: usize, out: &mut String) {
+#[inline]
+pub fn push_ack(namespace: &str, id: u64, args: &str, attachments: usize, out: &mut impl Sink) {
     let kind = match attachments {
         0 => PacketType::Ack,
         _ => PacketType::BinaryAck,
     };
     push_head(kind, attachments, namespace, Some(id), out);
-    out.push('[');
-    out.push_str(args);
-    out.push(']');
+    out.push_text("[");
+    out.push_text(args);
+    out.push_text("]");
 }
 
 /// Appends the confirmation of a `CONNECT`. Clients take a packet without

@@ -124,6 +124,34 @@ pub fn push_frame(opcode: OpCode, payload: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(payload);
 }
 
+/// The same of a payload that `write` appends. `expected` is its length, or nearly: where the
+/// length turns out to need another header, the payload is moved.
+#[inline]
+pub fn push_frame_with(
+    opcode: OpCode,
+    expected: usize,
+    out: &mut Vec<u8>,
+    write: impl FnOnce(&mut Vec<u8>),
+) {
+    let start = out.len();
+    out.reserve(expected + MAX_HEADER);
+    push_header(opcode, expected, out);
+    let payload = out.len();
+    write(out);
+    let len = out.len() - payload;
+    if len != expected {
+        let (header, size) = header_of(opcode, len, 0);
+        let header = &header[..size];
+        match out
+            .get_mut(start..payload)
+            .filter(|guess| guess.len() == size)
+        {
+            Some(guess) => guess.copy_from_slice(header),
+            None => drop(out.splice(start..payload, header.iter().copied())),
+        }
+    }
+}
+
 /// Appends a masked, unfragmented frame: what a client sends.
 ///
 /// The mask must be unpredictable (RFC 6455 §10.3); choosing it is the
@@ -138,16 +166,28 @@ pub fn push_masked_frame(opcode: OpCode, payload: &[u8], mask: [u8; 4], out: &mu
 
 #[inline]
 fn push_any_header(opcode: OpCode, len: usize, mask_bit: u8, out: &mut Vec<u8>) {
-    let first = FIN | opcode as u8;
-    if len <= 125 {
-        out.extend_from_slice(&[first, mask_bit | len as u8]);
+    let (header, size) = header_of(opcode, len, mask_bit);
+    out.extend_from_slice(&header[..size]);
+}
+
+/// A header without its mask, and how long it is.
+#[inline]
+fn header_of(opcode: OpCode, len: usize, mask_bit: u8) -> ([u8; 10], usize) {
+    let mut header = [0; 10];
+    header[0] = FIN | opcode as u8;
+    let size = if len <= 125 {
+        header[1] = mask_bit | len as u8;
+        2
     } else if let Ok(len) = u16::try_from(len) {
-        let [high, low] = len.to_be_bytes();
-        out.extend_from_slice(&[first, mask_bit | 126, high, low]);
+        header[1] = mask_bit | 126;
+        header[2..4].copy_from_slice(&len.to_be_bytes());
+        4
     } else {
-        out.extend_from_slice(&[first, mask_bit | 127]);
-        out.extend_from_slice(&(len as u64).to_be_bytes());
-    }
+        header[1] = mask_bit | 127;
+        header[2..].copy_from_slice(&(len as u64).to_be_bytes());
+        10
+    };
+    (header, size)
 }
 
 /// Where the frame in flight ends.

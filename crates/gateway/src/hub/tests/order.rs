@@ -1,6 +1,8 @@
 //! Events of one client take effect in the order in which they were sent.
 
 use super::*;
+use heartline_core::policy::Limit;
+
 use crate::{EventError, Json};
 
 /// Handlers of an app that take their time.
@@ -196,4 +198,116 @@ fn a_handler_that_panics_or_hangs_costs_its_event_alone() {
         world.metric(r#"heartline_handler_failures_total{cause="timeout"}"#),
         1
     );
+}
+
+/// Handlers that say something before they answer, and one that does not.
+fn speakers(builder: GatewayBuilder) -> GatewayBuilder {
+    app(builder)
+        .on("plain", || async { Json("plain") })
+        .on("emit", |socket: Socket| async move {
+            socket.emit("said", &1)?;
+            Ok::<_, EventError>(Json("emitted"))
+        })
+        .on("tell", |socket: Socket| async move {
+            socket.publish("lobby", "told", &2).await?;
+            Ok::<_, EventError>(Json("told"))
+        })
+}
+
+/// What one read brings: an answer by itself, two behind what their handlers say, one that
+/// takes its time, a refusal and a panic, and an answer by itself again.
+const ONE_READ: [&str; 7] = ["plain", "emit", "tell", "work", "nobody", "panic", "plain"];
+
+#[test]
+fn what_a_handler_says_and_all_answers_come_in_the_order_of_their_events() {
+    let mut world = World::with(config(), speakers);
+    let mut ann = world.socketio("user=ann");
+    world.ask(&mut ann, r#"42["join","lobby"]"#);
+    for (number, event) in (1..).zip(ONE_READ) {
+        ann.says(&format!(r#"42{number}["{event}"]"#));
+    }
+    world.settle();
+    let expected = [
+        r#"431["plain"]"#,
+        r#"42["said",1]"#,
+        r#"432["emitted"]"#,
+        r#"42["told",2]"#,
+        r#"433["told"]"#,
+        r#"435[{"ok":false,"error":"Nobody here handles this event","code":"NOT_IMPLEMENTED"}]"#,
+        r#"436[{"ok":false,"error":"The event could not be processed","code":"INTERNAL"}]"#,
+        r#"437["plain"]"#,
+    ];
+    assert_eq!(ann.hears(), expected);
+    world.run(ms(2_010));
+    assert_eq!(ann.hears(), [r#"434["worked"]"#]);
+}
+
+#[test]
+fn the_same_holds_for_a_live_client() {
+    let mut world = World::with(config(), speakers);
+    let mut ann = world.live("user=ann");
+    world.ask(&mut ann, r#"{"type":"subscribe","topic":"lobby"}"#);
+    for (number, event) in (1..).zip(ONE_READ) {
+        ann.says(&format!(
+            r#"{{"type":"emit","event":"{event}","id":{number}}}"#
+        ));
+    }
+    world.settle();
+    let expected = [
+        r#"{"type":"ack","id":1,"data":"plain"}"#,
+        r#"{"type":"said","data":1}"#,
+        r#"{"type":"ack","id":2,"data":"emitted"}"#,
+        r#"{"type":"told","topic":"lobby","data":2,"offset":1}"#,
+        r#"{"type":"ack","id":3,"data":"told"}"#,
+        r#"{"type":"ack","id":5,"data":{"ok":false,"error":"Nobody here handles this event","code":"not-implemented"}}"#,
+        r#"{"type":"ack","id":6,"data":{"ok":false,"error":"The event could not be processed","code":"INTERNAL"}}"#,
+        r#"{"type":"ack","id":7,"data":"plain"}"#,
+    ];
+    assert_eq!(ann.hears(), expected);
+    world.run(ms(2_010));
+    assert_eq!(ann.hears(), [r#"{"type":"ack","id":4,"data":"worked"}"#]);
+}
+
+#[test]
+fn a_refusal_comes_behind_the_answers_to_what_was_said_before() {
+    let limited = config_with(|root| {
+        root.limits.events = Some(Limit {
+            count: 2,
+            window: seconds(10),
+        });
+    });
+    let mut world = World::with(limited, speakers);
+    let mut ann = world.socketio("user=ann");
+    let mut bob = world.live("user=bob");
+    for number in 1..=3 {
+        ann.says(&format!(r#"42{number}["emit"]"#));
+        bob.says(&format!(
+            r#"{{"type":"emit","event":"emit","id":{number}}}"#
+        ));
+    }
+    world.settle();
+    for heard in [ann.hears(), bob.hears()] {
+        let is_said = |index: usize| heard[index].contains(r#""said""#);
+        assert!(heard.len() == 5 && is_said(0) && is_said(2), "{heard:?}");
+        assert!(heard[3].contains("emitted"), "{heard:?}");
+        assert!(heard[4].contains("RATE_LIMITED"), "{heard:?}");
+    }
+}
+
+#[test]
+fn an_answer_at_once_waits_for_no_mailbox_and_costs_no_handler_its_place() {
+    let bounded = Config {
+        max_handlers_in_flight: 1,
+        ..config()
+    };
+    let mut world = World::with(bounded, speakers);
+    let mut ann = world.socketio("user=ann");
+    // The second works: what follows it waits, and what came before does not.
+    for (number, event) in (1..).zip(["plain", "work", "plain"]) {
+        ann.says(&format!(r#"42{number}["{event}"]"#));
+    }
+    world.settle();
+    assert_eq!(ann.hears(), [r#"431["plain"]"#]);
+    world.run(ms(2_010));
+    assert_eq!(ann.hears(), [r#"432["worked"]"#, r#"433["plain"]"#]);
 }
