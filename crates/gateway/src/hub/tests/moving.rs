@@ -5,7 +5,8 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use heartline_core::backplane::line::{
-    Changes, Heard, Position, Reached, Scope, Session as Written, SharedLine, Tail, Unclaimed,
+    Away as StoreAway, Changes, Heard, Position, Reached, Scope, Session as Written, SharedLine,
+    Tail, Unclaimed,
 };
 use heartline_core::backplane::local::LocalBackplane;
 use heartline_core::backplane::{Backplane, Message, NameList, Node, Subscription, Target};
@@ -440,13 +441,13 @@ impl SharedLine for Line {
         Box::pin(std::future::ready(()))
     }
 
-    fn holder(&self, name: SocketAddress) -> BoxFuture<Option<u32>> {
+    fn holder(&self, name: SocketAddress) -> BoxFuture<Result<Option<u32>, StoreAway>> {
         let meeting = self.meeting.lock().unwrap();
         let holder = meeting
             .sessions
             .get(&name)
             .map(|(node, _)| *node as u32 + 1);
-        Box::pin(std::future::ready(holder))
+        Box::pin(std::future::ready(Ok(holder)))
     }
 
     fn has_claimed(&self, name: SocketAddress) -> bool {
@@ -495,7 +496,7 @@ impl SharedLine for Line {
         Box::pin(std::future::ready(taken))
     }
 
-    fn end(&self, name: SocketAddress) -> BoxFuture<bool> {
+    fn end(&self, name: SocketAddress) -> BoxFuture<Result<bool, StoreAway>> {
         let mut meeting = self.meeting.lock().unwrap();
         let was_there = meeting.sessions.remove(&name);
         if let Some((had, _)) = &was_there
@@ -503,10 +504,15 @@ impl SharedLine for Line {
         {
             meeting.ways[*had].items.push_back(Coming::Lose(name));
         }
-        Box::pin(std::future::ready(was_there.is_some()))
+        Box::pin(std::future::ready(Ok(was_there.is_some())))
     }
 
-    fn end_all(&self, _: Option<&str>, user: &str, only: Option<&UserKey>) {
+    fn end_all(
+        &self,
+        _: Option<&str>,
+        user: &str,
+        only: Option<&UserKey>,
+    ) -> BoxFuture<Result<(), StoreAway>> {
         let mut meeting = self.meeting.lock().unwrap();
         meeting.last += 1;
         let last = meeting.last;
@@ -514,6 +520,7 @@ impl SharedLine for Line {
         for way in meeting.ways.iter_mut().filter(|way| !way.is_cut) {
             way.items.push_back(Coming::Reached(last));
         }
+        Box::pin(std::future::ready(Ok(())))
     }
 }
 
@@ -1083,7 +1090,7 @@ fn is_sent_away(cluster: &mut Cluster, node: usize, ann: &Tracking, how: Away) {
         match how {
             Away::User => drop(gateway.disconnect_users((None, "ann")).await),
             Away::Type => drop(gateway.disconnect_user(&user).await),
-            Away::Socket => assert!(gateway.disconnect(&id).await),
+            Away::Socket => assert_eq!(gateway.disconnect(&id).await.unwrap().sockets, 1),
         }
     });
     cluster.settle();
