@@ -12,8 +12,8 @@ use heartline::backplane::local::LocalBackplane;
 use heartline::backplane::{Backplane, Node, Peer, Peers, UserSocket};
 use heartline::entries::UserPresence;
 use heartline::{
-    Admitted, DeviceLimitReached, Gateway, GatewayBuilder, Newcomer, NotKnown, Part, Presence,
-    RoomAddress, ShedError, SocketAddress, Sockets,
+    Admitted, DeviceLimitReached, Gateway, Newcomer, NotKnown, Part, Presence, RoomAddress,
+    ShedError, SocketAddress, Sockets,
 };
 use heartline_core::time::Moment;
 use heartline_wire::id::Sid;
