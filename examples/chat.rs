@@ -353,7 +353,8 @@ async fn dismiss(
 ) -> Result<Json<usize>, EventError> {
     let whom = key_of(&whom);
     let why = serde_json::to_string(&why).map_err(|_| EventError::new("NO", "No text"))?;
-    for entry in gateway.user_connections(&whom).await {
+    let (entries, _) = gateway.user_connections(&whom).await;
+    for entry in entries {
         // Whether or not they answer in time.
         let patience = Some(Duration::from_secs(1));
         let asked = gateway.emit(&entry.socket_id, "dismissed", &why, patience);
@@ -361,7 +362,7 @@ async fn dismiss(
             println!("{} says {last_words}", whom.user_id);
         }
     }
-    Ok(Json(gateway.disconnect_user(&whom).await))
+    Ok(Json(gateway.disconnect_user(&whom).await.sockets))
 }
 
 // --- all of it -------------------------------------------------------------------------

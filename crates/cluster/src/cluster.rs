@@ -9,7 +9,7 @@ use hashbrown::HashMap;
 use heartline_core::auth::{BoxFuture, UserKey};
 use heartline_core::backplane::line::SharedLine;
 use heartline_core::backplane::{
-    Backplane, ClusterStatus, Message, Node, Peer, Probed, Subscription, Target, UserSocket,
+    Backplane, ClusterStatus, Message, Node, Peer, Peers, Probed, Subscription, Target, UserSocket,
 };
 use heartline_core::entries::{TypePresence, UserPresence};
 use heartline_core::presence::audit::{Believed, Who};
@@ -613,31 +613,37 @@ impl Backplane for Cluster {
         })
     }
 
-    fn peers(&self) -> BoxFuture<(Vec<Peer>, Vec<Arc<str>>)> {
+    fn peers(&self) -> BoxFuture<Peers> {
         let (member, nodes) = (self.member.clone(), self.nodes.clone());
         Box::pin(async move {
-            let Some(secret) = member.secret() else {
-                return Default::default();
+            let (known, age) = nodes.newest(&member).await;
+            let mut peers = Peers {
+                // Nodes may have come since, or not be back yet.
+                is_partial: age.is_none() || !member.is_settled(),
+                ..Peers::default()
             };
-            let (mut peers, mut suspect) = (Vec::new(), Vec::new());
-            for node in nodes.get(&member, true).await.iter() {
+            // Without it, this node has never joined them.
+            let secret = member.secret();
+            for node in known.iter() {
                 // A node that was gone for so long is no node any more.
                 if node.info.tag == member.info().tag || is_forgotten(node) {
                     continue;
                 }
-                match peer(node, secret.clone()).filter(|_| node.lease >= 0) {
-                    Some(peer) => peers.push(peer),
-                    None => suspect.push(node.info.node_id.clone()),
+                let known = secret.clone().and_then(|secret| peer(node, secret));
+                match known.filter(|_| node.lease >= 0) {
+                    Some(peer) => peers.believed.push(peer),
+                    None => peers.suspect.push(node.info.node_id.clone()),
                 }
             }
-            (peers, suspect)
+            peers
         })
     }
 
     fn others(&self) -> BoxFuture<Option<(Vec<u32>, Duration)>> {
         let (member, nodes) = (self.member.clone(), self.nodes.clone());
         Box::pin(async move {
-            let (nodes, age) = nodes.known(&member).await?;
+            let (nodes, age) = nodes.newest(&member).await;
+            let age = age?;
             let own = member.info().tag;
             let others = nodes.iter().filter(|node| node.lease >= 0);
             let tags = others.map(|node| node.info.tag).filter(|tag| *tag != own);

@@ -39,14 +39,14 @@ impl Nodes {
         self.ask(member, newer).await.0
     }
 
-    /// The nodes of a moment ago, and how long ago they were asked for at most; `None` while the
-    /// store is away.
-    pub(crate) async fn known<R: Registry, L: Local>(
+    /// The nodes of a moment ago, and how long ago they were asked for at most. `None` beside the
+    /// last known ones while the store is away.
+    pub(crate) async fn newest<R: Registry, L: Local>(
         &self,
         member: &Member<R, L>,
-    ) -> Option<(Arc<Vec<NodeState>>, Duration)> {
+    ) -> (Arc<Vec<NodeState>>, Option<Duration>) {
         let (nodes, asked) = self.ask(member, true).await;
-        Some((nodes, asked?.elapsed()))
+        (nodes, asked.map(|asked| asked.elapsed()))
     }
 
     async fn ask<R: Registry, L: Local>(

@@ -216,9 +216,31 @@ pub struct Page<T> {
     /// Give this back to get the next part; absent at the end.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub next_cursor: Option<String>,
+    /// What is not in it, nor in the parts before or after.
+    #[serde(flatten)]
+    pub missing: Missing,
+}
+
+/// What is missing in an answer that is to be of all nodes.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Missing {
     /// Nodes that did not answer: what is there is missing.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub unreachable: Vec<String>,
+    /// The answer may not be the whole: nodes did not answer, or it is not known at present which
+    /// there are. Absent in JSON otherwise.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub partial: bool,
+}
+
+impl Missing {
+    /// A node did not answer.
+    pub fn add(&mut self, node_id: &str) {
+        self.partial = true;
+        if !self.unreachable.iter().any(|known| *known == *node_id) {
+            self.unreachable.push(node_id.to_owned());
+        }
+    }
 }
 
 /// Which sockets to list; all fields must fit.

@@ -61,7 +61,10 @@ mod to;
 mod untold;
 mod watches;
 
-pub use api::{BadCursor, Broadcast, Moved, Publish, PublishError, Published, ShedError, Welcome};
+pub use api::{
+    BadCursor, Broadcast, Ended, Moved, NotKnown, Publish, PublishError, Published, ShedError,
+    Welcome,
+};
 pub use binary::Binary;
 pub use builder::{BuildError, GatewayBuilder};
 pub use config::Config;

@@ -309,8 +309,13 @@ impl<R: Registry, L: Local> Member<R, L> {
     /// Whether what the registry says of users can be believed: nobody is still to be registered
     /// again, as far as this node knows, and changes arrive.
     pub fn is_complete(&self) -> bool {
-        let [settled, hears] = [&self.settled, &self.hears].map(|is| is.load(Ordering::Relaxed));
-        settled && hears && self.is_trusted()
+        self.is_settled() && self.hears.load(Ordering::Relaxed) && self.is_trusted()
+    }
+
+    /// Whether this node has joined and said everything, and nobody is waited for who may have been
+    /// there before the registry was lost, or out of reach for all.
+    pub fn is_settled(&self) -> bool {
+        self.settled.load(Ordering::Relaxed)
     }
 
     /// From when on that has been so; `None`: it cannot be believed now.

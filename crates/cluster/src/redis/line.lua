@@ -581,15 +581,15 @@ function operations.end_all()
     return { text(line.epoch), text(line.begin), text(line.last) }
 end
 
--- { tag }, and the name of a socket -> whether there was something of it. What is left of it keeps
--- its process from writing it down again before that hears of it; then it is removed like what
+-- { tag }, and the name of a socket -> 1: there was something of it, 2: that it is ended is known
+-- already, 0: there was nothing. What is left of it keeps its process from writing it down again before that hears of it; then it is removed like what
 -- processes leave behind that are gone.
 operations['end'] = function()
     local key = prefix .. ':z:' .. arguments.tag
     local bytes = call('HGET', key, ARGV[3])
     local one = bytes and session(bytes)
     if not one or one.process == '' then
-        return 0
+        return one and 2 or 0
     end
     local claim = call('HINCRBY', LINE, 'c', 1)
     tell(channel_of(one.process), head(6, { claim }) .. ARGV[3])

@@ -184,7 +184,10 @@ pub trait SharedLine: Send + Sync + 'static {
     fn remembered(&self) -> BoxFuture<()>;
 
     /// The tag of the node that has a socket which is known by this name; `None`: nobody says.
-    fn holder(&self, name: SocketAddress) -> BoxFuture<Option<u32>>;
+    ///
+    /// # Errors
+    /// The store is away: it is not known.
+    fn holder(&self, name: SocketAddress) -> BoxFuture<Result<Option<u32>, Away>>;
 
     /// Takes a session up: of several nodes that try, one has it. The one that had it hears of
     /// [that](super::Node::lose_session). If the owner is a user, this node [attends](Self::attend)
@@ -200,17 +203,31 @@ pub trait SharedLine: Send + Sync + 'static {
 
     /// What a socket has is nobody's from here on, whichever node has it, and whatever has become
     /// of that. True: there was something, and its node hears that it has it
-    /// [no more](super::Node::lose_session).
-    fn end(&self, name: SocketAddress) -> BoxFuture<bool>;
+    /// [no more](super::Node::lose_session). It is done also when nobody waits for it.
+    ///
+    /// # Errors
+    /// The store is away: it is done as soon as it is back.
+    fn end(&self, name: SocketAddress) -> BoxFuture<Result<bool, Away>>;
 
-    /// The same of all that the users with an id have, of one type or of any. It is done when it
-    /// is [remembered](Self::remembered), or as soon as the store is back; what they begin after
-    /// that is theirs. Nodes are not told.
-    fn end_all(&self, tenant: Option<&str>, user: &str, only: Option<&UserKey>);
+    /// The same of all that the users with an id have, of one type or of any; what they begin at
+    /// this node after that is theirs. Nodes are not told.
+    ///
+    /// # Errors
+    /// As [`end`](Self::end): what they begin until the store is back is ended with it.
+    fn end_all(
+        &self,
+        tenant: Option<&str>,
+        user: &str,
+        only: Option<&UserKey>,
+    ) -> BoxFuture<Result<(), Away>>;
 
     /// Whether this node has taken a session up, and no other one has since.
     fn has_claimed(&self, name: SocketAddress) -> bool;
 }
+
+/// The store that all nodes share cannot be reached at present.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Away;
 
 /// What a socket has, as its node writes it down.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -142,6 +142,18 @@ pub struct Peer {
     pub secret: Arc<str>,
 }
 
+/// The other nodes, as far as they are known.
+#[derive(Debug, Clone, Default)]
+pub struct Peers {
+    /// Those that are believed.
+    pub believed: Vec<Peer>,
+    /// The ids of those that are not at present.
+    pub suspect: Vec<Arc<str>>,
+    /// There may be others: which nodes there are cannot be found out at present, or not all have
+    /// come back to a store that had forgotten them.
+    pub is_partial: bool,
+}
+
 /// What came of the question whether another node lives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Probed {
@@ -276,8 +288,8 @@ pub trait Backplane: Send + Sync + 'static {
         Box::pin(std::future::ready(None))
     }
 
-    /// All other nodes that are believed, and the ids of those that are not at present.
-    fn peers(&self) -> BoxFuture<(Vec<Peer>, Vec<Arc<str>>)> {
+    /// All other nodes. While it cannot be found out which there are, those that were known last.
+    fn peers(&self) -> BoxFuture<Peers> {
         Box::pin(std::future::ready(Default::default()))
     }
 

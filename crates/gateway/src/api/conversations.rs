@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use heartline_core::auth::UserKey;
-use heartline_core::entries::{ConversationMember, Page};
+use heartline_core::entries::{ConversationMember, Missing, Page};
 use heartline_core::store::StoreError;
 use heartline_core::store::conversations::{Added, Membership};
 
@@ -63,7 +63,7 @@ impl Gateway {
         Ok(Ok(Page {
             items,
             next_cursor,
-            unreachable: Vec::new(),
+            missing: Missing::default(),
         }))
     }
 

@@ -4,18 +4,22 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use heartline_core::auth::{Identity, UserKey};
-use heartline_core::backplane::{Peer, UserSocket};
-use heartline_core::entries::{MemberEntry, NodeEntry, Page, RoomEntry, SocketEntry, SocketFilter};
+use heartline_core::backplane::line::Away;
+use heartline_core::backplane::{Peer, Peers, UserSocket};
+use heartline_core::entries::{
+    MemberEntry, Missing, NodeEntry, Page, RoomEntry, SocketEntry, SocketFilter,
+};
 use heartline_core::presence::SocketAddress;
 use heartline_core::rooms::{self, PRIVATE};
 use heartline_engine::shard::ShardHandle;
 use heartline_wire::codes::Code;
 use heartline_wire::id::Sid;
 
+use super::in_turn::InTurn;
 use super::pages::{
     DevicesByUser, RoomsByKey, count_newcomer, decode_cursor, member_entries, rooms_page,
 };
-use super::{BadCursor, MEMBERS_AN_EVENT, Moved, PublishError, ShedError};
+use super::{BadCursor, Ended, MEMBERS_AN_EVENT, Moved, NotKnown, PublishError, ShedError};
 use crate::gateway::Gateway;
 use crate::op::Op;
 use crate::peers::{self, Asked, EmitError, Emitted, Part, Silent, Sockets, Users};
@@ -28,47 +32,62 @@ impl Gateway {
     /// How long [`emit`](Gateway::emit) may take besides the wait for an acknowledgement.
     pub const EMIT_TAKES: Duration = FIND.saturating_add(peers::ANSWER_TIMEOUT);
 
-    /// Asks all other nodes at once. Answers, and the ids of those that had none.
-    async fn ask_all<Q: Asked>(&self, asked: Q) -> (Vec<Q::Answer>, Vec<String>) {
-        let (peers, suspect) = self.shared.fanout.backplane.peers().await;
+    /// Asks all other nodes at once: answers, and what is missing in them.
+    async fn ask_all<Q: Asked>(&self, asked: Q) -> (Vec<Q::Answer>, Missing) {
+        let peers = self.shared.fanout.backplane.peers().await;
+        let mut missing = missing_of(&peers);
         let asking: Vec<_> = peers
+            .believed
             .into_iter()
             .map(|peer| {
                 let (all, asked) = (self.ways.peers.clone(), asked.clone());
-                let node = peer.node_id.to_string();
+                let node = peer.node_id.clone();
                 let answer = tokio::spawn(async move { all.ask(&peer, asked).await });
                 (node, answer)
             })
             .collect();
-        let mut silent: Vec<String> = suspect.iter().map(ToString::to_string).collect();
         let mut answers = Vec::new();
         for (node, answer) in asking {
             match answer.await {
                 Ok(Ok(answer)) => answers.push(answer),
-                _ => silent.push(node),
+                _ => missing.add(&node),
             }
         }
-        (answers, silent)
+        (answers, missing)
     }
 
-    /// The node that holds a socket, if it is another one.
-    async fn holder(&self, socket_id: &str) -> Option<Peer> {
+    /// Where a socket is.
+    async fn holder(&self, socket_id: &str) -> Holder {
         let fanout = &self.shared.fanout;
-        let own = fanout.backplane.tag()?;
-        let name = SocketAddress::parse(socket_id)?;
+        let Some(own) = fanout.backplane.tag() else {
+            return Holder::Here;
+        };
+        let Some(name) = SocketAddress::parse(socket_id) else {
+            return Holder::Here;
+        };
         if fanout.whereabouts(name) != name {
             // It has come back to this node.
-            return None;
+            return Holder::Here;
         }
-        let mut tag = name.0.tag();
+        let (mut tag, mut is_certain) = (name.0.tag(), true);
         if let Some((_, common)) = fanout.common() {
             // It may have come back to another than the one that its id names.
-            tag = common.holder(name).await.unwrap_or(tag);
+            match common.holder(name).await {
+                Ok(holder) => tag = holder.unwrap_or(tag),
+                Err(Away) => is_certain = false,
+            }
         }
         if tag == own {
-            return None;
+            return match is_certain {
+                true => Holder::Here,
+                false => Holder::PerhapsHere,
+            };
         }
-        fanout.backplane.peer(tag).await
+        match fanout.backplane.peer(tag).await {
+            Some(node) => Holder::At { node, is_certain },
+            None if fanout.backplane.peers().await.is_partial => Holder::PerhapsHere,
+            None => Holder::Here,
+        }
     }
 
     /// Sockets that fit `filter`, at most `limit` of them from `cursor` on; those that were lost
@@ -86,90 +105,132 @@ impl Gateway {
             return self.connections_here(filter, cursor, limit).await;
         };
         let (first, mut inner) = split_cursor(cursor.as_deref())?;
-        let (mut nodes, suspect) = self.shared.fanout.backplane.peers().await;
-        nodes.push(Peer {
-            tag: own,
-            node_id: self.shared.node_id.clone(),
-            address: "".into(),
-            secret: "".into(),
-        });
-        nodes.sort_by_key(|node| node.tag);
+        let peers = self.shared.fanout.backplane.peers().await;
         let mut page = Page {
             items: Vec::new(),
             next_cursor: None,
-            unreachable: suspect.iter().map(ToString::to_string).collect(),
+            missing: missing_of(&peers),
         };
-        for node in nodes.iter().filter(|node| node.tag >= first) {
-            // One more than is asked for, if this page is full: the next begins with it.
-            let rest = limit.saturating_sub(page.items.len()).max(1);
-            // One for another node starts that from its beginning.
-            let cursor = inner.take().filter(|_| node.tag == first);
-            let filter = filter.clone();
+        let mut nodes = peers.believed;
+        nodes.push(self.as_peer(own));
+        nodes.retain(|node| node.tag >= first);
+        nodes.sort_by_key(|node| node.tag);
+        let mut asking = InTurn::new(self);
+        let mut rest = nodes.as_slice();
+        while let Some((node, after)) = rest.split_first() {
+            rest = after;
+            let asked = peers::Connections {
+                filter: filter.clone(),
+                // One for another node starts that from its beginning.
+                cursor: inner.take().filter(|_| node.tag == first),
+                // One more than is asked for, if this page is full: the next begins with it.
+                limit: limit.saturating_sub(page.items.len()).max(1),
+            };
             let found = if node.tag == own {
-                Some(self.connections_here(filter, cursor, rest).await?)
-            } else {
-                let limit = rest;
-                let asked = peers::Connections {
+                let peers::Connections {
                     filter,
                     cursor,
                     limit,
-                };
-                match self.ways.peers.ask(node, asked).await {
-                    Ok(found) => Some(found.ok_or(BadCursor)?),
-                    Err(Silent) => None,
+                } = asked;
+                self.connections_here(filter, cursor, limit).await?
+            } else {
+                match asking.ask(node, after, asked).await {
+                    Ok(found) => found.ok_or(BadCursor)?,
+                    Err(Silent) => {
+                        page.missing.add(&node.node_id);
+                        continue;
+                    }
                 }
             };
-            match found {
-                Some(found) if page.items.len() >= limit => {
-                    if !found.items.is_empty() {
-                        page.next_cursor = Some(format!("{:08x}.", node.tag));
-                        break;
-                    }
-                }
-                Some(mut found) => {
-                    page.items.append(&mut found.items);
-                    if let Some(inner) = found.next_cursor {
-                        page.next_cursor = Some(format!("{:08x}.{inner}", node.tag));
-                        break;
-                    }
-                }
-                None => page.unreachable.push(node.node_id.to_string()),
+            if take_part(&mut page, found, node.tag, limit) {
+                break;
             }
         }
         Ok(page)
     }
 
+    /// This node, in a list of all.
+    fn as_peer(&self, own: u32) -> Peer {
+        Peer {
+            tag: own,
+            node_id: self.shared.node_id.clone(),
+            address: "".into(),
+            secret: "".into(),
+        }
+    }
+
     /// One socket, wherever it is, or was lost and may come back to.
-    pub async fn connection(&self, socket_id: &str) -> Option<SocketEntry> {
+    ///
+    /// # Errors
+    /// Whoever should know does not answer, or it is not known who that is.
+    pub async fn connection(&self, socket_id: &str) -> Result<Option<SocketEntry>, NotKnown> {
         match self.holder(socket_id).await {
-            None => self.connection_here(socket_id).await,
-            Some(peer) => {
+            Holder::Here => Ok(self.connection_here(socket_id).await),
+            Holder::PerhapsHere => {
+                let found = self.connection_here(socket_id).await;
+                found.map(Some).ok_or_else(NotKnown::default)
+            }
+            Holder::At { node, is_certain } => {
                 let socket_id = socket_id.to_owned();
                 let asked = peers::Connection { socket_id };
-                self.ways.peers.ask(&peer, asked).await.ok()?
+                let found = self.ways.peers.ask(&node, asked).await;
+                let found = found.map_err(|Silent| silent(&node))?;
+                match found.is_some() || is_certain {
+                    true => Ok(found),
+                    false => Err(NotKnown::default()),
+                }
             }
         }
     }
 
-    /// Ends a socket, wherever it is, and tells its client not to come back; whether
-    /// it was there. One that was lost does not find what it had, whatever has become of its node.
-    pub async fn disconnect(&self, socket_id: &str) -> bool {
-        let was_there = self.disconnect_at_holder(socket_id).await;
+    /// Ends a socket, wherever it is, and tells its client not to come back. One that was lost
+    /// does not find what it had, whatever has become of its node: where that cannot be made known
+    /// at once, it is as soon as the cluster's store is back.
+    ///
+    /// # Errors
+    /// Nobody has ended it, and whoever should know of it does not answer, or it is not known who
+    /// that is.
+    pub async fn disconnect(&self, socket_id: &str) -> Result<Ended, NotKnown> {
+        let there = self.disconnect_at_holder(socket_id).await;
         let name = SocketAddress::parse(socket_id);
-        let Some((name, (_, common))) = name.zip(self.shared.fanout.common()) else {
-            return was_there;
+        let marked = match name.zip(self.shared.fanout.common()) {
+            // Its node may be gone, or its client at another by now.
+            Some((name, (_, common))) => common.end(name).await,
+            None => Ok(false),
         };
-        // Its node may be gone, or its client at another by now.
-        common.end(name).await || was_there
+        let mut ended = Ended::default();
+        match (there, marked) {
+            (Ok(was_there), Ok(had_something)) => {
+                ended.sockets = usize::from(was_there || had_something);
+            }
+            (Ok(true), Err(Away)) => {
+                ended.sockets = 1;
+                ended.missing.partial = true;
+            }
+            // Nobody can go on with it. Its node, if it lives, hears of that.
+            (Err(_), Ok(true)) => ended.sockets = 1,
+            (Ok(false), Err(Away)) => return Err(NotKnown::default()),
+            (Err(why), _) => return Err(why),
+        }
+        Ok(ended)
     }
 
-    async fn disconnect_at_holder(&self, socket_id: &str) -> bool {
+    async fn disconnect_at_holder(&self, socket_id: &str) -> Result<bool, NotKnown> {
         match self.holder(socket_id).await {
-            None => self.disconnect_here(socket_id).await,
-            Some(peer) => {
+            Holder::Here => Ok(self.disconnect_here(socket_id).await),
+            Holder::PerhapsHere => match self.disconnect_here(socket_id).await {
+                true => Ok(true),
+                false => Err(NotKnown::default()),
+            },
+            Holder::At { node, is_certain } => {
                 let socket_id = socket_id.to_owned();
                 let asked = peers::Disconnect { socket_id };
-                self.ways.peers.ask(&peer, asked).await.unwrap_or(false)
+                let done = self.ways.peers.ask(&node, asked).await;
+                let done = done.map_err(|Silent| silent(&node))?;
+                match done || is_certain {
+                    true => Ok(done),
+                    false => Err(NotKnown::default()),
+                }
             }
         }
     }
@@ -191,8 +252,13 @@ impl Gateway {
         let Ok(holder) = tokio::time::timeout(FIND, self.holder(socket_id)).await else {
             return Ok(unreachable());
         };
-        let Some(peer) = holder else {
-            return Ok(self.emit_here(socket_id, event, data, ack_within).await);
+        let (peer, is_certain) = match holder {
+            Holder::At { node, is_certain } => (node, is_certain),
+            Holder::Here => return Ok(self.emit_here(socket_id, event, data, ack_within).await),
+            Holder::PerhapsHere => {
+                let emitted = self.emit_here(socket_id, event, data, ack_within).await;
+                return Ok(unless_elsewhere(emitted, false));
+            }
         };
         let asked = peers::Emit {
             socket_id: socket_id.to_owned(),
@@ -201,6 +267,7 @@ impl Gateway {
             ack_within: ack_within.map(|time| time.as_millis() as u64),
         };
         let emitted = self.ways.peers.ask(&peer, asked).await;
+        let emitted = emitted.map(|emitted| unless_elsewhere(emitted, is_certain));
         Ok(emitted.unwrap_or_else(|Silent| unreachable()))
     }
 
@@ -225,55 +292,56 @@ impl Gateway {
             limit,
         };
         let here = self.rooms_here(namespace, tenant, cursor, limit).await?;
-        let (answers, unreachable) = self.ask_all(asked).await;
+        let (answers, missing) = self.ask_all(asked).await;
         let mut pages: Vec<Page<RoomEntry>> = answers.into_iter().flatten().collect();
         pages.push(here);
-        Ok(merge_rooms(pages, limit, unreachable))
+        Ok(merge_rooms(pages, limit, missing))
     }
 
-    /// One room, if it has members.
+    /// One room, if it has members; and what is missing in their number.
     pub async fn room(
         &self,
         namespace: &str,
         tenant: Option<&str>,
         room: &str,
-    ) -> Option<RoomEntry> {
+    ) -> (Option<RoomEntry>, Missing) {
         let asked = peers::Members {
             namespace: namespace.to_owned(),
             tenant: tenant.map(ToOwned::to_owned),
             room: room.to_owned(),
         };
-        let (elsewhere, _) = self.ask_all(asked).await;
+        let (elsewhere, missing) = self.ask_all(asked).await;
         let here = self.members_here(namespace, tenant, room).await;
         let members = here + elsewhere.iter().sum::<usize>();
-        (members > 0).then(|| RoomEntry {
+        let entry = (members > 0).then(|| RoomEntry {
             room: room.to_owned(),
             namespace: namespace.to_owned(),
             tenant_id: tenant.map(ToOwned::to_owned),
             members,
-        })
+        });
+        (entry, missing)
     }
 
-    /// The users in a room, on all nodes, in the order of their ids: at most 1 000. With
-    /// them, the nodes that did not answer.
+    /// The users in a room, on all nodes, in the order of their ids: at most 1 000; and
+    /// what is missing among them.
     pub async fn room_members(
         &self,
         namespace: &str,
         tenant: Option<&str>,
         room: &str,
-    ) -> (Vec<MemberEntry>, Vec<String>) {
+    ) -> (Vec<MemberEntry>, Missing) {
         let asked = peers::RoomMembers {
             namespace: namespace.to_owned(),
             tenant: tenant.map(ToOwned::to_owned),
             room: room.to_owned(),
         };
-        let (elsewhere, unreachable) = self.ask_all(asked).await;
+        let (elsewhere, missing) = self.ask_all(asked).await;
         let here = self.room_members_here(namespace, tenant, room).await;
         let mut users = DevicesByUser::new();
         for member in elsewhere.into_iter().flatten().chain(here) {
             *users.entry((member.user_id, member.user_type)).or_default() += member.devices;
         }
-        (member_entries(users), unreachable)
+        (member_entries(users), missing)
     }
 
     /// The members of a room as one who may join it is told: of `user:ID` those of the user's own
@@ -343,21 +411,24 @@ impl Gateway {
             room: room.to_owned(),
             join,
         };
-        let (elsewhere, unreachable) = self.ask_all(asked).await;
+        let (elsewhere, missing) = self.ask_all(asked).await;
         let here = self.move_here(which, room, join).await;
         Ok(Moved {
             sockets: here + elsewhere.iter().sum::<usize>(),
-            unreachable,
+            missing,
         })
     }
 
-    /// All nodes, this one first.
-    pub async fn nodes(&self) -> Vec<NodeEntry> {
+    /// All nodes, this one first; those that do not answer are among them. True: there may be
+    /// others, of which this one does not know at present.
+    pub async fn nodes(&self) -> (Vec<NodeEntry>, bool) {
         let mut nodes = vec![self.node_here()];
-        let (mut others, silent) = self.ask_all(peers::AboutNode {}).await;
+        let (mut others, missing) = self.ask_all(peers::AboutNode {}).await;
+        // Asked anew, it is what was found a moment ago.
+        let is_partial = self.shared.fanout.backplane.peers().await.is_partial;
         others.sort_by(|a, b| a.node_id.cmp(&b.node_id));
         nodes.append(&mut others);
-        nodes.extend(silent.into_iter().map(|node_id| NodeEntry {
+        nodes.extend(missing.unreachable.into_iter().map(|node_id| NodeEntry {
             node_id,
             state: "unreachable".into(),
             connections: None,
@@ -365,14 +436,15 @@ impl Gateway {
             uptime_seconds: None,
             version: None,
         }));
-        nodes
+        (nodes, is_partial)
     }
 
     /// Lets some connections of a node go, each at some time within `over`: their clients are
     /// told when to come back, as at a drain, and the node stays. How many there will be.
     ///
     /// # Errors
-    /// When there is no such node, or it lets everybody go, or does not answer.
+    /// When there is no such node, or none that is known, or it lets everybody go, or does not
+    /// answer.
     pub async fn shed(
         &self,
         node_id: &str,
@@ -382,12 +454,14 @@ impl Gateway {
         let shed = if node_id == &*self.shared.node_id {
             self.shed_here(part, over)
         } else {
-            let (peers, suspect) = self.shared.fanout.backplane.peers().await;
-            let Some(peer) = peers.iter().find(|peer| &*peer.node_id == node_id) else {
-                let known = suspect.iter().any(|suspect| &**suspect == node_id);
-                return Err(match known {
-                    true => ShedError::Unreachable,
-                    false => ShedError::UnknownNode,
+            let peers = self.shared.fanout.backplane.peers().await;
+            let mut believed = peers.believed.iter();
+            let Some(peer) = believed.find(|peer| &*peer.node_id == node_id) else {
+                let known = peers.suspect.iter().any(|suspect| &**suspect == node_id);
+                return Err(match (known, peers.is_partial) {
+                    (true, _) => ShedError::Unreachable,
+                    (false, true) => ShedError::NotKnown,
+                    (false, false) => ShedError::UnknownNode,
                 });
             };
             let over_ms = u64::try_from(over.as_millis()).unwrap_or(u64::MAX);
@@ -449,11 +523,12 @@ impl Gateway {
 
     // --- users -----------------------------------------------------------
 
-    /// Sockets of the users with this id, of all types and on all nodes.
-    async fn sockets_of(&self, tenant: Option<&str>, user_id: &str) -> Vec<UserSocket> {
+    /// Sockets of the users with this id, of all types and on all nodes. True: those of other nodes
+    /// may be missing, as the cluster's store is away.
+    async fn sockets_of(&self, tenant: Option<&str>, user_id: &str) -> (Vec<UserSocket>, bool) {
         let backplane = &self.shared.fanout.backplane;
         if let Some(known) = backplane.sockets(tenant, user_id).await {
-            return known;
+            return (known, !backplane.is_trusted());
         }
         let mut sockets = Vec::new();
         for user in backplane.local().find(tenant, user_id) {
@@ -466,14 +541,14 @@ impl Gateway {
                 });
             }
         }
-        sockets
+        (sockets, backplane.tag().is_some())
     }
 
     /// The users with this id that have sockets, or may come back to some of this node: one for
     /// each user type.
     pub async fn find_users(&self, tenant: Option<&str>, user_id: &str) -> Vec<Arc<UserKey>> {
         let mut users: Vec<Arc<UserKey>> = Vec::new();
-        for socket in self.sockets_of(tenant, user_id).await {
+        for socket in self.sockets_of(tenant, user_id).await.0 {
             if !users.contains(&socket.user) {
                 users.push(socket.user);
             }
@@ -508,33 +583,58 @@ impl Gateway {
         sockets.unwrap_or_default().iter().filter(elsewhere).count()
     }
 
-    /// A user's sockets; of those that were lost and may come back, this node's.
-    pub async fn user_connections(&self, user: &UserKey) -> Vec<SocketEntry> {
-        let known = self.sockets_of(user.tenant_id.as_deref(), &user.user_id);
-        let known = known.await.into_iter();
-        let found = self.for_each_socket(
-            known.filter(|socket| *socket.user == *user),
+    /// A user's sockets; of those that were lost and may come back, this node's. And what is
+    /// missing among them.
+    pub async fn user_connections(&self, user: &UserKey) -> (Vec<SocketEntry>, Missing) {
+        let who = (user.tenant_id.as_deref(), &*user.user_id);
+        self.users_connections(who, |other| other == user).await
+    }
+
+    /// The same of the users with an id that are `meant`.
+    pub async fn users_connections(
+        &self,
+        (tenant, user_id): (Option<&str>, &str),
+        meant: impl Fn(&UserKey) -> bool,
+    ) -> (Vec<SocketEntry>, Missing) {
+        let (known, partial) = self.sockets_of(tenant, user_id).await;
+        let asked = self.for_each_socket(
+            known.into_iter().filter(|socket| meant(&socket.user)),
             |gateway, id| async move { gateway.connection(&id).await },
         );
-        let mut found: Vec<SocketEntry> = found.await.into_iter().flatten().collect();
-        for lost in self.suspended_of(user) {
-            // It may have been lost since it was found.
-            if !found.iter().any(|entry| entry.socket_id == lost.socket_id) {
-                found.push(lost);
+        let mut missing = Missing {
+            partial,
+            ..Missing::default()
+        };
+        let mut found: Vec<SocketEntry> = Vec::new();
+        for entry in asked.await {
+            match entry {
+                Ok(entry) => found.extend(entry),
+                Err(NotKnown { node_id: Some(id) }) => missing.add(&id),
+                Err(NotKnown { node_id: None }) => missing.partial = true,
             }
         }
-        found
+        let recovery = self.shared.fanout.recovery.as_ref();
+        let lost = recovery.map(|recovery| recovery.sessions.users(tenant, user_id));
+        for user in lost.unwrap_or_default().iter().filter(|user| meant(user)) {
+            for lost in self.suspended_of(user) {
+                // It may have been lost since it was found.
+                if !found.iter().any(|entry| entry.socket_id == lost.socket_id) {
+                    found.push(lost);
+                }
+            }
+        }
+        (found, missing)
     }
 
     /// Ends all of a user's sockets; how many there were. Those that were lost do not find what
     /// they had, whichever node they come to and whatever has become of theirs; of these, as many
     /// count as the nodes know that answer.
-    pub async fn disconnect_user(&self, user: &UserKey) -> usize {
+    pub async fn disconnect_user(&self, user: &UserKey) -> Ended {
         self.disconnect_all(Users::one(user)).await
     }
 
     /// The same of the users with this id, of all types.
-    pub async fn disconnect_users(&self, (tenant, user_id): (Option<&str>, &str)) -> usize {
+    pub async fn disconnect_users(&self, (tenant, user_id): (Option<&str>, &str)) -> Ended {
         let users = Users {
             tenant_id: tenant.map(ToOwned::to_owned),
             user_id: user_id.to_owned(),
@@ -543,30 +643,33 @@ impl Gateway {
         self.disconnect_all(users).await
     }
 
-    async fn disconnect_all(&self, users: Users) -> usize {
+    async fn disconnect_all(&self, users: Users) -> Ended {
         let (tenant, user_id, only) = (users.tenant_id.as_deref(), &*users.user_id, users.key());
+        let mut is_marked = true;
         if let Some((_, common)) = self.shared.fanout.common() {
             // From here on no node lets them go on, also not one that does not answer.
-            common.end_all(tenant, user_id, only.as_ref());
-            common.remembered().await;
+            let marked = common.end_all(tenant, user_id, only.as_ref()).await;
+            is_marked = marked.is_ok();
         }
         let here = self.disconnect_users_here(&users).await;
         let asked = peers::DisconnectUsers {
             users: users.clone(),
         };
-        let (elsewhere, silent) = self.ask_all(asked).await;
-        let ended = here + elsewhere.iter().sum::<usize>();
-        if silent.is_empty() {
-            return ended;
+        let (elsewhere, mut missing) = self.ask_all(asked).await;
+        let mut sockets = here + elsewhere.iter().sum::<usize>();
+        if !missing.unreachable.is_empty() {
+            // Nodes of an older build know this question.
+            let (known, _) = self.sockets_of(tenant, user_id).await;
+            let meant = |user: &UserKey| only.as_ref().is_none_or(|only| *user == *only);
+            let theirs = known.into_iter().filter(|socket| meant(&socket.user));
+            let act = |gateway: Gateway, id: Arc<str>| async move {
+                gateway.disconnect_at_holder(&id).await
+            };
+            let done = self.for_each_socket(theirs, act).await;
+            sockets += done.into_iter().filter(|ended| *ended == Ok(true)).count();
         }
-        // Nodes of an older build know this question.
-        let known = self.sockets_of(tenant, user_id).await;
-        let meant = |user: &UserKey| only.as_ref().is_none_or(|only| *user == *only);
-        let theirs = known.into_iter().filter(|socket| meant(&socket.user));
-        let act =
-            |gateway: Gateway, id: Arc<str>| async move { gateway.disconnect_at_holder(&id).await };
-        let done = self.for_each_socket(theirs, act).await;
-        ended + done.into_iter().filter(|ended| *ended).count()
+        missing.partial |= !is_marked;
+        Ended { sockets, missing }
     }
 
     /// Does something about each of some sockets, all at once: a node that does not answer is
@@ -591,6 +694,59 @@ impl Gateway {
     }
 }
 
+/// Where a socket is.
+enum Holder {
+    /// On this node, or nowhere.
+    Here,
+    /// On this node, or nobody knows where at present.
+    PerhapsHere,
+    /// On another one. It may have come back to a third, of which nobody knows, unless `is_certain`.
+    At { node: Peer, is_certain: bool },
+}
+
+fn silent(node: &Peer) -> NotKnown {
+    NotKnown {
+        node_id: Some(node.node_id.clone()),
+    }
+}
+
+/// That a socket is not at one node says nothing if it may be at another.
+fn unless_elsewhere(emitted: Emitted, is_certain: bool) -> Emitted {
+    match emitted {
+        Err(error) if !is_certain && *error.code == *Code::Disconnected.as_str() => {
+            Err(EmitError::from(Code::NodeUnreachable))
+        }
+        emitted => emitted,
+    }
+}
+
+/// What is missing when all nodes that are believed have answered.
+fn missing_of(peers: &Peers) -> Missing {
+    let mut missing = Missing {
+        partial: peers.is_partial,
+        ..Missing::default()
+    };
+    peers.suspect.iter().for_each(|node| missing.add(node));
+    missing
+}
+
+/// Puts a node's part into a page; true: the page ends there.
+fn take_part(
+    page: &mut Page<SocketEntry>,
+    mut found: Page<SocketEntry>,
+    tag: u32,
+    limit: usize,
+) -> bool {
+    if page.items.len() >= limit {
+        let is_more = !found.items.is_empty();
+        page.next_cursor = is_more.then(|| format!("{tag:08x}."));
+        return is_more;
+    }
+    page.items.append(&mut found.items);
+    page.next_cursor = found.next_cursor.map(|inner| format!("{tag:08x}.{inner}"));
+    page.next_cursor.is_some()
+}
+
 /// The tag of the node where a page begins, and that node's own cursor.
 fn split_cursor(cursor: Option<&str>) -> Result<(u32, Option<String>), BadCursor> {
     let Some(cursor) = cursor else {
@@ -604,11 +760,7 @@ fn split_cursor(cursor: Option<&str>) -> Result<(u32, Option<String>), BadCursor
 
 /// One page of several nodes' pages. A node's page that was cut says nothing of the
 /// rooms after its last one.
-fn merge_rooms(
-    pages: Vec<Page<RoomEntry>>,
-    limit: usize,
-    unreachable: Vec<String>,
-) -> Page<RoomEntry> {
+fn merge_rooms(pages: Vec<Page<RoomEntry>>, limit: usize, missing: Missing) -> Page<RoomEntry> {
     let key = |room: &RoomEntry| {
         (
             room.room.clone(),
@@ -631,7 +783,7 @@ fn merge_rooms(
     }
     let more = known_to.is_some() || before > limit;
     Page {
-        unreachable,
+        missing,
         ..rooms_page(all, limit, more)
     }
 }
@@ -652,7 +804,7 @@ mod tests {
                 })
                 .collect(),
             next_cursor: more.then(|| "c".to_owned()),
-            unreachable: Vec::new(),
+            missing: Missing::default(),
         }
     }
 

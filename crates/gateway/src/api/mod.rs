@@ -6,13 +6,16 @@ mod answers;
 mod conversations;
 mod everywhere;
 mod here;
+mod in_turn;
 mod invites;
 mod pages;
 mod suspended;
 mod watching;
 
 use std::fmt;
+use std::sync::Arc;
 
+use heartline_core::entries::Missing;
 use heartline_wire::codes::Code;
 use heartline_wire::json::MAX_DEPTH;
 
@@ -62,9 +65,39 @@ pub struct Broadcast {
 pub struct Moved {
     /// Sockets that it was done to.
     pub sockets: usize,
-    /// Nodes that did not answer: there it may have been done or not.
-    pub unreachable: Vec<String>,
+    /// Nodes that did not answer: there it may have been done or not. And whether there may be others.
+    pub missing: Missing,
 }
+
+/// What became of the wish to end sockets.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Ended {
+    /// Sockets that were ended, connected or lost.
+    pub sockets: usize,
+    /// Nodes that did not answer. It is partial also where the cluster's store is away: what they
+    /// had may be taken up again until it is back, and is ended then.
+    pub missing: Missing,
+}
+
+/// Whether there is a socket cannot be found out at present.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct NotKnown {
+    /// The node that should have it, and does not answer; `None`: it is not known which that is.
+    pub node_id: Option<Arc<str>>,
+}
+
+impl fmt::Display for NotKnown {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.node_id {
+            Some(node_id) => write!(f, "node {node_id} does not answer; try again"),
+            None => f.write_str(
+                "it is not known at present on which node it is, as Redis is away; try again",
+            ),
+        }
+    }
+}
+
+impl std::error::Error for NotKnown {}
 
 /// Users that a list of a room's members has at most.
 pub(crate) const MAX_MEMBERS: usize = 1000;
@@ -163,6 +196,8 @@ pub enum ShedError {
     UnknownNode,
     /// It does not answer.
     Unreachable,
+    /// It is not known at present which nodes there are.
+    NotKnown,
     /// It lets everybody go already.
     Draining,
 }
@@ -172,6 +207,9 @@ impl fmt::Display for ShedError {
         f.write_str(match self {
             ShedError::UnknownNode => "there is no such node",
             ShedError::Unreachable => "the node does not answer",
+            ShedError::NotKnown => {
+                "it is not known at present which nodes there are, as Redis is away; try again"
+            }
             ShedError::Draining => "the node lets everybody go already",
         })
     }

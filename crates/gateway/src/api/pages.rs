@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use heartline_core::auth::UserKey;
-use heartline_core::entries::{MemberEntry, Page, RoomEntry, SocketEntry};
+use heartline_core::entries::{MemberEntry, Missing, Page, RoomEntry, SocketEntry};
 use heartline_wire::id::Slot;
 
 use super::{BadCursor, MAX_MEMBERS};
@@ -31,7 +31,7 @@ pub(crate) fn rooms_page(all: RoomsByKey, limit: usize, more: bool) -> Page<Room
     Page {
         items,
         next_cursor,
-        unreachable: Vec::new(),
+        missing: Missing::default(),
     }
 }
 
@@ -84,7 +84,7 @@ pub(crate) fn sockets_page(
     Page {
         items: found.into_iter().map(|(_, entry)| entry).collect(),
         next_cursor: next,
-        unreachable: Vec::new(),
+        missing: Missing::default(),
     }
 }
 

@@ -13,6 +13,7 @@ use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use super::problem::Problem;
+use super::rooms::with_missing;
 use super::state::State;
 use super::strict::{Known, Named};
 
@@ -79,7 +80,7 @@ pub(super) async fn inspect(
     With(state): With<State>,
     Named(socket_id): Named,
 ) -> Result<Json<SocketEntry>, Problem> {
-    let found = state.gateway.connection(&socket_id).await;
+    let found = state.gateway.connection(&socket_id).await?;
     found.map(Json).ok_or_else(missing)
 }
 
@@ -152,8 +153,12 @@ pub(super) async fn disconnect(
     With(state): With<State>,
     Named(socket_id): Named,
 ) -> Result<Json<Value>, Problem> {
-    match state.gateway.disconnect(&socket_id).await {
-        true => Ok(Json(json!({ "disconnected": 1 }))),
-        false => Err(missing()),
+    let ended = state.gateway.disconnect(&socket_id).await?;
+    match ended.sockets {
+        0 => Err(missing()),
+        count => Ok(Json(with_missing(
+            json!({ "disconnected": count }),
+            ended.missing,
+        ))),
     }
 }

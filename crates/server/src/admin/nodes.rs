@@ -5,11 +5,13 @@ use std::time::Duration;
 use axum::Json;
 use axum::extract::State as With;
 use axum::http::StatusCode;
+use heartline::entries::Missing;
 use heartline::{Part, ShedError};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::problem::Problem;
+use super::rooms::with_missing;
 use super::state::State;
 use super::strict::{Known, Named};
 
@@ -19,7 +21,12 @@ pub(super) const DEFAULT_OVER_MS: u64 = 60_000;
 pub(super) const MAX_OVER_MS: u64 = 3_600_000;
 
 pub(super) async fn list(With(state): With<State>) -> Json<Value> {
-    Json(json!({ "nodes": state.gateway.nodes().await }))
+    let (nodes, partial) = state.gateway.nodes().await;
+    let missing = Missing {
+        partial,
+        ..Missing::default()
+    };
+    Json(with_missing(json!({ "nodes": nodes }), missing))
 }
 
 /// How many connections are to go, and over how long.
@@ -64,7 +71,7 @@ pub(super) async fn shed(
     let connections = shed.map_err(|error| {
         let status = match error {
             ShedError::UnknownNode => StatusCode::NOT_FOUND,
-            ShedError::Unreachable => StatusCode::BAD_GATEWAY,
+            ShedError::Unreachable | ShedError::NotKnown => StatusCode::BAD_GATEWAY,
             ShedError::Draining => StatusCode::CONFLICT,
         };
         Problem::new(status, error.to_string())

@@ -204,7 +204,7 @@ pub(super) static ROUTES: &[Route] = &[
         does: "One room",
         query: &["namespace", "tenantId"],
         body: &[],
-        answer: "Room",
+        answer: "OneRoom",
     },
     Route {
         method: "get",

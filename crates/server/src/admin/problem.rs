@@ -4,7 +4,7 @@ use axum::Json;
 use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use heartline::{BadCursor, PublishError};
+use heartline::{BadCursor, NotKnown, PublishError};
 use serde_json::json;
 
 /// What went wrong, in one sentence.
@@ -71,6 +71,12 @@ impl IntoResponse for Problem {
 impl From<BadCursor> for Problem {
     fn from(error: BadCursor) -> Self {
         Problem::new(StatusCode::BAD_REQUEST, error.to_string())
+    }
+}
+
+impl From<NotKnown> for Problem {
+    fn from(error: NotKnown) -> Self {
+        Problem::new(StatusCode::BAD_GATEWAY, error.to_string())
     }
 }
 

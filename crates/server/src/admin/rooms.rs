@@ -4,7 +4,7 @@ use axum::Json;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State as With};
 use axum::http::StatusCode;
-use heartline::entries::{Page, RoomEntry};
+use heartline::entries::{Missing, Page, RoomEntry};
 use heartline::{Broadcast, Publish, Published, Sockets};
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -42,16 +42,24 @@ pub(super) async fn inspect(
     With(state): With<State>,
     Named(room): Named,
     place: Result<Query<Place>, QueryRejection>,
-) -> Result<Json<RoomEntry>, Problem> {
+) -> Result<Json<Value>, Problem> {
     let place = place?.0;
     let namespace = place.namespace.unwrap_or_else(|| "/".into());
     let found = state
         .gateway
         .room(&namespace, place.tenant_id.as_deref(), &room)
         .await;
-    found
-        .map(Json)
-        .ok_or_else(|| Problem::new(StatusCode::NOT_FOUND, "This room has no members"))
+    match found {
+        (Some(room), missing) => Ok(Json(with_missing(json!(room), missing))),
+        (None, missing) if missing.partial => Err(Problem::new(
+            StatusCode::BAD_GATEWAY,
+            "No node that answers has members of this room, and not all do; try again",
+        )),
+        (None, _) => Err(Problem::new(
+            StatusCode::NOT_FOUND,
+            "This room has no members",
+        )),
+    }
 }
 
 pub(super) async fn members(
@@ -62,14 +70,17 @@ pub(super) async fn members(
     let place = place?.0;
     let namespace = place.namespace.unwrap_or_else(|| "/".into());
     let tenant = place.tenant_id.as_deref();
-    let (members, unreachable) = state.gateway.room_members(&namespace, tenant, &room).await;
-    Ok(Json(named(json!({ "members": members }), unreachable)))
+    let (members, missing) = state.gateway.room_members(&namespace, tenant, &room).await;
+    Ok(Json(with_missing(json!({ "members": members }), missing)))
 }
 
-/// An answer, with the nodes that are missing in it.
-fn named(mut answer: Value, unreachable: Vec<String>) -> Value {
-    if !unreachable.is_empty() {
-        answer["unreachable"] = unreachable.into();
+/// An answer, with what is missing in it.
+pub(super) fn with_missing(mut answer: Value, missing: Missing) -> Value {
+    if !missing.unreachable.is_empty() {
+        answer["unreachable"] = missing.unreachable.into();
+    }
+    if missing.partial {
+        answer["partial"] = true.into();
     }
     answer
 }
@@ -117,7 +128,7 @@ pub(super) async fn join(
     }
     let moved = state.gateway.join_sockets(&which, &room).await?;
     let answer = json!({ "joined": moved.sockets });
-    Ok(Json(named(answer, moved.unreachable)))
+    Ok(Json(with_missing(answer, moved.missing)))
 }
 
 pub(super) async fn leave(
@@ -131,7 +142,7 @@ pub(super) async fn leave(
     }
     let moved = state.gateway.leave_sockets(&which, &room).await?;
     let answer = json!({ "left": moved.sockets });
-    Ok(Json(named(answer, moved.unreachable)))
+    Ok(Json(with_missing(answer, moved.missing)))
 }
 
 /// An event as a backend sends it.

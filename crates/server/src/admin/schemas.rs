@@ -20,6 +20,16 @@ const PRESENCE: &[(&str, &str)] = &[
     ("stale", "boolean?"),
 ];
 
+const ROOM: &[(&str, &str)] = &[
+    ("room", "string"),
+    ("namespace", "string"),
+    ("tenantId", "string?"),
+    ("members", "integer"),
+];
+
+/// What is missing in an answer of all nodes.
+const MISSING: [(&str, &str); 2] = [("unreachable", "string[]?"), ("partial", "boolean?")];
+
 const SHAPES: &[Shape] = &[
     (
         "Problem",
@@ -69,26 +79,27 @@ const SHAPES: &[Shape] = &[
             ("items", "Connection[]"),
             ("nextCursor", "string?"),
             ("unreachable", "string[]?"),
+            ("partial", "boolean?"),
         ],
     ),
-    ("UserConnections", &[("items", "Connection[]")]),
+    (
+        "UserConnections",
+        &[
+            ("items", "Connection[]"),
+            ("unreachable", "string[]?"),
+            ("partial", "boolean?"),
+        ],
+    ),
     ("Presence", PRESENCE),
     ("Presences", &[("users", "Presence[]"), ("asOf", "integer")]),
-    (
-        "Room",
-        &[
-            ("room", "string"),
-            ("namespace", "string"),
-            ("tenantId", "string?"),
-            ("members", "integer"),
-        ],
-    ),
+    ("Room", ROOM),
     (
         "Rooms",
         &[
             ("items", "Room[]"),
             ("nextCursor", "string?"),
             ("unreachable", "string[]?"),
+            ("partial", "boolean?"),
         ],
     ),
     (
@@ -102,22 +113,44 @@ const SHAPES: &[Shape] = &[
             ("version", "string?"),
         ],
     ),
-    ("Nodes", &[("nodes", "Node[]")]),
+    ("Nodes", &[("nodes", "Node[]"), ("partial", "boolean?")]),
     ("Emitted", &[("delivered", "integer"), ("ack", "any[]?")]),
     (
         "Delivered",
         &[("delivered", "integer"), ("offset", "integer?")],
     ),
-    ("Disconnected", &[("disconnected", "integer")]),
+    (
+        "Disconnected",
+        &[
+            ("disconnected", "integer"),
+            ("unreachable", "string[]?"),
+            ("partial", "boolean?"),
+        ],
+    ),
     (
         "Members",
-        &[("members", "any[]"), ("unreachable", "string[]?")],
+        &[
+            ("members", "any[]"),
+            ("unreachable", "string[]?"),
+            ("partial", "boolean?"),
+        ],
     ),
     (
         "Joined",
-        &[("joined", "integer"), ("unreachable", "string[]?")],
+        &[
+            ("joined", "integer"),
+            ("unreachable", "string[]?"),
+            ("partial", "boolean?"),
+        ],
     ),
-    ("Left", &[("left", "integer"), ("unreachable", "string[]?")]),
+    (
+        "Left",
+        &[
+            ("left", "integer"),
+            ("unreachable", "string[]?"),
+            ("partial", "boolean?"),
+        ],
+    ),
     (
         "Message",
         &[
@@ -234,6 +267,21 @@ fn schema(kind: &str) -> Value {
     }
 }
 
+/// A member's schema, with what its name does not say.
+fn described(name: &str, mut schema: Value) -> Value {
+    let description = match name {
+        "unreachable" => "Nodes that did not answer: what is there is missing.",
+        "partial" => {
+            "The answer may not be the whole, or what was wished is not done everywhere: nodes did \
+             not answer, or Redis is away, so that this node does not know which nodes there are. \
+             Absent otherwise."
+        }
+        _ => return schema,
+    };
+    schema["description"] = description.into();
+    schema
+}
+
 fn object(members: &[(&str, &str)]) -> Value {
     let required: Vec<_> = members
         .iter()
@@ -242,7 +290,7 @@ fn object(members: &[(&str, &str)]) -> Value {
     let required: Vec<_> = required.iter().map(|(name, _)| *name).collect();
     let properties: Map<String, Value> = members
         .iter()
-        .map(|(name, kind)| ((*name).to_owned(), schema(kind)))
+        .map(|(name, kind)| ((*name).to_owned(), described(name, schema(kind))))
         .collect();
     json!({ "type": "object", "properties": properties, "required": required })
 }
@@ -255,7 +303,11 @@ pub(super) fn all() -> Map<String, Value> {
     let mut all: Map<String, Value> = shapes.collect();
     let mut user = PRESENCE.to_vec();
     user.push(("connections", "Connection[]"));
+    user.extend(MISSING);
     all.insert("User".into(), object(&user));
+    let mut room = ROOM.to_vec();
+    room.extend(MISSING);
+    all.insert("OneRoom".into(), object(&room));
     all
 }
 
@@ -263,7 +315,7 @@ pub(super) fn all() -> Map<String, Value> {
 mod tests {
     use super::*;
     use heartline::entries::{
-        ConversationMember, NodeEntry, Page, RoomEntry, SocketEntry, UserPresence,
+        ConversationMember, Missing, NodeEntry, Page, RoomEntry, SocketEntry, UserPresence,
     };
     use heartline::store::{History, StoredMessage};
     use serde::Serialize;
@@ -315,7 +367,10 @@ mod tests {
         let page = Page {
             items: vec![socket],
             next_cursor: text(),
-            unreachable: vec!["n".into()],
+            missing: Missing {
+                unreachable: vec!["n".into()],
+                partial: true,
+            },
         };
         fits("Connections", page);
         let room = RoomEntry {

@@ -1,18 +1,17 @@
 //! `/v1/users` and `/v1/presence`.
 
-use std::sync::Arc;
-
 use axum::Json;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State as With};
 use axum::http::StatusCode;
 use heartline::auth::UserKey;
-use heartline::entries::{SocketEntry, UserPresence};
+use heartline::entries::{Missing, SocketEntry, UserPresence};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use super::problem::Problem;
+use super::rooms::with_missing;
 use super::state::State;
 use super::strict::{Known, Named};
 
@@ -27,18 +26,6 @@ pub(super) struct Which {
     user_type: Option<String>,
 }
 
-/// The online users that are meant: of one type, or of any.
-async fn meant(state: &State, user_id: &str, which: &Which) -> Vec<Arc<UserKey>> {
-    let mut users = state
-        .gateway
-        .find_users(which.tenant_id.as_deref(), user_id)
-        .await;
-    if let Some(user_type) = &which.user_type {
-        users.retain(|user| user.user_type.as_deref() == Some(user_type));
-    }
-    users
-}
-
 async fn presence_of(state: &State, user_id: &str, which: &Which) -> Result<UserPresence, Problem> {
     let users = [user_id.to_owned()];
     let mut found = state
@@ -50,12 +37,14 @@ async fn presence_of(state: &State, user_id: &str, which: &Which) -> Result<User
         .ok_or_else(|| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "Presence had no answer"))
 }
 
-async fn sockets_of(state: &State, user_id: &str, which: &Which) -> Vec<SocketEntry> {
-    let mut sockets = Vec::new();
-    for user in meant(state, user_id, which).await {
-        sockets.append(&mut state.gateway.user_connections(&user).await);
-    }
-    sockets
+/// The sockets of the users that are meant: of one type, or of any.
+async fn sockets_of(state: &State, user_id: &str, which: &Which) -> (Vec<SocketEntry>, Missing) {
+    let meant = |user: &UserKey| {
+        let wanted = which.user_type.as_deref();
+        wanted.is_none() || user.user_type.as_deref() == wanted
+    };
+    let users = (which.tenant_id.as_deref(), user_id);
+    state.gateway.users_connections(users, meant).await
 }
 
 pub(super) async fn inspect(
@@ -67,8 +56,9 @@ pub(super) async fn inspect(
     let presence = presence_of(&state, &user_id, &which).await?;
     let mut answer = serde_json::to_value(presence)
         .map_err(|error| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?;
-    answer["connections"] = json!(sockets_of(&state, &user_id, &which).await);
-    Ok(Json(answer))
+    let (sockets, missing) = sockets_of(&state, &user_id, &which).await;
+    answer["connections"] = json!(sockets);
+    Ok(Json(with_missing(answer, missing)))
 }
 
 pub(super) async fn presence(
@@ -84,8 +74,8 @@ pub(super) async fn connections(
     Named(user_id): Named,
     which: Result<Query<Which>, QueryRejection>,
 ) -> Result<Json<Value>, Problem> {
-    let sockets = sockets_of(&state, &user_id, &which?.0).await;
-    Ok(Json(json!({ "items": sockets })))
+    let (sockets, missing) = sockets_of(&state, &user_id, &which?.0).await;
+    Ok(Json(with_missing(json!({ "items": sockets }), missing)))
 }
 
 #[derive(Debug, Deserialize)]
@@ -132,7 +122,7 @@ pub(super) async fn disconnect(
 ) -> Result<Json<Value>, Problem> {
     let which = which?.0;
     let tenant = which.tenant_id.as_deref();
-    let disconnected = match which.user_type {
+    let ended = match which.user_type {
         Some(user_type) => {
             let user = UserKey {
                 tenant_id: tenant.map(Into::into),
@@ -143,7 +133,8 @@ pub(super) async fn disconnect(
         }
         None => state.gateway.disconnect_users((tenant, &user_id)).await,
     };
-    Ok(Json(json!({ "disconnected": disconnected })))
+    let answer = json!({ "disconnected": ended.sockets });
+    Ok(Json(with_missing(answer, ended.missing)))
 }
 
 #[derive(Debug, Deserialize)]

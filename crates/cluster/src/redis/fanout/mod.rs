@@ -32,7 +32,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use heartline_core::auth::{BoxFuture, UserKey};
-use heartline_core::backplane::line::{Changes, Scope, Session, SharedLine, Unclaimed};
+use heartline_core::backplane::line::{Away, Changes, Scope, Session, SharedLine, Unclaimed};
 use heartline_core::backplane::{Message, Subscription, Target};
 use heartline_core::presence::SocketAddress;
 
@@ -397,9 +397,14 @@ impl SharedLine for Fanout {
         }
     }
 
-    fn holder(&self, name: SocketAddress) -> BoxFuture<Option<u32>> {
+    fn holder(&self, name: SocketAddress) -> BoxFuture<Result<Option<u32>, Away>> {
         let line = self.line.clone();
-        Box::pin(async move { line?.holder(name).await })
+        Box::pin(async move {
+            match line {
+                Some(line) => line.holder(name).await,
+                None => Ok(None),
+            }
+        })
     }
 
     fn has_claimed(&self, name: SocketAddress) -> bool {
@@ -424,21 +429,24 @@ impl SharedLine for Fanout {
         })
     }
 
-    fn end(&self, name: SocketAddress) -> BoxFuture<bool> {
-        let line = self.line.clone();
-        Box::pin(async move {
-            match line {
-                Some(line) => line.end(name).await,
-                None => false,
-            }
-        })
+    fn end(&self, name: SocketAddress) -> BoxFuture<Result<bool, Away>> {
+        match &self.line {
+            Some(line) => line.end(name),
+            None => Box::pin(std::future::ready(Ok(false))),
+        }
     }
 
-    fn end_all(&self, tenant: Option<&str>, user: &str, only: Option<&UserKey>) {
-        if let Some(line) = &self.line {
-            let kind = only.map_or_else(|| "*".into(), |only| names::typed_user(only).kind);
-            line.end_all(names::user_name(tenant, user).to_string(), kind.to_string());
-        }
+    fn end_all(
+        &self,
+        tenant: Option<&str>,
+        user: &str,
+        only: Option<&UserKey>,
+    ) -> BoxFuture<Result<(), Away>> {
+        let Some(line) = &self.line else {
+            return Box::pin(std::future::ready(Ok(())));
+        };
+        let kind = only.map_or_else(|| "*".into(), |only| names::typed_user(only).kind);
+        line.end_all(names::user_name(tenant, user).to_string(), kind.to_string())
     }
 }
 

@@ -161,6 +161,7 @@ impl Line {
                 // All that is for this node up to there has come before.
                 self.delivered.fetch_max(reached.last, Ordering::Relaxed);
                 node.reach(reached);
+                self.has_heard(reached.last);
                 self.came(request);
             }
             // Unless it has come back meanwhile.
@@ -227,6 +228,16 @@ impl Line {
         };
         self.delivered.fetch_max(reached.last, Ordering::Relaxed);
         node.reach(reached);
+        self.has_heard(reached.last);
+    }
+
+    /// The node has heard all that is for it, up to a number.
+    fn has_heard(&self, last: u64) {
+        self.heard.send_if_modified(|heard| {
+            let is_news = *heard < last;
+            *heard = last.max(*heard);
+            is_news
+        });
     }
 
     fn tell_missed(&self, node: &dyn Node, phase: &Phase, line: u32, max: usize) {

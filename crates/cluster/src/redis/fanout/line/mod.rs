@@ -88,6 +88,11 @@ pub struct Line {
     change: Notify,
     written: watch::Sender<u64>,
     attended: watch::Sender<u64>,
+    /// Which of the users whose sessions are to be ended was the last to be, and how far the line
+    /// was then.
+    ended: watch::Sender<(u64, u64)>,
+    /// Up to which number the node has heard all that is for it.
+    pub(super) heard: watch::Sender<u64>,
     /// The line's epoch that the node follows.
     pub(super) followed_line: AtomicU64,
     /// Something of the line was lost on its way to this node.
@@ -173,6 +178,8 @@ impl Line {
             change: Notify::new(),
             written: watch::Sender::new(0),
             attended: watch::Sender::new(0),
+            ended: watch::Sender::new((0, 0)),
+            heard: watch::Sender::new(0),
             followed_line: AtomicU64::new(NO_LINE),
             behind: Notify::new(),
         })

@@ -6,14 +6,14 @@ use std::time::Duration;
 
 use hashbrown::{HashMap, HashSet};
 use heartline_core::auth::{BoxFuture, UserKey};
-use heartline_core::backplane::line::{Scope, Session, Unclaimed};
+use heartline_core::backplane::line::{Away, Scope, Session, Unclaimed};
 use heartline_core::presence::SocketAddress;
 use redis::{FromRedisValue, RedisResult, Value};
 use serde_json::json;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
-use super::{FIRST_PAUSE, Line, MAX_PAUSE};
+use super::{FIRST_PAUSE, Line, MAX_PAUSE, PATIENCE};
 use crate::locked::locked;
 use crate::names;
 use crate::registry::tag_of_process;
@@ -39,11 +39,23 @@ const ASKED_PER_REFRESH: usize = 2048;
 const MAX_ATTENDED: usize = 1 << 20;
 /// Sessions that are known to be elsewhere: more than come back at once.
 const MAX_LOST: usize = 65_536;
+/// Sessions and users of which it is to be said that they are ended, while the store is away: more
+/// than an operator sends away by hand. What is asked for beyond that has to be asked for again.
+const MAX_ENDING: usize = 65_536;
 /// Receipts in one call.
 const RECEIPTS_PER_CALL: usize = 256;
 
 /// Users whose sessions are to be ended: the number of that, their name, and a type, or `*`.
 type Ended = (u64, String, String);
+
+/// A session that is to be ended.
+struct Ending {
+    name: SocketAddress,
+    /// It was said already, and is again: the answer may have been lost.
+    is_again: bool,
+    /// Hears whether there was something to end.
+    done: oneshot::Sender<bool>,
+}
 
 #[derive(Default)]
 pub(super) struct Sessions {
@@ -61,6 +73,7 @@ pub(super) struct Sessions {
     ended: Vec<Ended>,
     /// The last of these numbers.
     last_ended: u64,
+    ending: Vec<Ending>,
     /// Sockets here that other nodes have named.
     foreign: HashSet<SocketAddress>,
     /// Sockets that were taken up here, each with the number of the claim.
@@ -117,6 +130,7 @@ pub(super) struct Writing {
     /// Users were named so often before.
     named: u64,
     ended: Vec<Ended>,
+    ending: Vec<Ending>,
     sessions: Vec<Change>,
     receipts: Vec<(SocketAddress, u64)>,
 }
@@ -125,6 +139,7 @@ impl Writing {
     fn is_empty(&self) -> bool {
         self.users.is_empty()
             && self.ended.is_empty()
+            && self.ending.is_empty()
             && self.sessions.is_empty()
             && self.receipts.is_empty()
     }
@@ -205,15 +220,44 @@ impl Line {
         }))
     }
 
-    /// What users have begun so far is nobody's any more.
-    pub(in super::super) fn end_all(&self, user: String, kind: String) {
+    /// What users have begun so far is nobody's any more. Resolves when that is known in the store,
+    /// and this node has heard up to where: what begins here after that is behind it.
+    pub(in super::super) fn end_all(
+        self: &Arc<Self>,
+        user: String,
+        kind: String,
+    ) -> BoxFuture<Result<(), Away>> {
         let mut sessions = locked(&self.sessions);
-        sessions.count += 1;
-        sessions.last_ended += 1;
-        let number = sessions.last_ended;
-        sessions.ended.push((number, user, kind));
+        let is_same = |(_, of, a): &&Ended| *of == user && (*a == kind);
+        let waiting = sessions.ended.iter().find(is_same);
+        let number = match waiting.map(|(number, ..)| *number) {
+            // It is not on its way yet: what they have begun since is ended with it.
+            Some(number) => number,
+            None if sessions.ended.len() >= MAX_ENDING => {
+                return Box::pin(std::future::ready(Err(Away)));
+            }
+            None => {
+                sessions.count += 1;
+                sessions.last_ended += 1;
+                let number = sessions.last_ended;
+                sessions.ended.push((number, user, kind));
+                number
+            }
+        };
         drop(sessions);
         self.change.notify_one();
+        let line = self.clone();
+        Box::pin(async move {
+            let mut ended = line.ended.subscribe();
+            let done = ended.wait_for(|(done, _)| *done >= number);
+            let done = tokio::time::timeout(MAX_WAIT_FOR_WRITING, done).await;
+            let (_, last) = *done.map_err(|_| Away)?.map_err(|_| Away)?;
+            let mut heard = line.heard.subscribe();
+            let heard = heard.wait_for(|heard| *heard >= last);
+            // If that is late, less is theirs than could be.
+            let _ = tokio::time::timeout(MAX_WAIT_FOR_WRITING, heard).await;
+            Ok(())
+        })
     }
 
     /// It may be forgotten whose sessions this node has.
@@ -275,6 +319,7 @@ impl Line {
         let mut sessions = locked(&self.sessions);
         let users = std::mem::take(&mut sessions.users).into_iter().collect();
         let ended = std::mem::take(&mut sessions.ended);
+        let ending = std::mem::take(&mut sessions.ending);
         let receipts = sessions.received.iter().take(RECEIPTS_PER_CALL);
         let receipts: Vec<_> = receipts.map(|(name, id)| (*name, *id)).collect();
         for (name, _) in &receipts {
@@ -294,6 +339,7 @@ impl Line {
             users,
             named: sessions.named,
             ended,
+            ending,
             sessions: batch,
             receipts,
         };
@@ -308,8 +354,19 @@ impl Line {
             let count = writing.ended.len().min(SESSIONS_PER_CALL);
             let users = &writing.ended[..count];
             let arguments = json!({ "users": users, "ttl": self.user_ttl() });
-            self.ask::<Value>(&self.call("end_all", arguments)).await?;
+            let last_number = users.last().map_or(0, |(number, ..)| *number);
+            let call = self.call("end_all", arguments);
+            let (epoch, begin, last): (String, String, String) = self.ask(&call).await?;
+            let last = self.note_reached(&epoch, &begin, &last).last;
+            self.ended.send_replace((last_number, last));
             writing.ended.drain(..count);
+        }
+        while let Some(ending) = writing.ending.last_mut() {
+            let is_again = std::mem::replace(&mut ending.is_again, true);
+            let was_there = self.write_end(ending.name, is_again).await?;
+            if let Some(ending) = writing.ending.pop() {
+                let _ = ending.done.send(was_there);
+            }
         }
         while !writing.users.is_empty() {
             let rest = writing.users.len().saturating_sub(SESSIONS_PER_CALL);
@@ -445,6 +502,7 @@ impl Line {
         let mut sessions = locked(&self.sessions);
         sessions.users.extend(writing.users);
         sessions.ended.splice(..0, writing.ended);
+        sessions.ending.extend(writing.ending);
         for (name, id) in writing.receipts {
             let known = sessions.received.entry(name).or_default();
             *known = id.max(*known);
@@ -502,12 +560,12 @@ impl Line {
     }
 
     /// The node that has a socket of this name.
-    pub(in super::super) async fn holder(&self, name: SocketAddress) -> Option<u32> {
+    pub(in super::super) async fn holder(&self, name: SocketAddress) -> Result<Option<u32>, Away> {
         let arguments = json!({ "tag": name.0.tag().to_string() });
         let mut command = self.call("holder", arguments);
         command.arg(&name.0.to_bytes()[..]);
-        let process: String = self.ask(&command).await.ok()?;
-        tag_of_process(&process)
+        let process: String = self.ask(&command).await.map_err(|_| Away)?;
+        Ok(tag_of_process(&process))
     }
 
     /// Takes a session up.
@@ -579,13 +637,32 @@ impl Line {
     }
 
     /// What a socket has is nobody's from here on.
-    pub(in super::super) async fn end(&self, name: SocketAddress) -> bool {
+    pub(in super::super) fn end(&self, name: SocketAddress) -> BoxFuture<Result<bool, Away>> {
+        let (done, answer) = oneshot::channel();
+        let mut sessions = locked(&self.sessions);
+        if sessions.ending.len() >= MAX_ENDING {
+            return Box::pin(std::future::ready(Err(Away)));
+        }
+        sessions.count += 1;
+        sessions.ending.push(Ending {
+            name,
+            is_again: false,
+            done,
+        });
+        drop(sessions);
+        self.change.notify_one();
+        Box::pin(async move {
+            let answer = tokio::time::timeout(PATIENCE, answer).await;
+            answer.map_err(|_| Away)?.map_err(|_| Away)
+        })
+    }
+
+    /// Whether there was something to end; one that is said again may have ended it itself.
+    pub(super) async fn write_end(&self, name: SocketAddress, is_again: bool) -> RedisResult<bool> {
         let mut command = self.call("end", json!({ "tag": name.0.tag().to_string() }));
         command.arg(&name.0.to_bytes()[..]);
-        let there = self.ask::<u64>(&command).await;
-        there
-            .inspect_err(|error| self.complain(error, "a session cannot be ended"))
-            .is_ok_and(|there| there > 0)
+        let found = self.ask::<u64>(&command).await?;
+        Ok(found == 1 || (is_again && found == 2))
     }
 
     /// Whether this node has taken a session up, and no other one has since.

@@ -5,7 +5,8 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use heartline_core::backplane::line::{
-    Changes, Heard, Position, Reached, Scope, Session as Written, SharedLine, Tail, Unclaimed,
+    Away as StoreAway, Changes, Heard, Position, Reached, Scope, Session as Written, SharedLine,
+    Tail, Unclaimed,
 };
 use heartline_core::backplane::local::LocalBackplane;
 use heartline_core::backplane::{Backplane, Message, NameList, Node, Subscription, Target};
@@ -467,13 +468,13 @@ impl SharedLine for Line {
         Box::pin(std::future::ready(()))
     }
 
-    fn holder(&self, name: SocketAddress) -> BoxFuture<Option<u32>> {
+    fn holder(&self, name: SocketAddress) -> BoxFuture<Result<Option<u32>, StoreAway>> {
         let meeting = self.meeting.lock().unwrap();
         let holder = meeting
             .sessions
             .get(&name)
             .map(|(node, _)| *node as u32 + 1);
-        Box::pin(std::future::ready(holder))
+        Box::pin(std::future::ready(Ok(holder)))
     }
 
     fn has_claimed(&self, name: SocketAddress) -> bool {
@@ -522,7 +523,7 @@ impl SharedLine for Line {
         Box::pin(std::future::ready(taken))
     }
 
-    fn end(&self, name: SocketAddress) -> BoxFuture<bool> {
+    fn end(&self, name: SocketAddress) -> BoxFuture<Result<bool, StoreAway>> {
         let mut meeting = self.meeting.lock().unwrap();
         let was_there = meeting.sessions.remove(&name);
         if let Some((had, _)) = &was_there
@@ -530,10 +531,15 @@ impl SharedLine for Line {
         {
             meeting.ways[*had].items.push_back(Coming::Lose(name));
         }
-        Box::pin(std::future::ready(was_there.is_some()))
+        Box::pin(std::future::ready(Ok(was_there.is_some())))
     }
 
-    fn end_all(&self, _: Option<&str>, user: &str, only: Option<&UserKey>) {
+    fn end_all(
+        &self,
+        _: Option<&str>,
+        user: &str,
+        only: Option<&UserKey>,
+    ) -> BoxFuture<Result<(), StoreAway>> {
         let mut meeting = self.meeting.lock().unwrap();
         meeting.last += 1;
         let last = meeting.last;
@@ -541,6 +547,7 @@ impl SharedLine for Line {
         for way in meeting.ways.iter_mut().filter(|way| !way.is_cut) {
             way.items.push_back(Coming::Reached(last));
         }
+        Box::pin(std::future::ready(Ok(())))
     }
 }
 

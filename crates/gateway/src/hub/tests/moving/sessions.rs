@@ -110,7 +110,7 @@ fn is_sent_away(cluster: &mut Cluster, node: usize, ann: &Tracking, how: Away) {
         match how {
             Away::User => drop(gateway.disconnect_users((None, "ann")).await),
             Away::Type => drop(gateway.disconnect_user(&user).await),
-            Away::Socket => assert!(gateway.disconnect(&id).await),
+            Away::Socket => assert_eq!(gateway.disconnect(&id).await.unwrap().sockets, 1),
         }
     });
     cluster.settle();

@@ -142,7 +142,7 @@ fn said_to_all(world: &World, text: &str) {
 /// An operator ends a socket; whether there was one.
 fn sent_away(world: &mut World, id: &str) -> bool {
     let (gateway, id) = (world.gateway.clone(), id.to_owned());
-    let asked = world.begin(async move { gateway.disconnect(&id).await });
+    let asked = world.begin(async move { gateway.disconnect(&id).await.unwrap().sockets > 0 });
     while !asked.is_finished() {
         world.settle();
     }

@@ -21,7 +21,7 @@ fn told<T: Send + 'static>(
 
 fn entry(world: &mut World, id: &str) -> Option<SocketEntry> {
     let (gateway, id) = (world.gateway.clone(), id.to_owned());
-    told(world, async move { gateway.connection(&id).await })
+    told(world, async move { gateway.connection(&id).await.unwrap() })
 }
 
 fn json(entry: &SocketEntry) -> serde_json::Value {
@@ -92,7 +92,7 @@ fn a_socket_that_was_lost_is_shown_as_it_was_until_it_is_there_again() {
     let gateway = world.gateway.clone();
     let theirs = told(&mut world, async move {
         let users = gateway.find_users(None, &user).await;
-        gateway.user_connections(&users[0]).await
+        gateway.user_connections(&users[0]).await.0
     });
     assert_eq!(theirs.iter().map(json).collect::<Vec<_>>(), [json(&lost)]);
     // Nobody is there, as far as numbers go.

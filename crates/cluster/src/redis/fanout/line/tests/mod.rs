@@ -13,7 +13,8 @@ use std::time::Duration;
 
 use heartline_core::auth::{BoxFuture, UserKey};
 use heartline_core::backplane::line::{
-    Changes, ChangesPart, Heard, Position, Reached, Scope, Session, SharedLine, Tail, Unclaimed,
+    Away, Changes, ChangesPart, Heard, Position, Reached, Scope, Session, SharedLine, Tail,
+    Unclaimed,
 };
 use heartline_core::backplane::{
     Acknowledgement, Action, Message, Missed, Node, Peer, Probed, Target,

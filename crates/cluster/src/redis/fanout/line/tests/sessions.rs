@@ -11,7 +11,7 @@ async fn a_session_is_taken_up_by_whoever_asks_last_and_by_nobody_else() {
     one.fanout
         .remember(name, Some(session("ann", "rooms", false)));
     one.fanout.remembered().await;
-    assert_eq!(one.fanout.holder(name).await, Some(1));
+    assert_eq!(one.fanout.holder(name).await, Ok(Some(1)));
     assert_eq!(
         other.line.claim(name, "bob", None, 0).await,
         Err(Unclaimed::Foreign)
@@ -22,7 +22,7 @@ async fn a_session_is_taken_up_by_whoever_asks_last_and_by_nobody_else() {
     );
     let taken = other.line.claim(name, "ann", None, 0).await.unwrap();
     assert_eq!(taken.record, b"rooms");
-    assert_eq!(other.fanout.holder(name).await, Some(2));
+    assert_eq!(other.fanout.holder(name).await, Ok(Some(2)));
     let lost = |process: &Process| process.told().contains(&Told::LostSession(name));
     until(|| lost(&one).then_some(())).await;
     // What the one that had it writes late changes nothing.
@@ -82,7 +82,7 @@ async fn of_two_processes_that_race_for_a_session_one_keeps_it() {
             a.is_ok() || b.is_ok(),
             "who is not last hears that before or later"
         );
-        let holder = all[0].fanout.holder(name).await.unwrap();
+        let holder = all[0].fanout.holder(name).await.unwrap().unwrap();
         let winners = || {
             let have = all[1..]
                 .iter()
@@ -138,11 +138,11 @@ async fn a_session_is_there_for_the_window_and_its_node_for_as_long_as_it_says_s
         process.line.call("refresh", arguments)
     };
     let _: Value = other.raw(&refresh(&other)).await;
-    assert!(other.fanout.holder(gone).await.is_some());
+    assert!(other.fanout.holder(gone).await.unwrap().is_some());
     one.redis(&["DEL", "{p}:line:on:n.00000001"]).await;
     let _: Value = other.raw(&refresh(&other)).await;
-    assert_eq!(other.fanout.holder(gone).await, None);
-    assert_eq!(other.fanout.holder(there).await, Some(2));
+    assert_eq!(other.fanout.holder(gone).await, Ok(None));
+    assert_eq!(other.fanout.holder(there).await, Ok(Some(2)));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -164,12 +164,12 @@ async fn a_session_that_was_taken_up_is_had_also_where_the_server_has_lost_that(
     // A replica has taken over that had not heard of it.
     one.redis(&["COPY", "{p}:before", "{p}:z:1", "REPLACE"])
         .await;
-    assert_eq!(one.fanout.holder(name).await, Some(1));
+    assert_eq!(one.fanout.holder(name).await, Ok(Some(1)));
     other
         .fanout
         .remember(name, Some(session("ann", "new", true)));
     other.fanout.remembered().await;
-    assert_eq!(one.fanout.holder(name).await, Some(2));
+    assert_eq!(one.fanout.holder(name).await, Ok(Some(2)));
     until(|| (lost(&one) == 2).then_some(())).await;
     // Whoever takes it up from there has it for good.
     assert_eq!(
@@ -359,15 +359,17 @@ async fn what_users_have_begun_is_nobodys_once_it_was_ended_and_what_they_begin_
         claimed.await.map(|session| session.record)
     };
     let before = reached();
-    other.fanout.end_all(None, "ann", Some(&rider));
-    other.fanout.remembered().await;
+    other
+        .fanout
+        .end_all(None, "ann", Some(&rider))
+        .await
+        .unwrap();
     assert_eq!(claim(1, &rider, before).await, Err(Unclaimed::Unknown));
     assert!(claim(1, &plain, before).await.is_ok());
     // All nodes hear where that was: what begins there begins behind it.
     let between = until(|| Some(reached()).filter(|reached| *reached > before)).await;
     assert!(claim(2, &rider, between).await.is_ok());
-    other.fanout.end_all(None, "ann", None);
-    other.fanout.remembered().await;
+    other.fanout.end_all(None, "ann", None).await.unwrap();
     for user in [&plain, &rider] {
         assert_eq!(claim(3, user, between).await, Err(Unclaimed::Unknown));
     }
@@ -392,8 +394,8 @@ async fn that_users_were_sent_away_is_said_as_soon_as_the_server_is_back() {
     process.fanout.remembered().await;
     // What is no hash takes no field.
     process.redis(&["SET", "{p}:lx::ann", "1"]).await;
-    process.fanout.end_all(None, "ann", None);
-    process.fanout.remembered().await;
+    let ended = process.fanout.end_all(None, "ann", None).await;
+    assert_eq!(ended, Err(Away));
     process.redis(&["DEL", "{p}:lx::ann"]).await;
     let is_ended = || {
         let sessions = locked(&process.line.sessions);
@@ -421,7 +423,7 @@ async fn who_begins_afresh_after_they_were_sent_away_keeps_that_though_something
     process
         .fanout
         .remember(socket(1, 1), Some(session("ann", "rooms", true)));
-    process.fanout.end_all(None, "ann", None);
+    process.fanout.end_all(None, "ann", None).await.unwrap();
     let errors = || process.line.counters.errors.load(Ordering::Relaxed);
     let some_more = |before: u64| move || (errors() >= before + 3).then_some(());
     until(some_more(0)).await;
@@ -464,8 +466,7 @@ async fn who_was_sent_away_is_known_for_as_long_as_anything_of_theirs_may_be_tak
     };
     let process = Process::start(&redis, 1, days).await;
     process.attend("ann");
-    process.fanout.end_all(None, "ann", None);
-    process.fanout.remembered().await;
+    process.fanout.end_all(None, "ann", None).await.unwrap();
     for key in ["lx", "lw"] {
         let ttl = process.redis(&["TTL", &format!("{{p}}:{key}::ann")]).await;
         assert!(matches!(ttl, Value::Int(172_800..)), "{key}: {ttl:?}");
@@ -482,21 +483,76 @@ async fn a_socket_that_was_ended_is_taken_up_by_nobody_though_its_process_does_n
     // By one that does not listen.
     one.raw.remember(name, written("rooms"));
     one.raw.write(&mut one.raw.next_writing().1).await.unwrap();
-    assert!(other.line.end(name).await);
-    assert!(!other.line.end(name).await && !other.line.end(socket(1, 8)).await);
+    assert_eq!(other.line.end(name).await, Ok(true));
+    assert_eq!(other.line.end(name).await, Ok(false));
+    assert_eq!(other.line.end(socket(1, 8)).await, Ok(false));
     one.raw.remember(name, written("late"));
     one.raw.write(&mut one.raw.next_writing().1).await.unwrap();
     for process in [&one, &other] {
         let claimed = process.line.claim(name, "", None, 0).await;
         assert_eq!(claimed, Err(Unclaimed::Unknown));
-        assert_eq!(process.fanout.holder(name).await, None);
+        assert_eq!(process.fanout.holder(name).await, Ok(None));
     }
     // One that does loses it.
     let name = socket(1, 9);
     one.fanout.remember(name, written("rooms"));
     one.fanout.remembered().await;
-    assert!(other.line.end(name).await);
+    assert_eq!(other.line.end(name).await, Ok(true));
     until(|| one.told().contains(&Told::LostSession(name)).then_some(())).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn that_a_session_is_ended_is_said_as_soon_as_the_server_is_back() {
+    let redis = Redis::start();
+    let process = Process::start(&redis, 1, settings()).await;
+    let name = socket(2, 7);
+    process.raw.remember(name, Some(session("", "rooms", true)));
+    let mut writing = process.raw.next_writing().1;
+    process.raw.write(&mut writing).await.unwrap();
+    // What is no hash has no field.
+    process.redis(&["RENAME", "{p}:z:2", "{p}:aside"]).await;
+    process.redis(&["SET", "{p}:z:2", "1"]).await;
+    assert_eq!(process.fanout.end(name).await, Err(Away));
+    assert_eq!(process.fanout.holder(name).await, Err(Away));
+    process.redis(&["RENAME", "{p}:aside", "{p}:z:2"]).await;
+    let is_written = || {
+        let count = locked(&process.line.sessions).count();
+        (*process.line.written.borrow() >= count).then_some(())
+    };
+    until(is_written).await;
+    assert_eq!(process.fanout.holder(name).await, Ok(None));
+    let claimed = process.line.claim(name, "", None, 0).await;
+    assert_eq!(claimed, Err(Unclaimed::Unknown));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_that_was_ended_was_there_though_the_answer_to_that_was_lost() {
+    let redis = Redis::start();
+    let process = Process::start(&redis, 1, settings()).await;
+    let name = socket(1, 7);
+    process.raw.remember(name, Some(session("", "rooms", true)));
+    let mut writing = process.raw.next_writing().1;
+    process.raw.write(&mut writing).await.unwrap();
+    let said = async |is_again| process.raw.write_end(name, is_again).await.unwrap();
+    assert!(said(false).await && said(true).await);
+    assert!(!said(false).await, "another one has ended it");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_begins_here_after_they_were_sent_away_begins_behind_that() {
+    let redis = Redis::start();
+    let process = Process::start(&redis, 1, settings()).await;
+    for round in 0..100 {
+        process.fanout.end_all(None, "ann", None).await.unwrap();
+        let told = process.told().into_iter().rev();
+        let mut reached = told.filter_map(|told| match told {
+            Told::Reached(reached) => Some(reached.last),
+            _ => None,
+        });
+        let heard = reached.next().unwrap_or(0);
+        let end: u64 = end_of_ann(&process).await.unwrap().parse().unwrap();
+        assert!(heard > end, "round {round}: {heard} is not behind {end}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
