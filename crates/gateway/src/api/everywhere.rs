@@ -821,7 +821,7 @@ mod tests {
             page(&[("a", 1), ("c", 2)], false),
             page(&[("b", 1), ("c", 3)], false),
         ];
-        let merged = merge_rooms(pages, 10, Vec::new());
+        let merged = merge_rooms(pages, 10, Missing::default());
         assert_eq!(names(&merged), [("a", 1), ("b", 1), ("c", 5)]);
         assert!(merged.next_cursor.is_none());
     }
@@ -832,11 +832,11 @@ mod tests {
             page(&[("a", 1), ("b", 1)], true),
             page(&[("b", 1), ("d", 1)], true),
         ];
-        let merged = merge_rooms(pages, 2, Vec::new());
+        let merged = merge_rooms(pages, 2, Missing::default());
         assert_eq!(names(&merged), [("a", 1), ("b", 2)]);
         assert!(merged.next_cursor.is_some());
         let pages = vec![page(&[("a", 1), ("b", 1)], true), page(&[("c", 1)], false)];
-        let merged = merge_rooms(pages, 2, Vec::new());
+        let merged = merge_rooms(pages, 2, Missing::default());
         assert_eq!(names(&merged), [("a", 1), ("b", 1)]);
         assert!(merged.next_cursor.is_some());
     }
