@@ -37,7 +37,7 @@ const MOST_TOLD = 2 * PART;
 const MOST_HELD = 1_000;
 /** Messages of a conversation that are filled in. Whoever missed more is to load afresh. */
 const MOST_FILLED = 10_000;
-/** The count of tries, from -1 on, after which no history is asked for that cannot be read. */
+/** The count of tries in a row, from -1 on, after which a history is not asked for any more. */
 const MORE_TRIES = 3;
 
 const isConversation = (room: string) => room.startsWith(CONVERSATION);
@@ -142,6 +142,8 @@ export class Missed implements Filler {
         const limit = after === undefined ? 1 : PART;
         const answer = await this.client.request("history:get", { conversationId, after, limit });
         if (isOver()) return;
+        // It answers: who fails later has as many tries as who has not answered yet.
+        tries = -1;
         const { head, floor, messages, complete } = answer as unknown as Answer;
         const missed = after === undefined ? 0 : head - history.last!;
         // What is gone of those that were told already is nobody's loss.

@@ -74,7 +74,8 @@ export function resuming(
       } else if (type === "hello") {
         const { resume, recovered } = frame.data ?? frame;
         // Who goes on does so from the place where it was.
-        session = resume && { ...(recovered && before), resume, rooms: topics };
+        // Who begins does so at the place that is told: nothing was said to it before.
+        session = resume && { place, ...(recovered && before), resume, rooms: topics };
       } else if (type === "unsubscribed") {
         // Without a reason it confirms what this client asked for.
         if (frame.reason !== undefined) topics.delete(topic);

@@ -499,7 +499,7 @@ export class Small<
     );
     // The page of a proxy that answers in the place of the app is no token.
     if (typeof token === "string" && /^\s*[^\s<]/.test(token)) return token;
-    throw new HeartlineError("NO_TOKEN", "the token function gave no token");
+    throw new HeartlineError("NO_TOKEN", "no token");
   }
 
   /** The end of an attempt without a token. */

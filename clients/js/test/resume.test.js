@@ -237,6 +237,24 @@ describe("a fresh start", () => {
     assert.equal(asked().length, 5);
   });
 
+  it("gives up on a server that fails again and again, and not on one that answers in between", async () => {
+    const { all, server, heard, lose } = await inConversation();
+    for (let offset = 11; offset <= 1_210; offset++) server.say(offset, false);
+    await lose();
+    await server.answer({ except: ["history:get"] });
+    const asked = () => all.link.find("history:get");
+    for (let part = 0; part < 6; part++) {
+      const count = asked().length;
+      asked().at(-1).reply({ ok: false, code: "INTERNAL", retryAfterMs: 1_000 });
+      await settled();
+      await all.clock.pass(1_000);
+      assert.equal(asked().length, count + 1);
+      asked().at(-1).reply(server.history(asked().at(-1).data));
+      await settled();
+    }
+    assert.equal(heard.at(-1), `${ROOM} filled`);
+  });
+
   it("that is lost too is made up for by the next one", async () => {
     for (const recovered of [false, true]) {
       const { server, heard, lose } = await inConversation();
@@ -575,6 +593,16 @@ describe("over live", () => {
     };
     return { ...all, all, heard, lose };
   }
+
+  it("who is cut off before anything came goes on from the place of the hello", async () => {
+    const all = overLive({ token: "t", backoff: 1 });
+    all.open();
+    all.say({ type: "hello", ...HELLO, resume: "r1", place: "hl.e.4", id: "0" });
+    all.close(1006);
+    await all.clock.pass(100);
+    all.open();
+    assert.equal(all.said[0].place, "hl.e.4");
+  });
 
   it("the first frame says what came last, of topics and of the rest", async () => {
     const { all, heard, lose } = await withTopics("a", "b");

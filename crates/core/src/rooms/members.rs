@@ -161,6 +161,13 @@ impl LocalRooms {
         }
     }
 
+    /// The offset of the last publication of a room that its members here were handed; `None`: it
+    /// has none here.
+    pub fn delivered(&self, room: &Room) -> Option<u64> {
+        let local = self.rooms.get(room.local(self.shard)? as usize)?;
+        local.as_ref().map(|local| local.delivered)
+    }
+
     /// The members of a room here; marks `offset` as handed to them.
     pub fn deliver(&mut self, room: &Room, offset: u64) -> Option<Vec<Slot>> {
         let local = self

@@ -499,7 +499,7 @@ impl Hub {
         }
         let gateway = self.handlers.gateway.get();
         let gateway = gateway.filter(|_| members).and_then(WeakGateway::upgrade);
-        let waits = may_stick || gateway.is_some();
+        let waits = self.is_ahead(slot, topic, &recover) || may_stick || gateway.is_some();
         let (true, Some(to)) = (waits, self.address(engine, slot, ROOT)) else {
             self.subscribe_now(engine, slot, topic, id, recover, None);
             return;
@@ -535,6 +535,18 @@ impl Hub {
         };
         let time = SUBSCRIBE + if members { ASK_NODES } else { Duration::ZERO };
         self.start(engine, work, TaskKind::Subscribe(asked), time);
+    }
+
+    /// Whether a live client has heard, on another shard, what is still in this one's mailbox:
+    /// what is posted from here on comes behind that.
+    fn is_ahead(&self, slot: Slot, topic: &str, recover: &Recover) -> bool {
+        let (Some((_, heard)), Some(room)) = (recover, self.kept_room(slot, topic)) else {
+            return false;
+        };
+        // Known when all shards have been handed the last publication.
+        let last = room.offset();
+        let delivered = self.rooms.delivered(&room);
+        delivered.is_some_and(|delivered| delivered < *heard && *heard <= last)
     }
 
     /// Whether a connection has waited for a topic in vain a short while ago, and what it is told

@@ -221,7 +221,6 @@ impl State {
             Record::Back { name, address, end } => {
                 if let Some(known) = self.sockets.get_mut(name) {
                     known.lost_at = None;
-                    known.rooms.clear();
                     if let Some((_, last)) = known.places.last_mut() {
                         *last = *end;
                     }

@@ -276,10 +276,23 @@ impl Journal {
         self.note(&[Record::Parked { name, at }]);
     }
 
-    /// It has come back, and is in no room yet. Up to `end` it was sent events where it was
-    /// before.
-    pub(crate) fn back(&self, name: SocketAddress, address: SocketAddress, end: u64) {
-        self.note(&[Record::Back { name, address, end }]);
+    /// It has come back, and is in the rooms in which it was, but for those that are `gone`. Up to
+    /// `end` it was sent events where it was before.
+    pub(crate) fn back<'a>(
+        &self,
+        name: SocketAddress,
+        (address, end): (SocketAddress, u64),
+        gone: impl Iterator<Item = &'a RoomKey>,
+    ) {
+        // Whatever part of this is written, the next process takes no room away from who was not
+        // told yet that they are back.
+        let gone = gone.map(|room| Record::Left {
+            name,
+            room: room.clone(),
+            place: 0,
+        });
+        let back = Record::Back { name, address, end };
+        self.note(&std::iter::once(back).chain(gone).collect::<Vec<_>>());
     }
 
     /// It will not come back.

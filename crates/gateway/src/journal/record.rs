@@ -65,7 +65,7 @@ pub(super) enum Record {
         name: SocketAddress,
         at: u64,
     },
-    /// It has come back, is here now, and in no room yet.
+    /// It has come back, is here now, and in the rooms in which it was.
     Back {
         name: SocketAddress,
         address: SocketAddress,

@@ -247,7 +247,7 @@ impl Hub {
                 socket.set_left(session.left);
             }
         }
-        self.note_back(engine, slot, namespace);
+        self.note_back(engine, slot, namespace, &session.rooms);
     }
 
     /// The rooms of some memberships by their names.

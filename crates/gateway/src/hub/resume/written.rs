@@ -1,8 +1,10 @@
 //! What of a socket is written down, so that another process or node can go on with it.
 
+use std::sync::Arc;
+
 use heartline_core::namespaces::NamespaceId;
 use heartline_core::presence::SocketAddress;
-use heartline_core::rooms::{self, Joined};
+use heartline_core::rooms::{self, Joined, Room};
 use heartline_engine::shard::engine::Engine;
 use heartline_wire::id::Slot;
 
@@ -64,19 +66,23 @@ impl Hub {
         self.remember(engine, slot, namespace);
     }
 
-    /// Writes down that it has come back, and to which rooms.
-    pub(super) fn note_back(&self, engine: &Engine, slot: Slot, namespace: NamespaceId) {
+    /// Writes down that it has come back, and to which of the rooms in which it was.
+    pub(super) fn note_back(
+        &self,
+        engine: &Engine,
+        slot: Slot,
+        namespace: NamespaceId,
+        before: &[(Arc<Room>, u64)],
+    ) {
         if let Some((journal, name)) = self.written(engine, slot, namespace)
             && let Some(address) = self.address(engine, slot, namespace)
             && let Some(socket) = self.link(slot).and_then(|link| link.socket(namespace))
         {
             let earlier = socket.back().and_then(|back| back.places.last());
-            journal.back(name, address, earlier.map_or(0, |(_, end)| *end));
-            for member in &socket.rooms {
-                if let Some(room) = self.rooms.room(*member) {
-                    journal.joined(name, room, room.offset(), self.rooms.since(*member));
-                }
-            }
+            let here = (address, earlier.map_or(0, |(_, end)| *end));
+            let rooms = before.iter().map(|(room, _)| &room.key);
+            let gone = rooms.filter(|room| !self.is_in(socket, &room.name));
+            journal.back(name, here, gone);
         }
         self.remember(engine, slot, namespace);
     }

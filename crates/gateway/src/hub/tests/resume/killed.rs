@@ -82,6 +82,48 @@ fn a_client_of_a_killed_gateway_goes_on_with_the_next() {
 }
 
 #[test]
+fn who_was_just_coming_back_when_the_gateway_was_killed_is_still_in_all_their_rooms() {
+    let (config, folder) = journaled("killed-coming");
+    let file = folder.join("journal");
+    let length = || std::fs::metadata(&file).unwrap().len() as usize;
+    let mut world = World::new(config.clone());
+    let mut ann = Tracking::new(&mut world, "user=ann");
+    for room in ["a", "b"] {
+        ann.asks(&mut world, &format!(r#"42["join","{room}"]"#));
+    }
+    said(&world, "a", "one");
+    world.settle();
+    ann.hear(9);
+    ann.is_cut(&mut world);
+    ann.got();
+    let before = length();
+    let hello = ann.hello();
+    let mut other = world.engineio();
+    other.says(&hello);
+    world.settle();
+    let journal = std::fs::read(&file).unwrap();
+    assert!(journal.len() > before);
+    killed(world, &folder);
+    // She has heard nothing of it, as it was killed at any moment of that.
+    for end in before..=journal.len() {
+        std::fs::write(&file, &journal[..end]).unwrap();
+        let mut world = World::new(config.clone());
+        for room in ["a", "b"] {
+            said(&world, room, room);
+        }
+        let mut again = world.engineio();
+        again.says(&hello);
+        world.settle();
+        ann.take(again.hears());
+        assert!(ann.recovered, "{end}");
+        let missed = [r#"["news","a"]"#, r#"["news","b"]"#];
+        assert_eq!(ann.got(), missed, "{end} of {}", journal.len());
+        drop(world);
+    }
+    std::fs::remove_dir_all(folder).unwrap();
+}
+
+#[test]
 fn a_live_topic_goes_on_over_a_kill_and_so_do_its_keys() {
     let (config, folder) = journaled("killed-live");
     let config = Config {

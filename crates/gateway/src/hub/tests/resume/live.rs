@@ -93,6 +93,33 @@ fn a_topic_is_gone_on_with_after_the_last_offset_that_came() {
 }
 
 #[test]
+fn who_has_heard_on_another_shard_what_this_one_is_about_to_tell_goes_on() {
+    let mut world = World::new(live_config());
+    let [mut ann, mut bob] = ["user=ann", "user=bob"].map(|token| {
+        let mut client = world.open(Opening::plain());
+        asked(&mut world, &mut client, &auth(token));
+        client
+    });
+    // Bob is in the topic here: the shard knows by itself how far it is.
+    let answer = asked(&mut world, &mut bob, &subscribe("a", None));
+    let epoch = answer[0]["epoch"].as_str().unwrap().to_owned();
+    said(&world, "a", "one");
+    // The event waits in the mailbox, and Ann, who comes from another shard, has it already.
+    ann.says(&subscribe("a", Some((&epoch, 1))).to_string());
+    world.settle();
+    let answer = frames(&mut ann);
+    assert_eq!(
+        (&answer[0]["recovered"], &answer[0]["offset"]),
+        (&true.into(), &1.into()),
+        "{answer:?}"
+    );
+    assert_eq!(answer.len(), 1, "{answer:?}");
+    said(&world, "a", "two");
+    world.settle();
+    assert_eq!(frames(&mut ann)[0]["offset"], 2);
+}
+
+#[test]
 fn who_comes_new_to_a_topic_gets_the_newest_of_each_key() {
     let mut world = World::new(live_config());
     let mut ann = world.open(Opening::plain());
