@@ -1,6 +1,8 @@
 // Rolling restarts: who is let go comes back elsewhere without having been away, and a node
 // that has everybody gives some of them back.
 import assert from "node:assert/strict";
+import { once } from "node:events";
+import { connect } from "node:net";
 import { after, afterEach, before, describe, it } from "node:test";
 import { Live, socketIo } from "./lib/clients.js";
 import { redis } from "./lib/redis.js";
@@ -143,6 +145,9 @@ describe("shedding", { timeout: 180000 }, () => {
     clients.push(...(await Promise.all([20, 21].map((number) => io(one, `u${number}`, polling)))));
     const lives = await Promise.all(Array.from({ length: 8 }, (_, n) => live(one, `l${n}`)));
     const watcher = await io(two, "watcher");
+    // Who has said nothing yet is no connection, and does not count.
+    const silent = Array.from({ length: 5 }, () => connect(new URL(one.url).port, "127.0.0.1"));
+    await Promise.all(silent.map((socket) => once(socket, "connect")));
     await until(async () => (await count(two, "n1")) === 30, "thirty connections");
     const answer = await shed(two, "n1", { share: 0.3, overMs: 1000 });
     assert.equal(answer.status, 202);
@@ -156,6 +161,7 @@ describe("shedding", { timeout: 180000 }, () => {
       assert.equal((await client.end()).code, 1001);
       assert.ok(client.heard.find(({ type }) => type === "server:drain").data.reconnectInMs >= 250);
     }
+    for (const socket of silent) socket.destroy();
     // The node stays: it takes connections and is ready.
     assert.equal((await one.api("/readyz")).body.status, "ready");
     await io(one, "newcomer");

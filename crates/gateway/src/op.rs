@@ -230,8 +230,13 @@ pub(crate) enum Op {
     Charge { to: SocketAddress, events: usize },
     /// The node is going away: everybody is let go, over this many microseconds.
     Drain { spread: Duration },
-    /// So many are let go over this time, and the node stays.
-    Shed { count: usize, spread: Duration },
+    /// So many are let go over this time, and the node stays. They are of as many as this shard
+    /// and those behind it have, each of which lets its part go.
+    Shed {
+        count: usize,
+        of: usize,
+        spread: Duration,
+    },
     /// A connection that was only kept for its handlers can go.
     Finish(ConnId),
     /// Whoever has not gone yet goes now.

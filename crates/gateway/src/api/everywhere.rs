@@ -11,7 +11,6 @@ use heartline_core::entries::{
 };
 use heartline_core::presence::SocketAddress;
 use heartline_core::rooms::{self, PRIVATE};
-use heartline_engine::shard::ShardHandle;
 use heartline_wire::codes::Code;
 use heartline_wire::id::Sid;
 
@@ -477,24 +476,20 @@ impl Gateway {
         if self.is_draining() {
             return None;
         }
-        let shards = &self.shared.fanout.shards;
-        let loads: Vec<usize> = shards.iter().map(ShardHandle::connections).collect();
-        let all: usize = loads.iter().sum();
+        let all = self.connection_count();
         let wanted = match part {
             Part::Share(share) => (all as f64 * share.clamp(0.0, 1.0)).round() as usize,
             Part::Connections(count) => count.min(all),
         };
-        // Each shard has the difference of two rounded sums, so that they come to `wanted`.
-        let (mut before, mut done) = (0, 0);
-        for (shard, load) in loads.into_iter().enumerate() {
-            before += load;
-            let until = (wanted * before).checked_div(all).unwrap_or(0);
-            let (count, spread) = (until - done, over);
-            done = until;
-            self.shared
-                .fanout
-                .post(shard as u16, Op::Shed { count, spread });
-        }
+        let (count, spread) = (wanted, over);
+        self.shared.fanout.post(
+            0,
+            Op::Shed {
+                count,
+                of: all,
+                spread,
+            },
+        );
         tracing::info!(
             connections = wanted,
             over_ms = over.as_millis() as u64,

@@ -44,6 +44,7 @@ use heartline_wire::reason::Reason;
 use heartline_wire::time::Micros;
 
 use super::Hub;
+use crate::op::Op;
 
 /// How much later than it was told a client may come back without its user having been away.
 const LATE: Duration = Duration::from_secs(5);
@@ -55,20 +56,35 @@ impl Hub {
         self.let_go_over(engine, &all, spread);
     }
 
-    /// Lets `count` connections go, whichever, each at some time within `spread`. The node
+    /// Lets `count` connections go of the `of` that this shard and those behind it have, whichever,
+    /// each at some time within `spread`: this shard its part, the others what is left. The node
     /// stays.
-    pub(super) fn shed(&mut self, engine: &mut Engine, count: usize, spread: Duration) {
+    pub(super) fn shed(&mut self, engine: &mut Engine, count: usize, of: usize, spread: Duration) {
         let mut staying = engine.open_slots();
         staying.retain(|&slot| {
             let link = self.link(slot);
             link.is_some_and(|link| !link.leaving && link.drain_at() == Micros::MAX)
         });
-        let count = count.min(staying.len());
-        for index in 0..count {
+        let behind = of.saturating_sub(staying.len());
+        let part = (count * staying.len()).checked_div(of).unwrap_or(0);
+        let next = self.shard + 1;
+        let is_last = usize::from(next) >= self.shared.fanout.shards.len();
+        let wanted = match is_last {
+            true => count,
+            false => part.max(count.saturating_sub(behind)),
+        };
+        let wanted = wanted.min(staying.len());
+        if !is_last {
+            let (count, of) = (count - wanted, behind);
+            self.shared
+                .fanout
+                .post(next, Op::Shed { count, of, spread });
+        }
+        for index in 0..wanted {
             let others = (staying.len() - index) as u64;
             staying.swap(index, index + engine.random_below(others) as usize);
         }
-        self.let_go_over(engine, &staying[..count], spread);
+        self.let_go_over(engine, &staying[..wanted], spread);
     }
 
     fn let_go_over(&mut self, engine: &mut Engine, slots: &[Slot], spread: Duration) {

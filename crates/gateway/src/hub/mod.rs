@@ -295,7 +295,7 @@ impl App for Hub {
             Op::LookAgain { to, room } => self.look_again(engine, &to, room),
             Op::Charge { to, events } => self.charge(engine, &to, events),
             Op::Drain { spread } => self.drain(engine, spread),
-            Op::Shed { count, spread } => self.shed(engine, count, spread),
+            Op::Shed { count, of, spread } => self.shed(engine, count, of, spread),
             Op::Finish(conn) => self.finish(engine, conn),
             Op::Force => self.force(engine),
             Op::Query(query) => self.answer(engine, query),
