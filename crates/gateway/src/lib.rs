@@ -62,8 +62,8 @@ mod untold;
 mod watches;
 
 pub use api::{
-    BadCursor, Broadcast, Ended, Moved, NotKnown, Publish, PublishError, Published, ShedError,
-    Welcome,
+    BadCursor, Broadcast, Ended, Moved, NotKnown, Publish, PublishError, Published, Reached,
+    ShedError, Welcome,
 };
 pub use binary::Binary;
 pub use builder::{BuildError, GatewayBuilder};

@@ -12,14 +12,15 @@ use heartline::backplane::local::LocalBackplane;
 use heartline::backplane::{Backplane, Node, Peer, Peers, UserSocket};
 use heartline::entries::UserPresence;
 use heartline::{
-    Admitted, DeviceLimitReached, Gateway, Newcomer, NotKnown, Part, Presence, RoomAddress,
-    ShedError, SocketAddress, Sockets,
+    Admitted, DeviceLimitReached, Gateway, Newcomer, NotKnown, Part, Presence, Reached,
+    RoomAddress, ShedError, SocketAddress, Sockets,
 };
 use heartline_core::time::Moment;
 use heartline_wire::id::Sid;
 use heartline_wire::time::Micros;
 use support::{Client, config, start};
-use tokio::net::TcpListener;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
 
 /// This node's tag: others are before and behind it.
 const OWN: u32 = 4;
@@ -28,6 +29,8 @@ const OWN: u32 = 4;
 struct OneOf {
     local: LocalBackplane,
     peers: Peers,
+    /// What all nodes have of any user; `None`: that is not known.
+    sockets: Option<Vec<UserSocket>>,
 }
 
 impl OneOf {
@@ -39,6 +42,7 @@ impl OneOf {
         OneOf {
             local: LocalBackplane::new(Duration::ZERO, Box::new(now)),
             peers,
+            sockets: None,
         }
     }
 }
@@ -94,7 +98,7 @@ impl Backplane for OneOf {
     }
 
     fn sockets(&self, _: Option<&str>, _: &str) -> BoxFuture<Option<Vec<UserSocket>>> {
-        Box::pin(std::future::ready(None))
+        Box::pin(std::future::ready(self.sockets.clone()))
     }
 }
 
@@ -108,6 +112,41 @@ async fn silent(tag: u32) -> (TcpListener, Peer) {
         secret: "of all".into(),
     };
     (listener, peer)
+}
+
+/// A node that answers some questions: those that have a text in them, each with its answer. Without
+/// an answer it ends the connection; what is not among them it leaves open.
+async fn answering(tag: u32, answers: &'static [(&'static str, Option<&'static str>)]) -> Peer {
+    let (listener, peer) = silent(tag).await;
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            tokio::spawn(answer_all(stream, answers));
+        }
+    });
+    peer
+}
+
+async fn answer_all(
+    mut stream: TcpStream,
+    answers: &'static [(&'static str, Option<&'static str>)],
+) {
+    let (mut request, mut some) = (String::new(), [0; 4096]);
+    while let Ok(count @ 1..) = stream.read(&mut some).await {
+        request.push_str(&String::from_utf8_lossy(&some[..count]));
+        let asked = answers.iter().find(|(asked, _)| request.contains(asked));
+        let Some((_, answer)) = asked else {
+            continue;
+        };
+        let Some(answer) = answer else {
+            return;
+        };
+        let head = format!("content-length: {}\r\n\r\n", answer.len());
+        let answer = format!("HTTP/1.1 200 OK\r\n{head}{answer}");
+        if stream.write_all(answer.as_bytes()).await.is_err() {
+            return;
+        }
+        request.clear();
+    }
 }
 
 async fn gateway_among(peers: Peers) -> (Gateway, String) {
@@ -136,6 +175,74 @@ async fn a_page_waits_for_all_silent_nodes_together() {
     assert_eq!(missing.unreachable, ["n1", "n2", "n3", "n5", "n6", "n7"]);
     assert!(missing.partial);
     drop(listeners);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_waits_once_for_all_nodes_that_live_and_do_not_answer() {
+    let mut peers = Peers::default();
+    for (tag, alive) in [(1, "1"), (2, "2"), (3, "3"), (5, "5"), (6, "6")] {
+        let answers = Box::leak(Box::new([("\"Alive\"", Some(alive))]));
+        peers.believed.push(answering(tag, answers).await);
+    }
+    let (gateway, _) = gateway_among(peers).await;
+    let asked = Instant::now();
+    let page = gateway.connections(<_>::default(), None, 9).await.unwrap();
+    let took = asked.elapsed();
+    assert!(took < Duration::from_secs(6), "a page took {took:?}");
+    let missing = page.missing;
+    assert_eq!(missing.unreachable, ["n1", "n2", "n3", "n5", "n6"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_connection_that_fails_costs_no_node_its_part_of_a_page() {
+    let mut peers = Peers::default();
+    let (_listener, first) = silent(1).await;
+    let answers = &[
+        ("\"Alive\"", None),
+        ("\"Connections\"", Some(r#"{"items":[]}"#)),
+    ];
+    peers.believed = vec![first, answering(2, answers).await];
+    let (gateway, _) = gateway_among(peers).await;
+    let page = gateway.connections(<_>::default(), None, 9).await.unwrap();
+    assert_eq!(page.missing.unreachable, ["n1"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nodes_of_older_builds_that_are_asked_for_each_socket_are_not_missing() {
+    let mut peers = Peers::default();
+    // What they do not know, they do not take.
+    let old = &[
+        ("\"DisconnectUsers\"", Some("no answer")),
+        ("\"Disconnect\"", Some("true")),
+        ("\"Alive\"", Some("1")),
+    ];
+    let other = &[
+        ("\"DisconnectUsers\"", Some("no answer")),
+        ("\"Alive\"", Some("2")),
+    ];
+    let (_listener, dead) = silent(3).await;
+    peers.believed = vec![answering(1, old).await, answering(2, other).await, dead];
+    let ann = UserKey {
+        tenant_id: None,
+        user_id: "ann".into(),
+        user_type: None,
+    };
+    let mut name = [0; 24];
+    name[3] = 1;
+    let name = Sid::from_bytes(name);
+    let theirs = UserSocket {
+        id: name.encode().as_str().into(),
+        namespace: "/".into(),
+        user: Arc::new(ann.clone()),
+    };
+    let backplane = OneOf {
+        sockets: Some(vec![theirs]),
+        ..OneOf::these(peers)
+    };
+    let (gateway, _) = start(Gateway::builder(config()).backplane(backplane)).await;
+    let ended = gateway.disconnect_user(&ann).await;
+    assert_eq!(ended.sockets, 1);
+    assert_eq!(ended.missing.unreachable, ["n3"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -174,6 +281,12 @@ async fn who_does_not_know_which_nodes_there_are_says_so_in_every_answer() {
     };
     assert!(gateway.user_connections(&ann).await.1.partial);
     assert!(gateway.disconnect_user(&ann).await.missing.partial);
+    let reached = gateway.emit_to_user(ann, None, "news", "1").await;
+    let nobody = Reached {
+        sockets: 0,
+        partial: true,
+    };
+    assert_eq!(reached, Ok(nobody));
     let shed = gateway.shed("n9", Part::Connections(1), Duration::ZERO);
     assert_eq!(shed.await, Err(ShedError::NotKnown));
     // One that is not here may be on a node that nobody knows of.

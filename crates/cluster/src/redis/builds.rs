@@ -1,19 +1,17 @@
 //! Nodes of two builds on a real server: one after the other is replaced.
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use redis::Value;
 use tokio::task::AbortHandle;
 
+use super::by_hand::{Table, user};
 use super::tests::Redis;
 use super::{Calls, Commands, RedisRegistry, Server};
 use crate::locked::locked;
-use crate::member::{Local, Member, Timing};
-use crate::registry::{
-    DevicesChange, Displaced, Doubts, Edge, Entry, Newcomer, NodeInfo, Policy, TypedUser, Versions,
-};
+use crate::member::{Member, Timing};
+use crate::registry::{Doubts, Entry, Newcomer, NodeInfo, Policy, Versions};
 
 /// A lease that outlasts whatever keeps a busy machine from renewing it.
 const TIMING: Timing = Timing {
@@ -22,55 +20,6 @@ const TIMING: Timing = Timing {
     grace: Duration::ZERO,
     failure: None,
 };
-
-#[derive(Default)]
-struct Table {
-    users: Mutex<BTreeMap<TypedUser, Vec<Entry>>>,
-    /// Who came and went.
-    heard: Mutex<Vec<(String, bool)>>,
-    /// How many devices users were said to be on.
-    devices: Mutex<Vec<(String, Option<u32>)>>,
-}
-
-impl Local for Arc<Table> {
-    fn users(&self) -> Vec<TypedUser> {
-        locked(&self.users).keys().cloned().collect()
-    }
-
-    fn entries(&self, who: &TypedUser) -> Vec<Entry> {
-        locked(&self.users).get(who).cloned().unwrap_or_default()
-    }
-
-    fn has(&self, who: &TypedUser, socket: &str) -> bool {
-        let entries = self.entries(who);
-        entries.iter().any(|entry| *entry.socket == *socket)
-    }
-
-    fn replace(&self, _: &Displaced) {}
-
-    fn announce(&self, edges: &[(u64, Edge)]) {
-        let changes = edges.iter().filter(|(_, edge)| edge.others.is_none());
-        let changes = changes.map(|(_, edge)| (edge.who.user.to_string(), edge.online));
-        locked(&self.heard).extend(changes);
-    }
-
-    fn note_devices(&self, changes: &[DevicesChange], _: bool) {
-        let changes = changes.iter();
-        let changes = changes.map(|change| (change.user.to_string(), change.devices));
-        locked(&self.devices).extend(changes);
-    }
-
-    fn is_asked(&self) -> bool {
-        true
-    }
-}
-
-fn user(name: &str) -> TypedUser {
-    TypedUser {
-        user: format!(":{name}").into(),
-        kind: "".into(),
-    }
-}
 
 struct Build {
     member: Arc<Member<RedisRegistry, Arc<Table>>>,
@@ -90,7 +39,10 @@ impl Build {
         let server = Arc::new(Server::parse(&redis.url).unwrap());
         let doubts = Doubts::new(TIMING.ttl, TIMING.refresh);
         let registry = RedisRegistry::new(server, Calls::new("builds"), doubts);
-        let table: Arc<Table> = Arc::default();
+        let table = Arc::new(Table {
+            is_asked: true,
+            ..Table::default()
+        });
         let info = NodeInfo {
             node_id: format!("n{tag}").into(),
             tag,
@@ -151,8 +103,8 @@ impl Build {
 
     fn told_of(&self, name: &str) -> Vec<bool> {
         let heard = locked(&self.table.heard);
-        let theirs = heard.iter().filter(|(who, _)| **who == *user(name).user);
-        theirs.map(|(_, online)| *online).collect()
+        let theirs = heard.iter().filter(|edge| edge.who == user(name));
+        theirs.map(|edge| edge.online).collect()
     }
 
     fn devices_told(&self) -> Vec<(String, Option<u32>)> {

@@ -581,24 +581,30 @@ function operations.end_all()
     return { text(line.epoch), text(line.begin), text(line.last) }
 end
 
--- { tag }, and the name of a socket -> 1: there was something of it, 2: that it is ended is known
--- already, 0: there was nothing. What is left of it keeps its process from writing it down again before that hears of it; then it is removed like what
--- processes leave behind that are gone.
+-- Of each session the tag and the name of its socket -> of each 1: there was something of it, 2: that
+-- it is ended is known already, 0: there was nothing. What is left of it keeps its process from writing
+-- it down again before that hears of it; then it is removed like what processes leave behind that are
+-- gone.
 operations['end'] = function()
-    local key = prefix .. ':z:' .. arguments.tag
-    local bytes = call('HGET', key, ARGV[3])
-    local one = bytes and session(bytes)
-    if not one or one.process == '' then
-        return one and 2 or 0
+    local found = {}
+    for at = 3, #ARGV, 2 do
+        local key, name = prefix .. ':z:' .. ARGV[at], ARGV[at + 1]
+        local bytes = call('HGET', key, name)
+        local one = bytes and session(bytes)
+        if not one or one.process == '' then
+            found[#found + 1] = one and 2 or 0
+        else
+            local claim = call('HINCRBY', LINE, 'c', 1)
+            tell(channel_of(one.process), head(6, { claim }) .. name)
+            call('HSET', key, name, session_bytes({
+                process = '', lost = millis(), claim = claim, user = '', record = '',
+            }))
+            local scope = socket_scope(name)
+            call('DEL', prefix .. ':ll:' .. scope, prefix .. ':lm:' .. scope)
+            found[#found + 1] = 1
+        end
     end
-    local claim = call('HINCRBY', LINE, 'c', 1)
-    tell(channel_of(one.process), head(6, { claim }) .. ARGV[3])
-    call('HSET', key, ARGV[3], session_bytes({
-        process = '', lost = millis(), claim = claim, user = '', record = '',
-    }))
-    local scope = socket_scope(ARGV[3])
-    call('DEL', prefix .. ':ll:' .. scope, prefix .. ':lm:' .. scope)
-    return 1
+    return found
 end
 
 -- { process, tag, user, window, begin, attended, kind, ttl }, and the name of a socket -> { 'taken',

@@ -1,18 +1,18 @@
 //! A member on a real server in which somebody changes things by hand.
 
-use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use redis::FromRedisValue;
 
+use super::by_hand::Table;
 use super::server::Commands;
 use super::tests::Redis;
-use super::{Calls, RedisRegistry, Server};
+use super::{Calls, RedisRegistry, Server, by_hand};
 use crate::locked::locked;
-use crate::member::{Local, Member, Timing};
-use crate::registry::{Displaced, Doubts, Edge, Entry, Millis, NodeInfo, Policy, TypedUser};
+use crate::member::{Member, Timing};
+use crate::registry::{Doubts, Entry, Millis, NodeInfo, Policy, TypedUser};
 
 /// A short lease, so that everything is compared within seconds.
 const TIMING: Timing = Timing {
@@ -24,45 +24,8 @@ const TIMING: Timing = Timing {
 /// A generous time for what takes about one and a half leases.
 const SOON: Duration = Duration::from_secs(30);
 
-#[derive(Default)]
-struct Table {
-    users: Mutex<BTreeMap<TypedUser, Vec<Entry>>>,
-    /// Who came and went.
-    heard: Mutex<Vec<Edge>>,
-    /// Who was said to be there, to nobody but nodes.
-    reminded: Mutex<Vec<TypedUser>>,
-}
-
-impl Local for Arc<Table> {
-    fn users(&self) -> Vec<TypedUser> {
-        locked(&self.users).keys().cloned().collect()
-    }
-
-    fn entries(&self, who: &TypedUser) -> Vec<Entry> {
-        locked(&self.users).get(who).cloned().unwrap_or_default()
-    }
-
-    fn has(&self, who: &TypedUser, socket: &str) -> bool {
-        let entries = self.entries(who);
-        entries.iter().any(|entry| *entry.socket == *socket)
-    }
-
-    fn replace(&self, _: &Displaced) {}
-
-    fn announce(&self, edges: &[(u64, Edge)]) {
-        let edges = edges.iter().map(|(_, edge)| edge.clone());
-        let (changes, others): (Vec<Edge>, _) = edges.partition(|edge| edge.others.is_none());
-        locked(&self.heard).extend(changes);
-        let reminders = others.into_iter().filter(|edge| edge.rooms.is_empty());
-        locked(&self.reminded).extend(reminders.map(|edge| edge.who));
-    }
-}
-
 fn user(number: usize) -> TypedUser {
-    TypedUser {
-        user: format!(":u{number}").into(),
-        kind: "".into(),
-    }
+    by_hand::user(&format!("u{number}"))
 }
 
 fn entry(number: usize, since: Millis) -> Entry {

@@ -4,6 +4,8 @@
 mod answer;
 #[cfg(test)]
 mod builds;
+#[cfg(test)]
+mod by_hand;
 mod calls;
 mod challenges;
 mod condition;

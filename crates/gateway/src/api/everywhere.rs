@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use heartline_core::auth::{Identity, UserKey};
 use heartline_core::backplane::line::Away;
-use heartline_core::backplane::{Peer, Peers, UserSocket};
+use heartline_core::backplane::{Peer, Peers, Probed, UserSocket};
 use heartline_core::entries::{
     MemberEntry, Missing, NodeEntry, Page, RoomEntry, SocketEntry, SocketFilter,
 };
@@ -13,6 +13,7 @@ use heartline_core::presence::SocketAddress;
 use heartline_core::rooms::{self, PRIVATE};
 use heartline_wire::codes::Code;
 use heartline_wire::id::Sid;
+use tokio::task::JoinSet;
 
 use super::in_turn::InTurn;
 use super::pages::{
@@ -557,16 +558,17 @@ impl Gateway {
     }
 
     /// How many sockets of a user, or of all users with this id, other nodes have, in one
-    /// namespace or in all.
+    /// namespace or in all. True: there may be others, as what other nodes have is not known at
+    /// present.
     pub(crate) async fn count_elsewhere(
         &self,
         tenant: Option<&str>,
         user_id: &str,
         only: Option<&UserKey>,
         namespace: Option<&str>,
-    ) -> usize {
+    ) -> (usize, bool) {
         let Some(own) = self.shared.fanout.backplane.tag() else {
-            return 0;
+            return (0, false);
         };
         let backplane = &self.shared.fanout.backplane;
         let sockets = backplane.sockets(tenant, user_id).await;
@@ -575,7 +577,9 @@ impl Gateway {
                 && namespace.is_none_or(|namespace| *socket.namespace == *namespace)
                 && Sid::decode(&socket.id).is_some_and(|name| name.tag() != own)
         };
-        sockets.unwrap_or_default().iter().filter(elsewhere).count()
+        let is_partial = sockets.is_none() || !backplane.is_trusted();
+        let sockets = sockets.unwrap_or_default();
+        (sockets.iter().filter(elsewhere).count(), is_partial)
     }
 
     /// A user's sockets; of those that were lost and may come back, this node's. And what is
@@ -653,18 +657,57 @@ impl Gateway {
         let (elsewhere, mut missing) = self.ask_all(asked).await;
         let mut sockets = here + elsewhere.iter().sum::<usize>();
         if !missing.unreachable.is_empty() {
-            // Nodes of an older build know this question.
-            let (known, _) = self.sockets_of(tenant, user_id).await;
-            let meant = |user: &UserKey| only.as_ref().is_none_or(|only| *user == *only);
-            let theirs = known.into_iter().filter(|socket| meant(&socket.user));
-            let act = |gateway: Gateway, id: Arc<str>| async move {
-                gateway.disconnect_at_holder(&id).await
-            };
-            let done = self.for_each_socket(theirs, act).await;
-            sockets += done.into_iter().filter(|ended| *ended == Ok(true)).count();
+            sockets += self.disconnect_one_by_one(&users, &mut missing).await;
         }
         missing.partial |= !is_marked;
         Ended { sockets, missing }
+    }
+
+    /// Ends users' sockets at nodes that do not know how to end all of a user's, as they are of an
+    /// older build; how many there were. Those nodes are not `missing` any more.
+    async fn disconnect_one_by_one(&self, users: &Users, missing: &mut Missing) -> usize {
+        let (tenant, user_id, only) = (users.tenant_id.as_deref(), &*users.user_id, users.key());
+        let (known, is_partial) = self.sockets_of(tenant, user_id).await;
+        let meant = |user: &UserKey| only.as_ref().is_none_or(|only| *user == *only);
+        let theirs = known.into_iter().filter(|socket| meant(&socket.user));
+        let act =
+            |gateway: Gateway, id: Arc<str>| async move { gateway.disconnect_at_holder(&id).await };
+        let ending = self.for_each_socket(theirs, act);
+        let peers = self.shared.fanout.backplane.peers().await;
+        let (done, living) = tokio::join!(ending, self.living(&peers, &missing.unreachable));
+        let ended = done.iter().filter(|ended| **ended == Ok(true)).count();
+        let failed = missing_of(&peers);
+        let mut failed = done.into_iter().fold(failed, |mut failed, ended| {
+            match ended {
+                Ok(_) => {}
+                Err(NotKnown { node_id: Some(id) }) => failed.add(&id),
+                Err(NotKnown { node_id: None }) => failed.partial = true,
+            }
+            failed
+        });
+        // Of one that is silent, and of all if it is not known who has what, nothing is known.
+        for node in &missing.unreachable {
+            if is_partial || !living.contains(node) {
+                failed.add(node);
+            }
+        }
+        *missing = failed;
+        ended
+    }
+
+    /// Which of some nodes say that they live.
+    async fn living(&self, peers: &Peers, of: &[String]) -> Vec<String> {
+        let mut probes = JoinSet::new();
+        let believed = peers.believed.iter();
+        for peer in believed.filter(|peer| of.iter().any(|id| **id == *peer.node_id)) {
+            let (all, peer) = (self.ways.peers.clone(), peer.clone());
+            probes.spawn(async move {
+                let probed = tokio::time::timeout(peers::ANSWER_TIMEOUT, all.probe(&peer)).await;
+                let lives = matches!(probed, Ok(Probed::Answered));
+                lives.then(|| peer.node_id.to_string())
+            });
+        }
+        probes.join_all().await.into_iter().flatten().collect()
     }
 
     /// Does something about each of some sockets, all at once: a node that does not answer is

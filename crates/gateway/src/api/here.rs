@@ -23,7 +23,7 @@ use super::pages::{
     DevicesByUser, RoomsByKey, SocketPlace, count_devices, decode_cursor, member_entries,
     rooms_page, sockets_page,
 };
-use super::{BadCursor, Broadcast, Publish, PublishError, Published};
+use super::{BadCursor, Broadcast, Publish, PublishError, Published, Reached};
 use crate::fanout::{ToRoom, ToRooms, ToUser};
 use crate::gateway::Gateway;
 use crate::op::{ListPlace, Op, Query, RoomFilter};
@@ -509,7 +509,7 @@ impl Gateway {
         namespace: Option<&str>,
         event: &str,
         data: &str,
-    ) -> Result<usize, PublishError> {
+    ) -> Result<Reached, PublishError> {
         let to = (user.tenant_id.as_deref(), &*user.user_id, Some(&user));
         self.emit_to(to, namespace, event, data).await
     }
@@ -524,7 +524,7 @@ impl Gateway {
         namespace: Option<&str>,
         event: &str,
         data: &str,
-    ) -> Result<usize, PublishError> {
+    ) -> Result<Reached, PublishError> {
         let to = (tenant, user_id, None);
         self.emit_to(to, namespace, event, data).await
     }
@@ -535,7 +535,7 @@ impl Gateway {
         namespace: Option<&str>,
         event: &str,
         data: &str,
-    ) -> Result<usize, PublishError> {
+    ) -> Result<Reached, PublishError> {
         let (id, message) = self.message(namespace.unwrap_or("/"), event, data)?;
         let namespaces = &self.shared.fanout.namespaces;
         let wanted = namespaces
@@ -543,7 +543,7 @@ impl Gateway {
             .map(|(id, _)| id)
             .filter(|other| namespace.is_none() || *other == id);
         // Nobody is looked for: who was lost on another node is found by what is kept.
-        let mut reached = self.count_elsewhere(tenant, user, only, namespace).await;
+        let (mut sockets, partial) = self.count_elsewhere(tenant, user, only, namespace).await;
         let said: Vec<_> = wanted
             .map(|namespace| {
                 let to = ToUser {
@@ -562,11 +562,11 @@ impl Gateway {
         let mut refused = None;
         for (here, told) in said {
             refused = refused.or(told.offset().await.err());
-            reached += here;
+            sockets += here;
         }
         match refused {
             Some(why) => Err(why.into()),
-            None => Ok(reached),
+            None => Ok(Reached { sockets, partial }),
         }
     }
 

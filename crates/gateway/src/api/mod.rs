@@ -75,8 +75,18 @@ pub struct Ended {
     /// Sockets that were ended, connected or lost.
     pub sockets: usize,
     /// Nodes that did not answer. It is partial also where the cluster's store is away: what they
-    /// had may be taken up again until it is back, and is ended then.
+    /// had may be taken up again until it is back, and is ended then; and while not all nodes have
+    /// come back to a store that had forgotten them.
     pub missing: Missing,
+}
+
+/// Whom an event for a user was given to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reached {
+    /// Sockets that are known to be there, on all nodes.
+    pub sockets: usize,
+    /// There may be others, as it is not known at present what other nodes have.
+    pub partial: bool,
 }
 
 /// Whether there is a socket cannot be found out at present.
@@ -91,7 +101,8 @@ impl fmt::Display for NotKnown {
         match &self.node_id {
             Some(node_id) => write!(f, "node {node_id} does not answer; try again"),
             None => f.write_str(
-                "it is not known at present on which node it is, as Redis is away; try again",
+                "it is not known at present on which node it is, as this node does not reach Redis, \
+                 or Redis has forgotten the nodes and not all have come back; try again",
             ),
         }
     }
@@ -208,7 +219,8 @@ impl fmt::Display for ShedError {
             ShedError::UnknownNode => "there is no such node",
             ShedError::Unreachable => "the node does not answer",
             ShedError::NotKnown => {
-                "it is not known at present which nodes there are, as Redis is away; try again"
+                "it is not known at present which nodes there are, as this node does not reach \
+                 Redis, or Redis has forgotten them and not all have come back; try again"
             }
             ShedError::Draining => "the node lets everybody go already",
         })

@@ -172,7 +172,7 @@ pub(super) static ROUTES: &[Route] = &[
         does: "Send an event to all of a user's sockets",
         query: WHICH,
         body: &["event", "data", "namespace"],
-        answer: "Delivered",
+        answer: "DeliveredToUser",
     },
     Route {
         method: "post",

@@ -120,6 +120,10 @@ const SHAPES: &[Shape] = &[
         &[("delivered", "integer"), ("offset", "integer?")],
     ),
     (
+        "DeliveredToUser",
+        &[("delivered", "integer"), ("partial", "boolean?")],
+    ),
+    (
         "Disconnected",
         &[
             ("disconnected", "integer"),
@@ -273,8 +277,9 @@ fn described(name: &str, mut schema: Value) -> Value {
         "unreachable" => "Nodes that did not answer: what is there is missing.",
         "partial" => {
             "The answer may not be the whole, or what was wished is not done everywhere: nodes did \
-             not answer, or Redis is away, so that this node does not know which nodes there are. \
-             Absent otherwise."
+             not answer, or this node does not know which nodes there are and what they have, as it \
+             does not reach Redis, or not all have come back after Redis had forgotten them. Absent \
+             otherwise."
         }
         _ => return schema,
     };

@@ -96,7 +96,7 @@ pub(super) async fn emit(
     let (which, Known(out)) = (which?.0, body);
     let data = out.data.as_ref().map_or("null", |data| data.get());
     let (gateway, namespace) = (&state.gateway, out.namespace.as_deref());
-    let delivered = match &which.user_type {
+    let reached = match &which.user_type {
         Some(user_type) => {
             let user = UserKey {
                 tenant_id: which.tenant_id.as_deref().map(Into::into),
@@ -112,7 +112,11 @@ pub(super) async fn emit(
             sent.await?
         }
     };
-    Ok(Json(json!({ "delivered": delivered })))
+    let mut answer = json!({ "delivered": reached.sockets });
+    if reached.partial {
+        answer["partial"] = true.into();
+    }
+    Ok(Json(answer))
 }
 
 pub(super) async fn disconnect(

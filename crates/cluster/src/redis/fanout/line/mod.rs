@@ -2,6 +2,7 @@
 //! there ([`prove`]), what it [follows](follow), and what it writes down of its
 //! [sockets](sessions). `line.lua` is the other part.
 
+mod ends;
 mod follow;
 mod prove;
 mod say;
@@ -88,9 +89,6 @@ pub struct Line {
     change: Notify,
     written: watch::Sender<u64>,
     attended: watch::Sender<u64>,
-    /// Which of the users whose sessions are to be ended was the last to be, and how far the line
-    /// was then.
-    ended: watch::Sender<(u64, u64)>,
     /// Up to which number the node has heard all that is for it.
     pub(super) heard: watch::Sender<u64>,
     /// The line's epoch that the node follows.
@@ -178,7 +176,6 @@ impl Line {
             change: Notify::new(),
             written: watch::Sender::new(0),
             attended: watch::Sender::new(0),
-            ended: watch::Sender::new((0, 0)),
             heard: watch::Sender::new(0),
             followed_line: AtomicU64::new(NO_LINE),
             behind: Notify::new(),
@@ -321,6 +318,13 @@ impl Line {
             );
         }
         self.remembered().await;
+        let nothing_ends = async {
+            while !locked(&self.sessions).has_ended_all() {
+                tokio::time::sleep(FIRST_PAUSE).await;
+            }
+        };
+        // Whoever asked for an end that is late was told that it is not known to be done.
+        let _ = tokio::time::timeout(MAX_WAIT_FOR_WRITING, nothing_ends).await;
     }
 
     /// Does all of this until it is dropped, for a node.

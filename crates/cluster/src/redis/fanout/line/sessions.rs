@@ -10,9 +10,10 @@ use heartline_core::backplane::line::{Away, Scope, Session, Unclaimed};
 use heartline_core::presence::SocketAddress;
 use redis::{FromRedisValue, RedisResult, Value};
 use serde_json::json;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::watch;
 use tokio::time::Instant;
 
+use super::ends::{End, Ends};
 use super::{FIRST_PAUSE, Line, MAX_PAUSE, PATIENCE};
 use crate::locked::locked;
 use crate::names;
@@ -39,23 +40,14 @@ const ASKED_PER_REFRESH: usize = 2048;
 const MAX_ATTENDED: usize = 1 << 20;
 /// Sessions that are known to be elsewhere: more than come back at once.
 const MAX_LOST: usize = 65_536;
-/// Sessions and users of which it is to be said that they are ended, while the store is away: more
-/// than an operator sends away by hand. What is asked for beyond that has to be asked for again.
-const MAX_ENDING: usize = 65_536;
 /// Receipts in one call.
 const RECEIPTS_PER_CALL: usize = 256;
 
-/// Users whose sessions are to be ended: the number of that, their name, and a type, or `*`.
-type Ended = (u64, String, String);
-
-/// A session that is to be ended.
-struct Ending {
-    name: SocketAddress,
-    /// It was said already, and is again: the answer may have been lost.
-    is_again: bool,
-    /// Hears whether there was something to end.
-    done: oneshot::Sender<bool>,
-}
+/// A user whose sessions are to be ended, and a type, or `*`. Who asks hears how far the line is
+/// then.
+type EndOfUser = End<(String, String), u64>;
+/// A session that is to be ended. Who asks hears whether there was something to end.
+type EndOfSession = End<SocketAddress, bool>;
 
 #[derive(Default)]
 pub(super) struct Sessions {
@@ -69,11 +61,10 @@ pub(super) struct Sessions {
     attended: HashMap<String, Instant>,
     /// Users who have sockets here, though nobody else knows it yet: they are owed a gap.
     late: HashSet<String>,
-    /// Users whose sessions are to be ended, in the order of the numbers.
-    ended: Vec<Ended>,
-    /// The last of these numbers.
-    last_ended: u64,
-    ending: Vec<Ending>,
+    /// Users whose sessions are to be ended.
+    ended: Ends<(String, String), u64>,
+    /// Sessions that are.
+    ending: Ends<SocketAddress, bool>,
     /// Sockets here that other nodes have named.
     foreign: HashSet<SocketAddress>,
     /// Sockets that were taken up here, each with the number of the claim.
@@ -88,10 +79,9 @@ pub(super) struct Sessions {
 }
 
 impl Sessions {
-    /// How many changes there were.
-    #[cfg(test)]
-    pub(super) fn count(&self) -> u64 {
-        self.count
+    /// Whether all ends that were asked for are known to be done.
+    pub(super) fn has_ended_all(&self) -> bool {
+        self.ended.is_done() && self.ending.is_done()
     }
 
     /// A user is let in though nobody else knows it yet.
@@ -129,8 +119,8 @@ pub(super) struct Writing {
     users: Vec<String>,
     /// Users were named so often before.
     named: u64,
-    ended: Vec<Ended>,
-    ending: Vec<Ending>,
+    ended: Vec<EndOfUser>,
+    ending: Vec<EndOfSession>,
     sessions: Vec<Change>,
     receipts: Vec<(SocketAddress, u64)>,
 }
@@ -227,31 +217,14 @@ impl Line {
         user: String,
         kind: String,
     ) -> BoxFuture<Result<(), Away>> {
-        let mut sessions = locked(&self.sessions);
-        let is_same = |(_, of, a): &&Ended| *of == user && (*a == kind);
-        let waiting = sessions.ended.iter().find(is_same);
-        let number = match waiting.map(|(number, ..)| *number) {
-            // It is not on its way yet: what they have begun since is ended with it.
-            Some(number) => number,
-            None if sessions.ended.len() >= MAX_ENDING => {
-                return Box::pin(std::future::ready(Err(Away)));
-            }
-            None => {
-                sessions.count += 1;
-                sessions.last_ended += 1;
-                let number = sessions.last_ended;
-                sessions.ended.push((number, user, kind));
-                number
-            }
+        let Some(answer) = locked(&self.sessions).ended.ask((user, kind)) else {
+            return Box::pin(std::future::ready(Err(Away)));
         };
-        drop(sessions);
         self.change.notify_one();
         let line = self.clone();
         Box::pin(async move {
-            let mut ended = line.ended.subscribe();
-            let done = ended.wait_for(|(done, _)| *done >= number);
-            let done = tokio::time::timeout(MAX_WAIT_FOR_WRITING, done).await;
-            let (_, last) = *done.map_err(|_| Away)?.map_err(|_| Away)?;
+            let done = tokio::time::timeout(MAX_WAIT_FOR_WRITING, answer).await;
+            let last = done.map_err(|_| Away)?.map_err(|_| Away)?;
             let mut heard = line.heard.subscribe();
             let heard = heard.wait_for(|heard| *heard >= last);
             // If that is late, less is theirs than could be.
@@ -318,8 +291,9 @@ impl Line {
     pub(super) fn next_writing(&self) -> (u64, Writing) {
         let mut sessions = locked(&self.sessions);
         let users = std::mem::take(&mut sessions.users).into_iter().collect();
-        let ended = std::mem::take(&mut sessions.ended);
-        let ending = std::mem::take(&mut sessions.ending);
+        // So many of each that what sockets have does not wait for all of them.
+        let ended = sessions.ended.take(SESSIONS_PER_CALL);
+        let ending = sessions.ending.take(SESSIONS_PER_CALL);
         let receipts = sessions.received.iter().take(RECEIPTS_PER_CALL);
         let receipts: Vec<_> = receipts.map(|(name, id)| (*name, *id)).collect();
         for (name, _) in &receipts {
@@ -349,25 +323,8 @@ impl Line {
 
     /// Writes all of it, or what comes first: no session before it is known whose it is.
     pub(super) async fn write(&self, writing: &mut Writing) -> RedisResult<()> {
-        // Numbered, as an answer may be lost: what they have begun since they were ended is theirs.
-        while !writing.ended.is_empty() {
-            let count = writing.ended.len().min(SESSIONS_PER_CALL);
-            let users = &writing.ended[..count];
-            let arguments = json!({ "users": users, "ttl": self.user_ttl() });
-            let last_number = users.last().map_or(0, |(number, ..)| *number);
-            let call = self.call("end_all", arguments);
-            let (epoch, begin, last): (String, String, String) = self.ask(&call).await?;
-            let last = self.note_reached(&epoch, &begin, &last).last;
-            self.ended.send_replace((last_number, last));
-            writing.ended.drain(..count);
-        }
-        while let Some(ending) = writing.ending.last_mut() {
-            let is_again = std::mem::replace(&mut ending.is_again, true);
-            let was_there = self.write_end(ending.name, is_again).await?;
-            if let Some(ending) = writing.ending.pop() {
-                let _ = ending.done.send(was_there);
-            }
-        }
+        self.write_ends_of_users(&mut writing.ended).await?;
+        self.write_ends(&mut writing.ending).await?;
         while !writing.users.is_empty() {
             let rest = writing.users.len().saturating_sub(SESSIONS_PER_CALL);
             self.write_users(&writing.users[rest..]).await?;
@@ -385,6 +342,48 @@ impl Line {
         if !writing.sessions.is_empty() {
             self.write_sessions(&writing.sessions).await?;
             writing.sessions.clear();
+        }
+        Ok(())
+    }
+
+    /// Numbered, as an answer may be lost: what they have begun since they were ended is theirs.
+    async fn write_ends_of_users(&self, ends: &mut Vec<EndOfUser>) -> RedisResult<()> {
+        if ends.is_empty() {
+            return Ok(());
+        }
+        let named = ends.iter_mut().map(|end| {
+            end.is_again = true;
+            let (user, kind) = &end.what;
+            json!([end.number, user, kind])
+        });
+        let users: Vec<_> = named.collect();
+        let arguments = json!({ "users": users, "ttl": self.user_ttl() });
+        let call = self.call("end_all", arguments);
+        let (epoch, begin, last): (String, String, String) = self.ask(&call).await?;
+        let last = self.note_reached(&epoch, &begin, &last).last;
+        ends.drain(..).for_each(|end| end.tell(last));
+        Ok(())
+    }
+
+    /// Whoever asked hears whether there was something to end; one that is said again may have
+    /// ended it itself.
+    async fn write_ends(&self, ends: &mut Vec<EndOfSession>) -> RedisResult<()> {
+        if ends.is_empty() {
+            return Ok(());
+        }
+        let mut command = self.call("end", json!({}));
+        for end in &*ends {
+            command
+                .arg(end.what.0.tag())
+                .arg(&end.what.0.to_bytes()[..]);
+        }
+        let were_again: Vec<bool> = ends
+            .iter_mut()
+            .map(|end| std::mem::replace(&mut end.is_again, true))
+            .collect();
+        let found: Vec<u64> = self.ask(&command).await?;
+        for ((end, was_again), found) in ends.drain(..).zip(were_again).zip(found) {
+            end.tell(found == 1 || (was_again && found == 2));
         }
         Ok(())
     }
@@ -498,11 +497,12 @@ impl Line {
         Ok(())
     }
 
-    fn write_again(&self, writing: Writing) {
+    /// These are not known to be written.
+    pub(super) fn write_again(&self, writing: Writing) {
         let mut sessions = locked(&self.sessions);
         sessions.users.extend(writing.users);
-        sessions.ended.splice(..0, writing.ended);
-        sessions.ending.extend(writing.ending);
+        sessions.ended.give_back(writing.ended);
+        sessions.ending.give_back(writing.ending);
         for (name, id) in writing.receipts {
             let known = sessions.received.entry(name).or_default();
             *known = id.max(*known);
@@ -638,31 +638,14 @@ impl Line {
 
     /// What a socket has is nobody's from here on.
     pub(in super::super) fn end(&self, name: SocketAddress) -> BoxFuture<Result<bool, Away>> {
-        let (done, answer) = oneshot::channel();
-        let mut sessions = locked(&self.sessions);
-        if sessions.ending.len() >= MAX_ENDING {
+        let Some(answer) = locked(&self.sessions).ending.ask(name) else {
             return Box::pin(std::future::ready(Err(Away)));
-        }
-        sessions.count += 1;
-        sessions.ending.push(Ending {
-            name,
-            is_again: false,
-            done,
-        });
-        drop(sessions);
+        };
         self.change.notify_one();
         Box::pin(async move {
             let answer = tokio::time::timeout(PATIENCE, answer).await;
             answer.map_err(|_| Away)?.map_err(|_| Away)
         })
-    }
-
-    /// Whether there was something to end; one that is said again may have ended it itself.
-    pub(super) async fn write_end(&self, name: SocketAddress, is_again: bool) -> RedisResult<bool> {
-        let mut command = self.call("end", json!({ "tag": name.0.tag().to_string() }));
-        command.arg(&name.0.to_bytes()[..]);
-        let found = self.ask::<u64>(&command).await?;
-        Ok(found == 1 || (is_again && found == 2))
     }
 
     /// Whether this node has taken a session up, and no other one has since.

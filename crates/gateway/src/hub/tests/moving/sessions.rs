@@ -83,7 +83,8 @@ fn what_is_said_to_a_user_waits_for_who_was_lost_on_another_node() {
         let ann = (None, "ann");
         gateway.emit_to_users(ann, None, "news", "\"1\"").await
     };
-    assert_eq!(cluster.worlds[1].finish(emitted), Ok(0));
+    let reached = cluster.worlds[1].finish(emitted).unwrap();
+    assert_eq!(reached.sockets, 0);
     cluster.settle();
     come(&mut cluster, &mut ann, 0);
     assert!(ann.recovered);

@@ -397,15 +397,15 @@ async fn that_users_were_sent_away_is_said_as_soon_as_the_server_is_back() {
     let ended = process.fanout.end_all(None, "ann", None).await;
     assert_eq!(ended, Err(Away));
     process.redis(&["DEL", "{p}:lx::ann"]).await;
-    let is_ended = || {
-        let sessions = locked(&process.line.sessions);
-        let count = sessions.count();
-        (*process.line.written.borrow() >= count).then_some(())
-    };
-    until(is_ended).await;
+    until(|| has_ended_all(&process)).await;
     let ann = ann();
     let claimed = process.line.claim(socket(1, 1), "ann", Some(&ann), 1).await;
     assert_eq!(claimed, Err(Unclaimed::Unknown));
+}
+
+fn has_ended_all(process: &Process) -> Option<()> {
+    let sessions = locked(&process.line.sessions);
+    sessions.has_ended_all().then_some(())
 }
 
 /// The number up to which all that ann has begun was ended.
@@ -515,11 +515,7 @@ async fn that_a_session_is_ended_is_said_as_soon_as_the_server_is_back() {
     assert_eq!(process.fanout.end(name).await, Err(Away));
     assert_eq!(process.fanout.holder(name).await, Err(Away));
     process.redis(&["RENAME", "{p}:aside", "{p}:z:2"]).await;
-    let is_written = || {
-        let count = locked(&process.line.sessions).count();
-        (*process.line.written.borrow() >= count).then_some(())
-    };
-    until(is_written).await;
+    until(|| has_ended_all(&process)).await;
     assert_eq!(process.fanout.holder(name).await, Ok(None));
     let claimed = process.line.claim(name, "", None, 0).await;
     assert_eq!(claimed, Err(Unclaimed::Unknown));
@@ -533,9 +529,83 @@ async fn a_session_that_was_ended_was_there_though_the_answer_to_that_was_lost()
     process.raw.remember(name, Some(session("", "rooms", true)));
     let mut writing = process.raw.next_writing().1;
     process.raw.write(&mut writing).await.unwrap();
-    let said = async |is_again| process.raw.write_end(name, is_again).await.unwrap();
-    assert!(said(false).await && said(true).await);
-    assert!(!said(false).await, "another one has ended it");
+    // Their time begins when they are waited for.
+    let (ended, same) = (process.raw.end(name), process.raw.end(name));
+    fail_to_write(&process, "{p}:z:1").await;
+    // It has been done all the same.
+    let mut command = process.raw.call("end", json!({}));
+    command.arg(name.0.tag()).arg(&name.0.to_bytes()[..]);
+    assert_eq!(process.raw::<Vec<u64>>(&command).await, [1]);
+    process
+        .raw
+        .write(&mut process.raw.next_writing().1)
+        .await
+        .unwrap();
+    assert_eq!((ended.await, same.await), (Ok(true), Ok(true)));
+    let again = process.raw.end(name);
+    process
+        .raw
+        .write(&mut process.raw.next_writing().1)
+        .await
+        .unwrap();
+    assert_eq!(again.await, Ok(false), "another one has ended it");
+}
+
+/// What is to be written is not, as there is something else under a key.
+async fn fail_to_write(process: &Process, key: &str) {
+    process.redis(&["SET", "{p}:aside", "1"]).await;
+    process.redis(&["SET", "{p}:other", "1"]).await;
+    process.redis(&["COPY", key, "{p}:aside", "REPLACE"]).await;
+    process.redis(&["COPY", "{p}:other", key, "REPLACE"]).await;
+    let mut writing = process.raw.next_writing().1;
+    process.raw.write(&mut writing).await.unwrap_err();
+    process.raw.write_again(writing);
+    process.redis(&["RENAME", "{p}:aside", key]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn users_who_are_sent_away_again_while_it_is_not_known_that_they_were_are_so_twice() {
+    let redis = Redis::start();
+    let process = Process::start(&redis, 1, settings()).await;
+    let raw = &process.raw;
+    let send_away = || raw.end_all(":ann".to_owned(), "*".to_owned());
+    let first = send_away();
+    process.redis(&["HSET", "{p}:lx::ann", "*", "0"]).await;
+    fail_to_write(&process, "{p}:lx::ann").await;
+    // It has been done all the same.
+    let arguments = json!({ "users": [(1, ":ann", "*")], "ttl": 90_000 });
+    let command = raw.call("end_all", arguments);
+    process.raw::<Value>(&command).await;
+    let ended = end_of_ann(&process).await;
+    assert_ne!(ended.as_deref(), Some("0"));
+    // Meanwhile ann has begun another session.
+    let second = send_away();
+    raw.write(&mut raw.next_writing().1).await.unwrap();
+    assert_ne!(end_of_ann(&process).await, ended);
+    raw.heard.send_replace(u64::MAX);
+    assert_eq!((first.await, second.await), (Ok(()), Ok(())));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_to_be_ended_is_said_once_however_often_it_was_asked_for_and_many_in_one_call() {
+    let redis = Redis::start();
+    let process = Process::start(&redis, 1, settings()).await;
+    let raw = &process.raw;
+    raw.remember(socket(1, 7), Some(session("", "rooms", true)));
+    raw.write(&mut raw.next_writing().1).await.unwrap();
+    process.redis(&["CONFIG", "RESETSTAT"]).await;
+    let asked: Vec<_> = (0..1_000).map(|_| raw.end(socket(1, 7))).collect();
+    let others: Vec<_> = (8..100).map(|other| raw.end(socket(1, other))).collect();
+    raw.write(&mut raw.next_writing().1).await.unwrap();
+    let asked = JoinSet::from_iter(asked).join_all().await;
+    assert!(asked.iter().all(|found| *found == Ok(true)));
+    let others = JoinSet::from_iter(others).join_all().await;
+    assert!(others.iter().all(|found| *found == Ok(false)));
+    let said = process.redis(&["INFO", "commandstats"]).await;
+    let said = redis::from_redis_value::<String>(said).unwrap();
+    let looked = said.split("cmdstat_hget:calls=").nth(1).unwrap();
+    let looked: usize = looked.split(',').next().unwrap().parse().unwrap();
+    assert!((93..200).contains(&looked), "{looked}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
