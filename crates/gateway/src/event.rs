@@ -10,7 +10,7 @@ use heartline_core::rooms::RoomError;
 use heartline_wire::codes::Code;
 use heartline_wire::json;
 use heartline_wire::names::{self, Speaker};
-use heartline_wire::socketio::MAX_ATTACHMENTS;
+use heartline_wire::socketio::{self, MAX_ATTACHMENTS};
 use heartline_wire::time::micros;
 use serde::Serialize;
 
@@ -68,13 +68,10 @@ impl Args {
             args.json.clear(); // The empty tuple.
             return Ok(args);
         }
-        let inside = args
-            .json
-            .strip_prefix('[')
-            .and_then(|json| json.strip_suffix(']'));
+        // A value that brings JSON of its own may have room around its arguments, or for none.
+        let inside = socketio::array_inside(&args.json).map(str::to_owned);
         args.json = inside
-            .ok_or_else(|| EventError::new(Code::Internal, "the arguments are no tuple or list"))?
-            .to_owned();
+            .ok_or_else(|| EventError::new(Code::Internal, "the arguments are no tuple or list"))?;
         Ok(args)
     }
 

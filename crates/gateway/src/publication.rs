@@ -343,6 +343,7 @@ impl AckRef<'_> {
 /// A live frame has one value: the only argument, `null`, or all as an array.
 /// Binary becomes base64.
 pub(crate) fn live_data<'a>(args: &'a str, attachments: &[Bytes]) -> Cow<'a, str> {
+    let args = args.trim_ascii();
     let data = if !args.is_empty() && !args.as_bytes().contains(&b',') {
         // Nothing to take apart.
         Cow::Borrowed(args)
@@ -403,7 +404,10 @@ mod tests {
 
     #[test]
     fn live_has_one_value() {
-        assert_eq!(live_data("", &[]), "null");
+        for none in ["", " ", " \t\r\n"] {
+            assert_eq!(live_data(none, &[]), "null");
+        }
+        assert_eq!(live_data(" 1\n", &[]), "1");
         assert_eq!(live_data("1", &[]), "1");
         assert_eq!(live_data("1,2", &[]), "[1,2]");
         let bin = [Bytes::from_static(&[1, 2, 3])];

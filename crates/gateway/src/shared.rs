@@ -66,8 +66,8 @@ pub(crate) struct Shared {
 }
 
 /// What the shards share, by a count of references that one shard has to itself:
-/// every event clones it, and a count that all shards change would be passed
-/// between the processors' caches each time.
+/// each handle of a socket that a handler asks for clones it, and a count that all shards
+/// change would be passed between the processors' caches each time.
 pub(crate) type OwnShared = Arc<Arc<Shared>>;
 
 impl Shared {

@@ -75,6 +75,9 @@ pub struct Conn {
     pub(crate) discard: bool,
     /// The transport has ended; the slot is freed once the application knows.
     pub(crate) gone: bool,
+    /// Its peer has done what ends it, which is acted on behind what was to be answered then.
+    /// It is paused until that.
+    pub(crate) ends: bool,
     /// The application knows that the connection is over.
     pub(crate) told: bool,
     pub(crate) transport: Transport,

@@ -21,7 +21,100 @@ const SLOW_CLOSE_WAIT: Duration = Duration::from_secs(15);
 /// (Engine.IO's `closeTimeout`).
 const POLLING_CLOSE_WAIT: Duration = Duration::from_secs(30);
 
+/// What a peer has done that ends its connection.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Ending {
+    /// It has ended its half of the stream.
+    Half,
+    /// It broke the framing: nothing that follows can be understood.
+    Broken(ws::Error),
+    /// It has sent a close frame with this code.
+    Close(u16),
+    /// It has said what nobody may say, or its goodbye.
+    Said {
+        reason: Reason,
+        code: u16,
+        text: &'static str,
+    },
+}
+
+/// The same with the connection, by slot and generation.
+#[derive(Debug)]
+pub(super) struct PeerEnds {
+    slot: Slot,
+    generation: u32,
+    ending: Ending,
+}
+
 impl Engine {
+    /// Ends a connection for what its peer has said, as [`close`](Self::close) does, but behind
+    /// the answers to what it said before: they may stand in the shard's mailbox. Nothing more is
+    /// heard of it meanwhile.
+    pub fn close_behind(&mut self, slot: Slot, reason: Reason) {
+        self.close_behind_with(slot, reason, reason.close_code(), "");
+    }
+
+    /// The same with a close code and text of its own.
+    pub fn close_behind_with(&mut self, slot: Slot, reason: Reason, code: u16, text: &'static str) {
+        self.end_behind(slot, Ending::Said { reason, code, text });
+    }
+
+    /// A peer has ended its connection: that is acted on when all that was posted by now has
+    /// been worked off.
+    pub(super) fn end_behind(&mut self, slot: Slot, ending: Ending) {
+        let Some(conn) = self.conns.get_mut(slot) else {
+            return;
+        };
+        if conn.phase != Phase::Open {
+            return self.end_by_peer(slot, ending);
+        }
+        if std::mem::replace(&mut conn.ends, true) {
+            return;
+        }
+        conn.paused = true;
+        let generation = conn.generation;
+        self.endings.push(PeerEnds {
+            slot,
+            generation,
+            ending,
+        });
+    }
+
+    /// Ends the first `count` of the connections whose peers have ended them.
+    pub(super) fn end_the_ended(&mut self, count: usize) {
+        let later = self.endings.split_off(count);
+        for ended in std::mem::replace(&mut self.endings, later) {
+            let conn = self.conns.get(ended.slot);
+            if conn.is_some_and(|conn| conn.generation == ended.generation) {
+                self.end_by_peer(ended.slot, ended.ending);
+            }
+        }
+    }
+
+    fn end_by_peer(&mut self, slot: Slot, ending: Ending) {
+        match ending {
+            Ending::Half => {
+                // Who has only ended their side gets the answers to what they said.
+                self.flush(slot);
+                self.lost(slot, Reason::TransportClosed);
+            }
+            Ending::Broken(error) => {
+                let reason = match error {
+                    ws::Error::TooBig => Reason::PayloadTooLarge,
+                    _ => Reason::ProtocolViolation,
+                };
+                self.close_with(slot, reason, error.close_code(), "");
+            }
+            Ending::Close(code) => {
+                self.close_with(slot, Reason::ClientLeft, code, "");
+                // Both closes are under way: nothing is waited for but the write.
+                self.flush(slot);
+                self.end_when_written(slot);
+            }
+            Ending::Said { reason, code, text } => self.close_with(slot, reason, code, text),
+        }
+    }
+
     /// Ends a connection in good order: the peer is told, then the transport
     /// closes. The application hears of it in this turn.
     pub fn close(&mut self, slot: Slot, reason: Reason) {

@@ -16,6 +16,7 @@ use mio::{Interest, Registry, Token};
 use crate::clock::Clock;
 use crate::random::{SecretSource, Spread};
 use crate::shard::conn::{Conn, Phase, Slab, Transport, TransportName};
+use crate::shard::ends::PeerEnds;
 use crate::shard::frames::{Framer, Frames, Framing};
 use crate::shard::heartbeat::{Heartbeat, HeartbeatTiming};
 use crate::shard::outbound::{ConflationKey, Outbound};
@@ -83,6 +84,8 @@ pub struct Engine {
     pub(crate) writes: Writes,
     /// Connections that ended and whose application does not know yet.
     pub(super) closed: Vec<(Slot, Reason)>,
+    /// What peers have done that ends their connections, in order.
+    pub(super) endings: Vec<PeerEnds>,
     /// Connections to read in the next turn although no event may come.
     pub(super) again: Vec<Slot>,
     pub(super) app_due: Vec<Slot>,
@@ -142,6 +145,7 @@ impl Engine {
             secrets: SecretSource::new(),
             writes: Writes::default(),
             closed: Vec::new(),
+            endings: Vec::new(),
             again: Vec::new(),
             app_due: Vec::new(),
             nobody_due: Vec::new(),
@@ -277,6 +281,7 @@ impl Engine {
                 hup: false,
                 discard: false,
                 gone: false,
+                ends: false,
                 told: false,
                 transport,
                 piece: None,
@@ -566,6 +571,9 @@ impl Engine {
                 Transport::WebSocket(websocket) => conn.unread || websocket.stash.is_some(),
                 Transport::Polling(polling) => polling.held.is_some(),
             };
+            if conn.ends && conn.phase == Phase::Open {
+                return;
+            }
             if std::mem::take(&mut conn.paused) && more {
                 self.read_later(slot);
             }

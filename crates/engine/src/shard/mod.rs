@@ -30,7 +30,6 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use heartline_wire::id::Slot;
 use mio::{Poll, Registry, Token};
 use tokio::sync::oneshot;
 
@@ -130,8 +129,6 @@ pub(crate) struct Shard<A: App> {
     pub(crate) engine: Engine,
     pub(crate) app: A,
     pub(crate) read_buffer: Vec<u8>,
-    /// Connections whose peers broke the framing in this turn.
-    pub(crate) failed: Vec<(Slot, u32, heartline_wire::ws::Error)>,
     /// A message that came compressed.
     pub(crate) inflated: Vec<u8>,
     /// Bytes of such messages that the connection which is being read has brought in this
@@ -149,7 +146,6 @@ impl<A: App> Shard<A> {
             engine,
             app,
             read_buffer: vec![0; READ_BUFFER],
-            failed: Vec::new(),
             inflated: Vec::new(),
             inflated_now: 0,
             mailbox,

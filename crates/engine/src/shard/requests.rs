@@ -9,19 +9,24 @@ use heartline_wire::reason::Reason;
 use tokio::sync::oneshot;
 
 use crate::app::App;
-use crate::shard::Shard;
 use crate::shard::conn::{Phase, Transport};
 use crate::shard::engine::{Engine, Place};
 use crate::shard::frames::framing;
 use crate::shard::polling::{Held, Pending, Polling};
 use crate::shard::request::{Handshake, PostStart, Protocol, Reply, Request, RequestId, Upgraded};
 use crate::shard::stream::{Stash, Stream, WebSocket};
+use crate::shard::websocket::READS_PER_TURN;
+use crate::shard::{READ_BUFFER, Shard};
 
 /// Why a session ends of which two GETs or two POSTs are on their way at once. It is no breach:
 /// engine.io-client, whose GET has broken, says its goodbye while its last POST is still on its
 /// way, and comes back. Source: engine.io, `Polling.onPollRequest` and `onDataRequest`
 /// ("overlap from client" is a transport error).
 const OVERLAP: Reason = Reason::TransportError;
+
+/// Bytes of a payload that are heard in a turn: as many as a WebSocket can bring. Each of them
+/// may be half a packet.
+pub(super) const PAYLOAD_PER_TURN: usize = READS_PER_TURN * READ_BUFFER;
 
 impl Engine {
     /// The slot of the session `name`, closing ones included.
@@ -251,29 +256,31 @@ impl<A: App> Shard<A> {
             Ok(text) => self.payload(slot, Held { text, at: 0, reply }),
             Err(_) => {
                 let _ = reply.send(Reply::Status(400));
-                self.engine.close(slot, Reason::ProtocolViolation);
+                self.engine.close_behind(slot, Reason::ProtocolViolation);
             }
         }
     }
 
-    /// Processes a payload's packets until it ends or the session is paused.
+    /// Processes a payload's packets until it ends or the session is paused, or enough was
+    /// heard of it for this turn.
     fn payload(&mut self, slot: Slot, mut held: Held) {
+        let share = held.at + PAYLOAD_PER_TURN;
+        let mut is_enough = self.app.is_overloaded();
         loop {
             let Some(conn) = self.engine.conn(slot) else {
                 // The session ended by what the payload said; that was read all the same.
                 let _ = held.reply.send(Reply::Accepted);
                 return;
             };
-            if conn.paused {
-                if let Some(conn) = self.engine.conns.get_mut(slot) {
-                    if let Transport::Polling(polling) = &mut conn.transport {
-                        polling.held = Some(held);
-                    }
-                }
+            let is_over = held.at > held.text.len();
+            // What ends the session is the last that counts.
+            if conn.ends || (is_over && !conn.paused) {
+                let _ = held.reply.send(Reply::Accepted);
                 return;
             }
-            if held.at > held.text.len() {
-                let _ = held.reply.send(Reply::Accepted);
+            is_enough |= self.has_enough() || held.at >= share;
+            if conn.paused || is_enough {
+                self.hold(slot, held);
                 return;
             }
             let rest = &held.text[held.at..];
@@ -283,10 +290,24 @@ impl<A: App> Shard<A> {
                 Ok(packet) => self.engineio_packet(slot, packet),
                 Err(_) => {
                     let _ = held.reply.send(Reply::Status(400));
-                    self.engine.close(slot, Reason::ProtocolViolation);
+                    self.engine.close_behind(slot, Reason::ProtocolViolation);
                     return;
                 }
             }
+        }
+    }
+
+    /// Keeps what is left of a payload, until the session is resumed or for the next turn.
+    fn hold(&mut self, slot: Slot, held: Held) {
+        let Some(conn) = self.engine.conns.get_mut(slot) else {
+            return;
+        };
+        let Transport::Polling(polling) = &mut conn.transport else {
+            return;
+        };
+        polling.held = Some(held);
+        if !conn.paused {
+            self.engine.read_later(slot);
         }
     }
 

@@ -96,7 +96,6 @@ impl<A: App> Shard<A> {
         self.hear(events, asked);
         self.fire();
         self.work_off()?;
-        self.close_failed();
         self.app.turn(&mut self.engine);
         self.write_alone();
         // Who publishes more than once says so in the next microseconds: a long line that has
@@ -161,16 +160,22 @@ impl<A: App> Shard<A> {
         if overloaded {
             return;
         }
-        // With a full list there may be more of which the poller has not told.
-        if told < EVENTS {
-            self.engine.heard_until = asked;
-        }
         for slot in again.drain(..) {
             self.read_again(slot);
         }
         // What asks for one more read by now has it in the next turn.
         again.append(&mut self.engine.again);
         self.engine.again = again;
+        // With a full list there may be more of which the poller has not told.
+        if told < EVENTS && !self.has_enough() {
+            self.engine.heard_until = asked;
+        }
+    }
+
+    /// Whether what was heard in this turn has made the shard so much to do that it hears no
+    /// more before it has done that.
+    pub(super) fn has_enough(&self) -> bool {
+        self.mailbox.is_overloaded()
     }
 
     /// Acts on the deadlines that have come.
@@ -190,8 +195,11 @@ impl<A: App> Shard<A> {
     fn work_off(&mut self) -> ControlFlow<()> {
         let mut batch = std::mem::take(&mut self.batch);
         self.engine.works_off = true;
+        let mut answered = 0;
         for _ in 0..ROUNDS {
             let mut quiet = true;
+            // What these said before they ended is answered, or the answers are in the mailbox.
+            answered = self.engine.endings.len();
             if self.mailbox.0.take(&mut batch) {
                 quiet = false;
                 for message in batch.drain(..) {
@@ -209,10 +217,15 @@ impl<A: App> Shard<A> {
                 quiet = false;
                 self.tell_closed();
             }
-            if quiet {
+            if quiet && answered == 0 {
                 break;
             }
+            if quiet {
+                self.engine.end_the_ended(std::mem::take(&mut answered));
+            }
         }
+        // Whoever has a share of each turn keeps nobody from leaving.
+        self.engine.end_the_ended(answered);
         self.engine.works_off = false;
         self.batch = batch;
         ControlFlow::Continue(())
@@ -245,7 +258,8 @@ impl<A: App> Shard<A> {
         let engine = &self.engine;
         let unread = !engine.again.is_empty();
         let hears = unread || !engine.doubtful.is_empty();
-        let busy = !engine.closed.is_empty() || !engine.writes.is_empty();
+        let ending = !engine.closed.is_empty() || !engine.endings.is_empty();
+        let busy = ending || !engine.writes.is_empty();
         if busy || (hears && !self.app.is_overloaded()) || !self.mailbox.0.may_sleep() {
             return Some(now);
         }

@@ -11,6 +11,7 @@ use heartline_wire::ws::{self, Message, OpCode, Role};
 
 use crate::app::{App, Data};
 use crate::shard::conn::{Phase, Transport};
+use crate::shard::ends::Ending;
 use crate::shard::engine::Engine;
 use crate::shard::request::Protocol;
 use crate::shard::stream::{Stash, Stream};
@@ -168,7 +169,8 @@ impl<A: App> Shard<A> {
         self.read(slot);
         // Nothing tells of the end of a paused connection later.
         let conn = self.engine.conn(slot);
-        if conn.is_some_and(|conn| conn.paused && conn.hup) && !self.app.hears_out(slot) {
+        let waits = conn.is_some_and(|conn| conn.paused && conn.hup && !conn.ends);
+        if waits && !self.app.hears_out(slot) {
             self.engine.lost(slot, Reason::TransportClosed);
         }
     }
@@ -183,6 +185,10 @@ impl<A: App> Shard<A> {
                 // It is read on resume.
                 conn.unread = true;
                 return;
+            }
+            if self.mailbox.is_overloaded() {
+                conn.unread = true;
+                break;
             }
             let Transport::WebSocket(websocket) = &mut conn.transport else {
                 return;
@@ -204,9 +210,7 @@ impl<A: App> Shard<A> {
             let read = websocket.stream.read(&mut buffer);
             let more = match read {
                 Ok((0, _)) => {
-                    // Who has only ended their side gets the answers to what they said.
-                    self.engine.flush(slot);
-                    self.engine.lost(slot, Reason::TransportClosed);
+                    self.engine.end_behind(slot, Ending::Half);
                     false
                 }
                 Ok((_, more)) if conn.discard => more || conn.hup,
@@ -307,23 +311,8 @@ impl<A: App> Shard<A> {
     /// said before that is answered first.
     fn fail(&mut self, slot: Slot, error: ws::Error) {
         if let Some(conn) = self.engine.conns.get_mut(slot) {
-            if !std::mem::replace(&mut conn.discard, true) {
-                self.failed.push((slot, conn.generation, error));
-            }
-        }
-    }
-
-    /// Closes the connections whose peers broke the framing in this turn.
-    pub(crate) fn close_failed(&mut self) {
-        for (slot, generation, error) in std::mem::take(&mut self.failed) {
-            let conn = self.engine.conns.get(slot);
-            if conn.is_some_and(|conn| conn.generation == generation) {
-                let reason = match error {
-                    ws::Error::TooBig => Reason::PayloadTooLarge,
-                    _ => Reason::ProtocolViolation,
-                };
-                self.engine.close_with(slot, reason, error.close_code(), "");
-            }
+            conn.discard = true;
+            self.engine.end_behind(slot, Ending::Broken(error));
         }
     }
 
@@ -374,7 +363,7 @@ impl<A: App> Shard<A> {
                 Protocol::Plain => self.app.message(&mut self.engine, slot, Data::Text(text)),
             },
             Message::Binary(bytes) => match protocol {
-                Protocol::Plain if !self.app.plain_binary() => self.engine.close_with(
+                Protocol::Plain if !self.app.plain_binary() => self.engine.close_behind_with(
                     slot,
                     Reason::ProtocolViolation,
                     1003,
@@ -402,14 +391,12 @@ impl<A: App> Shard<A> {
                     conn.said_goodbye = said_goodbye;
                 }
                 let code = frame.map_or(1000, |frame| frame.code);
-                self.engine.close_with(slot, Reason::ClientLeft, code, "");
-                // Both closes are under way: nothing is waited for but the write.
-                self.engine.flush(slot);
-                self.engine.end_when_written(slot);
+                self.engine.end_behind(slot, Ending::Close(code));
                 return Next::Stop;
             }
         }
         match self.engine.conns.get(slot) {
+            Some(conn) if !conn.paused && self.has_enough() => Next::Later,
             Some(conn) if !conn.paused => Next::Go,
             _ => Next::Stop,
         }
@@ -419,7 +406,7 @@ impl<A: App> Shard<A> {
     fn packet(&mut self, slot: Slot, text: &str) {
         match engineio::decode_text(text) {
             Ok(packet) => self.engineio_packet(slot, packet),
-            Err(_) => self.engine.close(slot, Reason::ProtocolViolation),
+            Err(_) => self.engine.close_behind(slot, Reason::ProtocolViolation),
         }
     }
 
@@ -431,9 +418,9 @@ impl<A: App> Shard<A> {
                 .app
                 .message(&mut self.engine, slot, Data::Binary(&bytes)),
             Packet::Pong(_) => self.pong(slot),
-            Packet::Close => self.engine.close(slot, Reason::ClientLeft),
+            Packet::Close => self.engine.close_behind(slot, Reason::ClientLeft),
             // Only servers ping in protocol 4.
-            Packet::Ping(_) => self.engine.close(slot, Reason::ProtocolViolation),
+            Packet::Ping(_) => self.engine.close_behind(slot, Reason::ProtocolViolation),
             // Without meaning once the session is open; the reference ignores them.
             Packet::Open(_) | Packet::Upgrade | Packet::Noop => {
                 self.app.pinged(&mut self.engine, slot);

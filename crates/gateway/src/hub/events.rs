@@ -132,7 +132,7 @@ impl Hub {
         let far = *meter.refused == u16::MAX || limit.is_far_over(u32::from(*meter.refused));
         self.metrics.rate_limited_events.add(1);
         if far {
-            engine.close(slot, Reason::RateLimited);
+            engine.close_behind(slot, Reason::RateLimited);
         }
         Err(EventError::rate_limited(wait))
     }

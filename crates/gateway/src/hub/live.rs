@@ -37,7 +37,7 @@ impl Hub {
         let first = matches!(frame, ClientFrame::Auth { .. } | ClientFrame::Ping { .. });
         if link.sockets.is_empty() && !first {
             let (reason, code) = (Reason::AuthFailed, Code::AuthRequired);
-            engine.close_with(slot, reason, reason.close_code(), code.as_str());
+            engine.close_behind_with(slot, reason, reason.close_code(), code.as_str());
             return;
         }
         if !self.may_say(engine, slot, &frame) {
@@ -128,7 +128,7 @@ impl Hub {
         };
         link.violations += 1;
         if link.violations > MAX_VIOLATIONS {
-            engine.close(slot, Reason::ProtocolViolation);
+            engine.close_behind(slot, Reason::ProtocolViolation);
             return;
         }
         let error = EventError::new(Code::ProtocolViolation, message.to_owned());

@@ -50,7 +50,7 @@ impl Hub {
             _ => None,
         };
         if fine.is_none() {
-            engine.close(slot, Reason::ProtocolViolation);
+            engine.close_behind(slot, Reason::ProtocolViolation);
         }
     }
 
@@ -186,7 +186,7 @@ impl Hub {
                 }
             }
             _ if error == MessageError::TooDeep => return None,
-            _ => engine.close(slot, Reason::PayloadTooLarge),
+            _ => engine.close_behind(slot, Reason::PayloadTooLarge),
         }
         Some(())
     }
@@ -307,7 +307,7 @@ impl Hub {
         }
         // Coming and going costs a verification and tells everybody each time.
         if self.count_join(engine, slot, None).is_err() {
-            engine.close(slot, Reason::RateLimited);
+            engine.close_behind(slot, Reason::RateLimited);
             return Some(());
         }
         let link = self.link(slot)?;

@@ -223,3 +223,52 @@ pub fn frame_boundary(bytes: &[u8], written: usize) -> usize {
     }
     at
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Decoder, Message};
+    use super::*;
+
+    /// Lengths on either side of those at which a header grows.
+    const LENGTHS: [usize; 10] = [0, 1, 124, 125, 126, 127, 65_534, 65_535, 65_536, 65_537];
+
+    #[test]
+    fn a_frame_is_right_whatever_length_was_expected_of_it() {
+        for before in [0, 1] {
+            let mut earlier = Vec::new();
+            for _ in 0..before {
+                push_frame(OpCode::Binary, b"earlier", &mut earlier);
+            }
+            for len in LENGTHS {
+                let payload: Vec<u8> = (0..len).map(|at| b'a' + (at % 23) as u8).collect();
+                let mut right = earlier.clone();
+                push_frame(OpCode::Text, &payload, &mut right);
+                for expected in LENGTHS {
+                    let mut out = earlier.clone();
+                    push_frame_with(OpCode::Text, expected, &mut out, |out| {
+                        out.extend_from_slice(&payload);
+                    });
+                    assert!(out == right, "{len} bytes, {expected} expected");
+                }
+                assert_eq!(decoded(&mut right), (before, payload));
+            }
+        }
+    }
+
+    /// How many binary messages there are before the text, and the text.
+    fn decoded(mut frames: &mut [u8]) -> (usize, Vec<u8>) {
+        let mut decoder = Decoder::default();
+        let mut before = 0;
+        loop {
+            match decoder.decode_extended(&mut frames, Role::Client, false, usize::MAX) {
+                Ok(Some(Message::Binary(_))) => before += 1,
+                Ok(Some(Message::Text(text))) => {
+                    let text = text.as_bytes().to_vec();
+                    assert!(frames.is_empty());
+                    return (before, text);
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+}

@@ -1,6 +1,7 @@
 //! A shard from its peers' side, on the harness.
 
 mod arrivals;
+mod backlog;
 mod ends;
 mod fairness;
 mod liveness;

@@ -2,8 +2,9 @@
 
 use super::*;
 use heartline_core::policy::Limit;
+use serde_json::value::RawValue;
 
-use crate::{EventError, Json};
+use crate::{All, Args, EventError, Json};
 
 /// Handlers of an app that take their time.
 fn app(builder: GatewayBuilder) -> GatewayBuilder {
@@ -310,4 +311,91 @@ fn an_answer_at_once_waits_for_no_mailbox_and_costs_no_handler_its_place() {
     assert_eq!(ann.hears(), [r#"431["plain"]"#]);
     world.run(ms(2_010));
     assert_eq!(ann.hears(), [r#"432["worked"]"#, r#"433["plain"]"#]);
+}
+
+#[test]
+fn whoever_ends_gets_the_answers_first_whatever_else_waits() {
+    type End = (fn(&mut Peer), &'static [&'static str]);
+    let ends: [End; 4] = [
+        (Peer::end, &["end"]),
+        (|peer| peer.close(1000), &["close 1000", "end"]),
+        (|peer| peer.text("4?"), &["close 1008"]),
+        (|peer| peer.raw(b"\x81\x02hi"), &["close 1002", "end"]),
+    ];
+    for (end, told) in ends {
+        let mut world = World::with(config(), speakers);
+        let mut bob = world.socketio("user=bob");
+        let mut ann = world.socketio("user=ann");
+        let mut lea = world.live("user=lea");
+        // What it says stands in the mailbox when the others are heard.
+        bob.says(r#"421["emit"]"#);
+        ann.says(r#"421["nobody"]"#);
+        lea.says(r#"{"type":"emit","event":"nobody","id":1}"#);
+        end(&mut ann.0);
+        end(&mut lea.0);
+        world.settle();
+        assert_eq!(bob.hears().len(), 2);
+        let heard = ann.hears();
+        assert!(heard[0].contains("NOT_IMPLEMENTED"), "{heard:?}");
+        assert_eq!(heard[1..], *told);
+        // To a live client that is one frame which fits nothing, and no end.
+        if told != ["close 1008"] {
+            let heard = lea.hears();
+            assert!(heard[0].contains("not-implemented"), "{heard:?}");
+            assert_eq!(heard[1..], *told);
+        }
+    }
+}
+
+#[test]
+fn refusals_of_one_payload_are_as_many_as_fit_what_may_wait_for_its_client() {
+    let limited = config_with(|root| {
+        root.limits.events = Some(Limit {
+            count: 5_000,
+            window: seconds(1_000),
+        });
+    });
+    let mut world = World::new(limited);
+    let ann = world.polling("user=ann");
+    // As many as would be far over the limit, did it come to that.
+    let mut post = world
+        .harness
+        .post(ann, &[r#"42["x"]"#; 75_500].join("\u{1e}"));
+    world.settle();
+    assert!(post.answer().is_some());
+    let slow = r#"heartline_disconnects_total{reason="slow_consumer"}"#;
+    assert_eq!(world.metric(slow), 1);
+    let refused = world.metric("heartline_rate_limited_total{limit=\"events\"}");
+    assert!(refused < 40_000, "{refused} refusals");
+}
+
+#[test]
+fn arguments_that_were_written_with_room_in_them_are_no_others_for_that() {
+    for (written, socketio, live) in [
+        ("[]", "", "null"),
+        ("[ ]", "", "null"),
+        ("[\t\n]", "", "null"),
+        ("[ 1 ]", "1", "1"),
+        ("[ 1,2\n]", "1,2", "[1,2]"),
+    ] {
+        let mut world = World::with(config(), |builder| {
+            builder.on("ask", move |socket: Socket| async move {
+                let value: Box<RawValue> = serde_json::from_str(written).unwrap();
+                socket.emit_args("said", &Args::many(&value)?)?;
+                Ok::<_, EventError>(All(value))
+            })
+        });
+        let mut ann = world.socketio("user=ann");
+        let heard = world.ask(&mut ann, r#"421["ask"]"#);
+        let said = match socketio {
+            "" => r#"42["said"]"#.into(),
+            args => format!(r#"42["said",{args}]"#),
+        };
+        assert_eq!(heard, [said, format!("431[{socketio}]")]);
+        let mut bob = world.live("user=bob");
+        let heard = world.ask(&mut bob, r#"{"type":"emit","event":"ask","id":1}"#);
+        let said = format!(r#"{{"type":"said","data":{live}}}"#);
+        let ack = format!(r#"{{"type":"ack","id":1,"data":{live}}}"#);
+        assert_eq!(heard, [said, ack]);
+    }
 }

@@ -798,7 +798,9 @@ fn events_over_the_limit_are_refused_until_there_is_room_and_far_over_it_is_the_
         ann.says(ping);
     }
     assert_eq!(world.ask(&mut ann, "3").len(), 98);
-    assert_eq!(world.ask(&mut ann, ping), ["close 4429"]);
+    let last = world.ask(&mut ann, ping);
+    assert!(last[0].contains(r#""code":"RATE_LIMITED""#), "{last:?}");
+    assert_eq!(last[1..], ["close 4429"]);
     assert_eq!(world.farewells(), ["ann rate_limited user:ann"]);
 }
 
