@@ -12,6 +12,7 @@ pub mod bounded;
 pub mod entries;
 pub mod line;
 pub mod message;
+pub mod misfit;
 pub mod namespaces;
 pub mod policy;
 pub mod presence;

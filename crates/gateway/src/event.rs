@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use heartline_core::message::{Message, MessageError, check};
+use heartline_core::misfit::in_words;
 use heartline_core::rooms::RoomError;
 use heartline_wire::codes::Code;
 use heartline_wire::json;
@@ -127,28 +128,6 @@ impl ConnectRefused {
 
 /// Longest explanation of what does not fit, characters.
 const MAX_WHY: usize = 200;
-
-/// What serde says of data that does not fit, without what means nothing to who sent it: the
-/// names of types, and a place in a text that may never have been sent so.
-fn in_words(why: &str) -> String {
-    let why = why.rsplit_once(" at line ").map_or(why, |(why, _)| why);
-    if why.starts_with("data did not match any variant of untagged enum") {
-        return "a value is of none of the kinds that it may be".to_owned();
-    }
-    let Some((what, wanted)) = why.rsplit_once("expected ") else {
-        return why.to_owned();
-    };
-    let wanted = match wanted.split(' ').next().unwrap_or_default() {
-        "struct" | "map" => "an object",
-        "a" if wanted == "a sequence" => "a list",
-        "sequence" | "tuple" => "a list",
-        "u8" | "u16" | "u32" | "u64" | "usize" => "a whole number of at least 0",
-        "i8" | "i16" | "i32" | "i64" | "isize" => "a whole number",
-        "f32" | "f64" => "a number",
-        _ => wanted,
-    };
-    format!("{what}expected {wanted}")
-}
 
 /// Why an event was refused. It becomes the acknowledgement
 /// `{ ok: false, error, code }`, or, where none was asked for, the event
@@ -284,8 +263,9 @@ impl From<MessageError> for EventError {
     }
 }
 
-/// Longest `tempId`, bytes.
-const MAX_TEMP_ID: usize = 128;
+/// Longest `tempId` that a refusal repeats, bytes: also one with which no message is taken is
+/// named, that its sender knows what was refused, and a much longer one was never meant so.
+const MAX_TEMP_ID: usize = 4096;
 
 /// The `tempId` of an event's first argument: a text, or a number as one.
 pub(crate) fn temp_id(args: &str) -> Option<String> {

@@ -292,10 +292,17 @@ async fn an_id_that_is_none_is_refused_and_not_left_out() {
             client.send(&format!(r#"421["{event}",{data}]"#)).await;
             let ack = client.hear("431[").await;
             assert!(ack.contains("INVALID_DATA"), "{event} {temp_id}: {ack}");
+            // Whoever waits for an answer knows it by its tempId.
+            let is_named = ack.contains(&format!(r#""tempId":{temp_id}"#));
+            assert_eq!(
+                is_named,
+                temp_id.starts_with('"'),
+                "{event} {temp_id}: {ack}"
+            );
         }
     }
     let mut client = socketio(&address, "writer").await;
-    for temp_id in ["null", "7", "\"t\""] {
+    for temp_id in ["null", "7", "\"t\"", "\"\""] {
         let data = format!(r#"{{"content":"hi","tempId":{temp_id}}}"#);
         client.send(&format!(r#"421["chat:send",{data}]"#)).await;
         let ack = client.hear("431[").await;
@@ -307,6 +314,14 @@ async fn an_id_that_is_none_is_refused_and_not_left_out() {
         client.send(&format!(r#"421["chat:send",{data}]"#)).await;
         let ack = client.hear("431[").await;
         assert!(ack.contains("INVALID_ROOM"), "{room}: {ack}");
+    }
+    let mut client = socketio(&address, "another").await;
+    for id in ["true", "[]", "{\"id\":1}", "\"\""] {
+        let data = format!(r#"{{"content":"hi","conversationId":{id}}}"#);
+        client.send(&format!(r#"421["message:send",{data}]"#)).await;
+        let ack = client.hear("431[").await;
+        assert!(ack.contains("INVALID_ROOM"), "{id}: {ack}");
+        assert!(ack.contains("conversationId must be"), "{id}: {ack}");
     }
 }
 
@@ -333,6 +348,8 @@ async fn what_does_not_fit_is_said_in_words_of_the_sender() {
             "expected a whole number",
         ),
         (r#"["presence:get",{"users":"x"}]"#, "expected a list"),
+        (r#"["inbox:get",{"limit":-1}]"#, "a whole number from 0 to "),
+        (r#"["inbox:get",{"cursor":"1.\u0000"}]"#, "cursor is none"),
     ] {
         client.send(&format!("421{event}")).await;
         let ack = client.hear("431[").await;

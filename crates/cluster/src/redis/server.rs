@@ -97,11 +97,17 @@ impl<'a> Url<'a> {
         if !matches!(family, "redis" | "rediss" | "valkey" | "valkeys") {
             return Err(bad("unknown scheme"));
         }
-        let (credentials, place) = rest.split_at(rest.rfind('@').map_or(0, |at| at + 1));
+        // An @ behind the authority is none before a host (RFC 3986 §3.2).
+        let authority = &rest[..rest.find(['/', '?', '#']).unwrap_or(rest.len())];
+        let (credentials, place) = rest.split_at(authority.rfind('@').map_or(0, |at| at + 1));
         let query = place.split_once('?').map(|(_, query)| query);
-        if query.is_some_and(|query| !query.starts_with("protocol=")) {
+        let is_known = |pair: &str| pair.starts_with("protocol=");
+        if query.is_some_and(|query| !query.split('&').all(is_known)) || place.contains('#') {
             // It would be dropped without a word, be it a password.
-            return Err(bad("a ?, and what comes behind it, has no meaning there"));
+            return Err(bad(
+                "a ? or #, and what comes behind it, has no meaning there (in a password they are \
+                 written %3F and %23)",
+            ));
         }
         Ok(Url {
             family,
@@ -650,6 +656,10 @@ mod tests {
             "redis://:hunter2@a/x",
             "redis://a/-1",
             "redis://a?password=hunter2",
+            "redis://a:1?password=hunter2@x",
+            "redis://a?protocol=resp3&password=hunter2",
+            "redis://a#hunter2",
+            "redis://u:hunter2#x@a",
             "redis+sentinel://a:1/m?sentinel_password=hunter2",
             "redis+cluster://a:1,b:2?password=hunter2",
             "redis+sentinel://a:1",

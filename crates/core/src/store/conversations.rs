@@ -19,6 +19,9 @@ pub const MAX_INBOX: usize = 100;
 /// Conversations in one part of an inbox, if nothing is said of it.
 pub const INBOX: usize = 50;
 
+/// Longest conversation's id, bytes: as long as a room's name at most.
+const MAX_ID: usize = 256;
+
 /// How somebody came to be a member; the later one is the stronger.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Membership {
@@ -93,9 +96,14 @@ impl InboxPlace {
         format!("{}.{}", self.at, self.conversation_id)
     }
 
-    /// What a client brings back.
+    /// What a client brings back; `None` for what is no cursor. No conversation's id has a
+    /// control character in it, nor do all databases take each.
     pub fn parse(cursor: &str) -> Option<InboxPlace> {
         let (at, conversation_id) = cursor.split_once('.')?;
+        let is_length = (1..=MAX_ID).contains(&conversation_id.len());
+        if !is_length || conversation_id.contains(char::is_control) {
+            return None;
+        }
         // Databases have no larger numbers.
         let at = at.parse().ok().filter(|at| *at <= i64::MAX as u64)?;
         Some(InboxPlace {
@@ -220,4 +228,31 @@ pub trait Conversations: Send + Sync + 'static {
 
     /// A part of the conversations that a user is a member of.
     fn inbox(&self, query: InboxQuery) -> BoxFuture<Result<Inbox, StoreError>>;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_cursor_of_an_inbox_is_known_as_such() {
+        for good in ["1.a", "0.a.b", "9223372036854775807.ü"] {
+            let place = InboxPlace::parse(good).expect(good);
+            assert_eq!(place.cursor(), good);
+        }
+        let long = format!("1.{}", "a".repeat(257));
+        for bad in [
+            "",
+            "1",
+            "1.",
+            ".a",
+            "x.a",
+            "1.\0",
+            "1.a\n",
+            "9223372036854775808.a",
+            &long,
+        ] {
+            assert_eq!(InboxPlace::parse(bad), None, "{bad:?}");
+        }
+    }
 }

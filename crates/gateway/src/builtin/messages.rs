@@ -31,6 +31,8 @@ pub(super) struct Draft {
     room: Option<String>,
     content: Option<String>,
     temp_id: Option<String>,
+    /// A `conversationId` came that is no id.
+    has_other_conversation: bool,
     /// A `room` came that is no name of one.
     has_other_room: bool,
     /// A `tempId` came by which no message can be known again.
@@ -51,9 +53,11 @@ impl FromEvent for Draft {
         else {
             return Ok(Draft::default());
         };
-        let (conversation, _) = id(raw.conversation_id);
+        let (conversation, has_other_conversation) = id(raw.conversation_id);
         let (room, has_other_room) = id(raw.room);
-        let (temp_id, has_other_temp_id) = id(raw.temp_id);
+        // What a form has before anything is put there is no tempId.
+        let is_text = |id: &serde_json::Value| id.as_str() != Some("");
+        let (temp_id, has_other_temp_id) = id(raw.temp_id.filter(is_text));
         let content = match raw.content {
             Some(serde_json::Value::String(text)) => Some(text),
             _ => None,
@@ -66,6 +70,7 @@ impl FromEvent for Draft {
             room,
             content,
             temp_id: temp_id.filter(fits),
+            has_other_conversation,
             has_other_room,
             has_other_temp_id: has_other_temp_id || !temp_id_fits,
         })
@@ -153,8 +158,11 @@ async fn check_message(socket: &Socket, draft: Draft) -> Result<Checked, EventEr
     let sender = sender(socket, channel.as_ref(), draft.temp_id.as_deref())?;
     misfit?;
     let content = text_of(draft.content, MAX_MESSAGE)?;
-    let missing = || EventError::new(Code::InvalidRoom, "conversationId is missing");
-    let channel = channel.ok_or_else(missing)?;
+    let why = match draft.has_other_conversation {
+        true => "conversationId must be text that is not empty, or a number",
+        false => "conversationId is missing",
+    };
+    let channel = channel.ok_or_else(|| EventError::new(Code::InvalidRoom, why))?;
     let room = rooms::of_conversation(channel.name());
     socket.may_join(&room).await?;
     socket.may_publish(&room).await?;

@@ -17,9 +17,8 @@ use super::connections::Part;
 use super::problem::Problem;
 use super::state::State;
 use super::strict::{Known, Named};
+use crate::auth::jwt::{MAX_ID, is_id};
 
-/// Longest id of a user, bytes: no token has a longer one.
-const MAX_ID: usize = 256;
 /// Most users in one request.
 const MAX_USERS: usize = 1000;
 
@@ -49,7 +48,7 @@ pub(super) async fn messages(
         return Err(bad("limit must be between 1 and 200"));
     }
     let query = HistoryQuery {
-        tenant: wanted.tenant_id.map(Into::into),
+        tenant: checked("tenantId", wanted.tenant_id)?.map(Into::into),
         channel: Channel::Conversation(conversation(&id)?.to_owned()),
         from,
         limit,
@@ -98,7 +97,7 @@ pub(super) async fn members(
     of: Result<Query<Of>, QueryRejection>,
 ) -> Result<Json<Value>, Problem> {
     let (cursor, limit) = part?.0.split()?;
-    let tenant = of?.0.tenant_id;
+    let tenant = checked("tenantId", of?.0.tenant_id)?;
     let (tenant, id) = (tenant.as_deref(), conversation(&id)?);
     let page = state
         .gateway
@@ -129,23 +128,44 @@ pub(super) struct Users {
     which: Which,
 }
 
+/// An id, if there is one and a token could have it.
+pub(super) fn checked(name: &str, id: Option<String>) -> Result<Option<String>, Problem> {
+    match id.as_deref().is_none_or(is_id) {
+        true => Ok(id),
+        false => Err(Problem::new(
+            StatusCode::BAD_REQUEST,
+            format!(
+                "{name} must be an id of 1 to {MAX_ID} bytes and whole characters, none of them a \
+                 control character"
+            ),
+        )),
+    }
+}
+
+/// The key of a user.
+pub(super) fn key(
+    user_id: String,
+    user_type: Option<String>,
+    tenant_id: Option<String>,
+) -> Result<Arc<UserKey>, Problem> {
+    let user_id = checked("A user's id", Some(user_id))?.unwrap_or_default();
+    Ok(Arc::new(UserKey {
+        tenant_id: checked("tenantId", tenant_id)?.map(Into::into),
+        user_id: user_id.into(),
+        user_type: checked("userType", user_type)?.map(Into::into),
+    }))
+}
+
 /// The keys of users.
 fn keys(users: Vec<String>, which: &Which) -> Result<Vec<Arc<UserKey>>, Problem> {
-    let is_id = |user: &String| (1..=MAX_ID).contains(&user.len());
-    if users.len() > MAX_USERS || !users.iter().all(is_id) {
+    if users.len() > MAX_USERS {
         return Err(Problem::new(
             StatusCode::BAD_REQUEST,
-            "Name at most 1000 users at once, each by an id of 1 to 256 bytes",
+            "Name at most 1000 users at once",
         ));
     }
-    let key = |user: String| {
-        Arc::new(UserKey {
-            tenant_id: which.tenant_id.as_deref().map(Into::into),
-            user_id: user.into(),
-            user_type: which.user_type.as_deref().map(Into::into),
-        })
-    };
-    Ok(users.into_iter().map(key).collect())
+    let key = |user| key(user, which.user_type.clone(), which.tenant_id.clone());
+    users.into_iter().map(key).collect()
 }
 
 async fn add_all(
@@ -216,4 +236,27 @@ pub(super) async fn remove_member(
 ) -> Result<Json<Value>, Problem> {
     let Path((id, user)) = path?;
     remove_all(&state, &id, keys(vec![user], &which?.0)?).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_that_no_token_may_have_is_refused() {
+        let long = "i".repeat(257);
+        let is_refused = |user: &str, user_type: Option<&str>, tenant_id: Option<&str>| {
+            let which = Which {
+                tenant_id: tenant_id.map(ToOwned::to_owned),
+                user_type: user_type.map(ToOwned::to_owned),
+            };
+            keys(vec![user.to_owned()], &which).is_err()
+        };
+        assert!(!is_refused(&long[1..], Some("driver"), Some("t")));
+        for bad in ["", "a\n", "\u{7f}", &long] {
+            assert!(is_refused(bad, None, None), "{bad:?}");
+            assert!(is_refused("a", Some(bad), None), "{bad:?}");
+            assert!(is_refused("a", None, Some(bad)), "{bad:?}");
+        }
+    }
 }

@@ -8,12 +8,13 @@ use axum::extract::{Query, State as With};
 use axum::http::StatusCode;
 use heartline::auth::UserKey;
 use heartline::store::invites::{Invite, InviteQuery, MAX_LABEL, MAX_USES, NewInvite};
-use heartline::{Code, EventError};
+use heartline::{BadCursor, Code, EventError};
+use heartline_wire::invite;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::connections::Part;
-use super::conversations::{conversation, unavailable};
+use super::conversations::{checked, conversation, key, unavailable};
 use super::problem::Problem;
 use super::state::State;
 use super::strict::{Known, Named};
@@ -79,7 +80,7 @@ pub(super) async fn create(
         return Err(bad("label has at most 200 bytes, and createdBy 256"));
     }
     let new = NewInvite {
-        tenant_id: wanted.tenant_id.map(Into::into),
+        tenant_id: checked("tenantId", wanted.tenant_id)?.map(Into::into),
         conversation_id: conversation(&wanted.conversation_id)?.to_owned(),
         created_by: wanted.created_by,
         created_at: now,
@@ -99,6 +100,14 @@ pub(super) struct Which {
     conversation_id: Option<String>,
 }
 
+/// The code of the last invite of the part before.
+fn cursor(text: String) -> Result<String, Problem> {
+    match invite::parse(&text).as_ref() == Some(&text) {
+        true => Ok(text),
+        false => Err(BadCursor.into()),
+    }
+}
+
 pub(super) async fn list(
     With(state): With<State>,
     part: Result<Query<Part>, QueryRejection>,
@@ -106,8 +115,9 @@ pub(super) async fn list(
 ) -> Result<Json<Value>, Problem> {
     let (after, limit) = part?.0.split()?;
     let which = which?.0;
+    let after = after.map(cursor).transpose()?;
     let query = InviteQuery {
-        tenant_id: which.tenant_id.map(Into::into),
+        tenant_id: checked("tenantId", which.tenant_id)?.map(Into::into),
         conversation_id: which.conversation_id,
         after,
         limit: limit + 1,
@@ -157,6 +167,13 @@ pub(super) struct Joining {
     tenant_id: Option<String>,
 }
 
+impl Joining {
+    /// Who comes in.
+    fn user(self) -> Result<Arc<UserKey>, Problem> {
+        key(self.user_id, self.user_type, self.tenant_id)
+    }
+}
+
 /// Why somebody does not come in, as HTTP has it.
 fn refused(error: &EventError) -> Problem {
     let is = |code: Code| error.code() == code.as_str();
@@ -185,19 +202,52 @@ pub(super) async fn join(
     With(state): With<State>,
     Known(joining): Known<Joining>,
 ) -> Result<Json<Value>, Problem> {
-    if joining.user_id.is_empty() {
-        return Err(bad("userId is the id of a user"));
-    }
-    let user = Arc::new(UserKey {
-        tenant_id: joining.tenant_id.map(Into::into),
-        user_id: joining.user_id.into(),
-        user_type: joining.user_type.map(Into::into),
-    });
-    let welcome = state.gateway.join_by_invite(&joining.code, &user, None);
+    let code = joining.code.clone();
+    let user = joining.user()?;
+    let welcome = state.gateway.join_by_invite(&code, &user, None);
     let welcome = welcome.await.map_err(|error| refused(&error))?;
     Ok(Json(json!({
         "ok": true,
         "conversationId": welcome.conversation_id,
         "room": welcome.room,
     })))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_joins_is_somebody_whom_a_token_could_name() {
+        let is_let_in = |joining: Value| {
+            let joining: Joining = serde_json::from_value(joining).unwrap();
+            joining.user().is_ok()
+        };
+        assert!(is_let_in(
+            json!({ "code": "c", "userId": "7", "userType": "driver" })
+        ));
+        let long = "i".repeat(257);
+        for bad in ["", "a\n", "\u{7f}", &long] {
+            for joining in [
+                json!({ "code": "c", "userId": bad }),
+                json!({ "code": "c", "userId": "7", "userType": bad }),
+                json!({ "code": "c", "userId": "7", "tenantId": bad }),
+            ] {
+                assert!(!is_let_in(joining), "{bad:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_part_begins_behind_a_code() {
+        assert_eq!(cursor("k3Jd81LmQz".into()).unwrap(), "k3Jd81LmQz");
+        for bad in [
+            "x",
+            "a\n",
+            " k3Jd81LmQz",
+            "https://app.example/invite/k3Jd81LmQz",
+        ] {
+            assert!(cursor(bad.into()).is_err(), "{bad:?}");
+        }
+    }
 }

@@ -8,6 +8,7 @@ use axum::http::request::Parts;
 use axum::http::{Method, StatusCode, Uri};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use heartline_core::misfit::in_words;
 use heartline_wire::json::whole;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -160,7 +161,7 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Known<T> {
         let body = whole(body.get());
         check_members(&body, known)?;
         serde_json::from_str(&body).map(Known).map_err(|error| {
-            let why = error.to_string();
+            let why = in_words(&error.to_string());
             bad(format!("The body does not fit: {why:.MAX_WHY$}"))
         })
     }
@@ -255,6 +256,20 @@ mod tests {
     async fn half_a_character_is_replaced_as_it_is_for_clients() {
         let body: BTreeMap<String, String> = read(r#"{"data":"\ud83c"}"#.into()).await.unwrap();
         assert_eq!(body["data"], "\u{fffd}");
+    }
+
+    #[tokio::test]
+    async fn what_does_not_fit_is_said_in_words_of_the_sender() {
+        let body = r#"{"data":-1}"#;
+        let refused = read::<BTreeMap<String, u8>>(body.into()).await.unwrap_err();
+        assert!(
+            refused.contains("a whole number from 0 to 255"),
+            "{refused}"
+        );
+        assert!(
+            !refused.contains("u8") && !refused.contains(" at line "),
+            "{refused}"
+        );
     }
 
     #[tokio::test]

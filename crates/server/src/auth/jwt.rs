@@ -36,8 +36,8 @@ pub(crate) fn system_clock() -> u64 {
         .map_or(0, |since| since.as_secs())
 }
 
-/// Longest id in a token, bytes.
-const MAX_ID: usize = 256;
+/// Longest id of a user, a type, a tenant or a device, bytes.
+pub(crate) const MAX_ID: usize = 256;
 /// Longest token, bytes.
 const MAX_TOKEN: usize = 16 * 1024;
 /// Most patterns in one claim.
@@ -131,9 +131,9 @@ fn object(part: &str) -> Option<Map<String, Value>> {
     serde_json::from_str(&whole(&json)).ok()
 }
 
-/// Whether a claim may be an id: the ids of two users that differ by half characters would be
+/// Whether a text may be an id, in a claim or where the API is given one: the ids of two users that differ by half characters would be
 /// one, and what has a control character is no room's name, nor kept by every database.
-fn is_id(text: &str) -> bool {
+pub(crate) fn is_id(text: &str) -> bool {
     let is_foreign = |c: char| c == char::REPLACEMENT_CHARACTER || c.is_control();
     (1..=MAX_ID).contains(&text.len()) && !text.contains(is_foreign)
 }

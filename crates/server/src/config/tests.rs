@@ -95,6 +95,28 @@ fn what_is_shown_can_be_read_again_and_is_the_same() {
 }
 
 #[test]
+fn what_is_shown_in_place_of_a_secret_is_not_taken_for_it() {
+    for given in [
+        "admin.token=0123456789abcdef0123456789abcdef",
+        "auth.jwt.secret=0123456789abcdef0123456789abcdef",
+        "auth.jwt.jwks_url=https://u:p@idp.example/keys",
+        "auth.jwt.jwks_url=https://idp.example/keys?api%5Fkey=s",
+        "auth.jwt.jwks_url=https://idp.example/keys#s",
+        "cluster.url=redis://u:p@h:1",
+    ] {
+        let shown = set(&[given]).unwrap_or_else(|errors| panic!("{given}: {errors}"));
+        let shown = shown.show();
+        let again = file(&shown).err().map(|errors| errors.to_string());
+        let key = given.split('=').next().unwrap_or_default();
+        let says = format!("{key} has the mask that `config show` prints");
+        let again = again.unwrap_or_else(|| panic!("it was accepted: {shown}"));
+        assert!(again.contains(&says), "{again}");
+    }
+    // Where no secret is, a text may be as it likes.
+    assert!(set(&["auth.jwt.issuer=https://********.example/********"]).is_ok());
+}
+
+#[test]
 fn who_may_join_and_write_by_default_is_one_of_two_words() {
     use heartline::config::RoomsDefault;
     let cases: [(&[&str], RoomsDefault); 3] = [

@@ -29,10 +29,23 @@ fn check_names(given: &All, errors: &mut Vec<String>) {
     }
 }
 
+/// Whether what `config show` prints in place of secrets stands where it would be taken for one.
+fn check_masks(given: &All, errors: &mut Vec<String>) {
+    for (name, Sourced { origin, value }) in given {
+        if find(name).is_some_and(|key| key.is_masked(value)) {
+            errors.push(format!(
+                "{name} has the mask that `config show` prints in place of a secret: write the \
+                 secret itself, or leave the key out (from {origin})"
+            ));
+        }
+    }
+}
+
 /// What the values mean, one by one.
 pub(super) fn understand(given: &All, errors: &mut Vec<String>) -> Settings {
     let mut settings = Settings::default();
     check_names(given, errors);
+    check_masks(given, errors);
     let mut wrong = |name: &str, origin: &str, what: String| {
         errors.push(format!("{name} {what} (from {origin})"));
     };

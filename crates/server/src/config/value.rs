@@ -23,31 +23,77 @@ fn written(value: &Value, form: &str) -> Result<String, Wrong> {
     text(value).map_err(|_| format!("must be {form}"))
 }
 
-/// A URL without what in it is for nobody else's eyes: what stands before the `@`, and what its
-/// query has under a name that says so. `None` if it is no URL.
+/// What is shown in place of a secret.
+pub(super) const MASK: &str = "********";
+
+/// A URL without what in it is for nobody else's eyes: what stands before the `@` of its
+/// authority, what its query has under a name that says so or under none, and its fragment. `None`
+/// if it is no URL.
 pub(super) fn masked_url(text: &str) -> Option<String> {
-    const MASK: &str = "********";
+    with_secrets(text, |_| MASK.to_owned())
+}
+
+/// Whether one of those parts of a URL has been masked already.
+pub(super) fn is_masked_url(text: &str) -> bool {
+    let mut is_masked = false;
+    let _ = with_secrets(text, |secret| {
+        is_masked |= secret.contains(MASK);
+        String::new()
+    });
+    is_masked
+}
+
+/// A URL with something else in place of each part that is a secret.
+fn with_secrets(text: &str, mut shown: impl FnMut(&str) -> String) -> Option<String> {
     let (scheme, rest) = text.split_once("://")?;
-    let place = match rest.rsplit_once('@') {
-        Some((_, place)) => format!("{MASK}@{place}"),
-        None => rest.to_owned(),
+    // The crate that speaks with PostgreSQL takes all before the @ for user and password, a slash
+    // as well.
+    let ends: &[char] = match scheme.starts_with("postgres") {
+        true => &['?'],
+        false => &['/', '?', '#'],
     };
-    let Some((place, query)) = place.split_once('?') else {
-        return Some(format!("{scheme}://{place}"));
+    let (authority, rest) = rest.split_at(rest.find(ends).unwrap_or(rest.len()));
+    let mut url = format!("{scheme}://");
+    match authority.rsplit_once('@') {
+        Some((who, place)) => url += &format!("{}@{place}", shown(who)),
+        None => url += authority,
+    }
+    let (rest, fragment) = rest
+        .split_once('#')
+        .map_or((rest, None), |(rest, fragment)| (rest, Some(fragment)));
+    let (path, query) = rest
+        .split_once('?')
+        .map_or((rest, None), |(path, query)| (path, Some(query)));
+    url += path;
+    // The place of an invite's code is no secret.
+    let mut shown = |part: &str| match part.is_empty() || part.contains("{code}") {
+        true => part.to_owned(),
+        false => shown(part),
     };
-    let is_secret = |name: &str| {
+    if let Some(query) = query {
+        let pairs = query.split('&').map(|pair| match pair.split_once('=') {
+            Some((name, value)) if is_secret(name) => format!("{name}={}", shown(value)),
+            Some(_) => pair.to_owned(),
+            None => shown(pair),
+        });
+        let pairs: Vec<String> = pairs.collect();
+        url += &format!("?{}", pairs.join("&"));
+    }
+    if let Some(fragment) = fragment {
+        url += &format!("#{}", shown(fragment));
+    }
+    Some(url)
+}
+
+/// Whether a query's parameter of this name, as it is written there, is for nobody else's eyes.
+fn is_secret(name: &str) -> bool {
+    let words = [
+        "pass", "pwd", "secret", "token", "key", "auth", "sig", "cred",
+    ];
+    form_urlencoded::parse(name.as_bytes()).any(|(name, _)| {
         let name = name.to_ascii_lowercase();
-        let words = [
-            "pass", "pwd", "secret", "token", "key", "auth", "sig", "cred",
-        ];
         words.iter().any(|word| name.contains(word))
-    };
-    let masked = |pair: &str| match pair.split_once('=') {
-        Some((name, _)) if is_secret(name) => format!("{name}={MASK}"),
-        _ => pair.to_owned(),
-    };
-    let query: Vec<String> = query.split('&').map(masked).collect();
-    Some(format!("{scheme}://{place}?{}", query.join("&")))
+    })
 }
 
 /// `off`, `false`, or no text at all.
@@ -257,7 +303,21 @@ mod tests {
     fn a_url_is_shown_without_what_is_secret_in_it() {
         for (given, shown) in [
             ("redis://u:p@h:1/0", "redis://********@h:1/0"),
-            ("redis://u:p@w?x@h:1", "redis://********@h:1"),
+            ("redis://u:p@w?x@h:1", "redis://********@w?********"),
+            (
+                "https://idp/keys?tenant=a@b&api_key=S3CRET",
+                "https://idp/keys?tenant=a@b&api_key=********",
+            ),
+            (
+                "https://u:p@idp/k/a@b?api%5Fk%65y=s&p%61ss=s",
+                "https://********@idp/k/a@b?api%5Fk%65y=********&p%61ss=********",
+            ),
+            ("https://idp/k#access_token=s", "https://idp/k#********"),
+            (
+                "https://app/join?token={code}#{code}",
+                "https://app/join?token={code}#{code}",
+            ),
+            ("postgres://u:p/w#x@h/d", "postgres://********@h/d"),
             ("redis://h:1?password=p", "redis://h:1?password=********"),
             (
                 "https://h/k?kid=1&access_token=t&sslpassword=p",

@@ -4,7 +4,7 @@ use heartline::config::NamespaceConfig;
 use toml::Value;
 
 use crate::config::settings::Settings;
-use crate::config::value::{Wrong, is_off, masked_url};
+use crate::config::value::{MASK, Wrong, is_masked_url, is_off, masked_url};
 
 /// Puts a value where it belongs.
 pub(crate) enum Apply {
@@ -29,11 +29,20 @@ impl Key {
     /// A value as it may be shown.
     pub(crate) fn masked(&self, value: &Value) -> String {
         if self.secret && !is_off(value) {
-            return "\"********\"".into();
+            return format!("\"{MASK}\"");
         }
         match value.as_str().and_then(masked_url) {
             Some(url) => Value::from(url).to_string(),
             None => value.to_string(),
+        }
+    }
+
+    /// Whether a value is, or holds, what [`masked`](Self::masked) gives in place of a secret.
+    pub(crate) fn is_masked(&self, value: &Value) -> bool {
+        match value {
+            Value::String(text) => (self.secret && text.trim() == MASK) || is_masked_url(text),
+            Value::Array(items) => items.iter().any(|item| self.is_masked(item)),
+            _ => false,
         }
     }
 }
