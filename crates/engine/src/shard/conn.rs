@@ -3,6 +3,7 @@
 use heartline_wire::id::Slot;
 use heartline_wire::reason::Reason;
 use heartline_wire::time::Micros;
+use heartline_wire::ws;
 
 use crate::shard::frames::Framing;
 use crate::shard::heartbeat::Heartbeat;
@@ -117,6 +118,31 @@ impl Conn {
             (_, Protocol::Plain) => TransportName::Live,
         }
     }
+}
+
+/// What a peer has done that ends its connection.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Ending {
+    /// It has ended its half of the stream.
+    Half,
+    /// It broke the framing: nothing that follows can be understood.
+    Broken(ws::Error),
+    /// It has sent a close frame with this code.
+    Close(u16),
+    /// It has said what nobody may say, or its goodbye.
+    Said {
+        reason: Reason,
+        code: u16,
+        text: &'static str,
+    },
+}
+
+/// The same with the connection, by slot and generation.
+#[derive(Debug)]
+pub(crate) struct PeerEnds {
+    pub(crate) slot: Slot,
+    pub(crate) generation: u32,
+    pub(crate) ending: Ending,
 }
 
 /// The connections of a shard by slot. Slots are used again, lowest cost first;

@@ -7,7 +7,7 @@ use heartline_wire::id::Slot;
 use heartline_wire::reason::Reason;
 use heartline_wire::ws;
 
-use crate::shard::conn::{Phase, Transport};
+use crate::shard::conn::{Ending, PeerEnds, Phase, Transport};
 use crate::shard::engine::Engine;
 use crate::shard::polling::{Farewell, Polling};
 use crate::shard::request::Reply;
@@ -20,31 +20,6 @@ const SLOW_CLOSE_WAIT: Duration = Duration::from_secs(15);
 /// How long a closed polling session waits for the GET that takes the news
 /// (Engine.IO's `closeTimeout`).
 const POLLING_CLOSE_WAIT: Duration = Duration::from_secs(30);
-
-/// What a peer has done that ends its connection.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum Ending {
-    /// It has ended its half of the stream.
-    Half,
-    /// It broke the framing: nothing that follows can be understood.
-    Broken(ws::Error),
-    /// It has sent a close frame with this code.
-    Close(u16),
-    /// It has said what nobody may say, or its goodbye.
-    Said {
-        reason: Reason,
-        code: u16,
-        text: &'static str,
-    },
-}
-
-/// The same with the connection, by slot and generation.
-#[derive(Debug)]
-pub(super) struct PeerEnds {
-    slot: Slot,
-    generation: u32,
-    ending: Ending,
-}
 
 impl Engine {
     /// Ends a connection for what its peer has said, as [`close`](Self::close) does, but behind

@@ -15,8 +15,7 @@ use mio::{Interest, Registry, Token};
 
 use crate::clock::Clock;
 use crate::random::{SecretSource, Spread};
-use crate::shard::conn::{Conn, Phase, Slab, Transport, TransportName};
-use crate::shard::ends::PeerEnds;
+use crate::shard::conn::{Conn, PeerEnds, Phase, Slab, Transport, TransportName};
 use crate::shard::frames::{Framer, Frames, Framing};
 use crate::shard::heartbeat::{Heartbeat, HeartbeatTiming};
 use crate::shard::outbound::{ConflationKey, Outbound};

@@ -10,8 +10,7 @@ use heartline_wire::reason::Reason;
 use heartline_wire::ws::{self, Message, OpCode, Role};
 
 use crate::app::{App, Data};
-use crate::shard::conn::{Phase, Transport};
-use crate::shard::ends::Ending;
+use crate::shard::conn::{Ending, Phase, Transport};
 use crate::shard::engine::Engine;
 use crate::shard::request::Protocol;
 use crate::shard::stream::{Stash, Stream};
