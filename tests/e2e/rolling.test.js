@@ -146,7 +146,7 @@ describe("shedding", { timeout: 180000 }, () => {
     const lives = await Promise.all(Array.from({ length: 8 }, (_, n) => live(one, `l${n}`)));
     const watcher = await io(two, "watcher");
     // Who has said nothing yet is no connection, and does not count.
-    const silent = Array.from({ length: 5 }, () => connect(new URL(one.url).port, "127.0.0.1"));
+    const silent = Array.from({ length: 5 }, () => connect(one.port, "127.0.0.1"));
     await Promise.all(silent.map((socket) => once(socket, "connect")));
     await until(async () => (await count(two, "n1")) === 30, "thirty connections");
     const answer = await shed(two, "n1", { share: 0.3, overMs: 1000 });
