@@ -12,6 +12,23 @@ use heartline_wire::handshake::Handshake;
 /// A boxed future that may move between threads.
 pub type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
+/// Longest id of a user, a type, a tenant or a device, bytes.
+pub const MAX_ID: usize = 256;
+
+/// Whether a text may be an id, wherever it comes from: 1 to [`MAX_ID`] bytes. The ids of two users
+/// that differ by half characters would be one, and what has a control character is no room's
+/// name, nor kept by every database.
+///
+/// ```
+/// use heartline_core::auth::is_id;
+/// assert!(is_id("ann") && is_id("7 🚀"));
+/// assert!(!is_id("") && !is_id("a\0") && !is_id("\u{fffd}"));
+/// ```
+pub fn is_id(text: &str) -> bool {
+    let is_foreign = |c: char| c == char::REPLACEMENT_CHARACTER || c.is_control();
+    (1..=MAX_ID).contains(&text.len()) && !text.contains(is_foreign)
+}
+
 /// A user within a tenant: what device policies, message limits and presence count by.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct UserKey {
@@ -43,6 +60,21 @@ pub struct Identity {
 }
 
 impl Identity {
+    /// Whether all of its ids may be ids ([`is_id`]).
+    pub fn has_ids(&self) -> bool {
+        let user = self.user.as_deref();
+        let of_user = user.map(|user| {
+            [
+                Some(&user.user_id),
+                user.user_type.as_ref(),
+                user.tenant_id.as_ref(),
+            ]
+        });
+        let others = [self.device_id.as_ref(), self.wallet_address.as_ref()];
+        let ids = of_user.into_iter().flatten().chain(others).flatten();
+        ids.into_iter().all(|id| is_id(id))
+    }
+
     /// The tenant, if any.
     pub fn tenant_id(&self) -> Option<&Arc<str>> {
         self.user.as_ref().and_then(|user| user.tenant_id.as_ref())

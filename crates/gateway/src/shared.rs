@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use heartline_core::auth::{Authenticator, Identity, UserKey};
+use heartline_core::auth::{AuthError, Authenticator, Credentials, Identity, MAX_ID, UserKey};
 use heartline_core::message::Message;
 use heartline_core::namespaces::NamespaceId;
 use heartline_core::rooms;
@@ -71,6 +71,25 @@ pub(crate) struct Shared {
 pub(crate) type OwnShared = Arc<Arc<Shared>>;
 
 impl Shared {
+    /// Who it is, as the authenticator says.
+    ///
+    /// # Errors
+    /// What it says; [`AuthError::Invalid`] of an identity that nobody may have ([`Identity::has_ids`]).
+    pub(crate) async fn authenticate(
+        &self,
+        credentials: Credentials,
+    ) -> Result<Identity, AuthError> {
+        let identity = self.authenticator.authenticate(credentials).await?;
+        if !identity.has_ids() {
+            tracing::warn!(
+                "the authenticator has given an id that is no id: 1 to {MAX_ID} bytes, none of them \
+                 a control character"
+            );
+            return Err(AuthError::Invalid);
+        }
+        Ok(self.tenants.intern_identity(identity))
+    }
+
     pub(crate) fn is_draining(&self) -> bool {
         *self.draining.borrow()
     }

@@ -622,9 +622,8 @@ impl Socket {
             handshake: None,
         };
         in_order::ask();
-        let identity = self.shared.authenticator.authenticate(credentials).await;
-        let identity = identity.map_err(|error| EventError::from(error.code()))?;
-        let mut identity = self.shared.tenants.intern_identity(identity);
+        let identity = self.shared.authenticate(credentials).await;
+        let mut identity = identity.map_err(|error| EventError::from(error.code()))?;
         if identity.user != self.identity.user || identity.user.is_none() {
             return Err(EventError::new(
                 Code::Forbidden,

@@ -13,7 +13,7 @@ use heartline::{
     Admitted, Args, Config, DeviceLimitReached, Event, EventError, FromEvent, Gateway, Json,
     Newcomer, Presence, RoomAddress, Socket, SocketAddress,
 };
-use support::{Client, DEADLINE, config, start, until};
+use support::{Client, DEADLINE, Names, config, start, until};
 use tokio::sync::Notify;
 
 mod support;
@@ -300,6 +300,25 @@ async fn who_leaves_during_authentication_leaves_no_ghost_and_early_events_wait(
     until(|| gateway.users_online() == 0).await;
     until(|| ended.load(Ordering::SeqCst) == 1).await;
     assert_eq!(gateway.sweep().await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_authenticator_of_an_app_gives_nobody_an_id_that_is_none() {
+    let (_gateway, address) = start(Gateway::builder(config()).authenticator(Names)).await;
+    let long = "a".repeat(257);
+    for (json, query) in [(r"a\u0000", "a%00"), (r"\n", "%0a"), (&*long, &*long)] {
+        let mut client = Client::open(&address).await;
+        client.send(&format!(r#"40{{"token":"{json}"}}"#)).await;
+        let refused = client.next().await;
+        assert!(refused.contains("AUTH_TOKEN_INVALID"), "{refused}");
+        let mut live = Client::live(&address, &format!("?token={query}")).await;
+        assert_eq!(live.close_code().await, 4401, "{query}");
+    }
+    let mut client = Client::open(&address).await;
+    client
+        .send(&format!(r#"40{{"token":"{}"}}"#, &long[1..]))
+        .await;
+    assert!(client.next().await.starts_with("40{"));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,6 +1,6 @@
 //! What operators and an app's backend ask of a gateway: of this node (`here`), of all
-//! nodes (`everywhere`), and what other nodes are answered (`answers`). Of sockets that were lost
-//! and may come back, `suspended` tells.
+//! nodes (`everywhere`; of users `users`, of the nodes themselves `nodes`), and what other nodes are
+//! answered (`answers`). Of sockets that were lost and may come back, `suspended` tells.
 
 mod answers;
 mod conversations;
@@ -8,8 +8,10 @@ mod everywhere;
 mod here;
 mod in_turn;
 mod invites;
+mod nodes;
 mod pages;
 mod suspended;
+mod users;
 mod watching;
 
 use std::fmt;

@@ -341,8 +341,7 @@ async fn identify(
     let verified = match mode {
         AuthMode::Off => Ok(None),
         _ if has_token || shared.authenticator.wants_handshake() => {
-            let verified = shared.authenticator.authenticate(credentials).await;
-            verified.map(|identity| Some(shared.tenants.intern_identity(identity)))
+            shared.authenticate(credentials).await.map(Some)
         }
         _ => Err(AuthError::Required),
     };

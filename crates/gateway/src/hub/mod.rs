@@ -2,10 +2,11 @@
 //!
 //! Both protocols end in the same event and start from the same publication:
 //! `socketio` and `live` translate, `events` decides who handles, `tasks` carries the
-//! handlers and `answers` brings what they come to, `connect` lets sockets in and `hello` greets them, `rooms` knows where they
-//! are, `delivery` and `select` bring things to them, `deadlines` and `sweep` watch them,
-//! `ends` and `drain` let them go, `resume` lets them go on, `gaps` tells of losses between
-//! nodes, `watching` brings what is watched, `query` answers the API.
+//! handlers and `answers` brings what they come to, `connect` lets sockets in and `hello`
+//! greets them, `rooms` knows where they are, `delivery` and `select` bring things to them,
+//! `deadlines` and `sweep` watch them, `ends` and `drain` let them go, `resume` lets them go
+//! on, `gaps` tells of losses between nodes, `watching` brings what is watched, `query`
+//! answers the API.
 //!
 //! Everything that another thread (or a handler) wants of a socket comes as an
 //! [`Op`] through the shard's mailbox, so a connection's state has one owner

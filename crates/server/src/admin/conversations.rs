@@ -6,7 +6,7 @@ use axum::Json;
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State as With};
 use axum::http::StatusCode;
-use heartline::auth::UserKey;
+use heartline::auth::{MAX_ID, UserKey, is_id};
 use heartline::rooms;
 use heartline::store::conversations::Added;
 use heartline::store::{Channel, History, HistoryQuery, MAX_PART, PART, Start, StoreError};
@@ -17,7 +17,6 @@ use super::connections::Part;
 use super::problem::Problem;
 use super::state::State;
 use super::strict::{Known, Named};
-use crate::auth::jwt::{MAX_ID, is_id};
 
 /// Most users in one request.
 const MAX_USERS: usize = 1000;

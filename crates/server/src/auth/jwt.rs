@@ -14,7 +14,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use heartline::auth::{
-    AuthError, Authenticator, BoxFuture, Credentials, Identity, RoomPattern, UserKey,
+    AuthError, Authenticator, BoxFuture, Credentials, Identity, MAX_ID, RoomPattern, UserKey, is_id,
 };
 use heartline_wire::json::whole;
 use jsonwebtoken::Algorithm;
@@ -36,8 +36,6 @@ pub(crate) fn system_clock() -> u64 {
         .map_or(0, |since| since.as_secs())
 }
 
-/// Longest id of a user, a type, a tenant or a device, bytes.
-pub(crate) const MAX_ID: usize = 256;
 /// Longest token, bytes.
 const MAX_TOKEN: usize = 16 * 1024;
 /// Most patterns in one claim.
@@ -129,13 +127,6 @@ struct Header {
 fn object(part: &str) -> Option<Map<String, Value>> {
     let json = String::from_utf8(URL_SAFE_NO_PAD.decode(part).ok()?).ok()?;
     serde_json::from_str(&whole(&json)).ok()
-}
-
-/// Whether a text may be an id, in a claim or where the API is given one: the ids of two users that differ by half characters would be
-/// one, and what has a control character is no room's name, nor kept by every database.
-pub(crate) fn is_id(text: &str) -> bool {
-    let is_foreign = |c: char| c == char::REPLACEMENT_CHARACTER || c.is_control();
-    (1..=MAX_ID).contains(&text.len()) && !text.contains(is_foreign)
 }
 
 impl Header {
