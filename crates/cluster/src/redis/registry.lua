@@ -18,7 +18,7 @@
 -- <prefix>:sockets      hash: incarnation -> how many sockets it has
 -- <prefix>:suspects     hash: incarnation -> who suspects it, since when, and when it was said last
 -- <prefix>:members      another number where the incarnations are others
--- <prefix>:version      the newest that all nodes can read
+-- <prefix>:version      the newest that all nodes could read who lived when it was last looked at
 -- <prefix>:unread       how often something was set aside
 -- <prefix>:aside        hash: what that was, the last hundred
 -- <prefix>:said         hash: incarnation -> the number of its last operation, and the answer
@@ -198,6 +198,28 @@ local function owns(incarnation)
     return call('HGET', OWNER, process_of(incarnation)) == incarnation and alive(incarnation)
 end
 
+-- What a node can read, as it says.
+local function versions_of(incarnation)
+    local ok, info = pcall(cjson.decode, call('HGET', INFO, incarnation) or '')
+    local proto = ok and type(info) == 'table' and info.proto
+    if type(proto) == 'table' and tonumber(proto.min) and tonumber(proto.max) then
+        return tonumber(proto.min), tonumber(proto.max)
+    end
+    return 1, 1
+end
+
+-- The newest version that all can read who live: in a hold also those whose leases are over, as they
+-- may go on.
+local function agree_on_version()
+    local version
+    local from = hold > now and '(0' or string.format('%.0f', now)
+    for _, one in ipairs(call('ZRANGEBYSCORE', NODES, from, '+inf')) do
+        local _, newest = versions_of(one)
+        version = math.min(version or newest, newest)
+    end
+    call('SET', VERSION, version or 0)
+end
+
 local function begin_hold(ttl, is_blind)
     -- Those who were there before memory was lost are waited for in this one too.
     if hold <= now then
@@ -210,6 +232,7 @@ local function begin_hold(ttl, is_blind)
         call('SET', BLIND, blind)
     end
     call('DEL', COMPLETE)
+    agree_on_version()
 end
 
 -- A node is complete; if all are, nobody is waited for any more.
@@ -763,25 +786,10 @@ local function next_due()
     return math.max(first - now, 0)
 end
 
--- What a node can read, as it says.
-local function versions_of(incarnation)
-    local ok, info = pcall(cjson.decode, call('HGET', INFO, incarnation) or '')
-    local proto = ok and type(info) == 'table' and info.proto
-    if type(proto) == 'table' and tonumber(proto.min) and tonumber(proto.max) then
-        return tonumber(proto.min), tonumber(proto.max)
-    end
-    return 1, 1
-end
-
 -- The incarnations are others: another number, and perhaps another version.
 local function members_changed()
-    local version
-    for _, one in ipairs(call('ZRANGEBYSCORE', NODES, '(0', '+inf')) do
-        local _, newest = versions_of(one)
-        version = math.min(version or newest, newest)
-    end
     call('INCR', MEMBERS)
-    call('SET', VERSION, version or 0)
+    agree_on_version()
 end
 
 -- A node that lives and has no version in common with the one that joins, if there is one.

@@ -13,9 +13,9 @@ use super::{
     Calls, Commands, OnceBounds, OnceKnown, RedisChallenges, RedisOnce, RedisRegistry, Server,
 };
 use crate::registry::{
-    Arrival, Audit, Departure, DevicesChange, Doubts, Edge, Edges, Entry, Known, Mark, Millis,
-    Newcomer, NodeInfo, Policy, Registry, Renewed, Restored, RoomName, Sum, Suspicion, Turn,
-    TypedUser, UserName, Versions,
+    Arrival, Audit, Departure, DevicesChange, Doubts, Edge, Edges, Entry, Fenced, Known, Mark,
+    Millis, Newcomer, NodeInfo, Policy, Registry, Renewed, Restored, RoomName, Sum, Suspicion,
+    Turn, TypedUser, UserName, Versions,
 };
 use crate::simulation::{Dice, Model};
 
@@ -358,7 +358,7 @@ impl Pair {
                 let incarnation = self.incarnation();
                 let all = [incarnation];
                 self.registry.retire(&all).await.unwrap();
-                self.model.retire(&all);
+                self.model.retire(now, &all);
             }
             12 => {
                 let real = self.registry.maintain(1000, grace, TTL).await.unwrap();
@@ -767,6 +767,40 @@ async fn two_builds_in_one_cluster_write_what_both_can_read_and_a_third_is_refus
     let renewed = registry.renew(&new.incarnation, TTL, &[], None).await;
     assert_eq!(renewed.unwrap().unwrap().version, 2);
     assert_eq!(join(&node_with("newest", 2, 3)).await.unwrap().version, 2);
+}
+
+#[tokio::test]
+async fn whose_lease_is_over_has_no_say_in_the_version_until_a_hold_lets_them_go_on() {
+    let redis = Redis::start();
+    let server = Arc::new(Server::parse(&redis.url).unwrap());
+    let time = Arc::new(Mutex::new((1_700_000_000_000, "1")));
+    let clock = time.clone();
+    let registry = registry_of(&server).with_clock(move || {
+        let (now, run) = *clock.lock().unwrap();
+        (now, run.to_owned())
+    });
+    let join = async |info: &NodeInfo| registry.join(info, TTL, None, 0).await.unwrap();
+    let renew = async |incarnation: &str| {
+        let renewed = registry.renew(incarnation, TTL, &[], None).await.unwrap();
+        renewed.map(|renewed| renewed.version)
+    };
+    let old = join(&node_with("old", 1, 1)).await.unwrap();
+    let new = join(&node_with("new", 1, 2)).await.unwrap();
+    assert_eq!(new.version, 1);
+    // Its lease ends, and nobody has swept it yet when another one comes that could not live with it.
+    for _ in 0..4 {
+        time.lock().unwrap().0 += TTL / 3;
+        assert_eq!(renew(&new.incarnation).await, Ok(1));
+    }
+    assert_eq!(registry.nodes().await.unwrap().len(), 2);
+    let newest = join(&node_with("newest", 2, 3)).await.unwrap();
+    assert_eq!(newest.version, 2);
+    assert_eq!(renew(&new.incarnation).await, Ok(2));
+    assert_eq!(renew(&old.incarnation).await, Err(Fenced));
+    // The server starts again, and whoever was there may go on.
+    time.lock().unwrap().1 = "2";
+    assert_eq!(renew(&new.incarnation).await, Ok(1));
+    assert_eq!(renew(&old.incarnation).await, Ok(1));
 }
 
 #[tokio::test]

@@ -354,7 +354,7 @@ impl Registry for Link {
         self.call(
             0,
             || name,
-            move |model, _, _, _| model.retire(&incarnations),
+            move |model, now, _, _| model.retire(now, &incarnations),
         )
         .await
     }

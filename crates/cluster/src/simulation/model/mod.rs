@@ -138,6 +138,8 @@ pub(crate) struct Model {
     suspicions: BTreeMap<Arc<str>, BTreeMap<Arc<str>, (Millis, Millis)>>,
     /// Counts changes of the incarnations there are.
     members: u64,
+    /// The newest that all nodes could read who lived when it was last looked at.
+    version: u32,
     /// Processes for which something waits here.
     pub(crate) nudged: BTreeSet<Arc<str>>,
     /// The last operation of each incarnation, and its answer.

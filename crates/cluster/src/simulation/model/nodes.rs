@@ -25,6 +25,7 @@ impl Model {
             self.blind = now + ttl;
         }
         self.complete.clear();
+        self.agree_on_version(now);
     }
 
     /// A node is complete; if all are, nobody is waited for any more.
@@ -93,7 +94,7 @@ impl Model {
         self.nodes.insert(incarnation.clone(), now + ttl);
         self.infos.insert(incarnation.clone(), info.clone());
         self.owners.insert(process, incarnation.clone());
-        self.members += 1;
+        self.members_changed(now);
         self.nudge_neighbours(now, &incarnation);
         Ok(Joined {
             incarnation,
@@ -101,7 +102,7 @@ impl Model {
             secret: "".into(),
             last_edge: self.edge_id.to_string().into(),
             edge_number: self.edge_number,
-            version: self.version(),
+            version: self.version,
         })
     }
 
@@ -129,11 +130,18 @@ impl Model {
         Ok(())
     }
 
-    /// The newest version that all can read.
-    fn version(&self) -> u32 {
-        let there = self.nodes.iter().filter(|(_, until)| **until > 0);
-        let newest = there.map(|(name, _)| self.infos[name].proto.max);
-        newest.min().unwrap_or(0)
+    /// The incarnations are others, and perhaps the version.
+    fn members_changed(&mut self, now: Millis) {
+        self.members += 1;
+        self.agree_on_version(now);
+    }
+
+    /// The newest version that all can read who live: in a hold also those whose leases are over,
+    /// as they may go on.
+    fn agree_on_version(&mut self, now: Millis) {
+        let living = self.nodes.keys().filter(|name| self.alive(now, name));
+        let newest = living.map(|name| self.infos[name].proto.max);
+        self.version = newest.min().unwrap_or(0);
     }
 
     /// Those who are to ask a newcomer whether it lives hear of it at once.
@@ -174,7 +182,7 @@ impl Model {
             living: self.nodes.values().filter(|&&until| until >= now).count() as u32,
             hold: Some(self.hold).filter(|hold| *hold > now),
             members: self.members,
-            version: self.version(),
+            version: self.version,
             set_aside: 0,
         })
     }
@@ -232,7 +240,7 @@ impl Model {
                 self.suspicions.remove(name);
             }
         }
-        self.members += 1;
+        self.members_changed(now);
         Ok(Verdict::Ends)
     }
 
@@ -258,14 +266,14 @@ impl Model {
         Some(first.saturating_sub(now))
     }
 
-    pub(crate) fn retire(&mut self, incarnations: &[Arc<str>]) {
+    pub(crate) fn retire(&mut self, now: Millis, incarnations: &[Arc<str>]) {
         for incarnation in incarnations {
             self.complete.remove(incarnation);
             if let Some(until) = self.nodes.get_mut(incarnation) {
                 *until = 0;
             }
         }
-        self.members += 1;
+        self.members_changed(now);
     }
 
     pub(crate) fn maintain(
@@ -320,7 +328,7 @@ impl Model {
                 self.nodes.remove(&incarnation);
                 self.infos.remove(&incarnation);
                 self.suspicions.remove(&incarnation);
-                self.members += 1;
+                self.members_changed(now);
                 let process = process_of(&incarnation);
                 if self
                     .owners
