@@ -81,7 +81,8 @@ impl Args {
     /// # Errors
     /// `INVALID_DATA` when they do not fit.
     pub fn read<T: serde::de::DeserializeOwned>(&self) -> Result<T, EventError> {
-        binary::read(&format!("[{}]", self.json), &self.attachments).map_err(EventError::misfit)
+        binary::read_list(&format!("[{}]", self.json), &self.attachments)
+            .map_err(EventError::misfit)
     }
 }
 
