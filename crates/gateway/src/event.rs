@@ -76,6 +76,18 @@ impl Args {
         Ok(args)
     }
 
+    /// The JSON without attachments: each is a text in base64 where its placeholder is.
+    pub(crate) fn inlined(self) -> String {
+        if self.attachments.is_empty() {
+            return self.json;
+        }
+        let mut inlined = String::new();
+        socketio::inline_attachments(&format!("[{}]", self.json), &self.attachments, &mut inlined);
+        socketio::array_inside(&inlined)
+            .unwrap_or_default()
+            .to_owned()
+    }
+
     /// The arguments as a typed value: a tuple, or a list.
     ///
     /// # Errors
