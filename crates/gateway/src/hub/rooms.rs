@@ -499,8 +499,7 @@ impl Hub {
         }
         let gateway = self.handlers.gateway.get();
         let gateway = gateway.filter(|_| members).and_then(WeakGateway::upgrade);
-        let behind = !self.is_next(engine) || self.is_ahead(slot, topic, &recover);
-        let waits = behind || may_stick || gateway.is_some();
+        let waits = may_stick || gateway.is_some() || self.is_behind(engine, slot, topic, &recover);
         let (true, Some(to)) = (waits, self.address(engine, slot, ROOT)) else {
             self.subscribe_now(engine, slot, topic, id, recover, None);
             return;
@@ -538,9 +537,12 @@ impl Hub {
         self.start(engine, work, TaskKind::Subscribe(asked), time);
     }
 
-    /// Whether a live client has heard, on another shard, what is still in this one's mailbox:
-    /// what is posted from here on comes behind that.
-    fn is_ahead(&self, slot: Slot, topic: &str, recover: &Recover) -> bool {
+    /// Whether an answer to a live client belongs behind what is in the mailbox: other answers, or
+    /// what it has heard on another shard.
+    fn is_behind(&self, engine: &Engine, slot: Slot, topic: &str, recover: &Recover) -> bool {
+        if !self.is_next(engine) {
+            return true;
+        }
         let (Some((_, heard)), Some(room)) = (recover, self.kept_room(slot, topic)) else {
             return false;
         };
