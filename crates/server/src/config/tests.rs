@@ -346,7 +346,9 @@ fn no_key_takes_a_value_that_is_out_of_all_proportion() {
     for (given, says) in [
         ("server.socketio_path=\"[]\"", "must be a path like"),
         ("server.live_path=\"[]\"", "must be a path like"),
-        ("server.max_payload=99999999TiB", "at most 1TiB"),
+        ("server.max_payload=99999999TiB", "at most 1GiB"),
+        ("recovery.bytes=99999999TiB", "at most 1TiB"),
+        ("server.worker_threads=99999999999999999999", "at most 1024"),
         ("server.send_buffer=2GiB", "at most 1GiB"),
         ("retention.messages=101y", "between 1s and 100y"),
         (

@@ -85,7 +85,7 @@ fn age(value: &Value) -> Result<Duration, Wrong> {
     let age = duration(value)?;
     match (Duration::from_secs(1)..=MAX_AGE).contains(&age) {
         true => Ok(age),
-        false => Err("must be between 1s and 100y, like \"90d\", or off".into()),
+        false => Err("must be between 1s and 100y, like \"90d\"".into()),
     }
 }
 
