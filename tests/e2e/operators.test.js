@@ -465,6 +465,9 @@ describe("the command line", () => {
       ["--user", ""],
       ["--user", "u".repeat(257)],
       ["--user", "u", "--type", ""],
+      ["--user", "u", "--room", ""],
+      ["--user", "u", "--publish", "r".repeat(257)],
+      ["--user", "u", "--ttl", "500000000000y"],
     ]) {
       const given = ["--set", `auth.jwt.secret=${SECRET}`];
       const { code, stdout } = await heartline("token", ...wrong, ...given);

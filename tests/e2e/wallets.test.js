@@ -340,6 +340,7 @@ describe("sign-in with a wallet", { timeout: 180000 }, () => {
     const node = await serve();
     const response = await fetch(`${node.http}/auth/challenge`, { method: "POST", body: "{}" });
     assert.equal(response.status, 404);
+    assert.equal((await response.json()).error, "Not Found");
     await node.kill();
     const checked = (...set) => {
       const flags = set.flatMap((pair) => ["--set", pair]);

@@ -177,11 +177,10 @@ export function socketIo(url: string, options: Partial<ManagerOptions & SocketOp
       close(false);
       events.end(how);
     };
+    /** What the CONNECT of this attempt gave; it is gone on with once the hello has come. */
+    let next: Earlier | undefined;
     socket.io.on("packet", ({ type, data }) => {
-      if (type !== CONNECT || over) return;
-      const pid = data?.pid;
-      // What was heard by another connection is no place in a new one.
-      if (pid !== before?.pid) session = pid === undefined ? undefined : { pid };
+      if (type === CONNECT && !over) next = data?.pid && { pid: data.pid };
     });
     socket.io.on("open", () => socket.io.engine.on("packet", () => over || events.alive()));
     socket.io.on("error", (error) =>
@@ -226,9 +225,9 @@ export function socketIo(url: string, options: Partial<ManagerOptions & SocketOp
     const missed: [string, any[]][] = [];
     const heard = (name: string, args: any[]) => {
       // The place of an event is its last argument, if its socket can be resumed.
-      const place = session && args.at(-1);
+      const place = next && args.at(-1);
       const isPlaced = typeof place === "string";
-      if (isPlaced) session!.offset = place;
+      if (isPlaced) next!.offset = place;
       events.event(name, isPlaced && args.length === 1 ? undefined : args[0]);
     };
     socket.onAny((name: string, ...args: any[]) => {
@@ -242,6 +241,8 @@ export function socketIo(url: string, options: Partial<ManagerOptions & SocketOp
       if (!isGreeted && hello?.socketId === socket.id) {
         isGreeted = true;
         most = hello.maxPayload ?? Infinity;
+        // What was heard by another socket is no place in a new one.
+        session = next = next && { ...(hello.recovered && before), ...next };
         events.hello(hello as Hello);
         heard(name, args);
         for (const [name, args] of missed.splice(0)) if (!over) heard(name, args);

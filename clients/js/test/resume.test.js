@@ -530,6 +530,38 @@ describe("over Socket.IO", () => {
     all.client.disconnect();
   });
 
+  it("a socket that has not greeted is not come back to", async () => {
+    const { all, lose } = await withPid();
+    await all.say(event("news", 1, PLACE));
+    for (const pid of ["p2", "p1"]) {
+      await lose();
+      await all.say(`0{"sid":"s1","pid":"${pid}"}`);
+      await lose();
+      const asked = JSON.parse(all.said[0].slice(1));
+      assert.deepEqual(asked, { pid: "p1", offset: PLACE, token: "t" });
+    }
+    all.client.disconnect();
+    // Nor is the first one, of which nobody knows that it was there.
+    const first = await overSocketIo({ token: "t", backoff: 1 });
+    await first.say('0{"sid":"s1","pid":"p1"}');
+    first.close();
+    await first.clock.pass(100);
+    await new Promise((resolve) => setImmediate(resolve));
+    assert.deepEqual(JSON.parse(first.said[0].slice(1)), { token: "t" });
+    first.client.disconnect();
+  });
+
+  it("a place is none in a socket that was not recovered, whatever its name", async () => {
+    const { all, lose } = await withPid();
+    await all.say(event("news", 1, PLACE));
+    await lose();
+    await all.say('0{"sid":"s1","pid":"p1"}');
+    await all.say(hello(false, []));
+    await lose();
+    assert.deepEqual(JSON.parse(all.said[0].slice(1)), { pid: "p1", token: "t" });
+    all.client.disconnect();
+  });
+
   it("nothing is taken for a place where nothing can be resumed", async () => {
     const all = await overSocketIo({ token: "t" });
     await all.greet();

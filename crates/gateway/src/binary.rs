@@ -11,6 +11,8 @@ use serde::de::{DeserializeOwned, Error as _};
 use serde::ser::{Error as _, SerializeMap};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::objects;
+
 thread_local! {
     /// The attachments of the arguments that are being written or read on this thread.
     static ATTACHMENTS: RefCell<Option<Vec<Bytes>>> = const { RefCell::new(None) };
@@ -98,12 +100,28 @@ pub(crate) fn read<T: DeserializeOwned>(
     json: &str,
     attachments: &[Bytes],
 ) -> Result<T, serde_json::Error> {
+    read_with(json, attachments, |json| objects::read(json))
+}
+
+/// The same of a JSON array of arguments.
+pub(crate) fn read_list<T: DeserializeOwned>(
+    json: &str,
+    attachments: &[Bytes],
+) -> Result<T, serde_json::Error> {
+    read_with(json, attachments, |json| objects::read_list(json))
+}
+
+fn read_with<T>(
+    json: &str,
+    attachments: &[Bytes],
+    read: impl FnOnce(&str) -> Result<T, serde_json::Error>,
+) -> Result<T, serde_json::Error> {
     // What JavaScript can say in a string and no text of ours can hold.
     let json = heartline_wire::json::whole(json);
     if attachments.is_empty() {
-        return serde_json::from_str(&json);
+        return read(&json);
     }
-    with(attachments.to_vec(), || serde_json::from_str(&json)).0
+    with(attachments.to_vec(), || read(&json)).0
 }
 
 #[cfg(test)]
@@ -132,6 +150,7 @@ mod tests {
             r#"{"_placeholder":true,"num":1}"#,
             r#"{"_placeholder":false,"num":0}"#,
             r#"{"num":0}"#,
+            "[true,0]",
             "\"AQID\"",
         ] {
             assert!(

@@ -76,12 +76,25 @@ impl Args {
         Ok(args)
     }
 
+    /// The JSON without attachments: each is a text in base64 where its placeholder is.
+    pub(crate) fn inlined(self) -> String {
+        if self.attachments.is_empty() {
+            return self.json;
+        }
+        let mut inlined = String::new();
+        socketio::inline_attachments(&format!("[{}]", self.json), &self.attachments, &mut inlined);
+        socketio::array_inside(&inlined)
+            .unwrap_or_default()
+            .to_owned()
+    }
+
     /// The arguments as a typed value: a tuple, or a list.
     ///
     /// # Errors
     /// `INVALID_DATA` when they do not fit.
     pub fn read<T: serde::de::DeserializeOwned>(&self) -> Result<T, EventError> {
-        binary::read(&format!("[{}]", self.json), &self.attachments).map_err(EventError::misfit)
+        binary::read_list(&format!("[{}]", self.json), &self.attachments)
+            .map_err(EventError::misfit)
     }
 }
 

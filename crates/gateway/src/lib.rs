@@ -49,6 +49,7 @@ mod markers;
 mod members;
 mod metrics;
 mod node;
+mod objects;
 mod op;
 mod peers;
 mod publication;

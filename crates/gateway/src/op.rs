@@ -143,6 +143,8 @@ pub(crate) enum Op {
         ack: Option<AckId>,
         error: Box<EventError>,
     },
+    /// A live connection is answered with this frame.
+    Answer { to: SocketAddress, text: Box<str> },
     Join {
         to: SocketAddress,
         room: Box<str>,

@@ -240,6 +240,48 @@ async fn the_server_asks_and_the_client_acknowledges() {
     assert_eq!(client.next().await, r#"42["thanks","\"fine\",1"]"#);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn bytes_that_a_client_acknowledges_with_are_base64_to_the_api() {
+    let builder =
+        Gateway::builder(config()).on(
+            "who-am-i",
+            |socket: Socket| async move { Json(socket.id()) },
+        );
+    let (gateway, address) = start(builder).await;
+    let mut client = Client::connect(&address, "").await;
+    client.send("421[\"who-am-i\"]").await;
+    let id = client.next().await;
+    let id = id
+        .trim_start_matches("431[\"")
+        .trim_end_matches("\"]")
+        .to_owned();
+    for (packet, attachments, expected) in [
+        (r#"43{}["no bytes",1]"#, &[][..], r#""no bytes",1"#),
+        (
+            r#"461-{}[{"_placeholder":true,"num":0}]"#,
+            &[&b"abc"[..]][..],
+            r#""YWJj""#,
+        ),
+        (
+            r#"462-{}["x",{"a":[{"_placeholder":true,"num":1}]},{"_placeholder":true,"num":0}]"#,
+            &[b"abc", b""],
+            r#""x",{"a":[""]},"YWJj""#,
+        ),
+    ] {
+        let asked = gateway.emit(&id, "ask", "1", Some(DEADLINE));
+        let answers = async {
+            let heard = client.next().await;
+            let number = heard.trim_start_matches("42").split('[').next().unwrap();
+            client.send(&packet.replace("{}", number)).await;
+            for bytes in attachments {
+                client.send_binary(bytes).await;
+            }
+        };
+        let (emitted, ()) = tokio::join!(asked, answers);
+        assert_eq!(emitted.unwrap().unwrap().as_deref(), Some(expected));
+    }
+}
+
 /// Says yes to everybody, once it is let go.
 struct Slow(Arc<Notify>, Arc<AtomicUsize>);
 

@@ -326,6 +326,46 @@ async fn an_id_that_is_none_is_refused_and_not_left_out() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn no_event_takes_a_list_for_an_object() {
+    let (_gateway, address) = start(gateway()).await;
+    let mut client = socketio(&address, "writer").await;
+    let mut live = Client::live(&address, "?token=writer").await;
+    live.hear("hello").await;
+    for (event, data, code) in [
+        ("join", r#"["r",true]"#, "INVALID_ROOM"),
+        ("leave", r#"["r"]"#, "INVALID_ROOM"),
+        ("publish", r#"["r","e",1,null,true]"#, "INVALID_DATA"),
+        ("message:send", r#"["1",null,"x","t"]"#, "INVALID_CONTENT"),
+        ("message:send", r#"["1",null,"x"]"#, "INVALID_CONTENT"),
+        ("chat:send", r#"[null,"r","x",null]"#, "INVALID_CONTENT"),
+        ("history:get", r#"["1",0,null,1]"#, "INVALID_DATA"),
+        ("read", r#"["1",1]"#, "INVALID_DATA"),
+        ("inbox:get", "[null,1]", "INVALID_DATA"),
+        ("presence:get", r#"[["a"]]"#, "INVALID_DATA"),
+        ("presence:watch", r#"[null,["a"],null]"#, "INVALID_DATA"),
+        (
+            "presence:watch",
+            r#"{"users":["a"],"after":["e",1]}"#,
+            "INVALID_DATA",
+        ),
+        ("presence:unwatch", "[null,null,null]", "INVALID_DATA"),
+        ("invite:join", r#"["ABCDEFGHJK"]"#, "INVALID_INVITE"),
+        ("auth:refresh", r#"["writer"]"#, "INVALID_DATA"),
+        ("session:checkpoint", r#"[{"a":1},[0]]"#, "INVALID_DATA"),
+    ] {
+        client.send(&format!("421[\"{event}\",{data}]")).await;
+        let ack = client.hear("431[").await;
+        assert!(ack.contains(code), "{event} {data}: {ack}");
+        live.send(&format!(
+            r#"{{"type":"emit","event":"{event}","data":{data},"id":7}}"#
+        ))
+        .await;
+        let ack = live.hear(r#""id":7"#).await;
+        assert!(ack.contains(code), "{event} {data}: {ack}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_does_not_fit_is_said_in_words_of_the_sender() {
     let (_gateway, address) = start(gateway()).await;
     let mut client = socketio(&address, "writer").await;
@@ -333,6 +373,7 @@ async fn what_does_not_fit_is_said_in_words_of_the_sender() {
         (r#"["publish",null]"#, "expected an object"),
         (r#"["publish","r"]"#, "expected an object"),
         (r#"["publish",[]]"#, "expected an object"),
+        (r#"["publish",["r","e"]]"#, "expected an object"),
         (r#"["publish",{"room":1}]"#, "expected a string"),
         (r#"["publish",{"event":"e"}]"#, "missing field `room`"),
         (

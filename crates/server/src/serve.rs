@@ -9,6 +9,7 @@ use heartline::config::{AuthMode, RoomsDefault};
 use heartline::rustls::pki_types::UnixTime;
 use heartline::{Gateway, GatewayBuilder, HttpRequest, HttpResponse};
 use heartline_cluster::{Cluster, LineSettings, Timing};
+use serde_json::json;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -414,8 +415,8 @@ fn page(settings: &Settings, gateway: &Gateway, dev: bool, request: &HttpRequest
         .then(|| dev::answer(settings, gateway, request))
         .flatten();
     answered.unwrap_or_else(|| {
-        let what_is = what_is_here(settings);
-        dev::respond(404, "text/plain; charset=utf-8", what_is)
+        let body = json!({ "error": "Not Found", "message": what_is_here(settings) });
+        dev::respond(404, "application/json", body.to_string())
     })
 }
 
@@ -426,7 +427,7 @@ fn what_is_here(settings: &Settings) -> String {
     let live = live.map_or(String::new(), |path| format!(", live at {path}"));
     format!(
         "There is nothing at this path: Socket.IO is at {socketio}{live}; the API and metrics are \
-         on admin.listen\n"
+         on admin.listen"
     )
 }
 

@@ -65,6 +65,26 @@ pub fn is_valid_name(name: &str) -> bool {
         && !name.chars().any(char::is_control)
 }
 
+/// Whether a room can have a name that this pattern fits.
+///
+/// ```
+/// use heartline_core::auth::RoomPattern;
+/// use heartline_core::rooms::can_fit;
+/// assert!(can_fit(&RoomPattern::new("lobby")) && can_fit(&RoomPattern::new("conversation:*")));
+/// assert!(!can_fit(&RoomPattern::new("")) && !can_fit(&RoomPattern::new("conversation:")));
+/// ```
+pub fn can_fit(pattern: &RoomPattern) -> bool {
+    match pattern.exact() {
+        Some(name) => is_valid_name(name),
+        // What it begins with is the whole name of a room, or all but its end.
+        None => {
+            let text = pattern.text();
+            let beginning = text.strip_suffix('*').unwrap_or(&text);
+            beginning.is_empty() || beginning == CONVERSATION || is_valid_name(beginning)
+        }
+    }
+}
+
 /// What a token comes to for a room, before anybody has asked who its members are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Grant {

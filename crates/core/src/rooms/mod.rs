@@ -11,7 +11,7 @@ pub mod directory;
 pub mod members;
 
 pub use access::{
-    Grant, MAX_NAME, PRIVATE, RoomError, STAYS, conversation_of, is_valid_name, may_join,
+    Grant, MAX_NAME, PRIVATE, RoomError, STAYS, can_fit, conversation_of, is_valid_name, may_join,
     may_publish, of_conversation,
 };
 pub use directory::{Gap, Left, Numbered, Room, RoomDirectory, RoomKey, RoomRef};

@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use heartline_wire::engineio::RequestError;
+use heartline_wire::json;
 use http_body_util::Full;
 use hyper::header::{self, HeaderValue};
 use hyper::{Response, StatusCode};
@@ -79,5 +80,26 @@ pub(super) fn text(code: StatusCode, body: &'static str) -> Answer {
         header::CONTENT_TYPE,
         HeaderValue::from_static("text/plain; charset=UTF-8"),
     );
+    answer
+}
+
+/// What an app's own HTTP is answered where it has no say: an object of JSON like its own errors,
+/// `{ error, message }`.
+pub(super) fn problem(code: StatusCode, why: &str) -> Answer {
+    let mut body = String::from(r#"{"error":"#);
+    json::quote_into(code.canonical_reason().unwrap_or("Error"), &mut body);
+    body.push_str(r#","message":"#);
+    json::quote_into(why, &mut body);
+    body.push('}');
+    let mut answer = Response::new(Full::new(body.into()));
+    *answer.status_mut() = code;
+    let headers = answer.headers_mut();
+    for (name, value) in [
+        (header::CONTENT_TYPE, "application/json"),
+        (header::CACHE_CONTROL, "no-store"),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    ] {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
     answer
 }

@@ -28,7 +28,7 @@ use crate::clock::Clock;
 use crate::descriptors;
 use crate::failure::Failure;
 use crate::http::accept::{AcceptFailures, Door, Inside};
-use crate::http::answer::{Answer, refusal, reply_to_answer, status, text};
+use crate::http::answer::{Answer, problem, refusal, reply_to_answer, status, text};
 use crate::http::client_files::{self, ClientFiles};
 use crate::http::compress::{Coding, accepted, compressed};
 use crate::http::cors;
@@ -351,21 +351,31 @@ impl<Op: Send + 'static> HttpFront<Op> {
             return self.live(request, sender).await;
         }
         let Some(fallback) = &self.parts.fallback else {
-            return text(StatusCode::NOT_FOUND, "not found");
+            return problem(StatusCode::NOT_FOUND, "there is nothing at this path");
         };
         let visitor = self.visitor(&request, sender);
+        let unread = {
+            let origin = visitor.origin.clone();
+            move |code, why: &str| {
+                let mut answer = problem(code, why);
+                origin.apply(answer.headers_mut());
+                answer
+            }
+        };
         let (mut parts, body) = request.into_parts();
         parts.extensions.insert(visitor);
         let reading = read_body(body, self.settings.max_body);
         let body = match tokio::time::timeout(BODY_TIMEOUT, reading).await {
             Ok(Ok(body)) => body,
             Ok(Err(BodyError::TooLarge)) => {
-                return text(StatusCode::PAYLOAD_TOO_LARGE, "the body is too large");
+                let bound = self.settings.max_body;
+                let why = format!("the body may have {bound} bytes at most");
+                return unread(StatusCode::PAYLOAD_TOO_LARGE, &why);
             }
             Ok(Err(BodyError::Broken)) => {
-                return text(StatusCode::BAD_REQUEST, "the body ended early");
+                return unread(StatusCode::BAD_REQUEST, "the body ended early");
             }
-            Err(_) => return text(StatusCode::REQUEST_TIMEOUT, "the body took too long"),
+            Err(_) => return unread(StatusCode::REQUEST_TIMEOUT, "the body took too long"),
         };
         fallback(HttpRequest::from_parts(parts, body))
             .await

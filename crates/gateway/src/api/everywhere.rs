@@ -230,7 +230,8 @@ impl Gateway {
     }
 
     /// Gives an event to one socket, wherever it is. With `ack_within`, waits so long
-    /// for its acknowledgement: the arguments as JSON with commas between them.
+    /// for its acknowledgement: the arguments as JSON with commas between them, binary as texts
+    /// in base64.
     ///
     /// # Errors
     /// When the event or data is none: `Ok(Err(_))` says what became of a good one.

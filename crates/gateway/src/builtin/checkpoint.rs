@@ -42,6 +42,10 @@ impl FromEvent for Wanted {
         };
         let options = match options {
             [] => Options::default(),
+            // Of a list, serde would take the first element.
+            [options] if options.get().starts_with('[') => {
+                return Err(misfit("The version is given as { ifVersion }"));
+            }
             [options] => serde_json::from_str::<Option<Options>>(options.get())
                 .map_err(|_| misfit("ifVersion must be a version: a whole number"))?
                 .unwrap_or_default(),

@@ -12,17 +12,17 @@ pub(super) struct Pasted(String);
 impl FromEvent for Pasted {
     fn from_event(event: &Event<'_>) -> Result<Self, EventError> {
         #[derive(Deserialize)]
-        #[serde(untagged)]
-        enum Raw {
-            Object { code: String },
-            Code(String),
+        struct Object {
+            code: String,
         }
-        Ok(Pasted(
-            match serde_json::from_str(&heartline_wire::json::whole(event.first())) {
-                Ok(Raw::Object { code } | Raw::Code(code)) => code,
-                Err(_) => String::new(),
-            },
-        ))
+        if let Ok(Json(code)) = Json::<String>::from_event(event) {
+            return Ok(Pasted(code));
+        }
+        let object = Json::<Object>::from_event(event);
+        Ok(Pasted(object.map_or_else(
+            |_| String::new(),
+            |Json(object)| object.code,
+        )))
     }
 }
 

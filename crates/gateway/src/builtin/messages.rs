@@ -49,8 +49,7 @@ impl FromEvent for Draft {
             content: Option<serde_json::Value>,
             temp_id: Option<serde_json::Value>,
         }
-        let Ok(raw) = serde_json::from_str::<Raw>(&heartline_wire::json::whole(event.first()))
-        else {
+        let Ok(Json(raw)) = Json::<Raw>::from_event(event) else {
             return Ok(Draft::default());
         };
         let (conversation, has_other_conversation) = id(raw.conversation_id);

@@ -6,18 +6,6 @@ use crate::entries::MemberEntry;
 use crate::rooms::{self, RoomError};
 use crate::{Code, Event, EventError, FromEvent, Gateway, Json, PublishRequest, Socket};
 
-/// `{ room }`, or the room's name alone.
-#[derive(Debug, Deserialize)]
-#[serde(untagged)]
-pub(super) enum RoomArgument {
-    Object {
-        room: String,
-        #[serde(default)]
-        members: serde_json::Value,
-    },
-    Name(String),
-}
-
 #[derive(Debug, Serialize)]
 pub(super) struct RoomReply {
     ok: bool,
@@ -41,7 +29,7 @@ struct RoomEvent<'a> {
     room: &'a str,
 }
 
-/// The room an event is about, and whether its members are asked for with `members: true`;
+/// The room an event is about, `{ room }` or its name alone, and whether its members are asked for with `members: true`;
 /// what names none is `INVALID_ROOM`.
 pub(super) struct Wanted {
     room: String,
@@ -50,14 +38,22 @@ pub(super) struct Wanted {
 
 impl FromEvent for Wanted {
     fn from_event(event: &Event<'_>) -> Result<Self, EventError> {
-        match serde_json::from_str(&heartline_wire::json::whole(event.first())) {
-            Ok(RoomArgument::Object { room, members }) => Ok(Wanted {
-                room,
-                members: members == true,
-            }),
-            Ok(RoomArgument::Name(room)) => Ok(Wanted {
+        #[derive(Deserialize)]
+        struct Object {
+            room: String,
+            #[serde(default)]
+            members: serde_json::Value,
+        }
+        if let Ok(Json(room)) = Json::<String>::from_event(event) {
+            return Ok(Wanted {
                 room,
                 members: false,
+            });
+        }
+        match Json::<Object>::from_event(event) {
+            Ok(Json(Object { room, members })) => Ok(Wanted {
+                room,
+                members: members == true,
             }),
             Err(_) => Err(EventError::new(Code::InvalidRoom, no_room(event))),
         }
@@ -71,8 +67,8 @@ fn no_room(event: &Event<'_>) -> &'static str {
         #[serde(rename = "room")]
         _room: serde::de::IgnoredAny,
     }
-    match serde_json::from_str::<Option<Other>>(event.first()) {
-        Ok(Some(_)) => "room must be text: give { room }, or the room's name alone",
+    match Json::<Option<Other>>::from_event(event) {
+        Ok(Json(Some(_))) => "room must be text: give { room }, or the room's name alone",
         _ => "room is missing: give { room }, or the room's name alone",
     }
 }

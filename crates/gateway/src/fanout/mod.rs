@@ -56,6 +56,7 @@ fn payload(op: &Op) -> usize {
     match op {
         Op::Emit { message, .. } | Op::EmitWithAck { message, .. } => message.size(),
         Op::Ack { args, .. } => args.size(),
+        Op::Answer { text, .. } => text.len(),
         Op::Send { publication, .. }
         | Op::Deliver { publication, .. }
         | Op::Broadcast { publication, .. }

@@ -15,6 +15,7 @@ use serde_json::value::RawValue;
 use crate::binary;
 use crate::event::{Args, EventError, PublishRequest};
 use crate::gateway::{Gateway, GatewayCell, WeakGateway};
+use crate::objects;
 use crate::socket::Socket;
 
 /// An event on its way to its handler.
@@ -177,7 +178,8 @@ impl FromEvent for Socket {
     }
 }
 
-/// The event's first argument, or a handler's answer, as a typed value.
+/// The event's first argument, or a handler's answer, as a typed value. A struct is read from an
+/// object, by the names of its members: a list in its place does not fit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Json<T>(pub T);
 
@@ -196,7 +198,7 @@ pub struct All<T>(pub T);
 
 impl<T: DeserializeOwned> FromEvent for All<T> {
     fn from_event(event: &Event<'_>) -> Result<Self, EventError> {
-        binary::read(&format!("[{}]", event.args()), event.attachments)
+        binary::read_list(&format!("[{}]", event.args()), event.attachments)
             .map(All)
             .map_err(EventError::misfit)
     }
@@ -234,7 +236,7 @@ impl FromEvent for PublishRequest {
             });
         }
         let text = json::whole(event.first());
-        let raw: Raw<'_> = serde_json::from_str(&text).map_err(EventError::misfit)?;
+        let raw: Raw<'_> = objects::read(&text).map_err(EventError::misfit)?;
         Ok(PublishRequest {
             room: raw.room,
             event: raw.event,

@@ -6,15 +6,18 @@
 //! and its client is to hear that first; so does what other handlers said, whose events came
 //! before. So an answer goes that way as well while anything stands there.
 
+use heartline_core::namespaces::NamespaceId;
 use heartline_core::presence::SocketAddress;
 use heartline_engine::shard::engine::Engine;
 use heartline_engine::tasks::Work;
 use heartline_wire::codes::Code;
 use heartline_wire::id::Slot;
+use heartline_wire::live;
 
 use super::Hub;
 use crate::event::{EventError, temp_id};
 use crate::handler::{Body, Reply};
+use crate::metrics::Outbound;
 use crate::op::Op;
 use crate::publication::{AckId, AckRef};
 
@@ -128,7 +131,7 @@ impl Hub {
             return;
         }
         let builtin_events = self.shared.config.builtin_events;
-        if engine.works_off() || !self.shared.fanout.is_quiet(self.shard) {
+        if !self.is_next(engine) {
             return self.post_reply(about.kept(builtin_events), reply);
         }
         match (reply, about.ack) {
@@ -139,6 +142,62 @@ impl Hub {
                 self.refuse(engine, &about.address, ack, &error);
             }
         }
+    }
+
+    /// Whether an answer may be written at once: nothing that was said before waits in the mailbox.
+    pub(super) fn is_next(&self, engine: &Engine) -> bool {
+        !engine.works_off() && self.shared.fanout.is_quiet(self.shard)
+    }
+
+    /// Answers a frame of the live protocol that is no event, in the order of what its client
+    /// said as [`answer_event`](Self::answer_event) does.
+    pub(super) fn answer_live(
+        &mut self,
+        engine: &mut Engine,
+        slot: Slot,
+        write: impl FnOnce(&mut String),
+    ) {
+        let to = self.address(engine, slot, NamespaceId::ROOT);
+        // Who is in no namespace yet has asked for nothing else.
+        match to.filter(|_| !self.is_next(engine)) {
+            None => self.send_live(engine, slot, write),
+            Some(to) => {
+                let mut text = String::new();
+                write(&mut text);
+                let text = text.into();
+                self.shared.fanout.post(self.shard, Op::Answer { to, text });
+            }
+        }
+    }
+
+    /// Such an answer has come to its turn.
+    pub(super) fn live_answer(&mut self, engine: &mut Engine, to: &SocketAddress, text: &str) {
+        if let Some(slot) = self.locate(engine, to) {
+            self.send_live(engine, slot, |out| out.push_str(text));
+        }
+    }
+
+    /// Refuses a frame of the live protocol that is no event, and perhaps about a topic: in order
+    /// as well.
+    pub(super) fn refuse_live(
+        &mut self,
+        engine: &mut Engine,
+        slot: Slot,
+        error: &EventError,
+        topic: Option<&str>,
+        id: Option<&str>,
+    ) {
+        self.metrics.outbound(Outbound::Error).add(1);
+        self.answer_live(engine, slot, |text| {
+            live::push_error(
+                &error.code,
+                &error.error,
+                error.retry_after_ms,
+                topic,
+                id,
+                text,
+            );
+        });
     }
 
     /// The answer of a handler that has waited: behind all that it has said.

@@ -258,7 +258,7 @@ impl Hub {
                     .link(slot)
                     .is_some_and(|link| link.encoding == Encoding::Live);
                 if live && !error.announced {
-                    self.live_error(engine, slot, error, None);
+                    self.live_error(engine, slot, error, None, None);
                 } else {
                     let data = json.replacen(r#""ok":false,"#, "", 1);
                     self.emit_here(
@@ -419,19 +419,9 @@ impl Hub {
         }
     }
 
-    /// A live `error` frame.
+    /// A live `error` frame, perhaps about a topic that a client wanted to be in. What was asked for
+    /// in a frame that has just come is refused with [`refuse_live`](Self::refuse_live).
     pub(super) fn live_error(
-        &mut self,
-        engine: &mut Engine,
-        slot: Slot,
-        error: &EventError,
-        id: Option<&str>,
-    ) {
-        self.live_error_about(engine, slot, error, None, id);
-    }
-
-    /// The same about a topic that a client wanted to be in.
-    pub(super) fn live_error_about(
         &mut self,
         engine: &mut Engine,
         slot: Slot,

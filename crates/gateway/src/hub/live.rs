@@ -51,7 +51,7 @@ impl Hub {
             ClientFrame::Ping { id } => {
                 self.count_inbound(Inbound::Ping);
                 let now = engine.clock.unix_millis(engine.now);
-                self.send_live(engine, slot, |text| live::push_pong(id, now, text));
+                self.answer_live(engine, slot, |text| live::push_pong(id, now, text));
             }
             ClientFrame::Subscribe {
                 topic,
@@ -104,7 +104,7 @@ impl Hub {
         let Err(error) = counted else {
             return true;
         };
-        self.live_error(engine, slot, &error, *id);
+        self.refuse_live(engine, slot, &error, None, *id);
         false
     }
 
@@ -132,7 +132,7 @@ impl Hub {
             return;
         }
         let error = EventError::new(Code::ProtocolViolation, message.to_owned());
-        self.live_error(engine, slot, &error, id);
+        self.refuse_live(engine, slot, &error, None, id);
     }
 
     pub(super) fn active(&mut self, engine: &Engine, slot: Slot) {

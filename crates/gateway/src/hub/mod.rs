@@ -254,6 +254,7 @@ impl App for Hub {
                 let ack = ack.as_ref().map(AckId::borrowed);
                 self.refuse(engine, &to, ack, &error);
             }
+            Op::Answer { to, text } => self.live_answer(engine, &to, &text),
             Op::Join { to, room, reply } => self.join_asked(engine, &to, &room, reply),
             Op::TryJoin { to, room, reply } => self.try_join(engine, &to, &room, reply),
             Op::Subscribe {

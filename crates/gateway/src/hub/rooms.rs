@@ -193,7 +193,7 @@ impl Hub {
         }
         match held {
             Ok(_) => self.subscribe_now(engine, slot, topic, id, recover, members),
-            Err(error) => self.live_error_about(engine, slot, error, Some(topic), id),
+            Err(error) => self.live_error(engine, slot, error, Some(topic), id),
         }
         self.release_input(engine, slot);
     }
@@ -208,7 +208,7 @@ impl Hub {
     ) {
         if let Some(slot) = self.locate(engine, &asked.to) {
             let (topic, id) = (Some(&*asked.topic), asked.id.as_deref());
-            self.live_error_about(engine, slot, error, topic, id);
+            self.refuse_live(engine, slot, error, topic, id);
             self.release_input(engine, slot);
         }
     }
@@ -477,7 +477,7 @@ impl Hub {
     ) {
         self.active(engine, slot);
         if let Err(error) = self.count_join(engine, slot, Some(ROOT)) {
-            self.live_error_about(engine, slot, &error, Some(topic), id);
+            self.refuse_live(engine, slot, &error, Some(topic), id);
             return;
         }
         let Some(socket) = self.link(slot).and_then(|link| link.socket(ROOT)) else {
@@ -486,7 +486,7 @@ impl Hub {
         let identity = socket.identity.clone();
         let open = self.shared.members.may_join_now(topic, &identity);
         if let Some(Err(error)) = open {
-            self.live_error_about(engine, slot, &error.into(), Some(topic), id);
+            self.refuse_live(engine, slot, &error.into(), Some(topic), id);
             return;
         }
         let tenant = identity.tenant_id().cloned();
@@ -494,12 +494,12 @@ impl Hub {
         let ready = held.as_ref().and_then(|held| held.ready());
         let may_stick = ready.is_some() || open.is_none();
         if let (true, Some(error)) = (may_stick, self.has_waited(slot, engine.now)) {
-            self.live_error_about(engine, slot, &error, Some(topic), id);
+            self.refuse_live(engine, slot, &error, Some(topic), id);
             return;
         }
         let gateway = self.handlers.gateway.get();
         let gateway = gateway.filter(|_| members).and_then(WeakGateway::upgrade);
-        let waits = self.is_ahead(slot, topic, &recover) || may_stick || gateway.is_some();
+        let waits = may_stick || gateway.is_some() || self.is_behind(engine, slot, topic, &recover);
         let (true, Some(to)) = (waits, self.address(engine, slot, ROOT)) else {
             self.subscribe_now(engine, slot, topic, id, recover, None);
             return;
@@ -537,9 +537,12 @@ impl Hub {
         self.start(engine, work, TaskKind::Subscribe(asked), time);
     }
 
-    /// Whether a live client has heard, on another shard, what is still in this one's mailbox:
-    /// what is posted from here on comes behind that.
-    fn is_ahead(&self, slot: Slot, topic: &str, recover: &Recover) -> bool {
+    /// Whether an answer to a live client belongs behind what is in the mailbox: other answers, or
+    /// what it has heard on another shard.
+    fn is_behind(&self, engine: &Engine, slot: Slot, topic: &str, recover: &Recover) -> bool {
+        if !self.is_next(engine) {
+            return true;
+        }
         let (Some((_, heard)), Some(room)) = (recover, self.kept_room(slot, topic)) else {
             return false;
         };
@@ -571,7 +574,7 @@ impl Hub {
         };
         if topic.starts_with(PRIVATE) {
             let error = EventError::new(Code::Forbidden, STAYS);
-            return self.live_error_about(engine, slot, &error, Some(topic), id);
+            return self.refuse_live(engine, slot, &error, Some(topic), id);
         }
         self.pause_input(engine, slot);
         let (topic, id) = (topic.into(), id.map(Into::into));
@@ -611,7 +614,7 @@ impl Hub {
         let joined = match self.join(engine, slot, ROOT, topic) {
             Ok(joined) => joined,
             Err(error) => {
-                return self.live_error_about(engine, slot, &error.into(), Some(topic), id);
+                return self.live_error(engine, slot, &error.into(), Some(topic), id);
             }
         };
         self.note_joined(engine, slot, ROOT, topic);

@@ -51,8 +51,16 @@ async fn an_app_answers_http_with_bodies_of_bounded_size() {
     assert_eq!((answer.status, &*answer.body), (200, "GET / 0"));
     let answer = http.ask("POST /login", "", &[b'x'; 1000]).await;
     assert_eq!((answer.status, &*answer.body), (200, "POST /login 1000"));
-    let answer = http.ask("POST /login", "", &[b'x'; 1001]).await;
-    assert_eq!(answer.status, 413);
+    let answer = http
+        .ask(
+            "POST /login",
+            "origin: https://elsewhere\r\n",
+            &[b'x'; 1001],
+        )
+        .await;
+    let why = r#"{"error":"Payload Too Large","message":"the body may have 1000 bytes at most"}"#;
+    assert_eq!((answer.status, &*answer.body), (413, why));
+    assert_eq!(answer.header("content-type"), ["application/json"]);
     // What little was too much is over with; the connection is good for more.
     let answer = http.ask("PUT /begins", "", b"x").await;
     assert_eq!((answer.status, &*answer.body), (201, "begun"));
@@ -71,6 +79,15 @@ async fn an_app_answers_http_with_bodies_of_bounded_size() {
     tokio::time::timeout(DEADLINE, gateway.drain())
         .await
         .unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_an_app_there_is_nothing_and_that_is_said_in_json() {
+    let (_gateway, address) = start(app(config())).await;
+    let answer = Http::open(&address).await.ask("GET /x", "", b"").await;
+    let why = r#"{"error":"Not Found","message":"there is nothing at this path"}"#;
+    assert_eq!((answer.status, &*answer.body), (404, why));
+    assert_eq!(answer.header("content-type"), ["application/json"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

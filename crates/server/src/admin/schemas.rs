@@ -274,6 +274,7 @@ fn schema(kind: &str) -> Value {
 /// A member's schema, with what its name does not say.
 fn described(name: &str, mut schema: Value) -> Value {
     let description = match name {
+        "ack" => "What the client acknowledged with; bytes in it are texts in base64.",
         "unreachable" => "Nodes that did not answer: what is there is missing.",
         "partial" => {
             "The answer may not be the whole, or what was wished is not done everywhere: nodes did \

@@ -2,8 +2,8 @@
 //! its name would otherwise be no filter. What is known stands in the table of routes.
 
 use axum::Json;
-use axum::body::{Body, to_bytes};
-use axum::extract::{FromRequest, FromRequestParts, MatchedPath, Path, Request};
+use axum::body::{Body, Bytes};
+use axum::extract::{DefaultBodyLimit, FromRequest, FromRequestParts, MatchedPath, Path, Request};
 use axum::http::request::Parts;
 use axum::http::{Method, StatusCode, Uri};
 use axum::middleware::Next;
@@ -50,14 +50,7 @@ async fn checked(mut request: Request, next: Next) -> Result<Response, Problem> 
     check_query(request.uri(), route.query)?;
     request.extensions_mut().insert(Members(route.body));
     if route.body.is_empty() && request.method() != Method::GET {
-        let (parts, body) = request.into_parts();
-        let body = to_bytes(body, MAX_IDLE_BODY).await;
-        let body = body.map_err(|error| bad(format!("The body cannot be read: {error}")))?;
-        if !body.is_empty() {
-            let text = std::str::from_utf8(&body).unwrap_or_default();
-            check_members(text, &[])?;
-        }
-        request = Request::from_parts(parts, Body::empty());
+        request = without_body(request).await?;
     }
     Ok(next.run(request).await)
 }
@@ -73,6 +66,20 @@ pub(super) fn route_of(request: &Request) -> Option<&'static Route> {
     ROUTES
         .iter()
         .find(|route| route.path == path.as_str() && route.method.eq_ignore_ascii_case(method))
+}
+
+/// A request that wants no body, once it is known that there is nothing in it.
+async fn without_body(request: Request) -> Result<Request, Problem> {
+    let (parts, body) = request.into_parts();
+    let mut reading = Request::new(body);
+    DefaultBodyLimit::max(MAX_IDLE_BODY).apply(&mut reading);
+    let body = Bytes::from_request(reading, &()).await;
+    let body = body.map_err(|error| Problem::new(error.status(), error.body_text()))?;
+    if !body.is_empty() {
+        let text = std::str::from_utf8(&body).unwrap_or_default();
+        check_members(text, &[])?;
+    }
+    Ok(Request::from_parts(parts, Body::empty()))
 }
 
 fn bad(what: String) -> Problem {
@@ -250,6 +257,25 @@ mod tests {
         known
             .map(|Known(body)| body)
             .map_err(|problem| format!("{problem:?}"))
+    }
+
+    #[tokio::test]
+    async fn a_body_that_nobody_wants_is_too_large_or_has_members_that_are_not_known() {
+        for (body, status) in [
+            (String::new(), None),
+            ("{}".into(), None),
+            (r#"{"a":1}"#.into(), Some(StatusCode::BAD_REQUEST)),
+            ("[]".into(), Some(StatusCode::BAD_REQUEST)),
+            (
+                " ".repeat(MAX_IDLE_BODY + 1),
+                Some(StatusCode::PAYLOAD_TOO_LARGE),
+            ),
+        ] {
+            let length = body.len();
+            let read = without_body(Request::new(Body::from(body))).await;
+            let refused = read.err().map(|problem| problem.into_response().status());
+            assert_eq!(refused, status, "{length}");
+        }
     }
 
     #[tokio::test]

@@ -5,7 +5,8 @@ use std::io::Read as _;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
-use heartline::auth::{AuthError, Identity};
+use heartline::auth::{AuthError, Identity, RoomPattern};
+use heartline::rooms::{MAX_NAME, can_fit};
 
 use crate::auth::jwt::{JwtAuthenticator, system_clock};
 use crate::auth::refusal::Refused;
@@ -16,6 +17,14 @@ use crate::exit::{Exit, print, refuse};
 
 /// Most bytes of standard input that are looked at: no token is nearly so long.
 const MAX_INPUT: u64 = 64 * 1024;
+
+/// Longest time that a token is good for: what is longer was not meant, and other libraries do not
+/// read it.
+const MAX_TTL: Duration = Duration::from_secs(100 * 31_557_600);
+const MAX_TTL_TEXT: &str = "100y";
+
+/// How much of a name that is none is said again, characters.
+const MAX_SHOWN: usize = 64;
 
 #[derive(Debug, Args)]
 #[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
@@ -54,7 +63,26 @@ pub(super) struct Token {
 }
 
 fn ttl(text: &str) -> Result<Duration, String> {
-    parse_duration(text).ok_or_else(|| "write it like 1h, 30m or 90s".into())
+    let like = "write it like 1h, 30m or 90s";
+    let ttl = parse_duration(text).ok_or(like)?;
+    match ttl <= MAX_TTL {
+        true => Ok(ttl),
+        false => Err(format!("{like}; it is {MAX_TTL_TEXT} at most")),
+    }
+}
+
+/// A list of rooms of which each can be one's.
+fn check_rooms(option: &str, patterns: &[String]) -> Result<(), String> {
+    for pattern in patterns {
+        if !can_fit(&RoomPattern::new(pattern)) {
+            return Err(format!(
+                "no room can be {option} {:?}: a name has 1 to {MAX_NAME} bytes, none of them a \
+                 control character, and a conversation's has its id in it",
+                pattern.chars().take(MAX_SHOWN).collect::<String>()
+            ));
+        }
+    }
+    Ok(())
 }
 
 #[derive(Debug, Subcommand)]
@@ -78,7 +106,10 @@ pub(super) fn run(mut token: Token) -> Result<(), Exit> {
 }
 
 fn make(token: Token) -> Result<(), Exit> {
+    let bad = |error: String| refuse(Exit::BadConfiguration, error);
     let loaded = token.given.load(false)?;
+    check_rooms("--room", &token.rooms).map_err(bad)?;
+    check_rooms("--publish", &token.publish).map_err(bad)?;
     let claims = Claims {
         user: token.user.unwrap_or_default(),
         user_type: token.user_type,
@@ -91,7 +122,6 @@ fn make(token: Token) -> Result<(), Exit> {
     };
     let expires = system_clock() + token.ttl.as_secs();
     let jwt = &loaded.settings.jwt;
-    let bad = |error: String| refuse(Exit::BadConfiguration, error);
     let token = sign(jwt, &claims, expires).map_err(bad)?;
     // What else nodes verify with has no part in it, and may be on their machines alone.
     let own = JwtSettings {
@@ -223,5 +253,39 @@ mod tests {
         assert!(made(&[]).is_ok());
         // What no node would take is still not made.
         assert!(made(&["--device", "a\nb"]).is_err());
+    }
+
+    #[test]
+    fn no_token_is_for_rooms_that_cannot_be() {
+        let secret = "auth.jwt.secret=0123456789abcdef0123456789abcdef";
+        let made = |option: &str, room: &str| {
+            let given = ["token", "--user", "7", "--set", secret, option, room];
+            run(Cli::parse_from(given).token)
+        };
+        let long = "x".repeat(MAX_NAME);
+        for option in ["--room", "--publish"] {
+            for room in [&*long, &format!("{long}*"), "*", "conversation:*", "user:7"] {
+                assert!(made(option, room).is_ok(), "{option} {room}");
+            }
+            for room in [
+                "",
+                "conversation:",
+                "a\nb",
+                "a\n*",
+                &format!("{long}x"),
+                &format!("{long}x*"),
+            ] {
+                assert!(made(option, room).is_err(), "{option} {room:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_token_is_good_for_a_century_at_most() {
+        assert_eq!(ttl("100y"), Ok(MAX_TTL));
+        for long in ["36526d", "9999y", "500000000000y"] {
+            assert!(ttl(long).unwrap_err().contains(MAX_TTL_TEXT), "{long}");
+        }
+        assert!(ttl("1 parsec").unwrap_err().contains("like 1h"));
     }
 }

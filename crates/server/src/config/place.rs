@@ -83,16 +83,24 @@ fn is_name(host: &str) -> bool {
     !host.is_empty() && host.chars().all(fits)
 }
 
+/// Longest path, bytes: clients and proxies have to bring it with each request.
+const MAX_PATH: usize = 256;
+
 /// A path with a slash before it.
 pub(super) fn path(given: &str, like: &str) -> Result<String, Wrong> {
     let path = match given.starts_with('/') {
         true => given.to_owned(),
         false => format!("/{given}"),
     };
-    let fits = |c: char| c.is_ascii_graphic() && !"?#\"<>\\^`{|}%".contains(c);
+    let fits = |c: char| c.is_ascii_graphic() && !"?#\"<>\\^`{|}%[]".contains(c);
     // Browsers take dots between slashes out before they ask.
     let is_plain = !path.split('/').any(|part| part == "." || part == "..");
-    let is_word = ["off", "false", "none"].contains(&given);
+    let is_word = ["off", "false", "none", "on", "true"].contains(&given);
+    if path.len() > MAX_PATH {
+        return Err(format!(
+            "must be a path of at most {MAX_PATH} bytes, like {like:?}"
+        ));
+    }
     match path.len() > 1 && is_plain && !is_word && !path.contains("//") && path.chars().all(fits) {
         true => Ok(path),
         false => Err(format!("must be a path like {like:?}, not {given:?}")),
@@ -212,9 +220,13 @@ mod tests {
         assert_eq!(path("socket.io/", "/x/").as_deref(), Ok("/socket.io/"));
         for wrong in [
             "", "/", "//", "/a//b", "/a?b", "/a b", "/\u{e4}", "/%41", "/a/../b", "/./", "off",
+            "true", "[]", "/[a]/",
         ] {
             assert!(path(wrong, "/live").is_err(), "{wrong}");
         }
+        let long = "x".repeat(MAX_PATH);
+        assert!(path(&long[1..], "/live").is_ok());
+        assert!(path(&long, "/live").unwrap_err().contains("256 bytes"));
     }
 
     #[test]

@@ -4,12 +4,10 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 
-use heartline::config::NamespaceConfig;
 use toml::Value;
 
-use super::keys::{self, Apply};
+use super::keys;
 use super::names::{NAMESPACES, find, is_section, namespace_key};
-use super::settings::Settings;
 use super::value;
 
 /// Where configuration comes from.
@@ -113,19 +111,13 @@ fn put(given: &mut All, key: &str, value: Value, origin: &str) {
     given.insert(key, Sourced { value, origin });
 }
 
-/// Puts a value that came as text. What looks like a list or a table is one only where the
-/// key takes such: a secret may look like anything.
+/// Puts a value that came as text. What looks like a list or a table is one, but for secrets:
+/// these may look like anything.
 fn put_text(given: &mut All, key: &str, text: &str, origin: &str) {
     let mut value = value::literal(text);
     if value.is_array() || value.is_table() {
-        let takes = |value: &Value| match find(key).map(|key| &key.apply) {
-            Some(Apply::Node(apply)) => apply(&mut Settings::default(), value).is_ok(),
-            Some(Apply::Namespace(apply)) => apply(&mut NamespaceConfig::default(), value).is_ok(),
-            None => true,
-        };
-        let plain = Value::String(text.to_owned());
-        if !takes(&value) && takes(&plain) {
-            value = plain;
+        if find(key).is_some_and(|key| key.secret) {
+            value = Value::String(text.to_owned());
         }
     }
     put(given, key, value, origin);

@@ -316,3 +316,50 @@ fn what_can_be_understood_is_understood() {
         assert!(loaded.is_ok(), "{pair}: {}", loaded.err().unwrap());
     }
 }
+
+#[test]
+fn no_key_takes_a_value_that_is_out_of_all_proportion() {
+    // Each is told with the key's name: no key that reads numbers, sizes or durations has no end.
+    let absurd = |given: &str| match given {
+        "a duration" => ["500000000000y", "18446744073709551615s"],
+        "a size" => ["99999999TiB", "18446744073709551615"],
+        _ => ["18446744073709551615", "99999999999999999999"],
+    };
+    let mut counted = 0;
+    for key in keys::all() {
+        let said = |value: &str| set(&[&format!("{}={value}", key.name)]).err();
+        // What kind of value it takes, it says when it gets another.
+        let misfit = said("{ a = 1 }").map(|errors| errors.to_string());
+        let misfit = misfit.unwrap_or_default();
+        let kinds = ["a duration", "a size", "a whole number"];
+        let Some(kind) = kinds.into_iter().find(|kind| misfit.contains(kind)) else {
+            continue;
+        };
+        counted += 1;
+        for value in absurd(kind) {
+            let refused = said(value).unwrap_or_else(|| panic!("{} = {value}", key.name));
+            let refused = refused.to_string();
+            assert!(refused.contains(key.name), "{refused}");
+        }
+    }
+    assert!(counted > 30, "{counted}");
+    for (given, says) in [
+        ("server.socketio_path=\"[]\"", "must be a path like"),
+        ("server.live_path=\"[]\"", "must be a path like"),
+        ("server.max_payload=99999999TiB", "at most 1GiB"),
+        ("recovery.bytes=99999999TiB", "at most 1TiB"),
+        ("server.worker_threads=99999999999999999999", "at most 1024"),
+        ("server.send_buffer=2GiB", "at most 1GiB"),
+        ("retention.messages=101y", "between 1s and 100y"),
+        (
+            "limits.events={count=1,window=\"200y\"}",
+            "between 1ms and 366d",
+        ),
+        ("recovery.rooms=[\"\"]", "fits no room"),
+        ("checkpoint.rooms=[\"conversation:\"]", "fits no room"),
+    ] {
+        let refused = wrong(&[given]);
+        let key = given.split('=').next().unwrap();
+        assert!(refused.contains(key) && refused.contains(says), "{refused}");
+    }
+}

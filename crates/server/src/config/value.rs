@@ -167,19 +167,34 @@ pub(crate) fn positive_duration(value: &Value) -> Result<Duration, Wrong> {
     Ok(duration)
 }
 
-/// `1MB` (a million), `1MiB`, `64KB`, or plain bytes.
+/// Largest size, bytes: no machine has more, and four times as much can still be counted.
+const MAX_SIZE: (usize, &str) = (1 << 40, "1TiB");
+/// Largest message, and most that waits for one connection, bytes.
+const MAX_FOR_ONE: (usize, &str) = (1 << 30, "1GiB");
+/// Largest whole number: no node has as much of anything that is counted.
+const MAX_COUNT: usize = u32::MAX as usize;
+
+/// `1MB` (a million), `1MiB`, `64KB`, or plain bytes; 1 TiB at most.
 pub(crate) fn size(value: &Value) -> Result<usize, Wrong> {
+    size_up_to(MAX_SIZE, value)
+}
+
+/// A size that has an end, and how that is written.
+fn size_up_to((most, in_words): (usize, &str), value: &Value) -> Result<usize, Wrong> {
     let form = "a size like \"1MB\", \"64KiB\" or a number of bytes";
     let text = written(value, form)?;
     let size: Option<bytesize::ByteSize> = ungrouped(&text).parse().ok();
-    size.and_then(|size| usize::try_from(size.as_u64()).ok())
-        .filter(|size| *size > 0)
-        .ok_or_else(|| format!("must be {form}, not {text:?}"))
+    let size = size.filter(|size| size.as_u64() > 0);
+    let size = size.ok_or_else(|| format!("must be {form}, not {text:?}"))?;
+    usize::try_from(size.as_u64())
+        .ok()
+        .filter(|size| *size <= most)
+        .ok_or_else(|| format!("must be at most {in_words}, not {text:?}"))
 }
 
-/// A size with the least with which anything works.
+/// A size with the least with which anything works; 1 GiB at most.
 pub(crate) fn size_from(least: usize, value: &Value) -> Result<usize, Wrong> {
-    match size(value)? {
+    match size_up_to(MAX_FOR_ONE, value)? {
         size if size >= least => Ok(size),
         size => Err(format!(
             "must be at least {least} bytes, not {size}: a client's first packets would not fit"
@@ -187,7 +202,7 @@ pub(crate) fn size_from(least: usize, value: &Value) -> Result<usize, Wrong> {
     }
 }
 
-/// A whole number of at least one.
+/// A whole number from one to 4 294 967 295.
 pub(crate) fn count(value: &Value) -> Result<usize, Wrong> {
     match whole(value)? {
         0 => Err("must be at least 1".into()),
@@ -195,12 +210,23 @@ pub(crate) fn count(value: &Value) -> Result<usize, Wrong> {
     }
 }
 
-/// A whole number.
+/// A whole number, 4 294 967 295 at most.
 pub(crate) fn whole(value: &Value) -> Result<usize, Wrong> {
+    whole_up_to(MAX_COUNT, value)
+}
+
+/// A whole number that is not larger than this one.
+pub(crate) fn whole_up_to(most: usize, value: &Value) -> Result<usize, Wrong> {
     let text = written(value, "a whole number")?;
-    ungrouped(&text)
-        .parse()
-        .map_err(|_| format!("must be a whole number, not {text:?}"))
+    let number = ungrouped(&text);
+    let is_number = !number.is_empty() && number.chars().all(|c| c.is_ascii_digit());
+    match number.parse() {
+        Ok(number) if number <= most => Ok(number),
+        Ok(_) => Err(format!("must be at most {most}, not {text}")),
+        // It has more digits than a number.
+        Err(_) if is_number => Err(format!("must be at most {most}, not {text:.40}")),
+        Err(_) => Err(format!("must be a whole number, not {text:?}")),
+    }
 }
 
 /// A number without the lines between its digits, with which TOML groups them.
@@ -273,7 +299,7 @@ pub(crate) fn limit(value: &Value) -> Result<Limit, Wrong> {
     };
     let number = count(&number)
         .and_then(|number| {
-            u32::try_from(number).map_err(|_| format!("must be at most {}", u32::MAX))
+            u32::try_from(number).map_err(|_| format!("must be at most {MAX_COUNT}"))
         })
         .map_err(|wrong| format!("has a count that {wrong}"))?;
     let window =
@@ -369,9 +395,29 @@ mod tests {
         assert_eq!(read("64k"), Some(64_000));
         assert_eq!(read("1 mb"), Some(1_000_000));
         assert_eq!(read("1.5 MB"), Some(1_500_000));
+        assert_eq!(read("1TiB"), Some(1 << 40));
         for wrong in ["", "0", "0MB", "-1", "MB", "NaN", "1e6", "12 bananas"] {
             assert_eq!(read(wrong), None, "{wrong}");
         }
+        for large in ["1025GiB", "99999999TiB", "18446744073709551616", "9e99PB"] {
+            let wrong = size(&Value::String(large.into())).expect_err(large);
+            assert!(wrong.contains("must be"), "{large}: {wrong}");
+        }
+        let payload = |text: &str| size_from(128, &Value::String(text.into()));
+        assert_eq!(payload("1GiB"), Ok(1 << 30));
+        assert!(payload("2GiB").unwrap_err().contains("at most 1GiB"));
+        assert!(payload("99999999TiB").unwrap_err().contains("at most 1GiB"));
+    }
+
+    #[test]
+    fn whole_numbers_have_an_end() {
+        let read = |text: &str| whole(&Value::String(text.into()));
+        assert_eq!(read("4_294_967_295"), Ok(4_294_967_295));
+        for large in ["4294967296", "99999999999999999999999"] {
+            let wrong = read(large).expect_err(large);
+            assert!(wrong.contains("at most 4294967295"), "{wrong}");
+        }
+        assert!(read("-1").unwrap_err().contains("a whole number"));
     }
 
     #[test]

@@ -270,6 +270,44 @@ fn the_same_holds_for_a_live_client() {
 }
 
 #[test]
+fn what_a_live_client_says_beside_events_is_answered_in_its_order_as_well() {
+    let mut world = World::with(config(), speakers);
+    let mut ann = world.live("user=ann");
+    for frame in [
+        r#"{"type":"emit","event":"emit","id":1}"#,
+        "no JSON",
+        r#"{"type":"nonsense","id":2}"#,
+        r#"{"type":"ping","id":3}"#,
+        r#"{"type":"subscribe","topic":"user:bob","id":4}"#,
+        r#"{"type":"subscribe","topic":"lobby","id":5}"#,
+        r#"{"type":"emit","event":"emit","id":6}"#,
+        r#"{"type":"unsubscribe","topic":"user:ann","id":7}"#,
+        r#"{"type":"emit","event":"plain","id":8}"#,
+    ] {
+        ann.says(frame);
+    }
+    world.settle();
+    let heard = ann.hears();
+    let expected = [
+        r#"{"type":"said","data":1}"#,
+        r#"{"type":"ack","id":1,"data":"emitted"}"#,
+        r#"{"type":"error","code":"protocol-violation""#,
+        r#""id":2}"#,
+        r#"{"type":"pong","id":3"#,
+        r#""id":4"#,
+        r#"{"type":"subscribed","topic":"lobby","id":5"#,
+        r#"{"type":"said","data":1}"#,
+        r#"{"type":"ack","id":6,"data":"emitted"}"#,
+        r#""id":7"#,
+        r#"{"type":"ack","id":8,"data":"plain"}"#,
+    ];
+    assert_eq!(heard.len(), expected.len(), "{heard:#?}");
+    for (heard, part) in heard.iter().zip(expected) {
+        assert!(heard.contains(part), "{heard} is not {part}");
+    }
+}
+
+#[test]
 fn a_refusal_comes_behind_the_answers_to_what_was_said_before() {
     let limited = config_with(|root| {
         root.limits.events = Some(Limit {

@@ -48,13 +48,16 @@ fn advertised(value: &Value) -> Result<Option<String>, Wrong> {
 }
 
 /// What names of channels can begin with, also in Redis' patterns.
+/// Longest beginning of the names of channels, bytes: all that is published bears it.
+const MAX_PREFIX: usize = 128;
+
 fn channel_prefix(value: &Value) -> Result<String, Wrong> {
     let prefix = text(value)?;
     let fits = |c: char| c.is_ascii_graphic() && !"*?[]\\".contains(c);
-    match !prefix.is_empty() && prefix.chars().all(fits) {
+    match (1..=MAX_PREFIX).contains(&prefix.len()) && prefix.chars().all(fits) {
         true => Ok(prefix),
         false => Err(format!(
-            "must be text without spaces and without * ? [ ] \\, like \"socket.io\", not {prefix:?}"
+            "must be text of at most {MAX_PREFIX} bytes, without spaces and without * ? [ ] \\, like \"socket.io\", not {prefix:?}"
         )),
     }
 }

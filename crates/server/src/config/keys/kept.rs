@@ -5,6 +5,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use heartline::auth::RoomPattern;
+use heartline::rooms::{MAX_NAME, can_fit};
 use toml::Value;
 
 use super::key::{Key, node};
@@ -12,6 +14,9 @@ use crate::config::settings::StoreUrl;
 use crate::config::value::{
     Wrong, count, duration, list, one_of, optional, positive_duration, size, text,
 };
+
+/// Longest that messages are kept where their age is bounded.
+const MAX_AGE: Duration = Duration::from_secs(100 * 31_557_600);
 
 /// A build without SQLite keeps messages in memory.
 const STORE: &str = match cfg!(feature = "sqlite") {
@@ -62,12 +67,25 @@ fn sqlite(_: &str) -> Result<StoreUrl, Wrong> {
     )
 }
 
+/// Rooms by their names, or by the beginnings of these.
+pub(super) fn patterns(value: &Value) -> Result<Vec<String>, Wrong> {
+    let patterns = list(value)?;
+    let misfit = patterns.iter().find(|one| !can_fit(&RoomPattern::new(one)));
+    match misfit {
+        None => Ok(patterns),
+        Some(pattern) => Err(format!(
+            "holds {pattern:?}, which fits no room: give names of 1 to {MAX_NAME} bytes, or their \
+             beginnings, like \"lobby:*\""
+        )),
+    }
+}
+
 /// How old something becomes before it is removed.
 fn age(value: &Value) -> Result<Duration, Wrong> {
     let age = duration(value)?;
-    match age >= Duration::from_secs(1) {
+    match (Duration::from_secs(1)..=MAX_AGE).contains(&age) {
         true => Ok(age),
-        false => Err("must be at least 1s, like \"90d\", or off".into()),
+        false => Err("must be between 1s and 100y, like \"90d\"".into()),
     }
 }
 
@@ -87,7 +105,7 @@ pub(super) const KEYS: &[Key] = &[
         "[\"*\"]",
         "whose events are kept for that: names of rooms, or beginnings of names with `*`; what \
          goes to everybody is kept with `\"*\"`",
-        |s, v| Ok(s.gateway.recovery.rooms = list(v)?),
+        |s, v| Ok(s.gateway.recovery.rooms = patterns(v)?),
     ),
     node(
         "recovery.events",

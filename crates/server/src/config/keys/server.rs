@@ -11,13 +11,17 @@ use toml::Value;
 use super::key::{Key, node, secret};
 use crate::config::place;
 use crate::config::value::{
-    Wrong, count, duration_or_none, list, optional, positive_duration, size, size_from, text, whole,
+    Wrong, count, duration_or_none, list, optional, positive_duration, size, size_from, text,
+    whole_up_to,
 };
 
 /// Smallest `server.max_payload`, bytes: CONNECT without a token fits.
 const MIN_PAYLOAD: usize = 128;
 /// Smallest `server.send_buffer`, bytes: what every client is told at first fits.
 const MIN_SEND_BUFFER: usize = 1024;
+
+/// More threads than any machine has cores for.
+const MAX_THREADS: usize = 1024;
 
 fn live_path(value: &Value) -> Result<String, Wrong> {
     place::path(&text(value)?, "/live")
@@ -214,13 +218,7 @@ pub(super) const KEYS: &[Key] = &[
         "server.worker_threads",
         "0",
         "threads that own connections; 0 means one per core",
-        |s, v| {
-            let threads = whole(v)?;
-            match threads <= 1024 {
-                true => Ok(s.gateway.worker_threads = threads),
-                false => Err("must be at most 1024".into()),
-            }
-        },
+        |s, v| Ok(s.gateway.worker_threads = whole_up_to(MAX_THREADS, v)?),
     ),
     node(
         "server.max_handlers_in_flight",

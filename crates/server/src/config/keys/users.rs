@@ -10,10 +10,9 @@ use heartline::config::{
 };
 use toml::Value;
 
+use super::kept::patterns;
 use super::key::{Key, node, space};
-use crate::config::value::{
-    Wrong, count, duration_or_none, limit, list, one_of, optional, text, truth,
-};
+use crate::config::value::{Wrong, count, duration_or_none, limit, one_of, optional, text, truth};
 
 /// The limit's number and policy arrive apart; both live in one value.
 fn device_limit(config: &mut NamespaceConfig) -> (usize, OnExcess) {
@@ -177,7 +176,7 @@ pub(super) const KEYS: &[Key] = &[
         "[\"*\"]",
         "which rooms are kept with what `session:checkpoint` says, by names or prefixes (`lobby:*`); a user's own room never is",
         |s, v| {
-            let patterns = list(v)?;
+            let patterns = patterns(v)?;
             s.gateway.checkpoint_rooms = patterns.iter().map(|one| RoomPattern::new(one)).collect();
             Ok(())
         },
