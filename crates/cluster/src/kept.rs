@@ -93,7 +93,8 @@ impl Reader<'_> {
     }
 }
 
-/// Reads what the store sends; events are held to `max` bytes, and to their signatures. `None`: it
+/// Reads what the store sends; events are held to `max` bytes, as [`envelope::decode`] says, and to
+/// their signatures. `None`: it
 /// is nothing that this version knows, which is counted, or not to be believed.
 pub fn read<'a>(bytes: &'a [u8], max: usize, seal: &Seal) -> Option<Sent<'a>> {
     match read_sent(bytes, max, seal) {
