@@ -279,7 +279,7 @@ impl Cluster {
         (all.collect(), as_of)
     }
 
-    /// What the replica says of some users who are away, and what there is: asked past it.
+    /// What the replica says of some users, and what there is: asked past it.
     async fn beside_kept(
         member: &Member<RedisRegistry, Table>,
         again: &[Who],

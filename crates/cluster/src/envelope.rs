@@ -7,7 +7,9 @@
 //! one's number; if there is none, a mark says it.
 
 use bytes::Bytes;
-use heartline_core::backplane::{Message, MessageError, NameList, Target, check, check_key};
+use heartline_core::backplane::{
+    MAX_ADDED, MAX_TO_NODES, Message, MessageError, NameList, Target, check, check_key,
+};
 use heartline_wire::socketio::MAX_ATTACHMENTS;
 
 const VERSION: u8 = 2;
@@ -208,7 +210,8 @@ impl From<MessageError> for Unread {
     }
 }
 
-/// Reads a publication whose arguments and attachments have at most `max` bytes.
+/// Reads a publication. `max`: bytes that a client may say; what a node makes of that may have
+/// [`MAX_ADDED`] more, and what nodes say to each other alone has [`MAX_TO_NODES`].
 ///
 /// # Errors
 /// Whatever is no publication, and what [`check`] or [`check_key`] refuses; nothing has
@@ -257,6 +260,10 @@ impl<'a> Said<'a> {
         if let Target::Room { key, .. } = self.target {
             check_key(key)?;
         }
+        let max = match self.target {
+            Target::Nodes => MAX_TO_NODES,
+            _ => max.saturating_add(MAX_ADDED),
+        };
         check(self.args, &attachments, max)?;
         let copied = attachments.into_iter().map(Bytes::copy_from_slice);
         let message = Message {
@@ -562,12 +569,45 @@ mod tests {
                 MessageError::TooManyAttachments(MAX_ATTACHMENTS),
             ),
             (
-                said("k", &format!("\"{}\"", "x".repeat(99)), &[]),
-                MessageError::TooLarge(100),
+                said("k", &format!("\"{}\"", "x".repeat(99 + MAX_ADDED)), &[]),
+                MessageError::TooLarge(100 + MAX_ADDED),
             ),
         ] {
             assert_eq!(refused, Err(Unread::Refused(why)));
         }
+    }
+
+    #[test]
+    fn what_nodes_say_of_their_own_is_not_held_to_what_a_client_may_say() {
+        // The smallest `server.max_payload`.
+        let max = 128;
+        let origin = Origin {
+            tag: 1,
+            number: 1,
+            after: 0,
+        };
+        let heard = |target: &Target<'_>, bytes: usize| {
+            let text = format!("\"{}\"", "x".repeat(bytes - 2));
+            let bytes = encode(origin, target, &Message::new("e", &text));
+            decode(&bytes, max).map(|(_, _, message)| message.args.len())
+        };
+        let refused = |max| Err(Unread::Refused(MessageError::TooLarge(max)));
+        // Who is in a room: ids of 256 bytes, each escaped, in quotes, and a comma.
+        let roster = 1_001 * (256 * 2 + 3) + 2_000;
+        assert_eq!(heard(&Target::Nodes, roster), Ok(roster));
+        assert_eq!(
+            heard(&Target::Nodes, MAX_TO_NODES + 1),
+            refused(MAX_TO_NODES)
+        );
+        let room = Target::Room {
+            namespace: "/",
+            tenant: None,
+            room: "r",
+            key: None,
+        };
+        // Somebody has left a conversation: three ids.
+        assert_eq!(heard(&room, 3 * 256 + 60), Ok(3 * 256 + 60));
+        assert_eq!(heard(&room, max + MAX_ADDED + 1), refused(max + MAX_ADDED));
     }
 
     #[test]

@@ -155,6 +155,10 @@ impl Local for Table {
         }
     }
 
+    fn is_user(&self, who: &TypedUser) -> bool {
+        names::user_key(who).is_some()
+    }
+
     fn missed_edges(&self) {
         self.replica().forget();
         if let Some(node) = self.node.get() {

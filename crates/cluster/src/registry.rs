@@ -527,6 +527,8 @@ pub struct Edges {
     pub devices: Vec<DevicesChange>,
     /// The last of them all; read on from here.
     pub last: Option<EdgeId>,
+    /// There may be more: a read has its bound.
+    pub is_cut: bool,
 }
 
 /// A socket as other nodes see it.
@@ -693,6 +695,12 @@ pub trait Registry: Send + Sync + 'static {
         last: &EdgeId,
         wait: Duration,
     ) -> impl Future<Output = Result<Edges, Unavailable>> + Send;
+
+    /// The last edge there ever was, and its number, as far as the store knows; `None`: there was
+    /// none, or the store does not lose what was read.
+    fn last_edge(&self) -> impl Future<Output = Result<Option<(EdgeId, u64)>, Unavailable>> + Send {
+        std::future::ready(Ok(None))
+    }
 
     /// What is known of users, of any number of them: no operation of the store takes long. Who
     /// does not hold its lease is told nothing: the registry may have forgotten everything.

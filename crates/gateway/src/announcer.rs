@@ -254,14 +254,25 @@ impl Written {
     }
 }
 
-/// Reads changes that have come by the line.
-pub(crate) fn read(message: &Message, tenant: Option<&Arc<str>>) -> Vec<Edge> {
-    let written: Vec<Written> = serde_json::from_str(&message.args).unwrap_or_default();
-    written.into_iter().map(|one| one.read(tenant)).collect()
+/// Reads changes that have come by the line, each of which has a number there. `None`: it cannot
+/// be read. What is no list of changes is one that cannot.
+pub(crate) fn read(message: &Message, tenant: Option<&Arc<str>>) -> Vec<Option<Edge>> {
+    if let Ok(written) = serde_json::from_str::<Vec<Written>>(&message.args) {
+        let read = written.into_iter().map(|one| Some(one.read(tenant)));
+        return read.collect();
+    }
+    let Ok(written) = serde_json::from_str::<Vec<serde_json::Value>>(&message.args) else {
+        return vec![None];
+    };
+    let read = written.into_iter().map(|one| {
+        let one: Written = serde_json::from_value(one).ok()?;
+        Some(one.read(tenant))
+    });
+    read.collect()
 }
 
-/// The same as they are kept, with their numbers in the line, of which this is the last. Those up
-/// to a number were said before.
+/// Changes that can be read as they are kept, with their numbers in the line, of which this is the
+/// last. Those up to a number were said before.
 pub(crate) fn kept(
     fanout: &Fanout,
     recovery: &Recovery,
@@ -475,4 +486,42 @@ fn post_around(
         others: edge.others.clone(),
         publication: publication.clone(),
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn edge(number: u64) -> Edge {
+        Edge {
+            user: Arc::new(UserKey {
+                tenant_id: None,
+                user_id: format!("u{number}").into(),
+                user_type: None,
+            }),
+            online: true,
+            rev: 5,
+            at: 7,
+            number,
+            rooms: Vec::new(),
+            others: None,
+        }
+    }
+
+    #[test]
+    fn a_change_in_the_line_that_cannot_be_read_takes_no_other_with_it() {
+        let written = |number| serde_json::to_string(&Written::of(&edge(number))).unwrap();
+        let strange = written(2).replace("\"online\":true", "\"online\":\"perhaps\"");
+        let read = |args: &str| {
+            let edges = read(&Message::new(CHANGES, args), None).into_iter();
+            let numbers = edges.map(|edge| edge.map(|edge| edge.number));
+            numbers.collect::<Vec<Option<u64>>>()
+        };
+        let all = [written(1), strange, written(3)].join(",");
+        assert_eq!(read(&format!("[{all}]")), [Some(1), None, Some(3)]);
+        let good = [written(1), written(3)].join(",");
+        assert_eq!(read(&format!("[{good}]")), [Some(1), Some(3)]);
+        assert_eq!(read("nonsense"), [None]);
+        assert_eq!(read("[]"), []);
+    }
 }

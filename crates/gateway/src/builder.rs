@@ -33,7 +33,7 @@ use crate::announcer::Announcer;
 use crate::config::{AllowedOrigins, Config};
 use crate::data::AllData;
 use crate::event::ConnectRefused;
-use crate::fanout::Fanout;
+use crate::fanout::{Fanout, Unread};
 use crate::gateway::{
     Gateway, GatewayCell, HandshakeRequest, HeaderMap, HttpRequest, HttpResponse, WeakGateway,
 };
@@ -556,6 +556,7 @@ fn fanout(
         run,
         recovery,
         clock,
+        unread: Unread::default(),
     });
     let subscriber = Arc::downgrade(&fanout);
     if let Some(recovery) = &fanout.recovery {

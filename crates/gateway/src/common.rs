@@ -2,6 +2,7 @@
 //! sockets and rings, and what a session is to another node.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use heartline_core::auth::{Identity, RoomPattern, UserKey};
 use heartline_core::backplane::line::{Heard, Reached, Scope, Session, Tail};
@@ -11,7 +12,7 @@ use heartline_core::line::ring::{Kept, Only};
 use heartline_core::line::shelf::ScopeRef;
 use heartline_core::message::Message;
 use heartline_core::namespaces::NamespaceId;
-use heartline_core::presence::SocketAddress;
+use heartline_core::presence::{Edge, SocketAddress};
 use heartline_core::rooms::{Gap, Numbered, Room, RoomRef};
 use heartline_engine::shard::outbound::ConflationKey;
 use heartline_wire::names::{self, Speaker};
@@ -23,6 +24,30 @@ use crate::fanout::{Fanout, ToRoom, ToRooms, ToUser};
 use crate::op::{LineOp, Manner, Op};
 use crate::publication::{Publication, Told};
 use crate::recovery::Recovery;
+
+/// Changes of presence that follow each other in the line, with the number of the last.
+enum Run {
+    Read(u64, Vec<Edge>),
+    /// So many that cannot be read.
+    Unread(u64, u64),
+}
+
+/// Changes of which the first has this number, those that can be read and those that cannot apart.
+fn numbered_runs(first: u64, edges: Vec<Option<Edge>>) -> Vec<Run> {
+    let mut runs: Vec<Run> = Vec::new();
+    for (number, edge) in (first..).zip(edges) {
+        match (runs.last_mut(), edge) {
+            (Some(Run::Read(last, edges)), Some(edge)) => {
+                *last = number;
+                edges.push(edge);
+            }
+            (Some(Run::Unread(last, count)), None) => (*last, *count) = (number, *count + 1),
+            (_, Some(edge)) => runs.push(Run::Read(number, vec![edge])),
+            (_, None) => runs.push(Run::Unread(number, 1)),
+        }
+    }
+    runs
+}
 
 impl Fanout {
     /// Something of the line comes: for whom it is here, it is in their mailboxes then.
@@ -119,7 +144,8 @@ impl Fanout {
         });
     }
 
-    /// Changes of presence come.
+    /// Changes of presence come. One that cannot be read is lost, and no other with it: nobody who
+    /// comes back goes on over it.
     fn hear_changes(
         &self,
         recovery: &Recovery,
@@ -128,7 +154,40 @@ impl Fanout {
         message: &Message,
     ) {
         let edges = announcer::read(message, tenant);
-        let kept = announcer::kept(self, recovery, (namespace, &edges), (id, after));
+        let scope = ScopeRef {
+            namespace,
+            tenant: tenant.map(|tenant| &**tenant),
+            user: None,
+        };
+        let first = (id + 1).saturating_sub(edges.len() as u64);
+        let mut before = before;
+        for run in numbered_runs(first, edges) {
+            let last = match run {
+                Run::Read(last, edges) => {
+                    let numbers = (last, before, after);
+                    self.hear_run(recovery, (namespace, tenant), numbers, &edges);
+                    last
+                }
+                Run::Unread(last, count) => {
+                    self.unread.changes.fetch_add(count, Ordering::Relaxed);
+                    recovery.shelf.follow_loss(scope, &recovery.line, last);
+                    last
+                }
+            };
+            before = last;
+        }
+    }
+
+    /// Changes of presence that follow each other; the first two of the numbers are those of the
+    /// last of them and of what was before them.
+    fn hear_run(
+        &self,
+        recovery: &Recovery,
+        (namespace, tenant): (NamespaceId, Option<&Arc<str>>),
+        (id, before, after): (u64, u64, u64),
+        edges: &[Edge],
+    ) {
+        let kept = announcer::kept(self, recovery, (namespace, edges), (id, after));
         let new = edges.len().saturating_sub(kept.len());
         let new = edges.get(new..).unwrap_or_default();
         if let Some(last) = new.last() {
@@ -348,6 +407,34 @@ impl Fanout {
         self.post(at.0.conn.shard, op);
     }
 
+    /// Changes of presence as they are kept, by the numbers that
+    /// [`announcer::kept`] has. Who comes back from before one that cannot be read cannot be
+    /// told of it: that is `dropped` then.
+    fn kept_changes(
+        &self,
+        recovery: &Recovery,
+        (namespace, tenant): (NamespaceId, Option<&Arc<str>>),
+        (message, (id, after)): (&Message, (u64, u64)),
+        dropped: &mut u64,
+    ) -> Vec<Kept> {
+        let edges = announcer::read(message, tenant);
+        let first = (id + 1).saturating_sub(edges.len() as u64);
+        let mut kept = Vec::with_capacity(edges.len());
+        for run in numbered_runs(first, edges) {
+            match run {
+                Run::Read(last, edges) => {
+                    let edges = (namespace, &*edges);
+                    kept.extend(announcer::kept(self, recovery, edges, (last, after)));
+                }
+                Run::Unread(last, count) => {
+                    self.unread.changes.fetch_add(count, Ordering::Relaxed);
+                    *dropped = last.max(*dropped);
+                }
+            }
+        }
+        kept
+    }
+
     /// Takes in what all nodes have kept of a scope.
     pub(crate) fn take_in(&self, scope: &Scope, tail: Tail<'_>) {
         let Some((recovery, _)) = self.common() else {
@@ -367,20 +454,19 @@ impl Fanout {
                 return Vec::new();
             };
             if let (Some(after), Some(namespace)) = (heard.edges_after, namespace) {
-                let edges = announcer::read(&message, tenant.as_ref());
-                let numbers = (heard.at.id, after);
-                return announcer::kept(self, recovery, (namespace, &edges), numbers);
+                let scope = (namespace, tenant.as_ref());
+                let at = (heard.at.id, after);
+                return self.kept_changes(recovery, scope, (&message, at), &mut known.dropped);
             }
             let key = match heard.target {
                 Target::Room { key, .. } => key.map(Into::into),
                 _ => None,
             };
-            let only = only_of(&heard.target, heard.skip);
             vec![Kept {
                 id: heard.at.id,
                 offset: heard.at.offset,
                 key,
-                ..recovery.kept(&message, only, now)
+                ..recovery.kept(&message, only_of(&heard.target, heard.skip), now)
             }]
         });
         let events: Vec<Kept> = events.collect();
@@ -660,4 +746,35 @@ pub(crate) fn owner(user: Option<&UserKey>) -> String {
         );
         serde_json::to_string(&parts).unwrap_or_default()
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn changes_keep_their_numbers_in_the_line_whichever_cannot_be_read() {
+        let edge = |number| Edge {
+            user: Arc::new(UserKey {
+                tenant_id: None,
+                user_id: "u".into(),
+                user_type: None,
+            }),
+            online: true,
+            rev: 1,
+            at: 1,
+            number,
+            rooms: Vec::new(),
+            others: None,
+        };
+        let read = [Some(edge(1)), Some(edge(2)), None, None, Some(edge(5))];
+        let runs = numbered_runs(101, read.to_vec());
+        let runs: Vec<(u64, usize, bool)> = (runs.iter())
+            .map(|run| match run {
+                Run::Read(last, edges) => (*last, edges.len(), true),
+                Run::Unread(last, count) => (*last, *count as usize, false),
+            })
+            .collect();
+        assert_eq!(runs, [(102, 2, true), (104, 2, false), (105, 1, true)]);
+    }
 }

@@ -357,6 +357,8 @@ impl Gateway {
             limited_messages: shared.limits.refused_messages.load(Ordering::Relaxed),
             limited_connects: shared.limits.refused_connects.load(Ordering::Relaxed),
             presence_wrong: shared.watches.wrong(),
+            unread_notes: shared.fanout.unread.notes.load(Ordering::Relaxed),
+            unread_changes: shared.fanout.unread.changes.load(Ordering::Relaxed),
             cluster: self.cluster_status(),
         })
     }

@@ -1,5 +1,6 @@
 //! Who belongs to conversations, as far as this node remembers it; and what opens one.
 
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -333,7 +334,9 @@ impl Members {
     /// Another node has changed something.
     pub(crate) fn changed_elsewhere(&self, message: &Message) {
         let Ok(change) = serde_json::from_str::<Change>(&message.args) else {
-            return;
+            // Whoever's membership it was about.
+            self.fanout.unread.notes.fetch_add(1, Ordering::Relaxed);
+            return self.forget_all();
         };
         let user = UserKey {
             tenant_id: change.tenant_id.map(Into::into),

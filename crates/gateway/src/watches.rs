@@ -15,6 +15,7 @@ use heartline_core::presence::audit::{self, Auditor};
 use heartline_core::presence::watch::{Answer, Board, Note, Post, Question, Refused, Scope, What};
 use heartline_core::presence::{Edge, RoomAddress, SocketAddress};
 use heartline_engine::clock::Clock;
+use heartline_wire::time::Micros;
 use tokio::sync::{Notify, oneshot};
 
 use crate::event::to_json;
@@ -33,6 +34,8 @@ const ASKED: usize = 100;
 /// How long a reader waits for other nodes to say who is in a room; without them, it is told that
 /// the picture may lack somebody.
 const ROSTERS: Duration = Duration::from_secs(2);
+/// How often others are asked again, at most, as they said what cannot be read.
+const UNREAD_AGAIN: Duration = Duration::from_secs(2);
 /// The event by which nodes speak of rooms that are watched.
 pub(crate) const NOTE: &str = "presence:watched";
 
@@ -51,6 +54,8 @@ pub(crate) struct Watches {
     is_idle: AtomicBool,
     /// When what is known could last be believed, Unix milliseconds.
     trusted_at: AtomicU64,
+    /// Until when nobody is asked again for what could not be read, by the node's clock.
+    unread_until: AtomicU64,
     auditor: Mutex<Auditor>,
     /// The same of what the backplane keeps for those who ask.
     kept: Mutex<Auditor>,
@@ -68,6 +73,7 @@ impl Watches {
             has_readers: AtomicBool::new(false),
             is_idle: AtomicBool::new(true),
             trusted_at: AtomicU64::new(0),
+            unread_until: AtomicU64::new(0),
             auditor: Mutex::default(),
             kept: Mutex::default(),
         }
@@ -163,16 +169,31 @@ impl Watches {
 
     /// Another node speaks of a room that is watched.
     pub(crate) fn noted(&self, message: &Message) {
-        let Ok((from, note)) = serde_json::from_str::<(u32, Note)>(&message.args) else {
-            return;
-        };
         let now = self.clock.now();
+        let Ok((from, note)) = serde_json::from_str::<(u32, Note)>(&message.args) else {
+            return self.unread(now);
+        };
         if let Some(scope) = self.locked(|board| board.noted(from, note, now)) {
             // The shards say who is there.
             drop(self.follow(&scope));
         }
         self.noted.notify_waiters();
         self.work.notify_one();
+    }
+
+    /// What another node said of rooms that are watched cannot be read: it is lost. Who answers
+    /// like that is not asked all the time: what it said has a number, and shows later too.
+    fn unread(&self, now: Micros) {
+        self.fanout.unread.notes.fetch_add(1, Ordering::Relaxed);
+        let next = now.0 + UNREAD_AGAIN.as_micros() as u64;
+        let due = self
+            .unread_until
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |until| {
+                (now.0 >= until).then_some(next)
+            });
+        if due.is_ok() {
+            self.missed();
+        }
     }
 
     /// What other nodes said may be lost.

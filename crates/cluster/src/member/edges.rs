@@ -7,7 +7,7 @@ use hashbrown::HashSet;
 use tokio::time::Instant;
 
 use super::{Local, Member, pause_after};
-use crate::registry::{DevicesChange, Edge, EdgeId, Edges, Registry, TypedUser};
+use crate::registry::{DevicesChange, Edge, EdgeId, Edges, Registry, TypedUser, Unavailable};
 
 /// How long after a read the next one begins. So all nodes together read seldom, however many
 /// changes there are, and what waits is read at once.
@@ -18,6 +18,10 @@ const BETWEEN_READS: Duration = Duration::from_millis(40);
 const WAIT_WHILE_ASKED: Duration = Duration::from_secs(1);
 /// The same while nobody does, and a node is to cost the store little.
 const WAIT: Duration = Duration::from_secs(5);
+
+/// How often it is looked whether the stream still reaches up to the reader's place, while nothing
+/// comes.
+const LOOK: Duration = Duration::from_secs(5);
 
 /// A place in the stream of edges.
 #[derive(Clone)]
@@ -117,6 +121,8 @@ impl<R: Registry, L: Local> Member<R, L> {
     pub(super) async fn follow_edges(&self) {
         let mut place = Place::start(Instant::now());
         let mut failures = 0u32;
+        // When it was seen that the stream reaches up to it, since the last failure.
+        let mut looked = None;
         self.joined.notified().await;
         loop {
             if let Some(reached) = self.state().read_from.take() {
@@ -133,17 +139,19 @@ impl<R: Registry, L: Local> Member<R, L> {
             let read = tokio::select! {
                 biased;
                 () = self.joined.notified() => continue,
-                read = self.registry.edges(&place.id, wait) => read,
+                read = self.read_on(&mut place, &mut looked, wait) => read,
             };
             let pause = match read {
-                Ok(edges) => {
+                Ok(is_all) => {
                     failures = 0;
                     self.hears.store(true, Ordering::Relaxed);
-                    self.pass_on(edges, &mut place);
-                    self.local.heard_until(asked.elapsed());
+                    if is_all {
+                        self.local.heard_until(asked.elapsed());
+                    }
                     BETWEEN_READS
                 }
                 Err(_) => {
+                    looked = None;
                     self.counters.errors.fetch_add(1, Ordering::Relaxed);
                     failures += 1;
                     self.hears.store(false, Ordering::Relaxed);
@@ -154,31 +162,81 @@ impl<R: Registry, L: Local> Member<R, L> {
         }
     }
 
+    /// Reads once, and announces what was read. Whether that was all there is.
+    async fn read_on(
+        &self,
+        place: &mut Place,
+        looked: &mut Option<Instant>,
+        wait: Duration,
+    ) -> Result<bool, Unavailable> {
+        let read = self.registry.edges(&place.id, wait).await?;
+        let is_all = !read.is_cut;
+        if read.last.is_none() && looked.is_none_or(|looked| looked.elapsed() >= LOOK) {
+            self.go_back(place).await?;
+            *looked = Some(Instant::now());
+        }
+        self.pass_on(read, place);
+        Ok(is_all)
+    }
+
+    /// The stream may end before the reader's place: a new master lacks what the old one had not
+    /// given it yet. If its clock is behind too, it writes before that place, where nobody would
+    /// read. What it has written there is taken for lost, and the reader goes on behind it.
+    async fn go_back(&self, place: &mut Place) -> Result<(), Unavailable> {
+        let Some((id, number)) = self.registry.last_edge().await? else {
+            return Ok(());
+        };
+        if parts(&place.id) > parts(&id) {
+            self.lose(1);
+            self.local.missed_edges();
+            *place = Place {
+                id,
+                number,
+                devices: 0,
+                is_new_life: false,
+                at: Instant::now(),
+            };
+        }
+        Ok(())
+    }
+
+    /// Counts changes that are gone.
+    fn lose(&self, missed: u64) {
+        let counter = &self.counters.missed_edges;
+        counter.fetch_add(missed, Ordering::Relaxed);
+        tracing::warn!(
+            missed,
+            "changes of presence were gone before they were read"
+        );
+    }
+
+    /// Counts a change that cannot be read: it is lost as one that is gone.
+    fn skip(&self) {
+        let counter = &self.counters.unreadable_edges;
+        counter.fetch_add(1, Ordering::Relaxed);
+        tracing::warn!("a change of presence could not be read");
+    }
+
     /// Announces what was read, up to a hole, and from there on.
     fn pass_on(&self, read: Edges, place: &mut Place) {
         let mut edges = Vec::with_capacity(read.edges.len());
+        // Nothing could be read since the last hole was told: it is one with the next.
+        let mut is_told = false;
         for (number, edge) in read.edges {
             let missed = place.go_on(number);
+            let edge = edge.filter(|edge| self.local.is_user(&edge.who));
             if missed > 0 {
+                self.lose(missed);
+            }
+            if edge.is_none() {
+                self.skip();
+            }
+            if (missed > 0 || edge.is_none()) && !is_told {
                 self.announce(&mut edges);
                 self.local.missed_edges();
-                self.counters
-                    .missed_edges
-                    .fetch_add(missed, Ordering::Relaxed);
-                tracing::warn!(
-                    missed,
-                    "changes of presence were gone before they were read"
-                );
             }
-            match edge {
-                Some(edge) => edges.push((number, edge)),
-                None => {
-                    self.counters
-                        .unreadable_edges
-                        .fetch_add(1, Ordering::Relaxed);
-                    tracing::warn!("a change of presence could not be read");
-                }
-            }
+            is_told = edge.is_none();
+            edges.extend(edge.map(|edge| (number, edge)));
         }
         self.announce(&mut edges);
         if !read.devices.is_empty() {

@@ -64,7 +64,11 @@ pub trait Local: Send + Sync + 'static {
     /// Users came or went, somewhere in the cluster: each change with its number, 0 if it has
     /// none.
     fn announce(&self, edges: &[(u64, Edge)]);
-    /// Some of that was gone before it was read.
+    /// Whether it can be told of whom a change is.
+    fn is_user(&self, _who: &TypedUser) -> bool {
+        true
+    }
+    /// Some of that was gone before it was read, or could not be read.
     fn missed_edges(&self) {}
     /// Users are on other devices; `missed`: some who are were not told of before these.
     fn note_devices(&self, _changes: &[DevicesChange], _missed: bool) {}

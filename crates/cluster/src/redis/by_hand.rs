@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use crate::locked::locked;
 use crate::member::Local;
@@ -16,8 +17,19 @@ pub(super) struct Table {
     pub(super) reminded: Mutex<Vec<TypedUser>>,
     /// How many devices users were said to be on.
     pub(super) devices: Mutex<Vec<(String, Option<u32>)>>,
+    /// How many had been told who came or went when some were said to be missing.
+    pub(super) missed: Mutex<Vec<usize>>,
+    /// The same when it was said that all had been told.
+    pub(super) all_heard: Mutex<Vec<usize>>,
     /// Whether anybody wants to know how new that is.
     pub(super) is_asked: bool,
+}
+
+impl Table {
+    fn note(&self, place: &Mutex<Vec<usize>>) {
+        let heard = locked(&self.heard).len();
+        locked(place).push(heard);
+    }
 }
 
 impl Local for Arc<Table> {
@@ -42,6 +54,14 @@ impl Local for Arc<Table> {
         locked(&self.heard).extend(changes);
         let reminders = others.into_iter().filter(|edge| edge.rooms.is_empty());
         locked(&self.reminded).extend(reminders.map(|edge| edge.who));
+    }
+
+    fn missed_edges(&self) {
+        self.note(&self.missed);
+    }
+
+    fn heard_until(&self, _: Duration) {
+        self.note(&self.all_heard);
     }
 
     fn note_devices(&self, changes: &[DevicesChange], _: bool) {

@@ -12,6 +12,9 @@ use super::server::{Server, Tries};
 pub(crate) const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 /// A share of its `maxmemory`, in percent, beyond which a server is nearly full.
 const NEARLY_FULL: u64 = 90;
+/// The first version that takes what nodes say of users when it is full: it knows the flag of
+/// scripts that says so.
+const TAKES_WHEN_FULL: (u64, u64) = (7, 0);
 
 /// Something about a server that its operator should know.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -111,6 +114,21 @@ pub(super) fn judge(info: &str, is_cluster: bool) -> Vec<Finding> {
         let todo = "write redis+cluster:// in cluster.url";
         find("cluster", true, "is one of a Redis Cluster".into(), todo);
     }
+    findings.extend(judge_memory(&info));
+    findings
+}
+
+/// The same of the bound of its memory.
+fn judge_memory(info: &Info<'_>) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let mut find = |key, sentence: String, todo| {
+        findings.push(Finding {
+            key,
+            is_fatal: false,
+            sentence,
+            todo,
+        });
+    };
     let max = info.number("maxmemory");
     let policy = info.get("maxmemory_policy").unwrap_or_default();
     if max > 0 && policy.starts_with("allkeys") {
@@ -120,19 +138,33 @@ pub(super) fn judge(info: &str, is_cluster: bool) -> Vec<Finding> {
         );
         let todo = "set noeviction, in its configuration and by redis-cli CONFIG SET \
                     maxmemory-policy noeviction";
-        find("evicts", false, what, todo);
+        find("evicts", what, todo);
+    }
+    let takes_when_full = info
+        .version()
+        .is_none_or(|version| version >= TAKES_WHEN_FULL);
+    if max > 0 && !takes_when_full {
+        let what = "has a maxmemory, and before version 7 takes nothing when that is full, not even \
+                    that nodes live: all of them would serve alone";
+        let todo = "install Redis 7 or newer, or set no limit, in its configuration and by redis-cli \
+                    CONFIG SET maxmemory 0";
+        find("limited", what.into(), todo);
     }
     let used = info.number("used_memory");
     if max > 0 && used.saturating_mul(100) > max.saturating_mul(NEARLY_FULL) {
+        let takes = match takes_when_full {
+            true => "what nodes say of users, and nothing else",
+            false => "nothing",
+        };
         let what = format!(
             "is nearly full: {} MB of the {} MB that its maxmemory allows are used; beyond that it \
-             takes what nodes say of users, and nothing else",
+             takes {takes}",
             used >> 20,
             max >> 20
         );
         let todo = "give it more, by redis-cli CONFIG SET maxmemory, or see by redis-cli --bigkeys \
                     what else it keeps";
-        find("full", false, what, todo);
+        find("full", what, todo);
     }
     findings
 }
@@ -200,6 +232,13 @@ mod tests {
         ] {
             assert_eq!(keys(&says(line), false), [expected], "{line}");
         }
+        let limited = "redis_version:6.2.14\r\nmaxmemory:100\r\nused_memory:91\r\n";
+        let found = judge(limited, false);
+        let all: Vec<&str> = found.iter().map(|finding| finding.key).collect();
+        assert_eq!(all, ["limited", "full"]);
+        assert!(found[1].sentence.ends_with("it takes nothing"));
+        let unlimited = "redis_version:6.2.14\r\nmaxmemory:0\r\nused_memory:91\r\n";
+        assert_eq!(keys(unlimited, false), []);
         assert_eq!(keys("redis_version:6.0.16", false), [("version", true)]);
         let old = judge("redis_version:6.2.1", true);
         let expected = "is version 6.2, and a Redis Cluster is needed from 7.0 on";

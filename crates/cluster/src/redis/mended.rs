@@ -147,11 +147,28 @@ async fn what_was_taken_out_of_redis_or_put_into_it_by_hand_is_mended() {
     assert!(heard[300..].iter().all(|edge| !edge.online));
 }
 
+/// Writes so many changes of one user's in one step.
+const MANY: &str = "for i = 1, tonumber(ARGV[1]) do redis.call('XADD', KEYS[1], '*', 'n', \
+                    redis.call('INCR', KEYS[2]), 'w', '::u2', 'o', i % 2, 'r', i) end";
+
 #[tokio::test]
 async fn changes_that_cannot_be_read_or_are_gone_are_counted_and_those_after_them_are_told() {
     let place = Place::with(3).await;
-    let _: String = place
-        .run(&["XADD", "{hand}:edges", "*", "w", "nonsense"])
+    assert!(locked(&place.table.missed).is_empty());
+    let number: u64 = place.run(&["INCR", "{hand}:edge"]).await;
+    let nonsense = [
+        "XADD",
+        "{hand}:edges",
+        "*",
+        "n",
+        &number.to_string(),
+        "w",
+        "nonsense",
+    ];
+    let _: String = place.run(&nonsense).await;
+    // What it said is missing, and nothing else says so.
+    place
+        .until(async |place| *locked(&place.table.missed) == [3])
         .await;
     let _: u64 = place.run(&["INCRBY", "{hand}:edge", "5"]).await;
     locked(&place.table.users).remove(&user(1));
@@ -163,4 +180,50 @@ async fn changes_that_cannot_be_read_or_are_gone_are_counted_and_those_after_the
     assert_eq!(counters.unreadable_edges.load(Ordering::Relaxed), 1);
     assert_eq!(counters.missed_edges.load(Ordering::Relaxed), 5);
     assert_eq!(counters.errors.load(Ordering::Relaxed), 0);
+    assert_eq!(*locked(&place.table.missed), [3, 3]);
+}
+
+#[tokio::test]
+async fn it_is_not_said_that_all_is_heard_before_what_waits_is_read_to_its_end() {
+    let place = Place::with(3).await;
+    let many = ["EVAL", MANY, "2", "{hand}:edges", "{hand}:edge", "9000"];
+    let _: Option<u64> = place.run(&many).await;
+    place
+        .until(async |place| locked(&place.table.all_heard).contains(&9003))
+        .await;
+    let said = locked(&place.table.all_heard).clone();
+    let between = said.iter().filter(|heard| (4..9003).contains(*heard));
+    assert_eq!(between.count(), 0, "{said:?}");
+    assert!(locked(&place.table.missed).is_empty());
+}
+
+#[tokio::test]
+async fn changes_that_a_new_master_with_a_slow_clock_writes_before_the_readers_place_are_missed() {
+    let place = Place::with(3).await;
+    // What the new master has when the old one is lost.
+    let dump: Vec<u8> = place.run(&["DUMP", "{hand}:edges"]).await;
+    let number: u64 = place.run(&["GET", "{hand}:edge"]).await;
+    // A change that it has not; its id is ten minutes ahead of the new master's clock.
+    let [seconds, _]: [u64; 2] = place.run(&["TIME"]).await;
+    let id = format!("{}-0", (seconds + 600) * 1000);
+    let next = (number + 1).to_string();
+    let lost = ["n", &next, "w", "::u2", "o", "0", "r", "9"];
+    let lost = [&["XADD", "{hand}:edges", &id][..], &lost[..]].concat();
+    let _: String = place.run(&lost).await;
+    place.until(async |place| place.heard() == 4).await;
+    let mut restore = redis::cmd("RESTORE");
+    restore.arg("{hand}:edges").arg(0).arg(dump).arg("REPLACE");
+    let _: String = place.hand.query(&restore).await.unwrap();
+    let _: String = place
+        .run(&["SET", "{hand}:edge", &number.to_string()])
+        .await;
+    place
+        .until(async |place| *locked(&place.table.missed) == [4])
+        .await;
+    locked(&place.table.users).remove(&user(1));
+    place
+        .member
+        .disconnect(user(1), "s1".into(), Duration::ZERO);
+    place.until(async |place| place.heard() == 5).await;
+    assert_eq!(*locked(&place.table.missed), [4], "once");
 }

@@ -27,6 +27,8 @@
 -- <prefix>:edges        stream of edges, and of changes of devices
 -- <prefix>:edge         the number of the last edge
 -- <prefix>:devices      the number of the last change of devices
+-- <prefix>:names        how many bytes of rooms' names edges have brought since the last piece
+-- <prefix>:pieces       list: the edges with which the last pieces ended
 -- <prefix>:epoch        a name for the registry's memory
 -- <prefix>:secret       what nodes show each other
 -- <prefix>:run          the run of the server that was seen last
@@ -72,6 +74,7 @@ local now = wall - behind
 
 local NODES, INFO, OWNER = prefix .. ':nodes', prefix .. ':info', prefix .. ':owner'
 local DUE, EDGES, DEVICES = prefix .. ':due', prefix .. ':edges', prefix .. ':devices'
+local NAMES, PIECES = prefix .. ':names', prefix .. ':pieces'
 local HOLD, BLIND = prefix .. ':hold', prefix .. ':blind'
 local COMPLETE, EXPECTED = prefix .. ':complete', prefix .. ':expected'
 local SOCKETS, SAID = prefix .. ':sockets', prefix .. ':said'
@@ -85,11 +88,13 @@ local JURY, NEIGHBOURS = 2, 2
 local MAX_COMPARED, MAX_LISTED = 2000, 1000
 local BUCKETS = 256
 local KEPT_EDGES = 65536
+-- Of edges that name rooms so many bytes of names are kept, in pieces: a name may have 256.
+local NAMES_PIECE, KEPT_PIECES = 1024 * 1024, 32
 -- The last ones of what was set aside.
 local ASIDE, KEPT_ASIDE = prefix .. ':aside', 100
--- Rooms of a user, and of those that an edge names to say who has heard already.
+-- Rooms of a user, and of those that an edge names to say who has heard already, and their bytes.
 local KEPT_ROOMS = 1000
-local NAMED_ROOMS = 100
+local NAMED_ROOMS, NAMED_BYTES = 100, 4096
 -- For how many seconds a user who is gone is remembered; one who was never there before this
 -- visit, as guests are; and how many milliseconds lie between two visits.
 local REMEMBERED = 7 * 24 * 3600
@@ -365,6 +370,30 @@ local function note_move(user, kind, state)
     end
 end
 
+-- The first of some rooms, as many as an edge names to say who has heard already.
+local function first_rooms(rooms)
+    local bytes = 0
+    for i, room in ipairs(rooms) do
+        bytes = bytes + #room
+        if i > NAMED_ROOMS or bytes > NAMED_BYTES then
+            return { unpack(rooms, 1, i - 1) }
+        end
+    end
+    return rooms
+end
+
+-- An edge has brought so many bytes of rooms' names. Those that are too many go with the oldest edges:
+-- whoever has not read them sees that by their numbers.
+local function bound_names(id, bytes)
+    if call('INCRBY', NAMES, bytes) < NAMES_PIECE then
+        return
+    end
+    call('SET', NAMES, 0)
+    if call('RPUSH', PIECES, id) > KEPT_PIECES then
+        call('XTRIM', EDGES, 'MINID', '~', call('LPOP', PIECES))
+    end
+end
+
 local function write_edge(user, kind, online, rev, rooms, others)
     if not others then
         moved[user] = moved[user] and false
@@ -373,17 +402,20 @@ local function write_edge(user, kind, online, rev, rooms, others)
         'w', join_who(user, kind), 'o', online, 'r', string.format('%.0f', rev),
         't', string.format('%.0f', wall),
     }
-    if others and #others > NAMED_ROOMS then
-        others = { unpack(others, 1, NAMED_ROOMS) }
-    end
-    for name, list in pairs({ m = rooms, k = others }) do
+    local bytes = 0
+    for name, list in pairs({ m = rooms, k = others and first_rooms(others) }) do
         if #list > 0 or name == 'k' then
+            local names = #list > 0 and cjson.encode(list) or '[]'
             fields[#fields + 1] = name
-            fields[#fields + 1] = #list > 0 and cjson.encode(list) or '[]'
+            fields[#fields + 1] = names
+            bytes = bytes + #names
         end
     end
-    call('XADD', EDGES, 'MAXLEN', '~', KEPT_EDGES, '*', 'n', call('INCR', prefix .. ':edge'),
+    local id = call('XADD', EDGES, 'MAXLEN', '~', KEPT_EDGES, '*', 'n', call('INCR', prefix .. ':edge'),
         unpack(fields))
+    if bytes > 2 then
+        bound_names(id, bytes)
+    end
 end
 
 -- How many devices a user is on: those with names, each once, and sockets without.

@@ -21,6 +21,11 @@ use crate::registry::{
 const MAX_READ: Duration = Duration::from_secs(6);
 /// Edges in one read.
 const MAX_EDGES_PER_READ: usize = 4096;
+/// Tells the last id that the stream of edges has given, and the number of the last edge.
+const LAST_EDGE: &str = "local info = redis.pcall('XINFO', 'STREAM', KEYS[1]) \
+                         for i = 1, #info - 1, 2 do \
+                         if info[i] == 'last-generated-id' then \
+                         return {info[i + 1], tonumber(redis.call('GET', KEYS[2]) or 0)} end end";
 
 /// A [`Registry`] in Redis 6.2 or later, or Valkey.
 pub struct RedisRegistry {
@@ -393,7 +398,9 @@ impl Registry for RedisRegistry {
             }
         };
         let mut edges = Edges::default();
-        for entry in Answer::of(entries.unwrap_or(Value::Nil))?.0 {
+        let entries = Answer::of(entries.unwrap_or(Value::Nil))?.0;
+        edges.is_cut = entries.len() >= MAX_EDGES_PER_READ;
+        for entry in entries {
             let mut entry = Answer::of(entry)?;
             edges.last = Some(entry.text()?);
             match record(entry.next()?) {
@@ -402,6 +409,27 @@ impl Registry for RedisRegistry {
             }
         }
         Ok(edges)
+    }
+
+    async fn last_edge(&self) -> Result<Option<(EdgeId, u64)>, Unavailable> {
+        let prefix = self.calls.prefix();
+        let mut command = redis::cmd("EVAL");
+        command.arg(LAST_EDGE).arg(2);
+        command
+            .arg(format!("{prefix}:edges"))
+            .arg(format!("{prefix}:edge"));
+        let answer = tokio::time::timeout(MAX_READ, self.reader.query::<Value>(&command));
+        let answer = answer
+            .await
+            .map_err(|_| Unavailable("no answer in time".into()))?
+            .map_err(unavailable)?;
+        match answer {
+            Value::Nil => Ok(None),
+            answer => {
+                let mut answer = Answer::of(answer)?;
+                Ok(Some((answer.text()?, answer.number()? as u64)))
+            }
+        }
     }
 
     async fn look_up(

@@ -886,3 +886,69 @@ async fn a_record_that_nobody_can_read_keeps_no_other_from_its_turn() {
         "what was set aside is not met again"
     );
 }
+
+/// A lease that outlives what takes long on a slow machine, milliseconds.
+const LONG: Millis = 600_000;
+
+#[tokio::test]
+async fn edges_that_name_rooms_are_bounded_by_bytes_and_what_goes_is_a_hole() {
+    let redis = Redis::start();
+    let server = Arc::new(Server::parse(&redis.url).unwrap());
+    let registry = registry_of(&server);
+    let joined = registry.join(&node_with("n", 1, 1), LONG, None, 0).await;
+    let incarnation = joined.unwrap().unwrap().incarnation;
+    let names = |count: usize| -> Vec<RoomName> {
+        let names = (0..count).map(|number| format!("/\n{number:04}{}", "x".repeat(252)).into());
+        names.collect()
+    };
+    let mut number = 0;
+    // The user's socket comes into rooms.
+    let mut enter = async |rooms: Vec<RoomName>| {
+        let entry = Entry {
+            socket: "s".into(),
+            namespace: "/".into(),
+            device: "d".into(),
+            since: 1,
+            policy: Policy::Unlimited,
+            rooms,
+        };
+        let user = Restored {
+            who: TypedUser {
+                user: ":a".into(),
+                kind: "".into(),
+            },
+            believed: false,
+            mended: false,
+            entries: vec![entry],
+        };
+        number += 1;
+        let turn = Turn {
+            incarnation: &incarnation,
+            number,
+        };
+        let restored = registry.restore(turn, &[user]).await;
+        assert_eq!(restored.unwrap(), Ok(Vec::new()));
+    };
+    // 50 MB of names.
+    for _ in 0..200 {
+        enter(names(1000)).await;
+        enter(Vec::new()).await;
+    }
+    enter(names(999)).await;
+    enter(names(1000)).await;
+    let mut usage = redis::cmd("MEMORY");
+    usage.arg("USAGE").arg("{v}:edges").arg("SAMPLES").arg(0);
+    let commands = Commands::new(server);
+    let bytes: u64 = commands.query(&usage).await.unwrap();
+    assert!(bytes < 48 << 20, "{bytes}");
+    let read = registry.edges(&"0-0".into(), Duration::from_secs(1)).await;
+    let edges = read.unwrap().edges;
+    assert!(edges.len() > 100, "{}", edges.len());
+    let gone = edges[0].0 - 1;
+    assert_eq!(gone + edges.len() as u64, 202, "a hole, and nothing else");
+    // Who has heard of the user already is named as far as that is short.
+    let last = edges[edges.len() - 1].1.as_ref().unwrap();
+    assert_eq!(last.rooms.len(), 1);
+    let named = last.others.iter().flatten().map(|name| name.len());
+    assert!((2000..=4096).contains(&named.sum::<usize>()));
+}

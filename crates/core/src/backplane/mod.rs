@@ -27,6 +27,16 @@ use crate::presence::{
 pub use crate::message::{Message, MessageError, check, check_key};
 pub use target::{NameList, Subscription, Target, named_user, user_name};
 
+/// Most that nodes say to each other at once and no client hears, bytes, whatever
+/// `server.max_payload` is: who is in a room that is watched, 1 001 users whose ids have 256 bytes
+/// each of which is escaped, is half as much.
+pub const MAX_TO_NODES: usize = 1 << 20;
+
+/// Bytes that a node adds to what a client has said, or says of its own: a stored message as JSON
+/// with its names, ids and times. What comes from another node may have so much more than what a
+/// client may say.
+pub const MAX_ADDED: usize = 64 << 10;
+
 /// Of whom publications were lost on their way to this node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Missed<'a> {
@@ -409,8 +419,9 @@ pub trait Node: Send + Sync + 'static {
     /// What a socket's namespace allows of devices; `None` once the node has gone.
     fn device_policy(&self, socket: &SocketAddress) -> Option<DevicePolicy>;
 
-    /// Bytes that an event may have, as JSON text and attachments ([`check`]): what other
-    /// nodes say is held to it too. Nothing, when the node has gone.
+    /// Bytes that a client's event may have, as JSON text and attachments ([`check`]): what
+    /// Socket.IO servers say is held to it too, and what other nodes pass on to clients, with
+    /// [`MAX_ADDED`] more. What is for nodes alone has [`MAX_TO_NODES`].
     fn max_payload(&self) -> usize;
 
     /// The time by this node's clock, Unix milliseconds.

@@ -20,6 +20,7 @@ pub(crate) use selected::ToRooms;
 pub(crate) use user::ToUser;
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use heartline_core::backplane::Backplane;
 use heartline_core::backplane::line::SharedLine;
@@ -47,6 +48,16 @@ pub(crate) struct Fanout {
     pub(crate) recovery: Option<Recovery>,
     /// When an event is kept.
     pub(crate) clock: Clock,
+    pub(crate) unread: Unread,
+}
+
+/// What came from other nodes and could not be read: it is lost, and taken for that.
+#[derive(Debug, Default)]
+pub(crate) struct Unread {
+    /// What nodes say to each other.
+    pub(crate) notes: AtomicU64,
+    /// Changes of presence in the line.
+    pub(crate) changes: AtomicU64,
 }
 
 /// Bytes of payload that something in a mailbox holds: arguments, attachments, keys.

@@ -33,6 +33,9 @@ pub(crate) struct Gauges {
     pub(crate) limited_connects: u64,
     /// For how many seconds what was told of users was wrong, by cause.
     pub(crate) presence_wrong: Vec<(&'static str, f64)>,
+    /// What nodes said to each other, and changes of presence in the line, that could not be read.
+    pub(crate) unread_notes: u64,
+    pub(crate) unread_changes: u64,
     /// `None`: this node is alone.
     pub(crate) cluster: Option<ClusterStatus>,
 }
@@ -217,7 +220,8 @@ const LABELLED: &[Labelled] = &[
     (
         "cluster_unreadable",
         "What other nodes said or wrote that cannot be read: of another version, damaged, an \
-         event of the line, or a record that was set aside",
+         event of the line or a change of presence in one, what nodes say to each other alone, or a \
+         record that was set aside",
         "cause",
         |(_, gauges)| {
             let cluster = gauges.cluster.iter();
@@ -227,6 +231,8 @@ const LABELLED: &[Labelled] = &[
                     ("damaged", cluster.damaged),
                     ("record", cluster.set_aside),
                     ("line", cluster.unread),
+                    ("change", gauges.unread_changes),
+                    ("note", gauges.unread_notes),
                 ]
             });
             causes.collect()
@@ -478,6 +484,8 @@ mod tests {
             limited_messages: 0,
             limited_connects: 0,
             presence_wrong: Vec::new(),
+            unread_notes: 0,
+            unread_changes: 0,
             cluster,
         })
     }

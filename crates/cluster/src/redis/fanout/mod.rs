@@ -284,9 +284,9 @@ impl Fanout {
         self.outbox.say(to, bytes);
     }
 
-    /// Sends and receives until it is dropped. What comes in is held to `max_payload`
-    /// bytes; Socket.IO servers are heard in these namespaces. While `is_busy` what comes in
-    /// waits.
+    /// Sends and receives until it is dropped. What clients of other nodes and Socket.IO servers
+    /// say is held to `max_payload` bytes; the servers are heard in these namespaces. While
+    /// `is_busy` what comes in waits.
     pub async fn run(
         self: Arc<Self>,
         driver: impl Driver,

@@ -77,7 +77,7 @@ pub(super) struct Ear {
     adapter: Adapter,
     /// What is kept comes by it, if anything is.
     line: Option<Arc<Line>>,
-    /// Bytes that what is heard may have.
+    /// Bytes that what other nodes' clients and Socket.IO servers say may have.
     max_payload: usize,
     outlet: Outlet,
 }
@@ -346,8 +346,8 @@ pub(super) struct Receiver {
 }
 
 impl Receiver {
-    /// What comes in is held to `max_payload` bytes; Socket.IO servers are heard in these
-    /// namespaces.
+    /// What clients of other nodes and Socket.IO servers say is held to `max_payload` bytes; the
+    /// servers are heard in these namespaces.
     pub(super) fn new(
         fanout: &super::Fanout,
         namespaces: &[Arc<str>],

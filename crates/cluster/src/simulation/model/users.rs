@@ -283,7 +283,7 @@ impl Model {
         Edges {
             last: (!edges.is_empty()).then(|| self.edge_id.to_string().into()),
             edges,
-            devices: Vec::new(),
+            ..Edges::default()
         }
     }
 

@@ -185,7 +185,9 @@ impl Follow {
         }
         self.told.extend(entered.iter().cloned());
         // Who has never said anything has nothing to confirm.
-        let is_all = is_all || (is_change && self.number == 0);
+        // More than that at once say all, which is bounded.
+        let is_much = entered.len() + left.len() > MAX_IN_ROOM;
+        let is_all = is_all || is_much || (is_change && self.number == 0);
         if !(is_change || is_all || (owes_word && self.number > 0)) {
             return None;
         }

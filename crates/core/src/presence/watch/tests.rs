@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use super::*;
 use crate::auth::UserKey;
+use crate::backplane::MAX_TO_NODES;
 use crate::entries::TypePresence;
 
 const NAMES: [&str; 3] = ["ann", "bob", "cid"];
@@ -362,6 +363,35 @@ fn a_room_of_too_many_is_not_watched_any_more() {
     let posts = flush(&mut board);
     assert_eq!(posts.last().unwrap().1["ended"], "TOO_LARGE");
     assert!(!board.has_readers() && board.shown == 0);
+}
+
+#[test]
+fn what_nodes_say_of_a_room_keeps_to_its_bound_however_many_come_at_once() {
+    let (mut board, mut other) = (Board::new(1, 1), Board::new(2, 1));
+    let (scope, now) = (room(), Micros::ZERO + Duration::from_secs(1));
+    watched_room(&mut board, &["ann"]);
+    for note in board.notes(now) {
+        if let Some(scope) = other.noted(1, note, now) {
+            other.seed_here(&scope, 0, vec!["bob".into()]);
+        }
+    }
+    assert_eq!(other.notes(now).len(), 1);
+    // Longest ids, each byte of which is escaped.
+    let user = |number: usize| Arc::from(format!("{number:06}{}", "\"".repeat(250)));
+    let said = |enters: bool, other: &mut Board| {
+        for number in 0..3 * MAX_IN_ROOM {
+            other.note(&scope, 0, &user(number), enters);
+        }
+        let notes = other.notes(now);
+        let bytes = notes.iter();
+        let bytes = bytes.map(|note| serde_json::to_string(&(1, note)).unwrap().len());
+        bytes.collect::<Vec<usize>>()
+    };
+    for enters in [true, false] {
+        let bytes = said(enters, &mut other);
+        assert_eq!(bytes.len(), 1);
+        assert!(bytes[0] <= MAX_TO_NODES, "{bytes:?}");
+    }
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! What clients watch, on both protocols: a picture, and each change with the next number.
 
+use std::sync::atomic::Ordering;
+
 use heartline_core::backplane::local::LocalBackplane;
 use heartline_core::backplane::{Backplane, Message, Node, Target};
 use heartline_core::entries::{TypePresence, UserPresence};
@@ -504,6 +506,46 @@ fn a_room_is_complete_when_the_nodes_that_were_unknown_at_first_have_said_who_is
         changes.last().unwrap().get("stale").is_none(),
         "{changes:?}"
     );
+}
+
+#[test]
+fn what_another_node_says_of_rooms_and_nobody_can_read_is_lost_and_asked_for_again() {
+    let (mut world, elsewhere) = OneOfMany::world(Elsewhere {
+        is_trusted: true,
+        ..Elsewhere::default()
+    });
+    let mut ann = Watcher::new(&mut world, "user=ann rooms=a", true);
+    let picture = ann.ask(&mut world, "presence:watch", json!({ "room": "a" }));
+    assert_eq!(picture["stale"], true, "nobody knows who else there is");
+    elsewhere.lock().unwrap().nodes = Some(vec![2]);
+    world.run(seconds(1));
+    let node = elsewhere.lock().unwrap().node.clone().unwrap();
+    let hears = |note: Value| {
+        let message = Message::new("presence:watched", &json!([2, note]).to_string());
+        node.deliver(&Target::Nodes, message);
+    };
+    let place = json!({ "tenant": null, "namespace": "/", "room": "a" });
+    hears(json!({ "Roster": {
+        "room": place, "number": 1, "is_all": true, "entered": [], "left": []
+    } }));
+    world.run(seconds(1));
+    let last = ann.changes(&mut world).pop().unwrap();
+    assert_eq!(last.get("stale"), None, "{last}");
+    elsewhere.lock().unwrap().said.clear();
+    let asked = || {
+        let said = std::mem::take(&mut elsewhere.lock().unwrap().said);
+        let asked = said.iter().filter(|said| said.contains(r#""Wanted""#));
+        asked.filter(|said| said.contains(r#""all":true"#)).count()
+    };
+    for _ in 0..9 {
+        hears(json!({ "Unheard of": 7 }));
+    }
+    world.run(Duration::from_millis(500));
+    assert_eq!(asked(), 1, "not for each of them");
+    let last = ann.changes(&mut world).pop().unwrap();
+    assert_eq!(last["stale"], true, "{last}");
+    let unread = &world.gateway.shared.fanout.unread;
+    assert_eq!(unread.notes.load(Ordering::Relaxed), 9);
 }
 
 #[test]
