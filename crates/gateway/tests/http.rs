@@ -134,7 +134,10 @@ fn opened_by(response: &str) -> String {
 }
 
 fn repeating() -> heartline::GatewayBuilder {
-    Gateway::builder(config()).on(
+    let mut config = config();
+    // None of its polling clients answers a ping, however long what they look for takes.
+    config.heartbeat.interval = Duration::from_secs(3600);
+    Gateway::builder(config).on(
         "repeat",
         |socket: heartline::Socket, heartline::Json(text): heartline::Json<String>| async move {
             socket.emit("repeated", &text)

@@ -260,16 +260,21 @@ async fn who_keeps_nothing_costs_the_store_nothing_when_they_go() {
 
 #[tokio::test]
 async fn more_than_may_wait_is_refused_at_once() {
-    let (_gateway, address, _store) = gateway().await;
+    let (_gateway, address, store) = gateway().await;
     let mut client = ann(&address).await;
+    // However slowly the rest is sent, it all comes while the first is being written.
+    let writing = store.0.slow.write().await;
+    client.send(r#"421["session:checkpoint",{"n":1}]"#).await;
+    until(|| store.0.writes.load(Ordering::Relaxed) == 1).await;
     // Each takes members away that are not there: much to say, and little to keep.
     let nothing = format!(r#"{{"{}":null}}"#, "x".repeat(60_000));
-    let all: Vec<String> = (1..=20)
+    let all: Vec<String> = (2..=20)
         .map(|number| format!(r#"42{number}["session:checkpoint",{nothing}]"#))
         .collect();
     let all: Vec<&str> = all.iter().map(String::as_str).collect();
     client.send_all(&all).await;
     let refused = client.hear("OVERLOADED").await;
-    assert!(refused.starts_with("4318["), "{refused}");
+    assert!(refused.starts_with("4319["), "{refused}");
+    drop(writing);
     client.hear("431[").await;
 }

@@ -19,7 +19,7 @@ use redis::{
 };
 use tokio::sync::{Notify, watch};
 
-use super::server::refuse_replica_on;
+use super::server::{place_of, refuse_replica_on};
 use crate::locked::locked;
 
 /// How often a Sentinel is asked who is the master, should its word be lost on its way.
@@ -92,11 +92,21 @@ impl Told {
     }
 }
 
+/// Masters that were found by other means before one was named.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+enum Found {
+    #[default]
+    Nobody,
+    One(String, u16),
+    Several,
+}
+
 /// What was named.
 #[derive(Debug)]
 struct Named {
     pace: Pace,
     master: Option<Master>,
+    found: Found,
     /// Who has named it first, by its place among all: those of the URL, then those that were told
     /// of.
     by: usize,
@@ -116,12 +126,35 @@ impl Named {
         Named {
             pace,
             master: None,
+            found: Found::Nobody,
             by: 0,
             behind: HashMap::new(),
             heard: HashMap::new(),
             ids: HashMap::new(),
             told: Default::default(),
             away_since: None,
+        }
+    }
+
+    /// A master was found by other means. False: one is named by now, which is the right one.
+    fn find(&mut self, host: &str, port: u16) -> bool {
+        if self.master.is_some() {
+            return false;
+        }
+        let one = Found::One(host.to_owned(), port);
+        let is_first = self.found == Found::Nobody || self.found == one;
+        self.found = if is_first { one } else { Found::Several };
+        true
+    }
+
+    /// Whether somebody may have been at another master than this one.
+    fn is_another(&self, master: &Master) -> bool {
+        let Master { host, port, .. } = master;
+        match (&self.master, &self.found) {
+            (Some(known), _) => (&known.host, known.port) != (host, *port),
+            (None, Found::Nobody) => false,
+            (None, Found::One(found, at)) => (found, at) != (host, port),
+            (None, Found::Several) => true,
         }
     }
 
@@ -255,8 +288,6 @@ pub(super) struct Sentinels {
     known: Mutex<Named>,
     /// Each of them is listened to.
     is_followed: AtomicBool,
-    /// A master was found by other means before one was named.
-    is_found: AtomicBool,
     /// How often another was named.
     term: watch::Sender<u64>,
     /// How often others were told of.
@@ -278,7 +309,6 @@ impl Sentinels {
             way,
             known: Mutex::new(Named::new(PACE)),
             is_followed: AtomicBool::new(false),
-            is_found: AtomicBool::new(false),
             term: watch::Sender::new(0),
             learned: watch::Sender::new(0),
         }
@@ -293,6 +323,13 @@ impl Sentinels {
             gone: Duration::from_secs(1),
             learn: Duration::from_millis(100),
         };
+    }
+
+    /// Has one of them name a master on this machine, after so many failovers.
+    #[cfg(test)]
+    pub(super) fn name(&self, epoch: u64, port: u16) {
+        let host = "127.0.0.1".into();
+        self.named(0, Master { epoch, host, port }, Instant::now());
     }
 
     /// Whether others were told of.
@@ -332,7 +369,8 @@ impl Sentinels {
             // Before anything is opened: what is named later is compared with it.
             self.ask_any().await;
         }
-        if let Some(address) = self.address() {
+        let named = self.address();
+        if let Some(address) = named.clone() {
             let opened = self.open_master(address, config).await;
             self.note_reached(opened.is_ok(), Instant::now());
             // Who listens to all of them goes to nobody whom an old one names instead.
@@ -340,9 +378,21 @@ impl Sentinels {
                 return opened;
             }
         }
-        self.is_found.store(true, Ordering::Relaxed);
-        let mut client = self.client.lock().await;
-        client.get_async_connection_with_config(config).await
+        let found = self.client.lock().await.async_get_client().await?;
+        if named.is_none()
+            && let Some(address) = self.named_beside(&found)
+        {
+            return self.open_master(address, config).await;
+        }
+        let opened = found.get_multiplexed_async_connection_with_config(config);
+        opened.await
+    }
+
+    /// A master was found by other means, since none was named: `None`, or one is by now.
+    fn named_beside(&self, found: &Client) -> Option<ConnectionAddr> {
+        let (host, port) = place_of(found.get_connection_info().addr())?;
+        let is_noted = locked(&self.known).find(host, port);
+        if is_noted { None } else { self.address() }
     }
 
     async fn open_master(
@@ -357,7 +407,8 @@ impl Sentinels {
         Ok(connection)
     }
 
-    fn address(&self) -> Option<ConnectionAddr> {
+    /// Where the master is that was named last.
+    pub(super) fn address(&self) -> Option<ConnectionAddr> {
         let Master { host, port, .. } = locked(&self.known).master.clone()?;
         Some(self.address_of(host, port))
     }
@@ -396,10 +447,7 @@ impl Sentinels {
         if is_behind {
             tracing::warn!("most Sentinels have forgotten the last failover, and are believed");
         }
-        let is_another = match &known.master {
-            Some(known) => (&known.host, known.port) != (&master.host, master.port),
-            None => self.is_found.load(Ordering::Relaxed),
-        };
+        let is_another = known.is_another(&master);
         let Master { host, port, .. } = &master;
         if is_another {
             tracing::info!(address = %format_args!("{host}:{port}"), "the Sentinels name another master");
@@ -409,9 +457,8 @@ impl Sentinels {
         }
         if is_another {
             known.away_since = None;
-        }
-        drop(known);
-        if is_another {
+            // Before anybody can be told of the address: whoever goes there in the term of before
+            // would be sent away from the right one.
             self.term.send_modify(|term| *term += 1);
         }
     }
@@ -620,6 +667,45 @@ mod tests {
         sentinels.named(0, master(2, 3), now);
         assert_eq!(sentinels.term(), 2);
         assert_eq!(port(&sentinels), 3);
+    }
+
+    #[test]
+    fn the_first_master_that_is_named_is_another_one_only_for_who_was_elsewhere() {
+        let now = Instant::now();
+        let found = |ports: &[u16]| {
+            let sentinels = sentinels(1);
+            for port in ports {
+                assert!(locked(&sentinels.known).find("10.0.0.1", *port));
+            }
+            sentinels.named(0, master(0, 1), now);
+            assert!(!locked(&sentinels.known).find("10.0.0.1", 2));
+            sentinels.term()
+        };
+        assert_eq!(found(&[]), 0);
+        assert_eq!(found(&[1, 1]), 0);
+        assert_eq!(found(&[2]), 1);
+        assert_eq!(found(&[1, 2]), 1);
+        assert_eq!(found(&[2, 1, 1]), 1);
+    }
+
+    #[test]
+    fn whoever_is_told_of_another_master_is_told_of_its_term() {
+        const FAILOVERS: u16 = 20_000;
+        let sentinels = sentinels(1);
+        let now = Instant::now();
+        sentinels.named(0, master(0, 0), now);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for count in 1..=FAILOVERS {
+                    sentinels.named(0, master(count.into(), count), now);
+                }
+            });
+            while sentinels.term() < FAILOVERS.into() {
+                let told = port(&sentinels);
+                let term = sentinels.term();
+                assert!(term >= told.into(), "{told} in the term {term}");
+            }
+        });
     }
 
     /// Sentinels that name the same every second, from a second on and until another; the first

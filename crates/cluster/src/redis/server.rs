@@ -10,9 +10,9 @@ use redis::cluster::ClusterClient;
 use redis::cluster_async::ClusterConnection;
 use redis::sentinel::{SentinelClient, SentinelClientBuilder, SentinelServerType};
 use redis::{
-    AsyncConnectionConfig, Client, Cmd, ConnectionInfo, FromRedisValue, IntoConnectionInfo,
-    Pipeline, ProtocolVersion, PushInfo, RedisConnectionInfo, RedisError, RedisFuture, RedisResult,
-    Value,
+    AsyncConnectionConfig, Client, Cmd, ConnectionAddr, ConnectionInfo, FromRedisValue,
+    IntoConnectionInfo, Pipeline, ProtocolVersion, PushInfo, RedisConnectionInfo, RedisError,
+    RedisFuture, RedisResult, Value,
 };
 
 use super::sentinels::Sentinels;
@@ -277,11 +277,7 @@ impl Server {
             Target::Cluster(nodes) => nodes.first()?,
             Target::Sentinel(sentinels) => sentinels.first()?,
         };
-        match info.addr() {
-            redis::ConnectionAddr::Tcp(host, port)
-            | redis::ConnectionAddr::TcpTls { host, port, .. } => Some((host.clone(), *port)),
-            _ => None,
-        }
+        place_of(info.addr()).map(|(host, port)| (host.to_owned(), port))
     }
 
     /// A new connection, by which can be written. `answer_timeout`: how long answers may take;
@@ -354,6 +350,16 @@ impl Server {
                 Ok(Connection::Cluster(connection))
             }
         }
+    }
+}
+
+/// Host and port of an address that has them.
+pub(super) fn place_of(address: &ConnectionAddr) -> Option<(&str, u16)> {
+    match address {
+        ConnectionAddr::Tcp(host, port) | ConnectionAddr::TcpTls { host, port, .. } => {
+            Some((host, *port))
+        }
+        _ => None,
     }
 }
 
@@ -521,17 +527,33 @@ impl Commands {
         if let Some(current) = self.current().clone() {
             return Ok(current);
         }
-        let term = self.server.term();
-        let opened = self.server.connect(self.answer_timeout, None, self.tries);
-        let mut connection = opened.await?;
-        refuse_replica(&mut connection).await?;
-        let opened = Current {
-            number: self.number.fetch_add(1, Ordering::Relaxed),
-            term,
-            connection,
-        };
+        let opened = self.open().await?;
         *self.current() = Some(opened.clone());
         Ok(opened)
+    }
+
+    /// A new connection. It is begun anew when another server becomes the master meanwhile, since
+    /// it may be to either: each time takes another failover.
+    async fn open(&self) -> RedisResult<Current> {
+        loop {
+            let term = self.server.term();
+            let opening = async {
+                let opened = self.server.connect(self.answer_timeout, None, self.tries);
+                let mut connection = opened.await?;
+                refuse_replica(&mut connection).await?;
+                Ok(connection)
+            };
+            let opened: RedisResult<Connection> = tokio::select! {
+                biased;
+                () = self.server.moves_from(term) => continue,
+                opened = opening => opened,
+            };
+            return opened.map(|connection| Current {
+                number: self.number.fetch_add(1, Ordering::Relaxed),
+                term,
+                connection,
+            });
+        }
     }
 
     /// What `answer` gives, unless another server becomes the master meanwhile: what an earlier

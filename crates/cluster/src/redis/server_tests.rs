@@ -204,7 +204,8 @@ async fn what_is_published_and_does_not_come_back_ends_the_connection() {
     assert!(error.to_string().contains("come back"), "{error}");
 }
 
-/// A Sentinel of one master, in a folder of its own.
+/// A Sentinel of one master, in a folder of its own. It decides nothing by itself: a machine that
+/// is busy for a while is no server that stood still.
 struct Sentinel {
     process: std::process::Child,
     folder: std::path::PathBuf,
@@ -223,8 +224,8 @@ impl Sentinel {
             format!("port {port}"),
             "bind 127.0.0.1".into(),
             format!("sentinel monitor main 127.0.0.1 {} 1", master.port()),
-            "sentinel down-after-milliseconds main 200".into(),
-            "sentinel failover-timeout main 2000".into(),
+            "sentinel down-after-milliseconds main 3600000".into(),
+            "sentinel failover-timeout main 60000".into(),
             String::new(),
         ];
         std::fs::write(&file, lines.join("\n")).unwrap();
@@ -240,6 +241,26 @@ impl Sentinel {
             folder,
             port,
         }
+    }
+
+    /// Its URL, as the one of its master.
+    fn url(&self) -> String {
+        format!("redis+sentinel://127.0.0.1:{}/main", self.port)
+    }
+
+    /// Tells it something, once it is there and does so.
+    async fn does<T: redis::FromRedisValue>(&self, words: &[&str]) -> T {
+        let server = Server::parse(&format!("redis://127.0.0.1:{}", self.port)).unwrap();
+        let told = Commands::new(Arc::new(server));
+        let mut command = redis::cmd(words[0]);
+        command.arg(&words[1..]);
+        let mut answer = None;
+        until(&words.join(" "), async || {
+            answer = told.query(&command).await.ok();
+            answer.is_some()
+        })
+        .await;
+        answer.unwrap()
     }
 }
 
@@ -259,8 +280,8 @@ async fn port_of(commands: &Commands) -> Option<String> {
     Some(answer.1)
 }
 
-async fn until(what: &str, condition: impl AsyncFn() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(20);
+async fn until(what: &str, mut condition: impl AsyncFnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(30);
     while !condition().await {
         assert!(Instant::now() < deadline, "not in time: {what}");
         tokio::time::sleep(Duration::from_millis(10)).await;
@@ -272,35 +293,107 @@ async fn a_master_that_stood_still_is_left_before_it_can_answer_again() {
     let first = Redis::start();
     let second = Redis::start_with(&["--replicaof", "127.0.0.1", first.port()]);
     let sentinel = Sentinel::start(&first);
-    let url = format!("redis+sentinel://127.0.0.1:{}/main", sentinel.port);
-    let server = Arc::new(Server::parse(&url).unwrap());
+    let server = Arc::new(Server::parse(&sentinel.url()).unwrap());
     let followed = server.clone();
     let following = tokio::spawn(async move { followed.follow().await });
-    let commands = Commands::once(server.clone());
-    let port = async || port_of(&commands).await;
-    until("the master is found", async || {
-        port().await.as_deref() == Some(first.port())
-    })
-    .await;
-    let asked = Server::parse(&format!("redis://127.0.0.1:{}", sentinel.port)).unwrap();
-    let asked = Commands::new(Arc::new(asked));
-    let mut replicas = redis::cmd("SENTINEL");
-    replicas.arg("REPLICAS").arg("main");
+    // They wait for their answers for as long as it takes.
+    let commands = Arc::new(Commands::that_wait(server.clone()));
+    let is_at = async |redis: &Redis| port_of(&commands).await.as_deref() == Some(redis.port());
+    until("the master is found", async || is_at(&first).await).await;
     until("the Sentinel knows the replica", async || {
-        let known: redis::RedisResult<Vec<redis::Value>> = asked.query(&replicas).await;
-        known.is_ok_and(|known| known.len() == 1)
+        let replicas: Vec<redis::Value> = sentinel.does(&["SENTINEL", "REPLICAS", "main"]).await;
+        replicas.len() == 1
     })
     .await;
+    assert_eq!(server.term(), 0, "nobody has decided anything");
     first.signal("-STOP");
     // It waits for an answer of the one that stands still, which would come as soon as it goes on.
     let mut count = redis::cmd("INCR");
     count.arg("count");
-    let error = commands.query::<u64>(&count).await.unwrap_err();
+    let (counts, counted) = (commands.clone(), count.clone());
+    let counting = tokio::spawn(async move { counts.query::<u64>(&counted).await });
+    let _: redis::Value = sentinel.does(&["SENTINEL", "FAILOVER", "main"]).await;
+    until("it is left", async || counting.is_finished()).await;
+    let error = counting.await.unwrap().unwrap_err();
     assert!(error.to_string().contains("became the master"), "{error}");
     first.signal("-CONT");
+    until("the other master is found", async || is_at(&second).await).await;
     assert_eq!(commands.query::<u64>(&count).await.unwrap(), 1);
-    assert_eq!(port().await.as_deref(), Some(second.port()));
     following.abort();
+}
+
+#[tokio::test]
+async fn a_master_that_was_found_before_it_was_named_is_not_left_when_it_is() {
+    let redis = Redis::start();
+    let sentinel = Sentinel::start(&redis);
+    // It tells of all masters, and answers no question after one.
+    let told = [
+        "ACL",
+        "SETUSER",
+        "default",
+        "-sentinel",
+        "+sentinel|masters",
+    ];
+    let _: redis::Value = sentinel.does(&told).await;
+    let server = Arc::new(Server::parse(&sentinel.url()).unwrap());
+    let commands = Arc::new(Commands::that_wait(server.clone()));
+    until("the master is found", async || {
+        port_of(&commands).await.as_deref() == Some(redis.port())
+    })
+    .await;
+    assert_eq!(server.sentinels().address(), None);
+    let waits = commands.clone();
+    let waiting = tokio::spawn(async move {
+        let mut wait = redis::cmd("BLPOP");
+        wait.arg("list").arg(0);
+        waits.query::<(String, String)>(&wait).await
+    });
+    let others = Commands::new(Arc::new(Server::parse(&redis.url).unwrap()));
+    let mut info = redis::cmd("INFO");
+    info.arg("clients");
+    until("it waits", async || {
+        let info: String = others.query(&info).await.unwrap();
+        info.contains("blocked_clients:1")
+    })
+    .await;
+    let _: redis::Value = sentinel
+        .does(&["ACL", "SETUSER", "default", "+sentinel"])
+        .await;
+    let followed = server.clone();
+    let following = tokio::spawn(async move { followed.follow().await });
+    until("it is named", async || {
+        server.sentinels().address().is_some()
+    })
+    .await;
+    let mut push = redis::cmd("RPUSH");
+    push.arg("list").arg("this");
+    others.query::<u64>(&push).await.unwrap();
+    let (_, popped) = waiting.await.unwrap().unwrap();
+    assert_eq!((&*popped, server.term()), ("this", 0));
+    following.abort();
+}
+
+#[tokio::test]
+async fn a_master_that_does_not_answer_is_not_waited_for_when_another_one_is_named() {
+    let still = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let redis = Redis::start();
+    let server = Arc::new(Server::parse("redis+sentinel://127.0.0.1:1/main").unwrap());
+    let sentinels = server.sentinels();
+    sentinels.name(0, still.local_addr().unwrap().port());
+    let commands = Commands::once(server.clone());
+    let ask = async || port_of(&commands).await;
+    let name = async || {
+        still.set_nonblocking(true).unwrap();
+        let mut connections = Vec::new();
+        until("it is asked", async || {
+            connections.extend(still.accept());
+            !connections.is_empty()
+        })
+        .await;
+        sentinels.name(1, redis.port().parse().unwrap());
+    };
+    let (port, ()) = tokio::join!(ask(), name());
+    assert_eq!(port.as_deref(), Some(redis.port()));
 }
 
 #[tokio::test]
@@ -325,16 +418,16 @@ async fn a_node_goes_on_by_the_one_sentinel_that_is_left_and_that_its_url_does_n
     drop(named);
     first.signal("-KILL");
     // It is made to forget what it knew, and told of another master.
-    let address = format!("redis://127.0.0.1:{}", other.port);
-    let asked = Commands::new(Arc::new(Server::parse(&address).unwrap()));
-    for words in [
-        vec!["REMOVE", "main"],
-        vec!["MONITOR", "main", "127.0.0.1", second.port(), "1"],
-    ] {
-        let mut command = redis::cmd("SENTINEL");
-        command.arg(words);
-        asked.query::<redis::Value>(&command).await.unwrap();
-    }
+    let _: redis::Value = other.does(&["SENTINEL", "REMOVE", "main"]).await;
+    let monitor = [
+        "SENTINEL",
+        "MONITOR",
+        "main",
+        "127.0.0.1",
+        second.port(),
+        "1",
+    ];
+    let _: redis::Value = other.does(&monitor).await;
     until("the other master is found", async || {
         port_of(&commands).await.as_deref() == Some(second.port())
     })
